@@ -1,0 +1,1 @@
+//! A reactor for Linux.
