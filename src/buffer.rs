@@ -1,0 +1,336 @@
+//! Bytes on their way between a socket and the code that reads or writes them.
+
+use std::fmt;
+use std::io;
+
+/// The least that storage grows to, so that a buffer filled byte by byte does not start with a row of tiny
+/// allocations.
+const SMALLEST: usize = 64;
+
+/// A queue of bytes in one contiguous piece: appended at the back, consumed from the front.
+///
+/// ```text
+/// +-------------+------------------+------------------+
+/// | prependable |     readable     |     writable     |
+/// +-------------+------------------+------------------+
+/// 0            head               tail            capacity
+/// ```
+///
+/// Consuming moves `head`, appending moves `tail`; the bytes themselves stay where they are until the room
+/// behind them runs out. Then they move to the front if that is cheap, and to storage of at least twice the
+/// size if it is not, so that appending costs amortised constant time a byte, and a buffer through which
+/// bytes flow stays within four times of what it holds and is asked to make room for at its fullest.
+///
+/// A new buffer owns no memory. Storage is kept when a buffer becomes empty, ready for the next bytes;
+/// [`release`](Buffer::release) gives it back.
+///
+/// # Examples
+/// Splitting a stream into lines, whatever pieces it comes in:
+/// ```
+/// use reveille::Buffer;
+///
+/// let mut input = Buffer::new();
+/// let mut lines = Vec::new();
+/// for piece in ["EHLO exa", "mple.org\r\nQU", "IT\r\n"] {
+///     input.append(piece.as_bytes());
+///     while let Some(end) = input.find_crlf() {
+///         lines.push(String::from_utf8_lossy(input.take(end)).into_owned());
+///         input.consume(2);
+///     }
+/// }
+/// assert_eq!(lines, ["EHLO example.org", "QUIT"]);
+/// assert!(input.is_empty());
+/// ```
+#[derive(Default)]
+pub struct Buffer {
+    /// Initialised over its whole length, which is the capacity: whoever fills the writable region gets plain
+    /// bytes to write into, and zeroes are written once per growth instead of once per read.
+    storage: Vec<u8>,
+    /// Invariant: `head <= tail <= storage.len()`. Both are 0 when there is nothing to read, except while
+    /// bytes are being put in.
+    head: usize,
+    tail: usize,
+}
+
+impl Buffer {
+    /// An empty buffer that owns no memory yet.
+    #[must_use]
+    pub const fn new() -> Buffer {
+        Buffer { storage: Vec::new(), head: 0, tail: 0 }
+    }
+
+    /// An empty buffer with room for `capacity` bytes.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Buffer {
+        Buffer { storage: vec![0; capacity], head: 0, tail: 0 }
+    }
+
+    /// How many bytes are there to read.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tail - self.head
+    }
+
+    /// Whether there is nothing to read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.head == self.tail
+    }
+
+    /// The bytes of memory owned: what is readable and the room on either side of it.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.storage.len()
+    }
+
+    /// All there is to read, oldest byte first.
+    #[must_use]
+    pub fn readable(&self) -> &[u8] {
+        &self.storage[self.head..self.tail]
+    }
+
+    /// Drops the first `n` bytes.
+    ///
+    /// # Panics
+    /// If there are fewer than `n`.
+    #[track_caller]
+    pub fn consume(&mut self, n: usize) {
+        let len = self.len();
+        assert!(n <= len, "cannot consume {n} bytes of a buffer that holds {len}");
+        if n == len {
+            self.clear();
+        } else {
+            self.head += n;
+        }
+    }
+
+    /// Consumes the first `n` bytes and lends them to the caller.
+    ///
+    /// They stay in place until the buffer is next changed, which the borrow keeps from happening too early.
+    ///
+    /// # Panics
+    /// If there are fewer than `n`.
+    #[track_caller]
+    pub fn take(&mut self, n: usize) -> &[u8] {
+        let start = self.head;
+        self.consume(n);
+        &self.storage[start..start + n]
+    }
+
+    /// Consumes everything and lends it to the caller.
+    pub fn take_all(&mut self) -> &[u8] {
+        self.take(self.len())
+    }
+
+    /// Adds `bytes` behind what is there.
+    ///
+    /// # Panics
+    /// If the length would pass `isize::MAX`, as with [`Vec`].
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.reserve(bytes.len());
+        self.writable_mut()[..bytes.len()].copy_from_slice(bytes);
+        self.commit(bytes.len());
+    }
+
+    /// Puts `bytes` in front of what is there: a header whose contents are known only once the body is
+    /// written.
+    ///
+    /// Costs the length of `bytes` if as much has been consumed or was left by an earlier call. Otherwise the
+    /// readable bytes move once, and the room there is gets split evenly before and behind them.
+    ///
+    /// # Panics
+    /// If the length would pass `isize::MAX`, as with [`Vec`].
+    ///
+    /// # Examples
+    /// ```
+    /// use reveille::Buffer;
+    ///
+    /// let mut message = Buffer::new();
+    /// message.append(b"body");
+    /// let length = u16::try_from(message.len()).unwrap();
+    /// message.prepend(&length.to_be_bytes());
+    /// assert_eq!(message.readable(), b"\x00\x04body");
+    /// ```
+    pub fn prepend(&mut self, bytes: &[u8]) {
+        let n = bytes.len();
+        if self.head < n {
+            let len = self.len();
+            let capacity = if self.capacity() - len >= n { self.capacity() } else { self.grown_by(n) };
+            // The even split keeps calls that alternate between the two ends from moving everything each
+            // time.
+            self.relocate(capacity, n + (capacity - len - n) / 2);
+        }
+        self.head -= n;
+        self.storage[self.head..self.head + n].copy_from_slice(bytes);
+    }
+
+    /// Makes the writable region at least `n` bytes long.
+    ///
+    /// # Panics
+    /// If the length would pass `isize::MAX`, as with [`Vec`].
+    pub fn reserve(&mut self, n: usize) {
+        if self.storage.len() - self.tail >= n {
+            return;
+        }
+        let len = self.len();
+        // Moving `len` bytes gains `head` bytes of room, and at least as many have been consumed or appended
+        // since the last move: if `len <= head`, those have paid for it. To move whenever that makes room
+        // enough would have a nearly full buffer copy itself for every few bytes that pass through.
+        let moving_pays = len <= self.head && self.capacity() - len >= n;
+        let capacity = if moving_pays { self.capacity() } else { self.grown_by(n) };
+        self.relocate(capacity, 0);
+    }
+
+    /// The room behind the readable bytes, to be written into and then [committed](Buffer::commit).
+    ///
+    /// What it holds is initialised and otherwise of no meaning: zeroes, or bytes consumed earlier. It is as
+    /// long as [`reserve`](Buffer::reserve) made it or longer, and may be empty.
+    ///
+    /// # Examples
+    /// ```
+    /// use reveille::Buffer;
+    /// use std::io::Read;
+    ///
+    /// let mut source: &[u8] = b"from somewhere";
+    /// let mut buffer = Buffer::new();
+    /// buffer.reserve(4096);
+    /// let n = source.read(buffer.writable_mut())?;
+    /// buffer.commit(n);
+    /// assert_eq!(buffer.readable(), b"from somewhere");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn writable_mut(&mut self) -> &mut [u8] {
+        &mut self.storage[self.tail..]
+    }
+
+    /// Makes the first `n` bytes of the writable region readable.
+    ///
+    /// # Panics
+    /// If the writable region is shorter than `n`.
+    #[track_caller]
+    pub fn commit(&mut self, n: usize) {
+        let room = self.storage.len() - self.tail;
+        assert!(n <= room, "cannot commit {n} bytes to a writable region of {room}");
+        self.tail += n;
+    }
+
+    /// Where the first `byte` is, counted from the first readable one.
+    #[must_use]
+    pub fn find(&self, byte: u8) -> Option<usize> {
+        position(self.readable(), byte)
+    }
+
+    /// Where the first `\r\n` begins, counted from the first readable byte.
+    ///
+    /// A `\r` at the very end is not one yet.
+    #[must_use]
+    pub fn find_crlf(&self) -> Option<usize> {
+        let bytes = self.readable();
+        let mut from = 0;
+        while let Some(at) = position(&bytes[from..], b'\n') {
+            let newline = from + at;
+            if newline > 0 && bytes[newline - 1] == b'\r' {
+                return Some(newline - 1);
+            }
+            from = newline + 1;
+        }
+        None
+    }
+
+    /// Drops all bytes and keeps the storage.
+    pub fn clear(&mut self) {
+        self.head = 0;
+        self.tail = 0;
+    }
+
+    /// Gives the storage back if the buffer is empty, leaving it as new; does nothing if it is not.
+    ///
+    /// For a buffer that will not be needed for a while, such as that of a connection gone idle.
+    pub fn release(&mut self) {
+        if self.is_empty() {
+            *self = Buffer::new();
+        }
+    }
+
+    /// The capacity to grow to for `n` more bytes. At least twice the present one, so that all the copying
+    /// done by growth, added up, is no more than the final capacity.
+    fn grown_by(&self, n: usize) -> usize {
+        let needed = self.len().checked_add(n).expect("capacity overflow");
+        needed.max(self.capacity().saturating_mul(2)).max(SMALLEST)
+    }
+
+    /// Puts the readable bytes at `head`, in new storage if `capacity` is more than there is.
+    fn relocate(&mut self, capacity: usize, head: usize) {
+        let tail = head + self.len();
+        if capacity > self.capacity() {
+            // Fresh zeroed memory instead of `Vec::resize`: that would also copy what has been consumed, and
+            // large zeroed allocations come from the kernel as pages not touched yet.
+            let mut storage = vec![0; capacity];
+            storage[head..tail].copy_from_slice(self.readable());
+            self.storage = storage;
+        } else {
+            self.storage.copy_within(self.head..self.tail, head);
+        }
+        self.head = head;
+        self.tail = tail;
+    }
+}
+
+/// The first `byte` in `bytes`.
+fn position(bytes: &[u8], byte: u8) -> Option<usize> {
+    // Whether a block has it is asked without an early exit, which compiles to vector comparisons; only the
+    // block that has it, or the rest that is no whole block, is then searched byte by byte.
+    const BLOCK: usize = 32;
+    let misses = bytes
+        .chunks_exact(BLOCK)
+        .take_while(|block| !block.iter().fold(false, |found, &b| found | (b == byte)))
+        .count();
+    let from = misses * BLOCK;
+    bytes[from..].iter().position(|&b| b == byte).map(|at| from + at)
+}
+
+/// The vector's bytes become the readable ones, without a copy; its spare capacity becomes writable.
+impl From<Vec<u8>> for Buffer {
+    fn from(mut bytes: Vec<u8>) -> Buffer {
+        let tail = bytes.len();
+        bytes.resize(bytes.capacity(), 0);
+        Buffer { storage: bytes, head: 0, tail }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self.readable()
+    }
+}
+
+/// Appends, so that `write!` and encoders work on a buffer. Never fails and never writes less than it was
+/// given.
+impl io::Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.append(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Shows the sizes and the first few bytes, since what is buffered may be long and may be confidential.
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 16;
+        let preview = &self.readable()[..self.len().min(SHOWN)];
+        let more = if self.len() > SHOWN { ".." } else { "" };
+        f.debug_struct("Buffer")
+            .field("len", &self.len())
+            .field("capacity", &self.capacity())
+            .field("readable", &format_args!("b\"{}\"{more}", preview.escape_ascii()))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

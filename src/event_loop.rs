@@ -1,0 +1,455 @@
+//! The loop: waits for descriptors, deadlines and tasks, and calls back.
+//!
+//! Start reading at [`turn`](EventLoop::turn): its six phases are the whole of the reactor, and everything else here serves one
+//! of them.
+//!
+//! Two rules keep it simple. No borrow and no lock is held while somebody else's code runs: what is to be called is looked up,
+//! cloned or taken out, the borrow ends, then the call is made. And callbacks never nest: what one causes (a close, a task) is
+//! delivered after it has returned.
+
+mod builder;
+mod handle;
+mod remote_timers;
+mod source;
+mod timers;
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use builder::Builder;
+pub use handle::{Counters, LoopHandle, PostError, TimerId};
+pub(crate) use source::{Source, WeakLoop};
+
+use crate::buffer::Buffer;
+use crate::channel_table::{ChannelId, ChannelTable};
+use crate::poller::{Poller, Wait};
+use crate::timer_queue::TimerQueue;
+use handle::{Shared, Task};
+use timers::TimerTask;
+
+type LocalTask = Box<dyn FnOnce(&EventLoop)>;
+
+/// A loop that waits for descriptors, deadlines and tasks, and calls back.
+///
+/// One per thread, and bound to it: an `EventLoop` is neither `Send` nor `Sync`. Everything on it acts at once. Other threads
+/// speak to it through its [`handle`](EventLoop::handle).
+///
+/// ```
+/// use reveille::EventLoop;
+/// use std::time::Duration;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let event_loop = EventLoop::new()?;
+/// let handle = event_loop.handle();
+/// std::thread::spawn(move || {
+///     handle.queue_in_loop(|event_loop| {
+///         println!("on the loop's thread, asked from another one");
+///         event_loop.run_after(Duration::from_millis(1), |event_loop| event_loop.quit());
+///     })
+/// });
+/// event_loop.run()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # One turn
+/// 1. The timeout is computed: none if there is work already, else until the next deadline.
+/// 2. The loop waits. An idle loop stays here and makes no system call.
+/// 3. Channels that are ready are called back.
+/// 4. Timers that are due are called back, in the order of their deadlines.
+/// 5. One batch of tasks runs: those queued before this phase began.
+/// 6. What was closed in this turn is told so, and given up.
+///
+/// Then a request to [`quit`](EventLoop::quit) is honoured. Whatever a callback or a task starts anew waits for the next turn, so
+/// nothing can keep the rest from being served.
+///
+/// # Panics in callbacks
+/// A panic is caught at the callback: the connection or channel it belongs to is closed, the task or timer is over, the panic
+/// is logged and counted ([`Counters::panics`]), and the loop goes on. With [`Builder::propagate_panics`], `run` ends the turn, so
+/// that nothing is lost, and then panics with it.
+///
+/// # Dropping
+/// Dropping the loop closes what it watches (each connection's handler gets its `on_close`), and drops the timers and the tasks
+/// that have not run ([`Counters::tasks_dropped`]). Posts from then on are refused.
+///
+/// ```compile_fail
+/// fn must_be_send<T: Send>(_: T) {}
+/// must_be_send(reveille::EventLoop::new().unwrap());
+/// ```
+pub struct EventLoop {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    poller: Poller,
+    channels: RefCell<ChannelTable<Rc<dyn Source>>>,
+    timers: RefCell<TimerQueue<TimerTask>>,
+    /// Tasks from this thread: no lock, and they need not be `Send`.
+    local_tasks: RefCell<Vec<LocalTask>>,
+    /// Channels to be closed in phase 6.
+    closing: RefCell<Vec<ChannelId>>,
+    /// The one buffer that input is read into; lent to a connection while it reads.
+    input: Cell<Option<Buffer>>,
+    input_size: usize,
+    now: Cell<Instant>,
+    iteration: Cell<u64>,
+    running: Cell<bool>,
+    /// The loop is being dropped: nothing new is taken on.
+    ending: Cell<bool>,
+    propagate_panics: bool,
+    /// The first panic of this turn, to go on with when the turn is over.
+    panic: Cell<Option<Box<dyn Any + Send>>>,
+    /// Storage of the batches of phases 3 and 5, kept for their capacity.
+    channel_batch: Cell<Vec<ChannelId>>,
+    task_batch: Cell<Vec<Task>>,
+    local_batch: Cell<Vec<LocalTask>>,
+}
+
+thread_local! {
+    /// The loop of this thread: it refuses a second one, and lets a handle find the loop when it is already on its thread.
+    static CURRENT: RefCell<Weak<Inner>> = const { RefCell::new(Weak::new()) };
+}
+
+impl EventLoop {
+    /// A loop with the usual settings, for this thread.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if this thread has a loop already; else what the kernel says when it
+    /// cannot give another descriptor.
+    pub fn new() -> io::Result<EventLoop> {
+        EventLoop::builder().build()
+    }
+
+    /// The settings of a loop.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// The face of this loop that any thread may use.
+    pub fn handle(&self) -> LoopHandle {
+        LoopHandle::new(Arc::clone(&self.inner.shared))
+    }
+
+    /// Runs until somebody asks the loop to [`quit`](EventLoop::quit).
+    ///
+    /// The tasks that were accepted before that request are run before this returns. A request made before `run` is honoured
+    /// as well: what is ready is served once, and `run` returns without waiting. The request is forgotten when `run` returns, so
+    /// that the loop can be run again.
+    ///
+    /// # Errors
+    /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) from inside a callback of this loop; else what the kernel says when
+    /// waiting fails, which it does not on a healthy system.
+    pub fn run(&self) -> io::Result<()> {
+        let running = Running::enter(self)?;
+        while !self.turn(Wait::Forever)? {
+            self.go_on_with_panic();
+        }
+        self.inner.shared.tasks.clear_quit();
+        drop(running);
+        self.go_on_with_panic();
+        Ok(())
+    }
+
+    /// Makes one turn, waiting at most `timeout` (for ever if `None`) for something to do.
+    ///
+    /// This is for a loop that lives inside another one. Its descriptor ([`AsFd`]) becomes readable when there is something to do
+    /// now, work that the last turn left over and tasks from other threads included; only timers do not show there, so the
+    /// outer loop must also call when [`next_deadline`](EventLoop::next_deadline) has come.
+    ///
+    /// A request to quit is left standing ([`is_quitting`](EventLoop::is_quitting)), and a turn made under it does not wait.
+    ///
+    /// # Errors
+    /// As [`run`](EventLoop::run).
+    pub fn run_once(&self, timeout: impl Into<Option<Duration>>) -> io::Result<()> {
+        let running = Running::enter(self)?;
+        let wait = match timeout.into() {
+            None => Wait::Forever,
+            Some(Duration::ZERO) => Wait::No,
+            // A timeout too long for an instant is as good as none.
+            Some(timeout) => Instant::now().checked_add(timeout).map_or(Wait::Forever, Wait::Until),
+        };
+        self.turn(wait)?;
+        drop(running);
+        self.go_on_with_panic();
+        Ok(())
+    }
+
+    /// Asks the loop to return from [`run`](EventLoop::run) at the end of the turn that has run every task accepted until now.
+    pub fn quit(&self) {
+        self.inner.shared.quit();
+    }
+
+    /// Whether a request to quit stands.
+    pub fn is_quitting(&self) -> bool {
+        self.inner.shared.tasks.is_quitting()
+    }
+
+    /// The time: in a callback the instant at which the wait of this turn ended, else the present.
+    ///
+    /// Monotonic; the wall clock plays no part in the loop.
+    pub fn now(&self) -> Instant {
+        if self.inner.running.get() { self.inner.now.get() } else { Instant::now() }
+    }
+
+    /// How many turns the loop has made.
+    pub fn iteration(&self) -> u64 {
+        self.inner.iteration.get()
+    }
+
+    /// Runs `task` at once. The twin of [`LoopHandle::run_in_loop`], for code that is written for either face.
+    pub fn run_in_loop(&self, task: impl FnOnce(&EventLoop)) {
+        task(self);
+    }
+
+    /// Queues `task` for phase 5 of this turn, or of the next one if that phase has begun.
+    ///
+    /// Tasks queued on this thread run in the order queued. A task that queues itself again cannot keep the loop from its
+    /// other work, since each turn runs one batch. The task need not be `Send`, and no lock is taken.
+    ///
+    /// From a destructor that runs while the loop itself is being dropped, the task is dropped and counted.
+    pub fn queue_in_loop(&self, task: impl FnOnce(&EventLoop) + 'static) {
+        if self.inner.ending.get() {
+            self.inner.shared.count_dropped(1);
+            return;
+        }
+        self.inner.local_tasks.borrow_mut().push(Box::new(task));
+        if !self.inner.running.get() {
+            // Between the turns of an embedded loop somebody else may be waiting on the loop's descriptor.
+            self.inner.shared.wake(self.inner.shared.tasks.end_sleep());
+        }
+    }
+
+    /// Phases 1 to 6. Answers whether the loop has been asked to quit.
+    fn turn(&self, limit: Wait) -> io::Result<bool> {
+        let inner = &*self.inner;
+
+        // 1. The timeout.
+        let wait = self.allowed_wait(limit);
+
+        // 2. The wait. All events are noted before the first callback runs, so that none can reach a channel that is made
+        // in this turn and takes over a slot or a descriptor number.
+        let waited = inner.poller.wait(wait);
+        inner.shared.tasks.awake();
+        waited?;
+        inner.now.set(Instant::now());
+        {
+            let mut channels = inner.channels.borrow_mut();
+            inner.poller.each_event(|key, ready| channels.add_ready(ChannelId::from_key(key), ready));
+        }
+
+        // 3. Channels, the one that wakes the loop among them.
+        self.run_channels();
+
+        // 4. Timers.
+        self.run_timers();
+
+        // 5. One batch of tasks.
+        let quit = self.run_tasks();
+
+        // 6. Deferred closes.
+        self.run_closes();
+
+        inner.iteration.set(inner.iteration.get() + 1);
+        Ok(quit)
+    }
+
+    /// Phase 1: how long the loop may wait, and, if it may, the announcement to other threads that it will.
+    fn allowed_wait(&self, limit: Wait) -> Wait {
+        if limit == Wait::No || self.has_work() {
+            return Wait::No;
+        }
+        let wait = match (limit, self.next_deadline()) {
+            (Wait::Until(limit), Some(deadline)) => Wait::Until(limit.min(deadline)),
+            (Wait::Forever, Some(deadline)) => Wait::Until(deadline),
+            (limit, _) => limit,
+        };
+        if self.inner.shared.tasks.may_sleep() { wait } else { Wait::No }
+    }
+
+    /// Whether a wait would be wrong, other threads' tasks aside.
+    fn has_work(&self) -> bool {
+        let inner = &*self.inner;
+        inner.channels.borrow().has_active()
+            || !inner.local_tasks.borrow().is_empty()
+            || !inner.closing.borrow().is_empty()
+    }
+
+    fn run_channels(&self) {
+        let inner = &*self.inner;
+        let mut batch = inner.channel_batch.take();
+        inner.channels.borrow_mut().take_active(&mut batch);
+        for id in batch.drain(..) {
+            let started = inner.channels.borrow_mut().start(id);
+            let Some((source, ready)) = started else { continue };
+            if self.catch("a channel's callback", || source.on_ready(self, ready)).is_none() {
+                source.on_panic(self);
+            }
+            inner.channels.borrow_mut().finish(id);
+        }
+        inner.channel_batch.set(batch);
+    }
+
+    /// Phase 5. Answers whether the loop has been asked to quit; if so, whatever was accepted before that is in this batch.
+    fn run_tasks(&self) -> bool {
+        let inner = &*self.inner;
+        let mut batch = inner.task_batch.take();
+        let mut local_batch = inner.local_batch.take();
+        let quit = inner.shared.tasks.take(&mut batch);
+        std::mem::swap(&mut *inner.local_tasks.borrow_mut(), &mut local_batch);
+        for task in batch.drain(..) {
+            self.catch("a task", || task(self));
+        }
+        for task in local_batch.drain(..) {
+            self.catch("a task", || task(self));
+        }
+        inner.task_batch.set(batch);
+        inner.local_batch.set(local_batch);
+        quit
+    }
+
+    fn run_closes(&self) {
+        let inner = &*self.inner;
+        if inner.closing.borrow().is_empty() {
+            return;
+        }
+        // What is closed by an `on_close` waits for the next turn.
+        let mut batch = inner.closing.take();
+        for id in batch.drain(..) {
+            self.close_now(id);
+        }
+        let mut closing = inner.closing.borrow_mut();
+        if closing.is_empty() {
+            *closing = batch;
+        }
+    }
+
+    fn close_now(&self, id: ChannelId) {
+        let removed = self.inner.channels.borrow_mut().remove(id);
+        if let Some(source) = removed {
+            self.catch("a close callback", || {
+                source.on_close(self);
+                drop(source);
+            });
+        }
+    }
+
+    /// Calls into somebody else's code. A panic ends there; `None` says that there was one.
+    pub(crate) fn catch<R>(&self, what: &str, call: impl FnOnce() -> R) -> Option<R> {
+        match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(result) => Some(result),
+            Err(payload) => {
+                let message = payload
+                    .downcast_ref::<&str>()
+                    .copied()
+                    .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+                    .unwrap_or("no message");
+                log::error!("{what} panicked: {message}");
+                self.inner.shared.count_panic();
+                if self.inner.propagate_panics {
+                    let first = self.inner.panic.take().unwrap_or(payload);
+                    self.inner.panic.set(Some(first));
+                }
+                None
+            }
+        }
+    }
+
+    fn go_on_with_panic(&self) {
+        if let Some(payload) = self.inner.panic.take() {
+            resume_unwind(payload);
+        }
+    }
+}
+
+/// The mark that the loop is in a turn, for the length of `run` or `run_once`.
+struct Running<'a>(&'a EventLoop);
+
+impl<'a> Running<'a> {
+    fn enter(event_loop: &'a EventLoop) -> io::Result<Running<'a>> {
+        if event_loop.inner.running.replace(true) {
+            let message = "the loop is running already: run and run_once cannot be called from its callbacks";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
+        }
+        event_loop.inner.now.set(Instant::now());
+        Ok(Running(event_loop))
+    }
+}
+
+impl Drop for Running<'_> {
+    /// Leaves the loop such that its descriptor shows whether there is work: either producers will wake it, or it is awake.
+    fn drop(&mut self) {
+        let EventLoop { inner } = self.0;
+        inner.running.set(false);
+        if self.0.has_work() || !inner.shared.tasks.may_sleep() {
+            inner.shared.wake(crate::task_queue::Wake::Needed);
+        }
+    }
+}
+
+impl Drop for EventLoop {
+    fn drop(&mut self) {
+        // A handle that finds the loop on its own thread holds it for the length of a call; the last holder ends it, so that
+        // what is closed here can still be told with a loop at hand.
+        if Rc::strong_count(&self.inner) == 1 {
+            self.end();
+        }
+    }
+}
+
+impl EventLoop {
+    fn end(&self) {
+        let inner = &*self.inner;
+        inner.ending.set(true);
+        let tasks = inner.shared.tasks.close();
+        loop {
+            // An `on_close` may close others; nothing new is registered from here on, so this ends.
+            let ids = inner.channels.borrow().ids();
+            if ids.is_empty() {
+                break;
+            }
+            for id in ids {
+                let source = inner.channels.borrow().get(id).cloned();
+                if let Some(source) = source {
+                    source.on_loop_end(self);
+                    self.close_now(id);
+                }
+            }
+        }
+        let local_tasks = inner.local_tasks.take();
+        inner.shared.count_dropped(tasks.len() + local_tasks.len());
+        if !tasks.is_empty() || !local_tasks.is_empty() {
+            log::debug!("the loop is dropped with {} tasks not run", tasks.len() + local_tasks.len());
+        }
+        drop((tasks, local_tasks));
+        let timers = inner.timers.borrow_mut().drain();
+        drop(timers);
+        drop(inner.shared.remote_timers.close());
+    }
+}
+
+impl AsFd for EventLoop {
+    /// The loop's own descriptor, to be watched by another poller; see [`run_once`](EventLoop::run_once).
+    ///
+    /// The same descriptor for the whole life of the loop.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.poller.as_fd()
+    }
+}
+
+impl fmt::Debug for EventLoop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventLoop")
+            .field("iteration", &self.iteration())
+            .field("channels", &self.inner.channels.borrow().len())
+            .field("timers", &self.inner.timers.borrow().len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,92 @@
+//! The settings of a loop, and its construction.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::handle::Shared;
+use super::source::Wakeup;
+use super::{CURRENT, EventLoop, Inner};
+use crate::channel_table::ChannelTable;
+use crate::poller::Poller;
+use crate::readiness::Interest;
+use crate::timer_queue::TimerQueue;
+
+/// The settings of an [`EventLoop`], from [`EventLoop::builder`].
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// let event_loop = reveille::EventLoop::builder().events_per_turn(256).propagate_panics(true).build()?;
+/// # drop(event_loop);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "settings do nothing until they are built into a loop"]
+pub struct Builder {
+    events_per_turn: usize,
+    input_buffer: usize,
+    propagate_panics: bool,
+}
+
+impl Builder {
+    pub(super) fn new() -> Builder {
+        Builder { events_per_turn: 1024, input_buffer: 64 * 1024, propagate_panics: false }
+    }
+
+    /// How many descriptors one wait can report; the rest come with the next. Usually 1024; at least 1.
+    pub fn events_per_turn(mut self, events: usize) -> Builder {
+        self.events_per_turn = events.max(1);
+        self
+    }
+
+    /// The size in bytes of the one buffer that the loop's connections read into, and so the most that one of them
+    /// reads before the others have their turn. Usually 64 KiB; at least 1 KiB.
+    pub fn input_buffer(mut self, bytes: usize) -> Builder {
+        self.input_buffer = bytes.max(1024);
+        self
+    }
+
+    /// Whether a panic in a callback goes on out of [`EventLoop::run`] when the turn is over. Usually not.
+    pub fn propagate_panics(mut self, propagate: bool) -> Builder {
+        self.propagate_panics = propagate;
+        self
+    }
+
+    /// Makes the loop, for this thread.
+    ///
+    /// # Errors
+    /// As [`EventLoop::new`].
+    pub fn build(self) -> io::Result<EventLoop> {
+        if CURRENT.with_borrow(|current| current.strong_count() > 0) {
+            let message = "this thread has an event loop already; a loop is bound to its thread, and a thread to one loop";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+        }
+        let shared = Arc::new(Shared::new()?);
+        let inner = Rc::new(Inner {
+            shared: Arc::clone(&shared),
+            poller: Poller::new(self.events_per_turn)?,
+            channels: RefCell::new(ChannelTable::new()),
+            timers: RefCell::new(TimerQueue::new()),
+            local_tasks: RefCell::default(),
+            closing: RefCell::default(),
+            input: Cell::new(None),
+            input_size: self.input_buffer,
+            now: Cell::new(Instant::now()),
+            iteration: Cell::new(0),
+            running: Cell::new(false),
+            ending: Cell::new(false),
+            propagate_panics: self.propagate_panics,
+            panic: Cell::new(None),
+            channel_batch: Cell::default(),
+            task_batch: Cell::default(),
+            local_batch: Cell::default(),
+        });
+        let event_loop = EventLoop { inner };
+        event_loop.register(Interest::READABLE, |id| Rc::new(Wakeup::new(id, shared)))?;
+        CURRENT.set(Rc::downgrade(&event_loop.inner));
+        Ok(event_loop)
+    }
+}

@@ -1,0 +1,331 @@
+//! The face of a loop that any thread may use.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use super::remote_timers::{RemoteKey, RemoteTimers};
+use super::timers::deadline_after;
+use super::{CURRENT, EventLoop};
+use crate::eventfd::EventFd;
+use crate::sync::ParkingLot;
+use crate::task_queue::{TaskQueue, Wake};
+use crate::timer_queue::TimerKey;
+
+pub(super) type Task = Box<dyn FnOnce(&EventLoop) + Send>;
+
+/// What a loop and its handles have in common. The handles keep it, and so the eventfd, for as long as they live: a wake that
+/// comes when the loop has gone is written to a counter that nobody reads, and to nothing else.
+pub(super) struct Shared {
+    /// Tells this loop's timers from those of others.
+    id: u32,
+    pub(super) tasks: TaskQueue<Task, ParkingLot>,
+    pub(super) wakeup: EventFd,
+    pub(super) remote_timers: RemoteTimers,
+    tasks_dropped: AtomicU64,
+    panics: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new() -> io::Result<Shared> {
+        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+        Ok(Shared {
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            tasks: TaskQueue::new(),
+            wakeup: EventFd::new(0)?,
+            remote_timers: RemoteTimers::new(),
+            tasks_dropped: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn wake(&self, wake: Wake) {
+        if wake == Wake::Needed {
+            if let Err(error) = self.wakeup.signal() {
+                // The counter is ours alone and cannot be full, so this is a kernel that has lost the object.
+                log::error!("cannot wake the loop: {error}");
+            }
+        }
+    }
+
+    pub(super) fn quit(&self) {
+        self.wake(self.tasks.quit());
+    }
+
+    pub(super) fn count_dropped(&self, tasks: usize) {
+        self.tasks_dropped.fetch_add(tasks as u64, Relaxed);
+    }
+
+    pub(super) fn count_panic(&self) {
+        self.panics.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn timer_id(&self, name: TimerName) -> TimerId {
+        TimerId { owner: self.id, name }
+    }
+
+    /// What the id names, unless that is a timer of another loop.
+    pub(super) fn resolve(&self, id: TimerId) -> Option<TimerName> {
+        (id.owner == self.id).then_some(id.name)
+    }
+}
+
+/// The name of a timer, good for [`cancel`](EventLoop::cancel) on any face of the loop it belongs to.
+///
+/// A name is never given twice, so one that is kept too long finds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TimerId {
+    owner: u32,
+    name: TimerName,
+}
+
+/// Where a timer's callback lives: with the loop, or where every thread can reach it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum TimerName {
+    Local(TimerKey),
+    Remote(RemoteKey),
+}
+
+/// A loop, seen from any thread. Clones speak to the same loop.
+///
+/// What is asked through a handle happens on the loop's thread. A handle does not keep its loop alive; what is asked of a loop
+/// that has gone is refused, and given back.
+#[derive(Clone)]
+pub struct LoopHandle {
+    shared: Arc<Shared>,
+}
+
+impl LoopHandle {
+    pub(super) fn new(shared: Arc<Shared>) -> LoopHandle {
+        LoopHandle { shared }
+    }
+
+    /// Runs `task` on the loop: at once, before this returns, if this is the loop's thread, else as
+    /// [`queue_in_loop`](LoopHandle::queue_in_loop).
+    ///
+    /// From any thread. On the loop's thread a panic of the task is the caller's.
+    ///
+    /// # Errors
+    /// Gives `task` back if the loop has gone.
+    pub fn run_in_loop<F>(&self, task: F) -> Result<(), PostError<F>>
+    where
+        F: FnOnce(&EventLoop) + Send + 'static,
+    {
+        match self.local_loop() {
+            Some(event_loop) => {
+                task(&event_loop);
+                Ok(())
+            }
+            None => self.post(task),
+        }
+    }
+
+    /// Queues `task` for the loop, and wakes the loop if it sleeps.
+    ///
+    /// From any thread. Tasks of one thread run in the order queued, each on the loop's thread, with no lock held. The loop runs
+    /// one batch a turn: what a task queues waits for the next one.
+    ///
+    /// Every task has a known fate. It is run; or it is given back here; or, accepted by a loop that is then dropped without
+    /// having run it, it is dropped and counted in [`Counters::tasks_dropped`]. A task accepted before a request to
+    /// [`quit`](LoopHandle::quit) is run before [`EventLoop::run`] returns.
+    ///
+    /// No system call while the loop is awake, and one for each sleep, however many tasks come meanwhile.
+    ///
+    /// # Errors
+    /// Gives `task` back if the loop has gone, or is being dropped.
+    pub fn queue_in_loop<F>(&self, task: F) -> Result<(), PostError<F>>
+    where
+        F: FnOnce(&EventLoop) + Send + 'static,
+    {
+        // The thread's own queue, so that tasks posted here and through the loop itself keep their order.
+        match self.local_loop() {
+            Some(event_loop) if event_loop.inner.ending.get() => Err(PostError { task }),
+            Some(event_loop) => {
+                event_loop.queue_in_loop(task);
+                Ok(())
+            }
+            None => self.post(task),
+        }
+    }
+
+    fn post<F>(&self, task: F) -> Result<(), PostError<F>>
+    where
+        F: FnOnce(&EventLoop) + Send + 'static,
+    {
+        // Boxed before the lock is taken; inside it only the type changes.
+        let pushed = self.shared.tasks.push(Box::new(task), |task| task as Task);
+        let wake = pushed.map_err(|task| PostError { task: *task })?;
+        self.shared.wake(wake);
+        Ok(())
+    }
+
+    /// As [`EventLoop::run_at`], from any thread. The id is good at once, also before the loop has seen the timer.
+    ///
+    /// # Errors
+    /// Gives `callback` back if the loop has gone.
+    pub fn run_at<F>(&self, deadline: Instant, callback: F) -> Result<TimerId, PostError<F>>
+    where
+        F: FnOnce(&EventLoop) + Send + 'static,
+    {
+        self.remote_timer(callback, deadline, None, |timers, callback| timers.insert_once(callback))
+    }
+
+    /// As [`EventLoop::run_after`], from any thread. The delay counts from this call.
+    ///
+    /// # Errors
+    /// Gives `callback` back if the loop has gone.
+    pub fn run_after<F>(&self, delay: Duration, callback: F) -> Result<TimerId, PostError<F>>
+    where
+        F: FnOnce(&EventLoop) + Send + 'static,
+    {
+        self.run_at(deadline_after(delay), callback)
+    }
+
+    /// As [`EventLoop::run_every`], from any thread. The first period counts from this call.
+    ///
+    /// # Errors
+    /// Gives `callback` back if the loop has gone.
+    ///
+    /// # Panics
+    /// If `period` is zero.
+    #[track_caller]
+    pub fn run_every<F>(&self, period: Duration, callback: F) -> Result<TimerId, PostError<F>>
+    where
+        F: FnMut(&EventLoop) + Send + 'static,
+    {
+        assert!(!period.is_zero(), "a timer cannot repeat every zero seconds");
+        let deadline = deadline_after(period);
+        self.remote_timer(callback, deadline, Some(period), |timers, callback| timers.insert_every(callback))
+    }
+
+    fn remote_timer<F>(
+        &self,
+        callback: F,
+        deadline: Instant,
+        period: Option<Duration>,
+        insert: impl FnOnce(&RemoteTimers, Box<F>) -> Result<RemoteKey, Box<F>>,
+    ) -> Result<TimerId, PostError<F>> {
+        let key = insert(&self.shared.remote_timers, Box::new(callback))
+            .map_err(|callback| PostError { task: *callback })?;
+        // If the loop goes before it has armed the timer, the callback is dropped with the loop's other timers.
+        let _ = self.queue_in_loop(move |event_loop| event_loop.arm_remote_timer(key, deadline, period));
+        Ok(self.shared.timer_id(TimerName::Remote(key)))
+    }
+
+    /// Cancels a timer, from any thread.
+    ///
+    /// For a timer made through a handle the answer is exact, wherever this is called: `true` if its callback had not
+    /// started and now never will (a repeating one: not again), `false` if there was nothing left to cancel.
+    ///
+    /// A timer made on the loop itself can only be cancelled by the loop: on the loop's thread the answer is exact too, and
+    /// elsewhere the request is queued, and `true` says that the loop is there to carry it out.
+    pub fn cancel(&self, id: TimerId) -> bool {
+        if let Some(event_loop) = self.local_loop() {
+            return event_loop.cancel(id);
+        }
+        match self.shared.resolve(id) {
+            None => false,
+            Some(TimerName::Local(_)) => self.post(move |event_loop| _ = event_loop.cancel(id)).is_ok(),
+            Some(TimerName::Remote(key)) => match self.shared.remote_timers.remove(key) {
+                None => false,
+                Some(removed) => {
+                    if let Some(armed) = removed.armed() {
+                        // Only the slot in the loop's queue is left to be given up; a loop that has gone has done so.
+                        let _ = self.post(move |event_loop| _ = event_loop.disarm(armed));
+                    }
+                    true
+                }
+            },
+        }
+    }
+
+    /// Asks the loop to return from [`EventLoop::run`], as [`EventLoop::quit`]. From any thread; without effect on a loop that
+    /// has gone.
+    pub fn quit(&self) {
+        self.shared.quit();
+    }
+
+    /// Whether the caller is on the loop's thread, and the loop still there.
+    pub fn is_in_loop_thread(&self) -> bool {
+        self.local_loop().is_some()
+    }
+
+    /// What the loop has counted so far; also after the loop has gone.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            tasks_dropped: self.shared.tasks_dropped.load(Relaxed),
+            panics: self.shared.panics.load(Relaxed),
+        }
+    }
+
+    /// The loop itself, if this is its thread.
+    fn local_loop(&self) -> Option<EventLoop> {
+        // While the thread itself is ending its locals may be gone, and so is the loop then.
+        let current = CURRENT.try_with(|current| current.borrow().upgrade()).ok().flatten()?;
+        Arc::ptr_eq(&current.shared, &self.shared).then(|| EventLoop { inner: current })
+    }
+}
+
+impl fmt::Debug for LoopHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoopHandle").field("loop", &self.shared.id).finish_non_exhaustive()
+    }
+}
+
+/// What a loop has counted since it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Tasks that were accepted, and then dropped with the loop instead of run.
+    pub tasks_dropped: u64,
+    /// Panics caught in callbacks and tasks.
+    pub panics: u64,
+}
+
+/// A task that was refused because its loop has gone.
+///
+/// ```
+/// use reveille::EventLoop;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let handle = EventLoop::new()?.handle(); // the loop is dropped at once
+/// let refused = handle.queue_in_loop(|_| println!("never on the loop")).unwrap_err();
+/// let task = refused.into_task(); // to be run elsewhere, or dropped knowingly
+/// # drop(task);
+/// # Ok(())
+/// # }
+/// ```
+pub struct PostError<F> {
+    task: F,
+}
+
+impl<F> PostError<F> {
+    /// The task, as it was handed in.
+    pub fn into_task(self) -> F {
+        self.task
+    }
+}
+
+impl<F> fmt::Debug for PostError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostError").finish_non_exhaustive()
+    }
+}
+
+impl<F> fmt::Display for PostError<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the event loop has gone")
+    }
+}
+
+impl<F> Error for PostError<F> {}
+
+impl<F> From<PostError<F>> for io::Error {
+    /// Drops the task.
+    fn from(error: PostError<F>) -> io::Error {
+        io::Error::new(io::ErrorKind::BrokenPipe, error.to_string())
+    }
+}

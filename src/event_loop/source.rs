@@ -1,0 +1,172 @@
+//! What the loop can call back, and what it offers to those it calls.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use super::handle::Shared;
+use super::{EventLoop, Inner};
+use crate::buffer::Buffer;
+use crate::channel_table::ChannelId;
+use crate::readiness::{Interest, Readiness};
+
+/// A descriptor with somebody who answers for it. The loop owns it from registration to close.
+///
+/// Every method is called from the loop with nothing borrowed, and never while another one runs, with one exception:
+/// [`on_notified`](Source::on_notified) may come at any time on the loop's thread, and must not call the user's code.
+pub(crate) trait Source {
+    /// The descriptor that the poller watches.
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// Phase 3: what is ready meets what is wanted. `ready` is all that is known to be ready. The source says through
+    /// [`EventLoop::clear_ready`] what no longer holds, or it is run again in the next turn.
+    fn on_ready(&self, event_loop: &EventLoop, ready: Readiness);
+
+    /// Somebody who knows the id has left word for this source, in a place that the two have agreed on.
+    fn on_notified(&self, _event_loop: &EventLoop) {}
+
+    /// Its callback has panicked.
+    fn on_panic(&self, event_loop: &EventLoop);
+
+    /// The loop is being dropped; [`on_close`](Source::on_close) follows.
+    fn on_loop_end(&self, _event_loop: &EventLoop) {}
+
+    /// The last call: the id is void already, and the descriptor goes with the source.
+    fn on_close(&self, _event_loop: &EventLoop) {}
+}
+
+impl EventLoop {
+    /// Takes `make`'s source into the loop, watched for `interest` and wanting just that.
+    ///
+    /// # Errors
+    /// What the kernel says of the descriptor; the source is dropped then.
+    pub(crate) fn register<S: Source + 'static>(
+        &self,
+        interest: Interest,
+        make: impl FnOnce(ChannelId) -> Rc<S>,
+    ) -> io::Result<Rc<S>> {
+        if self.inner.ending.get() {
+            return Err(io::Error::other("the event loop is being dropped"));
+        }
+        let mut made = None;
+        let id = self.inner.channels.borrow_mut().insert_with(|id| made.insert(make(id)).clone());
+        let source = made.expect("insert_with calls its argument");
+        if let Err(error) = self.watch(id, source.fd(), interest) {
+            self.remove(id);
+            return Err(error);
+        }
+        self.set_wanted(id, Readiness::answering(interest));
+        Ok(source)
+    }
+
+    /// Begins to watch the descriptor of a source that was registered for nothing.
+    pub(crate) fn watch(&self, id: ChannelId, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
+        if interest.is_none() { Ok(()) } else { self.inner.poller.register(fd, id.to_key(), interest) }
+    }
+
+    /// Watches the descriptor of a source for something else, or has what still stands reported afresh.
+    pub(crate) fn rewatch(&self, id: ChannelId, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
+        self.inner.poller.reregister(fd, id.to_key(), interest)
+    }
+
+    /// Takes a descriptor out of the poller. Not needed before a close, unless somebody else may hold a duplicate.
+    pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.inner.poller.deregister(fd)
+    }
+
+    pub(crate) fn set_wanted(&self, id: ChannelId, wanted: Readiness) {
+        self.inner.channels.borrow_mut().set_wanted(id, wanted);
+    }
+
+    pub(crate) fn add_ready(&self, id: ChannelId, ready: Readiness) {
+        self.inner.channels.borrow_mut().add_ready(id, ready);
+    }
+
+    pub(crate) fn clear_ready(&self, id: ChannelId, gone: Readiness) {
+        self.inner.channels.borrow_mut().clear_ready(id, gone);
+    }
+
+    /// Whether the id still names a source.
+    pub(crate) fn is_registered(&self, id: ChannelId) -> bool {
+        self.inner.channels.borrow().get(id).is_some()
+    }
+
+    /// Takes the source out of the loop at once, without a word to it. It lives on for as long as a call into it lasts.
+    pub(crate) fn remove(&self, id: ChannelId) {
+        let removed = self.inner.channels.borrow_mut().remove(id);
+        drop(removed);
+    }
+
+    /// Has the source told in phase 6 that it is closed, and drops it then.
+    pub(crate) fn close_later(&self, id: ChannelId) {
+        self.inner.closing.borrow_mut().push(id);
+    }
+
+    /// Passes the word that something has been left for the source. Finds nothing if the source has gone.
+    pub(crate) fn notify(&self, id: ChannelId) {
+        let source = self.inner.channels.borrow().get(id).cloned();
+        if let Some(source) = source {
+            source.on_notified(self);
+        }
+    }
+
+    /// Lends the loop's input buffer, empty. It must come back through [`return_input`](EventLoop::return_input); one
+    /// that a panic has swallowed is made anew.
+    pub(crate) fn lend_input(&self) -> Buffer {
+        self.inner.input.take().unwrap_or_else(|| Buffer::with_capacity(self.inner.input_size))
+    }
+
+    pub(crate) fn return_input(&self, mut input: Buffer) {
+        input.clear();
+        self.inner.input.set(Some(input));
+    }
+}
+
+/// The channel that wakes the loop: a counter that other threads add to.
+pub(super) struct Wakeup {
+    id: ChannelId,
+    shared: Arc<Shared>,
+}
+
+impl Wakeup {
+    pub(super) fn new(id: ChannelId, shared: Arc<Shared>) -> Wakeup {
+        Wakeup { id, shared }
+    }
+}
+
+impl Source for Wakeup {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.shared.wakeup.as_fd()
+    }
+
+    /// Reads the counter to zero. This comes before phase 5 takes the tasks, so a wake that is written later than this
+    /// read is for a task that may be missed, and will wake the next wait.
+    fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
+        match self.shared.wakeup.read() {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => log::error!("cannot read the wake-up counter: {error}"),
+        }
+        event_loop.clear_ready(self.id, Readiness::READABLE);
+    }
+
+    fn on_panic(&self, _event_loop: &EventLoop) {}
+}
+
+/// The loop as its channels and servers keep it: they can reach it, and do not keep it alive.
+#[derive(Clone)]
+pub(crate) struct WeakLoop(Weak<Inner>);
+
+impl WeakLoop {
+    /// Calls `f` with the loop, if it is still there.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&EventLoop) -> R) -> Option<R> {
+        self.0.upgrade().map(|inner| f(&EventLoop { inner }))
+    }
+}
+
+impl EventLoop {
+    pub(crate) fn downgrade(&self) -> WeakLoop {
+        WeakLoop(Rc::downgrade(&self.inner))
+    }
+}

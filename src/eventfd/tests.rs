@@ -1,0 +1,242 @@
+use super::*;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use std::io::{ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::thread;
+
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+
+fn kind<T: fmt::Debug>(result: io::Result<T>) -> ErrorKind {
+    result.unwrap_err().kind()
+}
+
+/// What a poll that does not wait reports of readable, writable and error.
+fn polled(eventfd: &EventFd) -> PollFlags {
+    let mut fds = [PollFd::new(eventfd, PollFlags::IN | PollFlags::OUT)];
+    poll(&mut fds, Some(&NOW)).unwrap();
+    fds[0].revents()
+}
+
+/// The counter as the kernel shows it to anyone who asks, without taking from it.
+fn counter(eventfd: &EventFd) -> u64 {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", eventfd.as_raw_fd())).unwrap();
+    let count = info.lines().find_map(|line| line.strip_prefix("eventfd-count:")).unwrap();
+    u64::from_str_radix(count.trim(), 16).unwrap()
+}
+
+#[test]
+fn reading_takes_the_whole_counter() {
+    let eventfd = EventFd::new(0).unwrap();
+    eventfd.write(2).unwrap();
+    eventfd.write(3).unwrap();
+    assert_eq!(counter(&eventfd), 5);
+    assert_eq!(eventfd.read().unwrap(), 5);
+    assert_eq!(counter(&eventfd), 0);
+}
+
+#[test]
+fn the_counter_starts_at_any_32_bit_value() {
+    for initial in [0, 1, u32::MAX] {
+        assert_eq!(counter(&EventFd::new(initial).unwrap()), initial.into());
+    }
+    assert_eq!(EventFd::new(u32::MAX).unwrap().read().unwrap(), u32::MAX.into());
+}
+
+#[test]
+fn a_non_blocking_read_of_zero_would_block() {
+    assert_eq!(kind(EventFd::new(0).unwrap().read()), ErrorKind::WouldBlock);
+    let semaphore = EventFd::builder().semaphore().build().unwrap();
+    assert_eq!(kind(semaphore.read()), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_semaphore_is_read_one_at_a_time_and_written_like_any_other() {
+    let semaphore = EventFd::builder().initial(1).semaphore().build().unwrap();
+    semaphore.write(2).unwrap();
+    for left in [2, 1, 0] {
+        assert_eq!(semaphore.read().unwrap(), 1);
+        assert_eq!(counter(&semaphore), left);
+    }
+    assert_eq!(kind(semaphore.read()), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_write_that_would_pass_the_maximum_would_block_and_adds_nothing() {
+    let eventfd = EventFd::new(0).unwrap();
+    eventfd.write(EventFd::MAX - 1).unwrap();
+    assert_eq!(kind(eventfd.write(2)), ErrorKind::WouldBlock);
+    eventfd.write(1).unwrap();
+    assert_eq!(kind(eventfd.write(1)), ErrorKind::WouldBlock);
+    assert_eq!(eventfd.read().unwrap(), EventFd::MAX);
+}
+
+#[test]
+fn the_largest_integer_cannot_be_written() {
+    let eventfd = EventFd::new(0).unwrap();
+    assert_eq!(kind(eventfd.write(u64::MAX)), ErrorKind::InvalidInput);
+    assert_eq!(counter(&eventfd), 0);
+}
+
+#[test]
+fn writing_zero_succeeds_and_signals_nothing() {
+    let eventfd = EventFd::new(0).unwrap();
+    eventfd.write(0).unwrap();
+    assert_eq!(polled(&eventfd), PollFlags::OUT);
+    eventfd.write(EventFd::MAX).unwrap();
+    eventfd.write(0).unwrap();
+}
+
+#[test]
+fn signalling_a_full_counter_is_no_error() {
+    let eventfd = EventFd::new(0).unwrap();
+    eventfd.signal().unwrap();
+    assert_eq!(counter(&eventfd), 1);
+    eventfd.write(EventFd::MAX - 1).unwrap();
+    eventfd.signal().unwrap();
+    assert_eq!(eventfd.read().unwrap(), EventFd::MAX);
+}
+
+#[test]
+fn a_poll_sees_whether_it_can_be_read_and_written() {
+    let eventfd = EventFd::new(0).unwrap();
+    assert_eq!(polled(&eventfd), PollFlags::OUT);
+    eventfd.write(1).unwrap();
+    assert_eq!(polled(&eventfd), PollFlags::IN | PollFlags::OUT);
+    eventfd.write(EventFd::MAX - 1).unwrap();
+    assert_eq!(polled(&eventfd), PollFlags::IN);
+    eventfd.read().unwrap();
+    assert_eq!(polled(&eventfd), PollFlags::OUT);
+}
+
+#[test]
+fn every_write_is_a_new_edge_read_or_not() {
+    let eventfd = EventFd::new(0).unwrap();
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&epoll, &eventfd, epoll::EventData::new_u64(7), flags).unwrap();
+    let edges = || {
+        let mut events = Vec::with_capacity(4);
+        epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&NOW)).unwrap();
+        events.len()
+    };
+    assert_eq!(edges(), 0);
+    for _ in 0..3 {
+        eventfd.write(1).unwrap();
+        assert_eq!(edges(), 1);
+        assert_eq!(edges(), 0);
+    }
+    assert_eq!(eventfd.read().unwrap(), 3);
+}
+
+#[test]
+fn a_blocking_read_waits_for_a_write() {
+    for builder in [EventFd::builder(), EventFd::builder().semaphore()] {
+        let eventfd = builder.blocking().build().unwrap();
+        assert_eq!(while_asleep(|| eventfd.read(), || eventfd.signal().unwrap()).unwrap(), 1);
+    }
+}
+
+#[test]
+fn a_blocking_write_waits_for_room() {
+    let eventfd = EventFd::builder().blocking().build().unwrap();
+    eventfd.write(EventFd::MAX).unwrap();
+    let make_room = || assert_eq!(eventfd.read().unwrap(), EventFd::MAX);
+    while_asleep(|| eventfd.write(5), make_room).unwrap();
+    assert_eq!(eventfd.read().unwrap(), 5);
+}
+
+/// Runs `sleep` on a thread of its own and, once the kernel says that the thread is asleep, `wake` on this
+/// one.
+fn while_asleep<T: Send>(sleep: impl FnOnce() -> T + Send, wake: impl FnOnce()) -> T {
+    let task = OnceLock::new();
+    thread::scope(|scope| {
+        let sleeper = scope.spawn(|| {
+            task.set(std::fs::read_link("/proc/thread-self").unwrap()).unwrap();
+            sleep()
+        });
+        let is_asleep = || {
+            let stat = Path::new("/proc").join(task.get()?).join("stat");
+            Some(std::fs::read_to_string(stat).ok()?.rsplit_once(')')?.1.starts_with(" S"))
+        };
+        while is_asleep() != Some(true) {
+            assert!(!sleeper.is_finished(), "it did not sleep");
+            thread::yield_now();
+        }
+        wake();
+        sleeper.join().unwrap()
+    })
+}
+
+#[test]
+fn signals_of_many_threads_add_up() {
+    let eventfd = EventFd::new(0).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..250).for_each(|_| eventfd.signal().unwrap()));
+        }
+    });
+    assert_eq!(eventfd.read().unwrap(), 1000);
+}
+
+#[test]
+fn a_clone_shares_the_counter_and_outlives_the_original() {
+    let eventfd = EventFd::new(1).unwrap();
+    let clone = eventfd.try_clone().unwrap();
+    clone.write(2).unwrap();
+    assert_eq!(counter(&eventfd), 3);
+    drop(eventfd);
+    assert_eq!(clone.read().unwrap(), 3);
+}
+
+#[test]
+fn a_descriptor_keeps_counter_and_mode_on_its_way_through_owned_fd() {
+    let fd = OwnedFd::from(EventFd::builder().initial(2).semaphore().build().unwrap());
+    let raw = fd.as_raw_fd();
+    let semaphore = EventFd::from(fd);
+    assert_eq!(semaphore.as_raw_fd(), raw);
+    assert_eq!(semaphore.as_fd().as_raw_fd(), raw);
+    assert_eq!(format!("{semaphore:?}"), format!("EventFd {{ fd: {raw} }}"));
+    assert_eq!(semaphore.read().unwrap(), 1);
+    assert_eq!(counter(&semaphore), 1);
+}
+
+#[test]
+fn only_an_inherited_descriptor_is_open_after_exec() {
+    let is_open_after_exec = |eventfd: &EventFd| {
+        let test = format!("test -e /proc/self/fd/{}", eventfd.as_raw_fd());
+        Command::new("sh").arg("-c").arg(test).status().unwrap().success()
+    };
+    let inherited = EventFd::builder().inherit_on_exec().build().unwrap();
+    assert!(is_open_after_exec(&inherited));
+    assert!(!is_open_after_exec(&inherited.try_clone().unwrap()));
+    assert!(!is_open_after_exec(&EventFd::new(0).unwrap()));
+}
+
+#[test]
+fn the_counter_travels_in_host_byte_order() {
+    let eventfd = EventFd::new(0).unwrap();
+    let value = 0x0102_0304_0506_0708u64;
+    eventfd.write(value).unwrap();
+    assert_eq!(counter(&eventfd), value);
+    let mut bytes = [0; 8];
+    rustix::io::read(&eventfd, &mut bytes).unwrap();
+    assert_eq!(bytes, value.to_ne_bytes());
+}
+
+#[test]
+fn fewer_than_eight_bytes_are_refused_by_the_kernel() {
+    let eventfd = EventFd::new(1).unwrap();
+    assert_eq!(rustix::io::read(&eventfd, &mut [0u8; 7]).unwrap_err(), rustix::io::Errno::INVAL);
+    assert_eq!(rustix::io::write(&eventfd, &[0u8; 7]).unwrap_err(), rustix::io::Errno::INVAL);
+    assert_eq!(counter(&eventfd), 1);
+}
+
+#[test]
+fn a_descriptor_that_is_no_eventfd_is_reported() {
+    let (socket, mut peer) = UnixStream::pair().unwrap();
+    peer.write_all(b"abc").unwrap();
+    assert_eq!(kind(EventFd::from(OwnedFd::from(socket)).read()), ErrorKind::InvalidData);
+}

@@ -1,0 +1,93 @@
+//! A thread that runs a loop.
+
+use std::io;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use crate::event_loop::{EventLoop, LoopHandle};
+
+/// A thread of its own with a loop in it, from its start until it is dropped.
+///
+/// ```
+/// use reveille::LoopThread;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let thread = LoopThread::spawn("worker")?;
+/// thread.handle().queue_in_loop(|event_loop| println!("turn {}", event_loop.iteration()))?;
+/// // Dropped here: what was posted before runs first.
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct LoopThread {
+    handle: LoopHandle,
+    /// `None` once joined.
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl LoopThread {
+    /// Starts a thread called `name` with a loop in it, and returns when the loop is there.
+    ///
+    /// # Errors
+    /// What the kernel says if it cannot give the thread, or the loop its descriptors.
+    ///
+    /// # Panics
+    /// If `name` has a zero byte in it.
+    pub fn spawn(name: impl Into<String>) -> io::Result<LoopThread> {
+        let (started, start) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name(name.into()).spawn(move || {
+            let event_loop = match EventLoop::new() {
+                Ok(event_loop) => event_loop,
+                Err(error) => {
+                    // The caller waits for this, so it is there to receive it.
+                    let _ = started.send(Err(error));
+                    return Ok(());
+                }
+            };
+            let _ = started.send(Ok(event_loop.handle()));
+            event_loop.run()
+        })?;
+        let handle =
+            start.recv().map_err(|_| io::Error::other("the loop's thread ended before its loop began"))??;
+        Ok(LoopThread { handle, thread: Some(thread) })
+    }
+
+    /// The face of the thread's loop that any thread may use.
+    pub fn handle(&self) -> &LoopHandle {
+        &self.handle
+    }
+
+    /// Asks the loop to quit, and waits for the thread to end.
+    ///
+    /// # Errors
+    /// What [`EventLoop::run`] returned.
+    ///
+    /// # Panics
+    /// If the thread panicked, with its panic.
+    pub fn join(mut self) -> io::Result<()> {
+        match self.stop() {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    fn stop(&mut self) -> Option<thread::Result<io::Result<()>>> {
+        let thread = self.thread.take()?;
+        self.handle.quit();
+        // A thread cannot wait for itself; its loop will end when the callback that dropped us has returned.
+        if thread.thread().id() == thread::current().id() { None } else { Some(thread.join()) }
+    }
+}
+
+impl Drop for LoopThread {
+    /// Asks the loop to quit and waits for the thread to end. What went wrong in it is logged; [`join`](LoopThread::join)
+    /// returns it.
+    fn drop(&mut self) {
+        match self.stop() {
+            None | Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => log::error!("a loop's thread ended with an error: {error}"),
+            Some(Err(_)) => log::error!("a loop's thread panicked"),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Tasks from any thread, and the protocol that wakes a sleeping loop for them.
+//!
+//! One consumer (the loop) takes batches; any number of producers push. A producer learns from [`push`](TaskQueue::push)
+//! whether it is the one that must wake the consumer: exactly one is told so for each sleep, and none while the consumer is
+//! awake. The promise, model-checked over every interleaving: a consumer never sleeps over a task or a request to quit.
+//!
+//! The argument in one paragraph. The consumer announces its sleep inside the mutex, and only if it finds nothing there. A push
+//! is therefore either before that, and is found, or after it, and then sees the announcement. Whoever takes the announcement
+//! back (a swap, so one producer only) writes the eventfd. The consumer itself takes it back when it wakes, without the mutex:
+//! a producer that got there first costs one spurious wake-up and nothing else.
+//!
+//! The module knows neither what a task is nor how a wake is done, and is generic over its lock and its flag, so that the same
+//! lines run on the real primitives and on the model checker's.
+
+/// The synchronisation that a [`TaskQueue`] is built from.
+pub(crate) trait Primitives {
+    /// Mutual exclusion around a `T`.
+    type Mutex<T>: Mutex<T>;
+    /// One shared boolean.
+    type Flag: Flag;
+}
+
+/// A mutex that lends its content for the length of a call.
+pub(crate) trait Mutex<T> {
+    /// A mutex around `value`.
+    fn new(value: T) -> Self;
+    /// Calls `f` with the content, locked.
+    fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R;
+}
+
+/// An atomic boolean. Every operation may be relaxed: what orders them is the queue's mutex.
+pub(crate) trait Flag {
+    /// A flag that holds `value`.
+    fn new(value: bool) -> Self;
+    /// Reads the flag.
+    fn load(&self) -> bool;
+    /// Sets the flag.
+    fn store(&self, value: bool);
+    /// Sets the flag and tells what it was.
+    fn swap(&self, value: bool) -> bool;
+}
+
+/// What a producer is asked to do after it has handed something over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a wake that is not passed on leaves the consumer asleep"]
+pub(crate) enum Wake {
+    /// The consumer sleeps and nobody else has been asked to wake it: wake it.
+    Needed,
+    /// The consumer is awake, or somebody else is waking it.
+    NotNeeded,
+}
+
+/// A batch queue with one consumer that may sleep.
+#[derive(Debug)]
+pub(crate) struct TaskQueue<T, P: Primitives> {
+    inbox: P::Mutex<Inbox<T>>,
+    /// Set by the consumer inside the mutex when it is about to sleep, cleared by whoever ends the sleep.
+    asleep: P::Flag,
+}
+
+#[derive(Debug)]
+struct Inbox<T> {
+    tasks: Vec<T>,
+    quit: bool,
+    closed: bool,
+}
+
+impl<T, P: Primitives> TaskQueue<T, P> {
+    /// An empty queue whose consumer is asleep: the first push asks for a wake.
+    pub(crate) fn new() -> Self {
+        let inbox = Inbox { tasks: Vec::new(), quit: false, closed: false };
+        TaskQueue { inbox: P::Mutex::new(inbox), asleep: P::Flag::new(true) }
+    }
+
+    /// Adds a task, in order behind those pushed before it.
+    ///
+    /// `into_task` runs under the lock and must only change the type; it is there so that a refused task can be given back
+    /// as what it was.
+    ///
+    /// # Errors
+    /// Gives `task` back once the queue is closed.
+    pub(crate) fn push<B>(&self, task: B, into_task: impl FnOnce(B) -> T) -> Result<Wake, B> {
+        self.inbox.with(|inbox| {
+            if inbox.closed {
+                return Err(task);
+            }
+            inbox.tasks.push(into_task(task));
+            Ok(())
+        })?;
+        Ok(self.end_sleep())
+    }
+
+    /// Asks the consumer to stop. Stays asked until [`clear_quit`](TaskQueue::clear_quit).
+    pub(crate) fn quit(&self) -> Wake {
+        self.inbox.with(|inbox| inbox.quit = true);
+        self.end_sleep()
+    }
+
+    /// Takes back an announced sleep; at most one caller does so for each sleep.
+    pub(crate) fn end_sleep(&self) -> Wake {
+        // The load keeps the cache line shared while the consumer is awake, which is the case that must be cheap.
+        if self.asleep.load() && self.asleep.swap(false) { Wake::Needed } else { Wake::NotNeeded }
+    }
+
+    /// For the consumer: announces that it will sleep, unless there is something to do.
+    #[must_use = "the consumer must not sleep unless this says so"]
+    pub(crate) fn may_sleep(&self) -> bool {
+        self.inbox.with(|inbox| {
+            let idle = inbox.tasks.is_empty() && !inbox.quit;
+            if idle {
+                self.asleep.store(true);
+            }
+            idle
+        })
+    }
+
+    /// For the consumer: it is awake, and producers need not wake it.
+    pub(crate) fn awake(&self) {
+        self.asleep.store(false);
+    }
+
+    /// For the consumer: swaps everything that is queued into `batch`, which must be empty and lends its capacity.
+    ///
+    /// Answers whether it has been asked to quit. Both are read under one lock: if the answer is yes, every task accepted before
+    /// that request is in this batch or was in an earlier one.
+    pub(crate) fn take(&self, batch: &mut Vec<T>) -> bool {
+        debug_assert!(batch.is_empty());
+        self.inbox.with(|inbox| {
+            std::mem::swap(&mut inbox.tasks, batch);
+            inbox.quit
+        })
+    }
+
+    /// For the consumer: forgets a request to quit, having honoured it.
+    pub(crate) fn clear_quit(&self) {
+        self.inbox.with(|inbox| inbox.quit = false);
+    }
+
+    /// Whether the consumer has been asked to quit.
+    pub(crate) fn is_quitting(&self) -> bool {
+        self.inbox.with(|inbox| inbox.quit)
+    }
+
+    /// Refuses every later push, and hands out what had been accepted and not yet taken.
+    pub(crate) fn close(&self) -> Vec<T> {
+        self.inbox.with(|inbox| {
+            inbox.closed = true;
+            std::mem::take(&mut inbox.tasks)
+        })
+    }
+}
