@@ -19,3 +19,5 @@ mod loop_thread;
 pub use channel::{Channel, ChannelEvent};
 pub use loop_pool::LoopPool;
 pub use loop_thread::LoopThread;
+mod net;
+pub use net::*;

@@ -17,27 +17,14 @@ use std::time::Instant;
 /// compared with each other lie side by side in two or three cache lines.
 const ARITY: usize = 4;
 
-/// The largest generation of a slot: 31 bits, which keeps the top bit of [`TimerKey::to_bits`] clear.
-const LAST_GENERATION: u32 = u32::MAX >> 1;
+/// The largest generation of a slot. A slot that has used them all up is abandoned.
+const LAST_GENERATION: u32 = u32::MAX - 1;
 
 /// Names one timer of one queue, for as long as the queue lives: no two timers ever get the same key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct TimerKey {
     index: u32,
     generation: u32,
-}
-
-impl TimerKey {
-    /// The key as a number whose top bit is 0.
-    pub(crate) fn to_bits(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.index)
-    }
-
-    /// The key that [`to_bits`](TimerKey::to_bits) made `bits` from. Any other number is the key of no timer,
-    /// or of one that the caller did not mean.
-    pub(crate) fn from_bits(bits: u64) -> TimerKey {
-        TimerKey { index: bits as u32, generation: (bits >> 32) as u32 }
-    }
 }
 
 /// A timer that [`TimerQueue::pop_due`] has taken out.
@@ -187,6 +174,7 @@ impl<C> TimerQueue<C> {
     }
 
     /// Whether the timer has yet to end: whether [`cancel`](TimerQueue::cancel) would find it.
+    #[cfg(test)]
     pub(crate) fn contains(&self, key: TimerKey) -> bool {
         let slot = self.slots.get(key.index as usize);
         slot.is_some_and(|slot| slot.generation == key.generation && !matches!(slot.state, State::Vacant))
@@ -271,8 +259,8 @@ impl<C> TimerQueue<C> {
         let slot = &mut self.slots[index as usize];
         slot.state = State::Vacant;
         slot.generation += 1;
-        // The slot used last is used next, so a busy one gets here within the hour at a million timers a
-        // second. It is abandoned, a few bytes for two billion timers; starting again at 0 would let an old
+        // The slot used last is used next, so a busy one gets here within two hours at a million timers a
+        // second. It is abandoned, a few bytes for four thousand million timers; starting again at 0 would let an old
         // key cancel a stranger.
         if slot.generation <= LAST_GENERATION {
             self.free.push(index);

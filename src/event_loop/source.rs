@@ -111,10 +111,12 @@ impl EventLoop {
         }
     }
 
-    /// Lends the loop's input buffer, empty. It must come back through [`return_input`](EventLoop::return_input); one
-    /// that a panic has swallowed is made anew.
+    /// Lends the loop's input buffer, empty. It comes back through [`return_input`](EventLoop::return_input); one that a
+    /// panic has swallowed, or a handler has kept for itself, is made anew.
     pub(crate) fn lend_input(&self) -> Buffer {
-        self.inner.input.take().unwrap_or_else(|| Buffer::with_capacity(self.inner.input_size))
+        let size = self.inner.input_size;
+        let returned = self.inner.input.take().filter(|input| input.capacity() >= size);
+        returned.unwrap_or_else(|| Buffer::with_capacity(size))
     }
 
     pub(crate) fn return_input(&self, mut input: Buffer) {

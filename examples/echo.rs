@@ -1,0 +1,164 @@
+//! An echo server (RFC 862): sends back whatever it is sent.
+//!
+//! Run it with `cargo run --release --example echo`, then talk to it with `nc 127.0.0.1 2007`. It shows a server with state, a
+//! server on several loops (`--threads 4`), and an orderly end on a signal.
+
+use std::env;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use reveille::{Buffer, Channel, ConnectionHandler, EventLoop, Interest, TcpConnection, TcpServer};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::low_level::pipe;
+
+const USAGE: &str = "usage: echo [--listen ADDRESS:PORT] [--threads N]
+
+  --listen   where to listen; 127.0.0.1:2007 if not given, port 0 for one that is free
+  --threads  how many loops serve connections; 1 if not given";
+
+/// How long connections may take to end after a signal.
+const GRACE: Duration = Duration::from_secs(3);
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let arguments = match Arguments::parse(env::args().skip(1)) {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(message) => {
+            eprintln!("echo: {message}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("echo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> io::Result<()> {
+    let address: SocketAddr = arguments.listen.parse().map_err(|_| {
+        let message = format!(
+            "`{}` is not an address with a port, such as 127.0.0.1:2007 or [::1]:2007",
+            arguments.listen
+        );
+        io::Error::new(io::ErrorKind::InvalidInput, message)
+    })?;
+    let event_loop = EventLoop::new()?;
+    let totals = Arc::new(Totals::default());
+    let counted = Arc::clone(&totals);
+    let server = TcpServer::bind(&event_loop, address)?.threads(arguments.threads)?.serve(move |_| Echo {
+        totals: Arc::clone(&counted),
+        messages: 0,
+        bytes: 0,
+    })?;
+
+    let local = server.local_addr();
+    println!("listening on {local}");
+    println!("try: nc {} {}", local.ip(), local.port());
+
+    let mut server = Some(server);
+    let _signals = on_signal(&event_loop, move |event_loop| match server.take() {
+        // The second signal: whoever sent it does not want to wait.
+        None => event_loop.quit(),
+        Some(server) => server.stop(GRACE, |event_loop, _| event_loop.quit()),
+    })?;
+    event_loop.run()?;
+    // The connections that a second signal has left open are closed with the loop, and counted then.
+    drop(event_loop);
+    println!(
+        "{} connections, {} messages, {} bytes",
+        totals.connections.load(Relaxed),
+        totals.messages.load(Relaxed),
+        totals.bytes.load(Relaxed)
+    );
+    Ok(())
+}
+
+/// Calls `callback` on the loop for each SIGINT and SIGTERM: the signal handler writes into a socket, which a channel watches.
+fn on_signal(
+    event_loop: &EventLoop,
+    mut callback: impl FnMut(&EventLoop) + 'static,
+) -> io::Result<Channel<UnixStream>> {
+    let (receiver, sender) = UnixStream::pair()?;
+    receiver.set_nonblocking(true)?;
+    pipe::register(SIGINT, sender.try_clone()?)?;
+    pipe::register(SIGTERM, sender)?;
+    Channel::new(event_loop, receiver, Interest::READABLE, move |event| {
+        let mut signals = [0; 16];
+        // Nothing to read is no error: the callback may come for a reason that is gone.
+        let received = event.source().read(&mut signals).unwrap_or(0);
+        for _ in 0..received {
+            callback(event.event_loop());
+        }
+    })
+}
+
+/// One connection. It counts for itself, and adds to the totals when it ends.
+struct Echo {
+    totals: Arc<Totals>,
+    messages: u64,
+    bytes: u64,
+}
+
+impl ConnectionHandler for Echo {
+    fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        self.messages += 1;
+        self.bytes += input.len() as u64;
+        conn.send(input.take_all())?;
+        Ok(())
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.totals.connections.fetch_add(1, Relaxed);
+        self.totals.messages.fetch_add(self.messages, Relaxed);
+        self.totals.bytes.fetch_add(self.bytes, Relaxed);
+    }
+}
+
+#[derive(Default)]
+struct Totals {
+    connections: AtomicU64,
+    messages: AtomicU64,
+    bytes: AtomicU64,
+}
+
+struct Arguments {
+    listen: String,
+    threads: NonZeroUsize,
+}
+
+impl Arguments {
+    /// `None` if the user asks for help.
+    fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
+        let mut arguments = Arguments { listen: "127.0.0.1:2007".to_owned(), threads: NonZeroUsize::MIN };
+        while let Some(name) = given.next() {
+            let mut value = || given.next().ok_or_else(|| format!("{name} wants a value"));
+            match name.as_str() {
+                "--help" | "-h" => return Ok(None),
+                "--listen" => arguments.listen = value()?,
+                "--threads" => {
+                    let threads = value()?;
+                    arguments.threads = threads
+                        .parse()
+                        .map_err(|_| format!("`{threads}` is not a number of threads from 1"))?;
+                }
+                _ => return Err(format!("there is no argument `{name}`")),
+            }
+        }
+        Ok(Some(arguments))
+    }
+}

@@ -1,0 +1,158 @@
+//! A connection as its handler sees it.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use super::mailbox::ConnectionHandle;
+use super::{Core, INPUT, State};
+use crate::event_loop::EventLoop;
+use crate::net::handler::{CloseReason, SendError, Sent};
+use crate::net::socket;
+
+/// A TCP connection, on its loop's thread, for the length of a callback.
+///
+/// Everything here acts at once, except that what it causes (a close, a drained queue) is delivered after the callback has
+/// returned. To keep a connection for later, or for another thread, keep its [`handle`](TcpConnection::handle): this
+/// value cannot outlive the call.
+///
+/// ```compile_fail
+/// use reveille::{EventLoop, TcpServer};
+///
+/// let event_loop = EventLoop::new().unwrap();
+/// let mut kept = Vec::new();
+/// TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().on_message(move |conn, _| kept.push(conn));
+/// ```
+#[derive(Clone, Copy)]
+pub struct TcpConnection<'a> {
+    event_loop: &'a EventLoop,
+    core: &'a Core,
+}
+
+impl<'a> TcpConnection<'a> {
+    pub(super) fn new(event_loop: &'a EventLoop, core: &'a Core) -> TcpConnection<'a> {
+        TcpConnection { event_loop, core }
+    }
+
+    /// The loop that the connection is on.
+    pub fn event_loop(&self) -> &'a EventLoop {
+        self.event_loop
+    }
+
+    /// The face of this connection that can be kept, and that any thread may use.
+    pub fn handle(&self) -> ConnectionHandle {
+        self.core.handle()
+    }
+
+    /// Sends `bytes`, or queues what the kernel does not take now. Sends keep their order.
+    ///
+    /// While more is queued than the server's high-water mark, the connection reads no more from its peer, so that a peer which
+    /// sends and does not read is held back and not answered without bound.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] after [`shutdown`](TcpConnection::shutdown) or [`close`](TcpConnection::close), or if the connection
+    /// has turned out to be broken. [`SendError::Full`] if the bytes would take the queue past its limit; none of them are
+    /// sent then.
+    pub fn send(&self, bytes: impl AsRef<[u8]>) -> Result<Sent, SendError> {
+        self.core.send(self.event_loop, bytes.as_ref())
+    }
+
+    /// Ends sending: what is queued is still sent, then the peer reads the end of input. The connection still receives, and
+    /// closes when the peer has finished as well.
+    ///
+    /// A peer that never does so keeps the connection: see [`close_after`](TcpConnection::close_after).
+    pub fn shutdown(&self) {
+        self.core.shutdown(self.event_loop);
+    }
+
+    /// Ends the connection now. What is queued is lost, and so is, as the kernel resets the connection then, what has been
+    /// received and not read.
+    pub fn close(&self) {
+        self.core.close(self.event_loop, CloseReason::Closed);
+    }
+
+    /// Ends the connection when `delay` has passed, unless it has ended by then.
+    pub fn close_after(&self, delay: Duration) {
+        let handle = self.handle();
+        self.event_loop.run_after(delay, move |_| handle.close());
+    }
+
+    /// Reads no more until [`resume_reading`](TcpConnection::resume_reading). No system call; the peer is held back once the
+    /// kernel's buffers are full. An error of the connection is still noticed.
+    pub fn pause_reading(&self) {
+        self.core.paused.set(true);
+        self.core.update_wanted(self.event_loop);
+    }
+
+    /// Reads again. What the handler had left in its input buffer when reading paused is offered to it again, also if
+    /// nothing new has come.
+    pub fn resume_reading(&self) {
+        if !self.core.paused.replace(false) {
+            return;
+        }
+        let unread = self.core.unread.take();
+        if !unread.is_empty() {
+            self.core.unread.set(unread);
+            self.core.offer_again.set(true);
+            self.event_loop.add_ready(self.core.id, INPUT);
+        }
+        self.core.update_wanted(self.event_loop);
+    }
+
+    /// Asks for one call of [`on_drained`](crate::ConnectionHandler::on_drained), in a later turn of the loop, when nothing is
+    /// queued and the kernel takes more: the pace of a producer that always has something to send. No system call.
+    pub fn notify_drained(&self) {
+        self.core.wants_drained.set(true);
+        self.core.update_wanted(self.event_loop);
+    }
+
+    /// How many bytes are queued: accepted for sending and not yet taken by the kernel.
+    pub fn unsent(&self) -> usize {
+        self.core.unsent.borrow().len()
+    }
+
+    /// How far the connection is.
+    pub fn state(&self) -> State {
+        self.core.state.get()
+    }
+
+    /// The address of the other end.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.core.peer
+    }
+
+    /// The address of this end.
+    ///
+    /// # Errors
+    /// What the kernel says (getsockname(2)).
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        socket::local_address(&self.core.fd)
+    }
+
+    /// Whether small writes go out at once (`TCP_NODELAY`), as they do unless the server was told otherwise.
+    ///
+    /// # Errors
+    /// What the kernel says (setsockopt(2)).
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        socket::set_nodelay(&self.core.fd, nodelay)
+    }
+}
+
+impl AsFd for TcpConnection<'_> {
+    /// The socket, for options that have no method here. Reading or writing it is the connection's business alone.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.core.fd.as_fd()
+    }
+}
+
+impl fmt::Debug for TcpConnection<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpConnection")
+            .field("peer", &self.core.peer)
+            .field("state", &self.state())
+            .field("unsent", &self.unsent())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,182 @@
+//! A connection, seen from any thread.
+//!
+//! What other threads ask of a connection waits in its mailbox, in order; one task on the connection's loop reads all of it. The
+//! mailbox, like the queue it feeds, is bounded.
+
+use std::mem;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Core, State};
+use crate::channel_table::ChannelId;
+use crate::event_loop::{EventLoop, LoopHandle};
+use crate::net::handler::{CloseReason, SendError};
+
+#[derive(Debug)]
+enum Request {
+    Send(Vec<u8>),
+    Shutdown,
+    Close,
+}
+
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    content: Mutex<Content>,
+    max_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Content {
+    requests: Vec<Request>,
+    bytes: usize,
+    open: bool,
+}
+
+impl Mailbox {
+    fn new(max_bytes: usize, open: bool) -> Mailbox {
+        Mailbox { content: Mutex::new(Content { requests: Vec::new(), bytes: 0, open }), max_bytes }
+    }
+
+    /// Adds a request. Answers whether it is the first, for which the loop must be told.
+    fn put(&self, request: Request) -> Result<bool, SendError> {
+        let mut content = self.content.lock();
+        if !content.open {
+            return Err(SendError::Closed);
+        }
+        if let Request::Send(bytes) = &request {
+            if bytes.len() > self.max_bytes - content.bytes {
+                return Err(SendError::Full);
+            }
+            content.bytes += bytes.len();
+        }
+        content.requests.push(request);
+        Ok(content.requests.len() == 1)
+    }
+
+    fn take(&self) -> Vec<Request> {
+        let mut content = self.content.lock();
+        content.bytes = 0;
+        mem::take(&mut content.requests)
+    }
+
+    fn is_open(&self) -> bool {
+        self.content.lock().open
+    }
+
+    /// Refuses every later request.
+    pub(super) fn close(&self) {
+        let mut content = self.content.lock();
+        content.open = false;
+        let left = mem::take(&mut content.requests);
+        drop(content);
+        drop(left);
+    }
+}
+
+impl Core {
+    pub(super) fn handle(&self) -> ConnectionHandle {
+        let mailbox = self.mailbox.get_or_init(|| {
+            let limits = &self.membership.group().limits;
+            Arc::new(Mailbox::new(limits.max_unsent, self.state.get() != State::Closed))
+        });
+        ConnectionHandle {
+            event_loop: self.membership.event_loop().clone(),
+            id: self.id,
+            mailbox: Arc::clone(mailbox),
+        }
+    }
+
+    pub(super) fn read_mailbox(&self, event_loop: &EventLoop) {
+        let Some(mailbox) = self.mailbox.get() else { return };
+        for request in mailbox.take() {
+            match request {
+                Request::Shutdown => self.shutdown(event_loop),
+                Request::Close => self.close(event_loop, CloseReason::Closed),
+                Request::Send(bytes) => {
+                    if let Err(SendError::Full) = self.send(event_loop, &bytes) {
+                        // These bytes were accepted, so they cannot be left out of the stream.
+                        self.close(event_loop, CloseReason::Error(SendError::Full.into()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A connection, seen from any thread. Clones speak to the same connection.
+///
+/// What is asked through a handle happens on the connection's loop, in the order asked. The handle keeps neither the connection
+/// nor its descriptor: once the connection has gone it says so, and it never speaks to another one that has taken its place.
+///
+/// ```
+/// use reveille::{Buffer, ConnectionHandle, ConnectionHandler, TcpConnection};
+/// use std::io;
+/// use std::sync::mpsc::Sender;
+///
+/// /// Hands each message to a thread that answers in its own time.
+/// struct Forward(Sender<(ConnectionHandle, Vec<u8>)>);
+///
+/// impl ConnectionHandler for Forward {
+///     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+///         self.0.send((conn.handle(), input.take_all().to_vec())).map_err(io::Error::other)
+///     }
+/// }
+/// // In that thread: `handle.send(answer)`.
+/// ```
+#[derive(Clone, Debug)]
+pub struct ConnectionHandle {
+    event_loop: LoopHandle,
+    id: ChannelId,
+    mailbox: Arc<Mailbox>,
+}
+
+impl ConnectionHandle {
+    /// Sends `bytes` behind what this thread has sent through any handle of the connection before.
+    ///
+    /// From any thread. What the connection's own callbacks send at once may come before bytes that are still on their way to
+    /// the loop. If the connection turns out to have no room for bytes that were accepted here, because its peer does not
+    /// read, it is closed: its handler's `on_close` gets [`SendError::Full`].
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] if the connection has gone; [`SendError::Full`] if more bytes are on their way to the loop than the
+    /// connection may have unsent.
+    pub fn send(&self, bytes: impl Into<Vec<u8>>) -> Result<(), SendError> {
+        self.ask(Request::Send(bytes.into()))
+    }
+
+    /// Shuts the connection down, as [`TcpConnection::shutdown`](super::TcpConnection::shutdown), behind what was sent before.
+    ///
+    /// From any thread; without effect if the connection has gone.
+    pub fn shutdown(&self) {
+        // A connection that has gone is as shut down as it can be.
+        let _ = self.ask(Request::Shutdown);
+    }
+
+    /// Closes the connection, as [`TcpConnection::close`](super::TcpConnection::close).
+    ///
+    /// From any thread; without effect if the connection has gone.
+    pub fn close(&self) {
+        // As above.
+        let _ = self.ask(Request::Close);
+    }
+
+    /// Whether the connection has not been closed, as far as is known here.
+    pub fn is_open(&self) -> bool {
+        self.mailbox.is_open()
+    }
+
+    /// The loop that the connection is on.
+    pub fn event_loop(&self) -> &LoopHandle {
+        &self.event_loop
+    }
+
+    fn ask(&self, request: Request) -> Result<(), SendError> {
+        if self.mailbox.put(request)? {
+            let id = self.id;
+            let told = self.event_loop.queue_in_loop(move |event_loop| event_loop.notify(id));
+            told.map_err(|_| SendError::Closed)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! What a connection sends.
+//!
+//! Bytes go to the kernel at once if nothing is queued before them, and else behind the queue. The queue is bounded: what
+//! would pass the limit is refused whole, so that a stream never has a hole in it.
+
+use std::os::fd::AsFd;
+
+use super::{Core, OUTPUT, State};
+use crate::event_loop::EventLoop;
+use crate::net::handler::{CloseReason, SendError, Sent};
+use crate::net::socket::{self, Transferred};
+
+impl Core {
+    pub(super) fn send(&self, event_loop: &EventLoop, bytes: &[u8]) -> Result<Sent, SendError> {
+        if self.state.get() != State::Open {
+            return Err(SendError::Closed);
+        }
+        let mut unsent = self.unsent.borrow_mut();
+        let limits = &self.membership.group().limits;
+        if bytes.len() > limits.max_unsent - unsent.len() {
+            return Err(SendError::Full);
+        }
+        let mut rest = bytes;
+        if unsent.is_empty() {
+            match socket::send(self.fd.as_fd(), bytes) {
+                Ok(Transferred::Bytes(n)) if n == bytes.len() => return Ok(Sent::Written),
+                Ok(Transferred::Bytes(n)) => rest = &bytes[n..],
+                Ok(Transferred::WouldBlock) => {}
+                Err(error) => {
+                    drop(unsent);
+                    self.close(event_loop, CloseReason::Error(error));
+                    return Err(SendError::Closed);
+                }
+            }
+            // The kernel's buffer is full, and it will say when that is over.
+            event_loop.clear_ready(self.id, OUTPUT);
+        }
+        unsent.append(rest);
+        if unsent.len() > limits.high_water {
+            self.held_back.set(!self.discarding.get());
+        }
+        drop(unsent);
+        self.update_wanted(event_loop);
+        Ok(Sent::Queued)
+    }
+
+    /// Sends what is queued, as far as the kernel takes it. Answers whether the handler is to be told that all is sent.
+    pub(super) fn flush(&self, event_loop: &EventLoop) -> bool {
+        let mut unsent = self.unsent.borrow_mut();
+        let mut drained = self.wants_drained.get();
+        if !unsent.is_empty() {
+            match socket::send(self.fd.as_fd(), unsent.readable()) {
+                Ok(Transferred::Bytes(n)) => unsent.consume(n),
+                Ok(Transferred::WouldBlock) => {}
+                Err(error) => {
+                    drop(unsent);
+                    self.close(event_loop, CloseReason::Error(error));
+                    return false;
+                }
+            }
+            if unsent.is_empty() {
+                unsent.release();
+                drained = true;
+            } else {
+                event_loop.clear_ready(self.id, OUTPUT);
+                drained = false;
+            }
+        }
+        let left = unsent.len();
+        drop(unsent);
+        if left <= self.membership.group().limits.low_water {
+            self.held_back.set(false);
+        }
+        if drained {
+            self.wants_drained.set(false);
+            if self.state.get() == State::Closing {
+                self.finish(event_loop);
+            }
+        }
+        self.update_wanted(event_loop);
+        drained
+    }
+
+    pub(super) fn shutdown(&self, event_loop: &EventLoop) {
+        if self.state.get() != State::Open {
+            return;
+        }
+        self.state.set(State::Closing);
+        if self.unsent.borrow().is_empty() {
+            self.finish(event_loop);
+        }
+    }
+
+    /// Sends the FIN, all else being sent.
+    fn finish(&self, event_loop: &EventLoop) {
+        match socket::finish(self.fd.as_fd()) {
+            Ok(()) => self.close_if_finished(event_loop),
+            Err(error) => self.close(event_loop, CloseReason::Error(error)),
+        }
+    }
+}

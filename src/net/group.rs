@@ -1,0 +1,187 @@
+//! The connections of one server, over all the loops that serve them.
+//!
+//! A loop owns its connections; what the group keeps are their ids and counts. A connection belongs to its group through a
+//! [`Membership`], from the moment it is accepted: however it ends, also on its way to a loop that has gone, the count is right.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
+
+use parking_lot::Mutex;
+
+use crate::channel_table::ChannelId;
+use crate::event_loop::{EventLoop, LoopHandle};
+
+/// The limits that every connection of a group keeps to, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) high_water: usize,
+    pub(crate) low_water: usize,
+    pub(crate) max_unsent: usize,
+    pub(crate) max_unread: usize,
+}
+
+/// How far a group is on its way to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    Serving,
+    /// Connections send what they owe, and end.
+    Draining,
+    /// Connections end now.
+    Cutting,
+}
+
+/// How the connections of a server ended that was told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct StopReport {
+    /// Ended by themselves within the time given: all that they owed was sent, or their peers had gone.
+    pub drained: u64,
+    /// Cut off when the time was up.
+    pub cut: u64,
+}
+
+type WhenEmpty = Box<dyn FnOnce(&EventLoop, StopReport) + Send>;
+
+pub(crate) struct Group {
+    pub(crate) limits: Limits,
+    stage: AtomicU8,
+    open: AtomicU64,
+    drained: AtomicU64,
+    cut: AtomicU64,
+    shards: Vec<Shard>,
+    /// Where to say that the last connection has ended, and what to do then.
+    when_empty: Mutex<Option<(LoopHandle, WhenEmpty)>>,
+}
+
+struct Shard {
+    event_loop: LoopHandle,
+    members: Mutex<HashSet<ChannelId>>,
+}
+
+impl Group {
+    pub(crate) fn new(limits: Limits, loops: impl IntoIterator<Item = LoopHandle>) -> Arc<Group> {
+        let shards = loops.into_iter().map(|event_loop| Shard { event_loop, members: Mutex::default() });
+        Arc::new(Group {
+            limits,
+            stage: AtomicU8::new(Stage::Serving as u8),
+            open: AtomicU64::new(0),
+            drained: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
+            shards: shards.collect(),
+            when_empty: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    pub(crate) fn event_loop(&self, shard: usize) -> &LoopHandle {
+        &self.shards[shard].event_loop
+    }
+
+    /// How many connections there are, those on their way to a loop included.
+    pub(crate) fn open(&self) -> u64 {
+        self.open.load(SeqCst)
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        match self.stage.load(SeqCst) {
+            0 => Stage::Serving,
+            1 => Stage::Draining,
+            _ => Stage::Cutting,
+        }
+    }
+
+    pub(crate) fn join(self: &Arc<Group>, shard: usize) -> Membership {
+        self.open.fetch_add(1, SeqCst);
+        Membership { group: Arc::clone(self), shard, id: None }
+    }
+
+    /// Has `when_empty` called on `home` once no connection is left, which may be at once.
+    pub(crate) fn call_when_empty(&self, home: LoopHandle, when_empty: WhenEmpty) {
+        *self.when_empty.lock() = Some((home, when_empty));
+        self.check_empty();
+    }
+
+    /// Moves the group on, and has every connection look at it. A connection that is still on its way to its loop will see the
+    /// stage when it gets there.
+    pub(crate) fn advance(self: &Arc<Group>, stage: Stage) {
+        self.stage.fetch_max(stage as u8, SeqCst);
+        for (number, shard) in self.shards.iter().enumerate() {
+            let group = Arc::clone(self);
+            // A loop that has gone has taken its connections with it.
+            let _ = shard.event_loop.queue_in_loop(move |event_loop| {
+                let members: Vec<ChannelId> = group.shards[number].members.lock().iter().copied().collect();
+                for id in members {
+                    event_loop.notify(id);
+                }
+            });
+        }
+    }
+
+    fn check_empty(&self) {
+        if self.stage() == Stage::Serving || self.open() > 0 {
+            return;
+        }
+        // Taken under the lock, so the last connection and the one who waits cannot both call it.
+        if let Some((home, when_empty)) = self.when_empty.lock().take() {
+            let report = StopReport { drained: self.drained.load(SeqCst), cut: self.cut.load(SeqCst) };
+            if home.queue_in_loop(move |event_loop| when_empty(event_loop, report)).is_err() {
+                log::debug!("a server has stopped whose loop has gone");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("open", &self.open())
+            .field("stage", &self.stage())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection's place in its group, given up when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    group: Arc<Group>,
+    shard: usize,
+    /// Where on its loop the connection is, once it is there.
+    id: Option<ChannelId>,
+}
+
+impl Membership {
+    pub(crate) fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    pub(crate) fn event_loop(&self) -> &LoopHandle {
+        self.group.event_loop(self.shard)
+    }
+
+    /// Makes the connection reachable for the group.
+    pub(crate) fn enlist(&mut self, id: ChannelId) {
+        self.group.shards[self.shard].members.lock().insert(id);
+        self.id = Some(id);
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.group.shards[self.shard].members.lock().remove(&id);
+        }
+        match self.group.stage() {
+            Stage::Serving => {}
+            Stage::Draining => _ = self.group.drained.fetch_add(1, SeqCst),
+            Stage::Cutting => _ = self.group.cut.fetch_add(1, SeqCst),
+        }
+        self.group.open.fetch_sub(1, SeqCst);
+        self.group.check_empty();
+    }
+}

@@ -1,0 +1,446 @@
+//! A TCP server: where it listens, how it deals its connections out, and how it ends.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::acceptor::{Accepted, Acceptor};
+use super::connection::{TcpConnection, establish};
+use super::group::{Group, Limits, Membership, Stage, StopReport};
+use super::handler::{ConnectionHandler, Outcome};
+use super::socket;
+use crate::buffer::Buffer;
+use crate::channel_table::ChannelId;
+use crate::event_loop::{EventLoop, Source, WeakLoop};
+use crate::loop_pool::LoopPool;
+use crate::readiness::{Interest, Readiness};
+
+/// Connections taken in one turn, so that a storm of them does not keep those that are open waiting.
+const ACCEPTS_A_TURN: usize = 128;
+
+/// How long the listener rests when the system is out of something that accepting needs.
+const REST: Duration = Duration::from_millis(50);
+
+/// A server, for as long as this value lives.
+///
+/// It listens as soon as it is made, and serves when its loop runs. Dropping it ends it at once: it stops listening and its
+/// connections are closed. [`stop`](TcpServer::stop) lets them finish first.
+///
+/// ```no_run
+/// use reveille::{EventLoop, TcpServer};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let event_loop = EventLoop::new()?;
+/// let _server = TcpServer::bind(&event_loop, "127.0.0.1:2007")?
+///     .on_message(|conn, input| conn.send(input.take_all()))?;
+/// event_loop.run()
+/// # }
+/// ```
+#[must_use = "a server ends when it is dropped"]
+pub struct TcpServer {
+    event_loop: WeakLoop,
+    listener: ChannelId,
+    local_addr: SocketAddr,
+    group: Arc<Group>,
+    /// The server's own, if it has been told to have threads.
+    pool: Option<LoopPool>,
+}
+
+impl TcpServer {
+    /// Begins a server that listens on `address`, a socket address or a `host:port`; of several addresses the first that
+    /// can be had. Port 0 stands for one that is free: see [`local_addr`](TcpServer::local_addr).
+    ///
+    /// A name is looked up here and now, which may block; numeric addresses never do. `[::]` takes IPv4 too where the system
+    /// says so (`net.ipv6.bindv6only`).
+    ///
+    /// # Errors
+    /// What the kernel says: an address in use, one that is not this machine's, a port that is not allowed. The error names
+    /// the address.
+    pub fn bind(event_loop: &EventLoop, address: impl ToSocketAddrs) -> io::Result<TcpServerBuilder<'_>> {
+        let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+        Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), spread: ThisLoop })
+    }
+
+    /// Where the server listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// How many connections are open now, on all its loops, those on their way to a loop included.
+    pub fn open_connections(&self) -> u64 {
+        self.group.open()
+    }
+
+    /// Ends the server in order. It stops listening at once. Its connections are shut down: what is queued is sent, then the
+    /// FIN, and what still comes in is thrown away. Those that have not ended `within` this time are cut off.
+    ///
+    /// When the last has gone, on whatever loop, `then` is called on this server's loop with how many ended each way. It is
+    /// called once, unless the loop itself ends before.
+    pub fn stop(mut self, within: Duration, then: impl FnOnce(&EventLoop, StopReport) + Send + 'static) {
+        let pool = self.pool.take();
+        self.event_loop.with(|event_loop| {
+            event_loop.remove(self.listener);
+            self.group.advance(Stage::Draining);
+            let group = Arc::clone(&self.group);
+            // The pool waits with the timer, and so ends with it: when the time is up, when the last connection has gone and
+            // the timer is cancelled, or with the loop.
+            let deadline = event_loop.run_after(within, move |_| {
+                group.advance(Stage::Cutting);
+                drop(pool);
+            });
+            let when_empty = move |event_loop: &EventLoop, report| {
+                event_loop.cancel(deadline);
+                then(event_loop, report);
+            };
+            self.group.call_when_empty(event_loop.handle(), Box::new(when_empty));
+        });
+    }
+}
+
+impl Drop for TcpServer {
+    fn drop(&mut self) {
+        self.event_loop.with(|event_loop| event_loop.remove(self.listener));
+        if self.group.stage() == Stage::Serving {
+            self.group.advance(Stage::Cutting);
+        }
+    }
+}
+
+impl fmt::Debug for TcpServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpServer")
+            .field("local_addr", &self.local_addr)
+            .field("open_connections", &self.open_connections())
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    backlog: i32,
+    nodelay: bool,
+    limits: Limits,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        const KIB: usize = 1024;
+        Settings {
+            // The kernel cuts this to net.core.somaxconn. A short backlog makes a burst of clients wait for retransmits.
+            backlog: 4096,
+            nodelay: true,
+            limits: Limits {
+                high_water: 4096 * KIB,
+                low_water: 1024 * KIB,
+                max_unsent: 16 * 1024 * KIB,
+                max_unread: 16 * 1024 * KIB,
+            },
+        }
+    }
+}
+
+/// That a server's connections are all served on the loop that it was bound to.
+#[derive(Debug)]
+pub struct ThisLoop;
+
+/// That a server's connections are dealt out over several loops.
+#[derive(Debug)]
+pub struct ManyLoops {
+    /// `None` for the loop that the server was bound to.
+    pool: Option<LoopPool>,
+}
+
+/// A server that is being made, from [`TcpServer::bind`].
+///
+/// On one loop, handlers, and the closures that make them, may hold what they like. Over [several](TcpServerBuilder::threads) the
+/// closures are called on every loop, so they must be `Send + Sync`; the handlers themselves still stay on one loop each.
+#[must_use = "a server is made by `on_message` or `serve`"]
+pub struct TcpServerBuilder<'a, S = ThisLoop> {
+    event_loop: &'a EventLoop,
+    addresses: Vec<SocketAddr>,
+    settings: Settings,
+    spread: S,
+}
+
+impl<'a, S> TcpServerBuilder<'a, S> {
+    /// How many connections may wait to be accepted. Usually 4096; the kernel cuts it to `net.core.somaxconn`.
+    pub fn backlog(mut self, connections: i32) -> Self {
+        self.settings.backlog = connections;
+        self
+    }
+
+    /// Whether small writes go out at once (`TCP_NODELAY`). Usually they do.
+    pub fn nodelay(mut self, nodelay: bool) -> Self {
+        self.settings.nodelay = nodelay;
+        self
+    }
+
+    /// How many bytes a connection may have unsent before it stops reading from its peer, and to how few they must fall
+    /// before it reads again. Usually 4 MiB and 1 MiB.
+    pub fn water_marks(mut self, high: usize, low: usize) -> Self {
+        self.settings.limits.high_water = high;
+        self.settings.limits.low_water = low.min(high);
+        self
+    }
+
+    /// How many bytes a connection may have unsent at all; a send that would pass it is refused. Usually 16 MiB.
+    pub fn max_unsent(mut self, bytes: usize) -> Self {
+        self.settings.limits.max_unsent = bytes;
+        self
+    }
+
+    /// How many bytes of input a handler may leave unread; a connection that passes it is closed. Usually 16 MiB.
+    pub fn max_unread(mut self, bytes: usize) -> Self {
+        self.settings.limits.max_unread = bytes;
+        self
+    }
+
+    fn build(self, pool: Option<LoopPool>, establish: Establish) -> io::Result<TcpServer> {
+        let TcpServerBuilder { event_loop, addresses, settings, .. } = self;
+        let acceptor = bind_first(&addresses, settings.backlog)?;
+        let local_addr = acceptor.local_address()?;
+        let group = match &pool {
+            None => Group::new(settings.limits, [event_loop.handle()]),
+            Some(pool) => Group::new(settings.limits, pool.handles().cloned()),
+        };
+        let listener = event_loop.register(Interest::READABLE, |id| {
+            Rc::new(Listener {
+                id,
+                acceptor,
+                nodelay: settings.nodelay,
+                group: Arc::clone(&group),
+                next_shard: Cell::new(0),
+                establish,
+                complaint: Complaint::default(),
+            })
+        })?;
+        Ok(TcpServer { event_loop: event_loop.downgrade(), listener: listener.id, local_addr, group, pool })
+    }
+}
+
+impl<'a> TcpServerBuilder<'a, ThisLoop> {
+    /// Serves connections on `loops` loops, dealt out in turn. One is the loop that the server is bound to; for more the server
+    /// has that many threads of its own, and its loop only accepts.
+    ///
+    /// # Errors
+    /// As [`LoopPool::new`].
+    pub fn threads(self, loops: NonZeroUsize) -> io::Result<TcpServerBuilder<'a, ManyLoops>> {
+        let pool = if loops.get() == 1 { None } else { Some(LoopPool::new(loops, "reveille")?) };
+        let TcpServerBuilder { event_loop, addresses, settings, .. } = self;
+        Ok(TcpServerBuilder { event_loop, addresses, settings, spread: ManyLoops { pool } })
+    }
+
+    /// Makes a server that calls `on_message` whenever bytes have come on a connection, as
+    /// [`ConnectionHandler::on_message`].
+    ///
+    /// # Errors
+    /// As [`serve`](TcpServerBuilder::serve).
+    pub fn on_message<F, R>(self, on_message: F) -> io::Result<TcpServer>
+    where
+        F: FnMut(&TcpConnection<'_>, &mut Buffer) -> R + 'static,
+        R: Outcome + 'static,
+    {
+        let shared = Rc::new(RefCell::new(on_message));
+        self.serve(move |_| {
+            let shared = Rc::clone(&shared);
+            OnMessage(move |conn: &TcpConnection<'_>, input: &mut Buffer| {
+                // Callbacks never nest, so this one is never borrowed twice.
+                (shared.borrow_mut())(conn, input).into_result()
+            })
+        })
+    }
+
+    /// Makes a server whose connections each get the handler that `factory` makes for them.
+    ///
+    /// # Errors
+    /// What the kernel says when it cannot listen, with the address.
+    pub fn serve<F, H>(self, factory: F) -> io::Result<TcpServer>
+    where
+        F: FnMut(&TcpConnection<'_>) -> H + 'static,
+        H: ConnectionHandler,
+    {
+        let factory = RefCell::new(factory);
+        let here = move |event_loop: &EventLoop, fd, peer, membership| {
+            establish(event_loop, fd, peer, membership, |conn| (factory.borrow_mut())(conn));
+        };
+        self.build(None, Establish::Here(Box::new(here)))
+    }
+}
+
+impl TcpServerBuilder<'_, ManyLoops> {
+    /// As on one loop, for a closure that every loop may call.
+    ///
+    /// # Errors
+    /// As [`serve`](TcpServerBuilder::serve).
+    pub fn on_message<F, R>(self, on_message: F) -> io::Result<TcpServer>
+    where
+        F: Fn(&TcpConnection<'_>, &mut Buffer) -> R + Send + Sync + 'static,
+        R: Outcome + 'static,
+    {
+        let shared = Arc::new(on_message);
+        self.serve(move |_| {
+            let shared = Arc::clone(&shared);
+            OnMessage(move |conn: &TcpConnection<'_>, input: &mut Buffer| shared(conn, input).into_result())
+        })
+    }
+
+    /// As on one loop, for a factory that every loop may call.
+    ///
+    /// # Errors
+    /// What the kernel says when it cannot listen, with the address.
+    pub fn serve<F, H>(mut self, factory: F) -> io::Result<TcpServer>
+    where
+        F: Fn(&TcpConnection<'_>) -> H + Send + Sync + 'static,
+        H: ConnectionHandler,
+    {
+        let everywhere = move |event_loop: &EventLoop, fd, peer, membership| {
+            establish(event_loop, fd, peer, membership, &factory);
+        };
+        match self.spread.pool.take() {
+            None => self.build(None, Establish::Here(Box::new(everywhere))),
+            Some(pool) => self.build(Some(pool), Establish::There(Arc::new(everywhere))),
+        }
+    }
+}
+
+impl<S> fmt::Debug for TcpServerBuilder<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpServerBuilder")
+            .field("addresses", &self.addresses)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A closure as a handler.
+struct OnMessage<F>(F);
+
+impl<F> ConnectionHandler for OnMessage<F>
+where
+    F: FnMut(&TcpConnection<'_>, &mut Buffer) -> io::Result<()> + 'static,
+{
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
+        (self.0)(conn, input)
+    }
+}
+
+/// Makes a connection of an accepted socket, on the loop it is called with.
+enum Establish {
+    Here(Box<dyn Fn(&EventLoop, OwnedFd, SocketAddr, Membership)>),
+    There(Arc<dyn Fn(&EventLoop, OwnedFd, SocketAddr, Membership) + Send + Sync>),
+}
+
+struct Listener {
+    id: ChannelId,
+    acceptor: Acceptor,
+    nodelay: bool,
+    group: Arc<Group>,
+    next_shard: Cell<usize>,
+    establish: Establish,
+    complaint: Complaint,
+}
+
+impl Listener {
+    fn take_on(&self, event_loop: &EventLoop, fd: OwnedFd, peer: SocketAddr) {
+        if self.nodelay {
+            if let Err(error) = socket::set_nodelay(&fd, true) {
+                log::debug!("cannot set TCP_NODELAY for {peer}: {error}");
+            }
+        }
+        let shard = self.next_shard.get();
+        self.next_shard.set((shard + 1) % self.group.shards());
+        let membership = self.group.join(shard);
+        match &self.establish {
+            Establish::Here(establish) => establish(event_loop, fd, peer, membership),
+            Establish::There(establish) => {
+                let establish = Arc::clone(establish);
+                let there = self.group.event_loop(shard).clone();
+                // Refused by a loop that has gone, the task is dropped, and socket and membership with it.
+                if there.queue_in_loop(move |event_loop| establish(event_loop, fd, peer, membership)).is_err()
+                {
+                    self.complaint.make(event_loop.now(), || format!("the loop for {peer} has gone"));
+                }
+            }
+        }
+    }
+}
+
+impl Source for Listener {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.acceptor.as_fd()
+    }
+
+    fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
+        for _ in 0..ACCEPTS_A_TURN {
+            match self.acceptor.accept() {
+                Accepted::Connection(fd, peer) => {
+                    self.take_on(event_loop, fd, peer);
+                    if !event_loop.is_registered(self.id) {
+                        return; // The server was dropped by what it called.
+                    }
+                }
+                Accepted::Drained => return event_loop.clear_ready(self.id, Readiness::READABLE),
+                Accepted::Lost(error) => {
+                    self.complaint
+                        .make(event_loop.now(), || format!("a connection could not be accepted: {error}"));
+                }
+                Accepted::Exhausted(error) => {
+                    self.complaint
+                        .make(event_loop.now(), || format!("accepting rests for a moment: {error}"));
+                    // The listener stays noted as ready, so it goes on where it stopped, without a new edge.
+                    let id = self.id;
+                    event_loop.set_wanted(id, Readiness::NONE);
+                    event_loop.run_after(REST, move |event_loop| {
+                        event_loop.set_wanted(id, Readiness::answering(Interest::READABLE));
+                    });
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on_panic(&self, _event_loop: &EventLoop) {
+        // The user's code is not called from here without a catch of its own, so this is a bug of ours: go on listening.
+    }
+}
+
+/// A warning that is logged once a second at most, with the number of those that were not.
+#[derive(Debug, Default)]
+struct Complaint {
+    last: Cell<Option<Instant>>,
+    withheld: Cell<u64>,
+}
+
+impl Complaint {
+    fn make(&self, now: Instant, message: impl FnOnce() -> String) {
+        let due =
+            self.last.get().is_none_or(|last| now.saturating_duration_since(last) >= Duration::from_secs(1));
+        if due {
+            self.last.set(Some(now));
+            log::warn!("{} ({} more since the last warning)", message(), self.withheld.take());
+        } else {
+            self.withheld.set(self.withheld.get() + 1);
+        }
+    }
+}
+
+fn bind_first(addresses: &[SocketAddr], backlog: i32) -> io::Result<Acceptor> {
+    let mut first_error = None;
+    for &address in addresses {
+        match Acceptor::bind(address, backlog) {
+            Ok(acceptor) => return Ok(acceptor),
+            Err(error) => {
+                let error = io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    let none = || io::Error::new(io::ErrorKind::InvalidInput, "the address stands for no socket address");
+    Err(first_error.unwrap_or_else(none))
+}
