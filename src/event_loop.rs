@@ -10,7 +10,9 @@
 mod builder;
 mod handle;
 mod remote_timers;
+mod shared;
 mod source;
+mod teardown;
 mod timers;
 
 use std::any::Any;
@@ -24,14 +26,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use builder::Builder;
-pub use handle::{Counters, LoopHandle, PostError, TimerId};
+pub use handle::{LoopHandle, PostError};
+pub use shared::{Counters, TimerId};
 pub(crate) use source::{Source, WeakLoop};
 
 use crate::buffer::Buffer;
 use crate::channel_table::{ChannelId, ChannelTable};
 use crate::poller::{Poller, Wait};
 use crate::timer_queue::TimerQueue;
-use handle::{Shared, Task};
+use shared::{Shared, Task};
 use timers::TimerTask;
 
 type LocalTask = Box<dyn FnOnce(&EventLoop)>;
@@ -391,47 +394,6 @@ impl Drop for Running<'_> {
         if self.0.has_work() || !inner.shared.tasks.may_sleep() {
             inner.shared.wake(crate::task_queue::Wake::Needed);
         }
-    }
-}
-
-impl Drop for EventLoop {
-    fn drop(&mut self) {
-        // A handle that finds the loop on its own thread holds it for the length of a call; the last holder ends it, so that
-        // what is closed here can still be told with a loop at hand.
-        if Rc::strong_count(&self.inner) == 1 {
-            self.end();
-        }
-    }
-}
-
-impl EventLoop {
-    fn end(&self) {
-        let inner = &*self.inner;
-        inner.ending.set(true);
-        let tasks = inner.shared.tasks.close();
-        loop {
-            // An `on_close` may close others; nothing new is registered from here on, so this ends.
-            let ids = inner.channels.borrow().ids();
-            if ids.is_empty() {
-                break;
-            }
-            for id in ids {
-                let source = inner.channels.borrow().get(id).cloned();
-                if let Some(source) = source {
-                    source.on_loop_end(self);
-                    self.close_now(id);
-                }
-            }
-        }
-        let local_tasks = inner.local_tasks.take();
-        inner.shared.count_dropped(tasks.len() + local_tasks.len());
-        if !tasks.is_empty() || !local_tasks.is_empty() {
-            log::debug!("the loop is dropped with {} tasks not run", tasks.len() + local_tasks.len());
-        }
-        drop((tasks, local_tasks));
-        let timers = inner.timers.borrow_mut().drain();
-        drop(timers);
-        drop(inner.shared.remote_timers.close());
     }
 }
 

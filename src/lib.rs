@@ -1,7 +1,50 @@
-//! A reactor for Linux.
+//! A reactor for Linux: one event loop per thread, callbacks, and an eventfd that wakes it.
+//!
+//! An [`EventLoop`] waits for descriptors, deadlines and tasks, and calls back. On it stand TCP servers ([`TcpServer`]) and channels
+//! for any descriptor of your own ([`Channel`]). Other threads speak to it through a [`LoopHandle`], which posts tasks and wakes
+//! the loop for them.
+//!
+//! ```no_run
+//! use reveille::{EventLoop, TcpServer};
+//!
+//! fn main() -> std::io::Result<()> {
+//!     let event_loop = EventLoop::new()?;
+//!     let _server = TcpServer::bind(&event_loop, "127.0.0.1:2007")?
+//!         .on_message(|conn, input| conn.send(input.take_all()))?;
+//!     event_loop.run()
+//! }
+//! ```
+//!
+//! # Two faces
+//! What is bound to a loop's thread acts at once, and is neither `Send` nor `Sync`: [`EventLoop`], [`Channel`],
+//! [`TcpConnection`], [`TcpServer`]. What any thread may hold only queues: [`LoopHandle`], [`ConnectionHandle`]. The
+//! compiler keeps them apart, so there is no call to check which thread one is on.
+//!
+//! # Where to look
+//! - [`EventLoop`]: what a turn does, what a panic does, what becomes of tasks.
+//! - [`TcpServer`] and [`ConnectionHandler`]: servers, with state and without, on one loop or several.
+//! - [`Channel`]: pipes, signals, anything that epoll takes.
+//! - [`EventFd`]: the kernel's counter, for your own signalling.
+//! - [`LoopThread`] and [`LoopPool`]: loops on threads of their own.
+//!
+//! # Logging
+//! What goes wrong and has no caller to be told is logged through the `log` crate: a panic in a callback, a connection that
+//! could not be accepted. Nothing is logged in the ordinary course, and the crate never installs a logger.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "reveille runs on Linux only: it is built on epoll and eventfd, and other systems have neither"
+);
+
+mod event_loop;
+
+mod channel;
+mod loop_pool;
+mod loop_thread;
+mod net;
+
 mod buffer;
 mod channel_table;
-mod event_loop;
 mod eventfd;
 mod poller;
 mod readiness;
@@ -10,14 +53,18 @@ mod task_queue;
 mod timer_queue;
 
 pub use buffer::Buffer;
+pub use channel::{Channel, ChannelEvent};
 pub use event_loop::{Builder, Counters, EventLoop, LoopHandle, PostError, TimerId};
 pub use eventfd::{EventFd, EventFdBuilder};
-pub use readiness::{Interest, Readiness};
-mod channel;
-mod loop_pool;
-mod loop_thread;
-pub use channel::{Channel, ChannelEvent};
 pub use loop_pool::LoopPool;
 pub use loop_thread::LoopThread;
-mod net;
-pub use net::*;
+pub use net::{
+    CloseReason, ConnectionHandle, ConnectionHandler, ManyLoops, Outcome, SendError, Sent, State, StopReport,
+    TcpConnection, TcpServer, TcpServerBuilder, ThisLoop,
+};
+pub use readiness::{Interest, Readiness};
+
+/// The README's examples are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::handle::Shared;
+use super::shared::Shared;
 use super::source::Wakeup;
 use super::{CURRENT, EventLoop, Inner};
 use crate::channel_table::ChannelTable;

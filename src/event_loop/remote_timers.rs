@@ -6,22 +6,20 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::EventLoop;
-use super::handle::Task;
-use super::timers::TimerTask;
 use crate::timer_queue::TimerKey;
 
+type Single = Box<dyn FnOnce(&EventLoop) + Send>;
 type Repeated = Box<dyn FnMut(&EventLoop) + Send>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct RemoteKey(u64);
 
-enum Callback {
-    Once(Task),
+pub(super) enum Callback {
+    Once(Single),
     Every(Repeated),
     /// A repeating timer's callback is being called, and comes back if the timer is still here then.
     Running,
@@ -87,7 +85,7 @@ impl RemoteTimers {
     }
 
     /// Notes where the loop has put the timer. `false` if it has been cancelled meanwhile.
-    fn set_armed(&self, key: RemoteKey, armed: TimerKey) -> bool {
+    pub(super) fn set_armed(&self, key: RemoteKey, armed: TimerKey) -> bool {
         let mut timers = self.timers.lock();
         match timers.as_mut().and_then(|timers| timers.get_mut(&key.0)) {
             None => false,
@@ -99,7 +97,7 @@ impl RemoteTimers {
     }
 
     /// The callback, to be called: a repeating timer stays in the table meanwhile, another one is over.
-    fn start(&self, key: RemoteKey) -> Option<Callback> {
+    pub(super) fn start(&self, key: RemoteKey) -> Option<Callback> {
         let mut timers = self.timers.lock();
         let timers = timers.as_mut()?;
         let callback = std::mem::replace(&mut timers.get_mut(&key.0)?.callback, Callback::Running);
@@ -110,41 +108,13 @@ impl RemoteTimers {
     }
 
     /// Puts a repeating timer's callback back, or hands it out if the timer was cancelled while it ran.
-    fn finish(&self, key: RemoteKey, callback: Repeated) -> Option<Repeated> {
+    pub(super) fn finish(&self, key: RemoteKey, callback: Repeated) -> Option<Repeated> {
         let mut timers = self.timers.lock();
         match timers.as_mut().and_then(|timers| timers.get_mut(&key.0)) {
             None => Some(callback),
             Some(timer) => {
                 timer.callback = Callback::Every(callback);
                 None
-            }
-        }
-    }
-}
-
-impl EventLoop {
-    pub(super) fn arm_remote_timer(&self, key: RemoteKey, deadline: Instant, period: Option<Duration>) {
-        let armed = self.arm(deadline, TimerTask::Remote(period, key));
-        if !self.inner.shared.remote_timers.set_armed(key, armed) {
-            self.disarm(armed);
-        }
-    }
-
-    /// Calls the callback of a remote timer. Answers whether the timer goes on.
-    pub(super) fn run_remote_timer(&self, key: RemoteKey) -> bool {
-        let timers = &self.inner.shared.remote_timers;
-        match timers.start(key) {
-            None | Some(Callback::Running) => false,
-            Some(Callback::Once(callback)) => {
-                self.catch("a timer's callback", || callback(self));
-                false
-            }
-            Some(Callback::Every(mut callback)) => {
-                if self.catch("a timer's callback", || callback(self)).is_none() {
-                    drop(timers.remove(key));
-                    return false;
-                }
-                timers.finish(key, callback).is_none()
             }
         }
     }

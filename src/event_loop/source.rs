@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use super::handle::Shared;
+use super::shared::Shared;
 use super::{EventLoop, Inner};
 use crate::buffer::Buffer;
 use crate::channel_table::ChannelId;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::EventLoop;
-use super::handle::{TimerId, TimerName};
-use super::remote_timers::RemoteKey;
+use super::remote_timers::{Callback, RemoteKey};
+use super::shared::{TimerId, TimerName};
 use crate::timer_queue::{Due, TimerKey};
 
 /// What the timer queue carries.
@@ -119,6 +119,33 @@ impl EventLoop {
         // Out of the borrow before it is dropped: a destructor may come back to the loop.
         let cancelled = self.inner.timers.borrow_mut().cancel(key);
         cancelled.is_some()
+    }
+
+    /// Puts a timer that was made through a handle into the queue.
+    pub(super) fn arm_remote_timer(&self, key: RemoteKey, deadline: Instant, period: Option<Duration>) {
+        let armed = self.arm(deadline, TimerTask::Remote(period, key));
+        if !self.inner.shared.remote_timers.set_armed(key, armed) {
+            self.disarm(armed);
+        }
+    }
+
+    /// Calls the callback of such a timer. Answers whether the timer goes on.
+    fn run_remote_timer(&self, key: RemoteKey) -> bool {
+        let timers = &self.inner.shared.remote_timers;
+        match timers.start(key) {
+            None | Some(Callback::Running) => false,
+            Some(Callback::Once(callback)) => {
+                self.catch("a timer's callback", || callback(self));
+                false
+            }
+            Some(Callback::Every(mut callback)) => {
+                if self.catch("a timer's callback", || callback(self)).is_none() {
+                    drop(timers.remove(key));
+                    return false;
+                }
+                timers.finish(key, callback).is_none()
+            }
+        }
     }
 
     fn name_timer(&self, key: TimerKey) -> TimerId {

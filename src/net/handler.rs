@@ -1,10 +1,9 @@
 //! What a connection calls back.
 
-use std::error::Error;
-use std::fmt;
 use std::io;
 
 use super::connection::TcpConnection;
+use super::outcome::CloseReason;
 use crate::buffer::Buffer;
 
 /// The state of one connection, and what it does when something happens.
@@ -79,102 +78,5 @@ pub trait ConnectionHandler: 'static {
     /// is lost.
     fn on_close(&mut self, conn: &TcpConnection<'_>, reason: &CloseReason) {
         let _ = (conn, reason);
-    }
-}
-
-/// Why a connection was closed.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum CloseReason {
-    /// Both ends had shut down, and all was sent.
-    Finished,
-    /// [`close`](TcpConnection::close) was called.
-    Closed,
-    /// The server was stopped or dropped.
-    Stopped,
-    /// The loop was dropped.
-    LoopEnded,
-    /// The handler panicked.
-    Panicked,
-    /// The kernel reported an error (a reset, a timeout), the handler returned one, or a limit was passed.
-    Error(io::Error),
-}
-
-impl fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CloseReason::Finished => f.write_str("both ends had finished"),
-            CloseReason::Closed => f.write_str("closed by this end"),
-            CloseReason::Stopped => f.write_str("the server was stopped"),
-            CloseReason::LoopEnded => f.write_str("the event loop was dropped"),
-            CloseReason::Panicked => f.write_str("the handler panicked"),
-            CloseReason::Error(error) => error.fmt(f),
-        }
-    }
-}
-
-/// What became of bytes that a connection accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
-    /// The kernel has taken them.
-    Written,
-    /// Some of them wait until the kernel takes more; [`on_drained`](ConnectionHandler::on_drained) will tell.
-    Queued,
-}
-
-/// Why bytes were not accepted for sending. None of them were.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SendError {
-    /// The connection is closed, or has been shut down for sending.
-    Closed,
-    /// The unsent bytes of the connection would pass its limit.
-    Full,
-}
-
-impl fmt::Display for SendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SendError::Closed => "the connection is closed for sending",
-            SendError::Full => "the connection's unsent bytes would pass their limit",
-        })
-    }
-}
-
-impl Error for SendError {}
-
-impl From<SendError> for io::Error {
-    fn from(error: SendError) -> io::Error {
-        let kind = match error {
-            SendError::Closed => io::ErrorKind::BrokenPipe,
-            SendError::Full => io::ErrorKind::StorageFull,
-        };
-        io::Error::new(kind, error)
-    }
-}
-
-/// What a message closure may return: nothing, or a `Result` whose error closes the connection.
-///
-/// Implemented for `()` and for every `Result` whose error converts into an [`io::Error`].
-pub trait Outcome: sealed::Sealed {
-    #[doc(hidden)]
-    fn into_result(self) -> io::Result<()>;
-}
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for () {}
-    impl<T, E> Sealed for Result<T, E> {}
-}
-
-impl Outcome for () {
-    fn into_result(self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<T, E: Into<io::Error>> Outcome for Result<T, E> {
-    fn into_result(self) -> io::Result<()> {
-        self.map(drop).map_err(Into::into)
     }
 }

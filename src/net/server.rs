@@ -1,31 +1,26 @@
 //! A TCP server: where it listens, how it deals its connections out, and how it ends.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::acceptor::{Accepted, Acceptor};
-use super::connection::{TcpConnection, establish};
-use super::group::{Group, Limits, Membership, Stage, StopReport};
-use super::handler::{ConnectionHandler, Outcome};
-use super::socket;
+use super::acceptor::Acceptor;
+use super::connection::TcpConnection;
+use super::driver::establish;
+use super::group::{Group, Limits, Stage, StopReport};
+use super::handler::ConnectionHandler;
+use super::listener::{Establish, Listener};
+use super::outcome::Outcome;
 use crate::buffer::Buffer;
 use crate::channel_table::ChannelId;
-use crate::event_loop::{EventLoop, Source, WeakLoop};
+use crate::event_loop::{EventLoop, WeakLoop};
 use crate::loop_pool::LoopPool;
-use crate::readiness::{Interest, Readiness};
-
-/// Connections taken in one turn, so that a storm of them does not keep those that are open waiting.
-const ACCEPTS_A_TURN: usize = 128;
-
-/// How long the listener rests when the system is out of something that accepting needs.
-const REST: Duration = Duration::from_millis(50);
+use crate::readiness::Interest;
 
 /// A server, for as long as this value lives.
 ///
@@ -210,17 +205,9 @@ impl<'a, S> TcpServerBuilder<'a, S> {
             Some(pool) => Group::new(settings.limits, pool.handles().cloned()),
         };
         let listener = event_loop.register(Interest::READABLE, |id| {
-            Rc::new(Listener {
-                id,
-                acceptor,
-                nodelay: settings.nodelay,
-                group: Arc::clone(&group),
-                next_shard: Cell::new(0),
-                establish,
-                complaint: Complaint::default(),
-            })
+            Rc::new(Listener::new(id, acceptor, settings.nodelay, Arc::clone(&group), establish))
         })?;
-        Ok(TcpServer { event_loop: event_loop.downgrade(), listener: listener.id, local_addr, group, pool })
+        Ok(TcpServer { event_loop: event_loop.downgrade(), listener: listener.id(), local_addr, group, pool })
     }
 }
 
@@ -327,106 +314,6 @@ where
 {
     fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
         (self.0)(conn, input)
-    }
-}
-
-/// Makes a connection of an accepted socket, on the loop it is called with.
-enum Establish {
-    Here(Box<dyn Fn(&EventLoop, OwnedFd, SocketAddr, Membership)>),
-    There(Arc<dyn Fn(&EventLoop, OwnedFd, SocketAddr, Membership) + Send + Sync>),
-}
-
-struct Listener {
-    id: ChannelId,
-    acceptor: Acceptor,
-    nodelay: bool,
-    group: Arc<Group>,
-    next_shard: Cell<usize>,
-    establish: Establish,
-    complaint: Complaint,
-}
-
-impl Listener {
-    fn take_on(&self, event_loop: &EventLoop, fd: OwnedFd, peer: SocketAddr) {
-        if self.nodelay {
-            if let Err(error) = socket::set_nodelay(&fd, true) {
-                log::debug!("cannot set TCP_NODELAY for {peer}: {error}");
-            }
-        }
-        let shard = self.next_shard.get();
-        self.next_shard.set((shard + 1) % self.group.shards());
-        let membership = self.group.join(shard);
-        match &self.establish {
-            Establish::Here(establish) => establish(event_loop, fd, peer, membership),
-            Establish::There(establish) => {
-                let establish = Arc::clone(establish);
-                let there = self.group.event_loop(shard).clone();
-                // Refused by a loop that has gone, the task is dropped, and socket and membership with it.
-                if there.queue_in_loop(move |event_loop| establish(event_loop, fd, peer, membership)).is_err()
-                {
-                    self.complaint.make(event_loop.now(), || format!("the loop for {peer} has gone"));
-                }
-            }
-        }
-    }
-}
-
-impl Source for Listener {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.acceptor.as_fd()
-    }
-
-    fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
-        for _ in 0..ACCEPTS_A_TURN {
-            match self.acceptor.accept() {
-                Accepted::Connection(fd, peer) => {
-                    self.take_on(event_loop, fd, peer);
-                    if !event_loop.is_registered(self.id) {
-                        return; // The server was dropped by what it called.
-                    }
-                }
-                Accepted::Drained => return event_loop.clear_ready(self.id, Readiness::READABLE),
-                Accepted::Lost(error) => {
-                    self.complaint
-                        .make(event_loop.now(), || format!("a connection could not be accepted: {error}"));
-                }
-                Accepted::Exhausted(error) => {
-                    self.complaint
-                        .make(event_loop.now(), || format!("accepting rests for a moment: {error}"));
-                    // The listener stays noted as ready, so it goes on where it stopped, without a new edge.
-                    let id = self.id;
-                    event_loop.set_wanted(id, Readiness::NONE);
-                    event_loop.run_after(REST, move |event_loop| {
-                        event_loop.set_wanted(id, Readiness::answering(Interest::READABLE));
-                    });
-                    return;
-                }
-            }
-        }
-    }
-
-    fn on_panic(&self, _event_loop: &EventLoop) {
-        // The user's code is not called from here without a catch of its own, so this is a bug of ours: go on listening.
-    }
-}
-
-/// A warning that is logged once a second at most, with the number of those that were not.
-#[derive(Debug, Default)]
-struct Complaint {
-    last: Cell<Option<Instant>>,
-    withheld: Cell<u64>,
-}
-
-impl Complaint {
-    fn make(&self, now: Instant, message: impl FnOnce() -> String) {
-        let due =
-            self.last.get().is_none_or(|last| now.saturating_duration_since(last) >= Duration::from_secs(1));
-        if due {
-            self.last.set(Some(now));
-            log::warn!("{} ({} more since the last warning)", message(), self.withheld.take());
-        } else {
-            self.withheld.set(self.withheld.get() + 1);
-        }
     }
 }
 

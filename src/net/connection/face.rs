@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::mailbox::ConnectionHandle;
-use super::{Core, INPUT, State};
+use super::{Core, State};
 use crate::event_loop::EventLoop;
-use crate::net::handler::{CloseReason, SendError, Sent};
+use crate::net::outcome::{CloseReason, SendError, Sent};
 use crate::net::socket;
 
 /// A TCP connection, on its loop's thread, for the length of a callback.
@@ -32,7 +32,7 @@ pub struct TcpConnection<'a> {
 }
 
 impl<'a> TcpConnection<'a> {
-    pub(super) fn new(event_loop: &'a EventLoop, core: &'a Core) -> TcpConnection<'a> {
+    pub(in crate::net) fn new(event_loop: &'a EventLoop, core: &'a Core) -> TcpConnection<'a> {
         TcpConnection { event_loop, core }
     }
 
@@ -82,23 +82,13 @@ impl<'a> TcpConnection<'a> {
     /// Reads no more until [`resume_reading`](TcpConnection::resume_reading). No system call; the peer is held back once the
     /// kernel's buffers are full. An error of the connection is still noticed.
     pub fn pause_reading(&self) {
-        self.core.paused.set(true);
-        self.core.update_wanted(self.event_loop);
+        self.core.pause_reading(self.event_loop);
     }
 
     /// Reads again. What the handler had left in its input buffer when reading paused is offered to it again, also if
     /// nothing new has come.
     pub fn resume_reading(&self) {
-        if !self.core.paused.replace(false) {
-            return;
-        }
-        let unread = self.core.unread.take();
-        if !unread.is_empty() {
-            self.core.unread.set(unread);
-            self.core.offer_again.set(true);
-            self.event_loop.add_ready(self.core.id, INPUT);
-        }
-        self.core.update_wanted(self.event_loop);
+        self.core.resume_reading(self.event_loop);
     }
 
     /// Asks for one call of [`on_drained`](crate::ConnectionHandler::on_drained), in a later turn of the loop, when nothing is
@@ -115,7 +105,7 @@ impl<'a> TcpConnection<'a> {
 
     /// How far the connection is.
     pub fn state(&self) -> State {
-        self.core.state.get()
+        self.core.state()
     }
 
     /// The address of the other end.

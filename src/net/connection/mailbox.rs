@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::{Core, State};
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, LoopHandle};
-use crate::net::handler::{CloseReason, SendError};
+use crate::net::outcome::{CloseReason, SendError};
 
 #[derive(Debug)]
 enum Request {
@@ -87,7 +87,7 @@ impl Core {
         }
     }
 
-    pub(super) fn read_mailbox(&self, event_loop: &EventLoop) {
+    pub(in crate::net) fn read_mailbox(&self, event_loop: &EventLoop) {
         let Some(mailbox) = self.mailbox.get() else { return };
         for request in mailbox.take() {
             match request {

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use super::{Core, OUTPUT, State};
 use crate::event_loop::EventLoop;
-use crate::net::handler::{CloseReason, SendError, Sent};
+use crate::net::outcome::{CloseReason, SendError, Sent};
 use crate::net::socket::{self, Transferred};
 
 impl Core {
@@ -45,9 +45,12 @@ impl Core {
     }
 
     /// Sends what is queued, as far as the kernel takes it. Answers whether the handler is to be told that all is sent.
-    pub(super) fn flush(&self, event_loop: &EventLoop) -> bool {
+    pub(in crate::net) fn flush(&self, event_loop: &EventLoop) -> bool {
         let mut unsent = self.unsent.borrow_mut();
         let mut drained = self.wants_drained.get();
+        if unsent.is_empty() && !drained {
+            return false; // The usual case: a socket is nearly always writable when it becomes readable.
+        }
         if !unsent.is_empty() {
             match socket::send(self.fd.as_fd(), unsent.readable()) {
                 Ok(Transferred::Bytes(n)) => unsent.consume(n),

@@ -1,0 +1,155 @@
+//! Four small services in one process, on one loop: discard (RFC 863), daytime (RFC 867), chargen (RFC 864), time (RFC 868).
+//!
+//! Run it with `cargo run --release --example simple`; it listens on four ports from 127.0.0.1:2009 up and says which is which.
+//! Another address for the first is its only argument; with port 0 each gets a port of its own. It shows four kinds of handler:
+//! a closure that reads, handlers that send on open and shut down, and one that sends without end at its peer's pace.
+
+use std::env;
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use reveille::{Buffer, ConnectionHandler, EventLoop, Sent, TcpConnection, TcpServer};
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let first = match arguments.as_slice() {
+        [] => "127.0.0.1:2009".parse(),
+        [address] => address.parse(),
+        _ => {
+            eprintln!("usage: simple [ADDRESS:PORT]");
+            return ExitCode::from(2);
+        }
+    };
+    let Ok(first) = first else {
+        eprintln!("simple: `{}` is not an address with a port", arguments[0]);
+        return ExitCode::FAILURE;
+    };
+    match run(first) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("simple: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(first: SocketAddr) -> io::Result<()> {
+    let event_loop = EventLoop::new()?;
+    let port = |offset: u16| {
+        let port = if first.port() == 0 { 0 } else { first.port().saturating_add(offset) };
+        SocketAddr::new(first.ip(), port)
+    };
+    let discard = TcpServer::bind(&event_loop, port(0))?.on_message(|_, input| input.clear())?;
+    let daytime = TcpServer::bind(&event_loop, port(1))?.serve(|_| Once(daytime))?;
+    let chargen = TcpServer::bind(&event_loop, port(2))?.serve(|_| Chargen::default())?;
+    let time = TcpServer::bind(&event_loop, port(3))?.serve(|_| Once(time))?;
+    for (name, server) in
+        [("discard", &discard), ("daytime", &daytime), ("chargen", &chargen), ("time", &time)]
+    {
+        println!("{name} on {}", server.local_addr());
+    }
+    event_loop.run()
+}
+
+/// Sends one answer as soon as the connection is open, and nothing more.
+struct Once<F>(F);
+
+impl<F: FnMut() -> Vec<u8> + 'static> ConnectionHandler for Once<F> {
+    fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        conn.send((self.0)())?;
+        conn.shutdown();
+        Ok(())
+    }
+
+    fn on_message(&mut self, _: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        input.clear();
+        Ok(())
+    }
+}
+
+/// The time as people read it, in UTC.
+fn daytime() -> Vec<u8> {
+    let seconds = since_1970();
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil_date(days);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC\r\n").into_bytes()
+}
+
+/// Seconds since 1900, as four bytes; the count starts again in 2036.
+fn time() -> Vec<u8> {
+    const FROM_1900_TO_1970: u64 = 2_208_988_800;
+    let seconds = since_1970() + FROM_1900_TO_1970;
+    (seconds as u32).to_be_bytes().to_vec()
+}
+
+fn since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The Gregorian date of a day since 1970-01-01, year by year and month by month: plain, and quick enough for once a connection.
+fn civil_date(mut days: u64) -> (u64, usize, u64) {
+    let leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    let mut year = 1970;
+    while days >= 365 + u64::from(leap(year)) {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(leap(year));
+    let mut month = 1;
+    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    (year, month, days + 1)
+}
+
+/// Lines of 72 printable characters, each beginning one character further on, for as long as the peer reads.
+#[derive(Default)]
+struct Chargen {
+    line: usize,
+}
+
+impl Chargen {
+    fn produce(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        let mut page = Vec::with_capacity(74 * 95);
+        for _ in 0..95 {
+            page.extend((0..72).map(|column| b' ' + ((self.line + column) % 95) as u8));
+            page.extend(b"\r\n");
+            self.line += 1;
+        }
+        // A page that had to be queued calls back by itself when the peer has made room for it. Else the loop is asked to: a
+        // producer that just went on would keep everybody else waiting for as long as its peer is fast enough.
+        if conn.send(page)? == Sent::Written {
+            conn.notify_drained();
+        }
+        Ok(())
+    }
+}
+
+impl ConnectionHandler for Chargen {
+    fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        self.produce(conn)
+    }
+
+    fn on_message(&mut self, _: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        input.clear();
+        Ok(())
+    }
+
+    fn on_drained(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        self.produce(conn)
+    }
+
+    /// There is no end to what is owed here.
+    fn on_peer_shutdown(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        conn.close();
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! The end of a loop.
+
+use std::rc::Rc;
+
+use super::EventLoop;
+
+impl Drop for EventLoop {
+    fn drop(&mut self) {
+        // A handle that finds the loop on its own thread holds it for the length of a call; the last holder ends it, so that
+        // what is closed here can still be told with a loop at hand.
+        if Rc::strong_count(&self.inner) == 1 {
+            self.end();
+        }
+    }
+}
+
+impl EventLoop {
+    fn end(&self) {
+        let inner = &*self.inner;
+        inner.ending.set(true);
+        let tasks = inner.shared.tasks.close();
+        loop {
+            // An `on_close` may close others; nothing new is registered from here on, so this ends.
+            let ids = inner.channels.borrow().ids();
+            if ids.is_empty() {
+                break;
+            }
+            for id in ids {
+                let source = inner.channels.borrow().get(id).cloned();
+                if let Some(source) = source {
+                    source.on_loop_end(self);
+                    self.close_now(id);
+                }
+            }
+        }
+        let local_tasks = inner.local_tasks.take();
+        inner.shared.count_dropped(tasks.len() + local_tasks.len());
+        if !tasks.is_empty() || !local_tasks.is_empty() {
+            log::debug!("the loop is dropped with {} tasks not run", tasks.len() + local_tasks.len());
+        }
+        drop((tasks, local_tasks));
+        let timers = inner.timers.borrow_mut().drain();
+        drop(timers);
+        drop(inner.shared.remote_timers.close());
+    }
+}

@@ -1,0 +1,102 @@
+//! What a connection receives.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::{Core, INPUT};
+use crate::buffer::Buffer;
+use crate::event_loop::EventLoop;
+use crate::net::outcome::CloseReason;
+use crate::net::socket::{self, Transferred};
+use crate::readiness::Readiness;
+
+/// What came of a try to read.
+pub(in crate::net) enum Received {
+    /// There is something to offer to the handler, new or left over.
+    Input,
+    /// The peer has finished: there will be no more.
+    End,
+    /// Nothing for the handler.
+    Nothing,
+}
+
+impl Core {
+    /// Reads once into `input`, at most what it holds, so that a busy peer does not keep the others waiting. If there is more,
+    /// the connection stays ready and goes on with the next turn of the loop.
+    pub(in crate::net) fn receive(
+        &self,
+        event_loop: &EventLoop,
+        ready: Readiness,
+        input: &mut Buffer,
+    ) -> Received {
+        let space = input.writable_mut();
+        let room = space.len();
+        match socket::receive(self.fd.as_fd(), space) {
+            // What was left over comes first; the end is read again in the next turn.
+            Ok(Transferred::Bytes(0)) if self.offer_again.get() => Received::Input,
+            Ok(Transferred::Bytes(0)) => {
+                self.peer_finished.set(true);
+                self.update_wanted(event_loop);
+                Received::End
+            }
+            Ok(Transferred::Bytes(n)) => {
+                // A short read has emptied the socket, which saves the read that would say so; a later arrival raises a
+                // new edge. Not so once the end of input or an error has been reported: that edge is spent, and only
+                // reading on finds it.
+                if n < room && !ready.is_read_closed() && !ready.is_error() {
+                    event_loop.clear_ready(self.id, Readiness::READABLE);
+                }
+                input.commit(n);
+                if self.discarding.get() { Received::Nothing } else { Received::Input }
+            }
+            Ok(Transferred::WouldBlock) => {
+                event_loop.clear_ready(self.id, INPUT & !Readiness::ERROR);
+                if ready.is_error() {
+                    self.check_error(event_loop);
+                }
+                if self.offer_again.get() { Received::Input } else { Received::Nothing }
+            }
+            Err(error) => {
+                self.close(event_loop, CloseReason::Error(error));
+                Received::Nothing
+            }
+        }
+    }
+
+    /// What the handler has left of earlier input, to be offered to it again.
+    pub(in crate::net) fn take_unread(&self) -> Buffer {
+        self.offer_again.set(false);
+        self.unread.take()
+    }
+
+    /// Keeps what the handler leaves of its input, within the limit.
+    pub(in crate::net) fn keep_unread(&self, event_loop: &EventLoop, unread: Buffer) {
+        if unread.len() > self.membership.group().limits.max_unread {
+            let message = "the handler leaves more input unread than the limit allows";
+            self.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::StorageFull, message)));
+        }
+        // An empty buffer is dropped here, and its memory with it.
+        if !unread.is_empty() {
+            self.unread.set(unread);
+        }
+    }
+
+    pub(super) fn pause_reading(&self, event_loop: &EventLoop) {
+        self.paused.set(true);
+        self.update_wanted(event_loop);
+    }
+
+    pub(super) fn resume_reading(&self, event_loop: &EventLoop) {
+        if !self.paused.replace(false) {
+            return;
+        }
+        let unread = self.unread.take();
+        if !unread.is_empty() {
+            self.unread.set(unread);
+            // No edge will come for bytes that are here already, so the connection is taken for readable.
+            self.offer_again.set(true);
+            event_loop.add_ready(self.id, Readiness::READABLE);
+        }
+        self.update_wanted(event_loop);
+    }
+}

@@ -1,0 +1,149 @@
+//! Drives a connection: reads what comes, and calls the handler.
+//!
+//! Input comes through the loop's one buffer, and only what a handler leaves there is copied into a buffer of the
+//! connection's own.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use super::connection::{Core, INPUT, Received, State, TcpConnection};
+use super::group::{Membership, Stage};
+use super::handler::ConnectionHandler;
+use super::outcome::CloseReason;
+use crate::buffer::Buffer;
+use crate::event_loop::{EventLoop, Source};
+use crate::readiness::{Interest, Readiness};
+
+/// What a connection's slot carries.
+struct Connection<H> {
+    core: Core,
+    /// `None` until the factory has made it.
+    handler: RefCell<Option<H>>,
+}
+
+/// Takes an accepted socket into the loop, and opens the connection.
+///
+/// `make` and the handler are the user's code: a panic there costs this connection, and nothing else.
+pub(super) fn establish<H: ConnectionHandler>(
+    event_loop: &EventLoop,
+    fd: OwnedFd,
+    peer: SocketAddr,
+    membership: Membership,
+    make: impl FnOnce(&TcpConnection<'_>) -> H,
+) {
+    if membership.group().stage() != Stage::Serving {
+        return;
+    }
+    let registered = event_loop.register(Interest::READABLE | Interest::WRITABLE, |id| {
+        Rc::new(Connection { core: Core::new(id, fd, peer, membership), handler: RefCell::new(None) })
+    });
+    let connection = match registered {
+        Ok(connection) => connection,
+        Err(error) => return log::warn!("cannot watch a connection from {peer}: {error}"),
+    };
+    let core = &connection.core;
+    core.update_wanted(event_loop);
+    let opened = event_loop.catch("a connection's factory or on_open", || {
+        let conn = TcpConnection::new(event_loop, core);
+        *connection.handler.borrow_mut() = Some(make(&conn));
+        connection.call(event_loop, |handler, conn| handler.on_open(conn));
+    });
+    if opened.is_none() {
+        connection.on_panic(event_loop);
+    }
+}
+
+impl<H: ConnectionHandler> Connection<H> {
+    /// Calls the handler, and closes the connection if it says that something is wrong.
+    fn call(
+        &self,
+        event_loop: &EventLoop,
+        callback: impl FnOnce(&mut H, &TcpConnection<'_>) -> io::Result<()>,
+    ) {
+        let mut handler = self.handler.borrow_mut();
+        let Some(handler) = handler.as_mut() else { return };
+        if let Err(error) = callback(handler, &TcpConnection::new(event_loop, &self.core)) {
+            self.core.close(event_loop, CloseReason::Error(error));
+        }
+    }
+
+    fn read(&self, event_loop: &EventLoop, ready: Readiness) {
+        let mut input = event_loop.lend_input();
+        match self.core.receive(event_loop, ready, &mut input) {
+            Received::Input => self.deliver(event_loop, &mut input),
+            Received::End => self.end_input(event_loop),
+            Received::Nothing => {}
+        }
+        event_loop.return_input(input);
+    }
+
+    /// Offers `input`, behind what was left of earlier input, to the handler, and keeps what it leaves.
+    fn deliver(&self, event_loop: &EventLoop, input: &mut Buffer) {
+        let mut unread = self.core.take_unread();
+        if unread.is_empty() {
+            self.call(event_loop, |handler, conn| handler.on_message(conn, input));
+            unread.append(input.readable());
+        } else {
+            unread.append(input.readable());
+            self.call(event_loop, |handler, conn| handler.on_message(conn, &mut unread));
+        }
+        self.core.keep_unread(event_loop, unread);
+    }
+
+    fn end_input(&self, event_loop: &EventLoop) {
+        if !self.core.is_draining() {
+            self.call(event_loop, |handler, conn| handler.on_peer_shutdown(conn));
+        }
+        self.core.close_if_finished(event_loop);
+    }
+}
+
+impl<H: ConnectionHandler> Source for Connection<H> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.core.as_fd()
+    }
+
+    /// Output first: what it frees may let input flow again in this very turn.
+    fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
+        let core = &self.core;
+        if ready.is_writable() && core.flush(event_loop) {
+            self.call(event_loop, |handler, conn| handler.on_drained(conn));
+        }
+        if core.state() == State::Closed {
+            return;
+        }
+        if core.is_reading() && ready.intersects(INPUT) {
+            self.read(event_loop, ready);
+        } else if ready.is_error() {
+            core.check_error(event_loop);
+        }
+    }
+
+    fn on_notified(&self, event_loop: &EventLoop) {
+        let core = &self.core;
+        core.read_mailbox(event_loop);
+        match core.stage() {
+            Stage::Serving => {}
+            Stage::Draining => core.drain(event_loop),
+            Stage::Cutting => core.close(event_loop, CloseReason::Stopped),
+        }
+    }
+
+    fn on_panic(&self, event_loop: &EventLoop) {
+        self.core.close(event_loop, CloseReason::Panicked);
+    }
+
+    fn on_loop_end(&self, event_loop: &EventLoop) {
+        self.core.close(event_loop, CloseReason::LoopEnded);
+    }
+
+    fn on_close(&self, event_loop: &EventLoop) {
+        let reason = self.core.take_reason();
+        if let Some(handler) = self.handler.borrow_mut().as_mut() {
+            handler.on_close(&TcpConnection::new(event_loop, &self.core), &reason);
+        }
+    }
+}
