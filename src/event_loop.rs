@@ -105,6 +105,8 @@ struct Inner {
     now: Cell<Instant>,
     iteration: Cell<u64>,
     running: Cell<bool>,
+    /// A request to quit has been taken from the queue, and no `run` has returned for it yet.
+    quitting: Cell<bool>,
     /// The loop is being dropped: nothing new is taken on.
     ending: Cell<bool>,
     propagate_panics: bool,
@@ -144,8 +146,8 @@ impl EventLoop {
     /// Runs until somebody asks the loop to [`quit`](EventLoop::quit).
     ///
     /// The tasks that were accepted before that request are run before this returns. A request made before `run` is honoured
-    /// as well: what is ready is served once, and `run` returns without waiting. The request is forgotten when `run` returns, so
-    /// that the loop can be run again.
+    /// as well: what is ready is served once, and `run` returns without waiting. With that the request is done, and the loop
+    /// can be run again; one that comes after the last batch of tasks was taken stands for the next `run`.
     ///
     /// # Errors
     /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) from inside a callback of this loop; else what the kernel says when
@@ -155,7 +157,7 @@ impl EventLoop {
         while !self.turn(Wait::Forever)? {
             self.go_on_with_panic();
         }
-        self.inner.shared.tasks.clear_quit();
+        self.inner.quitting.set(false);
         drop(running);
         self.go_on_with_panic();
         Ok(())
@@ -192,7 +194,7 @@ impl EventLoop {
 
     /// Whether a request to quit stands.
     pub fn is_quitting(&self) -> bool {
-        self.inner.shared.tasks.is_quitting()
+        self.inner.quitting.get() || self.inner.shared.tasks.is_quitting()
     }
 
     /// The time: in a callback the instant at which the wait of this turn ended, else the present.
@@ -255,13 +257,13 @@ impl EventLoop {
         self.run_timers();
 
         // 5. One batch of tasks.
-        let quit = self.run_tasks();
+        self.run_tasks();
 
         // 6. Deferred closes.
         self.run_closes();
 
         inner.iteration.set(inner.iteration.get() + 1);
-        Ok(quit)
+        Ok(inner.quitting.get())
     }
 
     /// Phase 1: how long the loop may wait, and, if it may, the announcement to other threads that it will.
@@ -280,7 +282,8 @@ impl EventLoop {
     /// Whether a wait would be wrong, other threads' tasks aside.
     fn has_work(&self) -> bool {
         let inner = &*self.inner;
-        inner.channels.borrow().has_active()
+        inner.quitting.get()
+            || inner.channels.borrow().has_active()
             || !inner.local_tasks.borrow().is_empty()
             || !inner.closing.borrow().is_empty()
     }
@@ -300,12 +303,14 @@ impl EventLoop {
         inner.channel_batch.set(batch);
     }
 
-    /// Phase 5. Answers whether the loop has been asked to quit; if so, whatever was accepted before that is in this batch.
-    fn run_tasks(&self) -> bool {
+    /// Phase 5. If a request to quit is there, whatever was accepted before it is in this batch.
+    fn run_tasks(&self) {
         let inner = &*self.inner;
         let mut batch = inner.task_batch.take();
         let mut local_batch = inner.local_batch.take();
-        let quit = inner.shared.tasks.take(&mut batch);
+        if inner.shared.tasks.take(&mut batch) {
+            inner.quitting.set(true);
+        }
         std::mem::swap(&mut *inner.local_tasks.borrow_mut(), &mut local_batch);
         for task in batch.drain(..) {
             self.catch("a task", || task(self));
@@ -315,7 +320,6 @@ impl EventLoop {
         }
         inner.task_batch.set(batch);
         inner.local_batch.set(local_batch);
-        quit
     }
 
     fn run_closes(&self) {

@@ -1,8 +1,9 @@
 //! Tasks from any thread, and the protocol that wakes a sleeping loop for them.
 //!
 //! One consumer (the loop) takes batches; any number of producers push. A producer learns from [`push`](TaskQueue::push)
-//! whether it is the one that must wake the consumer: exactly one is told so for each sleep, and none while the consumer is
-//! awake. The promise, model-checked over every interleaving: a consumer never sleeps over a task or a request to quit.
+//! whether it is the one that must wake the consumer: at most one is told so for each sleep, and none once the consumer has
+//! said that it is awake. The promise, checked with loom in `tests/loom`: a consumer never sleeps over a task or a request to
+//! quit.
 //!
 //! The argument in one paragraph. The consumer announces its sleep inside the mutex, and only if it finds nothing there. A push
 //! is therefore either before that, and is found, or after it, and then sees the announcement. Whoever takes the announcement
@@ -90,7 +91,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         Ok(self.end_sleep())
     }
 
-    /// Asks the consumer to stop. Stays asked until [`clear_quit`](TaskQueue::clear_quit).
+    /// Asks the consumer to stop. Stays asked until the consumer [takes](TaskQueue::take) the request.
     pub(crate) fn quit(&self) -> Wake {
         self.inbox.with(|inbox| inbox.quit = true);
         self.end_sleep()
@@ -121,22 +122,18 @@ impl<T, P: Primitives> TaskQueue<T, P> {
 
     /// For the consumer: swaps everything that is queued into `batch`, which must be empty and lends its capacity.
     ///
-    /// Answers whether it has been asked to quit. Both are read under one lock: if the answer is yes, every task accepted before
-    /// that request is in this batch or was in an earlier one.
+    /// Answers whether it has been asked to quit since the last take. Tasks and request are taken under one lock: if the
+    /// answer is yes, every task accepted before that request is in this batch or was in an earlier one. A request that
+    /// comes later stands for a later take, and the tasks accepted before it too.
     pub(crate) fn take(&self, batch: &mut Vec<T>) -> bool {
         debug_assert!(batch.is_empty());
         self.inbox.with(|inbox| {
             std::mem::swap(&mut inbox.tasks, batch);
-            inbox.quit
+            std::mem::take(&mut inbox.quit)
         })
     }
 
-    /// For the consumer: forgets a request to quit, having honoured it.
-    pub(crate) fn clear_quit(&self) {
-        self.inbox.with(|inbox| inbox.quit = false);
-    }
-
-    /// Whether the consumer has been asked to quit.
+    /// Whether a request to quit waits to be taken.
     pub(crate) fn is_quitting(&self) -> bool {
         self.inbox.with(|inbox| inbox.quit)
     }

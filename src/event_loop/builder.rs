@@ -77,6 +77,7 @@ impl Builder {
             now: Cell::new(Instant::now()),
             iteration: Cell::new(0),
             running: Cell::new(false),
+            quitting: Cell::new(false),
             ending: Cell::new(false),
             propagate_panics: self.propagate_panics,
             panic: Cell::new(None),

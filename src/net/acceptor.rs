@@ -46,25 +46,43 @@ impl Acceptor {
             Ok((fd, peer)) => Accepted::Connection(fd, peer),
             Err(Errno::AGAIN) => Accepted::Drained,
             Err(error @ (Errno::MFILE | Errno::NFILE)) => self.shed(error),
-            Err(error @ (Errno::NOBUFS | Errno::NOMEM)) => Accepted::Exhausted(error.into()),
-            // accept(2) passes on errors of the connection itself, and names more than a program can list. The listening
-            // socket has not gone, so each of them costs one connection and no more.
-            Err(error) => Accepted::Lost(error.into()),
+            Err(error) if is_of_connection(error) => Accepted::Lost(error.into()),
+            // Out of memory, or something that nobody has thought of: whatever it is, trying again at once is no help.
+            Err(error) => Accepted::Exhausted(error.into()),
         }
     }
 
     /// Turns the first connection of the backlog away.
     fn shed(&self, error: Errno) -> Accepted {
         let mut reserve = self.reserve.borrow_mut();
-        if reserve.take().is_none() {
-            *reserve = open_reserve().ok();
-            return Accepted::Exhausted(error.into());
-        }
+        // Without a reserve this fails as the call before did, unless a descriptor has come free meanwhile.
+        drop(reserve.take());
         let shed = socket::accept(self.listener.as_fd());
+        let progress = shed.is_ok();
         drop(shed);
         *reserve = open_reserve().ok();
-        Accepted::Lost(error.into())
+        if progress { Accepted::Lost(error.into()) } else { Accepted::Exhausted(error.into()) }
     }
+}
+
+/// Whether accept(2) has passed on an error of the connection that it took from the backlog: that one is lost, and the next
+/// may be sound.
+fn is_of_connection(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::CONNABORTED
+            | Errno::CONNRESET
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::OPNOTSUPP
+            | Errno::PERM
+            | Errno::TIMEDOUT
+            | Errno::NETDOWN
+            | Errno::NETUNREACH
+            | Errno::NONET
+            | Errno::HOSTDOWN
+            | Errno::HOSTUNREACH
+    )
 }
 
 impl AsFd for Acceptor {

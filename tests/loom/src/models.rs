@@ -1,0 +1,62 @@
+//! The claims. Each is a function that explores its model to the end and returns, or panics.
+
+mod closing;
+mod stopping;
+mod waking;
+mod writing;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use loom::model::Builder;
+
+use crate::reactor::Reactor;
+
+pub use self::{closing::*, stopping::*, waking::*, writing::*};
+
+/// Which of the outcomes that a model tells apart were reached, over all interleavings.
+///
+/// A claim about a race is empty if the model never gets into it, so each says where it must get.
+#[derive(Debug, Default)]
+struct Outcomes(Mutex<BTreeSet<&'static str>>);
+
+impl Outcomes {
+    fn note(&self, outcome: &'static str) {
+        self.0.lock().unwrap().insert(outcome);
+    }
+}
+
+const SLEPT: &str = "slept";
+const NEVER_SLEPT: &str = "never slept";
+
+fn sleeps<Q>(reactor: &Reactor<Q>) -> &'static str {
+    if reactor.sleeps > 0 { SLEPT } else { NEVER_SLEPT }
+}
+
+/// Explores `model`, and checks that its outcomes are exactly those `expected`.
+///
+/// With a bound it explores the interleavings with at most so many pre-emptions of a thread that could have gone on;
+/// without one, all there are.
+fn explore(
+    bound: Option<usize>,
+    expected: &[&'static str],
+    model: impl Fn(&Outcomes) + Send + Sync + 'static,
+) {
+    let outcomes = Arc::new(Outcomes::default());
+    let interleavings = Arc::new(AtomicUsize::new(0));
+    let mut builder = Builder::new();
+    builder.preemption_bound = bound;
+    builder.check({
+        let (outcomes, interleavings) = (Arc::clone(&outcomes), Arc::clone(&interleavings));
+        move || {
+            interleavings.fetch_add(1, Relaxed);
+            model(&outcomes);
+        }
+    });
+    println!("{} interleavings", interleavings.load(Relaxed));
+    let reached: Vec<_> = outcomes.0.lock().unwrap().iter().copied().collect();
+    let mut expected = expected.to_vec();
+    expected.sort_unstable();
+    assert_eq!(reached, expected, "the outcomes that the model reaches");
+}

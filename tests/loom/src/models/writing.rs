@@ -1,0 +1,69 @@
+//! Claims about what waking costs: one write for each sleep at most, and none while the loop is awake.
+
+use std::sync::Arc;
+
+use loom::thread;
+
+use super::explore;
+use crate::protocol::{Protocol, Wake};
+use crate::reactor::Reactor;
+
+/// Two posts and a quit meet one sleep: exactly one of them is asked to write.
+pub fn one_sleep_is_taken_back_once<Q: Protocol>() {
+    explore(None, &["by a post", "by the quit"], |outcomes| {
+        let reactor = Reactor::<Q>::new();
+        assert!(reactor.shared().queue.may_sleep(), "there is nothing to do");
+        let posters = [1, 2].map(|task| reactor.spawn(move |shared| shared.post(task).unwrap()));
+        let quit = reactor.shared().quit();
+        let posts = posters.map(|poster| poster.join().unwrap());
+        let needed = posts.iter().chain([&quit]).filter(|wake| **wake == Wake::Needed).count();
+        assert_eq!(needed, 1, "how many were asked to end one sleep");
+        outcomes.note(if quit == Wake::Needed { "by the quit" } else { "by a post" });
+    });
+}
+
+/// A socket wakes the loop while two threads post: there are never more writes than announced sleeps. Fewer, if the
+/// socket has ended a sleep. (A write may still come late, when the loop is awake or in its next sleep: its turn is
+/// then for nothing.) Up to two pre-emptions.
+pub fn writes_never_outnumber_sleeps<Q: Protocol>() {
+    explore(Some(2), &["as many", "fewer"], |outcomes| {
+        let mut reactor = Reactor::<Q>::new();
+        // A new queue counts as asleep, but that sleep has not been announced and is not counted.
+        reactor.shared().queue.awake();
+        let posters = [1, 2].map(|task| reactor.spawn(move |shared| shared.post(task).unwrap()));
+        let socket = reactor.spawn(|shared| shared.epoll.fill_socket());
+        reactor.run_until_ran(2);
+        for poster in posters {
+            poster.join().unwrap();
+        }
+        socket.join().unwrap();
+        let writes = reactor.shared().epoll.writes();
+        assert!(writes <= reactor.sleeps, "{writes} writes for {} sleeps", reactor.sleeps);
+        outcomes.note(if writes < reactor.sleeps { "fewer" } else { "as many" });
+    });
+}
+
+/// A task that posts or quits, itself or through a thread that it starts and waits for, is not asked to write: the
+/// loop is known to be awake. What was posted is run in the turn after.
+pub fn a_push_that_knows_the_loop_awake_writes_nothing<Q: Protocol>() {
+    explore(None, &["woken", "not woken"], |outcomes| {
+        let mut reactor = Reactor::<Q>::new();
+        reactor.spawn(|shared| shared.post(1).unwrap());
+        let mut quit = false;
+        while !quit {
+            quit = reactor.turn(|shared, task| {
+                let wake = match task {
+                    1 => shared.post(2).unwrap(),
+                    2 => {
+                        let shared = Arc::clone(shared);
+                        thread::spawn(move || shared.post(3)).join().unwrap().unwrap()
+                    }
+                    _ => shared.quit(),
+                };
+                assert_eq!(wake, Wake::NotNeeded, "the loop is awake");
+            });
+        }
+        assert_eq!(reactor.ran, [1, 2, 3], "the order of the tasks");
+        outcomes.note(if reactor.woken > 0 { "woken" } else { "not woken" });
+    });
+}

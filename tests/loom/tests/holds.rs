@@ -1,0 +1,36 @@
+//! The protocol keeps every claim.
+
+use reveille_loom::{correct::Queue, models};
+
+macro_rules! holds {
+    ($($claim:ident)*) => {
+        $(
+            #[test]
+            fn $claim() {
+                models::$claim::<Queue>();
+            }
+        )*
+    };
+}
+
+holds! {
+    a_task_of_another_thread_is_run
+    tasks_of_one_thread_are_run_in_order
+    tasks_of_two_threads_are_all_run
+    two_tasks_of_each_of_two_threads_are_all_run
+    a_task_pushed_while_a_socket_wakes_the_loop_is_run
+    an_embedded_loop_shows_every_task
+
+    a_quit_stops_a_sleeping_loop
+    a_task_accepted_before_a_quit_is_run_before_the_stop
+    tasks_known_to_be_accepted_before_a_quit_are_run_before_the_stop
+    a_loop_that_is_run_again_heeds_the_next_quit_only
+    a_quit_that_comes_too_late_for_one_run_stands_for_the_next
+
+    a_task_posted_while_the_loop_is_dropped_has_one_fate
+    a_closed_queue_stays_closed
+
+    one_sleep_is_taken_back_once
+    writes_never_outnumber_sleeps
+    a_push_that_knows_the_loop_awake_writes_nothing
+}
