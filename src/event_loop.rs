@@ -34,10 +34,8 @@ use crate::buffer::Buffer;
 use crate::channel_table::{ChannelId, ChannelTable};
 use crate::poller::{Poller, Wait};
 use crate::timer_queue::TimerQueue;
-use shared::{Shared, Task};
+use shared::{Local, Posted, Queued, Shared};
 use timers::TimerTask;
-
-type LocalTask = Box<dyn FnOnce(&EventLoop)>;
 
 /// A loop that waits for descriptors, deadlines and tasks, and calls back.
 ///
@@ -96,7 +94,7 @@ struct Inner {
     channels: RefCell<ChannelTable<Rc<dyn Source>>>,
     timers: RefCell<TimerQueue<TimerTask>>,
     /// Tasks from this thread: no lock, and they need not be `Send`.
-    local_tasks: RefCell<Vec<LocalTask>>,
+    local_tasks: RefCell<Vec<Local>>,
     /// Channels to be closed in phase 6.
     closing: RefCell<Vec<ChannelId>>,
     /// The one buffer that input is read into; lent to a connection while it reads.
@@ -114,8 +112,8 @@ struct Inner {
     panic: Cell<Option<Box<dyn Any + Send>>>,
     /// Storage of the batches of phases 3 and 5, kept for their capacity.
     channel_batch: Cell<Vec<ChannelId>>,
-    task_batch: Cell<Vec<Task>>,
-    local_batch: Cell<Vec<LocalTask>>,
+    task_batch: Cell<Vec<Posted>>,
+    local_batch: Cell<Vec<Local>>,
 }
 
 thread_local! {
@@ -223,9 +221,13 @@ impl EventLoop {
     pub fn queue_in_loop(&self, task: impl FnOnce(&EventLoop) + 'static) {
         if self.inner.ending.get() {
             self.inner.shared.count_dropped(1);
-            return;
+        } else {
+            self.queue_local(Queued::Task(Box::new(task)));
         }
-        self.inner.local_tasks.borrow_mut().push(Box::new(task));
+    }
+
+    fn queue_local(&self, queued: Local) {
+        self.inner.local_tasks.borrow_mut().push(queued);
         if !self.inner.running.get() {
             // Between the turns of an embedded loop somebody else may be waiting on the loop's descriptor.
             self.inner.shared.wake(self.inner.shared.tasks.end_sleep());
@@ -299,6 +301,8 @@ impl EventLoop {
                 source.on_panic(self);
             }
             inner.channels.borrow_mut().finish(id);
+            // The last of a channel that was closed meanwhile.
+            self.discard(source);
         }
         inner.channel_batch.set(batch);
     }
@@ -313,10 +317,10 @@ impl EventLoop {
         }
         std::mem::swap(&mut *inner.local_tasks.borrow_mut(), &mut local_batch);
         for task in batch.drain(..) {
-            self.catch("a task", || task(self));
+            self.catch("a task", || task.call(self));
         }
         for task in local_batch.drain(..) {
-            self.catch("a task", || task(self));
+            self.catch("a task", || task.call(self));
         }
         inner.task_batch.set(batch);
         inner.local_batch.set(local_batch);
@@ -367,6 +371,11 @@ impl EventLoop {
                 None
             }
         }
+    }
+
+    /// Drops what is, or may hold, somebody else's: their destructors are their code too.
+    fn discard<T>(&self, value: T) {
+        self.catch("a destructor", || drop(value));
     }
 
     fn go_on_with_panic(&self) {

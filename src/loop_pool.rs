@@ -41,7 +41,6 @@ impl LoopPool {
     }
 
     /// The loops in turn. From any thread.
-    #[expect(clippy::should_implement_trait, reason = "a pool is no iterator: it never ends and takes &self")]
     pub fn next(&self) -> &LoopHandle {
         let turn = self.next.fetch_add(1, Relaxed);
         self.threads[turn % self.threads.len()].handle()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::remote_timers::{RemoteKey, RemoteTimers};
-use super::shared::{Counters, Shared, Task, TimerId, TimerName};
+use super::shared::{Counters, Queued, Shared, TimerId, TimerName};
 use super::timers::deadline_after;
 use super::{CURRENT, EventLoop};
 
@@ -66,10 +66,28 @@ impl LoopHandle {
         match self.local_loop() {
             Some(event_loop) if event_loop.inner.ending.get() => Err(PostError { task }),
             Some(event_loop) => {
-                event_loop.queue_in_loop(task);
+                event_loop.queue_local(Queued::Task(Box::new(task)));
                 Ok(())
             }
             None => self.post(task),
+        }
+    }
+
+    /// Has `errand` run as a task is, without counting it as one. Answers whether the loop is there.
+    pub(crate) fn send_errand(&self, errand: impl FnOnce(&EventLoop) + Send + 'static) -> bool {
+        match self.local_loop() {
+            Some(event_loop) if event_loop.inner.ending.get() => false,
+            Some(event_loop) => {
+                event_loop.queue_local(Queued::Errand(Box::new(errand)));
+                true
+            }
+            None => match self.shared.tasks.push(Box::new(errand), |errand| Queued::Errand(errand)) {
+                Ok(wake) => {
+                    self.shared.wake(wake);
+                    true
+                }
+                Err(_) => false,
+            },
         }
     }
 
@@ -78,7 +96,7 @@ impl LoopHandle {
         F: FnOnce(&EventLoop) + Send + 'static,
     {
         // Boxed before the lock is taken; inside it only the type changes.
-        let pushed = self.shared.tasks.push(Box::new(task), |task| task as Task);
+        let pushed = self.shared.tasks.push(Box::new(task), |task| Queued::Task(task));
         let wake = pushed.map_err(|task| PostError { task: *task })?;
         self.shared.wake(wake);
         Ok(())
@@ -133,7 +151,7 @@ impl LoopHandle {
         let key = insert(&self.shared.remote_timers, Box::new(callback))
             .map_err(|callback| PostError { task: *callback })?;
         // If the loop goes before it has armed the timer, the callback is dropped with the loop's other timers.
-        let _ = self.queue_in_loop(move |event_loop| event_loop.arm_remote_timer(key, deadline, period));
+        self.send_errand(move |event_loop| event_loop.arm_remote_timer(key, deadline, period));
         Ok(self.shared.timer_id(TimerName::Remote(key)))
     }
 
@@ -150,13 +168,13 @@ impl LoopHandle {
         }
         match self.shared.resolve(id) {
             None => false,
-            Some(TimerName::Local(_)) => self.post(move |event_loop| _ = event_loop.cancel(id)).is_ok(),
+            Some(TimerName::Local(_)) => self.send_errand(move |event_loop| _ = event_loop.cancel(id)),
             Some(TimerName::Remote(key)) => match self.shared.remote_timers.remove(key) {
                 None => false,
                 Some(removed) => {
                     if let Some(armed) = removed.armed() {
                         // Only the slot in the loop's queue is left to be given up; a loop that has gone has done so.
-                        let _ = self.post(move |event_loop| _ = event_loop.disarm(armed));
+                        self.send_errand(move |event_loop| _ = event_loop.disarm(armed));
                     }
                     true
                 }

@@ -10,14 +10,34 @@ use crate::sync::ParkingLot;
 use crate::task_queue::{TaskQueue, Wake};
 use crate::timer_queue::TimerKey;
 
-pub(super) type Task = Box<dyn FnOnce(&EventLoop) + Send>;
+/// What phase 5 calls. Users' tasks are counted; what the crate itself asks of a loop takes the same way, in order with them,
+/// and is none of their business.
+pub(super) enum Queued<F: ?Sized> {
+    Task(Box<F>),
+    Errand(Box<F>),
+}
+
+pub(super) type Posted = Queued<dyn FnOnce(&EventLoop) + Send>;
+pub(super) type Local = Queued<dyn FnOnce(&EventLoop)>;
+
+impl<F: FnOnce(&EventLoop) + ?Sized> Queued<F> {
+    pub(super) fn call(self, event_loop: &EventLoop) {
+        match self {
+            Queued::Task(call) | Queued::Errand(call) => call(event_loop),
+        }
+    }
+
+    pub(super) fn is_task(&self) -> bool {
+        matches!(self, Queued::Task(_))
+    }
+}
 
 /// The shared part of a loop. The handles keep it, and so the eventfd, for as long as they live: a wake that
 /// comes when the loop has gone is written to a counter that nobody reads, and to nothing else.
 pub(super) struct Shared {
     /// Tells this loop's timers from those of others.
     id: u32,
-    pub(super) tasks: TaskQueue<Task, ParkingLot>,
+    pub(super) tasks: TaskQueue<Posted, ParkingLot>,
     pub(super) wakeup: EventFd,
     pub(super) remote_timers: RemoteTimers,
     tasks_dropped: AtomicU64,

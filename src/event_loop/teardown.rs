@@ -34,13 +34,18 @@ impl EventLoop {
             }
         }
         let local_tasks = inner.local_tasks.take();
-        inner.shared.count_dropped(tasks.len() + local_tasks.len());
-        if !tasks.is_empty() || !local_tasks.is_empty() {
-            log::debug!("the loop is dropped with {} tasks not run", tasks.len() + local_tasks.len());
+        let not_run = tasks.iter().filter(|queued| queued.is_task()).count()
+            + local_tasks.iter().filter(|queued| queued.is_task()).count();
+        inner.shared.count_dropped(not_run);
+        if not_run > 0 {
+            log::debug!("the loop is dropped with {not_run} tasks not run");
         }
-        drop((tasks, local_tasks));
+        // One by one, so that a destructor that panics costs no other its turn, nor the caller the rest of the drop.
+        tasks.into_iter().for_each(|task| self.discard(task));
+        local_tasks.into_iter().for_each(|task| self.discard(task));
         let timers = inner.timers.borrow_mut().drain();
-        drop(timers);
-        drop(inner.shared.remote_timers.close());
+        timers.into_iter().for_each(|timer| self.discard(timer));
+        let remote_timers = inner.shared.remote_timers.close();
+        remote_timers.into_iter().flatten().for_each(|timer| self.discard(timer));
     }
 }

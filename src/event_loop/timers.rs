@@ -86,8 +86,12 @@ impl EventLoop {
                     None
                 }
                 TimerTask::Every(period, mut callback) => {
-                    let returned = self.catch("a timer's callback", || callback(self));
-                    returned.map(|()| (period, TimerTask::Every(period, callback)))
+                    if self.catch("a timer's callback", || callback(self)).is_some() {
+                        Some((period, TimerTask::Every(period, callback)))
+                    } else {
+                        self.discard(callback);
+                        None
+                    }
                 }
                 TimerTask::Remote(period, key) => {
                     let goes_on = self.run_remote_timer(key);
@@ -100,7 +104,7 @@ impl EventLoop {
                     let deadline = next_multiple(deadline, period, inner.now.get());
                     // A timer that was cancelled from its own callback is handed back, and dropped.
                     let cancelled = inner.timers.borrow_mut().rearm(key, deadline, task);
-                    drop(cancelled);
+                    self.discard(cancelled);
                 }
             }
         }
@@ -139,11 +143,14 @@ impl EventLoop {
                 false
             }
             Some(Callback::Every(mut callback)) => {
-                if self.catch("a timer's callback", || callback(self)).is_none() {
-                    drop(timers.remove(key));
-                    return false;
+                let returned = self.catch("a timer's callback", || callback(self));
+                if returned.is_none() {
+                    timers.remove(key);
                 }
-                timers.finish(key, callback).is_none()
+                let over = timers.finish(key, callback);
+                let goes_on = over.is_none();
+                self.discard(over);
+                goes_on
             }
         }
     }

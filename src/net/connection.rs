@@ -53,6 +53,13 @@ pub enum State {
     Closed,
 }
 
+/// An accepted socket, on its way to the loop that will serve it.
+pub(super) struct Arrival {
+    pub(super) fd: OwnedFd,
+    pub(super) peer: SocketAddr,
+    pub(super) membership: Membership,
+}
+
 /// All of a connection but its handler.
 pub(super) struct Core {
     id: ChannelId,
@@ -82,7 +89,8 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(id: ChannelId, fd: OwnedFd, peer: SocketAddr, mut membership: Membership) -> Core {
+    pub(super) fn new(id: ChannelId, arrival: Arrival) -> Core {
+        let Arrival { fd, peer, mut membership } = arrival;
         membership.enlist(id);
         Core {
             id,

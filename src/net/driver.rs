@@ -5,12 +5,11 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
-use super::connection::{Core, INPUT, Received, State, TcpConnection};
-use super::group::{Membership, Stage};
+use super::connection::{Arrival, Core, INPUT, Received, State, TcpConnection};
+use super::group::Stage;
 use super::handler::ConnectionHandler;
 use super::outcome::CloseReason;
 use crate::buffer::Buffer;
@@ -29,16 +28,15 @@ struct Connection<H> {
 /// `make` and the handler are the user's code: a panic there costs this connection, and nothing else.
 pub(super) fn establish<H: ConnectionHandler>(
     event_loop: &EventLoop,
-    fd: OwnedFd,
-    peer: SocketAddr,
-    membership: Membership,
+    arrival: Arrival,
     make: impl FnOnce(&TcpConnection<'_>) -> H,
 ) {
-    if membership.group().stage() != Stage::Serving {
+    if arrival.membership.group().stage() != Stage::Serving {
         return;
     }
+    let peer = arrival.peer;
     let registered = event_loop.register(Interest::READABLE | Interest::WRITABLE, |id| {
-        Rc::new(Connection { core: Core::new(id, fd, peer, membership), handler: RefCell::new(None) })
+        Rc::new(Connection { core: Core::new(id, arrival), handler: RefCell::new(None) })
     });
     let connection = match registered {
         Ok(connection) => connection,

@@ -114,7 +114,7 @@ impl Group {
         for (number, shard) in self.shards.iter().enumerate() {
             let group = Arc::clone(self);
             // A loop that has gone has taken its connections with it.
-            let _ = shard.event_loop.queue_in_loop(move |event_loop| {
+            shard.event_loop.send_errand(move |event_loop| {
                 let members: Vec<ChannelId> = group.shards[number].members.lock().iter().copied().collect();
                 for id in members {
                     event_loop.notify(id);
@@ -130,7 +130,7 @@ impl Group {
         // Taken under the lock, so the last connection and the one who waits cannot both call it.
         if let Some((home, when_empty)) = self.when_empty.lock().take() {
             let report = StopReport { drained: self.drained.load(SeqCst), cut: self.cut.load(SeqCst) };
-            if home.queue_in_loop(move |event_loop| when_empty(event_loop, report)).is_err() {
+            if !home.send_errand(move |event_loop| when_empty(event_loop, report)) {
                 log::debug!("a server has stopped whose loop has gone");
             }
         }

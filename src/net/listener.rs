@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::acceptor::{Accepted, Acceptor};
-use super::group::{Group, Membership};
+use super::connection::Arrival;
+use super::group::Group;
 use super::socket;
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, Source};
@@ -21,8 +22,8 @@ const REST: Duration = Duration::from_millis(50);
 
 /// Makes a connection of an accepted socket, on the loop it is called with.
 pub(super) enum Establish {
-    Here(Box<dyn Fn(&EventLoop, OwnedFd, SocketAddr, Membership)>),
-    There(Arc<dyn Fn(&EventLoop, OwnedFd, SocketAddr, Membership) + Send + Sync>),
+    Here(Box<dyn Fn(&EventLoop, Arrival)>),
+    There(Arc<dyn Fn(&EventLoop, Arrival) + Send + Sync>),
 }
 
 pub(super) struct Listener {
@@ -59,15 +60,14 @@ impl Listener {
         }
         let shard = self.next_shard.get();
         self.next_shard.set((shard + 1) % self.group.shards());
-        let membership = self.group.join(shard);
+        let arrival = Arrival { fd, peer, membership: self.group.join(shard) };
         match &self.establish {
-            Establish::Here(establish) => establish(event_loop, fd, peer, membership),
+            Establish::Here(establish) => establish(event_loop, arrival),
             Establish::There(establish) => {
                 let establish = Arc::clone(establish);
                 let there = self.group.event_loop(shard).clone();
                 // Refused by a loop that has gone, the task is dropped, and socket and membership with it.
-                if there.queue_in_loop(move |event_loop| establish(event_loop, fd, peer, membership)).is_err()
-                {
+                if !there.send_errand(move |event_loop| establish(event_loop, arrival)) {
                     self.complaint.make(event_loop.now(), || format!("the loop for {peer} has gone"));
                 }
             }

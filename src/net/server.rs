@@ -253,8 +253,8 @@ impl<'a> TcpServerBuilder<'a, ThisLoop> {
         H: ConnectionHandler,
     {
         let factory = RefCell::new(factory);
-        let here = move |event_loop: &EventLoop, fd, peer, membership| {
-            establish(event_loop, fd, peer, membership, |conn| (factory.borrow_mut())(conn));
+        let here = move |event_loop: &EventLoop, arrival| {
+            establish(event_loop, arrival, |conn| (factory.borrow_mut())(conn));
         };
         self.build(None, Establish::Here(Box::new(here)))
     }
@@ -286,8 +286,8 @@ impl TcpServerBuilder<'_, ManyLoops> {
         F: Fn(&TcpConnection<'_>) -> H + Send + Sync + 'static,
         H: ConnectionHandler,
     {
-        let everywhere = move |event_loop: &EventLoop, fd, peer, membership| {
-            establish(event_loop, fd, peer, membership, &factory);
+        let everywhere = move |event_loop: &EventLoop, arrival| {
+            establish(event_loop, arrival, &factory);
         };
         match self.spread.pool.take() {
             None => self.build(None, Establish::Here(Box::new(everywhere))),

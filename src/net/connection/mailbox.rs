@@ -174,8 +174,9 @@ impl ConnectionHandle {
     fn ask(&self, request: Request) -> Result<(), SendError> {
         if self.mailbox.put(request)? {
             let id = self.id;
-            let told = self.event_loop.queue_in_loop(move |event_loop| event_loop.notify(id));
-            told.map_err(|_| SendError::Closed)?;
+            if !self.event_loop.send_errand(move |event_loop| event_loop.notify(id)) {
+                return Err(SendError::Closed);
+            }
         }
         Ok(())
     }
