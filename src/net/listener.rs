@@ -20,10 +20,13 @@ const ACCEPTS_A_TURN: usize = 128;
 /// How long the listener rests when the system is out of something that accepting needs.
 const REST: Duration = Duration::from_millis(50);
 
+type EstablishHere = dyn Fn(&EventLoop, Arrival);
+type EstablishThere = dyn Fn(&EventLoop, Arrival) + Send + Sync;
+
 /// Makes a connection of an accepted socket, on the loop it is called with.
 pub(super) enum Establish {
-    Here(Box<dyn Fn(&EventLoop, Arrival)>),
-    There(Arc<dyn Fn(&EventLoop, Arrival) + Send + Sync>),
+    Here(Box<EstablishHere>),
+    There(Arc<EstablishThere>),
 }
 
 pub(super) struct Listener {

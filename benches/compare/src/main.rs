@@ -1,2 +1,76 @@
-//! Comparisons.
-fn main() {}
+//! reveille beside raw epoll and other event loops, in one run.
+//!
+//! ```text
+//! cargo run --release -p reveille-compare
+//! ```
+//!
+//! Every server runs in a child process of its own (this binary again) on one CPU, and the load
+//! generator in this process on another. What is compared is the CPU time a server needs for a
+//! message, read from the kernel: it holds even where the generator is the slower side, as it is
+//! against the leanest servers. Peers take turns (A B C, A B C, ...) and are compared within a
+//! round, so that a machine that slows down for a while slows all of them.
+
+mod arguments;
+mod echo;
+mod load;
+mod machine;
+mod memory;
+mod process;
+mod report;
+mod servers;
+mod smoke;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use arguments::{Arguments, Command};
+use machine::Machine;
+
+/// Whatever goes wrong here ends the run with a message, so one boxed type serves everywhere.
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(problem) => {
+            eprintln!("reveille-compare: {problem}\n\n{}", arguments::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("reveille-compare: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    match arguments.command {
+        Command::Help => {
+            println!("{}", arguments::USAGE);
+            return Ok(());
+        }
+        Command::Serve(peer, cpu) => {
+            if let Some(cpu) = cpu {
+                machine::pin_this_thread(cpu)?;
+            }
+            return servers::serve(peer);
+        }
+        _ => {}
+    }
+
+    let machine = Machine::prepare()?;
+    println!("{machine}");
+    let Arguments { peers, rounds, .. } = arguments;
+    match arguments.command {
+        Command::Echo => echo::run(&machine, peers, *rounds),
+        Command::Memory => memory::run(&machine, peers, *rounds),
+        Command::Smoke => smoke::run(&machine, peers),
+        _ => {
+            echo::run(&machine, peers, *rounds)?;
+            memory::run(&machine, peers, *rounds)
+        }
+    }
+}
