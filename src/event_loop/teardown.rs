@@ -30,6 +30,7 @@ impl EventLoop {
                 if let Some(source) = source {
                     source.on_loop_end(self);
                     self.close_now(id);
+                    self.discard(source);
                 }
             }
         }

@@ -111,10 +111,6 @@ impl Core {
         }
     }
 
-    pub(super) fn is_reading(&self) -> bool {
-        !self.paused.get() && !self.held_back.get() && !self.peer_finished.get()
-    }
-
     /// Tells the loop what the connection waits for. An error always concerns it, whatever else is paused.
     pub(super) fn update_wanted(&self, event_loop: &EventLoop) {
         if self.state.get() == State::Closed {
@@ -137,7 +133,9 @@ impl Core {
         }
         self.reason.set(Some(reason));
         if let Some(mailbox) = self.mailbox.get() {
-            mailbox.close();
+            // What was accepted from other threads counts as unsent, for the handler to see.
+            let mut unsent = self.unsent.borrow_mut();
+            mailbox.close().for_each(|bytes| unsent.append(&bytes));
         }
         event_loop.set_wanted(self.id, Readiness::NONE);
         event_loop.close_later(self.id);
@@ -184,6 +182,7 @@ impl Core {
         self.paused.set(false);
         self.held_back.set(false);
         self.unread.take();
+        self.offer_again.set(false);
         self.shutdown(event_loop);
         self.update_wanted(event_loop);
     }

@@ -21,19 +21,26 @@ pub(in crate::net) enum Received {
 }
 
 impl Core {
-    /// Reads once into `input`, at most what it holds, so that a busy peer does not keep the others waiting. If there is more,
-    /// the connection stays ready and goes on with the next turn of the loop.
+    /// Whether the connection takes input for now: there may be some, or some is to be offered again.
+    pub(in crate::net) fn is_reading(&self) -> bool {
+        !self.paused.get() && !self.held_back.get() && (self.offer_again.get() || !self.peer_finished.get())
+    }
+
+    /// Reads once into `input`, at most what it holds, so that a busy peer does not keep the others waiting. If there is
+    /// more, the connection stays ready and goes on with the next turn of the loop.
     pub(in crate::net) fn receive(
         &self,
         event_loop: &EventLoop,
         ready: Readiness,
         input: &mut Buffer,
     ) -> Received {
+        if self.offer_again.replace(false) {
+            self.update_wanted(event_loop);
+            return Received::Input;
+        }
         let space = input.writable_mut();
         let room = space.len();
         match socket::receive(self.fd.as_fd(), space) {
-            // What was left over comes first; the end is read again in the next turn.
-            Ok(Transferred::Bytes(0)) if self.offer_again.get() => Received::Input,
             Ok(Transferred::Bytes(0)) => {
                 self.peer_finished.set(true);
                 self.update_wanted(event_loop);
@@ -54,7 +61,7 @@ impl Core {
                 if ready.is_error() {
                     self.check_error(event_loop);
                 }
-                if self.offer_again.get() { Received::Input } else { Received::Nothing }
+                Received::Nothing
             }
             Err(error) => {
                 self.close(event_loop, CloseReason::Error(error));
@@ -63,9 +70,8 @@ impl Core {
         }
     }
 
-    /// What the handler has left of earlier input, to be offered to it again.
+    /// What the handler has left of earlier input.
     pub(in crate::net) fn take_unread(&self) -> Buffer {
-        self.offer_again.set(false);
         self.unread.take()
     }
 
@@ -93,7 +99,7 @@ impl Core {
         let unread = self.unread.take();
         if !unread.is_empty() {
             self.unread.set(unread);
-            // No edge will come for bytes that are here already, so the connection is taken for readable.
+            // No edge will come for bytes that are here already, so the connection counts as readable.
             self.offer_again.set(true);
             event_loop.add_ready(self.id, Readiness::READABLE);
         }

@@ -30,25 +30,35 @@ pub(super) struct Mailbox {
 struct Content {
     requests: Vec<Request>,
     bytes: usize,
-    open: bool,
+    accepts: Accepts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepts {
+    All,
+    /// The connection is shut down, or about to be: nothing more can be sent.
+    NoSends,
+    Nothing,
 }
 
 impl Mailbox {
-    fn new(max_bytes: usize, open: bool) -> Mailbox {
-        Mailbox { content: Mutex::new(Content { requests: Vec::new(), bytes: 0, open }), max_bytes }
+    fn new(max_bytes: usize, accepts: Accepts) -> Mailbox {
+        Mailbox { content: Mutex::new(Content { requests: Vec::new(), bytes: 0, accepts }), max_bytes }
     }
 
     /// Adds a request. Answers whether it is the first, for which the loop must be told.
     fn put(&self, request: Request) -> Result<bool, SendError> {
         let mut content = self.content.lock();
-        if !content.open {
-            return Err(SendError::Closed);
-        }
-        if let Request::Send(bytes) = &request {
-            if bytes.len() > self.max_bytes - content.bytes {
-                return Err(SendError::Full);
+        match (&request, content.accepts) {
+            (_, Accepts::Nothing) | (Request::Send(_), Accepts::NoSends) => return Err(SendError::Closed),
+            (Request::Send(bytes), Accepts::All) => {
+                if bytes.len() > self.max_bytes - content.bytes {
+                    return Err(SendError::Full);
+                }
+                content.bytes += bytes.len();
             }
-            content.bytes += bytes.len();
+            (Request::Shutdown, _) => content.accepts = Accepts::NoSends,
+            (Request::Close, _) => {}
         }
         content.requests.push(request);
         Ok(content.requests.len() == 1)
@@ -61,24 +71,36 @@ impl Mailbox {
     }
 
     fn is_open(&self) -> bool {
-        self.content.lock().open
+        self.content.lock().accepts != Accepts::Nothing
     }
 
-    /// Refuses every later request.
-    pub(super) fn close(&self) {
+    /// Refuses every later send. What was accepted before is still in the mailbox.
+    pub(super) fn refuse_sends(&self) {
         let mut content = self.content.lock();
-        content.open = false;
-        let left = mem::take(&mut content.requests);
-        drop(content);
-        drop(left);
+        if content.accepts == Accepts::All {
+            content.accepts = Accepts::NoSends;
+        }
+    }
+
+    /// Refuses every later request, and hands out the bytes that were accepted and have not been sent.
+    pub(super) fn close(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.content.lock().accepts = Accepts::Nothing;
+        self.take().into_iter().filter_map(|request| match request {
+            Request::Send(bytes) => Some(bytes),
+            Request::Shutdown | Request::Close => None,
+        })
     }
 }
 
 impl Core {
     pub(super) fn handle(&self) -> ConnectionHandle {
         let mailbox = self.mailbox.get_or_init(|| {
-            let limits = &self.membership.group().limits;
-            Arc::new(Mailbox::new(limits.max_unsent, self.state.get() != State::Closed))
+            let accepts = match self.state.get() {
+                State::Connecting | State::Open => Accepts::All,
+                State::Closing => Accepts::NoSends,
+                State::Closed => Accepts::Nothing,
+            };
+            Arc::new(Mailbox::new(self.membership.group().limits.max_unsent, accepts))
         });
         ConnectionHandle {
             event_loop: self.membership.event_loop().clone(),
@@ -94,9 +116,11 @@ impl Core {
                 Request::Shutdown => self.shutdown(event_loop),
                 Request::Close => self.close(event_loop, CloseReason::Closed),
                 Request::Send(bytes) => {
-                    if let Err(SendError::Full) = self.send(event_loop, &bytes) {
-                        // These bytes were accepted, so they cannot be left out of the stream.
-                        self.close(event_loop, CloseReason::Error(SendError::Full.into()));
+                    if let Err(error) = self.send(event_loop, &bytes) {
+                        // They were accepted, so they cannot be left out of the stream: without them it ends here, and
+                        // they count as unsent.
+                        self.unsent.borrow_mut().append(&bytes);
+                        self.close(event_loop, CloseReason::Error(error.into()));
                     }
                 }
             }

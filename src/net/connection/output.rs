@@ -47,44 +47,54 @@ impl Core {
     /// Sends what is queued, as far as the kernel takes it. Answers whether the handler is to be told that all is sent.
     pub(in crate::net) fn flush(&self, event_loop: &EventLoop) -> bool {
         let mut unsent = self.unsent.borrow_mut();
-        let mut drained = self.wants_drained.get();
-        if unsent.is_empty() && !drained {
-            return false; // The usual case: a socket is nearly always writable when it becomes readable.
-        }
-        if !unsent.is_empty() {
-            match socket::send(self.fd.as_fd(), unsent.readable()) {
-                Ok(Transferred::Bytes(n)) => unsent.consume(n),
-                Ok(Transferred::WouldBlock) => {}
-                Err(error) => {
-                    drop(unsent);
-                    self.close(event_loop, CloseReason::Error(error));
-                    return false;
-                }
+        if unsent.is_empty() {
+            // The usual case: a socket is nearly always writable when it becomes readable.
+            drop(unsent);
+            let asked = self.wants_drained.replace(false);
+            if asked {
+                self.update_wanted(event_loop);
             }
-            if unsent.is_empty() {
-                unsent.release();
-                drained = true;
-            } else {
-                event_loop.clear_ready(self.id, OUTPUT);
-                drained = false;
+            return asked;
+        }
+        match socket::send(self.fd.as_fd(), unsent.readable()) {
+            Ok(Transferred::Bytes(n)) => unsent.consume(n),
+            Ok(Transferred::WouldBlock) => {}
+            Err(error) => {
+                drop(unsent);
+                self.close(event_loop, CloseReason::Error(error));
+                return false;
             }
         }
         let left = unsent.len();
+        if left == 0 {
+            unsent.release();
+        }
         drop(unsent);
         if left <= self.membership.group().limits.low_water {
             self.held_back.set(false);
         }
-        if drained {
+        if left > 0 {
+            event_loop.clear_ready(self.id, OUTPUT);
+        } else {
             self.wants_drained.set(false);
             if self.state.get() == State::Closing {
                 self.finish(event_loop);
             }
         }
         self.update_wanted(event_loop);
-        drained
+        left == 0
     }
 
     pub(super) fn shutdown(&self, event_loop: &EventLoop) {
+        if self.state.get() != State::Open {
+            return;
+        }
+        // What other threads' sends have brought as far as the mailbox was accepted, and goes out before the FIN.
+        if let Some(mailbox) = self.mailbox.get() {
+            mailbox.refuse_sends();
+            self.read_mailbox(event_loop);
+        }
+        // One of those requests may have been to shut down or to close.
         if self.state.get() != State::Open {
             return;
         }
