@@ -98,7 +98,7 @@ struct Inner {
     /// Channels to be closed in phase 6.
     closing: RefCell<Vec<ChannelId>>,
     /// The one buffer that input is read into; lent to a connection while it reads.
-    input: Cell<Option<Buffer>>,
+    input: Cell<Option<Box<Buffer>>>,
     input_size: usize,
     now: Cell<Instant>,
     iteration: Cell<u64>,
@@ -301,8 +301,10 @@ impl EventLoop {
                 source.on_panic(self);
             }
             inner.channels.borrow_mut().finish(id);
-            // The last of a channel that was closed meanwhile.
-            self.discard(source);
+            if Rc::strong_count(&source) == 1 {
+                // The last of a channel that was closed meanwhile.
+                self.discard(source);
+            }
         }
         inner.channel_batch.set(batch);
     }

@@ -112,19 +112,24 @@ fn to_mio(interest: Interest) -> io::Result<mio::Interest> {
 }
 
 fn from_mio(event: &mio::event::Event) -> Readiness {
-    let reported = [
-        (event.is_readable(), Readiness::READABLE),
-        (event.is_writable(), Readiness::WRITABLE),
-        (event.is_read_closed(), Readiness::READ_CLOSED),
-        (event.is_write_closed(), Readiness::WRITE_CLOSED),
-        (event.is_error(), Readiness::ERROR),
-        (event.is_priority(), Readiness::PRIORITY),
-    ];
     let mut readiness = Readiness::NONE;
-    for (holds, bit) in reported {
-        if holds {
-            readiness |= bit;
-        }
+    if event.is_readable() {
+        readiness |= Readiness::READABLE;
+    }
+    if event.is_writable() {
+        readiness |= Readiness::WRITABLE;
+    }
+    if event.is_read_closed() {
+        readiness |= Readiness::READ_CLOSED;
+    }
+    if event.is_write_closed() {
+        readiness |= Readiness::WRITE_CLOSED;
+    }
+    if event.is_error() {
+        readiness |= Readiness::ERROR;
+    }
+    if event.is_priority() {
+        readiness |= Readiness::PRIORITY;
     }
     readiness
 }

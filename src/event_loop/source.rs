@@ -113,13 +113,13 @@ impl EventLoop {
 
     /// Lends the loop's input buffer, empty. It comes back through [`return_input`](EventLoop::return_input); one that a
     /// panic has swallowed, or a handler has kept for itself, is made anew.
-    pub(crate) fn lend_input(&self) -> Buffer {
+    pub(crate) fn lend_input(&self) -> Box<Buffer> {
         let size = self.inner.input_size;
         let returned = self.inner.input.take().filter(|input| input.capacity() >= size);
-        returned.unwrap_or_else(|| Buffer::with_capacity(size))
+        returned.unwrap_or_else(|| Box::new(Buffer::with_capacity(size)))
     }
 
-    pub(crate) fn return_input(&self, mut input: Buffer) {
+    pub(crate) fn return_input(&self, mut input: Box<Buffer>) {
         input.clear();
         self.inner.input.set(Some(input));
     }

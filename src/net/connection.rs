@@ -79,8 +79,8 @@ pub(super) struct Core {
     offer_again: Cell<bool>,
     /// The handler wants its `on_drained` even if nothing is queued.
     wants_drained: Cell<bool>,
-    /// Input that the handler has left for later.
-    unread: Cell<Buffer>,
+    /// Input that the handler has left for later; never an empty buffer.
+    unread: Cell<Option<Box<Buffer>>>,
     /// Bytes that were accepted for sending and that the kernel has not taken. Never more than the limit.
     unsent: RefCell<Buffer>,
     reason: Cell<Option<CloseReason>>,
@@ -120,7 +120,7 @@ impl Core {
         if self.is_reading() {
             wanted |= INPUT;
         }
-        if self.wants_drained.get() || !self.unsent.borrow().is_empty() {
+        if self.has_output() {
             wanted |= OUTPUT;
         }
         event_loop.set_wanted(self.id, wanted);

@@ -80,15 +80,23 @@ impl<H: ConnectionHandler> Connection<H> {
 
     /// Offers `input`, behind what was left of earlier input, to the handler, and keeps what it leaves.
     fn deliver(&self, event_loop: &EventLoop, input: &mut Buffer) {
-        let mut unread = self.core.take_unread();
-        if unread.is_empty() {
-            self.call(event_loop, |handler, conn| handler.on_message(conn, input));
-            unread.append(input.readable());
-        } else {
-            unread.append(input.readable());
-            self.call(event_loop, |handler, conn| handler.on_message(conn, &mut unread));
+        match self.core.take_unread() {
+            None => {
+                self.call(event_loop, |handler, conn| handler.on_message(conn, input));
+                if !input.is_empty() {
+                    let mut unread = Box::new(Buffer::new());
+                    unread.append(input.readable());
+                    self.core.keep_unread(event_loop, unread);
+                }
+            }
+            Some(mut unread) => {
+                unread.append(input.readable());
+                self.call(event_loop, |handler, conn| handler.on_message(conn, &mut unread));
+                if !unread.is_empty() {
+                    self.core.keep_unread(event_loop, unread);
+                }
+            }
         }
-        self.core.keep_unread(event_loop, unread);
     }
 
     fn end_input(&self, event_loop: &EventLoop) {
@@ -107,7 +115,7 @@ impl<H: ConnectionHandler> Source for Connection<H> {
     /// Output first: what it frees may let input flow again in this very turn.
     fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
         let core = &self.core;
-        if ready.is_writable() && core.flush(event_loop) {
+        if ready.is_writable() && core.has_output() && core.flush(event_loop) {
             self.call(event_loop, |handler, conn| handler.on_drained(conn));
         }
         if core.state() == State::Closed {

@@ -71,20 +71,17 @@ impl Core {
     }
 
     /// What the handler has left of earlier input.
-    pub(in crate::net) fn take_unread(&self) -> Buffer {
+    pub(in crate::net) fn take_unread(&self) -> Option<Box<Buffer>> {
         self.unread.take()
     }
 
-    /// Keeps what the handler leaves of its input, within the limit.
-    pub(in crate::net) fn keep_unread(&self, event_loop: &EventLoop, unread: Buffer) {
+    /// Keeps what the handler has left of its input, which is not nothing, within the limit.
+    pub(in crate::net) fn keep_unread(&self, event_loop: &EventLoop, unread: Box<Buffer>) {
         if unread.len() > self.membership.group().limits.max_unread {
             let message = "the handler leaves more input unread than the limit allows";
             self.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::StorageFull, message)));
         }
-        // An empty buffer is dropped here, and its memory with it.
-        if !unread.is_empty() {
-            self.unread.set(unread);
-        }
+        self.unread.set(Some(unread));
     }
 
     pub(super) fn pause_reading(&self, event_loop: &EventLoop) {
@@ -97,7 +94,7 @@ impl Core {
             return;
         }
         let unread = self.unread.take();
-        if !unread.is_empty() {
+        if unread.is_some() {
             self.unread.set(unread);
             // No edge will come for bytes that are here already, so the connection counts as readable.
             self.offer_again.set(true);

@@ -44,16 +44,20 @@ impl Core {
         Ok(Sent::Queued)
     }
 
+    /// Whether there is anything to flush, or to say. Usually not: a socket is nearly always writable when it becomes
+    /// readable.
+    #[inline]
+    pub(in crate::net) fn has_output(&self) -> bool {
+        self.wants_drained.get() || !self.unsent.borrow().is_empty()
+    }
+
     /// Sends what is queued, as far as the kernel takes it. Answers whether the handler is to be told that all is sent.
     pub(in crate::net) fn flush(&self, event_loop: &EventLoop) -> bool {
         let mut unsent = self.unsent.borrow_mut();
         if unsent.is_empty() {
-            // The usual case: a socket is nearly always writable when it becomes readable.
             drop(unsent);
             let asked = self.wants_drained.replace(false);
-            if asked {
-                self.update_wanted(event_loop);
-            }
+            self.update_wanted(event_loop);
             return asked;
         }
         match socket::send(self.fd.as_fd(), unsent.readable()) {
