@@ -1,0 +1,184 @@
+"""What the checks in this directory share: a blocking peer whose every wait has a deadline.
+
+Standard library only. A check that fails ends in one sentence on stderr and exit status 1.
+"""
+
+import argparse
+import os
+import random
+import resource
+import socket
+import struct
+import sys
+import time
+
+# No single wait on loopback should come near this, even on a busy machine.
+DEADLINE = 15.0
+# Bounded output is the point; how many bytes exactly is the server's choice.
+MOST_MEMORY_FOR_ONE_PEER = 64 << 20
+# At 100 ticks a second, a loop that spins uses 100 of them.
+SECONDS_WATCHED = 1.0
+MOST_TICKS_WATCHED = 2
+
+
+class CheckFailed(Exception):
+    """The server did not do what an echo server must; the text is the sentence to print."""
+
+
+def arguments(description, **numbers):
+    """Parses `HOST PORT`, `--seed`, and one `--name N` for each of `numbers`; prints the seed in use."""
+    parser = argparse.ArgumentParser(description=description.strip().splitlines()[0])
+    parser.add_argument("host")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, required=default is None)
+    options = parser.parse_args()
+    options.random = random.Random(options.seed)
+    print(f"    {os.path.basename(parser.prog)}: seed {options.seed}", flush=True)
+    return options
+
+
+def run(check, options):
+    """Runs `check(options)` and turns a failure into one sentence and exit status 1."""
+    try:
+        check(options)
+    except (CheckFailed, OSError) as failure:
+        script = os.path.basename(sys.argv[0])
+        kind = "" if isinstance(failure, CheckFailed) else f"{type(failure).__name__}: "
+        raise SystemExit(f"{script}: {kind}{failure} (seed {options.seed})") from None
+
+
+def connect(host, port, receive_buffer=None, segment=None):
+    """Connects with TCP_NODELAY, so that a partial message leaves as one.
+
+    A small receive buffer and segment size make the kernel's own buffers as small as those of a slow link: on
+    loopback they are otherwise sized for segments of 64 KiB and swallow megabytes.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.settimeout(DEADLINE)
+    # Both only count before the connection is made.
+    if receive_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    if segment is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
+    sock.connect((host, port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def receive_exactly(sock, expected, what):
+    """Reads as many bytes as `expected` has and requires them to be the same."""
+    at = 0
+    while at < len(expected):
+        try:
+            chunk = sock.recv(min(len(expected) - at, 1 << 18))
+        except TimeoutError:
+            raise CheckFailed(f"{what}: silence after {at} of {len(expected)} bytes") from None
+        if not chunk:
+            raise CheckFailed(f"{what}: end of stream after {at} of {len(expected)} bytes")
+        if chunk != expected[at : at + len(chunk)]:
+            raise CheckFailed(f"{what}: a wrong byte between {at} and {at + len(chunk)}")
+        at += len(chunk)
+
+
+def expect_end(sock, what):
+    """Requires the end of the stream, with no byte before it."""
+    try:
+        extra = sock.recv(1)
+    except TimeoutError:
+        raise CheckFailed(f"{what}: the stream did not end") from None
+    if extra:
+        raise CheckFailed(f"{what}: more bytes came back than were sent")
+
+
+def round_trip(sock, message, what):
+    """Sends one message, small enough for the kernel's buffers, and reads it back."""
+    sock.sendall(message)
+    receive_exactly(sock, message, what)
+
+
+def close_with_reset(sock):
+    """Closes so that the server sees ECONNRESET and not the end of the stream."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def allow_descriptors(wanted):
+    """Raises the soft limit far enough for `wanted` sockets of this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + 64
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise CheckFailed(f"{wanted} connections need {needed} descriptors, the hard limit is {hard}")
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def wait_until(condition, seconds):
+    """Asks `condition` again and again; says whether it came true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def unread_by_server(sock):
+    """Bytes of this connection on their way to the server, or there and not yet read (IPv4 only)."""
+    local, remote = sock.getsockname()[1], sock.getpeername()[1]
+    unread = 0
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        for line in table.readlines()[1:]:
+            fields = line.split()
+            ports = tuple(int(field.rpartition(":")[2], 16) for field in fields[1:3])
+            sending, received = (int(queue, 16) for queue in fields[4].split(":"))
+            if ports == (local, remote):
+                unread += sending
+            elif ports == (remote, local):
+                unread += received
+    return unread
+
+
+def open_descriptors(pid):
+    """How many descriptors the process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def has_ended(pid):
+    """Whether the process has exited, be it that nobody has asked for its status yet."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+def resident_bytes(pid):
+    """The process's resident memory (VmRSS)."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    raise CheckFailed(f"process {pid} has no resident memory: it has died")
+
+
+def cpu_ticks(pid):
+    """The process's user and system time so far, in clock ticks (fields 14 and 15 of its stat file)."""
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+        after_name = stat.read().rpartition(")")[2].split()
+    return int(after_name[11]) + int(after_name[12])
+
+
+def must_be_idle(pid, while_what):
+    """No CPU while nothing happens. The first moments, when buffers still fill, do not count."""
+    settle_until = time.monotonic() + DEADLINE
+    while True:
+        before = cpu_ticks(pid)
+        time.sleep(SECONDS_WATCHED)
+        used = cpu_ticks(pid) - before
+        if used <= MOST_TICKS_WATCHED:
+            return
+        if time.monotonic() > settle_until:
+            raise CheckFailed(f"{used} ticks of CPU in {SECONDS_WATCHED:.0f} s while {while_what}")

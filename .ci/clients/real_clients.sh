@@ -1,0 +1,416 @@
+#!/usr/bin/env bash
+# The examples against clients that are not ours: nc, ncat, socat, and peers written with Python's sockets.
+#
+# usage: real_clients.sh [DIRECTORY [CHECK...]]
+#   DIRECTORY  where the built examples are; target/release/examples if not given
+#   CHECK      the checks to run, by name; all of them if none is given
+#
+# Needs nc (the OpenBSD one), ncat, socat, python3, and strace if the system allows it. Uses loopback only, on
+# ports that the system picks. Every client runs under a time limit, and every process started here is ended
+# here, by id.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+examples=${1:-${CARGO_TARGET_DIR:-$here/../../target}/release/examples}
+shift || true
+
+readonly BLOB_BYTES=$((64 << 20))
+readonly MANY=5000
+readonly CONCURRENT=1000
+readonly THREAD_COUNTS=(1 4)
+
+work=$(mktemp -d)
+current_check=setup
+servers_started=0
+declare -A log_of=() # of each server that may still run: where its output goes
+background=()        # clients that may still run
+
+# --- Processes ------------------------------------------------------------------------------------
+
+clean_up() {
+  local status=$? pid
+  trap - EXIT
+  for pid in "${background[@]}"; do
+    kill -TERM "$pid" 2>/dev/null || true
+  done
+  for pid in "${!log_of[@]}"; do
+    kill -KILL "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+  done
+  if ((status != 0)); then
+    for pid in "${!log_of[@]}"; do
+      echo "the last the server said:" >&2
+      tail -q -n 20 "${log_of[$pid]}.out" "${log_of[$pid]}.err" >&2 || true
+    done
+    echo "FAILED: $current_check" >&2
+  fi
+  rm -rf "$work"
+  exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+die() {
+  echo "$current_check: $*" >&2
+  exit 1
+}
+
+# Runs a client that must end in time: `bounded SECONDS COMMAND...`.
+# In the foreground, so that a signal to this script's process group ends the client too.
+bounded() {
+  timeout --foreground --kill-after=5 "$@"
+}
+
+# The same, without waiting; `await_background` waits for all of them and fails if one did.
+in_background() {
+  timeout --kill-after=5 60 "$@" </dev/null &
+  background+=("$!")
+}
+
+await_background() {
+  local pid
+  for pid in "${background[@]}"; do
+    wait "$pid" || die "a client in the background failed"
+  done
+  background=()
+}
+
+# Starts a server and waits until it says where it listens: `start EXAMPLE ARGUMENT...`.
+# Sets SERVER (its process id), HOST and PORT.
+start() {
+  launch "$@"
+  await_address listening
+}
+
+# Starts an example in the background: `launch EXAMPLE ARGUMENT...`; sets SERVER.
+launch() {
+  local program=$1 log
+  shift
+  servers_started=$((servers_started + 1))
+  log=$work/server.$servers_started
+  : >"$log.out"
+  # A shell's background child ignores SIGINT, which is one of the signals to be tried.
+  env --default-signal=INT "$examples/$program" "$@" >"$log.out" 2>"$log.err" </dev/null &
+  SERVER=$!
+  log_of[$SERVER]=$log
+}
+
+# Waits for the line `WHAT on ADDRESS` of the server just started; sets HOST and PORT.
+await_address() {
+  local log=${log_of[$SERVER]} address tries
+  for ((tries = 0; tries < 200; tries++)); do
+    address=$(sed -n "/\b$1 on / { s/^.*\b$1 on \([^ ]*:[0-9]*\).*$/\1/p; q }" "$log.out")
+    if [[ -n $address ]]; then
+      PORT=${address##*:}
+      HOST=${address%:*}
+      HOST=${HOST#[}
+      HOST=${HOST%]}
+      return
+    fi
+    kill -0 "$SERVER" 2>/dev/null || die "the server ended and has not said: $1 on ..."
+    sleep 0.05
+  done
+  die "10 seconds, and the server has not said: $1 on ..."
+}
+
+# Waits for a server to end: `await_exit PID SECONDS`; sets STATUS.
+await_exit() {
+  bounded "$2" tail --pid="$1" --sleep-interval=0.05 -f /dev/null ||
+    die "the server did not end within $2 seconds"
+  STATUS=0
+  wait "$1" || STATUS=$?
+}
+
+# Ends a server by a signal and requires what every orderly end has: `stop PID [SIGNAL]`; sets TOTALS.
+stop() {
+  local pid=$1 signal=${2:-TERM}
+  kill -s "$signal" "$pid" || die "the server had died before SIG$signal"
+  await_orderly_end "$pid" 10
+}
+
+# Requires exit status 0 in time, one line of totals, and no panic: `await_orderly_end PID SECONDS`.
+# Sets TOTALS.
+await_orderly_end() {
+  local pid=$1 log=${log_of[$1]}
+  await_exit "$pid" "$2"
+  ((STATUS == 0)) || die "the server ended with status $STATUS"
+  if grep -q 'panicked at' "$log.err"; then
+    die "a panic in the server: $(grep -m 1 'panicked at' "$log.err")"
+  fi
+  TOTALS=$(grep -E 'connections?\b.*messages?\b.*bytes?\b' "$log.out") || die "the server printed no totals"
+  [[ $TOTALS != *$'\n'* ]] || die "more than one line of totals: $TOTALS"
+  forget "$pid"
+}
+
+# This child has ended: its id may be somebody else's from now on.
+forget() {
+  unset "log_of[$1]"
+}
+
+# --- Checks ---------------------------------------------------------------------------------------
+
+# 64 MiB through each command-line client, compared by checksum.
+check_large_file() {
+  local threads expected
+  head -c "$BLOB_BYTES" /dev/urandom >"$work/blob"
+  expected=$(sha256sum <"$work/blob")
+  for threads in "${THREAD_COUNTS[@]}"; do
+    start echo --listen 127.0.0.1:0 --threads "$threads"
+    same_back nc -N "$HOST" "$PORT"
+    same_back ncat "$HOST" "$PORT"
+    same_back socat -t10 - "TCP:$HOST:$PORT"
+    stop "$SERVER"
+  done
+}
+
+# Sends the blob with the given client and requires the same bytes back. `expected` and `threads` are the
+# caller's.
+same_back() {
+  local back
+  back=$(bounded 60 "$@" <"$work/blob" | sha256sum) || die "$1 failed with a file of $BLOB_BYTES bytes"
+  [[ $back == "$expected" ]] || die "$1 got back something else than the file of $BLOB_BYTES bytes it sent"
+  echo "    $1: $BLOB_BYTES bytes, same checksum, $threads thread(s)"
+}
+
+check_interleaved() {
+  local threads
+  for threads in "${THREAD_COUNTS[@]}"; do
+    start echo --listen 127.0.0.1:0 --threads "$threads"
+    bounded 60 "$here/interleave.py" "$HOST" "$PORT" --connections "$CONCURRENT"
+    stop "$SERVER"
+  done
+}
+
+check_killed_clients() {
+  local threads
+  for threads in "${THREAD_COUNTS[@]}"; do
+    start echo --listen 127.0.0.1:0 --threads "$threads"
+    bounded 60 "$here/killed_clients.py" "$HOST" "$PORT"
+    must_be_idle "$SERVER"
+    stop "$SERVER"
+  done
+}
+
+check_many_open() {
+  local threads
+  for threads in "${THREAD_COUNTS[@]}"; do
+    start echo --listen 127.0.0.1:0 --threads "$threads"
+    bounded 60 "$here/many_open.py" "$HOST" "$PORT" --pid "$SERVER" --connections "$(affordable "$MANY")"
+    stop "$SERVER"
+  done
+}
+
+# As many connections as the descriptor limit allows, at most the number asked for.
+affordable() {
+  local most=$(($(ulimit -n) - 100))
+  if ((most < $1)); then
+    echo "    (only $most connections: the limit on descriptors is $(ulimit -n))" >&2
+    echo "$most"
+  else
+    echo "$1"
+  fi
+}
+
+check_half_close() {
+  local threads
+  head -c $((1 << 20)) /dev/urandom >"$work/mib"
+  for threads in "${THREAD_COUNTS[@]}"; do
+    start echo --listen 127.0.0.1:0 --threads "$threads"
+    bounded 30 "$here/half_close.py" "$HOST" "$PORT"
+    bounded 30 socat -t5 - "TCP:$HOST:$PORT" <"$work/mib" >"$work/back" || die "socat failed"
+    cmp "$work/back" "$work/mib" || die "socat did not get everything back after its half-close"
+    stop "$SERVER"
+  done
+}
+
+check_bad_peers() {
+  local threads
+  for threads in "${THREAD_COUNTS[@]}"; do
+    start echo --listen 127.0.0.1:0 --threads "$threads"
+    bounded 60 "$here/bad_peers.py" "$HOST" "$PORT" --pid "$SERVER"
+    must_be_idle "$SERVER"
+    must_make_no_calls "$SERVER"
+    stop "$SERVER"
+  done
+}
+
+# Clock ticks a process has used so far, in user and kernel (fields 14 and 15, counted from behind its name).
+ticks() {
+  sed 's/^.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'
+}
+
+# Nobody is connected, so two seconds cost no more than two ticks: `must_be_idle PID`.
+must_be_idle() {
+  local before used
+  before=$(ticks "$1")
+  sleep 2
+  used=$(($(ticks "$1") - before))
+  ((used <= 2)) || die "an idle server used $used ticks in 2 seconds"
+  echo "    idle: $used ticks in 2 seconds"
+}
+
+# An idle server makes no system call at all: `must_make_no_calls PID`.
+# To attach interrupts the call each thread sleeps in, so the first half second is not counted.
+must_make_no_calls() {
+  local log=$work/strace from calls
+  from=$(date +%s.%N)
+  timeout --foreground --kill-after=5 --signal=INT 2 strace -f -ttt -o "$log" -p "$1" 2>"$log.err" || true
+  if ! grep -q attached "$log.err"; then
+    grep -q 'not permitted\|not found\|No such file' "$log.err" || die "strace: $(head -n 3 "$log.err")"
+    echo "    skipped: system calls while idle; $(head -n 1 "$log.err")"
+    return
+  fi
+  calls=$(awk -v from="$from" '$2 > from + 0.5' "$log")
+  [[ -z $calls ]] || die "system calls in 1.5 idle seconds: $(head -n 5 <<<"$calls")"
+  echo "    idle: no system call in 1.5 seconds"
+}
+
+check_ipv6() {
+  if ! python3 -c 'import socket; socket.socket(socket.AF_INET6).bind(("::1", 0))' 2>/dev/null; then
+    echo "    skipped: this machine has no ::1"
+    return
+  fi
+  start echo --listen '[::1]:0'
+  [[ $HOST == ::1 ]] || die "asked to listen on ::1, listens on $HOST"
+  bounded 30 "$here/interleave.py" "$HOST" "$PORT" --connections 50
+  stop "$SERVER"
+}
+
+check_command_line() {
+  rejects 2 echo --no-such-option
+  rejects 2 echo --threads
+  rejects 2 echo --threads many
+  rejects 2 echo --threads 0
+  rejects 2 echo --listen
+  rejects 1 echo --listen nonsense
+  start echo --listen 127.0.0.1:0
+  rejects 1 echo --listen "$HOST:$PORT"
+  stop "$SERVER"
+}
+
+# An example refuses these arguments: `rejects STATUS EXAMPLE ARGUMENT...`.
+# Status 2 comes with the usage, 1 with one line on stderr.
+rejects() {
+  local expected=$1 status=0 out=$work/rejected.out err=$work/rejected.err
+  shift
+  bounded 10 "$examples/$1" "${@:2}" >"$out" 2>"$err" </dev/null || status=$?
+  ((status == expected)) || die "$*: status $status, not $expected; stderr: $(head -n 3 "$err")"
+  if ((expected == 2)); then
+    grep -qi usage "$out" "$err" || die "$*: no usage printed"
+  else
+    (($(wc -l <"$err") == 1)) || die "$*: not one line on stderr: $(head -n 3 "$err")"
+  fi
+  echo "    $*: status $status, $(head -n 1 "$err")"
+}
+
+check_signals() {
+  local signal clients=3 client
+  for signal in TERM INT; do
+    start echo --listen 127.0.0.1:0
+    for ((client = 0; client < clients; client++)); do
+      [[ $(echo hello | bounded 10 nc -N "$HOST" "$PORT") == hello ]] || die "nc did not get its line back"
+    done
+    stop "$SERVER" "$signal"
+    has_total connection "$clients"
+    has_total message "$clients"
+    has_total byte $((clients * 6))
+    echo "    SIG$signal: $TOTALS"
+  done
+}
+
+# The line of totals counts so many of a thing: `has_total THING NUMBER`.
+has_total() {
+  [[ $TOTALS =~ (^|[^0-9])$2\ $1 ]] || die "not $2 $1(s) in the totals: $TOTALS"
+}
+
+check_stop_under_load() {
+  local threads
+  for threads in "${THREAD_COUNTS[@]}"; do
+    start echo --listen 127.0.0.1:0 --threads "$threads"
+    bounded 60 "$here/stop_under_load.py" "$HOST" "$PORT" --pid "$SERVER"
+    await_orderly_end "$SERVER" 10
+    has_total connection 4
+  done
+}
+
+# Two servers at once, each with its own clients.
+check_two_servers() {
+  local first second
+  start echo --listen 127.0.0.1:0 --threads 2
+  first=$SERVER
+  in_background "$here/interleave.py" "$HOST" "$PORT" --connections 200
+  start echo --listen 127.0.0.1:0
+  second=$SERVER
+  in_background "$here/interleave.py" "$HOST" "$PORT" --connections 200
+  await_background
+  stop "$first"
+  stop "$second"
+}
+
+# --- Other examples -------------------------------------------------------------------------------
+
+# A new example gets a function here and its name in `all_checks`.
+
+# Discard, daytime, chargen and time, all in one process on one loop.
+check_simple() {
+  local daytime chargen time discard
+  launch simple 127.0.0.1:0
+  await_address daytime
+  daytime=$PORT
+  await_address chargen
+  chargen=$PORT
+  await_address time
+  time=$PORT
+  await_address discard
+  discard=$PORT
+  bounded 60 "$here/services.py" "$HOST" "$discard" \
+    --daytime "$daytime" --chargen "$chargen" --time "$time" --pid "$SERVER"
+  bounded 10 nc "$HOST" "$daytime" </dev/null | grep -q '^20[0-9][0-9]-.* UTC' ||
+    die "nc did not get the day and time"
+  (($(bounded 10 socat -u "TCP:$HOST:$time" - | wc -c) == 4)) || die "socat did not get four bytes of time"
+  (($(head -c 1000000 /dev/zero | bounded 10 ncat "$HOST" "$discard" | wc -c) == 0)) ||
+    die "discard answered ncat"
+  simple_refuses "$HOST:$discard"
+  kill -TERM "$SERVER" || die "the server had died"
+  await_exit "$SERVER" 10
+  forget "$SERVER"
+}
+
+simple_refuses() {
+  rejects 2 simple 127.0.0.1:0 and-more
+  rejects 1 simple nonsense
+  rejects 1 simple "$1"
+}
+
+# --- All of it ------------------------------------------------------------------------------------
+
+all_checks=(large_file interleaved killed_clients many_open half_close bad_peers ipv6
+  command_line signals stop_under_load two_servers simple)
+
+run_check() {
+  local begin=$EPOCHREALTIME
+  current_check=$1
+  echo "  $1"
+  "check_$1"
+  awk -v a="$begin" -v b="$EPOCHREALTIME" 'BEGIN { printf "  ok %.1f s\n", b - a }'
+}
+
+# Enough descriptors for thousands of connections, but not so many that a client which closes every possible
+# one takes for ever.
+raise_descriptor_limit() {
+  local wanted=20000 hard
+  hard=$(ulimit -Hn)
+  if [[ $hard != unlimited ]] && ((hard < wanted)); then
+    wanted=$hard
+  fi
+  ulimit -Sn "$wanted"
+}
+
+[[ -x $examples/echo ]] || die "no echo example in $examples; build it with: cargo build --release --examples"
+raise_descriptor_limit
+(($# > 0)) || set -- "${all_checks[@]}"
+for check in "$@"; do
+  run_check "$check"
+done
+echo "real clients: $# checks passed"

@@ -1,0 +1,124 @@
+//! The command line.
+
+use crate::servers::Peer;
+
+/// Shown on request and after a mistake.
+pub(crate) const USAGE: &str = "\
+usage: reveille-compare [COMMAND] [--rounds N] [--peers NAME,NAME,...]
+
+commands (all the comparisons without one):
+  echo     server CPU time a message: 64 B and 16 KiB, 100 and 1000 connections
+  memory   resident memory of a server for each idle connection
+  smoke    every server for a moment, wrong replies and crashes are fatal; no figures
+
+options:
+  --rounds N   samples of each peer and case, 5 unless told
+  --peers ...  any of raw, reveille, mio, tokio, calloop, and raw-rw, which is raw with
+               read and write for recv and send; a name may come twice, which shows
+               how far two runs of one server are apart";
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Command {
+    /// Every comparison there is.
+    All,
+    Echo,
+    Memory,
+    Smoke,
+    Help,
+    /// Be the server of one comparison, pinned to a CPU if one is named. How this program starts
+    /// its children; not in the usage text.
+    Serve(Peer, Option<usize>),
+}
+
+/// The parsed command line.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Arguments {
+    pub(crate) command: Command,
+    pub(crate) rounds: usize,
+    pub(crate) peers: Vec<Peer>,
+}
+
+impl Arguments {
+    /// Reads the words after the program's name; the error says what is wrong with them.
+    pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Arguments, String> {
+        let mut words = words.into_iter();
+        let mut command = Command::All;
+        let mut rounds = 5;
+        let mut peers = Peer::USUAL.to_vec();
+
+        while let Some(word) = words.next() {
+            let named = match word.as_str() {
+                "--rounds" => {
+                    let value = value(&mut words, "--rounds")?;
+                    rounds = match value.parse() {
+                        Ok(rounds) if rounds > 0 => rounds,
+                        _ => return Err(format!("--rounds takes a number from 1, not {value:?}")),
+                    };
+                    continue;
+                }
+                "--peers" => {
+                    let names = value(&mut words, "--peers")?;
+                    peers = names.split(',').map(Peer::parse).collect::<Result<_, _>>()?;
+                    continue;
+                }
+                "echo" => Command::Echo,
+                "memory" => Command::Memory,
+                "smoke" => Command::Smoke,
+                "help" | "--help" | "-h" => Command::Help,
+                "serve" => {
+                    let peer = Peer::parse(&value(&mut words, "serve")?)?;
+                    let cpu = match words.next() {
+                        None => None,
+                        Some(cpu) => Some(cpu.parse().map_err(|_| format!("no CPU {cpu:?}"))?),
+                    };
+                    Command::Serve(peer, cpu)
+                }
+                _ => return Err(format!("unknown argument {word:?}")),
+            };
+            if command != Command::All {
+                return Err(format!("one command at a time, and {word:?} is the second"));
+            }
+            command = named;
+        }
+        Ok(Arguments { command, rounds, peers })
+    }
+}
+
+fn value(words: &mut impl Iterator<Item = String>, of: &str) -> Result<String, String> {
+    words.next().ok_or_else(|| format!("{of} needs a value"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, String> {
+        Arguments::parse(line.split_whitespace().map(String::from))
+    }
+
+    #[test]
+    fn an_empty_line_compares_everything() {
+        let arguments = parse("").unwrap();
+        assert_eq!(arguments.command, Command::All);
+        assert_eq!(arguments.rounds, 5);
+        assert_eq!(arguments.peers, Peer::USUAL);
+    }
+
+    #[test]
+    fn a_peer_may_be_named_twice() {
+        let arguments = parse("echo --rounds 7 --peers raw,raw").unwrap();
+        assert_eq!(arguments.command, Command::Echo);
+        assert_eq!(arguments.rounds, 7);
+        assert_eq!(arguments.peers, [Peer::Raw, Peer::Raw]);
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        for line in
+            ["ehco", "--rounds", "--rounds 0", "--rounds x", "--peers raw,rwa", "echo memory", "serve"]
+        {
+            assert!(parse(line).is_err(), "{line:?} was accepted");
+        }
+    }
+}

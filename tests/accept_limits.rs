@@ -1,0 +1,175 @@
+//! A server that runs out of descriptors: it lives, serves those it has, turns others away, and goes on when it can.
+//!
+//! The limit is that of a child process, which has the server; the clients are in this one.
+
+mod support;
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use reveille::TcpServer;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use support::net::{self, Child, Host, answer};
+use support::{LIMIT, with_watchdog};
+
+const DESCRIPTORS: u64 = 64;
+
+/// Counts what the library warns of.
+struct Warnings(AtomicU64);
+
+static WARNINGS: Warnings = Warnings(AtomicU64::new(0));
+
+impl log::Log for Warnings {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Lets this process have descriptors with numbers below `limit`.
+fn limit_descriptors(limit: u64) {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum }).expect("a lower limit");
+}
+
+/// The child: an echo server, and answers to its parent's questions.
+#[test]
+#[ignore = "is run in a process of its own by the tests of this file"]
+fn child_role() {
+    if net::role().is_none() {
+        return;
+    }
+    log::set_logger(&WARNINGS).expect("the only logger");
+    log::set_max_level(log::LevelFilter::Warn);
+    limit_descriptors(DESCRIPTORS);
+    let host = Host::new(|event_loop| {
+        TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(|conn, input| conn.send(input.take_all()))
+    });
+    answer(host.address());
+    for line in io::stdin().lines() {
+        match line.expect("a parent that speaks").split_once(' ').expect("a word and a number") {
+            ("open", _) => answer(host.open_connections()),
+            ("turns", _) => answer(host.turns_at_rest()),
+            ("warnings", _) => answer(WARNINGS.0.load(SeqCst)),
+            ("limit", number) => {
+                limit_descriptors(number.parse().expect("a number"));
+                answer("done");
+            }
+            (other, _) => panic!("what is `{other}`?"),
+        }
+    }
+}
+
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start() -> Server {
+        let mut child = Child::start("server");
+        let address = child.hear().parse().expect("an address");
+        Server { child, address }
+    }
+
+    fn connect(&self) -> TcpStream {
+        net::connect(self.address)
+    }
+
+    #[track_caller]
+    fn ask(&mut self, question: &str) -> u64 {
+        self.child.ask(&format!("{question} 0")).parse().expect("a number")
+    }
+
+    #[track_caller]
+    fn limit(&mut self, descriptors: u64) {
+        assert_eq!(self.child.ask(&format!("limit {descriptors}")), "done");
+    }
+}
+
+/// Whether the client is served; if not, it has been turned away.
+#[track_caller]
+fn is_served(client: &mut TcpStream) -> bool {
+    // The write may come before the end or after it.
+    let _ = client.write_all(b"x");
+    match client.read(&mut [0; 8]) {
+        Ok(0) => false,
+        Ok(n) => {
+            assert_eq!(n, 1);
+            true
+        }
+        Err(error) => {
+            let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+            assert!(kinds.contains(&error.kind()), "neither served nor turned away: {error}");
+            false
+        }
+    }
+}
+
+#[test]
+fn of_more_clients_than_descriptors_each_is_served_or_turned_away() {
+    with_watchdog(LIMIT, || {
+        let mut server = Server::start();
+        let clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
+        let (mut served, turned_away): (Vec<_>, Vec<_>) = clients
+            .into_iter()
+            .map(|mut client| (is_served(&mut client), client))
+            .partition(|(served, _)| *served);
+        // None waits for an answer now, though no further client has come.
+        assert!(served.len() >= 40 && served.len() < DESCRIPTORS as usize, "{} are served", served.len());
+        assert_eq!(served.len() + turned_away.len(), 100);
+        assert_eq!(server.ask("open"), served.len() as u64);
+
+        // Nothing happens, and nothing is done.
+        assert_eq!(server.ask("turns"), 0);
+        let warnings = server.ask("warnings");
+        assert!(warnings >= 1 && warnings < turned_away.len() as u64 / 2, "{warnings} warnings");
+
+        // Those that are served go on, and when some of them leave there is room for others.
+        served.iter_mut().for_each(|(_, client)| net::assert_echoes(client));
+        let left = served.len() / 2;
+        let stay = served.split_off(left);
+        drop(served);
+        net::until(|| server.ask("open") == stay.len() as u64);
+        let mut later: Vec<_> = (0..left).map(|_| server.connect()).collect();
+        later.iter_mut().for_each(net::assert_echoes);
+        assert_eq!(server.ask("open"), (stay.len() + left) as u64);
+    });
+}
+
+/// Not even the reserve is of use here, for no descriptor at all can be had.
+#[test]
+fn a_listener_that_can_take_nobody_rests_and_then_goes_on_by_itself() {
+    with_watchdog(LIMIT, || {
+        let mut server = Server::start();
+        let mut before = server.connect();
+        net::assert_echoes(&mut before);
+        server.limit(3);
+        let mut waiting: Vec<_> = (0..20).map(|_| server.connect()).collect();
+        // It looks again now and then, which is a few turns, and not thousands.
+        net::until(|| server.ask("warnings") >= 1);
+        let turns = server.ask("turns");
+        assert!(turns <= 20, "{turns} turns in a moment");
+        net::assert_echoes(&mut before);
+        assert_eq!(server.ask("open"), 1);
+
+        // As soon as it can it takes all of them, without another one that comes.
+        server.limit(DESCRIPTORS);
+        waiting.iter_mut().for_each(net::assert_echoes);
+        assert_eq!(server.ask("open"), 21);
+        assert_eq!(server.ask("turns"), 0);
+        // The reserve is there again for the next time.
+        let mut more: Vec<_> = (0..80).map(|_| server.connect()).collect();
+        let served = more.iter_mut().filter_map(|client| is_served(client).then_some(())).count();
+        assert!(served > 0 && served < 80, "{served} are served");
+        assert_eq!(server.ask("turns"), 0);
+    });
+}

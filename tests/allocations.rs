@@ -1,0 +1,204 @@
+//! Memory: what a message costs the loop's thread, and what an idle connection keeps.
+
+// A global allocator can be counted in no other way.
+#![allow(unsafe_code)]
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use reveille::{Buffer, CloseReason, ConnectionHandler, TcpConnection, TcpServer};
+use support::net::{self, Host};
+use support::{LIMIT, with_watchdog};
+
+/// The system's allocator, with a count of what each thread asks of it.
+struct Counting;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    allocated: u64,
+    freed: u64,
+    /// Bytes asked for and not given back; less than none for a thread that frees what others have allocated.
+    kept: i64,
+}
+
+thread_local! {
+    // Made at compile time and never dropped, so that counting does not itself allocate.
+    static COUNTS: Cell<Counts> = const { Cell::new(Counts { allocated: 0, freed: 0, kept: 0 }) };
+}
+
+fn count(change: impl FnOnce(&mut Counts)) {
+    // Without effect while the thread ends and has no locals any longer.
+    let _ = COUNTS.try_with(|counts| {
+        let mut changed = counts.get();
+        change(&mut changed);
+        counts.set(changed);
+    });
+}
+
+fn counts() -> Counts {
+    COUNTS.get()
+}
+
+// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns what that returns. What they
+// do besides touches nothing but a thread-local of plain numbers, and neither allocates nor unwinds.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(|counts| {
+            counts.allocated += 1;
+            counts.kept += layout.size() as i64;
+        });
+        // SAFETY: the caller keeps the contract of `alloc`, which is that of the call.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(|counts| {
+            counts.allocated += 1;
+            counts.kept += layout.size() as i64;
+        });
+        // SAFETY: as above, of `alloc_zeroed`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(|counts| {
+            counts.freed += 1;
+            counts.kept -= layout.size() as i64;
+        });
+        // SAFETY: `pointer` came from one of these methods with this layout, as the caller promises, and so from the system's
+        // allocator.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count(|counts| {
+            counts.allocated += 1;
+            counts.freed += 1;
+            counts.kept += new_size as i64 - layout.size() as i64;
+        });
+        // SAFETY: as for `dealloc`, and `new_size` is the caller's to vouch for.
+        unsafe { System.realloc(pointer, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Echoes, and at `?` answers with what the loop's thread has allocated so far.
+struct Witness {
+    closed: Arc<AtomicUsize>,
+}
+
+const NUMBERS: usize = 24;
+
+impl ConnectionHandler for Witness {
+    fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        if input.readable() == b"?" {
+            input.clear();
+            let Counts { allocated, freed, kept } = counts();
+            let mut answer = [0; NUMBERS];
+            answer[..8].copy_from_slice(&allocated.to_le_bytes());
+            answer[8..16].copy_from_slice(&freed.to_le_bytes());
+            answer[16..].copy_from_slice(&kept.to_le_bytes());
+            conn.send(answer)?;
+        } else {
+            conn.send(input.take_all())?;
+        }
+        Ok(())
+    }
+
+    fn on_close(&mut self, _: &TcpConnection, _: &CloseReason) {
+        self.closed.fetch_add(1, SeqCst);
+    }
+}
+
+/// A host, and how many connections it has closed. To ask it by tasks would spoil the count: they are allocated on one thread
+/// and freed on another.
+fn witness() -> (Host, Arc<AtomicUsize>) {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&closed);
+    let host = Host::new(move |event_loop| {
+        TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Witness { closed: Arc::clone(&counter) })
+    });
+    (host, closed)
+}
+
+/// What the loop's thread has allocated, asked in a message like any other.
+#[track_caller]
+fn ask(client: &mut TcpStream) -> Counts {
+    client.write_all(b"?").unwrap();
+    let answer = net::read_exact(client, NUMBERS);
+    let number = |at: usize| answer[at..at + 8].try_into().expect("eight bytes");
+    Counts {
+        allocated: u64::from_le_bytes(number(0)),
+        freed: u64::from_le_bytes(number(8)),
+        kept: i64::from_le_bytes(number(16)),
+    }
+}
+
+#[test]
+fn an_echoed_message_allocates_and_frees_nothing() {
+    with_watchdog(LIMIT, || {
+        let (host, _) = witness();
+        let mut client = host.connect();
+        let mut other = host.connect();
+        for size in [1, 64, 4096] {
+            let bytes = net::pattern(size);
+            let mut after = |rounds| {
+                for _ in 0..rounds {
+                    assert_eq!(net::exchange(&mut client, &bytes), bytes);
+                    assert_eq!(net::exchange(&mut other, &bytes), bytes);
+                }
+                ask(&mut client)
+            };
+            // Buffers grow once.
+            let before = after(20);
+            let after = after(500);
+            assert_eq!(after, before, "in 1000 messages of {size} bytes");
+        }
+    });
+}
+
+#[test]
+fn an_idle_connection_keeps_512_bytes_at_most_and_nothing_when_it_is_closed() {
+    with_watchdog(LIMIT, || {
+        const CONNECTIONS: usize = 1000;
+        // Both ends are in this process, where a limit of 1024 descriptors is not rare.
+        raise_the_limit_of_descriptors(2 * CONNECTIONS as u64 + 100);
+        let (host, closed) = witness();
+        let mut asking = host.connect();
+        let mut kept = Vec::new();
+        for round in 1..=3 {
+            net::assert_echoes(&mut asking);
+            let before = ask(&mut asking);
+            let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| host.connect()).collect();
+            clients.iter_mut().for_each(net::assert_echoes);
+            let after = ask(&mut asking);
+            let each = (after.kept - before.kept) / CONNECTIONS as i64;
+            println!("{each} bytes a connection");
+            assert!(each <= 512, "{each} bytes a connection");
+            drop(clients);
+            net::until(|| closed.load(SeqCst) == round * CONNECTIONS);
+            kept.push(ask(&mut asking).kept);
+        }
+        // The tables stay as large as they have been at their fullest, which depends on how many close in one turn. What
+        // each connection had is gone.
+        let left_by_each = (kept[2] - kept[1]) / CONNECTIONS as i64;
+        assert!(left_by_each < 16, "{left_by_each} bytes a connection that is closed: {kept:?}");
+    });
+}
+
+fn raise_the_limit_of_descriptors(wanted: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+        setrlimit(Resource::Nofile, raised).expect("a hard limit that is high enough");
+    }
+}

@@ -1,0 +1,206 @@
+//! Descriptors: all that were opened are closed, however what they were for has ended, and no other program gets one.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
+
+use reveille::{EventFd, EventLoop, LoopPool, LoopThread, TcpServer};
+use support::net::{self, End, Script, Told, scripted};
+use support::{LIMIT, with_watchdog};
+
+/// The tests count the descriptors of the whole process, so they run one after the other.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has `test` leave as many descriptors open as it has found.
+#[track_caller]
+fn closes_what_it_opens(test: impl FnOnce()) {
+    let _alone = alone();
+    let before = net::open_descriptors();
+    with_watchdog(LIMIT, test);
+    assert_eq!(net::open_descriptors(), before);
+}
+
+/// Makes 200 connections to one server, and has `end` see to the end of each.
+#[track_caller]
+fn closes_200_connections(script: fn(Script) -> Script, end: fn(TcpStream), expected: fn(&End) -> bool) {
+    closes_what_it_opens(|| {
+        let (host, journal) = scripted(script);
+        let with_server = net::open_descriptors();
+        for number in 0..200 {
+            end(host.connect());
+            let how = journal.end_of(number);
+            assert!(expected(&how), "{number}: {how:?}");
+        }
+        // The last is told before its descriptor is closed, but that is in the same turn.
+        host.ask(|_, _| ());
+        assert_eq!(net::open_descriptors(), with_server, "while the server lives");
+        assert_eq!(host.open_connections(), 0);
+    });
+}
+
+#[test]
+fn connections_that_their_peers_close_are_closed() {
+    closes_200_connections(|script| script, drop, |end| *end == End::Finished);
+}
+
+#[test]
+fn connections_that_their_peers_reset_are_closed() {
+    closes_200_connections(|script| script, net::reset, |end| matches!(end, End::Error(..)));
+}
+
+#[test]
+fn connections_that_the_server_closes_are_closed() {
+    closes_200_connections(
+        |script| script.on_open(|conn| Ok(conn.close())),
+        |mut client| net::wait_for_end(&mut client),
+        |end| *end == End::Closed,
+    );
+}
+
+#[test]
+fn connections_with_much_unsent_are_closed() {
+    closes_200_connections(
+        |script| script.on_open(|conn| Ok(conn.send(vec![0; 4 << 20]).map(drop)?)),
+        |client| {
+            client.shutdown(Shutdown::Both).unwrap();
+        },
+        |end| matches!(end, End::Error(..)),
+    );
+}
+
+#[test]
+fn connections_whose_handlers_panic_are_closed() {
+    closes_200_connections(
+        |script| script.on_message(|_, _| panic!("as I was told")),
+        |mut client| {
+            client.write_all(b"!").unwrap();
+            net::wait_for_end(&mut client);
+        },
+        |end| *end == End::Panicked,
+    );
+}
+
+#[test]
+fn connections_whose_handlers_cannot_be_made_are_closed() {
+    closes_what_it_opens(|| {
+        let (host, _) = scripted(|_| panic!("no handler"));
+        let with_server = net::open_descriptors();
+        for _ in 0..200 {
+            net::wait_for_end(&mut host.connect());
+        }
+        net::until(|| host.open_connections() == 0);
+        assert_eq!(net::open_descriptors(), with_server, "while the server lives");
+        assert_eq!(host.handle().counters().panics, 200);
+    });
+}
+
+#[test]
+fn a_stopped_server_closes_its_connections_and_its_listener() {
+    closes_what_it_opens(|| {
+        let (host, journal) = scripted(|script| script);
+        // What is the server's: its listener, and the descriptor that it keeps in reserve.
+        let without_server = net::open_descriptors() - 2;
+        let mut clients: Vec<_> = (0..200).map(|_| host.connect()).collect();
+        (0..200).for_each(|number| _ = journal.wait_for(number, |told| *told == Told::Open));
+        let (report, reported) = mpsc::channel();
+        host.ask(move |_, server| {
+            let within = Duration::from_millis(50);
+            server.take().unwrap().stop(within, move |_, outcome| report.send(outcome).unwrap());
+        });
+        let staying = clients.split_off(100);
+        drop(clients);
+        let report = reported.recv_timeout(net::LIMIT).unwrap();
+        assert_eq!(report.drained + report.cut, 200);
+        drop(staying);
+        host.ask(|_, _| ());
+        assert_eq!(net::open_descriptors(), without_server);
+    });
+}
+
+#[test]
+fn a_dropped_server_over_several_loops_closes_everything() {
+    closes_what_it_opens(|| {
+        let host = net::Host::new(|event_loop| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?
+                .threads(3.try_into().unwrap())?
+                .on_message(|conn, input| conn.send(input.take_all()))
+        });
+        let mut clients: Vec<_> = (0..60).map(|_| host.connect()).collect();
+        clients.iter_mut().for_each(net::assert_echoes);
+        host.ask(|_, server| *server = None);
+        clients.iter_mut().for_each(net::wait_for_end);
+    });
+}
+
+#[test]
+fn an_address_in_use_costs_no_descriptor() {
+    closes_what_it_opens(|| {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let event_loop = EventLoop::new().unwrap();
+        let with_loop = net::open_descriptors();
+        for _ in 0..20 {
+            TcpServer::bind(&event_loop, address).unwrap().on_message(|_, _| ()).unwrap_err();
+            let pool = TcpServer::bind(&event_loop, address).unwrap().threads(2.try_into().unwrap()).unwrap();
+            pool.on_message(|_, _| ()).unwrap_err();
+            assert_eq!(net::open_descriptors(), with_loop);
+        }
+    });
+}
+
+#[test]
+fn loops_threads_and_pools_leave_no_descriptor() {
+    closes_what_it_opens(|| {
+        for _ in 0..20 {
+            let event_loop = EventLoop::new().unwrap();
+            event_loop.run_once(Duration::ZERO).unwrap();
+            let thread = LoopThread::spawn("one").unwrap();
+            let pool = LoopPool::new(3.try_into().unwrap(), "pool").unwrap();
+            // A handle that outlives its loop keeps the eventfd, and gives it up when it goes.
+            let handle = event_loop.handle();
+            drop(event_loop);
+            assert!(handle.queue_in_loop(|_| ()).is_err());
+            drop((thread, pool));
+        }
+    });
+}
+
+/// What `ls` sees of its own descriptors, by their numbers.
+fn seen_by_another_program() -> BTreeSet<String> {
+    let output = Command::new("ls").arg("/proc/self/fd").output().expect("ls");
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_program_started_by_a_handler_inherits_nothing() {
+    closes_what_it_opens(|| {
+        // Its three standard ones, the directory it reads, and what this process was itself started with.
+        let usual = seen_by_another_program();
+        assert!(usual.len() >= 4, "{usual:?}");
+        let (seen, sees) = mpsc::channel();
+        let host = net::Host::new(move |event_loop| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(2.try_into().unwrap())?.on_message(
+                move |_, input| {
+                    input.clear();
+                    seen.send(seen_by_another_program()).map_err(io::Error::other)
+                },
+            )
+        });
+        let eventfd = EventFd::new(0).unwrap();
+        let mut clients = [host.connect(), host.connect()];
+        for client in &mut clients {
+            client.write_all(b"what do you see?").unwrap();
+            assert_eq!(sees.recv_timeout(net::LIMIT).unwrap(), usual);
+        }
+        drop(eventfd);
+    });
+}

@@ -1,0 +1,165 @@
+//! What the integration tests share: limits on their time, and witnesses of what was called and dropped.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+pub(crate) mod net;
+
+use std::cell::RefCell;
+use std::io::{self, Write};
+use std::mem;
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+use std::{fs, process, thread};
+
+use reveille::EventLoop;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::thread::Pid;
+
+/// How long a test may take. Nothing depends on it but when a hang becomes a failure.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs `test`. If it has not ended within `limit` it hangs: the process is aborted, with the test's name.
+pub(crate) fn with_watchdog<R>(limit: Duration, test: impl FnOnce() -> R) -> R {
+    let (done, is_done) = mpsc::channel::<()>();
+    let name = thread::current().name().unwrap_or("a test").to_owned();
+    let watchdog = thread::spawn(move || {
+        if is_done.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            // Not `eprintln!`, whose output the test harness would keep and lose.
+            let _ = writeln!(io::stderr(), "{name} is not done within {limit:?}");
+            process::abort();
+        }
+    });
+    let result = test();
+    drop(done);
+    watchdog.join().expect("the watchdog ends");
+    result
+}
+
+/// Runs `test` with a loop, under a watchdog. An assertion that fails in a callback fails the test.
+pub(crate) fn with_loop<R>(test: impl FnOnce(&EventLoop) -> R) -> R {
+    with_watchdog(LIMIT, || test(&EventLoop::builder().propagate_panics(true).build().expect("a loop")))
+}
+
+/// As [`with_loop`], with the usual settings: a panic in a callback is caught, and counted.
+pub(crate) fn with_catching_loop<R>(test: impl FnOnce(&EventLoop) -> R) -> R {
+    with_watchdog(LIMIT, || test(&EventLoop::new().expect("a loop")))
+}
+
+/// Makes one turn, without waiting.
+pub(crate) fn turn(event_loop: &EventLoop) {
+    event_loop.run_once(Duration::ZERO).expect("a turn");
+}
+
+/// The message of the panic that `call` ends with.
+pub(crate) fn panic_of<R>(call: impl FnOnce() -> R) -> String {
+    let payload = catch_unwind(AssertUnwindSafe(call)).err().expect("a panic");
+    match payload.downcast::<String>() {
+        Ok(message) => *message,
+        Err(payload) => payload.downcast_ref::<&str>().expect("a panic with a message").to_string(),
+    }
+}
+
+/// What happened, in order. Clones write to the same list.
+#[derive(Debug)]
+pub(crate) struct Recorder<T = &'static str>(Rc<RefCell<Vec<T>>>);
+
+impl<T> Recorder<T> {
+    pub(crate) fn new() -> Recorder<T> {
+        Recorder(Rc::default())
+    }
+
+    pub(crate) fn record(&self, what: T) {
+        self.0.borrow_mut().push(what);
+    }
+
+    /// What has been recorded since this was last asked.
+    pub(crate) fn take(&self) -> Vec<T> {
+        mem::take(&mut *self.0.borrow_mut())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+}
+
+impl<T> Clone for Recorder<T> {
+    fn clone(&self) -> Recorder<T> {
+        Recorder(Rc::clone(&self.0))
+    }
+}
+
+/// Counts events on any thread. Clones are the same count.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Count(Arc<AtomicUsize>);
+
+impl Count {
+    pub(crate) fn add(&self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(SeqCst)
+    }
+
+    /// A value whose drop is counted.
+    pub(crate) fn drop_token(&self) -> OnDrop<impl FnOnce() + Send + use<>> {
+        let count = self.clone();
+        OnDrop::new(move || count.add())
+    }
+}
+
+/// Calls a closure when it is dropped.
+pub(crate) struct OnDrop<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> OnDrop<F> {
+    pub(crate) fn new(then: F) -> OnDrop<F> {
+        OnDrop(Some(then))
+    }
+
+    /// Nothing but a mention, which makes a closure capture the whole of it.
+    pub(crate) fn keep(&self) {}
+}
+
+impl<F: FnOnce()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        if let Some(then) = self.0.take() {
+            then();
+        }
+    }
+}
+
+/// Whether a poll of the descriptor would return at once.
+pub(crate) fn is_readable(fd: impl AsFd) -> bool {
+    poll(fd, Some(Duration::ZERO))
+}
+
+/// Waits until the descriptor is readable.
+pub(crate) fn wait_readable(fd: impl AsFd) {
+    assert!(poll(fd, None), "a poll without a timeout ends with an event");
+}
+
+/// Waits until the descriptor is readable, but not longer than `timeout`. Answers whether it is.
+pub(crate) fn poll(fd: impl AsFd, timeout: Option<Duration>) -> bool {
+    let timeout = timeout.map(|timeout| Timespec::try_from(timeout).expect("a short timeout"));
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, timeout.as_ref())).expect("a poll") > 0
+}
+
+/// Waits until the thread sleeps in the kernel. If it has nothing to wait for but its loop, that is where it sleeps.
+pub(crate) fn until_asleep(thread: Pid) {
+    let path = format!("/proc/self/task/{}/stat", thread.as_raw_nonzero());
+    loop {
+        let stat = fs::read_to_string(&path).expect("the thread lives");
+        // The state follows the name, which is in parentheses and may have others in it.
+        let (_, state) = stat.rsplit_once(") ").expect("a name in parentheses");
+        if state.starts_with('S') {
+            return;
+        }
+        thread::yield_now();
+    }
+}

@@ -1,0 +1,474 @@
+//! What things cost in system calls, counted by tracing a server's threads.
+//!
+//! The server is a child process; this one is its peer and its tracer. The count is exact and does not depend on time, except
+//! for the rest of an idle loop, which can only be watched for a while.
+
+// The numbers of the calls, and where a stopped thread keeps them.
+#![cfg(target_arch = "x86_64")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use reveille::{Buffer, ConnectionHandler, LoopHandle, TcpConnection, TcpServer};
+use support::net::{self, Child, Host, answer};
+use support::{LIMIT, with_watchdog};
+
+// --- The tracer -----------------------------------------------------------------------------------
+
+/// A thread of another process whose system calls are counted.
+struct Traced {
+    state: Arc<State>,
+}
+
+struct State {
+    seen: Mutex<Seen>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// How often each call was entered.
+    calls: BTreeMap<i64, u64>,
+    /// The arguments of each `epoll_ctl` and `sendto`.
+    epoll_operations: Vec<u64>,
+    send_flags: Vec<u64>,
+    /// The call that the thread is in.
+    inside: Option<i64>,
+    /// How often the thread was stopped, for whatever reason.
+    stops: u64,
+    /// At its next stop the thread stays stopped.
+    held: bool,
+}
+
+impl Traced {
+    /// Traces the thread `id`, unless that is not allowed here.
+    fn attach(id: i32) -> Option<Traced> {
+        let state = Arc::new(State { seen: Mutex::default(), changed: Condvar::new() });
+        let (report, attached) = mpsc::channel();
+        let seen = Arc::clone(&state);
+        // A tracer is a thread, so all that is asked of the traced one is asked by this. It ends with the traced one.
+        thread::spawn(move || {
+            let traced = Pid::from_raw(id);
+            let seized = ptrace::seize(traced, ptrace::Options::PTRACE_O_TRACESYSGOOD)
+                .and_then(|()| ptrace::interrupt(traced));
+            report.send(seized).expect("somebody waits for it");
+            if seized.is_ok() {
+                seen.follow(traced);
+            }
+        });
+        let seized = attached.recv().expect("a tracer that starts");
+        match seized {
+            Ok(()) => Some(Traced { state }),
+            Err(Errno::EPERM | Errno::ENOSYS) => {
+                // Not `println!`, which a passing test would keep to itself.
+                let _ = writeln!(io::stderr(), "system calls are not counted: ptrace is not allowed here");
+                None
+            }
+            Err(error) => panic!("cannot trace thread {id}: {error}"),
+        }
+    }
+
+    fn wait(&self, mut until: impl FnMut(&Seen) -> bool) -> MutexGuard<'_, Seen> {
+        let seen = self.state.seen.lock().unwrap();
+        let (seen, limit) =
+            self.state.changed.wait_timeout_while(seen, net::LIMIT, |seen| !until(seen)).unwrap();
+        assert!(!limit.timed_out(), "it does not happen; the calls were {:?}", seen.calls);
+        seen
+    }
+
+    /// Waits until the thread waits for something to do.
+    fn settle(&self) -> MutexGuard<'_, Seen> {
+        self.wait(|seen| seen.inside == Some(libc::SYS_epoll_wait))
+    }
+
+    /// The calls that `doing` leads to, from rest to rest. What `doing` waits for must be the last that the thread does.
+    fn calls_of(&self, doing: impl FnOnce()) -> Calls {
+        let before = self.settle().calls.clone();
+        doing();
+        let after = self.settle().calls.clone();
+        let mut calls = Calls(BTreeMap::new());
+        for (call, count) in after {
+            let count = count - before.get(&call).copied().unwrap_or(0);
+            // A system without a clock in user space asks the kernel for the time; that is not the loop's doing.
+            if count > 0 && call != libc::SYS_clock_gettime {
+                calls.0.insert(call, count);
+            }
+        }
+        calls
+    }
+
+    fn hold(&self) {
+        self.state.seen.lock().unwrap().held = true;
+    }
+
+    fn release(&self) {
+        self.state.seen.lock().unwrap().held = false;
+        self.state.changed.notify_all();
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl State {
+    /// Lets the thread run from one end of a system call to the other, until it is gone.
+    fn follow(&self, traced: Pid) {
+        loop {
+            let status = match waitpid(traced, Some(WaitPidFlag::__WALL)) {
+                Ok(status) => status,
+                Err(Errno::EINTR) => continue,
+                Err(_) => break,
+            };
+            let mut seen = self.seen.lock().unwrap();
+            seen.stops += 1;
+            let mut signal: Option<Signal> = None;
+            match status {
+                WaitStatus::PtraceSyscall(_) => {
+                    let Ok(registers) = ptrace::getregs(traced) else { break };
+                    // On the way in the kernel has put this where the result will be; no call that is made here has it.
+                    if registers.rax as i64 == -i64::from(libc::ENOSYS) {
+                        let call = registers.orig_rax as i64;
+                        *seen.calls.entry(call).or_default() += 1;
+                        seen.inside = Some(call);
+                        match call {
+                            libc::SYS_epoll_ctl => seen.epoll_operations.push(registers.rsi),
+                            libc::SYS_sendto => seen.send_flags.push(registers.r10),
+                            _ => {}
+                        }
+                    } else {
+                        seen.inside = None;
+                    }
+                }
+                WaitStatus::Stopped(_, with) => signal = Some(with),
+                WaitStatus::PtraceEvent(..) => seen.inside = None,
+                WaitStatus::Exited(..) | WaitStatus::Signaled(..) => break,
+                _ => {}
+            }
+            self.changed.notify_all();
+            drop(self.changed.wait_while(seen, |seen| seen.held).unwrap());
+            if ptrace::syscall(traced, signal).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+/// Counts of calls by their numbers.
+#[derive(PartialEq, Eq)]
+struct Calls(BTreeMap<i64, u64>);
+
+impl Calls {
+    fn of<const N: usize>(calls: [(i64, u64); N]) -> Calls {
+        Calls(calls.into())
+    }
+
+    fn count(&self, call: i64) -> u64 {
+        self.0.get(&call).copied().unwrap_or(0)
+    }
+
+    /// Takes the count of `call` out.
+    fn take(&mut self, call: i64) -> u64 {
+        self.0.remove(&call).unwrap_or(0)
+    }
+}
+
+impl std::fmt::Debug for Calls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = |call| match call {
+            libc::SYS_recvfrom => "recvfrom".to_owned(),
+            libc::SYS_sendto => "sendto".to_owned(),
+            libc::SYS_epoll_wait => "epoll_wait".to_owned(),
+            libc::SYS_epoll_ctl => "epoll_ctl".to_owned(),
+            libc::SYS_accept4 => "accept4".to_owned(),
+            libc::SYS_setsockopt => "setsockopt".to_owned(),
+            libc::SYS_shutdown => "shutdown".to_owned(),
+            libc::SYS_close => "close".to_owned(),
+            libc::SYS_read => "read".to_owned(),
+            libc::SYS_write => "write".to_owned(),
+            libc::SYS_fcntl => "fcntl".to_owned(),
+            libc::SYS_futex => "futex".to_owned(),
+            other => format!("call {other}"),
+        };
+        f.debug_map().entries(self.0.iter().map(|(call, count)| (name(*call), count))).finish()
+    }
+}
+
+// --- The server -----------------------------------------------------------------------------------
+
+/// What a message's first byte asks for besides an echo.
+mod order {
+    pub(crate) const NOTHING: u8 = b'.';
+    /// To pause and resume reading, a thousand times.
+    pub(crate) const PAUSE: u8 = b'p';
+    /// To hold up the loop until another thread has posted a hundred tasks to it.
+    pub(crate) const HOLD_UP: u8 = b'h';
+}
+
+struct Orders {
+    /// Has so many tasks posted from another thread, and says when that is done.
+    post: mpsc::Sender<(u32, mpsc::Sender<()>)>,
+}
+
+impl ConnectionHandler for Orders {
+    fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        match input.readable()[0] {
+            order::PAUSE => {
+                for _ in 0..1000 {
+                    conn.pause_reading();
+                    conn.resume_reading();
+                }
+            }
+            order::HOLD_UP => {
+                let (done, is_done) = mpsc::channel();
+                self.post.send((100, done)).map_err(io::Error::other)?;
+                is_done.recv().map_err(io::Error::other)?;
+            }
+            _ => {}
+        }
+        conn.send(input.take_all())?;
+        Ok(())
+    }
+}
+
+/// The thread that posts. Says its id first, and nothing after that.
+fn post_as_told(handle: &LoopHandle, id: &mpsc::Sender<i32>, told: &mpsc::Receiver<(u32, mpsc::Sender<()>)>) {
+    id.send(thread_id()).expect("somebody waits for it");
+    for (tasks, done) in told {
+        for _ in 0..tasks {
+            let done = done.clone();
+            handle.queue_in_loop(move |_| drop(done)).expect("a loop that is there");
+        }
+        // Whoever holds up the loop goes on when all is posted.
+        let _ = done.send(());
+    }
+}
+
+fn thread_id() -> i32 {
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
+/// The child: says its address, the id of its loop's thread and that of the thread that posts.
+#[test]
+#[ignore = "is run in a process of its own by the tests of this file"]
+fn child_role() {
+    if net::role().is_none() {
+        return;
+    }
+    let (post, posts) = mpsc::channel();
+    let orders = post.clone();
+    let host = Host::new(move |event_loop| {
+        TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Orders { post: orders.clone() })
+    });
+    let loop_thread = host.ask(|_, _| thread_id());
+    let (id, has_id) = mpsc::channel();
+    let handle = host.handle().clone();
+    thread::spawn(move || post_as_told(&handle, &id, &posts));
+    answer(format!("{} {loop_thread} {}", host.address(), has_id.recv().expect("a thread that starts")));
+    for line in io::stdin().lines() {
+        // One task for the loop, from outside.
+        assert_eq!(line.expect("a parent that speaks"), "post");
+        let (done, is_done) = mpsc::channel();
+        post.send((1, done)).expect("a thread that posts");
+        // Not over before the task is: it holds a sender, and the message comes from the other.
+        while is_done.recv().is_ok() {}
+        answer("posted");
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    child: Child,
+    on_loop: Traced,
+    posting: Traced,
+}
+
+impl Server {
+    /// `None` where tracing is not allowed.
+    fn start() -> Option<Server> {
+        let mut child = Child::start("server");
+        let introduction = child.hear();
+        let mut words = introduction.split(' ');
+        let mut word = || words.next().expect("three words");
+        let address = word().parse().expect("an address");
+        let on_loop = Traced::attach(word().parse().expect("a thread"))?;
+        let posting = Traced::attach(word().parse().expect("a thread"))?;
+        drop(on_loop.settle());
+        Some(Server { address, child, on_loop, posting })
+    }
+
+    fn connect(&self) -> TcpStream {
+        net::connect(self.address)
+    }
+}
+
+#[track_caller]
+fn order(client: &mut TcpStream, order: u8) {
+    let mut message = [b'-'; 64];
+    message[0] = order;
+    assert_eq!(net::exchange(client, message), message);
+}
+
+// --- The tests ------------------------------------------------------------------------------------
+
+#[test]
+fn an_echoed_message_costs_one_read_one_write_and_one_wait() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        order(&mut client, order::NOTHING);
+        for messages in [100, 200] {
+            let calls = server.on_loop.calls_of(|| {
+                (0..messages).for_each(|_| order(&mut client, order::NOTHING));
+            });
+            let expected = Calls::of([
+                (libc::SYS_recvfrom, messages),
+                (libc::SYS_sendto, messages),
+                (libc::SYS_epoll_wait, messages),
+            ]);
+            assert_eq!(calls, expected);
+        }
+        // A peer that has gone must be an error, and not a signal that ends the process.
+        let seen = server.on_loop.settle();
+        let no_signal = libc::MSG_NOSIGNAL as u64;
+        assert!(seen.send_flags.iter().all(|flags| flags & no_signal != 0), "{:?}", seen.send_flags);
+    });
+}
+
+/// The loop is held until all have spoken, so that how they share the waits is not a matter of luck.
+#[test]
+fn messages_that_come_together_share_their_waits() {
+    with_watchdog(LIMIT, || {
+        const CLIENTS: u64 = 50;
+        const ROUNDS: u64 = 5;
+        let Some(server) = Server::start() else { return };
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|client| order(client, order::NOTHING));
+        let mut calls = server.on_loop.calls_of(|| {
+            for _ in 0..ROUNDS {
+                drop(server.on_loop.settle());
+                server.on_loop.hold();
+                clients.iter_mut().for_each(|client| client.write_all(&[order::NOTHING; 64]).unwrap());
+                server.on_loop.release();
+                for client in &mut clients {
+                    assert_eq!(net::read_exact(client, 64), [order::NOTHING; 64]);
+                }
+            }
+        });
+        let waits = calls.take(libc::SYS_epoll_wait);
+        // The first message of a round ends one, with as many others as have come by then; the next one brings the rest.
+        assert!(waits <= 2 * ROUNDS, "{waits} waits");
+        let messages = CLIENTS * ROUNDS;
+        assert_eq!(calls, Calls::of([(libc::SYS_recvfrom, messages), (libc::SYS_sendto, messages)]));
+    });
+}
+
+#[test]
+fn a_connection_is_registered_once_in_its_life() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let life = || {
+            let mut client = server.connect();
+            for _ in 0..3 {
+                order(&mut client, order::NOTHING);
+            }
+            order(&mut client, order::PAUSE);
+            // The server answers the end with its own, and closes, before it waits again.
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(net::read_to_end(&mut client), b"");
+            drop(server.on_loop.settle());
+        };
+        life();
+        for lives in [5, 10] {
+            let calls = server.on_loop.calls_of(|| (0..lives).for_each(|_| life()));
+            assert_eq!(calls.count(libc::SYS_epoll_ctl), lives, "{calls:?}");
+            assert_eq!(calls.count(libc::SYS_close), lives, "{calls:?}");
+            assert_eq!(calls.count(libc::SYS_sendto), 4 * lives, "{calls:?}");
+            // Four messages and the end.
+            assert_eq!(calls.count(libc::SYS_recvfrom), 5 * lives, "{calls:?}");
+            // One that takes the connection, and one that finds no other.
+            assert_eq!(calls.count(libc::SYS_accept4), 2 * lives, "{calls:?}");
+            // Non-blocking and close-on-exec come with it. Without optimisation the standard library has a question about
+            // each descriptor that it closes.
+            let asked = if cfg!(debug_assertions) { lives } else { 0 };
+            assert_eq!(calls.count(libc::SYS_fcntl), asked, "{calls:?}");
+            assert_eq!(calls.count(libc::SYS_ioctl), 0, "{calls:?}");
+        }
+        let operations = &server.on_loop.settle().epoll_operations;
+        assert!(operations.iter().all(|operation| *operation == libc::EPOLL_CTL_ADD as u64));
+    });
+}
+
+#[test]
+fn an_idle_loop_makes_no_system_call() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|client| order(client, order::NOTHING));
+        let before = server.on_loop.settle().stops;
+        thread::sleep(Duration::from_millis(300));
+        let seen = server.on_loop.settle();
+        assert_eq!(seen.stops, before, "{:?}", seen.calls);
+        drop(seen);
+        clients.iter_mut().for_each(|client| order(client, order::NOTHING));
+    });
+}
+
+#[test]
+fn to_pause_and_resume_reading_is_no_system_call() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        order(&mut client, order::NOTHING);
+        let calls = server.on_loop.calls_of(|| order(&mut client, order::PAUSE));
+        let expected = Calls::of([(libc::SYS_recvfrom, 1), (libc::SYS_sendto, 1), (libc::SYS_epoll_wait, 1)]);
+        assert_eq!(calls, expected);
+    });
+}
+
+#[test]
+fn a_task_for_a_sleeping_loop_costs_one_write() {
+    with_watchdog(LIMIT, || {
+        let Some(mut server) = Server::start() else { return };
+        for _ in 0..10 {
+            let writes = |seen: &Seen| seen.calls.get(&libc::SYS_write).copied().unwrap_or(0);
+            let before = writes(&server.posting.state.seen.lock().unwrap());
+            let mut calls = server.on_loop.calls_of(|| assert_eq!(server.child.ask("post"), "posted"));
+            let posted = writes(&server.posting.state.seen.lock().unwrap()) - before;
+            assert_eq!(posted, 1);
+            // The loop reads the counter, once.
+            assert_eq!(calls.take(libc::SYS_read), 1, "{calls:?}");
+            assert_eq!(calls.count(libc::SYS_epoll_ctl), 0, "{calls:?}");
+        }
+    });
+}
+
+#[test]
+fn tasks_for_a_busy_loop_cost_their_senders_no_write() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        order(&mut client, order::NOTHING);
+        let before = server.posting.state.seen.lock().unwrap().calls.get(&libc::SYS_write).copied();
+        let mut calls = server.on_loop.calls_of(|| (0..5).for_each(|_| order(&mut client, order::HOLD_UP)));
+        let after = server.posting.state.seen.lock().unwrap().calls.get(&libc::SYS_write).copied();
+        assert_eq!(after, before, "500 tasks were posted");
+        // The loop finds them without a word from anybody.
+        assert_eq!(calls.take(libc::SYS_read), 0, "{calls:?}");
+        assert_eq!((calls.take(libc::SYS_recvfrom), calls.take(libc::SYS_sendto)), (5, 5));
+    });
+}

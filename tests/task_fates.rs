@@ -1,0 +1,644 @@
+//! Every task has one known fate: it is run once, or given back, or dropped with the loop and counted.
+
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use reveille::{Channel, EventLoop, Interest, LoopHandle};
+use support::{Count, LIMIT, OnDrop, Recorder, turn, until_asleep, with_loop, with_watchdog};
+
+/// Queues a task that records `what`, from wherever this is called.
+fn post(handle: &LoopHandle, seen: &Arc<Mutex<Vec<&'static str>>>, what: &'static str) -> bool {
+    let seen = Arc::clone(seen);
+    handle.queue_in_loop(move |_| seen.lock().unwrap().push(what)).is_ok()
+}
+
+fn on_another_thread<R: Send>(call: impl FnOnce() -> R + Send) -> R {
+    thread::scope(|scope| scope.spawn(call).join().unwrap())
+}
+
+#[test]
+fn what_is_posted_before_run_runs() {
+    with_loop(|event_loop| {
+        let (handle, seen) = (event_loop.handle(), Arc::default());
+        assert!(post(&handle, &seen, "own thread"));
+        assert!(on_another_thread(|| post(&handle, &seen, "another thread")));
+        assert!(on_another_thread(|| handle.queue_in_loop(EventLoop::quit).is_ok()));
+        event_loop.run().unwrap();
+        let mut seen = seen.lock().unwrap();
+        seen.sort_unstable();
+        assert_eq!(*seen, ["another thread", "own thread"]);
+    });
+}
+
+#[test]
+fn a_task_posted_before_run_is_enough_to_keep_run_from_waiting() {
+    with_loop(|event_loop| {
+        event_loop.queue_in_loop(EventLoop::quit);
+        event_loop.run().unwrap();
+        event_loop.handle().queue_in_loop(EventLoop::quit).unwrap();
+        event_loop.run().unwrap();
+        let handle = event_loop.handle();
+        on_another_thread(|| handle.queue_in_loop(EventLoop::quit)).unwrap();
+        event_loop.run().unwrap();
+    });
+}
+
+#[test]
+fn a_task_posted_from_a_task_runs_without_anything_else_happening() {
+    with_loop(|event_loop| {
+        // Each step would leave the loop asleep if the post did not count as work.
+        event_loop.queue_in_loop(|event_loop| {
+            event_loop.queue_in_loop(|event_loop| {
+                event_loop.handle().queue_in_loop(EventLoop::quit).unwrap();
+            });
+        });
+        event_loop.run().unwrap();
+    });
+}
+
+#[test]
+fn a_task_posted_from_a_tasks_destructor_runs_without_anything_else_happening() {
+    with_loop(|event_loop| {
+        let handle = event_loop.handle();
+        let posts_when_dropped = OnDrop::new(move || handle.queue_in_loop(EventLoop::quit).unwrap());
+        event_loop.queue_in_loop(move |_| posts_when_dropped.keep());
+        event_loop.run().unwrap();
+
+        let handle = event_loop.handle();
+        let remote = handle.clone();
+        let posts_when_dropped = OnDrop::new(move || handle.queue_in_loop(EventLoop::quit).unwrap());
+        on_another_thread(|| remote.queue_in_loop(move |_| posts_when_dropped.keep()).unwrap());
+        event_loop.run().unwrap();
+    });
+}
+
+#[test]
+fn a_task_posted_from_the_destructor_of_a_timer_or_channel_runs() {
+    with_loop(|event_loop| {
+        let (handle, seen) = (event_loop.handle(), Arc::default());
+        let posts_when_dropped = |what| {
+            let (handle, seen) = (handle.clone(), Arc::clone(&seen));
+            OnDrop::new(move || assert!(post(&handle, &seen, what)))
+        };
+        let fired = posts_when_dropped("timer that fired");
+        event_loop.run_at(Instant::now(), move |_| fired.keep());
+        let cancelled = posts_when_dropped("timer that was cancelled");
+        let id = event_loop.run_after(Duration::MAX, move |_| cancelled.keep());
+        assert!(event_loop.cancel(id));
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let closed = posts_when_dropped("channel");
+        let channel = Channel::new(event_loop, ours, Interest::WRITABLE, move |_| closed.keep()).unwrap();
+        channel.close();
+        turn(event_loop);
+        assert_eq!(*seen.lock().unwrap(), ["timer that was cancelled", "channel", "timer that fired"]);
+    });
+}
+
+/// What a destructor got for a post that it made while its loop was being dropped.
+type Answers = Arc<Mutex<Vec<(&'static str, bool)>>>;
+
+/// A value that posts to the loop when it is dropped, checks that the task comes back, and notes whether it was accepted.
+fn asks_when_dropped(
+    handle: &LoopHandle,
+    answers: &Answers,
+    what: &'static str,
+) -> OnDrop<impl FnOnce() + Send + use<>> {
+    let (handle, answers) = (handle.clone(), Arc::clone(answers));
+    OnDrop::new(move || {
+        let drops = Count::default();
+        let token = drops.drop_token();
+        let answer = handle.queue_in_loop(move |_| token.keep());
+        assert_eq!(drops.get(), 0, "neither dropped in silence nor run");
+        answers.lock().unwrap().push((what, answer.is_ok()));
+        drop(answer);
+        assert_eq!(drops.get(), 1, "the error holds the task");
+    })
+}
+
+#[test]
+fn a_post_from_a_destructor_while_the_loop_is_dropped_is_given_back() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let (handle, answers) = (event_loop.handle(), Answers::default());
+        let asks = |what| asks_when_dropped(&handle, &answers, what);
+
+        let local = asks("local task");
+        event_loop.queue_in_loop(move |_| local.keep());
+        let posted = asks("posted task");
+        on_another_thread(|| handle.queue_in_loop(move |_| posted.keep()).unwrap());
+        let timer = asks("timer");
+        event_loop.run_after(Duration::MAX, move |_| timer.keep());
+        let every = asks("repeating timer");
+        event_loop.run_every(Duration::MAX, move |_| every.keep());
+        let remote = asks("timer of a handle");
+        on_another_thread(|| handle.run_after(Duration::MAX, move |_| remote.keep()).unwrap());
+        turn(&event_loop);
+        let unseen = asks("timer of a handle that the loop has not seen");
+        on_another_thread(|| handle.run_every(Duration::MAX, move |_| unseen.keep()).unwrap());
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let callback = asks("channel");
+        let channel = Channel::new(&event_loop, ours, Interest::READABLE, move |_| callback.keep()).unwrap();
+        channel.detach();
+        // The turn has run the first two; others take their place.
+        let ran = answers.lock().unwrap().drain(..).collect::<Vec<_>>();
+        assert_eq!(ran.len(), 2);
+        assert!(ran.iter().all(|&(_, accepted)| accepted), "a loop that is not being dropped accepts");
+        let local = asks("local task");
+        event_loop.queue_in_loop(move |_| local.keep());
+        let posted = asks("posted task");
+        on_another_thread(|| handle.queue_in_loop(move |_| posted.keep()).unwrap());
+
+        drop(event_loop);
+        let mut answers = answers.lock().unwrap();
+        answers.sort_unstable();
+        let refused = [
+            "channel",
+            "local task",
+            "posted task",
+            "repeating timer",
+            "timer",
+            "timer of a handle",
+            "timer of a handle that the loop has not seen",
+        ];
+        assert_eq!(*answers, refused.map(|what| (what, false)));
+    });
+}
+
+#[test]
+fn what_a_destructor_queues_on_the_loop_itself_while_it_is_dropped_is_counted() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let (handle, drops) = (event_loop.handle(), Count::default());
+        let (h, token) = (handle.clone(), drops.drop_token());
+        let queues_when_dropped = OnDrop::new(move || {
+            // The loop is still there, so this runs at once; what it then queues there has no caller to go back to.
+            h.run_in_loop(move |event_loop| event_loop.queue_in_loop(move |_| token.keep())).unwrap();
+        });
+        event_loop.run_after(Duration::MAX, move |_| queues_when_dropped.keep());
+        drop(event_loop);
+        assert_eq!(drops.get(), 1);
+        assert_eq!(handle.counters().tasks_dropped, 1);
+    });
+}
+
+#[test]
+fn a_destructor_cannot_put_a_channel_on_a_loop_that_is_dropped() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let (handle, drops) = (event_loop.handle(), Count::default());
+        let (h, token) = (handle.clone(), drops.drop_token());
+        let registers_when_dropped = OnDrop::new(move || {
+            let register = move |event_loop: &EventLoop| {
+                let (ours, _theirs) = UnixStream::pair().unwrap();
+                assert!(Channel::new(event_loop, ours, Interest::READABLE, move |_| token.keep()).is_err());
+            };
+            h.run_in_loop(register).unwrap();
+        });
+        event_loop.run_after(Duration::MAX, move |_| registers_when_dropped.keep());
+        drop(event_loop);
+        assert_eq!(drops.get(), 1);
+    });
+}
+
+#[test]
+fn timers_made_by_destructors_while_the_loop_is_dropped_are_dropped_with_it() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let (handle, drops) = (event_loop.handle(), Count::default());
+        let arms_when_dropped = |drops: &Count| {
+            let (h, local, remote) = (handle.clone(), drops.drop_token(), drops.drop_token());
+            OnDrop::new(move || {
+                let arm = move |event_loop: &EventLoop| {
+                    event_loop.run_after(Duration::ZERO, move |_| local.keep());
+                };
+                h.run_in_loop(arm).unwrap();
+                let _ = h.run_after(Duration::ZERO, move |_| remote.keep());
+            })
+        };
+        let in_task = arms_when_dropped(&drops);
+        event_loop.queue_in_loop(move |_| in_task.keep());
+        let in_timer = arms_when_dropped(&drops);
+        event_loop.run_after(Duration::MAX, move |_| in_timer.keep());
+        drop(event_loop);
+        assert_eq!(drops.get(), 4);
+    });
+}
+
+#[test]
+fn a_loop_that_has_gone_gives_everything_back() {
+    with_watchdog(LIMIT, || {
+        let (to_thread, from_main) = mpsc::channel::<LoopHandle>();
+        let (to_main, from_thread) = mpsc::channel();
+        let outlives_the_loop = thread::spawn(move || {
+            let handle = from_main.recv().unwrap();
+            to_main.send("have it").unwrap();
+            // Comes when the loop has gone.
+            from_main.recv().unwrap_err();
+
+            let called = Count::default();
+            let add = || {
+                let called = called.clone();
+                move |_: &EventLoop| called.add()
+            };
+            let here = EventLoop::new().unwrap();
+            let post = |error: reveille::PostError<_>| here.run_in_loop(error.into_task());
+            post(handle.queue_in_loop(add()).unwrap_err());
+            post(handle.run_in_loop(add()).unwrap_err());
+            post(handle.run_at(Instant::now(), add()).unwrap_err());
+            post(handle.run_after(Duration::ZERO, add()).unwrap_err());
+            post(handle.run_every(Duration::from_secs(1), add()).unwrap_err());
+            assert_eq!(called.get(), 5, "what comes back can still be called");
+
+            assert!(!handle.is_in_loop_thread());
+            handle.quit();
+            assert_eq!(handle.counters().tasks_dropped, 0);
+            let error = handle.queue_in_loop(|_| ()).unwrap_err();
+            assert_eq!(error.to_string(), "the event loop has gone");
+            assert_eq!(std::io::Error::from(error).kind(), ErrorKind::BrokenPipe);
+        });
+        let event_loop = EventLoop::new().unwrap();
+        to_thread.send(event_loop.handle()).unwrap();
+        assert_eq!(from_thread.recv().unwrap(), "have it");
+        drop(event_loop);
+        drop(to_thread);
+        outlives_the_loop.join().unwrap();
+    });
+}
+
+#[test]
+fn the_thread_of_a_loop_that_has_gone_gets_its_tasks_back() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let handle = event_loop.handle();
+        drop(event_loop);
+        let value = String::from("kept");
+        let task = handle.queue_in_loop(move |_| drop(value)).unwrap_err().into_task();
+        assert!(handle.run_in_loop(task).is_err());
+        assert!(!handle.is_in_loop_thread());
+        assert_eq!(handle.counters().tasks_dropped, 0, "what is given back is not counted");
+    });
+}
+
+#[test]
+fn what_the_loop_has_not_run_is_dropped_with_it_once_and_counted() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let (handle, drops) = (event_loop.handle(), Count::default());
+        for _ in 0..3 {
+            let (local, through_handle, posted) =
+                (drops.drop_token(), drops.drop_token(), drops.drop_token());
+            event_loop.queue_in_loop(move |_| local.keep());
+            handle.queue_in_loop(move |_| through_handle.keep()).unwrap();
+            on_another_thread(|| handle.queue_in_loop(move |_| posted.keep()).unwrap());
+        }
+        assert_eq!(handle.counters().tasks_dropped, 0);
+        drop(event_loop);
+        assert_eq!(drops.get(), 9);
+        assert_eq!(handle.counters().tasks_dropped, 9);
+    });
+}
+
+#[test]
+fn the_loops_own_bookkeeping_is_not_counted_as_tasks() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let handle = event_loop.handle();
+        handle.run_after(Duration::MAX, |_| ()).unwrap();
+        on_another_thread(|| {
+            handle.run_after(Duration::MAX, |_| ()).unwrap();
+            let id = handle.run_every(Duration::MAX, |_| ()).unwrap();
+            assert!(handle.cancel(id));
+        });
+        drop(event_loop);
+        assert_eq!(handle.counters().tasks_dropped, 0, "timers are no tasks, and nobody queued any");
+    });
+}
+
+#[test]
+fn what_was_accepted_before_a_request_to_quit_runs_before_run_returns() {
+    with_loop(|event_loop| {
+        let (handle, seen) = (event_loop.handle(), Arc::default());
+        let (h, s) = (handle.clone(), Arc::clone(&seen));
+        event_loop.queue_in_loop(move |event_loop| {
+            assert!(post(&h, &s, "own thread"));
+            assert!(on_another_thread(|| post(&h, &s, "another thread")));
+            event_loop.quit();
+        });
+        event_loop.run().unwrap();
+        let mut seen = seen.lock().unwrap();
+        seen.sort_unstable();
+        assert_eq!(*seen, ["another thread", "own thread"]);
+    });
+}
+
+#[test]
+fn what_was_accepted_before_a_request_to_quit_from_a_channel_or_timer_runs() {
+    with_loop(|event_loop| {
+        let (handle, seen) = (event_loop.handle(), Arc::default());
+        let (h, s) = (handle.clone(), Arc::clone(&seen));
+        event_loop.run_at(Instant::now(), move |event_loop| {
+            assert!(post(&h, &s, "from a timer"));
+            event_loop.quit();
+        });
+        event_loop.run().unwrap();
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let s = Arc::clone(&seen);
+        let channel = Channel::new(event_loop, ours, Interest::WRITABLE, move |event| {
+            assert!(on_another_thread(|| post(&handle, &s, "from a channel")));
+            event.event_loop().quit();
+        });
+        event_loop.run().unwrap();
+        assert_eq!(*seen.lock().unwrap(), ["from a timer", "from a channel"]);
+        drop(channel);
+    });
+}
+
+#[test]
+fn a_request_to_quit_from_the_last_turn_stands_for_the_next_run() {
+    with_loop(|event_loop| {
+        let (handle, seen) = (event_loop.handle(), Arc::default());
+        let (h, s) = (handle.clone(), Arc::clone(&seen));
+        event_loop.quit();
+        event_loop.queue_in_loop(move |event_loop| {
+            // The batch that honours the first request has been taken, so neither these nor this request belong to it.
+            assert!(post(&h, &s, "own thread"));
+            assert!(on_another_thread(|| post(&h, &s, "another thread")));
+            event_loop.quit();
+        });
+        event_loop.run().unwrap();
+        assert!(event_loop.is_quitting());
+        event_loop.run().unwrap();
+        assert!(!event_loop.is_quitting());
+        let mut seen = seen.lock().unwrap();
+        seen.sort_unstable();
+        assert_eq!(*seen, ["another thread", "own thread"]);
+    });
+}
+
+#[test]
+fn what_is_posted_during_quit_waits_for_the_next_run_or_is_counted() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let (handle, ran) = (event_loop.handle(), Count::default());
+        let leave_one = |event_loop: &EventLoop| {
+            let ran = ran.clone();
+            event_loop.quit();
+            event_loop.queue_in_loop(move |event_loop| {
+                event_loop.queue_in_loop(move |event_loop| {
+                    ran.add();
+                    event_loop.quit();
+                });
+            });
+        };
+        leave_one(&event_loop);
+        event_loop.run().unwrap();
+        assert_eq!(ran.get(), 0);
+        event_loop.run().unwrap();
+        assert_eq!(ran.get(), 1);
+
+        leave_one(&event_loop);
+        event_loop.run().unwrap();
+        drop(event_loop);
+        assert_eq!(ran.get(), 1);
+        assert_eq!(handle.counters().tasks_dropped, 1);
+    });
+}
+
+#[test]
+fn quit_before_run_returns_at_once() {
+    with_loop(|event_loop| {
+        for round in 0..100 {
+            match round % 3 {
+                0 => event_loop.quit(),
+                1 => event_loop.handle().quit(),
+                _ => on_another_thread({
+                    let handle = event_loop.handle();
+                    move || handle.quit()
+                }),
+            }
+            assert!(event_loop.is_quitting());
+            event_loop.run().unwrap();
+            assert!(!event_loop.is_quitting());
+            assert_eq!(event_loop.iteration(), round + 1);
+        }
+    });
+}
+
+#[test]
+fn quit_before_run_still_serves_what_is_ready_once() {
+    with_loop(|event_loop| {
+        let seen = Recorder::new();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let s = seen.clone();
+        let channel =
+            Channel::new(event_loop, ours, Interest::WRITABLE, move |_| s.record("channel")).unwrap();
+        let s = seen.clone();
+        event_loop.run_at(Instant::now(), move |_| s.record("timer"));
+        let s = seen.clone();
+        event_loop.queue_in_loop(move |event_loop| {
+            s.record("task");
+            event_loop.queue_in_loop(move |_| s.record("too late"));
+        });
+        event_loop.quit();
+        event_loop.run().unwrap();
+        assert_eq!(seen.take(), ["channel", "timer", "task"]);
+        drop((channel, theirs));
+    });
+}
+
+#[test]
+fn quit_is_forgotten_when_run_returns_and_the_loop_runs_again() {
+    with_loop(|event_loop| {
+        for round in 1..=3 {
+            // Two requests are one.
+            event_loop.quit();
+            event_loop.quit();
+            event_loop.run().unwrap();
+            let fired = Rc::new(Cell::new(false));
+            let f = Rc::clone(&fired);
+            event_loop.run_after(Duration::from_millis(1), move |event_loop| {
+                f.set(true);
+                event_loop.quit();
+            });
+            event_loop.run().unwrap();
+            assert!(fired.get(), "round {round}: the loop has waited for its timer");
+        }
+    });
+}
+
+#[test]
+fn quit_from_another_thread_ends_a_sleeping_loop() {
+    with_loop(|event_loop| {
+        for _ in 0..20 {
+            let (handle, loops) = (event_loop.handle(), rustix::thread::gettid());
+            thread::scope(|scope| {
+                scope.spawn(move || {
+                    until_asleep(loops);
+                    handle.quit();
+                });
+                event_loop.run().unwrap();
+            });
+        }
+    });
+}
+
+#[test]
+fn quit_stands_until_run_has_honoured_it() {
+    with_loop(|event_loop| {
+        event_loop.quit();
+        // Neither waits, although there is nothing to do.
+        event_loop.run_once(None).unwrap();
+        event_loop.run_once(None).unwrap();
+        assert!(event_loop.is_quitting());
+        event_loop.run().unwrap();
+        assert!(!event_loop.is_quitting());
+    });
+}
+
+#[test]
+fn quit_reaches_only_its_own_loop() {
+    with_loop(|event_loop| {
+        let other = thread::spawn(|| {
+            let event_loop = EventLoop::new().unwrap();
+            event_loop.quit();
+            event_loop.handle()
+        });
+        other.join().unwrap().quit();
+        assert!(!event_loop.is_quitting());
+    });
+}
+
+/// What became of the tasks of one thread.
+#[derive(Default)]
+struct Tally {
+    posted: usize,
+    refused: usize,
+}
+
+#[test]
+fn every_post_has_one_fate_when_posts_race_with_quit_and_with_the_end_of_the_loop() {
+    const ROUNDS: usize = 400;
+    const PRODUCERS: usize = 3;
+    const BEFORE_QUIT: usize = 20;
+
+    with_watchdog(LIMIT, || {
+        for round in 0..ROUNDS {
+            let event_loop = EventLoop::new().unwrap();
+            let handle = event_loop.handle();
+            let (ran, drops, certain) = (Count::default(), Count::default(), Count::default());
+            let start = Barrier::new(PRODUCERS + 1);
+            let post = |tally: &mut Tally, also: Option<&Count>| {
+                let (ran, token, also) = (ran.clone(), drops.drop_token(), also.cloned());
+                tally.posted += 1;
+                let answer = handle.queue_in_loop(move |_| {
+                    token.keep();
+                    ran.add();
+                    also.iter().for_each(Count::add);
+                });
+                let Err(refused) = answer else { return true };
+                tally.refused += 1;
+                drop(refused.into_task());
+                false
+            };
+            let tally = thread::scope(|scope| {
+                let producers: Vec<_> = (0..PRODUCERS)
+                    .map(|number| {
+                        let (start, post, handle, certain) = (&start, &post, &handle, &certain);
+                        scope.spawn(move || {
+                            let mut tally = Tally::default();
+                            start.wait();
+                            if number == 0 {
+                                for _ in 0..BEFORE_QUIT + round % 7 {
+                                    post(&mut tally, Some(certain));
+                                }
+                                handle.quit();
+                            }
+                            while post(&mut tally, None) {
+                                thread::yield_now();
+                            }
+                            tally
+                        })
+                    })
+                    .collect();
+                start.wait();
+                event_loop.run().unwrap();
+                assert_eq!(certain.get(), BEFORE_QUIT + round % 7, "accepted before the request to quit");
+                drop(event_loop);
+                let mut sum = Tally::default();
+                for producer in producers {
+                    let tally = producer.join().unwrap();
+                    sum.posted += tally.posted;
+                    sum.refused += tally.refused;
+                }
+                sum
+            });
+            let dropped = handle.counters().tasks_dropped as usize;
+            assert_eq!(tally.posted, ran.get() + tally.refused + dropped, "round {round}");
+            assert_eq!(drops.get(), tally.posted, "round {round}: every task is dropped once");
+        }
+    });
+}
+
+#[test]
+fn timers_of_a_handle_that_race_with_the_end_of_the_loop_are_given_back_or_dropped_with_it() {
+    with_watchdog(LIMIT, || {
+        for round in 0..200 {
+            let event_loop = EventLoop::new().unwrap();
+            let (handle, drops) = (event_loop.handle(), Count::default());
+            let (gone, start) = (AtomicBool::new(false), Barrier::new(2));
+            thread::scope(|scope| {
+                let producer = scope.spawn(|| {
+                    let (mut made, mut given_back) = (0, 0);
+                    start.wait();
+                    while !gone.load(SeqCst) || given_back == 0 {
+                        let token = drops.drop_token();
+                        match handle.run_after(Duration::MAX, move |_| token.keep()) {
+                            Ok(_) => made += 1,
+                            Err(_) => given_back += 1,
+                        }
+                    }
+                    made + given_back
+                });
+                start.wait();
+                for _ in 0..round % 5 {
+                    turn(&event_loop);
+                }
+                drop(event_loop);
+                gone.store(true, SeqCst);
+                // The handle is still here, and keeps nothing alive.
+                assert_eq!(producer.join().unwrap(), drops.get(), "round {round}");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_repeating_timer_of_a_handle_that_drops_its_own_loop_is_dropped_once() {
+    thread_local! {
+        static KEPT: RefCell<Option<EventLoop>> = const { RefCell::new(None) };
+    }
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let (handle, drops) = (event_loop.handle(), Count::default());
+        let token = drops.drop_token();
+        let callback = move |event_loop: &EventLoop| {
+            token.keep();
+            // The one in the thread's keeping; the one that runs is lent from the handle's.
+            drop(KEPT.take());
+            event_loop.quit();
+        };
+        handle.run_every(Duration::from_nanos(1), callback).unwrap();
+        KEPT.set(Some(event_loop));
+        handle.run_in_loop(|event_loop| event_loop.run().unwrap()).unwrap();
+        assert_eq!(drops.get(), 1);
+        assert!(handle.queue_in_loop(|_| ()).is_err());
+    });
+}

@@ -1,0 +1,422 @@
+//! Bytes in, the same bytes out: in every way to write a server, in every piece that a stream can come in.
+
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::mem;
+use std::net::{Shutdown, TcpListener};
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread;
+
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
+use socket2::SockRef;
+use support::net::{self, Host, Random, pattern};
+use support::{LIMIT, with_loop, with_watchdog};
+
+fn echo(event_loop: &EventLoop) -> io::Result<TcpServer> {
+    TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(|conn, input| conn.send(input.take_all()))
+}
+
+fn loops(n: usize) -> NonZeroUsize {
+    n.try_into().expect("at least one")
+}
+
+#[test]
+fn the_five_lines_of_the_readme_are_an_echo_server() {
+    fn five_lines(client: impl FnOnce(&EventLoop, &TcpServer)) -> io::Result<()> {
+        let event_loop = EventLoop::new()?;
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0")?
+            .on_message(|conn, input| conn.send(input.take_all()))?;
+        client(&event_loop, &server);
+        event_loop.run()
+    }
+    with_watchdog(LIMIT, || {
+        let mut thread = None;
+        let served = five_lines(|event_loop, server| {
+            let (address, handle) = (server.local_addr(), event_loop.handle());
+            thread = Some(thread::spawn(move || {
+                let mut client = net::connect(address);
+                let answer = net::exchange(&mut client, b"hello");
+                handle.quit();
+                answer
+            }));
+        });
+        served.expect("a server that runs");
+        assert_eq!(thread.unwrap().join().unwrap(), b"hello");
+    });
+}
+
+/// Answers each line with its number.
+#[derive(Default)]
+struct LineCounter {
+    lines: u64,
+}
+
+impl ConnectionHandler for LineCounter {
+    fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        while let Some(end) = input.find(b'\n') {
+            input.consume(end + 1);
+            self.lines += 1;
+            conn.send(format!("{}\n", self.lines))?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn each_connection_has_a_handler_with_state_of_its_own() {
+    with_watchdog(LIMIT, || {
+        let host = Host::new(|event_loop| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(|_| LineCounter::default())
+        });
+        let (mut one, mut other) = (host.connect(), host.connect());
+        for n in 1..=9 {
+            let expected = format!("{n}\n");
+            assert_eq!(net::exchange(&mut one, b"x\n"), expected.as_bytes());
+            if n <= 3 {
+                assert_eq!(net::exchange(&mut other, b"y\n"), expected.as_bytes());
+            }
+        }
+        assert_eq!(net::exchange(&mut other, b"z\n"), b"4\n");
+    });
+}
+
+/// Sends the name of the thread that serves it, and closes.
+fn name_threads(event_loop: &EventLoop, threads: usize) -> io::Result<TcpServer> {
+    struct Name;
+    impl ConnectionHandler for Name {
+        fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
+            conn.send(thread::current().name().expect("a thread with a name"))?;
+            conn.shutdown();
+            Ok(())
+        }
+
+        fn on_message(&mut self, _: &TcpConnection, _: &mut Buffer) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(loops(threads))?.serve(|_| Name)
+}
+
+fn names_seen(host: &Host, connections: usize) -> Vec<String> {
+    (0..connections)
+        .map(|_| String::from_utf8(net::read_to_end(&mut host.connect())).expect("the name of a thread"))
+        .collect()
+}
+
+#[test]
+fn three_loops_are_dealt_connections_in_turn() {
+    with_watchdog(LIMIT, || {
+        let host = Host::new(|event_loop| name_threads(event_loop, 3));
+        let names = names_seen(&host, 12);
+        let mut counts = HashMap::new();
+        for name in &names {
+            *counts.entry(name.as_str()).or_insert(0) += 1;
+        }
+        assert_eq!(counts.len(), 3, "{names:?}");
+        assert!(counts.values().all(|&count| count == 4), "{names:?}");
+        assert!(names.windows(4).all(|turn| turn[0] == turn[3]), "{names:?}");
+        assert!(!names.iter().any(|name| name == "host"), "the server's own loop only accepts: {names:?}");
+    });
+}
+
+#[test]
+fn of_one_loop_the_servers_own_is_the_one() {
+    with_watchdog(LIMIT, || {
+        let host = Host::new(|event_loop| name_threads(event_loop, 1));
+        assert_eq!(names_seen(&host, 3), ["host", "host", "host"]);
+    });
+}
+
+#[test]
+fn a_closure_serves_on_several_loops() {
+    with_watchdog(LIMIT, || {
+        let host = Host::new(|event_loop| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?
+                .threads(loops(3))?
+                .on_message(|conn, input| conn.send(input.take_all()))
+        });
+        let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
+        for (number, client) in clients.iter_mut().enumerate() {
+            let text = format!("I am number {number}");
+            assert_eq!(net::exchange(client, &text), text.as_bytes());
+        }
+    });
+}
+
+#[test]
+fn forty_clients_at_once_each_get_their_own_bytes_back() {
+    with_watchdog(LIMIT, || {
+        let host = Host::new(|event_loop| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?
+                .threads(loops(2))?
+                .on_message(|conn, input| conn.send(input.take_all()))
+        });
+        thread::scope(|scope| {
+            for number in 0..40 {
+                let host = &host;
+                scope.spawn(move || {
+                    let mut client = host.connect();
+                    for round in 1..20 {
+                        let bytes = pattern(number * 100 + round);
+                        assert_eq!(net::exchange(&mut client, &bytes), bytes);
+                    }
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn both_families_of_addresses_are_served() {
+    with_watchdog(LIMIT, || {
+        let mut addresses = vec!["127.0.0.1:0"];
+        match TcpListener::bind("[::1]:0") {
+            Ok(_) => addresses.push("[::1]:0"),
+            Err(error) => eprintln!("IPv6 is not tested, since this machine has none: {error}"),
+        }
+        for address in addresses {
+            let host = Host::new(move |event_loop| {
+                TcpServer::bind(event_loop, address)?.on_message(|conn, _| {
+                    conn.send(format!("{} {}\n", conn.local_addr()?, conn.peer_addr()))
+                        .map_err(io::Error::from)
+                })
+            });
+            assert_eq!(host.address().is_ipv6(), address.contains("::1"));
+            let mut client = host.connect();
+            let ends = format!("{} {}\n", client.peer_addr().unwrap(), client.local_addr().unwrap());
+            assert_eq!(client.peer_addr().unwrap(), host.address());
+            client.write_all(b"who are we?").unwrap();
+            assert_eq!(String::from_utf8(net::read_exact(&mut client, ends.len())).unwrap(), ends);
+        }
+    });
+}
+
+#[test]
+fn a_message_may_come_in_pieces_of_one_byte() {
+    /// Waits for all sixteen bytes before it answers.
+    fn sixteen(conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        while input.len() >= 16 {
+            conn.send(input.take(16))?;
+        }
+        Ok(())
+    }
+    with_watchdog(LIMIT, || {
+        let host = Host::new(|event_loop| TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(sixteen));
+        let mut client = host.connect();
+        let bytes = pattern(16 * 40);
+        for byte in &bytes {
+            client.write_all(&[*byte]).unwrap();
+        }
+        assert_eq!(net::read_exact(&mut client, bytes.len()), bytes);
+    });
+}
+
+/// The pieces are those that the test writes, since it turns the loop itself after each of them.
+#[test]
+fn what_a_handler_leaves_comes_again_with_what_follows() {
+    with_loop(|event_loop| {
+        let seed = 20_071_107;
+        println!("seed {seed}");
+        let mut random = Random::new(seed);
+        let lines: Vec<String> =
+            (0..300).map(|n| format!("line {n} {}", "x".repeat(random.below(60)))).collect();
+        let text = lines.join("\n") + "\n";
+
+        let received = Rc::new(RefCell::new(Vec::new()));
+        let seen = Rc::new(Cell::new(0));
+        let (writing, counting) = (Rc::clone(&received), Rc::clone(&seen));
+        let mut left = 0;
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().on_message(move |_, input| {
+            counting.set(counting.get() + input.len() - left);
+            while let Some(end) = input.find(b'\n') {
+                writing.borrow_mut().push(String::from_utf8(input.take(end).to_vec()).unwrap());
+                input.consume(1);
+            }
+            left = input.len();
+        });
+        let server = server.unwrap();
+        let mut client = net::connect(server.local_addr());
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            let piece = rest.len().min(1 + random.below(50));
+            client.write_all(&rest[..piece]).unwrap();
+            rest = &rest[piece..];
+            net::turn_until(event_loop, || seen.get() == text.len() - rest.len());
+        }
+        assert_eq!(*received.borrow(), lines);
+    });
+}
+
+#[test]
+fn eight_mebibytes_come_back_while_they_are_still_being_sent() {
+    with_watchdog(LIMIT, || {
+        let host = Host::new(echo);
+        let bytes = pattern(8 << 20);
+        let mut client = host.connect();
+        let mut writer = client.try_clone().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                writer.write_all(&bytes).unwrap();
+                writer.shutdown(Shutdown::Write).unwrap();
+            });
+            assert!(net::read_to_end(&mut client) == bytes, "other bytes came back");
+        });
+    });
+}
+
+#[test]
+fn small_writes_go_out_at_once_unless_the_server_is_told_otherwise() {
+    fn options(conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        let nodelay = || SockRef::from(conn).tcp_nodelay();
+        let before = nodelay()?;
+        conn.set_nodelay(!before)?;
+        conn.send(format!("{before} {}\n", nodelay()?))?;
+        input.clear();
+        Ok(())
+    }
+    with_watchdog(LIMIT, || {
+        let usual = Host::new(|event_loop| TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(options));
+        assert_eq!(net::exchange(&mut usual.connect(), [b'?'; 11]), b"true false\n");
+        let other = Host::new(|event_loop| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.nodelay(false).on_message(options)
+        });
+        assert_eq!(net::exchange(&mut other.connect(), [b'?'; 11]), b"false true\n");
+    });
+}
+
+#[test]
+fn a_handler_may_keep_the_buffer_that_it_is_lent() {
+    with_watchdog(LIMIT, || {
+        let host = Host::new(|event_loop| {
+            let mut kept = Vec::new();
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(move |conn, input| {
+                if input.readable().ends_with(b".") {
+                    kept.push(mem::take(input));
+                    conn.send(kept.last().unwrap())?;
+                }
+                io::Result::Ok(())
+            })
+        });
+        let (mut one, mut other) = (host.connect(), host.connect());
+        for round in 0..10 {
+            let text = format!("round {round}.");
+            assert_eq!(net::exchange(&mut one, &text), text.as_bytes());
+            // Of a message in two pieces the handler is lent the connection's own buffer.
+            other.write_all(b"in two").unwrap();
+            assert_eq!(net::exchange(&mut one, b"meanwhile."), b"meanwhile.");
+            other.write_all(b" pieces.").unwrap();
+            assert_eq!(net::read_exact(&mut other, 14), b"in two pieces.");
+        }
+    });
+}
+
+/// Both have sent before the loop looks, so the order of the messages is the loop's doing.
+#[test]
+fn a_firehose_is_read_one_buffer_full_at_a_time_and_others_have_their_turn() {
+    with_watchdog(LIMIT, || {
+        const BUFFER: usize = 1024;
+        let event_loop = EventLoop::builder().input_buffer(BUFFER).build().unwrap();
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let sockets = Rc::new(RefCell::new(Vec::new()));
+        let (writing, opening) = (Rc::clone(&order), Rc::clone(&sockets));
+        struct Order(usize, Rc<RefCell<Vec<(usize, usize)>>>);
+        impl ConnectionHandler for Order {
+            fn on_message(&mut self, _: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+                self.1.borrow_mut().push((self.0, input.len()));
+                input.clear();
+                Ok(())
+            }
+        }
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve(move |conn| {
+            opening.borrow_mut().push(net::peephole(conn));
+            Order(opening.borrow().len() - 1, Rc::clone(&writing))
+        });
+        let server = server.unwrap();
+        let mut firehose = net::connect(server.local_addr());
+        net::turn_until(&event_loop, || sockets.borrow().len() == 1);
+        let mut quiet = net::connect(server.local_addr());
+        net::turn_until(&event_loop, || sockets.borrow().len() == 2);
+
+        for round in 0..3 {
+            order.borrow_mut().clear();
+            firehose.write_all(&[0; 20 * BUFFER]).unwrap();
+            quiet.write_all(b"me too").unwrap();
+            for (socket, expected) in sockets.borrow().iter().zip([20 * BUFFER, 6]) {
+                let mut seen = vec![0; expected];
+                net::until(|| socket.peek(&mut seen).unwrap() == expected);
+            }
+            let firehosed =
+                || order.borrow().iter().filter(|read| read.0 == 0).map(|read| read.1).sum::<usize>();
+            net::turn_until(&event_loop, || firehosed() == 20 * BUFFER);
+
+            let order = order.borrow();
+            assert!(order.iter().all(|read| read.1 <= BUFFER), "{order:?}");
+            let quiet_turn = order.iter().position(|read| *read == (1, 6)).expect("the quiet one is served");
+            assert!(quiet_turn <= 1, "after {quiet_turn} reads of the firehose, in round {round}");
+        }
+        sockets.borrow_mut().clear();
+    });
+}
+
+/// Buffers of exactly the size of what comes are the case in which a read does not come up short.
+#[test]
+fn input_of_exactly_a_buffer_full_is_not_waited_for_twice() {
+    with_watchdog(LIMIT, || {
+        const BUFFER: usize = 1024;
+        let host = Host::on(EventLoop::builder().input_buffer(BUFFER), echo);
+        let mut client = host.connect();
+        for buffers in [1, 2, 5, 1, 3] {
+            let bytes = pattern(buffers * BUFFER);
+            assert_eq!(net::exchange(&mut client, &bytes), bytes);
+        }
+    });
+}
+
+#[test]
+fn a_closure_that_returns_nothing_is_a_handler_as_well() {
+    with_watchdog(LIMIT, || {
+        let (seen, sees) = mpsc::channel();
+        let host = Host::new(move |event_loop| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(move |_, input| {
+                seen.send(input.take_all().to_vec()).unwrap();
+            })
+        });
+        host.connect().write_all(b"quietly").unwrap();
+        assert_eq!(sees.recv_timeout(net::LIMIT).unwrap(), b"quietly");
+    });
+}
+
+#[test]
+fn a_short_send_buffer_loses_nothing_and_keeps_the_order() {
+    struct Narrow;
+    impl ConnectionHandler for Narrow {
+        fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
+            SockRef::from(conn).set_send_buffer_size(4096)
+        }
+
+        fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+            // Several sends a message, most of which find something queued before them.
+            while !input.is_empty() {
+                conn.send(input.take(input.len().min(1000)))?;
+            }
+            Ok(())
+        }
+    }
+    with_watchdog(LIMIT, || {
+        let host = Host::new(|event_loop| TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(|_| Narrow));
+        let bytes = pattern(1 << 20);
+        let mut client = host.connect();
+        let mut writer = client.try_clone().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| writer.write_all(&bytes).unwrap());
+            let mut answer = vec![0; bytes.len()];
+            client.read_exact(&mut answer).unwrap();
+            assert!(answer == bytes, "other bytes came back");
+        });
+    });
+}
