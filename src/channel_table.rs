@@ -88,7 +88,7 @@ impl<C> ChannelTable<C> {
 
     /// Takes the channel out. Its id is void from now on, also in a batch that is under way.
     pub(crate) fn remove(&mut self, id: ChannelId) -> Option<C> {
-        let slot = self.slot_mut(id)?;
+        let slot = find(&mut self.slots, id)?;
         slot.generation = slot.generation.wrapping_add(1);
         slot.ready = Readiness::NONE;
         slot.wanted = Readiness::NONE;
@@ -109,25 +109,26 @@ impl<C> ChannelTable<C> {
     }
 
     /// Notes what the poller reported. A void id is passed over.
+    #[inline]
     pub(crate) fn add_ready(&mut self, id: ChannelId, ready: Readiness) {
-        if let Some(slot) = self.slot_mut(id) {
+        if let Some(slot) = find(&mut self.slots, id) {
             slot.ready |= ready;
-            self.schedule(id);
+            slot.schedule(id, &mut self.active);
         }
     }
 
     /// Notes that `gone` no longer holds, so that the channel waits for the poller to report it again.
     pub(crate) fn clear_ready(&mut self, id: ChannelId, gone: Readiness) {
-        if let Some(slot) = self.slot_mut(id) {
+        if let Some(slot) = find(&mut self.slots, id) {
             slot.ready = slot.ready & !gone;
         }
     }
 
     /// Changes what the channel waits for; what is ready already counts at once.
     pub(crate) fn set_wanted(&mut self, id: ChannelId, wanted: Readiness) {
-        if let Some(slot) = self.slot_mut(id) {
+        if let Some(slot) = find(&mut self.slots, id) {
             slot.wanted = wanted;
-            self.schedule(id);
+            slot.schedule(id, &mut self.active);
         }
     }
 
@@ -150,7 +151,7 @@ impl<C> ChannelTable<C> {
     where
         C: Clone,
     {
-        let slot = self.slot_mut(id)?;
+        let slot = find(&mut self.slots, id)?;
         let due = slot.ready & slot.wanted;
         if due == Readiness::NONE {
             slot.scheduled = false;
@@ -163,24 +164,27 @@ impl<C> ChannelTable<C> {
 
     /// After a channel has run: it runs again in the next round if it is still ready for what it wants.
     pub(crate) fn finish(&mut self, id: ChannelId) {
-        if let Some(slot) = self.slot_mut(id) {
+        if let Some(slot) = find(&mut self.slots, id) {
             slot.scheduled = false;
-            self.schedule(id);
+            slot.schedule(id, &mut self.active);
         }
     }
+}
 
-    fn schedule(&mut self, id: ChannelId) {
-        let slot = &mut self.slots[id.index as usize];
-        if !slot.scheduled && slot.ready.intersects(slot.wanted) {
-            slot.scheduled = true;
-            self.active.push(id);
+impl<C> Slot<C> {
+    #[inline]
+    fn schedule(&mut self, id: ChannelId, active: &mut Vec<ChannelId>) {
+        if !self.scheduled && self.ready.intersects(self.wanted) {
+            self.scheduled = true;
+            active.push(id);
         }
     }
+}
 
-    fn slot_mut(&mut self, id: ChannelId) -> Option<&mut Slot<C>> {
-        let slot = self.slots.get_mut(id.index as usize)?;
-        (slot.generation == id.generation && slot.entry.is_some()).then_some(slot)
-    }
+#[inline]
+fn find<C>(slots: &mut [Slot<C>], id: ChannelId) -> Option<&mut Slot<C>> {
+    let slot = slots.get_mut(id.index as usize)?;
+    (slot.generation == id.generation && slot.entry.is_some()).then_some(slot)
 }
 
 #[cfg(test)]

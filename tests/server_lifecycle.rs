@@ -108,7 +108,7 @@ fn of_several_addresses_the_first_that_is_free_is_taken() {
 #[test]
 fn a_port_is_free_again_when_its_server_is_dropped() {
     with_watchdog(LIMIT, || {
-        let (host, journal) = scripted(|script| script.on_open(|conn| Ok(conn.shutdown())));
+        let (host, journal) = scripted(|script| script.on_open(|conn| conn.shutdown()));
         let address = host.address();
         for number in 0..3 {
             // This end has finished first, so the address lingers in TIME-WAIT.
@@ -123,7 +123,7 @@ fn a_port_is_free_again_when_its_server_is_dropped() {
                 assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
                 let next = TcpServer::bind(event_loop, address)
                     .unwrap()
-                    .serve(move |_| written.script().on_open(|conn| Ok(conn.shutdown())));
+                    .serve(move |_| written.script().on_open(|conn| conn.shutdown()));
                 *server = Some(next.expect("the port is free"));
             });
         }
@@ -230,12 +230,12 @@ fn a_server_may_be_dropped_in_a_callback_of_its_own_connection() {
                     return script;
                 }
                 match place {
-                    "on_open" => script.on_open(move |_| Ok(drop_server())),
-                    "on_message" => script.on_message(move |_, _| Ok(drop_server())),
-                    "on_drained" => script
-                        .on_open(|conn| Ok(conn.notify_drained()))
-                        .on_drained(move |_| Ok(drop_server())),
-                    "on_peer_shutdown" => script.on_peer_shutdown(move |_| Ok(drop_server())),
+                    "on_open" => script.on_open(move |_| drop_server()),
+                    "on_message" => script.on_message(move |_, _| drop_server()),
+                    "on_drained" => {
+                        script.on_open(|conn| conn.notify_drained()).on_drained(move |_| drop_server())
+                    }
+                    "on_peer_shutdown" => script.on_peer_shutdown(move |_| drop_server()),
                     _ => script.on_close(move |_, _| drop_server()),
                 }
             });
@@ -343,7 +343,7 @@ const OWED: usize = 6 << 20;
 
 fn owing(bytes: &Arc<[u8]>, script: Script) -> Script {
     let bytes = Arc::clone(bytes);
-    script.on_open(move |conn| Ok(conn.send(&bytes).map(drop)?))
+    script.on_open(move |conn| conn.send(&bytes))
 }
 
 #[test]
@@ -451,7 +451,7 @@ fn a_stop_throws_away_what_comes_in_after_it() {
 #[test]
 fn a_stop_is_not_held_up_by_a_handler_that_has_paused() {
     with_watchdog(LIMIT, || {
-        let (host, journal) = scripted(|script| script.on_open(|conn| Ok(conn.pause_reading())));
+        let (host, journal) = scripted(|script| script.on_open(|conn| conn.pause_reading()));
         let mut client = host.connect();
         client.write_all(b"never read").unwrap();
         journal.wait_for(0, |told| *told == Told::Open);

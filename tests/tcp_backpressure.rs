@@ -106,7 +106,7 @@ fn a_handle_accepts_no_more_than_the_connection_could() {
             |builder| builder.max_unsent(MAX),
             move |script| {
                 let give = give.clone();
-                script.on_open(move |conn| Ok(give.send(conn.handle()).unwrap()))
+                script.on_open(move |conn| give.send(conn.handle()).unwrap())
             },
         );
         let mut client = host.connect();
@@ -137,7 +137,7 @@ fn a_connection_without_room_for_what_its_handle_accepted_is_closed() {
                 let give = give.clone();
                 script.on_open(move |conn| {
                     while conn.send([0; KIB]).is_ok() {}
-                    Ok(give.send(conn.handle()).unwrap())
+                    give.send(conn.handle()).unwrap()
                 })
             },
         );
@@ -161,7 +161,7 @@ fn a_handler_may_leave_as_much_unread_as_the_limit_says_and_no_more() {
             |builder| builder.max_unread(MAX),
             move |script| {
                 let noted = Arc::clone(&noted);
-                script.terse().on_message(move |_, input| Ok(noted.store(input.len(), SeqCst)))
+                script.terse().on_message(move |_, input| noted.store(input.len(), SeqCst))
             },
         );
         let mut client = host.connect();
@@ -397,7 +397,7 @@ fn reading_paused_after_each_message_loses_nothing() {
                     conn.notify_drained();
                     Ok(())
                 })
-                .on_drained(|conn| Ok(conn.resume_reading()))
+                .on_drained(|conn| conn.resume_reading())
         });
         let bytes = pattern(1 << 20);
         let mut client = host.connect();
@@ -422,7 +422,7 @@ fn line_by_line(script: Script) -> Script {
             }
             Ok(())
         })
-        .on_drained(|conn| Ok(conn.resume_reading()))
+        .on_drained(|conn| conn.resume_reading())
 }
 
 #[test]
@@ -484,7 +484,7 @@ fn what_is_left_is_offered_again_to_a_handler_that_pauses_after_the_end() {
                     conn.notify_drained();
                     Ok(())
                 })
-                .on_drained(|conn| Ok(conn.resume_reading()))
+                .on_drained(|conn| conn.resume_reading())
         });
         let mut client = host.connect();
         client.write_all(b"for later").unwrap();

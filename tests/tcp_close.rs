@@ -66,7 +66,7 @@ fn a_peer_that_has_finished_may_be_served_for_as_long_as_the_handler_likes() {
         let (give, given) = mpsc::channel();
         let (host, journal) = scripted(move |script| {
             let give = give.clone();
-            script.on_peer_shutdown(move |conn| Ok(give.send(conn.handle()).unwrap()))
+            script.on_peer_shutdown(move |conn| give.send(conn.handle()).unwrap())
         });
         let mut client = host.connect();
         client.shutdown(Shutdown::Write).unwrap();
@@ -218,7 +218,7 @@ fn a_connection_that_asks_for_on_drained_and_shuts_down_ends_in_order() {
                     conn.shutdown();
                     Ok(())
                 })
-                .on_message(|_, input| Ok(input.clear()))
+                .on_message(|_, input| input.clear())
         });
         let mut client = net::connect(server.local_addr());
         net::turn_until(event_loop, || journal.handlers() == 1);
@@ -242,17 +242,17 @@ fn a_connection_may_be_closed_in_any_of_its_calls() {
     const OPEN: Told = Told::Open;
     const CLOSED: Told = Told::Close(End::Closed);
     let closings: [Closing; 4] = [
-        (|script| script.on_open(|conn| Ok(conn.close())), &[OPEN, CLOSED]),
+        (|script| script.on_open(|conn| conn.close()), &[OPEN, CLOSED]),
         (
             |script| {
                 // Drained and readable in one turn: what comes after the close is not told.
-                script.on_open(|conn| Ok(conn.notify_drained())).on_drained(|conn| Ok(conn.close()))
+                script.on_open(|conn| conn.notify_drained()).on_drained(|conn| conn.close())
             },
             &[OPEN, Told::Drained, CLOSED],
         ),
-        (|script| script.on_peer_shutdown(|conn| Ok(conn.close())), &[OPEN, Told::PeerShutdown, CLOSED]),
+        (|script| script.on_peer_shutdown(|conn| conn.close()), &[OPEN, Told::PeerShutdown, CLOSED]),
         (
-            |script| script.on_open(|conn| Ok(conn.shutdown())).on_peer_shutdown(|conn| Ok(conn.close())),
+            |script| script.on_open(|conn| conn.shutdown()).on_peer_shutdown(|conn| conn.close()),
             &[OPEN, Told::PeerShutdown, CLOSED],
         ),
     ];
@@ -386,7 +386,7 @@ fn a_reset_of_an_idle_connection_is_told_as_an_error() {
 #[test]
 fn a_reset_is_noticed_while_reading_is_paused() {
     with_watchdog(LIMIT, || {
-        let (host, journal) = scripted(|script| script.on_open(|conn| Ok(conn.pause_reading())));
+        let (host, journal) = scripted(|script| script.on_open(|conn| conn.pause_reading()));
         let mut client = host.connect();
         client.write_all(b"never read").unwrap();
         journal.wait_for(0, |told| *told == Told::Open);
@@ -404,7 +404,7 @@ fn a_reset_in_the_middle_of_a_transfer_is_told_once() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| {
             script
-                .on_open(|conn| Ok(conn.send(vec![1; 8 << 20]).map(drop)?))
+                .on_open(|conn| conn.send(vec![1; 8 << 20]))
                 .on_close(|conn, _| assert_eq!(conn.send(b"still there?"), Err(SendError::Closed)))
         });
         for number in 0..10 {
@@ -424,7 +424,7 @@ fn a_reset_in_the_middle_of_a_transfer_is_told_once() {
 fn the_last_words_before_a_reset_are_heard() {
     with_loop(|event_loop| {
         let (server, journal, sockets) =
-            scripted_here(event_loop, |script| script.on_message(|_, input| Ok(input.clear())));
+            scripted_here(event_loop, |script| script.on_message(|_, input| input.clear()));
         let mut client = net::connect(server.local_addr());
         net::turn_until(event_loop, || journal.handlers() == 1);
         client.write_all(b"last words").unwrap();
@@ -471,7 +471,7 @@ fn an_error_that_a_handler_returns_closes_its_connection_with_that_error() {
     let failing: [fn(Script) -> Script; 4] = [
         |script| script.on_open(|_| failure()),
         |script| script.on_message(|_, _| failure()),
-        |script| script.on_open(|conn| Ok(conn.notify_drained())).on_drained(|_| failure()),
+        |script| script.on_open(|conn| conn.notify_drained()).on_drained(|_| failure()),
         |script| script.on_peer_shutdown(|_| failure()),
     ];
     with_watchdog(LIMIT, || {
@@ -495,10 +495,10 @@ fn an_error_that_a_handler_returns_closes_its_connection_with_that_error() {
 #[test]
 fn a_panic_in_a_handler_costs_its_connection_and_no_other() {
     let panicking: [fn(Script) -> Script; 4] = [
-        |script| script.on_open(|_| panic!("on_open")),
-        |script| script.on_message(|_, _| panic!("on_message")),
-        |script| script.on_open(|conn| Ok(conn.notify_drained())).on_drained(|_| panic!("on_drained")),
-        |script| script.on_peer_shutdown(|_| panic!("on_peer_shutdown")),
+        |script| script.on_open(|_| -> () { panic!("on_open") }),
+        |script| script.on_message(|_, _| -> () { panic!("on_message") }),
+        |script| script.on_open(|conn| conn.notify_drained()).on_drained(|_| -> () { panic!("on_drained") }),
+        |script| script.on_peer_shutdown(|_| -> () { panic!("on_peer_shutdown") }),
     ];
     with_watchdog(LIMIT, || {
         for bad in panicking {
@@ -540,7 +540,7 @@ fn a_panic_in_the_factory_costs_the_connection_that_has_no_handler_then() {
 #[test]
 fn a_panic_in_the_last_call_or_in_a_destructor_is_counted_and_goes_no_further() {
     let panicking: [fn(Script) -> Script; 2] = [
-        |script| script.on_close(|_, _| panic!("on_close")),
+        |script| script.on_close(|_, _| -> () { panic!("on_close") }),
         |script| {
             let bomb = OnDrop::new(|| panic!("a handler's destructor"));
             script.on_close(move |_, _| bomb.keep())
@@ -595,7 +595,7 @@ fn giving_handles() -> (net::Host, Journal, mpsc::Receiver<ConnectionHandle>) {
     let (give, given) = mpsc::channel();
     let (host, journal) = scripted(move |script| {
         let give = give.clone();
-        script.on_open(move |conn| Ok(give.send(conn.handle()).unwrap()))
+        script.on_open(move |conn| give.send(conn.handle()).unwrap())
     });
     (host, journal, given)
 }

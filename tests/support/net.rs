@@ -249,6 +249,23 @@ type OnEvent = Box<dyn FnMut(&TcpConnection<'_>) -> io::Result<()>>;
 type OnMessage = Box<dyn FnMut(&TcpConnection<'_>, &mut Buffer) -> io::Result<()>>;
 type OnClose = Box<dyn FnMut(&TcpConnection<'_>, &CloseReason)>;
 
+/// What the closures of a [`Script`] may return.
+pub(crate) trait Returned {
+    fn result(self) -> io::Result<()>;
+}
+
+impl Returned for () {
+    fn result(self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<T, E: Into<io::Error>> Returned for Result<T, E> {
+    fn result(self) -> io::Result<()> {
+        self.map(drop).map_err(Into::into)
+    }
+}
+
 /// A handler made of closures, which writes a [`Journal`] before it calls them.
 pub(crate) struct Script {
     number: usize,
@@ -272,35 +289,35 @@ impl Script {
         self
     }
 
-    pub(crate) fn on_open(
+    pub(crate) fn on_open<R: Returned>(
         mut self,
-        call: impl FnMut(&TcpConnection<'_>) -> io::Result<()> + 'static,
+        mut call: impl FnMut(&TcpConnection<'_>) -> R + 'static,
     ) -> Script {
-        self.on_open = Box::new(call);
+        self.on_open = Box::new(move |conn| call(conn).result());
         self
     }
 
-    pub(crate) fn on_message(
+    pub(crate) fn on_message<R: Returned>(
         mut self,
-        call: impl FnMut(&TcpConnection<'_>, &mut Buffer) -> io::Result<()> + 'static,
+        mut call: impl FnMut(&TcpConnection<'_>, &mut Buffer) -> R + 'static,
     ) -> Script {
-        self.on_message = Box::new(call);
+        self.on_message = Box::new(move |conn, input| call(conn, input).result());
         self
     }
 
-    pub(crate) fn on_drained(
+    pub(crate) fn on_drained<R: Returned>(
         mut self,
-        call: impl FnMut(&TcpConnection<'_>) -> io::Result<()> + 'static,
+        mut call: impl FnMut(&TcpConnection<'_>) -> R + 'static,
     ) -> Script {
-        self.on_drained = Box::new(call);
+        self.on_drained = Box::new(move |conn| call(conn).result());
         self
     }
 
-    pub(crate) fn on_peer_shutdown(
+    pub(crate) fn on_peer_shutdown<R: Returned>(
         mut self,
-        call: impl FnMut(&TcpConnection<'_>) -> io::Result<()> + 'static,
+        mut call: impl FnMut(&TcpConnection<'_>) -> R + 'static,
     ) -> Script {
-        self.on_peer_shutdown = Box::new(call);
+        self.on_peer_shutdown = Box::new(move |conn| call(conn).result());
         self
     }
 
