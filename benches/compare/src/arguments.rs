@@ -13,9 +13,9 @@ commands (all the comparisons without one):
 
 options:
   --rounds N   samples of each peer and case, 5 unless told
-  --peers ...  any of raw, reveille, mio, tokio, calloop, and raw-rw, which is raw with
-               read and write for recv and send; a name may come twice, which shows
-               how far two runs of one server are apart";
+  --peers ...  any of raw, raw-recv (raw with recv and send for read and write), reveille,
+               mio, tokio, calloop; a name may come twice, which shows how far two runs of
+               one server are apart";
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq)]

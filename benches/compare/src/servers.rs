@@ -26,7 +26,7 @@ const BACKLOG: i32 = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
     Raw,
-    RawReadWrite,
+    RawRecvSend,
     Reveille,
     Mio,
     Tokio,
@@ -35,16 +35,14 @@ pub(crate) enum Peer {
 
 impl Peer {
     /// The peers compared unless others are named. All are measured by the first.
-    pub(crate) const USUAL: [Peer; 5] = [Peer::Raw, Peer::Reveille, Peer::Mio, Peer::Tokio, Peer::Calloop];
-
-    const ALL: [Peer; 6] =
-        [Peer::Raw, Peer::RawReadWrite, Peer::Reveille, Peer::Mio, Peer::Tokio, Peer::Calloop];
+    pub(crate) const USUAL: [Peer; 6] =
+        [Peer::Raw, Peer::RawRecvSend, Peer::Reveille, Peer::Mio, Peer::Tokio, Peer::Calloop];
 
     /// The name on the command line and in the tables.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Peer::Raw => "raw",
-            Peer::RawReadWrite => "raw-rw",
+            Peer::RawRecvSend => "raw-recv",
             Peer::Reveille => "reveille",
             Peer::Mio => "mio",
             Peer::Tokio => "tokio",
@@ -59,7 +57,7 @@ impl Peer {
 
     /// The peer of that name.
     pub(crate) fn parse(name: &str) -> std::result::Result<Peer, String> {
-        let named = Peer::ALL.into_iter().find(|peer| peer.name() == name);
+        let named = Peer::USUAL.into_iter().find(|peer| peer.name() == name);
         named.ok_or_else(|| format!("no peer is called {name:?}"))
     }
 }
@@ -67,8 +65,8 @@ impl Peer {
 /// Runs one echo server until standard input closes.
 pub(crate) fn serve(peer: Peer) -> Result<()> {
     match peer {
-        Peer::Raw => raw::serve(Calls::RecvSend),
-        Peer::RawReadWrite => raw::serve(Calls::ReadWrite),
+        Peer::Raw => raw::serve(Calls::ReadWrite),
+        Peer::RawRecvSend => raw::serve(Calls::RecvSend),
         Peer::Reveille => reveille::serve(),
         Peer::Mio => mio::serve(),
         Peer::Tokio => tokio::serve(),

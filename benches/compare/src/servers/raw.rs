@@ -23,8 +23,9 @@ struct Connection {
     backlog: Vec<u8>,
 }
 
-/// The two calls a message takes. The kernel's path to a socket is a few hundredths shorter by
-/// `recv` and `send`, so they are the baseline; `read` and `write` are what most loops in C do.
+/// The two calls a message takes. `read` and `write` are what most loops in C do, and the baseline. The
+/// kernel's path to a socket is a few hundredths shorter by `recv` and `send`, so that loop is shown too: what
+/// a peer owes to the choice of the call is not to be taken for a merit of its loop.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Calls {
     RecvSend,
