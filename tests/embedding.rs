@@ -2,14 +2,15 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{Channel, ChannelEvent, EventLoop, Interest, LoopThread};
+use reveille::{Channel, ChannelEvent, EventLoop, Interest, LoopThread, TcpServer};
 use rustix::event::epoll;
 use support::{
     Count, LIMIT, Recorder, is_readable, panic_of, poll, turn, until_asleep, wait_readable, with_loop,
@@ -290,6 +291,35 @@ fn the_descriptor_shows_the_events_that_did_not_fit_into_a_turn() {
             assert_eq!(calls.get(), round);
         }
         assert!(!is_readable(&event_loop));
+    });
+}
+
+#[test]
+fn the_descriptor_shows_that_a_connection_has_more_to_read() {
+    const BYTES: usize = 16 * 1024;
+
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::builder().input_buffer(1024).build().unwrap();
+        let read = Recorder::new();
+        let r = read.clone();
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
+        let server = server.on_message(move |_, input| {
+            r.record(input.take_all().len());
+            Ok::<_, io::Error>(())
+        });
+        let server = server.unwrap();
+        let mut client = TcpStream::connect(server.local_addr()).unwrap();
+        client.write_all(&[0; BYTES]).unwrap();
+        let (mut left, mut turns) = (BYTES, 0);
+        while left > 0 {
+            // The kernel has reported the input once, so the later turns come from what the loop remembers.
+            wait_readable(&event_loop);
+            turn(&event_loop);
+            left -= read.take().into_iter().sum::<usize>();
+            turns += 1;
+        }
+        assert!(turns > 2, "no turn reads it all");
+        drop(client);
     });
 }
 

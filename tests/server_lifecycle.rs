@@ -3,6 +3,7 @@
 mod support;
 
 use std::cell::RefCell;
+use std::fs;
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
@@ -127,6 +128,31 @@ fn a_port_is_free_again_when_its_server_is_dropped() {
                 *server = Some(next.expect("the port is free"));
             });
         }
+    });
+}
+
+/// The loop does not turn meanwhile, so nobody is accepted.
+#[test]
+fn as_many_connections_may_wait_as_the_backlog_says() {
+    with_loop(|event_loop| {
+        let listen = |backlog: Option<i32>| {
+            let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
+            let builder = if let Some(backlog) = backlog { builder.backlog(backlog) } else { builder };
+            builder.on_message(|_, _| ()).unwrap()
+        };
+        let short = listen(Some(2));
+        // The kernel lets one more wait than it is told.
+        let waiting: Vec<_> = (0..3).map(|_| net::connect(short.local_addr())).collect();
+        let refused = TcpStream::connect_timeout(&short.local_addr(), Duration::from_millis(50));
+        assert_eq!(refused.expect_err("no room").kind(), io::ErrorKind::TimedOut);
+        drop(waiting);
+
+        let most = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let usual = listen(None);
+        // More than the 128 that are usual elsewhere, unless this system does not allow it.
+        let many = most.trim().parse::<usize>().unwrap().min(300);
+        let waiting: Vec<_> = (0..many).map(|_| net::connect(usual.local_addr())).collect();
+        drop(waiting);
     });
 }
 

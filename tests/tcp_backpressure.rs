@@ -189,6 +189,8 @@ struct Seen {
     messages: AtomicUsize,
     /// Messages that came while more was unsent than the low-water mark, though the high one had been passed before.
     too_early: AtomicUsize,
+    /// The most that was unsent when the first message came after the high-water mark had been passed.
+    most_at_a_resumption: AtomicUsize,
 }
 
 /// An echo with a small send buffer, so that what the kernel takes at once is little beside the marks.
@@ -199,6 +201,12 @@ struct Watched {
     passed_high: bool,
 }
 
+impl Watched {
+    fn new(seen: &Arc<Seen>, high: usize, low: usize) -> Watched {
+        Watched { seen: Arc::clone(seen), high, low, passed_high: false }
+    }
+}
+
 impl ConnectionHandler for Watched {
     fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
         SockRef::from(conn).set_send_buffer_size(32 * KIB)
@@ -206,8 +214,11 @@ impl ConnectionHandler for Watched {
 
     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
         self.seen.messages.fetch_add(1, SeqCst);
-        if self.passed_high && conn.unsent() > self.low {
-            self.seen.too_early.fetch_add(1, SeqCst);
+        if self.passed_high {
+            self.seen.most_at_a_resumption.fetch_max(conn.unsent(), SeqCst);
+            if conn.unsent() > self.low {
+                self.seen.too_early.fetch_add(1, SeqCst);
+            }
         }
         conn.send(input.take_all())?;
         self.seen.most_unsent.fetch_max(conn.unsent(), SeqCst);
@@ -219,6 +230,37 @@ impl ConnectionHandler for Watched {
     }
 }
 
+/// Floods a host's echo with `bytes` and reads nothing until the host has had enough, and then all.
+fn flood(host: &Host, seen: &Seen, bytes: &[u8]) {
+    let mut client = net::connect_with_small_packets(host.address());
+    let mut writer = client.try_clone().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            writer.write_all(bytes).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        net::until(|| seen.held_back.load(SeqCst));
+        // Held back it stays, for as many turns as one likes.
+        let messages = seen.messages.load(SeqCst);
+        for _ in 0..20 {
+            host.ask(|_, _| ());
+        }
+        assert_eq!(seen.messages.load(SeqCst), messages, "read on above the high-water mark");
+        host.assert_rests();
+        // Another one is served as if nothing was the matter.
+        net::assert_echoes(&mut host.connect());
+
+        assert!(net::read_to_end(&mut client) == bytes, "other bytes came back");
+    });
+}
+
+fn assert_kept_to(high: usize, seen: &Seen) {
+    let most = seen.most_unsent.load(SeqCst);
+    // One more message than the mark, and a message is a buffer full at most.
+    assert!(most > high && most <= high + 64 * KIB, "{most} bytes were unsent");
+    assert_eq!(seen.too_early.load(SeqCst), 0, "read on above the low-water mark");
+}
+
 #[test]
 fn a_peer_that_floods_and_does_not_read_is_held_back_and_loses_nothing() {
     const HIGH: usize = 512 * KIB;
@@ -227,35 +269,63 @@ fn a_peer_that_floods_and_does_not_read_is_held_back_and_loses_nothing() {
         let seen = Arc::new(Seen::default());
         let watched = Arc::clone(&seen);
         let host = Host::new(move |event_loop| {
-            TcpServer::bind(event_loop, "127.0.0.1:0")?.water_marks(HIGH, LOW).max_unsent(16 << 20).serve(
-                move |_| Watched { seen: Arc::clone(&watched), high: HIGH, low: LOW, passed_high: false },
-            )
+            TcpServer::bind(event_loop, "127.0.0.1:0")?
+                .water_marks(HIGH, LOW)
+                .serve(move |_| Watched::new(&watched, HIGH, LOW))
         });
-        let bytes = pattern(3 << 20);
-        let mut client = net::connect_with_small_packets(host.address());
-        let mut writer = client.try_clone().unwrap();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                writer.write_all(&bytes).unwrap();
-                writer.shutdown(Shutdown::Write).unwrap();
-            });
-            net::until(|| seen.held_back.load(SeqCst));
-            // Held back it stays, for as many turns as one likes.
-            let messages = seen.messages.load(SeqCst);
-            for _ in 0..20 {
-                host.ask(|_, _| ());
-            }
-            assert_eq!(seen.messages.load(SeqCst), messages, "read on above the high-water mark");
-            assert_eq!(host.turns_at_rest(), 0, "the loop spins");
-            // Another one is served as if nothing was the matter.
-            net::assert_echoes(&mut host.connect());
+        flood(&host, &seen, &pattern(3 << 20));
+        assert_kept_to(HIGH, &seen);
+    });
+}
 
-            assert!(net::read_to_end(&mut client) == bytes, "other bytes came back");
+#[test]
+fn the_usual_marks_are_four_mebibytes_and_one() {
+    const HIGH: usize = 4 << 20;
+    const LOW: usize = 1 << 20;
+    with_watchdog(LIMIT, || {
+        let seen = Arc::new(Seen::default());
+        let watched = Arc::clone(&seen);
+        let host = Host::new(move |event_loop| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Watched::new(&watched, HIGH, LOW))
         });
-        let most = seen.most_unsent.load(SeqCst);
-        // One more message than the mark, and a message is a buffer full at most.
-        assert!(most <= HIGH + 64 * KIB, "{most} bytes were unsent");
-        assert_eq!(seen.too_early.load(SeqCst), 0, "read on above the low-water mark");
+        flood(&host, &seen, &pattern(6 << 20));
+        assert_kept_to(HIGH, &seen);
+        // The low mark is no lower than that: it read on before all was sent.
+        assert!(seen.most_at_a_resumption.load(SeqCst) > LOW / 2);
+    });
+}
+
+#[test]
+fn the_usual_limits_are_sixteen_mebibytes_each_way() {
+    const MAX: usize = 16 << 20;
+    with_watchdog(LIMIT, || {
+        let unread = Arc::new(AtomicUsize::new(0));
+        let noted = Arc::clone(&unread);
+        let (host, journal) = scripted(move |script| {
+            let noted = Arc::clone(&noted);
+            script
+                .terse()
+                .on_open(|conn| {
+                    assert_eq!(conn.send(vec![0; MAX + 1]), Err(SendError::Full));
+                    assert_eq!(conn.send(vec![0; MAX]), Ok(Sent::Queued));
+                    assert_eq!(conn.send(vec![0; MAX - conn.unsent() + 1]), Err(SendError::Full));
+                    assert_eq!(conn.send(vec![0; MAX - conn.unsent()]), Ok(Sent::Queued));
+                    assert_eq!(conn.unsent(), MAX);
+                })
+                .on_message(move |_, input| noted.store(input.len(), SeqCst))
+        });
+        let mut client = host.connect();
+        // Reading is held back until the server has sent enough.
+        let mut reader = client.try_clone().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || io::copy(&mut reader, &mut io::sink()));
+            client.write_all(&vec![0; MAX]).unwrap();
+            net::until(|| unread.load(SeqCst) == MAX);
+            client.write_all(b"!").unwrap();
+            let end = journal.end_of(0);
+            assert!(matches!(end, End::Error(io::ErrorKind::StorageFull, _)), "{end:?}");
+        });
+        assert_eq!(host.handle().counters().panics, 0);
     });
 }
 
@@ -372,7 +442,7 @@ fn an_endless_producer_whose_peer_does_not_read_rests() {
         deaf.write_all(b"go").unwrap();
         net::until(|| most_unsent.load(SeqCst) > 0);
         net::assert_echoes(&mut host.connect());
-        assert_eq!(host.turns_at_rest(), 0, "the loop spins");
+        host.assert_rests();
         // As soon as it reads it is served again.
         let expected = pattern(1 << 20);
         for _ in 0..8 {
@@ -572,7 +642,7 @@ fn a_hang_up_does_not_spin_the_loop_while_reading_is_paused() {
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(net::read_to_end(&mut client), b"");
         net::until(|| host.open_connections() == 1);
-        assert_eq!(host.turns_at_rest(), 0, "the loop spins");
+        host.assert_rests();
         assert_eq!(journal.of(0), [Told::Open]);
     });
 }

@@ -374,6 +374,8 @@ fn input_of_exactly_a_buffer_full_is_not_waited_for_twice() {
             let bytes = pattern(buffers * BUFFER);
             assert_eq!(net::exchange(&mut client, &bytes), bytes);
         }
+        // The read that finds nothing is the last.
+        host.assert_rests();
     });
 }
 

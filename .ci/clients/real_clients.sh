@@ -5,8 +5,8 @@
 #   DIRECTORY  where the built examples are; target/release/examples if not given
 #   CHECK      the checks to run, by name; all of them if none is given
 #
-# Needs nc (the OpenBSD one), ncat, socat, python3, and strace if the system allows it. Uses loopback only, on
-# ports that the system picks. Every client runs under a time limit, and every process started here is ended
+# Needs nc (the OpenBSD one), ncat, socat, python3, prlimit, and strace where it may attach. Uses loopback only,
+# on ports that the system picks. Every client runs under a time limit, and every process started here is ended
 # here, by id.
 set -euo pipefail
 
@@ -235,6 +235,17 @@ check_bad_peers() {
   done
 }
 
+check_few_descriptors() {
+  local threads limit=64
+  for threads in "${THREAD_COUNTS[@]}"; do
+    start echo --listen 127.0.0.1:0 --threads "$threads"
+    prlimit --pid "$SERVER" --nofile="$limit:$limit"
+    bounded 60 "$here/few_descriptors.py" "$HOST" "$PORT" --limit "$limit"
+    must_be_idle "$SERVER"
+    stop "$SERVER"
+  done
+}
+
 # Clock ticks a process has used so far, in user and kernel (fields 14 and 15, counted from behind its name).
 ticks() {
   sed 's/^.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'
@@ -385,7 +396,7 @@ simple_refuses() {
 
 # --- All of it ------------------------------------------------------------------------------------
 
-all_checks=(large_file interleaved killed_clients many_open half_close bad_peers ipv6
+all_checks=(large_file interleaved killed_clients many_open half_close bad_peers few_descriptors ipv6
   command_line signals stop_under_load two_servers simple)
 
 run_check() {

@@ -42,6 +42,10 @@ impl Acceptor {
     }
 
     pub(crate) fn accept(&self) -> Accepted {
+        // A reserve that could not be had again when it was last needed comes before anything else.
+        if self.reserve.borrow().is_none() {
+            *self.reserve.borrow_mut() = open_reserve().ok();
+        }
         match socket::accept(self.listener.as_fd()) {
             Ok((fd, peer)) => Accepted::Connection(fd, peer),
             Err(Errno::AGAIN) => Accepted::Drained,
@@ -53,15 +57,20 @@ impl Acceptor {
     }
 
     /// Turns the first connection of the backlog away.
-    fn shed(&self, error: Errno) -> Accepted {
+    ///
+    /// There may be none: the kernel asks for a free descriptor before it looks at the backlog.
+    fn shed(&self, out_of: Errno) -> Accepted {
         let mut reserve = self.reserve.borrow_mut();
         // Without a reserve this fails as the call before did, unless a descriptor has come free meanwhile.
         drop(reserve.take());
-        let shed = socket::accept(self.listener.as_fd());
-        let progress = shed.is_ok();
-        drop(shed);
+        let shed = socket::accept(self.listener.as_fd()).map(drop);
         *reserve = open_reserve().ok();
-        if progress { Accepted::Lost(error.into()) } else { Accepted::Exhausted(error.into()) }
+        match shed {
+            Err(Errno::AGAIN) => Accepted::Drained,
+            Ok(()) => Accepted::Lost(out_of.into()),
+            Err(error) if is_of_connection(error) => Accepted::Lost(error.into()),
+            Err(error) => Accepted::Exhausted(error.into()),
+        }
     }
 }
 

@@ -1,0 +1,277 @@
+//! The echo example as its users meet it: arguments, what it prints, what it does on a signal.
+
+mod support;
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::net::{self, pattern};
+use support::{LIMIT, with_watchdog};
+
+/// `cargo test` builds the examples as well, beside the directory of the tests.
+fn program() -> PathBuf {
+    let tests = env::current_exe().expect("this program");
+    let profile = tests.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+    let program = profile.join("examples/echo");
+    assert!(program.exists(), "there is no {}: build it with `cargo build --examples`", program.display());
+    program
+}
+
+/// Runs the example to its end.
+fn outcome_of(arguments: &[&str]) -> Output {
+    Command::new(program()).args(arguments).stdin(Stdio::null()).output().expect("the example")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
+}
+
+/// The example while it runs.
+struct Echo {
+    process: Child,
+    address: SocketAddr,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Echo {
+    fn start(arguments: &[&str]) -> Echo {
+        let mut process = Command::new(program())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the example");
+        let output = BufReader::new(process.stdout.take().expect("a pipe"));
+        let (say, lines) = mpsc::channel();
+        thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
+        let mut echo = Echo { process, address: SocketAddr::from(([0; 4], 0)), lines };
+        let first = echo.line();
+        let address =
+            first.strip_prefix("listening on ").unwrap_or_else(|| panic!("no address in `{first}`"));
+        echo.address = address.parse().expect("an address");
+        let second = echo.line();
+        assert_eq!(second, format!("try: nc {} {}", echo.address.ip(), echo.address.port()));
+        echo
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.recv_timeout(net::LIMIT).expect("another line")
+    }
+
+    fn connect(&self) -> TcpStream {
+        net::connect(self.address)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).expect("a process that is there");
+    }
+
+    fn is_running(&mut self) -> bool {
+        self.process.try_wait().expect("a child").is_none()
+    }
+
+    /// Waits for the end, and answers the status and the last line.
+    #[track_caller]
+    fn end(mut self) -> (ExitStatus, String) {
+        net::until(|| !self.is_running());
+        let status = self.process.wait().expect("a child");
+        assert_eq!(status.signal(), None, "the signal has killed it");
+        let line = self.line();
+        assert!(self.lines.recv_timeout(net::LIMIT).is_err(), "there is more after `{line}`");
+        (status, line)
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn arguments_that_are_none_are_answered_with_the_usage() {
+    let wrong: [&[&str]; 6] = [
+        &["--nonsense"],
+        &["2007"],
+        &["--listen"],
+        &["--threads"],
+        &["--threads", "0"],
+        &["--threads", "many"],
+    ];
+    for arguments in wrong {
+        let output = outcome_of(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let errors = text(&output.stderr);
+        assert!(errors.starts_with("echo: ") && errors.contains("usage: echo "), "{arguments:?}: {errors}");
+        let culprit = arguments.last().expect("an argument");
+        assert!(errors.lines().next().unwrap().contains(culprit), "{arguments:?}: {errors}");
+        assert_eq!(text(&output.stdout), "");
+    }
+}
+
+#[test]
+fn help_is_no_error() {
+    for argument in ["--help", "-h"] {
+        let output = outcome_of(&[argument]);
+        assert!(output.status.success());
+        assert!(text(&output.stdout).starts_with("usage: echo "), "{}", text(&output.stdout));
+        assert_eq!(text(&output.stderr), "");
+    }
+}
+
+#[test]
+fn an_address_that_is_none_or_is_taken_is_one_line_that_names_it() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = taken.local_addr().unwrap().to_string();
+    for address in ["", "127.0.0.1", "127.0.0.1:port", "127.0.0.1:99999", "nowhere", &in_use] {
+        for more in [&[][..], &["--threads", "2"]] {
+            let output = outcome_of(&[&["--listen", address], more].concat());
+            assert_eq!(output.status.code(), Some(1), "{address}");
+            let errors = text(&output.stderr);
+            assert_eq!(errors.lines().count(), 1, "{errors}");
+            assert!(errors.starts_with("echo: ") && errors.contains(address), "{errors}");
+            assert_eq!(text(&output.stdout), "");
+        }
+    }
+}
+
+#[test]
+fn port_0_is_one_that_is_free_and_is_told() {
+    with_watchdog(LIMIT, || {
+        let echo = Echo::start(&["--listen", "127.0.0.1:0"]);
+        let other = Echo::start(&["--listen", "127.0.0.1:0", "--threads", "2"]);
+        assert_ne!(echo.address.port(), 0);
+        assert_ne!(echo.address, other.address);
+        net::assert_echoes(&mut echo.connect());
+        net::assert_echoes(&mut other.connect());
+    });
+}
+
+#[test]
+fn either_signal_ends_it_with_the_totals() {
+    with_watchdog(LIMIT, || {
+        for signal in [Signal::TERM, Signal::INT] {
+            for threads in ["1", "3"] {
+                let echo = Echo::start(&["--listen", "127.0.0.1:0", "--threads", threads]);
+                // One never says anything. Of three loops it is on that of the last of the others.
+                let silent = echo.connect();
+                let mut clients: Vec<_> = (0..3).map(|_| echo.connect()).collect();
+                for (number, client) in clients.iter_mut().enumerate() {
+                    for _ in 0..=number {
+                        net::exchange(client, [0; 100]);
+                    }
+                }
+                // One has gone by then, and the others go when they are told to.
+                drop(clients.remove(0));
+                clients.push(silent);
+                echo.signal(signal);
+                for client in &mut clients {
+                    assert_eq!(net::read_to_end(client), b"");
+                }
+                drop(clients);
+                let (status, totals) = echo.end();
+                assert_eq!(status.code(), Some(0));
+                assert_eq!(totals, "4 connections, 6 messages, 600 bytes");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_signal_is_heeded_as_soon_as_it_has_said_where_it_listens() {
+    with_watchdog(LIMIT, || {
+        for _ in 0..10 {
+            let echo = Echo::start(&["--listen", "127.0.0.1:0"]);
+            echo.signal(Signal::TERM);
+            let (status, totals) = echo.end();
+            assert_eq!(status.code(), Some(0));
+            assert_eq!(totals, "0 connections, 0 messages, 0 bytes");
+        }
+    });
+}
+
+/// The one that gets a second signal ends before one that got its only signal earlier.
+#[test]
+fn a_second_signal_does_not_wait_for_peers_that_stay() {
+    with_watchdog(LIMIT, || {
+        let [mut patient, hurried] = [(); 2].map(|()| Echo::start(&["--listen", "127.0.0.1:0"]));
+        let mut clients = [patient.connect(), hurried.connect()];
+        clients.iter_mut().for_each(net::assert_echoes);
+        patient.signal(Signal::TERM);
+        hurried.signal(Signal::TERM);
+        // Both have taken the signal, and wait for their clients.
+        for client in &mut clients {
+            assert_eq!(net::read_to_end(client), b"");
+        }
+        hurried.signal(Signal::INT);
+        let (status, totals) = hurried.end();
+        assert!(patient.is_running(), "the second signal was no faster");
+        assert_eq!(status.code(), Some(0));
+        assert_eq!(totals, "1 connections, 1 messages, 14 bytes");
+        drop(clients);
+        let (status, totals) = patient.end();
+        assert_eq!(status.code(), Some(0));
+        assert_eq!(totals, "1 connections, 1 messages, 14 bytes");
+    });
+}
+
+#[test]
+fn a_slow_reader_gets_all_that_it_is_owed_before_the_end() {
+    with_watchdog(LIMIT, || {
+        for threads in ["1", "2"] {
+            let echo = Echo::start(&["--listen", "127.0.0.1:0", "--threads", threads]);
+            let mut client = echo.connect();
+            let bytes = pattern(3 << 20);
+            client.write_all(&bytes).unwrap();
+            // The server has read all of it, and has taken it upon itself to send it back.
+            let (ours, theirs) = (client.local_addr().unwrap(), echo.address);
+            net::until(|| {
+                socket(ours, Some(theirs)).is_some_and(|client| client.unsent == 0)
+                    && socket(theirs, Some(ours)).is_some_and(|server| server.unread == 0)
+            });
+            echo.signal(Signal::TERM);
+            net::until(|| socket(theirs, None).is_none());
+            let received = net::read_to_end(&mut client);
+            assert!(received == bytes, "{} of {} bytes came back", received.len(), bytes.len());
+            drop(client);
+            let (status, totals) = echo.end();
+            assert_eq!(status.code(), Some(0));
+            assert!(totals.starts_with("1 connections, "), "{totals}");
+            assert!(totals.ends_with(&format!(" messages, {} bytes", bytes.len())), "{totals}");
+        }
+    });
+}
+
+/// What the kernel says of a socket, of any process.
+struct Queues {
+    unsent: u64,
+    unread: u64,
+}
+
+/// The socket at `local` that is connected to `remote`, or listens. IPv4 only.
+fn socket(local: SocketAddr, remote: Option<SocketAddr>) -> Option<Queues> {
+    const LISTENS: &str = "0A";
+    let port = |address: SocketAddr| format!(":{:04X}", address.port());
+    let table = fs::read_to_string("/proc/net/tcp").expect("procfs");
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().take(5).collect();
+        let [_, from, to, state, queues] = fields[..] else { return None };
+        let is_it = match remote {
+            Some(remote) => to.ends_with(&port(remote)),
+            None => state == LISTENS,
+        };
+        let (unsent, unread) = queues.split_once(':')?;
+        let number = |digits| u64::from_str_radix(digits, 16).expect("a number");
+        (is_it && from.ends_with(&port(local)))
+            .then(|| Queues { unsent: number(unsent), unread: number(unread) })
+    })
+}
