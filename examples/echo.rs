@@ -65,15 +65,15 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     })?;
 
     let local = server.local_addr();
-    println!("listening on {local}");
-    println!("try: nc {} {}", local.ip(), local.port());
-
     let mut server = Some(server);
     let _signals = on_signal(&event_loop, move |event_loop| match server.take() {
         // The second signal: whoever sent it does not want to wait.
         None => event_loop.quit(),
         Some(server) => server.stop(GRACE, |event_loop, _| event_loop.quit()),
     })?;
+    // Only now: whoever reads this may send a signal.
+    println!("listening on {local}");
+    println!("try: nc {} {}", local.ip(), local.port());
     event_loop.run()?;
     // The connections that a second signal has left open are closed with the loop, and counted then.
     drop(event_loop);

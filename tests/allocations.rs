@@ -90,7 +90,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Echoes, and at `?` answers with what the loop's thread has allocated so far.
+/// Echoes whatever ends in a full stop, and at `?` answers with what the loop's thread has allocated so far.
 struct Witness {
     closed: Arc<AtomicUsize>,
 }
@@ -107,7 +107,7 @@ impl ConnectionHandler for Witness {
             answer[8..16].copy_from_slice(&freed.to_le_bytes());
             answer[16..].copy_from_slice(&kept.to_le_bytes());
             conn.send(answer)?;
-        } else {
+        } else if input.readable().ends_with(b".") {
             conn.send(input.take_all())?;
         }
         Ok(())
@@ -149,7 +149,7 @@ fn an_echoed_message_allocates_and_frees_nothing() {
         let mut client = host.connect();
         let mut other = host.connect();
         for size in [1, 64, 4096] {
-            let bytes = net::pattern(size);
+            let bytes = message(size);
             let mut after = |rounds| {
                 for _ in 0..rounds {
                     assert_eq!(net::exchange(&mut client, &bytes), bytes);
@@ -175,10 +175,11 @@ fn an_idle_connection_keeps_512_bytes_at_most_and_nothing_when_it_is_closed() {
         let mut asking = host.connect();
         let mut kept = Vec::new();
         for round in 1..=3 {
-            net::assert_echoes(&mut asking);
             let before = ask(&mut asking);
             let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| host.connect()).collect();
-            clients.iter_mut().for_each(net::assert_echoes);
+            for client in &mut clients {
+                assert_eq!(net::exchange(client, b"hello."), b"hello.");
+            }
             let after = ask(&mut asking);
             let each = (after.kept - before.kept) / CONNECTIONS as i64;
             println!("{each} bytes a connection");
@@ -192,6 +193,34 @@ fn an_idle_connection_keeps_512_bytes_at_most_and_nothing_when_it_is_closed() {
         let left_by_each = (kept[2] - kept[1]) / CONNECTIONS as i64;
         assert!(left_by_each < 16, "{left_by_each} bytes a connection that is closed: {kept:?}");
     });
+}
+
+/// A message of which a part waits with the connection until the rest has come, and whose echo waits until it is read.
+#[test]
+fn a_connection_that_was_busy_keeps_no_buffer_once_it_is_idle() {
+    with_watchdog(LIMIT, || {
+        let (host, _) = witness();
+        let mut asking = host.connect();
+        let mut client = host.connect();
+        assert_eq!(net::exchange(&mut client, b"hello."), b"hello.");
+        ask(&mut asking);
+        let before = ask(&mut asking);
+        let bytes = message(8 << 20);
+        client.write_all(&bytes).unwrap();
+        let busy = ask(&mut asking);
+        assert!(busy.kept > before.kept + (1 << 20), "nothing had to wait: {busy:?} after {before:?}");
+        assert!(net::read_exact(&mut client, bytes.len()) == bytes, "other bytes came back");
+        assert_eq!(net::exchange(&mut client, b"and on."), b"and on.");
+        let after = ask(&mut asking);
+        assert!(after.kept - before.kept <= 512, "{after:?} after {before:?}");
+    });
+}
+
+/// So many bytes, with a full stop at the end and nowhere else.
+fn message(size: usize) -> Vec<u8> {
+    let mut bytes = vec![b'-'; size];
+    bytes[size - 1] = b'.';
+    bytes
 }
 
 fn raise_the_limit_of_descriptors(wanted: u64) {

@@ -534,9 +534,10 @@ fn a_channel_may_register_its_descriptor_anew_in_its_own_callback() {
     with_loop(|event_loop| {
         let (ours, mut theirs) = pair();
         theirs.write_all(b"x").unwrap();
-        let (seen, successor) = (Recorder::new(), Rc::new(RefCell::new(None)));
-        let (s, next) = (seen.clone(), Rc::clone(&successor));
-        let first = Channel::new(event_loop, Rc::new(ours), Interest::READABLE, move |event| {
+        let (own, successor) = (Rc::new(RefCell::new(None)), Rc::new(RefCell::new(None)));
+        let seen = Recorder::new();
+        let (s, first, next) = (seen.clone(), Rc::clone(&own), Rc::clone(&successor));
+        let callback = move |event: &ChannelEvent<'_, Rc<UnixStream>>| {
             s.record("first");
             event.close();
             let s = s.clone();
@@ -544,14 +545,19 @@ fn a_channel_may_register_its_descriptor_anew_in_its_own_callback() {
             let again =
                 Channel::new(event.event_loop(), source, Interest::READABLE, move |_| s.record("second"));
             next.replace(Some(again.unwrap()));
-        })
-        .unwrap();
+            // The new one has taken its place on the loop, and nothing that is left of the old one reaches it.
+            event.close();
+            assert!(event.set_interest(Interest::NONE).is_err());
+            let first: Channel<Rc<UnixStream>> = first.take().unwrap();
+            assert!(!first.is_open());
+            drop(first);
+        };
+        own.replace(Some(Channel::new(event_loop, Rc::new(ours), Interest::READABLE, callback).unwrap()));
         turn(event_loop);
         assert_eq!(seen.take(), ["first"]);
+        assert!(successor.borrow().as_ref().unwrap().is_open());
         turn(event_loop);
         assert_eq!(seen.take(), ["second"]);
-        assert!(!first.is_open());
-        assert!(successor.take().unwrap().is_open());
     });
 }
 
@@ -615,6 +621,18 @@ fn a_channel_that_another_one_changes_is_called_with_what_stands() {
             other.set_interest(other.interest()).unwrap();
         });
         assert_eq!(called.len(), 2, "{called:?}");
+    });
+}
+
+#[test]
+fn a_change_of_interest_voids_what_was_noted_and_no_longer_stands() {
+    with_loop(|event_loop| {
+        let called = first_come(event_loop, |_, other| {
+            let other = other.as_ref().unwrap();
+            other.with(|mut ours| assert_eq!(ours.read(&mut [0; 8]).unwrap(), 1)).unwrap();
+            other.set_interest(other.interest()).unwrap();
+        });
+        assert_eq!(called.len(), 1, "{called:?}");
     });
 }
 

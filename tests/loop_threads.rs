@@ -153,6 +153,7 @@ fn a_thread_may_be_dropped_or_joined_by_a_task_of_its_own_loop() {
                 .unwrap();
             has_gone.recv().unwrap();
             assert_eq!(ran.get(), 1, "what was queued before runs first");
+            assert_eq!(handle.counters().panics, 0);
         }
     });
 }
@@ -281,6 +282,7 @@ fn a_pool_may_be_dropped_by_a_task_of_one_of_its_loops() {
             handles[number].queue_in_loop(move |_| drop(pool)).unwrap();
             has_gone.recv().unwrap();
             has_gone.recv().unwrap();
+            assert!(handles.iter().all(|handle| handle.counters().panics == 0));
         }
     });
 }

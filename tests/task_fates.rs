@@ -24,6 +24,13 @@ fn on_another_thread<R: Send>(call: impl FnOnce() -> R + Send) -> R {
     thread::scope(|scope| scope.spawn(call).join().unwrap())
 }
 
+/// Drops the loop. An assertion that fails in a destructor on the way fails the test.
+fn drop_loop(event_loop: EventLoop) {
+    let handle = event_loop.handle();
+    drop(event_loop);
+    assert_eq!(handle.counters().panics, 0);
+}
+
 #[test]
 fn what_is_posted_before_run_runs() {
     with_loop(|event_loop| {
@@ -130,10 +137,6 @@ fn a_post_from_a_destructor_while_the_loop_is_dropped_is_given_back() {
         let (handle, answers) = (event_loop.handle(), Answers::default());
         let asks = |what| asks_when_dropped(&handle, &answers, what);
 
-        let local = asks("local task");
-        event_loop.queue_in_loop(move |_| local.keep());
-        let posted = asks("posted task");
-        on_another_thread(|| handle.queue_in_loop(move |_| posted.keep()).unwrap());
         let timer = asks("timer");
         event_loop.run_after(Duration::MAX, move |_| timer.keep());
         let every = asks("repeating timer");
@@ -147,16 +150,12 @@ fn a_post_from_a_destructor_while_the_loop_is_dropped_is_given_back() {
         let callback = asks("channel");
         let channel = Channel::new(&event_loop, ours, Interest::READABLE, move |_| callback.keep()).unwrap();
         channel.detach();
-        // The turn has run the first two; others take their place.
-        let ran = answers.lock().unwrap().drain(..).collect::<Vec<_>>();
-        assert_eq!(ran.len(), 2);
-        assert!(ran.iter().all(|&(_, accepted)| accepted), "a loop that is not being dropped accepts");
         let local = asks("local task");
         event_loop.queue_in_loop(move |_| local.keep());
         let posted = asks("posted task");
         on_another_thread(|| handle.queue_in_loop(move |_| posted.keep()).unwrap());
 
-        drop(event_loop);
+        drop_loop(event_loop);
         let mut answers = answers.lock().unwrap();
         answers.sort_unstable();
         let refused = [
@@ -183,7 +182,7 @@ fn what_a_destructor_queues_on_the_loop_itself_while_it_is_dropped_is_counted() 
             h.run_in_loop(move |event_loop| event_loop.queue_in_loop(move |_| token.keep())).unwrap();
         });
         event_loop.run_after(Duration::MAX, move |_| queues_when_dropped.keep());
-        drop(event_loop);
+        drop_loop(event_loop);
         assert_eq!(drops.get(), 1);
         assert_eq!(handle.counters().tasks_dropped, 1);
     });
@@ -203,7 +202,7 @@ fn a_destructor_cannot_put_a_channel_on_a_loop_that_is_dropped() {
             h.run_in_loop(register).unwrap();
         });
         event_loop.run_after(Duration::MAX, move |_| registers_when_dropped.keep());
-        drop(event_loop);
+        drop_loop(event_loop);
         assert_eq!(drops.get(), 1);
     });
 }
@@ -227,7 +226,7 @@ fn timers_made_by_destructors_while_the_loop_is_dropped_are_dropped_with_it() {
         event_loop.queue_in_loop(move |_| in_task.keep());
         let in_timer = arms_when_dropped(&drops);
         event_loop.run_after(Duration::MAX, move |_| in_timer.keep());
-        drop(event_loop);
+        drop_loop(event_loop);
         assert_eq!(drops.get(), 4);
     });
 }

@@ -352,6 +352,7 @@ fn a_handler_hears_once_that_its_queue_has_emptied() {
         let bytes = net::read_exact(&mut client, 5 + (8 << 20) + 6);
         assert_eq!((&bytes[..5], &bytes[bytes.len() - 6..]), (&b"small"[..], &b"behind"[..]));
         net::assert_echoes(&mut client);
+        host.assert_rests();
         drop(client);
         let life = [
             Told::Open,

@@ -304,6 +304,45 @@ fn a_connection_closed_in_its_message_hears_no_other() {
 }
 
 #[test]
+fn the_first_reason_to_close_is_the_one_that_is_told() {
+    fn failure() -> io::Result<()> {
+        Err(io::Error::other("a second reason"))
+    }
+    let closings: [fn(Script) -> Script; 3] = [
+        |script| {
+            script.on_message(|conn, _| {
+                conn.close();
+                failure()
+            })
+        },
+        |script| {
+            script.on_message(|conn, _| -> () {
+                conn.close();
+                panic!("a second reason");
+            })
+        },
+        |script| {
+            script.on_message(|conn, _| {
+                conn.handle().close();
+                conn.close();
+                conn.close_after(Duration::ZERO);
+            })
+        },
+    ];
+    with_watchdog(LIMIT, || {
+        for script in closings {
+            let (host, journal) = scripted(script);
+            let mut client = host.connect();
+            client.write_all(b"x").unwrap();
+            net::wait_for_end(&mut client);
+            assert_eq!(journal.life_of(0), [Told::Open, message("x"), Told::Close(End::Closed)]);
+            drop(host);
+            journal.assert_whole_lives(1);
+        }
+    });
+}
+
+#[test]
 fn a_close_says_how_much_it_loses() {
     with_watchdog(LIMIT, || {
         let (lost, loses) = mpsc::channel();
@@ -435,6 +474,28 @@ fn the_last_words_before_a_reset_are_heard() {
         let [Told::Open, words, Told::Close(end)] = &journal.of(0)[..] else { panic!("{journal:?}") };
         assert_eq!(*words, message("last words"));
         assert!(matches!(end, End::Error(io::ErrorKind::ConnectionReset, _)), "{end:?}");
+    });
+}
+
+/// The turn that brings the news of the reset begins with what the handler has to send.
+#[test]
+fn a_send_that_meets_a_reset_before_the_loop_does_closes_with_it() {
+    with_loop(|event_loop| {
+        let (server, journal, sockets) = scripted_here(event_loop, |script| {
+            script.on_open(|conn| conn.notify_drained()).on_drained(|conn| {
+                assert_eq!(conn.send(b"hello?"), Err(SendError::Closed));
+                assert_eq!(conn.state(), State::Closed);
+            })
+        });
+        let client = net::connect(server.local_addr());
+        net::turn_until(event_loop, || journal.handlers() == 1);
+        net::reset(client);
+        net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::HUP));
+        net::turn_until(event_loop, || is_closed(&journal, 0));
+        sockets.borrow_mut().clear();
+        assert_eq!(event_loop.handle().counters().panics, 0);
+        let [Told::Open, Told::Drained, Told::Close(end)] = &journal.of(0)[..] else { panic!("{journal:?}") };
+        assert_broken(end);
     });
 }
 
@@ -691,6 +752,51 @@ fn a_handle_refuses_what_would_come_behind_a_shutdown() {
         assert_eq!(net::read_to_end(&mut client), b"before");
         assert_eq!(handle.send("long after"), Err(SendError::Closed), "accepted, and then lost in silence");
         assert!(!is_closed(&journal, 0));
+    });
+}
+
+#[test]
+fn what_a_handle_has_accepted_goes_out_before_the_end() {
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted(|script| {
+            script.on_message(|conn, input| {
+                input.clear();
+                let handle = conn.handle();
+                // Still on its way when the connection is shut down.
+                assert_eq!(handle.send("accepted"), Ok(()));
+                conn.send("at once, ")?;
+                conn.shutdown();
+                assert_eq!(handle.send("too late"), Err(SendError::Closed));
+                assert_eq!(conn.state(), State::Closing);
+                Ok(())
+            })
+        });
+        let mut client = host.connect();
+        client.write_all(b"x").unwrap();
+        assert_eq!(net::read_to_end(&mut client), b"at once, accepted");
+        drop(client);
+        assert_eq!(journal.end_of(0), End::Finished);
+        assert_eq!(host.handle().counters().panics, 0);
+    });
+}
+
+#[test]
+fn what_a_handle_has_accepted_and_a_close_has_lost_counts_as_unsent() {
+    with_watchdog(LIMIT, || {
+        let (lost, loses) = mpsc::channel();
+        let (host, _journal) = scripted(move |script| {
+            let lost = lost.clone();
+            script
+                .on_message(|conn, _| {
+                    assert_eq!(conn.handle().send("accepted"), Ok(()));
+                    conn.close();
+                })
+                .on_close(move |conn, _| lost.send(conn.unsent()).unwrap())
+        });
+        let mut client = host.connect();
+        client.write_all(b"x").unwrap();
+        assert_eq!(loses.recv_timeout(net::LIMIT).unwrap(), "accepted".len());
+        net::wait_for_end(&mut client);
     });
 }
 

@@ -357,17 +357,19 @@ fn a_timer_of_a_handle_can_be_cancelled_before_the_loop_has_seen_it() {
         on_another_thread(|| {
             let once = handle.run_after(Duration::ZERO, never()).unwrap();
             let every = handle.run_every(Duration::from_nanos(1), never()).unwrap();
-            assert!(handle.cancel(once) && handle.cancel(every));
-            assert!(!handle.cancel(once) && !handle.cancel(every));
+            let late = handle.run_after(HOUR, never()).unwrap();
+            let ids = [once, every, late];
+            assert!(ids.iter().all(|&id| handle.cancel(id)));
+            assert!(ids.iter().all(|&id| !handle.cancel(id)));
         });
-        assert_eq!(drops.get(), 2, "dropped at once, by the thread that cancelled");
+        assert_eq!(drops.get(), 3, "dropped at once, by the thread that cancelled");
         let once = handle.run_after(Duration::ZERO, never()).unwrap();
         assert!(event_loop.cancel(once), "the loop's own thread can do so too");
         assert!(!event_loop.cancel(once));
         for _ in 0..3 {
             turn(event_loop);
         }
-        assert_eq!(drops.get(), 3);
+        assert_eq!(drops.get(), 4);
         assert_eq!(event_loop.next_deadline(), None);
     });
 }
