@@ -256,6 +256,23 @@ fn a_half_closed_socket_is_read_closed_and_not_write_closed() {
 }
 
 #[test]
+fn a_channel_is_told_all_that_the_kernel_says_and_not_only_what_it_waits_for() {
+    with_loop(|event_loop| {
+        let (ours, theirs) = pair();
+        let seen = Recorder::new();
+        let s = seen.clone();
+        let _channel = Channel::new(event_loop, ours, Interest::READABLE, move |event| {
+            let ready = event.readiness();
+            s.record((ready.is_read_closed(), ready.is_write_closed()));
+        })
+        .unwrap();
+        drop(theirs);
+        turn(event_loop);
+        assert_eq!(seen.take(), [(true, true)], "a writer need not wait to find that out");
+    });
+}
+
+#[test]
 fn a_writer_is_told_that_nobody_reads() {
     with_loop(|event_loop| {
         let (read, mut write) = pipe();

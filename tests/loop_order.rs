@@ -775,23 +775,41 @@ fn a_panic_in_the_destructor_of_a_channels_callback_costs_only_that_channel() {
 }
 
 #[test]
-fn a_panic_in_a_destructor_while_the_loop_is_dropped_leaves_a_loop_that_has_gone() {
+fn panics_in_destructors_while_the_loop_is_dropped_cost_no_other_its_own() {
     with_watchdog(LIMIT, || {
         let (event_loop, drops) = (EventLoop::new().unwrap(), Count::default());
         let handle = event_loop.handle();
-        let panics = panics_when_dropped();
-        event_loop.queue_in_loop(move |_| panics.keep());
-        let token = drops.drop_token();
-        event_loop.queue_in_loop(move |_| token.keep());
-        let token = drops.drop_token();
-        event_loop.run_after(Duration::MAX, move |_| token.keep());
-        let token = drops.drop_token();
-        thread::scope(|scope| {
-            let made = scope.spawn(|| handle.run_after(Duration::MAX, move |_| token.keep()).is_ok());
-            assert!(made.join().unwrap());
-        });
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(event_loop)));
-        assert_eq!(drops.get(), 3, "what else the loop held is dropped");
+        // Of everything two, so that there is something left to do after the first.
+        for _ in 0..2 {
+            let panics_and_counts = || {
+                let token = drops.drop_token();
+                OnDrop::new(move || {
+                    drop(token);
+                    panic!("a destructor panics");
+                })
+            };
+            let value = panics_and_counts();
+            event_loop.queue_in_loop(move |_| value.keep());
+            let value = panics_and_counts();
+            event_loop.run_after(Duration::MAX, move |_| value.keep());
+            let value = panics_and_counts();
+            event_loop.run_every(Duration::MAX, move |_| value.keep());
+            let value = panics_and_counts();
+            let (ours, _theirs) = UnixStream::pair().unwrap();
+            let channel = Channel::new(&event_loop, ours, Interest::READABLE, move |_| value.keep());
+            channel.unwrap().detach();
+            let (task, timer) = (panics_and_counts(), panics_and_counts());
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    handle.queue_in_loop(move |_| task.keep()).unwrap();
+                    handle.run_after(Duration::MAX, move |_| timer.keep()).unwrap();
+                });
+            });
+        }
+        drop(event_loop);
+        assert_eq!(drops.get(), 12);
+        assert_eq!(handle.counters().panics, 12);
+        assert_eq!(handle.counters().tasks_dropped, 4);
         assert!(handle.queue_in_loop(|_| ()).is_err());
         assert!(handle.run_after(Duration::ZERO, |_| ()).is_err());
         drop(EventLoop::new().expect("the thread is free for another loop"));

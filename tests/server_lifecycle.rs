@@ -8,13 +8,13 @@ use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use reveille::{ConnectionHandle, EventLoop, SendError, StopReport, TcpServer};
-use support::net::{self, End, Host, Journal, Script, Told, scripted};
+use support::net::{self, End, Host, Journal, Script, Told, scripted, scripted_with};
 use support::{LIMIT, OnDrop, with_loop, with_watchdog};
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -486,6 +486,38 @@ fn a_stop_is_not_held_up_by_a_handler_that_has_paused() {
         drop(client);
         assert_eq!(only_report(&reported), (1, 0));
         assert_eq!(journal.of(0), [Told::Open, Told::Close(End::Finished)]);
+    });
+}
+
+/// It writes all before it reads anything, so it would wait for ever for a server that does not read either.
+#[test]
+fn a_stop_frees_a_peer_that_is_held_back() {
+    with_watchdog(LIMIT, || {
+        let held_back = Arc::new(AtomicBool::new(false));
+        let noted = Arc::clone(&held_back);
+        let (host, journal) = scripted_with(
+            |builder| builder.water_marks(OWED / 2, 0),
+            move |script| {
+                let noted = Arc::clone(&noted);
+                script.terse().on_message(move |conn, input| {
+                    conn.send(input.take_all())?;
+                    noted.fetch_or(conn.unsent() > OWED / 2, SeqCst);
+                    Ok(())
+                })
+            },
+        );
+        let mut client = host.connect();
+        let mut writer = client.try_clone().unwrap();
+        thread::scope(|scope| {
+            let writing = scope.spawn(move || writer.write_all(&vec![0; 8 * OWED]));
+            net::until(|| held_back.load(SeqCst));
+            let reported = stop(&host, LONG);
+            writing.join().unwrap().unwrap();
+            assert!(net::read_to_end(&mut client).len() > OWED / 2);
+            client.shutdown(Shutdown::Both).unwrap();
+            assert_eq!(only_report(&reported), (1, 0));
+            assert_eq!(journal.end_of(0), End::Finished);
+        });
     });
 }
 
