@@ -140,6 +140,34 @@ fn a_dropped_server_over_several_loops_closes_everything() {
     });
 }
 
+/// Long before its deadline, which nobody needs then.
+#[test]
+fn a_stopped_server_over_several_loops_gives_them_up_with_its_last_connection() {
+    closes_what_it_opens(|| {
+        let before = net::open_descriptors();
+        let (plain, _) = scripted(|script| script);
+        // Besides its loop's it has its listener's and the one in reserve.
+        let of_a_loop = net::open_descriptors() - before - 2;
+        drop(plain);
+        let host = net::Host::new(|event_loop| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?
+                .threads(3.try_into().unwrap())?
+                .on_message(|conn, input| conn.send(input.take_all()))
+        });
+        let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
+        clients.iter_mut().for_each(net::assert_echoes);
+        let (report, reported) = mpsc::channel();
+        host.ask(move |_, server| {
+            let within = Duration::from_secs(3600);
+            server.take().unwrap().stop(within, move |_, outcome| report.send(outcome).unwrap());
+        });
+        drop(clients);
+        assert_eq!(reported.recv_timeout(net::LIMIT).unwrap().drained, 6);
+        assert_eq!(host.ask(|event_loop, _| event_loop.next_deadline()), None);
+        assert_eq!(net::open_descriptors(), before + of_a_loop);
+    });
+}
+
 #[test]
 fn an_address_in_use_costs_no_descriptor() {
     closes_what_it_opens(|| {

@@ -11,7 +11,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ impl Traced {
     }
 
     fn wait(&self, mut until: impl FnMut(&Seen) -> bool) -> MutexGuard<'_, Seen> {
-        let seen = self.state.seen.lock().unwrap();
+        let seen = self.state.lock();
         let (seen, limit) =
             self.state.changed.wait_timeout_while(seen, net::LIMIT, |seen| !until(seen)).unwrap();
         assert!(!limit.timed_out(), "it does not happen; the calls were {:?}", seen.calls);
@@ -110,11 +110,11 @@ impl Traced {
     }
 
     fn hold(&self) {
-        self.state.seen.lock().unwrap().held = true;
+        self.state.lock().held = true;
     }
 
     fn release(&self) {
-        self.state.seen.lock().unwrap().held = false;
+        self.state.lock().held = false;
         self.state.changed.notify_all();
     }
 }
@@ -126,6 +126,11 @@ impl Drop for Traced {
 }
 
 impl State {
+    /// A test that fails with this in its hands leaves it as good as it was.
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets the thread run from one end of a system call to the other, until it is gone.
     fn follow(&self, traced: Pid) {
         loop {
@@ -134,7 +139,7 @@ impl State {
                 Err(Errno::EINTR) => continue,
                 Err(_) => break,
             };
-            let mut seen = self.seen.lock().unwrap();
+            let mut seen = self.lock();
             seen.stops += 1;
             let mut signal: Option<Signal> = None;
             match status {
@@ -160,7 +165,7 @@ impl State {
                 _ => {}
             }
             self.changed.notify_all();
-            drop(self.changed.wait_while(seen, |seen| seen.held).unwrap());
+            drop(self.changed.wait_while(seen, |seen| seen.held));
             if ptrace::syscall(traced, signal).is_err() {
                 break;
             }
@@ -446,9 +451,9 @@ fn a_task_for_a_sleeping_loop_costs_one_write() {
         let Some(mut server) = Server::start() else { return };
         for _ in 0..10 {
             let writes = |seen: &Seen| seen.calls.get(&libc::SYS_write).copied().unwrap_or(0);
-            let before = writes(&server.posting.state.seen.lock().unwrap());
+            let before = writes(&server.posting.state.lock());
             let mut calls = server.on_loop.calls_of(|| assert_eq!(server.child.ask("post"), "posted"));
-            let posted = writes(&server.posting.state.seen.lock().unwrap()) - before;
+            let posted = writes(&server.posting.state.lock()) - before;
             assert_eq!(posted, 1);
             // The loop reads the counter, once.
             assert_eq!(calls.take(libc::SYS_read), 1, "{calls:?}");
@@ -463,9 +468,9 @@ fn tasks_for_a_busy_loop_cost_their_senders_no_write() {
         let Some(server) = Server::start() else { return };
         let mut client = server.connect();
         order(&mut client, order::NOTHING);
-        let before = server.posting.state.seen.lock().unwrap().calls.get(&libc::SYS_write).copied();
+        let before = server.posting.state.lock().calls.get(&libc::SYS_write).copied();
         let mut calls = server.on_loop.calls_of(|| (0..5).for_each(|_| order(&mut client, order::HOLD_UP)));
-        let after = server.posting.state.seen.lock().unwrap().calls.get(&libc::SYS_write).copied();
+        let after = server.posting.state.lock().calls.get(&libc::SYS_write).copied();
         assert_eq!(after, before, "500 tasks were posted");
         // The loop finds them without a word from anybody.
         assert_eq!(calls.take(libc::SYS_read), 0, "{calls:?}");
