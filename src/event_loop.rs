@@ -8,10 +8,15 @@
 //! delivered after it has returned.
 
 mod builder;
+mod call;
+mod counters;
 mod handle;
+mod mailbox;
 mod remote_timers;
 mod shared;
+mod sleep;
 mod source;
+mod tasks;
 mod teardown;
 mod timers;
 
@@ -26,15 +31,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use builder::Builder;
-pub use handle::{LoopHandle, PostError};
-pub use shared::{Counters, TimerId};
+pub use call::CallError;
+pub use counters::Counters;
+pub use handle::{LoopHandle, PostError, PostErrorReason};
+pub use mailbox::Mailbox;
+pub use shared::TimerId;
 pub(crate) use source::{Source, WeakLoop};
 
 use crate::buffer::Buffer;
 use crate::channel_table::{ChannelId, ChannelTable};
 use crate::poller::{Poller, Wait};
+use crate::task::Task;
+use crate::task_queue::Batch;
 use crate::timer_queue::TimerQueue;
-use shared::{Local, Posted, Queued, Shared};
+use shared::{Posted, Shared};
 use timers::TimerTask;
 
 /// A loop that waits for descriptors, deadlines and tasks, and calls back.
@@ -94,7 +104,7 @@ struct Inner {
     channels: RefCell<ChannelTable<Rc<dyn Source>>>,
     timers: RefCell<TimerQueue<TimerTask>>,
     /// Tasks from this thread: no lock, and they need not be `Send`.
-    local_tasks: RefCell<Vec<Local>>,
+    local_tasks: RefCell<Batch<Task<EventLoop>>>,
     /// Channels to be closed in phase 6.
     closing: RefCell<Vec<ChannelId>>,
     /// The one buffer that input is read into; lent to a connection while it reads.
@@ -108,12 +118,15 @@ struct Inner {
     /// The loop is being dropped: nothing new is taken on.
     ending: Cell<bool>,
     propagate_panics: bool,
+    drop_tasks_on_quit: bool,
+    /// For how long the loop looks for work before it sleeps.
+    busy_poll: Duration,
     /// The first panic of this turn, to go on with when the turn is over.
     panic: Cell<Option<Box<dyn Any + Send>>>,
     /// Storage of the batches of phases 3 and 5, kept for their capacity.
     channel_batch: Cell<Vec<ChannelId>>,
-    task_batch: Cell<Vec<Posted>>,
-    local_batch: Cell<Vec<Local>>,
+    task_batch: Cell<Batch<Posted>>,
+    local_batch: Cell<Batch<Task<EventLoop>>>,
 }
 
 thread_local! {
@@ -207,33 +220,6 @@ impl EventLoop {
         self.inner.iteration.get()
     }
 
-    /// Runs `task` at once. The twin of [`LoopHandle::run_in_loop`], for code that is written for either face.
-    pub fn run_in_loop(&self, task: impl FnOnce(&EventLoop)) {
-        task(self);
-    }
-
-    /// Queues `task` for phase 5 of this turn, or of the next one if that phase has begun.
-    ///
-    /// Tasks queued on this thread run in the order queued. A task that queues itself again cannot keep the loop from its
-    /// other work, since each turn runs one batch. The task need not be `Send`, and no lock is taken.
-    ///
-    /// From a destructor that runs while the loop itself is being dropped, the task is dropped and counted.
-    pub fn queue_in_loop(&self, task: impl FnOnce(&EventLoop) + 'static) {
-        if self.inner.ending.get() {
-            self.inner.shared.count_dropped(1);
-        } else {
-            self.queue_local(Queued::Task(Box::new(task)));
-        }
-    }
-
-    fn queue_local(&self, queued: Local) {
-        self.inner.local_tasks.borrow_mut().push(queued);
-        if !self.inner.running.get() {
-            // Between the turns of an embedded loop somebody else may be waiting on the loop's descriptor.
-            self.inner.shared.wake(self.inner.shared.tasks.end_sleep());
-        }
-    }
-
     /// Phases 1 to 6. Answers whether the loop has been asked to quit.
     fn turn(&self, limit: Wait) -> io::Result<bool> {
         let inner = &*self.inner;
@@ -243,7 +229,7 @@ impl EventLoop {
 
         // 2. The wait. All events are noted before the first callback runs, so that none can reach a channel that is made
         // in this turn and takes over a slot or a descriptor number.
-        let waited = inner.poller.wait(wait);
+        let waited = self.wait(wait);
         inner.shared.tasks.awake();
         waited?;
         inner.now.set(Instant::now());
@@ -268,17 +254,16 @@ impl EventLoop {
         Ok(inner.quitting.get())
     }
 
-    /// Phase 1: how long the loop may wait, and, if it may, the announcement to other threads that it will.
+    /// Phase 1: how long the loop may wait.
     fn allowed_wait(&self, limit: Wait) -> Wait {
         if limit == Wait::No || self.has_work() {
             return Wait::No;
         }
-        let wait = match (limit, self.next_deadline()) {
+        match (limit, self.next_deadline()) {
             (Wait::Until(limit), Some(deadline)) => Wait::Until(limit.min(deadline)),
             (Wait::Forever, Some(deadline)) => Wait::Until(deadline),
             (limit, _) => limit,
-        };
-        if self.inner.shared.tasks.may_sleep() { wait } else { Wait::No }
+        }
     }
 
     /// Whether a wait would be wrong, other threads' tasks aside.
@@ -307,25 +292,6 @@ impl EventLoop {
             }
         }
         inner.channel_batch.set(batch);
-    }
-
-    /// Phase 5. If a request to quit is there, whatever was accepted before it is in this batch.
-    fn run_tasks(&self) {
-        let inner = &*self.inner;
-        let mut batch = inner.task_batch.take();
-        let mut local_batch = inner.local_batch.take();
-        if inner.shared.tasks.take(&mut batch) {
-            inner.quitting.set(true);
-        }
-        std::mem::swap(&mut *inner.local_tasks.borrow_mut(), &mut local_batch);
-        for task in batch.drain(..) {
-            self.catch("a task", || task.call(self));
-        }
-        for task in local_batch.drain(..) {
-            self.catch("a task", || task.call(self));
-        }
-        inner.task_batch.set(batch);
-        inner.local_batch.set(local_batch);
     }
 
     fn run_closes(&self) {
@@ -365,7 +331,7 @@ impl EventLoop {
                     .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
                     .unwrap_or("no message");
                 log::error!("{what} panicked: {message}");
-                self.inner.shared.count_panic();
+                self.inner.shared.tally.count_panic();
                 if self.inner.propagate_panics {
                     let first = self.inner.panic.take().unwrap_or(payload);
                     self.inner.panic.set(Some(first));

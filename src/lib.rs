@@ -49,12 +49,15 @@ mod eventfd;
 mod poller;
 mod readiness;
 mod sync;
+mod task;
 mod task_queue;
 mod timer_queue;
 
 pub use buffer::Buffer;
 pub use channel::{Channel, ChannelEvent};
-pub use event_loop::{Builder, Counters, EventLoop, LoopHandle, PostError, TimerId};
+pub use event_loop::{
+    Builder, CallError, Counters, EventLoop, LoopHandle, Mailbox, PostError, PostErrorReason, TimerId,
+};
 pub use eventfd::{EventFd, EventFdBuilder};
 pub use loop_pool::LoopPool;
 pub use loop_thread::LoopThread;

@@ -76,6 +76,11 @@ impl Poller {
         }
     }
 
+    /// Whether the last wait brought anything.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.borrow().is_empty()
+    }
+
     /// Tells what the last wait brought: the key given at registration, and what is ready.
     pub(crate) fn each_event(&self, mut tell: impl FnMut(u64, Readiness)) {
         for event in self.events.borrow().iter() {

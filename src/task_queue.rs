@@ -3,15 +3,17 @@
 //! One consumer (the loop) takes batches; any number of producers push. A producer learns from [`push`](TaskQueue::push)
 //! whether it is the one that must wake the consumer: at most one is told so for each sleep, and none once the consumer has
 //! said that it is awake. The promise, checked with loom in `tests/loom`: a consumer never sleeps over a task or a request to
-//! quit.
+//! quit, and a producer that waits for room never waits for ever.
 //!
 //! The argument in one paragraph. The consumer announces its sleep inside the mutex, and only if it finds nothing there. A push
 //! is therefore either before that, and is found, or after it, and then sees the announcement. Whoever takes the announcement
 //! back (a swap, so one producer only) writes the eventfd. The consumer itself takes it back when it wakes, without the mutex:
 //! a producer that got there first costs one spurious wake-up and nothing else.
 //!
-//! The module knows neither what a task is nor how a wake is done, and is generic over its lock and its flag, so that the same
-//! lines run on the real primitives and on the model checker's.
+//! The module knows neither what a task is nor how a wake is done, and is generic over its primitives, so that the same
+//! lines run on the real ones and on the model checker's.
+
+use std::time::Instant;
 
 /// The synchronisation that a [`TaskQueue`] is built from.
 pub(crate) trait Primitives {
@@ -21,12 +23,17 @@ pub(crate) trait Primitives {
     type Flag: Flag;
 }
 
-/// A mutex that lends its content for the length of a call.
+/// A mutex that lends its content for the length of a call, with a condition that threads can wait for.
 pub(crate) trait Mutex<T> {
     /// A mutex around `value`.
     fn new(value: T) -> Self;
     /// Calls `f` with the content, locked.
     fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R;
+    /// Calls `f` with the content, locked, until it answers, and waits for [`notify_all`](Mutex::notify_all) in between.
+    /// `None` if it has not answered by the deadline.
+    fn wait_with<R>(&self, deadline: Option<Instant>, f: impl FnMut(&mut T) -> Option<R>) -> Option<R>;
+    /// Has every thread in [`wait_with`](Mutex::wait_with) look again.
+    fn notify_all(&self);
 }
 
 /// An atomic boolean. Every operation may be relaxed: what orders them is the queue's mutex.
@@ -51,26 +58,58 @@ pub(crate) enum Wake {
     NotNeeded,
 }
 
+/// Why a task is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The queue is closed.
+    Closed,
+    /// As many tasks wait as may.
+    Full,
+}
+
 /// A batch queue with one consumer that may sleep.
 #[derive(Debug)]
 pub(crate) struct TaskQueue<T, P: Primitives> {
     inbox: P::Mutex<Inbox<T>>,
     /// Set by the consumer inside the mutex when it is about to sleep, cleared by whoever ends the sleep.
     asleep: P::Flag,
+    /// How many tasks may wait at a time.
+    capacity: usize,
 }
 
 #[derive(Debug)]
 struct Inbox<T> {
-    tasks: Vec<T>,
+    batch: Batch<T>,
     quit: bool,
     closed: bool,
 }
 
+/// What has been pushed since the last take.
+#[derive(Debug)]
+pub(crate) struct Batch<T> {
+    /// Tasks of users, in the order pushed.
+    pub(crate) tasks: Vec<T>,
+    /// Tasks of the crate itself, in the order pushed. They are short, and there is always room for them.
+    pub(crate) errands: Vec<T>,
+}
+
+impl<T> Default for Batch<T> {
+    fn default() -> Self {
+        Batch { tasks: Vec::new(), errands: Vec::new() }
+    }
+}
+
+impl<T> Batch<T> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tasks.is_empty() && self.errands.is_empty()
+    }
+}
+
 impl<T, P: Primitives> TaskQueue<T, P> {
-    /// An empty queue whose consumer is asleep: the first push asks for a wake.
-    pub(crate) fn new() -> Self {
-        let inbox = Inbox { tasks: Vec::new(), quit: false, closed: false };
-        TaskQueue { inbox: P::Mutex::new(inbox), asleep: P::Flag::new(true) }
+    /// An empty queue for `capacity` tasks whose consumer is asleep: the first push asks for a wake.
+    pub(crate) fn new(capacity: usize) -> Self {
+        let inbox = Inbox { batch: Batch::default(), quit: false, closed: false };
+        TaskQueue { inbox: P::Mutex::new(inbox), asleep: P::Flag::new(true), capacity }
     }
 
     /// Adds a task, in order behind those pushed before it.
@@ -79,13 +118,55 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     /// as what it was.
     ///
     /// # Errors
-    /// Gives `task` back once the queue is closed.
-    pub(crate) fn push<B>(&self, task: B, into_task: impl FnOnce(B) -> T) -> Result<Wake, B> {
+    /// Gives `task` back once the queue is closed, or while it is full.
+    #[inline]
+    pub(crate) fn push<B>(&self, task: B, into_task: impl FnOnce(B) -> T) -> Result<Wake, (Refusal, B)> {
+        self.inbox.with(|inbox| match inbox.refusal(self.capacity) {
+            Some(refusal) => Err((refusal, task)),
+            None => {
+                inbox.batch.tasks.push(into_task(task));
+                Ok(())
+            }
+        })?;
+        Ok(self.end_sleep())
+    }
+
+    /// As [`push`](TaskQueue::push), but waits while the queue is full, until the deadline. Not for the consumer's thread, which
+    /// would wait for itself.
+    ///
+    /// # Errors
+    /// Gives `task` back once the queue is closed, or if there was no room in time.
+    pub(crate) fn push_waiting<B>(
+        &self,
+        deadline: Option<Instant>,
+        task: B,
+        into_task: impl FnOnce(B) -> T,
+    ) -> Result<Wake, (Refusal, B)> {
+        let mut to_push = Some((task, into_task));
+        let refusal = self.inbox.wait_with(deadline, |inbox| match inbox.refusal(self.capacity) {
+            Some(Refusal::Full) => None,
+            Some(Refusal::Closed) => Some(Refusal::Closed),
+            None => {
+                inbox.batch.tasks.extend(to_push.take().map(|(task, into_task)| into_task(task)));
+                Some(Refusal::Full) // of no account, since there is nothing left to refuse
+            }
+        });
+        match to_push {
+            Some((task, _)) => Err((refusal.unwrap_or(Refusal::Full), task)),
+            None => Ok(self.end_sleep()),
+        }
+    }
+
+    /// Adds an errand. There is always room for it.
+    ///
+    /// # Errors
+    /// Gives `errand` back once the queue is closed.
+    pub(crate) fn push_errand(&self, errand: T) -> Result<Wake, T> {
         self.inbox.with(|inbox| {
             if inbox.closed {
-                return Err(task);
+                return Err(errand);
             }
-            inbox.tasks.push(into_task(task));
+            inbox.batch.errands.push(errand);
             Ok(())
         })?;
         Ok(self.end_sleep())
@@ -98,6 +179,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     }
 
     /// Takes back an announced sleep; at most one caller does so for each sleep.
+    #[inline]
     pub(crate) fn end_sleep(&self) -> Wake {
         // The load keeps the cache line shared while the consumer is awake, which is the case that must be cheap.
         if self.asleep.load() && self.asleep.swap(false) { Wake::Needed } else { Wake::NotNeeded }
@@ -107,12 +189,17 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     #[must_use = "the consumer must not sleep unless this says so"]
     pub(crate) fn may_sleep(&self) -> bool {
         self.inbox.with(|inbox| {
-            let idle = inbox.tasks.is_empty() && !inbox.quit;
+            let idle = inbox.is_idle();
             if idle {
                 self.asleep.store(true);
             }
             idle
         })
+    }
+
+    /// For the consumer: whether there is something to do. No announcement.
+    pub(crate) fn has_work(&self) -> bool {
+        self.inbox.with(|inbox| !inbox.is_idle())
     }
 
     /// For the consumer: it is awake, and producers need not wake it.
@@ -125,12 +212,21 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     /// Answers whether it has been asked to quit since the last take. Tasks and request are taken under one lock: if the
     /// answer is yes, every task accepted before that request is in this batch or was in an earlier one. A request that
     /// comes later stands for a later take, and the tasks accepted before it too.
-    pub(crate) fn take(&self, batch: &mut Vec<T>) -> bool {
+    pub(crate) fn take(&self, batch: &mut Batch<T>) -> bool {
         debug_assert!(batch.is_empty());
-        self.inbox.with(|inbox| {
-            std::mem::swap(&mut inbox.tasks, batch);
+        let quit = self.inbox.with(|inbox| {
+            std::mem::swap(&mut inbox.batch, batch);
             std::mem::take(&mut inbox.quit)
-        })
+        });
+        if batch.tasks.len() >= self.capacity {
+            self.inbox.notify_all();
+        }
+        quit
+    }
+
+    /// How many tasks wait.
+    pub(crate) fn len(&self) -> usize {
+        self.inbox.with(|inbox| inbox.batch.tasks.len())
     }
 
     /// Whether a request to quit waits to be taken.
@@ -138,11 +234,30 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         self.inbox.with(|inbox| inbox.quit)
     }
 
-    /// Refuses every later push, and hands out what had been accepted and not yet taken.
-    pub(crate) fn close(&self) -> Vec<T> {
-        self.inbox.with(|inbox| {
+    /// Refuses every later push, also those that wait for room, and hands out what had been accepted and not yet taken.
+    pub(crate) fn close(&self) -> Batch<T> {
+        let left = self.inbox.with(|inbox| {
             inbox.closed = true;
-            std::mem::take(&mut inbox.tasks)
-        })
+            std::mem::take(&mut inbox.batch)
+        });
+        self.inbox.notify_all();
+        left
+    }
+}
+
+impl<T> Inbox<T> {
+    #[inline]
+    fn refusal(&self, capacity: usize) -> Option<Refusal> {
+        if self.closed {
+            Some(Refusal::Closed)
+        } else if self.batch.tasks.len() >= capacity {
+            Some(Refusal::Full)
+        } else {
+            None
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.batch.is_empty() && !self.quit
     }
 }

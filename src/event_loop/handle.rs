@@ -6,10 +6,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::counters::Counters;
+use super::mailbox::Mailbox;
 use super::remote_timers::{RemoteKey, RemoteTimers};
-use super::shared::{Counters, Queued, Shared, TimerId, TimerName};
+use super::shared::{Shared, TimerId, TimerName};
 use super::timers::deadline_after;
 use super::{CURRENT, EventLoop};
+use crate::task::{SendTask, Task};
+use crate::task_queue::Refusal;
 
 /// A loop, seen from any thread. Clones speak to the same loop.
 ///
@@ -41,7 +45,7 @@ impl LoopHandle {
                 task(&event_loop);
                 Ok(())
             }
-            None => self.post(task),
+            None => self.post(None, task),
         }
     }
 
@@ -52,36 +56,80 @@ impl LoopHandle {
     ///
     /// Every task has a known fate. It is run; or it is given back here; or, accepted by a loop that is then dropped without
     /// having run it, it is dropped and counted in [`Counters::tasks_dropped`]. A task accepted before a request to
-    /// [`quit`](LoopHandle::quit) is run before [`EventLoop::run`] returns.
+    /// [`quit`](LoopHandle::quit) is run before [`EventLoop::run`] returns, unless the loop was
+    /// [told](super::Builder::drop_tasks_on_quit) to drop it.
     ///
-    /// No system call while the loop is awake, and one for each sleep, however many tasks come meanwhile.
+    /// No system call while the loop is awake, and one for each sleep, however many tasks come meanwhile. No heap block for a
+    /// task whose captures are up to four words.
     ///
     /// # Errors
-    /// Gives `task` back if the loop has gone, or is being dropped.
+    /// Gives `task` back if the loop has gone, or is being dropped; and if its [`Mailbox`](super::Mailbox) is full and does not
+    /// have its callers wait, or this is the loop's own thread.
+    #[inline]
     pub fn queue_in_loop<F>(&self, task: F) -> Result<(), PostError<F>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
     {
         // The thread's own queue, so that tasks posted here and through the loop itself keep their order.
         match self.local_loop() {
-            Some(event_loop) if event_loop.inner.ending.get() => Err(PostError { task }),
-            Some(event_loop) => {
-                event_loop.queue_local(Queued::Task(Box::new(task)));
-                Ok(())
-            }
-            None => self.post(task),
+            Some(event_loop) => self.queue_here(&event_loop, task),
+            None => self.post(None, task),
         }
     }
 
-    /// Has `errand` run as a task is, without counting it as one. Answers whether the loop is there.
+    fn queue_here<F>(&self, event_loop: &EventLoop, task: F) -> Result<(), PostError<F>>
+    where
+        F: FnOnce(&EventLoop) + Send + 'static,
+    {
+        if event_loop.inner.ending.get() {
+            return Err(self.refused(Refusal::Closed, task));
+        }
+        if event_loop.inner.local_tasks.borrow().tasks.len() >= self.shared.mailbox.capacity() {
+            return Err(self.refused(Refusal::Full, task));
+        }
+        event_loop.queue_in_loop(task);
+        Ok(())
+    }
+
+    /// For other threads than the loop's. Waits for room at most until the deadline, if at all.
+    #[inline]
+    pub(super) fn post<F>(&self, deadline: Option<Instant>, task: F) -> Result<(), PostError<F>>
+    where
+        F: FnOnce(&EventLoop) + Send + 'static,
+    {
+        let tasks = &self.shared.tasks;
+        let pushed = match self.shared.mailbox {
+            Mailbox::Block(_) => tasks.push_waiting(deadline, task, SendTask::new),
+            Mailbox::Unbounded | Mailbox::Refuse(_) => tasks.push(task, SendTask::new),
+        };
+        match pushed {
+            Ok(wake) => {
+                self.shared.wake(wake);
+                Ok(())
+            }
+            Err((refusal, task)) => Err(self.refused(refusal, task)),
+        }
+    }
+
+    #[cold]
+    fn refused<F>(&self, refusal: Refusal, task: F) -> PostError<F> {
+        self.shared.tally.count_refused();
+        let reason = match refusal {
+            Refusal::Closed => PostErrorReason::LoopGone,
+            Refusal::Full => PostErrorReason::Full,
+        };
+        PostError { task, reason }
+    }
+
+    /// Has `errand` run as a task is, without counting it as one, and whatever waits. Answers whether the loop is there.
     pub(crate) fn send_errand(&self, errand: impl FnOnce(&EventLoop) + Send + 'static) -> bool {
         match self.local_loop() {
             Some(event_loop) if event_loop.inner.ending.get() => false,
             Some(event_loop) => {
-                event_loop.queue_local(Queued::Errand(Box::new(errand)));
+                event_loop.queue_local(|batch| batch.errands.push(Task::new(errand)));
                 true
             }
-            None => match self.shared.tasks.push(Box::new(errand), |errand| Queued::Errand(errand)) {
+            None => match self.shared.tasks.push_errand(SendTask::new(errand)) {
                 Ok(wake) => {
                     self.shared.wake(wake);
                     true
@@ -89,17 +137,6 @@ impl LoopHandle {
                 Err(_) => false,
             },
         }
-    }
-
-    fn post<F>(&self, task: F) -> Result<(), PostError<F>>
-    where
-        F: FnOnce(&EventLoop) + Send + 'static,
-    {
-        // Boxed before the lock is taken; inside it only the type changes.
-        let pushed = self.shared.tasks.push(Box::new(task), |task| Queued::Task(task));
-        let wake = pushed.map_err(|task| PostError { task: *task })?;
-        self.shared.wake(wake);
-        Ok(())
     }
 
     /// As [`EventLoop::run_at`], from any thread. The id is good at once, also before the loop has seen the timer.
@@ -149,7 +186,7 @@ impl LoopHandle {
         insert: impl FnOnce(&RemoteTimers, Box<F>) -> Result<RemoteKey, Box<F>>,
     ) -> Result<TimerId, PostError<F>> {
         let key = insert(&self.shared.remote_timers, Box::new(callback))
-            .map_err(|callback| PostError { task: *callback })?;
+            .map_err(|callback| self.refused(Refusal::Closed, *callback))?;
         // If the loop goes before it has armed the timer, the callback is dropped with the loop's other timers.
         self.send_errand(move |event_loop| event_loop.arm_remote_timer(key, deadline, period));
         Ok(self.shared.timer_id(TimerName::Remote(key)))
@@ -199,7 +236,7 @@ impl LoopHandle {
     }
 
     /// The loop itself, if this is its thread.
-    fn local_loop(&self) -> Option<EventLoop> {
+    pub(super) fn local_loop(&self) -> Option<EventLoop> {
         // While the thread itself is ending its locals may be gone, and so is the loop then.
         let current = CURRENT.try_with(|current| current.borrow().upgrade()).ok().flatten()?;
         Arc::ptr_eq(&current.shared, &self.shared).then(|| EventLoop { inner: current })
@@ -212,7 +249,7 @@ impl fmt::Debug for LoopHandle {
     }
 }
 
-/// A task that was refused because its loop has gone.
+/// A task that was refused, and why.
 ///
 /// ```
 /// use reveille::EventLoop;
@@ -227,6 +264,17 @@ impl fmt::Debug for LoopHandle {
 /// ```
 pub struct PostError<F> {
     task: F,
+    reason: PostErrorReason,
+}
+
+/// Why a task was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PostErrorReason {
+    /// The loop has gone, or is being dropped.
+    LoopGone,
+    /// As many tasks wait as the loop's [`Mailbox`](super::Mailbox) allows.
+    Full,
 }
 
 impl<F> PostError<F> {
@@ -234,17 +282,25 @@ impl<F> PostError<F> {
     pub fn into_task(self) -> F {
         self.task
     }
+
+    /// Why it was refused.
+    pub fn reason(&self) -> PostErrorReason {
+        self.reason
+    }
 }
 
 impl<F> fmt::Debug for PostError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostError").finish_non_exhaustive()
+        f.debug_struct("PostError").field("reason", &self.reason).finish_non_exhaustive()
     }
 }
 
 impl<F> fmt::Display for PostError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the event loop has gone")
+        f.write_str(match self.reason {
+            PostErrorReason::LoopGone => "the event loop has gone",
+            PostErrorReason::Full => "the event loop's mailbox is full",
+        })
     }
 }
 
@@ -253,6 +309,10 @@ impl<F> Error for PostError<F> {}
 impl<F> From<PostError<F>> for io::Error {
     /// Drops the task.
     fn from(error: PostError<F>) -> io::Error {
-        io::Error::new(io::ErrorKind::BrokenPipe, error.to_string())
+        let kind = match error.reason {
+            PostErrorReason::LoopGone => io::ErrorKind::BrokenPipe,
+            PostErrorReason::Full => io::ErrorKind::WouldBlock,
+        };
+        io::Error::new(kind, error.to_string())
     }
 }

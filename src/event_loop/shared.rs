@@ -1,36 +1,20 @@
 //! What a loop and its handles have in common.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::EventLoop;
+use super::counters::{Counters, Tally};
+use super::mailbox::Mailbox;
 use super::remote_timers::{RemoteKey, RemoteTimers};
 use crate::eventfd::EventFd;
 use crate::sync::ParkingLot;
+use crate::task::SendTask;
 use crate::task_queue::{TaskQueue, Wake};
 use crate::timer_queue::TimerKey;
 
-/// What phase 5 calls. Users' tasks are counted; what the crate itself asks of a loop takes the same way, in order with them,
-/// and is none of their business.
-pub(super) enum Queued<F: ?Sized> {
-    Task(Box<F>),
-    Errand(Box<F>),
-}
-
-pub(super) type Posted = Queued<dyn FnOnce(&EventLoop) + Send>;
-pub(super) type Local = Queued<dyn FnOnce(&EventLoop)>;
-
-impl<F: FnOnce(&EventLoop) + ?Sized> Queued<F> {
-    pub(super) fn call(self, event_loop: &EventLoop) {
-        match self {
-            Queued::Task(call) | Queued::Errand(call) => call(event_loop),
-        }
-    }
-
-    pub(super) fn is_task(&self) -> bool {
-        matches!(self, Queued::Task(_))
-    }
-}
+/// A task or an errand from another thread.
+pub(super) type Posted = SendTask<EventLoop>;
 
 /// The shared part of a loop. The handles keep it, and so the eventfd, for as long as they live: a wake that
 /// comes when the loop has gone is written to a counter that nobody reads, and to nothing else.
@@ -38,22 +22,22 @@ pub(super) struct Shared {
     /// Tells this loop's timers from those of others.
     id: u32,
     pub(super) tasks: TaskQueue<Posted, ParkingLot>,
+    pub(super) mailbox: Mailbox,
     pub(super) wakeup: EventFd,
     pub(super) remote_timers: RemoteTimers,
-    tasks_dropped: AtomicU64,
-    panics: AtomicU64,
+    pub(super) tally: Tally,
 }
 
 impl Shared {
-    pub(super) fn new() -> io::Result<Shared> {
+    pub(super) fn new(mailbox: Mailbox) -> io::Result<Shared> {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         Ok(Shared {
             id: NEXT_ID.fetch_add(1, Relaxed),
-            tasks: TaskQueue::new(),
+            tasks: TaskQueue::new(mailbox.capacity()),
+            mailbox,
             wakeup: EventFd::new(0)?,
             remote_timers: RemoteTimers::new(),
-            tasks_dropped: AtomicU64::new(0),
-            panics: AtomicU64::new(0),
+            tally: Tally::default(),
         })
     }
 
@@ -63,6 +47,7 @@ impl Shared {
 
     pub(super) fn wake(&self, wake: Wake) {
         if wake == Wake::Needed {
+            self.tally.count_wake();
             if let Err(error) = self.wakeup.signal() {
                 // The counter is ours alone and cannot be full, so this is a kernel that has lost the object.
                 log::error!("cannot wake the loop: {error}");
@@ -74,16 +59,8 @@ impl Shared {
         self.wake(self.tasks.quit());
     }
 
-    pub(super) fn count_dropped(&self, tasks: usize) {
-        self.tasks_dropped.fetch_add(tasks as u64, Relaxed);
-    }
-
-    pub(super) fn count_panic(&self) {
-        self.panics.fetch_add(1, Relaxed);
-    }
-
     pub(super) fn counters(&self) -> Counters {
-        Counters { tasks_dropped: self.tasks_dropped.load(Relaxed), panics: self.panics.load(Relaxed) }
+        self.tally.read(self.tasks.len())
     }
 
     pub(super) fn timer_id(&self, name: TimerName) -> TimerId {
@@ -110,14 +87,4 @@ pub struct TimerId {
 pub(super) enum TimerName {
     Local(TimerKey),
     Remote(RemoteKey),
-}
-
-/// What a loop has counted since it was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Counters {
-    /// Tasks that were accepted, and then dropped with the loop instead of run.
-    pub tasks_dropped: u64,
-    /// Panics caught in callbacks and tasks.
-    pub panics: u64,
 }

@@ -35,15 +35,15 @@ impl EventLoop {
             }
         }
         let local_tasks = inner.local_tasks.take();
-        let not_run = tasks.iter().filter(|queued| queued.is_task()).count()
-            + local_tasks.iter().filter(|queued| queued.is_task()).count();
-        inner.shared.count_dropped(not_run);
+        let not_run = tasks.tasks.len() + local_tasks.tasks.len();
+        inner.shared.tally.count_posted(tasks.tasks.len());
+        inner.shared.tally.count_dropped(not_run);
         if not_run > 0 {
             log::debug!("the loop is dropped with {not_run} tasks not run");
         }
         // One by one, so that a destructor that panics costs no other its turn, nor the caller the rest of the drop.
-        tasks.into_iter().for_each(|task| self.discard(task));
-        local_tasks.into_iter().for_each(|task| self.discard(task));
+        tasks.errands.into_iter().chain(tasks.tasks).for_each(|task| self.discard(task));
+        local_tasks.errands.into_iter().chain(local_tasks.tasks).for_each(|task| self.discard(task));
         let timers = inner.timers.borrow_mut().drain();
         timers.into_iter().for_each(|timer| self.discard(timer));
         let remote_timers = inner.shared.remote_timers.close();

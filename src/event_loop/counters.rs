@@ -1,0 +1,103 @@
+//! What a loop counts.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Where a loop counts. What the loop's thread alone changes is stored, not added to, so that counting costs it no locked
+/// instruction.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// By the loop. Tasks of other threads are counted when they are taken.
+    posted: AtomicU64,
+    run: AtomicU64,
+    batches: AtomicU64,
+    longest_batch: AtomicU64,
+    dropped: AtomicU64,
+    panics: AtomicU64,
+    /// By every thread.
+    refused: AtomicU64,
+    wakes: AtomicU64,
+}
+
+impl Tally {
+    /// By the loop's thread: `tasks` have been queued on it, or taken from other threads.
+    pub(super) fn count_posted(&self, tasks: usize) {
+        add(&self.posted, tasks);
+    }
+
+    /// By the loop's thread, before the batch is run.
+    pub(super) fn count_batch(&self, tasks: usize) {
+        if tasks > 0 {
+            add(&self.batches, 1);
+            self.longest_batch.store(self.longest_batch.load(Relaxed).max(tasks as u64), Relaxed);
+        }
+    }
+
+    /// By the loop's thread.
+    pub(super) fn count_run(&self, tasks: usize) {
+        add(&self.run, tasks);
+    }
+
+    /// By the loop's thread.
+    pub(super) fn count_dropped(&self, tasks: usize) {
+        add(&self.dropped, tasks);
+    }
+
+    /// By the loop's thread.
+    pub(super) fn count_panic(&self) {
+        add(&self.panics, 1);
+    }
+
+    /// By any thread.
+    pub(super) fn count_wake(&self) {
+        self.wakes.fetch_add(1, Relaxed);
+    }
+
+    /// What has been counted, with so many tasks waiting to be taken.
+    pub(super) fn read(&self, waiting: usize) -> Counters {
+        Counters {
+            tasks_posted: self.posted.load(Relaxed) + waiting as u64,
+            tasks_run: self.run.load(Relaxed),
+            tasks_dropped: self.dropped.load(Relaxed),
+            tasks_refused: self.refused.load(Relaxed),
+            wakes: self.wakes.load(Relaxed),
+            batches: self.batches.load(Relaxed),
+            longest_batch: self.longest_batch.load(Relaxed),
+            panics: self.panics.load(Relaxed),
+        }
+    }
+
+    /// By any thread.
+    pub(super) fn count_refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+}
+
+fn add(counter: &AtomicU64, n: usize) {
+    counter.store(counter.load(Relaxed) + n as u64, Relaxed);
+}
+
+/// What a loop has counted since it was made.
+///
+/// Every task that was posted is run, dropped, or still waiting. The figures are read one by one, so while the loop works
+/// they need not be of the same moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Tasks that were accepted, from any thread.
+    pub tasks_posted: u64,
+    /// Tasks that were run.
+    pub tasks_run: u64,
+    /// Tasks that were accepted, and then dropped instead of run: with the loop, or by a
+    /// [`quit`](super::EventLoop::quit) that was [told](super::Builder::drop_tasks_on_quit) to.
+    pub tasks_dropped: u64,
+    /// Tasks that were given back, because the mailbox was full or the loop had gone.
+    pub tasks_refused: u64,
+    /// Writes to the eventfd that ended a sleep.
+    pub wakes: u64,
+    /// Batches of at least one task.
+    pub batches: u64,
+    /// Tasks in the longest batch.
+    pub longest_batch: u64,
+    /// Panics caught in callbacks and tasks.
+    pub panics: u64,
+}

@@ -1,0 +1,46 @@
+//! Phase 2: the wait, and what comes before it.
+
+use std::io;
+use std::time::Instant;
+
+use super::{EventLoop, Inner};
+use crate::poller::Wait;
+
+impl EventLoop {
+    /// Phase 2. Before it sleeps, the loop announces that to other threads, who will wake it.
+    pub(super) fn wait(&self, wait: Wait) -> io::Result<()> {
+        let Inner { poller, shared, busy_poll, .. } = &*self.inner;
+        if wait == Wait::No {
+            return poller.wait(Wait::No);
+        }
+        if !busy_poll.is_zero() && self.wait_busily(wait)? {
+            return Ok(());
+        }
+        poller.wait(if shared.tasks.may_sleep() { wait } else { Wait::No })
+    }
+
+    /// Looks for tasks and events without sleeping, for as long as the settings say. Answers whether there are any, or a timer
+    /// is due; nobody needs to wake the loop meanwhile.
+    fn wait_busily(&self, wait: Wait) -> io::Result<bool> {
+        /// Looks at the queue for each look at the descriptors, which costs a system call.
+        const LOOKS: usize = 16;
+        let Inner { poller, shared, busy_poll, .. } = &*self.inner;
+        let mut now = Instant::now();
+        let give_up = now + *busy_poll;
+        while now < give_up {
+            for _ in 0..LOOKS {
+                if shared.tasks.has_work() {
+                    poller.wait(Wait::No)?;
+                    return Ok(true);
+                }
+                std::hint::spin_loop();
+            }
+            poller.wait(Wait::No)?;
+            now = Instant::now();
+            if poller.has_events() || matches!(wait, Wait::Until(deadline) if deadline <= now) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
