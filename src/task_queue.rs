@@ -3,7 +3,7 @@
 //! One consumer (the loop) takes batches; any number of producers push. A producer learns from [`push`](TaskQueue::push)
 //! whether it is the one that must wake the consumer: at most one is told so for each sleep, and none once the consumer has
 //! said that it is awake. The promise, checked with loom in `tests/loom`: a consumer never sleeps over a task or a request to
-//! quit, and a producer that waits for room never waits for ever.
+//! quit, and a producer that waits for room is woken by every take that makes some.
 //!
 //! The argument in one paragraph. The consumer announces its sleep inside the mutex, and only if it finds nothing there. A push
 //! is therefore either before that, and is found, or after it, and then sees the announcement. Whoever takes the announcement
@@ -71,11 +71,17 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct TaskQueue<T, P: Primitives> {
     inbox: P::Mutex<Inbox<T>>,
-    /// Set by the consumer inside the mutex when it is about to sleep, cleared by whoever ends the sleep.
-    asleep: P::Flag,
+    /// Set by the consumer inside the mutex when it is about to sleep, cleared by whoever ends the sleep. Every producer reads it
+    /// for every task, so it has a cache line where nothing else is written.
+    asleep: Apart<P::Flag>,
     /// How many tasks may wait at a time.
     capacity: usize,
 }
+
+/// A value with cache lines of its own: two, since processors fetch them in pairs.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Apart<T>(T);
 
 #[derive(Debug)]
 struct Inbox<T> {
@@ -109,7 +115,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     /// An empty queue for `capacity` tasks whose consumer is asleep: the first push asks for a wake.
     pub(crate) fn new(capacity: usize) -> Self {
         let inbox = Inbox { batch: Batch::default(), quit: false, closed: false };
-        TaskQueue { inbox: P::Mutex::new(inbox), asleep: P::Flag::new(true), capacity }
+        TaskQueue { inbox: P::Mutex::new(inbox), asleep: Apart(P::Flag::new(true)), capacity }
     }
 
     /// Adds a task, in order behind those pushed before it.
@@ -182,7 +188,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     #[inline]
     pub(crate) fn end_sleep(&self) -> Wake {
         // The load keeps the cache line shared while the consumer is awake, which is the case that must be cheap.
-        if self.asleep.load() && self.asleep.swap(false) { Wake::Needed } else { Wake::NotNeeded }
+        if self.asleep.0.load() && self.asleep.0.swap(false) { Wake::Needed } else { Wake::NotNeeded }
     }
 
     /// For the consumer: announces that it will sleep, unless there is something to do.
@@ -191,7 +197,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         self.inbox.with(|inbox| {
             let idle = inbox.is_idle();
             if idle {
-                self.asleep.store(true);
+                self.asleep.0.store(true);
             }
             idle
         })
@@ -204,7 +210,10 @@ impl<T, P: Primitives> TaskQueue<T, P> {
 
     /// For the consumer: it is awake, and producers need not wake it.
     pub(crate) fn awake(&self) {
-        self.asleep.store(false);
+        // Not written without need: a turn that did not sleep leaves the line with the producers. Only the consumer sets it.
+        if self.asleep.0.load() {
+            self.asleep.0.store(false);
+        }
     }
 
     /// For the consumer: swaps everything that is queued into `batch`, which must be empty and lends its capacity.

@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Where a loop counts. What the loop's thread alone changes is stored, not added to, so that counting costs it no locked
 /// instruction.
+///
+/// Apart from what the producers read: without that a batch cost them a cache miss each, a third of the tasks a second.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(super) struct Tally {
     /// By the loop. Tasks of other threads are counted when they are taken.
     posted: AtomicU64,

@@ -19,6 +19,9 @@ use crate::task_queue::Refusal;
 ///
 /// What is asked through a handle happens on the loop's thread. A handle does not keep its loop alive; what is asked of a loop
 /// that has gone is refused, and given back.
+///
+/// The tasks of one thread keep their order among themselves, and so do its timers' making and cancelling; of a task and a timer
+/// that one thread asks for one after the other, either may be seen first.
 #[derive(Clone)]
 pub struct LoopHandle {
     shared: Arc<Shared>,

@@ -12,7 +12,8 @@ pub enum Mailbox {
     /// So many. Who has one more waits until the loop has taken a batch.
     ///
     /// A loop that is not run takes none, and whoever waits for it waits until it is run or dropped. The loop's own thread never
-    /// waits, as it would wait for itself: one more from there is refused.
+    /// waits, as it would wait for itself: one more from there is refused. Two loops that post to each other's full mailboxes
+    /// wait for each other.
     Block(usize),
 }
 

@@ -25,6 +25,8 @@ impl EventLoop {
         /// Looks at the queue for each look at the descriptors, which costs a system call.
         const LOOKS: usize = 16;
         let Inner { poller, shared, busy_poll, .. } = &*self.inner;
+        // Between turns the announcement of sleep stands.
+        shared.tasks.awake();
         let mut now = Instant::now();
         let give_up = now + *busy_poll;
         while now < give_up {

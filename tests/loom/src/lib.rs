@@ -10,7 +10,8 @@
 //! [`protocol::Protocol`], so that the refuted claim is the very same code as the one that holds.
 //!
 //! What this does not cover: loom explores what C11 allows except loads that read from stores yet to come, and knows
-//! the last seven stores of an atomic only. A model that bounds the pre-emptions of threads, to end in seconds, says
+//! the last seven stores of an atomic only. It knows no time, so a thread that waits for room has no deadline, and its
+//! conditions wake nobody for nothing. A model that bounds the pre-emptions of threads, to end in seconds, says
 //! so; the others are exhaustive.
 //!
 //! Run with `cargo test --release -p reveille-loom`.

@@ -1,6 +1,9 @@
 //! The claims. Each is a function that explores its model to the end and returns, or panics.
 
+mod bounded;
+mod busy;
 mod closing;
+mod errands;
 mod stopping;
 mod waking;
 mod writing;
@@ -11,9 +14,10 @@ use std::sync::{Arc, Mutex};
 
 use loom::model::Builder;
 
+use crate::protocol;
 use crate::reactor::Reactor;
 
-pub use self::{closing::*, stopping::*, waking::*, writing::*};
+pub use self::{bounded::*, busy::*, closing::*, errands::*, stopping::*, waking::*, writing::*};
 
 /// Which of the outcomes that a model tells apart were reached, over all interleavings.
 ///
@@ -34,6 +38,13 @@ fn sleeps<Q>(reactor: &Reactor<Q>) -> &'static str {
     if reactor.sleeps > 0 { SLEPT } else { NEVER_SLEPT }
 }
 
+const WAITED: &str = "a producer waited for room";
+const NOBODY_WAITED: &str = "no producer waited for room";
+
+fn waits() -> &'static str {
+    if protocol::waits() > 0 { WAITED } else { NOBODY_WAITED }
+}
+
 /// Explores `model`, and checks that its outcomes are exactly those `expected`.
 ///
 /// With a bound it explores the interleavings with at most so many pre-emptions of a thread that could have gone on;
@@ -51,6 +62,7 @@ fn explore(
         let (outcomes, interleavings) = (Arc::clone(&outcomes), Arc::clone(&interleavings));
         move || {
             interleavings.fetch_add(1, Relaxed);
+            protocol::forget_waits();
             model(&outcomes);
         }
     });

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use loom::thread::{self, JoinHandle};
 
-use crate::epoll::Epoll;
-use crate::protocol::{Protocol, Task, Wake};
+use crate::epoll::{Epoll, Events};
+use crate::protocol::{Batch, Protocol, Refusal, Task, UNBOUNDED, Wake};
 
 /// What the loop and the threads that post to it share.
 ///
@@ -21,8 +21,22 @@ pub struct Shared<Q> {
 
 impl<Q: Protocol> Shared<Q> {
     /// Hands a task over, and wakes the loop if asked to. A refused task comes back.
-    pub fn post(&self, task: Task) -> Result<Wake, Task> {
+    pub fn post(&self, task: Task) -> Result<Wake, (Refusal, Task)> {
         let wake = self.queue.push(task)?;
+        self.pass_on(wake);
+        Ok(wake)
+    }
+
+    /// As [`post`](Shared::post), but waits while the queue is full.
+    pub fn post_waiting(&self, task: Task) -> Result<Wake, (Refusal, Task)> {
+        let wake = self.queue.push_waiting(task)?;
+        self.pass_on(wake);
+        Ok(wake)
+    }
+
+    /// Hands an errand over, and wakes the loop if asked to. A refused errand comes back.
+    pub fn send_errand(&self, errand: Task) -> Result<Wake, Task> {
+        let wake = self.queue.push_errand(errand)?;
         self.pass_on(wake);
         Ok(wake)
     }
@@ -45,10 +59,13 @@ impl<Q: Protocol> Shared<Q> {
 #[derive(Debug)]
 pub struct Reactor<Q> {
     shared: Arc<Shared<Q>>,
-    batch: Vec<Task>,
+    capacity: usize,
+    batch: Batch,
     local: Vec<Task>,
     /// The tasks it has run, in order.
     pub ran: Vec<Task>,
+    /// The errands it has run, in order.
+    pub errands: Vec<Task>,
     /// How many turns announced a sleep.
     pub sleeps: usize,
     /// How many turns found the eventfd readable.
@@ -58,13 +75,20 @@ pub struct Reactor<Q> {
 }
 
 impl<Q: Protocol> Reactor<Q> {
-    /// A loop that has yet to take its first turn.
+    /// A loop that has yet to take its first turn, and room for whatever comes.
     pub fn new() -> Self {
+        Self::with_room_for(UNBOUNDED)
+    }
+
+    /// A loop that has yet to take its first turn, and room for so many tasks.
+    pub fn with_room_for(capacity: usize) -> Self {
         Reactor {
-            shared: Arc::new(Shared { queue: Q::new(), epoll: Epoll::default() }),
-            batch: Vec::new(),
+            shared: Arc::new(Shared { queue: Q::new(capacity), epoll: Epoll::default() }),
+            capacity,
+            batch: Batch::default(),
             local: Vec::new(),
             ran: Vec::new(),
+            errands: Vec::new(),
             sleeps: 0,
             woken: 0,
             sockets: 0,
@@ -89,6 +113,20 @@ impl<Q: Protocol> Reactor<Q> {
         let may_sleep = self.local.is_empty() && self.shared.queue.may_sleep();
         self.sleeps += usize::from(may_sleep);
         self.poll_and_run(may_sleep, run)
+    }
+
+    /// One turn of a loop that looks for work up to `looks` times before it sleeps. Answers whether to stop.
+    pub fn busy_turn(&mut self, looks: usize) -> bool {
+        // A look at the queue and one at the descriptors, as in the library if there it had one of the former for
+        // each of the latter.
+        for _ in 0..looks {
+            let has_work = self.shared.queue.has_work();
+            let events = self.shared.epoll.poll(false);
+            if has_work || events.woken || events.socket {
+                return self.run_after_poll(events, |_, _| ());
+            }
+        }
+        self.turn(|_, _| ())
     }
 
     /// Turns until one says to stop.
@@ -117,9 +155,13 @@ impl<Q: Protocol> Reactor<Q> {
     }
 
     /// The poll and what follows it in a turn, in the library's order.
-    fn poll_and_run(&mut self, may_sleep: bool, mut run: impl FnMut(&Arc<Shared<Q>>, Task)) -> bool {
+    fn poll_and_run(&mut self, may_sleep: bool, run: impl FnMut(&Arc<Shared<Q>>, Task)) -> bool {
+        let events = self.shared.epoll.poll(may_sleep);
+        self.run_after_poll(events, run)
+    }
+
+    fn run_after_poll(&mut self, events: Events, mut run: impl FnMut(&Arc<Shared<Q>>, Task)) -> bool {
         let Shared { queue, epoll } = &*self.shared;
-        let events = epoll.poll(may_sleep);
         queue.awake();
         if events.woken {
             epoll.drain();
@@ -130,7 +172,9 @@ impl<Q: Protocol> Reactor<Q> {
             self.sockets += 1;
         }
         let quit = queue.take(&mut self.batch);
-        for task in self.batch.drain(..).chain(mem::take(&mut self.local)) {
+        assert!(self.batch.tasks.len() <= self.capacity, "more tasks waited than may");
+        self.errands.append(&mut self.batch.errands);
+        for task in self.batch.tasks.drain(..).chain(mem::take(&mut self.local)) {
             self.ran.push(task);
             run(&self.shared, task);
         }

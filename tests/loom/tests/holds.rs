@@ -33,4 +33,22 @@ holds! {
     one_sleep_is_taken_back_once
     writes_never_outnumber_sleeps
     a_push_that_knows_the_loop_awake_writes_nothing
+
+    tasks_of_a_thread_that_waits_for_room_are_run_in_order
+    two_threads_that_wait_for_room_for_one_are_let_in
+    two_threads_that_wait_for_room_for_two_are_let_in
+    threads_that_wait_for_room_are_refused_by_a_close
+    a_task_that_waits_while_the_loop_is_dropped_has_one_fate
+    tasks_that_waited_for_room_before_a_quit_are_run_before_the_stop
+    a_full_queue_gives_back_what_it_refuses
+    a_queue_holds_no_more_than_it_may
+
+    an_errand_of_another_thread_is_run
+    an_errand_has_room_in_a_full_queue
+    an_errand_accepted_before_a_quit_is_run_before_the_stop
+    an_errand_sent_while_the_loop_is_dropped_has_one_fate
+
+    a_busy_loop_runs_every_task_and_is_not_written_to
+    a_busy_loop_heeds_errands_and_a_quit
+    a_busy_loop_finds_what_is_there
 }

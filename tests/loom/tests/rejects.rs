@@ -10,7 +10,7 @@ use reveille_loom::{broken, models};
 /// Set for the children alone, so that `cargo test -- --include-ignored` explores nothing that must fail.
 const CHILD: &str = "REVEILLE_LOOM_MUST_FAIL";
 
-/// What loom says when no thread can go on: the loop sleeps, and nobody is left to wake it.
+/// What loom says when no thread can go on: the loop sleeps or a thread waits for room, and nobody is left to wake it.
 const LOST_WAKE: &str = "deadlock; threads = ";
 
 /// The exit code of a child whose model has failed.
@@ -42,15 +42,43 @@ macro_rules! rejects {
 rejects! {
     sleep_is_not_announced: tasks_of_one_thread_are_run_in_order, LOST_WAKE;
     sleeps_over_a_task: tasks_of_one_thread_are_run_in_order, LOST_WAKE;
+    sleeps_over_an_errand: an_errand_of_another_thread_is_run, LOST_WAKE;
     sleeps_over_a_quit: a_task_accepted_before_a_quit_is_run_before_the_stop, LOST_WAKE;
     sleep_is_announced_after_the_lock: tasks_of_one_thread_are_run_in_order, LOST_WAKE;
     new_queue_counts_as_awake: an_embedded_loop_shows_every_task, LOST_WAKE;
 
+    has_work_stands_for_may_sleep: a_busy_loop_runs_every_task_and_is_not_written_to, LOST_WAKE;
+    may_sleep_stands_for_has_work: a_busy_loop_runs_every_task_and_is_not_written_to, "writes to a busy loop for";
+    has_work_overlooks_tasks: a_busy_loop_finds_what_is_there, "a busy loop overlooks a task";
+
     push_wakes_nobody: a_task_of_another_thread_is_run, LOST_WAKE;
+    waiting_push_wakes_nobody: tasks_of_a_thread_that_waits_for_room_are_run_in_order, LOST_WAKE;
+    errand_wakes_nobody: an_errand_of_another_thread_is_run, LOST_WAKE;
     quit_wakes_nobody: a_quit_stops_a_sleeping_loop, LOST_WAKE;
     push_looks_before_it_adds: tasks_of_one_thread_are_run_in_order, LOST_WAKE;
+    waiting_push_looks_before_it_adds: tasks_of_a_thread_that_waits_for_room_are_run_in_order, LOST_WAKE;
+    errand_looks_before_it_adds: an_errand_of_another_thread_is_run, LOST_WAKE;
     end_sleep_is_two_steps: one_sleep_is_taken_back_once, "how many were asked to end one sleep";
     awake_is_not_noted: a_push_that_knows_the_loop_awake_writes_nothing, "the loop is awake";
+
+    queue_has_room_for_one_more: a_queue_holds_no_more_than_it_may, "one of the tasks has room";
+    push_looks_for_room_before_the_lock: a_queue_holds_no_more_than_it_may, "one of the tasks has room";
+    waiting_push_ignores_capacity: two_threads_that_wait_for_room_for_one_are_let_in, "more tasks waited than may";
+    waiting_push_adds_after_the_lock: two_threads_that_wait_for_room_for_one_are_let_in,
+        "more tasks waited than may";
+    waiting_push_waits_with_its_task_added: two_threads_that_wait_for_room_for_one_are_let_in,
+        "more tasks waited than may";
+    take_lets_nobody_in: two_threads_that_wait_for_room_for_one_are_let_in, LOST_WAKE;
+    take_lets_in_above_capacity_only: two_threads_that_wait_for_room_for_one_are_let_in, LOST_WAKE;
+    take_lets_in_below_capacity_only: two_threads_that_wait_for_room_for_two_are_let_in, LOST_WAKE;
+    take_lets_in_before_it_takes: two_threads_that_wait_for_room_for_one_are_let_in, LOST_WAKE;
+    take_looks_who_waits_before_the_lock: two_threads_that_wait_for_room_for_two_are_let_in, LOST_WAKE;
+
+    errands_need_room: an_errand_has_room_in_a_full_queue, "there is always room for an errand";
+    take_forgets_errands: an_errand_accepted_before_a_quit_is_run_before_the_stop,
+        "an errand was accepted before the quit and not run";
+    take_leaves_errands_to_the_next: an_errand_accepted_before_a_quit_is_run_before_the_stop,
+        "an errand was accepted before the quit and not run";
 
     take_reads_quit_after_the_lock: a_task_accepted_before_a_quit_is_run_before_the_stop,
         "a task was accepted before the quit and not run";
@@ -59,9 +87,16 @@ rejects! {
     quit_is_cleared_after_the_lock: a_quit_that_comes_too_late_for_one_run_stands_for_the_next, LOST_WAKE;
 
     close_refuses_nothing: a_task_posted_while_the_loop_is_dropped_has_one_fate, "the tasks that have a fate";
+    close_lets_nobody_go: threads_that_wait_for_room_are_refused_by_a_close, LOST_WAKE;
+    close_lets_go_before_it_closes: threads_that_wait_for_room_are_refused_by_a_close, "the tasks given back";
     close_hands_out_nothing: a_task_posted_while_the_loop_is_dropped_has_one_fate, "the tasks that have a fate";
+    close_hands_out_no_errands: an_errand_sent_while_the_loop_is_dropped_has_one_fate, "the tasks that have a fate";
     push_looks_for_close_before_the_lock: a_task_posted_while_the_loop_is_dropped_has_one_fate,
         "the tasks that have a fate";
+    waiting_push_ignores_close: threads_that_wait_for_room_are_refused_by_a_close, "the tasks given back";
+    waiting_push_waits_at_a_closed_queue: threads_that_wait_for_room_are_refused_by_a_close, LOST_WAKE;
+    waiting_push_takes_closed_for_full: threads_that_wait_for_room_are_refused_by_a_close, "the tasks given back";
+    errand_ignores_close: an_errand_sent_while_the_loop_is_dropped_has_one_fate, "the tasks that have a fate";
 }
 
 #[test]

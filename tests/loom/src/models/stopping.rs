@@ -28,7 +28,7 @@ pub fn a_task_accepted_before_a_quit_is_run_before_the_stop<Q: Protocol>() {
         let bystander = reactor.spawn(|shared| shared.post(2).is_err());
         reactor.run();
         assert!(reactor.ran.contains(&1), "a task was accepted before the quit and not run");
-        let handed_out = reactor.shared().queue.close();
+        let handed_out = reactor.shared().queue.close().tasks;
         let given_back = bystander.join().unwrap();
         outcomes.note(match (reactor.ran.contains(&2), handed_out.contains(&2), given_back) {
             (true, false, false) => "run",
