@@ -86,6 +86,8 @@ struct Apart<T>(T);
 #[derive(Debug)]
 struct Inbox<T> {
     batch: Batch<T>,
+    /// How many tasks have been pushed.
+    accepted: u64,
     quit: bool,
     closed: bool,
 }
@@ -114,7 +116,7 @@ impl<T> Batch<T> {
 impl<T, P: Primitives> TaskQueue<T, P> {
     /// An empty queue for `capacity` tasks whose consumer is asleep: the first push asks for a wake.
     pub(crate) fn new(capacity: usize) -> Self {
-        let inbox = Inbox { batch: Batch::default(), quit: false, closed: false };
+        let inbox = Inbox { batch: Batch::default(), accepted: 0, quit: false, closed: false };
         TaskQueue { inbox: P::Mutex::new(inbox), asleep: Apart(P::Flag::new(true)), capacity }
     }
 
@@ -131,6 +133,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
             Some(refusal) => Err((refusal, task)),
             None => {
                 inbox.batch.tasks.push(into_task(task));
+                inbox.accepted += 1;
                 Ok(())
             }
         })?;
@@ -153,6 +156,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
             Some(Refusal::Full) => None,
             Some(Refusal::Closed) => Some(Refusal::Closed),
             None => {
+                inbox.accepted += 1;
                 inbox.batch.tasks.extend(to_push.take().map(|(task, into_task)| into_task(task)));
                 Some(Refusal::Full) // of no account, since there is nothing left to refuse
             }
@@ -233,9 +237,9 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         quit
     }
 
-    /// How many tasks wait.
-    pub(crate) fn len(&self) -> usize {
-        self.inbox.with(|inbox| inbox.batch.tasks.len())
+    /// How many tasks have been accepted so far.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.inbox.with(|inbox| inbox.accepted)
     }
 
     /// Whether a request to quit waits to be taken.

@@ -172,9 +172,7 @@ impl LoopHandle {
         });
         posted.map_err(|error| match error.reason() {
             PostErrorReason::LoopGone => CallError::LoopGone,
-            PostErrorReason::Full if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
-                CallError::TimedOut
-            }
+            PostErrorReason::Full if self.has_posters_wait() => CallError::TimedOut,
             PostErrorReason::Full => CallError::Full,
         })?;
         slot.wait(deadline)

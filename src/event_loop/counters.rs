@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct Tally {
-    /// By the loop. Tasks of other threads are counted when they are taken.
-    posted: AtomicU64,
+    /// By the loop: tasks queued on its own thread. Those of other threads are counted by the queue, under its lock.
+    queued: AtomicU64,
     run: AtomicU64,
     batches: AtomicU64,
     longest_batch: AtomicU64,
@@ -22,9 +22,9 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// By the loop's thread: `tasks` have been queued on it, or taken from other threads.
-    pub(super) fn count_posted(&self, tasks: usize) {
-        add(&self.posted, tasks);
+    /// By the loop's thread.
+    pub(super) fn count_queued(&self) {
+        add(&self.queued, 1);
     }
 
     /// By the loop's thread, before the batch is run.
@@ -36,8 +36,8 @@ impl Tally {
     }
 
     /// By the loop's thread.
-    pub(super) fn count_run(&self, tasks: usize) {
-        add(&self.run, tasks);
+    pub(super) fn count_run(&self) {
+        add(&self.run, 1);
     }
 
     /// By the loop's thread.
@@ -55,10 +55,10 @@ impl Tally {
         self.wakes.fetch_add(1, Relaxed);
     }
 
-    /// What has been counted, with so many tasks waiting to be taken.
-    pub(super) fn read(&self, waiting: usize) -> Counters {
+    /// What has been counted, besides the tasks that the queue has accepted from other threads.
+    pub(super) fn read(&self, accepted: u64) -> Counters {
         Counters {
-            tasks_posted: self.posted.load(Relaxed) + waiting as u64,
+            tasks_posted: self.queued.load(Relaxed) + accepted,
             tasks_run: self.run.load(Relaxed),
             tasks_dropped: self.dropped.load(Relaxed),
             tasks_refused: self.refused.load(Relaxed),
@@ -88,14 +88,14 @@ fn add(counter: &AtomicU64, n: usize) {
 pub struct Counters {
     /// Tasks that were accepted, from any thread.
     pub tasks_posted: u64,
-    /// Tasks that were run.
+    /// Tasks that have begun to run.
     pub tasks_run: u64,
     /// Tasks that were accepted, and then dropped instead of run: with the loop, or by a
     /// [`quit`](super::EventLoop::quit) that was [told](super::Builder::drop_tasks_on_quit) to.
     pub tasks_dropped: u64,
-    /// Tasks that were given back, because the mailbox was full or the loop had gone.
+    /// Tasks, and timers, that were given back, because the mailbox was full or the loop had gone.
     pub tasks_refused: u64,
-    /// Writes to the eventfd that ended a sleep.
+    /// Writes to the eventfd: those that ended a sleep, and those by which a loop inside another one shows that it has work left.
     pub wakes: u64,
     /// Batches of at least one task.
     pub batches: u64,

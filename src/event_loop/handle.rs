@@ -94,6 +94,11 @@ impl LoopHandle {
         Ok(())
     }
 
+    /// Whether a full mailbox has posters wait, so that one which is refused has waited in vain.
+    pub(super) fn has_posters_wait(&self) -> bool {
+        matches!(self.shared.mailbox, Mailbox::Block(_))
+    }
+
     /// For other threads than the loop's. Waits for room at most until the deadline, if at all.
     #[inline]
     pub(super) fn post<F>(&self, deadline: Option<Instant>, task: F) -> Result<(), PostError<F>>

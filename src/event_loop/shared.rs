@@ -60,7 +60,7 @@ impl Shared {
     }
 
     pub(super) fn counters(&self) -> Counters {
-        self.tally.read(self.tasks.len())
+        self.tally.read(self.tasks.accepted())
     }
 
     pub(super) fn timer_id(&self, name: TimerName) -> TimerId {

@@ -28,8 +28,9 @@ impl EventLoop {
         // Between turns the announcement of sleep stands.
         shared.tasks.awake();
         let mut now = Instant::now();
-        let give_up = now + *busy_poll;
-        while now < give_up {
+        // `None`, later than the clock can say, is never.
+        let give_up = now.checked_add(*busy_poll);
+        while give_up.is_none_or(|give_up| now < give_up) {
             for _ in 0..LOOKS {
                 if shared.tasks.has_work() {
                     poller.wait(Wait::No)?;

@@ -17,7 +17,7 @@ impl EventLoop {
     ///
     /// From a destructor that runs while the loop itself is being dropped, the task is dropped and counted.
     pub fn queue_in_loop(&self, task: impl FnOnce(&EventLoop) + 'static) {
-        self.inner.shared.tally.count_posted(1);
+        self.inner.shared.tally.count_queued();
         if self.inner.ending.get() {
             self.inner.shared.tally.count_dropped(1);
         } else {
@@ -43,7 +43,6 @@ impl EventLoop {
         }
         std::mem::swap(&mut *inner.local_tasks.borrow_mut(), &mut local_batch);
         let tally = &inner.shared.tally;
-        tally.count_posted(batch.tasks.len());
         tally.count_batch(batch.tasks.len() + local_batch.tasks.len());
         for errand in batch.errands.drain(..) {
             self.catch("an errand", || errand.call(self));
@@ -56,11 +55,12 @@ impl EventLoop {
             batch.tasks.drain(..).for_each(|task| self.discard(task));
             local_batch.tasks.drain(..).for_each(|task| self.discard(task));
         } else {
-            tally.count_run(batch.tasks.len() + local_batch.tasks.len());
             for task in batch.tasks.drain(..) {
+                tally.count_run();
                 self.catch("a task", || task.call(self));
             }
             for task in local_batch.tasks.drain(..) {
+                tally.count_run();
                 self.catch("a task", || task.call(self));
             }
         }

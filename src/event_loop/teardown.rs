@@ -36,7 +36,6 @@ impl EventLoop {
         }
         let local_tasks = inner.local_tasks.take();
         let not_run = tasks.tasks.len() + local_tasks.tasks.len();
-        inner.shared.tally.count_posted(tasks.tasks.len());
         inner.shared.tally.count_dropped(not_run);
         if not_run > 0 {
             log::debug!("the loop is dropped with {not_run} tasks not run");

@@ -9,13 +9,16 @@ usage: reveille-compare [COMMAND] [--rounds N] [--peers NAME,NAME,...]
 commands (all the comparisons without one):
   echo     server CPU time a message: 64 B and 16 KiB, 100 and 1000 connections
   memory   resident memory of a server for each idle connection
-  smoke    every server for a moment, wrong replies and crashes are fatal; no figures
+  post     tasks from other threads: how many a second, from 1 and 2 producers, and the round
+           trip between two loops; by hand (inline, eventfd-each), reveille, tokio, calloop, mill-io
+  smoke    every server and every way to post for a moment, wrong replies and crashes are fatal;
+           no figures
 
 options:
   --rounds N   samples of each peer and case, 5 unless told
-  --peers ...  any of raw, raw-recv (raw with recv and send for read and write), reveille,
-               mio, tokio, calloop; a name may come twice, which shows how far two runs of
-               one server are apart";
+  --peers ...  the servers of echo, memory and smoke: any of raw, raw-recv (raw with recv and
+               send for read and write), reveille, mio, tokio, calloop; a name may come
+               twice, which shows how far two runs of one server are apart";
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,6 +27,7 @@ pub(crate) enum Command {
     All,
     Echo,
     Memory,
+    Post,
     Smoke,
     Help,
     /// Be the server of one comparison, pinned to a CPU if one is named. How this program starts
@@ -64,6 +68,7 @@ impl Arguments {
                 }
                 "echo" => Command::Echo,
                 "memory" => Command::Memory,
+                "post" => Command::Post,
                 "smoke" => Command::Smoke,
                 "help" | "--help" | "-h" => Command::Help,
                 "serve" => {

@@ -22,7 +22,8 @@ pub(crate) struct Machine {
     cpus: u32,
     /// The CPU servers are pinned to, if there is one to spare for them.
     pub(crate) server_cpu: Option<usize>,
-    generator_cpu: Option<usize>,
+    /// The CPU the load comes from: this thread's, unless there is one only.
+    pub(crate) generator_cpu: Option<usize>,
     /// How many connections the descriptor limit leaves to this process, and to each child.
     pub(crate) connections: usize,
 }

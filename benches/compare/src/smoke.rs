@@ -1,4 +1,4 @@
-//! Every server for a moment: does it start, answer rightly, survive its clients, and end?
+//! Every server for a moment: does it start, answer rightly, survive its clients, and end? Then every way of posting tasks.
 //!
 //! For machines that build and test: figures taken there say nothing, so none are printed.
 
@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::Result;
 use crate::load::Load;
 use crate::machine::Machine;
+use crate::post;
 use crate::process::Server;
 use crate::servers::Peer;
 
@@ -22,7 +23,7 @@ pub(crate) fn run(machine: &Machine, peers: &[Peer]) -> Result<()> {
         let messages = peer.blamed(smoke(*peer, machine))?;
         println!("{}: {messages} messages, every reply right", peer.name());
     }
-    Ok(())
+    post::smoke(machine)
 }
 
 fn smoke(peer: Peer, machine: &Machine) -> Result<u64> {

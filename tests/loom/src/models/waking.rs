@@ -88,7 +88,7 @@ pub fn a_task_pushed_while_a_socket_wakes_the_loop_is_run<Q: Protocol>() {
 /// A loop inside another one, which waits on its descriptor and then lets it take one turn: every task shows on the
 /// descriptor, also one pushed before the first turn, and one of the loop's own thread pushed between two turns.
 pub fn an_embedded_loop_shows_every_task<Q: Protocol>() {
-    explore(None, &["one turn", "two turns", "three turns", "four turns"], |outcomes| {
+    explore(None, &["one turn", "two turns", "three turns"], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
         reactor.spawn(|shared| {
             shared.post(1).unwrap();
@@ -103,7 +103,7 @@ pub fn an_embedded_loop_shows_every_task<Q: Protocol>() {
             reactor.run_once();
             turns += 1;
         }
-        outcomes.note(["one turn", "two turns", "three turns", "four turns"][turns - 1]);
+        outcomes.note(["one turn", "two turns", "three turns"][turns - 1]);
         let posted: Vec<_> = reactor.ran.into_iter().filter(|task| *task != 3).collect();
         assert_eq!(posted, [1, 2], "the order of the tasks");
     });

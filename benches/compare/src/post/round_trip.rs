@@ -1,0 +1,249 @@
+//! A task to another loop and one back, one at a time: what a wake-up costs.
+//!
+//! Measured by two threads that wake each other with nothing but an eventfd each. On two CPUs the time is mostly that of a
+//! CPU that leaves its idle state; on one CPU it is that of the system calls and the switch, which repeats well.
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use reveille::{EventLoop, LoopHandle};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::PATIENCE;
+use super::threads::start_on;
+use crate::Result;
+use crate::machine::Machine;
+use crate::report::{Spread, Table, hundredths};
+
+/// How many turns make a sample of 20,000 round trips.
+const TURNS: usize = 4;
+const TRIPS: usize = 5_000;
+
+/// Round trips of a turn before those that count.
+const WARM_UP: usize = 500;
+
+/// How long a loop that polls looks for work before it sleeps: longer than any trip that nobody else delays.
+const BUSY_POLL: Duration = Duration::from_millis(10);
+
+/// Where the two threads run.
+#[derive(Clone, Copy, Debug)]
+struct Cpus {
+    near: Option<usize>,
+    far: Option<usize>,
+}
+
+/// A way to get there and back.
+struct Contender {
+    name: &'static str,
+    /// The times of so many round trips, after so many others.
+    turn: fn(Cpus, trips: usize) -> Result<Vec<Duration>>,
+}
+
+/// The first is what the others are measured by.
+const ON_ONE_CPU: &[Contender] = &[
+    Contender { name: "eventfd", turn: eventfds },
+    Contender { name: "reveille", turn: |cpus, trips| loops(cpus, trips, Duration::ZERO) },
+];
+
+/// Polling is for loops with a CPU each.
+const ON_TWO_CPUS: &[Contender] = &[
+    Contender { name: "eventfd", turn: eventfds },
+    Contender { name: "reveille", turn: |cpus, trips| loops(cpus, trips, Duration::ZERO) },
+    Contender { name: "reveille, busy_poll", turn: |cpus, trips| loops(cpus, trips, BUSY_POLL) },
+];
+
+/// Percentiles of one peer's round trips in a round, in microseconds.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    p50: f64,
+    p99: f64,
+}
+
+/// Measures both cases and prints a table each.
+pub(super) fn run(machine: &Machine, rounds: usize) -> Result<()> {
+    for (place, cpus, contenders) in cases(machine) {
+        let samples: Vec<_> = (0..rounds).map(|_| round(cpus, contenders)).collect::<Result<_>>()?;
+        print!("{}", table(&samples, contenders, place));
+    }
+    Ok(())
+}
+
+/// A few round trips of each kind.
+pub(super) fn smoke(machine: &Machine) -> Result<()> {
+    for (place, cpus, contenders) in cases(machine) {
+        for contender in contenders {
+            let trips = contender.turn(cpus, 100)?.len();
+            println!("round trip, {}, {place}: {trips} made", contender.name);
+        }
+    }
+    Ok(())
+}
+
+fn cases(machine: &Machine) -> impl Iterator<Item = (&'static str, Cpus, &'static [Contender])> {
+    let one = Cpus { near: machine.server_cpu, far: machine.server_cpu };
+    let two = Cpus { near: machine.generator_cpu, far: machine.server_cpu };
+    let one_case = ("both threads on one CPU", one, ON_ONE_CPU);
+    let two_case = ("a CPU for each thread", two, ON_TWO_CPUS);
+    // With one CPU to run on there is one case.
+    let two_case = machine.generator_cpu.map(|_| two_case);
+    [Some(one_case), two_case].into_iter().flatten()
+}
+
+fn round(cpus: Cpus, contenders: &[Contender]) -> Result<Vec<Sample>> {
+    let mut trips = vec![Vec::with_capacity(TURNS * TRIPS); contenders.len()];
+    for turn in 0..TURNS {
+        for place in 0..contenders.len() {
+            // Another one begins each time, so that none is always the first.
+            let index = (turn + place) % contenders.len();
+            trips[index].extend(contenders[index].turn(cpus, TRIPS)?);
+        }
+    }
+    Ok(trips.into_iter().map(Sample::of).collect())
+}
+
+impl Contender {
+    fn turn(&self, cpus: Cpus, trips: usize) -> Result<Vec<Duration>> {
+        (self.turn)(cpus, trips).map_err(|error| format!("round trip, {}: {error}", self.name).into())
+    }
+}
+
+impl Sample {
+    fn of(mut trips: Vec<Duration>) -> Sample {
+        trips.sort_unstable();
+        let percentile = |percent: usize| trips[trips.len() * percent / 100].as_secs_f64() * 1e6;
+        Sample { p50: percentile(50), p99: percentile(99) }
+    }
+}
+
+/// Two threads with a blocking eventfd each.
+fn eventfds(cpus: Cpus, trips: usize) -> Result<Vec<Duration>> {
+    /// What is added to a counter: a trip, or the word that there will be none any more.
+    const TRIP: u64 = 1;
+    const STOP: u64 = 2;
+
+    let there = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+    let back = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+    let far = {
+        let (there, back) = (Arc::clone(&there), Arc::clone(&back));
+        start_on(cpus.far, move || {
+            while read(&there)? == TRIP {
+                write(&back, TRIP)?;
+            }
+            Ok(())
+        })?
+    };
+    let near = start_on(cpus.near, move || {
+        let mut taken = Vec::with_capacity(trips);
+        for trip in 0..WARM_UP + trips {
+            let began = Instant::now();
+            write(&there, TRIP)?;
+            read(&back)?;
+            if trip >= WARM_UP {
+                taken.push(began.elapsed());
+            }
+        }
+        write(&there, STOP)?;
+        Ok(taken)
+    })?;
+    let taken = near.join()?;
+    far.join()?;
+    Ok(taken)
+}
+
+fn read(eventfd: &OwnedFd) -> Result<u64> {
+    let mut counter = [0; 8];
+    rustix::io::retry_on_intr(|| rustix::io::read(eventfd, &mut counter))?;
+    Ok(u64::from_ne_bytes(counter))
+}
+
+fn write(eventfd: &OwnedFd, counter: u64) -> Result<()> {
+    rustix::io::retry_on_intr(|| rustix::io::write(eventfd, &counter.to_ne_bytes()))?;
+    Ok(())
+}
+
+/// Two loops that post to each other.
+fn loops(cpus: Cpus, trips: usize, busy_poll: Duration) -> Result<Vec<Duration>> {
+    let (hand_out, handles) = mpsc::channel();
+    let far_thread = start_on(cpus.far, move || {
+        let event_loop = EventLoop::builder().busy_poll(busy_poll).build()?;
+        hand_out.send(event_loop.handle())?;
+        Ok(event_loop.run()?)
+    })?;
+    let far = match handles.recv_timeout(PATIENCE) {
+        Ok(far) => far,
+        Err(error) => return Err(far_thread.join().err().unwrap_or_else(|| error.into())),
+    };
+    let near_thread = start_on(cpus.near, move || {
+        let event_loop = EventLoop::builder().busy_poll(busy_poll).build()?;
+        let taken = Vec::with_capacity(WARM_UP + trips);
+        let traveller = Traveller { far, began: Instant::now(), trips: WARM_UP + trips, taken };
+        TRAVELLER.set(Some(traveller));
+        event_loop.queue_in_loop(Traveller::set_out);
+        event_loop.run()?;
+        let Traveller { far, taken, .. } = TRAVELLER.take().ok_or("the traveller is lost")?;
+        far.quit();
+        Ok(taken[WARM_UP..].to_vec())
+    })?;
+    let taken = near_thread.join()?;
+    far_thread.join()?;
+    Ok(taken)
+}
+
+thread_local! {
+    /// What the near loop's tasks have in common.
+    static TRAVELLER: RefCell<Option<Traveller>> = const { RefCell::new(None) };
+}
+
+struct Traveller {
+    far: LoopHandle,
+    began: Instant,
+    trips: usize,
+    taken: Vec<Duration>,
+}
+
+impl Traveller {
+    /// On the near loop: posts a task to the far loop that posts one back.
+    fn set_out(near: &EventLoop) {
+        TRAVELLER.with_borrow_mut(|traveller| {
+            let Some(Traveller { far, began, .. }) = traveller else { return };
+            let home = near.handle();
+            *began = Instant::now();
+            // A loop that refuses has failed, and its thread says why; the trip is never made, which shows.
+            let _ = far.queue_in_loop(move |_| _ = home.queue_in_loop(Traveller::come_back));
+        });
+    }
+
+    fn come_back(near: &EventLoop) {
+        let finished = TRAVELLER.with_borrow_mut(|traveller| {
+            let Some(Traveller { began, trips, taken, .. }) = traveller else { return true };
+            taken.push(began.elapsed());
+            taken.len() == *trips
+        });
+        if finished { near.quit() } else { Traveller::set_out(near) }
+    }
+}
+
+/// A row for each contender; `rounds` holds a sample of each a round.
+fn table(rounds: &[Vec<Sample>], contenders: &[Contender], place: &str) -> Table {
+    let title = format!(
+        "round trip, {place}, {} of them: median (min-max) of {} rounds",
+        TURNS * TRIPS,
+        rounds.len()
+    );
+    let mut table = Table::new(title, &["what", "p50 us", "p99 us", "x eventfd (p50)"]);
+    for (index, contender) in contenders.iter().enumerate() {
+        let spread = |figure: &dyn Fn(&[Sample]) -> f64| {
+            Spread::of(rounds.iter().map(|round| figure(round))).show(hundredths)
+        };
+        table.row([
+            contender.name.into(),
+            spread(&|round| round[index].p50),
+            spread(&|round| round[index].p99),
+            spread(&|round| round[index].p50 / round[0].p50),
+        ]);
+    }
+    table
+}

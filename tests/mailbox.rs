@@ -1,0 +1,563 @@
+//! A bounded mailbox: who is refused, who waits, and what goes on while it is full.
+
+mod support;
+
+use std::cell::RefCell;
+use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use reveille::{EventLoop, LoopHandle, Mailbox, PostErrorReason, TcpServer};
+use rustix::thread::Pid;
+use support::net;
+use support::{Count, LIMIT, Recorder, turn, until_asleep, with_watchdog};
+
+fn with_mailbox<R>(mailbox: Mailbox, test: impl FnOnce(&EventLoop) -> R) -> R {
+    with_watchdog(LIMIT, || {
+        test(&EventLoop::builder().propagate_panics(true).mailbox(mailbox).build().unwrap())
+    })
+}
+
+fn on_another_thread<R: Send>(call: impl FnOnce() -> R + Send) -> R {
+    thread::scope(|scope| scope.spawn(call).join().unwrap())
+}
+
+/// Posts a task that does nothing. Answers why it was refused, if it was.
+fn post(handle: &LoopHandle) -> Result<(), PostErrorReason> {
+    handle.queue_in_loop(|_| ()).map_err(|error| error.reason())
+}
+
+const FULL: Result<(), PostErrorReason> = Err(PostErrorReason::Full);
+const GONE: Result<(), PostErrorReason> = Err(PostErrorReason::LoopGone);
+
+/// Posts from another thread until no more is taken, and answers how many were.
+fn fill(handle: &LoopHandle) -> usize {
+    on_another_thread(|| {
+        let taken = (0..1_000).take_while(|_| post(handle).is_ok()).count();
+        assert_eq!(post(handle), FULL);
+        taken
+    })
+}
+
+// --- Refuse ---------------------------------------------------------------------------------------
+
+#[test]
+fn a_mailbox_takes_as_many_tasks_of_other_threads_as_it_was_made_for() {
+    for (capacity, room) in [(1, 1), (2, 2), (7, 7), (100, 100)] {
+        with_mailbox(Mailbox::Refuse(capacity), |event_loop| {
+            let handle = event_loop.handle();
+            for round in 1..=3 {
+                assert_eq!(fill(&handle), room);
+                turn(event_loop);
+                let counters = handle.counters();
+                assert_eq!(
+                    (counters.tasks_run, counters.tasks_refused),
+                    ((round * room) as u64, 2 * round as u64)
+                );
+            }
+        });
+    }
+}
+
+#[test]
+fn a_mailbox_for_no_task_takes_one() {
+    with_mailbox(Mailbox::Refuse(0), |event_loop| {
+        assert_eq!(fill(&event_loop.handle()), 1);
+        turn(event_loop);
+        assert_eq!(event_loop.handle().counters().tasks_run, 1);
+        let handle = event_loop.handle();
+        assert_eq!((post(&handle), post(&handle)), (Ok(()), FULL), "on the loop's own thread");
+    });
+    with_mailbox(Mailbox::Block(0), |event_loop| {
+        let handle = event_loop.handle();
+        assert_eq!(on_another_thread(|| post(&handle)), Ok(()));
+        assert_eq!((post(&handle), post(&handle)), (Ok(()), FULL), "on the loop's own thread");
+    });
+}
+
+#[test]
+fn without_a_limit_nothing_is_refused() {
+    with_watchdog(LIMIT, || {
+        for event_loop in [|| EventLoop::new(), || EventLoop::builder().mailbox(Mailbox::default()).build()] {
+            let event_loop = event_loop().unwrap();
+            let handle = event_loop.handle();
+            on_another_thread(|| (0..100_000).for_each(|_| post(&handle).unwrap()));
+            (0..100_000).for_each(|_| post(&handle).unwrap());
+            turn(&event_loop);
+            assert_eq!(handle.counters().longest_batch, 200_000);
+        }
+    });
+}
+
+#[test]
+fn what_is_refused_comes_back_with_the_reason_and_can_be_called() {
+    with_mailbox(Mailbox::Refuse(2), |event_loop| {
+        let handle = event_loop.handle();
+        assert_eq!(fill(&handle), 2);
+        let (called, drops) = (Count::default(), Count::default());
+        let task = || {
+            let (called, token) = (called.clone(), drops.drop_token());
+            move |_: &EventLoop| {
+                token.keep();
+                called.add();
+            }
+        };
+        let (queued, run) = on_another_thread(|| {
+            (handle.queue_in_loop(task()).unwrap_err(), handle.run_in_loop(task()).unwrap_err())
+        });
+        assert_eq!((queued.reason(), run.reason()), (PostErrorReason::Full, PostErrorReason::Full));
+        assert_eq!((called.get(), drops.get()), (0, 0));
+        assert_eq!(queued.to_string(), "the event loop's mailbox is full");
+        event_loop.run_in_loop(queued.into_task());
+        event_loop.run_in_loop(run.into_task());
+        assert_eq!((called.get(), drops.get()), (2, 2));
+        let error = std::io::Error::from(on_another_thread(|| handle.queue_in_loop(task()).unwrap_err()));
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        assert_eq!(drops.get(), 3);
+        turn(event_loop);
+        assert_eq!((called.get(), handle.counters().tasks_run), (2, 2));
+    });
+}
+
+#[test]
+fn what_was_refused_can_be_posted_again_after_a_turn() {
+    with_mailbox(Mailbox::Refuse(1), |event_loop| {
+        let (handle, ran) = (event_loop.handle(), Count::default());
+        assert_eq!(fill(&handle), 1);
+        let r = ran.clone();
+        let task = on_another_thread(|| handle.queue_in_loop(move |_| r.add()).unwrap_err().into_task());
+        turn(event_loop);
+        assert!(on_another_thread(|| handle.queue_in_loop(task).is_ok()));
+        turn(event_loop);
+        assert_eq!(ran.get(), 1);
+    });
+}
+
+#[test]
+fn there_is_room_again_as_soon_as_the_batch_is_taken() {
+    with_mailbox(Mailbox::Refuse(3), |event_loop| {
+        let (handle, seen) = (event_loop.handle(), Arc::new(AtomicU64::new(0)));
+        let (h, s) = (handle.clone(), Arc::clone(&seen));
+        let task = move |_: &EventLoop| {
+            // The others of this batch have not run, and yet they no longer count.
+            assert_eq!(fill(&h), 3);
+            s.fetch_add(1, SeqCst);
+        };
+        on_another_thread(|| handle.queue_in_loop(task).unwrap());
+        assert_eq!(fill(&handle), 2);
+        turn(event_loop);
+        assert_eq!(seen.load(SeqCst), 1);
+        assert_eq!(handle.counters().tasks_posted, 6);
+    });
+}
+
+#[test]
+fn the_loops_own_thread_is_refused_beyond_the_limit_through_the_handle() {
+    for mailbox in [Mailbox::Refuse(3), Mailbox::Block(3)] {
+        with_mailbox(mailbox, |event_loop| {
+            let handle = event_loop.handle();
+            let ran = Recorder::new();
+            for expected in [Ok(()), Ok(()), Ok(()), FULL, FULL] {
+                assert_eq!(post(&handle), expected, "between turns");
+            }
+            turn(event_loop);
+            let (h, r) = (handle.clone(), ran.clone());
+            event_loop.queue_in_loop(move |_| {
+                for expected in [Ok(()), Ok(()), Ok(()), FULL] {
+                    assert_eq!(post(&h), expected, "in a task");
+                }
+                h.run_in_loop(|_| ()).unwrap();
+                r.record("to the end");
+            });
+            turn(event_loop);
+            assert_eq!(ran.take(), ["to the end"]);
+            turn(event_loop);
+            assert_eq!(handle.counters().tasks_run, 3 + 1 + 3);
+            assert_eq!(handle.counters().tasks_refused, 3);
+        });
+    }
+}
+
+#[test]
+fn the_loop_itself_queues_without_a_limit() {
+    for mailbox in [Mailbox::Refuse(2), Mailbox::Block(2)] {
+        with_mailbox(mailbox, |event_loop| {
+            let (handle, ran) = (event_loop.handle(), Recorder::new());
+            for _ in 0..1_000 {
+                let ran = ran.clone();
+                event_loop.queue_in_loop(move |_| ran.record("ran"));
+            }
+            assert_eq!(on_another_thread(|| post(&handle)), Ok(()), "which takes no room from other threads");
+            turn(event_loop);
+            assert_eq!(ran.len(), 1_000);
+            assert_eq!(handle.counters().tasks_refused, 0);
+        });
+    }
+}
+
+// --- While it is full -----------------------------------------------------------------------------
+
+#[test]
+fn timers_of_handles_are_made_and_cancelled_while_the_mailbox_is_full() {
+    for mailbox in [Mailbox::Refuse(1), Mailbox::Block(1)] {
+        with_mailbox(mailbox, |event_loop| {
+            let (handle, fired) = (event_loop.handle(), Count::default());
+            assert_eq!(on_another_thread(|| post(&handle)), Ok(()));
+            post(&handle).unwrap();
+            let timers = || {
+                let (once, every) = (fired.clone(), fired.clone());
+                handle.run_at(Instant::now(), move |_| once.add()).unwrap();
+                let repeating = handle.run_every(Duration::from_nanos(1), move |_| every.add()).unwrap();
+                let cancelled = handle.run_at(Instant::now(), |_| panic!("cancelled")).unwrap();
+                assert!(handle.cancel(cancelled));
+                repeating
+            };
+            let repeating = [on_another_thread(timers), timers()];
+            turn(event_loop);
+            turn(event_loop);
+            assert_eq!(fired.get(), 4);
+            // Of the loop's own timers, too, which another thread has to ask the loop to cancel.
+            let local = event_loop.run_after(Duration::MAX, |_| ());
+            assert_eq!(on_another_thread(|| post(&handle)), Ok(()));
+            assert!(on_another_thread(|| handle.cancel(local)));
+            turn(event_loop);
+            assert!(!event_loop.cancel(local), "it was cancelled");
+            assert!(repeating.into_iter().all(|id| on_another_thread(|| handle.cancel(id))));
+            assert_eq!(handle.counters().tasks_run, 3);
+        });
+    }
+}
+
+#[test]
+fn quit_is_heard_while_the_mailbox_is_full() {
+    for mailbox in [Mailbox::Refuse(1), Mailbox::Block(1)] {
+        with_mailbox(mailbox, |event_loop| {
+            let handle = event_loop.handle();
+            on_another_thread(|| {
+                post(&handle).unwrap();
+                handle.quit();
+            });
+            assert!(event_loop.is_quitting());
+            event_loop.run().unwrap();
+            assert_eq!(handle.counters().tasks_run, 1);
+        });
+    }
+}
+
+#[test]
+fn connections_are_served_and_spoken_to_while_the_mailbox_is_full() {
+    with_mailbox(Mailbox::Refuse(1), |event_loop| {
+        thread_local!(static OPENED: RefCell<Option<reveille::ConnectionHandle>> = const { RefCell::new(None) });
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
+        let server = server.on_message(|conn, input| {
+            OPENED.set(Some(conn.handle()));
+            conn.send(input.take_all())
+        });
+        let server = server.unwrap();
+        let handle = event_loop.handle();
+        let mut client = net::connect(server.local_addr());
+        client.write_all(b"one").unwrap();
+        let connection = loop {
+            // Accepted and read while it is full; the turn empties it, and the next one finds it full again.
+            assert_eq!(fill(&handle), 1);
+            event_loop.run_once(None).unwrap();
+            if let Some(connection) = OPENED.take() {
+                break connection;
+            }
+        };
+        assert_eq!(net::read_exact(&mut client, 3), b"one");
+
+        assert_eq!(fill(&handle), 1);
+        on_another_thread(|| {
+            connection.send("two").unwrap();
+            connection.send("three").unwrap();
+            assert_eq!(post(&handle), FULL, "which made no room, and took none");
+        });
+        turn(event_loop);
+        assert_eq!(net::read_exact(&mut client, 8), b"twothree");
+
+        assert_eq!(fill(&handle), 1);
+        on_another_thread(|| connection.close());
+        while connection.is_open() {
+            turn(event_loop);
+        }
+        assert_eq!(net::read_to_end(&mut client), b"");
+    });
+}
+
+/// A task that, before it is over, has another thread post the next of its kind. From the first one on the mailbox, if it has
+/// room for one task, is full whenever the loop is not in a task.
+fn keep_full(event_loop: &EventLoop, enough: Arc<AtomicBool>) {
+    if !enough.load(SeqCst) {
+        let handle = event_loop.handle();
+        let next = move |event_loop: &EventLoop| keep_full(event_loop, enough);
+        on_another_thread(move || handle.queue_in_loop(next).unwrap());
+    }
+}
+
+#[test]
+fn a_server_serves_and_stops_on_a_loop_whose_mailbox_is_always_full() {
+    with_mailbox(Mailbox::Refuse(1), |event_loop| {
+        let (handle, enough) = (event_loop.handle(), Arc::new(AtomicBool::new(false)));
+        keep_full(event_loop, Arc::clone(&enough));
+        let here = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
+        let here = here.on_message(|conn, input| conn.send(input.take_all())).unwrap();
+        let elsewhere = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().threads(2.try_into().unwrap());
+        let elsewhere = elsewhere.unwrap().on_message(|conn, input| conn.send(input.take_all())).unwrap();
+        let addresses = [here.local_addr(), elsewhere.local_addr()];
+        let (kept_here, _kept_elsewhere) = thread::scope(|scope| {
+            let clients = scope.spawn(|| {
+                let mut clients = addresses.map(|address| [(); 5].map(|()| net::connect(address)));
+                for _ in 0..5 {
+                    clients.iter_mut().flatten().for_each(net::assert_echoes);
+                }
+                handle.quit();
+                clients.into()
+            });
+            event_loop.run().unwrap();
+            clients.join().unwrap()
+        });
+        here.stop(LIMIT, |event_loop, _| event_loop.quit());
+        let ends = thread::spawn(move || {
+            kept_here.into_iter().for_each(|mut client| assert_eq!(net::read_to_end(&mut client), b""));
+        });
+        event_loop.run().unwrap();
+        ends.join().unwrap();
+        // The last of these connections ends on another loop, which has to tell this one.
+        elsewhere.stop(Duration::ZERO, |event_loop, _| event_loop.quit());
+        event_loop.run().unwrap();
+        enough.store(true, SeqCst);
+        assert_eq!(handle.counters().tasks_refused, 0);
+    });
+}
+
+// --- Block ----------------------------------------------------------------------------------------
+
+/// A thread that posts, and from when on it has.
+struct Poster<'scope> {
+    id: Pid,
+    posted: Arc<AtomicBool>,
+    thread: ScopedJoinHandle<'scope, Result<(), PostErrorReason>>,
+}
+
+impl<'scope> Poster<'scope> {
+    /// Starts a thread that posts a task, which adds to `ran`.
+    fn start(scope: &'scope Scope<'scope, '_>, handle: &LoopHandle, ran: &Count) -> Poster<'scope> {
+        let (says_id, has_id) = mpsc::channel();
+        let posted = Arc::new(AtomicBool::new(false));
+        let (handle, ran, p) = (handle.clone(), ran.clone(), Arc::clone(&posted));
+        let thread = scope.spawn(move || {
+            says_id.send(rustix::thread::gettid()).unwrap();
+            let answer = handle.queue_in_loop(move |_| ran.add()).map_err(|error| error.reason());
+            p.store(true, SeqCst);
+            answer
+        });
+        Poster { id: has_id.recv().unwrap(), posted, thread }
+    }
+
+    /// Waits until it sleeps, which it can do nowhere but in its post.
+    #[track_caller]
+    fn assert_waits(&self) {
+        until_asleep(self.id);
+        assert!(!self.posted.load(SeqCst));
+    }
+}
+
+#[test]
+fn a_producer_beyond_the_limit_waits_until_a_batch_is_taken_and_gets_in() {
+    for capacity in [1, 4] {
+        with_mailbox(Mailbox::Block(capacity), |event_loop| {
+            let (handle, ran) = (event_loop.handle(), Count::default());
+            thread::scope(|scope| {
+                for round in 1..=20 {
+                    on_another_thread(|| (0..capacity).for_each(|_| post(&handle).unwrap()));
+                    let poster = Poster::start(scope, &handle, &ran);
+                    poster.assert_waits();
+                    assert_eq!(handle.counters().tasks_posted as usize, round * capacity + ran.get());
+                    turn(event_loop);
+                    assert_eq!(poster.thread.join().unwrap(), Ok(()));
+                    assert_eq!(ran.get(), round - 1, "it came too late for that batch");
+                    turn(event_loop);
+                    assert_eq!(ran.get(), round);
+                }
+            });
+            assert_eq!(handle.counters().tasks_refused, 0);
+        });
+    }
+}
+
+#[test]
+fn a_producer_that_waited_wakes_the_loop() {
+    with_mailbox(Mailbox::Block(1), |event_loop| {
+        let (handle, ran) = (event_loop.handle(), Count::default());
+        thread::scope(|scope| {
+            for round in 1..=20 {
+                on_another_thread(|| post(&handle).unwrap());
+                let poster = Poster::start(scope, &handle, &ran);
+                poster.assert_waits();
+                turn(event_loop);
+                // Whether it gets in before this or during it, the loop does not sleep over it.
+                while ran.get() < round {
+                    event_loop.run_once(None).unwrap();
+                }
+                assert_eq!(poster.thread.join().unwrap(), Ok(()));
+            }
+        });
+    });
+}
+
+#[test]
+fn of_those_that_wait_as_many_get_in_with_each_batch_as_there_is_room_for() {
+    with_mailbox(Mailbox::Block(2), |event_loop| {
+        let (handle, ran) = (event_loop.handle(), Count::default());
+        on_another_thread(|| (0..2).for_each(|_| post(&handle).unwrap()));
+        thread::scope(|scope| {
+            let posters: Vec<_> = (0..5).map(|_| Poster::start(scope, &handle, &ran)).collect();
+            posters.iter().for_each(Poster::assert_waits);
+            for (waited_for, ran_by_then) in [(4, 0), (6, 2), (7, 4)] {
+                turn(event_loop);
+                assert_eq!(ran.get(), ran_by_then);
+                while handle.counters().tasks_posted < waited_for {
+                    thread::yield_now();
+                }
+                let waiting: Vec<_> = posters.iter().filter(|poster| !poster.thread.is_finished()).collect();
+                assert!(waiting.len() as u64 >= 7 - waited_for);
+                assert_eq!(handle.counters().tasks_posted, waited_for, "and the others still wait");
+            }
+            turn(event_loop);
+            assert_eq!(ran.get(), 5);
+            assert!(posters.into_iter().all(|poster| poster.thread.join().unwrap().is_ok()));
+        });
+        assert_eq!(handle.counters().longest_batch, 2);
+    });
+}
+
+#[test]
+fn producers_that_wait_are_refused_when_the_loop_is_dropped() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::builder().mailbox(Mailbox::Block(2)).build().unwrap();
+        let (handle, ran) = (event_loop.handle(), Count::default());
+        on_another_thread(|| (0..2).for_each(|_| post(&handle).unwrap()));
+        thread::scope(|scope| {
+            let posters: Vec<_> = (0..3).map(|_| Poster::start(scope, &handle, &ran)).collect();
+            posters.iter().for_each(Poster::assert_waits);
+            drop(event_loop);
+            for poster in posters {
+                assert_eq!(poster.thread.join().unwrap(), GONE);
+            }
+        });
+        assert_eq!(ran.get(), 0);
+        let counters = handle.counters();
+        assert_eq!((counters.tasks_posted, counters.tasks_dropped, counters.tasks_refused), (2, 2, 3));
+    });
+}
+
+#[test]
+fn a_producer_that_waited_in_vain_has_its_task_back_and_can_call_it() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::builder().mailbox(Mailbox::Block(1)).build().unwrap();
+        let (handle, called) = (event_loop.handle(), Count::default());
+        on_another_thread(|| post(&handle).unwrap());
+        thread::scope(|scope| {
+            let (says_id, has_id) = mpsc::channel();
+            let (handle, c) = (handle.clone(), called.clone());
+            let producer = scope.spawn(move || {
+                says_id.send(rustix::thread::gettid()).unwrap();
+                let refused = handle.queue_in_loop(move |_| c.add()).unwrap_err();
+                EventLoop::new().unwrap().run_in_loop(refused.into_task());
+            });
+            until_asleep(has_id.recv().unwrap());
+            drop(event_loop);
+            producer.join().unwrap();
+        });
+        assert_eq!(called.get(), 1);
+    });
+}
+
+#[test]
+fn a_batch_that_is_dropped_at_quit_makes_room_as_one_that_is_run() {
+    with_watchdog(LIMIT, || {
+        let builder = EventLoop::builder().mailbox(Mailbox::Block(1)).drop_tasks_on_quit(true);
+        let event_loop = builder.build().unwrap();
+        let (handle, ran) = (event_loop.handle(), Count::default());
+        on_another_thread(|| post(&handle).unwrap());
+        thread::scope(|scope| {
+            let poster = Poster::start(scope, &handle, &ran);
+            poster.assert_waits();
+            event_loop.quit();
+            event_loop.run().unwrap();
+            assert_eq!(poster.thread.join().unwrap(), Ok(()));
+        });
+        drop(event_loop);
+        assert_eq!(ran.get(), 0);
+        assert_eq!(handle.counters().tasks_dropped, 2);
+    });
+}
+
+#[test]
+fn each_threads_order_is_kept_through_its_waits_and_no_task_is_lost() {
+    const PRODUCERS: usize = 4;
+    const POSTS: u32 = 50_000;
+
+    thread_local! {
+        /// For each producer the number of its next task.
+        static NEXT: RefCell<[u32; PRODUCERS]> = const { RefCell::new([0; PRODUCERS]) };
+    }
+
+    // Each batch of eight is a switch of threads, of which a busy machine makes not many in a minute.
+    with_watchdog(LIMIT * 5, || {
+        let event_loop =
+            &EventLoop::builder().propagate_panics(true).mailbox(Mailbox::Block(8)).build().unwrap();
+        let handle = event_loop.handle();
+        thread::scope(|scope| {
+            for producer in 0..PRODUCERS {
+                let handle = handle.clone();
+                scope.spawn(move || {
+                    for number in 0..POSTS {
+                        let task = move |event_loop: &EventLoop| {
+                            let finished = NEXT.with_borrow_mut(|next| {
+                                assert_eq!(next[producer], number, "out of order, or run twice");
+                                next[producer] += 1;
+                                next.iter().all(|&next| next == POSTS)
+                            });
+                            if finished {
+                                event_loop.quit();
+                            }
+                        };
+                        match number % 2 {
+                            0 => handle.queue_in_loop(task).unwrap(),
+                            _ => handle.run_in_loop(task).unwrap(),
+                        }
+                    }
+                });
+            }
+            event_loop.run().unwrap();
+        });
+        assert_eq!(NEXT.take(), [POSTS; PRODUCERS]);
+        let counters = handle.counters();
+        assert_eq!(counters.tasks_run, PRODUCERS as u64 * u64::from(POSTS));
+        assert_eq!(counters.tasks_refused, 0);
+        assert!(counters.longest_batch <= 8, "{counters:?}");
+    });
+}
+
+#[test]
+fn errands_take_no_room_from_those_that_wait() {
+    with_mailbox(Mailbox::Block(1), |event_loop| {
+        let (handle, ran) = (event_loop.handle(), Count::default());
+        // More errands than there may be tasks.
+        on_another_thread(|| (0..10).for_each(|_| _ = handle.run_after(Duration::MAX, |_| ()).unwrap()));
+        assert_eq!(on_another_thread(|| post(&handle)), Ok(()), "and does not wait");
+        thread::scope(|scope| {
+            let poster = Poster::start(scope, &handle, &ran);
+            poster.assert_waits();
+            on_another_thread(|| _ = handle.run_after(Duration::MAX, |_| ()).unwrap());
+            turn(event_loop);
+            assert_eq!(poster.thread.join().unwrap(), Ok(()));
+            turn(event_loop);
+        });
+        assert_eq!(ran.get(), 1);
+    });
+}
