@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::event_loop::{EventLoop, LoopHandle};
 
-/// A thread of its own with a loop in it, from its start until it is dropped.
+/// A thread of its own with a loop in it, from its start until it is dropped, or until somebody else asks its loop to quit.
 ///
 /// ```
 /// use reveille::LoopThread;

@@ -59,7 +59,7 @@ impl LoopHandle {
     ///
     /// Every task has a known fate. It is run; or it is given back here; or, accepted by a loop that is then dropped without
     /// having run it, it is dropped and counted in [`Counters::tasks_dropped`]. A task accepted before a request to
-    /// [`quit`](LoopHandle::quit) is run before [`EventLoop::run`] returns, unless the loop was
+    /// [`quit`](LoopHandle::quit) is run before the [`EventLoop::run`] that honours the request returns, unless the loop was
     /// [told](super::Builder::drop_tasks_on_quit) to drop it.
     ///
     /// No system call while the loop is awake, and one for each sleep, however many tasks come meanwhile. No heap block for a

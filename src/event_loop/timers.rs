@@ -18,8 +18,8 @@ pub(super) enum TimerTask {
 impl EventLoop {
     /// Calls `callback` once at `deadline`, or in the next turn if that has passed.
     ///
-    /// Timers with one deadline fire in the order made. A deadline is never met early, and on an idle loop up to a
-    /// millisecond late.
+    /// Timers with one deadline fire in the order made, and so do those whose deadlines have passed when they are made. A
+    /// deadline is never met early, and on an idle loop up to a millisecond late.
     pub fn run_at(&self, deadline: Instant, callback: impl FnOnce(&EventLoop) + 'static) -> TimerId {
         self.name_timer(self.arm(deadline, TimerTask::Once(Box::new(callback))))
     }

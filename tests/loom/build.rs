@@ -123,7 +123,11 @@ const MUTATIONS: &[Mutation] = &[
     (
         "push_looks_for_room_before_the_lock",
         &[
-            ("push", PUSH, "LINE if self.len() >= self.capacity { return Err((Refusal::Full, task)); }"),
+            (
+                "push",
+                PUSH,
+                "LINE if self.inbox.with(|inbox| inbox.batch.tasks.len()) >= self.capacity { return Err((Refusal::Full, task)); }",
+            ),
             ("push", ROOM, "self.inbox.with(|inbox| match inbox.refusal(usize::MAX) {"),
         ],
     ),
@@ -174,7 +178,14 @@ const MUTATIONS: &[Mutation] = &[
     ),
     (
         "take_looks_who_waits_before_the_lock",
-        &[("take", TAKE, "LINE let full = self.len() >= self.capacity;"), ("take", WAS_FULL, "if full {")],
+        &[
+            (
+                "take",
+                TAKE,
+                "LINE let full = self.inbox.with(|inbox| inbox.batch.tasks.len()) >= self.capacity;",
+            ),
+            ("take", WAS_FULL, "if full {"),
+        ],
     ),
     // Errands.
     (

@@ -52,7 +52,6 @@ pub trait Protocol: Send + Sync + 'static {
     fn has_work(&self) -> bool;
     fn awake(&self);
     fn take(&self, batch: &mut Batch) -> bool;
-    fn waiting(&self) -> usize;
     fn close(&self) -> Batch;
 }
 
@@ -220,10 +219,6 @@ macro_rules! on_loom {
                 let quit = self.0.take(&mut taken);
                 *batch = Batch { tasks: taken.tasks, errands: taken.errands };
                 quit
-            }
-
-            fn waiting(&self) -> usize {
-                self.0.len()
             }
 
             fn close(&self) -> Batch {
