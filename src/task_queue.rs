@@ -74,6 +74,9 @@ pub(crate) struct TaskQueue<T, P: Primitives> {
     /// Set by the consumer inside the mutex when it is about to sleep, cleared by whoever ends the sleep. Every producer reads it
     /// for every task, so it has a cache line where nothing else is written.
     asleep: Apart<P::Flag>,
+    /// Set, inside the mutex, by whoever puts something into an empty inbox, and cleared by the take. It saves the consumer the
+    /// mutex when there is something anyway: what it does not see here it sees there.
+    waiting: Apart<P::Flag>,
     /// How many tasks may wait at a time.
     capacity: usize,
 }
@@ -117,7 +120,12 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     /// An empty queue for `capacity` tasks whose consumer is asleep: the first push asks for a wake.
     pub(crate) fn new(capacity: usize) -> Self {
         let inbox = Inbox { batch: Batch::default(), accepted: 0, quit: false, closed: false };
-        TaskQueue { inbox: P::Mutex::new(inbox), asleep: Apart(P::Flag::new(true)), capacity }
+        TaskQueue {
+            inbox: P::Mutex::new(inbox),
+            asleep: Apart(P::Flag::new(true)),
+            waiting: Apart(P::Flag::new(false)),
+            capacity,
+        }
     }
 
     /// Adds a task, in order behind those pushed before it.
@@ -132,6 +140,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         self.inbox.with(|inbox| match inbox.refusal(self.capacity) {
             Some(refusal) => Err((refusal, task)),
             None => {
+                self.note_waiting(inbox);
                 inbox.batch.tasks.push(into_task(task));
                 inbox.accepted += 1;
                 Ok(())
@@ -156,6 +165,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
             Some(Refusal::Full) => None,
             Some(Refusal::Closed) => Some(Refusal::Closed),
             None => {
+                self.note_waiting(inbox);
                 inbox.accepted += 1;
                 inbox.batch.tasks.extend(to_push.take().map(|(task, into_task)| into_task(task)));
                 Some(Refusal::Full) // of no account, since there is nothing left to refuse
@@ -176,6 +186,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
             if inbox.closed {
                 return Err(errand);
             }
+            self.note_waiting(inbox);
             inbox.batch.errands.push(errand);
             Ok(())
         })?;
@@ -198,6 +209,9 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     /// For the consumer: announces that it will sleep, unless there is something to do.
     #[must_use = "the consumer must not sleep unless this says so"]
     pub(crate) fn may_sleep(&self) -> bool {
+        if self.waiting.0.load() {
+            return false;
+        }
         self.inbox.with(|inbox| {
             let idle = inbox.is_idle();
             if idle {
@@ -209,7 +223,15 @@ impl<T, P: Primitives> TaskQueue<T, P> {
 
     /// For the consumer: whether there is something to do. No announcement.
     pub(crate) fn has_work(&self) -> bool {
-        self.inbox.with(|inbox| !inbox.is_idle())
+        self.waiting.0.load() || self.inbox.with(|inbox| !inbox.is_idle())
+    }
+
+    /// Before something is put into the inbox.
+    #[inline]
+    fn note_waiting(&self, inbox: &Inbox<T>) {
+        if inbox.batch.is_empty() {
+            self.waiting.0.store(true);
+        }
     }
 
     /// For the consumer: it is awake, and producers need not wake it.
@@ -229,6 +251,9 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         debug_assert!(batch.is_empty());
         let quit = self.inbox.with(|inbox| {
             std::mem::swap(&mut inbox.batch, batch);
+            if !batch.is_empty() {
+                self.waiting.0.store(false);
+            }
             std::mem::take(&mut inbox.quit)
         });
         if batch.tasks.len() >= self.capacity {

@@ -5,7 +5,7 @@ use crate::task::Task;
 use crate::task_queue::Batch;
 
 impl EventLoop {
-    /// Runs `task` at once. The twin of [`LoopHandle::run_in_loop`], for code that is written for either face.
+    /// Runs `task` at once. The twin of [`LoopHandle::run_in_loop`](super::LoopHandle::run_in_loop), for code that is written for either face.
     pub fn run_in_loop(&self, task: impl FnOnce(&EventLoop)) {
         task(self);
     }

@@ -13,6 +13,9 @@ const CHILD: &str = "REVEILLE_LOOM_MUST_FAIL";
 /// What loom says when no thread can go on: the loop sleeps or a thread waits for room, and nobody is left to wake it.
 const LOST_WAKE: &str = "deadlock; threads = ";
 
+/// What loom says when the loop goes on for ever without sleeping: here, for something that it is told waits, and does not.
+const SPINS: &str = "Model exceeded maximum number of branches";
+
 /// The exit code of a child whose model has failed.
 const FAILED: i32 = 42;
 
@@ -65,7 +68,7 @@ rejects! {
     push_looks_for_room_before_the_lock: a_queue_holds_no_more_than_it_may, "one of the tasks has room";
     waiting_push_ignores_capacity: two_threads_that_wait_for_room_for_one_are_let_in, "more tasks waited than may";
     waiting_push_adds_after_the_lock: two_threads_that_wait_for_room_for_one_are_let_in,
-        "more tasks waited than may";
+        SPINS;
     waiting_push_waits_with_its_task_added: two_threads_that_wait_for_room_for_one_are_let_in,
         "more tasks waited than may";
     take_lets_nobody_in: two_threads_that_wait_for_room_for_one_are_let_in, LOST_WAKE;
