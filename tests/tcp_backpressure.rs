@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use reveille::{Buffer, ConnectionHandle, ConnectionHandler, SendError, Sent, TcpConnection, TcpServer};
+use reveille::{
+    Buffer, ConnectionHandle, ConnectionHandler, EventLoop, SendError, Sent, TcpConnection, TcpServer,
+};
 use rustix::event::PollFlags;
 use socket2::SockRef;
 use support::net::{self, End, Host, Journal, Script, Told, message, pattern, scripted, scripted_with};
@@ -112,7 +114,13 @@ fn a_handle_accepts_no_more_than_the_connection_could() {
         let mut client = host.connect();
         let handle: ConnectionHandle = given.recv_timeout(net::LIMIT).unwrap();
         let (release, held) = mpsc::channel::<()>();
-        host.handle().queue_in_loop(move |_| _ = held.recv_timeout(net::LIMIT)).unwrap();
+        let (hold, holds) = mpsc::channel();
+        let holding = move |_: &EventLoop| {
+            hold.send(()).unwrap();
+            let _ = held.recv_timeout(net::LIMIT);
+        };
+        host.handle().queue_in_loop(holding).unwrap();
+        holds.recv_timeout(net::LIMIT).unwrap();
         for n in 0..100u8 {
             handle.send([n; KIB]).unwrap();
         }
@@ -651,7 +659,7 @@ fn a_hang_up_does_not_spin_the_loop_while_reading_is_paused() {
 #[test]
 fn a_pause_in_the_middle_of_a_burst_is_a_pause_at_once() {
     with_watchdog(LIMIT, || {
-        let event_loop = reveille::EventLoop::builder().input_buffer(KIB).build().unwrap();
+        let event_loop = EventLoop::builder().input_buffer(KIB).build().unwrap();
         let (go, journal) = (Rc::new(Cell::new(false)), Journal::new());
         let sockets = Rc::new(RefCell::new(Vec::new()));
         let (writing, opening, going) = (journal.clone(), Rc::clone(&sockets), Rc::clone(&go));
