@@ -287,6 +287,62 @@ fn a_peer_that_floods_and_does_not_read_is_held_back_and_loses_nothing() {
 }
 
 #[test]
+fn at_the_high_water_mark_reading_goes_on() {
+    const HIGH: usize = 256 * KIB;
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted_with(
+            |builder| builder.water_marks(HIGH, 0),
+            |script| {
+                script
+                    .on_open(|conn| {
+                        while conn.unsent() == 0 {
+                            conn.send([0; 1000])?;
+                        }
+                        conn.send(vec![0; HIGH - conn.unsent()])?;
+                        assert_eq!(conn.unsent(), HIGH);
+                        Ok(())
+                    })
+                    .on_message(|_, input| input.clear())
+            },
+        );
+        let mut client = host.connect();
+        client.write_all(b"still there?").unwrap();
+        journal.wait_for(0, |told| *told == message("still there?"));
+        assert_eq!(host.handle().counters().panics, 0);
+    });
+}
+
+/// Each message is answered with so much that the queue passes the mark, and comes down to it in many steps.
+#[test]
+fn a_low_mark_above_the_high_one_is_taken_for_the_high_one() {
+    const HIGH: usize = 256 * KIB;
+    with_watchdog(LIMIT, || {
+        let most_unsent = Arc::new(AtomicUsize::new(0));
+        let noted = Arc::clone(&most_unsent);
+        let (host, _journal) = scripted_with(
+            |builder| builder.water_marks(HIGH, 100 * HIGH),
+            move |script| {
+                let noted = Arc::clone(&noted);
+                script.terse().on_open(|conn| SockRef::from(conn).set_send_buffer_size(32 * KIB)).on_message(
+                    move |conn, input| {
+                        noted.fetch_max(conn.unsent(), SeqCst);
+                        input.clear();
+                        conn.send(vec![0; 4 * HIGH])
+                    },
+                )
+            },
+        );
+        let mut client = net::connect_with_small_packets(host.address());
+        client.write_all(&[0; 256 * KIB]).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        // A buffer full at a time at most, so there were several.
+        assert!(net::read_to_end(&mut client).len() >= 4 * 4 * HIGH);
+        let most = most_unsent.load(SeqCst);
+        assert!(most <= HIGH, "a message came when {most} bytes were unsent");
+    });
+}
+
+#[test]
 fn the_usual_marks_are_four_mebibytes_and_one() {
     const HIGH: usize = 4 << 20;
     const LOW: usize = 1 << 20;
