@@ -127,8 +127,9 @@ impl Group {
         if self.stage() == Stage::Serving || self.open() > 0 {
             return;
         }
-        // Taken under the lock, so the last connection and the one who waits cannot both call it.
-        if let Some((home, when_empty)) = self.when_empty.lock().take() {
+        // Taken under the lock, so the last connection and the one who waits cannot both call it; called, or dropped, without.
+        let taken = self.when_empty.lock().take();
+        if let Some((home, when_empty)) = taken {
             let report = StopReport { drained: self.drained.load(SeqCst), cut: self.cut.load(SeqCst) };
             if !home.send_errand(move |event_loop| when_empty(event_loop, report)) {
                 log::debug!("a server has stopped whose loop has gone");

@@ -185,6 +185,8 @@ impl<'a, S> TcpServerBuilder<'a, S> {
     }
 
     /// How many bytes a connection may have unsent at all; a send that would pass it is refused. Usually 16 MiB.
+    ///
+    /// It belongs well above the high-water mark, or the limit is met before the peer is held back.
     pub fn max_unsent(mut self, bytes: usize) -> Self {
         self.settings.limits.max_unsent = bytes;
         self

@@ -3,6 +3,7 @@
 //! What other threads ask of a connection waits in its mailbox, in order; one task on the connection's loop reads all of it. The
 //! mailbox, like the queue it feeds, is bounded.
 
+use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
@@ -13,20 +14,17 @@ use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::net::outcome::{CloseReason, SendError};
 
-#[derive(Debug)]
 enum Request {
     Send(Vec<u8>),
     Shutdown,
     Close,
 }
 
-#[derive(Debug)]
 pub(super) struct Mailbox {
     content: Mutex<Content>,
     max_bytes: usize,
 }
 
-#[derive(Debug)]
 struct Content {
     requests: Vec<Request>,
     bytes: usize,
@@ -148,7 +146,7 @@ impl Core {
 /// }
 /// // In that thread: `handle.send(answer)`.
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConnectionHandle {
     event_loop: LoopHandle,
     id: ChannelId,
@@ -203,5 +201,11 @@ impl ConnectionHandle {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for ConnectionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionHandle").field("open", &self.is_open()).finish_non_exhaustive()
     }
 }
