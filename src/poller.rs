@@ -76,6 +76,11 @@ impl Poller {
         }
     }
 
+    /// Forgets what the last wait brought, for a turn that does without one.
+    pub(crate) fn forget_events(&self) {
+        self.events.borrow_mut().clear();
+    }
+
     /// Whether the last wait brought anything.
     pub(crate) fn has_events(&self) -> bool {
         !self.events.borrow().is_empty()

@@ -21,7 +21,7 @@ use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use reveille::{Buffer, ConnectionHandler, LoopHandle, TcpConnection, TcpServer};
+use reveille::{Buffer, ConnectionHandler, LoopHandle, LoopThread, TcpConnection, TcpServer};
 use support::net::{self, Child, Host, answer};
 use support::{LIMIT, with_watchdog};
 
@@ -30,6 +30,8 @@ use support::{LIMIT, with_watchdog};
 /// A thread of another process whose system calls are counted.
 struct Traced {
     state: Arc<State>,
+    /// The call in which it waits for something to do.
+    rests_in: i64,
 }
 
 struct State {
@@ -53,8 +55,8 @@ struct Seen {
 }
 
 impl Traced {
-    /// Traces the thread `id`, unless that is not allowed here.
-    fn attach(id: i32) -> Option<Traced> {
+    /// Traces the thread `id`, which rests in the call `rests_in`, unless that is not allowed here.
+    fn attach(id: i32, rests_in: i64) -> Option<Traced> {
         let state = Arc::new(State { seen: Mutex::default(), changed: Condvar::new() });
         let (report, attached) = mpsc::channel();
         let seen = Arc::clone(&state);
@@ -70,7 +72,7 @@ impl Traced {
         });
         let seized = attached.recv().expect("a tracer that starts");
         match seized {
-            Ok(()) => Some(Traced { state }),
+            Ok(()) => Some(Traced { state, rests_in }),
             Err(Errno::EPERM | Errno::ENOSYS) => {
                 // Not `println!`, which a passing test would keep to itself.
                 let _ = writeln!(io::stderr(), "system calls are not counted: ptrace is not allowed here");
@@ -90,7 +92,7 @@ impl Traced {
 
     /// Waits until the thread waits for something to do.
     fn settle(&self) -> MutexGuard<'_, Seen> {
-        self.wait(|seen| seen.inside == Some(libc::SYS_epoll_wait))
+        self.wait(|seen| seen.inside == Some(self.rests_in))
     }
 
     /// The calls that `doing` leads to, from rest to rest. What `doing` waits for must be the last that the thread does.
@@ -267,7 +269,7 @@ fn thread_id() -> i32 {
     rustix::thread::gettid().as_raw_nonzero().get()
 }
 
-/// The child: says its address, the id of its loop's thread and that of the thread that posts.
+/// The child: says its address, the ids of its loop's thread, of the thread that posts, and of that of a loop without descriptors.
 #[test]
 #[ignore = "is run in a process of its own by the tests of this file"]
 fn child_role() {
@@ -283,10 +285,19 @@ fn child_role() {
     let (id, has_id) = mpsc::channel();
     let handle = host.handle().clone();
     thread::spawn(move || post_as_told(&handle, &id, &posts));
-    answer(format!("{} {loop_thread} {}", host.address(), has_id.recv().expect("a thread that starts")));
+    let posting = has_id.recv().expect("a thread that starts");
+    let bare = LoopThread::spawn("bare").expect("a thread");
+    let bare_thread = bare.handle().call(|_| thread_id()).expect("a loop that is there");
+    answer(format!("{} {loop_thread} {posting} {bare_thread}", host.address()));
     for line in io::stdin().lines() {
+        let line = line.expect("a parent that speaks");
+        if line == "call the bare loop" {
+            bare.handle().call(|_| ()).expect("a loop that is there");
+            answer("called");
+            continue;
+        }
         // One task for the loop, from outside.
-        assert_eq!(line.expect("a parent that speaks"), "post");
+        assert_eq!(line, "post");
         let (done, is_done) = mpsc::channel();
         post.send((1, done)).expect("a thread that posts");
         // Not over before the task is: it holds a sender, and the message comes from the other.
@@ -300,6 +311,8 @@ struct Server {
     child: Child,
     on_loop: Traced,
     posting: Traced,
+    /// Another loop of the same process, with nothing but its tasks.
+    on_bare_loop: Traced,
 }
 
 impl Server {
@@ -308,12 +321,14 @@ impl Server {
         let mut child = Child::start("server");
         let introduction = child.hear();
         let mut words = introduction.split(' ');
-        let mut word = || words.next().expect("three words");
+        let mut word = || words.next().expect("four words");
         let address = word().parse().expect("an address");
-        let on_loop = Traced::attach(word().parse().expect("a thread"))?;
-        let posting = Traced::attach(word().parse().expect("a thread"))?;
+        let on_loop = Traced::attach(word().parse().expect("a thread"), libc::SYS_epoll_wait)?;
+        let posting = Traced::attach(word().parse().expect("a thread"), libc::SYS_futex)?;
+        let on_bare_loop = Traced::attach(word().parse().expect("a thread"), libc::SYS_read)?;
         drop(on_loop.settle());
-        Some(Server { address, child, on_loop, posting })
+        drop(on_bare_loop.settle());
+        Some(Server { address, child, on_loop, posting, on_bare_loop })
     }
 
     fn connect(&self) -> TcpStream {
@@ -458,6 +473,25 @@ fn a_task_for_a_sleeping_loop_costs_one_write() {
             // The loop reads the counter, once.
             assert_eq!(calls.take(libc::SYS_read), 1, "{calls:?}");
             assert_eq!(calls.count(libc::SYS_epoll_ctl), 0, "{calls:?}");
+        }
+    });
+}
+
+/// The read is the sleep, so that the wait costs no call of its own.
+#[test]
+fn a_loop_without_descriptors_is_woken_by_one_write_and_one_read() {
+    with_watchdog(LIMIT, || {
+        let Some(mut server) = Server::start() else { return };
+        for tasks in [1, 10] {
+            let calls = server.on_bare_loop.calls_of(|| {
+                for _ in 0..tasks {
+                    drop(server.on_bare_loop.settle());
+                    assert_eq!(server.child.ask("call the bare loop"), "called");
+                }
+            });
+            // What else there is wakes the one that waits for the result.
+            assert_eq!(calls.count(libc::SYS_read), tasks, "{calls:?}");
+            assert_eq!(calls.count(libc::SYS_epoll_wait), 0, "{calls:?}");
         }
     });
 }

@@ -35,7 +35,9 @@ impl Shared {
             id: NEXT_ID.fetch_add(1, Relaxed),
             tasks: TaskQueue::new(mailbox.capacity()),
             mailbox,
-            wakeup: EventFd::new(0)?,
+            // Blocking, so that a loop without descriptors can sleep in the read. Any other read follows the poller's word that there is
+            // something, and the loop is the only reader; a write would block at 2^64 - 2 unread wakes, and there is one a sleep.
+            wakeup: EventFd::builder().blocking().build()?,
             remote_timers: RemoteTimers::new(),
             tally: Tally::default(),
         })

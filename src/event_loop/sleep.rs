@@ -16,7 +16,26 @@ impl EventLoop {
         if !busy_poll.is_zero() && self.wait_busily(wait)? {
             return Ok(());
         }
-        poller.wait(if shared.tasks.may_sleep() { wait } else { Wait::No })
+        match wait {
+            _ if !shared.tasks.may_sleep() => poller.wait(Wait::No),
+            Wait::Forever if self.watches_nothing() => self.sleep_in_read(),
+            wait => poller.wait(wait),
+        }
+    }
+
+    /// Whether nothing but a wake can end a wait: no descriptor is registered besides the one that wakes the loop.
+    fn watches_nothing(&self) -> bool {
+        self.inner.channels.borrow().len() == 1
+    }
+
+    /// Sleeps in the read that takes the wake, instead of in the poll before it: one system call less for each wake of a loop
+    /// that lives for its tasks. Two such loops answer each other as fast as two threads with nothing but an eventfd each.
+    ///
+    /// The poller's edge for the wake goes unseen. That is as it should be: it asks the counter again before it reports it.
+    fn sleep_in_read(&self) -> io::Result<()> {
+        let Inner { poller, shared, .. } = &*self.inner;
+        poller.forget_events();
+        shared.wakeup.read().map(|_| ())
     }
 
     /// Looks for tasks and events without sleeping, for as long as the settings say. Answers whether there are any, or a timer
