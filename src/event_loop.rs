@@ -7,12 +7,15 @@
 //! cloned or taken out, the borrow ends, then the call is made. And callbacks never nest: what one causes (a close, a task) is
 //! delivered after it has returned.
 
+mod alarm;
 mod builder;
 mod call;
 mod counters;
 mod handle;
 mod mailbox;
 mod remote_timers;
+mod repeat;
+mod running;
 mod shared;
 mod sleep;
 mod source;
@@ -21,7 +24,7 @@ mod teardown;
 mod timers;
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -35,6 +38,7 @@ pub use call::CallError;
 pub use counters::Counters;
 pub use handle::{LoopHandle, PostError, PostErrorReason};
 pub use mailbox::Mailbox;
+pub use repeat::{Repeat, WhenLate};
 pub use shared::TimerId;
 pub(crate) use source::{Source, WeakLoop};
 
@@ -44,6 +48,7 @@ use crate::poller::{Poller, Wait};
 use crate::task::Task;
 use crate::task_queue::Batch;
 use crate::timer_queue::TimerQueue;
+use alarm::Alarm;
 use shared::{Posted, Shared};
 use timers::TimerTask;
 
@@ -103,6 +108,8 @@ struct Inner {
     poller: Poller,
     channels: RefCell<ChannelTable<Rc<dyn Source>>>,
     timers: RefCell<TimerQueue<TimerTask>>,
+    /// Ends a wait when a timer is due; none for a loop with a virtual clock.
+    alarm: OnceCell<Rc<Alarm>>,
     /// Tasks from this thread: no lock, and they need not be `Send`.
     local_tasks: RefCell<Batch<Task<EventLoop>>>,
     /// Channels to be closed in phase 6.
@@ -119,6 +126,8 @@ struct Inner {
     ending: Cell<bool>,
     propagate_panics: bool,
     drop_tasks_on_quit: bool,
+    /// How many channels are the loop's own.
+    own_channels: Cell<usize>,
     /// For how long the loop looks for work before it sleeps.
     busy_poll: Duration,
     /// The first panic of this turn, to go on with when the turn is over.
@@ -154,50 +163,6 @@ impl EventLoop {
         LoopHandle::new(Arc::clone(&self.inner.shared))
     }
 
-    /// Runs until somebody asks the loop to [`quit`](EventLoop::quit).
-    ///
-    /// The tasks that were accepted before that request are run before this returns. A request made before `run` is honoured
-    /// as well: what is ready is served once, and `run` returns without waiting. With that the request is done, and the loop
-    /// can be run again; one that comes after the last batch of tasks was taken stands for the next `run`.
-    ///
-    /// # Errors
-    /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) from inside a callback of this loop; else what the kernel says when
-    /// waiting fails, which it does not on a healthy system.
-    pub fn run(&self) -> io::Result<()> {
-        let running = Running::enter(self)?;
-        while !self.turn(Wait::Forever)? {
-            self.go_on_with_panic();
-        }
-        self.inner.quitting.set(false);
-        drop(running);
-        self.go_on_with_panic();
-        Ok(())
-    }
-
-    /// Makes one turn, waiting at most `timeout` (for ever if `None`) for something to do.
-    ///
-    /// This is for a loop that lives inside another one. Its descriptor ([`AsFd`]) becomes readable when there is something to do
-    /// now, work that the last turn left over and tasks from other threads included; only timers do not show there, so the
-    /// outer loop must also call when [`next_deadline`](EventLoop::next_deadline) has come.
-    ///
-    /// A request to quit is left standing ([`is_quitting`](EventLoop::is_quitting)), and a turn made under it does not wait.
-    ///
-    /// # Errors
-    /// As [`run`](EventLoop::run).
-    pub fn run_once(&self, timeout: impl Into<Option<Duration>>) -> io::Result<()> {
-        let running = Running::enter(self)?;
-        let wait = match timeout.into() {
-            None => Wait::Forever,
-            Some(Duration::ZERO) => Wait::No,
-            // A timeout too long for an instant is as good as none.
-            Some(timeout) => Instant::now().checked_add(timeout).map_or(Wait::Forever, Wait::Until),
-        };
-        self.turn(wait)?;
-        drop(running);
-        self.go_on_with_panic();
-        Ok(())
-    }
-
     /// Asks the loop to return from [`run`](EventLoop::run) at the end of the turn that has run every task accepted until now.
     pub fn quit(&self) {
         self.inner.shared.quit();
@@ -212,7 +177,7 @@ impl EventLoop {
     ///
     /// Monotonic; the wall clock plays no part in the loop.
     pub fn now(&self) -> Instant {
-        if self.inner.running.get() { self.inner.now.get() } else { Instant::now() }
+        if self.inner.running.get() { self.inner.now.get() } else { self.inner.shared.clock.now() }
     }
 
     /// How many turns the loop has made.
@@ -224,15 +189,15 @@ impl EventLoop {
     fn turn(&self, limit: Wait) -> io::Result<bool> {
         let inner = &*self.inner;
 
-        // 1. The timeout.
-        let wait = self.allowed_wait(limit);
+        // 1. The timeout, and the alarm for the next deadline.
+        let wait = self.allowed_wait(limit)?;
 
         // 2. The wait. All events are noted before the first callback runs, so that none can reach a channel that is made
         // in this turn and takes over a slot or a descriptor number.
         let waited = self.wait(wait);
         inner.shared.tasks.awake();
         waited?;
-        inner.now.set(Instant::now());
+        inner.now.set(inner.shared.clock.now());
         {
             let mut channels = inner.channels.borrow_mut();
             inner.poller.each_event(|key, ready| channels.add_ready(ChannelId::from_key(key), ready));
@@ -254,16 +219,9 @@ impl EventLoop {
         Ok(inner.quitting.get())
     }
 
-    /// Phase 1: how long the loop may wait.
-    fn allowed_wait(&self, limit: Wait) -> Wait {
-        if limit == Wait::No || self.has_work() {
-            return Wait::No;
-        }
-        match (limit, self.next_deadline()) {
-            (Wait::Until(limit), Some(deadline)) => Wait::Until(limit.min(deadline)),
-            (Wait::Forever, Some(deadline)) => Wait::Until(deadline),
-            (limit, _) => limit,
-        }
+    /// Phase 1: how long the loop may wait. That it ends when a timer is due is seen to here.
+    fn allowed_wait(&self, limit: Wait) -> io::Result<Wait> {
+        if limit == Wait::No || self.has_work() || !self.await_timers()? { Ok(Wait::No) } else { Ok(limit) }
     }
 
     /// Whether a wait would be wrong, other threads' tasks aside.
@@ -349,31 +307,6 @@ impl EventLoop {
     fn go_on_with_panic(&self) {
         if let Some(payload) = self.inner.panic.take() {
             resume_unwind(payload);
-        }
-    }
-}
-
-/// The mark that the loop is in a turn, for the length of `run` or `run_once`.
-struct Running<'a>(&'a EventLoop);
-
-impl<'a> Running<'a> {
-    fn enter(event_loop: &'a EventLoop) -> io::Result<Running<'a>> {
-        if event_loop.inner.running.replace(true) {
-            let message = "the loop is running already: run and run_once cannot be called from its callbacks";
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
-        }
-        event_loop.inner.now.set(Instant::now());
-        Ok(Running(event_loop))
-    }
-}
-
-impl Drop for Running<'_> {
-    /// Leaves the loop such that its descriptor shows whether there is work: either producers will wake it, or it is awake.
-    fn drop(&mut self) {
-        let EventLoop { inner } = self.0;
-        inner.running.set(false);
-        if self.0.has_work() || !inner.shared.tasks.may_sleep() {
-            inner.shared.wake(crate::task_queue::Wake::Needed);
         }
     }
 }

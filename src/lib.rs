@@ -45,6 +45,7 @@ mod net;
 
 mod buffer;
 mod channel_table;
+mod clock;
 mod eventfd;
 mod poller;
 mod readiness;
@@ -55,8 +56,10 @@ mod timer_queue;
 
 pub use buffer::Buffer;
 pub use channel::{Channel, ChannelEvent};
+pub use clock::VirtualClock;
 pub use event_loop::{
-    Builder, CallError, Counters, EventLoop, LoopHandle, Mailbox, PostError, PostErrorReason, TimerId,
+    Builder, CallError, Counters, EventLoop, LoopHandle, Mailbox, PostError, PostErrorReason, Repeat,
+    TimerId, WhenLate,
 };
 pub use eventfd::{EventFd, EventFdBuilder};
 pub use loop_pool::LoopPool;

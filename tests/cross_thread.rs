@@ -3,15 +3,13 @@
 mod support;
 
 use std::cell::RefCell;
-use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use reveille::{EventLoop, LoopHandle, LoopThread};
-use support::{Count, LIMIT, Recorder, turn, until_asleep, with_loop, with_watchdog};
+use support::{Count, LIMIT, Recorder, turn, unread_wakes, until_asleep, with_loop, with_watchdog};
 
 #[test]
 fn each_threads_posts_run_in_the_order_posted_and_none_is_lost() {
@@ -111,23 +109,12 @@ fn a_timer_of_a_handle_shortens_the_sleep_of_the_loop() {
     });
 }
 
-/// How often the loop has been woken since it last looked: the counter of the one descriptor that a new loop watches.
-fn wakes(event_loop: &EventLoop) -> u64 {
-    let field = |number: &str, name: &str| {
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).expect("an open descriptor");
-        let line = info.lines().find_map(|line| line.strip_prefix(name));
-        line.expect("what the kernel says of it").split_whitespace().next().expect("a value").to_owned()
-    };
-    let watched = field(&event_loop.as_fd().as_raw_fd().to_string(), "tfd:");
-    u64::from_str_radix(&field(&watched, "eventfd-count:"), 16).expect("a number")
-}
-
 #[test]
 fn a_sleeping_loop_is_woken_once_however_many_tasks_come() {
     with_loop(|event_loop| {
         let (handle, ran) = (event_loop.handle(), Count::default());
         for _ in 0..3 {
-            assert_eq!(wakes(event_loop), 0);
+            assert_eq!(unread_wakes(event_loop), 0);
             thread::scope(|scope| {
                 for _ in 0..4 {
                     scope.spawn(|| {
@@ -140,7 +127,7 @@ fn a_sleeping_loop_is_woken_once_however_many_tasks_come() {
                     });
                 }
             });
-            assert_eq!(wakes(event_loop), 1);
+            assert_eq!(unread_wakes(event_loop), 1);
             event_loop.run().unwrap();
         }
         assert_eq!(ran.get(), 1_200);
@@ -160,11 +147,11 @@ fn a_loop_that_is_awake_is_not_woken() {
             };
             thread::scope(|scope| _ = scope.spawn(post));
             event_loop.queue_in_loop(|_| ());
-            assert_eq!(wakes(event_loop), 0);
+            assert_eq!(unread_wakes(event_loop), 0);
         });
         turn(event_loop);
         assert_eq!(ran.get(), 1, "in the same turn");
-        assert_eq!(wakes(event_loop), 0, "and there is nothing left to wake it for");
+        assert_eq!(unread_wakes(event_loop), 0, "and there is nothing left to wake it for");
     });
 }
 

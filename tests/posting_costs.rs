@@ -7,9 +7,7 @@ mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::fs;
 use std::hint::black_box;
-use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier};
@@ -17,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use reveille::{EventLoop, LoopHandle, LoopThread, Mailbox};
-use support::{LIMIT, turn, until_asleep, with_loop, with_watchdog};
+use support::{LIMIT, turn, unread_wakes, until_asleep, with_loop, with_watchdog};
 
 // --- Heap blocks ----------------------------------------------------------------------------------
 
@@ -266,22 +264,6 @@ fn a_task_that_is_given_back_costs_no_block_whatever_its_size() {
 }
 
 // --- Writes to the eventfd ------------------------------------------------------------------------
-
-/// What has been written to the loop's eventfd and not been read, as the kernel has it.
-fn unread_wakes(event_loop: &EventLoop) -> u64 {
-    let fd_info = |fd| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("an open descriptor");
-    // A loop without channels of a user watches one descriptor.
-    let watched = fd_info(event_loop.as_fd().as_raw_fd());
-    let watched: Vec<i32> = watched
-        .lines()
-        .filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next())
-        .map(|fd| fd.parse().expect("a descriptor"))
-        .collect();
-    let [eventfd] = watched[..] else { panic!("not one descriptor: {watched:?}") };
-    let counter = fd_info(eventfd);
-    let counter = counter.lines().find_map(|line| line.strip_prefix("eventfd-count:")).expect("an eventfd");
-    u64::from_str_radix(counter.trim(), 16).expect("a number")
-}
 
 fn wakes(handle: &LoopHandle) -> u64 {
     handle.counters().wakes

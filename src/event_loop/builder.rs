@@ -1,16 +1,18 @@
 //! The settings of a loop, and its construction.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::alarm::Alarm;
 use super::mailbox::Mailbox;
 use super::shared::Shared;
 use super::source::Wakeup;
 use super::{CURRENT, EventLoop, Inner};
 use crate::channel_table::ChannelTable;
+use crate::clock::{Clock, VirtualClock};
 use crate::poller::Poller;
 use crate::readiness::Interest;
 use crate::timer_queue::TimerQueue;
@@ -33,6 +35,7 @@ pub struct Builder {
     drop_tasks_on_quit: bool,
     busy_poll: Duration,
     mailbox: Mailbox,
+    virtual_clock: Option<VirtualClock>,
 }
 
 impl Builder {
@@ -44,6 +47,7 @@ impl Builder {
             drop_tasks_on_quit: false,
             busy_poll: Duration::ZERO,
             mailbox: Mailbox::Unbounded,
+            virtual_clock: None,
         }
     }
 
@@ -87,6 +91,12 @@ impl Builder {
         self
     }
 
+    /// The clock that the loop takes its time from. Usually the system's monotonic one, CLOCK_MONOTONIC.
+    pub fn virtual_clock(mut self, clock: VirtualClock) -> Builder {
+        self.virtual_clock = Some(clock);
+        self
+    }
+
     /// Makes the loop, for this thread.
     ///
     /// # Errors
@@ -96,17 +106,20 @@ impl Builder {
             let message = "this thread has an event loop already; a loop is bound to its thread, and a thread to one loop";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
-        let shared = Arc::new(Shared::new(self.mailbox)?);
+        let clock = self.virtual_clock.map_or_else(Clock::system, Clock::from);
+        let now = clock.now();
+        let shared = Arc::new(Shared::new(self.mailbox, clock)?);
         let inner = Rc::new(Inner {
             shared: Arc::clone(&shared),
             poller: Poller::new(self.events_per_turn)?,
             channels: RefCell::new(ChannelTable::new()),
+            alarm: OnceCell::new(),
             timers: RefCell::new(TimerQueue::new()),
             local_tasks: RefCell::default(),
             closing: RefCell::default(),
             input: Cell::new(None),
             input_size: self.input_buffer,
-            now: Cell::new(Instant::now()),
+            now: Cell::new(now),
             iteration: Cell::new(0),
             running: Cell::new(false),
             quitting: Cell::new(false),
@@ -114,13 +127,24 @@ impl Builder {
             propagate_panics: self.propagate_panics,
             drop_tasks_on_quit: self.drop_tasks_on_quit,
             busy_poll: self.busy_poll,
+            own_channels: Cell::new(0),
             panic: Cell::new(None),
             channel_batch: Cell::default(),
             task_batch: Cell::default(),
             local_batch: Cell::default(),
         });
         let event_loop = EventLoop { inner };
+        match shared.clock.virtual_clock() {
+            Some(clock) => clock.listen(shared.listener()),
+            None => {
+                let timerfd = Alarm::open()?;
+                let alarm = event_loop
+                    .register(Interest::READABLE, |id| Rc::new(Alarm::new(id, timerfd, &shared.clock)))?;
+                _ = event_loop.inner.alarm.set(alarm);
+            }
+        }
         event_loop.register(Interest::READABLE, |id| Rc::new(Wakeup::new(id, shared)))?;
+        event_loop.inner.own_channels.set(event_loop.inner.channels.borrow().len());
         CURRENT.set(Rc::downgrade(&event_loop.inner));
         Ok(event_loop)
     }

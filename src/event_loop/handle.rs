@@ -1,16 +1,16 @@
 //! The face of a loop that any thread may use.
 
+mod timers;
+
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::counters::Counters;
 use super::mailbox::Mailbox;
-use super::remote_timers::{RemoteKey, RemoteTimers};
-use super::shared::{Shared, TimerId, TimerName};
-use super::timers::deadline_after;
+use super::shared::Shared;
 use super::{CURRENT, EventLoop};
 use crate::task::{SendTask, Task};
 use crate::task_queue::Refusal;
@@ -143,86 +143,6 @@ impl LoopHandle {
                     true
                 }
                 Err(_) => false,
-            },
-        }
-    }
-
-    /// As [`EventLoop::run_at`], from any thread. The id is good at once, also before the loop has seen the timer.
-    ///
-    /// # Errors
-    /// Gives `callback` back if the loop has gone.
-    pub fn run_at<F>(&self, deadline: Instant, callback: F) -> Result<TimerId, PostError<F>>
-    where
-        F: FnOnce(&EventLoop) + Send + 'static,
-    {
-        self.remote_timer(callback, deadline, None, |timers, callback| timers.insert_once(callback))
-    }
-
-    /// As [`EventLoop::run_after`], from any thread. The delay counts from this call.
-    ///
-    /// # Errors
-    /// Gives `callback` back if the loop has gone.
-    pub fn run_after<F>(&self, delay: Duration, callback: F) -> Result<TimerId, PostError<F>>
-    where
-        F: FnOnce(&EventLoop) + Send + 'static,
-    {
-        self.run_at(deadline_after(delay), callback)
-    }
-
-    /// As [`EventLoop::run_every`], from any thread. The first period counts from this call.
-    ///
-    /// # Errors
-    /// Gives `callback` back if the loop has gone.
-    ///
-    /// # Panics
-    /// If `period` is zero.
-    #[track_caller]
-    pub fn run_every<F>(&self, period: Duration, callback: F) -> Result<TimerId, PostError<F>>
-    where
-        F: FnMut(&EventLoop) + Send + 'static,
-    {
-        assert!(!period.is_zero(), "a timer cannot repeat every zero seconds");
-        let deadline = deadline_after(period);
-        self.remote_timer(callback, deadline, Some(period), |timers, callback| timers.insert_every(callback))
-    }
-
-    fn remote_timer<F>(
-        &self,
-        callback: F,
-        deadline: Instant,
-        period: Option<Duration>,
-        insert: impl FnOnce(&RemoteTimers, Box<F>) -> Result<RemoteKey, Box<F>>,
-    ) -> Result<TimerId, PostError<F>> {
-        let key = insert(&self.shared.remote_timers, Box::new(callback))
-            .map_err(|callback| self.refused(Refusal::Closed, *callback))?;
-        // If the loop goes before it has armed the timer, the callback is dropped with the loop's other timers.
-        self.send_errand(move |event_loop| event_loop.arm_remote_timer(key, deadline, period));
-        Ok(self.shared.timer_id(TimerName::Remote(key)))
-    }
-
-    /// Cancels a timer, from any thread.
-    ///
-    /// For a timer made through a handle the answer is exact, wherever this is called: `true` if its callback had not
-    /// started and now never will (a repeating one: not again), `false` if there was nothing left to cancel.
-    ///
-    /// A timer made on the loop itself can only be cancelled by the loop: on the loop's thread the answer is exact too, and
-    /// elsewhere the request is queued, and `true` says that the loop is there to carry it out.
-    pub fn cancel(&self, id: TimerId) -> bool {
-        if let Some(event_loop) = self.local_loop() {
-            return event_loop.cancel(id);
-        }
-        match self.shared.resolve(id) {
-            None => false,
-            Some(TimerName::Local(_)) => self.send_errand(move |event_loop| _ = event_loop.cancel(id)),
-            Some(TimerName::Remote(key)) => match self.shared.remote_timers.remove(key) {
-                None => false,
-                Some(removed) => {
-                    if let Some(armed) = removed.armed() {
-                        // Only the slot in the loop's queue is left to be given up; a loop that has gone has done so.
-                        self.send_errand(move |event_loop| _ = event_loop.disarm(armed));
-                    }
-                    true
-                }
             },
         }
     }

@@ -1,10 +1,11 @@
 //! Timers made through a handle.
 //!
 //! Their callbacks wait in a table that every thread can reach, and the loop's queue holds only their keys. So the id is good
-//! before the loop has heard of the timer, and a cancel from anywhere is exact: whoever takes the callback out of the
-//! table, the loop to call it or a thread to cancel it, has it alone.
+//! before the loop has heard of the timer, and what is asked of it from anywhere is exact: whoever takes the callback out of the
+//! table, the loop to call it or a thread to cancel it, has it alone, and the deadline that counts is the one noted there.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
@@ -27,7 +28,11 @@ pub(super) enum Callback {
 
 pub(super) struct RemoteTimer {
     callback: Callback,
+    /// When it is due, in nanoseconds of the loop's clock. The place in the loop's queue may be an earlier one.
+    deadline: u64,
     armed: Option<TimerKey>,
+    /// Moved by its own callback, which is running: that deadline counts, and not what the schedule says.
+    moved: bool,
 }
 
 impl RemoteTimer {
@@ -35,6 +40,23 @@ impl RemoteTimer {
     pub(super) fn armed(&self) -> Option<TimerKey> {
         self.armed
     }
+}
+
+/// What the loop finds when it has come to a timer in its queue.
+pub(super) enum Started {
+    /// It has been cancelled.
+    Ended,
+    /// It is due later.
+    Moved(u64),
+    Once(Single),
+    Every(Repeated),
+}
+
+/// A timer that has been given another deadline.
+pub(super) struct Moved {
+    pub(super) armed: Option<TimerKey>,
+    /// It is due earlier than it was, so the loop must hear of it.
+    pub(super) closer: bool,
 }
 
 pub(super) struct RemoteTimers {
@@ -48,35 +70,24 @@ impl RemoteTimers {
         RemoteTimers { next: AtomicU64::new(0), timers: Mutex::new(Some(HashMap::new())) }
     }
 
-    pub(super) fn insert_once<F>(&self, callback: Box<F>) -> Result<RemoteKey, Box<F>>
-    where
-        F: FnOnce(&EventLoop) + Send + 'static,
-    {
-        self.insert(callback, |callback| Callback::Once(callback))
-    }
-
-    pub(super) fn insert_every<F>(&self, callback: Box<F>) -> Result<RemoteKey, Box<F>>
-    where
-        F: FnMut(&EventLoop) + Send + 'static,
-    {
-        self.insert(callback, |callback| Callback::Every(callback))
-    }
-
-    fn insert<F>(
+    /// Gives the callback back if the loop has gone.
+    pub(super) fn insert<F>(
         &self,
-        callback: Box<F>,
-        wrap: impl FnOnce(Box<F>) -> Callback,
-    ) -> Result<RemoteKey, Box<F>> {
-        let mut timers = self.timers.lock();
-        let Some(timers) = timers.as_mut() else { return Err(callback) };
-        let key = self.next.fetch_add(1, Relaxed);
-        timers.insert(key, RemoteTimer { callback: wrap(callback), armed: None });
-        Ok(RemoteKey(key))
+        deadline: u64,
+        callback: F,
+        wrap: impl FnOnce(F) -> Callback,
+    ) -> Result<RemoteKey, F> {
+        self.with(|timers| {
+            let Some(timers) = timers else { return Err(callback) };
+            let key = self.next.fetch_add(1, Relaxed);
+            timers.insert(key, RemoteTimer { callback: wrap(callback), deadline, armed: None, moved: false });
+            Ok(RemoteKey(key))
+        })
     }
 
     /// Takes the timer out. It is the caller's to drop, with no lock held.
     pub(super) fn remove(&self, key: RemoteKey) -> Option<RemoteTimer> {
-        self.timers.lock().as_mut()?.remove(&key.0)
+        self.with(|timers| timers?.remove(&key.0))
     }
 
     /// Refuses every later timer, and hands out those that have not fired.
@@ -86,36 +97,66 @@ impl RemoteTimers {
 
     /// Notes where the loop has put the timer. `false` if it has been cancelled meanwhile.
     pub(super) fn set_armed(&self, key: RemoteKey, armed: TimerKey) -> bool {
-        let mut timers = self.timers.lock();
-        match timers.as_mut().and_then(|timers| timers.get_mut(&key.0)) {
-            None => false,
-            Some(timer) => {
-                timer.armed = Some(armed);
-                true
+        self.with_timer(key, |timer| timer.armed = Some(armed)).is_some()
+    }
+
+    /// Gives the timer another deadline. `None` if it has ended.
+    pub(super) fn set_deadline(&self, key: RemoteKey, deadline: u64) -> Option<Moved> {
+        self.with_timer(key, |timer| {
+            let closer = deadline < mem::replace(&mut timer.deadline, deadline);
+            timer.moved = true;
+            Moved { armed: timer.armed, closer }
+        })
+    }
+
+    /// Where the timer is in the loop's queue, and when it is due.
+    pub(super) fn place(&self, key: RemoteKey) -> Option<(Option<TimerKey>, u64)> {
+        self.with_timer(key, |timer| (timer.armed, timer.deadline))
+    }
+
+    /// The callback, to be called, of a timer that was in the loop's queue for `deadline`. A repeating timer stays in the table
+    /// meanwhile, another one is over.
+    pub(super) fn start(&self, key: RemoteKey, deadline: u64) -> Started {
+        self.with(|timers| {
+            let Some(timers) = timers else { return Started::Ended };
+            let Some(timer) = timers.get_mut(&key.0) else { return Started::Ended };
+            if timer.deadline > deadline {
+                return Started::Moved(timer.deadline);
             }
-        }
+            timer.moved = false;
+            match mem::replace(&mut timer.callback, Callback::Running) {
+                Callback::Every(callback) => Started::Every(callback),
+                Callback::Once(callback) => {
+                    timers.remove(&key.0);
+                    Started::Once(callback)
+                }
+                Callback::Running => Started::Ended,
+            }
+        })
     }
 
-    /// The callback, to be called: a repeating timer stays in the table meanwhile, another one is over.
-    pub(super) fn start(&self, key: RemoteKey) -> Option<Callback> {
-        let mut timers = self.timers.lock();
-        let timers = timers.as_mut()?;
-        let callback = std::mem::replace(&mut timers.get_mut(&key.0)?.callback, Callback::Running);
-        if let Callback::Once(_) = callback {
-            timers.remove(&key.0);
-        }
-        Some(callback)
-    }
-
-    /// Puts a repeating timer's callback back, or hands it out if the timer was cancelled while it ran.
-    pub(super) fn finish(&self, key: RemoteKey, callback: Repeated) -> Option<Repeated> {
-        let mut timers = self.timers.lock();
-        match timers.as_mut().and_then(|timers| timers.get_mut(&key.0)) {
-            None => Some(callback),
+    /// Puts a repeating timer's callback back and answers when it is due, at `next` unless its own callback has moved it.
+    ///
+    /// # Errors
+    /// Hands the callback out if the timer was cancelled while it ran.
+    pub(super) fn finish(&self, key: RemoteKey, callback: Repeated, next: u64) -> Result<u64, Repeated> {
+        self.with(|timers| match timers.and_then(|timers| timers.get_mut(&key.0)) {
+            None => Err(callback),
             Some(timer) => {
                 timer.callback = Callback::Every(callback);
-                None
+                if !mem::replace(&mut timer.moved, false) {
+                    timer.deadline = next;
+                }
+                Ok(timer.deadline)
             }
-        }
+        })
+    }
+
+    fn with<R>(&self, f: impl FnOnce(Option<&mut HashMap<u64, RemoteTimer>>) -> R) -> R {
+        f(self.timers.lock().as_mut())
+    }
+
+    fn with_timer<R>(&self, key: RemoteKey, f: impl FnOnce(&mut RemoteTimer) -> R) -> Option<R> {
+        self.with(|timers| timers?.get_mut(&key.0).map(f))
     }
 }

@@ -1,12 +1,14 @@
 //! What a loop and its handles have in common.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::EventLoop;
 use super::counters::{Counters, Tally};
 use super::mailbox::Mailbox;
 use super::remote_timers::{RemoteKey, RemoteTimers};
+use crate::clock::Clock;
 use crate::eventfd::EventFd;
 use crate::sync::ParkingLot;
 use crate::task::SendTask;
@@ -25,11 +27,12 @@ pub(super) struct Shared {
     pub(super) mailbox: Mailbox,
     pub(super) wakeup: EventFd,
     pub(super) remote_timers: RemoteTimers,
+    pub(super) clock: Clock,
     pub(super) tally: Tally,
 }
 
 impl Shared {
-    pub(super) fn new(mailbox: Mailbox) -> io::Result<Shared> {
+    pub(super) fn new(mailbox: Mailbox, clock: Clock) -> io::Result<Shared> {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         Ok(Shared {
             id: NEXT_ID.fetch_add(1, Relaxed),
@@ -39,6 +42,7 @@ impl Shared {
             // something, and the loop is the only reader; a write would block at 2^64 - 2 unread wakes, and there is one a sleep.
             wakeup: EventFd::builder().blocking().build()?,
             remote_timers: RemoteTimers::new(),
+            clock,
             tally: Tally::default(),
         })
     }
@@ -55,6 +59,22 @@ impl Shared {
                 log::error!("cannot wake the loop: {error}");
             }
         }
+    }
+
+    /// What a virtual clock tells that it has been moved: the loop makes a turn, and looks at its timers.
+    pub(super) fn listener(self: &Arc<Shared>) -> Box<dyn Fn() -> bool + Send> {
+        let shared = Arc::downgrade(self);
+        Box::new(move || {
+            let Some(shared) = shared.upgrade() else { return false };
+            // Word that is left, and not a bare wake: a loop that is about to sleep looks for the one and not for the other.
+            match shared.tasks.push_errand(SendTask::new(|_: &EventLoop| {})) {
+                Ok(wake) => {
+                    shared.wake(wake);
+                    true
+                }
+                Err(_) => false,
+            }
+        })
     }
 
     pub(super) fn quit(&self) {
@@ -75,7 +95,7 @@ impl Shared {
     }
 }
 
-/// The name of a timer, good for [`cancel`](EventLoop::cancel) on any face of the loop it belongs to.
+/// The name of a timer, good for [`cancel`](EventLoop::cancel) and [`reset`](EventLoop::reset) on any face of the loop it belongs to.
 ///
 /// A name is never given twice, so one that is kept too long finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

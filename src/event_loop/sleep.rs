@@ -23,9 +23,10 @@ impl EventLoop {
         }
     }
 
-    /// Whether nothing but a wake can end a wait: no descriptor is registered besides the one that wakes the loop.
+    /// Whether nothing but a wake can end a wait: there is no timer, and no descriptor besides those of the loop itself.
     fn watches_nothing(&self) -> bool {
-        self.inner.channels.borrow().len() == 1
+        self.inner.channels.borrow().len() == self.inner.own_channels.get()
+            && self.inner.timers.borrow().is_empty()
     }
 
     /// Sleeps in the read that takes the wake, instead of in the poll before it: one system call less for each wake of a loop
@@ -38,8 +39,8 @@ impl EventLoop {
         shared.wakeup.read().map(|_| ())
     }
 
-    /// Looks for tasks and events without sleeping, for as long as the settings say. Answers whether there are any, or a timer
-    /// is due; nobody needs to wake the loop meanwhile.
+    /// Looks for tasks and events, an alarm among them, without sleeping, for as long as the settings say. Answers whether there
+    /// are any, or the wait may last no longer; nobody needs to wake the loop meanwhile.
     fn wait_busily(&self, wait: Wait) -> io::Result<bool> {
         /// Looks at the queue for each look at the descriptors, which costs a system call.
         const LOOKS: usize = 16;
@@ -59,7 +60,7 @@ impl EventLoop {
             }
             poller.wait(Wait::No)?;
             now = Instant::now();
-            if poller.has_events() || matches!(wait, Wait::Until(deadline) if deadline <= now) {
+            if poller.has_events() || matches!(wait, Wait::Until(limit) if limit <= now) {
                 return Ok(true);
             }
         }

@@ -26,6 +26,9 @@ pub(crate) trait Source {
     /// Somebody who knows the id has left word for this source, in a place that the two have agreed on.
     fn on_notified(&self, _event_loop: &EventLoop) {}
 
+    /// Phase 4: a deadline that was [set](EventLoop::set_deadline) for it has come.
+    fn on_deadline(&self, _event_loop: &EventLoop) {}
+
     /// Its callback has panicked.
     fn on_panic(&self, event_loop: &EventLoop);
 

@@ -1,27 +1,43 @@
-//! The loop's timers: phase 4, and the calls that make and cancel them.
+//! The loop's timers: phase 4, and the calls that make, move and cancel them.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use super::EventLoop;
-use super::remote_timers::{Callback, RemoteKey};
+use super::remote_timers::{RemoteKey, Started};
+use super::repeat::{Repeat, Schedule};
 use super::shared::{TimerId, TimerName};
+use crate::channel_table::ChannelId;
+use crate::clock::nanos;
+use crate::task::Task;
 use crate::timer_queue::{Due, TimerKey};
 
 /// What the timer queue carries.
 pub(super) enum TimerTask {
-    Once(Box<dyn FnOnce(&EventLoop)>),
-    Every(Duration, Box<dyn FnMut(&EventLoop)>),
+    Once(Task<EventLoop>),
+    Every(Box<Every<dyn FnMut(&EventLoop)>>),
     /// Made by a [`LoopHandle`](super::LoopHandle): the callback is kept where other threads can cancel it.
-    Remote(Option<Duration>, RemoteKey),
+    Remote(Option<Schedule>, RemoteKey),
+    /// The deadline of a source of the loop's own.
+    #[allow(dead_code)]
+    Source(ChannelId),
+}
+
+/// A callback that repeats.
+pub(super) struct Every<F: ?Sized> {
+    schedule: Schedule,
+    callback: F,
 }
 
 impl EventLoop {
     /// Calls `callback` once at `deadline`, or in the next turn if that has passed.
     ///
     /// Timers with one deadline fire in the order made, and so do those whose deadlines have passed when they are made. A
-    /// deadline is never met early, and on an idle loop up to a millisecond late.
+    /// deadline is never met early, and on an idle loop some tens of microseconds late. No system call, and no heap block if the
+    /// callback captures four words at most: the loop sets one alarm for the nearest of its deadlines before it waits.
     pub fn run_at(&self, deadline: Instant, callback: impl FnOnce(&EventLoop) + 'static) -> TimerId {
-        self.name_timer(self.arm(deadline, TimerTask::Once(Box::new(callback))))
+        let deadline = self.inner.shared.clock.moment(deadline);
+        self.name_timer(self.arm(deadline, TimerTask::Once(Task::new(callback))))
     }
 
     /// Calls `callback` once, when `delay` has passed from now.
@@ -29,21 +45,24 @@ impl EventLoop {
     /// The delay counts from this call and not from the beginning of the turn, so that a slow callback before it does
     /// not shorten it. A delay too long for the clock never ends.
     pub fn run_after(&self, delay: Duration, callback: impl FnOnce(&EventLoop) + 'static) -> TimerId {
-        self.run_at(deadline_after(delay), callback)
+        let deadline = self.inner.shared.clock.after(delay);
+        self.name_timer(self.arm(deadline, TimerTask::Once(Task::new(callback))))
     }
 
-    /// Calls `callback` every `period`, first when one period has passed.
+    /// Calls `callback` again and again: every so often, first when one period has passed. The id stays the same throughout.
     ///
-    /// The deadlines are multiples of the period from this call, so the timer does not drift; those that have passed
-    /// by the time a late callback is called are skipped. The id stays the same throughout.
+    /// A [`Duration`] repeats at a fixed rate and skips what it has missed; a [`Repeat`] says otherwise.
     ///
     /// # Panics
-    /// If `period` is zero, which would never let the loop rest.
+    /// If the period is zero, which would never let the loop rest.
     #[track_caller]
-    pub fn run_every(&self, period: Duration, callback: impl FnMut(&EventLoop) + 'static) -> TimerId {
-        assert!(!period.is_zero(), "a timer cannot repeat every zero seconds");
-        let task = TimerTask::Every(period, Box::new(callback));
-        self.name_timer(self.arm(deadline_after(period), task))
+    pub fn run_every(
+        &self,
+        repeat: impl Into<Repeat>,
+        callback: impl FnMut(&EventLoop) + 'static,
+    ) -> TimerId {
+        let (first, schedule) = self.inner.shared.schedule(repeat.into());
+        self.name_timer(self.arm(first, TimerTask::Every(Box::new(Every { schedule, callback }))))
     }
 
     /// Cancels a timer. Answers whether there was something to cancel: `false` if it has fired, was cancelled before,
@@ -65,9 +84,53 @@ impl EventLoop {
         }
     }
 
-    /// When the next timer is due.
+    /// Moves a timer: it fires when `delay` has passed from now, wherever it stood. Answers whether there was one to move, as
+    /// [`cancel`](EventLoop::cancel) does.
+    ///
+    /// Among timers of one deadline it counts as made now. A repeating timer goes on from there, also one that is moved by its own
+    /// callback; a timer that fires once has ended when its callback starts.
+    ///
+    /// Moving a deadline back, as an idle timeout does whenever something happens, is a note in the timer and nothing else.
+    pub fn reset(&self, id: TimerId, delay: Duration) -> bool {
+        let shared = &self.inner.shared;
+        let deadline = shared.clock.after(delay);
+        match shared.resolve(id) {
+            None => false,
+            Some(TimerName::Local(key)) => self.rearm(key, deadline),
+            Some(TimerName::Remote(key)) => {
+                let moved = shared.remote_timers.set_deadline(key, deadline);
+                if let Some(armed) = moved.as_ref().and_then(|moved| moved.armed) {
+                    self.rearm(armed, deadline);
+                }
+                moved.is_some()
+            }
+        }
+    }
+
+    /// When the next timer is due. This looks through the timers of about a millisecond, or, if the next is more than two seconds
+    /// off, of about two seconds.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.inner.timers.borrow().next_deadline()
+        let next = self.inner.timers.borrow().next_deadline();
+        next.map(|deadline| self.inner.shared.clock.instant(deadline))
+    }
+
+    /// Part of phase 1: sets the alarm, unless it will go off in time as it is. Answers whether the loop may wait for it.
+    pub(super) fn await_timers(&self) -> io::Result<bool> {
+        let inner = &*self.inner;
+        let next = inner.timers.borrow_mut().next_wake();
+        match (next, inner.alarm.get()) {
+            (None, _) => Ok(true),
+            (Some(deadline), Some(alarm)) => {
+                // The time of the last turn will do, and saves a look at the clock: what has come since then goes off at once.
+                let passed = deadline <= inner.shared.clock.moment(inner.now.get());
+                if !passed {
+                    alarm.set(deadline)?;
+                }
+                Ok(!passed)
+            }
+            // Whoever moves the clock has the loop make a turn.
+            (Some(deadline), None) => Ok(deadline > self.moment()),
+        }
     }
 
     /// Phase 4.
@@ -76,46 +139,99 @@ impl EventLoop {
         if inner.timers.borrow().is_empty() {
             return;
         }
-        inner.timers.borrow_mut().begin_phase(inner.now.get());
+        let now = inner.shared.clock.moment(inner.now.get());
+        if let Some(alarm) = inner.alarm.get() {
+            alarm.passed(now);
+        }
+        inner.timers.borrow_mut().begin_phase(now);
         loop {
             let due = inner.timers.borrow_mut().pop_due();
             let Some(Due { key, deadline, payload }) = due else { break };
-            let next = match payload {
-                TimerTask::Once(callback) => {
-                    self.catch("a timer's callback", || callback(self));
-                    None
-                }
-                TimerTask::Every(period, mut callback) => {
-                    if self.catch("a timer's callback", || callback(self)).is_some() {
-                        Some((period, TimerTask::Every(period, callback)))
-                    } else {
-                        self.discard(callback);
-                        None
-                    }
-                }
-                TimerTask::Remote(period, key) => {
-                    let goes_on = self.run_remote_timer(key);
-                    period.filter(|_| goes_on).map(|period| (period, TimerTask::Remote(Some(period), key)))
-                }
-            };
-            match next {
-                None => _ = self.disarm(key),
-                Some((period, task)) => {
-                    let deadline = next_multiple(deadline, period, inner.now.get());
-                    // A timer that was cancelled from its own callback is handed back, and dropped.
-                    let cancelled = inner.timers.borrow_mut().rearm(key, deadline, task);
-                    self.discard(cancelled);
+            match payload {
+                TimerTask::Once(callback) => _ = self.catch("a timer's callback", || callback.call(self)),
+                TimerTask::Source(id) => self.run_deadline(id),
+                TimerTask::Every(every) => self.run_every_once(key, deadline, now, every),
+                TimerTask::Remote(schedule, remote) => {
+                    let next = self.run_remote_timer(remote, schedule, deadline, now);
+                    self.go_on(key, next.map(|next| (next, TimerTask::Remote(schedule, remote))));
                 }
             }
         }
     }
 
-    pub(super) fn arm(&self, deadline: Instant, task: TimerTask) -> TimerKey {
+    fn run_every_once(
+        &self,
+        key: TimerKey,
+        deadline: u64,
+        now: u64,
+        mut every: Box<Every<dyn FnMut(&EventLoop)>>,
+    ) {
+        if self.catch("a timer's callback", || (every.callback)(self)).is_some() {
+            let next = every.schedule.next(deadline, now, || self.moment());
+            self.go_on(key, Some((next, TimerTask::Every(every))));
+        } else {
+            self.discard(every);
+            self.go_on(key, None);
+        }
+    }
+
+    /// Calls the callback of a timer that a handle made, unless the timer has been cancelled or moved. Answers when it is due next.
+    fn run_remote_timer(
+        &self,
+        key: RemoteKey,
+        schedule: Option<Schedule>,
+        deadline: u64,
+        now: u64,
+    ) -> Option<u64> {
+        let timers = &self.inner.shared.remote_timers;
+        match timers.start(key, deadline) {
+            Started::Ended => None,
+            Started::Moved(deadline) => Some(deadline),
+            Started::Once(callback) => {
+                self.catch("a timer's callback", || callback(self));
+                None
+            }
+            Started::Every(mut callback) => {
+                let returned = self.catch("a timer's callback", || callback(self));
+                if returned.is_none() {
+                    timers.remove(key);
+                }
+                let next =
+                    schedule.map_or(u64::MAX, |schedule| schedule.next(deadline, now, || self.moment()));
+                match timers.finish(key, callback, next) {
+                    Ok(next) => Some(next),
+                    Err(over) => {
+                        self.discard(over);
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts a timer that stays back into the queue, or gives up its place there.
+    fn go_on(&self, key: TimerKey, next: Option<(u64, TimerTask)>) {
+        match next {
+            None => _ = self.disarm(key),
+            Some((deadline, task)) => {
+                // A timer that was cancelled from its own callback is handed back, and dropped.
+                let cancelled = self.inner.timers.borrow_mut().rearm(key, deadline, task);
+                self.discard(cancelled);
+            }
+        }
+    }
+
+    fn arm(&self, deadline: u64, task: TimerTask) -> TimerKey {
         let mut timers = self.inner.timers.borrow_mut();
         match task {
-            TimerTask::Once(_) | TimerTask::Remote(None, _) => timers.insert(deadline, task),
-            TimerTask::Every(..) | TimerTask::Remote(Some(_), _) => timers.insert_repeating(deadline, task),
+            TimerTask::Once(_) | TimerTask::Source(_) => timers.insert(deadline, task),
+            TimerTask::Every(_) | TimerTask::Remote(..) => timers.insert_repeating(deadline, task),
         }
+    }
+
+    /// Gives a timer another deadline, and answers whether it was there.
+    pub(super) fn rearm(&self, key: TimerKey, deadline: u64) -> bool {
+        self.inner.timers.borrow_mut().reset(key, deadline)
     }
 
     /// Takes a timer out of the queue, and answers whether it was there.
@@ -126,33 +242,42 @@ impl EventLoop {
     }
 
     /// Puts a timer that was made through a handle into the queue.
-    pub(super) fn arm_remote_timer(&self, key: RemoteKey, deadline: Instant, period: Option<Duration>) {
-        let armed = self.arm(deadline, TimerTask::Remote(period, key));
+    pub(super) fn arm_remote_timer(&self, key: RemoteKey, deadline: u64, schedule: Option<Schedule>) {
+        let armed = self.arm(deadline, TimerTask::Remote(schedule, key));
         if !self.inner.shared.remote_timers.set_armed(key, armed) {
             self.disarm(armed);
         }
     }
 
-    /// Calls the callback of such a timer. Answers whether the timer goes on.
-    fn run_remote_timer(&self, key: RemoteKey) -> bool {
-        let timers = &self.inner.shared.remote_timers;
-        match timers.start(key) {
-            None | Some(Callback::Running) => false,
-            Some(Callback::Once(callback)) => {
-                self.catch("a timer's callback", || callback(self));
-                false
-            }
-            Some(Callback::Every(mut callback)) => {
-                let returned = self.catch("a timer's callback", || callback(self));
-                if returned.is_none() {
-                    timers.remove(key);
-                }
-                let over = timers.finish(key, callback);
-                let goes_on = over.is_none();
-                self.discard(over);
-                goes_on
+    /// Carries out what another thread has asked for: the deadline is the one that stands in the table by now.
+    pub(super) fn move_remote_timer(&self, key: RemoteKey) {
+        if let Some((Some(armed), deadline)) = self.inner.shared.remote_timers.place(key) {
+            self.rearm(armed, deadline);
+        }
+    }
+
+    /// Calls [`Source::on_deadline`](super::Source::on_deadline) at `deadline`, unless it is [cancelled](EventLoop::cancel_deadline).
+    pub(crate) fn set_deadline(&self, id: ChannelId, deadline: Instant) -> TimerKey {
+        self.arm(self.inner.shared.clock.moment(deadline), TimerTask::Source(id))
+    }
+
+    pub(crate) fn cancel_deadline(&self, key: TimerKey) {
+        self.disarm(key);
+    }
+
+    fn run_deadline(&self, id: ChannelId) {
+        let source = self.inner.channels.borrow().get(id).cloned();
+        if let Some(source) = source {
+            if self.catch("a deadline's callback", || source.on_deadline(self)).is_none() {
+                source.on_panic(self);
             }
         }
+    }
+
+    /// The present, as the timer queue counts it.
+    pub(super) fn moment(&self) -> u64 {
+        let clock = &self.inner.shared.clock;
+        clock.moment(clock.now())
     }
 
     fn name_timer(&self, key: TimerKey) -> TimerId {
@@ -160,20 +285,13 @@ impl EventLoop {
     }
 }
 
-/// A deadline that the clock cannot express lies a century ahead, which is never.
-pub(super) fn deadline_after(delay: Duration) -> Instant {
-    const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-    let now = Instant::now();
-    now.checked_add(delay).unwrap_or_else(|| now + NEVER)
-}
-
-const NANOS: u128 = 1_000_000_000;
-
-/// The first of `deadline` + 1, 2, 3 … periods that lies after `now`.
-fn next_multiple(deadline: Instant, period: Duration, now: Instant) -> Instant {
-    let late = now.saturating_duration_since(deadline);
-    // Less than a period, and so a duration; only the whole lateness might not fit into 64 bits of nanoseconds.
-    let into_period = late.as_nanos() % period.as_nanos();
-    let into_period = Duration::new((into_period / NANOS) as u64, (into_period % NANOS) as u32);
-    now.max(deadline).checked_add(period - into_period).unwrap_or_else(|| deadline_after(period))
+impl super::shared::Shared {
+    /// The first deadline of a timer that repeats, and how it goes on.
+    #[track_caller]
+    pub(super) fn schedule(&self, repeat: Repeat) -> (u64, Schedule) {
+        let Repeat { period, first, when_late } = repeat;
+        assert!(!period.is_zero(), "a timer cannot repeat every zero seconds");
+        let first = first.map_or_else(|| self.clock.after(period), |first| self.clock.moment(first));
+        (first, Schedule { period: nanos(period), when_late })
+    }
 }

@@ -1,16 +1,14 @@
+use super::nodes::LAST_GENERATION;
 use super::*;
 use std::rc::Rc;
-use std::sync::LazyLock;
-use std::time::Duration;
 
-/// An instant made up on the spot; one origin for all, so that they compare.
-fn at(ms: u64) -> Instant {
-    static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    *ORIGIN + Duration::from_millis(ms)
+/// An instant made up on the spot.
+fn at(ms: u64) -> u64 {
+    ms * 1_000_000
 }
 
 /// All that is due at `now`, in the order in which it comes out.
-fn due<C>(queue: &mut TimerQueue<C>, now: Instant) -> Vec<C> {
+fn due<C>(queue: &mut TimerQueue<C>, now: u64) -> Vec<C> {
     queue.begin_phase(now);
     std::iter::from_fn(|| queue.pop_due()).map(|due| due.payload).collect()
 }
@@ -192,7 +190,7 @@ fn keys_that_were_never_given_find_nothing() {
     let mut queue = TimerQueue::new();
     let key = queue.insert(at(1), "a");
     queue.cancel(key);
-    for (index, generation) in [(0, 1), (1, 0), (u32::MAX, 0), (0, u32::MAX)] {
+    for (index, generation) in [(0, 0), (0, u32::MAX), (1, 2), (2, 0), (u32::MAX, 0), (1, u32::MAX)] {
         let key = TimerKey { index, generation };
         assert!(!queue.contains(key));
         assert_eq!(queue.cancel(key), None);
@@ -204,11 +202,11 @@ fn a_slot_is_abandoned_before_its_keys_repeat() {
     let mut queue = TimerQueue::new();
     let first = queue.insert(at(1), "a");
     queue.cancel(first);
-    queue.slots[0].generation = LAST_GENERATION;
+    queue.nodes[first.index].generation = LAST_GENERATION;
     let last = queue.insert(at(1), "b");
-    assert_eq!((last.index, last.generation), (0, LAST_GENERATION));
+    assert_eq!((last.index, last.generation), (first.index, LAST_GENERATION));
     assert!(queue.cancel(last).is_some());
-    assert_eq!(queue.insert(at(1), "c").index, 1);
+    assert_ne!(queue.insert(at(1), "c").index, first.index);
     assert!(!queue.contains(last) && !queue.contains(first));
 }
 
@@ -221,170 +219,163 @@ fn a_queue_in_steady_state_does_not_allocate() {
         let key = keys.swap_remove(ms as usize * 7 % 100);
         assert!(queue.cancel(key).is_some());
         keys.push(queue.insert(at(ms), ms));
-        let TimerQueue { heap, positions, slots, free, .. } = &queue;
-        let now = [heap.capacity(), positions.capacity(), slots.capacity(), free.capacity()];
+        let now = [queue.nodes.capacity(), queue.payloads.capacity(), queue.near.capacity()];
         assert_eq!(*room.get_or_insert(now), now);
     }
 }
 
+const SECOND: u64 = 1_000_000_000;
+const HOUR: u64 = 3600 * SECOND;
+
 #[test]
-fn random_operations_agree_with_a_sorted_list() {
-    for seed in 1..=10_000 {
-        let mut rng = Rng::new(seed);
-        let mut pair = Pair::new();
-        for _ in 0..rng.below(60) {
-            pair.step(&mut rng);
-            pair.check();
+fn deadlines_are_exact_to_the_nanosecond() {
+    let mut queue = TimerQueue::new();
+    let deadlines = [0, 1, 999_999, 1 << 20, (1 << 20) + 1, 3 * SECOND, HOUR, 1 << 53, 1 << 63, u64::MAX];
+    deadlines.iter().rev().for_each(|&deadline| _ = queue.insert(deadline, deadline));
+    for deadline in deadlines {
+        assert_eq!(queue.next_deadline(), Some(deadline));
+        if deadline > 0 {
+            assert!(due(&mut queue, deadline - 1).is_empty());
         }
-        pair.model.sort_by_key(|timer| (timer.counts_as, timer.sequence));
-        let expected: Vec<_> = pair.model.iter().map(|timer| timer.payload).collect();
-        assert_eq!(pair.queue.drain(), expected);
-        let mut free = pair.queue.free;
-        free.sort_unstable();
-        assert!(free.into_iter().eq(0..pair.queue.slots.len() as u32), "every slot is free, once");
+        assert_eq!(queue.next_deadline(), Some(deadline));
+        assert_eq!(due(&mut queue, deadline), [deadline]);
+    }
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn the_owner_is_woken_at_the_deadline_if_that_is_near() {
+    let mut queue = TimerQueue::new();
+    assert_eq!(queue.next_wake(), None);
+    queue.insert(at(700), "b");
+    assert_eq!(queue.next_wake(), Some(at(700)));
+    // Earlier than what has been brought near already, and behind it in the same tick.
+    queue.insert(at(3), "a");
+    assert_eq!(queue.next_wake(), Some(at(3)));
+    queue.insert(at(700) + 1, "c");
+    assert_eq!(due(&mut queue, at(3)), ["a"]);
+    assert_eq!(queue.next_wake(), Some(at(700)));
+    assert_eq!(due(&mut queue, at(700)), ["b"]);
+    assert_eq!(queue.next_wake(), Some(at(700) + 1));
+    assert_eq!(due(&mut queue, at(701)), ["c"]);
+    assert_eq!(queue.next_wake(), None);
+}
+
+#[test]
+fn a_timer_that_is_far_away_wakes_the_owner_early_three_times_at_most() {
+    for deadline in [10 * SECOND, 5 * HOUR + 1, 100_000 * HOUR + 12_345, u64::MAX] {
+        let mut queue = TimerQueue::new();
+        queue.insert(deadline, ());
+        let mut early = 0;
+        loop {
+            let wake = queue.next_wake().unwrap();
+            assert!(wake <= deadline);
+            queue.begin_phase(wake);
+            match queue.pop_due() {
+                Some(due) => break assert_eq!((due.deadline, wake), (deadline, deadline)),
+                None => early += 1,
+            }
+        }
+        assert!(early <= 3, "{early} times for {deadline}");
     }
 }
 
-/// The queue and what is known of it, in the plainest form.
-struct Pair {
-    queue: TimerQueue<u64>,
-    model: Vec<Model>,
-    /// Popped repeating timers and whether they have been cancelled since.
-    popped: Vec<(TimerKey, u64, bool)>,
-    ended: Vec<TimerKey>,
-    armed: u64,
-    now: u64,
-    phase: Option<(u64, u64)>,
-}
-
-struct Model {
-    key: TimerKey,
-    repeats: bool,
-    asked: u64,
-    counts_as: u64,
-    sequence: u64,
-    payload: u64,
-}
-
-impl Pair {
-    fn new() -> Pair {
-        let (queue, model, popped, ended) = (TimerQueue::new(), Vec::new(), Vec::new(), Vec::new());
-        Pair { queue, model, popped, ended, armed: 0, now: 0, phase: None }
-    }
-
-    fn step(&mut self, rng: &mut Rng) {
-        // Few distinct instants, some of them past, so that ties and late timers are common.
-        let asked = (self.now + rng.below(12)).saturating_sub(5);
-        match rng.below(10) {
-            0 | 1 => {
-                let key = self.queue.insert(at(asked), self.armed);
-                self.armed(key, false, asked, self.armed);
+#[test]
+fn a_timer_that_is_reset_fires_at_the_new_deadline_and_only_then() {
+    // From near and far, to near and far, to earlier and later.
+    for from in [at(0), at(5), at(900), 20 * SECOND, 9 * HOUR] {
+        for to in [at(0), at(5), at(6), at(901), 30 * SECOND, 8 * HOUR, 100_000 * HOUR] {
+            let mut queue = TimerQueue::new();
+            let key = queue.insert(from, "reset");
+            queue.next_wake();
+            assert!(queue.reset(key, to));
+            assert_eq!((queue.len(), queue.next_deadline()), (1, Some(to)));
+            assert!(queue.next_wake().unwrap() <= to);
+            if to > 0 {
+                assert!(due(&mut queue, to - 1).is_empty());
             }
-            2 => {
-                let key = self.queue.insert_repeating(at(asked), self.armed);
-                self.armed(key, true, asked, self.armed);
-            }
-            3 if !self.model.is_empty() => {
-                let timer = self.model.swap_remove(rng.below(self.model.len() as u64) as usize);
-                assert_eq!(self.queue.cancel(timer.key), Some(Cancelled::Waiting(timer.payload)));
-                self.ended.push(timer.key);
-            }
-            4 if !self.popped.is_empty() => {
-                let i = rng.below(self.popped.len() as u64) as usize;
-                let (key, _, cancelled) = &mut self.popped[i];
-                assert_eq!(self.queue.cancel(*key), (!*cancelled).then_some(Cancelled::Popped));
-                *cancelled = true;
-            }
-            5 if !self.popped.is_empty() => {
-                let i = rng.below(self.popped.len() as u64) as usize;
-                let (key, payload, cancelled) = self.popped.swap_remove(i);
-                let result = self.queue.rearm(key, at(asked), payload);
-                if cancelled {
-                    assert_eq!(result, Err(payload));
-                    self.ended.push(key);
-                } else {
-                    assert_eq!(result, Ok(()));
-                    self.armed(key, true, asked, payload);
-                }
-            }
-            6 => {
-                self.now += rng.below(4);
-                self.queue.begin_phase(at(self.now));
-                self.phase = Some((self.now, self.armed));
-            }
-            _ => self.pop(),
-        }
-    }
-
-    /// Notes that a timer now waits. `armed` counts how often that has happened.
-    fn armed(&mut self, key: TimerKey, repeats: bool, asked: u64, payload: u64) {
-        let counts_as = self.phase.map_or(asked, |(now, _)| asked.max(now));
-        let sequence = self.armed;
-        self.armed += 1;
-        self.model.push(Model { key, repeats, asked, counts_as, sequence, payload });
-    }
-
-    fn pop(&mut self) {
-        // Every timer is looked at, so one that is due cannot hide from the model.
-        let (now, end) = self.phase.unwrap_or((0, 0));
-        let due =
-            (0..self.model.len()).filter(|&i| self.model[i].asked <= now && self.model[i].sequence < end);
-        let first = due.min_by_key(|&i| (self.model[i].counts_as, self.model[i].sequence));
-        let timer = first.map(|i| self.model.swap_remove(i));
-        let expected = timer.as_ref().map(|timer| {
-            let Model { key, asked, payload, .. } = *timer;
-            Due { key, deadline: at(asked), payload }
-        });
-        assert_eq!(self.queue.pop_due(), expected);
-        match timer {
-            Some(timer) if timer.repeats => self.popped.push((timer.key, timer.payload, false)),
-            Some(timer) => self.ended.push(timer.key),
-            None => {}
-        }
-    }
-
-    fn check(&mut self) {
-        let queue = &mut self.queue;
-        assert_eq!(queue.len(), self.model.len());
-        let first = self.model.iter().map(|timer| timer.counts_as).min();
-        assert_eq!(queue.next_deadline(), first.map(at));
-        assert!(self.model.iter().all(|timer| queue.contains(timer.key)));
-        assert!(self.popped.iter().all(|&(key, _, cancelled)| queue.contains(key) != cancelled));
-        for &key in &self.ended {
-            assert!(!queue.contains(key));
-            assert_eq!(queue.cancel(key), None);
-        }
-        for (i, entry) in queue.heap.iter().enumerate() {
-            assert_eq!(queue.positions[entry.slot as usize], i as u32);
-            assert!(i == 0 || !entry.sorts_before(&queue.heap[(i - 1) / ARITY]));
+            assert_eq!(queue.next_deadline(), Some(to));
+            assert_eq!(due(&mut queue, to), ["reset"]);
         }
     }
 }
 
-/// A xorshift generator that names its seed if the test it serves fails.
-struct Rng {
-    seed: u64,
-    state: u64,
+#[test]
+fn a_timer_that_is_reset_counts_as_armed_last() {
+    let mut queue = TimerQueue::new();
+    let a = queue.insert(5 * SECOND, "a");
+    queue.insert(9 * SECOND, "b");
+    assert!(queue.reset(a, 9 * SECOND));
+    let c = queue.insert(1, "c");
+    queue.insert(1, "d");
+    assert!(queue.reset(c, 1));
+    assert_eq!(due(&mut queue, 9 * SECOND), ["d", "c", "b", "a"]);
 }
 
-impl Rng {
-    fn new(seed: u64) -> Rng {
-        // Spread out, because xorshift starts slowly from a state of few bits. Odd, so never 0.
-        Rng { seed, state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 }
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        self.state % n
-    }
+#[test]
+fn a_timer_that_is_due_and_reset_by_a_callback_waits_for_the_next_phase() {
+    let mut queue = TimerQueue::new();
+    queue.insert(at(1), "first");
+    let second = queue.insert(at(2), "second");
+    queue.insert(at(3), "third");
+    queue.begin_phase(at(9));
+    assert_eq!(queue.pop_due().unwrap().payload, "first");
+    assert!(queue.reset(second, at(2)));
+    assert_eq!(queue.pop_due().unwrap().payload, "third");
+    assert_eq!(queue.pop_due(), None);
+    assert_eq!(due(&mut queue, at(9)), ["second"]);
 }
 
-impl Drop for Rng {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the seed was {}", self.seed);
-        }
+#[test]
+fn a_repeating_timer_that_is_reset_from_its_callback_goes_on_with_that_deadline() {
+    let mut queue = TimerQueue::new();
+    let key = queue.insert_repeating(at(1), "tick");
+    queue.begin_phase(at(1));
+    let payload = queue.pop_due().unwrap().payload;
+    assert!(queue.reset(key, at(50)) && queue.reset(key, at(60)));
+    queue.insert(at(60), "made after the reset");
+    assert_eq!(queue.len(), 1);
+    queue.rearm(key, at(2), payload).unwrap();
+    assert_eq!(queue.next_deadline(), Some(at(60)));
+    queue.begin_phase(at(60));
+    let payload = queue.pop_due().unwrap().payload;
+    assert_eq!(payload, "tick");
+    queue.rearm(key, at(70), payload).unwrap();
+    assert_eq!(due(&mut queue, at(69)), ["made after the reset"]);
+    assert_eq!(due(&mut queue, at(70)), ["tick"], "the reset counts once");
+}
+
+#[test]
+fn a_timer_that_has_ended_cannot_be_reset() {
+    let mut queue = TimerQueue::new();
+    let cancelled = queue.insert(at(1), "cancelled");
+    queue.cancel(cancelled);
+    let successor = queue.insert(at(1), "successor");
+    assert_eq!(successor.index, cancelled.index);
+    assert!(!queue.reset(cancelled, at(9)));
+    assert_eq!(due(&mut queue, at(1)), ["successor"]);
+    assert!(!queue.reset(successor, at(9)));
+    let popped = queue.insert_repeating(at(1), "popped");
+    queue.begin_phase(at(1));
+    queue.pop_due().unwrap();
+    assert!(queue.reset(popped, at(9)));
+    assert_eq!(queue.cancel(popped), Some(Cancelled::Popped));
+    assert!(!queue.reset(popped, at(9)));
+    assert_eq!(queue.rearm(popped, at(9), "popped"), Err("popped"));
+    assert!(queue.is_empty() && queue.next_wake().is_none());
+}
+
+#[test]
+fn a_timer_that_is_put_off_is_not_moved() {
+    let mut queue = TimerQueue::new();
+    let key = queue.insert(30 * SECOND, ());
+    let bucket = queue.nodes[key.index].bucket;
+    for second in 0..1000 {
+        queue.reset(key, (31 + second) * SECOND);
+        assert_eq!(queue.nodes[key.index].bucket, bucket);
     }
+    assert_eq!(queue.next_deadline(), Some(1030 * SECOND));
+    queue.begin_phase(100 * SECOND);
+    assert_ne!(queue.nodes[key.index].bucket, bucket);
+    assert_eq!(queue.next_deadline(), Some(1030 * SECOND));
 }

@@ -7,7 +7,7 @@ pub(crate) mod net;
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::mem;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -162,4 +162,23 @@ pub(crate) fn until_asleep(thread: Pid) {
         }
         thread::yield_now();
     }
+}
+
+/// What has been written to the loop's eventfd and not been read, as the kernel has it.
+pub(crate) fn unread_wakes(event_loop: &EventLoop) -> u64 {
+    let fd_info =
+        |fd: i32| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("an open descriptor");
+    let watched = fd_info(event_loop.as_fd().as_raw_fd());
+    // A loop without channels of a user watches two descriptors, and one of them is an eventfd.
+    let counters: Vec<u64> = watched
+        .lines()
+        .filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next())
+        .map(|fd| fd_info(fd.parse().expect("a descriptor")))
+        .filter_map(|info| {
+            let counter = info.lines().find_map(|line| line.strip_prefix("eventfd-count:"))?;
+            Some(u64::from_str_radix(counter.trim(), 16).expect("a number"))
+        })
+        .collect();
+    let [counter] = counters[..] else { panic!("not one eventfd: {counters:?}") };
+    counter
 }

@@ -1,0 +1,171 @@
+//! The far timers: buckets of time.
+//!
+//! A hierarchical timing wheel (G. Varghese and T. Lauck, "Hashed and Hierarchical Timing Wheels", SOSP 1987). Time is
+//! counted in ticks of about a millisecond. A bucket of level 0 is one tick long, one of each higher level 2048 times
+//! as long as one of the level below, and four levels span all that 64 bits of nanoseconds can say. A tick's level is
+//! that of the highest digit, to the base 2048, in which it differs from the cursor, and the digit is its bucket's number.
+//! So the buckets in use of one level all lie ahead of the cursor's digit, and before those of the level above; none is
+//! shared by two rounds of the wheel, and the first in time is the first bit set of the lowest level that has one.
+//!
+//! Linking and unlinking are O(1). A bucket does not keep its timers in order, and a timer may stand in one that is
+//! too early; what is taken out of a bucket has to be placed anew by its deadline.
+
+use super::nodes::{NONE, Nodes, State};
+
+/// log2 of the nanoseconds in a tick.
+pub(super) const TICK_BITS: u32 = 20;
+const LEVELS: usize = 4;
+/// log2 of the buckets in a level.
+const DIGIT_BITS: u32 = 11;
+const BUCKETS: usize = 1 << DIGIT_BITS;
+const WORDS: usize = BUCKETS / 64;
+
+/// The tick in which an instant lies.
+pub(super) fn tick_of(nanos: u64) -> u64 {
+    nanos >> TICK_BITS
+}
+
+/// One bucket that is not empty, and the ticks that belong there.
+#[derive(Clone, Copy)]
+pub(super) struct Bucket {
+    number: u16,
+    pub(super) first_tick: u64,
+    pub(super) last_tick: u64,
+}
+
+pub(super) struct Wheel {
+    /// All that is in the wheel is later than this tick.
+    cursor: u64,
+    /// The first node of each bucket, level after level. Nothing is allocated before [`prepare`](Wheel::prepare); and since an
+    /// empty bucket is a zero, the kernel need not provide the pages that no timer has used.
+    heads: Vec<u32>,
+    /// Which buckets are not empty, bit by bit.
+    occupied: [[u64; WORDS]; LEVELS],
+    /// Which words of `occupied` are not zero.
+    summary: [u32; LEVELS],
+}
+
+impl Wheel {
+    pub(super) const fn new() -> Wheel {
+        Wheel { cursor: 0, heads: Vec::new(), occupied: [[0; WORDS]; LEVELS], summary: [0; LEVELS] }
+    }
+
+    /// Must be called before the first timer is linked.
+    pub(super) fn prepare(&mut self) {
+        if self.heads.is_empty() {
+            self.heads = vec![NONE; LEVELS * BUCKETS];
+        }
+    }
+
+    pub(super) fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// Moves the cursor on. No bucket may begin at or before the new one, but for one that the new one lies in, if its
+    /// list has been [taken out](Wheel::take).
+    pub(super) fn set_cursor(&mut self, cursor: u64) {
+        debug_assert!(cursor >= self.cursor && self.first().is_none_or(|bucket| bucket.first_tick > cursor));
+        self.cursor = cursor;
+    }
+
+    /// The first bucket, in time, that is not empty.
+    pub(super) fn first(&self) -> Option<Bucket> {
+        let level = (0..LEVELS).find(|&level| self.summary[level] != 0)?;
+        let word = self.summary[level].trailing_zeros();
+        let digit = word * 64 + self.occupied[level][word as usize].trailing_zeros();
+        Some(self.bucket(((level as u32) << DIGIT_BITS | digit) as u16))
+    }
+
+    /// All buckets that are not empty, in the order of time.
+    pub(super) fn buckets(&self) -> impl Iterator<Item = Bucket> {
+        let words = (0..LEVELS)
+            .flat_map(|level| bits_of(self.summary[level].into()).map(move |word| (level, word as usize)));
+        let numbers = words.flat_map(|(level, word)| {
+            bits_of(self.occupied[level][word]).map(move |bit| (level * BUCKETS + word * 64) as u16 + bit)
+        });
+        numbers.map(|number| self.bucket(number))
+    }
+
+    /// The nodes in a bucket.
+    pub(super) fn nodes_in(&self, bucket: Bucket, nodes: &Nodes) -> impl Iterator<Item = u32> {
+        let head = self.heads[usize::from(bucket.number)];
+        std::iter::successors(Some(head), |&index| Some(nodes[index].next)).take_while(|&index| index != NONE)
+    }
+
+    fn bucket(&self, number: u16) -> Bucket {
+        let (level, digit) = (u32::from(number) >> DIGIT_BITS, u64::from(number) % BUCKETS as u64);
+        let shift = level * DIGIT_BITS;
+        // The digits above the level's are those of the cursor.
+        let above = self.cursor >> (shift + DIGIT_BITS) << DIGIT_BITS;
+        let first_tick = (above | digit) << shift;
+        Bucket { number, first_tick, last_tick: first_tick + ((1 << shift) - 1) }
+    }
+
+    /// Puts a node where `tick`, which lies after the cursor, belongs.
+    pub(super) fn link(&mut self, index: u32, tick: u64, nodes: &mut Nodes) {
+        let level = (tick ^ self.cursor).ilog2() / DIGIT_BITS;
+        let digit = (tick >> (level * DIGIT_BITS)) as usize % BUCKETS;
+        let (level, bucket) = (level as usize, (level as usize) << DIGIT_BITS | digit);
+
+        let head = &mut self.heads[bucket];
+        let node = &mut nodes[index];
+        node.state = State::InWheel;
+        node.bucket = bucket as u16;
+        node.at = NONE;
+        node.next = *head;
+        nodes[*head].at = index;
+        *head = index;
+
+        self.occupied[level][digit / 64] |= 1 << (digit % 64);
+        self.summary[level] |= 1 << (digit / 64);
+    }
+
+    /// Takes a node out.
+    pub(super) fn unlink(&mut self, index: u32, nodes: &mut Nodes) {
+        let node = nodes[index];
+        nodes[node.next].at = node.at;
+        if node.at == NONE {
+            self.heads[usize::from(node.bucket)] = node.next;
+            if node.next == NONE {
+                self.clear_bit(usize::from(node.bucket));
+            }
+        } else {
+            nodes[node.at].next = node.next;
+        }
+    }
+
+    /// Empties a bucket. Returns the first node of its list, whose nodes have to be followed by `next` and placed anew.
+    pub(super) fn take(&mut self, bucket: Bucket) -> u32 {
+        self.clear_bit(usize::from(bucket.number));
+        std::mem::replace(&mut self.heads[usize::from(bucket.number)], NONE)
+    }
+
+    /// The earliest tick that may stand in the bucket where this node is.
+    pub(super) fn first_tick_around(&self, index: u32, nodes: &Nodes) -> u64 {
+        self.bucket(nodes[index].bucket).first_tick
+    }
+
+    /// Forgets everything but the cursor, and leaves the nodes as they are.
+    pub(super) fn clear(&mut self) {
+        *self = Wheel { cursor: self.cursor, heads: std::mem::take(&mut self.heads), ..Wheel::new() };
+        self.heads.fill(NONE);
+    }
+
+    fn clear_bit(&mut self, bucket: usize) {
+        let (level, digit) = (bucket / BUCKETS, bucket % BUCKETS);
+        let word = &mut self.occupied[level][digit / 64];
+        *word &= !(1 << (digit % 64));
+        if *word == 0 {
+            self.summary[level] &= !(1 << (digit / 64));
+        }
+    }
+}
+
+/// Which bits are set, from the lowest up.
+fn bits_of(bits: u64) -> impl Iterator<Item = u16> {
+    let rest = std::iter::successors(Some(bits), |bits| Some(bits & bits.wrapping_sub(1)));
+    rest.take_while(|&bits| bits != 0).map(|bits| bits.trailing_zeros() as u16)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+//! A loop whose time a test moves: what happens then, in which order, and at which moments.
+
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use reveille::{Channel, EventLoop, Interest, Repeat, VirtualClock, WhenLate};
+use support::{LIMIT, Recorder, turn, until_asleep, with_watchdog};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Runs `test` with a loop and the clock that it goes by.
+fn with_clock(test: impl FnOnce(&EventLoop, &VirtualClock)) {
+    with_watchdog(LIMIT, || {
+        let clock = VirtualClock::new();
+        let builder = EventLoop::builder().propagate_panics(true).virtual_clock(clock.clone());
+        test(&builder.build().expect("a loop"), &clock);
+    });
+}
+
+/// When something was called, as seconds since `start` by the loop's clock.
+fn note(times: &Recorder<u64>, start: Instant) -> impl FnMut(&EventLoop) + Clone + use<> {
+    let times = times.clone();
+    move |event_loop| times.record((event_loop.now() - start).as_secs())
+}
+
+#[test]
+fn time_stands_still_until_it_is_moved() {
+    with_clock(|event_loop, clock| {
+        let (times, start) = (Recorder::new(), clock.now());
+        event_loop.run_after(SECOND, note(&times, start));
+        for _ in 0..3 {
+            turn(event_loop);
+        }
+        assert_eq!((event_loop.now(), clock.now()), (start, start));
+        clock.advance(SECOND - Duration::from_nanos(1));
+        turn(event_loop);
+        assert_eq!(times.take(), []);
+        clock.advance(Duration::from_nanos(1));
+        turn(event_loop);
+        assert_eq!(times.take(), [1]);
+        assert_eq!(event_loop.now(), start + SECOND);
+    });
+}
+
+#[test]
+fn a_loop_is_run_through_all_its_deadlines_in_order_and_each_at_its_moment() {
+    with_clock(|event_loop, clock| {
+        let (times, start) = (Recorder::new(), clock.now());
+        event_loop.run_every(20 * MINUTE, note(&times, start));
+        event_loop.run_at(start + 30 * MINUTE, note(&times, start));
+        let (inner, handle) = (times.clone(), event_loop.handle());
+        let (tell, told) = mpsc::channel();
+        event_loop.run_after(MINUTE, move |event_loop| {
+            // What a callback starts counts from its moment, on either face, and what is queued happens then.
+            event_loop.run_after(MINUTE, note(&inner, start));
+            event_loop.queue_in_loop(note(&inner, start));
+            let (tell, from) = (tell.clone(), start);
+            handle
+                .run_after(2 * MINUTE, move |event_loop| tell.send(event_loop.now() - from).unwrap())
+                .unwrap();
+        });
+        event_loop.run_for(HOUR).unwrap();
+        assert_eq!(times.take(), [60, 120, 1200, 1800, 2400, 3600]);
+        assert_eq!(told.recv(), Ok(3 * MINUTE));
+        assert_eq!(clock.now(), start + HOUR);
+        event_loop.run_for(20 * MINUTE - SECOND).unwrap();
+        assert_eq!(times.take(), []);
+        event_loop.run_for(SECOND).unwrap();
+        assert_eq!(times.take(), [4800]);
+    });
+}
+
+#[test]
+fn what_a_deadline_at_the_very_end_starts_at_once_is_done_too() {
+    with_clock(|event_loop, clock| {
+        let (times, start) = (Recorder::new(), clock.now());
+        let inner = times.clone();
+        event_loop.run_after(SECOND, move |event_loop| {
+            let (task, timer) = (note(&inner, start), note(&inner, start));
+            event_loop.queue_in_loop(move |event_loop| event_loop.queue_in_loop(task));
+            event_loop.run_after(Duration::ZERO, timer.clone());
+            event_loop.run_after(SECOND, timer);
+        });
+        event_loop.run_for(SECOND).unwrap();
+        assert_eq!(times.take(), [1, 1]);
+        assert_eq!(clock.now(), start + SECOND);
+    });
+}
+
+#[test]
+fn a_request_to_quit_ends_the_run_and_the_clock_shows_when() {
+    with_clock(|event_loop, clock| {
+        let start = clock.now();
+        event_loop.run_after(MINUTE, EventLoop::quit);
+        event_loop.run_for(HOUR).unwrap();
+        assert_eq!(clock.now(), start + MINUTE);
+        assert!(!event_loop.is_quitting(), "that was honoured");
+        event_loop.run_for(HOUR).unwrap();
+        assert_eq!(clock.now(), start + MINUTE + HOUR);
+    });
+}
+
+/// One step is as a loop that was held up for so long.
+#[test]
+fn a_repeating_timer_that_is_late_does_what_it_was_told() {
+    /// The times at which the calls were made, if the clock jumps by 3.5 seconds once and by 0.5 for ever after.
+    fn calls(when_late: WhenLate) -> Vec<u64> {
+        let calls = Rc::new(RefCell::new(Vec::new()));
+        let noted = Rc::clone(&calls);
+        with_clock(|event_loop, clock| {
+            let start = clock.now();
+            event_loop.run_every(Repeat::every(SECOND).when_late(when_late), move |event_loop| {
+                noted.borrow_mut().push((event_loop.now() - start).as_millis() as u64);
+            });
+            clock.advance(SECOND * 7 / 2);
+            for _ in 0..5 {
+                turn(event_loop);
+            }
+            for _ in 0..5 {
+                clock.advance(SECOND / 2);
+                turn(event_loop);
+            }
+        });
+        calls.take()
+    }
+    assert_eq!(calls(WhenLate::Skip), [3500, 4000, 5000, 6000]);
+    assert_eq!(calls(WhenLate::CatchUp), [3500, 3500, 3500, 4000, 5000, 6000]);
+    assert_eq!(calls(WhenLate::Delay), [3500, 4500, 5500]);
+    assert_eq!(WhenLate::default(), WhenLate::Skip);
+}
+
+#[test]
+fn a_fixed_delay_counts_from_the_end_of_the_callback() {
+    with_clock(|event_loop, clock| {
+        let (times, start) = (Recorder::new(), clock.now());
+        let (mut noted, slow) = (note(&times, start), clock.clone());
+        event_loop.run_every(Repeat::every(SECOND).when_late(WhenLate::Delay), move |event_loop| {
+            noted(event_loop);
+            slow.advance(10 * SECOND);
+        });
+        event_loop.run_for(30 * SECOND).unwrap();
+        assert_eq!(times.take(), [1, 12, 23]);
+    });
+}
+
+#[test]
+fn a_timer_that_catches_up_makes_one_call_a_turn() {
+    with_clock(|event_loop, clock| {
+        let calls = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&calls);
+        let repeat = Repeat::every(SECOND).when_late(WhenLate::CatchUp);
+        event_loop.run_every(repeat, move |_| counted.set(counted.get() + 1));
+        clock.advance(MINUTE);
+        for turns in 1..=60 {
+            turn(event_loop);
+            assert_eq!(calls.get(), turns);
+        }
+        turn(event_loop);
+        assert_eq!(calls.get(), 60, "it has caught up");
+    });
+}
+
+#[test]
+fn a_timer_that_repeats_may_begin_when_it_likes() {
+    with_clock(|event_loop, clock| {
+        let (times, start) = (Recorder::new(), clock.now());
+        event_loop.run_every(Repeat::every(10 * SECOND).first_at(start), note(&times, start));
+        event_loop.run_every(Repeat::every(10 * SECOND).first_at(start + 3 * SECOND), note(&times, start));
+        let handle = event_loop.handle();
+        let third = Repeat::every(10 * SECOND).first_at(start + 5 * SECOND);
+        // A recorder is not for other threads, and neither is what a handle is given for this one.
+        let (tell, told) = mpsc::channel();
+        handle
+            .run_every(third, move |event_loop| tell.send((event_loop.now() - start).as_secs()).unwrap())
+            .unwrap();
+        event_loop.run_for(20 * SECOND).unwrap();
+        assert_eq!(times.take(), [0, 3, 10, 13, 20]);
+        assert_eq!(told.try_iter().collect::<Vec<_>>(), [5, 15]);
+    });
+}
+
+#[test]
+fn a_step_is_noticed_by_a_loop_that_sleeps_on_another_thread() {
+    with_watchdog(LIMIT, || {
+        let clock = VirtualClock::new();
+        let (hand_out, handed_out) = mpsc::channel();
+        let loops_clock = clock.clone();
+        let thread = thread::spawn(move || {
+            let event_loop = EventLoop::builder().virtual_clock(loops_clock).build().unwrap();
+            hand_out.send((event_loop.handle(), rustix::thread::gettid())).unwrap();
+            event_loop.run_after(HOUR, EventLoop::quit);
+            event_loop.run().unwrap();
+        });
+        let (handle, thread_id) = handed_out.recv().unwrap();
+        until_asleep(thread_id);
+        clock.advance(HOUR / 2);
+        handle.call(|_| ()).unwrap();
+        assert!(!thread.is_finished());
+        until_asleep(thread_id);
+        clock.advance(HOUR / 2);
+        thread.join().unwrap();
+    });
+}
+
+/// A step at any moment of a turn: whatever the loop was doing, it must not sleep over it.
+#[test]
+fn no_step_is_slept_over() {
+    with_watchdog(LIMIT, || {
+        const STEPS: u64 = 2_000;
+        let clock = VirtualClock::new();
+        let start = clock.now();
+        let (tell, told) = mpsc::channel();
+        let loops_clock = clock.clone();
+        let thread = thread::spawn(move || {
+            let event_loop = EventLoop::builder().virtual_clock(loops_clock).build().unwrap();
+            let ready = tell.clone();
+            event_loop.run_every(SECOND, move |event_loop| {
+                let steps = (event_loop.now() - start).as_secs();
+                tell.send(steps).unwrap();
+                if steps == STEPS {
+                    event_loop.quit();
+                }
+            });
+            ready.send(0).unwrap();
+            event_loop.run().unwrap();
+        });
+        // Each step is made as soon as the loop has said that it saw the last one, which is before it sleeps again.
+        for step in 0..STEPS {
+            assert_eq!(told.recv(), Ok(step));
+            clock.advance(SECOND);
+        }
+        assert_eq!(told.recv(), Ok(STEPS));
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn several_loops_may_go_by_one_clock() {
+    with_clock(|event_loop, clock| {
+        let (tell, told) = mpsc::channel();
+        let others_clock = clock.clone();
+        let (ready, is_ready) = mpsc::channel();
+        let other = thread::spawn(move || {
+            let event_loop = EventLoop::builder().virtual_clock(others_clock).build().unwrap();
+            event_loop.run_after(2 * MINUTE, move |event_loop| {
+                tell.send("other").unwrap();
+                event_loop.quit();
+            });
+            ready.send(()).unwrap();
+            event_loop.run().unwrap();
+        });
+        is_ready.recv().unwrap();
+        let times = Recorder::new();
+        event_loop.run_every(MINUTE, note(&times, clock.now()));
+        event_loop.run_for(2 * MINUTE).unwrap();
+        assert_eq!(times.take(), [60, 120]);
+        assert_eq!(told.recv(), Ok("other"));
+        other.join().unwrap();
+        clock.advance(MINUTE);
+        turn(event_loop);
+        assert_eq!(times.take(), [180], "the end of one loop is nothing to another");
+    });
+}
+
+#[test]
+fn descriptors_that_are_ready_are_served_before_time_goes_on() {
+    with_clock(|event_loop, clock| {
+        let (times, start) = (Recorder::new(), clock.now());
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut noted = note(&times, start);
+        let _channel = Channel::new(event_loop, ours, Interest::READABLE, move |event| {
+            assert_eq!(event.source().read(&mut [0; 8]).unwrap(), 1);
+            noted(event.event_loop());
+        })
+        .unwrap();
+        event_loop.run_every(SECOND, move |_| theirs.write_all(b"x").unwrap());
+        event_loop.run_for(3 * SECOND).unwrap();
+        assert_eq!(times.take(), [1, 2, 3]);
+    });
+}
+
+#[test]
+fn a_real_loop_runs_for_so_long_and_no_shorter() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let calls = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&calls);
+        let began = Instant::now();
+        event_loop.run_every(Duration::from_millis(1), move |_| counted.set(counted.get() + 1));
+        event_loop.run_for(Duration::from_millis(20)).unwrap();
+        assert!(began.elapsed() >= Duration::from_millis(20));
+        assert!(calls.get() > 0);
+        event_loop.run_after(Duration::from_millis(1), EventLoop::quit);
+        event_loop.run_for(Duration::MAX).unwrap();
+        assert!(!event_loop.is_quitting());
+    });
+}
+
+#[test]
+fn the_clock_stops_at_the_end_of_time() {
+    with_clock(|event_loop, clock| {
+        let calls = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&calls);
+        event_loop.run_after(Duration::MAX, move |_| counted.set(counted.get() + 1));
+        let start = clock.now();
+        clock.advance(Duration::MAX);
+        clock.advance(Duration::MAX);
+        assert!(clock.now() > start + 500 * 365 * 24 * HOUR);
+        turn(event_loop);
+        assert_eq!(calls.get(), 1, "that is when it is due");
+    });
+}
