@@ -11,14 +11,16 @@ commands (all the comparisons without one):
   memory   resident memory of a server for each idle connection
   post     tasks from other threads: how many a second, from 1 and 2 producers, and the round
            trip between two loops; by hand (inline, eventfd-each), reveille, tokio, calloop, mill-io
-  smoke    every server and every way to post for a moment, wrong replies and crashes are fatal;
-           no figures
+  timers   adding, cancelling, resetting and firing many timers, and how late they fire; beside a
+           flat wheel, a heap and a bare timerfd: reveille, tokio, calloop
+  smoke    every server, every way to post and every kind of timer for a moment, wrong replies
+           and crashes are fatal; no figures
 
 options:
   --rounds N   samples of each peer and case, 5 unless told
-  --peers ...  the servers of echo, memory and smoke: any of raw, raw-recv (raw with recv and
-               send for read and write), reveille, mio, tokio, calloop; a name may come
-               twice, which shows how far two runs of one server are apart";
+  --peers ...  the servers of echo, memory and smoke, and whose timers: any of raw, raw-recv
+               (raw with recv and send for read and write), reveille, mio, tokio, calloop; a name
+               may come twice, which shows how far two runs of one server are apart";
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,6 +30,7 @@ pub(crate) enum Command {
     Echo,
     Memory,
     Post,
+    Timers,
     Smoke,
     Help,
     /// Be the server of one comparison, pinned to a CPU if one is named. How this program starts
@@ -69,6 +72,7 @@ impl Arguments {
                 "echo" => Command::Echo,
                 "memory" => Command::Memory,
                 "post" => Command::Post,
+                "timers" => Command::Timers,
                 "smoke" => Command::Smoke,
                 "help" | "--help" | "-h" => Command::Help,
                 "serve" => {

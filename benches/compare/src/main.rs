@@ -8,7 +8,7 @@
 //! generator in this process on another. What is compared is the CPU time a server needs for a
 //! message, read from the kernel: it holds even where the generator is the slower side, as it is
 //! against the leanest servers. Posting tasks from thread to thread is compared within this
-//! process, in time. Peers take turns (A B C, A B C, ...) and are compared within a
+//! process, in time, and so are timers, in CPU time and in lateness. Peers take turns (A B C, A B C, ...) and are compared within a
 //! round, so that a machine that slows down for a while slows all of them.
 
 mod arguments;
@@ -21,6 +21,7 @@ mod process;
 mod report;
 mod servers;
 mod smoke;
+mod timers;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -70,11 +71,13 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Echo => echo::run(&machine, peers, *rounds),
         Command::Memory => memory::run(&machine, peers, *rounds),
         Command::Post => post::run(&machine, *rounds),
+        Command::Timers => timers::run(peers, *rounds),
         Command::Smoke => smoke::run(&machine, peers),
         _ => {
             echo::run(&machine, peers, *rounds)?;
             memory::run(&machine, peers, *rounds)?;
-            post::run(&machine, *rounds)
+            post::run(&machine, *rounds)?;
+            timers::run(peers, *rounds)
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Every server for a moment: does it start, answer rightly, survive its clients, and end? Then every way of posting tasks.
+//! Every server for a moment: does it start, answer rightly, survive its clients, and end? Then every way of posting tasks, and every kind of
+//! timer.
 //!
 //! For machines that build and test: figures taken there say nothing, so none are printed.
 
@@ -10,6 +11,7 @@ use crate::machine::Machine;
 use crate::post;
 use crate::process::Server;
 use crate::servers::Peer;
+use crate::timers;
 
 /// Message size and number of connections. The last does not fit the sockets' buffers, so both
 /// ends see short sends.
@@ -23,7 +25,8 @@ pub(crate) fn run(machine: &Machine, peers: &[Peer]) -> Result<()> {
         let messages = peer.blamed(smoke(*peer, machine))?;
         println!("{}: {messages} messages, every reply right", peer.name());
     }
-    post::smoke(machine)
+    post::smoke(machine)?;
+    timers::smoke(peers)
 }
 
 fn smoke(peer: Peer, machine: &Machine) -> Result<u64> {

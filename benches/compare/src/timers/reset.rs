@@ -1,0 +1,107 @@
+//! Timers that wait are pushed back, one after the other: what a server does with a connection's idle timeout
+//! each time something comes.
+//!
+//! Whose turn it is is drawn each time, so that no structure can have the next one at hand. All timers have
+//! been pushed back once before that is measured, and then lie within what is left of a minute, as they do in
+//! a server.
+
+use std::time::{Duration, Instant};
+
+use super::clock::thread_cpu_time;
+use super::loops::{HeapLoop, Reset, Reveille, Tokio, WheelLoop};
+use super::workload::{Random, timers};
+use super::{Contender, HEAP, WHEEL, chosen, ratio, round};
+use crate::Result;
+use crate::report::{Spread, Table, whole};
+use crate::servers::Peer;
+
+/// How many timers wait, and how many times one of them is pushed back in a sample.
+const CASES: [(usize, usize); 2] = [(1_000, 100_000), (1_000_000, 250_000)];
+
+/// Deadlines lie within this at first.
+const SPAN: Duration = Duration::from_secs(10);
+
+/// How long from now a timer is to wait then.
+const DELAY: Duration = Duration::from_secs(60);
+
+/// Answers the CPU time of one reset, in nanoseconds.
+type Measure = fn(timers: usize, resets: usize) -> Result<f64>;
+
+const CONTENDERS: [Contender<Measure>; 4] = [
+    Contender { name: "wheel", peer: None, most: usize::MAX, sample: sample::<WheelLoop> },
+    Contender { name: "heap", peer: None, most: usize::MAX, sample: sample::<HeapLoop> },
+    Contender { name: "reveille", peer: Some(Peer::Reveille), most: usize::MAX, sample: sample::<Reveille> },
+    Contender { name: "tokio", peer: Some(Peer::Tokio), most: usize::MAX, sample: sample::<Tokio> },
+];
+
+/// Measures both cases and prints a table each.
+pub(super) fn run(peers: &[Peer], rounds: usize) -> Result<()> {
+    let contenders = chosen(&CONTENDERS, peers);
+    for (timers, resets) in CASES {
+        let each = |number| round(&contenders, number, |_, each| (each.sample)(timers, resets));
+        let samples: Vec<_> = (0..rounds).map(each).collect::<Result<_>>()?;
+        print!("{}", table(&contenders, &samples, timers));
+    }
+    Ok(())
+}
+
+/// A few timers for each.
+pub(super) fn smoke(peers: &[Peer]) -> Result<()> {
+    let contenders = chosen(&CONTENDERS, peers);
+    round(&contenders, 0, |_, each| (each.sample)(1_000, 2_000))?;
+    for contender in &contenders {
+        println!("timers, {}: every one could be pushed back, and cancelled after that", contender.name);
+    }
+    Ok(())
+}
+
+fn sample<L: Reset>(count: usize, resets: usize) -> Result<f64> {
+    let mut event_loop = L::new()?;
+    event_loop.begin(Instant::now());
+    let timers = timers(count, SPAN);
+    let mut random = Random::new(1);
+    let mut all: Vec<usize> = (0..count).collect();
+    random.shuffle(&mut all);
+    let turns: Vec<usize> = (0..resets).map(|_| random.below(count as u64) as usize).collect();
+
+    event_loop.inside(|event_loop| {
+        let mut ids: Vec<L::Id> = timers.iter().map(|timer| event_loop.add(*timer)).collect::<Result<_>>()?;
+        let mut push_back =
+            |turns: &[usize]| turns.iter().filter(|&&turn| event_loop.reset(&mut ids[turn], DELAY)).count();
+        let first = push_back(&all);
+        let began = thread_cpu_time();
+        let then = push_back(&turns);
+        let time = thread_cpu_time() - began;
+        if (first, then) != (count, resets) {
+            return Err(
+                format!("{first} and {then} resets of {count} and {resets} found their timers").into()
+            );
+        }
+        let cancelled: usize = ids.drain(..).map(|id| usize::from(event_loop.cancel(id))).sum();
+        if cancelled != count {
+            return Err(format!("{cancelled} timers of {count} could be cancelled").into());
+        }
+        event_loop.check_empty()?;
+        Ok(time.as_nanos() as f64 / resets as f64)
+    })
+}
+
+/// A row for each contender; `rounds` holds a sample of each a round.
+fn table(contenders: &[Contender<Measure>], rounds: &[Vec<f64>], timers: usize) -> Table {
+    let title = format!(
+        "timers, one of {timers} pushed back to {} s from now, the clock read for it, CPU time: median (min-max) of {} rounds",
+        DELAY.as_secs(),
+        rounds.len()
+    );
+    let mut table = Table::new(title, &["contender", "reset ns", "x wheel", "x heap"]);
+    for (index, contender) in contenders.iter().enumerate() {
+        let to = |floor| ratio(contenders, rounds, (index, floor), timers, |nanos| *nanos);
+        table.row([
+            contender.name.into(),
+            Spread::of(rounds.iter().map(|round| round[index])).show(whole),
+            to(WHEEL),
+            to(HEAP),
+        ]);
+    }
+    table
+}
