@@ -278,7 +278,7 @@ impl Buffer {
 }
 
 /// The first `byte` in `bytes`.
-fn position(bytes: &[u8], byte: u8) -> Option<usize> {
+pub(crate) fn position(bytes: &[u8], byte: u8) -> Option<usize> {
     // Whether a block has it is asked without an early exit, which compiles to vector comparisons; only the
     // block that has it, or the rest that is no whole block, is then searched byte by byte.
     const BLOCK: usize = 32;

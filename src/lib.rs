@@ -23,6 +23,7 @@
 //! # Where to look
 //! - [`EventLoop`]: what a turn does, what a panic does, what becomes of tasks.
 //! - [`TcpServer`] and [`ConnectionHandler`]: servers, with state and without, on one loop or several.
+//! - [`Framed`] and [`Decoder`]: frames instead of bytes, as [lines](LineCodec), with [lengths](LengthCodec) before them, or your own.
 //! - [`Channel`]: pipes, signals, anything that epoll takes.
 //! - [`EventFd`]: the kernel's counter, for your own signalling.
 //! - [`LoopThread`] and [`LoopPool`]: loops on threads of their own.
@@ -37,6 +38,8 @@ compile_error!(
 );
 
 mod event_loop;
+
+mod codec;
 
 mod channel;
 mod loop_pool;
@@ -57,6 +60,10 @@ mod timer_queue;
 pub use buffer::Buffer;
 pub use channel::{Channel, ChannelEvent};
 pub use clock::VirtualClock;
+pub use codec::{
+    Decoder, FrameError, FrameHandler, Framed, Frames, LengthCodec, LengthError, LengthPrefix, LineCodec,
+    LineEnding, LineError,
+};
 pub use event_loop::{
     Builder, CallError, Counters, EventLoop, LoopHandle, Mailbox, PostError, PostErrorReason, Repeat,
     TimerId, WhenLate,

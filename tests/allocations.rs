@@ -12,7 +12,10 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use reveille::{Buffer, CloseReason, ConnectionHandler, TcpConnection, TcpServer};
+use reveille::{
+    Buffer, CloseReason, ConnectionHandler, Decoder, FrameHandler, Framed, LengthCodec, LengthPrefix,
+    LineCodec, TcpConnection, TcpServer,
+};
 use support::net::{self, Host};
 use support::{LIMIT, with_watchdog};
 
@@ -101,12 +104,7 @@ impl ConnectionHandler for Witness {
     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
         if input.readable() == b"?" {
             input.clear();
-            let Counts { allocated, freed, kept } = counts();
-            let mut answer = [0; NUMBERS];
-            answer[..8].copy_from_slice(&allocated.to_le_bytes());
-            answer[8..16].copy_from_slice(&freed.to_le_bytes());
-            answer[16..].copy_from_slice(&kept.to_le_bytes());
-            conn.send(answer)?;
+            conn.send(counts_as_bytes())?;
         } else if input.readable().ends_with(b".") {
             conn.send(input.take_all())?;
         }
@@ -116,6 +114,15 @@ impl ConnectionHandler for Witness {
     fn on_close(&mut self, _: &TcpConnection, _: &CloseReason) {
         self.closed.fetch_add(1, SeqCst);
     }
+}
+
+fn counts_as_bytes() -> [u8; NUMBERS] {
+    let Counts { allocated, freed, kept } = counts();
+    let mut bytes = [0; NUMBERS];
+    bytes[..8].copy_from_slice(&allocated.to_le_bytes());
+    bytes[8..16].copy_from_slice(&freed.to_le_bytes());
+    bytes[16..].copy_from_slice(&kept.to_le_bytes());
+    bytes
 }
 
 /// A host, and how many connections it has closed. To ask it by tasks would spoil the count: they are allocated on one thread
@@ -132,7 +139,12 @@ fn witness() -> (Host, Arc<AtomicUsize>) {
 /// What the loop's thread has allocated, asked in a message like any other.
 #[track_caller]
 fn ask(client: &mut TcpStream) -> Counts {
-    client.write_all(b"?").unwrap();
+    ask_by(client, b"?")
+}
+
+#[track_caller]
+fn ask_by(client: &mut TcpStream, question: &[u8]) -> Counts {
+    client.write_all(question).unwrap();
     let answer = net::read_exact(client, NUMBERS);
     let number = |at: usize| answer[at..at + 8].try_into().expect("eight bytes");
     Counts {
@@ -215,6 +227,57 @@ fn a_connection_that_was_busy_keeps_no_buffer_once_it_is_idle() {
         assert_eq!(net::exchange(&mut client, b"and on."), b"and on.");
         let after = ask(&mut asking);
         assert!(after.kept - before.kept <= 512, "{after:?} after {before:?}");
+    });
+}
+
+#[test]
+fn frames_that_lie_in_one_buffer_are_found_without_an_allocation() {
+    fn check(mut decoder: impl for<'a> Decoder<Frame<'a> = &'a [u8]>, mut input: Buffer) {
+        let before = counts();
+        let mut found = 0;
+        while let Ok(Some((frame, taken))) = decoder.decode(input.readable()) {
+            found += frame.len();
+            input.consume(taken);
+        }
+        assert_eq!(counts(), before);
+        assert_eq!(found, 1000 * 5);
+    }
+    check(LineCodec::new(80), Buffer::from(b"three\n".repeat(1000)));
+    check(LengthCodec::new(LengthPrefix::Varint, 80), Buffer::from(b"\x05three".repeat(1000)));
+}
+
+/// Answers `?` with what the loop's thread has allocated, and other frames with nothing.
+struct FrameWitness;
+
+impl FrameHandler<LengthCodec> for FrameWitness {
+    fn on_frame(&mut self, conn: &TcpConnection, frame: &[u8]) -> io::Result<()> {
+        if frame == b"?" {
+            conn.send(counts_as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_length_that_promises_much_reserves_nothing() {
+    const PROMISED: u32 = 8 << 20;
+    with_watchdog(LIMIT, || {
+        let host = Host::new(|event_loop| {
+            let codec = LengthCodec::new(LengthPrefix::U32Be, PROMISED as usize);
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Framed::new(codec, FrameWitness))
+        });
+        let mut asking = host.connect();
+        let mut client = host.connect();
+        let mut ask = || ask_by(&mut asking, b"\0\0\0\x01?");
+        client.write_all(b"\0\0\0\0").unwrap();
+        ask();
+        let before = ask();
+        client.write_all(&PROMISED.to_be_bytes()).unwrap();
+        client.write_all(b"and that is all").unwrap();
+        ask();
+        let after = ask();
+        let kept = after.kept - before.kept;
+        assert!(0 < kept && kept <= 512, "{kept} bytes: {after:?} after {before:?}");
     });
 }
 

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use reveille::{
     Buffer, ConnectionHandle, ConnectionHandler, EventLoop, SendError, Sent, TcpConnection, TcpServer,
@@ -309,6 +310,36 @@ fn at_the_high_water_mark_reading_goes_on() {
         client.write_all(b"still there?").unwrap();
         journal.wait_for(0, |told| *told == message("still there?"));
         assert_eq!(host.handle().counters().panics, 0);
+    });
+}
+
+/// What a peer has sent before its end has been offered before it, and is not offered again when the queue has come down.
+#[test]
+fn nothing_is_offered_after_the_peers_end() {
+    const HIGH: usize = 256 * KIB;
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted_with(
+            |builder| builder.water_marks(HIGH, HIGH / 2),
+            |script| {
+                script
+                    .on_message(|_, _| ())
+                    .on_peer_shutdown(|conn| {
+                        while conn.unsent() <= HIGH {
+                            conn.send([0; 1000])?;
+                        }
+                        Ok(())
+                    })
+                    // Some turns later, in which nothing is to happen.
+                    .on_drained(|conn| conn.close_after(Duration::from_millis(20)))
+            },
+        );
+        let mut client = host.connect();
+        client.write_all(b"left").unwrap();
+        journal.wait_for(0, |told| *told == message("left"));
+        client.shutdown(Shutdown::Write).unwrap();
+        assert!(net::read_to_end(&mut client).len() > HIGH);
+        let life = [Told::Open, message("left"), Told::PeerShutdown, Told::Drained, Told::Close(End::Closed)];
+        assert_eq!(journal.life_of(0), life);
     });
 }
 

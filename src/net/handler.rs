@@ -45,7 +45,8 @@ pub trait ConnectionHandler: 'static {
         Ok(())
     }
 
-    /// Bytes have come. What is left in `input` comes again, with the bytes that follow.
+    /// Bytes have come. What is left in `input` comes again, with the bytes that follow, and also without any when reading
+    /// goes on: after [`resume_reading`](TcpConnection::resume_reading), and when a peer that did not read has read enough.
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.

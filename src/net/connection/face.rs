@@ -103,6 +103,11 @@ impl<'a> TcpConnection<'a> {
         self.core.unsent.borrow().len()
     }
 
+    /// Whether the handler wants no input for now, or is to get none because the peer does not read what it is sent.
+    pub(crate) fn is_held(&self) -> bool {
+        self.core.paused.get() || self.core.held_back.get()
+    }
+
     /// How far the connection is.
     pub fn state(&self) -> State {
         self.core.state()

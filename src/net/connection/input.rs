@@ -93,6 +93,12 @@ impl Core {
         if !self.paused.replace(false) {
             return;
         }
+        self.offer_unread(event_loop);
+        self.update_wanted(event_loop);
+    }
+
+    /// Has what the handler has left of its input offered to it again, before anything new is read.
+    pub(super) fn offer_unread(&self, event_loop: &EventLoop) {
         let unread = self.unread.take();
         if unread.is_some() {
             self.unread.set(unread);
@@ -100,6 +106,5 @@ impl Core {
             self.offer_again.set(true);
             event_loop.add_ready(self.id, Readiness::READABLE);
         }
-        self.update_wanted(event_loop);
     }
 }

@@ -74,8 +74,12 @@ impl Core {
             unsent.release();
         }
         drop(unsent);
-        if left <= self.membership.group().limits.low_water {
-            self.held_back.set(false);
+        if left <= self.membership.group().limits.low_water && self.held_back.replace(false) {
+            // What the handler has left because its answers had nowhere to go. Input that was not complete at the peer's end
+            // has been offered for the last time.
+            if !self.peer_finished.get() {
+                self.offer_unread(event_loop);
+            }
         }
         if left > 0 {
             event_loop.clear_ready(self.id, OUTPUT);

@@ -1,0 +1,185 @@
+//! A connection whose input is frames.
+
+use std::io;
+
+use super::{Decoder, FrameError, decode_checked};
+use crate::buffer::Buffer;
+use crate::net::{CloseReason, ConnectionHandler, State, TcpConnection};
+
+/// A [`ConnectionHandler`] for frames instead of bytes: a decoder, and a handler of what it finds.
+///
+/// Frames that lie whole in the input are lent to the handler where they are. What a connection keeps of an incomplete one is
+/// what has come of it, so the decoder's limit is the limit of the memory; a length that is promised reserves nothing. The
+/// server's [`max_unread`](crate::TcpServerBuilder::max_unread) applies besides, and belongs above the decoder's limit.
+///
+/// While the handler has [paused](TcpConnection::pause_reading) reading, or the peer is held back because it does not read
+/// its answers, no frames are delivered, also of those that are there. They come when reading goes on. After
+/// [`close`](TcpConnection::close) none come.
+///
+/// # Examples
+/// ```no_run
+/// use reveille::{Buffer, EventLoop, FrameHandler, Framed, LineCodec, TcpConnection, TcpServer};
+/// use std::io;
+///
+/// /// Sends each line back in capitals.
+/// struct Shout {
+///     codec: LineCodec,
+///     answer: Buffer,
+/// }
+///
+/// impl FrameHandler<LineCodec> for Shout {
+///     fn on_frame(&mut self, conn: &TcpConnection, line: &[u8]) -> io::Result<()> {
+///         self.codec.encode(&line.to_ascii_uppercase(), &mut self.answer)?;
+///         conn.send(self.answer.take_all())?;
+///         Ok(())
+///     }
+/// }
+///
+/// # fn main() -> io::Result<()> {
+/// let event_loop = EventLoop::new()?;
+/// let codec = LineCodec::new(1000);
+/// let _server = TcpServer::bind(&event_loop, "127.0.0.1:2007")?.serve(move |_| {
+///     Framed::new(codec.clone(), Shout { codec: codec.clone(), answer: Buffer::new() })
+/// })?;
+/// event_loop.run()
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Framed<D, H> {
+    decoder: D,
+    handler: H,
+    /// How many bytes of an incomplete frame there are.
+    rest: usize,
+    /// There will be no more frames.
+    failed: bool,
+}
+
+/// The state of one connection, and what it does with each frame: a [`ConnectionHandler`] in all else. Served by [`Framed`].
+pub trait FrameHandler<D: Decoder>: 'static {
+    /// As [`ConnectionHandler::on_open`].
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        let _ = conn;
+        Ok(())
+    }
+
+    /// A frame has come.
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_frame(&mut self, conn: &TcpConnection<'_>, frame: D::Frame<'_>) -> io::Result<()>;
+
+    /// There will be no more frames: what came is not one, or the peer has finished within one, in which case
+    /// [`on_peer_shutdown`](FrameHandler::on_peer_shutdown) follows. Called once at most.
+    ///
+    /// Unless this is written otherwise the error closes the connection. An implementation that returns `Ok` keeps it open, and
+    /// what comes then is thrown away, so that the peer can be told what it did wrong:
+    /// ```
+    /// # use reveille::{FrameError, FrameHandler, LineCodec, LineError, TcpConnection};
+    /// # use std::io;
+    /// # struct Handler;
+    /// # impl FrameHandler<LineCodec> for Handler {
+    /// #     fn on_frame(&mut self, _: &TcpConnection, _: &[u8]) -> io::Result<()> { Ok(()) }
+    /// fn on_frame_error(&mut self, conn: &TcpConnection, error: FrameError<LineError>) -> io::Result<()> {
+    ///     conn.send(format!("500 {error}\r\n"))?;
+    ///     conn.shutdown();
+    ///     conn.close_after(std::time::Duration::from_secs(5)); // or earlier, when the peer has finished
+    ///     Ok(())
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_frame_error(&mut self, conn: &TcpConnection<'_>, error: FrameError<D::Error>) -> io::Result<()> {
+        let _ = conn;
+        Err(error.into())
+    }
+
+    /// As [`ConnectionHandler::on_drained`].
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_drained(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        let _ = conn;
+        Ok(())
+    }
+
+    /// As [`ConnectionHandler::on_peer_shutdown`]; all frames have been delivered.
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_peer_shutdown(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        conn.shutdown();
+        Ok(())
+    }
+
+    /// As [`ConnectionHandler::on_close`].
+    fn on_close(&mut self, conn: &TcpConnection<'_>, reason: &CloseReason) {
+        let _ = (conn, reason);
+    }
+}
+
+impl<D: Decoder, H: FrameHandler<D>> Framed<D, H> {
+    /// A handler for a new connection.
+    pub fn new(decoder: D, handler: H) -> Framed<D, H> {
+        Framed { decoder, handler, rest: 0, failed: false }
+    }
+
+    fn fail(&mut self, conn: &TcpConnection<'_>, error: FrameError<D::Error>) -> io::Result<()> {
+        self.failed = true;
+        self.rest = 0;
+        self.handler.on_frame_error(conn, error)
+    }
+}
+
+impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H> {
+    fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        self.handler.on_open(conn)
+    }
+
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
+        while !self.failed && !input.is_empty() {
+            let taken = match decode_checked(&mut self.decoder, input.readable()) {
+                Ok(Some((frame, taken))) => {
+                    self.handler.on_frame(conn, frame)?;
+                    taken
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.fail(conn, FrameError::Malformed(error))?;
+                    break;
+                }
+            };
+            input.consume(taken);
+            if conn.state() == State::Closed || conn.is_held() {
+                break;
+            }
+        }
+        if self.failed || conn.state() == State::Closed {
+            input.clear();
+        }
+        self.rest = input.len();
+        Ok(())
+    }
+
+    fn on_drained(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        self.handler.on_drained(conn)
+    }
+
+    fn on_peer_shutdown(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        if self.rest > 0 {
+            self.fail(conn, FrameError::Incomplete { bytes: self.rest })?;
+            if conn.state() == State::Closed {
+                return Ok(());
+            }
+        }
+        self.handler.on_peer_shutdown(conn)
+    }
+
+    fn on_close(&mut self, conn: &TcpConnection<'_>, reason: &CloseReason) {
+        self.handler.on_close(conn, reason);
+    }
+}

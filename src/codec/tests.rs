@@ -1,0 +1,213 @@
+use super::*;
+use crate::buffer::Buffer;
+
+pub(super) const PREFIXES: [LengthPrefix; 10] = [
+    LengthPrefix::U8,
+    LengthPrefix::U16Be,
+    LengthPrefix::U16Le,
+    LengthPrefix::U24Be,
+    LengthPrefix::U24Le,
+    LengthPrefix::U32Be,
+    LengthPrefix::U32Le,
+    LengthPrefix::U64Be,
+    LengthPrefix::U64Le,
+    LengthPrefix::Varint,
+];
+
+pub(super) const ENDINGS: [LineEnding; 5] = [
+    LineEnding::LfOrCrlf,
+    LineEnding::CrlfOrLf,
+    LineEnding::Crlf,
+    LineEnding::Byte(b'\n'),
+    LineEnding::Byte(0),
+];
+
+// --- Decoders that are wrong ----------------------------------------------------------------------
+
+/// Claims to have taken so many bytes.
+struct Takes(usize);
+
+impl Decoder for Takes {
+    type Frame<'a> = ();
+    type Error = io::Error;
+
+    fn decode(&mut self, _: &[u8]) -> io::Result<Option<((), usize)>> {
+        Ok(Some(((), self.0)))
+    }
+}
+
+#[test]
+#[should_panic(expected = "a decoder took 0 bytes of 3 for a frame")]
+fn a_frame_of_no_bytes_is_not_taken_forever() {
+    Frames::new(Takes(0), b"abc").for_each(drop);
+}
+
+#[test]
+#[should_panic(expected = "a decoder took 4 bytes of 3 for a frame")]
+fn a_frame_of_more_bytes_than_there_are_is_noticed() {
+    Frames::new(Takes(4), b"abc").for_each(drop);
+}
+
+// --- At random ------------------------------------------------------------------------------------
+
+type Found<E> = Vec<Result<Vec<u8>, FrameError<E>>>;
+
+/// What a decoder finds in a stream that comes in pieces, as a connection would have it.
+fn in_pieces<D>(mut decoder: D, pieces: &[&[u8]]) -> Found<D::Error>
+where
+    D: for<'a> Decoder<Frame<'a> = &'a [u8]>,
+{
+    let mut input = Buffer::new();
+    let mut found = Vec::new();
+    for piece in pieces {
+        input.append(piece);
+        while !input.is_empty() {
+            match decode_checked(&mut decoder, input.readable()) {
+                Ok(Some((frame, taken))) => {
+                    found.push(Ok(frame.to_vec()));
+                    input.consume(taken);
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    found.push(Err(FrameError::Malformed(error)));
+                    return found;
+                }
+            }
+        }
+        // What is kept of an incomplete frame is bounded: that is what the limit is for.
+        assert!(input.len() <= LIMIT + 10, "{} bytes are kept", input.len());
+    }
+    if !input.is_empty() {
+        found.push(Err(FrameError::Incomplete { bytes: input.len() }));
+    }
+    found
+}
+
+const LIMIT: usize = 300;
+
+/// Checks that the pieces make no difference, that no frame is longer than the limit, and answers what is found.
+fn check<D>(decoder: D, input: &[u8], rng: &mut Rng) -> Found<D::Error>
+where
+    D: for<'a> Decoder<Frame<'a> = &'a [u8]> + Clone,
+    D::Error: fmt::Debug + PartialEq,
+{
+    let whole: Found<D::Error> =
+        Frames::new(decoder.clone(), input).map(|frame| frame.map(<[u8]>::to_vec)).collect();
+    let mut pieces = Vec::new();
+    let (mut rest, longest) = (input, [1, 3, 40, 1000][rng.below(4)]);
+    while !rest.is_empty() {
+        let (piece, others) = rest.split_at((1 + rng.below(longest)).min(rest.len()));
+        pieces.push(piece);
+        rest = others;
+    }
+    assert_eq!(in_pieces(decoder, &pieces), whole);
+    assert!(whole.iter().flatten().all(|frame| frame.len() <= LIMIT));
+    whole
+}
+
+fn random_length_codec(rng: &mut Rng) -> LengthCodec {
+    LengthCodec::new(PREFIXES[rng.below(PREFIXES.len())], LIMIT).counts_prefix(rng.below(2) == 0)
+}
+
+fn random_line_codec(rng: &mut Rng) -> LineCodec {
+    LineCodec::new(LIMIT).ending(ENDINGS[rng.below(ENDINGS.len())])
+}
+
+/// Bytes that mean something to one codec or the other, more often than not.
+fn random_bytes(rng: &mut Rng, len: usize) -> Vec<u8> {
+    let kind = rng.below(4);
+    let byte = |rng: &mut Rng| match rng.below(if kind == 0 { 4 } else { 40 * kind }) {
+        0 => b'\n',
+        1 => b'\r',
+        2 => 0,
+        3 => 0x80,
+        _ => rng.below(256) as u8,
+    };
+    (0..len).map(|_| byte(rng)).collect()
+}
+
+fn random_len(rng: &mut Rng) -> usize {
+    match rng.below(8) {
+        0 => LIMIT - 2 + rng.below(5),
+        1 => rng.below(LIMIT),
+        _ => rng.below(12),
+    }
+}
+
+#[test]
+fn random_frames_come_out_as_they_went_in_however_they_are_split() {
+    for seed in 1..=6_000 {
+        let mut rng = Rng::new(seed);
+        let mut output = Buffer::new();
+        let mut frames = Vec::new();
+        let (length, line) = (random_length_codec(&mut rng), random_line_codec(&mut rng));
+        let is_length = rng.below(2) == 0;
+        for _ in 0..rng.below(12) {
+            let len = random_len(&mut rng);
+            let frame = random_bytes(&mut rng, len);
+            let before = output.len();
+            let encoded = if is_length {
+                length.encode(&frame, &mut output).is_ok()
+            } else {
+                line.encode(&frame, &mut output).is_ok()
+            };
+            if encoded {
+                frames.push(frame);
+            } else {
+                assert_eq!(output.len(), before);
+            }
+        }
+        if is_length {
+            let found = check(length, output.readable(), &mut rng);
+            assert_eq!(found, frames.into_iter().map(Ok).collect::<Vec<_>>());
+        } else {
+            let found = check(line, output.readable(), &mut rng);
+            assert_eq!(found, frames.into_iter().map(Ok).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn arbitrary_bytes_mean_the_same_however_they_are_split() {
+    let mut sound = 0;
+    for seed in 1..=12_000 {
+        let mut rng = Rng::new(seed);
+        let len = random_len(&mut rng) * (1 + rng.below(3));
+        let input = random_bytes(&mut rng, len);
+        let length = random_length_codec(&mut rng);
+        sound += usize::from(check(length, &input, &mut rng).iter().any(Result::is_ok));
+        let line = random_line_codec(&mut rng);
+        sound += usize::from(check(line, &input, &mut rng).iter().any(Result::is_ok));
+    }
+    // Bytes that nothing can be made of would test little.
+    assert!(sound > 4_000, "only {sound} of the inputs have a frame in them");
+}
+
+/// A xorshift generator that names its seed if the test it serves fails.
+struct Rng {
+    seed: u64,
+    state: u64,
+}
+
+impl Rng {
+    fn new(seed: u64) -> Rng {
+        // Spread out, because xorshift starts slowly from a state of few bits. Odd, so never 0.
+        Rng { seed, state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 }
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        // The low bits are the weaker ones.
+        ((self.state >> 32) % n as u64) as usize
+    }
+}
+
+impl Drop for Rng {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the seed was {}", self.seed);
+        }
+    }
+}
