@@ -130,7 +130,6 @@ impl<D: Decoder, H: FrameHandler<D>> Framed<D, H> {
 
     fn fail(&mut self, conn: &TcpConnection<'_>, error: FrameError<D::Error>) -> io::Result<()> {
         self.failed = true;
-        self.rest = 0;
         self.handler.on_frame_error(conn, error)
     }
 }
