@@ -1,7 +1,7 @@
 //! A reactor for Linux: one event loop per thread, callbacks, and an eventfd that wakes it.
 //!
-//! An [`EventLoop`] waits for descriptors, deadlines and tasks, and calls back. On it stand TCP servers ([`TcpServer`]) and channels
-//! for any descriptor of your own ([`Channel`]). Other threads speak to it through a [`LoopHandle`], which posts tasks and wakes
+//! An [`EventLoop`] waits for descriptors, deadlines and tasks, and calls back. On it stand TCP servers ([`TcpServer`]) and
+//! clients ([`TcpClient`]), and channels for any descriptor of your own ([`Channel`]). Other threads speak to it through a [`LoopHandle`], which posts tasks and wakes
 //! the loop for them.
 //!
 //! ```no_run
@@ -17,12 +17,13 @@
 //!
 //! # Two faces
 //! What is bound to a loop's thread acts at once, and is neither `Send` nor `Sync`: [`EventLoop`], [`Channel`],
-//! [`TcpConnection`], [`TcpServer`]. What any thread may hold only queues: [`LoopHandle`], [`ConnectionHandle`]. The
+//! [`TcpConnection`], [`TcpServer`], [`TcpClient`]. What any thread may hold only queues: [`LoopHandle`], [`ConnectionHandle`]. The
 //! compiler keeps them apart, so there is no call to check which thread one is on.
 //!
 //! # Where to look
 //! - [`EventLoop`]: what a turn does, what a panic does, what becomes of tasks.
 //! - [`TcpServer`] and [`ConnectionHandler`]: servers, with state and without, on one loop or several.
+//! - [`TcpClient`] and [`Backoff`]: clients, and how often they try.
 //! - [`Framed`] and [`Decoder`]: frames instead of bytes, as [lines](LineCodec), with [lengths](LengthCodec) before them, or your own.
 //! - [`Channel`]: pipes, signals, anything that epoll takes.
 //! - [`EventFd`]: the kernel's counter, for your own signalling.
@@ -30,7 +31,7 @@
 //!
 //! # Logging
 //! What goes wrong and has no caller to be told is logged through the `log` crate: a panic in a callback, a connection that
-//! could not be accepted. Nothing is logged in the ordinary course, and the crate never installs a logger.
+//! could not be accepted, a client that gives up. Nothing is logged in the ordinary course, and the crate never installs a logger.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -72,8 +73,9 @@ pub use eventfd::{EventFd, EventFdBuilder};
 pub use loop_pool::LoopPool;
 pub use loop_thread::LoopThread;
 pub use net::{
-    CloseReason, ConnectionHandle, ConnectionHandler, ManyLoops, Outcome, SendError, Sent, State, StopReport,
-    TcpConnection, TcpServer, TcpServerBuilder, ThisLoop,
+    Attempt, Backoff, CloseReason, ConnectError, ConnectionHandle, ConnectionHandler, Failure, ManyLoops,
+    Outcome, SendError, Sent, State, StopReport, Target, TcpClient, TcpClientBuilder, TcpConnection,
+    TcpServer, TcpServerBuilder, ThisLoop,
 };
 pub use readiness::{Interest, Readiness};
 

@@ -1,19 +1,29 @@
-//! TCP: servers, and the connections they serve.
+//! TCP: servers and clients, and the connections they serve.
 
+mod client;
 mod server;
 
+mod connector;
 mod driver;
 mod handler;
 mod listener;
 
 mod acceptor;
+mod attempt;
+mod backoff;
 mod connection;
 mod group;
+mod lookup;
 mod outcome;
 mod socket;
+mod target;
 
+pub use attempt::{Attempt, ConnectError, Failure};
+pub use backoff::Backoff;
+pub use client::{TcpClient, TcpClientBuilder};
 pub use connection::{ConnectionHandle, State, TcpConnection};
 pub use group::StopReport;
 pub use handler::ConnectionHandler;
 pub use outcome::{CloseReason, Outcome, SendError, Sent};
 pub use server::{ManyLoops, TcpServer, TcpServerBuilder, ThisLoop};
+pub use target::Target;

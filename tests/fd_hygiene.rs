@@ -9,9 +9,10 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
-use reveille::{EventFd, EventLoop, LoopPool, LoopThread, TcpServer};
+use reveille::{Backoff, EventFd, EventLoop, LoopPool, LoopThread, Target, TcpClient, TcpServer};
+use support::client::{Refusing, Reporting, Reports, Silent, turn_to_rest};
 use support::net::{self, End, Script, Told, scripted};
-use support::{LIMIT, with_watchdog};
+use support::{LIMIT, Recorder, turn, with_watchdog};
 
 /// The tests count the descriptors of the whole process, so they run one after the other.
 fn alone() -> MutexGuard<'static, ()> {
@@ -181,6 +182,80 @@ fn an_address_in_use_costs_no_descriptor() {
             pool.on_message(|_, _| ()).unwrap_err();
             assert_eq!(net::open_descriptors(), with_loop);
         }
+    });
+}
+
+#[test]
+fn attempts_that_fail_leave_no_descriptor() {
+    closes_what_it_opens(|| {
+        let (nobody, silent) = (Refusing::new(), Silent::new());
+        let event_loop = EventLoop::new().unwrap();
+        let with_loop = net::open_descriptors();
+        let targets: [Target; 3] =
+            [nobody.address().into(), silent.address().into(), "no-such-host.invalid:80".into()];
+        for target in targets {
+            let reports = Reports::new();
+            let client = TcpClient::connect(&event_loop, target)
+                .timeout(Duration::from_millis(2))
+                .retry(Backoff::new().start(Duration::ZERO).cap(Duration::ZERO).max_retries(49))
+                .reporting(&reports)
+                .on_message(|_, _| ())
+                .unwrap();
+            net::turn_until(&event_loop, || reports.len() == 51);
+            turn_to_rest(&event_loop);
+            // The last of the lookups may have been given up.
+            net::until(|| net::open_descriptors() == with_loop);
+            drop(client);
+        }
+    });
+}
+
+#[test]
+fn clients_that_are_dropped_leave_no_descriptor_whatever_they_do() {
+    closes_what_it_opens(|| {
+        let (host, _) = scripted(|script| script);
+        let (nobody, silent) = (Refusing::new(), Silent::new());
+        let event_loop = EventLoop::new().unwrap();
+        let with_loop = net::open_descriptors();
+        let targets: [Target; 4] = [
+            host.address().into(),
+            nobody.address().into(),
+            silent.address().into(),
+            "no-such-host.invalid:80".into(),
+        ];
+        for turns in 0..8 {
+            let clients = targets.clone().map(|target| {
+                TcpClient::connect(&event_loop, target).reconnect(true).on_message(|_, _| ()).unwrap()
+            });
+            (0..turns).for_each(|_| turn(&event_loop));
+            drop(clients);
+            turn_to_rest(&event_loop);
+            // A lookup has its descriptor until the resolver answers, and the host may have yet to take its connection.
+            net::until(|| net::open_descriptors() == with_loop);
+        }
+    });
+}
+
+#[test]
+fn sessions_that_follow_one_another_leave_no_descriptor() {
+    closes_what_it_opens(|| {
+        let (host, _) = scripted(|script| script.on_open(|conn| conn.shutdown()));
+        let event_loop = EventLoop::new().unwrap();
+        let with_loop = net::open_descriptors();
+        let sessions = Recorder::new();
+        let counting = sessions.clone();
+        let client = TcpClient::connect(&event_loop, host.address())
+            .retry(Backoff::new().start(Duration::ZERO).cap(Duration::ZERO))
+            .reconnect(true)
+            .on_attempt(move |_, attempt| counting.record(attempt.result.is_ok()))
+            .on_message(|_, _| ())
+            .unwrap();
+        net::turn_until(&event_loop, || sessions.len() == 100);
+        drop(client);
+        turn_to_rest(&event_loop);
+        assert!(sessions.take().iter().all(|connected| *connected));
+        net::until(|| host.open_connections() == 0);
+        assert_eq!(net::open_descriptors(), with_loop);
     });
 }
 

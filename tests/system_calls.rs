@@ -10,7 +10,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use reveille::{Buffer, ConnectionHandler, LoopHandle, LoopThread, TcpConnection, TcpServer};
+use reveille::{Buffer, ConnectionHandler, LoopHandle, LoopThread, TcpClient, TcpConnection, TcpServer};
 use support::net::{self, Child, Host, answer};
 use support::{LIMIT, with_watchdog};
 
@@ -224,11 +224,15 @@ mod order {
     pub(crate) const PAUSE: u8 = b'p';
     /// To hold up the loop until another thread has posted a hundred tasks to it.
     pub(crate) const HOLD_UP: u8 = b'h';
+    /// To connect to the port that the next five bytes give.
+    pub(crate) const DIAL: u8 = b'd';
 }
 
 struct Orders {
     /// Has so many tasks posted from another thread, and says when that is done.
     post: mpsc::Sender<(u32, mpsc::Sender<()>)>,
+    /// Those that were made as told.
+    clients: Vec<TcpClient>,
 }
 
 impl ConnectionHandler for Orders {
@@ -244,6 +248,13 @@ impl ConnectionHandler for Orders {
                 let (done, is_done) = mpsc::channel();
                 self.post.send((100, done)).map_err(io::Error::other)?;
                 is_done.recv().map_err(io::Error::other)?;
+            }
+            order::DIAL => {
+                let port = std::str::from_utf8(&input.readable()[1..6]).map_err(io::Error::other)?;
+                let target = format!("127.0.0.1:{port}");
+                let client = TcpClient::connect(conn.event_loop(), target)
+                    .on_message(|conn, input| conn.send(input.take_all()))?;
+                self.clients.push(client);
             }
             _ => {}
         }
@@ -279,7 +290,8 @@ fn child_role() {
     let (post, posts) = mpsc::channel();
     let orders = post.clone();
     let host = Host::new(move |event_loop| {
-        TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Orders { post: orders.clone() })
+        TcpServer::bind(event_loop, "127.0.0.1:0")?
+            .serve(move |_| Orders { post: orders.clone(), clients: Vec::new() })
     });
     let loop_thread = host.ask(|_, _| thread_id());
     let (id, has_id) = mpsc::channel();
@@ -427,6 +439,50 @@ fn a_connection_is_registered_once_in_its_life() {
             let asked = if cfg!(debug_assertions) { lives } else { 0 };
             assert_eq!(calls.count(libc::SYS_fcntl), asked, "{calls:?}");
             assert_eq!(calls.count(libc::SYS_ioctl), 0, "{calls:?}");
+        }
+        let operations = &server.on_loop.settle().epoll_operations;
+        assert!(operations.iter().all(|operation| *operation == libc::EPOLL_CTL_ADD as u64));
+    });
+}
+
+#[test]
+fn a_connection_that_a_client_makes_is_registered_once_in_its_life() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = server.connect();
+        let mut dial = [b'-'; 64];
+        dial[0] = order::DIAL;
+        dial[1..6].copy_from_slice(format!("{:05}", listener.local_addr().unwrap().port()).as_bytes());
+        let mut life = || {
+            assert_eq!(net::exchange(&mut client, dial), dial);
+            let mut peer = listener.accept().unwrap().0;
+            net::assert_echoes(&mut peer);
+            peer.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(net::read_to_end(&mut peer), b"");
+            drop(server.on_loop.settle());
+        };
+        life();
+        for lives in [5, 10] {
+            let calls = server.on_loop.calls_of(|| (0..lives).for_each(|_| life()));
+            let of_a_life = [
+                (libc::SYS_socket, 1),
+                (libc::SYS_setsockopt, 1),
+                (libc::SYS_connect, 1),
+                (libc::SYS_epoll_ctl, 1),
+                // Whether it has failed, and whether it has been connected to itself.
+                (libc::SYS_getsockopt, 1),
+                (libc::SYS_getpeername, 1),
+                (libc::SYS_getsockname, 1),
+                // With the order and its answer; the message of its own and the end.
+                (libc::SYS_recvfrom, 3),
+                (libc::SYS_sendto, 2),
+                (libc::SYS_shutdown, 1),
+                (libc::SYS_close, 1),
+            ];
+            for (call, count) in of_a_life {
+                assert_eq!(calls.count(call), count * lives, "{count} of call {call} a life: {calls:?}");
+            }
         }
         let operations = &server.on_loop.settle().epoll_operations;
         assert!(operations.iter().all(|operation| *operation == libc::EPOLL_CTL_ADD as u64));

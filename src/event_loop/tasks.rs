@@ -25,6 +25,11 @@ impl EventLoop {
         }
     }
 
+    /// Has `errand` run in phase 5 as a task is, without counting it as one. A loop that is being dropped drops it.
+    pub(crate) fn queue_errand(&self, errand: impl FnOnce(&EventLoop) + 'static) {
+        self.queue_local(|batch| batch.errands.push(Task::new(errand)));
+    }
+
     pub(super) fn queue_local(&self, push: impl FnOnce(&mut Batch<Task<EventLoop>>)) {
         push(&mut self.inner.local_tasks.borrow_mut());
         if !self.inner.running.get() {

@@ -53,7 +53,7 @@ pub enum State {
     Closed,
 }
 
-/// An accepted socket, on its way to the loop that will serve it.
+/// A socket, accepted or being connected, on its way to the loop that will serve it.
 pub(super) struct Arrival {
     pub(super) fd: OwnedFd,
     pub(super) peer: SocketAddr,
@@ -73,7 +73,7 @@ pub(super) struct Core {
     held_back: Cell<bool>,
     /// The peer's FIN has been read: there is no more input.
     peer_finished: Cell<bool>,
-    /// Input is thrown away: the server is stopping.
+    /// Input is thrown away: the group is stopping.
     discarding: Cell<bool>,
     /// Input that was left in `unread` when reading paused is to be offered again.
     offer_again: Cell<bool>,
@@ -89,7 +89,7 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(id: ChannelId, arrival: Arrival) -> Core {
+    pub(super) fn new(id: ChannelId, arrival: Arrival, state: State) -> Core {
         let Arrival { fd, peer, mut membership } = arrival;
         membership.enlist(id);
         Core {
@@ -97,7 +97,7 @@ impl Core {
             fd,
             peer,
             membership,
-            state: Cell::new(State::Open),
+            state: Cell::new(state),
             paused: Cell::new(false),
             held_back: Cell::new(false),
             peer_finished: Cell::new(false),
@@ -113,8 +113,11 @@ impl Core {
 
     /// Tells the loop what the connection waits for. An error always concerns it, whatever else is paused.
     pub(super) fn update_wanted(&self, event_loop: &EventLoop) {
-        if self.state.get() == State::Closed {
-            return;
+        match self.state.get() {
+            State::Open | State::Closing => {}
+            // Writable is what a socket becomes when it is connected, and when that has failed.
+            State::Connecting => return event_loop.set_wanted(self.id, OUTPUT),
+            State::Closed => return,
         }
         let mut wanted = Readiness::ERROR;
         if self.is_reading() {
@@ -124,6 +127,20 @@ impl Core {
             wanted |= OUTPUT;
         }
         event_loop.set_wanted(self.id, wanted);
+    }
+
+    /// Answers whether the connection is made now, and thereby open. One that could not be made is closed with the error.
+    pub(super) fn finish_connecting(&self, event_loop: &EventLoop) -> bool {
+        match socket::finish_connecting(&self.fd) {
+            Ok(true) => {
+                self.state.set(State::Open);
+                self.update_wanted(event_loop);
+                return true;
+            }
+            Ok(false) => event_loop.clear_ready(self.id, OUTPUT),
+            Err(error) => self.close(event_loop, CloseReason::Error(error)),
+        }
+        false
     }
 
     /// The only way to `Closed`. The handler hears of it in phase 6, when no callback is under way.
@@ -156,11 +173,15 @@ impl Core {
         }
     }
 
+    pub(super) fn id(&self) -> ChannelId {
+        self.id
+    }
+
     pub(super) fn state(&self) -> State {
         self.state.get()
     }
 
-    /// How far the server is on its way to its end.
+    /// How far the connection's group is on its way to its end.
     pub(super) fn stage(&self) -> Stage {
         self.membership.group().stage()
     }
@@ -174,7 +195,7 @@ impl Core {
         self.reason.take().unwrap_or(CloseReason::Closed)
     }
 
-    /// Begins the end that a stopping server asks for: what is queued is sent, what comes is thrown away.
+    /// Begins the end that a stopping group asks for: what is queued is sent, what comes is thrown away.
     pub(super) fn drain(&self, event_loop: &EventLoop) {
         if self.discarding.replace(true) {
             return;

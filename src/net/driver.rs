@@ -1,9 +1,9 @@
-//! Drives a connection: reads what comes, and calls the handler.
+//! Drives a connection: opens it, reads what comes, and calls the handler.
 //!
 //! Input comes through the loop's one buffer, and only what a handler leaves there is copied into a buffer of the
 //! connection's own.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
@@ -13,6 +13,7 @@ use super::group::Stage;
 use super::handler::ConnectionHandler;
 use super::outcome::CloseReason;
 use crate::buffer::Buffer;
+use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 
@@ -21,6 +22,50 @@ struct Connection<H> {
     core: Core,
     /// `None` until the factory has made it.
     handler: RefCell<Option<H>>,
+    /// Of a connection that this end makes.
+    outgoing: Option<Box<Outgoing<H>>>,
+}
+
+/// Whoever has a connection made, and hears how that goes.
+pub(super) trait Dialer {
+    /// The connection is made. It opens when this has returned, unless it has been closed meanwhile.
+    fn on_connected(&self, conn: &TcpConnection<'_>);
+
+    /// The last word: the connection is closed, or could not be made. Its handler, if it has got one, has been told.
+    fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: CloseReason);
+}
+
+/// What a connection needs that this end makes, until it is made and after.
+pub(super) struct Outgoing<H> {
+    dialer: Rc<dyn Dialer>,
+    make: Cell<Option<Box<Make<H>>>>,
+}
+
+type Make<H> = dyn FnOnce(&TcpConnection<'_>) -> H;
+
+impl<H> Outgoing<H> {
+    pub(super) fn new(
+        dialer: Rc<dyn Dialer>,
+        make: impl FnOnce(&TcpConnection<'_>) -> H + 'static,
+    ) -> Outgoing<H> {
+        Outgoing { dialer, make: Cell::new(Some(Box::new(make))) }
+    }
+}
+
+/// Takes a socket that is being connected into the loop. Its registration is the one that the connection will have.
+///
+/// Calls nobody; whatever comes of it, the dialer hears later.
+pub(super) fn dial<H: ConnectionHandler>(
+    event_loop: &EventLoop,
+    arrival: Arrival,
+    outgoing: Outgoing<H>,
+) -> io::Result<ChannelId> {
+    let connection = event_loop.register(Interest::READABLE | Interest::WRITABLE, |id| {
+        let core = Core::new(id, arrival, State::Connecting);
+        Rc::new(Connection { core, handler: RefCell::new(None), outgoing: Some(Box::new(outgoing)) })
+    })?;
+    connection.core.update_wanted(event_loop);
+    Ok(connection.core.id())
 }
 
 /// Takes an accepted socket into the loop, and opens the connection.
@@ -36,25 +81,43 @@ pub(super) fn establish<H: ConnectionHandler>(
     }
     let peer = arrival.peer;
     let registered = event_loop.register(Interest::READABLE | Interest::WRITABLE, |id| {
-        Rc::new(Connection { core: Core::new(id, arrival), handler: RefCell::new(None) })
+        let core = Core::new(id, arrival, State::Open);
+        Rc::new(Connection { core, handler: RefCell::new(None), outgoing: None })
     });
     let connection = match registered {
         Ok(connection) => connection,
         Err(error) => return log::warn!("cannot watch a connection from {peer}: {error}"),
     };
-    let core = &connection.core;
-    core.update_wanted(event_loop);
-    let opened = event_loop.catch("a connection's factory or on_open", || {
-        let conn = TcpConnection::new(event_loop, core);
-        *connection.handler.borrow_mut() = Some(make(&conn));
-        connection.call(event_loop, |handler, conn| handler.on_open(conn));
-    });
-    if opened.is_none() {
-        connection.on_panic(event_loop);
-    }
+    connection.core.update_wanted(event_loop);
+    connection.open(event_loop, make);
 }
 
 impl<H: ConnectionHandler> Connection<H> {
+    fn open(&self, event_loop: &EventLoop, make: impl FnOnce(&TcpConnection<'_>) -> H) {
+        let opened = event_loop.catch("a connection's factory or on_open", || {
+            let conn = TcpConnection::new(event_loop, &self.core);
+            *self.handler.borrow_mut() = Some(make(&conn));
+            self.call(event_loop, |handler, conn| handler.on_open(conn));
+        });
+        if opened.is_none() {
+            self.on_panic(event_loop);
+        }
+    }
+
+    /// The socket has something to say while it is being connected.
+    #[cold]
+    fn finish_connecting(&self, event_loop: &EventLoop) {
+        let Some(outgoing) = &self.outgoing else { return };
+        if !self.core.finish_connecting(event_loop) {
+            return;
+        }
+        outgoing.dialer.on_connected(&TcpConnection::new(event_loop, &self.core));
+        let make = outgoing.make.take().filter(|_| self.core.state() == State::Open);
+        if let Some(make) = make {
+            self.open(event_loop, make);
+        }
+    }
+
     /// Calls the handler, and closes the connection if it says that something is wrong.
     fn call(
         &self,
@@ -118,8 +181,10 @@ impl<H: ConnectionHandler> Source for Connection<H> {
         if ready.is_writable() && core.has_output() && core.flush(event_loop) {
             self.call(event_loop, |handler, conn| handler.on_drained(conn));
         }
-        if core.state() == State::Closed {
-            return;
+        match core.state() {
+            State::Open | State::Closing => {}
+            State::Connecting => return self.finish_connecting(event_loop),
+            State::Closed => return,
         }
         if core.is_reading() && ready.intersects(INPUT) {
             self.read(event_loop, ready);
@@ -148,8 +213,18 @@ impl<H: ConnectionHandler> Source for Connection<H> {
 
     fn on_close(&self, event_loop: &EventLoop) {
         let reason = self.core.take_reason();
-        if let Some(handler) = self.handler.borrow_mut().as_mut() {
-            handler.on_close(&TcpConnection::new(event_loop, &self.core), &reason);
+        let tell = || {
+            if let Some(handler) = self.handler.borrow_mut().as_mut() {
+                handler.on_close(&TcpConnection::new(event_loop, &self.core), &reason);
+            }
+        };
+        match &self.outgoing {
+            None => tell(),
+            Some(outgoing) => {
+                // The dialer hears of the end also when the handler panics over it.
+                event_loop.catch("a close callback", tell);
+                Rc::clone(&outgoing.dialer).on_end(event_loop, reason);
+            }
         }
     }
 }

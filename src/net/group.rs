@@ -1,7 +1,7 @@
-//! The connections of one server, over all the loops that serve them.
+//! The connections of one server, over all the loops that serve them; or the one connection of a client.
 //!
 //! A loop owns its connections; what the group keeps are their ids and counts. A connection belongs to its group through a
-//! [`Membership`], from the moment it is accepted: however it ends, also on its way to a loop that has gone, the count is right.
+//! [`Membership`], from the moment it is accepted or begun: however it ends, also on its way to a loop that has gone, the count is right.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,6 +20,18 @@ pub(crate) struct Limits {
     pub(crate) low_water: usize,
     pub(crate) max_unsent: usize,
     pub(crate) max_unread: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        const KIB: usize = 1024;
+        Limits {
+            high_water: 4096 * KIB,
+            low_water: 1024 * KIB,
+            max_unsent: 16 * 1024 * KIB,
+            max_unread: 16 * 1024 * KIB,
+        }
+    }
 }
 
 /// How far a group is on its way to its end.

@@ -81,3 +81,15 @@ pub trait ConnectionHandler: 'static {
         let _ = (conn, reason);
     }
 }
+
+/// A closure as a handler.
+pub(super) struct OnMessage<F>(pub(super) F);
+
+impl<F> ConnectionHandler for OnMessage<F>
+where
+    F: FnMut(&TcpConnection<'_>, &mut Buffer) -> io::Result<()> + 'static,
+{
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
+        (self.0)(conn, input)
+    }
+}

@@ -12,7 +12,7 @@ pub enum CloseReason {
     Finished,
     /// [`close`](crate::TcpConnection::close) was called.
     Closed,
-    /// The server was stopped or dropped.
+    /// The server or client was stopped or dropped.
     Stopped,
     /// The loop was dropped.
     LoopEnded,
@@ -27,7 +27,7 @@ impl fmt::Display for CloseReason {
         match self {
             CloseReason::Finished => f.write_str("both ends had finished"),
             CloseReason::Closed => f.write_str("closed by this end"),
-            CloseReason::Stopped => f.write_str("the server was stopped"),
+            CloseReason::Stopped => f.write_str("the server or client was stopped"),
             CloseReason::LoopEnded => f.write_str("the event loop was dropped"),
             CloseReason::Panicked => f.write_str("the handler panicked"),
             CloseReason::Error(error) => error.fmt(f),

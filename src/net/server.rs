@@ -13,7 +13,7 @@ use super::acceptor::Acceptor;
 use super::connection::TcpConnection;
 use super::driver::establish;
 use super::group::{Group, Limits, Stage, StopReport};
-use super::handler::ConnectionHandler;
+use super::handler::{ConnectionHandler, OnMessage};
 use super::listener::{Establish, Listener};
 use super::outcome::Outcome;
 use crate::buffer::Buffer;
@@ -125,17 +125,11 @@ struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        const KIB: usize = 1024;
         Settings {
             // The kernel cuts this to net.core.somaxconn. A short backlog makes a burst of clients wait for retransmits.
             backlog: 4096,
             nodelay: true,
-            limits: Limits {
-                high_water: 4096 * KIB,
-                low_water: 1024 * KIB,
-                max_unsent: 16 * 1024 * KIB,
-                max_unread: 16 * 1024 * KIB,
-            },
+            limits: Limits::default(),
         }
     }
 }
@@ -304,18 +298,6 @@ impl<S> fmt::Debug for TcpServerBuilder<'_, S> {
             .field("addresses", &self.addresses)
             .field("settings", &self.settings)
             .finish_non_exhaustive()
-    }
-}
-
-/// A closure as a handler.
-struct OnMessage<F>(F);
-
-impl<F> ConnectionHandler for OnMessage<F>
-where
-    F: FnMut(&TcpConnection<'_>, &mut Buffer) -> io::Result<()> + 'static,
-{
-    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
-        (self.0)(conn, input)
     }
 }
 

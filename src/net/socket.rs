@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
@@ -17,6 +18,52 @@ pub(crate) fn listen(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     Ok(socket.into())
+}
+
+/// Begins to connect a non-blocking socket. It becomes writable when that is done, one way or the other, and
+/// [`finish_connecting`] tells which.
+pub(crate) fn connect(address: SocketAddr, local: Option<SocketAddr>, nodelay: bool) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if nodelay {
+        set_nodelay(&socket, true)?;
+    }
+    if let Some(local) = local {
+        if local.is_ipv4() != address.is_ipv4() {
+            let message = format!("the local address {local} is of another family");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        // A port that was given is to be had again at once, while an earlier connection from it lingers.
+        socket.set_reuse_address(local.port() != 0)?;
+        socket.bind(&local.into())?;
+    }
+    match rustix::net::connect(&socket, &address) {
+        // Interrupted, the kernel goes on connecting all the same.
+        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Answers whether the socket is connected now, or with the error for which it cannot be.
+///
+/// A socket that calls a port which nobody listens on may be given that very port for its own end, and then it is connected to
+/// itself: TCP allows for two ends that call each other at the same time. Nobody wants that, so it counts as refused.
+pub(crate) fn finish_connecting(socket: impl AsFd) -> io::Result<bool> {
+    if let Some(error) = take_error(&socket)? {
+        return Err(error);
+    }
+    let peer = match rustix::net::getpeername(&socket) {
+        Ok(peer) => peer.and_then(|peer| SocketAddr::try_from(peer).ok()),
+        Err(Errno::NOTCONN) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
+    let local = local_address(&socket)?;
+    if peer.is_some_and(|peer| peer.ip() == local.ip() && peer.port() == local.port()) {
+        // Closed by a reset, it leaves the port to whoever wants to listen on it.
+        SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
+        let message = "nobody listens there, and the socket has been connected to itself";
+        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, message));
+    }
+    Ok(true)
 }
 
 /// Accepts one connection, non-blocking and closed on exec.

@@ -1,0 +1,653 @@
+//! Clients over time: how they try again, connect again, and end, from whatever phase they are in.
+
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use reveille::{Backoff, EventLoop, TcpClient, TcpClientBuilder, TcpServer};
+use support::client::{Refusing, Reported, Reporting, Reports, Silent, turn_to_rest};
+use support::net::{self, End, Journal, Script, Told, message};
+use support::{Count, LIMIT, panic_of, turn, with_catching_loop, with_loop, with_watchdog};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Hardly any.
+fn backoff() -> Backoff {
+    Backoff::new().start(Duration::from_millis(1)).cap(Duration::from_millis(2))
+}
+
+fn echo_server(event_loop: &EventLoop, address: SocketAddr) -> TcpServer {
+    TcpServer::bind(event_loop, address)
+        .unwrap()
+        .on_message(|conn, input| conn.send(input.take_all()))
+        .unwrap()
+}
+
+fn loopback() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+/// A server that closes each connection as soon as it is there.
+fn closing_server(event_loop: &EventLoop) -> TcpServer {
+    let journal = Journal::new();
+    TcpServer::bind(event_loop, loopback())
+        .unwrap()
+        .serve(move |_| journal.script().on_open(|conn| conn.shutdown()))
+        .unwrap()
+}
+
+fn refused(address: SocketAddr) -> Reported {
+    Reported::Failed(Some(address), ErrorKind::ConnectionRefused)
+}
+
+// --- Trying again ---------------------------------------------------------------------------------
+
+#[test]
+fn a_client_tries_again_until_its_server_appears() {
+    with_loop(|event_loop| {
+        let nobody = Refusing::new();
+        let address = nobody.address();
+        let reports = Reports::new();
+        let (nobody, server) = (RefCell::new(Some(nobody)), Rc::new(RefCell::new(None)));
+        let (reporting, starting) = (reports.clone(), Rc::clone(&server));
+        let client = TcpClient::connect(event_loop, address)
+            .retry(backoff())
+            .on_attempt(move |event_loop, attempt| {
+                reporting.record(Reported::from(attempt));
+                if attempt.round == 3 {
+                    drop(nobody.take());
+                    *starting.borrow_mut() = Some(echo_server(event_loop, address));
+                }
+            })
+            .on_message(|_, _| ())
+            .unwrap();
+        net::turn_until(event_loop, || client.handle().is_some());
+        let failure = refused(address);
+        assert_eq!(reports.take(), [failure.clone(), failure.clone(), failure, Reported::Connected(address)]);
+        assert_eq!(event_loop.next_deadline(), None, "a timer of the client is left");
+    });
+}
+
+#[test]
+fn a_client_gives_up_after_as_many_retries_as_it_was_allowed() {
+    with_loop(|event_loop| {
+        for retries in [0, 1, 3] {
+            let nobodies = [Refusing::new(), Refusing::new()];
+            let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
+            let reports = Reports::new();
+            let _client = TcpClient::connect(event_loop, addresses.clone())
+                .retry(backoff().max_retries(retries))
+                .reporting(&reports)
+                .on_message(|_, _| ())
+                .unwrap();
+            let attempts = 2 * (retries as usize + 1);
+            net::turn_until(event_loop, || reports.len() > attempts);
+            turn_to_rest(event_loop);
+            let reports = reports.take();
+            for (n, report) in reports[..attempts].iter().enumerate() {
+                assert_eq!(*report, refused(addresses[n % 2]));
+            }
+            let gave_up = Reported::GaveUp(ErrorKind::ConnectionRefused, retries + 1, 2);
+            assert_eq!(reports[attempts..], [gave_up]);
+        }
+    });
+}
+
+#[test]
+fn a_name_is_looked_up_in_every_round() {
+    with_loop(|event_loop| {
+        let reports = Reports::new();
+        let _client = TcpClient::connect(event_loop, "no-such-host.invalid:80")
+            .retry(backoff().max_retries(2))
+            .reporting(&reports)
+            .on_message(|_, _| ())
+            .unwrap();
+        net::turn_until(event_loop, || reports.len() == 4);
+        let reports = reports.take();
+        assert!(reports[..3].iter().all(|report| matches!(report, Reported::Failed(None, _))), "{reports:?}");
+        assert!(matches!(reports[3], Reported::GaveUp(_, 3, 1)), "{reports:?}");
+    });
+}
+
+/// Unless it is answered in next to no time, and then a later one is not.
+#[test]
+fn a_lookup_may_be_timed_out_and_its_late_answer_disturbs_nothing() {
+    with_loop(|event_loop| {
+        let reports = Reports::new();
+        let client = TcpClient::connect(event_loop, "no-such-host.invalid:80")
+            .timeout(Duration::ZERO)
+            .retry(backoff())
+            .reporting(&reports)
+            .on_message(|_, _| ())
+            .unwrap();
+        let mut all = Vec::new();
+        net::turn_until(event_loop, || {
+            all.extend(reports.take());
+            all.len() > 5 && all.contains(&Reported::Failed(None, ErrorKind::TimedOut))
+        });
+        assert!(all.iter().all(|report| matches!(report, Reported::Failed(None, _))), "{all:?}");
+        drop(client);
+        turn_to_rest(event_loop);
+        assert_eq!(reports.take(), []);
+    });
+}
+
+// --- Connecting again -----------------------------------------------------------------------------
+
+#[test]
+fn a_client_whose_session_has_ended_is_at_its_end() {
+    with_loop(|event_loop| {
+        let server = closing_server(event_loop);
+        let (journal, reports) = (Journal::new(), Reports::new());
+        let writing = journal.clone();
+        let client = TcpClient::connect(event_loop, server.local_addr())
+            .retry(backoff())
+            .reporting(&reports)
+            .serve(move |_| writing.script())
+            .unwrap();
+        net::turn_until(event_loop, || matches!(journal.of(0).last(), Some(Told::Close(_))));
+        turn_to_rest(event_loop);
+        assert_eq!(reports.take(), [Reported::Connected(server.local_addr())]);
+        assert!(client.handle().is_none());
+        journal.assert_whole_lives(1);
+    });
+}
+
+#[test]
+fn a_client_that_reconnects_has_session_after_session_each_with_its_handler() {
+    with_loop(|event_loop| {
+        let server = echo_server(event_loop, loopback());
+        let (journal, reports) = (Journal::new(), Reports::new());
+        let writing = journal.clone();
+        let client = TcpClient::connect(event_loop, server.local_addr())
+            .retry(backoff())
+            .reconnect(true)
+            .reporting(&reports)
+            .serve(move |_| {
+                let script = writing.script();
+                if let Some(before) = script.number().checked_sub(1) {
+                    let life = writing.of(before);
+                    assert!(matches!(life.last(), Some(Told::Close(_))), "not told of its end: {life:?}");
+                }
+                // Each ends in a way of its own.
+                let number = script.number();
+                script.on_open(|conn| conn.send("x")).on_message(move |conn, input| {
+                    input.clear();
+                    match number % 3 {
+                        0 => conn.close(),
+                        1 => conn.shutdown(),
+                        _ => return Err(ErrorKind::InvalidData.into()),
+                    }
+                    Ok(())
+                })
+            })
+            .unwrap();
+        net::turn_until(event_loop, || journal.handlers() == 7);
+        client.stop();
+        turn_to_rest(event_loop);
+        journal.assert_whole_lives(7);
+        let expected = vec![Reported::Connected(server.local_addr()); 7];
+        assert_eq!(reports.take(), expected);
+        let invalid = End::Error(ErrorKind::InvalidData, "invalid data".to_owned());
+        let ends: Vec<End> = (0..6).map(|number| journal.end_of(number)).collect();
+        let ways = [End::Closed, End::Finished, invalid];
+        assert_eq!(ends, [&ways[..], &ways[..]].concat());
+        for number in 0..6 {
+            assert!(journal.of(number).contains(&message("x")));
+        }
+    });
+}
+
+#[test]
+fn a_client_that_cannot_reconnect_gives_up_when_its_retries_are_used_up() {
+    with_loop(|event_loop| {
+        for (retry, rounds) in [(None, 1), (Some(backoff().max_retries(2)), 3)] {
+            let server = echo_server(event_loop, loopback());
+            let address = server.local_addr();
+            let reports = Reports::new();
+            let mut builder = TcpClient::connect(event_loop, address).reconnect(true).reporting(&reports);
+            if let Some(backoff) = retry {
+                builder = builder.retry(backoff);
+            }
+            let client = builder.on_message(|_, _| ()).unwrap();
+            net::turn_until(event_loop, || client.handle().is_some());
+            drop(server);
+            net::turn_until(event_loop, || matches!(reports.len(), n if n == rounds + 2));
+            turn_to_rest(event_loop);
+            let mut expected = vec![Reported::Connected(address)];
+            expected.extend(vec![refused(address); rounds]);
+            expected.push(Reported::GaveUp(ErrorKind::ConnectionRefused, rounds as u32, 1));
+            assert_eq!(reports.take(), expected);
+        }
+    });
+}
+
+#[test]
+fn rounds_are_counted_anew_after_a_session() {
+    with_loop(|event_loop| {
+        let server = closing_server(event_loop);
+        let rounds = support::Recorder::new();
+        let recording = rounds.clone();
+        let _client = TcpClient::connect(event_loop, server.local_addr())
+            .retry(backoff().max_retries(0))
+            .reconnect(true)
+            .on_attempt(move |_, attempt| recording.record(attempt.round))
+            .serve({
+                let journal = Journal::new();
+                move |_| journal.script()
+            })
+            .unwrap();
+        net::turn_until(event_loop, || rounds.len() >= 4);
+        assert!(rounds.take().iter().all(|round| *round == 1));
+    });
+}
+
+/// Or a server that takes connections and drops them would be called as often as one can.
+#[test]
+fn delays_grow_from_one_short_session_to_the_next() {
+    with_loop(|event_loop| {
+        let server = closing_server(event_loop);
+        let journal = Journal::new();
+        let writing = journal.clone();
+        let client = TcpClient::connect(event_loop, server.local_addr())
+            .retry(Backoff::new().start(Duration::from_millis(1)).cap(LONG))
+            .reconnect(true)
+            .serve(move |_| writing.script())
+            .unwrap();
+        let mut before = Instant::now();
+        net::turn_until(event_loop, || {
+            let waits = journal.handlers() == 7 && format!("{client:?}").contains("waiting");
+            if !waits {
+                before = Instant::now();
+            }
+            waits
+        });
+        // After 1, 2, 4, 8, 16 and 32 ms it is 64, or half of that at least.
+        let deadline = event_loop.next_deadline().expect("a timer");
+        assert!(deadline - before >= Duration::from_millis(32), "{:?}", deadline - before);
+    });
+}
+
+// --- Stopping -------------------------------------------------------------------------------------
+
+type Kept = Rc<RefCell<Option<TcpClient>>>;
+
+/// Stops a client as either of the ways has it.
+fn stop(kept: &Kept, by_drop: bool) {
+    if by_drop {
+        let client = kept.borrow_mut().take();
+        drop(client);
+    } else if let Some(client) = &*kept.borrow() {
+        client.stop();
+        client.stop();
+    }
+}
+
+/// Makes a client, lets it come to where `until` says, stops it from outside its callbacks, and sees that nothing follows.
+fn stops_outside(
+    make: impl for<'a> Fn(&'a EventLoop) -> TcpClientBuilder<'a>,
+    until: impl Fn(&EventLoop, &str, &Reports) -> bool,
+) {
+    for by_drop in [true, false] {
+        with_loop(|event_loop| {
+            let (reports, given_up) = (Reports::new(), Count::default());
+            let token = given_up.drop_token();
+            let client = make(event_loop)
+                .reporting(&reports)
+                .serve(move |_| -> Script {
+                    token.keep();
+                    unreachable!("nobody is to be connected to")
+                })
+                .unwrap();
+            net::turn_until(event_loop, || until(event_loop, &format!("{client:?}"), &reports));
+            reports.take();
+            let kept = Rc::new(RefCell::new(Some(client)));
+            stop(&kept, by_drop);
+            assert_eq!(event_loop.next_deadline(), None, "a timer outlives the client");
+            assert_eq!(given_up.get(), 1, "the factory outlives the client");
+            turn_to_rest(event_loop);
+            assert_eq!(reports.take(), [], "reported after the stop");
+        });
+    }
+}
+
+#[test]
+fn a_client_that_is_stopped_before_its_first_turn_does_nothing() {
+    let nobody = Refusing::new();
+    stops_outside(|event_loop| TcpClient::connect(event_loop, nobody.address()), |_, _, _| true);
+}
+
+#[test]
+fn a_client_that_is_stopped_during_its_lookup_does_nothing_more() {
+    stops_outside(
+        |event_loop| TcpClient::connect(event_loop, "no-such-host.invalid:80").timeout(LONG).retry(backoff()),
+        |_, client, _| client.contains("looking up"),
+    );
+}
+
+#[test]
+fn a_client_that_is_stopped_while_it_connects_does_nothing_more() {
+    let silent = Silent::new();
+    stops_outside(
+        |event_loop| TcpClient::connect(event_loop, silent.address()).timeout(LONG),
+        |event_loop, client, _| client.contains("connecting") && event_loop.next_deadline().is_some(),
+    );
+}
+
+/// The failure lies with the kernel, and the loop has yet to see it.
+#[test]
+fn a_client_that_is_stopped_when_its_attempt_has_failed_does_not_hear_of_it() {
+    let nobody = Refusing::new();
+    stops_outside(
+        |event_loop| TcpClient::connect(event_loop, nobody.address()).timeout(LONG),
+        |event_loop, _, _| event_loop.next_deadline().is_some(),
+    );
+}
+
+/// The connection has been made, and the loop has yet to see it.
+#[test]
+fn a_client_that_is_stopped_when_its_connection_is_made_does_not_open_it() {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    stops_outside(
+        |event_loop| TcpClient::connect(event_loop, listener.local_addr().unwrap()).timeout(LONG),
+        |event_loop, _, _| event_loop.next_deadline().is_some(),
+    );
+}
+
+#[test]
+fn a_client_that_is_stopped_between_two_addresses_does_not_try_the_other() {
+    let nobodies = [Refusing::new(), Refusing::new()];
+    let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
+    stops_outside(
+        |event_loop| TcpClient::connect(event_loop, addresses.clone()),
+        |_, _, reports| reports.len() == 1,
+    );
+}
+
+#[test]
+fn a_client_that_is_stopped_while_it_waits_does_not_try_again() {
+    let nobody = Refusing::new();
+    stops_outside(
+        |event_loop| {
+            TcpClient::connect(event_loop, nobody.address()).retry(Backoff::new().start(LONG).cap(LONG))
+        },
+        |_, client, _| client.contains("waiting"),
+    );
+}
+
+/// Reports of a client that stops itself in its `stopping`th report, of which there may be none after that.
+#[test]
+fn a_client_may_be_stopped_in_each_of_its_reports() {
+    for by_drop in [true, false] {
+        for stopping in 1..=5 {
+            with_loop(|event_loop| {
+                let nobodies = [Refusing::new(), Refusing::new()];
+                let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
+                let (reports, given_up) = (Reports::new(), Count::default());
+                let kept = Kept::default();
+                let (in_attempt, in_failure) = (Rc::clone(&kept), Rc::clone(&kept));
+                let (attempts, failures) = (reports.clone(), reports.clone());
+                let token = given_up.drop_token();
+                let client = TcpClient::connect(event_loop, addresses)
+                    .retry(backoff().max_retries(1))
+                    .on_attempt(move |_, attempt| {
+                        token.keep();
+                        attempts.record(attempt.into());
+                        if attempts.len() == stopping {
+                            stop(&in_attempt, by_drop);
+                        }
+                    })
+                    .on_failure(move |_, error| {
+                        failures.record((&error).into());
+                        stop(&in_failure, by_drop);
+                    })
+                    .on_message(|_, _| ());
+                *kept.borrow_mut() = Some(client.unwrap());
+                net::turn_until(event_loop, || reports.len() == stopping);
+                turn_to_rest(event_loop);
+                assert_eq!(reports.len(), stopping, "{:?}", reports.take());
+                assert_eq!(given_up.get(), 1, "what is the user's outlives the client");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_client_that_is_stopped_when_it_reports_its_connection_makes_no_handler() {
+    for by_drop in [true, false] {
+        with_loop(|event_loop| {
+            let server = echo_server(event_loop, loopback());
+            let (kept, reports) = (Kept::default(), Count::default());
+            let (stopping, reporting) = (Rc::clone(&kept), reports.clone());
+            let client = TcpClient::connect(event_loop, server.local_addr())
+                .reconnect(true)
+                .on_attempt(move |_, _| {
+                    reporting.add();
+                    stop(&stopping, by_drop);
+                })
+                .on_failure(|_, _| unreachable!("it has not failed"))
+                .serve(|_| -> Script { unreachable!("it was stopped") });
+            *kept.borrow_mut() = Some(client.unwrap());
+            net::turn_until(event_loop, || reports.get() == 1);
+            turn_to_rest(event_loop);
+            net::turn_until(event_loop, || server.open_connections() == 0);
+            assert_eq!(reports.get(), 1);
+        });
+    }
+}
+
+#[test]
+fn a_client_may_be_stopped_in_any_call_of_its_session() {
+    let places = ["factory", "on_open", "on_message", "on_drained", "on_peer_shutdown", "on_close"];
+    for (place, by_drop) in places.iter().flat_map(|place| [(*place, true), (*place, false)]) {
+        with_loop(|event_loop| {
+            let server_side = Journal::new();
+            let server = TcpServer::bind(event_loop, loopback())
+                .unwrap()
+                .serve(move |_| {
+                    server_side.script().on_open(|conn| {
+                        conn.send("x").unwrap();
+                        conn.shutdown();
+                    })
+                })
+                .unwrap();
+            let (journal, kept, stopped) = (Journal::new(), Kept::default(), Count::default());
+            let (writing, stopping, noting) = (journal.clone(), Rc::clone(&kept), stopped.clone());
+            let client = TcpClient::connect(event_loop, server.local_addr())
+                .retry(backoff())
+                .reconnect(true)
+                .on_failure(|_, _| unreachable!("it has not failed"))
+                .serve(move |_| {
+                    let (kept, noting, script) = (Rc::clone(&stopping), noting.clone(), writing.script());
+                    let end = move || {
+                        noting.add();
+                        stop(&kept, by_drop);
+                    };
+                    match place {
+                        "factory" => {
+                            end();
+                            script
+                        }
+                        "on_open" => script.on_open(move |_| end()),
+                        "on_message" => script.on_message(move |_, _| end()),
+                        "on_drained" => {
+                            script.on_open(|conn| conn.notify_drained()).on_drained(move |_| end())
+                        }
+                        "on_peer_shutdown" => script.on_peer_shutdown(move |_| end()),
+                        _ => script.on_close(move |_, _| end()),
+                    }
+                });
+            *kept.borrow_mut() = Some(client.unwrap());
+            net::turn_until(event_loop, || stopped.get() == 1);
+            turn_to_rest(event_loop);
+            assert_eq!(stopped.get(), 1, "called again after a stop in {place}");
+            journal.assert_whole_lives(1);
+            let life = journal.of(0);
+            let expected = if place == "on_close" { End::Finished } else { End::Stopped };
+            assert_eq!(life.last(), Some(&Told::Close(expected)), "{place}: {life:?}");
+            // Nothing but the end comes after the stop.
+            let last = match place {
+                "factory" | "on_open" => Told::Open,
+                "on_message" => message("x"),
+                "on_drained" => Told::Drained,
+                _ => Told::PeerShutdown,
+            };
+            assert_eq!(life[life.len() - 2], last, "{place}: {life:?}");
+        });
+    }
+}
+
+#[test]
+fn a_session_that_another_callback_stops_gets_no_more_input() {
+    with_loop(|event_loop| {
+        let server = TcpServer::bind(event_loop, loopback())
+            .unwrap()
+            .serve({
+                let journal = Journal::new();
+                move |_| journal.script().on_open(|conn| conn.send("x"))
+            })
+            .unwrap();
+        // Whichever of the two is called first stops both, so the other is not called in that very turn.
+        let (kept, messages) = (Rc::new(RefCell::new(Vec::new())), Count::default());
+        for _ in 0..2 {
+            let (stopping, counting) = (Rc::clone(&kept), messages.clone());
+            let client = TcpClient::connect(event_loop, server.local_addr()).on_message(move |_, input| {
+                input.clear();
+                counting.add();
+                let clients: Vec<TcpClient> = stopping.borrow_mut().drain(..).collect();
+                drop(clients);
+            });
+            kept.borrow_mut().push(client.unwrap());
+        }
+        net::turn_until(event_loop, || messages.get() > 0);
+        turn_to_rest(event_loop);
+        assert_eq!(messages.get(), 1);
+    });
+}
+
+// --- The end of the loop --------------------------------------------------------------------------
+
+#[test]
+fn a_loop_that_is_dropped_ends_its_clients_whatever_they_do() {
+    with_watchdog(LIMIT, || {
+        let (nobody, silent) = (Refusing::new(), Silent::new());
+        let listener = std::net::TcpListener::bind(loopback()).unwrap();
+        let (reports, given_up, journal) = (Reports::new(), Count::default(), Journal::new());
+        for phase in ["connecting", "looking up", "waiting", "open"] {
+            let event_loop = EventLoop::new().unwrap();
+            let builder = match phase {
+                "connecting" => TcpClient::connect(&event_loop, silent.address()),
+                "looking up" => TcpClient::connect(&event_loop, "no-such-host.invalid:80"),
+                "waiting" => TcpClient::connect(&event_loop, nobody.address()),
+                _ => TcpClient::connect(&event_loop, listener.local_addr().unwrap()),
+            };
+            let (token, writing) = (given_up.drop_token(), journal.clone());
+            let client = builder
+                .timeout(LONG)
+                .retry(Backoff::new().start(LONG).cap(LONG))
+                .reconnect(true)
+                .reporting(&reports)
+                .serve(move |_| {
+                    token.keep();
+                    writing.script()
+                })
+                .unwrap();
+            net::turn_until(&event_loop, || {
+                format!("{client:?}").contains(phase)
+                    && (phase == "open" || event_loop.next_deadline().is_some())
+            });
+            reports.take();
+            let handle = event_loop.handle();
+            drop(event_loop);
+            assert_eq!(reports.take(), [], "reported by a client whose loop is dropped while {phase}");
+            assert!(client.handle().is_none());
+            client.stop();
+            drop(client);
+            assert_eq!(handle.counters().panics, 0);
+        }
+        assert_eq!(given_up.get(), 4, "the factories outlive their clients");
+        journal.assert_whole_lives(1);
+        assert_eq!(journal.end_of(0), End::LoopEnded);
+    });
+}
+
+// --- Panics ---------------------------------------------------------------------------------------
+
+#[test]
+fn a_panic_in_a_report_changes_nothing() {
+    with_catching_loop(|event_loop| {
+        let nobodies = [Refusing::new(), Refusing::new()];
+        let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
+        let reports = Reports::new();
+        let (attempts, failures) = (reports.clone(), reports.clone());
+        let _client = TcpClient::connect(event_loop, addresses)
+            .retry(backoff().max_retries(1))
+            .on_attempt(move |_, attempt| {
+                attempts.record(attempt.into());
+                panic!("as I was told");
+            })
+            .on_failure(move |_, error| {
+                failures.record((&error).into());
+                panic!("as I was told");
+            })
+            .on_message(|_, _| ())
+            .unwrap();
+        net::turn_until(event_loop, || reports.len() == 5);
+        turn_to_rest(event_loop);
+        assert_eq!(reports.take()[4], Reported::GaveUp(ErrorKind::ConnectionRefused, 2, 2));
+        assert_eq!(event_loop.handle().counters().panics, 5);
+    });
+}
+
+/// With nobody to tell, since there is no handler, a factory that panics is as good as a session that has ended.
+#[test]
+fn a_client_whose_factory_or_handler_panics_loses_that_session_and_connects_again() {
+    with_catching_loop(|event_loop| {
+        let server = echo_server(event_loop, loopback());
+        let (journal, factories) = (Journal::new(), Cell::new(0));
+        let writing = journal.clone();
+        let client = TcpClient::connect(event_loop, server.local_addr())
+            .retry(backoff())
+            .reconnect(true)
+            .serve(move |_| {
+                factories.set(factories.get() + 1);
+                match factories.get() {
+                    1 => panic!("no handler"),
+                    2 => writing.script().on_open(|_| -> () { panic!("no opening") }),
+                    3 => writing
+                        .script()
+                        .on_open(|conn| conn.send("x"))
+                        .on_message(|_, _| -> () { panic!("no message") }),
+                    4 => writing.script().on_open(|conn| conn.close()).on_close(|_, _| panic!("no closing")),
+                    _ => writing.script(),
+                }
+            })
+            .unwrap();
+        net::turn_until(event_loop, || journal.handlers() == 4);
+        net::turn_until(event_loop, || client.handle().is_some());
+        let ends: Vec<End> = (0..3).map(|number| journal.end_of(number)).collect();
+        assert_eq!(ends, [End::Panicked, End::Panicked, End::Closed]);
+        assert_eq!(event_loop.handle().counters().panics, 4);
+        assert!(client.handle().unwrap().is_open());
+        drop(client);
+        turn(event_loop);
+        turn(event_loop);
+        journal.assert_whole_lives(4);
+    });
+}
+
+#[test]
+fn a_panic_in_a_report_goes_on_from_run_if_the_loop_is_told_so() {
+    with_loop(|event_loop| {
+        let nobody = Refusing::new();
+        let _client = TcpClient::connect(event_loop, nobody.address())
+            .on_failure(|_, error| panic!("{error}"))
+            .on_message(|_, _| ())
+            .unwrap();
+        assert!(panic_of(|| event_loop.run()).starts_with("cannot connect to 127.0.0.76"));
+    });
+}
