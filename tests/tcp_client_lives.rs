@@ -101,7 +101,7 @@ fn a_client_gives_up_after_as_many_retries_as_it_was_allowed() {
 fn a_name_is_looked_up_in_every_round() {
     with_loop(|event_loop| {
         let reports = Reports::new();
-        let _client = TcpClient::connect(event_loop, "no-such-host.invalid:80")
+        let _client = TcpClient::connect(event_loop, ("not\0a name", 80))
             .retry(backoff().max_retries(2))
             .reporting(&reports)
             .on_message(|_, _| ())
@@ -272,6 +272,28 @@ fn delays_grow_from_one_short_session_to_the_next() {
     });
 }
 
+#[test]
+fn delays_begin_anew_after_a_session_that_has_lasted() {
+    with_loop(|event_loop| {
+        let server = echo_server(event_loop, loopback());
+        let journal = Journal::new();
+        let writing = journal.clone();
+        let (start, cap) = (Duration::from_millis(1), Duration::from_millis(16));
+        let client = TcpClient::connect(event_loop, server.local_addr())
+            .retry(Backoff::new().start(start).cap(cap))
+            .reconnect(true)
+            .serve(move |_| {
+                let script = writing.script();
+                let lasts = script.number() == 6;
+                script.on_open(move |conn| if lasts { conn.close_after(2 * cap) } else { conn.close() })
+            })
+            .unwrap();
+        net::turn_until(event_loop, || journal.handlers() == 7 && format!("{client:?}").contains("waiting"));
+        let deadline = event_loop.next_deadline().expect("a timer");
+        assert!(deadline <= Instant::now() + start, "the delay is longer than the first");
+    });
+}
+
 // --- Stopping -------------------------------------------------------------------------------------
 
 type Kept = Rc<RefCell<Option<TcpClient>>>;
@@ -287,6 +309,13 @@ fn stop(kept: &Kept, by_drop: bool) {
     }
 }
 
+/// What the loop says of its channels.
+fn channels(event_loop: &EventLoop) -> String {
+    let shown = format!("{event_loop:?}");
+    let (_, channels) = shown.split_once("channels: ").expect("how many there are");
+    channels.split(',').next().expect("a number").to_owned()
+}
+
 /// Makes a client, lets it come to where `until` says, stops it from outside its callbacks, and sees that nothing follows.
 fn stops_outside(
     make: impl for<'a> Fn(&'a EventLoop) -> TcpClientBuilder<'a>,
@@ -296,6 +325,7 @@ fn stops_outside(
         with_loop(|event_loop| {
             let (reports, given_up) = (Reports::new(), Count::default());
             let token = given_up.drop_token();
+            let channels = channels(event_loop);
             let client = make(event_loop)
                 .reporting(&reports)
                 .serve(move |_| -> Script {
@@ -309,6 +339,7 @@ fn stops_outside(
             stop(&kept, by_drop);
             assert_eq!(event_loop.next_deadline(), None, "a timer outlives the client");
             assert_eq!(given_up.get(), 1, "the factory outlives the client");
+            assert_eq!(self::channels(event_loop), channels, "a channel of the client is left");
             turn_to_rest(event_loop);
             assert_eq!(reports.take(), [], "reported after the stop");
         });

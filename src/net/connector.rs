@@ -165,7 +165,7 @@ impl Connector {
         matches!(*self.phase.borrow(), Phase::Over)
     }
 
-    /// Has `step` taken in phase 5, by when the descriptors of the last one are closed.
+    /// Has `step` taken in phase 5, by when the descriptors of the last one are closed; unless all is over by then.
     fn queue_step(self: &Rc<Self>, event_loop: &EventLoop, step: fn(&Rc<Self>, &EventLoop)) {
         let this = Rc::clone(self);
         event_loop.queue_errand(move |event_loop| {
@@ -201,7 +201,7 @@ impl Connector {
         }
         let this = Rc::clone(self);
         let timer = event_loop.run_after(self.settings.timeout, move |event_loop| {
-            let error = this.timed_out("the lookup of the name");
+            let error = this.timed_out("the name could not be looked up");
             this.fail(event_loop, None, error);
         });
         self.enter(Phase::LookingUp { timer });
@@ -236,7 +236,7 @@ impl Connector {
                 let this = Rc::clone(self);
                 let timer = event_loop.run_after(self.settings.timeout, move |event_loop| {
                     event_loop.remove(id);
-                    this.fail(event_loop, Some(address), this.timed_out("the connection"));
+                    this.fail(event_loop, Some(address), this.timed_out("no answer"));
                 });
                 self.enter(Phase::Connecting { id, address, timer });
             }
@@ -251,7 +251,7 @@ impl Connector {
     }
 
     fn timed_out(&self, what: &str) -> io::Error {
-        let message = format!("{what} was not made within {:?}", self.settings.timeout);
+        let message = format!("{what} within {:?}", self.settings.timeout);
         io::Error::new(io::ErrorKind::TimedOut, message)
     }
 
@@ -259,10 +259,8 @@ impl Connector {
     fn fail(self: &Rc<Self>, event_loop: &EventLoop, address: Option<SocketAddr>, error: io::Error) {
         self.enter(Phase::Between);
         self.report(event_loop, address, Err(&error));
-        if !self.is_over() {
-            self.failures.borrow_mut().push(Failure { address, error });
-            self.queue_step(event_loop, Connector::try_next);
-        }
+        self.failures.borrow_mut().push(Failure { address, error });
+        self.queue_step(event_loop, Connector::try_next);
     }
 
     fn report(&self, event_loop: &EventLoop, address: Option<SocketAddr>, result: Result<(), &io::Error>) {

@@ -82,6 +82,12 @@ impl From<String> for Target {
     }
 }
 
+impl From<&String> for Target {
+    fn from(text: &String) -> Target {
+        Target::from(text.as_str())
+    }
+}
+
 impl From<(&str, u16)> for Target {
     fn from((host, port): (&str, u16)) -> Target {
         Target { text: format!("{host}:{port}"), place: Place::of(host, port) }
