@@ -1,0 +1,343 @@
+//! Clients that are stopped, and clients whose loop is dropped: from whatever phase they are in, nothing follows.
+
+mod support;
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use reveille::{Backoff, EventLoop, TcpClient, TcpClientBuilder, TcpServer};
+use support::client::{Refusing, Reporting, Reports, Silent, turn_to_rest};
+use support::net::{self, End, Journal, Script, Told, message};
+use support::{Count, LIMIT, with_loop, with_watchdog};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Hardly any.
+fn backoff() -> Backoff {
+    Backoff::new().start(Duration::from_millis(1)).cap(Duration::from_millis(2))
+}
+
+fn echo_server(event_loop: &EventLoop, address: SocketAddr) -> TcpServer {
+    TcpServer::bind(event_loop, address)
+        .unwrap()
+        .on_message(|conn, input| conn.send(input.take_all()))
+        .unwrap()
+}
+
+fn loopback() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+// --- Stopping -------------------------------------------------------------------------------------
+
+type Kept = Rc<RefCell<Option<TcpClient>>>;
+
+/// Stops a client as either of the ways has it.
+fn stop(kept: &Kept, by_drop: bool) {
+    if by_drop {
+        let client = kept.borrow_mut().take();
+        drop(client);
+    } else if let Some(client) = &*kept.borrow() {
+        client.stop();
+        client.stop();
+    }
+}
+
+/// What the loop says of its channels.
+fn channels(event_loop: &EventLoop) -> String {
+    let shown = format!("{event_loop:?}");
+    let (_, channels) = shown.split_once("channels: ").expect("how many there are");
+    channels.split(',').next().expect("a number").to_owned()
+}
+
+/// Makes a client, lets it come to where `until` says, stops it from outside its callbacks, and sees that nothing follows.
+fn stops_outside(
+    make: impl for<'a> Fn(&'a EventLoop) -> TcpClientBuilder<'a>,
+    until: impl Fn(&EventLoop, &str, &Reports) -> bool,
+) {
+    for by_drop in [true, false] {
+        with_loop(|event_loop| {
+            let (reports, given_up) = (Reports::new(), Count::default());
+            let token = given_up.drop_token();
+            let channels = channels(event_loop);
+            let client = make(event_loop)
+                .reporting(&reports)
+                .serve(move |_| -> Script {
+                    token.keep();
+                    unreachable!("nobody is to be connected to")
+                })
+                .unwrap();
+            net::turn_until(event_loop, || until(event_loop, &format!("{client:?}"), &reports));
+            reports.take();
+            let kept = Rc::new(RefCell::new(Some(client)));
+            stop(&kept, by_drop);
+            assert_eq!(event_loop.next_deadline(), None, "a timer outlives the client");
+            assert_eq!(given_up.get(), 1, "the factory outlives the client");
+            assert_eq!(self::channels(event_loop), channels, "a channel of the client is left");
+            turn_to_rest(event_loop);
+            assert_eq!(reports.take(), [], "reported after the stop");
+        });
+    }
+}
+
+#[test]
+fn a_client_that_is_stopped_before_its_first_turn_does_nothing() {
+    let nobody = Refusing::new();
+    stops_outside(|event_loop| TcpClient::connect(event_loop, nobody.address()), |_, _, _| true);
+}
+
+#[test]
+fn a_client_that_is_stopped_during_its_lookup_does_nothing_more() {
+    stops_outside(
+        |event_loop| TcpClient::connect(event_loop, "no-such-host.invalid:80").timeout(LONG).retry(backoff()),
+        |_, client, _| client.contains("looking up"),
+    );
+}
+
+#[test]
+fn a_client_that_is_stopped_while_it_connects_does_nothing_more() {
+    let silent = Silent::new();
+    stops_outside(
+        |event_loop| TcpClient::connect(event_loop, silent.address()).timeout(LONG),
+        |event_loop, client, _| client.contains("connecting") && event_loop.next_deadline().is_some(),
+    );
+}
+
+/// The failure lies with the kernel, and the loop has yet to see it.
+#[test]
+fn a_client_that_is_stopped_when_its_attempt_has_failed_does_not_hear_of_it() {
+    let nobody = Refusing::new();
+    stops_outside(
+        |event_loop| TcpClient::connect(event_loop, nobody.address()).timeout(LONG),
+        |event_loop, _, _| event_loop.next_deadline().is_some(),
+    );
+}
+
+/// The connection has been made, and the loop has yet to see it.
+#[test]
+fn a_client_that_is_stopped_when_its_connection_is_made_does_not_open_it() {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    stops_outside(
+        |event_loop| TcpClient::connect(event_loop, listener.local_addr().unwrap()).timeout(LONG),
+        |event_loop, _, _| event_loop.next_deadline().is_some(),
+    );
+}
+
+#[test]
+fn a_client_that_is_stopped_between_two_addresses_does_not_try_the_other() {
+    let nobodies = [Refusing::new(), Refusing::new()];
+    let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
+    stops_outside(
+        |event_loop| TcpClient::connect(event_loop, addresses.clone()),
+        |_, _, reports| reports.len() == 1,
+    );
+}
+
+#[test]
+fn a_client_that_is_stopped_while_it_waits_does_not_try_again() {
+    let nobody = Refusing::new();
+    stops_outside(
+        |event_loop| {
+            TcpClient::connect(event_loop, nobody.address()).retry(Backoff::new().start(LONG).cap(LONG))
+        },
+        |_, client, _| client.contains("waiting"),
+    );
+}
+
+/// Reports of a client that stops itself in its `stopping`th report, of which there may be none after that.
+#[test]
+fn a_client_may_be_stopped_in_each_of_its_reports() {
+    for by_drop in [true, false] {
+        for stopping in 1..=5 {
+            with_loop(|event_loop| {
+                let nobodies = [Refusing::new(), Refusing::new()];
+                let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
+                let (reports, given_up) = (Reports::new(), Count::default());
+                let kept = Kept::default();
+                let (in_attempt, in_failure) = (Rc::clone(&kept), Rc::clone(&kept));
+                let (attempts, failures) = (reports.clone(), reports.clone());
+                let token = given_up.drop_token();
+                let client = TcpClient::connect(event_loop, addresses)
+                    .retry(backoff().max_retries(1))
+                    .on_attempt(move |_, attempt| {
+                        token.keep();
+                        attempts.record(attempt.into());
+                        if attempts.len() == stopping {
+                            stop(&in_attempt, by_drop);
+                        }
+                    })
+                    .on_failure(move |_, error| {
+                        failures.record((&error).into());
+                        stop(&in_failure, by_drop);
+                    })
+                    .on_message(|_, _| ());
+                *kept.borrow_mut() = Some(client.unwrap());
+                net::turn_until(event_loop, || reports.len() == stopping);
+                turn_to_rest(event_loop);
+                assert_eq!(reports.len(), stopping, "{:?}", reports.take());
+                assert_eq!(given_up.get(), 1, "what is the user's outlives the client");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_client_that_is_stopped_when_it_reports_its_connection_makes_no_handler() {
+    for by_drop in [true, false] {
+        with_loop(|event_loop| {
+            let server = echo_server(event_loop, loopback());
+            let (kept, reports) = (Kept::default(), Count::default());
+            let (stopping, reporting) = (Rc::clone(&kept), reports.clone());
+            let client = TcpClient::connect(event_loop, server.local_addr())
+                .reconnect(true)
+                .on_attempt(move |_, _| {
+                    reporting.add();
+                    stop(&stopping, by_drop);
+                })
+                .on_failure(|_, _| unreachable!("it has not failed"))
+                .serve(|_| -> Script { unreachable!("it was stopped") });
+            *kept.borrow_mut() = Some(client.unwrap());
+            net::turn_until(event_loop, || reports.get() == 1);
+            turn_to_rest(event_loop);
+            net::turn_until(event_loop, || server.open_connections() == 0);
+            assert_eq!(reports.get(), 1);
+        });
+    }
+}
+
+#[test]
+fn a_client_may_be_stopped_in_any_call_of_its_session() {
+    let places = ["factory", "on_open", "on_message", "on_drained", "on_peer_shutdown", "on_close"];
+    for (place, by_drop) in places.iter().flat_map(|place| [(*place, true), (*place, false)]) {
+        with_loop(|event_loop| {
+            let server_side = Journal::new();
+            let server = TcpServer::bind(event_loop, loopback())
+                .unwrap()
+                .serve(move |_| {
+                    server_side.script().on_open(|conn| {
+                        conn.send("x").unwrap();
+                        conn.shutdown();
+                    })
+                })
+                .unwrap();
+            let (journal, kept, stopped) = (Journal::new(), Kept::default(), Count::default());
+            let (writing, stopping, noting) = (journal.clone(), Rc::clone(&kept), stopped.clone());
+            let client = TcpClient::connect(event_loop, server.local_addr())
+                .retry(backoff())
+                .reconnect(true)
+                .on_failure(|_, _| unreachable!("it has not failed"))
+                .serve(move |_| {
+                    let (kept, noting, script) = (Rc::clone(&stopping), noting.clone(), writing.script());
+                    let end = move || {
+                        noting.add();
+                        stop(&kept, by_drop);
+                    };
+                    match place {
+                        "factory" => {
+                            end();
+                            script
+                        }
+                        "on_open" => script.on_open(move |_| end()),
+                        "on_message" => script.on_message(move |_, _| end()),
+                        "on_drained" => {
+                            script.on_open(|conn| conn.notify_drained()).on_drained(move |_| end())
+                        }
+                        "on_peer_shutdown" => script.on_peer_shutdown(move |_| end()),
+                        _ => script.on_close(move |_, _| end()),
+                    }
+                });
+            *kept.borrow_mut() = Some(client.unwrap());
+            net::turn_until(event_loop, || stopped.get() == 1);
+            turn_to_rest(event_loop);
+            assert_eq!(stopped.get(), 1, "called again after a stop in {place}");
+            journal.assert_whole_lives(1);
+            let life = journal.of(0);
+            let expected = if place == "on_close" { End::Finished } else { End::Stopped };
+            assert_eq!(life.last(), Some(&Told::Close(expected)), "{place}: {life:?}");
+            // Nothing but the end comes after the stop.
+            let last = match place {
+                "factory" | "on_open" => Told::Open,
+                "on_message" => message("x"),
+                "on_drained" => Told::Drained,
+                _ => Told::PeerShutdown,
+            };
+            assert_eq!(life[life.len() - 2], last, "{place}: {life:?}");
+        });
+    }
+}
+
+#[test]
+fn a_session_that_another_callback_stops_gets_no_more_input() {
+    with_loop(|event_loop| {
+        let server = TcpServer::bind(event_loop, loopback())
+            .unwrap()
+            .serve({
+                let journal = Journal::new();
+                move |_| journal.script().on_open(|conn| conn.send("x"))
+            })
+            .unwrap();
+        // Whichever of the two is called first stops both, so the other is not called in that very turn.
+        let (kept, messages) = (Rc::new(RefCell::new(Vec::new())), Count::default());
+        for _ in 0..2 {
+            let (stopping, counting) = (Rc::clone(&kept), messages.clone());
+            let client = TcpClient::connect(event_loop, server.local_addr()).on_message(move |_, input| {
+                input.clear();
+                counting.add();
+                let clients: Vec<TcpClient> = stopping.borrow_mut().drain(..).collect();
+                drop(clients);
+            });
+            kept.borrow_mut().push(client.unwrap());
+        }
+        net::turn_until(event_loop, || messages.get() > 0);
+        turn_to_rest(event_loop);
+        assert_eq!(messages.get(), 1);
+    });
+}
+
+// --- The end of the loop --------------------------------------------------------------------------
+
+#[test]
+fn a_loop_that_is_dropped_ends_its_clients_whatever_they_do() {
+    with_watchdog(LIMIT, || {
+        let (nobody, silent) = (Refusing::new(), Silent::new());
+        let listener = std::net::TcpListener::bind(loopback()).unwrap();
+        let (reports, given_up, journal) = (Reports::new(), Count::default(), Journal::new());
+        for phase in ["connecting", "looking up", "waiting", "open"] {
+            let event_loop = EventLoop::new().unwrap();
+            let builder = match phase {
+                "connecting" => TcpClient::connect(&event_loop, silent.address()),
+                "looking up" => TcpClient::connect(&event_loop, "no-such-host.invalid:80"),
+                "waiting" => TcpClient::connect(&event_loop, nobody.address()),
+                _ => TcpClient::connect(&event_loop, listener.local_addr().unwrap()),
+            };
+            let (token, writing) = (given_up.drop_token(), journal.clone());
+            let client = builder
+                .timeout(LONG)
+                .retry(Backoff::new().start(LONG).cap(LONG))
+                .reconnect(true)
+                .reporting(&reports)
+                .serve(move |_| {
+                    token.keep();
+                    writing.script()
+                })
+                .unwrap();
+            net::turn_until(&event_loop, || {
+                format!("{client:?}").contains(phase)
+                    && (phase == "open" || event_loop.next_deadline().is_some())
+            });
+            reports.take();
+            let handle = event_loop.handle();
+            drop(event_loop);
+            assert_eq!(reports.take(), [], "reported by a client whose loop is dropped while {phase}");
+            assert!(client.handle().is_none());
+            client.stop();
+            drop(client);
+            assert_eq!(handle.counters().panics, 0);
+        }
+        assert_eq!(given_up.get(), 4, "the factories outlive their clients");
+        journal.assert_whole_lives(1);
+        assert_eq!(journal.end_of(0), End::LoopEnded);
+    });
+}
