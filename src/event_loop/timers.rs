@@ -20,13 +20,14 @@ const GATHERED: u64 = 50_000;
 /// What the timer queue carries.
 pub(super) enum TimerTask {
     Once(Task<EventLoop>),
-    Every(Box<Every<dyn FnMut(&EventLoop)>>),
+    Every(Box<Every<Callback>>),
     /// Made by a [`LoopHandle`](super::LoopHandle): the callback is kept where other threads can cancel it.
     Remote(Option<Schedule>, RemoteKey),
     /// The deadline of a source of the loop's own.
-    #[allow(dead_code)]
     Source(ChannelId),
 }
+
+type Callback = dyn FnMut(&EventLoop);
 
 /// A callback that repeats.
 pub(super) struct Every<F: ?Sized> {
@@ -167,13 +168,7 @@ impl EventLoop {
         }
     }
 
-    fn run_every_once(
-        &self,
-        key: TimerKey,
-        deadline: u64,
-        now: u64,
-        mut every: Box<Every<dyn FnMut(&EventLoop)>>,
-    ) {
+    fn run_every_once(&self, key: TimerKey, deadline: u64, now: u64, mut every: Box<Every<Callback>>) {
         if self.catch("a timer's callback", || (every.callback)(self)).is_some() {
             let next = every.schedule.next(deadline, now, || self.moment());
             self.go_on(key, Some((next, TimerTask::Every(every))));

@@ -133,6 +133,19 @@ pub struct TcpClientBuilder<'a> {
 }
 
 impl TcpClientBuilder<'_> {
+    /// How long a connection may be idle before its handler is told, which closes it unless
+    /// [written](ConnectionHandler::on_idle) otherwise. Usually for ever. See
+    /// [`set_idle_timeout`](TcpConnection::set_idle_timeout).
+    ///
+    /// # Panics
+    /// If the timeout is zero.
+    #[track_caller]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        assert!(!timeout.is_zero(), "a connection cannot be idle for no time at all");
+        self.limits.idle_timeout = Some(timeout);
+        self
+    }
+
     /// How long one attempt may take: the lookup of the name, and then each of its addresses. Usually 10 s; the kernel's own
     /// patience is about two minutes.
     pub fn timeout(mut self, timeout: Duration) -> Self {

@@ -5,6 +5,7 @@
 //! [`ConnectionHandle`]. An idle connection owns neither an input nor an output buffer.
 
 mod face;
+mod idle;
 mod input;
 mod mailbox;
 mod output;
@@ -13,6 +14,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub use face::TcpConnection;
 pub(super) use input::Received;
@@ -25,6 +27,7 @@ use crate::buffer::Buffer;
 use crate::channel_table::ChannelId;
 use crate::event_loop::EventLoop;
 use crate::readiness::{Interest, Readiness};
+use crate::timer_queue::TimerKey;
 use mailbox::Mailbox;
 
 pub(super) const INPUT: Readiness = Readiness::answering(Interest::READABLE);
@@ -84,12 +87,17 @@ pub(super) struct Core {
     /// Bytes that were accepted for sending and that the kernel has not taken. Never more than the limit.
     unsent: RefCell<Buffer>,
     reason: Cell<Option<CloseReason>>,
+    /// When bytes last came or went.
+    last_active: Cell<Instant>,
+    /// How long the connection may be idle, if that is limited.
+    idle_timeout: Cell<Option<Duration>>,
+    idle_timer: Cell<Option<TimerKey>>,
     /// Made when somebody first asks for a handle.
     mailbox: OnceCell<Arc<Mailbox>>,
 }
 
 impl Core {
-    pub(super) fn new(id: ChannelId, arrival: Arrival, state: State) -> Core {
+    pub(super) fn new(event_loop: &EventLoop, id: ChannelId, arrival: Arrival, state: State) -> Core {
         let Arrival { fd, peer, mut membership } = arrival;
         membership.enlist(id);
         Core {
@@ -107,6 +115,9 @@ impl Core {
             unread: Cell::default(),
             unsent: RefCell::default(),
             reason: Cell::new(None),
+            last_active: Cell::new(event_loop.now()),
+            idle_timeout: Cell::new(None),
+            idle_timer: Cell::new(None),
             mailbox: OnceCell::new(),
         }
     }
@@ -149,6 +160,7 @@ impl Core {
             return;
         }
         self.reason.set(Some(reason));
+        self.cancel_idle_timer(event_loop);
         if let Some(mailbox) = self.mailbox.get() {
             // What was accepted from other threads counts as unsent, for the handler to see.
             let mut unsent = self.unsent.borrow_mut();

@@ -61,7 +61,7 @@ pub(super) fn dial<H: ConnectionHandler>(
     outgoing: Outgoing<H>,
 ) -> io::Result<ChannelId> {
     let connection = event_loop.register(Interest::READABLE | Interest::WRITABLE, |id| {
-        let core = Core::new(id, arrival, State::Connecting);
+        let core = Core::new(event_loop, id, arrival, State::Connecting);
         Rc::new(Connection { core, handler: RefCell::new(None), outgoing: Some(Box::new(outgoing)) })
     })?;
     connection.core.update_wanted(event_loop);
@@ -81,7 +81,7 @@ pub(super) fn establish<H: ConnectionHandler>(
     }
     let peer = arrival.peer;
     let registered = event_loop.register(Interest::READABLE | Interest::WRITABLE, |id| {
-        let core = Core::new(id, arrival, State::Open);
+        let core = Core::new(event_loop, id, arrival, State::Open);
         Rc::new(Connection { core, handler: RefCell::new(None), outgoing: None })
     });
     let connection = match registered {
@@ -94,6 +94,7 @@ pub(super) fn establish<H: ConnectionHandler>(
 
 impl<H: ConnectionHandler> Connection<H> {
     fn open(&self, event_loop: &EventLoop, make: impl FnOnce(&TcpConnection<'_>) -> H) {
+        self.core.start_idle_timeout(event_loop);
         let opened = event_loop.catch("a connection's factory or on_open", || {
             let conn = TcpConnection::new(event_loop, &self.core);
             *self.handler.borrow_mut() = Some(make(&conn));
@@ -200,6 +201,12 @@ impl<H: ConnectionHandler> Source for Connection<H> {
             Stage::Serving => {}
             Stage::Draining => core.drain(event_loop),
             Stage::Cutting => core.close(event_loop, CloseReason::Stopped),
+        }
+    }
+
+    fn on_deadline(&self, event_loop: &EventLoop) {
+        if self.core.check_idle(event_loop) {
+            self.call(event_loop, |handler, conn| handler.on_idle(conn));
         }
     }
 

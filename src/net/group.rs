@@ -7,19 +7,22 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, LoopHandle};
 
-/// The limits that every connection of a group keeps to, in bytes.
+/// The limits that every connection of a group keeps to; sizes in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) high_water: usize,
     pub(crate) low_water: usize,
     pub(crate) max_unsent: usize,
     pub(crate) max_unread: usize,
+    /// How long a connection may be idle, if that is limited.
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -30,6 +33,7 @@ impl Default for Limits {
             low_water: 1024 * KIB,
             max_unsent: 16 * 1024 * KIB,
             max_unread: 16 * 1024 * KIB,
+            idle_timeout: None,
         }
     }
 }

@@ -75,6 +75,18 @@ pub trait ConnectionHandler: 'static {
         Ok(())
     }
 
+    /// No byte has come or gone for as long as the connection may be [idle](TcpConnection::set_idle_timeout).
+    ///
+    /// Unless this is written otherwise the connection is closed, with [`CloseReason::Idle`]. If it is kept (and, say, the peer asked
+    /// whether it is still there) the time begins anew.
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_idle(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        conn.close_for(CloseReason::Idle);
+        Ok(())
+    }
+
     /// The connection is closed. The last call, and there is always one. What [`unsent`](TcpConnection::unsent) still counts
     /// is lost.
     fn on_close(&mut self, conn: &TcpConnection<'_>, reason: &CloseReason) {

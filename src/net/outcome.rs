@@ -16,6 +16,8 @@ pub enum CloseReason {
     Stopped,
     /// The loop was dropped.
     LoopEnded,
+    /// Nothing happened for as long as the connection may be [idle](crate::TcpConnection::set_idle_timeout).
+    Idle,
     /// The handler panicked.
     Panicked,
     /// The kernel reported an error (a reset, a timeout), the handler returned one, or a limit was passed.
@@ -29,6 +31,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Closed => f.write_str("closed by this end"),
             CloseReason::Stopped => f.write_str("the server or client was stopped"),
             CloseReason::LoopEnded => f.write_str("the event loop was dropped"),
+            CloseReason::Idle => f.write_str("nothing happened for too long"),
             CloseReason::Panicked => f.write_str("the handler panicked"),
             CloseReason::Error(error) => error.fmt(f),
         }

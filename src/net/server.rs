@@ -186,6 +186,19 @@ impl<'a, S> TcpServerBuilder<'a, S> {
         self
     }
 
+    /// How long a connection may be idle before its handler is told, which closes it unless
+    /// [written](ConnectionHandler::on_idle) otherwise. Usually for ever. See
+    /// [`set_idle_timeout`](TcpConnection::set_idle_timeout).
+    ///
+    /// # Panics
+    /// If the timeout is zero.
+    #[track_caller]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        assert!(!timeout.is_zero(), "a connection cannot be idle for no time at all");
+        self.settings.limits.idle_timeout = Some(timeout);
+        self
+    }
+
     /// How many bytes of input a handler may leave unread; a connection that passes it is closed. Usually 16 MiB.
     pub fn max_unread(mut self, bytes: usize) -> Self {
         self.settings.limits.max_unread = bytes;

@@ -79,7 +79,9 @@ impl Near {
             return self.heap.remove(position, nodes);
         }
         self.run[position].index = NONE;
-        while self.run.pop_if(|last| last.index == NONE).is_some() {}
+        while self.run.last().is_some_and(|last| last.index == NONE) {
+            self.run.pop();
+        }
     }
 
     /// Forgets everything, and leaves the nodes as they are.

@@ -8,9 +8,8 @@ use std::ops::{Index, IndexMut};
 /// The largest generation of a node. A node that has used them all up is abandoned.
 pub(super) const LAST_GENERATION: u32 = u32::MAX - 1;
 
-/// The node that stands for no node: the end of every list. It is never a timer's. What unlinking writes to the
-/// neighbour of a list's last node goes there, so it need not ask which node is the last.
-pub(super) const NONE: u32 = 0;
+/// No node has this index.
+pub(super) const NONE: u32 = u32::MAX;
 
 /// Names one timer of one queue, for as long as the queue lives: no two timers ever get the same key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -26,10 +25,8 @@ pub(super) struct Node {
     pub(super) deadline: u64,
     /// How many times timers had been armed before this one was.
     pub(super) sequence: u64,
-    /// In the wheel, the node before it in its bucket. In the run or the heap, its position there.
+    /// Where in the wheel, the run or the heap its entry is.
     pub(super) at: u32,
-    /// In the wheel, the node behind it in its bucket.
-    pub(super) next: u32,
     /// That of the key the node now answers to, or will when it is next used.
     pub(super) generation: u32,
     /// In the wheel, which bucket.
@@ -50,12 +47,18 @@ pub(super) enum State {
     PoppedAndReset,
 }
 
+impl State {
+    pub(super) fn is_near(self) -> bool {
+        matches!(self, State::InRun | State::InHeap)
+    }
+}
+
 /// All nodes, indexed by `u32`.
 pub(super) struct Nodes {
     nodes: Vec<Node>,
-    /// The vacant nodes, but for those that have used up their generations. Apart, and not a list through the nodes: of that
-    /// the next one would not be known before the one at hand has come from memory.
-    free: Vec<u32>,
+    /// The keys to be given next: the vacant nodes, but for those that have used up their generations. The
+    /// generation is here too, so that a new timer only writes to its node and need not wait for it to come from memory.
+    free: Vec<TimerKey>,
 }
 
 impl Nodes {
@@ -63,7 +66,7 @@ impl Nodes {
         Nodes { nodes: Vec::new(), free: Vec::new() }
     }
 
-    /// How many there are, vacant ones and [`NONE`] included.
+    /// How many there are, vacant ones included.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -82,29 +85,25 @@ impl Nodes {
         TimerKey { index, generation: self[index].generation }
     }
 
-    /// A vacant node, which the caller fills. `None` if there is none left, and [`grow`](Nodes::grow) must be called.
-    pub(super) fn take_vacant(&mut self) -> Option<u32> {
+    /// The key of a vacant node, which the caller fills. `None` if there is none left; then [`grow`](Nodes::grow).
+    pub(super) fn take_vacant(&mut self) -> Option<TimerKey> {
         self.free.pop()
     }
 
     /// Adds a node, which the caller fills.
-    pub(super) fn grow(&mut self) -> u32 {
-        let vacant = Node {
+    pub(super) fn grow(&mut self) -> TimerKey {
+        let index = u32::try_from(self.nodes.len()).ok().filter(|&index| index != NONE);
+        let index = index.expect("fewer than 2^32 timers at a time");
+        self.nodes.push(Node {
             deadline: 0,
             sequence: 0,
-            at: NONE,
-            next: NONE,
+            at: 0,
             generation: 0,
             bucket: 0,
             state: State::Vacant,
             repeats: false,
-        };
-        if self.nodes.is_empty() {
-            self.nodes.push(vacant);
-        }
-        let index = u32::try_from(self.nodes.len()).expect("fewer than 2^32 timers at a time");
-        self.nodes.push(vacant);
-        index
+        });
+        TimerKey { index, generation: 0 }
     }
 
     /// Ends the key of a node and makes the node available for another.
@@ -116,7 +115,8 @@ impl Nodes {
         // second. It is abandoned, a few bytes for four thousand million timers; starting again at 0 would let an old
         // key cancel a stranger.
         if node.generation <= LAST_GENERATION {
-            self.free.push(index);
+            let key = TimerKey { index, generation: node.generation };
+            self.free.push(key);
         }
     }
 }

@@ -190,7 +190,7 @@ fn keys_that_were_never_given_find_nothing() {
     let mut queue = TimerQueue::new();
     let key = queue.insert(at(1), "a");
     queue.cancel(key);
-    for (index, generation) in [(0, 0), (0, u32::MAX), (1, 2), (2, 0), (u32::MAX, 0), (1, u32::MAX)] {
+    for (index, generation) in [(0, 1), (1, 0), (u32::MAX, 0), (0, u32::MAX)] {
         let key = TimerKey { index, generation };
         assert!(!queue.contains(key));
         assert_eq!(queue.cancel(key), None);
@@ -202,7 +202,7 @@ fn a_slot_is_abandoned_before_its_keys_repeat() {
     let mut queue = TimerQueue::new();
     let first = queue.insert(at(1), "a");
     queue.cancel(first);
-    queue.nodes[first.index].generation = LAST_GENERATION;
+    queue.nodes.wear(first.index, LAST_GENERATION);
     let last = queue.insert(at(1), "b");
     assert_eq!((last.index, last.generation), (first.index, LAST_GENERATION));
     assert!(queue.cancel(last).is_some());
@@ -219,7 +219,8 @@ fn a_queue_in_steady_state_does_not_allocate() {
         let key = keys.swap_remove(ms as usize * 7 % 100);
         assert!(queue.cancel(key).is_some());
         keys.push(queue.insert(at(ms), ms));
-        let now = [queue.nodes.capacity(), queue.payloads.capacity(), queue.near.capacity()];
+        let TimerQueue { nodes, payloads, near, far, .. } = &queue;
+        let now = [nodes.capacity(), payloads.capacity(), near.capacity(), far.capacity()];
         assert_eq!(*room.get_or_insert(now), now);
     }
 }

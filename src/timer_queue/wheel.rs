@@ -7,10 +7,17 @@
 //! So the buckets in use of one level all lie ahead of the cursor's digit, and before those of the level above; none is
 //! shared by two rounds of the wheel, and the first in time is the first bit set of the lowest level that has one.
 //!
-//! Linking and unlinking are O(1). A bucket does not keep its timers in order, and a timer may stand in one that is
+//! Adding and removing are O(1). A bucket does not keep its timers in order, and a timer may stand in one that is
 //! too early; what is taken out of a bucket has to be placed anew by its deadline.
+//!
+//! A bucket is a list of chunks of node indices, of which only the first has room. A list through the nodes themselves would
+//! need no chunks, but following it waits for one node after the other to come from memory; the nodes that a chunk names
+//! come at the same time.
 
-use super::nodes::{NONE, Nodes, State};
+use std::iter::successors;
+use std::mem;
+
+use super::nodes::{Nodes, State};
 
 /// log2 of the nanoseconds in a tick.
 pub(super) const TICK_BITS: u32 = 20;
@@ -19,6 +26,23 @@ const LEVELS: usize = 4;
 const DIGIT_BITS: u32 = 11;
 const BUCKETS: usize = 1 << DIGIT_BITS;
 const WORDS: usize = BUCKETS / 64;
+
+/// How many indices a chunk has room for: with its length and its successor it fills a cache line.
+const CHUNK: usize = 14;
+/// log2 of how many are counted for each chunk when a node notes its place.
+const CHUNK_BITS: u32 = 4;
+
+/// The chunk that ends every list. It is full, so that adding to an empty bucket is adding to one that has no room left.
+const END: u32 = 0;
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Chunk {
+    indices: [u32; CHUNK],
+    len: u32,
+    /// The one behind it, in its bucket or among the vacant ones.
+    next: u32,
+}
 
 /// The tick in which an instant lies.
 pub(super) fn tick_of(nanos: u64) -> u64 {
@@ -33,12 +57,18 @@ pub(super) struct Bucket {
     pub(super) last_tick: u64,
 }
 
+/// What was in a bucket.
+pub(super) struct Taken(u32);
+
 pub(super) struct Wheel {
     /// All that is in the wheel is later than this tick.
     cursor: u64,
-    /// The first node of each bucket, level after level. Nothing is allocated before [`prepare`](Wheel::prepare); and since an
-    /// empty bucket is a zero, the kernel need not provide the pages that no timer has used.
+    /// The first chunk of each bucket, level after level. Nothing is allocated before [`prepare`](Wheel::prepare); and
+    /// since an empty bucket is a zero, the kernel need not provide the pages that no timer has used.
     heads: Vec<u32>,
+    chunks: Vec<Chunk>,
+    /// The first vacant chunk.
+    vacant: u32,
     /// Which buckets are not empty, bit by bit.
     occupied: [[u64; WORDS]; LEVELS],
     /// Which words of `occupied` are not zero.
@@ -47,13 +77,21 @@ pub(super) struct Wheel {
 
 impl Wheel {
     pub(super) const fn new() -> Wheel {
-        Wheel { cursor: 0, heads: Vec::new(), occupied: [[0; WORDS]; LEVELS], summary: [0; LEVELS] }
+        Wheel {
+            cursor: 0,
+            heads: Vec::new(),
+            chunks: Vec::new(),
+            vacant: END,
+            occupied: [[0; WORDS]; LEVELS],
+            summary: [0; LEVELS],
+        }
     }
 
-    /// Must be called before the first timer is linked.
+    /// Must be called before the first timer is added.
     pub(super) fn prepare(&mut self) {
         if self.heads.is_empty() {
-            self.heads = vec![NONE; LEVELS * BUCKETS];
+            self.heads = vec![END; LEVELS * BUCKETS];
+            self.chunks.push(Chunk { indices: [0; CHUNK], len: CHUNK as u32, next: END });
         }
     }
 
@@ -62,7 +100,7 @@ impl Wheel {
     }
 
     /// Moves the cursor on. No bucket may begin at or before the new one, but for one that the new one lies in, if its
-    /// list has been [taken out](Wheel::take).
+    /// list has been [taken](Wheel::take).
     pub(super) fn set_cursor(&mut self, cursor: u64) {
         debug_assert!(cursor >= self.cursor && self.first().is_none_or(|bucket| bucket.first_tick > cursor));
         self.cursor = cursor;
@@ -87,9 +125,11 @@ impl Wheel {
     }
 
     /// The nodes in a bucket.
-    pub(super) fn nodes_in(&self, bucket: Bucket, nodes: &Nodes) -> impl Iterator<Item = u32> {
-        let head = self.heads[usize::from(bucket.number)];
-        std::iter::successors(Some(head), |&index| Some(nodes[index].next)).take_while(|&index| index != NONE)
+    pub(super) fn nodes_in(&self, bucket: Bucket) -> impl Iterator<Item = u32> {
+        let next = |&chunk: &u32| Some(self.chunks[chunk as usize].next);
+        let chunks = successors(Some(self.heads[usize::from(bucket.number)]), next);
+        let chunks = chunks.take_while(|&chunk| chunk != END).map(|chunk| &self.chunks[chunk as usize]);
+        chunks.flat_map(|chunk| chunk.indices[..chunk.len as usize].iter().copied())
     }
 
     fn bucket(&self, number: u16) -> Bucket {
@@ -102,42 +142,63 @@ impl Wheel {
     }
 
     /// Puts a node where `tick`, which lies after the cursor, belongs.
-    pub(super) fn link(&mut self, index: u32, tick: u64, nodes: &mut Nodes) {
+    pub(super) fn add(&mut self, index: u32, tick: u64, nodes: &mut Nodes) {
         let level = (tick ^ self.cursor).ilog2() / DIGIT_BITS;
         let digit = (tick >> (level * DIGIT_BITS)) as usize % BUCKETS;
         let (level, bucket) = (level as usize, (level as usize) << DIGIT_BITS | digit);
 
-        let head = &mut self.heads[bucket];
+        let mut head = self.heads[bucket];
+        if self.chunks[head as usize].len as usize == CHUNK {
+            head = self.new_chunk(head);
+            self.heads[bucket] = head;
+            self.occupied[level][digit / 64] |= 1 << (digit % 64);
+            self.summary[level] |= 1 << (digit / 64);
+        }
+        let chunk = &mut self.chunks[head as usize];
+        let position = chunk.len;
+        chunk.indices[position as usize] = index;
+        chunk.len += 1;
+
         let node = &mut nodes[index];
         node.state = State::InWheel;
         node.bucket = bucket as u16;
-        node.at = NONE;
-        node.next = *head;
-        nodes[*head].at = index;
-        *head = index;
-
-        self.occupied[level][digit / 64] |= 1 << (digit % 64);
-        self.summary[level] |= 1 << (digit / 64);
+        node.at = head << CHUNK_BITS | position;
     }
 
-    /// Takes a node out.
-    pub(super) fn unlink(&mut self, index: u32, nodes: &mut Nodes) {
-        let node = nodes[index];
-        nodes[node.next].at = node.at;
-        if node.at == NONE {
-            self.heads[usize::from(node.bucket)] = node.next;
-            if node.next == NONE {
-                self.clear_bit(usize::from(node.bucket));
+    /// Takes a node out. The one that was added to its bucket last takes its place.
+    pub(super) fn remove(&mut self, index: u32, nodes: &mut Nodes) {
+        let (at, bucket) = (nodes[index].at, usize::from(nodes[index].bucket));
+        let head = self.heads[bucket];
+        let chunk = &mut self.chunks[head as usize];
+        chunk.len -= 1;
+        let (rest, next) = (chunk.len, chunk.next);
+        let last = chunk.indices[rest as usize];
+        self.chunks[(at >> CHUNK_BITS) as usize].indices[at as usize % (1 << CHUNK_BITS)] = last;
+        nodes[last].at = at;
+        if rest == 0 {
+            self.free_chunk(head);
+            self.heads[bucket] = next;
+            if next == END {
+                self.clear_bit(bucket);
             }
-        } else {
-            nodes[node.at].next = node.next;
         }
     }
 
-    /// Empties a bucket. Returns the first node of its list, whose nodes have to be followed by `next` and placed anew.
-    pub(super) fn take(&mut self, bucket: Bucket) -> u32 {
+    /// Empties a bucket. What was in there has to be [taken](Wheel::take_chunk) and placed anew.
+    pub(super) fn take(&mut self, bucket: Bucket) -> Taken {
         self.clear_bit(usize::from(bucket.number));
-        std::mem::replace(&mut self.heads[usize::from(bucket.number)], NONE)
+        Taken(mem::replace(&mut self.heads[usize::from(bucket.number)], END))
+    }
+
+    /// Some of the nodes that have been taken, until there are no more.
+    pub(super) fn take_chunk(&mut self, taken: &mut Taken) -> Option<impl Iterator<Item = u32> + use<>> {
+        if taken.0 == END {
+            return None;
+        }
+        let chunk = self.chunks[taken.0 as usize];
+        self.free_chunk(taken.0);
+        taken.0 = chunk.next;
+        Some(chunk.indices.into_iter().take(chunk.len as usize))
     }
 
     /// The earliest tick that may stand in the bucket where this node is.
@@ -147,8 +208,30 @@ impl Wheel {
 
     /// Forgets everything but the cursor, and leaves the nodes as they are.
     pub(super) fn clear(&mut self) {
-        *self = Wheel { cursor: self.cursor, heads: std::mem::take(&mut self.heads), ..Wheel::new() };
-        self.heads.fill(NONE);
+        while let Some(bucket) = self.first() {
+            let mut taken = self.take(bucket);
+            while self.take_chunk(&mut taken).is_some() {}
+        }
+    }
+
+    /// An empty chunk, before `next`.
+    fn new_chunk(&mut self, next: u32) -> u32 {
+        let chunk = Chunk { indices: [0; CHUNK], len: 0, next };
+        if self.vacant == END {
+            let number = self.chunks.len();
+            assert!(number < 1 << (u32::BITS - CHUNK_BITS), "fewer than 2^28 chunks of timers at a time");
+            self.chunks.push(chunk);
+            return number as u32;
+        }
+        let vacant = &mut self.chunks[self.vacant as usize];
+        let number = mem::replace(&mut self.vacant, vacant.next);
+        (vacant.len, vacant.next) = (0, next);
+        number
+    }
+
+    fn free_chunk(&mut self, number: u32) {
+        self.chunks[number as usize].next = self.vacant;
+        self.vacant = number;
     }
 
     fn clear_bit(&mut self, bucket: usize) {
@@ -163,7 +246,7 @@ impl Wheel {
 
 /// Which bits are set, from the lowest up.
 fn bits_of(bits: u64) -> impl Iterator<Item = u16> {
-    let rest = std::iter::successors(Some(bits), |bits| Some(bits & bits.wrapping_sub(1)));
+    let rest = successors(Some(bits), |bits| Some(bits & bits.wrapping_sub(1)));
     rest.take_while(|&bits| bits != 0).map(|bits| bits.trailing_zeros() as u16)
 }
 

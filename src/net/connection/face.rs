@@ -73,10 +73,30 @@ impl<'a> TcpConnection<'a> {
         self.core.close(self.event_loop, CloseReason::Closed);
     }
 
+    /// Ends the connection now, for a reason of the crate's own.
+    pub(crate) fn close_for(&self, reason: CloseReason) {
+        self.core.close(self.event_loop, reason);
+    }
+
     /// Ends the connection when `delay` has passed, unless it has ended by then.
     pub fn close_after(&self, delay: Duration) {
         let handle = self.handle();
         self.event_loop.run_after(delay, move |_| handle.close());
+    }
+
+    /// How long the connection may be idle, instead of what its server or client was told; `None` for as long as it likes. The time
+    /// begins anew now.
+    ///
+    /// Idle is a connection on which no byte comes, and none is taken by the kernel to be sent. When the time has passed
+    /// [`on_idle`](crate::ConnectionHandler::on_idle) is called, which closes the connection unless it is written otherwise.
+    ///
+    /// To push the deadline back costs a message a few nanoseconds: no system call, and nothing is done to a timer.
+    ///
+    /// # Panics
+    /// If the timeout is zero.
+    #[track_caller]
+    pub fn set_idle_timeout(&self, timeout: Option<Duration>) {
+        self.core.set_idle_timeout(self.event_loop, timeout);
     }
 
     /// Reads no more until [`resume_reading`](TcpConnection::resume_reading). No system call; the peer is held back once the

@@ -54,6 +54,7 @@ impl Core {
                     event_loop.clear_ready(self.id, Readiness::READABLE);
                 }
                 input.commit(n);
+                self.note_activity(event_loop);
                 if self.discarding.get() { Received::Nothing } else { Received::Input }
             }
             Ok(Transferred::WouldBlock) => {

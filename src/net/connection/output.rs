@@ -23,8 +23,13 @@ impl Core {
         let mut rest = bytes;
         if unsent.is_empty() {
             match socket::send(self.fd.as_fd(), bytes) {
-                Ok(Transferred::Bytes(n)) if n == bytes.len() => return Ok(Sent::Written),
-                Ok(Transferred::Bytes(n)) => rest = &bytes[n..],
+                Ok(Transferred::Bytes(n)) => {
+                    self.note_activity(event_loop);
+                    if n == bytes.len() {
+                        return Ok(Sent::Written);
+                    }
+                    rest = &bytes[n..];
+                }
                 Ok(Transferred::WouldBlock) => {}
                 Err(error) => {
                     drop(unsent);
@@ -61,7 +66,10 @@ impl Core {
             return asked;
         }
         match socket::send(self.fd.as_fd(), unsent.readable()) {
-            Ok(Transferred::Bytes(n)) => unsent.consume(n),
+            Ok(Transferred::Bytes(n)) => {
+                unsent.consume(n);
+                self.note_activity(event_loop);
+            }
             Ok(Transferred::WouldBlock) => {}
             Err(error) => {
                 drop(unsent);

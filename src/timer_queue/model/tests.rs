@@ -308,7 +308,7 @@ impl Pair {
         assert_eq!(self.queue.drain(), expected);
         assert_sound(&self.queue);
         assert!(self.rng.seed % 16 > 0 || self.queue.far.lists() == 0);
-        let all = 1..self.queue.nodes.len() as u32;
+        let all = 0..self.queue.nodes.len() as u32;
         assert!(self.queue.nodes.vacant().into_iter().eq(all), "every node is vacant, once");
         assert!(self.queue.is_empty() && self.queue.next_wake().is_none());
         let keys =

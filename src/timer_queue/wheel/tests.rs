@@ -3,7 +3,11 @@ use super::*;
 impl Wheel {
     /// How many buckets have a list, whatever the bits say. Slow.
     pub(in crate::timer_queue) fn lists(&self) -> usize {
-        self.heads.iter().filter(|&&head| head != NONE).count()
+        self.heads.iter().filter(|&&head| head != END).count()
+    }
+
+    pub(in crate::timer_queue) fn capacity(&self) -> usize {
+        self.chunks.capacity()
     }
 
     /// Checks the lists, the bits, and that nothing stands in a bucket that is too late for it. Returns how many timers
@@ -17,15 +21,16 @@ impl Wheel {
                 "buckets in order, ahead of the cursor, and none overlaps another"
             );
             last = bucket.last_tick;
-            let mut before = NONE;
-            for index in self.nodes_in(bucket, nodes) {
+            let before = found;
+            for index in self.nodes_in(bucket) {
                 let node = &nodes[index];
-                assert_eq!((node.state, node.bucket, node.at), (State::InWheel, bucket.number, before));
+                assert_eq!((node.state, node.bucket), (State::InWheel, bucket.number));
+                let (chunk, position) = (node.at >> CHUNK_BITS, node.at as usize % 16);
+                assert_eq!(self.chunks[chunk as usize].indices[position], index);
                 assert!(tick_of(node.deadline) >= bucket.first_tick);
-                before = index;
                 found += 1;
             }
-            assert_ne!(before, NONE, "an empty bucket's bit is set");
+            assert_ne!(found, before, "an empty bucket's bit is set");
         }
         for (summary, words) in self.summary.iter().zip(&self.occupied) {
             assert!(words.iter().enumerate().all(|(i, &word)| (summary >> i & 1 != 0) == (word != 0)));
@@ -34,15 +39,15 @@ impl Wheel {
     }
 }
 
-/// A wheel with one timer for each of these ticks, in nodes from 1 on.
+/// A wheel with one timer for each of these ticks, in nodes from 0 on.
 fn wheel_of(cursor: u64, ticks: &[u64]) -> (Wheel, Nodes) {
     let (mut wheel, mut nodes) = (Wheel::new(), Nodes::new());
     wheel.prepare();
     wheel.set_cursor(cursor);
     for &tick in ticks {
-        let index = nodes.grow();
+        let index = nodes.grow().index;
         nodes[index].deadline = tick << TICK_BITS;
-        wheel.link(index, tick, &mut nodes);
+        wheel.add(index, tick, &mut nodes);
     }
     wheel.assert_sound(&nodes);
     assert_eq!(wheel.lists(), wheel.buckets().count());
@@ -66,7 +71,7 @@ fn a_bucket_is_as_long_as_its_distance_allows() {
         let (wheel, nodes) = wheel_of(cursor, &[tick]);
         let bucket = wheel.first().unwrap();
         assert_eq!((bucket.first_tick, bucket.last_tick), (first_tick, last_tick));
-        assert_eq!(wheel.first_tick_around(1, &nodes), first_tick);
+        assert_eq!(wheel.first_tick_around(0, &nodes), first_tick);
     }
 }
 
@@ -75,9 +80,9 @@ fn the_first_bucket_is_the_first_in_time() {
     // Of each bucket its first tick; 64 and 2047 are at the ends of a word.
     let ticks = [1, 63, 64, 2047, 2048, 5 << 11, 2047 << 11, 1 << 22, 3 << 22, 1 << 33, 2047 << 33];
     let (mut wheel, mut nodes) = wheel_of(0, &ticks);
-    for (index, tick) in (1..).zip(ticks) {
+    for (index, tick) in (0..).zip(ticks) {
         assert_eq!(wheel.first().map(|bucket| bucket.first_tick), Some(tick));
-        wheel.unlink(index, &mut nodes);
+        wheel.remove(index, &mut nodes);
         nodes[index].state = State::Vacant;
         wheel.assert_sound(&nodes);
     }
@@ -86,25 +91,55 @@ fn the_first_bucket_is_the_first_in_time() {
 
 #[test]
 fn a_timer_can_be_taken_from_anywhere_in_its_bucket() {
-    for order in [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
-        let (mut wheel, mut nodes) = wheel_of(10, &[20, 20, 20, 21]);
+    // Two full chunks and some.
+    let ticks = [20; 2 * CHUNK + 3];
+    for step in 1..ticks.len() as u32 {
+        let (mut wheel, mut nodes) = wheel_of(10, &ticks);
+        let last = nodes.grow().index;
+        nodes[last].deadline = 21 << TICK_BITS;
+        wheel.add(last, 21, &mut nodes);
+        // 31 is a prime number, so every step meets every index.
+        let order = (0..ticks.len() as u32).map(|i| i * step % 31);
         for (taken, index) in (1..).zip(order) {
-            wheel.unlink(index, &mut nodes);
-            assert_eq!(wheel.assert_sound(&nodes), 4 - taken);
+            wheel.remove(index, &mut nodes);
+            assert_eq!(wheel.assert_sound(&nodes), 1 + ticks.len() - taken);
         }
         assert_eq!(wheel.first().map(|bucket| bucket.first_tick), Some(21));
+        assert_eq!(wheel.chunks.len(), 5, "three, one for the other, and the end of lists");
     }
 }
 
 #[test]
-fn a_bucket_that_is_taken_is_empty_and_its_list_whole() {
-    let (mut wheel, nodes) = wheel_of(0, &[5000, 4096, 9000]);
-    let bucket = wheel.first().unwrap();
-    let listed: Vec<u32> = wheel.nodes_in(bucket, &nodes).collect();
-    assert_eq!(listed, [2, 1]);
-    assert_eq!(wheel.take(bucket), 2);
-    assert_eq!(wheel.first().map(|bucket| bucket.first_tick), Some(8192));
-    assert_eq!(wheel.assert_sound(&nodes), 1);
+fn a_bucket_that_is_taken_is_empty_and_gives_what_was_in_it() {
+    let ticks: Vec<u64> = (4000..4150).collect();
+    let (mut wheel, nodes) = wheel_of(2047, &ticks);
+    for expected in [(0..96), (96..150)] {
+        let bucket = wheel.first().unwrap();
+        let listed: Vec<u32> = wheel.nodes_in(bucket).collect();
+        let mut taken = wheel.take(bucket);
+        let mut found = Vec::new();
+        while let Some(some) = wheel.take_chunk(&mut taken) {
+            found.extend(some);
+        }
+        assert_eq!(found, listed);
+        found.sort_unstable();
+        assert!(found.into_iter().eq(expected));
+        wheel.assert_sound(&nodes);
+    }
+    assert!(wheel.first().is_none());
+}
+
+#[test]
+fn chunks_are_used_again() {
+    let (mut wheel, mut nodes) = wheel_of(10, &[20, 21, 22]);
+    for tick in 23..1000 {
+        let index = (tick % 3) as u32;
+        wheel.remove(index, &mut nodes);
+        nodes[index].deadline = tick << TICK_BITS;
+        wheel.add(index, tick, &mut nodes);
+        wheel.assert_sound(&nodes);
+    }
+    assert_eq!(wheel.chunks.len(), 4);
 }
 
 #[test]
@@ -112,6 +147,11 @@ fn a_wheel_that_is_cleared_can_be_used_again() {
     let (mut wheel, mut nodes) = wheel_of(10, &[20, 5000, LAST_TICK]);
     wheel.clear();
     assert!(wheel.first().is_none() && wheel.buckets().next().is_none());
-    wheel.link(2, 5000, &mut nodes);
+    wheel.add(2, 5000, &mut nodes);
     assert_eq!(wheel.assert_sound(&nodes), 1);
+}
+
+#[test]
+fn a_chunk_fills_a_cache_line() {
+    assert_eq!((size_of::<Chunk>(), align_of::<Chunk>()), (64, 64));
 }
