@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::time::{ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use super::EventLoop;
 use super::source::Source;
@@ -21,9 +21,6 @@ const NEVER: u64 = u64::MAX;
 pub(super) struct Alarm {
     id: ChannelId,
     fd: OwnedFd,
-    /// What CLOCK_MONOTONIC shows at the origin of the loop's clock, or very little later: an alarm must not be early, as the loop
-    /// would find nothing due and set it again.
-    origin: u64,
     /// The moment that it is set to.
     armed: Cell<u64>,
 }
@@ -36,33 +33,30 @@ impl Alarm {
         Ok(rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?)
     }
 
-    /// An alarm for the deadlines of a system clock.
-    pub(super) fn new(id: ChannelId, fd: OwnedFd, clock: &Clock) -> Alarm {
-        let now = clock.moment(clock.now());
-        let monotonic = rustix::time::clock_gettime(ClockId::Monotonic);
-        let monotonic = monotonic.tv_sec as u64 * 1_000_000_000 + monotonic.tv_nsec as u64;
-        Alarm { id, fd, origin: monotonic - now, armed: Cell::new(NEVER) }
+    pub(super) fn new(id: ChannelId, fd: OwnedFd) -> Alarm {
+        Alarm { id, fd, armed: Cell::new(NEVER) }
     }
 
-    /// Makes sure that the wait ends by `deadline`. A system call only if it would not yet.
-    pub(super) fn set(&self, deadline: u64) -> io::Result<()> {
+    /// Makes sure that the wait ends by `deadline`, which lies ahead. A system call only if it would not yet.
+    ///
+    /// The kernel is told how long that is from now, as the standard library does not say what its instants are to the kernel. What
+    /// passes between the look at the clock and the kernel's makes the alarm late, and never early.
+    pub(super) fn set(&self, deadline: u64, clock: &Clock) -> io::Result<()> {
         if deadline >= self.armed.get() {
             return Ok(());
         }
-        let at = self.origin.saturating_add(deadline);
-        let it_value = Timespec { tv_sec: (at / 1_000_000_000) as i64, tv_nsec: (at % 1_000_000_000) as i64 };
+        // All zeros would mean to disarm it.
+        let left = deadline.saturating_sub(clock.moment(clock.now())).max(1);
+        let it_value =
+            Timespec { tv_sec: (left / 1_000_000_000) as i64, tv_nsec: (left % 1_000_000_000) as i64 };
         let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let setting = Itimerspec { it_interval, it_value };
-        rustix::time::timerfd_settime(&self.fd, TimerfdTimerFlags::ABSTIME, &setting)?;
+        rustix::time::timerfd_settime(
+            &self.fd,
+            TimerfdTimerFlags::empty(),
+            &Itimerspec { it_interval, it_value },
+        )?;
         self.armed.set(deadline);
         Ok(())
-    }
-
-    /// Notes that the moment `now` has come: an alarm that was set to an earlier one has gone off.
-    pub(super) fn passed(&self, now: u64) {
-        if self.armed.get() <= now {
-            self.armed.set(NEVER);
-        }
     }
 }
 
@@ -72,7 +66,10 @@ impl Source for Alarm {
     }
 
     /// It has gone off, and ended the wait; that was all. Nothing is read: each setting is a new edge.
+    ///
+    /// Until this call it counts as set, whatever the time: if it has gone off meanwhile, the next wait ends with that at once.
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
+        self.armed.set(NEVER);
         event_loop.clear_ready(self.id, Readiness::READABLE);
     }
 

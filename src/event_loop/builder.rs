@@ -138,8 +138,7 @@ impl Builder {
             Some(clock) => clock.listen(shared.listener()),
             None => {
                 let timerfd = Alarm::open()?;
-                let alarm = event_loop
-                    .register(Interest::READABLE, |id| Rc::new(Alarm::new(id, timerfd, &shared.clock)))?;
+                let alarm = event_loop.register(Interest::READABLE, |id| Rc::new(Alarm::new(id, timerfd)))?;
                 _ = event_loop.inner.alarm.set(alarm);
             }
         }

@@ -96,10 +96,19 @@ impl EventLoop {
     /// Among timers of one deadline it counts as made now. A repeating timer goes on from there, also one that is moved by its own
     /// callback; a timer that fires once has ended when its callback starts.
     ///
-    /// Moving a deadline back, as an idle timeout does whenever something happens, is a note in the timer and nothing else.
+    /// Moving a deadline back, as an idle timeout does whenever something happens, is a note in the timer and nothing else. What it costs
+    /// is the look at the clock, which [`reset_at`](EventLoop::reset_at) with a delay from [`now`](EventLoop::now) does without.
     pub fn reset(&self, id: TimerId, delay: Duration) -> bool {
+        self.move_timer(id, self.inner.shared.clock.after(delay))
+    }
+
+    /// Moves a timer to `deadline`, else as [`reset`](EventLoop::reset).
+    pub fn reset_at(&self, id: TimerId, deadline: Instant) -> bool {
+        self.move_timer(id, self.inner.shared.clock.moment(deadline))
+    }
+
+    pub(super) fn move_timer(&self, id: TimerId, deadline: u64) -> bool {
         let shared = &self.inner.shared;
-        let deadline = shared.clock.after(delay);
         match shared.resolve(id) {
             None => false,
             Some(TimerName::Local(key)) => self.rearm(key, deadline),
@@ -134,7 +143,7 @@ impl EventLoop {
                 }
                 // A loop that polls busily spends its processor on being exact.
                 let gathered = if inner.busy_poll.is_zero() { now.saturating_add(GATHERED) } else { 0 };
-                alarm.set(deadline.max(gathered))?;
+                alarm.set(deadline.max(gathered), &inner.shared.clock)?;
                 Ok(true)
             }
             // Whoever moves the clock has the loop make a turn.
@@ -149,9 +158,6 @@ impl EventLoop {
             return;
         }
         let now = inner.shared.clock.moment(inner.now.get());
-        if let Some(alarm) = inner.alarm.get() {
-            alarm.passed(now);
-        }
         inner.timers.borrow_mut().begin_phase(now);
         loop {
             let due = inner.timers.borrow_mut().pop_due();

@@ -95,10 +95,18 @@ impl LoopHandle {
     /// The answer is as good as that of [`cancel`](LoopHandle::cancel). A deadline of a timer made through a handle that is moved back
     /// does not wake the loop.
     pub fn reset(&self, id: TimerId, delay: Duration) -> bool {
+        self.move_timer(id, self.shared.clock.after(delay))
+    }
+
+    /// Moves a timer to `deadline`, as [`EventLoop::reset_at`], from any thread.
+    pub fn reset_at(&self, id: TimerId, deadline: Instant) -> bool {
+        self.move_timer(id, self.shared.clock.moment(deadline))
+    }
+
+    fn move_timer(&self, id: TimerId, deadline: u64) -> bool {
         if let Some(event_loop) = self.local_loop() {
-            return event_loop.reset(id, delay);
+            return event_loop.move_timer(id, deadline);
         }
-        let deadline = self.shared.clock.after(delay);
         match self.shared.resolve(id) {
             None => false,
             Some(TimerName::Local(key)) => {

@@ -27,10 +27,21 @@ const DELAY: Duration = Duration::from_secs(60);
 /// Answers the CPU time of one reset, in nanoseconds.
 type Measure = fn(timers: usize, resets: usize) -> Result<f64>;
 
-const CONTENDERS: [Contender<Measure>; 4] = [
+const CONTENDERS: [Contender<Measure>; 5] = [
     Contender { name: "wheel", peer: None, most: usize::MAX, sample: sample::<WheelLoop> },
     Contender { name: "heap", peer: None, most: usize::MAX, sample: sample::<HeapLoop> },
     Contender { name: "reveille", peer: Some(Peer::Reveille), most: usize::MAX, sample: sample::<Reveille> },
+    Contender {
+        name: "reveille, turn",
+        peer: Some(Peer::Reveille),
+        most: usize::MAX,
+        sample: |timers, resets| {
+            let turn = Instant::now();
+            sample_of(timers, resets, move |event_loop: &mut Reveille, id| {
+                event_loop.reset_at(id, turn + DELAY)
+            })
+        },
+    },
     Contender { name: "tokio", peer: Some(Peer::Tokio), most: usize::MAX, sample: sample::<Tokio> },
 ];
 
@@ -56,6 +67,14 @@ pub(super) fn smoke(peers: &[Peer]) -> Result<()> {
 }
 
 fn sample<L: Reset>(count: usize, resets: usize) -> Result<f64> {
+    sample_of(count, resets, |event_loop: &mut L, id| event_loop.reset(id, DELAY))
+}
+
+fn sample_of<L: Reset>(
+    count: usize,
+    resets: usize,
+    mut reset: impl FnMut(&mut L, &mut L::Id) -> bool,
+) -> Result<f64> {
     let mut event_loop = L::new()?;
     event_loop.begin(Instant::now());
     let timers = timers(count, SPAN);
@@ -67,7 +86,7 @@ fn sample<L: Reset>(count: usize, resets: usize) -> Result<f64> {
     event_loop.inside(|event_loop| {
         let mut ids: Vec<L::Id> = timers.iter().map(|timer| event_loop.add(*timer)).collect::<Result<_>>()?;
         let mut push_back =
-            |turns: &[usize]| turns.iter().filter(|&&turn| event_loop.reset(&mut ids[turn], DELAY)).count();
+            |turns: &[usize]| turns.iter().filter(|&&turn| reset(event_loop, &mut ids[turn])).count();
         let first = push_back(&all);
         let began = thread_cpu_time();
         let then = push_back(&turns);
@@ -89,7 +108,7 @@ fn sample<L: Reset>(count: usize, resets: usize) -> Result<f64> {
 /// A row for each contender; `rounds` holds a sample of each a round.
 fn table(contenders: &[Contender<Measure>], rounds: &[Vec<f64>], timers: usize) -> Table {
     let title = format!(
-        "timers, one of {timers} pushed back to {} s from now, the clock read for it, CPU time: median (min-max) of {} rounds",
+        "timers, one of {timers} pushed back to {} s from now, the clock read for it (\"turn\": from the time of the turn), CPU time: median (min-max) of {} rounds",
         DELAY.as_secs(),
         rounds.len()
     );

@@ -57,6 +57,14 @@ impl Loop for Reveille {
     }
 }
 
+impl Reveille {
+    /// What an idle timeout does: the time of the turn is at hand, and no clock is read.
+    #[inline]
+    pub(in crate::timers) fn reset_at(&self, id: &TimerId, deadline: Instant) -> bool {
+        self.event_loop.reset_at(*id, deadline)
+    }
+}
+
 impl Reset for Reveille {
     #[inline]
     fn reset(&mut self, id: &mut TimerId, delay: Duration) -> bool {
