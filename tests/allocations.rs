@@ -9,12 +9,14 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{self, Write};
 use std::net::TcpStream;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
 use reveille::{
-    Buffer, CloseReason, ConnectionHandler, Decoder, FrameHandler, Framed, LengthCodec, LengthPrefix,
-    LineCodec, TcpConnection, TcpServer,
+    Buffer, CloseReason, ConnectionHandler, Decoder, EventLoop, FrameHandler, Framed, LengthCodec,
+    LengthPrefix, LineCodec, TcpConnection, TcpServer, VirtualClock,
 };
 use support::net::{self, Host};
 use support::{LIMIT, with_watchdog};
@@ -227,6 +229,43 @@ fn a_connection_that_was_busy_keeps_no_buffer_once_it_is_idle() {
         assert_eq!(net::exchange(&mut client, b"and on."), b"and on.");
         let after = ask(&mut asking);
         assert!(after.kept - before.kept <= 512, "{after:?} after {before:?}");
+    });
+}
+
+#[test]
+fn a_timer_is_made_moved_cancelled_and_fired_without_an_allocation() {
+    const TIMERS: u64 = 1000;
+    with_watchdog(LIMIT, || {
+        let clock = VirtualClock::new();
+        let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
+        let fired = Rc::new(Cell::new(0));
+        let mut ids = Vec::with_capacity(TIMERS as usize);
+        let mut round = || {
+            let before = counts();
+            for number in 0..TIMERS {
+                let (fired, words) = (Rc::clone(&fired), [number; 3]);
+                let callback = move |_: &EventLoop| fired.set(fired.get() + words[1] - words[0] + 1);
+                ids.push(event_loop.run_after(Duration::from_millis(number * 37 % 3000), callback));
+            }
+            for (number, id) in ids.drain(..).enumerate() {
+                match number % 3 {
+                    0 => assert!(event_loop.cancel(id)),
+                    1 => assert!(event_loop.reset(id, Duration::from_secs(2))),
+                    _ => {}
+                }
+            }
+            event_loop.run_for(Duration::from_secs(3)).unwrap();
+            let after = counts();
+            assert_eq!(event_loop.next_deadline(), None);
+            (before, after)
+        };
+        // The queue grows to what it needs.
+        for _ in 0..5 {
+            round();
+        }
+        let (before, after) = round();
+        assert_eq!(after, before);
+        assert_eq!(fired.get(), 6 * (TIMERS - TIMERS.div_ceil(3)));
     });
 }
 

@@ -209,6 +209,7 @@ impl std::fmt::Debug for Calls {
             libc::SYS_write => "write".to_owned(),
             libc::SYS_fcntl => "fcntl".to_owned(),
             libc::SYS_futex => "futex".to_owned(),
+            libc::SYS_timerfd_settime => "timerfd_settime".to_owned(),
             other => format!("call {other}"),
         };
         f.debug_map().entries(self.0.iter().map(|(call, count)| (name(*call), count))).finish()
@@ -222,11 +223,17 @@ mod order {
     pub(crate) const NOTHING: u8 = b'.';
     /// To pause and resume reading, a thousand times.
     pub(crate) const PAUSE: u8 = b'p';
+    /// To make a thousand timers, move them and cancel them.
+    pub(crate) const TIMERS_THAT_GO: u8 = b't';
+    /// To make a thousand timers, each closer than the one before, and leave them.
+    pub(crate) const TIMERS_THAT_STAY: u8 = b'T';
     /// To hold up the loop until another thread has posted a hundred tasks to it.
     pub(crate) const HOLD_UP: u8 = b'h';
     /// To connect to the port that the next five bytes give.
     pub(crate) const DIAL: u8 = b'd';
 }
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 struct Orders {
     /// Has so many tasks posted from another thread, and says when that is done.
@@ -242,6 +249,18 @@ impl ConnectionHandler for Orders {
                 for _ in 0..1000 {
                     conn.pause_reading();
                     conn.resume_reading();
+                }
+            }
+            order::TIMERS_THAT_GO => {
+                for minutes in (1..=1000).rev() {
+                    let id = conn.event_loop().run_after(minutes * MINUTE, |_| ());
+                    assert!(conn.event_loop().reset(id, minutes * MINUTE / 2));
+                    assert!(conn.event_loop().cancel(id));
+                }
+            }
+            order::TIMERS_THAT_STAY => {
+                for minutes in (1..=1000).rev() {
+                    conn.event_loop().run_after(minutes * MINUTE, |_| ());
                 }
             }
             order::HOLD_UP => {
@@ -513,6 +532,31 @@ fn to_pause_and_resume_reading_is_no_system_call() {
         let calls = server.on_loop.calls_of(|| order(&mut client, order::PAUSE));
         let expected = Calls::of([(libc::SYS_recvfrom, 1), (libc::SYS_sendto, 1), (libc::SYS_epoll_wait, 1)]);
         assert_eq!(calls, expected);
+    });
+}
+
+#[test]
+fn timers_cost_one_call_a_turn_at_most_and_none_if_the_next_one_is_no_closer() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        order(&mut client, order::NOTHING);
+        for (what, settings) in [
+            (order::TIMERS_THAT_GO, 0),
+            (order::TIMERS_THAT_STAY, 1),
+            (order::TIMERS_THAT_STAY, 0),
+            (order::TIMERS_THAT_GO, 0),
+        ] {
+            // Memory for the first thousand is a matter of the allocator's.
+            let calls = server.on_loop.calls_of(|| order(&mut client, what));
+            assert_eq!(calls.count(libc::SYS_timerfd_settime), settings, "{calls:?}");
+            assert_eq!(
+                (calls.count(libc::SYS_epoll_wait), calls.count(libc::SYS_epoll_ctl)),
+                (1, 0),
+                "{calls:?}"
+            );
+            assert_eq!((calls.count(libc::SYS_recvfrom), calls.count(libc::SYS_read)), (1, 0), "{calls:?}");
+        }
     });
 }
 
