@@ -169,3 +169,14 @@ fn the_tests_that_the_invariants_name_exist() {
     }
     assert!(invariants >= 10, "only {invariants} invariants were found");
 }
+
+/// The clock of the date may be stepped; nothing in the crate goes by it.
+#[test]
+fn no_source_reads_the_wall_clock() {
+    for file in rust_files("src") {
+        let text = read(&file);
+        for clock in ["SystemTime", "UNIX_EPOCH", "ClockId::Realtime", "TimerfdClockId::Realtime"] {
+            assert!(!text.contains(clock), "{file} names {clock}");
+        }
+    }
+}
