@@ -74,8 +74,8 @@ pub use loop_pool::LoopPool;
 pub use loop_thread::LoopThread;
 pub use net::{
     Attempt, Backoff, CloseReason, ConnectError, ConnectionHandle, ConnectionHandler, Failure, ManyLoops,
-    Outcome, SendError, Sent, State, StopReport, Target, TcpClient, TcpClientBuilder, TcpConnection,
-    TcpServer, TcpServerBuilder, ThisLoop,
+    Outcome, SendError, Sent, State, StopReport, Target, TcpClient, TcpClientBuilder, TcpConnection, TcpInfo,
+    TcpServer, TcpServerBuilder, TcpState, ThisLoop,
 };
 pub use readiness::{Interest, Readiness};
 

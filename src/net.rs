@@ -17,6 +17,7 @@ mod lookup;
 mod outcome;
 mod socket;
 mod target;
+mod tcp_info;
 
 pub use attempt::{Attempt, ConnectError, Failure};
 pub use backoff::Backoff;
@@ -27,3 +28,4 @@ pub use handler::ConnectionHandler;
 pub use outcome::{CloseReason, Outcome, SendError, Sent};
 pub use server::{ManyLoops, TcpServer, TcpServerBuilder, ThisLoop};
 pub use target::Target;
+pub use tcp_info::{TcpInfo, TcpState};

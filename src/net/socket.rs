@@ -11,6 +11,8 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+pub(crate) use super::tcp_info::unacknowledged;
+
 /// A non-blocking listening socket. `SO_REUSEADDR` is set, so that a server can start again while old connections linger.
 pub(crate) fn listen(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;

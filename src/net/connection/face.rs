@@ -11,6 +11,7 @@ use super::{Core, State};
 use crate::event_loop::EventLoop;
 use crate::net::outcome::{CloseReason, SendError, Sent};
 use crate::net::socket;
+use crate::net::tcp_info::TcpInfo;
 
 /// A TCP connection, on its loop's thread, for the length of a callback.
 ///
@@ -152,6 +153,24 @@ impl<'a> TcpConnection<'a> {
     /// What the kernel says (setsockopt(2)).
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         socket::set_nodelay(&self.core.fd, nodelay)
+    }
+
+    /// What the kernel knows of the connection: its round-trip time, what was lost and sent again, what is on its way. One
+    /// system call.
+    ///
+    /// # Errors
+    /// What the kernel says (getsockopt(2)).
+    pub fn tcp_info(&self) -> io::Result<TcpInfo> {
+        TcpInfo::of(&self.core.fd)
+    }
+
+    /// How many bytes the kernel has taken and the peer has not acknowledged (`SIOCOUTQ`); what is still
+    /// [queued](TcpConnection::unsent) comes on top. One system call.
+    ///
+    /// # Errors
+    /// What the kernel says (tcp(7)).
+    pub fn unacknowledged(&self) -> io::Result<u32> {
+        socket::unacknowledged(&self.core.fd)
     }
 }
 
