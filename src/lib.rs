@@ -17,12 +17,13 @@
 //!
 //! # Two faces
 //! What is bound to a loop's thread acts at once, and is neither `Send` nor `Sync`: [`EventLoop`], [`Channel`],
-//! [`TcpConnection`], [`TcpServer`], [`TcpClient`]. What any thread may hold only queues: [`LoopHandle`], [`ConnectionHandle`]. The
+//! [`TcpConnection`], [`TcpServer`], [`TcpClient`]. What any thread may hold only queues: [`LoopHandle`], [`ConnectionHandle`], [`ServerHandle`]. The
 //! compiler keeps them apart, so there is no call to check which thread one is on.
 //!
 //! # Where to look
 //! - [`EventLoop`]: what a turn does, what a panic does, what becomes of tasks.
 //! - [`TcpServer`] and [`ConnectionHandler`]: servers, with state and without, on one loop or several.
+//! - [`Distribution`] and [`AtMaximum`]: how a server shares its connections out, and how many it takes.
 //! - [`TcpClient`] and [`Backoff`]: clients, and how often they try.
 //! - [`Framed`] and [`Decoder`]: frames instead of bytes, as [lines](LineCodec), with [lengths](LengthCodec) before them, or your own.
 //! - [`Channel`]: pipes, signals, anything that epoll takes.
@@ -73,9 +74,10 @@ pub use eventfd::{EventFd, EventFdBuilder};
 pub use loop_pool::LoopPool;
 pub use loop_thread::LoopThread;
 pub use net::{
-    Attempt, Backoff, CloseReason, ConnectError, ConnectionHandle, ConnectionHandler, Failure, ManyLoops,
-    Outcome, SendError, Sent, State, StopReport, Target, TcpClient, TcpClientBuilder, TcpConnection, TcpInfo,
-    TcpServer, TcpServerBuilder, TcpState, ThisLoop,
+    AtMaximum, Attempt, Backoff, CloseReason, ConnectError, ConnectionHandle, ConnectionHandler,
+    Distribution, Failure, ManyLoops, Outcome, SendError, Sent, ServerCounters, ServerHandle, State,
+    StopReport, Target, TcpClient, TcpClientBuilder, TcpConnection, TcpInfo, TcpServer, TcpServerBuilder,
+    TcpState, ThisLoop,
 };
 pub use readiness::{Interest, Readiness};
 

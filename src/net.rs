@@ -9,9 +9,11 @@ mod handler;
 mod listener;
 
 mod acceptor;
+mod admission;
 mod attempt;
 mod backoff;
 mod connection;
+mod distribution;
 mod group;
 mod lookup;
 mod outcome;
@@ -19,13 +21,15 @@ mod socket;
 mod target;
 mod tcp_info;
 
+pub use admission::{AtMaximum, ServerCounters};
 pub use attempt::{Attempt, ConnectError, Failure};
 pub use backoff::Backoff;
 pub use client::{TcpClient, TcpClientBuilder};
 pub use connection::{ConnectionHandle, State, TcpConnection};
+pub use distribution::Distribution;
 pub use group::StopReport;
 pub use handler::ConnectionHandler;
 pub use outcome::{CloseReason, Outcome, SendError, Sent};
-pub use server::{ManyLoops, TcpServer, TcpServerBuilder, ThisLoop};
+pub use server::{ManyLoops, ServerHandle, TcpServer, TcpServerBuilder, ThisLoop};
 pub use target::Target;
 pub use tcp_info::{TcpInfo, TcpState};

@@ -11,7 +11,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +21,9 @@ use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use reveille::{Buffer, ConnectionHandler, LoopHandle, LoopThread, TcpClient, TcpConnection, TcpServer};
+use reveille::{
+    Buffer, ConnectionHandler, LoopHandle, LoopThread, ServerHandle, TcpClient, TcpConnection, TcpServer,
+};
 use support::net::{self, Child, Host, answer};
 use support::{LIMIT, with_watchdog};
 
@@ -227,6 +229,8 @@ mod order {
     pub(crate) const TIMERS_THAT_GO: u8 = b't';
     /// To make a thousand timers, each closer than the one before, and leave them.
     pub(crate) const TIMERS_THAT_STAY: u8 = b'T';
+    /// To pause and resume accepting, a thousand times.
+    pub(crate) const PAUSE_SERVER: u8 = b's';
     /// To hold up the loop until another thread has posted a hundred tasks to it.
     pub(crate) const HOLD_UP: u8 = b'h';
     /// To connect to the port that the next five bytes give.
@@ -240,6 +244,7 @@ struct Orders {
     post: mpsc::Sender<(u32, mpsc::Sender<()>)>,
     /// Those that were made as told.
     clients: Vec<TcpClient>,
+    server: Arc<OnceLock<ServerHandle>>,
 }
 
 impl ConnectionHandler for Orders {
@@ -261,6 +266,13 @@ impl ConnectionHandler for Orders {
             order::TIMERS_THAT_STAY => {
                 for minutes in (1..=1000).rev() {
                     conn.event_loop().run_after(minutes * MINUTE, |_| ());
+                }
+            }
+            order::PAUSE_SERVER => {
+                let server = self.server.get().expect("a server that is told of itself");
+                for _ in 0..1000 {
+                    server.pause_accepting();
+                    server.resume_accepting();
                 }
             }
             order::HOLD_UP => {
@@ -308,10 +320,16 @@ fn child_role() {
     }
     let (post, posts) = mpsc::channel();
     let orders = post.clone();
+    let server = Arc::new(OnceLock::new());
+    let own_server = Arc::clone(&server);
     let host = Host::new(move |event_loop| {
-        TcpServer::bind(event_loop, "127.0.0.1:0")?
-            .serve(move |_| Orders { post: orders.clone(), clients: Vec::new() })
+        TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Orders {
+            post: orders.clone(),
+            clients: Vec::new(),
+            server: Arc::clone(&own_server),
+        })
     });
+    server.set(host.ask(|_, server| server.as_ref().expect("a server").handle())).expect("set once");
     let loop_thread = host.ask(|_, _| thread_id());
     let (id, has_id) = mpsc::channel();
     let handle = host.handle().clone();
@@ -557,6 +575,19 @@ fn timers_cost_one_call_a_turn_at_most_and_none_if_the_next_one_is_no_closer() {
             );
             assert_eq!((calls.count(libc::SYS_recvfrom), calls.count(libc::SYS_read)), (1, 0), "{calls:?}");
         }
+    });
+}
+
+#[test]
+fn to_pause_and_resume_accepting_is_no_system_call() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        order(&mut client, order::NOTHING);
+        let calls = server.on_loop.calls_of(|| order(&mut client, order::PAUSE_SERVER));
+        let expected = Calls::of([(libc::SYS_recvfrom, 1), (libc::SYS_sendto, 1), (libc::SYS_epoll_wait, 1)]);
+        assert_eq!(calls, expected);
+        net::assert_echoes(&mut server.connect());
     });
 }
 

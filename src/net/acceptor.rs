@@ -16,7 +16,9 @@ pub(crate) enum Accepted {
     Connection(OwnedFd, SocketAddr),
     /// Nothing waits.
     Drained,
-    /// One connection was lost or turned away; others may wait.
+    /// One connection was closed for want of a descriptor; others may wait.
+    Shed(io::Error),
+    /// One connection was lost; others may wait.
     Lost(io::Error),
     /// Nothing can be accepted for now, though connections wait: try again later, and not at once.
     Exhausted(io::Error),
@@ -32,8 +34,8 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(crate) fn bind(address: SocketAddr, backlog: i32) -> io::Result<Acceptor> {
-        let listener = socket::listen(address, backlog)?;
+    pub(crate) fn bind(address: SocketAddr, backlog: i32, reuse_port: bool) -> io::Result<Acceptor> {
+        let listener = socket::listen(address, backlog, reuse_port)?;
         Ok(Acceptor { listener, reserve: RefCell::new(Some(open_reserve()?)) })
     }
 
@@ -67,7 +69,7 @@ impl Acceptor {
         *reserve = open_reserve().ok();
         match shed {
             Err(Errno::AGAIN) => Accepted::Drained,
-            Ok(()) => Accepted::Lost(out_of.into()),
+            Ok(()) => Accepted::Shed(out_of.into()),
             Err(error) if is_of_connection(error) => Accepted::Lost(error.into()),
             Err(error) => Accepted::Exhausted(error.into()),
         }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::admission::Quota;
 use super::attempt::{Attempt, ConnectError};
 use super::backoff::Backoff;
 use super::connection::{Arrival, ConnectionHandle, TcpConnection};
@@ -261,7 +262,7 @@ impl TcpClientBuilder<'_> {
                 let make = move |conn: &TcpConnection<'_>| (factory.borrow_mut())(conn);
                 dial(event_loop, arrival, Outgoing::new(dialer, make))
             });
-        let group = Group::new(limits, [event_loop.handle()]);
+        let group = Group::new(limits, Quota::default(), [event_loop.handle()]);
         let connector = Connector::new(target, settings, group, dial, on_attempt, on_failure);
         connector.start(event_loop);
         Ok(TcpClient { event_loop: event_loop.downgrade(), connector })

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::admission::Admitted;
 use super::attempt::{Attempt, ConnectError, Failure};
 use super::backoff::{self, Backoff};
 use super::connection::{Arrival, ConnectionHandle, TcpConnection};
@@ -246,7 +247,7 @@ impl Connector {
     fn dial(self: &Rc<Self>, event_loop: &EventLoop, address: SocketAddr) -> io::Result<ChannelId> {
         let dial = self.dial.borrow().clone().expect("kept until all is over");
         let fd = socket::connect(address, self.settings.local, self.settings.nodelay)?;
-        let arrival = Arrival { fd, peer: address, membership: self.group.join(0) };
+        let arrival = Arrival { fd, peer: address, membership: self.group.join(0, Admitted::default()) };
         dial(event_loop, arrival, Rc::clone(self) as Rc<dyn Dialer>)
     }
 

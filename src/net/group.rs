@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::admission::{Admission, Admitted, Quota};
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, LoopHandle};
 
@@ -59,35 +60,49 @@ pub struct StopReport {
     pub cut: u64,
 }
 
-type WhenEmpty = Box<dyn FnOnce(&EventLoop, StopReport) + Send>;
+pub(super) type WhenEmpty = Box<dyn FnOnce(&EventLoop, StopReport) + Send>;
 
 pub(crate) struct Group {
     pub(crate) limits: Limits,
+    pub(super) admission: Admission,
     stage: AtomicU8,
     open: AtomicU64,
     drained: AtomicU64,
     cut: AtomicU64,
+    /// Listeners that are still there.
+    listeners: AtomicU64,
     shards: Vec<Shard>,
     /// Where to say that the last connection has ended, and what to do then.
-    when_empty: Mutex<Option<(LoopHandle, WhenEmpty)>>,
+    when_empty: Mutex<Vec<(LoopHandle, WhenEmpty)>>,
 }
 
 struct Shard {
     event_loop: LoopHandle,
+    open: AtomicU64,
     members: Mutex<HashSet<ChannelId>>,
 }
 
 impl Group {
-    pub(crate) fn new(limits: Limits, loops: impl IntoIterator<Item = LoopHandle>) -> Arc<Group> {
-        let shards = loops.into_iter().map(|event_loop| Shard { event_loop, members: Mutex::default() });
+    pub(super) fn new(
+        limits: Limits,
+        quota: Quota,
+        loops: impl IntoIterator<Item = LoopHandle>,
+    ) -> Arc<Group> {
+        let shards = loops.into_iter().map(|event_loop| Shard {
+            event_loop,
+            open: AtomicU64::new(0),
+            members: Mutex::default(),
+        });
         Arc::new(Group {
             limits,
+            admission: Admission::new(quota),
             stage: AtomicU8::new(Stage::Serving as u8),
             open: AtomicU64::new(0),
             drained: AtomicU64::new(0),
             cut: AtomicU64::new(0),
+            listeners: AtomicU64::new(0),
             shards: shards.collect(),
-            when_empty: Mutex::new(None),
+            when_empty: Mutex::default(),
         })
     }
 
@@ -97,6 +112,11 @@ impl Group {
 
     pub(crate) fn event_loop(&self, shard: usize) -> &LoopHandle {
         &self.shards[shard].event_loop
+    }
+
+    /// How many connections a loop has, those on their way to it included.
+    pub(super) fn open_on(&self, shard: usize) -> u64 {
+        self.shards[shard].open.load(SeqCst)
     }
 
     /// How many connections there are, those on their way to a loop included.
@@ -112,14 +132,24 @@ impl Group {
         }
     }
 
-    pub(crate) fn join(self: &Arc<Group>, shard: usize) -> Membership {
+    pub(super) fn join(self: &Arc<Group>, shard: usize, admitted: Admitted) -> Membership {
         self.open.fetch_add(1, SeqCst);
-        Membership { group: Arc::clone(self), shard, id: None }
+        self.shards[shard].open.fetch_add(1, SeqCst);
+        Membership { group: Arc::clone(self), shard, id: None, admitted }
     }
 
-    /// Has `when_empty` called on `home` once no connection is left, which may be at once.
+    pub(super) fn add_listener(&self) {
+        self.listeners.fetch_add(1, SeqCst);
+    }
+
+    pub(super) fn remove_listener(&self) {
+        self.listeners.fetch_sub(1, SeqCst);
+        self.check_empty();
+    }
+
+    /// Has `when_empty` called on `home` once no connection and no listener is left, which may be at once.
     pub(crate) fn call_when_empty(&self, home: LoopHandle, when_empty: WhenEmpty) {
-        *self.when_empty.lock() = Some((home, when_empty));
+        self.when_empty.lock().push((home, when_empty));
         self.check_empty();
     }
 
@@ -140,12 +170,12 @@ impl Group {
     }
 
     fn check_empty(&self) {
-        if self.stage() == Stage::Serving || self.open() > 0 {
+        if self.stage() == Stage::Serving || self.listeners.load(SeqCst) > 0 || self.open() > 0 {
             return;
         }
         // Taken under the lock, so the last connection and the one who waits cannot both call it; called, or dropped, without.
-        let taken = self.when_empty.lock().take();
-        if let Some((home, when_empty)) = taken {
+        let taken = std::mem::take(&mut *self.when_empty.lock());
+        for (home, when_empty) in taken {
             let report = StopReport { drained: self.drained.load(SeqCst), cut: self.cut.load(SeqCst) };
             if !home.send_errand(move |event_loop| when_empty(event_loop, report)) {
                 log::debug!("a server has stopped whose loop has gone");
@@ -170,6 +200,7 @@ pub(crate) struct Membership {
     shard: usize,
     /// Where on its loop the connection is, once it is there.
     id: Option<ChannelId>,
+    admitted: Admitted,
 }
 
 impl Membership {
@@ -198,7 +229,9 @@ impl Drop for Membership {
             Stage::Draining => _ = self.group.drained.fetch_add(1, SeqCst),
             Stage::Cutting => _ = self.group.cut.fetch_add(1, SeqCst),
         }
+        self.group.shards[self.shard].open.fetch_sub(1, SeqCst);
         self.group.open.fetch_sub(1, SeqCst);
+        self.group.admission.release(&self.admitted);
         self.group.check_empty();
     }
 }

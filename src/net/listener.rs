@@ -1,27 +1,28 @@
 //! A listening socket on the loop: takes connections, and deals them out to the loops that serve them.
 
 use std::cell::Cell;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::acceptor::{Accepted, Acceptor};
+use super::admission::Admitted;
 use super::connection::Arrival;
+use super::distribution::Dealer;
 use super::group::Group;
 use super::socket;
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 
-/// Connections taken in one turn, so that a storm of them does not keep those that are open waiting.
-const ACCEPTS_A_TURN: usize = 128;
-
 /// How long the listener rests when the system is out of something that accepting needs.
 const REST: Duration = Duration::from_millis(50);
 
-type EstablishHere = dyn Fn(&EventLoop, Arrival);
-type EstablishThere = dyn Fn(&EventLoop, Arrival) + Send + Sync;
+pub(super) type EstablishHere = dyn Fn(&EventLoop, Arrival);
+pub(super) type EstablishThere = dyn Fn(&EventLoop, Arrival) + Send + Sync;
 
 /// Makes a connection of an accepted socket, on the loop it is called with.
 pub(super) enum Establish {
@@ -32,38 +33,48 @@ pub(super) enum Establish {
 pub(super) struct Listener {
     id: ChannelId,
     acceptor: Acceptor,
-    nodelay: bool,
+    settings: Accepting,
     group: Arc<Group>,
-    next_shard: Cell<usize>,
+    dealer: Dealer,
     establish: Establish,
     complaint: Complaint,
 }
 
+/// How a listener takes connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Accepting {
+    /// Connections taken in one turn, so that a storm of them does not keep those that are open waiting.
+    pub(super) budget: usize,
+    pub(super) nodelay: bool,
+}
+
 impl Listener {
-    pub(super) fn new(
-        id: ChannelId,
+    /// Begins to accept on `event_loop`.
+    pub(super) fn start(
+        event_loop: &EventLoop,
         acceptor: Acceptor,
-        nodelay: bool,
-        group: Arc<Group>,
+        settings: Accepting,
+        group: &Arc<Group>,
+        dealer: Dealer,
         establish: Establish,
-    ) -> Listener {
-        let (next_shard, complaint) = (Cell::new(0), Complaint::default());
-        Listener { id, acceptor, nodelay, group, next_shard, establish, complaint }
+    ) -> io::Result<()> {
+        let listener = event_loop.register(Interest::READABLE, |id| {
+            group.add_listener();
+            let (group, complaint) = (Arc::clone(group), Complaint::default());
+            Rc::new(Listener { id, acceptor, settings, group, dealer, establish, complaint })
+        })?;
+        group.admission.add_listener(event_loop.handle(), listener.id);
+        Ok(())
     }
 
-    pub(super) fn id(&self) -> ChannelId {
-        self.id
-    }
-
-    fn take_on(&self, event_loop: &EventLoop, fd: OwnedFd, peer: SocketAddr) {
-        if self.nodelay {
+    fn take_on(&self, event_loop: &EventLoop, fd: OwnedFd, peer: SocketAddr, admitted: Admitted) {
+        if self.settings.nodelay {
             if let Err(error) = socket::set_nodelay(&fd, true) {
                 log::debug!("cannot set TCP_NODELAY for {peer}: {error}");
             }
         }
-        let shard = self.next_shard.get();
-        self.next_shard.set((shard + 1) % self.group.shards());
-        let arrival = Arrival { fd, peer, membership: self.group.join(shard) };
+        let shard = self.dealer.choose(&self.group, peer.ip());
+        let arrival = Arrival { fd, peer, membership: self.group.join(shard, admitted) };
         match &self.establish {
             Establish::Here(establish) => establish(event_loop, arrival),
             Establish::There(establish) => {
@@ -76,6 +87,18 @@ impl Listener {
             }
         }
     }
+
+    /// Takes no connection until somebody sends [word](Source::on_notified). The listener stays noted as ready, so it goes on
+    /// where it has stopped, without a new edge.
+    fn stop_wanting(&self, event_loop: &EventLoop) {
+        event_loop.set_wanted(self.id, Readiness::NONE);
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.group.remove_listener();
+    }
 }
 
 impl Source for Listener {
@@ -84,15 +107,28 @@ impl Source for Listener {
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
-        for _ in 0..ACCEPTS_A_TURN {
+        let admission = &self.group.admission;
+        for _ in 0..self.settings.budget {
+            // Looked at before each, for the last one's callback may have paused the server, or been one too many.
+            if admission.is_paused() {
+                return self.stop_wanting(event_loop);
+            }
+            let Some(place) = admission.place() else { return self.stop_wanting(event_loop) };
             match self.acceptor.accept() {
                 Accepted::Connection(fd, peer) => {
-                    self.take_on(event_loop, fd, peer);
+                    // One that is not let in is closed here.
+                    let Some(admitted) = admission.admit(place, peer.ip()) else { continue };
+                    self.take_on(event_loop, fd, peer, admitted);
                     if !event_loop.is_registered(self.id) {
                         return; // The server was dropped by what it called.
                     }
                 }
                 Accepted::Drained => return event_loop.clear_ready(self.id, Readiness::READABLE),
+                Accepted::Shed(error) => {
+                    admission.count_shed();
+                    self.complaint
+                        .make(event_loop.now(), || format!("a connection was closed for want of: {error}"));
+                }
                 Accepted::Lost(error) => {
                     self.complaint
                         .make(event_loop.now(), || format!("a connection could not be accepted: {error}"));
@@ -100,16 +136,17 @@ impl Source for Listener {
                 Accepted::Exhausted(error) => {
                     self.complaint
                         .make(event_loop.now(), || format!("accepting rests for a moment: {error}"));
-                    // The listener stays noted as ready, so it goes on where it stopped, without a new edge.
                     let id = self.id;
-                    event_loop.set_wanted(id, Readiness::NONE);
-                    event_loop.run_after(REST, move |event_loop| {
-                        event_loop.set_wanted(id, Readiness::answering(Interest::READABLE));
-                    });
-                    return;
+                    event_loop.run_after(REST, move |event_loop| event_loop.notify(id));
+                    return self.stop_wanting(event_loop);
                 }
             }
         }
+    }
+
+    /// The rest is over, there is a place, or the server is to go on; whether it may is looked at when it does.
+    fn on_notified(&self, event_loop: &EventLoop) {
+        event_loop.set_wanted(self.id, Readiness::answering(Interest::READABLE));
     }
 
     fn on_panic(&self, _event_loop: &EventLoop) {

@@ -1,5 +1,9 @@
 //! A TCP server: where it listens, how it deals its connections out, and how it ends.
 
+mod accepting;
+mod handle;
+mod listening;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
@@ -9,18 +13,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::acceptor::Acceptor;
+use super::admission::{Quota, ServerCounters};
 use super::connection::TcpConnection;
+use super::distribution::Distribution;
 use super::driver::establish;
-use super::group::{Group, Limits, Stage, StopReport};
+use super::group::{Group, Limits, Stage, StopReport, WhenEmpty};
 use super::handler::{ConnectionHandler, OnMessage};
-use super::listener::{Establish, Listener};
+use super::listener::{Accepting, Establish};
 use super::outcome::Outcome;
 use crate::buffer::Buffer;
-use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, WeakLoop};
 use crate::loop_pool::LoopPool;
-use crate::readiness::Interest;
+pub use handle::ServerHandle;
 
 /// A server, for as long as this value lives.
 ///
@@ -40,11 +44,11 @@ use crate::readiness::Interest;
 #[must_use = "a server ends when it is dropped"]
 pub struct TcpServer {
     event_loop: WeakLoop,
-    listener: ChannelId,
-    local_addr: SocketAddr,
-    group: Arc<Group>,
+    handle: ServerHandle,
     /// The server's own, if it has been told to have threads.
     pool: Option<LoopPool>,
+    /// The server has been told to stop, and ends without this value.
+    released: bool,
 }
 
 impl TcpServer {
@@ -64,45 +68,77 @@ impl TcpServer {
 
     /// Where the server listens.
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        self.handle.local_addr
+    }
+
+    /// The face of this server that any thread may use.
+    pub fn handle(&self) -> ServerHandle {
+        self.handle.clone()
     }
 
     /// How many connections are open now, on all its loops, those on their way to a loop included.
     pub fn open_connections(&self) -> u64 {
-        self.group.open()
+        self.handle.open_connections()
+    }
+
+    /// How many connections the server has taken, and turned away, since it began.
+    pub fn counters(&self) -> ServerCounters {
+        self.handle.counters()
+    }
+
+    /// Takes no more connections until [`resume_accepting`](TcpServer::resume_accepting). Those that are open go on, and others wait in
+    /// the kernel's [backlog](TcpServerBuilder::backlog). No system call.
+    pub fn pause_accepting(&self) {
+        self.handle.pause_accepting();
+    }
+
+    /// Takes connections again, those first that have waited. No system call, if the listener is on this loop.
+    pub fn resume_accepting(&self) {
+        self.handle.resume_accepting();
     }
 
     /// Ends the server in order. It stops listening at once. Its connections are shut down: what is queued is sent, then the
     /// FIN, and what still comes in is thrown away. Those that have not ended `within` this time are cut off.
     ///
-    /// When the last has gone, on whatever loop, `then` is called on this server's loop with how many ended each way. It is
-    /// called once, unless the loop itself ends before.
+    /// When the last has gone, on whatever loop, and nobody listens any more, `then` is called on this server's loop with how many
+    /// ended each way. It is called once, unless the loop itself ends before.
     pub fn stop(mut self, within: Duration, then: impl FnOnce(&EventLoop, StopReport) + Send + 'static) {
+        self.released = true;
         let pool = self.pool.take();
-        self.event_loop.with(|event_loop| {
-            event_loop.remove(self.listener);
-            self.group.advance(Stage::Draining);
-            let group = Arc::clone(&self.group);
-            // The pool waits with the timer, and so ends with it: when the time is up, when the last connection has gone and
-            // the timer is cancelled, or with the loop.
-            let deadline = event_loop.run_after(within, move |_| {
-                group.advance(Stage::Cutting);
-                drop(pool);
-            });
-            let when_empty = move |event_loop: &EventLoop, report| {
-                event_loop.cancel(deadline);
-                then(event_loop, report);
-            };
-            self.group.call_when_empty(event_loop.handle(), Box::new(when_empty));
-        });
+        self.event_loop
+            .with(|event_loop| begin_to_stop(event_loop, &self.handle.group, pool, within, Box::new(then)));
     }
+}
+
+/// On the server's own loop.
+fn begin_to_stop(
+    event_loop: &EventLoop,
+    group: &Arc<Group>,
+    pool: Option<LoopPool>,
+    within: Duration,
+    then: WhenEmpty,
+) {
+    group.advance(Stage::Draining);
+    group.admission.close_listeners(event_loop);
+    let cut = Arc::clone(group);
+    // The pool waits with the timer, and so ends with it: when the time is up, when the last connection has gone and
+    // the timer is cancelled, or with the loop.
+    let deadline = event_loop.run_after(within, move |_| {
+        cut.advance(Stage::Cutting);
+        drop(pool);
+    });
+    let when_empty = move |event_loop: &EventLoop, report| {
+        event_loop.cancel(deadline);
+        then(event_loop, report);
+    };
+    group.call_when_empty(event_loop.handle(), Box::new(when_empty));
 }
 
 impl Drop for TcpServer {
     fn drop(&mut self) {
-        self.event_loop.with(|event_loop| event_loop.remove(self.listener));
-        if self.group.stage() == Stage::Serving {
-            self.group.advance(Stage::Cutting);
+        if !self.released {
+            self.event_loop.with(|event_loop| self.handle.group.admission.close_listeners(event_loop));
+            self.handle.group.advance(Stage::Cutting);
         }
     }
 }
@@ -110,7 +146,7 @@ impl Drop for TcpServer {
 impl fmt::Debug for TcpServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TcpServer")
-            .field("local_addr", &self.local_addr)
+            .field("local_addr", &self.local_addr())
             .field("open_connections", &self.open_connections())
             .finish_non_exhaustive()
     }
@@ -119,7 +155,8 @@ impl fmt::Debug for TcpServer {
 #[derive(Clone, Copy, Debug)]
 struct Settings {
     backlog: i32,
-    nodelay: bool,
+    accepting: Accepting,
+    quota: Quota,
     limits: Limits,
 }
 
@@ -128,7 +165,8 @@ impl Default for Settings {
         Settings {
             // The kernel cuts this to net.core.somaxconn. A short backlog makes a burst of clients wait for retransmits.
             backlog: 4096,
-            nodelay: true,
+            accepting: Accepting { budget: 128, nodelay: true },
+            quota: Quota::default(),
             limits: Limits::default(),
         }
     }
@@ -143,6 +181,7 @@ pub struct ThisLoop;
 pub struct ManyLoops {
     /// `None` for the loop that the server was bound to.
     pool: Option<LoopPool>,
+    distribution: Distribution,
 }
 
 /// A server that is being made, from [`TcpServer::bind`].
@@ -166,7 +205,7 @@ impl<'a, S> TcpServerBuilder<'a, S> {
 
     /// Whether small writes go out at once (`TCP_NODELAY`). Usually they do.
     pub fn nodelay(mut self, nodelay: bool) -> Self {
-        self.settings.nodelay = nodelay;
+        self.settings.accepting.nodelay = nodelay;
         self
     }
 
@@ -205,18 +244,31 @@ impl<'a, S> TcpServerBuilder<'a, S> {
         self
     }
 
-    fn build(self, pool: Option<LoopPool>, establish: Establish) -> io::Result<TcpServer> {
+    fn build(self, many: Option<(LoopPool, Distribution)>, establish: Establish) -> io::Result<TcpServer> {
         let TcpServerBuilder { event_loop, addresses, settings, .. } = self;
-        let acceptor = bind_first(&addresses, settings.backlog)?;
-        let local_addr = acceptor.local_address()?;
-        let group = match &pool {
-            None => Group::new(settings.limits, [event_loop.handle()]),
-            Some(pool) => Group::new(settings.limits, pool.handles().cloned()),
+        let (pool, distribution) = many.unzip();
+        let distribution = distribution.unwrap_or_default();
+        let listeners = match (&pool, distribution) {
+            (Some(pool), Distribution::ListenerPerLoop) => pool.handles().len(),
+            _ => 1,
         };
-        let listener = event_loop.register(Interest::READABLE, |id| {
-            Rc::new(Listener::new(id, acceptor, settings.nodelay, Arc::clone(&group), establish))
-        })?;
-        Ok(TcpServer { event_loop: event_loop.downgrade(), listener: listener.id(), local_addr, group, pool })
+        let (local_addr, mut acceptors) = listening::bind(&addresses, settings.backlog, listeners)?;
+        let group = match &pool {
+            None => Group::new(settings.limits, settings.quota, [event_loop.handle()]),
+            Some(pool) => Group::new(settings.limits, settings.quota, pool.handles().cloned()),
+        };
+        let accepting = settings.accepting;
+        match (&pool, establish) {
+            (Some(pool), Establish::There(establish)) if listeners > 1 => {
+                listening::listen_there(pool, acceptors, accepting, &group, &establish)?;
+            }
+            (_, establish) => {
+                let acceptor = acceptors.remove(0);
+                listening::listen_here(event_loop, acceptor, accepting, &group, distribution, establish)?;
+            }
+        }
+        let handle = ServerHandle { home: event_loop.handle(), local_addr, group };
+        Ok(TcpServer { event_loop: event_loop.downgrade(), handle, pool, released: false })
     }
 }
 
@@ -229,7 +281,12 @@ impl<'a> TcpServerBuilder<'a, ThisLoop> {
     pub fn threads(self, loops: NonZeroUsize) -> io::Result<TcpServerBuilder<'a, ManyLoops>> {
         let pool = if loops.get() == 1 { None } else { Some(LoopPool::new(loops, "reveille")?) };
         let TcpServerBuilder { event_loop, addresses, settings, .. } = self;
-        Ok(TcpServerBuilder { event_loop, addresses, settings, spread: ManyLoops { pool } })
+        Ok(TcpServerBuilder {
+            event_loop,
+            addresses,
+            settings,
+            spread: ManyLoops { pool, distribution: Distribution::default() },
+        })
     }
 
     /// Makes a server that calls `on_message` whenever bytes have come on a connection, as
@@ -298,9 +355,10 @@ impl TcpServerBuilder<'_, ManyLoops> {
         let everywhere = move |event_loop: &EventLoop, arrival| {
             establish(event_loop, arrival, &factory);
         };
+        let distribution = self.spread.distribution;
         match self.spread.pool.take() {
             None => self.build(None, Establish::Here(Box::new(everywhere))),
-            Some(pool) => self.build(Some(pool), Establish::There(Arc::new(everywhere))),
+            Some(pool) => self.build(Some((pool, distribution)), Establish::There(Arc::new(everywhere))),
         }
     }
 }
@@ -312,19 +370,4 @@ impl<S> fmt::Debug for TcpServerBuilder<'_, S> {
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
-}
-
-fn bind_first(addresses: &[SocketAddr], backlog: i32) -> io::Result<Acceptor> {
-    let mut first_error = None;
-    for &address in addresses {
-        match Acceptor::bind(address, backlog) {
-            Ok(acceptor) => return Ok(acceptor),
-            Err(error) => {
-                let error = io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
-                first_error.get_or_insert(error);
-            }
-        }
-    }
-    let none = || io::Error::new(io::ErrorKind::InvalidInput, "the address stands for no socket address");
-    Err(first_error.unwrap_or_else(none))
 }

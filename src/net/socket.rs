@@ -14,9 +14,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 pub(crate) use super::tcp_info::unacknowledged;
 
 /// A non-blocking listening socket. `SO_REUSEADDR` is set, so that a server can start again while old connections linger.
-pub(crate) fn listen(address: SocketAddr, backlog: i32) -> io::Result<OwnedFd> {
+pub(crate) fn listen(address: SocketAddr, backlog: i32, reuse_port: bool) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     Ok(socket.into())

@@ -1,0 +1,237 @@
+//! Whom a server takes: how many connections it may have at all and of one address, and whether it accepts for now.
+//!
+//! A server's listeners may be on several loops, and so may its connections, so all of this is shared. A listener asks for a
+//! [`Place`] before it accepts. One that gets none stops wanting to, without a system call, and its readiness stays noted, as
+//! with every channel. Whoever gives a place up while a listener waits for it sends word to the listeners' loops.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+use parking_lot::Mutex;
+
+use crate::channel_table::ChannelId;
+use crate::event_loop::{EventLoop, LoopHandle};
+
+/// What a server does with more connections than it [may have](crate::TcpServerBuilder::max_connections).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum AtMaximum {
+    /// Lets them wait in the kernel's backlog, and takes them as others leave. The clients see a connection that does not answer;
+    /// when the backlog is full as well, their calls go unanswered.
+    #[default]
+    Wait,
+    /// Accepts them and closes them at once, so that the clients know, and may try elsewhere.
+    Refuse,
+}
+
+/// What a server has counted so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ServerCounters {
+    /// Connections that were taken.
+    pub accepted: u64,
+    /// Connections that were closed at once because there were as many as there [may be](crate::TcpServerBuilder::max_connections).
+    pub refused_at_maximum: u64,
+    /// Connections that were closed at once because there were as many of [their address](crate::TcpServerBuilder::max_per_address).
+    pub refused_by_address: u64,
+    /// Connections that were closed at once for want of a descriptor.
+    pub shed: u64,
+}
+
+/// The limits that admission keeps to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Quota {
+    pub(super) connections: Option<u64>,
+    pub(super) at_maximum: AtMaximum,
+    pub(super) per_address: Option<u64>,
+}
+
+#[derive(Default)]
+pub(crate) struct Admission {
+    quota: Quota,
+    /// Places given away; counted only if there is a maximum.
+    places: AtomicU64,
+    /// A listener has found no place, and has not been sent word since.
+    awaited: AtomicBool,
+    paused: AtomicBool,
+    /// Connections of each address that has any; kept only if there is a limit.
+    addresses: Mutex<HashMap<IpAddr, u64>>,
+    listeners: Mutex<Vec<(LoopHandle, ChannelId)>>,
+    tally: Tally,
+}
+
+#[derive(Default)]
+struct Tally {
+    accepted: AtomicU64,
+    refused_at_maximum: AtomicU64,
+    refused_by_address: AtomicU64,
+    shed: AtomicU64,
+}
+
+/// A place for a connection that is about to be accepted, given back unless it is [used](Admission::admit).
+pub(super) struct Place<'a> {
+    admission: &'a Admission,
+    counted: bool,
+}
+
+/// What a connection takes up, until it is [given back](Admission::release).
+#[derive(Debug, Default)]
+pub(super) struct Admitted {
+    counted: bool,
+    address: Option<IpAddr>,
+}
+
+impl Admission {
+    pub(super) fn new(quota: Quota) -> Admission {
+        Admission { quota, ..Admission::default() }
+    }
+
+    /// A place for one connection; `None` if a listener is to stop until it is sent word.
+    pub(super) fn place(&self) -> Option<Place<'_>> {
+        let maximum = match self.quota.at_maximum {
+            AtMaximum::Wait => self.quota.connections,
+            // Found out when the connection is there.
+            AtMaximum::Refuse => None,
+        };
+        let Some(maximum) = maximum else {
+            return Some(Place { admission: self, counted: false });
+        };
+        while !self.take_place(maximum) {
+            // Either this listener sees the place that is given up meanwhile, or whoever gives it up sees that it is awaited.
+            self.awaited.store(true, SeqCst);
+            if self.places.load(SeqCst) >= maximum {
+                return None;
+            }
+        }
+        Some(Place { admission: self, counted: true })
+    }
+
+    fn take_place(&self, maximum: u64) -> bool {
+        self.places.fetch_update(SeqCst, SeqCst, |places| (places < maximum).then_some(places + 1)).is_ok()
+    }
+
+    fn give_place_back(&self) {
+        self.places.fetch_sub(1, SeqCst);
+        if self.awaited.swap(false, SeqCst) {
+            self.send_word();
+        }
+    }
+
+    /// Lets a connection from `address` in, unless it is one too many; that is counted.
+    pub(super) fn admit(&self, mut place: Place<'_>, address: IpAddr) -> Option<Admitted> {
+        if let (AtMaximum::Refuse, Some(maximum)) = (self.quota.at_maximum, self.quota.connections) {
+            if !self.take_place(maximum) {
+                self.tally.refused_at_maximum.fetch_add(1, Relaxed);
+                return None;
+            }
+            place.counted = true;
+        }
+        let mut admitted = Admitted::default();
+        if let Some(most) = self.quota.per_address {
+            // An IPv4 client of a socket for IPv6 is no other than without one.
+            let address = address.to_canonical();
+            if !self.count_address(address, most) {
+                self.tally.refused_by_address.fetch_add(1, Relaxed);
+                return None;
+            }
+            admitted.address = Some(address);
+        }
+        admitted.counted = std::mem::take(&mut place.counted);
+        self.tally.accepted.fetch_add(1, Relaxed);
+        Some(admitted)
+    }
+
+    fn count_address(&self, address: IpAddr, most: u64) -> bool {
+        let mut addresses = self.addresses.lock();
+        let open = addresses.get(&address).copied().unwrap_or(0);
+        if open < most {
+            addresses.insert(address, open + 1);
+        }
+        open < most
+    }
+
+    pub(super) fn release(&self, admitted: &Admitted) {
+        if let Some(address) = &admitted.address {
+            let mut addresses = self.addresses.lock();
+            if let Some(open) = addresses.get_mut(address) {
+                *open -= 1;
+                if *open == 0 {
+                    addresses.remove(address);
+                }
+            }
+        }
+        if admitted.counted {
+            self.give_place_back();
+        }
+    }
+
+    pub(super) fn count_shed(&self) {
+        self.tally.shed.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn counters(&self) -> ServerCounters {
+        ServerCounters {
+            accepted: self.tally.accepted.load(Relaxed),
+            refused_at_maximum: self.tally.refused_at_maximum.load(Relaxed),
+            refused_by_address: self.tally.refused_by_address.load(Relaxed),
+            shed: self.tally.shed.load(Relaxed),
+        }
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(SeqCst)
+    }
+
+    /// Nobody needs to be told: a listener looks before each connection that it takes.
+    pub(super) fn pause(&self) {
+        self.paused.store(true, SeqCst);
+    }
+
+    pub(super) fn resume(&self) {
+        if self.paused.swap(false, SeqCst) {
+            self.send_word();
+        }
+    }
+
+    /// To be called on the loop of the listener, before it can be ready: word that is sent before that is not for it.
+    pub(super) fn add_listener(&self, event_loop: LoopHandle, id: ChannelId) {
+        self.listeners.lock().push((event_loop, id));
+    }
+
+    /// Has every listener look again.
+    fn send_word(&self) {
+        for (event_loop, id) in &*self.listeners.lock() {
+            let id = *id;
+            // A loop that has gone has taken its listener with it.
+            event_loop.send_errand(move |event_loop| event_loop.notify(id));
+        }
+    }
+
+    /// Takes the listeners out of their loops: that of `here` at once, the others soon.
+    pub(super) fn close_listeners(&self, here: &EventLoop) {
+        let listeners = std::mem::take(&mut *self.listeners.lock());
+        for (event_loop, id) in listeners {
+            if event_loop.is_in_loop_thread() {
+                here.remove(id);
+            } else {
+                event_loop.send_errand(move |event_loop| event_loop.remove(id));
+            }
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.counted {
+            self.admission.give_place_back();
+        }
+    }
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admission").field("quota", &self.quota).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,47 @@
+//! The settings of whom a server takes, and how it shares its connections out.
+
+use super::{ManyLoops, TcpServerBuilder};
+use crate::net::admission::AtMaximum;
+use crate::net::distribution::Distribution;
+
+impl<S> TcpServerBuilder<'_, S> {
+    /// How many connections the server may have at a time, on all its loops. Usually there is no limit but that of descriptors.
+    ///
+    /// What becomes of others is said by [`at_maximum`](TcpServerBuilder::at_maximum). A server that lets them wait makes no
+    /// system call for it, apart from the wait that their coming ends, and goes on as soon as a connection has closed,
+    /// on whichever loop. With 0 it takes nobody.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.settings.quota.connections = Some(connections as u64);
+        self
+    }
+
+    /// What becomes of connections that come while there are [as many as there may be](TcpServerBuilder::max_connections). Usually they
+    /// wait.
+    pub fn at_maximum(mut self, at_maximum: AtMaximum) -> Self {
+        self.settings.quota.at_maximum = at_maximum;
+        self
+    }
+
+    /// How many connections of one address the server may have at a time, on all its loops; others are closed as soon as they are
+    /// accepted, and [counted](crate::ServerCounters::refused_by_address). Usually there is no limit.
+    ///
+    /// What counts is the whole address without the port. Clients behind one router share one, and a host with IPv6 has many.
+    pub fn max_per_address(mut self, connections: usize) -> Self {
+        self.settings.quota.per_address = Some(connections as u64);
+        self
+    }
+
+    /// How many connections a loop accepts in one turn before it sees to those that are open. Usually 128; 0 counts as 1.
+    pub fn accepts_per_turn(mut self, connections: usize) -> Self {
+        self.settings.accepting.budget = connections.max(1);
+        self
+    }
+}
+
+impl TcpServerBuilder<'_, ManyLoops> {
+    /// How the connections are shared out over the loops. Usually [in turn](Distribution::RoundRobin).
+    pub fn distribute(mut self, distribution: Distribution) -> Self {
+        self.spread.distribution = distribution;
+        self
+    }
+}

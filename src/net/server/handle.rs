@@ -1,0 +1,82 @@
+//! A server, seen from any thread.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::begin_to_stop;
+use crate::event_loop::{EventLoop, LoopHandle};
+use crate::net::admission::ServerCounters;
+use crate::net::group::{Group, StopReport};
+
+/// A server, seen from any thread, from [`TcpServer::handle`](crate::TcpServer::handle). Clones speak to the same server.
+///
+/// It does not keep the server: once that has ended there is nothing to pause, and the counts stay what they are.
+///
+/// ```
+/// use reveille::{EventLoop, TcpServer};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let event_loop = EventLoop::new()?;
+/// let server = TcpServer::bind(&event_loop, "127.0.0.1:0")?
+///     .on_message(|conn, input| conn.send(input.take_all()))?;
+/// let handle = server.handle();
+/// std::thread::spawn(move || println!("{:?}", handle.counters())).join().unwrap();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ServerHandle {
+    pub(super) home: LoopHandle,
+    pub(super) local_addr: SocketAddr,
+    pub(super) group: Arc<Group>,
+}
+
+impl ServerHandle {
+    /// Where the server listens, or has listened.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// As [`TcpServer::open_connections`](crate::TcpServer::open_connections).
+    pub fn open_connections(&self) -> u64 {
+        self.group.open()
+    }
+
+    /// As [`TcpServer::counters`](crate::TcpServer::counters).
+    pub fn counters(&self) -> ServerCounters {
+        self.group.admission.counters()
+    }
+
+    /// As [`TcpServer::pause_accepting`](crate::TcpServer::pause_accepting). A connection that a listener is just about to take may
+    /// still come after this has returned.
+    pub fn pause_accepting(&self) {
+        self.group.admission.pause();
+    }
+
+    /// As [`TcpServer::resume_accepting`](crate::TcpServer::resume_accepting).
+    pub fn resume_accepting(&self) {
+        self.group.admission.resume();
+    }
+
+    /// As [`TcpServer::stop`](crate::TcpServer::stop), begun by the server's loop in one of its next turns. Without effect if the
+    /// loop has gone; `then` is dropped then.
+    ///
+    /// The [`TcpServer`](crate::TcpServer) stays with whoever has it, and dropping it cuts off what is left. A server that is being
+    /// stopped already may be told again: each `then` is called, and the shortest time counts.
+    pub fn stop(&self, within: Duration, then: impl FnOnce(&EventLoop, StopReport) + Send + 'static) {
+        let group = Arc::clone(&self.group);
+        self.home
+            .send_errand(move |event_loop| begin_to_stop(event_loop, &group, None, within, Box::new(then)));
+    }
+}
+
+impl fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerHandle")
+            .field("local_addr", &self.local_addr)
+            .field("open_connections", &self.open_connections())
+            .finish_non_exhaustive()
+    }
+}

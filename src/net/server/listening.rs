@@ -1,0 +1,79 @@
+//! Begins to listen: on one loop, or on each.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::event_loop::EventLoop;
+use crate::loop_pool::LoopPool;
+use crate::net::acceptor::Acceptor;
+use crate::net::distribution::{Dealer, Distribution};
+use crate::net::group::Group;
+use crate::net::listener::{Accepting, Establish, EstablishThere, Listener};
+
+/// Listens on the first of `addresses` that can be had, with as many sockets as there are to be listeners. All of them have
+/// its port.
+pub(super) fn bind(
+    addresses: &[SocketAddr],
+    backlog: i32,
+    listeners: usize,
+) -> io::Result<(SocketAddr, Vec<Acceptor>)> {
+    let mut first_error = None;
+    for &address in addresses {
+        match bind_all(address, backlog, listeners) {
+            Ok(bound) => return Ok(bound),
+            Err(error) => {
+                let error = io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+                first_error.get_or_insert(error);
+            }
+        }
+    }
+    let none = || io::Error::new(io::ErrorKind::InvalidInput, "the address stands for no socket address");
+    Err(first_error.unwrap_or_else(none))
+}
+
+fn bind_all(
+    mut address: SocketAddr,
+    backlog: i32,
+    listeners: usize,
+) -> io::Result<(SocketAddr, Vec<Acceptor>)> {
+    let mut acceptors = Vec::with_capacity(listeners);
+    for _ in 0..listeners {
+        let acceptor = Acceptor::bind(address, backlog, listeners > 1)?;
+        // The first has chosen the port, if there was one to be chosen.
+        address = acceptor.local_address()?;
+        acceptors.push(acceptor);
+    }
+    Ok((address, acceptors))
+}
+
+/// Accepts on the server's own loop, and deals out from there.
+pub(super) fn listen_here(
+    event_loop: &EventLoop,
+    acceptor: Acceptor,
+    settings: Accepting,
+    group: &Arc<Group>,
+    distribution: Distribution,
+    establish: Establish,
+) -> io::Result<()> {
+    Listener::start(event_loop, acceptor, settings, group, Dealer::new(distribution), establish)
+}
+
+/// Accepts on each loop of the pool, for itself. If one of them cannot, the end of the pool is the end of the others.
+pub(super) fn listen_there(
+    pool: &LoopPool,
+    acceptors: Vec<Acceptor>,
+    settings: Accepting,
+    group: &Arc<Group>,
+    establish: &Arc<EstablishThere>,
+) -> io::Result<()> {
+    for (shard, (handle, acceptor)) in pool.handles().zip(acceptors).enumerate() {
+        let (group, establish) = (Arc::clone(group), Arc::clone(establish));
+        handle.call(move |event_loop| {
+            let establish =
+                Establish::Here(Box::new(move |event_loop, arrival| establish(event_loop, arrival)));
+            Listener::start(event_loop, acceptor, settings, &group, Dealer::One(shard), establish)
+        })??;
+    }
+    Ok(())
+}

@@ -1,0 +1,413 @@
+//! Whom a server takes: the most connections at a time, the most of one address, and pauses.
+
+mod support;
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use reveille::{
+    AtMaximum, Buffer, CloseReason, ConnectionHandler, Distribution, ServerCounters, ServerHandle,
+    TcpConnection, TcpServer, TcpServerBuilder,
+};
+use rustix::event::PollFlags;
+use socket2::{Domain, Socket, Type};
+use support::net::{self, Host};
+use support::{LIMIT, turn, with_loop, with_watchdog};
+
+/// How many connections there are, and the most that there have been.
+#[derive(Clone, Default)]
+struct Census(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Census {
+    fn most(&self) -> usize {
+        self.0.1.load(SeqCst)
+    }
+}
+
+/// Echoes, and is counted.
+struct Counted(Census);
+
+impl ConnectionHandler for Counted {
+    fn on_open(&mut self, _conn: &TcpConnection<'_>) -> io::Result<()> {
+        let (now, most) = &*self.0.0;
+        most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+        Ok(())
+    }
+
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
+        conn.send(input.take_all())?;
+        Ok(())
+    }
+
+    fn on_close(&mut self, _conn: &TcpConnection<'_>, _reason: &CloseReason) {
+        self.0.0.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Where the connections of a server are, and its listeners.
+#[derive(Clone, Copy, Debug)]
+enum Spread {
+    OneLoop,
+    ThreeLoops,
+    ThreeListeners,
+}
+
+const SPREADS: [Spread; 3] = [Spread::OneLoop, Spread::ThreeLoops, Spread::ThreeListeners];
+
+fn three() -> NonZeroUsize {
+    3.try_into().unwrap()
+}
+
+fn host(
+    spread: Spread,
+    settings: impl for<'a> FnOnce(TcpServerBuilder<'a>) -> TcpServerBuilder<'a> + Send + 'static,
+) -> (Host, ServerHandle, Census) {
+    let census = Census::default();
+    let counted = census.clone();
+    let host = Host::new(move |event_loop| {
+        let builder = settings(TcpServer::bind(event_loop, "127.0.0.1:0")?);
+        match spread {
+            Spread::OneLoop => builder.serve(move |_| Counted(counted.clone())),
+            Spread::ThreeLoops => builder.threads(three())?.serve(move |_| Counted(counted.clone())),
+            Spread::ThreeListeners => builder
+                .threads(three())?
+                .distribute(Distribution::ListenerPerLoop)
+                .serve(move |_| Counted(counted.clone())),
+        }
+    });
+    let handle = host.ask(|_, server| server.as_ref().expect("a server").handle());
+    (host, handle, census)
+}
+
+/// A client that has asked, and waits for its answer.
+fn asking(address: SocketAddr) -> TcpStream {
+    let mut client = net::connect(address);
+    client.write_all(b"?").unwrap();
+    client
+}
+
+fn is_answered(client: &TcpStream) -> bool {
+    net::condition(client).contains(PollFlags::IN)
+}
+
+/// Takes those out that have been answered.
+fn take_answered(waiting: &mut Vec<TcpStream>) -> Vec<TcpStream> {
+    let (answered, others) = std::mem::take(waiting).into_iter().partition(is_answered);
+    *waiting = others;
+    answered
+}
+
+/// That the server has closed the connection, which has been answered nothing.
+#[track_caller]
+fn assert_turned_away(mut client: TcpStream) {
+    match client.read(&mut [0; 8]) {
+        Ok(n) => assert_eq!(n, 0, "it is answered"),
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}"),
+    }
+}
+
+fn connect_from(local: &str, address: SocketAddr) -> TcpStream {
+    let local: SocketAddr = format!("{local}:0").parse().unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&local.into()).unwrap();
+    socket.connect_timeout(&address.into(), net::LIMIT).unwrap();
+    let client = TcpStream::from(socket);
+    client.set_read_timeout(Some(net::LIMIT)).unwrap();
+    client
+}
+
+// --- The most connections -------------------------------------------------------------------------
+
+#[test]
+fn beyond_the_maximum_connections_wait_and_are_taken_as_others_leave() {
+    with_watchdog(LIMIT, || {
+        for spread in SPREADS {
+            let (host, handle, census) = host(spread, |builder| builder.max_connections(5));
+            let mut waiting: Vec<_> = (0..20).map(|_| asking(host.address())).collect();
+            let mut served: Vec<TcpStream> = Vec::new();
+            while !waiting.is_empty() || !served.is_empty() {
+                let expected = waiting.len().min(5 - served.len());
+                let mut came = 0;
+                net::until(|| {
+                    let answered = take_answered(&mut waiting);
+                    came += answered.len();
+                    served.extend(answered);
+                    came == expected
+                });
+                // One leaves, then two, then three at the same time.
+                let leaving = served.len().min(1 + waiting.len() % 3);
+                served.drain(..leaving);
+            }
+            net::until(|| handle.open_connections() == 0);
+            assert_eq!(census.most(), 5, "{spread:?}");
+            assert_eq!(handle.counters().accepted, 20, "{spread:?}");
+            assert_eq!(handle.counters().refused_at_maximum, 0);
+        }
+    });
+}
+
+#[test]
+fn a_server_that_has_its_maximum_rests() {
+    with_watchdog(LIMIT, || {
+        let (host, handle, _) = host(Spread::OneLoop, |builder| builder.max_connections(2));
+        let mut served: Vec<_> = (0..2).map(|_| host.connect()).collect();
+        served.iter_mut().for_each(net::assert_echoes);
+        let mut waiting: Vec<_> = (0..10).map(|_| asking(host.address())).collect();
+        host.assert_rests();
+        assert!(take_answered(&mut waiting).is_empty());
+        assert_eq!((handle.open_connections(), handle.counters().accepted), (2, 2));
+        served.iter_mut().for_each(net::assert_echoes);
+    });
+}
+
+#[test]
+fn a_server_that_may_have_no_connection_takes_none() {
+    with_watchdog(LIMIT, || {
+        let (host, handle, _) = host(Spread::OneLoop, |builder| builder.max_connections(0));
+        let client = asking(host.address());
+        host.assert_rests();
+        assert!(!is_answered(&client));
+        assert_eq!(handle.counters(), ServerCounters::default());
+    });
+}
+
+#[test]
+fn beyond_the_maximum_connections_are_closed_at_once_if_so_told() {
+    with_watchdog(LIMIT, || {
+        for spread in SPREADS {
+            let (host, handle, census) =
+                host(spread, |builder| builder.max_connections(5).at_maximum(AtMaximum::Refuse));
+            let mut served: Vec<_> = (0..5).map(|_| host.connect()).collect();
+            served.iter_mut().for_each(net::assert_echoes);
+            for _ in 0..7 {
+                assert_turned_away(host.connect());
+            }
+            assert_eq!(handle.counters().refused_at_maximum, 7, "{spread:?}");
+            served.pop();
+            net::until(|| handle.open_connections() == 4);
+            net::assert_echoes(&mut host.connect());
+            assert_eq!(handle.counters().accepted, 6, "{spread:?}");
+            assert_eq!(census.most(), 5, "{spread:?}");
+        }
+    });
+}
+
+// --- The most of one address ----------------------------------------------------------------------
+
+#[test]
+fn one_address_may_have_so_many_connections_and_others_as_many() {
+    with_watchdog(LIMIT, || {
+        for spread in SPREADS {
+            let (host, handle, _) = host(spread, |builder| builder.max_per_address(3));
+            let mut of_one: Vec<_> = (0..3).map(|_| connect_from("127.0.0.2", host.address())).collect();
+            of_one.iter_mut().for_each(net::assert_echoes);
+            assert_turned_away(connect_from("127.0.0.2", host.address()));
+            let mut of_another: Vec<_> = (0..3).map(|_| connect_from("127.0.0.3", host.address())).collect();
+            of_another.iter_mut().for_each(net::assert_echoes);
+            assert_turned_away(connect_from("127.0.0.3", host.address()));
+            assert_eq!(handle.counters().refused_by_address, 2, "{spread:?}");
+
+            // A place is free again when its connection has gone, and no two are.
+            of_one.pop();
+            net::until(|| handle.open_connections() == 5);
+            net::assert_echoes(of_one.added(connect_from("127.0.0.2", host.address())));
+            assert_turned_away(connect_from("127.0.0.2", host.address()));
+            assert_eq!(
+                (handle.counters().accepted, handle.counters().refused_by_address),
+                (7, 3),
+                "{spread:?}"
+            );
+        }
+    });
+}
+
+trait Added {
+    fn added(&mut self, client: TcpStream) -> &mut TcpStream;
+}
+
+impl Added for Vec<TcpStream> {
+    fn added(&mut self, client: TcpStream) -> &mut TcpStream {
+        self.push(client);
+        self.last_mut().expect("just pushed")
+    }
+}
+
+#[test]
+fn one_that_is_refused_by_its_address_takes_no_place_of_the_maximum() {
+    with_watchdog(LIMIT, || {
+        for at_maximum in [AtMaximum::Wait, AtMaximum::Refuse] {
+            let (host, handle, _) = host(Spread::OneLoop, move |builder| {
+                builder.max_connections(2).at_maximum(at_maximum).max_per_address(1)
+            });
+            let mut first = connect_from("127.0.0.2", host.address());
+            net::assert_echoes(&mut first);
+            for _ in 0..5 {
+                assert_turned_away(connect_from("127.0.0.2", host.address()));
+            }
+            let mut second = connect_from("127.0.0.3", host.address());
+            net::assert_echoes(&mut second);
+            assert_eq!(handle.open_connections(), 2, "{at_maximum:?}");
+        }
+    });
+}
+
+// --- Pauses ---------------------------------------------------------------------------------------
+
+#[test]
+fn connections_that_come_while_the_server_is_paused_are_taken_after_it() {
+    with_watchdog(LIMIT, || {
+        for spread in SPREADS {
+            let (host, handle, _) = host(spread, |builder| builder);
+            let mut before = host.connect();
+            net::assert_echoes(&mut before);
+            for _ in 0..3 {
+                handle.pause_accepting();
+                let mut waiting: Vec<_> = (0..6).map(|_| asking(host.address())).collect();
+                host.assert_rests();
+                assert!(take_answered(&mut waiting).is_empty(), "{spread:?}");
+                net::assert_echoes(&mut before);
+                assert_eq!(handle.open_connections(), 1, "{spread:?}");
+                // Nobody else comes, so no edge does.
+                handle.resume_accepting();
+                for client in &mut waiting {
+                    assert_eq!(net::read_exact(client, 1), b"?");
+                }
+                drop(waiting);
+                net::until(|| handle.open_connections() == 1);
+            }
+        }
+    });
+}
+
+/// A turn accepts many, and the handler of the first may say that it is to be the last.
+#[test]
+fn a_pause_takes_effect_between_two_connections_of_one_turn() {
+    with_loop(|event_loop| {
+        let (give, handles) = mpsc::channel::<ServerHandle>();
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0")
+            .unwrap()
+            .serve(move |_| {
+                handles.recv().expect("a handle for each").pause_accepting();
+                Counted(Census::default())
+            })
+            .unwrap();
+        (0..3).for_each(|_| give.send(server.handle()).unwrap());
+        let clients: Vec<_> = (0..3).map(|_| net::connect(server.local_addr())).collect();
+        for open in 1..=3 {
+            (0..3).for_each(|_| turn(event_loop));
+            assert_eq!(server.open_connections(), open);
+            server.resume_accepting();
+        }
+        drop(clients);
+    });
+}
+
+#[test]
+fn a_loop_accepts_no_more_in_a_turn_than_it_is_told() {
+    with_loop(|event_loop| {
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0")
+            .unwrap()
+            .accepts_per_turn(3)
+            .on_message(|_, _| ())
+            .unwrap();
+        let clients: Vec<_> = (0..10).map(|_| net::connect(server.local_addr())).collect();
+        for open in [3, 6, 9, 10] {
+            turn(event_loop);
+            assert_eq!(server.open_connections(), open);
+        }
+        drop(clients);
+    });
+}
+
+// --- From other threads ---------------------------------------------------------------------------
+
+#[test]
+fn a_server_is_stopped_from_another_thread() {
+    with_watchdog(LIMIT, || {
+        for spread in SPREADS {
+            for paused in [false, true] {
+                let (host, handle, _) = host(spread, |builder| builder.max_connections(6));
+                let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
+                clients.iter_mut().for_each(net::assert_echoes);
+                if paused {
+                    handle.pause_accepting();
+                }
+                let (report, reported) = mpsc::channel();
+                let twice = report.clone();
+                handle.stop(Duration::from_secs(3600), move |_, stopped| report.send(stopped).unwrap());
+                handle.stop(Duration::from_secs(3600), move |_, stopped| twice.send(stopped).unwrap());
+                for mut client in clients {
+                    assert_eq!(net::read_to_end(&mut client), b"");
+                }
+                for _ in 0..2 {
+                    let stopped = reported.recv_timeout(net::LIMIT).expect("a report");
+                    assert_eq!((stopped.drained, stopped.cut), (6, 0), "{spread:?}");
+                }
+                // Every listener is closed when the report comes.
+                for _ in 0..10 {
+                    let refused = TcpStream::connect(host.address()).expect_err("nobody listens");
+                    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{spread:?}");
+                }
+                handle.pause_accepting();
+                handle.resume_accepting();
+                assert_eq!(handle.counters().accepted, 6);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_server_that_is_dropped_while_it_is_being_stopped_cuts_off_what_is_left() {
+    with_watchdog(LIMIT, || {
+        let (host, handle, _) = host(Spread::OneLoop, |builder| builder);
+        let mut client = host.connect();
+        net::assert_echoes(&mut client);
+        let (report, reported) = mpsc::channel();
+        handle.stop(Duration::from_secs(3600), move |_, stopped| report.send(stopped).unwrap());
+        assert_eq!(net::read_to_end(&mut client), b"");
+        // The client does not finish for its part.
+        assert_eq!(handle.open_connections(), 1);
+        host.ask(|_, server| drop(server.take()));
+        let stopped = reported.recv_timeout(net::LIMIT).expect("a report");
+        assert_eq!((stopped.drained, stopped.cut), (0, 1));
+    });
+}
+
+/// Listeners on several loops, places given up on several loops, pauses from a thread of their own: nobody is forgotten, and there
+/// are never too many.
+#[test]
+fn nobody_is_forgotten_when_places_are_given_up_on_all_loops_and_the_server_pauses() {
+    with_watchdog(LIMIT, || {
+        // A pause that ends sends word too, so that without pauses it is places alone that bring the next one in.
+        let many = [Spread::ThreeLoops, Spread::ThreeListeners];
+        for (spread, pauses) in many.into_iter().flat_map(|spread| [(spread, false), (spread, true)]) {
+            const CALLERS: usize = 4;
+            const CALLS: usize = 150;
+            let (host, handle, census) = host(spread, |builder| builder.max_connections(2));
+            let address = host.address();
+            let callers: Vec<_> = (0..CALLERS)
+                .map(|_| {
+                    thread::spawn(move || {
+                        for _ in 0..CALLS {
+                            assert_eq!(net::read_exact(&mut asking(address), 1), b"?");
+                        }
+                    })
+                })
+                .collect();
+            while pauses && !callers.iter().all(thread::JoinHandle::is_finished) {
+                handle.pause_accepting();
+                thread::yield_now();
+                handle.resume_accepting();
+                thread::yield_now();
+            }
+            callers.into_iter().for_each(|caller| caller.join().unwrap());
+            assert_eq!(handle.counters().accepted, (CALLERS * CALLS) as u64);
+            assert!(census.most() <= 2, "{} at a time", census.most());
+        }
+    });
+}

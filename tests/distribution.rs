@@ -1,0 +1,159 @@
+//! How a server shares its connections out over its loops.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use reveille::{Distribution, ServerHandle, TcpServer};
+use socket2::{Domain, Socket, Type};
+use support::net::{self, Host};
+use support::{LIMIT, with_watchdog};
+
+const LOOPS: usize = 3;
+
+/// On which loop the connection from each address is, by the name of its thread.
+#[derive(Clone, Default)]
+struct Places(Arc<Mutex<BTreeMap<SocketAddr, String>>>);
+
+impl Places {
+    fn of(&self, client: &TcpStream) -> String {
+        self.0.lock().unwrap()[&client.local_addr().unwrap()].clone()
+    }
+
+    /// How many of the clients each loop has.
+    fn count(&self, clients: &[TcpStream]) -> Vec<usize> {
+        let mut counts = BTreeMap::new();
+        clients.iter().for_each(|client| *counts.entry(self.of(client)).or_default() += 1);
+        counts.into_values().collect()
+    }
+}
+
+fn host(distribution: Distribution) -> (Host, ServerHandle, Places) {
+    let places = Places::default();
+    let noted = places.clone();
+    let host = Host::new(move |event_loop| {
+        TcpServer::bind(event_loop, "127.0.0.1:0")?
+            .threads(LOOPS.try_into().unwrap())?
+            .distribute(distribution)
+            .on_message(move |conn, input| {
+                let name = thread::current().name().expect("a thread with a name").to_owned();
+                noted.0.lock().unwrap().insert(conn.peer_addr(), name);
+                conn.send(input.take_all())
+            })
+    });
+    let handle = host.ask(|_, server| server.as_ref().expect("a server").handle());
+    (host, handle, places)
+}
+
+/// So many clients, each of which has been served.
+fn clients(host: &Host, n: usize) -> Vec<TcpStream> {
+    let mut clients: Vec<_> = (0..n).map(|_| host.connect()).collect();
+    clients.iter_mut().for_each(net::assert_echoes);
+    clients
+}
+
+#[test]
+fn in_turn_each_loop_gets_as_many_connections() {
+    with_watchdog(LIMIT, || {
+        let (host, _, places) = host(Distribution::RoundRobin);
+        assert_eq!(places.count(&clients(&host, 300)), [100; LOOPS]);
+    });
+}
+
+#[test]
+fn the_loop_with_the_fewest_connections_gets_the_next_ones() {
+    with_watchdog(LIMIT, || {
+        let (host, handle, places) = host(Distribution::LeastConnections);
+        let all = clients(&host, 300);
+        assert_eq!(places.count(&all), [100; LOOPS]);
+        // All of one loop leave, and ten of another.
+        let (first, second) = ("reveille-0", "reveille-1");
+        let mut ten = 0;
+        let mut stay: Vec<_> = all
+            .into_iter()
+            .filter(|client| {
+                let place = places.of(client);
+                let leaves = place == first || (place == second && ten < 10);
+                ten += usize::from(leaves && place == second);
+                !leaves
+            })
+            .collect();
+        net::until(|| handle.open_connections() == 190);
+        assert_eq!(places.count(&stay), [90, 100]);
+        stay.extend(clients(&host, 90));
+        assert_eq!(places.count(&stay), [90, 90, 100]);
+        stay.extend(clients(&host, 20));
+        assert_eq!(places.count(&stay), [100; LOOPS]);
+    });
+}
+
+#[test]
+fn connections_of_one_address_are_on_one_loop_and_addresses_are_spread() {
+    with_watchdog(LIMIT, || {
+        let (host, _, places) = host(Distribution::PeerAddress);
+        let mut used = BTreeSet::new();
+        for last in 1..=60 {
+            let local: SocketAddr = format!("127.0.1.{last}:0").parse().unwrap();
+            let of_address: BTreeSet<_> = (0..4)
+                .map(|_| {
+                    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                    socket.bind(&local.into()).unwrap();
+                    socket.connect_timeout(&host.address().into(), net::LIMIT).unwrap();
+                    let mut client = TcpStream::from(socket);
+                    net::assert_echoes(&mut client);
+                    places.of(&client)
+                })
+                .collect();
+            assert_eq!(of_address.len(), 1, "{local} is on {of_address:?}");
+            used.extend(of_address);
+        }
+        // One in ten thousand million runs leaves a loop out.
+        assert_eq!(used.len(), LOOPS, "only {used:?}");
+    });
+}
+
+#[test]
+fn with_a_listener_each_all_loops_have_connections_and_all_are_served() {
+    with_watchdog(LIMIT, || {
+        let (host, handle, places) = host(Distribution::ListenerPerLoop);
+        let all = clients(&host, 300);
+        let counts = places.count(&all);
+        assert_eq!((counts.len(), counts.iter().sum::<usize>()), (LOOPS, 300), "{counts:?}");
+        // The kernel's hash is no better than chance, and no worse.
+        assert!(counts.iter().all(|count| *count >= 30), "{counts:?}");
+        assert_eq!((handle.open_connections(), handle.counters().accepted), (300, 300));
+
+        let (report, reported) = mpsc::channel();
+        host.ask(move |_, server| {
+            let server = server.take().expect("a server");
+            server.stop(Duration::from_secs(3600), move |_, stopped| report.send(stopped).unwrap());
+        });
+        for mut client in all {
+            assert_eq!(net::read_to_end(&mut client), b"");
+        }
+        assert_eq!(reported.recv_timeout(net::LIMIT).expect("a report").drained, 300);
+        for _ in 0..20 {
+            let refused = TcpStream::connect(host.address()).expect_err("nobody listens");
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        }
+    });
+}
+
+#[test]
+fn a_server_with_a_listener_each_gives_its_port_back_when_it_is_dropped() {
+    with_watchdog(LIMIT, || {
+        let (host, _, _) = host(Distribution::ListenerPerLoop);
+        let address = host.address();
+        // The port is shared by the listeners, and with nobody who does not ask for it.
+        let taken = std::net::TcpListener::bind(address).expect_err("it is in use");
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        host.ask(|_, server| drop(server.take()));
+        drop(std::net::TcpListener::bind(address).expect("nobody has it any more"));
+    });
+}
