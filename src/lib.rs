@@ -24,6 +24,7 @@
 //! - [`EventLoop`]: what a turn does, what a panic does, what becomes of tasks.
 //! - [`TcpServer`] and [`ConnectionHandler`]: servers, with state and without, on one loop or several.
 //! - [`Distribution`] and [`AtMaximum`]: how a server shares its connections out, and how many it takes.
+//! - [`SocketOptions`]: keep-alive, buffers, timeouts of the kernel's.
 //! - [`TcpClient`] and [`Backoff`]: clients, and how often they try.
 //! - [`Framed`] and [`Decoder`]: frames instead of bytes, as [lines](LineCodec), with [lengths](LengthCodec) before them, or your own.
 //! - [`Channel`]: pipes, signals, anything that epoll takes.
@@ -75,9 +76,9 @@ pub use loop_pool::LoopPool;
 pub use loop_thread::LoopThread;
 pub use net::{
     AtMaximum, Attempt, Backoff, CloseReason, ConnectError, ConnectionHandle, ConnectionHandler,
-    Distribution, Failure, ManyLoops, Outcome, SendError, Sent, ServerCounters, ServerHandle, State,
-    StopReport, Target, TcpClient, TcpClientBuilder, TcpConnection, TcpInfo, TcpServer, TcpServerBuilder,
-    TcpState, ThisLoop,
+    Distribution, Failure, KeepAlive, ManyLoops, Outcome, SendError, Sent, ServerCounters, ServerHandle,
+    SocketOptions, State, StopReport, Target, TcpClient, TcpClientBuilder, TcpConnection, TcpInfo, TcpServer,
+    TcpServerBuilder, TcpState, ThisLoop,
 };
 pub use readiness::{Interest, Readiness};
 

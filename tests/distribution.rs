@@ -3,7 +3,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -142,6 +142,47 @@ fn with_a_listener_each_all_loops_have_connections_and_all_are_served() {
             let refused = TcpStream::connect(host.address()).expect_err("nobody listens");
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         }
+    });
+}
+
+/// A loop that is held up closes its listener later than the others, and that is waited for.
+#[test]
+fn a_stop_is_not_over_before_every_listener_is_closed() {
+    with_watchdog(LIMIT, || {
+        let (release, released) = mpsc::channel::<()>();
+        let (held, holds) = mpsc::channel();
+        let released = Arc::new(Mutex::new(released));
+        let host = Host::new(move |event_loop| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?
+                .threads(LOOPS.try_into().unwrap())?
+                .distribute(Distribution::ListenerPerLoop)
+                .on_message(move |conn, _| {
+                    let (released, held) = (Arc::clone(&released), held.clone());
+                    // The connection has gone when the second task holds up its loop.
+                    conn.close();
+                    conn.event_loop().queue_in_loop(move |event_loop| {
+                        event_loop.queue_in_loop(move |_| {
+                            held.send(()).unwrap();
+                            let _ = released.lock().unwrap().recv();
+                        });
+                    });
+                })
+        });
+        let mut client = host.connect();
+        client.write_all(b"hold").unwrap();
+        holds.recv_timeout(net::LIMIT).expect("a loop that is held up");
+        assert_eq!(host.open_connections(), 0);
+        let (report, reported) = mpsc::channel();
+        host.ask(move |_, server| {
+            let server = server.take().expect("a server");
+            server.stop(Duration::from_secs(3600), move |_, stopped| report.send(stopped).unwrap());
+        });
+        host.assert_rests();
+        assert_eq!(reported.try_recv(), Err(mpsc::TryRecvError::Empty), "one listens still");
+        drop(release);
+        reported.recv_timeout(net::LIMIT).expect("a report");
+        let refused = TcpStream::connect(host.address()).expect_err("nobody listens");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     });
 }
 

@@ -471,6 +471,8 @@ fn a_connection_is_registered_once_in_its_life() {
             assert_eq!(calls.count(libc::SYS_recvfrom), 5 * lives, "{calls:?}");
             // One that takes the connection, and one that finds no other.
             assert_eq!(calls.count(libc::SYS_accept4), 2 * lives, "{calls:?}");
+            // Its options are those of the listening socket.
+            assert_eq!(calls.count(libc::SYS_setsockopt), 0, "{calls:?}");
             // Non-blocking and close-on-exec come with it. Without optimisation the standard library has a question about
             // each descriptor that it closes.
             let asked = if cfg!(debug_assertions) { lives } else { 0 };

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use super::options::SocketOptions;
 use super::socket;
 
 /// What one call to [`Acceptor::accept`] came to.
@@ -34,8 +35,8 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(crate) fn bind(address: SocketAddr, backlog: i32, reuse_port: bool) -> io::Result<Acceptor> {
-        let listener = socket::listen(address, backlog, reuse_port)?;
+    pub(crate) fn bind(address: SocketAddr, backlog: i32, options: &SocketOptions) -> io::Result<Acceptor> {
+        let listener = socket::listen(address, backlog, options)?;
         Ok(Acceptor { listener, reserve: RefCell::new(Some(open_reserve()?)) })
     }
 

@@ -15,6 +15,7 @@ use super::connector::{Connector, Dial, OnAttempt, OnFailure, Settings};
 use super::driver::{Dialer, Outgoing, dial};
 use super::group::{Group, Limits};
 use super::handler::{ConnectionHandler, OnMessage};
+use super::options::SocketOptions;
 use super::outcome::Outcome;
 use super::target::Target;
 use crate::buffer::Buffer;
@@ -85,7 +86,7 @@ impl TcpClient {
                 retry: None,
                 reconnect: false,
                 local: None,
-                nodelay: true,
+                options: SocketOptions::new(),
             },
             limits: Limits::default(),
             on_attempt: None,
@@ -181,7 +182,14 @@ impl TcpClientBuilder<'_> {
 
     /// Whether small writes go out at once (`TCP_NODELAY`). Usually they do.
     pub fn nodelay(mut self, nodelay: bool) -> Self {
-        self.settings.nodelay = nodelay;
+        self.settings.options = self.settings.options.nodelay(nodelay);
+        self
+    }
+
+    /// The options of the client's sockets, in place of all that were given before,
+    /// [`nodelay`](TcpClientBuilder::nodelay) included. One that the kernel does not take fails the attempt.
+    pub fn socket_options(mut self, options: SocketOptions) -> Self {
+        self.settings.options = options;
         self
     }
 

@@ -21,6 +21,7 @@ use super::connection::{Arrival, ConnectionHandle, TcpConnection};
 use super::driver::Dialer;
 use super::group::{Group, Stage};
 use super::lookup::look_up;
+use super::options::SocketOptions;
 use super::outcome::CloseReason;
 use super::socket;
 use super::target::{Place, Target};
@@ -33,13 +34,13 @@ pub(super) type Dial = dyn Fn(&EventLoop, Arrival, Rc<dyn Dialer>) -> io::Result
 pub(super) type OnAttempt = Box<dyn FnMut(&EventLoop, &Attempt<'_>)>;
 pub(super) type OnFailure = Box<dyn FnOnce(&EventLoop, ConnectError)>;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Settings {
     pub(super) timeout: Duration,
     pub(super) retry: Option<Backoff>,
     pub(super) reconnect: bool,
     pub(super) local: Option<SocketAddr>,
-    pub(super) nodelay: bool,
+    pub(super) options: SocketOptions,
 }
 
 /// What is under way.
@@ -246,7 +247,7 @@ impl Connector {
 
     fn dial(self: &Rc<Self>, event_loop: &EventLoop, address: SocketAddr) -> io::Result<ChannelId> {
         let dial = self.dial.borrow().clone().expect("kept until all is over");
-        let fd = socket::connect(address, self.settings.local, self.settings.nodelay)?;
+        let fd = socket::connect(address, self.settings.local, &self.settings.options)?;
         let arrival = Arrival { fd, peer: address, membership: self.group.join(0, Admitted::default()) };
         dial(event_loop, arrival, Rc::clone(self) as Rc<dyn Dialer>)
     }

@@ -13,7 +13,6 @@ use super::admission::Admitted;
 use super::connection::Arrival;
 use super::distribution::Dealer;
 use super::group::Group;
-use super::socket;
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
@@ -33,19 +32,12 @@ pub(super) enum Establish {
 pub(super) struct Listener {
     id: ChannelId,
     acceptor: Acceptor,
-    settings: Accepting,
+    /// Connections taken in one turn, so that a storm of them does not keep those that are open waiting.
+    budget: usize,
     group: Arc<Group>,
     dealer: Dealer,
     establish: Establish,
     complaint: Complaint,
-}
-
-/// How a listener takes connections.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Accepting {
-    /// Connections taken in one turn, so that a storm of them does not keep those that are open waiting.
-    pub(super) budget: usize,
-    pub(super) nodelay: bool,
 }
 
 impl Listener {
@@ -53,7 +45,7 @@ impl Listener {
     pub(super) fn start(
         event_loop: &EventLoop,
         acceptor: Acceptor,
-        settings: Accepting,
+        budget: usize,
         group: &Arc<Group>,
         dealer: Dealer,
         establish: Establish,
@@ -61,18 +53,13 @@ impl Listener {
         let listener = event_loop.register(Interest::READABLE, |id| {
             group.add_listener();
             let (group, complaint) = (Arc::clone(group), Complaint::default());
-            Rc::new(Listener { id, acceptor, settings, group, dealer, establish, complaint })
+            Rc::new(Listener { id, acceptor, budget, group, dealer, establish, complaint })
         })?;
         group.admission.add_listener(event_loop.handle(), listener.id);
         Ok(())
     }
 
     fn take_on(&self, event_loop: &EventLoop, fd: OwnedFd, peer: SocketAddr, admitted: Admitted) {
-        if self.settings.nodelay {
-            if let Err(error) = socket::set_nodelay(&fd, true) {
-                log::debug!("cannot set TCP_NODELAY for {peer}: {error}");
-            }
-        }
         let shard = self.dealer.choose(&self.group, peer.ip());
         let arrival = Arrival { fd, peer, membership: self.group.join(shard, admitted) };
         match &self.establish {
@@ -108,7 +95,7 @@ impl Source for Listener {
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
         let admission = &self.group.admission;
-        for _ in 0..self.settings.budget {
+        for _ in 0..self.budget {
             // Looked at before each, for the last one's callback may have paused the server, or been one too many.
             if admission.is_paused() {
                 return self.stop_wanting(event_loop);

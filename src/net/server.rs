@@ -19,7 +19,8 @@ use super::distribution::Distribution;
 use super::driver::establish;
 use super::group::{Group, Limits, Stage, StopReport, WhenEmpty};
 use super::handler::{ConnectionHandler, OnMessage};
-use super::listener::{Accepting, Establish};
+use super::listener::Establish;
+use super::options::SocketOptions;
 use super::outcome::Outcome;
 use crate::buffer::Buffer;
 use crate::event_loop::{EventLoop, WeakLoop};
@@ -152,10 +153,11 @@ impl fmt::Debug for TcpServer {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Settings {
     backlog: i32,
-    accepting: Accepting,
+    accepts_per_turn: usize,
+    options: SocketOptions,
     quota: Quota,
     limits: Limits,
 }
@@ -165,7 +167,8 @@ impl Default for Settings {
         Settings {
             // The kernel cuts this to net.core.somaxconn. A short backlog makes a burst of clients wait for retransmits.
             backlog: 4096,
-            accepting: Accepting { budget: 128, nodelay: true },
+            accepts_per_turn: 128,
+            options: SocketOptions::new(),
             quota: Quota::default(),
             limits: Limits::default(),
         }
@@ -205,7 +208,14 @@ impl<'a, S> TcpServerBuilder<'a, S> {
 
     /// Whether small writes go out at once (`TCP_NODELAY`). Usually they do.
     pub fn nodelay(mut self, nodelay: bool) -> Self {
-        self.settings.accepting.nodelay = nodelay;
+        self.settings.options = self.settings.options.nodelay(nodelay);
+        self
+    }
+
+    /// The options of the server's sockets, in place of all that were given before,
+    /// [`nodelay`](TcpServerBuilder::nodelay) included. The socket that listens hands them on to its connections.
+    pub fn socket_options(mut self, options: SocketOptions) -> Self {
+        self.settings.options = options;
         self
     }
 
@@ -252,19 +262,20 @@ impl<'a, S> TcpServerBuilder<'a, S> {
             (Some(pool), Distribution::ListenerPerLoop) => pool.handles().len(),
             _ => 1,
         };
-        let (local_addr, mut acceptors) = listening::bind(&addresses, settings.backlog, listeners)?;
+        let (local_addr, mut acceptors) =
+            listening::bind(&addresses, settings.backlog, &settings.options, listeners)?;
         let group = match &pool {
             None => Group::new(settings.limits, settings.quota, [event_loop.handle()]),
             Some(pool) => Group::new(settings.limits, settings.quota, pool.handles().cloned()),
         };
-        let accepting = settings.accepting;
+        let budget = settings.accepts_per_turn;
         match (&pool, establish) {
             (Some(pool), Establish::There(establish)) if listeners > 1 => {
-                listening::listen_there(pool, acceptors, accepting, &group, &establish)?;
+                listening::listen_there(pool, acceptors, budget, &group, &establish)?;
             }
             (_, establish) => {
                 let acceptor = acceptors.remove(0);
-                listening::listen_here(event_loop, acceptor, accepting, &group, distribution, establish)?;
+                listening::listen_here(event_loop, acceptor, budget, &group, distribution, establish)?;
             }
         }
         let handle = ServerHandle { home: event_loop.handle(), local_addr, group };

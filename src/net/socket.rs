@@ -11,13 +11,15 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::options::SocketOptions;
 pub(crate) use super::tcp_info::unacknowledged;
 
-/// A non-blocking listening socket. `SO_REUSEADDR` is set, so that a server can start again while old connections linger.
-pub(crate) fn listen(address: SocketAddr, backlog: i32, reuse_port: bool) -> io::Result<OwnedFd> {
+/// A non-blocking listening socket. `SO_REUSEADDR` is set, so that a server can start again while old connections linger; the
+/// options are handed on to what it accepts.
+pub(crate) fn listen(address: SocketAddr, backlog: i32, options: &SocketOptions) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(reuse_port)?;
+    options.apply(&socket, address.is_ipv6())?;
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     Ok(socket.into())
@@ -25,11 +27,13 @@ pub(crate) fn listen(address: SocketAddr, backlog: i32, reuse_port: bool) -> io:
 
 /// Begins to connect a non-blocking socket. It becomes writable when that is done, one way or the other, and
 /// [`finish_connecting`] tells which.
-pub(crate) fn connect(address: SocketAddr, local: Option<SocketAddr>, nodelay: bool) -> io::Result<OwnedFd> {
+pub(crate) fn connect(
+    address: SocketAddr,
+    local: Option<SocketAddr>,
+    options: &SocketOptions,
+) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    if nodelay {
-        set_nodelay(&socket, true)?;
-    }
+    options.apply(&socket, address.is_ipv6())?;
     if let Some(local) = local {
         if local.is_ipv4() != address.is_ipv4() {
             let message = format!("the local address {local} is of another family");
@@ -85,6 +89,15 @@ pub(crate) fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
 
 pub(crate) fn set_nodelay(socket: impl AsFd, nodelay: bool) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_tcp_nodelay(socket, nodelay)?)
+}
+
+pub(crate) fn end_keep_alive(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_socket_keepalive(socket, false)?)
+}
+
+/// For as long as the kernel sees fit: it goes back to delaying when it finds that useful (tcp(7), TCP_QUICKACK).
+pub(crate) fn set_quickack(socket: impl AsFd, quickack: bool) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_tcp_quickack(socket, quickack)?)
 }
 
 /// Takes the error that the socket has pending.

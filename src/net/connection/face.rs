@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::mailbox::ConnectionHandle;
 use super::{Core, State};
 use crate::event_loop::EventLoop;
+use crate::net::options::{self, KeepAlive};
 use crate::net::outcome::{CloseReason, SendError, Sent};
 use crate::net::socket;
 use crate::net::tcp_info::TcpInfo;
@@ -153,6 +154,36 @@ impl<'a> TcpConnection<'a> {
     /// What the kernel says (setsockopt(2)).
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         socket::set_nodelay(&self.core.fd, nodelay)
+    }
+
+    /// Has the kernel find out that the peer has gone while nothing is being sent, or no longer, as
+    /// [`SocketOptions::keep_alive`](crate::SocketOptions::keep_alive).
+    ///
+    /// # Errors
+    /// What the kernel says (setsockopt(2)).
+    pub fn set_keep_alive(&self, keep_alive: Option<KeepAlive>) -> io::Result<()> {
+        match keep_alive {
+            Some(keep_alive) => keep_alive.apply(&self.core.fd),
+            None => socket::end_keep_alive(&self.core.fd),
+        }
+    }
+
+    /// How long what was sent may stay unacknowledged, as [`SocketOptions::user_timeout`](crate::SocketOptions::user_timeout); zero
+    /// stands for what is usual.
+    ///
+    /// # Errors
+    /// What the kernel says (setsockopt(2)).
+    pub fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
+        options::set_user_timeout(&self.core.fd, timeout)
+    }
+
+    /// Whether what comes is acknowledged at once, and not with the answer (`TCP_QUICKACK`). The kernel changes it by itself as the
+    /// connection goes on (tcp(7)), so it is to be set again whenever it matters.
+    ///
+    /// # Errors
+    /// What the kernel says (setsockopt(2)).
+    pub fn set_quickack(&self, quickack: bool) -> io::Result<()> {
+        socket::set_quickack(&self.core.fd, quickack)
     }
 
     /// What the kernel knows of the connection: its round-trip time, what was lost and sent again, what is on its way. One

@@ -33,7 +33,7 @@ impl<S> TcpServerBuilder<'_, S> {
 
     /// How many connections a loop accepts in one turn before it sees to those that are open. Usually 128; 0 counts as 1.
     pub fn accepts_per_turn(mut self, connections: usize) -> Self {
-        self.settings.accepting.budget = connections.max(1);
+        self.settings.accepts_per_turn = connections.max(1);
         self
     }
 }

@@ -9,18 +9,20 @@ use crate::loop_pool::LoopPool;
 use crate::net::acceptor::Acceptor;
 use crate::net::distribution::{Dealer, Distribution};
 use crate::net::group::Group;
-use crate::net::listener::{Accepting, Establish, EstablishThere, Listener};
+use crate::net::listener::{Establish, EstablishThere, Listener};
+use crate::net::options::SocketOptions;
 
 /// Listens on the first of `addresses` that can be had, with as many sockets as there are to be listeners. All of them have
 /// its port.
 pub(super) fn bind(
     addresses: &[SocketAddr],
     backlog: i32,
+    options: &SocketOptions,
     listeners: usize,
 ) -> io::Result<(SocketAddr, Vec<Acceptor>)> {
     let mut first_error = None;
     for &address in addresses {
-        match bind_all(address, backlog, listeners) {
+        match bind_all(address, backlog, options, listeners) {
             Ok(bound) => return Ok(bound),
             Err(error) => {
                 let error = io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
@@ -35,11 +37,19 @@ pub(super) fn bind(
 fn bind_all(
     mut address: SocketAddr,
     backlog: i32,
+    options: &SocketOptions,
     listeners: usize,
 ) -> io::Result<(SocketAddr, Vec<Acceptor>)> {
+    let shared;
+    let options = if listeners > 1 {
+        shared = options.clone().reuse_port(true);
+        &shared
+    } else {
+        options
+    };
     let mut acceptors = Vec::with_capacity(listeners);
     for _ in 0..listeners {
-        let acceptor = Acceptor::bind(address, backlog, listeners > 1)?;
+        let acceptor = Acceptor::bind(address, backlog, options)?;
         // The first has chosen the port, if there was one to be chosen.
         address = acceptor.local_address()?;
         acceptors.push(acceptor);
@@ -51,19 +61,19 @@ fn bind_all(
 pub(super) fn listen_here(
     event_loop: &EventLoop,
     acceptor: Acceptor,
-    settings: Accepting,
+    budget: usize,
     group: &Arc<Group>,
     distribution: Distribution,
     establish: Establish,
 ) -> io::Result<()> {
-    Listener::start(event_loop, acceptor, settings, group, Dealer::new(distribution), establish)
+    Listener::start(event_loop, acceptor, budget, group, Dealer::new(distribution), establish)
 }
 
 /// Accepts on each loop of the pool, for itself. If one of them cannot, the end of the pool is the end of the others.
 pub(super) fn listen_there(
     pool: &LoopPool,
     acceptors: Vec<Acceptor>,
-    settings: Accepting,
+    budget: usize,
     group: &Arc<Group>,
     establish: &Arc<EstablishThere>,
 ) -> io::Result<()> {
@@ -72,7 +82,7 @@ pub(super) fn listen_there(
         handle.call(move |event_loop| {
             let establish =
                 Establish::Here(Box::new(move |event_loop, arrival| establish(event_loop, arrival)));
-            Listener::start(event_loop, acceptor, settings, &group, Dealer::One(shard), establish)
+            Listener::start(event_loop, acceptor, budget, &group, Dealer::One(shard), establish)
         })??;
     }
     Ok(())
