@@ -9,6 +9,7 @@ mod idle;
 mod input;
 mod mailbox;
 mod output;
+mod queue;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ use crate::event_loop::EventLoop;
 use crate::readiness::{Interest, Readiness};
 use crate::timer_queue::TimerKey;
 use mailbox::Mailbox;
+use queue::Queue;
 
 pub(super) const INPUT: Readiness = Readiness::answering(Interest::READABLE);
 const OUTPUT: Readiness = Readiness::answering(Interest::WRITABLE);
@@ -84,8 +86,8 @@ pub(super) struct Core {
     wants_drained: Cell<bool>,
     /// Input that the handler has left for later; never an empty buffer.
     unread: Cell<Option<Box<Buffer>>>,
-    /// Bytes that were accepted for sending and that the kernel has not taken. Never more than the limit.
-    unsent: RefCell<Buffer>,
+    /// What was accepted for sending and what the kernel has not taken; never an empty queue.
+    unsent: RefCell<Option<Box<Queue>>>,
     reason: Cell<Option<CloseReason>>,
     /// When bytes last came or went.
     last_active: Cell<Instant>,
@@ -163,8 +165,7 @@ impl Core {
         self.cancel_idle_timer(event_loop);
         if let Some(mailbox) = self.mailbox.get() {
             // What was accepted from other threads counts as unsent, for the handler to see.
-            let mut unsent = self.unsent.borrow_mut();
-            mailbox.close().for_each(|bytes| unsent.append(&bytes));
+            mailbox.close().for_each(|bytes| self.keep_unsendable(bytes));
         }
         event_loop.set_wanted(self.id, Readiness::NONE);
         event_loop.close_later(self.id);
@@ -172,7 +173,7 @@ impl Core {
 
     /// Ends the connection if both ends have finished and all is sent.
     pub(super) fn close_if_finished(&self, event_loop: &EventLoop) {
-        if self.state.get() == State::Closing && self.peer_finished.get() && self.unsent.borrow().is_empty() {
+        if self.state.get() == State::Closing && self.peer_finished.get() && self.unsent.borrow().is_none() {
             self.close(event_loop, CloseReason::Finished);
         }
     }

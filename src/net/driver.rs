@@ -179,7 +179,7 @@ impl<H: ConnectionHandler> Source for Connection<H> {
     /// Output first: what it frees may let input flow again in this very turn.
     fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
         let core = &self.core;
-        if ready.is_writable() && core.has_output() && core.flush(event_loop) {
+        if ready.is_writable() && core.has_output() && core.flush(event_loop).drained {
             self.call(event_loop, |handler, conn| handler.on_drained(conn));
         }
         match core.state() {

@@ -2,13 +2,13 @@
 //!
 //! All bytes of a connection pass through [`receive`] and [`send`].
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::options::SocketOptions;
@@ -120,6 +120,43 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Tra
 /// Without `SIGPIPE`: a peer that has gone is an error like another.
 pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<Transferred> {
     transferred(retry_on_intr(|| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)))
+}
+
+/// How many slices the kernel takes in one call (`IOV_MAX`, readv(2)).
+const MOST_SLICES: usize = 1024;
+
+/// As [`send`], of several slices as if they were one: one system call, unless there are more of them than the kernel takes at once.
+pub(crate) fn send_vectored(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<Transferred> {
+    let mut total = 0;
+    for slices in slices.chunks(MOST_SLICES) {
+        let send =
+            || rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL);
+        match transferred(retry_on_intr(send)) {
+            Ok(Transferred::Bytes(n)) => {
+                total += n;
+                if n < slices.iter().map(|slice| slice.len()).sum() {
+                    break;
+                }
+            }
+            // The next call will say so again, if it is to be said.
+            Ok(Transferred::WouldBlock) | Err(_) if total > 0 => break,
+            blocked_or_failed => return blocked_or_failed,
+        }
+    }
+    Ok(Transferred::Bytes(total))
+}
+
+/// Sends up to `most` bytes of `file` from `offset` on, and moves the offset (sendfile(2)). 0 bytes are the end of the file.
+///
+/// The bytes go from the page cache to the socket within the kernel. What is not in the cache is read from the disk meanwhile, and
+/// the call takes that long. Unlike the other calls it cannot be told to do without `SIGPIPE`.
+pub(crate) fn send_file(
+    socket: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    offset: &mut u64,
+    most: usize,
+) -> io::Result<Transferred> {
+    transferred(retry_on_intr(|| rustix::fs::sendfile(socket, file, Some(&mut *offset), most)))
 }
 
 /// Sends the FIN: the peer will read the end of input behind what was sent before.

@@ -1,12 +1,14 @@
 //! A connection as its handler sees it.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::mailbox::ConnectionHandle;
+use super::output::Bytes;
 use super::{Core, State};
 use crate::event_loop::EventLoop;
 use crate::net::options::{self, KeepAlive};
@@ -58,7 +60,85 @@ impl<'a> TcpConnection<'a> {
     /// has turned out to be broken. [`SendError::Full`] if the bytes would take the queue past its limit; none of them are
     /// sent then.
     pub fn send(&self, bytes: impl AsRef<[u8]>) -> Result<Sent, SendError> {
-        self.core.send(self.event_loop, bytes.as_ref())
+        self.core.send(self.event_loop, bytes.as_ref()).map_err(|(error, _)| error)
+    }
+
+    /// Sends several slices as if they were one, in one system call: a header and a body that lie apart.
+    ///
+    /// As [`send`](TcpConnection::send) otherwise: they are accepted or refused together.
+    ///
+    /// # Errors
+    /// As [`send`](TcpConnection::send).
+    pub fn send_vectored(&self, slices: &[IoSlice<'_>]) -> Result<Sent, SendError> {
+        self.core.send(self.event_loop, slices).map_err(|(error, _)| error)
+    }
+
+    /// Sends bytes that the caller gives away. As [`send`](TcpConnection::send), but what the kernel does not take now is queued as
+    /// it is instead of being copied.
+    ///
+    /// The whole vector stays until the last of its bytes has been sent.
+    ///
+    /// # Errors
+    /// As [`send`](TcpConnection::send). The bytes are dropped then.
+    pub fn send_owned(&self, bytes: impl Into<Vec<u8>>) -> Result<Sent, SendError> {
+        self.core.send(self.event_loop, Bytes::Own(bytes.into())).map_err(|(error, _)| error)
+    }
+
+    /// Sends bytes that several connections may be sending at a time, such as a message to all members of a group. As
+    /// [`send`](TcpConnection::send), but what the kernel does not take now is queued by reference: a megabyte for a hundred peers that
+    /// do not read is one megabyte.
+    ///
+    /// Each connection counts them against its own limit in full. Less than four KiB are copied, as that is cheaper.
+    ///
+    /// ```
+    /// use reveille::{SendError, TcpConnection};
+    /// use std::sync::Arc;
+    ///
+    /// fn welcome(conn: &TcpConnection, news: &Arc<[u8]>) -> Result<(), SendError> {
+    ///     conn.send_shared(news).map(drop)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`send`](TcpConnection::send).
+    pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<Sent, SendError> {
+        self.core.send(self.event_loop, Bytes::Shared(Arc::clone(bytes))).map_err(|(error, _)| error)
+    }
+
+    /// Sends `length` bytes of a file from `offset` on, behind what was sent before, without their passing through this process
+    /// (sendfile(2)).
+    ///
+    /// The connection keeps the file until the last byte is sent, and reads it at the pace of the peer: a file that is changed
+    /// meanwhile is sent as it is then. Its position is neither used nor moved, so clones of one file may be sent
+    /// on many connections. At most about a megabyte goes out in one turn of the loop.
+    ///
+    /// What is left of the file counts as [unsent](TcpConnection::unsent), and so a peer that asks for more and more files and does not
+    /// read is held back. But it takes no memory, and so `max_unsent` does not concern it.
+    ///
+    /// Two things to know of sendfile: bytes that the system has not in its cache are read from the disk while the loop
+    /// waits, so files on slow disks belong on a loop of their own; and it raises `SIGPIPE` if the peer has gone, which Rust
+    /// programs ignore unless they are told otherwise.
+    ///
+    /// ```no_run
+    /// use reveille::TcpConnection;
+    /// use std::fs::File;
+    /// use std::io::{self, IoSlice};
+    ///
+    /// fn answer(conn: &TcpConnection, path: &str) -> io::Result<()> {
+    ///     let file = File::open(path)?;
+    ///     let length = file.metadata()?.len();
+    ///     conn.send(format!("{length}\r\n"))?;
+    ///     conn.send_file(file, 0, length)?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] as from [`send`](TcpConnection::send). What goes wrong with the file itself closes the connection, since the
+    /// peer has been promised bytes that cannot be had: one that is not a regular file with
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput), one that ends too early with [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
+    pub fn send_file(&self, file: impl Into<OwnedFd>, offset: u64, length: u64) -> Result<Sent, SendError> {
+        self.core.send_file(self.event_loop, file.into(), offset, length)
     }
 
     /// Ends sending: what is queued is still sent, then the peer reads the end of input. The connection still receives, and
@@ -120,9 +200,9 @@ impl<'a> TcpConnection<'a> {
         self.core.update_wanted(self.event_loop);
     }
 
-    /// How many bytes are queued: accepted for sending and not yet taken by the kernel.
+    /// How many bytes are queued, in memory and in files: accepted for sending and not yet taken by the kernel.
     pub fn unsent(&self) -> usize {
-        self.core.unsent.borrow().len()
+        self.core.unsent()
     }
 
     /// Whether the handler wants no input for now, or is to get none because the peer does not read what it is sent.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::output::{Bytes, Payload};
 use super::{Core, State};
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::net::outcome::{CloseReason, SendError};
 
 enum Request {
-    Send(Vec<u8>),
+    Send(Bytes),
     Shutdown,
     Close,
 }
@@ -81,7 +82,7 @@ impl Mailbox {
     }
 
     /// Refuses every later request, and hands out the bytes that were accepted and have not been sent.
-    pub(super) fn close(&self) -> impl Iterator<Item = Vec<u8>> {
+    pub(super) fn close(&self) -> impl Iterator<Item = Bytes> {
         self.content.lock().accepts = Accepts::Nothing;
         self.take().into_iter().filter_map(|request| match request {
             Request::Send(bytes) => Some(bytes),
@@ -114,10 +115,10 @@ impl Core {
                 Request::Shutdown => self.shutdown(event_loop),
                 Request::Close => self.close(event_loop, CloseReason::Closed),
                 Request::Send(bytes) => {
-                    if let Err(error) = self.send(event_loop, &bytes) {
+                    if let Err((error, bytes)) = self.send(event_loop, bytes) {
                         // They were accepted, so they cannot be left out of the stream: without them it ends here, and
                         // they count as unsent.
-                        self.unsent.borrow_mut().append(&bytes);
+                        self.keep_unsendable(bytes);
                         self.close(event_loop, CloseReason::Error(error.into()));
                     }
                 }
@@ -164,7 +165,16 @@ impl ConnectionHandle {
     /// [`SendError::Closed`] if the connection has gone; [`SendError::Full`] if more bytes are on their way to the loop than the
     /// connection may have unsent.
     pub fn send(&self, bytes: impl Into<Vec<u8>>) -> Result<(), SendError> {
-        self.ask(Request::Send(bytes.into()))
+        self.ask(Request::Send(Bytes::Own(bytes.into())))
+    }
+
+    /// As [`send`](ConnectionHandle::send), of bytes that several connections may be sending at a time; see
+    /// [`TcpConnection::send_shared`](super::TcpConnection::send_shared).
+    ///
+    /// # Errors
+    /// As [`send`](ConnectionHandle::send).
+    pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<(), SendError> {
+        self.ask(Request::Send(Bytes::Shared(Arc::clone(bytes))))
     }
 
     /// Shuts the connection down, as [`TcpConnection::shutdown`](super::TcpConnection::shutdown), behind what was sent before.

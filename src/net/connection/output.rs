@@ -1,87 +1,231 @@
 //! What a connection sends.
 //!
 //! Bytes go to the kernel at once if nothing is queued before them, and else behind the queue. The queue is bounded: what
-//! would pass the limit is refused whole, so that a stream never has a hole in it.
+//! would pass the limit is refused whole, so that a stream never has a hole in it. A connection that has nothing queued has no
+//! queue.
 
-use std::os::fd::AsFd;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
+use super::queue::{Queue, Wrote};
 use super::{Core, OUTPUT, State};
 use crate::event_loop::EventLoop;
 use crate::net::outcome::{CloseReason, SendError, Sent};
 use crate::net::socket::{self, Transferred};
 
+/// Bytes to be sent, in one of the forms in which they may come.
+pub(super) trait Payload {
+    fn len(&self) -> usize;
+
+    /// Offers all of them to the kernel, in one call.
+    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred>;
+
+    /// Queues what is left when so many have been `sent`, which is not all.
+    fn queue(self, queue: &mut Queue, sent: usize);
+}
+
+impl Payload for &[u8] {
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+
+    #[inline]
+    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
+        socket::send(socket, self)
+    }
+
+    fn queue(self, queue: &mut Queue, sent: usize) {
+        queue.push(&self[sent..]);
+    }
+}
+
+/// Bytes that are nobody else's to change.
+pub(super) enum Bytes {
+    Own(Vec<u8>),
+    Shared(Arc<[u8]>),
+}
+
+impl Payload for Bytes {
+    fn len(&self) -> usize {
+        match self {
+            Bytes::Own(bytes) => bytes.len(),
+            Bytes::Shared(bytes) => bytes.len(),
+        }
+    }
+
+    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
+        match self {
+            Bytes::Own(bytes) => socket::send(socket, bytes),
+            Bytes::Shared(bytes) => socket::send(socket, bytes),
+        }
+    }
+
+    fn queue(self, queue: &mut Queue, sent: usize) {
+        match self {
+            Bytes::Own(bytes) => queue.push_owned(bytes, sent),
+            Bytes::Shared(bytes) => queue.push_shared(bytes, sent),
+        }
+    }
+}
+
+impl Payload for &[IoSlice<'_>] {
+    fn len(&self) -> usize {
+        self.iter().map(|slice| slice.len()).sum()
+    }
+
+    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
+        socket::send_vectored(socket, self)
+    }
+
+    fn queue(self, queue: &mut Queue, mut sent: usize) {
+        for slice in self {
+            let skipped = sent.min(slice.len());
+            queue.push(&slice[skipped..]);
+            sent -= skipped;
+        }
+    }
+}
+
+/// What a turn of sending has led to that the handler may want to know.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::net) struct Flushed {
+    /// All that was queued is sent, or a call of `on_drained` was asked for.
+    pub(in crate::net) drained: bool,
+}
+
 impl Core {
-    pub(super) fn send(&self, event_loop: &EventLoop, bytes: &[u8]) -> Result<Sent, SendError> {
+    /// Sends `payload`, or gives it back with the reason. Nothing of it has been sent then.
+    #[inline]
+    pub(super) fn send<P: Payload>(
+        &self,
+        event_loop: &EventLoop,
+        payload: P,
+    ) -> Result<Sent, (SendError, P)> {
         if self.state.get() != State::Open {
-            return Err(SendError::Closed);
+            return Err((SendError::Closed, payload));
         }
+        let len = payload.len();
+        let max_unsent = self.membership.group().limits.max_unsent;
         let mut unsent = self.unsent.borrow_mut();
-        let limits = &self.membership.group().limits;
-        if bytes.len() > limits.max_unsent - unsent.len() {
-            return Err(SendError::Full);
+        let queued = unsent.as_ref().map_or(0, |queue| queue.in_memory());
+        if len > max_unsent.saturating_sub(queued) {
+            return Err((SendError::Full, payload));
         }
-        let mut rest = bytes;
-        if unsent.is_empty() {
-            match socket::send(self.fd.as_fd(), bytes) {
+        let mut sent = 0;
+        if unsent.is_none() {
+            match payload.write(self.fd.as_fd()) {
                 Ok(Transferred::Bytes(n)) => {
                     self.note_activity(event_loop);
-                    if n == bytes.len() {
+                    if n == len {
                         return Ok(Sent::Written);
                     }
-                    rest = &bytes[n..];
+                    sent = n;
                 }
                 Ok(Transferred::WouldBlock) => {}
                 Err(error) => {
                     drop(unsent);
                     self.close(event_loop, CloseReason::Error(error));
-                    return Err(SendError::Closed);
+                    return Err((SendError::Closed, payload));
                 }
             }
             // The kernel's buffer is full, and it will say when that is over.
             event_loop.clear_ready(self.id, OUTPUT);
         }
-        unsent.append(rest);
-        if unsent.len() > limits.high_water {
-            self.held_back.set(!self.discarding.get());
+        payload.queue(unsent.get_or_insert_default(), sent);
+        drop(unsent);
+        self.queue_has_grown(event_loop);
+        Ok(Sent::Queued)
+    }
+
+    /// Sends a part of a file behind what is queued.
+    pub(super) fn send_file(
+        &self,
+        event_loop: &EventLoop,
+        file: OwnedFd,
+        offset: u64,
+        length: u64,
+    ) -> Result<Sent, SendError> {
+        if self.state.get() != State::Open {
+            return Err(SendError::Closed);
+        }
+        let mut unsent = self.unsent.borrow_mut();
+        let is_first = unsent.is_none();
+        if length > 0 {
+            unsent.get_or_insert_default().push_file(file, offset, length);
         }
         drop(unsent);
-        self.update_wanted(event_loop);
+        if is_first && length > 0 && !self.write_queue(event_loop) {
+            return Err(SendError::Closed);
+        }
+        if self.unsent.borrow().is_none() {
+            return Ok(Sent::Written);
+        }
+        self.queue_has_grown(event_loop);
         Ok(Sent::Queued)
+    }
+
+    fn queue_has_grown(&self, event_loop: &EventLoop) {
+        if self.unsent() > self.membership.group().limits.high_water {
+            self.held_back.set(!self.discarding.get());
+        }
+        self.update_wanted(event_loop);
+    }
+
+    /// How many bytes are queued, those in files included.
+    pub(super) fn unsent(&self) -> usize {
+        self.unsent.borrow().as_ref().map_or(0, |queue| queue.len())
+    }
+
+    /// Keeps bytes that were accepted and cannot be sent any more, so that they are counted.
+    pub(super) fn keep_unsendable(&self, bytes: Bytes) {
+        if bytes.len() > 0 {
+            bytes.queue(self.unsent.borrow_mut().get_or_insert_default(), 0);
+        }
     }
 
     /// Whether there is anything to flush, or to say. Usually not: a socket is nearly always writable when it becomes
     /// readable.
     #[inline]
     pub(in crate::net) fn has_output(&self) -> bool {
-        self.wants_drained.get() || !self.unsent.borrow().is_empty()
+        self.wants_drained.get() || self.unsent.borrow().is_some()
     }
 
-    /// Sends what is queued, as far as the kernel takes it. Answers whether the handler is to be told that all is sent.
-    pub(in crate::net) fn flush(&self, event_loop: &EventLoop) -> bool {
+    /// Has the kernel take what it takes of the queue. Answers whether the connection is still good.
+    fn write_queue(&self, event_loop: &EventLoop) -> bool {
         let mut unsent = self.unsent.borrow_mut();
-        if unsent.is_empty() {
-            drop(unsent);
-            let asked = self.wants_drained.replace(false);
-            self.update_wanted(event_loop);
-            return asked;
+        let Some(queue) = unsent.as_mut() else { return true };
+        let before = queue.len();
+        let wrote = queue.write_to(self.fd.as_fd());
+        if queue.len() < before {
+            self.note_activity(event_loop);
         }
-        match socket::send(self.fd.as_fd(), unsent.readable()) {
-            Ok(Transferred::Bytes(n)) => {
-                unsent.consume(n);
-                self.note_activity(event_loop);
-            }
-            Ok(Transferred::WouldBlock) => {}
+        match wrote {
+            Ok(Wrote::Blocked) => event_loop.clear_ready(self.id, OUTPUT),
+            Ok(Wrote::Enough) => {}
             Err(error) => {
                 drop(unsent);
                 self.close(event_loop, CloseReason::Error(error));
                 return false;
             }
         }
-        let left = unsent.len();
-        if left == 0 {
-            unsent.release();
+        if queue.is_empty() {
+            *unsent = None;
         }
-        drop(unsent);
+        true
+    }
+
+    /// Sends what is queued, as far as the kernel takes it.
+    pub(in crate::net) fn flush(&self, event_loop: &EventLoop) -> Flushed {
+        if self.unsent.borrow().is_none() {
+            let drained = self.wants_drained.replace(false);
+            self.update_wanted(event_loop);
+            return Flushed { drained };
+        }
+        if !self.write_queue(event_loop) {
+            return Flushed::default();
+        }
+        let left = self.unsent();
         if left <= self.membership.group().limits.low_water && self.held_back.replace(false) {
             // What the handler has left because its answers had nowhere to go. Input that was not complete at the peer's end
             // has been offered for the last time.
@@ -89,16 +233,14 @@ impl Core {
                 self.offer_unread(event_loop);
             }
         }
-        if left > 0 {
-            event_loop.clear_ready(self.id, OUTPUT);
-        } else {
+        if left == 0 {
             self.wants_drained.set(false);
             if self.state.get() == State::Closing {
                 self.finish(event_loop);
             }
         }
         self.update_wanted(event_loop);
-        left == 0
+        Flushed { drained: left == 0 }
     }
 
     pub(super) fn shutdown(&self, event_loop: &EventLoop) {
@@ -115,7 +257,7 @@ impl Core {
             return;
         }
         self.state.set(State::Closing);
-        if self.unsent.borrow().is_empty() {
+        if self.unsent.borrow().is_none() {
             self.finish(event_loop);
         }
     }

@@ -1,0 +1,197 @@
+//! What waits to be sent, in order: bytes that were copied, bytes that are shared with others, and ranges of files.
+//!
+//! Bytes that a caller gives away or shares are queued as they are, whatever their number; those that are borrowed are copied once.
+//! Small ones are collected in pieces of bounded size, so that a queue that grows never moves what it holds.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::net::socket::{self, Transferred};
+
+/// How far a piece grows to which small sends are added.
+const PIECE: usize = 64 * 1024;
+
+/// How many pieces go out in one system call.
+const PIECES_A_CALL: usize = 16;
+
+/// After so many bytes in one turn of the loop it is the turn of the others.
+const BYTES_A_TURN: u64 = 1024 * 1024;
+
+/// Bytes and files on their way to the kernel.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    segments: VecDeque<Segment>,
+    /// The bytes that are held in memory.
+    in_memory: usize,
+    /// The bytes that are left in files.
+    in_files: u64,
+}
+
+#[derive(Debug)]
+enum Segment {
+    Own { bytes: Vec<u8>, sent: usize },
+    Shared { bytes: Arc<[u8]>, sent: usize },
+    File { file: OwnedFd, offset: u64, left: u64 },
+}
+
+impl Segment {
+    /// What it holds in memory, which is never nothing unless it is a file.
+    fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Segment::Own { bytes, sent } => Some(&bytes[*sent..]),
+            Segment::Shared { bytes, sent } => Some(&bytes[*sent..]),
+            Segment::File { .. } => None,
+        }
+    }
+}
+
+/// How a queue's turn has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wrote {
+    /// The kernel takes no more for now.
+    Blocked,
+    /// All is sent, or as much as one turn allows.
+    Enough,
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// All that is queued, in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.in_memory.saturating_add(usize::try_from(self.in_files).unwrap_or(usize::MAX))
+    }
+
+    /// How much of it takes memory.
+    pub(super) fn in_memory(&self) -> usize {
+        self.in_memory
+    }
+
+    /// Copies `bytes` behind what is there.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.in_memory += bytes.len();
+        if let Some(Segment::Own { bytes: last, .. }) = self.segments.back_mut() {
+            let len = last.len() + bytes.len();
+            if len <= last.capacity() || len <= PIECE {
+                return last.extend_from_slice(bytes);
+            }
+        }
+        self.segments.push_back(Segment::Own { bytes: bytes.to_vec(), sent: 0 });
+    }
+
+    /// Adds `bytes`, of which so many have been `sent`.
+    pub(super) fn push_owned(&mut self, bytes: Vec<u8>, sent: usize) {
+        // A few bytes are better copied than kept in a block of their own.
+        if bytes.len() - sent < PIECE / 16 {
+            return self.push(&bytes[sent..]);
+        }
+        self.in_memory += bytes.len() - sent;
+        self.segments.push_back(Segment::Own { bytes, sent });
+    }
+
+    /// As [`push_owned`](Queue::push_owned), of bytes that others hold as well.
+    pub(super) fn push_shared(&mut self, bytes: Arc<[u8]>, sent: usize) {
+        if bytes.len() - sent < PIECE / 16 {
+            return self.push(&bytes[sent..]);
+        }
+        self.in_memory += bytes.len() - sent;
+        self.segments.push_back(Segment::Shared { bytes, sent });
+    }
+
+    /// Adds `left` bytes of a file, which are not none.
+    pub(super) fn push_file(&mut self, file: OwnedFd, offset: u64, left: u64) {
+        self.in_files = self.in_files.saturating_add(left);
+        self.segments.push_back(Segment::File { file, offset, left });
+    }
+
+    /// Sends what the socket takes, and no more than a turn allows by much.
+    ///
+    /// # Errors
+    /// What the kernel says of the socket, or of a file; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a file is shorter than
+    /// was promised.
+    pub(super) fn write_to(&mut self, socket: BorrowedFd<'_>) -> io::Result<Wrote> {
+        let mut budget = BYTES_A_TURN;
+        while budget > 0 && !self.is_empty() {
+            let (wrote, offered) = if let Some(Segment::File { .. }) = self.segments.front() {
+                (self.write_file(socket, budget)?, 0)
+            } else {
+                self.write_bytes(socket)?
+            };
+            // Of bytes in memory, a short write says that the socket is full. Of a file it may also have other causes, so
+            // that is tried again.
+            if wrote == 0 || wrote < offered {
+                return Ok(Wrote::Blocked);
+            }
+            budget = budget.saturating_sub(wrote);
+        }
+        Ok(Wrote::Enough)
+    }
+
+    /// One call for the bytes at the front. Answers how many have been taken, and of how many.
+    fn write_bytes(&mut self, socket: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+        let mut slices = [IoSlice::new(&[]); PIECES_A_CALL];
+        let pieces = self.segments.iter().map_while(Segment::bytes);
+        let (mut count, mut offered) = (0, 0);
+        for (slice, bytes) in slices.iter_mut().zip(pieces) {
+            *slice = IoSlice::new(bytes);
+            offered += bytes.len();
+            count += 1;
+        }
+        let taken = match &slices[..count] {
+            [one] => socket::send(socket, one)?,
+            several => socket::send_vectored(socket, several)?,
+        };
+        let taken = match taken {
+            Transferred::Bytes(n) => n,
+            Transferred::WouldBlock => 0,
+        };
+        self.consume(taken);
+        Ok((taken as u64, offered as u64))
+    }
+
+    /// Drops the first `n` bytes, all of which are in memory.
+    fn consume(&mut self, mut n: usize) {
+        self.in_memory -= n;
+        while n > 0 {
+            let (sent, len) = match self.segments.front_mut() {
+                Some(Segment::Own { bytes, sent }) => (sent, bytes.len()),
+                Some(Segment::Shared { bytes, sent }) => (sent, bytes.len()),
+                Some(Segment::File { .. }) | None => unreachable!("no more is sent than there is"),
+            };
+            let left = len - *sent;
+            if n < left {
+                *sent += n;
+                return;
+            }
+            n -= left;
+            self.segments.pop_front();
+        }
+    }
+
+    /// Sends of the file at the front, at most so many bytes. Answers how many the socket has taken; 0 if it is full.
+    fn write_file(&mut self, socket: BorrowedFd<'_>, most: u64) -> io::Result<u64> {
+        let Some(Segment::File { file, offset, left }) = self.segments.front_mut() else { return Ok(0) };
+        let wanted = most.min(*left);
+        let taken = match socket::send_file(socket, file.as_fd(), offset, wanted as usize)? {
+            Transferred::WouldBlock => return Ok(0),
+            Transferred::Bytes(0) => {
+                let message = format!("the file ends {left} bytes before what was promised of it");
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+            }
+            Transferred::Bytes(n) => n as u64,
+        };
+        *left -= taken;
+        self.in_files -= taken;
+        if *left == 0 {
+            self.segments.pop_front();
+        }
+        Ok(taken)
+    }
+}
