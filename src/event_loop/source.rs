@@ -1,5 +1,6 @@
 //! What the loop can call back, and what it offers to those it calls.
 
+use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::{Rc, Weak};
@@ -14,7 +15,8 @@ use crate::readiness::{Interest, Readiness};
 /// A descriptor with somebody who answers for it. The loop owns it from registration to close.
 ///
 /// Every method is called from the loop with nothing borrowed, and never while another one runs, with one exception:
-/// [`on_notified`](Source::on_notified) may come at any time on the loop's thread, and must not call the user's code.
+/// [`on_notified`](Source::on_notified) and [`on_told`](Source::on_told) may come at any time on the loop's thread, and must not call
+/// the user's code.
 pub(crate) trait Source {
     /// The descriptor that the poller watches.
     fn fd(&self) -> BorrowedFd<'_>;
@@ -25,6 +27,9 @@ pub(crate) trait Source {
 
     /// Somebody who knows the id has left word for this source, in a place that the two have agreed on.
     fn on_notified(&self, _event_loop: &EventLoop) {}
+
+    /// Somebody on this thread says something to this source, in words that the two have agreed on, and may be answered in them.
+    fn on_told(&self, _event_loop: &EventLoop, _word: &mut dyn Any) {}
 
     /// Phase 4: a deadline that was [set](EventLoop::set_deadline) for it has come.
     fn on_deadline(&self, _event_loop: &EventLoop) {}
@@ -112,6 +117,12 @@ impl EventLoop {
         if let Some(source) = source {
             source.on_notified(self);
         }
+    }
+
+    /// Says `word` to the source. Answers whether it is there.
+    pub(crate) fn tell(&self, id: ChannelId, word: &mut dyn Any) -> bool {
+        let source = self.inner.channels.borrow().get(id).cloned();
+        source.map(|source| source.on_told(self, word)).is_some()
     }
 
     /// Lends the loop's input buffer, empty. It comes back through [`return_input`](EventLoop::return_input); one that a

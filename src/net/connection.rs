@@ -4,13 +4,16 @@
 //! handler gets to see is a [`TcpConnection`], which lasts for one call; what other threads hold is a
 //! [`ConnectionHandle`]. An idle connection owns neither an input nor an output buffer.
 
+mod closing;
 mod face;
 mod idle;
 mod input;
 mod mailbox;
 mod output;
 mod queue;
+mod relay;
 
+use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,8 +32,10 @@ use crate::channel_table::ChannelId;
 use crate::event_loop::EventLoop;
 use crate::readiness::{Interest, Readiness};
 use crate::timer_queue::TimerKey;
+use closing::{Alarm, GracefulClose};
 use mailbox::Mailbox;
 use queue::Queue;
+use relay::{Ended, Relay, Word};
 
 pub(super) const INPUT: Readiness = Readiness::answering(Interest::READABLE);
 const OUTPUT: Readiness = Readiness::answering(Interest::WRITABLE);
@@ -40,8 +45,8 @@ const OUTPUT: Readiness = Readiness::answering(Interest::WRITABLE);
 /// | state | may send | leaves it when |
 /// |---|---|---|
 /// | `Connecting` | no | the connection is made, or fails |
-/// | `Open` | yes | `shutdown`: `Closing`; `close`, an error: `Closed` |
-/// | `Closing` | no | the queue is sent, then the FIN, and the peer's FIN has come: `Closed`; `close`, an error: `Closed` |
+/// | `Open` | yes | `shutdown`, `close_gracefully`: `Closing`; `close`, an error: `Closed` |
+/// | `Closing` | no | the queue is sent, then the FIN, and the peer's FIN has come: `Closed`; `close`, an error, a deadline: `Closed` |
 /// | `Closed` | no | never |
 ///
 /// The peer's FIN alone changes no state: it ends the input, and what is accepted for sending is still sent.
@@ -94,6 +99,12 @@ pub(super) struct Core {
     /// How long the connection may be idle, if that is limited.
     idle_timeout: Cell<Option<Duration>>,
     idle_timer: Cell<Option<TimerKey>>,
+    /// The FIN has been sent, or at least handed to the kernel.
+    fin_sent: Cell<bool>,
+    /// What comes in goes out on another connection, and the other way round.
+    relay: Cell<Option<Relay>>,
+    /// The close in order that is under way.
+    graceful: Cell<Option<Box<GracefulClose>>>,
     /// Made when somebody first asks for a handle.
     mailbox: OnceCell<Arc<Mailbox>>,
 }
@@ -120,6 +131,9 @@ impl Core {
             last_active: Cell::new(event_loop.now()),
             idle_timeout: Cell::new(None),
             idle_timer: Cell::new(None),
+            fin_sent: Cell::new(false),
+            relay: Cell::new(None),
+            graceful: Cell::new(None),
             mailbox: OnceCell::new(),
         }
     }
@@ -161,19 +175,24 @@ impl Core {
         if self.state.replace(State::Closed) == State::Closed {
             return;
         }
+        let ended = Ended::from(&reason);
         self.reason.set(Some(reason));
         self.cancel_idle_timer(event_loop);
+        self.forget_graceful_close(event_loop);
         if let Some(mailbox) = self.mailbox.get() {
             // What was accepted from other threads counts as unsent, for the handler to see.
             mailbox.close().for_each(|bytes| self.keep_unsendable(bytes));
         }
         event_loop.set_wanted(self.id, Readiness::NONE);
         event_loop.close_later(self.id);
+        self.end_link(event_loop, ended);
     }
 
     /// Ends the connection if both ends have finished and all is sent.
     pub(super) fn close_if_finished(&self, event_loop: &EventLoop) {
-        if self.state.get() == State::Closing && self.peer_finished.get() && self.unsent.borrow().is_none() {
+        let has_finished =
+            self.state.get() == State::Closing && self.peer_finished.get() && self.unsent.borrow().is_none();
+        if has_finished && !self.owes_to_other() && !self.must_await_acknowledgement(event_loop) {
             self.close(event_loop, CloseReason::Finished);
         }
     }
@@ -183,6 +202,15 @@ impl Core {
         match socket::take_error(&self.fd) {
             Ok(None) => event_loop.clear_ready(self.id, Readiness::ERROR),
             Ok(Some(error)) | Err(error) => self.close(event_loop, CloseReason::Error(error)),
+        }
+    }
+
+    /// What somebody on this thread says to the connection. Calls nobody.
+    pub(super) fn on_told(&self, event_loop: &EventLoop, word: &mut dyn Any) {
+        if let Some(word) = word.downcast_mut::<Word>() {
+            self.hear(event_loop, word);
+        } else if let Some(alarm) = word.downcast_ref::<Alarm>() {
+            self.wake_by(event_loop, alarm);
         }
     }
 
@@ -213,11 +241,14 @@ impl Core {
         if self.discarding.replace(true) {
             return;
         }
+        self.end_link(event_loop, Ended::InOrder);
         self.paused.set(false);
         self.held_back.set(false);
         self.unread.take();
         self.offer_again.set(false);
         self.shutdown(event_loop);
+        // It may have been shut down before, and then have waited for a handler to take its input.
+        self.close_if_finished(event_loop);
         self.update_wanted(event_loop);
     }
 }

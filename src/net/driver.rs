@@ -3,6 +3,7 @@
 //! Input comes through the loop's one buffer, and only what a handler leaves there is copied into a buffer of the
 //! connection's own.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -144,6 +145,9 @@ impl<H: ConnectionHandler> Connection<H> {
 
     /// Offers `input`, behind what was left of earlier input, to the handler, and keeps what it leaves.
     fn deliver(&self, event_loop: &EventLoop, input: &mut Buffer) {
+        if self.core.is_linked() {
+            return self.core.forward(event_loop, input);
+        }
         match self.core.take_unread() {
             None => {
                 self.call(event_loop, |handler, conn| handler.on_message(conn, input));
@@ -164,6 +168,9 @@ impl<H: ConnectionHandler> Connection<H> {
     }
 
     fn end_input(&self, event_loop: &EventLoop) {
+        if self.core.is_linked() {
+            return self.core.forward(event_loop, &mut Buffer::new());
+        }
         if !self.core.is_draining() {
             self.call(event_loop, |handler, conn| handler.on_peer_shutdown(conn));
         }
@@ -179,7 +186,7 @@ impl<H: ConnectionHandler> Source for Connection<H> {
     /// Output first: what it frees may let input flow again in this very turn.
     fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
         let core = &self.core;
-        if ready.is_writable() && core.has_output() && core.flush(event_loop).drained {
+        if ready.is_writable() && core.has_output() && core.flush(event_loop).drained && !core.is_linked() {
             self.call(event_loop, |handler, conn| handler.on_drained(conn));
         }
         match core.state() {
@@ -208,6 +215,10 @@ impl<H: ConnectionHandler> Source for Connection<H> {
         if self.core.check_idle(event_loop) {
             self.call(event_loop, |handler, conn| handler.on_idle(conn));
         }
+    }
+
+    fn on_told(&self, event_loop: &EventLoop, word: &mut dyn Any) {
+        self.core.on_told(event_loop, word);
     }
 
     fn on_panic(&self, event_loop: &EventLoop) {

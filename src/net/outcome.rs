@@ -12,6 +12,10 @@ pub enum CloseReason {
     Finished,
     /// [`close`](crate::TcpConnection::close) was called.
     Closed,
+    /// The time for an [orderly close](crate::TcpConnection::close_gracefully) was up, and the connection was reset.
+    DeadlinePassed,
+    /// The connection that it was [linked](crate::TcpConnection::relay_to) with had ended, and not in order.
+    RelayEnded,
     /// The server or client was stopped or dropped.
     Stopped,
     /// The loop was dropped.
@@ -29,6 +33,8 @@ impl fmt::Display for CloseReason {
         match self {
             CloseReason::Finished => f.write_str("both ends had finished"),
             CloseReason::Closed => f.write_str("closed by this end"),
+            CloseReason::DeadlinePassed => f.write_str("the time for an orderly close was up"),
+            CloseReason::RelayEnded => f.write_str("the connection it was linked with had ended"),
             CloseReason::Stopped => f.write_str("the server or client was stopped"),
             CloseReason::LoopEnded => f.write_str("the event loop was dropped"),
             CloseReason::Idle => f.write_str("nothing happened for too long"),

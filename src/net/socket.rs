@@ -66,7 +66,7 @@ pub(crate) fn finish_connecting(socket: impl AsFd) -> io::Result<bool> {
     let local = local_address(&socket)?;
     if peer.is_some_and(|peer| peer.ip() == local.ip() && peer.port() == local.port()) {
         // Closed by a reset, it leaves the port to whoever wants to listen on it.
-        SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
+        reset_when_closed(&socket)?;
         let message = "nobody listens there, and the socket has been connected to itself";
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, message));
     }
@@ -162,6 +162,11 @@ pub(crate) fn send_file(
 /// Sends the FIN: the peer will read the end of input behind what was sent before.
 pub(crate) fn finish(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::net::shutdown(socket, Shutdown::Write)?)
+}
+
+/// Has the close of the socket reset the connection, whatever is still to be sent (`SO_LINGER`, socket(7)).
+pub(crate) fn reset_when_closed(socket: impl AsFd) -> io::Result<()> {
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO))
 }
 
 fn transferred(result: Result<usize, Errno>) -> io::Result<Transferred> {

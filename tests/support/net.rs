@@ -132,6 +132,8 @@ pub(crate) enum Told {
 pub(crate) enum End {
     Finished,
     Closed,
+    DeadlinePassed,
+    RelayEnded,
     Stopped,
     LoopEnded,
     Panicked,
@@ -143,6 +145,8 @@ impl From<&CloseReason> for End {
         match reason {
             CloseReason::Finished => End::Finished,
             CloseReason::Closed => End::Closed,
+            CloseReason::DeadlinePassed => End::DeadlinePassed,
+            CloseReason::RelayEnded => End::RelayEnded,
             CloseReason::Stopped => End::Stopped,
             CloseReason::LoopEnded => End::LoopEnded,
             CloseReason::Panicked => End::Panicked,

@@ -181,6 +181,64 @@ impl<'a> TcpConnection<'a> {
         self.core.set_idle_timeout(self.event_loop, timeout);
     }
 
+    /// Ends the connection in order, but not later than `within` this time: what is queued is sent, then the FIN, and when the peer
+    /// has finished and acknowledged all, the connection closes ([`CloseReason::Finished`]). When the time is up it is reset instead
+    /// ([`CloseReason::DeadlinePassed`]), and neither end keeps anything of it.
+    ///
+    /// What still comes in is thrown away; [`on_message`](crate::ConnectionHandler::on_message) and
+    /// [`on_peer_shutdown`](crate::ConnectionHandler::on_peer_shutdown) are not called any more. In
+    /// [`on_close`](crate::ConnectionHandler::on_close), [`undelivered`](TcpConnection::undelivered) says how it went. Called again,
+    /// this sets another time.
+    ///
+    /// ```
+    /// use reveille::{Buffer, CloseReason, ConnectionHandler, TcpConnection};
+    /// use std::io;
+    /// use std::time::Duration;
+    ///
+    /// struct LastWord;
+    ///
+    /// impl ConnectionHandler for LastWord {
+    ///     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+    ///         conn.send(input.take_all())?;
+    ///         conn.close_gracefully(Duration::from_secs(10));
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn on_close(&mut self, conn: &TcpConnection, reason: &CloseReason) {
+    ///         match conn.undelivered() {
+    ///             Ok(0) => println!("{}: the peer has all", conn.peer_addr()),
+    ///             Ok(bytes) => println!("{}: {bytes} bytes did not arrive: {reason}", conn.peer_addr()),
+    ///             Err(error) => println!("{}: {error}", conn.peer_addr()),
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn close_gracefully(&self, within: Duration) {
+        self.core.close_gracefully(self.event_loop, within);
+    }
+
+    /// Links this connection with another one of the same loop: from now on what comes in on either goes out on the other.
+    ///
+    /// - What either handler has left unread goes first. If this is called in a message, so does what is left of that.
+    /// - Neither is read while the other has more unsent than its high-water mark, until that has fallen to the low-water mark. So
+    ///   a link holds in each direction the high-water mark and one buffer full at most.
+    /// - When one peer finishes, the other connection is [shut down](TcpConnection::shutdown) behind all that came before. When both
+    ///   have, both close, with [`CloseReason::Finished`].
+    /// - An error of one resets the other, at once and whatever it has queued, so that its peer does not take what it
+    ///   has for the whole. A [`close`](TcpConnection::close) of one closes the other. The reason is then
+    ///   [`CloseReason::RelayEnded`].
+    ///
+    /// The handlers hear only of the close. What is sent through a handle goes in between. Reading that was paused goes on. The link
+    /// lasts as long as the connections; one that must not last for ever without a byte is closed by a timer.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the other connection is on another loop (its bytes would have to be copied and
+    /// its pace to be told across threads; have the two on one loop), or is this one;
+    /// [`NotConnected`](io::ErrorKind::NotConnected) if either is not [open](State::Open), or is linked already.
+    pub fn relay_to(&self, other: &ConnectionHandle) -> io::Result<()> {
+        self.core.relay_to(self.event_loop, other)
+    }
+
     /// Reads no more until [`resume_reading`](TcpConnection::resume_reading). No system call; the peer is held back once the
     /// kernel's buffers are full. An error of the connection is still noticed.
     pub fn pause_reading(&self) {
@@ -205,9 +263,27 @@ impl<'a> TcpConnection<'a> {
         self.core.unsent()
     }
 
+    /// How many bytes of input the connection holds because the handler has left them. In a message, what is offered just then does
+    /// not count.
+    pub fn unread(&self) -> usize {
+        self.core.unread_len()
+    }
+
     /// Whether the handler wants no input for now, or is to get none because the peer does not read what it is sent.
     pub(crate) fn is_held(&self) -> bool {
         self.core.paused.get() || self.core.held_back.get()
+    }
+
+    /// How many of the bytes that were accepted for sending have not been acknowledged by the peer: those that are
+    /// [queued](TcpConnection::unsent), and those that only the kernel has. One system call.
+    ///
+    /// In [`on_close`](crate::ConnectionHandler::on_close) it is the verdict on the connection: 0 says that the peer's system has got
+    /// every byte. Whether the program there has read them, only the program can say.
+    ///
+    /// # Errors
+    /// What the kernel says (`SIOCOUTQ`, tcp(7)).
+    pub fn undelivered(&self) -> io::Result<usize> {
+        self.core.undelivered()
     }
 
     /// How far the connection is.

@@ -23,7 +23,8 @@ pub(in crate::net) enum Received {
 impl Core {
     /// Whether the connection takes input for now: there may be some, or some is to be offered again.
     pub(in crate::net) fn is_reading(&self) -> bool {
-        !self.paused.get() && !self.held_back.get() && (self.offer_again.get() || !self.peer_finished.get())
+        let is_held = self.paused.get() || self.held_back.get() || self.waits_for_other();
+        !is_held && (self.offer_again.get() || !self.peer_finished.get())
     }
 
     /// Reads once into `input`, at most what it holds, so that a busy peer does not keep the others waiting. If there is
@@ -74,6 +75,14 @@ impl Core {
     /// What the handler has left of earlier input.
     pub(in crate::net) fn take_unread(&self) -> Option<Box<Buffer>> {
         self.unread.take()
+    }
+
+    /// How much that is.
+    pub(super) fn unread_len(&self) -> usize {
+        let unread = self.unread.take();
+        let len = unread.as_ref().map_or(0, |unread| unread.len());
+        self.unread.set(unread);
+        len
     }
 
     /// Keeps what the handler has left of its input, which is not nothing, within the limit.

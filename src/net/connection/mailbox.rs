@@ -6,6 +6,7 @@
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -19,6 +20,7 @@ enum Request {
     Send(Bytes),
     Shutdown,
     Close,
+    CloseGracefully(Duration),
 }
 
 pub(super) struct Mailbox {
@@ -56,7 +58,7 @@ impl Mailbox {
                 }
                 content.bytes += bytes.len();
             }
-            (Request::Shutdown, _) => content.accepts = Accepts::NoSends,
+            (Request::Shutdown | Request::CloseGracefully(_), _) => content.accepts = Accepts::NoSends,
             (Request::Close, _) => {}
         }
         content.requests.push(request);
@@ -86,7 +88,7 @@ impl Mailbox {
         self.content.lock().accepts = Accepts::Nothing;
         self.take().into_iter().filter_map(|request| match request {
             Request::Send(bytes) => Some(bytes),
-            Request::Shutdown | Request::Close => None,
+            Request::Shutdown | Request::Close | Request::CloseGracefully(_) => None,
         })
     }
 }
@@ -114,6 +116,7 @@ impl Core {
             match request {
                 Request::Shutdown => self.shutdown(event_loop),
                 Request::Close => self.close(event_loop, CloseReason::Closed),
+                Request::CloseGracefully(within) => self.close_gracefully(event_loop, within),
                 Request::Send(bytes) => {
                     if let Err((error, bytes)) = self.send(event_loop, bytes) {
                         // They were accepted, so they cannot be left out of the stream: without them it ends here, and
@@ -191,6 +194,19 @@ impl ConnectionHandle {
     pub fn close(&self) {
         // As above.
         let _ = self.ask(Request::Close);
+    }
+
+    /// Closes the connection in order, as [`TcpConnection::close_gracefully`](super::TcpConnection::close_gracefully), behind what was
+    /// sent before. The time counts from when the request reaches the loop.
+    ///
+    /// From any thread; without effect if the connection has gone.
+    pub fn close_gracefully(&self, within: Duration) {
+        // As above.
+        let _ = self.ask(Request::CloseGracefully(within));
+    }
+
+    pub(super) fn id(&self) -> ChannelId {
+        self.id
     }
 
     /// Whether the connection has not been closed, as far as is known here.

@@ -102,11 +102,21 @@ impl Core {
         event_loop: &EventLoop,
         payload: P,
     ) -> Result<Sent, (SendError, P)> {
+        self.send_within(event_loop, payload, self.membership.group().limits.max_unsent)
+    }
+
+    /// As [`send`](Core::send), with a limit of the caller's.
+    #[inline]
+    pub(super) fn send_within<P: Payload>(
+        &self,
+        event_loop: &EventLoop,
+        payload: P,
+        max_unsent: usize,
+    ) -> Result<Sent, (SendError, P)> {
         if self.state.get() != State::Open {
             return Err((SendError::Closed, payload));
         }
         let len = payload.len();
-        let max_unsent = self.membership.group().limits.max_unsent;
         let mut unsent = self.unsent.borrow_mut();
         let queued = unsent.as_ref().map_or(0, |queue| queue.in_memory());
         if len > max_unsent.saturating_sub(queued) {
@@ -166,7 +176,8 @@ impl Core {
     }
 
     fn queue_has_grown(&self, event_loop: &EventLoop) {
-        if self.unsent() > self.membership.group().limits.high_water {
+        // A linked connection's input has another way out, and its own way of waiting.
+        if self.unsent() > self.membership.group().limits.high_water && !self.is_linked() {
             self.held_back.set(!self.discarding.get());
         }
         self.update_wanted(event_loop);
@@ -233,6 +244,7 @@ impl Core {
                 self.offer_unread(event_loop);
             }
         }
+        self.let_other_go_on(event_loop);
         if left == 0 {
             self.wants_drained.set(false);
             if self.state.get() == State::Closing {
@@ -265,7 +277,10 @@ impl Core {
     /// Sends the FIN, all else being sent.
     fn finish(&self, event_loop: &EventLoop) {
         match socket::finish(self.fd.as_fd()) {
-            Ok(()) => self.close_if_finished(event_loop),
+            Ok(()) => {
+                self.fin_sent.set(true);
+                self.close_if_finished(event_loop);
+            }
             Err(error) => self.close(event_loop, CloseReason::Error(error)),
         }
     }

@@ -1,0 +1,108 @@
+//! An orderly close that takes no longer than it may, and what can be said of it afterwards.
+
+use std::io;
+use std::time::Duration;
+
+use super::{Core, State};
+use crate::event_loop::{EventLoop, TimerId};
+use crate::net::outcome::CloseReason;
+use crate::net::socket;
+
+/// How long the connection waits before it looks whether all has been acknowledged, which nothing reports: at first, and at most.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// A close that is under way.
+pub(super) struct GracefulClose {
+    deadline: TimerId,
+    /// Whether all has been acknowledged is to be looked at then.
+    look: Option<TimerId>,
+    wait: Duration,
+}
+
+/// What a timer says to its connection.
+pub(super) enum Alarm {
+    /// The time for an orderly close is up.
+    Deadline,
+    Look,
+}
+
+impl Core {
+    pub(super) fn close_gracefully(&self, event_loop: &EventLoop, within: Duration) {
+        match self.state.get() {
+            State::Open | State::Closing => {}
+            State::Connecting => return self.close(event_loop, CloseReason::Closed),
+            State::Closed => return,
+        }
+        match self.graceful.take() {
+            Some(graceful) => {
+                event_loop.reset(graceful.deadline, within);
+                self.graceful.set(Some(graceful));
+            }
+            None => {
+                let deadline = self.set_alarm(event_loop, within, Alarm::Deadline);
+                let graceful = GracefulClose { deadline, look: None, wait: FIRST_LOOK };
+                self.graceful.set(Some(Box::new(graceful)));
+            }
+        }
+        self.drain(event_loop);
+    }
+
+    fn set_alarm(&self, event_loop: &EventLoop, after: Duration, mut alarm: Alarm) -> TimerId {
+        let id = self.id;
+        event_loop.run_after(after, move |event_loop| _ = event_loop.tell(id, &mut alarm))
+    }
+
+    /// The close is over, or is no longer one in order.
+    pub(super) fn forget_graceful_close(&self, event_loop: &EventLoop) {
+        if let Some(graceful) = self.graceful.take() {
+            event_loop.cancel(graceful.deadline);
+            if let Some(look) = graceful.look {
+                event_loop.cancel(look);
+            }
+        }
+    }
+
+    pub(super) fn wake_by(&self, event_loop: &EventLoop, alarm: &Alarm) {
+        match alarm {
+            Alarm::Deadline => self.reset(event_loop, CloseReason::DeadlinePassed),
+            Alarm::Look => {
+                if let Some(mut graceful) = self.graceful.take() {
+                    graceful.look = None;
+                    graceful.wait = (graceful.wait * 2).min(LONGEST_WAIT);
+                    self.graceful.set(Some(graceful));
+                }
+                self.close_if_finished(event_loop);
+            }
+        }
+    }
+
+    /// Whether an orderly close has to wait until the peer has acknowledged all. Sees to it that this is looked at again.
+    pub(super) fn must_await_acknowledgement(&self, event_loop: &EventLoop) -> bool {
+        let Some(mut graceful) = self.graceful.take() else { return false };
+        let waits = self.undelivered().is_ok_and(|bytes| bytes > 0);
+        if waits && graceful.look.is_none() {
+            graceful.look = Some(self.set_alarm(event_loop, graceful.wait, Alarm::Look));
+        }
+        self.graceful.set(Some(graceful));
+        waits
+    }
+
+    /// Ends the connection now, and such that the peer cannot take it for an orderly end.
+    pub(super) fn reset(&self, event_loop: &EventLoop, reason: CloseReason) {
+        if self.state.get() != State::Closed {
+            if let Err(error) = socket::reset_when_closed(&self.fd) {
+                log::debug!("cannot set SO_LINGER: {error}");
+            }
+            self.close(event_loop, reason);
+        }
+    }
+
+    /// How many bytes were accepted for sending and have not been acknowledged.
+    pub(super) fn undelivered(&self) -> io::Result<usize> {
+        // The FIN is the last to be acknowledged, and the kernel counts it as a byte.
+        let fin = u32::from(self.fin_sent.get());
+        let unacknowledged = socket::unacknowledged(&self.fd)?.saturating_sub(fin);
+        Ok(self.unsent().saturating_add(unacknowledged as usize))
+    }
+}

@@ -1,0 +1,263 @@
+//! Closes that are in order if the peer lets them, that end in time if it does not, and that say what has arrived.
+
+mod support;
+
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use reveille::{ConnectionHandle, EventLoop, SendError, State, TcpConnection, TcpServer, VirtualClock};
+use socket2::{Domain, SockRef, Socket, Type};
+use support::net::{self, End, Journal, Told, message, pattern, scripted};
+use support::{LIMIT, turn, with_watchdog};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A server on a loop of this thread, whose time is the test's to move.
+struct Bench {
+    event_loop: EventLoop,
+    clock: VirtualClock,
+    server: TcpServer,
+    journal: Journal,
+    /// What had not arrived of each connection that is closed.
+    undelivered: Rc<RefCell<Vec<usize>>>,
+}
+
+impl Bench {
+    /// Each connection does `first` when it opens.
+    fn new(first: impl Fn(&TcpConnection) + 'static) -> Bench {
+        let clock = VirtualClock::new();
+        let builder = EventLoop::builder().virtual_clock(clock.clone()).propagate_panics(true);
+        let event_loop = builder.build().unwrap();
+        let (journal, undelivered) = (Journal::new(), Rc::<RefCell<Vec<usize>>>::default());
+        let (written, noted, first) = (journal.clone(), Rc::clone(&undelivered), Rc::new(first));
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve(move |_| {
+            let (noted, first) = (Rc::clone(&noted), Rc::clone(&first));
+            written
+                .script()
+                .on_open(move |conn| first(conn))
+                .on_close(move |conn, _| noted.borrow_mut().push(conn.undelivered().unwrap()))
+        });
+        Bench { event_loop, clock, server: server.unwrap(), journal, undelivered }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let before = self.journal.handlers();
+        let client = net::connect(self.server.local_addr());
+        net::turn_until(&self.event_loop, || self.journal.handlers() > before);
+        client
+    }
+
+    /// Turns until the only connection is closed, and answers how, and how much had not arrived.
+    fn end(&self) -> (End, usize) {
+        net::turn_until(&self.event_loop, || !self.undelivered.borrow().is_empty());
+        assert_eq!(self.event_loop.next_deadline(), None, "a timer is left");
+        (self.journal.end_of(0), self.undelivered.borrow()[0])
+    }
+
+    fn turns(&self) {
+        for _ in 0..20 {
+            turn(&self.event_loop);
+        }
+    }
+}
+
+/// Reads without waiting: what is there, and the error behind it, if that is known by now.
+fn read_what_is_there(client: &mut TcpStream) -> (usize, io::Result<()>) {
+    client.set_nonblocking(true).unwrap();
+    let (mut total, mut bytes) = (0, vec![0; 1 << 20]);
+    loop {
+        match client.read(&mut bytes) {
+            Ok(0) => return (total, Ok(())),
+            Ok(n) => total += n,
+            Err(error) => return (total, Err(error)),
+        }
+    }
+}
+
+#[test]
+fn a_close_in_order_sends_what_is_queued_and_hears_nothing_else() {
+    with_watchdog(LIMIT, || {
+        let bytes = pattern(6 << 20);
+        let sent = bytes.clone();
+        let (tell, told) = mpsc::channel();
+        let (host, journal) = scripted(move |script| {
+            let (sent, tell) = (sent.clone(), tell.clone());
+            script
+                .on_message(move |conn, input| {
+                    input.clear();
+                    conn.send(&sent)?;
+                    conn.close_gracefully(net::LIMIT);
+                    assert_eq!(conn.state(), State::Closing);
+                    assert_eq!(conn.send("more"), Err(SendError::Closed));
+                    assert!(conn.undelivered()? > 0);
+                    io::Result::Ok(())
+                })
+                .on_close(move |conn, _| tell.send(conn.undelivered().unwrap()).unwrap())
+        });
+        let mut client = host.connect();
+        client.write_all(b"begin").unwrap();
+        assert_eq!(net::read_exact(&mut client, 1), bytes[..1]);
+        client.write_all(b"nobody reads this").unwrap();
+        assert!(net::read_to_end(&mut client) == bytes[1..], "other bytes came");
+        client.write_all(b"nor this").unwrap();
+        drop(client);
+        assert_eq!(told.recv_timeout(net::LIMIT), Ok(0));
+        let life = [Told::Open, message("begin"), Told::Drained, Told::Close(End::Finished)];
+        assert_eq!(journal.life_of(0), life);
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_finish_is_reset_when_the_time_is_up() {
+    with_watchdog(LIMIT, || {
+        let bench = Bench::new(|conn| {
+            conn.send("all there is").unwrap();
+            conn.close_gracefully(MINUTE);
+        });
+        let mut client = bench.connect();
+        assert_eq!(net::read_to_end(&mut client), b"all there is");
+        bench.clock.advance(MINUTE - Duration::from_nanos(1));
+        bench.turns();
+        assert_eq!(bench.journal.of(0), [Told::Open]);
+        assert_eq!(client.take_error().unwrap().map(|error| error.kind()), None);
+        bench.clock.advance(Duration::from_nanos(1));
+        assert_eq!(bench.end(), (End::DeadlinePassed, 0));
+        assert!(client.write_all(b"x").is_err(), "the peer has not been told");
+    });
+}
+
+#[test]
+fn what_the_end_of_the_time_cuts_off_is_counted() {
+    const SIZE: usize = 12 << 20;
+    with_watchdog(LIMIT, || {
+        let bench = Bench::new(|conn| {
+            conn.send_owned(pattern(SIZE)).unwrap();
+            conn.close_gracefully(MINUTE);
+            assert!(conn.unsent() > 0, "more than the kernels take");
+        });
+        let mut client = bench.connect();
+        bench.turns();
+        bench.clock.advance(MINUTE);
+        let (end, undelivered) = bench.end();
+        assert_eq!(end, End::DeadlinePassed);
+        let (arrived, error) = read_what_is_there(&mut client);
+        assert_eq!(error.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
+        // A byte that has arrived may have been acknowledged too late to be known of, but none is counted that has not arrived.
+        assert!(arrived + undelivered >= SIZE, "{arrived} and {undelivered}");
+        assert!(undelivered > 0 && undelivered < SIZE, "{undelivered}");
+    });
+}
+
+/// A client that takes few bytes until it reads.
+fn connect_with_little_room(server: &TcpServer) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&server.local_addr().into()).unwrap();
+    socket.into()
+}
+
+/// Both ends have finished and nothing is queued, but what only the kernel has is not there yet.
+#[test]
+fn a_close_in_order_waits_for_what_only_the_kernel_has() {
+    const SIZE: usize = 200_000;
+    with_watchdog(LIMIT, || {
+        let bench = Bench::new(|conn| {
+            SockRef::from(conn).set_send_buffer_size(2 * SIZE).unwrap();
+            conn.send(pattern(SIZE)).unwrap();
+            assert_eq!(conn.unsent(), 0);
+            conn.close_gracefully(MINUTE);
+        });
+        let mut client = connect_with_little_room(&bench.server);
+        client.shutdown(Shutdown::Write).unwrap();
+        net::turn_until(&bench.event_loop, || bench.journal.handlers() == 1);
+        for _ in 0..10 {
+            bench.turns();
+            bench.clock.advance(Duration::from_secs(1));
+        }
+        assert_eq!(bench.journal.of(0), [Told::Open], "not all has arrived");
+        let mut read = Vec::new();
+        client.set_nonblocking(true).unwrap();
+        net::turn_until(&bench.event_loop, || {
+            bench.clock.advance(Duration::from_millis(1));
+            match client.read_to_end(&mut read) {
+                Ok(_) => true,
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    false
+                }
+            }
+        });
+        assert!(read == pattern(SIZE), "other bytes came");
+        bench.clock.advance(Duration::from_millis(100));
+        assert_eq!(bench.end(), (End::Finished, 0));
+    });
+}
+
+#[test]
+fn a_peer_that_resets_a_close_in_order_leaves_bytes_undelivered() {
+    with_watchdog(LIMIT, || {
+        let bench = Bench::new(|conn| {
+            conn.send_owned(pattern(12 << 20)).unwrap();
+            conn.close_gracefully(MINUTE);
+        });
+        net::reset(bench.connect());
+        let (end, undelivered) = bench.end();
+        assert!(
+            matches!(end, End::Error(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe, _)),
+            "{end:?}"
+        );
+        assert!(undelivered > 0);
+    });
+}
+
+#[test]
+fn the_time_for_a_close_in_order_may_be_set_again() {
+    with_watchdog(LIMIT, || {
+        let bench = Bench::new(|conn| {
+            conn.close_gracefully(60 * MINUTE);
+            conn.close_gracefully(MINUTE);
+        });
+        let client = bench.connect();
+        bench.clock.advance(MINUTE);
+        assert_eq!(bench.end(), (End::DeadlinePassed, 0));
+        drop(client);
+    });
+}
+
+#[test]
+fn a_close_cuts_a_close_in_order_short() {
+    with_watchdog(LIMIT, || {
+        let bench = Bench::new(|conn| {
+            conn.shutdown();
+            conn.close_gracefully(MINUTE);
+            conn.handle().close();
+        });
+        let client = bench.connect();
+        assert_eq!(bench.end(), (End::Closed, 0));
+        drop(client);
+    });
+}
+
+#[test]
+fn a_handle_closes_in_order_behind_what_it_has_sent() {
+    with_watchdog(LIMIT, || {
+        let (give, given) = mpsc::channel();
+        let (host, journal) = scripted(move |script| {
+            let give = give.clone();
+            script.on_open(move |conn| give.send(conn.handle()).unwrap())
+        });
+        let mut client = host.connect();
+        let handle: ConnectionHandle = given.recv_timeout(net::LIMIT).unwrap();
+        handle.send("the last").unwrap();
+        handle.close_gracefully(net::LIMIT);
+        assert_eq!(handle.send("too late"), Err(SendError::Closed));
+        assert_eq!(net::read_to_end(&mut client), b"the last");
+        client.write_all(b"not heard").unwrap();
+        drop(client);
+        assert_eq!(journal.life_of(0), [Told::Open, Told::Close(End::Finished)]);
+    });
+}

@@ -1,0 +1,411 @@
+//! Two connections linked with each other: all bytes arrive in order, ends are passed on, and memory stays bounded.
+
+// A global allocator can be counted in no other way.
+#![allow(unsafe_code)]
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::{Cell, RefCell};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+
+use reveille::{ConnectionHandle, EventLoop, TcpClient, TcpServer};
+use socket2::SockRef;
+use support::net::{self, End, Host, Journal, Script, Told, message, pattern, scripted};
+use support::{LIMIT, with_loop, with_watchdog};
+
+/// The system's allocator, with a count of what each thread keeps, and of the most that it has kept.
+struct Counting;
+
+thread_local! {
+    // Made at compile time and never dropped, so that counting does not itself allocate.
+    static KEPT: Cell<isize> = const { Cell::new(0) };
+    static MOST: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(bytes: isize) {
+    // Without effect while the thread ends and has no locals any longer.
+    let _ = KEPT.try_with(|kept| {
+        kept.set(kept.get() + bytes);
+        MOST.with(|most| most.set(most.get().max(kept.get())));
+    });
+}
+
+// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns what that returns. What they
+// do besides touches nothing but thread-local numbers, and neither allocates nor unwinds.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller keeps the contract of `alloc`, which is that of the call.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: `pointer` came from one of these methods with this layout, as the caller promises, and so from the system's
+        // allocator.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count(new_size as isize - layout.size() as isize);
+        // SAFETY: as for `dealloc`, and `new_size` is the caller's to vouch for.
+        unsafe { System.realloc(pointer, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+const HIGH: usize = MIB;
+
+thread_local! {
+    /// The clients of a relay's thread, which must outlive the connections that made them.
+    static CLIENTS: RefCell<Vec<TcpClient>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A server that links each connection with one of its own to `target`. Its journals are those of the two sides.
+fn relay(target: SocketAddr, front: impl Fn(Script) -> Script + Send + 'static) -> (Host, Journal, Journal) {
+    let (front_journal, back_journal) = (Journal::new(), Journal::new());
+    let (fronts, backs) = (front_journal.clone(), back_journal.clone());
+    let host = Host::new(move |event_loop| {
+        TcpServer::bind(event_loop, "127.0.0.1:0")?.water_marks(HIGH, HIGH / 4).serve(move |_| {
+            let backs = backs.clone();
+            let script = fronts.script().terse().on_open(move |conn| {
+                conn.pause_reading();
+                connect(conn.event_loop(), target, conn.handle(), backs.script());
+            });
+            front(script)
+        })
+    });
+    (host, front_journal, back_journal)
+}
+
+fn connect(event_loop: &EventLoop, target: SocketAddr, front: ConnectionHandle, back: Script) {
+    let back = RefCell::new(Some(back));
+    let client = TcpClient::connect(event_loop, target)
+        .water_marks(HIGH, HIGH / 4)
+        .on_failure(|_, error| panic!("{error}"))
+        .serve(move |_| {
+            let front = front.clone();
+            back.take().expect("one session").on_open(move |conn| conn.relay_to(&front))
+        });
+    CLIENTS.with_borrow_mut(|clients| clients.push(client.unwrap()));
+}
+
+fn backend() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+fn accept(listener: &TcpListener) -> TcpStream {
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(net::LIMIT)).unwrap();
+    stream.set_write_timeout(Some(net::LIMIT)).unwrap();
+    stream
+}
+
+#[test]
+fn bytes_and_ends_are_passed_on_in_both_directions() {
+    with_watchdog(LIMIT, || {
+        let (listener, target) = backend();
+        let (host, fronts, backs) = relay(target, |script| script);
+        let mut client = host.connect();
+        let mut server = accept(&listener);
+        let (question, answer) = (pattern(3 * MIB), pattern(5 * MIB + 1));
+        thread::scope(|scope| {
+            scope.spawn(|| assert!(net::read_to_end(&mut server) == question));
+            client.write_all(&question).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+        });
+        // The way back is still open.
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                server.write_all(&answer).unwrap();
+                server.shutdown(Shutdown::Write).unwrap();
+            });
+            assert!(net::read_to_end(&mut client) == answer);
+        });
+        for journal in [&fronts, &backs] {
+            // Of all that has come and gone the handlers have heard nothing.
+            assert_eq!(journal.life_of(0), [Told::Open, Told::Close(End::Finished)]);
+        }
+        assert_eq!(host.handle().counters().panics, 0);
+    });
+}
+
+/// A stream without end that is not the same at any two places that are a power of two apart.
+fn round() -> Vec<u8> {
+    pattern(1_000_003)
+}
+
+fn write_rounds(mut to: impl Write, total: usize) {
+    let round = round();
+    let mut left = total;
+    while left > 0 {
+        let n = left.min(round.len());
+        to.write_all(&round[..n]).unwrap();
+        left -= n;
+    }
+}
+
+fn assert_rounds(mut from: impl Read, total: usize, mut after_each: impl FnMut(usize)) {
+    let twice = [round(), round()].concat();
+    let len = twice.len() / 2;
+    let mut bytes = vec![0; 64 * KIB];
+    let mut read = 0;
+    loop {
+        let n = from.read(&mut bytes).unwrap();
+        if n == 0 {
+            break;
+        }
+        assert!(bytes[..n] == twice[read % len..][..n], "other bytes after {read}");
+        read += n;
+        after_each(read);
+    }
+    assert_eq!(read, total);
+}
+
+#[test]
+fn a_relay_to_a_slow_reader_keeps_less_than_twice_the_high_water_mark() {
+    const TOTAL: usize = 1024 * MIB;
+    with_watchdog(LIMIT, || {
+        let (listener, target) = backend();
+        let (host, fronts, backs) = relay(target, |script| script);
+        let client = host.connect();
+        let server = accept(&listener);
+        let before = host.ask(|_, _| {
+            MOST.set(KEPT.get());
+            KEPT.get()
+        });
+        let held = |host: &Host| host.ask(move |_, _| MOST.get() - before);
+        let most = thread::scope(|scope| {
+            scope.spawn(|| {
+                write_rounds(&client, TOTAL);
+                client.shutdown(Shutdown::Write).unwrap();
+            });
+            // Until the relay has as much as it takes, nobody reads.
+            net::until(|| held(&host) > HIGH as isize);
+            let mut asked = 0;
+            assert_rounds(&server, TOTAL, |read| {
+                // Now and then the reader has something else to do.
+                if read > asked + 8 * MIB {
+                    asked = read;
+                    held(&host);
+                }
+            });
+            held(&host)
+        });
+        println!("{most} bytes at the most");
+        assert!(most < 2 * HIGH as isize, "{most} bytes were kept");
+        server.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(fronts.end_of(0), End::Finished);
+        assert_eq!(backs.end_of(0), End::Finished);
+    });
+}
+
+/// An echo that does not read while it writes, of more than the kernel and a relay keep: the relay must read from it while it
+/// has much to send to it.
+#[test]
+fn neither_direction_waits_for_the_other() {
+    const PIECE: usize = 8 * MIB;
+    with_watchdog(LIMIT, || {
+        let (listener, target) = backend();
+        let (host, _fronts, _backs) = relay(target, |script| script);
+        let client = host.connect();
+        let mut server = accept(&listener);
+        for socket in [&client, &server] {
+            SockRef::from(socket).set_send_buffer_size(64 * KIB).unwrap();
+        }
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut piece = vec![0; PIECE];
+                for _ in 0..4 {
+                    server.read_exact(&mut piece).unwrap();
+                    server.write_all(&piece).unwrap();
+                }
+            });
+            scope.spawn(|| write_rounds(&client, 4 * PIECE));
+            assert_rounds((&client).take(4 * PIECE as u64), 4 * PIECE, |_| ());
+        });
+    });
+}
+
+#[test]
+fn what_was_left_unread_before_the_link_goes_first() {
+    with_watchdog(LIMIT, || {
+        let (listener, target) = backend();
+        let back_journal = Journal::new();
+        let backs = back_journal.clone();
+        // Links when the first line has come, and not before.
+        let (host, journal) = scripted(move |script| {
+            let backs = backs.clone();
+            script.on_message(move |conn, input| {
+                let Some(end) = input.find(b'\n') else { return };
+                assert_eq!(input.take(end + 1), b"connect\n");
+                conn.pause_reading();
+                connect(conn.event_loop(), target, conn.handle(), backs.script());
+            })
+        });
+        let mut client = host.connect();
+        client.write_all(b"connect\nhello").unwrap();
+        let mut server = accept(&listener);
+        assert_eq!(net::read_exact(&mut server, 5), b"hello");
+        client.write_all(b", world").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(net::read_to_end(&mut server), b", world");
+        server.write_all(b"goodbye").unwrap();
+        drop(server);
+        assert_eq!(net::read_to_end(&mut client), b"goodbye");
+        let life = [Told::Open, message("connect\nhello"), Told::Close(End::Finished)];
+        assert_eq!(journal.life_of(0), life);
+    });
+}
+
+#[test]
+fn an_end_that_came_before_the_link_is_passed_on_behind_what_was_left() {
+    with_watchdog(LIMIT, || {
+        let (listener, target) = backend();
+        let back_journal = Journal::new();
+        let backs = back_journal.clone();
+        // Links when the peer has finished, which is otherwise of no consequence.
+        let (host, journal) = scripted(move |script| {
+            let backs = backs.clone();
+            script.on_message(|_, _| ()).on_peer_shutdown(move |conn| {
+                connect(conn.event_loop(), target, conn.handle(), backs.script());
+            })
+        });
+        let mut client = host.connect();
+        client.write_all(b"all there is").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut server = accept(&listener);
+        assert_eq!(net::read_to_end(&mut server), b"all there is");
+        server.write_all(b"thank you").unwrap();
+        drop(server);
+        assert_eq!(net::read_to_end(&mut client), b"thank you");
+        assert_eq!(journal.end_of(0), End::Finished);
+        assert_eq!(back_journal.end_of(0), End::Finished);
+    });
+}
+
+#[test]
+fn a_reset_of_either_peer_is_a_reset_for_the_other() {
+    with_watchdog(LIMIT, || {
+        let (listener, target) = backend();
+        let (host, fronts, backs) = relay(target, |script| script);
+        for (number, client_resets) in [(0, true), (1, false)] {
+            let (client, server) = (host.connect(), accept(&listener));
+            let (resetting, mut other, error, ended) = if client_resets {
+                (client, server, &fronts, &backs)
+            } else {
+                (server, client, &backs, &fronts)
+            };
+            // That the link is there is seen by a byte that has come through it.
+            (&resetting).write_all(b"x").unwrap();
+            assert_eq!(net::read_exact(&mut other, 1), b"x");
+            net::reset(resetting);
+            let seen = other.read(&mut [0; 8]).map_err(|error| error.kind());
+            assert_eq!(seen, Err(io::ErrorKind::ConnectionReset));
+            assert!(matches!(error.end_of(number), End::Error(io::ErrorKind::ConnectionReset, _)));
+            assert_eq!(ended.end_of(number), End::RelayEnded);
+        }
+    });
+}
+
+#[test]
+fn to_close_one_closes_the_other() {
+    with_watchdog(LIMIT, || {
+        let (listener, target) = backend();
+        let (give, given) = std::sync::mpsc::channel();
+        let (host, fronts, backs) = relay(target, move |script| {
+            let give = give.clone();
+            script.on_close(move |conn, _| give.send(conn.undelivered().unwrap()).unwrap())
+        });
+        let (_client, mut server) = (host.connect(), accept(&listener));
+        CLIENTS.with_borrow(|clients| assert!(clients.is_empty(), "they are the host's"));
+        host.ask(|_, _| CLIENTS.with_borrow(|clients| clients[0].handle().expect("it is open").close()));
+        assert_eq!(net::read_to_end(&mut server), b"");
+        assert_eq!(backs.end_of(0), End::Closed);
+        assert_eq!(fronts.end_of(0), End::RelayEnded);
+        assert_eq!(given.recv_timeout(net::LIMIT), Ok(0));
+    });
+}
+
+/// A server's stop lets a linked connection send what it has got, and its other end as well.
+#[test]
+fn a_stop_lets_both_send_what_they_have() {
+    with_watchdog(LIMIT, || {
+        let (listener, target) = backend();
+        let (host, fronts, backs) = relay(target, |script| script);
+        let (mut client, mut server) = (host.connect(), accept(&listener));
+        client.write_all(b"to the server").unwrap();
+        assert_eq!(net::read_exact(&mut server, 13), b"to the server");
+        server.write_all(b"to the client").unwrap();
+        assert_eq!(net::read_exact(&mut client, 13), b"to the client");
+        host.ask(|_, server| {
+            server.take().expect("a server").stop(net::LIMIT, |_, report| assert_eq!(report.cut, 0))
+        });
+        assert_eq!(net::read_to_end(&mut client), b"");
+        assert_eq!(net::read_to_end(&mut server), b"");
+        drop((client, server));
+        assert_eq!(fronts.end_of(0), End::Finished);
+        assert_eq!(backs.end_of(0), End::Finished);
+    });
+}
+
+#[test]
+fn connections_that_cannot_be_linked_say_why() {
+    with_watchdog(LIMIT, || {
+        let (elsewhere, _journal) = scripted(|script| script);
+        let (give, given) = std::sync::mpsc::channel();
+        let (other_host, _others) = scripted(move |script| {
+            let give = give.clone();
+            script.on_open(move |conn| give.send(conn.handle()).unwrap())
+        });
+        let _other_client = other_host.connect();
+        let other: ConnectionHandle = given.recv_timeout(net::LIMIT).unwrap();
+        drop(elsewhere);
+        let tried = Arc::new(AtomicBool::new(false));
+        with_loop(|event_loop| {
+            let handles: Rc<RefCell<Vec<ConnectionHandle>>> = Rc::default();
+            let kept = Rc::clone(&handles);
+            let (done, other) = (Arc::clone(&tried), other.clone());
+            let journal = Journal::new();
+            let written = journal.clone();
+            let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |_| {
+                let (kept, done, other) = (Rc::clone(&kept), Arc::clone(&done), other.clone());
+                written.script().on_open(move |conn| {
+                    let kind = |other: &ConnectionHandle| conn.relay_to(other).map_err(|error| error.kind());
+                    let mut kept = kept.borrow_mut();
+                    match kept.len() {
+                        0 => {}
+                        1 => {
+                            assert_eq!(kind(&other), Err(io::ErrorKind::InvalidInput));
+                            assert_eq!(kind(&conn.handle()), Err(io::ErrorKind::InvalidInput));
+                            assert_eq!(kind(&kept[0]), Ok(()));
+                            assert_eq!(kind(&kept[0]), Err(io::ErrorKind::NotConnected));
+                        }
+                        _ => {
+                            assert_eq!(kind(&kept[0]), Err(io::ErrorKind::NotConnected), "it is linked");
+                            conn.close();
+                            assert_eq!(kind(&kept[0]), Err(io::ErrorKind::NotConnected));
+                            done.store(true, SeqCst);
+                        }
+                    }
+                    kept.push(conn.handle());
+                })
+            });
+            let address = server.as_ref().unwrap().local_addr();
+            let _clients = [net::connect(address), net::connect(address), net::connect(address)];
+            net::turn_until(event_loop, || tried.load(SeqCst));
+        });
+    });
+}
