@@ -87,6 +87,10 @@ impl Core {
 
     /// Keeps what the handler has left of its input, which is not nothing, within the limit.
     pub(in crate::net) fn keep_unread(&self, event_loop: &EventLoop, unread: Box<Buffer>) {
+        // The handler may have ended its input just now.
+        if self.discarding.get() {
+            return;
+        }
         if unread.len() > self.membership.group().limits.max_unread {
             let message = "the handler leaves more input unread than the limit allows";
             self.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::StorageFull, message)));
@@ -95,6 +99,10 @@ impl Core {
     }
 
     pub(super) fn pause_reading(&self, event_loop: &EventLoop) {
+        // Nobody is told of input that is thrown away, and its end is to be seen.
+        if self.discarding.get() {
+            return;
+        }
         self.paused.set(true);
         self.update_wanted(event_loop);
     }

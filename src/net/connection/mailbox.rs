@@ -21,6 +21,8 @@ enum Request {
     Shutdown,
     Close,
     CloseGracefully(Duration),
+    PauseReading,
+    ResumeReading,
 }
 
 pub(super) struct Mailbox {
@@ -59,7 +61,7 @@ impl Mailbox {
                 content.bytes += bytes.len();
             }
             (Request::Shutdown | Request::CloseGracefully(_), _) => content.accepts = Accepts::NoSends,
-            (Request::Close, _) => {}
+            (Request::Close | Request::PauseReading | Request::ResumeReading, _) => {}
         }
         content.requests.push(request);
         Ok(content.requests.len() == 1)
@@ -88,7 +90,7 @@ impl Mailbox {
         self.content.lock().accepts = Accepts::Nothing;
         self.take().into_iter().filter_map(|request| match request {
             Request::Send(bytes) => Some(bytes),
-            Request::Shutdown | Request::Close | Request::CloseGracefully(_) => None,
+            _ => None,
         })
     }
 }
@@ -117,6 +119,8 @@ impl Core {
                 Request::Shutdown => self.shutdown(event_loop),
                 Request::Close => self.close(event_loop, CloseReason::Closed),
                 Request::CloseGracefully(within) => self.close_gracefully(event_loop, within),
+                Request::PauseReading => self.pause_reading(event_loop),
+                Request::ResumeReading => self.resume_reading(event_loop),
                 Request::Send(bytes) => {
                     if let Err((error, bytes)) = self.send(event_loop, bytes) {
                         // They were accepted, so they cannot be left out of the stream: without them it ends here, and
@@ -203,6 +207,23 @@ impl ConnectionHandle {
     pub fn close_gracefully(&self, within: Duration) {
         // As above.
         let _ = self.ask(Request::CloseGracefully(within));
+    }
+
+    /// Has the connection read no more, as [`TcpConnection::pause_reading`](super::TcpConnection::pause_reading): for a consumer on
+    /// another thread that has enough for now. What has been read before may still come.
+    ///
+    /// From any thread; without effect if the connection has gone.
+    pub fn pause_reading(&self) {
+        // As above.
+        let _ = self.ask(Request::PauseReading);
+    }
+
+    /// Has the connection read again, as [`TcpConnection::resume_reading`](super::TcpConnection::resume_reading).
+    ///
+    /// From any thread; without effect if the connection has gone.
+    pub fn resume_reading(&self) {
+        // As above.
+        let _ = self.ask(Request::ResumeReading);
     }
 
     pub(super) fn id(&self) -> ChannelId {
