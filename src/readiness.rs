@@ -82,6 +82,8 @@ impl Readiness {
     pub(crate) const WRITE_CLOSED: Readiness = Readiness(8);
     pub(crate) const ERROR: Readiness = Readiness(16);
     pub(crate) const PRIORITY: Readiness = Readiness(32);
+    /// Not from the kernel: the source has left itself a note, to be read when no callback is under way.
+    pub(crate) const NOTE: Readiness = Readiness(64);
 
     /// The readiness that answers to `interest`: the end of a direction counts as readiness for it, since the read or write
     /// that follows is what tells the caller.
@@ -176,6 +178,7 @@ impl fmt::Debug for Readiness {
             (Readiness::WRITE_CLOSED, "WRITE_CLOSED"),
             (Readiness::ERROR, "ERROR"),
             (Readiness::PRIORITY, "PRIORITY"),
+            (Readiness::NOTE, "NOTE"),
         ];
         write_names(f, names.into_iter().map(|(bit, name)| (self.intersects(bit), name)))
     }

@@ -107,6 +107,24 @@ pub trait FrameHandler<D: Decoder>: 'static {
         Ok(())
     }
 
+    /// As [`ConnectionHandler::on_high_water`].
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_high_water(&mut self, conn: &TcpConnection<'_>, unsent: usize) -> io::Result<()> {
+        let _ = (conn, unsent);
+        Ok(())
+    }
+
+    /// As [`ConnectionHandler::on_low_water`].
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_low_water(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        let _ = conn;
+        Ok(())
+    }
+
     /// As [`ConnectionHandler::on_peer_shutdown`]; all frames have been delivered.
     ///
     /// # Errors
@@ -166,6 +184,14 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
 
     fn on_drained(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         self.handler.on_drained(conn)
+    }
+
+    fn on_high_water(&mut self, conn: &TcpConnection<'_>, unsent: usize) -> io::Result<()> {
+        self.handler.on_high_water(conn, unsent)
+    }
+
+    fn on_low_water(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        self.handler.on_low_water(conn)
     }
 
     fn on_peer_shutdown(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {

@@ -34,6 +34,7 @@ use crate::readiness::{Interest, Readiness};
 use crate::timer_queue::TimerKey;
 use closing::{Alarm, GracefulClose};
 use mailbox::Mailbox;
+use output::AboveMark;
 use queue::Queue;
 use relay::{Ended, Relay, Word};
 
@@ -81,6 +82,8 @@ pub(super) struct Core {
     paused: Cell<bool>,
     /// The peer does not read what it is sent, so no more is read from it.
     held_back: Cell<bool>,
+    /// Whether there is more unsent than there should be, and whether the handler knows.
+    above_mark: Cell<AboveMark>,
     /// The peer's FIN has been read: there is no more input.
     peer_finished: Cell<bool>,
     /// Input is thrown away: the group is stopping.
@@ -121,6 +124,7 @@ impl Core {
             state: Cell::new(state),
             paused: Cell::new(false),
             held_back: Cell::new(false),
+            above_mark: Cell::default(),
             peer_finished: Cell::new(false),
             discarding: Cell::new(false),
             offer_again: Cell::new(false),
@@ -146,7 +150,7 @@ impl Core {
             State::Connecting => return event_loop.set_wanted(self.id, OUTPUT),
             State::Closed => return,
         }
-        let mut wanted = Readiness::ERROR;
+        let mut wanted = Readiness::ERROR | Readiness::NOTE;
         if self.is_reading() {
             wanted |= INPUT;
         }

@@ -133,6 +133,19 @@ impl<H: ConnectionHandler> Connection<H> {
         }
     }
 
+    fn flush(&self, event_loop: &EventLoop) {
+        let flushed = self.core.flush(event_loop);
+        if self.core.is_linked() {
+            return;
+        }
+        if flushed.low {
+            self.call(event_loop, |handler, conn| handler.on_low_water(conn));
+        }
+        if flushed.drained {
+            self.call(event_loop, |handler, conn| handler.on_drained(conn));
+        }
+    }
+
     fn read(&self, event_loop: &EventLoop, ready: Readiness) {
         let mut input = event_loop.lend_input();
         match self.core.receive(event_loop, ready, &mut input) {
@@ -186,8 +199,11 @@ impl<H: ConnectionHandler> Source for Connection<H> {
     /// Output first: what it frees may let input flow again in this very turn.
     fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
         let core = &self.core;
-        if ready.is_writable() && core.has_output() && core.flush(event_loop).drained && !core.is_linked() {
-            self.call(event_loop, |handler, conn| handler.on_drained(conn));
+        if ready.intersects(Readiness::NOTE) && core.take_high_note(event_loop) {
+            self.call(event_loop, |handler, conn| handler.on_high_water(conn, conn.unsent()));
+        }
+        if ready.is_writable() && core.has_output() {
+            self.flush(event_loop);
         }
         match core.state() {
             State::Open | State::Closing => {}

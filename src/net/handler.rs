@@ -62,6 +62,31 @@ pub trait ConnectionHandler: 'static {
         Ok(())
     }
 
+    /// More is unsent than the high-water mark allows: `unsent` bytes. Called once, in a later turn than the send that passed the mark,
+    /// and again only after [`on_low_water`](ConnectionHandler::on_low_water).
+    ///
+    /// Input needs no attention here: the connection reads nothing from its peer until the unsent bytes have fallen to the low-water
+    /// mark, whatever this does, so what answers input is held back already. This is for what sends of its own accord, such as a
+    /// timer, a file or another connection, to stop that. Bytes are still accepted up to the limit (`max_unsent`).
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_high_water(&mut self, conn: &TcpConnection<'_>, unsent: usize) -> io::Result<()> {
+        let _ = (conn, unsent);
+        Ok(())
+    }
+
+    /// The unsent bytes have fallen to the low-water mark: what [`on_high_water`](ConnectionHandler::on_high_water) has stopped can go
+    /// on, and input flows again. Called once after each of those, before [`on_drained`](ConnectionHandler::on_drained) if that is due
+    /// as well.
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_low_water(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        let _ = conn;
+        Ok(())
+    }
+
     /// The peer will send no more; it may still read. All it has sent has been passed to
     /// [`on_message`](ConnectionHandler::on_message).
     ///

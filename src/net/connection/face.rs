@@ -53,7 +53,11 @@ impl<'a> TcpConnection<'a> {
     /// Sends `bytes`, or queues what the kernel does not take now. Sends keep their order.
     ///
     /// While more is queued than the server's high-water mark, the connection reads no more from its peer, so that a peer which
-    /// sends and does not read is held back and not answered without bound.
+    /// sends and does not read is held back and not answered without bound. Who sends without being asked is told by
+    /// [`on_high_water`](crate::ConnectionHandler::on_high_water).
+    ///
+    /// The answer says whether the kernel has [taken](Sent::Written) all of it, or something is [queued](Sent::Queued) now. Either way the
+    /// bytes are accepted: they are sent, or [`unsent`](TcpConnection::unsent) counts them at the close.
     ///
     /// # Errors
     /// [`SendError::Closed`] after [`shutdown`](TcpConnection::shutdown) or [`close`](TcpConnection::close), or if the connection
@@ -134,9 +138,9 @@ impl<'a> TcpConnection<'a> {
     /// ```
     ///
     /// # Errors
-    /// [`SendError::Closed`] as from [`send`](TcpConnection::send). What goes wrong with the file itself closes the connection, since the
-    /// peer has been promised bytes that cannot be had: one that is not a regular file with
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput), one that ends too early with [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
+    /// [`SendError::Closed`] as from [`send`](TcpConnection::send). What goes wrong with the file itself closes the connection, since
+    /// the peer has been promised bytes that cannot be had: a file that ends too early with
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), a pipe or a directory with what the kernel says of it.
     pub fn send_file(&self, file: impl Into<OwnedFd>, offset: u64, length: u64) -> Result<Sent, SendError> {
         self.core.send_file(self.event_loop, file.into(), offset, length)
     }
@@ -269,9 +273,11 @@ impl<'a> TcpConnection<'a> {
         self.core.unread_len()
     }
 
-    /// Whether the handler wants no input for now, or is to get none because the peer does not read what it is sent.
+    /// Whether the handler wants no input for now, or is to get none: because the peer does not read what it is sent, or because input
+    /// goes to another connection, or nowhere, from now on.
     pub(crate) fn is_held(&self) -> bool {
-        self.core.paused.get() || self.core.held_back.get()
+        let core = self.core;
+        core.paused.get() || core.held_back.get() || core.is_linked() || core.is_draining()
     }
 
     /// How many of the bytes that were accepted for sending have not been acknowledged by the peer: those that are

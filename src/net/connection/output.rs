@@ -13,6 +13,7 @@ use super::{Core, OUTPUT, State};
 use crate::event_loop::EventLoop;
 use crate::net::outcome::{CloseReason, SendError, Sent};
 use crate::net::socket::{self, Transferred};
+use crate::readiness::Readiness;
 
 /// Bytes to be sent, in one of the forms in which they may come.
 pub(super) trait Payload {
@@ -90,8 +91,21 @@ impl Payload for &[IoSlice<'_>] {
 /// What a turn of sending has led to that the handler may want to know.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::net) struct Flushed {
+    /// After the high-water mark, the low-water mark.
+    pub(in crate::net) low: bool,
     /// All that was queued is sent, or a call of `on_drained` was asked for.
     pub(in crate::net) drained: bool,
+}
+
+/// Where a connection is between its marks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum AboveMark {
+    /// Not above the high-water mark, or not since it was at the low one.
+    #[default]
+    No,
+    /// The handler is yet to be told.
+    Noted,
+    Told,
 }
 
 impl Core {
@@ -179,6 +193,11 @@ impl Core {
         // A linked connection's input has another way out, and its own way of waiting.
         if self.unsent() > self.membership.group().limits.high_water && !self.is_linked() {
             self.held_back.set(!self.discarding.get());
+            if self.above_mark.get() == AboveMark::No {
+                // Whoever has sent this may well be the handler, so it is told later.
+                self.above_mark.set(AboveMark::Noted);
+                event_loop.add_ready(self.id, Readiness::NOTE);
+            }
         }
         self.update_wanted(event_loop);
     }
@@ -193,6 +212,16 @@ impl Core {
         if bytes.len() > 0 {
             bytes.queue(self.unsent.borrow_mut().get_or_insert_default(), 0);
         }
+    }
+
+    /// Answers whether the handler is to be told, now, that the high-water mark has been passed.
+    pub(in crate::net) fn take_high_note(&self, event_loop: &EventLoop) -> bool {
+        event_loop.clear_ready(self.id, Readiness::NOTE);
+        let is_news = self.above_mark.get() == AboveMark::Noted && !self.is_linked();
+        if is_news {
+            self.above_mark.set(AboveMark::Told);
+        }
+        is_news
     }
 
     /// Whether there is anything to flush, or to say. Usually not: a socket is nearly always writable when it becomes
@@ -231,13 +260,15 @@ impl Core {
         if self.unsent.borrow().is_none() {
             let drained = self.wants_drained.replace(false);
             self.update_wanted(event_loop);
-            return Flushed { drained };
+            return Flushed { low: false, drained };
         }
         if !self.write_queue(event_loop) {
             return Flushed::default();
         }
         let left = self.unsent();
-        if left <= self.membership.group().limits.low_water && self.held_back.replace(false) {
+        let is_low = left <= self.membership.group().limits.low_water;
+        let low = is_low && self.above_mark.replace(AboveMark::No) == AboveMark::Told;
+        if is_low && self.held_back.replace(false) {
             // What the handler has left because its answers had nowhere to go. Input that was not complete at the peer's end
             // has been offered for the last time.
             if !self.peer_finished.get() {
@@ -252,7 +283,7 @@ impl Core {
             }
         }
         self.update_wanted(event_loop);
-        Flushed { drained: left == 0 }
+        Flushed { low, drained: left == 0 }
     }
 
     pub(super) fn shutdown(&self, event_loop: &EventLoop) {

@@ -1,0 +1,204 @@
+//! Files among other sends: in order, at the pace of the peer, and without their weight.
+
+mod support;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process;
+use std::sync::mpsc;
+
+use reveille::{SendError, Sent};
+use support::net::{self, End, Random, pattern, scripted, scripted_with};
+use support::{LIMIT, with_watchdog};
+
+const MIB: usize = 1 << 20;
+
+/// A file that goes with this value.
+struct TempFile(PathBuf);
+
+impl TempFile {
+    fn new(name: &str, bytes: &[u8]) -> TempFile {
+        let path = std::env::temp_dir().join(format!("reveille-{}-{name}", process::id()));
+        fs::write(&path, bytes).unwrap();
+        TempFile(path)
+    }
+
+    fn open(&self) -> File {
+        File::open(&self.0).unwrap()
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn files_and_other_sends_keep_their_order() {
+    with_watchdog(LIMIT, || {
+        let bytes = pattern(8 * MIB);
+        let temporary = TempFile::new("order", &bytes);
+        let (file, expected) = (temporary.open(), bytes.clone());
+        let (host, journal) = scripted(move |script| {
+            let (bytes, file) = (bytes.clone(), file.try_clone().unwrap());
+            script.on_open(move |conn| {
+                let mut random = Random::new(11);
+                let mut at = 0;
+                while at < bytes.len() {
+                    let most = [10, 5_000, 500_000][random.below(3)];
+                    let len = (1 + random.below(most)).min(bytes.len() - at);
+                    match random.below(2) {
+                        0 => conn.send(&bytes[at..at + len])?,
+                        _ => conn.send_file(file.try_clone()?, at as u64, len as u64)?,
+                    };
+                    at += len;
+                }
+                assert!(conn.unsent() > 0, "more than a kernel takes at once");
+                conn.shutdown();
+                io::Result::Ok(())
+            })
+        });
+        let mut client = net::connect_with_small_packets(host.address());
+        assert!(net::read_to_end(&mut client) == expected, "other bytes came");
+        drop(client);
+        assert_eq!(journal.end_of(0), End::Finished);
+    });
+}
+
+#[test]
+fn a_file_counts_as_unsent_and_not_against_the_limit() {
+    with_watchdog(LIMIT, || {
+        let bytes = pattern(16 * MIB);
+        let temporary = TempFile::new("limit", &bytes);
+        let file = temporary.open();
+        let (host, _journal) = scripted_with(
+            |builder| builder.max_unsent(1000),
+            move |script| {
+                let file = file.try_clone().unwrap();
+                script.on_open(move |conn| {
+                    assert_eq!(conn.send_file(file.try_clone()?, 0, 0), Ok(Sent::Written));
+                    assert_eq!(conn.send_file(file.try_clone()?, 0, 16 << 20), Ok(Sent::Queued));
+                    // What one turn sends at most, and a first try is no other.
+                    assert!(conn.unsent() >= 15 * MIB, "{}", conn.unsent());
+                    let before = conn.unsent();
+                    assert_eq!(conn.send([b'!'; 1000]), Ok(Sent::Queued));
+                    assert_eq!(conn.unsent(), before + 1000);
+                    assert_eq!(conn.send([b'!'; 1]), Err(SendError::Full));
+                    conn.shutdown();
+                    assert_eq!(conn.send_file(file.try_clone()?, 0, 1), Err(SendError::Closed));
+                    io::Result::Ok(())
+                })
+            },
+        );
+        let received = net::read_to_end(&mut host.connect());
+        assert!(received == [&bytes[..], &[b'!'; 1000]].concat(), "other bytes came");
+        assert_eq!(host.handle().counters().panics, 0);
+    });
+}
+
+#[test]
+fn a_file_does_not_keep_the_others_waiting() {
+    const SIZE: usize = 64 * MIB;
+    with_watchdog(LIMIT, || {
+        let temporary = TempFile::new("others", &[]);
+        OpenOptions::new().write(true).open(&temporary.0).unwrap().set_len(SIZE as u64).unwrap();
+        let file = temporary.open();
+        let (host, _journal) = scripted(move |script| {
+            let file = file.try_clone().unwrap();
+            script.on_message(move |conn, input| {
+                if input.readable() == b"file" {
+                    input.clear();
+                    conn.send_file(file.try_clone().unwrap(), 0, SIZE as u64).map(drop)
+                } else {
+                    conn.send(input.take_all()).map(drop)
+                }
+                .map_err(io::Error::from)
+            })
+        });
+        let mut client = host.connect();
+        let mut other = host.connect();
+        let turns = host.ask(|event_loop, _| event_loop.iteration());
+        client.write_all(b"file").unwrap();
+        net::assert_echoes(&mut other);
+        assert!(net::read_exact(&mut client, SIZE).iter().all(|byte| *byte == 0));
+        net::assert_echoes(&mut other);
+        let turns = host.ask(|event_loop, _| event_loop.iteration()) - turns;
+        assert!(turns >= (SIZE / MIB) as u64, "{SIZE} bytes in {turns} turns");
+    });
+}
+
+#[test]
+fn a_file_that_is_shorter_than_promised_closes_with_an_error() {
+    with_watchdog(LIMIT, || {
+        let temporary = TempFile::new("short", b"not so long");
+        let file = temporary.open();
+        let (tell, told) = mpsc::channel();
+        let (host, journal) = scripted(move |script| {
+            let (file, tell) = (file.try_clone().unwrap(), tell.clone());
+            script
+                .on_open(move |conn| {
+                    conn.send("begin: ")?;
+                    conn.send_file(file.try_clone()?, 4, 100).map(drop).map_err(io::Error::from)
+                })
+                .on_close(move |conn, _| tell.send(conn.unsent()).unwrap())
+        });
+        let mut client = host.connect();
+        match journal.end_of(0) {
+            End::Error(io::ErrorKind::UnexpectedEof, message) => {
+                assert!(message.contains("93 bytes"), "{message}")
+            }
+            end => panic!("{end:?}"),
+        }
+        assert_eq!(told.recv_timeout(net::LIMIT), Ok(93), "that much was promised and not sent");
+        // In order as far as the peer can see, unless the protocol has said how much was to come.
+        assert_eq!(net::read_exact(&mut client, 14), b"begin: so long");
+    });
+}
+
+#[test]
+fn what_is_no_file_closes_with_the_error_of_the_kernel() {
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted(move |script| {
+            script.on_open(move |conn| {
+                let (pipe, _) = io::pipe()?;
+                let pipe: OwnedFd = pipe.into();
+                let sent = conn.send_file(pipe, 0, 1);
+                assert_eq!(sent, Err(SendError::Closed));
+                io::Result::Ok(())
+            })
+        });
+        let mut client = host.connect();
+        assert_eq!(net::read_to_end(&mut client), b"");
+        let end = journal.end_of(0);
+        assert!(matches!(end, End::Error(_, _)), "{end:?}");
+        println!("{end:?}");
+        assert_eq!(host.handle().counters().panics, 0);
+    });
+}
+
+#[test]
+fn a_file_on_its_way_to_a_peer_that_goes_is_given_up() {
+    with_watchdog(LIMIT, || {
+        let temporary = TempFile::new("given-up", &pattern(32 * MIB));
+        let file = temporary.open();
+        let (host, journal) = scripted(move |script| {
+            let file = file.try_clone().unwrap();
+            script.on_open(move |conn| conn.send_file(file.try_clone().unwrap(), 0, 32 << 20))
+        });
+        let mut client = host.connect();
+        net::read_exact(&mut client, 1000);
+        net::reset(client);
+        let end = journal.end_of(0);
+        assert!(
+            matches!(end, End::Error(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe, _)),
+            "{end:?}"
+        );
+        drop(host);
+        let links =
+            fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+        assert_eq!(links.filter(|link| *link == temporary.0).count(), 0, "the file is still open");
+    });
+}
