@@ -1,7 +1,7 @@
 //! A reactor for Linux: one event loop per thread, callbacks, and an eventfd that wakes it.
 //!
 //! An [`EventLoop`] waits for descriptors, deadlines and tasks, and calls back. On it stand TCP servers ([`TcpServer`]) and
-//! clients ([`TcpClient`]), and channels for any descriptor of your own ([`Channel`]). Other threads speak to it through a [`LoopHandle`], which posts tasks and wakes
+//! clients ([`TcpClient`]), UDP sockets ([`UdpSocket`]), and channels for any descriptor of your own ([`Channel`]). Other threads speak to it through a [`LoopHandle`], which posts tasks and wakes
 //! the loop for them.
 //!
 //! ```no_run
@@ -17,8 +17,9 @@
 //!
 //! # Two faces
 //! What is bound to a loop's thread acts at once, and is neither `Send` nor `Sync`: [`EventLoop`], [`Channel`],
-//! [`TcpConnection`], [`TcpServer`], [`TcpClient`]. What any thread may hold only queues: [`LoopHandle`], [`ConnectionHandle`], [`ServerHandle`]. The
-//! compiler keeps them apart, so there is no call to check which thread one is on.
+//! [`TcpConnection`], [`TcpServer`], [`TcpClient`], [`UdpSocket`]. What any thread may hold only queues: [`LoopHandle`],
+//! [`ConnectionHandle`], [`ServerHandle`], [`UdpHandle`]. The compiler keeps them apart, so there is no call to check which thread one
+//! is on.
 //!
 //! # Where to look
 //! - [`EventLoop`]: what a turn does, what a panic does, what becomes of tasks.
@@ -27,6 +28,7 @@
 //! - [`SocketOptions`]: keep-alive, buffers, timeouts of the kernel's.
 //! - [`TcpClient`] and [`Backoff`]: clients, and how often they try.
 //! - [`Framed`] and [`Decoder`]: frames instead of bytes, as [lines](LineCodec), with [lengths](LengthCodec) before them, or your own.
+//! - [`UdpSocket`] and [`DatagramHandler`]: datagrams, connected or not, multicast.
 //! - [`Channel`]: pipes, signals, anything that epoll takes.
 //! - [`EventFd`]: the kernel's counter, for your own signalling.
 //! - [`LoopThread`] and [`LoopPool`]: loops on threads of their own.
@@ -76,9 +78,10 @@ pub use loop_pool::LoopPool;
 pub use loop_thread::LoopThread;
 pub use net::{
     AtMaximum, Attempt, Backoff, CloseReason, ConnectError, ConnectionHandle, ConnectionHandler,
-    Distribution, Failure, KeepAlive, ManyLoops, Outcome, SendError, Sent, ServerCounters, ServerHandle,
-    SocketOptions, State, StopReport, Target, TcpClient, TcpClientBuilder, TcpConnection, TcpInfo, TcpServer,
-    TcpServerBuilder, TcpState, ThisLoop,
+    DatagramError, DatagramHandler, Distribution, Failure, KeepAlive, ManyLoops, Outcome, SendError, Sent,
+    ServerCounters, ServerHandle, SocketOptions, State, StopReport, Target, TcpClient, TcpClientBuilder,
+    TcpConnection, TcpInfo, TcpServer, TcpServerBuilder, TcpState, ThisLoop, UdpHandle, UdpRef, UdpSocket,
+    UdpSocketBuilder,
 };
 pub use readiness::{Interest, Readiness};
 

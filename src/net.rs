@@ -1,7 +1,8 @@
-//! TCP: servers and clients, and the connections they serve.
+//! TCP: servers and clients, and the connections they serve. UDP sockets.
 
 mod client;
 mod server;
+mod udp;
 
 mod connector;
 mod driver;
@@ -35,3 +36,4 @@ pub use outcome::{CloseReason, Outcome, SendError, Sent};
 pub use server::{ManyLoops, ServerHandle, TcpServer, TcpServerBuilder, ThisLoop};
 pub use target::Target;
 pub use tcp_info::{TcpInfo, TcpState};
+pub use udp::{DatagramError, DatagramHandler, UdpHandle, UdpRef, UdpSocket, UdpSocketBuilder};

@@ -1,0 +1,201 @@
+//! A UDP socket without its handler: its state, what it receives, and how it ends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::error::LONGEST;
+use super::mailbox::{Mailbox, UdpHandle};
+use super::queue::{Limits, Queue};
+use super::socket::{self, Received};
+use crate::buffer::Buffer;
+use crate::channel_table::ChannelId;
+use crate::event_loop::EventLoop;
+use crate::net::outcome::CloseReason;
+use crate::readiness::{Interest, Readiness};
+
+pub(super) const OUTPUT: Readiness = Readiness::answering(Interest::WRITABLE);
+/// What is used up when there is nothing to receive.
+const INPUT: Readiness = Readiness::answering(Interest::READABLE);
+
+/// Something that went wrong, and the one it concerns.
+pub(super) type Report = (io::Error, Option<SocketAddr>);
+
+/// What came of a try to receive.
+pub(super) enum Input {
+    /// A datagram of so many bytes, and its sender.
+    Datagram(usize, SocketAddr),
+    /// One that is not for the handler.
+    Stranger,
+    /// There is none; the loop will say when there is.
+    Nothing,
+}
+
+/// All of a socket but its handler.
+pub(super) struct Core {
+    id: ChannelId,
+    pub(super) fd: OwnedFd,
+    local: SocketAddr,
+    peer: Option<SocketAddr>,
+    open: Cell<bool>,
+    paused: Cell<bool>,
+    pub(super) queue: RefCell<Queue>,
+    pub(super) mailbox: Arc<Mailbox>,
+    /// There is more in the mailbox than the queue had room for.
+    pub(super) more_in_mailbox: Cell<bool>,
+    /// What the handler has yet to be told: its calls never nest.
+    reports: RefCell<VecDeque<Report>>,
+    reason: Cell<Option<CloseReason>>,
+}
+
+impl Core {
+    pub(super) fn new(
+        id: ChannelId,
+        fd: OwnedFd,
+        local: SocketAddr,
+        peer: Option<SocketAddr>,
+        limits: Limits,
+    ) -> Core {
+        Core {
+            id,
+            fd,
+            local,
+            peer,
+            open: Cell::new(true),
+            paused: Cell::new(false),
+            queue: RefCell::new(Queue::new(limits)),
+            mailbox: Arc::new(Mailbox::new(limits)),
+            more_in_mailbox: Cell::new(false),
+            reports: RefCell::default(),
+            reason: Cell::new(None),
+        }
+    }
+
+    pub(super) fn id(&self) -> ChannelId {
+        self.id
+    }
+
+    pub(super) fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    pub(super) fn handle(&self, event_loop: &EventLoop) -> UdpHandle {
+        UdpHandle::new(event_loop.handle(), self.id, self.peer, Arc::clone(&self.mailbox))
+    }
+
+    /// Tells the loop what the socket waits for. An error always concerns it, whatever else is paused.
+    pub(super) fn update_wanted(&self, event_loop: &EventLoop) {
+        if !self.open.get() {
+            return;
+        }
+        let mut wanted = Readiness::ERROR;
+        if !self.paused.get() {
+            wanted |= INPUT;
+        }
+        if self.has_output() {
+            wanted |= OUTPUT;
+        }
+        event_loop.set_wanted(self.id, wanted);
+    }
+
+    pub(super) fn set_paused(&self, event_loop: &EventLoop, paused: bool) {
+        self.paused.set(paused);
+        self.update_wanted(event_loop);
+    }
+
+    pub(super) fn is_receiving(&self) -> bool {
+        self.open.get() && !self.paused.get()
+    }
+
+    /// Receives one datagram into the room of `input`, which is empty.
+    pub(super) fn receive(&self, event_loop: &EventLoop, input: &mut Buffer) -> io::Result<Input> {
+        // A loop may have been given a smaller buffer, and what does not fit would be lost.
+        if input.capacity() < LONGEST {
+            input.reserve(LONGEST);
+        }
+        let space = input.writable_mut();
+        match socket::receive(self.fd.as_fd(), space)? {
+            Received::WouldBlock => {
+                event_loop.clear_ready(self.id, INPUT & !Readiness::ERROR);
+                Ok(Input::Nothing)
+            }
+            Received::Datagram(n, _) if n > space.len() => {
+                let message = format!("a datagram of {n} bytes was cut off at {}, and is lost", space.len());
+                Err(io::Error::new(io::ErrorKind::InvalidData, message))
+            }
+            Received::Datagram(n, from) => match from.or(self.peer) {
+                // What came between the binding and the connecting of the socket may be anybody's.
+                Some(from) if self.peer.is_none_or(|peer| is_same(peer, from)) => {
+                    Ok(Input::Datagram(n, from))
+                }
+                _ => Ok(Input::Stranger),
+            },
+        }
+    }
+
+    /// Keeps word of an error for the handler, which is told in a call of its own.
+    pub(super) fn report(&self, event_loop: &EventLoop, error: io::Error, peer: Option<SocketAddr>) {
+        self.reports.borrow_mut().push_back((error, peer));
+        event_loop.add_ready(self.id, Readiness::ERROR);
+    }
+
+    /// As [`report`](Core::report), of an error that belongs to no datagram: many of one kind are told as one, as the kernel
+    /// does.
+    pub(super) fn report_once(&self, event_loop: &EventLoop, error: io::Error) {
+        let is_known = |report: &Report| report.0.raw_os_error() == error.raw_os_error();
+        if !self.reports.borrow().iter().any(is_known) {
+            self.report(event_loop, error, self.peer);
+        }
+    }
+
+    /// What the handler is to be told now, the socket's own error included.
+    pub(super) fn take_reports(&self, event_loop: &EventLoop) -> VecDeque<Report> {
+        event_loop.clear_ready(self.id, Readiness::ERROR);
+        let mut reports = self.reports.take();
+        match crate::net::socket::take_error(&self.fd) {
+            Ok(None) => {}
+            Ok(Some(error)) | Err(error) => reports.push_back((error, self.peer)),
+        }
+        reports
+    }
+
+    /// The only way to the end. The handler hears of it in phase 6, when no callback is under way.
+    pub(super) fn close(&self, event_loop: &EventLoop, reason: CloseReason) {
+        if !self.open.replace(false) {
+            return;
+        }
+        self.reason.set(Some(reason));
+        // What was accepted from other threads counts as unsent, for the handler to see.
+        let mut queue = self.queue.borrow_mut();
+        self.mailbox.close().for_each(|datagram| queue.push(datagram));
+        drop(queue);
+        event_loop.set_wanted(self.id, Readiness::NONE);
+        event_loop.close_later(self.id);
+    }
+
+    pub(super) fn take_reason(&self) -> CloseReason {
+        self.reason.take().unwrap_or(CloseReason::Closed)
+    }
+}
+
+impl AsFd for Core {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Whether two addresses name one end. The scope and flow of an IPv6 address may be filled in on one side only.
+fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port() && one.ip().to_canonical() == other.ip().to_canonical()
+}

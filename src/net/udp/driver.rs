@@ -1,0 +1,114 @@
+//! Drives a UDP socket: receives, and calls the handler.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+
+use super::core::{Core, Input};
+use super::face::UdpRef;
+use super::handler::DatagramHandler;
+use crate::channel_table::ChannelId;
+use crate::event_loop::{EventLoop, Source};
+use crate::net::outcome::CloseReason;
+use crate::readiness::{Interest, Readiness};
+
+/// How much is received in one turn, so that a busy socket does not keep the loop's other channels waiting.
+const DATAGRAMS_A_TURN: usize = 64;
+const BYTES_A_TURN: usize = 256 * 1024;
+
+/// What a socket's slot carries.
+struct Port<H> {
+    core: Rc<Core>,
+    handler: RefCell<H>,
+}
+
+/// Takes a socket into the loop. Its registration is the only one it will have.
+pub(super) fn establish<H: DatagramHandler>(
+    event_loop: &EventLoop,
+    make: impl FnOnce(ChannelId) -> Core,
+    handler: H,
+) -> io::Result<Rc<Core>> {
+    let port = event_loop.register(Interest::READABLE | Interest::WRITABLE, |id| {
+        Rc::new(Port { core: Rc::new(make(id)), handler: RefCell::new(handler) })
+    })?;
+    port.core.update_wanted(event_loop);
+    Ok(Rc::clone(&port.core))
+}
+
+impl<H: DatagramHandler> Port<H> {
+    fn call(&self, event_loop: &EventLoop, callback: impl FnOnce(&mut H, &UdpRef<'_>)) {
+        callback(&mut self.handler.borrow_mut(), &UdpRef::new(event_loop, &self.core));
+    }
+
+    fn tell_errors(&self, event_loop: &EventLoop) {
+        for (error, peer) in self.core.take_reports(event_loop) {
+            if self.core.is_open() {
+                self.call(event_loop, |handler, socket| handler.on_error(socket, error, peer));
+            }
+        }
+    }
+
+    fn receive(&self, event_loop: &EventLoop) {
+        let mut input = event_loop.lend_input();
+        let mut bytes = 0;
+        for _ in 0..DATAGRAMS_A_TURN {
+            match self.core.receive(event_loop, &mut input) {
+                Ok(Input::Datagram(n, from)) => {
+                    bytes += n;
+                    let datagram = &input.writable_mut()[..n];
+                    self.call(event_loop, |handler, socket| {
+                        if let Err(error) = handler.on_datagram(socket, datagram, from) {
+                            self.core.report(event_loop, error, Some(from));
+                        }
+                    });
+                }
+                Ok(Input::Stranger) => {}
+                Ok(Input::Nothing) => break,
+                Err(error) => self.core.report(event_loop, error, self.core.peer()),
+            }
+            if bytes >= BYTES_A_TURN || !self.core.is_receiving() {
+                break;
+            }
+        }
+        event_loop.return_input(input);
+    }
+}
+
+impl<H: DatagramHandler> Source for Port<H> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.core.as_fd()
+    }
+
+    /// Output first: what came before is sent before what is answered now.
+    fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
+        let core = &self.core;
+        if ready.is_writable() && core.has_output() && core.flush(event_loop) && core.is_open() {
+            self.call(event_loop, |handler, socket| handler.on_drained(socket));
+        }
+        if ready.is_error() {
+            self.tell_errors(event_loop);
+        }
+        if ready.is_readable() && core.is_receiving() {
+            self.receive(event_loop);
+        }
+    }
+
+    /// Other threads have left datagrams. Those that cannot be sent at once wait in the queue.
+    fn on_notified(&self, event_loop: &EventLoop) {
+        self.core.flush(event_loop);
+    }
+
+    fn on_panic(&self, event_loop: &EventLoop) {
+        self.core.close(event_loop, CloseReason::Panicked);
+    }
+
+    fn on_loop_end(&self, event_loop: &EventLoop) {
+        self.core.close(event_loop, CloseReason::LoopEnded);
+    }
+
+    fn on_close(&self, event_loop: &EventLoop) {
+        let reason = self.core.take_reason();
+        self.call(event_loop, |handler, socket| handler.on_close(socket, &reason));
+    }
+}

@@ -1,0 +1,105 @@
+use super::*;
+use std::io::ErrorKind;
+
+const ROOMY: Limits = Limits { datagrams: 100, bytes: 1000 };
+
+fn datagram(text: &str) -> Datagram {
+    Datagram { to: None, bytes: text.as_bytes().to_vec() }
+}
+
+fn queue_of(texts: &[&str]) -> Queue {
+    let mut queue = Queue::new(ROOMY);
+    texts.iter().for_each(|text| queue.push(datagram(text)));
+    queue
+}
+
+fn text(datagram: &Datagram) -> String {
+    String::from_utf8(datagram.bytes.clone()).unwrap()
+}
+
+/// A kernel that takes so many datagrams a call, and fails for one of them.
+struct Kernel {
+    a_call: usize,
+    calls_left: usize,
+    refuses: &'static str,
+    taken: Vec<String>,
+}
+
+impl Kernel {
+    fn send(&mut self, batch: &[Datagram]) -> io::Result<usize> {
+        assert!(!batch.is_empty(), "nothing was to be sent");
+        if self.calls_left == 0 {
+            return Ok(0);
+        }
+        self.calls_left -= 1;
+        let texts = batch.iter().map(text).take(self.a_call);
+        let good: Vec<_> = texts.take_while(|text| text != self.refuses).collect();
+        if good.is_empty() {
+            return Err(ErrorKind::NetworkUnreachable.into());
+        }
+        let n = good.len();
+        self.taken.extend(good);
+        Ok(n)
+    }
+}
+
+fn kernel(a_call: usize, calls: usize, refuses: &'static str) -> Kernel {
+    Kernel { a_call, calls_left: calls, refuses, taken: Vec::new() }
+}
+
+#[test]
+fn datagrams_are_sent_in_order_and_apart_however_many_the_kernel_takes() {
+    for a_call in 1..4 {
+        let mut queue = queue_of(&["a", "bb", "", "dddd", "e"]);
+        let mut kernel = kernel(a_call, 100, "none");
+        assert!(queue.flush(100, |batch| kernel.send(batch), |_, error| panic!("{error}")));
+        assert_eq!(kernel.taken, ["a", "bb", "", "dddd", "e"]);
+        assert!(queue.is_empty() && queue.bytes == 0);
+    }
+}
+
+#[test]
+fn what_the_kernel_does_not_take_stays_in_its_place() {
+    let mut queue = queue_of(&["a", "bb", "ccc"]);
+    let mut full = kernel(2, 1, "none");
+    assert!(!queue.flush(100, |batch| full.send(batch), |_, error| panic!("{error}")));
+    assert_eq!((full.taken, queue.len(), queue.bytes), (vec!["a".to_owned(), "bb".to_owned()], 1, 3));
+    queue.push(datagram("d"));
+    let mut again = kernel(2, 9, "none");
+    assert!(queue.flush(100, |batch| again.send(batch), |_, error| panic!("{error}")));
+    assert_eq!(again.taken, ["ccc", "d"]);
+}
+
+#[test]
+fn one_that_is_refused_does_not_stand_in_the_way_of_the_others() {
+    for refuses in ["a", "b", "c"] {
+        let mut queue = queue_of(&["a", "b", "c"]);
+        let mut kernel = kernel(9, 9, refuses);
+        let mut lost = Vec::new();
+        let refused = |datagram: Datagram, error: io::Error| lost.push((text(&datagram), error.kind()));
+        assert!(queue.flush(100, |batch| kernel.send(batch), refused));
+        assert_eq!(lost, [(refuses.to_owned(), ErrorKind::NetworkUnreachable)]);
+        let others: Vec<_> = ["a", "b", "c"].into_iter().filter(|text| *text != refuses).collect();
+        assert_eq!(kernel.taken, others);
+    }
+}
+
+#[test]
+fn no_more_is_sent_at_a_time_than_allowed() {
+    let mut queue = queue_of(&["a", "b", "c", "d"]);
+    let mut kernel = kernel(9, 9, "none");
+    assert!(queue.flush(3, |batch| kernel.send(batch), |_, error| panic!("{error}")));
+    assert_eq!((kernel.taken.len(), queue.len()), (3, 1));
+}
+
+#[test]
+fn the_queue_is_bounded_by_number_and_by_bytes() {
+    let mut queue = Queue::new(Limits { datagrams: 2, bytes: 10 });
+    assert!(queue.has_room(10) && !queue.has_room(11));
+    queue.push(datagram("seven b"));
+    assert!(queue.has_room(3) && !queue.has_room(4));
+    queue.push(datagram(""));
+    assert!(!queue.has_room(0));
+    queue.pop();
+    assert!(queue.has_room(10));
+}

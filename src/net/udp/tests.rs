@@ -1,0 +1,243 @@
+//! What a UDP socket does when the kernel takes no more. On the loopback interface that never happens, so these sockets are
+//! Unix ones, which are full after a few datagrams; everything above the descriptor is the same.
+
+use super::driver::establish;
+use super::queue::Limits;
+use super::*;
+use std::cell::RefCell;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
+const LONG: Duration = Duration::from_secs(30);
+
+/// What a handler was told.
+#[derive(Clone, Default)]
+struct Told(Rc<RefCell<Vec<String>>>);
+
+impl Told {
+    fn take(&self) -> Vec<String> {
+        self.0.take()
+    }
+}
+
+impl DatagramHandler for Told {
+    fn on_datagram(&mut self, _: &UdpRef<'_>, datagram: &[u8], _: SocketAddr) -> io::Result<()> {
+        self.0.borrow_mut().push(format!("datagram {}", String::from_utf8_lossy(datagram)));
+        Ok(())
+    }
+
+    fn on_error(&mut self, _: &UdpRef<'_>, error: io::Error, peer: Option<SocketAddr>) {
+        assert_eq!(peer, Some(PEER));
+        self.0.borrow_mut().push(format!("error {:?}", error.kind()));
+    }
+
+    fn on_drained(&mut self, socket: &UdpRef<'_>) {
+        assert_eq!(socket.unsent(), 0);
+        self.0.borrow_mut().push("drained".to_owned());
+    }
+
+    fn on_close(&mut self, socket: &UdpRef<'_>, reason: &CloseReason) {
+        self.0.borrow_mut().push(format!("close with {} unsent: {reason}", socket.unsent()));
+    }
+}
+
+fn socket(event_loop: &EventLoop, limits: Limits) -> (UdpSocket, UnixDatagram, Told) {
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let told = Told::default();
+    let make = |id| Core::new(id, ours.into(), PEER, Some(PEER), limits);
+    let core = establish(event_loop, make, told.clone()).unwrap();
+    (UdpSocket::new(event_loop, &core), theirs, told)
+}
+
+fn received(theirs: &UnixDatagram) -> Option<String> {
+    let mut bytes = [0; 64];
+    let n = theirs.recv(&mut bytes).ok()?;
+    Some(String::from_utf8(bytes[..n].to_vec()).unwrap())
+}
+
+/// Sends numbers until one is queued, and answers how many there are.
+fn fill(socket: &UdpSocket) -> usize {
+    let mut sent = 1;
+    while socket.send((sent - 1).to_string()).unwrap() == Sent::Written {
+        sent += 1;
+    }
+    sent
+}
+
+const LIMITS: Limits = Limits { datagrams: 300, bytes: 10_000 };
+
+#[test]
+fn a_full_socket_queues_and_sends_in_order_when_it_has_room() {
+    let event_loop = EventLoop::new().unwrap();
+    let (socket, theirs, told) = socket(&event_loop, LIMITS);
+    let first = fill(&socket);
+    for n in first..first + 200 {
+        assert_eq!(socket.send(n.to_string()).unwrap(), Sent::Queued);
+    }
+    assert_eq!(socket.with(|socket| socket.unsent()), Some(201));
+    for n in 0..first + 200 {
+        let text = loop {
+            match received(&theirs) {
+                Some(text) => break text,
+                // Nothing there, so there is room, and an edge for it.
+                None => event_loop.run_once(LONG).unwrap(),
+            };
+        };
+        assert_eq!(text, n.to_string());
+        if n < first + 199 - 20 {
+            assert!(told.take().is_empty(), "there is more to be sent");
+        }
+    }
+    event_loop.run_once(Duration::ZERO).unwrap();
+    assert_eq!(told.take(), ["drained"]);
+    assert_eq!(socket.send("at once").unwrap(), Sent::Written);
+}
+
+#[test]
+fn a_loop_rests_while_a_socket_is_full() {
+    let event_loop = EventLoop::new().unwrap();
+    let (socket, theirs, told) = socket(&event_loop, LIMITS);
+    fill(&socket);
+    (0..100).for_each(|_| assert_eq!(socket.send("more").unwrap(), Sent::Queued));
+    // Room for some of them, so that the queue has been tried, and has met the end of it.
+    assert!(received(&theirs).is_some());
+    event_loop.run_once(LONG).unwrap();
+    let before = event_loop.iteration();
+    event_loop.run_for(Duration::from_millis(20)).unwrap();
+    let turns = event_loop.iteration() - before;
+    assert!(turns < 10, "{turns} turns with nothing to do");
+    assert!(told.take().is_empty());
+}
+
+#[test]
+fn a_full_queue_refuses_and_loses_nothing_it_has() {
+    for limits in [Limits { datagrams: 3, bytes: 1000 }, Limits { datagrams: 1000, bytes: 6 }] {
+        let event_loop = EventLoop::new().unwrap();
+        let (socket, theirs, _told) = socket(&event_loop, limits);
+        let first = fill(&socket);
+        let mut queued = 1;
+        let refused = loop {
+            match socket.send(format!("{:02}", first + queued - 1)) {
+                Ok(Sent::Queued) => queued += 1,
+                result => break result,
+            }
+        };
+        assert!(matches!(refused, Err(DatagramError::Full)), "{refused:?}");
+        assert!((2..=3).contains(&queued), "{queued} in {limits:?}");
+        let mut got = 0;
+        while got < first - 1 + queued {
+            match received(&theirs) {
+                Some(text) => {
+                    assert_eq!(text.parse::<usize>().unwrap(), got);
+                    got += 1;
+                }
+                None => event_loop.run_once(LONG).unwrap(),
+            }
+        }
+        event_loop.run_once(Duration::ZERO).unwrap();
+        assert_eq!(received(&theirs), None);
+    }
+}
+
+#[test]
+fn a_handle_that_sends_more_than_the_queue_holds_waits_in_its_own_bound() {
+    let event_loop = EventLoop::new().unwrap();
+    let (socket, theirs, told) = socket(&event_loop, Limits { datagrams: 4, bytes: 1000 });
+    let first = fill(&socket);
+    let handle = socket.handle();
+    let mut accepted = 0;
+    for _round in 0..3 {
+        loop {
+            match handle.send((first + accepted).to_string()) {
+                Ok(()) => accepted += 1,
+                Err(DatagramError::Full) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        event_loop.run_once(Duration::ZERO).unwrap();
+        assert!(socket.with(|socket| socket.unsent()).unwrap() <= 4);
+    }
+    assert_eq!(accepted, 3 + 4, "three join the one in the queue, and four stay in the mailbox");
+    let mut got = 0;
+    while got < first + accepted {
+        match received(&theirs) {
+            Some(text) => {
+                assert_eq!(text, got.to_string());
+                got += 1;
+            }
+            None => event_loop.run_once(LONG).unwrap(),
+        }
+    }
+    event_loop.run_once(Duration::ZERO).unwrap();
+    assert_eq!(told.take().last().unwrap(), "drained");
+}
+
+#[test]
+fn a_close_says_how_many_datagrams_it_loses() {
+    let event_loop = EventLoop::new().unwrap();
+    let (socket, _theirs, told) = socket(&event_loop, LIMITS);
+    fill(&socket);
+    let handle = socket.handle();
+    handle.send("in the mailbox").unwrap();
+    drop(socket);
+    assert!(!handle.is_open());
+    event_loop.run_once(Duration::ZERO).unwrap();
+    assert_eq!(told.take(), ["close with 2 unsent: closed by this end"]);
+}
+
+#[test]
+fn a_peer_that_has_gone_costs_the_datagrams_to_it_and_no_more() {
+    let event_loop = EventLoop::new().unwrap();
+    let (socket, theirs, told) = socket(&event_loop, LIMITS);
+    fill(&socket);
+    socket.send("another").unwrap();
+    drop(theirs);
+    event_loop.run_once(LONG).unwrap();
+    event_loop.run_once(Duration::ZERO).unwrap();
+    let told = told.take();
+    let errors = told.iter().filter(|told| told.starts_with("error ")).count();
+    assert!((2..=3).contains(&errors), "one for each that was queued, perhaps one of the socket: {told:?}");
+    assert!(socket.is_open());
+    assert_eq!(socket.with(|socket| socket.unsent()), Some(0));
+}
+
+#[test]
+fn the_kernels_own_limit_is_told_to_the_caller_or_reported() {
+    let event_loop = EventLoop::new().unwrap();
+    let (socket, theirs, told) = socket(&event_loop, LIMITS);
+    let shrink = |socket: &UdpRef<'_>| socket2::SockRef::from(socket).set_send_buffer_size(2500).unwrap();
+    socket.with(shrink).unwrap();
+    assert!(matches!(socket.send([0; 9000]), Err(DatagramError::TooLong)));
+    fill(&socket);
+    assert_eq!(socket.send([0; 9000]).unwrap(), Sent::Queued);
+    while socket.with(|socket| socket.unsent()).unwrap() > 0 {
+        while received(&theirs).is_some() {}
+        event_loop.run_once(LONG).unwrap();
+    }
+    event_loop.run_once(Duration::ZERO).unwrap();
+    let told = told.take();
+    assert_eq!(told.iter().filter(|told| told.starts_with("error ")).count(), 1, "{told:?}");
+}
+
+#[test]
+fn what_a_stranger_sent_before_the_socket_was_connected_is_not_delivered() {
+    let event_loop = EventLoop::new().unwrap();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (stranger, peer) = (
+        std::net::UdpSocket::bind("127.0.0.1:0").unwrap(),
+        std::net::UdpSocket::bind("127.0.0.1:0").unwrap(),
+    );
+    socket.set_nonblocking(true).unwrap();
+    let (to, at) = (socket.local_addr().unwrap(), peer.local_addr().unwrap());
+    stranger.send_to(b"stranger", to).unwrap();
+    socket.connect(at).unwrap();
+    peer.send_to(b"peer", to).unwrap();
+    let told = Told::default();
+    let make = |id| Core::new(id, socket.into(), to, Some(at), LIMITS);
+    let _core = establish(&event_loop, make, told.clone()).unwrap();
+    event_loop.run_once(LONG).unwrap();
+    assert_eq!(told.take(), ["datagram peer"]);
+}

@@ -1,0 +1,574 @@
+//! UDP sockets on a loop: what comes is delivered whole and in order, what goes wrong is said, and nothing but a close ends one.
+
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as Plain};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::thread;
+
+use reveille::{
+    Channel, CloseReason, DatagramError, DatagramHandler, EventLoop, Interest, Sent, UdpRef, UdpSocket,
+};
+use support::net::{self, pattern};
+use support::{LIMIT, Recorder, turn, with_catching_loop, with_loop, with_watchdog};
+
+/// A socket of the test's own, which never hangs.
+fn plain() -> Plain {
+    plain_at("127.0.0.1:0")
+}
+
+fn plain_at(address: &str) -> Plain {
+    let socket = Plain::bind(address).expect("a socket");
+    socket.set_read_timeout(Some(net::LIMIT)).expect("a timeout");
+    socket
+}
+
+fn address(socket: &Plain) -> SocketAddr {
+    socket.local_addr().expect("an address")
+}
+
+fn receive(socket: &Plain) -> Vec<u8> {
+    let mut bytes = vec![0; 70_000];
+    let n = socket.recv(&mut bytes).expect("a datagram");
+    bytes.truncate(n);
+    bytes
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Told {
+    Datagram(Vec<u8>),
+    Error(ErrorKind, Option<SocketAddr>),
+    Drained,
+    Close(String),
+}
+
+fn datagram(text: impl AsRef<[u8]>) -> Told {
+    Told::Datagram(text.as_ref().to_vec())
+}
+
+type OnDatagram = Box<dyn FnMut(&UdpRef<'_>, &[u8], SocketAddr) -> io::Result<()>>;
+
+/// A handler that writes down what it is told.
+struct Script {
+    told: Recorder<Told>,
+    on_datagram: OnDatagram,
+}
+
+impl Script {
+    fn new(told: &Recorder<Told>) -> Script {
+        Script { told: told.clone(), on_datagram: Box::new(|_, _, _| Ok(())) }
+    }
+
+    fn on_datagram(
+        mut self,
+        call: impl FnMut(&UdpRef<'_>, &[u8], SocketAddr) -> io::Result<()> + 'static,
+    ) -> Script {
+        self.on_datagram = Box::new(call);
+        self
+    }
+}
+
+impl DatagramHandler for Script {
+    fn on_datagram(&mut self, socket: &UdpRef<'_>, bytes: &[u8], from: SocketAddr) -> io::Result<()> {
+        self.told.record(datagram(bytes));
+        (self.on_datagram)(socket, bytes, from)
+    }
+
+    fn on_error(&mut self, _: &UdpRef<'_>, error: io::Error, peer: Option<SocketAddr>) {
+        self.told.record(Told::Error(error.kind(), peer));
+    }
+
+    fn on_drained(&mut self, _: &UdpRef<'_>) {
+        self.told.record(Told::Drained);
+    }
+
+    fn on_close(&mut self, _: &UdpRef<'_>, reason: &CloseReason) {
+        self.told.record(Told::Close(reason.to_string()));
+    }
+}
+
+fn recording(event_loop: &EventLoop) -> (UdpSocket, Recorder<Told>) {
+    let told = Recorder::new();
+    let builder = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap();
+    (builder.serve(Script::new(&told)).unwrap(), told)
+}
+
+/// Turns the loop until so much has been told, and answers it.
+#[track_caller]
+fn told_in_time(event_loop: &EventLoop, told: &Recorder<Told>, n: usize) -> Vec<Told> {
+    net::turn_until(event_loop, || told.len() >= n);
+    turn(event_loop);
+    told.take()
+}
+
+// --- Datagrams ------------------------------------------------------------------------------------
+
+#[test]
+fn many_datagrams_are_echoed_whole_and_in_order() {
+    with_loop(|event_loop| {
+        let echo = UdpSocket::bind(event_loop, "127.0.0.1:0")
+            .unwrap()
+            .on_datagram(|socket, datagram, from| socket.send_to(datagram, from))
+            .unwrap();
+        let (to, quit) = (echo.local_addr(), event_loop.handle());
+        let client = thread::spawn(move || {
+            let socket = plain();
+            for n in 0..500_usize {
+                let burst: Vec<Vec<u8>> = (0..8).map(|k| pattern((n * 8 + k) % 1500)).collect();
+                burst.iter().for_each(|bytes| assert_eq!(socket.send_to(bytes, to).unwrap(), bytes.len()));
+                burst.iter().for_each(|bytes| assert_eq!(&receive(&socket), bytes));
+            }
+            quit.quit();
+        });
+        event_loop.run().unwrap();
+        client.join().unwrap();
+    });
+}
+
+#[test]
+fn a_datagram_without_bytes_is_delivered_and_sent() {
+    with_loop(|event_loop| {
+        let (socket, told) = recording(event_loop);
+        let other = plain();
+        for bytes in ["", "between", ""] {
+            other.send_to(bytes.as_bytes(), socket.local_addr()).unwrap();
+        }
+        assert_eq!(told_in_time(event_loop, &told, 3), [datagram(""), datagram("between"), datagram("")]);
+        assert_eq!(socket.send_to("", address(&other)).unwrap(), Sent::Written);
+        assert_eq!(receive(&other), b"");
+    });
+}
+
+#[test]
+fn the_longest_datagram_arrives_whole_on_a_loop_with_a_small_buffer() {
+    with_watchdog(LIMIT, || {
+        let builder = EventLoop::builder().propagate_panics(true).input_buffer(1024);
+        let event_loop = builder.build().unwrap();
+        let (socket, told) = recording(&event_loop);
+        let other = plain();
+        let longest = pattern(65_507);
+        for bytes in [&longest[..], b"short"] {
+            other.send_to(bytes, socket.local_addr()).unwrap();
+        }
+        assert_eq!(told_in_time(&event_loop, &told, 2), [datagram(&longest), datagram("short")]);
+        assert_eq!(socket.send_to(&longest, address(&other)).unwrap(), Sent::Written);
+        assert_eq!(receive(&other), longest);
+    });
+}
+
+#[test]
+fn a_datagram_that_is_too_long_is_refused_to_its_sender() {
+    with_loop(|event_loop| {
+        let (socket, told) = recording(event_loop);
+        let to = address(&plain());
+        for bytes in [65_508, 65_528, 100_000] {
+            let refused = socket.send_to(vec![0; bytes], to);
+            assert!(matches!(refused, Err(DatagramError::TooLong)), "{bytes}: {refused:?}");
+            let refused = socket.handle().send_to(vec![0; bytes], to);
+            assert!(matches!(refused, Err(DatagramError::TooLong)), "{bytes}: {refused:?}");
+        }
+        turn(event_loop);
+        assert_eq!(told.take(), [], "nothing else was told");
+        assert!(socket.is_open());
+    });
+}
+
+#[test]
+fn a_flood_of_datagrams_leaves_other_channels_their_turn() {
+    with_loop(|event_loop| {
+        let received = Rc::new(Cell::new(0));
+        let counting = Rc::clone(&received);
+        let socket = UdpSocket::bind(event_loop, "127.0.0.1:0")
+            .unwrap()
+            .on_datagram(move |_, _, _| counting.set(counting.get() + 1))
+            .unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"always readable").unwrap();
+        // In each of its calls, one a turn, it adds more than a turn may take.
+        let (sender, to) = (plain(), socket.local_addr());
+        let (calls, sent) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+        let (called, sending) = (Rc::clone(&calls), Rc::clone(&sent));
+        let _channel = Channel::new(event_loop, ours, Interest::READABLE, move |_| {
+            called.set(called.get() + 1);
+            for _ in 0..70.min(1000 - sending.get()) {
+                sender.send_to(b"one of a thousand", to).unwrap();
+                sending.set(sending.get() + 1);
+            }
+        })
+        .unwrap();
+        let mut turns = 0;
+        while received.get() < 1000 {
+            let before = received.get();
+            turn(event_loop);
+            turns += 1;
+            assert!(received.get() - before <= 64, "{} in one turn", received.get() - before);
+            assert_eq!(calls.get(), turns, "the other channel is called in every turn");
+        }
+        assert!((1000 / 64 + 1..=1000 / 64 + 3).contains(&turns), "{turns} turns for a thousand datagrams");
+    });
+}
+
+#[test]
+fn a_paused_socket_receives_later_what_came_meanwhile() {
+    with_loop(|event_loop| {
+        let told = Recorder::new();
+        let pausing = Script::new(&told).on_datagram(|socket, _, _| {
+            socket.pause_receiving();
+            Ok(())
+        });
+        let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve(pausing).unwrap();
+        let other = plain();
+        for text in ["one", "two"] {
+            other.send_to(text.as_bytes(), socket.local_addr()).unwrap();
+        }
+        for text in ["one", "two"] {
+            assert_eq!(told_in_time(event_loop, &told, 1), [datagram(text)]);
+            turn(event_loop);
+            assert_eq!(told.take(), [], "it is paused");
+            socket.resume_receiving();
+        }
+        turn(event_loop);
+        assert_eq!(told.take(), []);
+    });
+}
+
+// --- Connected sockets ----------------------------------------------------------------------------
+
+#[test]
+fn a_connected_socket_hears_its_peer_and_no_stranger() {
+    with_loop(|event_loop| {
+        let (peer, stranger, told) = (plain(), plain(), Recorder::new());
+        let builder = UdpSocket::connect(event_loop, address(&peer)).unwrap();
+        let socket = builder.serve(Script::new(&told)).unwrap();
+        assert_eq!(socket.peer_addr(), Some(address(&peer)));
+        assert_eq!(socket.send("question").unwrap(), Sent::Written);
+        assert_eq!(receive(&peer), b"question");
+        stranger.send_to(b"not for you", socket.local_addr()).unwrap();
+        peer.send_to(b"answer", socket.local_addr()).unwrap();
+        assert_eq!(told_in_time(event_loop, &told, 1), [datagram("answer")]);
+    });
+}
+
+#[test]
+fn a_port_that_nobody_listens_on_is_reported_and_the_socket_goes_on() {
+    with_loop(|event_loop| {
+        let peer = plain();
+        let at = address(&peer);
+        drop(peer);
+        let told = Recorder::new();
+        let socket = UdpSocket::connect(event_loop, at).unwrap().serve(Script::new(&told)).unwrap();
+        // Each of these finds the error of the one before it, which is no fault of its own.
+        for _ in 0..3 {
+            assert_eq!(socket.send("is anybody there?").unwrap(), Sent::Written);
+        }
+        let refused = Told::Error(ErrorKind::ConnectionRefused, Some(at));
+        let all = told_in_time(event_loop, &told, 2);
+        assert_eq!(all, [refused.clone(), refused.clone()], "those before it, told as one, and the last");
+        socket.pause_receiving();
+        socket.send("hello?").unwrap();
+        assert_eq!(told_in_time(event_loop, &told, 1), [refused], "also while receiving is paused");
+        socket.resume_receiving();
+        let peer = plain_at(&at.to_string());
+        socket.send("now").unwrap();
+        assert_eq!(receive(&peer), b"now");
+        peer.send_to(b"here", socket.local_addr()).unwrap();
+        assert_eq!(told_in_time(event_loop, &told, 1), [datagram("here")]);
+    });
+}
+
+#[test]
+fn sending_without_a_destination_is_an_error_of_the_caller() {
+    with_loop(|event_loop| {
+        let (socket, told) = recording(event_loop);
+        for result in [socket.send("whither").map(drop), socket.handle().send("whither")] {
+            let Err(DatagramError::Refused(error)) = result else { panic!("{result:?}") };
+            assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::DESTADDRREQ.raw_os_error()));
+        }
+        let unreachable = socket.send_to("elsewhere", "[::1]:9".parse().unwrap());
+        assert!(matches!(unreachable, Err(DatagramError::Refused(_))), "{unreachable:?}");
+        turn(event_loop);
+        assert_eq!(told.take(), []);
+    });
+}
+
+#[test]
+fn a_handles_datagram_that_is_refused_is_reported_and_those_behind_it_are_sent() {
+    with_loop(|event_loop| {
+        let (socket, told) = recording(event_loop);
+        let other = plain();
+        let (handle, to) = (socket.handle(), address(&other));
+        let nowhere: SocketAddr = "[::1]:9".parse().unwrap();
+        let sender = thread::spawn(move || {
+            for n in 0..100 {
+                let to = if n == 30 { nowhere } else { to };
+                handle.send_to(n.to_string(), to).unwrap();
+            }
+        });
+        sender.join().unwrap();
+        // More than one turn sends, so the handler hears that the rest has gone, too.
+        let told = told_in_time(event_loop, &told, 2);
+        let [Told::Drained, Told::Error(_, Some(peer))] = told[..] else { panic!("{told:?}") };
+        assert_eq!(peer, nowhere);
+        for n in (0..100).filter(|n| *n != 30) {
+            assert_eq!(receive(&other), n.to_string().as_bytes());
+        }
+    });
+}
+
+// --- Errors and ends ------------------------------------------------------------------------------
+
+#[test]
+fn an_error_of_the_handler_is_reported_to_it_and_ends_nothing() {
+    with_loop(|event_loop| {
+        let told = Recorder::new();
+        let failing = Script::new(&told).on_datagram(|_, bytes, _| match bytes {
+            b"bad" => Err(ErrorKind::InvalidData.into()),
+            _ => Ok(()),
+        });
+        let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve(failing).unwrap();
+        let other = plain();
+        for text in ["bad", "good"] {
+            other.send_to(text.as_bytes(), socket.local_addr()).unwrap();
+        }
+        let error = Told::Error(ErrorKind::InvalidData, Some(address(&other)));
+        assert_eq!(told_in_time(event_loop, &told, 3), [datagram("bad"), datagram("good"), error]);
+        assert!(socket.is_open());
+    });
+}
+
+#[test]
+fn a_panic_in_the_handler_costs_its_socket_and_no_other() {
+    with_catching_loop(|event_loop| {
+        let told = Recorder::new();
+        let panicking = Script::new(&told).on_datagram(|_, _, _| panic!("as the test wants it"));
+        let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve(panicking).unwrap();
+        let handle = socket.handle();
+        let (other, told_other) = recording(event_loop);
+        let sender = plain();
+        for _ in 0..2 {
+            sender.send_to(b"boo", socket.local_addr()).unwrap();
+        }
+        let all = told_in_time(event_loop, &told, 2);
+        assert_eq!(all, [datagram("boo"), Told::Close("the handler panicked".to_owned())]);
+        assert_eq!(event_loop.handle().counters().panics, 1);
+        assert!(!socket.is_open() && !handle.is_open());
+        sender.send_to(b"well", other.local_addr()).unwrap();
+        assert_eq!(told_in_time(event_loop, &told_other, 1), [datagram("well")]);
+    });
+}
+
+/// The kernel's socket behind a socket, by a name that no other socket has.
+fn inode(socket: &UdpSocket) -> PathBuf {
+    let fd = socket.with(|socket| socket.as_fd().as_raw_fd()).expect("an open socket");
+    fs::read_link(format!("/proc/self/fd/{fd}")).expect("an open descriptor")
+}
+
+fn is_open(inode: &Path) -> bool {
+    let descriptors = fs::read_dir("/proc/self/fd").expect("a list of descriptors");
+    // One that another test closes meanwhile is not there to be read, and not the one that is looked for.
+    descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).any(|path| path == inode)
+}
+
+#[test]
+fn a_socket_that_is_dropped_hears_no_more_and_leaves_no_descriptor() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::builder().propagate_panics(true).build().unwrap();
+        let (socket, told) = recording(&event_loop);
+        let (at, name) = (socket.local_addr(), inode(&socket));
+        assert!(is_open(&name));
+        plain().send_to(b"too late", at).unwrap();
+        drop(socket);
+        turn(&event_loop);
+        assert_eq!(told.take(), [Told::Close("closed by this end".to_owned())]);
+        assert!(!is_open(&name));
+        // One whose loop ends first.
+        let (socket, told) = recording(&event_loop);
+        let name = inode(&socket);
+        drop(event_loop);
+        assert_eq!(told.take(), [Told::Close("the event loop was dropped".to_owned())]);
+        assert!(!is_open(&name) && !socket.is_open());
+        assert!(matches!(socket.send_to("x", at), Err(DatagramError::Closed)));
+    });
+}
+
+#[test]
+fn a_socket_may_be_closed_in_its_own_call() {
+    with_loop(|event_loop| {
+        let told = Recorder::new();
+        let closing = Script::new(&told).on_datagram(|socket, _, from| {
+            socket.close();
+            assert!(matches!(socket.send_to("x", from), Err(DatagramError::Closed)));
+            Ok(())
+        });
+        let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve(closing).unwrap();
+        let sender = plain();
+        for _ in 0..3 {
+            sender.send_to(b"end", socket.local_addr()).unwrap();
+        }
+        let close = Told::Close("closed by this end".to_owned());
+        assert_eq!(told_in_time(event_loop, &told, 2), [datagram("end"), close]);
+        assert!(!socket.is_open());
+    });
+}
+
+// --- Handles --------------------------------------------------------------------------------------
+
+#[test]
+fn datagrams_of_another_thread_keep_their_order() {
+    with_loop(|event_loop| {
+        let (socket, told) = recording(event_loop);
+        let other = plain();
+        let (handle, to, quit) = (socket.handle(), address(&other), event_loop.handle());
+        let sender = thread::spawn(move || {
+            for n in 0..2000_u32 {
+                while let Err(error) = handle.send_to(n.to_ne_bytes(), to) {
+                    assert!(matches!(error, DatagramError::Full), "{error}");
+                    thread::yield_now();
+                }
+                if n % 100 == 99 {
+                    // The test's socket would lose what it has no room for.
+                    (n - 99..=n).for_each(|n| assert_eq!(receive(&other), n.to_ne_bytes()));
+                }
+            }
+            quit.quit();
+        });
+        event_loop.run().unwrap();
+        sender.join().unwrap();
+        assert!(told.take().iter().all(|told| *told == Told::Drained));
+    });
+}
+
+#[test]
+fn a_handle_closes_its_socket_behind_what_it_has_sent() {
+    with_loop(|event_loop| {
+        let (_socket, told) = recording(event_loop);
+        let other = plain();
+        let handle = _socket.handle();
+        handle.send_to("the last", address(&other)).unwrap();
+        handle.close();
+        assert!(matches!(handle.send_to("x", address(&other)), Err(DatagramError::Closed)));
+        let close = Told::Close("closed by this end".to_owned());
+        assert_eq!(told_in_time(event_loop, &told, 1), [close]);
+        assert_eq!(receive(&other), b"the last");
+    });
+}
+
+#[test]
+fn a_handle_whose_socket_or_loop_has_gone_says_so() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let to = address(&plain());
+        let (socket, _told) = recording(&event_loop);
+        let dead = socket.handle();
+        drop(socket);
+        assert!(matches!(dead.send_to("x", to), Err(DatagramError::Closed)));
+        let (socket, _told) = recording(&event_loop);
+        let orphan = socket.handle();
+        let asked = orphan.clone();
+        drop(event_loop);
+        let there = thread::spawn(move || asked.send_to("x", to).map_err(io::Error::from));
+        assert_eq!(there.join().unwrap().unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert!(!orphan.is_open());
+    });
+}
+
+// --- Options --------------------------------------------------------------------------------------
+
+#[test]
+fn two_sockets_may_share_a_port_if_both_ask_for_it() {
+    with_loop(|event_loop| {
+        let counts = Rc::new(RefCell::new([0, 0]));
+        let counting = |n: usize| {
+            let counts = Rc::clone(&counts);
+            move |_: &UdpRef<'_>, _: &[u8], _| counts.borrow_mut()[n] += 1
+        };
+        let bind = |at: SocketAddr| UdpSocket::bind(event_loop, at).unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let one = bind(any).reuse_port(true).on_datagram(counting(0)).unwrap();
+        let at = one.local_addr();
+        let refused = bind(at).on_datagram(|_, _, _| ()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::AddrInUse);
+        assert!(refused.to_string().contains(&at.to_string()), "{refused}");
+        let _two = bind(at).reuse_port(true).on_datagram(counting(1)).unwrap();
+        let senders: Vec<Plain> = (0..64).map(|_| plain()).collect();
+        senders.iter().for_each(|sender| assert_eq!(sender.send_to(b"x", at).unwrap(), 1));
+        net::turn_until(event_loop, || counts.borrow().iter().sum::<usize>() == 64);
+        assert!(counts.borrow().iter().all(|count| *count > 0), "{counts:?}");
+    });
+}
+
+#[test]
+fn a_multicast_group_is_received_from_when_joined_and_not_when_left() {
+    with_loop(|event_loop| {
+        let group = Ipv4Addr::new(239, 255, 77, 9);
+        let bind = || UdpSocket::bind(event_loop, "0.0.0.0:0").unwrap();
+        let told = Recorder::new();
+        let builder = bind().join_v4(group, Ipv4Addr::LOCALHOST).reuse_address(true);
+        let member = builder.serve(Script::new(&told)).unwrap();
+        let to = SocketAddr::from((group, member.local_addr().port()));
+        let deaf = Recorder::new();
+        let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, to.port()));
+        let builder = UdpSocket::bind(event_loop, at).unwrap().reuse_address(true);
+        let _other = builder.serve(Script::new(&deaf)).unwrap();
+        let sender = plain();
+        socket2::SockRef::from(&sender).set_multicast_if_v4(&Ipv4Addr::LOCALHOST).unwrap();
+        sender.send_to(b"to all", to).unwrap();
+        assert_eq!(told_in_time(event_loop, &told, 1), [datagram("to all")]);
+        assert_eq!(deaf.take(), [], "a group that another socket has joined");
+        member.with(|socket| socket.leave_v4(group, Ipv4Addr::LOCALHOST)).unwrap().unwrap();
+        sender.send_to(b"to all others", to).unwrap();
+        turn(event_loop);
+        sender.send_to(b"to you", (Ipv4Addr::LOCALHOST, to.port())).unwrap();
+        net::turn_until(event_loop, || told.len() + deaf.len() == 1);
+        assert_eq!(told.take().into_iter().chain(deaf.take()).collect::<Vec<_>>(), [datagram("to you")]);
+    });
+}
+
+#[test]
+fn the_options_are_those_that_were_asked_for() {
+    with_loop(|event_loop| {
+        let builder = UdpSocket::bind(event_loop, "0.0.0.0:0").unwrap();
+        let builder = builder.ttl(7).multicast_ttl(3).multicast_loop(false).broadcast(true);
+        let socket = builder.send_buffer(9000).receive_buffer(10_000).on_datagram(|_, _, _| ()).unwrap();
+        socket
+            .with(|socket| {
+                let socket = socket2::SockRef::from(socket);
+                assert_eq!(socket.ttl_v4().unwrap(), 7);
+                assert_eq!(socket.multicast_ttl_v4().unwrap(), 3);
+                assert!(!socket.multicast_loop_v4().unwrap() && socket.broadcast().unwrap());
+                assert_eq!(socket.send_buffer_size().unwrap(), 18_000);
+                assert_eq!(socket.recv_buffer_size().unwrap(), 20_000);
+                assert!(socket.nonblocking().unwrap());
+                let flags = rustix::io::fcntl_getfd(&*socket).unwrap();
+                assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+            })
+            .expect("an open socket");
+        let builder = UdpSocket::bind(event_loop, (Ipv6Addr::LOCALHOST, 0)).unwrap();
+        let socket = builder.only_v6(true).ttl(9).on_datagram(|_, _, _| ()).unwrap();
+        socket.with(|socket| {
+            let socket = socket2::SockRef::from(socket);
+            assert!(socket.only_v6().unwrap());
+            assert_eq!(socket.unicast_hops_v6().unwrap(), 9);
+        });
+    });
+}
+
+#[test]
+fn a_socket_of_the_other_family_is_like_any_other() {
+    with_loop(|event_loop| {
+        let told = Recorder::new();
+        let answering =
+            Script::new(&told).on_datagram(|socket, _, from| Ok(socket.send_to("6", from).map(drop)?));
+        let socket = UdpSocket::bind(event_loop, "[::1]:0").unwrap().serve(answering).unwrap();
+        let other = plain_at("[::1]:0");
+        other.send_to(b"six", socket.local_addr()).unwrap();
+        assert_eq!(told_in_time(event_loop, &told, 1), [datagram("six")]);
+        assert_eq!(receive(&other), b"6");
+    });
+}
