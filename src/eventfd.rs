@@ -1,11 +1,12 @@
 //! A counter in the kernel that can be waited for.
 
 use std::fmt;
-use std::io;
+use std::fs;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::event::EventfdFlags;
-use rustix::io::retry_on_intr;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::io::{ReadWriteFlags, retry_on_intr};
 
 /// A 64-bit counter in the kernel, behind a file descriptor: one side adds to it, the other waits for it to
 /// be more than 0 and reads it.
@@ -40,6 +41,10 @@ use rustix::io::retry_on_intr;
 /// ```
 pub struct EventFd {
     fd: OwnedFd,
+    /// Whether it was made here to be non-blocking. What came from elsewhere may be either.
+    never_sleeps: bool,
+    /// Whether it was made here to be plain, so that one read empties it.
+    is_plain: bool,
 }
 
 impl EventFd {
@@ -78,9 +83,37 @@ impl EventFd {
         if n == counter.len() { Ok(u64::from_ne_bytes(counter)) } else { Err(not_an_eventfd()) }
     }
 
+    /// As [`read`](EventFd::read), but does not sleep in a blocking eventfd either.
+    ///
+    /// It asks the kernel so in the call itself (`RWF_NOWAIT`, preadv2(2)), hence without a gap in which another
+    /// reader could be first.
+    ///
+    /// # Errors
+    /// As [`read`](EventFd::read), with [`WouldBlock`](io::ErrorKind::WouldBlock) (EAGAIN) if the counter is 0,
+    /// whatever the mode; [`Unsupported`](io::ErrorKind::Unsupported) (EOPNOTSUPP) of a blocking one on a kernel
+    /// that cannot do it, before Linux 5.8.
+    pub fn try_read(&self) -> io::Result<u64> {
+        if self.never_sleeps {
+            return self.read();
+        }
+        let mut counter = [0; size_of::<u64>()];
+        // The offset stands for none: an eventfd has no position.
+        let read = || {
+            let mut slices = [IoSliceMut::new(&mut counter)];
+            rustix::io::preadv2(&self.fd, &mut slices, u64::MAX, ReadWriteFlags::NOWAIT)
+        };
+        let n = retry_on_intr(read)?;
+        if n == counter.len() { Ok(u64::from_ne_bytes(counter)) } else { Err(not_an_eventfd()) }
+    }
+
+    /// Whether one read is known to empty it; not so of a semaphore, nor of one that came from elsewhere.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
     /// Adds `n` to the counter.
     ///
-    /// Adding 0 succeeds and wakes nobody.
+    /// Adding 0 succeeds and wakes no reader; to an edge-triggered poll it is an edge while the counter is above 0.
     ///
     /// # Errors
     /// - [`WouldBlock`](io::ErrorKind::WouldBlock) (EAGAIN) if the counter would pass [`MAX`](EventFd::MAX);
@@ -97,16 +130,89 @@ impl EventFd {
 
     /// Makes sure that the counter is above 0, by adding 1 if there is room.
     ///
-    /// A counter that is full has been signalled already, so that is no error here. Of a blocking eventfd it
-    /// still means to sleep until there is room.
+    /// A counter that is full has been signalled already, so that is no error here, and nothing to wait for: of a
+    /// blocking eventfd, or one that came from elsewhere, it is asked first whether there is room (poll(2)), one
+    /// system call more. The kernel has no write that refuses to sleep (`RWF_NOWAIT` is EOPNOTSUPP for an
+    /// eventfd), so between the two another writer could still fill the counter. It would take one that writes
+    /// numbers, since signals alone do not come to [`MAX`](EventFd::MAX).
     ///
     /// # Errors
-    /// As [`write`](EventFd::write), without `WouldBlock` and `InvalidInput`.
+    /// As [`write`](EventFd::write), without `WouldBlock` and `InvalidInput`; ENOMEM if the kernel has no memory
+    /// for the poll.
     pub fn signal(&self) -> io::Result<()> {
+        if !self.never_sleeps && self.is_full()? {
+            return Ok(());
+        }
         match self.write(1) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             result => result,
         }
+    }
+
+    /// Whether there is no room for another 1. A full counter can be read and not written; what can be neither is
+    /// no eventfd, and left to the write to find out.
+    fn is_full(&self) -> io::Result<bool> {
+        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN | PollFlags::OUT)];
+        retry_on_intr(|| rustix::event::poll(&mut fds, Some(&NOW)))?;
+        let found = fds[0].revents();
+        Ok(found.contains(PollFlags::IN) && !found.contains(PollFlags::OUT))
+    }
+
+    /// The counter, without taking from it.
+    ///
+    /// For diagnosis: it may be another by the time that this returns. It is what the kernel shows in
+    /// `/proc/thread-self/fdinfo` (proc_pid_fdinfo(5)), so it costs the reading of a file.
+    ///
+    /// # Errors
+    /// What the kernel says if it does not show it, with the name of the file:
+    /// [`NotFound`](io::ErrorKind::NotFound) (ENOENT) where /proc is not mounted, EMFILE if the process has no
+    /// descriptor left; and [`InvalidData`](io::ErrorKind::InvalidData) if the descriptor is no eventfd.
+    ///
+    /// # Examples
+    /// ```
+    /// use reveille::EventFd;
+    ///
+    /// let eventfd = EventFd::new(3)?;
+    /// eventfd.signal()?;
+    /// assert_eq!(eventfd.counter()?, 4);
+    /// assert_eq!(eventfd.counter()?, 4);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn counter(&self) -> io::Result<u64> {
+        let count = self.shown("eventfd-count")?.ok_or_else(not_an_eventfd)?;
+        u64::from_str_radix(&count, 16).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    /// Whether it counts as a semaphore, so that a read takes 1.
+    ///
+    /// Also known of one that came from elsewhere, as it is the kernel that tells, as for
+    /// [`counter`](EventFd::counter).
+    ///
+    /// # Errors
+    /// As [`counter`](EventFd::counter); [`Unsupported`](io::ErrorKind::Unsupported) if the kernel does not tell,
+    /// as those before Linux 6.5.
+    pub fn is_semaphore(&self) -> io::Result<bool> {
+        match self.shown("eventfd-semaphore")?.as_deref() {
+            Some("0") => Ok(false),
+            Some("1") => Ok(true),
+            _ => {
+                self.counter()?;
+                Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel does not tell semaphores apart"))
+            }
+        }
+    }
+
+    /// What the kernel shows of the descriptor under `name`, if it does.
+    fn shown(&self, name: &str) -> io::Result<Option<String>> {
+        // A thread may have a table of descriptors of its own.
+        let path = format!("/proc/thread-self/fdinfo/{}", self.fd.as_raw_fd());
+        let unreadable = |error: io::Error| {
+            io::Error::new(error.kind(), format!("cannot read what {path} says of the eventfd: {error}"))
+        };
+        let info = fs::read_to_string(&path).map_err(unreadable)?;
+        let value = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned());
+        Ok(info.lines().find_map(value))
     }
 
     /// Another descriptor of the same counter, closed on exec.
@@ -114,7 +220,7 @@ impl EventFd {
     /// # Errors
     /// EMFILE if the process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<EventFd> {
-        Ok(EventFd { fd: self.fd.try_clone()? })
+        Ok(EventFd { fd: self.fd.try_clone()?, never_sleeps: self.never_sleeps, is_plain: self.is_plain })
     }
 }
 
@@ -180,11 +286,13 @@ impl EventFdBuilder {
     /// memory, ENODEV if it cannot mount its internal file system.
     pub fn build(self) -> io::Result<EventFd> {
         let fd = rustix::event::eventfd(self.initial, self.flags)?;
-        Ok(EventFd { fd })
+        let never_sleeps = self.flags.contains(EventfdFlags::NONBLOCK);
+        let is_plain = !self.flags.contains(EventfdFlags::SEMAPHORE);
+        Ok(EventFd { fd, never_sleeps, is_plain })
     }
 }
 
-/// Shows the descriptor. The counter cannot be read without taking from it.
+/// Shows the descriptor. The counter is another matter: see [`counter`](EventFd::counter).
 impl fmt::Debug for EventFd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventFd").field("fd", &self.fd.as_raw_fd()).finish()
@@ -208,7 +316,7 @@ impl AsRawFd for EventFd {
 /// It keeps the mode it was made in. Whether it is an eventfd at all shows when it is used.
 impl From<OwnedFd> for EventFd {
     fn from(fd: OwnedFd) -> EventFd {
-        EventFd { fd }
+        EventFd { fd, never_sleeps: false, is_plain: false }
     }
 }
 

@@ -54,8 +54,9 @@ impl Shared {
     pub(super) fn wake(&self, wake: Wake) {
         if wake == Wake::Needed {
             self.tally.count_wake();
-            if let Err(error) = self.wakeup.signal() {
-                // The counter is ours alone and cannot be full, so this is a kernel that has lost the object.
+            // The counter is ours alone and cannot be full, so there is no need to ask for room, as a signal would.
+            if let Err(error) = self.wakeup.write(1) {
+                // So this is a kernel that has lost the object.
                 log::error!("cannot wake the loop: {error}");
             }
         }

@@ -20,11 +20,8 @@ fn polled(eventfd: &EventFd) -> PollFlags {
     fds[0].revents()
 }
 
-/// The counter as the kernel shows it to anyone who asks, without taking from it.
 fn counter(eventfd: &EventFd) -> u64 {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", eventfd.as_raw_fd())).unwrap();
-    let count = info.lines().find_map(|line| line.strip_prefix("eventfd-count:")).unwrap();
-    u64::from_str_radix(count.trim(), 16).unwrap()
+    eventfd.counter().unwrap()
 }
 
 #[test]
@@ -239,4 +236,82 @@ fn a_descriptor_that_is_no_eventfd_is_reported() {
     let (socket, mut peer) = UnixStream::pair().unwrap();
     peer.write_all(b"abc").unwrap();
     assert_eq!(kind(EventFd::from(OwnedFd::from(socket)).read()), ErrorKind::InvalidData);
+}
+
+#[test]
+fn the_counter_is_shown_and_not_taken() {
+    let eventfd = EventFd::new(0).unwrap();
+    for value in [0, 1, 0xffff_ffff, EventFd::MAX - 0xffff_ffff - 1] {
+        eventfd.write(value).unwrap();
+        assert_eq!(eventfd.counter().unwrap(), eventfd.counter().unwrap());
+    }
+    assert_eq!(eventfd.counter().unwrap(), EventFd::MAX);
+    assert_eq!(eventfd.read().unwrap(), EventFd::MAX);
+    assert_eq!(eventfd.counter().unwrap(), 0);
+}
+
+#[test]
+fn the_counter_of_what_is_no_eventfd_is_an_error_that_says_so() {
+    let (socket, _peer) = UnixStream::pair().unwrap();
+    let error = EventFd::from(OwnedFd::from(socket)).counter().unwrap_err();
+    assert_eq!(
+        (error.kind(), error.to_string().as_str()),
+        (ErrorKind::InvalidData, "the descriptor is not an eventfd")
+    );
+}
+
+#[test]
+fn the_kernel_tells_a_semaphore_from_a_plain_one() {
+    for semaphore in [false, true] {
+        let builder = EventFd::builder();
+        let eventfd = if semaphore { builder.semaphore() } else { builder }.build().unwrap();
+        let adopted = EventFd::from(OwnedFd::from(eventfd));
+        match adopted.is_semaphore() {
+            Ok(told) => assert_eq!(told, semaphore),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported),
+        }
+    }
+}
+
+/// One that blocks, made here, and one that came from elsewhere and might.
+fn blocking() -> [EventFd; 2] {
+    let make = || EventFd::builder().blocking().build().unwrap();
+    [make(), EventFd::from(OwnedFd::from(make()))]
+}
+
+#[test]
+fn signalling_a_full_counter_does_not_sleep_in_a_blocking_one_either() {
+    for eventfd in blocking() {
+        eventfd.signal().unwrap();
+        eventfd.write(EventFd::MAX - 1).unwrap();
+        // Asleep in here, the test would hang.
+        eventfd.signal().unwrap();
+        eventfd.try_clone().unwrap().signal().unwrap();
+        assert_eq!(eventfd.read().unwrap(), EventFd::MAX);
+        eventfd.write(EventFd::MAX - 1).unwrap();
+        eventfd.signal().unwrap();
+        assert_eq!(counter(&eventfd), EventFd::MAX, "there was room for one");
+    }
+}
+
+#[test]
+fn a_try_to_read_zero_does_not_sleep_in_a_blocking_one_either() {
+    for eventfd in blocking().into_iter().chain([EventFd::new(0).unwrap()]) {
+        assert_eq!(kind(eventfd.try_read()), ErrorKind::WouldBlock);
+        eventfd.write(7).unwrap();
+        assert_eq!(eventfd.try_read().unwrap(), 7);
+        assert_eq!(kind(eventfd.try_read()), ErrorKind::WouldBlock);
+    }
+    let semaphore = EventFd::builder().semaphore().blocking().initial(1).build().unwrap();
+    assert_eq!(semaphore.try_read().unwrap(), 1);
+    assert_eq!(kind(semaphore.try_read()), ErrorKind::WouldBlock);
+}
+
+/// What `signal` rests on: if a kernel learns to refuse, a signal can be exact in one call.
+#[test]
+fn the_kernel_has_no_write_that_refuses_to_sleep() {
+    let eventfd = EventFd::builder().blocking().build().unwrap();
+    let one = [io::IoSlice::new(&[1, 0, 0, 0, 0, 0, 0, 0])];
+    let refused = rustix::io::pwritev2(&eventfd, &one, u64::MAX, ReadWriteFlags::NOWAIT);
+    assert_eq!(refused.unwrap_err(), rustix::io::Errno::OPNOTSUPP);
 }
