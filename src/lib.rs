@@ -30,7 +30,7 @@
 //! - [`Framed`] and [`Decoder`]: frames instead of bytes, as [lines](LineCodec), with [lengths](LengthCodec) before them, or your own.
 //! - [`UdpSocket`] and [`DatagramHandler`]: datagrams, connected or not, multicast.
 //! - [`Channel`]: pipes, signals, anything that epoll takes.
-//! - [`EventFd`]: the kernel's counter, for your own signalling.
+//! - [`EventFd`]: the kernel's counter, for your own signalling; [watched](EventFd::watch) by a loop or not.
 //! - [`LoopThread`] and [`LoopPool`]: loops on threads of their own.
 //!
 //! # Logging
@@ -47,6 +47,7 @@ mod event_loop;
 mod codec;
 
 mod channel;
+mod eventfd_source;
 mod loop_pool;
 mod loop_thread;
 mod net;
@@ -74,6 +75,7 @@ pub use event_loop::{
     TimerId, WhenLate,
 };
 pub use eventfd::{EventFd, EventFdBuilder};
+pub use eventfd_source::EventFdSource;
 pub use loop_pool::LoopPool;
 pub use loop_thread::LoopThread;
 pub use net::{
