@@ -13,6 +13,7 @@ mod acceptor;
 mod admission;
 mod attempt;
 mod backoff;
+mod budget;
 mod connection;
 mod distribution;
 mod group;

@@ -84,6 +84,10 @@ pub(super) struct Core {
     held_back: Cell<bool>,
     /// Whether there is more unsent than there should be, and whether the handler knows.
     above_mark: Cell<AboveMark>,
+    /// All connections of the group together hold too much, so this one reads nothing.
+    suspended: Cell<bool>,
+    /// How much the group has been told that this one holds.
+    counted: Cell<usize>,
     /// The peer's FIN has been read: there is no more input.
     peer_finished: Cell<bool>,
     /// Input is thrown away: the group is stopping.
@@ -125,6 +129,8 @@ impl Core {
             paused: Cell::new(false),
             held_back: Cell::new(false),
             above_mark: Cell::default(),
+            suspended: Cell::new(false),
+            counted: Cell::new(0),
             peer_finished: Cell::new(false),
             discarding: Cell::new(false),
             offer_again: Cell::new(false),
@@ -248,12 +254,20 @@ impl Core {
         self.end_link(event_loop, Ended::InOrder);
         self.paused.set(false);
         self.held_back.set(false);
+        self.suspended.set(false);
         self.unread.take();
+        self.count_buffered();
         self.offer_again.set(false);
         self.shutdown(event_loop);
         // It may have been shut down before, and then have waited for a handler to take its input.
         self.close_if_finished(event_loop);
         self.update_wanted(event_loop);
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.membership.count_buffered(self.counted.get(), 0);
     }
 }
 

@@ -173,7 +173,9 @@ impl<H: ConnectionHandler> Connection<H> {
             Some(mut unread) => {
                 unread.append(input.readable());
                 self.call(event_loop, |handler, conn| handler.on_message(conn, &mut unread));
-                if !unread.is_empty() {
+                if unread.is_empty() {
+                    self.core.count_buffered();
+                } else {
                     self.core.keep_unread(event_loop, unread);
                 }
             }
@@ -210,7 +212,7 @@ impl<H: ConnectionHandler> Source for Connection<H> {
             State::Connecting => return self.finish_connecting(event_loop),
             State::Closed => return,
         }
-        if core.is_reading() && ready.intersects(INPUT) {
+        if core.is_reading() && ready.intersects(INPUT) && !core.suspend(event_loop) {
             self.read(event_loop, ready);
         } else if ready.is_error() {
             core.check_error(event_loop);
@@ -219,6 +221,7 @@ impl<H: ConnectionHandler> Source for Connection<H> {
 
     fn on_notified(&self, event_loop: &EventLoop) {
         let core = &self.core;
+        core.unsuspend(event_loop);
         core.read_mailbox(event_loop);
         match core.stage() {
             Stage::Serving => {}

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::admission::{Admission, Admitted, Quota};
+use super::budget::Budget;
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, LoopHandle};
 
@@ -24,6 +26,8 @@ pub(crate) struct Limits {
     pub(crate) max_unread: usize,
     /// How long a connection may be idle, if that is limited.
     pub(crate) idle_timeout: Option<Duration>,
+    /// What all of them may hold together.
+    pub(crate) max_buffered: Option<usize>,
 }
 
 impl Default for Limits {
@@ -35,6 +39,7 @@ impl Default for Limits {
             max_unsent: 16 * 1024 * KIB,
             max_unread: 16 * 1024 * KIB,
             idle_timeout: None,
+            max_buffered: None,
         }
     }
 }
@@ -65,6 +70,7 @@ pub(super) type WhenEmpty = Box<dyn FnOnce(&EventLoop, StopReport) + Send>;
 pub(crate) struct Group {
     pub(crate) limits: Limits,
     pub(super) admission: Admission,
+    budget: Option<Budget>,
     stage: AtomicU8,
     open: AtomicU64,
     drained: AtomicU64,
@@ -80,6 +86,8 @@ struct Shard {
     event_loop: LoopHandle,
     open: AtomicU64,
     members: Mutex<HashSet<ChannelId>>,
+    /// Those that read nothing while the group holds too much.
+    suspended: Mutex<HashSet<ChannelId>>,
 }
 
 impl Group {
@@ -92,10 +100,12 @@ impl Group {
             event_loop,
             open: AtomicU64::new(0),
             members: Mutex::default(),
+            suspended: Mutex::default(),
         });
         Arc::new(Group {
             limits,
             admission: Admission::new(quota),
+            budget: limits.max_buffered.map(Budget::new),
             stage: AtomicU8::new(Stage::Serving as u8),
             open: AtomicU64::new(0),
             drained: AtomicU64::new(0),
@@ -169,6 +179,25 @@ impl Group {
         }
     }
 
+    pub(crate) fn budget(&self) -> Option<&Budget> {
+        self.budget.as_ref()
+    }
+
+    /// Has every connection that is suspended look again whether the group holds too much. Those that are about to be are either in the
+    /// list by now, or see under its lock that the mark is gone.
+    fn resume_reading(&self) {
+        for shard in &self.shards {
+            let suspended = mem::take(&mut *shard.suspended.lock());
+            if !suspended.is_empty() {
+                shard.event_loop.send_errand(move |event_loop| {
+                    for id in suspended {
+                        event_loop.notify(id);
+                    }
+                });
+            }
+        }
+    }
+
     fn check_empty(&self) {
         if self.stage() == Stage::Serving || self.listeners.load(SeqCst) > 0 || self.open() > 0 {
             return;
@@ -212,6 +241,29 @@ impl Membership {
         self.group.event_loop(self.shard)
     }
 
+    /// Notes that the connection, which held `before`, holds `after`.
+    pub(crate) fn count_buffered(&self, before: usize, after: usize) {
+        if let Some(budget) = &self.group.budget {
+            if before != after && budget.change(before, after) {
+                self.group.resume_reading();
+            }
+        }
+    }
+
+    /// Answers whether the connection must not read now, because the group holds too much. It will be notified when that is over.
+    pub(crate) fn suspend(&self) -> bool {
+        let (Some(budget), Some(id)) = (&self.group.budget, self.id) else { return false };
+        if !budget.seems_exceeded() {
+            return false;
+        }
+        let mut suspended = self.group.shards[self.shard].suspended.lock();
+        let must_wait = budget.is_exceeded();
+        if must_wait {
+            suspended.insert(id);
+        }
+        must_wait
+    }
+
     /// Makes the connection reachable for the group.
     pub(crate) fn enlist(&mut self, id: ChannelId) {
         self.group.shards[self.shard].members.lock().insert(id);
@@ -222,7 +274,11 @@ impl Membership {
 impl Drop for Membership {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.group.shards[self.shard].members.lock().remove(&id);
+            let shard = &self.group.shards[self.shard];
+            shard.members.lock().remove(&id);
+            if self.group.budget.is_some() {
+                shard.suspended.lock().remove(&id);
+            }
         }
         match self.group.stage() {
             Stage::Serving => {}

@@ -98,6 +98,11 @@ impl TcpServer {
         self.handle.resume_accepting();
     }
 
+    /// How many bytes its connections hold now, unsent and unread; 0 unless there is a [limit](TcpServerBuilder::max_buffered) for that.
+    pub fn buffered(&self) -> usize {
+        self.handle.group.budget().map_or(0, |budget| budget.used())
+    }
+
     /// Ends the server in order. It stops listening at once. Its connections are shut down: what is queued is sent, then the
     /// FIN, and what still comes in is thrown away. Those that have not ended `within` this time are cut off.
     ///
@@ -251,6 +256,21 @@ impl<'a, S> TcpServerBuilder<'a, S> {
     /// How many bytes of input a handler may leave unread; a connection that passes it is closed. Usually 16 MiB.
     pub fn max_unread(mut self, bytes: usize) -> Self {
         self.settings.limits.max_unread = bytes;
+        self
+    }
+
+    /// How many bytes all connections of the server may hold together, unsent and unread, before it reads nothing more from any of
+    /// them, until a quarter of that has gone. Usually there is no such limit.
+    ///
+    /// The limits of single connections multiplied by the number of connections may be more than the machine has; this one is for
+    /// the machine. It is looked at before each read, so it is passed by about what one message leads to on each loop. Sends are not
+    /// refused for it. Parts of files do not count.
+    ///
+    /// Only sending, and messages that become complete, make room again. So it belongs well above what the handlers leave unread in
+    /// ordinary times, and together with it a timeout for connections that have stopped moving, or a hundred peers with half a message each
+    /// could keep all others waiting. The end of a peer is not seen either while nothing is read; its reset is.
+    pub fn max_buffered(mut self, bytes: usize) -> Self {
+        self.settings.limits.max_buffered = Some(bytes);
         self
     }
 

@@ -24,7 +24,9 @@ impl Core {
     /// Whether the connection takes input for now: there may be some, or some is to be offered again.
     pub(in crate::net) fn is_reading(&self) -> bool {
         let is_held = self.paused.get() || self.held_back.get() || self.waits_for_other();
-        !is_held && (self.offer_again.get() || !self.peer_finished.get())
+        // What is offered again is held already, and may be got rid of.
+        let is_suspended = self.suspended.get() && !self.offer_again.get();
+        !is_held && !is_suspended && (self.offer_again.get() || !self.peer_finished.get())
     }
 
     /// Reads once into `input`, at most what it holds, so that a busy peer does not keep the others waiting. If there is
@@ -96,6 +98,35 @@ impl Core {
             self.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::StorageFull, message)));
         }
         self.unread.set(Some(unread));
+        self.count_buffered();
+    }
+
+    /// Tells the group how much the connection holds, if that has changed since. Not called on the way of a message that is answered at
+    /// once, of which nothing stays.
+    pub(in crate::net) fn count_buffered(&self) {
+        if self.membership.group().budget().is_some() {
+            let now = self.unsent_in_memory() + self.unread_len();
+            self.membership.count_buffered(self.counted.replace(now), now);
+        }
+    }
+
+    /// Answers whether the connection must not read now, because all of its group together hold too much.
+    #[inline]
+    pub(in crate::net) fn suspend(&self, event_loop: &EventLoop) -> bool {
+        // Input that goes nowhere, or is held already, takes no memory.
+        if self.discarding.get() || self.offer_again.get() || !self.membership.suspend() {
+            return false;
+        }
+        self.suspended.set(true);
+        self.update_wanted(event_loop);
+        true
+    }
+
+    /// The group may have room again. If it has not, the next try to read will say so.
+    pub(in crate::net) fn unsuspend(&self, event_loop: &EventLoop) {
+        if self.suspended.replace(false) {
+            self.update_wanted(event_loop);
+        }
     }
 
     pub(super) fn pause_reading(&self, event_loop: &EventLoop) {

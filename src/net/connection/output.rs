@@ -190,6 +190,7 @@ impl Core {
     }
 
     fn queue_has_grown(&self, event_loop: &EventLoop) {
+        self.count_buffered();
         // A linked connection's input has another way out, and its own way of waiting.
         if self.unsent() > self.membership.group().limits.high_water && !self.is_linked() {
             self.held_back.set(!self.discarding.get());
@@ -205,6 +206,11 @@ impl Core {
     /// How many bytes are queued, those in files included.
     pub(super) fn unsent(&self) -> usize {
         self.unsent.borrow().as_ref().map_or(0, |queue| queue.len())
+    }
+
+    /// How many of them take memory.
+    pub(super) fn unsent_in_memory(&self) -> usize {
+        self.unsent.borrow().as_ref().map_or(0, |queue| queue.in_memory())
     }
 
     /// Keeps bytes that were accepted and cannot be sent any more, so that they are counted.
@@ -265,6 +271,7 @@ impl Core {
         if !self.write_queue(event_loop) {
             return Flushed::default();
         }
+        self.count_buffered();
         let left = self.unsent();
         let is_low = left <= self.membership.group().limits.low_water;
         let low = is_low && self.above_mark.replace(AboveMark::No) == AboveMark::Told;

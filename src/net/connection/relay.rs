@@ -132,6 +132,7 @@ impl Core {
     pub(in crate::net) fn forward(&self, event_loop: &EventLoop, input: &mut Buffer) {
         if let Some(mut unread) = self.take_unread() {
             self.pass(event_loop, &mut unread);
+            self.count_buffered();
         }
         self.pass(event_loop, input);
         let Some(relay) = self.relay.get() else { return };
