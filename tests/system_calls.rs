@@ -233,6 +233,8 @@ mod order {
     pub(crate) const PAUSE_SERVER: u8 = b's';
     /// To hold up the loop until another thread has posted a hundred tasks to it.
     pub(crate) const HOLD_UP: u8 = b'h';
+    /// To send the echo in ten pieces at once.
+    pub(crate) const PIECES: u8 = b's';
     /// To connect to the port that the next five bytes give.
     pub(crate) const DIAL: u8 = b'd';
 }
@@ -279,6 +281,12 @@ impl ConnectionHandler for Orders {
                 let (done, is_done) = mpsc::channel();
                 self.post.send((100, done)).map_err(io::Error::other)?;
                 is_done.recv().map_err(io::Error::other)?;
+            }
+            order::PIECES => {
+                let pieces: Vec<_> = input.readable().chunks(7).map(io::IoSlice::new).collect();
+                conn.send_vectored(&pieces)?;
+                input.clear();
+                return Ok(());
             }
             order::DIAL => {
                 let port = std::str::from_utf8(&input.readable()[1..6]).map_err(io::Error::other)?;
@@ -415,6 +423,19 @@ fn an_echoed_message_costs_one_read_one_write_and_one_wait() {
         let seen = server.on_loop.settle();
         let no_signal = libc::MSG_NOSIGNAL as u64;
         assert!(seen.send_flags.iter().all(|flags| flags & no_signal != 0), "{:?}", seen.send_flags);
+    });
+}
+
+#[test]
+fn several_slices_cost_one_write() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        order(&mut client, order::PIECES);
+        let calls = server.on_loop.calls_of(|| (0..100).for_each(|_| order(&mut client, order::PIECES)));
+        let expected =
+            Calls::of([(libc::SYS_recvfrom, 100), (libc::SYS_sendmsg, 100), (libc::SYS_epoll_wait, 100)]);
+        assert_eq!(calls, expected);
     });
 }
 
