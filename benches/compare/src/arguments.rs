@@ -8,6 +8,7 @@ usage: reveille-compare [COMMAND] [--rounds N] [--peers NAME,NAME,...]
 
 commands (all the comparisons without one):
   echo     server CPU time a message: 64 B and 16 KiB, 100 and 1000 connections
+  churn    server CPU time a connection, from its making to its end, with one message of 64 B
   memory   resident memory of a server for each idle connection
   post     tasks from other threads: how many a second, from 1 and 2 producers, and the round
            trip between two loops; by hand (inline, eventfd-each), reveille, tokio, calloop, mill-io
@@ -18,7 +19,7 @@ commands (all the comparisons without one):
 
 options:
   --rounds N   samples of each peer and case, 5 unless told
-  --peers ...  the servers of echo, memory and smoke, and whose timers: any of raw, raw-recv
+  --peers ...  the servers of echo, churn, memory and smoke, and whose timers: any of raw, raw-recv
                (raw with recv and send for read and write), reveille, mio, tokio, calloop; a name
                may come twice, which shows how far two runs of one server are apart";
 
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     /// Every comparison there is.
     All,
     Echo,
+    Churn,
     Memory,
     Post,
     Timers,
@@ -70,6 +72,7 @@ impl Arguments {
                     continue;
                 }
                 "echo" => Command::Echo,
+                "churn" => Command::Churn,
                 "memory" => Command::Memory,
                 "post" => Command::Post,
                 "timers" => Command::Timers,

@@ -12,6 +12,7 @@
 //! round, so that a machine that slows down for a while slows all of them.
 
 mod arguments;
+mod churn;
 mod echo;
 mod load;
 mod machine;
@@ -22,6 +23,7 @@ mod report;
 mod servers;
 mod smoke;
 mod timers;
+mod turns;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -69,12 +71,14 @@ fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { peers, rounds, .. } = arguments;
     match arguments.command {
         Command::Echo => echo::run(&machine, peers, *rounds),
+        Command::Churn => churn::run(&machine, peers, *rounds),
         Command::Memory => memory::run(&machine, peers, *rounds),
         Command::Post => post::run(&machine, *rounds),
         Command::Timers => timers::run(peers, *rounds),
         Command::Smoke => smoke::run(&machine, peers),
         _ => {
             echo::run(&machine, peers, *rounds)?;
+            churn::run(&machine, peers, *rounds)?;
             memory::run(&machine, peers, *rounds)?;
             post::run(&machine, *rounds)?;
             timers::run(peers, *rounds)

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::Result;
+use crate::churn;
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::post;
@@ -41,5 +42,5 @@ fn smoke(peer: Peer, machine: &Machine) -> Result<u64> {
     }
     Load::open(server.address(), 1, CASES[0].0)?;
     server.stop()?;
-    Ok(messages)
+    Ok(messages + churn::smoke(machine, peer, WINDOW)?)
 }

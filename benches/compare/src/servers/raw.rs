@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::event::epoll;
 use rustix::io::Errno;
-use rustix::net::{self, RecvFlags, SendFlags, SocketFlags, sockopt};
+use rustix::net::{self, RecvFlags, SendFlags, SocketFlags};
 
 use super::{SHARED_BUFFER, announce, listener};
 use crate::Result;
@@ -142,7 +142,6 @@ fn accept_all(epoll: &OwnedFd, listener: impl AsFd, connections: &mut Vec<Option
             Err(Errno::INTR | Errno::CONNABORTED) => continue,
             Err(error) => return Err(format!("accept: {error}").into()),
         };
-        sockopt::set_tcp_nodelay(&socket, true)?;
         let descriptor = socket.as_raw_fd() as usize;
         epoll::add(epoll, &socket, epoll::EventData::new_u64(descriptor as u64), epoll::EventFlags::IN)?;
         if descriptor >= connections.len() {

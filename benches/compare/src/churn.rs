@@ -1,0 +1,101 @@
+//! Server CPU time a connection: one is made, has a message echoed, and is closed by the client.
+//!
+//! The generator has some connections at a time and takes them through their lives together, so that the server meets
+//! several of each kind of event at once, as one that is busy does. It closes first, so the addresses that linger are on its
+//! side; on the loopback the kernel gives them out again after a second.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::machine::Machine;
+use crate::process::Server;
+use crate::servers::Peer;
+use crate::turns::{self, Words, Work};
+
+const MESSAGE: usize = 64;
+
+/// How many connections live at the same time.
+const CASES: [usize; 2] = [1, 50];
+
+const WARM_UP: Duration = Duration::from_millis(150);
+
+/// How long a reply, or the end of a connection, may take before the server counts as broken.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connections that come and go.
+struct Churn {
+    server: SocketAddr,
+    at_once: usize,
+    open: Vec<TcpStream>,
+    /// Of the last message, which none has had before.
+    number: u64,
+}
+
+/// Measures every case and prints a table each.
+pub(crate) fn run(machine: &Machine, peers: &[Peer], rounds: usize) -> Result<()> {
+    for at_once in CASES {
+        let title = format!("churn, one message of {MESSAGE} B each, {at_once} at a time");
+        turns::run(machine, peers, rounds, &Words { title, unit: "connection" }, |server| {
+            let mut churn = Churn::new(server, at_once);
+            churn.run_for(WARM_UP)?;
+            Ok(churn)
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether the server of `peer` survives it; answers how many connections there were.
+pub(crate) fn smoke(machine: &Machine, peer: Peer, window: Duration) -> Result<u64> {
+    let server = Server::start(peer, machine)?;
+    let connections = Churn::new(server.address(), CASES[1]).run_for(window)?;
+    server.stop()?;
+    Ok(connections)
+}
+
+impl Churn {
+    fn new(server: SocketAddr, at_once: usize) -> Churn {
+        Churn { server, at_once, open: Vec::with_capacity(at_once), number: 0 }
+    }
+
+    fn lives(&mut self) -> Result<()> {
+        for _ in 0..self.at_once {
+            let stream = TcpStream::connect_timeout(&self.server, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            self.open.push(stream);
+        }
+        let first = self.number;
+        for stream in &mut self.open {
+            self.number += 1;
+            stream.write_all(&message(self.number))?;
+        }
+        let mut reply = [0; MESSAGE];
+        for (stream, number) in self.open.iter_mut().zip(first + 1..) {
+            stream.read_exact(&mut reply)?;
+            if reply != message(number) {
+                return Err(format!("a wrong reply to message {number}").into());
+            }
+        }
+        self.open.clear();
+        Ok(())
+    }
+}
+
+impl Work for Churn {
+    fn run_for(&mut self, window: Duration) -> Result<u64> {
+        let deadline = Instant::now() + window;
+        let mut connections = 0;
+        while Instant::now() < deadline {
+            self.lives()?;
+            connections += self.at_once as u64;
+        }
+        Ok(connections)
+    }
+}
+
+fn message(number: u64) -> [u8; MESSAGE] {
+    let mut message = [b'.'; MESSAGE];
+    message[..8].copy_from_slice(&number.to_le_bytes());
+    message
+}
