@@ -314,6 +314,10 @@ impl Core {
 
     /// Sends the FIN, all else being sent.
     fn finish(&self, event_loop: &EventLoop) {
+        if self.peer_finished.get() {
+            // Nothing can come any more, and nothing is left to be read, so the close that follows sends the FIN as well.
+            return self.close_if_finished(event_loop);
+        }
         match socket::finish(self.fd.as_fd()) {
             Ok(()) => {
                 self.fin_sent.set(true);
