@@ -168,6 +168,8 @@ fn a_stop_is_not_over_before_every_listener_is_closed() {
                     });
                 })
         });
+        // Dropped before the host, which waits for its loops.
+        let release = release;
         let mut client = host.connect();
         client.write_all(b"hold").unwrap();
         holds.recv_timeout(net::LIMIT).expect("a loop that is held up");

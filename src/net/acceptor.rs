@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use parking_lot::RwLock;
 use rustix::io::Errno;
 
 use super::options::SocketOptions;
@@ -24,6 +25,11 @@ pub(crate) enum Accepted {
     /// Nothing can be accepted for now, though connections wait: try again later, and not at once.
     Exhausted(io::Error),
 }
+
+/// Held by whoever gives up its reserve for a moment, and shared by those who accept. Descriptors are the whole process's, and a
+/// listener on another thread would take the one that has just come free for a connection, and keep it: the reserve would be lost for as
+/// long as nobody leaves, and with it the way to turn others away.
+static SHEDDING: RwLock<()> = RwLock::new(());
 
 /// A listening socket, with a descriptor in reserve.
 #[derive(Debug)]
@@ -49,7 +55,11 @@ impl Acceptor {
         if self.reserve.borrow().is_none() {
             *self.reserve.borrow_mut() = open_reserve().ok();
         }
-        match socket::accept(self.listener.as_fd()) {
+        let accepted = {
+            let _none_sheds = SHEDDING.read();
+            socket::accept(self.listener.as_fd())
+        };
+        match accepted {
             Ok((fd, peer)) => Accepted::Connection(fd, peer),
             Err(Errno::AGAIN) => Accepted::Drained,
             Err(error @ (Errno::MFILE | Errno::NFILE)) => self.shed(error),
@@ -65,6 +75,7 @@ impl Acceptor {
     fn shed(&self, out_of: Errno) -> Accepted {
         let mut reserve = self.reserve.borrow_mut();
         // Without a reserve this fails as the call before did, unless a descriptor has come free meanwhile.
+        let _alone = SHEDDING.write();
         drop(reserve.take());
         let shed = socket::accept(self.listener.as_fd()).map(drop);
         *reserve = open_reserve().ok();

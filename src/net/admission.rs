@@ -235,3 +235,6 @@ impl fmt::Debug for Admission {
         f.debug_struct("Admission").field("quota", &self.quota).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,7 +72,6 @@ pub(crate) struct Group {
     pub(super) admission: Admission,
     budget: Option<Budget>,
     stage: AtomicU8,
-    open: AtomicU64,
     drained: AtomicU64,
     cut: AtomicU64,
     /// Listeners that are still there.
@@ -107,7 +106,6 @@ impl Group {
             admission: Admission::new(quota),
             budget: limits.max_buffered.map(Budget::new),
             stage: AtomicU8::new(Stage::Serving as u8),
-            open: AtomicU64::new(0),
             drained: AtomicU64::new(0),
             cut: AtomicU64::new(0),
             listeners: AtomicU64::new(0),
@@ -131,7 +129,7 @@ impl Group {
 
     /// How many connections there are, those on their way to a loop included.
     pub(crate) fn open(&self) -> u64 {
-        self.open.load(SeqCst)
+        self.shards.iter().map(|shard| shard.open.load(SeqCst)).sum()
     }
 
     pub(crate) fn stage(&self) -> Stage {
@@ -143,7 +141,6 @@ impl Group {
     }
 
     pub(super) fn join(self: &Arc<Group>, shard: usize, admitted: Admitted) -> Membership {
-        self.open.fetch_add(1, SeqCst);
         self.shards[shard].open.fetch_add(1, SeqCst);
         Membership { group: Arc::clone(self), shard, id: None, admitted }
     }
@@ -286,7 +283,6 @@ impl Drop for Membership {
             Stage::Cutting => _ = self.group.cut.fetch_add(1, SeqCst),
         }
         self.group.shards[self.shard].open.fetch_sub(1, SeqCst);
-        self.group.open.fetch_sub(1, SeqCst);
         self.group.admission.release(&self.admitted);
         self.group.check_empty();
     }

@@ -1,0 +1,241 @@
+//! Twenty thousand connections that arrive as fast as they can be opened, at a server with a thousand descriptors.
+//!
+//! The server is a child process; the generator is this one. Its own limit may be no higher than the number of connections, so it
+//! has a window of some thousands open at a time: the oldest that has been turned away makes room for the next.
+
+mod support;
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use reveille::{AtMaximum, Distribution, TcpServer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Socket, Type};
+use support::net::{self, Child, Host, answer};
+use support::with_watchdog;
+
+const CONNECTIONS: usize = 20_000;
+const DESCRIPTORS: u64 = 1000;
+
+/// Connections that are there before the storm.
+const REGULARS: usize = 100;
+
+/// A storm takes a few seconds, and all else is a fraction of one.
+const STORM_LIMIT: Duration = Duration::from_secs(120);
+
+/// Counts what the library warns of.
+struct Warnings(AtomicU64);
+
+static WARNINGS: Warnings = Warnings(AtomicU64::new(0));
+
+impl log::Log for Warnings {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Lets this process have descriptors with numbers below `limit`, or as many as it may.
+fn limit_descriptors(limit: u64) {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = maximum.map_or(limit, |maximum| maximum.min(limit));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum }).expect("a limit that is allowed");
+}
+
+/// The child: an echo server, and answers to its parent's questions.
+#[test]
+#[ignore = "is run in a process of its own by the tests of this file"]
+fn child_role() {
+    let Some(role) = net::role() else { return };
+    log::set_logger(&WARNINGS).expect("the only logger");
+    log::set_max_level(log::LevelFilter::Warn);
+    limit_descriptors(DESCRIPTORS);
+    let host = Host::new(move |event_loop| {
+        let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?;
+        let three = 3.try_into().expect("three loops");
+        match &*role {
+            "one listener" => builder.on_message(|conn, input| conn.send(input.take_all())),
+            "a listener each" => builder
+                .threads(three)?
+                .distribute(Distribution::ListenerPerLoop)
+                .on_message(|conn, input| conn.send(input.take_all())),
+            "a maximum" => builder
+                .max_connections(500)
+                .at_maximum(AtMaximum::Refuse)
+                .on_message(|conn, input| conn.send(input.take_all())),
+            other => panic!("what is `{other}`?"),
+        }
+    });
+    let handle = host.ask(|_, server| server.as_ref().expect("a server").handle());
+    answer(host.address());
+    for line in io::stdin().lines() {
+        let counters = handle.counters();
+        match &*line.expect("a parent that speaks") {
+            "open" => answer(handle.open_connections()),
+            "accepted" => answer(counters.accepted),
+            "shed" => answer(counters.shed),
+            "refused" => answer(counters.refused_at_maximum),
+            "warnings" => answer(WARNINGS.0.load(SeqCst)),
+            other => panic!("what is `{other}`?"),
+        }
+    }
+}
+
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start(role: &str) -> Server {
+        let mut child = Child::start(role);
+        let address = child.hear().parse().expect("an address");
+        Server { child, address }
+    }
+
+    #[track_caller]
+    fn ask(&mut self, question: &str) -> u64 {
+        self.child.ask(question).parse().expect("a number")
+    }
+
+    /// How often a thread of the server with a loop has been put on a processor, all told. One that has not been
+    /// since has made no system call.
+    fn wakings(&self) -> u64 {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a child that lives");
+        let of_loops = threads.map(|thread| thread.expect("a thread").path()).filter(|path| {
+            let name = fs::read_to_string(path.join("comm")).expect("a thread that lives");
+            name.starts_with("host") || name.starts_with("reveille-")
+        });
+        let wakings = of_loops.map(|path| {
+            let schedstat = fs::read_to_string(path.join("schedstat")).expect("the scheduler's figures");
+            schedstat.split_whitespace().nth(2).expect("a third figure").parse::<u64>().expect("a number")
+        });
+        wakings.sum()
+    }
+}
+
+/// Begins to connect, from one of several addresses, so that their ports do not run out.
+fn begin(number: usize, to: SocketAddr) -> TcpStream {
+    let from: SocketAddr = format!("127.0.0.{}:0", 2 + number % 8).parse().unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).expect("a descriptor");
+    socket.bind(&from.into()).expect("a free port");
+    if let Err(error) = socket.connect(&to.into()) {
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::INPROGRESS.raw_os_error()), "{error}");
+    }
+    socket.into()
+}
+
+#[track_caller]
+fn wait(client: &TcpStream, until: PollFlags) {
+    let limit = Timespec::try_from(net::LIMIT).unwrap();
+    let mut fds = [PollFd::new(client, until)];
+    let ready = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit))).expect("a poll");
+    assert_eq!(ready, 1, "neither served nor turned away");
+}
+
+/// Waits for what becomes of it: whether it is served. If not, it has been turned away.
+#[track_caller]
+fn is_served(mut client: &TcpStream) -> bool {
+    wait(client, PollFlags::OUT);
+    // The write may come before the end or after it.
+    let _ = client.write_all(b"x");
+    wait(client, PollFlags::IN);
+    match client.read(&mut [0; 8]) {
+        Ok(n) => n == 1,
+        Err(error) => {
+            let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+            assert!(kinds.contains(&error.kind()), "neither served nor turned away: {error}");
+            false
+        }
+    }
+}
+
+/// Has all of them come and one after the other answered. Answers those that are served.
+fn storm(server: &Server, regulars: &mut [TcpStream], window: usize) -> Vec<TcpStream> {
+    let mut waiting = VecDeque::with_capacity(window);
+    let mut served = Vec::new();
+    for number in 0..CONNECTIONS {
+        if waiting.len() == window {
+            let oldest: TcpStream = waiting.pop_front().expect("a window of them");
+            if is_served(&oldest) {
+                served.push(oldest);
+            }
+        }
+        waiting.push_back(begin(number, server.address));
+        if number % 500 == 0 {
+            let regular = &mut regulars[number / 500 % REGULARS];
+            net::assert_echoes(regular);
+        }
+    }
+    served.extend(waiting.into_iter().filter(is_served));
+    served
+}
+
+fn weather(role: &str, places: std::ops::Range<usize>) {
+    with_watchdog(STORM_LIMIT, || {
+        limit_descriptors(20_000);
+        let own = getrlimit(Resource::Nofile).current.unwrap_or(20_000) as usize;
+        let window = 4000.min(own.saturating_sub(1500));
+        assert!(window >= 1000, "this process may have only {own} descriptors");
+        let mut server = Server::start(role);
+        let mut regulars: Vec<_> = (0..REGULARS).map(|_| net::connect(server.address)).collect();
+        regulars.iter_mut().for_each(net::assert_echoes);
+
+        let mut served = storm(&server, &mut regulars, window);
+        regulars.iter_mut().for_each(net::assert_echoes);
+        let all = REGULARS + served.len();
+        assert!(places.contains(&all), "{all} have places");
+        assert_eq!(server.ask("open"), all as u64);
+        // Each that came was taken, or turned away and counted.
+        assert_eq!(server.ask("accepted"), all as u64);
+        let turned_away = server.ask("shed") + server.ask("refused");
+        assert_eq!(turned_away, (CONNECTIONS - served.len()) as u64);
+        let warnings = server.ask("warnings");
+        assert!(warnings <= 3 * STORM_LIMIT.as_secs(), "{warnings} warnings");
+
+        // Nobody comes, and nothing is done.
+        let before = server.wakings();
+        thread::sleep(Duration::from_secs(1));
+        let wakings = server.wakings() - before;
+        assert!(wakings <= 3, "{wakings} wakings in an idle second");
+
+        // As many as leave can come.
+        let leave = served.len() / 2;
+        served.truncate(served.len() - leave);
+        let left = (all - leave) as u64;
+        net::until(|| server.ask("open") == left);
+        let mut later: Vec<_> = (0..leave).map(|_| net::connect(server.address)).collect();
+        later.iter_mut().for_each(net::assert_echoes);
+        regulars.iter_mut().for_each(net::assert_echoes);
+        assert_eq!(server.ask("open"), all as u64);
+    });
+}
+
+#[test]
+fn a_storm_of_connections_leaves_a_server_without_descriptors_at_its_work() {
+    weather("one listener", 900..1000);
+}
+
+/// The reserves are one for each listener, and each may be taken by another thread for a moment.
+#[test]
+fn a_storm_of_connections_leaves_a_server_with_several_listeners_at_its_work() {
+    weather("a listener each", 900..1000);
+}
+
+#[test]
+fn a_storm_of_connections_leaves_a_server_with_a_maximum_at_its_work() {
+    weather("a maximum", 500..501);
+}
