@@ -234,7 +234,7 @@ mod order {
     /// To hold up the loop until another thread has posted a hundred tasks to it.
     pub(crate) const HOLD_UP: u8 = b'h';
     /// To send the echo in ten pieces at once.
-    pub(crate) const PIECES: u8 = b's';
+    pub(crate) const PIECES: u8 = b'v';
     /// To connect to the port that the next five bytes give.
     pub(crate) const DIAL: u8 = b'd';
 }
