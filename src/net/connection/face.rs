@@ -232,8 +232,8 @@ impl<'a> TcpConnection<'a> {
     ///   has for the whole. A [`close`](TcpConnection::close) of one closes the other. The reason is then
     ///   [`CloseReason::RelayEnded`].
     ///
-    /// The handlers hear only of the close. What is sent through a handle goes in between. Reading that was paused goes on. The link
-    /// lasts as long as the connections; one that must not last for ever without a byte is closed by a timer.
+    /// The handlers hear only of the close, and of being [idle](TcpConnection::set_idle_timeout). What is sent through a handle goes in
+    /// between. Reading that was paused goes on. The link lasts as long as the connections.
     ///
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the other connection is on another loop (its bytes would have to be copied and

@@ -315,8 +315,12 @@ impl Core {
     /// Sends the FIN, all else being sent.
     fn finish(&self, event_loop: &EventLoop) {
         if self.peer_finished.get() {
-            // Nothing can come any more, and nothing is left to be read, so the close that follows sends the FIN as well.
-            return self.close_if_finished(event_loop);
+            // Nothing can come any more, and nothing is left to be read, so the close sends the FIN as well, unless there is
+            // something that it has to wait for.
+            self.close_if_finished(event_loop);
+            if self.state.get() == State::Closed {
+                return;
+            }
         }
         match socket::finish(self.fd.as_fd()) {
             Ok(()) => {
