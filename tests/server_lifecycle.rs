@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{ConnectionHandle, EventLoop, SendError, StopReport, TcpServer};
+use reveille::{
+    Buffer, ConnectionHandle, ConnectionHandler, EventLoop, SendError, StopReport, TcpConnection, TcpServer,
+};
 use support::net::{self, End, Host, Journal, Script, Told, scripted, scripted_with};
 use support::{LIMIT, OnDrop, with_loop, with_watchdog};
 
@@ -472,6 +474,46 @@ fn a_stop_throws_away_what_comes_in_after_it() {
         assert_eq!(life[..life.len() - 1], before[..]);
         assert_eq!(life.last(), Some(&Told::Close(End::Finished)));
     });
+}
+
+/// Says a last word, once, unless it fails.
+struct LastWord {
+    fails: bool,
+}
+
+impl ConnectionHandler for LastWord {
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
+        let message = input.take_all();
+        self.fails |= message == b"fail";
+        conn.send(message)?;
+        Ok(())
+    }
+
+    fn on_stop(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        conn.send("goodbye")?;
+        if self.fails { Err(io::Error::other("it fails")) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn a_handler_hears_of_the_stop_and_has_the_last_word() {
+    for threads in [1, 2] {
+        with_watchdog(LIMIT, || {
+            let host = Host::new(move |event_loop| {
+                let server = TcpServer::bind(event_loop, "127.0.0.1:0")?;
+                server.threads(loops(threads))?.serve(|_| LastWord { fails: false })
+            });
+            let mut clients: Vec<_> = (0..4).map(|_| host.connect()).collect();
+            clients.iter_mut().for_each(net::assert_echoes);
+            assert_eq!(net::exchange(&mut clients[3], b"fail"), b"fail");
+            let reported = stop(&host, LONG);
+            for client in &mut clients {
+                assert_eq!(net::read_to_end(client), b"goodbye", "once, and then the end");
+            }
+            drop(clients);
+            assert_eq!(only_report(&reported), (4, 0));
+        });
+    }
 }
 
 #[test]

@@ -134,6 +134,24 @@ pub trait FrameHandler<D: Decoder>: 'static {
         Ok(())
     }
 
+    /// As [`ConnectionHandler::on_idle`].
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_idle(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        conn.close_for(CloseReason::Idle);
+        Ok(())
+    }
+
+    /// As [`ConnectionHandler::on_stop`].
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_stop(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        let _ = conn;
+        Ok(())
+    }
+
     /// As [`ConnectionHandler::on_close`].
     fn on_close(&mut self, conn: &TcpConnection<'_>, reason: &CloseReason) {
         let _ = (conn, reason);
@@ -192,6 +210,14 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
 
     fn on_low_water(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         self.handler.on_low_water(conn)
+    }
+
+    fn on_idle(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        self.handler.on_idle(conn)
+    }
+
+    fn on_stop(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        self.handler.on_stop(conn)
     }
 
     fn on_peer_shutdown(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {

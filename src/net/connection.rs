@@ -71,6 +71,15 @@ pub(super) struct Arrival {
     pub(super) membership: Membership,
 }
 
+/// Whether the connection has heard that its server is being stopped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    No,
+    /// Its handler is to be told.
+    Noted,
+    Told,
+}
+
 /// All of a connection but its handler.
 pub(super) struct Core {
     id: ChannelId,
@@ -90,6 +99,7 @@ pub(super) struct Core {
     counted: Cell<usize>,
     /// The peer's FIN has been read: there is no more input.
     peer_finished: Cell<bool>,
+    stop: Cell<Stop>,
     /// Input is thrown away: the group is stopping.
     discarding: Cell<bool>,
     /// Input that was left in `unread` when reading paused is to be offered again.
@@ -132,6 +142,7 @@ impl Core {
             suspended: Cell::new(false),
             counted: Cell::new(0),
             peer_finished: Cell::new(false),
+            stop: Cell::new(Stop::No),
             discarding: Cell::new(false),
             offer_again: Cell::new(false),
             wants_drained: Cell::new(false),
@@ -244,6 +255,23 @@ impl Core {
 
     pub(super) fn take_reason(&self) -> CloseReason {
         self.reason.take().unwrap_or(CloseReason::Closed)
+    }
+
+    /// The server is being stopped. The handler is told first, and not from here, as this may be in the middle of one of its calls.
+    pub(super) fn note_stop(&self, event_loop: &EventLoop) {
+        if self.stop.get() == Stop::No {
+            self.stop.set(Stop::Noted);
+            event_loop.add_ready(self.id, Readiness::NOTE);
+        }
+    }
+
+    /// Answers whether the end is to begin now, and the handler to be told before.
+    pub(super) fn take_stop_note(&self) -> bool {
+        let is_news = self.stop.get() == Stop::Noted && self.state.get() != State::Closed;
+        if is_news {
+            self.stop.set(Stop::Told);
+        }
+        is_news
     }
 
     /// Begins the end that a stopping group asks for: what is queued is sent, what comes is thrown away.

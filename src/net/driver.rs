@@ -120,6 +120,22 @@ impl<H: ConnectionHandler> Connection<H> {
         }
     }
 
+    /// What has come up where the handler could not be called.
+    #[cold]
+    fn take_notes(&self, event_loop: &EventLoop) {
+        let core = &self.core;
+        event_loop.clear_ready(core.id(), Readiness::NOTE);
+        if core.take_high_note() {
+            self.call(event_loop, |handler, conn| handler.on_high_water(conn, conn.unsent()));
+        }
+        if core.take_stop_note() {
+            if !core.is_linked() {
+                self.call(event_loop, |handler, conn| handler.on_stop(conn));
+            }
+            core.drain(event_loop);
+        }
+    }
+
     /// Calls the handler, and closes the connection if it says that something is wrong.
     fn call(
         &self,
@@ -201,8 +217,8 @@ impl<H: ConnectionHandler> Source for Connection<H> {
     /// Output first: what it frees may let input flow again in this very turn.
     fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
         let core = &self.core;
-        if ready.intersects(Readiness::NOTE) && core.take_high_note(event_loop) {
-            self.call(event_loop, |handler, conn| handler.on_high_water(conn, conn.unsent()));
+        if ready.intersects(Readiness::NOTE) {
+            self.take_notes(event_loop);
         }
         if ready.is_writable() && core.has_output() {
             self.flush(event_loop);
@@ -225,7 +241,7 @@ impl<H: ConnectionHandler> Source for Connection<H> {
         core.read_mailbox(event_loop);
         match core.stage() {
             Stage::Serving => {}
-            Stage::Draining => core.drain(event_loop),
+            Stage::Draining => core.note_stop(event_loop),
             Stage::Cutting => core.close(event_loop, CloseReason::Stopped),
         }
     }

@@ -112,6 +112,17 @@ pub trait ConnectionHandler: 'static {
         Ok(())
     }
 
+    /// The server is being [stopped](crate::TcpServer::stop): now is the time for a last word. When this has returned the connection is
+    /// shut down, what still comes in is thrown away, and [`on_message`](ConnectionHandler::on_message) is not called any more. What it has
+    /// left unread by then is lost, so a request that is half done is finished here, or never.
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_stop(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        let _ = conn;
+        Ok(())
+    }
+
     /// The connection is closed. The last call, and there is always one. What [`unsent`](TcpConnection::unsent) still counts
     /// is lost.
     fn on_close(&mut self, conn: &TcpConnection<'_>, reason: &CloseReason) {

@@ -103,7 +103,7 @@ impl TcpServer {
         self.handle.group.budget().map_or(0, |budget| budget.used())
     }
 
-    /// Ends the server in order. It stops listening at once. Its connections are shut down: what is queued is sent, then the
+    /// Ends the server in order. It stops listening at once. Each handler [is told](ConnectionHandler::on_stop), and its connection shut down: what is queued is sent, then the
     /// FIN, and what still comes in is thrown away. Those that have not ended `within` this time are cut off.
     ///
     /// When the last has gone, on whatever loop, and nobody listens any more, `then` is called on this server's loop with how many

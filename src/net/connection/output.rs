@@ -221,8 +221,7 @@ impl Core {
     }
 
     /// Answers whether the handler is to be told, now, that the high-water mark has been passed.
-    pub(in crate::net) fn take_high_note(&self, event_loop: &EventLoop) -> bool {
-        event_loop.clear_ready(self.id, Readiness::NOTE);
+    pub(in crate::net) fn take_high_note(&self) -> bool {
         let is_news = self.above_mark.get() == AboveMark::Noted && !self.is_linked();
         if is_news {
             self.above_mark.set(AboveMark::Told);
