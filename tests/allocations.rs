@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use reveille::{
     Buffer, CloseReason, ConnectionHandler, Decoder, EventLoop, FrameHandler, Framed, LengthCodec,
-    LengthPrefix, LineCodec, TcpConnection, TcpServer, VirtualClock,
+    LengthPrefix, LineCodec, TcpConnection, TcpServer, UdpSocket, VirtualClock,
 };
 use support::net::{self, Host};
-use support::{LIMIT, with_watchdog};
+use support::{LIMIT, with_loop, with_watchdog};
 
 /// The system's allocator, with a count of what each thread asks of it.
 struct Counting;
@@ -176,6 +176,31 @@ fn an_echoed_message_allocates_and_frees_nothing() {
             let after = after(500);
             assert_eq!(after, before, "in 1000 messages of {size} bytes");
         }
+    });
+}
+
+#[test]
+fn an_echoed_datagram_allocates_and_frees_nothing() {
+    with_loop(|event_loop| {
+        let echo = UdpSocket::bind(event_loop, "127.0.0.1:0")
+            .unwrap()
+            .on_datagram(|socket, datagram, from| socket.send_to(datagram, from))
+            .unwrap();
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(net::LIMIT)).unwrap();
+        client.connect(echo.local_addr()).unwrap();
+        let mut answer = [0; 64];
+        let mut after = |rounds| {
+            for _ in 0..rounds {
+                (0..2).for_each(|_| assert_eq!(client.send(b"to and fro").unwrap(), 10));
+                event_loop.run_once(net::LIMIT).unwrap();
+                (0..2).for_each(|_| assert_eq!(client.recv(&mut answer).unwrap(), 10));
+            }
+            counts()
+        };
+        // The loop's buffers are made once.
+        let before = after(20);
+        assert_eq!(after(500), before, "in 1000 datagrams");
     });
 }
 

@@ -17,7 +17,6 @@ use crate::event_loop::EventLoop;
 use crate::net::outcome::CloseReason;
 use crate::readiness::{Interest, Readiness};
 
-pub(super) const OUTPUT: Readiness = Readiness::answering(Interest::WRITABLE);
 /// What is used up when there is nothing to receive.
 const INPUT: Readiness = Readiness::answering(Interest::READABLE);
 
@@ -42,6 +41,8 @@ pub(super) struct Core {
     peer: Option<SocketAddr>,
     open: Cell<bool>,
     paused: Cell<bool>,
+    /// The kernel takes no more, and has been asked to say when it does.
+    full: Cell<bool>,
     pub(super) queue: RefCell<Queue>,
     pub(super) mailbox: Arc<Mailbox>,
     /// There is more in the mailbox than the queue had room for.
@@ -66,6 +67,7 @@ impl Core {
             peer,
             open: Cell::new(true),
             paused: Cell::new(false),
+            full: Cell::new(false),
             queue: RefCell::new(Queue::new(limits)),
             mailbox: Arc::new(Mailbox::new(limits)),
             more_in_mailbox: Cell::new(false),
@@ -104,9 +106,34 @@ impl Core {
             wanted |= INPUT;
         }
         if self.has_output() {
-            wanted |= OUTPUT;
+            wanted |= Readiness::WRITABLE;
         }
         event_loop.set_wanted(self.id, wanted);
+    }
+
+    /// Has the kernel say when it takes datagrams again. Only then is the socket watched for that: each one that has left the
+    /// machine makes room, and would wake the loop for nothing.
+    pub(super) fn await_room(&self, event_loop: &EventLoop) {
+        event_loop.clear_ready(self.id, Readiness::WRITABLE);
+        if !self.full.replace(true) {
+            self.watch_for(event_loop, Interest::READABLE | Interest::WRITABLE);
+        }
+    }
+
+    /// Notes that all is sent.
+    pub(super) fn end_waiting(&self, event_loop: &EventLoop) {
+        if self.full.replace(false) {
+            self.watch_for(event_loop, Interest::READABLE);
+        }
+    }
+
+    fn watch_for(&self, event_loop: &EventLoop, interest: Interest) {
+        if let Err(error) = event_loop.rewatch(self.id, self.fd.as_fd(), interest) {
+            self.report(event_loop, error, None);
+            // Whoever cannot be told must look for himself.
+            self.full.set(false);
+            event_loop.add_ready(self.id, Readiness::WRITABLE);
+        }
     }
 
     pub(super) fn set_paused(&self, event_loop: &EventLoop, paused: bool) {

@@ -23,15 +23,16 @@ struct Port<H> {
     handler: RefCell<H>,
 }
 
-/// Takes a socket into the loop. Its registration is the only one it will have.
+/// Takes a socket into the loop. It counts as writable until it turns out not to be.
 pub(super) fn establish<H: DatagramHandler>(
     event_loop: &EventLoop,
     make: impl FnOnce(ChannelId) -> Core,
     handler: H,
 ) -> io::Result<Rc<Core>> {
-    let port = event_loop.register(Interest::READABLE | Interest::WRITABLE, |id| {
+    let port = event_loop.register(Interest::READABLE, |id| {
         Rc::new(Port { core: Rc::new(make(id)), handler: RefCell::new(handler) })
     })?;
+    event_loop.add_ready(port.core.id(), Readiness::WRITABLE);
     port.core.update_wanted(event_loop);
     Ok(Rc::clone(&port.core))
 }

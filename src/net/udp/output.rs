@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use super::core::{Core, OUTPUT};
+use super::core::Core;
 use super::error::DatagramError;
 use super::mailbox::{NoRoom, Request};
 use super::queue::Datagram;
@@ -28,13 +28,12 @@ impl Core {
             return Err(DatagramError::Closed);
         }
         DatagramError::check_length(bytes.len(), to.or(self.peer()))?;
-        if !self.has_output() {
+        let is_first = !self.has_output();
+        if is_first {
             let send = || socket::send(self.fd.as_fd(), bytes, to);
             if self.insist(event_loop, send).map_err(DatagramError::of)? {
                 return Ok(Sent::Written);
             }
-            // The kernel's buffer is full, and it will say when that is over.
-            event_loop.clear_ready(self.id(), OUTPUT);
         }
         let mut queue = self.queue.borrow_mut();
         if !queue.has_room(bytes.len()) {
@@ -42,6 +41,9 @@ impl Core {
         }
         queue.push(Datagram { to, bytes: bytes.to_vec() });
         drop(queue);
+        if is_first {
+            self.await_room(event_loop);
+        }
         self.update_wanted(event_loop);
         Ok(Sent::Queued)
     }
@@ -103,8 +105,12 @@ impl Core {
             },
             |datagram, error| self.report(event_loop, error, datagram.to.or(self.peer())),
         );
+        let is_empty = queue.is_empty();
+        drop(queue);
         if !took_all {
-            event_loop.clear_ready(self.id(), OUTPUT);
+            self.await_room(event_loop);
+        } else if is_empty {
+            self.end_waiting(event_loop);
         }
     }
 }

@@ -245,3 +245,19 @@ fn what_a_stranger_sent_before_the_socket_was_connected_is_not_delivered() {
     event_loop.run_once(LONG).unwrap();
     assert_eq!(told.take(), ["datagram peer"]);
 }
+
+#[test]
+fn an_error_is_told_while_the_socket_is_full_behind_it() {
+    let event_loop = EventLoop::new().unwrap();
+    let (socket, theirs, told) = socket(&event_loop, Limits { datagrams: 2000, bytes: 20_000 });
+    let shrink = |socket: &UdpRef<'_>| socket2::SockRef::from(socket).set_send_buffer_size(2500).unwrap();
+    socket.with(shrink).unwrap();
+    fill(&socket);
+    assert_eq!(socket.send([0; 9000]).unwrap(), Sent::Queued);
+    (0..1000).for_each(|_| assert_eq!(socket.send("behind").unwrap(), Sent::Queued));
+    while received(&theirs).is_some() {}
+    event_loop.run_once(LONG).unwrap();
+    event_loop.run_once(Duration::ZERO).unwrap();
+    assert_ne!(socket.with(|socket| socket.unsent()), Some(0));
+    assert_eq!(told.take().len(), 1);
+}
