@@ -26,6 +26,7 @@
 //! - [`TcpServer`] and [`ConnectionHandler`]: servers, with state and without, on one loop or several.
 //! - [`Distribution`] and [`AtMaximum`]: how a server shares its connections out, and how many it takes.
 //! - [`SocketOptions`]: keep-alive, buffers, timeouts of the kernel's.
+//! - [`TcpServer::bind_unix`] and [`UnixAddress`]: the same on Unix sockets, with credentials and descriptors that are passed.
 //! - [`TcpClient`] and [`Backoff`]: clients, and how often they try.
 //! - [`Framed`] and [`Decoder`]: frames instead of bytes, as [lines](LineCodec), with [lengths](LengthCodec) before them, or your own.
 //! - [`UdpSocket`] and [`DatagramHandler`]: datagrams, connected or not, multicast.
@@ -79,11 +80,11 @@ pub use eventfd_source::EventFdSource;
 pub use loop_pool::LoopPool;
 pub use loop_thread::LoopThread;
 pub use net::{
-    AtMaximum, Attempt, Backoff, CloseReason, ConnectError, ConnectionHandle, ConnectionHandler,
-    DatagramError, DatagramHandler, Distribution, Failure, KeepAlive, ManyLoops, Outcome, SendError, Sent,
-    ServerCounters, ServerHandle, SocketOptions, State, StopReport, Target, TcpClient, TcpClientBuilder,
-    TcpConnection, TcpInfo, TcpServer, TcpServerBuilder, TcpState, ThisLoop, UdpHandle, UdpRef, UdpSocket,
-    UdpSocketBuilder,
+    Address, AtMaximum, Attempt, Backoff, CloseReason, ConnectError, ConnectionHandle, ConnectionHandler,
+    DatagramError, DatagramHandler, Distribution, Failure, KeepAlive, ManyLoops, Outcome, PeerCredentials,
+    SendError, Sent, ServerCounters, ServerHandle, SocketOptions, State, StopReport, Target, TcpClient,
+    TcpClientBuilder, TcpConnection, TcpInfo, TcpServer, TcpServerBuilder, TcpState, ThisLoop, UdpHandle,
+    UdpRef, UdpSocket, UdpSocketBuilder, UnixAddress,
 };
 pub use readiness::{Interest, Readiness};
 

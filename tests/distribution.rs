@@ -43,7 +43,7 @@ fn host(distribution: Distribution) -> (Host, ServerHandle, Places) {
             .distribute(distribution)
             .on_message(move |conn, input| {
                 let name = thread::current().name().expect("a thread with a name").to_owned();
-                noted.0.lock().unwrap().insert(conn.peer_addr(), name);
+                noted.0.lock().unwrap().insert(conn.peer_addr().unwrap(), name);
                 conn.send(input.take_all())
             })
     });

@@ -106,7 +106,7 @@ fn a_clients_connection_has_the_addresses_and_the_options_it_was_told() {
                 .local_addr("127.0.0.5:0".parse().unwrap())
                 .nodelay(nodelay)
                 .serve(move |conn| {
-                    assert_eq!(conn.peer_addr(), address);
+                    assert_eq!(conn.peer_addr(), Some(address));
                     assert_ne!(conn.local_addr().unwrap().port(), 0);
                     seeing.record(conn.local_addr().unwrap().ip());
                     assert_eq!(SockRef::from(&conn.as_fd()).tcp_nodelay().unwrap(), nodelay);
@@ -229,7 +229,7 @@ fn a_failure_names_the_target_the_address_and_the_kernels_error() {
         let address = nobody.address();
         assert_eq!(number.get(), Some(nix::libc::ECONNREFUSED));
         assert_eq!(error.target(), address.to_string());
-        assert_eq!(error.failures()[0].address, Some(address));
+        assert_eq!(error.failures()[0].address, Some(address.into()));
         assert_eq!(error.failures()[0].error.raw_os_error(), Some(nix::libc::ECONNREFUSED));
         let text = error.to_string();
         assert_eq!(

@@ -182,8 +182,7 @@ fn both_families_of_addresses_are_served() {
         for address in addresses {
             let host = Host::new(move |event_loop| {
                 TcpServer::bind(event_loop, address)?.on_message(|conn, _| {
-                    conn.send(format!("{} {}\n", conn.local_addr()?, conn.peer_addr()))
-                        .map_err(io::Error::from)
+                    conn.send(format!("{} {}\n", conn.local_addr()?, conn.peer())).map_err(io::Error::from)
                 })
             });
             assert_eq!(host.address().is_ipv6(), address.contains("::1"));

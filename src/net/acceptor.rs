@@ -3,19 +3,20 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use parking_lot::RwLock;
 use rustix::io::Errno;
 
+use super::address::Address;
 use super::options::SocketOptions;
+use super::path::{AtPath, OwnPath};
 use super::socket;
 
 /// What one call to [`Acceptor::accept`] came to.
 #[derive(Debug)]
 pub(crate) enum Accepted {
-    Connection(OwnedFd, SocketAddr),
+    Connection(OwnedFd, Address),
     /// Nothing waits.
     Drained,
     /// One connection was closed for want of a descriptor; others may wait.
@@ -34,6 +35,8 @@ static SHEDDING: RwLock<()> = RwLock::new(());
 /// A listening socket, with a descriptor in reserve.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
+    /// Of a Unix socket at a path. It goes before the socket does, while nobody else can have found the path to be free.
+    _path: Option<OwnPath>,
     listener: OwnedFd,
     /// Given up to accept and close a connection when there is no other descriptor left: the peer sees a clean end, and the
     /// backlog, whose edge the failed accept has used up, is emptied.
@@ -41,13 +44,22 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    pub(crate) fn bind(address: SocketAddr, backlog: i32, options: &SocketOptions) -> io::Result<Acceptor> {
-        let listener = socket::listen(address, backlog, options)?;
-        Ok(Acceptor { listener, reserve: RefCell::new(Some(open_reserve()?)) })
+    pub(crate) fn bind(
+        address: &Address,
+        backlog: i32,
+        options: &SocketOptions,
+        at_path: AtPath,
+    ) -> io::Result<Acceptor> {
+        let reserve = RefCell::new(Some(open_reserve()?));
+        let (path, listener) = match address {
+            Address::Inet(address) => (None, socket::listen(*address, backlog, options)?),
+            Address::Unix(address) => at_path.listen(address, backlog)?,
+        };
+        Ok(Acceptor { _path: path, listener, reserve })
     }
 
-    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
-        socket::local_address(&self.listener)
+    pub(crate) fn local_address(&self) -> io::Result<Address> {
+        socket::local_name(&self.listener)
     }
 
     pub(crate) fn accept(&self) -> Accepted {

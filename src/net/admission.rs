@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use parking_lot::Mutex;
 
+use super::origin::Origin;
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, LoopHandle};
 
@@ -57,7 +57,7 @@ pub(crate) struct Admission {
     awaited: AtomicBool,
     paused: AtomicBool,
     /// Connections of each address that has any; kept only if there is a limit.
-    addresses: Mutex<HashMap<IpAddr, u64>>,
+    addresses: Mutex<HashMap<Origin, u64>>,
     listeners: Mutex<Vec<(LoopHandle, ChannelId)>>,
     tally: Tally,
 }
@@ -80,7 +80,7 @@ pub(super) struct Place<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Admitted {
     counted: bool,
-    address: Option<IpAddr>,
+    address: Option<Origin>,
 }
 
 impl Admission {
@@ -120,7 +120,7 @@ impl Admission {
     }
 
     /// Lets a connection from `address` in, unless it is one too many; that is counted.
-    pub(super) fn admit(&self, mut place: Place<'_>, address: IpAddr) -> Option<Admitted> {
+    pub(super) fn admit(&self, mut place: Place<'_>, address: Origin) -> Option<Admitted> {
         if let (AtMaximum::Refuse, Some(maximum)) = (self.quota.at_maximum, self.quota.connections) {
             if !self.take_place(maximum) {
                 self.tally.refused_at_maximum.fetch_add(1, Relaxed);
@@ -130,8 +130,6 @@ impl Admission {
         }
         let mut admitted = Admitted::default();
         if let Some(most) = self.quota.per_address {
-            // An IPv4 client of a socket for IPv6 is no other than without one.
-            let address = address.to_canonical();
             if !self.count_address(address, most) {
                 self.tally.refused_by_address.fetch_add(1, Relaxed);
                 return None;
@@ -143,7 +141,7 @@ impl Admission {
         Some(admitted)
     }
 
-    fn count_address(&self, address: IpAddr, most: u64) -> bool {
+    fn count_address(&self, address: Origin, most: u64) -> bool {
         let mut addresses = self.addresses.lock();
         let open = addresses.get(&address).copied().unwrap_or(0);
         if open < most {

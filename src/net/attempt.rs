@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+
+use super::address::Address;
 
 /// What became of one attempt to connect, to one address.
 ///
@@ -13,7 +14,7 @@ use std::net::SocketAddr;
 #[non_exhaustive]
 pub struct Attempt<'a> {
     /// The address that was tried; `None` if the lookup of the name has failed, so that there was none.
-    pub address: Option<SocketAddr>,
+    pub address: Option<&'a Address>,
     /// Which round it was, from 1. After a session has ended the count begins anew.
     pub round: u32,
     /// Connected, or why not: what the kernel or the resolver said, or [`TimedOut`](io::ErrorKind::TimedOut).
@@ -25,7 +26,7 @@ pub struct Attempt<'a> {
 #[non_exhaustive]
 pub struct Failure {
     /// The address that was tried; `None` if the lookup of the name has failed.
-    pub address: Option<SocketAddr>,
+    pub address: Option<Address>,
     /// Why it could not be connected to.
     pub error: io::Error,
 }

@@ -1,4 +1,4 @@
-//! A TCP client: where it connects to, how long and how often it tries, and how it ends.
+//! A client: where it connects to, how long and how often it tries, and how it ends.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -72,11 +72,16 @@ pub struct TcpClient {
 }
 
 impl TcpClient {
-    /// Begins a client that connects to `target`: a socket address or several, or a name with a port.
+    /// Begins a client that connects to `target`: a socket address or several, a name with a port, or a Unix socket
+    /// ([`UnixAddress`](crate::UnixAddress)).
     ///
     /// A name is looked up later, on a thread that lasts for the lookup, so this never blocks; an address needs no lookup
     /// and no thread. The system's resolver cannot be interrupted: a lookup that is given up may keep its thread and one
     /// descriptor for as long as the resolver takes.
+    ///
+    /// A Unix socket is connected to at once or not at all: where as many wait as the backlog allows, the attempt fails with
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock), which a [`retry`](TcpClientBuilder::retry) is for. There
+    /// [`local_addr`](TcpClientBuilder::local_addr) is an error.
     pub fn connect(event_loop: &EventLoop, target: impl Into<Target>) -> TcpClientBuilder<'_> {
         TcpClientBuilder {
             event_loop,

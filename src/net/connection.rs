@@ -1,9 +1,10 @@
-//! One TCP connection: its state, its limits, and how it ends.
+//! One connection, of TCP or of a Unix socket: its state, its limits, and how it ends.
 //!
 //! The loop that runs a connection owns it, in a slot; others hold its id. [`Core`] is all of it but the handler. What the
 //! handler gets to see is a [`TcpConnection`], which lasts for one call; what other threads hold is a
 //! [`ConnectionHandle`]. An idle connection owns neither an input nor an output buffer.
 
+mod along;
 mod closing;
 mod face;
 mod idle;
@@ -15,7 +16,6 @@ mod relay;
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ pub use face::TcpConnection;
 pub(super) use input::Received;
 pub use mailbox::ConnectionHandle;
 
+use super::address::Address;
 use super::group::{Membership, Stage};
 use super::outcome::CloseReason;
 use super::socket;
@@ -67,7 +68,7 @@ pub enum State {
 /// A socket, accepted or being connected, on its way to the loop that will serve it.
 pub(super) struct Arrival {
     pub(super) fd: OwnedFd,
-    pub(super) peer: SocketAddr,
+    pub(super) peer: Address,
     pub(super) membership: Membership,
 }
 
@@ -84,9 +85,11 @@ enum Stop {
 pub(super) struct Core {
     id: ChannelId,
     fd: OwnedFd,
-    peer: SocketAddr,
+    peer: Address,
     membership: Membership,
     state: Cell<State>,
+    /// How many descriptors it takes with one send of the peer's.
+    most_descriptors: Cell<u8>,
     /// The handler does not want to read for now.
     paused: Cell<bool>,
     /// The peer does not read what it is sent, so no more is read from it.
@@ -136,6 +139,7 @@ impl Core {
             peer,
             membership,
             state: Cell::new(state),
+            most_descriptors: Cell::new(0),
             paused: Cell::new(false),
             held_back: Cell::new(false),
             above_mark: Cell::default(),

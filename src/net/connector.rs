@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::address::Address;
 use super::admission::Admitted;
 use super::attempt::{Attempt, ConnectError, Failure};
 use super::backoff::{self, Backoff};
@@ -52,7 +53,7 @@ enum Phase {
     },
     Connecting {
         id: ChannelId,
-        address: SocketAddr,
+        address: Address,
         timer: TimerId,
     },
     Open {
@@ -76,7 +77,7 @@ pub(super) struct Connector {
     /// A lookup that has not been answered. It outlives its timeout, so that one which is slow is not begun twice.
     lookup: Cell<Option<ChannelId>>,
     /// The addresses that this round has not tried yet.
-    untried: RefCell<VecDeque<SocketAddr>>,
+    untried: RefCell<VecDeque<Address>>,
     /// Of this round.
     failures: RefCell<Vec<Failure>>,
     /// Rounds since the beginning, or since the last session.
@@ -183,7 +184,7 @@ impl Connector {
         match self.target.place() {
             Place::Name(host, port) => self.look_up(event_loop, host, *port),
             Place::Addresses(addresses) => {
-                *self.untried.borrow_mut() = addresses.iter().copied().collect();
+                *self.untried.borrow_mut() = addresses.iter().cloned().collect();
                 self.try_next(event_loop);
             }
             // Refused by the builder.
@@ -222,7 +223,7 @@ impl Connector {
                 self.fail(event_loop, None, error);
             }
             Ok(addresses) => {
-                *self.untried.borrow_mut() = addresses.into();
+                *self.untried.borrow_mut() = addresses.into_iter().map(Address::Inet).collect();
                 self.try_next(event_loop);
             }
             Err(error) => self.fail(event_loop, None, error),
@@ -232,23 +233,24 @@ impl Connector {
     fn try_next(self: &Rc<Self>, event_loop: &EventLoop) {
         let address = self.untried.borrow_mut().pop_front();
         let Some(address) = address else { return self.end_round(event_loop) };
-        match self.dial(event_loop, address) {
+        match self.dial(event_loop, &address) {
             Err(error) => self.fail(event_loop, Some(address), error),
             Ok(id) => {
-                let this = Rc::clone(self);
+                let (this, silent) = (Rc::clone(self), address.clone());
                 let timer = event_loop.run_after(self.settings.timeout, move |event_loop| {
                     event_loop.remove(id);
-                    this.fail(event_loop, Some(address), this.timed_out("no answer"));
+                    this.fail(event_loop, Some(silent), this.timed_out("no answer"));
                 });
                 self.enter(Phase::Connecting { id, address, timer });
             }
         }
     }
 
-    fn dial(self: &Rc<Self>, event_loop: &EventLoop, address: SocketAddr) -> io::Result<ChannelId> {
+    fn dial(self: &Rc<Self>, event_loop: &EventLoop, address: &Address) -> io::Result<ChannelId> {
         let dial = self.dial.borrow().clone().expect("kept until all is over");
-        let fd = socket::connect(address, self.settings.local, &self.settings.options)?;
-        let arrival = Arrival { fd, peer: address, membership: self.group.join(0, Admitted::default()) };
+        let fd = socket::connect_to(address, self.settings.local, &self.settings.options)?;
+        let membership = self.group.join(0, Admitted::default());
+        let arrival = Arrival { fd, peer: address.clone(), membership };
         dial(event_loop, arrival, Rc::clone(self) as Rc<dyn Dialer>)
     }
 
@@ -258,14 +260,14 @@ impl Connector {
     }
 
     /// An attempt has failed, and nothing of it is left.
-    fn fail(self: &Rc<Self>, event_loop: &EventLoop, address: Option<SocketAddr>, error: io::Error) {
+    fn fail(self: &Rc<Self>, event_loop: &EventLoop, address: Option<Address>, error: io::Error) {
         self.enter(Phase::Between);
-        self.report(event_loop, address, Err(&error));
+        self.report(event_loop, address.as_ref(), Err(&error));
         self.failures.borrow_mut().push(Failure { address, error });
         self.queue_step(event_loop, Connector::try_next);
     }
 
-    fn report(&self, event_loop: &EventLoop, address: Option<SocketAddr>, result: Result<(), &io::Error>) {
+    fn report(&self, event_loop: &EventLoop, address: Option<&Address>, result: Result<(), &io::Error>) {
         let attempt = Attempt { address, round: self.rounds.get(), result };
         log::debug!("{}: {attempt:?}", self.target.text());
         let Some(mut on_attempt) = self.on_attempt.take() else { return };
@@ -336,12 +338,12 @@ impl Connector {
 impl Dialer for Connector {
     fn on_connected(&self, conn: &TcpConnection<'_>) {
         let event_loop = conn.event_loop();
-        let Phase::Connecting { id, address, timer } = *self.phase.borrow() else {
+        let Phase::Connecting { id, timer, .. } = *self.phase.borrow() else {
             return conn.close();
         };
         event_loop.cancel(timer);
         self.enter(Phase::Open { id, handle: conn.handle(), since: event_loop.now() });
-        self.report(event_loop, Some(address), Ok(()));
+        self.report(event_loop, Some(conn.peer()), Ok(()));
     }
 
     fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: CloseReason) {

@@ -2,9 +2,9 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 
 use super::group::Group;
+use super::origin::Origin;
 
 /// How a server over several loops [deals its connections out](crate::TcpServerBuilder::distribute).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -16,14 +16,14 @@ pub enum Distribution {
     /// To the loop that has the fewest connections; of several in turn. Evens out what has become uneven.
     LeastConnections,
     /// By the address of the peer, without the port, so that all connections of one client are on one loop, for as long as the
-    /// server lasts. Clients are spread at random; few of them, or many behind one address, are spread unevenly.
+    /// server lasts. Of a Unix socket's peers those of one user are on one loop. Clients are spread at random; few of them, or many behind one address, are spread unevenly.
     PeerAddress,
     /// Each loop has a listening socket of its own (`SO_REUSEPORT`, socket(7)), and the kernel chooses one for each connection by a
     /// hash of both addresses and ports.
     ///
     /// No connection passes between threads, which suits many short ones; but the kernel knows nothing of how busy a loop is,
     /// and one that is held up keeps those waiting which it has been given. Another process of the same user can listen on the port
-    /// as well.
+    /// as well. Unix sockets do not have this; to make such a server is an error.
     ListenerPerLoop,
 }
 
@@ -46,7 +46,7 @@ impl Dealer {
         }
     }
 
-    pub(super) fn choose(&self, group: &Group, peer: IpAddr) -> usize {
+    pub(super) fn choose(&self, group: &Group, peer: Origin) -> usize {
         let shards = group.shards();
         match self {
             Dealer::RoundRobin(next) => next.replace((next.get() + 1) % shards),
@@ -58,7 +58,7 @@ impl Dealer {
             }
             Dealer::PeerAddress(state) => {
                 let shards = u64::try_from(shards).unwrap_or(u64::MAX);
-                (state.hash_one(peer.to_canonical()) % shards) as usize
+                (state.hash_one(peer) % shards) as usize
             }
             Dealer::One(shard) => *shard,
         }

@@ -80,7 +80,7 @@ pub(super) fn establish<H: ConnectionHandler>(
     if arrival.membership.group().stage() != Stage::Serving {
         return;
     }
-    let peer = arrival.peer;
+    let peer = arrival.peer.clone();
     let registered = event_loop.register(Interest::READABLE | Interest::WRITABLE, |id| {
         let core = Core::new(event_loop, id, arrival, State::Open);
         Rc::new(Connection { core, handler: RefCell::new(None), outgoing: None })
@@ -166,6 +166,15 @@ impl<H: ConnectionHandler> Connection<H> {
         let mut input = event_loop.lend_input();
         match self.core.receive(event_loop, ready, &mut input) {
             Received::Input => self.deliver(event_loop, &mut input),
+            Received::InputAndDescriptors(descriptors) => {
+                // A link has no handler to take them, and does not pass them on.
+                if !self.core.is_linked() {
+                    self.call(event_loop, |handler, conn| handler.on_descriptors(conn, descriptors));
+                }
+                if self.core.state() != State::Closed {
+                    self.deliver(event_loop, &mut input);
+                }
+            }
             Received::End => self.end_input(event_loop),
             Received::Nothing => {}
         }

@@ -1,6 +1,7 @@
 //! What a connection calls back.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use super::connection::TcpConnection;
 use super::outcome::CloseReason;
@@ -51,6 +52,21 @@ pub trait ConnectionHandler: 'static {
     /// # Errors
     /// Those of the implementation; the connection is closed.
     fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()>;
+
+    /// Descriptors have come, on a connection that [takes them](TcpConnection::accept_descriptors). The next call is the
+    /// [`on_message`](ConnectionHandler::on_message) with the bytes that they were sent with, behind others that came before.
+    ///
+    /// They are this process's own from now on, closed when they are dropped and when another program is executed. What they are, the
+    /// peer has chosen: to read from one or write to one may block or fail, and may have effects.
+    ///
+    /// Unless this is written otherwise they are closed.
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_descriptors(&mut self, conn: &TcpConnection<'_>, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let _ = (conn, descriptors);
+        Ok(())
+    }
 
     /// The kernel has taken all that was queued for sending. Called each time a queue has emptied, and once after each
     /// [`notify_drained`](TcpConnection::notify_drained).

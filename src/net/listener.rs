@@ -2,17 +2,18 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::acceptor::{Accepted, Acceptor};
+use super::address::Address;
 use super::admission::Admitted;
 use super::connection::Arrival;
 use super::distribution::Dealer;
 use super::group::Group;
+use super::origin::Origin;
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
@@ -59,17 +60,26 @@ impl Listener {
         Ok(())
     }
 
-    fn take_on(&self, event_loop: &EventLoop, fd: OwnedFd, peer: SocketAddr, admitted: Admitted) {
-        let shard = self.dealer.choose(&self.group, peer.ip());
-        let arrival = Arrival { fd, peer, membership: self.group.join(shard, admitted) };
+    fn take_on(
+        &self,
+        event_loop: &EventLoop,
+        fd: OwnedFd,
+        peer: Address,
+        origin: Origin,
+        admitted: Admitted,
+    ) {
+        let shard = self.dealer.choose(&self.group, origin);
+        let membership = self.group.join(shard, admitted);
         match &self.establish {
-            Establish::Here(establish) => establish(event_loop, arrival),
+            Establish::Here(establish) => establish(event_loop, Arrival { fd, peer, membership }),
             Establish::There(establish) => {
                 let establish = Arc::clone(establish);
                 let there = self.group.event_loop(shard).clone();
+                let arrival = Arrival { fd, peer: peer.clone(), membership };
                 // Refused by a loop that has gone, the task is dropped, and socket and membership with it.
                 if !there.send_errand(move |event_loop| establish(event_loop, arrival)) {
-                    self.complaint.make(event_loop.now(), || format!("the loop for {peer} has gone"));
+                    self.complaint
+                        .make(event_loop.now(), || format!("the loop for a connection from {peer} has gone"));
                 }
             }
         }
@@ -103,9 +113,10 @@ impl Source for Listener {
             let Some(place) = admission.place() else { return self.stop_wanting(event_loop) };
             match self.acceptor.accept() {
                 Accepted::Connection(fd, peer) => {
+                    let origin = Origin::of(&fd, &peer);
                     // One that is not let in is closed here.
-                    let Some(admitted) = admission.admit(place, peer.ip()) else { continue };
-                    self.take_on(event_loop, fd, peer, admitted);
+                    let Some(admitted) = admission.admit(place, origin) else { continue };
+                    self.take_on(event_loop, fd, peer, origin, admitted);
                     if !event_loop.is_registered(self.id) {
                         return; // The server was dropped by what it called.
                     }

@@ -12,6 +12,9 @@ use socket2::Socket;
 /// A server sets them once, on the socket that listens; the kernel hands them on to every connection, so they cost it nothing. A
 /// client sets them before it connects.
 ///
+/// Nearly all are TCP's. On Unix sockets they have no effect, but for a client's
+/// [`send_buffer`](SocketOptions::send_buffer): such a socket has no buffer for receiving, and a server's does not hand its own on.
+///
 /// ```
 /// use reveille::{EventLoop, KeepAlive, SocketOptions, TcpServer};
 /// use std::time::Duration;
@@ -161,6 +164,17 @@ impl SocketOptions {
     pub fn device(mut self, name: impl Into<String>) -> SocketOptions {
         self.device = Some(name.into().into_boxed_str());
         self
+    }
+
+    /// Sets those that concern a Unix socket, which is not connected yet.
+    ///
+    /// # Errors
+    /// What the kernel says, with the option's name.
+    pub(super) fn apply_to_unix(&self, socket: &Socket) -> io::Result<()> {
+        match self.send_buffer {
+            Some(bytes) => named("SO_SNDBUF", sockopt::set_socket_send_buffer_size(socket, bytes)),
+            None => Ok(()),
+        }
     }
 
     /// Sets them on a socket that is neither bound nor connected: some have a say in just that, and the buffers in what is agreed on

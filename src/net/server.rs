@@ -1,8 +1,9 @@
-//! A TCP server: where it listens, how it deals its connections out, and how it ends.
+//! A server: where it listens, how it deals its connections out, and how it ends.
 
 mod accepting;
 mod handle;
 mod listening;
+mod unix;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::address::Address;
 use super::admission::{Quota, ServerCounters};
 use super::connection::TcpConnection;
 use super::distribution::Distribution;
@@ -22,6 +24,7 @@ use super::handler::{ConnectionHandler, OnMessage};
 use super::listener::Establish;
 use super::options::SocketOptions;
 use super::outcome::Outcome;
+use super::path::AtPath;
 use crate::buffer::Buffer;
 use crate::event_loop::{EventLoop, WeakLoop};
 use crate::loop_pool::LoopPool;
@@ -63,13 +66,23 @@ impl TcpServer {
     /// What the kernel says: an address in use, one that is not this machine's, a port that is not allowed. The error names
     /// the address.
     pub fn bind(event_loop: &EventLoop, address: impl ToSocketAddrs) -> io::Result<TcpServerBuilder<'_>> {
-        let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+        let addresses = address.to_socket_addrs()?.map(Address::Inet).collect();
         Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), spread: ThisLoop })
     }
 
-    /// Where the server listens.
+    /// Where the server listens, if that is an IP address and a port, as it is for every server that was made by
+    /// [`bind`](TcpServer::bind). [`address`](TcpServer::address) is for all.
+    ///
+    /// # Panics
+    /// If the server was made by [`bind_unix`](TcpServer::bind_unix).
+    #[track_caller]
     pub fn local_addr(&self) -> SocketAddr {
-        self.handle.local_addr
+        self.handle.local_addr()
+    }
+
+    /// Where the server listens, whatever the family.
+    pub fn address(&self) -> &Address {
+        self.handle.address()
     }
 
     /// The face of this server that any thread may use.
@@ -152,7 +165,7 @@ impl Drop for TcpServer {
 impl fmt::Debug for TcpServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TcpServer")
-            .field("local_addr", &self.local_addr())
+            .field("address", self.address())
             .field("open_connections", &self.open_connections())
             .finish_non_exhaustive()
     }
@@ -163,6 +176,8 @@ struct Settings {
     backlog: i32,
     accepts_per_turn: usize,
     options: SocketOptions,
+    /// Of a Unix socket.
+    at_path: AtPath,
     quota: Quota,
     limits: Limits,
 }
@@ -174,6 +189,7 @@ impl Default for Settings {
             backlog: 4096,
             accepts_per_turn: 128,
             options: SocketOptions::new(),
+            at_path: AtPath::default(),
             quota: Quota::default(),
             limits: Limits::default(),
         }
@@ -199,7 +215,7 @@ pub struct ManyLoops {
 #[must_use = "a server is made by `on_message` or `serve`"]
 pub struct TcpServerBuilder<'a, S = ThisLoop> {
     event_loop: &'a EventLoop,
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
     settings: Settings,
     spread: S,
 }
@@ -282,8 +298,7 @@ impl<'a, S> TcpServerBuilder<'a, S> {
             (Some(pool), Distribution::ListenerPerLoop) => pool.handles().len(),
             _ => 1,
         };
-        let (local_addr, mut acceptors) =
-            listening::bind(&addresses, settings.backlog, &settings.options, listeners)?;
+        let (address, mut acceptors) = listening::bind(&addresses, &settings, listeners)?;
         let group = match &pool {
             None => Group::new(settings.limits, settings.quota, [event_loop.handle()]),
             Some(pool) => Group::new(settings.limits, settings.quota, pool.handles().cloned()),
@@ -298,7 +313,7 @@ impl<'a, S> TcpServerBuilder<'a, S> {
                 listening::listen_here(event_loop, acceptor, budget, &group, distribution, establish)?;
             }
         }
-        let handle = ServerHandle { home: event_loop.handle(), local_addr, group };
+        let handle = ServerHandle { home: event_loop.handle(), address, group };
         Ok(TcpServer { event_loop: event_loop.downgrade(), handle, pool, released: false })
     }
 }

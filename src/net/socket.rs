@@ -11,6 +11,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
+use super::address::{Address, UnixAddress};
 use super::options::SocketOptions;
 pub(crate) use super::tcp_info::unacknowledged;
 
@@ -23,6 +24,34 @@ pub(crate) fn listen(address: SocketAddr, backlog: i32, options: &SocketOptions)
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     Ok(socket.into())
+}
+
+/// A non-blocking Unix socket that is bound and does not listen yet: whoever connects is refused.
+pub(crate) fn bind_unix(address: &UnixAddress) -> io::Result<OwnedFd> {
+    let name = address.to_kernel()?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    rustix::net::bind(&socket, &name)?;
+    Ok(socket.into())
+}
+
+pub(crate) fn start_listening(socket: impl AsFd, backlog: i32) -> io::Result<()> {
+    Ok(rustix::net::listen(socket, backlog)?)
+}
+
+/// Connects a non-blocking Unix socket. That is done or refused at once; unlike with TCP, no readiness would tell when a full backlog
+/// has room again.
+pub(crate) fn connect_unix(address: &UnixAddress, options: &SocketOptions) -> io::Result<OwnedFd> {
+    let name = address.to_kernel()?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    options.apply_to_unix(&socket)?;
+    match retry_on_intr(|| rustix::net::connect(&socket, &name)) {
+        Ok(()) => Ok(socket.into()),
+        Err(Errno::AGAIN) => {
+            let message = "as many connections as may be wait to be accepted there";
+            Err(io::Error::new(io::ErrorKind::WouldBlock, message))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Begins to connect a non-blocking socket. It becomes writable when that is done, one way or the other, and
@@ -50,6 +79,22 @@ pub(crate) fn connect(
     }
 }
 
+/// As [`connect`], to an address of whatever family.
+pub(crate) fn connect_to(
+    address: &Address,
+    local: Option<SocketAddr>,
+    options: &SocketOptions,
+) -> io::Result<OwnedFd> {
+    match (address, local) {
+        (Address::Inet(address), local) => connect(*address, local, options),
+        (Address::Unix(address), None) => connect_unix(address, options),
+        (Address::Unix(_), Some(local)) => {
+            let message = format!("the local address {local} is of another family");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+        }
+    }
+}
+
 /// Answers whether the socket is connected now, or with the error for which it cannot be.
 ///
 /// A socket that calls a port which nobody listens on may be given that very port for its own end, and then it is connected to
@@ -63,8 +108,10 @@ pub(crate) fn finish_connecting(socket: impl AsFd) -> io::Result<bool> {
         Err(Errno::NOTCONN) => return Ok(false),
         Err(error) => return Err(error.into()),
     };
+    // Of a Unix socket there is no such address, and nothing of the kind can happen to it.
+    let Some(peer) = peer else { return Ok(true) };
     let local = local_address(&socket)?;
-    if peer.is_some_and(|peer| peer.ip() == local.ip() && peer.port() == local.port()) {
+    if peer.ip() == local.ip() && peer.port() == local.port() {
         // Closed by a reset, it leaves the port to whoever wants to listen on it.
         reset_when_closed(&socket)?;
         let message = "nobody listens there, and the socket has been connected to itself";
@@ -74,12 +121,17 @@ pub(crate) fn finish_connecting(socket: impl AsFd) -> io::Result<bool> {
 }
 
 /// Accepts one connection, non-blocking and closed on exec.
-pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> {
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Address), Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (fd, peer) = retry_on_intr(|| rustix::net::acceptfrom_with(listener, flags))?;
     // The kernel leaves the address out if the peer has reset the connection meanwhile.
-    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(Errno::CONNABORTED)?;
+    let peer = peer.and_then(|peer| Address::from_kernel(peer).ok()).ok_or(Errno::CONNABORTED)?;
     Ok((fd, peer))
+}
+
+/// Of this end, whatever the family.
+pub(crate) fn local_name(socket: impl AsFd) -> io::Result<Address> {
+    Ok(Address::from_kernel(rustix::net::getsockname(socket)?)?)
 }
 
 pub(crate) fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
@@ -169,7 +221,7 @@ pub(crate) fn reset_when_closed(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_linger(Some(Duration::ZERO))
 }
 
-fn transferred(result: Result<usize, Errno>) -> io::Result<Transferred> {
+pub(super) fn transferred(result: Result<usize, Errno>) -> io::Result<Transferred> {
     match result {
         Ok(n) => Ok(Transferred::Bytes(n)),
         Err(Errno::AGAIN) => Ok(Transferred::WouldBlock),

@@ -3,18 +3,21 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-/// What a client connects to: one or more socket addresses, or a name and a port.
+use super::address::{Address, UnixAddress};
+
+/// What a client connects to: one or more socket addresses, a name and a port, or a Unix socket.
 ///
 /// Made from what there is: `"10.1.2.3:80"`, `"[::1]:80"`, `"example.org:80"`, a pair of host and port, a [`SocketAddr`], or several of
-/// those, which are tried in turn. A name is looked up each time that the client connects; what is an address already never is.
+/// those, which are tried in turn; a [`UnixAddress`], as no text stands for one. A name is looked up each time that the client connects; what is an address already never is.
 ///
 /// ```
-/// use reveille::Target;
+/// use reveille::{Target, UnixAddress};
 /// use std::net::SocketAddr;
 ///
 /// let several: Vec<SocketAddr> = vec!["10.1.2.3:80".parse().unwrap(), "10.1.2.4:80".parse().unwrap()];
 /// let targets: [Target; 3] = ["example.org:80".into(), ("example.org", 80).into(), several.into()];
-/// # let _ = targets;
+/// let here: Target = UnixAddress::path("/run/greeter.sock").into();
+/// # let _ = (targets, here);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -25,7 +28,7 @@ pub struct Target {
 
 #[derive(Clone, Debug)]
 pub(super) enum Place {
-    Addresses(Vec<SocketAddr>),
+    Addresses(Vec<Address>),
     Name(String, u16),
     /// It cannot be read, for this reason.
     Nowhere(&'static str),
@@ -43,7 +46,15 @@ impl Target {
     /// That it says where to connect to, though nothing may be there.
     pub(super) fn check(&self) -> io::Result<()> {
         match &self.place {
-            Place::Addresses(_) | Place::Name(..) => Ok(()),
+            Place::Name(..) => Ok(()),
+            Place::Addresses(addresses) => {
+                for address in addresses.iter().filter_map(Address::as_unix) {
+                    address.to_kernel().map_err(|error| {
+                        io::Error::new(error.kind(), format!("cannot connect to {:?}: {error}", self.text))
+                    })?;
+                }
+                Ok(())
+            }
             Place::Nowhere(reason) => {
                 let message = format!("cannot connect to {:?}: {reason}", self.text);
                 Err(io::Error::new(io::ErrorKind::InvalidInput, message))
@@ -53,9 +64,13 @@ impl Target {
 }
 
 impl Place {
+    fn of_one(address: impl Into<Address>) -> Place {
+        Place::Addresses(vec![address.into()])
+    }
+
     fn of(host: &str, port: u16) -> Place {
         match host.parse::<IpAddr>() {
-            Ok(address) => Place::Addresses(vec![SocketAddr::new(address, port)]),
+            Ok(address) => Place::of_one(SocketAddr::new(address, port)),
             Err(_) if host.is_empty() => Place::Nowhere("there is no name before the port"),
             Err(_) => Place::Name(host.to_owned(), port),
         }
@@ -65,7 +80,7 @@ impl Place {
 impl From<&str> for Target {
     fn from(text: &str) -> Target {
         let place = match (text.parse::<SocketAddr>(), text.rsplit_once(':')) {
-            (Ok(address), _) => Place::Addresses(vec![address]),
+            (Ok(address), _) => Place::of_one(address),
             (Err(_), None) => Place::Nowhere("a port is missing, as in example.org:80"),
             (Err(_), Some((host, port))) => match port.parse() {
                 Ok(port) => Place::of(host, port),
@@ -108,7 +123,25 @@ impl From<(IpAddr, u16)> for Target {
 
 impl From<SocketAddr> for Target {
     fn from(address: SocketAddr) -> Target {
-        Target { text: address.to_string(), place: Place::Addresses(vec![address]) }
+        Target { text: address.to_string(), place: Place::of_one(address) }
+    }
+}
+
+impl From<UnixAddress> for Target {
+    fn from(address: UnixAddress) -> Target {
+        Target { text: address.to_string(), place: Place::of_one(address) }
+    }
+}
+
+impl From<Address> for Target {
+    fn from(address: Address) -> Target {
+        Target { text: address.to_string(), place: Place::of_one(address) }
+    }
+}
+
+impl From<&Address> for Target {
+    fn from(address: &Address) -> Target {
+        Target::from(address.clone())
     }
 }
 
@@ -116,6 +149,7 @@ impl From<Vec<SocketAddr>> for Target {
     fn from(addresses: Vec<SocketAddr>) -> Target {
         let text = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
         let nowhere = Place::Nowhere("there is no address");
+        let addresses: Vec<Address> = addresses.into_iter().map(Address::Inet).collect();
         let place = if addresses.is_empty() { nowhere } else { Place::Addresses(addresses) };
         Target { text, place }
     }

@@ -1,9 +1,13 @@
 //! What the kernel knows of a TCP connection, asked for.
 //!
-//! The crates below have no call for these two questions, so they are put to the kernel here, through `libc`. This file and
+//! The crates below have no call for these questions, or none that takes every answer, so they are put to the kernel here, through
+//! `libc`: also the one that Unix sockets are asked, who is at the other end. This file and
 //! `src/task.rs` are the only ones with `unsafe`; each block says what it rests on.
 
-#![allow(unsafe_code, reason = "getsockopt(TCP_INFO) and ioctl(SIOCOUTQ) have no safe face")]
+#![allow(
+    unsafe_code,
+    reason = "getsockopt(TCP_INFO), SO_PEERCRED of a peer without a number here and ioctl(SIOCOUTQ) have no safe face"
+)]
 
 use std::fmt;
 use std::io;
@@ -81,7 +85,7 @@ impl From<u8> for TcpState {
 /// impl ConnectionHandler for Careful {
 ///     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
 ///         let info = conn.tcp_info()?;
-///         log::debug!("{}: {:?} away, {} lost", conn.peer_addr(), info.rtt, info.total_retrans);
+///         log::debug!("{}: {:?} away, {} lost", conn.peer(), info.rtt, info.total_retrans);
 ///         conn.send(input.take_all())?;
 ///         Ok(())
 ///     }
@@ -219,7 +223,7 @@ impl TcpInfo {
     /// What the kernel says of a descriptor that is no TCP socket.
     pub(crate) fn of(socket: impl AsFd) -> io::Result<TcpInfo> {
         let mut answer = [0; ROOM];
-        let length = ask(socket, &mut answer)?;
+        let length = ask(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut answer)?;
         let short = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's tcp_info is too short");
         TcpInfo::read(&Answer(&answer[..length])).ok_or_else(short)
     }
@@ -270,23 +274,32 @@ impl TcpInfo {
     }
 }
 
-/// Asks for `TCP_INFO`. Answers how much of `answer` the kernel has written.
-fn ask(socket: impl AsFd, answer: &mut [u8]) -> io::Result<usize> {
+/// Process, user and group at the other end of a Unix socket (`SO_PEERCRED`, unix(7)). The process is 0 if it has no number in this
+/// process's namespace, for which a type that cannot be 0 has no room.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn peer_credentials(socket: impl AsFd) -> io::Result<[u32; 3]> {
+    let mut answer = [0; size_of::<libc::ucred>()];
+    let length = ask(socket, libc::SOL_SOCKET, libc::SO_PEERCRED, &mut answer)?;
+    let answer = Answer(&answer[..length]);
+    let fields = [offset_of!(libc::ucred, pid), offset_of!(libc::ucred, uid), offset_of!(libc::ucred, gid)];
+    match fields.map(|at| answer.u32(at)) {
+        [Some(pid), Some(uid), Some(gid)] => Ok([pid, uid, gid]),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's ucred is too short")),
+    }
+}
+
+/// Asks for an option. Answers how much of `answer` the kernel has written.
+fn ask(socket: impl AsFd, level: c_int, option: c_int, answer: &mut [u8]) -> io::Result<usize> {
     let fd = socket.as_fd().as_raw_fd();
     let room = socklen_t::try_from(answer.len()).unwrap_or(socklen_t::MAX);
     let mut length = room;
     // SAFETY: `fd` is open, since `socket` is borrowed for longer than the call. `answer` is writable for its length, of which
     // the kernel is told no more than there is, and it writes no more than it is told; any byte is a valid `u8`. `length` is a
     // `socklen_t` of this function's own. Neither pointer is kept.
-    let result = unsafe {
-        libc::getsockopt(
-            fd,
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            answer.as_mut_ptr().cast::<c_void>(),
-            &raw mut length,
-        )
-    };
+    let result =
+        unsafe { libc::getsockopt(fd, level, option, answer.as_mut_ptr().cast::<c_void>(), &raw mut length) };
     if result == 0 { Ok(length.min(room) as usize) } else { Err(io::Error::last_os_error()) }
 }
 

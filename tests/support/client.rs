@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::thread;
 
-use reveille::{Attempt, ConnectError, EventLoop, TcpClientBuilder};
+use reveille::{Address, Attempt, ConnectError, EventLoop, TcpClientBuilder};
 use socket2::{Domain, Socket, Type};
 
 use super::Recorder;
@@ -35,9 +35,10 @@ impl Reporting for TcpClientBuilder<'_> {
 
 impl From<&Attempt<'_>> for Reported {
     fn from(attempt: &Attempt<'_>) -> Reported {
+        let address = attempt.address.and_then(Address::as_inet);
         match attempt.result {
-            Ok(()) => Reported::Connected(attempt.address.expect("what it is connected to")),
-            Err(error) => Reported::Failed(attempt.address, error.kind()),
+            Ok(()) => Reported::Connected(address.expect("what it is connected to")),
+            Err(error) => Reported::Failed(address, error.kind()),
         }
     }
 }

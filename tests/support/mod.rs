@@ -4,6 +4,7 @@
 
 pub(crate) mod client;
 pub(crate) mod net;
+pub(crate) mod unix;
 
 use std::cell::RefCell;
 use std::io::{self, Write};

@@ -1,5 +1,5 @@
 use super::*;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::AtomicUsize;
 use std::thread;
 
@@ -7,7 +7,7 @@ fn quota(connections: u64) -> Quota {
     Quota { connections: Some(connections), ..Quota::default() }
 }
 
-const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const HERE: Origin = Origin::Host(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
 #[test]
 fn a_place_that_is_not_used_is_given_back() {
@@ -24,8 +24,10 @@ fn a_place_that_is_not_used_is_given_back() {
 #[test]
 fn an_address_is_forgotten_when_its_last_connection_has_gone() {
     let admission = Admission::new(Quota { per_address: Some(2), ..Quota::default() });
-    let admit =
-        |address: &str| admission.admit(admission.place().expect("no maximum"), address.parse().unwrap());
+    let admit = |address: &str| {
+        let origin = Origin::host(address.parse().unwrap());
+        admission.admit(admission.place().expect("no maximum"), origin)
+    };
     let first = admit("10.0.0.1").expect("the first");
     // The same client, as a socket for IPv6 has it.
     let second = admit("::ffff:10.0.0.1").expect("the second");

@@ -7,16 +7,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::along::Along;
 use super::mailbox::ConnectionHandle;
 use super::output::Bytes;
 use super::{Core, State};
 use crate::event_loop::EventLoop;
+use crate::net::address::Address;
 use crate::net::options::{self, KeepAlive};
+use crate::net::origin::PeerCredentials;
 use crate::net::outcome::{CloseReason, SendError, Sent};
 use crate::net::socket;
 use crate::net::tcp_info::TcpInfo;
 
-/// A TCP connection, on its loop's thread, for the length of a callback.
+/// A connection, of TCP or of a Unix socket, on its loop's thread, for the length of a callback.
 ///
 /// Everything here acts at once, except that what it causes (a close, a drained queue) is delivered after the callback has
 /// returned. To keep a connection for later, or for another thread, keep its [`handle`](TcpConnection::handle): this
@@ -145,6 +148,51 @@ impl<'a> TcpConnection<'a> {
         self.core.send_file(self.event_loop, file.into(), offset, length)
     }
 
+    /// Sends open descriptors to the process at the other end of a Unix socket (`SCM_RIGHTS`, unix(7)), along with `bytes`, behind
+    /// what was sent before. The peer gets descriptors of its own for the same files, and this process's are closed when they are
+    /// sent; [`try_clone`](OwnedFd::try_clone) makes one that is kept.
+    ///
+    /// As [`send`](TcpConnection::send) otherwise. On the way descriptors belong to the first of the bytes that they are sent with.
+    /// At most 253 go in one send, and a thousand wait in a queue.
+    ///
+    /// ```
+    /// use reveille::TcpConnection;
+    /// use std::fs::File;
+    /// use std::io;
+    ///
+    /// fn hand_over(conn: &TcpConnection, path: &str) -> io::Result<()> {
+    ///     conn.send_with_descriptors("file\n", [File::open(path)?.into()]).map(drop)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`send`](TcpConnection::send), as an [`io::Error`]; [`InvalidInput`](io::ErrorKind::InvalidInput) without a byte, without a
+    /// descriptor or with too many; [`Unsupported`](io::ErrorKind::Unsupported) for a TCP connection. Nothing is sent then, and the
+    /// descriptors are closed. What the kernel has against them closes the connection, as too many that are on their way
+    /// (`ETOOMANYREFS`).
+    pub fn send_with_descriptors(
+        &self,
+        bytes: impl Into<Vec<u8>>,
+        descriptors: impl IntoIterator<Item = OwnedFd>,
+    ) -> io::Result<Sent> {
+        let along = Along::new(bytes.into(), descriptors.into_iter().collect())?;
+        self.core.send_along(self.event_loop, along)
+    }
+
+    /// Takes descriptors from the process at the other end of a Unix socket from now on, at most so many with one of its sends (253,
+    /// the kernel's limit, if it is more), and gives them to [`on_descriptors`](crate::ConnectionHandler::on_descriptors). With 0 it
+    /// takes none, as every connection does that was not told otherwise: those that are sent are closed by the kernel, and the bytes
+    /// come without them.
+    ///
+    /// It belongs into the handler's factory, or `on_open`, since what has been read is past. A peer that sends more than is allowed
+    /// has its connection closed.
+    ///
+    /// # Errors
+    /// [`Unsupported`](io::ErrorKind::Unsupported) for a TCP connection.
+    pub fn accept_descriptors(&self, most: usize) -> io::Result<()> {
+        self.core.accept_descriptors(most)
+    }
+
     /// Ends sending: what is queued is still sent, then the peer reads the end of input. The connection still receives, and
     /// closes when the peer has finished as well.
     ///
@@ -210,9 +258,9 @@ impl<'a> TcpConnection<'a> {
     ///
     ///     fn on_close(&mut self, conn: &TcpConnection, reason: &CloseReason) {
     ///         match conn.undelivered() {
-    ///             Ok(0) => println!("{}: the peer has all", conn.peer_addr()),
-    ///             Ok(bytes) => println!("{}: {bytes} bytes did not arrive: {reason}", conn.peer_addr()),
-    ///             Err(error) => println!("{}: {error}", conn.peer_addr()),
+    ///             Ok(0) => println!("{}: the peer has all", conn.peer()),
+    ///             Ok(bytes) => println!("{}: {bytes} bytes did not arrive: {reason}", conn.peer()),
+    ///             Err(error) => println!("{}: {error}", conn.peer()),
     ///         }
     ///     }
     /// }
@@ -283,6 +331,9 @@ impl<'a> TcpConnection<'a> {
     /// How many of the bytes that were accepted for sending have not been acknowledged by the peer: those that are
     /// [queued](TcpConnection::unsent), and those that only the kernel has. One system call.
     ///
+    /// On a Unix socket the kernel counts what the peer's program has not read, and counts the memory that it takes: 0 is as good, and any
+    /// other number is more than the bytes.
+    ///
     /// In [`on_close`](crate::ConnectionHandler::on_close) it is the verdict on the connection: 0 says that the peer's system has got
     /// every byte. Whether the program there has read them, only the program can say.
     ///
@@ -297,17 +348,40 @@ impl<'a> TcpConnection<'a> {
         self.core.state()
     }
 
-    /// The address of the other end.
-    pub fn peer_addr(&self) -> SocketAddr {
-        self.core.peer
+    /// The address of the other end, whatever the family. On a server's Unix socket most are unnamed.
+    pub fn peer(&self) -> &'a Address {
+        &self.core.peer
     }
 
-    /// The address of this end.
+    /// The IP address and port of the other end; `None` on a Unix socket.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.core.peer.as_inet()
+    }
+
+    /// The address of this end, whatever the family.
     ///
     /// # Errors
     /// What the kernel says (getsockname(2)).
+    pub fn local(&self) -> io::Result<Address> {
+        socket::local_name(&self.core.fd)
+    }
+
+    /// The IP address and port of this end.
+    ///
+    /// # Errors
+    /// [`Unsupported`](io::ErrorKind::Unsupported) on a Unix socket, and what the kernel says (getsockname(2)).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        socket::local_address(&self.core.fd)
+        let none = || io::Error::new(io::ErrorKind::Unsupported, "a Unix socket has no IP address");
+        self.local()?.as_inet().ok_or_else(none)
+    }
+
+    /// Who is at the other end of a Unix socket: the process, its user and its group, when it connected or began to listen. One
+    /// system call (`SO_PEERCRED`, unix(7)).
+    ///
+    /// # Errors
+    /// [`Unsupported`](io::ErrorKind::Unsupported) for a TCP connection, and what the kernel says.
+    pub fn peer_credentials(&self) -> io::Result<PeerCredentials> {
+        PeerCredentials::of(&self.core.fd, &self.core.peer)
     }
 
     /// Whether small writes go out at once (`TCP_NODELAY`), as they do unless the server was told otherwise.

@@ -1,11 +1,12 @@
 //! What a connection receives.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::{Core, INPUT};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
+use crate::net::descriptors::receive_with_descriptors;
 use crate::net::outcome::CloseReason;
 use crate::net::socket::{self, Transferred};
 use crate::readiness::Readiness;
@@ -14,6 +15,8 @@ use crate::readiness::Readiness;
 pub(in crate::net) enum Received {
     /// There is something to offer to the handler, new or left over.
     Input,
+    /// That, and descriptors that came along; they are not none.
+    InputAndDescriptors(Vec<OwnedFd>),
     /// The peer has finished: there will be no more.
     End,
     /// Nothing for the handler.
@@ -43,7 +46,12 @@ impl Core {
         }
         let space = input.writable_mut();
         let room = space.len();
-        match socket::receive(self.fd.as_fd(), space) {
+        let mut descriptors = Vec::new();
+        let received = match self.most_descriptors.get() {
+            0 => socket::receive(self.fd.as_fd(), space),
+            most => receive_with_descriptors(self.fd.as_fd(), space, most, &mut descriptors),
+        };
+        match received {
             Ok(Transferred::Bytes(0)) => {
                 self.peer_finished.set(true);
                 self.update_wanted(event_loop);
@@ -52,13 +60,18 @@ impl Core {
             Ok(Transferred::Bytes(n)) => {
                 // A short read has emptied the socket, which saves the read that would say so; a later arrival raises a
                 // new edge. Not so once the end of input or an error has been reported: that edge is spent, and only
-                // reading on finds it.
-                if n < room && !ready.is_read_closed() && !ready.is_error() {
+                // reading on finds it. Nor on a Unix socket, where a read ends behind descriptors that were sent along,
+                // whoever wants them.
+                if n < room && !self.peer.is_unix() && !ready.is_read_closed() && !ready.is_error() {
                     event_loop.clear_ready(self.id, Readiness::READABLE);
                 }
                 input.commit(n);
                 self.note_activity(event_loop);
-                if self.discarding.get() { Received::Nothing } else { Received::Input }
+                match (self.discarding.get(), descriptors.is_empty()) {
+                    (true, _) => Received::Nothing,
+                    (false, true) => Received::Input,
+                    (false, false) => Received::InputAndDescriptors(descriptors),
+                }
             }
             Ok(Transferred::WouldBlock) => {
                 event_loop.clear_ready(self.id, INPUT & !Readiness::ERROR);

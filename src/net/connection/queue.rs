@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::net::descriptors::send_with_descriptors;
 use crate::net::socket::{self, Transferred};
 
 /// How far a piece grows to which small sends are added.
@@ -31,18 +32,33 @@ pub(super) struct Queue {
 
 #[derive(Debug)]
 enum Segment {
-    Own { bytes: Vec<u8>, sent: usize },
-    Shared { bytes: Arc<[u8]>, sent: usize },
-    File { file: OwnedFd, offset: u64, left: u64 },
+    Own {
+        bytes: Vec<u8>,
+        sent: usize,
+    },
+    Shared {
+        bytes: Arc<[u8]>,
+        sent: usize,
+    },
+    File {
+        file: OwnedFd,
+        offset: u64,
+        left: u64,
+    },
+    /// Descriptors that go with the first of the bytes, of which none has been sent.
+    Along {
+        bytes: Vec<u8>,
+        descriptors: Vec<OwnedFd>,
+    },
 }
 
 impl Segment {
-    /// What it holds in memory, which is never nothing unless it is a file.
+    /// What it holds in memory to be sent with others, which is never nothing unless it is a file, or has a call for itself.
     fn bytes(&self) -> Option<&[u8]> {
         match self {
             Segment::Own { bytes, sent } => Some(&bytes[*sent..]),
             Segment::Shared { bytes, sent } => Some(&bytes[*sent..]),
-            Segment::File { .. } => None,
+            Segment::File { .. } | Segment::Along { .. } => None,
         }
     }
 }
@@ -111,6 +127,21 @@ impl Queue {
         self.segments.push_back(Segment::File { file, offset, left });
     }
 
+    /// Adds bytes, which are not none, and descriptors to go with them.
+    pub(super) fn push_along(&mut self, bytes: Vec<u8>, descriptors: Vec<OwnedFd>) {
+        self.in_memory += bytes.len();
+        self.segments.push_back(Segment::Along { bytes, descriptors });
+    }
+
+    /// How many descriptors wait to be sent.
+    pub(super) fn descriptors(&self) -> usize {
+        let waiting = self.segments.iter().map(|segment| match segment {
+            Segment::Along { descriptors, .. } => descriptors.len(),
+            _ => 0,
+        });
+        waiting.sum()
+    }
+
     /// Sends what the socket takes, and no more than a turn allows by much.
     ///
     /// # Errors
@@ -119,10 +150,10 @@ impl Queue {
     pub(super) fn write_to(&mut self, socket: BorrowedFd<'_>) -> io::Result<Wrote> {
         let mut budget = BYTES_A_TURN;
         while budget > 0 && !self.is_empty() {
-            let (wrote, offered) = if let Some(Segment::File { .. }) = self.segments.front() {
-                (self.write_file(socket, budget)?, 0)
-            } else {
-                self.write_bytes(socket)?
+            let (wrote, offered) = match self.segments.front() {
+                Some(Segment::File { .. }) => (self.write_file(socket, budget)?, 0),
+                Some(Segment::Along { .. }) => self.write_along(socket)?,
+                _ => self.write_bytes(socket)?,
             };
             // Of bytes in memory, a short write says that the socket is full. Of a file it may also have other causes, so
             // that is tried again.
@@ -163,7 +194,9 @@ impl Queue {
             let (sent, len) = match self.segments.front_mut() {
                 Some(Segment::Own { bytes, sent }) => (sent, bytes.len()),
                 Some(Segment::Shared { bytes, sent }) => (sent, bytes.len()),
-                Some(Segment::File { .. }) | None => unreachable!("no more is sent than there is"),
+                Some(Segment::File { .. } | Segment::Along { .. }) | None => {
+                    unreachable!("no more is sent than there is")
+                }
             };
             let left = len - *sent;
             if n < left {
@@ -173,6 +206,25 @@ impl Queue {
             n -= left;
             self.segments.pop_front();
         }
+    }
+
+    /// Sends the bytes at the front with their descriptors, which are closed then. Answers as [`write_bytes`](Queue::write_bytes).
+    fn write_along(&mut self, socket: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+        let Some(Segment::Along { bytes, descriptors }) = self.segments.front_mut() else {
+            return Ok((0, 0));
+        };
+        let offered = bytes.len();
+        let taken = match send_with_descriptors(socket, bytes, descriptors)? {
+            Transferred::WouldBlock => 0,
+            Transferred::Bytes(n) => n,
+        };
+        if taken > 0 {
+            // What is left are bytes like others.
+            let bytes = std::mem::take(bytes);
+            self.segments[0] = Segment::Own { bytes, sent: 0 };
+            self.consume(taken);
+        }
+        Ok((taken as u64, offered as u64))
     }
 
     /// Sends of the file at the front, at most so many bytes. Answers how many the socket has taken; 0 if it is full.

@@ -25,7 +25,8 @@ impl<S> TcpServerBuilder<'_, S> {
     /// How many connections of one address the server may have at a time, on all its loops; others are closed as soon as they are
     /// accepted, and [counted](crate::ServerCounters::refused_by_address). Usually there is no limit.
     ///
-    /// What counts is the whole address without the port. Clients behind one router share one, and a host with IPv6 has many.
+    /// What counts is the whole address without the port. Clients behind one router share one, and a host with IPv6 has many. Of a Unix
+    /// socket's peers it is the user that counts.
     pub fn max_per_address(mut self, connections: usize) -> Self {
         self.settings.quota.per_address = Some(connections as u64);
         self

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::begin_to_stop;
 use crate::event_loop::{EventLoop, LoopHandle};
+use crate::net::address::Address;
 use crate::net::admission::ServerCounters;
 use crate::net::group::{Group, StopReport};
 
@@ -29,14 +30,23 @@ use crate::net::group::{Group, StopReport};
 #[derive(Clone)]
 pub struct ServerHandle {
     pub(super) home: LoopHandle,
-    pub(super) local_addr: SocketAddr,
+    pub(super) address: Address,
     pub(super) group: Arc<Group>,
 }
 
 impl ServerHandle {
-    /// Where the server listens, or has listened.
+    /// As [`TcpServer::local_addr`](crate::TcpServer::local_addr), also when the server has ended.
+    ///
+    /// # Panics
+    /// If it is a server on a Unix socket.
+    #[track_caller]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        self.address.as_inet().expect("a server on a Unix socket has no IP address: see `address`")
+    }
+
+    /// Where the server listens, or has listened.
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// As [`TcpServer::open_connections`](crate::TcpServer::open_connections).
@@ -75,7 +85,7 @@ impl ServerHandle {
 impl fmt::Debug for ServerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerHandle")
-            .field("local_addr", &self.local_addr)
+            .field("address", &self.address)
             .field("open_connections", &self.open_connections())
             .finish_non_exhaustive()
     }

@@ -1,28 +1,27 @@
 //! Begins to listen: on one loop, or on each.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::Settings;
 use crate::event_loop::EventLoop;
 use crate::loop_pool::LoopPool;
 use crate::net::acceptor::Acceptor;
+use crate::net::address::Address;
 use crate::net::distribution::{Dealer, Distribution};
 use crate::net::group::Group;
 use crate::net::listener::{Establish, EstablishThere, Listener};
-use crate::net::options::SocketOptions;
 
 /// Listens on the first of `addresses` that can be had, with as many sockets as there are to be listeners. All of them have
 /// its port.
 pub(super) fn bind(
-    addresses: &[SocketAddr],
-    backlog: i32,
-    options: &SocketOptions,
+    addresses: &[Address],
+    settings: &Settings,
     listeners: usize,
-) -> io::Result<(SocketAddr, Vec<Acceptor>)> {
+) -> io::Result<(Address, Vec<Acceptor>)> {
     let mut first_error = None;
-    for &address in addresses {
-        match bind_all(address, backlog, options, listeners) {
+    for address in addresses {
+        match bind_all(address.clone(), settings, listeners) {
             Ok(bound) => return Ok(bound),
             Err(error) => {
                 let error = io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
@@ -35,21 +34,24 @@ pub(super) fn bind(
 }
 
 fn bind_all(
-    mut address: SocketAddr,
-    backlog: i32,
-    options: &SocketOptions,
+    mut address: Address,
+    settings: &Settings,
     listeners: usize,
-) -> io::Result<(SocketAddr, Vec<Acceptor>)> {
+) -> io::Result<(Address, Vec<Acceptor>)> {
+    if listeners > 1 && address.is_unix() {
+        let message = "a Unix socket cannot be listened at by each loop for itself";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+    }
     let shared;
     let options = if listeners > 1 {
-        shared = options.clone().reuse_port(true);
+        shared = settings.options.clone().reuse_port(true);
         &shared
     } else {
-        options
+        &settings.options
     };
     let mut acceptors = Vec::with_capacity(listeners);
     for _ in 0..listeners {
-        let acceptor = Acceptor::bind(address, backlog, options)?;
+        let acceptor = Acceptor::bind(&address, settings.backlog, options, settings.at_path)?;
         // The first has chosen the port, if there was one to be chosen.
         address = acceptor.local_address()?;
         acceptors.push(acceptor);

@@ -76,7 +76,7 @@ fn an_answer_for_which_there_is_too_little_room_is_cut() {
     let (caller, _answerer) = pair();
     for room in [0, 1, 7, 104, 150] {
         let mut answer = vec![0xAA; room + 8];
-        assert_eq!(ask(&caller, &mut answer[..room]).unwrap(), room);
+        assert_eq!(ask(&caller, libc::IPPROTO_TCP, libc::TCP_INFO, &mut answer[..room]).unwrap(), room);
         assert_eq!(answer[room..], [0xAA; 8], "behind the room");
     }
 }

@@ -1,0 +1,228 @@
+//! Where the end of a connection is: an internet address, or one of this machine.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::mem::offset_of;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix};
+
+/// The longest path and the longest abstract name, in bytes: what `sun_path` holds (unix(7)), without a byte that either needs.
+const LONGEST: usize = 107;
+
+/// The address of one end of a connection, of whatever family.
+///
+/// It is cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Address {
+    /// An IP address and a port.
+    Inet(SocketAddr),
+    /// That of a Unix socket.
+    Unix(UnixAddress),
+}
+
+/// The address of a Unix socket (unix(7)): a path, a name outside of the file system, or none at all.
+///
+/// Displayed as the system's own tools do it: a path as it is, an abstract name with an `@` before it, and `unnamed`. The other
+/// way round, a text always stands for a path: `"@name"` is one as well.
+///
+/// ```
+/// use reveille::UnixAddress;
+///
+/// assert_eq!(UnixAddress::from("/run/greeter.sock").to_string(), "/run/greeter.sock");
+/// assert_eq!(UnixAddress::abstract_name("greeter").to_string(), "@greeter");
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct UnixAddress(Name);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Name {
+    Path(Arc<Path>),
+    Abstract(Arc<[u8]>),
+    Unnamed,
+}
+
+impl Address {
+    /// The IP address and the port, if it has them.
+    pub fn as_inet(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Inet(address) => Some(*address),
+            Address::Unix(_) => None,
+        }
+    }
+
+    /// The address of a Unix socket, if it is one.
+    pub fn as_unix(&self) -> Option<&UnixAddress> {
+        match self {
+            Address::Unix(address) => Some(address),
+            Address::Inet(_) => None,
+        }
+    }
+
+    pub(super) fn is_unix(&self) -> bool {
+        self.as_unix().is_some()
+    }
+
+    /// What the kernel has answered.
+    ///
+    /// # Errors
+    /// `EAFNOSUPPORT` for an address of another family.
+    pub(super) fn from_kernel(address: SocketAddrAny) -> Result<Address, Errno> {
+        if address.address_family() == AddressFamily::UNIX {
+            return Ok(Address::Unix(UnixAddress(Name::from_kernel(address))));
+        }
+        SocketAddr::try_from(address).map(Address::Inet)
+    }
+}
+
+impl Name {
+    fn from_kernel(address: SocketAddrAny) -> Name {
+        let len = address.addr_len() as usize;
+        // A family and nothing else, which the conversion does not tell from an abstract name without a byte. And the kernel takes a
+        // path of 108 bytes, and answers with the byte that ends it, for which its own structure has no room: there the conversion
+        // would panic, and any client could have it do so.
+        if len <= offset_of!(libc::sockaddr_un, sun_path) || len > size_of::<libc::sockaddr_un>() {
+            return Name::Unnamed;
+        }
+        SocketAddrUnix::try_from(address).map_or(Name::Unnamed, |address| Name::of(&address))
+    }
+
+    fn of(address: &SocketAddrUnix) -> Name {
+        if let Some(path) = address.path_bytes() {
+            // Of a path as long as there may be, the byte that ends it comes along.
+            let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
+            return Name::Path(Arc::from(Path::new(OsStr::from_bytes(path))));
+        }
+        match address.abstract_name() {
+            Some(name) => Name::Abstract(Arc::from(name)),
+            None => Name::Unnamed,
+        }
+    }
+}
+
+impl UnixAddress {
+    /// A path: the socket is a file there. At most 107 bytes, which is found out when it is used.
+    pub fn path(path: impl AsRef<Path>) -> UnixAddress {
+        UnixAddress(Name::Path(Arc::from(path.as_ref())))
+    }
+
+    /// A name in a space of its own, outside of the file system and its permissions: every process of the same network namespace can
+    /// connect to it, and it is gone with the socket. At most 107 bytes, of any kind.
+    pub fn abstract_name(name: impl AsRef<[u8]>) -> UnixAddress {
+        UnixAddress(Name::Abstract(Arc::from(name.as_ref())))
+    }
+
+    /// The path, if it is one.
+    pub fn as_path(&self) -> Option<&Path> {
+        match &self.0 {
+            Name::Path(path) => Some(path),
+            Name::Abstract(_) | Name::Unnamed => None,
+        }
+    }
+
+    /// The abstract name, without the byte 0 that the kernel has before it.
+    pub fn as_abstract_name(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Name::Abstract(name) => Some(name),
+            Name::Path(_) | Name::Unnamed => None,
+        }
+    }
+
+    /// Whether the socket has no name, as most have that connect to another. A path of 108 bytes, which the kernel takes from others but
+    /// has no room to tell, counts as none.
+    pub fn is_unnamed(&self) -> bool {
+        matches!(self.0, Name::Unnamed)
+    }
+
+    /// As the kernel takes it.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for what cannot be a socket's name.
+    pub(super) fn to_kernel(&self) -> io::Result<SocketAddrUnix> {
+        let invalid = |message| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        let bytes = match &self.0 {
+            Name::Path(path) => path.as_os_str().as_bytes(),
+            Name::Abstract(name) => name,
+            Name::Unnamed => return invalid("a socket without a name cannot be addressed".to_owned()),
+        };
+        if bytes.is_empty() {
+            return invalid("the name of the Unix socket is empty".to_owned());
+        }
+        if bytes.len() > LONGEST {
+            let len = bytes.len();
+            return invalid(format!("the name of a Unix socket has at most {LONGEST} bytes, and not {len}"));
+        }
+        Ok(match &self.0 {
+            Name::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,
+            _ if bytes.contains(&0) => return invalid("a path has no byte 0 in it".to_owned()),
+            _ => SocketAddrUnix::new(bytes)?,
+        })
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Address {
+        Address::Inet(address)
+    }
+}
+
+impl From<UnixAddress> for Address {
+    fn from(address: UnixAddress) -> Address {
+        Address::Unix(address)
+    }
+}
+
+impl From<&str> for UnixAddress {
+    fn from(path: &str) -> UnixAddress {
+        UnixAddress::path(path)
+    }
+}
+
+impl From<&Path> for UnixAddress {
+    fn from(path: &Path) -> UnixAddress {
+        UnixAddress::path(path)
+    }
+}
+
+impl From<&PathBuf> for UnixAddress {
+    fn from(path: &PathBuf) -> UnixAddress {
+        UnixAddress::path(path)
+    }
+}
+
+impl From<PathBuf> for UnixAddress {
+    fn from(path: PathBuf) -> UnixAddress {
+        UnixAddress::path(path)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Inet(address) => address.fmt(f),
+            Address::Unix(address) => address.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for UnixAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Name::Path(path) => path.display().fmt(f),
+            Name::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
+            Name::Unnamed => f.write_str("unnamed"),
+        }
+    }
+}
+
+impl fmt::Debug for UnixAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "UnixAddress({self})")
+    }
+}

@@ -1,0 +1,61 @@
+//! For the tests of Unix sockets: names of their own, and clients.
+
+use std::fs;
+use std::io::Read;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as StdAddress, UnixStream};
+use std::path::PathBuf;
+use std::process;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use reveille::{TcpServer, UnixAddress};
+
+use super::net;
+
+/// A folder that is removed with all that is in it.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Folder {
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("reveille-{}-{}", process::id(), MADE.fetch_add(1, SeqCst));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).expect("a new folder");
+        Folder(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).expect("a folder of this test's own");
+    }
+}
+
+/// A name that no other test has.
+pub(crate) fn abstract_name() -> UnixAddress {
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    UnixAddress::abstract_name(format!("reveille {} {}", process::id(), MADE.fetch_add(1, SeqCst)))
+}
+
+/// A client of the standard library's, connected. It never blocks for ever.
+pub(crate) fn connect(server: &TcpServer) -> UnixStream {
+    let address = server.address().as_unix().expect("a Unix socket");
+    let address = match (address.as_path(), address.as_abstract_name()) {
+        (Some(path), _) => StdAddress::from_pathname(path),
+        (None, Some(name)) => StdAddress::from_abstract_name(name),
+        (None, None) => panic!("a server without a name"),
+    };
+    let client = UnixStream::connect_addr(&address.unwrap()).expect("a server that listens");
+    client.set_read_timeout(Some(net::LIMIT)).unwrap();
+    client
+}
+
+pub(crate) fn read_exact(client: &mut UnixStream, n: usize) -> Vec<u8> {
+    let mut bytes = vec![0; n];
+    client.read_exact(&mut bytes).expect("so many bytes");
+    bytes
+}
