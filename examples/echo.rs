@@ -4,18 +4,15 @@
 //! server on several loops (`--threads 4`), and an orderly end on a signal.
 
 use std::env;
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use reveille::{Buffer, Channel, ConnectionHandler, EventLoop, Interest, TcpConnection, TcpServer};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::low_level::pipe;
+use reveille::{Buffer, ConnectionHandler, EventLoop, Signal, Signals, TcpConnection, TcpServer};
 
 const USAGE: &str = "usage: echo [--listen ADDRESS:PORT] [--threads N]
 
@@ -66,11 +63,12 @@ fn run(arguments: &Arguments) -> io::Result<()> {
 
     let local = server.local_addr();
     let mut server = Some(server);
-    let _signals = on_signal(&event_loop, move |event_loop| match server.take() {
-        // The second signal: whoever sent it does not want to wait.
-        None => event_loop.quit(),
-        Some(server) => server.stop(GRACE, |event_loop, _| event_loop.quit()),
-    })?;
+    let _signals =
+        Signals::new(&event_loop, [Signal::INT, Signal::TERM], move |event_loop, _| match server.take() {
+            // The second signal: whoever sent it does not want to wait.
+            None => event_loop.quit(),
+            Some(server) => server.stop(GRACE, |event_loop, _| event_loop.quit()),
+        })?;
     // Only now: whoever reads this may send a signal.
     println!("listening on {local}");
     println!("try: nc {} {}", local.ip(), local.port());
@@ -84,25 +82,6 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         totals.bytes.load(Relaxed)
     );
     Ok(())
-}
-
-/// Calls `callback` on the loop for each SIGINT and SIGTERM: the signal handler writes into a socket, which a channel watches.
-fn on_signal(
-    event_loop: &EventLoop,
-    mut callback: impl FnMut(&EventLoop) + 'static,
-) -> io::Result<Channel<UnixStream>> {
-    let (receiver, sender) = UnixStream::pair()?;
-    receiver.set_nonblocking(true)?;
-    pipe::register(SIGINT, sender.try_clone()?)?;
-    pipe::register(SIGTERM, sender)?;
-    Channel::new(event_loop, receiver, Interest::READABLE, move |event| {
-        let mut signals = [0; 16];
-        // Nothing to read is no error: the callback may come for a reason that is gone.
-        let received = event.source().read(&mut signals).unwrap_or(0);
-        for _ in 0..received {
-            callback(event.event_loop());
-        }
-    })
 }
 
 /// One connection. It counts for itself, and adds to the totals when it ends.

@@ -30,8 +30,9 @@
 //! - [`TcpClient`] and [`Backoff`]: clients, and how often they try.
 //! - [`Framed`] and [`Decoder`]: frames instead of bytes, as [lines](LineCodec), with [lengths](LengthCodec) before them, or your own.
 //! - [`UdpSocket`] and [`DatagramHandler`]: datagrams, connected or not, multicast.
-//! - [`Channel`]: pipes, signals, anything that epoll takes.
 //! - [`EventFd`]: the kernel's counter, for your own signalling; [watched](EventFd::watch) by a loop or not.
+//! - [`Channel`]: pipes, terminals, anything that epoll takes.
+//! - [`Signals`]: signals of the process.
 //! - [`LoopThread`] and [`LoopPool`]: loops on threads of their own.
 //!
 //! # Logging
@@ -52,6 +53,8 @@ mod eventfd_source;
 mod loop_pool;
 mod loop_thread;
 mod net;
+mod registration;
+mod signals;
 
 mod buffer;
 mod channel_table;
@@ -59,6 +62,7 @@ mod clock;
 mod eventfd;
 mod poller;
 mod readiness;
+mod signal;
 mod sync;
 mod task;
 mod task_queue;
@@ -87,6 +91,8 @@ pub use net::{
     UdpRef, UdpSocket, UdpSocketBuilder, UnixAddress,
 };
 pub use readiness::{Interest, Readiness};
+pub use signal::Signal;
+pub use signals::Signals;
 
 /// The README's examples are compiled.
 #[cfg(doctest)]

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod alone;
 pub(crate) mod client;
 pub(crate) mod net;
 pub(crate) mod unix;
