@@ -33,6 +33,7 @@
 //! - [`EventFd`]: the kernel's counter, for your own signalling; [watched](EventFd::watch) by a loop or not.
 //! - [`Channel`]: pipes, terminals, anything that epoll takes.
 //! - [`Signals`]: signals of the process.
+//! - [`Child`]: processes started from the loop, whose end is a call.
 //! - [`LoopThread`] and [`LoopPool`]: loops on threads of their own.
 //!
 //! # Logging
@@ -49,6 +50,7 @@ mod event_loop;
 mod codec;
 
 mod channel;
+mod child;
 mod eventfd_source;
 mod loop_pool;
 mod loop_thread;
@@ -70,6 +72,7 @@ mod timer_queue;
 
 pub use buffer::Buffer;
 pub use channel::{Channel, ChannelEvent};
+pub use child::Child;
 pub use clock::VirtualClock;
 pub use codec::{
     Decoder, FrameError, FrameHandler, Framed, Frames, LengthCodec, LengthError, LengthPrefix, LineCodec,

@@ -93,7 +93,6 @@ impl Signal {
         self != Signal::KILL && self != Signal::STOP
     }
 
-    #[allow(dead_code)]
     pub(crate) fn to_rustix(self) -> Known {
         self.entry().1
     }
