@@ -34,6 +34,7 @@
 //! - [`Channel`]: pipes, terminals, anything that epoll takes.
 //! - [`Signals`]: signals of the process.
 //! - [`Child`]: processes started from the loop, whose end is a call.
+//! - [`Watcher`]: changes of files and directories.
 //! - [`LoopThread`] and [`LoopPool`]: loops on threads of their own.
 //!
 //! # Logging
@@ -57,6 +58,7 @@ mod loop_thread;
 mod net;
 mod registration;
 mod signals;
+mod watcher;
 
 mod buffer;
 mod channel_table;
@@ -96,6 +98,7 @@ pub use net::{
 pub use readiness::{Interest, Readiness};
 pub use signal::Signal;
 pub use signals::Signals;
+pub use watcher::{FileChange, FileChanges, FileEvent, WatchId, Watcher};
 
 /// The README's examples are compiled.
 #[cfg(doctest)]

@@ -1,6 +1,8 @@
 //! Tests that need a process of their own, because what they are about belongs to a process.
 
 use std::env;
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::{self, Command, Output, Stdio};
 use std::thread;
 
@@ -23,21 +25,48 @@ pub(crate) fn alone(test: impl FnOnce()) {
 }
 
 /// Runs `test` in a process of its own, and answers how that has ended.
-///
-/// The process is this test binary once more, told to run the test that this thread is named after; there, this does not return.
 pub(crate) fn outcome_alone(test: impl FnOnce()) -> Output {
+    let outcome = outcome_of(Command::new(program()), test);
+    assert!(has_run(&outcome), "the test was not found: {outcome:?}");
+    outcome
+}
+
+/// As [`alone`], in a process that a shell script prepares, and then becomes with `exec "$@"`. Where the script does not come
+/// that far the test cannot be made; then it says so, and passes.
+#[track_caller]
+pub(crate) fn alone_after(script: &str, test: impl FnOnce()) {
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", script, "sh"]).arg(program());
+    let outcome = outcome_of(shell, test);
+    let errors = String::from_utf8_lossy(&outcome.stderr);
+    if has_run(&outcome) {
+        assert!(outcome.status.success(), "{}\n{errors}", outcome.status);
+    } else {
+        // Not `eprintln!`, whose output the test harness would keep.
+        let name = thread::current().name().unwrap_or("a test").to_owned();
+        let _ = writeln!(io::stderr(), "skipped: {name}: {}", errors.trim());
+    }
+}
+
+fn program() -> PathBuf {
+    env::current_exe().expect("this program")
+}
+
+fn has_run(outcome: &Output) -> bool {
+    String::from_utf8_lossy(&outcome.stdout).contains("running 1 test")
+}
+
+/// The process is this test binary once more, told to run the test that this thread is named after; there, this does not return.
+fn outcome_of(mut command: Command, test: impl FnOnce()) -> Output {
     if env::var_os(ALONE).is_some() {
         with_watchdog(LIMIT, test);
         process::exit(0);
     }
     let name = thread::current().name().expect("the name of the test").to_owned();
-    let outcome = Command::new(env::current_exe().expect("this program"))
+    command
         .args(["--exact", &name, "--nocapture", "--include-ignored"])
         .env(ALONE, "1")
         .stdin(Stdio::null())
         .output()
-        .expect("a process");
-    let has_run = String::from_utf8_lossy(&outcome.stdout).contains("running 1 test");
-    assert!(has_run, "no test has this name: {name}");
-    outcome
+        .expect("a process")
 }
