@@ -5,7 +5,7 @@ mod support;
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use reveille::{
@@ -13,9 +13,10 @@ use reveille::{
 };
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
-use support::net::{self, Journal};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use support::net::{self, Child, Journal, answer};
 use support::unix::{abstract_name, connect};
-use support::{Recorder, turn, with_loop};
+use support::{LIMIT, Recorder, turn, with_loop, with_watchdog};
 
 fn pipe() -> (File, File) {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
@@ -197,6 +198,39 @@ fn more_descriptors_than_are_taken_close_the_connection_and_are_closed() {
             assert_closed(&mut reader);
         });
     }
+}
+
+/// The child: a server that is sent three descriptors when it has room for one.
+#[test]
+#[ignore = "is run in a process of its own by the test below"]
+fn child_role() {
+    if net::role().is_none() {
+        return;
+    }
+    with_loop(|event_loop| {
+        let Taking { server, told, taken } = taking(event_loop, 4, false);
+        let client = connect(&server);
+        net::turn_until(event_loop, || server.counters().accepted == 1);
+        let (mut reader, writer) = pipe();
+        let next = File::open("/dev/null").unwrap().as_raw_fd();
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(next as u64 + 1), maximum }).unwrap();
+        send_raw(&client, b"x", &[&writer, &writer, &writer]);
+        drop(writer);
+        net::turn_until(event_loop, || told.len() > 0);
+        turn(event_loop);
+        assert_eq!(taken.len(), 0);
+        assert_closed(&mut reader);
+        answer(told.take().join(", "));
+    });
+}
+
+#[test]
+fn descriptors_for_which_there_is_no_room_are_not_lost_without_a_word() {
+    with_watchdog(LIMIT, || {
+        let mut child = Child::start("server");
+        assert_eq!(child.hear(), "InvalidData");
+    });
 }
 
 #[test]
