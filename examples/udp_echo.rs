@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use reveille::{DatagramHandler, EventLoop, UdpRef, UdpSocket};
+use reveille::{DatagramHandler, EventLoop, Signal, Signals, UdpRef, UdpSocket};
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
@@ -25,7 +25,8 @@ fn main() -> ExitCode {
 fn run(address: &str) -> io::Result<()> {
     let event_loop = EventLoop::new()?;
     let socket = UdpSocket::bind(&event_loop, address)?.serve(Echo { datagrams: 0 })?;
-    println!("receiving at {}", socket.local_addr());
+    let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
+    println!("receiving on {}", socket.local_addr());
     event_loop.run()
 }
 

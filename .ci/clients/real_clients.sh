@@ -394,10 +394,33 @@ simple_refuses() {
   rejects 1 simple "$1"
 }
 
+check_udp_echo() {
+  local size answer
+  launch udp_echo 127.0.0.1:0
+  await_address receiving
+  for size in 1 64 1400 9000; do
+    answer=$(head -c "$size" /dev/zero | tr '\0' x | bounded 10 socat -t 1 -b 65536 - "UDP:$HOST:$PORT,shut-none" | wc -c)
+    ((answer == size)) || die "of a datagram of $size bytes $answer came back"
+  done
+  kill -TERM "$SERVER" || die "the server had died"
+  await_exit "$SERVER" 10
+  ((STATUS == 0)) || die "status $STATUS after SIGTERM"
+  rejects 2 udp_echo nonsense
+  forget "$SERVER"
+}
+
+# Two processes and one counter; what they print in which order is tested elsewhere.
+check_eventfd() {
+  local lines
+  lines=$(bounded 20 "$examples/eventfd" -s --write-every 1ms --read-every 1ms 1 2 3 4 5 | grep -c '^Parent read 1 (0x1) from efd')
+  ((lines == 15)) || die "a semaphore of 15 was read $lines times"
+  rejects 2 eventfd not-a-number
+}
+
 # --- All of it ------------------------------------------------------------------------------------
 
 all_checks=(large_file interleaved killed_clients many_open half_close bad_peers few_descriptors ipv6
-  command_line signals stop_under_load two_servers simple)
+  command_line signals stop_under_load two_servers simple udp_echo eventfd)
 
 run_check() {
   local begin=$EPOCHREALTIME
