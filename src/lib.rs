@@ -35,6 +35,7 @@
 //! - [`Signals`]: signals of the process.
 //! - [`Child`]: processes started from the loop, whose end is a call.
 //! - [`Watcher`]: changes of files and directories.
+//! - [`PressureTrigger`], [`MemoryThreshold`], [`MemoryEvents`]: the kernel's notice that memory or another resource is short.
 //! - [`LoopThread`] and [`LoopPool`]: loops on threads of their own.
 //!
 //! # Logging
@@ -53,9 +54,11 @@ mod codec;
 mod channel;
 mod child;
 mod eventfd_source;
+mod group_memory;
 mod loop_pool;
 mod loop_thread;
 mod net;
+mod pressure;
 mod registration;
 mod signals;
 mod watcher;
@@ -86,6 +89,7 @@ pub use event_loop::{
 };
 pub use eventfd::{EventFd, EventFdBuilder};
 pub use eventfd_source::EventFdSource;
+pub use group_memory::{MemoryCounts, MemoryEvents, MemoryThreshold};
 pub use loop_pool::LoopPool;
 pub use loop_thread::LoopThread;
 pub use net::{
@@ -95,6 +99,7 @@ pub use net::{
     TcpClientBuilder, TcpConnection, TcpInfo, TcpServer, TcpServerBuilder, TcpState, ThisLoop, UdpHandle,
     UdpRef, UdpSocket, UdpSocketBuilder, UnixAddress,
 };
+pub use pressure::{Pressure, PressureTrigger, Resource};
 pub use readiness::{Interest, Readiness};
 pub use signal::Signal;
 pub use signals::Signals;

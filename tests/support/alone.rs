@@ -1,6 +1,7 @@
 //! Tests that need a process of their own, because what they are about belongs to a process.
 
 use std::env;
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::{self, Command, Output, Stdio};
@@ -42,10 +43,14 @@ pub(crate) fn alone_after(script: &str, test: impl FnOnce()) {
     if has_run(&outcome) {
         assert!(outcome.status.success(), "{}\n{errors}", outcome.status);
     } else {
-        // Not `eprintln!`, whose output the test harness would keep.
-        let name = thread::current().name().unwrap_or("a test").to_owned();
-        let _ = writeln!(io::stderr(), "skipped: {name}: {}", errors.trim());
+        skipped(errors.trim());
     }
+}
+
+/// Says that this test cannot be made here.
+pub(crate) fn skipped(why: impl Display) {
+    // Not `eprintln!`, whose output the test harness would keep.
+    let _ = writeln!(io::stderr(), "skipped: {}: {why}", thread::current().name().unwrap_or("a test"));
 }
 
 fn program() -> PathBuf {

@@ -1,0 +1,69 @@
+//! What the kernel says when memory, processors or disks are short.
+//!
+//! Run it with `cargo run --release --example pressure`, and keep the machine busy; it says when tasks were held up for more
+//! than 100 ms of any 2 s, until Ctrl-C. Given the directory of a control group, it also tells of the group's memory: of cgroup v2
+//! the counts of its limits, of cgroup v1 the crossings of a threshold in bytes, 4 MiB if not given:
+//! `cargo run --release --example pressure -- /sys/fs/cgroup/memory/mine 4194304`.
+
+use std::env;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use reveille::{EventLoop, MemoryEvents, MemoryThreshold, PressureTrigger, Resource, Signal, Signals};
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let bytes = arguments.get(1).map_or(Ok(4 << 20), |bytes| bytes.parse());
+    let (Ok(bytes), true) = (bytes, arguments.len() <= 2) else {
+        eprintln!("usage: pressure [GROUP [BYTES]]");
+        return ExitCode::from(2);
+    };
+    match run(arguments.first().map(Path::new), bytes) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pressure: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(group: Option<&Path>, bytes: u64) -> io::Result<()> {
+    let event_loop = EventLoop::new()?;
+    for resource in [Resource::Cpu, Resource::Memory, Resource::Io] {
+        let trigger = PressureTrigger::some(resource).stall(Duration::from_millis(100));
+        let told = trigger
+            .watch(&event_loop, move |_| println!("{resource}: tasks were held up for more than 100 ms"));
+        // A kernel without it is no reason to give up the rest.
+        match told {
+            Ok(pressure) => {
+                pressure.detach();
+                println!("{resource}: watched");
+            }
+            Err(error) => println!("{resource}: {error}"),
+        }
+    }
+    if let Some(group) = group {
+        watch_group(&event_loop, group, bytes)?;
+    }
+    let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
+    println!("end with Ctrl-C");
+    event_loop.run()
+}
+
+/// Whichever of the two kinds of group it is.
+fn watch_group(event_loop: &EventLoop, group: &Path, bytes: u64) -> io::Result<()> {
+    let name = group.display().to_string();
+    if group.join("memory.events").exists() {
+        let told = move |_: &EventLoop, counts| println!("{name}: {counts:?}");
+        MemoryEvents::new(event_loop, group, told)?.detach();
+    } else {
+        let told =
+            move |_: &EventLoop, crossings| println!("{name}: {bytes} bytes crossed, {crossings} times");
+        MemoryThreshold::new(event_loop, group, bytes, told)?.detach();
+    }
+    println!("{}: watched", group.display());
+    Ok(())
+}
