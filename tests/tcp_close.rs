@@ -680,6 +680,30 @@ fn a_handle_sends_from_another_thread_in_order() {
 }
 
 #[test]
+fn a_send_on_the_loop_goes_behind_what_handles_were_given_before() {
+    with_watchdog(LIMIT, || {
+        let (host, _) = scripted(|script| {
+            script.on_message(|conn, input| {
+                input.clear();
+                let handle = conn.handle();
+                // The loop is in this callback all the while, and reads no mailbox.
+                thread::spawn(move || ["1 ", "2 "].map(|text| handle.send(text).unwrap())).join().unwrap();
+                conn.send("3 ")?;
+                let handle = conn.handle();
+                thread::spawn(move || handle.send("4 ").unwrap()).join().unwrap();
+                conn.send_owned("5 ")?;
+                conn.send_vectored(&[io::IoSlice::new(b"6 "), io::IoSlice::new(b"7")])?;
+                conn.shutdown();
+                Ok(())
+            })
+        });
+        let mut client = host.connect();
+        client.write_all(b"go").unwrap();
+        assert_eq!(net::read_to_end(&mut client), b"1 2 3 4 5 6 7");
+    });
+}
+
+#[test]
 fn the_sends_of_several_threads_do_not_mix() {
     with_watchdog(LIMIT, || {
         let (host, _, given) = giving_handles();

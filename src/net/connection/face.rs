@@ -53,7 +53,8 @@ impl<'a> TcpConnection<'a> {
         self.core.handle()
     }
 
-    /// Sends `bytes`, or queues what the kernel does not take now. Sends keep their order.
+    /// Sends `bytes`, or queues what the kernel does not take now. Sends keep their order, and go behind all that was accepted from
+    /// [handles](ConnectionHandle) before this call.
     ///
     /// While more is queued than the server's high-water mark, the connection reads no more from its peer, so that a peer which
     /// sends and does not read is held back and not answered without bound. Who sends without being asked is told by
@@ -67,7 +68,7 @@ impl<'a> TcpConnection<'a> {
     /// has turned out to be broken. [`SendError::Full`] if the bytes would take the queue past its limit; none of them are
     /// sent then.
     pub fn send(&self, bytes: impl AsRef<[u8]>) -> Result<Sent, SendError> {
-        self.core.send(self.event_loop, bytes.as_ref()).map_err(|(error, _)| error)
+        self.in_order().send(self.event_loop, bytes.as_ref()).map_err(|(error, _)| error)
     }
 
     /// Sends several slices as if they were one, in one system call: a header and a body that lie apart.
@@ -77,7 +78,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// As [`send`](TcpConnection::send).
     pub fn send_vectored(&self, slices: &[IoSlice<'_>]) -> Result<Sent, SendError> {
-        self.core.send(self.event_loop, slices).map_err(|(error, _)| error)
+        self.in_order().send(self.event_loop, slices).map_err(|(error, _)| error)
     }
 
     /// Sends bytes that the caller gives away. As [`send`](TcpConnection::send), but what the kernel does not take now is queued as
@@ -88,7 +89,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// As [`send`](TcpConnection::send). The bytes are dropped then.
     pub fn send_owned(&self, bytes: impl Into<Vec<u8>>) -> Result<Sent, SendError> {
-        self.core.send(self.event_loop, Bytes::Own(bytes.into())).map_err(|(error, _)| error)
+        self.in_order().send(self.event_loop, Bytes::Own(bytes.into())).map_err(|(error, _)| error)
     }
 
     /// Sends bytes that several connections may be sending at a time, such as a message to all members of a group. As
@@ -109,7 +110,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// As [`send`](TcpConnection::send).
     pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<Sent, SendError> {
-        self.core.send(self.event_loop, Bytes::Shared(Arc::clone(bytes))).map_err(|(error, _)| error)
+        self.in_order().send(self.event_loop, Bytes::Shared(Arc::clone(bytes))).map_err(|(error, _)| error)
     }
 
     /// Sends `length` bytes of a file from `offset` on, behind what was sent before, without their passing through this process
@@ -145,7 +146,7 @@ impl<'a> TcpConnection<'a> {
     /// the peer has been promised bytes that cannot be had: a file that ends too early with
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), a pipe or a directory with what the kernel says of it.
     pub fn send_file(&self, file: impl Into<OwnedFd>, offset: u64, length: u64) -> Result<Sent, SendError> {
-        self.core.send_file(self.event_loop, file.into(), offset, length)
+        self.in_order().send_file(self.event_loop, file.into(), offset, length)
     }
 
     /// Sends open descriptors to the process at the other end of a Unix socket (`SCM_RIGHTS`, unix(7)), along with `bytes`, behind
@@ -176,7 +177,7 @@ impl<'a> TcpConnection<'a> {
         descriptors: impl IntoIterator<Item = OwnedFd>,
     ) -> io::Result<Sent> {
         let along = Along::new(bytes.into(), descriptors.into_iter().collect())?;
-        self.core.send_along(self.event_loop, along)
+        self.in_order().send_along(self.event_loop, along)
     }
 
     /// Takes descriptors from the process at the other end of a Unix socket from now on, at most so many with one of its sends (253,
@@ -191,6 +192,12 @@ impl<'a> TcpConnection<'a> {
     /// [`Unsupported`](io::ErrorKind::Unsupported) for a TCP connection.
     pub fn accept_descriptors(&self, most: usize) -> io::Result<()> {
         self.core.accept_descriptors(most)
+    }
+
+    /// The connection, when all that handles had been given before has gone before.
+    fn in_order(&self) -> &'a Core {
+        self.core.read_mailbox(self.event_loop);
+        self.core
     }
 
     /// Ends sending: what is queued is still sent, then the peer reads the end of input. The connection still receives, and

@@ -136,7 +136,9 @@ impl Core {
 
 /// A connection, seen from any thread. Clones speak to the same connection.
 ///
-/// What is asked through a handle happens on the connection's loop, in the order asked. The handle keeps neither the connection
+/// What is asked through a handle happens on the connection's loop, in the order asked, of all threads together. A send on the loop
+/// itself goes behind what had been accepted here before it began; of two that know nothing of each other either may be first. The
+/// handle keeps neither the connection
 /// nor its descriptor: once the connection has gone it says so, and it never speaks to another one that has taken its place.
 ///
 /// ```
