@@ -786,9 +786,9 @@ fn what_a_handle_has_accepted_goes_out_before_the_end() {
             script.on_message(|conn, input| {
                 input.clear();
                 let handle = conn.handle();
+                conn.send("at once, ")?;
                 // Still on its way when the connection is shut down.
                 assert_eq!(handle.send("accepted"), Ok(()));
-                conn.send("at once, ")?;
                 conn.shutdown();
                 assert_eq!(handle.send("too late"), Err(SendError::Closed));
                 assert_eq!(conn.state(), State::Closing);
@@ -825,18 +825,20 @@ fn what_a_handle_has_accepted_and_a_close_has_lost_counts_as_unsent() {
 }
 
 #[test]
-fn a_handle_used_on_the_loop_queues_behind_what_is_sent_at_once() {
+fn a_handle_used_on_the_loop_sends_in_order_with_the_connection() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| {
             script.on_message(|conn, input| {
                 input.clear();
-                conn.handle().send("later").unwrap();
-                conn.send("now, ")?;
+                conn.handle().send("first, ").unwrap();
+                conn.send("second, ")?;
+                conn.handle().send("third").unwrap();
                 Ok(())
             })
         });
         let mut client = host.connect();
-        assert_eq!(net::exchange(&mut client, b"when then?"), b"now, later");
+        client.write_all(b"when then?").unwrap();
+        assert_eq!(net::read_exact(&mut client, 20), b"first, second, third");
         assert!(!is_closed(&journal, 0));
     });
 }

@@ -137,9 +137,10 @@ impl Core {
 /// A connection, seen from any thread. Clones speak to the same connection.
 ///
 /// What is asked through a handle happens on the connection's loop, in the order asked, of all threads together. A send on the loop
-/// itself goes behind what had been accepted here before it began; of two that know nothing of each other either may be first. The
-/// handle keeps neither the connection
-/// nor its descriptor: once the connection has gone it says so, and it never speaks to another one that has taken its place.
+/// itself goes behind what had been accepted here before it began; of two that know nothing of each other either may be first.
+///
+/// The handle keeps neither the connection nor its descriptor: once the connection has gone it says so, and it never speaks to another
+/// one that has taken its place.
 ///
 /// ```
 /// use reveille::{Buffer, ConnectionHandle, ConnectionHandler, TcpConnection};
@@ -164,10 +165,9 @@ pub struct ConnectionHandle {
 }
 
 impl ConnectionHandle {
-    /// Sends `bytes` behind what this thread has sent through any handle of the connection before.
+    /// Sends `bytes` behind what has been sent through any handle of the connection before.
     ///
-    /// From any thread. What the connection's own callbacks send at once may come before bytes that are still on their way to
-    /// the loop. If the connection turns out to have no room for bytes that were accepted here, because its peer does not
+    /// From any thread. What the connection's own callbacks send after this has returned goes behind it. If the connection turns out to have no room for bytes that were accepted here, because its peer does not
     /// read, it is closed: its handler's `on_close` gets [`SendError::Full`].
     ///
     /// # Errors
