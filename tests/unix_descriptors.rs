@@ -23,10 +23,11 @@ fn pipe() -> (File, File) {
     (reader.into(), writer.into())
 }
 
-/// That no write end of the pipe is open any more, in any process or on its way to one.
+/// That no write end of the pipe is open any more, in any process or on its way to one. It waits for that, as another test may be
+/// starting a program, which has all descriptors for a moment; one that is left over hangs the test.
 #[track_caller]
 fn assert_closed(reader: &mut File) {
-    assert!(support::is_readable(&*reader), "somebody has the other end");
+    support::wait_readable(&*reader);
     assert_eq!(reader.read(&mut [0; 8]).unwrap(), 0);
 }
 
