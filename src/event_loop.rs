@@ -76,7 +76,7 @@ use timers::TimerTask;
 /// ```
 ///
 /// # One turn
-/// 1. The timeout is computed: none if there is work already, else until the next deadline.
+/// 1. The timeout is computed: none if there is work already. The alarm for the next deadline is set, unless it is.
 /// 2. The loop waits. An idle loop stays here and makes no system call.
 /// 3. Channels that are ready are called back.
 /// 4. Timers that are due are called back, in the order of their deadlines.

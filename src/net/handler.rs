@@ -1,10 +1,12 @@
 //! What a connection calls back.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use super::connection::TcpConnection;
-use super::outcome::CloseReason;
+use super::outcome::{CloseReason, Outcome};
 use crate::buffer::Buffer;
 
 /// The state of one connection, and what it does when something happens.
@@ -156,4 +158,24 @@ where
     fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
         (self.0)(conn, input)
     }
+}
+
+/// A closure as the handler of several connections of one loop.
+pub(super) struct Shared<F>(Rc<RefCell<F>>);
+
+impl<F, R> ConnectionHandler for Shared<F>
+where
+    F: FnMut(&TcpConnection<'_>, &mut Buffer) -> R + 'static,
+    R: Outcome,
+{
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
+        // Callbacks never nest, so this one is never borrowed twice.
+        (self.0.borrow_mut())(conn, input).into_result()
+    }
+}
+
+/// Makes the handlers of connections that share `on_message`.
+pub(super) fn shared<F>(on_message: F) -> impl FnMut(&TcpConnection<'_>) -> Shared<F> {
+    let shared = Rc::new(RefCell::new(on_message));
+    move |_| Shared(Rc::clone(&shared))
 }

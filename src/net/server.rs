@@ -10,7 +10,6 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use super::connection::TcpConnection;
 use super::distribution::Distribution;
 use super::driver::establish;
 use super::group::{Group, Limits, Stage, StopReport, WhenEmpty};
-use super::handler::{ConnectionHandler, OnMessage};
+use super::handler::{ConnectionHandler, OnMessage, shared};
 use super::listener::Establish;
 use super::options::SocketOptions;
 use super::outcome::Outcome;
@@ -345,14 +344,7 @@ impl<'a> TcpServerBuilder<'a, ThisLoop> {
         F: FnMut(&TcpConnection<'_>, &mut Buffer) -> R + 'static,
         R: Outcome + 'static,
     {
-        let shared = Rc::new(RefCell::new(on_message));
-        self.serve(move |_| {
-            let shared = Rc::clone(&shared);
-            OnMessage(move |conn: &TcpConnection<'_>, input: &mut Buffer| {
-                // Callbacks never nest, so this one is never borrowed twice.
-                (shared.borrow_mut())(conn, input).into_result()
-            })
-        })
+        self.serve(shared(on_message))
     }
 
     /// Makes a server whose connections each get the handler that `factory` makes for them.
