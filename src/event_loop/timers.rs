@@ -1,6 +1,8 @@
 //! The loop's timers: phase 4, and the calls that make, move and cancel them.
 
+use std::cell::Cell;
 use std::io;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::EventLoop;
@@ -17,20 +19,22 @@ use crate::timer_queue::{Due, TimerKey};
 /// waits instead of a wait for each.
 const GATHERED: u64 = 50_000;
 
-/// What the timer queue carries.
-pub(super) enum TimerTask {
-    Once(Task<EventLoop>),
-    Every(Box<Every<Callback>>),
-    /// Made by a [`LoopHandle`](super::LoopHandle): the callback is kept where other threads can cancel it.
-    Remote(Option<Schedule>, RemoteKey),
-    /// The deadline of a source of the loop's own.
-    Source(ChannelId),
+/// What the timer queue carries: what is to be done when the timer has come due. One word more than what it captures, so that a timer
+/// fills a cache line.
+pub(super) type TimerTask = Task<Firing>;
+
+/// What a timer is called with: its loop, and which one of the loop's it is.
+pub(super) struct Firing {
+    event_loop: EventLoop,
+    /// The time of the turn.
+    now: u64,
+    timer: Cell<(TimerKey, u64)>,
 }
 
 type Callback = dyn FnMut(&EventLoop);
 
 /// A callback that repeats.
-pub(super) struct Every<F: ?Sized> {
+struct Every<F: ?Sized> {
     schedule: Schedule,
     callback: F,
 }
@@ -43,7 +47,7 @@ impl EventLoop {
     /// callback captures four words at most: the loop sets one alarm for the nearest of its deadlines before it waits.
     pub fn run_at(&self, deadline: Instant, callback: impl FnOnce(&EventLoop) + 'static) -> TimerId {
         let deadline = self.inner.shared.clock.moment(deadline);
-        self.name_timer(self.arm(deadline, TimerTask::Once(Task::new(callback))))
+        self.name_timer(self.arm(deadline, move |firing| callback(&firing.event_loop)))
     }
 
     /// Calls `callback` once, when `delay` has passed from now.
@@ -52,7 +56,7 @@ impl EventLoop {
     /// not shorten it. A delay too long for the clock never ends.
     pub fn run_after(&self, delay: Duration, callback: impl FnOnce(&EventLoop) + 'static) -> TimerId {
         let deadline = self.inner.shared.clock.after(delay);
-        self.name_timer(self.arm(deadline, TimerTask::Once(Task::new(callback))))
+        self.name_timer(self.arm(deadline, move |firing| callback(&firing.event_loop)))
     }
 
     /// Calls `callback` again and again: every so often, first when one period has passed. The id stays the same throughout.
@@ -68,7 +72,8 @@ impl EventLoop {
         callback: impl FnMut(&EventLoop) + 'static,
     ) -> TimerId {
         let (first, schedule) = self.inner.shared.schedule(repeat.into());
-        self.name_timer(self.arm(first, TimerTask::Every(Box::new(Every { schedule, callback }))))
+        let every: Box<Every<Callback>> = Box::new(Every { schedule, callback });
+        self.name_timer(self.arm_repeating(first, move |firing| firing.run_every(every)))
     }
 
     /// Cancels a timer. Answers whether there was something to cancel: `false` if it has fired, was cancelled before,
@@ -132,12 +137,15 @@ impl EventLoop {
     /// Part of phase 1: sets the alarm, unless it will go off in time as it is. Answers whether the loop may wait for it.
     pub(super) fn await_timers(&self) -> io::Result<bool> {
         let inner = &*self.inner;
+        if inner.timers.borrow().is_empty() {
+            return Ok(true);
+        }
         let next = inner.timers.borrow_mut().next_wake();
         match (next, inner.alarm.get()) {
             (None, _) => Ok(true),
             (Some(deadline), Some(alarm)) => {
                 // The time of the last turn will do, and saves a look at the clock: what has come since then goes off at once.
-                let now = inner.shared.clock.moment(inner.now.get());
+                let now = inner.shared.clock.moment(self.now());
                 if deadline <= now {
                     return Ok(false);
                 }
@@ -157,85 +165,29 @@ impl EventLoop {
         if inner.timers.borrow().is_empty() {
             return;
         }
-        let now = inner.shared.clock.moment(inner.now.get());
+        let now = inner.shared.clock.moment(self.now());
         inner.timers.borrow_mut().begin_phase(now);
+        let mut firing = None;
         loop {
             let due = inner.timers.borrow_mut().pop_due();
             let Some(Due { key, deadline, payload }) = due else { break };
-            match payload {
-                TimerTask::Once(callback) => _ = self.catch("a timer's callback", || callback.call(self)),
-                TimerTask::Source(id) => self.run_deadline(id),
-                TimerTask::Every(every) => self.run_every_once(key, deadline, now, every),
-                TimerTask::Remote(schedule, remote) => {
-                    let next = self.run_remote_timer(remote, schedule, deadline, now);
-                    self.go_on(key, next.map(|next| (next, TimerTask::Remote(schedule, remote))));
-                }
-            }
+            let timer = (key, deadline);
+            let firing = firing.get_or_insert_with(|| Firing {
+                event_loop: EventLoop { inner: Rc::clone(&self.inner) },
+                now,
+                timer: Cell::new(timer),
+            });
+            firing.timer.set(timer);
+            self.catch("a timer's callback", || payload.call(firing));
         }
     }
 
-    fn run_every_once(&self, key: TimerKey, deadline: u64, now: u64, mut every: Box<Every<Callback>>) {
-        if self.catch("a timer's callback", || (every.callback)(self)).is_some() {
-            let next = every.schedule.next(deadline, now, || self.moment());
-            self.go_on(key, Some((next, TimerTask::Every(every))));
-        } else {
-            self.discard(every);
-            self.go_on(key, None);
-        }
+    fn arm(&self, deadline: u64, task: impl FnOnce(&Firing) + 'static) -> TimerKey {
+        self.inner.timers.borrow_mut().insert(deadline, Task::new(task))
     }
 
-    /// Calls the callback of a timer that a handle made, unless the timer has been cancelled or moved. Answers when it is due next.
-    fn run_remote_timer(
-        &self,
-        key: RemoteKey,
-        schedule: Option<Schedule>,
-        deadline: u64,
-        now: u64,
-    ) -> Option<u64> {
-        let timers = &self.inner.shared.remote_timers;
-        match timers.start(key, deadline) {
-            Started::Ended => None,
-            Started::Moved(deadline) => Some(deadline),
-            Started::Once(callback) => {
-                self.catch("a timer's callback", || callback(self));
-                None
-            }
-            Started::Every(mut callback) => {
-                let returned = self.catch("a timer's callback", || callback(self));
-                if returned.is_none() {
-                    timers.remove(key);
-                }
-                let next =
-                    schedule.map_or(u64::MAX, |schedule| schedule.next(deadline, now, || self.moment()));
-                match timers.finish(key, callback, next) {
-                    Ok(next) => Some(next),
-                    Err(over) => {
-                        self.discard(over);
-                        None
-                    }
-                }
-            }
-        }
-    }
-
-    /// Puts a timer that stays back into the queue, or gives up its place there.
-    fn go_on(&self, key: TimerKey, next: Option<(u64, TimerTask)>) {
-        match next {
-            None => _ = self.disarm(key),
-            Some((deadline, task)) => {
-                // A timer that was cancelled from its own callback is handed back, and dropped.
-                let cancelled = self.inner.timers.borrow_mut().rearm(key, deadline, task);
-                self.discard(cancelled);
-            }
-        }
-    }
-
-    fn arm(&self, deadline: u64, task: TimerTask) -> TimerKey {
-        let mut timers = self.inner.timers.borrow_mut();
-        match task {
-            TimerTask::Once(_) | TimerTask::Source(_) => timers.insert(deadline, task),
-            TimerTask::Every(_) | TimerTask::Remote(..) => timers.insert_repeating(deadline, task),
-        }
+    fn arm_repeating(&self, deadline: u64, task: impl FnOnce(&Firing) + 'static) -> TimerKey {
+        self.inner.timers.borrow_mut().insert_repeating(deadline, Task::new(task))
     }
 
     /// Gives a timer another deadline, and answers whether it was there.
@@ -252,7 +204,7 @@ impl EventLoop {
 
     /// Puts a timer that was made through a handle into the queue.
     pub(super) fn arm_remote_timer(&self, key: RemoteKey, deadline: u64, schedule: Option<Schedule>) {
-        let armed = self.arm(deadline, TimerTask::Remote(schedule, key));
+        let armed = self.arm_repeating(deadline, move |firing| firing.run_remote(key, schedule));
         if !self.inner.shared.remote_timers.set_armed(key, armed) {
             self.disarm(armed);
         }
@@ -267,7 +219,7 @@ impl EventLoop {
 
     /// Calls [`Source::on_deadline`](super::Source::on_deadline) at `deadline`, unless it is [cancelled](EventLoop::cancel_deadline).
     pub(crate) fn set_deadline(&self, id: ChannelId, deadline: Instant) -> TimerKey {
-        self.arm(self.inner.shared.clock.moment(deadline), TimerTask::Source(id))
+        self.arm(self.inner.shared.clock.moment(deadline), move |firing| firing.event_loop.run_deadline(id))
     }
 
     pub(crate) fn cancel_deadline(&self, key: TimerKey) {
@@ -291,6 +243,74 @@ impl EventLoop {
 
     fn name_timer(&self, key: TimerKey) -> TimerId {
         self.inner.shared.timer_id(TimerName::Local(key))
+    }
+}
+
+impl Firing {
+    fn run_every(&self, mut every: Box<Every<Callback>>) {
+        let event_loop = &self.event_loop;
+        if event_loop.catch("a timer's callback", || (every.callback)(event_loop)).is_some() {
+            let next = every.schedule.next(self.deadline(), self.now, || event_loop.moment());
+            self.go_on(next, move |firing| firing.run_every(every));
+        } else {
+            event_loop.discard(every);
+            self.end();
+        }
+    }
+
+    /// Calls the callback of a timer that a handle made, unless the timer has been cancelled or moved.
+    fn run_remote(&self, key: RemoteKey, schedule: Option<Schedule>) {
+        match self.next_of_remote(key, schedule) {
+            Some(next) => self.go_on(next, move |firing| firing.run_remote(key, schedule)),
+            None => self.end(),
+        }
+    }
+
+    /// The same; answers when it is due next.
+    fn next_of_remote(&self, key: RemoteKey, schedule: Option<Schedule>) -> Option<u64> {
+        let event_loop = &self.event_loop;
+        let timers = &event_loop.inner.shared.remote_timers;
+        match timers.start(key, self.deadline()) {
+            Started::Ended => None,
+            Started::Moved(deadline) => Some(deadline),
+            Started::Once(callback) => {
+                event_loop.catch("a timer's callback", || callback(event_loop));
+                None
+            }
+            Started::Every(mut callback) => {
+                let returned = event_loop.catch("a timer's callback", || callback(event_loop));
+                if returned.is_none() {
+                    timers.remove(key);
+                }
+                let next = schedule.map_or(u64::MAX, |schedule| {
+                    schedule.next(self.deadline(), self.now, || event_loop.moment())
+                });
+                match timers.finish(key, callback, next) {
+                    Ok(next) => Some(next),
+                    Err(over) => {
+                        event_loop.discard(over);
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    fn deadline(&self) -> u64 {
+        self.timer.get().1
+    }
+
+    /// Puts the timer back into the queue.
+    fn go_on(&self, deadline: u64, task: impl FnOnce(&Firing) + 'static) {
+        let (key, _) = self.timer.get();
+        // One that was cancelled from its own callback is handed back, and dropped.
+        let cancelled = self.event_loop.inner.timers.borrow_mut().rearm(key, deadline, Task::new(task));
+        self.event_loop.discard(cancelled);
+    }
+
+    /// Gives up its place there.
+    fn end(&self) {
+        self.event_loop.disarm(self.timer.get().0);
     }
 }
 

@@ -18,9 +18,9 @@ pub(super) struct Entry {
 
 impl Entry {
     /// The sequence is looked up only if it matters, so that an entry fits into 16 bytes.
-    pub(super) fn sorts_before(&self, other: &Entry, nodes: &Nodes) -> bool {
+    pub(super) fn sorts_before<C>(&self, other: &Entry, nodes: &Nodes<C>) -> bool {
         self.deadline < other.deadline
-            || self.deadline == other.deadline && nodes[self.index].sequence < nodes[other.index].sequence
+            || self.deadline == other.deadline && nodes[self.index].sequence() < nodes[other.index].sequence()
     }
 }
 
@@ -48,13 +48,13 @@ impl Heap {
     }
 
     /// Adds a timer, whose sequence must stand in its node and stay as it is.
-    pub(super) fn push(&mut self, entry: Entry, nodes: &mut Nodes) {
-        nodes[entry.index].state = State::InHeap;
+    pub(super) fn push<C>(&mut self, entry: Entry, nodes: &mut Nodes<C>) {
+        nodes[entry.index].set_state(State::InHeap);
         self.entries.push(entry);
         self.sift_up(self.entries.len() - 1, entry, nodes);
     }
 
-    pub(super) fn remove(&mut self, position: usize, nodes: &mut Nodes) {
+    pub(super) fn remove<C>(&mut self, position: usize, nodes: &mut Nodes<C>) {
         let last = self.entries.pop().expect("an entry to remove");
         if position == self.entries.len() {
             return;
@@ -68,7 +68,7 @@ impl Heap {
     }
 
     /// Puts `entry` into the gap at `position`, or further up.
-    fn sift_up(&mut self, mut position: usize, entry: Entry, nodes: &mut Nodes) {
+    fn sift_up<C>(&mut self, mut position: usize, entry: Entry, nodes: &mut Nodes<C>) {
         while position > 0 {
             let parent = (position - 1) / ARITY;
             if !entry.sorts_before(&self.entries[parent], nodes) {
@@ -81,7 +81,7 @@ impl Heap {
     }
 
     /// Puts `entry` into the gap at `position`, or further down.
-    fn sift_down(&mut self, mut position: usize, entry: Entry, nodes: &mut Nodes) {
+    fn sift_down<C>(&mut self, mut position: usize, entry: Entry, nodes: &mut Nodes<C>) {
         loop {
             let first = position * ARITY + 1;
             let children = first..self.entries.len().min(first + ARITY);
@@ -98,7 +98,7 @@ impl Heap {
         self.place(position, entry, nodes);
     }
 
-    fn place(&mut self, position: usize, entry: Entry, nodes: &mut Nodes) {
+    fn place<C>(&mut self, position: usize, entry: Entry, nodes: &mut Nodes<C>) {
         self.entries[position] = entry;
         nodes[entry.index].at = position as u32;
     }

@@ -23,7 +23,7 @@ impl Near {
     }
 
     /// The timer that comes first.
-    pub(super) fn first(&self, nodes: &Nodes) -> Option<Entry> {
+    pub(super) fn first<C>(&self, nodes: &Nodes<C>) -> Option<Entry> {
         match (self.run.last(), self.heap.first()) {
             (Some(&run), Some(heap)) => Some(if run.sorts_before(&heap, nodes) { run } else { heap }),
             (Some(&run), None) => Some(run),
@@ -38,7 +38,7 @@ impl Near {
     }
 
     /// Adds a timer, whose sequence must stand in its node and stay as it is while the timer is here.
-    pub(super) fn push(&mut self, entry: Entry, nodes: &mut Nodes) {
+    pub(super) fn push<C>(&mut self, entry: Entry, nodes: &mut Nodes<C>) {
         self.heap.push(entry, nodes);
     }
 
@@ -48,7 +48,7 @@ impl Near {
     }
 
     /// Brings what has been gathered into order.
-    pub(super) fn settle(&mut self, nodes: &mut Nodes) {
+    pub(super) fn settle<C>(&mut self, nodes: &mut Nodes<C>) {
         if self.gathered.is_empty() {
             return;
         }
@@ -63,19 +63,19 @@ impl Near {
         // By number first, which is fast because it looks at nothing else; ties are few.
         self.run.sort_unstable_by_key(|entry| Reverse(entry.deadline));
         for ties in self.run.chunk_by_mut(|a, b| a.deadline == b.deadline).filter(|ties| ties.len() > 1) {
-            ties.sort_unstable_by_key(|entry| Reverse(nodes[entry.index].sequence));
+            ties.sort_unstable_by_key(|entry| Reverse(nodes[entry.index].sequence()));
         }
         for (position, entry) in (0..).zip(&self.run) {
             let node = &mut nodes[entry.index];
-            node.state = State::InRun;
+            node.set_state(State::InRun);
             node.at = position;
         }
     }
 
     /// Takes a timer out.
-    pub(super) fn remove(&mut self, index: u32, nodes: &mut Nodes) {
+    pub(super) fn remove<C>(&mut self, index: u32, nodes: &mut Nodes<C>) {
         let position = nodes[index].at as usize;
-        if nodes[index].state == State::InHeap {
+        if nodes[index].state() == State::InHeap {
             return self.heap.remove(position, nodes);
         }
         self.run[position].index = NONE;

@@ -1,7 +1,8 @@
-//! What is known of each timer, payload apart, and which keys are good.
+//! What is known of each timer, its payload with it, and which keys are good.
 //!
 //! A node keeps its index from when its timer is made until it ends, so a key finds it in one step, and the heap
-//! and the buckets name it by four bytes. It fills half a cache line and never lies across two.
+//! and the buckets name it by four bytes. With a payload of five words it fills a cache line: of a million timers, most of
+//! the cost of one is the lines that have to come from memory.
 
 use std::ops::{Index, IndexMut};
 
@@ -18,21 +19,51 @@ pub(crate) struct TimerKey {
     pub(super) generation: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
-#[repr(align(32))]
-pub(super) struct Node {
+#[derive(Debug)]
+#[repr(align(64))]
+pub(super) struct Node<C> {
     /// As asked for. A near timer may count as later, a far one may stand in a bucket that is earlier.
     pub(super) deadline: u64,
-    /// How many times timers had been armed before this one was.
-    pub(super) sequence: u64,
+    /// How many times timers had been armed before this one was; and, in the lowest byte, its state and whether it repeats. What
+    /// is left for the first lasts for two thousand years of a million timers a second.
+    stamp: u64,
     /// Where in the wheel, the run or the heap its entry is.
     pub(super) at: u32,
     /// That of the key the node now answers to, or will when it is next used.
     pub(super) generation: u32,
-    /// In the wheel, which bucket.
-    pub(super) bucket: u16,
-    pub(super) state: State,
-    pub(super) repeats: bool,
+    /// There while the timer waits.
+    pub(super) payload: Option<C>,
+}
+
+/// The bits of a stamp.
+const STATE: u64 = 0x7f;
+const REPEATS: u64 = 0x80;
+const SEQUENCE_SHIFT: u32 = 8;
+
+impl<C> Node<C> {
+    pub(super) fn sequence(&self) -> u64 {
+        self.stamp >> SEQUENCE_SHIFT
+    }
+
+    pub(super) fn set_sequence(&mut self, sequence: u64) {
+        self.stamp = sequence << SEQUENCE_SHIFT | self.stamp & (STATE | REPEATS);
+    }
+
+    pub(super) fn repeats(&self) -> bool {
+        self.stamp & REPEATS != 0
+    }
+
+    pub(super) fn set_repeats(&mut self, repeats: bool) {
+        self.stamp = self.stamp & !REPEATS | if repeats { REPEATS } else { 0 };
+    }
+
+    pub(super) fn state(&self) -> State {
+        State::ALL[(self.stamp & STATE) as usize]
+    }
+
+    pub(super) fn set_state(&mut self, state: State) {
+        self.stamp = self.stamp & !STATE | state as u64;
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,21 +79,24 @@ pub(super) enum State {
 }
 
 impl State {
+    const ALL: [State; 6] =
+        [State::Vacant, State::InRun, State::InHeap, State::InWheel, State::Popped, State::PoppedAndReset];
+
     pub(super) fn is_near(self) -> bool {
         matches!(self, State::InRun | State::InHeap)
     }
 }
 
 /// All nodes, indexed by `u32`.
-pub(super) struct Nodes {
-    nodes: Vec<Node>,
+pub(super) struct Nodes<C> {
+    nodes: Vec<Node<C>>,
     /// The keys to be given next: the vacant nodes, but for those that have used up their generations. The
     /// generation is here too, so that a new timer only writes to its node and need not wait for it to come from memory.
     free: Vec<TimerKey>,
 }
 
-impl Nodes {
-    pub(super) const fn new() -> Nodes {
+impl<C> Nodes<C> {
+    pub(super) const fn new() -> Nodes<C> {
         Nodes { nodes: Vec::new(), free: Vec::new() }
     }
 
@@ -71,18 +105,14 @@ impl Nodes {
         self.nodes.len()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Node)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Node<C>)> {
         (0..).zip(&self.nodes)
     }
 
     /// The index of the timer, if it has not ended.
     pub(super) fn find(&self, key: TimerKey) -> Option<u32> {
         let node = self.nodes.get(key.index as usize)?;
-        (node.generation == key.generation && node.state != State::Vacant).then_some(key.index)
-    }
-
-    pub(super) fn key(&self, index: u32) -> TimerKey {
-        TimerKey { index, generation: self[index].generation }
+        (node.generation == key.generation && node.state() != State::Vacant).then_some(key.index)
     }
 
     /// The key of a vacant node, which the caller fills. `None` if there is none left; then [`grow`](Nodes::grow).
@@ -96,12 +126,10 @@ impl Nodes {
         let index = index.expect("fewer than 2^32 timers at a time");
         self.nodes.push(Node {
             deadline: 0,
-            sequence: 0,
+            stamp: State::Vacant as u64,
             at: 0,
             generation: 0,
-            bucket: 0,
-            state: State::Vacant,
-            repeats: false,
+            payload: None,
         });
         TimerKey { index, generation: 0 }
     }
@@ -109,7 +137,7 @@ impl Nodes {
     /// Ends the key of a node and makes the node available for another.
     pub(super) fn vacate(&mut self, index: u32) {
         let node = &mut self[index];
-        node.state = State::Vacant;
+        node.set_state(State::Vacant);
         node.generation += 1;
         // The node used last is used next, so a busy one gets here within two hours at a million timers a
         // second. It is abandoned, a few bytes for four thousand million timers; starting again at 0 would let an old
@@ -121,16 +149,16 @@ impl Nodes {
     }
 }
 
-impl Index<u32> for Nodes {
-    type Output = Node;
+impl<C> Index<u32> for Nodes<C> {
+    type Output = Node<C>;
 
-    fn index(&self, index: u32) -> &Node {
+    fn index(&self, index: u32) -> &Node<C> {
         &self.nodes[index as usize]
     }
 }
 
-impl IndexMut<u32> for Nodes {
-    fn index_mut(&mut self, index: u32) -> &mut Node {
+impl<C> IndexMut<u32> for Nodes<C> {
+    fn index_mut(&mut self, index: u32) -> &mut Node<C> {
         &mut self.nodes[index as usize]
     }
 }

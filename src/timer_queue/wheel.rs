@@ -12,12 +12,13 @@
 //!
 //! A bucket is a list of chunks of node indices, of which only the first has room. A list through the nodes themselves would
 //! need no chunks, but following it waits for one node after the other to come from memory; the nodes that a chunk names
-//! come at the same time.
+//! come at the same time. A timer that is taken out leaves a gap in its chunk, which goes when all of it has: filling the gap
+//! with another one would be one more node to come from memory.
 
 use std::iter::successors;
 use std::mem;
 
-use super::nodes::{Nodes, State};
+use super::nodes::{NONE, Nodes, State};
 
 /// log2 of the nanoseconds in a tick.
 pub(super) const TICK_BITS: u32 = 20;
@@ -27,8 +28,8 @@ const DIGIT_BITS: u32 = 11;
 const BUCKETS: usize = 1 << DIGIT_BITS;
 const WORDS: usize = BUCKETS / 64;
 
-/// How many indices a chunk has room for: with its length and its successor it fills a cache line.
-const CHUNK: usize = 14;
+/// How many indices a chunk has room for: with what else is known of it it fills a cache line.
+const CHUNK: usize = 13;
 /// log2 of how many are counted for each chunk when a node notes its place.
 const CHUNK_BITS: u32 = 4;
 
@@ -38,10 +39,30 @@ const END: u32 = 0;
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Chunk {
+    /// [`NONE`] where a timer has been taken out.
     indices: [u32; CHUNK],
-    len: u32,
     /// The one behind it, in its bucket or among the vacant ones.
     next: u32,
+    /// The one before it in its bucket.
+    before: u32,
+    bucket: u16,
+    /// How many indices have been added, and how many of them are left.
+    added: u8,
+    left: u8,
+}
+
+impl Chunk {
+    const fn new(bucket: u16, next: u32) -> Chunk {
+        Chunk { indices: [NONE; CHUNK], next, before: END, bucket, added: 0, left: 0 }
+    }
+
+    fn is_full(&self) -> bool {
+        usize::from(self.added) == CHUNK
+    }
+
+    fn nodes(self) -> impl Iterator<Item = u32> {
+        self.indices.into_iter().take(self.added.into()).filter(|&index| index != NONE)
+    }
 }
 
 /// The tick in which an instant lies.
@@ -91,7 +112,7 @@ impl Wheel {
     pub(super) fn prepare(&mut self) {
         if self.heads.is_empty() {
             self.heads = vec![END; LEVELS * BUCKETS];
-            self.chunks.push(Chunk { indices: [0; CHUNK], len: CHUNK as u32, next: END });
+            self.chunks.push(Chunk { added: CHUNK as u8, ..Chunk::new(0, END) });
         }
     }
 
@@ -128,8 +149,7 @@ impl Wheel {
     pub(super) fn nodes_in(&self, bucket: Bucket) -> impl Iterator<Item = u32> {
         let next = |&chunk: &u32| Some(self.chunks[chunk as usize].next);
         let chunks = successors(Some(self.heads[usize::from(bucket.number)]), next);
-        let chunks = chunks.take_while(|&chunk| chunk != END).map(|chunk| &self.chunks[chunk as usize]);
-        chunks.flat_map(|chunk| chunk.indices[..chunk.len as usize].iter().copied())
+        chunks.take_while(|&chunk| chunk != END).flat_map(|chunk| self.chunks[chunk as usize].nodes())
     }
 
     fn bucket(&self, number: u16) -> Bucket {
@@ -142,45 +162,37 @@ impl Wheel {
     }
 
     /// Puts a node where `tick`, which lies after the cursor, belongs.
-    pub(super) fn add(&mut self, index: u32, tick: u64, nodes: &mut Nodes) {
+    pub(super) fn add<C>(&mut self, index: u32, tick: u64, nodes: &mut Nodes<C>) {
         let level = (tick ^ self.cursor).ilog2() / DIGIT_BITS;
         let digit = (tick >> (level * DIGIT_BITS)) as usize % BUCKETS;
         let (level, bucket) = (level as usize, (level as usize) << DIGIT_BITS | digit);
 
         let mut head = self.heads[bucket];
-        if self.chunks[head as usize].len as usize == CHUNK {
-            head = self.new_chunk(head);
+        if self.chunks[head as usize].is_full() {
+            head = self.new_chunk(bucket as u16, head);
             self.heads[bucket] = head;
             self.occupied[level][digit / 64] |= 1 << (digit % 64);
             self.summary[level] |= 1 << (digit / 64);
         }
         let chunk = &mut self.chunks[head as usize];
-        let position = chunk.len;
-        chunk.indices[position as usize] = index;
-        chunk.len += 1;
+        let position = chunk.added;
+        chunk.indices[usize::from(position)] = index;
+        chunk.added += 1;
+        chunk.left += 1;
 
         let node = &mut nodes[index];
-        node.state = State::InWheel;
-        node.bucket = bucket as u16;
-        node.at = head << CHUNK_BITS | position;
+        node.set_state(State::InWheel);
+        node.at = head << CHUNK_BITS | u32::from(position);
     }
 
-    /// Takes a node out. The one that was added to its bucket last takes its place.
-    pub(super) fn remove(&mut self, index: u32, nodes: &mut Nodes) {
-        let (at, bucket) = (nodes[index].at, usize::from(nodes[index].bucket));
-        let head = self.heads[bucket];
-        let chunk = &mut self.chunks[head as usize];
-        chunk.len -= 1;
-        let (rest, next) = (chunk.len, chunk.next);
-        let last = chunk.indices[rest as usize];
-        self.chunks[(at >> CHUNK_BITS) as usize].indices[at as usize % (1 << CHUNK_BITS)] = last;
-        nodes[last].at = at;
-        if rest == 0 {
-            self.free_chunk(head);
-            self.heads[bucket] = next;
-            if next == END {
-                self.clear_bit(bucket);
-            }
+    /// Takes a node out.
+    pub(super) fn remove<C>(&mut self, index: u32, nodes: &Nodes<C>) {
+        let at = nodes[index].at;
+        let chunk = &mut self.chunks[(at >> CHUNK_BITS) as usize];
+        chunk.indices[at as usize % (1 << CHUNK_BITS)] = NONE;
+        chunk.left -= 1;
+        if chunk.left == 0 {
+            self.remove_chunk(at >> CHUNK_BITS);
         }
     }
 
@@ -198,12 +210,12 @@ impl Wheel {
         let chunk = self.chunks[taken.0 as usize];
         self.free_chunk(taken.0);
         taken.0 = chunk.next;
-        Some(chunk.indices.into_iter().take(chunk.len as usize))
+        Some(chunk.nodes())
     }
 
     /// The earliest tick that may stand in the bucket where this node is.
-    pub(super) fn first_tick_around(&self, index: u32, nodes: &Nodes) -> u64 {
-        self.bucket(nodes[index].bucket).first_tick
+    pub(super) fn first_tick_around<C>(&self, index: u32, nodes: &Nodes<C>) -> u64 {
+        self.bucket(self.chunks[(nodes[index].at >> CHUNK_BITS) as usize].bucket).first_tick
     }
 
     /// Forgets everything but the cursor, and leaves the nodes as they are.
@@ -214,19 +226,37 @@ impl Wheel {
         }
     }
 
-    /// An empty chunk, before `next`.
-    fn new_chunk(&mut self, next: u32) -> u32 {
-        let chunk = Chunk { indices: [0; CHUNK], len: 0, next };
-        if self.vacant == END {
+    /// An empty chunk of a bucket, before `next`.
+    fn new_chunk(&mut self, bucket: u16, next: u32) -> u32 {
+        let chunk = Chunk::new(bucket, next);
+        let number = if self.vacant == END {
             let number = self.chunks.len();
             assert!(number < 1 << (u32::BITS - CHUNK_BITS), "fewer than 2^28 chunks of timers at a time");
             self.chunks.push(chunk);
-            return number as u32;
-        }
-        let vacant = &mut self.chunks[self.vacant as usize];
-        let number = mem::replace(&mut self.vacant, vacant.next);
-        (vacant.len, vacant.next) = (0, next);
+            number as u32
+        } else {
+            let vacant = &mut self.chunks[self.vacant as usize];
+            let number = mem::replace(&mut self.vacant, vacant.next);
+            *vacant = chunk;
+            number
+        };
+        // The end of lists may be told so too; nobody asks it.
+        self.chunks[next as usize].before = number;
         number
+    }
+
+    fn remove_chunk(&mut self, number: u32) {
+        let Chunk { next, before, bucket, .. } = self.chunks[number as usize];
+        if before != END {
+            self.chunks[before as usize].next = next;
+        } else {
+            self.heads[usize::from(bucket)] = next;
+            if next == END {
+                self.clear_bit(bucket.into());
+            }
+        }
+        self.chunks[next as usize].before = before;
+        self.free_chunk(number);
     }
 
     fn free_chunk(&mut self, number: u32) {

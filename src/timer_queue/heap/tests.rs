@@ -5,10 +5,10 @@ impl Heap {
         self.entries.capacity()
     }
 
-    pub(in crate::timer_queue) fn assert_sound(&self, nodes: &Nodes) {
+    pub(in crate::timer_queue) fn assert_sound<C>(&self, nodes: &Nodes<C>) {
         for (i, entry) in self.entries.iter().enumerate() {
             let node = &nodes[entry.index];
-            assert_eq!((node.state, node.at as usize), (State::InHeap, i));
+            assert_eq!((node.state(), node.at as usize), (State::InHeap, i));
             assert!(node.deadline <= entry.deadline);
             assert!(i == 0 || !entry.sorts_before(&self.entries[(i - 1) / ARITY], nodes));
         }
@@ -17,12 +17,12 @@ impl Heap {
 
 #[test]
 fn entries_come_out_in_order_whichever_are_taken_from_the_middle() {
-    let mut nodes = Nodes::new();
+    let mut nodes = Nodes::<()>::new();
     let mut heap = Heap::new();
     // 7 has no factor in common with 100, so this is every number below 100, in disorder; and ten of each deadline.
     for i in 0..100 {
         let index = nodes.grow().index;
-        nodes[index].sequence = i * 7 % 100;
+        nodes[index].set_sequence(i * 7 % 100);
         heap.push(Entry { deadline: i * 7 % 100 / 10, index }, &mut nodes);
         heap.assert_sound(&nodes);
     }
@@ -32,7 +32,7 @@ fn entries_come_out_in_order_whichever_are_taken_from_the_middle() {
     }
     let mut out = Vec::new();
     while let Some(first) = heap.first() {
-        out.push(nodes[first.index].sequence);
+        out.push(nodes[first.index].sequence());
         heap.remove(0, &mut nodes);
     }
     assert!(out.is_sorted());

@@ -5,14 +5,14 @@ impl Near {
         self.run.capacity() + self.heap.capacity() + self.gathered.capacity()
     }
 
-    pub(in crate::timer_queue) fn assert_sound(&self, nodes: &Nodes) {
+    pub(in crate::timer_queue) fn assert_sound<C>(&self, nodes: &Nodes<C>) {
         assert!(self.gathered.is_empty());
         assert!(self.run.last().is_none_or(|last| last.index != NONE));
         self.heap.assert_sound(nodes);
         let mut before: Option<&Entry> = None;
         for (i, entry) in self.run.iter().enumerate().filter(|(_, entry)| entry.index != NONE) {
             let node = &nodes[entry.index];
-            assert_eq!((node.state, node.at as usize, node.deadline), (State::InRun, i, entry.deadline));
+            assert_eq!((node.state(), node.at as usize, node.deadline), (State::InRun, i, entry.deadline));
             assert!(before.is_none_or(|before| entry.sorts_before(before, nodes)));
             before = Some(entry);
         }
@@ -20,18 +20,18 @@ impl Near {
 }
 
 /// Gathers and settles timers with these deadlines, armed in this order.
-fn settle(near: &mut Near, nodes: &mut Nodes, deadlines: &[u64]) {
+fn settle(near: &mut Near, nodes: &mut Nodes<()>, deadlines: &[u64]) {
     for &deadline in deadlines {
         let index = nodes.grow().index;
         nodes[index].deadline = deadline;
-        nodes[index].sequence = index.into();
+        nodes[index].set_sequence(index.into());
         near.gather(Entry { deadline, index });
     }
     near.settle(nodes);
     near.assert_sound(nodes);
 }
 
-fn take_all(mut near: Near, mut nodes: Nodes) -> Vec<u32> {
+fn take_all(mut near: Near, mut nodes: Nodes<()>) -> Vec<u32> {
     let mut out = Vec::new();
     while let Some(first) = near.first(&nodes) {
         out.push(first.index);

@@ -1,6 +1,6 @@
 use super::*;
 
-impl Nodes {
+impl<C> Nodes<C> {
     pub(in crate::timer_queue) fn capacity(&self) -> usize {
         self.nodes.capacity() + self.free.capacity()
     }
@@ -20,13 +20,14 @@ impl Nodes {
 }
 
 #[test]
-fn two_nodes_fill_a_cache_line() {
-    assert_eq!((size_of::<Node>(), align_of::<Node>()), (32, 32));
+fn a_node_with_a_task_fills_a_cache_line() {
+    type Task = (&'static str, [usize; 3]);
+    assert_eq!((size_of::<Node<Task>>(), align_of::<Node<Task>>()), (64, 64));
 }
 
 #[test]
 fn a_vacant_node_is_used_before_a_new_one_is_made() {
-    let mut nodes = Nodes::new();
+    let mut nodes = Nodes::<()>::new();
     assert_eq!(nodes.take_vacant(), None);
     let keys = [(); 3].map(|()| nodes.grow());
     assert_eq!(keys.map(|key| (key.index, key.generation)), [(0, 0), (1, 0), (2, 0)]);

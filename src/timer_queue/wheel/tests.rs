@@ -12,7 +12,7 @@ impl Wheel {
 
     /// Checks the lists, the bits, and that nothing stands in a bucket that is too late for it. Returns how many timers
     /// there are.
-    pub(in crate::timer_queue) fn assert_sound(&self, nodes: &Nodes) -> usize {
+    pub(in crate::timer_queue) fn assert_sound<C>(&self, nodes: &Nodes<C>) -> usize {
         let mut found = 0;
         let mut last = self.cursor;
         for bucket in self.buckets() {
@@ -24,8 +24,9 @@ impl Wheel {
             let before = found;
             for index in self.nodes_in(bucket) {
                 let node = &nodes[index];
-                assert_eq!((node.state, node.bucket), (State::InWheel, bucket.number));
+                assert_eq!(node.state(), State::InWheel);
                 let (chunk, position) = (node.at >> CHUNK_BITS, node.at as usize % 16);
+                assert_eq!(self.chunks[chunk as usize].bucket, bucket.number);
                 assert_eq!(self.chunks[chunk as usize].indices[position], index);
                 assert!(tick_of(node.deadline) >= bucket.first_tick);
                 found += 1;
@@ -40,7 +41,7 @@ impl Wheel {
 }
 
 /// A wheel with one timer for each of these ticks, in nodes from 0 on.
-fn wheel_of(cursor: u64, ticks: &[u64]) -> (Wheel, Nodes) {
+fn wheel_of(cursor: u64, ticks: &[u64]) -> (Wheel, Nodes<()>) {
     let (mut wheel, mut nodes) = (Wheel::new(), Nodes::new());
     wheel.prepare();
     wheel.set_cursor(cursor);
@@ -82,8 +83,8 @@ fn the_first_bucket_is_the_first_in_time() {
     let (mut wheel, mut nodes) = wheel_of(0, &ticks);
     for (index, tick) in (0..).zip(ticks) {
         assert_eq!(wheel.first().map(|bucket| bucket.first_tick), Some(tick));
-        wheel.remove(index, &mut nodes);
-        nodes[index].state = State::Vacant;
+        wheel.remove(index, &nodes);
+        nodes[index].set_state(State::Vacant);
         wheel.assert_sound(&nodes);
     }
     assert!(wheel.first().is_none());
@@ -92,7 +93,7 @@ fn the_first_bucket_is_the_first_in_time() {
 #[test]
 fn a_timer_can_be_taken_from_anywhere_in_its_bucket() {
     // Two full chunks and some.
-    let ticks = [20; 2 * CHUNK + 3];
+    let ticks = [20; 2 * CHUNK + 5];
     for step in 1..ticks.len() as u32 {
         let (mut wheel, mut nodes) = wheel_of(10, &ticks);
         let last = nodes.grow().index;
@@ -101,9 +102,10 @@ fn a_timer_can_be_taken_from_anywhere_in_its_bucket() {
         // 31 is a prime number, so every step meets every index.
         let order = (0..ticks.len() as u32).map(|i| i * step % 31);
         for (taken, index) in (1..).zip(order) {
-            wheel.remove(index, &mut nodes);
+            wheel.remove(index, &nodes);
             assert_eq!(wheel.assert_sound(&nodes), 1 + ticks.len() - taken);
         }
+        assert_eq!(wheel.lists(), 1);
         assert_eq!(wheel.first().map(|bucket| bucket.first_tick), Some(21));
         assert_eq!(wheel.chunks.len(), 5, "three, one for the other, and the end of lists");
     }
@@ -129,12 +131,24 @@ fn a_bucket_that_is_taken_is_empty_and_gives_what_was_in_it() {
     assert!(wheel.first().is_none());
 }
 
+/// One timer a chunk keeps it; adding and taking out beside it must not take more and more of them.
+#[test]
+fn a_bucket_with_gaps_does_not_grow_for_ever() {
+    let (mut wheel, mut nodes) = wheel_of(10, &[20; 2]);
+    for _ in 0..1000 {
+        wheel.remove(1, &nodes);
+        wheel.add(1, 20, &mut nodes);
+        assert_eq!(wheel.assert_sound(&nodes), 2);
+    }
+    assert!(wheel.chunks.len() <= 4, "{} chunks", wheel.chunks.len());
+}
+
 #[test]
 fn chunks_are_used_again() {
     let (mut wheel, mut nodes) = wheel_of(10, &[20, 21, 22]);
     for tick in 23..1000 {
         let index = (tick % 3) as u32;
-        wheel.remove(index, &mut nodes);
+        wheel.remove(index, &nodes);
         nodes[index].deadline = tick << TICK_BITS;
         wheel.add(index, tick, &mut nodes);
         wheel.assert_sound(&nodes);
