@@ -117,9 +117,12 @@ struct Inner {
     /// The one buffer that input is read into; lent to a connection while it reads.
     input: Cell<Option<Box<Buffer>>>,
     input_size: usize,
-    now: Cell<Instant>,
+    /// The time of this turn, once somebody has asked for it.
+    now: Cell<Option<Instant>>,
     iteration: Cell<u64>,
     running: Cell<bool>,
+    /// The loop has not looked at its descriptors since it last ran, while it was announced to sleep: a wake may stand unread.
+    wake_unread: Cell<bool>,
     /// A request to quit has been taken from the queue, and no `run` has returned for it yet.
     quitting: Cell<bool>,
     /// The loop is being dropped: nothing new is taken on.
@@ -173,11 +176,20 @@ impl EventLoop {
         self.inner.quitting.get() || self.inner.shared.tasks.is_quitting()
     }
 
-    /// The time: in a callback the instant at which the wait of this turn ended, else the present.
+    /// The time: in a callback that of this turn, else the present.
     ///
+    /// The clock is read once a turn at most, when its time is first asked for; if there are timers that is in phase 4 at the latest.
     /// Monotonic; the wall clock plays no part in the loop.
     pub fn now(&self) -> Instant {
-        if self.inner.running.get() { self.inner.now.get() } else { self.inner.shared.clock.now() }
+        let Inner { now, running, shared, .. } = &*self.inner;
+        if let Some(now) = now.get() {
+            return now;
+        }
+        let present = shared.clock.now();
+        if running.get() {
+            now.set(Some(present));
+        }
+        present
     }
 
     /// How many turns the loop has made.
@@ -197,7 +209,7 @@ impl EventLoop {
         let waited = self.wait(wait);
         inner.shared.tasks.awake();
         waited?;
-        inner.now.set(inner.shared.clock.now());
+        inner.now.set(None);
         {
             let mut channels = inner.channels.borrow_mut();
             inner.poller.each_event(|key, ready| channels.add_ready(ChannelId::from_key(key), ready));
@@ -235,6 +247,9 @@ impl EventLoop {
 
     fn run_channels(&self) {
         let inner = &*self.inner;
+        if !inner.channels.borrow().has_active() {
+            return;
+        }
         let mut batch = inner.channel_batch.take();
         inner.channels.borrow_mut().take_active(&mut batch);
         for id in batch.drain(..) {

@@ -75,7 +75,7 @@ pub(crate) struct TaskQueue<T, P: Primitives> {
     /// for every task, so it has a cache line where nothing else is written.
     asleep: Apart<P::Flag>,
     /// Set, inside the mutex, by whoever puts something into an empty inbox, and cleared by the take. It saves the consumer the
-    /// mutex when there is something anyway: what it does not see here it sees there.
+    /// mutex when there is something anyway: what it does not see here it sees there, before it sleeps.
     waiting: Apart<P::Flag>,
     /// How many tasks may wait at a time.
     capacity: usize,
@@ -195,7 +195,10 @@ impl<T, P: Primitives> TaskQueue<T, P> {
 
     /// Asks the consumer to stop. Stays asked until the consumer [takes](TaskQueue::take) the request.
     pub(crate) fn quit(&self) -> Wake {
-        self.inbox.with(|inbox| inbox.quit = true);
+        self.inbox.with(|inbox| {
+            self.waiting.0.store(true);
+            inbox.quit = true;
+        });
         self.end_sleep()
     }
 
@@ -221,9 +224,9 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         })
     }
 
-    /// For the consumer: whether there is something to do. No announcement.
+    /// For the consumer: whether it sees something to do. What another thread has just put there it may see a little later.
     pub(crate) fn has_work(&self) -> bool {
-        self.waiting.0.load() || self.inbox.with(|inbox| !inbox.is_idle())
+        self.waiting.0.load()
     }
 
     /// Before something is put into the inbox.
@@ -251,7 +254,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         debug_assert!(batch.is_empty());
         let quit = self.inbox.with(|inbox| {
             std::mem::swap(&mut inbox.batch, batch);
-            if !batch.is_empty() {
+            if inbox.quit || !batch.is_empty() {
                 self.waiting.0.store(false);
             }
             std::mem::take(&mut inbox.quit)

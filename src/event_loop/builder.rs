@@ -107,7 +107,6 @@ impl Builder {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
         let clock = self.virtual_clock.map_or_else(Clock::system, Clock::from);
-        let now = clock.now();
         let shared = Arc::new(Shared::new(self.mailbox, clock)?);
         let inner = Rc::new(Inner {
             shared: Arc::clone(&shared),
@@ -119,9 +118,10 @@ impl Builder {
             closing: RefCell::default(),
             input: Cell::new(None),
             input_size: self.input_buffer,
-            now: Cell::new(now),
+            now: Cell::new(None),
             iteration: Cell::new(0),
             running: Cell::new(false),
+            wake_unread: Cell::new(true),
             quitting: Cell::new(false),
             ending: Cell::new(false),
             propagate_panics: self.propagate_panics,

@@ -72,7 +72,7 @@ impl EventLoop {
                 None => self.turn(Wait::Until(clock.instant(end)))?,
                 Some(_) => self.settle()?,
             };
-            if quit || clock.moment(self.inner.now.get()) >= end {
+            if quit || clock.moment(self.now()) >= end {
                 break quit;
             }
             self.go_on_with_panic();
@@ -121,7 +121,6 @@ impl<'a> Running<'a> {
                 "the loop is running already: run, run_once and run_for cannot be called from its callbacks";
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
         }
-        event_loop.inner.now.set(event_loop.inner.shared.clock.now());
         Ok(Running(event_loop))
     }
 }
@@ -135,6 +134,8 @@ impl Drop for Running<'_> {
             log::error!("cannot set the alarm for the next timer: {error}");
             false
         });
+        inner.now.set(None);
+        inner.wake_unread.set(true);
         if self.0.has_work() || !may_wait || !inner.shared.tasks.may_sleep() {
             inner.shared.wake(Wake::Needed);
         }

@@ -1,7 +1,7 @@
 //! Tasks on the loop's own thread: queueing them, and phase 5, which runs them and those of other threads.
 
 use super::EventLoop;
-use crate::task::Task;
+use crate::task::{SendTask, Task};
 use crate::task_queue::Batch;
 
 impl EventLoop {
@@ -41,35 +41,48 @@ impl EventLoop {
     /// Phase 5. If a request to quit is there, whatever was accepted before it is in this batch.
     pub(super) fn run_tasks(&self) {
         let inner = &*self.inner;
-        let mut batch = inner.task_batch.take();
-        let mut local_batch = inner.local_batch.take();
-        if inner.shared.tasks.take(&mut batch) {
+        let mut posted = inner.task_batch.take();
+        if inner.shared.tasks.take(&mut posted) {
             inner.quitting.set(true);
         }
-        std::mem::swap(&mut *inner.local_tasks.borrow_mut(), &mut local_batch);
-        let tally = &inner.shared.tally;
-        tally.count_batch(batch.tasks.len() + local_batch.tasks.len());
-        for errand in batch.errands.drain(..) {
-            self.catch("an errand", || errand.call(self));
+        let mut local = None;
+        if !inner.local_tasks.borrow().is_empty() {
+            local = Some(inner.local_tasks.replace(inner.local_batch.take()));
         }
-        for errand in local_batch.errands.drain(..) {
-            self.catch("an errand", || errand.call(self));
+        let tasks = posted.tasks.len() + local.as_ref().map_or(0, |local| local.tasks.len());
+        inner.shared.tally.count_batch(tasks);
+        let dropped = inner.quitting.get() && inner.drop_tasks_on_quit;
+        if dropped {
+            inner.shared.tally.count_dropped(tasks);
         }
-        if inner.quitting.get() && inner.drop_tasks_on_quit {
-            tally.count_dropped(batch.tasks.len() + local_batch.tasks.len());
-            batch.tasks.drain(..).for_each(|task| self.discard(task));
-            local_batch.tasks.drain(..).for_each(|task| self.discard(task));
-        } else {
-            for task in batch.tasks.drain(..) {
+        self.run_errands(&mut posted.errands, SendTask::call);
+        if let Some(local) = &mut local {
+            self.run_errands(&mut local.errands, Task::call);
+        }
+        self.run_each(dropped, &mut posted.tasks, SendTask::call);
+        inner.task_batch.set(posted);
+        if let Some(mut local) = local {
+            self.run_each(dropped, &mut local.tasks, Task::call);
+            inner.local_batch.set(local);
+        }
+    }
+
+    fn run_errands<T>(&self, errands: &mut Vec<T>, call: fn(T, &EventLoop)) {
+        // Hardly ever there, and a drain of nothing costs as much as a task.
+        if !errands.is_empty() {
+            errands.drain(..).for_each(|errand| _ = self.catch("an errand", || call(errand, self)));
+        }
+    }
+
+    fn run_each<T>(&self, dropped: bool, tasks: &mut Vec<T>, call: fn(T, &EventLoop)) {
+        if dropped {
+            tasks.drain(..).for_each(|task| self.discard(task));
+        } else if !tasks.is_empty() {
+            let tally = &self.inner.shared.tally;
+            for task in tasks.drain(..) {
                 tally.count_run();
-                self.catch("a task", || task.call(self));
-            }
-            for task in local_batch.tasks.drain(..) {
-                tally.count_run();
-                self.catch("a task", || task.call(self));
+                self.catch("a task", || call(task, self));
             }
         }
-        inner.task_batch.set(batch);
-        inner.local_batch.set(local_batch);
     }
 }

@@ -115,7 +115,7 @@ pub(super) struct Core {
     unsent: RefCell<Option<Box<Queue>>>,
     reason: Cell<Option<CloseReason>>,
     /// When bytes last came or went.
-    last_active: Cell<Instant>,
+    last_active: Cell<Option<Instant>>,
     /// How long the connection may be idle, if that is limited.
     idle_timeout: Cell<Option<Duration>>,
     idle_timer: Cell<Option<TimerKey>>,
@@ -130,7 +130,7 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(event_loop: &EventLoop, id: ChannelId, arrival: Arrival, state: State) -> Core {
+    pub(super) fn new(id: ChannelId, arrival: Arrival, state: State) -> Core {
         let Arrival { fd, peer, mut membership } = arrival;
         membership.enlist(id);
         Core {
@@ -153,7 +153,7 @@ impl Core {
             unread: Cell::default(),
             unsent: RefCell::default(),
             reason: Cell::new(None),
-            last_active: Cell::new(event_loop.now()),
+            last_active: Cell::new(None),
             idle_timeout: Cell::new(None),
             idle_timer: Cell::new(None),
             fin_sent: Cell::new(false),

@@ -62,7 +62,7 @@ pub(super) fn dial<H: ConnectionHandler>(
     outgoing: Outgoing<H>,
 ) -> io::Result<ChannelId> {
     let connection = event_loop.register(Interest::READABLE | Interest::WRITABLE, |id| {
-        let core = Core::new(event_loop, id, arrival, State::Connecting);
+        let core = Core::new(id, arrival, State::Connecting);
         Rc::new(Connection { core, handler: RefCell::new(None), outgoing: Some(Box::new(outgoing)) })
     })?;
     connection.core.update_wanted(event_loop);
@@ -82,7 +82,7 @@ pub(super) fn establish<H: ConnectionHandler>(
     }
     let peer = arrival.peer.clone();
     let registered = event_loop.register(Interest::READABLE | Interest::WRITABLE, |id| {
-        let core = Core::new(event_loop, id, arrival, State::Open);
+        let core = Core::new(id, arrival, State::Open);
         Rc::new(Connection { core, handler: RefCell::new(None), outgoing: None })
     });
     let connection = match registered {

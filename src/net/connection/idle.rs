@@ -9,10 +9,12 @@ use super::{Core, State};
 use crate::event_loop::EventLoop;
 
 impl Core {
-    /// Notes that bytes have come, or gone.
+    /// Notes that bytes have come, or gone, if that matters to anybody: a turn for which nobody asks the time does not read the clock.
     #[inline]
     pub(super) fn note_activity(&self, event_loop: &EventLoop) {
-        self.last_active.set(event_loop.now());
+        if self.idle_timeout.get().is_some() {
+            self.last_active.set(Some(event_loop.now()));
+        }
     }
 
     /// Begins to watch, as the group's limits say.
@@ -62,6 +64,6 @@ impl Core {
 
     /// From when on the connection counts as idle, if nothing happens. `None` if it never does.
     fn idle_since(&self) -> Option<Instant> {
-        self.last_active.get().checked_add(self.idle_timeout.get()?)
+        self.last_active.get()?.checked_add(self.idle_timeout.get()?)
     }
 }

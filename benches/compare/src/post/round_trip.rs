@@ -1,16 +1,20 @@
 //! A task to another loop and one back, one at a time: what a wake-up costs.
 //!
 //! Measured by two threads that wake each other with nothing but an eventfd each. On two CPUs the time is mostly that of a
-//! CPU that leaves its idle state; on one CPU it is that of the system calls and the switch, which repeats well.
+//! CPU that leaves its idle state; on one CPU it is that of the system calls and the switch, which repeats well. What a queue
+//! costs, any queue, is shown by two threads with a vector under a mutex each, and no loop.
 
 use std::cell::RefCell;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use reveille::{EventLoop, LoopHandle};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 
 use super::PATIENCE;
 use super::threads::start_on;
@@ -45,12 +49,14 @@ struct Contender {
 /// The first is what the others are measured by.
 const ON_ONE_CPU: &[Contender] = &[
     Contender { name: "eventfd", turn: eventfds },
+    Contender { name: "eventfd and queue", turn: queues },
     Contender { name: "reveille", turn: |cpus, trips| loops(cpus, trips, Duration::ZERO) },
 ];
 
 /// Polling is for loops with a CPU each.
 const ON_TWO_CPUS: &[Contender] = &[
     Contender { name: "eventfd", turn: eventfds },
+    Contender { name: "eventfd and queue", turn: queues },
     Contender { name: "reveille", turn: |cpus, trips| loops(cpus, trips, Duration::ZERO) },
     Contender { name: "reveille, busy_poll", turn: |cpus, trips| loops(cpus, trips, BUSY_POLL) },
 ];
@@ -118,12 +124,12 @@ impl Sample {
     }
 }
 
+/// What is added to a counter: a trip, or the word that there will be none any more.
+const TRIP: u64 = 1;
+const STOP: u64 = 2;
+
 /// Two threads with a blocking eventfd each.
 fn eventfds(cpus: Cpus, trips: usize) -> Result<Vec<Duration>> {
-    /// What is added to a counter: a trip, or the word that there will be none any more.
-    const TRIP: u64 = 1;
-    const STOP: u64 = 2;
-
     let there = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
     let back = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
     let far = {
@@ -146,6 +152,49 @@ fn eventfds(cpus: Cpus, trips: usize) -> Result<Vec<Duration>> {
             }
         }
         write(&there, STOP)?;
+        Ok(taken)
+    })?;
+    let taken = near.join()?;
+    far.join()?;
+    Ok(taken)
+}
+
+/// Two threads with a blocking eventfd and a queue each; what goes there and back is as long as a task.
+fn queues(cpus: Cpus, trips: usize) -> Result<Vec<Duration>> {
+    type Queue = (OwnedFd, Mutex<Vec<[usize; 5]>>);
+    let queue = || Ok::<_, Errno>(Arc::new((eventfd(0, EventfdFlags::CLOEXEC)?, Mutex::default())));
+    let send = |(eventfd, queue): &Queue, task| {
+        queue.lock().push(task);
+        write(eventfd, TRIP)
+    };
+    let (there, back): (Arc<Queue>, Arc<Queue>) = (queue()?, queue()?);
+    let far = {
+        let (there, back) = (Arc::clone(&there), Arc::clone(&back));
+        start_on(cpus.far, move || {
+            let mut batch = Vec::new();
+            while read(&there.0)? == TRIP {
+                mem::swap(&mut batch, &mut *there.1.lock());
+                batch.drain(..).try_for_each(|task| send(&back, task))?;
+            }
+            Ok(())
+        })?
+    };
+    let near = start_on(cpus.near, move || {
+        let mut batch = Vec::new();
+        let mut taken = Vec::with_capacity(trips);
+        for trip in 0..WARM_UP + trips {
+            let began = Instant::now();
+            send(&there, [trip; 5])?;
+            read(&back.0)?;
+            mem::swap(&mut batch, &mut *back.1.lock());
+            if batch.pop() != Some([trip; 5]) {
+                return Err("another task came back than went out".into());
+            }
+            if trip >= WARM_UP {
+                taken.push(began.elapsed());
+            }
+        }
+        write(&there.0, STOP)?;
         Ok(taken)
     })?;
     let taken = near.join()?;
