@@ -2,32 +2,20 @@
 
 mod support;
 
-use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::net::{self, pattern};
-use support::{LIMIT, with_watchdog};
+use support::{LIMIT, example, with_watchdog};
 
-/// `cargo test` builds the examples as well, beside the directory of the tests.
-fn program() -> PathBuf {
-    let tests = env::current_exe().expect("this program");
-    let profile = tests.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-    let program = profile.join("examples/echo");
-    assert!(program.exists(), "there is no {}: build it with `cargo build --examples`", program.display());
-    program
-}
-
-/// Runs the example to its end.
 fn outcome_of(arguments: &[&str]) -> Output {
-    Command::new(program()).args(arguments).stdin(Stdio::null()).output().expect("the example")
+    example::outcome_of("echo", arguments)
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -43,7 +31,7 @@ struct Echo {
 
 impl Echo {
     fn start(arguments: &[&str]) -> Echo {
-        let mut process = Command::new(program())
+        let mut process = Command::new(example::program("echo"))
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -2,23 +2,12 @@
 
 mod support;
 
-use std::env;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
-use support::{LIMIT, with_watchdog};
-
-/// `cargo test` builds the examples as well, beside the directory of the tests.
-fn program() -> PathBuf {
-    let tests = env::current_exe().expect("this program");
-    let profile = tests.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-    let program = profile.join("examples/eventfd");
-    assert!(program.exists(), "there is no {}: build it with `cargo build --examples`", program.display());
-    program
-}
+use support::{LIMIT, example, with_watchdog};
 
 fn outcome_of(arguments: &[&str]) -> Output {
-    Command::new(program()).args(arguments).stdin(Stdio::null()).output().expect("the example")
+    example::outcome_of("eventfd", arguments)
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -417,10 +417,21 @@ check_eventfd() {
   rejects 2 eventfd not-a-number
 }
 
+# A guest that rings and is interrupted, where there is a /dev/kvm to have one. What it prints is compared elsewhere.
+check_kvm_doorbell() {
+  local said
+  said=$(bounded 20 "$examples/kvm_doorbell") || die "status $? of: $said"
+  case $said in
+    "not run: "*) echo "    $said" ;;
+    *"1 exit to user space") echo "    with /dev/kvm: ${said##*$'\n'}" ;;
+    *) die "neither its end nor why there is none: $said" ;;
+  esac
+}
+
 # --- All of it ------------------------------------------------------------------------------------
 
 all_checks=(large_file interleaved killed_clients many_open half_close bad_peers few_descriptors ipv6
-  command_line signals stop_under_load two_servers simple udp_echo eventfd)
+  command_line signals stop_under_load two_servers simple udp_echo eventfd kvm_doorbell)
 
 run_check() {
   local begin=$EPOCHREALTIME

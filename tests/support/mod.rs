@@ -4,6 +4,7 @@
 
 pub(crate) mod alone;
 pub(crate) mod client;
+pub(crate) mod example;
 pub(crate) mod folder;
 pub(crate) mod net;
 pub(crate) mod unix;

@@ -1,0 +1,113 @@
+//! A guest's doorbell: a virtual machine that rings an eventfd, and is interrupted through another.
+//!
+//! `cargo run --release --example kvm_doorbell`. The guest is a handful of instructions, and writes to a port a thousand times. The
+//! port is an eventfd's (an ioeventfd), so each write is a count that the loop gets in a callback, and the guest goes on without
+//! ever leaving to user space. The way back is an eventfd as well (an irqfd): the loop signals it, the guest is interrupted, and
+//! rings another bell to say so. This is how virtio devices and vhost use the two.
+//!
+//! It needs `/dev/kvm`, and says so where that cannot be had. What is KVM's affair is in `kvm_doorbell/machine.rs`.
+
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports))]
+
+#[cfg(target_arch = "x86_64")]
+#[path = "kvm_doorbell/machine.rs"]
+mod machine;
+
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::Duration;
+
+use reveille::{EventFd, EventLoop};
+
+/// What the guest is to do.
+const RINGS: u16 = 1000;
+const INTERRUPTS: u16 = 3;
+
+/// A guest that takes longer than this hangs.
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[cfg(not(target_arch = "x86_64"))]
+fn main() {
+    let _ = writeln!(io::stdout(), "not run: the guest is one for x86_64");
+}
+
+#[cfg(target_arch = "x86_64")]
+fn main() -> ExitCode {
+    let kvm = match kvm_ioctls::Kvm::new() {
+        Ok(kvm) => kvm,
+        Err(error) => {
+            let _ = writeln!(io::stdout(), "not run: cannot open /dev/kvm: {}", io::Error::from(error));
+            return ExitCode::SUCCESS;
+        }
+    };
+    match run(&kvm) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kvm_doorbell: {error}");
+            // If the guest still runs, it and its thread end with the process.
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn run(kvm: &kvm_ioctls::Kvm) -> io::Result<()> {
+    let event_loop = EventLoop::new()?;
+    let (doorbell, answer, interrupt) = (EventFd::new(0)?, EventFd::new(0)?, Rc::new(EventFd::new(0)?));
+    let machine = machine::Machine::new(kvm, RINGS, INTERRUPTS)?;
+    machine.ring_on_write(machine::DOORBELL, &doorbell)?;
+    machine.ring_on_write(machine::ANSWER, &answer)?;
+    machine.interrupt_on_ring(&interrupt)?;
+    let exits = machine.exits();
+
+    // How many rings come in one call depends on who is faster, and only their sum does not.
+    let counted = Rc::new(Cell::new(0));
+    let (total, first, exits_so_far) = (Rc::clone(&counted), Rc::clone(&interrupt), exits.clone());
+    let _doorbell = doorbell.watch(&event_loop, move |_, count| {
+        total.set(total.get() + count);
+        if total.get() == u64::from(RINGS) {
+            let exits = exits_so_far.load(Relaxed);
+            let _ =
+                writeln!(io::stdout(), "doorbell: counted {RINGS} by the loop, {exits} exits to user space");
+            first.signal().expect("the kernel empties it");
+        }
+    })?;
+    let answered = Rc::new(Cell::new(0));
+    let seen = Rc::clone(&answered);
+    let _answer = answer.watch(&event_loop, move |_, count| {
+        seen.set(seen.get() + count);
+        let _ = writeln!(io::stdout(), "interrupt {}: the guest has seen it", seen.get());
+        if seen.get() < u64::from(INTERRUPTS) {
+            interrupt.signal().expect("the kernel empties it");
+        }
+    })?;
+
+    let handle = event_loop.handle();
+    let processor = thread::spawn(move || {
+        let result = machine.run();
+        handle.quit();
+        result
+    });
+    let hangs = Rc::new(Cell::new(false));
+    let alarm = Rc::clone(&hangs);
+    event_loop.run_after(LIMIT, move |event_loop| {
+        alarm.set(true);
+        event_loop.quit();
+    });
+    event_loop.run()?;
+    if hangs.get() {
+        return Err(io::Error::other(format!("the guest has not ended within {LIMIT:?}")));
+    }
+    processor.join().expect("no panic there")?;
+    // What it has rung last the loop may not have come to.
+    event_loop.run_once(Duration::ZERO)?;
+    let (counted, answered, exits) = (counted.get(), answered.get(), exits.load(Relaxed));
+    writeln!(
+        io::stdout(),
+        "end: rung {counted} times, interrupted {answered} times, {exits} exit to user space"
+    )
+}
