@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use reveille::{Buffer, ConnectionHandler, EventLoop, Sent, TcpConnection, TcpServer};
+use reveille::{Buffer, ConnectionHandler, EventLoop, Sent, Signal, Signals, TcpConnection, TcpServer};
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
@@ -46,6 +46,8 @@ fn run(first: SocketAddr) -> io::Result<()> {
     let daytime = TcpServer::bind(&event_loop, port(1))?.serve(|_| Once(daytime))?;
     let chargen = TcpServer::bind(&event_loop, port(2))?.serve(|_| Chargen::default())?;
     let time = TcpServer::bind(&event_loop, port(3))?.serve(|_| Once(time))?;
+    // First, as whoever reads the addresses may send a signal.
+    let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
     for (name, server) in
         [("discard", &discard), ("daytime", &daytime), ("chargen", &chargen), ("time", &time)]
     {

@@ -385,6 +385,7 @@ check_simple() {
   simple_refuses "$HOST:$discard"
   kill -TERM "$SERVER" || die "the server had died"
   await_exit "$SERVER" 10
+  ((STATUS == 0)) || die "status $STATUS after SIGTERM"
   forget "$SERVER"
 }
 
