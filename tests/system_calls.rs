@@ -3,220 +3,24 @@
 //! The server is a child process; this one is its peer and its tracer. The count is exact and does not depend on time, except
 //! for the rest of an idle loop, which can only be watched for a while.
 
-// The numbers of the calls, and where a stopped thread keeps them.
+// As the tracer.
 #![cfg(target_arch = "x86_64")]
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::libc;
-use nix::sys::ptrace;
-use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 use reveille::{
     Buffer, ConnectionHandler, LoopHandle, LoopThread, ServerHandle, TcpClient, TcpConnection, TcpServer,
 };
 use support::net::{self, Child, Host, answer};
+use support::tracer::{Calls, Traced};
 use support::{LIMIT, with_watchdog};
-
-// --- The tracer -----------------------------------------------------------------------------------
-
-/// A thread of another process whose system calls are counted.
-struct Traced {
-    state: Arc<State>,
-    /// The call in which it waits for something to do.
-    rests_in: i64,
-}
-
-struct State {
-    seen: Mutex<Seen>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Seen {
-    /// How often each call was entered.
-    calls: BTreeMap<i64, u64>,
-    /// The arguments of each `epoll_ctl` and `sendto`.
-    epoll_operations: Vec<u64>,
-    send_flags: Vec<u64>,
-    /// The call that the thread is in.
-    inside: Option<i64>,
-    /// How often the thread was stopped, for whatever reason.
-    stops: u64,
-    /// At its next stop the thread stays stopped.
-    held: bool,
-}
-
-impl Traced {
-    /// Traces the thread `id`, which rests in the call `rests_in`, unless that is not allowed here.
-    fn attach(id: i32, rests_in: i64) -> Option<Traced> {
-        let state = Arc::new(State { seen: Mutex::default(), changed: Condvar::new() });
-        let (report, attached) = mpsc::channel();
-        let seen = Arc::clone(&state);
-        // A tracer is a thread, so all that is asked of the traced one is asked by this. It ends with the traced one.
-        thread::spawn(move || {
-            let traced = Pid::from_raw(id);
-            let seized = ptrace::seize(traced, ptrace::Options::PTRACE_O_TRACESYSGOOD)
-                .and_then(|()| ptrace::interrupt(traced));
-            report.send(seized).expect("somebody waits for it");
-            if seized.is_ok() {
-                seen.follow(traced);
-            }
-        });
-        let seized = attached.recv().expect("a tracer that starts");
-        match seized {
-            Ok(()) => Some(Traced { state, rests_in }),
-            Err(Errno::EPERM | Errno::ENOSYS) => {
-                // Not `println!`, which a passing test would keep to itself.
-                let _ = writeln!(io::stderr(), "system calls are not counted: ptrace is not allowed here");
-                None
-            }
-            Err(error) => panic!("cannot trace thread {id}: {error}"),
-        }
-    }
-
-    fn wait(&self, mut until: impl FnMut(&Seen) -> bool) -> MutexGuard<'_, Seen> {
-        let seen = self.state.lock();
-        let (seen, limit) =
-            self.state.changed.wait_timeout_while(seen, net::LIMIT, |seen| !until(seen)).unwrap();
-        assert!(!limit.timed_out(), "it does not happen; the calls were {:?}", seen.calls);
-        seen
-    }
-
-    /// Waits until the thread waits for something to do.
-    fn settle(&self) -> MutexGuard<'_, Seen> {
-        self.wait(|seen| seen.inside == Some(self.rests_in))
-    }
-
-    /// The calls that `doing` leads to, from rest to rest. What `doing` waits for must be the last that the thread does.
-    fn calls_of(&self, doing: impl FnOnce()) -> Calls {
-        let before = self.settle().calls.clone();
-        doing();
-        let after = self.settle().calls.clone();
-        let mut calls = Calls(BTreeMap::new());
-        for (call, count) in after {
-            let count = count - before.get(&call).copied().unwrap_or(0);
-            // A system without a clock in user space asks the kernel for the time; that is not the loop's doing.
-            if count > 0 && call != libc::SYS_clock_gettime {
-                calls.0.insert(call, count);
-            }
-        }
-        calls
-    }
-
-    fn hold(&self) {
-        self.state.lock().held = true;
-    }
-
-    fn release(&self) {
-        self.state.lock().held = false;
-        self.state.changed.notify_all();
-    }
-}
-
-impl Drop for Traced {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
-impl State {
-    /// A test that fails with this in its hands leaves it as good as it was.
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Lets the thread run from one end of a system call to the other, until it is gone.
-    fn follow(&self, traced: Pid) {
-        loop {
-            let status = match waitpid(traced, Some(WaitPidFlag::__WALL)) {
-                Ok(status) => status,
-                Err(Errno::EINTR) => continue,
-                Err(_) => break,
-            };
-            let mut seen = self.lock();
-            seen.stops += 1;
-            let mut signal: Option<Signal> = None;
-            match status {
-                WaitStatus::PtraceSyscall(_) => {
-                    let Ok(registers) = ptrace::getregs(traced) else { break };
-                    // On the way in the kernel has put this where the result will be; no call that is made here has it.
-                    if registers.rax as i64 == -i64::from(libc::ENOSYS) {
-                        let call = registers.orig_rax as i64;
-                        *seen.calls.entry(call).or_default() += 1;
-                        seen.inside = Some(call);
-                        match call {
-                            libc::SYS_epoll_ctl => seen.epoll_operations.push(registers.rsi),
-                            libc::SYS_sendto => seen.send_flags.push(registers.r10),
-                            _ => {}
-                        }
-                    } else {
-                        seen.inside = None;
-                    }
-                }
-                WaitStatus::Stopped(_, with) => signal = Some(with),
-                WaitStatus::PtraceEvent(..) => seen.inside = None,
-                WaitStatus::Exited(..) | WaitStatus::Signaled(..) => break,
-                _ => {}
-            }
-            self.changed.notify_all();
-            drop(self.changed.wait_while(seen, |seen| seen.held));
-            if ptrace::syscall(traced, signal).is_err() {
-                break;
-            }
-        }
-    }
-}
-
-/// Counts of calls by their numbers.
-#[derive(PartialEq, Eq)]
-struct Calls(BTreeMap<i64, u64>);
-
-impl Calls {
-    fn of<const N: usize>(calls: [(i64, u64); N]) -> Calls {
-        Calls(calls.into())
-    }
-
-    fn count(&self, call: i64) -> u64 {
-        self.0.get(&call).copied().unwrap_or(0)
-    }
-
-    /// Takes the count of `call` out.
-    fn take(&mut self, call: i64) -> u64 {
-        self.0.remove(&call).unwrap_or(0)
-    }
-}
-
-impl std::fmt::Debug for Calls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let name = |call| match call {
-            libc::SYS_recvfrom => "recvfrom".to_owned(),
-            libc::SYS_sendto => "sendto".to_owned(),
-            libc::SYS_epoll_wait => "epoll_wait".to_owned(),
-            libc::SYS_epoll_ctl => "epoll_ctl".to_owned(),
-            libc::SYS_accept4 => "accept4".to_owned(),
-            libc::SYS_setsockopt => "setsockopt".to_owned(),
-            libc::SYS_shutdown => "shutdown".to_owned(),
-            libc::SYS_close => "close".to_owned(),
-            libc::SYS_read => "read".to_owned(),
-            libc::SYS_write => "write".to_owned(),
-            libc::SYS_fcntl => "fcntl".to_owned(),
-            libc::SYS_futex => "futex".to_owned(),
-            libc::SYS_timerfd_settime => "timerfd_settime".to_owned(),
-            other => format!("call {other}"),
-        };
-        f.debug_map().entries(self.0.iter().map(|(call, count)| (name(*call), count))).finish()
-    }
-}
 
 // --- The server -----------------------------------------------------------------------------------
 
@@ -380,9 +184,9 @@ impl Server {
         let mut words = introduction.split(' ');
         let mut word = || words.next().expect("four words");
         let address = word().parse().expect("an address");
-        let on_loop = Traced::attach(word().parse().expect("a thread"), libc::SYS_epoll_wait)?;
-        let posting = Traced::attach(word().parse().expect("a thread"), libc::SYS_futex)?;
-        let on_bare_loop = Traced::attach(word().parse().expect("a thread"), libc::SYS_read)?;
+        let on_loop = Traced::attach(word().parse().expect("a thread"), &[libc::SYS_epoll_wait])?;
+        let posting = Traced::attach(word().parse().expect("a thread"), &[libc::SYS_futex])?;
+        let on_bare_loop = Traced::attach(word().parse().expect("a thread"), &[libc::SYS_read])?;
         drop(on_loop.settle());
         drop(on_bare_loop.settle());
         Some(Server { address, child, on_loop, posting, on_bare_loop })
@@ -622,10 +426,9 @@ fn a_task_for_a_sleeping_loop_costs_one_write() {
     with_watchdog(LIMIT, || {
         let Some(mut server) = Server::start() else { return };
         for _ in 0..10 {
-            let writes = |seen: &Seen| seen.calls.get(&libc::SYS_write).copied().unwrap_or(0);
-            let before = writes(&server.posting.state.lock());
+            let before = server.posting.count(libc::SYS_write);
             let mut calls = server.on_loop.calls_of(|| assert_eq!(server.child.ask("post"), "posted"));
-            let posted = writes(&server.posting.state.lock()) - before;
+            let posted = server.posting.count(libc::SYS_write) - before;
             assert_eq!(posted, 1);
             // The loop reads the counter, once.
             assert_eq!(calls.take(libc::SYS_read), 1, "{calls:?}");
@@ -659,9 +462,9 @@ fn tasks_for_a_busy_loop_cost_their_senders_no_write() {
         let Some(server) = Server::start() else { return };
         let mut client = server.connect();
         order(&mut client, order::NOTHING);
-        let before = server.posting.state.lock().calls.get(&libc::SYS_write).copied();
+        let before = server.posting.count(libc::SYS_write);
         let mut calls = server.on_loop.calls_of(|| (0..5).for_each(|_| order(&mut client, order::HOLD_UP)));
-        let after = server.posting.state.lock().calls.get(&libc::SYS_write).copied();
+        let after = server.posting.count(libc::SYS_write);
         assert_eq!(after, before, "500 tasks were posted");
         // The loop finds them without a word from anybody.
         assert_eq!(calls.take(libc::SYS_read), 0, "{calls:?}");

@@ -7,6 +7,9 @@ pub(crate) mod client;
 pub(crate) mod example;
 pub(crate) mod folder;
 pub(crate) mod net;
+// The numbers of the calls, and where a stopped thread keeps them.
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tracer;
 pub(crate) mod unix;
 
 use std::cell::RefCell;
