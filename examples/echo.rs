@@ -4,7 +4,7 @@
 //! server on several loops (`--threads 4`), and an orderly end on a signal.
 
 use std::env;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     let arguments = match Arguments::parse(env::args().skip(1)) {
         Ok(Some(arguments)) => arguments,
         Ok(None) => {
-            println!("{USAGE}");
+            let _ = writeln!(io::stdout(), "{USAGE}");
             return ExitCode::SUCCESS;
         }
         Err(message) => {
@@ -69,13 +69,13 @@ fn run(arguments: &Arguments) -> io::Result<()> {
             None => event_loop.quit(),
             Some(server) => server.stop(GRACE, |event_loop, _| event_loop.quit()),
         })?;
-    // Only now: whoever reads this may send a signal.
-    println!("listening on {local}");
-    println!("try: nc {} {}", local.ip(), local.port());
+    // Only now: whoever reads this may send a signal. If nobody does it serves all the same, so a write may fail.
+    let _ = writeln!(io::stdout(), "listening on {local}\ntry: nc {} {}", local.ip(), local.port());
     event_loop.run()?;
     // The connections that a second signal has left open are closed with the loop, and counted then.
     drop(event_loop);
-    println!(
+    let _ = writeln!(
+        io::stdout(),
         "{} connections, {} messages, {} bytes",
         totals.connections.load(Relaxed),
         totals.messages.load(Relaxed),

@@ -5,7 +5,7 @@
 //! own, this one again, which is handed the eventfd as its standard input, where it can be found without knowing a number.
 
 use std::env;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 fn write_all(arguments: &Arguments) -> io::Result<()> {
     let eventfd = EventFd::from(io::stdin().as_fd().try_clone_to_owned()?);
     for number in &arguments.numbers {
-        println!("Child writing {number} to efd");
+        writeln!(io::stdout(), "Child writing {number} to efd")?;
         // If there is no room, this sleeps until the parent has read: the eventfd blocks.
         eventfd.write(*number)?;
         thread::sleep(arguments.write_every);
@@ -83,7 +83,7 @@ fn read_once(eventfd: &EventFd, child: &mut Child) -> io::Result<Option<()>> {
     let ended = child.try_wait()?;
     match (eventfd.try_read(), ended) {
         (Ok(count), _) => {
-            println!("Parent read {count} ({count:#x}) from efd");
+            writeln!(io::stdout(), "Parent read {count} ({count:#x}) from efd")?;
             Ok(None)
         }
         (Err(error), None) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),

@@ -6,7 +6,8 @@
 //! `cargo run --release --example pressure -- /sys/fs/cgroup/memory/mine 4194304`.
 
 use std::env;
-use std::io;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -34,36 +35,47 @@ fn run(group: Option<&Path>, bytes: u64) -> io::Result<()> {
     let event_loop = EventLoop::new()?;
     for resource in [Resource::Cpu, Resource::Memory, Resource::Io] {
         let trigger = PressureTrigger::some(resource).stall(Duration::from_millis(100));
-        let told = trigger
-            .watch(&event_loop, move |_| println!("{resource}: tasks were held up for more than 100 ms"));
+        let told = trigger.watch(&event_loop, move |event_loop| {
+            say(event_loop, format_args!("{resource}: tasks were held up for more than 100 ms"));
+        });
         // A kernel without it is no reason to give up the rest.
         match told {
             Ok(pressure) => {
                 pressure.detach();
-                println!("{resource}: watched");
+                say(&event_loop, format_args!("{resource}: watched"));
             }
-            Err(error) => println!("{resource}: {error}"),
+            Err(error) => say(&event_loop, format_args!("{resource}: {error}")),
         }
     }
     if let Some(group) = group {
         watch_group(&event_loop, group, bytes)?;
     }
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
-    println!("end with Ctrl-C");
-    event_loop.run()
+    say(&event_loop, "end with Ctrl-C");
+    event_loop.run()?;
+    // An error if there is something that could not be written.
+    io::stdout().flush()
+}
+
+/// There is nothing to do for a program of this kind when nobody reads what it says.
+fn say(event_loop: &EventLoop, what: impl Display) {
+    if writeln!(io::stdout(), "{what}").is_err() {
+        event_loop.quit();
+    }
 }
 
 /// Whichever of the two kinds of group it is.
 fn watch_group(event_loop: &EventLoop, group: &Path, bytes: u64) -> io::Result<()> {
     let name = group.display().to_string();
     if group.join("memory.events").exists() {
-        let told = move |_: &EventLoop, counts| println!("{name}: {counts:?}");
+        let told = move |event_loop: &EventLoop, counts| say(event_loop, format_args!("{name}: {counts:?}"));
         MemoryEvents::new(event_loop, group, told)?.detach();
     } else {
-        let told =
-            move |_: &EventLoop, crossings| println!("{name}: {bytes} bytes crossed, {crossings} times");
+        let told = move |event_loop: &EventLoop, crossings| {
+            say(event_loop, format_args!("{name}: {bytes} bytes crossed, {crossings} times"));
+        };
         MemoryThreshold::new(event_loop, group, bytes, told)?.detach();
     }
-    println!("{}: watched", group.display());
+    say(event_loop, format_args!("{}: watched", group.display()));
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! state, and that no error ends a UDP socket.
 
 use std::env;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -26,7 +26,8 @@ fn run(address: &str) -> io::Result<()> {
     let event_loop = EventLoop::new()?;
     let socket = UdpSocket::bind(&event_loop, address)?.serve(Echo { datagrams: 0 })?;
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
-    println!("receiving on {}", socket.local_addr());
+    // Whether or not anybody reads this, it serves.
+    let _ = writeln!(io::stdout(), "receiving on {}", socket.local_addr());
     event_loop.run()
 }
 
@@ -42,6 +43,6 @@ impl DatagramHandler for Echo {
     }
 
     fn on_error(&mut self, _: &UdpRef, error: io::Error, peer: Option<SocketAddr>) {
-        eprintln!("after {} datagrams, of {peer:?}: {error}", self.datagrams);
+        let _ = writeln!(io::stderr(), "after {} datagrams, of {peer:?}: {error}", self.datagrams);
     }
 }

@@ -1,8 +1,5 @@
-//! The examples' descriptors, seen from outside: none is left when an example's work is done, and no program that it starts finds
-//! one that was not meant for it.
-//!
-//! Each example runs traced, with all that it starts: it is stopped at each system call, when it has become another program, and
-//! when it is about to end, and then its table of descriptors can be looked at.
+//! All examples, seen from outside: none leaves a descriptor open when its work is done, no program that it starts finds one that
+//! was not meant for it, and none minds if nobody reads what it prints.
 
 mod support;
 
@@ -10,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
-use std::process::{ChildStdout, Command, Stdio};
+use std::os::fd::OwnedFd;
+use std::process::{self, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
@@ -20,6 +18,7 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::pipe::PipeFlags;
 use support::alone::skipped;
 use support::net::{self, connect, read_to_end, until};
 use support::{LIMIT, example, with_watchdog};
@@ -30,6 +29,7 @@ struct Example {
     name: &'static str,
     arguments: &'static [&'static str],
     conduct: Conduct,
+    unread: Unread,
     /// What each program that it starts finds at its standard input. It finds the example's own two others, and nothing else.
     starts: &'static [&'static str],
 }
@@ -42,7 +42,16 @@ enum Conduct {
     Serves { when: &'static str, visit: fn(&[SocketAddr]) },
 }
 
+/// What becomes of it when nobody reads what it prints.
+#[derive(PartialEq)]
+enum Unread {
+    GoesOn,
+    /// It ends with a status that says so.
+    Fails,
+}
+
 use Conduct::{Ends, Serves};
+use Unread::{Fails, GoesOn};
 
 /// All of them: a new one gets its row here.
 const EXAMPLES: [Example; 6] = [
@@ -50,31 +59,36 @@ const EXAMPLES: [Example; 6] = [
         name: "echo",
         arguments: &["--listen", "127.0.0.1:0", "--threads", "2"],
         conduct: Serves { when: "try: ", visit: |on| net::assert_echoes(&mut connect(on[0])) },
+        unread: GoesOn,
         starts: &[],
     },
     Example {
         name: "eventfd",
         arguments: &["--write-every", "1ms", "--read-every", "1ms", "1", "2", "3"],
         conduct: Ends,
+        unread: Fails,
         starts: &["anon_inode:[eventfd]"],
     },
-    Example { name: "kvm_doorbell", arguments: &[], conduct: Ends, starts: &[] },
+    Example { name: "kvm_doorbell", arguments: &[], conduct: Ends, unread: Fails, starts: &[] },
     Example {
         name: "pressure",
         arguments: &[],
         conduct: Serves { when: "end with ", visit: |_| () },
+        unread: Fails,
         starts: &[],
     },
     Example {
         name: "simple",
         arguments: &["127.0.0.1:0"],
         conduct: Serves { when: "time on ", visit: visit_services },
+        unread: GoesOn,
         starts: &[],
     },
     Example {
         name: "udp_echo",
         arguments: &["127.0.0.1:0"],
         conduct: Serves { when: "receiving on ", visit: visit_udp_echo },
+        unread: GoesOn,
         starts: &[],
     },
 ];
@@ -92,6 +106,19 @@ fn visit_udp_echo(on: &[SocketAddr]) {
     socket.set_read_timeout(Some(net::LIMIT)).unwrap();
     socket.send_to(b"who is there?", on[0]).unwrap();
     assert_eq!(socket.recv_from(&mut [0; 64]).unwrap(), (13, on[0]));
+}
+
+/// The addresses that a program says it is on, up to the line that begins with `last`.
+fn addresses(output: impl BufRead, last: &str) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    for line in output.lines() {
+        let line = line.expect("a line");
+        addresses.extend(line.split_once(" on ").and_then(|(_, address)| address.parse::<SocketAddr>().ok()));
+        if line.starts_with(last) {
+            return addresses;
+        }
+    }
+    panic!("it has ended, and has not said `{last}`");
 }
 
 // --- A program and what it starts, traced ---------------------------------------------------------
@@ -132,9 +159,11 @@ struct Seen {
     inheritable: Descriptors,
 }
 
+/// It is stopped at each system call, when it has become another program, and when it is about to end, and then its table of
+/// descriptors can be looked at.
 struct Traced {
     id: Pid,
-    lines: mpsc::Receiver<String>,
+    output: BufReader<ChildStdout>,
     tracer: Option<JoinHandle<Seen>>,
 }
 
@@ -155,24 +184,8 @@ impl Traced {
             tracer.join().expect("a tracer that may not trace");
             return None;
         };
-        let (say, lines) = mpsc::channel();
-        thread::spawn(move || {
-            BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| say.send(line))
-        });
-        Some(Traced { id, lines, tracer: Some(tracer) })
-    }
-
-    /// The addresses that it names before the line that begins with `last`, or in that.
-    fn addresses(&self, last: &str) -> Vec<SocketAddr> {
-        let mut addresses = Vec::new();
-        loop {
-            let line = self.lines.recv_timeout(net::LIMIT).expect("another line");
-            let address = line.split_once(" on ").and_then(|(_, address)| address.parse::<SocketAddr>().ok());
-            addresses.extend(address);
-            if line.starts_with(last) {
-                return addresses;
-            }
-        }
+        let output = BufReader::new(output);
+        Some(Traced { id, output, tracer: Some(tracer) })
     }
 
     /// Waits until it and all that it has started have ended.
@@ -245,9 +258,13 @@ fn trace(mut command: Command, introduce: &mpsc::Sender<(Pid, ChildStdout)>) -> 
 
 /// Whether it is the first thread of its process, which lasts as long as that.
 fn is_process(task: Pid) -> bool {
+    status_of(task, "Tgid:") == task.to_string()
+}
+
+/// What the kernel says of a task under `name`.
+fn status_of(task: Pid, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{task}/status")).expect("a task that is there");
-    let of = status.lines().find_map(|line| line.strip_prefix("Tgid:")).expect("its process");
-    of.trim() == task.to_string()
+    status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name").trim().to_owned()
 }
 
 // --- The tests ------------------------------------------------------------------------------------
@@ -271,11 +288,11 @@ fn no_example_leaves_a_descriptor_open_or_hands_one_on() {
     for example in &EXAMPLES {
         with_watchdog(LIMIT, || {
             let name = example.name;
-            let Some(traced) = Traced::start(example) else {
+            let Some(mut traced) = Traced::start(example) else {
                 return skipped("ptrace is not allowed here");
             };
             if let Serves { when, visit } = example.conduct {
-                let on = traced.addresses(when);
+                let on = addresses(&mut traced.output, when);
                 let before = descriptors(traced.id);
                 assert!(before.len() > 3, "{name} has come up with no loop: {before:?}");
                 (0..VISITS).for_each(|_| visit(&on));
@@ -304,5 +321,66 @@ fn no_example_leaves_a_descriptor_open_or_hands_one_on() {
             });
             assert_eq!(started, expected.collect::<Vec<_>>(), "what programs found that {name} has started");
         });
+    }
+}
+
+fn start(example: &Example, output: impl Into<Stdio>) -> (process::Child, Pid) {
+    let mut command = Command::new(example::program(example.name));
+    command.args(example.arguments).stdin(Stdio::null()).stdout(output).stderr(Stdio::piped());
+    let process = command.spawn().expect("the example");
+    let id = Pid::from_raw(process.id().try_into().expect("a process id"));
+    (process, id)
+}
+
+/// Whether the process has a handler for the signal.
+fn catches(process: Pid, signal: Signal) -> bool {
+    let caught = status_of(process, "SigCgt:");
+    u64::from_str_radix(&caught, 16).expect("a set of signals") & (1 << (signal as i32 - 1)) != 0
+}
+
+/// A pipe that has no other end any more.
+fn nobody() -> OwnedFd {
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC).expect("a pipe").1
+}
+
+/// Waits for its end, and sees that it says no more than a word about it.
+#[track_caller]
+fn assert_ends(example: &Example, process: process::Child, status: i32) {
+    let output = process.wait_with_output().expect("the example");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{}: {errors}", example.name);
+    let own = format!("{}: ", example.name);
+    assert!(errors.lines().all(|line| line.starts_with(&own)), "{errors}");
+}
+
+#[test]
+fn an_example_that_serves_goes_on_when_nobody_reads_what_it_prints() {
+    for example in EXAMPLES.iter().filter(|example| example.unread == GoesOn) {
+        with_watchdog(LIMIT, || {
+            let Serves { when, visit } = example.conduct else { panic!("{} ends by itself", example.name) };
+            let (mut process, id) = start(example, Stdio::piped());
+            // The pipe is closed when this has been read from it.
+            let on = addresses(BufReader::new(process.stdout.take().expect("a pipe")), when);
+            visit(&on);
+            kill(id, Signal::SIGTERM).expect("a process that is there");
+            assert_ends(example, process, 0);
+
+            let (mut process, id) = start(example, nobody());
+            until(|| {
+                // Again, as it may have a handler and not have told it yet what to do.
+                if catches(id, Signal::SIGTERM) {
+                    kill(id, Signal::SIGTERM).expect("a process that is there");
+                }
+                process.try_wait().expect("a child").is_some()
+            });
+            assert_ends(example, process, 0);
+        });
+    }
+}
+
+#[test]
+fn any_other_example_ends_with_a_word_when_nobody_reads_what_it_prints() {
+    for example in EXAMPLES.iter().filter(|example| example.unread == Fails) {
+        with_watchdog(LIMIT, || assert_ends(example, start(example, nobody()).0, 1));
     }
 }
