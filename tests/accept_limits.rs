@@ -4,41 +4,15 @@
 
 mod support;
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use reveille::TcpServer;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::net::{self, Child, Host, answer};
+use support::shortage::{count_warnings, is_served, limit_descriptors, warnings};
 use support::{LIMIT, with_watchdog};
 
 const DESCRIPTORS: u64 = 64;
-
-/// Counts what the library warns of.
-struct Warnings(AtomicU64);
-
-static WARNINGS: Warnings = Warnings(AtomicU64::new(0));
-
-impl log::Log for Warnings {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Warn
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.0.fetch_add(1, SeqCst);
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-/// Lets this process have descriptors with numbers below `limit`.
-fn limit_descriptors(limit: u64) {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum }).expect("a lower limit");
-}
 
 /// The child: an echo server, and answers to its parent's questions.
 #[test]
@@ -47,8 +21,7 @@ fn child_role() {
     if net::role().is_none() {
         return;
     }
-    log::set_logger(&WARNINGS).expect("the only logger");
-    log::set_max_level(log::LevelFilter::Warn);
+    count_warnings();
     limit_descriptors(DESCRIPTORS);
     let host = Host::new(|event_loop| {
         TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(|conn, input| conn.send(input.take_all()))
@@ -58,7 +31,7 @@ fn child_role() {
         match line.expect("a parent that speaks").split_once(' ').expect("a word and a number") {
             ("open", _) => answer(host.open_connections()),
             ("turns", _) => answer(host.turns_at_rest()),
-            ("warnings", _) => answer(WARNINGS.0.load(SeqCst)),
+            ("warnings", _) => answer(warnings()),
             ("limit", number) => {
                 limit_descriptors(number.parse().expect("a number"));
                 answer("done");
@@ -92,25 +65,6 @@ impl Server {
     #[track_caller]
     fn limit(&mut self, descriptors: u64) {
         assert_eq!(self.child.ask(&format!("limit {descriptors}")), "done");
-    }
-}
-
-/// Whether the client is served; if not, it has been turned away.
-#[track_caller]
-fn is_served(mut client: &TcpStream) -> bool {
-    // The write may come before the end or after it.
-    let _ = client.write_all(b"x");
-    match client.read(&mut [0; 8]) {
-        Ok(0) => false,
-        Ok(n) => {
-            assert_eq!(n, 1);
-            true
-        }
-        Err(error) => {
-            let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
-            assert!(kinds.contains(&error.kind()), "neither served nor turned away: {error}");
-            false
-        }
     }
 }
 

@@ -6,16 +6,15 @@
 mod support;
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use reveille::{AtMaximum, Distribution, TcpServer};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Socket, Type};
 use support::net::{self, Child, Host, answer};
+use support::shortage::{count_warnings, is_served, limit_descriptors, warnings};
 use support::with_watchdog;
 
 const CONNECTIONS: usize = 20_000;
@@ -27,39 +26,12 @@ const REGULARS: usize = 100;
 /// A storm takes a few seconds, and all else is a fraction of one.
 const STORM_LIMIT: Duration = Duration::from_secs(120);
 
-/// Counts what the library warns of.
-struct Warnings(AtomicU64);
-
-static WARNINGS: Warnings = Warnings(AtomicU64::new(0));
-
-impl log::Log for Warnings {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Warn
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.0.fetch_add(1, SeqCst);
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-/// Lets this process have descriptors with numbers below `limit`, or as many as it may.
-fn limit_descriptors(limit: u64) {
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    let current = maximum.map_or(limit, |maximum| maximum.min(limit));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum }).expect("a limit that is allowed");
-}
-
 /// The child: an echo server, and answers to its parent's questions.
 #[test]
 #[ignore = "is run in a process of its own by the tests of this file"]
 fn child_role() {
     let Some(role) = net::role() else { return };
-    log::set_logger(&WARNINGS).expect("the only logger");
-    log::set_max_level(log::LevelFilter::Warn);
+    count_warnings();
     limit_descriptors(DESCRIPTORS);
     let host = Host::new(move |event_loop| {
         let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?;
@@ -86,7 +58,7 @@ fn child_role() {
             "accepted" => answer(counters.accepted),
             "shed" => answer(counters.shed),
             "refused" => answer(counters.refused_at_maximum),
-            "warnings" => answer(WARNINGS.0.load(SeqCst)),
+            "warnings" => answer(warnings()),
             other => panic!("what is `{other}`?"),
         }
     }
@@ -167,31 +139,6 @@ fn begin(number: usize, to: SocketAddr) -> TcpStream {
         assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::INPROGRESS.raw_os_error()), "{error}");
     }
     socket.into()
-}
-
-#[track_caller]
-fn wait(client: &TcpStream, until: PollFlags) {
-    let limit = Timespec::try_from(net::LIMIT).unwrap();
-    let mut fds = [PollFd::new(client, until)];
-    let ready = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit))).expect("a poll");
-    assert_eq!(ready, 1, "neither served nor turned away");
-}
-
-/// Waits for what becomes of it: whether it is served. If not, it has been turned away.
-#[track_caller]
-fn is_served(mut client: &TcpStream) -> bool {
-    wait(client, PollFlags::OUT);
-    // The write may come before the end or after it.
-    let _ = client.write_all(b"x");
-    wait(client, PollFlags::IN);
-    match client.read(&mut [0; 8]) {
-        Ok(n) => n == 1,
-        Err(error) => {
-            let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
-            assert!(kinds.contains(&error.kind()), "neither served nor turned away: {error}");
-            false
-        }
-    }
 }
 
 /// Has all of them come and one after the other answered. Answers those that are served.

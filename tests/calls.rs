@@ -13,15 +13,12 @@ use std::time::{Duration, Instant};
 use reveille::{CallError, EventLoop, LoopHandle, LoopThread, Mailbox};
 use rustix::thread::Pid;
 use support::{
-    Count, LIMIT, OnDrop, panic_of, turn, until_asleep, with_catching_loop, with_loop, with_watchdog,
+    Count, LIMIT, OnDrop, on_another_thread, panic_of, turn, until_asleep, with_catching_loop, with_loop,
+    with_watchdog,
 };
 
 /// So short that the time is up before anything else, on a loop that is not run.
 const SHORT: Duration = Duration::from_millis(5);
-
-fn on_another_thread<R: Send>(call: impl FnOnce() -> R + Send) -> R {
-    thread::scope(|scope| scope.spawn(call).join().unwrap())
-}
 
 fn with_loop_thread<R>(test: impl FnOnce(&LoopHandle) -> R) -> R {
     with_watchdog(LIMIT, || {

@@ -14,11 +14,10 @@ use reveille::{
     Builder, Channel, ConnectionHandle, Counters, EventLoop, Interest, LoopHandle, LoopThread, Mailbox,
     TcpServer,
 };
-use support::{Count, LIMIT, OnDrop, net, panic_of, turn, with_catching_loop, with_loop, with_watchdog};
-
-fn on_another_thread<R: Send>(call: impl FnOnce() -> R + Send) -> R {
-    thread::scope(|scope| scope.spawn(call).join().unwrap())
-}
+use support::{
+    Count, LIMIT, OnDrop, net, on_another_thread, panic_of, turn, with_catching_loop, with_loop,
+    with_watchdog,
+};
 
 /// Every figure about tasks; all are there, so that a test of one also says that the others stay as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

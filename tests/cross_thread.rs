@@ -9,46 +9,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use reveille::{EventLoop, LoopHandle, LoopThread};
-use support::{Count, LIMIT, Recorder, turn, unread_wakes, until_asleep, with_loop, with_watchdog};
+use support::{
+    Count, LIMIT, Recorder, assert_posts_keep_their_order, turn, unread_wakes, until_asleep, with_loop,
+    with_watchdog,
+};
 
 #[test]
 fn each_threads_posts_run_in_the_order_posted_and_none_is_lost() {
-    const PRODUCERS: usize = 4;
-    const POSTS: u32 = 100_000;
-
-    thread_local! {
-        /// For each producer the number of its next task.
-        static NEXT: RefCell<[u32; PRODUCERS]> = const { RefCell::new([0; PRODUCERS]) };
-    }
-
     with_loop(|event_loop| {
-        let handle = event_loop.handle();
-        thread::scope(|scope| {
-            for producer in 0..PRODUCERS {
-                let handle = handle.clone();
-                scope.spawn(move || {
-                    for number in 0..POSTS {
-                        let task = move |event_loop: &EventLoop| {
-                            let finished = NEXT.with_borrow_mut(|next| {
-                                assert_eq!(next[producer], number, "out of order, or run twice");
-                                next[producer] += 1;
-                                next.iter().all(|&next| next == POSTS)
-                            });
-                            if finished {
-                                event_loop.quit();
-                            }
-                        };
-                        match number % 2 {
-                            0 => handle.queue_in_loop(task).unwrap(),
-                            _ => handle.run_in_loop(task).unwrap(),
-                        }
-                    }
-                });
-            }
-            event_loop.run().unwrap();
-        });
-        assert_eq!(NEXT.take(), [POSTS; PRODUCERS]);
-        assert_eq!(handle.counters().tasks_dropped, 0);
+        assert_posts_keep_their_order(event_loop, 100_000);
+        assert_eq!(event_loop.handle().counters().tasks_dropped, 0);
     });
 }
 

@@ -13,13 +13,9 @@ use std::time::{Duration, Instant};
 use reveille::{Channel, ChannelEvent, EventLoop, Interest, LoopThread, TcpServer};
 use rustix::event::epoll;
 use support::{
-    Count, LIMIT, Recorder, is_readable, panic_of, poll, turn, until_asleep, wait_readable, with_loop,
-    with_watchdog,
+    Count, LIMIT, Recorder, is_readable, on_another_thread, panic_of, poll, turn, until_asleep,
+    wait_readable, with_loop, with_watchdog,
 };
-
-fn on_another_thread<R: Send>(call: impl FnOnce() -> R + Send) -> R {
-    thread::scope(|scope| scope.spawn(call).join().unwrap())
-}
 
 #[test]
 fn run_once_without_time_does_not_wait() {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use reveille::{ConnectionHandle, EventLoop, SendError, State, TcpConnection, TcpServer, VirtualClock};
+use reveille::{EventLoop, SendError, State, TcpConnection, TcpServer, VirtualClock};
 use socket2::{Domain, SockRef, Socket, Type};
 use support::net::{self, End, Journal, Told, message, pattern, scripted};
 use support::{LIMIT, turn, with_watchdog};
@@ -245,13 +245,9 @@ fn a_close_cuts_a_close_in_order_short() {
 #[test]
 fn a_handle_closes_in_order_behind_what_it_has_sent() {
     with_watchdog(LIMIT, || {
-        let (give, given) = mpsc::channel();
-        let (host, journal) = scripted(move |script| {
-            let give = give.clone();
-            script.on_open(move |conn| give.send(conn.handle()).unwrap())
-        });
+        let (host, journal, given) = net::giving_handles();
         let mut client = host.connect();
-        let handle: ConnectionHandle = given.recv_timeout(net::LIMIT).unwrap();
+        let handle = given.recv_timeout(net::LIMIT).unwrap();
         handle.send("the last").unwrap();
         handle.close_gracefully(net::LIMIT);
         assert_eq!(handle.send("too late"), Err(SendError::Closed));

@@ -9,10 +9,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 use std::io::IoSlice;
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::thread;
 
-use reveille::{ConnectionHandle, EventLoop, SendError, Sent, TcpConnection, TcpServer};
+use reveille::{EventLoop, SendError, Sent, TcpConnection, TcpServer};
 use socket2::SockRef;
 use support::net::{self, End, Random, pattern, scripted, scripted_with};
 use support::{LIMIT, with_loop, with_watchdog};
@@ -221,13 +221,9 @@ fn slices_that_together_would_pass_the_limit_are_refused_whole() {
 #[test]
 fn a_handle_sends_shared_bytes_behind_what_it_sent_before() {
     with_watchdog(LIMIT, || {
-        let (give, given) = mpsc::channel();
-        let (host, _journal) = scripted(move |script| {
-            let give = give.clone();
-            script.on_open(move |conn| give.send(conn.handle()).unwrap())
-        });
+        let (host, _journal, given) = net::giving_handles();
         let mut client = host.connect();
-        let handle: ConnectionHandle = given.recv_timeout(net::LIMIT).unwrap();
+        let handle = given.recv_timeout(net::LIMIT).unwrap();
         let shared: Arc<[u8]> = pattern(2 * MIB).into();
         handle.send("before").unwrap();
         handle.send_shared(&shared).unwrap();

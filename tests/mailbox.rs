@@ -12,16 +12,15 @@ use std::time::{Duration, Instant};
 use reveille::{EventLoop, LoopHandle, Mailbox, PostErrorReason, TcpServer};
 use rustix::thread::Pid;
 use support::net;
-use support::{Count, LIMIT, Recorder, turn, until_asleep, with_watchdog};
+use support::{
+    Count, LIMIT, Recorder, assert_posts_keep_their_order, on_another_thread, turn, until_asleep,
+    with_watchdog,
+};
 
 fn with_mailbox<R>(mailbox: Mailbox, test: impl FnOnce(&EventLoop) -> R) -> R {
     with_watchdog(LIMIT, || {
         test(&EventLoop::builder().propagate_panics(true).mailbox(mailbox).build().unwrap())
     })
-}
-
-fn on_another_thread<R: Send>(call: impl FnOnce() -> R + Send) -> R {
-    thread::scope(|scope| scope.spawn(call).join().unwrap())
 }
 
 /// Posts a task that does nothing. Answers why it was refused, if it was.
@@ -498,46 +497,13 @@ fn a_batch_that_is_dropped_at_quit_makes_room_as_one_that_is_run() {
 
 #[test]
 fn each_threads_order_is_kept_through_its_waits_and_no_task_is_lost() {
-    const PRODUCERS: usize = 4;
-    const POSTS: u32 = 50_000;
-
-    thread_local! {
-        /// For each producer the number of its next task.
-        static NEXT: RefCell<[u32; PRODUCERS]> = const { RefCell::new([0; PRODUCERS]) };
-    }
-
     // Each batch of eight is a switch of threads, of which a busy machine makes not many in a minute.
     with_watchdog(LIMIT * 5, || {
         let event_loop =
             &EventLoop::builder().propagate_panics(true).mailbox(Mailbox::Block(8)).build().unwrap();
-        let handle = event_loop.handle();
-        thread::scope(|scope| {
-            for producer in 0..PRODUCERS {
-                let handle = handle.clone();
-                scope.spawn(move || {
-                    for number in 0..POSTS {
-                        let task = move |event_loop: &EventLoop| {
-                            let finished = NEXT.with_borrow_mut(|next| {
-                                assert_eq!(next[producer], number, "out of order, or run twice");
-                                next[producer] += 1;
-                                next.iter().all(|&next| next == POSTS)
-                            });
-                            if finished {
-                                event_loop.quit();
-                            }
-                        };
-                        match number % 2 {
-                            0 => handle.queue_in_loop(task).unwrap(),
-                            _ => handle.run_in_loop(task).unwrap(),
-                        }
-                    }
-                });
-            }
-            event_loop.run().unwrap();
-        });
-        assert_eq!(NEXT.take(), [POSTS; PRODUCERS]);
-        let counters = handle.counters();
-        assert_eq!(counters.tasks_run, PRODUCERS as u64 * u64::from(POSTS));
+        let posted = assert_posts_keep_their_order(event_loop, 50_000);
+        let counters = event_loop.handle().counters();
+        assert_eq!(counters.tasks_run, posted);
         assert_eq!(counters.tasks_refused, 0);
         assert!(counters.longest_batch <= 8, "{counters:?}");
     });

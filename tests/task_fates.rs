@@ -12,16 +12,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use reveille::{Channel, EventLoop, Interest, LoopHandle};
-use support::{Count, LIMIT, OnDrop, Recorder, turn, until_asleep, with_loop, with_watchdog};
+use support::{
+    Count, LIMIT, OnDrop, Recorder, on_another_thread, turn, until_asleep, with_loop, with_watchdog,
+};
 
 /// Queues a task that records `what`, from wherever this is called.
 fn post(handle: &LoopHandle, seen: &Arc<Mutex<Vec<&'static str>>>, what: &'static str) -> bool {
     let seen = Arc::clone(seen);
     handle.queue_in_loop(move |_| seen.lock().unwrap().push(what)).is_ok()
-}
-
-fn on_another_thread<R: Send>(call: impl FnOnce() -> R + Send) -> R {
-    thread::scope(|scope| scope.spawn(call).join().unwrap())
 }
 
 /// Drops the loop. An assertion that fails in a destructor on the way fails the test.

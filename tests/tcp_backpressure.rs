@@ -4,7 +4,7 @@
 mod support;
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -566,14 +566,8 @@ fn reading_paused_after_each_message_loses_nothing() {
                 .on_drained(|conn| conn.resume_reading())
         });
         let bytes = pattern(1 << 20);
-        let mut client = host.connect();
-        let mut writer = client.try_clone().unwrap();
-        thread::scope(|scope| {
-            scope.spawn(|| writer.write_all(&bytes).unwrap());
-            let mut answer = vec![0; bytes.len()];
-            client.read_exact(&mut answer).unwrap();
-            assert!(answer == bytes, "other bytes came back");
-        });
+        let answer = net::exchange_meanwhile(&mut host.connect(), &bytes);
+        assert!(answer == bytes, "other bytes came back");
     });
 }
 

@@ -9,27 +9,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use reveille::{Backoff, EventLoop, TcpClient, TcpServer};
-use support::client::{Refusing, Reported, Reporting, Reports, turn_to_rest};
+use support::client::{Refusing, Reported, Reporting, Reports, backoff, echo_server, loopback, turn_to_rest};
 use support::net::{self, End, Journal, Told, message};
 use support::{panic_of, turn, with_catching_loop, with_loop};
 
 const LONG: Duration = Duration::from_secs(3600);
-
-/// Hardly any.
-fn backoff() -> Backoff {
-    Backoff::new().start(Duration::from_millis(1)).cap(Duration::from_millis(2))
-}
-
-fn echo_server(event_loop: &EventLoop, address: SocketAddr) -> TcpServer {
-    TcpServer::bind(event_loop, address)
-        .unwrap()
-        .on_message(|conn, input| conn.send(input.take_all()))
-        .unwrap()
-}
-
-fn loopback() -> SocketAddr {
-    "127.0.0.1:0".parse().unwrap()
-}
 
 /// A server that closes each connection as soon as it is there.
 fn closing_server(event_loop: &EventLoop) -> TcpServer {

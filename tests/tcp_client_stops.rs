@@ -8,27 +8,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use reveille::{Backoff, EventLoop, TcpClient, TcpClientBuilder, TcpServer};
-use support::client::{Refusing, Reporting, Reports, Silent, turn_to_rest};
+use support::client::{Refusing, Reporting, Reports, Silent, backoff, echo_server, loopback, turn_to_rest};
 use support::net::{self, End, Journal, Script, Told, message};
 use support::{Count, LIMIT, with_loop, with_watchdog};
 
 const LONG: Duration = Duration::from_secs(3600);
-
-/// Hardly any.
-fn backoff() -> Backoff {
-    Backoff::new().start(Duration::from_millis(1)).cap(Duration::from_millis(2))
-}
-
-fn echo_server(event_loop: &EventLoop, address: SocketAddr) -> TcpServer {
-    TcpServer::bind(event_loop, address)
-        .unwrap()
-        .on_message(|conn, input| conn.send(input.take_all()))
-        .unwrap()
-}
-
-fn loopback() -> SocketAddr {
-    "127.0.0.1:0".parse().unwrap()
-}
 
 // --- Stopping -------------------------------------------------------------------------------------
 

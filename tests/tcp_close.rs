@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use reveille::{ConnectionHandle, EventLoop, SendError, State, TcpServer};
 use rustix::event::PollFlags;
-use support::net::{self, End, Journal, Script, Told, message, pattern, scripted};
+use support::net::{self, End, Journal, Script, Told, giving_handles, message, pattern, scripted};
 use support::{LIMIT, OnDrop, with_loop, with_watchdog};
 
 /// A server on a loop of this thread, whose sockets can be looked at from outside.
@@ -650,16 +650,6 @@ fn a_destructor_that_panics_while_the_loop_is_dropped_takes_nobody_with_it() {
 }
 
 // --- Handles --------------------------------------------------------------------------------------
-
-/// A host whose connections give their handles away when they open.
-fn giving_handles() -> (net::Host, Journal, mpsc::Receiver<ConnectionHandle>) {
-    let (give, given) = mpsc::channel();
-    let (host, journal) = scripted(move |script| {
-        let give = give.clone();
-        script.on_open(move |conn| give.send(conn.handle()).unwrap())
-    });
-    (host, journal, given)
-}
 
 #[test]
 fn a_handle_sends_from_another_thread_in_order() {

@@ -4,7 +4,7 @@ mod support;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::mem;
 use std::net::{Shutdown, TcpListener};
 use std::num::NonZeroUsize;
@@ -411,13 +411,7 @@ fn a_short_send_buffer_loses_nothing_and_keeps_the_order() {
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(|_| Narrow));
         let bytes = pattern(1 << 20);
-        let mut client = host.connect();
-        let mut writer = client.try_clone().unwrap();
-        thread::scope(|scope| {
-            scope.spawn(|| writer.write_all(&bytes).unwrap());
-            let mut answer = vec![0; bytes.len()];
-            client.read_exact(&mut answer).unwrap();
-            assert!(answer == bytes, "other bytes came back");
-        });
+        let answer = net::exchange_meanwhile(&mut host.connect(), &bytes);
+        assert!(answer == bytes, "other bytes came back");
     });
 }

@@ -365,13 +365,9 @@ fn a_stop_lets_both_send_what_they_have() {
 fn connections_that_cannot_be_linked_say_why() {
     with_watchdog(LIMIT, || {
         let (elsewhere, _journal) = scripted(|script| script);
-        let (give, given) = std::sync::mpsc::channel();
-        let (other_host, _others) = scripted(move |script| {
-            let give = give.clone();
-            script.on_open(move |conn| give.send(conn.handle()).unwrap())
-        });
+        let (other_host, _others, given) = net::giving_handles();
         let _other_client = other_host.connect();
-        let other: ConnectionHandle = given.recv_timeout(net::LIMIT).unwrap();
+        let other = given.recv_timeout(net::LIMIT).unwrap();
         drop(elsewhere);
         let tried = Arc::new(AtomicBool::new(false));
         with_loop(|event_loop| {

@@ -10,23 +10,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{EventLoop, LoopHandle, TimerId, VirtualClock};
-use support::{Count, LIMIT, Recorder, turn, with_loop, with_watchdog};
+use reveille::{EventLoop, LoopHandle, TimerId};
+use support::{Count, LIMIT, Recorder, on_another_thread, turn, with_clock, with_loop, with_watchdog};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
-
-fn with_clock(test: impl FnOnce(&EventLoop, &VirtualClock)) {
-    with_watchdog(LIMIT, || {
-        let clock = VirtualClock::new();
-        let builder = EventLoop::builder().propagate_panics(true).virtual_clock(clock.clone());
-        test(&builder.build().expect("a loop"), &clock);
-    });
-}
-
-fn on_another_thread<R: Send>(call: impl FnOnce() -> R + Send) -> R {
-    thread::scope(|scope| scope.spawn(call).join().unwrap())
-}
 
 /// A callback that notes its name and the second.
 fn note(

@@ -9,13 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use reveille::{EventLoop, LoopThread, TimerId};
-use support::{Count, LIMIT, OnDrop, Recorder, panic_of, turn, with_loop, with_watchdog};
+use support::{Count, LIMIT, OnDrop, Recorder, on_another_thread, panic_of, turn, with_loop, with_watchdog};
 
 const HOUR: Duration = Duration::from_secs(3600);
-
-fn on_another_thread<R: Send>(call: impl FnOnce() -> R + Send) -> R {
-    thread::scope(|scope| scope.spawn(call).join().unwrap())
-}
 
 fn wait_until(instant: Instant) {
     while Instant::now() < instant {

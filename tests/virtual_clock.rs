@@ -11,20 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use reveille::{Channel, EventLoop, Interest, Repeat, VirtualClock, WhenLate};
-use support::{LIMIT, Recorder, turn, until_asleep, with_watchdog};
+use support::{LIMIT, Recorder, turn, until_asleep, with_clock, with_watchdog};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// Runs `test` with a loop and the clock that it goes by.
-fn with_clock(test: impl FnOnce(&EventLoop, &VirtualClock)) {
-    with_watchdog(LIMIT, || {
-        let clock = VirtualClock::new();
-        let builder = EventLoop::builder().propagate_panics(true).virtual_clock(clock.clone());
-        test(&builder.build().expect("a loop"), &clock);
-    });
-}
 
 /// When something was called, as seconds since `start` by the loop's clock.
 fn note(times: &Recorder<u64>, start: Instant) -> impl FnMut(&EventLoop) + Clone + use<> {

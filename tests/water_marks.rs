@@ -6,10 +6,8 @@ use std::io::{self, Write};
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
-use reveille::{
-    Buffer, ConnectionHandle, ConnectionHandler, FrameHandler, Framed, LineCodec, TcpConnection, TcpServer,
-};
-use support::net::{self, Host, Told, message, scripted};
+use reveille::{Buffer, ConnectionHandler, FrameHandler, Framed, LineCodec, TcpConnection, TcpServer};
+use support::net::{self, Host, Told, message};
 use support::{LIMIT, with_watchdog};
 
 const KIB: usize = 1024;
@@ -121,13 +119,9 @@ fn a_handler_of_frames_hears_of_its_marks_too() {
 #[test]
 fn a_handle_pauses_reading_and_resumes_it() {
     with_watchdog(LIMIT, || {
-        let (give, given) = mpsc::channel();
-        let (host, journal) = scripted(move |script| {
-            let give = give.clone();
-            script.on_open(move |conn| give.send(conn.handle()).unwrap())
-        });
+        let (host, journal, given) = net::giving_handles();
         let mut client = host.connect();
-        let handle: ConnectionHandle = given.recv_timeout(net::LIMIT).unwrap();
+        let handle = given.recv_timeout(net::LIMIT).unwrap();
         for n in 0..10 {
             handle.pause_reading();
             host.ask(|_, _| ());

@@ -3,8 +3,9 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::thread;
+use std::time::Duration;
 
-use reveille::{Address, Attempt, ConnectError, EventLoop, TcpClientBuilder};
+use reveille::{Address, Attempt, Backoff, ConnectError, EventLoop, TcpClientBuilder, TcpServer};
 use socket2::{Domain, Socket, Type};
 
 use super::Recorder;
@@ -47,6 +48,22 @@ impl From<&ConnectError> for Reported {
     fn from(error: &ConnectError) -> Reported {
         Reported::GaveUp(error.kind(), error.rounds(), error.failures().len())
     }
+}
+
+/// Hardly any time between attempts.
+pub(crate) fn backoff() -> Backoff {
+    Backoff::new().start(Duration::from_millis(1)).cap(Duration::from_millis(2))
+}
+
+pub(crate) fn echo_server(event_loop: &EventLoop, address: SocketAddr) -> TcpServer {
+    TcpServer::bind(event_loop, address)
+        .unwrap()
+        .on_message(|conn, input| conn.send(input.take_all()))
+        .unwrap()
+}
+
+pub(crate) fn loopback() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
 }
 
 fn any_port() -> Socket {

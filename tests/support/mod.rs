@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod example;
 pub(crate) mod folder;
 pub(crate) mod net;
+pub(crate) mod shortage;
 // The numbers of the calls, and where a stopped thread keeps them.
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tracer;
@@ -24,7 +25,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 use std::{fs, process, thread};
 
-use reveille::EventLoop;
+use reveille::{EventLoop, VirtualClock};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::thread::Pid;
 
@@ -56,6 +57,59 @@ pub(crate) fn with_loop<R>(test: impl FnOnce(&EventLoop) -> R) -> R {
 /// As [`with_loop`], with the usual settings: a panic in a callback is caught, and counted.
 pub(crate) fn with_catching_loop<R>(test: impl FnOnce(&EventLoop) -> R) -> R {
     with_watchdog(LIMIT, || test(&EventLoop::new().expect("a loop")))
+}
+
+/// As [`with_loop`], with a loop that goes by a clock of the test's.
+pub(crate) fn with_clock(test: impl FnOnce(&EventLoop, &VirtualClock)) {
+    with_watchdog(LIMIT, || {
+        let clock = VirtualClock::new();
+        let builder = EventLoop::builder().propagate_panics(true).virtual_clock(clock.clone());
+        test(&builder.build().expect("a loop"), &clock);
+    });
+}
+
+/// Calls `call` on a thread of its own, and waits for what it answers.
+pub(crate) fn on_another_thread<R: Send>(call: impl FnOnce() -> R + Send) -> R {
+    thread::scope(|scope| scope.spawn(call).join().expect("a call without a panic"))
+}
+
+/// Has several threads make so many posts each, and runs the loop until all have been run: each thread's in their order, none
+/// twice. Answers how many there were in all.
+#[track_caller]
+pub(crate) fn assert_posts_keep_their_order(event_loop: &EventLoop, posts: u32) -> u64 {
+    const PRODUCERS: usize = 4;
+
+    thread_local! {
+        /// For each producer the number of its next task.
+        static NEXT: RefCell<[u32; PRODUCERS]> = const { RefCell::new([0; PRODUCERS]) };
+    }
+    let handle = event_loop.handle();
+    thread::scope(|scope| {
+        for producer in 0..PRODUCERS {
+            let handle = handle.clone();
+            scope.spawn(move || {
+                for number in 0..posts {
+                    let task = move |event_loop: &EventLoop| {
+                        let finished = NEXT.with_borrow_mut(|next| {
+                            assert_eq!(next[producer], number, "out of order, or run twice");
+                            next[producer] += 1;
+                            next.iter().all(|&next| next == posts)
+                        });
+                        if finished {
+                            event_loop.quit();
+                        }
+                    };
+                    match number % 2 {
+                        0 => handle.queue_in_loop(task).unwrap(),
+                        _ => handle.run_in_loop(task).unwrap(),
+                    }
+                }
+            });
+        }
+        event_loop.run().unwrap();
+    });
+    assert_eq!(NEXT.take(), [posts; PRODUCERS]);
+    PRODUCERS as u64 * u64::from(posts)
 }
 
 /// Makes one turn, without waiting.

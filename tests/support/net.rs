@@ -13,8 +13,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use reveille::{
-    Buffer, Builder, CloseReason, ConnectionHandler, EventLoop, LoopHandle, SendError, Sent, TcpConnection,
-    TcpServer, TcpServerBuilder,
+    Buffer, Builder, CloseReason, ConnectionHandle, ConnectionHandler, EventLoop, LoopHandle, SendError,
+    Sent, TcpConnection, TcpServer, TcpServerBuilder,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{Domain, SockRef, Socket, Type};
@@ -390,6 +390,16 @@ pub(crate) fn scripted_with(
     (host, journal)
 }
 
+/// A host whose connections give their handles away when they open.
+pub(crate) fn giving_handles() -> (Host, Journal, mpsc::Receiver<ConnectionHandle>) {
+    let (give, given) = mpsc::channel();
+    let (host, journal) = scripted(move |script| {
+        let give = give.clone();
+        script.on_open(move |conn| give.send(conn.handle()).unwrap())
+    });
+    (host, journal, given)
+}
+
 /// Turns a loop of this thread until `done`.
 #[track_caller]
 pub(crate) fn turn_until(event_loop: &EventLoop, mut done: impl FnMut() -> bool) {
@@ -441,6 +451,16 @@ pub(crate) fn connect_with_small_packets(address: SocketAddr) -> TcpStream {
 pub(crate) fn exchange(client: &mut TcpStream, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     client.write_all(bytes.as_ref()).expect("a server that reads");
     read_exact(client, bytes.as_ref().len())
+}
+
+/// Sends `bytes` and reads as many at the same time, when they may be more than the way holds.
+#[track_caller]
+pub(crate) fn exchange_meanwhile(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
+    let mut writer = client.try_clone().expect("a descriptor");
+    thread::scope(|scope| {
+        scope.spawn(|| writer.write_all(bytes).expect("a server that reads"));
+        read_exact(client, bytes.len())
+    })
 }
 
 #[track_caller]
