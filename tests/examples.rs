@@ -54,7 +54,7 @@ use Conduct::{Ends, Serves};
 use Unread::{Fails, GoesOn};
 
 /// All of them: a new one gets its row here.
-const EXAMPLES: [Example; 6] = [
+const EXAMPLES: &[Example] = &[
     Example {
         name: "echo",
         arguments: &["--listen", "127.0.0.1:0", "--threads", "2"],
@@ -285,7 +285,7 @@ fn every_example_has_a_row() {
 #[test]
 fn no_example_leaves_a_descriptor_open_or_hands_one_on() {
     const VISITS: usize = 10;
-    for example in &EXAMPLES {
+    for example in EXAMPLES {
         with_watchdog(LIMIT, || {
             let name = example.name;
             let Some(mut traced) = Traced::start(example) else {
