@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use slab::Slab;
 
 use super::admission::{Admission, Admitted, Quota};
 use super::budget::Budget;
@@ -84,7 +85,7 @@ pub(crate) struct Group {
 struct Shard {
     event_loop: LoopHandle,
     open: AtomicU64,
-    members: Mutex<HashSet<ChannelId>>,
+    members: Mutex<Slab<ChannelId>>,
     /// Those that read nothing while the group holds too much.
     suspended: Mutex<HashSet<ChannelId>>,
 }
@@ -142,7 +143,7 @@ impl Group {
 
     pub(super) fn join(self: &Arc<Group>, shard: usize, admitted: Admitted) -> Membership {
         self.shards[shard].open.fetch_add(1, SeqCst);
-        Membership { group: Arc::clone(self), shard, id: None, admitted }
+        Membership { group: Arc::clone(self), shard, listed: None, admitted }
     }
 
     pub(super) fn add_listener(&self) {
@@ -168,7 +169,8 @@ impl Group {
             let group = Arc::clone(self);
             // A loop that has gone has taken its connections with it.
             shard.event_loop.send_errand(move |event_loop| {
-                let members: Vec<ChannelId> = group.shards[number].members.lock().iter().copied().collect();
+                let members: Vec<ChannelId> =
+                    group.shards[number].members.lock().iter().map(|(_, &id)| id).collect();
                 for id in members {
                     event_loop.notify(id);
                 }
@@ -224,8 +226,8 @@ impl fmt::Debug for Group {
 pub(crate) struct Membership {
     group: Arc<Group>,
     shard: usize,
-    /// Where on its loop the connection is, once it is there.
-    id: Option<ChannelId>,
+    /// Where on its loop the connection is, once it is there, and in which place it is listed.
+    listed: Option<(ChannelId, usize)>,
     admitted: Admitted,
 }
 
@@ -249,7 +251,7 @@ impl Membership {
 
     /// Answers whether the connection must not read now, because the group holds too much. It will be notified when that is over.
     pub(crate) fn suspend(&self) -> bool {
-        let (Some(budget), Some(id)) = (&self.group.budget, self.id) else { return false };
+        let (Some(budget), Some((id, _))) = (&self.group.budget, self.listed) else { return false };
         if !budget.seems_exceeded() {
             return false;
         }
@@ -263,16 +265,16 @@ impl Membership {
 
     /// Makes the connection reachable for the group.
     pub(crate) fn enlist(&mut self, id: ChannelId) {
-        self.group.shards[self.shard].members.lock().insert(id);
-        self.id = Some(id);
+        let place = self.group.shards[self.shard].members.lock().insert(id);
+        self.listed = Some((id, place));
     }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        if let Some(id) = self.id {
+        if let Some((id, place)) = self.listed {
             let shard = &self.group.shards[self.shard];
-            shard.members.lock().remove(&id);
+            shard.members.lock().remove(place);
             if self.group.budget.is_some() {
                 shard.suspended.lock().remove(&id);
             }
