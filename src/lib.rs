@@ -34,6 +34,7 @@
 //! - [`Channel`]: pipes, terminals, anything that epoll takes.
 //! - [`Signals`]: signals of the process.
 //! - [`Child`]: processes started from the loop, whose end is a call.
+//! - [`FileIo`]: opening, reading and writing files without keeping the loop waiting.
 //! - [`Watcher`]: changes of files and directories.
 //! - [`PressureTrigger`], [`MemoryThreshold`], [`MemoryEvents`]: the kernel's notice that memory or another resource is short.
 //! - [`LoopThread`] and [`LoopPool`]: loops on threads of their own.
@@ -54,6 +55,7 @@ mod codec;
 mod channel;
 mod child;
 mod eventfd_source;
+mod file_io;
 mod group_memory;
 mod loop_pool;
 mod loop_thread;
@@ -89,6 +91,7 @@ pub use event_loop::{
 };
 pub use eventfd::{EventFd, EventFdBuilder};
 pub use eventfd_source::EventFdSource;
+pub use file_io::{Backend, File, FileIo, FileIoBuilder, FileKind, FileStatus, FileTime, OpenOptions};
 pub use group_memory::{MemoryCounts, MemoryEvents, MemoryThreshold};
 pub use loop_pool::LoopPool;
 pub use loop_thread::LoopThread;

@@ -1,0 +1,205 @@
+//! What has been asked for and not been answered; how it goes to the back end and comes back.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::driver::Driver;
+use super::operation::{Operation, Outcome};
+use super::table::{Key, Table};
+use crate::channel_table::ChannelId;
+use crate::event_loop::{EventLoop, Source};
+use crate::eventfd::EventFd;
+use crate::readiness::{Interest, Readiness};
+
+type Callback = Box<dyn FnOnce(&EventLoop, Outcome)>;
+
+/// After how long what the kernel has refused to take is offered to it again, if nothing comes back from it before that.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// The source that a loop has for a [`FileIo`](super::FileIo).
+///
+/// Its descriptor is the counter that the back end signals.
+pub(super) struct Core {
+    id: ChannelId,
+    this: Weak<Core>,
+    done: Arc<EventFd>,
+    state: RefCell<State>,
+    /// A flush is under way.
+    will_flush: Cell<bool>,
+    /// What is being delivered, kept for its capacity.
+    batch: Cell<Vec<(Key, Outcome)>>,
+}
+
+struct State {
+    driver: Driver,
+    callbacks: Table<Callback>,
+    /// What the back end has not been given yet, in order.
+    waiting: VecDeque<(Key, Operation)>,
+    /// What is answered without it.
+    refused: Vec<(Key, Outcome)>,
+}
+
+impl Core {
+    pub(super) fn register(
+        event_loop: &EventLoop,
+        done: Arc<EventFd>,
+        driver: Driver,
+    ) -> io::Result<Rc<Core>> {
+        let state = State { driver, callbacks: Table::new(), waiting: VecDeque::new(), refused: Vec::new() };
+        event_loop.register(Interest::READABLE, |id| {
+            Rc::new_cyclic(|this| Core {
+                id,
+                this: this.clone(),
+                done,
+                state: RefCell::new(state),
+                will_flush: Cell::new(false),
+                batch: Cell::default(),
+            })
+        })
+    }
+
+    /// How many operations have not been answered.
+    pub(super) fn pending(&self) -> usize {
+        self.state.borrow().callbacks.len()
+    }
+
+    /// Has `operation` begin at the end of this turn, or answered with what is wrong with it. A core that has been closed
+    /// drops it, and `then` with it.
+    pub(super) fn start(
+        &self,
+        event_loop: &EventLoop,
+        operation: Result<Operation, Outcome>,
+        then: impl FnOnce(&EventLoop, Outcome) + 'static,
+    ) {
+        if !event_loop.is_registered(self.id) {
+            return;
+        }
+        {
+            let mut state = self.state.borrow_mut();
+            let key = state.callbacks.insert(Box::new(then));
+            match operation {
+                Ok(operation) => state.waiting.push_back((key, operation)),
+                Err(outcome) => state.refused.push((key, outcome)),
+            }
+        }
+        self.flush_later(event_loop);
+    }
+
+    /// Gathers what a turn asks for, to go to the back end at once.
+    ///
+    /// In phase 5, as an errand: what the callbacks of phases 3 and 4 ask for goes in the same turn, an embedded loop is
+    /// woken for it, and what a task asks for goes with what the next turn's callbacks do, before that loop can sleep.
+    fn flush_later(&self, event_loop: &EventLoop) {
+        if !self.will_flush.replace(true) {
+            let this = Weak::clone(&self.this);
+            event_loop.queue_errand(move |event_loop| {
+                if let Some(this) = this.upgrade() {
+                    this.flush(event_loop);
+                }
+            });
+        }
+    }
+
+    fn flush(&self, event_loop: &EventLoop) {
+        self.will_flush.set(false);
+        if !event_loop.is_registered(self.id) {
+            return;
+        }
+        let mut batch = self.batch.take();
+        let submitted = {
+            let State { driver, waiting, refused, .. } = &mut *self.state.borrow_mut();
+            let submitted = driver.submit(waiting, refused);
+            batch.append(refused);
+            submitted
+        };
+        if let Err(error) = submitted {
+            log::warn!("the kernel does not take file operations, which will be offered again: {error}");
+            let this = Weak::clone(&self.this);
+            event_loop.run_after(RETRY, move |event_loop| {
+                if let Some(this) = this.upgrade() {
+                    this.flush_later(event_loop);
+                }
+            });
+        }
+        self.deliver(event_loop, batch);
+    }
+
+    /// Calls back with each outcome. One whose callback has gone, since the core was closed, is dropped.
+    fn deliver(&self, event_loop: &EventLoop, mut batch: Vec<(Key, Outcome)>) {
+        for (key, outcome) in batch.drain(..) {
+            let callback = self.state.borrow_mut().callbacks.remove(key);
+            if let Some(callback) = callback {
+                event_loop.catch("a file operation's callback", || callback(event_loop, outcome));
+            }
+        }
+        self.batch.set(batch);
+    }
+
+    /// Ends it: nothing is called any longer.
+    pub(super) fn close(&self, event_loop: &EventLoop) {
+        if !event_loop.is_registered(self.id) {
+            return;
+        }
+        // Explicitly, since the back end may hold the counter for longer.
+        if let Err(error) = event_loop.unwatch(self.done.as_fd()) {
+            log::warn!("cannot take a counter out of the poller: {error}");
+        }
+        event_loop.remove(self.id);
+        self.end(event_loop);
+    }
+
+    /// Drops what waits, and ends the back end. Callbacks come last and one by one: their destructors are somebody else's code.
+    fn end(&self, event_loop: &EventLoop) {
+        let (waiting, refused, callbacks) = {
+            let state = &mut *self.state.borrow_mut();
+            state.driver.close();
+            (mem::take(&mut state.waiting), mem::take(&mut state.refused), state.callbacks.drain())
+        };
+        drop((waiting, refused));
+        for callback in callbacks {
+            event_loop.catch("a destructor", || drop(callback));
+        }
+    }
+}
+
+impl Source for Core {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.done.as_fd()
+    }
+
+    /// The counter is read before the outcomes are taken, so one that comes later signals anew.
+    fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
+        match self.done.read() {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => log::error!("cannot read the counter of file operations: {error}"),
+        }
+        event_loop.clear_ready(self.id, !Readiness::NONE);
+        let mut batch = self.batch.take();
+        let some_wait = {
+            let State { driver, waiting, .. } = &mut *self.state.borrow_mut();
+            driver.take(&mut batch);
+            !waiting.is_empty()
+        };
+        if some_wait {
+            // There is room for them now.
+            self.flush_later(event_loop);
+        }
+        self.deliver(event_loop, batch);
+    }
+
+    fn on_panic(&self, event_loop: &EventLoop) {
+        // Only by a mistake in this crate: callbacks are caught one by one.
+        self.close(event_loop);
+    }
+
+    fn on_close(&self, event_loop: &EventLoop) {
+        self.end(event_loop);
+    }
+}

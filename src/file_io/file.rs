@@ -1,0 +1,75 @@
+//! A file that operations share.
+
+use std::fmt;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+/// An open file, for the operations of [`FileIo`](crate::FileIo).
+///
+/// From [`FileIo::open`](crate::FileIo::open), or from any descriptor that the program has otherwise: a [`std::fs::File`], the
+/// end of a pipe, a terminal.
+///
+/// Operations that are under way keep the descriptor open, whatever becomes of this value, so it does not become that of
+/// another file under their hands. Dropping the last that holds it closes it, on the thread that drops and without a word
+/// about errors; [`FileIo::close`](crate::FileIo::close) does it elsewhere.
+///
+/// May go to other threads. To share one, put it into an [`Arc`] or [`Rc`](std::rc::Rc).
+///
+/// ```
+/// use reveille::File;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let file = File::from(std::fs::File::open("/etc/passwd")?);
+/// # drop(file);
+/// # Ok(())
+/// # }
+/// ```
+pub struct File {
+    descriptor: Arc<OwnedFd>,
+}
+
+impl File {
+    /// Another holder of the same descriptor.
+    pub(super) fn share(&self) -> File {
+        File { descriptor: Arc::clone(&self.descriptor) }
+    }
+
+    /// The descriptor, or the file again if operations on it are under way.
+    ///
+    /// # Errors
+    /// This file, while the operations last.
+    pub fn into_descriptor(self) -> Result<OwnedFd, File> {
+        Arc::try_unwrap(self.descriptor).map_err(|descriptor| File { descriptor })
+    }
+}
+
+impl From<OwnedFd> for File {
+    fn from(descriptor: OwnedFd) -> File {
+        File { descriptor: Arc::new(descriptor) }
+    }
+}
+
+impl From<fs::File> for File {
+    fn from(file: fs::File) -> File {
+        File::from(OwnedFd::from(file))
+    }
+}
+
+impl AsFd for File {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl AsRawFd for File {
+    fn as_raw_fd(&self) -> RawFd {
+        self.descriptor.as_raw_fd()
+    }
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("File").field("fd", &self.as_raw_fd()).finish()
+    }
+}

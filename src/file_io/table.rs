@@ -1,0 +1,60 @@
+//! Values that are known by a number while they are there, and whose number finds nothing afterwards.
+
+/// A place and how often it has been given, so that no number is given twice.
+pub(super) type Key = u64;
+
+struct Place<T> {
+    generation: u32,
+    value: Option<T>,
+}
+
+/// Values by their keys. Grows as it needs to, and never shrinks.
+pub(super) struct Table<T> {
+    places: Vec<Place<T>>,
+    free: Vec<u32>,
+}
+
+impl<T> Table<T> {
+    pub(super) fn new() -> Table<T> {
+        Table { places: Vec::new(), free: Vec::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    pub(super) fn insert(&mut self, value: T) -> Key {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place { generation: 0, value: None });
+            u32::try_from(self.places.len() - 1).expect("less than four billion values")
+        });
+        let place = &mut self.places[index as usize];
+        place.value = Some(value);
+        Key::from(place.generation) << 32 | Key::from(index)
+    }
+
+    pub(super) fn remove(&mut self, key: Key) -> Option<T> {
+        let (generation, index) = ((key >> 32) as u32, key as u32);
+        let place = self.places.get_mut(index as usize).filter(|place| place.generation == generation)?;
+        let value = place.value.take()?;
+        place.generation = place.generation.wrapping_add(1);
+        self.free.push(index);
+        Some(value)
+    }
+
+    /// Takes all values out, in the order of their places.
+    pub(super) fn drain(&mut self) -> Vec<T> {
+        let mut values = Vec::with_capacity(self.len());
+        for (index, place) in (0..).zip(&mut self.places) {
+            if let Some(value) = place.value.take() {
+                place.generation = place.generation.wrapping_add(1);
+                self.free.push(index);
+                values.push(value);
+            }
+        }
+        values
+    }
+}
+
+#[cfg(test)]
+mod tests;
