@@ -13,6 +13,8 @@ mod file;
 mod operation;
 mod options;
 mod pool;
+#[cfg(feature = "uring")]
+mod ring;
 mod status;
 mod table;
 mod writing;
@@ -181,12 +183,12 @@ impl FileIo {
     }
 
     /// As [`read_at`](FileIo::read_at), from the file's position on, which moves along; for pipes, terminals, and files that are read
-    /// one piece after the other.
+    /// one piece after the other. What is in non-blocking mode is waited for nevertheless.
     ///
     /// Begin it when the one before has ended: two at a time come in no order, and may read the same bytes.
     ///
     /// # Errors
-    /// As [`read_at`](FileIo::read_at); [`WouldBlock`](io::ErrorKind::WouldBlock) if there is nothing in what is in non-blocking mode.
+    /// As [`read_at`](FileIo::read_at).
     pub fn read(
         &self,
         file: &File,
@@ -237,13 +239,12 @@ impl FileIo {
     }
 
     /// As [`write_at`](FileIo::write_at), at the file's position, which moves along; for pipes, terminals, and files that are written one piece after
-    /// the other.
+    /// the other. Room is waited for, also in what is in non-blocking mode.
     ///
     /// Begin it when the one before has ended: two at a time come in no order.
     ///
     /// # Errors
-    /// As [`write_at`](FileIo::write_at); [`WouldBlock`](io::ErrorKind::WouldBlock) if there is no room in what is in non-blocking mode;
-    /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) if nobody reads any longer.
+    /// As [`write_at`](FileIo::write_at); [`BrokenPipe`](io::ErrorKind::BrokenPipe) if nobody reads any longer.
     pub fn write(
         &self,
         file: &File,

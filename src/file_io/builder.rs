@@ -81,10 +81,10 @@ impl FileIoBuilder {
             Driver::threads(Arc::clone(done), limit)
         };
         match self.backend {
-            Some(Backend::Ring) => Driver::ring(done, self.entries),
+            Some(Backend::Ring) => Driver::ring(Arc::clone(done), self.entries),
             Some(Backend::Threads) => Ok(threads()),
             None if !cfg!(feature = "uring") => Ok(threads()),
-            None => Ok(Driver::ring(done, self.entries).unwrap_or_else(|why| {
+            None => Ok(Driver::ring(Arc::clone(done), self.entries).unwrap_or_else(|why| {
                 log::info!("file I/O by threads: {why}");
                 threads()
             })),

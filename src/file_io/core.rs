@@ -119,15 +119,20 @@ impl Core {
             submitted
         };
         if let Err(error) = submitted {
-            log::warn!("the kernel does not take file operations, which will be offered again: {error}");
-            let this = Weak::clone(&self.this);
-            event_loop.run_after(RETRY, move |event_loop| {
-                if let Some(this) = this.upgrade() {
-                    this.flush_later(event_loop);
-                }
-            });
+            self.flush_again(event_loop, &error);
         }
         self.deliver(event_loop, batch);
+    }
+
+    /// Tries it again in a while. A submission also makes the kernel say what it has not said.
+    fn flush_again(&self, event_loop: &EventLoop, error: &io::Error) {
+        log::warn!("the kernel does not take file operations, which will be offered again: {error}");
+        let this = Weak::clone(&self.this);
+        event_loop.run_after(RETRY, move |event_loop| {
+            if let Some(this) = this.upgrade() {
+                this.flush_later(event_loop);
+            }
+        });
     }
 
     /// Calls back with each outcome. One whose callback has gone, since the core was closed, is dropped.
@@ -182,14 +187,17 @@ impl Source for Core {
         }
         event_loop.clear_ready(self.id, !Readiness::NONE);
         let mut batch = self.batch.take();
-        let some_wait = {
+        let (taken, some_wait) = {
             let State { driver, waiting, .. } = &mut *self.state.borrow_mut();
-            driver.take(&mut batch);
-            !waiting.is_empty()
+            let taken = driver.take(&mut batch);
+            // There is room for them now.
+            (taken, !waiting.is_empty() || driver.has_more())
         };
         if some_wait {
-            // There is room for them now.
             self.flush_later(event_loop);
+        }
+        if let Err(error) = taken {
+            self.flush_again(event_loop, &error);
         }
         self.deliver(event_loop, batch);
     }

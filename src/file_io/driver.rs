@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::operation::{Operation, Outcome};
 use super::pool::Pool;
+#[cfg(feature = "uring")]
+use super::ring::Ring;
 use super::table::Key;
 use crate::eventfd::EventFd;
 
@@ -24,6 +26,8 @@ pub enum Backend {
 }
 
 pub(super) enum Driver {
+    #[cfg(feature = "uring")]
+    Ring(Box<Ring>),
     Threads(Pool),
 }
 
@@ -37,13 +41,21 @@ impl Driver {
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) fn ring(_done: &EventFd, _entries: u32) -> io::Result<Driver> {
+    #[cfg(feature = "uring")]
+    pub(super) fn ring(done: Arc<EventFd>, entries: u32) -> io::Result<Driver> {
+        Ok(Driver::Ring(Box::new(Ring::new(done, entries)?)))
+    }
+
+    #[cfg(not(feature = "uring"))]
+    pub(super) fn ring(_done: Arc<EventFd>, _entries: u32) -> io::Result<Driver> {
         let message = "no io_uring: this build is without the feature `uring`";
         Err(io::Error::new(io::ErrorKind::Unsupported, message))
     }
 
     pub(super) fn backend(&self) -> Backend {
         match self {
+            #[cfg(feature = "uring")]
+            Driver::Ring(_) => Backend::Ring,
             Driver::Threads(_) => Backend::Threads,
         }
     }
@@ -58,6 +70,8 @@ impl Driver {
         refused: &mut Vec<(Key, Outcome)>,
     ) -> io::Result<()> {
         match self {
+            #[cfg(feature = "uring")]
+            Driver::Ring(ring) => ring.submit(waiting),
             Driver::Threads(pool) => {
                 pool.submit(waiting, refused);
                 Ok(())
@@ -66,15 +80,34 @@ impl Driver {
     }
 
     /// Takes what has come of operations since the last time.
-    pub(super) fn take(&mut self, outcomes: &mut Vec<(Key, Outcome)>) {
+    ///
+    /// # Errors
+    /// That the kernel does not tell all at the moment; what there was has been taken.
+    pub(super) fn take(&mut self, outcomes: &mut Vec<(Key, Outcome)>) -> io::Result<()> {
         match self {
-            Driver::Threads(pool) => pool.take(outcomes),
+            #[cfg(feature = "uring")]
+            Driver::Ring(ring) => ring.take(outcomes),
+            Driver::Threads(pool) => {
+                pool.take(outcomes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a submission is due even if nothing waits.
+    pub(super) fn has_more(&self) -> bool {
+        match self {
+            #[cfg(feature = "uring")]
+            Driver::Ring(ring) => ring.has_more(),
+            Driver::Threads(_) => false,
         }
     }
 
     /// Gives up all that is under way. Nothing begins or is taken after this.
     pub(super) fn close(&mut self) {
         match self {
+            #[cfg(feature = "uring")]
+            Driver::Ring(ring) => ring.close(),
             Driver::Threads(pool) => pool.close(),
         }
     }

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx};
 use rustix::io::{Errno, retry_on_intr};
 
@@ -189,7 +190,7 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> rustix::io::Result<us
 }
 
 fn read_on(file: &File, buffer: &mut [u8]) -> rustix::io::Result<usize> {
-    retry_on_intr(|| rustix::io::read(file, &mut *buffer))
+    waiting(file, PollFlags::IN, || retry_on_intr(|| rustix::io::read(file, &mut *buffer)))
 }
 
 fn write_at(file: &File, bytes: &[u8], offset: u64) -> rustix::io::Result<usize> {
@@ -200,7 +201,24 @@ fn write_at(file: &File, bytes: &[u8], offset: u64) -> rustix::io::Result<usize>
 }
 
 fn write_on(file: &File, bytes: &[u8]) -> rustix::io::Result<usize> {
-    retry_on_intr(|| rustix::io::write(file, bytes))
+    waiting(file, PollFlags::OUT, || retry_on_intr(|| rustix::io::write(file, bytes)))
+}
+
+/// Waits where what is in non-blocking mode does not, as io_uring does.
+fn waiting(
+    file: &File,
+    until: PollFlags,
+    mut call: impl FnMut() -> rustix::io::Result<usize>,
+) -> rustix::io::Result<usize> {
+    loop {
+        match call() {
+            Err(Errno::AGAIN) => {
+                let mut fds = [PollFd::new(file, until)];
+                retry_on_intr(|| rustix::event::poll(&mut fds, None))?;
+            }
+            result => return result,
+        }
+    }
 }
 
 fn status(of: &Target) -> rustix::io::Result<Statx> {

@@ -80,8 +80,10 @@ impl OpenOptions {
         self
     }
 
-    /// Does not wait: a pipe without a writer is opened at once, and operations that would wait fail with
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock).
+    /// Does not wait for others to open it too: a pipe is opened to be read without a writer, and fails to be opened to be written
+    /// without a reader (ENXIO). The descriptor is in non-blocking mode, which makes no difference to
+    /// [`FileIo`](crate::FileIo) otherwise, but that a ring opens such a file at once, where another goes to a thread of the kernel's first: files
+    /// known to be regular are opened faster.
     pub const fn nonblocking(mut self) -> OpenOptions {
         self.flags = self.flags.union(OFlags::NONBLOCK);
         self

@@ -30,7 +30,7 @@ impl<T> Table<T> {
         });
         let place = &mut self.places[index as usize];
         place.value = Some(value);
-        Key::from(place.generation) << 32 | Key::from(index)
+        key(place.generation, index)
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<T> {
@@ -40,6 +40,14 @@ impl<T> Table<T> {
         place.generation = place.generation.wrapping_add(1);
         self.free.push(index);
         Some(value)
+    }
+
+    /// All values with their keys, in the order of their places.
+    #[cfg(feature = "uring")]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
+        (0..).zip(&self.places).filter_map(|(index, place)| {
+            place.value.as_ref().map(|value| (key(place.generation, index), value))
+        })
     }
 
     /// Takes all values out, in the order of their places.
@@ -54,6 +62,10 @@ impl<T> Table<T> {
         }
         values
     }
+}
+
+fn key(generation: u32, index: u32) -> Key {
+    Key::from(generation) << 32 | Key::from(index)
 }
 
 #[cfg(test)]

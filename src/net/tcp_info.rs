@@ -1,8 +1,8 @@
 //! What the kernel knows of a TCP connection, asked for.
 //!
 //! The crates below have no call for these questions, or none that takes every answer, so they are put to the kernel here, through
-//! `libc`: also the one that Unix sockets are asked, who is at the other end. This file and
-//! `src/task.rs` are the only ones with `unsafe`; each block says what it rests on.
+//! `libc`: also the one that Unix sockets are asked, who is at the other end. This file,
+//! `src/task.rs` and `src/file_io/ring.rs` are the only ones with `unsafe`; each block says what it rests on.
 
 #![allow(
     unsafe_code,

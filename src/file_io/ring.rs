@@ -1,0 +1,400 @@
+//! What the kernel is given through a ring (io_uring(7)), and what it gives back.
+//!
+//! The kernel has addresses of what an operation works on, until it says that the operation has ended. This file keeps that alive:
+//! see the invariant of [`Ring`]. It is the only one of file I/O with `unsafe`.
+
+#![allow(unsafe_code, reason = "the kernel is handed addresses, and hands back descriptors by number")]
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use io_uring::{IoUring, Probe, opcode, squeue, types};
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{AtFlags, OFlags, Statx};
+use rustix::io::Errno;
+
+use super::operation::{Operation, Outcome, Position, Sync, Target};
+use super::status::FileStatus;
+use super::table::{Key, Table};
+use crate::eventfd::EventFd;
+
+/// How long the end of a ring waits for what it has cancelled. All but a disk or a file system that does not answer is faster.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The most that one read or write takes (read(2), notes). A multiple of any page.
+const MOST: usize = 0x7fff_f000;
+
+/// The number of requests to cancel, which no operation has.
+const CANCEL: Key = Key::MAX;
+
+/// A ring and all that the kernel works on by it.
+///
+/// # Invariant
+/// For each entry that has been pushed, and whose completion has not been seen, `held` has what it was made of, under the number that the
+/// entry carries. All addresses in the entry are of heap memory that belongs to that, and stay the same when it is moved. It is
+/// neither touched nor dropped before it leaves `held`, which it does by its completion. What is still there when the ring is
+/// dropped is never freed.
+pub(super) struct Ring {
+    ring: IoUring,
+    /// The counter that the kernel signals for completions.
+    done: Arc<EventFd>,
+    held: Table<Held>,
+    /// How many may be held. Not more than the submission queue has entries, and half of what the completion queue has: so
+    /// there is room for each, and for a request to cancel it as well.
+    limit: usize,
+    /// What the kernel was interrupted in, to be begun again.
+    again: Vec<(Key, Operation)>,
+    /// How often the kernel has found no room for a completion.
+    overflows: u32,
+}
+
+/// What rings have left behind that the kernel has not let go of. Kept in sight, so that it is no leak to those who look for leaks.
+static ABANDONED: Mutex<Vec<Held>> = Mutex::new(Vec::new());
+
+/// What an entry was made of.
+struct Held {
+    key: Key,
+    operation: Operation,
+    /// Room for the answer to a question for the status; empty otherwise. A vector and no box, as a box claims that nobody else
+    /// writes there.
+    statx: Vec<MaybeUninit<Statx>>,
+}
+
+impl Ring {
+    /// A ring for so many operations at a time, which signals `done`.
+    ///
+    /// # Errors
+    /// Why there is none, as [`FileIoBuilder::build`](super::FileIoBuilder::build) has it.
+    pub(super) fn new(done: Arc<EventFd>, entries: u32) -> io::Result<Ring> {
+        let ring = set_up(entries).map_err(explained)?;
+        // Without the first of these the kernel drops completions that it finds no room for; without the other there are no
+        // reads from the position.
+        if !ring.params().is_feature_nodrop() || !ring.params().is_feature_rw_cur_pos() {
+            return Err(too_old());
+        }
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe).map_err(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => too_old(),
+            _ => explained(error),
+        })?;
+        let needed = [
+            opcode::OpenAt::CODE,
+            opcode::Read::CODE,
+            opcode::Write::CODE,
+            opcode::Fsync::CODE,
+            opcode::Statx::CODE,
+            opcode::Close::CODE,
+            opcode::AsyncCancel::CODE,
+        ];
+        if !needed.into_iter().all(|code| probe.is_supported(code)) {
+            return Err(too_old());
+        }
+        ring.submitter().register_eventfd(done.as_raw_fd()).map_err(explained)?;
+        let params = ring.params();
+        let limit = params.sq_entries().min(params.cq_entries() / 2) as usize;
+        Ok(Ring { ring, done, held: Table::new(), limit, again: Vec::new(), overflows: 0 })
+    }
+
+    /// Whether there is something for [`submit`](Ring::submit) to do, besides what waits elsewhere.
+    pub(super) fn has_more(&self) -> bool {
+        !self.again.is_empty()
+    }
+
+    /// Gives the kernel as many of those that wait as there is room for, with one system call.
+    ///
+    /// # Errors
+    /// That the kernel takes none at the moment. They are in the queue then, and go with the next submission.
+    pub(super) fn submit(&mut self, waiting: &mut VecDeque<(Key, Operation)>) -> io::Result<()> {
+        while self.held.len() < self.limit {
+            let Some((key, operation)) = self.again.pop().or_else(|| waiting.pop_front()) else { break };
+            self.push(key, operation);
+        }
+        self.enter()
+    }
+
+    fn push(&mut self, key: Key, operation: Operation) {
+        let mut held = Held { key, operation, statx: Vec::new() };
+        let entry = held.entry();
+        let entry = entry.user_data(self.held.insert(held));
+        // SAFETY: by the invariant, which this establishes: what the entry was made of is held under its number.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        // What is in the queue is held, and no more is held than the queue has room for.
+        pushed.expect("the submission queue has room");
+    }
+
+    /// Has the kernel take what is in the submission queue, and say what it has not had room to say.
+    fn enter(&mut self) -> io::Result<()> {
+        loop {
+            let queue = self.ring.submission();
+            if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
+                return Ok(());
+            }
+            drop(queue);
+            match self.ring.submit() {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if self.ring.submission().cq_overflow() {
+                // There must be room before the rest can be said.
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes the outcomes of all operations that have ended.
+    ///
+    /// # Errors
+    /// That the kernel does not tell all at the moment; to be called again later.
+    pub(super) fn take(&mut self, outcomes: &mut Vec<(Key, Outcome)>) -> io::Result<()> {
+        loop {
+            self.take_completions(outcomes);
+            let queue = self.ring.submission();
+            let (is_overflown, has_work) = (queue.cq_overflow(), queue.taskrun());
+            drop(queue);
+            if is_overflown {
+                // It cannot come to this, as there is room for all that is held. The kernel keeps what it has no room for.
+                self.overflows += 1;
+                log::error!("the completion queue of file operations has overflown; nothing is lost");
+            }
+            if !is_overflown && !has_work {
+                return Ok(());
+            }
+            self.enter()?;
+        }
+    }
+
+    fn take_completions(&mut self, outcomes: &mut Vec<(Key, Outcome)>) {
+        let Ring { ring, held, again, .. } = self;
+        for completion in ring.completion() {
+            if completion.user_data() == CANCEL {
+                continue;
+            }
+            // The kernel has done with it: by the invariant it may be touched again.
+            let Some(Held { key, operation, statx }) = held.remove(completion.user_data()) else {
+                log::error!("the kernel speaks of a file operation that it was not given");
+                continue;
+            };
+            let result = completion.result();
+            if result == -libc::EINTR && !matches!(operation, Operation::Close { .. }) {
+                again.push((key, operation));
+            } else {
+                outcomes.push((key, outcome(operation, statx, result)));
+            }
+        }
+    }
+
+    /// Cancels all that the kernel has been given, and waits until it has let go of it, but not for ever.
+    pub(super) fn close(&mut self) {
+        self.again.clear();
+        if self.held.len() > 0 {
+            self.cancel_all();
+            self.wait(PATIENCE);
+        }
+    }
+
+    fn cancel_all(&mut self) {
+        // What has not been taken could not be cancelled, and makes no room for what follows.
+        if let Err(error) = self.enter() {
+            return log::error!("cannot give the kernel what it is to cancel: {error}");
+        }
+        let to_cancel: Vec<_> = self.held.iter().filter(|(_, held)| held.may_be_cancelled()).collect();
+        for key in to_cancel.into_iter().map(|(key, _)| key) {
+            let entry = opcode::AsyncCancel::new(key).build().user_data(CANCEL);
+            // SAFETY: the entry has no address in it.
+            let pushed = unsafe { self.ring.submission().push(&entry) };
+            pushed.expect("the queue is empty, and has room for as many as are held");
+        }
+        if let Err(error) = self.enter() {
+            log::error!("cannot cancel file operations: {error}");
+        }
+    }
+
+    /// Waits until nothing is held, for so long at most. What has come of it is dropped.
+    fn wait(&mut self, patience: Duration) {
+        let begin = Instant::now();
+        loop {
+            let mut outcomes = Vec::new();
+            if let Err(error) = self.take(&mut outcomes) {
+                log::error!("the kernel does not say what has come of file operations: {error}");
+            }
+            drop(outcomes);
+            self.again.clear();
+            let left = patience.saturating_sub(begin.elapsed());
+            if self.held.len() == 0 || left.is_zero() {
+                return;
+            }
+            let timeout = Timespec::try_from(left).expect("a short time");
+            let mut fds = [PollFd::new(&*self.done, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, Some(&timeout)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => drop(self.done.read()),
+                Err(error) => return log::error!("cannot wait for file operations: {error}"),
+            }
+        }
+    }
+
+    /// Leaves what is still held to the kernel, which may still write there: it is never freed.
+    fn abandon(&mut self) {
+        let left = self.held.drain();
+        if !left.is_empty() {
+            log::error!("{} file operations do not end: what they work on is never freed", left.len());
+            ABANDONED.lock().extend(left);
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.close();
+        self.abandon();
+    }
+}
+
+impl Held {
+    /// The entry for the operation. Its addresses are good for as long as this is kept, wherever it is moved.
+    fn entry(&mut self) -> squeue::Entry {
+        let Held { operation, statx, .. } = self;
+        match operation {
+            Operation::Open { path, flags, mode } => {
+                let entry = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr())
+                    .flags(flags.bits() as i32)
+                    .mode(mode.bits())
+                    .build();
+                if flags.contains(OFlags::NONBLOCK) {
+                    entry
+                } else {
+                    // In a thread of the kernel's. At first it would try with O_NONBLOCK here, and so open a pipe that has nobody at
+                    // its other end.
+                    entry.flags(squeue::Flags::ASYNC)
+                }
+            }
+            Operation::Read { file, from, buffer } => {
+                let n = buffer.len().min(MOST) as u32;
+                opcode::Read::new(fd(file), buffer.as_mut_ptr(), n).offset(offset(*from)).build()
+            }
+            Operation::Write { file, to, buffer, skip } => {
+                let bytes = &buffer[*skip..];
+                let n = bytes.len().min(MOST) as u32;
+                opcode::Write::new(fd(file), bytes.as_ptr(), n).offset(offset(*to)).build()
+            }
+            Operation::Sync { file, what } => {
+                let flags = match what {
+                    Sync::All => types::FsyncFlags::empty(),
+                    Sync::Data => types::FsyncFlags::DATASYNC,
+                };
+                opcode::Fsync::new(fd(file)).flags(flags).build()
+            }
+            Operation::Status { of } => {
+                statx.push(MaybeUninit::zeroed());
+                let (folder, path, flags) = match of {
+                    Target::File(file) => (fd(file), c"".as_ptr(), AtFlags::EMPTY_PATH),
+                    Target::Path(path) => (types::Fd(libc::AT_FDCWD), path.as_ptr(), AtFlags::empty()),
+                };
+                opcode::Statx::new(folder, path, statx.as_mut_ptr().cast())
+                    .flags(flags.bits() as i32)
+                    .mask(FileStatus::MASK.bits())
+                    .build()
+            }
+            Operation::Close { descriptor } => opcode::Close::new(fd(descriptor)).build(),
+        }
+    }
+
+    /// Whether the kernel is asked to give it up. A close is not, since it is to be done in any case.
+    fn may_be_cancelled(&self) -> bool {
+        !matches!(self.operation, Operation::Close { .. })
+    }
+}
+
+fn fd(file: &impl AsFd) -> types::Fd {
+    types::Fd(file.as_fd().as_raw_fd())
+}
+
+/// The position as the kernel has it: -1 stands for the current one, which [`Position::check`] keeps apart.
+fn offset(position: Position) -> u64 {
+    match position {
+        Position::At(offset) => offset,
+        Position::Current => u64::MAX,
+    }
+}
+
+/// What the kernel's `result` means: a number, or an error below 0.
+fn outcome(operation: Operation, mut statx: Vec<MaybeUninit<Statx>>, result: i32) -> Outcome {
+    let result = u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
+    match operation {
+        Operation::Open { .. } => {
+            // SAFETY: the kernel has opened this for us, and nobody else knows of it.
+            Outcome::Opened(result.map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
+        }
+        Operation::Read { buffer, .. } | Operation::Write { buffer, .. } => {
+            Outcome::Moved(result.map(|n| n as usize), buffer)
+        }
+        Operation::Sync { .. } => Outcome::Done(result.map(drop)),
+        Operation::Status { .. } => Outcome::Status(result.map(|_| {
+            let statx = statx.pop().expect("room was made for it");
+            // SAFETY: it was zero, which is a value of each of the fields, integers all; the kernel has written others.
+            Box::new(unsafe { statx.assume_init() })
+        })),
+        Operation::Close { descriptor } => {
+            // The kernel has closed it, whatever it says of what was written (close(2)), unless it has not begun.
+            match &result {
+                Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => drop(descriptor),
+                _ => drop(descriptor.into_raw_fd()),
+            }
+            Outcome::Done(result.map(drop))
+        }
+    }
+}
+
+/// The kernel and this file have the same idea of the answer to a question for the status (statx(2)).
+const _: () = assert!(size_of::<Statx>() == size_of::<libc::statx>());
+
+fn set_up(entries: u32) -> io::Result<IoUring> {
+    // Linux 6.1: what the kernel has to do for this thread it does when it is asked what there is, and does not interrupt the thread
+    // for it, neither in its work nor in its wait. The counter is signalled for it.
+    let asked = IoUring::builder()
+        .dontfork()
+        .setup_clamp()
+        .setup_submit_all()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .build(entries);
+    match asked {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            IoUring::builder().dontfork().setup_clamp().build(entries)
+        }
+        result => result,
+    }
+}
+
+/// The error of a call that belongs to the making of a ring, with what it means there.
+fn explained(error: io::Error) -> io::Error {
+    let (kind, message) = match error.raw_os_error() {
+        Some(libc::ENOSYS) => (io::ErrorKind::Unsupported, "the kernel is without it (ENOSYS)".to_owned()),
+        Some(libc::EPERM | libc::EACCES) => (
+            io::ErrorKind::PermissionDenied,
+            "it is switched off for this process, by kernel.io_uring_disabled or a filter of system calls (EPERM)"
+                .to_owned(),
+        ),
+        Some(libc::ENOMEM) => (
+            io::ErrorKind::OutOfMemory,
+            "no memory for it, or none that may be locked (RLIMIT_MEMLOCK, ENOMEM)".to_owned(),
+        ),
+        _ => (error.kind(), error.to_string()),
+    };
+    io::Error::new(kind, format!("no io_uring: {message}"))
+}
+
+fn too_old() -> io::Error {
+    let message = "no io_uring: that of this kernel lacks operations on files (Linux 5.6 has them)";
+    io::Error::new(io::ErrorKind::Unsupported, message)
+}
+
+#[cfg(test)]
+mod tests;
