@@ -39,9 +39,13 @@
 //! - [`PressureTrigger`], [`MemoryThreshold`], [`MemoryEvents`]: the kernel's notice that memory or another resource is short.
 //! - [`LoopThread`] and [`LoopPool`]: loops on threads of their own.
 //!
+//! # Features
+//! - `uring`: file I/O through io_uring where the kernel has it, with the crate `io-uring`. Off by default, and then [`FileIo`] is
+//!   threads.
+//!
 //! # Logging
 //! What goes wrong and has no caller to be told is logged through the `log` crate: a panic in a callback, a connection that
-//! could not be accepted, a client that gives up. Nothing is logged in the ordinary course, and the crate never installs a logger.
+//! could not be accepted, a client that gives up. Nothing is logged in the ordinary course but why files are left to threads, and the crate never installs a logger.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
