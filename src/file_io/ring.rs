@@ -199,20 +199,23 @@ impl Ring {
     }
 
     fn cancel_all(&mut self) {
-        // What has not been taken could not be cancelled, and makes no room for what follows.
-        if let Err(error) = self.enter() {
-            return log::error!("cannot give the kernel what it is to cancel: {error}");
-        }
-        let to_cancel: Vec<_> = self.held.iter().filter(|(_, held)| held.may_be_cancelled()).collect();
-        for key in to_cancel.into_iter().map(|(key, _)| key) {
-            let entry = opcode::AsyncCancel::new(key).build().user_data(CANCEL);
-            // SAFETY: the entry has no address in it.
-            let pushed = unsafe { self.ring.submission().push(&entry) };
-            pushed.expect("the queue is empty, and has room for as many as are held");
-        }
-        if let Err(error) = self.enter() {
+        let held = self.held.iter().filter(|(_, held)| held.may_be_cancelled());
+        let to_cancel: Vec<_> = held.map(|(key, _)| key).collect();
+        if let Err(error) =
+            to_cancel.into_iter().try_for_each(|key| self.cancel(key)).and_then(|()| self.enter())
+        {
             log::error!("cannot cancel file operations: {error}");
         }
+    }
+
+    fn cancel(&mut self, key: Key) -> io::Result<()> {
+        if self.ring.submission().is_full() {
+            self.enter()?;
+        }
+        let entry = opcode::AsyncCancel::new(key).build().user_data(CANCEL);
+        // SAFETY: the entry has no address in it.
+        let pushed = unsafe { self.ring.submission().push(&entry) };
+        pushed.map_err(|_| io::Error::other("the submission queue is full"))
     }
 
     /// Waits until nothing is held, for so long at most. What has come of it is dropped.
