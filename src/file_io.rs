@@ -1,10 +1,12 @@
 //! Files on a loop: operations that wait elsewhere, and whose results are calls.
 //!
-//! A regular file is always ready as far as epoll is concerned, and a read of it sleeps in the kernel nevertheless. So what is
-//! asked of files goes to a back end, which does it beside the loop and signals a counter that the loop watches.
+//! A regular file is always ready as far as epoll is concerned, and a read of it sleeps in the kernel nevertheless.
+//! So what is asked of files goes to a back end, which does it beside the loop and signals a counter that the loop
+//! watches.
 //!
-//! There are two back ends: the kernel's io_uring, and threads. Both are given an operation with all that it needs by value, and
-//! give its outcome; what is to be called with that stays with the loop. So neither sees anything that belongs to the loop's thread.
+//! There are two back ends: the kernel's io_uring, and threads. Both are given an operation with all that it needs by
+//! value, and give its outcome; what is to be called with that stays with the loop. So neither sees anything that
+//! belongs to the loop's thread.
 
 mod builder;
 mod core;
@@ -24,53 +26,59 @@ use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 
 pub use self::builder::FileIoBuilder;
 use self::core::Core;
+pub use self::core::OperationId;
 pub use self::driver::Backend;
 pub use self::file::File;
 use self::operation::{Operation, Outcome, Position, Sync, Target};
 pub use self::options::OpenOptions;
 pub use self::status::{FileKind, FileStatus, FileTime};
-use self::writing::{Rest, begin_write};
 use crate::event_loop::{EventLoop, WeakLoop};
 
 /// File I/O on a loop: each operation is begun here, takes its time elsewhere, and ends with a call on the loop.
 ///
 /// # Back ends
-/// With the feature `uring`, where the kernel has it, operations go to it through a ring (io_uring(7)): those of a turn with one
-/// system call, and their results come without any. Elsewhere a few threads do them. The two behave alike, with these
-/// exceptions, which [`backend`](FileIo::backend) tells apart:
-/// - A ring keeps as many operations going as it has [entries](FileIoBuilder::entries), also those that wait for a pipe.
-///   Each thread does one.
-/// - A ring copies what the kernel has in its cache while the loop waits, since that is faster than to have it done elsewhere.
+/// With the feature `uring`, where the kernel has it, operations go to it through a ring (io_uring(7)): those of a
+/// turn with one system call, and their results come without any. Elsewhere a few threads do them. The two behave
+/// alike, with these exceptions, which [`backend`](FileIo::backend) tells apart:
+/// - A ring keeps as many operations going as it has [entries](FileIoBuilder::entries), also those that wait for a
+///   pipe. Each thread does one.
+/// - A ring copies what the kernel has in its cache while the loop waits, since that is faster than to have it done
+///   elsewhere.
 /// - What the kernel says of a [`close`](FileIo::close) is told by a ring alone.
 ///
-/// A ring needs Linux 5.6, and may be switched off (`kernel.io_uring_disabled`), as it is in many containers, whose filters of
-/// system calls do not see what goes through it. [`FileIoBuilder::backend`] chooses.
+/// A ring needs Linux 5.6, and may be switched off (`kernel.io_uring_disabled`), as it is in many containers, whose
+/// filters of system calls do not see what goes through it. [`FileIoBuilder::backend`] chooses.
 ///
 /// # Order and number
-/// There is no order among operations that are under way; begin one when the other has ended if it matters. Thousands may be under
-/// way: what the back end has no room for waits here, in order. [`pending`](FileIo::pending) says how many there are.
+/// There is no order among operations that are under way; begin one when the other has ended if it matters. Thousands
+/// may be under way: what the back end has no room for waits here, in order. [`pending`](FileIo::pending) says how
+/// many there are.
 ///
 /// # Buffers
-/// An operation takes its buffer by value, and gives it back with the result, also if that is an error. Nobody else can
-/// touch it meanwhile, and it is not copied.
+/// An operation takes its buffer by value, and gives it back with the result, also if that is an error. Nobody else
+/// can touch it meanwhile, and it is not copied.
 ///
 /// # The callbacks
-/// `then` is called once, on the loop, never before the call that begins the operation has returned. It may do anything, such as to begin other
-/// operations, or to drop this. If it panics, that costs nothing but what it would have done.
+/// `then` is called once, on the loop, never before the call that begins the operation has returned. It may do
+/// anything, such as to begin other operations, or to drop this. If it panics, that costs nothing but what it would
+/// have done. The name that the call returns is good for [`cancel`](FileIo::cancel), and may be thrown away.
 ///
-/// What an operation is begun with goes to the back end in phase 5 of the loop's turn, with all else that was begun since that of
-/// the turn before.
+/// What an operation is begun with goes to the back end in phase 5 of the loop's turn, with all else that was begun
+/// since that of the turn before.
 ///
 /// # Dropping
-/// Nothing is called after this has been dropped, or after the loop has. What has not begun is not done; what is under way in a
-/// ring is cancelled, and waited for, so the drop of a ring may take as long as the disk takes. Each buffer, file and callback is dropped,
-/// when nobody uses it any longer. A thread that is held up by a pipe in which nothing comes stays until something does, and ends then.
+/// Nothing is called after this has been dropped, or after the loop has. What has not begun is not done; what is
+/// under way in a ring is cancelled, and waited for, which may take as long as the disk takes, two seconds at most: a
+/// buffer that the kernel has not let go of by then is never freed, with an error in the log. Each buffer, file and
+/// callback is dropped, when nobody uses it any longer. A thread that is held up by a pipe in which nothing comes
+/// stays until something does, and ends then.
 ///
-/// Whether something under way has still been done, such as a write, is not known then. Wait for the calls if it matters.
+/// Whether something under way has still been done, such as a write, is not known then. Wait for the calls if it
+/// matters.
 ///
 /// # Examples
 /// The first bytes of a file:
@@ -146,14 +154,15 @@ impl FileIo {
     /// Opens the file at `path`, seen from the process's working directory when it is done.
     ///
     /// # Errors
-    /// `then` is told them: what the kernel says (open(2)), such as [`NotFound`](io::ErrorKind::NotFound), without the path;
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is a NUL in the path, or the options contradict each other.
+    /// `then` is told them: what the kernel says (open(2)), such as [`NotFound`](io::ErrorKind::NotFound), without
+    /// the path; [`InvalidInput`](io::ErrorKind::InvalidInput) if there is a NUL in the path, or the options
+    /// contradict each other.
     pub fn open(
         &self,
         path: impl AsRef<Path>,
         options: OpenOptions,
         then: impl FnOnce(&EventLoop, io::Result<File>) + 'static,
-    ) {
+    ) -> OperationId {
         let operation = c_path(path.as_ref()).and_then(|path| {
             let (flags, mode) = options.to_flags()?;
             Ok(Operation::Open { path, flags, mode })
@@ -161,29 +170,31 @@ impl FileIo {
         let operation = operation.map_err(|error| Outcome::Opened(Err(error)));
         self.start(operation, |event_loop, outcome| {
             then(event_loop, outcome.into_opened().map(File::from));
-        });
+        })
     }
 
-    /// Reads as many bytes as `buffer` is long, or fewer, from `offset` on; the position in the file stays where it is.
+    /// Reads as many bytes as `buffer` is long, or fewer, from `offset` on; the position in the file stays where it
+    /// is.
     ///
-    /// `then` is told how many there were, and has the buffer back, with these bytes at its beginning and the rest as it was. 0 is the end of the file, and
-    /// fewer than asked for need not be. What has no positions, such as a pipe, is read as by [`read`](FileIo::read).
+    /// `then` is told how many there were, and has the buffer back, with these bytes at its beginning and the rest as
+    /// it was. 0 is the end of the file, and fewer than asked for need not be. What has no positions, such as a pipe,
+    /// is read as by [`read`](FileIo::read).
     ///
     /// # Errors
-    /// `then` is told them: what the kernel says (pread(2)); [`InvalidInput`](io::ErrorKind::InvalidInput) if the buffer is empty, since
-    /// that would read like the end of the file, or the offset is more than an `i64` can hold.
+    /// `then` is told them: what the kernel says (pread(2)); [`InvalidInput`](io::ErrorKind::InvalidInput) if the
+    /// buffer is empty, since that would read like the end of the file, or the offset is more than an `i64` can hold.
     pub fn read_at(
         &self,
         file: &File,
         offset: u64,
         buffer: Vec<u8>,
         then: impl FnOnce(&EventLoop, io::Result<usize>, Vec<u8>) + 'static,
-    ) {
-        self.read_from(file, Position::At(offset), buffer, then);
+    ) -> OperationId {
+        self.read_from(file, Position::At(offset), buffer, then)
     }
 
-    /// As [`read_at`](FileIo::read_at), from the file's position on, which moves along; for pipes, terminals, and files that are read
-    /// one piece after the other. What is in non-blocking mode is waited for nevertheless.
+    /// As [`read_at`](FileIo::read_at), from the file's position on, which moves along; for pipes, terminals, and
+    /// files that are read one piece after the other. What is in non-blocking mode is waited for nevertheless.
     ///
     /// Begin it when the one before has ended: two at a time come in no order, and may read the same bytes.
     ///
@@ -194,8 +205,8 @@ impl FileIo {
         file: &File,
         buffer: Vec<u8>,
         then: impl FnOnce(&EventLoop, io::Result<usize>, Vec<u8>) + 'static,
-    ) {
-        self.read_from(file, Position::Current, buffer, then);
+    ) -> OperationId {
+        self.read_from(file, Position::Current, buffer, then)
     }
 
     fn read_from(
@@ -204,7 +215,7 @@ impl FileIo {
         from: Position,
         buffer: Vec<u8>,
         then: impl FnOnce(&EventLoop, io::Result<usize>, Vec<u8>) + 'static,
-    ) {
+    ) -> OperationId {
         let operation = if buffer.is_empty() {
             Err(Outcome::Moved(Err(invalid("the buffer is empty, so nothing can be read into it")), buffer))
         } else {
@@ -216,131 +227,59 @@ impl FileIo {
         self.start(operation, |event_loop, outcome| {
             let (read, buffer) = outcome.into_moved();
             then(event_loop, read, buffer);
-        });
-    }
-
-    /// Writes `buffer` at `offset`; the position in the file stays where it is.
-    ///
-    /// `then` is told how many bytes were written, and has the buffer back, which is as it was. Fewer than there are is no error: a full disk,
-    /// a limit or a pipe may be the cause, and the next write tells. [`write_all_at`](FileIo::write_all_at) goes on by itself. What has no
-    /// positions is written as by [`write`](FileIo::write), and what was opened for [appending](OpenOptions::appending) at its end.
-    ///
-    /// # Errors
-    /// `then` is told them: what the kernel says (pwrite(2)), such as [`StorageFull`](io::ErrorKind::StorageFull) (ENOSPC); [`InvalidInput`](io::ErrorKind::InvalidInput) if the offset is more
-    /// than an `i64` can hold.
-    pub fn write_at(
-        &self,
-        file: &File,
-        offset: u64,
-        buffer: Vec<u8>,
-        then: impl FnOnce(&EventLoop, io::Result<usize>, Vec<u8>) + 'static,
-    ) {
-        self.write_to(file, Position::At(offset), buffer, then);
-    }
-
-    /// As [`write_at`](FileIo::write_at), at the file's position, which moves along; for pipes, terminals, and files that are written one piece after
-    /// the other. Room is waited for, also in what is in non-blocking mode.
-    ///
-    /// Begin it when the one before has ended: two at a time come in no order.
-    ///
-    /// # Errors
-    /// As [`write_at`](FileIo::write_at); [`BrokenPipe`](io::ErrorKind::BrokenPipe) if nobody reads any longer.
-    pub fn write(
-        &self,
-        file: &File,
-        buffer: Vec<u8>,
-        then: impl FnOnce(&EventLoop, io::Result<usize>, Vec<u8>) + 'static,
-    ) {
-        self.write_to(file, Position::Current, buffer, then);
-    }
-
-    /// Writes the whole of `buffer` at `offset`, with as many operations as that takes.
-    ///
-    /// # Errors
-    /// As [`write_at`](FileIo::write_at), and then a part of it may have been written; [`WriteZero`](io::ErrorKind::WriteZero) if
-    /// nothing is taken any longer, without an error.
-    pub fn write_all_at(
-        &self,
-        file: &File,
-        offset: u64,
-        buffer: Vec<u8>,
-        then: impl FnOnce(&EventLoop, io::Result<()>, Vec<u8>) + 'static,
-    ) {
-        self.write_rest(file, Position::At(offset), buffer, then);
-    }
-
-    /// As [`write_all_at`](FileIo::write_all_at), at the file's position, which moves along.
-    ///
-    /// # Errors
-    /// As [`write`](FileIo::write), and then a part of it may have been written; [`WriteZero`](io::ErrorKind::WriteZero) if
-    /// nothing is taken any longer, without an error.
-    pub fn write_all(
-        &self,
-        file: &File,
-        buffer: Vec<u8>,
-        then: impl FnOnce(&EventLoop, io::Result<()>, Vec<u8>) + 'static,
-    ) {
-        self.write_rest(file, Position::Current, buffer, then);
-    }
-
-    fn write_to(
-        &self,
-        file: &File,
-        to: Position,
-        buffer: Vec<u8>,
-        then: impl FnOnce(&EventLoop, io::Result<usize>, Vec<u8>) + 'static,
-    ) {
-        let operation = begin_write(file, to, buffer, 0);
-        self.start(operation, |event_loop, outcome| {
-            let (written, buffer) = outcome.into_moved();
-            then(event_loop, written, buffer);
-        });
-    }
-
-    fn write_rest(
-        &self,
-        file: &File,
-        to: Position,
-        buffer: Vec<u8>,
-        then: impl FnOnce(&EventLoop, io::Result<()>, Vec<u8>) + 'static,
-    ) {
-        if let Some(core) = self.core.upgrade() {
-            let rest = Rest::new(file, to, buffer);
-            self.event_loop.with(|event_loop| rest.write(&core, event_loop, then));
-        }
+        })
     }
 
     /// Has the kernel write to the disk what has been written to the file, and what is known of it (fsync(2)).
     ///
-    /// Of writes that had ended when this was begun. A new file's name is in its directory, which is synchronised by itself.
+    /// Of writes that had ended when this was begun. A new file's name is in its directory, which is synchronised by
+    /// itself.
     ///
     /// # Errors
-    /// `then` is told them: that something was not written, of this or an earlier write; or what the kernel says of files
-    /// that cannot be synchronised, as pipes (EINVAL).
-    pub fn sync_all(&self, file: &File, then: impl FnOnce(&EventLoop, io::Result<()>) + 'static) {
-        self.sync(file, Sync::All, then);
+    /// `then` is told them: that something was not written, of this or an earlier write; or what the kernel says of
+    /// files that cannot be synchronised, as pipes (EINVAL).
+    pub fn sync_all(
+        &self,
+        file: &File,
+        then: impl FnOnce(&EventLoop, io::Result<()>) + 'static,
+    ) -> OperationId {
+        self.sync(file, Sync::All, then)
     }
 
-    /// As [`sync_all`](FileIo::sync_all), but of what is known of the file only what is needed to read the data again (fdatasync(2)).
+    /// As [`sync_all`](FileIo::sync_all), but of what is known of the file only what is needed to read the data again
+    /// (fdatasync(2)).
     ///
     /// # Errors
     /// As [`sync_all`](FileIo::sync_all).
-    pub fn sync_data(&self, file: &File, then: impl FnOnce(&EventLoop, io::Result<()>) + 'static) {
-        self.sync(file, Sync::Data, then);
+    pub fn sync_data(
+        &self,
+        file: &File,
+        then: impl FnOnce(&EventLoop, io::Result<()>) + 'static,
+    ) -> OperationId {
+        self.sync(file, Sync::Data, then)
     }
 
-    fn sync(&self, file: &File, what: Sync, then: impl FnOnce(&EventLoop, io::Result<()>) + 'static) {
+    fn sync(
+        &self,
+        file: &File,
+        what: Sync,
+        then: impl FnOnce(&EventLoop, io::Result<()>) + 'static,
+    ) -> OperationId {
         let operation = Operation::Sync { file: file.share(), what };
-        self.start(Ok(operation), |event_loop, outcome| then(event_loop, outcome.into_done()));
+        self.start(Ok(operation), |event_loop, outcome| then(event_loop, outcome.into_done()))
     }
 
     /// Asks what is known of an open file: its size, kind, times (statx(2)).
     ///
     /// # Errors
     /// `then` is told what the kernel says.
-    pub fn status(&self, file: &File, then: impl FnOnce(&EventLoop, io::Result<FileStatus>) + 'static) {
+    pub fn status(
+        &self,
+        file: &File,
+        then: impl FnOnce(&EventLoop, io::Result<FileStatus>) + 'static,
+    ) -> OperationId {
         let operation = Operation::Status { of: Target::File(file.share()) };
-        self.start(Ok(operation), |event_loop, outcome| then(event_loop, outcome.into_status()));
+        self.start(Ok(operation), |event_loop, outcome| then(event_loop, outcome.into_status()))
     }
 
     /// As [`status`](FileIo::status), of the file at `path`, following symbolic links.
@@ -352,21 +291,22 @@ impl FileIo {
         &self,
         path: impl AsRef<Path>,
         then: impl FnOnce(&EventLoop, io::Result<FileStatus>) + 'static,
-    ) {
+    ) -> OperationId {
         let operation = c_path(path.as_ref()).map(|path| Operation::Status { of: Target::Path(path) });
         let operation = operation.map_err(|error| Outcome::Status(Err(error)));
-        self.start(operation, |event_loop, outcome| then(event_loop, outcome.into_status()));
+        self.start(operation, |event_loop, outcome| then(event_loop, outcome.into_status()))
     }
 
     /// Closes a file, which may take time on a network's file system.
     ///
-    /// If other operations on it are under way, `then` is called with success, and the descriptor is closed when the last of
-    /// them has ended.
+    /// If other operations on it are under way, `then` is called with success, and the descriptor is closed when the
+    /// last of them has ended.
     ///
     /// # Errors
-    /// With a [ring](Backend::Ring), `then` is told what the kernel says of earlier writes (close(2)); the descriptor is closed nevertheless.
-    /// That errors of writing are told is what [`sync_all`](FileIo::sync_all) promises, and not this.
-    pub fn close(&self, file: File, then: impl FnOnce(&EventLoop, io::Result<()>) + 'static) {
+    /// With a [ring](Backend::Ring), `then` is told what the kernel says of earlier writes (close(2)); the descriptor
+    /// is closed nevertheless. That errors of writing are told is what [`sync_all`](FileIo::sync_all) promises, and
+    /// not this.
+    pub fn close(&self, file: File, then: impl FnOnce(&EventLoop, io::Result<()>) + 'static) -> OperationId {
         let operation = match file.into_descriptor() {
             Ok(descriptor) => Ok(Operation::Close { descriptor }),
             Err(shared) => {
@@ -374,13 +314,30 @@ impl FileIo {
                 Err(Outcome::Done(Ok(())))
             }
         };
-        self.start(operation, |event_loop, outcome| then(event_loop, outcome.into_done()));
+        self.start(operation, |event_loop, outcome| then(event_loop, outcome.into_done()))
     }
 
-    fn start(&self, operation: Result<Operation, Outcome>, then: impl FnOnce(&EventLoop, Outcome) + 'static) {
-        if let Some(core) = self.core.upgrade() {
-            self.event_loop.with(|event_loop| core.start(event_loop, operation, then));
-        }
+    /// Asks that an operation be given up. Answers whether its callback is still to be called.
+    ///
+    /// It is called in any case, and soon if the operation can be given up: with ECANCELED
+    /// ([`raw_os_error`](io::Error::raw_os_error) 125) if that was in time, else with what has come of it. A write
+    /// that is given up may have written a part.
+    ///
+    /// What has not begun can be given up, and what a ring waits for, such as a pipe in which nothing comes. What a
+    /// thread has begun goes on, and so does a close.
+    pub fn cancel(&self, id: OperationId) -> bool {
+        let cancelled = |core: Rc<Core>| self.event_loop.with(|event_loop| core.cancel(event_loop, id));
+        self.core.upgrade().and_then(cancelled).unwrap_or(false)
+    }
+
+    fn start(
+        &self,
+        operation: Result<Operation, Outcome>,
+        then: impl FnOnce(&EventLoop, Outcome) + 'static,
+    ) -> OperationId {
+        let begin =
+            |core: Rc<Core>| self.event_loop.with(|event_loop| core.start(event_loop, operation, then));
+        self.core.upgrade().and_then(begin).unwrap_or(OperationId::NONE)
     }
 }
 

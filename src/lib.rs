@@ -95,7 +95,9 @@ pub use event_loop::{
 };
 pub use eventfd::{EventFd, EventFdBuilder};
 pub use eventfd_source::EventFdSource;
-pub use file_io::{Backend, File, FileIo, FileIoBuilder, FileKind, FileStatus, FileTime, OpenOptions};
+pub use file_io::{
+    Backend, File, FileIo, FileIoBuilder, FileKind, FileStatus, FileTime, OpenOptions, OperationId,
+};
 pub use group_memory::{MemoryCounts, MemoryEvents, MemoryThreshold};
 pub use loop_pool::LoopPool;
 pub use loop_thread::LoopThread;

@@ -54,6 +54,8 @@ with_both! {
     a_file_may_be_closed_while_it_is_read
     thousands_of_reads_each_end_once_with_their_own_data
     callbacks_are_never_called_before_the_call_returns_and_do_not_nest
+    an_operation_that_is_cancelled_ends_with_a_call_and_gives_the_buffer_back
+    many_operations_may_be_cancelled_at_once
     a_callback_that_panics_costs_itself_only
     nothing_is_called_after_the_drop_and_all_is_dropped
     it_may_be_dropped_in_its_own_callback
@@ -82,7 +84,7 @@ fn settle(event_loop: &EventLoop, files: &FileIo) {
 }
 
 /// What `begin` is told in the end, by the function that it is given.
-fn outcome<T: 'static>(event_loop: &EventLoop, begin: impl FnOnce(Box<dyn FnOnce(T)>)) -> T {
+fn outcome<T: 'static, R>(event_loop: &EventLoop, begin: impl FnOnce(Box<dyn FnOnce(T)>) -> R) -> T {
     let place = Rc::new(RefCell::new(None));
     let result = Rc::clone(&place);
     begin(Box::new(move |value| *place.borrow_mut() = Some(value)));
@@ -537,6 +539,84 @@ fn callbacks_are_never_called_before_the_call_returns_and_do_not_nest(builder: F
         again(&files, &file, &inside, &calls);
         settle(event_loop, &files);
         assert!(calls.get() >= 100);
+    });
+}
+
+const CANCELLED: Option<i32> = Some(125);
+
+fn an_operation_that_is_cancelled_ends_with_a_call_and_gives_the_buffer_back(builder: FileIoBuilder) {
+    with_loop(|event_loop| {
+        let files = builder.threads(1).build(event_loop).unwrap();
+        let others = FileIo::new(event_loop).unwrap();
+        let pipes = [pipe(), pipe(), pipe()];
+        let said = Recorder::new();
+        let read = |n: usize| {
+            let recording = said.clone();
+            let reads = File::from(pipes[n].0.try_clone().unwrap());
+            files.read(&reads, vec![n as u8; 4], move |_, read, buffer| {
+                recording.record((read.map_err(|error| error.raw_os_error()), buffer));
+            })
+        };
+        // One that a thread begins, one that waits behind it, and one that has not been given to anybody.
+        let first = read(0);
+        turn(event_loop);
+        let second = read(1);
+        turn(event_loop);
+        let third = read(2);
+        assert!(!others.cancel(third));
+        assert!(files.cancel(third) && files.cancel(second));
+        assert!(files.cancel(second), "it has not been called");
+        assert_eq!(said.len(), 0);
+        while said.len() < 2 {
+            event_loop.run_once(None).unwrap();
+        }
+        let mut told = said.take();
+        told.sort_by_key(|(_, buffer)| buffer.clone());
+        assert_eq!(told, [(Err(CANCELLED), vec![1; 4]), (Err(CANCELLED), vec![2; 4])]);
+        assert!(!files.cancel(second) && !files.cancel(third));
+        assert!(files.cancel(first));
+        if files.backend() == reveille::Backend::Threads {
+            // One may have begun it, and goes on then.
+            (&pipes[0].1).write_all(b"text").unwrap();
+        }
+        settle(event_loop, &files);
+        let told = said.take();
+        let by_a_thread =
+            files.backend() == reveille::Backend::Threads && told == [(Ok(4), b"text".to_vec())];
+        assert!(by_a_thread || told == [(Err(CANCELLED), vec![0; 4])], "{told:?}");
+
+        // A close is done.
+        let [.., (reads, writes)] = pipes;
+        let closing = files.close(File::from(writes), |_, closed| closed.unwrap());
+        assert!(files.cancel(closing));
+        settle(event_loop, &files);
+        assert_eq!((&reads).read(&mut [0; 4]).unwrap(), 0);
+    });
+}
+
+fn many_operations_may_be_cancelled_at_once(builder: FileIoBuilder) {
+    with_loop(|event_loop| {
+        let files = builder.entries(8).threads(2).build(event_loop).unwrap();
+        let (reads, mut writes) = pipe();
+        let (reads, cancelled) = (File::from(reads), Count::default());
+        for round in 0..5 {
+            let begun: Vec<_> = (0..100)
+                .map(|_| {
+                    let cancelled = cancelled.clone();
+                    files.read(&reads, vec![0; 1], move |_, read, _| {
+                        if read.is_err_and(|error| error.raw_os_error() == CANCELLED) {
+                            cancelled.add();
+                        }
+                    })
+                })
+                .collect();
+            turn(event_loop);
+            assert!(begun.into_iter().rev().all(|id| files.cancel(id)));
+            // For those that threads have begun.
+            writes.write_all(&[0; 2]).unwrap();
+            settle(event_loop, &files);
+            assert!(cancelled.get() >= 98 * (round + 1), "{} in round {round}", cancelled.get());
+        }
     });
 }
 

@@ -133,7 +133,8 @@ fn ten_thousand_reads_cost_a_twentieth_of_a_system_call_each() {
             let [enters, waits, reads] =
                 [libc::SYS_io_uring_enter, libc::SYS_epoll_wait, libc::SYS_read].map(|call| calls.take(call));
             let all = enters + waits + reads + calls.count(libc::SYS_futex);
-            // Three for each 64, and some to begin and to end with. A round may be cut in two by a piece that the kernel has to look for.
+            // Three for each 64, and some to begin and to end with. A round may be cut in two by a piece that the
+            // kernel has to look for.
             assert!(enters >= rounds, "{counted}");
             assert!(all <= 3 * rounds * 5 / 4, "{all}: {counted}");
             assert!(all * 5 < READS, "less than 0.2 for each read");

@@ -36,15 +36,15 @@ impl FileIoBuilder {
         FileIoBuilder { backend: None, threads: 4, entries: 256 }
     }
 
-    /// What is to do the work. Usually a ring if the build has the feature `uring` and the kernel gives one, and threads
-    /// otherwise, with a word in the log (at the level of information) why it is not a ring.
+    /// What is to do the work. Usually a ring if the build has the feature `uring` and the kernel gives one, and
+    /// threads otherwise, with a word in the log (at the level of information) why it is not a ring.
     pub fn backend(mut self, backend: Backend) -> FileIoBuilder {
         self.backend = Some(backend);
         self
     }
 
-    /// How many threads there may be, and so how many operations at a time. Usually 4; at least 1. They are started as they
-    /// are needed, and end when there has been nothing to do for ten seconds.
+    /// How many threads there may be, and so how many operations at a time. Usually 4; at least 1. They are started
+    /// as they are needed, and end when there has been nothing to do for ten seconds.
     ///
     /// A thread that reads from a pipe or a terminal is not there for others until something comes.
     pub fn threads(mut self, threads: usize) -> FileIoBuilder {
@@ -52,8 +52,8 @@ impl FileIoBuilder {
         self
     }
 
-    /// How many operations the kernel has at a time, of a ring. Usually 256; between 1 and 32768, up to the next power of two.
-    /// What is more waits its turn, without a limit.
+    /// How many operations the kernel has at a time, of a ring. Usually 256; between 1 and 32768, up to the next
+    /// power of two. What is more waits its turn, without a limit.
     pub fn entries(mut self, entries: u32) -> FileIoBuilder {
         self.entries = entries.clamp(1, 32768).next_power_of_two();
         self
@@ -62,11 +62,11 @@ impl FileIoBuilder {
     /// Makes it, for this loop.
     ///
     /// # Errors
-    /// If a ring was asked for and there is none, why: [`Unsupported`](io::ErrorKind::Unsupported) if the build is without the
-    /// feature `uring`, or the kernel is without io_uring (ENOSYS) or too old for what is needed of it (before Linux 5.6);
-    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) (EPERM) if it is switched off for this process, by
-    /// `kernel.io_uring_disabled` or a seccomp filter. Else what the kernel says when it cannot give another descriptor or
-    /// memory.
+    /// If a ring was asked for and there is none, why: [`Unsupported`](io::ErrorKind::Unsupported) if the build is
+    /// without the feature `uring`, or the kernel is without io_uring (ENOSYS) or too old for what is needed of it
+    /// (before Linux 5.6); [`PermissionDenied`](io::ErrorKind::PermissionDenied) (EPERM) if it is switched off for
+    /// this process, by `kernel.io_uring_disabled` or a seccomp filter. Else what the kernel says when it cannot give
+    /// another descriptor or memory.
     pub fn build(self, event_loop: &EventLoop) -> io::Result<FileIo> {
         let done = Arc::new(EventFd::new(0)?);
         let driver = self.driver(&done)?;

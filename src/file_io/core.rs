@@ -7,6 +7,7 @@ use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::driver::Driver;
@@ -19,14 +20,29 @@ use crate::readiness::{Interest, Readiness};
 
 type Callback = Box<dyn FnOnce(&EventLoop, Outcome)>;
 
-/// After how long what the kernel has refused to take is offered to it again, if nothing comes back from it before that.
+/// After how long what the kernel has refused to take is offered to it again, if nothing comes back from it before
+/// that.
 const RETRY: Duration = Duration::from_millis(10);
+
+/// The name of an operation of a [`FileIo`](super::FileIo), for [`cancel`](super::FileIo::cancel). Never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OperationId {
+    core: u32,
+    key: Key,
+}
+
+impl OperationId {
+    /// No operation.
+    pub(super) const NONE: OperationId = OperationId { core: u32::MAX, key: Key::MAX };
+}
 
 /// The source that a loop has for a [`FileIo`](super::FileIo).
 ///
 /// Its descriptor is the counter that the back end signals.
 pub(super) struct Core {
     id: ChannelId,
+    /// Tells this core's operations from those of others.
+    name: u32,
     this: Weak<Core>,
     done: Arc<EventFd>,
     state: RefCell<State>,
@@ -52,9 +68,12 @@ impl Core {
         driver: Driver,
     ) -> io::Result<Rc<Core>> {
         let state = State { driver, callbacks: Table::new(), waiting: VecDeque::new(), refused: Vec::new() };
+        static NEXT_NAME: AtomicU32 = AtomicU32::new(0);
+        let name = NEXT_NAME.fetch_add(1, Relaxed);
         event_loop.register(Interest::READABLE, |id| {
             Rc::new_cyclic(|this| Core {
                 id,
+                name,
                 this: this.clone(),
                 done,
                 state: RefCell::new(state),
@@ -69,32 +88,55 @@ impl Core {
         self.state.borrow().callbacks.len()
     }
 
-    /// Has `operation` begin at the end of this turn, or answered with what is wrong with it. A core that has been closed
-    /// drops it, and `then` with it.
+    /// Has `operation` begin at the end of this turn, or answered with what is wrong with it. A core that has been
+    /// closed drops it, and `then` with it.
     pub(super) fn start(
         &self,
         event_loop: &EventLoop,
         operation: Result<Operation, Outcome>,
         then: impl FnOnce(&EventLoop, Outcome) + 'static,
-    ) {
+    ) -> OperationId {
         if !event_loop.is_registered(self.id) {
-            return;
+            return OperationId::NONE;
         }
-        {
+        let key = {
             let mut state = self.state.borrow_mut();
             let key = state.callbacks.insert(Box::new(then));
             match operation {
                 Ok(operation) => state.waiting.push_back((key, operation)),
                 Err(outcome) => state.refused.push((key, outcome)),
             }
+            key
+        };
+        self.flush_later(event_loop);
+        OperationId { core: self.name, key }
+    }
+
+    /// Has an operation given up, if that can still be. Answers whether its callback is still to be called.
+    pub(super) fn cancel(&self, event_loop: &EventLoop, id: OperationId) -> bool {
+        {
+            let State { driver, callbacks, waiting, refused } = &mut *self.state.borrow_mut();
+            let key = id.key;
+            if id.core != self.name || !callbacks.contains(key) {
+                return false;
+            }
+            let is_it =
+                |(waiting, operation): &(Key, Operation)| *waiting == key && operation.may_be_cancelled();
+            let taken_back = match waiting.iter().position(is_it) {
+                Some(at) => waiting.remove(at).map(|(_, operation)| operation),
+                None => driver.cancel(key),
+            };
+            refused.extend(taken_back.map(|operation| (key, operation.cancelled())));
         }
         self.flush_later(event_loop);
+        true
     }
 
     /// Gathers what a turn asks for, to go to the back end at once.
     ///
-    /// In phase 5, as an errand: what the callbacks of phases 3 and 4 ask for goes in the same turn, an embedded loop is
-    /// woken for it, and what a task asks for goes with what the next turn's callbacks do, before that loop can sleep.
+    /// In phase 5, as an errand: what the callbacks of phases 3 and 4 ask for goes in the same turn, an embedded loop
+    /// is woken for it, and what a task asks for goes with what the next turn's callbacks do, before that loop can
+    /// sleep.
     fn flush_later(&self, event_loop: &EventLoop) {
         if !self.will_flush.replace(true) {
             let this = Weak::clone(&self.this);
@@ -159,7 +201,8 @@ impl Core {
         self.end(event_loop);
     }
 
-    /// Drops what waits, and ends the back end. Callbacks come last and one by one: their destructors are somebody else's code.
+    /// Drops what waits, and ends the back end. Callbacks come last and one by one: their destructors are somebody
+    /// else's code.
     fn end(&self, event_loop: &EventLoop) {
         let (waiting, refused, callbacks) = {
             let state = &mut *self.state.borrow_mut();

@@ -79,6 +79,16 @@ impl Driver {
         }
     }
 
+    /// Gives back an operation that is to be given up, if that can be done here and now. If not, the kernel is asked
+    /// to give it up with the next submission; or it goes on, as a thread that waits in the kernel cannot be told.
+    pub(super) fn cancel(&mut self, key: Key) -> Option<Operation> {
+        match self {
+            #[cfg(feature = "uring")]
+            Driver::Ring(ring) => ring.cancel(key),
+            Driver::Threads(pool) => pool.cancel(key),
+        }
+    }
+
     /// Takes what has come of operations since the last time.
     ///
     /// # Errors

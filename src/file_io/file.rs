@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 /// An open file, for the operations of [`FileIo`](crate::FileIo).
 ///
-/// From [`FileIo::open`](crate::FileIo::open), or from any descriptor that the program has otherwise: a [`std::fs::File`], the
-/// end of a pipe, a terminal.
+/// From [`FileIo::open`](crate::FileIo::open), or from any descriptor that the program has otherwise: a
+/// [`std::fs::File`], the end of a pipe, a terminal.
 ///
-/// Operations that are under way keep the descriptor open, whatever becomes of this value, so it does not become that of
-/// another file under their hands. Dropping the last that holds it closes it, on the thread that drops and without a word
-/// about errors; [`FileIo::close`](crate::FileIo::close) does it elsewhere.
+/// Operations that are under way keep the descriptor open, whatever becomes of this value, so it does not become that
+/// of another file under their hands. Dropping the last that holds it closes it, on the thread that drops and without
+/// a word about errors; [`FileIo::close`](crate::FileIo::close) does it elsewhere.
 ///
 /// May go to other threads. To share one, put it into an [`Arc`] or [`Rc`](std::rc::Rc).
 ///

@@ -23,12 +23,13 @@ pub(super) enum Operation {
         from: Position,
         buffer: Vec<u8>,
     },
-    /// Without the first `skip` bytes of the buffer.
+    /// What is behind the first `done` bytes of the buffer.
     Write {
         file: File,
         to: Position,
         buffer: Vec<u8>,
-        skip: usize,
+        done: usize,
+        goal: Goal,
     },
     Sync {
         file: File,
@@ -53,7 +54,8 @@ pub(super) enum Position {
 
 impl Position {
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if no file can have it. The kernel would take some of these for something else.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if no file can have it. The kernel would take some of these for
+    /// something else.
     pub(super) fn check(self) -> io::Result<()> {
         match self {
             Position::At(offset) if i64::try_from(offset).is_err() => {
@@ -71,6 +73,14 @@ impl Position {
             Position::Current => Position::Current,
         }
     }
+}
+
+/// When a write has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// When the kernel has taken some.
+    Some,
+    All,
 }
 
 /// What is to be on the disk.
@@ -97,8 +107,11 @@ pub(super) enum Outcome {
 
 impl Operation {
     /// Does it, for as long as it takes.
-    pub(super) fn perform(self) -> Outcome {
-        match self {
+    ///
+    /// # Errors
+    /// What is left to do, of a write whose goal is all.
+    pub(super) fn perform(self) -> Result<Outcome, Operation> {
+        Ok(match self {
             Operation::Open { path, flags, mode } => {
                 let opened = retry_on_intr(|| rustix::fs::openat(CWD, &path, flags, mode));
                 Outcome::Opened(opened.map_err(io::Error::from))
@@ -110,13 +123,16 @@ impl Operation {
                 };
                 Outcome::Moved(read.map_err(io::Error::from), buffer)
             }
-            Operation::Write { file, to, buffer, skip } => {
-                let bytes = &buffer[skip..];
+            Operation::Write { ref file, to, ref buffer, done, .. } => {
+                let bytes = &buffer[done..];
                 let written = match to {
-                    Position::At(offset) => write_at(&file, bytes, offset),
-                    Position::Current => write_on(&file, bytes),
+                    Position::At(offset) => write_at(file, bytes, offset),
+                    Position::Current => write_on(file, bytes),
                 };
-                Outcome::Moved(written.map_err(io::Error::from), buffer)
+                match written {
+                    Ok(n) => return self.written(n),
+                    Err(error) => self.refuse(error.into()),
+                }
             }
             Operation::Sync { file, what } => {
                 let synced = retry_on_intr(|| match what {
@@ -134,7 +150,35 @@ impl Operation {
                 drop(descriptor);
                 Outcome::Done(Ok(()))
             }
+        })
+    }
+
+    /// What comes of a write of which `n` bytes have been written, or what is left to do of it.
+    ///
+    /// # Errors
+    /// The operation for the rest.
+    pub(super) fn written(self, n: usize) -> Result<Outcome, Operation> {
+        match self {
+            Operation::Write { file, to, buffer, done, goal: Goal::All } if done + n < buffer.len() => {
+                if n == 0 {
+                    let error = io::Error::new(io::ErrorKind::WriteZero, "nothing is taken any longer");
+                    return Ok(Outcome::Moved(Err(error), buffer));
+                }
+                Err(Operation::Write { file, to: to.behind(n), buffer, done: done + n, goal: Goal::All })
+            }
+            Operation::Write { buffer, done, .. } => Ok(Outcome::Moved(Ok(done + n), buffer)),
+            _ => unreachable!("only a write is written"),
         }
+    }
+
+    /// Whether it can be given up. A close is done in any case.
+    pub(super) fn may_be_cancelled(&self) -> bool {
+        !matches!(self, Operation::Close { .. })
+    }
+
+    /// What comes of it if it is given up before it has begun, or so that it has done nothing.
+    pub(super) fn cancelled(self) -> Outcome {
+        self.refuse(Errno::CANCELED.into())
     }
 
     /// What comes of it if it is not done, because of `error`.

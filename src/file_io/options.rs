@@ -55,8 +55,8 @@ impl OpenOptions {
         self
     }
 
-    /// Makes the file, and fails with [`AlreadyExists`](io::ErrorKind::AlreadyExists) if it is there, be it a symbolic link
-    /// that leads nowhere.
+    /// Makes the file, and fails with [`AlreadyExists`](io::ErrorKind::AlreadyExists) if it is there, be it a
+    /// symbolic link that leads nowhere.
     pub const fn create_new(mut self) -> OpenOptions {
         self.flags = self.flags.union(OFlags::CREATE).union(OFlags::EXCL);
         self
@@ -80,10 +80,10 @@ impl OpenOptions {
         self
     }
 
-    /// Does not wait for others to open it too: a pipe is opened to be read without a writer, and fails to be opened to be written
-    /// without a reader (ENXIO). The descriptor is in non-blocking mode, which makes no difference to
-    /// [`FileIo`](crate::FileIo) otherwise, but that a ring opens such a file at once, where another goes to a thread of the kernel's first: files
-    /// known to be regular are opened faster.
+    /// Does not wait for others to open it too: a pipe is opened to be read without a writer, and fails to be opened
+    /// to be written without a reader (ENXIO). The descriptor is in non-blocking mode, which makes no difference to
+    /// [`FileIo`](crate::FileIo) otherwise, but that a ring opens such a file at once, where another goes to a thread
+    /// of the kernel's first: files known to be regular are opened faster.
     pub const fn nonblocking(mut self) -> OpenOptions {
         self.flags = self.flags.union(OFlags::NONBLOCK);
         self
@@ -92,8 +92,8 @@ impl OpenOptions {
     /// What the kernel is told.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if a file that is only read would be made or emptied, or one that is
-    /// appended to would be emptied, as with the standard library.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if a file that is only read would be made or emptied, or one
+    /// that is appended to would be emptied, as with the standard library.
     pub(super) fn to_flags(self) -> io::Result<(OFlags, Mode)> {
         let is_to_be_written = self.flags.intersects(OFlags::WRONLY.union(OFlags::RDWR));
         if !is_to_be_written && self.flags.intersects(OFlags::CREATE.union(OFlags::TRUNC)) {

@@ -1,8 +1,8 @@
 //! Threads that do what is given to them, and signal a counter.
 //!
-//! A thread is started when there is more to do than threads that rest, up to a limit, and ends when it has rested for a while.
-//! None is ever waited for: one that is held up in the kernel, by a pipe in which nothing comes, owns what it works on, and
-//! ends when that call does. Nobody is told then.
+//! A thread is started when there is more to do than threads that rest, up to a limit, and ends when it has rested
+//! for a while. None is ever waited for: one that is held up in the kernel, by a pipe in which nothing comes, owns
+//! what it works on, and ends when that call does. Nobody is told then.
 
 use std::collections::VecDeque;
 use std::io;
@@ -82,6 +82,14 @@ impl Pool {
         }
     }
 
+    /// Takes an operation back, if no thread has begun it.
+    pub(super) fn cancel(&self, key: Key) -> Option<Operation> {
+        let mut state = self.shared.state.lock();
+        let at =
+            state.to_do.iter().position(|(to_do, operation)| *to_do == key && operation.may_be_cancelled());
+        at.and_then(|at| state.to_do.remove(at)).map(|(_, operation)| operation)
+    }
+
     /// Takes all outcomes that are there.
     pub(super) fn take(&self, outcomes: &mut Vec<(Key, Outcome)>) {
         outcomes.append(&mut self.shared.state.lock().done);
@@ -107,18 +115,25 @@ impl Shared {
     /// A thread's life.
     fn work(&self, rest: Duration) {
         while let Some((key, operation)) = self.next(rest) {
-            let outcome = operation.perform();
+            let performed = operation.perform();
             let mut state = self.state.lock();
             if state.closed {
                 drop(state);
-                drop(outcome);
+                drop(performed);
                 continue;
             }
+            let outcome = match performed {
+                Ok(outcome) => outcome,
+                Err(rest) => {
+                    state.to_do.push_front((key, rest));
+                    continue;
+                }
+            };
             let is_first = state.done.is_empty();
             state.done.push((key, outcome));
             drop(state);
-            // The loop reads the counter before it takes the outcomes. So whoever finds others there may rely on their signal:
-            // it has yet to be read, or will be sent.
+            // The loop reads the counter before it takes the outcomes. So whoever finds others there may rely on
+            // their signal: it has yet to be read, or will be sent.
             if is_first {
                 if let Err(error) = self.done.signal() {
                     log::error!("cannot tell the loop what has come of a file operation: {error}");

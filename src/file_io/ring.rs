@@ -1,9 +1,11 @@
 //! What the kernel is given through a ring (io_uring(7)), and what it gives back.
 //!
-//! The kernel has addresses of what an operation works on, until it says that the operation has ended. This file keeps that alive:
-//! see the invariant of [`Ring`]. It is the only one of file I/O with `unsafe`.
+//! The kernel has addresses of what an operation works on, until it says that the operation has ended. This file
+//! keeps that alive: see the invariant of [`Ring`]. It is the only one of file I/O with `unsafe`.
 
 #![allow(unsafe_code, reason = "the kernel is handed addresses, and hands back descriptors by number")]
+
+mod setup;
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use io_uring::{IoUring, Probe, opcode, squeue, types};
+use io_uring::{IoUring, opcode, squeue, types};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, OFlags, Statx};
@@ -23,7 +25,8 @@ use super::status::FileStatus;
 use super::table::{Key, Table};
 use crate::eventfd::EventFd;
 
-/// How long the end of a ring waits for what it has cancelled. All but a disk or a file system that does not answer is faster.
+/// How long the end of a ring waits for what it has cancelled. All but a disk or a file system that does not answer
+/// is faster.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The most that one read or write takes (read(2), notes). A multiple of any page.
@@ -35,34 +38,41 @@ const CANCEL: Key = Key::MAX;
 /// A ring and all that the kernel works on by it.
 ///
 /// # Invariant
-/// For each entry that has been pushed, and whose completion has not been seen, `held` has what it was made of, under the number that the
-/// entry carries. All addresses in the entry are of heap memory that belongs to that, and stay the same when it is moved. It is
-/// neither touched nor dropped before it leaves `held`, which it does by its completion. What is still there when the ring is
-/// dropped is never freed.
+/// For each entry that has been pushed, and whose completion has not been seen, `held` has what it was made of, under
+/// the number that the entry carries. All addresses in the entry are of heap memory that belongs to that, and stay
+/// the same when it is moved. It is neither touched nor dropped before it leaves `held`, which it does by its
+/// completion. What is still there when the ring is dropped is never freed.
 pub(super) struct Ring {
     ring: IoUring,
     /// The counter that the kernel signals for completions.
     done: Arc<EventFd>,
     held: Table<Held>,
-    /// How many may be held. Not more than the submission queue has entries, and half of what the completion queue has: so
-    /// there is room for each, and for a request to cancel it as well.
+    /// How many may be held, and requests to cancel be under way, before another operation is begun. Half of what the
+    /// completion queue has room for: so there is room for each that is held, and for a request to cancel it as well.
     limit: usize,
-    /// What the kernel was interrupted in, to be begun again.
+    /// Requests to cancel that the kernel has been given, and has not answered.
+    cancels: usize,
+    /// The numbers of those that it is to be asked to cancel.
+    to_cancel: Vec<Key>,
+    /// What is to be begun again, since the kernel was interrupted in it, or for the rest of it.
     again: Vec<(Key, Operation)>,
     /// How often the kernel has found no room for a completion.
     overflows: u32,
 }
 
-/// What rings have left behind that the kernel has not let go of. Kept in sight, so that it is no leak to those who look for leaks.
+/// What rings have left behind that the kernel has not let go of. Kept in sight, so that it is no leak to those who
+/// look for leaks.
 static ABANDONED: Mutex<Vec<Held>> = Mutex::new(Vec::new());
 
 /// What an entry was made of.
 struct Held {
     key: Key,
     operation: Operation,
-    /// Room for the answer to a question for the status; empty otherwise. A vector and no box, as a box claims that nobody else
-    /// writes there.
+    /// Room for the answer to a question for the status; empty otherwise. A vector and no box, as a box claims that
+    /// nobody else writes there.
     statx: Vec<MaybeUninit<Statx>>,
+    /// The kernel is, or will be, asked to give it up.
+    is_to_end: bool,
 }
 
 impl Ring {
@@ -71,38 +81,24 @@ impl Ring {
     /// # Errors
     /// Why there is none, as [`FileIoBuilder::build`](super::FileIoBuilder::build) has it.
     pub(super) fn new(done: Arc<EventFd>, entries: u32) -> io::Result<Ring> {
-        let ring = set_up(entries).map_err(explained)?;
-        // Without the first of these the kernel drops completions that it finds no room for; without the other there are no
-        // reads from the position.
-        if !ring.params().is_feature_nodrop() || !ring.params().is_feature_rw_cur_pos() {
-            return Err(too_old());
-        }
-        let mut probe = Probe::new();
-        ring.submitter().register_probe(&mut probe).map_err(|error| match error.raw_os_error() {
-            Some(libc::EINVAL) => too_old(),
-            _ => explained(error),
-        })?;
-        let needed = [
-            opcode::OpenAt::CODE,
-            opcode::Read::CODE,
-            opcode::Write::CODE,
-            opcode::Fsync::CODE,
-            opcode::Statx::CODE,
-            opcode::Close::CODE,
-            opcode::AsyncCancel::CODE,
-        ];
-        if !needed.into_iter().all(|code| probe.is_supported(code)) {
-            return Err(too_old());
-        }
-        ring.submitter().register_eventfd(done.as_raw_fd()).map_err(explained)?;
+        let ring = setup::set_up(entries, &done)?;
         let params = ring.params();
         let limit = params.sq_entries().min(params.cq_entries() / 2) as usize;
-        Ok(Ring { ring, done, held: Table::new(), limit, again: Vec::new(), overflows: 0 })
+        Ok(Ring {
+            ring,
+            done,
+            held: Table::new(),
+            limit,
+            cancels: 0,
+            to_cancel: Vec::new(),
+            again: Vec::new(),
+            overflows: 0,
+        })
     }
 
     /// Whether there is something for [`submit`](Ring::submit) to do, besides what waits elsewhere.
     pub(super) fn has_more(&self) -> bool {
-        !self.again.is_empty()
+        !self.again.is_empty() || !self.to_cancel.is_empty()
     }
 
     /// Gives the kernel as many of those that wait as there is room for, with one system call.
@@ -110,21 +106,61 @@ impl Ring {
     /// # Errors
     /// That the kernel takes none at the moment. They are in the queue then, and go with the next submission.
     pub(super) fn submit(&mut self, waiting: &mut VecDeque<(Key, Operation)>) -> io::Result<()> {
-        while self.held.len() < self.limit {
+        self.push_cancels()?;
+        while self.held.len() + self.cancels < self.limit {
+            self.make_room()?;
             let Some((key, operation)) = self.again.pop().or_else(|| waiting.pop_front()) else { break };
             self.push(key, operation);
         }
         self.enter()
     }
 
+    /// Sees to it that the submission queue has room for one.
+    fn make_room(&mut self) -> io::Result<()> {
+        if self.ring.submission().is_full() {
+            self.enter()?;
+            if self.ring.submission().is_full() {
+                return Err(io::Error::from(io::ErrorKind::ResourceBusy));
+            }
+        }
+        Ok(())
+    }
+
     fn push(&mut self, key: Key, operation: Operation) {
-        let mut held = Held { key, operation, statx: Vec::new() };
+        let mut held = Held { key, operation, statx: Vec::new(), is_to_end: false };
         let entry = held.entry();
         let entry = entry.user_data(self.held.insert(held));
         // SAFETY: by the invariant, which this establishes: what the entry was made of is held under its number.
         let pushed = unsafe { self.ring.submission().push(&entry) };
-        // What is in the queue is held, and no more is held than the queue has room for.
-        pushed.expect("the submission queue has room");
+        pushed.expect("room has been made");
+    }
+
+    fn push_cancels(&mut self) -> io::Result<()> {
+        while let Some(&number) = self.to_cancel.last() {
+            self.make_room()?;
+            let entry = opcode::AsyncCancel::new(number).build().user_data(CANCEL);
+            // SAFETY: the entry has no address in it.
+            let pushed = unsafe { self.ring.submission().push(&entry) };
+            pushed.expect("room has been made");
+            self.cancels += 1;
+            self.to_cancel.pop();
+        }
+        Ok(())
+    }
+
+    /// Has the kernel asked, with the next submission, to give an operation up. What waits here to be begun again is
+    /// answered as it is.
+    pub(super) fn cancel(&mut self, key: Key) -> Option<Operation> {
+        if let Some(at) = self.again.iter().position(|(again, _)| *again == key) {
+            return Some(self.again.swap_remove(at).1);
+        }
+        let is_it =
+            |held: &&mut Held| held.key == key && !held.is_to_end && held.operation.may_be_cancelled();
+        if let Some((number, held)) = self.held.iter_mut().find(|(_, held)| is_it(held)) {
+            held.is_to_end = true;
+            self.to_cancel.push(number);
+        }
+        None
     }
 
     /// Has the kernel take what is in the submission queue, and say what it has not had room to say.
@@ -158,7 +194,8 @@ impl Ring {
             let (is_overflown, has_work) = (queue.cq_overflow(), queue.taskrun());
             drop(queue);
             if is_overflown {
-                // It cannot come to this, as there is room for all that is held. The kernel keeps what it has no room for.
+                // It cannot come to this, as there is room for all that is held. The kernel keeps what it has no room
+                // for.
                 self.overflows += 1;
                 log::error!("the completion queue of file operations has overflown; nothing is lost");
             }
@@ -170,21 +207,32 @@ impl Ring {
     }
 
     fn take_completions(&mut self, outcomes: &mut Vec<(Key, Outcome)>) {
-        let Ring { ring, held, again, .. } = self;
+        let Ring { ring, held, again, cancels, .. } = self;
         for completion in ring.completion() {
             if completion.user_data() == CANCEL {
+                *cancels -= 1;
                 continue;
             }
             // The kernel has done with it: by the invariant it may be touched again.
-            let Some(Held { key, operation, statx }) = held.remove(completion.user_data()) else {
+            let Some(Held { key, operation, statx, is_to_end }) = held.remove(completion.user_data()) else {
                 log::error!("the kernel speaks of a file operation that it was not given");
                 continue;
             };
             let result = completion.result();
-            if result == -libc::EINTR && !matches!(operation, Operation::Close { .. }) {
-                again.push((key, operation));
-            } else {
-                outcomes.push((key, outcome(operation, statx, result)));
+            match (operation, usize::try_from(result)) {
+                (operation, Err(_)) if result == -libc::EINTR && operation.may_be_cancelled() => {
+                    if is_to_end {
+                        outcomes.push((key, operation.cancelled()));
+                    } else {
+                        again.push((key, operation));
+                    }
+                }
+                (operation @ Operation::Write { .. }, Ok(n)) => match operation.written(n) {
+                    Ok(outcome) => outcomes.push((key, outcome)),
+                    Err(rest) if is_to_end => outcomes.push((key, rest.cancelled())),
+                    Err(rest) => again.push((key, rest)),
+                },
+                (operation, _) => outcomes.push((key, outcome(operation, statx, result))),
             }
         }
     }
@@ -199,23 +247,15 @@ impl Ring {
     }
 
     fn cancel_all(&mut self) {
-        let held = self.held.iter().filter(|(_, held)| held.may_be_cancelled());
-        let to_cancel: Vec<_> = held.map(|(key, _)| key).collect();
-        if let Err(error) =
-            to_cancel.into_iter().try_for_each(|key| self.cancel(key)).and_then(|()| self.enter())
-        {
+        for (number, held) in self.held.iter_mut() {
+            if !held.is_to_end && held.operation.may_be_cancelled() {
+                held.is_to_end = true;
+                self.to_cancel.push(number);
+            }
+        }
+        if let Err(error) = self.push_cancels().and_then(|()| self.enter()) {
             log::error!("cannot cancel file operations: {error}");
         }
-    }
-
-    fn cancel(&mut self, key: Key) -> io::Result<()> {
-        if self.ring.submission().is_full() {
-            self.enter()?;
-        }
-        let entry = opcode::AsyncCancel::new(key).build().user_data(CANCEL);
-        // SAFETY: the entry has no address in it.
-        let pushed = unsafe { self.ring.submission().push(&entry) };
-        pushed.map_err(|_| io::Error::other("the submission queue is full"))
     }
 
     /// Waits until nothing is held, for so long at most. What has come of it is dropped.
@@ -272,8 +312,8 @@ impl Held {
                 if flags.contains(OFlags::NONBLOCK) {
                     entry
                 } else {
-                    // In a thread of the kernel's. At first it would try with O_NONBLOCK here, and so open a pipe that has nobody at
-                    // its other end.
+                    // In a thread of the kernel's. At first it would try with O_NONBLOCK here, and so open a pipe
+                    // that has nobody at its other end.
                     entry.flags(squeue::Flags::ASYNC)
                 }
             }
@@ -281,8 +321,8 @@ impl Held {
                 let n = buffer.len().min(MOST) as u32;
                 opcode::Read::new(fd(file), buffer.as_mut_ptr(), n).offset(offset(*from)).build()
             }
-            Operation::Write { file, to, buffer, skip } => {
-                let bytes = &buffer[*skip..];
+            Operation::Write { file, to, buffer, done, .. } => {
+                let bytes = &buffer[*done..];
                 let n = bytes.len().min(MOST) as u32;
                 opcode::Write::new(fd(file), bytes.as_ptr(), n).offset(offset(*to)).build()
             }
@@ -306,11 +346,6 @@ impl Held {
             }
             Operation::Close { descriptor } => opcode::Close::new(fd(descriptor)).build(),
         }
-    }
-
-    /// Whether the kernel is asked to give it up. A close is not, since it is to be done in any case.
-    fn may_be_cancelled(&self) -> bool {
-        !matches!(self.operation, Operation::Close { .. })
     }
 }
 
@@ -340,7 +375,8 @@ fn outcome(operation: Operation, mut statx: Vec<MaybeUninit<Statx>>, result: i32
         Operation::Sync { .. } => Outcome::Done(result.map(drop)),
         Operation::Status { .. } => Outcome::Status(result.map(|_| {
             let statx = statx.pop().expect("room was made for it");
-            // SAFETY: it was zero, which is a value of each of the fields, integers all; the kernel has written others.
+            // SAFETY: it was zero, which is a value of each of the fields, integers all; the kernel has written
+            // others.
             Box::new(unsafe { statx.assume_init() })
         })),
         Operation::Close { descriptor } => {
@@ -356,48 +392,6 @@ fn outcome(operation: Operation, mut statx: Vec<MaybeUninit<Statx>>, result: i32
 
 /// The kernel and this file have the same idea of the answer to a question for the status (statx(2)).
 const _: () = assert!(size_of::<Statx>() == size_of::<libc::statx>());
-
-fn set_up(entries: u32) -> io::Result<IoUring> {
-    // Linux 6.1: what the kernel has to do for this thread it does when it is asked what there is, and does not interrupt the thread
-    // for it, neither in its work nor in its wait. The counter is signalled for it.
-    let asked = IoUring::builder()
-        .dontfork()
-        .setup_clamp()
-        .setup_submit_all()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .build(entries);
-    match asked {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            IoUring::builder().dontfork().setup_clamp().build(entries)
-        }
-        result => result,
-    }
-}
-
-/// The error of a call that belongs to the making of a ring, with what it means there.
-fn explained(error: io::Error) -> io::Error {
-    let (kind, message) = match error.raw_os_error() {
-        Some(libc::ENOSYS) => (io::ErrorKind::Unsupported, "the kernel is without it (ENOSYS)".to_owned()),
-        Some(libc::EPERM | libc::EACCES) => (
-            io::ErrorKind::PermissionDenied,
-            "it is switched off for this process, by kernel.io_uring_disabled or a filter of system calls (EPERM)"
-                .to_owned(),
-        ),
-        Some(libc::ENOMEM) => (
-            io::ErrorKind::OutOfMemory,
-            "no memory for it, or none that may be locked (RLIMIT_MEMLOCK, ENOMEM)".to_owned(),
-        ),
-        _ => (error.kind(), error.to_string()),
-    };
-    io::Error::new(kind, format!("no io_uring: {message}"))
-}
-
-fn too_old() -> io::Error {
-    let message = "no io_uring: that of this kernel lacks operations on files (Linux 5.6 has them)";
-    io::Error::new(io::ErrorKind::Unsupported, message)
-}
 
 #[cfg(test)]
 mod tests;

@@ -42,11 +42,18 @@ impl<T> Table<T> {
         Some(value)
     }
 
+    pub(super) fn contains(&self, key: Key) -> bool {
+        let (generation, index) = ((key >> 32) as u32, key as u32);
+        let place = self.places.get(index as usize);
+        place.is_some_and(|place| place.generation == generation && place.value.is_some())
+    }
+
     /// All values with their keys, in the order of their places.
     #[cfg(feature = "uring")]
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        (0..).zip(&self.places).filter_map(|(index, place)| {
-            place.value.as_ref().map(|value| (key(place.generation, index), value))
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut T)> {
+        (0..).zip(&mut self.places).filter_map(|(index, place)| {
+            let key = key(place.generation, index);
+            place.value.as_mut().map(|value| (key, value))
         })
     }
 

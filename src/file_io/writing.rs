@@ -1,67 +1,96 @@
-//! Writing the whole of a buffer.
+//! Writing to files: the calls of [`FileIo`] for that.
 
 use std::io;
-use std::rc::Rc;
 
-use super::core::Core;
-use super::file::File;
-use super::operation::{Operation, Outcome, Position};
+use super::operation::{Goal, Operation, Outcome, Position};
+use super::{File, FileIo, OperationId};
 use crate::event_loop::EventLoop;
 
-/// What has not been written yet of a buffer that is written as a whole.
-pub(super) struct Rest {
-    file: File,
-    /// Where it goes.
-    to: Position,
-    buffer: Vec<u8>,
-    /// How much of the buffer has been written.
-    done: usize,
-}
-
-impl Rest {
-    pub(super) fn new(file: &File, to: Position, buffer: Vec<u8>) -> Rest {
-        Rest { file: file.share(), to, buffer, done: 0 }
+impl FileIo {
+    /// Writes `buffer` at `offset`; the position in the file stays where it is.
+    ///
+    /// `then` is told how many bytes were written, and has the buffer back, which is as it was. Fewer than there are
+    /// is no error: a full disk, a limit or a pipe may be the cause, and the next write tells.
+    /// [`write_all_at`](FileIo::write_all_at) goes on by itself. What has no positions is written as by
+    /// [`write`](FileIo::write), and what was opened for [appending](super::OpenOptions::appending) at its end.
+    ///
+    /// # Errors
+    /// `then` is told them: what the kernel says (pwrite(2)), such as [`StorageFull`](io::ErrorKind::StorageFull)
+    /// (ENOSPC); [`InvalidInput`](io::ErrorKind::InvalidInput) if the offset is more than an `i64` can hold.
+    pub fn write_at(
+        &self,
+        file: &File,
+        offset: u64,
+        buffer: Vec<u8>,
+        then: impl FnOnce(&EventLoop, io::Result<usize>, Vec<u8>) + 'static,
+    ) -> OperationId {
+        self.write_to(file, Position::At(offset), buffer, Goal::Some, then)
     }
 
-    /// Writes it, with as many operations as that takes. If `then` is not called, that is because nothing is called any longer.
-    pub(super) fn write(
-        self,
-        core: &Rc<Core>,
-        event_loop: &EventLoop,
+    /// As [`write_at`](FileIo::write_at), at the file's position, which moves along; for pipes, terminals, and files
+    /// that are written one piece after the other. Room is waited for, also in what is in non-blocking mode.
+    ///
+    /// Begin it when the one before has ended: two at a time come in no order.
+    ///
+    /// # Errors
+    /// As [`write_at`](FileIo::write_at); [`BrokenPipe`](io::ErrorKind::BrokenPipe) if nobody reads any longer.
+    pub fn write(
+        &self,
+        file: &File,
+        buffer: Vec<u8>,
+        then: impl FnOnce(&EventLoop, io::Result<usize>, Vec<u8>) + 'static,
+    ) -> OperationId {
+        self.write_to(file, Position::Current, buffer, Goal::Some, then)
+    }
+
+    /// Writes the whole of `buffer` at `offset`, with as many operations as that takes.
+    ///
+    /// # Errors
+    /// As [`write_at`](FileIo::write_at), and then a part of it may have been written;
+    /// [`WriteZero`](io::ErrorKind::WriteZero) if nothing is taken any longer, without an error.
+    pub fn write_all_at(
+        &self,
+        file: &File,
+        offset: u64,
+        buffer: Vec<u8>,
         then: impl FnOnce(&EventLoop, io::Result<()>, Vec<u8>) + 'static,
-    ) {
-        let Rest { file, to, buffer, done } = self;
-        let operation = begin_write(&file, to, buffer, done);
-        let weak = Rc::downgrade(core);
-        core.start(event_loop, operation, move |event_loop, outcome| {
-            let (written, buffer) = outcome.into_moved();
-            match written {
-                Ok(n) if done + n == buffer.len() => then(event_loop, Ok(()), buffer),
-                Ok(0) => {
-                    let error = io::Error::new(io::ErrorKind::WriteZero, "nothing is taken any longer");
-                    then(event_loop, Err(error), buffer);
-                }
-                Ok(n) => {
-                    if let Some(core) = weak.upgrade() {
-                        let rest = Rest { file, to: to.behind(n), buffer, done: done + n };
-                        rest.write(&core, event_loop, then);
-                    }
-                }
-                Err(error) => then(event_loop, Err(error), buffer),
-            }
-        });
+    ) -> OperationId {
+        self.write_to(file, Position::At(offset), buffer, Goal::All, |event_loop, written, buffer| {
+            then(event_loop, written.map(drop), buffer);
+        })
     }
-}
 
-/// A write of the buffer but for its first `skip` bytes, or what is wrong with that.
-pub(super) fn begin_write(
-    file: &File,
-    to: Position,
-    buffer: Vec<u8>,
-    skip: usize,
-) -> Result<Operation, Outcome> {
-    match to.check() {
-        Ok(()) => Ok(Operation::Write { file: file.share(), to, buffer, skip }),
-        Err(error) => Err(Outcome::Moved(Err(error), buffer)),
+    /// As [`write_all_at`](FileIo::write_all_at), at the file's position, which moves along.
+    ///
+    /// # Errors
+    /// As [`write`](FileIo::write), and then a part of it may have been written;
+    /// [`WriteZero`](io::ErrorKind::WriteZero) if nothing is taken any longer, without an error.
+    pub fn write_all(
+        &self,
+        file: &File,
+        buffer: Vec<u8>,
+        then: impl FnOnce(&EventLoop, io::Result<()>, Vec<u8>) + 'static,
+    ) -> OperationId {
+        self.write_to(file, Position::Current, buffer, Goal::All, |event_loop, written, buffer| {
+            then(event_loop, written.map(drop), buffer);
+        })
+    }
+
+    fn write_to(
+        &self,
+        file: &File,
+        to: Position,
+        buffer: Vec<u8>,
+        goal: Goal,
+        then: impl FnOnce(&EventLoop, io::Result<usize>, Vec<u8>) + 'static,
+    ) -> OperationId {
+        let operation = match to.check() {
+            Ok(()) => Ok(Operation::Write { file: file.share(), to, buffer, done: 0, goal }),
+            Err(error) => Err(Outcome::Moved(Err(error), buffer)),
+        };
+        self.start(operation, |event_loop, outcome| {
+            let (written, buffer) = outcome.into_moved();
+            then(event_loop, written, buffer);
+        })
     }
 }

@@ -107,6 +107,29 @@ fn a_ring_that_is_closed_cancels_what_waits_and_frees_what_it_worked_on() {
 }
 
 #[test]
+fn cancelling_all_at_once_does_not_overflow_the_queue_of_completions() {
+    let Some(mut ring) = ring(8) else { return };
+    let (pipes, _ends): (Vec<_>, Vec<_>) = (0..100).map(|_| pipe()).unzip();
+    let mut waiting: VecDeque<_> = (0..).zip(pipes.into_iter().map(|pipe| read(pipe, 10))).collect();
+    let mut ended = 0;
+    while ended < 100 {
+        ring.submit(&mut waiting).unwrap();
+        // Without a look at what has ended in between.
+        assert!((0..100).all(|key| ring.cancel(key).is_none()));
+        ring.submit(&mut waiting).unwrap();
+        assert!(ring.held.len() + ring.cancels <= 16);
+        let outcomes = take(&mut ring, 1);
+        let is_cancelled = |error: &io::Error| error.raw_os_error() == Some(libc::ECANCELED);
+        let all = outcomes
+            .iter()
+            .all(|(_, outcome)| matches!(outcome, Outcome::Moved(Err(error), _) if is_cancelled(error)));
+        assert!(all, "{outcomes:?}");
+        ended += outcomes.len();
+    }
+    assert_eq!((ring.held.len(), ring.overflows), (0, 0));
+}
+
+#[test]
 fn what_does_not_end_is_not_freed() {
     let Some(mut ring) = ring(4) else { return };
     let (reads, mut end) = pipe();
@@ -162,7 +185,7 @@ fn the_error_says_why_there_is_no_ring() {
         (libc::ENOMEM, ErrorKind::OutOfMemory, "RLIMIT_MEMLOCK"),
         (libc::EMFILE, io::Error::from_raw_os_error(libc::EMFILE).kind(), "Too many open files"),
     ] {
-        let error = explained(io::Error::from_raw_os_error(number));
+        let error = setup::explained(io::Error::from_raw_os_error(number));
         assert_eq!(error.kind(), kind);
         let text = error.to_string();
         assert!(text.starts_with("no io_uring: ") && text.contains(word), "{text}");
