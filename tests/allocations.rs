@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use reveille::{
-    Buffer, CloseReason, ConnectionHandler, Decoder, EventLoop, FrameHandler, Framed, LengthCodec,
-    LengthPrefix, LineCodec, TcpConnection, TcpServer, UdpSocket, VirtualClock,
+    Buffer, CloseReason, ConnectionHandler, Decoder, EventLoop, File, FileIo, FrameHandler, Framed,
+    LengthCodec, LengthPrefix, LineCodec, TcpConnection, TcpServer, UdpSocket, VirtualClock,
 };
 use support::net::{self, Host};
 use support::{LIMIT, with_loop, with_watchdog};
@@ -363,4 +363,40 @@ fn connections_that_fit() -> usize {
             .expect("within the limit");
     }
     (wanted - OTHERS) as usize / 2
+}
+
+/// Reads again and again into the same buffer.
+fn keep_reading(files: &Rc<FileIo>, file: &Rc<File>, left: &Rc<Cell<u32>>, buffer: Vec<u8>) {
+    let (same_files, same_file, counting) = (Rc::clone(files), Rc::clone(file), Rc::clone(left));
+    files.read(file, buffer, move |_, read, buffer| {
+        assert_eq!(read.expect("zeros without end"), buffer.len());
+        counting.set(counting.get() - 1);
+        if counting.get() > 0 {
+            keep_reading(&same_files, &same_file, &counting, buffer);
+        }
+    });
+}
+
+#[test]
+fn a_read_of_a_file_allocates_its_callback_and_nothing_else() {
+    with_loop(|event_loop| {
+        // One thread, if it is threads: to start another one in between would count.
+        let files = Rc::new(FileIo::builder().threads(1).build(event_loop).unwrap());
+        let zero = Rc::new(File::from(std::fs::File::open("/dev/zero").unwrap()));
+        let left = Rc::new(Cell::new(0));
+        let read = |reads| {
+            left.set(reads);
+            keep_reading(&files, &zero, &left, vec![1; 64]);
+            while left.get() > 0 {
+                event_loop.run_once(None).unwrap();
+            }
+        };
+        read(100);
+        let before = counts();
+        read(1000);
+        let after = counts();
+        // And the buffer.
+        assert_eq!((after.allocated - before.allocated, after.freed - before.freed), (1001, 1001));
+        assert_eq!(after.kept, before.kept);
+    });
 }

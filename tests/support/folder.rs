@@ -1,5 +1,6 @@
 //! Folders for the length of a test.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::{env, fs, process};
@@ -10,10 +11,16 @@ pub(crate) struct Folder(PathBuf);
 impl Folder {
     pub(crate) fn new() -> Folder {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("reveille-test-{}-{}", process::id(), NEXT.fetch_add(1, SeqCst));
-        let path = env::temp_dir().join(name);
-        fs::create_dir(&path).expect("a folder of our own");
-        Folder(path)
+        loop {
+            let name = format!("reveille-test-{}-{}", process::id(), NEXT.fetch_add(1, SeqCst));
+            let path = env::temp_dir().join(name);
+            match fs::create_dir(&path) {
+                Ok(()) => return Folder(path),
+                // Left behind by a process of the same number that was killed.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => panic!("no folder of our own: {error}"),
+            }
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {

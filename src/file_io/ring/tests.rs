@@ -87,6 +87,8 @@ fn a_queue_of_completions_that_overflows_all_the_same_is_noticed_and_loses_nothi
 fn a_ring_that_is_closed_cancels_what_waits_and_frees_what_it_worked_on() {
     let Some(mut ring) = ring(16) else { return };
     let path = std::env::temp_dir().join(format!("reveille-ring-{}", std::process::id()));
+    // Left behind, perhaps, by a process of the same number that was killed.
+    let _ = fs::remove_file(&path);
     rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     let (reads, ends): (Vec<_>, Vec<_>) = (0..10).map(|_| pipe()).unzip();
     let mut waiting: VecDeque<_> = (0..).zip(reads.into_iter().map(|pipe| read(pipe, 100))).collect();
