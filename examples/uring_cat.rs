@@ -1,0 +1,332 @@
+//! cat(1) on a loop: prints files byte for byte, one after the other.
+//!
+//! Run it with `cargo run --release --features uring --example uring_cat -- -v /etc/passwd`. Several pieces of a file are asked for
+//! at a time and written in order, so the disk is busy while the output is. With the feature `uring`, and a kernel that has it, they
+//! go through io_uring; without either a few threads read them. `-v` says which it is, and `RUST_LOG=info` why.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::vec;
+
+use reveille::{Backend, EventLoop, File, FileIo, FileStatus, OpenOptions};
+
+const USAGE: &str = "usage: uring_cat [-v] [--threads] [FILE...]
+
+  FILE       what to print; `-` is the standard input, and so is no FILE at all
+  -v         say what reads: io_uring or threads
+  --threads  threads, even if there is io_uring";
+
+/// How much is read at once.
+const PIECE: usize = 128 << 10;
+
+/// How many pieces of a file are being read, or wait for those before them.
+const AHEAD: usize = 8;
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let arguments = match Arguments::parse(env::args_os().skip(1)) {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(message) => {
+            eprintln!("uring_cat: {message}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("uring_cat: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Answers whether all has been printed.
+fn run(arguments: Arguments) -> io::Result<bool> {
+    let event_loop = EventLoop::new()?;
+    let builder = FileIo::builder();
+    let builder = if arguments.threads { builder.backend(Backend::Threads) } else { builder };
+    let files = builder.build(&event_loop)?;
+    if arguments.verbose {
+        let by = if files.backend() == Backend::Ring { "io_uring" } else { "threads" };
+        eprintln!("uring_cat: {by}");
+    }
+    // Not `io::stdout()` itself, whose buffer is no use to those who write in large pieces.
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let names = arguments.names.into_iter();
+    let cat = Rc::new(Cat { files, output, state: RefCell::new(State { names, ..State::default() }) });
+    let this = Rc::clone(&cat);
+    cat.files.status(&cat.output, move |event_loop, status| {
+        this.state.borrow_mut().output = status.ok().filter(FileStatus::is_file);
+        this.next(event_loop);
+    });
+    event_loop.run()?;
+    Ok(!cat.state.borrow().failed)
+}
+
+struct Cat {
+    files: FileIo,
+    output: File,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    names: vec::IntoIter<OsString>,
+    /// What the output is, if it is a file and could be one that is to be printed.
+    output: Option<FileStatus>,
+    input: Option<Input>,
+    /// Which input it is. What comes of one that is over is told by that.
+    number: usize,
+    is_writing: bool,
+    failed: bool,
+    spare: Vec<Vec<u8>>,
+}
+
+/// What is being printed.
+struct Input {
+    name: OsString,
+    file: Rc<File>,
+    /// How large it is, if it is read at several places at a time. Otherwise each piece is read where the last has ended.
+    size: Option<u64>,
+    /// Up to where it has been asked for.
+    asked: u64,
+    /// Up to where it has been given to the output.
+    written: u64,
+    /// How many reads are under way.
+    reading: usize,
+    /// What has come and was not written yet, by where in the file it is.
+    pieces: BTreeMap<u64, Piece>,
+    /// One of the pieces is the end.
+    has_end: bool,
+}
+
+enum Piece {
+    Bytes(Vec<u8>),
+    /// Nothing follows, for lack of bytes or because of an error.
+    End(Option<io::Error>),
+}
+
+impl Cat {
+    /// Begins with the next file, or ends.
+    fn next(self: &Rc<Cat>, event_loop: &EventLoop) {
+        let name = {
+            let mut state = self.state.borrow_mut();
+            state.number += 1;
+            state.names.next()
+        };
+        let Some(name) = name else { return event_loop.quit() };
+        if name == "-" {
+            let input = io::stdin().as_fd().try_clone_to_owned();
+            return self.opened(event_loop, name, input.map(File::from));
+        }
+        let this = Rc::clone(self);
+        self.files.open(name.clone(), OpenOptions::reading(), move |event_loop, file| {
+            this.opened(event_loop, name, file);
+        });
+    }
+
+    fn opened(self: &Rc<Cat>, event_loop: &EventLoop, name: OsString, file: io::Result<File>) {
+        let file = match file {
+            Ok(file) => file,
+            Err(error) => return self.fail(event_loop, &name, &message(&error)),
+        };
+        let file = Rc::new(file);
+        let (this, opened) = (Rc::clone(self), Rc::clone(&file));
+        self.files.status(&file, move |event_loop, status| match status {
+            Ok(status) => this.begin(event_loop, name, opened, &status),
+            Err(error) => this.fail(event_loop, &name, &message(&error)),
+        });
+    }
+
+    fn begin(self: &Rc<Cat>, event_loop: &EventLoop, name: OsString, file: Rc<File>, status: &FileStatus) {
+        let is_output = self.state.borrow().output.as_ref().is_some_and(|output| is_same(output, status));
+        if is_output {
+            // It would never end, as each byte that is read makes another.
+            return self.fail(event_loop, &name, "is the output as well");
+        }
+        // The standard input may have been read by others, up to a position. The files of /proc say that they have no size.
+        let size = (name != "-" && status.is_file()).then(|| status.size()).filter(|size| *size > 0);
+        let pieces = BTreeMap::new();
+        let input = Input { name, file, size, asked: 0, written: 0, reading: 0, pieces, has_end: false };
+        self.state.borrow_mut().input = Some(input);
+        self.go_on(event_loop);
+    }
+
+    /// Writes what can be written, and reads what there is room for.
+    fn go_on(self: &Rc<Cat>, event_loop: &EventLoop) {
+        self.ask();
+        let ended = {
+            let State { input, is_writing, .. } = &mut *self.state.borrow_mut();
+            let (Some(now), false) = (&mut *input, *is_writing) else { return };
+            match now.pieces.remove(&now.written) {
+                None => return,
+                Some(Piece::Bytes(bytes)) => {
+                    now.written += bytes.len() as u64;
+                    *is_writing = true;
+                    let this = Rc::clone(self);
+                    self.files.write_all(&self.output, bytes, move |event_loop, result, buffer| {
+                        this.wrote(event_loop, result, buffer);
+                    });
+                    return;
+                }
+                Some(Piece::End(error)) => (input.take(), error),
+            }
+        };
+        match ended {
+            (Some(input), Some(error)) => self.fail(event_loop, &input.name, &message(&error)),
+            _ => self.next(event_loop),
+        }
+    }
+
+    fn ask(self: &Rc<Cat>) {
+        let State { input: Some(input), number, spare, .. } = &mut *self.state.borrow_mut() else { return };
+        while input.has_room() {
+            let offset = input.asked;
+            input.asked += PIECE as u64;
+            self.read(input, *number, offset, spare.pop().unwrap_or_default(), PIECE);
+        }
+    }
+
+    fn read(
+        self: &Rc<Cat>,
+        input: &mut Input,
+        number: usize,
+        offset: u64,
+        mut buffer: Vec<u8>,
+        length: usize,
+    ) {
+        input.reading += 1;
+        buffer.resize(length, 0);
+        let this = Rc::clone(self);
+        let then = move |event_loop: &EventLoop, result: io::Result<usize>, mut buffer: Vec<u8>| {
+            buffer.truncate(*result.as_ref().unwrap_or(&0));
+            this.has_read(event_loop, number, offset, length, result.map(|_| buffer));
+        };
+        match input.size {
+            Some(_) => self.files.read_at(&input.file, offset, buffer, then),
+            None => self.files.read(&input.file, buffer, then),
+        };
+    }
+
+    fn has_read(
+        self: &Rc<Cat>,
+        event_loop: &EventLoop,
+        number: usize,
+        offset: u64,
+        length: usize,
+        result: io::Result<Vec<u8>>,
+    ) {
+        {
+            let state = &mut *self.state.borrow_mut();
+            // What lies behind the end of a file that has become shorter may come when the next one has begun.
+            let Some(input) = state.input.as_mut().filter(|_| number == state.number) else { return };
+            input.reading -= 1;
+            let piece = match result {
+                Ok(bytes) if bytes.is_empty() => Piece::End(None),
+                Ok(bytes) => Piece::Bytes(bytes),
+                Err(error) => Piece::End(Some(error)),
+            };
+            match &piece {
+                Piece::End(_) => input.has_end = true,
+                Piece::Bytes(bytes) if input.size.is_none() => input.asked = offset + bytes.len() as u64,
+                // Only nothing at all is the end.
+                Piece::Bytes(bytes) if bytes.len() < length => {
+                    let behind = offset + bytes.len() as u64;
+                    let buffer = state.spare.pop().unwrap_or_default();
+                    self.read(input, number, behind, buffer, length - bytes.len());
+                }
+                Piece::Bytes(_) => {}
+            }
+            input.pieces.insert(offset, piece);
+        }
+        self.go_on(event_loop);
+    }
+
+    fn wrote(self: &Rc<Cat>, event_loop: &EventLoop, result: io::Result<()>, buffer: Vec<u8>) {
+        {
+            let mut state = self.state.borrow_mut();
+            state.is_writing = false;
+            state.spare.push(buffer);
+        }
+        let Err(error) = result else { return self.go_on(event_loop) };
+        // Whoever has read as much as it wanted needs no word about that.
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            eprintln!("uring_cat: standard output: {}", message(&error));
+        }
+        self.state.borrow_mut().failed = true;
+        event_loop.quit();
+    }
+
+    /// Goes on with the next one, as cat does.
+    fn fail(self: &Rc<Cat>, event_loop: &EventLoop, name: &OsString, message: &str) {
+        eprintln!("uring_cat: {}: {message}", name.display());
+        self.state.borrow_mut().failed = true;
+        self.next(event_loop);
+    }
+}
+
+impl Input {
+    /// Whether another piece is to be asked for: up to the size it is said to have several at a time, and behind that, or without a
+    /// size, one by one.
+    fn has_room(&self) -> bool {
+        let may_be_more = if self.size.is_some_and(|size| self.asked < size) {
+            self.reading + self.pieces.len() < AHEAD
+        } else {
+            self.reading == 0 && self.pieces.len() < AHEAD
+        };
+        may_be_more && !self.has_end
+    }
+}
+
+fn is_same(one: &FileStatus, other: &FileStatus) -> bool {
+    (one.device(), one.inode()) == (other.device(), other.inode())
+}
+
+/// What the kernel says, without its number.
+fn message(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error").map_or(text.as_str(), |(message, _)| message).to_owned()
+}
+
+struct Arguments {
+    names: Vec<OsString>,
+    verbose: bool,
+    threads: bool,
+}
+
+impl Arguments {
+    /// `None` if the user asks for help.
+    fn parse(mut given: impl Iterator<Item = OsString>) -> Result<Option<Arguments>, String> {
+        let mut arguments = Arguments { names: Vec::new(), verbose: false, threads: false };
+        while let Some(argument) = given.next() {
+            match argument.to_str() {
+                Some("--help" | "-h") => return Ok(None),
+                Some("-v") => arguments.verbose = true,
+                Some("--threads") => arguments.threads = true,
+                Some("--") => {
+                    arguments.names.extend(given);
+                    break;
+                }
+                Some(option) if option.starts_with('-') && option != "-" => {
+                    return Err(format!("there is no argument `{option}`"));
+                }
+                _ => arguments.names.push(argument),
+            }
+        }
+        if arguments.names.is_empty() {
+            arguments.names.push("-".into());
+        }
+        Ok(Some(arguments))
+    }
+}
