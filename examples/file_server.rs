@@ -24,18 +24,19 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use reveille::{
-    Backend, CloseReason, EventLoop, FileIo, FrameError, FrameHandler, Framed, LineCodec, LineError, Signal,
-    Signals, TcpConnection, TcpServer,
+    Backend, CloseReason, EventLoop, FileIo, FileIoBuilder, FrameError, FrameHandler, Framed, LineCodec,
+    LineError, Signal, Signals, TcpConnection, TcpServer,
 };
 
 use transfer::{PIECE, Transfer};
 
-const USAGE: &str = "usage: file_server [--listen ADDRESS:PORT] [--port PORT] [--threads] DIRECTORY
+const USAGE: &str =
+    "usage: file_server [--listen ADDRESS:PORT] [--port PORT] [--by io_uring|threads] DIRECTORY
 
   DIRECTORY  whose files are served; what is below in further directories is not
   --listen   where to listen; 127.0.0.1:2008 if not given, port 0 for one that is free
   --port     the same, on 127.0.0.1
-  --threads  have threads read the files, even if there is io_uring";
+  --by       what is to read the files; io_uring if there is one, if not given";
 
 /// The longest name that a file can have, and the command before it.
 const LONGEST_REQUEST: usize = 255 + "GET ".len();
@@ -88,8 +89,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     })?;
 
     let event_loop = EventLoop::new()?;
-    let builder = FileIo::builder();
-    let builder = if arguments.threads { builder.backend(Backend::Threads) } else { builder };
+    let builder = arguments.by.into_iter().fold(FileIo::builder(), FileIoBuilder::backend);
     let service = Rc::new(Service::new(builder.build(&event_loop)?, directory));
     let serving = Rc::clone(&service);
     let server = TcpServer::bind(&event_loop, address)?
@@ -254,14 +254,14 @@ impl FrameHandler<LineCodec> for Session {
 
 struct Arguments {
     listen: String,
-    threads: bool,
+    by: Option<Backend>,
     directory: PathBuf,
 }
 
 impl Arguments {
     /// `None` if the user asks for help.
     fn parse(mut given: impl Iterator<Item = OsString>) -> Result<Option<Arguments>, String> {
-        let (mut listen, mut threads, mut directory) = ("127.0.0.1:2008".to_owned(), false, None);
+        let (mut listen, mut by, mut directory) = ("127.0.0.1:2008".to_owned(), None, None);
         while let Some(argument) = given.next() {
             let mut value = || match given.next() {
                 Some(value) => Ok(value.to_string_lossy().into_owned()),
@@ -271,7 +271,13 @@ impl Arguments {
                 Some("--help" | "-h") => return Ok(None),
                 Some("--listen") => listen = value()?,
                 Some("--port") => listen = format!("127.0.0.1:{}", value()?),
-                Some("--threads") => threads = true,
+                Some("--by") => {
+                    by = Some(match &*value()? {
+                        "io_uring" => Backend::Ring,
+                        "threads" => Backend::Threads,
+                        _ => return Err("--by wants io_uring or threads".to_owned()),
+                    });
+                }
                 Some(option) if option.starts_with('-') => {
                     return Err(format!("there is no argument `{option}`"));
                 }
@@ -282,6 +288,6 @@ impl Arguments {
             }
         }
         let directory = directory.ok_or("whose files are to be served?")?;
-        Ok(Some(Arguments { listen, threads, directory }))
+        Ok(Some(Arguments { listen, by, directory }))
     }
 }

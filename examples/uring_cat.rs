@@ -14,13 +14,13 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::vec;
 
-use reveille::{Backend, EventLoop, File, FileIo, FileStatus, OpenOptions};
+use reveille::{Backend, EventLoop, File, FileIo, FileIoBuilder, FileStatus, OpenOptions};
 
-const USAGE: &str = "usage: uring_cat [-v] [--threads] [FILE...]
+const USAGE: &str = "usage: uring_cat [-v] [--by io_uring|threads] [FILE...]
 
-  FILE       what to print; `-` is the standard input, and so is no FILE at all
-  -v         say what reads: io_uring or threads
-  --threads  threads, even if there is io_uring";
+  FILE  what to print; `-` is the standard input, and so is no FILE at all
+  -v    say what reads
+  --by  what is to read; io_uring if there is one, if not given";
 
 /// How much is read at once.
 const PIECE: usize = 128 << 10;
@@ -54,8 +54,7 @@ fn main() -> ExitCode {
 /// Answers whether all has been printed.
 fn run(arguments: Arguments) -> io::Result<bool> {
     let event_loop = EventLoop::new()?;
-    let builder = FileIo::builder();
-    let builder = if arguments.threads { builder.backend(Backend::Threads) } else { builder };
+    let builder = arguments.by.into_iter().fold(FileIo::builder(), FileIoBuilder::backend);
     let files = builder.build(&event_loop)?;
     if arguments.verbose {
         let by = if files.backend() == Backend::Ring { "io_uring" } else { "threads" };
@@ -302,18 +301,24 @@ fn message(error: &io::Error) -> String {
 struct Arguments {
     names: Vec<OsString>,
     verbose: bool,
-    threads: bool,
+    by: Option<Backend>,
 }
 
 impl Arguments {
     /// `None` if the user asks for help.
     fn parse(mut given: impl Iterator<Item = OsString>) -> Result<Option<Arguments>, String> {
-        let mut arguments = Arguments { names: Vec::new(), verbose: false, threads: false };
+        let mut arguments = Arguments { names: Vec::new(), verbose: false, by: None };
         while let Some(argument) = given.next() {
             match argument.to_str() {
                 Some("--help" | "-h") => return Ok(None),
                 Some("-v") => arguments.verbose = true,
-                Some("--threads") => arguments.threads = true,
+                Some("--by") => {
+                    arguments.by = Some(match given.next().as_ref().and_then(|by| by.to_str()) {
+                        Some("io_uring") => Backend::Ring,
+                        Some("threads") => Backend::Threads,
+                        _ => return Err("--by wants io_uring or threads".to_owned()),
+                    });
+                }
                 Some("--") => {
                     arguments.names.extend(given);
                     break;
