@@ -107,6 +107,22 @@ fn no_descriptor_is_left_of_a_file_that_is_printed() {
     });
 }
 
+/// From the disk the pieces come as they like, and several at a time.
+#[test]
+fn what_is_not_in_the_cache_is_printed_in_order_too() {
+    with_watchdog(LIMIT, || {
+        let folder = Folder::new();
+        let bytes = pattern(24 << 20);
+        let path = write(&folder, "file", &bytes);
+        for back_end in BACK_ENDS {
+            let file = File::open(&path).unwrap();
+            file.sync_all().unwrap();
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            assert!(printed(cat(back_end).arg(&path)) == bytes);
+        }
+    });
+}
+
 #[test]
 fn a_file_without_a_size_is_read_to_its_end() {
     with_watchdog(LIMIT, || {
