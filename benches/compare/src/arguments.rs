@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::files::Reader;
 use crate::servers::Peer;
 
 /// Shown on request and after a mistake.
@@ -14,8 +15,10 @@ commands (all the comparisons without one):
            trip between two loops; by hand (inline, eventfd-each), reveille, tokio, calloop, mill-io
   timers   adding, cancelling, resetting and firing many timers, and how late they fire; beside a
            flat wheel, a heap and a bare timerfd: reveille, tokio, calloop
-  smoke    every server, every way to post and every kind of timer for a moment, wrong replies
-           and crashes are fatal; no figures
+  files    10,000 reads of 4 KiB with 64 under way: reveille's file I/O by io_uring and by threads,
+           a pool of threads by hand, and pread in a loop
+  smoke    every server, every way to post, every kind of timer and every way to read files for a
+           moment, wrong replies and crashes are fatal; no figures
 
 options:
   --rounds N   samples of each peer and case, 5 unless told
@@ -33,11 +36,14 @@ pub(crate) enum Command {
     Memory,
     Post,
     Timers,
+    Files,
     Smoke,
     Help,
     /// Be the server of one comparison, pinned to a CPU if one is named. How this program starts
     /// its children; not in the usage text.
     Serve(Peer, Option<usize>),
+    /// Read so often from a file that the environment names, while somebody counts. As above.
+    ReadFiles(Reader, usize),
 }
 
 /// The parsed command line.
@@ -76,6 +82,7 @@ impl Arguments {
                 "memory" => Command::Memory,
                 "post" => Command::Post,
                 "timers" => Command::Timers,
+                "files" => Command::Files,
                 "smoke" => Command::Smoke,
                 "help" | "--help" | "-h" => Command::Help,
                 "serve" => {
@@ -85,6 +92,11 @@ impl Arguments {
                         Some(cpu) => Some(cpu.parse().map_err(|_| format!("no CPU {cpu:?}"))?),
                     };
                     Command::Serve(peer, cpu)
+                }
+                "read-files" => {
+                    let reader = Reader::parse(&value(&mut words, "read-files")?)?;
+                    let reads = value(&mut words, "read-files")?;
+                    Command::ReadFiles(reader, reads.parse().map_err(|_| format!("no number {reads:?}"))?)
                 }
                 _ => return Err(format!("unknown argument {word:?}")),
             };

@@ -1,5 +1,5 @@
-//! Every server for a moment: does it start, answer rightly, survive its clients, and end? Then every way of posting tasks, and every kind of
-//! timer.
+//! Every server for a moment: does it start, answer rightly, survive its clients, and end? Then every way of posting tasks, every kind of
+//! timer, and every way to read files.
 //!
 //! For machines that build and test: figures taken there say nothing, so none are printed.
 
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::Result;
 use crate::churn;
+use crate::files;
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::post;
@@ -27,7 +28,8 @@ pub(crate) fn run(machine: &Machine, peers: &[Peer]) -> Result<()> {
         println!("{}: {messages} messages, every reply right", peer.name());
     }
     post::smoke(machine)?;
-    timers::smoke(peers)
+    timers::smoke(peers)?;
+    files::smoke(machine)
 }
 
 fn smoke(peer: Peer, machine: &Machine) -> Result<u64> {

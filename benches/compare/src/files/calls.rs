@@ -1,0 +1,61 @@
+//! How many system calls a read takes, counted from outside.
+//!
+//! This program once more, under strace, reads twice, a few and many times; what the two differ in is the reads'.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::{FILE, READS, Reader};
+use crate::Result;
+
+/// The reads of the smaller run.
+const FEW: usize = 1000;
+
+/// System calls of one read, of all threads together; `None` where they cannot be counted.
+pub(super) fn each(reader: Reader, file: &Path) -> Result<Option<f64>> {
+    let (Some(few), Some(many)) = (count(reader, file, FEW)?, count(reader, file, FEW + READS)?) else {
+        return Ok(None);
+    };
+    Ok(Some((many as f64 - few as f64) / READS as f64))
+}
+
+fn count(reader: Reader, file: &Path, reads: usize) -> Result<Option<u64>> {
+    let program = env::current_exe()?;
+    let output = Command::new("strace")
+        .args(["-f", "-c", "-q"])
+        .arg(program)
+        .args(["read-files", reader.name(), &reads.to_string()])
+        .env(FILE, file)
+        .stdin(Stdio::null())
+        .output();
+    // strace writes its summary where the program writes its errors.
+    match output {
+        Ok(output) if output.status.success() => Ok(total(&String::from_utf8_lossy(&output.stderr))),
+        _ => Ok(None),
+    }
+}
+
+/// The calls in strace's summary: `% time, seconds, usecs/call, calls, errors, syscall`, of which the line of totals has the
+/// same places.
+fn total(summary: &str) -> Option<u64> {
+    let line = summary.lines().find(|line| line.ends_with(" total"))?;
+    line.split_whitespace().nth(3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_total_is_found_with_and_without_errors() {
+        let summary = "% time     seconds  usecs/call     calls    errors syscall\n\
+                       ------ ----------- ----------- --------- --------- ----------------\n\
+                       100.00    0.001000           1      1000         2 read\n\
+                       ------ ----------- ----------- --------- --------- ----------------\n";
+        let with = |total: &str| super::total(&format!("{summary}{total}\n"));
+        assert_eq!(with("100.00    0.001000           1      1234         2 total"), Some(1234));
+        assert_eq!(with("100.00    0.001000           1      1234           total"), Some(1234));
+        assert_eq!(total("strace: not permitted"), None);
+    }
+}
