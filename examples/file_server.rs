@@ -15,7 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
     let arguments = match Arguments::parse(env::args_os().skip(1)) {
         Ok(Some(arguments)) => arguments,
         Ok(None) => {
-            println!("{USAGE}");
+            let _ = writeln!(io::stdout(), "{USAGE}");
             return ExitCode::SUCCESS;
         }
         Err(message) => {
@@ -115,13 +115,18 @@ fn run(arguments: &Arguments) -> io::Result<()> {
             ending.end(event_loop);
         }
     })?;
-    println!("listening on {local}");
-    println!("reading by {}", if service.files.backend() == Backend::Ring { "io_uring" } else { "threads" });
-    println!("try: echo 'GET name' | nc -N {} {}", local.ip(), local.port());
+    let by = if service.files.backend() == Backend::Ring { "io_uring" } else { "threads" };
+    let (ip, port) = (local.ip(), local.port());
+    // If nobody reads this it serves all the same, so a write may fail.
+    let _ = writeln!(
+        io::stdout(),
+        "listening on {local}\nreading by {by}\ntry: echo 'GET name' | nc -N {ip} {port}"
+    );
     event_loop.run()?;
     drop(event_loop);
     let Service { connections, files_sent, bytes, .. } = &*service;
-    println!("{} connections, {} files, {} bytes", connections.get(), files_sent.get(), bytes.get());
+    let (connections, files, bytes) = (connections.get(), files_sent.get(), bytes.get());
+    let _ = writeln!(io::stdout(), "{connections} connections, {files} files, {bytes} bytes");
     Ok(())
 }
 
@@ -265,7 +270,7 @@ impl Arguments {
         while let Some(argument) = given.next() {
             let mut value = || match given.next() {
                 Some(value) => Ok(value.to_string_lossy().into_owned()),
-                None => Err(format!("{} wants a value", argument.display())),
+                None => Err(format!("{} wants a value", argument.to_string_lossy())),
             };
             match argument.to_str() {
                 Some("--help" | "-h") => return Ok(None),
@@ -282,7 +287,7 @@ impl Arguments {
                     return Err(format!("there is no argument `{option}`"));
                 }
                 _ if directory.is_some() => {
-                    return Err(format!("`{}` is one directory too many", argument.display()));
+                    return Err(format!("`{}` is one directory too many", argument.to_string_lossy()));
                 }
                 _ => directory = Some(PathBuf::from(argument)),
             }

@@ -4,11 +4,11 @@
 //! [`FileIo`](reveille::FileIo) does not do, needs nothing of the crate but an [`EventFd`]: the kernel raises it when something has
 //! completed, and the loop calls back. Here a ring is given a few reads and other things, prints what comes of them, and ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::env;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::mem;
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
@@ -28,28 +28,18 @@ fn main() -> ExitCode {
         eprintln!("usage: own_ring FILE");
         return ExitCode::from(2);
     };
-    let ring = match IoUring::new(ENTRIES) {
-        Ok(ring) => ring,
+    let named = |error| io::Error::other(format!("{}: {error}", path.to_string_lossy()));
+    let done = match IoUring::new(ENTRIES) {
+        Ok(ring) => File::open(path).map_err(named).and_then(|file| run(ring, file)),
         // ENOSYS: a kernel without it; EPERM: it is switched off, by `kernel.io_uring_disabled` or a filter of system calls.
         Err(error)
             if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) =>
         {
-            println!("There is no io_uring for this process: {error}.");
-            return ExitCode::SUCCESS;
+            writeln!(io::stdout(), "There is no io_uring for this process: {error}.")
         }
-        Err(error) => {
-            eprintln!("own_ring: {error}");
-            return ExitCode::FAILURE;
-        }
+        Err(error) => Err(error),
     };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) => {
-            eprintln!("own_ring: {}: {error}", path.display());
-            return ExitCode::FAILURE;
-        }
-    };
-    match run(ring, file) {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("own_ring: {error}");
@@ -65,19 +55,22 @@ fn run(ring: IoUring, file: File) -> io::Result<()> {
     ring.submitter().register_eventfd(eventfd.as_raw_fd())?;
 
     let ring = Rc::new(RefCell::new(Ring { ring, under_way: HashMap::new(), next: 0 }));
-    let on_event = Rc::clone(&ring);
+    // The callback belongs to the loop, and what goes wrong in it to this function.
+    let error = Rc::new(Cell::new(None));
+    let (on_event, told) = (Rc::clone(&ring), Rc::clone(&error));
     let mut completed = 0;
     let _source = eventfd.watch(&event_loop, move |event_loop, count| {
         // The count says that something has completed, and not how much: one signal may stand for many, and what is found now may
         // have its signal still to come. So all that is there is taken, and nothing is no mistake.
         let completions = on_event.borrow_mut().take();
-        println!("the counter was at {count}, and {} had completed", completions.len());
-        for (what, result) in &completions {
-            println!("{what}: {}", outcome(what, *result));
-        }
         completed += completions.len();
-        if on_event.borrow().under_way.is_empty() {
-            println!("{completed} in all");
+        let is_over = on_event.borrow().under_way.is_empty();
+        let printed = print(count, &completions).and_then(|()| match is_over {
+            true => writeln!(io::stdout(), "{completed} in all"),
+            false => Ok(()),
+        });
+        if is_over || printed.is_err() {
+            told.set(printed.err());
             event_loop.quit();
         }
     })?;
@@ -91,7 +84,14 @@ fn run(ring: IoUring, file: File) -> io::Result<()> {
     give(What::Wait(Box::new(Timespec::new().nsec(20_000_000))))?;
     // All of them with one system call.
     ring.borrow().ring.submit()?;
-    event_loop.run()
+    event_loop.run()?;
+    error.take().map_or(Ok(()), Err)
+}
+
+fn print(count: u64, completions: &[(What, i32)]) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    writeln!(output, "the counter was at {count}, and {} had completed", completions.len())?;
+    completions.iter().try_for_each(|(what, result)| writeln!(output, "{what}: {}", outcome(what, *result)))
 }
 
 /// The ring, and what it is working on.

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let arguments = match Arguments::parse(env::args_os().skip(1)) {
         Ok(Some(arguments)) => arguments,
         Ok(None) => {
-            println!("{USAGE}");
+            let _ = writeln!(io::stdout(), "{USAGE}");
             return ExitCode::SUCCESS;
         }
         Err(message) => {
@@ -269,7 +269,7 @@ impl Cat {
 
     /// Goes on with the next one, as cat does.
     fn fail(self: &Rc<Cat>, event_loop: &EventLoop, name: &OsString, message: &str) {
-        eprintln!("uring_cat: {}: {message}", name.display());
+        eprintln!("uring_cat: {}: {message}", name.to_string_lossy());
         self.state.borrow_mut().failed = true;
         self.next(event_loop);
     }

@@ -69,7 +69,15 @@ const EXAMPLES: &[Example] = &[
         unread: Fails,
         starts: &["anon_inode:[eventfd]"],
     },
+    Example {
+        name: "file_server",
+        arguments: &["--port", "0", "/etc"],
+        conduct: Serves { when: "try: ", visit: visit_file_server },
+        unread: GoesOn,
+        starts: &[],
+    },
     Example { name: "kvm_doorbell", arguments: &[], conduct: Ends, unread: Fails, starts: &[] },
+    Example { name: "own_ring", arguments: &["/etc/passwd"], conduct: Ends, unread: Fails, starts: &[] },
     Example {
         name: "pressure",
         arguments: &[],
@@ -91,7 +99,22 @@ const EXAMPLES: &[Example] = &[
         unread: GoesOn,
         starts: &[],
     },
+    Example {
+        name: "uring_cat",
+        arguments: &["/etc/passwd", "-", "/etc/group"],
+        conduct: Ends,
+        unread: Fails,
+        starts: &[],
+    },
 ];
+
+fn visit_file_server(on: &[SocketAddr]) {
+    let passwd = fs::read("/etc/passwd").unwrap();
+    let mut client = connect(on[0]);
+    client.write_all(b"GET passwd\n").unwrap();
+    let answer = [format!("OK {}\n", passwd.len()).as_bytes(), &passwd].concat();
+    assert_eq!(net::read_exact(&mut client, answer.len()), answer);
+}
 
 fn visit_services(on: &[SocketAddr]) {
     let [discard, daytime, chargen, time] = on else { panic!("not four services: {on:?}") };

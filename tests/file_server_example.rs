@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -17,16 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use socket2::SockRef;
 use support::folder::Folder;
 use support::net::{self, pattern, until};
-use support::{LIMIT, with_watchdog};
-
-/// `cargo test` builds the examples as well, beside the directory of the tests.
-fn program() -> PathBuf {
-    let tests = env::current_exe().expect("this program");
-    let profile = tests.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-    let program = profile.join("examples/file_server");
-    assert!(program.exists(), "there is no {}: build it with `cargo build --examples`", program.display());
-    program
-}
+use support::{LIMIT, example, with_watchdog};
 
 /// What is there, and that is a ring if the example has been built with it and the machine has one; and threads.
 const BACK_ENDS: [&[&str]; 2] = [&[], &["--by", "threads"]];
@@ -44,7 +34,8 @@ struct Server {
 impl Server {
     /// Serves the folder `served`.
     fn start(back_end: &[&str], folder: &Folder) -> Server {
-        let mut process = Command::new(program())
+        let mut process = Command::new(example::program("file_server"))
+            .env("RUST_LOG", "error")
             .args(["--port", "0"])
             .args(back_end)
             .arg(folder.join("served"))
@@ -454,7 +445,7 @@ fn a_signal_lets_those_finish_that_have_asked() {
 }
 
 fn outcome_of(arguments: &[&str]) -> Output {
-    Command::new(program()).args(arguments).stdin(Stdio::null()).output().expect("the example")
+    example::outcome_of("file_server", arguments)
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -13,20 +12,11 @@ use std::thread;
 use support::alone::skipped;
 use support::folder::Folder;
 use support::net::{pattern, until};
-use support::{LIMIT, with_watchdog};
-
-/// `cargo test` builds the examples as well, beside the directory of the tests.
-fn program(name: &str) -> PathBuf {
-    let tests = env::current_exe().expect("this program");
-    let profile = tests.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-    let program = profile.join("examples").join(name);
-    assert!(program.exists(), "there is no {}: build it with `cargo build --examples`", program.display());
-    program
-}
+use support::{LIMIT, example, with_watchdog};
 
 /// uring_cat with the back end that there is, or with the other.
 fn cat(back_end: &[&str]) -> Command {
-    let mut command = Command::new(program("uring_cat"));
+    let mut command = Command::new(example::program("uring_cat"));
     command.args(back_end).stdin(Stdio::null());
     command
 }
@@ -95,7 +85,7 @@ fn no_descriptor_is_left_of_a_file_that_is_printed() {
             let mut command = Command::new("sh");
             command
                 .args(["-c", "ulimit -n 24 && exec \"$@\"", "sh"])
-                .arg(program("uring_cat"))
+                .arg(example::program("uring_cat"))
                 .args(back_end);
             for _ in 0..100 {
                 command.args([&large, &missing, folder.path(), Path::new("/dev/null")]);
@@ -342,7 +332,7 @@ fn a_ring_of_ones_own_tells_through_an_eventfd_what_has_completed() {
     with_watchdog(LIMIT, || {
         let folder = Folder::new();
         let path = write(&folder, "file", b"sixteen bytes\r\n\0and 4");
-        let printed = printed(Command::new(program("own_ring")).arg(&path).stdin(Stdio::null()));
+        let printed = printed(Command::new(example::program("own_ring")).arg(&path).stdin(Stdio::null()));
         let printed = text(&printed);
         if let Some(why) = printed.strip_prefix("There is no io_uring for this process: ") {
             return skipped(why.trim_end());
