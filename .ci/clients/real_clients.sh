@@ -429,10 +429,117 @@ check_kvm_doorbell() {
   esac
 }
 
+# Files byte for byte, by io_uring and by threads, and by threads where there is no io_uring.
+check_uring_cat() {
+  local by said errors=$work/cat.err
+  head -c $((5 << 20)) /dev/urandom >"$work/large"
+  : >"$work/empty"
+  cat "$work/large" /etc/passwd >"$work/both"
+  for by in $(readers uring_cat /etc/passwd); do
+    prints_as_cat --by "$by"
+    bounded 10 "$examples/uring_cat" --by "$by" "$work/large" - </etc/passwd | cmp - "$work/both" ||
+      die "not a file, and another from the standard input, by $by"
+    bounded 10 cat "$work/large" | bounded 10 "$examples/uring_cat" --by "$by" | cmp - "$work/large" ||
+      die "not what came through a pipe, by $by"
+    # Whoever has enough is no reason for a word.
+    bounded 10 "$examples/uring_cat" --by "$by" "$work/large" 2>"$errors" | head -c 1 >"$work/one" || true
+    [[ ! -s $errors ]] || die "by $by: $(head -n 3 "$errors")"
+    said=$(bounded 10 "$examples/uring_cat" --by "$by" /etc/passwd "$work/none" 2>&1 >/dev/null) && die "a file is missing, and it does not fail"
+    [[ $said == "uring_cat: $work/none: No such file or directory" ]] || die "by $by: $said"
+    echo "    by $by: as cat"
+  done
+  said=$("$here/without_io_uring.py" "$examples/uring_cat" -v /etc/passwd 2>&1 >"$work/printed")
+  cmp "$work/printed" /etc/passwd || die "not the file, without io_uring"
+  [[ $said == 'uring_cat: threads' ]] || die "without io_uring it says: $said"
+  rejects 2 uring_cat --nonsense
+  rejects 1 uring_cat /no/such/file
+}
+
+prints_as_cat() {
+  local files=("$work/large" "$work/empty" /etc/passwd "$work/large" /proc/filesystems)
+  cmp <(bounded 10 "$examples/uring_cat" "$@" "${files[@]}") <(cat "${files[@]}") || die "not the files, with $*"
+}
+
+# What the example can read by: `readers EXAMPLE ARGUMENT...`, which must come to an end.
+readers() {
+  if bounded 10 "$examples/$1" --by io_uring "${@:2}" >"$work/readers.out" 2>"$work/readers.err" </dev/null; then
+    echo io_uring
+  else
+    echo "    skipped: by io_uring; $(head -n 1 "$work/readers.err")" >&2
+  fi
+  echo threads
+}
+
+# The files of a directory to whoever asks, and nothing else.
+check_file_server() {
+  local by expected before client
+  mkdir -p "$work/served"
+  head -c "$BLOB_BYTES" /dev/urandom >"$work/served/blob"
+  expected=$(sha256sum <"$work/served/blob")
+  echo secret >"$work/secret"
+  ln -sf ../secret "$work/served/link"
+  for by in $(readers uring_cat /etc/passwd); do
+    start file_server --port 0 --by "$by" "$work/served"
+    is_served nc -N "$HOST" "$PORT"
+    is_served ncat "$HOST" "$PORT"
+    is_served socat -t10 - "TCP:$HOST:$PORT"
+    is_refused ../secret "ERR this is no file's name"
+    is_refused "$work/secret" "ERR this is no file's name"
+    is_refused link 'ERR this cannot be read'
+    is_refused none 'ERR there is no such file'
+    before=$(descriptors_of "$SERVER")
+    # Clients that do not read on, and are killed in mid-transfer.
+    for client in 1 2 3 4; do
+      echo 'GET blob' | timeout --foreground 0.3 nc "$HOST" "$PORT" | { head -c 100000 && sleep 0.5; } >/dev/null || true
+    done
+    must_be_idle "$SERVER"
+    (($(descriptors_of "$SERVER") == before)) || die "descriptors are left of clients that were killed"
+    is_served nc -N "$HOST" "$PORT"
+    kill -TERM "$SERVER" || die "the server had died"
+    await_exit "$SERVER" 10
+    ((STATUS == 0)) || die "status $STATUS after SIGTERM"
+    grep -q '^12 connections, ' "${log_of[$SERVER]}.out" || die "the totals: $(tail -n 1 "${log_of[$SERVER]}.out")"
+    forget "$SERVER"
+  done
+  rejects 2 file_server
+  rejects 1 file_server /etc/passwd
+}
+
+# The blob comes as it is through the given client, behind its length. `expected` and `by` are the caller's.
+is_served() {
+  local answer
+  answer=$(echo 'GET blob' | bounded 60 "$@" | { IFS= read -r line && echo "$line" && sha256sum; }) || die "$1 failed"
+  [[ $answer == "OK $BLOB_BYTES"$'\n'"$expected" ]] || die "$1 got something else than the file: $answer"
+  echo "    $1: $BLOB_BYTES bytes, same checksum, by $by"
+}
+
+# No file is given for this name: `is_refused NAME ANSWER`.
+is_refused() {
+  local answer
+  answer=$(echo "GET $1" | bounded 10 nc -N "$HOST" "$PORT")
+  [[ $answer == "$2" ]] || die "the answer for $1: $answer"
+}
+
+descriptors_of() {
+  find "/proc/$1/fd" -mindepth 1 | wc -l
+}
+
+# A ring that is not the crate's; what it says is tested elsewhere.
+check_own_ring() {
+  local said
+  said=$(bounded 10 "$examples/own_ring" /etc/passwd) || die "status $? of: $said"
+  [[ $said == *'5 in all' || $said == 'There is no io_uring for this process: '* ]] || die "it says: $said"
+  echo "    $(tail -n 1 <<<"$said")"
+  said=$("$here/without_io_uring.py" "$examples/own_ring" /etc/passwd) || die "without io_uring: status $?"
+  [[ $said == 'There is no io_uring for this process: '* ]] || die "without io_uring: $said"
+  rejects 2 own_ring
+  rejects 1 own_ring /no/such/file
+}
+
 # --- All of it ------------------------------------------------------------------------------------
 
 all_checks=(large_file interleaved killed_clients many_open half_close bad_peers few_descriptors ipv6
-  command_line signals stop_under_load two_servers simple udp_echo eventfd kvm_doorbell)
+  command_line signals stop_under_load two_servers simple udp_echo eventfd kvm_doorbell uring_cat file_server own_ring)
 
 run_check() {
   local begin=$EPOCHREALTIME
