@@ -29,8 +29,9 @@ struct Shared {
     state: Mutex<State>,
     /// There is something to do, or nothing any longer.
     changed: Condvar,
-    /// Signalled when the first outcome is there after the last have been taken.
-    done: Arc<EventFd>,
+    /// Signalled when the first outcome is there after the last have been taken; until the pool is closed, so that no thread that
+    /// ends later keeps the descriptor. With a lock of its own: whoever is woken by the signal wants the other.
+    done: Mutex<Option<Arc<EventFd>>>,
 }
 
 #[derive(Default)]
@@ -44,6 +45,7 @@ struct State {
 
 impl Pool {
     pub(super) fn new(done: Arc<EventFd>, limit: NonZeroUsize, rest: Duration) -> Pool {
+        let done = Mutex::new(Some(done));
         let shared = Shared { state: Mutex::default(), changed: Condvar::new(), done };
         Pool { shared: Arc::new(shared), limit, rest }
     }
@@ -103,6 +105,8 @@ impl Pool {
         drop(state);
         self.shared.changed.notify_all();
         drop(given_up);
+        let done = self.shared.done.lock().take();
+        drop(done);
     }
 
     #[cfg(test)]
@@ -135,7 +139,8 @@ impl Shared {
             // The loop reads the counter before it takes the outcomes. So whoever finds others there may rely on
             // their signal: it has yet to be read, or will be sent.
             if is_first {
-                if let Err(error) = self.done.signal() {
+                let done = self.done.lock();
+                if let Some(Err(error)) = done.as_ref().map(|done| done.signal()) {
                     log::error!("cannot tell the loop what has come of a file operation: {error}");
                 }
             }

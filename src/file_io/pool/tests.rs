@@ -100,6 +100,7 @@ fn a_thread_that_is_held_up_keeps_its_file_and_ends_when_the_call_does() {
     pool.close();
     assert_eq!(rustix::io::write(&other_end, b"for nobody"), Err(rustix::io::Errno::PIPE));
     assert_eq!(pool.threads(), 1);
+    assert_eq!(Arc::strong_count(&done), 1, "the counter would be closed now");
     assert_eq!(rustix::io::write(&end, b"at last"), Ok(7));
     until(|| pool.threads() == 0);
     assert_eq!(rustix::io::write(&end, b"for nobody"), Err(rustix::io::Errno::PIPE));
