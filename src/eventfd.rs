@@ -203,6 +203,14 @@ impl EventFd {
         }
     }
 
+    /// The number that no other eventfd of the system has while this one is there, if the kernel tells: since Linux 5.2.
+    ///
+    /// # Errors
+    /// As [`counter`](EventFd::counter).
+    pub(crate) fn id(&self) -> io::Result<Option<u64>> {
+        Ok(self.shown("eventfd-id")?.and_then(|id| id.parse().ok()))
+    }
+
     /// What the kernel shows of the descriptor under `name`, if it does.
     fn shown(&self, name: &str) -> io::Result<Option<String>> {
         // A thread may have a table of descriptors of its own.

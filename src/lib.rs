@@ -31,6 +31,7 @@
 //! - [`Framed`] and [`Decoder`]: frames instead of bytes, as [lines](LineCodec), with [lengths](LengthCodec) before them, or your own.
 //! - [`UdpSocket`] and [`DatagramHandler`]: datagrams, connected or not, multicast.
 //! - [`EventFd`]: the kernel's counter, for your own signalling; [watched](EventFd::watch) by a loop or not.
+//! - [`SharedRing`]: messages between two processes, through memory that both have, with eventfds as bells.
 //! - [`Channel`]: pipes, terminals, anything that epoll takes.
 //! - [`Signals`]: signals of the process.
 //! - [`Child`]: processes started from the loop, whose end is a call.
@@ -66,6 +67,7 @@ mod loop_thread;
 mod net;
 mod pressure;
 mod registration;
+mod shared_ring_source;
 mod signals;
 mod watcher;
 
@@ -75,6 +77,7 @@ mod clock;
 mod eventfd;
 mod poller;
 mod readiness;
+mod shared_ring;
 mod signal;
 mod sync;
 mod task;
@@ -110,6 +113,8 @@ pub use net::{
 };
 pub use pressure::{Pressure, PressureTrigger, Resource};
 pub use readiness::{Interest, Readiness};
+pub use shared_ring::{RingError, RingSendError, SharedRing};
+pub use shared_ring_source::{RingHandler, RingRef, SharedRingSource};
 pub use signal::Signal;
 pub use signals::Signals;
 pub use watcher::{FileChange, FileChanges, FileEvent, WatchId, Watcher};

@@ -4,7 +4,7 @@
 //! captures are up to four words lies in the [`Task`] itself, and tasks lie side by side in the vector that queues them. A larger one
 //! goes into a box, which then is what lies there.
 //!
-//! This file, `src/net/tcp_info.rs` and `src/file_io/ring.rs` are the only ones of the crate that need `unsafe`. What it rests on is said at [`Task`], and each block refers to it.
+//! This file is one of the few of the crate that need `unsafe`. What it rests on is said at [`Task`], and each block refers to it.
 
 #![allow(unsafe_code, reason = "closures of any type are kept in one type's storage, without a box")]
 

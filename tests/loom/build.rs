@@ -1,4 +1,4 @@
-//! Writes the broken copies of the protocol, one file a mutation, for the must-fail tests to compile and model.
+//! Writes the broken copies of the protocols, one file a mutation, for the must-fail tests to compile and model.
 //!
 //! A mutation names the lines that it replaces. Each must occur exactly once in its function, so that no mutation can
 //! silently stop mutating when the source changes: the build fails, and whoever changed the line says here what the
@@ -6,7 +6,8 @@
 
 use std::{env, fs, path::Path};
 
-const SOURCE: &str = "../../src/task_queue.rs";
+const QUEUE: &str = "../../src/task_queue.rs";
+const INDICES: &str = "../../src/shared_ring/event_index.rs";
 
 /// A bug: its name, and what to change.
 ///
@@ -293,20 +294,51 @@ const MUTATIONS: &[Mutation] = &[
     ("errand_ignores_close", &[("push_errand", "if inbox.closed {", "if false {")]),
 ];
 
+/// Bugs of the event indices.
+const INDEX_MUTATIONS: &[Mutation] = &[
+    ("move_has_no_fence", &[("move_on", FENCE, "")]),
+    ("mark_has_no_fence", &[("set_mark", FENCE, "")]),
+    (
+        "mark_is_looked_at_before_the_move",
+        &[
+            ("move_on", MOVE, "let rings = passes(mark.load_relaxed(), from, to); LINE"),
+            ("move_on", RINGS, "rings"),
+        ],
+    ),
+    (
+        "mark_is_set_after_the_last_look",
+        &[("set_mark", SET, ""), ("set_mark", LOOK_AGAIN, "let last = LINE; mark.store_relaxed(at); last")],
+    ),
+    ("move_is_relaxed", &[("move_on", MOVE, "position.store_relaxed(to);")]),
+    ("mark_is_beyond_itself", &[("passes", PASSES, "to.wrapping_sub(mark) < to.wrapping_sub(from)")]),
+    ("every_move_rings", &[("passes", PASSES, "let _ = (mark, from, to); true")]),
+    ("no_move_rings", &[("passes", PASSES, "let _ = (mark, from, to); false")]),
+];
+
+const FENCE: &str = "W::fence();";
+const MOVE: &str = "position.store_release(to);";
+const RINGS: &str = "passes(mark.load_relaxed(), from, to)";
+const SET: &str = "mark.store_relaxed(at);";
+const LOOK_AGAIN: &str = "position.load_acquire()";
+const PASSES: &str = "to.wrapping_sub(mark).wrapping_sub(1) < to.wrapping_sub(from)";
+
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-changed=build.rs");
-    let source = fs::read_to_string(SOURCE).unwrap_or_else(|error| panic!("{SOURCE}: {error}"));
+    let mut names: Vec<&str> = Vec::new();
     let out = env::var("OUT_DIR").expect("cargo sets it for build scripts");
-    for (name, edits) in MUTATIONS {
-        fs::write(Path::new(&out).join(format!("{name}.rs")), mutate(&source, name, edits))
-            .expect("writable");
+    for (path, mutations) in [(QUEUE, MUTATIONS), (INDICES, INDEX_MUTATIONS)] {
+        println!("cargo::rerun-if-changed={path}");
+        let source = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        for (name, edits) in mutations {
+            let mutated = mutate(path, &source, name, edits);
+            fs::write(Path::new(&out).join(format!("{name}.rs")), mutated).expect("writable");
+            names.push(name);
+        }
     }
-    let names: Vec<&str> = MUTATIONS.iter().map(|(name, _)| *name).collect();
     fs::write(Path::new(&out).join("names.rs"), format!("&{names:?}")).expect("writable");
 }
 
-fn mutate(source: &str, name: &str, edits: &[Edit]) -> String {
+fn mutate(path: &str, source: &str, name: &str, edits: &[Edit]) -> String {
     let mut made = vec![0; edits.len()];
     let mut mutated = String::new();
     let mut function = "";
@@ -325,7 +357,7 @@ fn mutate(source: &str, name: &str, edits: &[Edit]) -> String {
         mutated.push('\n');
     }
     for ((place, line, _), made) in edits.iter().zip(made) {
-        assert_eq!(made, 1, "mutation {name}: {SOURCE} must have exactly one line `{line}` in {place}");
+        assert_eq!(made, 1, "mutation {name}: {path} must have exactly one line `{line}` in {place}");
     }
     mutated
 }

@@ -1,66 +1,78 @@
-//! The protocol with one bug each, as `build.rs` wrote it. The bugs themselves are the table there.
+//! The protocols with one bug each, as `build.rs` wrote it. The bugs themselves are the table there.
 
 /// Every mutation that `build.rs` knows.
 pub const NAMES: &[&str] = include!(concat!(env!("OUT_DIR"), "/names.rs"));
 
 macro_rules! broken {
-    ($($name:ident)*) => {
-        $(
+    ($($on_loom:ident { $($name:ident)* })*) => {
+        $($(
             #[doc = concat!("The protocol, but: ", stringify!($name), ".")]
             pub mod $name {
                 #[allow(warnings, clippy::all, reason = "broken on purpose, and not by hand")]
                 mod source {
                     include!(concat!(env!("OUT_DIR"), "/", stringify!($name), ".rs"));
                 }
-                on_loom!(source);
+                $on_loom!(source);
             }
-        )*
+        )*)*
     };
 }
 
 broken! {
-    sleep_is_not_announced
-    sleeps_over_a_task
-    sleeps_over_an_errand
-    sleeps_over_a_quit
-    sleep_is_announced_after_the_lock
-    new_queue_counts_as_awake
-    has_work_stands_for_may_sleep
-    may_sleep_stands_for_has_work
-    has_work_overlooks_tasks
-    push_wakes_nobody
-    waiting_push_wakes_nobody
-    errand_wakes_nobody
-    quit_wakes_nobody
-    push_looks_before_it_adds
-    waiting_push_looks_before_it_adds
-    errand_looks_before_it_adds
-    end_sleep_is_two_steps
-    awake_is_not_noted
-    queue_has_room_for_one_more
-    push_looks_for_room_before_the_lock
-    waiting_push_ignores_capacity
-    waiting_push_adds_after_the_lock
-    waiting_push_waits_with_its_task_added
-    take_lets_nobody_in
-    take_lets_in_above_capacity_only
-    take_lets_in_below_capacity_only
-    take_lets_in_before_it_takes
-    take_looks_who_waits_before_the_lock
-    errands_need_room
-    take_forgets_errands
-    take_leaves_errands_to_the_next
-    take_reads_quit_after_the_lock
-    quit_is_cleared_after_the_lock
-    quit_is_not_cleared
-    close_refuses_nothing
-    close_lets_nobody_go
-    close_lets_go_before_it_closes
-    close_hands_out_nothing
-    close_hands_out_no_errands
-    push_looks_for_close_before_the_lock
-    waiting_push_ignores_close
-    waiting_push_waits_at_a_closed_queue
-    waiting_push_takes_closed_for_full
-    errand_ignores_close
+    on_loom {
+        sleep_is_not_announced
+        sleeps_over_a_task
+        sleeps_over_an_errand
+        sleeps_over_a_quit
+        sleep_is_announced_after_the_lock
+        new_queue_counts_as_awake
+        has_work_stands_for_may_sleep
+        may_sleep_stands_for_has_work
+        has_work_overlooks_tasks
+        push_wakes_nobody
+        waiting_push_wakes_nobody
+        errand_wakes_nobody
+        quit_wakes_nobody
+        push_looks_before_it_adds
+        waiting_push_looks_before_it_adds
+        errand_looks_before_it_adds
+        end_sleep_is_two_steps
+        awake_is_not_noted
+        queue_has_room_for_one_more
+        push_looks_for_room_before_the_lock
+        waiting_push_ignores_capacity
+        waiting_push_adds_after_the_lock
+        waiting_push_waits_with_its_task_added
+        take_lets_nobody_in
+        take_lets_in_above_capacity_only
+        take_lets_in_below_capacity_only
+        take_lets_in_before_it_takes
+        take_looks_who_waits_before_the_lock
+        errands_need_room
+        take_forgets_errands
+        take_leaves_errands_to_the_next
+        take_reads_quit_after_the_lock
+        quit_is_cleared_after_the_lock
+        quit_is_not_cleared
+        close_refuses_nothing
+        close_lets_nobody_go
+        close_lets_go_before_it_closes
+        close_hands_out_nothing
+        close_hands_out_no_errands
+        push_looks_for_close_before_the_lock
+        waiting_push_ignores_close
+        waiting_push_waits_at_a_closed_queue
+        waiting_push_takes_closed_for_full
+        errand_ignores_close
+    }
+    words_on_loom {
+        move_has_no_fence
+        mark_has_no_fence
+        mark_is_looked_at_before_the_move
+        mark_is_set_after_the_last_look
+        move_is_relaxed
+        mark_is_beyond_itself
+        every_move_rings
+        no_move_rings
+    }
 }

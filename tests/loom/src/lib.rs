@@ -9,6 +9,8 @@
 //! ([`broken`]), and `tests/rejects.rs` demands that a claim refutes every one of them. The models are generic over
 //! [`protocol::Protocol`], so that the refuted claim is the very same code as the one that holds.
 //!
+//! The same is done to the event indices of a shared ring, `shared_ring/event_index.rs`: [`doorbell`] is a ring around them.
+//!
 //! What this does not cover: loom explores what C11 allows except loads that read from stores yet to come, and knows
 //! the last seven stores of an atomic only. It knows no time, so a thread that waits for room has no deadline, and its
 //! conditions wake nobody for nothing. A model that bounds the pre-emptions of threads, to end in seconds, says
@@ -16,13 +18,18 @@
 //!
 //! Run with `cargo test --release -p reveille-loom`.
 
-// `on_loom!`, textually before its users.
+// `on_loom!` and `words_on_loom!`, textually before their users.
 #[macro_use]
 pub mod protocol;
+#[macro_use]
+pub mod doorbell;
 pub mod broken;
 pub mod epoll;
 pub mod models;
 pub mod reactor;
+
+#[path = "../../../src/shared_ring/event_index.rs"]
+mod event_index;
 
 #[path = "../../../src/task_queue.rs"]
 #[allow(dead_code, reason = "the models need no more than what threads can race for")]
@@ -32,4 +39,10 @@ mod task_queue;
 pub mod correct {
     use crate::task_queue as source;
     on_loom!(source);
+}
+
+/// The event indices as they are.
+pub mod correct_indices {
+    use crate::event_index as source;
+    words_on_loom!(source);
 }

@@ -4,6 +4,7 @@ mod bounded;
 mod busy;
 mod closing;
 mod errands;
+mod ringing;
 mod stopping;
 mod waking;
 mod writing;
@@ -17,7 +18,7 @@ use loom::model::Builder;
 use crate::protocol;
 use crate::reactor::Reactor;
 
-pub use self::{bounded::*, busy::*, closing::*, errands::*, stopping::*, waking::*, writing::*};
+pub use self::{bounded::*, busy::*, closing::*, errands::*, ringing::*, stopping::*, waking::*, writing::*};
 
 /// Which of the outcomes that a model tells apart were reached, over all interleavings.
 ///

@@ -1,19 +1,20 @@
-//! The protocol keeps every claim.
+//! The protocols keep every claim.
 
-use reveille_loom::{correct::Queue, models};
+use reveille_loom::{correct::Queue, correct_indices::Marks, models};
 
 macro_rules! holds {
-    ($($claim:ident)*) => {
+    ($protocol:ident: $($claim:ident)*) => {
         $(
             #[test]
             fn $claim() {
-                models::$claim::<Queue>();
+                models::$claim::<$protocol>();
             }
         )*
     };
 }
 
 holds! {
+    Queue:
     a_task_of_another_thread_is_run
     tasks_of_one_thread_are_run_in_order
     tasks_of_two_threads_are_all_run
@@ -51,4 +52,11 @@ holds! {
     a_busy_loop_runs_every_task_and_is_not_written_to
     a_busy_loop_heeds_errands_and_a_quit
     a_busy_loop_finds_what_is_there
+}
+
+holds! {
+    Marks:
+    a_consumer_does_not_sleep_over_a_number
+    a_producer_does_not_sleep_over_room
+    a_mark_is_rung_for_once_at_most
 }

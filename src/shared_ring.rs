@@ -1,0 +1,323 @@
+//! Messages between two processes through memory that both have, with a bell for whoever sleeps.
+
+mod consumer;
+mod descriptors;
+mod error;
+mod event_index;
+mod layout;
+mod memory;
+mod producer;
+mod record;
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use self::consumer::Consumer;
+pub use self::error::{RingError, RingSendError};
+use self::layout::{Layout, Side};
+use self::memory::Memory;
+use self::producer::Producer;
+use crate::eventfd::EventFd;
+
+/// How many descriptors the other process is given: the memory, the bell of the one who has made it, and that of the other.
+const DESCRIPTORS: usize = 3;
+
+/// One end of a link between two processes: two rings of messages in shared memory, one for each direction, and two
+/// [eventfds](EventFd) as bells.
+///
+/// A message is written into the memory by one process and copied out of it by the other, without a system call. The eventfd is
+/// written only if the other side sleeps, or has said that it will: once for each sleep. So under load messages cost what
+/// copying them costs, and a process with nothing to do sleeps. It is how virtio's queues notify (*kick* and *call*), with
+/// event indices for what need not be told (VIRTIO 1.2, section 2.7).
+///
+/// Messages keep their order and their borders, and none is lost while both processes live. One may be empty, and as long as
+/// [`longest`](SharedRing::longest).
+///
+/// # On a loop and off it
+/// [`watch`](SharedRing::watch) and [`serve`](SharedRing::serve) bind the end to a loop, which calls back for each message.
+/// Without a loop, one thread at a time may [`send`](SharedRing::send) and [`receive`](SharedRing::receive), and
+/// [`wait`](SharedRing::wait) when there is nothing to do. One who never waits is never rung for.
+///
+/// # How the other process gets its end
+/// [`create`](SharedRing::create) answers with this end and with three descriptors, which go to the other process over a Unix
+/// socket ([`TcpConnection::send_with_descriptors`](crate::TcpConnection::send_with_descriptors), or `SCM_RIGHTS` by hand,
+/// unix(7)); there [`from_descriptors`](SharedRing::from_descriptors) makes the other end of them. There are two ends: who
+/// gives the descriptors to a third process has a link that ends with an error.
+///
+/// Keep the socket open on both sides, and watch it. A process that dies rings no bell, and that its end of the socket is
+/// closed is how the other one learns of it; `examples/doorbell.rs` shows that. An end that is dropped says nothing either,
+/// and messages that it has not read are lost.
+///
+/// # Who is trusted
+/// Not the peer. It may write whatever it likes into the memory, at any time, and can bring about a [`RingError`] with that,
+/// which ends the link, or more or fewer bells than are needed, which costs time; nothing else. The size of the memory is
+/// sealed and checked, so no access fails; each position and each length is read once, and checked against what this end
+/// knows; the bytes of a message are copied before anybody looks at them, once. What is in them is for the receiver to judge,
+/// as with a socket.
+///
+/// One thing remains. The two share the eventfds. They do not block when they are passed, and that is checked; but whoever has
+/// a descriptor can make it block again, for all that share it, and fill the counter as well. Then a ring sleeps until somebody
+/// reads. The kernel has no write to an eventfd that would refuse to sleep. If a peer may be of that kind, let its link have a
+/// thread of its own.
+///
+/// # Examples
+/// Both ends in one process, for brevity:
+/// ```
+/// use reveille::{EventLoop, SharedRing};
+///
+/// let (mut here, descriptors) = SharedRing::create(64 * 1024)?;
+/// let there = SharedRing::from_descriptors(descriptors, 64 * 1024)?;
+///
+/// let event_loop = EventLoop::new()?;
+/// let _there = there.watch(&event_loop, |ring, message| {
+///     assert_eq!(message, b"ping");
+///     ring.send(b"pong").unwrap();
+///     ring.event_loop().quit();
+/// })?;
+/// here.send(b"ping")?;
+/// event_loop.run()?;
+///
+/// let mut message = Vec::new();
+/// assert!(here.receive(&mut message)?);
+/// assert_eq!(message, b"pong");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct SharedRing {
+    link: Link,
+    bell: EventFd,
+}
+
+impl SharedRing {
+    /// Makes the memory and the bells, and answers with this process's end and what the other process needs for its own.
+    ///
+    /// `capacity` is how many bytes each direction holds, rounded up to a power of two from 64 on. A message takes its length,
+    /// rounded up to eight, and eight bytes more.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `capacity` is more than 1 GiB; what the kernel says: EMFILE or ENFILE if
+    /// the process or the system has no descriptor left, ENOMEM. [`NotFound`](io::ErrorKind::NotFound) where /proc is
+    /// not mounted, as by [`EventFd::counter`].
+    pub fn create(capacity: usize) -> io::Result<(SharedRing, Vec<OwnedFd>)> {
+        let capacity = layout::capacity_for(capacity)?;
+        let file = descriptors::sealed_memory(layout::bytes_for(capacity))?;
+        let memory = Memory::map(file.as_fd())?;
+        // Made anew of their descriptors, they count as eventfds that may block, and are read in a way that never does: the
+        // peer could change what they are.
+        let bell = || EventFd::new(0).map(|bell| EventFd::from(OwnedFd::from(bell)));
+        let (here, there) = (bell()?, bell()?);
+        let layout = Layout::write(memory, capacity, descriptors::ids(&here, &there)?);
+        let passed = vec![file, here.try_clone()?.into(), there.try_clone()?.into()];
+        Ok((SharedRing::new(layout, Side::Maker, here, there), passed))
+    }
+
+    /// The other process's end, of the descriptors that [`create`](SharedRing::create) answered with, in their order.
+    ///
+    /// The peer has chosen the rings' size, and this end copies messages that are as long as a ring; so `most_capacity` says
+    /// how many bytes it takes in each direction, rounded up as by `create`.
+    ///
+    /// The descriptors are checked, and none of them is inherited by programs that are started from here. What the peer has sent
+    /// before this is there to be received.
+    ///
+    /// # Errors
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput), in words, if they are not three, in another order, not a memfd and two
+    ///   eventfds, or if the memfd's size is not sealed, it cannot be written, or an eventfd blocks; also if `most_capacity` is
+    ///   more than 1 GiB.
+    /// - [`InvalidData`](io::ErrorKind::InvalidData) if the memory is not that of a shared ring, not of the size that it says it
+    ///   is, or larger than `most_capacity` allows.
+    /// - What the kernel says when it cannot map the memory (ENOMEM); [`NotFound`](io::ErrorKind::NotFound) where /proc is not
+    ///   mounted.
+    ///
+    /// The descriptors are closed then.
+    pub fn from_descriptors(descriptors: Vec<OwnedFd>, most_capacity: usize) -> io::Result<SharedRing> {
+        let refused = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        let descriptors: [OwnedFd; DESCRIPTORS] = match descriptors.try_into() {
+            Ok(descriptors) => descriptors,
+            Err(others) => {
+                return refused(format!(
+                    "a shared ring has {DESCRIPTORS} descriptors, and not {}",
+                    others.len()
+                ));
+            }
+        };
+        let [file, maker, taker] = descriptors;
+        descriptors::not_inherited(&file)?;
+        let memory = Memory::map(file.as_fd())?;
+        let (there, here) = (descriptors::bell(maker)?, descriptors::bell(taker)?);
+        let (layout, expected) = Layout::read(memory, layout::capacity_for(most_capacity)?)?;
+        for (said, found) in expected.into_iter().zip(descriptors::ids(&there, &here)?) {
+            // One of them is 0 where the kernel does not tell.
+            if said != found && said != 0 && found != 0 {
+                return refused(
+                    "the eventfds are not those of this shared ring, or in another order".to_owned(),
+                );
+            }
+        }
+        Ok(SharedRing::new(layout, Side::Taker, here, there))
+    }
+
+    fn new(layout: Layout, side: Side, bell: EventFd, peer: EventFd) -> SharedRing {
+        let link = Link {
+            layout,
+            side,
+            producer: Producer::default(),
+            consumer: Consumer::default(),
+            peer,
+            ended: None,
+        };
+        SharedRing { link, bell }
+    }
+
+    /// How many bytes a message may have.
+    pub fn longest(&self) -> usize {
+        self.link.longest()
+    }
+
+    /// Writes a message for the peer, and rings if it sleeps.
+    ///
+    /// # Errors
+    /// What [`RingSendError`] lists; nothing is sent then. After [`Full`](RingSendError::Full) the peer rings when there is
+    /// room for this message and half of the ring is free, which ends a [`wait`](SharedRing::wait).
+    pub fn send(&mut self, message: impl AsRef<[u8]>) -> Result<(), RingSendError> {
+        self.link.send(message.as_ref())
+    }
+
+    /// Takes the next message, in place of what `message` holds. Answers whether there was one; if not, the content of
+    /// `message` is not specified.
+    ///
+    /// # Errors
+    /// Why the link has ended. What was sent before the peer broke the rules may be lost.
+    pub fn receive(&mut self, message: &mut Vec<u8>) -> Result<bool, RingError> {
+        self.link.receive(message)
+    }
+
+    /// Sleeps until there is a message to receive, or room after a send that had none, or `timeout` is over; without one, for
+    /// ever.
+    ///
+    /// It may also return for nothing, so try again what you were waiting for. It returns at once if there is a message.
+    ///
+    /// # Errors
+    /// Why the link has ended, as an [`io::Error`]; what the kernel says to a poll (poll(2)).
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        if self.link.has_got_room()? || !self.link.may_sleep()? {
+            return Ok(());
+        }
+        let poll = || {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            let mut fds = [PollFd::new(&self.bell, PollFlags::IN)];
+            rustix::event::poll(&mut fds, left.as_ref())
+        };
+        if rustix::io::retry_on_intr(poll)? > 0 {
+            // Whoever rings again after this has the poll end again.
+            match self.bell.try_read() {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// For the loop: the link, and what it is woken by.
+    pub(crate) fn into_parts(self) -> (Link, EventFd) {
+        (self.link, self.bell)
+    }
+}
+
+impl fmt::Debug for SharedRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedRing").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+/// An end without what it is woken by.
+#[derive(Debug)]
+pub(crate) struct Link {
+    layout: Layout,
+    side: Side,
+    producer: Producer,
+    consumer: Consumer,
+    /// What the peer is woken by.
+    peer: EventFd,
+    ended: Option<RingError>,
+}
+
+impl Link {
+    pub(crate) fn longest(&self) -> usize {
+        record::longest(self.layout.capacity())
+    }
+
+    #[inline]
+    pub(crate) fn send(&mut self, message: &[u8]) -> Result<(), RingSendError> {
+        if let Some(error) = self.ended {
+            return Err(RingSendError::Ended(error));
+        }
+        let sent = self.producer.send(self.layout.ring_of(self.side), self.layout.capacity(), message);
+        match sent {
+            Ok(false) => Ok(()),
+            Ok(true) => self.ring().map_err(RingSendError::Ended),
+            Err(RingSendError::Ended(error)) => Err(RingSendError::Ended(self.end(error))),
+            Err(refused) => Err(refused),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn receive(&mut self, message: &mut Vec<u8>) -> Result<bool, RingError> {
+        self.check()?;
+        let ring = self.layout.ring_of(self.side.other());
+        let received = self.consumer.receive(ring, self.layout.capacity(), message);
+        let received = received.map_err(|error| self.end(error))?;
+        if received.ring {
+            self.ring()?;
+        }
+        Ok(received.found)
+    }
+
+    /// Whether there is room now that a refused send wanted. Answers so once.
+    pub(crate) fn has_got_room(&mut self) -> Result<bool, RingError> {
+        self.check()?;
+        let got = self.producer.has_got_room(self.layout.ring_of(self.side));
+        got.map_err(|error| self.end(error))
+    }
+
+    /// Asks the peer to ring for the next message. Answers whether there is none yet.
+    pub(crate) fn may_sleep(&mut self) -> Result<bool, RingError> {
+        self.check()?;
+        let ring = self.layout.ring_of(self.side.other());
+        let look = self.consumer.look_before_sleep(ring, self.layout.capacity());
+        let look = look.map_err(|error| self.end(error))?;
+        if look.ring {
+            self.ring()?;
+        }
+        Ok(!look.found)
+    }
+
+    fn check(&self) -> Result<(), RingError> {
+        self.ended.map_or(Ok(()), Err)
+    }
+
+    fn end(&mut self, error: RingError) -> RingError {
+        *self.ended.get_or_insert(error)
+    }
+
+    #[cold]
+    fn ring(&mut self) -> Result<(), RingError> {
+        match self.peer.write(1) {
+            Ok(()) => Ok(()),
+            // Full, so it is readable. It takes a peer that writes numbers there itself.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(self.end(RingError::Bell(error.kind()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod hostile {
+    mod tests;
+}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! A peer that writes what it must not: an error, and nothing else.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+
+use super::super::event_index::Word;
+use super::super::tests::{Pair, Random, next};
+use super::super::*;
+
+/// A pair of which this end has messages to read and has sent some, with nothing read by the other.
+fn busy() -> Pair {
+    let mut pair = Pair::new(256);
+    for n in 0..4 {
+        pair.there.send([n; 16]).unwrap();
+        pair.here.send([n; 16]).unwrap();
+    }
+    next(&mut pair.here).unwrap();
+    pair
+}
+
+/// What this end makes of it, whatever it does first, and that it says the same ever after.
+#[track_caller]
+fn ends_with(expected: RingError, spoil: impl Fn(&mut Pair), act: fn(&mut SharedRing) -> Option<RingError>) {
+    let mut pair = busy();
+    spoil(&mut pair);
+    assert_eq!(act(&mut pair.here), Some(expected));
+    let untouched: Vec<u64> = pair.memory.words().iter().map(Word::load_relaxed).collect();
+    assert_eq!(pair.here.send("no more"), Err(RingSendError::Ended(expected)));
+    assert_eq!(pair.here.receive(&mut Vec::new()), Err(expected));
+    assert_eq!(pair.here.link.may_sleep(), Err(expected));
+    assert_eq!(pair.here.link.has_got_room(), Err(expected));
+    let error = pair.here.wait(None).unwrap_err();
+    assert_eq!(error.to_string(), expected.to_string());
+    let now: Vec<u64> = pair.memory.words().iter().map(Word::load_relaxed).collect();
+    assert_eq!(untouched, now, "nothing is written after the end");
+}
+
+fn receive_all(end: &mut SharedRing) -> Option<RingError> {
+    let mut message = Vec::new();
+    for _ in 0..100 {
+        match end.receive(&mut message) {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => return Some(error),
+        }
+    }
+    panic!("more messages than there is room for");
+}
+
+fn fill(end: &mut SharedRing) -> Option<RingError> {
+    for _ in 0..100 {
+        match end.send([0; 24]) {
+            Ok(()) => {}
+            Err(RingSendError::Ended(error)) => return Some(error),
+            Err(_) => return None,
+        }
+    }
+    panic!("more messages than there is room for");
+}
+
+#[test]
+fn a_tail_that_cannot_be_ends_the_link() {
+    // It was 96 when this end looked, and when all of that has been read there may be 256 more.
+    for tail in [0, 88, 24, 97, 100, 96 + 257, 96 + 264, 1 << 40, u64::MAX, u64::MAX - 7] {
+        let spoil = |pair: &mut Pair| pair.memory.ring_of(Side::Taker).tail.store_relaxed(tail);
+        ends_with(RingError::Position, spoil, receive_all);
+        ends_with(RingError::Position, spoil, |end| end.link.may_sleep().err());
+    }
+}
+
+#[test]
+fn a_head_that_cannot_be_ends_the_link() {
+    // 256 bytes have been written when this end looks.
+    for head in [264, 97, 1, 95, 1 << 40, u64::MAX - 7] {
+        let spoil = |pair: &mut Pair| pair.memory.ring_of(Side::Maker).head.store_relaxed(head);
+        ends_with(RingError::Position, spoil, fill);
+    }
+    // Backwards, after this end has seen it elsewhere.
+    ends_with(
+        RingError::Position,
+        |pair| {
+            let head = |head| pair.memory.ring_of(Side::Maker).head.store_relaxed(head);
+            head(48);
+            assert_eq!(fill(&mut pair.here), None);
+            head(40);
+        },
+        |end| end.link.has_got_room().err(),
+    );
+}
+
+#[test]
+fn a_length_that_cannot_be_ends_the_link() {
+    // The next message is at 24, and 72 bytes have been written from there.
+    for length in [65, 72, 248, 249, 256, 1 << 31, 1 << 32, (1 << 32) + 16, 1 << 63, u64::MAX, u64::MAX - 7] {
+        let spoil = |pair: &mut Pair| {
+            let (header, _) = pair.memory.ring_of(Side::Taker).pieces(24, 8);
+            header[0].store_relaxed(length);
+        };
+        ends_with(RingError::Length, spoil, receive_all);
+    }
+}
+
+#[test]
+fn a_bell_that_is_full_is_not_waited_for() {
+    let mut pair = Pair::new(256);
+    pair.there.bell.write(EventFd::MAX).unwrap();
+    pair.here.send("it has been rung for, if not by us").unwrap();
+    assert!(next(&mut pair.there).is_some());
+}
+
+impl Memory {
+    /// A ring of 256 bytes, written by `side`.
+    fn ring_of(&self, side: Side) -> layout::Ring<'_> {
+        layout::ring_in(self.words(), 256, side)
+    }
+}
+
+/// A few steps of the end, whatever they come to. None of them takes longer than what a ring holds.
+fn live(end: &mut SharedRing, random: &mut Random, steps: usize) -> Option<RingError> {
+    let mut message = Vec::new();
+    for _ in 0..steps {
+        let done = match random.below(5) {
+            0 | 1 => end.receive(&mut message).map(drop),
+            2 => match end.send(&[1; 248][..random.below(249)]) {
+                Err(RingSendError::Ended(error)) => Err(error),
+                _ => Ok(()),
+            },
+            3 => end.link.may_sleep().map(drop),
+            _ => end.link.has_got_room().map(drop),
+        };
+        assert!(message.len() <= 248, "a message of {} bytes", message.len());
+        if let Err(error) = done {
+            assert_eq!(end.receive(&mut message), Err(error), "an end is for good");
+            return Some(error);
+        }
+    }
+    None
+}
+
+/// A word that could be wrong in an interesting way.
+fn garbage(random: &mut Random, words: &[std::sync::atomic::AtomicU64]) -> u64 {
+    let near = words[random.below(words.len())].load_relaxed();
+    match random.below(7) {
+        0 => random.next(),
+        1 => near.wrapping_add(random.below(600) as u64 * 8).wrapping_sub(2400),
+        2 => random.below(300) as u64,
+        3 => near,
+        4 => near.wrapping_add(random.below(16) as u64).wrapping_sub(8),
+        5 => [0, u64::MAX, u64::MAX - 7, 1 << 63, 1 << 32, 256][random.below(6)],
+        _ => near ^ (1 << random.below(64)),
+    }
+}
+
+/// The words that matter are few: the positions and marks more often than the bytes.
+fn place(random: &mut Random, words: usize) -> usize {
+    match random.below(3) {
+        0 => 16 * random.below(9),
+        1 => 512 + random.below(64),
+        _ => random.below(words),
+    }
+}
+
+#[test]
+fn garbage_at_random_moments_is_an_error_or_nothing() {
+    let (mut ended, mut lived) = (0, 0);
+    for seed in 1..=3000 {
+        let mut random = Random::new(seed);
+        let mut pair = Pair::new(256);
+        let mut error = None;
+        for _ in 0..20 {
+            live(&mut pair.there, &mut random, 6);
+            error = live(&mut pair.here, &mut random, 6);
+            if error.is_some() {
+                break;
+            }
+            let words = pair.memory.words();
+            let garbage = garbage(&mut random, words);
+            words[place(&mut random, words.len())].store_relaxed(garbage);
+        }
+        *if error.is_some() { &mut ended } else { &mut lived } += 1;
+    }
+    assert!(ended > 1000 && lived > 100, "{ended} ended, {lived} lived on");
+}
+
+#[test]
+fn garbage_that_another_thread_writes_meanwhile_is_an_error_or_nothing() {
+    for seed in 1..=40 {
+        let mut pair = Pair::new(256);
+        let mut random = Random::new(seed);
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut random = Random::new(seed + 1_000_000);
+                let words = pair.memory.words();
+                while !done.load(SeqCst) {
+                    // Most of the time what a message's header and its bytes are, so that the link lives for a while.
+                    let place = if random.below(50) == 0 {
+                        place(&mut random, words.len())
+                    } else {
+                        512 + random.below(64)
+                    };
+                    let value = if random.below(2) == 0 { 16 } else { garbage(&mut random, words) };
+                    words[place].store_relaxed(value);
+                }
+            });
+            for _ in 0..200 {
+                live(&mut pair.there, &mut random, 10);
+                if live(&mut pair.here, &mut random, 10).is_some() {
+                    break;
+                }
+            }
+            done.store(true, SeqCst);
+        });
+    }
+}
