@@ -536,10 +536,18 @@ check_own_ring() {
   rejects 1 own_ring /no/such/file
 }
 
+# Two processes that need nobody else: it ends by itself, with a table, and says itself if a descriptor is left.
+check_doorbell() {
+  bounded 10 "$examples/doorbell" >"$work/doorbell" || die "it failed, or did not end within 10 seconds"
+  grep -q '^shared ring : socket pair = ' "$work/doorbell" || die "no ratio in: $(cat "$work/doorbell")"
+  sed 's/^/    /' "$work/doorbell"
+  rejects 1 doorbell an-argument
+}
+
 # --- All of it ------------------------------------------------------------------------------------
 
 all_checks=(large_file interleaved killed_clients many_open half_close bad_peers few_descriptors ipv6
-  command_line signals stop_under_load two_servers simple udp_echo eventfd kvm_doorbell uring_cat file_server own_ring)
+  command_line signals stop_under_load two_servers simple udp_echo eventfd doorbell kvm_doorbell uring_cat file_server own_ring)
 
 run_check() {
   local begin=$EPOCHREALTIME
