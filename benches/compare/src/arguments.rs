@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::doorbell::{Task, Way};
 use crate::files::Reader;
 use crate::servers::Peer;
 
@@ -13,12 +14,14 @@ commands (all the comparisons without one):
   memory   resident memory of a server for each idle connection
   post     tasks from other threads: how many a second, from 1 and 2 producers, and the round
            trip between two loops; by hand (inline, eventfd-each), reveille, tokio, calloop, mill-io
+  doorbell messages between two processes: through a shared ring with its bells, and over a pair of
+           Unix sockets
   timers   adding, cancelling, resetting and firing many timers, and how late they fire; beside a
            flat wheel, a heap and a bare timerfd: reveille, tokio, calloop
   files    10,000 reads of 4 KiB with 64 under way: reveille's file I/O by io_uring and by threads,
            a pool of threads by hand, and pread in a loop
-  smoke    every server, every way to post, every kind of timer and every way to read files for a
-           moment, wrong replies and crashes are fatal; no figures
+  smoke    every server, every way to post, every way between processes, every kind of timer and every
+           way to read files for a moment, wrong replies and crashes are fatal; no figures
 
 options:
   --rounds N   samples of each peer and case, 5 unless told
@@ -35,6 +38,7 @@ pub(crate) enum Command {
     Churn,
     Memory,
     Post,
+    Doorbell,
     Timers,
     Files,
     Smoke,
@@ -42,6 +46,8 @@ pub(crate) enum Command {
     /// Be the server of one comparison, pinned to a CPU if one is named. How this program starts
     /// its children; not in the usage text.
     Serve(Peer, Option<usize>),
+    /// Be the other process of one comparison of messages, likewise.
+    DoorbellPeer(Way, Task, Option<usize>),
     /// Read so often from a file that the environment names, while somebody counts. As above.
     ReadFiles(Reader, usize),
 }
@@ -81,17 +87,19 @@ impl Arguments {
                 "churn" => Command::Churn,
                 "memory" => Command::Memory,
                 "post" => Command::Post,
+                "doorbell" => Command::Doorbell,
                 "timers" => Command::Timers,
                 "files" => Command::Files,
                 "smoke" => Command::Smoke,
                 "help" | "--help" | "-h" => Command::Help,
                 "serve" => {
                     let peer = Peer::parse(&value(&mut words, "serve")?)?;
-                    let cpu = match words.next() {
-                        None => None,
-                        Some(cpu) => Some(cpu.parse().map_err(|_| format!("no CPU {cpu:?}"))?),
-                    };
-                    Command::Serve(peer, cpu)
+                    Command::Serve(peer, cpu(&mut words)?)
+                }
+                "doorbell-peer" => {
+                    let way = Way::parse(&value(&mut words, "doorbell-peer")?)?;
+                    let task = Task::parse(&value(&mut words, "doorbell-peer")?)?;
+                    Command::DoorbellPeer(way, task, cpu(&mut words)?)
                 }
                 "read-files" => {
                     let reader = Reader::parse(&value(&mut words, "read-files")?)?;
@@ -111,6 +119,12 @@ impl Arguments {
 
 fn value(words: &mut impl Iterator<Item = String>, of: &str) -> Result<String, String> {
     words.next().ok_or_else(|| format!("{of} needs a value"))
+}
+
+/// The last word, if there is one.
+fn cpu(words: &mut impl Iterator<Item = String>) -> Result<Option<usize>, String> {
+    let parse = |cpu: String| cpu.parse().map_err(|_| format!("no CPU {cpu:?}"));
+    words.next().map(parse).transpose()
 }
 
 #[cfg(test)]

@@ -8,11 +8,13 @@
 //! generator in this process on another. What is compared is the CPU time a server needs for a
 //! message, read from the kernel: it holds even where the generator is the slower side, as it is
 //! against the leanest servers. Posting tasks from thread to thread is compared within this
-//! process, in time, and so are timers, in CPU time and in lateness, and reads of files. Peers take turns (A B C, A B C, ...) and are compared within a
+//! process, in time, and so are timers, in CPU time and in lateness, and reads of files. Messages between
+//! two processes go through shared memory and over a pair of sockets. Peers take turns (A B C, A B C, ...) and are compared within a
 //! round, so that a machine that slows down for a while slows all of them.
 
 mod arguments;
 mod churn;
+mod doorbell;
 mod echo;
 mod files;
 mod load;
@@ -64,6 +66,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             }
             return servers::serve(peer);
         }
+        Command::DoorbellPeer(way, task, cpu) => return doorbell::be_peer(way, task, cpu),
         Command::ReadFiles(reader, reads) => return files::read(reader, reads),
         _ => {}
     }
@@ -76,6 +79,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Churn => churn::run(&machine, peers, *rounds),
         Command::Memory => memory::run(&machine, peers, *rounds),
         Command::Post => post::run(&machine, *rounds),
+        Command::Doorbell => doorbell::run(&machine, *rounds),
         Command::Timers => timers::run(peers, *rounds),
         Command::Files => files::run(&machine, *rounds),
         Command::Smoke => smoke::run(&machine, peers),
@@ -84,6 +88,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             churn::run(&machine, peers, *rounds)?;
             memory::run(&machine, peers, *rounds)?;
             post::run(&machine, *rounds)?;
+            doorbell::run(&machine, *rounds)?;
             timers::run(peers, *rounds)?;
             files::run(&machine, *rounds)
         }

@@ -1,5 +1,5 @@
-//! Every server for a moment: does it start, answer rightly, survive its clients, and end? Then every way of posting tasks, every kind of
-//! timer, and every way to read files.
+//! Every server for a moment: does it start, answer rightly, survive its clients, and end? Then every way of posting tasks, of
+//! messages between processes, every kind of timer, and every way to read files.
 //!
 //! For machines that build and test: figures taken there say nothing, so none are printed.
 
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::Result;
 use crate::churn;
+use crate::doorbell;
 use crate::files;
 use crate::load::Load;
 use crate::machine::Machine;
@@ -28,6 +29,7 @@ pub(crate) fn run(machine: &Machine, peers: &[Peer]) -> Result<()> {
         println!("{}: {messages} messages, every reply right", peer.name());
     }
     post::smoke(machine)?;
+    doorbell::smoke(machine)?;
     timers::smoke(peers)?;
     files::smoke(machine)
 }

@@ -1,0 +1,235 @@
+//! Messages through a shared ring: on a loop at both ends, or with nobody ever asleep.
+
+use std::cell::RefCell;
+use std::hint::spin_loop;
+use std::io::stdin;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use reveille::{Channel, EventLoop, Interest, RingHandler, RingRef, RingSendError, SharedRing};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::passing::{Peer, pass, take};
+use super::{CAPACITY, MESSAGE, Task, Trips};
+use crate::Result;
+
+/// Tells the peer that there are no more, and this process that the peer is there.
+const WORD: [u8; 1] = [1];
+
+/// How long this process waits for the peer before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The child: until the socket is closed.
+pub(super) fn be_peer(task: Task) -> Result<()> {
+    let ring = SharedRing::from_descriptors(take(stdin().as_fd())?, CAPACITY)?;
+    let event_loop = EventLoop::new()?;
+    let mut count = 0_u64;
+    let source = ring.watch(&event_loop, move |ring, message| {
+        let sent = match (task, message.len()) {
+            (Task::Count, MESSAGE) => {
+                count += 1;
+                Ok(())
+            }
+            (Task::Count, _) => ring.send(count.to_ne_bytes()),
+            (Task::Echo, _) => ring.send(message),
+        };
+        sent.expect("room for all that are under way");
+    })?;
+    source.send(WORD)?;
+    let _channel =
+        Channel::new(&event_loop, stdin().as_fd().try_clone_to_owned()?, Interest::READABLE, |event| {
+            event.event_loop().quit();
+        })?;
+    Ok(event_loop.run()?)
+}
+
+/// The child that never sleeps.
+pub(super) fn be_peer_awake(task: Task) -> Result<()> {
+    let mut ring = SharedRing::from_descriptors(take(stdin().as_fd())?, CAPACITY)?;
+    ring.send(WORD)?;
+    let mut message = Vec::new();
+    let (mut count, mut looks) = (0_u64, 0_u64);
+    loop {
+        if !ring.receive(&mut message)? {
+            spin_loop();
+            looks += 1;
+            if looks % 10_000 == 0 && is_readable(stdin())? {
+                return Ok(());
+            }
+        } else if task == Task::Echo {
+            ring.send(&message)?;
+        } else if message.len() == MESSAGE {
+            count += 1;
+        } else {
+            ring.send(count.to_ne_bytes())?;
+        }
+    }
+}
+
+fn is_readable(fd: impl AsFd) -> Result<bool> {
+    const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+    Ok(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&NOW))? > 0)
+}
+
+/// This end, with the peer's on its way.
+fn offer(peer: &Peer) -> Result<SharedRing> {
+    let (ring, descriptors) = SharedRing::create(CAPACITY)?;
+    pass(peer.socket(), &descriptors)?;
+    Ok(ring)
+}
+
+/// Serves the ring with `handler` until it asks the loop to stop, or the peer is no longer waited for.
+fn serve(peer: &Peer, handler: impl RingHandler) -> Result<()> {
+    let event_loop = EventLoop::new()?;
+    let _source = offer(peer)?.serve(&event_loop, handler)?;
+    Ok(event_loop.run_for(PATIENCE)?)
+}
+
+/// Sends until the time is up, then asks how many have come.
+struct Flood {
+    window: Duration,
+    began: Option<Instant>,
+    sent: u64,
+    has_asked: bool,
+    result: Rc<RefCell<Option<(u64, u64, Duration)>>>,
+}
+
+impl RingHandler for Flood {
+    fn on_message(&mut self, ring: &RingRef<'_>, message: &[u8]) {
+        match (self.began, message.try_into()) {
+            (Some(began), Ok(count)) => {
+                *self.result.borrow_mut() = Some((self.sent, u64::from_ne_bytes(count), began.elapsed()));
+                ring.event_loop().quit();
+            }
+            _ => {
+                self.began = Some(Instant::now());
+                self.on_room(ring);
+            }
+        }
+    }
+
+    fn on_room(&mut self, ring: &RingRef<'_>) {
+        let Some(began) = self.began.filter(|_| !self.has_asked) else { return };
+        while self.sent % 64 != 0 || began.elapsed() < self.window {
+            if ring.send([7; MESSAGE]).is_err() {
+                return;
+            }
+            self.sent += 1;
+        }
+        self.has_asked = ring.send(WORD).is_ok();
+    }
+}
+
+pub(super) fn flood(peer: &Peer, window: Duration) -> Result<(u64, Duration)> {
+    let result = Rc::default();
+    serve(peer, Flood { window, began: None, sent: 0, has_asked: false, result: Rc::clone(&result) })?;
+    counted(result.take().ok_or("the peer does not answer")?)
+}
+
+fn counted((sent, count, took): (u64, u64, Duration)) -> Result<(u64, Duration)> {
+    if sent != count {
+        return Err(format!("{sent} messages were sent, and {count} counted").into());
+    }
+    Ok((sent, took))
+}
+
+/// Keeps so many messages under way.
+struct Echo {
+    under_way: usize,
+    window: Duration,
+    out: usize,
+    trips: Rc<RefCell<Option<Trips>>>,
+}
+
+impl RingHandler for Echo {
+    fn on_message(&mut self, ring: &RingRef<'_>, message: &[u8]) {
+        let mut trips = self.trips.borrow_mut();
+        let Some(trips) = &mut *trips else {
+            *trips = Some(Trips::begin(self.under_way, self.window));
+            for _ in 0..self.under_way {
+                ring.send([7; MESSAGE]).expect("room for all that are under way");
+            }
+            self.out = self.under_way;
+            return;
+        };
+        assert!(message == [7; MESSAGE], "a message came back as another");
+        if trips.returned() {
+            ring.send(message).expect("room for what has come back");
+        } else {
+            self.out -= 1;
+            if self.out == 0 {
+                ring.event_loop().quit();
+            }
+        }
+    }
+}
+
+pub(super) fn echo(peer: &Peer, under_way: usize, window: Duration) -> Result<Trips> {
+    let trips = Rc::default();
+    serve(peer, Echo { under_way, window, out: 0, trips: Rc::clone(&trips) })?;
+    let trips: Option<Trips> = trips.take();
+    Ok(trips.filter(|trips| !trips.took.is_zero()).ok_or("the peer does not answer")?)
+}
+
+/// Looks until there is a message.
+fn hear(ring: &mut SharedRing, message: &mut Vec<u8>) -> Result<()> {
+    let mut looks = 0_u64;
+    while !ring.receive(message)? {
+        spin_loop();
+        looks += 1;
+        if looks % 1_000_000_000 == 0 {
+            return Err("the peer does not answer".into());
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn flood_awake(peer: &Peer, window: Duration) -> Result<(u64, Duration)> {
+    let mut ring = offer(peer)?;
+    let mut answer = Vec::new();
+    hear(&mut ring, &mut answer)?;
+    let began = Instant::now();
+    let mut sent = 0_u64;
+    while sent % 64 != 0 || began.elapsed() < window {
+        send(&mut ring, &[7; MESSAGE])?;
+        sent += 1;
+    }
+    send(&mut ring, &WORD)?;
+    hear(&mut ring, &mut answer)?;
+    let count = answer.as_slice().try_into().map_err(|_| "an answer that is no count")?;
+    counted((sent, u64::from_ne_bytes(count), began.elapsed()))
+}
+
+/// Tries until there is room.
+fn send(ring: &mut SharedRing, message: &[u8]) -> Result<()> {
+    loop {
+        match ring.send(message) {
+            Err(RingSendError::Full) => spin_loop(),
+            sent => return Ok(sent?),
+        }
+    }
+}
+
+pub(super) fn echo_awake(peer: &Peer, under_way: usize, window: Duration) -> Result<Trips> {
+    let mut ring = offer(peer)?;
+    let mut message = Vec::new();
+    hear(&mut ring, &mut message)?;
+    let mut trips = Trips::begin(under_way, window);
+    for _ in 0..under_way {
+        ring.send([7; MESSAGE])?;
+    }
+    let mut out = under_way;
+    while out > 0 {
+        hear(&mut ring, &mut message)?;
+        if message != [7; MESSAGE] {
+            return Err("a message came back as another".into());
+        }
+        if trips.returned() {
+            ring.send(&message)?;
+        } else {
+            out -= 1;
+        }
+    }
+    Ok(trips)
+}
