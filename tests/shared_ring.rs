@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::rc::Rc;
@@ -277,15 +277,67 @@ fn two_threads_wait_for_messages_and_for_room_and_neither_sleeps_for_ever() {
 }
 
 #[test]
+fn what_an_end_without_a_loop_was_rung_for_is_called_back_when_it_gets_one() {
+    with_loop(|event_loop| {
+        let (mut here, mut there, [_, _, bell]) = pair(4096);
+        here.send("first").unwrap();
+        assert_eq!(received(&mut there), Some(b"first".to_vec()));
+        here.send("second").unwrap();
+        EventFd::from(bell.try_clone().unwrap()).read().unwrap();
+        let (_source, messages) = watch(event_loop, there);
+        turn(event_loop);
+        assert_eq!(messages.take(), [b"second"]);
+    });
+}
+
+#[test]
+fn a_loop_is_rung_for_only_after_a_whole_turn_that_has_found_nothing() {
+    with_loop(|event_loop| {
+        let (mut here, there, [_, _, bell]) = pair(4096);
+        let (_source, messages) = watch(event_loop, there);
+        turn(event_loop);
+        for round in 1..5 {
+            here.send("it sleeps").unwrap();
+            assert_eq!(rings(&bell), round);
+            turn(event_loop);
+            here.send("it has just found something").unwrap();
+            assert_eq!(rings(&bell), round);
+            turn(event_loop);
+            assert_eq!(messages.take().len(), 2);
+            turn(event_loop);
+        }
+    });
+}
+
+#[test]
+fn an_end_that_is_closed_is_watched_no_longer_although_the_peer_has_its_bell() {
+    with_loop(|event_loop| {
+        let watched = || {
+            let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", event_loop.as_fd().as_raw_fd()));
+            info.unwrap().lines().filter(|line| line.starts_with("tfd:")).count()
+        };
+        let before = watched();
+        let (_here, there, _copies) = pair(4096);
+        let (source, _) = watch(event_loop, there);
+        turn(event_loop);
+        assert_eq!(watched(), before + 1);
+        source.close();
+        assert_eq!(watched(), before);
+    });
+}
+
+#[test]
 fn a_wait_ends_with_its_time_and_at_once_if_there_is_a_message() {
     with_watchdog(LIMIT, || {
-        let (mut here, mut there, _) = pair(64);
+        let (mut here, mut there, [_, _, bell]) = pair(64);
         there.wait(Some(Duration::from_millis(1))).unwrap();
         there.wait(Some(Duration::ZERO)).unwrap();
         here.send("there").unwrap();
         there.wait(None).unwrap();
         there.wait(Some(Duration::MAX)).unwrap();
-        assert_eq!(received(&mut there), Some(b"there".to_vec()));
+        assert_eq!((received(&mut there), rings(&bell)), (Some(b"there".to_vec()), 1));
+        there.wait(Some(Duration::ZERO)).unwrap();
+        assert_eq!(rings(&bell), 0, "or every wait would end at once from here on");
     });
 }
 
