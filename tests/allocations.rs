@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use reveille::{
     Buffer, CloseReason, ConnectionHandler, Decoder, EventLoop, File, FileIo, FrameHandler, Framed,
-    LengthCodec, LengthPrefix, LineCodec, TcpConnection, TcpServer, UdpSocket, VirtualClock,
+    LengthCodec, LengthPrefix, LineCodec, SharedRing, TcpConnection, TcpServer, UdpSocket, VirtualClock,
 };
 use support::net::{self, Host};
 use support::{LIMIT, with_loop, with_watchdog};
@@ -201,6 +201,30 @@ fn an_echoed_datagram_allocates_and_frees_nothing() {
         // The loop's buffers are made once.
         let before = after(20);
         assert_eq!(after(500), before, "in 1000 datagrams");
+    });
+}
+
+#[test]
+fn a_message_to_another_process_and_back_allocates_and_frees_nothing() {
+    with_loop(|event_loop| {
+        let (mut here, descriptors) = SharedRing::create(4096).unwrap();
+        let there = SharedRing::from_descriptors(descriptors, 4096).unwrap();
+        let _echo = there.watch(event_loop, |ring, message| ring.send(message).unwrap()).unwrap();
+        let mut answer = Vec::new();
+        let mut after = |rounds| {
+            for _ in 0..rounds {
+                // Alone, and as many as pass the seam now and then.
+                for length in [64, 0, 1000] {
+                    here.send(&[7; 1000][..length]).unwrap();
+                    event_loop.run_once(net::LIMIT).unwrap();
+                    assert!(here.receive(&mut answer).unwrap() && answer.len() == length);
+                }
+            }
+            counts()
+        };
+        // The copies of messages grow to the longest that comes.
+        let before = after(2);
+        assert_eq!(after(500), before, "in 3000 messages");
     });
 }
 

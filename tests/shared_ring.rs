@@ -6,7 +6,7 @@ mod support;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
@@ -16,11 +16,13 @@ use std::thread;
 use std::time::Duration;
 
 use reveille::{
-    EventFd, EventLoop, RingError, RingHandler, RingRef, RingSendError, SharedRing, SharedRingSource,
+    Buffer, ConnectionHandler, EventFd, EventLoop, RingError, RingHandler, RingRef, RingSendError,
+    SharedRing, SharedRingSource, TcpClient, TcpConnection, TcpServer,
 };
 use rustix::fs::{MemfdFlags, SealFlags};
 use support::alone::alone;
-use support::net::Random;
+use support::net::{Random, turn_until};
+use support::unix::abstract_name;
 use support::{LIMIT, Recorder, turn, with_catching_loop, with_loop, with_watchdog};
 
 /// The largest ring that is taken.
@@ -398,6 +400,63 @@ fn a_loop_that_is_gone_has_closed_its_ends() {
         drop(event_loop);
         assert!(!source.is_open());
         assert_eq!(source.send("!"), Err(RingSendError::Closed));
+    });
+}
+
+/// Takes a ring that comes along with bytes, and sends its messages back for as long as the connection lasts.
+#[derive(Default)]
+struct Taker {
+    ring: Option<SharedRingSource>,
+}
+
+impl ConnectionHandler for Taker {
+    fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        conn.accept_descriptors(3)
+    }
+
+    fn on_descriptors(&mut self, conn: &TcpConnection, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let ring = SharedRing::from_descriptors(descriptors, MOST)?;
+        self.ring = Some(ring.watch(conn.event_loop(), |ring, message| ring.send(message).unwrap())?);
+        Ok(())
+    }
+
+    fn on_message(&mut self, _: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        input.clear();
+        Ok(())
+    }
+}
+
+#[test]
+fn a_ring_that_is_passed_over_a_unix_socket_lasts_as_long_as_the_connection() {
+    with_loop(|event_loop| {
+        let server = TcpServer::bind_unix(event_loop, abstract_name()).unwrap().serve(|_| Taker::default());
+        let server = server.unwrap();
+        let (here, descriptors) = SharedRing::create(512).unwrap();
+        let copies = clones(&descriptors);
+        let (source, messages) = watch(event_loop, here);
+        let mut to_send = Some(descriptors);
+        let client = TcpClient::connect(event_loop, server.address())
+            .serve(move |conn| {
+                conn.send_with_descriptors("a ring", to_send.take().unwrap()).unwrap();
+                Taker::default()
+            })
+            .unwrap();
+        source.send("sent before the other end is there").unwrap();
+        turn_until(event_loop, || messages.len() == 1);
+        assert_eq!(messages.take(), [b"sent before the other end is there"]);
+
+        // The other end rings for what it sends, until it has gone.
+        let [_, bell, _] = &copies[..] else { panic!("three descriptors") };
+        let before = rings(bell);
+        source.send("and again").unwrap();
+        turn_until(event_loop, || messages.len() == 1);
+        assert_eq!(rings(bell), before + 1);
+        drop(client);
+        turn_until(event_loop, || server.open_connections() == 0);
+        source.send("to nobody").unwrap();
+        turn(event_loop);
+        turn(event_loop);
+        assert_eq!((messages.len(), rings(bell)), (1, before + 1));
     });
 }
 
