@@ -288,11 +288,9 @@ impl<C> TimerQueue<C> {
 
     fn insert_as(&mut self, repeats: bool, deadline: u64, payload: C) -> TimerKey {
         let key = self.nodes.take_vacant().unwrap_or_else(|| self.grow());
-        let node = &mut self.nodes[key.index];
-        node.payload = Some(payload);
-        node.set_repeats(repeats);
+        self.nodes.fill(key.index, deadline, self.next_sequence, repeats, payload);
+        self.next_sequence += 1;
         self.len += 1;
-        self.note(key.index, deadline);
         self.place(key.index, deadline);
         key
     }

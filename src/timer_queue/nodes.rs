@@ -4,6 +4,7 @@
 //! and the buckets name it by four bytes. With a payload of five words it fills a cache line: of a million timers, most of
 //! the cost of one is the lines that have to come from memory.
 
+use std::mem;
 use std::ops::{Index, IndexMut};
 
 /// The largest generation of a node. A node that has used them all up is abandoned.
@@ -53,12 +54,20 @@ impl<C> Node<C> {
         self.stamp & REPEATS != 0
     }
 
-    pub(super) fn set_repeats(&mut self, repeats: bool) {
-        self.stamp = self.stamp & !REPEATS | if repeats { REPEATS } else { 0 };
-    }
-
     pub(super) fn state(&self) -> State {
-        State::ALL[(self.stamp & STATE) as usize]
+        const VACANT: u64 = State::Vacant as u64;
+        const IN_RUN: u64 = State::InRun as u64;
+        const IN_HEAP: u64 = State::InHeap as u64;
+        const IN_WHEEL: u64 = State::InWheel as u64;
+        const POPPED: u64 = State::Popped as u64;
+        match self.stamp & STATE {
+            VACANT => State::Vacant,
+            IN_RUN => State::InRun,
+            IN_HEAP => State::InHeap,
+            IN_WHEEL => State::InWheel,
+            POPPED => State::Popped,
+            _ => State::PoppedAndReset,
+        }
     }
 
     pub(super) fn set_state(&mut self, state: State) {
@@ -79,9 +88,6 @@ pub(super) enum State {
 }
 
 impl State {
-    const ALL: [State; 6] =
-        [State::Vacant, State::InRun, State::InHeap, State::InWheel, State::Popped, State::PoppedAndReset];
-
     pub(super) fn is_near(self) -> bool {
         matches!(self, State::InRun | State::InHeap)
     }
@@ -113,6 +119,15 @@ impl<C> Nodes<C> {
     pub(super) fn find(&self, key: TimerKey) -> Option<u32> {
         let node = self.nodes.get(key.index as usize)?;
         (node.generation == key.generation && node.state() != State::Vacant).then_some(key.index)
+    }
+
+    /// Fills a node that was vacant, without a look at what was there: it need not come from memory for that.
+    pub(super) fn fill(&mut self, index: u32, deadline: u64, sequence: u64, repeats: bool, payload: C) {
+        let node = &mut self[index];
+        node.deadline = deadline;
+        node.stamp = sequence << SEQUENCE_SHIFT | if repeats { REPEATS } else { 0 };
+        // A vacant node has no payload. To assign this one would be to look for it.
+        mem::forget(node.payload.replace(payload));
     }
 
     /// The key of a vacant node, which the caller fills. `None` if there is none left; then [`grow`](Nodes::grow).
