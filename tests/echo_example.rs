@@ -3,14 +3,12 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
-use std::thread;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Output};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
+use support::example::Server;
 use support::net::{self, pattern};
 use support::{LIMIT, example, with_watchdog};
 
@@ -22,67 +20,11 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("text")
 }
 
-/// The example while it runs.
-struct Echo {
-    process: Child,
-    address: SocketAddr,
-    lines: mpsc::Receiver<String>,
-}
-
-impl Echo {
-    fn start(arguments: &[&str]) -> Echo {
-        let mut process = Command::new(example::program("echo"))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the example");
-        let output = BufReader::new(process.stdout.take().expect("a pipe"));
-        let (say, lines) = mpsc::channel();
-        thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
-        let mut echo = Echo { process, address: SocketAddr::from(([0; 4], 0)), lines };
-        let first = echo.line();
-        let address =
-            first.strip_prefix("listening on ").unwrap_or_else(|| panic!("no address in `{first}`"));
-        echo.address = address.parse().expect("an address");
-        let second = echo.line();
-        assert_eq!(second, format!("try: nc {} {}", echo.address.ip(), echo.address.port()));
-        echo
-    }
-
-    fn line(&mut self) -> String {
-        self.lines.recv_timeout(net::LIMIT).expect("another line")
-    }
-
-    fn connect(&self) -> TcpStream {
-        net::connect(self.address)
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process), signal).expect("a process that is there");
-    }
-
-    fn is_running(&mut self) -> bool {
-        self.process.try_wait().expect("a child").is_none()
-    }
-
-    /// Waits for the end, and answers the status and the last line.
-    #[track_caller]
-    fn end(mut self) -> (ExitStatus, String) {
-        net::until(|| !self.is_running());
-        let status = self.process.wait().expect("a child");
-        assert_eq!(status.signal(), None, "the signal has killed it");
-        let line = self.line();
-        assert!(self.lines.recv_timeout(net::LIMIT).is_err(), "there is more after `{line}`");
-        (status, line)
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Starts the example, and reads what it says at first.
+fn start(arguments: &[&str]) -> Server {
+    let mut echo = Server::start(Command::new(example::program("echo")).args(arguments));
+    assert_eq!(echo.line(), format!("try: nc {} {}", echo.address.ip(), echo.address.port()));
+    echo
 }
 
 #[test]
@@ -135,12 +77,12 @@ fn an_address_that_is_none_or_is_taken_is_one_line_that_names_it() {
 #[test]
 fn port_0_is_one_that_is_free_and_is_told() {
     with_watchdog(LIMIT, || {
-        let echo = Echo::start(&["--listen", "127.0.0.1:0"]);
-        let other = Echo::start(&["--listen", "127.0.0.1:0", "--threads", "2"]);
+        let echo = start(&["--listen", "127.0.0.1:0"]);
+        let other = start(&["--listen", "127.0.0.1:0", "--threads", "2"]);
         assert_ne!(echo.address.port(), 0);
         assert_ne!(echo.address, other.address);
-        net::assert_echoes(&mut echo.connect());
-        net::assert_echoes(&mut other.connect());
+        net::assert_echoes(&mut net::connect(echo.address));
+        net::assert_echoes(&mut net::connect(other.address));
     });
 }
 
@@ -149,10 +91,10 @@ fn either_signal_ends_it_with_the_totals() {
     with_watchdog(LIMIT, || {
         for signal in [Signal::TERM, Signal::INT] {
             for threads in ["1", "3"] {
-                let echo = Echo::start(&["--listen", "127.0.0.1:0", "--threads", threads]);
+                let echo = start(&["--listen", "127.0.0.1:0", "--threads", threads]);
                 // One never says anything. Of three loops it is on that of the last of the others.
-                let silent = echo.connect();
-                let mut clients: Vec<_> = (0..3).map(|_| echo.connect()).collect();
+                let silent = net::connect(echo.address);
+                let mut clients: Vec<_> = (0..3).map(|_| net::connect(echo.address)).collect();
                 for (number, client) in clients.iter_mut().enumerate() {
                     for _ in 0..=number {
                         net::exchange(client, [0; 100]);
@@ -178,7 +120,7 @@ fn either_signal_ends_it_with_the_totals() {
 fn a_signal_is_heeded_as_soon_as_it_has_said_where_it_listens() {
     with_watchdog(LIMIT, || {
         for _ in 0..10 {
-            let echo = Echo::start(&["--listen", "127.0.0.1:0"]);
+            let echo = start(&["--listen", "127.0.0.1:0"]);
             echo.signal(Signal::TERM);
             let (status, totals) = echo.end();
             assert_eq!(status.code(), Some(0));
@@ -191,8 +133,8 @@ fn a_signal_is_heeded_as_soon_as_it_has_said_where_it_listens() {
 #[test]
 fn a_second_signal_does_not_wait_for_peers_that_stay() {
     with_watchdog(LIMIT, || {
-        let [mut patient, hurried] = [(); 2].map(|()| Echo::start(&["--listen", "127.0.0.1:0"]));
-        let mut clients = [patient.connect(), hurried.connect()];
+        let [mut patient, hurried] = [(); 2].map(|()| start(&["--listen", "127.0.0.1:0"]));
+        let mut clients = [net::connect(patient.address), net::connect(hurried.address)];
         clients.iter_mut().for_each(net::assert_echoes);
         patient.signal(Signal::TERM);
         // It has taken the signal, and waits for its client; its time is up before the other's.
@@ -215,8 +157,8 @@ fn a_second_signal_does_not_wait_for_peers_that_stay() {
 fn a_slow_reader_gets_all_that_it_is_owed_before_the_end() {
     with_watchdog(LIMIT, || {
         for threads in ["1", "2"] {
-            let echo = Echo::start(&["--listen", "127.0.0.1:0", "--threads", threads]);
-            let mut client = echo.connect();
+            let echo = start(&["--listen", "127.0.0.1:0", "--threads", threads]);
+            let mut client = net::connect(echo.address);
             let bytes = pattern(3 << 20);
             client.write_all(&bytes).unwrap();
             // The server has read all of it, and has taken it upon itself to send it back.

@@ -3,17 +3,16 @@
 mod support;
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::process::{Command, Output};
 use std::thread;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use socket2::SockRef;
+use support::example::Server;
 use support::folder::Folder;
 use support::net::{self, pattern, until};
 use support::{LIMIT, example, with_watchdog};
@@ -25,57 +24,31 @@ const BACK_ENDS: [&[&str]; 2] = [&[], &["--by", "threads"]];
 const LARGE: usize = 16 << 20;
 
 /// The example while it runs.
-struct Server {
-    process: Child,
-    address: SocketAddr,
-    lines: mpsc::Receiver<String>,
-}
+struct FileServer(Server);
 
-impl Server {
+impl FileServer {
     /// Serves the folder `served`.
-    fn start(back_end: &[&str], folder: &Folder) -> Server {
-        let mut process = Command::new(example::program("file_server"))
-            .env("RUST_LOG", "error")
-            .args(["--port", "0"])
-            .args(back_end)
-            .arg(folder.join("served"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the example");
-        let output = BufReader::new(process.stdout.take().expect("a pipe"));
-        let (say, lines) = mpsc::channel();
-        thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
-        let mut server = Server { process, address: SocketAddr::from(([0; 4], 0)), lines };
-        let first = server.line();
-        let address =
-            first.strip_prefix("listening on ").unwrap_or_else(|| panic!("no address in `{first}`"));
-        server.address = address.parse().expect("an address");
+    fn start(back_end: &[&str], folder: &Folder) -> FileServer {
+        let mut command = Command::new(example::program("file_server"));
+        let command = command.env("RUST_LOG", "error").args(["--port", "0"]).args(back_end);
+        let mut server = Server::start(command.arg(folder.join("served")));
         let by = server.line();
         assert!(by == "reading by threads" || by == "reading by io_uring" && back_end.is_empty(), "{by}");
         let (ip, port) = (server.address.ip(), server.address.port());
         assert_eq!(server.line(), format!("try: echo 'GET name' | nc -N {ip} {port}"));
-        server
-    }
-
-    fn line(&mut self) -> String {
-        self.lines.recv_timeout(net::LIMIT).expect("another line")
+        FileServer(server)
     }
 
     /// A client that the kernel keeps little for.
     fn connect(&self) -> TcpStream {
-        let client = net::connect(self.address);
+        let client = net::connect(self.0.address);
         SockRef::from(&client).set_recv_buffer_size(64 << 10).expect("a smaller buffer");
         client
     }
 
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process), signal).expect("a process that is there");
-    }
-
     /// What its descriptors are.
     fn links(&self) -> Vec<PathBuf> {
-        let links = fs::read_dir(format!("/proc/{}/fd", self.process.id())).expect("a process that is there");
+        let links = fs::read_dir(format!("/proc/{}/fd", self.0.id())).expect("a process that is there");
         links.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).collect()
     }
 
@@ -92,21 +65,10 @@ impl Server {
 
     /// Waits for its end, and answers the line of totals.
     #[track_caller]
-    fn end(mut self) -> String {
-        until(|| self.process.try_wait().expect("a child").is_some());
-        let status = self.process.wait().expect("a child");
-        assert_eq!(status.signal(), None, "it has been killed");
+    fn end(self) -> String {
+        let (status, line) = self.0.end();
         assert_eq!(status.code(), Some(0));
-        let line = self.line();
-        assert!(self.lines.recv_timeout(net::LIMIT).is_err(), "there is more after `{line}`");
         line
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -155,7 +117,7 @@ fn requests_of_a_connection_are_answered_in_order() {
     with_watchdog(LIMIT, || {
         let (folder, large) = folder();
         for back_end in BACK_ENDS {
-            let server = Server::start(back_end, &folder);
+            let server = FileServer::start(back_end, &folder);
             let mut client = server.connect();
             // All of them at once, and nothing more, so that the end comes while the first is being answered.
             let requests =
@@ -173,7 +135,7 @@ fn requests_of_a_connection_are_answered_in_order() {
                 b"OK 4\nfew\n",
             ];
             assert!(net::read_to_end(&mut client) == expected.concat());
-            server.signal(Signal::TERM);
+            server.0.signal(Signal::TERM);
             assert_eq!(server.end(), format!("1 connections, 5 files, {} bytes", 2 * LARGE + 8));
         }
     });
@@ -187,7 +149,7 @@ fn many_clients_get_their_files_at_a_time() {
             fs::write(folder.join(format!("served/{number}")), piece).unwrap();
         }
         for back_end in BACK_ENDS {
-            let server = Server::start(back_end, &folder);
+            let server = FileServer::start(back_end, &folder);
             thread::scope(|scope| {
                 for (number, piece) in large.chunks(LARGE / 16).enumerate() {
                     let mut client = server.connect();
@@ -199,7 +161,7 @@ fn many_clients_get_their_files_at_a_time() {
                     });
                 }
             });
-            server.signal(Signal::INT);
+            server.0.signal(Signal::INT);
             assert_eq!(server.end(), format!("16 connections, 64 files, {} bytes", 2 * LARGE + 32 * 4));
         }
     });
@@ -241,7 +203,7 @@ fn nothing_but_files_of_the_directory_can_be_had() {
         let missing =
             ["%2e%2e%2fsecret", "..\\secret", "small ", " small", "SMALL", "sma*", "~", "...", "\u{2025}"];
         for back_end in BACK_ENDS {
-            let server = Server::start(back_end, &folder);
+            let server = FileServer::start(back_end, &folder);
             let mut client = server.connect();
             let reasons = [
                 (&no_name[..], "this is no file's name"),
@@ -279,15 +241,15 @@ fn a_client_that_does_not_read_has_few_pieces_read_for_it() {
     with_watchdog(LIMIT, || {
         let (folder, large) = folder();
         for back_end in BACK_ENDS {
-            let server = Server::start(back_end, &folder);
+            let server = FileServer::start(back_end, &folder);
             let mut client = server.connect();
             assert_eq!(ask(&mut client, "large"), format!("OK {LARGE}"));
             // Whoever reads is not kept waiting by the one that does not, which goes on when it does.
             busy_elsewhere(&server);
             let mut received = net::read_exact(&mut client, LARGE / 4);
             busy_elsewhere(&server);
-            server.signal(Signal::TERM);
-            server.signal(Signal::INT);
+            server.0.signal(Signal::TERM);
+            server.0.signal(Signal::INT);
             let totals = server.end();
             let bytes: usize =
                 totals.split(' ').nth(4).and_then(|bytes| bytes.parse().ok()).expect("a number");
@@ -303,7 +265,7 @@ fn a_client_that_does_not_read_has_few_pieces_read_for_it() {
 
 /// Has a server do so much else that it would have got far with a file meanwhile, if nothing held it: its loop makes hundreds of turns.
 #[track_caller]
-fn busy_elsewhere(server: &Server) {
+fn busy_elsewhere(server: &FileServer) {
     let mut client = server.connect();
     for _ in 0..100 {
         assert_eq!(get(&mut client, "small"), b"few\n");
@@ -315,7 +277,7 @@ fn clients_that_vanish_in_mid_transfer_leave_nothing_behind() {
     with_watchdog(LIMIT, || {
         let (folder, _) = folder();
         for back_end in BACK_ENDS {
-            let server = Server::start(back_end, &folder);
+            let server = FileServer::start(back_end, &folder);
             // What is made with the first request, such as threads, is there from now on.
             assert_eq!(get(&mut server.connect(), "small"), b"few\n");
             let mut idle = server.connect();
@@ -345,7 +307,7 @@ fn clients_that_vanish_in_mid_transfer_leave_nothing_behind() {
             until(|| server.serves_nobody());
             assert_eq!(server.descriptors(), before);
             assert_eq!(get(&mut server.connect(), "small"), b"few\n");
-            server.signal(Signal::TERM);
+            server.0.signal(Signal::TERM);
             assert!(server.end().starts_with("123 connections, "));
         }
     });
@@ -356,14 +318,14 @@ fn nothing_is_read_on_for_a_client_that_has_gone() {
     with_watchdog(LIMIT, || {
         let (folder, _) = folder();
         for back_end in BACK_ENDS {
-            let server = Server::start(back_end, &folder);
+            let server = FileServer::start(back_end, &folder);
             for _ in 0..20 {
                 let mut client = server.connect();
                 assert_eq!(ask(&mut client, "large"), format!("OK {LARGE}"));
                 net::reset(client);
             }
             until(|| server.serves_nobody());
-            server.signal(Signal::TERM);
+            server.0.signal(Signal::TERM);
             let totals = server.end();
             let bytes: usize =
                 totals.split(' ').nth(4).and_then(|bytes| bytes.parse().ok()).expect("a number");
@@ -378,10 +340,10 @@ fn no_descriptor_of_it_would_be_inherited() {
     with_watchdog(LIMIT, || {
         let (folder, _) = folder();
         for back_end in BACK_ENDS {
-            let server = Server::start(back_end, &folder);
+            let server = FileServer::start(back_end, &folder);
             let mut client = server.connect();
             assert_eq!(ask(&mut client, "large"), format!("OK {LARGE}"));
-            let id = server.process.id();
+            let id = server.0.id();
             let mut seen = Vec::new();
             for entry in fs::read_dir(format!("/proc/{id}/fd")).unwrap() {
                 let entry = entry.unwrap();
@@ -409,7 +371,7 @@ fn a_file_that_becomes_shorter_is_cut_off_and_others_are_served() {
     with_watchdog(LIMIT, || {
         for back_end in BACK_ENDS {
             let (folder, _) = folder();
-            let server = Server::start(back_end, &folder);
+            let server = FileServer::start(back_end, &folder);
             let mut client = server.connect();
             assert_eq!(ask(&mut client, "large"), format!("OK {LARGE}"));
             busy_elsewhere(&server);
@@ -428,12 +390,12 @@ fn a_signal_lets_those_finish_that_have_asked() {
     with_watchdog(LIMIT, || {
         let (folder, large) = folder();
         for back_end in BACK_ENDS {
-            let server = Server::start(back_end, &folder);
+            let server = FileServer::start(back_end, &folder);
             let mut idle = server.connect();
             assert_eq!(get(&mut idle, "small"), b"few\n");
             let mut client = server.connect();
             assert_eq!(ask(&mut client, "large"), format!("OK {LARGE}"));
-            server.signal(Signal::TERM);
+            server.0.signal(Signal::TERM);
             assert!(net::read_exact(&mut client, LARGE) == large);
             for client in [&mut client, &mut idle] {
                 assert_eq!(net::read_to_end(client), b"");

@@ -23,6 +23,8 @@ const GATHERED: u64 = 50_000;
 /// fills a cache line.
 pub(super) type TimerTask = Task<Firing>;
 
+const _: () = assert!(size_of::<Option<TimerTask>>() == 5 * size_of::<usize>());
+
 /// What a timer is called with: its loop, and which one of the loop's it is.
 pub(super) struct Firing {
     event_loop: EventLoop,
