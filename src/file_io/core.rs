@@ -24,7 +24,8 @@ type Callback = Box<dyn FnOnce(&EventLoop, Outcome)>;
 /// that.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// The name of an operation of a [`FileIo`](super::FileIo), for [`cancel`](super::FileIo::cancel). Never given twice.
+/// The name of an operation of a [`FileIo`](super::FileIo), for [`cancel`](super::FileIo::cancel). One that is kept
+/// finds nothing for the next four thousand million operations at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OperationId {
     core: u32,

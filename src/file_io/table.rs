@@ -1,6 +1,7 @@
 //! Values that are known by a number while they are there, and whose number finds nothing afterwards.
 
-/// A place and how often it has been given, so that no number is given twice.
+/// A place and how often it has been given, so that a number comes again only when its place has been given four thousand million
+/// times.
 pub(super) type Key = u64;
 
 struct Place<T> {
