@@ -13,6 +13,7 @@ mod call;
 mod counters;
 mod handle;
 mod mailbox;
+mod patience;
 mod remote_timers;
 mod repeat;
 mod running;
@@ -31,7 +32,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use builder::Builder;
 pub use call::CallError;
@@ -49,6 +50,7 @@ use crate::task::Task;
 use crate::task_queue::Batch;
 use crate::timer_queue::TimerQueue;
 use alarm::Alarm;
+use patience::Patience;
 use shared::{Posted, Shared};
 use timers::TimerTask;
 
@@ -131,8 +133,7 @@ struct Inner {
     drop_tasks_on_quit: bool,
     /// How many channels are the loop's own.
     own_channels: Cell<usize>,
-    /// For how long the loop looks for work before it sleeps.
-    busy_poll: Duration,
+    patience: Patience,
     /// The first panic of this turn, to go on with when the turn is over.
     panic: Cell<Option<Box<dyn Any + Send>>>,
     /// Storage of the batches of phases 3 and 5, kept for their capacity.

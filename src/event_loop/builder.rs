@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::alarm::Alarm;
 use super::mailbox::Mailbox;
+use super::patience::Patience;
 use super::shared::Shared;
 use super::source::Wakeup;
 use super::{CURRENT, EventLoop, Inner};
@@ -33,7 +34,7 @@ pub struct Builder {
     input_buffer: usize,
     propagate_panics: bool,
     drop_tasks_on_quit: bool,
-    busy_poll: Duration,
+    busy_poll: Option<Duration>,
     mailbox: Mailbox,
     virtual_clock: Option<VirtualClock>,
 }
@@ -45,7 +46,7 @@ impl Builder {
             input_buffer: 64 * 1024,
             propagate_panics: false,
             drop_tasks_on_quit: false,
-            busy_poll: Duration::ZERO,
+            busy_poll: None,
             mailbox: Mailbox::Unbounded,
             virtual_clock: None,
         }
@@ -76,12 +77,21 @@ impl Builder {
         self
     }
 
-    /// How long the loop looks for tasks and events before it sleeps. Usually not at all.
+    /// How long the loop looks for tasks and events before it sleeps. Usually it judges for itself.
     ///
-    /// While it looks, a post to it costs no system call and is seen within a microsecond, for the price of a processor that
-    /// does nothing else. For pairs of loops that answer each other, each with a processor of its own.
+    /// While it looks, a post to it costs no system call and is seen within a microsecond, for the price of a processor that does
+    /// nothing else.
+    ///
+    /// A loop that judges for itself looks for ten microseconds at the most, and only after work from other threads. It goes on with
+    /// that while they post again within that time, as the loops do that answer each other; if they do not it soon leaves it at one
+    /// such look in a thousand. And when many tasks come at once it takes a batch every eight microseconds at the most, which lets
+    /// the threads that post them get on with it.
+    ///
+    /// Zero is for a loop that never uses more of its processor than its work takes, and any other time for one that is to be as
+    /// quick as possible whatever that costs, with a processor to itself: that one does not wait between batches either, and keeps
+    /// its timers to the microsecond.
     pub fn busy_poll(mut self, duration: Duration) -> Builder {
-        self.busy_poll = duration;
+        self.busy_poll = Some(duration);
         self
     }
 
@@ -126,7 +136,7 @@ impl Builder {
             ending: Cell::new(false),
             propagate_panics: self.propagate_panics,
             drop_tasks_on_quit: self.drop_tasks_on_quit,
-            busy_poll: self.busy_poll,
+            patience: Patience::new(self.busy_poll, shared.mailbox.capacity()),
             own_channels: Cell::new(0),
             panic: Cell::new(None),
             channel_batch: Cell::default(),

@@ -1,7 +1,7 @@
 //! Phase 2: the wait, and what comes before it.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{EventLoop, Inner};
 use crate::poller::Wait;
@@ -9,19 +9,48 @@ use crate::poller::Wait;
 impl EventLoop {
     /// Phase 2. Before it sleeps, the loop announces that to other threads, who will wake it.
     pub(super) fn wait(&self, wait: Wait) -> io::Result<()> {
-        let Inner { poller, shared, busy_poll, wake_unread, .. } = &*self.inner;
+        let Inner { poller, wake_unread, .. } = &*self.inner;
         if wait == Wait::No {
             wake_unread.set(false);
             return poller.wait(Wait::No);
         }
-        if !busy_poll.is_zero() && self.wait_busily(wait)? {
+        if !self.goes_to_sleep(wait)? {
+            self.await_next_take();
             return Ok(());
-        }
-        if !shared.tasks.may_sleep() {
-            return self.look();
         }
         wake_unread.set(false);
         if wait == Wait::Forever && self.watches_nothing() { self.sleep_in_read() } else { poller.wait(wait) }
+    }
+
+    /// Announces the sleep, unless there is something to do, or the wait may last no longer; then the descriptors have been looked at.
+    fn goes_to_sleep(&self, wait: Wait) -> io::Result<bool> {
+        let Inner { shared, patience, .. } = &*self.inner;
+        if !shared.tasks.has_work() {
+            let moment = patience.before_sleep();
+            if !moment.is_zero() {
+                let found = self.wait_busily(wait, moment)?;
+                patience.learn(found);
+                if found {
+                    return Ok(false);
+                }
+            }
+        }
+        let may_sleep = shared.tasks.may_sleep();
+        if !may_sleep {
+            self.look()?;
+        }
+        Ok(may_sleep)
+    }
+
+    /// In a flood of tasks, lets some gather before the loop takes them: it has looked at its descriptors already, and would do
+    /// nothing else.
+    fn await_next_take(&self) {
+        let Inner { poller, patience, .. } = &*self.inner;
+        if let Some(next_take) = patience.next_take() {
+            while !poller.has_events() && Instant::now() < next_take {
+                std::hint::spin_loop();
+            }
+        }
     }
 
     /// Looks at the descriptors, if there are any: a loop that lives for its tasks makes no system call while it has some.
@@ -51,31 +80,33 @@ impl EventLoop {
         self.inner.shared.wakeup.read().map(|_| ())
     }
 
-    /// Looks for tasks and events, an alarm among them, without sleeping, for as long as the settings say. Answers whether there
-    /// are any, or the wait may last no longer; nobody needs to wake the loop meanwhile.
-    fn wait_busily(&self, wait: Wait) -> io::Result<bool> {
+    /// Looks for tasks and events, an alarm among them, without sleeping, for `moment`. Answers whether there are any, or the wait
+    /// may last no longer; nobody needs to wake the loop meanwhile.
+    fn wait_busily(&self, wait: Wait, moment: Duration) -> io::Result<bool> {
         /// Looks at the queue for each look at the descriptors, which costs a system call.
         const LOOKS: usize = 16;
-        let Inner { poller, shared, busy_poll, .. } = &*self.inner;
+        let Inner { poller, shared, .. } = &*self.inner;
         // Between turns the announcement of sleep stands.
         shared.tasks.awake();
         let mut now = Instant::now();
         // `None`, later than the clock can say, is never.
-        let give_up = now.checked_add(*busy_poll);
-        while give_up.is_none_or(|give_up| now < give_up) {
-            for _ in 0..LOOKS {
-                if shared.tasks.has_work() {
-                    self.look()?;
-                    return Ok(true);
-                }
-                std::hint::spin_loop();
-            }
+        let give_up = now.checked_add(moment);
+        loop {
             self.look()?;
-            now = Instant::now();
-            if poller.has_events() || matches!(wait, Wait::Until(limit) if limit <= now) {
+            let is_over = matches!(wait, Wait::Until(limit) if limit <= now);
+            if is_over || poller.has_events() || shared.tasks.has_work() {
                 return Ok(true);
             }
+            if give_up.is_some_and(|give_up| give_up <= now) {
+                return Ok(false);
+            }
+            for _ in 0..LOOKS {
+                std::hint::spin_loop();
+                if shared.tasks.has_work() {
+                    break;
+                }
+            }
+            now = Instant::now();
         }
-        Ok(false)
     }
 }

@@ -45,6 +45,7 @@ impl EventLoop {
         if inner.shared.tasks.take(&mut posted) {
             inner.quitting.set(true);
         }
+        inner.patience.note_posted(posted.tasks.len() + posted.errands.len());
         let mut local = None;
         if !inner.local_tasks.borrow().is_empty() {
             local = Some(inner.local_tasks.replace(inner.local_batch.take()));

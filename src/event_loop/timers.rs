@@ -152,7 +152,7 @@ impl EventLoop {
                     return Ok(false);
                 }
                 // A loop that polls busily spends its processor on being exact.
-                let gathered = if inner.busy_poll.is_zero() { now.saturating_add(GATHERED) } else { 0 };
+                let gathered = if !inner.patience.is_eager() { now.saturating_add(GATHERED) } else { 0 };
                 alarm.set(deadline.max(gathered), &inner.shared.clock)?;
                 Ok(true)
             }

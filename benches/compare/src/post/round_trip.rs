@@ -3,6 +3,8 @@
 //! Measured by two threads that wake each other with nothing but an eventfd each. On two CPUs the time is mostly that of a
 //! CPU that leaves its idle state; on one CPU it is that of the system calls and the switch, which repeats well. What a queue
 //! costs, any queue, is shown by two threads with a vector under a mutex each, and no loop.
+//!
+//! A loop judges for itself whether to look for an answer before it sleeps; it may be told to, and not to.
 
 use std::cell::RefCell;
 use std::mem;
@@ -12,7 +14,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use reveille::{EventLoop, LoopHandle};
+use reveille::{Builder, EventLoop, LoopHandle};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
@@ -29,7 +31,7 @@ const TRIPS: usize = 5_000;
 /// Round trips of a turn before those that count.
 const WARM_UP: usize = 500;
 
-/// How long a loop that polls looks for work before it sleeps: longer than any trip that nobody else delays.
+/// How long a loop that is told to poll looks for work before it sleeps: longer than any trip that nobody else delays.
 const BUSY_POLL: Duration = Duration::from_millis(10);
 
 /// Where the two threads run.
@@ -50,15 +52,17 @@ struct Contender {
 const ON_ONE_CPU: &[Contender] = &[
     Contender { name: "eventfd", turn: eventfds },
     Contender { name: "eventfd and queue", turn: queues },
-    Contender { name: "reveille", turn: |cpus, trips| loops(cpus, trips, Duration::ZERO) },
+    Contender { name: "reveille", turn: |cpus, trips| loops(cpus, trips, None) },
+    Contender { name: "reveille, sleeping", turn: |cpus, trips| loops(cpus, trips, Some(Duration::ZERO)) },
 ];
 
-/// Polling is for loops with a CPU each.
+/// To be told to poll is for loops with a CPU each.
 const ON_TWO_CPUS: &[Contender] = &[
     Contender { name: "eventfd", turn: eventfds },
     Contender { name: "eventfd and queue", turn: queues },
-    Contender { name: "reveille", turn: |cpus, trips| loops(cpus, trips, Duration::ZERO) },
-    Contender { name: "reveille, busy_poll", turn: |cpus, trips| loops(cpus, trips, BUSY_POLL) },
+    Contender { name: "reveille", turn: |cpus, trips| loops(cpus, trips, None) },
+    Contender { name: "reveille, sleeping", turn: |cpus, trips| loops(cpus, trips, Some(Duration::ZERO)) },
+    Contender { name: "reveille, busy_poll", turn: |cpus, trips| loops(cpus, trips, Some(BUSY_POLL)) },
 ];
 
 /// Percentiles of one peer's round trips in a round, in microseconds.
@@ -213,11 +217,11 @@ fn write(eventfd: &OwnedFd, counter: u64) -> Result<()> {
     Ok(())
 }
 
-/// Two loops that post to each other.
-fn loops(cpus: Cpus, trips: usize, busy_poll: Duration) -> Result<Vec<Duration>> {
+/// Two loops that post to each other; without `busy_poll` they judge for themselves.
+fn loops(cpus: Cpus, trips: usize, busy_poll: Option<Duration>) -> Result<Vec<Duration>> {
     let (hand_out, handles) = mpsc::channel();
     let far_thread = start_on(cpus.far, move || {
-        let event_loop = EventLoop::builder().busy_poll(busy_poll).build()?;
+        let event_loop = event_loop(busy_poll)?;
         hand_out.send(event_loop.handle())?;
         Ok(event_loop.run()?)
     })?;
@@ -226,7 +230,7 @@ fn loops(cpus: Cpus, trips: usize, busy_poll: Duration) -> Result<Vec<Duration>>
         Err(error) => return Err(far_thread.join().err().unwrap_or_else(|| error.into())),
     };
     let near_thread = start_on(cpus.near, move || {
-        let event_loop = EventLoop::builder().busy_poll(busy_poll).build()?;
+        let event_loop = event_loop(busy_poll)?;
         let taken = Vec::with_capacity(WARM_UP + trips);
         let traveller = Traveller { far, began: Instant::now(), trips: WARM_UP + trips, taken };
         TRAVELLER.set(Some(traveller));
@@ -239,6 +243,10 @@ fn loops(cpus: Cpus, trips: usize, busy_poll: Duration) -> Result<Vec<Duration>>
     let taken = near_thread.join()?;
     far_thread.join()?;
     Ok(taken)
+}
+
+fn event_loop(busy_poll: Option<Duration>) -> Result<EventLoop> {
+    Ok(busy_poll.into_iter().fold(EventLoop::builder(), Builder::busy_poll).build()?)
 }
 
 thread_local! {
