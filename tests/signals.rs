@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::{fs, io, thread};
 
 use reveille::{EventLoop, LoopThread, Signal, Signals};
-use rustix::process::{getpid, kill_process};
+use rustix::process::kill_process;
 use rustix::thread::{Pid, gettid};
 use support::alone::{alone, outcome_alone};
 use support::net::{open_descriptors, turn_until};
@@ -24,8 +24,9 @@ fn send_to(process: Pid, signal: Signal) {
     kill_process(process, signal).unwrap();
 }
 
+/// Sends it to the process. Linux has the thread handle it whose id is given, if it can, so it has been handled when this returns.
 fn raise(signal: Signal) {
-    send_to(getpid(), signal);
+    send_to(gettid(), signal);
 }
 
 fn catching_loop() -> EventLoop {
@@ -149,7 +150,6 @@ fn threads_that_were_there_before_make_no_difference() {
             let id = thread.as_raw_nonzero();
             assert_eq!(mask(&format!("self/task/{id}"), "SigBlk"), 0, "the mask of {id}");
         }
-        // Linux has the thread handle it whose id is given, if it can.
         send_to(earlier, Signal::TERM);
         turn_until(&event_loop, || told.len() > 0);
         assert_eq!(told.take(), [Signal::TERM]);
