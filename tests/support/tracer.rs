@@ -143,7 +143,9 @@ impl State {
                     if registers.rax as i64 == -i64::from(libc::ENOSYS) {
                         let call = registers.orig_rax as i64;
                         *seen.calls.entry(call).or_default() += 1;
-                        seen.inside = Some(call);
+                        // With a timeout of zero it looks for something to do, and does not wait for it.
+                        let looks = call == libc::SYS_epoll_wait && registers.r10 == 0;
+                        seen.inside = (!looks).then_some(call);
                         match call {
                             libc::SYS_epoll_ctl => seen.epoll_operations.push(registers.rsi),
                             libc::SYS_sendto => seen.send_flags.push(registers.r10),
