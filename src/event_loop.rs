@@ -110,6 +110,8 @@ struct Inner {
     poller: Poller,
     channels: RefCell<ChannelTable<Rc<dyn Source>>>,
     timers: RefCell<TimerQueue<TimerTask>>,
+    /// How many came due in the last turn.
+    timers_met: Cell<usize>,
     /// Ends a wait when a timer is due; none for a loop with a virtual clock.
     alarm: OnceCell<Rc<Alarm>>,
     /// Tasks from this thread: no lock, and they need not be `Send`.

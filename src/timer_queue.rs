@@ -24,14 +24,17 @@
 //! queue keeps the room it has grown to.
 //!
 //! # What was tried and is slower
-//! Payloads apart from what else is known of a timer, and chunks without gaps, each filled by the last timer of its bucket:
-//! adding and cancelling a million takes 1.5 times as long, and so does firing them. One heap of all timers, in that state:
-//! adding and cancelling 1.5 times as long again, firing 5 times. Buckets that are lists through the nodes: firing 2.3
-//! times. Those, and a heap for what comes out of the wheel instead of sorting it: 3 times.
+//! What a million timers cost is the memory that has to come for each. So a node and its payload are one cache line, chunks keep the
+//! gaps of cancelled timers and hear of 64 of them at a time, and vacant nodes are used in order: adding and cancelling one takes
+//! 117 ns like this, of which 60 are a plain heap's without callbacks and keys. Without the order of the vacant nodes it takes 143,
+//! with each chunk told at once besides 190, with full chunks and payloads apart 280. One heap of all timers instead, in that state:
+//! 1.5 times as long again, and firing 5 times. Buckets that are lists through the nodes: firing 2.3 times. Those, and a heap for what
+//! comes out of the wheel instead of sorting it: 3 times.
 
 mod heap;
 mod near;
 mod nodes;
+mod vacancies;
 mod wheel;
 
 use std::fmt;
@@ -105,7 +108,8 @@ impl<C> TimerQueue<C> {
     /// the [phase](TimerQueue::begin_phase) before.
     ///
     /// Looks at every timer of a bucket if none is near, and at more buckets if timers were put off.
-    pub(crate) fn next_deadline(&self) -> Option<u64> {
+    pub(crate) fn next_deadline(&mut self) -> Option<u64> {
+        self.far.settle();
         let mut first = self.near.first(&self.nodes).map(|entry| entry.deadline);
         for bucket in self.far.buckets() {
             if first.is_some_and(|first| tick_of(first) < bucket.first_tick) {
@@ -121,6 +125,7 @@ impl<C> TimerQueue<C> {
     /// or two ahead. For a timer further away it may be earlier, three times at most, and for one that was put
     /// off once more; a phase that is begun then makes nothing due and knows better afterwards.
     pub(crate) fn next_wake(&mut self) -> Option<u64> {
+        self.far.settle();
         loop {
             let near = self.near.first(&self.nodes).map(|entry| entry.deadline);
             match self.far.first() {
@@ -229,6 +234,7 @@ impl<C> TimerQueue<C> {
         let now = self.phase.map_or(now, |last| last.now.max(now));
         self.phase = Some(Phase { now, end: self.next_sequence });
         let tick = tick_of(now);
+        self.far.settle();
         while let Some(bucket) = self.far.first().filter(|bucket| bucket.first_tick <= tick) {
             // Nothing lies between the cursor and this bucket, nor elsewhere up to the bucket's end.
             let taken = self.far.take(bucket);
@@ -340,10 +346,7 @@ impl<C> TimerQueue<C> {
 
 impl<C> fmt::Debug for TimerQueue<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TimerQueue")
-            .field("len", &self.len())
-            .field("next_deadline", &self.next_deadline())
-            .finish_non_exhaustive()
+        f.debug_struct("TimerQueue").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 

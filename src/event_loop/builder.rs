@@ -124,6 +124,7 @@ impl Builder {
             channels: RefCell::new(ChannelTable::new()),
             alarm: OnceCell::new(),
             timers: RefCell::new(TimerQueue::new()),
+            timers_met: Cell::new(0),
             local_tasks: RefCell::default(),
             closing: RefCell::default(),
             input: Cell::new(None),

@@ -7,6 +7,8 @@
 use std::mem;
 use std::ops::{Index, IndexMut};
 
+use super::vacancies::Vacancies;
+
 /// The largest generation of a node. A node that has used them all up is abandoned.
 pub(super) const LAST_GENERATION: u32 = u32::MAX - 1;
 
@@ -96,14 +98,13 @@ impl State {
 /// All nodes, indexed by `u32`.
 pub(super) struct Nodes<C> {
     nodes: Vec<Node<C>>,
-    /// The keys to be given next: the vacant nodes, but for those that have used up their generations. The
-    /// generation is here too, so that a new timer only writes to its node and need not wait for it to come from memory.
-    free: Vec<TimerKey>,
+    /// The vacant ones, but for those that have used up their generations.
+    vacancies: Vacancies,
 }
 
 impl<C> Nodes<C> {
     pub(super) const fn new() -> Nodes<C> {
-        Nodes { nodes: Vec::new(), free: Vec::new() }
+        Nodes { nodes: Vec::new(), vacancies: Vacancies::new() }
     }
 
     /// How many there are, vacant ones included.
@@ -121,7 +122,7 @@ impl<C> Nodes<C> {
         (node.generation == key.generation && node.state() != State::Vacant).then_some(key.index)
     }
 
-    /// Fills a node that was vacant, without a look at what was there: it need not come from memory for that.
+    /// Fills a node that was vacant.
     pub(super) fn fill(&mut self, index: u32, deadline: u64, sequence: u64, repeats: bool, payload: C) {
         let node = &mut self[index];
         node.deadline = deadline;
@@ -132,7 +133,8 @@ impl<C> Nodes<C> {
 
     /// The key of a vacant node, which the caller fills. `None` if there is none left; then [`grow`](Nodes::grow).
     pub(super) fn take_vacant(&mut self) -> Option<TimerKey> {
-        self.free.pop()
+        let index = self.vacancies.take()?;
+        Some(TimerKey { index, generation: self[index].generation })
     }
 
     /// Adds a node, which the caller fills.
@@ -154,12 +156,10 @@ impl<C> Nodes<C> {
         let node = &mut self[index];
         node.set_state(State::Vacant);
         node.generation += 1;
-        // The node used last is used next, so a busy one gets here within two hours at a million timers a
-        // second. It is abandoned, a few bytes for four thousand million timers; starting again at 0 would let an old
-        // key cancel a stranger.
+        // A busy node is used again and again, and gets here within two hours at a million timers a second. It is abandoned, a few
+        // bytes for four thousand million timers; starting again at 0 would let an old key cancel a stranger.
         if node.generation <= LAST_GENERATION {
-            let key = TimerKey { index, generation: node.generation };
-            self.free.push(key);
+            self.vacancies.put(index);
         }
     }
 }

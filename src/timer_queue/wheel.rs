@@ -30,6 +30,9 @@ const WORDS: usize = BUCKETS / 64;
 
 /// How many indices a chunk has room for: with what else is known of it it fills a cache line.
 const CHUNK: usize = 13;
+/// How many nodes are taken out before the chunks are told.
+const MOST_REMOVED: usize = 64;
+
 /// log2 of how many are counted for each chunk when a node notes its place.
 const CHUNK_BITS: u32 = 4;
 
@@ -94,6 +97,9 @@ pub(super) struct Wheel {
     occupied: [[u64; WORDS]; LEVELS],
     /// Which words of `occupied` are not zero.
     summary: [u32; LEVELS],
+    /// Where nodes have been taken out, which the chunks are yet to be told. Together they come from memory at the same time;
+    /// one by one each would have to wait for its node first.
+    removed: Vec<u32>,
 }
 
 impl Wheel {
@@ -105,6 +111,7 @@ impl Wheel {
             vacant: END,
             occupied: [[0; WORDS]; LEVELS],
             summary: [0; LEVELS],
+            removed: Vec::new(),
         }
     }
 
@@ -113,6 +120,7 @@ impl Wheel {
         if self.heads.is_empty() {
             self.heads = vec![END; LEVELS * BUCKETS];
             self.chunks.push(Chunk { added: CHUNK as u8, ..Chunk::new(0, END) });
+            self.removed.reserve_exact(MOST_REMOVED);
         }
     }
 
@@ -129,6 +137,7 @@ impl Wheel {
 
     /// The first bucket, in time, that is not empty.
     pub(super) fn first(&self) -> Option<Bucket> {
+        debug_assert!(self.removed.is_empty(), "not settled");
         let level = (0..LEVELS).find(|&level| self.summary[level] != 0)?;
         let word = self.summary[level].trailing_zeros();
         let digit = word * 64 + self.occupied[level][word as usize].trailing_zeros();
@@ -137,6 +146,7 @@ impl Wheel {
 
     /// All buckets that are not empty, in the order of time.
     pub(super) fn buckets(&self) -> impl Iterator<Item = Bucket> {
+        debug_assert!(self.removed.is_empty(), "not settled");
         let words = (0..LEVELS)
             .flat_map(|level| bits_of(self.summary[level].into()).map(move |word| (level, word as usize)));
         let numbers = words.flat_map(|(level, word)| {
@@ -187,13 +197,24 @@ impl Wheel {
 
     /// Takes a node out.
     pub(super) fn remove<C>(&mut self, index: u32, nodes: &Nodes<C>) {
-        let at = nodes[index].at;
-        let chunk = &mut self.chunks[(at >> CHUNK_BITS) as usize];
-        chunk.indices[at as usize % (1 << CHUNK_BITS)] = NONE;
-        chunk.left -= 1;
-        if chunk.left == 0 {
-            self.remove_chunk(at >> CHUNK_BITS);
+        if self.removed.len() == MOST_REMOVED {
+            self.settle();
         }
+        self.removed.push(nodes[index].at);
+    }
+
+    /// Tells the chunks what has been taken out. Must be called before the buckets are looked at.
+    pub(super) fn settle(&mut self) {
+        for removed in 0..self.removed.len() {
+            let at = self.removed[removed];
+            let chunk = &mut self.chunks[(at >> CHUNK_BITS) as usize];
+            chunk.indices[at as usize % (1 << CHUNK_BITS)] = NONE;
+            chunk.left -= 1;
+            if chunk.left == 0 {
+                self.remove_chunk(at >> CHUNK_BITS);
+            }
+        }
+        self.removed.clear();
     }
 
     /// Empties a bucket. What was in there has to be [taken](Wheel::take_chunk) and placed anew.
@@ -220,6 +241,7 @@ impl Wheel {
 
     /// Forgets everything but the cursor, and leaves the nodes as they are.
     pub(super) fn clear(&mut self) {
+        self.settle();
         while let Some(bucket) = self.first() {
             let mut taken = self.take(bucket);
             while self.take_chunk(&mut taken).is_some() {}

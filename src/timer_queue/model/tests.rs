@@ -8,7 +8,10 @@ fn random_operations_agree_with_a_plain_list() {
         let mut pair = Pair::new(seed);
         for _ in 0..pair.rng.below(70) {
             pair.step();
-            pair.check();
+            // Not each time, since a look at the queue settles what is yet to be done.
+            if pair.rng.below(2) == 0 {
+                pair.check();
+            }
         }
         pair.end();
     }
@@ -306,7 +309,7 @@ impl Pair {
         self.waiting.sort_by_key(|timer| (timer.counts_as, timer.sequence));
         let expected: Vec<_> = self.waiting.iter().map(|timer| timer.payload).collect();
         assert_eq!(self.queue.drain(), expected);
-        assert_sound(&self.queue);
+        assert_sound(&mut self.queue);
         assert!(self.rng.seed % 16 > 0 || self.queue.far.lists() == 0);
         let all = 0..self.queue.nodes.len() as u32;
         assert!(self.queue.nodes.vacant().into_iter().eq(all), "every node is vacant, once");
@@ -319,7 +322,7 @@ impl Pair {
     }
 }
 
-fn assert_sound<C>(queue: &TimerQueue<C>) {
+fn assert_sound<C>(queue: &mut TimerQueue<C>) {
     queue.near.assert_sound(&queue.nodes);
     let far = queue.far.assert_sound(&queue.nodes);
     assert_eq!(queue.near.entries().count() + far, queue.len());

@@ -2,20 +2,17 @@ use super::*;
 
 impl<C> Nodes<C> {
     pub(in crate::timer_queue) fn capacity(&self) -> usize {
-        self.nodes.capacity() + self.free.capacity()
+        self.nodes.capacity() + self.vacancies.capacity()
     }
 
     /// As if a vacant node had been used this often.
     pub(in crate::timer_queue) fn wear(&mut self, index: u32, generation: u32) {
         self[index].generation = generation;
-        self.free.iter_mut().filter(|key| key.index == index).for_each(|key| key.generation = generation);
     }
 
     /// The nodes that are vacant and can be used again, sorted.
     pub(in crate::timer_queue) fn vacant(&self) -> Vec<u32> {
-        let mut found: Vec<u32> = self.free.iter().map(|key| key.index).collect();
-        found.sort_unstable();
-        found
+        self.vacancies.all()
     }
 }
 
