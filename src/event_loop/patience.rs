@@ -135,6 +135,8 @@ mod tests {
         assert!((100..=101).contains(&looks(&patience, occasions, false)));
         // The rest of the pause is slept through, then it goes on finding.
         assert!(looks(&patience, 2 * LONGEST_PAUSE, true) >= LONGEST_PAUSE);
+        // What was learned before is forgotten by then.
+        assert_eq!(looks(&patience, 1023, false), 10);
     }
 
     #[test]
