@@ -140,7 +140,7 @@ struct Inner {
     panic: Cell<Option<Box<dyn Any + Send>>>,
     /// Storage of the batches of phases 3 and 5, kept for their capacity.
     channel_batch: Cell<Vec<ChannelId>>,
-    task_batch: Cell<Batch<Posted>>,
+    task_batch: RefCell<Batch<Posted>>,
     local_batch: Cell<Batch<Task<EventLoop>>>,
 }
 

@@ -112,7 +112,11 @@ impl<T> Default for Batch<T> {
 
 impl<T> Batch<T> {
     pub(crate) fn is_empty(&self) -> bool {
-        self.tasks.is_empty() && self.errands.is_empty()
+        self.len() == 0
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.tasks.len() + self.errands.len()
     }
 }
 

@@ -141,7 +141,7 @@ impl Builder {
             own_channels: Cell::new(0),
             panic: Cell::new(None),
             channel_batch: Cell::default(),
-            task_batch: Cell::default(),
+            task_batch: RefCell::default(),
             local_batch: Cell::default(),
         });
         let event_loop = EventLoop { inner };

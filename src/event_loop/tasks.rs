@@ -41,15 +41,18 @@ impl EventLoop {
     /// Phase 5. If a request to quit is there, whatever was accepted before it is in this batch.
     pub(super) fn run_tasks(&self) {
         let inner = &*self.inner;
-        let mut posted = inner.task_batch.take();
-        if inner.shared.tasks.take(&mut posted) {
+        if inner.shared.tasks.take(&mut inner.task_batch.borrow_mut()) {
             inner.quitting.set(true);
         }
-        inner.patience.note_posted(posted.tasks.len() + posted.errands.len());
-        let mut local = None;
-        if !inner.local_tasks.borrow().is_empty() {
-            local = Some(inner.local_tasks.replace(inner.local_batch.take()));
+        let posted = inner.task_batch.borrow().len();
+        inner.patience.note_posted(posted);
+        let has_local = !inner.local_tasks.borrow().is_empty();
+        if posted == 0 && !has_local {
+            return;
         }
+        // Out of the borrow while they run.
+        let mut posted = inner.task_batch.take();
+        let mut local = has_local.then(|| inner.local_tasks.replace(inner.local_batch.take()));
         let tasks = posted.tasks.len() + local.as_ref().map_or(0, |local| local.tasks.len());
         inner.shared.tally.count_batch(tasks);
         let dropped = inner.quitting.get() && inner.drop_tasks_on_quit;
@@ -61,7 +64,7 @@ impl EventLoop {
             self.run_errands(&mut local.errands, Task::call);
         }
         self.run_each(dropped, &mut posted.tasks, SendTask::call);
-        inner.task_batch.set(posted);
+        inner.task_batch.replace(posted);
         if let Some(mut local) = local {
             self.run_each(dropped, &mut local.tasks, Task::call);
             inner.local_batch.set(local);
