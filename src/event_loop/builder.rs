@@ -88,8 +88,8 @@ impl Builder {
     /// the threads that post them get on with it.
     ///
     /// Zero is for a loop that never uses more of its processor than its work takes, and any other time for one that is to be as
-    /// quick as possible whatever that costs, with a processor to itself: that one does not wait between batches either, and keeps
-    /// its timers to the microsecond.
+    /// quick as possible whatever that costs, with a processor to itself; the latter keeps its timers to the microsecond, too. Neither
+    /// waits between batches.
     pub fn busy_poll(mut self, duration: Duration) -> Builder {
         self.busy_poll = Some(duration);
         self

@@ -66,7 +66,7 @@ impl Patience {
     /// So much has been taken from the queue.
     pub(super) fn note_posted(&self, posted: usize) {
         self.was_posted.set(posted > 0);
-        let is_flood = posted >= FLOOD && posted < self.crowded && !self.is_eager();
+        let is_flood = posted >= FLOOD && posted < self.crowded && self.fixed.is_none();
         self.flood.set(is_flood.then(Instant::now));
     }
 
@@ -165,8 +165,10 @@ mod tests {
             patience.note_posted(posted);
             assert_eq!(patience.next_take().is_some(), is_flood, "{posted} tasks");
         }
-        let eager = Patience::new(Some(MOMENT), 100);
-        eager.note_posted(FLOOD);
-        assert_eq!(eager.next_take(), None);
+        for fixed in [Duration::ZERO, MOMENT] {
+            let told = Patience::new(Some(fixed), 100);
+            told.note_posted(FLOOD);
+            assert_eq!(told.next_take(), None);
+        }
     }
 }
