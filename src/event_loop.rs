@@ -135,6 +135,7 @@ struct Inner {
     drop_tasks_on_quit: bool,
     /// How many channels are the loop's own.
     own_channels: Cell<usize>,
+    /// What has been learned of other threads, and what that means for waiting.
     patience: Patience,
     /// The first panic of this turn, to go on with when the turn is over.
     panic: Cell<Option<Box<dyn Any + Send>>>,

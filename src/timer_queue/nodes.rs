@@ -4,7 +4,6 @@
 //! and the buckets name it by four bytes. With a payload of five words it fills a cache line: of a million timers, most of
 //! the cost of one is the lines that have to come from memory.
 
-use std::mem;
 use std::ops::{Index, IndexMut};
 
 use super::vacancies::Vacancies;
@@ -127,8 +126,7 @@ impl<C> Nodes<C> {
         let node = &mut self[index];
         node.deadline = deadline;
         node.stamp = sequence << SEQUENCE_SHIFT | if repeats { REPEATS } else { 0 };
-        // A vacant node has no payload. To assign this one would be to look for it.
-        mem::forget(node.payload.replace(payload));
+        node.payload = Some(payload);
     }
 
     /// The key of a vacant node, which the caller fills. `None` if there is none left; then [`grow`](Nodes::grow).

@@ -4,8 +4,9 @@
 //! timers that are made one after the other lie one behind the other: of a million, in the order in which others had been
 //! cancelled before, each cost half as much again.
 
-/// How many are used in the order given up.
-const RECENT: usize = 64;
+/// How many are used in the order given up, at most; when there are more, the older half of them is put away. A search for those
+/// goes over a word for each 64 nodes there are, once round for each half at most: 60 words each of a million, if they lie far apart.
+const RECENT: usize = 512;
 
 pub(super) struct Vacancies {
     /// The last one was given up last.

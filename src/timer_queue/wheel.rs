@@ -30,11 +30,11 @@ const WORDS: usize = BUCKETS / 64;
 
 /// How many indices a chunk has room for: with what else is known of it it fills a cache line.
 const CHUNK: usize = 13;
-/// How many nodes are taken out before the chunks are told.
-const MOST_REMOVED: usize = 64;
-
 /// log2 of how many are counted for each chunk when a node notes its place.
 const CHUNK_BITS: u32 = 4;
+
+/// How many nodes are taken out before the chunks are told.
+const MOST_REMOVED: usize = 64;
 
 /// The chunk that ends every list. It is full, so that adding to an empty bucket is adding to one that has no room left.
 const END: u32 = 0;
