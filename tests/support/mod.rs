@@ -5,6 +5,7 @@
 pub(crate) mod alone;
 pub(crate) mod channels;
 pub(crate) mod client;
+pub(crate) mod endings;
 pub(crate) mod example;
 pub(crate) mod folder;
 pub(crate) mod net;

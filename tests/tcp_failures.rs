@@ -1,0 +1,334 @@
+//! Connections that end out of order: by an error, by a panic, with their loop. Each handler is told once, with the first
+//! reason, and nobody else is the worse for it.
+
+mod support;
+
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::Duration;
+
+use reveille::{EventLoop, SendError, State};
+use rustix::event::PollFlags;
+use support::endings::{is_closed, scripted_here};
+use support::net::{self, End, Script, Told, message, scripted};
+use support::{LIMIT, OnDrop, with_loop, with_watchdog};
+
+#[test]
+fn the_first_reason_to_close_is_the_one_that_is_told() {
+    fn failure() -> io::Result<()> {
+        Err(io::Error::other("a second reason"))
+    }
+    let closings: [fn(Script) -> Script; 3] = [
+        |script| {
+            script.on_message(|conn, _| {
+                conn.close();
+                failure()
+            })
+        },
+        |script| {
+            script.on_message(|conn, _| -> () {
+                conn.close();
+                panic!("a second reason");
+            })
+        },
+        |script| {
+            script.on_message(|conn, _| {
+                conn.handle().close();
+                conn.close();
+                conn.close_after(Duration::ZERO);
+            })
+        },
+    ];
+    with_watchdog(LIMIT, || {
+        for script in closings {
+            let (host, journal) = scripted(script);
+            let mut client = host.connect();
+            client.write_all(b"x").unwrap();
+            net::wait_for_end(&mut client);
+            assert_eq!(journal.life_of(0), [Told::Open, message("x"), Told::Close(End::Closed)]);
+            drop(host);
+            journal.assert_whole_lives(1);
+        }
+    });
+}
+
+// --- Errors ---------------------------------------------------------------------------------------
+
+fn assert_broken(end: &End) {
+    let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+    assert!(matches!(end, End::Error(kind, _) if kinds.contains(kind)), "{end:?}");
+}
+
+#[test]
+fn a_reset_of_an_idle_connection_is_told_as_an_error() {
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted(|script| script);
+        let mut client = host.connect();
+        net::assert_echoes(&mut client);
+        net::reset(client);
+        let end = journal.end_of(0);
+        assert!(matches!(end, End::Error(io::ErrorKind::ConnectionReset, _)), "{end:?}");
+        assert_eq!(host.open_connections(), 0);
+        drop(host);
+        journal.assert_whole_lives(1);
+    });
+}
+
+#[test]
+fn a_reset_is_noticed_while_reading_is_paused() {
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted(|script| script.on_open(|conn| conn.pause_reading()));
+        let mut client = host.connect();
+        client.write_all(b"never read").unwrap();
+        journal.wait_for(0, |told| *told == Told::Open);
+        net::reset(client);
+        let end = journal.end_of(0);
+        assert!(matches!(end, End::Error(io::ErrorKind::ConnectionReset, _)), "{end:?}");
+        drop(host);
+        assert_eq!(journal.of(0).len(), 2);
+        journal.assert_whole_lives(1);
+    });
+}
+
+#[test]
+fn a_reset_in_the_middle_of_a_transfer_is_told_once() {
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted(|script| {
+            script
+                .on_open(|conn| conn.send(vec![1; 8 << 20]))
+                .on_close(|conn, _| assert_eq!(conn.send(b"still there?"), Err(SendError::Closed)))
+        });
+        for number in 0..10 {
+            let mut client = host.connect();
+            net::read_exact(&mut client, 100_000);
+            net::reset(client);
+            assert_broken(&journal.end_of(number));
+        }
+        assert_eq!(host.handle().counters().panics, 0);
+        drop(host);
+        journal.assert_whole_lives(10);
+    });
+}
+
+/// The bytes are there before the reset is, and both before the loop looks.
+#[test]
+fn the_last_words_before_a_reset_are_heard() {
+    with_loop(|event_loop| {
+        let (server, journal, sockets) =
+            scripted_here(event_loop, |script| script.on_message(|_, input| input.clear()));
+        let mut client = net::connect(server.local_addr());
+        net::turn_until(event_loop, || journal.handlers() == 1);
+        client.write_all(b"last words").unwrap();
+        net::reset(client);
+        net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::HUP));
+        net::turn_until(event_loop, || is_closed(&journal, 0));
+        sockets.borrow_mut().clear();
+        let [Told::Open, words, Told::Close(end)] = &journal.of(0)[..] else { panic!("{journal:?}") };
+        assert_eq!(*words, message("last words"));
+        assert!(matches!(end, End::Error(io::ErrorKind::ConnectionReset, _)), "{end:?}");
+    });
+}
+
+/// The turn that brings the news of the reset begins with what the handler has to send.
+#[test]
+fn a_send_that_meets_a_reset_before_the_loop_does_closes_with_it() {
+    with_loop(|event_loop| {
+        let (server, journal, sockets) = scripted_here(event_loop, |script| {
+            script.on_open(|conn| conn.notify_drained()).on_drained(|conn| {
+                assert_eq!(conn.send(b"hello?"), Err(SendError::Closed));
+                assert_eq!(conn.state(), State::Closed);
+            })
+        });
+        let client = net::connect(server.local_addr());
+        net::turn_until(event_loop, || journal.handlers() == 1);
+        net::reset(client);
+        net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::HUP));
+        net::turn_until(event_loop, || is_closed(&journal, 0));
+        sockets.borrow_mut().clear();
+        assert_eq!(event_loop.handle().counters().panics, 0);
+        let [Told::Open, Told::Drained, Told::Close(end)] = &journal.of(0)[..] else { panic!("{journal:?}") };
+        assert_broken(end);
+    });
+}
+
+#[test]
+fn peers_that_reset_before_they_are_accepted_cost_nothing_but_themselves() {
+    with_loop(|event_loop| {
+        let (server, journal, sockets) = scripted_here(event_loop, |script| script);
+        for _ in 0..50 {
+            net::reset(net::connect(server.local_addr()));
+        }
+        let address = server.local_addr();
+        let client = thread::spawn(move || {
+            let mut client = net::connect(address);
+            net::assert_echoes(&mut client);
+        });
+        net::turn_until(event_loop, || client.is_finished());
+        sockets.borrow_mut().clear();
+        client.join().unwrap();
+        net::turn_until(event_loop, || server.open_connections() == 0);
+        let last = journal.handlers() - 1;
+        for number in 0..last {
+            assert_broken(&journal.end_of(number));
+        }
+        assert_eq!(journal.end_of(last), End::Finished);
+        journal.assert_whole_lives(last + 1);
+    });
+}
+
+#[test]
+fn an_error_that_a_handler_returns_closes_its_connection_with_that_error() {
+    fn failure<T>() -> io::Result<T> {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "not what I was promised"))
+    }
+    let failing: [fn(Script) -> Script; 4] = [
+        |script| script.on_open(|_| failure()),
+        |script| script.on_message(|_, _| failure()),
+        |script| script.on_open(|conn| conn.notify_drained()).on_drained(|_| failure()),
+        |script| script.on_peer_shutdown(|_| failure()),
+    ];
+    with_watchdog(LIMIT, || {
+        for script in failing {
+            let (host, journal) = scripted(script);
+            let mut client = host.connect();
+            // The connection may have failed before either.
+            let _ = client.write_all(b"x");
+            let _ = client.shutdown(Shutdown::Write);
+            net::wait_for_end(&mut client);
+            let expected = End::Error(io::ErrorKind::InvalidData, "not what I was promised".to_owned());
+            assert_eq!(journal.end_of(0), expected);
+            drop(host);
+            journal.assert_whole_lives(1);
+        }
+    });
+}
+
+// --- Panics ---------------------------------------------------------------------------------------
+
+#[test]
+fn a_panic_in_a_handler_costs_its_connection_and_no_other() {
+    let panicking: [fn(Script) -> Script; 4] = [
+        |script| script.on_open(|_| -> () { panic!("on_open") }),
+        |script| script.on_message(|_, _| -> () { panic!("on_message") }),
+        |script| script.on_open(|conn| conn.notify_drained()).on_drained(|_| -> () { panic!("on_drained") }),
+        |script| script.on_peer_shutdown(|_| -> () { panic!("on_peer_shutdown") }),
+    ];
+    with_watchdog(LIMIT, || {
+        for bad in panicking {
+            let (host, journal) =
+                scripted(move |script| if script.number() == 1 { bad(script) } else { script });
+            let mut before = host.connect();
+            net::assert_echoes(&mut before);
+            let mut client = host.connect();
+            let _ = client.write_all(b"x");
+            let _ = client.shutdown(Shutdown::Write);
+            net::wait_for_end(&mut client);
+            assert_eq!(journal.end_of(1), End::Panicked);
+            net::assert_echoes(&mut before);
+            net::assert_echoes(&mut host.connect());
+            assert_eq!(host.handle().counters().panics, 1);
+            drop(host);
+            journal.assert_whole_lives(3);
+        }
+    });
+}
+
+#[test]
+fn a_panic_in_the_factory_costs_the_connection_that_has_no_handler_then() {
+    with_watchdog(LIMIT, || {
+        let (host, journal) =
+            scripted(|script| if script.number() == 1 { panic!("no handler") } else { script });
+        let mut before = host.connect();
+        net::assert_echoes(&mut before);
+        net::wait_for_end(&mut host.connect());
+        net::assert_echoes(&mut before);
+        net::assert_echoes(&mut host.connect());
+        assert_eq!(host.handle().counters().panics, 1);
+        assert_eq!(journal.of(1), []);
+        drop(before);
+        net::until(|| host.open_connections() == 0);
+    });
+}
+
+#[test]
+fn a_panic_in_the_last_call_or_in_a_destructor_is_counted_and_goes_no_further() {
+    let panicking: [fn(Script) -> Script; 2] = [
+        |script| script.on_close(|_, _| -> () { panic!("on_close") }),
+        |script| {
+            let bomb = OnDrop::new(|| panic!("a handler's destructor"));
+            script.on_close(move |_, _| bomb.keep())
+        },
+    ];
+    with_watchdog(LIMIT, || {
+        for bad in panicking {
+            let (host, journal) =
+                scripted(move |script| if script.number() == 1 { bad(script) } else { script });
+            let mut before = host.connect();
+            net::assert_echoes(&mut before);
+            let mut client = host.connect();
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(net::read_to_end(&mut client), b"");
+            assert_eq!(journal.end_of(1), End::Finished);
+            net::assert_echoes(&mut before);
+            assert_eq!(host.handle().counters().panics, 1);
+            assert_eq!(host.open_connections(), 1);
+            drop(host);
+            journal.assert_whole_lives(2);
+        }
+    });
+}
+
+#[test]
+fn a_destructor_that_panics_while_the_loop_is_dropped_takes_nobody_with_it() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let (server, journal, sockets) = scripted_here(&event_loop, |script| {
+            let number = script.number();
+            let bomb = OnDrop::new(move || assert_ne!(number, 1, "a handler's destructor"));
+            script.on_close(move |_, _| bomb.keep())
+        });
+        let clients: Vec<_> = (0..3).map(|_| net::connect(server.local_addr())).collect();
+        net::turn_until(&event_loop, || journal.handlers() == 3);
+        sockets.borrow_mut().clear();
+        let handle = event_loop.handle();
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(event_loop)));
+        assert!(dropped.is_ok(), "the panic came out of the loop's destructor");
+        assert_eq!(handle.counters().panics, 1);
+        for number in 0..3 {
+            assert_eq!(journal.of(number), [Told::Open, Told::Close(End::LoopEnded)], "of {number}");
+        }
+        drop((server, clients));
+    });
+}
+
+// --- The loop goes --------------------------------------------------------------------------------
+
+#[test]
+fn a_loop_that_is_dropped_tells_its_open_connections() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let (server, journal, sockets) = scripted_here(&event_loop, |script| {
+            script.on_close(|conn, _| {
+                // There is nobody left to do these things, and no harm in asking.
+                conn.event_loop().queue_in_loop(|_| unreachable!());
+                conn.close_after(Duration::ZERO);
+                conn.close();
+                assert_eq!(conn.send("goodbye"), Err(SendError::Closed));
+            })
+        });
+        let mut clients: Vec<_> = (0..3).map(|_| net::connect(server.local_addr())).collect();
+        net::turn_until(&event_loop, || journal.handlers() == 3);
+        sockets.borrow_mut().clear();
+        let handle = event_loop.handle();
+        drop(event_loop);
+        for (number, client) in clients.iter_mut().enumerate() {
+            net::wait_for_end(client);
+            assert_eq!(journal.of(number), [Told::Open, Told::Close(End::LoopEnded)]);
+        }
+        assert_eq!(handle.counters().panics, 0);
+        journal.assert_whole_lives(3);
+        assert_eq!(server.open_connections(), 0);
+    });
+}
