@@ -7,6 +7,7 @@ pub(crate) mod channels;
 pub(crate) mod client;
 pub(crate) mod endings;
 pub(crate) mod example;
+pub(crate) mod files;
 pub(crate) mod folder;
 pub(crate) mod net;
 pub(crate) mod shortage;
