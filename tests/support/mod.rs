@@ -5,11 +5,13 @@
 pub(crate) mod alone;
 pub(crate) mod channels;
 pub(crate) mod client;
+pub(crate) mod clock;
 pub(crate) mod endings;
 pub(crate) mod example;
 pub(crate) mod files;
 pub(crate) mod folder;
 pub(crate) mod net;
+pub(crate) mod ready;
 pub(crate) mod shortage;
 // The numbers of the calls, and where a stopped thread keeps them.
 #[cfg(target_arch = "x86_64")]
