@@ -1,7 +1,17 @@
-//! Waits for moments that are near, in which the thread stays busy and no loop has a part.
+//! A time that no test takes, and waits for near moments, in which the thread stays busy and no loop has a part.
 
 use std::hint;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Longer than a test may take: for timers that are not to fire.
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+/// Waits until then.
+pub(crate) fn wait_until(instant: Instant) {
+    while Instant::now() < instant {
+        hint::spin_loop();
+    }
+}
 
 /// Waits until the clock shows a later time than this.
 pub(crate) fn wait_for_tick(since: Instant) {
