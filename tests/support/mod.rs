@@ -34,6 +34,8 @@ use reveille::{EventLoop, VirtualClock};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::thread::Pid;
 
+pub(crate) const KIB: usize = 1024;
+
 /// How long a test may take. Nothing depends on it but when a hang becomes a failure.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 

@@ -1,0 +1,211 @@
+//! How much a connection may have unsent and leave unread: what would pass the limit is refused whole, or closes the
+//! connection.
+
+mod support;
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use reveille::{ConnectionHandle, EventLoop, SendError, Sent};
+use support::net::{self, End, pattern, scripted, scripted_with};
+use support::{KIB, LIMIT, with_watchdog};
+
+#[test]
+fn a_send_that_would_pass_the_limit_is_refused_whole() {
+    const MAX: usize = 300 * KIB + 7;
+    const PIECE: usize = 1000;
+    with_watchdog(LIMIT, || {
+        // A stream without end: the pattern over and over, of which no piece is longer than one round.
+        let round = pattern(1 << 20);
+        let twice = [&round[..], &round[..]].concat();
+        let (report, reported) = mpsc::channel();
+        let (host, journal) = scripted_with(
+            |builder| builder.max_unsent(MAX),
+            move |script| {
+                let (report, twice) = (report.clone(), twice.clone());
+                script.on_open(move |conn| {
+                    let piece = |from: usize, len: usize| &twice[from % (twice.len() / 2)..][..len];
+                    let mut accepted = 0;
+                    // What the kernel takes at once is not unsent, so the pieces go on until both are full.
+                    let refusal = loop {
+                        let before = conn.unsent();
+                        match conn.send(piece(accepted, PIECE)) {
+                            Ok(Sent::Written) => assert_eq!((before, conn.unsent()), (0, 0)),
+                            Ok(Sent::Queued) => assert!(conn.unsent() > before && conn.unsent() <= MAX),
+                            Err(refusal) => {
+                                assert_eq!(conn.unsent(), before, "a refused send leaves nothing");
+                                assert!(before + PIECE > MAX, "refused at {before}");
+                                break refusal;
+                            }
+                        }
+                        accepted += PIECE;
+                    };
+                    assert_eq!(refusal, SendError::Full);
+                    // What fits exactly is taken, and then not a byte more.
+                    let room = MAX - conn.unsent();
+                    assert_eq!(conn.send(piece(accepted, room)), Ok(Sent::Queued));
+                    assert_eq!(conn.unsent(), MAX);
+                    assert_eq!(conn.send(b"!"), Err(SendError::Full));
+                    assert_eq!(conn.send(b""), Ok(Sent::Queued));
+                    assert_eq!(conn.unsent(), MAX);
+                    conn.shutdown();
+                    report.send(accepted + room).unwrap();
+                    Ok(())
+                })
+            },
+        );
+        let mut client = host.connect();
+        let accepted = reported.recv_timeout(net::LIMIT).unwrap();
+        let received = net::read_to_end(&mut client);
+        assert_eq!(received.len(), accepted);
+        let whole = received.chunks(round.len()).all(|piece| *piece == round[..piece.len()]);
+        assert!(whole, "the stream has a hole in it");
+        drop(client);
+        assert_eq!(journal.end_of(0), End::Finished);
+        assert_eq!(host.handle().counters().panics, 0);
+    });
+}
+
+#[test]
+fn of_a_send_larger_than_the_limit_nothing_is_sent() {
+    with_watchdog(LIMIT, || {
+        let (host, _journal) = scripted_with(
+            |builder| builder.max_unsent(KIB),
+            |script| {
+                script.on_open(|conn| {
+                    assert_eq!(conn.send([1; KIB + 1]), Err(SendError::Full));
+                    assert_eq!(conn.send([2; KIB]), Ok(Sent::Written));
+                    conn.shutdown();
+                    Ok(())
+                })
+            },
+        );
+        assert_eq!(net::read_to_end(&mut host.connect()), [2; KIB]);
+        assert_eq!(host.handle().counters().panics, 0);
+    });
+}
+
+/// The loop is held up, so that what is sent through the handle stays on its way.
+#[test]
+fn a_handle_accepts_no_more_than_the_connection_could() {
+    const MAX: usize = 100 * KIB;
+    with_watchdog(LIMIT, || {
+        let (give, given) = mpsc::channel();
+        let (host, _journal) = scripted_with(
+            |builder| builder.max_unsent(MAX),
+            move |script| {
+                let give = give.clone();
+                script.on_open(move |conn| give.send(conn.handle()).unwrap())
+            },
+        );
+        let mut client = host.connect();
+        let handle: ConnectionHandle = given.recv_timeout(net::LIMIT).unwrap();
+        let (release, held) = mpsc::channel::<()>();
+        let (hold, holds) = mpsc::channel();
+        let holding = move |_: &EventLoop| {
+            hold.send(()).unwrap();
+            let _ = held.recv_timeout(net::LIMIT);
+        };
+        host.handle().queue_in_loop(holding).unwrap();
+        holds.recv_timeout(net::LIMIT).unwrap();
+        for n in 0..100u8 {
+            handle.send([n; KIB]).unwrap();
+        }
+        assert_eq!(handle.send([b'!']), Err(SendError::Full));
+        assert_eq!(handle.send([]), Ok(()));
+        drop(release);
+        let received = net::read_exact(&mut client, MAX);
+        assert!(received.chunks(KIB).enumerate().all(|(n, piece)| piece == [n as u8; KIB]));
+        // What has reached the loop makes room.
+        handle.send("and on").unwrap();
+        assert_eq!(net::read_exact(&mut client, 6), b"and on");
+    });
+}
+
+#[test]
+fn a_connection_without_room_for_what_its_handle_accepted_is_closed() {
+    with_watchdog(LIMIT, || {
+        let (give, given) = mpsc::channel();
+        let (host, journal) = scripted_with(
+            |builder| builder.max_unsent(100 * KIB),
+            move |script| {
+                let give = give.clone();
+                script.on_open(move |conn| {
+                    while conn.send([0; KIB]).is_ok() {}
+                    give.send(conn.handle()).unwrap()
+                })
+            },
+        );
+        let client = host.connect();
+        let handle: ConnectionHandle = given.recv_timeout(net::LIMIT).unwrap();
+        assert_eq!(handle.send([1; KIB]), Ok(()));
+        let end = journal.end_of(0);
+        assert!(matches!(end, End::Error(io::ErrorKind::StorageFull, _)), "{end:?}");
+        assert_eq!(handle.send([1; KIB]), Err(SendError::Closed));
+        drop(client);
+    });
+}
+
+#[test]
+fn a_handler_may_leave_as_much_unread_as_the_limit_says_and_no_more() {
+    const MAX: usize = 50_000;
+    with_watchdog(LIMIT, || {
+        let unread = Arc::new(AtomicUsize::new(0));
+        let noted = Arc::clone(&unread);
+        let (host, journal) = scripted_with(
+            |builder| builder.max_unread(MAX),
+            move |script| {
+                let noted = Arc::clone(&noted);
+                script.terse().on_message(move |_, input| noted.store(input.len(), SeqCst))
+            },
+        );
+        let mut client = host.connect();
+        client.write_all(&[0; MAX]).unwrap();
+        net::until(|| unread.load(SeqCst) == MAX);
+        assert_eq!(host.open_connections(), 1);
+        client.write_all(b"!").unwrap();
+        match journal.end_of(0) {
+            End::Error(io::ErrorKind::StorageFull, message) => {
+                assert!(message.contains("unread"), "{message}")
+            }
+            end => panic!("{end:?}"),
+        }
+        net::wait_for_end(&mut client);
+    });
+}
+
+#[test]
+fn the_usual_limits_are_sixteen_mebibytes_each_way() {
+    const MAX: usize = 16 << 20;
+    with_watchdog(LIMIT, || {
+        let unread = Arc::new(AtomicUsize::new(0));
+        let noted = Arc::clone(&unread);
+        let (host, journal) = scripted(move |script| {
+            let noted = Arc::clone(&noted);
+            script
+                .terse()
+                .on_open(|conn| {
+                    assert_eq!(conn.send(vec![0; MAX + 1]), Err(SendError::Full));
+                    assert_eq!(conn.send(vec![0; MAX]), Ok(Sent::Queued));
+                    assert_eq!(conn.send(vec![0; MAX - conn.unsent() + 1]), Err(SendError::Full));
+                    assert_eq!(conn.send(vec![0; MAX - conn.unsent()]), Ok(Sent::Queued));
+                    assert_eq!(conn.unsent(), MAX);
+                })
+                .on_message(move |_, input| noted.store(input.len(), SeqCst))
+        });
+        let mut client = host.connect();
+        // Reading is held back until the server has sent enough.
+        let mut reader = client.try_clone().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || io::copy(&mut reader, &mut io::sink()));
+            client.write_all(&vec![0; MAX]).unwrap();
+            net::until(|| unread.load(SeqCst) == MAX);
+            client.write_all(b"!").unwrap();
+            let end = journal.end_of(0);
+            assert!(matches!(end, End::Error(io::ErrorKind::StorageFull, _)), "{end:?}");
+        });
+        assert_eq!(host.handle().counters().panics, 0);
+    });
+}

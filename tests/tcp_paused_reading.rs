@@ -1,0 +1,234 @@
+//! Handlers that do not want to read for a while: the loop rests meanwhile, and what has come by then, an end included, is seen
+//! when they go on.
+
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::rc::Rc;
+
+use reveille::{EventLoop, TcpServer};
+use rustix::event::PollFlags;
+use support::net::{self, End, Journal, Script, Told, message, pattern, scripted};
+use support::{KIB, LIMIT, with_loop, with_watchdog};
+
+/// Pauses after each message, and goes on in a later turn.
+#[test]
+fn reading_paused_after_each_message_loses_nothing() {
+    with_watchdog(LIMIT, || {
+        let (host, _journal) = scripted(|script| {
+            script
+                .terse()
+                .on_message(|conn, input| {
+                    conn.pause_reading();
+                    conn.send(input.take(input.len().min(5000)))?;
+                    conn.notify_drained();
+                    Ok(())
+                })
+                .on_drained(|conn| conn.resume_reading())
+        });
+        let bytes = pattern(1 << 20);
+        let answer = net::exchange_meanwhile(&mut host.connect(), &bytes);
+        assert!(answer == bytes, "other bytes came back");
+    });
+}
+
+/// A script that takes a line a message and pauses then, until the next turn.
+fn line_by_line(script: Script) -> Script {
+    script
+        .on_message(|conn, input| {
+            if let Some(end) = input.find(b'\n') {
+                conn.send(input.take(end + 1))?;
+                conn.pause_reading();
+                conn.notify_drained();
+            }
+            Ok(())
+        })
+        .on_drained(|conn| conn.resume_reading())
+}
+
+#[test]
+fn what_is_left_when_reading_pauses_is_offered_again_though_nothing_new_has_come() {
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted(line_by_line);
+        let mut client = host.connect();
+        assert_eq!(net::exchange(&mut client, b"one\ntwo\nthree\n"), b"one\ntwo\nthree\n");
+        let offered: Vec<_> =
+            journal.of(0).into_iter().filter(|told| matches!(told, Told::Message(_))).collect();
+        assert_eq!(offered, [message("one\ntwo\nthree\n"), message("two\nthree\n"), message("three\n")]);
+        assert_eq!(net::exchange(&mut client, b"four\n"), b"four\n");
+    });
+}
+
+#[test]
+fn what_is_left_when_reading_pauses_is_offered_again_though_the_peer_has_finished() {
+    with_loop(|event_loop| {
+        let journal = Journal::new();
+        let sockets = Rc::new(RefCell::new(Vec::new()));
+        let (writing, opening) = (journal.clone(), Rc::clone(&sockets));
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |conn| {
+            opening.borrow_mut().push(net::peephole(conn));
+            line_by_line(writing.script())
+        });
+        let server = server.unwrap();
+        let mut client = net::connect(server.local_addr());
+        net::turn_until(event_loop, || journal.handlers() == 1);
+        client.write_all(b"one\ntwo\nthree\n").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::RDHUP));
+        net::turn_until(event_loop, || journal.of(0).contains(&Told::PeerShutdown));
+        sockets.borrow_mut().clear();
+        let before: Vec<_> =
+            journal.of(0).into_iter().filter(|told| matches!(told, Told::Message(_))).collect();
+        assert_eq!(before, [message("one\ntwo\nthree\n"), message("two\nthree\n"), message("three\n")]);
+        net::turn_until(event_loop, || server.open_connections() == 0);
+        assert_eq!(net::read_to_end(&mut client), b"one\ntwo\nthree\n");
+    });
+}
+
+/// Also after the end has been told, since the handler may pause for a reason of its own.
+#[test]
+fn what_is_left_is_offered_again_to_a_handler_that_pauses_after_the_end() {
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted(|script| {
+            let mut finished = false;
+            script
+                .on_message(move |conn, input| {
+                    if finished {
+                        conn.send(input.take_all())?;
+                        conn.shutdown();
+                    }
+                    finished = true;
+                    Ok(())
+                })
+                .on_peer_shutdown(|conn| {
+                    conn.pause_reading();
+                    conn.notify_drained();
+                    Ok(())
+                })
+                .on_drained(|conn| conn.resume_reading())
+        });
+        let mut client = host.connect();
+        client.write_all(b"for later").unwrap();
+        journal.wait_for(0, |told| *told == message("for later"));
+        client.shutdown(Shutdown::Write).unwrap();
+        journal.wait_for(0, |told| *told == Told::Drained);
+        // Two turns are more than enough.
+        host.ask(|_, _| ());
+        host.ask(|_, _| ());
+        let offered = journal.of(0).into_iter().filter(|told| *told == message("for later")).count();
+        assert_eq!(offered, 2, "resumed, and not offered again: {journal:?}");
+        assert_eq!(net::read_to_end(&mut client), b"for later");
+    });
+}
+
+/// A connection that pauses on open, until `go`.
+fn paused_until(go: &Rc<Cell<bool>>, script: Script) -> Script {
+    let go = Rc::clone(go);
+    script
+        .on_open(|conn| {
+            conn.pause_reading();
+            conn.notify_drained();
+            Ok(())
+        })
+        .on_drained(move |conn| {
+            if go.get() {
+                conn.resume_reading()
+            } else {
+                conn.notify_drained()
+            }
+            Ok(())
+        })
+}
+
+#[test]
+fn bytes_and_an_end_that_come_while_reading_is_paused_are_seen_after_it() {
+    for bytes in [&b""[..], b"in the meantime"] {
+        with_loop(|event_loop| {
+            let (go, journal) = (Rc::new(Cell::new(false)), Journal::new());
+            let sockets = Rc::new(RefCell::new(Vec::<TcpStream>::new()));
+            let (writing, opening, going) = (journal.clone(), Rc::clone(&sockets), Rc::clone(&go));
+            let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |conn| {
+                opening.borrow_mut().push(net::peephole(conn));
+                paused_until(&going, writing.script())
+            });
+            let server = server.unwrap();
+            let mut client = net::connect(server.local_addr());
+            net::turn_until(event_loop, || journal.handlers() == 1);
+            client.write_all(bytes).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::RDHUP));
+            for _ in 0..10 {
+                support::turn(event_loop);
+            }
+            sockets.borrow_mut().clear();
+            let told = journal.of(0);
+            assert!(told.iter().all(|told| matches!(told, Told::Open | Told::Drained)), "paused: {told:?}");
+
+            go.set(true);
+            net::turn_until(event_loop, || server.open_connections() == 0);
+            let told: Vec<_> = journal.of(0).into_iter().filter(|told| *told != Told::Drained).collect();
+            let mut expected = vec![Told::Open, Told::PeerShutdown, Told::Close(End::Finished)];
+            if !bytes.is_empty() {
+                expected.insert(1, message("in the meantime"));
+            }
+            assert_eq!(told, expected);
+            assert_eq!(net::read_to_end(&mut client), bytes);
+        });
+    }
+}
+
+/// Both ends have finished, which the kernel reports as a hang-up whether one asks or not.
+#[test]
+fn a_hang_up_does_not_spin_the_loop_while_reading_is_paused() {
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted(|script| {
+            script.on_open(|conn| {
+                conn.pause_reading();
+                conn.shutdown();
+                Ok(())
+            })
+        });
+        let mut client = host.connect();
+        client.write_all(b"unread").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(net::read_to_end(&mut client), b"");
+        net::until(|| host.open_connections() == 1);
+        host.assert_rests();
+        assert_eq!(journal.of(0), [Told::Open]);
+    });
+}
+
+#[test]
+fn a_pause_in_the_middle_of_a_burst_is_a_pause_at_once() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::builder().input_buffer(KIB).build().unwrap();
+        let (go, journal) = (Rc::new(Cell::new(false)), Journal::new());
+        let sockets = Rc::new(RefCell::new(Vec::new()));
+        let (writing, opening, going) = (journal.clone(), Rc::clone(&sockets), Rc::clone(&go));
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve(move |conn| {
+            opening.borrow_mut().push(net::peephole(conn));
+            paused_until(&going, writing.script()).on_open(|_| Ok(())).on_message(|conn, input| {
+                input.clear();
+                conn.pause_reading();
+                conn.notify_drained();
+                Ok(())
+            })
+        });
+        let server = server.unwrap();
+        let mut client = net::connect(server.local_addr());
+        net::turn_until(&event_loop, || journal.handlers() == 1);
+        client.write_all(&[b'x'; 3 * KIB]).unwrap();
+        net::until(|| sockets.borrow()[0].peek(&mut [0; 3 * KIB]).unwrap() == 3 * KIB);
+        let messages = || journal.of(0).iter().filter(|told| matches!(told, Told::Message(_))).count();
+        net::turn_until(&event_loop, || messages() == 1);
+        for _ in 0..10 {
+            support::turn(&event_loop);
+        }
+        assert_eq!(messages(), 1, "read on while paused");
+        go.set(true);
+        net::turn_until(&event_loop, || messages() == 3);
+        sockets.borrow_mut().clear();
+    });
+}
