@@ -12,6 +12,7 @@ pub(crate) mod files;
 pub(crate) mod folder;
 pub(crate) mod net;
 pub(crate) mod ready;
+pub(crate) mod ring;
 pub(crate) mod shortage;
 // The numbers of the calls, and where a stopped thread keeps them.
 #[cfg(target_arch = "x86_64")]

@@ -1,0 +1,190 @@
+//! The descriptors of a shared ring: all that are not what they should be are refused, and none is left over or inherited.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+
+use reveille::{EventFd, EventLoop, SharedRing};
+use rustix::fs::{MemfdFlags, SealFlags};
+use support::alone::alone;
+use support::ring::{MOST, pair, watch};
+use support::{turn, with_loop};
+
+/// Takes the descriptors that it should be given, changed by `change`, and answers with what is said to that.
+#[track_caller]
+fn refused(change: impl FnOnce(&mut Vec<OwnedFd>)) -> (ErrorKind, String) {
+    let (_here, mut descriptors) = SharedRing::create(4096).unwrap();
+    change(&mut descriptors);
+    let error = SharedRing::from_descriptors(descriptors, MOST).unwrap_err();
+    (error.kind(), error.to_string())
+}
+
+fn memfd(bytes: u64, seals: SealFlags) -> OwnedFd {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memfd = rustix::fs::memfd_create("a test", flags).unwrap();
+    rustix::fs::ftruncate(&memfd, bytes).unwrap();
+    rustix::fs::fcntl_add_seals(&memfd, seals).unwrap();
+    memfd
+}
+
+/// Memory with the content that it should have.
+fn copy_of(memory: &OwnedFd, bytes: u64, seals: SealFlags) -> OwnedFd {
+    let mut content = vec![0; 4096];
+    File::from(memory.try_clone().unwrap()).read_exact_at(&mut content, 0).unwrap();
+    let copy = File::from(memfd(bytes, SealFlags::empty()));
+    copy.write_all_at(&content, 0).unwrap();
+    rustix::fs::fcntl_add_seals(&copy, seals).unwrap();
+    copy.into()
+}
+
+const SIZE: u64 = 4096 + 2 * 4096;
+
+#[test]
+fn memory_whose_size_is_not_sealed_is_refused() {
+    let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    for missing in [SealFlags::SHRINK, SealFlags::GROW, SealFlags::SEAL] {
+        let (kind, why) = refused(|passed| passed[0] = copy_of(&passed[0], SIZE, all.difference(missing)));
+        assert_eq!(kind, ErrorKind::InvalidInput);
+        assert!(why.contains("not sealed"), "{why}");
+    }
+    // Sealed it is taken, so that what was said above is said of the seals.
+    let (_here, mut descriptors) = SharedRing::create(4096).unwrap();
+    descriptors[0] = copy_of(&descriptors[0], SIZE, all);
+    SharedRing::from_descriptors(descriptors, MOST).unwrap();
+}
+
+#[test]
+fn memory_that_is_no_ring_or_of_another_size_is_refused() {
+    let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    let (kind, why) = refused(|passed| passed[0] = memfd(SIZE, all));
+    assert_eq!(kind, ErrorKind::InvalidData);
+    assert!(why.contains("not that of a shared ring"), "{why}");
+    for bytes in [4096, SIZE - 8, SIZE + 8, 2 * SIZE] {
+        let (kind, why) = refused(|passed| passed[0] = copy_of(&passed[0], bytes, all));
+        assert_eq!(kind, ErrorKind::InvalidData);
+        assert!(why.contains("not the size that its header says"), "{why}");
+    }
+}
+
+#[test]
+fn memory_that_cannot_be_written_is_refused() {
+    let (kind, why) = refused(|passed| {
+        let path = format!("/proc/self/fd/{}", passed[0].as_raw_fd());
+        passed[0] = File::open(path).unwrap().into();
+    });
+    assert_eq!(kind, ErrorKind::InvalidInput);
+    assert!(why.contains("cannot be written"), "{why}");
+    let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    let (_, why) = refused(|passed| passed[0] = copy_of(&passed[0], SIZE, all | SealFlags::WRITE));
+    assert!(why.contains("cannot be written"), "{why}");
+}
+
+#[test]
+fn descriptors_in_another_order_or_number_or_of_another_kind_are_refused() {
+    type Change = fn(&mut Vec<OwnedFd>);
+    let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+    let changes: [(Change, &str); 9] = [
+        (|passed| passed.swap(0, 1), "not a memfd"),
+        (|passed| passed.swap(0, 2), "not a memfd"),
+        (|passed| passed.swap(1, 2), "in another order"),
+        (|passed| passed[1] = passed[0].try_clone().unwrap(), "not an eventfd"),
+        (|passed| passed[2] = passed[1].try_clone().unwrap(), "in another order"),
+        (|passed| passed[2] = EventFd::new(0).unwrap().into(), "not those of this shared ring"),
+        (|passed| drop(passed.pop()), "3 descriptors, and not 2"),
+        (|passed| passed.clear(), "3 descriptors, and not 0"),
+        (|passed| passed.push(passed[0].try_clone().unwrap()), "3 descriptors, and not 4"),
+    ];
+    for (change, expected) in changes {
+        let (kind, why) = refused(change);
+        assert_eq!(kind, ErrorKind::InvalidInput);
+        assert!(why.contains(expected), "{why}");
+    }
+    for place in 0..3 {
+        let (kind, why) = refused(|passed| passed[place] = null());
+        assert_eq!(kind, ErrorKind::InvalidInput);
+        assert!(why.contains(["not a memfd", "not an eventfd"][place.min(1)]), "{why}");
+    }
+}
+
+#[test]
+fn an_eventfd_that_blocks_is_refused() {
+    for place in [1, 2] {
+        let (kind, why) = refused(|passed| {
+            let flags = rustix::fs::fcntl_getfl(&passed[place]).unwrap();
+            let blocking = flags.difference(rustix::fs::OFlags::NONBLOCK);
+            rustix::fs::fcntl_setfl(&passed[place], blocking).unwrap();
+        });
+        assert_eq!(kind, ErrorKind::InvalidInput);
+        assert!(why.contains("blocks"), "{why}");
+    }
+}
+
+fn own_descriptors() -> BTreeSet<String> {
+    let links = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+    links.filter_map(|link| Some(format!("{link:?} {:?}", fs::read_link(&link).ok()?))).collect()
+}
+
+/// What `ls` sees of its own descriptors, by their numbers.
+fn seen_by_another_program() -> String {
+    let output = Command::new("ls").arg("/proc/self/fd").output().expect("ls");
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn no_descriptor_is_left_and_none_is_inherited() {
+    alone(|| {
+        let usual = seen_by_another_program();
+        let before = own_descriptors();
+        for _ in 0..50 {
+            let (here, there, _) = pair(4096);
+            drop((here, there));
+            refused(|passed| passed.swap(1, 2));
+            refused(|passed| passed.swap(0, 1));
+            refused(|passed| drop(passed.pop()));
+        }
+        assert_eq!(own_descriptors(), before);
+        {
+            let (here, descriptors) = SharedRing::create(4096).unwrap();
+            // They come as a careless receiver would have taken them.
+            for descriptor in &descriptors {
+                rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty()).unwrap();
+            }
+            let there = SharedRing::from_descriptors(descriptors, MOST).unwrap();
+            assert_eq!(seen_by_another_program(), usual);
+            let event_loop = EventLoop::new().unwrap();
+            let (here, _) = watch(&event_loop, here);
+            let (there, _) = watch(&event_loop, there);
+            turn(&event_loop);
+            assert_eq!(seen_by_another_program(), usual);
+            here.close();
+            drop(event_loop);
+            drop(there);
+        }
+        assert_eq!(own_descriptors(), before);
+    });
+}
+
+#[test]
+fn the_memory_is_given_back_when_both_ends_have_gone() {
+    alone(|| {
+        let mapped =
+            || fs::read_to_string("/proc/self/maps").unwrap().matches("reveille shared ring").count();
+        let (here, there, _) = pair(1 << 20);
+        assert_eq!(mapped(), 2);
+        drop(here);
+        assert_eq!(mapped(), 1);
+        with_loop(|event_loop| {
+            let (source, _) = watch(event_loop, there);
+            turn(event_loop);
+            assert_eq!(mapped(), 1);
+            source.close();
+            assert_eq!(mapped(), 0);
+        });
+    });
+}
