@@ -1,0 +1,126 @@
+//! The other ends of connections: clients that fail rather than hang, how they end, and bytes for them to send.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use socket2::{Domain, SockRef, Socket, Type};
+
+use super::LIMIT;
+
+/// A client whose reads and writes fail when they take too long.
+#[track_caller]
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    with_limits(TcpStream::connect_timeout(&address, LIMIT).expect("a server that listens"))
+}
+
+fn with_limits(client: TcpStream) -> TcpStream {
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    client.set_write_timeout(Some(LIMIT)).unwrap();
+    client.set_nodelay(true).unwrap();
+    client
+}
+
+/// A client with packets as small as those of a real network. Those of the loopback are so large that a small send buffer
+/// holds but one of them, which is then acknowledged with a delay.
+#[track_caller]
+pub(crate) fn connect_with_small_packets(address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    socket.set_tcp_mss(1400).unwrap();
+    socket.connect_timeout(&address.into(), LIMIT).expect("a server that listens");
+    with_limits(socket.into())
+}
+
+/// Sends `bytes` and reads as many.
+#[track_caller]
+pub(crate) fn exchange(client: &mut TcpStream, bytes: impl AsRef<[u8]>) -> Vec<u8> {
+    client.write_all(bytes.as_ref()).expect("a server that reads");
+    read_exact(client, bytes.as_ref().len())
+}
+
+/// Sends `bytes` and reads as many at the same time, when they may be more than the way holds.
+#[track_caller]
+pub(crate) fn exchange_meanwhile(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
+    let mut writer = client.try_clone().expect("a descriptor");
+    thread::scope(|scope| {
+        scope.spawn(|| writer.write_all(bytes).expect("a server that reads"));
+        read_exact(client, bytes.len())
+    })
+}
+
+#[track_caller]
+pub(crate) fn assert_echoes(client: &mut TcpStream) {
+    assert_eq!(exchange(client, b"are you there?"), b"are you there?");
+}
+
+#[track_caller]
+pub(crate) fn read_exact(client: &mut TcpStream, n: usize) -> Vec<u8> {
+    let mut bytes = vec![0; n];
+    client.read_exact(&mut bytes).expect("so many bytes");
+    bytes
+}
+
+/// Reads until the server has sent its FIN.
+#[track_caller]
+pub(crate) fn read_to_end(client: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    client.read_to_end(&mut bytes).expect("an orderly end");
+    bytes
+}
+
+/// Waits until the server has closed, in order or not.
+#[track_caller]
+pub(crate) fn wait_for_end(client: &mut TcpStream) {
+    match io::copy(client, &mut io::sink()) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}"),
+    }
+}
+
+/// Closes such that the server gets a reset.
+pub(crate) fn reset(client: TcpStream) {
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// A second descriptor of a connection's socket, to look at what has come.
+pub(crate) fn peephole(socket: impl AsFd) -> TcpStream {
+    socket.as_fd().try_clone_to_owned().expect("a descriptor").into()
+}
+
+/// What a poll says of a socket now, of its end in particular.
+pub(crate) fn condition(socket: impl AsFd) -> PollFlags {
+    let mut fds = [PollFd::new(&socket, PollFlags::IN | PollFlags::RDHUP)];
+    rustix::event::poll(&mut fds, Some(&Timespec::default())).expect("a poll");
+    fds[0].revents()
+}
+
+/// `len` bytes of which no piece is like another.
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
+    let mut random = Random::new(len as u64);
+    let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
+    bytes.truncate(len);
+    bytes
+}
+
+/// xorshift64*: small, and the same everywhere.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+}

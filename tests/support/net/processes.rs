@@ -1,0 +1,92 @@
+//! What belongs to a process: the descriptors that it has open, and a child in which the test binary plays a role of its own.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{self, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use super::LIMIT;
+
+/// How many descriptors of the kinds that the library uses this process has open: sockets, pollers, counters, and `/dev/null`
+/// for the reserve. The standard library reads a file of its own now and then.
+pub(crate) fn open_descriptors() -> usize {
+    let links = fs::read_dir("/proc/self/fd")
+        .expect("procfs")
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    links
+        .filter(|link| {
+            let link = link.to_string_lossy();
+            ["socket:", "anon_inode:", "pipe:", "/dev/null"].iter().any(|kind| link.starts_with(kind))
+        })
+        .count()
+}
+
+const ROLE: &str = "REVEILLE_TEST_ROLE";
+
+/// The test binary once more, in a role of its own: it runs the test `child_role`, which is ignored otherwise.
+pub(crate) struct Child {
+    process: process::Child,
+    answers: mpsc::Receiver<String>,
+}
+
+impl Child {
+    pub(crate) fn start(role: &str) -> Child {
+        let program = env::current_exe().expect("this program");
+        let mut process = Command::new(program)
+            .args(["--exact", "child_role", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(ROLE, role)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a child");
+        let output = BufReader::new(process.stdout.take().expect("a pipe"));
+        let (heard, answers) = mpsc::channel();
+        thread::spawn(move || {
+            for line in output.lines() {
+                let Ok(line) = line else { return };
+                // The test harness speaks as well, and not always in whole lines.
+                if let Some((_, answer)) = line.split_once(MARK) {
+                    let _ = heard.send(answer.to_owned());
+                }
+            }
+        });
+        Child { process, answers }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    #[track_caller]
+    pub(crate) fn hear(&mut self) -> String {
+        self.answers.recv_timeout(LIMIT).expect("a child that answers")
+    }
+
+    #[track_caller]
+    pub(crate) fn ask(&mut self, question: &str) -> String {
+        let input = self.process.stdin.as_mut().expect("a pipe");
+        writeln!(input, "{question}").expect("a child that listens");
+        self.hear()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+const MARK: &str = "@@ ";
+
+/// For the child: the role it is to play, if it is a child at all.
+pub(crate) fn role() -> Option<String> {
+    env::var(ROLE).ok()
+}
+
+/// For the child: what its parent will [hear](Child::hear).
+pub(crate) fn answer(text: impl std::fmt::Display) {
+    println!("{MARK}{text}");
+}
