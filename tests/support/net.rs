@@ -8,6 +8,7 @@ mod processes;
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::num::NonZeroUsize;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -126,6 +127,26 @@ pub(crate) fn scripted_with(
         settings(TcpServer::bind(event_loop, "127.0.0.1:0")?).serve(move |_| script(written.script()))
     });
     (host, journal)
+}
+
+/// A scripted server over several loops, on the loop of a host.
+pub(crate) fn scripted_over(
+    threads: usize,
+    script: impl Fn(Script) -> Script + Send + Sync + 'static,
+) -> (Host, Journal) {
+    let journal = Journal::new();
+    let written = journal.clone();
+    let host = Host::new(move |event_loop| {
+        TcpServer::bind(event_loop, "127.0.0.1:0")?
+            .threads(loops(threads))?
+            .serve(move |_| script(written.script()))
+    });
+    (host, journal)
+}
+
+/// So many, for [`TcpServerBuilder::threads`].
+pub(crate) fn loops(n: usize) -> NonZeroUsize {
+    n.try_into().expect("at least one")
 }
 
 /// A host whose connections give their handles away when they open.

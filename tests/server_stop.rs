@@ -1,0 +1,310 @@
+//! An orderly stop of a server: what it still sends and what it throws away, whom it cuts off in the end, and what it reports.
+
+mod support;
+
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use reveille::{Buffer, ConnectionHandler, EventLoop, StopReport, TcpConnection, TcpServer};
+use support::net::{self, End, Host, Journal, Script, Told, loops, scripted, scripted_over, scripted_with};
+use support::{LIMIT, OnDrop, with_watchdog};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Has the host's server stop, and answers where its report will come.
+fn stop(host: &Host, within: Duration) -> mpsc::Receiver<StopReport> {
+    let (report, reported) = mpsc::channel();
+    host.ask(move |_, server| {
+        server.take().expect("a server").stop(within, move |_, outcome| report.send(outcome).unwrap());
+    });
+    reported
+}
+
+/// The report, after which what was to be called is gone.
+#[track_caller]
+fn only_report(reported: &mpsc::Receiver<StopReport>) -> (u64, u64) {
+    let report = reported.recv_timeout(net::LIMIT).expect("a report");
+    assert_eq!(reported.recv_timeout(net::LIMIT), Err(mpsc::RecvTimeoutError::Disconnected));
+    (report.drained, report.cut)
+}
+
+/// A connection owes what it has accepted for sending, more than the kernel takes at once.
+const OWED: usize = 6 << 20;
+
+fn owing(bytes: &Arc<[u8]>, script: Script) -> Script {
+    let bytes = Arc::clone(bytes);
+    script.on_open(move |conn| conn.send(&bytes))
+}
+
+#[test]
+fn a_stop_without_connections_is_over_at_once() {
+    with_watchdog(LIMIT, || {
+        for threads in [1, 3] {
+            let (host, _) = scripted_over(threads, |script| script);
+            assert_eq!(only_report(&stop(&host, LONG)), (0, 0));
+            let refused = TcpStream::connect(host.address()).expect_err("nobody listens");
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        }
+    });
+}
+
+#[test]
+fn a_stop_sends_what_is_owed_to_a_slow_reader() {
+    with_watchdog(LIMIT, || {
+        let bytes: Arc<[u8]> = net::pattern(OWED).into();
+        for threads in [1, 2] {
+            let owed = Arc::clone(&bytes);
+            let (host, journal) = scripted_over(threads, move |script| owing(&owed, script));
+            let mut client = host.connect();
+            journal.wait_for(0, |told| *told == Told::Open);
+            let reported = stop(&host, LONG);
+            // Nothing has been read so far.
+            assert!(net::read_to_end(&mut client) == *bytes, "other bytes came");
+            drop(client);
+            assert_eq!(only_report(&reported), (1, 0));
+            assert_eq!(journal.end_of(0), End::Finished);
+            drop(host);
+            journal.assert_whole_lives(1);
+        }
+    });
+}
+
+#[test]
+fn a_stop_cuts_off_those_that_have_not_ended_in_time() {
+    with_watchdog(LIMIT, || {
+        for threads in [1, 3] {
+            let owed: Arc<[u8]> = vec![0; OWED].into();
+            let (host, journal) =
+                scripted_over(
+                    threads,
+                    move |script| {
+                        if script.number() % 2 == 0 { owing(&owed, script) } else { script }
+                    },
+                );
+            let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
+            (0..6).for_each(|number| _ = journal.wait_for(number, |told| *told == Told::Open));
+            let reported = stop(&host, Duration::from_millis(30));
+            assert_eq!(only_report(&reported), (0, 6));
+            (0..6).for_each(|number| assert_eq!(journal.end_of(number), End::Stopped));
+            clients.iter_mut().for_each(net::wait_for_end);
+            drop(host);
+            journal.assert_whole_lives(6);
+        }
+    });
+}
+
+/// The deadline comes when those that end by themselves have ended.
+#[test]
+fn a_stop_reports_how_many_ended_each_way() {
+    with_watchdog(LIMIT, || {
+        for threads in [1, 3] {
+            let (host, journal) = scripted_over(threads, |script| script);
+            let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
+            clients.iter_mut().for_each(net::assert_echoes);
+            let reported = stop(&host, Duration::from_millis(150));
+            let staying = clients.split_off(4);
+            for client in &mut clients {
+                assert_eq!(net::read_to_end(client), b"");
+            }
+            drop(clients);
+            let (drained, cut) = only_report(&reported);
+            assert_eq!(drained + cut, 6);
+            // Exactly two are cut, unless this machine has taken the whole delay for the others.
+            assert!(cut >= 2, "{cut}");
+            let ends: Vec<End> = (0..6).map(|number| journal.end_of(number)).collect();
+            let stopped = ends.iter().filter(|end| **end == End::Stopped).count() as u64;
+            let finished = ends.iter().filter(|end| **end == End::Finished).count() as u64;
+            assert_eq!((finished, stopped), (drained, cut));
+            drop(staying);
+        }
+    });
+}
+
+#[test]
+fn a_stop_throws_away_what_comes_in_after_it() {
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted(|script| script);
+        let mut client = host.connect();
+        net::assert_echoes(&mut client);
+        let before = journal.of(0);
+        let reported = stop(&host, LONG);
+        assert_eq!(net::read_to_end(&mut client), b"");
+        client.write_all(&[0; 100_000]).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(only_report(&reported), (1, 0));
+        let life = journal.life_of(0);
+        assert_eq!(life[..life.len() - 1], before[..]);
+        assert_eq!(life.last(), Some(&Told::Close(End::Finished)));
+    });
+}
+
+/// Says a last word, once, unless it fails.
+struct LastWord {
+    fails: bool,
+}
+
+impl ConnectionHandler for LastWord {
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
+        let message = input.take_all();
+        self.fails |= message == b"fail";
+        conn.send(message)?;
+        Ok(())
+    }
+
+    fn on_stop(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        conn.send("goodbye")?;
+        if self.fails { Err(io::Error::other("it fails")) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn a_handler_hears_of_the_stop_and_has_the_last_word() {
+    for threads in [1, 2] {
+        with_watchdog(LIMIT, || {
+            let host = Host::new(move |event_loop| {
+                let server = TcpServer::bind(event_loop, "127.0.0.1:0")?;
+                server.threads(loops(threads))?.serve(|_| LastWord { fails: false })
+            });
+            let mut clients: Vec<_> = (0..4).map(|_| host.connect()).collect();
+            clients.iter_mut().for_each(net::assert_echoes);
+            assert_eq!(net::exchange(&mut clients[3], b"fail"), b"fail");
+            let reported = stop(&host, LONG);
+            for client in &mut clients {
+                assert_eq!(net::read_to_end(client), b"goodbye", "once, and then the end");
+            }
+            drop(clients);
+            assert_eq!(only_report(&reported), (4, 0));
+        });
+    }
+}
+
+#[test]
+fn a_stop_is_not_held_up_by_a_handler_that_has_paused() {
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted(|script| script.on_open(|conn| conn.pause_reading()));
+        let mut client = host.connect();
+        client.write_all(b"never read").unwrap();
+        journal.wait_for(0, |told| *told == Told::Open);
+        let reported = stop(&host, LONG);
+        assert_eq!(net::read_to_end(&mut client), b"");
+        drop(client);
+        assert_eq!(only_report(&reported), (1, 0));
+        assert_eq!(journal.of(0), [Told::Open, Told::Close(End::Finished)]);
+    });
+}
+
+/// It writes all before it reads anything, so it would wait for ever for a server that does not read either.
+#[test]
+fn a_stop_frees_a_peer_that_is_held_back() {
+    with_watchdog(LIMIT, || {
+        let held_back = Arc::new(AtomicBool::new(false));
+        let noted = Arc::clone(&held_back);
+        let (host, journal) = scripted_with(
+            |builder| builder.water_marks(OWED / 2, 0),
+            move |script| {
+                let noted = Arc::clone(&noted);
+                script.terse().on_message(move |conn, input| {
+                    conn.send(input.take_all())?;
+                    noted.fetch_or(conn.unsent() > OWED / 2, SeqCst);
+                    Ok(())
+                })
+            },
+        );
+        let mut client = host.connect();
+        let mut writer = client.try_clone().unwrap();
+        thread::scope(|scope| {
+            let writing = scope.spawn(move || writer.write_all(&vec![0; 8 * OWED]));
+            net::until(|| held_back.load(SeqCst));
+            let reported = stop(&host, LONG);
+            writing.join().unwrap().unwrap();
+            assert!(net::read_to_end(&mut client).len() > OWED / 2);
+            client.shutdown(Shutdown::Both).unwrap();
+            assert_eq!(only_report(&reported), (1, 0));
+            assert_eq!(journal.end_of(0), End::Finished);
+        });
+    });
+}
+
+#[test]
+fn a_stop_refuses_connections_that_are_still_on_their_way() {
+    with_watchdog(LIMIT, || {
+        let (release, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let (host, journal) = scripted_over(2, move |script| {
+            let _ = held.lock().unwrap().recv_timeout(net::LIMIT);
+            script
+        });
+        let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
+        net::until(|| host.open_connections() == 6);
+        let reported = stop(&host, LONG);
+        drop(release);
+        for client in &mut clients {
+            // The first on each loop is shut down, the others are closed where they arrive.
+            net::wait_for_end(client);
+        }
+        drop(clients);
+        assert_eq!(only_report(&reported), (6, 0));
+        drop(host);
+        assert!(journal.handlers() <= 2, "opened after the stop: {journal:?}");
+        journal.assert_whole_lives(journal.handlers());
+    });
+}
+
+#[test]
+fn a_stop_whose_loop_goes_first_ends_with_the_loop() {
+    with_watchdog(LIMIT, || {
+        for threads in [1, 2] {
+            let journal = Journal::new();
+            let writing = journal.clone();
+            let event_loop = EventLoop::new().unwrap();
+            let server = TcpServer::bind(&event_loop, "127.0.0.1:0")
+                .unwrap()
+                .threads(loops(threads))
+                .unwrap()
+                .serve(move |_| writing.script())
+                .unwrap();
+            let client = net::connect(server.local_addr());
+            net::turn_until(&event_loop, || journal.handlers() == 1);
+            journal.wait_for(0, |told| *told == Told::Open);
+            let dropped = Arc::new(Mutex::new(false));
+            let noted = Arc::clone(&dropped);
+            let token = OnDrop::new(move || *noted.lock().unwrap() = true);
+            server.stop(LONG, move |_, _| {
+                token.keep();
+                unreachable!("its loop has gone");
+            });
+            drop(event_loop);
+            assert!(*dropped.lock().unwrap(), "what it was to call is kept by nobody");
+            assert_eq!(journal.end_of(0), End::LoopEnded);
+            journal.assert_whole_lives(1);
+            drop(client);
+        }
+    });
+}
+
+#[test]
+fn a_loop_may_be_quit_by_the_end_of_its_server() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0")
+            .unwrap()
+            .on_message(|conn, input| conn.send(input.take_all()))
+            .unwrap();
+        let address = server.local_addr();
+        let client = thread::spawn(move || {
+            let mut client = net::connect(address);
+            net::assert_echoes(&mut client);
+            client
+        });
+        net::turn_until(&event_loop, || client.is_finished());
+        let mut client = client.join().unwrap();
+        server.stop(LONG, |event_loop, _| event_loop.quit());
+        let reader = thread::spawn(move || net::read_to_end(&mut client));
+        event_loop.run().unwrap();
+        assert_eq!(reader.join().unwrap(), b"");
+    });
+}
