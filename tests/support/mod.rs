@@ -14,6 +14,7 @@ pub(crate) mod net;
 pub(crate) mod ready;
 pub(crate) mod ring;
 pub(crate) mod shortage;
+pub(crate) mod tasks;
 // The numbers of the calls, and where a stopped thread keeps them.
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tracer;
