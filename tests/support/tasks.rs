@@ -1,4 +1,6 @@
-//! For the tests of tasks: what a loop has counted of them.
+//! For the tests of tasks: what a loop has counted of them, and tasks that say that they ran.
+
+use std::sync::{Arc, Mutex};
 
 use reveille::LoopHandle;
 
@@ -27,3 +29,9 @@ pub(crate) fn tasks(handle: &LoopHandle) -> Tasks {
 
 pub(crate) const NO_TASKS: Tasks =
     Tasks { posted: 0, run: 0, dropped: 0, refused: 0, batches: 0, longest: 0 };
+
+/// Queues a task that records `what`, from wherever this is called.
+pub(crate) fn post(handle: &LoopHandle, seen: &Arc<Mutex<Vec<&'static str>>>, what: &'static str) -> bool {
+    let seen = Arc::clone(seen);
+    handle.queue_in_loop(move |_| seen.lock().unwrap().push(what)).is_ok()
+}

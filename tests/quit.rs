@@ -1,0 +1,280 @@
+//! A request to quit: what still runs before `run` returns, what waits for the next run, whom the request reaches, and posts
+//! that race with it.
+
+mod support;
+
+use std::cell::Cell;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use reveille::{Channel, EventLoop, Interest};
+use support::tasks::post;
+use support::{Count, LIMIT, Recorder, on_another_thread, until_asleep, with_loop, with_watchdog};
+
+#[test]
+fn what_was_accepted_before_a_request_to_quit_runs_before_run_returns() {
+    with_loop(|event_loop| {
+        let (handle, seen) = (event_loop.handle(), Arc::default());
+        let (h, s) = (handle.clone(), Arc::clone(&seen));
+        event_loop.queue_in_loop(move |event_loop| {
+            assert!(post(&h, &s, "own thread"));
+            assert!(on_another_thread(|| post(&h, &s, "another thread")));
+            event_loop.quit();
+        });
+        event_loop.run().unwrap();
+        let mut seen = seen.lock().unwrap();
+        seen.sort_unstable();
+        assert_eq!(*seen, ["another thread", "own thread"]);
+    });
+}
+
+#[test]
+fn what_was_accepted_before_a_request_to_quit_from_a_channel_or_timer_runs() {
+    with_loop(|event_loop| {
+        let (handle, seen) = (event_loop.handle(), Arc::default());
+        let (h, s) = (handle.clone(), Arc::clone(&seen));
+        event_loop.run_at(Instant::now(), move |event_loop| {
+            assert!(post(&h, &s, "from a timer"));
+            event_loop.quit();
+        });
+        event_loop.run().unwrap();
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let s = Arc::clone(&seen);
+        let channel = Channel::new(event_loop, ours, Interest::WRITABLE, move |event| {
+            assert!(on_another_thread(|| post(&handle, &s, "from a channel")));
+            event.event_loop().quit();
+        });
+        event_loop.run().unwrap();
+        assert_eq!(*seen.lock().unwrap(), ["from a timer", "from a channel"]);
+        drop(channel);
+    });
+}
+
+#[test]
+fn a_request_to_quit_from_the_last_turn_stands_for_the_next_run() {
+    with_loop(|event_loop| {
+        let (handle, seen) = (event_loop.handle(), Arc::default());
+        let (h, s) = (handle.clone(), Arc::clone(&seen));
+        event_loop.quit();
+        event_loop.queue_in_loop(move |event_loop| {
+            // The batch that honours the first request has been taken, so neither these nor this request belong to it.
+            assert!(post(&h, &s, "own thread"));
+            assert!(on_another_thread(|| post(&h, &s, "another thread")));
+            event_loop.quit();
+        });
+        event_loop.run().unwrap();
+        assert!(event_loop.is_quitting());
+        event_loop.run().unwrap();
+        assert!(!event_loop.is_quitting());
+        let mut seen = seen.lock().unwrap();
+        seen.sort_unstable();
+        assert_eq!(*seen, ["another thread", "own thread"]);
+    });
+}
+
+#[test]
+fn what_is_posted_during_quit_waits_for_the_next_run_or_is_counted() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let (handle, ran) = (event_loop.handle(), Count::default());
+        let leave_one = |event_loop: &EventLoop| {
+            let ran = ran.clone();
+            event_loop.quit();
+            event_loop.queue_in_loop(move |event_loop| {
+                event_loop.queue_in_loop(move |event_loop| {
+                    ran.add();
+                    event_loop.quit();
+                });
+            });
+        };
+        leave_one(&event_loop);
+        event_loop.run().unwrap();
+        assert_eq!(ran.get(), 0);
+        event_loop.run().unwrap();
+        assert_eq!(ran.get(), 1);
+
+        leave_one(&event_loop);
+        event_loop.run().unwrap();
+        drop(event_loop);
+        assert_eq!(ran.get(), 1);
+        assert_eq!(handle.counters().tasks_dropped, 1);
+    });
+}
+
+#[test]
+fn quit_before_run_returns_at_once() {
+    with_loop(|event_loop| {
+        for round in 0..100 {
+            match round % 3 {
+                0 => event_loop.quit(),
+                1 => event_loop.handle().quit(),
+                _ => on_another_thread({
+                    let handle = event_loop.handle();
+                    move || handle.quit()
+                }),
+            }
+            assert!(event_loop.is_quitting());
+            event_loop.run().unwrap();
+            assert!(!event_loop.is_quitting());
+            assert_eq!(event_loop.iteration(), round + 1);
+        }
+    });
+}
+
+#[test]
+fn quit_before_run_still_serves_what_is_ready_once() {
+    with_loop(|event_loop| {
+        let seen = Recorder::new();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let s = seen.clone();
+        let channel =
+            Channel::new(event_loop, ours, Interest::WRITABLE, move |_| s.record("channel")).unwrap();
+        let s = seen.clone();
+        event_loop.run_at(Instant::now(), move |_| s.record("timer"));
+        let s = seen.clone();
+        event_loop.queue_in_loop(move |event_loop| {
+            s.record("task");
+            event_loop.queue_in_loop(move |_| s.record("too late"));
+        });
+        event_loop.quit();
+        event_loop.run().unwrap();
+        assert_eq!(seen.take(), ["channel", "timer", "task"]);
+        drop((channel, theirs));
+    });
+}
+
+#[test]
+fn quit_is_forgotten_when_run_returns_and_the_loop_runs_again() {
+    with_loop(|event_loop| {
+        for round in 1..=3 {
+            // Two requests are one.
+            event_loop.quit();
+            event_loop.quit();
+            event_loop.run().unwrap();
+            let fired = Rc::new(Cell::new(false));
+            let f = Rc::clone(&fired);
+            event_loop.run_after(Duration::from_millis(1), move |event_loop| {
+                f.set(true);
+                event_loop.quit();
+            });
+            event_loop.run().unwrap();
+            assert!(fired.get(), "round {round}: the loop has waited for its timer");
+        }
+    });
+}
+
+#[test]
+fn quit_from_another_thread_ends_a_sleeping_loop() {
+    with_loop(|event_loop| {
+        for _ in 0..20 {
+            let (handle, loops) = (event_loop.handle(), rustix::thread::gettid());
+            thread::scope(|scope| {
+                scope.spawn(move || {
+                    until_asleep(loops);
+                    handle.quit();
+                });
+                event_loop.run().unwrap();
+            });
+        }
+    });
+}
+
+#[test]
+fn quit_stands_until_run_has_honoured_it() {
+    with_loop(|event_loop| {
+        event_loop.quit();
+        // Neither waits, although there is nothing to do.
+        event_loop.run_once(None).unwrap();
+        event_loop.run_once(None).unwrap();
+        assert!(event_loop.is_quitting());
+        event_loop.run().unwrap();
+        assert!(!event_loop.is_quitting());
+    });
+}
+
+#[test]
+fn quit_reaches_only_its_own_loop() {
+    with_loop(|event_loop| {
+        let other = thread::spawn(|| {
+            let event_loop = EventLoop::new().unwrap();
+            event_loop.quit();
+            event_loop.handle()
+        });
+        other.join().unwrap().quit();
+        assert!(!event_loop.is_quitting());
+    });
+}
+
+/// What became of the tasks of one thread.
+#[derive(Default)]
+struct Tally {
+    posted: usize,
+    refused: usize,
+}
+
+#[test]
+fn every_post_has_one_fate_when_posts_race_with_quit_and_with_the_end_of_the_loop() {
+    const ROUNDS: usize = 400;
+    const PRODUCERS: usize = 3;
+    const BEFORE_QUIT: usize = 20;
+
+    with_watchdog(LIMIT, || {
+        for round in 0..ROUNDS {
+            let event_loop = EventLoop::new().unwrap();
+            let handle = event_loop.handle();
+            let (ran, drops, certain) = (Count::default(), Count::default(), Count::default());
+            let start = Barrier::new(PRODUCERS + 1);
+            let post = |tally: &mut Tally, also: Option<&Count>| {
+                let (ran, token, also) = (ran.clone(), drops.drop_token(), also.cloned());
+                tally.posted += 1;
+                let answer = handle.queue_in_loop(move |_| {
+                    token.keep();
+                    ran.add();
+                    also.iter().for_each(Count::add);
+                });
+                let Err(refused) = answer else { return true };
+                tally.refused += 1;
+                drop(refused.into_task());
+                false
+            };
+            let tally = thread::scope(|scope| {
+                let producers: Vec<_> = (0..PRODUCERS)
+                    .map(|number| {
+                        let (start, post, handle, certain) = (&start, &post, &handle, &certain);
+                        scope.spawn(move || {
+                            let mut tally = Tally::default();
+                            start.wait();
+                            if number == 0 {
+                                for _ in 0..BEFORE_QUIT + round % 7 {
+                                    post(&mut tally, Some(certain));
+                                }
+                                handle.quit();
+                            }
+                            while post(&mut tally, None) {
+                                thread::yield_now();
+                            }
+                            tally
+                        })
+                    })
+                    .collect();
+                start.wait();
+                event_loop.run().unwrap();
+                assert_eq!(certain.get(), BEFORE_QUIT + round % 7, "accepted before the request to quit");
+                drop(event_loop);
+                let mut sum = Tally::default();
+                for producer in producers {
+                    let tally = producer.join().unwrap();
+                    sum.posted += tally.posted;
+                    sum.refused += tally.refused;
+                }
+                sum
+            });
+            let dropped = handle.counters().tasks_dropped as usize;
+            assert_eq!(tally.posted, ran.get() + tally.refused + dropped, "round {round}");
+            assert_eq!(drops.get(), tally.posted, "round {round}: every task is dropped once");
+        }
+    });
+}
