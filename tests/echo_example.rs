@@ -2,9 +2,8 @@
 
 mod support;
 
-use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::process::{Command, Output};
 
 use rustix::process::Signal;
@@ -164,11 +163,11 @@ fn a_slow_reader_gets_all_that_it_is_owed_before_the_end() {
             // The server has read all of it, and has taken it upon itself to send it back.
             let (ours, theirs) = (client.local_addr().unwrap(), echo.address);
             net::until(|| {
-                socket(ours, Some(theirs)).is_some_and(|client| client.unsent == 0)
-                    && socket(theirs, Some(ours)).is_some_and(|server| server.unread == 0)
+                net::queues(ours, Some(theirs)).is_some_and(|client| client.unsent == 0)
+                    && net::queues(theirs, Some(ours)).is_some_and(|server| server.unread == 0)
             });
             echo.signal(Signal::TERM);
-            net::until(|| socket(theirs, None).is_none());
+            net::until(|| net::queues(theirs, None).is_none());
             let received = net::read_to_end(&mut client);
             assert!(received == bytes, "{} of {} bytes came back", received.len(), bytes.len());
             drop(client);
@@ -178,29 +177,4 @@ fn a_slow_reader_gets_all_that_it_is_owed_before_the_end() {
             assert!(totals.ends_with(&format!(" messages, {} bytes", bytes.len())), "{totals}");
         }
     });
-}
-
-/// What the kernel says of a socket, of any process.
-struct Queues {
-    unsent: u64,
-    unread: u64,
-}
-
-/// The socket at `local` that is connected to `remote`, or listens. IPv4 only.
-fn socket(local: SocketAddr, remote: Option<SocketAddr>) -> Option<Queues> {
-    const LISTENS: &str = "0A";
-    let port = |address: SocketAddr| format!(":{:04X}", address.port());
-    let table = fs::read_to_string("/proc/net/tcp").expect("procfs");
-    table.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().take(5).collect();
-        let [_, from, to, state, queues] = fields[..] else { return None };
-        let is_it = match remote {
-            Some(remote) => to.ends_with(&port(remote)),
-            None => state == LISTENS,
-        };
-        let (unsent, unread) = queues.split_once(':')?;
-        let number = |digits| u64::from_str_radix(digits, 16).expect("a number");
-        (is_it && from.ends_with(&port(local)))
-            .then(|| Queues { unsent: number(unsent), unread: number(unread) })
-    })
 }

@@ -294,8 +294,9 @@ fn a_connection_is_registered_once_in_its_life() {
             assert_eq!(calls.count(libc::SYS_sendto), 4 * lives, "{calls:?}");
             // Four messages and the end.
             assert_eq!(calls.count(libc::SYS_recvfrom), 5 * lives, "{calls:?}");
-            // One that takes the connection, and one that finds no other.
-            assert_eq!(calls.count(libc::SYS_accept4), 2 * lives, "{calls:?}");
+            assert_eq!(calls.count(libc::SYS_accept4), lives, "{calls:?}");
+            // Whether there is another.
+            assert_eq!(questions(&calls), lives, "{calls:?}");
             // The client has finished first, so the close says all.
             assert_eq!(calls.count(libc::SYS_shutdown), 0, "{calls:?}");
             // Its options are those of the listening socket.
@@ -309,6 +310,36 @@ fn a_connection_is_registered_once_in_its_life() {
         let operations = &server.on_loop.settle().epoll_operations;
         assert!(operations.iter().all(|operation| *operation == libc::EPOLL_CTL_ADD as u64));
     });
+}
+
+/// The loop is held until all have connected, as above.
+#[test]
+fn of_connections_that_come_together_none_is_accepted_in_vain_unless_they_are_many() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let burst = |connections: u64| {
+            let mut open = Vec::new();
+            let calls = server.on_loop.calls_of(|| {
+                server.on_loop.hold();
+                open.extend((0..connections).map(|_| server.connect()));
+                net::until(|| net::queues(server.address, None).is_some_and(|of| of.unread == connections));
+                server.on_loop.release();
+                open.iter_mut().for_each(|client| order(client, order::NOTHING));
+            });
+            (calls.count(libc::SYS_accept4), questions(&calls))
+        };
+        assert_eq!(burst(1), (1, 1));
+        assert_eq!(burst(2), (2, 2));
+        assert_eq!(burst(6), (6, 6));
+        // After so many it is a storm, and the accept that finds no other is one of many.
+        assert_eq!(burst(7), (8, 6));
+        assert_eq!(burst(30), (31, 6));
+    });
+}
+
+/// How many times a loop has asked whether another connection waits.
+fn questions(calls: &Calls) -> u64 {
+    calls.count(libc::SYS_poll) + calls.count(libc::SYS_ppoll)
 }
 
 #[test]

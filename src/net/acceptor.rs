@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use parking_lot::RwLock;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::address::Address;
@@ -79,6 +80,13 @@ impl Acceptor {
             // Out of memory, or something that nobody has thought of: whatever it is, trying again at once is no help.
             Err(error) => Accepted::Exhausted(error.into()),
         }
+    }
+
+    /// Whether another [`accept`](Acceptor::accept) may find anything. It does not if the answer is no.
+    pub(crate) fn may_have_more(&self) -> bool {
+        let mut fds = [PollFd::new(&self.listener, PollFlags::IN)];
+        // If it cannot be asked, accept(2) tells.
+        rustix::event::poll(&mut fds, Some(&Timespec::default())) != Ok(0)
     }
 
     /// Turns the first connection of the backlog away.

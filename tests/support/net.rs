@@ -1,9 +1,10 @@
 //! For the tests of the network: servers on threads of their own, and in modules by idea what is told, who is at the other
-//! end, and processes. Tests call all of it by its name in `net`.
+//! end, processes, and what the kernel says. Tests call all of it by its name in `net`.
 
 mod journal;
 mod peers;
 mod processes;
+mod queues;
 
 use std::cell::RefCell;
 use std::io;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use reveille::{Builder, ConnectionHandle, EventLoop, LoopHandle, TcpServer, TcpServerBuilder};
 
 #[allow(unused_imports, reason = "each test binary uses a part of it")]
-pub(crate) use self::{journal::*, peers::*, processes::*};
+pub(crate) use self::{journal::*, peers::*, processes::*, queues::*};
 
 /// More than any machine needs: what takes longer has failed.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
