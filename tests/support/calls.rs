@@ -1,0 +1,33 @@
+//! For the tests of calls: a loop on a thread of its own, and callers that wait.
+
+use std::sync::mpsc;
+use std::thread::{Scope, ScopedJoinHandle};
+
+use reveille::{LoopHandle, LoopThread};
+use rustix::thread::Pid;
+
+use super::{LIMIT, until_asleep, with_watchdog};
+
+/// Runs `test` with a loop that runs on a thread of its own, under a watchdog.
+pub(crate) fn with_loop_thread<R>(test: impl FnOnce(&LoopHandle) -> R) -> R {
+    with_watchdog(LIMIT, || {
+        let thread = LoopThread::spawn("loop").unwrap();
+        let result = test(thread.handle());
+        thread.join().unwrap();
+        result
+    })
+}
+
+/// Starts `call` on another thread, and returns when that thread waits for its answer.
+pub(crate) fn start_waiting<'scope, R: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    call: impl FnOnce() -> R + Send + 'scope,
+) -> ScopedJoinHandle<'scope, R> {
+    let (says_id, has_id) = mpsc::channel::<Pid>();
+    let caller = scope.spawn(move || {
+        says_id.send(rustix::thread::gettid()).unwrap();
+        call()
+    });
+    until_asleep(has_id.recv().unwrap());
+    caller
+}
