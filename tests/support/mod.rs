@@ -11,6 +11,7 @@ pub(crate) mod endings;
 pub(crate) mod example;
 pub(crate) mod files;
 pub(crate) mod folder;
+pub(crate) mod mailbox;
 pub(crate) mod net;
 pub(crate) mod ready;
 pub(crate) mod ring;

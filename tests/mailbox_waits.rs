@@ -1,0 +1,211 @@
+//! A bounded mailbox that has producers wait: who gets in and when, and who is refused in the end.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, Scope, ScopedJoinHandle};
+use std::time::Duration;
+
+use reveille::{EventLoop, LoopHandle, Mailbox, PostErrorReason};
+use rustix::thread::Pid;
+use support::mailbox::{post, with_mailbox};
+use support::{
+    Count, LIMIT, assert_posts_keep_their_order, on_another_thread, turn, until_asleep, with_watchdog,
+};
+
+const GONE: Result<(), PostErrorReason> = Err(PostErrorReason::LoopGone);
+
+/// A thread that posts, and from when on it has.
+struct Poster<'scope> {
+    id: Pid,
+    posted: Arc<AtomicBool>,
+    thread: ScopedJoinHandle<'scope, Result<(), PostErrorReason>>,
+}
+
+impl<'scope> Poster<'scope> {
+    /// Starts a thread that posts a task, which adds to `ran`.
+    fn start(scope: &'scope Scope<'scope, '_>, handle: &LoopHandle, ran: &Count) -> Poster<'scope> {
+        let (says_id, has_id) = mpsc::channel();
+        let posted = Arc::new(AtomicBool::new(false));
+        let (handle, ran, p) = (handle.clone(), ran.clone(), Arc::clone(&posted));
+        let thread = scope.spawn(move || {
+            says_id.send(rustix::thread::gettid()).unwrap();
+            let answer = handle.queue_in_loop(move |_| ran.add()).map_err(|error| error.reason());
+            p.store(true, SeqCst);
+            answer
+        });
+        Poster { id: has_id.recv().unwrap(), posted, thread }
+    }
+
+    /// Waits until it sleeps, which it can do nowhere but in its post.
+    #[track_caller]
+    fn assert_waits(&self) {
+        until_asleep(self.id);
+        assert!(!self.posted.load(SeqCst));
+    }
+}
+
+#[test]
+fn a_producer_beyond_the_limit_waits_until_a_batch_is_taken_and_gets_in() {
+    for capacity in [1, 4] {
+        with_mailbox(Mailbox::Block(capacity), |event_loop| {
+            let (handle, ran) = (event_loop.handle(), Count::default());
+            thread::scope(|scope| {
+                for round in 1..=20 {
+                    on_another_thread(|| (0..capacity).for_each(|_| post(&handle).unwrap()));
+                    let poster = Poster::start(scope, &handle, &ran);
+                    poster.assert_waits();
+                    assert_eq!(handle.counters().tasks_posted as usize, round * capacity + ran.get());
+                    turn(event_loop);
+                    assert_eq!(poster.thread.join().unwrap(), Ok(()));
+                    assert_eq!(ran.get(), round - 1, "it came too late for that batch");
+                    turn(event_loop);
+                    assert_eq!(ran.get(), round);
+                }
+            });
+            assert_eq!(handle.counters().tasks_refused, 0);
+        });
+    }
+}
+
+#[test]
+fn a_producer_that_waited_wakes_the_loop() {
+    with_mailbox(Mailbox::Block(1), |event_loop| {
+        let (handle, ran) = (event_loop.handle(), Count::default());
+        thread::scope(|scope| {
+            for round in 1..=20 {
+                on_another_thread(|| post(&handle).unwrap());
+                let poster = Poster::start(scope, &handle, &ran);
+                poster.assert_waits();
+                turn(event_loop);
+                // Whether it gets in before this or during it, the loop does not sleep over it.
+                while ran.get() < round {
+                    event_loop.run_once(None).unwrap();
+                }
+                assert_eq!(poster.thread.join().unwrap(), Ok(()));
+            }
+        });
+    });
+}
+
+#[test]
+fn of_those_that_wait_as_many_get_in_with_each_batch_as_there_is_room_for() {
+    with_mailbox(Mailbox::Block(2), |event_loop| {
+        let (handle, ran) = (event_loop.handle(), Count::default());
+        on_another_thread(|| (0..2).for_each(|_| post(&handle).unwrap()));
+        thread::scope(|scope| {
+            let posters: Vec<_> = (0..5).map(|_| Poster::start(scope, &handle, &ran)).collect();
+            posters.iter().for_each(Poster::assert_waits);
+            for (waited_for, ran_by_then) in [(4, 0), (6, 2), (7, 4)] {
+                turn(event_loop);
+                assert_eq!(ran.get(), ran_by_then);
+                while handle.counters().tasks_posted < waited_for {
+                    thread::yield_now();
+                }
+                let waiting: Vec<_> = posters.iter().filter(|poster| !poster.thread.is_finished()).collect();
+                assert!(waiting.len() as u64 >= 7 - waited_for);
+                assert_eq!(handle.counters().tasks_posted, waited_for, "and the others still wait");
+            }
+            turn(event_loop);
+            assert_eq!(ran.get(), 5);
+            assert!(posters.into_iter().all(|poster| poster.thread.join().unwrap().is_ok()));
+        });
+        assert_eq!(handle.counters().longest_batch, 2);
+    });
+}
+
+#[test]
+fn producers_that_wait_are_refused_when_the_loop_is_dropped() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::builder().mailbox(Mailbox::Block(2)).build().unwrap();
+        let (handle, ran) = (event_loop.handle(), Count::default());
+        on_another_thread(|| (0..2).for_each(|_| post(&handle).unwrap()));
+        thread::scope(|scope| {
+            let posters: Vec<_> = (0..3).map(|_| Poster::start(scope, &handle, &ran)).collect();
+            posters.iter().for_each(Poster::assert_waits);
+            drop(event_loop);
+            for poster in posters {
+                assert_eq!(poster.thread.join().unwrap(), GONE);
+            }
+        });
+        assert_eq!(ran.get(), 0);
+        let counters = handle.counters();
+        assert_eq!((counters.tasks_posted, counters.tasks_dropped, counters.tasks_refused), (2, 2, 3));
+    });
+}
+
+#[test]
+fn a_producer_that_waited_in_vain_has_its_task_back_and_can_call_it() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::builder().mailbox(Mailbox::Block(1)).build().unwrap();
+        let (handle, called) = (event_loop.handle(), Count::default());
+        on_another_thread(|| post(&handle).unwrap());
+        thread::scope(|scope| {
+            let (says_id, has_id) = mpsc::channel();
+            let (handle, c) = (handle.clone(), called.clone());
+            let producer = scope.spawn(move || {
+                says_id.send(rustix::thread::gettid()).unwrap();
+                let refused = handle.queue_in_loop(move |_| c.add()).unwrap_err();
+                EventLoop::new().unwrap().run_in_loop(refused.into_task());
+            });
+            until_asleep(has_id.recv().unwrap());
+            drop(event_loop);
+            producer.join().unwrap();
+        });
+        assert_eq!(called.get(), 1);
+    });
+}
+
+#[test]
+fn a_batch_that_is_dropped_at_quit_makes_room_as_one_that_is_run() {
+    with_watchdog(LIMIT, || {
+        let builder = EventLoop::builder().mailbox(Mailbox::Block(1)).drop_tasks_on_quit(true);
+        let event_loop = builder.build().unwrap();
+        let (handle, ran) = (event_loop.handle(), Count::default());
+        on_another_thread(|| post(&handle).unwrap());
+        thread::scope(|scope| {
+            let poster = Poster::start(scope, &handle, &ran);
+            poster.assert_waits();
+            event_loop.quit();
+            event_loop.run().unwrap();
+            assert_eq!(poster.thread.join().unwrap(), Ok(()));
+        });
+        drop(event_loop);
+        assert_eq!(ran.get(), 0);
+        assert_eq!(handle.counters().tasks_dropped, 2);
+    });
+}
+
+#[test]
+fn each_threads_order_is_kept_through_its_waits_and_no_task_is_lost() {
+    // Each batch of eight is a switch of threads, of which a busy machine makes not many in a minute.
+    with_watchdog(LIMIT * 5, || {
+        let event_loop =
+            &EventLoop::builder().propagate_panics(true).mailbox(Mailbox::Block(8)).build().unwrap();
+        let posted = assert_posts_keep_their_order(event_loop, 50_000);
+        let counters = event_loop.handle().counters();
+        assert_eq!(counters.tasks_run, posted);
+        assert_eq!(counters.tasks_refused, 0);
+        assert!(counters.longest_batch <= 8, "{counters:?}");
+    });
+}
+
+#[test]
+fn errands_take_no_room_from_those_that_wait() {
+    with_mailbox(Mailbox::Block(1), |event_loop| {
+        let (handle, ran) = (event_loop.handle(), Count::default());
+        // More errands than there may be tasks.
+        on_another_thread(|| (0..10).for_each(|_| _ = handle.run_after(Duration::MAX, |_| ()).unwrap()));
+        assert_eq!(on_another_thread(|| post(&handle)), Ok(()), "and does not wait");
+        thread::scope(|scope| {
+            let poster = Poster::start(scope, &handle, &ran);
+            poster.assert_waits();
+            on_another_thread(|| _ = handle.run_after(Duration::MAX, |_| ()).unwrap());
+            turn(event_loop);
+            assert_eq!(poster.thread.join().unwrap(), Ok(()));
+            turn(event_loop);
+        });
+        assert_eq!(ran.get(), 1);
+    });
+}
