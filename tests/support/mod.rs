@@ -20,6 +20,7 @@ pub(crate) mod tasks;
 // The numbers of the calls, and where a stopped thread keeps them.
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tracer;
+pub(crate) mod udp;
 pub(crate) mod unix;
 
 use std::cell::RefCell;
