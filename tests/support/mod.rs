@@ -17,6 +17,8 @@ pub(crate) mod ready;
 pub(crate) mod ring;
 pub(crate) mod shortage;
 pub(crate) mod tasks;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod traced_server;
 // The numbers of the calls, and where a stopped thread keeps them.
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tracer;
