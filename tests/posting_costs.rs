@@ -1,4 +1,4 @@
-//! What a post costs: heap blocks on the thread that posts and on the loop's, and writes to the eventfd.
+//! What a post costs in heap blocks, on the thread that posts and on the loop's.
 
 // A global allocator can be counted in no other way.
 #![allow(unsafe_code)]
@@ -9,15 +9,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::Duration;
 
-use reveille::{EventLoop, LoopHandle, LoopThread, Mailbox};
-use support::{LIMIT, turn, unread_wakes, until_asleep, with_loop, with_watchdog};
-
-// --- Heap blocks ----------------------------------------------------------------------------------
+use reveille::{EventLoop, LoopHandle, Mailbox};
+use support::{LIMIT, turn, with_loop, with_watchdog};
 
 /// The system's allocator, with a count of what each thread asks of it.
 struct Counting;
@@ -260,203 +256,5 @@ fn a_task_that_is_given_back_costs_no_block_whatever_its_size() {
         };
         assert_eq!(thread::scope(|scope| scope.spawn(refused).join().unwrap()), NONE);
         assert_eq!(refused(), NONE, "on the loop's own thread");
-    });
-}
-
-// --- Writes to the eventfd ------------------------------------------------------------------------
-
-fn wakes(handle: &LoopHandle) -> u64 {
-    handle.counters().wakes
-}
-
-const MILLION: usize = 1_000_000;
-const PRODUCERS: usize = 4;
-
-#[test]
-fn a_million_posts_to_a_loop_that_is_held_up_by_a_task_write_nothing() {
-    with_loop(|event_loop| {
-        let handle = event_loop.handle();
-        let before_and_after = Rc::new(Cell::new(None));
-        let result = Rc::clone(&before_and_after);
-        event_loop.queue_in_loop(move |event_loop| {
-            let handle = event_loop.handle();
-            // The turn has ended the sleep that was announced, and read what was written for it.
-            let before = (wakes(&handle), unread_wakes(event_loop));
-            thread::scope(|scope| {
-                for _ in 0..PRODUCERS {
-                    scope.spawn(|| {
-                        (0..MILLION / PRODUCERS).for_each(|_| handle.queue_in_loop(|_| ()).unwrap());
-                    });
-                }
-            });
-            result.set(Some((before, (wakes(&handle), unread_wakes(event_loop)))));
-        });
-        turn(event_loop);
-        let (before, after) = before_and_after.get().expect("the task has run");
-        assert_eq!(before.1, 0);
-        assert_eq!(after, before);
-        turn(event_loop);
-        assert_eq!(handle.counters().longest_batch, MILLION as u64);
-        assert_eq!(handle.counters().tasks_run, 1 + MILLION as u64);
-    });
-}
-
-#[test]
-fn a_million_posts_to_a_loop_that_always_has_work_write_nothing() {
-    with_loop(|event_loop| {
-        /// Leaves the loop work of its own after every turn, so that it never announces a sleep.
-        fn keep_busy(event_loop: &EventLoop, until: Arc<AtomicBool>) {
-            if until.load(SeqCst) {
-                event_loop.quit();
-            } else {
-                event_loop.queue_in_loop(move |event_loop| keep_busy(event_loop, until));
-            }
-        }
-        let handle = event_loop.handle();
-        let enough = Arc::new(AtomicBool::new(false));
-        keep_busy(event_loop, Arc::clone(&enough));
-        thread::scope(|scope| {
-            let (handle, enough) = (&handle, &enough);
-            scope.spawn(move || {
-                while handle.counters().batches == 0 {
-                    thread::yield_now();
-                }
-                let before = wakes(handle);
-                thread::scope(|scope| {
-                    for _ in 0..PRODUCERS {
-                        scope.spawn(|| {
-                            (0..MILLION / PRODUCERS).for_each(|_| handle.queue_in_loop(|_| ()).unwrap());
-                        });
-                    }
-                });
-                assert_eq!(wakes(handle) - before, 0);
-                enough.store(true, SeqCst);
-            });
-            event_loop.run().unwrap();
-        });
-        assert!(handle.counters().tasks_run > MILLION as u64);
-    });
-}
-
-#[test]
-fn however_many_threads_post_between_two_turns_one_of_them_writes_once() {
-    const ROUNDS: u64 = 200;
-    with_loop(|event_loop| {
-        let handle = event_loop.handle();
-        let (before, after) = (Barrier::new(PRODUCERS + 1), Barrier::new(PRODUCERS + 1));
-        thread::scope(|scope| {
-            for _ in 0..PRODUCERS {
-                scope.spawn(|| {
-                    for _ in 0..ROUNDS {
-                        before.wait();
-                        (0..5).for_each(|_| handle.queue_in_loop(|_| ()).unwrap());
-                        after.wait();
-                    }
-                });
-            }
-            for round in 0..ROUNDS {
-                turn(event_loop);
-                assert_eq!((wakes(&handle), unread_wakes(event_loop)), (round, 0));
-                before.wait();
-                after.wait();
-                assert_eq!((wakes(&handle), unread_wakes(event_loop)), (round + 1, 1));
-            }
-        });
-        turn(event_loop);
-        assert_eq!(handle.counters().tasks_run, ROUNDS * 5 * PRODUCERS as u64);
-        assert_eq!((wakes(&handle), unread_wakes(event_loop)), (ROUNDS, 0));
-    });
-}
-
-#[test]
-fn however_many_tasks_the_loops_own_thread_queues_between_two_turns_it_writes_once() {
-    with_loop(|event_loop| {
-        let handle = event_loop.handle();
-        for round in 0..20 {
-            assert_eq!((wakes(&handle), unread_wakes(event_loop)), (round, 0));
-            for _ in 0..5 {
-                event_loop.queue_in_loop(|_| ());
-                handle.queue_in_loop(|_| ()).unwrap();
-            }
-            assert_eq!((wakes(&handle), unread_wakes(event_loop)), (round + 1, 1));
-            turn(event_loop);
-        }
-    });
-}
-
-#[test]
-fn however_many_threads_post_to_a_sleeping_loop_one_of_them_writes_once() {
-    with_watchdog(LIMIT, || {
-        let thread = LoopThread::spawn("loop").unwrap();
-        let handle = thread.handle();
-        let loops = handle.call(|_| rustix::thread::gettid()).unwrap();
-        let (before, after) = (Barrier::new(PRODUCERS + 1), Barrier::new(PRODUCERS + 1));
-        let posted = Arc::new(AtomicUsize::new(0));
-        thread::scope(|scope| {
-            for _ in 0..PRODUCERS {
-                scope.spawn(|| {
-                    for round in 1..=50 {
-                        before.wait();
-                        let all_posted = Arc::clone(&posted);
-                        // Whichever runs first keeps the loop awake until the last is there.
-                        let hold = move |_: &EventLoop| {
-                            while all_posted.load(SeqCst) < round * PRODUCERS {
-                                thread::yield_now();
-                            }
-                        };
-                        handle.queue_in_loop(hold).unwrap();
-                        posted.fetch_add(1, SeqCst);
-                        after.wait();
-                    }
-                });
-            }
-            for _ in 0..50 {
-                until_asleep(loops);
-                let wakes_before = wakes(handle);
-                before.wait();
-                after.wait();
-                assert_eq!(wakes(handle), wakes_before + 1);
-            }
-        });
-        thread.join().unwrap();
-    });
-}
-
-#[test]
-fn errands_and_quit_end_a_sleep_with_one_write_as_tasks_do() {
-    with_loop(|event_loop| {
-        let handle = event_loop.handle();
-        let post_all = || {
-            handle.run_after(Duration::MAX, |_| ()).unwrap();
-            handle.quit();
-            handle.queue_in_loop(|_| ()).unwrap();
-            handle.quit();
-        };
-        thread::scope(|scope| scope.spawn(post_all).join().unwrap());
-        assert_eq!((wakes(&handle), unread_wakes(event_loop)), (1, 1));
-        event_loop.run().unwrap();
-        assert_eq!((wakes(&handle), unread_wakes(event_loop)), (1, 0));
-        handle.quit();
-        assert_eq!((wakes(&handle), unread_wakes(event_loop)), (2, 1));
-    });
-}
-
-#[test]
-fn a_post_in_a_turn_that_nobody_woke_writes_nothing() {
-    with_loop(|event_loop| {
-        let handle = event_loop.handle();
-        for round in 1..=20 {
-            // The loop has announced that it sleeps, and a timer ends that instead of a post.
-            let fired = Rc::new(Cell::new(None));
-            let (f, h) = (Rc::clone(&fired), handle.clone());
-            event_loop.run_after(Duration::from_micros(200), move |event_loop| {
-                thread::scope(|scope| scope.spawn(|| h.queue_in_loop(|_| ()).unwrap()).join().unwrap());
-                event_loop.queue_in_loop(|_| ());
-                f.set(Some((wakes(&h), unread_wakes(event_loop))));
-            });
-            event_loop.run_once(None).unwrap();
-            assert_eq!(fired.get(), Some((0, 0)));
-            assert_eq!(handle.counters().tasks_run, 2 * round);
-        }
     });
 }
