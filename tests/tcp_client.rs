@@ -1,64 +1,21 @@
-//! Clients: how they connect, and what they report when they cannot.
+//! Clients: how they connect, at which of their target's addresses, and what their connections are like.
 
 mod support;
 
-use std::cell::Cell;
-use std::error::Error;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsFd;
-use std::rc::Rc;
 use std::time::Duration;
 
-use reveille::{
-    Attempt, ConnectError, EventLoop, SendError, State, Target, TcpClient, TcpConnection, TcpServer,
-};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use reveille::{SendError, State, Target, TcpClient, TcpConnection, TcpServer};
 use socket2::SockRef;
-use support::client::{Refusing, Reported, Reporting, Reports, Silent};
-use support::net::{self, Child, End, Journal, Told, answer, message};
-use support::{LIMIT, Recorder, turn, with_loop, with_watchdog};
-
-/// More than any attempt here needs.
-const LONG: Duration = Duration::from_secs(30);
-
-fn echo_server(event_loop: &EventLoop) -> TcpServer {
-    TcpServer::bind(event_loop, "127.0.0.1:0")
-        .unwrap()
-        .on_message(|conn, input| conn.send(input.take_all()))
-        .unwrap()
-}
+use support::client::{LONG, Refusing, Reported, Reporting, Reports, Silent, echo_server, loopback};
+use support::net::{self, End, Journal, Told, message};
+use support::{Recorder, turn, with_loop};
 
 fn sends_hello(conn: &TcpConnection<'_>) -> io::Result<()> {
     conn.send("hello")?;
     Ok(())
-}
-
-/// A client that connects to nobody, and what it reports until it gives up.
-#[track_caller]
-fn reports_of_a_failure(
-    event_loop: &EventLoop,
-    target: impl Into<Target>,
-    timeout: Duration,
-) -> Vec<Reported> {
-    let reports = Reports::new();
-    let client = TcpClient::connect(event_loop, target)
-        .timeout(timeout)
-        .reporting(&reports)
-        .serve(|_| -> net::Script { unreachable!("there is nobody") })
-        .unwrap();
-    assert_eq!(reports.take(), [], "nothing is reported from inside the call that makes the client");
-    let gave_up = Cell::new(false);
-    let mut all = Vec::new();
-    net::turn_until(event_loop, || {
-        all.extend(reports.take());
-        gave_up.set(matches!(all.last(), Some(Reported::GaveUp(..))));
-        gave_up.get()
-    });
-    support::client::turn_to_rest(event_loop);
-    assert_eq!(reports.take(), [], "something is reported after the end");
-    assert!(client.handle().is_none());
-    all
 }
 
 // --- Connections ----------------------------------------------------------------------------------
@@ -66,7 +23,7 @@ fn reports_of_a_failure(
 #[test]
 fn a_client_connects_and_is_answered() {
     with_loop(|event_loop| {
-        let server = echo_server(event_loop);
+        let server = echo_server(event_loop, loopback());
         let (journal, reports) = (Journal::new(), Reports::new());
         let (writing, before) = (journal.clone(), reports.clone());
         let connected = vec![Reported::Connected(server.local_addr())];
@@ -97,7 +54,7 @@ fn a_client_connects_and_is_answered() {
 fn a_clients_connection_has_the_addresses_and_the_options_it_was_told() {
     with_loop(|event_loop| {
         for nodelay in [true, false] {
-            let server = echo_server(event_loop);
+            let server = echo_server(event_loop, loopback());
             let address = server.local_addr();
             let seen = Recorder::new();
             let seeing = seen.clone();
@@ -148,7 +105,7 @@ fn a_client_keeps_to_the_limits_it_was_told() {
 #[test]
 fn other_threads_speak_to_a_client_through_its_handle() {
     with_loop(|event_loop| {
-        let server = echo_server(event_loop);
+        let server = echo_server(event_loop, loopback());
         let received = Recorder::new();
         let receiving = received.clone();
         let client = TcpClient::connect(event_loop, server.local_addr())
@@ -190,203 +147,12 @@ fn what_a_peer_sends_before_its_end_is_received_by_a_client() {
     });
 }
 
-// --- Failures -------------------------------------------------------------------------------------
-
-#[test]
-fn a_refused_connection_is_reported_once_with_its_address() {
-    with_loop(|event_loop| {
-        let nobody = Refusing::new();
-        let reports = reports_of_a_failure(event_loop, nobody.address(), LONG);
-        assert_eq!(
-            reports,
-            [
-                Reported::Failed(Some(nobody.address()), ErrorKind::ConnectionRefused),
-                Reported::GaveUp(ErrorKind::ConnectionRefused, 1, 1),
-            ]
-        );
-    });
-}
-
-#[test]
-fn a_failure_names_the_target_the_address_and_the_kernels_error() {
-    with_loop(|event_loop| {
-        let nobody = Refusing::new();
-        let kept = Rc::new(Cell::new(None));
-        let keeping = Rc::clone(&kept);
-        let number = Rc::new(Cell::new(None));
-        let noted = Rc::clone(&number);
-        let _client = TcpClient::connect(event_loop, nobody.address().to_string())
-            .on_attempt(move |_, attempt: &Attempt<'_>| noted.set(attempt.result.unwrap_err().raw_os_error()))
-            .on_failure(move |_, error: ConnectError| keeping.set(Some(error)))
-            .on_message(|_, _| ())
-            .unwrap();
-        let mut error = None;
-        net::turn_until(event_loop, || {
-            error = kept.take();
-            error.is_some()
-        });
-        let error = error.unwrap();
-        let address = nobody.address();
-        assert_eq!(number.get(), Some(nix::libc::ECONNREFUSED));
-        assert_eq!(error.target(), address.to_string());
-        assert_eq!(error.failures()[0].address, Some(address.into()));
-        assert_eq!(error.failures()[0].error.raw_os_error(), Some(nix::libc::ECONNREFUSED));
-        let text = error.to_string();
-        assert_eq!(
-            text,
-            format!("cannot connect to {address}: {address}: Connection refused (os error 111)")
-        );
-        assert!(error.source().is_some());
-        let error = io::Error::from(error);
-        assert_eq!((error.kind(), error.to_string()), (ErrorKind::ConnectionRefused, text));
-    });
-}
-
-/// The kernel says so at once, when the socket is told to connect.
-#[test]
-fn an_unreachable_address_is_reported() {
-    with_loop(|event_loop| {
-        let everybody: SocketAddr = "255.255.255.255:9".parse().unwrap();
-        let reports = reports_of_a_failure(event_loop, everybody, LONG);
-        let kinds = [ErrorKind::NetworkUnreachable, ErrorKind::PermissionDenied];
-        let [Reported::Failed(address, kind), Reported::GaveUp(last, 1, 1)] = reports[..] else {
-            panic!("{reports:?}");
-        };
-        assert_eq!((address, kind), (Some(everybody), last));
-        assert!(kinds.contains(&kind), "{kind}");
-    });
-}
-
-#[test]
-fn an_attempt_that_gets_no_answer_is_timed_out() {
-    with_loop(|event_loop| {
-        let silent = Silent::new();
-        let reports = reports_of_a_failure(event_loop, silent.address(), Duration::from_millis(5));
-        assert_eq!(silent.waiting(), 1, "somebody else has been answered");
-        assert_eq!(
-            reports,
-            [
-                Reported::Failed(Some(silent.address()), ErrorKind::TimedOut),
-                Reported::GaveUp(ErrorKind::TimedOut, 1, 1),
-            ]
-        );
-    });
-}
-
-#[test]
-fn a_local_address_that_cannot_be_had_is_reported() {
-    with_loop(|event_loop| {
-        let server = echo_server(event_loop);
-        for (local, expected) in [
-            ("192.0.2.1:0", ErrorKind::AddrNotAvailable), // for documentation, RFC 5737
-            ("[::1]:0", ErrorKind::InvalidInput),         // of another family
-        ] {
-            let reports = Reports::new();
-            let _client = TcpClient::connect(event_loop, server.local_addr())
-                .local_addr(local.parse().unwrap())
-                .reporting(&reports)
-                .on_message(|_, _| ())
-                .unwrap();
-            net::turn_until(event_loop, || reports.len() == 2);
-            assert_eq!(
-                reports.take(),
-                [Reported::Failed(Some(server.local_addr()), expected), Reported::GaveUp(expected, 1, 1)]
-            );
-        }
-    });
-}
-
-#[test]
-fn a_socket_that_is_connected_to_itself_is_refused() {
-    with_loop(|event_loop| {
-        let address = Refusing::new().address();
-        let reports = Reports::new();
-        let _client = TcpClient::connect(event_loop, address)
-            .local_addr(address)
-            .reporting(&reports)
-            .serve(|_| -> net::Script { unreachable!("there is nobody but itself") })
-            .unwrap();
-        net::turn_until(event_loop, || reports.len() == 2);
-        assert_eq!(
-            reports.take(),
-            [
-                Reported::Failed(Some(address), ErrorKind::ConnectionRefused),
-                Reported::GaveUp(ErrorKind::ConnectionRefused, 1, 1),
-            ]
-        );
-        // Nothing of it lingers, so the port is free for who wants it, SO_REUSEADDR or not.
-        turn(event_loop);
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.bind(&address.into()).expect("a free port");
-    });
-}
-
-/// The child: a process with few descriptors, and a client that needs one more.
-#[test]
-#[ignore = "is run in a process of its own by the tests of this file"]
-fn child_role() {
-    if net::role().is_none() {
-        return;
-    }
-    with_loop(|event_loop| {
-        let nobody = Refusing::new();
-        let maximum = getrlimit(Resource::Nofile).maximum;
-        for target in [Target::from(nobody.address()), Target::from("localhost:9")] {
-            let before = getrlimit(Resource::Nofile).current;
-            setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum }).expect("a lower limit");
-            let reports = Reports::new();
-            let client =
-                TcpClient::connect(event_loop, target).reporting(&reports).on_message(|_, _| ()).unwrap();
-            net::turn_until(event_loop, || reports.len() == 2);
-            setrlimit(Resource::Nofile, Rlimit { current: before, maximum }).expect("the limit as it was");
-            answer(format_args!("{:?}", reports.take()));
-            drop(client);
-        }
-    });
-}
-
-#[test]
-fn a_client_without_a_descriptor_to_be_had_reports_that() {
-    with_watchdog(LIMIT, || {
-        let mut child = Child::start("client");
-        for _ in 0..2 {
-            let reports = child.hear();
-            assert!(reports.starts_with("[Failed("), "{reports}");
-            assert!(reports.contains("GaveUp(Uncategorized, 1, 1)"), "{reports}");
-        }
-    });
-}
-
-#[test]
-fn a_target_that_cannot_be_read_is_refused_at_once() {
-    with_loop(|event_loop| {
-        let none: &[SocketAddr] = &[];
-        let targets: [Target; 7] = [
-            "".into(),
-            "localhost".into(),
-            "localhost:".into(),
-            "localhost:http".into(),
-            "localhost:65536".into(),
-            (":80").into(),
-            none.into(),
-        ];
-        for target in targets {
-            let shown = format!("{target:?}");
-            let refused =
-                TcpClient::connect(event_loop, target).on_message(|_, _| ()).expect_err("no such target");
-            assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{shown}");
-            assert!(refused.to_string().starts_with("cannot connect to"), "{refused}");
-        }
-        assert_eq!(event_loop.next_deadline(), None);
-    });
-}
-
 // --- Several addresses ----------------------------------------------------------------------------
 
 #[test]
 fn addresses_are_tried_in_turn_until_one_answers() {
     with_loop(|event_loop| {
-        let (nobody, silent, server) = (Refusing::new(), Silent::new(), echo_server(event_loop));
+        let (nobody, silent, server) = (Refusing::new(), Silent::new(), echo_server(event_loop, loopback()));
         let untried = Refusing::new();
         let addresses = vec![nobody.address(), silent.address(), server.local_addr(), untried.address()];
         let reports = Reports::new();
@@ -407,26 +173,12 @@ fn addresses_are_tried_in_turn_until_one_answers() {
     });
 }
 
-#[test]
-fn when_all_addresses_have_failed_the_failure_has_them_all() {
-    with_loop(|event_loop| {
-        let nobodies = [Refusing::new(), Refusing::new(), Refusing::new()];
-        let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
-        let reports = reports_of_a_failure(event_loop, addresses.clone(), LONG);
-        let refused = ErrorKind::ConnectionRefused;
-        let mut expected: Vec<_> =
-            addresses.iter().map(|address| Reported::Failed(Some(*address), refused)).collect();
-        expected.push(Reported::GaveUp(refused, 1, 3));
-        assert_eq!(reports, expected);
-    });
-}
-
 // --- Names ----------------------------------------------------------------------------------------
 
 #[test]
 fn a_name_is_looked_up() {
     with_loop(|event_loop| {
-        let server = echo_server(event_loop);
+        let server = echo_server(event_loop, loopback());
         let reports = Reports::new();
         let client = TcpClient::connect(event_loop, ("localhost", server.local_addr().port()))
             .timeout(LONG)
@@ -438,32 +190,6 @@ fn a_name_is_looked_up() {
         net::turn_until(event_loop, || client.handle().is_some());
         // The machine may have other addresses for it, which are tried first then.
         assert_eq!(reports.take().last(), Some(&Reported::Connected(server.local_addr())));
-    });
-}
-
-#[test]
-fn a_name_that_does_not_exist_is_reported() {
-    with_loop(|event_loop| {
-        // RFC 6761: this name exists nowhere.
-        let reports = reports_of_a_failure(event_loop, "no-such-host.invalid:80", LONG);
-        let [Reported::Failed(None, kind), Reported::GaveUp(last, 1, 1)] = reports[..] else {
-            panic!("{reports:?}");
-        };
-        assert_eq!(kind, last);
-    });
-}
-
-#[test]
-fn a_name_that_cannot_even_be_asked_for_is_reported() {
-    with_loop(|event_loop| {
-        let reports = reports_of_a_failure(event_loop, ("no\0name", 80), LONG);
-        assert_eq!(
-            reports,
-            [
-                Reported::Failed(None, ErrorKind::InvalidInput),
-                Reported::GaveUp(ErrorKind::InvalidInput, 1, 1)
-            ]
-        );
     });
 }
 
@@ -509,7 +235,7 @@ fn a_lookup_does_not_keep_the_loop_waiting() {
 #[test]
 fn clients_and_server_of_one_loop_serve_each_other() {
     with_loop(|event_loop| {
-        let server = echo_server(event_loop);
+        let server = echo_server(event_loop, loopback());
         let journal = Journal::new();
         let clients: Vec<_> = (0..50)
             .map(|_| {

@@ -10,6 +10,9 @@ use socket2::{Domain, Socket, Type};
 
 use super::Recorder;
 
+/// More than any attempt needs.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+
 /// What a client has reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reported {
