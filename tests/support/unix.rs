@@ -1,4 +1,4 @@
-//! For the tests of Unix sockets: names of their own, and clients.
+//! For the tests of Unix sockets: names of their own, servers and clients.
 
 use std::fs;
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use reveille::{TcpServer, UnixAddress};
+use reveille::{EventLoop, TcpServer, UnixAddress};
 
 use super::net;
 
@@ -39,6 +39,13 @@ impl Drop for Folder {
 pub(crate) fn abstract_name() -> UnixAddress {
     static MADE: AtomicUsize = AtomicUsize::new(0);
     UnixAddress::abstract_name(format!("reveille {} {}", process::id(), MADE.fetch_add(1, SeqCst)))
+}
+
+pub(crate) fn echo_server(event_loop: &EventLoop, address: impl Into<UnixAddress>) -> TcpServer {
+    TcpServer::bind_unix(event_loop, address)
+        .unwrap()
+        .on_message(|conn, input| conn.send(input.take_all()))
+        .unwrap()
 }
 
 /// A client of the standard library's, connected. It never blocks for ever.
