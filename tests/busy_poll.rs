@@ -15,16 +15,11 @@ use std::time::{Duration, Instant};
 
 use reveille::{Builder, Channel, EventLoop, Interest, LoopHandle};
 use rustix::thread::Pid;
-use support::{Count, LIMIT, OnDrop, turn, until_asleep, with_watchdog};
-
-const AN_HOUR: Duration = Duration::from_secs(3600);
+use support::clock::HOUR;
+use support::{Count, LIMIT, OnDrop, turn, until_asleep, wakes, with_watchdog};
 
 fn looking_for(duration: Duration) -> Builder {
     EventLoop::builder().propagate_panics(true).busy_poll(duration)
-}
-
-fn wakes(handle: &LoopHandle) -> u64 {
-    handle.counters().wakes
 }
 
 /// Runs a loop on a thread of its own while `test` speaks to it, and then has it quit.
@@ -48,7 +43,7 @@ fn with_running_loop<R>(builder: Builder, test: impl FnOnce(&LoopHandle, Pid) ->
 
 /// As [`with_running_loop`], and when `test` begins the loop has made a turn and looks.
 fn with_looking_loop<R>(test: impl FnOnce(&LoopHandle) -> R) -> R {
-    with_running_loop(looking_for(AN_HOUR), |handle, _| {
+    with_running_loop(looking_for(HOUR), |handle, _| {
         handle.call(|_| ()).unwrap();
         test(handle)
     })
@@ -103,7 +98,7 @@ fn errands_for_a_loop_that_looks_write_nothing_and_are_seen() {
 
 #[test]
 fn a_post_to_a_loop_in_its_first_look_after_run_was_called_writes_nothing() {
-    with_running_loop(looking_for(AN_HOUR), |handle, loops| {
+    with_running_loop(looking_for(HOUR), |handle, loops| {
         until_it_spins(loops);
         assert_eq!(wakes(handle), 0);
         handle.call(|_| ()).unwrap();
@@ -114,7 +109,7 @@ fn a_post_to_a_loop_in_its_first_look_after_run_was_called_writes_nothing() {
 #[test]
 fn a_post_to_a_loop_that_looks_in_run_once_writes_nothing() {
     with_watchdog(LIMIT, || {
-        let event_loop = looking_for(AN_HOUR).build().unwrap();
+        let event_loop = looking_for(HOUR).build().unwrap();
         let (handle, loops) = (event_loop.handle(), rustix::thread::gettid());
         thread::scope(|scope| {
             let poster = scope.spawn(|| {
@@ -210,7 +205,7 @@ fn what_was_accepted_before_quit_runs_on_a_loop_that_looks() {
 #[test]
 fn run_once_looks_for_as_long_as_it_may_and_no_longer() {
     with_watchdog(LIMIT, || {
-        let event_loop = looking_for(AN_HOUR).build().unwrap();
+        let event_loop = looking_for(HOUR).build().unwrap();
         for micros in [1, 700, 2_500, 15_000] {
             let (limit, asked) = (Duration::from_micros(micros), Instant::now());
             event_loop.run_once(limit).unwrap();

@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use reveille::{EventLoop, SendError, State, TcpConnection, TcpServer, VirtualClock};
 use socket2::{Domain, SockRef, Socket, Type};
+use support::clock::MINUTE;
 use support::net::{self, End, Journal, Told, message, pattern, scripted};
 use support::{LIMIT, turn, with_watchdog};
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// A server on a loop of this thread, whose time is the test's to move.
 struct Bench {

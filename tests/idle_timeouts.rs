@@ -12,11 +12,9 @@ use reveille::{
     Buffer, CloseReason, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer, TcpServerBuilder,
     VirtualClock,
 };
+use support::clock::{MINUTE, SECOND};
 use support::net::{self, connect, read_to_end, turn_until};
 use support::{LIMIT, panic_of, with_watchdog};
-
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// What happened to the connections of a test: to which, what, and in which second.
 #[derive(Clone)]

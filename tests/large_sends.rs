@@ -15,7 +15,7 @@ use std::thread;
 use reveille::{EventLoop, SendError, Sent, TcpConnection, TcpServer};
 use socket2::SockRef;
 use support::net::{self, End, Random, pattern, scripted, scripted_with};
-use support::{LIMIT, with_loop, with_watchdog};
+use support::{LIMIT, MIB, with_loop, with_watchdog};
 
 /// The system's allocator, with a count of the bytes that each thread has asked it for.
 struct Counting;
@@ -56,7 +56,6 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const PEERS: usize = 100;
-const MIB: usize = 1 << 20;
 
 /// What a hundred connections whose peers do not read have asked the allocator for in order to send a mebibyte each, and how
 /// much of that they had to keep. All of it arrives.

@@ -9,12 +9,8 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{EventLoop, LoopHandle, LoopThread};
-use support::{LIMIT, turn, unread_wakes, until_asleep, with_loop, with_watchdog};
-
-fn wakes(handle: &LoopHandle) -> u64 {
-    handle.counters().wakes
-}
+use reveille::{EventLoop, LoopThread};
+use support::{LIMIT, turn, unread_wakes, until_asleep, wakes, with_loop, with_watchdog};
 
 const MILLION: usize = 1_000_000;
 const PRODUCERS: usize = 4;

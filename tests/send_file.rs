@@ -11,9 +11,7 @@ use std::sync::mpsc;
 
 use reveille::{SendError, Sent};
 use support::net::{self, End, Random, pattern, scripted, scripted_with};
-use support::{LIMIT, with_watchdog};
-
-const MIB: usize = 1 << 20;
+use support::{LIMIT, MIB, with_watchdog};
 
 /// A file that goes with this value.
 struct TempFile(PathBuf);

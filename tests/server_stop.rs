@@ -10,10 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use reveille::{Buffer, ConnectionHandler, EventLoop, StopReport, TcpConnection, TcpServer};
+use support::clock::HOUR;
 use support::net::{self, End, Host, Journal, Script, Told, loops, scripted, scripted_over, scripted_with};
 use support::{LIMIT, OnDrop, with_watchdog};
-
-const LONG: Duration = Duration::from_secs(3600);
 
 /// Has the host's server stop, and answers where its report will come.
 fn stop(host: &Host, within: Duration) -> mpsc::Receiver<StopReport> {
@@ -45,7 +44,7 @@ fn a_stop_without_connections_is_over_at_once() {
     with_watchdog(LIMIT, || {
         for threads in [1, 3] {
             let (host, _) = scripted_over(threads, |script| script);
-            assert_eq!(only_report(&stop(&host, LONG)), (0, 0));
+            assert_eq!(only_report(&stop(&host, HOUR)), (0, 0));
             let refused = TcpStream::connect(host.address()).expect_err("nobody listens");
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         }
@@ -61,7 +60,7 @@ fn a_stop_sends_what_is_owed_to_a_slow_reader() {
             let (host, journal) = scripted_over(threads, move |script| owing(&owed, script));
             let mut client = host.connect();
             journal.wait_for(0, |told| *told == Told::Open);
-            let reported = stop(&host, LONG);
+            let reported = stop(&host, HOUR);
             // Nothing has been read so far.
             assert!(net::read_to_end(&mut client) == *bytes, "other bytes came");
             drop(client);
@@ -131,7 +130,7 @@ fn a_stop_throws_away_what_comes_in_after_it() {
         let mut client = host.connect();
         net::assert_echoes(&mut client);
         let before = journal.of(0);
-        let reported = stop(&host, LONG);
+        let reported = stop(&host, HOUR);
         assert_eq!(net::read_to_end(&mut client), b"");
         client.write_all(&[0; 100_000]).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
@@ -172,7 +171,7 @@ fn a_handler_hears_of_the_stop_and_has_the_last_word() {
             let mut clients: Vec<_> = (0..4).map(|_| host.connect()).collect();
             clients.iter_mut().for_each(net::assert_echoes);
             assert_eq!(net::exchange(&mut clients[3], b"fail"), b"fail");
-            let reported = stop(&host, LONG);
+            let reported = stop(&host, HOUR);
             for client in &mut clients {
                 assert_eq!(net::read_to_end(client), b"goodbye", "once, and then the end");
             }
@@ -189,7 +188,7 @@ fn a_stop_is_not_held_up_by_a_handler_that_has_paused() {
         let mut client = host.connect();
         client.write_all(b"never read").unwrap();
         journal.wait_for(0, |told| *told == Told::Open);
-        let reported = stop(&host, LONG);
+        let reported = stop(&host, HOUR);
         assert_eq!(net::read_to_end(&mut client), b"");
         drop(client);
         assert_eq!(only_report(&reported), (1, 0));
@@ -219,7 +218,7 @@ fn a_stop_frees_a_peer_that_is_held_back() {
         thread::scope(|scope| {
             let writing = scope.spawn(move || writer.write_all(&vec![0; 8 * OWED]));
             net::until(|| held_back.load(SeqCst));
-            let reported = stop(&host, LONG);
+            let reported = stop(&host, HOUR);
             writing.join().unwrap().unwrap();
             assert!(net::read_to_end(&mut client).len() > OWED / 2);
             client.shutdown(Shutdown::Both).unwrap();
@@ -240,7 +239,7 @@ fn a_stop_refuses_connections_that_are_still_on_their_way() {
         });
         let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
         net::until(|| host.open_connections() == 6);
-        let reported = stop(&host, LONG);
+        let reported = stop(&host, HOUR);
         drop(release);
         for client in &mut clients {
             // The first on each loop is shut down, the others are closed where they arrive.
@@ -273,7 +272,7 @@ fn a_stop_whose_loop_goes_first_ends_with_the_loop() {
             let dropped = Arc::new(Mutex::new(false));
             let noted = Arc::clone(&dropped);
             let token = OnDrop::new(move || *noted.lock().unwrap() = true);
-            server.stop(LONG, move |_, _| {
+            server.stop(HOUR, move |_, _| {
                 token.keep();
                 unreachable!("its loop has gone");
             });
@@ -302,7 +301,7 @@ fn a_loop_may_be_quit_by_the_end_of_its_server() {
         });
         net::turn_until(&event_loop, || client.is_finished());
         let mut client = client.join().unwrap();
-        server.stop(LONG, |event_loop, _| event_loop.quit());
+        server.stop(HOUR, |event_loop, _| event_loop.quit());
         let reader = thread::spawn(move || net::read_to_end(&mut client));
         event_loop.run().unwrap();
         assert_eq!(reader.join().unwrap(), b"");

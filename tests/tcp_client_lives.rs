@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 
 use reveille::{Backoff, EventLoop, TcpClient, TcpServer};
 use support::client::{Refusing, Reported, Reporting, Reports, backoff, echo_server, loopback, turn_to_rest};
+use support::clock::HOUR;
 use support::net::{self, End, Journal, Told, message};
 use support::{panic_of, turn, with_catching_loop, with_loop};
-
-const LONG: Duration = Duration::from_secs(3600);
 
 /// A server that closes each connection as soon as it is there.
 fn closing_server(event_loop: &EventLoop) -> TcpServer {
@@ -238,7 +237,7 @@ fn delays_grow_from_one_short_session_to_the_next() {
         let journal = Journal::new();
         let writing = journal.clone();
         let client = TcpClient::connect(event_loop, server.local_addr())
-            .retry(Backoff::new().start(Duration::from_millis(1)).cap(LONG))
+            .retry(Backoff::new().start(Duration::from_millis(1)).cap(HOUR))
             .reconnect(true)
             .serve(move |_| writing.script())
             .unwrap();

@@ -5,14 +5,12 @@ mod support;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use reveille::{Backoff, EventLoop, TcpClient, TcpClientBuilder, TcpServer};
 use support::client::{Refusing, Reporting, Reports, Silent, backoff, echo_server, loopback, turn_to_rest};
+use support::clock::HOUR;
 use support::net::{self, End, Journal, Script, Told, message};
 use support::{Count, LIMIT, with_loop, with_watchdog};
-
-const LONG: Duration = Duration::from_secs(3600);
 
 // --- Stopping -------------------------------------------------------------------------------------
 
@@ -75,7 +73,7 @@ fn a_client_that_is_stopped_before_its_first_turn_does_nothing() {
 #[test]
 fn a_client_that_is_stopped_during_its_lookup_does_nothing_more() {
     stops_outside(
-        |event_loop| TcpClient::connect(event_loop, "no-such-host.invalid:80").timeout(LONG).retry(backoff()),
+        |event_loop| TcpClient::connect(event_loop, "no-such-host.invalid:80").timeout(HOUR).retry(backoff()),
         |_, client, _| client.contains("looking up"),
     );
 }
@@ -84,7 +82,7 @@ fn a_client_that_is_stopped_during_its_lookup_does_nothing_more() {
 fn a_client_that_is_stopped_while_it_connects_does_nothing_more() {
     let silent = Silent::new();
     stops_outside(
-        |event_loop| TcpClient::connect(event_loop, silent.address()).timeout(LONG),
+        |event_loop| TcpClient::connect(event_loop, silent.address()).timeout(HOUR),
         |event_loop, client, _| client.contains("connecting") && event_loop.next_deadline().is_some(),
     );
 }
@@ -94,7 +92,7 @@ fn a_client_that_is_stopped_while_it_connects_does_nothing_more() {
 fn a_client_that_is_stopped_when_its_attempt_has_failed_does_not_hear_of_it() {
     let nobody = Refusing::new();
     stops_outside(
-        |event_loop| TcpClient::connect(event_loop, nobody.address()).timeout(LONG),
+        |event_loop| TcpClient::connect(event_loop, nobody.address()).timeout(HOUR),
         |event_loop, _, _| event_loop.next_deadline().is_some(),
     );
 }
@@ -104,7 +102,7 @@ fn a_client_that_is_stopped_when_its_attempt_has_failed_does_not_hear_of_it() {
 fn a_client_that_is_stopped_when_its_connection_is_made_does_not_open_it() {
     let listener = std::net::TcpListener::bind(loopback()).unwrap();
     stops_outside(
-        |event_loop| TcpClient::connect(event_loop, listener.local_addr().unwrap()).timeout(LONG),
+        |event_loop| TcpClient::connect(event_loop, listener.local_addr().unwrap()).timeout(HOUR),
         |event_loop, _, _| event_loop.next_deadline().is_some(),
     );
 }
@@ -124,7 +122,7 @@ fn a_client_that_is_stopped_while_it_waits_does_not_try_again() {
     let nobody = Refusing::new();
     stops_outside(
         |event_loop| {
-            TcpClient::connect(event_loop, nobody.address()).retry(Backoff::new().start(LONG).cap(LONG))
+            TcpClient::connect(event_loop, nobody.address()).retry(Backoff::new().start(HOUR).cap(HOUR))
         },
         |_, client, _| client.contains("waiting"),
     );
@@ -298,8 +296,8 @@ fn a_loop_that_is_dropped_ends_its_clients_whatever_they_do() {
             };
             let (token, writing) = (given_up.drop_token(), journal.clone());
             let client = builder
-                .timeout(LONG)
-                .retry(Backoff::new().start(LONG).cap(LONG))
+                .timeout(HOUR)
+                .retry(Backoff::new().start(HOUR).cap(HOUR))
                 .reconnect(true)
                 .reporting(&reports)
                 .serve(move |_| {

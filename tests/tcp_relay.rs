@@ -17,7 +17,7 @@ use std::thread;
 use reveille::{ConnectionHandle, EventLoop, TcpClient, TcpServer};
 use socket2::SockRef;
 use support::net::{self, End, Host, Journal, Script, Told, message, pattern, scripted};
-use support::{LIMIT, with_loop, with_watchdog};
+use support::{KIB, LIMIT, MIB, with_loop, with_watchdog};
 
 /// The system's allocator, with a count of what each thread keeps, and of the most that it has kept.
 struct Counting;
@@ -62,8 +62,6 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
 const HIGH: usize = MIB;
 
 thread_local! {

@@ -11,10 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use reveille::{EventLoop, LoopHandle, TimerId};
+use support::clock::{HOUR, SECOND};
 use support::{Count, LIMIT, Recorder, on_another_thread, turn, with_clock, with_loop, with_watchdog};
-
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// A callback that notes its name and the second.
 fn note(

@@ -11,11 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use reveille::{Channel, EventLoop, Interest, Repeat, VirtualClock, WhenLate};
+use support::clock::{HOUR, MINUTE, SECOND};
 use support::{LIMIT, Recorder, turn, until_asleep, with_clock, with_watchdog};
-
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// When something was called, as seconds since `start` by the loop's clock.
 fn note(times: &Recorder<u64>, start: Instant) -> impl FnMut(&EventLoop) + Clone + use<> {

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use reveille::{Buffer, ConnectionHandler, FrameHandler, Framed, LineCodec, TcpConnection, TcpServer};
 use support::net::{self, Host, Told, message};
-use support::{LIMIT, with_watchdog};
+use support::{KIB, LIMIT, with_watchdog};
 
-const KIB: usize = 1024;
 const HIGH: usize = 256 * KIB;
 const LOW: usize = 64 * KIB;
 

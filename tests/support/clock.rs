@@ -1,7 +1,10 @@
-//! A time that no test takes, and waits for near moments, in which the thread stays busy and no loop has a part.
+//! Spans of time, and waits for near moments, in which the thread stays busy and no loop has a part.
 
 use std::hint;
 use std::time::{Duration, Instant};
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 /// Longer than a test may take: for timers that are not to fire.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);

@@ -37,11 +37,12 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 use std::{fs, process, thread};
 
-use reveille::{EventLoop, VirtualClock};
+use reveille::{EventLoop, LoopHandle, VirtualClock};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::thread::Pid;
 
 pub(crate) const KIB: usize = 1024;
+pub(crate) const MIB: usize = 1024 * KIB;
 
 /// How long a test may take. Nothing depends on it but when a hang becomes a failure.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -238,6 +239,11 @@ pub(crate) fn until_asleep(thread: Pid) {
         }
         thread::yield_now();
     }
+}
+
+/// How often the loop's eventfd has been written to.
+pub(crate) fn wakes(handle: &LoopHandle) -> u64 {
+    handle.counters().wakes
 }
 
 /// What has been written to the loop's eventfd and not been read, as the kernel has it.

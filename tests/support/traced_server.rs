@@ -4,13 +4,13 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
-use std::time::Duration;
 
 use nix::libc;
 use reveille::{
     Buffer, ConnectionHandler, LoopHandle, LoopThread, ServerHandle, TcpClient, TcpConnection, TcpServer,
 };
 
+use super::clock::MINUTE;
 use super::net::{self, Child, Host, answer};
 use super::tracer::Traced;
 
@@ -32,8 +32,6 @@ pub(crate) mod order {
     /// To connect to the port that the next five bytes give.
     pub(crate) const DIAL: u8 = b'd';
 }
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 struct Orders {
     /// Has so many tasks posted from another thread, and says when that is done.
