@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use reveille::{EventLoop, LoopHandle, LoopThread};
+use support::clock::HOUR;
 use support::{
     Count, LIMIT, Recorder, assert_posts_keep_their_order, turn, unread_wakes, until_asleep, with_loop,
     with_watchdog,
@@ -43,15 +44,15 @@ fn a_post_wakes_a_loop_that_sleeps_without_a_limit() {
     });
 }
 
-#[test]
-fn a_post_wakes_a_loop_that_sleeps_until_a_far_timer() {
+/// Runs a loop that sleeps until a far timer, and calls `wake` on another thread once it does, to have it quit.
+fn with_sleeping_loop(wake: impl FnOnce(LoopHandle) + Send) {
     with_loop(|event_loop| {
-        event_loop.run_after(Duration::from_secs(3600), |_| panic!("an hour is not over"));
+        event_loop.run_after(HOUR, |_| panic!("an hour is not over"));
         let (handle, loops) = (event_loop.handle(), rustix::thread::gettid());
         thread::scope(|scope| {
             scope.spawn(move || {
                 until_asleep(loops);
-                handle.queue_in_loop(EventLoop::quit).unwrap();
+                wake(handle);
             });
             event_loop.run().unwrap();
         });
@@ -59,23 +60,20 @@ fn a_post_wakes_a_loop_that_sleeps_until_a_far_timer() {
 }
 
 #[test]
+fn a_post_wakes_a_loop_that_sleeps_until_a_far_timer() {
+    with_sleeping_loop(|handle| handle.queue_in_loop(EventLoop::quit).unwrap());
+}
+
+#[test]
 fn a_timer_of_a_handle_shortens_the_sleep_of_the_loop() {
-    with_loop(|event_loop| {
-        event_loop.run_after(Duration::from_secs(3600), |_| panic!("an hour is not over"));
-        let (handle, loops) = (event_loop.handle(), rustix::thread::gettid());
-        thread::scope(|scope| {
-            scope.spawn(move || {
-                until_asleep(loops);
-                let asked = Instant::now();
-                let delay = Duration::from_millis(5);
-                let due = move |event_loop: &EventLoop| {
-                    assert!(event_loop.now() >= asked + delay);
-                    event_loop.quit();
-                };
-                handle.run_after(delay, due).unwrap();
-            });
-            event_loop.run().unwrap();
-        });
+    with_sleeping_loop(|handle| {
+        let asked = Instant::now();
+        let delay = Duration::from_millis(5);
+        let due = move |event_loop: &EventLoop| {
+            assert!(event_loop.now() >= asked + delay);
+            event_loop.quit();
+        };
+        handle.run_after(delay, due).unwrap();
     });
 }
 
@@ -91,7 +89,7 @@ fn a_sleeping_loop_is_woken_once_however_many_tasks_come() {
                         for _ in 0..100 {
                             let ran = ran.clone();
                             handle.queue_in_loop(move |_| ran.add()).unwrap();
-                            handle.run_after(Duration::from_secs(3600), |_| ()).unwrap();
+                            handle.run_after(HOUR, |_| ()).unwrap();
                         }
                         handle.quit();
                     });

@@ -4,15 +4,13 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread;
 
 use reveille::TcpServer;
-use support::net::{self, Host, Journal, pattern};
-use support::{LIMIT, with_watchdog};
+use support::net::{self, Host, Journal, loops, pattern};
+use support::{KIB, LIMIT, with_watchdog};
 
-const KIB: usize = 1024;
 const BUDGET: usize = 1024 * KIB;
 /// What one message can add, of a loop that has looked at the budget just before.
 const A_MESSAGE: usize = 64 * KIB;
@@ -154,7 +152,7 @@ fn connections_of_several_loops_share_the_limit() {
         let host = Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
                 .max_buffered(BUDGET)
-                .threads(NonZeroUsize::new(3).unwrap())?
+                .threads(loops(3))?
                 .on_message(|conn, input| conn.send(input.take_all()))
         });
         let mut others: Vec<_> = (0..3).map(|_| host.connect()).collect();

@@ -2,10 +2,9 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::Shutdown;
 use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use reveille::{ConnectionHandle, EventLoop, SendError, State};
@@ -104,16 +103,7 @@ fn nothing_is_left_to_read_when_the_last_call_comes() {
         let (host, journal) = scripted(|script| script.terse());
         let bytes = pattern(300_000);
         let mut client = host.connect();
-        let mut writer = client.try_clone().unwrap();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                writer.write_all(&bytes).unwrap();
-                writer.shutdown(Shutdown::Write).unwrap();
-            });
-            let mut answer = Vec::new();
-            client.read_to_end(&mut answer).unwrap();
-            assert!(answer == bytes, "other bytes came back");
-        });
+        assert!(net::finish_meanwhile(&mut client, &bytes) == bytes, "other bytes came back");
         let life = journal.life_of(0);
         assert_eq!(life[life.len() - 2..], [Told::PeerShutdown, Told::Close(End::Finished)]);
         assert!(!life[..life.len() - 2].contains(&Told::PeerShutdown));

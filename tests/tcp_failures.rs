@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::{self, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use reveille::{EventLoop, SendError, State};
 use rustix::event::PollFlags;
 use support::endings::{is_closed, scripted_here};
-use support::net::{self, End, Script, Told, message, scripted};
+use support::net::{self, End, Host, Journal, Script, Told, message, scripted};
 use support::{LIMIT, OnDrop, with_loop, with_watchdog};
 
 #[test]
@@ -207,6 +207,14 @@ fn an_error_that_a_handler_returns_closes_its_connection_with_that_error() {
 
 // --- Panics ---------------------------------------------------------------------------------------
 
+/// A server whose second connection follows a `bad` script, and the first one, which is open and echoes.
+fn with_a_bad_second(bad: fn(Script) -> Script) -> (Host, Journal, TcpStream) {
+    let (host, journal) = scripted(move |script| if script.number() == 1 { bad(script) } else { script });
+    let mut before = host.connect();
+    net::assert_echoes(&mut before);
+    (host, journal, before)
+}
+
 #[test]
 fn a_panic_in_a_handler_costs_its_connection_and_no_other() {
     let panicking: [fn(Script) -> Script; 4] = [
@@ -217,10 +225,7 @@ fn a_panic_in_a_handler_costs_its_connection_and_no_other() {
     ];
     with_watchdog(LIMIT, || {
         for bad in panicking {
-            let (host, journal) =
-                scripted(move |script| if script.number() == 1 { bad(script) } else { script });
-            let mut before = host.connect();
-            net::assert_echoes(&mut before);
+            let (host, journal, mut before) = with_a_bad_second(bad);
             let mut client = host.connect();
             let _ = client.write_all(b"x");
             let _ = client.shutdown(Shutdown::Write);
@@ -238,10 +243,7 @@ fn a_panic_in_a_handler_costs_its_connection_and_no_other() {
 #[test]
 fn a_panic_in_the_factory_costs_the_connection_that_has_no_handler_then() {
     with_watchdog(LIMIT, || {
-        let (host, journal) =
-            scripted(|script| if script.number() == 1 { panic!("no handler") } else { script });
-        let mut before = host.connect();
-        net::assert_echoes(&mut before);
+        let (host, journal, mut before) = with_a_bad_second(|_| panic!("no handler"));
         net::wait_for_end(&mut host.connect());
         net::assert_echoes(&mut before);
         net::assert_echoes(&mut host.connect());
@@ -263,10 +265,7 @@ fn a_panic_in_the_last_call_or_in_a_destructor_is_counted_and_goes_no_further() 
     ];
     with_watchdog(LIMIT, || {
         for bad in panicking {
-            let (host, journal) =
-                scripted(move |script| if script.number() == 1 { bad(script) } else { script });
-            let mut before = host.connect();
-            net::assert_echoes(&mut before);
+            let (host, journal, mut before) = with_a_bad_second(bad);
             let mut client = host.connect();
             client.shutdown(Shutdown::Write).unwrap();
             assert_eq!(net::read_to_end(&mut client), b"");

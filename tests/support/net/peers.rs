@@ -1,7 +1,7 @@
 //! The other ends of connections: clients that fail rather than hang, how they end, and bytes for them to send.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
@@ -48,6 +48,19 @@ pub(crate) fn exchange_meanwhile(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8
     thread::scope(|scope| {
         scope.spawn(|| writer.write_all(bytes).expect("a server that reads"));
         read_exact(client, bytes.len())
+    })
+}
+
+/// Sends `bytes` and a FIN, and at the same time reads until the server has sent its own.
+#[track_caller]
+pub(crate) fn finish_meanwhile(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
+    let mut writer = client.try_clone().expect("a descriptor");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            writer.write_all(bytes).expect("a server that reads");
+            writer.shutdown(Shutdown::Write).expect("a connection");
+        });
+        read_to_end(client)
     })
 }
 
