@@ -97,7 +97,7 @@ impl<H: DatagramHandler> Source for Port<H> {
 
     /// Other threads have left datagrams. Those that cannot be sent at once wait in the queue.
     fn on_notified(&self, event_loop: &EventLoop) {
-        self.core.flush(event_loop);
+        self.core.read_mailbox(event_loop);
     }
 
     fn on_panic(&self, event_loop: &EventLoop) {

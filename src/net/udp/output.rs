@@ -76,6 +76,17 @@ impl Core {
         !self.has_output()
     }
 
+    /// Sees to what other threads have left. It is sent at once if nothing waits before it; else it joins what waits, whose turn
+    /// comes with the readiness that it waits for. Whoever has queued that is told when it is sent, which cannot be done from here.
+    pub(super) fn read_mailbox(&self, event_loop: &EventLoop) {
+        if self.has_output() {
+            self.refill(event_loop);
+            self.update_wanted(event_loop);
+        } else {
+            self.flush(event_loop);
+        }
+    }
+
     /// Takes what other threads have asked for, as far as there is room for it.
     fn refill(&self, event_loop: &EventLoop) {
         self.more_in_mailbox.set(false);

@@ -5,6 +5,7 @@ use super::driver::establish;
 use super::queue::Limits;
 use super::*;
 use std::cell::RefCell;
+use std::iter;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
@@ -260,4 +261,47 @@ fn an_error_is_told_while_the_socket_is_full_behind_it() {
     event_loop.run_once(Duration::ZERO).unwrap();
     assert_ne!(socket.with(|socket| socket.unsent()), Some(0));
     assert_eq!(told.take().len(), 1);
+}
+
+/// Has the peer read everything in the middle of the next turn: the descriptors have been looked at by then, and what other
+/// threads have left has not.
+fn read_in_the_next_turn(event_loop: &EventLoop, theirs: &UnixDatagram, got: &Told) {
+    let (theirs, got) = (theirs.try_clone().unwrap(), got.clone());
+    event_loop
+        .run_after(Duration::ZERO, move |_| got.0.borrow_mut().extend(iter::from_fn(|| received(&theirs))));
+}
+
+#[test]
+fn what_waits_in_the_mailbox_is_sent_though_room_came_before_the_word_of_it() {
+    let event_loop = EventLoop::new().unwrap();
+    let (socket, theirs, told) = socket(&event_loop, Limits { datagrams: 4, bytes: 1000 });
+    let first = fill(&socket);
+    let handle = socket.handle();
+    // One more than the queue has room for.
+    (first..first + 4).for_each(|n| handle.send(n.to_string()).unwrap());
+    let got = Told::default();
+    read_in_the_next_turn(&event_loop, &theirs, &got);
+    event_loop.run_once(LONG).unwrap();
+    for _ in 0..4 {
+        event_loop.run_once(Duration::ZERO).unwrap();
+    }
+    got.0.borrow_mut().extend(iter::from_fn(|| received(&theirs)));
+    assert_eq!(got.take(), (0..first + 4).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(told.take(), ["drained"]);
+}
+
+#[test]
+fn whoever_has_queued_hears_that_it_is_sent_though_a_handle_sends_behind_it() {
+    let event_loop = EventLoop::new().unwrap();
+    let (socket, theirs, told) = socket(&event_loop, LIMITS);
+    fill(&socket);
+    socket.handle().send("behind").unwrap();
+    let got = Told::default();
+    read_in_the_next_turn(&event_loop, &theirs, &got);
+    event_loop.run_once(LONG).unwrap();
+    for _ in 0..4 {
+        event_loop.run_once(Duration::ZERO).unwrap();
+    }
+    assert_eq!(socket.with(|socket| socket.unsent()), Some(0));
+    assert_eq!(told.take(), ["drained"]);
 }
