@@ -2,13 +2,15 @@
 
 mod support;
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
-use reveille::{Buffer, ConnectionHandler, FrameHandler, Framed, LineCodec, TcpConnection, TcpServer};
+use reveille::{
+    Buffer, CloseReason, ConnectionHandler, FrameHandler, Framed, LineCodec, TcpConnection, TcpServer,
+};
 use support::net::{self, Host, Told, message};
-use support::{KIB, LIMIT, with_watchdog};
+use support::{KIB, LIMIT, MIB, Recorder, with_loop, with_watchdog};
 
 const HIGH: usize = 256 * KIB;
 const LOW: usize = 64 * KIB;
@@ -139,4 +141,76 @@ fn a_handle_pauses_reading_and_resumes_it() {
         handle.resume_reading();
         assert_eq!(host.handle().counters().panics, 0);
     });
+}
+
+/// Sends much more than the high-water mark, notes what it hears, and closes when it hears what it is told to close at.
+struct Leaver {
+    closes_at: &'static str,
+    heard: Recorder<(&'static str, usize)>,
+}
+
+impl Leaver {
+    fn hear(&self, conn: &TcpConnection, what: &'static str) -> io::Result<()> {
+        self.heard.record((what, conn.unsent()));
+        if what == self.closes_at {
+            conn.close();
+        }
+        Ok(())
+    }
+}
+
+impl ConnectionHandler for Leaver {
+    fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        input.clear();
+        conn.send_owned(vec![0; 8 * MIB])?;
+        Ok(())
+    }
+
+    fn on_high_water(&mut self, conn: &TcpConnection, _: usize) -> io::Result<()> {
+        self.hear(conn, "high")
+    }
+
+    fn on_low_water(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        self.hear(conn, "low")
+    }
+
+    fn on_drained(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        self.hear(conn, "drained")
+    }
+
+    fn on_close(&mut self, conn: &TcpConnection, _: &CloseReason) {
+        self.heard.record(("close", conn.unsent()));
+    }
+}
+
+/// What is heard on a connection that is closed at one of its marks while its peer reads all that there is.
+fn heard_by_a_leaver(closes_at: &'static str) -> Vec<(&'static str, usize)> {
+    with_loop(|event_loop| {
+        let heard = Recorder::new();
+        let recorder = heard.clone();
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().water_marks(HIGH, LOW);
+        let server = server.serve(move |_| Leaver { closes_at, heard: recorder.clone() }).unwrap();
+        let mut client = net::connect(server.local_addr());
+        client.write_all(b"x").unwrap();
+        client.set_nonblocking(true).unwrap();
+        let mut all = Vec::new();
+        net::turn_until(event_loop, || {
+            // Until nothing is there, so that there is room and word of the mark in one turn.
+            let _ = client.read_to_end(&mut all);
+            server.counters().accepted == 1 && server.open_connections() == 0
+        });
+        heard.take()
+    })
+}
+
+#[test]
+fn a_connection_that_is_closed_above_its_mark_sends_nothing_more_and_hears_no_other() {
+    let heard = heard_by_a_leaver("high");
+    assert!(matches!(heard[..], [("high", unsent), ("close", lost)] if unsent == lost), "{heard:?}");
+}
+
+#[test]
+fn a_connection_that_is_closed_at_its_low_mark_hears_no_other() {
+    let heard = heard_by_a_leaver("low");
+    assert!(matches!(heard[..], [("high", _), ("low", _), ("close", _)]), "{heard:?}");
 }

@@ -154,10 +154,12 @@ impl<H: ConnectionHandler> Connection<H> {
         if self.core.is_linked() {
             return;
         }
+        let was_closed = self.core.state() == State::Closed;
         if flushed.low {
             self.call(event_loop, |handler, conn| handler.on_low_water(conn));
         }
-        if flushed.drained {
+        // Unless that has closed the connection.
+        if flushed.drained && was_closed == (self.core.state() == State::Closed) {
             self.call(event_loop, |handler, conn| handler.on_drained(conn));
         }
     }
@@ -229,7 +231,8 @@ impl<H: ConnectionHandler> Source for Connection<H> {
         if ready.intersects(Readiness::NOTE) {
             self.take_notes(event_loop);
         }
-        if ready.is_writable() && core.has_output() {
+        // Not if a note has had the handler close the connection: what is queued is lost then.
+        if ready.is_writable() && core.has_output() && core.state() != State::Closed {
             self.flush(event_loop);
         }
         match core.state() {
