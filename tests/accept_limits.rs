@@ -6,11 +6,13 @@ mod support;
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
-use reveille::TcpServer;
+use reveille::{EventLoop, TcpServer, VirtualClock};
+use support::alone::alone;
 use support::net::{self, Child, Host, answer};
 use support::shortage::{count_warnings, is_served, limit_descriptors, warnings};
-use support::{LIMIT, with_watchdog};
+use support::{LIMIT, turn, with_watchdog};
 
 const DESCRIPTORS: u64 = 64;
 
@@ -134,5 +136,35 @@ fn a_reserve_that_was_lost_is_replaced() {
         let clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
         let served = clients.iter().filter(|client| is_served(client)).count();
         assert!(served > 0 && served < 100, "{served} are served");
+    });
+}
+
+#[test]
+fn a_rest_is_not_cut_short_by_word_that_comes_meanwhile() {
+    alone(|| {
+        let clock = VirtualClock::new();
+        let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().on_message(|_, _| ()).unwrap();
+        let _waits = net::connect(server.local_addr());
+        limit_descriptors(3);
+        for _ in 0..20 {
+            server.pause_accepting();
+            server.resume_accepting();
+            turn(&event_loop);
+            turn(&event_loop);
+        }
+        // One try, and one rest.
+        let is_at_rest = || format!("{event_loop:?}").contains("timers: 1,");
+        assert!(is_at_rest(), "{event_loop:?}");
+        clock.advance(Duration::from_secs(1));
+        turn(&event_loop);
+        turn(&event_loop);
+        assert!(is_at_rest(), "{event_loop:?}");
+        assert_eq!(server.open_connections(), 0);
+        limit_descriptors(DESCRIPTORS);
+        clock.advance(Duration::from_secs(1));
+        turn(&event_loop);
+        turn(&event_loop);
+        assert_eq!(server.open_connections(), 1);
     });
 }

@@ -1,5 +1,6 @@
 //! A listening socket on the loop: takes connections, and deals them out to the loops that serve them.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -44,7 +45,12 @@ pub(super) struct Listener {
     dealer: Dealer,
     establish: Establish,
     complaint: Complaint,
+    /// Until a timer says otherwise nothing is tried, whatever word comes.
+    resting: Cell<bool>,
 }
+
+/// What the timer says.
+struct RestIsOver;
 
 impl Listener {
     /// Begins to accept on `event_loop`.
@@ -58,8 +64,16 @@ impl Listener {
     ) -> io::Result<()> {
         let listener = event_loop.register(Interest::READABLE, |id| {
             group.add_listener();
-            let (group, complaint) = (Arc::clone(group), Complaint::default());
-            Rc::new(Listener { id, acceptor, budget, group, dealer, establish, complaint })
+            Rc::new(Listener {
+                id,
+                acceptor,
+                budget,
+                group: Arc::clone(group),
+                dealer,
+                establish,
+                complaint: Complaint::default(),
+                resting: Cell::new(false),
+            })
         })?;
         group.admission.add_listener(event_loop.handle(), listener.id);
         Ok(())
@@ -94,6 +108,13 @@ impl Listener {
     /// where it has stopped, without a new edge.
     fn stop_wanting(&self, event_loop: &EventLoop) {
         event_loop.set_wanted(self.id, Readiness::NONE);
+    }
+
+    fn rest(&self, event_loop: &EventLoop) {
+        self.resting.set(true);
+        self.stop_wanting(event_loop);
+        let id = self.id;
+        event_loop.run_after(REST, move |event_loop| _ = event_loop.tell(id, &mut RestIsOver));
     }
 }
 
@@ -143,17 +164,25 @@ impl Source for Listener {
                 Accepted::Exhausted(error) => {
                     self.complaint
                         .make(event_loop.now(), || format!("accepting rests for a moment: {error}"));
-                    let id = self.id;
-                    event_loop.run_after(REST, move |event_loop| event_loop.notify(id));
-                    return self.stop_wanting(event_loop);
+                    return self.rest(event_loop);
                 }
             }
         }
     }
 
-    /// The rest is over, there is a place, or the server is to go on; whether it may is looked at when it does.
+    /// There is a place, or the server is to go on; whether it may is looked at when it does. A rest is not cut short, or each word
+    /// would have it try, and rest again, with one timer more.
     fn on_notified(&self, event_loop: &EventLoop) {
-        event_loop.set_wanted(self.id, Readiness::answering(Interest::READABLE));
+        if !self.resting.get() {
+            event_loop.set_wanted(self.id, Readiness::answering(Interest::READABLE));
+        }
+    }
+
+    fn on_told(&self, event_loop: &EventLoop, word: &mut dyn Any) {
+        if word.is::<RestIsOver>() {
+            self.resting.set(false);
+            self.on_notified(event_loop);
+        }
     }
 
     fn on_panic(&self, _event_loop: &EventLoop) {
