@@ -18,6 +18,11 @@ use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 
+/// What the kernel is asked to report. That there is urgent data matters to [`Core::receive`] alone, and is not waited for.
+fn watched() -> Interest {
+    Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY
+}
+
 /// What a connection's slot carries.
 struct Connection<H> {
     core: Core,
@@ -61,7 +66,7 @@ pub(super) fn dial<H: ConnectionHandler>(
     arrival: Arrival,
     outgoing: Outgoing<H>,
 ) -> io::Result<ChannelId> {
-    let connection = event_loop.register(Interest::READABLE | Interest::WRITABLE, |id| {
+    let connection = event_loop.register(watched(), |id| {
         let core = Core::new(id, arrival, State::Connecting);
         Rc::new(Connection { core, handler: RefCell::new(None), outgoing: Some(Box::new(outgoing)) })
     })?;
@@ -81,7 +86,7 @@ pub(super) fn establish<H: ConnectionHandler>(
         return;
     }
     let peer = arrival.peer.clone();
-    let registered = event_loop.register(Interest::READABLE | Interest::WRITABLE, |id| {
+    let registered = event_loop.register(watched(), |id| {
         let core = Core::new(id, arrival, State::Open);
         Rc::new(Connection { core, handler: RefCell::new(None), outgoing: None })
     });

@@ -60,9 +60,11 @@ impl Core {
             Ok(Transferred::Bytes(n)) => {
                 // A short read has emptied the socket, which saves the read that would say so; a later arrival raises a
                 // new edge. Not so once the end of input or an error has been reported: that edge is spent, and only
-                // reading on finds it. Nor on a Unix socket, where a read ends behind descriptors that were sent along,
-                // whoever wants them.
-                if n < room && !self.peer.is_unix() && !ready.is_read_closed() && !ready.is_error() {
+                // reading on finds it. Nor if there is urgent data, before which a read ends (tcp(7)), whatever is behind
+                // it; nor on a Unix socket, where one ends behind descriptors that were sent along, whoever wants them.
+                let is_all =
+                    !ready.intersects(Readiness::READ_CLOSED | Readiness::ERROR | Readiness::PRIORITY);
+                if n < room && is_all && !self.peer.is_unix() {
                     event_loop.clear_ready(self.id, Readiness::READABLE);
                 }
                 input.commit(n);
@@ -74,7 +76,7 @@ impl Core {
                 }
             }
             Ok(Transferred::WouldBlock) => {
-                event_loop.clear_ready(self.id, INPUT & !Readiness::ERROR);
+                event_loop.clear_ready(self.id, (INPUT & !Readiness::ERROR) | Readiness::PRIORITY);
                 if ready.is_error() {
                     self.check_error(event_loop);
                 }

@@ -1,0 +1,46 @@
+//! Urgent data (tcp(7)): a peer may send a byte of it at any time. It is no part of the stream, but a read of the stream ends
+//! before it, however much there is behind it.
+
+mod support;
+
+use std::io::Write;
+use std::net::TcpStream;
+
+use rustix::net::SendFlags;
+use support::net::{self, Script, scripted};
+use support::{LIMIT, with_watchdog};
+
+fn send_urgent(client: &TcpStream) {
+    assert_eq!(rustix::net::send(client, b"!", SendFlags::OOB), Ok(1));
+}
+
+#[test]
+fn bytes_behind_an_urgent_one_are_not_waited_for() {
+    with_watchdog(LIMIT, || {
+        let (host, _journal) = scripted(Script::terse);
+        let mut client = host.connect();
+        for n in 0..50u8 {
+            // All of them are there when the loop looks.
+            let (client_here, mut sender) = (client.try_clone().unwrap(), client.try_clone().unwrap());
+            host.ask(move |_, _| {
+                sender.write_all(&[n; 3]).unwrap();
+                send_urgent(&client_here);
+                sender.write_all(&[n; 4]).unwrap();
+            });
+            assert_eq!(net::read_exact(&mut client, 7), [n; 7]);
+        }
+    });
+}
+
+#[test]
+fn an_urgent_byte_that_nobody_reads_keeps_no_loop_awake() {
+    with_watchdog(LIMIT, || {
+        let (host, _journal) = scripted(Script::terse);
+        let mut client = host.connect();
+        net::assert_echoes(&mut client);
+        send_urgent(&client);
+        host.assert_rests();
+        net::assert_echoes(&mut client);
+        host.assert_rests();
+    });
+}
