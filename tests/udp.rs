@@ -285,6 +285,18 @@ fn the_options_are_those_that_were_asked_for() {
     });
 }
 
+/// Cut to what the kernel takes, 4 GiB would be nothing at all.
+#[test]
+fn a_buffer_larger_than_the_kernel_can_be_told_is_an_error() {
+    with_loop(|event_loop| {
+        for (receive, send) in [(1 << 32, 10_000), (10_000, 1 << 32)] {
+            let builder = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap();
+            let made = builder.receive_buffer(receive).send_buffer(send).on_datagram(|_, _, _| ());
+            assert_eq!(made.expect_err("such a buffer").kind(), ErrorKind::InvalidInput);
+        }
+    });
+}
+
 #[test]
 fn a_socket_of_the_other_family_is_like_any_other() {
     with_loop(|event_loop| {

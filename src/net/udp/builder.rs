@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use rustix::net::getpeername;
+use rustix::net::{getpeername, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::UdpSocket;
@@ -208,10 +208,10 @@ fn make(address: SocketAddr, options: &Options) -> io::Result<OwnedFd> {
         socket.set_broadcast(true)?;
     }
     if let Some(bytes) = options.receive_buffer {
-        socket.set_recv_buffer_size(bytes)?;
+        sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
     }
     if let Some(bytes) = options.send_buffer {
-        socket.set_send_buffer_size(bytes)?;
+        sockopt::set_socket_send_buffer_size(&socket, bytes)?;
     }
     match address {
         SocketAddr::V4(_) => set_options_v4(&socket, options)?,
