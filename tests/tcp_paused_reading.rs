@@ -11,7 +11,7 @@ use std::rc::Rc;
 use reveille::{EventLoop, TcpServer};
 use rustix::event::PollFlags;
 use support::net::{self, End, Journal, Script, Told, message, pattern, scripted};
-use support::{KIB, LIMIT, with_loop, with_watchdog};
+use support::{KIB, LIMIT, on_another_thread, with_loop, with_watchdog};
 
 /// Pauses after each message, and goes on in a later turn.
 #[test]
@@ -230,5 +230,27 @@ fn a_pause_in_the_middle_of_a_burst_is_a_pause_at_once() {
         go.set(true);
         net::turn_until(&event_loop, || messages() == 3);
         sockets.borrow_mut().clear();
+    });
+}
+
+/// The consumer on another thread may be done before the handler is.
+#[test]
+fn what_is_left_is_offered_again_though_reading_goes_on_before_the_message_is_over() {
+    with_watchdog(LIMIT, || {
+        let (host, _journal) = scripted(|script| {
+            script.on_message(|conn, input| {
+                let Some(end) = input.find(b'\n') else { return Ok(()) };
+                conn.pause_reading();
+                let handle = conn.handle();
+                on_another_thread(move || handle.resume_reading());
+                // Behind what the handle was asked before.
+                conn.send(input.take(end + 1))?;
+                Ok(())
+            })
+        });
+        let mut client = host.connect();
+        assert_eq!(net::exchange(&mut client, b"one\ntwo\nthree\n"), b"one\ntwo\nthree\n");
+        client.write_all(b"half").unwrap();
+        host.assert_rests();
     });
 }

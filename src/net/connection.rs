@@ -92,6 +92,8 @@ pub(super) struct Core {
     most_descriptors: Cell<u8>,
     /// The handler does not want to read for now.
     paused: Cell<bool>,
+    /// Another thread has had reading go on since the handler was last offered input.
+    resumed: Cell<bool>,
     /// The peer does not read what it is sent, so no more is read from it.
     held_back: Cell<bool>,
     /// Whether there is more unsent than there should be, and whether the handler knows.
@@ -141,6 +143,7 @@ impl Core {
             state: Cell::new(state),
             most_descriptors: Cell::new(0),
             paused: Cell::new(false),
+            resumed: Cell::new(false),
             held_back: Cell::new(false),
             above_mark: Cell::default(),
             suspended: Cell::new(false),

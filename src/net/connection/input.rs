@@ -89,8 +89,9 @@ impl Core {
         }
     }
 
-    /// What the handler has left of earlier input.
+    /// What the handler has left of earlier input, to be offered to it now.
     pub(in crate::net) fn take_unread(&self) -> Option<Box<Buffer>> {
+        self.resumed.set(false);
         self.unread.take()
     }
 
@@ -114,6 +115,10 @@ impl Core {
         }
         self.unread.set(Some(unread));
         self.count_buffered();
+        if self.resumed.replace(false) {
+            self.offer_unread(event_loop);
+            self.update_wanted(event_loop);
+        }
     }
 
     /// Tells the group how much the connection holds, if that has changed since. Not called on the way of a message that is answered at
@@ -159,6 +164,15 @@ impl Core {
         }
         self.offer_unread(event_loop);
         self.update_wanted(event_loop);
+    }
+
+    /// As [`resume_reading`](Core::resume_reading), for another thread. That may ask while the handler that has paused is still at its
+    /// message, as sending reads the mailbox, and then it is as if it had asked afterwards: what the handler leaves is offered again.
+    pub(super) fn resume_reading_as_asked(&self, event_loop: &EventLoop) {
+        if self.paused.get() {
+            self.resumed.set(true);
+        }
+        self.resume_reading(event_loop);
     }
 
     /// Has what the handler has left of its input offered to it again, before anything new is read.

@@ -120,7 +120,7 @@ impl Core {
                 Request::Close => self.close(event_loop, CloseReason::Closed),
                 Request::CloseGracefully(within) => self.close_gracefully(event_loop, within),
                 Request::PauseReading => self.pause_reading(event_loop),
-                Request::ResumeReading => self.resume_reading(event_loop),
+                Request::ResumeReading => self.resume_reading_as_asked(event_loop),
                 Request::Send(bytes) => {
                     if let Err((error, bytes)) = self.send(event_loop, bytes) {
                         // They were accepted, so they cannot be left out of the stream: without them it ends here, and
