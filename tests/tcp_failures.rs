@@ -9,11 +9,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{EventLoop, SendError, State};
+use reveille::{EventLoop, SendError, State, TcpConnection, TcpServer};
 use rustix::event::PollFlags;
 use support::endings::{is_closed, scripted_here};
 use support::net::{self, End, Host, Journal, Script, Told, message, scripted};
-use support::{LIMIT, OnDrop, with_loop, with_watchdog};
+use support::{LIMIT, OnDrop, with_catching_loop, with_loop, with_watchdog};
 
 #[test]
 fn the_first_reason_to_close_is_the_one_that_is_told() {
@@ -277,6 +277,35 @@ fn a_panic_in_the_last_call_or_in_a_destructor_is_counted_and_goes_no_further() 
             journal.assert_whole_lives(2);
         }
     });
+}
+
+#[test]
+fn a_panic_in_the_destructor_of_the_factory_does_not_keep_a_server_from_its_end() {
+    let ends: [fn(&EventLoop, TcpServer); 2] = [
+        |_, server| drop(server),
+        |_, server| server.stop(Duration::ZERO, |event_loop, _| event_loop.quit()),
+    ];
+    for (number, end) in ends.into_iter().enumerate() {
+        with_catching_loop(|event_loop| {
+            let (bomb, journal) = (OnDrop::new(|| panic!("the factory's destructor")), Journal::new());
+            let written = journal.clone();
+            let make = move |_: &TcpConnection<'_>| {
+                bomb.keep();
+                written.script()
+            };
+            let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(make).unwrap();
+            let mut client = net::connect(server.local_addr());
+            net::turn_until(event_loop, || journal.of(0) == [Told::Open]);
+            end(event_loop, server);
+            if number == 1 {
+                // Until the report comes.
+                event_loop.run().unwrap();
+            }
+            net::turn_until(event_loop, || journal.of(0) == [Told::Open, Told::Close(End::Stopped)]);
+            net::wait_for_end(&mut client);
+            assert_eq!(event_loop.handle().counters().panics, 1);
+        });
+    }
 }
 
 #[test]

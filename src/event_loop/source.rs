@@ -100,10 +100,11 @@ impl EventLoop {
         self.inner.channels.borrow().get(id).is_some()
     }
 
-    /// Takes the source out of the loop at once, without a word to it. It lives on for as long as a call into it lasts.
+    /// Takes the source out of the loop at once, without a word to it. It lives on for as long as a call into it lasts. A destructor of
+    /// the user's that panics does not keep the caller from going on.
     pub(crate) fn remove(&self, id: ChannelId) {
         let removed = self.inner.channels.borrow_mut().remove(id);
-        drop(removed);
+        self.discard(removed);
     }
 
     /// Has the source told in phase 6 that it is closed, and drops it then.
