@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use reveille::{Attempt, ConnectError, EventLoop, Target, TcpClient};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::client::{LONG, Refusing, Reported, Reporting, Reports, Silent, echo_server, loopback};
+use support::alone::alone_after;
+use support::client::{LONG, Refusing, Reported, Reporting, Reports, Silent, backoff, echo_server, loopback};
 use support::net::{self, Child, answer};
+use support::shortage::limit_descriptors;
 use support::{LIMIT, turn, with_loop, with_watchdog};
 
 /// A client that connects to nobody, and what it reports until it gives up.
@@ -272,5 +274,34 @@ fn a_target_that_cannot_be_read_is_refused_at_once() {
             assert!(refused.to_string().starts_with("cannot connect to"), "{refused}");
         }
         assert_eq!(event_loop.next_deadline(), None);
+    });
+}
+
+/// A name that stands for two addresses, of which the first answers; then it cannot be looked up any more.
+#[test]
+fn a_round_whose_lookup_fails_tries_no_address_of_an_earlier_one() {
+    let script = r#"
+        exec unshare -rm sh -ec '
+            mount -t tmpfs hosts /mnt
+            printf "127.0.0.1 two\n127.0.0.2 two\n" > /mnt/hosts
+            mount --bind /mnt/hosts /etc/hosts
+            exec "$@"' sh "$@""#;
+    alone_after(script, || {
+        let event_loop = EventLoop::new().unwrap();
+        let server = echo_server(&event_loop, loopback());
+        let reports = Reports::new();
+        let client = TcpClient::connect(&event_loop, ("two", server.local_addr().port()))
+            .reconnect(true)
+            .retry(backoff().max_retries(0))
+            .reporting(&reports)
+            .on_message(|_, _| ())
+            .unwrap();
+        net::turn_until(&event_loop, || reports.len() == 1);
+        assert_eq!(reports.take(), [Reported::Connected(server.local_addr())]);
+        limit_descriptors(3);
+        client.handle().expect("a session").close();
+        net::turn_until(&event_loop, || reports.len() >= 2);
+        let reports = reports.take();
+        assert!(matches!(reports[..], [Reported::Failed(None, _), Reported::GaveUp(_, 1, 1)]), "{reports:?}");
     });
 }

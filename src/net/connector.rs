@@ -181,6 +181,8 @@ impl Connector {
     fn begin_round(self: &Rc<Self>, event_loop: &EventLoop) {
         self.rounds.set(self.rounds.get().saturating_add(1));
         self.failures.borrow_mut().clear();
+        // A round that has ended in a session has not come to the last of its addresses.
+        self.untried.borrow_mut().clear();
         match self.target.place() {
             Place::Name(host, port) => self.look_up(event_loop, host, *port),
             Place::Addresses(addresses) => {
