@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::thread;
 
-use reveille::{Channel, DatagramError, EventLoop, Interest, Sent, UdpRef, UdpSocket};
+use reveille::{Channel, DatagramError, EventLoop, Interest, Sent, UdpRef, UdpSocket, UdpSocketBuilder};
 use support::net::{self, pattern};
 use support::udp::{Script, Told, address, datagram, plain, plain_at, receive, recording, told_in_time};
 use support::{LIMIT, Recorder, turn, with_loop, with_watchdog};
@@ -282,6 +282,27 @@ fn the_options_are_those_that_were_asked_for() {
             assert!(socket.only_v6().unwrap());
             assert_eq!(socket.unicast_hops_v6().unwrap(), 9);
         });
+    });
+}
+
+#[test]
+fn so_many_routers_as_there_cannot_be_are_an_error_that_names_the_option() {
+    with_loop(|event_loop| {
+        type Set = fn(UdpSocketBuilder<'_>) -> UdpSocketBuilder<'_>;
+        let wrong: [(&str, Set); 4] = [
+            ("ttl: 0 ", |builder| builder.ttl(0)),
+            ("ttl: 256 ", |builder| builder.ttl(256)),
+            ("ttl: 4294967295 ", |builder| builder.ttl(u32::MAX)),
+            ("multicast_ttl: 256 ", |builder| builder.multicast_ttl(256)),
+        ];
+        for (told, set) in wrong {
+            let builder = set(UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap());
+            let error = builder.on_datagram(|_, _, _| ()).expect_err("no such number");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.to_string().starts_with(told), "{error}");
+        }
+        let builder = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().ttl(255).multicast_ttl(0);
+        assert!(builder.on_datagram(|_, _, _| ()).is_ok());
     });
 }
 

@@ -182,6 +182,8 @@ impl fmt::Debug for UdpSocketBuilder<'_> {
 }
 
 fn make_first(addresses: &[SocketAddr], options: &Options) -> io::Result<OwnedFd> {
+    check_routers("ttl", 1, options.ttl)?;
+    check_routers("multicast_ttl", 0, options.multicast_ttl)?;
     let mut first_error = None;
     for &address in addresses {
         match make(address, options) {
@@ -194,6 +196,17 @@ fn make_first(addresses: &[SocketAddr], options: &Options) -> io::Result<OwnedFd
     }
     let none = || io::Error::new(io::ErrorKind::InvalidInput, "the address stands for no socket address");
     Err(first_error.unwrap_or_else(none))
+}
+
+/// The kernel would take some other numbers for its default.
+fn check_routers(option: &str, least: u32, routers: Option<u32>) -> io::Result<()> {
+    match routers {
+        Some(routers) if !(least..=255).contains(&routers) => {
+            let message = format!("{option}: {routers} is not a number from {least} to 255");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn make(address: SocketAddr, options: &Options) -> io::Result<OwnedFd> {
