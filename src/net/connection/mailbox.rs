@@ -32,7 +32,10 @@ pub(super) struct Mailbox {
 
 struct Content {
     requests: Vec<Request>,
+    /// How many bytes these are to send.
     bytes: usize,
+    /// How many the connection has in its queue, as it last said. While it takes these they count here.
+    queued: usize,
     accepts: Accepts,
 }
 
@@ -45,8 +48,9 @@ enum Accepts {
 }
 
 impl Mailbox {
-    fn new(max_bytes: usize, accepts: Accepts) -> Mailbox {
-        Mailbox { content: Mutex::new(Content { requests: Vec::new(), bytes: 0, accepts }), max_bytes }
+    fn new(max_bytes: usize, queued: usize, accepts: Accepts) -> Mailbox {
+        let content = Content { requests: Vec::new(), bytes: 0, queued, accepts };
+        Mailbox { content: Mutex::new(content), max_bytes }
     }
 
     /// Adds a request. Answers whether it is the first, for which the loop must be told.
@@ -55,7 +59,7 @@ impl Mailbox {
         match (&request, content.accepts) {
             (_, Accepts::Nothing) | (Request::Send(_), Accepts::NoSends) => return Err(SendError::Closed),
             (Request::Send(bytes), Accepts::All) => {
-                if bytes.len() > self.max_bytes - content.bytes {
+                if bytes.len() > self.max_bytes.saturating_sub(content.unsent()) {
                     return Err(SendError::Full);
                 }
                 content.bytes += bytes.len();
@@ -69,8 +73,13 @@ impl Mailbox {
 
     fn take(&self) -> Vec<Request> {
         let mut content = self.content.lock();
+        content.queued = content.unsent();
         content.bytes = 0;
         mem::take(&mut content.requests)
+    }
+
+    fn set_queued(&self, queued: usize) {
+        self.content.lock().queued = queued;
     }
 
     fn is_open(&self) -> bool {
@@ -95,6 +104,12 @@ impl Mailbox {
     }
 }
 
+impl Content {
+    fn unsent(&self) -> usize {
+        self.bytes.saturating_add(self.queued)
+    }
+}
+
 impl Core {
     pub(super) fn handle(&self) -> ConnectionHandle {
         let mailbox = self.mailbox.get_or_init(|| {
@@ -103,7 +118,8 @@ impl Core {
                 State::Closing => Accepts::NoSends,
                 State::Closed => Accepts::Nothing,
             };
-            Arc::new(Mailbox::new(self.membership.group().limits.max_unsent, accepts))
+            let max_bytes = self.membership.group().limits.max_unsent;
+            Arc::new(Mailbox::new(max_bytes, self.unsent_in_memory(), accepts))
         });
         ConnectionHandle {
             event_loop: self.membership.event_loop().clone(),
@@ -130,6 +146,14 @@ impl Core {
                     }
                 }
             }
+        }
+        self.tell_handles_of_queue();
+    }
+
+    /// Lets other threads know how much is queued, so that they do not send more than there is room for.
+    pub(super) fn tell_handles_of_queue(&self) {
+        if let Some(mailbox) = self.mailbox.get() {
+            mailbox.set_queued(self.unsent_in_memory());
         }
     }
 }
@@ -167,12 +191,12 @@ pub struct ConnectionHandle {
 impl ConnectionHandle {
     /// Sends `bytes` behind what has been sent through any handle of the connection before.
     ///
-    /// From any thread. What the connection's own callbacks send after this has returned goes behind it. If the connection turns out to have no room for bytes that were accepted here, because its peer does not
-    /// read, it is closed: its handler's `on_close` gets [`SendError::Full`].
+    /// From any thread. What the connection's own callbacks send after this has returned goes behind it. If they take the room for bytes
+    /// that were accepted here and are still on their way, the connection is closed: its handler's `on_close` gets [`SendError::Full`].
     ///
     /// # Errors
-    /// [`SendError::Closed`] if the connection has gone; [`SendError::Full`] if more bytes are on their way to the loop than the
-    /// connection may have unsent.
+    /// [`SendError::Closed`] if the connection has gone; [`SendError::Full`] if with these more bytes would be
+    /// [unsent](ConnectionHandle::unsent) than may be. None of them are sent then, and the connection stays as it is.
     pub fn send(&self, bytes: impl Into<Vec<u8>>) -> Result<(), SendError> {
         self.ask(Request::Send(Bytes::Own(bytes.into())))
     }
@@ -184,6 +208,14 @@ impl ConnectionHandle {
     /// As [`send`](ConnectionHandle::send).
     pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<(), SendError> {
         self.ask(Request::Send(Bytes::Shared(Arc::clone(bytes))))
+    }
+
+    /// How many bytes are unsent, those in files left out: what is on its way to the connection's loop, and what is queued there as far as is
+    /// known here. The pace of a producer on another thread, beside [`SendError::Full`].
+    ///
+    /// From any thread; takes a lock that is never held for long.
+    pub fn unsent(&self) -> usize {
+        self.mailbox.content.lock().unsent()
     }
 
     /// Shuts the connection down, as [`TcpConnection::shutdown`](super::TcpConnection::shutdown), behind what was sent before.
