@@ -173,24 +173,43 @@ impl Core {
         if self.state.get() != State::Open {
             return Err(SendError::Closed);
         }
+        if length == 0 {
+            return Ok(if self.unsent.borrow().is_none() { Sent::Written } else { Sent::Queued });
+        }
         let mut unsent = self.unsent.borrow_mut();
         let is_first = unsent.is_none();
-        if length > 0 {
-            unsent.get_or_insert_default().push_file(file, offset, length);
+        if unsent.as_ref().is_some_and(|queue| !queue.has_room_for_file()) {
+            return Err(SendError::Full);
         }
+        unsent.get_or_insert_default().push_file(file, offset, length);
         drop(unsent);
-        if is_first && length > 0 && !self.write_queue(event_loop) {
-            return Err(SendError::Closed);
+        if is_first && !self.write_queue(event_loop) {
+            return Err(self.refuse_file());
         }
-        if self.unsent.borrow().is_none() {
-            return Ok(Sent::Written);
+        let mut unsent = self.unsent.borrow_mut();
+        let Some(queue) = unsent.as_mut() else { return Ok(Sent::Written) };
+        let room = self.membership.group().limits.max_unsent.saturating_sub(queue.in_memory());
+        let kept = queue.keep_small_file(room);
+        drop(unsent);
+        if let Err(error) = kept {
+            self.close(event_loop, CloseReason::Error(error));
+            return Err(self.refuse_file());
         }
         self.queue_has_grown(event_loop);
         Ok(Sent::Queued)
     }
 
+    /// A file with which the connection has ended was not accepted, so what is left of it does not count as unsent.
+    fn refuse_file(&self) -> SendError {
+        if let Some(queue) = self.unsent.borrow_mut().as_mut() {
+            queue.forget_last_file();
+        }
+        SendError::Closed
+    }
+
     fn queue_has_grown(&self, event_loop: &EventLoop) {
         self.count_buffered();
+        self.tell_handles_of_queue();
         // A linked connection's input has another way out, and its own way of waiting.
         if self.unsent() > self.membership.group().limits.high_water && !self.is_linked() {
             self.held_back.set(!self.discarding.get());
@@ -271,6 +290,7 @@ impl Core {
             return Flushed::default();
         }
         self.count_buffered();
+        self.tell_handles_of_queue();
         let left = self.unsent();
         let is_low = left <= self.membership.group().limits.low_water;
         let low = is_low && self.above_mark.replace(AboveMark::No) == AboveMark::Told;

@@ -8,6 +8,8 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::io::retry_on_intr;
+
 use crate::net::descriptors::send_with_descriptors;
 use crate::net::socket::{self, Transferred};
 
@@ -16,6 +18,12 @@ const PIECE: usize = 64 * 1024;
 
 /// How many pieces go out in one system call.
 const PIECES_A_CALL: usize = 16;
+
+/// A file of which no more is left than this is copied into memory: a descriptor is dearer.
+const SMALL_FILE: u64 = PIECE as u64;
+
+/// How many files may wait to be sent.
+const MOST_FILES: usize = 64;
 
 /// After so many bytes in one turn of the loop it is the turn of the others.
 const BYTES_A_TURN: u64 = 1024 * 1024;
@@ -28,6 +36,7 @@ pub(super) struct Queue {
     in_memory: usize,
     /// The bytes that are left in files.
     in_files: u64,
+    files: usize,
 }
 
 #[derive(Debug)]
@@ -121,10 +130,49 @@ impl Queue {
         self.segments.push_back(Segment::Shared { bytes, sent });
     }
 
+    /// Whether one more file may be added. A peer that asks for file after file and reads none would otherwise have as many descriptors
+    /// of ours as it likes.
+    pub(super) fn has_room_for_file(&self) -> bool {
+        self.files < MOST_FILES
+    }
+
     /// Adds `left` bytes of a file, which are not none.
     pub(super) fn push_file(&mut self, file: OwnedFd, offset: u64, left: u64) {
         self.in_files = self.in_files.saturating_add(left);
+        self.files += 1;
         self.segments.push_back(Segment::File { file, offset, left });
+    }
+
+    /// Reads what is left of the file that was added last, and closes it, if that is little and no more than `room`.
+    ///
+    /// # Errors
+    /// As from [`write_to`](Queue::write_to); the file stays where it is.
+    pub(super) fn keep_small_file(&mut self, room: usize) -> io::Result<()> {
+        let Some(Segment::File { file, offset, left }) = self.segments.back() else { return Ok(()) };
+        if *left > SMALL_FILE.min(room as u64) {
+            return Ok(());
+        }
+        let mut bytes = vec![0; *left as usize];
+        let mut read = 0;
+        while read < bytes.len() {
+            let at = offset + read as u64;
+            match retry_on_intr(|| rustix::io::pread(file, &mut bytes[read..], at))? {
+                0 => return Err(too_short((bytes.len() - read) as u64)),
+                n => read += n,
+            }
+        }
+        self.forget_last_file();
+        self.push_owned(bytes, 0);
+        Ok(())
+    }
+
+    /// Takes the file that was added last out again, if nothing has been added behind it.
+    pub(super) fn forget_last_file(&mut self) {
+        if let Some(Segment::File { left, .. }) = self.segments.back() {
+            self.in_files -= left;
+            self.files -= 1;
+            self.segments.pop_back();
+        }
     }
 
     /// Adds bytes, which are not none, and descriptors to go with them.
@@ -233,17 +281,20 @@ impl Queue {
         let wanted = most.min(*left);
         let taken = match socket::send_file(socket, file.as_fd(), offset, wanted as usize)? {
             Transferred::WouldBlock => return Ok(0),
-            Transferred::Bytes(0) => {
-                let message = format!("the file ends {left} bytes before what was promised of it");
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
-            }
+            Transferred::Bytes(0) => return Err(too_short(*left)),
             Transferred::Bytes(n) => n as u64,
         };
         *left -= taken;
         self.in_files -= taken;
         if *left == 0 {
+            self.files -= 1;
             self.segments.pop_front();
         }
         Ok(taken)
     }
+}
+
+fn too_short(missing: u64) -> io::Error {
+    let message = format!("the file ends {missing} bytes before what was promised of it");
+    io::Error::new(io::ErrorKind::UnexpectedEof, message)
 }
