@@ -9,8 +9,8 @@ use std::thread;
 
 use reveille::{ConnectionHandle, SendError, State};
 use support::endings::is_closed;
-use support::net::{self, End, Told, giving_handles, scripted};
-use support::{LIMIT, with_watchdog};
+use support::net::{self, End, Told, giving_handles, scripted, scripted_with};
+use support::{LIMIT, MIB, with_watchdog};
 
 #[test]
 fn a_handle_sends_from_another_thread_in_order() {
@@ -152,6 +152,43 @@ fn what_a_handle_has_accepted_goes_out_before_the_end() {
         drop(client);
         assert_eq!(journal.end_of(0), End::Finished);
         assert_eq!(host.handle().counters().panics, 0);
+    });
+}
+
+/// What the loop has queued counts as well as what is on its way there.
+#[test]
+fn a_producer_that_heeds_its_refusals_keeps_the_connection() {
+    with_watchdog(LIMIT, || {
+        let (give, given) = mpsc::channel();
+        let (host, journal) = scripted_with(
+            |builder| builder.max_unsent(MIB),
+            move |script| {
+                let give = give.clone();
+                script.on_open(move |conn| give.send(conn.handle()).unwrap())
+            },
+        );
+        let mut client = host.connect();
+        let handle = given.recv_timeout(net::LIMIT).unwrap();
+        let (mut accepted, mut refused) = (0, 0);
+        while refused < 100 {
+            match handle.send([0; 10_000]) {
+                Ok(()) => accepted += 10_000,
+                Err(SendError::Full) => {
+                    refused += 1;
+                    // All that was on its way has arrived there.
+                    host.ask(|_, _| ());
+                }
+                Err(error) => panic!("{error}"),
+            }
+            assert!(handle.unsent() <= MIB, "{}", handle.unsent());
+        }
+        assert!(handle.unsent() > MIB - 10_000, "{}", handle.unsent());
+        net::read_exact(&mut client, accepted);
+        net::until(|| handle.unsent() == 0);
+        handle.send("the end").unwrap();
+        handle.shutdown();
+        assert_eq!(net::read_to_end(&mut client), b"the end");
+        assert!(!is_closed(&journal, 0));
     });
 }
 

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
 
 use reveille::{ConnectionHandle, EventLoop, TcpClient, TcpServer};
 use socket2::SockRef;
@@ -337,25 +338,62 @@ fn to_close_one_closes_the_other() {
     });
 }
 
-/// A server's stop lets a linked connection send what it has got, and its other end as well.
+/// How much is to come only the peers know.
 #[test]
-fn a_stop_lets_both_send_what_they_have() {
+fn a_stop_lets_both_go_on_until_they_have_finished() {
     with_watchdog(LIMIT, || {
         let (listener, target) = backend();
         let (host, fronts, backs) = relay(target, |script| script);
         let (mut client, mut server) = (host.connect(), accept(&listener));
-        client.write_all(b"to the server").unwrap();
-        assert_eq!(net::read_exact(&mut server, 13), b"to the server");
-        server.write_all(b"to the client").unwrap();
-        assert_eq!(net::read_exact(&mut client, 13), b"to the client");
+        assert_eq!(net::exchange_between(&mut client, &mut server, b"before"), b"before");
         host.ask(|_, server| {
             server.take().expect("a server").stop(net::LIMIT, |_, report| assert_eq!(report.cut, 0))
         });
-        assert_eq!(net::read_to_end(&mut client), b"");
+        assert_eq!(net::exchange_between(&mut client, &mut server, b"after"), b"after");
+        client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(net::read_to_end(&mut server), b"");
-        drop((client, server));
+        assert_eq!(net::exchange_between(&mut server, &mut client, b"answer"), b"answer");
+        drop(server);
+        assert_eq!(net::read_to_end(&mut client), b"");
         assert_eq!(fronts.end_of(0), End::Finished);
         assert_eq!(backs.end_of(0), End::Finished);
+    });
+}
+
+#[test]
+fn when_the_time_of_a_stop_is_up_neither_peer_takes_what_it_has_for_the_whole() {
+    with_watchdog(LIMIT, || {
+        let (listener, target) = backend();
+        let (host, fronts, backs) = relay(target, |script| script);
+        let (mut client, mut server) = (host.connect(), accept(&listener));
+        assert_eq!(net::exchange_between(&mut client, &mut server, b"before"), b"before");
+        host.ask(|_, server| {
+            let stopping = server.take().expect("a server");
+            stopping.stop(Duration::from_millis(1), |_, report| assert_eq!(report.cut, 1));
+        });
+        assert_eq!(net::read_until_reset(&mut client), b"");
+        assert_eq!(net::read_until_reset(&mut server), b"");
+        assert_eq!(fronts.end_of(0), End::Stopped);
+        assert_eq!(backs.end_of(0), End::RelayEnded);
+    });
+}
+
+/// Neither peer finishes by itself.
+#[test]
+fn a_close_in_order_of_one_is_one_of_the_other_with_the_same_time() {
+    with_watchdog(LIMIT, || {
+        let (listener, target) = backend();
+        let (host, fronts, backs) = relay(target, |script| script);
+        let (mut client, mut server) = (host.connect(), accept(&listener));
+        assert_eq!(net::exchange_between(&mut client, &mut server, b"before"), b"before");
+        host.ask(|_, _| {
+            let back = CLIENTS.with_borrow(|clients| clients[0].handle().expect("it is open"));
+            back.close_gracefully(Duration::from_millis(1));
+        });
+        assert_eq!(fronts.end_of(0), End::DeadlinePassed);
+        assert_eq!(backs.end_of(0), End::DeadlinePassed);
+        assert_eq!(net::read_to_end(&mut client), b"");
+        assert_eq!(net::read_to_end(&mut server), b"");
     });
 }
 

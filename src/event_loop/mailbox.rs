@@ -13,7 +13,8 @@ pub enum Mailbox {
     ///
     /// A loop that is not run takes none, and whoever waits for it waits until it is run or dropped. The loop's own thread never
     /// waits, as it would wait for itself: one more from there is refused. Two loops that post to each other's full mailboxes
-    /// wait for each other.
+    /// wait for each other, and so does a loop that joins the thread of one that waits for it, as the drop of a
+    /// [server with threads](crate::TcpServerBuilder::threads) does.
     Block(usize),
 }
 

@@ -76,8 +76,8 @@ impl TcpClient {
     /// ([`UnixAddress`](crate::UnixAddress)).
     ///
     /// A name is looked up later, on a thread that lasts for the lookup, so this never blocks; an address needs no lookup
-    /// and no thread. The system's resolver cannot be interrupted: a lookup that is given up may keep its thread and one
-    /// descriptor for as long as the resolver takes.
+    /// and no thread. The system's resolver cannot be interrupted: a lookup that is given up may keep its thread and two
+    /// descriptors for as long as the resolver takes.
     ///
     /// A Unix socket is connected to at once or not at all: where as many wait as the backlog allows, the attempt fails with
     /// [`WouldBlock`](io::ErrorKind::WouldBlock), which a [`retry`](TcpClientBuilder::retry) is for. There

@@ -199,6 +199,9 @@ impl Core {
     }
 
     /// The only way to `Closed`. The handler hears of it in phase 6, when no callback is under way.
+    ///
+    /// If anything is lost that was accepted for sending, or that was to be relayed, the connection is reset: behind an orderly end the
+    /// peer would take what it has for the whole.
     pub(super) fn close(&self, event_loop: &EventLoop, reason: CloseReason) {
         if self.state.replace(State::Closed) == State::Closed {
             return;
@@ -210,6 +213,9 @@ impl Core {
         if let Some(mailbox) = self.mailbox.get() {
             // What was accepted from other threads counts as unsent, for the handler to see.
             mailbox.close().for_each(|bytes| self.keep_unsendable(bytes));
+        }
+        if self.unsent.borrow().is_some() || (ended == Ended::Broken && self.is_relaying()) {
+            self.reset_when_closed();
         }
         event_loop.set_wanted(self.id, Readiness::NONE);
         event_loop.close_later(self.id);
@@ -281,12 +287,20 @@ impl Core {
         is_news
     }
 
-    /// Begins the end that a stopping group asks for: what is queued is sent, what comes is thrown away.
+    /// Ends now with the group. One whose time for an orderly end is up is reset, whatever it still waits for.
+    pub(super) fn cut(&self, event_loop: &EventLoop) {
+        if self.discarding.get() {
+            self.reset(event_loop, CloseReason::Stopped);
+        } else {
+            self.close(event_loop, CloseReason::Stopped);
+        }
+    }
+
+    /// Begins an end in order: what is queued is sent, what comes is thrown away.
     pub(super) fn drain(&self, event_loop: &EventLoop) {
         if self.discarding.replace(true) {
             return;
         }
-        self.end_link(event_loop, Ended::InOrder);
         self.paused.set(false);
         self.held_back.set(false);
         self.suspended.set(false);

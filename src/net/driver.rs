@@ -134,10 +134,11 @@ impl<H: ConnectionHandler> Connection<H> {
             self.call(event_loop, |handler, conn| handler.on_high_water(conn, conn.unsent()));
         }
         if core.take_stop_note() {
-            if !core.is_linked() {
-                self.call(event_loop, |handler, conn| handler.on_stop(conn));
+            self.call(event_loop, |handler, conn| handler.on_stop(conn));
+            // What is relayed goes on for as long as it may: how much is to come only the two peers know.
+            if !core.is_relaying() {
+                core.drain(event_loop);
             }
-            core.drain(event_loop);
         }
     }
 
@@ -259,7 +260,7 @@ impl<H: ConnectionHandler> Source for Connection<H> {
         match core.stage() {
             Stage::Serving => {}
             Stage::Draining => core.note_stop(event_loop),
-            Stage::Cutting => core.close(event_loop, CloseReason::Stopped),
+            Stage::Cutting => core.cut(event_loop),
         }
     }
 

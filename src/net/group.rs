@@ -60,9 +60,9 @@ pub(crate) enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct StopReport {
-    /// Ended by themselves within the time given: all that they owed was sent, or their peers had gone.
+    /// Ended by themselves within the time given: all that they owed was handed to the kernel, or their peers had gone.
     pub drained: u64,
-    /// Cut off when the time was up.
+    /// Cut off when the time was up; or on their way to a loop when the stop began, so that nobody has served them.
     pub cut: u64,
 }
 
@@ -281,8 +281,8 @@ impl Drop for Membership {
         }
         match self.group.stage() {
             Stage::Serving => {}
-            Stage::Draining => _ = self.group.drained.fetch_add(1, SeqCst),
-            Stage::Cutting => _ = self.group.cut.fetch_add(1, SeqCst),
+            Stage::Draining if self.listed.is_some() => _ = self.group.drained.fetch_add(1, SeqCst),
+            Stage::Draining | Stage::Cutting => _ = self.group.cut.fetch_add(1, SeqCst),
         }
         self.group.shards[self.shard].open.fetch_sub(1, SeqCst);
         self.group.admission.release(&self.admitted);

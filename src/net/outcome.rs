@@ -59,7 +59,7 @@ pub enum Sent {
 pub enum SendError {
     /// The connection is closed, or has been shut down for sending.
     Closed,
-    /// The unsent bytes of the connection would pass its limit.
+    /// What the connection has unsent, in bytes or in descriptors, would pass its limit.
     Full,
 }
 
@@ -67,7 +67,7 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             SendError::Closed => "the connection is closed for sending",
-            SendError::Full => "the connection's unsent bytes would pass their limit",
+            SendError::Full => "what the connection has unsent would pass its limit",
         })
     }
 }

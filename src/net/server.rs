@@ -32,7 +32,7 @@ pub use handle::ServerHandle;
 /// A server, for as long as this value lives.
 ///
 /// It listens as soon as it is made, and serves when its loop runs. Dropping it ends it at once: it stops listening and its
-/// connections are closed. [`stop`](TcpServer::stop) lets them finish first.
+/// connections are closed, those by a reset that have anything unsent. [`stop`](TcpServer::stop) lets them finish first.
 ///
 /// ```no_run
 /// use reveille::{EventLoop, TcpServer};
@@ -63,7 +63,7 @@ impl TcpServer {
     ///
     /// # Errors
     /// What the kernel says: an address in use, one that is not this machine's, a port that is not allowed. The error names
-    /// the address.
+    /// the address. What is none, and a name that is not found, are errors of the lookup.
     pub fn bind(event_loop: &EventLoop, address: impl ToSocketAddrs) -> io::Result<TcpServerBuilder<'_>> {
         let addresses = address.to_socket_addrs()?.map(Address::Inet).collect();
         Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), spread: ThisLoop })
@@ -116,7 +116,8 @@ impl TcpServer {
     }
 
     /// Ends the server in order. It stops listening at once. Each handler [is told](ConnectionHandler::on_stop), and its connection shut down: what is queued is sent, then the
-    /// FIN, and what still comes in is thrown away. Those that have not ended `within` this time are cut off.
+    /// FIN, and what still comes in is thrown away. [Linked](crate::TcpConnection::relay_to) connections go on. Those that have not ended
+    /// `within` this time are reset. With no time at all, no handler is asked for a last word: it hears of the close.
     ///
     /// When the last has gone, on whatever loop, and nobody listens any more, `then` is called on this server's loop with how many
     /// ended each way. It is called once, unless the loop itself ends before.
@@ -320,6 +321,11 @@ impl<'a, S> TcpServerBuilder<'a, S> {
 impl<'a> TcpServerBuilder<'a, ThisLoop> {
     /// Serves connections on `loops` loops, dealt out in turn. One is the loop that the server is bound to; for more the server
     /// has that many threads of its own, and its loop only accepts.
+    ///
+    /// The threads end with the server. Whoever drops it, or its loop when the time of a [stop](TcpServer::stop) is up, waits for them, and
+    /// so for callbacks that are under way there. One that waits for that thread in turn, by a [`call`](crate::LoopHandle::call) or for room in
+    /// its [mailbox](crate::Mailbox::Block), waits for ever; a [`call_timeout`](crate::LoopHandle::call_timeout) does not. Nor is it for a handler
+    /// to end the loop that it is on: connections that are dealt to a loop that has ended are closed.
     ///
     /// # Errors
     /// As [`LoopPool::new`].

@@ -213,7 +213,12 @@ pub(crate) fn send_file(
 
 /// Sends the FIN: the peer will read the end of input behind what was sent before.
 pub(crate) fn finish(socket: BorrowedFd<'_>) -> io::Result<()> {
-    Ok(rustix::net::shutdown(socket, Shutdown::Write)?)
+    match rustix::net::shutdown(socket, Shutdown::Write) {
+        Ok(()) => Ok(()),
+        // A connected socket is that no longer once the peer has reset it.
+        Err(Errno::NOTCONN) => Err(Errno::CONNRESET.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Has the close of the socket reset the connection, whatever is still to be sent (`SO_LINGER`, socket(7)).

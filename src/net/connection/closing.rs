@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::relay::Ended;
 use super::{Core, State};
 use crate::event_loop::{EventLoop, TimerId};
 use crate::net::outcome::CloseReason;
@@ -25,6 +26,8 @@ pub(super) enum Alarm {
     /// The time for an orderly close is up.
     Deadline,
     Look,
+    /// The connection has been there for long enough.
+    Close,
 }
 
 impl Core {
@@ -45,7 +48,12 @@ impl Core {
                 self.graceful.set(Some(Box::new(graceful)));
             }
         }
+        self.end_link(event_loop, Ended::Gracefully(within));
         self.drain(event_loop);
+    }
+
+    pub(super) fn close_after(&self, event_loop: &EventLoop, delay: Duration) {
+        self.set_alarm(event_loop, delay, Alarm::Close);
     }
 
     fn set_alarm(&self, event_loop: &EventLoop, after: Duration, mut alarm: Alarm) -> TimerId {
@@ -65,6 +73,7 @@ impl Core {
 
     pub(super) fn wake_by(&self, event_loop: &EventLoop, alarm: &Alarm) {
         match alarm {
+            Alarm::Close => self.close(event_loop, CloseReason::Closed),
             Alarm::Deadline => self.reset(event_loop, CloseReason::DeadlinePassed),
             Alarm::Look => {
                 if let Some(mut graceful) = self.graceful.take() {
@@ -91,10 +100,14 @@ impl Core {
     /// Ends the connection now, and such that the peer cannot take it for an orderly end.
     pub(super) fn reset(&self, event_loop: &EventLoop, reason: CloseReason) {
         if self.state.get() != State::Closed {
-            if let Err(error) = socket::reset_when_closed(&self.fd) {
-                log::debug!("cannot set SO_LINGER: {error}");
-            }
+            self.reset_when_closed();
             self.close(event_loop, reason);
+        }
+    }
+
+    pub(super) fn reset_when_closed(&self) {
+        if let Err(error) = socket::reset_when_closed(&self.fd) {
+            log::debug!("cannot set SO_LINGER: {error}");
         }
     }
 

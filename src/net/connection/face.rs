@@ -117,7 +117,8 @@ impl<'a> TcpConnection<'a> {
     /// on many connections. At most about a megabyte goes out in one turn of the loop.
     ///
     /// What is left of the file counts as [unsent](TcpConnection::unsent), and so a peer that asks for more and more files and does not
-    /// read is held back. But it takes no memory, and so `max_unsent` does not concern it.
+    /// read is held back. But it takes no memory, and so `max_unsent` does not concern it. 64 files may wait. Of one that has no more than 64 KiB left
+    /// a copy waits instead, if there is room for it, so that many small answers keep no descriptors.
     ///
     /// Two things to know of sendfile: bytes that the system has not in its cache are read from the disk while the loop
     /// waits, so files on slow disks belong on a loop of their own; and it raises `SIGPIPE` if the peer has gone, which Rust
@@ -138,9 +139,10 @@ impl<'a> TcpConnection<'a> {
     /// ```
     ///
     /// # Errors
-    /// [`SendError::Closed`] as from [`send`](TcpConnection::send). What goes wrong with the file itself closes the connection, since
+    /// [`SendError::Closed`] as from [`send`](TcpConnection::send); [`SendError::Full`] if too many files wait. What goes wrong with the file itself resets the connection, since
     /// the peer has been promised bytes that cannot be had: a file that ends too early with
-    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), a pipe or a directory with what the kernel says of it.
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), a pipe or a directory with what the kernel says of it. If that shows at once the
+    /// error is [`SendError::Closed`], and some of the file may have been sent.
     pub fn send_file(&self, file: impl Into<OwnedFd>, offset: u64, length: u64) -> Result<Sent, SendError> {
         self.in_order().send_file(self.event_loop, file.into(), offset, length)
     }
@@ -204,8 +206,8 @@ impl<'a> TcpConnection<'a> {
         self.core.shutdown(self.event_loop);
     }
 
-    /// Ends the connection now. What is queued is lost, and so is, as the kernel resets the connection then, what has been
-    /// received and not read.
+    /// Ends the connection now. What is queued is lost, and so is what has been received and not read. If there is any of either, the
+    /// connection is reset, so that the peer does not take what it has for the whole; a Unix socket knows no such end.
     pub fn close(&self) {
         self.core.close(self.event_loop, CloseReason::Closed);
     }
@@ -217,8 +219,7 @@ impl<'a> TcpConnection<'a> {
 
     /// Ends the connection when `delay` has passed, unless it has ended by then.
     pub fn close_after(&self, delay: Duration) {
-        let handle = self.handle();
-        self.event_loop.run_after(delay, move |_| handle.close());
+        self.core.close_after(self.event_loop, delay);
     }
 
     /// How long the connection may be idle, instead of what its server or client was told; `None` for as long as it likes. The time
@@ -238,7 +239,7 @@ impl<'a> TcpConnection<'a> {
 
     /// Ends the connection in order, but not later than `within` this time: what is queued is sent, then the FIN, and when the peer
     /// has finished and acknowledged all, the connection closes ([`CloseReason::Finished`]). When the time is up it is reset instead
-    /// ([`CloseReason::DeadlinePassed`]), and neither end keeps anything of it.
+    /// ([`CloseReason::DeadlinePassed`]), and neither end keeps anything of it. A Unix socket knows no reset, and its peer sees an end.
     ///
     /// What still comes in is thrown away; [`on_message`](crate::ConnectionHandler::on_message) and
     /// [`on_peer_shutdown`](crate::ConnectionHandler::on_peer_shutdown) are not called any more. In
@@ -282,8 +283,11 @@ impl<'a> TcpConnection<'a> {
     /// - An error of one resets the other, at once and whatever it has queued, so that its peer does not take what it
     ///   has for the whole. A [`close`](TcpConnection::close) of one closes the other. The reason is then
     ///   [`CloseReason::RelayEnded`].
+    /// - A [`close_gracefully`](TcpConnection::close_gracefully) of one is one of the other as well, with the same time.
+    /// - A server's [stop](crate::TcpServer::stop) lets the two go on, unless [`on_stop`](crate::ConnectionHandler::on_stop) ends them; when
+    ///   its time is up, both are reset.
     ///
-    /// The handlers hear only of the close, and of being [idle](TcpConnection::set_idle_timeout). What is sent through a handle goes in
+    /// The handlers hear only of the close, of a stop, and of being [idle](TcpConnection::set_idle_timeout). What is sent through a handle goes in
     /// between. Reading that was paused goes on. The link lasts as long as the connections.
     ///
     /// # Errors
@@ -301,7 +305,7 @@ impl<'a> TcpConnection<'a> {
     }
 
     /// Reads again. What the handler had left in its input buffer when reading paused is offered to it again, also if
-    /// nothing new has come.
+    /// nothing new has come. Not so what it leaves of the very message in which it pauses and resumes: that waits for more, as ever.
     pub fn resume_reading(&self) {
         self.core.resume_reading(self.event_loop);
     }

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::mem;
+use std::time::Duration;
 
 use super::mailbox::ConnectionHandle;
 use super::{Core, State};
@@ -47,11 +48,13 @@ pub(super) enum Word {
 /// How the other connection of a link has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// In order, or it is about to: it takes no more, and nothing comes from it.
+    /// In order: it takes no more, and nothing comes from it.
     InOrder,
+    /// It is about to, and has so long for that.
+    Gracefully(Duration),
     /// By its owner.
     Closed,
-    /// By an error, so that bytes may be missing.
+    /// By an error, or somebody who knows nothing of it, so that bytes may be missing.
     Broken,
 }
 
@@ -59,8 +62,12 @@ impl From<&CloseReason> for Ended {
     fn from(reason: &CloseReason) -> Ended {
         match reason {
             CloseReason::Finished => Ended::InOrder,
-            CloseReason::Error(_) | CloseReason::DeadlinePassed => Ended::Broken,
-            _ => Ended::Closed,
+            CloseReason::Closed | CloseReason::RelayEnded | CloseReason::Idle => Ended::Closed,
+            CloseReason::Error(_)
+            | CloseReason::DeadlinePassed
+            | CloseReason::Stopped
+            | CloseReason::LoopEnded
+            | CloseReason::Panicked => Ended::Broken,
         }
     }
 }
@@ -109,6 +116,11 @@ impl Core {
     /// Whether the connection is, or was, linked with another: its handler hears of its close only.
     pub(in crate::net) fn is_linked(&self) -> bool {
         self.relay.get().is_some()
+    }
+
+    /// Whether it is linked with another still.
+    pub(in crate::net) fn is_relaying(&self) -> bool {
+        self.relay.get().is_some_and(|relay| !relay.is_over)
     }
 
     /// Whether no input is read because the other connection of the link has too much unsent.
@@ -187,6 +199,7 @@ impl Core {
                 self.forget_other();
                 match ended {
                     Ended::InOrder => self.drain(event_loop),
+                    Ended::Gracefully(within) => self.close_gracefully(event_loop, *within),
                     Ended::Closed => self.close(event_loop, CloseReason::RelayEnded),
                     Ended::Broken => self.reset(event_loop, CloseReason::RelayEnded),
                 }
@@ -211,7 +224,7 @@ impl Core {
 
     /// Ends the link, and has the other connection end.
     pub(super) fn end_link(&self, event_loop: &EventLoop, ended: Ended) {
-        if let Some(relay) = self.relay.get().filter(|relay| !relay.is_over) {
+        if let Some(relay) = self.relay.get().filter(|_| self.is_relaying()) {
             self.forget_other();
             event_loop.tell(relay.with, &mut Word::Ended(ended));
         }

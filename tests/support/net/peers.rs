@@ -41,6 +41,13 @@ pub(crate) fn exchange(client: &mut TcpStream, bytes: impl AsRef<[u8]>) -> Vec<u
     read_exact(client, bytes.as_ref().len())
 }
 
+/// Sends `bytes` at one end and reads as many at the other.
+#[track_caller]
+pub(crate) fn exchange_between(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
+    from.write_all(bytes).expect("a connection");
+    read_exact(to, bytes.len())
+}
+
 /// Sends `bytes` and reads as many at the same time, when they may be more than the way holds.
 #[track_caller]
 pub(crate) fn exchange_meanwhile(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
@@ -81,6 +88,15 @@ pub(crate) fn read_exact(client: &mut TcpStream, n: usize) -> Vec<u8> {
 pub(crate) fn read_to_end(client: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     client.read_to_end(&mut bytes).expect("an orderly end");
+    bytes
+}
+
+/// Reads until the server has reset the connection, from which it can be told that there was to be more.
+#[track_caller]
+pub(crate) fn read_until_reset(client: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let error = client.read_to_end(&mut bytes).expect_err("no orderly end");
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     bytes
 }
 
