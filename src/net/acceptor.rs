@@ -77,7 +77,8 @@ impl Acceptor {
             Err(Errno::AGAIN) => Accepted::Drained,
             Err(error @ (Errno::MFILE | Errno::NFILE)) => self.shed(error),
             Err(error) if is_of_connection(error) => Accepted::Lost(error.into()),
-            // Out of memory, or something that nobody has thought of: whatever it is, trying again at once is no help.
+            // Out of memory, not allowed by a sandbox (EPERM, for which nothing is taken from the backlog), or something that nobody has
+            // thought of: whatever it is, trying again at once is no help.
             Err(error) => Accepted::Exhausted(error.into()),
         }
     }
@@ -118,7 +119,6 @@ fn is_of_connection(error: Errno) -> bool {
             | Errno::PROTO
             | Errno::NOPROTOOPT
             | Errno::OPNOTSUPP
-            | Errno::PERM
             | Errno::TIMEDOUT
             | Errno::NETDOWN
             | Errno::NETUNREACH

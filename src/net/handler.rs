@@ -132,7 +132,8 @@ pub trait ConnectionHandler: 'static {
 
     /// The server is being [stopped](crate::TcpServer::stop): now is the time for a last word. When this has returned the connection is
     /// shut down, what still comes in is thrown away, and [`on_message`](ConnectionHandler::on_message) is not called any more. What it has
-    /// left unread by then is lost, so a request that is half done is finished here, or never.
+    /// left unread by then is lost, so a request that is half done is finished here, or never. A connection that is
+    /// [linked](TcpConnection::relay_to) with another goes on instead.
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.

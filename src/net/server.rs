@@ -115,9 +115,10 @@ impl TcpServer {
         self.handle.group.budget().map_or(0, |budget| budget.used())
     }
 
-    /// Ends the server in order. It stops listening at once. Each handler [is told](ConnectionHandler::on_stop), and its connection shut down: what is queued is sent, then the
-    /// FIN, and what still comes in is thrown away. [Linked](crate::TcpConnection::relay_to) connections go on. Those that have not ended
-    /// `within` this time are reset. With no time at all, no handler is asked for a last word: it hears of the close.
+    /// Ends the server in order. It stops listening at once. Each handler [is told](ConnectionHandler::on_stop), and its connection shut
+    /// down: what is queued is sent, then the FIN, and what still comes in is thrown away. [Linked](crate::TcpConnection::relay_to)
+    /// connections go on. Those that have not ended `within` this time are reset. With no time at all no handler is asked for a last word;
+    /// it hears of the close.
     ///
     /// When the last has gone, on whatever loop, and nobody listens any more, `then` is called on this server's loop with how many
     /// ended each way. It is called once, unless the loop itself ends before.

@@ -117,8 +117,8 @@ impl<'a> TcpConnection<'a> {
     /// on many connections. At most about a megabyte goes out in one turn of the loop.
     ///
     /// What is left of the file counts as [unsent](TcpConnection::unsent), and so a peer that asks for more and more files and does not
-    /// read is held back. But it takes no memory, and so `max_unsent` does not concern it. 64 files may wait. Of one that has no more than 64 KiB left
-    /// a copy waits instead, if there is room for it, so that many small answers keep no descriptors.
+    /// read is held back. But it takes no memory, and so `max_unsent` does not concern it. 64 files may wait. Of one that has no more
+    /// than 64 KiB left a copy waits instead, if there is room for it, so that many small answers keep no descriptors.
     ///
     /// Two things to know of sendfile: bytes that the system has not in its cache are read from the disk while the loop
     /// waits, so files on slow disks belong on a loop of their own; and it raises `SIGPIPE` if the peer has gone, which Rust
@@ -139,10 +139,11 @@ impl<'a> TcpConnection<'a> {
     /// ```
     ///
     /// # Errors
-    /// [`SendError::Closed`] as from [`send`](TcpConnection::send); [`SendError::Full`] if too many files wait. What goes wrong with the file itself resets the connection, since
-    /// the peer has been promised bytes that cannot be had: a file that ends too early with
-    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), a pipe or a directory with what the kernel says of it. If that shows at once the
-    /// error is [`SendError::Closed`], and some of the file may have been sent.
+    /// [`SendError::Closed`] as from [`send`](TcpConnection::send); [`SendError::Full`] if 64 files wait.
+    ///
+    /// What goes wrong with the file itself resets the connection, since the peer has been promised bytes that cannot be had: a file that
+    /// ends too early with [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), a pipe or a directory with what the kernel says of it. If that
+    /// shows at once the error is [`SendError::Closed`], and some of the file may have been sent.
     pub fn send_file(&self, file: impl Into<OwnedFd>, offset: u64, length: u64) -> Result<Sent, SendError> {
         self.in_order().send_file(self.event_loop, file.into(), offset, length)
     }
@@ -287,8 +288,8 @@ impl<'a> TcpConnection<'a> {
     /// - A server's [stop](crate::TcpServer::stop) lets the two go on, unless [`on_stop`](crate::ConnectionHandler::on_stop) ends them; when
     ///   its time is up, both are reset.
     ///
-    /// The handlers hear only of the close, of a stop, and of being [idle](TcpConnection::set_idle_timeout). What is sent through a handle goes in
-    /// between. Reading that was paused goes on. The link lasts as long as the connections.
+    /// The handlers hear only of the close, of a stop, and of being [idle](TcpConnection::set_idle_timeout). What is sent through a
+    /// handle goes in between. Reading that was paused goes on. The link lasts as long as the connections.
     ///
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the other connection is on another loop (its bytes would have to be copied and
