@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use reveille::{EventLoop, SendError, State, TcpConnection, TcpServer, VirtualClock};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 use support::clock::MINUTE;
 use support::net::{self, End, Journal, Told, message, pattern, scripted};
 use support::{LIMIT, turn, with_watchdog};
@@ -151,14 +151,6 @@ fn what_the_end_of_the_time_cuts_off_is_counted() {
     });
 }
 
-/// A client that takes few bytes until it reads.
-fn connect_with_little_room(server: &TcpServer) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    socket.connect(&server.local_addr().into()).unwrap();
-    socket.into()
-}
-
 /// Both ends have finished and nothing is queued, but what only the kernel has is not there yet.
 #[test]
 fn a_close_in_order_waits_for_what_only_the_kernel_has() {
@@ -170,7 +162,7 @@ fn a_close_in_order_waits_for_what_only_the_kernel_has() {
             assert_eq!(conn.unsent(), 0);
             conn.close_gracefully(MINUTE);
         });
-        let mut client = connect_with_little_room(&bench.server);
+        let mut client = net::connect_with_little_room(bench.server.local_addr());
         client.shutdown(Shutdown::Write).unwrap();
         net::turn_until(&bench.event_loop, || bench.journal.handlers() == 1);
         for _ in 0..10 {

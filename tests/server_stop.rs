@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{Buffer, ConnectionHandler, EventLoop, StopReport, TcpConnection, TcpServer};
+use reveille::{Buffer, ConnectionHandler, EventLoop, Sent, StopReport, TcpConnection, TcpServer};
+use socket2::SockRef;
 use support::clock::HOUR;
 use support::net::{self, End, Host, Journal, Script, Told, loops, scripted, scripted_over, scripted_with};
 use support::{LIMIT, OnDrop, with_watchdog};
@@ -95,6 +96,25 @@ fn a_stop_cuts_off_those_that_have_not_ended_in_time() {
             drop(host);
             journal.assert_whole_lives(6);
         }
+    });
+}
+
+/// The kernel has taken all and the FIN, and its peer has not.
+#[test]
+fn a_stop_leaves_nothing_to_the_kernel_when_its_time_is_up() {
+    const SIZE: usize = 200_000;
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted(|script| {
+            script.on_open(|conn| {
+                SockRef::from(conn).set_send_buffer_size(2 * SIZE)?;
+                assert_eq!(conn.send(vec![0; SIZE]), Ok(Sent::Written));
+                io::Result::Ok(())
+            })
+        });
+        let mut client = net::connect_with_little_room(host.address());
+        journal.wait_for(0, |told| *told == Told::Open);
+        assert_eq!(only_report(&stop(&host, Duration::from_millis(1))), (0, 1));
+        assert!(net::read_until_reset(&mut client).len() < SIZE);
     });
 }
 

@@ -34,6 +34,15 @@ pub(crate) fn connect_with_small_packets(address: SocketAddr) -> TcpStream {
     with_limits(socket.into())
 }
 
+/// A client that takes few bytes until it reads.
+#[track_caller]
+pub(crate) fn connect_with_little_room(address: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a smaller buffer");
+    socket.connect(&address.into()).expect("a server that listens");
+    with_limits(socket.into())
+}
+
 /// Sends `bytes` and reads as many.
 #[track_caller]
 pub(crate) fn exchange(client: &mut TcpStream, bytes: impl AsRef<[u8]>) -> Vec<u8> {
