@@ -112,6 +112,26 @@ fn accept(listener: &TcpListener) -> TcpStream {
     stream
 }
 
+/// A relay, and a peer at either side of one link.
+struct Linked {
+    host: Host,
+    fronts: Journal,
+    backs: Journal,
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Linked {
+    fn new() -> Linked {
+        let (listener, target) = backend();
+        let (host, fronts, backs) = relay(target, |script| script);
+        let (mut client, mut server) = (host.connect(), accept(&listener));
+        // That the link is there is seen by bytes that have come through it.
+        assert_eq!(net::exchange_between(&mut client, &mut server, b"before"), b"before");
+        Linked { host, fronts, backs, client, server }
+    }
+}
+
 #[test]
 fn bytes_and_ends_are_passed_on_in_both_directions() {
     with_watchdog(LIMIT, || {
@@ -342,10 +362,7 @@ fn to_close_one_closes_the_other() {
 #[test]
 fn a_stop_lets_both_go_on_until_they_have_finished() {
     with_watchdog(LIMIT, || {
-        let (listener, target) = backend();
-        let (host, fronts, backs) = relay(target, |script| script);
-        let (mut client, mut server) = (host.connect(), accept(&listener));
-        assert_eq!(net::exchange_between(&mut client, &mut server, b"before"), b"before");
+        let Linked { host, fronts, backs, mut client, mut server } = Linked::new();
         host.ask(|_, server| {
             server.take().expect("a server").stop(net::LIMIT, |_, report| assert_eq!(report.cut, 0))
         });
@@ -363,10 +380,7 @@ fn a_stop_lets_both_go_on_until_they_have_finished() {
 #[test]
 fn when_the_time_of_a_stop_is_up_neither_peer_takes_what_it_has_for_the_whole() {
     with_watchdog(LIMIT, || {
-        let (listener, target) = backend();
-        let (host, fronts, backs) = relay(target, |script| script);
-        let (mut client, mut server) = (host.connect(), accept(&listener));
-        assert_eq!(net::exchange_between(&mut client, &mut server, b"before"), b"before");
+        let Linked { host, fronts, backs, mut client, mut server } = Linked::new();
         host.ask(|_, server| {
             let stopping = server.take().expect("a server");
             stopping.stop(Duration::from_millis(1), |_, report| assert_eq!(report.cut, 1));
@@ -382,10 +396,7 @@ fn when_the_time_of_a_stop_is_up_neither_peer_takes_what_it_has_for_the_whole() 
 #[test]
 fn a_close_in_order_of_one_is_one_of_the_other_with_the_same_time() {
     with_watchdog(LIMIT, || {
-        let (listener, target) = backend();
-        let (host, fronts, backs) = relay(target, |script| script);
-        let (mut client, mut server) = (host.connect(), accept(&listener));
-        assert_eq!(net::exchange_between(&mut client, &mut server, b"before"), b"before");
+        let Linked { host, fronts, backs, mut client, mut server } = Linked::new();
         host.ask(|_, _| {
             let back = CLIENTS.with_borrow(|clients| clients[0].handle().expect("it is open"));
             back.close_gracefully(Duration::from_millis(1));
