@@ -252,15 +252,15 @@ impl TcpClientBuilder<'_> {
     /// Makes a client whose sessions each get the handler that `factory` makes for them.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a target that cannot be read: a text without a port, no address at
-    /// all. Whatever else can go wrong is found out later, and reported then.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a [`Target`] that cannot be read, or that names a network interface which
+    /// does not exist. Every other failure is found later, and reported then.
     pub fn serve<F, H>(self, factory: F) -> io::Result<TcpClient>
     where
         F: FnMut(&TcpConnection<'_>) -> H + 'static,
         H: ConnectionHandler,
     {
         let TcpClientBuilder { event_loop, target, settings, limits, on_attempt, on_failure } = self;
-        target.check()?;
+        target.check("connect to")?;
         let factory = Rc::new(RefCell::new(factory));
         let dial: Rc<Dial> =
             Rc::new(move |event_loop: &EventLoop, arrival: Arrival, dialer: Rc<dyn Dialer>| {

@@ -25,7 +25,7 @@ use super::lookup::look_up;
 use super::options::SocketOptions;
 use super::outcome::CloseReason;
 use super::socket;
-use super::target::{Place, Target};
+use super::target::{Place, Target, in_zone};
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, TimerId};
 
@@ -189,6 +189,13 @@ impl Connector {
                 *self.untried.borrow_mut() = addresses.iter().cloned().collect();
                 self.try_next(event_loop);
             }
+            Place::Zoned(address, zone, port) => match in_zone(*address, zone, *port) {
+                Ok(address) => {
+                    *self.untried.borrow_mut() = VecDeque::from([address]);
+                    self.try_next(event_loop);
+                }
+                Err(error) => self.fail(event_loop, None, error),
+            },
             // Refused by the builder.
             Place::Nowhere(_) => self.give_up(event_loop),
         }

@@ -205,7 +205,7 @@ impl SocketOptions {
             named("IPV6_V6ONLY", sockopt::set_ipv6_v6only(socket, only_v6))?;
         }
         if let Some(device) = &self.device {
-            named("SO_BINDTODEVICE", socket.bind_device(Some(device.as_bytes())))?;
+            named("SO_BINDTODEVICE", bind_to_device(socket, device))?;
         }
         Ok(())
     }
@@ -217,6 +217,15 @@ pub(super) fn set_user_timeout(socket: impl AsFd, timeout: Duration) -> io::Resu
     // The kernel counts milliseconds, and none stands for its usual patience.
     let millis = u32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX);
     named("TCP_USER_TIMEOUT", sockopt::set_tcp_user_timeout(socket, millis))
+}
+
+fn bind_to_device(socket: &Socket, name: &str) -> io::Result<()> {
+    // The kernel cuts a name at its 16th byte and at a byte 0, and takes an empty one as any device.
+    if name.is_empty() || name.len() > 15 || name.contains(['\0', '/']) {
+        let message = format!("{name:?} is not the name of a network interface");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    socket.bind_device(Some(name.as_bytes()))
 }
 
 fn named<E: Into<io::Error>>(option: &str, result: Result<(), E>) -> io::Result<()> {

@@ -8,7 +8,7 @@ mod unix;
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use super::listener::Establish;
 use super::options::SocketOptions;
 use super::outcome::Outcome;
 use super::path::AtPath;
+use super::target::Target;
 use crate::buffer::Buffer;
 use crate::event_loop::{EventLoop, WeakLoop};
 use crate::loop_pool::LoopPool;
@@ -55,25 +56,25 @@ pub struct TcpServer {
 }
 
 impl TcpServer {
-    /// Begins a server that listens on `address`, a socket address or a `host:port`; of several addresses the first that
-    /// can be had. Port 0 stands for one that is free: see [`local_addr`](TcpServer::local_addr).
+    /// Begins a server that listens on `address`, a socket address or a `host:port`, as [`Target`] describes; of several
+    /// addresses the first that can be bound. With port 0 the kernel chooses one: see [`local_addr`](TcpServer::local_addr).
     ///
-    /// A name is looked up here and now, which may block; numeric addresses never do. `[::]` takes IPv4 too where the system
-    /// says so (`net.ipv6.bindv6only`).
+    /// A name is looked up here, which may block; addresses never do. `[::]` includes IPv4 where the system's default says
+    /// so (`net.ipv6.bindv6only`).
     ///
     /// # Errors
-    /// What the kernel says: an address in use, one that is not this machine's, a port that is not allowed. The error names
-    /// the address. What is none, and a name that is not found, are errors of the lookup.
-    pub fn bind(event_loop: &EventLoop, address: impl ToSocketAddrs) -> io::Result<TcpServerBuilder<'_>> {
-        let addresses = address.to_socket_addrs()?.map(Address::Inet).collect();
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a text that is not an address, and the errors of the lookup. When the
+    /// server is made, those of the kernel: an address in use, one that is not this machine's, a port that is not allowed. The
+    /// error names the address.
+    pub fn bind(event_loop: &EventLoop, address: impl Into<Target>) -> io::Result<TcpServerBuilder<'_>> {
+        let addresses = address.into().look_up_now("listen on")?;
         Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), spread: ThisLoop })
     }
 
-    /// Where the server listens, if that is an IP address and a port, as it is for every server that was made by
-    /// [`bind`](TcpServer::bind). [`address`](TcpServer::address) is for all.
+    /// Where the server listens, if that is an IP address and a port. [`address`](TcpServer::address) is for every family.
     ///
     /// # Panics
-    /// If the server was made by [`bind_unix`](TcpServer::bind_unix).
+    /// If the server listens on a Unix socket.
     #[track_caller]
     pub fn local_addr(&self) -> SocketAddr {
         self.handle.local_addr()

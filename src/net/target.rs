@@ -1,27 +1,46 @@
-//! What a client is told to connect to.
+//! Where to connect to, or where to be bound.
+
+mod text;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
+
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
 
 use super::address::{Address, UnixAddress};
 
-/// What a client connects to: one or more socket addresses, a name and a port, or a Unix socket.
+/// Where a client connects to, and where a server or a UDP socket is bound: one or more socket addresses, a name and a port, or a
+/// Unix socket.
 ///
-/// Made from what there is: `"10.1.2.3:80"`, `"[::1]:80"`, `"example.org:80"`, a pair of host and port, a [`SocketAddr`], or several of
-/// those, which are tried in turn; a [`UnixAddress`], as no text stands for one. A name is looked up each time that the client connects; what is an address already never is.
+/// Made from text, from a pair of host and port, from one [`SocketAddr`] or several, which are tried in turn, or from a
+/// [`UnixAddress`], which has no text. A client looks a name up each time that it connects; an address is never looked up.
+///
+/// | text | meaning |
+/// |---|---|
+/// | `10.1.2.3:80` | an IPv4 address |
+/// | `[2001:db8::5]:80` | an IPv6 address; its brackets are required in a text, and allowed in a pair |
+/// | `[fe80::1%eth0]:80`, `[fe80::1%2]:80` | an IPv6 address with a zone: the name or the number of a network interface |
+/// | `example.org:80` | a name |
+///
+/// A zone that consists of digits is a number. A name of an interface is translated each time that the client connects. Any other
+/// text is refused with [`InvalidInput`](io::ErrorKind::InvalidInput) when the client, server or socket is made: one without a
+/// host or a port, an IPv6 address without brackets, a zone that is not the name of an interface, a host that ends in a number and
+/// is not a complete IPv4 address, and anything before or behind an address.
 ///
 /// ```
 /// use reveille::{Target, UnixAddress};
 /// use std::net::SocketAddr;
 ///
 /// let several: Vec<SocketAddr> = vec!["10.1.2.3:80".parse().unwrap(), "10.1.2.4:80".parse().unwrap()];
-/// let targets: [Target; 3] = ["example.org:80".into(), ("example.org", 80).into(), several.into()];
+/// let targets: [Target; 4] =
+///     ["example.org:80".into(), ("example.org", 80).into(), "[fe80::1%eth0]:80".into(), several.into()];
 /// let here: Target = UnixAddress::path("/run/greeter.sock").into();
 /// # let _ = (targets, here);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// As it was told, for messages.
+    /// As it was given, for messages.
     text: String,
     place: Place,
 }
@@ -30,6 +49,8 @@ pub struct Target {
 pub(super) enum Place {
     Addresses(Vec<Address>),
     Name(String, u16),
+    /// An address with the name of an interface, whose number may change.
+    Zoned(Ipv6Addr, String, u16),
     /// It cannot be read, for this reason.
     Nowhere(&'static str),
 }
@@ -43,51 +64,75 @@ impl Target {
         &self.place
     }
 
-    /// That it says where to connect to, though nothing may be there.
-    pub(super) fn check(&self) -> io::Result<()> {
-        match &self.place {
+    /// Checks that it can be read, though nothing may be there. `purpose` begins the message of an error, as in `connect to`.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it cannot, or if there is no interface of the zone's name.
+    pub(super) fn check(&self, purpose: &str) -> io::Result<()> {
+        let checked = match &self.place {
             Place::Name(..) => Ok(()),
-            Place::Addresses(addresses) => {
-                for address in addresses.iter().filter_map(Address::as_unix) {
-                    address.to_kernel().map_err(|error| {
-                        io::Error::new(error.kind(), format!("cannot connect to {:?}: {error}", self.text))
-                    })?;
-                }
-                Ok(())
+            Place::Addresses(addresses) => addresses
+                .iter()
+                .filter_map(Address::as_unix)
+                .try_for_each(|address| address.to_kernel().map(drop)),
+            Place::Zoned(_, zone, _) => zone_index(zone).map(drop),
+            Place::Nowhere(reason) => Err(io::Error::new(io::ErrorKind::InvalidInput, *reason)),
+        };
+        checked.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot {purpose} {:?}: {error}", self.text))
+        })
+    }
+
+    /// The addresses that it stands for. A name is looked up, which may block.
+    ///
+    /// # Errors
+    /// As [`check`](Target::check), and those of the lookup.
+    pub(super) fn look_up_now(&self, purpose: &str) -> io::Result<Vec<Address>> {
+        self.check(purpose)?;
+        match &self.place {
+            Place::Addresses(addresses) => Ok(addresses.clone()),
+            Place::Name(host, port) => {
+                Ok((host.as_str(), *port).to_socket_addrs()?.map(Address::Inet).collect())
             }
-            Place::Nowhere(reason) => {
-                let message = format!("cannot connect to {:?}: {reason}", self.text);
-                Err(io::Error::new(io::ErrorKind::InvalidInput, message))
-            }
+            Place::Zoned(address, zone, port) => Ok(vec![in_zone(*address, zone, *port)?]),
+            Place::Nowhere(_) => Ok(Vec::new()),
         }
     }
+}
+
+/// # Errors
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is no interface with the name `zone`.
+pub(super) fn in_zone(address: Ipv6Addr, zone: &str, port: u16) -> io::Result<Address> {
+    Ok(Address::Inet(SocketAddrV6::new(address, port, 0, zone_index(zone)?).into()))
+}
+
+/// The number of a network interface.
+fn zone_index(zone: &str) -> io::Result<u32> {
+    // The kernel reads a name to the first of these characters.
+    let index = if zone.contains(['\0', ':']) {
+        Err(Errno::NODEV)
+    } else {
+        let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+        rustix::net::netdevice::name_to_index(&socket, zone)
+    };
+    index.map_err(|error| match error {
+        Errno::NODEV => {
+            let message = format!("there is no network interface {zone:?}, which the zone names");
+            io::Error::new(io::ErrorKind::InvalidInput, message)
+        }
+        error => error.into(),
+    })
 }
 
 impl Place {
     fn of_one(address: impl Into<Address>) -> Place {
         Place::Addresses(vec![address.into()])
     }
-
-    fn of(host: &str, port: u16) -> Place {
-        match host.parse::<IpAddr>() {
-            Ok(address) => Place::of_one(SocketAddr::new(address, port)),
-            Err(_) if host.is_empty() => Place::Nowhere("there is no name before the port"),
-            Err(_) => Place::Name(host.to_owned(), port),
-        }
-    }
 }
 
 impl From<&str> for Target {
     fn from(text: &str) -> Target {
-        let place = match (text.parse::<SocketAddr>(), text.rsplit_once(':')) {
-            (Ok(address), _) => Place::of_one(address),
-            (Err(_), None) => Place::Nowhere("a port is missing, as in example.org:80"),
-            (Err(_), Some((host, port))) => match port.parse() {
-                Ok(port) => Place::of(host, port),
-                Err(_) => Place::Nowhere("what follows the last colon is not a port"),
-            },
-        };
-        Target { text: text.to_owned(), place }
+        Target { text: text.to_owned(), place: text::endpoint(text).unwrap_or_else(Place::Nowhere) }
     }
 }
 
@@ -97,15 +142,10 @@ impl From<String> for Target {
     }
 }
 
-impl From<&String> for Target {
-    fn from(text: &String) -> Target {
-        Target::from(text.as_str())
-    }
-}
-
 impl From<(&str, u16)> for Target {
     fn from((host, port): (&str, u16)) -> Target {
-        Target { text: format!("{host}:{port}"), place: Place::of(host, port) }
+        let place = text::host(host, port).unwrap_or_else(Place::Nowhere);
+        Target { text: format!("{host}:{port}"), place }
     }
 }
 
@@ -118,6 +158,30 @@ impl From<(String, u16)> for Target {
 impl From<(IpAddr, u16)> for Target {
     fn from((address, port): (IpAddr, u16)) -> Target {
         Target::from(SocketAddr::new(address, port))
+    }
+}
+
+impl From<(Ipv4Addr, u16)> for Target {
+    fn from((address, port): (Ipv4Addr, u16)) -> Target {
+        Target::from(SocketAddr::from((address, port)))
+    }
+}
+
+impl From<(Ipv6Addr, u16)> for Target {
+    fn from((address, port): (Ipv6Addr, u16)) -> Target {
+        Target::from(SocketAddr::from((address, port)))
+    }
+}
+
+impl From<SocketAddrV4> for Target {
+    fn from(address: SocketAddrV4) -> Target {
+        Target::from(SocketAddr::V4(address))
+    }
+}
+
+impl From<SocketAddrV6> for Target {
+    fn from(address: SocketAddrV6) -> Target {
+        Target::from(SocketAddr::V6(address))
     }
 }
 
@@ -139,12 +203,6 @@ impl From<Address> for Target {
     }
 }
 
-impl From<&Address> for Target {
-    fn from(address: &Address) -> Target {
-        Target::from(address.clone())
-    }
-}
-
 impl From<Vec<SocketAddr>> for Target {
     fn from(addresses: Vec<SocketAddr>) -> Target {
         let text = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
@@ -158,5 +216,20 @@ impl From<Vec<SocketAddr>> for Target {
 impl From<&[SocketAddr]> for Target {
     fn from(addresses: &[SocketAddr]) -> Target {
         Target::from(addresses.to_vec())
+    }
+}
+
+impl<const N: usize> From<[SocketAddr; N]> for Target {
+    fn from(addresses: [SocketAddr; N]) -> Target {
+        Target::from(Vec::from(addresses))
+    }
+}
+
+impl<T: Clone> From<&T> for Target
+where
+    Target: From<T>,
+{
+    fn from(value: &T) -> Target {
+        Target::from(value.clone())
     }
 }

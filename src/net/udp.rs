@@ -17,7 +17,7 @@ mod socket;
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::{Rc, Weak};
 
 pub use builder::UdpSocketBuilder;
@@ -27,7 +27,9 @@ pub use handler::DatagramHandler;
 pub use mailbox::UdpHandle;
 
 use self::core::Core;
+use super::address::Address;
 use super::outcome::{CloseReason, Sent};
+use super::target::Target;
 use crate::event_loop::{EventLoop, WeakLoop};
 
 /// A UDP socket on a loop, for as long as this value lives.
@@ -61,24 +63,25 @@ pub struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// Begins a socket at `address`, a socket address or a `host:port`; of several addresses the first that can be had. Port
-    /// 0 stands for one that is free: see [`local_addr`](UdpSocket::local_addr).
+    /// Begins a socket at `address`, a socket address or a `host:port`, as [`Target`] describes; of several addresses the
+    /// first that can be bound. With port 0 the kernel chooses one: see [`local_addr`](UdpSocket::local_addr).
     ///
-    /// A name is looked up here and now, which may block; numeric addresses never do.
+    /// A name is looked up here, which may block; addresses never do.
     ///
     /// # Errors
-    /// What the lookup says. That an address cannot be had is told when the socket is made.
-    pub fn bind(event_loop: &EventLoop, address: impl ToSocketAddrs) -> io::Result<UdpSocketBuilder<'_>> {
-        Ok(UdpSocketBuilder::new(event_loop, address.to_socket_addrs()?.collect()))
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a text that is not an address and for the address of a Unix socket, and
+    /// the errors of the lookup. Whether the address can be bound is found when the socket is made.
+    pub fn bind(event_loop: &EventLoop, address: impl Into<Target>) -> io::Result<UdpSocketBuilder<'_>> {
+        Ok(UdpSocketBuilder::new(event_loop, inet_addresses(address.into(), "bind a UDP socket to")?))
     }
 
     /// Begins a socket at a free port of any address, connected to `peer`, as [`UdpSocketBuilder::connect`]; of several
     /// addresses the first is taken.
     ///
-    /// A name is looked up here and now, which may block; numeric addresses never do.
+    /// A name is looked up here, which may block; addresses never do.
     ///
     /// # Errors
-    /// What the lookup says, and [`InvalidInput`](io::ErrorKind::InvalidInput) if it finds no address.
+    /// As [`bind`](UdpSocket::bind); also [`InvalidInput`](io::ErrorKind::InvalidInput) if the lookup finds no address.
     ///
     /// ```
     /// use reveille::{EventLoop, UdpSocket};
@@ -96,8 +99,9 @@ impl UdpSocket {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn connect(event_loop: &EventLoop, peer: impl ToSocketAddrs) -> io::Result<UdpSocketBuilder<'_>> {
-        let Some(peer) = peer.to_socket_addrs()?.next() else {
+    pub fn connect(event_loop: &EventLoop, peer: impl Into<Target>) -> io::Result<UdpSocketBuilder<'_>> {
+        let peers = inet_addresses(peer.into(), "connect a UDP socket to")?;
+        let Some(&peer) = peers.first() else {
             let message = "the peer stands for no socket address";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         };
@@ -175,6 +179,17 @@ impl UdpSocket {
     /// [`on_close`](DatagramHandler::on_close). That and the close of the descriptor come at the end of the loop's turn, this
     /// one or the next, or with the end of the loop; until then the address is taken.
     pub fn close(self) {}
+}
+
+fn inet_addresses(target: Target, purpose: &str) -> io::Result<Vec<SocketAddr>> {
+    let addresses = target.look_up_now(purpose)?;
+    let inet = |address: Address| {
+        address.as_inet().ok_or_else(|| {
+            let message = format!("cannot {purpose} {address}: it is the address of a Unix socket");
+            io::Error::new(io::ErrorKind::InvalidInput, message)
+        })
+    };
+    addresses.into_iter().map(inet).collect()
 }
 
 impl Drop for UdpSocket {
