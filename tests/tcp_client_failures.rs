@@ -240,20 +240,6 @@ fn a_name_that_does_not_exist_is_reported() {
 }
 
 #[test]
-fn a_name_that_cannot_even_be_asked_for_is_reported() {
-    with_loop(|event_loop| {
-        let reports = reports_of_a_failure(event_loop, ("no\0name", 80), LONG);
-        assert_eq!(
-            reports,
-            [
-                Reported::Failed(None, ErrorKind::InvalidInput),
-                Reported::GaveUp(ErrorKind::InvalidInput, 1, 1)
-            ]
-        );
-    });
-}
-
-#[test]
 fn a_target_that_cannot_be_read_is_refused_at_once() {
     with_loop(|event_loop| {
         let none: &[SocketAddr] = &[];
