@@ -19,6 +19,7 @@ mod connection;
 mod descriptors;
 mod distribution;
 mod group;
+mod int_options;
 mod lookup;
 mod options;
 mod origin;

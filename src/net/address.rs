@@ -118,6 +118,24 @@ impl UnixAddress {
         UnixAddress(Name::Abstract(Arc::from(name.as_ref())))
     }
 
+    /// No name. For a server that is bound to it the kernel chooses an abstract name that is free (autobind, unix(7)), and
+    /// [`TcpServer::address`](crate::TcpServer::address) returns that. No client can connect to it.
+    ///
+    /// ```
+    /// use reveille::{EventLoop, TcpClient, TcpServer, UnixAddress};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let event_loop = EventLoop::new()?;
+    /// let server = TcpServer::bind_unix(&event_loop, UnixAddress::unnamed())?.on_message(|_, _| ())?;
+    /// assert!(server.address().as_unix().unwrap().as_abstract_name().is_some());
+    /// let _client = TcpClient::connect(&event_loop, server.address()).on_message(|_, _| ())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn unnamed() -> UnixAddress {
+        UnixAddress(Name::Unnamed)
+    }
+
     /// The path, if it is one.
     pub fn as_path(&self) -> Option<&Path> {
         match &self.0 {
@@ -140,10 +158,18 @@ impl UnixAddress {
         matches!(self.0, Name::Unnamed)
     }
 
-    /// As the kernel takes it.
+    /// As bind(2) takes it. The kernel gives an unnamed socket an abstract name.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for what cannot be a socket's name.
+    /// As [`to_kernel`](UnixAddress::to_kernel).
+    pub(super) fn to_kernel_for_bind(&self) -> io::Result<SocketAddrUnix> {
+        if self.is_unnamed() { Ok(SocketAddrUnix::new_unnamed()) } else { self.to_kernel() }
+    }
+
+    /// As connect(2) takes it.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for what cannot be the name of a socket to connect to.
     pub(super) fn to_kernel(&self) -> io::Result<SocketAddrUnix> {
         let invalid = |message| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         let bytes = match &self.0 {

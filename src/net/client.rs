@@ -177,7 +177,8 @@ impl TcpClientBuilder<'_> {
         self
     }
 
-    /// The address to connect from. Port 0 stands for one that is free. Usually the kernel chooses both.
+    /// The address to connect from. By default the kernel chooses the address and the port. With port 0 it chooses a port that is
+    /// free for the destination, so that connections to several destinations may share a port (`IP_BIND_ADDRESS_NO_PORT`).
     ///
     /// Addresses of the other family than this one cannot be connected to.
     pub fn local_addr(mut self, local: SocketAddr) -> Self {

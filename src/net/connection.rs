@@ -85,7 +85,8 @@ enum Stop {
 pub(super) struct Core {
     id: ChannelId,
     fd: OwnedFd,
-    peer: Address,
+    /// Known as soon as the connection is made.
+    peer: OnceCell<Address>,
     membership: Membership,
     state: Cell<State>,
     /// How many descriptors it takes with one send of the peer's.
@@ -135,6 +136,10 @@ impl Core {
     pub(super) fn new(id: ChannelId, arrival: Arrival, state: State) -> Core {
         let Arrival { fd, peer, mut membership } = arrival;
         membership.enlist(id);
+        // What is being connected to may stand for another address, as 0.0.0.0 does. That of a Unix socket is kept as the client
+        // gave it: the kernel would return the path as the server bound it, which may be relative to another directory.
+        let is_known = state != State::Connecting || peer.is_unix();
+        let peer = if is_known { OnceCell::from(peer) } else { OnceCell::new() };
         Core {
             id,
             fd,
@@ -187,12 +192,13 @@ impl Core {
     /// Answers whether the connection is made now, and thereby open. One that could not be made is closed with the error.
     pub(super) fn finish_connecting(&self, event_loop: &EventLoop) -> bool {
         match socket::finish_connecting(&self.fd) {
-            Ok(true) => {
+            Ok(Some(peer)) => {
+                self.peer.get_or_init(|| peer);
                 self.state.set(State::Open);
                 self.update_wanted(event_loop);
                 return true;
             }
-            Ok(false) => event_loop.clear_ready(self.id, OUTPUT),
+            Ok(None) => event_loop.clear_ready(self.id, OUTPUT),
             Err(error) => self.close(event_loop, CloseReason::Error(error)),
         }
         false
@@ -250,6 +256,11 @@ impl Core {
 
     pub(super) fn id(&self) -> ChannelId {
         self.id
+    }
+
+    /// The other end of a connection that is made.
+    fn peer(&self) -> &Address {
+        self.peer.get().expect("nobody sees a connection before it is made")
     }
 
     pub(super) fn state(&self) -> State {

@@ -347,12 +347,14 @@ impl Connector {
 impl Dialer for Connector {
     fn on_connected(&self, conn: &TcpConnection<'_>) {
         let event_loop = conn.event_loop();
-        let Phase::Connecting { id, timer, .. } = *self.phase.borrow() else {
+        let phase = self.phase.replace(Phase::Between);
+        let Phase::Connecting { id, timer, address } = phase else {
+            self.enter(phase);
             return conn.close();
         };
         event_loop.cancel(timer);
         self.enter(Phase::Open { id, handle: conn.handle(), since: event_loop.now() });
-        self.report(event_loop, Some(conn.peer()), Ok(()));
+        self.report(event_loop, Some(&address), Ok(()));
     }
 
     fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: CloseReason) {

@@ -12,6 +12,7 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFla
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::address::{Address, UnixAddress};
+use super::int_options::set_bind_address_no_port;
 use super::options::SocketOptions;
 pub(crate) use super::tcp_info::unacknowledged;
 
@@ -28,7 +29,7 @@ pub(crate) fn listen(address: SocketAddr, backlog: i32, options: &SocketOptions)
 
 /// A non-blocking Unix socket that is bound and does not listen yet: whoever connects is refused.
 pub(crate) fn bind_unix(address: &UnixAddress) -> io::Result<OwnedFd> {
-    let name = address.to_kernel()?;
+    let name = address.to_kernel_for_bind()?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     rustix::net::bind(&socket, &name)?;
     Ok(socket.into())
@@ -68,8 +69,12 @@ pub(crate) fn connect(
             let message = format!("the local address {local} is of another family");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        // A port that was given is to be had again at once, while an earlier connection from it lingers.
-        socket.set_reuse_address(local.port() != 0)?;
+        if local.port() == 0 {
+            set_bind_address_no_port(&socket)?;
+        } else {
+            // The port can be used again at once, while an earlier connection from it lingers.
+            socket.set_reuse_address(true)?;
+        }
         socket.bind(&local.into())?;
     }
     match rustix::net::connect(&socket, &address) {
@@ -95,29 +100,30 @@ pub(crate) fn connect_to(
     }
 }
 
-/// Answers whether the socket is connected now, or with the error for which it cannot be.
+/// Returns the peer as soon as the socket is connected, `None` before that, or the error for which it cannot be connected. The peer's
+/// address is the kernel's: a connection to `0.0.0.0` or `[::]` is one to this machine.
 ///
 /// A socket that calls a port which nobody listens on may be given that very port for its own end, and then it is connected to
 /// itself: TCP allows for two ends that call each other at the same time. Nobody wants that, so it counts as refused.
-pub(crate) fn finish_connecting(socket: impl AsFd) -> io::Result<bool> {
+pub(crate) fn finish_connecting(socket: impl AsFd) -> io::Result<Option<Address>> {
     if let Some(error) = take_error(&socket)? {
         return Err(error);
     }
     let peer = match rustix::net::getpeername(&socket) {
-        Ok(peer) => peer.and_then(|peer| SocketAddr::try_from(peer).ok()),
-        Err(Errno::NOTCONN) => return Ok(false),
+        Ok(peer) => peer.ok_or(Errno::AFNOSUPPORT).and_then(Address::from_kernel)?,
+        Err(Errno::NOTCONN) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    // Of a Unix socket there is no such address, and nothing of the kind can happen to it.
-    let Some(peer) = peer else { return Ok(true) };
+    // A Unix socket cannot be connected to itself.
+    let Some(inet) = peer.as_inet() else { return Ok(Some(peer)) };
     let local = local_address(&socket)?;
-    if peer.ip() == local.ip() && peer.port() == local.port() {
+    if inet.ip() == local.ip() && inet.port() == local.port() {
         // Closed by a reset, it leaves the port to whoever wants to listen on it.
         reset_when_closed(&socket)?;
         let message = "nobody listens there, and the socket has been connected to itself";
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, message));
     }
-    Ok(true)
+    Ok(Some(peer))
 }
 
 /// Accepts one connection, non-blocking and closed on exec.

@@ -88,14 +88,17 @@ impl Target {
     /// # Errors
     /// As [`check`](Target::check), and those of the lookup.
     pub(super) fn look_up_now(&self, purpose: &str) -> io::Result<Vec<Address>> {
-        self.check(purpose)?;
         match &self.place {
+            // Whether the name of a Unix socket can be bound is checked by the bind.
             Place::Addresses(addresses) => Ok(addresses.clone()),
             Place::Name(host, port) => {
                 Ok((host.as_str(), *port).to_socket_addrs()?.map(Address::Inet).collect())
             }
-            Place::Zoned(address, zone, port) => Ok(vec![in_zone(*address, zone, *port)?]),
-            Place::Nowhere(_) => Ok(Vec::new()),
+            Place::Zoned(address, zone, port) => {
+                self.check(purpose)?;
+                Ok(vec![in_zone(*address, zone, *port)?])
+            }
+            Place::Nowhere(_) => self.check(purpose).map(|()| Vec::new()),
         }
     }
 }

@@ -72,7 +72,7 @@ impl Core {
     }
 
     fn check_unix(&self) -> io::Result<()> {
-        if self.peer.is_unix() {
+        if self.peer().is_unix() {
             return Ok(());
         }
         let message = "descriptors go from process to process through Unix sockets only";

@@ -367,7 +367,7 @@ impl AsFd for TcpConnection<'_> {
 impl fmt::Debug for TcpConnection<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TcpConnection")
-            .field("peer", &self.core.peer)
+            .field("peer", self.core.peer())
             .field("state", &self.state())
             .field("unsent", &self.unsent())
             .finish_non_exhaustive()

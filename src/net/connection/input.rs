@@ -64,7 +64,7 @@ impl Core {
                 // it; nor on a Unix socket, where one ends behind descriptors that were sent along, whoever wants them.
                 let is_all =
                     !ready.intersects(Readiness::READ_CLOSED | Readiness::ERROR | Readiness::PRIORITY);
-                if n < room && is_all && !self.peer.is_unix() {
+                if n < room && is_all && !self.peer().is_unix() {
                     event_loop.clear_ready(self.id, Readiness::READABLE);
                 }
                 input.commit(n);

@@ -7,8 +7,9 @@ use crate::event_loop::EventLoop;
 use crate::net::address::{Address, UnixAddress};
 
 impl TcpServer {
-    /// Begins a server that listens on a Unix socket: at a path, or at an [abstract name](UnixAddress::abstract_name). All else is as
-    /// with TCP: the same handlers, limits, handles and loops, and `TcpConnection` for what a handler sees.
+    /// Begins a server that listens on a Unix socket: at a path, at an [abstract name](UnixAddress::abstract_name), or at
+    /// one that the kernel [chooses](UnixAddress::unnamed). All else is as with TCP: the same handlers, limits, handles and loops, and
+    /// `TcpConnection` for what a handler sees.
     ///
     /// What is TCP's alone has no effect ([`socket_options`](TcpServerBuilder::socket_options),
     /// [`nodelay`](TcpServerBuilder::nodelay)), or is an error on the connection. What only Unix sockets have are
@@ -40,7 +41,7 @@ impl TcpServer {
         address: impl Into<UnixAddress>,
     ) -> io::Result<TcpServerBuilder<'_>> {
         let address = address.into();
-        address.to_kernel()?;
+        address.to_kernel_for_bind()?;
         let addresses = vec![Address::Unix(address)];
         Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), spread: ThisLoop })
     }

@@ -12,14 +12,16 @@ use crate::net::socket;
 use crate::net::tcp_info::TcpInfo;
 
 impl<'a> TcpConnection<'a> {
-    /// The address of the other end, whatever the family. On a server's Unix socket most are unnamed.
+    /// The address of the other end, whatever the family, as the kernel has it: a client that connects to `0.0.0.0` has the peer
+    /// `127.0.0.1`. The peer of a client on a Unix socket is the address that it has connected to; a server's peers on one are mostly
+    /// unnamed.
     pub fn peer(&self) -> &'a Address {
-        &self.core.peer
+        self.core.peer()
     }
 
     /// The IP address and port of the other end; `None` on a Unix socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.core.peer.as_inet()
+        self.core.peer().as_inet()
     }
 
     /// The address of this end, whatever the family.
@@ -45,7 +47,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// [`Unsupported`](io::ErrorKind::Unsupported) for a TCP connection, and what the kernel says.
     pub fn peer_credentials(&self) -> io::Result<PeerCredentials> {
-        PeerCredentials::of(&self.core.fd, &self.core.peer)
+        PeerCredentials::of(&self.core.fd, self.core.peer())
     }
 
     /// Whether small writes go out at once (`TCP_NODELAY`), as they do unless the server was told otherwise.
