@@ -121,19 +121,23 @@ fn at_the_high_water_mark_reading_goes_on() {
         let (host, journal) = scripted_with(
             |builder| builder.water_marks(HIGH, 0),
             |script| {
-                script
-                    .on_open(|conn| {
-                        while conn.unsent() == 0 {
-                            conn.send([0; 1000])?;
+                script.on_open(|conn| SockRef::from(conn).set_send_buffer_size(32 * KIB)).on_message(
+                    |conn, input| {
+                        if input.take_all() == b"fill" {
+                            while conn.unsent() == 0 {
+                                conn.send([0; 1000])?;
+                            }
+                            conn.send(vec![0; HIGH - conn.unsent()])?;
+                            assert_eq!(conn.unsent(), HIGH);
                         }
-                        conn.send(vec![0; HIGH - conn.unsent()])?;
-                        assert_eq!(conn.unsent(), HIGH);
-                        Ok(())
-                    })
-                    .on_message(|_, input| input.clear())
+                        io::Result::Ok(())
+                    },
+                )
             },
         );
-        let mut client = host.connect();
+        let mut client = net::connect_with_little_room(host.address());
+        client.write_all(b"fill").unwrap();
+        journal.wait_for(0, |told| *told == message("fill"));
         client.write_all(b"still there?").unwrap();
         journal.wait_for(0, |told| *told == message("still there?"));
         assert_eq!(host.handle().counters().panics, 0);

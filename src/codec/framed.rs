@@ -12,9 +12,10 @@ use crate::net::{CloseReason, ConnectionHandler, State, TcpConnection};
 /// what has come of it, so the decoder's limit is the limit of the memory; a length that is promised reserves nothing. The
 /// server's [`max_unread`](crate::TcpServerBuilder::max_unread) applies besides, and belongs above the decoder's limit.
 ///
-/// While the handler has [paused](TcpConnection::pause_reading) reading, or the peer is held back because it does not read
-/// its answers, no frames are delivered, also of those that are there. They come when reading goes on. After
-/// [`close`](TcpConnection::close) none come.
+/// What the handler sends in [`on_frame`](FrameHandler::on_frame) are replies. While the handler has
+/// [paused](TcpConnection::pause_reading) reading, or the connection has
+/// [paused by itself](crate::TcpServerBuilder::water_marks) because too many replies are unsent, no frames are delivered, also of
+/// those that are there. They come when reading resumes. After [`close`](TcpConnection::close) none come.
 ///
 /// # Examples
 /// ```no_run

@@ -199,10 +199,20 @@ impl TcpClientBuilder<'_> {
         self
     }
 
-    /// As [`TcpServerBuilder::water_marks`](crate::TcpServerBuilder::water_marks).
+    /// The high-water mark and the low-water mark of the connection's unsent bytes. Default: 4 MiB and 1 MiB.
+    ///
+    /// Only replies, which the handler sends while it is given input, stop the connection from reading; unsolicited output does
+    /// not. See [`TcpServerBuilder::water_marks`](crate::TcpServerBuilder::water_marks) for the rule.
     pub fn water_marks(mut self, high: usize, low: usize) -> Self {
         self.limits.high_water = high;
         self.limits.low_water = low.min(high);
+        self
+    }
+
+    /// Disables the automatic pause, as
+    /// [`TcpServerBuilder::no_automatic_pause`](crate::TcpServerBuilder::no_automatic_pause).
+    pub fn no_automatic_pause(mut self) -> Self {
+        self.limits.pauses_for_replies = false;
         self
     }
 

@@ -13,6 +13,7 @@ mod mailbox;
 mod output;
 mod queue;
 mod relay;
+mod replies;
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -95,8 +96,10 @@ pub(super) struct Core {
     paused: Cell<bool>,
     /// Another thread has had reading go on since the handler was last offered input.
     resumed: Cell<bool>,
-    /// The peer does not read what it is sent, so no more is read from it.
+    /// The peer does not read the replies to its input, so no more is read from it.
     held_back: Cell<bool>,
+    /// The handler is being given input: what it sends are replies.
+    replying: Cell<bool>,
     /// Whether there is more unsent than there should be, and whether the handler knows.
     above_mark: Cell<AboveMark>,
     /// All connections of the group together hold too much, so this one reads nothing.
@@ -150,6 +153,7 @@ impl Core {
             paused: Cell::new(false),
             resumed: Cell::new(false),
             held_back: Cell::new(false),
+            replying: Cell::new(false),
             above_mark: Cell::default(),
             suspended: Cell::new(false),
             counted: Cell::new(0),

@@ -155,6 +155,15 @@ impl<H: ConnectionHandler> Connection<H> {
         }
     }
 
+    /// As [`call`](Connection::call), with something that the peer has sent.
+    fn give_input(
+        &self,
+        event_loop: &EventLoop,
+        callback: impl FnOnce(&mut H, &TcpConnection<'_>) -> io::Result<()>,
+    ) {
+        self.core.while_replying(|| self.call(event_loop, callback));
+    }
+
     fn flush(&self, event_loop: &EventLoop) {
         let flushed = self.core.flush(event_loop);
         if self.core.is_linked() {
@@ -177,7 +186,7 @@ impl<H: ConnectionHandler> Connection<H> {
             Received::InputAndDescriptors(descriptors) => {
                 // A link has no handler to take them, and does not pass them on.
                 if !self.core.is_linked() {
-                    self.call(event_loop, |handler, conn| handler.on_descriptors(conn, descriptors));
+                    self.give_input(event_loop, |handler, conn| handler.on_descriptors(conn, descriptors));
                 }
                 if self.core.state() != State::Closed {
                     self.deliver(event_loop, &mut input);
@@ -196,7 +205,7 @@ impl<H: ConnectionHandler> Connection<H> {
         }
         match self.core.take_unread() {
             None => {
-                self.call(event_loop, |handler, conn| handler.on_message(conn, input));
+                self.give_input(event_loop, |handler, conn| handler.on_message(conn, input));
                 if !input.is_empty() {
                     let mut unread = Box::new(Buffer::new());
                     unread.append(input.readable());
@@ -205,7 +214,7 @@ impl<H: ConnectionHandler> Connection<H> {
             }
             Some(mut unread) => {
                 unread.append(input.readable());
-                self.call(event_loop, |handler, conn| handler.on_message(conn, &mut unread));
+                self.give_input(event_loop, |handler, conn| handler.on_message(conn, &mut unread));
                 if unread.is_empty() {
                     self.core.count_buffered();
                 } else {

@@ -23,6 +23,8 @@ use crate::event_loop::{EventLoop, LoopHandle};
 pub(crate) struct Limits {
     pub(crate) high_water: usize,
     pub(crate) low_water: usize,
+    /// Whether a connection whose replies pass the high-water mark stops reading.
+    pub(crate) pauses_for_replies: bool,
     pub(crate) max_unsent: usize,
     pub(crate) max_unread: usize,
     /// How long a connection may be idle, if that is limited.
@@ -37,6 +39,7 @@ impl Default for Limits {
         Limits {
             high_water: 4096 * KIB,
             low_water: 1024 * KIB,
+            pauses_for_replies: true,
             max_unsent: 16 * 1024 * KIB,
             max_unread: 16 * 1024 * KIB,
             idle_timeout: None,

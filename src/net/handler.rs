@@ -14,6 +14,11 @@ use crate::buffer::Buffer;
 /// One value per connection, made when the connection is; what the protocol must remember are its fields. It is called on the
 /// connection's loop with `&mut self` and never re-entered, so it needs no locks and no `RefCell`; nor need it be `Send`.
 ///
+/// What it sends in [`on_message`](ConnectionHandler::on_message) and [`on_descriptors`](ConnectionHandler::on_descriptors) are
+/// replies: a connection whose unsent replies pass the high-water mark reads nothing more until they have fallen to the
+/// low-water mark. What it sends at any other time is unsolicited, and never stops the connection from reading. See
+/// [`water_marks`](crate::TcpServerBuilder::water_marks).
+///
 /// A method that returns an error has its connection closed, and [`on_close`](ConnectionHandler::on_close) gets the error.
 /// A method that panics likewise. Other connections do not notice.
 ///
@@ -49,7 +54,8 @@ pub trait ConnectionHandler: 'static {
     }
 
     /// Bytes have come. What is left in `input` comes again, with the bytes that follow, and also without any when reading
-    /// goes on: after [`resume_reading`](TcpConnection::resume_reading), and when a peer that did not read has read enough.
+    /// resumes: after [`resume_reading`](TcpConnection::resume_reading), and at the end of an
+    /// [automatic pause](crate::TcpServerBuilder::water_marks). What is sent from here counts towards that pause.
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.
@@ -83,9 +89,9 @@ pub trait ConnectionHandler: 'static {
     /// More is unsent than the high-water mark allows: `unsent` bytes. Called once, in a later turn than the send that passed the mark,
     /// and again only after [`on_low_water`](ConnectionHandler::on_low_water).
     ///
-    /// Input needs no attention here: the connection reads nothing from its peer until the unsent bytes have fallen to the low-water
-    /// mark, whatever this does, so what answers input is held back already. This is for what sends of its own accord, such as a
-    /// timer, a file or another connection, to stop that. Bytes are still accepted up to the limit (`max_unsent`).
+    /// Replies need no attention here: the connection [pauses by itself](crate::TcpServerBuilder::water_marks) when they alone
+    /// pass the mark. This is for unsolicited output, such as that of a timer or of another connection, whose source is to stop:
+    /// the connection goes on reading, and accepts bytes up to the limit (`max_unsent`).
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.
@@ -95,7 +101,7 @@ pub trait ConnectionHandler: 'static {
     }
 
     /// The unsent bytes have fallen to the low-water mark: what [`on_high_water`](ConnectionHandler::on_high_water) has stopped can go
-    /// on, and input flows again. Called once after each of those, before [`on_drained`](ConnectionHandler::on_drained) if that is due
+    /// on. Called once after each of those, before [`on_drained`](ConnectionHandler::on_drained) if that is due
     /// as well.
     ///
     /// # Errors

@@ -242,17 +242,49 @@ impl<'a, S> TcpServerBuilder<'a, S> {
         self
     }
 
-    /// How many bytes a connection may have unsent before it stops reading from its peer, and to how few they must fall
-    /// before it reads again. Usually 4 MiB and 1 MiB.
+    /// The high-water mark and the low-water mark of each connection's unsent bytes. Default: 4 MiB and 1 MiB. A low mark above the
+    /// high one is taken for the high one.
+    ///
+    /// They serve two purposes:
+    ///
+    /// - **Notification.** [`on_high_water`](ConnectionHandler::on_high_water) and
+    ///   [`on_low_water`](ConnectionHandler::on_low_water) are about all that is unsent.
+    /// - **Automatic pause.** A connection whose unsent *replies* pass the high mark reads no more until they have fallen to the
+    ///   low mark, so that a peer which sends requests and does not read is not answered without bound. A reply is what the
+    ///   handler sends on this connection while it is given input: in [`on_message`](ConnectionHandler::on_message),
+    ///   [`on_descriptors`](ConnectionHandler::on_descriptors) or [`on_frame`](crate::FrameHandler::on_frame). Parts of files
+    ///   count.
+    ///
+    /// All other output is *unsolicited*: what is sent in any other callback such as `on_open` or `on_drained`, or through a
+    /// [`ConnectionHandle`](crate::ConnectionHandle), be it from a timer, a task, another connection or another thread. It never stops the connection from
+    /// reading, or two peers that both send much before they read would wait for each other for ever. Its bound is
+    /// [`max_unsent`](TcpServerBuilder::max_unsent): a send that would pass it is refused with
+    /// [`SendError::Full`](crate::SendError::Full).
+    ///
+    /// So a handler that has its replies computed elsewhere, and sends them through a handle, limits its input itself, by
+    /// [`pause_reading`](TcpConnection::pause_reading). Connections that are [linked](TcpConnection::relay_to) pause each other
+    /// instead.
     pub fn water_marks(mut self, high: usize, low: usize) -> Self {
         self.settings.limits.high_water = high;
         self.settings.limits.low_water = low.min(high);
         self
     }
 
-    /// How many bytes a connection may have unsent at all; a send that would pass it is refused. Usually 16 MiB.
+    /// Disables the automatic pause that [`water_marks`](TcpServerBuilder::water_marks) describes: the connections read whatever
+    /// they have unsent.
     ///
-    /// It belongs well above the high-water mark, or the limit is met before the peer is held back.
+    /// For protocols in which a peer may send any amount before it reads its first reply. Replies are then bounded as unsolicited
+    /// output is: by [`max_unsent`](TcpServerBuilder::max_unsent) alone.
+    pub fn no_automatic_pause(mut self) -> Self {
+        self.settings.limits.pauses_for_replies = false;
+        self
+    }
+
+    /// How many bytes a connection may have unsent at all; a send that would pass it is refused with
+    /// [`SendError::Full`](crate::SendError::Full). Default: 16 MiB.
+    ///
+    /// It belongs well above the sum of the high-water mark and the unsolicited output, or replies are refused before the
+    /// connection pauses.
     pub fn max_unsent(mut self, bytes: usize) -> Self {
         self.settings.limits.max_unsent = bytes;
         self

@@ -52,9 +52,10 @@ impl<'a> TcpConnection<'a> {
     /// Sends `bytes`, or queues what the kernel does not take now. Sends keep their order, and go behind all that was accepted from
     /// [handles](ConnectionHandle) before this call.
     ///
-    /// While more is queued than the server's high-water mark, the connection reads no more from its peer, so that a peer which
-    /// sends and does not read is held back and not answered without bound. Who sends without being asked is told by
-    /// [`on_high_water`](crate::ConnectionHandler::on_high_water).
+    /// Sent from [`on_message`](crate::ConnectionHandler::on_message), the bytes are replies: while more of these are queued than
+    /// the [high-water mark](crate::TcpServerBuilder::water_marks) the connection does not read. Sent from any other callback they
+    /// are unsolicited, and only [`on_high_water`](crate::ConnectionHandler::on_high_water) and the limit report that too much
+    /// is queued.
     ///
     /// The answer says whether the kernel has [taken](Sent::Written) all of it, or something is [queued](Sent::Queued) now. Either way the
     /// bytes are accepted: they are sent, or [`unsent`](TcpConnection::unsent) counts them at the close.
@@ -116,8 +117,8 @@ impl<'a> TcpConnection<'a> {
     /// meanwhile is sent as it is then. Its position is neither used nor moved, so clones of one file may be sent
     /// on many connections. At most about a megabyte goes out in one turn of the loop.
     ///
-    /// What is left of the file counts as [unsent](TcpConnection::unsent), and so a peer that asks for more and more files and does not
-    /// read is held back. But it takes no memory, and so `max_unsent` does not concern it. 64 files may wait. Of one that has no more
+    /// What is left of the file counts as [unsent](TcpConnection::unsent), also for the
+    /// [automatic pause](crate::TcpServerBuilder::water_marks). But it takes no memory, and so `max_unsent` does not concern it. 64 files may wait. Of one that has no more
     /// than 64 KiB left a copy waits instead, if there is room for it, so that many small answers keep no descriptors.
     ///
     /// Two things to know of sendfile: bytes that the system has not in its cache are read from the disk while the loop

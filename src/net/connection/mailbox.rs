@@ -130,6 +130,8 @@ impl Core {
 
     pub(in crate::net) fn read_mailbox(&self, event_loop: &EventLoop) {
         let Some(mailbox) = self.mailbox.get() else { return };
+        // What comes through a handle is unsolicited, also if the handler's own send has it read while it is given input.
+        let replying = self.replying.replace(false);
         for request in mailbox.take() {
             match request {
                 Request::Shutdown => self.shutdown(event_loop),
@@ -147,6 +149,7 @@ impl Core {
                 }
             }
         }
+        self.replying.set(replying);
         self.tell_handles_of_queue();
     }
 

@@ -156,10 +156,29 @@ impl Core {
             // The kernel's buffer is full, and it will say when that is over.
             event_loop.clear_ready(self.id, OUTPUT);
         }
-        payload.queue(unsent.get_or_insert_default(), sent);
+        let queue = unsent.get_or_insert_default();
+        payload.queue(queue, sent);
+        self.count_reply(queue, len - sent);
         drop(unsent);
         self.queue_has_grown(event_loop);
         Ok(Sent::Queued)
+    }
+
+    /// Notes what kind of output the last `bytes` of the queue are.
+    fn count_reply(&self, queue: &mut Queue, bytes: usize) {
+        if self.replying.get() {
+            queue.replies.add(bytes);
+        } else {
+            queue.replies.add_unsolicited(bytes);
+        }
+    }
+
+    /// Has `give` give the handler input. What the handler sends meanwhile are replies.
+    pub(in crate::net) fn while_replying(&self, give: impl FnOnce()) {
+        self.replying.set(true);
+        give();
+        // A panic leaves this out, and closes the connection.
+        self.replying.set(false);
     }
 
     /// Sends a part of a file behind what is queued.
@@ -181,7 +200,9 @@ impl Core {
         if unsent.as_ref().is_some_and(|queue| !queue.has_room_for_file()) {
             return Err(SendError::Full);
         }
-        unsent.get_or_insert_default().push_file(file, offset, length);
+        let queue = unsent.get_or_insert_default();
+        queue.push_file(file, offset, length);
+        self.count_reply(queue, usize::try_from(length).unwrap_or(usize::MAX));
         drop(unsent);
         if is_first && !self.write_queue(event_loop) {
             return Err(self.refuse_file());
@@ -210,16 +231,25 @@ impl Core {
     fn queue_has_grown(&self, event_loop: &EventLoop) {
         self.count_buffered();
         self.tell_handles_of_queue();
+        let limits = &self.membership.group().limits;
         // A linked connection's input has another way out, and its own way of waiting.
-        if self.unsent() > self.membership.group().limits.high_water && !self.is_linked() {
-            self.held_back.set(!self.discarding.get());
+        if self.unsent() > limits.high_water && !self.is_linked() {
+            // Unsolicited output has no part in this: two peers that both send before they read would wait for each other.
+            if limits.pauses_for_replies && self.unsent_replies() > limits.high_water {
+                self.held_back.set(!self.discarding.get());
+            }
             if self.above_mark.get() == AboveMark::No {
-                // Whoever has sent this may well be the handler, so it is told later.
+                // The send may be the handler's own, so its call comes later.
                 self.above_mark.set(AboveMark::Noted);
                 event_loop.add_ready(self.id, Readiness::NOTE);
             }
         }
         self.update_wanted(event_loop);
+    }
+
+    /// How many of the queued bytes are replies.
+    fn unsent_replies(&self) -> usize {
+        self.unsent.borrow().as_ref().map_or(0, |queue| queue.replies.unsent())
     }
 
     /// How many bytes are queued, those in files included.
@@ -262,6 +292,7 @@ impl Core {
         let before = queue.len();
         let wrote = queue.write_to(self.fd.as_fd());
         if queue.len() < before {
+            queue.replies.take(before - queue.len());
             self.note_activity(event_loop);
         }
         match wrote {
@@ -292,9 +323,9 @@ impl Core {
         self.count_buffered();
         self.tell_handles_of_queue();
         let left = self.unsent();
-        let is_low = left <= self.membership.group().limits.low_water;
-        let low = is_low && self.above_mark.replace(AboveMark::No) == AboveMark::Told;
-        if is_low && self.held_back.replace(false) {
+        let low_water = self.membership.group().limits.low_water;
+        let low = left <= low_water && self.above_mark.replace(AboveMark::No) == AboveMark::Told;
+        if self.unsent_replies() <= low_water && self.held_back.replace(false) {
             // What the handler has left because its answers had nowhere to go. Input that was not complete at the peer's end
             // has been offered for the last time.
             if !self.peer_finished.get() {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use rustix::io::retry_on_intr;
 
+use super::replies::Replies;
 use crate::net::descriptors::send_with_descriptors;
 use crate::net::socket::{self, Transferred};
 
@@ -37,6 +38,8 @@ pub(super) struct Queue {
     /// The bytes that are left in files.
     in_files: u64,
     files: usize,
+    /// How many of all these bytes are replies; kept by whoever adds and sends.
+    pub(super) replies: Replies,
 }
 
 #[derive(Debug)]
