@@ -6,7 +6,7 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
-use rustix::io::{ReadWriteFlags, retry_on_intr};
+use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 
 /// A 64-bit counter in the kernel, behind a file descriptor: one side adds to it, the other waits for it to
 /// be more than 0 and reads it.
@@ -26,6 +26,10 @@ use rustix::io::{ReadWriteFlags, retry_on_intr};
 /// write that leaves it above 0 is a new edge, read or not.
 ///
 /// From any thread: each call is one system call, which the kernel makes atomic.
+///
+/// Whether it blocks belongs to the open file description. A process that is given the descriptor can make it blocking for
+/// all that have it, and fill or empty the counter. [`try_read`](EventFd::try_read) and [`watch`](EventFd::watch) do not sleep
+/// then; [`read`](EventFd::read), [`write`](EventFd::write) and [`signal`](EventFd::signal) may.
 ///
 /// # Examples
 /// ```
@@ -85,24 +89,24 @@ impl EventFd {
 
     /// As [`read`](EventFd::read), but does not sleep in a blocking eventfd either.
     ///
-    /// It asks the kernel so in the call itself (`RWF_NOWAIT`, preadv2(2)), hence without a gap in which another
-    /// reader could be first.
+    /// The call itself says so to the kernel (`RWF_NOWAIT`, preadv2(2)), hence without a gap in which another
+    /// reader could be first, and also for an eventfd that another process has made blocking meanwhile.
     ///
     /// # Errors
     /// As [`read`](EventFd::read), with [`WouldBlock`](io::ErrorKind::WouldBlock) (EAGAIN) if the counter is 0,
     /// whatever the mode; [`Unsupported`](io::ErrorKind::Unsupported) (EOPNOTSUPP) of a blocking one on a kernel
     /// that cannot do it, before Linux 5.8.
     pub fn try_read(&self) -> io::Result<u64> {
-        if self.never_sleeps {
-            return self.read();
-        }
         let mut counter = [0; size_of::<u64>()];
         // The offset stands for none: an eventfd has no position.
         let read = || {
             let mut slices = [IoSliceMut::new(&mut counter)];
             rustix::io::preadv2(&self.fd, &mut slices, u64::MAX, ReadWriteFlags::NOWAIT)
         };
-        let n = retry_on_intr(read)?;
+        let n = match retry_on_intr(read) {
+            Err(Errno::OPNOTSUPP) if self.never_sleeps => return self.read(),
+            result => result?,
+        };
         if n == counter.len() { Ok(u64::from_ne_bytes(counter)) } else { Err(not_an_eventfd()) }
     }
 

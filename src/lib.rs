@@ -113,7 +113,7 @@ pub use net::{
 };
 pub use pressure::{Pressure, PressureTrigger, Resource};
 pub use readiness::{Interest, Readiness};
-pub use shared_ring::{RingError, RingSendError, SharedRing};
+pub use shared_ring::{Doorbell, RingError, RingSendError, SharedRing};
 pub use shared_ring_source::{RingHandler, RingRef, SharedRingSource};
 pub use signal::Signal;
 pub use signals::Signals;

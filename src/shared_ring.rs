@@ -1,5 +1,6 @@
 //! Messages between two processes through memory that both have, with a bell for whoever sleeps.
 
+mod bell;
 mod consumer;
 mod descriptors;
 mod error;
@@ -14,23 +15,23 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-
+pub(crate) use self::bell::Bell;
+pub use self::bell::Doorbell;
+use self::bell::Sleeper;
 use self::consumer::Consumer;
 pub use self::error::{RingError, RingSendError};
 use self::layout::{Layout, Side};
 use self::memory::Memory;
 use self::producer::Producer;
-use crate::eventfd::EventFd;
 
 /// How many descriptors the other process is given: the memory, the bell of the one who has made it, and that of the other.
 const DESCRIPTORS: usize = 3;
 
 /// One end of a link between two processes: two rings of messages in shared memory, one for each direction, and two
-/// [eventfds](EventFd) as bells.
+/// [eventfds](crate::EventFd) as bells.
 ///
-/// A message is written into the memory by one process and copied out of it by the other, without a system call. The eventfd is
-/// written only if the other side sleeps, or has said that it will: once for each sleep. So under load messages cost what
+/// A message is written into the memory by one process and copied out of it by the other, without a system call. The bell is
+/// rung only if the other side sleeps, or has said that it will: once for each sleep. So under load messages cost what
 /// copying them costs, and a process with nothing to do sleeps. It is how virtio's queues notify (*kick* and *call*), with
 /// event indices for what need not be told (VIRTIO 1.2, section 2.7).
 ///
@@ -59,10 +60,10 @@ const DESCRIPTORS: usize = 3;
 /// knows; the bytes of a message are copied before anybody looks at them, once. What is in them is for the receiver to judge,
 /// as with a socket.
 ///
-/// One thing remains. The two share the eventfds. They do not block when they are passed, and that is checked; but whoever has
-/// a descriptor can make it block again, for all that share it, and fill the counter as well. Then a ring sleeps until somebody
-/// reads. The kernel has no write to an eventfd that would refuse to sleep. If a peer may be of that kind, let its link have a
-/// thread of its own.
+/// Nor can it keep a call from returning. The two share the eventfds, so the peer can make them blocking, empty or full at any
+/// time. A [default](Doorbell::NeverBlocks) bell is rung by a call that does not sleep in any of these states, and is never read
+/// otherwise; one that the peer has emptied ends the link. [`Doorbell::Plain`] is for peers that are trusted: its ring is a
+/// write, which sleeps if the peer has made the eventfd blocking and full.
 ///
 /// # Examples
 /// Both ends in one process, for brevity:
@@ -88,11 +89,12 @@ const DESCRIPTORS: usize = 3;
 /// ```
 pub struct SharedRing {
     link: Link,
-    bell: EventFd,
+    bell: Bell,
+    sleeper: Sleeper,
 }
 
 impl SharedRing {
-    /// Makes the memory and the bells, and answers with this process's end and what the other process needs for its own.
+    /// Makes the memory and the bells, and returns this process's end and what the other process needs for its own.
     ///
     /// `capacity` is how many bytes each direction holds, rounded up to a power of two from 64 on. A message takes its length,
     /// rounded up to eight, and eight bytes more.
@@ -100,21 +102,38 @@ impl SharedRing {
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `capacity` is more than 1 GiB; what the kernel says: EMFILE or ENFILE if
     /// the process or the system has no descriptor left, ENOMEM. [`NotFound`](io::ErrorKind::NotFound) where /proc is
-    /// not mounted, as by [`EventFd::counter`].
+    /// not mounted, as by [`EventFd::counter`](crate::EventFd::counter). [`Unsupported`](io::ErrorKind::Unsupported) before
+    /// Linux 5.8, which has no bell that never blocks.
     pub fn create(capacity: usize) -> io::Result<(SharedRing, Vec<OwnedFd>)> {
+        SharedRing::create_with(capacity, Doorbell::default())
+    }
+
+    /// As [`create`](SharedRing::create), with bells of this kind.
+    ///
+    /// # Errors
+    /// As [`create`](SharedRing::create).
+    ///
+    /// # Examples
+    /// ```
+    /// use reveille::{Doorbell, SharedRing};
+    ///
+    /// let (mut here, descriptors) = SharedRing::create_with(4096, Doorbell::Plain)?;
+    /// let mut there = SharedRing::from_descriptors_with(descriptors, 4096, Doorbell::Plain)?;
+    /// here.send("between processes that trust each other")?;
+    /// assert!(there.receive(&mut Vec::new())?);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn create_with(capacity: usize, doorbell: Doorbell) -> io::Result<(SharedRing, Vec<OwnedFd>)> {
         let capacity = layout::capacity_for(capacity)?;
         let file = descriptors::sealed_memory(layout::bytes_for(capacity))?;
         let memory = Memory::map(file.as_fd())?;
-        // Made anew of their descriptors, they count as eventfds that may block, and are read in a way that never does: the
-        // peer could change what they are.
-        let bell = || EventFd::new(0).map(|bell| EventFd::from(OwnedFd::from(bell)));
-        let (here, there) = (bell()?, bell()?);
-        let layout = Layout::write(memory, capacity, descriptors::ids(&here, &there)?);
-        let passed = vec![file, here.try_clone()?.into(), there.try_clone()?.into()];
+        let (here, there) = (Bell::make(doorbell)?, Bell::make(doorbell)?);
+        let layout = Layout::write(memory, capacity, doorbell, [here.id()?, there.id()?]);
+        let passed = vec![file, here.try_clone_to_owned()?, there.try_clone_to_owned()?];
         Ok((SharedRing::new(layout, Side::Maker, here, there), passed))
     }
 
-    /// The other process's end, of the descriptors that [`create`](SharedRing::create) answered with, in their order.
+    /// The other process's end, of the descriptors that [`create`](SharedRing::create) returned, in their order.
     ///
     /// The peer has chosen the rings' size, and this end copies messages that are as long as a ring; so `most_capacity` says
     /// how many bytes it takes in each direction, rounded up as by `create`.
@@ -124,15 +143,27 @@ impl SharedRing {
     ///
     /// # Errors
     /// - [`InvalidInput`](io::ErrorKind::InvalidInput), in words, if they are not three, in another order, not a memfd and two
-    ///   eventfds, or if the memfd's size is not sealed, it cannot be written, or an eventfd blocks; also if `most_capacity` is
-    ///   more than 1 GiB.
+    ///   bells, or if the memfd's size is not sealed or it cannot be written; also if `most_capacity` is more than 1 GiB.
     /// - [`InvalidData`](io::ErrorKind::InvalidData) if the memory is not that of a shared ring, not of the size that it says it
-    ///   is, or larger than `most_capacity` allows.
+    ///   is, or larger than `most_capacity` allows, or if the bells are of another [kind](Doorbell).
     /// - What the kernel says when it cannot map the memory (ENOMEM); [`NotFound`](io::ErrorKind::NotFound) where /proc is not
     ///   mounted.
     ///
     /// The descriptors are closed then.
     pub fn from_descriptors(descriptors: Vec<OwnedFd>, most_capacity: usize) -> io::Result<SharedRing> {
+        SharedRing::from_descriptors_with(descriptors, most_capacity, Doorbell::default())
+    }
+
+    /// As [`from_descriptors`](SharedRing::from_descriptors), for a ring with bells of this kind.
+    ///
+    /// # Errors
+    /// As [`from_descriptors`](SharedRing::from_descriptors); [`InvalidInput`](io::ErrorKind::InvalidInput) also if a
+    /// [plain](Doorbell::Plain) bell is blocking.
+    pub fn from_descriptors_with(
+        descriptors: Vec<OwnedFd>,
+        most_capacity: usize,
+        doorbell: Doorbell,
+    ) -> io::Result<SharedRing> {
         let refused = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         let descriptors: [OwnedFd; DESCRIPTORS] = match descriptors.try_into() {
             Ok(descriptors) => descriptors,
@@ -146,9 +177,10 @@ impl SharedRing {
         let [file, maker, taker] = descriptors;
         descriptors::not_inherited(&file)?;
         let memory = Memory::map(file.as_fd())?;
-        let (there, here) = (descriptors::bell(maker)?, descriptors::bell(taker)?);
-        let (layout, expected) = Layout::read(memory, layout::capacity_for(most_capacity)?)?;
-        for (said, found) in expected.into_iter().zip(descriptors::ids(&there, &here)?) {
+        let most = layout::capacity_for(most_capacity)?;
+        let (layout, expected) = Layout::read(memory, most, doorbell)?;
+        let (there, here) = (Bell::take(maker, doorbell)?, Bell::take(taker, doorbell)?);
+        for (said, found) in expected.into_iter().zip([there.id()?, here.id()?]) {
             // One of them is 0 where the kernel does not tell.
             if said != found && said != 0 && found != 0 {
                 return refused(
@@ -159,7 +191,7 @@ impl SharedRing {
         Ok(SharedRing::new(layout, Side::Taker, here, there))
     }
 
-    fn new(layout: Layout, side: Side, bell: EventFd, peer: EventFd) -> SharedRing {
+    fn new(layout: Layout, side: Side, bell: Bell, peer: Bell) -> SharedRing {
         let link = Link {
             layout,
             side,
@@ -168,7 +200,7 @@ impl SharedRing {
             peer,
             ended: None,
         };
-        SharedRing { link, bell }
+        SharedRing { link, bell, sleeper: Sleeper::default() }
     }
 
     /// How many bytes a message may have.
@@ -197,33 +229,24 @@ impl SharedRing {
     /// Sleeps until there is a message to receive, or room after a send that had none, or `timeout` is over; without one, for
     /// ever.
     ///
-    /// It may also return for nothing, so try again what you were waiting for. It returns at once if there is a message.
+    /// It may also return for nothing, so try again what you were waiting for. It returns at once if there is a message. The
+    /// first call makes an epoll instance, which takes a descriptor until this is dropped or put on a loop.
     ///
     /// # Errors
-    /// Why the link has ended, as an [`io::Error`]; what the kernel says to a poll (poll(2)).
+    /// Why the link has ended, as an [`io::Error`]; EMFILE or ENFILE if there is no descriptor left; what the kernel says to a
+    /// poll (poll(2)).
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        // Before the look: a ring before this is not reported, but what it was rung for is seen.
+        self.sleeper.prepare(&self.bell)?;
         if self.link.has_got_room()? || !self.link.may_sleep()? {
             return Ok(());
         }
-        let poll = || {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let left = left.and_then(|left| Timespec::try_from(left).ok());
-            let mut fds = [PollFd::new(&self.bell, PollFlags::IN)];
-            rustix::event::poll(&mut fds, left.as_ref())
-        };
-        if rustix::io::retry_on_intr(poll)? > 0 {
-            // Whoever rings again after this has the poll end again.
-            match self.bell.try_read() {
-                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        self.sleeper.sleep(deadline)
     }
 
     /// For the loop: the link, and what it is woken by.
-    pub(crate) fn into_parts(self) -> (Link, EventFd) {
+    pub(crate) fn into_parts(self) -> (Link, Bell) {
         (self.link, self.bell)
     }
 }
@@ -242,7 +265,7 @@ pub(crate) struct Link {
     producer: Producer,
     consumer: Consumer,
     /// What the peer is woken by.
-    peer: EventFd,
+    peer: Bell,
     ended: Option<RingError>,
 }
 
@@ -306,12 +329,7 @@ impl Link {
 
     #[cold]
     fn ring(&mut self) -> Result<(), RingError> {
-        match self.peer.write(1) {
-            Ok(()) => Ok(()),
-            // Full, so it is readable. It takes a peer that writes numbers there itself.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(self.end(RingError::Bell(error.kind()))),
-        }
+        self.peer.ring().map_err(|error| self.end(RingError::Bell(error.kind())))
     }
 }
 

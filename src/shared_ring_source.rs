@@ -12,9 +12,8 @@ use self::handler::OnMessage;
 pub use self::handler::RingHandler;
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, Source, WeakLoop};
-use crate::eventfd::EventFd;
-use crate::readiness::{Interest, Readiness};
-use crate::shared_ring::{Link, RingError, RingSendError, SharedRing};
+use crate::readiness::Readiness;
+use crate::shared_ring::{Bell, Link, RingError, RingSendError, SharedRing};
 
 /// What is delivered in one turn, so that a peer that never stops keeps nobody else waiting: messages, and bytes of them.
 const MESSAGES_A_TURN: usize = 256;
@@ -41,8 +40,8 @@ pub struct RingRef<'a> {
 
 struct Core {
     id: ChannelId,
-    /// What the peer rings. Never read: the poll reports every ring anew, however high the count is already.
-    bell: EventFd,
+    /// What the peer rings. Never reset: the poll reports every ring anew, whatever the count is already.
+    bell: Bell,
     link: RefCell<Link>,
     /// The copy of the message that the handler is shown, kept for the next one.
     message: Cell<Vec<u8>>,
@@ -77,7 +76,7 @@ impl SharedRing {
     pub fn serve(self, event_loop: &EventLoop, handler: impl RingHandler) -> io::Result<SharedRingSource> {
         let (link, bell) = self.into_parts();
         let handler = RefCell::new(Box::new(handler) as Box<dyn RingHandler>);
-        let core = event_loop.register(Interest::READABLE, |id| {
+        let core = event_loop.register(bell.interest(), |id| {
             Rc::new(Core { id, bell, link: RefCell::new(link), message: Cell::default(), handler })
         })?;
         // The peer may have rung before the other end of its bell was watched, or not at all if this end was used without a loop.

@@ -176,3 +176,24 @@ fn a_descriptor_that_is_no_eventfd_ends_the_watch() {
         assert!(!source.is_open());
     });
 }
+
+/// The mode belongs to all who have the descriptor. An edge with nothing to read comes from a write and a read by somebody else.
+#[test]
+fn an_eventfd_that_another_process_makes_blocking_and_empties_does_not_hold_the_loop_up() {
+    with_loop(|event_loop| {
+        let (_source, other, counts) = watch(event_loop, EventFd::new(0).unwrap());
+        turn(event_loop);
+        rustix::fs::fcntl_setfl(&other, rustix::fs::OFlags::empty()).unwrap();
+        // Reported as readable when the loop waits, and emptied before the callback's turn.
+        let emptying = other.try_clone().unwrap();
+        let first = EventFd::new(1).unwrap();
+        let _first = first.watch(event_loop, move |_, _| assert_eq!(emptying.read().unwrap(), 1)).unwrap();
+        other.write(1).unwrap();
+        turn(event_loop);
+        turn(event_loop);
+        assert_eq!(counts.len(), 0);
+        other.write(2).unwrap();
+        turn(event_loop);
+        assert_eq!(counts.take(), [2]);
+    });
+}

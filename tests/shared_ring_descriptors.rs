@@ -9,11 +9,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
-use reveille::{EventFd, EventLoop, SharedRing};
-use rustix::fs::{MemfdFlags, SealFlags};
+use reveille::{Doorbell, EventFd, EventLoop, SharedRing};
+use rustix::fs::{MemfdFlags, OFlags, SealFlags};
 use support::alone::alone;
 use support::ring::{MOST, pair, watch};
-use support::{turn, with_loop};
+use support::{LIMIT, turn, with_loop, with_watchdog};
 
 /// Takes the descriptors that it should be given, changed by `change`, and answers with what is said to that.
 #[track_caller]
@@ -88,13 +88,15 @@ fn memory_that_cannot_be_written_is_refused() {
 fn descriptors_in_another_order_or_number_or_of_another_kind_are_refused() {
     type Change = fn(&mut Vec<OwnedFd>);
     let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+    // Its name is of the same kind as that of an eventfd.
+    let epoll = || rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
     let changes: [(Change, &str); 9] = [
         (|passed| passed.swap(0, 1), "not a memfd"),
         (|passed| passed.swap(0, 2), "not a memfd"),
         (|passed| passed.swap(1, 2), "in another order"),
         (|passed| passed[1] = passed[0].try_clone().unwrap(), "not an eventfd"),
         (|passed| passed[2] = passed[1].try_clone().unwrap(), "in another order"),
-        (|passed| passed[2] = EventFd::new(0).unwrap().into(), "not those of this shared ring"),
+        (|passed| passed[2] = SharedRing::create(64).unwrap().1.remove(2), "not those of this shared ring"),
         (|passed| drop(passed.pop()), "3 descriptors, and not 2"),
         (|passed| passed.clear(), "3 descriptors, and not 0"),
         (|passed| passed.push(passed[0].try_clone().unwrap()), "3 descriptors, and not 4"),
@@ -105,23 +107,70 @@ fn descriptors_in_another_order_or_number_or_of_another_kind_are_refused() {
         assert!(why.contains(expected), "{why}");
     }
     for place in 0..3 {
-        let (kind, why) = refused(|passed| passed[place] = null());
-        assert_eq!(kind, ErrorKind::InvalidInput);
-        assert!(why.contains(["not a memfd", "not an eventfd"][place.min(1)]), "{why}");
+        for other in [null(), epoll()] {
+            let (kind, why) = refused(|passed| passed[place] = other);
+            assert_eq!(kind, ErrorKind::InvalidInput);
+            assert!(why.contains(["not a memfd", "not an eventfd"][place.min(1)]), "{why}");
+        }
+    }
+}
+
+/// Changes the mode for all who have the descriptor, in this process or another.
+fn make_blocking(descriptor: &OwnedFd) {
+    let flags = rustix::fs::fcntl_getfl(descriptor).unwrap();
+    rustix::fs::fcntl_setfl(descriptor, flags.difference(OFlags::NONBLOCK)).unwrap();
+}
+
+#[test]
+fn a_plain_eventfd_that_blocks_is_refused() {
+    for place in [1, 2] {
+        let (_here, passed) = SharedRing::create_with(4096, Doorbell::Plain).unwrap();
+        make_blocking(&passed[place]);
+        let error = SharedRing::from_descriptors_with(passed, MOST, Doorbell::Plain).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("blocks"), "{error}");
     }
 }
 
 #[test]
-fn an_eventfd_that_blocks_is_refused() {
-    for place in [1, 2] {
-        let (kind, why) = refused(|passed| {
-            let flags = rustix::fs::fcntl_getfl(&passed[place]).unwrap();
-            let blocking = flags.difference(rustix::fs::OFlags::NONBLOCK);
-            rustix::fs::fcntl_setfl(&passed[place], blocking).unwrap();
-        });
-        assert_eq!(kind, ErrorKind::InvalidInput);
-        assert!(why.contains("blocks"), "{why}");
+fn bells_of_the_other_kind_are_refused() {
+    for (made, taken) in [(Doorbell::Plain, Doorbell::NeverBlocks), (Doorbell::NeverBlocks, Doorbell::Plain)]
+    {
+        let (_here, passed) = SharedRing::create_with(4096, made).unwrap();
+        let error = SharedRing::from_descriptors_with(passed, MOST, taken).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+        assert!(error.to_string().contains("bells of the other kind"), "{error}");
     }
+    // As where the header says one kind and the descriptors are of the other.
+    for place in [1, 2] {
+        let (kind, why) = refused(|passed| passed[place] = EventFd::new(u32::MAX).unwrap().into());
+        assert_eq!(kind, ErrorKind::InvalidInput);
+        assert!(why.contains("not a semaphore") || why.contains("not those of this shared ring"), "{why}");
+    }
+}
+
+#[test]
+fn a_bell_that_is_empty_is_refused() {
+    let empty = || OwnedFd::from(EventFd::builder().semaphore().build().unwrap());
+    let (kind, why) = refused(|passed| passed[1] = empty());
+    assert_eq!(kind, ErrorKind::InvalidInput);
+    assert!(why.contains("has been emptied") || why.contains("not those of this shared ring"), "{why}");
+}
+
+#[test]
+fn a_bell_that_has_been_made_blocking_before_it_is_taken_is_rung() {
+    with_watchdog(LIMIT, || {
+        let (here, passed) = SharedRing::create(4096).unwrap();
+        make_blocking(&passed[1]);
+        make_blocking(&passed[2]);
+        let mut there = SharedRing::from_descriptors(passed, MOST).unwrap();
+        let event_loop = EventLoop::new().unwrap();
+        let (_source, messages) = watch(&event_loop, here);
+        turn(&event_loop);
+        there.send("!").unwrap();
+        turn(&event_loop);
+        assert_eq!(messages.take(), [b"!"]);
+    });
 }
 
 fn own_descriptors() -> BTreeSet<String> {

@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use reveille::{
     Buffer, ConnectionHandler, EventFd, EventLoop, RingError, RingHandler, RingRef, RingSendError,
@@ -193,7 +195,7 @@ fn a_link_that_the_peer_breaks_is_told_once_and_closed() {
             // The maker reads the taker's tail; of its own ring it reads the head, but only when that seems full.
             let at = if tail { at } else { 3 * 128 };
             File::from(memory).write_all_at(&u64::MAX.to_ne_bytes(), at).unwrap();
-            EventFd::from(bell).write(1).unwrap();
+            EventFd::from(bell).try_read().unwrap();
             turn(event_loop);
             if !tail {
                 let sent = (0..1000).map(|_| source.send([0; 56])).find(Result::is_err);
@@ -206,6 +208,47 @@ fn a_link_that_the_peer_breaks_is_told_once_and_closed() {
             turn(event_loop);
             assert_eq!(ends.len(), 0);
         }
+    });
+}
+
+/// As often as it can, from another thread: it makes both bells blocking, and fills or empties their counters as far as that
+/// goes. Its own writes sleep as soon as a counter is full, so each bell has a thread, which ends with the bell's next ring.
+#[test]
+fn a_peer_that_makes_the_bells_blocking_and_full_does_not_hold_the_loop_up() {
+    with_loop(|event_loop| {
+        let (here, mut there, [_, here_bell, there_bell]) = pair(4096);
+        let (source, messages) = watch(event_loop, here);
+        turn(event_loop);
+        let spoil = |bell: OwnedFd| {
+            rustix::fs::fcntl_setfl(&bell, rustix::fs::OFlags::empty()).unwrap();
+            let bell = EventFd::from(bell);
+            let (begun, has_begun) = mpsc::channel();
+            let thread = thread::spawn(move || {
+                let room = EventFd::MAX - bell.counter().unwrap();
+                bell.write(room).unwrap();
+                begun.send(()).unwrap();
+                // Sleeps until a ring has made room.
+                bell.write(1).unwrap();
+            });
+            has_begun.recv().unwrap();
+            thread
+        };
+        let spoilers = [spoil(here_bell), spoil(there_bell)];
+        for n in 0..100_u8 {
+            there.send([n]).unwrap();
+            turn(event_loop);
+            assert_eq!(messages.take(), [[n]]);
+            source.send([n]).unwrap();
+            assert_eq!(received(&mut there), Some(vec![n]));
+            // So that the next one is rung for again.
+            assert_eq!(received(&mut there), None);
+            there.wait(Some(Duration::ZERO)).unwrap();
+            turn(event_loop);
+        }
+        for spoiler in spoilers {
+            spoiler.join().unwrap();
+        }
+        assert!(source.is_open());
     });
 }
 
@@ -234,7 +277,7 @@ fn garbage_from_another_process_ends_the_link_or_is_a_message_and_every_turn_end
                 };
                 let few = &word.to_ne_bytes()[..1 + below(8) as usize];
                 memory.write_all_at(few, at).unwrap();
-                bell.signal().unwrap();
+                bell.try_read().unwrap();
             };
             thread::scope(|scope| {
                 scope.spawn(|| {

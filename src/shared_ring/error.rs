@@ -16,7 +16,7 @@ pub enum RingError {
     Position,
     /// A message has a length that no message has, or one beyond what has been written.
     Length,
-    /// The peer's eventfd cannot be written.
+    /// The peer's bell cannot be rung: the peer has emptied it (`WouldBlock`), or it is not what it should be.
     Bell(io::ErrorKind),
 }
 
@@ -27,7 +27,7 @@ impl fmt::Display for RingError {
                 f.write_str("the peer has moved a position of the shared ring to where it cannot be")
             }
             RingError::Length => f.write_str("the peer has given a message an impossible length"),
-            RingError::Bell(kind) => write!(f, "the peer's eventfd cannot be written: {kind}"),
+            RingError::Bell(kind) => write!(f, "the peer's bell cannot be rung: {kind}"),
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::atomic::AtomicU64;
 
+use super::bell::Doorbell;
 use super::event_index::Word;
 use super::memory::Memory;
 
@@ -18,7 +19,14 @@ const PAGE: usize = 512;
 
 /// Tells this kind of memory from others, and this layout from others that there may be.
 const MAGIC: u64 = u64::from_be_bytes(*b"reveille");
-const VERSION: u64 = 1;
+
+/// The version of the layout, which stands for the bells' kind as well.
+fn version_of(doorbell: Doorbell) -> u64 {
+    match doorbell {
+        Doorbell::Plain => 1,
+        Doorbell::NeverBlocks => 2,
+    }
+}
 
 /// Of one ring, in bytes. A power of two, so that a position's place is its lowest bits, and whole words.
 const LEAST_CAPACITY: usize = 64;
@@ -105,9 +113,10 @@ pub(super) fn bytes_for(capacity: usize) -> u64 {
 
 impl Layout {
     /// For memory that is new, and zero.
-    pub(super) fn write(memory: Memory, capacity: usize, bells: BellIds) -> Layout {
+    pub(super) fn write(memory: Memory, capacity: usize, doorbell: Doorbell, bells: BellIds) -> Layout {
         let words = memory.words();
-        for (word, value) in words.iter().zip([MAGIC, VERSION, capacity as u64, bells[0], bells[1]]) {
+        let header = [MAGIC, version_of(doorbell), capacity as u64, bells[0], bells[1]];
+        for (word, value) in words.iter().zip(header) {
             word.store_relaxed(value);
         }
         let layout = Layout { memory, capacity };
@@ -118,11 +127,11 @@ impl Layout {
         layout
     }
 
-    /// For memory that somebody else has made, with rings of at most so many bytes.
+    /// For memory that somebody else has made, with rings of at most so many bytes and bells of this kind.
     ///
     /// # Errors
     /// [`InvalidData`](io::ErrorKind::InvalidData) if it is not what it should be.
-    pub(super) fn read(memory: Memory, most: usize) -> io::Result<(Layout, BellIds)> {
+    pub(super) fn read(memory: Memory, most: usize, doorbell: Doorbell) -> io::Result<(Layout, BellIds)> {
         let invalid = |problem| Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         let words = memory.words();
         let header: Option<[u64; 5]> =
@@ -130,8 +139,13 @@ impl Layout {
         let Some([MAGIC, version, capacity, maker, taker]) = header else {
             return invalid("the memory is not that of a shared ring");
         };
-        if version != VERSION {
-            return invalid("the shared ring is of another version");
+        if version != version_of(doorbell) {
+            let other = [Doorbell::NeverBlocks, Doorbell::Plain].map(version_of).contains(&version);
+            return invalid(if other {
+                "the shared ring has bells of the other kind"
+            } else {
+                "the shared ring is of another version"
+            });
         }
         let is_possible = |capacity: &usize| {
             (LEAST_CAPACITY..=MOST_CAPACITY).contains(capacity) && capacity.is_power_of_two()

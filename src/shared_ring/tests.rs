@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::event_index::Word;
 use super::*;
+use crate::eventfd::EventFd;
 
 /// The largest ring that is taken.
 const MOST: usize = 4096;
@@ -26,7 +27,7 @@ impl Pair {
 
     /// What has been rung, for this end and for the other one.
     fn rings(&self) -> (u64, u64) {
-        (self.here.bell.counter().unwrap(), self.there.bell.counter().unwrap())
+        (self.here.bell.rings(), self.there.bell.rings())
     }
 }
 
@@ -245,9 +246,10 @@ fn a_capacity_beyond_the_most_is_refused() {
 /// A header with a word in it that is wrong.
 #[test]
 fn a_header_that_is_wrong_is_an_error_in_words() {
-    let wrong: [(usize, u64, &str); 8] = [
+    let wrong: [(usize, u64, &str); 9] = [
         (0, 0, "not that of a shared ring"),
-        (1, 2, "another version"),
+        (1, 1, "bells of the other kind"),
+        (1, 3, "another version"),
         (2, 0, "impossible capacity"),
         (2, 32, "impossible capacity"),
         (2, 4104, "impossible capacity"),
@@ -288,4 +290,21 @@ fn memory_that_is_shorter_than_a_header_is_an_error() {
     let file = descriptors::sealed_memory(0).unwrap();
     let error = SharedRing::from_descriptors([file].into_iter().chain(bells()).collect(), MOST).unwrap_err();
     assert!(error.to_string().contains("impossible size"), "{error}");
+}
+
+#[test]
+fn an_end_without_a_loop_sleeps_again_after_it_was_rung_for() {
+    for doorbell in [Doorbell::NeverBlocks, Doorbell::Plain] {
+        let (mut here, descriptors) = SharedRing::create_with(64, doorbell).unwrap();
+        let mut there = SharedRing::from_descriptors_with(descriptors, MOST, doorbell).unwrap();
+        there.wait(Some(Duration::ZERO)).unwrap();
+        for n in 0..3 {
+            assert!(!there.sleeper.is_rung(), "{doorbell:?}, {n}");
+            here.send([n]).unwrap();
+            assert!(there.sleeper.is_rung(), "{doorbell:?}, {n}");
+            assert_eq!(next(&mut there), Some(vec![n]));
+            there.wait(None).unwrap();
+        }
+        assert_eq!(there.bell.rings(), 3);
+    }
 }

@@ -2,14 +2,17 @@
 //!
 //! Each sample has a child process of its own (this program again), pinned to one CPU, and this one on another. The sockets
 //! are of the kind that keeps the borders of messages, as the ring does (`SOCK_SEQPACKET`), and block: one send and one
-//! receive a message, and no poll beside them. The ring is on a loop at both ends, which sleeps when there is nothing to do;
-//! or, *awake*, with no loop at all, where both ends look again and again and nobody is ever rung for.
+//! receive a message, and no poll beside them. The ring is on a loop at both ends, which sleeps when there is nothing to do,
+//! with bells that never block or with plain eventfds; or, *awake*, with no loop at all, where both ends look again and again
+//! and nobody is ever rung for.
 
 mod passing;
 mod ring;
 mod socket;
 
 use std::time::{Duration, Instant};
+
+use reveille::Doorbell;
 
 use crate::Result;
 use crate::machine::{self, Machine};
@@ -33,6 +36,7 @@ const WINDOW: Duration = Duration::from_millis(150);
 pub(crate) enum Way {
     Socket,
     Ring,
+    RingPlain,
     RingAwake,
 }
 
@@ -45,13 +49,14 @@ pub(crate) enum Task {
     Echo,
 }
 
-const WAYS: [Way; 3] = [Way::Socket, Way::Ring, Way::RingAwake];
+const WAYS: [Way; 4] = [Way::Socket, Way::Ring, Way::RingPlain, Way::RingAwake];
 
 impl Way {
     fn name(self) -> &'static str {
         match self {
             Way::Socket => "socket pair",
             Way::Ring => "ring, bells",
+            Way::RingPlain => "ring, plain",
             Way::RingAwake => "ring, awake",
         }
     }
@@ -60,6 +65,7 @@ impl Way {
         match self {
             Way::Socket => "socket",
             Way::Ring => "ring",
+            Way::RingPlain => "ring-plain",
             Way::RingAwake => "ring-awake",
         }
     }
@@ -78,7 +84,8 @@ impl Way {
         let peer = self.start(Task::Count, machine)?;
         let (count, took) = match self {
             Way::Socket => socket::flood(&peer, window),
-            Way::Ring => ring::flood(&peer, window),
+            Way::Ring => ring::flood(&peer, Doorbell::NeverBlocks, window),
+            Way::RingPlain => ring::flood(&peer, Doorbell::Plain, window),
             Way::RingAwake => ring::flood_awake(&peer, window),
         }?;
         peer.finish()?;
@@ -91,7 +98,8 @@ impl Way {
         let peer = self.start(Task::Echo, machine)?;
         let mut trips = match self {
             Way::Socket => socket::echo(&peer, under_way, window),
-            Way::Ring => ring::echo(&peer, under_way, window),
+            Way::Ring => ring::echo(&peer, Doorbell::NeverBlocks, under_way, window),
+            Way::RingPlain => ring::echo(&peer, Doorbell::Plain, under_way, window),
             Way::RingAwake => ring::echo_awake(&peer, under_way, window),
         }?;
         peer.finish()?;
@@ -178,7 +186,8 @@ pub(crate) fn be_peer(way: Way, task: Task, cpu: Option<usize>) -> Result<()> {
     }
     match way {
         Way::Socket => socket::be_peer(task),
-        Way::Ring => ring::be_peer(task),
+        Way::Ring => ring::be_peer(Doorbell::NeverBlocks, task),
+        Way::RingPlain => ring::be_peer(Doorbell::Plain, task),
         Way::RingAwake => ring::be_peer_awake(task),
     }
 }
@@ -216,7 +225,7 @@ pub(crate) fn smoke(machine: &Machine) -> Result<()> {
 
 /// Two that never sleep would keep each other from their one CPU.
 fn usable(machine: &Machine) -> &'static [Way] {
-    if machine.generator_cpu.is_some() { &WAYS } else { &WAYS[..2] }
+    if machine.generator_cpu.is_some() { &WAYS } else { &WAYS[..3] }
 }
 
 fn sample(way: Way, machine: &Machine) -> Result<Sample> {

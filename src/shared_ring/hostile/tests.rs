@@ -2,11 +2,18 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc;
 use std::thread;
+
+use rustix::fs::OFlags;
 
 use super::super::event_index::Word;
 use super::super::tests::{Pair, Random, next};
 use super::super::*;
+use crate::eventfd::EventFd;
+
+/// How long a call may take that does not sleep.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A pair of which this end has messages to read and has sent some, with nothing read by the other.
 fn busy() -> Pair {
@@ -101,12 +108,72 @@ fn a_length_that_cannot_be_ends_the_link() {
     }
 }
 
+/// Brings the counter to where no write finds room.
+fn fill_counter(eventfd: &EventFd) {
+    let counter = eventfd.counter().unwrap();
+    eventfd.write(EventFd::MAX - counter).unwrap();
+    assert_eq!(eventfd.write(1).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+/// Each bell is rung by one end and watched by the other, and the peer can be either.
 #[test]
-fn a_bell_that_is_full_is_not_waited_for() {
-    let mut pair = Pair::new(256);
-    pair.there.bell.write(EventFd::MAX).unwrap();
-    pair.here.send("it has been rung for, if not by us").unwrap();
-    assert!(next(&mut pair.there).is_some());
+fn bells_that_the_peer_makes_blocking_and_full_are_rung_all_the_same() {
+    within(LIMIT, || {
+        let pair = Pair::new(256);
+        for bell in [&pair.here.bell, &pair.there.bell] {
+            fill_counter(bell.eventfd());
+            let flags = rustix::fs::fcntl_getfl(bell).unwrap();
+            rustix::fs::fcntl_setfl(bell, flags.difference(OFlags::NONBLOCK)).unwrap();
+        }
+        let (mut from, mut to) = (pair.here, pair.there);
+        for _ in 0..2 {
+            to.wait(Some(Duration::ZERO)).unwrap();
+            from.send("rung for").unwrap();
+            to.wait(None).unwrap();
+            assert!(next(&mut to).is_some());
+            (from, to) = (to, from);
+        }
+    });
+}
+
+#[test]
+fn a_plain_bell_that_is_full_is_not_waited_for() {
+    let (mut here, descriptors) = SharedRing::create_with(256, Doorbell::Plain).unwrap();
+    let mut there = SharedRing::from_descriptors_with(descriptors, 256, Doorbell::Plain).unwrap();
+    there.bell.eventfd().write(EventFd::MAX).unwrap();
+    here.send("it has been rung for, if not by us").unwrap();
+    assert!(next(&mut there).is_some());
+}
+
+/// It takes an eventfd of the peer's own, as its counter cannot be used up: the kernel's number of it is not compared here.
+#[test]
+fn a_bell_that_is_empty_or_no_semaphore_ends_the_link_when_it_is_rung() {
+    let empty = EventFd::builder().semaphore().build().unwrap();
+    let plain = EventFd::new(7).unwrap();
+    for (eventfd, kind) in [(empty, io::ErrorKind::WouldBlock), (plain, io::ErrorKind::InvalidData)] {
+        let blocking = OwnedFd::from(eventfd);
+        rustix::fs::fcntl_setfl(&blocking, OFlags::empty()).unwrap();
+        let mut pair = Pair::new(256);
+        pair.here.link.peer = Bell::unchecked(EventFd::from(blocking));
+        within(LIMIT, move || {
+            let ended = RingError::Bell(kind);
+            assert_eq!(pair.here.send("!"), Err(RingSendError::Ended(ended)));
+            assert_eq!(pair.here.receive(&mut Vec::new()), Err(ended));
+        });
+    }
+}
+
+/// Fails where a call sleeps that must not.
+fn within(limit: Duration, call: impl FnOnce() + Send + 'static) {
+    let (done, is_done) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        call();
+        done.send(()).unwrap();
+    });
+    if let Err(mpsc::RecvTimeoutError::Timeout) = is_done.recv_timeout(limit) {
+        panic!("a call sleeps");
+    }
+    thread.join().unwrap();
 }
 
 impl Memory {

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use reveille::{Channel, EventLoop, Interest, RingHandler, RingRef, RingSendError, SharedRing};
+use reveille::{Channel, Doorbell, EventLoop, Interest, RingHandler, RingRef, RingSendError, SharedRing};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::passing::{Peer, pass, take};
@@ -21,8 +21,8 @@ const WORD: [u8; 1] = [1];
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The child: until the socket is closed.
-pub(super) fn be_peer(task: Task) -> Result<()> {
-    let ring = SharedRing::from_descriptors(take(stdin().as_fd())?, CAPACITY)?;
+pub(super) fn be_peer(doorbell: Doorbell, task: Task) -> Result<()> {
+    let ring = SharedRing::from_descriptors_with(take(stdin().as_fd())?, CAPACITY, doorbell)?;
     let event_loop = EventLoop::new()?;
     let mut count = 0_u64;
     let source = ring.watch(&event_loop, move |ring, message| {
@@ -73,16 +73,16 @@ fn is_readable(fd: impl AsFd) -> Result<bool> {
 }
 
 /// This end, with the peer's on its way.
-fn offer(peer: &Peer) -> Result<SharedRing> {
-    let (ring, descriptors) = SharedRing::create(CAPACITY)?;
+fn offer(peer: &Peer, doorbell: Doorbell) -> Result<SharedRing> {
+    let (ring, descriptors) = SharedRing::create_with(CAPACITY, doorbell)?;
     pass(peer.socket(), &descriptors)?;
     Ok(ring)
 }
 
 /// Serves the ring with `handler` until it asks the loop to stop, or the peer is no longer waited for.
-fn serve(peer: &Peer, handler: impl RingHandler) -> Result<()> {
+fn serve(peer: &Peer, doorbell: Doorbell, handler: impl RingHandler) -> Result<()> {
     let event_loop = EventLoop::new()?;
-    let _source = offer(peer)?.serve(&event_loop, handler)?;
+    let _source = offer(peer, doorbell)?.serve(&event_loop, handler)?;
     Ok(event_loop.run_for(PATIENCE)?)
 }
 
@@ -121,9 +121,10 @@ impl RingHandler for Flood {
     }
 }
 
-pub(super) fn flood(peer: &Peer, window: Duration) -> Result<(u64, Duration)> {
+pub(super) fn flood(peer: &Peer, doorbell: Doorbell, window: Duration) -> Result<(u64, Duration)> {
     let result = Rc::default();
-    serve(peer, Flood { window, began: None, sent: 0, has_asked: false, result: Rc::clone(&result) })?;
+    let flood = Flood { window, began: None, sent: 0, has_asked: false, result: Rc::clone(&result) };
+    serve(peer, doorbell, flood)?;
     counted(result.take().ok_or("the peer does not answer")?)
 }
 
@@ -165,9 +166,9 @@ impl RingHandler for Echo {
     }
 }
 
-pub(super) fn echo(peer: &Peer, under_way: usize, window: Duration) -> Result<Trips> {
+pub(super) fn echo(peer: &Peer, doorbell: Doorbell, under_way: usize, window: Duration) -> Result<Trips> {
     let trips = Rc::default();
-    serve(peer, Echo { under_way, window, out: 0, trips: Rc::clone(&trips) })?;
+    serve(peer, doorbell, Echo { under_way, window, out: 0, trips: Rc::clone(&trips) })?;
     let trips: Option<Trips> = trips.take();
     Ok(trips.filter(|trips| !trips.took.is_zero()).ok_or("the peer does not answer")?)
 }
@@ -186,7 +187,7 @@ fn hear(ring: &mut SharedRing, message: &mut Vec<u8>) -> Result<()> {
 }
 
 pub(super) fn flood_awake(peer: &Peer, window: Duration) -> Result<(u64, Duration)> {
-    let mut ring = offer(peer)?;
+    let mut ring = offer(peer, Doorbell::default())?;
     let mut answer = Vec::new();
     hear(&mut ring, &mut answer)?;
     let began = Instant::now();
@@ -212,7 +213,7 @@ fn send(ring: &mut SharedRing, message: &[u8]) -> Result<()> {
 }
 
 pub(super) fn echo_awake(peer: &Peer, under_way: usize, window: Duration) -> Result<Trips> {
-    let mut ring = offer(peer)?;
+    let mut ring = offer(peer, Doorbell::default())?;
     let mut message = Vec::new();
     hear(&mut ring, &mut message)?;
     let mut trips = Trips::begin(under_way, window);
