@@ -22,8 +22,7 @@ const MUCH: usize = MIB;
 
 /// A server with the marks, whose kernel buffers are limited.
 fn server(event_loop: &EventLoop) -> TcpServerBuilder<'_> {
-    let options = SocketOptions::new().send_buffer(32 * KIB);
-    TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().socket_options(options).water_marks(HIGH, LOW)
+    net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap()).water_marks(HIGH, LOW)
 }
 
 type Call = Box<dyn FnMut(&TcpConnection) -> io::Result<()>>;

@@ -2,18 +2,20 @@
 
 mod support;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use reveille::{EventLoop, SendError, State, TcpConnection, TcpServer, VirtualClock};
-use socket2::SockRef;
+use reveille::{EventLoop, SendError, Sent, State, TcpConnection, TcpServer, VirtualClock};
 use support::clock::MINUTE;
-use support::net::{self, End, Journal, Told, message, pattern, scripted};
+use support::net::{self, End, Journal, Told, message, pattern, scripted_with};
 use support::{LIMIT, turn, with_watchdog};
+
+/// Far more than the kernel takes where both ends have little room.
+const MUCH: usize = 1 << 20;
 
 /// A server on a loop of this thread, whose time is the test's to move.
 struct Bench {
@@ -33,7 +35,8 @@ impl Bench {
         let event_loop = builder.build().unwrap();
         let (journal, undelivered) = (Journal::new(), Rc::<RefCell<Vec<usize>>>::default());
         let (written, noted, first) = (journal.clone(), Rc::clone(&undelivered), Rc::new(first));
-        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve(move |_| {
+        let builder = net::with_little_room(TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap());
+        let server = builder.serve(move |_| {
             let (noted, first) = (Rc::clone(&noted), Rc::clone(&first));
             written
                 .script()
@@ -45,7 +48,7 @@ impl Bench {
 
     fn connect(&self) -> TcpStream {
         let before = self.journal.handlers();
-        let client = net::connect(self.server.local_addr());
+        let client = net::connect_with_little_room(self.server.local_addr());
         net::turn_until(&self.event_loop, || self.journal.handlers() > before);
         client
     }
@@ -80,10 +83,10 @@ fn read_what_is_there(client: &mut TcpStream) -> (usize, io::Result<()>) {
 #[test]
 fn a_close_in_order_sends_what_is_queued_and_hears_nothing_else() {
     with_watchdog(LIMIT, || {
-        let bytes = pattern(6 << 20);
+        let bytes = pattern(MUCH);
         let sent = bytes.clone();
         let (tell, told) = mpsc::channel();
-        let (host, journal) = scripted(move |script| {
+        let (host, journal) = scripted_with(net::with_little_room, move |script| {
             let (sent, tell) = (sent.clone(), tell.clone());
             script
                 .on_message(move |conn, input| {
@@ -97,7 +100,7 @@ fn a_close_in_order_sends_what_is_queued_and_hears_nothing_else() {
                 })
                 .on_close(move |conn, _| tell.send(conn.undelivered().unwrap()).unwrap())
         });
-        let mut client = host.connect();
+        let mut client = net::connect_with_little_room(host.address());
         client.write_all(b"begin").unwrap();
         assert_eq!(net::read_exact(&mut client, 1), bytes[..1]);
         client.write_all(b"nobody reads this").unwrap();
@@ -131,10 +134,9 @@ fn a_peer_that_does_not_finish_is_reset_when_the_time_is_up() {
 
 #[test]
 fn what_the_end_of_the_time_cuts_off_is_counted() {
-    const SIZE: usize = 12 << 20;
     with_watchdog(LIMIT, || {
         let bench = Bench::new(|conn| {
-            conn.send_owned(pattern(SIZE)).unwrap();
+            conn.send_owned(pattern(MUCH)).unwrap();
             conn.close_gracefully(MINUTE);
             assert!(conn.unsent() > 0, "more than the kernels take");
         });
@@ -146,25 +148,30 @@ fn what_the_end_of_the_time_cuts_off_is_counted() {
         let (arrived, error) = read_what_is_there(&mut client);
         assert_eq!(error.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
         // A byte that has arrived may have been acknowledged too late to be known of, but none is counted that has not arrived.
-        assert!(arrived + undelivered >= SIZE, "{arrived} and {undelivered}");
-        assert!(undelivered > 0 && undelivered < SIZE, "{undelivered}");
+        assert!(arrived + undelivered >= MUCH, "{arrived} and {undelivered}");
+        assert!(undelivered > 0 && undelivered < MUCH, "{undelivered}");
     });
 }
 
 /// Both ends have finished and nothing is queued, but what only the kernel has is not there yet.
 #[test]
 fn a_close_in_order_waits_for_what_only_the_kernel_has() {
-    const SIZE: usize = 200_000;
+    const PIECE: usize = 1000;
+    /// More than the peer has room for.
+    const ON_THE_WAY: usize = 16_000;
     with_watchdog(LIMIT, || {
-        let bench = Bench::new(|conn| {
-            SockRef::from(conn).set_send_buffer_size(2 * SIZE).unwrap();
-            conn.send(pattern(SIZE)).unwrap();
-            assert_eq!(conn.unsent(), 0);
+        let sent = Rc::new(Cell::new(0));
+        let sending = Rc::clone(&sent);
+        let bench = Bench::new(move |conn| {
+            while conn.undelivered().unwrap() < ON_THE_WAY {
+                let piece = vec![(sending.get() / PIECE) as u8; PIECE];
+                assert_eq!(conn.send(piece), Ok(Sent::Written));
+                sending.set(sending.get() + PIECE);
+            }
             conn.close_gracefully(MINUTE);
         });
-        let mut client = net::connect_with_little_room(bench.server.local_addr());
+        let mut client = bench.connect();
         client.shutdown(Shutdown::Write).unwrap();
-        net::turn_until(&bench.event_loop, || bench.journal.handlers() == 1);
         for _ in 0..10 {
             bench.turns();
             bench.clock.advance(Duration::from_secs(1));
@@ -182,7 +189,11 @@ fn a_close_in_order_waits_for_what_only_the_kernel_has() {
                 }
             }
         });
-        assert!(read == pattern(SIZE), "other bytes came");
+        assert_eq!(read.len(), sent.get());
+        assert!(
+            read.chunks(PIECE).enumerate().all(|(n, piece)| piece == [n as u8; PIECE]),
+            "other bytes came"
+        );
         bench.clock.advance(Duration::from_millis(100));
         assert_eq!(bench.end(), (End::Finished, 0));
     });
@@ -192,7 +203,7 @@ fn a_close_in_order_waits_for_what_only_the_kernel_has() {
 fn a_peer_that_resets_a_close_in_order_leaves_bytes_undelivered() {
     with_watchdog(LIMIT, || {
         let bench = Bench::new(|conn| {
-            conn.send_owned(pattern(12 << 20)).unwrap();
+            conn.send_owned(pattern(MUCH)).unwrap();
             conn.close_gracefully(MINUTE);
         });
         net::reset(bench.connect());

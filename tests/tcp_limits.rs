@@ -3,13 +3,13 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
-use std::thread;
 
 use reveille::{ConnectionHandle, EventLoop, SendError, Sent};
-use support::net::{self, End, pattern, scripted, scripted_with};
+use support::net::{self, End, pattern, scripted_with};
 use support::{KIB, LIMIT, with_watchdog};
 
 #[test]
@@ -118,7 +118,8 @@ fn a_handle_accepts_no_more_than_the_connection_could() {
         drop(release);
         let received = net::read_exact(&mut client, MAX);
         assert!(received.chunks(KIB).enumerate().all(|(n, piece)| piece == [n as u8; KIB]));
-        // What has reached the loop makes room.
+        // What the kernel has taken makes room, as soon as the loop has noted it.
+        net::until(|| handle.unsent() == 0);
         handle.send("and on").unwrap();
         assert_eq!(net::read_exact(&mut client, 6), b"and on");
     });
@@ -128,24 +129,29 @@ fn a_handle_accepts_no_more_than_the_connection_could() {
 fn a_handle_is_refused_while_the_handler_has_taken_all_the_room() {
     with_watchdog(LIMIT, || {
         let (give, given) = mpsc::channel();
+        let (release, released) = mpsc::channel();
+        let released = Cell::new(Some(released));
         let (host, _) = scripted_with(
-            |builder| builder.max_unsent(100 * KIB),
+            |builder| net::with_little_room(builder).max_unsent(100 * KIB),
             move |script| {
-                let give = give.clone();
+                let (give, released) = (give.clone(), released.take().unwrap());
                 script.on_open(move |conn| {
                     let handle = conn.handle();
                     let mut sent = 0;
                     while conn.send([0; KIB]).is_ok() {
                         sent += KIB;
                     }
-                    give.send((handle, sent)).unwrap()
+                    give.send((handle, sent)).unwrap();
+                    // Until then the loop does not turn, so nothing makes room.
+                    released.recv_timeout(net::LIMIT).unwrap();
                 })
             },
         );
-        let mut client = host.connect();
+        let mut client = net::connect_with_little_room(host.address());
         let (handle, sent): (ConnectionHandle, usize) = given.recv_timeout(net::LIMIT).unwrap();
         assert_eq!(handle.send([1; KIB]), Err(SendError::Full));
         assert!(handle.is_open() && handle.unsent() > 99 * KIB);
+        release.send(()).unwrap();
         net::read_exact(&mut client, sent);
         net::until(|| handle.unsent() == 0);
         assert_eq!(handle.send([1; KIB]), Ok(()));
@@ -187,7 +193,7 @@ fn the_usual_limits_are_sixteen_mebibytes_each_way() {
     with_watchdog(LIMIT, || {
         let unread = Arc::new(AtomicUsize::new(0));
         let noted = Arc::clone(&unread);
-        let (host, journal) = scripted(move |script| {
+        let (host, journal) = scripted_with(net::with_little_room, move |script| {
             let noted = Arc::clone(&noted);
             script
                 .terse()
@@ -200,17 +206,13 @@ fn the_usual_limits_are_sixteen_mebibytes_each_way() {
                 })
                 .on_message(move |_, input| noted.store(input.len(), SeqCst))
         });
-        let mut client = host.connect();
-        // Reading is held back until the server has sent enough.
-        let mut reader = client.try_clone().unwrap();
-        thread::scope(|scope| {
-            scope.spawn(move || io::copy(&mut reader, &mut io::sink()));
-            client.write_all(&vec![0; MAX]).unwrap();
-            net::until(|| unread.load(SeqCst) == MAX);
-            client.write_all(b"!").unwrap();
-            let end = journal.end_of(0);
-            assert!(matches!(end, End::Error(io::ErrorKind::StorageFull, _)), "{end:?}");
-        });
+        // It reads nothing of what the server has for it, which keeps neither of the two from sending.
+        let mut client = net::connect_with_little_room(host.address());
+        client.write_all(&vec![0; MAX]).unwrap();
+        net::until(|| unread.load(SeqCst) == MAX);
+        client.write_all(b"!").unwrap();
+        let end = journal.end_of(0);
+        assert!(matches!(end, End::Error(io::ErrorKind::StorageFull, _)), "{end:?}");
         assert_eq!(host.handle().counters().panics, 0);
     });
 }

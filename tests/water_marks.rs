@@ -80,11 +80,11 @@ impl FrameHandler<LineCodec> for Witness {
 fn assert_hears_of_its_marks<H: ConnectionHandler>(make: impl Fn(Witness) -> H + Send + 'static) {
     let (tell, told) = mpsc::channel();
     let host = Host::new(move |event_loop| {
-        TcpServer::bind(event_loop, "127.0.0.1:0")?
+        net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
             .water_marks(HIGH, LOW)
             .serve(move |_| make(Witness(tell.clone())))
     });
-    let mut client = net::connect_with_small_packets(host.address());
+    let mut client = net::connect_with_little_room(host.address());
     for _ in 0..3 {
         client.write_all(b"more\n").unwrap();
         let heard = told.recv_timeout(net::LIMIT).unwrap();
@@ -162,7 +162,7 @@ impl Leaver {
 impl ConnectionHandler for Leaver {
     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
         input.clear();
-        conn.send_owned(vec![0; 8 * MIB])?;
+        conn.send_owned(vec![0; MIB])?;
         Ok(())
     }
 
@@ -188,9 +188,10 @@ fn heard_by_a_leaver(closes_at: &'static str) -> Vec<(&'static str, usize)> {
     with_loop(|event_loop| {
         let heard = Recorder::new();
         let recorder = heard.clone();
-        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().water_marks(HIGH, LOW);
+        let builder = net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap());
+        let server = builder.water_marks(HIGH, LOW);
         let server = server.serve(move |_| Leaver { closes_at, heard: recorder.clone() }).unwrap();
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect_with_little_room(server.local_addr());
         client.write_all(b"x").unwrap();
         client.set_nonblocking(true).unwrap();
         let mut all = Vec::new();

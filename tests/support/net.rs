@@ -14,7 +14,9 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use reveille::{Builder, ConnectionHandle, EventLoop, LoopHandle, TcpServer, TcpServerBuilder};
+use reveille::{
+    Builder, ConnectionHandle, EventLoop, LoopHandle, SocketOptions, TcpServer, TcpServerBuilder,
+};
 
 #[allow(unused_imports, reason = "each test binary uses a part of it")]
 pub(crate) use self::{journal::*, peers::*, processes::*, queues::*};
@@ -128,6 +130,12 @@ pub(crate) fn scripted_with(
         settings(TcpServer::bind(event_loop, "127.0.0.1:0")?).serve(move |_| script(written.script()))
     });
     (host, journal)
+}
+
+/// Has the kernel take few bytes on each connection of a server. With a peer that has little room as well, and reads nothing, most
+/// of a megabyte stays unsent.
+pub(crate) fn with_little_room(builder: TcpServerBuilder<'_>) -> TcpServerBuilder<'_> {
+    builder.socket_options(SocketOptions::new().send_buffer(32 << 10))
 }
 
 /// A scripted server over several loops, on the loop of a host.
