@@ -108,8 +108,8 @@ pub use net::{
     Address, AtMaximum, Attempt, Backoff, CloseReason, ConnectError, ConnectionHandle, ConnectionHandler,
     DatagramError, DatagramHandler, Distribution, Failure, KeepAlive, ManyLoops, Outcome, PeerCredentials,
     SendError, Sent, ServerCounters, ServerHandle, SocketOptions, State, StopReport, Target, TcpClient,
-    TcpClientBuilder, TcpConnection, TcpInfo, TcpServer, TcpServerBuilder, TcpState, ThisLoop, UdpHandle,
-    UdpRef, UdpSocket, UdpSocketBuilder, UnixAddress,
+    TcpClientBuilder, TcpConnection, TcpInfo, TcpServer, TcpServerBuilder, TcpState, ThisLoop,
+    UdpDestination, UdpHandle, UdpRef, UdpSocket, UdpSocketBuilder, UdpSource, UnixAddress,
 };
 pub use pressure::{Pressure, PressureTrigger, Resource};
 pub use readiness::{Interest, Readiness};

@@ -44,4 +44,6 @@ pub use outcome::{CloseReason, Outcome, SendError, Sent};
 pub use server::{ManyLoops, ServerHandle, TcpServer, TcpServerBuilder, ThisLoop};
 pub use target::Target;
 pub use tcp_info::{TcpInfo, TcpState};
-pub use udp::{DatagramError, DatagramHandler, UdpHandle, UdpRef, UdpSocket, UdpSocketBuilder};
+pub use udp::{
+    DatagramError, DatagramHandler, UdpDestination, UdpHandle, UdpRef, UdpSocket, UdpSocketBuilder, UdpSource,
+};

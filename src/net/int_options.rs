@@ -14,6 +14,15 @@ pub(super) fn set_bind_address_no_port(socket: impl AsFd) -> io::Result<()> {
     set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
+/// Has the kernel report with each datagram where it was sent to (`IP_PKTINFO`, `IPV6_RECVPKTINFO`). An IPv6 socket may receive
+/// datagrams of both families.
+pub(super) fn report_destinations(socket: impl AsFd, is_v6: bool) -> io::Result<()> {
+    if is_v6 {
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+    }
+    set(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+}
+
 fn set(socket: impl AsFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();
     let length = size_of::<c_int>() as socklen_t;

@@ -8,10 +8,12 @@ mod driver;
 mod handler;
 
 mod core;
+mod destination;
 mod error;
 mod face;
 mod mailbox;
 mod output;
+mod packet_info;
 mod queue;
 mod socket;
 
@@ -21,6 +23,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::{Rc, Weak};
 
 pub use builder::UdpSocketBuilder;
+pub use destination::{UdpDestination, UdpSource};
 pub use error::DatagramError;
 pub use face::UdpRef;
 pub use handler::DatagramHandler;
@@ -40,6 +43,9 @@ use crate::event_loop::{EventLoop, WeakLoop};
 /// Datagrams are sent at once if the kernel takes them, and else queued, in order; each goes out whole, and none is merged with
 /// another. The queue is bounded, and a datagram that does not fit is refused to its sender. UDP itself promises nothing: one
 /// that the kernel has taken may still be lost, doubled, or overtaken.
+///
+/// A socket that is bound to all addresses (`0.0.0.0`, `[::]`) replies from the address that a datagram was sent to: see
+/// [`UdpRef::send_to`] and [`UdpRef::destination`].
 ///
 /// Bound to the loop's thread, like the loop; [`handle`](UdpSocket::handle) gives the face for other threads.
 ///
@@ -138,6 +144,19 @@ impl UdpSocket {
     /// As there.
     pub fn send_to(&self, datagram: impl AsRef<[u8]>, to: SocketAddr) -> Result<Sent, DatagramError> {
         self.with(|socket| socket.send_to(datagram, to)).unwrap_or(Err(DatagramError::Closed))
+    }
+
+    /// Sends one datagram from the address `source` of this machine, as [`UdpRef::send_from`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_from(
+        &self,
+        source: impl Into<UdpSource>,
+        datagram: impl AsRef<[u8]>,
+        to: SocketAddr,
+    ) -> Result<Sent, DatagramError> {
+        self.with(|socket| socket.send_from(source, datagram, to)).unwrap_or(Err(DatagramError::Closed))
     }
 
     /// Sends one datagram to the peer of a connected socket, as [`UdpRef::send`].

@@ -15,6 +15,7 @@ use super::face::UdpRef;
 use super::handler::{DatagramHandler, OnDatagram};
 use super::queue::Limits;
 use crate::event_loop::EventLoop;
+use crate::net::int_options::report_destinations;
 use crate::net::outcome::Outcome;
 use crate::net::socket::local_address;
 
@@ -229,6 +230,9 @@ fn make(address: SocketAddr, options: &Options) -> io::Result<OwnedFd> {
     match address {
         SocketAddr::V4(_) => set_options_v4(&socket, options)?,
         SocketAddr::V6(_) => set_options_v6(&socket, options)?,
+    }
+    if options.peer.is_none() && address.ip().to_canonical().is_unspecified() {
+        report_destinations(&socket, address.is_ipv6())?;
     }
     socket.bind(&address.into())?;
     for (group, interface) in &options.groups_v4 {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use super::destination::{UdpDestination, UdpSource};
 use super::error::LONGEST;
 use super::mailbox::{Mailbox, UdpHandle};
 use super::queue::{Limits, Queue};
@@ -25,12 +26,19 @@ pub(super) type Report = (io::Error, Option<SocketAddr>);
 
 /// What came of a try to receive.
 pub(super) enum Input {
-    /// A datagram of so many bytes, and its sender.
+    /// A datagram of so many bytes, and its sender. Its destination is noted in the core.
     Datagram(usize, SocketAddr),
     /// One that is not for the handler.
     Stranger,
     /// There is none; the loop will say when there is.
     Nothing,
+}
+
+/// A datagram that the handler is being called with.
+#[derive(Clone, Copy)]
+struct Delivery {
+    from: SocketAddr,
+    destination: UdpDestination,
 }
 
 /// All of a socket but its handler.
@@ -39,6 +47,8 @@ pub(super) struct Core {
     pub(super) fd: OwnedFd,
     local: SocketAddr,
     peer: Option<SocketAddr>,
+    /// Of the datagram that is being delivered.
+    delivery: Cell<Option<Delivery>>,
     open: Cell<bool>,
     paused: Cell<bool>,
     /// The kernel takes no more, and has been asked to say when it does.
@@ -65,6 +75,7 @@ impl Core {
             fd,
             local,
             peer,
+            delivery: Cell::new(None),
             open: Cell::new(true),
             paused: Cell::new(false),
             full: Cell::new(false),
@@ -152,7 +163,12 @@ impl Core {
             input.reserve(LONGEST);
         }
         let space = input.writable_mut();
-        match socket::receive(self.fd.as_fd(), space)? {
+        let (received, destination) = if self.is_at_all_addresses() {
+            socket::receive_with_destination(self.fd.as_fd(), space)?
+        } else {
+            (socket::receive(self.fd.as_fd(), space)?, None)
+        };
+        match received {
             Received::WouldBlock => {
                 event_loop.clear_ready(self.id, INPUT & !Readiness::ERROR);
                 Ok(Input::Nothing)
@@ -164,11 +180,37 @@ impl Core {
             Received::Datagram(n, from) => match from.or(self.peer) {
                 // What came between the binding and the connecting of the socket may be anybody's.
                 Some(from) if self.peer.is_none_or(|peer| is_same(peer, from)) => {
+                    let destination = destination.unwrap_or_else(|| self.own_destination());
+                    self.delivery.set(Some(Delivery { from, destination }));
                     Ok(Input::Datagram(n, from))
                 }
                 _ => Ok(Input::Stranger),
             },
         }
+    }
+
+    /// Notes that the handler has returned.
+    pub(super) fn end_delivery(&self) {
+        self.delivery.set(None);
+    }
+
+    pub(super) fn destination(&self) -> Option<UdpDestination> {
+        self.delivery.get().map(|delivery| delivery.destination)
+    }
+
+    /// The source of a datagram to `to`, if that is a reply to the one that is being delivered.
+    pub(super) fn source_of_reply(&self, to: SocketAddr) -> Option<UdpSource> {
+        self.delivery.get().filter(|delivery| delivery.from == to)?.destination.source()
+    }
+
+    /// Whether datagrams to any address of this machine are received, so that the kernel reports to which.
+    fn is_at_all_addresses(&self) -> bool {
+        self.peer.is_none() && self.local.ip().to_canonical().is_unspecified()
+    }
+
+    /// The destination of each datagram to a socket that is bound to one address.
+    fn own_destination(&self) -> UdpDestination {
+        UdpDestination { address: self.local.ip().to_canonical(), interface: 0, source: None }
     }
 
     /// Keeps word of an error for the handler, which is told in a call of its own.

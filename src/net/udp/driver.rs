@@ -63,6 +63,7 @@ impl<H: DatagramHandler> Port<H> {
                             self.core.report(event_loop, error, Some(from));
                         }
                     });
+                    self.core.end_delivery();
                 }
                 Ok(Input::Stranger) => {}
                 Ok(Input::Nothing) => break,

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use socket2::SockRef;
 
 use super::core::Core;
+use super::destination::{UdpDestination, UdpSource};
 use super::error::DatagramError;
 use super::mailbox::UdpHandle;
 use crate::event_loop::EventLoop;
@@ -40,12 +41,68 @@ impl<'a> UdpRef<'a> {
 
     /// Sends one datagram, or queues it if the kernel takes none now. Its bytes may be none.
     ///
+    /// A reply comes from the address that the datagram was sent to: within [`on_datagram`](crate::DatagramHandler::on_datagram) a
+    /// datagram to its `from` is sent from the [source](crate::UdpDestination::source) of its destination. For every other datagram of a
+    /// socket that is bound to all addresses the kernel chooses the source, unless [`send_from`](UdpRef::send_from) names it.
+    ///
     /// Of a connected socket it goes to `to` all the same, but no answer from there is received.
     ///
     /// # Errors
     /// What [`DatagramError`] lists. Nothing is sent then, and what was queued before stays queued.
     pub fn send_to(&self, datagram: impl AsRef<[u8]>, to: SocketAddr) -> Result<Sent, DatagramError> {
-        self.core.send(self.event_loop, datagram.as_ref(), Some(to))
+        let source = self.core.source_of_reply(to);
+        self.core.send(self.event_loop, datagram.as_ref(), Some(to), source)
+    }
+
+    /// As [`send_to`](UdpRef::send_to), from the address `source` of this machine. One system call, as there.
+    ///
+    /// ```
+    /// use reveille::{DatagramHandler, UdpRef, UdpSource};
+    /// use std::io;
+    /// use std::net::SocketAddr;
+    ///
+    /// /// Keeps the last question, with what a later answer needs.
+    /// struct Later {
+    ///     asked: Option<(SocketAddr, Option<UdpSource>)>,
+    /// }
+    ///
+    /// impl Later {
+    ///     fn answer(&mut self, socket: &UdpRef) -> io::Result<()> {
+    ///         match self.asked.take() {
+    ///             Some((from, Some(source))) => socket.send_from(source, "an answer", from)?,
+    ///             Some((from, None)) => socket.send_to("an answer", from)?,
+    ///             None => return Ok(()),
+    ///         };
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// impl DatagramHandler for Later {
+    ///     fn on_datagram(&mut self, socket: &UdpRef, _: &[u8], from: SocketAddr) -> io::Result<()> {
+    ///         let source = socket.destination().and_then(|destination| destination.source());
+    ///         self.asked = Some((from, source));
+    ///         Ok(())
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`send_to`](UdpRef::send_to); also [`Refused`](DatagramError::Refused) for a source that is not an address of this machine
+    /// (EINVAL, ENETUNREACH), or is of another family than `to` ([`Unsupported`](io::ErrorKind::Unsupported)).
+    pub fn send_from(
+        &self,
+        source: impl Into<UdpSource>,
+        datagram: impl AsRef<[u8]>,
+        to: SocketAddr,
+    ) -> Result<Sent, DatagramError> {
+        self.core.send(self.event_loop, datagram.as_ref(), Some(to), Some(source.into()))
+    }
+
+    /// Where the datagram was sent to that is being delivered; `None` outside of
+    /// [`on_datagram`](crate::DatagramHandler::on_datagram). No system call: a socket that is bound to all addresses receives it with
+    /// each datagram, and to every other socket datagrams are sent at its [own](UdpRef::local_addr).
+    pub fn destination(&self) -> Option<UdpDestination> {
+        self.core.destination()
     }
 
     /// Sends one datagram to the peer of a connected socket, or queues it if the kernel takes none now.
@@ -59,7 +116,7 @@ impl<'a> UdpRef<'a> {
         if self.core.peer().is_none() {
             return Err(DatagramError::no_destination());
         }
-        self.core.send(self.event_loop, datagram.as_ref(), None)
+        self.core.send(self.event_loop, datagram.as_ref(), None, None)
     }
 
     /// Receives no more until [`resume_receiving`](UdpRef::resume_receiving). No system call; the kernel keeps what comes until

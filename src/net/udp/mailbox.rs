@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::destination::UdpSource;
 use super::error::DatagramError;
 use super::queue::{Datagram, Limits};
 use crate::channel_table::ChannelId;
@@ -133,9 +134,31 @@ impl UdpHandle {
     /// [`Closed`](DatagramError::Closed) if the socket has gone; [`Full`](DatagramError::Full) if as much is on its way to the
     /// loop as the socket may have unsent; [`TooLong`](DatagramError::TooLong).
     pub fn send_to(&self, datagram: impl Into<Vec<u8>>, to: SocketAddr) -> Result<(), DatagramError> {
-        let bytes = datagram.into();
+        self.send_to_from(datagram.into(), to, None)
+    }
+
+    /// As [`send_to`](UdpHandle::send_to), from the address `source` of this machine: see [`UdpRef::send_from`](crate::UdpRef::send_from).
+    /// A reply that is sent through a handle needs it if the socket is bound to all addresses.
+    ///
+    /// # Errors
+    /// As there. A source that the kernel refuses is passed to [`on_error`](crate::DatagramHandler::on_error).
+    pub fn send_from(
+        &self,
+        source: impl Into<UdpSource>,
+        datagram: impl Into<Vec<u8>>,
+        to: SocketAddr,
+    ) -> Result<(), DatagramError> {
+        self.send_to_from(datagram.into(), to, Some(source.into()))
+    }
+
+    fn send_to_from(
+        &self,
+        bytes: Vec<u8>,
+        to: SocketAddr,
+        source: Option<UdpSource>,
+    ) -> Result<(), DatagramError> {
         DatagramError::check_length(bytes.len(), Some(to))?;
-        self.ask(Request::Send(Datagram { to: Some(to), bytes }))
+        self.ask(Request::Send(Datagram { to: Some(to), source, bytes }))
     }
 
     /// Sends one datagram to the peer of a connected socket, as [`send_to`](UdpHandle::send_to).
@@ -146,7 +169,7 @@ impl UdpHandle {
         let bytes = datagram.into();
         DatagramError::check_length(bytes.len(), self.peer)?;
         match self.peer {
-            Some(_) => self.ask(Request::Send(Datagram { to: None, bytes })),
+            Some(_) => self.ask(Request::Send(Datagram { to: None, source: None, bytes })),
             None => Err(DatagramError::no_destination()),
         }
     }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use super::core::Core;
+use super::destination::UdpSource;
 use super::error::DatagramError;
 use super::mailbox::{NoRoom, Request};
 use super::queue::Datagram;
@@ -23,6 +24,7 @@ impl Core {
         event_loop: &EventLoop,
         bytes: &[u8],
         to: Option<SocketAddr>,
+        source: Option<UdpSource>,
     ) -> Result<Sent, DatagramError> {
         if !self.is_open() {
             return Err(DatagramError::Closed);
@@ -30,7 +32,7 @@ impl Core {
         DatagramError::check_length(bytes.len(), to.or(self.peer()))?;
         let is_first = !self.has_output();
         if is_first {
-            let send = || socket::send(self.fd.as_fd(), bytes, to);
+            let send = || socket::send(self.fd.as_fd(), bytes, to, source);
             if self.insist(event_loop, send).map_err(DatagramError::of)? {
                 return Ok(Sent::Written);
             }
@@ -39,7 +41,7 @@ impl Core {
         if !queue.has_room(bytes.len()) {
             return Err(DatagramError::Full);
         }
-        queue.push(Datagram { to, bytes: bytes.to_vec() });
+        queue.push(Datagram { to, source, bytes: bytes.to_vec() });
         drop(queue);
         if is_first {
             self.await_room(event_loop);

@@ -4,10 +4,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 
+use super::destination::UdpSource;
+
 /// A datagram on its way out. It goes to the peer of a connected socket if no other destination is given.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Datagram {
     pub(super) to: Option<SocketAddr>,
+    /// Where it is to come from, if the kernel is not to choose. Only with a destination.
+    pub(super) source: Option<UdpSource>,
     pub(super) bytes: Vec<u8>,
 }
 

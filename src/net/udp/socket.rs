@@ -7,6 +7,8 @@ use std::os::fd::BorrowedFd;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{MMsgHdr, RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrAny};
 
+use super::destination::{UdpDestination, UdpSource};
+use super::packet_info;
 use super::queue::Datagram;
 
 /// What came of a try to receive.
@@ -28,8 +30,32 @@ pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Rec
     }
 }
 
-/// Sends one datagram. Answers whether the kernel has taken it; if not, it takes nothing for now.
-pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], to: Option<SocketAddr>) -> io::Result<bool> {
+/// As [`receive`], with the destination, if the kernel reports it.
+pub(super) fn receive_with_destination(
+    socket: BorrowedFd<'_>,
+    into: &mut [u8],
+) -> io::Result<(Received, Option<UdpDestination>)> {
+    match packet_info::receive(socket, into) {
+        Ok(arrived) => Ok((Received::Datagram(arrived.bytes, arrived.from), arrived.destination)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((Received::WouldBlock, None)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sends one datagram. Returns whether the kernel has taken it; if not, it takes nothing for now.
+pub(super) fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    to: Option<SocketAddr>,
+    source: Option<UdpSource>,
+) -> io::Result<bool> {
+    if let (Some(to), Some(source)) = (to, source) {
+        return match packet_info::send(socket, bytes, to, source) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        };
+    }
     let sent = retry_on_intr(|| match &to {
         Some(to) => rustix::net::sendto(socket, bytes, SendFlags::NOSIGNAL, to),
         None => rustix::net::send(socket, bytes, SendFlags::NOSIGNAL),
@@ -41,12 +67,16 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], to: Option<SocketAddr>)
     }
 }
 
-/// Sends several datagrams in one call. Answers how many of them, from the first, the kernel has taken; 0 if it takes nothing
+/// Sends several datagrams in one call. Returns how many of them, from the first, the kernel has taken; 0 if it takes nothing
 /// for now. An error is that of the first.
+///
+/// One with a source is sent in a call of its own: sendmmsg(2) has no safe binding that takes its control message.
 pub(super) fn send_all(socket: BorrowedFd<'_>, datagrams: &[Datagram]) -> io::Result<usize> {
-    if let [datagram] = datagrams {
-        return send(socket, &datagram.bytes, datagram.to).map(usize::from);
+    let without_source = datagrams.iter().take_while(|datagram| datagram.source.is_none()).count();
+    if let (0 | 1, Some(first)) = (without_source, datagrams.first()) {
+        return send(socket, &first.bytes, first.to, first.source).map(usize::from);
     }
+    let datagrams = &datagrams[..without_source];
     let addresses: Vec<Option<SocketAddrAny>> =
         datagrams.iter().map(|datagram| datagram.to.map(SocketAddrAny::from)).collect();
     let slices: Vec<[IoSlice<'_>; 1]> =

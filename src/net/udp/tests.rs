@@ -6,6 +6,7 @@ use super::queue::Limits;
 use super::*;
 use std::cell::RefCell;
 use std::iter;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
@@ -304,4 +305,41 @@ fn whoever_has_queued_hears_that_it_is_sent_though_a_handle_sends_behind_it() {
     }
     assert_eq!(socket.with(|socket| socket.unsent()), Some(0));
     assert_eq!(told.take(), ["drained"]);
+}
+
+#[test]
+fn a_datagram_that_is_queued_keeps_its_source() {
+    let event_loop = EventLoop::new().unwrap();
+    let (socket, _theirs, _told) = socket(&event_loop, LIMITS);
+    fill(&socket);
+    let source = UdpSource::from(Ipv4Addr::LOCALHOST);
+    assert_eq!(socket.send_from(source, "queued", PEER).unwrap(), Sent::Queued);
+    socket.handle().send_from(source, "through a handle", PEER).unwrap();
+    event_loop.run_once(Duration::ZERO).unwrap();
+    let core = socket.core.upgrade().unwrap();
+    let mut queue = core.queue.borrow_mut();
+    let sources: Vec<_> = iter::from_fn(|| queue.pop()).map(|datagram| datagram.source).collect();
+    assert_eq!(sources, [None, Some(source), Some(source)]);
+}
+
+#[test]
+fn datagrams_that_are_sent_together_come_from_their_sources() {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = receiver.local_addr().unwrap();
+    let lasts = [1, 1, 8, 9, 1, 8, 1, 1];
+    let datagrams = lasts.map(|last| {
+        let source = (last != 1).then(|| UdpSource::from(Ipv4Addr::new(127, 0, 0, last)));
+        queue::Datagram { to: Some(to), source, bytes: vec![last] }
+    });
+    let mut rest = &datagrams[..];
+    while !rest.is_empty() {
+        rest = &rest[super::socket::send_all(socket.as_fd(), rest).unwrap()..];
+    }
+    receiver.set_read_timeout(Some(LONG)).unwrap();
+    for last in lasts {
+        let mut bytes = [0];
+        let (_, from) = receiver.recv_from(&mut bytes).unwrap();
+        assert_eq!((bytes, from.ip()), ([last], Ipv4Addr::new(127, 0, 0, last).into()));
+    }
 }

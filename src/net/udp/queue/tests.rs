@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 const ROOMY: Limits = Limits { datagrams: 100, bytes: 1000 };
 
 fn datagram(text: &str) -> Datagram {
-    Datagram { to: None, bytes: text.as_bytes().to_vec() }
+    Datagram { to: None, source: None, bytes: text.as_bytes().to_vec() }
 }
 
 fn queue_of(texts: &[&str]) -> Queue {
