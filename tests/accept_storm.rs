@@ -162,8 +162,8 @@ fn storm(server: &Server, regulars: &mut [TcpStream], window: usize) -> Vec<TcpS
     served
 }
 
-fn weather(role: &str, places: std::ops::Range<usize>) {
-    with_watchdog(STORM_LIMIT, || {
+fn weather(role: &'static str, places: std::ops::Range<usize>) {
+    with_watchdog(STORM_LIMIT, move || {
         limit_descriptors(20_000);
         let own = getrlimit(Resource::Nofile).current.unwrap_or(20_000) as usize;
         let window = 4000.min(own.saturating_sub(1500));

@@ -184,8 +184,8 @@ fn an_echoed_datagram_allocates_and_frees_nothing() {
     ["127.0.0.1:0", "0.0.0.0:0"].into_iter().for_each(assert_echo_of_datagrams_allocates_nothing);
 }
 
-fn assert_echo_of_datagrams_allocates_nothing(at: &str) {
-    with_loop(|event_loop| {
+fn assert_echo_of_datagrams_allocates_nothing(at: &'static str) {
+    with_loop(move |event_loop| {
         let echo = UdpSocket::bind(event_loop, at)
             .unwrap()
             .on_datagram(|socket, datagram, from| socket.send_to(datagram, from))

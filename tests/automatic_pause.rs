@@ -266,7 +266,7 @@ fn without_the_automatic_pause_replies_are_bounded_by_the_limit() {
 #[test]
 fn a_client_pauses_by_itself_unless_that_is_disabled() {
     for disabled in [false, true] {
-        with_loop(|event_loop| {
+        with_loop(move |event_loop| {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             socket2::SockRef::from(&listener).set_recv_buffer_size(4096).unwrap();
             let messages = Recorder::new();

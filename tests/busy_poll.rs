@@ -23,7 +23,10 @@ fn looking_for(duration: Duration) -> Builder {
 }
 
 /// Runs a loop on a thread of its own while `test` speaks to it, and then has it quit.
-fn with_running_loop<R>(builder: Builder, test: impl FnOnce(&LoopHandle, Pid) -> R) -> R {
+fn with_running_loop<R: Send + 'static>(
+    builder: Builder,
+    test: impl FnOnce(&LoopHandle, Pid) -> R + Send + 'static,
+) -> R {
     with_watchdog(LIMIT, || {
         thread::scope(|scope| {
             let (started, start) = mpsc::channel();
@@ -42,7 +45,7 @@ fn with_running_loop<R>(builder: Builder, test: impl FnOnce(&LoopHandle, Pid) ->
 }
 
 /// As [`with_running_loop`], and when `test` begins the loop has made a turn and looks.
-fn with_looking_loop<R>(test: impl FnOnce(&LoopHandle) -> R) -> R {
+fn with_looking_loop<R: Send + 'static>(test: impl FnOnce(&LoopHandle) -> R + Send + 'static) -> R {
     with_running_loop(looking_for(HOUR), |handle, _| {
         handle.call(|_| ()).unwrap();
         test(handle)
@@ -193,9 +196,10 @@ fn quit_from_another_thread_ends_a_look_without_a_write() {
 #[test]
 fn what_was_accepted_before_quit_runs_on_a_loop_that_looks() {
     let ran = Count::default();
-    with_looking_loop(|handle| {
+    let counting = ran.clone();
+    with_looking_loop(move |handle| {
         for _ in 0..100 {
-            let ran = ran.clone();
+            let ran = counting.clone();
             handle.queue_in_loop(move |_| ran.add()).unwrap();
         }
     });
@@ -261,7 +265,7 @@ fn a_loop_that_has_looked_in_vain_sleeps_and_is_woken_by_one_write() {
 #[test]
 fn a_loop_looks_for_its_time_before_it_sleeps() {
     let look = Duration::from_millis(3);
-    with_running_loop(looking_for(look), |handle, loops| {
+    with_running_loop(looking_for(look), move |handle, loops| {
         for _ in 0..5 {
             // The turn that answers has made its last look at the clock before this is asked.
             let asked = handle.call(|_| Instant::now()).unwrap();
@@ -309,13 +313,14 @@ fn ping(from: LoopHandle, to: LoopHandle, left: u32, over: mpsc::Sender<()>) {
 #[test]
 fn two_loops_that_look_answer_each_other_without_a_write() {
     with_looking_loop(|one| {
-        with_looking_loop(|other| {
-            let before = (wakes(one), wakes(other));
+        let one = one.clone();
+        with_looking_loop(move |other| {
+            let before = (wakes(&one), wakes(other));
             let (over, is_over) = mpsc::channel();
             // Turns of the scheduler if there is one processor for both, so not very many.
             ping(one.clone(), other.clone(), 200, over);
             is_over.recv().unwrap();
-            assert_eq!((wakes(one), wakes(other)), before);
+            assert_eq!((wakes(&one), wakes(other)), before);
         });
     });
 }

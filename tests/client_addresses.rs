@@ -70,7 +70,7 @@ fn a_client_with_a_local_address_comes_from_there() {
 /// Connects to `target`, where somebody listens.
 #[track_caller]
 fn assert_peer(target: SocketAddr, expected: SocketAddr) {
-    with_loop(|event_loop| {
+    with_loop(move |event_loop| {
         let (reports, peers) = (Reports::new(), Recorder::new());
         let recorded = peers.clone();
         let _client = TcpClient::connect(event_loop, target)

@@ -45,7 +45,7 @@ fn a_post_wakes_a_loop_that_sleeps_without_a_limit() {
 }
 
 /// Runs a loop that sleeps until a far timer, and calls `wake` on another thread once it does, to have it quit.
-fn with_sleeping_loop(wake: impl FnOnce(LoopHandle) + Send) {
+fn with_sleeping_loop(wake: impl FnOnce(LoopHandle) + Send + 'static) {
     with_loop(|event_loop| {
         event_loop.run_after(HOUR, |_| panic!("an hour is not over"));
         let (handle, loops) = (event_loop.handle(), rustix::thread::gettid());

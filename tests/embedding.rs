@@ -368,7 +368,7 @@ fn a_loop_inside_a_poll_misses_no_post() {
 #[test]
 fn a_loop_inside_an_epoll_misses_no_post() {
     for flags in [epoll::EventFlags::IN, epoll::EventFlags::IN | epoll::EventFlags::ET] {
-        with_loop(|event_loop| {
+        with_loop(move |event_loop| {
             let outer = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
             epoll::add(&outer, event_loop, epoll::EventData::new_u64(7), flags).unwrap();
             ping_pong_from_outside(event_loop, 2_000, || {

@@ -22,7 +22,7 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// Has `test` leave as many descriptors open as it has found.
 #[track_caller]
-fn closes_what_it_opens(test: impl FnOnce()) {
+fn closes_what_it_opens(test: impl FnOnce() + Send + 'static) {
     let _alone = alone();
     let before = net::open_descriptors();
     with_watchdog(LIMIT, test);
@@ -32,7 +32,7 @@ fn closes_what_it_opens(test: impl FnOnce()) {
 /// Makes 200 connections to one server, and has `end` see to the end of each.
 #[track_caller]
 fn closes_200_connections(script: fn(Script) -> Script, end: fn(TcpStream), expected: fn(&End) -> bool) {
-    closes_what_it_opens(|| {
+    closes_what_it_opens(move || {
         let (host, journal) = scripted(script);
         let with_server = net::open_descriptors();
         for number in 0..200 {

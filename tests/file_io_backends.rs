@@ -40,17 +40,17 @@ mod without_a_ring {
 
     /// Where the kernel answers a process that asks for a ring with `error`.
     #[track_caller]
-    fn threads_do_it(error: &str, kind: ErrorKind, why: &str) {
+    fn threads_do_it(error: &str, kind: ErrorKind, why: &'static str) {
         // A process has one tracer, so under the address sanitizer this one does not look for leaks.
         let script = format!(
             "export ASAN_OPTIONS=detect_leaks=0
             command -v strace >&2 || {{ echo there is no strace >&2; exit 1; }}
             exec strace -f -qq -o /dev/null -e trace=io_uring_setup -e inject=io_uring_setup:error={error} \"$@\""
         );
-        alone_after(&script, || {
+        alone_after(&script, move || {
             log::set_logger(&LINES).unwrap();
             log::set_max_level(log::LevelFilter::Info);
-            with_loop(|event_loop| {
+            with_loop(move |event_loop| {
                 let error = FileIo::builder().backend(Backend::Ring).build(event_loop).unwrap_err();
                 assert_eq!(error.kind(), kind);
                 assert!(error.to_string().contains(why), "{error}");

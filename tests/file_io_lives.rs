@@ -245,7 +245,7 @@ fn nothing_is_called_after_the_drop_and_all_is_dropped(builder: FileIoBuilder) {
 }
 
 fn it_may_be_dropped_in_its_own_callback(builder: FileIoBuilder) {
-    with_loop(|event_loop| {
+    with_loop(move |event_loop| {
         for n in [10, 0] {
             let files = Rc::new(RefCell::new(Some(builder.clone().build(event_loop).unwrap())));
             let (zero, dropped) = (File::from(fs::File::open("/dev/zero").unwrap()), Count::default());
@@ -336,7 +336,8 @@ fn descriptors() -> Vec<i32> {
 fn no_descriptor_is_left_and_none_is_inherited(builder: FileIoBuilder) {
     alone(|| {
         let before = descriptors();
-        with_loop(|event_loop| {
+        let number_before = before.len();
+        with_loop(move |event_loop| {
             let files = builder.build(event_loop).unwrap();
             let kept: Vec<_> = (0..10)
                 .map(|_| open(event_loop, &files, "/dev/zero", OpenOptions::reading()).unwrap())
@@ -359,7 +360,7 @@ fn no_descriptor_is_left_and_none_is_inherited(builder: FileIoBuilder) {
             }
         });
         // Threads that were in the middle of an open close what they have opened.
-        while descriptors().len() > before.len() {
+        while descriptors().len() > number_before {
             std::thread::yield_now();
         }
     });

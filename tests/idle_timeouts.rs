@@ -128,7 +128,7 @@ impl Stage<'_> {
     }
 }
 
-fn on_stage(test: impl FnOnce(&Stage<'_>)) {
+fn on_stage(test: impl FnOnce(&Stage<'_>) + Send + 'static) {
     with_watchdog(LIMIT, || {
         let clock = VirtualClock::new();
         let builder = EventLoop::builder().propagate_panics(true).virtual_clock(clock.clone());

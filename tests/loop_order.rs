@@ -308,7 +308,7 @@ fn always_ready_channel(
 }
 
 /// Waits on another thread until the loop has served a timer and a channel, then asks it to quit.
-fn serves_the_rest_beside(nuisance: impl FnOnce(&EventLoop)) {
+fn serves_the_rest_beside(nuisance: impl FnOnce(&EventLoop) + Send + 'static) {
     with_loop(|event_loop| {
         nuisance(event_loop);
         let (served, is_served) = mpsc::channel();

@@ -61,7 +61,7 @@ impl Crowd {
 #[test]
 fn a_panic_costs_only_the_callback_it_happens_in() {
     for what in ["channel", "timer", "task"] {
-        with_catching_loop(|event_loop| {
+        with_catching_loop(move |event_loop| {
             let crowd = Crowd::new(event_loop, &[what]);
             turn(event_loop);
             assert_eq!(crowd.seen.take(), Crowd::ALL);
@@ -153,7 +153,7 @@ fn propagating_loop() -> EventLoop {
 #[test]
 fn a_propagated_panic_comes_out_of_run_and_run_once_after_the_turn() {
     for what in ["channel", "timer", "task"] {
-        with_watchdog(LIMIT, || {
+        with_watchdog(LIMIT, move || {
             let event_loop = propagating_loop();
             let crowd = Crowd::new(&event_loop, &[what]);
             assert_eq!(panic_of(|| event_loop.run()), format!("{what} panics"));
@@ -231,7 +231,7 @@ fn panics_when_dropped() -> OnDrop<impl FnOnce()> {
 }
 
 /// Does `first` in a turn in which another channel, timer and task are ready, and checks that these are served.
-fn survives_in_the_midst(first: impl FnOnce(&EventLoop)) {
+fn survives_in_the_midst(first: impl FnOnce(&EventLoop) + Send + 'static) {
     with_catching_loop(|event_loop| {
         first(event_loop);
         let crowd = Crowd::new(event_loop, &[]);

@@ -30,7 +30,7 @@ fn fill(handle: &LoopHandle) -> usize {
 #[test]
 fn a_mailbox_takes_as_many_tasks_of_other_threads_as_it_was_made_for() {
     for (capacity, room) in [(1, 1), (2, 2), (7, 7), (100, 100)] {
-        with_mailbox(Mailbox::Refuse(capacity), |event_loop| {
+        with_mailbox(Mailbox::Refuse(capacity), move |event_loop| {
             let handle = event_loop.handle();
             for round in 1..=3 {
                 assert_eq!(fill(&handle), room);

@@ -49,7 +49,7 @@ impl<'scope> Poster<'scope> {
 #[test]
 fn a_producer_beyond_the_limit_waits_until_a_batch_is_taken_and_gets_in() {
     for capacity in [1, 4] {
-        with_mailbox(Mailbox::Block(capacity), |event_loop| {
+        with_mailbox(Mailbox::Block(capacity), move |event_loop| {
             let (handle, ran) = (event_loop.handle(), Count::default());
             thread::scope(|scope| {
                 for round in 1..=20 {

@@ -154,7 +154,7 @@ fn assert_all(rounds: &[Round], expected: &Round) {
 #[test]
 fn a_small_task_from_another_thread_allocates_nothing_on_either_thread() {
     for mailbox in [Mailbox::Unbounded, Mailbox::Refuse(TASKS), Mailbox::Block(TASKS)] {
-        with_watchdog(LIMIT, || {
+        with_watchdog(LIMIT, move || {
             let event_loop = EventLoop::builder().mailbox(mailbox).build().unwrap();
             fn post<const WORDS: usize>(handle: &LoopHandle) {
                 handle.queue_in_loop(task::<WORDS>()).unwrap();

@@ -197,7 +197,7 @@ impl Drop for Group {
 #[test]
 fn a_child_that_allocates_past_the_threshold_of_its_group_is_told() {
     let Some(group) = Group::new("told") else { return };
-    with_loop(|event_loop| {
+    with_loop(move |event_loop| {
         let crossings = Recorder::new();
         let c = crossings.clone();
         let threshold = MemoryThreshold::new(event_loop, &group.0, 4 << 20, move |_, n| c.record(n)).unwrap();
@@ -244,7 +244,7 @@ fn a_threshold_that_is_dropped_is_told_nothing_and_leaves_no_descriptor() {
 #[test]
 fn a_panic_at_a_threshold_ends_it_and_is_counted() {
     let Some(group) = Group::new("panic") else { return };
-    with_catching_loop(|event_loop| {
+    with_catching_loop(move |event_loop| {
         let threshold =
             MemoryThreshold::new(event_loop, &group.0, 4 << 20, |_, _| panic!("as I was told")).unwrap();
         assert!(group.filler().status().unwrap().success());
@@ -306,7 +306,7 @@ fn the_example_says_what_it_watches_and_ends_on_a_signal() {
     let tests = env::current_exe().unwrap();
     let program = tests.ancestors().nth(2).unwrap().join("examples/pressure");
     assert!(program.exists(), "build it with `cargo build --examples`");
-    with_loop(|event_loop| {
+    with_loop(move |event_loop| {
         let wrong = Command::new(&program).args(["a", "b"]).output().unwrap();
         assert_eq!(wrong.status.code(), Some(2));
         let none = Command::new(&program).arg("/no/such/group").output().unwrap();

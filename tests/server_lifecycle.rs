@@ -200,7 +200,7 @@ fn a_server_over_several_loops_has_told_all_when_its_drop_returns() {
 #[test]
 fn a_server_may_be_dropped_in_a_callback_of_its_own_connection() {
     for place in ["factory", "on_open", "on_message", "on_drained", "on_peer_shutdown", "on_close"] {
-        with_loop(|event_loop| {
+        with_loop(move |event_loop| {
             let journal = Journal::new();
             let kept = Rc::new(RefCell::new(None));
             let (writing, dropping) = (journal.clone(), Rc::clone(&kept));

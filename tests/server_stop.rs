@@ -185,7 +185,7 @@ impl ConnectionHandler for LastWord {
 #[test]
 fn a_handler_hears_of_the_stop_and_has_the_last_word() {
     for threads in [1, 2] {
-        with_watchdog(LIMIT, || {
+        with_watchdog(LIMIT, move || {
             let host = Host::new(move |event_loop| {
                 let server = TcpServer::bind(event_loop, "127.0.0.1:0")?;
                 server.threads(loops(threads))?.serve(|_| LastWord { fails: false })

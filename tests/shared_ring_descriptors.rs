@@ -228,7 +228,7 @@ fn the_memory_is_given_back_when_both_ends_have_gone() {
         assert_eq!(mapped(), 2);
         drop(here);
         assert_eq!(mapped(), 1);
-        with_loop(|event_loop| {
+        with_loop(move |event_loop| {
             let (source, _) = watch(event_loop, there);
             turn(event_loop);
             assert_eq!(mapped(), 1);

@@ -36,11 +36,12 @@ fn channels(event_loop: &EventLoop) -> String {
 
 /// Makes a client, lets it come to where `until` says, stops it from outside its callbacks, and sees that nothing follows.
 fn stops_outside(
-    make: impl for<'a> Fn(&'a EventLoop) -> TcpClientBuilder<'a>,
-    until: impl Fn(&EventLoop, &str, &Reports) -> bool,
+    make: impl for<'a> Fn(&'a EventLoop) -> TcpClientBuilder<'a> + Clone + Send + 'static,
+    until: impl Fn(&EventLoop, &str, &Reports) -> bool + Clone + Send + 'static,
 ) {
     for by_drop in [true, false] {
-        with_loop(|event_loop| {
+        let (make, until) = (make.clone(), until.clone());
+        with_loop(move |event_loop| {
             let (reports, given_up) = (Reports::new(), Count::default());
             let token = given_up.drop_token();
             let channels = channels(event_loop);
@@ -67,7 +68,8 @@ fn stops_outside(
 #[test]
 fn a_client_that_is_stopped_before_its_first_turn_does_nothing() {
     let nobody = Refusing::new();
-    stops_outside(|event_loop| TcpClient::connect(event_loop, nobody.address()), |_, _, _| true);
+    let address = nobody.address();
+    stops_outside(move |event_loop| TcpClient::connect(event_loop, address), |_, _, _| true);
 }
 
 #[test]
@@ -81,8 +83,9 @@ fn a_client_that_is_stopped_during_its_lookup_does_nothing_more() {
 #[test]
 fn a_client_that_is_stopped_while_it_connects_does_nothing_more() {
     let silent = Silent::new();
+    let address = silent.address();
     stops_outside(
-        |event_loop| TcpClient::connect(event_loop, silent.address()).timeout(HOUR),
+        move |event_loop| TcpClient::connect(event_loop, address).timeout(HOUR),
         |event_loop, client, _| client.contains("connecting") && event_loop.next_deadline().is_some(),
     );
 }
@@ -91,8 +94,9 @@ fn a_client_that_is_stopped_while_it_connects_does_nothing_more() {
 #[test]
 fn a_client_that_is_stopped_when_its_attempt_has_failed_does_not_hear_of_it() {
     let nobody = Refusing::new();
+    let address = nobody.address();
     stops_outside(
-        |event_loop| TcpClient::connect(event_loop, nobody.address()).timeout(HOUR),
+        move |event_loop| TcpClient::connect(event_loop, address).timeout(HOUR),
         |event_loop, _, _| event_loop.next_deadline().is_some(),
     );
 }
@@ -101,8 +105,9 @@ fn a_client_that_is_stopped_when_its_attempt_has_failed_does_not_hear_of_it() {
 #[test]
 fn a_client_that_is_stopped_when_its_connection_is_made_does_not_open_it() {
     let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let address = listener.local_addr().unwrap();
     stops_outside(
-        |event_loop| TcpClient::connect(event_loop, listener.local_addr().unwrap()).timeout(HOUR),
+        move |event_loop| TcpClient::connect(event_loop, address).timeout(HOUR),
         |event_loop, _, _| event_loop.next_deadline().is_some(),
     );
 }
@@ -112,7 +117,7 @@ fn a_client_that_is_stopped_between_two_addresses_does_not_try_the_other() {
     let nobodies = [Refusing::new(), Refusing::new()];
     let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
     stops_outside(
-        |event_loop| TcpClient::connect(event_loop, addresses.clone()),
+        move |event_loop| TcpClient::connect(event_loop, addresses.clone()),
         |_, _, reports| reports.len() == 1,
     );
 }
@@ -120,10 +125,9 @@ fn a_client_that_is_stopped_between_two_addresses_does_not_try_the_other() {
 #[test]
 fn a_client_that_is_stopped_while_it_waits_does_not_try_again() {
     let nobody = Refusing::new();
+    let address = nobody.address();
     stops_outside(
-        |event_loop| {
-            TcpClient::connect(event_loop, nobody.address()).retry(Backoff::new().start(HOUR).cap(HOUR))
-        },
+        move |event_loop| TcpClient::connect(event_loop, address).retry(Backoff::new().start(HOUR).cap(HOUR)),
         |_, client, _| client.contains("waiting"),
     );
 }
@@ -133,7 +137,7 @@ fn a_client_that_is_stopped_while_it_waits_does_not_try_again() {
 fn a_client_may_be_stopped_in_each_of_its_reports() {
     for by_drop in [true, false] {
         for stopping in 1..=5 {
-            with_loop(|event_loop| {
+            with_loop(move |event_loop| {
                 let nobodies = [Refusing::new(), Refusing::new()];
                 let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
                 let (reports, given_up) = (Reports::new(), Count::default());
@@ -168,7 +172,7 @@ fn a_client_may_be_stopped_in_each_of_its_reports() {
 #[test]
 fn a_client_that_is_stopped_when_it_reports_its_connection_makes_no_handler() {
     for by_drop in [true, false] {
-        with_loop(|event_loop| {
+        with_loop(move |event_loop| {
             let server = echo_server(event_loop, loopback());
             let (kept, reports) = (Kept::default(), Count::default());
             let (stopping, reporting) = (Rc::clone(&kept), reports.clone());
@@ -193,7 +197,7 @@ fn a_client_that_is_stopped_when_it_reports_its_connection_makes_no_handler() {
 fn a_client_may_be_stopped_in_any_call_of_its_session() {
     let places = ["factory", "on_open", "on_message", "on_drained", "on_peer_shutdown", "on_close"];
     for (place, by_drop) in places.iter().flat_map(|place| [(*place, true), (*place, false)]) {
-        with_loop(|event_loop| {
+        with_loop(move |event_loop| {
             let server_side = Journal::new();
             let server = TcpServer::bind(event_loop, loopback())
                 .unwrap()

@@ -247,7 +247,7 @@ fn a_connection_may_be_closed_in_any_of_its_calls() {
             &[OPEN, Told::PeerShutdown, CLOSED],
         ),
     ];
-    with_watchdog(LIMIT, || {
+    with_watchdog(LIMIT, move || {
         for (script, life) in closings {
             let (host, journal) = scripted(script);
             let mut client = host.connect();

@@ -41,7 +41,7 @@ fn the_first_reason_to_close_is_the_one_that_is_told() {
             })
         },
     ];
-    with_watchdog(LIMIT, || {
+    with_watchdog(LIMIT, move || {
         for script in closings {
             let (host, journal) = scripted(script);
             let mut client = host.connect();
@@ -189,7 +189,7 @@ fn an_error_that_a_handler_returns_closes_its_connection_with_that_error() {
         |script| script.on_open(|conn| conn.notify_drained()).on_drained(|_| failure()),
         |script| script.on_peer_shutdown(|_| failure()),
     ];
-    with_watchdog(LIMIT, || {
+    with_watchdog(LIMIT, move || {
         for script in failing {
             let (host, journal) = scripted(script);
             let mut client = host.connect();
@@ -223,7 +223,7 @@ fn a_panic_in_a_handler_costs_its_connection_and_no_other() {
         |script| script.on_open(|conn| conn.notify_drained()).on_drained(|_| -> () { panic!("on_drained") }),
         |script| script.on_peer_shutdown(|_| -> () { panic!("on_peer_shutdown") }),
     ];
-    with_watchdog(LIMIT, || {
+    with_watchdog(LIMIT, move || {
         for bad in panicking {
             let (host, journal, mut before) = with_a_bad_second(bad);
             let mut client = host.connect();
@@ -263,7 +263,7 @@ fn a_panic_in_the_last_call_or_in_a_destructor_is_counted_and_goes_no_further() 
             script.on_close(move |_, _| bomb.keep())
         },
     ];
-    with_watchdog(LIMIT, || {
+    with_watchdog(LIMIT, move || {
         for bad in panicking {
             let (host, journal, mut before) = with_a_bad_second(bad);
             let mut client = host.connect();
@@ -286,7 +286,7 @@ fn a_panic_in_the_destructor_of_the_factory_does_not_keep_a_server_from_its_end(
         |_, server| server.stop(Duration::ZERO, |event_loop, _| event_loop.quit()),
     ];
     for (number, end) in ends.into_iter().enumerate() {
-        with_catching_loop(|event_loop| {
+        with_catching_loop(move |event_loop| {
             let (bomb, journal) = (OnDrop::new(|| panic!("the factory's destructor")), Journal::new());
             let written = journal.clone();
             let make = move |_: &TcpConnection<'_>| {

@@ -145,7 +145,7 @@ fn paused_until(go: &Rc<Cell<bool>>, script: Script) -> Script {
 #[test]
 fn bytes_and_an_end_that_come_while_reading_is_paused_are_seen_after_it() {
     for bytes in [&b""[..], b"in the meantime"] {
-        with_loop(|event_loop| {
+        with_loop(move |event_loop| {
             let (go, journal) = (Rc::new(Cell::new(false)), Journal::new());
             let sockets = Rc::new(RefCell::new(Vec::<TcpStream>::new()));
             let (writing, opening, going) = (journal.clone(), Rc::clone(&sockets), Rc::clone(&go));

@@ -417,7 +417,7 @@ fn connections_that_cannot_be_linked_say_why() {
         let other = given.recv_timeout(net::LIMIT).unwrap();
         drop(elsewhere);
         let tried = Arc::new(AtomicBool::new(false));
-        with_loop(|event_loop| {
+        with_loop(move |event_loop| {
             let handles: Rc<RefCell<Vec<ConnectionHandle>>> = Rc::default();
             let kept = Rc::clone(&handles);
             let (done, other) = (Arc::clone(&tried), other.clone());

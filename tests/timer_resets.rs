@@ -183,10 +183,10 @@ fn a_timer_may_be_moved_beyond_what_the_clock_can_say() {
 
 /// The timer is one of the handle or one of the loop; the loop has seen it, or has not.
 fn moved_from_another_thread(
-    make: impl FnOnce(&EventLoop, &LoopHandle, mpsc::Sender<u64>, Instant) -> TimerId,
+    make: impl FnOnce(&EventLoop, &LoopHandle, mpsc::Sender<u64>, Instant) -> TimerId + Send + 'static,
     seen: bool,
 ) {
-    with_clock(|event_loop, clock| {
+    with_clock(move |event_loop, clock| {
         let (handle, start) = (event_loop.handle(), clock.now());
         let (tell, told) = mpsc::channel();
         let id = make(event_loop, &handle, tell, start);

@@ -138,10 +138,11 @@ fn a_path_is_removed_when_its_server_ends() {
     });
     let folder = Folder::new();
     let path = folder.path("with the loop");
-    with_loop(|event_loop| {
+    let listening = path.clone();
+    with_loop(move |event_loop| {
         // Nobody drops it while the loop lives.
-        std::mem::forget(echo_server(event_loop, &path));
-        assert!(path.exists());
+        std::mem::forget(echo_server(event_loop, &listening));
+        assert!(listening.exists());
     });
     assert!(!path.exists(), "with the loop");
 }

@@ -187,7 +187,7 @@ fn a_handler_that_does_not_take_what_it_has_asked_for_leaks_nothing() {
 #[test]
 fn more_descriptors_than_are_taken_close_the_connection_and_are_closed() {
     for (most, sent) in [(1, 2), (1, 3), (2, 3), (4, 64)] {
-        with_loop(|event_loop| {
+        with_loop(move |event_loop| {
             let Taking { server, told, taken } = taking(event_loop, most, false);
             let client = connect(&server);
             let (mut reader, writer) = pipe();

@@ -102,9 +102,9 @@ fn a_request_to_quit_ends_the_run_and_the_clock_shows_when() {
 fn a_repeating_timer_that_is_late_does_what_it_was_told() {
     /// The times at which the calls were made, if the clock jumps by 3.5 seconds once and by 0.5 for ever after.
     fn calls(when_late: WhenLate) -> Vec<u64> {
-        let calls = Rc::new(RefCell::new(Vec::new()));
-        let noted = Rc::clone(&calls);
-        with_clock(|event_loop, clock| {
+        with_clock(move |event_loop, clock| {
+            let calls = Rc::new(RefCell::new(Vec::new()));
+            let noted = Rc::clone(&calls);
             let start = clock.now();
             event_loop.run_every(Repeat::every(SECOND).when_late(when_late), move |event_loop| {
                 noted.borrow_mut().push((event_loop.now() - start).as_millis() as u64);
@@ -117,8 +117,8 @@ fn a_repeating_timer_that_is_late_does_what_it_was_told() {
                 clock.advance(SECOND / 2);
                 turn(event_loop);
             }
-        });
-        calls.take()
+            calls.take()
+        })
     }
     assert_eq!(calls(WhenLate::Skip), [3500, 4000, 5000, 6000]);
     assert_eq!(calls(WhenLate::CatchUp), [3500, 3500, 3500, 4000, 5000, 6000]);

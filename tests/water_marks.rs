@@ -185,7 +185,7 @@ impl ConnectionHandler for Leaver {
 
 /// What is heard on a connection that is closed at one of its marks while its peer reads all that there is.
 fn heard_by_a_leaver(closes_at: &'static str) -> Vec<(&'static str, usize)> {
-    with_loop(|event_loop| {
+    with_loop(move |event_loop| {
         let heard = Recorder::new();
         let recorder = heard.clone();
         let builder = net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap());

@@ -13,7 +13,7 @@ const ALONE: &str = "REVEILLE_TEST_ALONE";
 
 /// Runs `test` in a process of its own, which is to succeed.
 #[track_caller]
-pub(crate) fn alone(test: impl FnOnce()) {
+pub(crate) fn alone(test: impl FnOnce() + Send + 'static) {
     let outcome = outcome_alone(test);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(
@@ -26,7 +26,7 @@ pub(crate) fn alone(test: impl FnOnce()) {
 }
 
 /// Runs `test` in a process of its own, and answers how that has ended.
-pub(crate) fn outcome_alone(test: impl FnOnce()) -> Output {
+pub(crate) fn outcome_alone(test: impl FnOnce() + Send + 'static) -> Output {
     let outcome = outcome_of(Command::new(program()), test);
     assert!(has_run(&outcome), "the test was not found: {outcome:?}");
     outcome
@@ -35,7 +35,7 @@ pub(crate) fn outcome_alone(test: impl FnOnce()) -> Output {
 /// As [`alone`], in a process that a shell script prepares, and then becomes with `exec "$@"`. Where the script does not come
 /// that far the test cannot be made; then it says so, and passes.
 #[track_caller]
-pub(crate) fn alone_after(script: &str, test: impl FnOnce()) {
+pub(crate) fn alone_after(script: &str, test: impl FnOnce() + Send + 'static) {
     let mut shell = Command::new("sh");
     shell.args(["-ec", script, "sh"]).arg(program());
     let outcome = outcome_of(shell, test);
@@ -62,7 +62,7 @@ fn has_run(outcome: &Output) -> bool {
 }
 
 /// The process is this test binary once more, told to run the test that this thread is named after; there, this does not return.
-fn outcome_of(mut command: Command, test: impl FnOnce()) -> Output {
+fn outcome_of(mut command: Command, test: impl FnOnce() + Send + 'static) -> Output {
     if env::var_os(ALONE).is_some() {
         with_watchdog(LIMIT, test);
         process::exit(0);

@@ -9,7 +9,7 @@ use rustix::thread::Pid;
 use super::{LIMIT, until_asleep, with_watchdog};
 
 /// Runs `test` with a loop that runs on a thread of its own, under a watchdog.
-pub(crate) fn with_loop_thread<R>(test: impl FnOnce(&LoopHandle) -> R) -> R {
+pub(crate) fn with_loop_thread<R: Send + 'static>(test: impl FnOnce(&LoopHandle) -> R + Send + 'static) -> R {
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("loop").unwrap();
         let result = test(thread.handle());

@@ -15,13 +15,13 @@ fn one_at_a_time() -> MutexGuard<'static, ()> {
 }
 
 /// As [`with_loop`], for a test that makes its loops itself.
-pub(crate) fn alone<R>(test: impl FnOnce() -> R) -> R {
+pub(crate) fn alone<R: Send + 'static>(test: impl FnOnce() -> R + Send + 'static) -> R {
     let _turn = one_at_a_time();
     with_watchdog(LIMIT, test)
 }
 
 /// Runs `test` with a loop, while no other test of the binary runs: descriptor numbers belong to the process.
-pub(crate) fn with_loop<R>(test: impl FnOnce(&EventLoop) -> R) -> R {
+pub(crate) fn with_loop<R: Send + 'static>(test: impl FnOnce(&EventLoop) -> R + Send + 'static) -> R {
     let _turn = one_at_a_time();
     super::with_loop(test)
 }

@@ -39,7 +39,8 @@ pub(crate) use with_both;
 #[cfg(feature = "uring")]
 pub(crate) fn ring() -> Option<reveille::FileIoBuilder> {
     let builder = FileIo::builder().backend(reveille::Backend::Ring);
-    let probed = with_loop(|event_loop| builder.clone().build(event_loop).map(drop));
+    let probing = builder.clone();
+    let probed = with_loop(move |event_loop| probing.build(event_loop).map(drop));
     probed.map(|()| builder).map_err(|error| skipped(format_args!("no ring to test: {error}"))).ok()
 }
 

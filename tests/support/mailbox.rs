@@ -5,8 +5,11 @@ use reveille::{EventLoop, LoopHandle, Mailbox, PostErrorReason};
 use super::{LIMIT, with_watchdog};
 
 /// As [`with_loop`](super::with_loop), with a loop that has this mailbox.
-pub(crate) fn with_mailbox<R>(mailbox: Mailbox, test: impl FnOnce(&EventLoop) -> R) -> R {
-    with_watchdog(LIMIT, || {
+pub(crate) fn with_mailbox<R: Send + 'static>(
+    mailbox: Mailbox,
+    test: impl FnOnce(&EventLoop) -> R + Send + 'static,
+) -> R {
+    with_watchdog(LIMIT, move || {
         test(&EventLoop::builder().propagate_panics(true).mailbox(mailbox).build().unwrap())
     })
 }

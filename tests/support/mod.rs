@@ -26,16 +26,15 @@ pub(crate) mod udp;
 pub(crate) mod unix;
 
 use std::cell::RefCell;
-use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::time::Duration;
-use std::{fs, process, thread};
+use std::{fs, thread};
 
 use reveille::{EventLoop, LoopHandle, VirtualClock};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -47,40 +46,51 @@ pub(crate) const MIB: usize = 1024 * KIB;
 /// How long a test may take. Nothing depends on it but when a hang becomes a failure.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs `test`. If it has not ended within `limit` it hangs: the process is aborted, with the test's name.
-pub(crate) fn with_watchdog<R>(limit: Duration, test: impl FnOnce() -> R) -> R {
-    let (done, is_done) = mpsc::channel::<()>();
+/// Runs `test` on a thread of its own, which has the name of the test. A panic of `test` is passed on. If `test` has not
+/// ended within `limit` it hangs: this call panics with the test's name, and leaves the thread behind, so that the other
+/// tests of the binary still run.
+#[track_caller]
+pub(crate) fn with_watchdog<R: Send + 'static>(
+    limit: Duration,
+    test: impl FnOnce() -> R + Send + 'static,
+) -> R {
     let name = thread::current().name().unwrap_or("a test").to_owned();
-    let watchdog = thread::spawn(move || {
-        if is_done.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-            // Not `eprintln!`, whose output the test harness would keep and lose.
-            let _ = writeln!(io::stderr(), "{name} is not done within {limit:?}");
-            process::abort();
-        }
-    });
-    let result = test();
-    drop(done);
-    watchdog.join().expect("the watchdog ends");
-    result
+    let body = thread::Builder::new().name(name.clone()).spawn(test).expect("a thread");
+    // Another thread joins the body, because a join has no time limit. Only a join waits for the destructors of
+    // thread-locals, which can hang as well.
+    let (ended, has_ended) = mpsc::channel();
+    thread::spawn(move || ended.send(body.join()));
+    match has_ended.recv_timeout(limit) {
+        Ok(Ok(result)) => result,
+        Ok(Err(payload)) => resume_unwind(payload),
+        Err(_) => panic!("{name} is not done within {limit:?}"),
+    }
 }
 
 /// Runs `test` with a loop, under a watchdog. An assertion that fails in a callback fails the test.
-pub(crate) fn with_loop<R>(test: impl FnOnce(&EventLoop) -> R) -> R {
+#[track_caller]
+pub(crate) fn with_loop<R: Send + 'static>(test: impl FnOnce(&EventLoop) -> R + Send + 'static) -> R {
     with_watchdog(LIMIT, || test(&EventLoop::builder().propagate_panics(true).build().expect("a loop")))
 }
 
-/// As [`with_loop`], with the usual settings: a panic in a callback is caught, and counted.
-pub(crate) fn with_catching_loop<R>(test: impl FnOnce(&EventLoop) -> R) -> R {
+/// As [`with_loop`], with the default settings: a panic in a callback is caught, and counted.
+#[track_caller]
+pub(crate) fn with_catching_loop<R: Send + 'static>(
+    test: impl FnOnce(&EventLoop) -> R + Send + 'static,
+) -> R {
     with_watchdog(LIMIT, || test(&EventLoop::new().expect("a loop")))
 }
 
 /// As [`with_loop`], with a loop that goes by a clock of the test's.
-pub(crate) fn with_clock(test: impl FnOnce(&EventLoop, &VirtualClock)) {
+#[track_caller]
+pub(crate) fn with_clock<R: Send + 'static>(
+    test: impl FnOnce(&EventLoop, &VirtualClock) -> R + Send + 'static,
+) -> R {
     with_watchdog(LIMIT, || {
         let clock = VirtualClock::new();
         let builder = EventLoop::builder().propagate_panics(true).virtual_clock(clock.clone());
-        test(&builder.build().expect("a loop"), &clock);
-    });
+        test(&builder.build().expect("a loop"), &clock)
+    })
 }
 
 /// Calls `call` on a thread of its own, and waits for what it answers.
