@@ -6,6 +6,8 @@
 //!
 //! The standard library starts the process and is not asked again: it would wait and kill by number.
 
+mod fork;
+
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::fs::File;
@@ -95,6 +97,9 @@ pub struct Child {
 impl Child {
     /// Starts `command`, and has the loop call `callback` when it has ended.
     ///
+    /// A signal that the process gets before it has become the program acts by default, as it would on the program: no handler of
+    /// this process's runs there, also while hooks of the command do ([`pre_exec`](std::os::unix::process::CommandExt::pre_exec)).
+    ///
     /// The callback is called in phase 3 of a turn, never from within this call. It gets an error instead of a status if there is
     /// none to be had: somebody else has taken it (a wait for any child, or SIGCHLD set to be ignored), or the loop
     /// is dropped while the process runs.
@@ -108,7 +113,7 @@ impl Child {
         command: &mut Command,
         callback: impl FnOnce(&EventLoop, io::Result<ExitStatus>) + 'static,
     ) -> io::Result<Child> {
-        let mut started = Unwatched(Some(command.spawn()?));
+        let mut started = Unwatched(Some(fork::with_default_actions(|| command.spawn())?));
         let child = started.0.as_mut().expect("it has just been put there");
         let id = child.id();
         let pid = Pid::from_child(child);

@@ -1,5 +1,7 @@
 //! Which signals there are.
 
+pub(crate) mod action;
+
 use std::fmt;
 
 use rustix::process::Signal as Known;

@@ -7,7 +7,8 @@
 //! touched, so it does not matter which threads there are; an exec puts handlers back to the default by itself.
 //!
 //! The handler is that of the crate `signal-hook`, which calls any number of actions for one signal and chains to the handler
-//! that it finds. It interrupts system calls of the thread it runs on; those that can be are restarted (SA_RESTART).
+//! that it finds. It interrupts system calls of the thread it runs on; those that can be are restarted (SA_RESTART). It runs on the
+//! thread's alternate stack if there is one (SA_ONSTACK).
 
 mod disposition;
 
@@ -29,7 +30,7 @@ use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use crate::registration::Registration;
-use crate::signal::Signal;
+use crate::signal::{Signal, action};
 
 /// Signals of the process as calls on a loop.
 ///
@@ -41,7 +42,9 @@ use crate::signal::Signal;
 /// Any that is sent to the process, or to one of its threads. Threads started earlier or later make no difference, as no
 /// thread's signal mask is used; a thread that has blocked a signal by itself leaves it to the others. Programs that are started
 /// while this lives inherit nothing of it: they have the default for each signal, and the mask of the thread that
-/// starts them, which is as it was.
+/// starts them, which is as it was. A signal that is sent to a process before it has become its program acts by default as well
+/// if [`Child::spawn`](crate::Child::spawn) starts it. The standard library's own `spawn` does the same, unless the command has
+/// hooks or other settings that need a fork; then the handler of this process takes the signal, and it is lost.
 ///
 /// A signal says that something has happened, not how often: those of one number that come before the loop has
 /// looked are told as one, as the kernel itself does it. Of different signals none is lost; they are told in the order in which they
@@ -93,7 +96,8 @@ impl Signals {
     ///
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if no signal is given, or one that no process can catch (SIGKILL, SIGSTOP);
-    /// EMFILE or ENFILE if there are no descriptors left.
+    /// EMFILE or ENFILE if there are no descriptors left; [`Other`](io::ErrorKind::Other) if another part of the program has
+    /// replaced the handler of an earlier source, or of `signal-hook`, by the default.
     pub fn new(
         event_loop: &EventLoop,
         signals: impl IntoIterator<Item = Signal>,
@@ -191,6 +195,7 @@ struct Listening {
 impl Listening {
     fn new(signal: Signal, waker: BorrowedFd<'_>) -> io::Result<Listening> {
         let waker = waker.try_clone_to_owned()?;
+        let before = action::current(signal.as_raw())?;
         let mut listening = Listening {
             signal,
             has_come: Arc::default(),
@@ -199,6 +204,7 @@ impl Listening {
         };
         listening.actions.push(flag::register(signal.as_raw(), Arc::clone(&listening.has_come))?);
         listening.actions.push(low_level::pipe::register(signal.as_raw(), waker)?);
+        action::run_on_alternate_stack(signal.as_raw(), before)?;
         Ok(listening)
     }
 }

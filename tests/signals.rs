@@ -13,7 +13,7 @@ use std::sync::mpsc;
 use std::{fs, io, thread};
 
 use reveille::{EventLoop, LoopThread, Signal, Signals};
-use rustix::process::kill_process;
+use rustix::process::{Resource, Rlimit, getrlimit, kill_process, setrlimit};
 use rustix::thread::{Pid, gettid};
 use support::alone::{alone, outcome_alone};
 use support::net::{open_descriptors, turn_until};
@@ -227,6 +227,23 @@ fn a_signal_that_was_ignored_is_ignored_again() {
         turn_until(&event_loop, || told.len() > 0);
         drop(source);
         (0..100).for_each(|_| raise(Signal::PIPE));
+    });
+}
+
+/// Rust programs ignore SIGPIPE, and would die of the next peer that closes if it were taken for the default.
+#[test]
+fn a_signal_that_was_ignored_is_ignored_again_although_no_descriptor_was_left() {
+    alone(|| {
+        let event_loop = catching_loop();
+        // The fewest descriptors with which there can be a source.
+        let usual = getrlimit(Resource::Nofile);
+        let source = (0..100).find_map(|limit| {
+            setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: usual.maximum }).unwrap();
+            Signals::new(&event_loop, [Signal::PIPE], |_, _| ()).ok()
+        });
+        setrlimit(Resource::Nofile, usual).unwrap();
+        drop(source.expect("a source"));
+        raise(Signal::PIPE);
     });
 }
 

@@ -5,7 +5,6 @@
 //! nothing while there are any.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -14,6 +13,7 @@ use parking_lot::Mutex;
 use signal_hook::flag;
 
 use crate::signal::Signal;
+use crate::signal::action::{self, Action};
 
 /// How the signals that were ever asked for are held. An entry stays for good, as its action does.
 static HELD: Mutex<BTreeMap<Signal, Held>> = Mutex::new(BTreeMap::new());
@@ -37,7 +37,7 @@ impl Claim {
             }
         } else {
             let mut default_is_due = None;
-            if is_default(signal) {
+            if action::current(signal.as_raw())? == Action::Default {
                 let due = Arc::new(AtomicBool::new(false));
                 flag::register_conditional_default(signal.as_raw(), Arc::clone(&due))?;
                 default_is_due = Some(due);
@@ -59,16 +59,4 @@ impl Drop for Claim {
             }
         }
     }
-}
-
-/// Whether the signal is neither ignored nor handled, as the kernel shows it (proc_pid_status(5)). Without /proc, what is
-/// usual: that it is not.
-fn is_default(signal: Signal) -> bool {
-    let Ok(status) = fs::read_to_string("/proc/thread-self/status") else { return true };
-    let is_in = |field: &str| {
-        let mask = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-        mask & 1 << (signal.as_raw() - 1) != 0
-    };
-    !is_in("SigIgn") && !is_in("SigCgt")
 }
