@@ -11,6 +11,7 @@ mod alarm;
 mod builder;
 mod call;
 mod counters;
+mod embedding;
 mod handle;
 mod mailbox;
 mod patience;
@@ -28,7 +29,6 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -88,6 +88,17 @@ use timers::TimerTask;
 /// Then a request to [`quit`](EventLoop::quit) is honoured. Whatever a callback or a task starts anew waits for the next turn, so
 /// nothing can keep the rest from being served.
 ///
+/// # Inside another loop
+/// A loop can be embedded in another poller or runtime, on one thread with it. Its descriptor ([`AsFd`](std::os::fd::AsFd),
+/// [`AsRawFd`](std::os::fd::AsRawFd)) is readable while the loop has something to do, and becomes so for all of it: descriptors that
+/// are ready, timers that are due, tasks from other threads, what is asked of the loop between its turns, and what a turn has left. Work
+/// that comes after a turn is a new edge, so pollers that go by edges (tokio's `AsyncFd`, mio) are served as those that go by level
+/// (poll(2)) are. The outer loop watches the descriptor for reading, calls [`run_ready`](EventLoop::run_ready) each time that it is
+/// readable, and needs no timeout of its own. When there is nothing to do, the descriptor is not readable.
+///
+/// The deadlines of a [virtual clock](Builder::virtual_clock) do not show before the clock has been moved. The examples `in_tokio` and
+/// `in_mio` are complete programs.
+///
 /// # Panics in callbacks
 /// A panic is caught at the callback: the connection or channel it belongs to is closed, the task or timer is over, the panic
 /// is logged and counted ([`Counters::panics`]), and the loop goes on. With [`Builder::propagate_panics`], `run` ends the turn, so
@@ -127,6 +138,8 @@ struct Inner {
     running: Cell<bool>,
     /// The loop has not looked at its descriptors since it last ran, while it was announced to sleep: a wake may stand unread.
     wake_unread: Cell<bool>,
+    /// The loop itself has written to its counter, to show work between turns, and has not read that.
+    own_wake: Cell<bool>,
     /// A request to quit has been taken from the queue, and no `run` has returned for it yet.
     quitting: Cell<bool>,
     /// The loop is being dropped: nothing new is taken on.
@@ -327,15 +340,6 @@ impl EventLoop {
         if let Some(payload) = self.inner.panic.take() {
             resume_unwind(payload);
         }
-    }
-}
-
-impl AsFd for EventLoop {
-    /// The loop's own descriptor, to be watched by another poller; see [`run_once`](EventLoop::run_once).
-    ///
-    /// The same descriptor for the whole life of the loop.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.poller.as_fd()
     }
 }
 

@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 
 use crate::readiness::{Interest, Readiness};
 
@@ -84,6 +86,21 @@ impl Poller {
     /// Whether the last wait brought anything.
     pub(crate) fn has_events(&self) -> bool {
         !self.events.borrow().is_empty()
+    }
+
+    /// Whether events are left that the last wait had no room for. A system call only if that was full.
+    pub(crate) fn has_more(&self) -> bool {
+        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let is_full = {
+            let events = self.events.borrow();
+            events.iter().count() >= events.capacity()
+        };
+        if !is_full {
+            return false;
+        }
+        let ready = retry_on_intr(|| poll(&mut [PollFd::new(&self.registry, PollFlags::IN)], Some(&NOW)));
+        // What cannot be found out is looked for.
+        ready != Ok(0)
     }
 
     /// Tells what the last wait brought: the key given at registration, and what is ready.

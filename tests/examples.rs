@@ -78,6 +78,20 @@ const EXAMPLES: &[Example] = &[
         unread: GoesOn,
         starts: &[],
     },
+    Example {
+        name: "in_mio",
+        arguments: &["127.0.0.1:0"],
+        conduct: Serves { when: "UDP on ", visit: visit_in_mio },
+        unread: GoesOn,
+        starts: &[],
+    },
+    Example {
+        name: "in_tokio",
+        arguments: &["127.0.0.1:0"],
+        conduct: Serves { when: "echoing on ", visit: |on| net::assert_echoes(&mut connect(on[0])) },
+        unread: GoesOn,
+        starts: &[],
+    },
     Example { name: "kvm_doorbell", arguments: &[], conduct: Ends, unread: Fails, starts: &[] },
     Example { name: "own_ring", arguments: &["/etc/passwd"], conduct: Ends, unread: Fails, starts: &[] },
     Example {
@@ -124,6 +138,12 @@ fn visit_services(on: &[SocketAddr]) {
     assert!(read_to_end(&mut connect(*daytime)).ends_with(b"UTC\r\n"));
     assert_eq!(net::read_exact(&mut connect(*chargen), 74)[72..], *b"\r\n");
     assert_eq!(read_to_end(&mut connect(*time)).len(), 4);
+}
+
+fn visit_in_mio(on: &[SocketAddr]) {
+    let [stream, datagrams] = on else { panic!("not two services: {on:?}") };
+    net::assert_echoes(&mut connect(*stream));
+    visit_udp_echo(&[*datagrams]);
 }
 
 fn visit_udp_echo(on: &[SocketAddr]) {

@@ -223,6 +223,21 @@ fn a_timer_of_a_handle_can_be_moved_before_the_loop_has_seen_it_and_after() {
     }
 }
 
+/// The errand that arms the timer is this thread's own, and the one that moves it, from elsewhere, overtakes it.
+#[test]
+fn a_timer_that_another_thread_moves_before_it_is_armed_fires_in_time() {
+    with_clock(|event_loop, clock| {
+        let (fired, handle) = (Count::default(), event_loop.handle());
+        let f = fired.clone();
+        let id = handle.run_after(HOUR, move |_| f.add()).unwrap();
+        assert!(on_another_thread(|| handle.reset(id, SECOND)));
+        turn(event_loop);
+        clock.advance(SECOND);
+        turn(event_loop);
+        assert_eq!(fired.get(), 1);
+    });
+}
+
 #[test]
 fn another_thread_can_have_a_timer_of_the_loop_moved() {
     let make = |event_loop: &EventLoop, _: &LoopHandle, tell: mpsc::Sender<u64>, start: Instant| {

@@ -411,6 +411,25 @@ check_udp_echo() {
 }
 
 # Two processes and one counter; what they print in which order is tested elsewhere.
+# Loops inside another poller: echo servers, which end in order.
+check_embedded() {
+  local example word
+  for example in in_tokio in_mio; do
+    launch "$example" 127.0.0.1:0
+    word=TCP
+    [[ $example == in_mio ]] || word=echoing
+    await_address "$word"
+    [[ $(printf 'to and fro' | bounded 10 nc -q 1 "$HOST" "$PORT") == 'to and fro' ]] || die "no echo from $example"
+    kill -TERM "$SERVER" || die "the server had died"
+    await_exit "$SERVER" 10
+    ((STATUS == 0)) || die "status $STATUS after SIGTERM"
+    forget "$SERVER"
+    rejects 2 "$example" 127.0.0.1:0 another
+    rejects 1 "$example" nonsense
+    bounded 5 "$examples/$example" --help | grep -q "^usage: $example" || die "no usage of $example"
+  done
+}
+
 check_eventfd() {
   local lines
   lines=$(bounded 20 "$examples/eventfd" -s --write-every 1ms --read-every 1ms 1 2 3 4 5 | grep -c '^Parent read 1 (0x1) from efd')
@@ -547,7 +566,7 @@ check_doorbell() {
 # --- All of it ------------------------------------------------------------------------------------
 
 all_checks=(large_file interleaved killed_clients many_open half_close bad_peers few_descriptors ipv6
-  command_line signals stop_under_load two_servers simple udp_echo eventfd doorbell kvm_doorbell uring_cat file_server own_ring)
+  command_line signals stop_under_load two_servers simple udp_echo embedded eventfd doorbell kvm_doorbell uring_cat file_server own_ring)
 
 run_check() {
   local begin=$EPOCHREALTIME

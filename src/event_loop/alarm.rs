@@ -37,12 +37,17 @@ impl Alarm {
         Alarm { id, fd, armed: Cell::new(NEVER) }
     }
 
+    /// Whether the wait ends by `deadline` as it is.
+    pub(super) fn goes_off_by(&self, deadline: u64) -> bool {
+        self.armed.get() <= deadline
+    }
+
     /// Makes sure that the wait ends by `deadline`, which lies ahead. A system call only if it would not yet.
     ///
     /// The kernel is told how long that is from now, as the standard library does not say what its instants are to the kernel. What
     /// passes between the look at the clock and the kernel's makes the alarm late, and never early.
     pub(super) fn set(&self, deadline: u64, clock: &Clock) -> io::Result<()> {
-        if deadline >= self.armed.get() {
+        if self.goes_off_by(deadline) {
             return Ok(());
         }
         // All zeros would mean to disarm it.

@@ -133,6 +133,7 @@ impl Builder {
             iteration: Cell::new(0),
             running: Cell::new(false),
             wake_unread: Cell::new(true),
+            own_wake: Cell::new(false),
             quitting: Cell::new(false),
             ending: Cell::new(false),
             propagate_panics: self.propagate_panics,

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::EventLoop;
 use crate::poller::Wait;
-use crate::task_queue::Wake;
+
+/// How many turns one [`run_ready`](EventLoop::run_ready) makes at most.
+const READY_TURNS: usize = 128;
 
 impl EventLoop {
     /// Runs until somebody asks the loop to [`quit`](EventLoop::quit).
@@ -30,9 +32,8 @@ impl EventLoop {
 
     /// Makes one turn, waiting at most `timeout` (for ever if `None`) for something to do.
     ///
-    /// This is for a loop that lives inside another one. Its descriptor ([`AsFd`](std::os::fd::AsFd)) becomes readable when there
-    /// is something to do now: events, timers that are due, tasks from other threads, and work that the last turn left over.
-    /// (Deadlines of a virtual clock do not show, as nobody waits for them.)
+    /// For a loop inside another one, which is woken by the loop's [descriptor](EventLoop#inside-another-loop):
+    /// [`run_ready`](EventLoop::run_ready) makes as many turns as there is work for, this one makes exactly one.
     ///
     /// The timeout is kept to the millisecond, rounded up, and is of real time also in a loop with a virtual clock.
     ///
@@ -54,6 +55,42 @@ impl EventLoop {
         Ok(())
     }
 
+    /// Makes turns, without waiting, until one has had nothing to do: what a loop inside another one does when its
+    /// [descriptor](EventLoop#inside-another-loop) has become readable.
+    ///
+    /// It makes 128 turns at most, so that a loop that always has work (a task that queues itself again, a peer that sends without a
+    /// pause) leaves the outer loop its share of the thread. What is left then shows in the descriptor, as a new edge.
+    ///
+    /// A request to quit ends it, and is left standing ([`is_quitting`](EventLoop::is_quitting)) as by
+    /// [`run_once`](EventLoop::run_once). The outer loop should stop calling then: a loop with such a request always has work.
+    ///
+    /// ```
+    /// use reveille::EventLoop;
+    /// use rustix::event::{PollFd, PollFlags, poll};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let event_loop = EventLoop::new()?;
+    /// event_loop.run_after(Duration::from_millis(2), EventLoop::quit);
+    /// while !event_loop.is_quitting() {
+    ///     // The outer loop: it watches this descriptor among others.
+    ///     poll(&mut [PollFd::new(&event_loop, PollFlags::IN)], None)?;
+    ///     event_loop.run_ready()?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`run`](EventLoop::run).
+    pub fn run_ready(&self) -> io::Result<()> {
+        let running = Running::enter(self)?;
+        self.settle(READY_TURNS)?;
+        drop(running);
+        self.go_on_with_panic();
+        Ok(())
+    }
+
     /// Runs for `duration` by the loop's clock, or until somebody asks the loop to [`quit`](EventLoop::quit).
     ///
     /// A loop with a [`VirtualClock`](crate::VirtualClock) does not wait: whenever there is nothing left to do, it moves the clock to
@@ -70,7 +107,7 @@ impl EventLoop {
         let quit = loop {
             let quit = match clock.virtual_clock() {
                 None => self.turn(Wait::Until(clock.instant(end)))?,
-                Some(_) => self.settle()?,
+                Some(_) => self.settle(usize::MAX)?,
             };
             if quit || clock.moment(self.now()) >= end {
                 break quit;
@@ -88,9 +125,9 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Makes turns until one has had nothing to do. Answers whether the loop has been asked to quit meanwhile.
-    fn settle(&self) -> io::Result<bool> {
-        loop {
+    /// Makes turns until one has had nothing to do, `most` of them at most. Returns whether a request to quit stands.
+    fn settle(&self, most: usize) -> io::Result<bool> {
+        for _ in 0..most {
             let idle = self.next_work() > self.moment();
             if self.turn(Wait::No)? {
                 return Ok(true);
@@ -100,6 +137,7 @@ impl EventLoop {
             }
             self.go_on_with_panic();
         }
+        Ok(false)
     }
 
     /// The moment for which there is something to do; that of the origin if it is there already.
@@ -111,33 +149,24 @@ impl EventLoop {
     }
 }
 
-/// The mark that the loop is in a turn, for the length of `run`, `run_once` or `run_for`.
+/// The mark that the loop is in a turn, for the length of one of the calls that run it.
 struct Running<'a>(&'a EventLoop);
 
 impl<'a> Running<'a> {
     fn enter(event_loop: &'a EventLoop) -> io::Result<Running<'a>> {
         if event_loop.inner.running.replace(true) {
-            let message =
-                "the loop is running already: run, run_once and run_for cannot be called from its callbacks";
+            let message = "the loop is running already: a loop cannot be run from its own callbacks";
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
         }
-        Ok(Running(event_loop))
+        let running = Running(event_loop);
+        event_loop.enter()?;
+        Ok(running)
     }
 }
 
 impl Drop for Running<'_> {
-    /// Leaves the loop such that its descriptor shows whether there is work: either producers will wake it, or it is awake.
     fn drop(&mut self) {
-        let EventLoop { inner } = self.0;
-        inner.running.set(false);
-        let may_wait = self.0.await_timers().unwrap_or_else(|error| {
-            log::error!("cannot set the alarm for the next timer: {error}");
-            false
-        });
-        inner.now.set(None);
-        inner.wake_unread.set(true);
-        if self.0.has_work() || !may_wait || !inner.shared.tasks.may_sleep() {
-            inner.shared.wake(Wake::Needed);
-        }
+        self.0.inner.running.set(false);
+        self.0.leave();
     }
 }

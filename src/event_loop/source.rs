@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::shared::Shared;
 use super::{EventLoop, Inner};
 use crate::buffer::Buffer;
-use crate::channel_table::ChannelId;
+use crate::channel_table::{ChannelId, ChannelTable};
 use crate::readiness::{Interest, Readiness};
 
 /// A descriptor with somebody who answers for it. The loop owns it from registration to close.
@@ -84,11 +84,20 @@ impl EventLoop {
     }
 
     pub(crate) fn set_wanted(&self, id: ChannelId, wanted: Readiness) {
-        self.inner.channels.borrow_mut().set_wanted(id, wanted);
+        self.schedule(|channels| channels.set_wanted(id, wanted));
     }
 
     pub(crate) fn add_ready(&self, id: ChannelId, ready: Readiness) {
-        self.inner.channels.borrow_mut().add_ready(id, ready);
+        self.schedule(|channels| channels.add_ready(id, ready));
+    }
+
+    /// Makes a change after which a channel may have to run.
+    fn schedule(&self, change: impl FnOnce(&mut ChannelTable<Rc<dyn Source>>)) {
+        let mut channels = self.inner.channels.borrow_mut();
+        change(&mut channels);
+        if channels.has_active() {
+            self.show_work();
+        }
     }
 
     pub(crate) fn clear_ready(&self, id: ChannelId, gone: Readiness) {
@@ -110,6 +119,7 @@ impl EventLoop {
     /// Has the source told in phase 6 that it is closed, and drops it then.
     pub(crate) fn close_later(&self, id: ChannelId) {
         self.inner.closing.borrow_mut().push(id);
+        self.show_work();
     }
 
     /// Passes the word that something has been left for the source. Finds nothing if the source has gone.

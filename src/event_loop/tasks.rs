@@ -32,10 +32,7 @@ impl EventLoop {
 
     pub(super) fn queue_local(&self, push: impl FnOnce(&mut Batch<Task<EventLoop>>)) {
         push(&mut self.inner.local_tasks.borrow_mut());
-        if !self.inner.running.get() {
-            // Between the turns of an embedded loop somebody else may be waiting on the loop's descriptor.
-            self.inner.shared.wake(self.inner.shared.tasks.end_sleep());
-        }
+        self.show_work();
     }
 
     /// Phase 5. If a request to quit is there, whatever was accepted before it is in this batch.

@@ -198,16 +198,24 @@ impl EventLoop {
     }
 
     fn arm(&self, deadline: u64, task: impl FnOnce(&Firing) + 'static) -> TimerKey {
-        self.inner.timers.borrow_mut().insert(deadline, Task::new(task))
+        let key = self.inner.timers.borrow_mut().insert(deadline, Task::new(task));
+        self.show_deadline(deadline);
+        key
     }
 
     fn arm_repeating(&self, deadline: u64, task: impl FnOnce(&Firing) + 'static) -> TimerKey {
-        self.inner.timers.borrow_mut().insert_repeating(deadline, Task::new(task))
+        let key = self.inner.timers.borrow_mut().insert_repeating(deadline, Task::new(task));
+        self.show_deadline(deadline);
+        key
     }
 
     /// Gives a timer another deadline, and answers whether it was there.
     pub(super) fn rearm(&self, key: TimerKey, deadline: u64) -> bool {
-        self.inner.timers.borrow_mut().reset(key, deadline)
+        let moved = self.inner.timers.borrow_mut().reset(key, deadline);
+        if moved {
+            self.show_deadline(deadline);
+        }
+        moved
     }
 
     /// Takes a timer out of the queue, and answers whether it was there.
@@ -217,8 +225,10 @@ impl EventLoop {
         cancelled.is_some()
     }
 
-    /// Puts a timer that was made through a handle into the queue.
-    pub(super) fn arm_remote_timer(&self, key: RemoteKey, deadline: u64, schedule: Option<Schedule>) {
+    /// Puts a timer that was made through a handle into the queue, unless it has been cancelled. It may have been moved meanwhile,
+    /// by a thread whose errand has overtaken the one that this is called by.
+    pub(super) fn arm_remote_timer(&self, key: RemoteKey, schedule: Option<Schedule>) {
+        let Some((_, deadline)) = self.inner.shared.remote_timers.place(key) else { return };
         let armed = self.arm_repeating(deadline, move |firing| firing.run_remote(key, schedule));
         if !self.inner.shared.remote_timers.set_armed(key, armed) {
             self.disarm(armed);

@@ -59,7 +59,7 @@ impl LoopHandle {
         let inserted = self.shared.remote_timers.insert(deadline, callback, wrap);
         let key = inserted.map_err(|callback| self.refused(Refusal::Closed, callback))?;
         // If the loop goes before it has armed the timer, the callback is dropped with the loop's other timers.
-        self.send_errand(move |event_loop| event_loop.arm_remote_timer(key, deadline, schedule));
+        self.send_errand(move |event_loop| event_loop.arm_remote_timer(key, schedule));
         Ok(self.shared.timer_id(TimerName::Remote(key)))
     }
 

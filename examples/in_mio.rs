@@ -1,0 +1,86 @@
+//! A loop inside mio: an echo server for TCP on a loop, and one for UDP by hand, on one thread.
+//!
+//! Run it with `cargo run --release --example in_mio`, then talk to it with `nc 127.0.0.1 2007` or `nc -u 127.0.0.1 2007`. It shows a
+//! loop that is one source among others of a `mio::Poll`, which goes by edges.
+
+use std::env;
+use std::io::{self, ErrorKind, Write};
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::process::ExitCode;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use reveille::{EventLoop, Signal, Signals, TcpServer};
+
+const USAGE: &str = "usage: in_mio [ADDRESS:PORT]";
+
+const LOOP: Token = Token(0);
+const DATAGRAMS: Token = Token(1);
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let address = match arguments[..] {
+        ["--help" | "-h"] => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        [] => "127.0.0.1:2007",
+        [address] if !address.starts_with('-') => address,
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(address) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("in_mio: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(address: &str) -> io::Result<()> {
+    let event_loop = EventLoop::new()?;
+    let server =
+        TcpServer::bind(&event_loop, address)?.on_message(|conn, input| conn.send(input.take_all()))?;
+    let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
+    let datagrams = UdpSocket::bind(address)?;
+    datagrams.set_nonblocking(true)?;
+
+    let mut poll = Poll::new()?;
+    poll.registry().register(&mut SourceFd(&event_loop.as_raw_fd()), LOOP, Interest::READABLE)?;
+    poll.registry().register(&mut SourceFd(&datagrams.as_raw_fd()), DATAGRAMS, Interest::READABLE)?;
+    let _ = writeln!(io::stdout(), "TCP on {}\nUDP on {}", server.local_addr(), datagrams.local_addr()?);
+    let mut events = Events::with_capacity(16);
+    while !event_loop.is_quitting() {
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            result => result?,
+        }
+        for event in &events {
+            match event.token() {
+                LOOP => event_loop.run_ready()?,
+                _ => echo(&datagrams)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Sends back what there is: an edge says that something has come, and not how much.
+fn echo(socket: &UdpSocket) -> io::Result<()> {
+    let mut bytes = [0; 65_536];
+    loop {
+        match socket.recv_from(&mut bytes) {
+            // It is as lost as any other datagram if it is not taken.
+            Ok((n, from)) => _ = socket.send_to(&bytes[..n], from),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

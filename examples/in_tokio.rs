@@ -1,0 +1,81 @@
+//! A loop inside tokio: an echo server that answers late, on one thread with a tokio runtime.
+//!
+//! Run it with `cargo run --release --example in_tokio`, then talk to it with `nc 127.0.0.1 2007`; each message comes back after 10 ms.
+//! It shows a loop whose descriptor is watched by tokio ([`embed`]), a handler that starts a tokio task, and a task that speaks to a
+//! connection of the loop.
+
+use std::env;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use reveille::{EventLoop, Signal, Signals, TcpServer};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+const USAGE: &str = "usage: in_tokio [ADDRESS:PORT]";
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let address = match arguments[..] {
+        ["--help" | "-h"] => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        [] => "127.0.0.1:2007",
+        [address] if !address.starts_with('-') => address,
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(address) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("in_tokio: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(address: &str) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let event_loop = EventLoop::new()?;
+    let server = TcpServer::bind(&event_loop, address)?.on_message(|conn, input| {
+        let (bytes, connection) = (input.take_all().to_vec(), conn.handle());
+        // The runtime is there: the loop runs inside `block_on`.
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            // A peer that has gone gets no answer.
+            let _ = connection.send(bytes);
+        });
+    })?;
+    let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
+    runtime.block_on(async {
+        let descriptor = watched(&event_loop)?;
+        let _ = writeln!(io::stdout(), "echoing on {}", server.local_addr());
+        embed(&event_loop, &descriptor).await
+    })
+}
+
+/// Runs the loop, by the edges of its descriptor, until it is to quit. Other tasks of the runtime run in between.
+async fn embed(event_loop: &EventLoop, descriptor: &AsyncFd<OwnedFd>) -> io::Result<()> {
+    while !event_loop.is_quitting() {
+        // Cleared before the turns: what comes during them is a new edge.
+        descriptor.readable().await?.clear_ready();
+        event_loop.run_ready()?;
+    }
+    Ok(())
+}
+
+/// A duplicate of the loop's descriptor, so that tokio has one of its own; its edges are the same.
+#[allow(
+    deprecated,
+    reason = "the other constructor is unsafe, and an owned descriptor is all that it asks for"
+)]
+fn watched(event_loop: &EventLoop) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(event_loop.as_fd().try_clone_to_owned()?, Interest::READABLE)
+}
