@@ -203,22 +203,13 @@ impl<F: AsFd + 'static> Core<F> {
     }
 
     fn close(&self, event_loop: &EventLoop) {
-        if !event_loop.is_registered(self.id) {
-            return;
-        }
-        // Explicitly, since a duplicate of the descriptor would keep the registration alive.
-        if !self.interest.get().is_none() {
-            if let Err(error) = event_loop.unwatch(self.source.as_fd()) {
-                log::warn!("cannot take a closed channel's descriptor out of the poller: {error}");
-            }
-        }
         event_loop.remove(self.id);
     }
 }
 
 impl<F: AsFd + 'static> Source for Core<F> {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.source.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        (!self.interest.get().is_none()).then(|| self.source.as_fd())
     }
 
     fn on_ready(&self, event_loop: &EventLoop, readiness: Readiness) {

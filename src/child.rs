@@ -269,8 +269,8 @@ impl Process {
 }
 
 impl Source for Process {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.pidfd.as_fd())
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

@@ -301,8 +301,7 @@ impl EventLoop {
     }
 
     fn close_now(&self, id: ChannelId) {
-        let removed = self.inner.channels.borrow_mut().remove(id);
-        if let Some(source) = removed {
+        if let Some(source) = self.take_out(id) {
             self.catch("a close callback", || {
                 source.on_close(self);
                 drop(source);

@@ -113,20 +113,13 @@ impl fmt::Debug for EventFdSource {
 
 impl Core {
     fn close(&self, event_loop: &EventLoop) {
-        if !event_loop.is_registered(self.id) {
-            return;
-        }
-        // Explicitly, since other descriptors of the counter would keep the registration alive.
-        if let Err(error) = event_loop.unwatch(self.eventfd.as_fd()) {
-            log::warn!("cannot take an eventfd out of the poller: {error}");
-        }
         event_loop.remove(self.id);
     }
 }
 
 impl Source for Core {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.eventfd.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.eventfd.as_fd())
     }
 
     /// Reads until the counter is at zero; every later write raises a new edge.

@@ -107,8 +107,8 @@ impl fmt::Debug for MemoryThreshold {
 }
 
 impl Source for Threshold {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.crossings.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.crossings.as_fd())
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

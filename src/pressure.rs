@@ -212,8 +212,8 @@ struct Trigger {
 }
 
 impl Source for Trigger {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.trigger.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.trigger.as_fd())
     }
 
     /// There is nothing to read: the poll that has reported it has used it up.

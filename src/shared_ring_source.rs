@@ -202,20 +202,13 @@ impl Core {
     }
 
     fn close(&self, event_loop: &EventLoop) {
-        if !event_loop.is_registered(self.id) {
-            return;
-        }
-        // Explicitly, since the peer's descriptors of the counter would keep the registration alive.
-        if let Err(error) = event_loop.unwatch(self.bell.as_fd()) {
-            log::warn!("cannot take the bell of a shared ring out of the poller: {error}");
-        }
         event_loop.remove(self.id);
     }
 }
 
 impl Source for Core {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.bell.as_fd())
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

@@ -160,8 +160,8 @@ impl SignalSource {
 }
 
 impl Source for SignalSource {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.woken.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.woken.as_fd())
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

@@ -296,8 +296,8 @@ impl Watches {
 }
 
 impl Source for Watches {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.inotify.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.inotify.as_fd())
     }
 
     /// Reads a buffer full, and another if that was little. With more to come the others have their turn first.

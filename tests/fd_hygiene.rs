@@ -9,7 +9,9 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
-use reveille::{Backoff, EventFd, EventLoop, LoopPool, LoopThread, Target, TcpClient, TcpServer};
+use reveille::{
+    Backoff, Distribution, EventFd, EventLoop, LoopPool, LoopThread, Target, TcpClient, TcpServer,
+};
 use support::client::{Refusing, Reporting, Reports, Silent, turn_to_rest};
 use support::net::{self, End, Script, Told, scripted};
 use support::{LIMIT, Recorder, turn, with_watchdog};
@@ -138,6 +140,26 @@ fn a_dropped_server_over_several_loops_closes_everything() {
         clients.iter_mut().for_each(net::assert_echoes);
         host.ask(|_, server| *server = None);
         clients.iter_mut().for_each(net::wait_for_end);
+    });
+}
+
+/// The listeners are those of other threads, which close them in their own time. In the report they are closed.
+#[test]
+fn a_stop_is_reported_when_the_listeners_of_all_loops_are_closed() {
+    closes_what_it_opens(|| {
+        for round in 0..100 {
+            let event_loop = EventLoop::new().unwrap();
+            let without_server = net::open_sockets();
+            let builder = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
+            let builder = builder.threads(net::loops(3)).unwrap().distribute(Distribution::ListenerPerLoop);
+            let server = builder.on_message(|_, _| ()).unwrap();
+            server.stop(LIMIT, move |event_loop, _| {
+                assert_eq!(net::open_sockets(), without_server, "round {round}");
+                event_loop.quit();
+            });
+            event_loop.run().unwrap();
+            assert_eq!(event_loop.handle().counters().panics, 0, "round {round}");
+        }
     });
 }
 

@@ -66,8 +66,8 @@ impl Alarm {
 }
 
 impl Source for Alarm {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fd.as_fd())
     }
 
     /// It has gone off, and ended the wait; that was all. Nothing is read: each setting is a new edge.

@@ -137,14 +137,25 @@ impl LoopHandle {
                 event_loop.queue_local(|batch| batch.errands.push(Task::new(errand)));
                 true
             }
-            None => match self.shared.tasks.push_errand(SendTask::new(errand)) {
-                Ok(wake) => {
-                    self.shared.wake(wake);
-                    true
-                }
-                Err(_) => false,
-            },
+            None => self.push_errand(errand),
         }
+    }
+
+    /// As [`send_errand`](LoopHandle::send_errand), but on the loop's own thread `errand` runs before this returns, also while the loop is
+    /// being dropped. It must not call the user's code.
+    pub(crate) fn run_errand(&self, errand: impl FnOnce(&EventLoop) + Send + 'static) -> bool {
+        match self.local_loop() {
+            Some(event_loop) => {
+                errand(&event_loop);
+                true
+            }
+            None => self.push_errand(errand),
+        }
+    }
+
+    fn push_errand(&self, errand: impl FnOnce(&EventLoop) + Send + 'static) -> bool {
+        let pushed = self.shared.tasks.push_errand(SendTask::new(errand));
+        pushed.map(|wake| self.shared.wake(wake)).is_ok()
     }
 
     /// Asks the loop to return from [`EventLoop::run`], as [`EventLoop::quit`]. From any thread; without effect on a loop that

@@ -18,8 +18,14 @@ use crate::readiness::{Interest, Readiness};
 /// [`on_notified`](Source::on_notified) and [`on_told`](Source::on_told) may come at any time on the loop's thread, and must not call
 /// the user's code.
 pub(crate) trait Source {
-    /// The descriptor that the poller watches.
-    fn fd(&self) -> BorrowedFd<'_>;
+    /// The descriptor that the poller watches. `None` if there is none to be watched, or the source watches it, and takes it out of
+    /// the poller, by itself.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Whether another descriptor may stand for the same open file. Closing the descriptor does not take it out of the poller then.
+    fn may_be_duplicated(&self) -> bool {
+        true
+    }
 
     /// Phase 3: what is ready meets what is wanted. `ready` is all that is known to be ready. The source says through
     /// [`EventLoop::clear_ready`] what no longer holds, or it is run again in the next turn.
@@ -60,8 +66,9 @@ impl EventLoop {
         let mut made = None;
         let id = self.inner.channels.borrow_mut().insert_with(|id| made.insert(make(id)).clone());
         let source = made.expect("insert_with calls its argument");
-        if let Err(error) = self.watch(id, source.fd(), interest) {
-            self.remove(id);
+        if let Some(Err(error)) = source.fd().map(|fd| self.watch(id, fd, interest)) {
+            let removed = self.inner.channels.borrow_mut().remove(id);
+            self.discard(removed);
             return Err(error);
         }
         self.set_wanted(id, Readiness::answering(interest));
@@ -78,7 +85,7 @@ impl EventLoop {
         self.inner.poller.reregister(fd, id.to_key(), interest)
     }
 
-    /// Takes a descriptor out of the poller. Not needed before a close, unless somebody else may hold a duplicate.
+    /// Takes a descriptor out of the poller, whatever other descriptors stand for the same open file.
     pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.inner.poller.deregister(fd)
     }
@@ -112,8 +119,20 @@ impl EventLoop {
     /// Takes the source out of the loop at once, without a word to it. It lives on for as long as a call into it lasts. A destructor of
     /// the user's that panics does not keep the caller from going on.
     pub(crate) fn remove(&self, id: ChannelId) {
-        let removed = self.inner.channels.borrow_mut().remove(id);
+        let removed = self.take_out(id);
         self.discard(removed);
+    }
+
+    /// Takes the source out of the table and its descriptor out of the poller. Otherwise a duplicate of the descriptor (by dup(2), in
+    /// another process) would keep the registration for as long as it is open, and each event of it would wake the loop.
+    pub(super) fn take_out(&self, id: ChannelId) -> Option<Rc<dyn Source>> {
+        let source = self.inner.channels.borrow_mut().remove(id)?;
+        if let Some(fd) = source.fd().filter(|_| source.may_be_duplicated()) {
+            if let Err(error) = self.unwatch(fd) {
+                log::warn!("cannot take a descriptor out of the poller: {error}");
+            }
+        }
+        Some(source)
     }
 
     /// Has the source told in phase 6 that it is closed, and drops it then.
@@ -163,8 +182,8 @@ impl Wakeup {
 }
 
 impl Source for Wakeup {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.shared.wakeup.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.shared.wakeup.as_fd())
     }
 
     /// Reads the counter to zero. This comes before phase 5 takes the tasks, so a wake that is written later than this

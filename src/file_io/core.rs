@@ -194,10 +194,6 @@ impl Core {
         if !event_loop.is_registered(self.id) {
             return;
         }
-        // Explicitly, since the back end may hold the counter for longer.
-        if let Err(error) = event_loop.unwatch(self.done.as_fd()) {
-            log::warn!("cannot take a counter out of the poller: {error}");
-        }
         event_loop.remove(self.id);
         self.end(event_loop);
     }
@@ -218,8 +214,8 @@ impl Core {
 }
 
 impl Source for Core {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.done.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.done.as_fd())
     }
 
     /// The counter is read before the outcomes are taken, so one that comes later signals anew.

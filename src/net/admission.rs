@@ -6,13 +6,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use parking_lot::Mutex;
 
 use super::origin::Origin;
 use crate::channel_table::ChannelId;
-use crate::event_loop::{EventLoop, LoopHandle};
+use crate::event_loop::LoopHandle;
 
 /// What a server does with more connections than it [may have](crate::TcpServerBuilder::max_connections).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -58,8 +59,16 @@ pub(crate) struct Admission {
     paused: AtomicBool,
     /// Connections of each address that has any; kept only if there is a limit.
     addresses: Mutex<HashMap<Origin, u64>>,
-    listeners: Mutex<Vec<(LoopHandle, ChannelId)>>,
+    listeners: Mutex<Vec<Listening>>,
     tally: Tally,
+}
+
+/// A listener, on whatever loop.
+pub(super) struct Listening {
+    pub(super) event_loop: LoopHandle,
+    pub(super) id: ChannelId,
+    /// A duplicate of the socket of a listener on another loop than the server's.
+    pub(super) socket: Option<OwnedFd>,
 }
 
 #[derive(Default)]
@@ -194,29 +203,22 @@ impl Admission {
     }
 
     /// To be called on the loop of the listener, before it can be ready: word that is sent before that is not for it.
-    pub(super) fn add_listener(&self, event_loop: LoopHandle, id: ChannelId) {
-        self.listeners.lock().push((event_loop, id));
+    pub(super) fn add_listener(&self, event_loop: LoopHandle, id: ChannelId, socket: Option<OwnedFd>) {
+        self.listeners.lock().push(Listening { event_loop, id, socket });
     }
 
     /// Has every listener look again.
     fn send_word(&self) {
-        for (event_loop, id) in &*self.listeners.lock() {
+        for Listening { event_loop, id, .. } in &*self.listeners.lock() {
             let id = *id;
             // A loop that has gone has taken its listener with it.
             event_loop.send_errand(move |event_loop| event_loop.notify(id));
         }
     }
 
-    /// Takes the listeners out of their loops: that of `here` at once, the others soon.
-    pub(super) fn close_listeners(&self, here: &EventLoop) {
-        let listeners = std::mem::take(&mut *self.listeners.lock());
-        for (event_loop, id) in listeners {
-            if event_loop.is_in_loop_thread() {
-                here.remove(id);
-            } else {
-                event_loop.send_errand(move |event_loop| event_loop.remove(id));
-            }
-        }
+    /// Gives up the listeners, for their end.
+    pub(super) fn take_listeners(&self) -> Vec<Listening> {
+        std::mem::take(&mut *self.listeners.lock())
     }
 }
 

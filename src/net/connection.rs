@@ -86,6 +86,8 @@ enum Stop {
 pub(super) struct Core {
     id: ChannelId,
     fd: OwnedFd,
+    /// The descriptor was lent to the user, who may have duplicated it.
+    lent: Cell<bool>,
     /// Known as soon as the connection is made.
     peer: OnceCell<Address>,
     membership: Membership,
@@ -146,6 +148,7 @@ impl Core {
         Core {
             id,
             fd,
+            lent: Cell::new(false),
             peer,
             membership,
             state: Cell::new(state),
@@ -265,6 +268,16 @@ impl Core {
     /// The other end of a connection that is made.
     fn peer(&self) -> &Address {
         self.peer.get().expect("nobody sees a connection before it is made")
+    }
+
+    /// The descriptor, for the user.
+    pub(super) fn lend_fd(&self) -> BorrowedFd<'_> {
+        self.lent.set(true);
+        self.fd.as_fd()
+    }
+
+    pub(super) fn is_lent(&self) -> bool {
+        self.lent.get()
     }
 
     pub(super) fn state(&self) -> State {

@@ -57,7 +57,6 @@ enum Phase {
         timer: TimerId,
     },
     Open {
-        id: ChannelId,
         handle: ConnectionHandle,
         since: Instant,
     },
@@ -129,11 +128,7 @@ impl Connector {
                 event_loop.cancel(timer);
                 event_loop.remove(id);
             }
-            Phase::Open { id, .. } => {
-                self.group.advance(Stage::Cutting);
-                // At once, and not when the group's errand comes, so that the session gets no more input.
-                event_loop.notify(id);
-            }
+            Phase::Open { .. } => self.group.advance(Stage::Cutting),
         }
         self.release(event_loop);
     }
@@ -348,12 +343,12 @@ impl Dialer for Connector {
     fn on_connected(&self, conn: &TcpConnection<'_>) {
         let event_loop = conn.event_loop();
         let phase = self.phase.replace(Phase::Between);
-        let Phase::Connecting { id, timer, address } = phase else {
+        let Phase::Connecting { timer, address, .. } = phase else {
             self.enter(phase);
             return conn.close();
         };
         event_loop.cancel(timer);
-        self.enter(Phase::Open { id, handle: conn.handle(), since: event_loop.now() });
+        self.enter(Phase::Open { handle: conn.handle(), since: event_loop.now() });
         self.report(event_loop, Some(&address), Ok(()));
     }
 

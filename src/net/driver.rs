@@ -25,11 +25,12 @@ fn watched() -> Interest {
 
 /// What a connection's slot carries.
 struct Connection<H> {
-    core: Core,
     /// `None` until the factory has made it.
     handler: RefCell<Option<H>>,
     /// Of a connection that this end makes.
     outgoing: Option<Box<Outgoing<H>>>,
+    /// Dropped last: the connection counts as open until its handler has gone.
+    core: Core,
 }
 
 /// Whoever has a connection made, and hears how that goes.
@@ -104,7 +105,10 @@ impl<H: ConnectionHandler> Connection<H> {
         let opened = event_loop.catch("a connection's factory or on_open", || {
             let conn = TcpConnection::new(event_loop, &self.core);
             *self.handler.borrow_mut() = Some(make(&conn));
-            self.call(event_loop, |handler, conn| handler.on_open(conn));
+            // The factory may have closed the connection, or ended its server.
+            if self.core.state() != State::Closed {
+                self.call(event_loop, |handler, conn| handler.on_open(conn));
+            }
         });
         if opened.is_none() {
             self.on_panic(event_loop);
@@ -236,8 +240,14 @@ impl<H: ConnectionHandler> Connection<H> {
 }
 
 impl<H: ConnectionHandler> Source for Connection<H> {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.core.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.core.as_fd())
+    }
+
+    /// The socket was made for this connection alone. Unless its descriptor was lent to the user, closing it takes it out of the
+    /// poller, which saves a call for each connection.
+    fn may_be_duplicated(&self) -> bool {
+        self.core.is_lent()
     }
 
     /// Output first: what it frees may let input flow again in this very turn.

@@ -164,14 +164,14 @@ impl Group {
         self.check_empty();
     }
 
-    /// Moves the group on, and has every connection look at it. A connection that is still on its way to its loop will see the
-    /// stage when it gets there.
+    /// Moves the group on, and has every connection look at it: those of this thread's loop before this returns, so that none of them
+    /// is called first for something else. A connection that is still on its way to its loop will see the stage when it gets there.
     pub(crate) fn advance(self: &Arc<Group>, stage: Stage) {
         self.stage.fetch_max(stage as u8, SeqCst);
         for (number, shard) in self.shards.iter().enumerate() {
             let group = Arc::clone(self);
             // A loop that has gone has taken its connections with it.
-            shard.event_loop.send_errand(move |event_loop| {
+            shard.event_loop.run_errand(move |event_loop| {
                 let members: Vec<ChannelId> =
                     group.shards[number].members.lock().iter().map(|(_, &id)| id).collect();
                 for id in members {

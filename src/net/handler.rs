@@ -44,7 +44,8 @@ use crate::buffer::Buffer;
 /// }
 /// ```
 pub trait ConnectionHandler: 'static {
-    /// The connection is open. The first call.
+    /// The connection is open. The first call, unless the factory has closed the connection or ended its server or client: then
+    /// [`on_close`](ConnectionHandler::on_close) is the only one.
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.

@@ -1,7 +1,7 @@
 //! A listening socket on the loop: takes connections, and deals them out to the loops that serve them.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use super::acceptor::{Accepted, Acceptor};
 use super::address::Address;
-use super::admission::Admitted;
+use super::admission::{Admitted, Listening};
 use super::connection::Arrival;
 use super::distribution::Dealer;
-use super::group::Group;
+use super::group::{Group, Stage};
 use super::origin::Origin;
+use super::socket;
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
@@ -38,7 +39,8 @@ pub(super) enum Establish {
 
 pub(super) struct Listener {
     id: ChannelId,
-    acceptor: Acceptor,
+    /// `None` once it is closed, which may be in the middle of a callback, while the loop still holds the source.
+    acceptor: RefCell<Option<Acceptor>>,
     /// Connections taken in one turn, so that a storm of them does not keep those that are open waiting.
     budget: usize,
     group: Arc<Group>,
@@ -52,8 +54,12 @@ pub(super) struct Listener {
 /// What the timer says.
 struct RestIsOver;
 
+/// What a server says that listens no longer.
+struct Close;
+
 impl Listener {
-    /// Begins to accept on `event_loop`.
+    /// Begins to accept on `event_loop`. A server on another loop is given a duplicate of the socket, through which it can end the
+    /// listening from its own thread.
     pub(super) fn start(
         event_loop: &EventLoop,
         acceptor: Acceptor,
@@ -61,12 +67,13 @@ impl Listener {
         group: &Arc<Group>,
         dealer: Dealer,
         establish: Establish,
+        duplicate: Option<OwnedFd>,
     ) -> io::Result<()> {
-        let listener = event_loop.register(Interest::READABLE, |id| {
+        let listener = event_loop.register(Interest::NONE, |id| {
             group.add_listener();
             Rc::new(Listener {
                 id,
-                acceptor,
+                acceptor: RefCell::new(Some(acceptor)),
                 budget,
                 group: Arc::clone(group),
                 dealer,
@@ -75,8 +82,61 @@ impl Listener {
                 resting: Cell::new(false),
             })
         })?;
-        group.admission.add_listener(event_loop.handle(), listener.id);
+        if let Err(error) = listener.watch(event_loop) {
+            event_loop.remove(listener.id);
+            return Err(error);
+        }
+        group.admission.add_listener(event_loop.handle(), listener.id, duplicate);
         Ok(())
+    }
+
+    fn watch(&self, event_loop: &EventLoop) -> io::Result<()> {
+        if let Some(acceptor) = &*self.acceptor.borrow() {
+            event_loop.watch(self.id, acceptor.as_fd(), Interest::READABLE)?;
+        }
+        event_loop.set_wanted(self.id, Readiness::answering(Interest::READABLE));
+        Ok(())
+    }
+
+    /// Ends all listeners of a group. When this returns nobody can connect, and the address can be bound again, also from inside a
+    /// callback of a connection that is about to be opened.
+    ///
+    /// The listener of this thread's loop is closed. The others belong to their loops, and a wait for those might never end. So their
+    /// sockets are shut down through the duplicates, which ends the listening, and each loop closes its own in its next turn.
+    pub(super) fn end_all(group: &Group) {
+        for Listening { event_loop, id, socket } in group.admission.take_listeners() {
+            if let Some(Err(error)) = socket.map(socket::stop_listening) {
+                log::warn!("cannot end the listening of another loop at once: {error}");
+            }
+            event_loop.run_errand(move |event_loop| {
+                event_loop.tell(id, &mut Close);
+                event_loop.remove(id);
+            });
+        }
+    }
+
+    fn close(&self, event_loop: &EventLoop) {
+        if let Some(acceptor) = self.acceptor.take() {
+            if let Err(error) = event_loop.unwatch(acceptor.as_fd()) {
+                log::warn!("cannot take a listening socket out of the poller: {error}");
+            }
+            self.finish(acceptor);
+        }
+    }
+
+    /// Closes the socket, and only then counts as gone: whoever waits for the last listener finds the address free.
+    fn finish(&self, acceptor: Acceptor) {
+        drop(acceptor);
+        self.group.remove_listener();
+    }
+
+    fn may_have_more(&self) -> bool {
+        self.acceptor.borrow().as_ref().is_some_and(Acceptor::may_have_more)
+    }
+
+    /// Accepts one connection. The user's code is not called meanwhile.
+    fn accept(&self) -> Accepted {
+        self.acceptor.borrow().as_ref().map_or(Accepted::Drained, Acceptor::accept)
     }
 
     fn take_on(
@@ -120,20 +180,23 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.group.remove_listener();
+        if let Some(acceptor) = self.acceptor.take() {
+            self.finish(acceptor);
+        }
     }
 }
 
 impl Source for Listener {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.acceptor.as_fd()
+    /// It watches the socket by itself, as it closes it by itself.
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
         let admission = &self.group.admission;
         for taken in 0..self.budget {
             // One that comes after the answer brings an edge of its own.
-            if (1..=QUESTIONS).contains(&taken) && !self.acceptor.may_have_more() {
+            if (1..=QUESTIONS).contains(&taken) && !self.may_have_more() {
                 return event_loop.clear_ready(self.id, Readiness::READABLE);
             }
             // Looked at before each, for the last one's callback may have paused the server, or been one too many.
@@ -141,7 +204,7 @@ impl Source for Listener {
                 return self.stop_wanting(event_loop);
             }
             let Some(place) = admission.place() else { return self.stop_wanting(event_loop) };
-            match self.acceptor.accept() {
+            match self.accept() {
                 Accepted::Connection(fd, peer) => {
                     let origin = Origin::of(&fd, &peer);
                     // One that is not let in is closed here.
@@ -160,6 +223,10 @@ impl Source for Listener {
                 Accepted::Lost(error) => {
                     self.complaint
                         .make(event_loop.now(), || format!("a connection could not be accepted: {error}"));
+                }
+                // The server has ended the listening from its own thread, and is about to take the listener out of this loop.
+                Accepted::Exhausted(_) if self.group.stage() != Stage::Serving => {
+                    return self.stop_wanting(event_loop);
                 }
                 Accepted::Exhausted(error) => {
                     self.complaint
@@ -182,7 +249,13 @@ impl Source for Listener {
         if word.is::<RestIsOver>() {
             self.resting.set(false);
             self.on_notified(event_loop);
+        } else if word.is::<Close>() {
+            self.close(event_loop);
         }
+    }
+
+    fn on_close(&self, event_loop: &EventLoop) {
+        self.close(event_loop);
     }
 
     fn on_panic(&self, _event_loop: &EventLoop) {

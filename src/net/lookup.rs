@@ -68,8 +68,8 @@ pub(super) fn look_up(
 }
 
 impl Source for Lookup {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.question.answered.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.question.answered.as_fd())
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

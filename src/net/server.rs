@@ -20,7 +20,7 @@ use super::distribution::Distribution;
 use super::driver::establish;
 use super::group::{Group, Limits, Stage, StopReport, WhenEmpty};
 use super::handler::{ConnectionHandler, OnMessage, shared};
-use super::listener::Establish;
+use super::listener::{Establish, Listener};
 use super::options::SocketOptions;
 use super::outcome::Outcome;
 use super::path::AtPath;
@@ -32,8 +32,10 @@ pub use handle::ServerHandle;
 
 /// A server, for as long as this value lives.
 ///
-/// It listens as soon as it is made, and serves when its loop runs. Dropping it ends it at once: it stops listening and its
-/// connections are closed, those by a reset that have anything unsent. [`stop`](TcpServer::stop) lets them finish first.
+/// It listens as soon as it is made, and serves when its loop runs. Dropping it ends it at once, also from inside a callback or the
+/// handlers' factory: it stops listening and its connections are closed, those by a reset that have anything unsent. When the drop has
+/// returned the listening socket is closed and the address can be bound again, and of each handler only
+/// [`on_close`](ConnectionHandler::on_close) is still called. [`stop`](TcpServer::stop) lets the connections finish first.
 ///
 /// ```no_run
 /// use reveille::{EventLoop, TcpServer};
@@ -116,9 +118,9 @@ impl TcpServer {
         self.handle.group.budget().map_or(0, |budget| budget.used())
     }
 
-    /// Ends the server in order. It stops listening at once. Each handler [is told](ConnectionHandler::on_stop), and its connection shut
-    /// down: what is queued is sent, then the FIN, and what still comes in is thrown away. [Linked](crate::TcpConnection::relay_to)
-    /// connections go on. Those that have not ended `within` this time are reset. With no time at all no handler is asked for a last word;
+    /// Ends the server in order. It stops listening before this returns, on all its loops, and the address can be bound again. The next
+    /// call of each handler is its [`on_stop`](ConnectionHandler::on_stop); then its connection is shut down: what is queued is sent, then the
+    /// FIN, and what still comes in is thrown away. [Linked](crate::TcpConnection::relay_to) connections go on. Those that have not ended `within` this time are reset. With no time at all no handler is asked for a last word;
     /// it hears of the close.
     ///
     /// When the last has gone, on whatever loop, and nobody listens any more, `then` is called on this server's loop with how many
@@ -139,8 +141,9 @@ fn begin_to_stop(
     within: Duration,
     then: WhenEmpty,
 ) {
-    group.advance(Stage::Draining);
-    group.admission.close_listeners(event_loop);
+    // With no time at all there is nothing to drain.
+    group.advance(if within.is_zero() { Stage::Cutting } else { Stage::Draining });
+    Listener::end_all(group);
     let cut = Arc::clone(group);
     // The pool waits with the timer, and so ends with it: when the time is up, when the last connection has gone and
     // the timer is cancelled, or with the loop.
@@ -158,8 +161,8 @@ fn begin_to_stop(
 impl Drop for TcpServer {
     fn drop(&mut self) {
         if !self.released {
-            self.event_loop.with(|event_loop| self.handle.group.admission.close_listeners(event_loop));
             self.handle.group.advance(Stage::Cutting);
+            Listener::end_all(&self.handle.group);
         }
     }
 }

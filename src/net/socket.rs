@@ -39,6 +39,12 @@ pub(crate) fn start_listening(socket: impl AsFd, backlog: i32) -> io::Result<()>
     Ok(rustix::net::listen(socket, backlog)?)
 }
 
+/// Ends the listening of a TCP socket, for all descriptors that stand for it: those who connect are refused, those who wait to be
+/// accepted are reset, and the address can be listened on again, as with `SO_REUSEADDR` a socket that does not listen holds none.
+pub(crate) fn stop_listening(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::shutdown(socket, Shutdown::Read)?)
+}
+
 /// Connects a non-blocking Unix socket. That is done or refused at once; unlike with TCP, no readiness would tell when a full backlog
 /// has room again.
 pub(crate) fn connect_unix(address: &UnixAddress, options: &SocketOptions) -> io::Result<OwnedFd> {

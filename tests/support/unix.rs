@@ -50,7 +50,11 @@ pub(crate) fn echo_server(event_loop: &EventLoop, address: impl Into<UnixAddress
 
 /// A client of the standard library's, connected. It never blocks for ever.
 pub(crate) fn connect(server: &TcpServer) -> UnixStream {
-    let address = server.address().as_unix().expect("a Unix socket");
+    connect_to(server.address().as_unix().expect("a Unix socket"))
+}
+
+/// The same, by the address.
+pub(crate) fn connect_to(address: &UnixAddress) -> UnixStream {
     let address = match (address.as_path(), address.as_abstract_name()) {
         (Some(path), _) => StdAddress::from_pathname(path),
         (None, Some(name)) => StdAddress::from_abstract_name(name),

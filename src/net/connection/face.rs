@@ -360,8 +360,11 @@ impl<'a> TcpConnection<'a> {
 
 impl AsFd for TcpConnection<'_> {
     /// The socket, for options that have no method here. Reading or writing it is the connection's business alone.
+    ///
+    /// A duplicate of it keeps the connection open towards the peer, but not the loop busy: a connection whose descriptor was lent leaves
+    /// the poller before it is closed, at the price of one system call.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.core.fd.as_fd()
+        self.core.lend_fd()
     }
 }
 

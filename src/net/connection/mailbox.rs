@@ -231,19 +231,20 @@ impl ConnectionHandle {
 
     /// Closes the connection, as [`TcpConnection::close`](super::TcpConnection::close).
     ///
-    /// From any thread; without effect if the connection has gone.
+    /// From any thread; without effect if the connection has gone. On the connection's own loop it is closed when this returns, and of its
+    /// handler only [`on_close`](crate::ConnectionHandler::on_close) is still called.
     pub fn close(&self) {
         // As above.
-        let _ = self.ask(Request::Close);
+        let _ = self.ask_at_once(Request::Close);
     }
 
     /// Closes the connection in order, as [`TcpConnection::close_gracefully`](super::TcpConnection::close_gracefully), behind what was
-    /// sent before. The time counts from when the request reaches the loop.
+    /// sent before. The time counts from when the request reaches the loop, which is at once on the connection's own loop.
     ///
     /// From any thread; without effect if the connection has gone.
     pub fn close_gracefully(&self, within: Duration) {
         // As above.
-        let _ = self.ask(Request::CloseGracefully(within));
+        let _ = self.ask_at_once(Request::CloseGracefully(within));
     }
 
     /// Has the connection read no more, as [`TcpConnection::pause_reading`](super::TcpConnection::pause_reading): for a consumer on
@@ -284,6 +285,18 @@ impl ConnectionHandle {
                 return Err(SendError::Closed);
             }
         }
+        Ok(())
+    }
+
+    /// As [`ask`](ConnectionHandle::ask), but on the connection's own loop the request, with all that was asked before, is carried out
+    /// before this returns.
+    fn ask_at_once(&self, request: Request) -> Result<(), SendError> {
+        if !self.event_loop.is_in_loop_thread() {
+            return self.ask(request);
+        }
+        self.mailbox.put(request)?;
+        let id = self.id;
+        self.event_loop.run_errand(move |event_loop| event_loop.notify(id));
         Ok(())
     }
 }

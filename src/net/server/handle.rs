@@ -70,15 +70,15 @@ impl ServerHandle {
         self.group.admission.resume();
     }
 
-    /// As [`TcpServer::stop`](crate::TcpServer::stop), begun by the server's loop in one of its next turns. Without effect if the
-    /// loop has gone; `then` is dropped then.
+    /// As [`TcpServer::stop`](crate::TcpServer::stop). From another thread it is begun by the server's loop in one of its next turns, on that
+    /// loop before this returns. Without effect if the loop has gone; `then` is dropped then.
     ///
     /// The [`TcpServer`](crate::TcpServer) stays with whoever has it, and dropping it cuts off what is left. A server that is being
     /// stopped already may be told again: each `then` is called, and the shortest time counts.
     pub fn stop(&self, within: Duration, then: impl FnOnce(&EventLoop, StopReport) + Send + 'static) {
         let group = Arc::clone(&self.group);
         self.home
-            .send_errand(move |event_loop| begin_to_stop(event_loop, &group, None, within, Box::new(then)));
+            .run_errand(move |event_loop| begin_to_stop(event_loop, &group, None, within, Box::new(then)));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Begins to listen: on one loop, or on each.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::Settings;
@@ -68,7 +69,7 @@ pub(super) fn listen_here(
     distribution: Distribution,
     establish: Establish,
 ) -> io::Result<()> {
-    Listener::start(event_loop, acceptor, budget, group, Dealer::new(distribution), establish)
+    Listener::start(event_loop, acceptor, budget, group, Dealer::new(distribution), establish, None)
 }
 
 /// Accepts on each loop of the pool, for itself. If one of them cannot, the end of the pool is the end of the others.
@@ -81,10 +82,11 @@ pub(super) fn listen_there(
 ) -> io::Result<()> {
     for (shard, (handle, acceptor)) in pool.handles().zip(acceptors).enumerate() {
         let (group, establish) = (Arc::clone(group), Arc::clone(establish));
+        let duplicate = Some(acceptor.as_fd().try_clone_to_owned()?);
         handle.call(move |event_loop| {
             let establish =
                 Establish::Here(Box::new(move |event_loop, arrival| establish(event_loop, arrival)));
-            Listener::start(event_loop, acceptor, budget, &group, Dealer::One(shard), establish)
+            Listener::start(event_loop, acceptor, budget, &group, Dealer::One(shard), establish, duplicate)
         })??;
     }
     Ok(())

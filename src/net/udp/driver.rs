@@ -1,5 +1,6 @@
 //! Drives a UDP socket: receives, and calls the handler.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,6 +9,7 @@ use std::rc::Rc;
 use super::core::{Core, Input};
 use super::face::UdpRef;
 use super::handler::DatagramHandler;
+use super::mailbox::CloseNow;
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, Source};
 use crate::net::outcome::CloseReason;
@@ -78,8 +80,8 @@ impl<H: DatagramHandler> Port<H> {
 }
 
 impl<H: DatagramHandler> Source for Port<H> {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.core.as_fd()
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.core.as_fd())
     }
 
     /// Output first: what came before is sent before what is answered now.
@@ -99,6 +101,12 @@ impl<H: DatagramHandler> Source for Port<H> {
     /// Other threads have left datagrams. Those that cannot be sent at once wait in the queue.
     fn on_notified(&self, event_loop: &EventLoop) {
         self.core.read_mailbox(event_loop);
+    }
+
+    fn on_told(&self, event_loop: &EventLoop, word: &mut dyn Any) {
+        if word.is::<CloseNow>() {
+            self.core.close_as_asked(event_loop);
+        }
     }
 
     fn on_panic(&self, event_loop: &EventLoop) {

@@ -87,6 +87,9 @@ impl Mailbox {
 /// That the next request must wait.
 pub(super) struct NoRoom;
 
+/// What a handle on the socket's own loop says to it when it has asked for the close.
+pub(super) struct CloseNow;
+
 /// A UDP socket, seen from any thread. Clones speak to the same socket.
 ///
 /// What is asked through a handle happens on the socket's loop, in the order asked. The handle keeps neither the socket nor its
@@ -177,10 +180,15 @@ impl UdpHandle {
     /// Closes the socket, as [`UdpRef::close`](crate::UdpRef::close), once what was sent before through its handles has been
     /// offered to the kernel. From now on they refuse to send.
     ///
-    /// From any thread; without effect if the socket has gone.
+    /// From any thread; without effect if the socket has gone. On the socket's own loop it is closed when this returns, and of its handler
+    /// only [`on_close`](crate::DatagramHandler::on_close) is still called.
     pub fn close(&self) {
         // A socket that has gone is as closed as it can be.
         let _ = self.ask(Request::Close);
+        if self.event_loop.is_in_loop_thread() {
+            let id = self.id;
+            self.event_loop.run_errand(move |event_loop| _ = event_loop.tell(id, &mut CloseNow));
+        }
     }
 
     /// Whether the socket has not been closed, as far as is known here.

@@ -89,6 +89,17 @@ impl Core {
         }
     }
 
+    /// Closes the socket now, for a handle on the socket's own loop. What its handles have sent before is offered to the kernel first;
+    /// what that does not take counts as unsent.
+    pub(super) fn close_as_asked(&self, event_loop: &EventLoop) {
+        self.read_mailbox(event_loop);
+        if self.is_open() {
+            self.flush_queue(event_loop, usize::MAX);
+            self.refill(event_loop);
+            self.close(event_loop, CloseReason::Closed);
+        }
+    }
+
     /// Takes what other threads have asked for, as far as there is room for it.
     fn refill(&self, event_loop: &EventLoop) {
         self.more_in_mailbox.set(false);

@@ -12,15 +12,19 @@ use super::LIMIT;
 /// How many descriptors of the kinds that the library uses this process has open: sockets, pollers, counters, and `/dev/null`
 /// for the reserve. The standard library reads a file of its own now and then.
 pub(crate) fn open_descriptors() -> usize {
+    count_descriptors(&["socket:", "anon_inode:", "pipe:", "/dev/null"])
+}
+
+/// How many of them are sockets.
+pub(crate) fn open_sockets() -> usize {
+    count_descriptors(&["socket:"])
+}
+
+fn count_descriptors(kinds: &[&str]) -> usize {
     let links = fs::read_dir("/proc/self/fd")
         .expect("procfs")
         .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    links
-        .filter(|link| {
-            let link = link.to_string_lossy();
-            ["socket:", "anon_inode:", "pipe:", "/dev/null"].iter().any(|kind| link.starts_with(kind))
-        })
-        .count()
+    links.filter(|link| kinds.iter().any(|kind| link.to_string_lossy().starts_with(kind))).count()
 }
 
 const ROLE: &str = "REVEILLE_TEST_ROLE";

@@ -1,0 +1,378 @@
+//! What is dropped, stopped or closed is silent: when the call returns, of its callbacks only the last one is still to come, and its
+//! address is free. The callbacks that would follow in the same turn are the test of that.
+
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
+use reveille::{
+    Address, ConnectionHandle, Distribution, EventFd, EventLoop, FileChanges, SharedRing, Signal, Signals,
+    TcpConnection, TcpServer, UdpSocket, UnixAddress, Watcher,
+};
+use support::clock::HOUR;
+use support::net::{self, End, Host, Journal, Script, Told, loops};
+use support::unix::{self, Folder};
+use support::{Count, LIMIT, udp, with_loop, with_watchdog};
+
+type Kept<T> = Rc<RefCell<Vec<T>>>;
+
+/// A server of which so many connections are open, with their clients.
+fn open_connections(
+    event_loop: &EventLoop,
+    number: usize,
+    script: impl Fn(&TcpConnection<'_>, Script) -> Script + 'static,
+) -> (TcpServer, Journal, Vec<TcpStream>) {
+    let journal = Journal::new();
+    let writing = journal.clone();
+    let server = TcpServer::bind(event_loop, "127.0.0.1:0")
+        .unwrap()
+        .serve(move |conn| script(conn, writing.script()))
+        .unwrap();
+    let clients: Vec<_> = (0..number).map(|_| net::connect(server.local_addr())).collect();
+    net::turn_until(event_loop, || journal.handlers() == number);
+    (server, journal, clients)
+}
+
+/// Has all connections be readable in one turn, and turns until each of them is closed.
+#[track_caller]
+fn assert_one_message_then_closes(
+    event_loop: &EventLoop,
+    journal: &Journal,
+    clients: &[TcpStream],
+    end: &End,
+) {
+    for mut client in clients {
+        client.write_all(b"x").unwrap();
+    }
+    let lives = || (0..clients.len()).map(|number| journal.of(number)).collect::<Vec<_>>();
+    let is_closed = |life: &Vec<Told>| matches!(life.last(), Some(Told::Close(_)));
+    net::turn_until(event_loop, || lives().iter().all(is_closed));
+    let told = |told: &Told| lives().iter().flatten().filter(|one| *one == told).count();
+    assert_eq!(told(&net::message("x")), 1, "{:?}", lives());
+    assert_eq!(told(&Told::Close(end.clone())), clients.len(), "{:?}", lives());
+}
+
+#[test]
+fn of_a_dropped_or_stopped_server_only_on_close_is_called() {
+    for stops in [false, true] {
+        with_loop(|event_loop| {
+            let kept = Kept::<TcpServer>::default();
+            let ending = Rc::clone(&kept);
+            let (server, journal, clients) = open_connections(event_loop, 5, move |_, script| {
+                let ending = Rc::clone(&ending);
+                script.on_message(move |_, _| match (ending.take().pop(), stops) {
+                    (Some(server), true) => server.stop(Duration::ZERO, |_, _| ()),
+                    (server, _) => drop(server),
+                })
+            });
+            kept.borrow_mut().push(server);
+            assert_one_message_then_closes(event_loop, &journal, &clients, &End::Stopped);
+        });
+    }
+}
+
+#[test]
+fn a_stop_comes_before_input_that_waits_in_the_same_turn() {
+    with_loop(|event_loop| {
+        let kept = Kept::<TcpServer>::default();
+        let ending = Rc::clone(&kept);
+        let (server, journal, clients) = open_connections(event_loop, 5, move |_, script| {
+            let ending = Rc::clone(&ending);
+            script.on_message(move |_, _| {
+                ending.take().into_iter().for_each(|server| server.stop(HOUR, |_, _| ()));
+            })
+        });
+        let handle = server.handle();
+        kept.borrow_mut().push(server);
+        for mut client in &clients {
+            client.write_all(b"x").unwrap();
+        }
+        clients.iter().for_each(|client| client.shutdown(std::net::Shutdown::Write).unwrap());
+        net::turn_until(event_loop, || handle.open_connections() == 0);
+        let told: Vec<_> = (0..5).flat_map(|number| journal.of(number)).collect();
+        assert_eq!(told.iter().filter(|told| matches!(told, Told::Message(_))).count(), 1, "{told:?}");
+    });
+}
+
+#[test]
+fn a_connection_that_another_closes_gets_no_more_input() {
+    for gracefully in [false, true] {
+        with_loop(|event_loop| {
+            let handles = Kept::<ConnectionHandle>::default();
+            let (_server, journal, clients) = open_connections(event_loop, 5, move |conn, script| {
+                handles.borrow_mut().push(conn.handle());
+                let handles = Rc::clone(&handles);
+                script.on_message(move |_, input| {
+                    input.clear();
+                    for handle in &*handles.borrow() {
+                        if gracefully { handle.close_gracefully(HOUR) } else { handle.close() }
+                    }
+                })
+            });
+            clients.iter().for_each(|client| client.set_nodelay(true).unwrap());
+            if gracefully {
+                for mut client in &clients {
+                    client.write_all(b"x").unwrap();
+                    client.shutdown(std::net::Shutdown::Write).unwrap();
+                }
+                let ends = || (0..5).filter(|number| support::endings::is_closed(&journal, *number)).count();
+                net::turn_until(event_loop, || ends() == 5);
+                let told: Vec<_> = (0..5).flat_map(|number| journal.of(number)).collect();
+                assert_eq!(
+                    told.iter().filter(|told| matches!(told, Told::Message(_))).count(),
+                    1,
+                    "{told:?}"
+                );
+            } else {
+                assert_one_message_then_closes(event_loop, &journal, &clients, &End::Closed);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_handle_closes_its_own_connection_at_once() {
+    with_loop(|event_loop| {
+        let (_server, journal, clients) = open_connections(event_loop, 1, |_, script| {
+            script.on_message(|conn, _| {
+                conn.handle().close();
+                assert_eq!(conn.state(), reveille::State::Closed);
+                assert_eq!(conn.send("too late"), Err(reveille::SendError::Closed));
+            })
+        });
+        assert_one_message_then_closes(event_loop, &journal, &clients, &End::Closed);
+    });
+}
+
+// --- Addresses ------------------------------------------------------------------------------------
+
+/// Makes a server at `address` whose first connection calls `first` at `place`.
+fn serve_at(
+    event_loop: &EventLoop,
+    address: Address,
+    place: &'static str,
+    first: impl FnOnce(&EventLoop) + 'static,
+) -> io::Result<TcpServer> {
+    let builder = match address {
+        Address::Inet(address) => TcpServer::bind(event_loop, address)?,
+        Address::Unix(address) => TcpServer::bind_unix(event_loop, address)?,
+        _ => unreachable!("no other family"),
+    };
+    let (journal, first) = (Journal::new(), RefCell::new(Some(first)));
+    builder.serve(move |conn| {
+        let script = journal.script();
+        let Some(first) = first.take() else { return script };
+        if place == "factory" {
+            first(conn.event_loop());
+            return script;
+        }
+        let first = Cell::new(Some(first));
+        let call = move |conn: &TcpConnection<'_>| {
+            if let Some(first) = first.take() {
+                first(conn.event_loop());
+            }
+        };
+        match place {
+            "on_open" => script.on_open(call),
+            "on_message" => script.on_message(move |conn, _| call(conn)),
+            _ => script.on_open(|conn| conn.close()).on_close(move |conn, _| call(conn)),
+        }
+    })
+}
+
+/// A client that has sent a byte.
+fn client_of(address: &Address) -> OwnedFd {
+    match address {
+        Address::Inet(address) => {
+            let mut client = net::connect(*address);
+            client.write_all(b"x").unwrap();
+            client.into()
+        }
+        Address::Unix(address) => {
+            let mut client = unix::connect_to(address);
+            client.write_all(b"x").unwrap();
+            client.into()
+        }
+        _ => unreachable!("no other family"),
+    }
+}
+
+#[test]
+fn an_address_can_be_bound_again_in_the_callback_that_ends_its_server() {
+    let folder = Folder::new();
+    let path = UnixAddress::path(folder.path("again"));
+    let inet = Address::Inet("127.0.0.1:0".parse().unwrap());
+    for address in [inet, Address::Unix(unix::abstract_name()), Address::Unix(path)] {
+        for place in ["factory", "on_open", "on_message", "on_close"] {
+            for stops in [false, true] {
+                with_loop(|event_loop| {
+                    let kept = Kept::<TcpServer>::default();
+                    let done = Count::default();
+                    let (ending, doing) = (Rc::clone(&kept), done.clone());
+                    let server = serve_at(event_loop, address.clone(), place, move |event_loop| {
+                        let server = ending.borrow_mut().pop().expect("the server");
+                        let address = server.address().clone();
+                        if stops {
+                            server.stop(HOUR, |_, _| ())
+                        } else {
+                            drop(server)
+                        }
+                        let again = serve_at(event_loop, address, "on_open", |_| ());
+                        ending.borrow_mut().push(again.expect("an address that is free"));
+                        doing.add();
+                    });
+                    let server = server.unwrap();
+                    let (address, first) = (server.address().clone(), server.handle());
+                    kept.borrow_mut().push(server);
+                    let client = client_of(&address);
+                    net::turn_until(event_loop, || done.get() == 1);
+                    assert_eq!(first.counters().accepted, 1);
+                    drop(client);
+                    let _client = client_of(&address);
+                    net::turn_until(event_loop, || kept.borrow()[0].counters().accepted == 1);
+                });
+            }
+        }
+    }
+}
+
+/// One of the loops is held up, so that it cannot have closed its listener.
+#[test]
+fn a_stop_ends_the_listening_of_loops_that_are_held_up() {
+    with_watchdog(LIMIT, || {
+        let (hold, held) = mpsc::channel::<()>();
+        let (begin, begun) = mpsc::channel();
+        let held = Mutex::new(Some((held, begin)));
+        let host = Host::new(move |event_loop| {
+            let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(loops(2))?;
+            builder.distribute(Distribution::ListenerPerLoop).on_message(move |_, input| {
+                input.clear();
+                let held = held.lock().unwrap().take();
+                if let Some((held, begin)) = held {
+                    begin.send(()).unwrap();
+                    let _ = held.recv();
+                }
+            })
+        });
+        let address = host.address();
+        let mut client = host.connect();
+        client.write_all(b"x").unwrap();
+        begun.recv_timeout(net::LIMIT).unwrap();
+        let (report, reported) = mpsc::channel();
+        host.ask(move |event_loop, server| {
+            server.take().unwrap().stop(HOUR, move |_, outcome| report.send(outcome).unwrap());
+            for _ in 0..20 {
+                let refused = TcpStream::connect(address).expect_err("nobody listens");
+                assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+            }
+            let again = TcpServer::bind(event_loop, address).unwrap().on_message(|_, _| ());
+            drop(again.expect("an address that is free"));
+        });
+        assert!(reported.try_recv().is_err(), "a connection is still there");
+        drop(hold);
+        drop(client);
+        reported.recv_timeout(net::LIMIT).expect("a report");
+    });
+}
+
+// --- Other objects --------------------------------------------------------------------------------
+
+/// Makes two sources that are ready in one turn. Whichever is called first drops both.
+#[track_caller]
+fn assert_the_second_is_not_called<S: 'static>(mut make: impl FnMut(&EventLoop, Box<dyn FnMut()>) -> S) {
+    with_loop(|event_loop| {
+        let (kept, calls) = (Kept::<S>::default(), Count::default());
+        for _ in 0..2 {
+            let (ending, counting) = (Rc::clone(&kept), calls.clone());
+            let call = Box::new(move || {
+                counting.add();
+                drop(ending.take());
+            });
+            let source = make(event_loop, call);
+            kept.borrow_mut().push(source);
+        }
+        net::turn_until(event_loop, || calls.get() > 0);
+        (0..3).for_each(|_| support::turn(event_loop));
+        assert_eq!(calls.get(), 1);
+    });
+}
+
+#[test]
+fn a_source_that_another_callback_drops_is_not_called() {
+    let folder = Folder::new();
+    assert_the_second_is_not_called(|event_loop, mut call| {
+        EventFd::new(1).unwrap().watch(event_loop, move |_, _| call()).unwrap()
+    });
+    assert_the_second_is_not_called(|event_loop, mut call| {
+        let watcher = Watcher::new(event_loop, move |_| call()).unwrap();
+        watcher.watch(&folder.0, FileChanges::CREATED).unwrap();
+        std::fs::write(folder.path("file"), "").unwrap();
+        std::fs::remove_file(folder.path("file")).unwrap();
+        watcher
+    });
+    assert_the_second_is_not_called(|event_loop, mut call| {
+        let (here, descriptors) = SharedRing::create(4096).unwrap();
+        let mut there = SharedRing::from_descriptors(descriptors, support::ring::MOST).unwrap();
+        there.send(b"x").unwrap();
+        (here.watch(event_loop, move |_, _| call()).unwrap(), there)
+    });
+    // One signal, and two sources that have asked for it.
+    let made = Cell::new(0);
+    assert_the_second_is_not_called(|event_loop, mut call| {
+        let signals = Signals::new(event_loop, [Signal::USR2], move |_, _| call()).unwrap();
+        made.set(made.get() + 1);
+        if made.get() == 2 {
+            let this = rustix::process::getpid();
+            rustix::process::kill_process(this, rustix::process::Signal::USR2).unwrap();
+        }
+        signals
+    });
+}
+
+#[test]
+fn a_udp_socket_that_is_closed_gets_no_more_datagrams() {
+    for by_handle in [false, true] {
+        with_loop(|event_loop| {
+            let (kept, calls) = (Kept::<UdpSocket>::default(), Count::default());
+            let plain = udp::plain();
+            for _ in 0..2 {
+                let (ending, counting) = (Rc::clone(&kept), calls.clone());
+                let builder = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap();
+                let socket = builder.on_datagram(move |_, _, _| {
+                    counting.add();
+                    if by_handle {
+                        ending.borrow().iter().for_each(|socket| socket.handle().close());
+                    } else {
+                        drop(ending.take());
+                    }
+                });
+                let socket = socket.unwrap();
+                (0..3).for_each(|_| _ = plain.send_to(b"x", socket.local_addr()).unwrap());
+                kept.borrow_mut().push(socket);
+            }
+            net::turn_until(event_loop, || calls.get() > 0);
+            (0..3).for_each(|_| support::turn(event_loop));
+            assert_eq!(calls.get(), 1);
+        });
+    }
+}
+
+#[test]
+fn a_udp_handle_on_the_loop_offers_what_was_sent_before_it_closes() {
+    with_loop(|event_loop| {
+        let (socket, told) = udp::recording(event_loop);
+        let plain = udp::plain();
+        let handle = socket.handle();
+        handle.send_to("first", udp::address(&plain)).unwrap();
+        handle.close();
+        assert!(!socket.is_open());
+        assert_eq!(udp::receive(&plain), b"first");
+        assert_eq!(udp::told_in_time(event_loop, &told, 1).len(), 1);
+    });
+}
