@@ -1,8 +1,10 @@
 //! What belongs to a process: the descriptors that it has open, and a child in which the test binary plays a role of its own.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{self, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -12,19 +14,24 @@ use super::LIMIT;
 /// How many descriptors of the kinds that the library uses this process has open: sockets, pollers, counters, and `/dev/null`
 /// for the reserve. The standard library reads a file of its own now and then.
 pub(crate) fn open_descriptors() -> usize {
-    count_descriptors(&["socket:", "anon_inode:", "pipe:", "/dev/null"])
+    let kinds = ["socket:", "anon_inode:", "pipe:", "/dev/null"];
+    descriptors()
+        .filter(|(_, file)| kinds.iter().any(|kind| file.to_string_lossy().starts_with(kind)))
+        .count()
 }
 
-/// How many of them are sockets.
-pub(crate) fn open_sockets() -> usize {
-    count_descriptors(&["socket:"])
+/// The descriptors that are sockets, each by its path in procfs and the name of the socket.
+pub(crate) fn open_sockets() -> BTreeSet<(PathBuf, PathBuf)> {
+    descriptors().filter(|(_, file)| file.to_string_lossy().starts_with("socket:")).collect()
 }
 
-fn count_descriptors(kinds: &[&str]) -> usize {
-    let links = fs::read_dir("/proc/self/fd")
-        .expect("procfs")
-        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    links.filter(|link| kinds.iter().any(|kind| link.to_string_lossy().starts_with(kind))).count()
+fn descriptors() -> impl Iterator<Item = (PathBuf, PathBuf)> {
+    let entries = fs::read_dir("/proc/self/fd").expect("procfs");
+    entries.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let file = fs::read_link(&path).ok()?;
+        Some((path, file))
+    })
 }
 
 const ROLE: &str = "REVEILLE_TEST_ROLE";
