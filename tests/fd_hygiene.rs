@@ -161,7 +161,7 @@ fn a_stop_is_reported_when_the_listeners_of_all_loops_are_closed() {
             server.pause_accepting();
             let clients: Vec<_> = (0..30).map(|_| net::connect(server.local_addr())).collect();
             let (report, reported) = mpsc::channel();
-            server.stop(LIMIT, move |event_loop, _| {
+            server.handle().stop(LIMIT, move |event_loop, _| {
                 let is_open = |(path, socket): &(PathBuf, PathBuf)| {
                     fs::read_link(path).is_ok_and(|found| found == *socket)
                 };
