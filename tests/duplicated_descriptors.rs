@@ -115,7 +115,7 @@ fn a_closed_udp_socket_does_not_wake_the_loop() {
 #[test]
 fn a_closed_channel_does_not_wake_the_loop() {
     for end in ["drop", "close", "panic"] {
-        support::with_catching_loop(|event_loop| {
+        support::with_catching_loop(move |event_loop| {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
             ours.set_nonblocking(true).unwrap();
             let duplicate = ours.try_clone().unwrap();

@@ -61,7 +61,7 @@ fn assert_one_message_then_closes(
 #[test]
 fn of_a_dropped_or_stopped_server_only_on_close_is_called() {
     for stops in [false, true] {
-        with_loop(|event_loop| {
+        with_loop(move |event_loop| {
             let kept = Kept::<TcpServer>::default();
             let ending = Rc::clone(&kept);
             let (server, journal, clients) = open_connections(event_loop, 5, move |_, script| {
@@ -79,7 +79,7 @@ fn of_a_dropped_or_stopped_server_only_on_close_is_called() {
 
 #[test]
 fn a_stop_comes_before_input_that_waits_in_the_same_turn() {
-    with_loop(|event_loop| {
+    with_loop(move |event_loop| {
         let kept = Kept::<TcpServer>::default();
         let ending = Rc::clone(&kept);
         let (server, journal, clients) = open_connections(event_loop, 5, move |_, script| {
@@ -103,7 +103,7 @@ fn a_stop_comes_before_input_that_waits_in_the_same_turn() {
 #[test]
 fn a_connection_that_another_closes_gets_no_more_input() {
     for gracefully in [false, true] {
-        with_loop(|event_loop| {
+        with_loop(move |event_loop| {
             let handles = Kept::<ConnectionHandle>::default();
             let (_server, journal, clients) = open_connections(event_loop, 5, move |conn, script| {
                 handles.borrow_mut().push(conn.handle());
@@ -138,7 +138,7 @@ fn a_connection_that_another_closes_gets_no_more_input() {
 
 #[test]
 fn a_handle_closes_its_own_connection_at_once() {
-    with_loop(|event_loop| {
+    with_loop(move |event_loop| {
         let (_server, journal, clients) = open_connections(event_loop, 1, |_, script| {
             script.on_message(|conn, _| {
                 conn.handle().close();
@@ -211,11 +211,12 @@ fn an_address_can_be_bound_again_in_the_callback_that_ends_its_server() {
     for address in [inet, Address::Unix(unix::abstract_name()), Address::Unix(path)] {
         for place in ["factory", "on_open", "on_message", "on_close"] {
             for stops in [false, true] {
-                with_loop(|event_loop| {
+                let address = address.clone();
+                with_loop(move |event_loop| {
                     let kept = Kept::<TcpServer>::default();
                     let done = Count::default();
                     let (ending, doing) = (Rc::clone(&kept), done.clone());
-                    let server = serve_at(event_loop, address.clone(), place, move |event_loop| {
+                    let server = serve_at(event_loop, address, place, move |event_loop| {
                         let server = ending.borrow_mut().pop().expect("the server");
                         let address = server.address().clone();
                         if stops {
@@ -285,8 +286,10 @@ fn a_stop_ends_the_listening_of_loops_that_are_held_up() {
 
 /// Makes two sources that are ready in one turn. Whichever is called first drops both.
 #[track_caller]
-fn assert_the_second_is_not_called<S: 'static>(mut make: impl FnMut(&EventLoop, Box<dyn FnMut()>) -> S) {
-    with_loop(|event_loop| {
+fn assert_the_second_is_not_called<S: 'static>(
+    mut make: impl FnMut(&EventLoop, Box<dyn FnMut()>) -> S + Send + 'static,
+) {
+    with_loop(move |event_loop| {
         let (kept, calls) = (Kept::<S>::default(), Count::default());
         for _ in 0..2 {
             let (ending, counting) = (Rc::clone(&kept), calls.clone());
@@ -306,14 +309,15 @@ fn assert_the_second_is_not_called<S: 'static>(mut make: impl FnMut(&EventLoop, 
 #[test]
 fn a_source_that_another_callback_drops_is_not_called() {
     let folder = Folder::new();
+    let file = folder.path("file");
     assert_the_second_is_not_called(|event_loop, mut call| {
         EventFd::new(1).unwrap().watch(event_loop, move |_, _| call()).unwrap()
     });
-    assert_the_second_is_not_called(|event_loop, mut call| {
+    assert_the_second_is_not_called(move |event_loop, mut call| {
         let watcher = Watcher::new(event_loop, move |_| call()).unwrap();
-        watcher.watch(&folder.0, FileChanges::CREATED).unwrap();
-        std::fs::write(folder.path("file"), "").unwrap();
-        std::fs::remove_file(folder.path("file")).unwrap();
+        watcher.watch(file.parent().unwrap(), FileChanges::CREATED).unwrap();
+        std::fs::write(&file, "").unwrap();
+        std::fs::remove_file(&file).unwrap();
         watcher
     });
     assert_the_second_is_not_called(|event_loop, mut call| {
@@ -324,7 +328,7 @@ fn a_source_that_another_callback_drops_is_not_called() {
     });
     // One signal, and two sources that have asked for it.
     let made = Cell::new(0);
-    assert_the_second_is_not_called(|event_loop, mut call| {
+    assert_the_second_is_not_called(move |event_loop, mut call| {
         let signals = Signals::new(event_loop, [Signal::USR2], move |_, _| call()).unwrap();
         made.set(made.get() + 1);
         if made.get() == 2 {
@@ -338,7 +342,7 @@ fn a_source_that_another_callback_drops_is_not_called() {
 #[test]
 fn a_udp_socket_that_is_closed_gets_no_more_datagrams() {
     for by_handle in [false, true] {
-        with_loop(|event_loop| {
+        with_loop(move |event_loop| {
             let (kept, calls) = (Kept::<UdpSocket>::default(), Count::default());
             let plain = udp::plain();
             for _ in 0..2 {
@@ -365,7 +369,7 @@ fn a_udp_socket_that_is_closed_gets_no_more_datagrams() {
 
 #[test]
 fn a_udp_handle_on_the_loop_offers_what_was_sent_before_it_closes() {
-    with_loop(|event_loop| {
+    with_loop(move |event_loop| {
         let (socket, told) = udp::recording(event_loop);
         let plain = udp::plain();
         let handle = socket.handle();
