@@ -159,6 +159,37 @@ fn of_connections_that_come_together_none_is_accepted_in_vain_unless_they_are_ma
     });
 }
 
+#[test]
+fn an_echoed_datagram_costs_one_write_and_its_reads() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        let of_kind = [
+            (order::DATAGRAMS, libc::SYS_recvfrom, libc::SYS_sendto),
+            (order::DATAGRAMS_TO_ALL, libc::SYS_recvmsg, libc::SYS_sendmsg),
+        ];
+        for (kind, read, write) in of_kind {
+            let datagrams = support::udp::plain();
+            let mut message = [b'-'; 64];
+            message[0] = kind;
+            message[1..6]
+                .copy_from_slice(format!("{:05}", support::udp::address(&datagrams).port()).as_bytes());
+            assert_eq!(net::exchange(&mut client, message), message);
+            let (_, from) = datagrams.recv_from(&mut [0; 16]).unwrap();
+            datagrams.connect(from).unwrap();
+            let exchange = || {
+                datagrams.send(b"there and back").unwrap();
+                assert_eq!(support::udp::receive(&datagrams), b"there and back");
+                drop(server.on_loop.settle());
+            };
+            exchange();
+            let calls = server.on_loop.calls_of(|| (0..100).for_each(|_| exchange()));
+            // The second read finds that there is no other datagram.
+            assert_eq!(calls, Calls::of([(read, 200), (write, 100), (libc::SYS_epoll_wait, 100)]));
+        }
+    });
+}
+
 /// How many times a loop has asked whether another connection waits.
 fn questions(calls: &Calls) -> u64 {
     calls.count(libc::SYS_poll) + calls.count(libc::SYS_ppoll)

@@ -8,6 +8,7 @@ use std::thread;
 use nix::libc;
 use reveille::{
     Buffer, ConnectionHandler, LoopHandle, LoopThread, ServerHandle, TcpClient, TcpConnection, TcpServer,
+    UdpSocket,
 };
 
 use super::clock::MINUTE;
@@ -31,6 +32,10 @@ pub(crate) mod order {
     pub(crate) const PIECES: u8 = b'v';
     /// To connect to the port that the next five bytes give.
     pub(crate) const DIAL: u8 = b'd';
+    /// To echo datagrams at one address, from where it sends one to the port that the next five bytes give.
+    pub(crate) const DATAGRAMS: u8 = b'u';
+    /// The same at all addresses.
+    pub(crate) const DATAGRAMS_TO_ALL: u8 = b'U';
 }
 
 struct Orders {
@@ -38,6 +43,7 @@ struct Orders {
     post: mpsc::Sender<(u32, mpsc::Sender<()>)>,
     /// Those that were made as told.
     clients: Vec<TcpClient>,
+    sockets: Vec<UdpSocket>,
     server: Arc<OnceLock<ServerHandle>>,
 }
 
@@ -81,17 +87,29 @@ impl ConnectionHandler for Orders {
                 return Ok(());
             }
             order::DIAL => {
-                let port = std::str::from_utf8(&input.readable()[1..6]).map_err(io::Error::other)?;
-                let target = format!("127.0.0.1:{port}");
-                let client = TcpClient::connect(conn.event_loop(), target)
+                let client = TcpClient::connect(conn.event_loop(), address_in(input)?)
                     .on_message(|conn, input| conn.send(input.take_all()))?;
                 self.clients.push(client);
+            }
+            order @ (order::DATAGRAMS | order::DATAGRAMS_TO_ALL) => {
+                let at = if order == order::DATAGRAMS { "127.0.0.1:0" } else { "0.0.0.0:0" };
+                let socket = UdpSocket::bind(conn.event_loop(), at)?
+                    .on_datagram(|socket, datagram, from| socket.send_to(datagram, from))?;
+                socket.send_to("here", address_in(input)?)?;
+                self.sockets.push(socket);
             }
             _ => {}
         }
         conn.send(input.take_all())?;
         Ok(())
     }
+}
+
+/// The address of the port that a message gives.
+fn address_in(message: &Buffer) -> io::Result<SocketAddr> {
+    let port = std::str::from_utf8(&message.readable()[1..6]).map_err(io::Error::other)?;
+    let port: u16 = port.parse().map_err(io::Error::other)?;
+    Ok(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
 /// The thread that posts. Says its id first, and nothing after that.
@@ -122,6 +140,7 @@ pub(crate) fn serve() {
         TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Orders {
             post: orders.clone(),
             clients: Vec::new(),
+            sockets: Vec::new(),
             server: Arc::clone(&own_server),
         })
     });
