@@ -15,6 +15,25 @@ fn loopback_interface() -> u32 {
     name_to_index(plain(), "lo").expect("a loopback interface")
 }
 
+/// A script for a network namespace whose loopback interface has these IPv6 addresses besides `::1`. The kernel adds the routes to them
+/// later than the addresses, so the script waits for the routes.
+fn with_addresses(addresses: &str) -> String {
+    let script = r#"
+        exec unshare -rn sh -ec '
+            ip link set lo up
+            for address in ADDRESSES; do ip -6 addr add $address dev lo nodad; done
+            for address in ::1 ADDRESSES; do
+                tries=0
+                until ip -6 route show table local | grep -q "local ${address%/*} "; do
+                    tries=$((tries + 1))
+                    test $tries -lt 1000
+                    sleep 0.01
+                done
+            done
+            exec "$@"' sh "$@""#;
+    script.replace("ADDRESSES", addresses)
+}
+
 /// A socket that replies to each datagram with the same, and what it is told of destinations.
 fn echo(event_loop: &EventLoop, at: &str) -> (UdpSocket, Recorder<UdpDestination>) {
     let destinations = Recorder::new();
@@ -73,14 +92,7 @@ fn a_reply_comes_from_the_address_that_was_sent_to() {
 
 #[test]
 fn a_reply_over_ipv6_comes_from_the_address_that_was_sent_to() {
-    // The loopback interface has one IPv6 address; this namespace has two more.
-    let script = r#"
-        exec unshare -rn sh -ec '
-            ip link set lo up
-            ip -6 addr add 2001:db8::1/128 dev lo
-            ip -6 addr add 2001:db8::2/128 dev lo
-            exec "$@"' sh "$@""#;
-    alone_after(script, || {
+    alone_after(&with_addresses("2001:db8::1/128 2001:db8::2/128"), || {
         with_loop(|event_loop| {
             let (server, destinations) = echo(event_loop, "[::]:0");
             let client = plain_at("[::1]:0");
@@ -100,13 +112,7 @@ fn a_reply_over_ipv6_comes_from_the_address_that_was_sent_to() {
 
 #[test]
 fn a_link_local_address_replies_through_its_interface() {
-    let script = r#"
-        exec unshare -rn sh -ec '
-            ip link set lo up
-            ip -6 addr add fe80::1/64 dev lo
-            ip -6 addr add fe80::2/64 dev lo
-            exec "$@"' sh "$@""#;
-    alone_after(script, || {
+    alone_after(&with_addresses("fe80::1/64 fe80::2/64"), || {
         with_loop(|event_loop| {
             let (server, destinations) = echo(event_loop, "[::]:0");
             let lo = loopback_interface();
