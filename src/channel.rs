@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::{Rc, Weak};
 
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, Source, WeakLoop};
 use crate::readiness::{Interest, Readiness};
 
@@ -52,11 +53,11 @@ pub struct Channel<F: AsFd + 'static> {
     core: Weak<Core<F>>,
 }
 
-type Callback<F> = Box<dyn FnMut(&ChannelEvent<'_, F>)>;
+type Callback<F> = Contained<Box<dyn FnMut(&ChannelEvent<'_, F>)>>;
 
 struct Core<F: AsFd + 'static> {
     id: ChannelId,
-    source: F,
+    source: Contained<F>,
     interest: Cell<Interest>,
     callback: RefCell<Callback<F>>,
 }
@@ -75,13 +76,10 @@ impl<F: AsFd + 'static> Channel<F> {
         interest: Interest,
         callback: impl FnMut(&ChannelEvent<'_, F>) + 'static,
     ) -> io::Result<Channel<F>> {
+        let source = Contained::new(source);
+        let callback: Callback<F> = Contained::new(Box::new(callback));
         let core = event_loop.register(interest, |id| {
-            Rc::new(Core {
-                id,
-                source,
-                interest: Cell::new(interest),
-                callback: RefCell::new(Box::new(callback)),
-            })
+            Rc::new(Core { id, source, interest: Cell::new(interest), callback: RefCell::new(callback) })
         })?;
         Ok(Channel { event_loop: event_loop.downgrade(), core: Rc::downgrade(&core) })
     }

@@ -21,6 +21,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
 
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use crate::signal::Signal;
@@ -113,6 +114,7 @@ impl Child {
         command: &mut Command,
         callback: impl FnOnce(&EventLoop, io::Result<ExitStatus>) + 'static,
     ) -> io::Result<Child> {
+        let callback: Callback = Contained::new(Box::new(callback));
         let mut started = Unwatched(Some(fork::with_default_actions(|| command.spawn())?));
         let child = started.0.as_mut().expect("it has just been put there");
         let id = child.id();
@@ -135,7 +137,6 @@ impl Child {
             }
             Err(error) => return Err(error.into()),
         };
-        let callback: Callback = Box::new(callback);
         let process = event_loop.register(Interest::READABLE, |id| {
             Rc::new(Process {
                 id,
@@ -231,7 +232,7 @@ impl Drop for Unwatched {
     }
 }
 
-type Callback = Box<dyn FnOnce(&EventLoop, io::Result<ExitStatus>)>;
+type Callback = Contained<Box<dyn FnOnce(&EventLoop, io::Result<ExitStatus>)>>;
 
 struct Process {
     id: ChannelId,
@@ -263,7 +264,7 @@ impl Process {
     fn tell(&self, event_loop: &EventLoop, how: io::Result<ExitStatus>) {
         let callback = self.callback.borrow_mut().take();
         if let Some(callback) = callback {
-            callback(event_loop, how);
+            callback.into_inner()(event_loop, how);
         }
     }
 }

@@ -25,11 +25,10 @@ mod tasks;
 mod teardown;
 mod timers;
 
-use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,6 +44,7 @@ pub(crate) use source::{Source, WeakLoop};
 
 use crate::buffer::Buffer;
 use crate::channel_table::{ChannelId, ChannelTable};
+use crate::containment::{Contained, Payload, catch, dispose};
 use crate::poller::{Poller, Wait};
 use crate::task::Task;
 use crate::task_queue::Batch;
@@ -104,6 +104,9 @@ use timers::TimerTask;
 /// is logged and counted ([`Counters::panics`]), and the loop goes on. With [`Builder::propagate_panics`], `run` ends the turn, so
 /// that nothing is lost, and then panics with it.
 ///
+/// The same holds for the destructors of callbacks, handlers, errors and other values that the loop has been given, and for the
+/// payload of a panic. A payload whose destructor panics is logged and counted as one panic.
+///
 /// # Dropping
 /// Dropping the loop closes what it watches (each connection's handler gets its `on_close`), and drops the timers and the tasks
 /// that have not run ([`Counters::tasks_dropped`]). Posts from then on are refused.
@@ -151,7 +154,7 @@ struct Inner {
     /// What has been learned of other threads, and what that means for waiting.
     patience: Patience,
     /// The first panic of this turn, to go on with when the turn is over.
-    panic: Cell<Option<Box<dyn Any + Send>>>,
+    panic: Cell<Option<Contained<Payload>>>,
     /// Storage of the batches of phases 3 and 5, kept for their capacity.
     channel_batch: Cell<Vec<ChannelId>>,
     task_batch: RefCell<Batch<Posted>>,
@@ -273,7 +276,7 @@ impl EventLoop {
             let started = inner.channels.borrow_mut().start(id);
             let Some((source, ready)) = started else { continue };
             if self.catch("a channel's callback", || source.on_ready(self, ready)).is_none() {
-                source.on_panic(self);
+                self.end_after_panic(&source);
             }
             inner.channels.borrow_mut().finish(id);
             if Rc::strong_count(&source) == 1 {
@@ -309,35 +312,50 @@ impl EventLoop {
         }
     }
 
-    /// Calls into somebody else's code. A panic ends there; `None` says that there was one.
-    pub(crate) fn catch<R>(&self, what: &str, call: impl FnOnce() -> R) -> Option<R> {
-        match catch_unwind(AssertUnwindSafe(call)) {
-            Ok(result) => Some(result),
-            Err(payload) => {
-                let message = payload
-                    .downcast_ref::<&str>()
-                    .copied()
-                    .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-                    .unwrap_or("no message");
-                log::error!("{what} panicked: {message}");
-                self.inner.shared.tally.count_panic();
-                if self.inner.propagate_panics {
-                    let first = self.inner.panic.take().unwrap_or(payload);
-                    self.inner.panic.set(Some(first));
-                }
-                None
-            }
-        }
+    /// A call into the source's callback has panicked: the source ends.
+    fn end_after_panic(&self, source: &Rc<dyn Source>) {
+        self.catch("the end after a panic", || source.on_panic(self));
     }
 
-    /// Drops what is, or may hold, somebody else's: their destructors are their code too.
+    /// Calls the user's code. A panic ends there; `None` says that there was one.
+    pub(crate) fn catch<R>(&self, what: &str, call: impl FnOnce() -> R) -> Option<R> {
+        catch(what, call).map_err(|payload| self.take_panic(payload)).ok()
+    }
+
+    /// Drops what is, or may hold, the user's: its destructor is the user's code too.
     fn discard<T>(&self, value: T) {
         self.catch("a destructor", || drop(value));
     }
 
-    fn go_on_with_panic(&self) {
+    /// Counts a panic that was caught. The first of a turn is kept if it is to be propagated, any other payload is dropped.
+    fn take_panic(&self, payload: Payload) {
+        let Inner { shared, panic, propagate_panics, .. } = &*self.inner;
+        shared.tally.count_panic();
+        let first = panic.take();
+        if *propagate_panics && first.is_none() {
+            panic.set(Some(Contained::new(payload)));
+        } else {
+            panic.set(first);
+            dispose(payload);
+        }
+    }
+
+    /// Takes the payload of a panic that a value of the user's has raised in its drop, on this thread.
+    fn observe_panic(payload: Payload) {
+        match EventLoop::of_this_thread() {
+            Some(event_loop) => event_loop.take_panic(payload),
+            None => dispose(payload),
+        }
+    }
+
+    /// The loop of this thread, until it has been dropped.
+    fn of_this_thread() -> Option<EventLoop> {
+        CURRENT.with(|current| current.borrow().upgrade()).map(|inner| EventLoop { inner })
+    }
+
+    fn propagate_panic(&self) {
         if let Some(payload) = self.inner.panic.take() {
-            resume_unwind(payload);
+            resume_unwind(payload.into_inner());
         }
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::{Rc, Weak};
 
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, Source, WeakLoop};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
@@ -31,7 +32,7 @@ type OnCount = dyn FnMut(&EventLoop, u64);
 struct Core {
     id: ChannelId,
     eventfd: EventFd,
-    on_count: RefCell<Box<OnCount>>,
+    on_count: RefCell<Contained<Box<OnCount>>>,
 }
 
 impl EventFd {
@@ -71,7 +72,7 @@ impl EventFd {
         event_loop: &EventLoop,
         on_count: impl FnMut(&EventLoop, u64) + 'static,
     ) -> io::Result<EventFdSource> {
-        let on_count = RefCell::new(Box::new(on_count) as Box<OnCount>);
+        let on_count = RefCell::new(Contained::new(Box::new(on_count) as Box<OnCount>));
         let core =
             event_loop.register(Interest::READABLE, |id| Rc::new(Core { id, eventfd: self, on_count }))?;
         Ok(EventFdSource { event_loop: event_loop.downgrade(), core: Rc::downgrade(&core) })

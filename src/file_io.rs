@@ -29,13 +29,14 @@ use std::path::Path;
 use std::rc::{Rc, Weak};
 
 pub use self::builder::FileIoBuilder;
-use self::core::Core;
 pub use self::core::OperationId;
+use self::core::{Callback, Core};
 pub use self::driver::Backend;
 pub use self::file::File;
 use self::operation::{Operation, Outcome, Position, Sync, Target};
 pub use self::options::OpenOptions;
 pub use self::status::{FileKind, FileStatus, FileTime};
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, WeakLoop};
 
 /// File I/O on a loop: each operation is begun here, takes its time elsewhere, and ends with a call on the loop.
@@ -335,6 +336,7 @@ impl FileIo {
         operation: Result<Operation, Outcome>,
         then: impl FnOnce(&EventLoop, Outcome) + 'static,
     ) -> OperationId {
+        let then: Callback = Contained::new(Box::new(then));
         let begin =
             |core: Rc<Core>| self.event_loop.with(|event_loop| core.start(event_loop, operation, then));
         self.core.upgrade().and_then(begin).unwrap_or(OperationId::NONE)

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
@@ -42,7 +43,7 @@ pub struct MemoryThreshold {
     registration: Registration,
 }
 
-type Callback = Box<dyn FnMut(&EventLoop, u64)>;
+type Callback = Contained<Box<dyn FnMut(&EventLoop, u64)>>;
 
 struct Threshold {
     id: ChannelId,
@@ -66,6 +67,7 @@ impl MemoryThreshold {
         bytes: u64,
         callback: impl FnMut(&EventLoop, u64) + 'static,
     ) -> io::Result<MemoryThreshold> {
+        let callback: Callback = Contained::new(Box::new(callback));
         let group = group.as_ref();
         let refused = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::Unsupported => {
@@ -79,7 +81,6 @@ impl MemoryThreshold {
         let terms = format!("{} {} {bytes}", crossings.as_raw_fd(), usage.as_raw_fd());
         let control = fs::File::options().write(true).open(group.join("cgroup.event_control"));
         control.and_then(|control| io::Write::write_all(&mut &control, terms.as_bytes())).map_err(refused)?;
-        let callback: Callback = Box::new(callback);
         let threshold = event_loop.register(Interest::READABLE, |id| {
             Rc::new(Threshold { id, crossings, callback: RefCell::new(callback) })
         })?;

@@ -74,6 +74,7 @@ mod watcher;
 mod buffer;
 mod channel_table;
 mod clock;
+mod containment;
 mod eventfd;
 mod poller;
 mod readiness;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
+use crate::containment::dispose;
 use crate::event_loop::{EventLoop, LoopHandle};
 
 /// A thread of its own with a loop in it, from its start until it is dropped, or until somebody else asks its loop to quit.
@@ -87,7 +88,10 @@ impl Drop for LoopThread {
         match self.stop() {
             None | Some(Ok(Ok(()))) => {}
             Some(Ok(Err(error))) => log::error!("a loop's thread ended with an error: {error}"),
-            Some(Err(_)) => log::error!("a loop's thread panicked"),
+            Some(Err(payload)) => {
+                log::error!("a loop's thread panicked");
+                dispose(payload);
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use crate::registration::Registration;
@@ -119,8 +120,8 @@ impl PressureTrigger {
         event_loop: &EventLoop,
         callback: impl FnMut(&EventLoop) + 'static,
     ) -> io::Result<Pressure> {
+        let callback: Callback = Contained::new(Box::new(callback));
         let trigger = self.open()?;
-        let callback: Callback = Box::new(callback);
         let source = event_loop.register(Interest::PRIORITY, |id| {
             Rc::new(Trigger { id, trigger, callback: RefCell::new(callback) })
         })?;
@@ -203,7 +204,7 @@ impl fmt::Debug for Pressure {
     }
 }
 
-type Callback = Box<dyn FnMut(&EventLoop)>;
+type Callback = Contained<Box<dyn FnMut(&EventLoop)>>;
 
 struct Trigger {
     id: ChannelId,

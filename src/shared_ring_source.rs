@@ -11,6 +11,7 @@ use std::rc::{Rc, Weak};
 use self::handler::OnMessage;
 pub use self::handler::RingHandler;
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, Source, WeakLoop};
 use crate::readiness::Readiness;
 use crate::shared_ring::{Bell, Link, RingError, RingSendError, SharedRing};
@@ -45,7 +46,7 @@ struct Core {
     link: RefCell<Link>,
     /// The copy of the message that the handler is shown, kept for the next one.
     message: Cell<Vec<u8>>,
-    handler: RefCell<Box<dyn RingHandler>>,
+    handler: RefCell<Contained<Box<dyn RingHandler>>>,
 }
 
 impl SharedRing {
@@ -74,8 +75,8 @@ impl SharedRing {
     /// # Errors
     /// As [`watch`](SharedRing::watch).
     pub fn serve(self, event_loop: &EventLoop, handler: impl RingHandler) -> io::Result<SharedRingSource> {
+        let handler = RefCell::new(Contained::new(Box::new(handler) as Box<dyn RingHandler>));
         let (link, bell) = self.into_parts();
-        let handler = RefCell::new(Box::new(handler) as Box<dyn RingHandler>);
         let core = event_loop.register(bell.interest(), |id| {
             Rc::new(Core { id, bell, link: RefCell::new(link), message: Cell::default(), handler })
         })?;

@@ -27,6 +27,7 @@ use signal_hook::{flag, low_level};
 
 use self::disposition::Claim;
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use crate::registration::Registration;
@@ -77,7 +78,7 @@ pub struct Signals {
     registration: Registration,
 }
 
-type Callback = Box<dyn FnMut(&EventLoop, Signal)>;
+type Callback = Contained<Box<dyn FnMut(&EventLoop, Signal)>>;
 
 struct SignalSource {
     id: ChannelId,
@@ -103,6 +104,7 @@ impl Signals {
         signals: impl IntoIterator<Item = Signal>,
         callback: impl FnMut(&EventLoop, Signal) + 'static,
     ) -> io::Result<Signals> {
+        let callback: Callback = Contained::new(Box::new(callback));
         let (woken, waker) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         let mut listening: Vec<Listening> = Vec::new();
         for signal in signals {
@@ -116,7 +118,6 @@ impl Signals {
         if listening.is_empty() {
             return Err(invalid("a source for no signal at all".to_owned()));
         }
-        let callback: Callback = Box::new(callback);
         let source = event_loop.register(Interest::READABLE, |id| {
             Rc::new(SignalSource { id, woken, signals: listening, callback: RefCell::new(callback) })
         })?;

@@ -13,6 +13,8 @@ use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop, MaybeUninit};
 use std::ptr;
 
+use crate::containment::catch_drop;
+
 /// Room for the captures: four words, as they come.
 type Storage = MaybeUninit<[usize; 4]>;
 
@@ -29,7 +31,7 @@ struct Operations<A: ?Sized + 'static> {
     drop: unsafe fn(*mut Storage),
 }
 
-/// A closure that takes an `&A`, to be called once or dropped.
+/// A closure that takes an `&A`, to be called once or dropped. A panic in its destructor ends in the task's drop.
 ///
 /// # Invariant
 /// `storage` holds a live value of the type that `operations` was made for: a closure that fits, or a box with one that does
@@ -97,7 +99,7 @@ impl<A: ?Sized + 'static> Drop for Task<A> {
     fn drop(&mut self) {
         // SAFETY: by the invariant the storage holds what `operations` was made for, since a task whose closure has left is not
         // dropped; and nobody can touch it again after this.
-        unsafe { (self.operations.drop)(&mut self.storage) }
+        catch_drop(|| unsafe { (self.operations.drop)(&mut self.storage) });
     }
 }
 

@@ -22,6 +22,7 @@ use rustix::io::Errno;
 
 pub use self::change::{FileChange, FileChanges};
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use crate::registration::Registration;
@@ -75,7 +76,7 @@ pub struct WatchId {
     number: i32,
 }
 
-type Callback = Box<dyn FnMut(&FileEvent<'_>)>;
+type Callback = Contained<Box<dyn FnMut(&FileEvent<'_>)>>;
 
 struct Watches {
     id: ChannelId,
@@ -99,6 +100,7 @@ impl Watcher {
         event_loop: &EventLoop,
         callback: impl FnMut(&FileEvent<'_>) + 'static,
     ) -> io::Result<Watcher> {
+        let callback: Callback = Contained::new(Box::new(callback));
         let inotify =
             inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(|error| match error {
                 Errno::MFILE => quota(
@@ -109,7 +111,6 @@ impl Watcher {
             })?;
         static NAMES: AtomicU64 = AtomicU64::new(0);
         let name = NAMES.fetch_add(1, Relaxed);
-        let callback: Callback = Box::new(callback);
         let watches = event_loop.register(Interest::READABLE, |id| {
             Rc::new(Watches {
                 id,

@@ -4,6 +4,7 @@ use std::io;
 
 use super::{Decoder, FrameError, decode_checked};
 use crate::buffer::Buffer;
+use crate::containment::Contained;
 use crate::net::{CloseReason, ConnectionHandler, State, TcpConnection};
 
 /// A [`ConnectionHandler`] for frames instead of bytes: a decoder, and a handler of what it finds.
@@ -47,8 +48,8 @@ use crate::net::{CloseReason, ConnectionHandler, State, TcpConnection};
 /// ```
 #[derive(Debug)]
 pub struct Framed<D, H> {
-    decoder: D,
-    handler: H,
+    decoder: Contained<D>,
+    handler: Contained<H>,
     /// How many bytes of an incomplete frame there are.
     rest: usize,
     /// There will be no more frames.
@@ -162,6 +163,7 @@ pub trait FrameHandler<D: Decoder>: 'static {
 impl<D: Decoder, H: FrameHandler<D>> Framed<D, H> {
     /// A handler for a new connection.
     pub fn new(decoder: D, handler: H) -> Framed<D, H> {
+        let (decoder, handler) = (Contained::new(decoder), Contained::new(handler));
         Framed { decoder, handler, rest: 0, failed: false }
     }
 
@@ -178,7 +180,7 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
 
     fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
         while !self.failed && !input.is_empty() {
-            let taken = match decode_checked(&mut self.decoder, input.readable()) {
+            let taken = match decode_checked(&mut *self.decoder, input.readable()) {
                 Ok(Some((frame, taken))) => {
                     self.handler.on_frame(conn, frame)?;
                     taken

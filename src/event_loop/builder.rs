@@ -14,6 +14,7 @@ use super::source::Wakeup;
 use super::{CURRENT, EventLoop, Inner};
 use crate::channel_table::ChannelTable;
 use crate::clock::{Clock, VirtualClock};
+use crate::containment::set_observer;
 use crate::poller::Poller;
 use crate::readiness::Interest;
 use crate::timer_queue::TimerQueue;
@@ -157,6 +158,7 @@ impl Builder {
         event_loop.register(Interest::READABLE, |id| Rc::new(Wakeup::new(id, shared)))?;
         event_loop.inner.own_channels.set(event_loop.inner.channels.borrow().len());
         CURRENT.set(Rc::downgrade(&event_loop.inner));
+        set_observer(EventLoop::observe_panic);
         Ok(event_loop)
     }
 }

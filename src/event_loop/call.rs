@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::EventLoop;
 use super::handle::{LoopHandle, PostErrorReason};
+use crate::containment::Contained;
 
 /// Why a call gave no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +56,8 @@ impl From<CallError> for io::Error {
 enum Stage<R> {
     Waiting,
     Running,
-    Done(R),
+    /// The caller may be gone before it has seen this.
+    Done(Contained<R>),
     Failed(CallError),
     /// The caller has gone.
     Abandoned,
@@ -90,7 +92,7 @@ impl<R> Answer<R> {
                 self.0.changed.notify_one();
                 None
             }
-            // Nobody waits for it any more, and it is dropped with no lock held.
+            // The caller has gone, so the result is dropped, with no lock held.
             Stage::Abandoned | Stage::Done(_) | Stage::Failed(_) => Some(end),
         };
         drop(stage);
@@ -157,16 +159,18 @@ impl LoopHandle {
         }
         let slot = Arc::new(Slot { stage: Mutex::new(Stage::Waiting), changed: Condvar::new() });
         let answer = Answer(Arc::clone(&slot));
+        let task = Contained::new(task);
         let posted = self.post(deadline, move |event_loop| {
             if !answer.begin() {
                 return;
             }
-            // The caller is told of a panic before the loop is.
+            let task = task.into_inner();
+            // The caller learns of a panic before the loop counts it.
             match catch_unwind(AssertUnwindSafe(|| task(event_loop))) {
-                Ok(result) => answer.give(Stage::Done(result)),
-                Err(panic) => {
+                Ok(result) => answer.give(Stage::Done(Contained::new(result))),
+                Err(payload) => {
                     answer.give(Stage::Failed(CallError::Panicked));
-                    std::panic::resume_unwind(panic);
+                    resume_unwind(payload);
                 }
             }
         });
@@ -193,7 +197,7 @@ impl<R> Slot<R> {
             }
         }
         match std::mem::replace(&mut *stage, Stage::Abandoned) {
-            Stage::Done(result) => Ok(result),
+            Stage::Done(result) => Ok(result.into_inner()),
             Stage::Failed(error) => Err(error),
             Stage::Waiting | Stage::Running | Stage::Abandoned => Err(CallError::TimedOut),
         }

@@ -12,6 +12,7 @@ use super::counters::Counters;
 use super::mailbox::Mailbox;
 use super::shared::Shared;
 use super::{CURRENT, EventLoop};
+use crate::containment::Contained;
 use crate::task::{SendTask, Task};
 use crate::task_queue::Refusal;
 
@@ -252,6 +253,8 @@ impl<F> From<PostError<F>> for io::Error {
             PostErrorReason::LoopGone => io::ErrorKind::BrokenPipe,
             PostErrorReason::Full => io::ErrorKind::WouldBlock,
         };
-        io::Error::new(kind, error.to_string())
+        let message = error.to_string();
+        drop(Contained::new(error.task));
+        io::Error::new(kind, message)
     }
 }

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use super::EventLoop;
+use crate::containment::Contained;
 use crate::timer_queue::TimerKey;
 
-type Single = Box<dyn FnOnce(&EventLoop) + Send>;
-type Repeated = Box<dyn FnMut(&EventLoop) + Send>;
+type Single = Contained<Box<dyn FnOnce(&EventLoop) + Send>>;
+type Repeated = Contained<Box<dyn FnMut(&EventLoop) + Send>>;
 
 /// The two halves of a number that counts up, which makes a [`TimerId`](super::TimerId) 16 bytes instead of 24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

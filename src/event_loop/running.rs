@@ -22,11 +22,11 @@ impl EventLoop {
     pub fn run(&self) -> io::Result<()> {
         let running = Running::enter(self)?;
         while !self.turn(Wait::Forever)? {
-            self.go_on_with_panic();
+            self.propagate_panic();
         }
         self.inner.quitting.set(false);
         drop(running);
-        self.go_on_with_panic();
+        self.propagate_panic();
         Ok(())
     }
 
@@ -51,7 +51,7 @@ impl EventLoop {
         };
         self.turn(wait)?;
         drop(running);
-        self.go_on_with_panic();
+        self.propagate_panic();
         Ok(())
     }
 
@@ -87,7 +87,7 @@ impl EventLoop {
         let running = Running::enter(self)?;
         self.settle(READY_TURNS)?;
         drop(running);
-        self.go_on_with_panic();
+        self.propagate_panic();
         Ok(())
     }
 
@@ -112,7 +112,7 @@ impl EventLoop {
             if quit || clock.moment(self.now()) >= end {
                 break quit;
             }
-            self.go_on_with_panic();
+            self.propagate_panic();
             if let Some(virtual_clock) = clock.virtual_clock() {
                 virtual_clock.advance_to(self.next_work().min(end));
             }
@@ -121,7 +121,7 @@ impl EventLoop {
             self.inner.quitting.set(false);
         }
         drop(running);
-        self.go_on_with_panic();
+        self.propagate_panic();
         Ok(())
     }
 
@@ -135,7 +135,7 @@ impl EventLoop {
             if idle && !self.inner.poller.has_events() {
                 return Ok(false);
             }
-            self.go_on_with_panic();
+            self.propagate_panic();
         }
         Ok(false)
     }

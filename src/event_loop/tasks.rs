@@ -17,11 +17,12 @@ impl EventLoop {
     ///
     /// From a destructor that runs while the loop itself is being dropped, the task is dropped and counted.
     pub fn queue_in_loop(&self, task: impl FnOnce(&EventLoop) + 'static) {
+        let task = Task::new(task);
         self.inner.shared.tally.count_queued();
         if self.inner.ending.get() {
             self.inner.shared.tally.count_dropped(1);
         } else {
-            self.queue_local(|batch| batch.tasks.push(Task::new(task)));
+            self.queue_local(|batch| batch.tasks.push(task));
         }
     }
 
@@ -77,7 +78,7 @@ impl EventLoop {
 
     fn run_each<T>(&self, dropped: bool, tasks: &mut Vec<T>, call: fn(T, &EventLoop)) {
         if dropped {
-            tasks.drain(..).for_each(|task| self.discard(task));
+            tasks.clear();
         } else if !tasks.is_empty() {
             let tally = &self.inner.shared.tally;
             for task in tasks.drain(..) {

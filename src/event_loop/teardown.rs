@@ -28,7 +28,7 @@ impl EventLoop {
             for id in ids {
                 let source = inner.channels.borrow().get(id).cloned();
                 if let Some(source) = source {
-                    source.on_loop_end(self);
+                    self.catch("the end of a loop", || source.on_loop_end(self));
                     self.close_now(id);
                     self.discard(source);
                 }
@@ -40,12 +40,11 @@ impl EventLoop {
         if not_run > 0 {
             log::debug!("the loop is dropped with {not_run} tasks not run");
         }
-        // One by one, so that a destructor that panics costs no other its turn, nor the caller the rest of the drop.
-        tasks.errands.into_iter().chain(tasks.tasks).for_each(|task| self.discard(task));
-        local_tasks.errands.into_iter().chain(local_tasks.tasks).for_each(|task| self.discard(task));
+        drop((tasks, local_tasks));
+        // Taken out of the borrow and the lock before they are dropped.
         let timers = inner.timers.borrow_mut().drain();
-        timers.into_iter().for_each(|timer| self.discard(timer));
+        drop(timers);
         let remote_timers = inner.shared.remote_timers.close();
-        remote_timers.into_iter().flatten().for_each(|timer| self.discard(timer));
+        drop(remote_timers);
     }
 }

@@ -11,6 +11,7 @@ use super::repeat::{Repeat, Schedule};
 use super::shared::{TimerId, TimerName};
 use crate::channel_table::ChannelId;
 use crate::clock::nanos;
+use crate::containment::Contained;
 use crate::task::Task;
 use crate::timer_queue::{Due, TimerKey};
 
@@ -41,9 +42,9 @@ pub(super) struct Firing {
 type Callback = dyn FnMut(&EventLoop);
 
 /// A callback that repeats.
-struct Every<F: ?Sized> {
+struct Every {
     schedule: Schedule,
-    callback: F,
+    callback: Contained<Box<Callback>>,
 }
 
 impl EventLoop {
@@ -79,7 +80,7 @@ impl EventLoop {
         callback: impl FnMut(&EventLoop) + 'static,
     ) -> TimerId {
         let (first, schedule) = self.inner.shared.schedule(repeat.into());
-        let every: Box<Every<Callback>> = Box::new(Every { schedule, callback });
+        let every = Every { schedule, callback: Contained::new(Box::new(callback) as Box<Callback>) };
         self.name_timer(self.arm_repeating(first, move |firing| firing.run_every(every)))
     }
 
@@ -220,7 +221,7 @@ impl EventLoop {
 
     /// Takes a timer out of the queue, and answers whether it was there.
     pub(super) fn disarm(&self, key: TimerKey) -> bool {
-        // Out of the borrow before it is dropped: a destructor may come back to the loop.
+        // Dropped when the borrow has ended: a destructor may call the loop.
         let cancelled = self.inner.timers.borrow_mut().cancel(key);
         cancelled.is_some()
     }
@@ -255,7 +256,7 @@ impl EventLoop {
         let source = self.inner.channels.borrow().get(id).cloned();
         if let Some(source) = source {
             if self.catch("a deadline's callback", || source.on_deadline(self)).is_none() {
-                source.on_panic(self);
+                self.end_after_panic(&source);
             }
         }
     }
@@ -272,13 +273,13 @@ impl EventLoop {
 }
 
 impl Firing {
-    fn run_every(&self, mut every: Box<Every<Callback>>) {
+    fn run_every(&self, mut every: Every) {
         let event_loop = &self.event_loop;
         if event_loop.catch("a timer's callback", || (every.callback)(event_loop)).is_some() {
             let next = every.schedule.next(self.deadline(), self.now, || event_loop.moment());
             self.go_on(next, move |firing| firing.run_every(every));
         } else {
-            event_loop.discard(every);
+            drop(every);
             self.end();
         }
     }
@@ -299,7 +300,7 @@ impl Firing {
             Started::Ended => None,
             Started::Moved(deadline) => Some(deadline),
             Started::Once(callback) => {
-                event_loop.catch("a timer's callback", || callback(event_loop));
+                event_loop.catch("a timer's callback", || callback.into_inner()(event_loop));
                 None
             }
             Started::Every(mut callback) => {
@@ -310,13 +311,8 @@ impl Firing {
                 let next = schedule.map_or(u64::MAX, |schedule| {
                     schedule.next(self.deadline(), self.now, || event_loop.moment())
                 });
-                match timers.finish(key, callback, next) {
-                    Ok(next) => Some(next),
-                    Err(over) => {
-                        event_loop.discard(over);
-                        None
-                    }
-                }
+                // A callback that was cancelled meanwhile is dropped here.
+                timers.finish(key, callback, next).ok()
             }
         }
     }
@@ -328,9 +324,9 @@ impl Firing {
     /// Puts the timer back into the queue.
     fn go_on(&self, deadline: u64, task: impl FnOnce(&Firing) + 'static) {
         let (key, _) = self.timer.get();
-        // One that was cancelled from its own callback is handed back, and dropped.
+        // One that was cancelled from its own callback is handed back, and dropped when the borrow has ended.
         let cancelled = self.event_loop.inner.timers.borrow_mut().rearm(key, deadline, Task::new(task));
-        self.event_loop.discard(cancelled);
+        drop(cancelled);
     }
 
     /// Gives up its place there.

@@ -14,11 +14,12 @@ use super::driver::Driver;
 use super::operation::{Operation, Outcome};
 use super::table::{Key, Table};
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
 
-type Callback = Box<dyn FnOnce(&EventLoop, Outcome)>;
+pub(super) type Callback = Contained<Box<dyn FnOnce(&EventLoop, Outcome)>>;
 
 /// After how long what the kernel has refused to take is offered to it again, if nothing comes back from it before
 /// that.
@@ -95,14 +96,14 @@ impl Core {
         &self,
         event_loop: &EventLoop,
         operation: Result<Operation, Outcome>,
-        then: impl FnOnce(&EventLoop, Outcome) + 'static,
+        then: Callback,
     ) -> OperationId {
         if !event_loop.is_registered(self.id) {
             return OperationId::NONE;
         }
         let key = {
             let mut state = self.state.borrow_mut();
-            let key = state.callbacks.insert(Box::new(then));
+            let key = state.callbacks.insert(then);
             match operation {
                 Ok(operation) => state.waiting.push_back((key, operation)),
                 Err(outcome) => state.refused.push((key, outcome)),
@@ -183,7 +184,8 @@ impl Core {
         for (key, outcome) in batch.drain(..) {
             let callback = self.state.borrow_mut().callbacks.remove(key);
             if let Some(callback) = callback {
-                event_loop.catch("a file operation's callback", || callback(event_loop, outcome));
+                event_loop
+                    .catch("a file operation's callback", || callback.into_inner()(event_loop, outcome));
             }
         }
         self.batch.set(batch);
@@ -195,21 +197,18 @@ impl Core {
             return;
         }
         event_loop.remove(self.id);
-        self.end(event_loop);
+        self.end();
     }
 
-    /// Drops what waits, and ends the back end. Callbacks come last and one by one: their destructors are somebody
-    /// else's code.
-    fn end(&self, event_loop: &EventLoop) {
-        let (waiting, refused, callbacks) = {
+    /// Ends the back end, and drops what waits, with nothing borrowed: the destructors of callbacks are the user's
+    /// code.
+    fn end(&self) {
+        let dropped = {
             let state = &mut *self.state.borrow_mut();
             state.driver.close();
             (mem::take(&mut state.waiting), mem::take(&mut state.refused), state.callbacks.drain())
         };
-        drop((waiting, refused));
-        for callback in callbacks {
-            event_loop.catch("a destructor", || drop(callback));
-        }
+        drop(dropped);
     }
 }
 
@@ -247,7 +246,7 @@ impl Source for Core {
         self.close(event_loop);
     }
 
-    fn on_close(&self, event_loop: &EventLoop) {
-        self.end(event_loop);
+    fn on_close(&self, _event_loop: &EventLoop) {
+        self.end();
     }
 }

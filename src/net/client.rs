@@ -19,6 +19,7 @@ use super::options::SocketOptions;
 use super::outcome::Outcome;
 use super::target::Target;
 use crate::buffer::Buffer;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, WeakLoop};
 
 /// A client, for as long as this value lives: it connects, and serves the one connection that it makes.
@@ -233,7 +234,7 @@ impl TcpClientBuilder<'_> {
     /// A good one is reported before its session's handler is made. A panic in it is caught, as everywhere, and
     /// changes nothing.
     pub fn on_attempt(mut self, on_attempt: impl FnMut(&EventLoop, &Attempt<'_>) + 'static) -> Self {
-        self.on_attempt = Some(Box::new(on_attempt));
+        self.on_attempt = Some(Contained::new(Box::new(on_attempt)));
         self
     }
 
@@ -242,7 +243,7 @@ impl TcpClientBuilder<'_> {
     ///
     /// Called once at most, and never for a client that was stopped or whose loop has ended.
     pub fn on_failure(mut self, on_failure: impl FnOnce(&EventLoop, ConnectError) + 'static) -> Self {
-        self.on_failure = Some(Box::new(on_failure));
+        self.on_failure = Some(Contained::new(Box::new(on_failure)));
         self
     }
 
@@ -270,9 +271,9 @@ impl TcpClientBuilder<'_> {
         F: FnMut(&TcpConnection<'_>) -> H + 'static,
         H: ConnectionHandler,
     {
+        let factory = Rc::new(RefCell::new(Contained::new(factory)));
         let TcpClientBuilder { event_loop, target, settings, limits, on_attempt, on_failure } = self;
         target.check("connect to")?;
-        let factory = Rc::new(RefCell::new(factory));
         let dial: Rc<Dial> =
             Rc::new(move |event_loop: &EventLoop, arrival: Arrival, dialer: Rc<dyn Dialer>| {
                 let factory = Rc::clone(&factory);

@@ -31,6 +31,7 @@ use super::outcome::CloseReason;
 use super::socket;
 use crate::buffer::Buffer;
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::EventLoop;
 use crate::readiness::{Interest, Readiness};
 use crate::timer_queue::TimerKey;
@@ -121,7 +122,7 @@ pub(super) struct Core {
     unread: Cell<Option<Box<Buffer>>>,
     /// What was accepted for sending and what the kernel has not taken; never an empty queue.
     unsent: RefCell<Option<Box<Queue>>>,
-    reason: Cell<Option<CloseReason>>,
+    reason: Cell<Option<Contained<CloseReason>>>,
     /// When bytes last came or went.
     last_active: Cell<Option<Instant>>,
     /// How long the connection may be idle, if that is limited.
@@ -216,10 +217,11 @@ impl Core {
     /// If anything is lost that was accepted for sending, or that was to be relayed, the connection is reset: behind an orderly end the
     /// peer would take what it has for the whole.
     pub(super) fn close(&self, event_loop: &EventLoop, reason: CloseReason) {
+        let reason = Contained::new(reason);
         if self.state.replace(State::Closed) == State::Closed {
             return;
         }
-        let ended = Ended::from(&reason);
+        let ended = Ended::from(&*reason);
         self.reason.set(Some(reason));
         self.cancel_idle_timer(event_loop);
         self.forget_graceful_close(event_loop);
@@ -294,8 +296,8 @@ impl Core {
         self.discarding.get()
     }
 
-    pub(super) fn take_reason(&self) -> CloseReason {
-        self.reason.take().unwrap_or(CloseReason::Closed)
+    pub(super) fn take_reason(&self) -> Contained<CloseReason> {
+        self.reason.take().unwrap_or_else(|| Contained::new(CloseReason::Closed))
     }
 
     /// The server is being stopped. The handler is told first, and not from here, as this may be in the middle of one of its calls.

@@ -27,13 +27,14 @@ use super::outcome::CloseReason;
 use super::socket;
 use super::target::{Place, Target, in_zone};
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, TimerId};
 
 /// Makes a connection, of a handler's type that is not known here, of a socket that is being connected.
 pub(super) type Dial = dyn Fn(&EventLoop, Arrival, Rc<dyn Dialer>) -> io::Result<ChannelId>;
 
-pub(super) type OnAttempt = Box<dyn FnMut(&EventLoop, &Attempt<'_>)>;
-pub(super) type OnFailure = Box<dyn FnOnce(&EventLoop, ConnectError)>;
+pub(super) type OnAttempt = Contained<Box<dyn FnMut(&EventLoop, &Attempt<'_>)>>;
+pub(super) type OnFailure = Contained<Box<dyn FnOnce(&EventLoop, ConnectError)>>;
 
 #[derive(Debug)]
 pub(super) struct Settings {
@@ -305,7 +306,7 @@ impl Connector {
         match self.on_failure.take() {
             None => log::warn!("{error}"),
             Some(on_failure) => {
-                event_loop.catch("a client's on_failure", || on_failure(event_loop, error));
+                event_loop.catch("a client's on_failure", || on_failure.into_inner()(event_loop, error));
             }
         }
         self.release(event_loop);
@@ -330,12 +331,8 @@ impl Connector {
         if let Some(lookup) = self.lookup.take() {
             event_loop.remove(lookup);
         }
-        let dial = self.dial.take();
-        event_loop.catch("a destructor", || drop(dial));
-        let on_attempt = self.on_attempt.take();
-        event_loop.catch("a destructor", || drop(on_attempt));
-        let on_failure = self.on_failure.take();
-        event_loop.catch("a destructor", || drop(on_failure));
+        let released = (self.dial.take(), self.on_attempt.take(), self.on_failure.take());
+        drop(released);
     }
 }
 
@@ -352,13 +349,13 @@ impl Dialer for Connector {
         self.report(event_loop, Some(&address), Ok(()));
     }
 
-    fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: CloseReason) {
+    fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: Contained<CloseReason>) {
         match self.phase.replace(Phase::Between) {
             // A client ends with its loop, without a word of its own.
-            _ if matches!(reason, CloseReason::LoopEnded) => self.stop(event_loop),
+            _ if matches!(*reason, CloseReason::LoopEnded) => self.stop(event_loop),
             Phase::Connecting { address, timer, .. } => {
                 event_loop.cancel(timer);
-                let error = match reason {
+                let error = match reason.into_inner() {
                     CloseReason::Error(error) => error,
                     reason => io::Error::other(reason.to_string()),
                 };

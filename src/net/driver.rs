@@ -15,6 +15,7 @@ use super::handler::ConnectionHandler;
 use super::outcome::CloseReason;
 use crate::buffer::Buffer;
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 
@@ -26,7 +27,7 @@ fn watched() -> Interest {
 /// What a connection's slot carries.
 struct Connection<H> {
     /// `None` until the factory has made it.
-    handler: RefCell<Option<H>>,
+    handler: RefCell<Option<Contained<H>>>,
     /// Of a connection that this end makes.
     outgoing: Option<Box<Outgoing<H>>>,
     /// Dropped last: the connection counts as open until its handler has gone.
@@ -39,7 +40,7 @@ pub(super) trait Dialer {
     fn on_connected(&self, conn: &TcpConnection<'_>);
 
     /// The last word: the connection is closed, or could not be made. Its handler, if it has got one, has been told.
-    fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: CloseReason);
+    fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: Contained<CloseReason>);
 }
 
 /// What a connection needs that this end makes, until it is made and after.
@@ -104,7 +105,7 @@ impl<H: ConnectionHandler> Connection<H> {
         self.core.start_idle_timeout(event_loop);
         let opened = event_loop.catch("a connection's factory or on_open", || {
             let conn = TcpConnection::new(event_loop, &self.core);
-            *self.handler.borrow_mut() = Some(make(&conn));
+            *self.handler.borrow_mut() = Some(Contained::new(make(&conn)));
             // The factory may have closed the connection, or ended its server.
             if self.core.state() != State::Closed {
                 self.call(event_loop, |handler, conn| handler.on_open(conn));

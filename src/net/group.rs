@@ -16,6 +16,7 @@ use slab::Slab;
 use super::admission::{Admission, Admitted, Quota};
 use super::budget::Budget;
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, LoopHandle};
 
 /// The limits that every connection of a group keeps to; sizes in bytes.
@@ -69,7 +70,7 @@ pub struct StopReport {
     pub cut: u64,
 }
 
-pub(super) type WhenEmpty = Box<dyn FnOnce(&EventLoop, StopReport) + Send>;
+pub(super) type WhenEmpty = Contained<Box<dyn FnOnce(&EventLoop, StopReport) + Send>>;
 
 pub(crate) struct Group {
     pub(crate) limits: Limits,
@@ -208,7 +209,7 @@ impl Group {
         let taken = std::mem::take(&mut *self.when_empty.lock());
         for (home, when_empty) in taken {
             let report = StopReport { drained: self.drained.load(SeqCst), cut: self.cut.load(SeqCst) };
-            if !home.send_errand(move |event_loop| when_empty(event_loop, report)) {
+            if !home.send_errand(move |event_loop| when_empty.into_inner()(event_loop, report)) {
                 log::debug!("a server has stopped whose loop has gone");
             }
         }

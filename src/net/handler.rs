@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::connection::TcpConnection;
 use super::outcome::{CloseReason, Outcome};
 use crate::buffer::Buffer;
+use crate::containment::Contained;
 
 /// The state of one connection, and what it does when something happens.
 ///
@@ -169,7 +170,7 @@ where
 }
 
 /// A closure as the handler of several connections of one loop.
-pub(super) struct Shared<F>(Rc<RefCell<F>>);
+pub(super) struct Shared<F>(Rc<RefCell<Contained<F>>>);
 
 impl<F, R> ConnectionHandler for Shared<F>
 where
@@ -184,6 +185,6 @@ where
 
 /// Makes the handlers of connections that share `on_message`.
 pub(super) fn shared<F>(on_message: F) -> impl FnMut(&TcpConnection<'_>) -> Shared<F> {
-    let shared = Rc::new(RefCell::new(on_message));
+    let shared = Rc::new(RefCell::new(Contained::new(on_message)));
     move |_| Shared(Rc::clone(&shared))
 }

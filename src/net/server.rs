@@ -26,6 +26,7 @@ use super::outcome::Outcome;
 use super::path::AtPath;
 use super::target::Target;
 use crate::buffer::Buffer;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, WeakLoop};
 use crate::loop_pool::LoopPool;
 pub use handle::ServerHandle;
@@ -126,10 +127,10 @@ impl TcpServer {
     /// When the last has gone, on whatever loop, and nobody listens any more, `then` is called on this server's loop with how many
     /// ended each way. It is called once, unless the loop itself ends before.
     pub fn stop(mut self, within: Duration, then: impl FnOnce(&EventLoop, StopReport) + Send + 'static) {
+        let then: WhenEmpty = Contained::new(Box::new(then));
         self.released = true;
         let pool = self.pool.take();
-        self.event_loop
-            .with(|event_loop| begin_to_stop(event_loop, &self.handle.group, pool, within, Box::new(then)));
+        self.event_loop.with(|event_loop| begin_to_stop(event_loop, &self.handle.group, pool, within, then));
     }
 }
 
@@ -153,9 +154,9 @@ fn begin_to_stop(
     });
     let when_empty = move |event_loop: &EventLoop, report| {
         event_loop.cancel(deadline);
-        then(event_loop, report);
+        then.into_inner()(event_loop, report);
     };
-    group.call_when_empty(event_loop.handle(), Box::new(when_empty));
+    group.call_when_empty(event_loop.handle(), Contained::new(Box::new(when_empty)));
 }
 
 impl Drop for TcpServer {
@@ -399,7 +400,7 @@ impl<'a> TcpServerBuilder<'a, ThisLoop> {
         F: FnMut(&TcpConnection<'_>) -> H + 'static,
         H: ConnectionHandler,
     {
-        let factory = RefCell::new(factory);
+        let factory = RefCell::new(Contained::new(factory));
         let here = move |event_loop: &EventLoop, arrival| {
             establish(event_loop, arrival, |conn| (factory.borrow_mut())(conn));
         };
@@ -417,7 +418,7 @@ impl TcpServerBuilder<'_, ManyLoops> {
         F: Fn(&TcpConnection<'_>, &mut Buffer) -> R + Send + Sync + 'static,
         R: Outcome + 'static,
     {
-        let shared = Arc::new(on_message);
+        let shared = Arc::new(Contained::new(on_message));
         self.serve(move |_| {
             let shared = Arc::clone(&shared);
             OnMessage(move |conn: &TcpConnection<'_>, input: &mut Buffer| shared(conn, input).into_result())
@@ -433,8 +434,9 @@ impl TcpServerBuilder<'_, ManyLoops> {
         F: Fn(&TcpConnection<'_>) -> H + Send + Sync + 'static,
         H: ConnectionHandler,
     {
+        let factory = Contained::new(factory);
         let everywhere = move |event_loop: &EventLoop, arrival| {
-            establish(event_loop, arrival, &factory);
+            establish(event_loop, arrival, &*factory);
         };
         let distribution = self.spread.distribution;
         match self.spread.pool.take() {

@@ -102,7 +102,7 @@ fn four_words_fit_and_five_do_not() {
 }
 
 #[test]
-fn a_destructor_that_panics_is_run_once() {
+fn a_destructor_that_panics_is_run_once_and_the_drop_of_a_task_returns() {
     struct Bad(Arc<AtomicUsize>);
     impl Drop for Bad {
         fn drop(&mut self) {
@@ -113,7 +113,7 @@ fn a_destructor_that_panics_is_run_once() {
     let drops = Arc::new(AtomicUsize::new(0));
     let bad = Bad(Arc::clone(&drops));
     let task = Task::<()>::new(move |_| drop(bad));
-    assert!(catch_unwind(AssertUnwindSafe(|| drop(task))).is_err());
+    drop(task);
     let bad = Bad(Arc::clone(&drops));
     let task = Task::<()>::new(move |_| drop(bad));
     assert!(catch_unwind(AssertUnwindSafe(|| task.call(&()))).is_err());

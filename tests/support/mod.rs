@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod alone;
+pub(crate) mod bomb;
 pub(crate) mod calls;
 pub(crate) mod channels;
 pub(crate) mod client;

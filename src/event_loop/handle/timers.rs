@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{EventLoop, LoopHandle, PostError};
+use crate::containment::Contained;
 use crate::event_loop::remote_timers::Callback;
 use crate::event_loop::repeat::{Repeat, Schedule};
 use crate::event_loop::shared::{TimerId, TimerName};
@@ -18,7 +19,9 @@ impl LoopHandle {
         F: FnOnce(&EventLoop) + Send + 'static,
     {
         let deadline = self.shared.clock.moment(deadline);
-        self.remote_timer(callback, deadline, None, |callback| Callback::Once(Box::new(callback)))
+        self.remote_timer(callback, deadline, None, |callback| {
+            Callback::Once(Contained::new(Box::new(callback)))
+        })
     }
 
     /// As [`EventLoop::run_after`], from any thread. The delay counts from this call.
@@ -30,7 +33,9 @@ impl LoopHandle {
         F: FnOnce(&EventLoop) + Send + 'static,
     {
         let deadline = self.shared.clock.after(delay);
-        self.remote_timer(callback, deadline, None, |callback| Callback::Once(Box::new(callback)))
+        self.remote_timer(callback, deadline, None, |callback| {
+            Callback::Once(Contained::new(Box::new(callback)))
+        })
     }
 
     /// As [`EventLoop::run_every`], from any thread. The first period counts from this call.
@@ -46,7 +51,9 @@ impl LoopHandle {
         F: FnMut(&EventLoop) + Send + 'static,
     {
         let (first, schedule) = self.shared.schedule(repeat.into());
-        self.remote_timer(callback, first, Some(schedule), |callback| Callback::Every(Box::new(callback)))
+        self.remote_timer(callback, first, Some(schedule), |callback| {
+            Callback::Every(Contained::new(Box::new(callback)))
+        })
     }
 
     fn remote_timer<F>(

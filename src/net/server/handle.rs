@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::begin_to_stop;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::net::address::Address;
 use crate::net::admission::ServerCounters;
-use crate::net::group::{Group, StopReport};
+use crate::net::group::{Group, StopReport, WhenEmpty};
 
 /// A server, seen from any thread, from [`TcpServer::handle`](crate::TcpServer::handle). Clones speak to the same server.
 ///
@@ -76,9 +77,9 @@ impl ServerHandle {
     /// The [`TcpServer`](crate::TcpServer) stays with whoever has it, and dropping it cuts off what is left. A server that is being
     /// stopped already may be told again: each `then` is called, and the shortest time counts.
     pub fn stop(&self, within: Duration, then: impl FnOnce(&EventLoop, StopReport) + Send + 'static) {
+        let then: WhenEmpty = Contained::new(Box::new(then));
         let group = Arc::clone(&self.group);
-        self.home
-            .run_errand(move |event_loop| begin_to_stop(event_loop, &group, None, within, Box::new(then)));
+        self.home.run_errand(move |event_loop| begin_to_stop(event_loop, &group, None, within, then));
     }
 }
 

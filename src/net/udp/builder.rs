@@ -14,6 +14,7 @@ use super::driver::establish;
 use super::face::UdpRef;
 use super::handler::{DatagramHandler, OnDatagram};
 use super::queue::Limits;
+use crate::containment::Contained;
 use crate::event_loop::EventLoop;
 use crate::net::int_options::report_destinations;
 use crate::net::outcome::Outcome;
@@ -159,6 +160,7 @@ impl<'a> UdpSocketBuilder<'a> {
     /// What the kernel says: an address in use, one that is not this machine's, a port that is not allowed, an option that it
     /// does not take, a peer that cannot be reached. The error names the address.
     pub fn serve<H: DatagramHandler>(self, handler: H) -> io::Result<UdpSocket> {
+        let handler = Contained::new(handler);
         let UdpSocketBuilder { event_loop, addresses, options, limits } = self;
         let fd = make_first(&addresses, &options)?;
         let local = local_address(&fd)?;

@@ -14,6 +14,7 @@ use super::queue::{Limits, Queue};
 use super::socket::{self, Received};
 use crate::buffer::Buffer;
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::EventLoop;
 use crate::net::outcome::CloseReason;
 use crate::readiness::{Interest, Readiness};
@@ -22,7 +23,7 @@ use crate::readiness::{Interest, Readiness};
 const INPUT: Readiness = Readiness::answering(Interest::READABLE);
 
 /// Something that went wrong, and the one it concerns.
-pub(super) type Report = (io::Error, Option<SocketAddr>);
+pub(super) type Report = (Contained<io::Error>, Option<SocketAddr>);
 
 /// What came of a try to receive.
 pub(super) enum Input {
@@ -59,7 +60,7 @@ pub(super) struct Core {
     pub(super) more_in_mailbox: Cell<bool>,
     /// What the handler has yet to be told: its calls never nest.
     reports: RefCell<VecDeque<Report>>,
-    reason: Cell<Option<CloseReason>>,
+    reason: Cell<Option<Contained<CloseReason>>>,
 }
 
 impl Core {
@@ -215,7 +216,7 @@ impl Core {
 
     /// Keeps word of an error for the handler, which is told in a call of its own.
     pub(super) fn report(&self, event_loop: &EventLoop, error: io::Error, peer: Option<SocketAddr>) {
-        self.reports.borrow_mut().push_back((error, peer));
+        self.reports.borrow_mut().push_back((Contained::new(error), peer));
         event_loop.add_ready(self.id, Readiness::ERROR);
     }
 
@@ -234,13 +235,14 @@ impl Core {
         let mut reports = self.reports.take();
         match crate::net::socket::take_error(&self.fd) {
             Ok(None) => {}
-            Ok(Some(error)) | Err(error) => reports.push_back((error, self.peer)),
+            Ok(Some(error)) | Err(error) => reports.push_back((Contained::new(error), self.peer)),
         }
         reports
     }
 
     /// The only way to the end. The handler hears of it in phase 6, when no callback is under way.
     pub(super) fn close(&self, event_loop: &EventLoop, reason: CloseReason) {
+        let reason = Contained::new(reason);
         if !self.open.replace(false) {
             return;
         }
@@ -253,8 +255,8 @@ impl Core {
         event_loop.close_later(self.id);
     }
 
-    pub(super) fn take_reason(&self) -> CloseReason {
-        self.reason.take().unwrap_or(CloseReason::Closed)
+    pub(super) fn take_reason(&self) -> Contained<CloseReason> {
+        self.reason.take().unwrap_or_else(|| Contained::new(CloseReason::Closed))
     }
 }
 

@@ -11,6 +11,7 @@ use super::face::UdpRef;
 use super::handler::DatagramHandler;
 use super::mailbox::CloseNow;
 use crate::channel_table::ChannelId;
+use crate::containment::Contained;
 use crate::event_loop::{EventLoop, Source};
 use crate::net::outcome::CloseReason;
 use crate::readiness::{Interest, Readiness};
@@ -22,14 +23,14 @@ const BYTES_A_TURN: usize = 256 * 1024;
 /// What a socket's slot carries.
 struct Port<H> {
     core: Rc<Core>,
-    handler: RefCell<H>,
+    handler: RefCell<Contained<H>>,
 }
 
 /// Takes a socket into the loop. It counts as writable until it turns out not to be.
 pub(super) fn establish<H: DatagramHandler>(
     event_loop: &EventLoop,
     make: impl FnOnce(ChannelId) -> Core,
-    handler: H,
+    handler: Contained<H>,
 ) -> io::Result<Rc<Core>> {
     let port = event_loop.register(Interest::READABLE, |id| {
         Rc::new(Port { core: Rc::new(make(id)), handler: RefCell::new(handler) })
@@ -47,7 +48,7 @@ impl<H: DatagramHandler> Port<H> {
     fn tell_errors(&self, event_loop: &EventLoop) {
         for (error, peer) in self.core.take_reports(event_loop) {
             if self.core.is_open() {
-                self.call(event_loop, |handler, socket| handler.on_error(socket, error, peer));
+                self.call(event_loop, |handler, socket| handler.on_error(socket, error.into_inner(), peer));
             }
         }
     }

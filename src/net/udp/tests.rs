@@ -4,6 +4,7 @@
 use super::driver::establish;
 use super::queue::Limits;
 use super::*;
+use crate::containment::Contained;
 use std::cell::RefCell;
 use std::iter;
 use std::os::fd::AsFd;
@@ -50,7 +51,7 @@ fn socket(event_loop: &EventLoop, limits: Limits) -> (UdpSocket, UnixDatagram, T
     theirs.set_nonblocking(true).unwrap();
     let told = Told::default();
     let make = |id| Core::new(id, ours.into(), PEER, Some(PEER), limits);
-    let core = establish(event_loop, make, told.clone()).unwrap();
+    let core = establish(event_loop, make, Contained::new(told.clone())).unwrap();
     (UdpSocket::new(event_loop, &core), theirs, told)
 }
 
@@ -243,7 +244,7 @@ fn what_a_stranger_sent_before_the_socket_was_connected_is_not_delivered() {
     peer.send_to(b"peer", to).unwrap();
     let told = Told::default();
     let make = |id| Core::new(id, socket.into(), to, Some(at), LIMITS);
-    let _core = establish(&event_loop, make, told.clone()).unwrap();
+    let _core = establish(&event_loop, make, Contained::new(told.clone())).unwrap();
     event_loop.run_once(LONG).unwrap();
     assert_eq!(told.take(), ["datagram peer"]);
 }
