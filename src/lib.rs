@@ -76,6 +76,7 @@ mod channel_table;
 mod clock;
 mod containment;
 mod eventfd;
+mod memory_limit;
 mod poller;
 mod readiness;
 mod shared_ring;

@@ -24,6 +24,7 @@ current_check=setup
 servers_started=0
 declare -A log_of=() # of each server that may still run: where its output goes
 background=()        # clients that may still run
+within=()            # a command that sets limits for the servers that are launched
 
 # --- Processes ------------------------------------------------------------------------------------
 
@@ -91,7 +92,7 @@ launch() {
   log=$work/server.$servers_started
   : >"$log.out"
   # A shell's background child ignores SIGINT, which is one of the signals to be tried.
-  env --default-signal=INT "$examples/$program" "$@" >"$log.out" 2>"$log.err" </dev/null &
+  env --default-signal=INT "${within[@]}" "$examples/$program" "$@" >"$log.out" 2>"$log.err" </dev/null &
   SERVER=$!
   log_of[$SERVER]=$log
 }
@@ -241,6 +242,19 @@ check_few_descriptors() {
     start echo --listen 127.0.0.1:0 --threads "$threads"
     prlimit --pid "$SERVER" --nofile="$limit:$limit"
     bounded 60 "$here/few_descriptors.py" "$HOST" "$PORT" --limit "$limit"
+    must_be_idle "$SERVER"
+    stop "$SERVER"
+  done
+}
+
+# The limit is there before the server is, as it derives its own from it when it starts.
+check_non_readers() {
+  local threads
+  for threads in "${THREAD_COUNTS[@]}"; do
+    within=(prlimit --as=$((512 << 20)))
+    start echo --listen 127.0.0.1:0 --threads "$threads"
+    within=()
+    bounded 60 "$here/non_readers.py" "$HOST" "$PORT" --pid "$SERVER"
     must_be_idle "$SERVER"
     stop "$SERVER"
   done
@@ -565,7 +579,7 @@ check_doorbell() {
 
 # --- All of it ------------------------------------------------------------------------------------
 
-all_checks=(large_file interleaved killed_clients many_open half_close bad_peers few_descriptors ipv6
+all_checks=(large_file interleaved killed_clients many_open half_close bad_peers non_readers few_descriptors ipv6
   command_line signals stop_under_load two_servers simple udp_echo embedded eventfd doorbell kvm_doorbell uring_cat file_server own_ring)
 
 run_check() {

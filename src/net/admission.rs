@@ -39,6 +39,8 @@ pub struct ServerCounters {
     pub refused_by_address: u64,
     /// Connections that were closed at once for want of a descriptor.
     pub shed: u64,
+    /// Connections that were reset because all together held more memory [than they may](crate::TcpServerBuilder::max_buffered).
+    pub closed_for_memory: u64,
 }
 
 /// The limits that admission keeps to.
@@ -77,6 +79,7 @@ struct Tally {
     refused_at_maximum: AtomicU64,
     refused_by_address: AtomicU64,
     shed: AtomicU64,
+    closed_for_memory: AtomicU64,
 }
 
 /// A place for a connection that is about to be accepted, given back unless it is [used](Admission::admit).
@@ -178,12 +181,17 @@ impl Admission {
         self.tally.shed.fetch_add(1, Relaxed);
     }
 
+    pub(super) fn count_closed_for_memory(&self) {
+        self.tally.closed_for_memory.fetch_add(1, Relaxed);
+    }
+
     pub(super) fn counters(&self) -> ServerCounters {
         ServerCounters {
             accepted: self.tally.accepted.load(Relaxed),
             refused_at_maximum: self.tally.refused_at_maximum.load(Relaxed),
             refused_by_address: self.tally.refused_by_address.load(Relaxed),
             shed: self.tally.shed.load(Relaxed),
+            closed_for_memory: self.tally.closed_for_memory.load(Relaxed),
         }
     }
 

@@ -1,62 +1,289 @@
-//! How much all connections of a group may hold together, in bytes, and whether it is too much.
+//! How much memory connections may take together, and which of them are closed when it is more.
 //!
-//! Once it is, it counts as too much until a good part has gone, so that connections do not stop and go for every few bytes.
+//! Each connection that holds anything has an [`Account`]. Accounts and the total are atomic counts, so a change takes no lock. The
+//! change that takes the total past the limit chooses connections under the ledger's lock and has their loops reset them, down to
+//! seven eighths of the limit. Their bytes count until they have gone, but not again towards the limit, so that one excess is met once.
+//!
+//! From three quarters of the limit on it is [scarce](Budget::is_scarce): connections keep less of their replies. That costs
+//! peers which read some of their throughput, and bounds what those take that do not read before any has to be closed.
 
-use std::sync::atomic::{
-    AtomicBool, AtomicUsize,
-    Ordering::{Relaxed, SeqCst},
-};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-/// A count of bytes with a limit, for any number of threads.
-///
-/// The count and the mark that it is too much are two words, and whoever changes the one looks at the other afterwards. That needs
-/// one order of all these accesses that every thread agrees on; with less, one that sets the mark and one that takes the last bytes
-/// away could each miss what the other does, and the mark would stand for ever.
-#[derive(Debug)]
+use parking_lot::Mutex;
+use slab::Slab;
+
+use crate::channel_table::ChannelId;
+use crate::event_loop::{EventLoop, LoopHandle};
+use crate::memory_limit;
+
+/// What part of the memory that the process may use the connections may take. The rest is for the program, and for what the
+/// allocator takes beside the blocks that are counted.
+const SHARE: u64 = 4;
+
+/// How often a warning is logged at most.
+const WARNING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A count of bytes with a limit, for the connections of any number of groups on any number of threads.
 pub(crate) struct Budget {
     limit: usize,
-    /// To what the count must fall before it is no longer too much.
-    enough: usize,
     used: AtomicUsize,
-    exceeded: AtomicBool,
+    /// How much of that belongs to connections that have been chosen to be closed.
+    condemned: AtomicUsize,
+    origin: Instant,
+    ledger: Mutex<Ledger>,
 }
 
+#[derive(Default)]
+struct Ledger {
+    accounts: Slab<Arc<Account>>,
+    /// Connections that have been chosen to be closed since the last warning.
+    unreported: u64,
+    last_warning: Option<Instant>,
+}
+
+/// Says to a connection that it is to be closed, because the budget is exceeded.
+pub(super) struct Condemned;
+
 impl Budget {
-    pub(crate) fn new(limit: usize) -> Budget {
-        let enough = limit - limit / 4;
-        Budget { limit, enough, used: AtomicUsize::new(0), exceeded: AtomicBool::new(false) }
+    pub(super) fn new(limit: usize) -> Arc<Budget> {
+        Arc::new(Budget {
+            limit,
+            used: AtomicUsize::new(0),
+            condemned: AtomicUsize::new(0),
+            origin: Instant::now(),
+            ledger: Mutex::default(),
+        })
     }
 
-    pub(crate) fn used(&self) -> usize {
-        self.used.load(Relaxed)
+    /// That of all groups which have no limit of their own: a quarter of the memory that the process may use when it is first asked
+    /// for.
+    pub(super) fn of_this_process() -> Arc<Budget> {
+        static BUDGET: OnceLock<Arc<Budget>> = OnceLock::new();
+        let budget = BUDGET.get_or_init(|| {
+            let share = memory_limit::of_this_process() / SHARE;
+            Budget::new(usize::try_from(share).unwrap_or(usize::MAX))
+        });
+        Arc::clone(budget)
     }
 
-    /// Whether too much is held, as far as is known here: for a look that costs nothing.
+    /// Whether connections are to keep less, for a look that costs nothing.
     #[inline]
-    pub(crate) fn seems_exceeded(&self) -> bool {
-        self.exceeded.load(Relaxed)
+    pub(super) fn is_scarce(&self) -> bool {
+        self.used.load(Relaxed) > self.limit - self.limit / 4
     }
 
-    pub(crate) fn is_exceeded(&self) -> bool {
-        self.exceeded.load(SeqCst)
+    /// Whether `more` bytes cannot be taken at all. Closing connections takes their loops a moment; this bounds what is taken
+    /// meanwhile.
+    pub(super) fn is_exhausted_by(&self, more: usize) -> bool {
+        self.used.load(Relaxed).saturating_add(more) > self.limit.saturating_mul(2)
     }
 
-    /// Somebody who held `before` holds `after`. Answers whether that, or what others have done meanwhile, ends a time of too much, so
-    /// that the caller must have those go on who have stopped for it.
-    #[must_use]
-    pub(crate) fn change(&self, before: usize, after: usize) -> bool {
-        if after > before {
-            let used = self.used.fetch_add(after - before, SeqCst) + (after - before);
-            if used <= self.limit || self.exceeded.swap(true, SeqCst) {
-                return false;
-            }
-            // Whoever has taken bytes away before the mark stood has not seen it.
-            self.used.load(SeqCst) <= self.enough && self.exceeded.swap(false, SeqCst)
-        } else {
-            let used = self.used.fetch_sub(before - after, SeqCst) - (before - after);
-            used <= self.enough && self.exceeded.load(SeqCst) && self.exceeded.swap(false, SeqCst)
+    /// Opens an account for a connection, which counts for `total` as well.
+    pub(super) fn open(
+        self: &Arc<Budget>,
+        event_loop: &LoopHandle,
+        connection: ChannelId,
+        total: &Arc<AtomicUsize>,
+    ) -> Arc<Account> {
+        let mut ledger = self.ledger.lock();
+        let vacancy = ledger.accounts.vacant_entry();
+        let account = Arc::new(Account {
+            budget: Arc::clone(self),
+            place: vacancy.key(),
+            event_loop: event_loop.clone(),
+            connection,
+            total: Arc::clone(total),
+            held: AtomicUsize::new(0),
+            moved: AtomicUsize::new(0),
+            since: AtomicU64::new(0),
+            condemned: AtomicUsize::new(0),
+            is_condemned: AtomicBool::new(false),
+        });
+        vacancy.insert(Arc::clone(&account));
+        account
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn excess(&self) -> usize {
+        let used = self.used.load(SeqCst).saturating_sub(self.condemned.load(SeqCst));
+        used.saturating_sub(self.limit)
+    }
+
+    /// Has connections closed, if the limit is exceeded by others than those that are being closed already.
+    #[cold]
+    fn enforce(&self) {
+        let now = self.millis(Instant::now());
+        let mut ledger = self.ledger.lock();
+        let excess = self.excess();
+        if excess == 0 {
+            return;
+        }
+        let holdings = ledger.accounts.iter().filter(|(_, account)| !account.is_condemned.load(SeqCst));
+        let holdings = holdings.map(|(place, account)| Holding {
+            place,
+            bytes: account.held.load(SeqCst),
+            idle: now.saturating_sub(account.since.load(Relaxed)),
+        });
+        let chosen = choose(holdings.collect(), excess + self.limit / 8);
+        let chosen: Vec<Arc<Account>> =
+            chosen.into_iter().map(|holding| Arc::clone(&ledger.accounts[holding.place])).collect();
+        for account in &chosen {
+            account.is_condemned.store(true, SeqCst);
+            let held = account.held.load(SeqCst);
+            account.condemned.store(held, SeqCst);
+            self.condemned.fetch_add(held, SeqCst);
+        }
+        ledger.unreported += chosen.len() as u64;
+        drop(ledger);
+        for account in chosen {
+            let connection = account.connection;
+            // As an errand, for nothing is borrowed then: this may be in the middle of any connection's send.
+            account.event_loop.clone().send_errand(move |event_loop: &EventLoop| {
+                event_loop.tell(connection, &mut Condemned);
+                account.budget.warn();
+            });
         }
     }
+
+    /// Logs how many connections have been chosen to be closed, once a second at most.
+    fn warn(&self) {
+        let now = Instant::now();
+        let mut ledger = self.ledger.lock();
+        let is_due = ledger.last_warning.is_none_or(|last| now.duration_since(last) >= WARNING_INTERVAL);
+        if ledger.unreported == 0 || !is_due {
+            return;
+        }
+        ledger.last_warning = Some(now);
+        let closed = std::mem::take(&mut ledger.unreported);
+        drop(ledger);
+        let limit = self.limit;
+        log::warn!(
+            "connections held more than {limit} bytes together: closed {closed} since the last warning"
+        );
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Budget").field("limit", &self.limit).field("used", &self.used).finish_non_exhaustive()
+    }
+}
+
+/// What one connection holds.
+pub(crate) struct Account {
+    budget: Arc<Budget>,
+    place: usize,
+    event_loop: LoopHandle,
+    connection: ChannelId,
+    /// Of the connection's group.
+    total: Arc<AtomicUsize>,
+    held: AtomicUsize,
+    /// How many bytes have left the connection since `since`.
+    moved: AtomicUsize,
+    /// When the connection last made progress, in milliseconds from the budget's origin.
+    since: AtomicU64,
+    /// What the connection held when it was chosen to be closed.
+    condemned: AtomicUsize,
+    is_condemned: AtomicBool,
+}
+
+impl Account {
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// The connection takes `bytes` more, which may have connections closed. Not to be called under a lock.
+    pub(super) fn add(&self, bytes: usize) {
+        self.count(bytes);
+        self.enforce();
+    }
+
+    /// As [`add`](Account::add), to be followed by [`enforce`](Account::enforce).
+    pub(super) fn count(&self, bytes: usize) {
+        if self.held.fetch_add(bytes, SeqCst) == 0 {
+            self.since.store(self.budget.millis(Instant::now()), Relaxed);
+            self.moved.store(0, Relaxed);
+        }
+        self.total.fetch_add(bytes, Relaxed);
+        self.budget.used.fetch_add(bytes, SeqCst);
+    }
+
+    pub(super) fn enforce(&self) {
+        if self.budget.excess() > 0 {
+            self.budget.enforce();
+        }
+    }
+
+    /// The connection takes `bytes` less.
+    pub(super) fn subtract(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, SeqCst);
+        self.total.fetch_sub(bytes, Relaxed);
+        self.budget.used.fetch_sub(bytes, SeqCst);
+    }
+
+    /// Notes that `bytes` have left the connection: taken by the kernel, or by the handler. It is progress when they are an eighth of
+    /// what the connection holds, so that a peer which reads a byte now and then makes none.
+    pub(super) fn note_moved(&self, bytes: usize) {
+        let moved = self.moved.fetch_add(bytes, Relaxed) + bytes;
+        if moved >= self.held.load(Relaxed) / 8 {
+            self.since.store(self.budget.millis(Instant::now()), Relaxed);
+            self.moved.store(0, Relaxed);
+        }
+    }
+
+    /// The connection has gone, and with it what it held.
+    pub(super) fn close(&self) {
+        let mut ledger = self.budget.ledger.lock();
+        ledger.accounts.try_remove(self.place);
+        // Under the lock, or the account could be chosen meanwhile.
+        self.budget.condemned.fetch_sub(self.condemned.swap(0, SeqCst), SeqCst);
+        let held = self.held.swap(0, SeqCst);
+        self.total.fetch_sub(held, Relaxed);
+        self.budget.used.fetch_sub(held, SeqCst);
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account").field("held", &self.held).finish_non_exhaustive()
+    }
+}
+
+/// What a connection holds, as [`choose`] looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Holding {
+    place: usize,
+    bytes: usize,
+    /// For how many milliseconds it has made no progress.
+    idle: u64,
+}
+
+impl Holding {
+    /// How much memory the connection has kept from others, in byte-milliseconds.
+    fn weight(&self) -> u128 {
+        self.bytes as u128 * u128::from(self.idle + 1)
+    }
+}
+
+/// The holdings that together have `bytes` or more, those first that hold most and progress least.
+fn choose(mut holdings: Vec<Holding>, bytes: usize) -> Vec<Holding> {
+    holdings.retain(|holding| holding.bytes > 0);
+    holdings.sort_unstable_by_key(|holding| std::cmp::Reverse(holding.weight()));
+    let mut chosen = 0;
+    let is_enough = |holding: &Holding| {
+        let was_enough = chosen >= bytes;
+        chosen = chosen.saturating_add(holding.bytes);
+        was_enough
+    };
+    let count = holdings.iter().position(is_enough).unwrap_or(holdings.len());
+    holdings.truncate(count);
+    holdings
 }
 
 #[cfg(test)]

@@ -28,6 +28,10 @@ use crate::event_loop::{EventLoop, WeakLoop};
 /// there is one, and what it ends with is the end of the client; see [`retry`](TcpClientBuilder::retry) and
 /// [`reconnect`](TcpClientBuilder::reconnect) for one that goes on trying.
 ///
+/// What its connection holds unsent and unread counts towards the limit of
+/// [all servers and clients](crate::TcpServerBuilder::max_buffered) of the process. When that is exceeded a client's connection is
+/// closed as others are, with [`CloseReason::MemoryLimit`](crate::CloseReason::MemoryLimit), if it holds most and progresses least.
+///
 /// Dropping the client ends it at once, whatever it is about to do, from inside a callback too: a session that is open is closed,
 /// and its handler is told that ([`CloseReason::Stopped`](crate::CloseReason::Stopped)). Nothing else of the client is called from then on.
 ///

@@ -26,6 +26,7 @@ pub(super) use input::Received;
 pub use mailbox::ConnectionHandle;
 
 use super::address::Address;
+use super::budget::Condemned;
 use super::group::{Membership, Stage};
 use super::outcome::CloseReason;
 use super::socket;
@@ -105,9 +106,7 @@ pub(super) struct Core {
     replying: Cell<bool>,
     /// Whether there is more unsent than there should be, and whether the handler knows.
     above_mark: Cell<AboveMark>,
-    /// All connections of the group together hold too much, so this one reads nothing.
-    suspended: Cell<bool>,
-    /// How much the group has been told that this one holds.
+    /// How much memory the connection's account has it hold, handles' mailbox left out.
     counted: Cell<usize>,
     /// The peer's FIN has been read: there is no more input.
     peer_finished: Cell<bool>,
@@ -159,7 +158,6 @@ impl Core {
             held_back: Cell::new(false),
             replying: Cell::new(false),
             above_mark: Cell::default(),
-            suspended: Cell::new(false),
             counted: Cell::new(0),
             peer_finished: Cell::new(false),
             stop: Cell::new(Stop::No),
@@ -260,6 +258,8 @@ impl Core {
             self.hear(event_loop, word);
         } else if let Some(alarm) = word.downcast_ref::<Alarm>() {
             self.wake_by(event_loop, alarm);
+        } else if word.is::<Condemned>() {
+            self.close_for_memory(event_loop);
         }
     }
 
@@ -333,7 +333,6 @@ impl Core {
         }
         self.paused.set(false);
         self.held_back.set(false);
-        self.suspended.set(false);
         self.unread.take();
         self.count_buffered();
         self.offer_again.set(false);
@@ -346,7 +345,10 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        self.membership.count_buffered(self.counted.get(), 0);
+        // Nothing may be counted for a connection that has gone.
+        if let Some(mailbox) = self.mailbox.get() {
+            mailbox.close().for_each(drop);
+        }
     }
 }
 

@@ -219,7 +219,9 @@ impl<H: ConnectionHandler> Connection<H> {
             }
             Some(mut unread) => {
                 unread.append(input.readable());
+                let offered = unread.len();
                 self.give_input(event_loop, |handler, conn| handler.on_message(conn, &mut unread));
+                self.core.note_moved(offered.saturating_sub(unread.len()));
                 if unread.is_empty() {
                     self.core.count_buffered();
                 } else {
@@ -266,7 +268,7 @@ impl<H: ConnectionHandler> Source for Connection<H> {
             State::Connecting => return self.finish_connecting(event_loop),
             State::Closed => return,
         }
-        if core.is_reading() && ready.intersects(INPUT) && !core.suspend(event_loop) {
+        if core.is_reading() && ready.intersects(INPUT) {
             self.read(event_loop, ready);
         } else if ready.is_error() {
             core.check_error(event_loop);
@@ -275,7 +277,6 @@ impl<H: ConnectionHandler> Source for Connection<H> {
 
     fn on_notified(&self, event_loop: &EventLoop) {
         let core = &self.core;
-        core.unsuspend(event_loop);
         core.read_mailbox(event_loop);
         match core.stage() {
             Stage::Serving => {}

@@ -3,18 +3,16 @@
 //! A loop owns its connections; what the group keeps are their ids and counts. A connection belongs to its group through a
 //! [`Membership`], from the moment it is accepted or begun: however it ends, also on its way to a loop that has gone, the count is right.
 
-use std::collections::HashSet;
 use std::fmt;
-use std::mem;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use slab::Slab;
 
 use super::admission::{Admission, Admitted, Quota};
-use super::budget::Budget;
+use super::budget::{Account, Budget};
 use crate::channel_table::ChannelId;
 use crate::containment::Contained;
 use crate::event_loop::{EventLoop, LoopHandle};
@@ -30,7 +28,7 @@ pub(crate) struct Limits {
     pub(crate) max_unread: usize,
     /// How long a connection may be idle, if that is limited.
     pub(crate) idle_timeout: Option<Duration>,
-    /// What all of them may hold together.
+    /// What all of them may hold together; `None` for a share of the process's memory, with all other groups.
     pub(crate) max_buffered: Option<usize>,
 }
 
@@ -75,7 +73,9 @@ pub(super) type WhenEmpty = Contained<Box<dyn FnOnce(&EventLoop, StopReport) + S
 pub(crate) struct Group {
     pub(crate) limits: Limits,
     pub(super) admission: Admission,
-    budget: Option<Budget>,
+    budget: Arc<Budget>,
+    /// What the connections hold together.
+    buffered: Arc<AtomicUsize>,
     stage: AtomicU8,
     drained: AtomicU64,
     cut: AtomicU64,
@@ -90,8 +90,6 @@ struct Shard {
     event_loop: LoopHandle,
     open: AtomicU64,
     members: Mutex<Slab<ChannelId>>,
-    /// Those that read nothing while the group holds too much.
-    suspended: Mutex<HashSet<ChannelId>>,
 }
 
 impl Group {
@@ -104,12 +102,12 @@ impl Group {
             event_loop,
             open: AtomicU64::new(0),
             members: Mutex::default(),
-            suspended: Mutex::default(),
         });
         Arc::new(Group {
             limits,
             admission: Admission::new(quota),
-            budget: limits.max_buffered.map(Budget::new),
+            budget: limits.max_buffered.map_or_else(Budget::of_this_process, Budget::new),
+            buffered: Arc::default(),
             stage: AtomicU8::new(Stage::Serving as u8),
             drained: AtomicU64::new(0),
             cut: AtomicU64::new(0),
@@ -147,7 +145,7 @@ impl Group {
 
     pub(super) fn join(self: &Arc<Group>, shard: usize, admitted: Admitted) -> Membership {
         self.shards[shard].open.fetch_add(1, SeqCst);
-        Membership { group: Arc::clone(self), shard, listed: None, admitted }
+        Membership { group: Arc::clone(self), shard, listed: None, admitted, account: OnceLock::new() }
     }
 
     pub(super) fn add_listener(&self) {
@@ -182,23 +180,13 @@ impl Group {
         }
     }
 
-    pub(crate) fn budget(&self) -> Option<&Budget> {
-        self.budget.as_ref()
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
-    /// Has every connection that is suspended look again whether the group holds too much. Those that are about to be are either in the
-    /// list by now, or see under its lock that the mark is gone.
-    fn resume_reading(&self) {
-        for shard in &self.shards {
-            let suspended = mem::take(&mut *shard.suspended.lock());
-            if !suspended.is_empty() {
-                shard.event_loop.send_errand(move |event_loop| {
-                    for id in suspended {
-                        event_loop.notify(id);
-                    }
-                });
-            }
-        }
+    /// How much memory the connections take together, for what is unsent and unread.
+    pub(crate) fn buffered(&self) -> usize {
+        self.buffered.load(Relaxed)
     }
 
     fn check_empty(&self) {
@@ -233,6 +221,8 @@ pub(crate) struct Membership {
     /// Where on its loop the connection is, once it is there, and in which place it is listed.
     listed: Option<(ChannelId, usize)>,
     admitted: Admitted,
+    /// Opened when the connection first holds something.
+    account: OnceLock<Arc<Account>>,
 }
 
 impl Membership {
@@ -244,27 +234,17 @@ impl Membership {
         self.group.event_loop(self.shard)
     }
 
-    /// Notes that the connection, which held `before`, holds `after`.
-    pub(crate) fn count_buffered(&self, before: usize, after: usize) {
-        if let Some(budget) = &self.group.budget {
-            if before != after && budget.change(before, after) {
-                self.group.resume_reading();
-            }
-        }
+    /// What the connection holds. It is reachable by now.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        self.account.get_or_init(|| {
+            let (id, _) = self.listed.expect("a connection that is on its loop");
+            self.group.budget.open(self.event_loop(), id, &self.group.buffered)
+        })
     }
 
-    /// Answers whether the connection must not read now, because the group holds too much. It will be notified when that is over.
-    pub(crate) fn suspend(&self) -> bool {
-        let (Some(budget), Some((id, _))) = (&self.group.budget, self.listed) else { return false };
-        if !budget.seems_exceeded() {
-            return false;
-        }
-        let mut suspended = self.group.shards[self.shard].suspended.lock();
-        let must_wait = budget.is_exceeded();
-        if must_wait {
-            suspended.insert(id);
-        }
-        must_wait
+    /// As [`account`](Membership::account), of a connection that has ever held something.
+    pub(super) fn opened_account(&self) -> Option<&Account> {
+        self.account.get().map(|account| &**account)
     }
 
     /// Makes the connection reachable for the group.
@@ -276,12 +256,11 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        if let Some((id, place)) = self.listed {
-            let shard = &self.group.shards[self.shard];
-            shard.members.lock().remove(place);
-            if self.group.budget.is_some() {
-                shard.suspended.lock().remove(&id);
-            }
+        if let Some(account) = self.account.get() {
+            account.close();
+        }
+        if let Some((_, place)) = self.listed {
+            self.group.shards[self.shard].members.lock().remove(place);
         }
         match self.group.stage() {
             Stage::Serving => {}

@@ -22,6 +22,9 @@ pub enum CloseReason {
     LoopEnded,
     /// Nothing happened for as long as the connection may be [idle](crate::TcpConnection::set_idle_timeout).
     Idle,
+    /// All connections together held more memory [than they may](crate::TcpServerBuilder::max_buffered), and this one held most and
+    /// progressed least. It was reset.
+    MemoryLimit,
     /// The handler panicked.
     Panicked,
     /// The kernel reported an error (a reset, a timeout), the handler returned one, or a limit was passed.
@@ -38,6 +41,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Stopped => f.write_str("the server or client was stopped"),
             CloseReason::LoopEnded => f.write_str("the event loop was dropped"),
             CloseReason::Idle => f.write_str("nothing happened for too long"),
+            CloseReason::MemoryLimit => f.write_str("all connections together held too much memory"),
             CloseReason::Panicked => f.write_str("the handler panicked"),
             CloseReason::Error(error) => error.fmt(f),
         }
@@ -59,7 +63,8 @@ pub enum Sent {
 pub enum SendError {
     /// The connection is closed, or has been shut down for sending.
     Closed,
-    /// What the connection has unsent, in bytes or in descriptors, would pass its limit.
+    /// What the connection has unsent, in bytes or in descriptors, would pass its limit; or what all connections hold together would
+    /// pass twice [their limit](crate::TcpServerBuilder::max_buffered).
     Full,
 }
 

@@ -114,9 +114,10 @@ impl TcpServer {
         self.handle.resume_accepting();
     }
 
-    /// How many bytes its connections hold now, unsent and unread; 0 unless there is a [limit](TcpServerBuilder::max_buffered) for that.
+    /// How much memory its connections take now for what is unsent and unread, as [`max_buffered`](TcpServerBuilder::max_buffered)
+    /// counts it.
     pub fn buffered(&self) -> usize {
-        self.handle.group.budget().map_or(0, |budget| budget.used())
+        self.handle.group.buffered()
     }
 
     /// Ends the server in order. It stops listening before this returns, on all its loops, and the address can be bound again. The next
@@ -313,16 +314,26 @@ impl<'a, S> TcpServerBuilder<'a, S> {
         self
     }
 
-    /// How many bytes all connections of the server may hold together, unsent and unread, before it reads nothing more from any of
-    /// them, until a quarter of that has gone. Usually there is no such limit.
+    /// How much memory all connections of the server may take together for what is unsent and unread, in bytes.
     ///
-    /// The limits of single connections multiplied by the number of connections may be more than the machine has; this one is for
-    /// the machine. It is looked at before each read, so it is passed by about what one message leads to on each loop. Sends are not
-    /// refused for it. Parts of files do not count.
+    /// Default: a quarter of the memory that the process may use, for all servers and clients together that have no limit of their
+    /// own. That is the least of the machine's memory, the limits of the process's control groups (cgroup v2 and v1, the groups
+    /// above included), `RLIMIT_AS` and `RLIMIT_DATA`; it is read once, when the first server or client is made. `usize::MAX` is no limit.
     ///
-    /// Only sending, and messages that become complete, make room again. So it belongs well above what the handlers leave unread in
-    /// ordinary times, and together with it a timeout for connections that have stopped moving, or a hundred peers with half a message each
-    /// could keep all others waiting. The end of a peer is not seen either while nothing is read; its reset is.
+    /// The limits of single connections multiplied by their number may be more than the machine has; this one is for the machine:
+    ///
+    /// - From three quarters of it on, connections pause at a sixteenth of their [water marks](TcpServerBuilder::water_marks). Peers
+    ///   that do not read are held back early, and others are served as ever.
+    /// - Beyond it, those connections that hold most and progress least are reset, down to seven eighths: by the bytes
+    ///   that they hold, multiplied by the time since an eighth of these last left. Their handlers get
+    ///   [`CloseReason::MemoryLimit`](crate::CloseReason::MemoryLimit), [`counters`](TcpServer::counters) counts them, and a
+    ///   warning is logged, once a second at most.
+    /// - A send that would take the total past twice the limit is refused with [`SendError::Full`](crate::SendError::Full). That
+    ///   bounds what is sent before the loops have closed those connections.
+    ///
+    /// A block of memory counts whole until its last byte has been sent; one that several connections
+    /// [share](TcpConnection::send_shared) counts in part with each. What waits in the mailboxes of handles counts; parts of
+    /// files do not. A message that is answered at once changes no count.
     pub fn max_buffered(mut self, bytes: usize) -> Self {
         self.settings.limits.max_buffered = Some(bytes);
         self

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::{Core, INPUT};
+use super::{Core, INPUT, State};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::net::descriptors::receive_with_descriptors;
@@ -27,9 +27,7 @@ impl Core {
     /// Whether the connection takes input for now: there may be some, or some is to be offered again.
     pub(in crate::net) fn is_reading(&self) -> bool {
         let is_held = self.paused.get() || self.held_back.get() || self.waits_for_other();
-        // What is offered again is held already, and may be got rid of.
-        let is_suspended = self.suspended.get() && !self.offer_again.get();
-        !is_held && !is_suspended && (self.offer_again.get() || !self.peer_finished.get())
+        !is_held && (self.offer_again.get() || !self.peer_finished.get())
     }
 
     /// Reads once into `input`, at most what it holds, so that a busy peer does not keep the others waiting. If there is
@@ -103,6 +101,14 @@ impl Core {
         len
     }
 
+    /// How much memory that takes.
+    fn unread_memory(&self) -> usize {
+        let unread = self.unread.take();
+        let memory = unread.as_ref().map_or(0, |unread| unread.capacity());
+        self.unread.set(unread);
+        memory
+    }
+
     /// Keeps what the handler has left of its input, which is not nothing, within the limit.
     pub(in crate::net) fn keep_unread(&self, event_loop: &EventLoop, unread: Box<Buffer>) {
         // The handler may have ended its input just now.
@@ -121,31 +127,31 @@ impl Core {
         }
     }
 
-    /// Tells the group how much the connection holds, if that has changed since. Not called on the way of a message that is answered at
-    /// once, of which nothing stays.
+    /// Counts how much memory the connection takes, if that has changed since. Not called for a message that is answered at once, of
+    /// which nothing stays.
     pub(in crate::net) fn count_buffered(&self) {
-        if self.membership.group().budget().is_some() {
-            let now = self.unsent_in_memory() + self.unread_len();
-            self.membership.count_buffered(self.counted.replace(now), now);
+        let now = self.unsent.borrow().as_ref().map_or(0, |queue| queue.memory()) + self.unread_memory();
+        let before = self.counted.replace(now);
+        if now > before {
+            self.membership.account().add(now - before);
+        } else if now < before {
+            self.membership.account().subtract(before - now);
         }
     }
 
-    /// Answers whether the connection must not read now, because all of its group together hold too much.
-    #[inline]
-    pub(in crate::net) fn suspend(&self, event_loop: &EventLoop) -> bool {
-        // Input that goes nowhere, or is held already, takes no memory.
-        if self.discarding.get() || self.offer_again.get() || !self.membership.suspend() {
-            return false;
+    /// Notes that `bytes` of what the connection held have left it.
+    pub(in crate::net) fn note_moved(&self, bytes: usize) {
+        if let Some(account) = self.membership.opened_account().filter(|_| bytes > 0) {
+            account.note_moved(bytes);
         }
-        self.suspended.set(true);
-        self.update_wanted(event_loop);
-        true
     }
 
-    /// The group may have room again. If it has not, the next try to read will say so.
-    pub(in crate::net) fn unsuspend(&self, event_loop: &EventLoop) {
-        if self.suspended.replace(false) {
-            self.update_wanted(event_loop);
+    /// The connections of the process, or of the group, hold more than they may together, and this one holds most and progresses
+    /// least.
+    pub(super) fn close_for_memory(&self, event_loop: &EventLoop) {
+        if self.state.get() != State::Closed {
+            self.membership.group().admission.count_closed_for_memory();
+            self.reset(event_loop, CloseReason::MemoryLimit);
         }
     }
 

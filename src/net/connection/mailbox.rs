@@ -14,6 +14,7 @@ use super::output::{Bytes, Payload};
 use super::{Core, State};
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, LoopHandle};
+use crate::net::budget::Account;
 use crate::net::outcome::{CloseReason, SendError};
 
 enum Request {
@@ -28,12 +29,16 @@ enum Request {
 pub(super) struct Mailbox {
     content: Mutex<Content>,
     max_bytes: usize,
+    /// What the connection holds, these bytes included.
+    account: Arc<Account>,
 }
 
 struct Content {
     requests: Vec<Request>,
     /// How many bytes these are to send.
     bytes: usize,
+    /// How much memory these take.
+    memory: usize,
     /// How many the connection has in its queue, as it last said. While it takes these they count here.
     queued: usize,
     accepts: Accepts,
@@ -48,9 +53,9 @@ enum Accepts {
 }
 
 impl Mailbox {
-    fn new(max_bytes: usize, queued: usize, accepts: Accepts) -> Mailbox {
-        let content = Content { requests: Vec::new(), bytes: 0, queued, accepts };
-        Mailbox { content: Mutex::new(content), max_bytes }
+    fn new(max_bytes: usize, queued: usize, accepts: Accepts, account: Arc<Account>) -> Mailbox {
+        let content = Content { requests: Vec::new(), bytes: 0, memory: 0, queued, accepts };
+        Mailbox { content: Mutex::new(content), max_bytes, account }
     }
 
     /// Adds a request. Answers whether it is the first, for which the loop must be told.
@@ -59,22 +64,31 @@ impl Mailbox {
         match (&request, content.accepts) {
             (_, Accepts::Nothing) | (Request::Send(_), Accepts::NoSends) => return Err(SendError::Closed),
             (Request::Send(bytes), Accepts::All) => {
-                if bytes.len() > self.max_bytes.saturating_sub(content.unsent()) {
+                let memory = bytes.memory();
+                if bytes.len() > self.max_bytes.saturating_sub(content.unsent())
+                    || self.account.budget().is_exhausted_by(memory)
+                {
                     return Err(SendError::Full);
                 }
                 content.bytes += bytes.len();
+                content.memory += memory;
+                self.account.count(memory);
             }
             (Request::Shutdown | Request::CloseGracefully(_), _) => content.accepts = Accepts::NoSends,
             (Request::Close | Request::PauseReading | Request::ResumeReading, _) => {}
         }
         content.requests.push(request);
-        Ok(content.requests.len() == 1)
+        let is_first = content.requests.len() == 1;
+        drop(content);
+        self.account.enforce();
+        Ok(is_first)
     }
 
     fn take(&self) -> Vec<Request> {
         let mut content = self.content.lock();
         content.queued = content.unsent();
         content.bytes = 0;
+        self.account.subtract(mem::take(&mut content.memory));
         mem::take(&mut content.requests)
     }
 
@@ -119,7 +133,8 @@ impl Core {
                 State::Closed => Accepts::Nothing,
             };
             let max_bytes = self.membership.group().limits.max_unsent;
-            Arc::new(Mailbox::new(max_bytes, self.unsent_in_memory(), accepts))
+            let account = Arc::clone(self.membership.account());
+            Arc::new(Mailbox::new(max_bytes, self.unsent_in_memory(), accepts, account))
         });
         ConnectionHandle {
             event_loop: self.membership.event_loop().clone(),

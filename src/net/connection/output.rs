@@ -47,6 +47,16 @@ pub(super) enum Bytes {
     Shared(Arc<[u8]>),
 }
 
+impl Bytes {
+    /// How much memory they take, as [`Queue::memory`] counts it.
+    pub(super) fn memory(&self) -> usize {
+        match self {
+            Bytes::Own(bytes) => bytes.capacity(),
+            Bytes::Shared(bytes) => bytes.len() / Arc::strong_count(bytes),
+        }
+    }
+}
+
 impl Payload for Bytes {
     fn len(&self) -> usize {
         match self {
@@ -88,6 +98,9 @@ impl Payload for &[IoSlice<'_>] {
     }
 }
 
+/// How much a connection with nothing queued may send without a look at what all connections hold together.
+const SMALL: usize = 64 * 1024;
+
 /// What a turn of sending has led to that the handler may want to know.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::net) struct Flushed {
@@ -116,7 +129,13 @@ impl Core {
         event_loop: &EventLoop,
         payload: P,
     ) -> Result<Sent, (SendError, P)> {
-        self.send_within(event_loop, payload, self.membership.group().limits.max_unsent)
+        let group = self.membership.group();
+        // A small send on an empty queue, as that of an echo, does not look.
+        let may_be_kept = payload.len() > SMALL || self.unsent.borrow().is_some();
+        if may_be_kept && self.state.get() == State::Open && group.budget().is_exhausted_by(payload.len()) {
+            return Err((SendError::Full, payload));
+        }
+        self.send_within(event_loop, payload, group.limits.max_unsent)
     }
 
     /// As [`send`](Core::send), with a limit of the caller's.
@@ -231,20 +250,28 @@ impl Core {
     fn queue_has_grown(&self, event_loop: &EventLoop) {
         self.count_buffered();
         self.tell_handles_of_queue();
-        let limits = &self.membership.group().limits;
         // A linked connection's input has another way out, and its own way of waiting.
-        if self.unsent() > limits.high_water && !self.is_linked() {
+        if !self.is_linked() {
+            let limits = &self.membership.group().limits;
             // Unsolicited output has no part in this: two peers that both send before they read would wait for each other.
-            if limits.pauses_for_replies && self.unsent_replies() > limits.high_water {
+            if limits.pauses_for_replies && self.unsent_replies() > self.marks_of_replies().0 {
                 self.held_back.set(!self.discarding.get());
             }
-            if self.above_mark.get() == AboveMark::No {
+            if self.unsent() > limits.high_water && self.above_mark.get() == AboveMark::No {
                 // The send may be the handler's own, so its call comes later.
                 self.above_mark.set(AboveMark::Noted);
                 event_loop.add_ready(self.id, Readiness::NOTE);
             }
         }
         self.update_wanted(event_loop);
+    }
+
+    /// Above how many replies the connection reads no more, and at how few it reads again: the water marks, and little of them while
+    /// memory is scarce.
+    pub(super) fn marks_of_replies(&self) -> (usize, usize) {
+        let group = self.membership.group();
+        let part = if group.budget().is_scarce() { 16 } else { 1 };
+        (group.limits.high_water / part, group.limits.low_water / part)
     }
 
     /// How many of the queued bytes are replies.
@@ -293,6 +320,7 @@ impl Core {
         let wrote = queue.write_to(self.fd.as_fd());
         if queue.len() < before {
             queue.replies.take(before - queue.len());
+            self.note_moved(before - queue.len());
             self.note_activity(event_loop);
         }
         match wrote {
@@ -325,7 +353,7 @@ impl Core {
         let left = self.unsent();
         let low_water = self.membership.group().limits.low_water;
         let low = left <= low_water && self.above_mark.replace(AboveMark::No) == AboveMark::Told;
-        if self.unsent_replies() <= low_water && self.held_back.replace(false) {
+        if self.unsent_replies() <= self.marks_of_replies().1 && self.held_back.replace(false) {
             // What the handler has left because its answers had nowhere to go. Input that was not complete at the peer's end
             // has been offered for the last time.
             if !self.peer_finished.get() {

@@ -33,8 +33,10 @@ const BYTES_A_TURN: u64 = 1024 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     segments: VecDeque<Segment>,
-    /// The bytes that are held in memory.
+    /// The unsent bytes that are in memory.
     in_memory: usize,
+    /// How much memory the segments take, what is sent of them included.
+    memory: usize,
     /// The bytes that are left in files.
     in_files: u64,
     files: usize,
@@ -51,6 +53,8 @@ enum Segment {
     Shared {
         bytes: Arc<[u8]>,
         sent: usize,
+        /// How many held the bytes when they were queued, each of which counts its part of the memory.
+        holders: usize,
     },
     File {
         file: OwnedFd,
@@ -69,8 +73,17 @@ impl Segment {
     fn bytes(&self) -> Option<&[u8]> {
         match self {
             Segment::Own { bytes, sent } => Some(&bytes[*sent..]),
-            Segment::Shared { bytes, sent } => Some(&bytes[*sent..]),
+            Segment::Shared { bytes, sent, .. } => Some(&bytes[*sent..]),
             Segment::File { .. } | Segment::Along { .. } => None,
+        }
+    }
+
+    /// How much memory it takes. A block stays whole until the last of its bytes has been sent.
+    fn memory(&self) -> usize {
+        match self {
+            Segment::Own { bytes, .. } | Segment::Along { bytes, .. } => bytes.capacity(),
+            Segment::Shared { bytes, holders, .. } => bytes.len() / holders,
+            Segment::File { .. } => 0,
         }
     }
 }
@@ -94,9 +107,25 @@ impl Queue {
         self.in_memory.saturating_add(usize::try_from(self.in_files).unwrap_or(usize::MAX))
     }
 
-    /// How much of it takes memory.
+    /// How much of it is in memory.
     pub(super) fn in_memory(&self) -> usize {
         self.in_memory
+    }
+
+    /// How much memory that takes: whole blocks, and of shared ones a part.
+    pub(super) fn memory(&self) -> usize {
+        self.memory
+    }
+
+    fn add(&mut self, segment: Segment) {
+        self.memory += segment.memory();
+        self.segments.push_back(segment);
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(segment) = self.segments.pop_front() {
+            self.memory -= segment.memory();
+        }
     }
 
     /// Copies `bytes` behind what is there.
@@ -108,10 +137,13 @@ impl Queue {
         if let Some(Segment::Own { bytes: last, .. }) = self.segments.back_mut() {
             let len = last.len() + bytes.len();
             if len <= last.capacity() || len <= PIECE {
-                return last.extend_from_slice(bytes);
+                let before = last.capacity();
+                last.extend_from_slice(bytes);
+                self.memory += last.capacity() - before;
+                return;
             }
         }
-        self.segments.push_back(Segment::Own { bytes: bytes.to_vec(), sent: 0 });
+        self.add(Segment::Own { bytes: bytes.to_vec(), sent: 0 });
     }
 
     /// Adds `bytes`, of which so many have been `sent`.
@@ -121,7 +153,7 @@ impl Queue {
             return self.push(&bytes[sent..]);
         }
         self.in_memory += bytes.len() - sent;
-        self.segments.push_back(Segment::Own { bytes, sent });
+        self.add(Segment::Own { bytes, sent });
     }
 
     /// As [`push_owned`](Queue::push_owned), of bytes that others hold as well.
@@ -130,7 +162,8 @@ impl Queue {
             return self.push(&bytes[sent..]);
         }
         self.in_memory += bytes.len() - sent;
-        self.segments.push_back(Segment::Shared { bytes, sent });
+        let holders = Arc::strong_count(&bytes);
+        self.add(Segment::Shared { bytes, sent, holders });
     }
 
     /// Whether one more file may be added. A peer that asks for file after file and reads none would otherwise have as many descriptors
@@ -143,7 +176,7 @@ impl Queue {
     pub(super) fn push_file(&mut self, file: OwnedFd, offset: u64, left: u64) {
         self.in_files = self.in_files.saturating_add(left);
         self.files += 1;
-        self.segments.push_back(Segment::File { file, offset, left });
+        self.add(Segment::File { file, offset, left });
     }
 
     /// Reads what is left of the file that was added last, and closes it, if that is little and no more than `room`.
@@ -181,7 +214,7 @@ impl Queue {
     /// Adds bytes, which are not none, and descriptors to go with them.
     pub(super) fn push_along(&mut self, bytes: Vec<u8>, descriptors: Vec<OwnedFd>) {
         self.in_memory += bytes.len();
-        self.segments.push_back(Segment::Along { bytes, descriptors });
+        self.add(Segment::Along { bytes, descriptors });
     }
 
     /// How many descriptors wait to be sent.
@@ -244,7 +277,7 @@ impl Queue {
         while n > 0 {
             let (sent, len) = match self.segments.front_mut() {
                 Some(Segment::Own { bytes, sent }) => (sent, bytes.len()),
-                Some(Segment::Shared { bytes, sent }) => (sent, bytes.len()),
+                Some(Segment::Shared { bytes, sent, .. }) => (sent, bytes.len()),
                 Some(Segment::File { .. } | Segment::Along { .. }) | None => {
                     unreachable!("no more is sent than there is")
                 }
@@ -255,7 +288,7 @@ impl Queue {
                 return;
             }
             n -= left;
-            self.segments.pop_front();
+            self.drop_first();
         }
     }
 
@@ -291,7 +324,7 @@ impl Queue {
         self.in_files -= taken;
         if *left == 0 {
             self.files -= 1;
-            self.segments.pop_front();
+            self.drop_first();
         }
         Ok(taken)
     }
@@ -301,3 +334,6 @@ fn too_short(missing: u64) -> io::Error {
     let message = format!("the file ends {missing} bytes before what was promised of it");
     io::Error::new(io::ErrorKind::UnexpectedEof, message)
 }
+
+#[cfg(test)]
+mod tests;

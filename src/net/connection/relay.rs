@@ -65,6 +65,7 @@ impl From<&CloseReason> for Ended {
             CloseReason::Closed | CloseReason::RelayEnded | CloseReason::Idle => Ended::Closed,
             CloseReason::Error(_)
             | CloseReason::DeadlinePassed
+            | CloseReason::MemoryLimit
             | CloseReason::Stopped
             | CloseReason::LoopEnded
             | CloseReason::Panicked => Ended::Broken,
@@ -208,14 +209,13 @@ impl Core {
     }
 
     fn relay_mark(&self) -> usize {
-        let limits = &self.membership.group().limits;
-        limits.high_water.min(limits.max_unsent)
+        self.marks_of_replies().0.min(self.membership.group().limits.max_unsent)
     }
 
     /// After something has been sent: has the other connection read on, if it waits for that.
     pub(super) fn let_other_go_on(&self, event_loop: &EventLoop) {
         let Some(relay) = self.relay.get() else { return };
-        let low_water = self.membership.group().limits.low_water.min(self.relay_mark());
+        let low_water = self.marks_of_replies().1.min(self.relay_mark());
         if relay.is_waited_for && self.unsent() <= low_water {
             self.change_relay(|relay| relay.is_waited_for = false);
             event_loop.tell(relay.with, &mut Word::GoOn);

@@ -28,6 +28,7 @@ pub(crate) enum End {
     RelayEnded,
     Stopped,
     LoopEnded,
+    MemoryLimit,
     Panicked,
     Error(io::ErrorKind, String),
 }
@@ -41,6 +42,7 @@ impl From<&CloseReason> for End {
             CloseReason::RelayEnded => End::RelayEnded,
             CloseReason::Stopped => End::Stopped,
             CloseReason::LoopEnded => End::LoopEnded,
+            CloseReason::MemoryLimit => End::MemoryLimit,
             CloseReason::Panicked => End::Panicked,
             CloseReason::Error(error) => End::Error(error.kind(), error.to_string()),
             _ => panic!("a reason that the tests do not know: {reason:?}"),
