@@ -28,6 +28,7 @@ mod timers;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::panic::resume_unwind;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -163,7 +164,10 @@ struct Inner {
 
 thread_local! {
     /// The loop of this thread: it refuses a second one, and lets a handle find the loop when it is already on its thread.
-    static CURRENT: RefCell<Weak<Inner>> = const { RefCell::new(Weak::new()) };
+    ///
+    /// Without a destructor, so that it is there for as long as the thread is: destructors of other thread-locals may still use the
+    /// loop, or make one. The drop of the loop empties it.
+    static CURRENT: RefCell<ManuallyDrop<Weak<Inner>>> = const { RefCell::new(ManuallyDrop::new(Weak::new())) };
 }
 
 impl EventLoop {
@@ -350,7 +354,11 @@ impl EventLoop {
 
     /// The loop of this thread, until it has been dropped.
     fn of_this_thread() -> Option<EventLoop> {
-        CURRENT.with(|current| current.borrow().upgrade()).map(|inner| EventLoop { inner })
+        CURRENT.with_borrow(|current| current.upgrade()).map(|inner| EventLoop { inner })
+    }
+
+    fn set_of_this_thread(inner: Weak<Inner>) {
+        drop(ManuallyDrop::into_inner(CURRENT.replace(ManuallyDrop::new(inner))));
     }
 
     fn propagate_panic(&self) {

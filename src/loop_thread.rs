@@ -1,6 +1,7 @@
 //! A thread that runs a loop.
 
 use std::io;
+use std::ptr;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
@@ -22,6 +23,7 @@ use crate::event_loop::{EventLoop, LoopHandle};
 #[derive(Debug)]
 pub struct LoopThread {
     handle: LoopHandle,
+    own: ThreadMark,
     /// `None` once joined.
     thread: Option<JoinHandle<io::Result<()>>>,
 }
@@ -45,12 +47,12 @@ impl LoopThread {
                     return Ok(());
                 }
             };
-            let _ = started.send(Ok(event_loop.handle()));
+            let _ = started.send(Ok((event_loop.handle(), ThreadMark::current())));
             event_loop.run()
         })?;
-        let handle =
+        let (handle, own) =
             start.recv().map_err(|_| io::Error::other("the loop's thread ended before its loop began"))??;
-        Ok(LoopThread { handle, thread: Some(thread) })
+        Ok(LoopThread { handle, own, thread: Some(thread) })
     }
 
     /// The face of the thread's loop that any thread may use.
@@ -77,7 +79,7 @@ impl LoopThread {
         let thread = self.thread.take()?;
         self.handle.quit();
         // A thread cannot wait for itself; its loop will end when the callback that dropped us has returned.
-        if thread.thread().id() == thread::current().id() { None } else { Some(thread.join()) }
+        if self.own == ThreadMark::current() { None } else { Some(thread.join()) }
     }
 }
 
@@ -93,5 +95,17 @@ impl Drop for LoopThread {
                 dispose(payload);
             }
         }
+    }
+}
+
+/// A thread, told from all others that live. In contrast to the name that the standard library has for a thread, it can be had while
+/// thread-locals are destroyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ThreadMark(usize);
+
+impl ThreadMark {
+    fn current() -> ThreadMark {
+        thread_local!(static HERE: u8 = const { 0 });
+        ThreadMark(HERE.with(|here| ptr::from_ref(here).addr()))
     }
 }

@@ -11,7 +11,7 @@ use super::mailbox::Mailbox;
 use super::patience::Patience;
 use super::shared::Shared;
 use super::source::Wakeup;
-use super::{CURRENT, EventLoop, Inner};
+use super::{EventLoop, Inner};
 use crate::channel_table::ChannelTable;
 use crate::clock::{Clock, VirtualClock};
 use crate::containment::set_observer;
@@ -113,7 +113,7 @@ impl Builder {
     /// # Errors
     /// As [`EventLoop::new`].
     pub fn build(self) -> io::Result<EventLoop> {
-        if CURRENT.with_borrow(|current| current.strong_count() > 0) {
+        if EventLoop::of_this_thread().is_some() {
             let message = "this thread has an event loop already; a loop is bound to its thread, and a thread to one loop";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
@@ -157,7 +157,7 @@ impl Builder {
         }
         event_loop.register(Interest::READABLE, |id| Rc::new(Wakeup::new(id, shared)))?;
         event_loop.inner.own_channels.set(event_loop.inner.channels.borrow().len());
-        CURRENT.set(Rc::downgrade(&event_loop.inner));
+        EventLoop::set_of_this_thread(Rc::downgrade(&event_loop.inner));
         set_observer(EventLoop::observe_panic);
         Ok(event_loop)
     }

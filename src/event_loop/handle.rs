@@ -8,10 +8,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::EventLoop;
 use super::counters::Counters;
 use super::mailbox::Mailbox;
 use super::shared::Shared;
-use super::{CURRENT, EventLoop};
 use crate::containment::Contained;
 use crate::task::{SendTask, Task};
 use crate::task_queue::Refusal;
@@ -177,9 +177,7 @@ impl LoopHandle {
 
     /// The loop itself, if this is its thread.
     pub(super) fn local_loop(&self) -> Option<EventLoop> {
-        // While the thread itself is ending its locals may be gone, and so is the loop then.
-        let current = CURRENT.try_with(|current| current.borrow().upgrade()).ok().flatten()?;
-        Arc::ptr_eq(&current.shared, &self.shared).then(|| EventLoop { inner: current })
+        EventLoop::of_this_thread().filter(|current| Arc::ptr_eq(&current.inner.shared, &self.shared))
     }
 }
 

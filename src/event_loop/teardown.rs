@@ -1,8 +1,9 @@
 //! The end of a loop.
 
-use std::rc::Rc;
+use std::ptr;
+use std::rc::{Rc, Weak};
 
-use super::EventLoop;
+use super::{CURRENT, EventLoop};
 
 impl Drop for EventLoop {
     fn drop(&mut self) {
@@ -10,6 +11,9 @@ impl Drop for EventLoop {
         // what is closed here can still be told with a loop at hand.
         if Rc::strong_count(&self.inner) == 1 {
             self.end();
+            if CURRENT.with_borrow(|current| ptr::eq(current.as_ptr(), Rc::as_ptr(&self.inner))) {
+                EventLoop::set_of_this_thread(Weak::new());
+            }
         }
     }
 }
