@@ -80,9 +80,12 @@ impl TcpClient {
     /// Begins a client that connects to `target`: a socket address or several, a name with a port, or a Unix socket
     /// ([`UnixAddress`](crate::UnixAddress)).
     ///
-    /// A name is looked up later, on a thread that lasts for the lookup, so this never blocks; an address needs no lookup
-    /// and no thread. The system's resolver cannot be interrupted: a lookup that is given up may keep its thread and two
-    /// descriptors for as long as the resolver takes.
+    /// A name is looked up later and on another thread, so this never blocks; an address needs no lookup and no thread. The
+    /// process has 16 threads for lookups at most, and none while there is nothing to look up. Clients that need the same name at the
+    /// same time share a lookup; other names wait for a thread in order, and the wait counts for the
+    /// [time-out](TcpClientBuilder::timeout) of the attempt. A client that ends takes its waiting lookup back. The system's resolver
+    /// cannot be interrupted: a lookup that has begun keeps its thread for as long as the resolver takes, and its late answer is
+    /// dropped. No lookup keeps the process from ending.
     ///
     /// A Unix socket is connected to at once or not at all: where as many wait as the backlog allows, the attempt fails with
     /// [`WouldBlock`](io::ErrorKind::WouldBlock), which a [`retry`](TcpClientBuilder::retry) is for. There
