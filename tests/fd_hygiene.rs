@@ -226,7 +226,7 @@ fn attempts_that_fail_leave_no_descriptor() {
         let event_loop = EventLoop::new().unwrap();
         let with_loop = net::open_descriptors();
         let targets: [Target; 3] =
-            [nobody.address().into(), silent.address().into(), ("not\0a name", 80).into()];
+            [nobody.address().into(), silent.address().into(), ("x".repeat(300), 80).into()];
         for target in targets {
             let reports = Reports::new();
             let client = TcpClient::connect(&event_loop, target)
