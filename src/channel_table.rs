@@ -11,8 +11,8 @@ use std::fmt;
 
 use crate::readiness::Readiness;
 
-/// The name of a channel. Another channel that takes over the slot has another one, for the next four thousand million
-/// tenants of that slot.
+/// The name of a channel. It is not given twice: a slot that has used up its generations is abandoned, a few bytes for each four
+/// thousand million channels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ChannelId {
     index: u32,
@@ -51,17 +51,18 @@ struct Slot<C> {
 pub(crate) struct ChannelTable<C> {
     slots: Vec<Slot<C>>,
     free: Vec<u32>,
+    len: usize,
     /// The channels to run in the next round, each once.
     active: Vec<ChannelId>,
 }
 
 impl<C> ChannelTable<C> {
     pub(crate) fn new() -> ChannelTable<C> {
-        ChannelTable { slots: Vec::new(), free: Vec::new(), active: Vec::new() }
+        ChannelTable { slots: Vec::new(), free: Vec::new(), len: 0, active: Vec::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.len
     }
 
     /// Makes a slot for what `make` returns when it is told its id. It waits for nothing yet.
@@ -83,18 +84,23 @@ impl<C> ChannelTable<C> {
         let slot = &mut self.slots[index as usize];
         let id = ChannelId { index, generation: slot.generation };
         slot.entry = Some(make(id));
+        self.len += 1;
         id
     }
 
     /// Takes the channel out. Its id is void from now on, also in a batch that is under way.
     pub(crate) fn remove(&mut self, id: ChannelId) -> Option<C> {
         let slot = find(&mut self.slots, id)?;
-        slot.generation = slot.generation.wrapping_add(1);
+        let next = slot.generation.checked_add(1);
+        slot.generation = next.unwrap_or(slot.generation);
         slot.ready = Readiness::NONE;
         slot.wanted = Readiness::NONE;
         slot.scheduled = false;
         let entry = slot.entry.take();
-        self.free.push(id.index);
+        self.len -= 1;
+        if next.is_some() {
+            self.free.push(id.index);
+        }
         entry
     }
 

@@ -1,7 +1,8 @@
 //! Where a loop takes its time from: the system's monotonic clock, or one that a test moves.
 //!
 //! Inside the crate a moment is a number of nanoseconds since the clock's origin, which 64 bits hold for 584 years; an
-//! [`Instant`] is what users see.
+//! [`Instant`] is what users see. The largest number is no moment but [`NEVER`]: no clock comes to it, so a deadline that is too far
+//! off for a moment is not met, and no moment can be taken for one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,6 +10,21 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+
+/// The deadline that never comes. Later than all moments.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+/// The last moment, at which a virtual clock stops.
+const END: u64 = NEVER - 1;
+
+/// How long before its beginning a clock has its origin, some 36 years: an instant of the past keeps its distance from others, as a
+/// timer needs that repeats from such an instant on.
+const PAST: Duration = Duration::from_nanos(1 << 60);
+
+fn origin() -> Instant {
+    let now = Instant::now();
+    now.checked_sub(PAST).unwrap_or(now)
+}
 
 /// A source of time with an origin.
 #[derive(Clone, Debug)]
@@ -18,16 +34,16 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// The system's monotonic clock (CLOCK_MONOTONIC), which no change of the date moves. Its origin is the present.
+    /// The system's monotonic clock (CLOCK_MONOTONIC), which no change of the date moves.
     pub(crate) fn system() -> Clock {
-        Clock { origin: Instant::now(), virtual_clock: None }
+        Clock { origin: origin(), virtual_clock: None }
     }
 
     pub(crate) fn now(&self) -> Instant {
         self.virtual_clock.as_ref().map_or_else(Instant::now, VirtualClock::now)
     }
 
-    /// The moment of an instant. What lies before the origin is the origin, what is past the end of time is the end.
+    /// The moment of an instant. What lies before the origin is the origin, what lies behind the last moment is [`NEVER`].
     pub(crate) fn moment(&self, instant: Instant) -> u64 {
         nanos(instant.saturating_duration_since(self.origin))
     }
@@ -37,9 +53,14 @@ impl Clock {
         self.origin + Duration::from_nanos(moment)
     }
 
-    /// The moment when `delay` has passed from now. A delay too long for the clock never ends.
+    /// The moment when `delay` has passed from now; [`NEVER`] for a delay too long for the clock.
     pub(crate) fn after(&self, delay: Duration) -> u64 {
         self.moment(self.now()).saturating_add(nanos(delay))
+    }
+
+    /// As [`after`](Clock::after), but the last moment for a delay too long for the clock.
+    pub(crate) fn end_of(&self, duration: Duration) -> u64 {
+        self.after(duration).min(END)
     }
 
     pub(crate) fn virtual_clock(&self) -> Option<&VirtualClock> {
@@ -98,8 +119,9 @@ struct State {
 impl VirtualClock {
     /// A clock that shows the present, and goes on doing so.
     pub fn new() -> VirtualClock {
-        let (origin, elapsed, listeners) = (Instant::now(), AtomicU64::new(0), Mutex::default());
-        VirtualClock(Arc::new(State { origin, elapsed, listeners }))
+        let (now, origin) = (Instant::now(), origin());
+        let elapsed = AtomicU64::new(nanos(now.saturating_duration_since(origin)));
+        VirtualClock(Arc::new(State { origin, elapsed, listeners: Mutex::default() }))
     }
 
     /// What the clock shows.
@@ -111,10 +133,11 @@ impl VirtualClock {
     /// turn one of this thread.
     ///
     /// It is one step: a timer that repeats every second fires once if a minute has passed at one go, as it would in a loop that
-    /// was held up for a minute. At the end of time, after 584 years, the clock stops.
+    /// was held up for a minute. At the end of time, after more than 500 years, the clock stops; a timer whose deadline lies behind that
+    /// never fires.
     pub fn advance(&self, duration: Duration) {
         let step = nanos(duration);
-        let step_up = |elapsed: u64| Some(elapsed.saturating_add(step));
+        let step_up = |elapsed: u64| Some(elapsed.saturating_add(step).min(END));
         // The closure always gives a value, so there is nothing to handle.
         let _ = self.0.elapsed.fetch_update(SeqCst, SeqCst, step_up);
         self.tell();
@@ -122,7 +145,7 @@ impl VirtualClock {
 
     /// Moves the clock to `moment`, unless it is past that.
     pub(crate) fn advance_to(&self, moment: u64) {
-        self.0.elapsed.fetch_max(moment, SeqCst);
+        self.0.elapsed.fetch_max(moment.min(END), SeqCst);
         self.tell();
     }
 
@@ -146,7 +169,6 @@ impl Default for VirtualClock {
 
 impl fmt::Debug for VirtualClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let elapsed = Duration::from_nanos(self.0.elapsed.load(SeqCst));
-        f.debug_struct("VirtualClock").field("elapsed", &elapsed).finish_non_exhaustive()
+        f.debug_struct("VirtualClock").field("now", &self.now()).finish_non_exhaustive()
     }
 }

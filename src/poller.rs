@@ -73,6 +73,8 @@ impl Poller {
             };
             match poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The kernel waits for 24 days at most.
+                Ok(()) if events.is_empty() && matches!(wait, Wait::Until(end) if end > Instant::now()) => {}
                 result => return result,
             }
         }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use reveille::{Channel, EventLoop, Interest, Repeat, VirtualClock, WhenLate};
 use support::clock::{HOUR, MINUTE, SECOND};
-use support::{LIMIT, Recorder, turn, until_asleep, with_clock, with_watchdog};
+use support::{Count, LIMIT, Recorder, turn, until_asleep, with_clock, with_watchdog};
 
 /// When something was called, as seconds since `start` by the loop's clock.
 fn note(times: &Recorder<u64>, start: Instant) -> impl FnMut(&EventLoop) + Clone + use<> {
@@ -294,17 +294,70 @@ fn a_real_loop_runs_for_so_long_and_no_shorter() {
     });
 }
 
+/// More than any clock can show.
+const ENDLESS: Duration = Duration::MAX;
+
 #[test]
-fn the_clock_stops_at_the_end_of_time() {
+fn a_clock_stops_at_the_end_of_time_and_what_never_ends_does_not_fire() {
     with_clock(|event_loop, clock| {
-        let calls = Rc::new(Cell::new(0));
-        let counted = Rc::clone(&calls);
-        event_loop.run_after(Duration::MAX, move |_| counted.set(counted.get() + 1));
-        let start = clock.now();
-        clock.advance(Duration::MAX);
-        clock.advance(Duration::MAX);
-        assert!(clock.now() > start + 500 * 365 * 24 * HOUR);
-        turn(event_loop);
-        assert_eq!(calls.get(), 1, "that is when it is due");
+        let (fired, start) = (Count::default(), clock.now());
+        let fires = || {
+            let fired = fired.clone();
+            move |_: &EventLoop| fired.add()
+        };
+        let handle = event_loop.handle();
+        event_loop.run_after(ENDLESS, fires());
+        event_loop.run_every(ENDLESS, fires());
+        handle.run_after(ENDLESS, fires()).unwrap();
+        handle.run_every(ENDLESS, fires()).unwrap();
+        let far = start.checked_add(Duration::from_secs(u64::MAX / 4)).unwrap();
+        event_loop.run_at(far, fires());
+        let moved = event_loop.run_after(SECOND, fires());
+        assert!(event_loop.reset(moved, ENDLESS));
+        for _ in 0..2 {
+            clock.advance(ENDLESS);
+            assert!(clock.now() > start + 500 * 365 * 24 * HOUR);
+            turn(event_loop);
+            turn(event_loop);
+            assert!(event_loop.next_deadline().unwrap() > clock.now());
+        }
+        // What is asked for at the end, too.
+        event_loop.run_after(Duration::from_nanos(1), fires());
+        event_loop.run_for(ENDLESS).unwrap();
+        assert_eq!(fired.get(), 0);
+        event_loop.run_after(Duration::ZERO, fires());
+        event_loop.run_for(SECOND).unwrap();
+        assert_eq!(fired.get(), 1);
+    });
+}
+
+#[test]
+fn a_run_to_the_end_of_time_ends_and_meets_every_deadline() {
+    with_clock(|event_loop, clock| {
+        let (fired, century) = (Count::default(), 100 * 365 * 24 * HOUR);
+        for periods in 1..=5 {
+            let fired = fired.clone();
+            event_loop.run_after(century * periods, move |_| fired.add());
+        }
+        let repeats = Count::default();
+        let r = repeats.clone();
+        event_loop.run_every(2 * century, move |_| r.add());
+        event_loop.run_for(ENDLESS).unwrap();
+        assert_eq!((fired.get(), repeats.get()), (5, 2));
+        let end = clock.now();
+        event_loop.run_for(ENDLESS).unwrap();
+        assert_eq!(clock.now(), end);
+    });
+}
+
+/// The times are those of a loop that was there all the time, whenever it was made.
+#[test]
+fn a_timer_that_repeats_from_the_past_keeps_its_phase() {
+    with_clock(|event_loop, clock| {
+        let (times, start) = (Recorder::new(), clock.now());
+        let first = start.checked_sub(90 * MINUTE).unwrap();
+        event_loop.run_every(Repeat::every(HOUR).first_at(first), note(&times, start));
+        event_loop.run_for(2 * HOUR).unwrap();
+        assert_eq!(times.take(), [0, 30 * 60, 90 * 60]);
     });
 }

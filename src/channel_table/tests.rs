@@ -46,6 +46,19 @@ fn readiness_that_comes_before_the_wish_is_remembered() {
 }
 
 #[test]
+fn a_slot_that_has_used_up_its_generations_is_not_used_again() {
+    let mut table = ChannelTable::new();
+    let first = table.insert_with(|_| "first");
+    table.remove(first);
+    table.slots[0].generation = u32::MAX;
+    let last = table.insert_with(|_| "last");
+    assert_eq!((last.index, table.remove(last), table.len()), (0, Some("last"), 0));
+    let next = table.insert_with(|_| "next");
+    assert_eq!((next.index, table.get(first), table.get(last), table.len()), (1, None, None, 1));
+    assert_eq!(table.ids(), [next]);
+}
+
+#[test]
 fn a_void_id_finds_nothing_even_when_its_slot_has_a_new_tenant() {
     let mut table = ChannelTable::new();
     let a = table.insert_with(|_| "a");

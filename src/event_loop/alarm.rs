@@ -12,16 +12,13 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 use super::EventLoop;
 use super::source::Source;
 use crate::channel_table::ChannelId;
-use crate::clock::Clock;
+use crate::clock::{Clock, NEVER};
 use crate::readiness::Readiness;
-
-/// What `armed` holds when nothing is.
-const NEVER: u64 = u64::MAX;
 
 pub(super) struct Alarm {
     id: ChannelId,
     fd: OwnedFd,
-    /// The moment that it is set to.
+    /// The moment that it is set to, or [`NEVER`].
     armed: Cell<u64>,
 }
 

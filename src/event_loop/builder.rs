@@ -147,6 +147,8 @@ impl Builder {
             local_batch: Cell::default(),
         });
         let event_loop = EventLoop { inner };
+        // The first timers find their places from the present on, and not from the clock's origin.
+        event_loop.inner.timers.borrow_mut().begin_phase(event_loop.moment());
         match shared.clock.virtual_clock() {
             Some(clock) => clock.listen(shared.listener()),
             None => {

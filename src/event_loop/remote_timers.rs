@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 
 use super::EventLoop;
+use super::repeat::Schedule;
 use crate::containment::Contained;
 use crate::timer_queue::TimerKey;
 
@@ -33,7 +34,7 @@ impl RemoteKey {
 
 pub(super) enum Callback {
     Once(Single),
-    Every(Repeated),
+    Every(Repeated, Schedule),
     /// A repeating timer's callback is being called, and comes back if the timer is still here then.
     Running,
 }
@@ -61,7 +62,7 @@ pub(super) enum Started {
     /// It is due later.
     Moved(u64),
     Once(Single),
-    Every(Repeated),
+    Every(Repeated, Schedule),
 }
 
 /// A timer that has been given another deadline.
@@ -137,7 +138,7 @@ impl RemoteTimers {
             }
             timer.moved = false;
             match mem::replace(&mut timer.callback, Callback::Running) {
-                Callback::Every(callback) => Started::Every(callback),
+                Callback::Every(callback, schedule) => Started::Every(callback, schedule),
                 Callback::Once(callback) => {
                     timers.remove(&key.number());
                     Started::Once(callback)
@@ -151,11 +152,17 @@ impl RemoteTimers {
     ///
     /// # Errors
     /// Hands the callback out if the timer was cancelled while it ran.
-    pub(super) fn finish(&self, key: RemoteKey, callback: Repeated, next: u64) -> Result<u64, Repeated> {
+    pub(super) fn finish(
+        &self,
+        key: RemoteKey,
+        callback: Repeated,
+        schedule: Schedule,
+        next: u64,
+    ) -> Result<u64, Repeated> {
         self.with(|timers| match timers.and_then(|timers| timers.get_mut(&key.number())) {
             None => Err(callback),
             Some(timer) => {
-                timer.callback = Callback::Every(callback);
+                timer.callback = Callback::Every(callback, schedule);
                 if !mem::replace(&mut timer.moved, false) {
                     timer.deadline = next;
                 }

@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::EventLoop;
+use crate::clock::NEVER;
 use crate::poller::Wait;
 
 /// How many turns one [`run_ready`](EventLoop::run_ready) makes at most.
@@ -103,7 +104,7 @@ impl EventLoop {
     pub fn run_for(&self, duration: Duration) -> io::Result<()> {
         let running = Running::enter(self)?;
         let clock = &self.inner.shared.clock;
-        let end = clock.after(duration);
+        let end = clock.end_of(duration);
         let quit = loop {
             let quit = match clock.virtual_clock() {
                 None => self.turn(Wait::Until(clock.instant(end)))?,
@@ -140,12 +141,12 @@ impl EventLoop {
         Ok(false)
     }
 
-    /// The moment for which there is something to do; that of the origin if it is there already.
+    /// The moment for which there is something to do; that of the origin if it is there already, [`NEVER`] if there is nothing.
     fn next_work(&self) -> u64 {
         if self.has_work() || self.inner.shared.tasks.has_work() {
             return 0;
         }
-        self.inner.timers.borrow_mut().next_wake().unwrap_or(u64::MAX)
+        self.inner.timers.borrow_mut().next_wake().unwrap_or(NEVER)
     }
 }
 

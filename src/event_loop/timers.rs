@@ -48,7 +48,8 @@ struct Every {
 }
 
 impl EventLoop {
-    /// Calls `callback` once at `deadline`, or in the next turn if that has passed.
+    /// Calls `callback` once at `deadline`, or in the next turn if that has passed. An instant too far off for the clock, by
+    /// centuries, never comes.
     ///
     /// Timers with one deadline fire in the order made, and so do those whose deadlines have passed when they are made. A
     /// deadline is never met early, and on an idle loop some tens of microseconds late. No system call, and no heap block if the
@@ -135,7 +136,7 @@ impl EventLoop {
         }
     }
 
-    /// When the next timer is due. This looks through the timers of about a millisecond, or, if the next is more than two seconds
+    /// When the next timer is due, which for one that never comes is past the end of the clock. This looks through the timers of about a millisecond, or, if the next is more than two seconds
     /// off, of about two seconds.
     pub fn next_deadline(&self) -> Option<Instant> {
         let next = self.inner.timers.borrow_mut().next_deadline();
@@ -228,9 +229,9 @@ impl EventLoop {
 
     /// Puts a timer that was made through a handle into the queue, unless it has been cancelled. It may have been moved meanwhile,
     /// by a thread whose errand has overtaken the one that this is called by.
-    pub(super) fn arm_remote_timer(&self, key: RemoteKey, schedule: Option<Schedule>) {
+    pub(super) fn arm_remote_timer(&self, key: RemoteKey) {
         let Some((_, deadline)) = self.inner.shared.remote_timers.place(key) else { return };
-        let armed = self.arm_repeating(deadline, move |firing| firing.run_remote(key, schedule));
+        let armed = self.arm_repeating(deadline, move |firing| firing.run_remote(key));
         if !self.inner.shared.remote_timers.set_armed(key, armed) {
             self.disarm(armed);
         }
@@ -285,15 +286,15 @@ impl Firing {
     }
 
     /// Calls the callback of a timer that a handle made, unless the timer has been cancelled or moved.
-    fn run_remote(&self, key: RemoteKey, schedule: Option<Schedule>) {
-        match self.next_of_remote(key, schedule) {
-            Some(next) => self.go_on(next, move |firing| firing.run_remote(key, schedule)),
+    fn run_remote(&self, key: RemoteKey) {
+        match self.next_of_remote(key) {
+            Some(next) => self.go_on(next, move |firing| firing.run_remote(key)),
             None => self.end(),
         }
     }
 
     /// The same; answers when it is due next.
-    fn next_of_remote(&self, key: RemoteKey, schedule: Option<Schedule>) -> Option<u64> {
+    fn next_of_remote(&self, key: RemoteKey) -> Option<u64> {
         let event_loop = &self.event_loop;
         let timers = &event_loop.inner.shared.remote_timers;
         match timers.start(key, self.deadline()) {
@@ -303,16 +304,14 @@ impl Firing {
                 event_loop.catch("a timer's callback", || callback.into_inner()(event_loop));
                 None
             }
-            Started::Every(mut callback) => {
+            Started::Every(mut callback, schedule) => {
                 let returned = event_loop.catch("a timer's callback", || callback(event_loop));
                 if returned.is_none() {
                     timers.remove(key);
                 }
-                let next = schedule.map_or(u64::MAX, |schedule| {
-                    schedule.next(self.deadline(), self.now, || event_loop.moment())
-                });
+                let next = schedule.next(self.deadline(), self.now, || event_loop.moment());
                 // A callback that was cancelled meanwhile is dropped here.
-                timers.finish(key, callback, next).ok()
+                timers.finish(key, callback, schedule, next).ok()
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{EventLoop, LoopHandle, PostError};
 use crate::containment::Contained;
 use crate::event_loop::remote_timers::Callback;
-use crate::event_loop::repeat::{Repeat, Schedule};
+use crate::event_loop::repeat::Repeat;
 use crate::event_loop::shared::{TimerId, TimerName};
 use crate::task_queue::Refusal;
 
@@ -19,9 +19,7 @@ impl LoopHandle {
         F: FnOnce(&EventLoop) + Send + 'static,
     {
         let deadline = self.shared.clock.moment(deadline);
-        self.remote_timer(callback, deadline, None, |callback| {
-            Callback::Once(Contained::new(Box::new(callback)))
-        })
+        self.remote_timer(callback, deadline, |callback| Callback::Once(Contained::new(Box::new(callback))))
     }
 
     /// As [`EventLoop::run_after`], from any thread. The delay counts from this call.
@@ -33,9 +31,7 @@ impl LoopHandle {
         F: FnOnce(&EventLoop) + Send + 'static,
     {
         let deadline = self.shared.clock.after(delay);
-        self.remote_timer(callback, deadline, None, |callback| {
-            Callback::Once(Contained::new(Box::new(callback)))
-        })
+        self.remote_timer(callback, deadline, |callback| Callback::Once(Contained::new(Box::new(callback))))
     }
 
     /// As [`EventLoop::run_every`], from any thread. The first period counts from this call.
@@ -51,8 +47,8 @@ impl LoopHandle {
         F: FnMut(&EventLoop) + Send + 'static,
     {
         let (first, schedule) = self.shared.schedule(repeat.into());
-        self.remote_timer(callback, first, Some(schedule), |callback| {
-            Callback::Every(Contained::new(Box::new(callback)))
+        self.remote_timer(callback, first, move |callback| {
+            Callback::Every(Contained::new(Box::new(callback)), schedule)
         })
     }
 
@@ -60,13 +56,12 @@ impl LoopHandle {
         &self,
         callback: F,
         deadline: u64,
-        schedule: Option<Schedule>,
         wrap: impl FnOnce(F) -> Callback,
     ) -> Result<TimerId, PostError<F>> {
         let inserted = self.shared.remote_timers.insert(deadline, callback, wrap);
         let key = inserted.map_err(|callback| self.refused(Refusal::Closed, callback))?;
         // If the loop goes before it has armed the timer, the callback is dropped with the loop's other timers.
-        self.send_errand(move |event_loop| event_loop.arm_remote_timer(key, schedule));
+        self.send_errand(move |event_loop| event_loop.arm_remote_timer(key));
         Ok(self.shared.timer_id(TimerName::Remote(key)))
     }
 
