@@ -1,12 +1,14 @@
 //! An echo server for datagrams (RFC 862): sends each back to where it came from.
 //!
 //! Run it with `cargo run --release --example udp_echo`, then talk to it with `nc -u 127.0.0.1 2007`. It shows a handler with
-//! state, and that no error ends a UDP socket.
+//! state, that no error ends a UDP socket, and what an echo must not reply to.
 
 use std::env;
 use std::io::{self, Write};
+use std::mem;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use reveille::{DatagramHandler, EventLoop, Signal, Signals, UdpRef, UdpSocket};
 
@@ -24,25 +26,53 @@ fn main() -> ExitCode {
 
 fn run(address: &str) -> io::Result<()> {
     let event_loop = EventLoop::new()?;
-    let socket = UdpSocket::bind(&event_loop, address)?.serve(Echo { datagrams: 0 })?;
+    let socket = UdpSocket::bind(&event_loop, address)?.serve(Echo::default())?;
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
     // Whether or not anybody reads this, it serves.
     let _ = writeln!(io::stdout(), "receiving on {}", socket.local_addr());
     event_loop.run()
 }
 
+#[derive(Default)]
 struct Echo {
     datagrams: u64,
+    /// When an error was last written, and how many were not since then.
+    last_error: Option<Instant>,
+    left_out: u64,
 }
 
 impl DatagramHandler for Echo {
     fn on_datagram(&mut self, socket: &UdpRef, datagram: &[u8], from: SocketAddr) -> io::Result<()> {
         self.datagrams += 1;
+        // Whoever sends may have forged the sender's address. From port 0 no reply can be wanted, and one to this socket would
+        // be replied to for ever.
+        if from.port() == 0 || is_own(socket.local_addr(), from) {
+            return Ok(());
+        }
         socket.send_to(datagram, from)?;
         Ok(())
     }
 
-    fn on_error(&mut self, _: &UdpRef, error: io::Error, peer: Option<SocketAddr>) {
-        let _ = writeln!(io::stderr(), "after {} datagrams, of {peer:?}: {error}", self.datagrams);
+    /// Writes one line a second, with the number of errors that were left out, or a peer could fill the terminal.
+    fn on_error(&mut self, socket: &UdpRef, error: io::Error, peer: Option<SocketAddr>) {
+        let now = socket.event_loop().now();
+        if self.last_error.is_some_and(|last| now.saturating_duration_since(last) < Duration::from_secs(1)) {
+            self.left_out += 1;
+            return;
+        }
+        self.last_error = Some(now);
+        let left_out = mem::take(&mut self.left_out);
+        let (datagrams, errors) = (self.datagrams, io::stderr());
+        let _ =
+            writeln!(&errors, "after {datagrams} datagrams, of {peer:?}: {error} ({left_out} more errors)");
     }
+}
+
+/// Whether a datagram to `address` would come to the socket that is bound to `own`.
+fn is_own(own: SocketAddr, address: SocketAddr) -> bool {
+    let is_local = || {
+        let any_port = SocketAddr::new(address.ip(), 0);
+        std::net::UdpSocket::bind(any_port).is_ok()
+    };
+    own.port() == address.port() && (own.ip() == address.ip() || own.ip().is_unspecified() && is_local())
 }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::{Rc, Weak};
 
 use crate::channel_table::ChannelId;
-use crate::containment::Contained;
+use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source, WeakLoop};
 use crate::readiness::{Interest, Readiness};
 
@@ -217,8 +217,10 @@ impl<F: AsFd + 'static> Source for Core<F> {
         if event_loop.is_registered(self.id) && !interest.is_none() {
             event_loop.clear_ready(self.id, !Readiness::NONE);
             if let Err(error) = event_loop.rewatch(self.id, self.source.as_fd(), interest) {
-                log::error!("a channel's descriptor can no longer be watched: {error}");
                 self.close(event_loop);
+                logger::recurring("a channel that cannot be watched", |left_out| {
+                    log::error!("a channel's descriptor can no longer be watched: {error}{left_out}");
+                });
             }
         }
     }

@@ -21,7 +21,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
 
 use crate::channel_table::ChannelId;
-use crate::containment::Contained;
+use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use crate::signal::Signal;
@@ -203,7 +203,9 @@ impl Drop for Child {
     fn drop(&mut self) {
         if self.kill_on_drop && self.is_running() {
             if let Err(error) = self.kill(Signal::KILL) {
-                log::warn!("cannot kill process {}: {error}", self.id);
+                logger::recurring("killing a process", |left_out| {
+                    log::warn!("cannot kill process {}: {error}{left_out}", self.id);
+                });
             }
         }
     }
@@ -226,7 +228,12 @@ impl Drop for Unwatched {
         if let Some(child) = &mut self.0 {
             let killed = child.kill().and_then(|()| child.wait());
             if let Err(error) = killed {
-                log::warn!("cannot kill process {}, which cannot be watched: {error}", child.id());
+                logger::recurring("killing a process that cannot be watched", |left_out| {
+                    log::warn!(
+                        "cannot kill process {}, which cannot be watched: {error}{left_out}",
+                        child.id()
+                    );
+                });
             }
         }
     }

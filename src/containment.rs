@@ -9,6 +9,8 @@
 
 #![allow(unsafe_code, reason = "a value is dropped in place, inside a catch")]
 
+pub(crate) mod logger;
+
 use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
@@ -32,11 +34,11 @@ pub(crate) fn set_observer(observer: Observer) {
     OBSERVER.set(Some(observer));
 }
 
-/// Calls the user's code. A panic ends here and is logged.
+/// Calls the user's code. A panic ends here and is logged, of each `what` once a second at most.
 ///
 /// # Errors
 /// The payload of the panic.
-pub(crate) fn catch<R>(what: &str, call: impl FnOnce() -> R) -> Result<R, Payload> {
+pub(crate) fn catch<R>(what: &'static str, call: impl FnOnce() -> R) -> Result<R, Payload> {
     catch_unwind(AssertUnwindSafe(call)).inspect_err(|payload| log_panic(what, payload))
 }
 
@@ -62,12 +64,9 @@ pub(crate) fn dispose(payload: Payload) {
 }
 
 #[cold]
-fn log_panic(what: &str, payload: &Payload) {
+fn log_panic(what: &'static str, payload: &Payload) {
     let message = message(payload).unwrap_or("no message");
-    // A logger is the user's code as well.
-    if let Err(payload) = catch_unwind(|| log::error!("{what} panicked: {message}")) {
-        dispose(payload);
-    }
+    logger::recurring(what, |left_out| log::error!("{what} panicked: {message}{left_out}"));
 }
 
 /// What `panic!` was called with, if that is a text.

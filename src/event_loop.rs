@@ -322,7 +322,7 @@ impl EventLoop {
     }
 
     /// Calls the user's code. A panic ends there; `None` says that there was one.
-    pub(crate) fn catch<R>(&self, what: &str, call: impl FnOnce() -> R) -> Option<R> {
+    pub(crate) fn catch<R>(&self, what: &'static str, call: impl FnOnce() -> R) -> Option<R> {
         catch(what, call).map_err(|payload| self.take_panic(payload)).ok()
     }
 
@@ -350,6 +350,11 @@ impl EventLoop {
             Some(event_loop) => event_loop.take_panic(payload),
             None => dispose(payload),
         }
+    }
+
+    /// The time of this thread's loop, if there is one.
+    fn now_of_this_thread() -> Instant {
+        EventLoop::of_this_thread().map_or_else(Instant::now, |event_loop| event_loop.now())
     }
 
     /// The loop of this thread, until it has been dropped.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::{Rc, Weak};
 
 use crate::channel_table::ChannelId;
-use crate::containment::Contained;
+use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source, WeakLoop};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
@@ -139,8 +139,10 @@ impl Source for Core {
                     return event_loop.clear_ready(self.id, !Readiness::NONE);
                 }
                 Err(error) => {
-                    log::error!("an eventfd can no longer be read: {error}");
-                    return self.close(event_loop);
+                    self.close(event_loop);
+                    return logger::recurring("an eventfd that cannot be read", |left_out| {
+                        log::error!("an eventfd can no longer be read: {error}{left_out}");
+                    });
                 }
             }
             if !event_loop.is_registered(self.id) {

@@ -19,6 +19,7 @@ mod pool;
 mod ring;
 mod status;
 mod table;
+mod trouble;
 mod writing;
 
 use std::ffi::CString;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::channel_table::ChannelId;
-use crate::containment::Contained;
+use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
@@ -118,8 +118,8 @@ impl Source for Threshold {
             Ok(crossings) => (self.callback.borrow_mut())(event_loop, crossings),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
-                log::error!("a memory threshold can no longer be read: {error}");
                 event_loop.remove(self.id);
+                logger::call(|| log::error!("a memory threshold can no longer be read: {error}"));
             }
         }
     }
@@ -220,8 +220,8 @@ impl MemoryEvents {
             Ok(counts) if counts == last.replace(counts) => {}
             Ok(counts) => callback(event.event_loop(), counts),
             Err(error) => {
-                log::warn!("memory events are no longer told: {error}");
                 event.close();
+                logger::call(|| log::warn!("memory events are no longer reported: {error}"));
             }
         })?;
         watcher.watch(events_of(&group), FileChanges::MODIFIED).map_err(|error| match error.kind() {

@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use crate::containment::dispose;
+use crate::containment::{dispose, logger};
 use crate::event_loop::{EventLoop, LoopHandle};
 
 /// A thread of its own with a loop in it, from its start until it is dropped, or until somebody else asks its loop to quit.
@@ -89,10 +89,12 @@ impl Drop for LoopThread {
     fn drop(&mut self) {
         match self.stop() {
             None | Some(Ok(Ok(()))) => {}
-            Some(Ok(Err(error))) => log::error!("a loop's thread ended with an error: {error}"),
+            Some(Ok(Err(error))) => {
+                logger::call(|| log::error!("a loop's thread ended with an error: {error}"));
+            }
             Some(Err(payload)) => {
-                log::error!("a loop's thread panicked");
                 dispose(payload);
+                logger::call(|| log::error!("a loop's thread panicked"));
             }
         }
     }

@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::channel_table::ChannelId;
-use crate::containment::Contained;
+use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use crate::registration::Registration;
@@ -220,9 +220,8 @@ impl Source for Trigger {
     /// There is nothing to read: the poll that has reported it has used it up.
     fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
         if ready.is_error() {
-            log::warn!("pressure is no longer told: its group was removed");
             event_loop.remove(self.id);
-            return;
+            return logger::call(|| log::warn!("pressure is no longer reported: its group was removed"));
         }
         event_loop.clear_ready(self.id, !Readiness::NONE);
         (self.callback.borrow_mut())(event_loop);

@@ -27,7 +27,7 @@ use signal_hook::{flag, low_level};
 
 use self::disposition::Claim;
 use crate::channel_table::ChannelId;
-use crate::containment::Contained;
+use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use crate::registration::Registration;
@@ -153,7 +153,9 @@ impl SignalSource {
             Ok(n) => n < bytes.len(),
             Err(Errno::AGAIN) => true,
             Err(error) => {
-                log::error!("cannot read what the signal handlers write: {error}");
+                logger::recurring("reading signals", |left_out| {
+                    log::error!("cannot read what the signal handlers write: {error}{left_out}");
+                });
                 true
             }
         }
@@ -170,11 +172,12 @@ impl Source for SignalSource {
             event_loop.clear_ready(self.id, !Readiness::NONE);
         }
         for listening in &self.signals {
+            // The logger or a callback may have closed this.
+            if !event_loop.is_registered(self.id) {
+                return;
+            }
             if listening.has_come.swap(false, SeqCst) {
                 (self.callback.borrow_mut())(event_loop, listening.signal);
-                if !event_loop.is_registered(self.id) {
-                    return;
-                }
             }
         }
     }

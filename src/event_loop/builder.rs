@@ -14,7 +14,7 @@ use super::source::Wakeup;
 use super::{EventLoop, Inner};
 use crate::channel_table::ChannelTable;
 use crate::clock::{Clock, VirtualClock};
-use crate::containment::set_observer;
+use crate::containment::{logger, set_observer};
 use crate::poller::Poller;
 use crate::readiness::Interest;
 use crate::timer_queue::TimerQueue;
@@ -161,6 +161,7 @@ impl Builder {
         event_loop.inner.own_channels.set(event_loop.inner.channels.borrow().len());
         EventLoop::set_of_this_thread(Rc::downgrade(&event_loop.inner));
         set_observer(EventLoop::observe_panic);
+        logger::set_clock(EventLoop::now_of_this_thread);
         Ok(event_loop)
     }
 }

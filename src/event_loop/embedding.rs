@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use super::{EventLoop, Inner};
+use crate::containment::logger;
 use crate::task_queue::Wake;
 
 impl EventLoop {
@@ -37,9 +38,11 @@ impl EventLoop {
             _ if deadline <= self.moment() => self.show_work(),
             Some(alarm) => {
                 if let Err(error) = alarm.set(deadline, &shared.clock) {
-                    log::error!("cannot set the alarm for a timer: {error}");
                     // The turn sets it, or says why not.
                     self.show_work();
+                    logger::recurring("the alarm for a timer", |left_out| {
+                        log::error!("cannot set the alarm for a timer: {error}{left_out}");
+                    });
                 }
             }
             // Moving a virtual clock is work.
@@ -58,14 +61,17 @@ impl EventLoop {
     /// After a turn: either producers and the alarm will show what comes, or there is work, and that is shown.
     pub(super) fn leave(&self) {
         let Inner { shared, poller, now, wake_unread, .. } = &*self.inner;
-        let may_wait = self.await_timers().unwrap_or_else(|error| {
-            log::error!("cannot set the alarm for the next timer: {error}");
-            false
-        });
+        let may_wait = self.await_timers();
         now.set(None);
         wake_unread.set(true);
-        if self.has_work() || !may_wait || poller.has_more() || !shared.tasks.may_sleep() {
+        let must_wake = !matches!(may_wait, Ok(true)) || poller.has_more();
+        if self.has_work() || must_wake || !shared.tasks.may_sleep() {
             self.wake_outer();
+        }
+        if let Err(error) = may_wait {
+            logger::recurring("the alarm", |left_out| {
+                log::error!("cannot set the alarm for the next timer: {error}{left_out}");
+            });
         }
     }
 

@@ -9,6 +9,7 @@ use super::counters::{Counters, Tally};
 use super::mailbox::Mailbox;
 use super::remote_timers::{RemoteKey, RemoteTimers};
 use crate::clock::Clock;
+use crate::containment::logger;
 use crate::eventfd::EventFd;
 use crate::sync::ParkingLot;
 use crate::task::SendTask;
@@ -57,7 +58,9 @@ impl Shared {
             // The counter is ours alone and cannot be full, so there is no need to ask for room, as a signal would.
             if let Err(error) = self.wakeup.write(1) {
                 // So this is a kernel that has lost the object.
-                log::error!("cannot wake the loop: {error}");
+                logger::recurring("waking a loop", |left_out| {
+                    log::error!("cannot wake the loop: {error}{left_out}");
+                });
             }
         }
     }

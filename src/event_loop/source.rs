@@ -10,6 +10,7 @@ use super::shared::Shared;
 use super::{EventLoop, Inner};
 use crate::buffer::Buffer;
 use crate::channel_table::{ChannelId, ChannelTable};
+use crate::containment::logger;
 use crate::readiness::{Interest, Readiness};
 
 /// A descriptor with somebody who answers for it. The loop owns it from registration to close.
@@ -129,7 +130,9 @@ impl EventLoop {
         let source = self.inner.channels.borrow_mut().remove(id)?;
         if let Some(fd) = source.fd().filter(|_| source.may_be_duplicated()) {
             if let Err(error) = self.unwatch(fd) {
-                log::warn!("cannot take a descriptor out of the poller: {error}");
+                logger::recurring("a descriptor that stays in the poller", |left_out| {
+                    log::warn!("cannot take a descriptor out of the poller: {error}{left_out}");
+                });
             }
         }
         Some(source)
@@ -189,12 +192,15 @@ impl Source for Wakeup {
     /// Reads the counter to zero. This comes before phase 5 takes the tasks, so a wake that is written later than this
     /// read is for a task that may be missed, and will wake the next wait.
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
-        match self.shared.wakeup.read() {
+        let read = self.shared.wakeup.read();
+        event_loop.clear_ready(self.id, Readiness::READABLE);
+        match read {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => log::error!("cannot read the wake-up counter: {error}"),
+            Err(error) => logger::recurring("reading the wake-up counter", |left_out| {
+                log::error!("cannot read the wake-up counter: {error}{left_out}");
+            }),
         }
-        event_loop.clear_ready(self.id, Readiness::READABLE);
     }
 
     fn on_panic(&self, _event_loop: &EventLoop) {}

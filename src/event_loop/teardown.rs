@@ -4,6 +4,7 @@ use std::ptr;
 use std::rc::{Rc, Weak};
 
 use super::{CURRENT, EventLoop};
+use crate::containment::logger;
 
 impl Drop for EventLoop {
     fn drop(&mut self) {
@@ -42,7 +43,7 @@ impl EventLoop {
         let not_run = tasks.tasks.len() + local_tasks.tasks.len();
         inner.shared.tally.count_dropped(not_run);
         if not_run > 0 {
-            log::debug!("the loop is dropped with {not_run} tasks not run");
+            logger::call(|| log::debug!("the loop is dropped with {not_run} tasks not run"));
         }
         drop((tasks, local_tasks));
         // Taken out of the borrow and the lock before they are dropped.

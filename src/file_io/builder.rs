@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::FileIo;
 use super::core::Core;
 use super::driver::{Backend, Driver};
+use crate::containment::logger;
 use crate::event_loop::EventLoop;
 use crate::eventfd::EventFd;
 
@@ -85,7 +86,7 @@ impl FileIoBuilder {
             Some(Backend::Threads) => Ok(threads()),
             None if !cfg!(feature = "uring") => Ok(threads()),
             None => Ok(Driver::ring(Arc::clone(done), self.entries).unwrap_or_else(|why| {
-                log::info!("file I/O by threads: {why}");
+                logger::call(|| log::info!("file I/O by threads: {why}"));
                 threads()
             })),
         }

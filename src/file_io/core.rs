@@ -13,8 +13,9 @@ use std::time::Duration;
 use super::driver::Driver;
 use super::operation::{Operation, Outcome};
 use super::table::{Key, Table};
+use super::trouble::Trouble;
 use crate::channel_table::ChannelId;
-use crate::containment::Contained;
+use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
@@ -156,21 +157,21 @@ impl Core {
             return;
         }
         let mut batch = self.batch.take();
-        let submitted = {
+        let (submitted, troubles) = {
             let State { driver, waiting, refused, .. } = &mut *self.state.borrow_mut();
             let submitted = driver.submit(waiting, refused);
             batch.append(refused);
-            submitted
+            (submitted, driver.troubles())
         };
-        if let Err(error) = submitted {
-            self.flush_again(event_loop, &error);
+        if submitted.is_err() {
+            self.flush_again(event_loop);
         }
         self.deliver(event_loop, batch);
+        troubles.into_iter().chain(submitted.err().map(Trouble::NotTaken)).for_each(Trouble::log);
     }
 
     /// Tries it again in a while. A submission also makes the kernel say what it has not said.
-    fn flush_again(&self, event_loop: &EventLoop, error: &io::Error) {
-        log::warn!("the kernel does not take file operations, which will be offered again: {error}");
+    fn flush_again(&self, event_loop: &EventLoop) {
         let this = Weak::clone(&self.this);
         event_loop.run_after(RETRY, move |event_loop| {
             if let Some(this) = this.upgrade() {
@@ -203,12 +204,15 @@ impl Core {
     /// Ends the back end, and drops what waits, with nothing borrowed: the destructors of callbacks are the user's
     /// code.
     fn end(&self) {
-        let dropped = {
+        let (dropped, troubles) = {
             let state = &mut *self.state.borrow_mut();
             state.driver.close();
-            (mem::take(&mut state.waiting), mem::take(&mut state.refused), state.callbacks.drain())
+            let dropped =
+                (mem::take(&mut state.waiting), mem::take(&mut state.refused), state.callbacks.drain());
+            (dropped, state.driver.troubles())
         };
         drop(dropped);
+        troubles.into_iter().for_each(Trouble::log);
     }
 }
 
@@ -219,26 +223,31 @@ impl Source for Core {
 
     /// The counter is read before the outcomes are taken, so one that comes later signals anew.
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
-        match self.done.read() {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => log::error!("cannot read the counter of file operations: {error}"),
-        }
+        let read = self.done.read();
         event_loop.clear_ready(self.id, !Readiness::NONE);
         let mut batch = self.batch.take();
-        let (taken, some_wait) = {
+        let (taken, some_wait, troubles) = {
             let State { driver, waiting, .. } = &mut *self.state.borrow_mut();
             let taken = driver.take(&mut batch);
             // There is room for them now.
-            (taken, !waiting.is_empty() || driver.has_more())
+            (taken, !waiting.is_empty() || driver.has_more(), driver.troubles())
         };
         if some_wait {
             self.flush_later(event_loop);
         }
-        if let Err(error) = taken {
-            self.flush_again(event_loop, &error);
+        if taken.is_err() {
+            self.flush_again(event_loop);
         }
         self.deliver(event_loop, batch);
+        troubles.into_iter().chain(taken.err().map(Trouble::NotTaken)).for_each(Trouble::log);
+        match read {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                logger::recurring("reading the counter of file operations", |left_out| {
+                    log::error!("cannot read the counter of file operations: {error}{left_out}");
+                });
+            }
+            _ => {}
+        }
     }
 
     fn on_panic(&self, event_loop: &EventLoop) {

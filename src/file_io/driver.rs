@@ -11,6 +11,7 @@ use super::pool::Pool;
 #[cfg(feature = "uring")]
 use super::ring::Ring;
 use super::table::Key;
+use super::trouble::Trouble;
 use crate::eventfd::EventFd;
 
 /// How long a thread rests before it ends.
@@ -110,6 +111,15 @@ impl Driver {
             #[cfg(feature = "uring")]
             Driver::Ring(ring) => ring.has_more(),
             Driver::Threads(_) => false,
+        }
+    }
+
+    /// What has gone wrong since the last time, to be logged when nothing is borrowed.
+    pub(super) fn troubles(&mut self) -> Vec<Trouble> {
+        match self {
+            #[cfg(feature = "uring")]
+            Driver::Ring(ring) => ring.troubles(),
+            Driver::Threads(pool) => pool.trouble().into_iter().collect(),
         }
     }
 

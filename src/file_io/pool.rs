@@ -4,6 +4,7 @@
 //! for a while. None is ever waited for: one that is held up in the kernel, by a pipe in which nothing comes, owns
 //! what it works on, and ends when that call does. Nobody is told then.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
@@ -16,6 +17,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::operation::{Operation, Outcome};
 use super::table::Key;
+use super::trouble::Trouble;
+use crate::containment::logger;
 use crate::eventfd::EventFd;
 
 pub(super) struct Pool {
@@ -23,6 +26,8 @@ pub(super) struct Pool {
     limit: NonZeroUsize,
     /// How long a thread rests before it ends.
     rest: Duration,
+    /// The last that has gone wrong and was not logged.
+    trouble: Cell<Option<Trouble>>,
 }
 
 struct Shared {
@@ -47,7 +52,7 @@ impl Pool {
     pub(super) fn new(done: Arc<EventFd>, limit: NonZeroUsize, rest: Duration) -> Pool {
         let done = Mutex::new(Some(done));
         let shared = Shared { state: Mutex::default(), changed: Condvar::new(), done };
-        Pool { shared: Arc::new(shared), limit, rest }
+        Pool { shared: Arc::new(shared), limit, rest, trouble: Cell::default() }
     }
 
     /// Takes all that waits. What cannot be done for want of a thread is refused.
@@ -67,14 +72,14 @@ impl Pool {
             let (shared, rest) = (Arc::clone(&self.shared), self.rest);
             let thread = thread::Builder::new().name("reveille-file".to_owned());
             if let Err(error) = thread.spawn(move || shared.work(rest)) {
-                return self.go_without(to_start - started, &error, refused);
+                self.go_without(to_start - started, &error, refused);
+                return self.trouble.set(Some(Trouble::NoThread(error)));
             }
         }
     }
 
     /// `missing` threads could not be started. The others do their work, if there are others.
     fn go_without(&self, missing: usize, error: &io::Error, refused: &mut Vec<(Key, Outcome)>) {
-        log::warn!("cannot start a thread for files: {error}");
         let mut state = self.shared.state.lock();
         state.threads -= missing;
         if state.threads == 0 {
@@ -109,6 +114,11 @@ impl Pool {
         drop(done);
     }
 
+    /// What has gone wrong since the last time.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.trouble.take()
+    }
+
     #[cfg(test)]
     fn threads(&self) -> usize {
         self.shared.state.lock().threads
@@ -139,9 +149,11 @@ impl Shared {
             // The loop reads the counter before it takes the outcomes. So whoever finds others there may rely on
             // their signal: it has yet to be read, or will be sent.
             if is_first {
-                let done = self.done.lock();
-                if let Some(Err(error)) = done.as_ref().map(|done| done.signal()) {
-                    log::error!("cannot tell the loop what has come of a file operation: {error}");
+                let signalled = self.done.lock().as_ref().map(|done| done.signal());
+                if let Some(Err(error)) = signalled {
+                    logger::recurring("signalling an outcome", |left_out| {
+                        log::error!("cannot signal the outcome of a file operation: {error}{left_out}");
+                    });
                 }
             }
         }

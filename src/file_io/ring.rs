@@ -9,7 +9,7 @@ mod setup;
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use super::operation::{Operation, Outcome, Position, Sync, Target};
 use super::status::FileStatus;
 use super::table::{Key, Table};
+use super::trouble::Trouble;
 use crate::eventfd::EventFd;
 
 /// How long the end of a ring waits for what it has cancelled. All but a disk or a file system that does not answer
@@ -58,6 +59,8 @@ pub(super) struct Ring {
     again: Vec<(Key, Operation)>,
     /// How often the kernel has found no room for a completion.
     overflows: u32,
+    /// What has gone wrong and was not logged.
+    troubles: Vec<Trouble>,
 }
 
 /// What rings have left behind that the kernel has not let go of. Kept in sight, so that it is no leak to those who
@@ -93,7 +96,13 @@ impl Ring {
             to_cancel: Vec::new(),
             again: Vec::new(),
             overflows: 0,
+            troubles: Vec::new(),
         })
+    }
+
+    /// What has gone wrong since the last time.
+    pub(super) fn troubles(&mut self) -> Vec<Trouble> {
+        mem::take(&mut self.troubles)
     }
 
     /// Whether there is something for [`submit`](Ring::submit) to do, besides what waits elsewhere.
@@ -197,7 +206,7 @@ impl Ring {
                 // It cannot come to this, as there is room for all that is held. The kernel keeps what it has no room
                 // for.
                 self.overflows += 1;
-                log::error!("the completion queue of file operations has overflown; nothing is lost");
+                self.troubles.push(Trouble::Overflown);
             }
             if !is_overflown && !has_work {
                 return Ok(());
@@ -207,7 +216,7 @@ impl Ring {
     }
 
     fn take_completions(&mut self, outcomes: &mut Vec<(Key, Outcome)>) {
-        let Ring { ring, held, again, cancels, .. } = self;
+        let Ring { ring, held, again, cancels, troubles, .. } = self;
         for completion in ring.completion() {
             if completion.user_data() == CANCEL {
                 *cancels -= 1;
@@ -215,7 +224,7 @@ impl Ring {
             }
             // The kernel has done with it: by the invariant it may be touched again.
             let Some(Held { key, operation, statx, is_to_end }) = held.remove(completion.user_data()) else {
-                log::error!("the kernel speaks of a file operation that it was not given");
+                troubles.push(Trouble::Unknown);
                 continue;
             };
             let result = completion.result();
@@ -254,7 +263,7 @@ impl Ring {
             }
         }
         if let Err(error) = self.push_cancels().and_then(|()| self.enter()) {
-            log::error!("cannot cancel file operations: {error}");
+            self.troubles.push(Trouble::NotCancelled(error));
         }
     }
 
@@ -264,7 +273,7 @@ impl Ring {
         loop {
             let mut outcomes = Vec::new();
             if let Err(error) = self.take(&mut outcomes) {
-                log::error!("the kernel does not say what has come of file operations: {error}");
+                self.troubles.push(Trouble::NotReported(error));
             }
             drop(outcomes);
             self.again.clear();
@@ -277,7 +286,7 @@ impl Ring {
             match rustix::event::poll(&mut fds, Some(&timeout)) {
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => drop(self.done.read()),
-                Err(error) => return log::error!("cannot wait for file operations: {error}"),
+                Err(error) => return self.troubles.push(Trouble::NotAwaited(error.into())),
             }
         }
     }
@@ -286,7 +295,7 @@ impl Ring {
     fn abandon(&mut self) {
         let left = self.held.drain();
         if !left.is_empty() {
-            log::error!("{} file operations do not end: what they work on is never freed", left.len());
+            self.troubles.push(Trouble::Abandoned(left.len()));
             ABANDONED.lock().extend(left);
         }
     }
@@ -296,6 +305,7 @@ impl Drop for Ring {
     fn drop(&mut self) {
         self.close();
         self.abandon();
+        self.troubles().into_iter().for_each(Trouble::log);
     }
 }
 

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 
 use crate::channel_table::ChannelId;
+use crate::containment::logger;
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::memory_limit;
 
@@ -163,9 +164,11 @@ impl Budget {
         let closed = std::mem::take(&mut ledger.unreported);
         drop(ledger);
         let limit = self.limit;
-        log::warn!(
-            "connections held more than {limit} bytes together: closed {closed} since the last warning"
-        );
+        logger::call(|| {
+            log::warn!(
+                "connections held more than {limit} bytes together: closed {closed} since the last warning"
+            );
+        });
     }
 }
 

@@ -27,7 +27,7 @@ use super::outcome::CloseReason;
 use super::socket;
 use super::target::{Place, Target, in_zone};
 use crate::channel_table::ChannelId;
-use crate::containment::Contained;
+use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, TimerId};
 
 /// Makes a connection, of a handler's type that is not known here, of a socket that is being connected.
@@ -274,7 +274,7 @@ impl Connector {
 
     fn report(&self, event_loop: &EventLoop, address: Option<&Address>, result: Result<(), &io::Error>) {
         let attempt = Attempt { address, round: self.rounds.get(), result };
-        log::debug!("{}: {attempt:?}", self.target.text());
+        logger::call(|| log::debug!("{}: {attempt:?}", self.target.text()));
         let Some(mut on_attempt) = self.on_attempt.take() else { return };
         event_loop.catch("a client's on_attempt", || on_attempt(event_loop, &attempt));
         self.on_attempt.set(Some(on_attempt));
@@ -294,17 +294,17 @@ impl Connector {
     fn wait(self: &Rc<Self>, event_loop: &EventLoop, backoff: Backoff) {
         let delay = backoff.delay(self.delays.get(), backoff::random());
         self.delays.set(self.delays.get().saturating_add(1));
-        log::debug!("{}: trying again in {delay:?}", self.target.text());
         let this = Rc::clone(self);
         let timer = event_loop.run_after(delay, move |event_loop| this.begin_round(event_loop));
         self.enter(Phase::Waiting { timer });
+        logger::call(|| log::debug!("{}: trying again in {delay:?}", self.target.text()));
     }
 
     fn give_up(&self, event_loop: &EventLoop) {
         self.enter(Phase::Over);
         let error = ConnectError::new(self.target.text().to_owned(), self.rounds.get(), self.failures.take());
         match self.on_failure.take() {
-            None => log::warn!("{error}"),
+            None => logger::recurring("a client that gives up", |left_out| log::warn!("{error}{left_out}")),
             Some(on_failure) => {
                 event_loop.catch("a client's on_failure", || on_failure.into_inner()(event_loop, error));
             }

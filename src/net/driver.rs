@@ -15,7 +15,7 @@ use super::handler::ConnectionHandler;
 use super::outcome::CloseReason;
 use crate::buffer::Buffer;
 use crate::channel_table::ChannelId;
-use crate::containment::Contained;
+use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 
@@ -94,7 +94,11 @@ pub(super) fn establish<H: ConnectionHandler>(
     });
     let connection = match registered {
         Ok(connection) => connection,
-        Err(error) => return log::warn!("cannot watch a connection from {peer}: {error}"),
+        Err(error) => {
+            return logger::recurring("cannot watch a connection", |left_out| {
+                log::warn!("cannot watch a connection from {peer}: {error}{left_out}");
+            });
+        }
     };
     connection.core.update_wanted(event_loop);
     connection.open(event_loop, make);

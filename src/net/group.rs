@@ -14,7 +14,7 @@ use slab::Slab;
 use super::admission::{Admission, Admitted, Quota};
 use super::budget::{Account, Budget};
 use crate::channel_table::ChannelId;
-use crate::containment::Contained;
+use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, LoopHandle};
 
 /// The limits that every connection of a group keeps to; sizes in bytes.
@@ -198,7 +198,7 @@ impl Group {
         for (home, when_empty) in taken {
             let report = StopReport { drained: self.drained.load(SeqCst), cut: self.cut.load(SeqCst) };
             if !home.send_errand(move |event_loop| when_empty.into_inner()(event_loop, report)) {
-                log::debug!("a server has stopped whose loop has gone");
+                logger::call(|| log::debug!("a server has stopped whose loop has gone"));
             }
         }
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::acceptor::{Accepted, Acceptor};
 use super::address::Address;
@@ -17,6 +17,7 @@ use super::group::{Group, Stage};
 use super::origin::Origin;
 use super::socket;
 use crate::channel_table::ChannelId;
+use crate::containment::logger;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 
@@ -46,7 +47,6 @@ pub(super) struct Listener {
     group: Arc<Group>,
     dealer: Dealer,
     establish: Establish,
-    complaint: Complaint,
     /// Until a timer says otherwise nothing is tried, whatever word comes.
     resting: Cell<bool>,
 }
@@ -78,7 +78,6 @@ impl Listener {
                 group: Arc::clone(group),
                 dealer,
                 establish,
-                complaint: Complaint::default(),
                 resting: Cell::new(false),
             })
         })?;
@@ -105,22 +104,24 @@ impl Listener {
     /// sockets are shut down through the duplicates, which ends the listening, and each loop closes its own in its next turn.
     pub(super) fn end_all(group: &Group) {
         for Listening { event_loop, id, socket } in group.admission.take_listeners() {
-            if let Some(Err(error)) = socket.map(socket::stop_listening) {
-                log::warn!("cannot end the listening of another loop at once: {error}");
-            }
+            let stopped = socket.map(socket::stop_listening);
             event_loop.run_errand(move |event_loop| {
                 event_loop.tell(id, &mut Close);
                 event_loop.remove(id);
             });
+            if let Some(Err(error)) = stopped {
+                logger::call(|| log::warn!("cannot end the listening of another loop at once: {error}"));
+            }
         }
     }
 
     fn close(&self, event_loop: &EventLoop) {
         if let Some(acceptor) = self.acceptor.take() {
-            if let Err(error) = event_loop.unwatch(acceptor.as_fd()) {
-                log::warn!("cannot take a listening socket out of the poller: {error}");
-            }
+            let unwatched = event_loop.unwatch(acceptor.as_fd());
             self.finish(acceptor);
+            if let Err(error) = unwatched {
+                logger::call(|| log::warn!("cannot take a listening socket out of the poller: {error}"));
+            }
         }
     }
 
@@ -157,8 +158,9 @@ impl Listener {
                 let arrival = Arrival { fd, peer: peer.clone(), membership };
                 // Refused by a loop that has gone, the task is dropped, and socket and membership with it.
                 if !there.send_errand(move |event_loop| establish(event_loop, arrival)) {
-                    self.complaint
-                        .make(event_loop.now(), || format!("the loop for a connection from {peer} has gone"));
+                    logger::recurring("a loop that has gone", |left_out| {
+                        log::warn!("the loop for a connection from {peer} has gone{left_out}");
+                    });
                 }
             }
         }
@@ -210,29 +212,32 @@ impl Source for Listener {
                     // One that is not let in is closed here.
                     let Some(admitted) = admission.admit(place, origin) else { continue };
                     self.take_on(event_loop, fd, peer, origin, admitted);
-                    if !event_loop.is_registered(self.id) {
-                        return; // The server was dropped by what it called.
-                    }
                 }
                 Accepted::Drained => return event_loop.clear_ready(self.id, Readiness::READABLE),
                 Accepted::Shed(error) => {
                     admission.count_shed();
-                    self.complaint
-                        .make(event_loop.now(), || format!("a connection was closed for want of: {error}"));
+                    logger::recurring("a connection that was shed", |left_out| {
+                        log::warn!("a connection was closed for want of: {error}{left_out}");
+                    });
                 }
                 Accepted::Lost(error) => {
-                    self.complaint
-                        .make(event_loop.now(), || format!("a connection could not be accepted: {error}"));
+                    logger::recurring("a connection that could not be accepted", |left_out| {
+                        log::warn!("a connection could not be accepted: {error}{left_out}");
+                    });
                 }
                 // The server has ended the listening from its own thread, and is about to take the listener out of this loop.
                 Accepted::Exhausted(_) if self.group.stage() != Stage::Serving => {
                     return self.stop_wanting(event_loop);
                 }
                 Accepted::Exhausted(error) => {
-                    self.complaint
-                        .make(event_loop.now(), || format!("accepting rests for a moment: {error}"));
-                    return self.rest(event_loop);
+                    self.rest(event_loop);
+                    return logger::recurring("accepting rests", |left_out| {
+                        log::warn!("accepting rests for a moment: {error}{left_out}");
+                    });
                 }
+            }
+            if !event_loop.is_registered(self.id) {
+                return; // The server was dropped by what was called.
             }
         }
     }
@@ -260,25 +265,5 @@ impl Source for Listener {
 
     fn on_panic(&self, _event_loop: &EventLoop) {
         // The user's code is not called from here without a catch of its own, so this is a bug of ours: go on listening.
-    }
-}
-
-/// A warning that is logged once a second at most, with the number of those that were not.
-#[derive(Debug, Default)]
-struct Complaint {
-    last: Cell<Option<Instant>>,
-    withheld: Cell<u64>,
-}
-
-impl Complaint {
-    fn make(&self, now: Instant, message: impl FnOnce() -> String) {
-        let due =
-            self.last.get().is_none_or(|last| now.saturating_duration_since(last) >= Duration::from_secs(1));
-        if due {
-            self.last.set(Some(now));
-            log::warn!("{} ({} more since the last warning)", message(), self.withheld.take());
-        } else {
-            self.withheld.set(self.withheld.get() + 1);
-        }
     }
 }

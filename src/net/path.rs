@@ -9,6 +9,7 @@ use std::path::{self, Path, PathBuf};
 use super::address::UnixAddress;
 use super::options::SocketOptions;
 use super::socket;
+use crate::containment::logger;
 
 /// What a server is told about the path that it is to listen at.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,7 +93,7 @@ impl Drop for OwnPath {
     fn drop(&mut self) {
         match remove_if_same(&self.path, self.file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                log::warn!("cannot remove {}: {error}", self.path.display());
+                logger::call(|| log::warn!("cannot remove {}: {error}", self.path.display()));
             }
             _ => {}
         }

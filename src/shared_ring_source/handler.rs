@@ -1,6 +1,7 @@
 //! What a shared ring on a loop calls back.
 
 use super::RingRef;
+use crate::containment::logger;
 use crate::shared_ring::RingError;
 
 /// What a process does with what its peer sends.
@@ -43,12 +44,14 @@ pub trait RingHandler: 'static {
     }
 
     /// The peer has broken the rules, or cannot be rung for, and the link has ended. The last call. Unless this is written
-    /// otherwise it is logged, at level error.
+    /// otherwise it is logged, at level error, once a second at most.
     ///
     /// A peer that dies breaks no rule, and is not told here.
     fn on_end(&mut self, ring: &RingRef<'_>, error: RingError) {
         let _ = ring;
-        log::error!("a shared ring has ended: {error}");
+        logger::recurring("a shared ring", |left_out| {
+            log::error!("a shared ring has ended: {error}{left_out}");
+        });
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::relay::Ended;
 use super::{Core, State};
+use crate::containment::logger;
 use crate::event_loop::{EventLoop, TimerId};
 use crate::net::outcome::CloseReason;
 use crate::net::socket;
@@ -107,7 +108,7 @@ impl Core {
 
     pub(super) fn reset_when_closed(&self) {
         if let Err(error) = socket::reset_when_closed(&self.fd) {
-            log::debug!("cannot set SO_LINGER: {error}");
+            logger::call(|| log::debug!("cannot set SO_LINGER: {error}"));
         }
     }
 

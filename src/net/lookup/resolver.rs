@@ -17,6 +17,7 @@ use std::thread;
 use parking_lot::Mutex;
 
 use super::Answer;
+use crate::containment::logger;
 use crate::eventfd::EventFd;
 
 /// How many names are looked up at a time in a process.
@@ -84,7 +85,7 @@ impl Question {
         };
         *self.answer.lock() = Some(answer);
         if let Err(error) = self.answered.signal() {
-            log::error!("cannot report that {} has been looked up: {error}", self.host);
+            logger::call(|| log::error!("cannot report that {} has been looked up: {error}", self.host));
         }
     }
 }

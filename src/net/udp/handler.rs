@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::face::UdpRef;
+use crate::containment::logger;
 use crate::net::outcome::CloseReason;
 
 /// What a UDP socket does with what comes.
@@ -49,10 +50,10 @@ pub trait DatagramHandler: 'static {
     /// `peer` is the one it concerns, if the kernel says. Of the errors of a connected socket that come while nobody looks, the
     /// kernel keeps one. Unless this is written otherwise they are logged, at level debug.
     fn on_error(&mut self, socket: &UdpRef<'_>, error: io::Error, peer: Option<SocketAddr>) {
-        match peer {
+        logger::call(|| match peer {
             Some(peer) => log::debug!("{}: of {peer}: {error}", socket.local_addr()),
             None => log::debug!("{}: {error}", socket.local_addr()),
-        }
+        });
     }
 
     /// The kernel has taken all that was queued. Called each time a queue has emptied.
