@@ -2,7 +2,7 @@
 //!
 //! A server's listeners may be on several loops, and so may its connections, so all of this is shared. A listener asks for a
 //! [`Place`] before it accepts. One that gets none stops wanting to, without a system call, and its readiness stays noted, as
-//! with every channel. Whoever gives a place up while a listener waits for it sends word to the listeners' loops.
+//! with every channel. Giving a place back while a listener waits for one notifies the listeners on their loops.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -51,13 +51,15 @@ pub(super) struct Quota {
     pub(super) per_address: Option<u64>,
 }
 
+/// In [`Admission::places`]: a listener has found no place, and has not been notified since.
+const AWAITED: u64 = 1 << 63;
+
 #[derive(Default)]
 pub(crate) struct Admission {
     quota: Quota,
-    /// Places given away; counted only if there is a maximum.
+    /// How many places are taken, and [`AWAITED`]; counted only if there is a maximum. It is one word, so that a place that
+    /// is given back while a listener finds none is either found by the listener or finds the listener waiting.
     places: AtomicU64,
-    /// A listener has found no place, and has not been sent word since.
-    awaited: AtomicBool,
     paused: AtomicBool,
     /// Connections of each address that has any; kept only if there is a limit.
     addresses: Mutex<HashMap<Origin, u64>>,
@@ -110,23 +112,21 @@ impl Admission {
         let Some(maximum) = maximum else {
             return Some(Place { admission: self, counted: false });
         };
-        while !self.take_place(maximum) {
-            // Either this listener sees the place that is given up meanwhile, or whoever gives it up sees that it is awaited.
-            self.awaited.store(true, SeqCst);
-            if self.places.load(SeqCst) >= maximum {
-                return None;
-            }
-        }
-        Some(Place { admission: self, counted: true })
+        let (Ok(before) | Err(before)) = self.places.fetch_update(SeqCst, SeqCst, |places| {
+            Some(if taken(places) < maximum { places + 1 } else { places | AWAITED })
+        });
+        (taken(before) < maximum).then(|| Place { admission: self, counted: true })
     }
 
     fn take_place(&self, maximum: u64) -> bool {
-        self.places.fetch_update(SeqCst, SeqCst, |places| (places < maximum).then_some(places + 1)).is_ok()
+        let one_more = |places| (taken(places) < maximum).then_some(places + 1);
+        self.places.fetch_update(SeqCst, SeqCst, one_more).is_ok()
     }
 
     fn give_place_back(&self) {
-        self.places.fetch_sub(1, SeqCst);
-        if self.awaited.swap(false, SeqCst) {
+        let one_less = |places| Some(taken(places) - 1);
+        let (Ok(before) | Err(before)) = self.places.fetch_update(SeqCst, SeqCst, one_less);
+        if before & AWAITED != 0 {
             self.send_word();
         }
     }
@@ -228,6 +228,10 @@ impl Admission {
     pub(super) fn take_listeners(&self) -> Vec<Listening> {
         std::mem::take(&mut *self.listeners.lock())
     }
+}
+
+fn taken(places: u64) -> u64 {
+    places & !AWAITED
 }
 
 impl Drop for Place<'_> {

@@ -1,7 +1,5 @@
 use super::*;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::AtomicUsize;
-use std::thread;
 
 fn quota(connections: u64) -> Quota {
     Quota { connections: Some(connections), ..Quota::default() }
@@ -39,52 +37,20 @@ fn an_address_is_forgotten_when_its_last_connection_has_gone() {
     assert!(admission.addresses.lock().is_empty());
 }
 
-/// Two threads that go through each round together.
-struct Rounds(AtomicUsize);
-
-impl Rounds {
-    fn meet(&self, number: usize) {
-        self.0.fetch_add(1, SeqCst);
-        let mut spins = 0;
-        while self.0.load(SeqCst) < 2 * number {
-            spins += 1;
-            if spins > 1000 {
-                thread::yield_now();
-            }
-        }
-    }
-}
-
-/// At the moment in which the last place is asked for in vain, it is given up. Either it is had, or word is sent.
 #[test]
-fn who_finds_no_place_is_sent_word_however_close_the_two_are() {
-    const ROUNDS: usize = 60_000;
-    let admission = Admission::new(quota(1));
-    let rounds = Rounds(AtomicUsize::new(0));
-    // Told in the end, since the other thread is not to be left alone.
-    let mut forgotten = 0;
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            for round in 0..ROUNDS {
-                let place = admission.place();
-                rounds.meet(3 * round + 1);
-                // A different distance each time.
-                for step in 0..round % 100 {
-                    std::hint::black_box(step);
-                }
-                drop(place);
-                rounds.meet(3 * round + 2);
-                rounds.meet(3 * round + 3);
-            }
-        });
-        for round in 0..ROUNDS {
-            rounds.meet(3 * round + 1);
-            let place = admission.place();
-            rounds.meet(3 * round + 2);
-            forgotten += usize::from(place.is_none() && admission.awaited.load(SeqCst));
-            drop(place);
-            rounds.meet(3 * round + 3);
-        }
-    });
-    assert_eq!(forgotten, 0, "of {ROUNDS}");
+fn giving_a_place_back_ends_the_wait_for_one() {
+    let admission = Admission::new(quota(2));
+    let is_awaited = || admission.places.load(SeqCst) & AWAITED != 0;
+    let (first, second) = (admission.place().expect("the first"), admission.place().expect("the second"));
+    assert!(!is_awaited());
+    for _ in 0..2 {
+        assert!(admission.place().is_none());
+        assert!(is_awaited());
+    }
+    drop(first);
+    assert!(!is_awaited());
+    let again = admission.place().expect("the first again");
+    assert!(!is_awaited() && admission.place().is_none());
+    drop((second, again));
+    assert_eq!(admission.places.load(SeqCst), 0);
 }
