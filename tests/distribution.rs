@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use reveille::{Distribution, ServerHandle, TcpServer};
 use socket2::{Domain, Socket, Type};
+use support::client::{Refusing, loopback};
 use support::net::{self, Host};
 use support::{LIMIT, with_watchdog};
 
@@ -35,10 +36,14 @@ impl Places {
 }
 
 fn host(distribution: Distribution) -> (Host, ServerHandle, Places) {
+    host_at(loopback(), distribution)
+}
+
+fn host_at(address: SocketAddr, distribution: Distribution) -> (Host, ServerHandle, Places) {
     let places = Places::default();
     let noted = places.clone();
     let host = Host::new(move |event_loop| {
-        TcpServer::bind(event_loop, "127.0.0.1:0")?
+        TcpServer::bind(event_loop, address)?
             .threads(LOOPS.try_into().unwrap())?
             .distribute(distribution)
             .on_message(move |conn, input| {
@@ -121,7 +126,8 @@ fn connections_of_one_address_are_on_one_loop_and_addresses_are_spread() {
 #[test]
 fn with_a_listener_each_all_loops_have_connections_and_all_are_served() {
     with_watchdog(LIMIT, || {
-        let (host, handle, places) = host(Distribution::ListenerPerLoop);
+        let place = Refusing::new();
+        let (host, handle, places) = host_at(place.address(), Distribution::ListenerPerLoop);
         let all = clients(&host, 300);
         let counts = places.count(&all);
         assert_eq!((counts.len(), counts.iter().sum::<usize>()), (LOOPS, 300), "{counts:?}");
@@ -139,8 +145,7 @@ fn with_a_listener_each_all_loops_have_connections_and_all_are_served() {
         }
         assert_eq!(reported.recv_timeout(net::LIMIT).expect("a report").drained, 300);
         for _ in 0..20 {
-            let refused = TcpStream::connect(host.address()).expect_err("nobody listens");
-            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+            place.assert_refuses();
         }
     });
 }
@@ -152,8 +157,10 @@ fn a_stop_is_not_over_before_every_listener_is_closed() {
         let (release, released) = mpsc::channel::<()>();
         let (held, holds) = mpsc::channel();
         let released = Arc::new(Mutex::new(released));
+        let place = Refusing::new();
+        let address = place.address();
         let host = Host::new(move |event_loop| {
-            TcpServer::bind(event_loop, "127.0.0.1:0")?
+            TcpServer::bind(event_loop, address)?
                 .threads(LOOPS.try_into().unwrap())?
                 .distribute(Distribution::ListenerPerLoop)
                 .on_message(move |conn, _| {
@@ -183,16 +190,16 @@ fn a_stop_is_not_over_before_every_listener_is_closed() {
         assert_eq!(reported.try_recv(), Err(mpsc::TryRecvError::Empty), "one listens still");
         drop(release);
         reported.recv_timeout(net::LIMIT).expect("a report");
-        let refused = TcpStream::connect(host.address()).expect_err("nobody listens");
-        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        place.assert_refuses();
     });
 }
 
 #[test]
 fn a_server_with_a_listener_each_gives_its_port_back_when_it_is_dropped() {
     with_watchdog(LIMIT, || {
-        let (host, _, _) = host(Distribution::ListenerPerLoop);
-        let address = host.address();
+        let place = Refusing::new();
+        let address = place.address();
+        let (host, _, _) = host_at(address, Distribution::ListenerPerLoop);
         // The port is shared by the listeners, and with nobody who does not ask for it.
         let taken = std::net::TcpListener::bind(address).expect_err("it is in use");
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);

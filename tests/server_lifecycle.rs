@@ -8,11 +8,12 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use reveille::{ConnectionHandle, EventLoop, SendError, TcpServer};
-use support::net::{self, End, Journal, Told, loops, scripted, scripted_over};
+use support::client::Refusing;
+use support::net::{self, End, Host, Journal, Told, loops, scripted_over};
 use support::{LIMIT, with_loop, with_watchdog};
 
 // --- Addresses ------------------------------------------------------------------------------------
@@ -59,7 +60,7 @@ fn of_several_addresses_the_first_that_is_free_is_taken() {
         assert_ne!(server.local_addr(), taken);
         drop(listener);
         let nowhere: &[SocketAddr] = &[];
-        let error = TcpServer::bind(event_loop, nowhere).unwrap().on_message(|_, _| ()).unwrap_err();
+        let error = TcpServer::bind(event_loop, nowhere).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         let error = TcpServer::bind(event_loop, "127.0.0.1").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
@@ -69,19 +70,24 @@ fn of_several_addresses_the_first_that_is_free_is_taken() {
 #[test]
 fn a_port_is_free_again_when_its_server_is_dropped() {
     with_watchdog(LIMIT, || {
-        let (host, journal) = scripted(|script| script.on_open(|conn| conn.shutdown()));
-        let address = host.address();
+        let place = Arc::new(Refusing::new());
+        let address = place.address();
+        let journal = Journal::new();
+        let written = journal.clone();
+        let host = Host::new(move |event_loop| {
+            TcpServer::bind(event_loop, address)?
+                .serve(move |_| written.script().on_open(|conn| conn.shutdown()))
+        });
         for number in 0..3 {
             // This end has finished first, so the address lingers in TIME-WAIT.
             let mut client = net::connect(address);
             assert_eq!(net::read_to_end(&mut client), b"");
             drop(client);
             journal.end_of(number);
-            let written = journal.clone();
+            let (written, place) = (journal.clone(), Arc::clone(&place));
             host.ask(move |event_loop, server| {
                 *server = None;
-                let refused = TcpStream::connect(address).expect_err("nobody listens");
-                assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+                place.assert_refuses();
                 let next = TcpServer::bind(event_loop, address)
                     .unwrap()
                     .serve(move |_| written.script().on_open(|conn| conn.shutdown()));

@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use reveille::{Buffer, ConnectionHandler, EventLoop, Sent, StopReport, TcpConnection, TcpServer};
 use socket2::SockRef;
+use support::client::Refusing;
 use support::clock::HOUR;
 use support::net::{self, End, Host, Journal, Script, Told, loops, scripted, scripted_over, scripted_with};
 use support::{LIMIT, OnDrop, with_watchdog};
@@ -44,10 +45,13 @@ fn owing(bytes: &Arc<[u8]>, script: Script) -> Script {
 fn a_stop_without_connections_is_over_at_once() {
     with_watchdog(LIMIT, || {
         for threads in [1, 3] {
-            let (host, _) = scripted_over(threads, |script| script);
+            let place = Refusing::new();
+            let address = place.address();
+            let host = Host::new(move |event_loop| {
+                TcpServer::bind(event_loop, address)?.threads(loops(threads))?.on_message(|_, _| ())
+            });
             assert_eq!(only_report(&stop(&host, HOUR)), (0, 0));
-            let refused = TcpStream::connect(host.address()).expect_err("nobody listens");
-            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+            place.assert_refuses();
         }
     });
 }

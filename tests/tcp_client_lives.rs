@@ -190,8 +190,9 @@ fn a_client_that_reconnects_has_session_after_session_each_with_its_handler() {
 fn a_client_that_cannot_reconnect_gives_up_when_its_retries_are_used_up() {
     with_loop(|event_loop| {
         for (retry, rounds) in [(None, 1), (Some(backoff().max_retries(2)), 3)] {
-            let server = echo_server(event_loop, loopback());
-            let address = server.local_addr();
+            let place = Refusing::new();
+            let address = place.address();
+            let server = echo_server(event_loop, address);
             let reports = Reports::new();
             let mut builder = TcpClient::connect(event_loop, address).reconnect(true).reporting(&reports);
             if let Some(backoff) = retry {

@@ -1,7 +1,7 @@
 //! For the tests of clients: what they report, and peers that refuse or keep silent.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -73,6 +73,7 @@ fn any_port() -> Socket {
     // Another address than that of the other tests' servers, so that none of these is given its port meanwhile.
     let address: SocketAddr = "127.0.0.76:0".parse().unwrap();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
     socket.bind(&address.into()).unwrap();
     socket
 }
@@ -81,7 +82,9 @@ fn address_of(socket: &Socket) -> SocketAddr {
     socket.local_addr().unwrap().as_socket().unwrap()
 }
 
-/// An address that is taken, and where nobody listens.
+/// An address that belongs to the test while this lives, and refuses connections unless a server of the test listens there.
+/// The socket is bound and never listens. The kernel gives its port to no other socket that takes any port, and since it
+/// sets SO_REUSEADDR, one that names the port and sets it too can listen.
 pub(crate) struct Refusing(Socket);
 
 impl Refusing {
@@ -91,6 +94,12 @@ impl Refusing {
 
     pub(crate) fn address(&self) -> SocketAddr {
         address_of(&self.0)
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_refuses(&self) {
+        let refused = TcpStream::connect(self.address()).expect_err("a refusal");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     }
 }
 
