@@ -14,13 +14,11 @@ use std::time::Duration;
 
 use reveille::{Buffer, ConnectionHandler, EventLoop, Signal, Signals, TcpConnection, TcpServer};
 
-const USAGE: &str = "usage: echo [--listen ADDRESS:PORT] [--threads N]
+const USAGE: &str = "usage: echo [--listen ADDRESS:PORT] [--threads N] [--grace SECONDS]
 
   --listen   where to listen; 127.0.0.1:2007 if not given, port 0 for one that is free
-  --threads  how many loops serve connections; 1 if not given";
-
-/// How long connections may take to end after a signal.
-const GRACE: Duration = Duration::from_secs(3);
+  --threads  how many loops serve connections; 1 if not given
+  --grace    how long connections may take to end after a signal; 3 if not given";
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
@@ -63,11 +61,12 @@ fn run(arguments: &Arguments) -> io::Result<()> {
 
     let local = server.local_addr();
     let mut server = Some(server);
+    let grace = arguments.grace;
     let _signals =
         Signals::new(&event_loop, [Signal::INT, Signal::TERM], move |event_loop, _| match server.take() {
             // The second signal: whoever sent it does not want to wait.
             None => event_loop.quit(),
-            Some(server) => server.stop(GRACE, |event_loop, _| event_loop.quit()),
+            Some(server) => server.stop(grace, |event_loop, _| event_loop.quit()),
         })?;
     // Only now: whoever reads this may send a signal. If nobody does it serves all the same, so a write may fail.
     let _ = writeln!(io::stdout(), "listening on {local}\ntry: nc {} {}", local.ip(), local.port());
@@ -118,12 +117,17 @@ struct Totals {
 struct Arguments {
     listen: String,
     threads: NonZeroUsize,
+    grace: Duration,
 }
 
 impl Arguments {
     /// `None` if the user asks for help.
     fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
-        let mut arguments = Arguments { listen: "127.0.0.1:2007".to_owned(), threads: NonZeroUsize::MIN };
+        let mut arguments = Arguments {
+            listen: "127.0.0.1:2007".to_owned(),
+            threads: NonZeroUsize::MIN,
+            grace: Duration::from_secs(3),
+        };
         while let Some(name) = given.next() {
             let mut value = || given.next().ok_or_else(|| format!("{name} wants a value"));
             match name.as_str() {
@@ -134,6 +138,13 @@ impl Arguments {
                     arguments.threads = threads
                         .parse()
                         .map_err(|_| format!("`{threads}` is not a number of threads from 1"))?;
+                }
+                "--grace" => {
+                    let grace = value()?;
+                    let seconds = grace.parse();
+                    arguments.grace = seconds
+                        .map(Duration::from_secs)
+                        .map_err(|_| format!("`{grace}` is not a number of seconds"))?;
                 }
                 _ => return Err(format!("there is no argument `{name}`")),
             }

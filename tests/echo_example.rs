@@ -19,22 +19,26 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("text")
 }
 
-/// Starts the example, and reads what it says at first.
+/// Starts the example, and reads what it prints first. After a signal it waits longer than a test may take, so that only its
+/// peers and a second signal end it.
 fn start(arguments: &[&str]) -> Server {
-    let mut echo = Server::start(Command::new(example::program("echo")).args(arguments));
+    let mut command = Command::new(example::program("echo"));
+    let mut echo = Server::start(command.args(arguments).args(["--grace", "3600"]));
     assert_eq!(echo.line(), format!("try: nc {} {}", echo.address.ip(), echo.address.port()));
     echo
 }
 
 #[test]
 fn arguments_that_are_none_are_answered_with_the_usage() {
-    let wrong: [&[&str]; 6] = [
+    let wrong: [&[&str]; 8] = [
         &["--nonsense"],
         &["2007"],
         &["--listen"],
         &["--threads"],
         &["--threads", "0"],
         &["--threads", "many"],
+        &["--grace"],
+        &["--grace", "-1"],
     ];
     for arguments in wrong {
         let output = outcome_of(arguments);
@@ -128,7 +132,22 @@ fn a_signal_is_heeded_as_soon_as_it_has_said_where_it_listens() {
     });
 }
 
-/// The one that gets a second signal ends before one that got its only signal earlier.
+#[test]
+fn peers_that_stay_are_cut_off_when_the_grace_is_over() {
+    with_watchdog(LIMIT, || {
+        let mut command = Command::new(example::program("echo"));
+        let mut echo = Server::start(command.args(["--listen", "127.0.0.1:0", "--grace", "0"]));
+        echo.line();
+        let mut client = net::connect(echo.address);
+        net::assert_echoes(&mut client);
+        echo.signal(Signal::TERM);
+        let (status, totals) = echo.end();
+        assert_eq!(status.code(), Some(0));
+        assert_eq!(totals, "1 connections, 1 messages, 14 bytes");
+    });
+}
+
+/// The one that gets a second signal ends, and one that got its only signal earlier goes on.
 #[test]
 fn a_second_signal_does_not_wait_for_peers_that_stay() {
     with_watchdog(LIMIT, || {
@@ -136,13 +155,13 @@ fn a_second_signal_does_not_wait_for_peers_that_stay() {
         let mut clients = [net::connect(patient.address), net::connect(hurried.address)];
         clients.iter_mut().for_each(net::assert_echoes);
         patient.signal(Signal::TERM);
-        // It has taken the signal, and waits for its client; its time is up before the other's.
+        // It has taken the signal, and waits for its client.
         assert_eq!(net::read_to_end(&mut clients[0]), b"");
         hurried.signal(Signal::TERM);
         assert_eq!(net::read_to_end(&mut clients[1]), b"");
         hurried.signal(Signal::INT);
         let (status, totals) = hurried.end();
-        assert!(patient.is_running(), "the second signal was no faster");
+        assert!(patient.is_running(), "one signal does not end it");
         assert_eq!(status.code(), Some(0));
         assert_eq!(totals, "1 connections, 1 messages, 14 bytes");
         drop(clients);
