@@ -321,16 +321,24 @@ fn timers_of_a_handle_that_race_with_the_end_of_the_loop_are_given_back_or_dropp
             let (gone, start) = (AtomicBool::new(false), Barrier::new(2));
             thread::scope(|scope| {
                 let producer = scope.spawn(|| {
-                    let (mut made, mut given_back) = (0, 0);
-                    start.wait();
-                    while !gone.load(SeqCst) || given_back == 0 {
+                    let calls = Count::default();
+                    let is_given_back = || {
+                        calls.add();
                         let token = drops.drop_token();
-                        match handle.run_after(Duration::MAX, move |_| token.keep()) {
-                            Ok(_) => made += 1,
-                            Err(_) => given_back += 1,
+                        handle.run_after(Duration::MAX, move |_| token.keep()).is_err()
+                    };
+                    start.wait();
+                    // Not more, because the thread of the loop may have to wait for the core that this one is on.
+                    while calls.get() < 500 && !is_given_back() {
+                        if calls.get() % 20 == 0 {
+                            thread::yield_now();
                         }
                     }
-                    made + given_back
+                    while !gone.load(SeqCst) {
+                        thread::yield_now();
+                    }
+                    assert!(is_given_back());
+                    calls.get()
                 });
                 start.wait();
                 for _ in 0..round % 5 {
