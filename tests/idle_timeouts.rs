@@ -3,7 +3,7 @@
 mod support;
 
 use std::cell::{Cell, RefCell};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use reveille::{
     VirtualClock,
 };
 use support::clock::{MINUTE, SECOND};
-use support::net::{self, connect, read_to_end, turn_until};
+use support::net::{self, connect, read_to_end, turn_until, with_little_room};
 use support::{LIMIT, panic_of, with_watchdog};
 
 /// What happened to the connections of a test: to which, what, and in which second.
@@ -203,6 +203,43 @@ fn what_is_sent_pushes_the_deadline_back_too() {
         assert_eq!(stage.diary.take(), [("open", 0)]);
         stage.pass(SECOND);
         assert_eq!(stage.diary.take(), [("idle", 260), ("closed", 260)]);
+    });
+}
+
+#[test]
+fn what_leaves_the_output_queue_pushes_the_deadline_back() {
+    on_stage(|stage| {
+        let diary = stage.diary.clone();
+        let handle = Rc::new(RefCell::new(None));
+        let keeps = Rc::clone(&handle);
+        let bind = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap();
+        let server = with_little_room(bind)
+            .idle_timeout(MINUTE)
+            .serve(move |conn| {
+                *keeps.borrow_mut() = Some(conn.handle());
+                Keeper { diary: diary.clone(), on_idle: close }
+            })
+            .unwrap();
+        let mut client = net::connect_with_little_room(server.local_addr());
+        client.set_nonblocking(true).unwrap();
+        turn_until(stage.event_loop, || server.open_connections() == 1);
+        let handle = handle.take().unwrap();
+        handle.send(vec![0; 1 << 20]).unwrap();
+        let mut read_until_unsent = |most: usize| {
+            turn_until(stage.event_loop, || {
+                let _ = client.read(&mut [0; 4096]);
+                handle.unsent() <= most
+            });
+        };
+        for _ in 0..3 {
+            stage.pass(40 * SECOND);
+            let before = handle.unsent();
+            assert!(before > 0, "all is in the kernel");
+            read_until_unsent(before - 1);
+        }
+        read_until_unsent(0);
+        stage.pass(10 * MINUTE);
+        assert_eq!(stage.diary.take(), [("open", 0), ("idle", 180), ("closed", 180)]);
     });
 }
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use reveille::{Channel, EventLoop, Interest, Repeat, VirtualClock, WhenLate};
 use support::clock::{HOUR, MINUTE, SECOND};
-use support::{Count, LIMIT, Recorder, turn, until_asleep, with_clock, with_watchdog};
+use support::{Count, LIMIT, Recorder, on_another_thread, turn, until_asleep, with_clock, with_watchdog};
 
 /// When something was called, as seconds since `start` by the loop's clock.
 fn note(times: &Recorder<u64>, start: Instant) -> impl FnMut(&EventLoop) + Clone + use<> {
@@ -97,33 +97,57 @@ fn a_request_to_quit_ends_the_run_and_the_clock_shows_when() {
     });
 }
 
-/// One step is as a loop that was held up for so long.
+/// The times in milliseconds at which a repeating timer made by `make` calls, if the clock jumps by 3.5 seconds once, as if the
+/// loop had been held up for so long, and then five times by 0.5 seconds.
+fn calls_of(
+    when_late: WhenLate,
+    make: impl FnOnce(&EventLoop, Repeat, Box<dyn FnMut(&EventLoop) + Send>) + Send + 'static,
+) -> Vec<u64> {
+    with_clock(move |event_loop, clock| {
+        let start = clock.now();
+        let (call, calls) = mpsc::channel();
+        let note = move |event_loop: &EventLoop| {
+            call.send((event_loop.now() - start).as_millis() as u64).unwrap();
+        };
+        make(event_loop, Repeat::every(SECOND).when_late(when_late), Box::new(note));
+        // In this turn the loop sees a timer that was made through its handle.
+        turn(event_loop);
+        clock.advance(SECOND * 7 / 2);
+        for _ in 0..5 {
+            turn(event_loop);
+        }
+        for _ in 0..5 {
+            clock.advance(SECOND / 2);
+            turn(event_loop);
+        }
+        calls.try_iter().collect()
+    })
+}
+
 #[test]
-fn a_repeating_timer_that_is_late_does_what_it_was_told() {
-    /// The times at which the calls were made, if the clock jumps by 3.5 seconds once and by 0.5 for ever after.
-    fn calls(when_late: WhenLate) -> Vec<u64> {
-        with_clock(move |event_loop, clock| {
-            let calls = Rc::new(RefCell::new(Vec::new()));
-            let noted = Rc::clone(&calls);
-            let start = clock.now();
-            event_loop.run_every(Repeat::every(SECOND).when_late(when_late), move |event_loop| {
-                noted.borrow_mut().push((event_loop.now() - start).as_millis() as u64);
-            });
-            clock.advance(SECOND * 7 / 2);
-            for _ in 0..5 {
-                turn(event_loop);
-            }
-            for _ in 0..5 {
-                clock.advance(SECOND / 2);
-                turn(event_loop);
-            }
-            calls.take()
+fn a_late_repeating_timer_follows_its_policy() {
+    let calls = |when_late| {
+        calls_of(when_late, |event_loop, repeat, note| {
+            event_loop.run_every(repeat, note);
         })
-    }
+    };
     assert_eq!(calls(WhenLate::Skip), [3500, 4000, 5000, 6000]);
     assert_eq!(calls(WhenLate::CatchUp), [3500, 3500, 3500, 4000, 5000, 6000]);
     assert_eq!(calls(WhenLate::Delay), [3500, 4500, 5500]);
     assert_eq!(WhenLate::default(), WhenLate::Skip);
+}
+
+#[test]
+fn a_late_repeating_timer_of_a_handle_follows_its_policy() {
+    let calls = |when_late| {
+        calls_of(when_late, |event_loop, repeat, note| {
+            let handle = event_loop.handle();
+            on_another_thread(|| handle.run_every(repeat, note).unwrap());
+        })
+    };
+    assert_eq!(calls(WhenLate::Skip), [3500, 4000, 5000, 6000]);
+    assert_eq!(calls(WhenLate::CatchUp), [3500, 3500, 3500, 4000, 5000, 6000]);
+    assert_eq!(calls(WhenLate::Delay), [3500, 4500, 5500]);
 }
 
 #[test]

@@ -1,3 +1,6 @@
+use std::io::{ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use super::{PIECE, Queue};
@@ -31,4 +34,51 @@ fn shared_bytes_count_in_part_with_each_holder() {
         queue.consume(PIECE);
         assert_eq!(queue.memory(), 0);
     }
+}
+
+/// Bytes of which no two ranges of the same length are equal, as far as a test is concerned.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u32 / 4 + 1).flat_map(u32::to_be_bytes).take(len).collect()
+}
+
+/// All that the queue sends, as the other end of a socket reads it.
+fn sent_by(mut queue: Queue) -> Vec<u8> {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let mut received = Vec::new();
+    while !queue.is_empty() {
+        queue.write_to(ours.as_fd()).unwrap();
+        // It reads all that is there before there is no more for now.
+        assert_eq!(theirs.read_to_end(&mut received).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+    assert_eq!((queue.len(), queue.in_memory()), (0, 0));
+    received
+}
+
+/// Lengths and how much of each was sent before: tails that are kept as they are, and tails that are copied.
+const TAILS: [(usize, usize); 5] =
+    [(PIECE, 1), (2 * PIECE, PIECE), (PIECE, PIECE - PIECE / 16), (PIECE, PIECE - 100), (100, 99)];
+
+fn assert_sends_tails(push: impl Fn(&mut Queue, Vec<u8>, usize)) {
+    for (len, sent) in TAILS {
+        let bytes = pattern(len);
+        let mut queue = Queue::default();
+        queue.push(b"before");
+        push(&mut queue, bytes.clone(), sent);
+        assert_eq!(queue.len(), 6 + len - sent, "{sent} of {len}");
+        queue.push(b"behind");
+        let expected = [b"before", &bytes[sent..], b"behind"].concat();
+        assert!(sent_by(queue) == expected, "{sent} of {len}");
+    }
+}
+
+#[test]
+fn of_owned_bytes_only_the_unsent_tail_is_queued() {
+    assert_sends_tails(Queue::push_owned);
+}
+
+#[test]
+fn of_shared_bytes_only_the_unsent_tail_is_queued() {
+    assert_sends_tails(|queue, bytes, sent| queue.push_shared(Arc::from(bytes), sent));
 }
