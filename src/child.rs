@@ -23,6 +23,7 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
 use crate::channel_table::ChannelId;
 use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source};
+use crate::process_mark::ProcessMark;
 use crate::readiness::{Interest, Readiness};
 use crate::signal::Signal;
 
@@ -90,6 +91,8 @@ pub struct Child {
     process: Weak<Process>,
     id: u32,
     kill_on_drop: bool,
+    /// Only this one may kill it when it drops this value.
+    parent: ProcessMark,
     stdin: Option<File>,
     stdout: Option<File>,
     stderr: Option<File>,
@@ -115,6 +118,7 @@ impl Child {
         callback: impl FnOnce(&EventLoop, io::Result<ExitStatus>) + 'static,
     ) -> io::Result<Child> {
         let callback: Callback = Contained::new(Box::new(callback));
+        event_loop.check_process()?;
         let mut started = Unwatched(Some(fork::with_default_actions(|| command.spawn())?));
         let child = started.0.as_mut().expect("it has just been put there");
         let id = child.id();
@@ -123,6 +127,7 @@ impl Child {
             process: Weak::new(),
             id,
             kill_on_drop: false,
+            parent: ProcessMark::current(),
             stdin: child.stdin.take().map(|pipe| nonblocking(pipe.into())).transpose()?,
             stdout: child.stdout.take().map(|pipe| nonblocking(pipe.into())).transpose()?,
             stderr: child.stderr.take().map(|pipe| nonblocking(pipe.into())).transpose()?,
@@ -201,7 +206,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.kill_on_drop && self.is_running() {
+        if self.kill_on_drop && self.parent.is_current() && self.is_running() {
             if let Err(error) = self.kill(Signal::KILL) {
                 logger::recurring("killing a process", |left_out| {
                     log::warn!("cannot kill process {}: {error}{left_out}", self.id);

@@ -112,6 +112,10 @@ use timers::TimerTask;
 /// Dropping the loop closes what it watches (each connection's handler gets its `on_close`), and drops the timers and the tasks
 /// that have not run ([`Counters::tasks_dropped`]). Posts from then on are refused.
 ///
+/// # Fork
+/// A loop belongs to the process that has made it. In a forked child it can be dropped and nothing else; the child may make its
+/// own. See the [crate's documentation](crate#fork).
+///
 /// ```compile_fail
 /// fn must_be_send<T: Send>(_: T) {}
 /// must_be_send(reveille::EventLoop::new().unwrap());
@@ -197,7 +201,8 @@ impl EventLoop {
 
     /// Whether a request to quit stands.
     pub fn is_quitting(&self) -> bool {
-        self.inner.quitting.get() || self.inner.shared.tasks.is_quitting()
+        let Inner { quitting, shared, .. } = &*self.inner;
+        quitting.get() || (!shared.is_inherited() && shared.tasks.is_quitting())
     }
 
     /// The time: in a callback that of this turn, else the present.
@@ -241,15 +246,19 @@ impl EventLoop {
 
         // 3. Channels, the one that wakes the loop among them.
         self.run_channels();
+        self.check_process()?;
 
         // 4. Timers.
         self.run_timers();
+        self.check_process()?;
 
         // 5. One batch of tasks.
         self.run_tasks();
+        self.check_process()?;
 
         // 6. Deferred closes.
         self.run_closes();
+        self.check_process()?;
 
         inner.iteration.set(inner.iteration.get() + 1);
         Ok(inner.quitting.get())
@@ -279,7 +288,11 @@ impl EventLoop {
         for id in batch.drain(..) {
             let started = inner.channels.borrow_mut().start(id);
             let Some((source, ready)) = started else { continue };
-            if self.catch("a channel's callback", || source.on_ready(self, ready)).is_none() {
+            let returned = self.catch("a channel's callback", || source.on_ready(self, ready));
+            if self.is_inherited() {
+                return;
+            }
+            if returned.is_none() {
                 self.end_after_panic(&source);
             }
             inner.channels.borrow_mut().finish(id);
@@ -300,6 +313,9 @@ impl EventLoop {
         let mut batch = inner.closing.take();
         for id in batch.drain(..) {
             self.close_now(id);
+            if self.is_inherited() {
+                return;
+            }
         }
         let mut closing = inner.closing.borrow_mut();
         if closing.is_empty() {
@@ -314,6 +330,19 @@ impl EventLoop {
                 drop(source);
             });
         }
+    }
+
+    /// Whether this is a forked child of the process that has made the loop. A callback may have forked: the child must not go on
+    /// with the turn, which is its parent's.
+    #[inline]
+    fn is_inherited(&self) -> bool {
+        self.inner.shared.is_inherited()
+    }
+
+    /// # Errors
+    /// [`Unsupported`](io::ErrorKind::Unsupported) in a forked child of the process that has made the loop.
+    pub(crate) fn check_process(&self) -> io::Result<()> {
+        self.inner.shared.process().check()
     }
 
     /// A call into the source's callback has panicked: the source ends.

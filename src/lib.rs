@@ -21,6 +21,23 @@
 //! [`ConnectionHandle`], [`ServerHandle`], [`UdpHandle`]. The compiler keeps them apart, so there is no call to check which thread one
 //! is on.
 //!
+//! # Fork
+//! A process that is forked has copies of all objects, and shares their descriptors with its parent. There it may drop them: a
+//! destructor frees memory and closes the child's descriptors, and does nothing to the parent's connections, registrations, paths,
+//! files under way, processes and threads. Objects on a loop keep their descriptors until that loop is dropped, or an exec. No
+//! `on_close` and no other callback is called.
+//!
+//! Apart from that the child leaves inherited objects alone. To run an inherited loop, or to make anything on it, is an error
+//! ([`Unsupported`](std::io::ErrorKind::Unsupported)); what is posted through a handle is refused, and does not wake the parent. A
+//! callback that forks and returns in the child has that child's [`run`](EventLoop::run) return this error at once. What goes to a
+//! descriptor directly (`TcpConnection::send` in a callback that has forked, [`EventFd::write`], an end of a [`SharedRing`]) reaches
+//! the other side as if the parent had done it.
+//!
+//! The child may make a loop of its own, also while the inherited one is there. So a program that becomes a daemon makes its loop
+//! after it has forked. Signal handlers are inherited as well: a signal of [`Signals`] that comes to the child is lost, until the
+//! child sets an action of its own or executes a program. [`Child`] and [`Command`](std::process::Command) start programs from any
+//! thread at any time.
+//!
 //! # Where to look
 //! - [`EventLoop`]: what a turn does, what a panic does, what becomes of tasks.
 //! - [`TcpServer`] and [`ConnectionHandler`]: servers, with state and without, on one loop or several.
@@ -78,6 +95,7 @@ mod containment;
 mod eventfd;
 mod memory_limit;
 mod poller;
+mod process_mark;
 mod readiness;
 mod shared_ring;
 mod signal;

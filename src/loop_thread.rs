@@ -1,6 +1,7 @@
 //! A thread that runs a loop.
 
 use std::io;
+use std::mem;
 use std::ptr;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -63,7 +64,8 @@ impl LoopThread {
     /// Asks the loop to quit, and waits for the thread to end.
     ///
     /// # Errors
-    /// What [`EventLoop::run`] returned.
+    /// What [`EventLoop::run`] returned. [`Unsupported`](io::ErrorKind::Unsupported) in a forked child of the process that has spawned
+    /// the thread.
     ///
     /// # Panics
     /// If the thread panicked, with its panic.
@@ -77,6 +79,11 @@ impl LoopThread {
 
     fn stop(&mut self) -> Option<thread::Result<io::Result<()>>> {
         let thread = self.thread.take()?;
+        if let Err(error) = self.handle.check_process() {
+            // The thread is the parent's; here there is none to wait for, nor one to be given up.
+            mem::forget(thread);
+            return Some(Ok(Err(error)));
+        }
         self.handle.quit();
         // A thread cannot wait for itself; its loop will end when the callback that dropped us has returned.
         if self.own == ThreadMark::current() { None } else { Some(thread.join()) }
@@ -89,6 +96,7 @@ impl Drop for LoopThread {
     fn drop(&mut self) {
         match self.stop() {
             None | Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(_))) if self.handle.is_inherited() => {}
             Some(Ok(Err(error))) => {
                 logger::call(|| log::error!("a loop's thread ended with an error: {error}"));
             }

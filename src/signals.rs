@@ -15,6 +15,7 @@ mod disposition;
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use self::disposition::Claim;
 use crate::channel_table::ChannelId;
 use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source};
+use crate::process_mark::ProcessMark;
 use crate::readiness::{Interest, Readiness};
 use crate::registration::Registration;
 use crate::signal::{Signal, action};
@@ -194,6 +196,8 @@ struct Listening {
     /// In the order in which the handler takes them: the flag first, then the byte that has the loop look at it.
     actions: Vec<SigId>,
     claim: Option<Claim>,
+    /// A forked child has copies of the actions, and must not wait for the locks that guard them.
+    process: ProcessMark,
 }
 
 impl Listening {
@@ -205,6 +209,7 @@ impl Listening {
             has_come: Arc::default(),
             actions: Vec::with_capacity(2),
             claim: Some(Claim::new(signal)?),
+            process: ProcessMark::current(),
         };
         listening.actions.push(flag::register(signal.as_raw(), Arc::clone(&listening.has_come))?);
         listening.actions.push(low_level::pipe::register(signal.as_raw(), waker)?);
@@ -215,6 +220,9 @@ impl Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            return mem::forget(self.claim.take());
+        }
         // First, so that a signal that comes meanwhile is told to nobody, but does what it does.
         self.claim = None;
         for action in self.actions.drain(..) {

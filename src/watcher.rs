@@ -142,7 +142,8 @@ impl Watcher {
 
     /// Ends a watch: no change is told for it any longer, not even one that has happened. Answers whether it was there.
     pub fn unwatch(&self, id: WatchId) -> bool {
-        self.watches.upgrade().is_some_and(|watches| watches.unwatch(id))
+        // The inotify instance of an inherited loop is the parent's as well.
+        self.is_open() && self.watches.upgrade().is_some_and(|watches| watches.unwatch(id))
     }
 
     /// Whether changes are still told: the callback has not panicked, and the loop is there.

@@ -113,7 +113,7 @@ impl Builder {
     /// # Errors
     /// As [`EventLoop::new`].
     pub fn build(self) -> io::Result<EventLoop> {
-        if EventLoop::of_this_thread().is_some() {
+        if EventLoop::of_this_thread().is_some_and(|current| !current.is_inherited()) {
             let message = "this thread has an event loop already; a loop is bound to its thread, and a thread to one loop";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }

@@ -17,7 +17,7 @@ use crate::containment::Contained;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The loop has gone, or went before it had run the task.
+    /// The loop has gone, or went before it had run the task, or belongs to the process that this one was forked from.
     LoopGone,
     /// The loop's mailbox is full.
     Full,

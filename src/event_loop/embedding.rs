@@ -31,7 +31,10 @@ impl EventLoop {
     /// Makes sure that a deadline is shown when it has come, if the loop is not in a turn.
     pub(super) fn show_deadline(&self, deadline: u64) {
         let Inner { running, shared, alarm, .. } = &*self.inner;
-        if running.get() || alarm.get().is_some_and(|alarm| alarm.goes_off_by(deadline)) {
+        if running.get()
+            || shared.is_inherited()
+            || alarm.get().is_some_and(|alarm| alarm.goes_off_by(deadline))
+        {
             return;
         }
         match alarm.get() {

@@ -106,6 +106,9 @@ impl LoopHandle {
     where
         F: FnOnce(&EventLoop) + Send + 'static,
     {
+        if self.is_inherited() {
+            return Err(self.refused(Refusal::Closed, task));
+        }
         let tasks = &self.shared.tasks;
         let pushed = match self.shared.mailbox {
             Mailbox::Block(_) => tasks.push_waiting(deadline, task, SendTask::new),
@@ -155,6 +158,9 @@ impl LoopHandle {
     }
 
     fn push_errand(&self, errand: impl FnOnce(&EventLoop) + Send + 'static) -> bool {
+        if self.is_inherited() {
+            return false;
+        }
         let pushed = self.shared.tasks.push_errand(SendTask::new(errand));
         pushed.map(|wake| self.shared.wake(wake)).is_ok()
     }
@@ -175,9 +181,23 @@ impl LoopHandle {
         self.shared.counters()
     }
 
+    /// Whether this is a forked child of the process that has made the loop. What the loop shares with other threads must not be
+    /// touched there: one of them may have been in the middle of a change, and holds the lock for ever.
+    #[inline]
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.shared.is_inherited()
+    }
+
+    /// # Errors
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if this is such a child.
+    pub(crate) fn check_process(&self) -> io::Result<()> {
+        self.shared.process().check()
+    }
+
     /// The loop itself, if this is its thread.
     pub(super) fn local_loop(&self) -> Option<EventLoop> {
-        EventLoop::of_this_thread().filter(|current| Arc::ptr_eq(&current.inner.shared, &self.shared))
+        EventLoop::of_this_thread()
+            .filter(|current| Arc::ptr_eq(&current.inner.shared, &self.shared) && !self.is_inherited())
     }
 }
 
@@ -209,7 +229,7 @@ pub struct PostError<F> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PostErrorReason {
-    /// The loop has gone, or is being dropped.
+    /// The loop has gone, or is being dropped, or belongs to the process that this one was forked from.
     LoopGone,
     /// As many tasks wait as the loop's [`Mailbox`](super::Mailbox) allows.
     Full,

@@ -155,6 +155,7 @@ struct Running<'a>(&'a EventLoop);
 
 impl<'a> Running<'a> {
     fn enter(event_loop: &'a EventLoop) -> io::Result<Running<'a>> {
+        event_loop.check_process()?;
         if event_loop.inner.running.replace(true) {
             let message = "the loop is running already: a loop cannot be run from its own callbacks";
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
@@ -168,6 +169,9 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.inner.running.set(false);
-        self.0.leave();
+        // What shows the work is the parent's as well.
+        if !self.0.is_inherited() {
+            self.0.leave();
+        }
     }
 }

@@ -11,6 +11,7 @@ use super::remote_timers::{RemoteKey, RemoteTimers};
 use crate::clock::Clock;
 use crate::containment::logger;
 use crate::eventfd::EventFd;
+use crate::process_mark::ProcessMark;
 use crate::sync::ParkingLot;
 use crate::task::SendTask;
 use crate::task_queue::{TaskQueue, Wake};
@@ -30,6 +31,9 @@ pub(super) struct Shared {
     pub(super) remote_timers: RemoteTimers,
     pub(super) clock: Clock,
     pub(super) tally: Tally,
+    /// The process that has made the loop. In a forked child the loop is a copy: the locks may be held by threads that are not there,
+    /// and the descriptors are the parent's as well.
+    process: ProcessMark,
 }
 
 impl Shared {
@@ -45,6 +49,7 @@ impl Shared {
             remote_timers: RemoteTimers::new(),
             clock,
             tally: Tally::default(),
+            process: ProcessMark::current(),
         })
     }
 
@@ -52,8 +57,20 @@ impl Shared {
         self.id
     }
 
+    /// The process that the loop belongs to.
+    #[inline]
+    pub(super) fn process(&self) -> ProcessMark {
+        self.process
+    }
+
+    /// Whether this is a forked child of the process that has made the loop.
+    #[inline]
+    pub(super) fn is_inherited(&self) -> bool {
+        !self.process.is_current()
+    }
+
     pub(super) fn wake(&self, wake: Wake) {
-        if wake == Wake::Needed {
+        if wake == Wake::Needed && !self.is_inherited() {
             self.tally.count_wake();
             // The counter is ours alone and cannot be full, so there is no need to ask for room, as a signal would.
             if let Err(error) = self.wakeup.write(1) {
@@ -69,7 +86,7 @@ impl Shared {
     pub(super) fn listener(self: &Arc<Shared>) -> Box<dyn Fn() -> bool + Send> {
         let shared = Arc::downgrade(self);
         Box::new(move || {
-            let Some(shared) = shared.upgrade() else { return false };
+            let Some(shared) = shared.upgrade().filter(|shared| !shared.is_inherited()) else { return false };
             // Word that is left, and not a bare wake: a loop that is about to sleep looks for the one and not for the other.
             match shared.tasks.push_errand(SendTask::new(|_: &EventLoop| {})) {
                 Ok(wake) => {
@@ -81,21 +98,26 @@ impl Shared {
         })
     }
 
+    /// Without effect on an inherited loop.
     pub(super) fn quit(&self) {
+        if self.is_inherited() {
+            return;
+        }
         self.wake(self.tasks.quit());
     }
 
     pub(super) fn counters(&self) -> Counters {
-        self.tally.read(self.tasks.accepted())
+        let accepted = if self.is_inherited() { 0 } else { self.tasks.accepted() };
+        self.tally.read(accepted)
     }
 
     pub(super) fn timer_id(&self, name: TimerName) -> TimerId {
         TimerId { owner: self.id, name }
     }
 
-    /// What the id names, unless that is a timer of another loop.
+    /// What the id names, unless that is a timer of another loop, or of an inherited one.
     pub(super) fn resolve(&self, id: TimerId) -> Option<TimerName> {
-        (id.owner == self.id).then_some(id.name)
+        (id.owner == self.id && !self.is_inherited()).then_some(id.name)
     }
 }
 

@@ -61,6 +61,7 @@ impl EventLoop {
         interest: Interest,
         make: impl FnOnce(ChannelId) -> Rc<S>,
     ) -> io::Result<Rc<S>> {
+        self.check_process()?;
         if self.inner.ending.get() {
             return Err(io::Error::other("the event loop is being dropped"));
         }
@@ -78,17 +79,20 @@ impl EventLoop {
 
     /// Begins to watch the descriptor of a source that was registered for nothing.
     pub(crate) fn watch(&self, id: ChannelId, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
+        self.check_process()?;
         if interest.is_none() { Ok(()) } else { self.inner.poller.register(fd, id.to_key(), interest) }
     }
 
     /// Watches the descriptor of a source for something else, or has what still stands reported afresh.
     pub(crate) fn rewatch(&self, id: ChannelId, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
+        self.check_process()?;
         self.inner.poller.reregister(fd, id.to_key(), interest)
     }
 
     /// Takes a descriptor out of the poller, whatever other descriptors stand for the same open file.
     pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.inner.poller.deregister(fd)
+        // A forked child has the descriptor, and the registration is its parent's.
+        if self.is_inherited() { Ok(()) } else { self.inner.poller.deregister(fd) }
     }
 
     pub(crate) fn set_wanted(&self, id: ChannelId, wanted: Readiness) {
@@ -211,9 +215,10 @@ impl Source for Wakeup {
 pub(crate) struct WeakLoop(Weak<Inner>);
 
 impl WeakLoop {
-    /// Calls `f` with the loop, if it is still there.
+    /// Calls `f` with the loop, if it is still there, and belongs to this process.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&EventLoop) -> R) -> Option<R> {
-        self.0.upgrade().map(|inner| f(&EventLoop { inner }))
+        let event_loop = EventLoop { inner: self.0.upgrade()? };
+        (!event_loop.is_inherited()).then(|| f(&event_loop))
     }
 }
 

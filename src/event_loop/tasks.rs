@@ -72,7 +72,12 @@ impl EventLoop {
     fn run_errands<T>(&self, errands: &mut Vec<T>, call: fn(T, &EventLoop)) {
         // Hardly ever there, and a drain of nothing costs as much as a task.
         if !errands.is_empty() {
-            errands.drain(..).for_each(|errand| _ = self.catch("an errand", || call(errand, self)));
+            for errand in errands.drain(..) {
+                self.catch("an errand", || call(errand, self));
+                if self.is_inherited() {
+                    return;
+                }
+            }
         }
     }
 
@@ -84,6 +89,9 @@ impl EventLoop {
             for task in tasks.drain(..) {
                 tally.count_run();
                 self.catch("a task", || call(task, self));
+                if self.is_inherited() {
+                    return;
+                }
             }
         }
     }

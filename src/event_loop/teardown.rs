@@ -1,7 +1,9 @@
 //! The end of a loop.
 
+use std::mem;
 use std::ptr;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use super::{CURRENT, EventLoop};
 use crate::containment::logger;
@@ -11,7 +13,11 @@ impl Drop for EventLoop {
         // A handle that finds the loop on its own thread holds it for the length of a call; the last holder ends it, so that
         // what is closed here can still be told with a loop at hand.
         if Rc::strong_count(&self.inner) == 1 {
-            self.end();
+            if self.is_inherited() {
+                self.abandon()
+            } else {
+                self.end()
+            }
             if CURRENT.with_borrow(|current| ptr::eq(current.as_ptr(), Rc::as_ptr(&self.inner))) {
                 EventLoop::set_of_this_thread(Weak::new());
             }
@@ -20,6 +26,24 @@ impl Drop for EventLoop {
 }
 
 impl EventLoop {
+    /// In a forked child: drops what the loop's thread owns. Nobody is called, as nothing has ended for the parent, whose
+    /// descriptors stay as they are. What other threads have a part in is left as it is, and never freed: they are not there any more, and
+    /// may have been in the middle of a change.
+    fn abandon(&self) {
+        let inner = &*self.inner;
+        inner.ending.set(true);
+        mem::forget(Arc::clone(&inner.shared));
+        let ids = inner.channels.borrow().ids();
+        for id in ids {
+            let source = inner.channels.borrow_mut().remove(id);
+            self.discard(source);
+        }
+        let local_tasks = inner.local_tasks.take();
+        drop(local_tasks);
+        let timers = inner.timers.borrow_mut().drain();
+        drop(timers);
+    }
+
     fn end(&self) {
         let inner = &*self.inner;
         inner.ending.set(true);

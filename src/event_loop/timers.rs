@@ -195,6 +195,9 @@ impl EventLoop {
             });
             firing.timer.set(timer);
             self.catch("a timer's callback", || payload.call(firing));
+            if self.is_inherited() {
+                return;
+            }
         }
         inner.timers_met.set(met);
     }

@@ -9,7 +9,7 @@ mod setup;
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem::{self, MaybeUninit};
+use std::mem::{self, ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ use super::status::FileStatus;
 use super::table::{Key, Table};
 use super::trouble::Trouble;
 use crate::eventfd::EventFd;
+use crate::process_mark::ProcessMark;
 
 /// How long the end of a ring waits for what it has cancelled. All but a disk or a file system that does not answer
 /// is faster.
@@ -44,7 +45,8 @@ const CANCEL: Key = Key::MAX;
 /// the same when it is moved. It is neither touched nor dropped before it leaves `held`, which it does by its
 /// completion. What is still there when the ring is dropped is never freed.
 pub(super) struct Ring {
-    ring: IoUring,
+    ring: ManuallyDrop<IoUring>,
+    process: ProcessMark,
     /// The counter that the kernel signals for completions.
     done: Arc<EventFd>,
     held: Table<Held>,
@@ -88,7 +90,8 @@ impl Ring {
         let params = ring.params();
         let limit = params.sq_entries().min(params.cq_entries() / 2) as usize;
         Ok(Ring {
-            ring,
+            ring: ManuallyDrop::new(ring),
+            process: ProcessMark::current(),
             done,
             held: Table::new(),
             limit,
@@ -303,9 +306,18 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        self.close();
-        self.abandon();
-        self.troubles().into_iter().for_each(Trouble::log);
+        if self.process.is_current() {
+            self.close();
+            self.abandon();
+            self.troubles().into_iter().for_each(Trouble::log);
+            // SAFETY: the ring is not used again.
+            unsafe { ManuallyDrop::drop(&mut self.ring) };
+        } else {
+            // The queues are not mapped in a forked child, so that there is nothing to unmap, and the operations are the parent's. What
+            // they work on is a copy here, in which the kernel does not write.
+            // SAFETY: the ring, which is not dropped, owns the descriptor and is not used again.
+            drop(unsafe { OwnedFd::from_raw_fd(self.ring.as_raw_fd()) });
+        }
     }
 }
 

@@ -8,8 +8,8 @@
 //! peers which read some of their throughput, and bounds what those take that do not read before any has to be closed.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use crate::channel_table::ChannelId;
 use crate::containment::logger;
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::memory_limit;
+use crate::process_mark::PerProcess;
 
 /// What part of the memory that the process may use the connections may take. The rest is for the program, and for what the
 /// allocator takes beside the blocks that are counted.
@@ -62,8 +63,8 @@ impl Budget {
     /// That of all groups which have no limit of their own: a quarter of the memory that the process may use when it is first asked
     /// for.
     pub(super) fn of_this_process() -> Arc<Budget> {
-        static BUDGET: OnceLock<Arc<Budget>> = OnceLock::new();
-        let budget = BUDGET.get_or_init(|| {
+        static BUDGET: PerProcess<Arc<Budget>> = PerProcess::new();
+        let budget = BUDGET.get(|| {
             let share = memory_limit::of_this_process() / SHARE;
             Budget::new(usize::try_from(share).unwrap_or(usize::MAX))
         });

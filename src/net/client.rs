@@ -281,6 +281,7 @@ impl TcpClientBuilder<'_> {
         let factory = Rc::new(RefCell::new(Contained::new(factory)));
         let TcpClientBuilder { event_loop, target, settings, limits, on_attempt, on_failure } = self;
         target.check("connect to")?;
+        event_loop.check_process()?;
         let dial: Rc<Dial> =
             Rc::new(move |event_loop: &EventLoop, arrival: Arrival, dialer: Rc<dyn Dialer>| {
                 let factory = Rc::clone(&factory);

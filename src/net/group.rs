@@ -16,6 +16,7 @@ use super::budget::{Account, Budget};
 use crate::channel_table::ChannelId;
 use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, LoopHandle};
+use crate::process_mark::ProcessMark;
 
 /// The limits that every connection of a group keeps to; sizes in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +83,8 @@ pub(crate) struct Group {
     /// Listeners that are still there.
     listeners: AtomicU64,
     shards: Vec<Shard>,
+    /// The process that has made the group. A forked child leaves all of it as it is: threads that are not there may hold the locks.
+    process: ProcessMark,
     /// Where to say that the last connection has ended, and what to do then.
     when_empty: Mutex<Vec<(LoopHandle, WhenEmpty)>>,
 }
@@ -113,8 +116,15 @@ impl Group {
             cut: AtomicU64::new(0),
             listeners: AtomicU64::new(0),
             shards: shards.collect(),
+            process: ProcessMark::current(),
             when_empty: Mutex::default(),
         })
+    }
+
+    /// Whether this is a forked child of the process that has made the group.
+    #[inline]
+    pub(crate) fn is_inherited(&self) -> bool {
+        !self.process.is_current()
     }
 
     pub(crate) fn shards(&self) -> usize {
@@ -153,6 +163,9 @@ impl Group {
     }
 
     pub(super) fn remove_listener(&self) {
+        if self.is_inherited() {
+            return;
+        }
         self.listeners.fetch_sub(1, SeqCst);
         self.check_empty();
     }
@@ -256,6 +269,9 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
+        if self.group.is_inherited() {
+            return;
+        }
         if let Some(account) = self.account.get() {
             account.close();
         }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, Source};
+use crate::process_mark::ProcessMark;
 use crate::readiness::{Interest, Readiness};
 use resolver::{Question, Resolver};
 
@@ -26,6 +27,8 @@ struct Lookup {
     resolver: &'static Resolver,
     question: Arc<Question>,
     then: Cell<Option<Box<Then>>>,
+    /// A forked child leaves the resolver's threads to its parent.
+    process: ProcessMark,
 }
 
 /// Begins to look up `host`, and calls `then` in phase 3 with the answer; never if the source of the returned id is taken out of the
@@ -52,7 +55,8 @@ fn look_up_by(
     let question = Arc::new(Question::new(host, port)?);
     let lookup = event_loop.register(Interest::READABLE, |id| {
         let question = Arc::clone(&question);
-        Rc::new(Lookup { id, resolver, question, then: Cell::new(Some(Box::new(then))) })
+        let (then, process) = (Cell::new(Some(Box::new(then) as Box<Then>)), ProcessMark::current());
+        Rc::new(Lookup { id, resolver, question, then, process })
     })?;
     match resolver.ask(&question) {
         Ok(()) => Ok(lookup.id),
@@ -85,7 +89,9 @@ impl Source for Lookup {
 
 impl Drop for Lookup {
     fn drop(&mut self) {
-        self.resolver.cancel(&self.question);
+        if self.process.is_current() {
+            self.resolver.cancel(&self.question);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use super::address::UnixAddress;
 use super::options::SocketOptions;
 use super::socket;
 use crate::containment::logger;
+use crate::process_mark::ProcessMark;
 
 /// What a server is told about the path that it is to listen at.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +25,8 @@ pub(super) struct OwnPath {
     /// Absolute: the process may have another working directory by then.
     path: PathBuf,
     file: FileId,
+    /// A forked child leaves the path to its parent.
+    process: ProcessMark,
 }
 
 /// A file, whatever its name.
@@ -85,12 +88,15 @@ impl OwnPath {
     fn new(path: &Path) -> io::Result<OwnPath> {
         let path = path::absolute(path)?;
         let file = FileId::from(&fs::symlink_metadata(&path)?);
-        Ok(OwnPath { path, file })
+        Ok(OwnPath { path, file, process: ProcessMark::current() })
     }
 }
 
 impl Drop for OwnPath {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            return;
+        }
         match remove_if_same(&self.path, self.file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 logger::call(|| log::warn!("cannot remove {}: {error}", self.path.display()));

@@ -161,8 +161,9 @@ fn begin_to_stop(
 }
 
 impl Drop for TcpServer {
+    /// A forked child leaves the server to its parent.
     fn drop(&mut self) {
-        if !self.released {
+        if !self.released && !self.handle.home.is_inherited() {
             self.handle.group.advance(Stage::Cutting);
             Listener::end_all(&self.handle.group);
         }

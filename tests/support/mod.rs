@@ -12,6 +12,7 @@ pub(crate) mod endings;
 pub(crate) mod example;
 pub(crate) mod files;
 pub(crate) mod folder;
+pub(crate) mod forked;
 pub(crate) mod mailbox;
 pub(crate) mod net;
 pub(crate) mod ready;

@@ -58,6 +58,9 @@ impl LoopHandle {
         deadline: u64,
         wrap: impl FnOnce(F) -> Callback,
     ) -> Result<TimerId, PostError<F>> {
+        if self.is_inherited() {
+            return Err(self.refused(Refusal::Closed, callback));
+        }
         let inserted = self.shared.remote_timers.insert(deadline, callback, wrap);
         let key = inserted.map_err(|callback| self.refused(Refusal::Closed, callback))?;
         // If the loop goes before it has armed the timer, the callback is dropped with the loop's other timers.

@@ -106,7 +106,11 @@ impl Core {
         }
     }
 
+    /// Not in a forked child, as the setting is one of the connection, which is the parent's.
     pub(super) fn reset_when_closed(&self) {
+        if self.membership.group().is_inherited() {
+            return;
+        }
         if let Err(error) = socket::reset_when_closed(&self.fd) {
             logger::call(|| log::debug!("cannot set SO_LINGER: {error}"));
         }

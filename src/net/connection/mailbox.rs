@@ -233,7 +233,7 @@ impl ConnectionHandle {
     ///
     /// From any thread; takes a lock that is never held for long.
     pub fn unsent(&self) -> usize {
-        self.mailbox.content.lock().unsent()
+        if self.event_loop.is_inherited() { 0 } else { self.mailbox.content.lock().unsent() }
     }
 
     /// Shuts the connection down, as [`TcpConnection::shutdown`](super::TcpConnection::shutdown), behind what was sent before.
@@ -285,7 +285,7 @@ impl ConnectionHandle {
 
     /// Whether the connection has not been closed, as far as is known here.
     pub fn is_open(&self) -> bool {
-        self.mailbox.is_open()
+        !self.event_loop.is_inherited() && self.mailbox.is_open()
     }
 
     /// The loop that the connection is on.
@@ -294,6 +294,9 @@ impl ConnectionHandle {
     }
 
     fn ask(&self, request: Request) -> Result<(), SendError> {
+        if self.event_loop.is_inherited() {
+            return Err(SendError::Closed);
+        }
         if self.mailbox.put(request)? {
             let id = self.id;
             if !self.event_loop.send_errand(move |event_loop| event_loop.notify(id)) {

@@ -10,8 +10,7 @@ use std::io;
 use std::mem;
 use std::net::ToSocketAddrs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process;
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use parking_lot::Mutex;
@@ -19,6 +18,7 @@ use parking_lot::Mutex;
 use super::Answer;
 use crate::containment::logger;
 use crate::eventfd::EventFd;
+use crate::process_mark::PerProcess;
 
 /// How many names are looked up at a time in a process.
 pub(super) const MOST_THREADS: usize = 16;
@@ -42,8 +42,6 @@ pub(super) struct Resolver {
 
 #[derive(Default)]
 struct State {
-    /// The process whose threads these are. A forked process has the memory of its parent and none of the threads.
-    process: u32,
     threads: usize,
     /// Names that wait for a thread. Each is in `asked` as well.
     waiting: VecDeque<String>,
@@ -107,10 +105,8 @@ impl Resolver {
     }
 
     pub(super) fn of_system() -> &'static Resolver {
-        static SYSTEM: LazyLock<Resolver> = LazyLock::new(|| {
-            Resolver::new(MOST_THREADS, |host| (host, 0).to_socket_addrs().map(Iterator::collect))
-        });
-        &SYSTEM
+        static SYSTEM: PerProcess<Resolver> = PerProcess::new();
+        SYSTEM.get(|| Resolver::new(MOST_THREADS, |host| (host, 0).to_socket_addrs().map(Iterator::collect)))
     }
 
     /// Has the question answered.
@@ -119,7 +115,6 @@ impl Resolver {
     /// That there is no thread, and none can be had.
     pub(super) fn ask(&'static self, question: &Arc<Question>) -> io::Result<()> {
         let mut state = self.state.lock();
-        state.enter_process();
         let name = question.name();
         if let Some(sharing) = state.asked.get_mut(&name) {
             sharing.push(Arc::downgrade(question));
@@ -142,7 +137,6 @@ impl Resolver {
     /// Forgets the question. A name that waits and that nobody else has asked for is not looked up.
     pub(super) fn cancel(&self, question: &Arc<Question>) {
         let mut state = self.state.lock();
-        state.enter_process();
         let name = question.name();
         let Some(sharing) = state.asked.get_mut(&name) else { return };
         sharing.retain(|other| other.as_ptr() != Arc::as_ptr(question));
@@ -190,21 +184,5 @@ impl Resolver {
     #[cfg(test)]
     pub(super) fn threads(&self) -> usize {
         self.state.lock().threads
-    }
-
-    /// As after a fork.
-    #[cfg(test)]
-    pub(super) fn pretend_to_be_of_another_process(&self) {
-        self.state.lock().process = 0;
-    }
-}
-
-impl State {
-    /// Begins anew in a forked process, which has none of the threads.
-    fn enter_process(&mut self) {
-        let process = process::id();
-        if self.process != process {
-            *self = State { process, ..State::default() };
-        }
     }
 }

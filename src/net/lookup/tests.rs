@@ -196,16 +196,3 @@ fn a_resolver_that_panics_fails_its_name_and_looks_up_the_next() {
     assert_eq!(all, ["127.0.0.2:2", "1: the lookup of panic panicked"]);
     wait_for_the_end_of_threads(&held);
 }
-
-#[test]
-fn a_forked_process_does_not_wait_for_its_parents_threads() {
-    let event_loop = EventLoop::new().unwrap();
-    let (held, answers) = (Held::new(1), Answers::default());
-    answers.look_up(&event_loop, &held, "127.0.0.1", 1);
-    held.begun();
-    held.resolver.pretend_to_be_of_another_process();
-    answers.look_up(&event_loop, &held, "127.0.0.2", 2);
-    assert_eq!(held.begun(), "127.0.0.2");
-    // The first thread, which a forked process would not have, never goes on.
-    std::mem::forget(held.permits);
-}

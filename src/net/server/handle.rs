@@ -68,7 +68,10 @@ impl ServerHandle {
 
     /// As [`TcpServer::resume_accepting`](crate::TcpServer::resume_accepting).
     pub fn resume_accepting(&self) {
-        self.group.admission.resume();
+        // The lock of an inherited server may be held for ever.
+        if !self.home.is_inherited() {
+            self.group.admission.resume();
+        }
     }
 
     /// As [`TcpServer::stop`](crate::TcpServer::stop). From another thread it is begun by the server's loop in one of its next turns, on that

@@ -193,7 +193,7 @@ impl UdpHandle {
 
     /// Whether the socket has not been closed, as far as is known here.
     pub fn is_open(&self) -> bool {
-        !self.mailbox.content.lock().closed
+        !self.event_loop.is_inherited() && !self.mailbox.content.lock().closed
     }
 
     /// The loop that the socket is on.
@@ -202,6 +202,9 @@ impl UdpHandle {
     }
 
     fn ask(&self, request: Request) -> Result<(), DatagramError> {
+        if self.event_loop.is_inherited() {
+            return Err(DatagramError::Closed);
+        }
         if self.mailbox.put(request)? {
             let id = self.id;
             if !self.event_loop.send_errand(move |event_loop| event_loop.notify(id)) {
