@@ -8,16 +8,17 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{ConnectionHandle, EventLoop, TcpClient, TcpServer};
+use reveille::{ConnectionHandle, TcpServer};
 use socket2::SockRef;
-use support::net::{self, End, Host, Journal, Script, Told, message, pattern, scripted};
+use support::net::{self, End, Host, Journal, Told, message, pattern, scripted};
+use support::relay::{CLIENTS, HIGH, Linked, accept, backend, connect, relay};
 use support::{KIB, LIMIT, MIB, with_loop, with_watchdog};
 
 /// The system's allocator, with a count of what each thread keeps, and of the most that it has kept.
@@ -62,75 +63,6 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-const HIGH: usize = MIB;
-
-thread_local! {
-    /// The clients of a relay's thread, which must outlive the connections that made them.
-    static CLIENTS: RefCell<Vec<TcpClient>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A server that links each connection with one of its own to `target`. Its journals are those of the two sides.
-fn relay(target: SocketAddr, front: impl Fn(Script) -> Script + Send + 'static) -> (Host, Journal, Journal) {
-    let (front_journal, back_journal) = (Journal::new(), Journal::new());
-    let (fronts, backs) = (front_journal.clone(), back_journal.clone());
-    let host = Host::new(move |event_loop| {
-        TcpServer::bind(event_loop, "127.0.0.1:0")?.water_marks(HIGH, HIGH / 4).serve(move |_| {
-            let backs = backs.clone();
-            let script = fronts.script().terse().on_open(move |conn| {
-                conn.pause_reading();
-                connect(conn.event_loop(), target, conn.handle(), backs.script());
-            });
-            front(script)
-        })
-    });
-    (host, front_journal, back_journal)
-}
-
-fn connect(event_loop: &EventLoop, target: SocketAddr, front: ConnectionHandle, back: Script) {
-    let back = RefCell::new(Some(back));
-    let client = TcpClient::connect(event_loop, target)
-        .water_marks(HIGH, HIGH / 4)
-        .on_failure(|_, error| panic!("{error}"))
-        .serve(move |_| {
-            let front = front.clone();
-            back.take().expect("one session").on_open(move |conn| conn.relay_to(&front))
-        });
-    CLIENTS.with_borrow_mut(|clients| clients.push(client.unwrap()));
-}
-
-fn backend() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
-}
-
-fn accept(listener: &TcpListener) -> TcpStream {
-    let (stream, _) = listener.accept().unwrap();
-    stream.set_read_timeout(Some(net::LIMIT)).unwrap();
-    stream.set_write_timeout(Some(net::LIMIT)).unwrap();
-    stream
-}
-
-/// A relay, and a peer at either side of one link.
-struct Linked {
-    host: Host,
-    fronts: Journal,
-    backs: Journal,
-    client: TcpStream,
-    server: TcpStream,
-}
-
-impl Linked {
-    fn new() -> Linked {
-        let (listener, target) = backend();
-        let (host, fronts, backs) = relay(target, |script| script);
-        let (mut client, mut server) = (host.connect(), accept(&listener));
-        // That the link is there is seen by bytes that have come through it.
-        assert_eq!(net::exchange_between(&mut client, &mut server, b"before"), b"before");
-        Linked { host, fronts, backs, client, server }
-    }
-}
 
 #[test]
 fn bytes_and_ends_are_passed_on_in_both_directions() {

@@ -6,7 +6,9 @@
 
 mod along;
 mod closing;
+mod delivery;
 mod face;
+mod failure;
 mod idle;
 mod input;
 mod mailbox;
@@ -17,6 +19,7 @@ mod replies;
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,10 +40,11 @@ use crate::event_loop::EventLoop;
 use crate::readiness::{Interest, Readiness};
 use crate::timer_queue::TimerKey;
 use closing::{Alarm, GracefulClose};
+use delivery::Delivery;
 use mailbox::Mailbox;
 use output::AboveMark;
 use queue::Queue;
-use relay::{Ended, Relay, Word};
+use relay::{Relay, Word};
 
 pub(super) const INPUT: Readiness = Readiness::answering(Interest::READABLE);
 const OUTPUT: Readiness = Readiness::answering(Interest::WRITABLE);
@@ -50,11 +54,15 @@ const OUTPUT: Readiness = Readiness::answering(Interest::WRITABLE);
 /// | state | may send | leaves it when |
 /// |---|---|---|
 /// | `Connecting` | no | the connection is made, or fails |
-/// | `Open` | yes | `shutdown`, `close_gracefully`: `Closing`; `close`, an error: `Closed` |
+/// | `Open` | yes | `shutdown`, `close_gracefully`, a write that fails: `Closing`; `close`, an error of reading: `Closed` |
 /// | `Closing` | no | the queue is sent, then the FIN, and the peer's FIN has come: `Closed`; `close`, an error, a deadline: `Closed` |
 /// | `Closed` | no | never |
 ///
 /// The peer's FIN alone changes no state: it ends the input, and what is accepted for sending is still sent.
+///
+/// Likewise a write that fails because the peer has closed or reset the connection ends the output only. What was queued is dropped and
+/// stays counted as [unsent](TcpConnection::unsent), later sends are refused, and what the peer had sent before is still delivered. When
+/// the input has ended the connection closes, with the first error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
@@ -62,7 +70,7 @@ pub enum State {
     Connecting,
     /// Made; either end may send.
     Open,
-    /// Shut down by this end: what is queued is sent, then the FIN.
+    /// Shut down by this end: what is queued is sent, then the FIN. Or the output has failed, and the input is still delivered.
     Closing,
     /// Over.
     Closed,
@@ -121,6 +129,14 @@ pub(super) struct Core {
     unread: Cell<Option<Box<Buffer>>>,
     /// What was accepted for sending and what the kernel has not taken; never an empty queue.
     unsent: RefCell<Option<Box<Queue>>>,
+    /// A write has failed, so nothing more is sent; what arrived before is still delivered.
+    output_failed: Cell<bool>,
+    /// The error to close with when the input has ended.
+    first_error: Cell<Option<io::Error>>,
+    /// Bytes that were accepted for sending and dropped.
+    lost: Cell<usize>,
+    /// The peer of a Unix socket has closed without having read all.
+    left_unread: Cell<bool>,
     reason: Cell<Option<Contained<CloseReason>>>,
     /// When bytes last came or went.
     last_active: Cell<Option<Instant>>,
@@ -131,6 +147,8 @@ pub(super) struct Core {
     fin_sent: Cell<bool>,
     /// What comes in goes out on another connection, and the other way round.
     relay: Cell<Option<Relay>>,
+    /// The link is over, and what came through it is still to arrive.
+    delivery: Cell<Option<Box<Delivery>>>,
     /// The close in order that is under way.
     graceful: Cell<Option<Box<GracefulClose>>>,
     /// Made when somebody first asks for a handle.
@@ -166,12 +184,17 @@ impl Core {
             wants_drained: Cell::new(false),
             unread: Cell::default(),
             unsent: RefCell::default(),
+            output_failed: Cell::new(false),
+            first_error: Cell::new(None),
+            lost: Cell::new(0),
+            left_unread: Cell::new(false),
             reason: Cell::new(None),
             last_active: Cell::new(None),
             idle_timeout: Cell::new(None),
             idle_timer: Cell::new(None),
             fin_sent: Cell::new(false),
             relay: Cell::new(None),
+            delivery: Cell::default(),
             graceful: Cell::new(None),
             mailbox: OnceCell::new(),
         }
@@ -210,24 +233,32 @@ impl Core {
         false
     }
 
-    /// The only way to `Closed`. The handler hears of it in phase 6, when no callback is under way.
+    /// The only way to `Closed`. The handler's `on_close` is called in phase 6, when no callback is under way.
     ///
-    /// If anything is lost that was accepted for sending, or that was to be relayed, the connection is reset: behind an orderly end the
-    /// peer would take what it has for the whole.
+    /// An earlier error takes the place of a later one, and of an end in order. If anything is lost that was accepted for sending, or that
+    /// was to be relayed, the connection is reset: behind an orderly end the peer would take what it has for the whole.
     pub(super) fn close(&self, event_loop: &EventLoop, reason: CloseReason) {
         let reason = Contained::new(reason);
         if self.state.replace(State::Closed) == State::Closed {
             return;
         }
-        let ended = Ended::from(&*reason);
+        // The one that is replaced may be the user's, and is dropped when all is done.
+        let (reason, _replaced) = match self.first_error_instead_of(&reason) {
+            Some(first) => (Contained::new(first), Some(reason)),
+            None => (reason, None),
+        };
+        let ended = self.ended_by(&reason);
         self.reason.set(Some(reason));
         self.cancel_idle_timer(event_loop);
         self.forget_graceful_close(event_loop);
+        self.forget_delivery(event_loop);
         if let Some(mailbox) = self.mailbox.get() {
             // What was accepted from other threads counts as unsent, for the handler to see.
-            mailbox.close().for_each(|bytes| self.keep_unsendable(bytes));
+            self.count_lost(mailbox.close());
         }
-        if self.unsent.borrow().is_some() || (ended == Ended::Broken && self.is_relaying()) {
+        // Behind the FIN nothing is missing for the peer: the FIN was sent when all that was accepted had been.
+        let is_cut_off = self.unsent() > 0 && !self.fin_sent.get();
+        if is_cut_off || self.cuts_off_relay(ended) {
             self.reset_when_closed();
         }
         event_loop.set_wanted(self.id, Readiness::NONE);
@@ -235,20 +266,26 @@ impl Core {
         self.end_link(event_loop, ended);
     }
 
-    /// Ends the connection if both ends have finished and all is sent.
+    /// Ends the connection if both ends have finished and all is sent, or if the output has failed and all input is delivered.
     pub(super) fn close_if_finished(&self, event_loop: &EventLoop) {
-        let has_finished =
-            self.state.get() == State::Closing && self.peer_finished.get() && self.unsent.borrow().is_none();
-        if has_finished && !self.owes_to_other() && !self.must_await_acknowledgement(event_loop) {
-            self.close(event_loop, CloseReason::Finished);
+        let input_is_over = self.discarding.get() || (self.peer_finished.get() && !self.holds_input());
+        let is_over = match self.has_failed() {
+            true => input_is_over,
+            false => {
+                self.state.get() == State::Closing
+                    && self.peer_finished.get()
+                    && self.unsent.borrow().is_none()
+            }
+        };
+        if !is_over || self.owes_to_other() {
+            return;
         }
-    }
-
-    /// Closes with the error that the socket holds; without one the report was about an error met before.
-    pub(super) fn check_error(&self, event_loop: &EventLoop) {
-        match socket::take_error(&self.fd) {
-            Ok(None) => event_loop.clear_ready(self.id, Readiness::ERROR),
-            Ok(Some(error)) | Err(error) => self.close(event_loop, CloseReason::Error(error)),
+        if self.ends_by_reset() {
+            self.finish_delivery(event_loop);
+        } else if self.has_failed() || !self.must_await_acknowledgement(event_loop) {
+            let is_delivered = self.is_delivering();
+            let reason = if is_delivered { CloseReason::RelayEnded } else { CloseReason::Finished };
+            self.close(event_loop, reason);
         }
     }
 
@@ -347,7 +384,7 @@ impl Drop for Core {
     fn drop(&mut self) {
         // Nothing may be counted for a connection that has gone.
         if let Some(mailbox) = self.mailbox.get() {
-            mailbox.close().for_each(drop);
+            mailbox.close();
         }
     }
 }

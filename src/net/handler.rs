@@ -79,7 +79,8 @@ pub trait ConnectionHandler: 'static {
     }
 
     /// The kernel has taken all that was queued for sending. Called each time a queue has emptied, and once after each
-    /// [`notify_drained`](TcpConnection::notify_drained).
+    /// [`notify_drained`](TcpConnection::notify_drained). Not called for a queue that was dropped because the output has
+    /// [failed](crate::State); nor is [`on_low_water`](ConnectionHandler::on_low_water).
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.

@@ -14,7 +14,8 @@ pub enum CloseReason {
     Closed,
     /// The time for an [orderly close](crate::TcpConnection::close_gracefully) was up, and the connection was reset.
     DeadlinePassed,
-    /// The connection that it was [linked](crate::TcpConnection::relay_to) with had ended, and not in order.
+    /// The connection that it was [linked](crate::TcpConnection::relay_to) with had ended, and not in order. The peer may miss bytes: it
+    /// sees a reset then, but on a Unix socket an end like any other.
     RelayEnded,
     /// The server or client was stopped or dropped.
     Stopped,

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -164,6 +165,16 @@ pub(crate) fn set_quickack(socket: impl AsFd, quickack: bool) -> io::Result<()> 
     Ok(rustix::net::sockopt::set_tcp_quickack(socket, quickack)?)
 }
 
+/// Whether the socket is disconnected in the direction in which it writes, of which a write has reported `error`.
+pub(crate) fn is_disconnected(socket: impl AsFd, error: &io::Error) -> bool {
+    if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+        return true;
+    }
+    let mut fds = [PollFd::new(&socket, PollFlags::empty())];
+    let polled = retry_on_intr(|| rustix::event::poll(&mut fds, Some(&Timespec::default())));
+    polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
+}
+
 /// Takes the error that the socket has pending.
 pub(crate) fn take_error(socket: impl AsFd) -> io::Result<Option<io::Error>> {
     SockRef::from(&socket).take_error()
@@ -179,6 +190,12 @@ pub(crate) enum Transferred {
 
 pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Transferred> {
     transferred(retry_on_intr(|| rustix::net::recv(socket, &mut *into, RecvFlags::empty())).map(|(_, n)| n))
+}
+
+/// What a read would come to, which takes no byte, but an error. No more than one byte.
+pub(crate) fn peek(socket: BorrowedFd<'_>) -> io::Result<Transferred> {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    transferred(retry_on_intr(|| rustix::net::recv(socket, &mut [0; 1], flags)).map(|(_, n)| n))
 }
 
 /// Without `SIGPIPE`: a peer that has gone is an error like another.
@@ -227,8 +244,9 @@ pub(crate) fn send_file(
 pub(crate) fn finish(socket: BorrowedFd<'_>) -> io::Result<()> {
     match rustix::net::shutdown(socket, Shutdown::Write) {
         Ok(()) => Ok(()),
-        // A connected socket is that no longer once the peer has reset it.
-        Err(Errno::NOTCONN) => Err(Errno::CONNRESET.into()),
+        // A connected socket is that no longer once the peer has reset it. Which error a read will report cannot be left to it, as the
+        // caller needs one now.
+        Err(Errno::NOTCONN) => Err(take_error(socket)?.unwrap_or_else(|| Errno::CONNRESET.into())),
         Err(error) => Err(error.into()),
     }
 }

@@ -27,6 +27,8 @@ pub(super) enum Alarm {
     /// The time for an orderly close is up.
     Deadline,
     Look,
+    /// Whether a delivery has arrived is to be looked at.
+    Delivery,
     /// The connection has been there for long enough.
     Close,
 }
@@ -57,9 +59,17 @@ impl Core {
         self.set_alarm(event_loop, delay, Alarm::Close);
     }
 
-    fn set_alarm(&self, event_loop: &EventLoop, after: Duration, mut alarm: Alarm) -> TimerId {
+    pub(super) fn set_alarm(&self, event_loop: &EventLoop, after: Duration, mut alarm: Alarm) -> TimerId {
         let id = self.id;
         event_loop.run_after(after, move |event_loop| _ = event_loop.tell(id, &mut alarm))
+    }
+
+    /// Whether a close in order is under way.
+    pub(super) fn has_close_deadline(&self) -> bool {
+        let graceful = self.graceful.take();
+        let has_deadline = graceful.is_some();
+        self.graceful.set(graceful);
+        has_deadline
     }
 
     /// The close is over, or is no longer one in order.
@@ -76,6 +86,7 @@ impl Core {
         match alarm {
             Alarm::Close => self.close(event_loop, CloseReason::Closed),
             Alarm::Deadline => self.reset(event_loop, CloseReason::DeadlinePassed),
+            Alarm::Delivery => self.look_at_delivery(event_loop),
             Alarm::Look => {
                 if let Some(mut graceful) = self.graceful.take() {
                     graceful.look = None;
@@ -121,6 +132,8 @@ impl Core {
         // The FIN is the last to be acknowledged, and the kernel counts it as a byte.
         let fin = u32::from(self.fin_sent.get());
         let unacknowledged = socket::unacknowledged(&self.fd)?.saturating_sub(fin);
-        Ok(self.unsent().saturating_add(unacknowledged as usize))
+        let bytes = self.unsent().saturating_add(unacknowledged as usize);
+        // The queue of a Unix socket whose peer has closed is empty; that it was not is all that the kernel tells.
+        Ok(if self.left_unread.get() { bytes.max(1) } else { bytes })
     }
 }

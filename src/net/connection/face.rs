@@ -61,9 +61,11 @@ impl<'a> TcpConnection<'a> {
     /// bytes are accepted: they are sent, or [`unsent`](TcpConnection::unsent) counts them at the close.
     ///
     /// # Errors
-    /// [`SendError::Closed`] after [`shutdown`](TcpConnection::shutdown) or [`close`](TcpConnection::close), or if the connection
-    /// has turned out to be broken. [`SendError::Full`] if the bytes would take the queue past its limit; none of them are
-    /// sent then.
+    /// [`SendError::Closed`] after [`shutdown`](TcpConnection::shutdown) or [`close`](TcpConnection::close), or if this or an earlier
+    /// write has found that the peer has closed or reset the connection. In the latter case the input goes on: what the peer sent before
+    /// is still delivered, and then the connection closes with the error of the write. A handler that returns this error, as with `?`,
+    /// closes the connection at once, and has no use for that input. [`SendError::Full`] if the bytes would take the queue past its
+    /// limit. None of them are sent in either case.
     pub fn send(&self, bytes: impl AsRef<[u8]>) -> Result<Sent, SendError> {
         self.in_order().send(self.event_loop, bytes.as_ref()).map_err(|(error, _)| error)
     }
@@ -282,9 +284,15 @@ impl<'a> TcpConnection<'a> {
     ///   a link holds in each direction the high-water mark and one buffer full at most.
     /// - When one peer finishes, the other connection is [shut down](TcpConnection::shutdown) behind all that came before. When both
     ///   have, both close, with [`CloseReason::Finished`].
-    /// - An error of one resets the other, at once and whatever it has queued, so that its peer does not take what it
-    ///   has for the whole. A [`close`](TcpConnection::close) of one closes the other. The reason is then
-    ///   [`CloseReason::RelayEnded`].
+    /// - What a connection cannot take because its peer has closed, or because it was shut down, is dropped and counted as
+    ///   [unsent](TcpConnection::unsent) there. The other direction goes on to its end; then this connection closes with its first error.
+    /// - An error of one ends the other with [`CloseReason::RelayEnded`] when what was passed on before has arrived. If the input was cut
+    ///   off, that is a reset, so that the peer does not take what it has for the whole. If the end of the input had been passed on,
+    ///   nothing is missing, and the peer sees an end in order; it then has two seconds to finish.
+    /// - A [`close`](TcpConnection::close) of one closes the other at once, with [`CloseReason::RelayEnded`]; if it has anything queued, by
+    ///   a reset.
+    /// - A Unix socket knows no reset: its peer sees an end in each of these cases, and cannot tell that something is missing. A protocol
+    ///   that is relayed to one should mark its own ends.
     /// - A [`close_gracefully`](TcpConnection::close_gracefully) of one is one of the other as well, with the same time.
     /// - A server's [stop](crate::TcpServer::stop) lets the two go on, unless [`on_stop`](crate::ConnectionHandler::on_stop) ends them; when
     ///   its time is up, both are reset.
@@ -295,13 +303,19 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the other connection is on another loop (its bytes would have to be copied and
     /// its pace to be told across threads; have the two on one loop), or is this one;
-    /// [`NotConnected`](io::ErrorKind::NotConnected) if either is not [open](State::Open), or is linked already.
+    /// [`NotConnected`](io::ErrorKind::NotConnected) if either is not [open](State::Open), or is linked already. One whose output has
+    /// [failed](State) can be linked, to pass on the input that it still has.
     pub fn relay_to(&self, other: &ConnectionHandle) -> io::Result<()> {
         self.core.relay_to(self.event_loop, other)
     }
 
     /// Reads no more until [`resume_reading`](TcpConnection::resume_reading). No system call; the peer is held back once the
-    /// kernel's buffers are full. An error of the connection is still noticed.
+    /// kernel's buffers are full.
+    ///
+    /// An error of the connection is still noticed. It closes the connection at once if no input is left that the handler could be given.
+    /// Otherwise sends are refused from then on, and the close follows when reading has resumed and that input is delivered. A
+    /// connection that stays paused is ended by its [idle timeout](TcpConnection::set_idle_timeout), by a close, or by the stop of its
+    /// server or client.
     pub fn pause_reading(&self) {
         self.core.pause_reading(self.event_loop);
     }
@@ -313,13 +327,18 @@ impl<'a> TcpConnection<'a> {
     }
 
     /// Asks for one call of [`on_drained`](crate::ConnectionHandler::on_drained), in a later turn of the loop, when nothing is
-    /// queued and the kernel takes more: the pace of a producer that always has something to send. No system call.
+    /// queued and the kernel takes more: the pace of a producer that always has something to send. No system call. Without effect once
+    /// the output has [failed](State).
     pub fn notify_drained(&self) {
+        if self.core.has_failed() {
+            return;
+        }
         self.core.wants_drained.set(true);
         self.core.update_wanted(self.event_loop);
     }
 
-    /// How many bytes are queued, in memory and in files: accepted for sending and not yet taken by the kernel.
+    /// How many bytes were accepted for sending and not taken by the kernel: those that are queued, in memory and in files, and those that
+    /// were dropped because the output has [failed](State), which are counted until the close.
     pub fn unsent(&self) -> usize {
         self.core.unsent()
     }
@@ -341,7 +360,8 @@ impl<'a> TcpConnection<'a> {
     /// [queued](TcpConnection::unsent), and those that only the kernel has. One system call.
     ///
     /// On a Unix socket the kernel counts what the peer's program has not read, and counts the memory that it takes: 0 is as good, and any
-    /// other number is more than the bytes.
+    /// other number is more than the bytes. If the peer has closed without having read all, how much that was is not known, and this is at
+    /// least 1.
     ///
     /// In [`on_close`](crate::ConnectionHandler::on_close) it is the verdict on the connection: 0 says that the peer's system has got
     /// every byte. Whether the program there has read them, only the program can say.

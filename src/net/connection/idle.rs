@@ -47,7 +47,8 @@ impl Core {
             self.note_activity(event_loop);
         }
         self.arm_idle_timer(event_loop);
-        idle && !self.discarding.get()
+        // A connection that throws input away has a deadline besides, unless it does so because its link is over.
+        idle && (!self.discarding.get() || (self.is_linked() && !self.has_close_deadline()))
     }
 
     pub(super) fn cancel_idle_timer(&self, event_loop: &EventLoop) {

@@ -50,7 +50,15 @@ impl Core {
             most => receive_with_descriptors(self.fd.as_fd(), space, most, &mut descriptors),
         };
         match received {
+            Ok(Transferred::Bytes(0)) if self.is_cut_off() => {
+                // For the error that a write has met.
+                self.close(event_loop, CloseReason::Finished);
+                Received::Nothing
+            }
             Ok(Transferred::Bytes(0)) => {
+                if ready.is_error() {
+                    self.note_error_behind_end();
+                }
                 self.peer_finished.set(true);
                 self.update_wanted(event_loop);
                 Received::End
@@ -81,6 +89,7 @@ impl Core {
                 Received::Nothing
             }
             Err(error) => {
+                self.note_left_unread(&error);
                 self.close(event_loop, CloseReason::Error(error));
                 Received::Nothing
             }
@@ -170,6 +179,10 @@ impl Core {
         }
         self.offer_unread(event_loop);
         self.update_wanted(event_loop);
+        // The close that an error leads to had to wait for this.
+        if self.has_error() {
+            event_loop.add_ready(self.id, Readiness::READABLE | Readiness::ERROR);
+        }
     }
 
     /// As [`resume_reading`](Core::resume_reading), for another thread. That may ask while the handler that has paused is still at its

@@ -108,13 +108,15 @@ impl Mailbox {
         }
     }
 
-    /// Refuses every later request, and hands out the bytes that were accepted and have not been sent.
-    pub(super) fn close(&self) -> impl Iterator<Item = Bytes> {
+    /// Refuses every later request, and drops those that were accepted. Returns how many bytes these were to send.
+    pub(super) fn close(&self) -> usize {
         self.content.lock().accepts = Accepts::Nothing;
-        self.take().into_iter().filter_map(|request| match request {
-            Request::Send(bytes) => Some(bytes),
-            _ => None,
-        })
+        let dropped = self.take();
+        let bytes = dropped.iter().map(|request| match request {
+            Request::Send(bytes) => bytes.len(),
+            _ => 0,
+        });
+        bytes.sum()
     }
 }
 
@@ -158,8 +160,10 @@ impl Core {
                     if let Err((error, bytes)) = self.send(event_loop, bytes) {
                         // They were accepted, so they cannot be left out of the stream: without them it ends here, and
                         // they count as unsent.
-                        self.keep_unsendable(bytes);
-                        self.close(event_loop, CloseReason::Error(error.into()));
+                        self.count_lost(bytes.len());
+                        if !self.has_failed() {
+                            self.close(event_loop, CloseReason::Error(error.into()));
+                        }
                     }
                 }
             }

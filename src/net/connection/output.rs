@@ -168,7 +168,7 @@ impl Core {
                 Ok(Transferred::WouldBlock) => {}
                 Err(error) => {
                     drop(unsent);
-                    self.close(event_loop, CloseReason::Error(error));
+                    self.fail_output(event_loop, error);
                     return Err((SendError::Closed, payload));
                 }
             }
@@ -223,8 +223,14 @@ impl Core {
         queue.push_file(file, offset, length);
         self.count_reply(queue, usize::try_from(length).unwrap_or(usize::MAX));
         drop(unsent);
-        if is_first && !self.write_queue(event_loop) {
-            return Err(self.refuse_file());
+        if is_first && let Err(error) = self.write_queue(event_loop) {
+            self.forget_last_file();
+            // Some of it may have been sent, so that the peer was promised the rest.
+            if !socket::is_disconnected(&self.fd, &error) {
+                self.reset_when_closed();
+            }
+            self.fail_output(event_loop, error);
+            return Err(SendError::Closed);
         }
         let mut unsent = self.unsent.borrow_mut();
         let Some(queue) = unsent.as_mut() else { return Ok(Sent::Written) };
@@ -233,18 +239,22 @@ impl Core {
         drop(unsent);
         if let Err(error) = kept {
             self.close(event_loop, CloseReason::Error(error));
-            return Err(self.refuse_file());
+            self.forget_last_file();
+            return Err(SendError::Closed);
         }
         self.queue_has_grown(event_loop);
         Ok(Sent::Queued)
     }
 
-    /// A file with which the connection has ended was not accepted, so what is left of it does not count as unsent.
-    fn refuse_file(&self) -> SendError {
-        if let Some(queue) = self.unsent.borrow_mut().as_mut() {
+    /// A file with which the output has ended was not accepted, so what is left of it does not count as unsent.
+    fn forget_last_file(&self) {
+        let mut unsent = self.unsent.borrow_mut();
+        if let Some(queue) = unsent.as_mut() {
             queue.forget_last_file();
+            if queue.is_empty() {
+                *unsent = None;
+            }
         }
-        SendError::Closed
     }
 
     fn queue_has_grown(&self, event_loop: &EventLoop) {
@@ -257,7 +267,7 @@ impl Core {
             if limits.pauses_for_replies && self.unsent_replies() > self.marks_of_replies().0 {
                 self.held_back.set(!self.discarding.get());
             }
-            if self.unsent() > limits.high_water && self.above_mark.get() == AboveMark::No {
+            if self.queued() > limits.high_water && self.above_mark.get() == AboveMark::No {
                 // The send may be the handler's own, so its call comes later.
                 self.above_mark.set(AboveMark::Noted);
                 event_loop.add_ready(self.id, Readiness::NOTE);
@@ -280,20 +290,18 @@ impl Core {
     }
 
     /// How many bytes are queued, those in files included.
-    pub(super) fn unsent(&self) -> usize {
+    pub(super) fn queued(&self) -> usize {
         self.unsent.borrow().as_ref().map_or(0, |queue| queue.len())
+    }
+
+    /// How many bytes were accepted and have not been taken by the kernel: those that are queued, and those that were dropped.
+    pub(super) fn unsent(&self) -> usize {
+        self.queued().saturating_add(self.lost.get())
     }
 
     /// How many of them take memory.
     pub(super) fn unsent_in_memory(&self) -> usize {
         self.unsent.borrow().as_ref().map_or(0, |queue| queue.in_memory())
-    }
-
-    /// Keeps bytes that were accepted and cannot be sent any more, so that they are counted.
-    pub(super) fn keep_unsendable(&self, bytes: Bytes) {
-        if bytes.len() > 0 {
-            bytes.queue(self.unsent.borrow_mut().get_or_insert_default(), 0);
-        }
     }
 
     /// Answers whether the handler is to be told, now, that the high-water mark has been passed.
@@ -312,10 +320,10 @@ impl Core {
         self.wants_drained.get() || self.unsent.borrow().is_some()
     }
 
-    /// Has the kernel take what it takes of the queue. Answers whether the connection is still good.
-    fn write_queue(&self, event_loop: &EventLoop) -> bool {
+    /// Has the kernel take what it takes of the queue.
+    fn write_queue(&self, event_loop: &EventLoop) -> io::Result<()> {
         let mut unsent = self.unsent.borrow_mut();
-        let Some(queue) = unsent.as_mut() else { return true };
+        let Some(queue) = unsent.as_mut() else { return Ok(()) };
         let before = queue.len();
         let wrote = queue.write_to(self.fd.as_fd());
         if queue.len() < before {
@@ -323,19 +331,13 @@ impl Core {
             self.note_moved(before - queue.len());
             self.note_activity(event_loop);
         }
-        match wrote {
-            Ok(Wrote::Blocked) => event_loop.clear_ready(self.id, OUTPUT),
-            Ok(Wrote::Enough) => {}
-            Err(error) => {
-                drop(unsent);
-                self.close(event_loop, CloseReason::Error(error));
-                return false;
-            }
+        if wrote? == Wrote::Blocked {
+            event_loop.clear_ready(self.id, OUTPUT);
         }
         if queue.is_empty() {
             *unsent = None;
         }
-        true
+        Ok(())
     }
 
     /// Sends what is queued, as far as the kernel takes it.
@@ -345,12 +347,13 @@ impl Core {
             self.update_wanted(event_loop);
             return Flushed { low: false, drained };
         }
-        if !self.write_queue(event_loop) {
+        if let Err(error) = self.write_queue(event_loop) {
+            self.fail_output(event_loop, error);
             return Flushed::default();
         }
         self.count_buffered();
         self.tell_handles_of_queue();
-        let left = self.unsent();
+        let left = self.queued();
         let low_water = self.membership.group().limits.low_water;
         let low = left <= low_water && self.above_mark.replace(AboveMark::No) == AboveMark::Told;
         if self.unsent_replies() <= self.marks_of_replies().1 && self.held_back.replace(false) {
@@ -392,6 +395,9 @@ impl Core {
 
     /// Sends the FIN, all else being sent.
     fn finish(&self, event_loop: &EventLoop) {
+        if self.ends_by_reset() {
+            return self.finish_delivery(event_loop);
+        }
         if self.peer_finished.get() {
             // Nothing can come any more, and nothing is left to be read, so the close sends the FIN as well, unless there is
             // something that it has to wait for.
@@ -404,8 +410,9 @@ impl Core {
             Ok(()) => {
                 self.fin_sent.set(true);
                 self.close_if_finished(event_loop);
+                self.finish_delivery(event_loop);
             }
-            Err(error) => self.close(event_loop, CloseReason::Error(error)),
+            Err(error) => self.fail_output(event_loop, error),
         }
     }
 }

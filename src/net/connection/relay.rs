@@ -54,8 +54,12 @@ pub(super) enum Ended {
     Gracefully(Duration),
     /// By its owner.
     Closed,
-    /// By an error, or somebody who knows nothing of it, so that bytes may be missing.
+    /// By an error, after it had passed on all of its input and the end of that.
+    Delivered,
+    /// By an error, with its input unfinished.
     Broken,
+    /// At the end of its time, or with its loop: nothing is waited for any longer.
+    Cut,
 }
 
 impl From<&CloseReason> for Ended {
@@ -63,12 +67,11 @@ impl From<&CloseReason> for Ended {
         match reason {
             CloseReason::Finished => Ended::InOrder,
             CloseReason::Closed | CloseReason::RelayEnded | CloseReason::Idle => Ended::Closed,
-            CloseReason::Error(_)
-            | CloseReason::DeadlinePassed
+            CloseReason::Error(_) | CloseReason::Panicked => Ended::Broken,
+            CloseReason::DeadlinePassed
             | CloseReason::MemoryLimit
             | CloseReason::Stopped
-            | CloseReason::LoopEnded
-            | CloseReason::Panicked => Ended::Broken,
+            | CloseReason::LoopEnded => Ended::Cut,
         }
     }
 }
@@ -94,8 +97,10 @@ impl Core {
         Ok(())
     }
 
+    /// Also after its output has failed: its input is then passed on, and what comes from the other is dropped.
     fn can_be_linked(&self) -> bool {
-        self.state.get() == State::Open && self.relay.get().is_none()
+        let has_input = self.state.get() == State::Closing && self.has_failed();
+        (self.state.get() == State::Open || has_input) && self.relay.get().is_none()
     }
 
     fn link(&self, event_loop: &EventLoop, with: ChannelId) {
@@ -164,11 +169,9 @@ impl Core {
         let mut word = Word::Send { bytes: mem::take(bytes), wait: false };
         event_loop.tell(relay.with, &mut word);
         let Word::Send { bytes: returned, wait } = word else { return };
+        // It is the loop's own buffer, and empty now.
         *bytes = returned;
-        if !bytes.is_empty() {
-            let message = "the connection that it is linked with sends no more";
-            self.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::BrokenPipe, message)));
-        } else if wait {
+        if wait && self.is_relaying() {
             self.change_relay(|relay| relay.waits = true);
             self.update_wanted(event_loop);
         }
@@ -185,10 +188,12 @@ impl Core {
             }
             Word::Send { bytes, wait } => {
                 // The limit is no concern of a link: the mark and a buffer full are the most that comes to lie here.
-                if self.send_within(event_loop, bytes.readable(), usize::MAX).is_ok() {
-                    bytes.clear();
+                if self.send_within(event_loop, bytes.readable(), usize::MAX).is_err() {
+                    // The other direction may still have much to deliver, so the two go on.
+                    self.count_lost(bytes.len());
                 }
-                *wait = self.unsent() > self.relay_mark();
+                bytes.clear();
+                *wait = self.queued() > self.relay_mark();
                 self.change_relay(|relay| relay.is_waited_for = *wait);
             }
             Word::GoOn => {
@@ -202,7 +207,9 @@ impl Core {
                     Ended::InOrder => self.drain(event_loop),
                     Ended::Gracefully(within) => self.close_gracefully(event_loop, *within),
                     Ended::Closed => self.close(event_loop, CloseReason::RelayEnded),
-                    Ended::Broken => self.reset(event_loop, CloseReason::RelayEnded),
+                    Ended::Delivered => self.deliver_and_finish(event_loop),
+                    Ended::Broken => self.deliver_and_reset(event_loop),
+                    Ended::Cut => self.reset(event_loop, CloseReason::RelayEnded),
                 }
             }
         }
@@ -216,10 +223,28 @@ impl Core {
     pub(super) fn let_other_go_on(&self, event_loop: &EventLoop) {
         let Some(relay) = self.relay.get() else { return };
         let low_water = self.marks_of_replies().1.min(self.relay_mark());
-        if relay.is_waited_for && self.unsent() <= low_water {
+        if relay.is_waited_for && self.queued() <= low_water {
             self.change_relay(|relay| relay.is_waited_for = false);
             event_loop.tell(relay.with, &mut Word::GoOn);
         }
+    }
+
+    /// What the other connection of the link is to make of a close for `reason`.
+    pub(super) fn ended_by(&self, reason: &CloseReason) -> Ended {
+        match Ended::from(reason) {
+            Ended::Broken if self.relay.get().is_some_and(|relay| relay.has_finished) => Ended::Delivered,
+            ended => ended,
+        }
+    }
+
+    /// Whether the peer misses something of what came through the link, or was still to come, when it ends like this.
+    pub(super) fn cuts_off_relay(&self, ended: Ended) -> bool {
+        self.is_relaying()
+            && match ended {
+                Ended::Broken | Ended::Cut => true,
+                Ended::Delivered => !self.fin_sent.get(),
+                Ended::InOrder | Ended::Gracefully(_) | Ended::Closed => false,
+            }
     }
 
     /// Ends the link, and has the other connection end.

@@ -29,6 +29,7 @@ pub(crate) enum End {
     Stopped,
     LoopEnded,
     MemoryLimit,
+    Idle,
     Panicked,
     Error(io::ErrorKind, String),
 }
@@ -43,6 +44,7 @@ impl From<&CloseReason> for End {
             CloseReason::Stopped => End::Stopped,
             CloseReason::LoopEnded => End::LoopEnded,
             CloseReason::MemoryLimit => End::MemoryLimit,
+            CloseReason::Idle => End::Idle,
             CloseReason::Panicked => End::Panicked,
             CloseReason::Error(error) => End::Error(error.kind(), error.to_string()),
             _ => panic!("a reason that the tests do not know: {reason:?}"),

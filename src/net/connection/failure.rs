@@ -1,0 +1,167 @@
+//! A connection whose output has failed: what arrived before is still delivered.
+//!
+//! A write that fails says nothing about the other direction. The peer may have closed in order, and the kernel keeps what it had
+//! received when a reset arrives. So the output is dropped and counted, later sends are refused, and the connection reads on until the
+//! read itself reports the end or an error. Then it closes, with the first error.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::output::AboveMark;
+use super::{Core, State};
+use crate::event_loop::EventLoop;
+use crate::net::outcome::CloseReason;
+use crate::net::socket::{self, Transferred};
+use crate::readiness::Readiness;
+
+impl Core {
+    /// Whether nothing more can be sent because a write has failed.
+    pub(in crate::net) fn has_failed(&self) -> bool {
+        self.output_failed.get()
+    }
+
+    /// Ends the output after a write that failed with `error`. Calls no user code; a handler that is being called goes on with the input
+    /// that it has.
+    ///
+    /// An error that leaves the socket connected (no memory, a file that cannot be read) closes the connection at once: its peer may wait
+    /// for the bytes that cannot be sent, and would not end the connection by itself.
+    #[cold]
+    pub(super) fn fail_output(&self, event_loop: &EventLoop, error: io::Error) {
+        if self.state.get() == State::Closed {
+            return;
+        }
+        if self.discarding.get() || !socket::is_disconnected(&self.fd, &error) {
+            return self.close(event_loop, CloseReason::Error(error));
+        }
+        self.note_error(error);
+        self.output_failed.set(true);
+        self.state.set(State::Closing);
+        if let Some(mailbox) = self.mailbox.get() {
+            mailbox.refuse_sends();
+        }
+        let dropped = self.unsent.take();
+        self.count_lost(dropped.as_ref().map_or(0, |queue| queue.len()));
+        drop(dropped);
+        // No callback may report as sent what was dropped.
+        self.wants_drained.set(false);
+        self.above_mark.set(AboveMark::No);
+        self.count_buffered();
+        self.tell_handles_of_queue();
+        if self.held_back.replace(false) && !self.peer_finished.get() {
+            // For input that a handler in its call is about to leave, and for what it has left before.
+            self.resumed.set(true);
+            self.offer_unread(event_loop);
+        }
+        self.let_other_go_on(event_loop);
+        // The write may have taken the error before the poller reports it, and there may be no input left to report.
+        event_loop.add_ready(self.id, Readiness::READABLE | Readiness::ERROR);
+        self.update_wanted(event_loop);
+    }
+
+    /// What a connection that is to close for `reason` closes with instead, if there was an error before.
+    pub(super) fn first_error_instead_of(&self, reason: &CloseReason) -> Option<CloseReason> {
+        match (reason, self.first_error.take()) {
+            (CloseReason::Error(_) | CloseReason::Finished | CloseReason::RelayEnded, Some(first)) => {
+                Some(CloseReason::Error(first))
+            }
+            (CloseReason::Finished, None) if self.lost.get() > 0 => {
+                let message = "bytes came from the linked connection after this one was shut down";
+                Some(CloseReason::Error(io::Error::new(io::ErrorKind::BrokenPipe, message)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Keeps the first error, which is the one that the connection closes with.
+    pub(super) fn note_error(&self, error: io::Error) {
+        let first = self.first_error.take().unwrap_or(error);
+        self.first_error.set(Some(first));
+    }
+
+    /// Counts bytes that were accepted for sending and are dropped.
+    pub(super) fn count_lost(&self, bytes: usize) {
+        self.lost.set(self.lost.get().saturating_add(bytes));
+    }
+
+    /// Whether a read of 0 bytes is not the peer's FIN: a write has taken the error that the read would have reported. `EPIPE` is the
+    /// error of a socket whose peer had finished before.
+    pub(super) fn is_cut_off(&self) -> bool {
+        let error = self.first_error.take();
+        let is_reset = error.as_ref().is_some_and(|error| error.kind() != io::ErrorKind::BrokenPipe);
+        self.first_error.set(error);
+        self.has_failed() && is_reset
+    }
+
+    /// Takes the error that the socket has pending although the peer's FIN was reached: the reset that answers bytes sent to a peer that
+    /// had closed. Not to be called before the end, or the read could not report the error itself.
+    #[cold]
+    pub(super) fn note_error_behind_end(&self) {
+        if let Ok(Some(error)) = socket::take_error(&self.fd) {
+            self.note_error(error);
+        }
+    }
+
+    /// The poller has reported an error, and the connection does not read, or has just read all there is. Closes it if no input is left
+    /// to deliver.
+    ///
+    /// While there is input before it, the error stays in the socket: the read reports it when it gets there, or a write before that.
+    #[cold]
+    pub(in crate::net) fn check_error(&self, event_loop: &EventLoop) {
+        event_loop.clear_ready(self.id, Readiness::ERROR);
+        let peeked = match self.peer_finished.get() {
+            true => Ok(Transferred::Bytes(0)),
+            false => socket::peek(self.fd.as_fd()),
+        };
+        match peeked {
+            Ok(Transferred::Bytes(0)) => self.check_error_behind_end(event_loop),
+            Ok(Transferred::Bytes(_)) => {}
+            Ok(Transferred::WouldBlock) => match socket::take_error(&self.fd) {
+                Ok(None) => {}
+                Ok(Some(error)) | Err(error) => self.fail_output(event_loop, error),
+            },
+            Err(error) => {
+                self.note_left_unread(&error);
+                match self.holds_input() {
+                    true => self.fail_output(event_loop, error),
+                    false => self.close(event_loop, CloseReason::Error(error)),
+                }
+            }
+        }
+    }
+
+    /// Notes what `error`, which is a read's, says of what was sent: the reset of a Unix socket is the peer's close with input unread.
+    #[cold]
+    pub(super) fn note_left_unread(&self, error: &io::Error) {
+        if self.peer().is_unix() && error.kind() == io::ErrorKind::ConnectionReset {
+            self.left_unread.set(true);
+        }
+    }
+
+    /// As [`check_error`](Core::check_error), of a socket that has no more bytes.
+    fn check_error_behind_end(&self, event_loop: &EventLoop) {
+        let is_cut_off = self.is_cut_off();
+        if !is_cut_off {
+            self.note_error_behind_end();
+        }
+        // A read that goes on by itself delivers the end, which counts for a link in particular. One that a handler has paused may never
+        // go on.
+        let end_is_read = self.peer_finished.get() || is_cut_off || (self.paused.get() && !self.is_linked());
+        if self.has_error() && end_is_read && !self.holds_input() {
+            // For the first error, which `close` puts in the place of this.
+            self.close(event_loop, CloseReason::Finished);
+        }
+    }
+
+    /// Whether there is an error that the connection is to close with.
+    pub(super) fn has_error(&self) -> bool {
+        let error = self.first_error.take();
+        let has_error = error.is_some();
+        self.first_error.set(error);
+        has_error
+    }
+
+    /// Whether the handler is still to be offered input that the connection holds.
+    pub(super) fn holds_input(&self) -> bool {
+        self.offer_again.get() || ((self.paused.get() || self.held_back.get()) && self.unread_len() > 0)
+    }
+}
