@@ -229,6 +229,7 @@ fn relay_from_unix(event_loop: &EventLoop, target: SocketAddr) -> (TcpServer, Jo
     let server = builder.serve(move |_| {
         let back = Cell::new(Some(back_journal.script()));
         front_journal.script().on_open(move |conn| {
+            SockRef::from(conn).set_send_buffer_size(4096).unwrap();
             conn.pause_reading();
             let back = back.take().expect("one opening");
             connect(conn.event_loop(), target, conn.handle(), back);

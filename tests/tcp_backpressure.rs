@@ -5,14 +5,14 @@ mod support;
 
 use std::io::{self, Write};
 use std::net::Shutdown;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use reveille::{Buffer, ConnectionHandler, Sent, TcpConnection, TcpServer};
 use socket2::SockRef;
-use support::net::{self, End, Host, Told, message, pattern, scripted, scripted_with};
+use support::net::{self, End, Host, Told, message, pattern, scripted_with};
 use support::{KIB, LIMIT, with_watchdog};
 
 // --- A peer that does not read --------------------------------------------------------------------
@@ -149,25 +149,29 @@ fn at_the_high_water_mark_reading_goes_on() {
 fn nothing_is_offered_after_the_peers_end() {
     const HIGH: usize = 256 * KIB;
     with_watchdog(LIMIT, || {
+        let (filled, is_filled) = mpsc::channel();
         let (host, journal) = scripted_with(
-            |builder| builder.water_marks(HIGH, HIGH / 2),
-            |script| {
+            |builder| net::with_little_room(builder.water_marks(HIGH, HIGH / 2)),
+            move |script| {
+                let filled = filled.clone();
                 script
                     .on_message(|_, _| ())
-                    .on_peer_shutdown(|conn| {
+                    .on_peer_shutdown(move |conn| {
                         while conn.unsent() <= HIGH {
                             conn.send([0; 1000])?;
                         }
+                        filled.send(()).unwrap();
                         Ok(())
                     })
                     // Some turns later, in which nothing is to happen.
                     .on_drained(|conn| conn.close_after(Duration::from_millis(20)))
             },
         );
-        let mut client = host.connect();
+        let mut client = net::connect_with_little_room(host.address());
         client.write_all(b"left").unwrap();
         journal.wait_for(0, |told| *told == message("left"));
         client.shutdown(Shutdown::Write).unwrap();
+        is_filled.recv_timeout(net::LIMIT).unwrap();
         assert!(net::read_to_end(&mut client).len() > HIGH);
         let life = [Told::Open, message("left"), Told::PeerShutdown, Told::Drained, Told::Close(End::Closed)];
         assert_eq!(journal.life_of(0), life);
@@ -195,10 +199,8 @@ fn a_low_mark_above_the_high_one_is_taken_for_the_high_one() {
             },
         );
         let mut client = net::connect_with_small_packets(host.address());
-        client.write_all(&[0; 256 * KIB]).unwrap();
-        client.shutdown(Shutdown::Write).unwrap();
         // A buffer full at a time at most, so there were several.
-        assert!(net::read_to_end(&mut client).len() >= 4 * 4 * HIGH);
+        assert!(net::finish_meanwhile(&mut client, &[0; 256 * KIB]).len() >= 4 * 4 * HIGH);
         let most = most_unsent.load(SeqCst);
         assert!(most <= HIGH, "a message came when {most} bytes were unsent");
     });
@@ -224,11 +226,12 @@ fn the_usual_marks_are_four_mebibytes_and_one() {
 #[test]
 fn a_handler_hears_once_that_its_queue_has_emptied() {
     with_watchdog(LIMIT, || {
-        let (host, journal) = scripted(|script| {
+        const LARGE: usize = 2 << 20;
+        let (host, journal) = scripted_with(net::with_little_room, |script| {
             script
                 .on_open(|conn| {
                     assert_eq!(conn.send(b"small"), Ok(Sent::Written));
-                    assert_eq!(conn.send(vec![0; 8 << 20]), Ok(Sent::Queued));
+                    assert_eq!(conn.send(vec![0; LARGE]), Ok(Sent::Queued));
                     assert_eq!(conn.send(b"behind"), Ok(Sent::Queued));
                     Ok(())
                 })
@@ -237,11 +240,11 @@ fn a_handler_hears_once_that_its_queue_has_emptied() {
                     Ok(())
                 })
         });
-        let mut client = host.connect();
+        let mut client = net::connect_with_little_room(host.address());
         journal.wait_for(0, |told| *told == Told::Open);
         host.ask(|_, _| ());
         assert_eq!(journal.of(0), [Told::Open], "nothing has emptied yet");
-        let bytes = net::read_exact(&mut client, 5 + (8 << 20) + 6);
+        let bytes = net::read_exact(&mut client, 5 + LARGE + 6);
         assert_eq!((&bytes[..5], &bytes[bytes.len() - 6..]), (&b"small"[..], &b"behind"[..]));
         net::assert_echoes(&mut client);
         host.assert_rests();
@@ -290,7 +293,7 @@ fn chargen(piece: usize) -> (Host, Arc<AtomicUsize>) {
     let most_unsent = Arc::new(AtomicUsize::new(0));
     let noted = Arc::clone(&most_unsent);
     let host = Host::new(move |event_loop| {
-        TcpServer::bind(event_loop, "127.0.0.1:0")?
+        net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
             .serve(move |_| Chargen { piece: pattern(piece), most_unsent: Arc::clone(&noted) })
     });
     (host, most_unsent)
@@ -331,7 +334,7 @@ fn an_endless_producer_keeps_the_pace_of_its_peer_and_others_are_served() {
 fn an_endless_producer_whose_peer_does_not_read_rests() {
     with_watchdog(LIMIT, || {
         let (host, most_unsent) = chargen(1 << 20);
-        let mut deaf = host.connect();
+        let mut deaf = net::connect_with_little_room(host.address());
         deaf.write_all(b"go").unwrap();
         net::until(|| most_unsent.load(SeqCst) > 0);
         net::assert_echoes(&mut host.connect());

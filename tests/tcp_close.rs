@@ -10,7 +10,7 @@ use std::time::Duration;
 use reveille::{ConnectionHandle, EventLoop, SendError, Sent, State, TcpConnection};
 use rustix::event::PollFlags;
 use support::endings::{is_closed, scripted_here};
-use support::net::{self, End, Script, Told, message, pattern, scripted};
+use support::net::{self, End, Script, Told, message, pattern, scripted, scripted_with};
 use support::{LIMIT, with_loop, with_watchdog};
 
 // --- The peer finishes ----------------------------------------------------------------------------
@@ -177,18 +177,21 @@ fn a_connection_that_was_shut_down_still_receives() {
 #[test]
 fn what_was_queued_before_a_shutdown_is_sent() {
     with_watchdog(LIMIT, || {
-        let bytes = pattern(6 << 20);
-        let sent = bytes.clone();
-        let (host, journal) = scripted(move |script| {
-            let sent = sent.clone();
+        let bytes = pattern(2 << 20);
+        let (sent, has_sent) = mpsc::channel();
+        let queued = bytes.clone();
+        let (host, journal) = scripted_with(net::with_little_room, move |script| {
+            let (queued, sent) = (queued.clone(), sent.clone());
             script.on_open(move |conn| {
-                conn.send(&sent)?;
-                assert!(conn.unsent() > 0, "more than a kernel takes at once");
+                conn.send(&queued)?;
+                assert!(conn.unsent() > 0, "nothing is read before the shutdown");
                 conn.shutdown();
+                sent.send(()).unwrap();
                 Ok(())
             })
         });
-        let mut client = host.connect();
+        let mut client = net::connect_with_little_room(host.address());
+        has_sent.recv_timeout(net::LIMIT).unwrap();
         assert!(net::read_to_end(&mut client) == bytes, "other bytes came");
         drop(client);
         assert_eq!(
@@ -297,23 +300,24 @@ fn a_connection_closed_in_its_message_hears_no_other() {
 #[test]
 fn a_close_says_how_much_it_loses() {
     with_watchdog(LIMIT, || {
+        const SENT: usize = 2 << 20;
         let (lost, loses) = mpsc::channel();
-        let (host, journal) = scripted(move |script| {
+        let (host, journal) = scripted_with(net::with_little_room, move |script| {
             let lost = lost.clone();
             script
                 .on_open(|conn| {
-                    conn.send(vec![0; 8 << 20])?;
+                    conn.send(vec![0; SENT])?;
                     conn.close();
                     Ok(())
                 })
                 .on_close(move |conn, _| lost.send(conn.unsent()).unwrap())
         });
-        let mut client = host.connect();
+        let mut client = net::connect_with_little_room(host.address());
         assert_eq!(journal.end_of(0), End::Closed);
         let lost = loses.recv_timeout(net::LIMIT).unwrap();
         // With the reset goes what the kernel has, too.
         let received = net::read_until_reset(&mut client).len();
-        assert!(lost > 0 && received + lost <= 8 << 20, "{received} bytes have come, and {lost} have not");
+        assert!(lost > 0 && received + lost <= SENT, "{received} bytes have come, and {lost} have not");
     });
 }
 
@@ -331,16 +335,21 @@ fn a_peer_can_tell_whether_it_has_all() {
             |_| panic!("on purpose"),
         ];
         for (end, owes) in ENDS.into_iter().flat_map(|end| [(end, false), (end, true)]) {
-            let (host, _) = scripted(move |script| {
+            let (sent, has_sent) = mpsc::channel();
+            let (host, _) = scripted_with(net::with_little_room, move |script| {
+                let sent = sent.clone();
                 script.on_open(move |conn| {
                     conn.send("all")?;
                     if owes {
-                        assert_eq!(conn.send(vec![0; 8 << 20]), Ok(Sent::Queued));
+                        assert_eq!(conn.send(vec![0; 2 << 20]), Ok(Sent::Queued));
                     }
+                    sent.send(()).unwrap();
                     end(conn)
                 })
             });
-            let mut client = host.connect();
+            let mut client = net::connect_with_little_room(host.address());
+            // What the kernel takes is less than what is sent, as long as nothing is read.
+            has_sent.recv_timeout(net::LIMIT).unwrap();
             if owes {
                 net::read_until_reset(&mut client);
             } else {

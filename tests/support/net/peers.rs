@@ -24,12 +24,13 @@ fn with_limits(client: TcpStream) -> TcpStream {
     client
 }
 
-/// A client with packets as small as those of a real network. Those of the loopback are so large that a small send buffer
-/// holds but one of them, which is then acknowledged with a delay.
+/// A client with packets as small as those of a real network, which takes few bytes until it reads. The packets of the loopback
+/// are so large that a small send buffer holds but one of them, which is then acknowledged with a delay.
 #[track_caller]
 pub(crate) fn connect_with_small_packets(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
     socket.set_tcp_mss(1400).unwrap();
+    socket.set_recv_buffer_size(32 * 1024).unwrap();
     socket.connect_timeout(&address.into(), LIMIT).expect("a server that listens");
     with_limits(socket.into())
 }
