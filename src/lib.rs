@@ -38,6 +38,20 @@
 //! child sets an action of its own or executes a program. [`Child`] and [`Command`](std::process::Command) start programs from any
 //! thread at any time.
 //!
+//! # Errors
+//! Every error type of the crate converts into an [`io::Error`](std::io::Error), and one meaning has one kind:
+//!
+//! | meaning | kind | errors |
+//! |---|---|---|
+//! | a limit is reached, and nothing of this was accepted; it may be later | `WouldBlock` | [`SendError::Full`], [`DatagramError::Full`], [`RingSendError::Full`], [`PostErrorReason::Full`], [`CallError::Full`] |
+//! | the other side has ended: the connection, socket, link or loop | `BrokenPipe` | [`SendError::Closed`], [`DatagramError::Closed`], [`RingSendError::Closed`], [`PostErrorReason::LoopGone`], [`CallError::LoopGone`] |
+//! | it can never be accepted, as it is too long | `InvalidInput` | [`DatagramError::TooLong`], [`RingSendError::TooLong`] |
+//! | the peer or the input breaks the protocol | `InvalidData` | [`RingError`], [`LineError`], [`LengthError`] |
+//! | it did not end in time | `TimedOut` | [`CallError::TimedOut`] |
+//! | code of the user's panicked | `Other` | [`CallError::Panicked`] |
+//!
+//! An error of the kernel's keeps the kind that the kernel gives it, such as [`DatagramError::Refused`] and [`ConnectError`].
+//!
 //! # Where to look
 //! - [`EventLoop`]: what a turn does, what a panic does, what becomes of tasks.
 //! - [`TcpServer`] and [`ConnectionHandler`]: servers, with state and without, on one loop or several.

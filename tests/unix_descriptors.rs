@@ -330,7 +330,7 @@ fn descriptors_that_cannot_be_sent_any_more_are_closed_with_the_connection() {
         let client = connect(&server);
         net::turn_until(event_loop, || refused.len() == 4);
         let mut expected = [ErrorKind::InvalidInput; 4];
-        expected[0] = ErrorKind::StorageFull;
+        expected[0] = ErrorKind::WouldBlock;
         assert_eq!(refused.take(), expected);
         drop(client);
         net::turn_until(event_loop, || server.open_connections() == 0);

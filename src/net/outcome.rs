@@ -84,7 +84,7 @@ impl From<SendError> for io::Error {
     fn from(error: SendError) -> io::Error {
         let kind = match error {
             SendError::Closed => io::ErrorKind::BrokenPipe,
-            SendError::Full => io::ErrorKind::StorageFull,
+            SendError::Full => io::ErrorKind::WouldBlock,
         };
         io::Error::new(kind, error)
     }

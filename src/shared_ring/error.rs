@@ -89,7 +89,7 @@ impl From<RingSendError> for io::Error {
             RingSendError::Full => io::ErrorKind::WouldBlock,
             RingSendError::TooLong { .. } => io::ErrorKind::InvalidInput,
             RingSendError::Ended(error) => return error.into(),
-            RingSendError::Closed => io::ErrorKind::NotConnected,
+            RingSendError::Closed => io::ErrorKind::BrokenPipe,
         };
         io::Error::new(kind, error)
     }

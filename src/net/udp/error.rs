@@ -75,7 +75,7 @@ impl From<DatagramError> for io::Error {
         let kind = match error {
             DatagramError::Refused(error) => return error,
             DatagramError::Closed => io::ErrorKind::BrokenPipe,
-            DatagramError::Full => io::ErrorKind::StorageFull,
+            DatagramError::Full => io::ErrorKind::WouldBlock,
             DatagramError::TooLong => io::ErrorKind::InvalidInput,
         };
         io::Error::new(kind, error)
