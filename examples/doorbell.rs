@@ -9,6 +9,9 @@
 //! descriptors come to it through that; and both sides keep it open and watch it, because a process that dies rings no bell,
 //! but its end of the socket is closed.
 
+#[path = "shared/arguments.rs"]
+mod arguments;
+
 use std::cell::RefCell;
 use std::env;
 use std::fs;
@@ -46,6 +49,9 @@ const MOST_TIME: Duration = Duration::from_millis(800);
 const PATIENCE: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
+    if let Err(status) = arguments::positional("doorbell", "usage: doorbell", 0..=0) {
+        return status;
+    }
     let done = if env::var_os(IS_CHILD).is_some() { answer() } else { measure() };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,9 +65,6 @@ fn main() -> ExitCode {
 // --- This process ---------------------------------------------------------------------------------
 
 fn measure() -> io::Result<()> {
-    if env::args_os().len() > 1 {
-        return Err(io::Error::other("there are no arguments"));
-    }
     let before = descriptors(Which::All)?;
     let inheritable = descriptors(Which::Inheritable)?;
     let outcome = Outcome::of_both(inheritable)?;

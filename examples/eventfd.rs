@@ -24,7 +24,11 @@ const IS_CHILD: &str = "EVENTFD_EXAMPLE_CHILD";
 
 fn main() -> ExitCode {
     let arguments = match Arguments::parse(env::args().skip(1)) {
-        Ok(arguments) => arguments,
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => {
+            let _ = writeln!(io::stdout(), "{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         Err(message) => {
             eprintln!("eventfd: {message}\n{USAGE}");
             return ExitCode::from(2);
@@ -49,7 +53,7 @@ fn write_all(arguments: &Arguments) -> io::Result<()> {
         eventfd.write(*number)?;
         thread::sleep(arguments.write_every);
     }
-    Ok(())
+    writeln!(io::stdout(), "Child completed write loop")
 }
 
 /// The parent.
@@ -103,7 +107,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
         let mut arguments = Arguments {
             semaphore: false,
             write_every: Duration::from_secs(1),
@@ -113,6 +117,7 @@ impl Arguments {
         while let Some(argument) = given.next() {
             let mut time = || parse_time(&given.next().ok_or_else(|| format!("{argument} wants a time"))?);
             match argument.as_str() {
+                "--help" | "-h" => return Ok(None),
                 "-s" => arguments.semaphore = true,
                 "--write-every" => arguments.write_every = time()?,
                 "--read-every" => {
@@ -131,7 +136,7 @@ impl Arguments {
         if arguments.numbers.is_empty() {
             Err("there is no number to write".to_owned())
         } else {
-            Ok(arguments)
+            Ok(Some(arguments))
         }
     }
 }

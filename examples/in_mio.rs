@@ -3,7 +3,9 @@
 //! Run it with `cargo run --release --example in_mio`, then talk to it with `nc 127.0.0.1 2007` or `nc -u 127.0.0.1 2007`. It shows a
 //! loop that is one source among others of a `mio::Poll`, which goes by edges.
 
-use std::env;
+#[path = "shared/arguments.rs"]
+mod arguments;
+
 use std::io::{self, ErrorKind, Write};
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
@@ -20,21 +22,15 @@ const DATAGRAMS: Token = Token(1);
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let address = match arguments[..] {
-        ["--help" | "-h"] => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        [] => "127.0.0.1:2007",
-        [address] if !address.starts_with('-') => address,
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+    let arguments = match arguments::positional("in_mio", USAGE, 0..=1) {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
     };
-    match run(address) {
+    let address = arguments.first().map_or("127.0.0.1:2007".into(), |address| address.to_string_lossy());
+    if let Err(error) = arguments::check_address(&address) {
+        return arguments::wrong("in_mio", USAGE, &error);
+    }
+    match run(&address) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("in_mio: {error}");

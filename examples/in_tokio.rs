@@ -4,7 +4,9 @@
 //! It shows a loop whose descriptor is watched by tokio ([`embed`]), a handler that starts a tokio task, and a task that speaks to a
 //! connection of the loop.
 
-use std::env;
+#[path = "shared/arguments.rs"]
+mod arguments;
+
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -18,21 +20,15 @@ const USAGE: &str = "usage: in_tokio [ADDRESS:PORT]";
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let address = match arguments[..] {
-        ["--help" | "-h"] => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        [] => "127.0.0.1:2007",
-        [address] if !address.starts_with('-') => address,
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+    let arguments = match arguments::positional("in_tokio", USAGE, 0..=1) {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
     };
-    match run(address) {
+    let address = arguments.first().map_or("127.0.0.1:2007".into(), |address| address.to_string_lossy());
+    if let Err(error) = arguments::check_address(&address) {
+        return arguments::wrong("in_tokio", USAGE, &error);
+    }
+    match run(&address) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("in_tokio: {error}");

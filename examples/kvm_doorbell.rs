@@ -9,6 +9,8 @@
 
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, reason = "there is no guest"))]
 
+#[path = "shared/arguments.rs"]
+mod arguments;
 #[cfg(target_arch = "x86_64")]
 #[path = "kvm_doorbell/machine.rs"]
 mod machine;
@@ -31,6 +33,9 @@ const INTERRUPTS: u16 = 3;
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
+    if let Err(status) = arguments::positional("kvm_doorbell", "usage: kvm_doorbell", 0..=0) {
+        return status;
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

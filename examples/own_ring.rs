@@ -4,9 +4,11 @@
 //! [`FileIo`](reveille::FileIo) does not do, needs nothing of the crate but an [`EventFd`]: the kernel raises it when something has
 //! completed, and the loop calls back. Here a ring is given a few reads and other things, prints what comes of them, and ends.
 
+#[path = "shared/arguments.rs"]
+mod arguments;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::env;
 use std::fs::File;
 use std::io::{self, Write};
 use std::mem;
@@ -23,14 +25,13 @@ const ENTRIES: u32 = 8;
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let arguments: Vec<_> = env::args_os().skip(1).collect();
-    let [path] = &arguments[..] else {
-        eprintln!("usage: own_ring FILE");
-        return ExitCode::from(2);
+    let path = match arguments::positional("own_ring", "usage: own_ring FILE", 1..=1) {
+        Ok(mut arguments) => arguments.remove(0),
+        Err(status) => return status,
     };
     let named = |error| io::Error::other(format!("{}: {error}", path.to_string_lossy()));
     let done = match IoUring::new(ENTRIES) {
-        Ok(ring) => File::open(path).map_err(named).and_then(|file| run(ring, file)),
+        Ok(ring) => File::open(&path).map_err(named).and_then(|file| run(ring, file)),
         // ENOSYS: a kernel without it; EPERM: it is switched off, by `kernel.io_uring_disabled` or a filter of system calls.
         Err(error)
             if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) =>

@@ -5,7 +5,9 @@
 //! the counts of its limits, of cgroup v1 the crossings of a threshold in bytes, 4 MiB if not given:
 //! `cargo run --release --example pressure -- /sys/fs/cgroup/memory/mine 4194304`.
 
-use std::env;
+#[path = "shared/arguments.rs"]
+mod arguments;
+
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
@@ -14,13 +16,20 @@ use std::time::Duration;
 
 use reveille::{EventLoop, MemoryEvents, MemoryThreshold, PressureTrigger, Resource, Signal, Signals};
 
+const USAGE: &str = "usage: pressure [GROUP [BYTES]]
+
+  GROUP  the directory of a control group whose memory is watched as well
+  BYTES  with cgroup v1 the threshold; 4194304 by default";
+
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let bytes = arguments.get(1).map_or(Ok(4 << 20), |bytes| bytes.parse());
-    let (Ok(bytes), true) = (bytes, arguments.len() <= 2) else {
-        eprintln!("usage: pressure [GROUP [BYTES]]");
-        return ExitCode::from(2);
+    let arguments = match arguments::positional("pressure", USAGE, 0..=2) {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
+    let bytes = arguments.get(1).map(|bytes| bytes.to_string_lossy());
+    let Ok(bytes) = bytes.as_ref().map_or(Ok(4 << 20), |bytes| bytes.parse()) else {
+        return arguments::wrong("pressure", USAGE, "BYTES is not a number");
     };
     match run(arguments.first().map(Path::new), bytes) {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,7 +4,9 @@
 //! Another address for the first is its only argument; with port 0 each gets a port of its own. It shows four kinds of handler:
 //! a closure that reads, handlers that send on open and shut down, and one that sends without end at its peer's pace.
 
-use std::env;
+#[path = "shared/arguments.rs"]
+mod arguments;
+
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -12,20 +14,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use reveille::{Buffer, ConnectionHandler, EventLoop, Sent, Signal, Signals, TcpConnection, TcpServer};
 
+const USAGE: &str = "usage: simple [ADDRESS:PORT]";
+
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let arguments: Vec<String> = env::args().skip(1).collect();
-    let first = match arguments.as_slice() {
-        [] => "127.0.0.1:2009".parse(),
-        [address] => address.parse(),
-        _ => {
-            eprintln!("usage: simple [ADDRESS:PORT]");
-            return ExitCode::from(2);
-        }
+    let arguments = match arguments::positional("simple", USAGE, 0..=1) {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
     };
-    let Ok(first) = first else {
-        eprintln!("simple: `{}` is not an address with a port", arguments[0]);
-        return ExitCode::FAILURE;
+    let first = arguments.first().map_or("127.0.0.1:2009".into(), |address| address.to_string_lossy());
+    let Ok(first) = first.parse() else {
+        let message = format!("`{first}` is not an address with a port");
+        return arguments::wrong("simple", USAGE, &message);
     };
     match run(first) {
         Ok(()) => ExitCode::SUCCESS,

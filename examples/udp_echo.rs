@@ -3,7 +3,9 @@
 //! Run it with `cargo run --release --example udp_echo`, then talk to it with `nc -u 127.0.0.1 2007`. It shows a handler with
 //! state, that no error ends a UDP socket, and what an echo must not reply to.
 
-use std::env;
+#[path = "shared/arguments.rs"]
+mod arguments;
+
 use std::io::{self, Write};
 use std::mem;
 use std::net::SocketAddr;
@@ -12,14 +14,23 @@ use std::time::{Duration, Instant};
 
 use reveille::{DatagramHandler, EventLoop, Signal, Signals, UdpRef, UdpSocket};
 
+const USAGE: &str = "usage: udp_echo [ADDRESS:PORT]";
+
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let address = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:2007".to_owned());
+    let arguments = match arguments::positional("udp_echo", USAGE, 0..=1) {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
+    let address = arguments.first().map_or("127.0.0.1:2007".into(), |address| address.to_string_lossy());
+    if let Err(error) = arguments::check_address(&address) {
+        return arguments::wrong("udp_echo", USAGE, &error);
+    }
     match run(&address) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("udp_echo: {error}\nusage: udp_echo [ADDRESS:PORT]");
-            ExitCode::from(2)
+            eprintln!("udp_echo: {error}");
+            ExitCode::FAILURE
         }
     }
 }

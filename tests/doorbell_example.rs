@@ -43,9 +43,12 @@ fn messages_go_both_ways_by_ring_and_by_socket_and_no_descriptor_is_left() {
 }
 
 #[test]
-fn an_argument_is_answered_with_a_line() {
+fn an_argument_is_answered_with_the_usage() {
     let output = outcome_of("doorbell", &["fast"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert_eq!(String::from_utf8(output.stderr).expect("text"), "doorbell: there are no arguments\n");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        String::from_utf8(output.stderr).expect("text"),
+        "doorbell: `fast` is one argument too many\nusage: doorbell\n"
+    );
     assert!(output.stdout.is_empty());
 }

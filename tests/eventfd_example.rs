@@ -14,6 +14,7 @@ fn outcome_of(arguments: &[&str]) -> Output {
 enum Line {
     Wrote(u64),
     Read(u64),
+    Completed,
 }
 
 /// What a run has printed, if it has ended well. That each read is of what had been written before it is seen to here: when it
@@ -29,6 +30,9 @@ fn lines_of(arguments: &[&str]) -> Vec<Line> {
             assert_eq!(line, format!("Child writing {n} to efd"));
             return Line::Wrote(n);
         }
+        if line == "Child completed write loop" {
+            return Line::Completed;
+        }
         let n = number(line.strip_prefix("Parent read ")).unwrap_or_else(|| panic!("what is `{line}`?"));
         assert_eq!(line, format!("Parent read {n} (0x{n:x}) from efd"));
         Line::Read(n)
@@ -38,6 +42,7 @@ fn lines_of(arguments: &[&str]) -> Vec<Line> {
     for line in &lines {
         match line {
             Line::Wrote(n) => in_counter += n,
+            Line::Completed => {}
             Line::Read(n) => {
                 let left = in_counter.checked_sub(*n);
                 in_counter = left.unwrap_or_else(|| panic!("read before it was written: {text}"));
@@ -63,6 +68,10 @@ fn the_parent_reads_what_the_childs_numbers_add_up_to() {
         assert_eq!(written(&lines), [1, 2, 3, 4, 5]);
         assert_eq!(read(&lines).iter().sum::<u64>(), 15);
         assert_eq!(lines[0], Line::Wrote(1), "there is nothing to read before");
+        let completed = lines.iter().position(|line| *line == Line::Completed);
+        let last_write = lines.iter().rposition(|line| matches!(line, Line::Wrote(_)));
+        assert!(completed > last_write, "the child says at its end that it has written all: {lines:?}");
+        assert_eq!(lines.iter().filter(|line| **line == Line::Completed).count(), 1);
     });
 }
 

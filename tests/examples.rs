@@ -328,6 +328,32 @@ fn every_example_has_a_row() {
 }
 
 #[test]
+fn every_example_explains_itself_and_refuses_other_arguments() {
+    with_watchdog(LIMIT, || {
+        for Example { name, .. } in EXAMPLES {
+            let start = format!("usage: {name}");
+            let help = example::outcome_of(name, &["--help"]);
+            let text = String::from_utf8_lossy(&help.stdout);
+            assert!(help.status.success() && text.starts_with(&start), "{name}: {}: {text}", help.status);
+            assert!(help.stderr.is_empty(), "{name}");
+            let wrong: [&[&str]; 3] =
+                [&["--no-such-option"], &["x", "y", "z", "-"], &["not an address", "x"]];
+            for arguments in wrong {
+                // These take any number of files, or a directory.
+                if *name == "uring_cat" && arguments[0] != "--no-such-option" {
+                    continue;
+                }
+                let refused = example::outcome_of(name, arguments);
+                let text = String::from_utf8_lossy(&refused.stderr);
+                assert_eq!(refused.status.code(), Some(2), "{name} {arguments:?}: {text}");
+                assert!(text.contains(&start), "{name} {arguments:?}: {text}");
+                assert!(refused.stdout.is_empty(), "{name} {arguments:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn no_example_leaves_a_descriptor_open_or_hands_one_on() {
     const VISITS: usize = 10;
     for example in EXAMPLES {
