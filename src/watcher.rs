@@ -1,26 +1,21 @@
 //! Changes of files and directories, as the kernel's inotify tells them (inotify(7)).
-//!
-//! The kernel names a watch by a number, which it does not give again before it has used up all others. So the number names the
-//! watch also after its end, and events of one that was taken back are known for what they are and passed over.
 
 mod change;
+mod instance;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
-use rustix::io::Errno;
+use rustix::fs::inotify::ReadFlags;
 
 pub use self::change::{FileChange, FileChanges};
+use self::instance::Instance;
 use crate::channel_table::ChannelId;
 use crate::containment::Contained;
 use crate::event_loop::{EventLoop, Source};
@@ -41,7 +36,9 @@ use crate::registration::Registration;
 /// Events come in the order in which the kernel noted them; of several that are equal and follow one another it keeps one. None is
 /// lost but with an [`Overflow`](FileChange::Overflow).
 ///
-/// Bound to the loop's thread, like the loop. Costs one descriptor, whatever the number of watches, and one read for many events.
+/// Bound to the loop's thread, like the loop. All watchers of a loop share one descriptor (an inotify instance), which is closed
+/// with the last of them, and one read brings many events. Several may watch the same file; each has the changes that it asks
+/// for. What another watcher has asked for of the same file may still wake the loop after that one has ended.
 ///
 /// ```
 /// use reveille::{EventLoop, FileChange, FileChanges, Watcher};
@@ -66,62 +63,61 @@ use crate::registration::Registration;
 #[must_use = "the watches end when this is dropped; `detach` leaves them to the loop"]
 pub struct Watcher {
     registration: Registration,
-    watches: Weak<Watches>,
+    member: Weak<Member>,
 }
 
 /// The name of one watch of one [`Watcher`]. Never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WatchId {
     watcher: u64,
-    number: i32,
+    number: u64,
 }
 
 type Callback = Contained<Box<dyn FnMut(&FileEvent<'_>)>>;
 
-struct Watches {
+/// A watcher on its loop. It has no descriptor of its own: events come from the instance.
+struct Member {
     id: ChannelId,
-    /// Tells this watcher's watches from those of others, on other loops too.
-    name: u64,
-    inotify: OwnedFd,
-    /// The paths, as they were given.
-    paths: RefCell<HashMap<i32, Rc<Path>>>,
+    /// Tells this watcher from others, on other loops too.
+    number: u64,
+    instance: Rc<Instance>,
+    /// The numbers of its watches, with the kernel's.
+    watches: RefCell<HashMap<u64, i32>>,
     callback: RefCell<Callback>,
 }
 
+/// An event as a watcher gets it.
+struct Happened<'a> {
+    change: FileChange,
+    flags: ReadFlags,
+    name: Option<&'a OsStr>,
+    /// None for an overflow.
+    watch: Option<(WatchId, Rc<Path>)>,
+}
+
 impl Watcher {
-    /// A watcher that watches nothing yet. `callback` is told of every change.
+    /// A watcher that watches nothing yet. `callback` is called with every change.
     ///
     /// A panic in the callback ends the watcher, as if it had been dropped.
     ///
     /// # Errors
-    /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the user has as many of these as the system allows
-    /// (`fs.inotify.max_user_instances`, usually 128), or the process as many descriptors; else what the kernel says.
+    /// Those of the first watcher of a loop: [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the user has as many inotify
+    /// instances as the system allows (`fs.inotify.max_user_instances`, 128 by default), or the process as many descriptors; else
+    /// what the kernel says.
     pub fn new(
         event_loop: &EventLoop,
         callback: impl FnMut(&FileEvent<'_>) + 'static,
     ) -> io::Result<Watcher> {
         let callback: Callback = Contained::new(Box::new(callback));
-        let inotify =
-            inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(|error| match error {
-                Errno::MFILE => quota(
-                    "no more watchers: this user's inotify instances (fs.inotify.max_user_instances) \
-                 or this process's descriptors are used up",
-                ),
-                error => error.into(),
-            })?;
-        static NAMES: AtomicU64 = AtomicU64::new(0);
-        let name = NAMES.fetch_add(1, Relaxed);
-        let watches = event_loop.register(Interest::READABLE, |id| {
-            Rc::new(Watches {
-                id,
-                name,
-                inotify,
-                paths: RefCell::default(),
-                callback: RefCell::new(callback),
-            })
+        let instance = Instance::of(event_loop)?;
+        let number = instance::next_number();
+        let callback = RefCell::new(callback);
+        let member = event_loop.register(Interest::NONE, |id| {
+            Rc::new(Member { id, number, instance, watches: RefCell::default(), callback })
         })?;
-        let registration = Registration::new(event_loop, watches.id);
-        Ok(Watcher { registration, watches: Rc::downgrade(&watches) })
+        member.instance.add(&member);
+        let registration = Registration::new(event_loop, member.id);
+        Ok(Watcher { registration, member: Rc::downgrade(&member) })
     }
 
     /// Watches the file or directory at `path`, following symbolic links, for `changes` from now on.
@@ -129,21 +125,20 @@ impl Watcher {
     /// # Errors
     /// - [`NotFound`](io::ErrorKind::NotFound) if there is no such path; also if the watcher has been closed by a panic, or its
     ///   loop has gone.
-    /// - [`AlreadyExists`](io::ErrorKind::AlreadyExists) if this watcher watches that file, by whatever name. The kernel would
-    ///   let the new watch take the place of the old one.
+    /// - [`AlreadyExists`](io::ErrorKind::AlreadyExists) if this watcher watches that file, by whatever name.
     /// - [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) (ENOSPC) if the user has as many watches as the system allows
     ///   (`fs.inotify.max_user_watches`).
     /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied) if the file may not be read.
     pub fn watch(&self, path: impl AsRef<Path>, changes: FileChanges) -> io::Result<WatchId> {
-        let watches = self.watches.upgrade().filter(|_| self.registration.is_open());
+        let member = self.member.upgrade().filter(|_| self.registration.is_open());
         let closed = || io::Error::new(io::ErrorKind::NotFound, "the watcher is closed");
-        watches.ok_or_else(closed)?.watch(path.as_ref(), changes)
+        member.ok_or_else(closed)?.watch(path.as_ref(), changes)
     }
 
     /// Ends a watch: no change is told for it any longer, not even one that has happened. Answers whether it was there.
     pub fn unwatch(&self, id: WatchId) -> bool {
         // The inotify instance of an inherited loop is the parent's as well.
-        self.is_open() && self.watches.upgrade().is_some_and(|watches| watches.unwatch(id))
+        self.is_open() && self.member.upgrade().is_some_and(|member| member.unwatch(id))
     }
 
     /// Whether changes are still told: the callback has not panicked, and the loop is there.
@@ -162,7 +157,7 @@ impl Watcher {
 
 impl fmt::Debug for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let watches = self.watches.upgrade().map_or(0, |watches| watches.paths.borrow().len());
+        let watches = self.member.upgrade().map_or(0, |member| member.watches.borrow().len());
         f.debug_struct("Watcher").field("watches", &watches).finish_non_exhaustive()
     }
 }
@@ -170,12 +165,8 @@ impl fmt::Debug for Watcher {
 /// What a watcher's callback is told, and what it can do about it.
 pub struct FileEvent<'a> {
     event_loop: &'a EventLoop,
-    watches: &'a Watches,
-    change: FileChange,
-    is_directory: bool,
-    /// None for an overflow.
-    watch: Option<(WatchId, &'a Path)>,
-    name: Option<&'a OsStr>,
+    member: &'a Rc<Member>,
+    happened: &'a Happened<'a>,
 }
 
 impl<'a> FileEvent<'a> {
@@ -186,32 +177,33 @@ impl<'a> FileEvent<'a> {
 
     /// What has happened.
     pub fn change(&self) -> FileChange {
-        self.change
+        self.happened.change
     }
 
     /// Which watch it is told for; `None` for an [`Overflow`](FileChange::Overflow).
     pub fn watch_id(&self) -> Option<WatchId> {
-        self.watch.map(|(id, _)| id)
+        self.happened.watch.as_ref().map(|(id, _)| *id)
     }
 
     /// The name in the watched directory; `None` if it is the watched file itself that has changed.
     ///
     /// In the bytes of the file system, which need not be UTF-8.
     pub fn name(&self) -> Option<&'a OsStr> {
-        self.name
+        self.happened.name
     }
 
     /// The path that was given to [`watch`](Watcher::watch), and the name in it if there is one. Empty for an
     /// [`Overflow`](FileChange::Overflow).
     pub fn path(&self) -> PathBuf {
-        let watched = self.watch.map_or(Path::new(""), |(_, path)| path);
-        self.name.map_or_else(|| watched.to_owned(), |name| watched.join(name))
+        let watched = self.happened.watch.as_ref().map_or(Path::new(""), |(_, path)| path);
+        self.name().map_or_else(|| watched.to_owned(), |name| watched.join(name))
     }
 
     /// Whether it has happened to a directory. Not known, and `false`, for [`SelfDeleted`](FileChange::SelfDeleted) and the changes
     /// after it.
     pub fn is_directory(&self) -> bool {
-        self.is_directory
+        let Happened { change, flags, .. } = self.happened;
+        flags.contains(ReadFlags::ISDIR) && change.says_of_what()
     }
 
     /// As [`Watcher::watch`].
@@ -219,110 +211,77 @@ impl<'a> FileEvent<'a> {
     /// # Errors
     /// As [`Watcher::watch`].
     pub fn watch(&self, path: impl AsRef<Path>, changes: FileChanges) -> io::Result<WatchId> {
-        self.watches.watch(path.as_ref(), changes)
+        self.member.watch(path.as_ref(), changes)
     }
 
     /// As [`Watcher::unwatch`].
     pub fn unwatch(&self, id: WatchId) -> bool {
-        self.watches.unwatch(id)
+        self.member.unwatch(id)
     }
 
     /// Ends the watcher: its callback is not called again.
     pub fn close(&self) {
-        self.event_loop.remove(self.watches.id);
+        self.event_loop.remove(self.member.id);
     }
 }
 
 impl fmt::Debug for FileEvent<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FileEvent")
-            .field("change", &self.change)
+            .field("change", &self.change())
             .field("path", &self.path())
             .finish_non_exhaustive()
     }
 }
 
-impl Watches {
-    fn watch(&self, path: &Path, changes: FileChanges) -> io::Result<WatchId> {
-        let flags = changes.to_flags() | WatchFlags::MASK_CREATE;
-        let number = inotify::add_watch(&self.inotify, path, flags).map_err(|error| match error {
-            Errno::NOSPC => quota(&format!(
-                "cannot watch {}: this user's watches are used up (fs.inotify.max_user_watches)",
-                path.display()
-            )),
-            Errno::EXIST => io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                format!("{} is watched by this watcher already", path.display()),
-            ),
-            error => {
-                let error = io::Error::from(error);
-                io::Error::new(error.kind(), format!("cannot watch {}: {error}", path.display()))
-            }
-        })?;
-        self.paths.borrow_mut().insert(number, path.into());
-        Ok(WatchId { watcher: self.name, number })
+impl Member {
+    fn watch(self: &Rc<Self>, path: &Path, changes: FileChanges) -> io::Result<WatchId> {
+        let (number, watch) = self.instance.watch(self, path, changes)?;
+        self.watches.borrow_mut().insert(number, watch);
+        Ok(WatchId { watcher: self.number, number })
     }
 
     fn unwatch(&self, id: WatchId) -> bool {
-        if id.watcher != self.name || self.paths.borrow_mut().remove(&id.number).is_none() {
-            return false;
+        let watch =
+            (id.watcher == self.number).then(|| self.watches.borrow_mut().remove(&id.number)).flatten();
+        if let Some(watch) = watch {
+            self.instance.unwatch(id.number, watch);
         }
-        // The kernel may have ended it by itself, which is yet to be read.
-        if let Err(error) = inotify::remove_watch(&self.inotify, id.number) {
-            log::debug!("a watch has gone before it was taken back: {error}");
-        }
-        true
+        watch.is_some()
     }
 
-    fn tell(&self, event_loop: &EventLoop, event: &inotify::Event<'_>) {
-        let (flags, number) = (event.events(), event.wd());
-        let Some(change) = FileChange::from_flags(flags, event.cookie()) else { return };
-        let path = match change {
-            FileChange::Overflow => None,
-            FileChange::WatchRemoved => self.paths.borrow_mut().remove(&number),
-            _ => self.paths.borrow().get(&number).cloned(),
-        };
-        if path.is_none() && change != FileChange::Overflow {
+    /// The kernel has ended a watch.
+    fn forget(&self, number: u64) {
+        self.watches.borrow_mut().remove(&number);
+    }
+
+    /// Calls back, unless the watcher has been closed meanwhile. A panic ends it, and no other.
+    fn call(self: &Rc<Self>, event_loop: &EventLoop, happened: &Happened<'_>) {
+        if !event_loop.is_registered(self.id) {
             return;
         }
-        let event = FileEvent {
-            event_loop,
-            watches: self,
-            change,
-            is_directory: flags.contains(ReadFlags::ISDIR),
-            watch: path.as_deref().map(|path| (WatchId { watcher: self.name, number }, path)),
-            name: event.file_name().map(|name| OsStr::from_bytes(name.to_bytes())),
-        };
-        (self.callback.borrow_mut())(&event);
+        let event = FileEvent { event_loop, member: self, happened };
+        let called = event_loop.catch("a watcher's callback", || (self.callback.borrow_mut())(&event));
+        if called.is_none() {
+            event_loop.remove(self.id);
+        }
     }
 }
 
-impl Source for Watches {
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.instance.remove(self.number, self.watches.take());
+    }
+}
+
+/// Its place on the loop. The instance calls it.
+impl Source for Member {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.inotify.as_fd())
+        None
     }
 
-    /// Reads a buffer full, and another if that was little. With more to come the others have their turn first.
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
-        const ENOUGH: usize = 64;
-        let mut bytes = [MaybeUninit::uninit(); 4096];
-        let mut reader = Reader::new(&self.inotify, &mut bytes);
-        let mut told = 0;
-        while told < ENOUGH || !reader.is_buffer_empty() {
-            match reader.next() {
-                Ok(event) => self.tell(event_loop, &event),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return event_loop.clear_ready(self.id, !Readiness::NONE),
-                Err(error) => {
-                    log::error!("changes of files can no longer be read: {error}");
-                    event_loop.remove(self.id);
-                }
-            }
-            if !event_loop.is_registered(self.id) {
-                return;
-            }
-            told += 1;
-        }
+        event_loop.clear_ready(self.id, !Readiness::NONE);
     }
 
     fn on_panic(&self, event_loop: &EventLoop) {

@@ -15,7 +15,7 @@ use reveille::{EventLoop, FileChange, FileChanges, WatchId, Watcher};
 use support::alone::{alone, alone_after};
 use support::folder::Folder;
 use support::net::{open_descriptors, turn_until};
-use support::{Count, Recorder, turn, with_catching_loop, with_loop};
+use support::{Count, Recorder, on_another_thread, turn, with_catching_loop, with_loop};
 
 /// What a watcher was told: the change and the path.
 type Told = Recorder<(FileChange, PathBuf)>;
@@ -348,7 +348,10 @@ fn the_limits_of_the_system_are_errors_that_name_them() {
         let error = watcher.watch(folders[3].path(), FileChanges::CREATED).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
         assert!(error.to_string().contains("fs.inotify.max_user_watches"), "{error}");
-        let error = Watcher::new(&event_loop, |_| ()).unwrap_err();
+        // One instance is all that a loop takes, and another loop needs another.
+        let (_second, _) = recorded(&event_loop);
+        let elsewhere = on_another_thread(|| Watcher::new(&EventLoop::new().unwrap(), |_| ()).map(drop));
+        let error = elsewhere.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::QuotaExceeded);
         assert!(error.to_string().contains("fs.inotify.max_user_instances"), "{error}");
         // What is there works on, and what is given up can be had again.

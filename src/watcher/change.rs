@@ -81,6 +81,11 @@ impl FileChanges {
         self.0 & other.0 == other.0
     }
 
+    /// Whether the kernel's event is one of these.
+    pub(super) fn has(self, event: ReadFlags) -> bool {
+        self.0 & event.bits() & FileChanges::ALL.0 != 0
+    }
+
     pub(super) fn to_flags(self) -> WatchFlags {
         WatchFlags::from_bits_retain(self.0)
     }
@@ -160,6 +165,17 @@ pub enum FileChange {
 }
 
 impl FileChange {
+    /// Whether every watch has it, whatever that asks for.
+    pub(super) fn is_always_reported(self) -> bool {
+        matches!(self, FileChange::Unmounted | FileChange::WatchRemoved | FileChange::Overflow)
+    }
+
+    /// Whether the kernel says reliably that it has happened to a directory.
+    pub(super) fn says_of_what(self) -> bool {
+        let of_the_watch_itself = matches!(self, FileChange::SelfDeleted | FileChange::SelfMoved);
+        !of_the_watch_itself && !self.is_always_reported()
+    }
+
     /// What the kernel's one bit says. `None` if it is one that this crate has not heard of.
     pub(super) fn from_flags(flags: ReadFlags, cookie: u32) -> Option<FileChange> {
         let known = [
