@@ -48,6 +48,9 @@ const LOW_WATER: usize = PIECE;
 /// Each connection needs two descriptors.
 const MAX_CONNECTIONS: usize = 400;
 
+/// So that no address, or network of IPv6 addresses, takes all of them.
+const MAX_PER_ADDRESS: usize = 100;
+
 /// How long nothing may move on a connection, be it that the client does not ask or does not read.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -94,6 +97,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let serving = Rc::clone(&service);
     let server = TcpServer::bind(&event_loop, address)?
         .max_connections(MAX_CONNECTIONS)
+        .max_per_address(MAX_PER_ADDRESS)
         .idle_timeout(IDLE)
         .water_marks(HIGH_WATER, LOW_WATER)
         .serve(move |_| {

@@ -6,12 +6,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use parking_lot::Mutex;
 
-use super::origin::Origin;
+use super::address::Address;
+use super::origin::{Ipv6Prefix, Origin};
 use crate::channel_table::ChannelId;
 use crate::event_loop::LoopHandle;
 
@@ -35,7 +37,8 @@ pub struct ServerCounters {
     pub accepted: u64,
     /// Connections that were closed at once because there were as many as there [may be](crate::TcpServerBuilder::max_connections).
     pub refused_at_maximum: u64,
-    /// Connections that were closed at once because there were as many of [their address](crate::TcpServerBuilder::max_per_address).
+    /// Connections that were closed at once because there were as many of [their address](crate::TcpServerBuilder::max_per_address), or its
+    /// prefix.
     pub refused_by_address: u64,
     /// Connections that were closed at once for want of a descriptor.
     pub shed: u64,
@@ -49,6 +52,8 @@ pub(super) struct Quota {
     pub(super) connections: Option<u64>,
     pub(super) at_maximum: AtMaximum,
     pub(super) per_address: Option<u64>,
+    /// What counts as one address, here and for the choice of a loop.
+    pub(super) ipv6_prefix: Ipv6Prefix,
 }
 
 /// In [`Admission::places`]: a listener has found no place, and has not been notified since.
@@ -129,6 +134,11 @@ impl Admission {
         if before & AWAITED != 0 {
             self.send_word();
         }
+    }
+
+    /// Whose connection an accepted socket is.
+    pub(super) fn origin(&self, socket: impl AsFd, peer: &Address) -> Origin {
+        Origin::of(socket, peer, self.quota.ipv6_prefix)
     }
 
     /// Lets a connection from `address` in, unless it is one too many; that is counted.

@@ -16,7 +16,7 @@ pub enum Distribution {
     /// To the loop that has the fewest connections; of several in turn. Evens out what has become uneven.
     LeastConnections,
     /// By the address of the peer, without the port, so that all connections of one client are on one loop, for as long as the
-    /// server lasts. Of a Unix socket's peers those of one user are on one loop. Clients are spread at random; few of them, or many behind one address, are spread unevenly.
+    /// server lasts. Of an IPv6 address the [prefix](crate::TcpServerBuilder::ipv6_prefix) counts. Of a Unix socket's peers those of one user are on one loop. Clients are spread at random; few of them, or many behind one address, are spread unevenly.
     PeerAddress,
     /// Each loop has a listening socket of its own (`SO_REUSEPORT`, socket(7)), and the kernel chooses one for each connection by a
     /// hash of both addresses and ports.

@@ -208,7 +208,7 @@ impl Source for Listener {
             let Some(place) = admission.place() else { return self.stop_wanting(event_loop) };
             match self.accept() {
                 Accepted::Connection(fd, peer) => {
-                    let origin = Origin::of(&fd, &peer);
+                    let origin = admission.origin(&fd, &peer);
                     // One that is not let in is closed here.
                     let Some(admitted) = admission.admit(place, origin) else { continue };
                     self.take_on(event_loop, fd, peer, origin, admitted);

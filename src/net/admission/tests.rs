@@ -23,15 +23,18 @@ fn a_place_that_is_not_used_is_given_back() {
 fn an_address_is_forgotten_when_its_last_connection_has_gone() {
     let admission = Admission::new(Quota { per_address: Some(2), ..Quota::default() });
     let admit = |address: &str| {
-        let origin = Origin::host(address.parse().unwrap());
+        let origin = Origin::host(address.parse().unwrap(), Ipv6Prefix::default());
         admission.admit(admission.place().expect("no maximum"), origin)
     };
     let first = admit("10.0.0.1").expect("the first");
     // The same client, as a socket for IPv6 has it.
     let second = admit("::ffff:10.0.0.1").expect("the second");
     assert!(admit("10.0.0.1").is_none());
-    assert_eq!(admission.counters().refused_by_address, 1);
-    for admitted in [first, second] {
+    let of_a_network =
+        [admit("2001:db8::1").expect("its first"), admit("2001:db8::2:1").expect("its second")];
+    assert!(admit("2001:db8::3").is_none());
+    assert_eq!(admission.counters().refused_by_address, 2);
+    for admitted in [first, second].into_iter().chain(of_a_network) {
         admission.release(&admitted);
     }
     assert!(admission.addresses.lock().is_empty());

@@ -3,6 +3,7 @@
 use super::{ManyLoops, TcpServerBuilder};
 use crate::net::admission::AtMaximum;
 use crate::net::distribution::Distribution;
+use crate::net::origin::Ipv6Prefix;
 
 impl<S> TcpServerBuilder<'_, S> {
     /// How many connections the server may have at a time, on all its loops. Usually there is no limit but that of descriptors.
@@ -25,10 +26,24 @@ impl<S> TcpServerBuilder<'_, S> {
     /// How many connections of one address the server may have at a time, on all its loops; others are closed as soon as they are
     /// accepted, and [counted](crate::ServerCounters::refused_by_address). Usually there is no limit.
     ///
-    /// What counts is the whole address without the port. Clients behind one router share one, and a host with IPv6 has many. Of a Unix
-    /// socket's peers it is the user that counts.
+    /// What counts is the address without the port. Clients behind one router share one. Of an IPv6 address only the
+    /// [prefix](TcpServerBuilder::ipv6_prefix) counts, as a host may have any number of addresses; one that stands for an IPv4 address
+    /// counts as that. Of a Unix socket's peers it is the user that counts.
     pub fn max_per_address(mut self, connections: usize) -> Self {
         self.settings.quota.per_address = Some(connections as u64);
+        self
+    }
+
+    /// How many leading bits of an IPv6 address count as the address: for [`max_per_address`](TcpServerBuilder::max_per_address), and
+    /// for the loop that [`Distribution::PeerAddress`] chooses. Default: 64, the prefix of one network, of which a single host can use
+    /// every address. Providers often assign 56 or 48 bits to one customer.
+    ///
+    /// # Panics
+    /// If `bits` is not between 1 and 128.
+    #[track_caller]
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        let prefix = Ipv6Prefix::new(bits);
+        self.settings.quota.ipv6_prefix = prefix.expect("the prefix of an IPv6 address has 1 to 128 bits");
         self
     }
 
