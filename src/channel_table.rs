@@ -10,6 +10,7 @@
 use std::fmt;
 
 use crate::readiness::Readiness;
+use crate::slack::{has_much, kept};
 
 /// The name of a channel. It is not given twice: a slot that has used up its generations is abandoned, a few bytes for each four
 /// thousand million channels.
@@ -52,13 +53,24 @@ pub(crate) struct ChannelTable<C> {
     slots: Vec<Slot<C>>,
     free: Vec<u32>,
     len: usize,
+    /// The generation that a new slot begins with: larger than that of any that has been given up.
+    first_generation: u32,
+    /// How many slots the last trim has left.
+    trimmed: usize,
     /// The channels to run in the next round, each once.
     active: Vec<ChannelId>,
 }
 
 impl<C> ChannelTable<C> {
     pub(crate) fn new() -> ChannelTable<C> {
-        ChannelTable { slots: Vec::new(), free: Vec::new(), len: 0, active: Vec::new() }
+        ChannelTable {
+            slots: Vec::new(),
+            free: Vec::new(),
+            len: 0,
+            first_generation: 0,
+            trimmed: 0,
+            active: Vec::new(),
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -73,7 +85,7 @@ impl<C> ChannelTable<C> {
         let index = self.free.pop().unwrap_or_else(|| {
             let index = u32::try_from(self.slots.len()).expect("fewer channels than 2^32");
             self.slots.push(Slot {
-                generation: 0,
+                generation: self.first_generation,
                 ready: Readiness::NONE,
                 wanted: Readiness::NONE,
                 scheduled: false,
@@ -102,6 +114,27 @@ impl<C> ChannelTable<C> {
             self.free.push(id.index);
         }
         entry
+    }
+
+    /// Whether there are slots for many more channels than there are, that have come since the last [trim](ChannelTable::trim).
+    pub(crate) fn has_slack(&self) -> bool {
+        let slots = self.slots.len();
+        has_much::<Slot<C>>(slots) && self.len <= slots / 8 && slots > self.trimmed
+    }
+
+    /// Gives up the slots behind the last that has a channel, and room beside what is there.
+    pub(crate) fn trim(&mut self) {
+        let given_up = |slot: &Slot<C>| slot.entry.is_none() && slot.generation < u32::MAX / 2;
+        let left = self.slots.iter().rposition(|slot| !given_up(slot)).map_or(0, |last| last + 1);
+        // The generation of an empty slot has not been in an id yet.
+        let generations = self.slots[left..].iter().map(|slot| slot.generation);
+        self.first_generation = generations.fold(self.first_generation, u32::max);
+        self.slots.truncate(left);
+        self.slots.shrink_to(kept::<Slot<C>>(left));
+        self.free.retain(|&index| (index as usize) < left);
+        self.free.shrink_to(kept::<u32>(self.free.len()));
+        self.active.shrink_to(kept::<ChannelId>(self.active.len()));
+        self.trimmed = left;
     }
 
     pub(crate) fn get(&self, id: ChannelId) -> Option<&C> {

@@ -24,6 +24,7 @@ mod source;
 mod tasks;
 mod teardown;
 mod timers;
+mod trimming;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
@@ -53,6 +54,7 @@ use crate::timer_queue::TimerQueue;
 use alarm::Alarm;
 use patience::Patience;
 use shared::{Posted, Shared};
+use tasks::TaskSlack;
 use timers::TimerTask;
 
 /// A loop that waits for descriptors, deadlines and tasks, and calls back.
@@ -164,6 +166,11 @@ struct Inner {
     channel_batch: Cell<Vec<ChannelId>>,
     task_batch: RefCell<Batch<Posted>>,
     local_batch: Cell<Batch<Task<EventLoop>>>,
+    slack: RefCell<TaskSlack>,
+    /// The room that the queue has been lent for the next batch.
+    lent: Cell<(usize, usize)>,
+    /// How many sleeps in a row have begun with much more room than was needed since the first of them.
+    sleeps_with_slack: Cell<u32>,
 }
 
 thread_local! {

@@ -93,6 +93,7 @@ mod child;
 mod eventfd_source;
 mod file_io;
 mod group_memory;
+mod heap;
 mod loop_pool;
 mod loop_thread;
 mod net;
@@ -100,6 +101,7 @@ mod pressure;
 mod registration;
 mod shared_ring_source;
 mod signals;
+mod slack;
 mod watcher;
 
 mod buffer;

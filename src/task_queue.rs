@@ -118,6 +118,16 @@ impl<T> Batch<T> {
     pub(crate) fn len(&self) -> usize {
         self.tasks.len() + self.errands.len()
     }
+
+    /// For how many tasks there is room, and for how many errands.
+    pub(crate) fn rooms(&self) -> (usize, usize) {
+        (self.tasks.capacity(), self.errands.capacity())
+    }
+
+    /// How many tasks there are, and how many errands.
+    pub(crate) fn lengths(&self) -> (usize, usize) {
+        (self.tasks.len(), self.errands.len())
+    }
 }
 
 impl<T, P: Primitives> TaskQueue<T, P> {
@@ -267,6 +277,13 @@ impl<T, P: Primitives> TaskQueue<T, P> {
             self.inbox.notify_all();
         }
         quit
+    }
+
+    /// For the consumer: takes the room of an empty inbox out, to be dropped.
+    pub(crate) fn take_room(&self) -> Batch<T> {
+        self.inbox.with(|inbox| {
+            if inbox.batch.is_empty() { std::mem::take(&mut inbox.batch) } else { Batch::default() }
+        })
     }
 
     /// How many tasks have been accepted so far.

@@ -20,8 +20,8 @@
 //! and for 140 if the owner has slept so long that all of them are due, and must be sorted.
 //!
 //! A timer takes 24 bytes and its payload, in whole cache lines, and five more in the wheel or sixteen when it is near. The
-//! buckets take 32 KiB and, at worst, a chunk of 64 bytes for each timer, if all others of its chunk have been cancelled. The
-//! queue keeps the room it has grown to.
+//! buckets take 32 KiB and, at worst, a chunk of 64 bytes for each timer, if all others of its chunk have been cancelled. Room for
+//! many more timers than there are lately is given up, up to the last node that a timer still has.
 //!
 //! # What was tried and is slower
 //! What a million timers cost is the memory that has to come for each. So a node and its payload are one cache line, chunks keep the
@@ -42,8 +42,9 @@ use std::fmt;
 use self::heap::Entry;
 use self::near::Near;
 pub(crate) use self::nodes::TimerKey;
-use self::nodes::{Nodes, State};
+use self::nodes::{Node, Nodes, State};
 use self::wheel::{TICK_BITS, Taken, Wheel, tick_of};
+use crate::slack::{Slack, has_much};
 
 /// A timer that [`TimerQueue::pop_due`] has taken out.
 #[derive(PartialEq, Debug)]
@@ -74,6 +75,9 @@ pub(crate) struct TimerQueue<C> {
     len: usize,
     next_sequence: u64,
     phase: Option<Phase>,
+    slack: Slack,
+    /// How many nodes the last trim has left.
+    trimmed: usize,
 }
 
 /// What counts as due: deadlines up to `now` of timers armed with a sequence below `end`.
@@ -92,6 +96,8 @@ impl<C> TimerQueue<C> {
             len: 0,
             next_sequence: 0,
             phase: None,
+            slack: Slack::new(),
+            trimmed: 0,
         }
     }
 
@@ -235,6 +241,13 @@ impl<C> TimerQueue<C> {
         self.phase = Some(Phase { now, end: self.next_sequence });
         let tick = tick_of(now);
         self.far.settle();
+        if self.slack.note::<Node<C>>(self.len, self.nodes.len()).is_some() {
+            let before = self.nodes.len();
+            self.trim();
+            if self.nodes.len() > before / 2 {
+                self.slack.postpone();
+            }
+        }
         while let Some(bucket) = self.far.first().filter(|bucket| bucket.first_tick <= tick) {
             // Nothing lies between the cursor and this bucket, nor elsewhere up to the bucket's end.
             let taken = self.far.take(bucket);
@@ -290,6 +303,31 @@ impl<C> TimerQueue<C> {
             }
         }
         waiting.into_iter().filter_map(|(_, _, index)| self.nodes[index].payload.take()).collect()
+    }
+
+    /// Whether so many timers need the nodes that there are.
+    pub(crate) fn needs_room_for(&self, timers: usize) -> bool {
+        has_much::<Node<C>>(self.nodes.len()) && timers > self.nodes.len() / 8
+    }
+
+    /// Whether there are nodes for many more timers than wait, that have come since the last [trim](TimerQueue::trim).
+    pub(crate) fn has_slack(&self) -> bool {
+        let nodes = self.nodes.len();
+        has_much::<Node<C>>(nodes) && self.len <= nodes / 8 && nodes > self.trimmed
+    }
+
+    /// Gives up the nodes behind the last that a timer has, and the room beside what is there. It looks at every node, and places
+    /// every far timer anew.
+    pub(crate) fn trim(&mut self) {
+        self.far.settle();
+        self.nodes.trim(self.len);
+        let far: Vec<u32> = self.nodes.far().collect();
+        self.far.reset();
+        for index in far {
+            self.place(index, self.nodes[index].deadline);
+        }
+        self.near.trim();
+        self.trimmed = self.nodes.len();
     }
 
     fn insert_as(&mut self, repeats: bool, deadline: u64, payload: C) -> TimerKey {

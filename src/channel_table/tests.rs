@@ -135,7 +135,8 @@ fn agrees_with_a_plain_list() {
     let mut model: Vec<(ChannelId, usize, Readiness, Readiness)> = Vec::new();
     let mut dead: Vec<ChannelId> = Vec::new();
     for step in 0..50_000 {
-        match random(6) {
+        match random(7) {
+            6 if random(4) == 0 => table.trim(),
             0 if model.len() < 20 => {
                 let id = table.insert_with(|_| step);
                 assert!(!dead.contains(&id), "an id came back");

@@ -145,6 +145,9 @@ impl Builder {
             channel_batch: Cell::default(),
             task_batch: RefCell::default(),
             local_batch: Cell::default(),
+            slack: RefCell::default(),
+            lent: Cell::default(),
+            sleeps_with_slack: Cell::new(0),
         });
         let event_loop = EventLoop { inner };
         // The first timers find their places from the present on, and not from the clock's origin.

@@ -67,6 +67,7 @@ impl EventLoop {
         let may_wait = self.await_timers();
         now.set(None);
         wake_unread.set(true);
+        self.trim_when_due();
         let must_wake = !matches!(may_wait, Ok(true)) || poller.has_more();
         if self.has_work() || must_wake || !shared.tasks.may_sleep() {
             self.wake_outer();

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::EventLoop;
 use super::repeat::Schedule;
 use crate::containment::Contained;
+use crate::slack::Slack;
 use crate::timer_queue::TimerKey;
 
 type Single = Contained<Box<dyn FnOnce(&EventLoop) + Send>>;
@@ -75,12 +76,30 @@ pub(super) struct Moved {
 pub(super) struct RemoteTimers {
     next: AtomicU64,
     /// `None` once the loop has gone.
-    timers: Mutex<Option<HashMap<u64, RemoteTimer>>>,
+    timers: Mutex<Option<Table>>,
+}
+
+#[derive(Default)]
+struct Table {
+    timers: HashMap<u64, RemoteTimer>,
+    slack: Slack,
+}
+
+impl Table {
+    /// Takes a timer out. The table gives up room in which there have been few timers for some time.
+    fn remove(&mut self, number: u64) -> Option<RemoteTimer> {
+        let removed = self.timers.remove(&number)?;
+        let Table { timers, slack } = self;
+        if let Some(left) = slack.note::<(u64, RemoteTimer)>(timers.len(), timers.capacity()) {
+            timers.shrink_to(left);
+        }
+        Some(removed)
+    }
 }
 
 impl RemoteTimers {
     pub(super) fn new() -> RemoteTimers {
-        RemoteTimers { next: AtomicU64::new(0), timers: Mutex::new(Some(HashMap::new())) }
+        RemoteTimers { next: AtomicU64::new(0), timers: Mutex::new(Some(Table::default())) }
     }
 
     /// Gives the callback back if the loop has gone.
@@ -93,19 +112,21 @@ impl RemoteTimers {
         self.with(|timers| {
             let Some(timers) = timers else { return Err(callback) };
             let key = self.next.fetch_add(1, Relaxed);
-            timers.insert(key, RemoteTimer { callback: wrap(callback), deadline, armed: None, moved: false });
+            timers
+                .timers
+                .insert(key, RemoteTimer { callback: wrap(callback), deadline, armed: None, moved: false });
             Ok(RemoteKey::of(key))
         })
     }
 
     /// Takes the timer out. It is the caller's to drop, with no lock held.
     pub(super) fn remove(&self, key: RemoteKey) -> Option<RemoteTimer> {
-        self.with(|timers| timers?.remove(&key.number()))
+        self.with(|timers| timers?.remove(key.number()))
     }
 
     /// Refuses every later timer, and hands out those that have not fired.
     pub(super) fn close(&self) -> Option<HashMap<u64, RemoteTimer>> {
-        self.timers.lock().take()
+        self.timers.lock().take().map(|table| table.timers)
     }
 
     /// Notes where the loop has put the timer. `false` if it has been cancelled meanwhile.
@@ -132,7 +153,7 @@ impl RemoteTimers {
     pub(super) fn start(&self, key: RemoteKey, deadline: u64) -> Started {
         self.with(|timers| {
             let Some(timers) = timers else { return Started::Ended };
-            let Some(timer) = timers.get_mut(&key.number()) else { return Started::Ended };
+            let Some(timer) = timers.timers.get_mut(&key.number()) else { return Started::Ended };
             if timer.deadline > deadline {
                 return Started::Moved(timer.deadline);
             }
@@ -140,7 +161,7 @@ impl RemoteTimers {
             match mem::replace(&mut timer.callback, Callback::Running) {
                 Callback::Every(callback, schedule) => Started::Every(callback, schedule),
                 Callback::Once(callback) => {
-                    timers.remove(&key.number());
+                    timers.remove(key.number());
                     Started::Once(callback)
                 }
                 Callback::Running => Started::Ended,
@@ -159,7 +180,7 @@ impl RemoteTimers {
         schedule: Schedule,
         next: u64,
     ) -> Result<u64, Repeated> {
-        self.with(|timers| match timers.and_then(|timers| timers.get_mut(&key.number())) {
+        self.with(|timers| match timers.and_then(|timers| timers.timers.get_mut(&key.number())) {
             None => Err(callback),
             Some(timer) => {
                 timer.callback = Callback::Every(callback, schedule);
@@ -171,11 +192,11 @@ impl RemoteTimers {
         })
     }
 
-    fn with<R>(&self, f: impl FnOnce(Option<&mut HashMap<u64, RemoteTimer>>) -> R) -> R {
+    fn with<R>(&self, f: impl FnOnce(Option<&mut Table>) -> R) -> R {
         f(self.timers.lock().as_mut())
     }
 
     fn with_timer<R>(&self, key: RemoteKey, f: impl FnOnce(&mut RemoteTimer) -> R) -> Option<R> {
-        self.with(|timers| timers?.get_mut(&key.number()).map(f))
+        self.with(|timers| timers?.timers.get_mut(&key.number()).map(f))
     }
 }

@@ -19,6 +19,9 @@ impl EventLoop {
             return Ok(());
         }
         wake_unread.set(false);
+        if !self.wait_and_trim(wait)? {
+            return Ok(());
+        }
         if wait == Wait::Forever && self.watches_nothing() { self.sleep_in_read() } else { poller.wait(wait) }
     }
 

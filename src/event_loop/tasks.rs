@@ -1,8 +1,30 @@
 //! Tasks on the loop's own thread: queueing them, and phase 5, which runs them and those of other threads.
 
 use super::EventLoop;
+use crate::slack::Slack;
 use crate::task::{SendTask, Task};
 use crate::task_queue::Batch;
+
+/// What the batches of one kind have needed lately.
+#[derive(Debug, Default)]
+pub(super) struct BatchSlack {
+    tasks: Slack,
+    errands: Slack,
+}
+
+/// The same of all kinds.
+#[derive(Debug, Default)]
+pub(super) struct TaskSlack {
+    posted: BatchSlack,
+    local: BatchSlack,
+}
+
+impl BatchSlack {
+    /// After a batch of so many tasks and errands, which lends its room to a later one. Returns whether it has needed much.
+    fn note<T>(&mut self, (tasks, errands): (usize, usize), batch: &mut Batch<T>) -> bool {
+        self.tasks.note_vec(tasks, &mut batch.tasks) | self.errands.note_vec(errands, &mut batch.errands)
+    }
+}
 
 impl EventLoop {
     /// Runs `task` at once. The twin of [`LoopHandle::run_in_loop`](super::LoopHandle::run_in_loop), for code that is written for either face.
@@ -39,6 +61,7 @@ impl EventLoop {
     /// Phase 5. If a request to quit is there, whatever was accepted before it is in this batch.
     pub(super) fn run_tasks(&self) {
         let inner = &*self.inner;
+        inner.lent.set(inner.task_batch.borrow().rooms());
         if inner.shared.tasks.take(&mut inner.task_batch.borrow_mut()) {
             inner.quitting.set(true);
         }
@@ -57,15 +80,22 @@ impl EventLoop {
         if dropped {
             inner.shared.tally.count_dropped(tasks);
         }
+        let posted_lengths = posted.lengths();
+        let local_lengths = local.as_ref().map(Batch::lengths);
         self.run_errands(&mut posted.errands, SendTask::call);
         if let Some(local) = &mut local {
             self.run_errands(&mut local.errands, Task::call);
         }
         self.run_each(dropped, &mut posted.tasks, SendTask::call);
+        let mut needed = inner.slack.borrow_mut().posted.note(posted_lengths, &mut posted);
         inner.task_batch.replace(posted);
-        if let Some(mut local) = local {
+        if let (Some(mut local), Some(lengths)) = (local, local_lengths) {
             self.run_each(dropped, &mut local.tasks, Task::call);
+            needed |= inner.slack.borrow_mut().local.note(lengths, &mut local);
             inner.local_batch.set(local);
+        }
+        if needed {
+            inner.sleeps_with_slack.set(0);
         }
     }
 

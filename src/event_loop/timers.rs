@@ -200,6 +200,9 @@ impl EventLoop {
             }
         }
         inner.timers_met.set(met);
+        if inner.timers.borrow().needs_room_for(met) {
+            inner.sleeps_with_slack.set(0);
+        }
     }
 
     fn arm(&self, deadline: u64, task: impl FnOnce(&Firing) + 'static) -> TimerKey {

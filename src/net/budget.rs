@@ -18,6 +18,7 @@ use slab::Slab;
 use crate::channel_table::ChannelId;
 use crate::containment::logger;
 use crate::event_loop::{EventLoop, LoopHandle};
+use crate::heap;
 use crate::memory_limit;
 use crate::process_mark::PerProcess;
 
@@ -216,6 +217,7 @@ impl Account {
         }
         self.total.fetch_add(bytes, Relaxed);
         self.budget.used.fetch_add(bytes, SeqCst);
+        heap::note_taken(bytes);
     }
 
     pub(super) fn enforce(&self) {
@@ -229,6 +231,7 @@ impl Account {
         self.held.fetch_sub(bytes, SeqCst);
         self.total.fetch_sub(bytes, Relaxed);
         self.budget.used.fetch_sub(bytes, SeqCst);
+        heap::note_returned(bytes);
     }
 
     /// Notes that `bytes` have left the connection: taken by the kernel, or by the handler. It is progress when they are an eighth of
@@ -250,6 +253,7 @@ impl Account {
         let held = self.held.swap(0, SeqCst);
         self.total.fetch_sub(held, Relaxed);
         self.budget.used.fetch_sub(held, SeqCst);
+        heap::note_returned(held);
     }
 }
 

@@ -5,6 +5,7 @@
 //! are in it.
 
 use super::nodes::{Nodes, State};
+use crate::slack::kept;
 
 /// Children per heap node: those that are compared with each other lie side by side, in one cache line or two.
 const ARITY: usize = 4;
@@ -40,6 +41,11 @@ impl Heap {
 
     pub(super) fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// Gives up room beside what is there.
+    pub(super) fn trim(&mut self) {
+        self.entries.shrink_to(kept::<Entry>(self.entries.len()));
     }
 
     /// Forgets everything, and leaves the nodes as they are.

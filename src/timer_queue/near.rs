@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 
 use super::heap::{Entry, Heap};
 use super::nodes::{NONE, Nodes, State};
+use crate::slack::kept;
 
 pub(super) struct Near {
     /// Sorted, the first to fire at the end. A timer that is taken out from the middle leaves a gap, which has the index
@@ -82,6 +83,13 @@ impl Near {
         while self.run.last().is_some_and(|last| last.index == NONE) {
             self.run.pop();
         }
+    }
+
+    /// Gives up room beside what is there.
+    pub(super) fn trim(&mut self) {
+        self.run.shrink_to(kept::<Entry>(self.run.len()));
+        self.gathered.shrink_to(kept::<Entry>(self.gathered.len()));
+        self.heap.trim();
     }
 
     /// Forgets everything, and leaves the nodes as they are.

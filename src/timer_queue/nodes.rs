@@ -7,9 +7,13 @@
 use std::ops::{Index, IndexMut};
 
 use super::vacancies::Vacancies;
+use crate::slack::kept;
 
 /// The largest generation of a node. A node that has used them all up is abandoned.
 pub(super) const LAST_GENERATION: u32 = u32::MAX - 1;
+
+/// Nodes are given up until one of them has been used so often; their successors would begin with what is left.
+const MOST_GIVEN_UP: u32 = LAST_GENERATION / 2;
 
 /// No node has this index.
 pub(super) const NONE: u32 = u32::MAX;
@@ -99,11 +103,15 @@ pub(super) struct Nodes<C> {
     nodes: Vec<Node<C>>,
     /// The vacant ones, but for those that have used up their generations.
     vacancies: Vacancies,
+    /// The generation that a new node begins with: larger than that of any that has been given up, so that no key comes again.
+    first_generation: u32,
+    /// Vacant nodes from here on are not used again, for the next trim to give them up, unless there is no other.
+    reserve: usize,
 }
 
 impl<C> Nodes<C> {
     pub(super) const fn new() -> Nodes<C> {
-        Nodes { nodes: Vec::new(), vacancies: Vacancies::new() }
+        Nodes { nodes: Vec::new(), vacancies: Vacancies::new(), first_generation: 0, reserve: usize::MAX }
     }
 
     /// How many there are, vacant ones included.
@@ -131,7 +139,7 @@ impl<C> Nodes<C> {
 
     /// The key of a vacant node, which the caller fills. `None` if there is none left; then [`grow`](Nodes::grow).
     pub(super) fn take_vacant(&mut self) -> Option<TimerKey> {
-        let index = self.vacancies.take()?;
+        let index = self.vacancies.take().or_else(|| self.take_reserve())?;
         Some(TimerKey { index, generation: self[index].generation })
     }
 
@@ -143,10 +151,52 @@ impl<C> Nodes<C> {
             deadline: 0,
             stamp: State::Vacant as u64,
             at: 0,
-            generation: 0,
+            generation: self.first_generation,
             payload: None,
         });
-        TimerKey { index, generation: 0 }
+        TimerKey { index, generation: self.first_generation }
+    }
+
+    /// Those of timers that are in the wheel.
+    pub(super) fn far(&self) -> impl Iterator<Item = u32> {
+        self.iter().filter(|(_, node)| node.state() == State::InWheel).map(|(index, _)| index)
+    }
+
+    /// Gives up the vacant nodes behind all others, and room for more. A timer that keeps a node far behind those that are needed for
+    /// so `many` timers keeps the others before it; they are not used again, so that a later call finds them vacant still.
+    pub(super) fn trim(&mut self, many: usize) {
+        let given_up = |node: &Node<C>| node.state() == State::Vacant && node.generation <= MOST_GIVEN_UP;
+        let kept_nodes = self.nodes.iter().rposition(|node| !given_up(node)).map_or(0, |last| last + 1);
+        let generations = self.nodes[kept_nodes..].iter().map(|node| node.generation);
+        // The generation of a vacant node has not been in a key yet.
+        self.first_generation = generations.fold(self.first_generation, u32::max);
+        self.nodes.truncate(kept_nodes);
+        self.nodes.shrink_to(kept::<Node<C>>(kept_nodes));
+        let needed = kept::<Node<C>>(2 * many);
+        self.reserve = if kept_nodes > 4 * needed { needed } else { usize::MAX };
+        self.list_vacancies();
+    }
+
+    #[cold]
+    fn take_reserve(&mut self) -> Option<u32> {
+        if self.reserve == usize::MAX {
+            return None;
+        }
+        self.reserve = usize::MAX;
+        self.list_vacancies();
+        self.vacancies.take()
+    }
+
+    /// Finds the vacant nodes before the reserve.
+    fn list_vacancies(&mut self) {
+        self.vacancies.clear();
+        // The first is used next.
+        for index in (0..self.nodes.len().min(self.reserve) as u32).rev() {
+            let node = &self[index];
+            if node.state() == State::Vacant && node.generation <= LAST_GENERATION {
+                self.vacancies.put(index);
+            }
+        }
     }
 
     /// Ends the key of a node and makes the node available for another.
@@ -156,7 +206,7 @@ impl<C> Nodes<C> {
         node.generation += 1;
         // A busy node is used again and again, and gets here within two hours at a million timers a second. It is abandoned, a few
         // bytes for four thousand million timers; starting again at 0 would let an old key cancel a stranger.
-        if node.generation <= LAST_GENERATION {
+        if node.generation <= LAST_GENERATION && (index as usize) < self.reserve {
             self.vacancies.put(index);
         }
     }

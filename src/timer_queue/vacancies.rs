@@ -40,6 +40,11 @@ impl Vacancies {
         }
     }
 
+    /// Gives up all room, with what is here.
+    pub(super) fn clear(&mut self) {
+        *self = Vacancies::new();
+    }
+
     /// Makes room for others that are recent.
     fn put_away(&mut self) {
         for index in self.recent.drain(..RECENT / 2) {

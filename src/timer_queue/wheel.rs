@@ -19,6 +19,7 @@ use std::iter::successors;
 use std::mem;
 
 use super::nodes::{NONE, Nodes, State};
+use crate::slack::kept;
 
 /// log2 of the nanoseconds in a tick.
 pub(super) const TICK_BITS: u32 = 20;
@@ -246,6 +247,14 @@ impl Wheel {
             let mut taken = self.take(bucket);
             while self.take_chunk(&mut taken).is_some() {}
         }
+    }
+
+    /// As [`clear`](Wheel::clear), and gives up the room of the chunks.
+    pub(super) fn reset(&mut self) {
+        self.clear();
+        self.chunks.truncate(1);
+        self.chunks.shrink_to(kept::<Chunk>(1));
+        self.vacant = END;
     }
 
     /// An empty chunk of a bucket, before `next`.

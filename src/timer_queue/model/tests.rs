@@ -158,6 +158,9 @@ impl Pair {
     }
 
     fn begin_phase(&mut self, now: u64) {
+        if self.rng.below(8) == 0 {
+            self.queue.trim();
+        }
         self.queue.begin_phase(now);
         let last = self.phase.map_or(0, |(now, _)| now);
         self.phase = Some((last.max(now), self.armed));
