@@ -40,13 +40,18 @@ impl LoopPool {
         Ok(LoopPool { threads: threads?, next: AtomicUsize::new(0) })
     }
 
-    /// The loops in turn. From any thread.
+    /// The loops in turn, without those that have [ended](LoopHandle::is_terminated). If all have, it is one of them. From any thread.
     pub fn next(&self) -> &LoopHandle {
-        let turn = self.next.fetch_add(1, Relaxed);
-        self.threads[turn % self.threads.len()].handle()
+        let turn = || self.next.fetch_add(1, Relaxed) % self.threads.len();
+        let first = self.threads[turn()].handle();
+        if !first.is_terminated() {
+            return first;
+        }
+        let others = (1..self.threads.len()).map(|_| self.threads[turn()].handle());
+        others.into_iter().find(|handle| !handle.is_terminated()).unwrap_or(first)
     }
 
-    /// All the loops, in the order of their numbers.
+    /// All the loops, in the order of their numbers, those that have [ended](LoopHandle::is_terminated) included.
     pub fn handles(&self) -> impl ExactSizeIterator<Item = &LoopHandle> {
         self.threads.iter().map(LoopThread::handle)
     }

@@ -6,6 +6,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::EventLoop;
@@ -169,6 +170,14 @@ impl LoopHandle {
     /// has gone.
     pub fn quit(&self) {
         self.shared.quit();
+    }
+
+    /// Whether the loop has ended: it was dropped, as it is when the thread of a [`LoopThread`](crate::LoopThread) ends, or is being dropped.
+    /// It runs nothing any more, and refuses posts. From any thread; no lock and no system call.
+    ///
+    /// A loop that has not ended may do so at any moment, so a post may be refused all the same.
+    pub fn is_terminated(&self) -> bool {
+        self.shared.terminated.load(Relaxed)
     }
 
     /// Whether the caller is on the loop's thread, and the loop still there.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use super::EventLoop;
 use super::counters::{Counters, Tally};
@@ -34,6 +34,8 @@ pub(super) struct Shared {
     /// The process that has made the loop. In a forked child the loop is a copy: the locks may be held by threads that are not there,
     /// and the descriptors are the parent's as well.
     process: ProcessMark,
+    /// The loop has gone, or is being dropped: nothing that is posted will run.
+    pub(super) terminated: AtomicBool,
 }
 
 impl Shared {
@@ -50,6 +52,7 @@ impl Shared {
             clock,
             tally: Tally::default(),
             process: ProcessMark::current(),
+            terminated: AtomicBool::new(false),
         })
     }
 

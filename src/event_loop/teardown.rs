@@ -4,6 +4,7 @@ use std::mem;
 use std::ptr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::{CURRENT, EventLoop};
 use crate::containment::logger;
@@ -47,6 +48,7 @@ impl EventLoop {
     fn end(&self) {
         let inner = &*self.inner;
         inner.ending.set(true);
+        inner.shared.terminated.store(true, Relaxed);
         let tasks = inner.shared.tasks.close();
         loop {
             // An `on_close` may close others; nothing new is registered from here on, so this ends.

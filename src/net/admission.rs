@@ -234,6 +234,12 @@ impl Admission {
         }
     }
 
+    /// Forgets a listener of this thread's loop, with the duplicate that would keep its socket.
+    pub(super) fn remove_listener(&self, id: ChannelId) {
+        let mut listeners = self.listeners.lock();
+        listeners.retain(|other| other.id != id || !other.event_loop.is_in_loop_thread());
+    }
+
     /// Gives up the listeners, for their end.
     pub(super) fn take_listeners(&self) -> Vec<Listening> {
         std::mem::take(&mut *self.listeners.lock())

@@ -7,6 +7,9 @@ use super::group::Group;
 use super::origin::Origin;
 
 /// How a server over several loops [deals its connections out](crate::TcpServerBuilder::distribute).
+///
+/// A loop that has [ended](crate::LoopHandle::is_terminated) gets no more connections, and what was on its way there goes to another one. The
+/// end of each is logged once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Distribution {
@@ -15,8 +18,8 @@ pub enum Distribution {
     RoundRobin,
     /// To the loop that has the fewest connections; of several in turn. Evens out what has become uneven.
     LeastConnections,
-    /// By the address of the peer, without the port, so that all connections of one client are on one loop, for as long as the
-    /// server lasts. Of an IPv6 address the [prefix](crate::TcpServerBuilder::ipv6_prefix) counts. Of a Unix socket's peers those of one user are on one loop. Clients are spread at random; few of them, or many behind one address, are spread unevenly.
+    /// By the address of the peer, without the port, so that all connections of one client are on one loop, for as long as that
+    /// lasts. Of an IPv6 address the [prefix](crate::TcpServerBuilder::ipv6_prefix) counts. Of a Unix socket's peers those of one user are on one loop. Clients are spread at random; few of them, or many behind one address, are spread unevenly.
     PeerAddress,
     /// Each loop has a listening socket of its own (`SO_REUSEPORT`, socket(7)), and the kernel chooses one for each connection by a
     /// hash of both addresses and ports.
@@ -32,7 +35,7 @@ pub(super) enum Dealer {
     RoundRobin(Cell<usize>),
     LeastConnections(Cell<usize>),
     PeerAddress(RandomState),
-    /// That of the listener itself.
+    /// That of the listener itself, and another one only when that is ending.
     One(usize),
 }
 
@@ -46,21 +49,37 @@ impl Dealer {
         }
     }
 
-    pub(super) fn choose(&self, group: &Group, peer: Origin) -> usize {
+    /// A loop that has not ended. `None` if all have.
+    pub(super) fn choose(&self, group: &Group, peer: Origin) -> Option<usize> {
         let shards = group.shards();
         match self {
-            Dealer::RoundRobin(next) => next.replace((next.get() + 1) % shards),
+            Dealer::RoundRobin(next) => {
+                let found = in_turn(next.get(), shards).find(|shard| group.is_alive(*shard))?;
+                next.set((found + 1) % shards);
+                Some(found)
+            }
             Dealer::LeastConnections(next) => {
-                let in_turn = (next.get()..shards).chain(0..next.get());
-                let fewest = in_turn.min_by_key(|shard| group.open_on(*shard)).unwrap_or(0);
+                let alive = in_turn(next.get(), shards).filter(|shard| group.is_alive(*shard));
+                let fewest = alive.min_by_key(|shard| group.open_on(*shard))?;
                 next.set((fewest + 1) % shards);
-                fewest
+                Some(fewest)
             }
             Dealer::PeerAddress(state) => {
-                let shards = u64::try_from(shards).unwrap_or(u64::MAX);
-                (state.hash_one(peer) % shards) as usize
+                let usual = (state.hash_one(peer) % shards as u64) as usize;
+                if group.is_alive(usual) {
+                    return Some(usual);
+                }
+                // Of the others each peer has its own order, so that the end of one more loop moves only those that it has served.
+                (0..shards)
+                    .filter(|shard| group.is_alive(*shard))
+                    .max_by_key(|shard| state.hash_one((peer, shard)))
             }
-            Dealer::One(shard) => *shard,
+            Dealer::One(shard) => in_turn(*shard, shards).find(|shard| group.is_alive(*shard)),
         }
     }
+}
+
+/// All shards, from `first` on.
+fn in_turn(first: usize, shards: usize) -> impl Iterator<Item = usize> {
+    (first..shards).chain(0..first)
 }

@@ -4,7 +4,7 @@
 //! [`Membership`], from the moment it is accepted or begun: however it ends, also on its way to a loop that has gone, the count is right.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -91,6 +91,8 @@ pub(crate) struct Group {
 
 struct Shard {
     event_loop: LoopHandle,
+    /// The loop was found to have ended, or to be about to.
+    ended: AtomicBool,
     open: AtomicU64,
     members: Mutex<Slab<ChannelId>>,
 }
@@ -103,6 +105,7 @@ impl Group {
     ) -> Arc<Group> {
         let shards = loops.into_iter().map(|event_loop| Shard {
             event_loop,
+            ended: AtomicBool::new(false),
             open: AtomicU64::new(0),
             members: Mutex::default(),
         });
@@ -133,6 +136,35 @@ impl Group {
 
     pub(crate) fn event_loop(&self, shard: usize) -> &LoopHandle {
         &self.shards[shard].event_loop
+    }
+
+    /// Whether the loop has not ended.
+    pub(super) fn is_alive(&self, shard: usize) -> bool {
+        let Shard { event_loop, ended, .. } = &self.shards[shard];
+        if ended.load(SeqCst) {
+            return false;
+        }
+        let is_alive = !event_loop.is_terminated();
+        if !is_alive {
+            self.note_end(shard);
+        }
+        is_alive
+    }
+
+    /// Notes that the loop has ended or is about to, which is logged once. It gets no more connections.
+    pub(super) fn note_end(&self, shard: usize) {
+        if !self.shards[shard].ended.swap(true, SeqCst) {
+            let left = self.live_loops();
+            logger::call(|| {
+                log::warn!("loop {shard} of a server has ended; {left} of {} serve on", self.shards());
+            });
+        }
+    }
+
+    /// How many loops have not ended.
+    pub(super) fn live_loops(&self) -> usize {
+        let is_alive = |shard: &&Shard| !shard.ended.load(SeqCst) && !shard.event_loop.is_terminated();
+        self.shards.iter().filter(is_alive).count()
     }
 
     /// How many connections a loop has, those on their way to it included.
@@ -258,6 +290,19 @@ impl Membership {
     /// As [`account`](Membership::account), of a connection that has ever held something.
     pub(super) fn opened_account(&self) -> Option<&Account> {
         self.account.get().map(|account| &**account)
+    }
+
+    /// The loop that the connection was dealt to.
+    pub(super) fn shard(&self) -> usize {
+        self.shard
+    }
+
+    /// Deals the connection, which is on no loop yet, to another loop.
+    pub(super) fn move_to(&mut self, shard: usize) {
+        debug_assert!(self.listed.is_none(), "it is on its way");
+        self.group.shards[shard].open.fetch_add(1, SeqCst);
+        self.group.shards[self.shard].open.fetch_sub(1, SeqCst);
+        self.shard = shard;
     }
 
     /// Makes the connection reachable for the group.

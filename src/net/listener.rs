@@ -18,7 +18,7 @@ use super::origin::Origin;
 use super::socket;
 use crate::channel_table::ChannelId;
 use crate::containment::logger;
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::{EventLoop, LoopHandle, Source};
 use crate::readiness::{Interest, Readiness};
 
 /// How long the listener rests when the system is out of something that accepting needs.
@@ -28,6 +28,9 @@ const REST: Duration = Duration::from_millis(50);
 /// kernel make a socket and a file first, and throw them away: 1.7 us, where the question takes 0.26 us. Six of those cost as much,
 /// so a storm pays once more for what it is, and a connection that comes alone pays for one question.
 const QUESTIONS: usize = 6;
+
+/// How many connections the listener of a loop that ends hands over to others.
+const MOST_AT_END: usize = 4096;
 
 pub(super) type EstablishHere = dyn Fn(&EventLoop, Arrival);
 pub(super) type EstablishThere = dyn Fn(&EventLoop, Arrival) + Send + Sync;
@@ -51,11 +54,48 @@ pub(super) struct Listener {
     resting: Cell<bool>,
 }
 
+/// What came of a try to take a connection.
+enum Next {
+    /// One was taken or lost; others may wait.
+    Tried,
+    Drained,
+    /// The listener may not take any until it is sent word.
+    Wait,
+    /// Nothing can be taken for a while.
+    Rest,
+}
+
 /// What the timer says.
 struct RestIsOver;
 
 /// What a server says that listens no longer.
 struct Close;
+
+/// A connection on its way to the loop that it was dealt to. If that ends before, the listener is given the connection back.
+struct Delivery {
+    /// `None` when it has got there.
+    arrival: Option<Arrival>,
+    origin: Origin,
+    listener: LoopHandle,
+    id: ChannelId,
+}
+
+/// A connection that is given back.
+struct Returned {
+    arrival: Option<Arrival>,
+    origin: Origin,
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(arrival) = self.arrival.take() {
+            let mut returned = Returned { arrival: Some(arrival), origin: self.origin };
+            let id = self.id;
+            // Not at once: the listener's loop may be in the middle of posting this.
+            self.listener.send_errand(move |event_loop| _ = event_loop.tell(id, &mut returned));
+        }
+    }
+}
 
 impl Listener {
     /// Begins to accept on `event_loop`. A server on another loop is given a duplicate of the socket, through which it can end the
@@ -117,6 +157,7 @@ impl Listener {
 
     fn close(&self, event_loop: &EventLoop) {
         if let Some(acceptor) = self.acceptor.take() {
+            self.group.admission.remove_listener(self.id);
             let unwatched = event_loop.unwatch(acceptor.as_fd());
             self.finish(acceptor);
             if let Err(error) = unwatched {
@@ -148,22 +189,92 @@ impl Listener {
         origin: Origin,
         admitted: Admitted,
     ) {
-        let shard = self.dealer.choose(&self.group, origin);
+        let shard = match &self.establish {
+            Establish::Here(_) => Some(0),
+            Establish::There(_) => self.dealer.choose(&self.group, origin),
+        };
+        let Some(shard) = shard else {
+            self.group.admission.release(&admitted);
+            return turn_away();
+        };
         let membership = self.group.join(shard, admitted);
+        self.send_to_loop(event_loop, Arrival { fd, peer, membership }, origin);
+    }
+
+    /// Opens the connection on the loop that it was dealt to.
+    fn send_to_loop(&self, event_loop: &EventLoop, arrival: Arrival, origin: Origin) {
+        let there = arrival.membership.event_loop().clone();
         match &self.establish {
-            Establish::Here(establish) => establish(event_loop, Arrival { fd, peer, membership }),
+            Establish::Here(establish) => establish(event_loop, arrival),
+            Establish::There(establish) if there.is_in_loop_thread() => establish(event_loop, arrival),
             Establish::There(establish) => {
+                let (listener, id) = (event_loop.handle(), self.id);
+                let mut delivery = Delivery { arrival: Some(arrival), origin, listener, id };
                 let establish = Arc::clone(establish);
-                let there = self.group.event_loop(shard).clone();
-                let arrival = Arrival { fd, peer: peer.clone(), membership };
-                // Refused by a loop that has gone, the task is dropped, and socket and membership with it.
-                if !there.send_errand(move |event_loop| establish(event_loop, arrival)) {
-                    logger::recurring("a loop that has gone", |left_out| {
-                        log::warn!("the loop for a connection from {peer} has gone{left_out}");
-                    });
-                }
+                // A refused errand is dropped, and the delivery with it. A loop of a pool runs once, so one that is to quit is about to end.
+                there.send_errand(move |event_loop| {
+                    let arrival = if event_loop.is_quitting() { None } else { delivery.arrival.take() };
+                    if let Some(arrival) = arrival {
+                        establish(event_loop, arrival);
+                    }
+                });
             }
         }
+    }
+
+    /// Deals a connection out again whose loop has ended before it got there.
+    fn deal_again(&self, event_loop: &EventLoop, mut arrival: Arrival, origin: Origin) {
+        if self.group.stage() != Stage::Serving {
+            return;
+        }
+        self.group.note_end(arrival.membership.shard());
+        match self.dealer.choose(&self.group, origin) {
+            None => turn_away(),
+            Some(shard) => {
+                arrival.membership.move_to(shard);
+                self.send_to_loop(event_loop, arrival, origin);
+            }
+        }
+    }
+
+    /// Takes the next connection, if it may and there is one.
+    fn take_next(&self, event_loop: &EventLoop) -> Next {
+        let admission = &self.group.admission;
+        // Looked at before each, for the last one's callback may have paused the server, or been one too many.
+        if admission.is_paused() {
+            return Next::Wait;
+        }
+        let Some(place) = admission.place() else { return Next::Wait };
+        match self.accept() {
+            Accepted::Connection(fd, peer) => {
+                let origin = admission.origin(&fd, &peer);
+                // One that is not let in is closed here.
+                if let Some(admitted) = admission.admit(place, origin) {
+                    self.take_on(event_loop, fd, peer, origin, admitted);
+                }
+            }
+            Accepted::Drained => return Next::Drained,
+            Accepted::Shed(error) => {
+                admission.count_shed();
+                logger::recurring("a connection that was shed", |left_out| {
+                    log::warn!("a connection was closed for want of: {error}{left_out}");
+                });
+            }
+            Accepted::Lost(error) => {
+                logger::recurring("a connection that could not be accepted", |left_out| {
+                    log::warn!("a connection could not be accepted: {error}{left_out}");
+                });
+            }
+            // The server has ended the listening from its own thread, and is about to take the listener out of this loop.
+            Accepted::Exhausted(_) if self.group.stage() != Stage::Serving => return Next::Wait,
+            Accepted::Exhausted(error) => {
+                logger::recurring("accepting rests", |left_out| {
+                    log::warn!("accepting rests for a moment: {error}{left_out}");
+                });
+                return Next::Rest;
+            }
+        }
+        Next::Tried
     }
 
     /// Takes no connection until somebody sends [word](Source::on_notified). The listener stays noted as ready, so it goes on
@@ -195,49 +306,32 @@ impl Source for Listener {
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
-        let admission = &self.group.admission;
         for taken in 0..self.budget {
             // One that comes after the answer brings an edge of its own.
             if (1..=QUESTIONS).contains(&taken) && !self.may_have_more() {
                 return event_loop.clear_ready(self.id, Readiness::READABLE);
             }
-            // Looked at before each, for the last one's callback may have paused the server, or been one too many.
-            if admission.is_paused() {
-                return self.stop_wanting(event_loop);
+            match self.take_next(event_loop) {
+                Next::Tried if !event_loop.is_registered(self.id) => return, // The server was dropped by what was called.
+                Next::Tried => {}
+                Next::Drained => return event_loop.clear_ready(self.id, Readiness::READABLE),
+                Next::Wait => return self.stop_wanting(event_loop),
+                Next::Rest => return self.rest(event_loop),
             }
-            let Some(place) = admission.place() else { return self.stop_wanting(event_loop) };
-            match self.accept() {
-                Accepted::Connection(fd, peer) => {
-                    let origin = admission.origin(&fd, &peer);
-                    // One that is not let in is closed here.
-                    let Some(admitted) = admission.admit(place, origin) else { continue };
-                    self.take_on(event_loop, fd, peer, origin, admitted);
-                }
-                Accepted::Drained => return event_loop.clear_ready(self.id, Readiness::READABLE),
-                Accepted::Shed(error) => {
-                    admission.count_shed();
-                    logger::recurring("a connection that was shed", |left_out| {
-                        log::warn!("a connection was closed for want of: {error}{left_out}");
-                    });
-                }
-                Accepted::Lost(error) => {
-                    logger::recurring("a connection that could not be accepted", |left_out| {
-                        log::warn!("a connection could not be accepted: {error}{left_out}");
-                    });
-                }
-                // The server has ended the listening from its own thread, and is about to take the listener out of this loop.
-                Accepted::Exhausted(_) if self.group.stage() != Stage::Serving => {
-                    return self.stop_wanting(event_loop);
-                }
-                Accepted::Exhausted(error) => {
-                    self.rest(event_loop);
-                    return logger::recurring("accepting rests", |left_out| {
-                        log::warn!("accepting rests for a moment: {error}{left_out}");
-                    });
-                }
-            }
-            if !event_loop.is_registered(self.id) {
-                return; // The server was dropped by what was called.
+        }
+    }
+
+    /// Hands the connections that wait in the backlog over to the loops that go on, if this is the listener of one loop of several. Those
+    /// that come after that are reset.
+    fn on_loop_end(&self, event_loop: &EventLoop) {
+        let Dealer::One(shard) = self.dealer else { return };
+        // Also logs the end of the loop.
+        if self.group.stage() != Stage::Serving || self.group.is_alive(shard) {
+            return;
+        }
+        for _ in 0..MOST_AT_END {
+            if self.group.live_loops() == 0 || !matches!(self.take_next(event_loop), Next::Tried) {
+                return;
             }
         }
     }
@@ -256,6 +350,10 @@ impl Source for Listener {
             self.on_notified(event_loop);
         } else if word.is::<Close>() {
             self.close(event_loop);
+        } else if let Some(Returned { arrival, origin }) = word.downcast_mut() {
+            if let Some(arrival) = arrival.take() {
+                self.deal_again(event_loop, arrival, *origin);
+            }
         }
     }
 
@@ -266,4 +364,11 @@ impl Source for Listener {
     fn on_panic(&self, _event_loop: &EventLoop) {
         // The user's code is not called from here without a catch of its own, so this is a bug of ours: go on listening.
     }
+}
+
+/// The connection is closed, as no loop is left that could serve it.
+fn turn_away() {
+    logger::recurring("a server without loops", |left_out| {
+        log::warn!("a connection was closed, as all loops of the server have ended{left_out}");
+    });
 }

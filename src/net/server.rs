@@ -98,6 +98,11 @@ impl TcpServer {
         self.handle.open_connections()
     }
 
+    /// As [`ServerHandle::live_loops`].
+    pub fn live_loops(&self) -> usize {
+        self.handle.live_loops()
+    }
+
     /// How many connections the server has taken, and turned away, since it began.
     pub fn counters(&self) -> ServerCounters {
         self.handle.counters()
@@ -374,8 +379,9 @@ impl<'a> TcpServerBuilder<'a, ThisLoop> {
     ///
     /// The threads end with the server. Whoever drops it, or its loop when the time of a [stop](TcpServer::stop) is up, waits for them, and
     /// so for callbacks that are under way there. One that waits for that thread in turn, by a [`call`](crate::LoopHandle::call) or for room in
-    /// its [mailbox](crate::Mailbox::Block), waits for ever; a [`call_timeout`](crate::LoopHandle::call_timeout) does not. Nor is it for a handler
-    /// to end the loop that it is on: connections that are dealt to a loop that has ended are closed.
+    /// its [mailbox](crate::Mailbox::Block), waits for ever; a [`call_timeout`](crate::LoopHandle::call_timeout) does not. A handler is not
+    /// to end the loop that it is on: this ends all its connections, and the [others](ServerHandle::live_loops) have more to do. When no loop
+    /// is left, connections are closed as soon as they are accepted.
     ///
     /// # Errors
     /// As [`LoopPool::new`].

@@ -55,6 +55,12 @@ impl ServerHandle {
         self.group.open()
     }
 
+    /// How many of the server's loops serve connections: all of them, less those that have
+    /// [ended](LoopHandle::is_terminated), as when a handler quits the loop that it is on.
+    pub fn live_loops(&self) -> usize {
+        self.group.live_loops()
+    }
+
     /// As [`TcpServer::counters`](crate::TcpServer::counters).
     pub fn counters(&self) -> ServerCounters {
         self.group.admission.counters()

@@ -84,8 +84,7 @@ pub(super) fn listen_there(
         let (group, establish) = (Arc::clone(group), Arc::clone(establish));
         let duplicate = Some(acceptor.as_fd().try_clone_to_owned()?);
         handle.call(move |event_loop| {
-            let establish =
-                Establish::Here(Box::new(move |event_loop, arrival| establish(event_loop, arrival)));
+            let establish = Establish::There(establish);
             Listener::start(event_loop, acceptor, budget, &group, Dealer::One(shard), establish, duplicate)
         })??;
     }

@@ -1,0 +1,165 @@
+//! Loops of a server that end before it: the others serve on, and get what was on its way.
+
+mod support;
+
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, mpsc};
+
+use reveille::{Distribution, LoopHandle, LoopPool, ServerHandle, TcpServer};
+use support::net::{self, Host};
+use support::{LIMIT, with_watchdog};
+
+const LOOPS: usize = 3;
+
+const ALL: [Distribution; 4] = [
+    Distribution::RoundRobin,
+    Distribution::LeastConnections,
+    Distribution::PeerAddress,
+    Distribution::ListenerPerLoop,
+];
+
+/// An echo server, of which a loop ends when a connection says "end" there. Before that it reports, and is held up until it is let go.
+struct Fragile {
+    host: Host,
+    server: ServerHandle,
+    ending: mpsc::Receiver<LoopHandle>,
+    let_go: mpsc::Sender<()>,
+}
+
+impl Fragile {
+    fn new(distribution: Distribution) -> Fragile {
+        let (end, ending) = mpsc::channel();
+        let (let_go, gone) = mpsc::channel();
+        let gone = Arc::new(Mutex::new(gone));
+        let host = Host::new(move |event_loop| {
+            let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(net::loops(LOOPS))?;
+            builder.distribute(distribution).on_message(move |conn, input| {
+                if input.readable() == b"end" {
+                    conn.event_loop().quit();
+                    end.send(conn.event_loop().handle()).unwrap();
+                    let _ = gone.lock().unwrap().recv();
+                }
+                conn.send(input.take_all())
+            })
+        });
+        let server = host.ask(|_, server| server.as_ref().expect("a server").handle());
+        Fragile { host, server, ending, let_go }
+    }
+
+    /// Has the loop of one connection hold up before its end.
+    fn hold_up_a_loop(&self) -> LoopHandle {
+        self.host.connect().write_all(b"end").unwrap();
+        self.ending.recv_timeout(net::LIMIT).expect("a loop that is about to end")
+    }
+
+    fn end_a_loop(&self) {
+        let ended = self.hold_up_a_loop();
+        assert!(!ended.is_terminated());
+        self.let_go.send(()).unwrap();
+        net::until(|| ended.is_terminated());
+    }
+}
+
+#[test]
+fn all_connections_are_served_after_loops_have_ended() {
+    with_watchdog(LIMIT, || {
+        for distribution in ALL {
+            let fragile = Fragile::new(distribution);
+            for left in (1..LOOPS).rev() {
+                fragile.end_a_loop();
+                assert_eq!(fragile.server.live_loops(), left, "{distribution:?}");
+                let mut clients: Vec<_> = (0..40).map(|_| fragile.host.connect()).collect();
+                clients.iter_mut().for_each(net::assert_echoes);
+                assert_eq!(fragile.server.open_connections(), 40, "{distribution:?}");
+                drop(clients);
+                net::until(|| fragile.server.open_connections() == 0);
+            }
+        }
+    });
+}
+
+#[test]
+fn connections_on_their_way_to_a_loop_that_ends_are_served_by_others() {
+    with_watchdog(LIMIT, || {
+        for distribution in ALL {
+            let fragile = Fragile::new(distribution);
+            fragile.hold_up_a_loop();
+            let mut clients: Vec<_> = (0..40).map(|_| fragile.host.connect()).collect();
+            if distribution != Distribution::ListenerPerLoop {
+                net::until(|| fragile.server.counters().accepted == 41);
+            }
+            fragile.let_go.send(()).unwrap();
+            clients.iter_mut().for_each(net::assert_echoes);
+            assert_eq!(fragile.server.open_connections(), 40, "{distribution:?}");
+        }
+    });
+}
+
+/// Their clients see an end instead of an answer, and the server that is left has nothing to do.
+#[test]
+fn a_server_without_loops_closes_connections_and_rests() {
+    with_watchdog(LIMIT, || {
+        for distribution in ALL {
+            let fragile = Fragile::new(distribution);
+            (0..LOOPS).for_each(|_| fragile.end_a_loop());
+            assert_eq!(fragile.server.live_loops(), 0);
+            for _ in 0..5 {
+                match TcpStream::connect(fragile.host.address()) {
+                    Ok(mut client) => {
+                        client.set_read_timeout(Some(net::LIMIT)).unwrap();
+                        net::wait_for_end(&mut client);
+                    }
+                    // With the last loop the last listener has gone.
+                    Err(error) => assert_eq!(
+                        (distribution, error.kind()),
+                        (Distribution::ListenerPerLoop, io::ErrorKind::ConnectionRefused)
+                    ),
+                }
+            }
+            fragile.host.assert_rests();
+            net::until(|| fragile.server.open_connections() == 0);
+        }
+    });
+}
+
+#[test]
+fn a_place_is_given_back_when_no_loop_is_left() {
+    with_watchdog(LIMIT, || {
+        let host = Host::new(move |event_loop| {
+            let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.max_connections(1);
+            builder.threads(net::loops(2))?.on_message(|conn, _| conn.event_loop().quit())
+        });
+        let server = host.ask(|_, server| server.as_ref().expect("a server").handle());
+        while server.live_loops() > 0 {
+            let mut client = host.connect();
+            client.write_all(b"end").unwrap();
+            net::wait_for_end(&mut client);
+        }
+        for _ in 0..3 {
+            net::wait_for_end(&mut host.connect());
+        }
+        assert_eq!(server.open_connections(), 0);
+    });
+}
+
+#[test]
+fn a_pool_gives_only_loops_that_have_not_ended() {
+    with_watchdog(LIMIT, || {
+        let pool = LoopPool::new(net::loops(LOOPS), "worker").unwrap();
+        let ended: Vec<_> = pool.handles().take(2).cloned().collect();
+        for handle in &ended {
+            handle.quit();
+            net::until(|| handle.is_terminated());
+        }
+        for _ in 0..10 {
+            assert!(!pool.next().is_terminated());
+            assert_eq!(pool.next().call(|_| 7).unwrap(), 7);
+        }
+        let last = pool.next().clone();
+        last.quit();
+        net::until(|| last.is_terminated());
+        assert!(pool.next().is_terminated());
+        assert!(pool.next().queue_in_loop(|_| ()).is_err());
+    });
+}
