@@ -225,6 +225,7 @@ fn attempts_that_fail_leave_no_descriptor() {
         let (nobody, silent) = (Refusing::new(), Silent::new());
         let event_loop = EventLoop::new().unwrap();
         let with_loop = net::open_descriptors();
+        // No label of a name is that long, so no server is asked for it.
         let targets: [Target; 3] =
             [nobody.address().into(), silent.address().into(), ("x".repeat(300), 80).into()];
         for target in targets {
