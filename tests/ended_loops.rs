@@ -71,7 +71,7 @@ fn all_connections_are_served_after_loops_have_ended() {
                 assert_eq!(fragile.server.live_loops(), left, "{distribution:?}");
                 let mut clients: Vec<_> = (0..40).map(|_| fragile.host.connect()).collect();
                 clients.iter_mut().for_each(net::assert_echoes);
-                assert_eq!(fragile.server.open_connections(), 40, "{distribution:?}");
+                net::until(|| fragile.server.open_connections() == 40);
                 drop(clients);
                 net::until(|| fragile.server.open_connections() == 0);
             }
@@ -91,7 +91,8 @@ fn connections_on_their_way_to_a_loop_that_ends_are_served_by_others() {
             }
             fragile.let_go.send(()).unwrap();
             clients.iter_mut().for_each(net::assert_echoes);
-            assert_eq!(fragile.server.open_connections(), 40, "{distribution:?}");
+            // The one that has held the loop up closes with it.
+            net::until(|| fragile.server.open_connections() == 40);
         }
     });
 }
