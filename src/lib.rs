@@ -146,6 +146,7 @@ pub use net::{
     SendError, Sent, ServerCounters, ServerHandle, SocketOptions, State, StopReport, Target, TcpClient,
     TcpClientBuilder, TcpConnection, TcpInfo, TcpServer, TcpServerBuilder, TcpState, ThisLoop,
     UdpDestination, UdpHandle, UdpRef, UdpSocket, UdpSocketBuilder, UdpSource, UnixAddress,
+    close_descriptors,
 };
 pub use pressure::{Pressure, PressureTrigger, Resource};
 pub use readiness::{Interest, Readiness};

@@ -5,6 +5,7 @@ mod server;
 mod udp;
 
 mod connector;
+mod disposal;
 mod driver;
 mod handler;
 mod listener;
@@ -35,6 +36,7 @@ pub use attempt::{Attempt, ConnectError, Failure};
 pub use backoff::Backoff;
 pub use client::{TcpClient, TcpClientBuilder};
 pub use connection::{ConnectionHandle, State, TcpConnection};
+pub use disposal::close_descriptors;
 pub use distribution::Distribution;
 pub use group::StopReport;
 pub use handler::ConnectionHandler;

@@ -1,11 +1,12 @@
 //! A connection whose input is frames.
 
 use std::io;
+use std::os::fd::OwnedFd;
 
 use super::{Decoder, FrameError, decode_checked};
 use crate::buffer::Buffer;
 use crate::containment::Contained;
-use crate::net::{CloseReason, ConnectionHandler, State, TcpConnection};
+use crate::net::{CloseReason, ConnectionHandler, State, TcpConnection, close_descriptors};
 
 /// A [`ConnectionHandler`] for frames instead of bytes: a decoder, and a handler of what it finds.
 ///
@@ -98,6 +99,16 @@ pub trait FrameHandler<D: Decoder>: 'static {
     fn on_frame_error(&mut self, conn: &TcpConnection<'_>, error: FrameError<D::Error>) -> io::Result<()> {
         let _ = conn;
         Err(error.into())
+    }
+
+    /// As [`ConnectionHandler::on_descriptors`]: the descriptors come before the frames that end in the bytes they were sent with.
+    ///
+    /// # Errors
+    /// Those of the implementation; the connection is closed.
+    fn on_descriptors(&mut self, conn: &TcpConnection<'_>, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let _ = conn;
+        close_descriptors(descriptors);
+        Ok(())
     }
 
     /// As [`ConnectionHandler::on_drained`].
@@ -201,6 +212,10 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
         }
         self.rest = input.len();
         Ok(())
+    }
+
+    fn on_descriptors(&mut self, conn: &TcpConnection<'_>, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        self.handler.on_descriptors(conn, descriptors)
     }
 
     fn on_drained(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {

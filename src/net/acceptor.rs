@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::address::Address;
+use super::descriptors::close_unopened;
 use super::options::SocketOptions;
 use super::path::{AtPath, OwnPath};
 use super::socket;
@@ -38,6 +39,7 @@ static SHEDDING: RwLock<()> = RwLock::new(());
 pub(crate) struct Acceptor {
     /// Of a Unix socket at a path. It goes before the socket does, while nobody else can have found the path to be free.
     _path: Option<OwnPath>,
+    is_unix: bool,
     listener: OwnedFd,
     /// Given up to accept and close a connection when there is no other descriptor left: the peer sees a clean end, and the
     /// backlog, whose edge the failed accept has used up, is emptied.
@@ -56,7 +58,7 @@ impl Acceptor {
             Address::Inet(address) => (None, socket::listen(*address, backlog, options)?),
             Address::Unix(address) => at_path.listen(address, backlog)?,
         };
-        Ok(Acceptor { _path: path, listener, reserve })
+        Ok(Acceptor { _path: path, is_unix: address.is_unix(), listener, reserve })
     }
 
     pub(crate) fn local_address(&self) -> io::Result<Address> {
@@ -98,7 +100,7 @@ impl Acceptor {
         // Without a reserve this fails as the call before did, unless a descriptor has come free meanwhile.
         let _alone = SHEDDING.write();
         drop(reserve.take());
-        let shed = socket::accept(self.listener.as_fd()).map(drop);
+        let shed = socket::accept(self.listener.as_fd()).map(|(fd, peer)| close_unopened(fd, &peer));
         *reserve = open_reserve().ok();
         match shed {
             Err(Errno::AGAIN) => Accepted::Drained,
@@ -126,6 +128,19 @@ fn is_of_connection(error: Errno) -> bool {
             | Errno::HOSTDOWN
             | Errno::HOSTUNREACH
     )
+}
+
+impl Drop for Acceptor {
+    /// Connections that wait at a Unix socket may hold descriptors, which are closed with them, and are not to be closed here.
+    fn drop(&mut self) {
+        if self.is_unix {
+            // From here on none can come.
+            let _ = socket::stop_listening(&self.listener);
+            while let Ok((fd, peer)) = socket::accept(self.listener.as_fd()) {
+                close_unopened(fd, &peer);
+            }
+        }
+    }
 }
 
 impl AsFd for Acceptor {

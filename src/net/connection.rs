@@ -39,6 +39,7 @@ use crate::containment::Contained;
 use crate::event_loop::EventLoop;
 use crate::readiness::{Interest, Readiness};
 use crate::timer_queue::TimerKey;
+use along::{LastFd, Passing};
 use closing::{Alarm, GracefulClose};
 use delivery::Delivery;
 use mailbox::Mailbox;
@@ -96,14 +97,18 @@ enum Stop {
 pub(super) struct Core {
     id: ChannelId,
     fd: OwnedFd,
+    /// Behind `fd`, so that this is the last descriptor of the socket.
+    last_fd: LastFd,
     /// The descriptor was lent to the user, who may have duplicated it.
     lent: Cell<bool>,
     /// Known as soon as the connection is made.
     peer: OnceCell<Address>,
     membership: Membership,
     state: Cell<State>,
-    /// How many descriptors it takes with one send of the peer's.
-    most_descriptors: Cell<u8>,
+    /// What becomes of descriptors that the peer sends.
+    passing: Cell<Passing>,
+    /// Descriptors that could not be sent are to be tried again.
+    will_send_again: Cell<bool>,
     /// The handler does not want to read for now.
     paused: Cell<bool>,
     /// Another thread has had reading go on since the handler was last offered input.
@@ -161,16 +166,19 @@ impl Core {
         membership.enlist(id);
         // What is being connected to may stand for another address, as 0.0.0.0 does. That of a Unix socket is kept as the client
         // gave it: the kernel would return the path as the server bound it, which may be relative to another directory.
+        let passing = if peer.is_unix() { Passing::Discarded } else { Passing::None };
         let is_known = state != State::Connecting || peer.is_unix();
         let peer = if is_known { OnceCell::from(peer) } else { OnceCell::new() };
         Core {
             id,
             fd,
+            last_fd: LastFd::default(),
             lent: Cell::new(false),
             peer,
             membership,
             state: Cell::new(state),
-            most_descriptors: Cell::new(0),
+            passing: Cell::new(passing),
+            will_send_again: Cell::new(false),
             paused: Cell::new(false),
             resumed: Cell::new(false),
             held_back: Cell::new(false),
@@ -315,8 +323,9 @@ impl Core {
         self.fd.as_fd()
     }
 
-    pub(super) fn is_lent(&self) -> bool {
-        self.lent.get()
+    /// Whether a duplicate of the descriptor may exist, now or when the connection is dropped.
+    pub(super) fn may_be_duplicated(&self) -> bool {
+        self.lent.get() || self.passing.get() != Passing::None
     }
 
     pub(super) fn state(&self) -> State {
@@ -386,6 +395,7 @@ impl Drop for Core {
         if let Some(mailbox) = self.mailbox.get() {
             mailbox.close();
         }
+        self.hand_over_descriptors();
     }
 }
 

@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use super::connection::{Arrival, Core, INPUT, Received, State, TcpConnection};
+use super::descriptors::close_unopened;
+use super::disposal::close_descriptors;
 use super::group::Stage;
 use super::handler::ConnectionHandler;
 use super::outcome::CloseReason;
@@ -85,7 +87,7 @@ pub(super) fn establish<H: ConnectionHandler>(
     make: impl FnOnce(&TcpConnection<'_>) -> H,
 ) {
     if arrival.membership.group().stage() != Stage::Serving {
-        return;
+        return close_unopened(arrival.fd, &arrival.peer);
     }
     let peer = arrival.peer.clone();
     let registered = event_loop.register(watched(), |id| {
@@ -115,6 +117,7 @@ impl<H: ConnectionHandler> Connection<H> {
                 self.call(event_loop, |handler, conn| handler.on_open(conn));
             }
         });
+        self.core.settle_descriptors();
         if opened.is_none() {
             self.on_panic(event_loop);
         }
@@ -194,7 +197,9 @@ impl<H: ConnectionHandler> Connection<H> {
             Received::Input => self.deliver(event_loop, &mut input),
             Received::InputAndDescriptors(descriptors) => {
                 // A link has no handler to take them, and does not pass them on.
-                if !self.core.is_linked() {
+                if self.core.is_linked() {
+                    close_descriptors(descriptors);
+                } else {
                     self.give_input(event_loop, |handler, conn| handler.on_descriptors(conn, descriptors));
                 }
                 if self.core.state() != State::Closed {
@@ -254,7 +259,7 @@ impl<H: ConnectionHandler> Source for Connection<H> {
     /// The socket was made for this connection alone. Unless its descriptor was lent to the user, closing it takes it out of the
     /// poller, which saves a call for each connection.
     fn may_be_duplicated(&self) -> bool {
-        self.core.is_lent()
+        self.core.may_be_duplicated()
     }
 
     /// Output first: what it frees may let input flow again in this very turn.

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::connection::TcpConnection;
+use super::disposal::close_descriptors;
 use super::outcome::{CloseReason, Outcome};
 use crate::buffer::Buffer;
 use crate::containment::Contained;
@@ -69,12 +70,14 @@ pub trait ConnectionHandler: 'static {
     /// They are this process's own from now on, closed when they are dropped and when another program is executed. What they are, the
     /// peer has chosen: to read from one or write to one may block or fail, and may have effects.
     ///
-    /// Unless this is written otherwise they are closed.
+    /// By default they are closed by [`close_descriptors`]. An implementation closes those that it does not want in the same way: a close
+    /// may block for as long as the peer likes.
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.
     fn on_descriptors(&mut self, conn: &TcpConnection<'_>, descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        let _ = (conn, descriptors);
+        let _ = conn;
+        close_descriptors(descriptors);
         Ok(())
     }
 

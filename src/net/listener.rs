@@ -12,6 +12,7 @@ use super::acceptor::{Accepted, Acceptor};
 use super::address::Address;
 use super::admission::{Admitted, Listening};
 use super::connection::Arrival;
+use super::descriptors::close_unopened;
 use super::distribution::Dealer;
 use super::group::{Group, Stage};
 use super::origin::Origin;
@@ -195,6 +196,7 @@ impl Listener {
         };
         let Some(shard) = shard else {
             self.group.admission.release(&admitted);
+            close_unopened(fd, &peer);
             return turn_away();
         };
         let membership = self.group.join(shard, admitted);
@@ -225,11 +227,14 @@ impl Listener {
     /// Deals a connection out again whose loop has ended before it got there.
     fn deal_again(&self, event_loop: &EventLoop, mut arrival: Arrival, origin: Origin) {
         if self.group.stage() != Stage::Serving {
-            return;
+            return close_unopened(arrival.fd, &arrival.peer);
         }
         self.group.note_end(arrival.membership.shard());
         match self.dealer.choose(&self.group, origin) {
-            None => turn_away(),
+            None => {
+                close_unopened(arrival.fd, &arrival.peer);
+                turn_away();
+            }
             Some(shard) => {
                 arrival.membership.move_to(shard);
                 self.send_to_loop(event_loop, arrival, origin);
@@ -249,8 +254,9 @@ impl Listener {
             Accepted::Connection(fd, peer) => {
                 let origin = admission.origin(&fd, &peer);
                 // One that is not let in is closed here.
-                if let Some(admitted) = admission.admit(place, origin) {
-                    self.take_on(event_loop, fd, peer, origin, admitted);
+                match admission.admit(place, origin) {
+                    Some(admitted) => self.take_on(event_loop, fd, peer, origin, admitted),
+                    None => close_unopened(fd, &peer),
                 }
             }
             Accepted::Drained => return Next::Drained,

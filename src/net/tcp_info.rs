@@ -290,6 +290,25 @@ pub(crate) fn peer_credentials(socket: impl AsFd) -> io::Result<[u32; 3]> {
     }
 }
 
+/// Whether a Unix socket takes descriptors (`SO_PASSRIGHTS`, since Linux 6.16). A peer that sends some to one that does not has EPERM, and
+/// the kernel keeps none of them.
+///
+/// # Errors
+/// What the kernel says; ENOPROTOOPT if it is older.
+pub(crate) fn set_pass_rights(socket: impl AsFd, passes: bool) -> io::Result<()> {
+    /// From the kernel's include/uapi/asm-generic/socket.h; libc has no name for it yet.
+    const SO_PASSRIGHTS: c_int = if cfg!(target_arch = "sparc64") { 0x5c } else { 83 };
+    let fd = socket.as_fd().as_raw_fd();
+    let value = c_int::from(passes);
+    let length = size_of::<c_int>() as socklen_t;
+    // SAFETY: `fd` is open, since `socket` is borrowed for longer than the call. The kernel reads one `int` through the pointer, which is to
+    // one of this function's own, and is told its size. The pointer is not kept.
+    let result = unsafe {
+        libc::setsockopt(fd, libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const value).cast::<c_void>(), length)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Asks for an option. Answers how much of `answer` the kernel has written.
 fn ask(socket: impl AsFd, level: c_int, option: c_int, answer: &mut [u8]) -> io::Result<usize> {
     let fd = socket.as_fd().as_raw_fd();

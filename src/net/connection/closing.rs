@@ -31,6 +31,8 @@ pub(super) enum Alarm {
     Delivery,
     /// The connection has been there for long enough.
     Close,
+    /// Descriptors that could not be sent are tried again.
+    SendAgain,
 }
 
 impl Core {
@@ -87,6 +89,7 @@ impl Core {
             Alarm::Close => self.close(event_loop, CloseReason::Closed),
             Alarm::Deadline => self.reset(event_loop, CloseReason::DeadlinePassed),
             Alarm::Delivery => self.look_at_delivery(event_loop),
+            Alarm::SendAgain => self.send_again(event_loop),
             Alarm::Look => {
                 if let Some(mut graceful) = self.graceful.take() {
                     graceful.look = None;

@@ -171,8 +171,8 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// As [`send`](TcpConnection::send), as an [`io::Error`]; [`InvalidInput`](io::ErrorKind::InvalidInput) without a byte, without a
     /// descriptor or with too many; [`Unsupported`](io::ErrorKind::Unsupported) for a TCP connection. Nothing is sent then, and the
-    /// descriptors are closed. What the kernel has against them closes the connection, as too many that are on their way
-    /// (`ETOOMANYREFS`).
+    /// descriptors are closed. It is [`SendError::Full`] as well while the user has too many descriptors on their way, in all processes
+    /// (`ETOOMANYREFS`, unix(7)); those that are queued already wait until this is over. Another error of the kernel closes the connection.
     pub fn send_with_descriptors(
         &self,
         bytes: impl Into<Vec<u8>>,
@@ -184,8 +184,9 @@ impl<'a> TcpConnection<'a> {
 
     /// Takes descriptors from the process at the other end of a Unix socket from now on, at most so many with one of its sends (253,
     /// the kernel's limit, if it is more), and gives them to [`on_descriptors`](crate::ConnectionHandler::on_descriptors). With 0 it
-    /// takes none, as every connection does that was not told otherwise: those that are sent are closed by the kernel, and the bytes
-    /// come without them.
+    /// takes none, which is the default: from Linux 6.16 on the kernel refuses them to the peer (EPERM), as soon as
+    /// [`on_open`](crate::ConnectionHandler::on_open) has returned. Before that, and on older kernels, they are received and
+    /// [closed](crate::close_descriptors), and the bytes come without them.
     ///
     /// It belongs into the handler's factory, or `on_open`, since what has been read is past. A peer that sends more than is allowed
     /// has its connection closed.

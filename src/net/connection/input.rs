@@ -3,10 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::along::Passing;
 use super::{Core, INPUT, State};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::net::descriptors::receive_with_descriptors;
+use crate::net::disposal::close_descriptors;
 use crate::net::outcome::CloseReason;
 use crate::net::socket::{self, Transferred};
 use crate::readiness::Readiness;
@@ -45,9 +47,9 @@ impl Core {
         let space = input.writable_mut();
         let room = space.len();
         let mut descriptors = Vec::new();
-        let received = match self.most_descriptors.get() {
-            0 => socket::receive(self.fd.as_fd(), space),
-            most => receive_with_descriptors(self.fd.as_fd(), space, most, &mut descriptors),
+        let received = match self.passing.get() {
+            Passing::None => socket::receive(self.fd.as_fd(), space),
+            passing => receive_with_descriptors(self.fd.as_fd(), space, passing.most(), &mut descriptors),
         };
         match received {
             Ok(Transferred::Bytes(0)) if self.is_cut_off() => {
@@ -76,12 +78,16 @@ impl Core {
                 input.commit(n);
                 self.note_activity(event_loop);
                 match (self.discarding.get(), descriptors.is_empty()) {
-                    (true, _) => Received::Nothing,
+                    (true, _) => {
+                        close_descriptors(descriptors);
+                        Received::Nothing
+                    }
                     (false, true) => Received::Input,
                     (false, false) => Received::InputAndDescriptors(descriptors),
                 }
             }
             Ok(Transferred::WouldBlock) => {
+                self.note_no_input();
                 event_loop.clear_ready(self.id, (INPUT & !Readiness::ERROR) | Readiness::PRIORITY);
                 if ready.is_error() {
                     self.check_error(event_loop);

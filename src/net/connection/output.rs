@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::queue::{Queue, Wrote};
 use super::{Core, OUTPUT, State};
 use crate::event_loop::EventLoop;
+use crate::net::descriptors::are_too_many;
 use crate::net::outcome::{CloseReason, SendError, Sent};
 use crate::net::socket::{self, Transferred};
 use crate::readiness::Readiness;
@@ -166,6 +167,7 @@ impl Core {
                     sent = n;
                 }
                 Ok(Transferred::WouldBlock) => {}
+                Err(error) if are_too_many(&error) => return Err((SendError::Full, payload)),
                 Err(error) => {
                     drop(unsent);
                     self.fail_output(event_loop, error);
@@ -331,8 +333,13 @@ impl Core {
             self.note_moved(before - queue.len());
             self.note_activity(event_loop);
         }
-        if wrote? == Wrote::Blocked {
-            event_loop.clear_ready(self.id, OUTPUT);
+        match wrote? {
+            Wrote::Blocked => event_loop.clear_ready(self.id, OUTPUT),
+            Wrote::Later => {
+                event_loop.clear_ready(self.id, OUTPUT);
+                self.send_again_later(event_loop);
+            }
+            Wrote::Enough => {}
         }
         if queue.is_empty() {
             *unsent = None;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustix::io::retry_on_intr;
 
 use super::replies::Replies;
-use crate::net::descriptors::send_with_descriptors;
+use crate::net::descriptors::{are_too_many, send_with_descriptors};
 use crate::net::socket::{self, Transferred};
 
 /// How far a piece grows to which small sends are added.
@@ -93,6 +93,8 @@ impl Segment {
 pub(super) enum Wrote {
     /// The kernel takes no more for now.
     Blocked,
+    /// The kernel takes no descriptors for now, and does not report when it does.
+    Later,
     /// All is sent, or as much as one turn allows.
     Enough,
 }
@@ -236,7 +238,10 @@ impl Queue {
         while budget > 0 && !self.is_empty() {
             let (wrote, offered) = match self.segments.front() {
                 Some(Segment::File { .. }) => (self.write_file(socket, budget)?, 0),
-                Some(Segment::Along { .. }) => self.write_along(socket)?,
+                Some(Segment::Along { .. }) => match self.write_along(socket) {
+                    Err(error) if are_too_many(&error) => return Ok(Wrote::Later),
+                    wrote => wrote?,
+                },
                 _ => self.write_bytes(socket)?,
             };
             // Of bytes in memory, a short write says that the socket is full. Of a file it may also have other causes, so
