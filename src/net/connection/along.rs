@@ -143,8 +143,10 @@ impl Core {
         if self.passing.get() == Passing::None {
             return;
         }
-        // From here on none can come.
-        let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
+        // From here on none can come. A duplicate that the user has made stays as it is.
+        if !self.lent.get() {
+            let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
+        }
         if rustix::io::ioctl_fionread(&self.fd).is_ok_and(|unread| unread == 0) {
             return;
         }
