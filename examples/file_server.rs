@@ -216,6 +216,10 @@ impl FrameHandler<LineCodec> for Session {
                 conn.send("ERR this is no file's name\n")?;
             }
             Some(path) => {
+                // Reading has resumed by itself if the file before this one could not be sent to its end.
+                if let Some(transfer) = self.transfer.take() {
+                    transfer.end();
+                }
                 // The next request waits, in the kernel for the most part, until this one has been answered.
                 conn.pause_reading();
                 self.transfer = Some(Transfer::begin(&self.service, conn.handle(), path));

@@ -173,6 +173,34 @@ fn what_a_handler_left_for_lack_of_room_is_offered_again_after_a_reset() {
     });
 }
 
+#[test]
+fn a_pause_for_output_ends_when_the_output_has_failed() {
+    with_loop(|event_loop| {
+        let bench = Bench::new(event_loop, |script| {
+            let mut is_first = true;
+            script.on_message(move |conn, input| {
+                input.clear();
+                if mem::take(&mut is_first) {
+                    // Until `on_drained`, which does not come.
+                    conn.pause_reading();
+                    assert_eq!(conn.send(vec![0; 8 << 20]), Ok(Sent::Queued));
+                }
+            })
+        });
+        let mut client = bench.connect(event_loop);
+        client.write_all(b"one").unwrap();
+        net::turn_until(event_loop, || bench.journal.of(0).len() == 2);
+        client.write_all(b"two").unwrap();
+        turns(event_loop);
+        assert_eq!(bench.journal.of(0), [Told::Open, message("one")]);
+        net::reset(client);
+        bench.wait_for(PollFlags::HUP);
+        let life = bench.life(event_loop);
+        assert_eq!(life[..life.len() - 1], [Told::Open, message("one"), message("two")]);
+        assert_ends_with(&life, ErrorKind::ConnectionReset);
+    });
+}
+
 // --- When input is thrown away --------------------------------------------------------------------
 
 #[test]

@@ -137,13 +137,16 @@ fn a_file_that_is_shorter_than_promised_closes_with_an_error() {
         let (host, journal) = scripted(move |script| {
             let (file, tell) = (file.try_clone().unwrap(), tell.clone());
             script
-                .on_open(move |conn| {
+                .on_message(move |conn, input| {
+                    input.clear();
                     conn.send("begin: ")?;
                     conn.send_file(file.try_clone()?, 4, 100).map(drop).map_err(io::Error::from)
                 })
                 .on_close(move |conn, _| tell.send(conn.unsent()).unwrap())
         });
         let mut client = host.connect();
+        // Not from `on_open`: the reset could come before connect(2) has returned.
+        client.write_all(b"go").unwrap();
         match journal.end_of(0) {
             End::Error(io::ErrorKind::UnexpectedEof, message) => {
                 assert!(message.contains("93 bytes"), "{message}")
@@ -160,7 +163,8 @@ fn a_file_that_is_shorter_than_promised_closes_with_an_error() {
 fn what_is_no_file_closes_with_the_error_of_the_kernel() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(move |script| {
-            script.on_open(move |conn| {
+            script.on_message(move |conn, input| {
+                input.clear();
                 let (pipe, _) = io::pipe()?;
                 let pipe: OwnedFd = pipe.into();
                 let sent = conn.send_file(pipe, 0, 1);
@@ -169,6 +173,7 @@ fn what_is_no_file_closes_with_the_error_of_the_kernel() {
             })
         });
         let mut client = host.connect();
+        client.write_all(b"go").unwrap();
         assert_eq!(net::read_until_reset(&mut client), b"");
         let end = journal.end_of(0);
         assert!(matches!(end, End::Error(_, _)), "{end:?}");

@@ -314,8 +314,9 @@ impl<'a> TcpConnection<'a> {
     /// kernel's buffers are full.
     ///
     /// An error of the connection is still noticed. It closes the connection at once if no input is left that the handler could be given.
-    /// Otherwise sends are refused from then on, and the close follows when reading has resumed and that input is delivered. A
-    /// connection that stays paused is ended by its [idle timeout](TcpConnection::set_idle_timeout), by a close, or by the stop of its
+    /// Otherwise sends are refused from then on, and the close follows when reading has resumed and that input is delivered. If output was
+    /// queued that can no longer be sent, reading resumes by itself: a handler that has paused until its output is sent would wait for
+    /// ever. Any other connection that stays paused is ended by its [idle timeout](TcpConnection::set_idle_timeout), by a close, or by the stop of its
     /// server or client.
     pub fn pause_reading(&self) {
         self.core.pause_reading(self.event_loop);

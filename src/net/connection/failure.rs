@@ -41,13 +41,19 @@ impl Core {
         }
         let dropped = self.unsent.take();
         self.count_lost(dropped.as_ref().map_or(0, |queue| queue.len()));
-        drop(dropped);
         // No callback may report as sent what was dropped.
-        self.wants_drained.set(false);
+        let wanted_drained = self.wants_drained.replace(false);
         self.above_mark.set(AboveMark::No);
+        // A handler that has paused until its output is sent waits for a callback that does not come any more.
+        let is_waiting = self.paused.get() && (dropped.is_some() || wanted_drained);
+        drop(dropped);
         self.count_buffered();
         self.tell_handles_of_queue();
-        if self.held_back.replace(false) && !self.peer_finished.get() {
+        if is_waiting {
+            self.paused.set(false);
+        }
+        let was_held_back = self.held_back.replace(false) && !self.peer_finished.get();
+        if is_waiting || was_held_back {
             // For input that a handler in its call is about to leave, and for what it has left before.
             self.resumed.set(true);
             self.offer_unread(event_loop);
