@@ -2,14 +2,18 @@
 
 mod support;
 
+use std::cell::OnceCell;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{Buffer, ConnectionHandler, EventLoop, Sent, StopReport, TcpConnection, TcpServer};
+use reveille::{
+    Buffer, ConnectionHandler, EventLoop, Sent, ServerHandle, StopReport, TcpConnection, TcpServer,
+};
 use socket2::SockRef;
 use support::client::Refusing;
 use support::clock::HOUR;
@@ -103,22 +107,116 @@ fn a_stop_cuts_off_those_that_have_not_ended_in_time() {
     });
 }
 
+/// More than a client with little room takes, and less than the server's kernel does.
+const SIZE: usize = 200_000;
+
+fn send_into_the_kernel(conn: &TcpConnection<'_>) -> io::Result<()> {
+    SockRef::from(conn).set_send_buffer_size(2 * SIZE)?;
+    assert_eq!(conn.send(vec![0; SIZE]), Ok(Sent::Written));
+    Ok(())
+}
+
 /// The kernel has taken all and the FIN, and its peer has not.
 #[test]
 fn a_stop_leaves_nothing_to_the_kernel_when_its_time_is_up() {
-    const SIZE: usize = 200_000;
     with_watchdog(LIMIT, || {
-        let (host, journal) = scripted(|script| {
-            script.on_open(|conn| {
-                SockRef::from(conn).set_send_buffer_size(2 * SIZE)?;
-                assert_eq!(conn.send(vec![0; SIZE]), Ok(Sent::Written));
-                io::Result::Ok(())
-            })
-        });
+        let (host, journal) = scripted(|script| script.on_open(send_into_the_kernel));
         let mut client = net::connect_with_little_room(host.address());
         journal.wait_for(0, |told| *told == Told::Open);
         assert_eq!(only_report(&stop(&host, Duration::from_millis(1))), (0, 1));
         assert!(net::read_until_reset(&mut client).len() < SIZE);
+    });
+}
+
+/// Timers run between the callback that stops the server and the next turn, in which the connection would note the stop.
+#[test]
+fn a_connection_is_reset_though_the_time_was_up_before_it_noted_the_stop() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let (report, reported) = mpsc::channel();
+        let handle: Rc<OnceCell<ServerHandle>> = Rc::default();
+        let (stopped, journal) = (Rc::clone(&handle), Journal::new());
+        let written = journal.clone();
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0")
+            .unwrap()
+            .serve(move |_| {
+                let (stopped, report) = (Rc::clone(&stopped), report.clone());
+                let script = written.script().on_open(send_into_the_kernel);
+                script.on_message(move |_, input| {
+                    input.clear();
+                    let report = report.clone();
+                    let server = stopped.get().expect("the server is made");
+                    server.stop(Duration::from_nanos(1), move |_, outcome| report.send(outcome).unwrap());
+                })
+            })
+            .unwrap();
+        handle.set(server.handle()).unwrap();
+        let mut client = net::connect_with_little_room(server.local_addr());
+        let mut idle = net::connect(server.local_addr());
+        net::turn_until(&event_loop, || journal.handlers() == 2);
+        client.write_all(b"stop").unwrap();
+        let mut outcome = None;
+        net::turn_until(&event_loop, || {
+            outcome = outcome.or(reported.try_recv().ok());
+            outcome.is_some()
+        });
+        assert_eq!(outcome.map(|report| (report.drained, report.cut)), Some((0, 2)));
+        assert!(net::read_until_reset(&mut client).len() < SIZE);
+        net::wait_for_end(&mut idle);
+        (0..2).for_each(|number| assert_eq!(journal.end_of(number), End::Stopped));
+    });
+}
+
+/// The loop of the connection is in a task from before the stop until the time is up. Then it is notified, or ends without that.
+#[test]
+fn a_connection_of_a_busy_loop_is_reset_when_the_time_is_up() {
+    for ends in [false, true] {
+        with_watchdog(LIMIT, move || {
+            let (release, held) = mpsc::channel::<()>();
+            let (busy, is_busy) = mpsc::channel();
+            let held = Arc::new(Mutex::new(held));
+            let (host, journal) = scripted_over(2, move |script| {
+                let (busy, held) = (busy.clone(), Arc::clone(&held));
+                script.on_open(send_into_the_kernel).on_message(move |conn, input| {
+                    input.clear();
+                    let (busy, held) = (busy.clone(), Arc::clone(&held));
+                    conn.event_loop().queue_in_loop(move |event_loop| {
+                        busy.send(()).unwrap();
+                        let _ = held.lock().unwrap().recv_timeout(net::LIMIT);
+                        if ends {
+                            event_loop.quit();
+                        }
+                    });
+                })
+            });
+            let mut client = net::connect_with_little_room(host.address());
+            client.write_all(b"be busy").unwrap();
+            is_busy.recv_timeout(net::LIMIT).unwrap();
+            let (report, reported) = mpsc::channel();
+            host.ask(move |_, server| {
+                let server = server.as_ref().expect("a server").handle();
+                server.stop(Duration::from_nanos(1), move |_, outcome| report.send(outcome).unwrap());
+            });
+            // A task of a later turn, whose timers have run.
+            host.ask(|_, _| ());
+            drop(release);
+            assert_eq!(only_report(&reported), (0, 1));
+            assert!(net::read_until_reset(&mut client).len() < SIZE);
+            assert_eq!(journal.end_of(0), End::Stopped);
+        });
+    }
+}
+
+/// The time is up at once, so that no connection notes the stop, and its peer has all.
+#[test]
+fn a_stop_without_time_lets_a_peer_that_has_all_read_the_end() {
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted(|script| script);
+        let mut client = host.connect();
+        net::assert_echoes(&mut client);
+        assert_eq!(only_report(&stop(&host, Duration::ZERO)), (0, 1));
+        assert_eq!(net::read_to_end(&mut client), b"");
+        assert_eq!(journal.end_of(0), End::Stopped);
     });
 }
 

@@ -363,9 +363,14 @@ impl Core {
         is_news
     }
 
-    /// Ends now with the group. One whose time for an orderly end is up is reset, whatever it still waits for.
+    /// Ends now with the group. When the time of a stop is up the connection is reset, whatever it still waits for, and also if the stop
+    /// was not noted before. So is one whose end in order is under way, as the peer may not have all of it.
     pub(super) fn cut(&self, event_loop: &EventLoop) {
-        if self.discarding.get() {
+        let time_is_up = self.stage() == Stage::Resetting;
+        if time_is_up {
+            self.finish_before_reset(event_loop);
+        }
+        if time_is_up || self.discarding.get() {
             self.reset(event_loop, CloseReason::Stopped);
         } else {
             self.close(event_loop, CloseReason::Stopped);

@@ -290,7 +290,7 @@ impl<H: ConnectionHandler> Source for Connection<H> {
         match core.stage() {
             Stage::Serving => {}
             Stage::Draining => core.note_stop(event_loop),
-            Stage::Cutting => core.cut(event_loop),
+            Stage::Cutting | Stage::Resetting => core.cut(event_loop),
         }
     }
 
@@ -309,7 +309,11 @@ impl<H: ConnectionHandler> Source for Connection<H> {
     }
 
     fn on_loop_end(&self, event_loop: &EventLoop) {
-        self.core.close(event_loop, CloseReason::LoopEnded);
+        match self.core.stage() {
+            Stage::Serving | Stage::Draining => self.core.close(event_loop, CloseReason::LoopEnded),
+            // The loop belongs to the server and ends with it, and the notification may still be in its queue.
+            Stage::Cutting | Stage::Resetting => self.core.cut(event_loop),
+        }
     }
 
     fn on_close(&self, event_loop: &EventLoop) {

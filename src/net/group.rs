@@ -55,8 +55,10 @@ pub(crate) enum Stage {
     Serving,
     /// Connections send what they owe, and end.
     Draining,
-    /// Connections end now.
+    /// Connections are closed now: the server or client is dropped, or closes its session.
     Cutting,
+    /// Connections are reset now: the time of a stop is up.
+    Resetting,
 }
 
 /// How the connections of a server ended that was told to stop.
@@ -181,7 +183,8 @@ impl Group {
         match self.stage.load(SeqCst) {
             0 => Stage::Serving,
             1 => Stage::Draining,
-            _ => Stage::Cutting,
+            2 => Stage::Cutting,
+            _ => Stage::Resetting,
         }
     }
 
@@ -326,7 +329,7 @@ impl Drop for Membership {
         match self.group.stage() {
             Stage::Serving => {}
             Stage::Draining if self.listed.is_some() => _ = self.group.drained.fetch_add(1, SeqCst),
-            Stage::Draining | Stage::Cutting => _ = self.group.cut.fetch_add(1, SeqCst),
+            Stage::Draining | Stage::Cutting | Stage::Resetting => _ = self.group.cut.fetch_add(1, SeqCst),
         }
         self.group.shards[self.shard].open.fetch_sub(1, SeqCst);
         self.group.admission.release(&self.admitted);

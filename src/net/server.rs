@@ -149,13 +149,13 @@ fn begin_to_stop(
     then: WhenEmpty,
 ) {
     // With no time at all there is nothing to drain.
-    group.advance(if within.is_zero() { Stage::Cutting } else { Stage::Draining });
+    group.advance(if within.is_zero() { Stage::Resetting } else { Stage::Draining });
     Listener::end_all(group);
     let cut = Arc::clone(group);
     // The pool waits with the timer, and so ends with it: when the time is up, when the last connection has gone and
     // the timer is cancelled, or with the loop.
     let deadline = event_loop.run_after(within, move |_| {
-        cut.advance(Stage::Cutting);
+        cut.advance(Stage::Resetting);
         drop(pool);
     });
     let when_empty = move |event_loop: &EventLoop, report| {

@@ -382,22 +382,40 @@ impl Core {
     }
 
     pub(super) fn shutdown(&self, event_loop: &EventLoop) {
-        if self.state.get() != State::Open {
-            return;
-        }
-        // What other threads' sends have brought as far as the mailbox was accepted, and goes out before the FIN.
-        if let Some(mailbox) = self.mailbox.get() {
-            mailbox.refuse_sends();
-            self.read_mailbox(event_loop);
-        }
-        // One of those requests may have been to shut down or to close.
-        if self.state.get() != State::Open {
+        if !self.accept_last_sends(event_loop) {
             return;
         }
         self.state.set(State::Closing);
         if self.unsent.borrow().is_none() {
             self.finish(event_loop);
         }
+    }
+
+    /// Sends the FIN of a connection that is about to be reset, if all is sent and nothing is linked. A peer that has received all then
+    /// reads an end in order; for one that has not, the reset overtakes the FIN. A connection that was shut down at the begin of the stop
+    /// ends in the same way, so that it makes no difference to peers whether the stop was noted in time.
+    pub(super) fn finish_before_reset(&self, event_loop: &EventLoop) {
+        // A forked child leaves the socket as it is.
+        if self.membership.group().is_inherited() {
+            return;
+        }
+        let is_whole =
+            self.accept_last_sends(event_loop) && self.unsent.borrow().is_none() && !self.is_relaying();
+        // An error means that the peer has gone, and the reset follows in either case.
+        self.fin_sent.set(self.fin_sent.get() || (is_whole && socket::finish(self.fd.as_fd()).is_ok()));
+    }
+
+    /// Takes what other threads have sent, which goes out before the FIN, and refuses more. Returns whether the connection is open then.
+    fn accept_last_sends(&self, event_loop: &EventLoop) -> bool {
+        if self.state.get() != State::Open {
+            return false;
+        }
+        if let Some(mailbox) = self.mailbox.get() {
+            mailbox.refuse_sends();
+            self.read_mailbox(event_loop);
+        }
+        // One of those requests may have been to shut down or to close.
+        self.state.get() == State::Open
     }
 
     /// Sends the FIN, all else being sent.
