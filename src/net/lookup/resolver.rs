@@ -7,16 +7,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::mem;
 use std::net::ToSocketAddrs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread;
 
 use parking_lot::Mutex;
 
 use super::Answer;
-use crate::containment::logger;
+use crate::containment::{catch, dispose, logger};
 use crate::eventfd::EventFd;
 use crate::process_mark::PerProcess;
 
@@ -172,11 +170,8 @@ impl Resolver {
     }
 
     fn look_up(&self, name: &str) -> Answer {
-        catch_unwind(AssertUnwindSafe(|| (self.resolve)(name))).unwrap_or_else(|payload| {
-            // Its destructor may panic as well.
-            if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                mem::forget(second);
-            }
+        catch("a lookup", || (self.resolve)(name)).unwrap_or_else(|payload| {
+            dispose(payload);
             Err(io::Error::other(format!("the lookup of {name} panicked")))
         })
     }
