@@ -108,6 +108,7 @@ mod buffer;
 mod channel_table;
 mod clock;
 mod containment;
+mod disposal;
 mod eventfd;
 mod memory_limit;
 mod poller;
@@ -128,6 +129,7 @@ pub use codec::{
     Decoder, FrameError, FrameHandler, Framed, Frames, LengthCodec, LengthError, LengthPrefix, LineCodec,
     LineEnding, LineError,
 };
+pub use disposal::close_descriptors;
 pub use event_loop::{
     Builder, CallError, Counters, EventLoop, LoopHandle, Mailbox, PostError, PostErrorReason, Repeat,
     TimerId, WhenLate,
@@ -146,7 +148,6 @@ pub use net::{
     SendError, Sent, ServerCounters, ServerHandle, SocketOptions, State, StopReport, Target, TcpClient,
     TcpClientBuilder, TcpConnection, TcpInfo, TcpServer, TcpServerBuilder, TcpState, ThisLoop,
     UdpDestination, UdpHandle, UdpRef, UdpSocket, UdpSocketBuilder, UdpSource, UnixAddress,
-    close_descriptors,
 };
 pub use pressure::{Pressure, PressureTrigger, Resource};
 pub use readiness::{Interest, Readiness};

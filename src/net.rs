@@ -5,7 +5,6 @@ mod server;
 mod udp;
 
 mod connector;
-mod disposal;
 mod driver;
 mod handler;
 mod listener;
@@ -36,7 +35,6 @@ pub use attempt::{Attempt, ConnectError, Failure};
 pub use backoff::Backoff;
 pub use client::{TcpClient, TcpClientBuilder};
 pub use connection::{ConnectionHandle, State, TcpConnection};
-pub use disposal::close_descriptors;
 pub use distribution::Distribution;
 pub use group::StopReport;
 pub use handler::ConnectionHandler;

@@ -12,6 +12,7 @@ mod record;
 
 use std::fmt;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -23,9 +24,19 @@ pub use self::error::{RingError, RingSendError};
 use self::layout::{Layout, Side};
 use self::memory::Memory;
 use self::producer::Producer;
+use crate::disposal::close_descriptors;
 
 /// How many descriptors the other process is given: the memory, the bell of the one who has made it, and that of the other.
 const DESCRIPTORS: usize = 3;
+
+/// Descriptors that the peer has sent and that may be of any kind. A drop closes them where the close may wait.
+struct Unchecked(Vec<OwnedFd>);
+
+impl Drop for Unchecked {
+    fn drop(&mut self) {
+        close_descriptors(mem::take(&mut self.0));
+    }
+}
 
 /// One end of a link between two processes: two rings of messages in shared memory, one for each direction, and two
 /// [eventfds](crate::EventFd) as bells.
@@ -149,7 +160,7 @@ impl SharedRing {
     /// - What the kernel says when it cannot map the memory (ENOMEM); [`NotFound`](io::ErrorKind::NotFound) where /proc is not
     ///   mounted.
     ///
-    /// The descriptors are closed then.
+    /// The descriptors are [closed](crate::close_descriptors) then, which does not make the caller wait, whatever the peer has sent.
     pub fn from_descriptors(descriptors: Vec<OwnedFd>, most_capacity: usize) -> io::Result<SharedRing> {
         SharedRing::from_descriptors_with(descriptors, most_capacity, Doorbell::default())
     }
@@ -165,20 +176,22 @@ impl SharedRing {
         doorbell: Doorbell,
     ) -> io::Result<SharedRing> {
         let refused = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        let descriptors: [OwnedFd; DESCRIPTORS] = match descriptors.try_into() {
-            Ok(descriptors) => descriptors,
-            Err(others) => {
-                return refused(format!(
-                    "a shared ring has {DESCRIPTORS} descriptors, and not {}",
-                    others.len()
-                ));
-            }
+        let mut unchecked = Unchecked(descriptors);
+        let [file, maker, taker] = &unchecked.0[..] else {
+            return refused(format!(
+                "a shared ring has {DESCRIPTORS} descriptors, and not {}",
+                unchecked.0.len()
+            ));
         };
-        let [file, maker, taker] = descriptors;
-        descriptors::not_inherited(&file)?;
+        descriptors::not_inherited(file)?;
         let memory = Memory::map(file.as_fd())?;
         let most = layout::capacity_for(most_capacity)?;
         let (layout, expected) = Layout::read(memory, most, doorbell)?;
+        bell::check_is_eventfd(maker)?;
+        bell::check_is_eventfd(taker)?;
+        // A memfd and two eventfds, whose close never waits.
+        let [_, maker, taker]: [OwnedFd; DESCRIPTORS] =
+            mem::take(&mut unchecked.0).try_into().expect("as many as were checked");
         let (there, here) = (Bell::take(maker, doorbell)?, Bell::take(taker, doorbell)?);
         for (said, found) in expected.into_iter().zip([there.id()?, here.id()?]) {
             // One of them is 0 where the kernel does not tell.

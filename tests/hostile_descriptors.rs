@@ -1,5 +1,5 @@
 //! Descriptors whose close may take as long as their sender likes: a lingering TCP socket with unsent bytes, whose last descriptor is the
-//! one that was sent. On no path is it closed on the loop's thread, which is that of the test: the close would take an hour.
+//! one that was sent. On no path is it closed on the thread of the test, which is that of its loop: the close would take an hour.
 
 mod support;
 
@@ -10,14 +10,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use reveille::{
-    Buffer, ConnectionHandle, ConnectionHandler, EventLoop, FrameHandler, Framed, LineCodec, TcpConnection,
-    TcpServer,
+    Buffer, ConnectionHandle, ConnectionHandler, EventLoop, FrameHandler, Framed, LineCodec, SharedRing,
+    TcpConnection, TcpServer,
 };
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use socket2::SockRef;
 use support::clock::HOUR;
 use support::unix::{abstract_name, connect};
-use support::{Recorder, net, turn, with_loop};
+use support::{LIMIT, Recorder, net, turn, with_loop, with_watchdog};
 
 /// A socket whose close takes an hour, as long as the other one is not read.
 struct Lingering {
@@ -253,4 +253,21 @@ fn a_handler_of_frames_has_every_callback_of_a_connection() {
     for name in of_frames {
         assert!(framed.contains(&format!("self.handler.on_{name}(")), "on_{name} is not passed on");
     }
+}
+
+/// In each place of the three descriptors of a ring, and in a fourth.
+#[test]
+fn a_shared_ring_refuses_descriptors_without_closing_them_itself() {
+    with_watchdog(LIMIT, || {
+        for place in 0..=3 {
+            let (_here, mut descriptors) = SharedRing::create(4096).unwrap();
+            let Lingering { socket, _peer } = Lingering::new();
+            match descriptors.get_mut(place) {
+                Some(replaced) => *replaced = socket.into(),
+                None => descriptors.push(socket.into()),
+            }
+            let error = SharedRing::from_descriptors(descriptors, 4096).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{place}: {error}");
+        }
+    });
 }

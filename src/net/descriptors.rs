@@ -12,9 +12,9 @@ use rustix::net::{
 };
 
 use super::address::Address;
-use super::disposal::close_descriptors;
 use super::socket::{Transferred, transferred};
 use super::tcp_info::set_pass_rights;
+use crate::disposal::close_descriptors;
 
 /// How many descriptors the kernel takes in one message (`SCM_MAX_FD`, unix(7)).
 pub(super) const MOST: u8 = 253;

@@ -11,13 +11,13 @@ use std::rc::Rc;
 
 use super::connection::{Arrival, Core, INPUT, Received, State, TcpConnection};
 use super::descriptors::close_unopened;
-use super::disposal::close_descriptors;
 use super::group::Stage;
 use super::handler::ConnectionHandler;
 use super::outcome::CloseReason;
 use crate::buffer::Buffer;
 use crate::channel_table::ChannelId;
 use crate::containment::{Contained, logger};
+use crate::disposal::close_descriptors;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 

@@ -6,10 +6,10 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::connection::TcpConnection;
-use super::disposal::close_descriptors;
 use super::outcome::{CloseReason, Outcome};
 use crate::buffer::Buffer;
 use crate::containment::Contained;
+use crate::disposal::close_descriptors;
 
 /// The state of one connection, and what it does when something happens.
 ///

@@ -67,18 +67,13 @@ impl Bell {
         Ok(Bell { eventfd, kind })
     }
 
-    /// Checks a descriptor that is to be a bell of this kind, and makes sure that no program started from here inherits it.
+    /// Checks an eventfd, as [`check_is_eventfd`] has found it to be, that is to be a bell of this kind, and makes sure that no program
+    /// started from here inherits it.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is none, or one that cannot be read and written; what the kernel
-    /// says if it does not show the descriptor.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not of this kind, or cannot be read and written.
     pub(super) fn take(descriptor: OwnedFd, kind: Doorbell) -> io::Result<Bell> {
         let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-        // By its name first: what the kernel shows of other kinds may need a lock that the peer holds.
-        let link = format!("/proc/thread-self/fd/{}", descriptor.as_raw_fd());
-        if fs::read_link(link)?.as_os_str() != "anon_inode:[eventfd]" {
-            return refused("the descriptor of a bell is not an eventfd");
-        }
         let flags = rustix::fs::fcntl_getfl(&descriptor)?;
         if flags & OFlags::ACCMODE != OFlags::RDWR {
             return refused("the eventfd of a bell cannot be both read and written");
@@ -205,6 +200,19 @@ impl Sleeper {
     pub(super) fn is_rung(&self) -> bool {
         let epoll = self.epoll.as_ref().expect("prepared");
         rustix::event::poll(&mut [PollFd::new(epoll, PollFlags::IN)], Some(&NOW)).unwrap() > 0
+    }
+}
+
+/// # Errors
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is no eventfd; what the kernel says if it does not show the descriptor.
+pub(super) fn check_is_eventfd(descriptor: &OwnedFd) -> io::Result<()> {
+    // By its name first: what the kernel shows of other kinds may need a lock that the peer holds.
+    let link = format!("/proc/thread-self/fd/{}", descriptor.as_raw_fd());
+    match fs::read_link(link)?.as_os_str() == "anon_inode:[eventfd]" {
+        true => Ok(()),
+        false => {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "the descriptor of a bell is not an eventfd"))
+        }
     }
 }
 
