@@ -13,23 +13,29 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use socket2::SockRef;
 
+use crate::process_mark::PerProcess;
+
 /// How many closes may wait at a time. Further descriptors stay open until one of them is done.
 const MOST_THREADS: usize = 4;
 
 /// How long a thread waits for more.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+#[derive(Default)]
 struct Disposal {
+    queue: Mutex<Queue>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
     waiting: VecDeque<OwnedFd>,
     threads: usize,
     idle: usize,
-    /// The process that has the threads. A forked one has none of them.
-    process: u32,
 }
 
-static DISPOSAL: Mutex<Disposal> =
-    Mutex::new(Disposal { waiting: VecDeque::new(), threads: 0, idle: 0, process: 0 });
-static MORE: Condvar = Condvar::new();
+/// A forked child has none of the threads, and one of them may have held the lock.
+static DISPOSAL: PerProcess<Disposal> = PerProcess::new();
 
 /// Closes descriptors that came from a peer on a thread of the crate's own, as a close may take as long as the peer likes: that of a TCP
 /// socket with `SO_LINGER` and unsent bytes, for one. For handlers that have been given descriptors which they do not want.
@@ -40,43 +46,44 @@ pub fn close_descriptors(descriptors: impl IntoIterator<Item = OwnedFd>) {
     if descriptors.is_empty() {
         return;
     }
-    let mut disposal = DISPOSAL.lock();
-    let process = std::process::id();
-    if mem::replace(&mut disposal.process, process) != process {
-        (disposal.threads, disposal.idle) = (0, 0);
-    }
-    disposal.waiting.extend(descriptors);
-    let starts = disposal.idle == 0 && disposal.threads < MOST_THREADS;
+    let disposal = DISPOSAL.get(Disposal::default);
+    let mut queue = disposal.queue.lock();
+    queue.waiting.extend(descriptors);
+    let starts = queue.idle == 0 && queue.threads < MOST_THREADS;
     if starts {
-        disposal.threads += 1;
+        queue.threads += 1;
     }
-    drop(disposal);
-    MORE.notify_one();
-    if starts && thread::Builder::new().name("reveille-close".to_owned()).spawn(close_all).is_err() {
-        let mut disposal = DISPOSAL.lock();
-        disposal.threads -= 1;
+    drop(queue);
+    disposal.more.notify_one();
+    let thread = thread::Builder::new().name("reveille-close".to_owned());
+    if starts && thread.spawn(|| disposal.close_all()).is_err() {
+        let mut queue = disposal.queue.lock();
+        queue.threads -= 1;
         // Without any thread they are closed here, which without `SO_LINGER` rarely waits.
-        let left = if disposal.threads == 0 { mem::take(&mut disposal.waiting) } else { VecDeque::new() };
-        drop(disposal);
+        let left = if queue.threads == 0 { mem::take(&mut queue.waiting) } else { VecDeque::new() };
+        drop(queue);
         left.into_iter().for_each(close);
     }
 }
 
-fn close_all() {
-    let mut disposal = DISPOSAL.lock();
-    loop {
-        if let Some(descriptor) = disposal.waiting.pop_front() {
-            drop(disposal);
-            close(descriptor);
-            disposal = DISPOSAL.lock();
-            continue;
-        }
-        disposal.idle += 1;
-        let timed_out = MORE.wait_for(&mut disposal, PATIENCE).timed_out();
-        disposal.idle -= 1;
-        if timed_out && disposal.waiting.is_empty() {
-            disposal.threads -= 1;
-            return;
+impl Disposal {
+    /// What a thread does.
+    fn close_all(&self) {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(descriptor) = queue.waiting.pop_front() {
+                drop(queue);
+                close(descriptor);
+                queue = self.queue.lock();
+                continue;
+            }
+            queue.idle += 1;
+            let timed_out = self.more.wait_for(&mut queue, PATIENCE).timed_out();
+            queue.idle -= 1;
+            if timed_out && queue.waiting.is_empty() {
+                queue.threads -= 1;
+                return;
+            }
         }
     }
 }

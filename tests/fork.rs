@@ -105,7 +105,10 @@ fn dropped_copies_leave_the_parents_sockets_as_they_are() {
         let client = TcpClient::connect(&event_loop, tcp.local_addr());
         let client = client.on_message(move |_, input| a.record(input.take_all().to_vec())).unwrap();
         let plain = TcpStream::connect(tcp.local_addr()).unwrap();
-        turn_until(&event_loop, || tcp.open_connections() == 2 && client.handle().is_some());
+        let mut early = UnixStream::connect(&path).unwrap();
+        turn_until(&event_loop, || {
+            tcp.open_connections() == 2 && unix.open_connections() == 1 && client.handle().is_some()
+        });
         let (address, spread_address, udp_address) =
             (tcp.local_addr(), spread.local_addr(), udp.local_addr());
         let mut objects = Some((unix, tcp, spread, udp, client));
@@ -131,14 +134,21 @@ fn dropped_copies_leave_the_parents_sockets_as_they_are() {
             stream.write_all(b"word").unwrap();
         }
         unix.write_all(b"word").unwrap();
+        early.write_all(b"word").unwrap();
         objects.as_ref().unwrap().4.handle().unwrap().send("word").unwrap();
         turn_until(&event_loop, || {
             answers.len() == 1
                 && is_readable(&unix)
+                && is_readable(&early)
                 && is_readable(&sender)
                 && streams.iter().all(is_readable)
         });
         for stream in &mut streams {
+            let mut word = [0; 4];
+            stream.read_exact(&mut word).unwrap();
+            assert_eq!(&word, b"word");
+        }
+        for stream in [&mut unix, &mut early] {
             let mut word = [0; 4];
             stream.read_exact(&mut word).unwrap();
             assert_eq!(&word, b"word");

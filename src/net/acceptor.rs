@@ -14,6 +14,7 @@ use super::descriptors::close_unopened;
 use super::options::SocketOptions;
 use super::path::{AtPath, OwnPath};
 use super::socket;
+use crate::process_mark::ProcessMark;
 
 /// What one call to [`Acceptor::accept`] came to.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub(crate) struct Acceptor {
     /// Given up to accept and close a connection when there is no other descriptor left: the peer sees a clean end, and the
     /// backlog, whose edge the failed accept has used up, is emptied.
     reserve: RefCell<Option<File>>,
+    /// The process that listens. In a forked child the socket is still the parent's.
+    process: ProcessMark,
 }
 
 impl Acceptor {
@@ -58,7 +61,8 @@ impl Acceptor {
             Address::Inet(address) => (None, socket::listen(*address, backlog, options)?),
             Address::Unix(address) => at_path.listen(address, backlog)?,
         };
-        Ok(Acceptor { _path: path, is_unix: address.is_unix(), listener, reserve })
+        let process = ProcessMark::current();
+        Ok(Acceptor { _path: path, is_unix: address.is_unix(), listener, reserve, process })
     }
 
     pub(crate) fn local_address(&self) -> io::Result<Address> {
@@ -131,9 +135,10 @@ fn is_of_connection(error: Errno) -> bool {
 }
 
 impl Drop for Acceptor {
-    /// Connections that wait at a Unix socket may hold descriptors, which are closed with them, and are not to be closed here.
+    /// Connections that wait at a Unix socket may hold descriptors, which are closed with them, and are not to be closed here. A forked
+    /// child closes only its copy of the socket: ending the listening would end that of its parent.
     fn drop(&mut self) {
-        if self.is_unix {
+        if self.is_unix && self.process.is_current() {
             // From here on none can come.
             let _ = socket::stop_listening(&self.listener);
             while let Ok((fd, peer)) = socket::accept(self.listener.as_fd()) {

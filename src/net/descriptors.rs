@@ -14,6 +14,7 @@ use rustix::net::{
 use super::address::Address;
 use super::socket::{Transferred, transferred};
 use super::tcp_info::set_pass_rights;
+use crate::containment::logger;
 use crate::disposal::close_descriptors;
 
 /// How many descriptors the kernel takes in one message (`SCM_MAX_FD`, unix(7)).
@@ -57,7 +58,7 @@ pub(super) fn refuse_descriptors(socket: BorrowedFd<'_>, refuse: bool) -> bool {
             if error.raw_os_error() == Some(Errno::NOPROTOOPT.raw_os_error()) {
                 IS_UNKNOWN.store(true, Relaxed);
             } else {
-                log::debug!("cannot set SO_PASSRIGHTS: {error}");
+                logger::call(|| log::debug!("cannot set SO_PASSRIGHTS: {error}"));
             }
             false
         }

@@ -11,6 +11,7 @@ use super::Core;
 use super::closing::Alarm;
 use super::output::Payload;
 use super::queue::Queue;
+use crate::containment::logger;
 use crate::disposal::close_descriptors;
 use crate::event_loop::EventLoop;
 use crate::net::descriptors::{self, refuse_descriptors, send_with_descriptors};
@@ -140,7 +141,8 @@ impl Core {
     /// Before the socket is closed: has descriptors that are in it, unread, closed on another thread. The kernel closes them with the last
     /// descriptor of the socket, so that thread is given a duplicate.
     pub(super) fn hand_over_descriptors(&self) {
-        if self.passing.get() == Passing::None {
+        // A forked child leaves the socket, and what is in it, to its parent.
+        if self.passing.get() == Passing::None || self.membership.group().is_inherited() {
             return;
         }
         // From here on none can come. A duplicate that the user has made stays as it is.
@@ -152,7 +154,9 @@ impl Core {
         }
         match self.fd.try_clone() {
             Ok(duplicate) => self.last_fd.0.set(Some(duplicate)),
-            Err(error) => log::warn!("a Unix socket is closed with what is unread in it: {error}"),
+            Err(error) => logger::recurring("a Unix socket is closed unread", |left_out| {
+                log::warn!("a Unix socket is closed with what is unread in it: {error}{left_out}");
+            }),
         }
     }
 
