@@ -7,7 +7,7 @@
 //! the process hold together has fallen far, the allocator is asked once to return what is free (malloc_trim(3)). A load that goes up
 //! and down between half of its peak and the peak has not fallen.
 
-#![allow(unsafe_code, reason = "the call that has the allocator return memory")]
+#![allow(unsafe_code, reason = "the calls that return memory of the allocator")]
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -39,8 +39,16 @@ pub(crate) fn give_back() {
     }
 }
 
+/// A collection of this thread has given up so many bytes of room. Has the allocator return what is free, if that is much.
+pub(crate) fn note_given_up(bytes: usize) {
+    if bytes >= MUCH {
+        return_free_memory();
+    }
+}
+
 #[cfg(target_env = "gnu")]
 fn return_free_memory() {
+    release_top();
     // SAFETY: it takes no pointer, and may be called from any thread (malloc_trim(3)). It returns free pages only.
     unsafe { libc::malloc_trim(0) };
 }
@@ -48,6 +56,54 @@ fn return_free_memory() {
 /// Other allocators return what is free by themselves.
 #[cfg(not(target_env = "gnu"))]
 fn return_free_memory() {}
+
+/// The size of a block that glibc never maps by itself: its smallest threshold for that is 128 KiB.
+#[cfg(target_env = "gnu")]
+const BLOCK: usize = 120 * 1024;
+
+/// The most blocks that [`release_top`] takes: an arena of a thread has pieces of 64 MiB.
+#[cfg(target_env = "gnu")]
+const MOST_BLOCKS: usize = 64 * 1024 * 1024 / BLOCK;
+
+/// Returns the pages at the end of this thread's arena. malloc_trim(3) returns those of the first arena alone, and a free leaves up to
+/// 64 MiB there. Blocks are taken from the arena until several in a row have no resident pages; the pages inside them are
+/// returned, and the blocks are freed.
+#[cfg(target_env = "gnu")]
+fn release_top() {
+    /// So many blocks in a row without resident pages are the end. Free memory before the end may have parts that were never used.
+    const ABSENT: usize = 64;
+    // SAFETY: it takes a number and returns one (sysconf(3)).
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let page = usize::try_from(page).expect("the size of a page");
+    let mut blocks: Vec<*mut libc::c_void> = Vec::with_capacity(MOST_BLOCKS);
+    let mut absent = 0;
+    while blocks.len() < MOST_BLOCKS && absent < ABSENT {
+        // SAFETY: malloc(3) takes a size. The block is freed below, once.
+        let block = unsafe { libc::malloc(BLOCK) };
+        if block.is_null() {
+            break;
+        }
+        blocks.push(block);
+        let before = block.addr().next_multiple_of(page) - block.addr();
+        let len = (BLOCK - before) / page * page;
+        let mut resident = [0; BLOCK / 4096 + 1];
+        let start = block.wrapping_byte_add(before);
+        // SAFETY: the pages lie within the block. The kernel writes a byte for each page, of which there are at most as many as there
+        // are bytes, as no page is smaller than 4096 bytes.
+        let is_known = unsafe { libc::mincore(start, len, resident.as_mut_ptr()) } == 0;
+        if is_known && resident.iter().all(|page| page & 1 == 0) {
+            absent += 1;
+            continue;
+        }
+        absent = 0;
+        // SAFETY: the pages lie within the block, which this function owns and has written nothing to.
+        unsafe { libc::madvise(start, len, libc::MADV_DONTNEED) };
+    }
+    for block in blocks {
+        // SAFETY: it came from malloc(3) above, and is not used again.
+        unsafe { libc::free(block) };
+    }
+}
 
 #[derive(Debug)]
 struct Load {

@@ -236,14 +236,17 @@ impl<C> TimerQueue<C> {
     /// A timer armed from here on waits for the next phase, however early its deadline, so that timers which
     /// re-arm themselves to "now" cannot keep the caller from getting on. If `now` is earlier than that of
     /// the phase before, the latter counts.
-    pub(crate) fn begin_phase(&mut self, now: u64) {
+    ///
+    /// Returns how many bytes of room the queue has given up.
+    pub(crate) fn begin_phase(&mut self, now: u64) -> usize {
         let now = self.phase.map_or(now, |last| last.now.max(now));
         self.phase = Some(Phase { now, end: self.next_sequence });
         let tick = tick_of(now);
         self.far.settle();
+        let mut given_up = 0;
         if self.slack.note::<Node<C>>(self.len, self.nodes.len()).is_some() {
             let before = self.nodes.len();
-            self.trim();
+            given_up = self.trim();
             if self.nodes.len() > before / 2 {
                 self.slack.postpone();
             }
@@ -257,6 +260,7 @@ impl<C> TimerQueue<C> {
         }
         self.near.settle(&mut self.nodes);
         self.far.set_cursor(tick);
+        given_up
     }
 
     /// Takes out the first timer that is due in the current phase. `None` ends the phase.
@@ -317,8 +321,9 @@ impl<C> TimerQueue<C> {
     }
 
     /// Gives up the nodes behind the last that a timer has, and the room beside what is there. It looks at every node, and places
-    /// every far timer anew.
-    pub(crate) fn trim(&mut self) {
+    /// every far timer anew. Returns how many bytes of nodes it gives up.
+    pub(crate) fn trim(&mut self) -> usize {
+        let before = self.nodes.len();
         self.far.settle();
         self.nodes.trim(self.len);
         let far: Vec<u32> = self.nodes.far().collect();
@@ -328,6 +333,7 @@ impl<C> TimerQueue<C> {
         }
         self.near.trim();
         self.trimmed = self.nodes.len();
+        (before - self.trimmed) * size_of::<Node<C>>()
     }
 
     fn insert_as(&mut self, repeats: bool, deadline: u64, payload: C) -> TimerKey {

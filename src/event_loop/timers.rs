@@ -12,6 +12,7 @@ use super::shared::{TimerId, TimerName};
 use crate::channel_table::ChannelId;
 use crate::clock::nanos;
 use crate::containment::Contained;
+use crate::heap;
 use crate::task::Task;
 use crate::timer_queue::{Due, TimerKey};
 
@@ -180,7 +181,8 @@ impl EventLoop {
             return;
         }
         let now = inner.shared.clock.moment(self.now());
-        inner.timers.borrow_mut().begin_phase(now);
+        let given_up = inner.timers.borrow_mut().begin_phase(now);
+        heap::note_given_up(given_up);
         let mut firing = None;
         let mut met = 0;
         loop {

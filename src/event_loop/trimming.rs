@@ -99,8 +99,9 @@ impl EventLoop {
         give_up(&mut batch);
         inner.channel_batch.set(batch);
         give_up(&mut inner.closing.borrow_mut());
-        inner.timers.borrow_mut().trim();
+        let given_up = inner.timers.borrow_mut().trim();
         inner.channels.borrow_mut().trim();
+        heap::note_given_up(given_up);
         heap::give_back();
     }
 }
