@@ -9,6 +9,8 @@
 
 #![allow(unsafe_code, reason = "the calls that return memory of the allocator")]
 
+#[cfg(target_env = "gnu")]
+use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// What a peak has to come to before it is worth the call.
@@ -75,15 +77,18 @@ fn release_top() {
     // SAFETY: it takes a number and returns one (sysconf(3)).
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let page = usize::try_from(page).expect("the size of a page");
-    let mut blocks: Vec<*mut libc::c_void> = Vec::with_capacity(MOST_BLOCKS);
+    // Not on the heap: a thread returns memory at a time that other threads' load decides, and allocates nothing for it.
+    let mut blocks = [ptr::null_mut::<libc::c_void>(); MOST_BLOCKS];
+    let mut taken = 0;
     let mut absent = 0;
-    while blocks.len() < MOST_BLOCKS && absent < ABSENT {
+    while taken < MOST_BLOCKS && absent < ABSENT {
         // SAFETY: malloc(3) takes a size. The block is freed below, once.
         let block = unsafe { libc::malloc(BLOCK) };
         if block.is_null() {
             break;
         }
-        blocks.push(block);
+        blocks[taken] = block;
+        taken += 1;
         let before = block.addr().next_multiple_of(page) - block.addr();
         let len = (BLOCK - before) / page * page;
         let mut resident = [0; BLOCK / 4096 + 1];
@@ -99,7 +104,7 @@ fn release_top() {
         // SAFETY: the pages lie within the block, which this function owns and has written nothing to.
         unsafe { libc::madvise(start, len, libc::MADV_DONTNEED) };
     }
-    for block in blocks {
+    for &block in &blocks[..taken] {
         // SAFETY: it came from malloc(3) above, and is not used again.
         unsafe { libc::free(block) };
     }
