@@ -8,7 +8,7 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use reveille::{EventLoop, LoopThread};
@@ -174,6 +174,37 @@ fn an_idle_loop_gives_back_the_room_of_a_burst() {
         until(|| kept() < before + LEFT);
         assert_released(before, full);
     });
+}
+
+/// The arena of a thread keeps what is free at its end, up to twice the largest block that has ever been freed.
+#[cfg(target_env = "gnu")]
+#[test]
+fn memory_of_a_burst_of_timers_goes_back_to_the_kernel() {
+    let _alone = alone();
+    with_watchdog(3 * LIMIT, || {
+        let thread = LoopThread::spawn("idle").unwrap();
+        thread.handle().call(|_| ()).unwrap();
+        let before = resident();
+        let (fired, all_have_fired) = mpsc::channel();
+        let full = thread.handle().call(move |event_loop| {
+            for _ in 0..5 * BURST {
+                event_loop.run_after(Duration::ZERO, |_| ());
+            }
+            event_loop.run_after(Duration::ZERO, move |_| fired.send(()).unwrap());
+            resident()
+        });
+        assert!(full.unwrap() > before + 64 * MIB);
+        all_have_fired.recv().unwrap();
+        until(|| resident() < before + 8 * MIB);
+    });
+}
+
+/// The resident memory of the process, in bytes.
+#[cfg(target_env = "gnu")]
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    1024 * line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
 }
 
 /// Peaks that come again within the uses for which room is kept cost nothing.

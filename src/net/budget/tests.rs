@@ -74,6 +74,7 @@ fn a_byte_now_and_then_is_no_progress() {
     assert_eq!(account.since.load(SeqCst), long_ago);
     account.note_moved(1);
     assert_ne!(account.since.load(SeqCst), long_ago, "an eighth");
+    account.close();
 }
 
 #[test]

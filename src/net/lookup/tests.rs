@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// The resolvers of the tests, which have to last for ever. Kept here, so that no checker takes them for leaks.
+static KEPT: Mutex<Vec<&'static Resolver>> = Mutex::new(Vec::new());
+
 /// A resolver for names of the form `127.0.0.N`, each of which waits for a permit; `fail` and `panic` do that.
 struct Held {
     resolver: &'static Resolver,
@@ -32,7 +35,9 @@ impl Held {
                 _ => Ok(vec![SocketAddr::new(name.parse().expect("an address"), 0)]),
             }
         };
-        Held { resolver: Box::leak(Box::new(Resolver::new(threads, resolve))), begun, permits }
+        let resolver: &'static Resolver = Box::leak(Box::new(Resolver::new(threads, resolve)));
+        KEPT.lock().push(resolver);
+        Held { resolver, begun, permits }
     }
 
     #[track_caller]
