@@ -43,21 +43,12 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> io::Result<()> {
-    let address: SocketAddr = arguments.listen.parse().map_err(|_| {
-        let message = format!(
-            "`{}` is not an address with a port, such as 127.0.0.1:2007 or [::1]:2007",
-            arguments.listen
-        );
-        io::Error::new(io::ErrorKind::InvalidInput, message)
-    })?;
     let event_loop = EventLoop::new()?;
     let totals = Arc::new(Totals::default());
     let counted = Arc::clone(&totals);
-    let server = TcpServer::bind(&event_loop, address)?.threads(arguments.threads)?.serve(move |_| Echo {
-        totals: Arc::clone(&counted),
-        messages: 0,
-        bytes: 0,
-    })?;
+    let server = TcpServer::bind(&event_loop, arguments.listen)?
+        .threads(arguments.threads)?
+        .serve(move |_| Echo { totals: Arc::clone(&counted), messages: 0, bytes: 0 })?;
 
     let local = server.local_addr();
     let mut server = Some(server);
@@ -115,7 +106,7 @@ struct Totals {
 }
 
 struct Arguments {
-    listen: String,
+    listen: SocketAddr,
     threads: NonZeroUsize,
     grace: Duration,
 }
@@ -124,7 +115,7 @@ impl Arguments {
     /// `None` if the user asks for help.
     fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
         let mut arguments = Arguments {
-            listen: "127.0.0.1:2007".to_owned(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 2007)),
             threads: NonZeroUsize::MIN,
             grace: Duration::from_secs(3),
         };
@@ -132,7 +123,14 @@ impl Arguments {
             let mut value = || given.next().ok_or_else(|| format!("{name} wants a value"));
             match name.as_str() {
                 "--help" | "-h" => return Ok(None),
-                "--listen" => arguments.listen = value()?,
+                "--listen" => {
+                    let listen = value()?;
+                    arguments.listen = listen.parse().map_err(|_| {
+                        format!(
+                            "`{listen}` is not an address with a port, such as 127.0.0.1:2007 or [::1]:2007"
+                        )
+                    })?;
+                }
                 "--threads" => {
                     let threads = value()?;
                     arguments.threads = threads

@@ -86,16 +86,12 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let directory = fs::canonicalize(&arguments.directory)
         .and_then(|directory| fs::read_dir(&directory).map(|_| directory))
         .map_err(in_directory)?;
-    let address: SocketAddr = arguments.listen.parse().map_err(|_| {
-        let message = format!("`{}` is not an address with a port, such as 127.0.0.1:2008", arguments.listen);
-        io::Error::new(io::ErrorKind::InvalidInput, message)
-    })?;
 
     let event_loop = EventLoop::new()?;
     let builder = arguments.by.into_iter().fold(FileIo::builder(), FileIoBuilder::backend);
     let service = Rc::new(Service::new(builder.build(&event_loop)?, directory));
     let serving = Rc::clone(&service);
-    let server = TcpServer::bind(&event_loop, address)?
+    let server = TcpServer::bind(&event_loop, arguments.listen)?
         .max_connections(MAX_CONNECTIONS)
         .max_per_address(MAX_PER_ADDRESS)
         .idle_timeout(IDLE)
@@ -266,7 +262,7 @@ impl FrameHandler<LineCodec> for Session {
 }
 
 struct Arguments {
-    listen: String,
+    listen: SocketAddr,
     by: Option<Backend>,
     directory: PathBuf,
 }
@@ -301,6 +297,9 @@ impl Arguments {
             }
         }
         let directory = directory.ok_or("whose files are to be served?")?;
+        let listen = listen
+            .parse()
+            .map_err(|_| format!("`{listen}` is not an address with a port, such as 127.0.0.1:2008"))?;
         Ok(Some(Arguments { listen, by, directory }))
     }
 }

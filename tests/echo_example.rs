@@ -30,10 +30,14 @@ fn start(arguments: &[&str]) -> Server {
 
 #[test]
 fn arguments_that_are_none_are_answered_with_the_usage() {
-    let wrong: [&[&str]; 8] = [
+    let wrong: [&[&str]; 12] = [
         &["--nonsense"],
         &["2007"],
         &["--listen"],
+        &["--listen", "127.0.0.1"],
+        &["--listen", "127.0.0.1:port"],
+        &["--listen", "127.0.0.1:99999"],
+        &["--listen", "nowhere"],
         &["--threads"],
         &["--threads", "0"],
         &["--threads", "many"],
@@ -62,18 +66,16 @@ fn help_is_no_error() {
 }
 
 #[test]
-fn an_address_that_is_none_or_is_taken_is_one_line_that_names_it() {
+fn an_address_that_is_taken_is_one_line_that_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let in_use = taken.local_addr().unwrap().to_string();
-    for address in ["", "127.0.0.1", "127.0.0.1:port", "127.0.0.1:99999", "nowhere", &in_use] {
-        for more in [&[][..], &["--threads", "2"]] {
-            let output = outcome_of(&[&["--listen", address], more].concat());
-            assert_eq!(output.status.code(), Some(1), "{address}");
-            let errors = text(&output.stderr);
-            assert_eq!(errors.lines().count(), 1, "{errors}");
-            assert!(errors.starts_with("echo: ") && errors.contains(address), "{errors}");
-            assert_eq!(text(&output.stdout), "");
-        }
+    for more in [&[][..], &["--threads", "2"]] {
+        let output = outcome_of(&[&["--listen", in_use.as_str()], more].concat());
+        assert_eq!(output.status.code(), Some(1));
+        let errors = text(&output.stderr);
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        assert!(errors.starts_with("echo: ") && errors.contains(&in_use), "{errors}");
+        assert_eq!(text(&output.stdout), "");
     }
 }
 

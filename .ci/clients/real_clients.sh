@@ -308,7 +308,7 @@ check_command_line() {
   rejects 2 echo --threads many
   rejects 2 echo --threads 0
   rejects 2 echo --listen
-  rejects 1 echo --listen nonsense
+  rejects 2 echo --listen nonsense
   start echo --listen 127.0.0.1:0
   rejects 1 echo --listen "$HOST:$PORT"
   stop "$SERVER"
@@ -405,7 +405,7 @@ check_simple() {
 
 simple_refuses() {
   rejects 2 simple 127.0.0.1:0 and-more
-  rejects 1 simple nonsense
+  rejects 2 simple nonsense
   rejects 1 simple "$1"
 }
 
@@ -439,7 +439,7 @@ check_embedded() {
     ((STATUS == 0)) || die "status $STATUS after SIGTERM"
     forget "$SERVER"
     rejects 2 "$example" 127.0.0.1:0 another
-    rejects 1 "$example" nonsense
+    rejects 2 "$example" nonsense
     bounded 5 "$examples/$example" --help | grep -q "^usage: $example" || die "no usage of $example"
   done
 }
@@ -574,7 +574,7 @@ check_doorbell() {
   bounded 10 "$examples/doorbell" >"$work/doorbell" || die "it failed, or did not end within 10 seconds"
   grep -q '^shared ring : socket pair = ' "$work/doorbell" || die "no ratio in: $(cat "$work/doorbell")"
   sed 's/^/    /' "$work/doorbell"
-  rejects 1 doorbell an-argument
+  rejects 2 doorbell an-argument
 }
 
 # --- All of it ------------------------------------------------------------------------------------
