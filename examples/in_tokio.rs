@@ -12,9 +12,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use reveille::{EventLoop, Signal, Signals, TcpServer};
+use reveille::{Buffer, ConnectionHandler, EventLoop, Signal, Signals, TcpConnection, TcpServer};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// How late a reply is.
+const DELAY: Duration = Duration::from_millis(10);
 
 const USAGE: &str = "usage: in_tokio [ADDRESS:PORT]";
 
@@ -40,21 +43,39 @@ fn main() -> ExitCode {
 fn run(address: &str) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let event_loop = EventLoop::new()?;
-    let server = TcpServer::bind(&event_loop, address)?.on_message(|conn, input| {
-        let (bytes, connection) = (input.take_all().to_vec(), conn.handle());
-        // The runtime is there: the loop runs inside `block_on`.
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            // A peer that has gone gets no answer.
-            let _ = connection.send(bytes);
-        });
-    })?;
+    let server = TcpServer::bind(&event_loop, address)?.serve(|_| LateEcho)?;
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
     runtime.block_on(async {
         let descriptor = watched(&event_loop)?;
         let _ = writeln!(io::stdout(), "echoing on {}", server.local_addr());
         embed(&event_loop, &descriptor).await
     })
+}
+
+/// Echoes what it receives, from a tokio task for each message.
+struct LateEcho;
+
+impl ConnectionHandler for LateEcho {
+    fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        let (bytes, connection) = (input.take_all().to_vec(), conn.handle());
+        // The runtime is there: the loop runs inside `block_on`.
+        tokio::spawn(async move {
+            tokio::time::sleep(DELAY).await;
+            // A peer that has gone gets no reply.
+            let _ = connection.send(bytes);
+        });
+        Ok(())
+    }
+
+    /// By default the connection is shut down here, before the replies that are still to come.
+    fn on_peer_shutdown(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        let connection = conn.handle();
+        tokio::spawn(async move {
+            tokio::time::sleep(2 * DELAY).await;
+            connection.shutdown();
+        });
+        Ok(())
+    }
 }
 
 /// Runs the loop, by the edges of its descriptor, until it is to quit. Other tasks of the runtime run in between.
