@@ -131,6 +131,8 @@ struct Inner {
     poller: Poller,
     channels: RefCell<ChannelTable<Rc<dyn Source>>>,
     timers: RefCell<TimerQueue<TimerTask>>,
+    /// How many bytes of their room have been given up since the loop was last idle.
+    given_up: Cell<usize>,
     /// How many came due in the last turn.
     timers_met: Cell<usize>,
     /// Ends a wait when a timer is due; none for a loop with a virtual clock.

@@ -41,9 +41,14 @@ pub(crate) fn give_back() {
     }
 }
 
+/// Whether so many bytes are worth the call.
+pub(crate) fn is_much(bytes: usize) -> bool {
+    bytes >= MUCH
+}
+
 /// A collection of this thread has given up so many bytes of room. Has the allocator return what is free, if that is much.
 pub(crate) fn note_given_up(bytes: usize) {
-    if bytes >= MUCH {
+    if is_much(bytes) {
         return_free_memory();
     }
 }

@@ -125,6 +125,7 @@ impl Builder {
             channels: RefCell::new(ChannelTable::new()),
             alarm: OnceCell::new(),
             timers: RefCell::new(TimerQueue::new()),
+            given_up: Cell::new(0),
             timers_met: Cell::new(0),
             local_tasks: RefCell::default(),
             closing: RefCell::default(),

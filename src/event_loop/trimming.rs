@@ -82,6 +82,7 @@ impl EventLoop {
             || has_room(lent.get())
             || timers.borrow().has_slack()
             || channels.borrow().has_slack()
+            || heap::is_much(self.inner.given_up.get())
             || heap::has_fallen()
     }
 
@@ -101,7 +102,7 @@ impl EventLoop {
         give_up(&mut inner.closing.borrow_mut());
         let given_up = inner.timers.borrow_mut().trim();
         inner.channels.borrow_mut().trim();
-        heap::note_given_up(given_up);
+        heap::note_given_up(given_up + inner.given_up.take());
         heap::give_back();
     }
 }
