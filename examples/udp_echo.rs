@@ -55,7 +55,7 @@ struct Echo {
 impl DatagramHandler for Echo {
     fn on_datagram(&mut self, socket: &UdpRef, datagram: &[u8], from: SocketAddr) -> io::Result<()> {
         self.datagrams += 1;
-        // Whoever sends may have forged the sender's address. From port 0 no reply can be wanted, and one to this socket would
+        // The sender's address may be forged. From port 0 no reply can be wanted, and one to this socket would
         // be replied to for ever.
         if from.port() == 0 || is_own(socket.local_addr(), from) {
             return Ok(());

@@ -4,7 +4,7 @@
 //! allocator's arenas, and glibc returns to the kernel only the free memory at the end of an arena, and that of the first arena alone beyond a
 //! threshold, which grows with what the program frees: after a load of 300 MB all of it stayed with the process, though none was in use.
 //! Larger pieces do not change that, as the threshold from which blocks are mappings grows likewise. So when what all connections of
-//! the process hold together has fallen far, the allocator is asked once to return what is free (malloc_trim(3)). A load that goes up
+//! the process hold together has fallen far, the loop calls malloc_trim(3) once, which returns what is free. A load that goes up
 //! and down between half of its peak and the peak has not fallen.
 
 #![allow(unsafe_code, reason = "the calls that return memory of the allocator")]
