@@ -21,7 +21,8 @@
 //!
 //! A timer takes 24 bytes and its payload, in whole cache lines, and five more in the wheel or sixteen when it is near. The
 //! buckets take 32 KiB and, at worst, a chunk of 64 bytes for each timer, if all others of its chunk have been cancelled. Room for
-//! many more timers than there are lately is given up, up to the last node that a timer still has.
+//! many more timers than there are lately is given up, up to the last node that a timer still has: a quarter of a MiB in each phase,
+//! since the timers of the phase wait meanwhile.
 //!
 //! # What was tried and is slower
 //! What a million timers cost is the memory that has to come for each. So a node and its payload are one cache line, chunks keep the
