@@ -14,7 +14,7 @@ use crate::slack::{has_much, kept};
 
 /// The name of a channel. It is not given twice: a slot that has used up its generations is abandoned, a few bytes for each four
 /// thousand million channels.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ChannelId {
     index: u32,
     generation: u32,

@@ -4,7 +4,7 @@ mod change;
 mod instance;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
@@ -82,7 +82,7 @@ struct Member {
     number: u64,
     instance: Rc<Instance>,
     /// The numbers of its watches, with the kernel's.
-    watches: RefCell<HashMap<u64, i32>>,
+    watches: RefCell<BTreeMap<u64, i32>>,
     callback: RefCell<Callback>,
 }
 

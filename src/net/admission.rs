@@ -4,7 +4,7 @@
 //! [`Place`] before it accepts. One that gets none stops wanting to, without a system call, and its readiness stays noted, as
 //! with every channel. Giving a place back while a listener waits for one notifies the listeners on their loops.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
@@ -66,8 +66,8 @@ pub(crate) struct Admission {
     /// is given back while a listener finds none is either found by the listener or finds the listener waiting.
     places: AtomicU64,
     paused: AtomicBool,
-    /// Connections of each address that has any; kept only if there is a limit.
-    addresses: Mutex<HashMap<Origin, u64>>,
+    /// Connections of each address that has any; kept only if there is a limit. A tree keeps no room for those that have gone.
+    addresses: Mutex<BTreeMap<Origin, u64>>,
     listeners: Mutex<Vec<Listening>>,
     tally: Tally,
 }

@@ -7,13 +7,13 @@
 //! From three quarters of the limit on it is [scarce](Budget::is_scarce): connections keep less of their replies. That costs
 //! peers which read some of their throughput, and bounds what those take that do not read before any has to be closed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use slab::Slab;
 
 use crate::channel_table::ChannelId;
 use crate::containment::logger;
@@ -41,7 +41,9 @@ pub(crate) struct Budget {
 
 #[derive(Default)]
 struct Ledger {
-    accounts: Slab<Arc<Account>>,
+    /// By their numbers. A tree keeps no room for those that have been closed.
+    accounts: BTreeMap<u64, Arc<Account>>,
+    next_number: u64,
     /// Connections that have been chosen to be closed since the last warning.
     unreported: u64,
     last_warning: Option<Instant>,
@@ -92,10 +94,11 @@ impl Budget {
         total: &Arc<AtomicUsize>,
     ) -> Arc<Account> {
         let mut ledger = self.ledger.lock();
-        let vacancy = ledger.accounts.vacant_entry();
+        let number = ledger.next_number;
+        ledger.next_number += 1;
         let account = Arc::new(Account {
             budget: Arc::clone(self),
-            place: vacancy.key(),
+            number,
             event_loop: event_loop.clone(),
             connection,
             total: Arc::clone(total),
@@ -105,7 +108,7 @@ impl Budget {
             condemned: AtomicUsize::new(0),
             is_condemned: AtomicBool::new(false),
         });
-        vacancy.insert(Arc::clone(&account));
+        ledger.accounts.insert(number, Arc::clone(&account));
         account
     }
 
@@ -128,14 +131,14 @@ impl Budget {
             return;
         }
         let holdings = ledger.accounts.iter().filter(|(_, account)| !account.is_condemned.load(SeqCst));
-        let holdings = holdings.map(|(place, account)| Holding {
-            place,
+        let holdings = holdings.map(|(&number, account)| Holding {
+            number,
             bytes: account.held.load(SeqCst),
             idle: now.saturating_sub(account.since.load(Relaxed)),
         });
         let chosen = choose(holdings.collect(), excess + self.limit / 8);
         let chosen: Vec<Arc<Account>> =
-            chosen.into_iter().map(|holding| Arc::clone(&ledger.accounts[holding.place])).collect();
+            chosen.into_iter().map(|holding| Arc::clone(&ledger.accounts[&holding.number])).collect();
         for account in &chosen {
             account.is_condemned.store(true, SeqCst);
             let held = account.held.load(SeqCst);
@@ -183,7 +186,8 @@ impl fmt::Debug for Budget {
 /// What one connection holds.
 pub(crate) struct Account {
     budget: Arc<Budget>,
-    place: usize,
+    /// Not given twice.
+    number: u64,
     event_loop: LoopHandle,
     connection: ChannelId,
     /// Of the connection's group.
@@ -247,7 +251,7 @@ impl Account {
     /// The connection has gone, and with it what it held.
     pub(super) fn close(&self) {
         let mut ledger = self.budget.ledger.lock();
-        ledger.accounts.try_remove(self.place);
+        ledger.accounts.remove(&self.number);
         // Under the lock, or the account could be chosen meanwhile.
         self.budget.condemned.fetch_sub(self.condemned.swap(0, SeqCst), SeqCst);
         let held = self.held.swap(0, SeqCst);
@@ -266,7 +270,7 @@ impl fmt::Debug for Account {
 /// What a connection holds, as [`choose`] looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Holding {
-    place: usize,
+    number: u64,
     bytes: usize,
     /// For how many milliseconds it has made no progress.
     idle: u64,

@@ -3,13 +3,13 @@
 //! A loop owns its connections; what the group keeps are their ids and counts. A connection belongs to its group through a
 //! [`Membership`], from the moment it is accepted or begun: however it ends, also on its way to a loop that has gone, the count is right.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use slab::Slab;
 
 use super::admission::{Admission, Admitted, Quota};
 use super::budget::{Account, Budget};
@@ -96,7 +96,8 @@ struct Shard {
     /// The loop was found to have ended, or to be about to.
     ended: AtomicBool,
     open: AtomicU64,
-    members: Mutex<Slab<ChannelId>>,
+    /// The connections that are on the loop. A tree keeps no room for those that have gone.
+    members: Mutex<BTreeSet<ChannelId>>,
 }
 
 impl Group {
@@ -219,8 +220,7 @@ impl Group {
             let group = Arc::clone(self);
             // A loop that has gone has taken its connections with it.
             shard.event_loop.run_errand(move |event_loop| {
-                let members: Vec<ChannelId> =
-                    group.shards[number].members.lock().iter().map(|(_, &id)| id).collect();
+                let members: Vec<ChannelId> = group.shards[number].members.lock().iter().copied().collect();
                 for id in members {
                     event_loop.notify(id);
                 }
@@ -266,8 +266,8 @@ impl fmt::Debug for Group {
 pub(crate) struct Membership {
     group: Arc<Group>,
     shard: usize,
-    /// Where on its loop the connection is, once it is there, and in which place it is listed.
-    listed: Option<(ChannelId, usize)>,
+    /// Where on its loop the connection is, once it is there and listed.
+    listed: Option<ChannelId>,
     admitted: Admitted,
     /// Opened when the connection first holds something.
     account: OnceLock<Arc<Account>>,
@@ -285,7 +285,7 @@ impl Membership {
     /// What the connection holds. It is reachable by now.
     pub(super) fn account(&self) -> &Arc<Account> {
         self.account.get_or_init(|| {
-            let (id, _) = self.listed.expect("a connection that is on its loop");
+            let id = self.listed.expect("a connection that is on its loop");
             self.group.budget.open(self.event_loop(), id, &self.group.buffered)
         })
     }
@@ -310,8 +310,8 @@ impl Membership {
 
     /// Makes the connection reachable for the group.
     pub(crate) fn enlist(&mut self, id: ChannelId) {
-        let place = self.group.shards[self.shard].members.lock().insert(id);
-        self.listed = Some((id, place));
+        self.group.shards[self.shard].members.lock().insert(id);
+        self.listed = Some(id);
     }
 }
 
@@ -323,8 +323,8 @@ impl Drop for Membership {
         if let Some(account) = self.account.get() {
             account.close();
         }
-        if let Some((_, place)) = self.listed {
-            self.group.shards[self.shard].members.lock().remove(place);
+        if let Some(id) = self.listed {
+            self.group.shards[self.shard].members.lock().remove(&id);
         }
         match self.group.stage() {
             Stage::Serving => {}

@@ -37,7 +37,7 @@ impl PeerCredentials {
 }
 
 /// Whose connection it is, as far as limits and the choice of a loop go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Origin {
     /// An IPv4 address, also of a client whose address is mapped into IPv6, or the prefix of an IPv6 address.
     Host(IpAddr),

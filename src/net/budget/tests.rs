@@ -6,12 +6,12 @@ use super::{Account, Budget, Holding, choose};
 use crate::channel_table::ChannelTable;
 use crate::event_loop::EventLoop;
 
-fn holding(place: usize, bytes: usize, idle: u64) -> Holding {
-    Holding { place, bytes, idle }
+fn holding(number: u64, bytes: usize, idle: u64) -> Holding {
+    Holding { number, bytes, idle }
 }
 
-fn places(chosen: &[Holding]) -> Vec<usize> {
-    chosen.iter().map(|holding| holding.place).collect()
+fn numbers(chosen: &[Holding]) -> Vec<u64> {
+    chosen.iter().map(|holding| holding.number).collect()
 }
 
 #[test]
@@ -24,10 +24,10 @@ fn those_that_hold_most_and_progress_least_are_chosen_first() {
         holding(4, 0, 100_000),
         holding(5, 4000, 300),
     ];
-    assert_eq!(places(&choose(all.clone(), 1)), [5]);
-    assert_eq!(places(&choose(all.clone(), 4000)), [5]);
-    assert_eq!(places(&choose(all.clone(), 8500)), [5, 1, 3]);
-    assert_eq!(places(&choose(all, usize::MAX)), [5, 1, 3, 2, 0], "none that holds nothing");
+    assert_eq!(numbers(&choose(all.clone(), 1)), [5]);
+    assert_eq!(numbers(&choose(all.clone(), 4000)), [5]);
+    assert_eq!(numbers(&choose(all.clone(), 8500)), [5, 1, 3]);
+    assert_eq!(numbers(&choose(all, usize::MAX)), [5, 1, 3, 2, 0], "none that holds nothing");
     assert_eq!(choose(Vec::new(), 1), []);
 }
 
