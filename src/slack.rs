@@ -4,6 +4,11 @@
 //! steady load with an allocation for each of its peaks. So room goes when it has not been needed for [`USES`] uses in a row, and only
 //! if there is much of it: a collection of [`KEPT`] bytes is left alone, and what is given up leaves twice what the largest of those
 //! uses needed. To get the room back costs no more than the uses that went without it.
+//!
+//! A queue of values that are allocated one by one gives its room up when it is empty ([`release_if_empty`], [`give_up`]): a burst
+//! that needs the room has allocated each of its values, so the queue's share of that is small, and there is nothing to count.
+
+use std::collections::VecDeque;
 
 /// The bytes of room that a collection keeps whatever it needs.
 pub(crate) const KEPT: usize = 64 * 1024;
@@ -36,7 +41,7 @@ impl Slack {
 
     #[cold]
     fn note_use<T>(&mut self, needed: usize, room: usize) -> Option<usize> {
-        if needed > room / 8 {
+        if !is_excess::<T>(needed, room) {
             *self = Slack::new();
             return None;
         }
@@ -63,7 +68,7 @@ impl Slack {
         if let Some(left) = self.note::<T>(needed, room) {
             vec.shrink_to(left);
         }
-        has_much::<T>(room) && needed > room / 8
+        has_much::<T>(room) && !is_excess::<T>(needed, room)
     }
 }
 
@@ -78,6 +83,20 @@ pub(crate) fn give_up<T>(vec: &mut Vec<T>) {
     if vec.is_empty() && has_much::<T>(vec.capacity()) {
         *vec = Vec::new();
     }
+}
+
+/// Gives up the room of a queue that is empty, but for what is always kept.
+#[inline]
+pub(crate) fn release_if_empty<T>(queue: &mut VecDeque<T>) {
+    if queue.is_empty() {
+        queue.shrink_to(kept::<T>(0));
+    }
+}
+
+/// Whether there is much room for values of type `T`, and `needed` values take an eighth of it at most.
+#[inline]
+pub(crate) fn is_excess<T>(needed: usize, room: usize) -> bool {
+    has_much::<T>(room) && needed <= room / 8
 }
 
 /// Whether so much room for values of type `T` is more than is always kept.

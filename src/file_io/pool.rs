@@ -20,6 +20,7 @@ use super::table::Key;
 use super::trouble::Trouble;
 use crate::containment::logger;
 use crate::eventfd::EventFd;
+use crate::slack::{give_up, release_if_empty};
 
 pub(super) struct Pool {
     shared: Arc<Shared>,
@@ -86,6 +87,7 @@ impl Pool {
             let refuse =
                 |operation: Operation| operation.refuse(io::Error::new(error.kind(), error.to_string()));
             refused.extend(state.to_do.drain(..).map(|(key, operation)| (key, refuse(operation))));
+            release_if_empty(&mut state.to_do);
         }
     }
 
@@ -99,7 +101,9 @@ impl Pool {
 
     /// Takes all outcomes that are there.
     pub(super) fn take(&self, outcomes: &mut Vec<(Key, Outcome)>) {
-        outcomes.append(&mut self.shared.state.lock().done);
+        let done = &mut self.shared.state.lock().done;
+        outcomes.append(done);
+        give_up(done);
     }
 
     /// Gives up what waits, and has the threads end.
@@ -166,6 +170,7 @@ impl Shared {
             if let Some(next) = state.to_do.pop_front() {
                 return Some(next);
             }
+            release_if_empty(&mut state.to_do);
             let mut is_to_end = state.closed;
             if !is_to_end {
                 state.resting += 1;

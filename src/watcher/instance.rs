@@ -8,7 +8,7 @@
 //! for what they are and passed over.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
@@ -28,6 +28,7 @@ use crate::containment::logger;
 use crate::event_loop::{EventLoop, Source, WeakLoop};
 use crate::process_mark::ProcessMark;
 use crate::readiness::{Interest, Readiness};
+use crate::slack::release_if_empty;
 
 /// Numbers are never given twice, on any loop.
 static SEQUENCE: AtomicU64 = AtomicU64::new(1);
@@ -55,7 +56,7 @@ struct State {
     /// The watchers by their numbers.
     members: BTreeMap<u64, Weak<Member>>,
     /// The entries of each watch of the kernel's, in the order of their numbers.
-    watches: HashMap<i32, Vec<Entry>>,
+    watches: BTreeMap<i32, Vec<Entry>>,
     /// What was read and not yet delivered.
     queue: VecDeque<Queued>,
 }
@@ -123,7 +124,7 @@ impl Instance {
     }
 
     /// Takes a watcher out, and closes the instance after the last.
-    pub(super) fn remove(&self, member: u64, watches: HashMap<u64, i32>) {
+    pub(super) fn remove(&self, member: u64, watches: BTreeMap<u64, i32>) {
         watches.into_iter().for_each(|(number, watch)| self.unwatch(number, watch));
         let is_last = {
             let members = &mut self.state.borrow_mut().members;
@@ -270,7 +271,10 @@ impl Instance {
     }
 
     fn next_queued(&self) -> Option<Queued> {
-        self.state.borrow_mut().queue.pop_front()
+        let queue = &mut self.state.borrow_mut().queue;
+        let next = queue.pop_front();
+        release_if_empty(queue);
+        next
     }
 }
 

@@ -5,7 +5,7 @@
 //! resolver is slow with hold their threads until it returns; the others then wait, no longer than that, and what they wait counts
 //! for the time-out of their attempts.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::ToSocketAddrs;
 use std::sync::{Arc, Weak};
@@ -17,6 +17,7 @@ use super::Answer;
 use crate::containment::{catch, dispose, logger};
 use crate::eventfd::EventFd;
 use crate::process_mark::PerProcess;
+use crate::slack::release_if_empty;
 
 /// How many names are looked up at a time in a process.
 pub(super) const MOST_THREADS: usize = 16;
@@ -44,7 +45,7 @@ struct State {
     /// Names that wait for a thread. Each is in `asked` as well.
     waiting: VecDeque<String>,
     /// Who has asked for each name that waits or is being looked up.
-    asked: HashMap<String, Vec<Weak<Question>>>,
+    asked: BTreeMap<String, Vec<Weak<Question>>>,
 }
 
 impl Question {
@@ -163,6 +164,7 @@ impl Resolver {
     fn next(&self) -> Option<String> {
         let mut state = self.state.lock();
         let name = state.waiting.pop_front();
+        release_if_empty(&mut state.waiting);
         if name.is_none() {
             state.threads -= 1;
         }

@@ -15,6 +15,7 @@ use super::error::DatagramError;
 use super::queue::{Datagram, Limits};
 use crate::channel_table::ChannelId;
 use crate::event_loop::LoopHandle;
+use crate::slack::release_if_empty;
 
 pub(super) enum Request {
     Send(Datagram),
@@ -69,7 +70,9 @@ impl Mailbox {
             Some(Request::Send(datagram)) => content.bytes -= datagram.bytes.len(),
             Some(Request::Close) => {}
         }
-        Ok(content.requests.pop_front())
+        let request = content.requests.pop_front();
+        release_if_empty(&mut content.requests);
+        Ok(request)
     }
 
     /// Refuses every later request, and hands out the datagrams that were accepted and have not been taken.

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::destination::UdpSource;
+use crate::slack::release_if_empty;
 
 /// A datagram on its way out. It goes to the peer of a connected socket if no other destination is given.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +57,7 @@ impl Queue {
     pub(super) fn pop(&mut self) -> Option<Datagram> {
         let datagram = self.waiting.pop_front()?;
         self.bytes -= datagram.bytes.len();
+        release_if_empty(&mut self.waiting);
         Some(datagram)
     }
 
