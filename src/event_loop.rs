@@ -173,6 +173,8 @@ struct Inner {
     lent: Cell<(usize, usize)>,
     /// How many sleeps in a row have begun with much more room than was needed since the first of them.
     sleeps_with_slack: Cell<u32>,
+    /// Sources that hold much more room than they need.
+    to_trim: trimming::ToTrim,
 }
 
 thread_local! {

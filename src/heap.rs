@@ -68,20 +68,17 @@ fn return_free_memory() {}
 #[cfg(target_env = "gnu")]
 const BLOCK: usize = 120 * 1024;
 
-/// The most blocks that [`release_top`] takes: 256 MiB.
+/// The most blocks that [`release_top`] takes: an arena of a thread has pieces of 64 MiB.
 #[cfg(target_env = "gnu")]
-const MOST_BLOCKS: usize = 256 * 1024 * 1024 / BLOCK;
-
-/// How many blocks in a row without resident pages are the end of the arena. Free memory before the end may have been returned
-/// already; it lies in pieces of 64 MiB at most, which is the largest part of an arena (`HEAP_MAX_SIZE`).
-#[cfg(target_env = "gnu")]
-const ABSENT: usize = 64 * 1024 * 1024 / BLOCK;
+const MOST_BLOCKS: usize = 64 * 1024 * 1024 / BLOCK;
 
 /// Returns the pages at the end of this thread's arena. malloc_trim(3) returns those of the first arena alone, and a free leaves up to
 /// 64 MiB there. Blocks are taken from the arena until several in a row have no resident pages; the pages inside them are
 /// returned, and the blocks are freed.
 #[cfg(target_env = "gnu")]
 fn release_top() {
+    /// So many blocks in a row without resident pages are the end. Free memory before the end may have parts that were never used.
+    const ABSENT: usize = 64;
     // SAFETY: it takes a number and returns one (sysconf(3)).
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let page = usize::try_from(page).expect("the size of a page");

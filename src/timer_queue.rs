@@ -21,8 +21,7 @@
 //!
 //! A timer takes 24 bytes and its payload, in whole cache lines, and five more in the wheel or sixteen when it is near. The
 //! buckets take 32 KiB and, at worst, a chunk of 64 bytes for each timer, if all others of its chunk have been cancelled. Room for
-//! many more timers than there are lately is given up, up to the last node that a timer still has: a quarter of a MiB in each phase,
-//! since the timers of the phase wait meanwhile.
+//! many more timers than there are lately is given up, up to the last node that a timer still has.
 //!
 //! # What was tried and is slower
 //! What a million timers cost is the memory that has to come for each. So a node and its payload are one cache line, chunks keep the
@@ -77,8 +76,6 @@ pub(crate) struct TimerQueue<C> {
     next_sequence: u64,
     phase: Option<Phase>,
     slack: Slack,
-    /// While each phase gives up some nodes: how many there were when that began.
-    trims_from: Option<usize>,
     /// How many nodes the last trim has left.
     trimmed: usize,
 }
@@ -100,7 +97,6 @@ impl<C> TimerQueue<C> {
             next_sequence: 0,
             phase: None,
             slack: Slack::new(),
-            trims_from: None,
             trimmed: 0,
         }
     }
@@ -247,7 +243,14 @@ impl<C> TimerQueue<C> {
         self.phase = Some(Phase { now, end: self.next_sequence });
         let tick = tick_of(now);
         self.far.settle();
-        let given_up = self.trim_gradually();
+        let mut given_up = 0;
+        if self.slack.note::<Node<C>>(self.len, self.nodes.len()).is_some() {
+            let before = self.nodes.len();
+            given_up = self.trim();
+            if self.nodes.len() > before / 2 {
+                self.slack.postpone();
+            }
+        }
         while let Some(bucket) = self.far.first().filter(|bucket| bucket.first_tick <= tick) {
             // Nothing lies between the cursor and this bucket, nor elsewhere up to the bucket's end.
             let taken = self.far.take(bucket);
@@ -317,43 +320,20 @@ impl<C> TimerQueue<C> {
         has_much::<Node<C>>(nodes) && self.len <= nodes / 8 && nodes > self.trimmed
     }
 
-    /// Gives up the nodes behind the last that a timer has, and the room beside what is there. Takes
-    /// milliseconds for a million. Returns how many bytes of nodes it gives up.
+    /// Gives up the nodes behind the last that a timer has, and the room beside what is there. It looks at every node, and places
+    /// every far timer anew. Returns how many bytes of nodes it gives up.
     pub(crate) fn trim(&mut self) -> usize {
         let before = self.nodes.len();
-        while self.nodes.trim() {}
-        self.end_trim();
-        (before - self.nodes.len()) * size_of::<Node<C>>()
-    }
-
-    /// Does the same step by step, in as many phases, when many in a row have needed few of the nodes:
-    /// in one step, the timers that are due meanwhile would be late by as much as it takes.
-    fn trim_gradually(&mut self) -> usize {
-        let before = self.nodes.len();
-        // Few timers have to be placed anew then, too.
-        if self.slack.note::<Node<C>>(8 * self.len, before).is_some() {
-            self.trims_from = Some(before);
-        }
-        let Some(from) = self.trims_from else { return 0 };
-        if self.needs_room_for(self.len) {
-            self.trims_from = None;
-        } else if !self.nodes.trim() {
-            self.trims_from = None;
-            self.end_trim();
-            if self.nodes.len() > from / 2 {
-                self.slack.postpone();
-            }
-        }
-        (before - self.nodes.len()) * size_of::<Node<C>>()
-    }
-
-    fn end_trim(&mut self) {
-        self.nodes.reserve_end(self.len);
-        for index in self.far.reset() {
+        self.far.settle();
+        self.nodes.trim(self.len);
+        let far: Vec<u32> = self.nodes.far().collect();
+        self.far.reset();
+        for index in far {
             self.place(index, self.nodes[index].deadline);
         }
         self.near.trim();
         self.trimmed = self.nodes.len();
+        (before - self.trimmed) * size_of::<Node<C>>()
     }
 
     fn insert_as(&mut self, repeats: bool, deadline: u64, payload: C) -> TimerKey {

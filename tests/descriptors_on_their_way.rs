@@ -9,7 +9,6 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 use reveille::{Buffer, ConnectionHandler, EventLoop, Sent, State, TcpClient, TcpConnection, TcpServer};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -103,11 +102,6 @@ fn too_many_descriptors_on_their_way_refuse_a_send_and_end_no_connection() {
         net::turn_until(event_loop, || event_loop.iteration() >= tries);
         assert_eq!(bytes(&all) + bytes(&got.take()), MUCH);
         assert!(client.handle().is_some(), "it is still open");
-        // A send that the kernel refuses makes the socket writable once more. The loop sleeps between the tries all the same.
-        let before = event_loop.iteration();
-        event_loop.run_for(Duration::from_millis(100)).unwrap();
-        let turns = event_loop.iteration() - before;
-        assert!(turns < 60, "{turns} turns in the time for ten tries");
 
         drop(receiver);
         let rest = MUCH + "queued".len() + "behind".len();

@@ -149,6 +149,7 @@ impl Builder {
             slack: RefCell::default(),
             lent: Cell::default(),
             sleeps_with_slack: Cell::new(0),
+            to_trim: Default::default(),
         });
         let event_loop = EventLoop { inner };
         // The first timers find their places from the present on, and not from the clock's origin.

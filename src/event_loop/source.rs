@@ -41,6 +41,12 @@ pub(crate) trait Source {
     /// Phase 4: a deadline that was [set](EventLoop::set_deadline) for it has come.
     fn on_deadline(&self, _event_loop: &EventLoop) {}
 
+    /// Gives up room that it does not need, after it has [requested](EventLoop::request_trim) that. Returns whether it is to be called
+    /// again, since it has used the room meanwhile. Must not call the user's code or the loop.
+    fn on_trim(&self) -> bool {
+        false
+    }
+
     /// Its callback has panicked.
     fn on_panic(&self, event_loop: &EventLoop);
 

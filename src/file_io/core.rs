@@ -19,6 +19,7 @@ use crate::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
+use crate::slack::{give_up, release_if_empty};
 
 pub(super) type Callback = Contained<Box<dyn FnOnce(&EventLoop, Outcome)>>;
 
@@ -161,6 +162,8 @@ impl Core {
             let State { driver, waiting, refused, .. } = &mut *self.state.borrow_mut();
             let submitted = driver.submit(waiting, refused);
             batch.append(refused);
+            release_if_empty(waiting);
+            give_up(refused);
             (submitted, driver.troubles())
         };
         if submitted.is_err() {
@@ -189,7 +192,11 @@ impl Core {
                     .catch("a file operation's callback", || callback.into_inner()(event_loop, outcome));
             }
         }
+        give_up(&mut batch);
         self.batch.set(batch);
+        if self.state.borrow().callbacks.has_slack() {
+            event_loop.request_trim(self.id);
+        }
     }
 
     /// Ends it: nothing is called any longer.
@@ -248,6 +255,11 @@ impl Source for Core {
             }
             _ => {}
         }
+    }
+
+    fn on_trim(&self) -> bool {
+        self.state.borrow_mut().callbacks.trim();
+        false
     }
 
     fn on_panic(&self, event_loop: &EventLoop) {

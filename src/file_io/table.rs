@@ -1,5 +1,7 @@
 //! Values that are known by a number while they are there, and whose number finds nothing afterwards.
 
+use crate::slack::{is_excess, kept};
+
 /// A place and how often it has been given, so that a number comes again only when its place has been given four thousand million
 /// times.
 pub(super) type Key = u64;
@@ -9,15 +11,17 @@ struct Place<T> {
     value: Option<T>,
 }
 
-/// Values by their keys. Grows as it needs to, and never shrinks.
+/// Values by their keys. It grows as it needs to, and shrinks when it is [trimmed](Table::trim).
 pub(super) struct Table<T> {
     places: Vec<Place<T>>,
     free: Vec<u32>,
+    /// The generation that a new place begins with: no smaller than that of any that has been given up, so that no key comes again.
+    first_generation: u32,
 }
 
 impl<T> Table<T> {
     pub(super) fn new() -> Table<T> {
-        Table { places: Vec::new(), free: Vec::new() }
+        Table { places: Vec::new(), free: Vec::new(), first_generation: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -26,7 +30,7 @@ impl<T> Table<T> {
 
     pub(super) fn insert(&mut self, value: T) -> Key {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place { generation: 0, value: None });
+            self.places.push(Place { generation: self.first_generation, value: None });
             u32::try_from(self.places.len() - 1).expect("less than four billion values")
         });
         let place = &mut self.places[index as usize];
@@ -41,6 +45,24 @@ impl<T> Table<T> {
         place.generation = place.generation.wrapping_add(1);
         self.free.push(index);
         Some(value)
+    }
+
+    /// Whether there are places for many more values than there are.
+    pub(super) fn has_slack(&self) -> bool {
+        is_excess::<Place<T>>(self.len(), self.places.len())
+    }
+
+    /// Gives up the places behind the last that is taken, unless a generation is near to its end.
+    pub(super) fn trim(&mut self) {
+        let stays = |place: &Place<T>| place.value.is_some() || place.generation > u32::MAX / 2;
+        let left = self.places.iter().rposition(stays).map_or(0, |last| last + 1);
+        // The generation of an empty place has not been in a key yet.
+        let generations = self.places[left..].iter().map(|place| place.generation);
+        self.first_generation = generations.fold(self.first_generation, u32::max);
+        self.places.truncate(left);
+        self.places.shrink_to(kept::<Place<T>>(left));
+        self.free.retain(|&index| (index as usize) < left);
+        self.free.shrink_to(kept::<u32>(self.free.len()));
     }
 
     pub(super) fn contains(&self, key: Key) -> bool {

@@ -132,6 +132,8 @@ pub(super) struct Core {
     wants_drained: Cell<bool>,
     /// Input that the handler has left for later; never an empty buffer.
     unread: Cell<Option<Box<Buffer>>>,
+    /// The storage of `unread` was found much larger than what is in it, since the loop last had it trimmed.
+    unread_is_spacious: Cell<bool>,
     /// What was accepted for sending and what the kernel has not taken; never an empty queue.
     unsent: RefCell<Option<Box<Queue>>>,
     /// A write has failed, so nothing more is sent; what arrived before is still delivered.
@@ -190,6 +192,7 @@ impl Core {
             discarding: Cell::new(false),
             offer_again: Cell::new(false),
             wants_drained: Cell::new(false),
+            unread_is_spacious: Cell::new(false),
             unread: Cell::default(),
             unsent: RefCell::default(),
             output_failed: Cell::new(false),

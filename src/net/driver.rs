@@ -304,6 +304,10 @@ impl<H: ConnectionHandler> Source for Connection<H> {
         self.core.on_told(event_loop, word);
     }
 
+    fn on_trim(&self) -> bool {
+        self.core.trim_unread()
+    }
+
     fn on_panic(&self, event_loop: &EventLoop) {
         self.core.close(event_loop, CloseReason::Panicked);
     }

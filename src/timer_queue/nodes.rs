@@ -15,11 +15,6 @@ pub(super) const LAST_GENERATION: u32 = u32::MAX - 1;
 /// Nodes are given up until one of them has been used so often; their successors would begin with what is left.
 const MOST_GIVEN_UP: u32 = LAST_GENERATION / 2;
 
-/// log2 of the nodes in a block.
-const BLOCK_BITS: u32 = 12;
-/// A block is given up at a time: a quarter of a MiB, which takes tens of microseconds.
-const BLOCK: usize = 1 << BLOCK_BITS;
-
 /// No node has this index.
 pub(super) const NONE: u32 = u32::MAX;
 
@@ -83,10 +78,6 @@ impl<C> Node<C> {
     pub(super) fn set_state(&mut self, state: State) {
         self.stamp = self.stamp & !STATE | state as u64;
     }
-
-    fn may_be_given_up(&self) -> bool {
-        self.state() == State::Vacant && self.generation <= MOST_GIVEN_UP
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,34 +100,32 @@ impl State {
 
 /// All nodes, indexed by `u32`.
 pub(super) struct Nodes<C> {
-    /// All but the last are full. Blocks, because one vector of many nodes is copied when it grows or
-    /// shrinks: for a million that takes tens of milliseconds.
-    blocks: Vec<Vec<Node<C>>>,
-    /// How many there are in all blocks.
-    len: usize,
+    nodes: Vec<Node<C>>,
     /// The vacant ones, but for those that have used up their generations.
     vacancies: Vacancies,
     /// The generation that a new node begins with: larger than that of any that has been given up, so that no key comes again.
     first_generation: u32,
+    /// Vacant nodes from here on are not used again, for the next trim to give them up, unless there is no other.
+    reserve: usize,
 }
 
 impl<C> Nodes<C> {
     pub(super) const fn new() -> Nodes<C> {
-        Nodes { blocks: Vec::new(), len: 0, vacancies: Vacancies::new(), first_generation: 0 }
+        Nodes { nodes: Vec::new(), vacancies: Vacancies::new(), first_generation: 0, reserve: usize::MAX }
     }
 
     /// How many there are, vacant ones included.
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.nodes.len()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Node<C>)> {
-        (0..).zip(self.blocks.iter().flatten())
+        (0..).zip(&self.nodes)
     }
 
     /// The index of the timer, if it has not ended.
     pub(super) fn find(&self, key: TimerKey) -> Option<u32> {
-        let node = self.blocks.get(block_of(key.index))?.get(place_of(key.index))?;
+        let node = self.nodes.get(key.index as usize)?;
         (node.generation == key.generation && node.state() != State::Vacant).then_some(key.index)
     }
 
@@ -150,20 +139,15 @@ impl<C> Nodes<C> {
 
     /// The key of a vacant node, which the caller fills. `None` if there is none left; then [`grow`](Nodes::grow).
     pub(super) fn take_vacant(&mut self) -> Option<TimerKey> {
-        let index = self.vacancies.take()?;
+        let index = self.vacancies.take().or_else(|| self.take_reserve())?;
         Some(TimerKey { index, generation: self[index].generation })
     }
 
     /// Adds a node, which the caller fills.
     pub(super) fn grow(&mut self) -> TimerKey {
-        let index = u32::try_from(self.len).ok().filter(|&index| index != NONE);
+        let index = u32::try_from(self.nodes.len()).ok().filter(|&index| index != NONE);
         let index = index.expect("fewer than 2^32 timers at a time");
-        if place_of(index) == 0 {
-            // The first one grows with the few timers of most loops.
-            self.blocks.push(if index == 0 { Vec::new() } else { Vec::with_capacity(BLOCK) });
-        }
-        self.len += 1;
-        self.blocks[block_of(index)].push(Node {
+        self.nodes.push(Node {
             deadline: 0,
             stamp: State::Vacant as u64,
             at: 0,
@@ -173,30 +157,45 @@ impl<C> Nodes<C> {
         TimerKey { index, generation: self.first_generation }
     }
 
-    /// Gives up the vacant nodes at the end of the last block. Returns whether there are more: whether
-    /// the whole block has been given up, and the last node of the one before it is vacant too.
-    pub(super) fn trim(&mut self) -> bool {
-        let Some(block) = self.blocks.last_mut() else { return false };
-        while let Some(node) = block.last().filter(|node| node.may_be_given_up()) {
-            // The generation of a vacant node has not been in a key yet.
-            self.first_generation = self.first_generation.max(node.generation);
-            self.len -= 1;
-            block.pop();
-        }
-        if block.is_empty() && self.blocks.len() > 1 {
-            self.blocks.pop();
-        }
-        self.vacancies.truncate(self.len);
-        let last = self.blocks.last().and_then(|block| block.last());
-        self.len > 0 && place_of(self.len as u32) == 0 && last.is_some_and(Node::may_be_given_up)
+    /// Those of timers that are in the wheel.
+    pub(super) fn far(&self) -> impl Iterator<Item = u32> {
+        self.iter().filter(|(_, node)| node.state() == State::InWheel).map(|(index, _)| index)
     }
 
-    /// Leaves the nodes behind those that `many` timers need to later [trims](Nodes::trim), if there
-    /// are far more: a timer keeps those that lie before its own.
-    pub(super) fn reserve_end(&mut self, many: usize) {
+    /// Gives up the vacant nodes behind all others, and room for more. A timer that keeps a node far behind those that are needed for
+    /// so `many` timers keeps the others before it; they are not used again, so that a later call finds them vacant still.
+    pub(super) fn trim(&mut self, many: usize) {
+        let given_up = |node: &Node<C>| node.state() == State::Vacant && node.generation <= MOST_GIVEN_UP;
+        let kept_nodes = self.nodes.iter().rposition(|node| !given_up(node)).map_or(0, |last| last + 1);
+        let generations = self.nodes[kept_nodes..].iter().map(|node| node.generation);
+        // The generation of a vacant node has not been in a key yet.
+        self.first_generation = generations.fold(self.first_generation, u32::max);
+        self.nodes.truncate(kept_nodes);
+        self.nodes.shrink_to(kept::<Node<C>>(kept_nodes));
         let needed = kept::<Node<C>>(2 * many);
-        if self.len > 4 * needed {
-            self.vacancies.prefer_before(needed);
+        self.reserve = if kept_nodes > 4 * needed { needed } else { usize::MAX };
+        self.list_vacancies();
+    }
+
+    #[cold]
+    fn take_reserve(&mut self) -> Option<u32> {
+        if self.reserve == usize::MAX {
+            return None;
+        }
+        self.reserve = usize::MAX;
+        self.list_vacancies();
+        self.vacancies.take()
+    }
+
+    /// Finds the vacant nodes before the reserve.
+    fn list_vacancies(&mut self) {
+        self.vacancies.clear();
+        // The first is used next.
+        for index in (0..self.nodes.len().min(self.reserve) as u32).rev() {
+            let node = &self[index];
+            if node.state() == State::Vacant && node.generation <= LAST_GENERATION {
+                self.vacancies.put(index);
+            }
         }
     }
 
@@ -207,31 +206,23 @@ impl<C> Nodes<C> {
         node.generation += 1;
         // A busy node is used again and again, and gets here within two hours at a million timers a second. It is abandoned, a few
         // bytes for four thousand million timers; starting again at 0 would let an old key cancel a stranger.
-        if node.generation <= LAST_GENERATION {
+        if node.generation <= LAST_GENERATION && (index as usize) < self.reserve {
             self.vacancies.put(index);
         }
     }
-}
-
-fn block_of(index: u32) -> usize {
-    (index >> BLOCK_BITS) as usize
-}
-
-fn place_of(index: u32) -> usize {
-    index as usize % BLOCK
 }
 
 impl<C> Index<u32> for Nodes<C> {
     type Output = Node<C>;
 
     fn index(&self, index: u32) -> &Node<C> {
-        &self.blocks[block_of(index)][place_of(index)]
+        &self.nodes[index as usize]
     }
 }
 
 impl<C> IndexMut<u32> for Nodes<C> {
     fn index_mut(&mut self, index: u32) -> &mut Node<C> {
-        &mut self.blocks[block_of(index)][place_of(index)]
+        &mut self.nodes[index as usize]
     }
 }
 

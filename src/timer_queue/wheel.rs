@@ -249,16 +249,12 @@ impl Wheel {
         }
     }
 
-    /// Takes everything out, and gives up the room of the chunks. Returns the nodes, which are to be
-    /// placed anew.
-    pub(super) fn reset(&mut self) -> Vec<u32> {
-        self.settle();
-        let nodes = self.buckets().flat_map(|bucket| self.nodes_in(bucket)).collect();
+    /// As [`clear`](Wheel::clear), and gives up the room of the chunks.
+    pub(super) fn reset(&mut self) {
         self.clear();
         self.chunks.truncate(1);
         self.chunks.shrink_to(kept::<Chunk>(1));
         self.vacant = END;
-        nodes
     }
 
     /// An empty chunk of a bucket, before `next`.

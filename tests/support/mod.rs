@@ -8,6 +8,7 @@ pub(crate) mod calls;
 pub(crate) mod channels;
 pub(crate) mod client;
 pub(crate) mod clock;
+pub(crate) mod counting;
 pub(crate) mod endings;
 pub(crate) mod example;
 pub(crate) mod failures;

@@ -1,4 +1,5 @@
 use super::Table;
+use crate::slack::kept;
 
 #[test]
 fn a_key_finds_its_value_once() {
@@ -34,4 +35,30 @@ fn keys_of_what_was_drained_find_nothing() {
     assert!(keys.iter().all(|key| table.remove(*key).is_none()));
     assert_eq!(table.remove(new), Some('d'));
     assert_eq!(table.remove(u64::MAX), None);
+}
+
+#[test]
+fn few_values_of_many_leave_little_room_and_no_key_comes_again() {
+    const MANY: usize = 100_000;
+    let mut table = Table::new();
+    let first = table.insert(MANY);
+    let keys: Vec<_> = (0..MANY).map(|n| table.insert(n)).collect();
+    let last = table.insert(MANY);
+    for &key in &keys {
+        table.remove(key);
+    }
+    assert!(table.has_slack());
+    table.trim();
+    assert!(table.places.len() > MANY, "the last value has its place");
+    assert_eq!(table.remove(last), Some(MANY));
+    table.trim();
+    assert_eq!((table.len(), table.places.len(), table.free.len()), (1, 1, 0));
+    assert!(table.places.capacity() <= kept::<super::Place<usize>>(0));
+    assert!(table.free.capacity() <= kept::<u32>(0));
+    let again: Vec<_> = (0..MANY).map(|n| table.insert(n)).collect();
+    assert!(keys.iter().all(|&key| table.remove(key).is_none()));
+    assert_eq!(table.remove(first), Some(MANY));
+    assert!((0..MANY).all(|n| table.remove(again[n]) == Some(n)));
+    table.trim();
+    assert_eq!((table.len(), table.places.len()), (0, 0));
 }

@@ -170,7 +170,6 @@ impl Core {
     pub(super) fn send_again(&self, event_loop: &EventLoop) {
         self.will_send_again.set(false);
         event_loop.add_ready(self.id, Readiness::WRITABLE);
-        self.update_wanted(event_loop);
     }
 
     fn check_unix(&self) -> io::Result<()> {

@@ -13,6 +13,14 @@ use crate::net::outcome::CloseReason;
 use crate::net::socket::{self, Transferred};
 use crate::readiness::Readiness;
 
+/// The most storage that a buffer of unread input keeps, however little is in it.
+const KEPT: usize = 4 * 1024;
+
+/// Whether the buffer has much more storage than what is in it needs.
+fn is_spacious(unread: &Buffer) -> bool {
+    unread.capacity() > KEPT && unread.len() <= unread.capacity() / 8
+}
+
 /// What came of a try to read.
 pub(in crate::net) enum Received {
     /// There is something to offer to the handler, new or left over.
@@ -134,12 +142,33 @@ impl Core {
             let message = "the handler leaves more input unread than the limit allows";
             self.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::StorageFull, message)));
         }
+        if is_spacious(&unread) && !self.unread_is_spacious.replace(true) {
+            event_loop.request_trim(self.id);
+        }
         self.unread.set(Some(unread));
         self.count_buffered();
         if self.resumed.replace(false) {
             self.offer_unread(event_loop);
             self.update_wanted(event_loop);
         }
+    }
+
+    /// Moves what the handler has left to storage of its size, if it is in much larger storage and the connection has been idle since
+    /// the last call. Returns whether it has not been, so that a stream of large messages keeps its storage.
+    pub(in crate::net) fn trim_unread(&self) -> bool {
+        if self.unread_is_spacious.replace(false) {
+            return true;
+        }
+        if let Some(mut unread) = self.unread.take() {
+            if is_spacious(&unread) {
+                let mut small = Buffer::new();
+                small.append(unread.readable());
+                *unread = small;
+            }
+            self.unread.set(Some(unread));
+            self.count_buffered();
+        }
+        false
     }
 
     /// Counts how much memory the connection takes, if that has changed since. Not called for a message that is answered at once, of

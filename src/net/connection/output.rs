@@ -315,12 +315,11 @@ impl Core {
         is_news
     }
 
-    /// Whether there is anything to flush, or to say. Mostly not: a socket is nearly always writable when it becomes
-    /// readable. Not before the next try if the kernel takes no descriptors for now: each send that it refuses makes the socket
-    /// writable once more, so the loop would spin.
+    /// Whether there is anything to flush, or to say. Usually not: a socket is nearly always writable when it becomes
+    /// readable.
     #[inline]
     pub(in crate::net) fn has_output(&self) -> bool {
-        (self.wants_drained.get() || self.unsent.borrow().is_some()) && !self.will_send_again.get()
+        self.wants_drained.get() || self.unsent.borrow().is_some()
     }
 
     /// Has the kernel take what it takes of the queue.

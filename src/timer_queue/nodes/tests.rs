@@ -2,7 +2,7 @@ use super::*;
 
 impl<C> Nodes<C> {
     pub(in crate::timer_queue) fn capacity(&self) -> usize {
-        self.blocks.iter().map(Vec::capacity).sum::<usize>() + self.vacancies.capacity()
+        self.nodes.capacity() + self.vacancies.capacity()
     }
 
     /// As if a vacant node had been used this often.
