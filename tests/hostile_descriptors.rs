@@ -3,11 +3,13 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 
 use reveille::{
     Buffer, ConnectionHandle, ConnectionHandler, EventLoop, FrameHandler, Framed, LineCodec, SharedRing,
@@ -191,9 +193,89 @@ fn a_descriptor_that_a_full_server_gets_is_not_closed_on_the_loop() {
     });
 }
 
+#[test]
+fn a_descriptor_that_comes_during_a_close_in_order_is_not_closed_on_the_loop() {
+    with_loop(|event_loop| {
+        let server = serve(event_loop, |conn| {
+            conn.accept_descriptors(1)?;
+            conn.close_gracefully(HOUR);
+            Ok(())
+        });
+        let client = connect(&server);
+        net::turn_until(event_loop, || server.counters().accepted == 1);
+        let _peer = Lingering::new().send(&client, 1).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        net::turn_until(event_loop, || server.open_connections() == 0);
+    });
+}
+
+/// A link passes bytes on, and no descriptors.
+#[test]
+fn a_descriptor_that_comes_through_a_link_is_not_closed_on_the_loop() {
+    with_loop(|event_loop| {
+        let first = Rc::new(RefCell::new(None::<ConnectionHandle>));
+        let linking = Rc::clone(&first);
+        let server = serve(event_loop, move |conn| {
+            conn.accept_descriptors(1)?;
+            match linking.take() {
+                None => linking.replace(Some(conn.handle())),
+                Some(other) => return conn.relay_to(&other),
+            };
+            Ok(())
+        });
+        let mut reader = connect(&server);
+        net::turn_until(event_loop, || first.borrow().is_some());
+        let client = connect(&server);
+        let _peer = Lingering::new().send(&client, 1).unwrap();
+        assert_echoes(event_loop, &mut reader, b"x\n");
+    });
+}
+
+/// Far more than there are threads for it, so the last close is behind all of them.
+#[test]
+fn lingering_sockets_do_not_hold_up_later_closes() {
+    with_watchdog(LIMIT, || {
+        let peers: Vec<_> = (0..20)
+            .map(|_| {
+                let Lingering { socket, _peer } = Lingering::new();
+                reveille::close_descriptors([socket.into()]);
+                _peer
+            })
+            .collect();
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        reveille::close_descriptors([writer.into()]);
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+        drop(peers);
+    });
+}
+
 // --- Frames ---------------------------------------------------------------------------------------
 
-struct Lines(Option<Recorder<OwnedFd>>);
+/// With the default callback for descriptors.
+struct PlainLines;
+
+impl FrameHandler<LineCodec> for PlainLines {
+    fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        conn.accept_descriptors(2)
+    }
+
+    fn on_frame(&mut self, conn: &TcpConnection<'_>, line: &[u8]) -> io::Result<()> {
+        conn.send(line).map(drop).map_err(io::Error::from)
+    }
+}
+
+#[test]
+fn a_descriptor_that_no_handler_of_frames_takes_is_not_closed_on_the_loop() {
+    with_loop(|event_loop| {
+        let server = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
+        let server = server.serve(|_| Framed::new(LineCodec::new(80), PlainLines)).unwrap();
+        let mut client = connect(&server);
+        let _peer = Lingering::new().send(&client, 2).unwrap();
+        assert_echoes(event_loop, &mut client, b"x");
+    });
+}
+
+struct Lines(Recorder<OwnedFd>);
 
 impl FrameHandler<LineCodec> for Lines {
     fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
@@ -205,8 +287,7 @@ impl FrameHandler<LineCodec> for Lines {
     }
 
     fn on_descriptors(&mut self, _: &TcpConnection<'_>, descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        let taken = self.0.as_ref().expect("a handler that takes them");
-        descriptors.into_iter().for_each(|descriptor| taken.record(descriptor));
+        descriptors.into_iter().for_each(|descriptor| self.0.record(descriptor));
         Ok(())
     }
 }
@@ -217,8 +298,7 @@ fn a_handler_of_frames_gets_descriptors() {
         let taken = Recorder::new();
         let giving = taken.clone();
         let server = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
-        let server =
-            server.serve(move |_| Framed::new(LineCodec::new(80), Lines(Some(giving.clone())))).unwrap();
+        let server = server.serve(move |_| Framed::new(LineCodec::new(80), Lines(giving.clone()))).unwrap();
         let mut client = connect(&server);
         let _peer = Lingering::new().send(&client, 2).unwrap();
         assert_echoes(event_loop, &mut client, b"x");
