@@ -9,13 +9,13 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use reveille::{EventLoop, TcpServer};
+use reveille::{EventLoop, SendError, TcpServer, TcpServerBuilder};
 use socket2::SockRef;
 use support::endings::is_closed;
 use support::net::{self, End, Host, Journal, pattern};
 use support::relay::{CLIENTS, FRONTS, Linked, accept, backend, connect, relay, relay_with};
 use support::unix::{self, abstract_name};
-use support::{LIMIT, with_clock, with_loop, with_watchdog};
+use support::{LIMIT, turn, with_clock, with_loop, with_watchdog};
 
 /// Less than the relay keeps for a peer that does not read.
 const REPLY: usize = 300_000;
@@ -221,11 +221,26 @@ fn a_close_ends_a_connection_that_still_delivers() {
     });
 }
 
+/// What the two peers were still to be sent is missing.
+#[test]
+fn a_dropped_server_resets_both_ends_of_a_link() {
+    with_watchdog(LIMIT, || {
+        let Linked { host, mut client, mut server, .. } = Linked::new();
+        host.ask(|_, server| drop(server.take()));
+        assert_eq!(net::read_until_reset(&mut client), b"");
+        assert_eq!(net::read_until_reset(&mut server), b"");
+    });
+}
+
 /// A relay on the loop of this thread, from a Unix socket to a back end of TCP.
 fn relay_from_unix(event_loop: &EventLoop, target: SocketAddr) -> (TcpServer, Journal, Journal) {
+    relay_from(TcpServer::bind_unix(event_loop, abstract_name()).unwrap(), target)
+}
+
+/// A relay on the loop of this thread, to a back end of TCP.
+fn relay_from(builder: TcpServerBuilder<'_>, target: SocketAddr) -> (TcpServer, Journal, Journal) {
     let (fronts, backs) = (Journal::new(), Journal::new());
     let (front_journal, back_journal) = (fronts.clone(), backs.clone());
-    let builder = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
     let server = builder.serve(move |_| {
         let back = Cell::new(Some(back_journal.script()));
         front_journal.script().on_open(move |conn| {
@@ -286,26 +301,80 @@ fn a_connection_that_was_reset_before_it_is_linked_passes_its_input_on() {
 }
 
 #[test]
+fn a_connection_whose_output_failed_before_it_is_linked_passes_its_input_on() {
+    with_loop(|event_loop| {
+        let (listener, target) = backend();
+        let (fronts, backs) = (Journal::new(), Journal::new());
+        let (front_journal, back_journal) = (fronts.clone(), backs.clone());
+        let builder = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
+        let server = builder.serve(move |_| {
+            let back = Cell::new(Some(back_journal.script()));
+            front_journal.script().on_open(move |conn| {
+                conn.pause_reading();
+                assert_eq!(conn.send("greeting"), Err(SendError::Closed));
+                connect(conn.event_loop(), target, conn.handle(), back.take().expect("one opening"));
+            })
+        });
+        // It has gone before the relay accepts it.
+        let server = server.unwrap();
+        let mut client = unix::connect(&server);
+        client.write_all(b"last words").unwrap();
+        drop(client);
+        net::turn_until(event_loop, || backs.handlers() == 1);
+        let mut server = accept(&listener);
+        let back_end = thread::spawn(move || net::read_to_end(&mut server));
+        net::turn_until(event_loop, || is_closed(&fronts, 0) && is_closed(&backs, 0));
+        assert_eq!(back_end.join().unwrap(), b"last words");
+        CLIENTS.take();
+    });
+}
+
+/// A close would answer what the client still sends with a reset.
+#[test]
+fn a_client_that_has_received_all_has_time_to_finish() {
+    with_clock(|event_loop, clock| {
+        let (listener, target) = backend();
+        let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
+        let (server, fronts, backs) = relay_from(builder, target);
+        let mut client = net::connect(server.local_addr());
+        client.write_all(b"ask").unwrap();
+        let back_end = thread::spawn(move || {
+            let mut server = accept(&listener);
+            assert_eq!(net::read_exact(&mut server, 3), b"ask");
+            server.write_all(b"reply").unwrap();
+            // What comes after the close is answered with a reset.
+            drop(server);
+        });
+        let mut reply = Vec::new();
+        client.set_nonblocking(true).unwrap();
+        net::turn_until(event_loop, || client.read_to_end(&mut reply).is_ok());
+        assert_eq!(reply, b"reply");
+        back_end.join().unwrap();
+        client.write_all(b"more").unwrap();
+        net::turn_until(event_loop, || is_closed(&backs, 0));
+        let (relay, peer) = (server.local_addr(), client.local_addr().unwrap());
+        net::until(|| net::queues(relay, Some(peer)).is_some_and(|queues| queues.unsent == 0));
+        // The relay looks whether all has been acknowledged, and waits for the client's end then.
+        for _ in 0..10 {
+            clock.advance(Duration::from_millis(100));
+            (0..3).for_each(|_| turn(event_loop));
+        }
+        assert!(!is_closed(&fronts, 0), "the client has not finished");
+        client.write_all(b"and more").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        net::turn_until(event_loop, || is_closed(&fronts, 0));
+        assert!(client.take_error().unwrap().is_none(), "the client is reset");
+        CLIENTS.take();
+    });
+}
+
+#[test]
 fn an_idle_timeout_ends_a_connection_that_cannot_deliver() {
     const TIMEOUT: Duration = Duration::from_secs(10);
     with_clock(|event_loop, clock| {
         let (listener, target) = backend();
-        let fronts = Journal::new();
-        let front_journal = fronts.clone();
         let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().idle_timeout(TIMEOUT);
-        let backs = Journal::new();
-        let back_journal = backs.clone();
-        let server = builder.serve(move |_| {
-            let back = Cell::new(Some(back_journal.script()));
-            front_journal.script().on_open(move |conn| {
-                SockRef::from(conn).set_send_buffer_size(4096)?;
-                conn.pause_reading();
-                let back = back.take().expect("one opening");
-                connect(conn.event_loop(), target, conn.handle(), back);
-                Ok(())
-            })
-        });
-        let server = server.unwrap();
+        let (server, fronts, backs) = relay_from(builder, target);
         let mut client = net::connect_with_little_room(server.local_addr());
         let back_end = thread::spawn(move || {
             let mut server = accept(&listener);
