@@ -153,12 +153,14 @@ fn what_the_end_of_the_time_cuts_off_is_counted() {
     });
 }
 
+const PIECE: usize = 1000;
+
+/// More than the peer has room for.
+const ON_THE_WAY: usize = 16_000;
+
 /// Both ends have finished and nothing is queued, but what only the kernel has is not there yet.
 #[test]
 fn a_close_in_order_waits_for_what_only_the_kernel_has() {
-    const PIECE: usize = 1000;
-    /// More than the peer has room for.
-    const ON_THE_WAY: usize = 16_000;
     with_watchdog(LIMIT, || {
         let sent = Rc::new(Cell::new(0));
         let sending = Rc::clone(&sent);
@@ -196,6 +198,26 @@ fn a_close_in_order_waits_for_what_only_the_kernel_has() {
         );
         bench.clock.advance(Duration::from_millis(100));
         assert_eq!(bench.end(), (End::Finished, 0));
+    });
+}
+
+#[test]
+fn a_reset_of_what_only_the_kernel_has_leaves_no_timer() {
+    with_watchdog(LIMIT, || {
+        let bench = Bench::new(|conn| {
+            while conn.undelivered().unwrap() < ON_THE_WAY {
+                assert_eq!(conn.send([0; PIECE]), Ok(Sent::Written));
+            }
+            conn.close_gracefully(MINUTE);
+        });
+        let client = bench.connect();
+        client.shutdown(Shutdown::Write).unwrap();
+        // The next look at what is acknowledged is long before the end of the time.
+        let soon = bench.clock.now() + MINUTE / 2;
+        net::turn_until(&bench.event_loop, || bench.event_loop.next_deadline().unwrap() < soon);
+        net::reset(client);
+        let (_, undelivered) = bench.end();
+        assert!(undelivered > 0);
     });
 }
 
