@@ -1,8 +1,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use super::{Account, Budget, Holding, choose};
+use super::{Account, Budget, Holding, Ledger, WARNING_INTERVAL, choose};
 use crate::channel_table::ChannelTable;
 use crate::event_loop::EventLoop;
 
@@ -63,6 +64,18 @@ fn an_excess_condemns_one_and_is_met_once() {
 }
 
 #[test]
+fn an_excess_is_met_down_to_seven_eighths_of_the_limit() {
+    let event_loop = EventLoop::new().unwrap();
+    let budget = Budget::new(1000);
+    let accounts: Vec<_> = (0..10).map(|_| open(&budget, &event_loop).0).collect();
+    accounts.iter().for_each(|account| account.add(100));
+    accounts[0].add(1);
+    // One would do for the limit itself.
+    assert!(matches!(budget.condemned.load(SeqCst), 200 | 201));
+    accounts.iter().for_each(|account| account.close());
+}
+
+#[test]
 fn a_byte_now_and_then_is_no_progress() {
     let event_loop = EventLoop::new().unwrap();
     let budget = Budget::new(1 << 20);
@@ -75,6 +88,22 @@ fn a_byte_now_and_then_is_no_progress() {
     account.note_moved(1);
     assert_ne!(account.since.load(SeqCst), long_ago, "an eighth");
     account.close();
+}
+
+#[test]
+fn within_a_second_of_a_warning_closed_connections_wait_for_the_next() {
+    let budget = Budget::new(1);
+    budget.ledger.lock().unreported = 2;
+    budget.warn();
+    assert_eq!(budget.ledger.lock().unreported, 0);
+    // The second has not passed, however slow this machine is.
+    let later = Instant::now() + Duration::from_secs(3600);
+    *budget.ledger.lock() = Ledger { unreported: 3, last_warning: Some(later), ..Ledger::default() };
+    budget.warn();
+    assert_eq!(budget.ledger.lock().unreported, 3);
+    budget.ledger.lock().last_warning = Instant::now().checked_sub(WARNING_INTERVAL);
+    budget.warn();
+    assert_eq!(budget.ledger.lock().unreported, 0);
 }
 
 #[test]
