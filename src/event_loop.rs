@@ -7,24 +7,23 @@
 //! cloned or taken out, the borrow ends, then the call is made. And callbacks never nest: what one causes (a close, a task) is
 //! delivered after it has returned.
 
-mod alarm;
 mod builder;
-mod call;
+pub(crate) mod channel_table;
+pub(crate) mod containment;
 mod counters;
 mod embedding;
 mod handle;
-mod mailbox;
-mod patience;
-mod remote_timers;
-mod repeat;
-mod running;
+pub(crate) mod poller;
+pub(crate) mod process_mark;
+mod run;
 mod shared;
-mod sleep;
 mod source;
-mod tasks;
+mod spin;
+pub(crate) mod tasks;
 mod teardown;
-mod timers;
-mod trimming;
+pub(crate) mod timers;
+pub(crate) mod trimming;
+mod wait;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
@@ -36,26 +35,26 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use builder::Builder;
-pub use call::CallError;
 pub use counters::Counters;
+pub use handle::call::CallError;
+pub use handle::mailbox_limit::Mailbox;
 pub use handle::{LoopHandle, PostError, PostErrorReason};
-pub use mailbox::Mailbox;
-pub use repeat::{Repeat, WhenLate};
 pub use shared::TimerId;
 pub(crate) use source::{Source, WeakLoop};
+pub use timers::repeat::{Repeat, WhenLate};
 
+use self::channel_table::{ChannelId, ChannelTable};
+use self::containment::{Contained, Payload, catch, dispose};
+use self::poller::{Poller, Wait};
+use self::tasks::task::Task;
+use self::tasks::task_queue::Batch;
+use self::timers::timer_queue::TimerQueue;
 use crate::buffer::Buffer;
-use crate::channel_table::{ChannelId, ChannelTable};
-use crate::containment::{Contained, Payload, catch, dispose};
-use crate::poller::{Poller, Wait};
-use crate::task::Task;
-use crate::task_queue::Batch;
-use crate::timer_queue::TimerQueue;
-use alarm::Alarm;
-use patience::Patience;
 use shared::{Posted, Shared};
+use spin::Patience;
 use tasks::TaskSlack;
 use timers::TimerTask;
+use timers::alarm::Alarm;
 
 /// A loop that waits for descriptors, deadlines and tasks, and calls back.
 ///

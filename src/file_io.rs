@@ -8,19 +8,16 @@
 //! value, and give its outcome; what is to be called with that stays with the loop. So neither sees anything that
 //! belongs to the loop's thread.
 
+mod backend;
 mod builder;
 mod core;
-mod driver;
 mod file;
+mod metadata;
+mod open_options;
 mod operation;
-mod options;
-mod pool;
-#[cfg(feature = "uring")]
-mod ring;
-mod status;
-mod table;
+mod slab;
 mod trouble;
-mod writing;
+mod write;
 
 use std::ffi::CString;
 use std::fmt;
@@ -29,15 +26,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::{Rc, Weak};
 
+pub use self::backend::Backend;
 pub use self::builder::FileIoBuilder;
 pub use self::core::OperationId;
 use self::core::{Callback, Core};
-pub use self::driver::Backend;
 pub use self::file::File;
+pub use self::metadata::{FileKind, FileStatus, FileTime};
+pub use self::open_options::OpenOptions;
 use self::operation::{Operation, Outcome, Position, Sync, Target};
-pub use self::options::OpenOptions;
-pub use self::status::{FileKind, FileStatus, FileTime};
-use crate::containment::Contained;
+use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, WeakLoop};
 
 /// File I/O on a loop: each operation is begun here, takes its time elsewhere, and ends with a call on the loop.

@@ -79,69 +79,37 @@
 //! What goes wrong and has no caller to be told is logged through the `log` crate: a panic in a callback, a connection that
 //! could not be accepted, a client that gives up. Nothing is logged in the ordinary course but why files are left to threads, and the crate never installs a logger.
 
+mod buffer;
+mod codec;
+mod event_loop;
+mod eventfd;
+mod file_io;
+mod net;
+mod readiness;
+mod shared_ring;
+mod sources;
+mod threads;
+
 #[cfg(not(target_os = "linux"))]
 compile_error!(
     "reveille runs on Linux only: it is built on epoll and eventfd, and other systems have neither"
 );
 
-mod event_loop;
-
-mod codec;
-
-mod channel;
-mod child;
-mod eventfd_source;
-mod file_io;
-mod group_memory;
-mod heap;
-mod loop_pool;
-mod loop_thread;
-mod net;
-mod pressure;
-mod registration;
-mod shared_ring_source;
-mod signals;
-mod slack;
-mod watcher;
-
-mod buffer;
-mod channel_table;
-mod clock;
-mod containment;
-mod disposal;
-mod eventfd;
-mod memory_limit;
-mod poller;
-mod process_mark;
-mod readiness;
-mod shared_ring;
-mod signal;
-mod sync;
-mod task;
-mod task_queue;
-mod timer_queue;
-
 pub use buffer::Buffer;
-pub use channel::{Channel, ChannelEvent};
-pub use child::Child;
-pub use clock::VirtualClock;
 pub use codec::{
     Decoder, FrameError, FrameHandler, Framed, Frames, LengthCodec, LengthError, LengthPrefix, LineCodec,
     LineEnding, LineError,
 };
-pub use disposal::close_descriptors;
+pub use event_loop::timers::clock::VirtualClock;
 pub use event_loop::{
     Builder, CallError, Counters, EventLoop, LoopHandle, Mailbox, PostError, PostErrorReason, Repeat,
     TimerId, WhenLate,
 };
 pub use eventfd::{EventFd, EventFdBuilder};
-pub use eventfd_source::EventFdSource;
 pub use file_io::{
     Backend, File, FileIo, FileIoBuilder, FileKind, FileStatus, FileTime, OpenOptions, OperationId,
 };
-pub use group_memory::{MemoryCounts, MemoryEvents, MemoryThreshold};
-pub use loop_pool::LoopPool;
-pub use loop_thread::LoopThread;
+pub use net::disposal::close_descriptors;
 pub use net::{
     Address, AtMaximum, Attempt, Backoff, CloseReason, ConnectError, ConnectionHandle, ConnectionHandler,
     DatagramError, DatagramHandler, Distribution, Failure, KeepAlive, ManyLoops, Outcome, PeerCredentials,
@@ -149,13 +117,19 @@ pub use net::{
     TcpClientBuilder, TcpConnection, TcpInfo, TcpServer, TcpServerBuilder, TcpState, ThisLoop,
     UdpDestination, UdpHandle, UdpRef, UdpSocket, UdpSocketBuilder, UdpSource, UnixAddress,
 };
-pub use pressure::{Pressure, PressureTrigger, Resource};
 pub use readiness::{Interest, Readiness};
+pub use shared_ring::source::{RingHandler, RingRef, SharedRingSource};
 pub use shared_ring::{Doorbell, RingError, RingSendError, SharedRing};
-pub use shared_ring_source::{RingHandler, RingRef, SharedRingSource};
-pub use signal::Signal;
-pub use signals::Signals;
-pub use watcher::{FileChange, FileChanges, FileEvent, WatchId, Watcher};
+pub use sources::cgroup_memory::{MemoryCounts, MemoryEvents, MemoryThreshold};
+pub use sources::channel::{Channel, ChannelEvent};
+pub use sources::child::Child;
+pub use sources::eventfd_source::EventFdSource;
+pub use sources::pressure::{Pressure, PressureTrigger, Resource};
+pub use sources::signals::Signals;
+pub use sources::signals::signal::Signal;
+pub use sources::watcher::{FileChange, FileChanges, FileEvent, WatchId, Watcher};
+pub use threads::loop_pool::LoopPool;
+pub use threads::loop_thread::LoopThread;
 
 /// The README's examples are compiled.
 #[cfg(doctest)]

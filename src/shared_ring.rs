@@ -9,6 +9,7 @@ mod layout;
 mod memory;
 mod producer;
 mod record;
+pub(crate) mod source;
 
 use std::fmt;
 use std::io;
@@ -24,7 +25,7 @@ pub use self::error::{RingError, RingSendError};
 use self::layout::{Layout, Side};
 use self::memory::Memory;
 use self::producer::Producer;
-use crate::disposal::close_descriptors;
+use crate::net::disposal::close_descriptors;
 
 /// How many descriptors the other process is given: the memory, the bell of the one who has made it, and that of the other.
 const DESCRIPTORS: usize = 3;
@@ -350,5 +351,6 @@ impl Link {
 mod hostile {
     mod tests;
 }
+
 #[cfg(test)]
 mod tests;

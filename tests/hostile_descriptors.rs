@@ -320,7 +320,7 @@ fn callbacks(file: &str, name: &str) -> Vec<String> {
 /// A frame stands for a message, and an error of frames is theirs alone; all else is the same.
 #[test]
 fn a_handler_of_frames_has_every_callback_of_a_connection() {
-    let mut of_connections = callbacks("src/net/handler.rs", "ConnectionHandler");
+    let mut of_connections = callbacks("src/net/connection/handler.rs", "ConnectionHandler");
     let mut of_frames = callbacks("src/codec/framed.rs", "FrameHandler");
     of_connections.iter_mut().filter(|name| *name == "message").for_each(|name| *name = "frame".to_owned());
     of_frames.retain(|name| name != "frame_error");

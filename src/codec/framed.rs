@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 
 use super::{Decoder, FrameError, decode_checked};
 use crate::buffer::Buffer;
-use crate::containment::Contained;
-use crate::disposal::close_descriptors;
+use crate::event_loop::containment::Contained;
+use crate::net::disposal::close_descriptors;
 use crate::net::{CloseReason, ConnectionHandler, State, TcpConnection};
 
 /// A [`ConnectionHandler`] for frames instead of bytes: a decoder, and a handler of what it finds.

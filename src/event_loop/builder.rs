@@ -6,18 +6,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::alarm::Alarm;
-use super::mailbox::Mailbox;
-use super::patience::Patience;
 use super::shared::Shared;
 use super::source::Wakeup;
+use super::spin::Patience;
 use super::{EventLoop, Inner};
-use crate::channel_table::ChannelTable;
-use crate::clock::{Clock, VirtualClock};
-use crate::containment::{logger, set_observer};
-use crate::poller::Poller;
+use crate::event_loop::channel_table::ChannelTable;
+use crate::event_loop::containment::{logger, set_observer};
+use crate::event_loop::handle::mailbox_limit::Mailbox;
+use crate::event_loop::poller::Poller;
+use crate::event_loop::timers::alarm::Alarm;
+use crate::event_loop::timers::clock::{Clock, VirtualClock};
+use crate::event_loop::timers::timer_queue::TimerQueue;
 use crate::readiness::Interest;
-use crate::timer_queue::TimerQueue;
 
 /// The settings of an [`EventLoop`], from [`EventLoop::builder`].
 ///

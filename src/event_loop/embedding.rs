@@ -16,8 +16,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use super::{EventLoop, Inner};
-use crate::containment::logger;
-use crate::task_queue::Wake;
+use crate::event_loop::containment::logger;
+use crate::event_loop::tasks::task_queue::Wake;
 
 impl EventLoop {
     /// Shows that there is work, if the loop is not in a turn, whose end would show it.

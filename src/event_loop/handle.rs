@@ -1,5 +1,7 @@
 //! The face of a loop that any thread may use.
 
+pub(in crate::event_loop) mod call;
+pub(in crate::event_loop) mod mailbox_limit;
 mod timers;
 
 use std::error::Error;
@@ -9,13 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use self::mailbox_limit::Mailbox;
 use super::EventLoop;
 use super::counters::Counters;
-use super::mailbox::Mailbox;
 use super::shared::Shared;
-use crate::containment::Contained;
-use crate::task::{SendTask, Task};
-use crate::task_queue::Refusal;
+use crate::event_loop::containment::Contained;
+use crate::event_loop::tasks::task::{SendTask, Task};
+use crate::event_loop::tasks::task_queue::Refusal;
 
 /// A loop, seen from any thread. Clones speak to the same loop.
 ///

@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use super::EventLoop;
 use super::counters::{Counters, Tally};
-use super::mailbox::Mailbox;
-use super::remote_timers::{RemoteKey, RemoteTimers};
-use crate::clock::Clock;
-use crate::containment::logger;
+use crate::event_loop::containment::logger;
+use crate::event_loop::handle::mailbox_limit::Mailbox;
+use crate::event_loop::process_mark::ProcessMark;
+use crate::event_loop::tasks::sync::ParkingLot;
+use crate::event_loop::tasks::task::SendTask;
+use crate::event_loop::tasks::task_queue::{TaskQueue, Wake};
+use crate::event_loop::timers::clock::Clock;
+use crate::event_loop::timers::remote_timers::{RemoteKey, RemoteTimers};
+use crate::event_loop::timers::timer_queue::TimerKey;
 use crate::eventfd::EventFd;
-use crate::process_mark::ProcessMark;
-use crate::sync::ParkingLot;
-use crate::task::SendTask;
-use crate::task_queue::{TaskQueue, Wake};
-use crate::timer_queue::TimerKey;
 
 /// A task or an errand from another thread.
 pub(super) type Posted = SendTask<EventLoop>;

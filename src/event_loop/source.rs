@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::shared::Shared;
 use super::{EventLoop, Inner};
 use crate::buffer::Buffer;
-use crate::channel_table::{ChannelId, ChannelTable};
-use crate::containment::logger;
+use crate::event_loop::channel_table::{ChannelId, ChannelTable};
+use crate::event_loop::containment::logger;
 use crate::readiness::{Interest, Readiness};
 
 /// A descriptor with somebody who answers for it. The loop owns it from registration to close.

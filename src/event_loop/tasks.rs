@@ -1,9 +1,13 @@
 //! Tasks on the loop's own thread: queueing them, and phase 5, which runs them and those of other threads.
 
+pub(crate) mod sync;
+pub(crate) mod task;
+pub(crate) mod task_queue;
+
+use self::task::{SendTask, Task};
+use self::task_queue::Batch;
 use super::EventLoop;
-use crate::slack::Slack;
-use crate::task::{SendTask, Task};
-use crate::task_queue::Batch;
+use crate::event_loop::trimming::slack::Slack;
 
 /// What the batches of one kind have needed lately.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{CURRENT, EventLoop};
-use crate::containment::logger;
+use crate::event_loop::containment::logger;
 
 impl Drop for EventLoop {
     fn drop(&mut self) {

@@ -1,19 +1,25 @@
 //! The loop's timers: phase 4, and the calls that make, move and cancel them.
 
+pub(in crate::event_loop) mod alarm;
+pub(crate) mod clock;
+pub(in crate::event_loop) mod remote_timers;
+pub(in crate::event_loop) mod repeat;
+pub(crate) mod timer_queue;
+
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use self::clock::nanos;
+use self::remote_timers::{RemoteKey, Started};
+use self::repeat::{Repeat, Schedule};
+use self::timer_queue::{Due, TimerKey};
 use super::EventLoop;
-use super::remote_timers::{RemoteKey, Started};
-use super::repeat::{Repeat, Schedule};
 use super::shared::{TimerId, TimerName};
-use crate::channel_table::ChannelId;
-use crate::clock::nanos;
-use crate::containment::Contained;
-use crate::task::Task;
-use crate::timer_queue::{Due, TimerKey};
+use crate::event_loop::channel_table::ChannelId;
+use crate::event_loop::containment::Contained;
+use crate::event_loop::tasks::task::Task;
 
 /// Deadlines that follow a turn more closely than this, in nanoseconds, are met by the next turn together. It is what the kernel
 /// allows itself with every other timeout of a thread (prctl(2), PR_SET_TIMERSLACK), and turns a million timers a second into 20,000

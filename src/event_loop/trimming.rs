@@ -1,6 +1,6 @@
 //! Memory that the loop holds since a burst, and when it gives that back.
 //!
-//! Collections that are used give up room themselves, when many uses in a row have not needed it ([`Slack`](crate::slack)). A loop that
+//! Collections that are used give up room themselves, when many uses in a row have not needed it ([`Slack`](crate::event_loop::trimming::slack)). A loop that
 //! has less to do after a burst may never use some of them again. So the loop looks before it sleeps: what is much more than it needs
 //! goes after an idle second, for which it wakes once, or after [`SLEEPS`] sleeps that began like that. A loop that holds nothing in
 //! excess does not wake. One that is embedded counts its turns instead.
@@ -8,17 +8,19 @@
 //! A source that holds much more room than it needs requests a [trim](EventLoop::request_trim). It may use the room again with its next
 //! input, so it is trimmed once it has not done so for a second at least, however busy the loop is.
 
+pub(crate) mod allocator;
+pub(crate) mod slack;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::time::{Duration, Instant};
 
+use self::slack::{KEPT, give_up, has_much};
 use super::{EventLoop, Inner};
-use crate::channel_table::ChannelId;
-use crate::heap;
-use crate::poller::Wait;
-use crate::slack::{KEPT, give_up, has_much};
-use crate::task_queue::Batch;
+use crate::event_loop::channel_table::ChannelId;
+use crate::event_loop::poller::Wait;
+use crate::event_loop::tasks::task_queue::Batch;
 
 /// How long the loop, or a source, has to be idle.
 const IDLE: Duration = Duration::from_secs(1);
@@ -112,8 +114,8 @@ impl EventLoop {
             || timers.borrow().has_slack()
             || channels.borrow().has_slack()
             || self.has_large_input()
-            || heap::is_much(self.inner.given_up.get())
-            || heap::has_fallen()
+            || allocator::is_much(self.inner.given_up.get())
+            || allocator::has_fallen()
     }
 
     /// Whether a handler has made the loop's input buffer grow far beyond its size.
@@ -156,8 +158,8 @@ impl EventLoop {
         give_up(&mut inner.closing.borrow_mut());
         let given_up = inner.timers.borrow_mut().trim();
         inner.channels.borrow_mut().trim();
-        heap::note_given_up(given_up + inner.given_up.take());
-        heap::give_back();
+        allocator::note_given_up(given_up + inner.given_up.take());
+        allocator::give_back();
     }
 }
 

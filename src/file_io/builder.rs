@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::FileIo;
+use super::backend::{Backend, Driver};
 use super::core::Core;
-use super::driver::{Backend, Driver};
-use crate::containment::logger;
 use crate::event_loop::EventLoop;
+use crate::event_loop::containment::logger;
 use crate::eventfd::EventFd;
 
 /// The settings of a [`FileIo`], from [`FileIo::builder`].

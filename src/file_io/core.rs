@@ -10,16 +10,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::driver::Driver;
+use super::backend::Driver;
 use super::operation::{Operation, Outcome};
-use super::table::{Key, Table};
+use super::slab::{Key, Table};
 use super::trouble::Trouble;
-use crate::channel_table::ChannelId;
-use crate::containment::{Contained, logger};
+use crate::event_loop::channel_table::ChannelId;
+use crate::event_loop::containment::{Contained, logger};
+use crate::event_loop::trimming::slack::{give_up, release_if_empty};
 use crate::event_loop::{EventLoop, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
-use crate::slack::{give_up, release_if_empty};
 
 pub(super) type Callback = Contained<Box<dyn FnOnce(&EventLoop, Outcome)>>;
 

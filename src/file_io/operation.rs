@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::file::File;
-use super::status::FileStatus;
+use super::metadata::FileStatus;
 
 /// Something to be done, and everything that it needs until it is done.
 pub(super) enum Operation {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::containment::logger;
+use crate::event_loop::containment::logger;
 
 #[derive(Debug)]
 pub(super) enum Trouble {

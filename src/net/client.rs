@@ -1,5 +1,10 @@
 //! A client: where it connects to, how long and how often it tries, and how it ends.
 
+pub(in crate::net) mod attempt;
+pub(in crate::net) mod backoff;
+pub(in crate::net) mod connector;
+pub(in crate::net) mod lookup;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
@@ -7,20 +12,20 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::admission::Quota;
-use super::attempt::{Attempt, ConnectError};
-use super::backoff::Backoff;
+use self::attempt::{Attempt, ConnectError};
+use self::backoff::Backoff;
+use self::connector::{Connector, Dial, OnAttempt, OnFailure, Settings};
 use super::connection::{Arrival, ConnectionHandle, TcpConnection};
-use super::connector::{Connector, Dial, OnAttempt, OnFailure, Settings};
-use super::driver::{Dialer, Outgoing, dial};
 use super::group::{Group, Limits};
-use super::handler::{ConnectionHandler, shared};
 use super::options::SocketOptions;
-use super::outcome::Outcome;
+use super::result::Outcome;
 use super::target::Target;
 use crate::buffer::Buffer;
-use crate::containment::Contained;
+use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, WeakLoop};
+use crate::net::connection::driver::{Dialer, Outgoing, dial};
+use crate::net::connection::handler::{ConnectionHandler, shared};
+use crate::net::group::admission::Quota;
 
 /// A client, for as long as this value lives: it connects, and serves the one connection that it makes.
 ///

@@ -4,18 +4,20 @@
 //! handler gets to see is a [`TcpConnection`], which lasts for one call; what other threads hold is a
 //! [`ConnectionHandle`]. An idle connection owns neither an input nor an output buffer.
 
-mod along;
-mod closing;
 mod delivery;
-mod face;
+pub(in crate::net) mod driver;
 mod failure;
+mod fd_passing;
+mod graceful_close;
+mod handle;
+pub(in crate::net) mod handler;
 mod idle;
-mod input;
-mod mailbox;
-mod output;
 mod queue;
+mod read;
 mod relay;
 mod replies;
+mod tcp_connection;
+mod write;
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -24,28 +26,28 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use face::TcpConnection;
-pub(super) use input::Received;
-pub use mailbox::ConnectionHandle;
+pub use handle::ConnectionHandle;
+pub(super) use read::Received;
+pub use tcp_connection::TcpConnection;
 
 use super::address::Address;
-use super::budget::Condemned;
 use super::group::{Membership, Stage};
-use super::outcome::CloseReason;
-use super::socket;
+use super::result::CloseReason;
 use crate::buffer::Buffer;
-use crate::channel_table::ChannelId;
-use crate::containment::Contained;
 use crate::event_loop::EventLoop;
+use crate::event_loop::channel_table::ChannelId;
+use crate::event_loop::containment::Contained;
+use crate::event_loop::timers::timer_queue::TimerKey;
+use crate::net::group::budget::Condemned;
+use crate::net::sys::stream;
 use crate::readiness::{Interest, Readiness};
-use crate::timer_queue::TimerKey;
-use along::{LastFd, Passing};
-use closing::{Alarm, GracefulClose};
 use delivery::Delivery;
-use mailbox::Mailbox;
-use output::AboveMark;
+use fd_passing::{LastFd, Passing};
+use graceful_close::{Alarm, GracefulClose};
+use handle::Mailbox;
 use queue::Queue;
 use relay::{Relay, Word};
+use write::AboveMark;
 
 pub(super) const INPUT: Readiness = Readiness::answering(Interest::READABLE);
 const OUTPUT: Readiness = Readiness::answering(Interest::WRITABLE);
@@ -231,7 +233,7 @@ impl Core {
 
     /// Answers whether the connection is made now, and thereby open. One that could not be made is closed with the error.
     pub(super) fn finish_connecting(&self, event_loop: &EventLoop) -> bool {
-        match socket::finish_connecting(&self.fd) {
+        match stream::finish_connecting(&self.fd) {
             Ok(Some(peer)) => {
                 self.peer.get_or_init(|| peer);
                 self.state.set(State::Open);

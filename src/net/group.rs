@@ -3,6 +3,11 @@
 //! A loop owns its connections; what the group keeps are their ids and counts. A connection belongs to its group through a
 //! [`Membership`], from the moment it is accepted or begun: however it ends, also on its way to a loop that has gone, the count is right.
 
+pub(in crate::net) mod admission;
+pub(in crate::net) mod budget;
+pub(crate) mod memory_limit;
+pub(in crate::net) mod peer_key;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -11,12 +16,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::admission::{Admission, Admitted, Quota};
-use super::budget::{Account, Budget};
-use crate::channel_table::ChannelId;
-use crate::containment::{Contained, logger};
+use self::admission::{Admission, Admitted, Quota};
+use self::budget::{Account, Budget};
+use crate::event_loop::channel_table::ChannelId;
+use crate::event_loop::containment::{Contained, logger};
+use crate::event_loop::process_mark::ProcessMark;
 use crate::event_loop::{EventLoop, LoopHandle};
-use crate::process_mark::ProcessMark;
 
 /// The limits that every connection of a group keeps to; sizes in bytes.
 #[derive(Clone, Copy, Debug)]

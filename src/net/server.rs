@@ -1,9 +1,13 @@
 //! A server: where it listens, how it deals its connections out, and how it ends.
 
 mod accepting;
+pub(in crate::net) mod acceptor;
+pub(in crate::net) mod balancer;
+mod bind;
 mod handle;
 mod limits;
-mod listening;
+pub(in crate::net) mod listener;
+pub(in crate::net) mod socket_path;
 mod unix;
 
 use std::cell::RefCell;
@@ -14,22 +18,22 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::balancer::Distribution;
+use self::listener::{Establish, Listener};
+use self::socket_path::AtPath;
 use super::address::Address;
-use super::admission::{Quota, ServerCounters};
 use super::connection::TcpConnection;
-use super::distribution::Distribution;
-use super::driver::establish;
 use super::group::{Group, Limits, Stage, StopReport, WhenEmpty};
-use super::handler::{ConnectionHandler, OnMessage, shared};
-use super::listener::{Establish, Listener};
 use super::options::SocketOptions;
-use super::outcome::Outcome;
-use super::path::AtPath;
+use super::result::Outcome;
 use super::target::Target;
 use crate::buffer::Buffer;
-use crate::containment::Contained;
+use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, WeakLoop};
-use crate::loop_pool::LoopPool;
+use crate::net::connection::driver::establish;
+use crate::net::connection::handler::{ConnectionHandler, OnMessage, shared};
+use crate::net::group::admission::{Quota, ServerCounters};
+use crate::threads::loop_pool::LoopPool;
 pub use handle::ServerHandle;
 
 /// A server, for as long as this value lives.
@@ -263,7 +267,7 @@ impl<'a, S> TcpServerBuilder<'a, S> {
             (Some(pool), Distribution::ListenerPerLoop) => pool.handles().len(),
             _ => 1,
         };
-        let (address, mut acceptors) = listening::bind(&addresses, &settings, listeners)?;
+        let (address, mut acceptors) = bind::bind(&addresses, &settings, listeners)?;
         let group = match &pool {
             None => Group::new(settings.limits, settings.quota, [event_loop.handle()]),
             Some(pool) => Group::new(settings.limits, settings.quota, pool.handles().cloned()),
@@ -271,11 +275,11 @@ impl<'a, S> TcpServerBuilder<'a, S> {
         let budget = settings.accepts_per_turn;
         match (&pool, establish) {
             (Some(pool), Establish::There(establish)) if listeners > 1 => {
-                listening::listen_there(pool, acceptors, budget, &group, &establish)?;
+                bind::listen_there(pool, acceptors, budget, &group, &establish)?;
             }
             (_, establish) => {
                 let acceptor = acceptors.remove(0);
-                listening::listen_here(event_loop, acceptor, budget, &group, distribution, establish)?;
+                bind::listen_here(event_loop, acceptor, budget, &group, distribution, establish)?;
             }
         }
         let handle = ServerHandle { home: event_loop.handle(), address, group };

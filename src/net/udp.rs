@@ -4,18 +4,17 @@
 //! what other threads hold.
 
 mod builder;
-mod driver;
-mod handler;
-
 mod core;
 mod destination;
+mod driver;
 mod error;
-mod face;
-mod mailbox;
-mod output;
+mod handle;
+mod handler;
 mod packet_info;
 mod queue;
 mod socket;
+mod udp_ref;
+mod write;
 
 use std::fmt;
 use std::io;
@@ -25,13 +24,13 @@ use std::rc::{Rc, Weak};
 pub use builder::UdpSocketBuilder;
 pub use destination::{UdpDestination, UdpSource};
 pub use error::DatagramError;
-pub use face::UdpRef;
+pub use handle::UdpHandle;
 pub use handler::DatagramHandler;
-pub use mailbox::UdpHandle;
+pub use udp_ref::UdpRef;
 
 use self::core::Core;
 use super::address::Address;
-use super::outcome::{CloseReason, Sent};
+use super::result::{CloseReason, Sent};
 use super::target::Target;
 use crate::event_loop::{EventLoop, WeakLoop};
 

@@ -6,7 +6,7 @@
 
 use std::{env, fs, path::Path};
 
-const QUEUE: &str = "../../src/task_queue.rs";
+const QUEUE: &str = "../../src/event_loop/tasks/task_queue.rs";
 const INDICES: &str = "../../src/shared_ring/event_index.rs";
 
 /// A bug: its name, and what to change.

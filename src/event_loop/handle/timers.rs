@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::{EventLoop, LoopHandle, PostError};
-use crate::containment::Contained;
-use crate::event_loop::remote_timers::Callback;
-use crate::event_loop::repeat::Repeat;
+use crate::event_loop::containment::Contained;
 use crate::event_loop::shared::{TimerId, TimerName};
-use crate::task_queue::Refusal;
+use crate::event_loop::tasks::task_queue::Refusal;
+use crate::event_loop::timers::remote_timers::Callback;
+use crate::event_loop::timers::repeat::Repeat;
 
 impl LoopHandle {
     /// As [`EventLoop::run_at`], from any thread. The id is good at once, also before the loop has seen the timer.

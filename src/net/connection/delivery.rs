@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use super::closing::Alarm;
+use super::graceful_close::Alarm;
 use super::{Core, State};
 use crate::event_loop::{EventLoop, TimerId};
-use crate::net::outcome::CloseReason;
-use crate::net::socket;
+use crate::net::result::CloseReason;
+use crate::net::sys::stream;
 
 /// How long the connection waits before it looks again whether all has been acknowledged, which nothing reports: at first, and at most.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -88,7 +88,7 @@ impl Core {
         let waits = delivery.timer.is_some() || {
             // What a Unix socket has taken lies with the peer already, and a close leaves it there.
             let has_arrived =
-                self.peer().is_unix() || socket::unacknowledged(&self.fd).is_ok_and(|bytes| bytes == 0);
+                self.peer().is_unix() || stream::unacknowledged(&self.fd).is_ok_and(|bytes| bytes == 0);
             let wait = match has_arrived {
                 false => Some(delivery.wait),
                 true if delivery.ending == Ending::InOrder && !delivery.lingers => Some(LINGER),

@@ -7,11 +7,11 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use super::output::AboveMark;
+use super::write::AboveMark;
 use super::{Core, State};
 use crate::event_loop::EventLoop;
-use crate::net::outcome::CloseReason;
-use crate::net::socket::{self, Transferred};
+use crate::net::result::CloseReason;
+use crate::net::sys::stream::{self, Transferred};
 use crate::readiness::Readiness;
 
 impl Core {
@@ -30,7 +30,7 @@ impl Core {
         if self.state.get() == State::Closed {
             return;
         }
-        if self.discarding.get() || !socket::is_disconnected(&self.fd, &error) {
+        if self.discarding.get() || !stream::is_disconnected(&self.fd, &error) {
             return self.close(event_loop, CloseReason::Error(error));
         }
         self.note_error(error);
@@ -102,7 +102,7 @@ impl Core {
     /// had closed. Not to be called before the end, or the read could not report the error itself.
     #[cold]
     pub(super) fn note_error_behind_end(&self) {
-        if let Ok(Some(error)) = socket::take_error(&self.fd) {
+        if let Ok(Some(error)) = stream::take_error(&self.fd) {
             self.note_error(error);
         }
     }
@@ -116,12 +116,12 @@ impl Core {
         event_loop.clear_ready(self.id, Readiness::ERROR);
         let peeked = match self.peer_finished.get() {
             true => Ok(Transferred::Bytes(0)),
-            false => socket::peek(self.fd.as_fd()),
+            false => stream::peek(self.fd.as_fd()),
         };
         match peeked {
             Ok(Transferred::Bytes(0)) => self.check_error_behind_end(event_loop),
             Ok(Transferred::Bytes(_)) => {}
-            Ok(Transferred::WouldBlock) => match socket::take_error(&self.fd) {
+            Ok(Transferred::WouldBlock) => match stream::take_error(&self.fd) {
                 Ok(None) => {}
                 Ok(Some(error)) | Err(error) => self.fail_output(event_loop, error),
             },

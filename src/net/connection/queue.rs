@@ -11,8 +11,8 @@ use std::sync::Arc;
 use rustix::io::retry_on_intr;
 
 use super::replies::Replies;
-use crate::net::descriptors::{are_too_many, send_with_descriptors};
-use crate::net::socket::{self, Transferred};
+use crate::net::sys::fd_passing::{are_too_many, send_with_descriptors};
+use crate::net::sys::stream::{self, Transferred};
 
 /// How far a piece grows to which small sends are added.
 const PIECE: usize = 64 * 1024;
@@ -265,8 +265,8 @@ impl Queue {
             count += 1;
         }
         let taken = match &slices[..count] {
-            [one] => socket::send(socket, one)?,
-            several => socket::send_vectored(socket, several)?,
+            [one] => stream::send(socket, one)?,
+            several => stream::send_vectored(socket, several)?,
         };
         let taken = match taken {
             Transferred::Bytes(n) => n,
@@ -320,7 +320,7 @@ impl Queue {
     fn write_file(&mut self, socket: BorrowedFd<'_>, most: u64) -> io::Result<u64> {
         let Some(Segment::File { file, offset, left }) = self.segments.front_mut() else { return Ok(0) };
         let wanted = most.min(*left);
-        let taken = match socket::send_file(socket, file.as_fd(), offset, wanted as usize)? {
+        let taken = match stream::send_file(socket, file.as_fd(), offset, wanted as usize)? {
             Transferred::WouldBlock => return Ok(0),
             Transferred::Bytes(0) => return Err(too_short(*left)),
             Transferred::Bytes(n) => n as u64,

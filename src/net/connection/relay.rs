@@ -9,12 +9,12 @@ use std::io;
 use std::mem;
 use std::time::Duration;
 
-use super::mailbox::ConnectionHandle;
+use super::handle::ConnectionHandle;
 use super::{Core, State};
 use crate::buffer::Buffer;
-use crate::channel_table::ChannelId;
 use crate::event_loop::EventLoop;
-use crate::net::outcome::CloseReason;
+use crate::event_loop::channel_table::ChannelId;
+use crate::net::result::CloseReason;
 use crate::readiness::Readiness;
 
 /// One connection's side of a link.

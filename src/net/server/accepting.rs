@@ -1,9 +1,9 @@
 //! The settings of whom a server takes, and how it shares its connections out.
 
 use super::{ManyLoops, TcpServerBuilder};
-use crate::net::admission::AtMaximum;
-use crate::net::distribution::Distribution;
-use crate::net::origin::Ipv6Prefix;
+use crate::net::group::admission::AtMaximum;
+use crate::net::group::peer_key::Ipv6Prefix;
+use crate::net::server::balancer::Distribution;
 
 impl<S> TcpServerBuilder<'_, S> {
     /// How many connections the server may have at a time, on all its loops. Usually there is no limit but that of descriptors.

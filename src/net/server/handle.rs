@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::begin_to_stop;
-use crate::containment::Contained;
+use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::net::address::Address;
-use crate::net::admission::ServerCounters;
+use crate::net::group::admission::ServerCounters;
 use crate::net::group::{Group, StopReport, WhenEmpty};
 
 /// A server, seen from any thread, from [`TcpServer::handle`](crate::TcpServer::handle). Clones speak to the same server.

@@ -11,14 +11,14 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::UdpSocket;
 use super::core::Core;
 use super::driver::establish;
-use super::face::UdpRef;
 use super::handler::{DatagramHandler, OnDatagram};
 use super::queue::Limits;
-use crate::containment::Contained;
+use super::udp_ref::UdpRef;
 use crate::event_loop::EventLoop;
-use crate::net::int_options::report_destinations;
-use crate::net::outcome::Outcome;
-use crate::net::socket::local_address;
+use crate::event_loop::containment::Contained;
+use crate::net::result::Outcome;
+use crate::net::sys::int_options::report_destinations;
+use crate::net::sys::stream::local_address;
 
 #[derive(Clone, Debug, Default)]
 struct Options {

@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use super::destination::{UdpDestination, UdpSource};
 use super::error::LONGEST;
-use super::mailbox::{Mailbox, UdpHandle};
+use super::handle::{Mailbox, UdpHandle};
 use super::queue::{Limits, Queue};
 use super::socket::{self, Received};
 use crate::buffer::Buffer;
-use crate::channel_table::ChannelId;
-use crate::containment::Contained;
 use crate::event_loop::EventLoop;
-use crate::net::outcome::CloseReason;
+use crate::event_loop::channel_table::ChannelId;
+use crate::event_loop::containment::Contained;
+use crate::net::result::CloseReason;
 use crate::readiness::{Interest, Readiness};
 
 /// What is used up when there is nothing to receive.
@@ -233,7 +233,7 @@ impl Core {
     pub(super) fn take_reports(&self, event_loop: &EventLoop) -> VecDeque<Report> {
         event_loop.clear_ready(self.id, Readiness::ERROR);
         let mut reports = self.reports.take();
-        match crate::net::socket::take_error(&self.fd) {
+        match crate::net::sys::stream::take_error(&self.fd) {
             Ok(None) => {}
             Ok(Some(error)) | Err(error) => reports.push_back((Contained::new(error), self.peer)),
         }

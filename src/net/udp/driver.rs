@@ -7,13 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use super::core::{Core, Input};
-use super::face::UdpRef;
+use super::handle::CloseNow;
 use super::handler::DatagramHandler;
-use super::mailbox::CloseNow;
-use crate::channel_table::ChannelId;
-use crate::containment::Contained;
+use super::udp_ref::UdpRef;
+use crate::event_loop::channel_table::ChannelId;
+use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, Source};
-use crate::net::outcome::CloseReason;
+use crate::net::result::CloseReason;
 use crate::readiness::{Interest, Readiness};
 
 /// How much is received in one turn, so that a busy socket does not keep the loop's other channels waiting.

@@ -3,9 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::face::UdpRef;
-use crate::containment::logger;
-use crate::net::outcome::CloseReason;
+use super::udp_ref::UdpRef;
+use crate::event_loop::containment::logger;
+use crate::net::result::CloseReason;
 
 /// What a UDP socket does with what comes.
 ///

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::destination::UdpSource;
-use crate::slack::release_if_empty;
+use crate::event_loop::trimming::slack::release_if_empty;
 
 /// A datagram on its way out. It goes to the peer of a connected socket if no other destination is given.
 #[derive(Debug, PartialEq, Eq)]

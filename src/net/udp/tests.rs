@@ -4,7 +4,7 @@
 use super::driver::establish;
 use super::queue::Limits;
 use super::*;
-use crate::containment::Contained;
+use crate::event_loop::containment::Contained;
 use std::cell::RefCell;
 use std::iter;
 use std::os::fd::AsFd;

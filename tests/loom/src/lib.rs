@@ -31,7 +31,7 @@ pub mod reactor;
 #[path = "../../../src/shared_ring/event_index.rs"]
 mod event_index;
 
-#[path = "../../../src/task_queue.rs"]
+#[path = "../../../src/event_loop/tasks/task_queue.rs"]
 #[allow(dead_code, reason = "the models need no more than what threads can race for")]
 mod task_queue;
 

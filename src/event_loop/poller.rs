@@ -1,0 +1,164 @@
+//! The kernel's side of waiting: `mio::Poll`, with the loop's words for what it is asked and what it answers.
+//!
+//! mio registers every descriptor edge-triggered, so a readiness is reported once and not again until it has gone and come
+//! back. Remembering it meanwhile is the [`ChannelTable`](crate::event_loop::channel_table)'s work; this module only translates.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
+
+use crate::readiness::{Interest, Readiness};
+
+/// How long a wait may last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Look, and come back.
+    No,
+    /// Until something happens or this instant has come.
+    Until(Instant),
+    /// Until something happens.
+    Forever,
+}
+
+#[derive(Debug)]
+pub(crate) struct Poller {
+    /// A second name for the poll's descriptor: registering needs no exclusive access, waiting does.
+    registry: mio::Registry,
+    poll: RefCell<mio::Poll>,
+    events: RefCell<mio::Events>,
+}
+
+impl Poller {
+    /// `capacity` is the number of events one wait can bring; what does not fit comes with the next one.
+    pub(crate) fn new(capacity: usize) -> io::Result<Poller> {
+        let poll = mio::Poll::new()?;
+        Ok(Poller {
+            registry: poll.registry().try_clone()?,
+            poll: RefCell::new(poll),
+            events: RefCell::new(mio::Events::with_capacity(capacity)),
+        })
+    }
+
+    /// Watches `fd` from now on; what stands already is reported by the next wait.
+    pub(crate) fn register(&self, fd: BorrowedFd<'_>, key: u64, interest: Interest) -> io::Result<()> {
+        self.registry.register(&mut SourceFd(&fd.as_raw_fd()), token(key), to_mio(interest)?)
+    }
+
+    /// Changes what is watched. A readiness that still stands is reported afresh, which is what makes a channel
+    /// that is registered anew after each callback level-triggered for its user.
+    pub(crate) fn reregister(&self, fd: BorrowedFd<'_>, key: u64, interest: Interest) -> io::Result<()> {
+        self.registry.reregister(&mut SourceFd(&fd.as_raw_fd()), token(key), to_mio(interest)?)
+    }
+
+    /// Watches `fd` no longer.
+    pub(crate) fn deregister(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()))
+    }
+
+    /// Waits, and keeps what happened for [`each_event`](Poller::each_event).
+    ///
+    /// A signal that interrupts the wait does not end it: the wait goes on for the time that is left.
+    pub(crate) fn wait(&self, wait: Wait) -> io::Result<()> {
+        let (mut poll, mut events) = (self.poll.borrow_mut(), self.events.borrow_mut());
+        loop {
+            let timeout = match wait {
+                Wait::No => Some(Duration::ZERO),
+                Wait::Until(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
+                Wait::Forever => None,
+            };
+            match poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The kernel waits for 24 days at most.
+                Ok(()) if events.is_empty() && matches!(wait, Wait::Until(end) if end > Instant::now()) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Forgets what the last wait brought, for a turn that does without one.
+    pub(crate) fn forget_events(&self) {
+        self.events.borrow_mut().clear();
+    }
+
+    /// Whether the last wait brought anything.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.borrow().is_empty()
+    }
+
+    /// Whether events are left that the last wait had no room for. A system call only if that was full.
+    pub(crate) fn has_more(&self) -> bool {
+        const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let is_full = {
+            let events = self.events.borrow();
+            events.iter().count() >= events.capacity()
+        };
+        if !is_full {
+            return false;
+        }
+        let ready = retry_on_intr(|| poll(&mut [PollFd::new(&self.registry, PollFlags::IN)], Some(&NOW)));
+        // What cannot be found out is looked for.
+        ready != Ok(0)
+    }
+
+    /// Tells what the last wait brought: the key given at registration, and what is ready.
+    pub(crate) fn each_event(&self, mut tell: impl FnMut(u64, Readiness)) {
+        for event in self.events.borrow().iter() {
+            tell(event.token().0 as u64, from_mio(event));
+        }
+    }
+}
+
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.registry.as_fd()
+    }
+}
+
+fn token(key: u64) -> mio::Token {
+    const { assert!(usize::BITS == 64, "a channel's key needs all 64 bits of a token") };
+    mio::Token(key as usize)
+}
+
+/// mio has no empty interest: what waits for nothing is not registered at all.
+fn to_mio(interest: Interest) -> io::Result<mio::Interest> {
+    let wanted = [
+        (interest.is_readable(), mio::Interest::READABLE),
+        (interest.is_writable(), mio::Interest::WRITABLE),
+        (interest.is_priority(), mio::Interest::PRIORITY),
+    ];
+    wanted
+        .into_iter()
+        .filter_map(|(wanted, interest)| wanted.then_some(interest))
+        .reduce(|all, interest| all | interest)
+        .ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, "an interest in nothing cannot be registered")
+        })
+}
+
+fn from_mio(event: &mio::event::Event) -> Readiness {
+    let mut readiness = Readiness::NONE;
+    if event.is_readable() {
+        readiness |= Readiness::READABLE;
+    }
+    if event.is_writable() {
+        readiness |= Readiness::WRITABLE;
+    }
+    if event.is_read_closed() {
+        readiness |= Readiness::READ_CLOSED;
+    }
+    if event.is_write_closed() {
+        readiness |= Readiness::WRITE_CLOSED;
+    }
+    if event.is_error() {
+        readiness |= Readiness::ERROR;
+    }
+    if event.is_priority() {
+        readiness |= Readiness::PRIORITY;
+    }
+    readiness
+}

@@ -1,0 +1,40 @@
+use super::*;
+
+impl<C> Nodes<C> {
+    pub(in crate::event_loop::timers::timer_queue) fn capacity(&self) -> usize {
+        self.nodes.capacity() + self.vacancies.capacity()
+    }
+
+    /// As if a vacant node had been used this often.
+    pub(in crate::event_loop::timers::timer_queue) fn wear(&mut self, index: u32, generation: u32) {
+        self[index].generation = generation;
+    }
+
+    /// The nodes that are vacant and can be used again, sorted.
+    pub(in crate::event_loop::timers::timer_queue) fn vacant(&self) -> Vec<u32> {
+        self.vacancies.all()
+    }
+}
+
+#[test]
+fn a_node_with_a_task_fills_a_cache_line() {
+    type Task = (&'static str, [usize; 3]);
+    assert_eq!((size_of::<Node<Task>>(), align_of::<Node<Task>>()), (64, 64));
+}
+
+#[test]
+fn a_vacant_node_is_used_before_a_new_one_is_made() {
+    let mut nodes = Nodes::<()>::new();
+    assert_eq!(nodes.take_vacant(), None);
+    let keys = [(); 3].map(|()| nodes.grow());
+    assert_eq!(keys.map(|key| (key.index, key.generation)), [(0, 0), (1, 0), (2, 0)]);
+    nodes.vacate(0);
+    nodes.vacate(2);
+    assert_eq!(nodes.vacant(), [0, 2]);
+    let keys = [(); 3].map(|()| nodes.take_vacant());
+    assert_eq!(
+        keys.map(|key| key.map(|key| (key.index, key.generation))),
+        [Some((2, 1)), Some((0, 1)), None]
+    );
+    assert_eq!(nodes.len(), 3);
+}

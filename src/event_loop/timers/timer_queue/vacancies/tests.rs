@@ -1,0 +1,67 @@
+use super::*;
+
+impl Vacancies {
+    pub(in crate::event_loop::timers::timer_queue) fn capacity(&self) -> usize {
+        self.recent.capacity() + self.earlier.capacity()
+    }
+
+    /// All of them, sorted.
+    pub(in crate::event_loop::timers::timer_queue) fn all(&self) -> Vec<u32> {
+        let bits = (0..).zip(&self.earlier).flat_map(|(word, bits)| {
+            (0..64).filter(move |bit| bits >> bit & 1 != 0).map(move |bit| word * 64 + bit)
+        });
+        let mut all: Vec<u32> = bits.chain(self.recent.iter().copied()).collect();
+        assert_eq!(all.len(), self.count + self.recent.len());
+        all.sort_unstable();
+        all
+    }
+}
+
+/// Numbers below 1009, each once, in no order that would be of use.
+fn shuffled() -> impl Iterator<Item = u32> {
+    (0..1009).map(|number| number * 463 % 1009)
+}
+
+fn take_all(vacancies: &mut Vacancies) -> Vec<u32> {
+    std::iter::from_fn(|| vacancies.take()).collect()
+}
+
+#[test]
+fn what_was_given_up_last_is_used_first() {
+    let mut vacancies = Vacancies::new();
+    assert_eq!(vacancies.take(), None);
+    [7, 3, 900].into_iter().for_each(|index| vacancies.put(index));
+    assert_eq!(take_all(&mut vacancies), [900, 3, 7]);
+}
+
+#[test]
+fn of_many_most_are_used_in_order_and_each_once() {
+    let mut vacancies = Vacancies::new();
+    shuffled().for_each(|index| vacancies.put(index));
+    let latest: Vec<u32> = shuffled().collect();
+    let taken = take_all(&mut vacancies);
+    let recent = taken.iter().zip(latest.iter().rev()).take_while(|(taken, put)| taken == put).count();
+    assert!((RECENT / 2..=RECENT).contains(&recent), "{recent} in the order given up");
+    assert!(taken[recent..].is_sorted());
+    let mut all = taken;
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..1009));
+}
+
+#[test]
+fn a_search_comes_round_to_what_lies_behind_it() {
+    let mut vacancies = Vacancies::new();
+    let mut out: Vec<u32> = Vec::new();
+    shuffled().for_each(|index| vacancies.put(index));
+    for round in 0..50 {
+        out.extend((0..100 + round).filter_map(|_| vacancies.take()));
+        // Half of them come back, the first ones first.
+        out.drain(..out.len() / 2).for_each(|index| vacancies.put(index));
+        let mut all = [vacancies.all(), out.clone()].concat();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..1009), "each is here or out");
+    }
+    out.extend(take_all(&mut vacancies));
+    assert_eq!((out.len(), vacancies.count), (1009, 0));
+    assert_eq!(vacancies.take(), None);
+}

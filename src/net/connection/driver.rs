@@ -1,0 +1,339 @@
+//! Drives a connection: opens it, reads what comes, and calls the handler.
+//!
+//! Input comes through the loop's one buffer, and only what a handler leaves there is copied into a buffer of the
+//! connection's own.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+
+use super::handler::ConnectionHandler;
+use crate::buffer::Buffer;
+use crate::event_loop::channel_table::ChannelId;
+use crate::event_loop::containment::{Contained, logger};
+use crate::event_loop::{EventLoop, Source};
+use crate::net::connection::{Arrival, Core, INPUT, Received, State, TcpConnection};
+use crate::net::disposal::close_descriptors;
+use crate::net::group::Stage;
+use crate::net::result::CloseReason;
+use crate::net::sys::fd_passing::close_unopened;
+use crate::readiness::{Interest, Readiness};
+
+/// What the kernel is asked to report. That there is urgent data matters to [`Core::receive`] alone, and is not waited for.
+fn watched() -> Interest {
+    Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY
+}
+
+/// What a connection's slot carries.
+struct Connection<H> {
+    /// `None` until the factory has made it.
+    handler: RefCell<Option<Contained<H>>>,
+    /// Of a connection that this end makes.
+    outgoing: Option<Box<Outgoing<H>>>,
+    /// Dropped last: the connection counts as open until its handler has gone.
+    core: Core,
+}
+
+/// Whoever has a connection made, and hears how that goes.
+pub(in crate::net) trait Dialer {
+    /// The connection is made. It opens when this has returned, unless it has been closed meanwhile.
+    fn on_connected(&self, conn: &TcpConnection<'_>);
+
+    /// The last word: the connection is closed, or could not be made. Its handler, if it has got one, has been told.
+    fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: Contained<CloseReason>);
+}
+
+/// What a connection needs that this end makes, until it is made and after.
+pub(in crate::net) struct Outgoing<H> {
+    dialer: Rc<dyn Dialer>,
+    make: Cell<Option<Box<Make<H>>>>,
+}
+
+type Make<H> = dyn FnOnce(&TcpConnection<'_>) -> H;
+
+impl<H> Outgoing<H> {
+    pub(in crate::net) fn new(
+        dialer: Rc<dyn Dialer>,
+        make: impl FnOnce(&TcpConnection<'_>) -> H + 'static,
+    ) -> Outgoing<H> {
+        Outgoing { dialer, make: Cell::new(Some(Box::new(make))) }
+    }
+}
+
+/// Takes a socket that is being connected into the loop. Its registration is the one that the connection will have.
+///
+/// Calls nobody; whatever comes of it, the dialer hears later.
+pub(in crate::net) fn dial<H: ConnectionHandler>(
+    event_loop: &EventLoop,
+    arrival: Arrival,
+    outgoing: Outgoing<H>,
+) -> io::Result<ChannelId> {
+    let connection = event_loop.register(watched(), |id| {
+        let core = Core::new(id, arrival, State::Connecting);
+        Rc::new(Connection { core, handler: RefCell::new(None), outgoing: Some(Box::new(outgoing)) })
+    })?;
+    connection.core.update_wanted(event_loop);
+    Ok(connection.core.id())
+}
+
+/// Takes an accepted socket into the loop, and opens the connection.
+///
+/// `make` and the handler are the user's code: a panic there costs this connection, and nothing else.
+pub(in crate::net) fn establish<H: ConnectionHandler>(
+    event_loop: &EventLoop,
+    arrival: Arrival,
+    make: impl FnOnce(&TcpConnection<'_>) -> H,
+) {
+    if arrival.membership.group().stage() != Stage::Serving {
+        return close_unopened(arrival.fd, &arrival.peer);
+    }
+    let peer = arrival.peer.clone();
+    let registered = event_loop.register(watched(), |id| {
+        let core = Core::new(id, arrival, State::Open);
+        Rc::new(Connection { core, handler: RefCell::new(None), outgoing: None })
+    });
+    let connection = match registered {
+        Ok(connection) => connection,
+        Err(error) => {
+            return logger::recurring("cannot watch a connection", |left_out| {
+                log::warn!("cannot watch a connection from {peer}: {error}{left_out}");
+            });
+        }
+    };
+    connection.core.update_wanted(event_loop);
+    connection.open(event_loop, make);
+}
+
+impl<H: ConnectionHandler> Connection<H> {
+    fn open(&self, event_loop: &EventLoop, make: impl FnOnce(&TcpConnection<'_>) -> H) {
+        self.core.start_idle_timeout(event_loop);
+        let opened = event_loop.catch("a connection's factory or on_open", || {
+            let conn = TcpConnection::new(event_loop, &self.core);
+            *self.handler.borrow_mut() = Some(Contained::new(make(&conn)));
+            // The factory may have closed the connection, or ended its server.
+            if self.core.state() != State::Closed {
+                self.call(event_loop, |handler, conn| handler.on_open(conn));
+            }
+        });
+        self.core.settle_descriptors();
+        if opened.is_none() {
+            self.on_panic(event_loop);
+        }
+    }
+
+    /// The socket has something to say while it is being connected.
+    #[cold]
+    fn finish_connecting(&self, event_loop: &EventLoop) {
+        let Some(outgoing) = &self.outgoing else { return };
+        if !self.core.finish_connecting(event_loop) {
+            return;
+        }
+        outgoing.dialer.on_connected(&TcpConnection::new(event_loop, &self.core));
+        let make = outgoing.make.take().filter(|_| self.core.state() == State::Open);
+        if let Some(make) = make {
+            self.open(event_loop, make);
+        }
+    }
+
+    /// What has come up where the handler could not be called.
+    #[cold]
+    fn take_notes(&self, event_loop: &EventLoop) {
+        let core = &self.core;
+        event_loop.clear_ready(core.id(), Readiness::NOTE);
+        if core.take_high_note() {
+            self.call(event_loop, |handler, conn| handler.on_high_water(conn, conn.unsent()));
+        }
+        if core.take_stop_note() {
+            self.call(event_loop, |handler, conn| handler.on_stop(conn));
+            // What is relayed goes on for as long as it may: how much is to come only the two peers know.
+            if !core.is_relaying() {
+                core.drain(event_loop);
+            }
+        }
+    }
+
+    /// Calls the handler, and closes the connection if it says that something is wrong.
+    fn call(
+        &self,
+        event_loop: &EventLoop,
+        callback: impl FnOnce(&mut H, &TcpConnection<'_>) -> io::Result<()>,
+    ) {
+        let mut handler = self.handler.borrow_mut();
+        let Some(handler) = handler.as_mut() else { return };
+        if let Err(error) = callback(handler, &TcpConnection::new(event_loop, &self.core)) {
+            self.core.close(event_loop, CloseReason::Error(error));
+        }
+    }
+
+    /// As [`call`](Connection::call), with something that the peer has sent.
+    fn give_input(
+        &self,
+        event_loop: &EventLoop,
+        callback: impl FnOnce(&mut H, &TcpConnection<'_>) -> io::Result<()>,
+    ) {
+        self.core.while_replying(|| self.call(event_loop, callback));
+    }
+
+    fn flush(&self, event_loop: &EventLoop) {
+        let flushed = self.core.flush(event_loop);
+        if self.core.is_linked() {
+            return;
+        }
+        let was_closed = self.core.state() == State::Closed;
+        if flushed.low {
+            self.call(event_loop, |handler, conn| handler.on_low_water(conn));
+        }
+        // Unless that has closed the connection.
+        if flushed.drained && was_closed == (self.core.state() == State::Closed) {
+            self.call(event_loop, |handler, conn| handler.on_drained(conn));
+        }
+    }
+
+    fn read(&self, event_loop: &EventLoop, ready: Readiness) {
+        let mut input = event_loop.lend_input();
+        match self.core.receive(event_loop, ready, &mut input) {
+            Received::Input => self.deliver(event_loop, &mut input),
+            Received::InputAndDescriptors(descriptors) => {
+                // A link has no handler to take them, and does not pass them on.
+                if self.core.is_linked() {
+                    close_descriptors(descriptors);
+                } else {
+                    self.give_input(event_loop, |handler, conn| handler.on_descriptors(conn, descriptors));
+                }
+                if self.core.state() != State::Closed {
+                    self.deliver(event_loop, &mut input);
+                }
+            }
+            Received::End => self.end_input(event_loop),
+            Received::Nothing => {}
+        }
+        event_loop.return_input(input);
+    }
+
+    /// Offers `input`, behind what was left of earlier input, to the handler, and keeps what it leaves.
+    fn deliver(&self, event_loop: &EventLoop, input: &mut Buffer) {
+        if self.core.is_linked() {
+            return self.core.forward(event_loop, input);
+        }
+        match self.core.take_unread() {
+            None => {
+                self.give_input(event_loop, |handler, conn| handler.on_message(conn, input));
+                if !input.is_empty() {
+                    let mut unread = Box::new(Buffer::new());
+                    unread.append(input.readable());
+                    self.core.keep_unread(event_loop, unread);
+                }
+            }
+            Some(mut unread) => {
+                unread.append(input.readable());
+                let offered = unread.len();
+                self.give_input(event_loop, |handler, conn| handler.on_message(conn, &mut unread));
+                self.core.note_moved(offered.saturating_sub(unread.len()));
+                if unread.is_empty() {
+                    self.core.count_buffered();
+                } else {
+                    self.core.keep_unread(event_loop, unread);
+                }
+            }
+        }
+    }
+
+    fn end_input(&self, event_loop: &EventLoop) {
+        if self.core.is_linked() {
+            return self.core.forward(event_loop, &mut Buffer::new());
+        }
+        if !self.core.is_draining() {
+            self.call(event_loop, |handler, conn| handler.on_peer_shutdown(conn));
+        }
+        self.core.close_if_finished(event_loop);
+    }
+}
+
+impl<H: ConnectionHandler> Source for Connection<H> {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.core.as_fd())
+    }
+
+    /// The socket was made for this connection alone. Unless its descriptor was lent to the user, closing it takes it out of the
+    /// poller, which saves a call for each connection.
+    fn may_be_duplicated(&self) -> bool {
+        self.core.may_be_duplicated()
+    }
+
+    /// Output first: what it frees may let input flow again in this very turn.
+    fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
+        let core = &self.core;
+        if ready.intersects(Readiness::NOTE) {
+            self.take_notes(event_loop);
+        }
+        // Not if a note has had the handler close the connection: what is queued is lost then.
+        if ready.is_writable() && core.has_output() && core.state() != State::Closed {
+            self.flush(event_loop);
+        }
+        match core.state() {
+            State::Open | State::Closing => {}
+            State::Connecting => return self.finish_connecting(event_loop),
+            State::Closed => return,
+        }
+        if core.is_reading() && ready.intersects(INPUT) {
+            self.read(event_loop, ready);
+        } else if ready.is_error() {
+            core.check_error(event_loop);
+        }
+    }
+
+    fn on_notified(&self, event_loop: &EventLoop) {
+        let core = &self.core;
+        core.read_mailbox(event_loop);
+        match core.stage() {
+            Stage::Serving => {}
+            Stage::Draining => core.note_stop(event_loop),
+            Stage::Cutting | Stage::Resetting => core.cut(event_loop),
+        }
+    }
+
+    fn on_deadline(&self, event_loop: &EventLoop) {
+        if self.core.check_idle(event_loop) {
+            self.call(event_loop, |handler, conn| handler.on_idle(conn));
+        }
+    }
+
+    fn on_told(&self, event_loop: &EventLoop, word: &mut dyn Any) {
+        self.core.on_told(event_loop, word);
+    }
+
+    fn on_trim(&self) -> bool {
+        self.core.trim_unread()
+    }
+
+    fn on_panic(&self, event_loop: &EventLoop) {
+        self.core.close(event_loop, CloseReason::Panicked);
+    }
+
+    fn on_loop_end(&self, event_loop: &EventLoop) {
+        match self.core.stage() {
+            Stage::Serving | Stage::Draining => self.core.close(event_loop, CloseReason::LoopEnded),
+            // The loop belongs to the server and ends with it, and the notification may still be in its queue.
+            Stage::Cutting | Stage::Resetting => self.core.cut(event_loop),
+        }
+    }
+
+    fn on_close(&self, event_loop: &EventLoop) {
+        let reason = self.core.take_reason();
+        let tell = || {
+            if let Some(handler) = self.handler.borrow_mut().as_mut() {
+                handler.on_close(&TcpConnection::new(event_loop, &self.core), &reason);
+            }
+        };
+        match &self.outgoing {
+            None => tell(),
+            Some(outgoing) => {
+                // The dialer hears of the end also when the handler panics over it.
+                event_loop.catch("a close callback", tell);
+                Rc::clone(&outgoing.dialer).on_end(event_loop, reason);
+            }
+        }
+    }
+}

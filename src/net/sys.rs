@@ -1,0 +1,6 @@
+//! The system calls on sockets.
+
+pub(in crate::net) mod fd_passing;
+pub(in crate::net) mod int_options;
+pub(in crate::net) mod stream;
+pub(in crate::net) mod tcp_info;

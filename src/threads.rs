@@ -1,0 +1,4 @@
+//! Loops on threads of their own.
+
+pub(crate) mod loop_pool;
+pub(crate) mod loop_thread;

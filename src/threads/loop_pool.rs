@@ -1,0 +1,67 @@
+//! Several threads with a loop each.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::event_loop::LoopHandle;
+use crate::threads::loop_thread::LoopThread;
+
+/// A number of threads that run a loop each, until the pool is dropped.
+///
+/// ```
+/// use reveille::LoopPool;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let pool = LoopPool::new(2.try_into().unwrap(), "worker")?; // "worker-0" and "worker-1"
+/// for _ in 0..4 {
+///     pool.next().queue_in_loop(|_| println!("{:?}", std::thread::current().name()))?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct LoopPool {
+    threads: Vec<LoopThread>,
+    next: AtomicUsize,
+}
+
+impl LoopPool {
+    /// Starts `size` threads, called `name` with a number.
+    ///
+    /// # Errors
+    /// As [`LoopThread::spawn`]; the threads started until then are ended.
+    ///
+    /// # Panics
+    /// If `name` has a zero byte in it.
+    pub fn new(size: NonZeroUsize, name: &str) -> io::Result<LoopPool> {
+        let threads: io::Result<Vec<_>> =
+            (0..size.get()).map(|number| LoopThread::spawn(format!("{name}-{number}"))).collect();
+        Ok(LoopPool { threads: threads?, next: AtomicUsize::new(0) })
+    }
+
+    /// The loops in turn, without those that have [ended](LoopHandle::is_terminated). If all have, it is one of them. From any thread.
+    pub fn next(&self) -> &LoopHandle {
+        let turn = || self.next.fetch_add(1, Relaxed) % self.threads.len();
+        let first = self.threads[turn()].handle();
+        if !first.is_terminated() {
+            return first;
+        }
+        let others = (1..self.threads.len()).map(|_| self.threads[turn()].handle());
+        others.into_iter().find(|handle| !handle.is_terminated()).unwrap_or(first)
+    }
+
+    /// All the loops, in the order of their numbers, those that have [ended](LoopHandle::is_terminated) included.
+    pub fn handles(&self) -> impl ExactSizeIterator<Item = &LoopHandle> {
+        self.threads.iter().map(LoopThread::handle)
+    }
+}
+
+impl Drop for LoopPool {
+    /// Asks all loops to quit, and then waits for their threads, so that they end side by side.
+    fn drop(&mut self) {
+        for thread in &self.threads {
+            thread.handle().quit();
+        }
+    }
+}
