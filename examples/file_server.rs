@@ -24,8 +24,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use reveille::{
-    Backend, CloseReason, EventLoop, FileIo, FileIoBuilder, FrameError, FrameHandler, Framed, LineCodec,
-    LineError, Signal, Signals, TcpConnection, TcpServer,
+    CloseReason, EventLoop, FileIo, FileIoBackend, FileIoBuilder, FrameError, FrameHandler, Framed,
+    LineCodec, LineError, Signal, Signals, TcpConnection, TcpServer,
 };
 
 use transfer::{PIECE, Transfer};
@@ -115,7 +115,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
             ending.end(event_loop);
         }
     })?;
-    let by = if service.files.backend() == Backend::Ring { "io_uring" } else { "threads" };
+    let by = if service.files.backend() == FileIoBackend::IoUring { "io_uring" } else { "threads" };
     let (ip, port) = (local.ip(), local.port());
     // If nobody reads this it serves all the same, so a write may fail.
     let _ = writeln!(
@@ -263,7 +263,7 @@ impl FrameHandler<LineCodec> for Session {
 
 struct Arguments {
     listen: SocketAddr,
-    by: Option<Backend>,
+    by: Option<FileIoBackend>,
     directory: PathBuf,
 }
 
@@ -282,8 +282,8 @@ impl Arguments {
                 Some("--port") => listen = format!("127.0.0.1:{}", value()?),
                 Some("--by") => {
                     by = Some(match &*value()? {
-                        "io_uring" => Backend::Ring,
-                        "threads" => Backend::Threads,
+                        "io_uring" => FileIoBackend::IoUring,
+                        "threads" => FileIoBackend::ThreadPool,
                         _ => return Err("--by wants io_uring or threads".to_owned()),
                     });
                 }

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 fn run(address: &str) -> io::Result<()> {
     let event_loop = EventLoop::new()?;
     let server =
-        TcpServer::bind(&event_loop, address)?.on_message(|conn, input| conn.send(input.take_all()))?;
+        TcpServer::bind(&event_loop, address)?.serve_fn(|conn, input| conn.send(input.take_all()))?;
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
     let datagrams = UdpSocket::bind(address)?;
     datagrams.set_nonblocking(true)?;

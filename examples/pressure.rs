@@ -14,7 +14,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use reveille::{EventLoop, MemoryEvents, MemoryThreshold, PressureTrigger, Resource, Signal, Signals};
+use reveille::{
+    EventLoop, MemoryEvents, MemoryThreshold, PressureResource, PressureTrigger, Signal, Signals,
+};
 
 const USAGE: &str = "usage: pressure [GROUP [BYTES]]
 
@@ -42,7 +44,7 @@ fn main() -> ExitCode {
 
 fn run(group: Option<&Path>, bytes: u64) -> io::Result<()> {
     let event_loop = EventLoop::new()?;
-    for resource in [Resource::Cpu, Resource::Memory, Resource::Io] {
+    for resource in [PressureResource::Cpu, PressureResource::Memory, PressureResource::Io] {
         let trigger = PressureTrigger::some(resource).stall(Duration::from_millis(100));
         let told = trigger.watch(&event_loop, move |event_loop| {
             say(event_loop, format_args!("{resource}: tasks were held up for more than 100 ms"));

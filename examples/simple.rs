@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use reveille::{Buffer, ConnectionHandler, EventLoop, Sent, Signal, Signals, TcpConnection, TcpServer};
+use reveille::{Buffer, ConnectionHandler, EventLoop, SendStatus, Signal, Signals, TcpConnection, TcpServer};
 
 const USAGE: &str = "usage: simple [ADDRESS:PORT]";
 
@@ -42,7 +42,7 @@ fn run(first: SocketAddr) -> io::Result<()> {
         let port = if first.port() == 0 { 0 } else { first.port().saturating_add(offset) };
         SocketAddr::new(first.ip(), port)
     };
-    let discard = TcpServer::bind(&event_loop, port(0))?.on_message(|_, input| input.clear())?;
+    let discard = TcpServer::bind(&event_loop, port(0))?.serve_fn(|_, input| input.clear())?;
     let daytime = TcpServer::bind(&event_loop, port(1))?.serve(|_| Once(daytime))?;
     let chargen = TcpServer::bind(&event_loop, port(2))?.serve(|_| Chargen::default())?;
     let time = TcpServer::bind(&event_loop, port(3))?.serve(|_| Once(time))?;
@@ -129,7 +129,7 @@ impl Chargen {
         }
         // A page that had to be queued calls back by itself when the peer has made room for it. Else the loop is asked to: a
         // producer that just went on would keep everybody else waiting for as long as its peer is fast enough.
-        if conn.send(page)? == Sent::Written {
+        if conn.send(page)? == SendStatus::Written {
             conn.notify_drained();
         }
         Ok(())

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::vec;
 
-use reveille::{Backend, EventLoop, File, FileIo, FileIoBuilder, FileStatus, OpenOptions};
+use reveille::{EventLoop, File, FileIo, FileIoBackend, FileIoBuilder, Metadata, OpenOptions};
 
 const USAGE: &str = "usage: uring_cat [-v] [--by io_uring|threads] [FILE...]
 
@@ -57,7 +57,7 @@ fn run(arguments: Arguments) -> io::Result<bool> {
     let builder = arguments.by.into_iter().fold(FileIo::builder(), FileIoBuilder::backend);
     let files = builder.build(&event_loop)?;
     if arguments.verbose {
-        let by = if files.backend() == Backend::Ring { "io_uring" } else { "threads" };
+        let by = if files.backend() == FileIoBackend::IoUring { "io_uring" } else { "threads" };
         eprintln!("uring_cat: {by}");
     }
     // Not `io::stdout()` itself, whose buffer is no use to those who write in large pieces.
@@ -65,8 +65,8 @@ fn run(arguments: Arguments) -> io::Result<bool> {
     let names = arguments.names.into_iter();
     let cat = Rc::new(Cat { files, output, state: RefCell::new(State { names, ..State::default() }) });
     let this = Rc::clone(&cat);
-    cat.files.status(&cat.output, move |event_loop, status| {
-        this.state.borrow_mut().output = status.ok().filter(FileStatus::is_file);
+    cat.files.metadata(&cat.output, move |event_loop, status| {
+        this.state.borrow_mut().output = status.ok().filter(Metadata::is_file);
         this.next(event_loop);
     });
     event_loop.run()?;
@@ -83,7 +83,7 @@ struct Cat {
 struct State {
     names: vec::IntoIter<OsString>,
     /// What the output is, if it is a file and could be one that is to be printed.
-    output: Option<FileStatus>,
+    output: Option<Metadata>,
     input: Option<Input>,
     /// Which input it is. What comes of one that is over is told by that.
     number: usize,
@@ -142,13 +142,13 @@ impl Cat {
         };
         let file = Rc::new(file);
         let (this, opened) = (Rc::clone(self), Rc::clone(&file));
-        self.files.status(&file, move |event_loop, status| match status {
+        self.files.metadata(&file, move |event_loop, status| match status {
             Ok(status) => this.begin(event_loop, name, opened, &status),
             Err(error) => this.fail(event_loop, &name, &message(&error)),
         });
     }
 
-    fn begin(self: &Rc<Cat>, event_loop: &EventLoop, name: OsString, file: Rc<File>, status: &FileStatus) {
+    fn begin(self: &Rc<Cat>, event_loop: &EventLoop, name: OsString, file: Rc<File>, status: &Metadata) {
         let is_output = self.state.borrow().output.as_ref().is_some_and(|output| is_same(output, status));
         if is_output {
             // It would never end, as each byte that is read makes another.
@@ -288,7 +288,7 @@ impl Input {
     }
 }
 
-fn is_same(one: &FileStatus, other: &FileStatus) -> bool {
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.device(), one.inode()) == (other.device(), other.inode())
 }
 
@@ -301,7 +301,7 @@ fn message(error: &io::Error) -> String {
 struct Arguments {
     names: Vec<OsString>,
     verbose: bool,
-    by: Option<Backend>,
+    by: Option<FileIoBackend>,
 }
 
 impl Arguments {
@@ -314,8 +314,8 @@ impl Arguments {
                 Some("-v") => arguments.verbose = true,
                 Some("--by") => {
                     arguments.by = Some(match given.next().as_ref().and_then(|by| by.to_str()) {
-                        Some("io_uring") => Backend::Ring,
-                        Some("threads") => Backend::Threads,
+                        Some("io_uring") => FileIoBackend::IoUring,
+                        Some("threads") => FileIoBackend::ThreadPool,
                         _ => return Err("--by wants io_uring or threads".to_owned()),
                     });
                 }

@@ -34,14 +34,14 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use builder::Builder;
-pub use counters::Counters;
+pub use builder::EventLoopBuilder;
+pub use counters::LoopCounters;
 pub use handle::call::CallError;
-pub use handle::mailbox_limit::Mailbox;
+pub use handle::mailbox_limit::MailboxLimit;
 pub use handle::{LoopHandle, PostError, PostErrorReason};
 pub use shared::TimerId;
 pub(crate) use source::{Source, WeakLoop};
-pub use timers::repeat::{Repeat, WhenLate};
+pub use timers::repeat::{MissedTickBehavior, Repeat};
 
 use self::channel_table::{ChannelId, ChannelTable};
 use self::containment::{Contained, Payload, catch, dispose};
@@ -98,12 +98,12 @@ use timers::alarm::Alarm;
 /// (poll(2)) are. The outer loop watches the descriptor for reading, calls [`run_ready`](EventLoop::run_ready) each time that it is
 /// readable, and needs no timeout of its own. When there is nothing to do, the descriptor is not readable.
 ///
-/// The deadlines of a [virtual clock](Builder::virtual_clock) do not show before the clock has been moved. The examples `in_tokio` and
+/// The deadlines of a [virtual clock](EventLoopBuilder::virtual_clock) do not show before the clock has been moved. The examples `in_tokio` and
 /// `in_mio` are complete programs.
 ///
 /// # Panics in callbacks
 /// A panic is caught at the callback: the connection or channel it belongs to is closed, the task or timer is over, the panic
-/// is logged and counted ([`Counters::panics`]), and the loop goes on. With [`Builder::propagate_panics`], `run` ends the turn, so
+/// is logged and counted ([`LoopCounters::panics`]), and the loop goes on. With [`EventLoopBuilder::propagate_panics`], `run` ends the turn, so
 /// that nothing is lost, and then panics with it.
 ///
 /// The same holds for the destructors of callbacks, handlers, errors and other values that the loop has been given, and for the
@@ -111,7 +111,7 @@ use timers::alarm::Alarm;
 ///
 /// # Dropping
 /// Dropping the loop closes what it watches (each connection's handler gets its `on_close`), and drops the timers and the tasks
-/// that have not run ([`Counters::tasks_dropped`]). Posts from then on are refused.
+/// that have not run ([`LoopCounters::tasks_dropped`]). Posts from then on are refused.
 ///
 /// # Fork
 /// A loop belongs to the process that has made it. In a forked child it can be dropped and nothing else; the child may make its
@@ -195,8 +195,8 @@ impl EventLoop {
     }
 
     /// The settings of a loop.
-    pub fn builder() -> Builder {
-        Builder::new()
+    pub fn builder() -> EventLoopBuilder {
+        EventLoopBuilder::new()
     }
 
     /// The face of this loop that any thread may use.

@@ -26,12 +26,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::{Rc, Weak};
 
-pub use self::backend::Backend;
+pub use self::backend::FileIoBackend;
 pub use self::builder::FileIoBuilder;
 pub use self::core::OperationId;
 use self::core::{Callback, Core};
 pub use self::file::File;
-pub use self::metadata::{FileKind, FileStatus, FileTime};
+pub use self::metadata::{FileKind, FileTime, Metadata};
 pub use self::open_options::OpenOptions;
 use self::operation::{Operation, Outcome, Position, Sync, Target};
 use crate::event_loop::containment::Contained;
@@ -123,7 +123,7 @@ use crate::event_loop::{EventLoop, WeakLoop};
 pub struct FileIo {
     event_loop: WeakLoop,
     core: Weak<Core>,
-    backend: Backend,
+    backend: FileIoBackend,
 }
 
 impl FileIo {
@@ -141,7 +141,7 @@ impl FileIo {
     }
 
     /// What does the work.
-    pub fn backend(&self) -> Backend {
+    pub fn backend(&self) -> FileIoBackend {
         self.backend
     }
 
@@ -272,24 +272,24 @@ impl FileIo {
     ///
     /// # Errors
     /// `then` is told what the kernel says.
-    pub fn status(
+    pub fn metadata(
         &self,
         file: &File,
-        then: impl FnOnce(&EventLoop, io::Result<FileStatus>) + 'static,
+        then: impl FnOnce(&EventLoop, io::Result<Metadata>) + 'static,
     ) -> OperationId {
         let operation = Operation::Status { of: Target::File(file.share()) };
         self.start(Ok(operation), |event_loop, outcome| then(event_loop, outcome.into_status()))
     }
 
-    /// As [`status`](FileIo::status), of the file at `path`, following symbolic links.
+    /// As [`status`](FileIo::metadata), of the file at `path`, following symbolic links.
     ///
     /// # Errors
     /// `then` is told them: what the kernel says, such as [`NotFound`](io::ErrorKind::NotFound), without the path;
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is a NUL in the path.
-    pub fn status_of(
+    pub fn metadata_at(
         &self,
         path: impl AsRef<Path>,
-        then: impl FnOnce(&EventLoop, io::Result<FileStatus>) + 'static,
+        then: impl FnOnce(&EventLoop, io::Result<Metadata>) + 'static,
     ) -> OperationId {
         let operation = c_path(path.as_ref()).map(|path| Operation::Status { of: Target::Path(path) });
         let operation = operation.map_err(|error| Outcome::Status(Err(error)));
@@ -302,7 +302,7 @@ impl FileIo {
     /// last of them has ended.
     ///
     /// # Errors
-    /// With a [ring](Backend::Ring), `then` is told what the kernel says of earlier writes (close(2)); the descriptor
+    /// With a [ring](FileIoBackend::IoUring), `then` is told what the kernel says of earlier writes (close(2)); the descriptor
     /// is closed nevertheless. That errors of writing are told is what [`sync_all`](FileIo::sync_all) promises, and
     /// not this.
     pub fn close(&self, file: File, then: impl FnOnce(&EventLoop, io::Result<()>) + 'static) -> OperationId {

@@ -10,7 +10,7 @@
 //! fn main() -> std::io::Result<()> {
 //!     let event_loop = EventLoop::new()?;
 //!     let _server = TcpServer::bind(&event_loop, "127.0.0.1:2007")?
-//!         .on_message(|conn, input| conn.send(input.take_all()))?;
+//!         .serve_fn(|conn, input| conn.send(input.take_all()))?;
 //!     event_loop.run()
 //! }
 //! ```
@@ -55,7 +55,7 @@
 //! # Where to look
 //! - [`EventLoop`]: what a turn does, what a panic does, what becomes of tasks.
 //! - [`TcpServer`] and [`ConnectionHandler`]: servers, with state and without, on one loop or several.
-//! - [`Distribution`] and [`AtMaximum`]: how a server shares its connections out, and how many it takes.
+//! - [`LoadBalancing`] and [`OverflowPolicy`]: how a server shares its connections out, and how many it takes.
 //! - [`SocketOptions`]: keep-alive, buffers, timeouts of the kernel's.
 //! - [`TcpServer::bind_unix`] and [`UnixAddress`]: the same on Unix sockets, with credentials and descriptors that are passed.
 //! - [`TcpClient`] and [`Backoff`]: clients, and how often they try.
@@ -102,20 +102,21 @@ pub use codec::{
 };
 pub use event_loop::timers::clock::VirtualClock;
 pub use event_loop::{
-    Builder, CallError, Counters, EventLoop, LoopHandle, Mailbox, PostError, PostErrorReason, Repeat,
-    TimerId, WhenLate,
+    CallError, EventLoop, EventLoopBuilder, LoopCounters, LoopHandle, MailboxLimit, MissedTickBehavior,
+    PostError, PostErrorReason, Repeat, TimerId,
 };
 pub use eventfd::{EventFd, EventFdBuilder};
 pub use file_io::{
-    Backend, File, FileIo, FileIoBuilder, FileKind, FileStatus, FileTime, OpenOptions, OperationId,
+    File, FileIo, FileIoBackend, FileIoBuilder, FileKind, FileTime, Metadata, OpenOptions, OperationId,
 };
 pub use net::disposal::close_descriptors;
 pub use net::{
-    Address, AtMaximum, Attempt, Backoff, CloseReason, ConnectError, ConnectionHandle, ConnectionHandler,
-    DatagramError, DatagramHandler, Distribution, Failure, KeepAlive, ManyLoops, Outcome, PeerCredentials,
-    SendError, Sent, ServerCounters, ServerHandle, SocketOptions, State, StopReport, Target, TcpClient,
-    TcpClientBuilder, TcpConnection, TcpInfo, TcpServer, TcpServerBuilder, TcpState, ThisLoop,
-    UdpDestination, UdpHandle, UdpRef, UdpSocket, UdpSocketBuilder, UdpSource, UnixAddress,
+    Address, Backoff, CloseReason, ConnectAttempt, ConnectError, ConnectFailure, ConnectTarget,
+    ConnectionHandle, ConnectionHandler, ConnectionState, DatagramError, DatagramHandler, IntoHandlerResult,
+    KeepAlive, LoadBalancing, MultiLoop, OverflowPolicy, PeerCredentials, SendError, SendStatus,
+    ServerCounters, ServerHandle, SingleLoop, SocketOptions, StopReport, TcpClient, TcpClientBuilder,
+    TcpConnection, TcpInfo, TcpServer, TcpServerBuilder, TcpState, UdpDestination, UdpHandle, UdpRef,
+    UdpSocket, UdpSocketBuilder, UdpSource, UnixAddress,
 };
 pub use readiness::{Interest, Readiness};
 pub use shared_ring::source::{RingHandler, RingRef, SharedRingSource};
@@ -124,7 +125,7 @@ pub use sources::cgroup_memory::{MemoryCounts, MemoryEvents, MemoryThreshold};
 pub use sources::channel::{Channel, ChannelEvent};
 pub use sources::child::Child;
 pub use sources::eventfd_source::EventFdSource;
-pub use sources::pressure::{Pressure, PressureTrigger, Resource};
+pub use sources::pressure::{PressureResource, PressureTrigger, PressureWatch};
 pub use sources::signals::Signals;
 pub use sources::signals::signal::Signal;
 pub use sources::watcher::{FileChange, FileChanges, FileEvent, WatchId, Watcher};

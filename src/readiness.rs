@@ -5,7 +5,7 @@ use std::ops::{BitAnd, BitOr, BitOrAssign, Not};
 
 /// What a [`Channel`](crate::Channel) waits for.
 ///
-/// Interests combine with `|`. An empty interest ([`Interest::NONE`]) keeps the channel but asks for nothing, not even for the
+/// Interests combine with `|`. An empty interest ([`Interest::EMPTY`]) keeps the channel but asks for nothing, not even for the
 /// news that the other end has gone.
 ///
 /// ```
@@ -13,14 +13,14 @@ use std::ops::{BitAnd, BitOr, BitOrAssign, Not};
 ///
 /// let both = Interest::READABLE | Interest::WRITABLE;
 /// assert!(both.is_readable() && both.is_writable());
-/// assert!(Interest::NONE.is_none());
+/// assert!(Interest::EMPTY.is_none());
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Interest(u8);
 
 impl Interest {
     /// Nothing: the channel stays registered in name only, and costs nothing.
-    pub const NONE: Interest = Interest(0);
+    pub const EMPTY: Interest = Interest(0);
     /// There is something to read, or the other end will send no more.
     pub const READABLE: Interest = Interest(1);
     /// There is room to write, or writing has become pointless.
@@ -29,7 +29,7 @@ impl Interest {
     pub const PRIORITY: Interest = Interest(4);
 
     /// Whether this asks for nothing.
-    pub const fn is_none(self) -> bool {
+    pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
@@ -98,7 +98,7 @@ impl Readiness {
         if interest.is_priority() {
             bits |= Readiness::PRIORITY.0;
         }
-        if !interest.is_none() {
+        if !interest.is_empty() {
             bits |= Readiness::ERROR.0;
         }
         Readiness(bits)

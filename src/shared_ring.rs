@@ -48,7 +48,7 @@ impl Drop for Unchecked {
 /// event indices for what need not be told (VIRTIO 1.2, section 2.7).
 ///
 /// Messages keep their order and their borders, and none is lost while both processes live. One may be empty, and as long as
-/// [`longest`](SharedRing::longest).
+/// [`longest`](SharedRing::max_message_len).
 ///
 /// # On a loop and off it
 /// [`watch`](SharedRing::watch) and [`serve`](SharedRing::serve) bind the end to a loop, which calls back for each message.
@@ -218,8 +218,8 @@ impl SharedRing {
     }
 
     /// How many bytes a message may have.
-    pub fn longest(&self) -> usize {
-        self.link.longest()
+    pub fn max_message_len(&self) -> usize {
+        self.link.max_message_len()
     }
 
     /// Writes a message for the peer, and rings if it sleeps.
@@ -284,8 +284,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn longest(&self) -> usize {
-        record::longest(self.layout.capacity())
+    pub(crate) fn max_message_len(&self) -> usize {
+        record::max_message_len(self.layout.capacity())
     }
 
     #[inline]

@@ -26,7 +26,7 @@ fn child_role() {
     count_warnings();
     limit_descriptors(DESCRIPTORS);
     let host = Host::new(|event_loop| {
-        TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(|conn, input| conn.send(input.take_all()))
+        TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(|conn, input| conn.send(input.take_all()))
     });
     answer(host.address());
     for line in io::stdin().lines() {
@@ -144,7 +144,7 @@ fn a_rest_is_not_cut_short_by_word_that_comes_meanwhile() {
     alone(|| {
         let clock = VirtualClock::new();
         let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
-        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().on_message(|_, _| ()).unwrap();
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _| ()).unwrap();
         let _waits = net::connect(server.local_addr());
         limit_descriptors(3);
         for _ in 0..20 {

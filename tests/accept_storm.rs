@@ -10,7 +10,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use reveille::{AtMaximum, Distribution, TcpServer};
+use reveille::{LoadBalancing, OverflowPolicy, TcpServer};
 use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Socket, Type};
 use support::net::{self, Child, Host, answer};
@@ -37,15 +37,15 @@ fn child_role() {
         let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?;
         let three = 3.try_into().expect("three loops");
         match &*role {
-            "one listener" => builder.on_message(|conn, input| conn.send(input.take_all())),
+            "one listener" => builder.serve_fn(|conn, input| conn.send(input.take_all())),
             "a listener each" => builder
                 .threads(three)?
-                .distribute(Distribution::ListenerPerLoop)
-                .on_message(|conn, input| conn.send(input.take_all())),
+                .load_balancing(LoadBalancing::ListenerPerLoop)
+                .serve_fn(|conn, input| conn.send(input.take_all())),
             "a maximum" => builder
                 .max_connections(500)
-                .at_maximum(AtMaximum::Refuse)
-                .on_message(|conn, input| conn.send(input.take_all())),
+                .overflow_policy(OverflowPolicy::Reject)
+                .serve_fn(|conn, input| conn.send(input.take_all())),
             other => panic!("what is `{other}`?"),
         }
     });

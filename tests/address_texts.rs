@@ -5,16 +5,16 @@ mod support;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use reveille::{EventLoop, SocketOptions, Target, TcpClient, TcpServer, UdpSocket, UnixAddress};
+use reveille::{ConnectTarget, EventLoop, SocketOptions, TcpClient, TcpServer, UdpSocket, UnixAddress};
 use rustix::net::netdevice::name_to_index;
 use support::client::{Reported, Reporting, Reports};
 use support::{net, with_loop};
 
 /// The address that a client tries first.
 #[track_caller]
-fn tried(event_loop: &EventLoop, target: impl Into<Target>) -> Option<SocketAddr> {
+fn tried(event_loop: &EventLoop, target: impl Into<ConnectTarget>) -> Option<SocketAddr> {
     let reports = Reports::new();
-    let _client = TcpClient::connect(event_loop, target).reporting(&reports).on_message(|_, _| ()).unwrap();
+    let _client = TcpClient::connect(event_loop, target).reporting(&reports).serve_fn(|_, _| ()).unwrap();
     net::turn_until(event_loop, || reports.len() > 0);
     match reports.take().swap_remove(0) {
         Reported::Connected(address) => Some(address),
@@ -109,12 +109,12 @@ const REFUSED: [&str; 44] = [
 ];
 
 #[track_caller]
-fn assert_is_refused_everywhere(event_loop: &EventLoop, target: &Target) {
+fn assert_is_refused_everywhere(event_loop: &EventLoop, target: &ConnectTarget) {
     let refused = [
-        TcpClient::connect(event_loop, target).on_message(|_, _| ()).err(),
-        TcpServer::bind(event_loop, target).and_then(|server| server.on_message(|_, _| ())).err(),
-        UdpSocket::bind(event_loop, target).and_then(|socket| socket.on_datagram(|_, _, _| ())).err(),
-        UdpSocket::connect(event_loop, target).and_then(|socket| socket.on_datagram(|_, _, _| ())).err(),
+        TcpClient::connect(event_loop, target).serve_fn(|_, _| ()).err(),
+        TcpServer::bind(event_loop, target).and_then(|server| server.serve_fn(|_, _| ())).err(),
+        UdpSocket::bind(event_loop, target).and_then(|socket| socket.serve_fn(|_, _, _| ())).err(),
+        UdpSocket::connect(event_loop, target).and_then(|socket| socket.serve_fn(|_, _, _| ())).err(),
     ];
     for (n, refused) in refused.into_iter().enumerate() {
         let kind = refused.map(|error| error.kind());
@@ -148,7 +148,7 @@ fn a_zone_that_is_no_interface_is_refused_by_name() {
     with_loop(|event_loop| {
         let target = "[fe80::1%nowhere0]:9";
         let messages = [
-            TcpClient::connect(event_loop, target).on_message(|_, _| ()).unwrap_err().to_string(),
+            TcpClient::connect(event_loop, target).serve_fn(|_, _| ()).unwrap_err().to_string(),
             TcpServer::bind(event_loop, target).unwrap_err().to_string(),
             UdpSocket::bind(event_loop, target).unwrap_err().to_string(),
         ];
@@ -172,9 +172,9 @@ fn names_of_hosts_are_left_to_the_resolver() {
             "ñ.example",
         ];
         for name in names {
-            for target in [Target::from((name, 9)), Target::from(format!("{name}:9"))] {
+            for target in [ConnectTarget::from((name, 9)), ConnectTarget::from(format!("{name}:9"))] {
                 // Dropped before the loop runs, so nothing is looked up.
-                TcpClient::connect(event_loop, target).on_message(|_, _| ()).unwrap().stop();
+                TcpClient::connect(event_loop, target).serve_fn(|_, _| ()).unwrap().stop();
             }
         }
     });
@@ -184,7 +184,7 @@ fn names_of_hosts_are_left_to_the_resolver() {
 fn a_server_and_a_datagram_socket_take_what_a_client_takes() {
     with_loop(|event_loop| {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let targets: [Target; 9] = [
+        let targets: [ConnectTarget; 9] = [
             "127.0.0.1:0".into(),
             "localhost:0".into(),
             ("127.0.0.1", 0).into(),
@@ -196,19 +196,19 @@ fn a_server_and_a_datagram_socket_take_what_a_client_takes() {
             [any, any].into(),
         ];
         for target in targets {
-            let server = TcpServer::bind(event_loop, &target).unwrap().on_message(|_, _| ()).unwrap();
+            let server = TcpServer::bind(event_loop, &target).unwrap().serve_fn(|_, _| ()).unwrap();
             assert!(server.local_addr().ip().is_loopback(), "{target:?}");
-            let socket = UdpSocket::bind(event_loop, &target).unwrap().on_datagram(|_, _, _| ()).unwrap();
+            let socket = UdpSocket::bind(event_loop, &target).unwrap().serve_fn(|_, _, _| ()).unwrap();
             assert!(socket.local_addr().ip().is_loopback(), "{target:?}");
         }
         if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
             for target in [
-                Target::from("[::1]:0"),
+                ConnectTarget::from("[::1]:0"),
                 ("[::1]", 0).into(),
                 ("::1%lo", 0).into(),
                 (Ipv6Addr::LOCALHOST, 0).into(),
             ] {
-                let server = TcpServer::bind(event_loop, &target).unwrap().on_message(|_, _| ()).unwrap();
+                let server = TcpServer::bind(event_loop, &target).unwrap().serve_fn(|_, _| ()).unwrap();
                 assert_eq!(server.local_addr().ip(), Ipv6Addr::LOCALHOST, "{target:?}");
             }
         }
@@ -229,7 +229,7 @@ fn a_device_whose_name_the_kernel_would_cut_is_refused() {
         for name in ["", "lo\0", "lo\0garbage", "sixteen-letters-", "a/b"] {
             let options = SocketOptions::new().device(name);
             let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().socket_options(options);
-            let refused = server.on_message(|_, _| ()).unwrap_err();
+            let refused = server.serve_fn(|_, _| ()).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{name:?}: {refused}");
         }
     });

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use reveille::{
-    AtMaximum, Buffer, CloseReason, ConnectionHandler, Distribution, ServerCounters, ServerHandle,
+    Buffer, CloseReason, ConnectionHandler, LoadBalancing, OverflowPolicy, ServerCounters, ServerHandle,
     TcpConnection, TcpServer, TcpServerBuilder,
 };
 use rustix::event::PollFlags;
@@ -85,7 +85,7 @@ fn host_at(
             Spread::ThreeLoops => builder.threads(three())?.serve(move |_| Counted(counted.clone())),
             Spread::ThreeListeners => builder
                 .threads(three())?
-                .distribute(Distribution::ListenerPerLoop)
+                .load_balancing(LoadBalancing::ListenerPerLoop)
                 .serve(move |_| Counted(counted.clone())),
         }
     });
@@ -190,7 +190,7 @@ fn beyond_the_maximum_connections_are_closed_at_once_if_so_told() {
     with_watchdog(LIMIT, || {
         for spread in SPREADS {
             let (host, handle, census) =
-                host(spread, |builder| builder.max_connections(5).at_maximum(AtMaximum::Refuse));
+                host(spread, |builder| builder.max_connections(5).overflow_policy(OverflowPolicy::Reject));
             let mut served: Vec<_> = (0..5).map(|_| host.connect()).collect();
             served.iter_mut().for_each(net::assert_echoes);
             for _ in 0..7 {
@@ -249,9 +249,9 @@ impl Added for Vec<TcpStream> {
 #[test]
 fn one_that_is_refused_by_its_address_takes_no_place_of_the_maximum() {
     with_watchdog(LIMIT, || {
-        for at_maximum in [AtMaximum::Wait, AtMaximum::Refuse] {
+        for at_maximum in [OverflowPolicy::Queue, OverflowPolicy::Reject] {
             let (host, handle, _) = host(Spread::OneLoop, move |builder| {
-                builder.max_connections(2).at_maximum(at_maximum).max_per_address(1)
+                builder.max_connections(2).overflow_policy(at_maximum).max_per_address(1)
             });
             let mut first = connect_from("127.0.0.2", host.address());
             net::assert_echoes(&mut first);
@@ -322,7 +322,7 @@ fn a_loop_accepts_no_more_in_a_turn_than_it_is_told() {
         let server = TcpServer::bind(event_loop, "127.0.0.1:0")
             .unwrap()
             .accepts_per_turn(3)
-            .on_message(|_, _| ())
+            .serve_fn(|_, _| ())
             .unwrap();
         let clients: Vec<_> = (0..10).map(|_| net::connect(server.local_addr())).collect();
         for open in [3, 6, 9, 10] {
@@ -357,7 +357,7 @@ fn a_server_is_stopped_from_another_thread() {
                 }
                 for _ in 0..2 {
                     let stopped = reported.recv_timeout(net::LIMIT).expect("a report");
-                    assert_eq!((stopped.drained, stopped.cut), (6, 0), "{spread:?}");
+                    assert_eq!((stopped.drained, stopped.aborted), (6, 0), "{spread:?}");
                 }
                 // Every listener is closed when the report comes.
                 for _ in 0..10 {
@@ -384,7 +384,7 @@ fn a_server_that_is_dropped_while_it_is_being_stopped_cuts_off_what_is_left() {
         assert_eq!(handle.open_connections(), 1);
         host.ask(|_, server| drop(server.take()));
         let stopped = reported.recv_timeout(net::LIMIT).expect("a report");
-        assert_eq!((stopped.drained, stopped.cut), (0, 1));
+        assert_eq!((stopped.drained, stopped.aborted), (0, 1));
     });
 }
 

@@ -188,7 +188,7 @@ fn assert_echo_of_datagrams_allocates_nothing(at: &'static str) {
     with_loop(move |event_loop| {
         let echo = UdpSocket::bind(event_loop, at)
             .unwrap()
-            .on_datagram(|socket, datagram, from| socket.send_to(datagram, from))
+            .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))
             .unwrap();
         let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_read_timeout(Some(net::LIMIT)).unwrap();

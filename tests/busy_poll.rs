@@ -13,18 +13,18 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{Builder, Channel, EventLoop, Interest, LoopHandle};
+use reveille::{Channel, EventLoop, EventLoopBuilder, Interest, LoopHandle};
 use rustix::thread::Pid;
 use support::clock::HOUR;
 use support::{Count, LIMIT, OnDrop, turn, until_asleep, wakes, with_watchdog};
 
-fn looking_for(duration: Duration) -> Builder {
+fn looking_for(duration: Duration) -> EventLoopBuilder {
     EventLoop::builder().propagate_panics(true).busy_poll(duration)
 }
 
 /// Runs a loop on a thread of its own while `test` speaks to it, and then has it quit.
 fn with_running_loop<R: Send + 'static>(
-    builder: Builder,
+    builder: EventLoopBuilder,
     test: impl FnOnce(&LoopHandle, Pid) -> R + Send + 'static,
 ) -> R {
     with_watchdog(LIMIT, || {

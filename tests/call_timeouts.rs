@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{CallError, EventLoop, LoopThread, Mailbox};
+use reveille::{CallError, EventLoop, LoopThread, MailboxLimit};
 use support::calls::{start_waiting, with_loop_thread};
 use support::{Count, LIMIT, OnDrop, on_another_thread, turn, with_loop, with_watchdog};
 
@@ -149,7 +149,7 @@ fn two_loops_that_call_each_other_with_timeouts_are_free_again_when_the_time_is_
 // --- Room -----------------------------------------------------------------------------------------
 
 /// A loop whose mailbox has room for `tasks`, all taken.
-fn full_loop(mailbox: fn(usize) -> Mailbox, tasks: usize) -> EventLoop {
+fn full_loop(mailbox: fn(usize) -> MailboxLimit, tasks: usize) -> EventLoop {
     let event_loop = EventLoop::builder().mailbox(mailbox(tasks)).build().unwrap();
     let handle = event_loop.handle();
     on_another_thread(|| (0..tasks).for_each(|_| handle.queue_in_loop(|_| ()).unwrap()));
@@ -159,7 +159,7 @@ fn full_loop(mailbox: fn(usize) -> Mailbox, tasks: usize) -> EventLoop {
 #[test]
 fn a_call_of_a_loop_with_a_full_mailbox_that_refuses_says_so() {
     with_watchdog(LIMIT, || {
-        let event_loop = full_loop(Mailbox::Refuse, 3);
+        let event_loop = full_loop(MailboxLimit::Reject, 3);
         let (handle, drops) = (event_loop.handle(), Count::default());
         let (first, second) = (drops.drop_token(), drops.drop_token());
         let call = || {
@@ -182,7 +182,7 @@ fn a_call_of_a_loop_with_a_full_mailbox_that_refuses_says_so() {
 #[test]
 fn a_call_with_no_time_of_a_loop_with_a_full_mailbox_that_refuses_says_so() {
     with_watchdog(LIMIT, || {
-        let event_loop = full_loop(Mailbox::Refuse, 3);
+        let event_loop = full_loop(MailboxLimit::Reject, 3);
         let handle = event_loop.handle();
         let answer = on_another_thread(|| handle.call_timeout(Duration::ZERO, |_| ()));
         assert_eq!(answer, Err(CallError::Full), "it was refused, and not for want of time");
@@ -192,7 +192,7 @@ fn a_call_with_no_time_of_a_loop_with_a_full_mailbox_that_refuses_says_so() {
 #[test]
 fn a_call_that_waits_for_room_in_a_full_mailbox_gives_up_when_its_time_is_up() {
     with_watchdog(LIMIT, || {
-        let event_loop = full_loop(Mailbox::Block, 2);
+        let event_loop = full_loop(MailboxLimit::Block, 2);
         let (handle, ran, drops) = (event_loop.handle(), Count::default(), Count::default());
         for timeout in [Duration::ZERO, SHORT] {
             let (r, token, asked) = (ran.clone(), drops.drop_token(), Instant::now());
@@ -214,7 +214,7 @@ fn a_call_that_waits_for_room_in_a_full_mailbox_gives_up_when_its_time_is_up() {
 #[test]
 fn a_call_that_waits_for_room_gets_in_and_is_answered() {
     with_watchdog(LIMIT, || {
-        let event_loop = full_loop(Mailbox::Block, 2);
+        let event_loop = full_loop(MailboxLimit::Block, 2);
         let handle = event_loop.handle();
         thread::scope(|scope| {
             let caller = start_waiting(scope, || handle.call(|_| 1));
@@ -233,7 +233,7 @@ fn a_call_that_waits_for_room_gets_in_and_is_answered() {
 #[test]
 fn a_call_that_waits_for_room_of_a_loop_that_is_dropped_is_told() {
     with_watchdog(LIMIT, || {
-        let event_loop = full_loop(Mailbox::Block, 2);
+        let event_loop = full_loop(MailboxLimit::Block, 2);
         let handle = event_loop.handle();
         thread::scope(|scope| {
             let caller = start_waiting(scope, || handle.call(|_| ()));

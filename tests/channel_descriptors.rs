@@ -35,10 +35,10 @@ fn a_regular_file_is_refused_and_leaves_nothing_behind() {
         assert_eq!(open_descriptors(), before);
 
         let file = File::open("/proc/self/exe").unwrap();
-        let channel = Channel::new(event_loop, file, Interest::NONE, |_| ()).unwrap();
+        let channel = Channel::new(event_loop, file, Interest::EMPTY, |_| ()).unwrap();
         let error = channel.set_interest(Interest::READABLE).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-        assert_eq!(channel.interest(), Interest::NONE);
+        assert_eq!(channel.interest(), Interest::EMPTY);
         assert!(channel.is_open());
         turn(event_loop);
         channel.close();
@@ -111,7 +111,7 @@ fn a_duplicate_of_the_descriptor_does_not_keep_a_closed_channel_in_the_poller() 
         end(&Channel::close);
         end(&|channel| drop(channel));
         end(&|channel| {
-            channel.set_interest(Interest::NONE).unwrap();
+            channel.set_interest(Interest::EMPTY).unwrap();
             channel.close();
         });
 

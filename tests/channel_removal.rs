@@ -51,7 +51,7 @@ fn a_channel_that_closes_itself_keeps_its_descriptor_until_its_callback_has_retu
             let channel: Channel<UnixStream> = channel.take().unwrap();
             assert!(!channel.is_open());
             assert_eq!(channel.with(|_| ()), None);
-            assert_eq!(channel.interest(), Interest::NONE);
+            assert_eq!(channel.interest(), Interest::EMPTY);
             assert_eq!(channel.set_interest(Interest::READABLE).unwrap_err().kind(), ErrorKind::NotFound);
         };
         own.replace(Some(Channel::new(event_loop, ours, Interest::READABLE, callback).unwrap()));
@@ -103,7 +103,7 @@ fn a_channel_may_register_its_descriptor_anew_in_its_own_callback() {
             next.replace(Some(again.unwrap()));
             // The new one has taken its place on the loop, and nothing that is left of the old one reaches it.
             event.close();
-            assert!(event.set_interest(Interest::NONE).is_err());
+            assert!(event.set_interest(Interest::EMPTY).is_err());
             let first: Channel<Rc<UnixStream>> = first.take().unwrap();
             assert!(!first.is_open());
             drop(first);
@@ -162,7 +162,7 @@ fn a_channel_that_another_one_closes_is_not_called_in_the_same_turn() {
 fn a_channel_that_another_one_silences_is_not_called_in_the_same_turn() {
     with_loop(|event_loop| {
         let called = first_come(event_loop, |_, other| {
-            other.as_ref().unwrap().set_interest(Interest::NONE).unwrap();
+            other.as_ref().unwrap().set_interest(Interest::EMPTY).unwrap();
         });
         assert_eq!(called.len(), 1, "{called:?}");
     });
@@ -270,7 +270,7 @@ fn dropping_the_loop_closes_its_channels_and_what_is_left_of_them_is_inert() {
         assert_eq!(drops.get(), 1);
         assert!(!kept.is_open());
         assert_eq!(kept.with(|_| ()), None);
-        assert_eq!(kept.interest(), Interest::NONE);
+        assert_eq!(kept.interest(), Interest::EMPTY);
         assert_eq!(kept.set_interest(Interest::READABLE).unwrap_err().kind(), ErrorKind::NotFound);
         assert!(!format!("{kept:?}").is_empty());
 
@@ -278,7 +278,7 @@ fn dropping_the_loop_closes_its_channels_and_what_is_left_of_them_is_inert() {
         let next = EventLoop::new().unwrap();
         let (ours, theirs) = pair();
         let other = counted(&next, ours, &calls);
-        assert!(kept.set_interest(Interest::NONE).is_err());
+        assert!(kept.set_interest(Interest::EMPTY).is_err());
         kept.close();
         assert!(other.is_open() && !is_closed(&theirs));
         assert_eq!(other.interest(), Interest::READABLE);

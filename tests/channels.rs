@@ -273,9 +273,9 @@ fn an_interest_in_nothing_is_called_for_nothing_until_it_is_changed_back() {
     with_loop(|event_loop| {
         let ((ours, mut theirs), calls) = (pair(), Count::default());
         let channel = counted(event_loop, ours, &calls);
-        channel.set_interest(Interest::NONE).unwrap();
-        assert_eq!(channel.interest(), Interest::NONE);
-        channel.set_interest(Interest::NONE).unwrap();
+        channel.set_interest(Interest::EMPTY).unwrap();
+        assert_eq!(channel.interest(), Interest::EMPTY);
+        channel.set_interest(Interest::EMPTY).unwrap();
         theirs.write_all(b"x").unwrap();
         turn(event_loop);
         assert_eq!(calls.get(), 0);
@@ -283,7 +283,7 @@ fn an_interest_in_nothing_is_called_for_nothing_until_it_is_changed_back() {
         turn(event_loop);
         assert_eq!(calls.get(), 1, "what stands already counts");
 
-        channel.set_interest(Interest::NONE).unwrap();
+        channel.set_interest(Interest::EMPTY).unwrap();
         drop(theirs);
         turn(event_loop);
         assert_eq!(calls.get(), 1, "not even for the news that the other end has gone");
@@ -300,7 +300,7 @@ fn a_channel_may_be_made_with_an_interest_in_nothing() {
         let ((ours, mut theirs), calls) = (pair(), Count::default());
         theirs.write_all(b"x").unwrap();
         let c = calls.clone();
-        let channel = Channel::new(event_loop, ours, Interest::NONE, move |_| c.add()).unwrap();
+        let channel = Channel::new(event_loop, ours, Interest::EMPTY, move |_| c.add()).unwrap();
         turn(event_loop);
         assert_eq!(calls.get(), 0);
         channel.set_interest(Interest::READABLE).unwrap();
@@ -308,7 +308,7 @@ fn a_channel_may_be_made_with_an_interest_in_nothing() {
         assert_eq!(calls.get(), 1);
 
         let (ours, theirs) = pair();
-        Channel::new(event_loop, ours, Interest::NONE, |_| ()).unwrap().close();
+        Channel::new(event_loop, ours, Interest::EMPTY, |_| ()).unwrap().close();
         assert!(is_closed(&theirs));
     });
 }
@@ -348,7 +348,7 @@ fn a_callback_may_change_its_own_interest() {
                 event.set_interest(Interest::WRITABLE).unwrap();
             } else {
                 s.record("write");
-                event.set_interest(Interest::NONE).unwrap();
+                event.set_interest(Interest::EMPTY).unwrap();
             }
         })
         .unwrap();
@@ -356,7 +356,7 @@ fn a_callback_may_change_its_own_interest() {
             turn(event_loop);
         }
         assert_eq!(seen.take(), ["read", "write"]);
-        assert_eq!(channel.interest(), Interest::NONE);
+        assert_eq!(channel.interest(), Interest::EMPTY);
         channel.set_interest(Interest::READABLE).unwrap();
         turn(event_loop);
         assert_eq!(seen.take(), ["read"]);

@@ -35,7 +35,7 @@ fn a_local_address_takes_a_port_of_one_destination() {
                         let client = TcpClient::connect(event_loop, server.local_addr())
                             .local_addr(format!("{host}:0").parse().unwrap())
                             .reporting(&reports);
-                        clients.push(client.on_message(|_, _| ()).unwrap());
+                        clients.push(client.serve_fn(|_, _| ()).unwrap());
                     }
                 }
                 net::turn_until(event_loop, || reports.len() >= 16);
@@ -169,7 +169,7 @@ fn a_server_that_is_bound_to_no_name_gets_one_from_the_kernel() {
 #[test]
 fn no_client_can_connect_to_no_name() {
     with_loop(|event_loop| {
-        let refused = TcpClient::connect(event_loop, UnixAddress::unnamed()).on_message(|_, _| ());
+        let refused = TcpClient::connect(event_loop, UnixAddress::unnamed()).serve_fn(|_, _| ());
         assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
     });
 }

@@ -15,8 +15,8 @@ use std::thread;
 use std::time::Duration;
 
 use reveille::{
-    Buffer, CloseReason, ConnectionHandle, ConnectionHandler, EventLoop, SendError, State, TcpConnection,
-    TcpServer, VirtualClock,
+    Buffer, CloseReason, ConnectionHandle, ConnectionHandler, ConnectionState, EventLoop, SendError,
+    TcpConnection, TcpServer, VirtualClock,
 };
 use socket2::SockRef;
 use support::net::{self, Random};
@@ -61,7 +61,7 @@ struct Facts {
     opened: u32,
     closed: Option<Closed>,
     dropped: bool,
-    last_state: Option<State>,
+    last_state: Option<ConnectionState>,
     peer_shutdowns: u32,
     /// A close in order has begun, so that input is not heard of.
     is_deaf: bool,
@@ -94,7 +94,14 @@ struct Subject {
 impl Subject {
     fn note_state(&self, conn: &TcpConnection) {
         let order = |state| {
-            [State::Connecting, State::Open, State::Closing, State::Closed].iter().position(|s| *s == state)
+            [
+                ConnectionState::Connecting,
+                ConnectionState::Open,
+                ConnectionState::Closing,
+                ConnectionState::Closed,
+            ]
+            .iter()
+            .position(|s| *s == state)
         };
         let mut facts = self.facts.borrow_mut();
         let state = conn.state();
@@ -141,10 +148,10 @@ impl Subject {
         };
         match sent {
             Ok(_) => {
-                assert_eq!(state, State::Open);
+                assert_eq!(state, ConnectionState::Open);
                 self.facts.borrow_mut().accepted.accept(DIRECTLY, len);
             }
-            Err(SendError::Closed) => assert_ne!(conn.state(), State::Open),
+            Err(SendError::Closed) => assert_ne!(conn.state(), ConnectionState::Open),
             Err(SendError::Full) => assert!(before + len > MOST_UNSENT),
             Err(error) => panic!("{error}"),
         }
@@ -205,7 +212,7 @@ impl ConnectionHandler for Subject {
 
     fn on_close(&mut self, conn: &TcpConnection, reason: &CloseReason) {
         self.note_state(conn);
-        assert_eq!(conn.state(), State::Closed);
+        assert_eq!(conn.state(), ConnectionState::Closed);
         let is_finished = matches!(reason, CloseReason::Finished);
         let closed = Closed { is_finished, undelivered: conn.undelivered().unwrap(), unsent: conn.unsent() };
         self.facts.borrow_mut().closed = Some(closed);

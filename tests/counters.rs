@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{Channel, ConnectionHandle, Counters, EventLoop, Interest, LoopThread, Mailbox, TcpServer};
+use reveille::{
+    Channel, ConnectionHandle, EventLoop, Interest, LoopCounters, LoopThread, MailboxLimit, TcpServer,
+};
 use support::tasks::{NO_TASKS, Tasks, tasks};
 use support::{
     Count, LIMIT, OnDrop, net, on_another_thread, turn, with_catching_loop, with_loop, with_watchdog,
@@ -21,9 +23,9 @@ use support::{
 fn a_new_loop_and_its_idle_turns_count_nothing() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
-        assert_eq!(handle.counters(), Counters::default());
+        assert_eq!(handle.counters(), LoopCounters::default());
         (0..10).for_each(|_| turn(event_loop));
-        assert_eq!(handle.counters(), Counters::default());
+        assert_eq!(handle.counters(), LoopCounters::default());
     });
 }
 
@@ -135,7 +137,7 @@ fn the_crates_own_errands_are_counted_nowhere() {
         turn(event_loop);
 
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
-        let server = server.on_message(|conn, input| {
+        let server = server.serve_fn(|conn, input| {
             OPENED.set(Some(conn.handle()));
             conn.send(input.take_all())
         });
@@ -180,7 +182,7 @@ fn timers_that_a_loop_has_not_seen_are_not_counted_when_it_is_dropped() {
 #[test]
 fn every_task_that_is_given_back_is_counted_as_refused_and_as_nothing_else() {
     with_watchdog(LIMIT, || {
-        let event_loop = EventLoop::builder().mailbox(Mailbox::Refuse(2)).build().unwrap();
+        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Reject(2)).build().unwrap();
         let handle = event_loop.handle();
         let post = || handle.queue_in_loop(|_| ()).is_ok();
         let accepted = on_another_thread(|| (0..5).filter(|_| post()).count());
@@ -216,7 +218,7 @@ fn each_loop_counts_for_itself() {
     with_loop(|event_loop| {
         let other = LoopThread::spawn("other").unwrap();
         other.handle().call(|_| ()).unwrap();
-        assert_eq!(event_loop.handle().counters(), Counters::default());
+        assert_eq!(event_loop.handle().counters(), LoopCounters::default());
         event_loop.queue_in_loop(|_| ());
         assert_eq!(other.handle().counters().tasks_posted, 1);
     });

@@ -10,7 +10,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use reveille::{Buffer, ConnectionHandler, EventLoop, Sent, State, TcpClient, TcpConnection, TcpServer};
+use reveille::{
+    Buffer, ConnectionHandler, ConnectionState, EventLoop, SendStatus, TcpClient, TcpConnection, TcpServer,
+};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -82,8 +84,8 @@ fn too_many_descriptors_on_their_way_refuse_a_send_and_end_no_connection() {
                 let refused = conn.send_with_descriptors("refused", [descriptor()]).unwrap_err();
                 telling.record((refused.kind(), conn.state(), conn.unsent()));
                 // More than the kernel takes, so what follows is queued.
-                assert_eq!(conn.send(vec![0; MUCH]).unwrap(), Sent::Queued);
-                assert_eq!(conn.send_with_descriptors("queued", [descriptor()]).unwrap(), Sent::Queued);
+                assert_eq!(conn.send(vec![0; MUCH]).unwrap(), SendStatus::Queued);
+                assert_eq!(conn.send_with_descriptors("queued", [descriptor()]).unwrap(), SendStatus::Queued);
                 conn.send("behind").unwrap();
                 Taker(Recorder::new())
             })
@@ -96,7 +98,7 @@ fn too_many_descriptors_on_their_way_refuse_a_send_and_end_no_connection() {
             bytes(&all) == MUCH
         });
         let full: ErrorKind = io::Error::from(reveille::SendError::Full).kind();
-        assert_eq!(states.take(), [(full, State::Open, 0)]);
+        assert_eq!(states.take(), [(full, ConnectionState::Open, 0)]);
         // Long enough for some tries.
         let tries = event_loop.iteration() + 20;
         net::turn_until(event_loop, || event_loop.iteration() >= tries);

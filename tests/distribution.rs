@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{Distribution, ServerHandle, TcpServer};
+use reveille::{LoadBalancing, ServerHandle, TcpServer};
 use socket2::{Domain, Socket, Type};
 use support::client::{Refusing, loopback};
 use support::net::{self, Host};
@@ -35,18 +35,18 @@ impl Places {
     }
 }
 
-fn host(distribution: Distribution) -> (Host, ServerHandle, Places) {
+fn host(distribution: LoadBalancing) -> (Host, ServerHandle, Places) {
     host_at(loopback(), distribution)
 }
 
-fn host_at(address: SocketAddr, distribution: Distribution) -> (Host, ServerHandle, Places) {
+fn host_at(address: SocketAddr, distribution: LoadBalancing) -> (Host, ServerHandle, Places) {
     let places = Places::default();
     let noted = places.clone();
     let host = Host::new(move |event_loop| {
         TcpServer::bind(event_loop, address)?
             .threads(LOOPS.try_into().unwrap())?
-            .distribute(distribution)
-            .on_message(move |conn, input| {
+            .load_balancing(distribution)
+            .serve_fn(move |conn, input| {
                 let name = thread::current().name().expect("a thread with a name").to_owned();
                 noted.0.lock().unwrap().insert(conn.peer_addr().unwrap(), name);
                 conn.send(input.take_all())
@@ -66,7 +66,7 @@ fn clients(host: &Host, n: usize) -> Vec<TcpStream> {
 #[test]
 fn in_turn_each_loop_gets_as_many_connections() {
     with_watchdog(LIMIT, || {
-        let (host, _, places) = host(Distribution::RoundRobin);
+        let (host, _, places) = host(LoadBalancing::RoundRobin);
         assert_eq!(places.count(&clients(&host, 300)), [100; LOOPS]);
     });
 }
@@ -74,7 +74,7 @@ fn in_turn_each_loop_gets_as_many_connections() {
 #[test]
 fn the_loop_with_the_fewest_connections_gets_the_next_ones() {
     with_watchdog(LIMIT, || {
-        let (host, handle, places) = host(Distribution::LeastConnections);
+        let (host, handle, places) = host(LoadBalancing::LeastConnections);
         let all = clients(&host, 300);
         assert_eq!(places.count(&all), [100; LOOPS]);
         // All of one loop leave, and ten of another.
@@ -101,7 +101,7 @@ fn the_loop_with_the_fewest_connections_gets_the_next_ones() {
 #[test]
 fn connections_of_one_address_are_on_one_loop_and_addresses_are_spread() {
     with_watchdog(LIMIT, || {
-        let (host, _, places) = host(Distribution::PeerAddress);
+        let (host, _, places) = host(LoadBalancing::PeerAddress);
         let mut used = BTreeSet::new();
         for last in 1..=60 {
             let local: SocketAddr = format!("127.0.1.{last}:0").parse().unwrap();
@@ -127,7 +127,7 @@ fn connections_of_one_address_are_on_one_loop_and_addresses_are_spread() {
 fn with_a_listener_each_all_loops_have_connections_and_all_are_served() {
     with_watchdog(LIMIT, || {
         let place = Refusing::new();
-        let (host, handle, places) = host_at(place.address(), Distribution::ListenerPerLoop);
+        let (host, handle, places) = host_at(place.address(), LoadBalancing::ListenerPerLoop);
         let all = clients(&host, 300);
         let counts = places.count(&all);
         assert_eq!((counts.len(), counts.iter().sum::<usize>()), (LOOPS, 300), "{counts:?}");
@@ -162,8 +162,8 @@ fn a_stop_is_not_over_before_every_listener_is_closed() {
         let host = Host::new(move |event_loop| {
             TcpServer::bind(event_loop, address)?
                 .threads(LOOPS.try_into().unwrap())?
-                .distribute(Distribution::ListenerPerLoop)
-                .on_message(move |conn, _| {
+                .load_balancing(LoadBalancing::ListenerPerLoop)
+                .serve_fn(move |conn, _| {
                     let (released, held) = (Arc::clone(&released), held.clone());
                     // The connection has gone when the second task holds up its loop.
                     conn.close();
@@ -199,7 +199,7 @@ fn a_server_with_a_listener_each_gives_its_port_back_when_it_is_dropped() {
     with_watchdog(LIMIT, || {
         let place = Refusing::new();
         let address = place.address();
-        let (host, _, _) = host_at(address, Distribution::ListenerPerLoop);
+        let (host, _, _) = host_at(address, LoadBalancing::ListenerPerLoop);
         // The port is shared by the listeners, and with nobody who does not ask for it.
         let taken = std::net::TcpListener::bind(address).expect_err("it is in use");
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);

@@ -166,7 +166,7 @@ fn a_closed_end_of_a_shared_ring_does_not_wake_the_loop() {
 fn a_connection_whose_descriptor_was_not_lent_does_not_wake_the_loop() {
     with_loop(|event_loop| {
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
-        let server = server.on_message(|conn, _| conn.close()).unwrap();
+        let server = server.serve_fn(|conn, _| conn.close()).unwrap();
         let mut client = net::connect(server.local_addr());
         client.write_all(b"x").unwrap();
         net::turn_until(event_loop, || server.counters().accepted == 1 && server.open_connections() == 0);

@@ -299,7 +299,7 @@ fn the_descriptor_shows_that_a_connection_has_more_to_read() {
         let read = Recorder::new();
         let r = read.clone();
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
-        let server = server.on_message(move |_, input| {
+        let server = server.serve_fn(move |_, input| {
             r.record(input.take_all().len());
             Ok::<_, io::Error>(())
         });

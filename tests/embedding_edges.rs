@@ -174,7 +174,7 @@ const KINDS: &[(&str, Prepare)] = &[
     ("a channel that waits for what is there", |event_loop, count| {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"x").unwrap();
-        let channel = Channel::new(event_loop, ours, Interest::NONE, reading(count)).unwrap();
+        let channel = Channel::new(event_loop, ours, Interest::EMPTY, reading(count)).unwrap();
         Box::new(move |_, _| {
             channel.set_interest(Interest::READABLE).unwrap();
             Box::new((channel, theirs))
@@ -182,7 +182,7 @@ const KINDS: &[(&str, Prepare)] = &[
     }),
     ("a datagram socket that receives again", |event_loop, count| {
         let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap();
-        let socket = socket.on_datagram(move |_, _, _| count.add()).unwrap();
+        let socket = socket.serve_fn(move |_, _, _| count.add()).unwrap();
         socket.pause_receiving();
         plain().send_to(b"x", socket.local_addr()).unwrap();
         wait_readable(event_loop);
@@ -203,7 +203,7 @@ const KINDS: &[(&str, Prepare)] = &[
     ("a connection that reads again", |event_loop, count| {
         let handles = Rc::new(RefCell::new(None));
         let kept = Rc::clone(&handles);
-        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().on_message(move |conn, input| {
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(move |conn, input| {
             if input.take_all() == b"pause" {
                 conn.pause_reading();
                 *kept.borrow_mut() = Some(conn.handle());
@@ -230,7 +230,7 @@ const KINDS: &[(&str, Prepare)] = &[
         })
     }),
     ("a server that is stopped", |event_loop, count| {
-        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().on_message(|_, _| ()).unwrap();
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _| ()).unwrap();
         Box::new(move |_, _| {
             server.stop(Duration::ZERO, move |_: &EventLoop, _: StopReport| count.add());
             Box::new(())

@@ -6,17 +6,17 @@ use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, mpsc};
 
-use reveille::{Distribution, LoopHandle, LoopPool, ServerHandle, TcpServer};
+use reveille::{LoadBalancing, LoopHandle, LoopPool, ServerHandle, TcpServer};
 use support::net::{self, Host};
 use support::{LIMIT, with_watchdog};
 
 const LOOPS: usize = 3;
 
-const ALL: [Distribution; 4] = [
-    Distribution::RoundRobin,
-    Distribution::LeastConnections,
-    Distribution::PeerAddress,
-    Distribution::ListenerPerLoop,
+const ALL: [LoadBalancing; 4] = [
+    LoadBalancing::RoundRobin,
+    LoadBalancing::LeastConnections,
+    LoadBalancing::PeerAddress,
+    LoadBalancing::ListenerPerLoop,
 ];
 
 /// An echo server, of which a loop ends when a connection says "end" there. Before that it reports, and is held up until it is let go.
@@ -28,13 +28,13 @@ struct Fragile {
 }
 
 impl Fragile {
-    fn new(distribution: Distribution) -> Fragile {
+    fn new(distribution: LoadBalancing) -> Fragile {
         let (end, ending) = mpsc::channel();
         let (let_go, gone) = mpsc::channel();
         let gone = Arc::new(Mutex::new(gone));
         let host = Host::new(move |event_loop| {
             let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(net::loops(LOOPS))?;
-            builder.distribute(distribution).on_message(move |conn, input| {
+            builder.load_balancing(distribution).serve_fn(move |conn, input| {
                 if input.readable() == b"end" {
                     conn.event_loop().quit();
                     end.send(conn.event_loop().handle()).unwrap();
@@ -86,7 +86,7 @@ fn connections_on_their_way_to_a_loop_that_ends_are_served_by_others() {
             let fragile = Fragile::new(distribution);
             fragile.hold_up_a_loop();
             let mut clients: Vec<_> = (0..40).map(|_| fragile.host.connect()).collect();
-            if distribution != Distribution::ListenerPerLoop {
+            if distribution != LoadBalancing::ListenerPerLoop {
                 net::until(|| fragile.server.counters().accepted == 41);
             }
             fragile.let_go.send(()).unwrap();
@@ -114,7 +114,7 @@ fn a_server_without_loops_closes_connections_and_rests() {
                     // With the last loop the last listener has gone.
                     Err(error) => assert_eq!(
                         (distribution, error.kind()),
-                        (Distribution::ListenerPerLoop, io::ErrorKind::ConnectionRefused)
+                        (LoadBalancing::ListenerPerLoop, io::ErrorKind::ConnectionRefused)
                     ),
                 }
             }
@@ -129,7 +129,7 @@ fn a_place_is_given_back_when_no_loop_is_left() {
     with_watchdog(LIMIT, || {
         let host = Host::new(move |event_loop| {
             let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.max_connections(1);
-            builder.threads(net::loops(2))?.on_message(|conn, _| conn.event_loop().quit())
+            builder.threads(net::loops(2))?.serve_fn(|conn, _| conn.event_loop().quit())
         });
         let server = host.ask(|_, server| server.as_ref().expect("a server").handle());
         while server.live_loops() > 0 {

@@ -12,7 +12,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use reveille::{
-    Address, ConnectionHandle, Distribution, EventFd, EventLoop, FileChanges, SharedRing, Signal, Signals,
+    Address, ConnectionHandle, EventFd, EventLoop, FileChanges, LoadBalancing, SharedRing, Signal, Signals,
     TcpConnection, TcpServer, UdpSocket, UnixAddress, Watcher,
 };
 use support::clock::HOUR;
@@ -142,7 +142,7 @@ fn a_handle_closes_its_own_connection_at_once() {
         let (_server, journal, clients) = open_connections(event_loop, 1, |_, script| {
             script.on_message(|conn, _| {
                 conn.handle().close();
-                assert_eq!(conn.state(), reveille::State::Closed);
+                assert_eq!(conn.state(), reveille::ConnectionState::Closed);
                 assert_eq!(conn.send("too late"), Err(reveille::SendError::Closed));
             })
         });
@@ -252,7 +252,7 @@ fn a_stop_ends_the_listening_of_loops_that_are_held_up() {
         let held = Mutex::new(Some((held, begin)));
         let host = Host::new(move |event_loop| {
             let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(loops(2))?;
-            builder.distribute(Distribution::ListenerPerLoop).on_message(move |_, input| {
+            builder.load_balancing(LoadBalancing::ListenerPerLoop).serve_fn(move |_, input| {
                 input.clear();
                 let held = held.lock().unwrap().take();
                 if let Some((held, begin)) = held {
@@ -272,7 +272,7 @@ fn a_stop_ends_the_listening_of_loops_that_are_held_up() {
                 let refused = TcpStream::connect(address).expect_err("nobody listens");
                 assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
             }
-            let again = TcpServer::bind(event_loop, address).unwrap().on_message(|_, _| ());
+            let again = TcpServer::bind(event_loop, address).unwrap().serve_fn(|_, _| ());
             drop(again.expect("an address that is free"));
         });
         assert!(reported.try_recv().is_err(), "a connection is still there");
@@ -348,7 +348,7 @@ fn a_udp_socket_that_is_closed_gets_no_more_datagrams() {
             for _ in 0..2 {
                 let (ending, counting) = (Rc::clone(&kept), calls.clone());
                 let builder = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap();
-                let socket = builder.on_datagram(move |_, _, _| {
+                let socket = builder.serve_fn(move |_, _, _| {
                     counting.add();
                     if by_handle {
                         ending.borrow().iter().for_each(|socket| socket.handle().close());

@@ -5,7 +5,7 @@ mod support;
 use std::io::{self, ErrorKind};
 
 use reveille::{
-    CallError, DatagramError, EventLoop, LengthError, LineError, Mailbox, PostErrorReason, RingError,
+    CallError, DatagramError, EventLoop, LengthError, LineError, MailboxLimit, PostErrorReason, RingError,
     RingSendError, SendError,
 };
 use support::with_watchdog;
@@ -46,7 +46,7 @@ fn one_meaning_has_one_kind_in_every_error_type() {
 #[test]
 fn a_refused_task_has_the_kind_of_its_reason() {
     with_watchdog(support::LIMIT, || {
-        let event_loop = EventLoop::builder().mailbox(Mailbox::Refuse(1)).build().unwrap();
+        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Reject(1)).build().unwrap();
         let handle = event_loop.handle();
         handle.queue_in_loop(|_| ()).unwrap();
         let full = handle.queue_in_loop(|_| ()).unwrap_err();

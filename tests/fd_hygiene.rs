@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use reveille::{
-    Backoff, Distribution, EventFd, EventLoop, LoopPool, LoopThread, Target, TcpClient, TcpServer,
+    Backoff, ConnectTarget, EventFd, EventLoop, LoadBalancing, LoopPool, LoopThread, TcpClient, TcpServer,
 };
 use support::client::{Refusing, Reporting, Reports, Silent, turn_to_rest};
 use support::net::{self, End, Script, Told, scripted};
@@ -123,7 +123,7 @@ fn a_stopped_server_closes_its_connections_and_its_listener() {
         let staying = clients.split_off(100);
         drop(clients);
         let report = reported.recv_timeout(net::LIMIT).unwrap();
-        assert_eq!(report.drained + report.cut, 200);
+        assert_eq!(report.drained + report.aborted, 200);
         drop(staying);
         host.ask(|_, _| ());
         assert_eq!(net::open_descriptors(), without_server);
@@ -136,7 +136,7 @@ fn a_dropped_server_over_several_loops_closes_everything() {
         let host = net::Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
                 .threads(3.try_into().unwrap())?
-                .on_message(|conn, input| conn.send(input.take_all()))
+                .serve_fn(|conn, input| conn.send(input.take_all()))
         });
         let mut clients: Vec<_> = (0..60).map(|_| host.connect()).collect();
         clients.iter_mut().for_each(net::assert_echoes);
@@ -154,8 +154,9 @@ fn a_stop_is_reported_when_the_listeners_of_all_loops_are_closed() {
             let event_loop = EventLoop::builder().busy_poll(LIMIT).build().unwrap();
             let before = net::open_sockets();
             let builder = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
-            let builder = builder.threads(net::loops(3)).unwrap().distribute(Distribution::ListenerPerLoop);
-            let server = builder.on_message(|_, _| ()).unwrap();
+            let builder =
+                builder.threads(net::loops(3)).unwrap().load_balancing(LoadBalancing::ListenerPerLoop);
+            let server = builder.serve_fn(|_, _| ()).unwrap();
             let listeners: Vec<_> = net::open_sockets().difference(&before).cloned().collect();
             assert!(listeners.len() >= 3);
             server.pause_accepting();
@@ -187,7 +188,7 @@ fn a_stopped_server_over_several_loops_gives_them_up_with_its_last_connection() 
         let host = net::Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
                 .threads(3.try_into().unwrap())?
-                .on_message(|conn, input| conn.send(input.take_all()))
+                .serve_fn(|conn, input| conn.send(input.take_all()))
         });
         let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
         clients.iter_mut().for_each(net::assert_echoes);
@@ -211,9 +212,9 @@ fn an_address_in_use_costs_no_descriptor() {
         let event_loop = EventLoop::new().unwrap();
         let with_loop = net::open_descriptors();
         for _ in 0..20 {
-            TcpServer::bind(&event_loop, address).unwrap().on_message(|_, _| ()).unwrap_err();
+            TcpServer::bind(&event_loop, address).unwrap().serve_fn(|_, _| ()).unwrap_err();
             let pool = TcpServer::bind(&event_loop, address).unwrap().threads(2.try_into().unwrap()).unwrap();
-            pool.on_message(|_, _| ()).unwrap_err();
+            pool.serve_fn(|_, _| ()).unwrap_err();
             assert_eq!(net::open_descriptors(), with_loop);
         }
     });
@@ -226,7 +227,7 @@ fn attempts_that_fail_leave_no_descriptor() {
         let event_loop = EventLoop::new().unwrap();
         let with_loop = net::open_descriptors();
         // No label of a name is that long, so no server is asked for it.
-        let targets: [Target; 3] =
+        let targets: [ConnectTarget; 3] =
             [nobody.address().into(), silent.address().into(), ("x".repeat(300), 80).into()];
         for target in targets {
             let reports = Reports::new();
@@ -234,7 +235,7 @@ fn attempts_that_fail_leave_no_descriptor() {
                 .timeout(Duration::from_millis(2))
                 .retry(Backoff::new().start(Duration::ZERO).cap(Duration::ZERO).max_retries(49))
                 .reporting(&reports)
-                .on_message(|_, _| ())
+                .serve_fn(|_, _| ())
                 .unwrap();
             net::turn_until(&event_loop, || reports.len() == 51);
             turn_to_rest(&event_loop);
@@ -252,7 +253,7 @@ fn clients_that_are_dropped_leave_no_descriptor_whatever_they_do() {
         let (nobody, silent) = (Refusing::new(), Silent::new());
         let event_loop = EventLoop::new().unwrap();
         let with_loop = net::open_descriptors();
-        let targets: [Target; 4] = [
+        let targets: [ConnectTarget; 4] = [
             host.address().into(),
             nobody.address().into(),
             silent.address().into(),
@@ -260,7 +261,7 @@ fn clients_that_are_dropped_leave_no_descriptor_whatever_they_do() {
         ];
         for turns in 0..8 {
             let clients = targets.clone().map(|target| {
-                TcpClient::connect(&event_loop, target).reconnect(true).on_message(|_, _| ()).unwrap()
+                TcpClient::connect(&event_loop, target).reconnect(true).serve_fn(|_, _| ()).unwrap()
             });
             (0..turns).for_each(|_| turn(&event_loop));
             drop(clients);
@@ -283,7 +284,7 @@ fn sessions_that_follow_one_another_leave_no_descriptor() {
             .retry(Backoff::new().start(Duration::ZERO).cap(Duration::ZERO))
             .reconnect(true)
             .on_attempt(move |_, attempt| counting.record(attempt.result.is_ok()))
-            .on_message(|_, _| ())
+            .serve_fn(|_, _| ())
             .unwrap();
         net::turn_until(&event_loop, || sessions.len() == 100);
         drop(client);
@@ -326,7 +327,7 @@ fn a_program_started_by_a_handler_inherits_nothing() {
         assert!(usual.len() >= 4, "{usual:?}");
         let (seen, sees) = mpsc::channel();
         let host = net::Host::new(move |event_loop| {
-            TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(2.try_into().unwrap())?.on_message(
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(2.try_into().unwrap())?.serve_fn(
                 move |_, input| {
                     input.clear();
                     seen.send(seen_by_another_program()).map_err(io::Error::other)

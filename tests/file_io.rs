@@ -311,7 +311,7 @@ fn the_status_is_that_of_the_standard_library(builder: FileIoBuilder) {
         symlink(&path, folder.join("link")).unwrap();
         let file = open(event_loop, &files, &path, OpenOptions::reading()).unwrap();
         let metadata = fs::metadata(&path).unwrap();
-        let of_file = outcome(event_loop, |tell| files.status(&file, |_, status| tell(status))).unwrap();
+        let of_file = outcome(event_loop, |tell| files.metadata(&file, |_, status| tell(status))).unwrap();
         let of_path = status(event_loop, &files, &path).unwrap();
         let of_link = status(event_loop, &files, folder.join("link")).unwrap();
         for status in [of_file, of_path, of_link] {
@@ -337,7 +337,7 @@ fn the_status_is_that_of_the_standard_library(builder: FileIoBuilder) {
         assert_eq!(kind(folder.path()), FileKind::Directory);
         assert_eq!(kind("/dev/null".as_ref()), FileKind::CharacterDevice);
         let reads = File::from(pipe().0);
-        let status = outcome(event_loop, |tell| files.status(&reads, |_, status| tell(status))).unwrap();
+        let status = outcome(event_loop, |tell| files.metadata(&reads, |_, status| tell(status))).unwrap();
         assert_eq!(status.kind(), FileKind::Fifo);
     });
 }

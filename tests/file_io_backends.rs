@@ -15,7 +15,7 @@ mod without_a_ring {
     use std::io::ErrorKind;
     use std::sync::Mutex;
 
-    use reveille::{Backend, FileIo, OpenOptions};
+    use reveille::{FileIo, FileIoBackend, OpenOptions};
 
     use super::support::alone::alone_after;
     use super::support::files::{open, read};
@@ -51,13 +51,13 @@ mod without_a_ring {
             log::set_logger(&LINES).unwrap();
             log::set_max_level(log::LevelFilter::Info);
             with_loop(move |event_loop| {
-                let error = FileIo::builder().backend(Backend::Ring).build(event_loop).unwrap_err();
+                let error = FileIo::builder().backend(FileIoBackend::IoUring).build(event_loop).unwrap_err();
                 assert_eq!(error.kind(), kind);
                 assert!(error.to_string().contains(why), "{error}");
                 assert!(LINES.0.lock().unwrap().is_empty());
 
                 let files = FileIo::new(event_loop).unwrap();
-                assert_eq!(files.backend(), Backend::Threads);
+                assert_eq!(files.backend(), FileIoBackend::ThreadPool);
                 let line = format!("INFO: file I/O by threads: {error}");
                 assert_eq!(*LINES.0.lock().unwrap(), [line]);
                 let zero = open(event_loop, &files, "/dev/zero", OpenOptions::reading()).unwrap();
@@ -81,9 +81,10 @@ mod without_a_ring {
 #[test]
 fn a_ring_that_there_cannot_be_is_an_error_that_says_why() {
     with_loop(|event_loop| {
-        let error = FileIo::builder().backend(reveille::Backend::Ring).build(event_loop).unwrap_err();
+        let error =
+            FileIo::builder().backend(reveille::FileIoBackend::IoUring).build(event_loop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("the feature `uring`"), "{error}");
-        assert_eq!(FileIo::new(event_loop).unwrap().backend(), reveille::Backend::Threads);
+        assert_eq!(FileIo::new(event_loop).unwrap().backend(), reveille::FileIoBackend::ThreadPool);
     });
 }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::mpsc;
 
 use nix::libc;
-use reveille::{Backend, EventLoop, File, FileIo, LoopThread};
+use reveille::{EventLoop, File, FileIo, FileIoBackend, LoopThread};
 use support::alone::skipped;
 use support::folder::Folder;
 use support::net::{Child, answer, role};
@@ -51,7 +51,7 @@ thread_local! {
 
 impl Reader {
     fn prepare(event_loop: &EventLoop, path: &str) -> io::Result<()> {
-        let files = FileIo::builder().backend(Backend::Ring).build(event_loop)?;
+        let files = FileIo::builder().backend(FileIoBackend::IoUring).build(event_loop)?;
         let file = File::from(std::fs::File::open(path)?);
         let reader = Reader {
             files,

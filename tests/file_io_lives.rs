@@ -145,14 +145,14 @@ fn an_operation_that_is_cancelled_ends_with_a_call_and_gives_the_buffer_back(bui
         assert_eq!(told, [(Err(CANCELLED), vec![1; 4]), (Err(CANCELLED), vec![2; 4])]);
         assert!(!files.cancel(second) && !files.cancel(third));
         assert!(files.cancel(first));
-        if files.backend() == reveille::Backend::Threads {
+        if files.backend() == reveille::FileIoBackend::ThreadPool {
             // One may have begun it, and goes on then.
             (&pipes[0].1).write_all(b"text").unwrap();
         }
         settle(event_loop, &files);
         let told = said.take();
         let by_a_thread =
-            files.backend() == reveille::Backend::Threads && told == [(Ok(4), b"text".to_vec())];
+            files.backend() == reveille::FileIoBackend::ThreadPool && told == [(Ok(4), b"text".to_vec())];
         assert!(by_a_thread || told == [(Err(CANCELLED), vec![0; 4])], "{told:?}");
 
         // A close is done.

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Instant;
 
 use reveille::{
-    Backend, CallError, Channel, Child, EventFd, EventLoop, File, FileChanges, FileIo, Interest, LoopPool,
-    LoopThread, SharedRing, Signal, Signals, TcpClient, TcpServer, UdpSocket, UnixAddress, Watcher,
+    CallError, Channel, Child, EventFd, EventLoop, File, FileChanges, FileIo, FileIoBackend, Interest,
+    LoopPool, LoopThread, SharedRing, Signal, Signals, TcpClient, TcpServer, UdpSocket, UnixAddress, Watcher,
 };
 use rustix::process::{getpid, kill_process};
 use support::alone::alone;
@@ -93,17 +93,17 @@ fn dropped_copies_leave_the_parents_sockets_as_they_are() {
         let folder = Folder::new();
         let path = folder.join("socket");
         let unix = TcpServer::bind_unix(&event_loop, &path).unwrap();
-        let unix = unix.on_message(|conn, input| conn.send(input.take_all())).unwrap();
+        let unix = unix.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         let tcp = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
-        let tcp = tcp.on_message(|conn, input| conn.send(input.take_all())).unwrap();
+        let tcp = tcp.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         let spread = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().threads(net::loops(2)).unwrap();
-        let spread = spread.on_message(|conn, input| conn.send(input.take_all())).unwrap();
+        let spread = spread.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         let udp = UdpSocket::bind(&event_loop, "127.0.0.1:0").unwrap();
-        let udp = udp.on_datagram(|socket, datagram, from| socket.send_to(datagram, from)).unwrap();
+        let udp = udp.serve_fn(|socket, datagram, from| socket.send_to(datagram, from)).unwrap();
         let answers = Recorder::new();
         let a = answers.clone();
         let client = TcpClient::connect(&event_loop, tcp.local_addr());
-        let client = client.on_message(move |_, input| a.record(input.take_all().to_vec())).unwrap();
+        let client = client.serve_fn(move |_, input| a.record(input.take_all().to_vec())).unwrap();
         let plain = TcpStream::connect(tcp.local_addr()).unwrap();
         let mut early = UnixStream::connect(&path).unwrap();
         turn_until(&event_loop, || {
@@ -162,7 +162,7 @@ fn dropped_copies_leave_the_parents_sockets_as_they_are() {
 
 #[test]
 fn dropped_copies_leave_file_operations_as_they_are() {
-    for backend in [Some(Backend::Threads), None] {
+    for backend in [Some(FileIoBackend::ThreadPool), None] {
         with_parent(move |event_loop| {
             let builder = FileIo::builder();
             let files = backend.map_or(builder.clone(), |backend| builder.backend(backend));
@@ -192,7 +192,7 @@ fn a_close_in_a_child_does_not_reset_the_parents_connection() {
         let event_loop = EventLoop::new().unwrap();
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
         let server = server
-            .on_message(|conn, input| {
+            .serve_fn(|conn, input| {
                 input.clear();
                 // More than the kernel takes.
                 conn.send(vec![7; 8 << 20])?;
@@ -240,7 +240,7 @@ fn what_a_child_makes_is_its_own() {
         in_child(|| {
             let event_loop = EventLoop::new().unwrap();
             let address = UnixAddress::from(path.as_path());
-            let server = TcpServer::bind_unix(&event_loop, address).unwrap().on_message(|_, _| ()).unwrap();
+            let server = TcpServer::bind_unix(&event_loop, address).unwrap().serve_fn(|_, _| ()).unwrap();
             assert!(path.exists());
             drop(server);
             assert!(!path.exists());

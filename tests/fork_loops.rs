@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use reveille::{
-    CallError, Channel, Child, EventLoop, FileIo, Interest, LoopThread, Mailbox, PostErrorReason, SendError,
-    Signal, Signals, TcpClient, TcpServer, UdpSocket,
+    CallError, Channel, Child, EventLoop, FileIo, Interest, LoopThread, MailboxLimit, PostErrorReason,
+    SendError, Signal, Signals, TcpClient, TcpServer, UdpSocket,
 };
 use support::alone::alone;
 use support::forked::{self, in_child};
@@ -41,11 +41,11 @@ fn a_child_cannot_run_an_inherited_loop_or_make_anything_on_it() {
             let (ours, _theirs) = UnixStream::pair().unwrap();
             let made = Channel::new(&event_loop, ours, Interest::READABLE, |_| ());
             assert_eq!(kind(made.map(drop)), ErrorKind::Unsupported);
-            let made = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().on_message(|_, _| ());
+            let made = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _| ());
             assert_eq!(kind(made.map(drop)), ErrorKind::Unsupported);
-            let made = TcpClient::connect(&event_loop, "127.0.0.1:9").on_message(|_, _| ());
+            let made = TcpClient::connect(&event_loop, "127.0.0.1:9").serve_fn(|_, _| ());
             assert_eq!(kind(made.map(drop)), ErrorKind::Unsupported);
-            let made = UdpSocket::bind(&event_loop, "127.0.0.1:0").unwrap().on_datagram(|_, _, _| ());
+            let made = UdpSocket::bind(&event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _, _| ());
             assert_eq!(kind(made.map(drop)), ErrorKind::Unsupported);
             let made = Child::spawn(&event_loop, &mut Command::new("true"), |_, _| ());
             assert_eq!(kind(made.map(drop)), ErrorKind::Unsupported);
@@ -106,7 +106,7 @@ fn look_up(event_loop: &EventLoop) {
     let ended = Count::default();
     let (e, f) = (ended.clone(), ended.clone());
     let client = TcpClient::connect(event_loop, "localhost:9");
-    let client = client.on_attempt(move |_, _| e.add()).on_failure(move |_, _| f.add()).on_message(|_, _| ());
+    let client = client.on_attempt(move |_, _| e.add()).on_failure(move |_, _| f.add()).serve_fn(|_, _| ());
     turn_until(event_loop, || ended.get() > 0);
     drop(client);
 }
@@ -117,9 +117,9 @@ fn use_a_loop() {
     assert_eq!(EventLoop::new().unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert!(event_loop.handle().is_in_loop_thread());
     let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
-    let server = server.on_message(|conn, input| conn.send(input.take_all())).unwrap();
+    let server = server.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
     let client = TcpClient::connect(&event_loop, server.local_addr());
-    let client = client.on_message(|conn, _| conn.event_loop().quit()).unwrap();
+    let client = client.serve_fn(|conn, _| conn.event_loop().quit()).unwrap();
     turn_until(&event_loop, || client.handle().is_some());
     client.handle().unwrap().send("word").unwrap();
     event_loop.run().unwrap();
@@ -217,7 +217,7 @@ fn a_child_that_is_forked_in_a_callback_leaves_the_turn_to_its_parent() {
 #[test]
 fn a_child_does_not_wait_for_what_a_thread_was_doing_when_it_was_forked() {
     alone(|| {
-        let event_loop = EventLoop::builder().mailbox(Mailbox::Refuse(64)).build().unwrap();
+        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Reject(64)).build().unwrap();
         let (handle, done) = (event_loop.handle(), AtomicBool::new(false));
         let mut event_loop = Some(event_loop);
         thread::scope(|scope| {

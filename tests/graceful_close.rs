@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use reveille::{EventLoop, SendError, Sent, State, TcpConnection, TcpServer, VirtualClock};
+use reveille::{ConnectionState, EventLoop, SendError, SendStatus, TcpConnection, TcpServer, VirtualClock};
 use support::clock::MINUTE;
 use support::net::{self, End, Journal, Told, message, pattern, scripted_with};
 use support::{LIMIT, turn, with_watchdog};
@@ -93,7 +93,7 @@ fn a_close_in_order_sends_what_is_queued_and_hears_nothing_else() {
                     input.clear();
                     conn.send(&sent)?;
                     conn.close_gracefully(net::LIMIT);
-                    assert_eq!(conn.state(), State::Closing);
+                    assert_eq!(conn.state(), ConnectionState::Closing);
                     assert_eq!(conn.send("more"), Err(SendError::Closed));
                     assert!(conn.undelivered()? > 0);
                     io::Result::Ok(())
@@ -167,7 +167,7 @@ fn a_close_in_order_waits_for_what_only_the_kernel_has() {
         let bench = Bench::new(move |conn| {
             while conn.undelivered().unwrap() < ON_THE_WAY {
                 let piece = vec![(sending.get() / PIECE) as u8; PIECE];
-                assert_eq!(conn.send(piece), Ok(Sent::Written));
+                assert_eq!(conn.send(piece), Ok(SendStatus::Written));
                 sending.set(sending.get() + PIECE);
             }
             conn.close_gracefully(MINUTE);
@@ -206,7 +206,7 @@ fn a_reset_of_what_only_the_kernel_has_leaves_no_timer() {
     with_watchdog(LIMIT, || {
         let bench = Bench::new(|conn| {
             while conn.undelivered().unwrap() < ON_THE_WAY {
-                assert_eq!(conn.send([0; PIECE]), Ok(Sent::Written));
+                assert_eq!(conn.send([0; PIECE]), Ok(SendStatus::Written));
             }
             conn.close_gracefully(MINUTE);
         });

@@ -185,7 +185,7 @@ fn a_descriptor_sent_to_a_server_that_ends_is_not_closed_on_the_loop() {
 fn a_descriptor_that_a_full_server_gets_is_not_closed_on_the_loop() {
     with_loop(|event_loop| {
         let builder = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
-        let builder = builder.max_connections(0).at_maximum(reveille::AtMaximum::Refuse);
+        let builder = builder.max_connections(0).overflow_policy(reveille::OverflowPolicy::Reject);
         let server = builder.serve(|_| Echo(|_: &TcpConnection<'_>| Ok(()))).unwrap();
         let client = connect(&server);
         let _peer = Lingering::new().send(&client, 1).unwrap();

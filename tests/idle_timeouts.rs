@@ -354,7 +354,7 @@ fn a_connection_that_a_stopping_server_drains_is_not_told_that_it_is_idle() {
         stage.pass(5 * MINUTE);
         assert_eq!(stage.diary.take(), [("stopped", 600)]);
         report.set(told.try_recv().ok());
-        assert_eq!(report.get().map(|report| (report.drained, report.cut)), Some((0, 1)));
+        assert_eq!(report.get().map(|report| (report.drained, report.aborted)), Some((0, 1)));
     });
 }
 

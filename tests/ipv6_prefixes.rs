@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 
-use reveille::{Distribution, TcpServer, TcpServerBuilder};
+use reveille::{LoadBalancing, TcpServer, TcpServerBuilder};
 use socket2::{Domain, Socket, Type};
 use support::alone::alone_after;
 use support::net::{self, Host, loops};
@@ -47,7 +47,7 @@ fn host(
     Host::new(move |event_loop| {
         let options = reveille::SocketOptions::new().only_v6(false);
         let builder = TcpServer::bind(event_loop, "[::]:0")?.socket_options(options);
-        settings(builder).on_message(|conn, input| conn.send(input.take_all()))
+        settings(builder).serve_fn(|conn, input| conn.send(input.take_all()))
     })
 }
 
@@ -112,8 +112,8 @@ fn clients_of_one_network_are_on_one_loop() {
                 let host = Host::new(move |event_loop| {
                     TcpServer::bind(event_loop, "[::]:0")?
                         .threads(loops(8))?
-                        .distribute(Distribution::PeerAddress)
-                        .on_message(move |conn, input| {
+                        .load_balancing(LoadBalancing::PeerAddress)
+                        .serve_fn(move |conn, input| {
                             tell.send(thread::current().id()).unwrap();
                             conn.send(input.take_all())
                         })

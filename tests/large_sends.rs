@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
-use reveille::{EventLoop, SendError, Sent, TcpConnection, TcpServer};
+use reveille::{EventLoop, SendError, SendStatus, TcpConnection, TcpServer};
 use socket2::SockRef;
 use support::net::{self, End, Random, pattern, scripted, scripted_with};
 use support::{LIMIT, MIB, with_loop, with_watchdog};
@@ -100,7 +100,7 @@ fn bytes_that_a_hundred_slow_readers_share_are_never_copied() {
     with_loop(|event_loop| {
         let bytes: Arc<[u8]> = pattern(MIB).into();
         let shared = Arc::clone(&bytes);
-        let send = move |conn: &TcpConnection| assert_eq!(conn.send_shared(&shared), Ok(Sent::Queued));
+        let send = move |conn: &TcpConnection| assert_eq!(conn.send_shared(&shared), Ok(SendStatus::Queued));
         let (asked, unsent) = cost_of(event_loop, &bytes, send);
         println!("{asked} bytes asked for, {unsent} queued");
         assert!(unsent > PEERS * MIB / 4, "only {unsent} bytes were left to be queued");
@@ -116,7 +116,7 @@ fn bytes_that_are_given_away_are_never_copied() {
         let copies = RefCell::new(vec![bytes.to_vec(); PEERS]);
         let send = move |conn: &TcpConnection| {
             let copy = copies.borrow_mut().pop().unwrap();
-            assert_eq!(conn.send_owned(copy), Ok(Sent::Queued));
+            assert_eq!(conn.send_owned(copy), Ok(SendStatus::Queued));
         };
         let (asked, _) = cost_of(event_loop, &bytes, send);
         assert!(asked < PEERS * A_QUEUE, "{asked} bytes were asked for");
@@ -184,8 +184,8 @@ fn more_slices_than_the_kernel_takes_at_once_are_sent_all() {
             let bytes = bytes.clone();
             script.on_open(move |conn| {
                 let slices: Vec<_> = bytes.iter().map(std::slice::from_ref).map(IoSlice::new).collect();
-                assert_eq!(conn.send_vectored(&slices), Ok(Sent::Written));
-                assert_eq!(conn.send_vectored(&[]), Ok(Sent::Written));
+                assert_eq!(conn.send_vectored(&slices), Ok(SendStatus::Written));
+                assert_eq!(conn.send_vectored(&[]), Ok(SendStatus::Written));
                 conn.shutdown();
             })
         });
@@ -207,7 +207,7 @@ fn slices_that_together_would_pass_the_limit_are_refused_whole() {
                     assert_eq!(conn.send_owned([3; 1001]), Err(SendError::Full));
                     assert_eq!(conn.send_shared(&[4; 1001].into()), Err(SendError::Full));
                     assert_eq!(conn.unsent(), 0);
-                    assert_eq!(conn.send_vectored(&both[..1]), Ok(Sent::Written));
+                    assert_eq!(conn.send_vectored(&both[..1]), Ok(SendStatus::Written));
                     conn.shutdown();
                 })
             },

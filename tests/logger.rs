@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use reveille::{Backend, EventFd, EventLoop, FileIo, SharedRing, TcpServer, UdpSocket, VirtualClock};
+use reveille::{EventFd, EventLoop, FileIo, FileIoBackend, SharedRing, TcpServer, UdpSocket, VirtualClock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::alone::alone;
 use support::net::{turn_until, until};
@@ -90,8 +90,7 @@ fn handlers_that_panic_are_one_line_a_second_with_the_number_of_the_others() {
         let clock = VirtualClock::new();
         let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
-        let server =
-            server.on_message(|_, _| -> std::io::Result<()> { panic!("as the peer likes") }).unwrap();
+        let server = server.serve_fn(|_, _| -> std::io::Result<()> { panic!("as the peer likes") }).unwrap();
         for _ in 0..20 {
             provoke(&event_loop, &server);
         }
@@ -149,13 +148,13 @@ fn without_room_for_threads<R>(call: impl FnOnce() -> R) -> R {
 }
 
 fn one_thread(event_loop: &EventLoop) -> Rc<FileIo> {
-    Rc::new(FileIo::builder().backend(Backend::Threads).threads(1).build(event_loop).unwrap())
+    Rc::new(FileIo::builder().backend(FileIoBackend::ThreadPool).threads(1).build(event_loop).unwrap())
 }
 
 /// Begins an operation that ends with or without a thread.
 fn begin(files: &FileIo, ended: &Count) {
     let ending = ended.clone();
-    files.status_of("/", move |_, _| ending.add());
+    files.metadata_at("/", move |_, _| ending.add());
 }
 
 #[test]
@@ -164,7 +163,7 @@ fn a_logger_that_uses_files_posts_sends_and_closes_finds_everything_usable() {
         let event_loop = EventLoop::new().unwrap();
         let files = one_thread(&event_loop);
         let ended = Count::default();
-        let socket = UdpSocket::bind(&event_loop, "127.0.0.1:0").unwrap().on_datagram(|_, _, _| ()).unwrap();
+        let socket = UdpSocket::bind(&event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _, _| ()).unwrap();
         let closed =
             Rc::new(RefCell::new(Some(EventFd::new(0).unwrap().watch(&event_loop, |_, _| ()).unwrap())));
         let posted = Count::default();
@@ -220,7 +219,7 @@ fn a_logger_that_panics_over_a_panic_costs_one_connection() {
     logged(|| {
         let event_loop = EventLoop::new().unwrap();
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
-        let server = server.on_message(|_, _| -> std::io::Result<()> { panic!("a handler") }).unwrap();
+        let server = server.serve_fn(|_, _| -> std::io::Result<()> { panic!("a handler") }).unwrap();
         on_line(|_| panic!("a logger"));
         for n in 1..=3 {
             provoke(&event_loop, &server);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{EventLoop, LoopHandle, Mailbox, PostErrorReason, TcpServer};
+use reveille::{EventLoop, LoopHandle, MailboxLimit, PostErrorReason, TcpServer};
 use support::mailbox::{post, with_mailbox};
 use support::net;
 use support::{Count, LIMIT, Recorder, on_another_thread, turn, with_watchdog};
@@ -30,7 +30,7 @@ fn fill(handle: &LoopHandle) -> usize {
 #[test]
 fn a_mailbox_takes_as_many_tasks_of_other_threads_as_it_was_made_for() {
     for (capacity, room) in [(1, 1), (2, 2), (7, 7), (100, 100)] {
-        with_mailbox(Mailbox::Refuse(capacity), move |event_loop| {
+        with_mailbox(MailboxLimit::Reject(capacity), move |event_loop| {
             let handle = event_loop.handle();
             for round in 1..=3 {
                 assert_eq!(fill(&handle), room);
@@ -47,14 +47,14 @@ fn a_mailbox_takes_as_many_tasks_of_other_threads_as_it_was_made_for() {
 
 #[test]
 fn a_mailbox_for_no_task_takes_one() {
-    with_mailbox(Mailbox::Refuse(0), |event_loop| {
+    with_mailbox(MailboxLimit::Reject(0), |event_loop| {
         assert_eq!(fill(&event_loop.handle()), 1);
         turn(event_loop);
         assert_eq!(event_loop.handle().counters().tasks_run, 1);
         let handle = event_loop.handle();
         assert_eq!((post(&handle), post(&handle)), (Ok(()), FULL), "on the loop's own thread");
     });
-    with_mailbox(Mailbox::Block(0), |event_loop| {
+    with_mailbox(MailboxLimit::Block(0), |event_loop| {
         let handle = event_loop.handle();
         assert_eq!(on_another_thread(|| post(&handle)), Ok(()));
         assert_eq!((post(&handle), post(&handle)), (Ok(()), FULL), "on the loop's own thread");
@@ -64,7 +64,9 @@ fn a_mailbox_for_no_task_takes_one() {
 #[test]
 fn without_a_limit_nothing_is_refused() {
     with_watchdog(LIMIT, || {
-        for event_loop in [|| EventLoop::new(), || EventLoop::builder().mailbox(Mailbox::default()).build()] {
+        for event_loop in
+            [|| EventLoop::new(), || EventLoop::builder().mailbox(MailboxLimit::default()).build()]
+        {
             let event_loop = event_loop().unwrap();
             let handle = event_loop.handle();
             on_another_thread(|| (0..100_000).for_each(|_| post(&handle).unwrap()));
@@ -77,7 +79,7 @@ fn without_a_limit_nothing_is_refused() {
 
 #[test]
 fn what_is_refused_comes_back_with_the_reason_and_can_be_called() {
-    with_mailbox(Mailbox::Refuse(2), |event_loop| {
+    with_mailbox(MailboxLimit::Reject(2), |event_loop| {
         let handle = event_loop.handle();
         assert_eq!(fill(&handle), 2);
         let (called, drops) = (Count::default(), Count::default());
@@ -107,7 +109,7 @@ fn what_is_refused_comes_back_with_the_reason_and_can_be_called() {
 
 #[test]
 fn what_was_refused_can_be_posted_again_after_a_turn() {
-    with_mailbox(Mailbox::Refuse(1), |event_loop| {
+    with_mailbox(MailboxLimit::Reject(1), |event_loop| {
         let (handle, ran) = (event_loop.handle(), Count::default());
         assert_eq!(fill(&handle), 1);
         let r = ran.clone();
@@ -121,7 +123,7 @@ fn what_was_refused_can_be_posted_again_after_a_turn() {
 
 #[test]
 fn there_is_room_again_as_soon_as_the_batch_is_taken() {
-    with_mailbox(Mailbox::Refuse(3), |event_loop| {
+    with_mailbox(MailboxLimit::Reject(3), |event_loop| {
         let (handle, seen) = (event_loop.handle(), Arc::new(AtomicU64::new(0)));
         let (h, s) = (handle.clone(), Arc::clone(&seen));
         let task = move |_: &EventLoop| {
@@ -139,7 +141,7 @@ fn there_is_room_again_as_soon_as_the_batch_is_taken() {
 
 #[test]
 fn the_loops_own_thread_is_refused_beyond_the_limit_through_the_handle() {
-    for mailbox in [Mailbox::Refuse(3), Mailbox::Block(3)] {
+    for mailbox in [MailboxLimit::Reject(3), MailboxLimit::Block(3)] {
         with_mailbox(mailbox, |event_loop| {
             let handle = event_loop.handle();
             let ran = Recorder::new();
@@ -166,7 +168,7 @@ fn the_loops_own_thread_is_refused_beyond_the_limit_through_the_handle() {
 
 #[test]
 fn the_loop_itself_queues_without_a_limit() {
-    for mailbox in [Mailbox::Refuse(2), Mailbox::Block(2)] {
+    for mailbox in [MailboxLimit::Reject(2), MailboxLimit::Block(2)] {
         with_mailbox(mailbox, |event_loop| {
             let (handle, ran) = (event_loop.handle(), Recorder::new());
             for _ in 0..1_000 {
@@ -185,7 +187,7 @@ fn the_loop_itself_queues_without_a_limit() {
 
 #[test]
 fn timers_of_handles_are_made_and_cancelled_while_the_mailbox_is_full() {
-    for mailbox in [Mailbox::Refuse(1), Mailbox::Block(1)] {
+    for mailbox in [MailboxLimit::Reject(1), MailboxLimit::Block(1)] {
         with_mailbox(mailbox, |event_loop| {
             let (handle, fired) = (event_loop.handle(), Count::default());
             assert_eq!(on_another_thread(|| post(&handle)), Ok(()));
@@ -216,7 +218,7 @@ fn timers_of_handles_are_made_and_cancelled_while_the_mailbox_is_full() {
 
 #[test]
 fn quit_is_heard_while_the_mailbox_is_full() {
-    for mailbox in [Mailbox::Refuse(1), Mailbox::Block(1)] {
+    for mailbox in [MailboxLimit::Reject(1), MailboxLimit::Block(1)] {
         with_mailbox(mailbox, |event_loop| {
             let handle = event_loop.handle();
             on_another_thread(|| {
@@ -232,10 +234,10 @@ fn quit_is_heard_while_the_mailbox_is_full() {
 
 #[test]
 fn connections_are_served_and_spoken_to_while_the_mailbox_is_full() {
-    with_mailbox(Mailbox::Refuse(1), |event_loop| {
+    with_mailbox(MailboxLimit::Reject(1), |event_loop| {
         thread_local!(static OPENED: RefCell<Option<reveille::ConnectionHandle>> = const { RefCell::new(None) });
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
-        let server = server.on_message(|conn, input| {
+        let server = server.serve_fn(|conn, input| {
             OPENED.set(Some(conn.handle()));
             conn.send(input.take_all())
         });
@@ -283,13 +285,13 @@ fn keep_full(event_loop: &EventLoop, enough: Arc<AtomicBool>) {
 
 #[test]
 fn a_server_serves_and_stops_on_a_loop_whose_mailbox_is_always_full() {
-    with_mailbox(Mailbox::Refuse(1), |event_loop| {
+    with_mailbox(MailboxLimit::Reject(1), |event_loop| {
         let (handle, enough) = (event_loop.handle(), Arc::new(AtomicBool::new(false)));
         keep_full(event_loop, Arc::clone(&enough));
         let here = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
-        let here = here.on_message(|conn, input| conn.send(input.take_all())).unwrap();
+        let here = here.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         let elsewhere = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().threads(2.try_into().unwrap());
-        let elsewhere = elsewhere.unwrap().on_message(|conn, input| conn.send(input.take_all())).unwrap();
+        let elsewhere = elsewhere.unwrap().serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         let addresses = [here.local_addr(), elsewhere.local_addr()];
         let (kept_here, _kept_elsewhere) = thread::scope(|scope| {
             let clients = scope.spawn(|| {

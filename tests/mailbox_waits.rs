@@ -7,7 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
-use reveille::{EventLoop, LoopHandle, Mailbox, PostErrorReason};
+use reveille::{EventLoop, LoopHandle, MailboxLimit, PostErrorReason};
 use rustix::thread::Pid;
 use support::mailbox::{post, with_mailbox};
 use support::{
@@ -49,7 +49,7 @@ impl<'scope> Poster<'scope> {
 #[test]
 fn a_producer_beyond_the_limit_waits_until_a_batch_is_taken_and_gets_in() {
     for capacity in [1, 4] {
-        with_mailbox(Mailbox::Block(capacity), move |event_loop| {
+        with_mailbox(MailboxLimit::Block(capacity), move |event_loop| {
             let (handle, ran) = (event_loop.handle(), Count::default());
             thread::scope(|scope| {
                 for round in 1..=20 {
@@ -71,7 +71,7 @@ fn a_producer_beyond_the_limit_waits_until_a_batch_is_taken_and_gets_in() {
 
 #[test]
 fn a_producer_that_waited_wakes_the_loop() {
-    with_mailbox(Mailbox::Block(1), |event_loop| {
+    with_mailbox(MailboxLimit::Block(1), |event_loop| {
         let (handle, ran) = (event_loop.handle(), Count::default());
         thread::scope(|scope| {
             for round in 1..=20 {
@@ -91,7 +91,7 @@ fn a_producer_that_waited_wakes_the_loop() {
 
 #[test]
 fn of_those_that_wait_as_many_get_in_with_each_batch_as_there_is_room_for() {
-    with_mailbox(Mailbox::Block(2), |event_loop| {
+    with_mailbox(MailboxLimit::Block(2), |event_loop| {
         let (handle, ran) = (event_loop.handle(), Count::default());
         on_another_thread(|| (0..2).for_each(|_| post(&handle).unwrap()));
         thread::scope(|scope| {
@@ -118,7 +118,7 @@ fn of_those_that_wait_as_many_get_in_with_each_batch_as_there_is_room_for() {
 #[test]
 fn producers_that_wait_are_refused_when_the_loop_is_dropped() {
     with_watchdog(LIMIT, || {
-        let event_loop = EventLoop::builder().mailbox(Mailbox::Block(2)).build().unwrap();
+        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Block(2)).build().unwrap();
         let (handle, ran) = (event_loop.handle(), Count::default());
         on_another_thread(|| (0..2).for_each(|_| post(&handle).unwrap()));
         thread::scope(|scope| {
@@ -138,7 +138,7 @@ fn producers_that_wait_are_refused_when_the_loop_is_dropped() {
 #[test]
 fn a_producer_that_waited_in_vain_has_its_task_back_and_can_call_it() {
     with_watchdog(LIMIT, || {
-        let event_loop = EventLoop::builder().mailbox(Mailbox::Block(1)).build().unwrap();
+        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Block(1)).build().unwrap();
         let (handle, called) = (event_loop.handle(), Count::default());
         on_another_thread(|| post(&handle).unwrap());
         thread::scope(|scope| {
@@ -160,7 +160,7 @@ fn a_producer_that_waited_in_vain_has_its_task_back_and_can_call_it() {
 #[test]
 fn a_batch_that_is_dropped_at_quit_makes_room_as_one_that_is_run() {
     with_watchdog(LIMIT, || {
-        let builder = EventLoop::builder().mailbox(Mailbox::Block(1)).drop_tasks_on_quit(true);
+        let builder = EventLoop::builder().mailbox(MailboxLimit::Block(1)).drop_tasks_on_quit(true);
         let event_loop = builder.build().unwrap();
         let (handle, ran) = (event_loop.handle(), Count::default());
         on_another_thread(|| post(&handle).unwrap());
@@ -182,7 +182,7 @@ fn each_threads_order_is_kept_through_its_waits_and_no_task_is_lost() {
     // Each batch of eight is a switch of threads, of which a busy machine makes not many in a minute.
     with_watchdog(LIMIT * 5, || {
         let event_loop =
-            &EventLoop::builder().propagate_panics(true).mailbox(Mailbox::Block(8)).build().unwrap();
+            &EventLoop::builder().propagate_panics(true).mailbox(MailboxLimit::Block(8)).build().unwrap();
         let posted = assert_posts_keep_their_order(event_loop, 50_000);
         let counters = event_loop.handle().counters();
         assert_eq!(counters.tasks_run, posted);
@@ -193,7 +193,7 @@ fn each_threads_order_is_kept_through_its_waits_and_no_task_is_lost() {
 
 #[test]
 fn errands_take_no_room_from_those_that_wait() {
-    with_mailbox(Mailbox::Block(1), |event_loop| {
+    with_mailbox(MailboxLimit::Block(1), |event_loop| {
         let (handle, ran) = (event_loop.handle(), Count::default());
         // More errands than there may be tasks.
         on_another_thread(|| (0..10).for_each(|_| _ = handle.run_after(Duration::MAX, |_| ()).unwrap()));

@@ -89,7 +89,7 @@ fn peers_that_do_not_read_are_closed_at_the_limit_and_others_are_served() {
         let host = Host::new(|event_loop| {
             net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
                 .max_buffered(BUDGET)
-                .on_message(|conn, input| conn.send(input.take_all()))
+                .serve_fn(|conn, input| conn.send(input.take_all()))
         });
         assert_serves_others(&host, 12);
     });
@@ -102,7 +102,7 @@ fn connections_of_several_loops_share_the_limit() {
             net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
                 .max_buffered(BUDGET)
                 .threads(loops(3))?
-                .on_message(|conn, input| conn.send(input.take_all()))
+                .serve_fn(|conn, input| conn.send(input.take_all()))
         });
         assert_serves_others(&host, 12);
     });
@@ -269,7 +269,7 @@ fn child_role() {
     setrlimit(Resource::Data, Rlimit { current, maximum: getrlimit(Resource::Data).maximum }).unwrap();
     let echo = |event_loop: &EventLoop| {
         net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
-            .on_message(|conn, input| conn.send(input.take_all()))
+            .serve_fn(|conn, input| conn.send(input.take_all()))
     };
     let hosts = [Host::new(echo), Host::new(echo)];
     answer(format!("{} {}", hosts[0].address(), hosts[1].address()));

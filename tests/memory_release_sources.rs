@@ -69,7 +69,7 @@ fn a_burst_of_datagrams_leaves_no_room_behind() {
         let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let to = peer.local_addr().unwrap();
         let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().max_unsent(BURST, MIB);
-        let socket = socket.on_datagram(|_, _, _| ()).unwrap();
+        let socket = socket.serve_fn(|_, _, _| ()).unwrap();
         let handle = socket.handle();
         let unsent = || socket.with(|socket| socket.unsent()).unwrap();
         let before = kept();
@@ -129,7 +129,7 @@ fn a_server_keeps_nothing_of_connections_that_have_gone() {
         let serve = || {
             let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
             // With input left unread each holds something.
-            server.max_buffered(MIB).max_per_address(2).on_message(|_, _| std::io::Result::Ok(())).unwrap()
+            server.max_buffered(MIB).max_per_address(2).serve_fn(|_, _| std::io::Result::Ok(())).unwrap()
         };
         let burst = |server: &TcpServer| {
             let mut clients = Vec::new();
@@ -177,7 +177,7 @@ fn storage_of_unread_input_shrinks_to_what_is_left_in_it() {
         let full = Arc::new(AtomicI64::new(0));
         let noted = Arc::clone(&full);
         let host = Host::new(move |event_loop| {
-            TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(move |conn, input| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(move |conn, input| {
                 if input.readable().ends_with(b".") {
                     return conn.send(input.take_all()).map(drop);
                 }
@@ -216,7 +216,7 @@ fn an_input_buffer_that_a_handler_has_grown_is_released() {
     let _alone = one_at_a_time();
     with_watchdog(LIMIT, || {
         let host = Host::new(move |event_loop| {
-            TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(|conn, input| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(|conn, input| {
                 if input.readable().starts_with(b"grow") {
                     input.reserve(LARGE);
                 }
@@ -241,7 +241,7 @@ fn a_stream_whose_messages_leave_a_rest_allocates_nothing() {
     let _alone = one_at_a_time();
     with_watchdog(LIMIT, || {
         let host = Host::new(move |event_loop| {
-            TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(|conn, input| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(|conn, input| {
                 if input.len() < MESSAGE {
                     return Ok(());
                 }

@@ -11,7 +11,8 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use reveille::{
-    EventLoop, FrameHandler, Framed, LineCodec, SendError, Sent, State, TcpConnection, TcpServer,
+    ConnectionState, EventLoop, FrameHandler, Framed, LineCodec, SendError, SendStatus, TcpConnection,
+    TcpServer,
 };
 use rustix::event::PollFlags;
 use support::failures::{Bench, assert_ends_with};
@@ -40,12 +41,12 @@ fn what_came_before_an_orderly_close_is_delivered_though_writes_fail() {
                 .on_message(move |conn, input| {
                     input.clear();
                     if !answered.replace(true) {
-                        assert_eq!(conn.send("ok"), Ok(Sent::Written));
+                        assert_eq!(conn.send("ok"), Ok(SendStatus::Written));
                         net::until(|| net::condition(conn).contains(PollFlags::HUP));
                     }
                     if conn.send("ok").is_err() {
                         counted.set(counted.get() + 1);
-                        assert_eq!(conn.state(), State::Closing);
+                        assert_eq!(conn.state(), ConnectionState::Closing);
                     }
                 })
                 .on_peer_shutdown(|conn| {
@@ -94,7 +95,7 @@ fn an_early_reply_is_delivered_though_the_rest_of_the_request_is_lost() {
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, |script| {
             script
-                .on_open(|conn| assert_eq!(conn.send(vec![0; REQUEST]), Ok(Sent::Queued)))
+                .on_open(|conn| assert_eq!(conn.send(vec![0; REQUEST]), Ok(SendStatus::Queued)))
                 .on_message(|_, input| input.clear())
         });
         let mut client = bench.connect(event_loop);
@@ -145,7 +146,7 @@ fn whichever_write_fails_the_input_before_the_reset_is_delivered() {
                     .on_drained(move |conn| {
                         net::until(|| net::condition(conn).contains(PollFlags::HUP));
                         write(conn);
-                        assert_eq!(conn.state(), State::Closing);
+                        assert_eq!(conn.state(), ConnectionState::Closing);
                         // Without effect from now on.
                         conn.notify_drained();
                         conn.resume_reading();
@@ -177,7 +178,7 @@ fn a_peer_that_has_stopped_reading_is_read_for_as_long_as_it_writes() {
                 input.clear();
                 let sent = conn.send_with_descriptors("x", [conn.as_fd().try_clone_to_owned()?]);
                 assert_eq!(sent.map_err(|error| error.kind()), Err(ErrorKind::BrokenPipe));
-                assert_eq!(conn.state(), State::Closing);
+                assert_eq!(conn.state(), ConnectionState::Closing);
                 Ok(())
             })
         });

@@ -7,7 +7,7 @@ use std::mem;
 use std::rc::Rc;
 use std::time::Duration;
 
-use reveille::{EventLoop, SendError, Sent, State, TcpServer};
+use reveille::{ConnectionState, EventLoop, SendError, SendStatus, TcpServer};
 use rustix::event::PollFlags;
 use support::endings::is_closed;
 use support::failures::{Bench, assert_ends_with, turns};
@@ -102,7 +102,7 @@ fn a_stop_ends_a_reset_connection_that_stays_paused() {
         let bench = Bench::new(event_loop, pausing);
         reset_while_paused(event_loop, &bench);
         let (journal, socket) = (bench.journal.clone(), Rc::clone(&bench.socket));
-        bench.server.stop(net::LIMIT, |_, report| assert_eq!(report.cut, 0));
+        bench.server.stop(net::LIMIT, |_, report| assert_eq!(report.aborted, 0));
         net::turn_until(event_loop, || is_closed(&journal, 0));
         socket.borrow_mut().take();
         let life = journal.of(0);
@@ -157,7 +157,7 @@ fn what_a_handler_left_for_lack_of_room_is_offered_again_after_a_reset() {
             script.on_message(move |conn, input| {
                 if mem::take(&mut is_first) {
                     input.consume(3);
-                    assert_eq!(conn.send(vec![0; 8 << 20]), Ok(Sent::Queued));
+                    assert_eq!(conn.send(vec![0; 8 << 20]), Ok(SendStatus::Queued));
                 } else {
                     input.clear();
                 }
@@ -183,7 +183,7 @@ fn a_pause_for_output_ends_when_the_output_has_failed() {
                 if mem::take(&mut is_first) {
                     // Until `on_drained`, which does not come.
                     conn.pause_reading();
-                    assert_eq!(conn.send(vec![0; 8 << 20]), Ok(Sent::Queued));
+                    assert_eq!(conn.send(vec![0; 8 << 20]), Ok(SendStatus::Queued));
                 }
             })
         });
@@ -208,7 +208,7 @@ fn a_close_in_order_that_meets_a_reset_ends_at_once_and_has_not_delivered() {
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, |script| {
             script.on_open(|conn| {
-                assert_eq!(conn.send(vec![0; 8 << 20]), Ok(Sent::Queued));
+                assert_eq!(conn.send(vec![0; 8 << 20]), Ok(SendStatus::Queued));
                 conn.close_gracefully(net::LIMIT);
             })
         });
@@ -233,7 +233,7 @@ fn a_close_in_order_of_a_connection_whose_output_has_failed_ends_at_once() {
                 net::until(|| net::condition(conn).contains(PollFlags::HUP));
                 assert_eq!(conn.send("x"), Err(SendError::Closed));
                 conn.close_gracefully(net::LIMIT);
-                assert_eq!(conn.state(), State::Closed);
+                assert_eq!(conn.state(), ConnectionState::Closed);
             })
         });
         let mut client = net::connect(bench.server.local_addr());
@@ -252,7 +252,7 @@ fn what_a_unix_peer_has_not_read_when_it_closes_is_not_delivered() {
     with_loop(|event_loop| {
         let bench = Bench::on_unix(event_loop, |script| {
             script.on_open(|conn| {
-                assert_eq!(conn.send("never read"), Ok(Sent::Written));
+                assert_eq!(conn.send("never read"), Ok(SendStatus::Written));
                 conn.close_gracefully(net::LIMIT);
             })
         });

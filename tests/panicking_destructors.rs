@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use reveille::{
-    Backend, Buffer, Channel, Child, ConnectionHandler, DatagramHandler, EventFd, EventLoop, FileIo,
+    Buffer, Channel, Child, ConnectionHandler, DatagramHandler, EventFd, EventLoop, FileIo, FileIoBackend,
     FrameHandler, Framed, Interest, LineCodec, Repeat, RingHandler, RingRef, SharedRing, Signal, Signals,
     TcpClient, TcpConnection, TcpServer, UdpRef, UdpSocket, Watcher,
 };
@@ -149,7 +149,7 @@ fn shared_ring(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
 }
 
 fn threads_file(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
-    file(event_loop, FileIo::builder().backend(Backend::Threads).build(event_loop).unwrap(), bomb())
+    file(event_loop, FileIo::builder().backend(FileIoBackend::ThreadPool).build(event_loop).unwrap(), bomb())
 }
 
 fn any_file(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
@@ -225,7 +225,7 @@ fn server(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
 
 fn closure_server(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
     let bomb = bomb();
-    let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().on_message(move |_, _| bomb.keep());
+    let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(move |_, _| bomb.keep());
     with_client(event_loop, server.unwrap())
 }
 
@@ -251,14 +251,14 @@ fn client(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
     let client = TcpClient::connect(event_loop, listener.local_addr().unwrap())
         .on_attempt(move |_, _| on_attempt.keep())
         .on_failure(move |_, _| on_failure.keep())
-        .on_message(move |_, _| factory.keep());
+        .serve_fn(move |_, _| factory.keep());
     by_drop((client.unwrap(), listener))
 }
 
 /// Of a server that cannot end while its connection is open.
 fn stop_report(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
     let bomb = bomb();
-    let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().on_message(|_, _| ()).unwrap();
+    let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _| ()).unwrap();
     let (handle, ended) = (server.handle(), Count::default());
     let client = TcpStream::connect(server.local_addr()).unwrap();
     turn_until(event_loop, || handle.open_connections() == 1);

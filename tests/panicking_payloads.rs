@@ -157,7 +157,7 @@ fn handlers_of_connections_may_panic_with_any_payload() {
         survives(move |event_loop| {
             let server = TcpServer::bind(event_loop, "127.0.0.1:0")
                 .unwrap()
-                .on_message(|conn, input| conn.send(input.take_all()))
+                .serve_fn(|conn, input| conn.send(input.take_all()))
                 .unwrap();
             let client = TcpClient::connect(event_loop, server.local_addr()).serve(move |conn| {
                 conn.handle().send("word").unwrap();
@@ -180,7 +180,7 @@ fn reports_may_panic_with_any_payload() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpClient::connect(event_loop, listener.local_addr().unwrap())
             .on_attempt(|_, _| blow())
-            .on_message(|_, _| ());
+            .serve_fn(|_, _| ());
         (client.unwrap(), listener)
     });
     survives(|event_loop| {
@@ -189,11 +189,11 @@ fn reports_may_panic_with_any_payload() {
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         let client =
-            TcpClient::connect(event_loop, address).on_failure(|_, _| blow()).on_message(|_, _| ()).unwrap();
+            TcpClient::connect(event_loop, address).on_failure(|_, _| blow()).serve_fn(|_, _| ()).unwrap();
         (client, socket)
     });
     survives(|event_loop| {
-        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().on_message(|_, _| ()).unwrap();
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _| ()).unwrap();
         server.stop(Duration::ZERO, |_, _: StopReport| blow());
     });
 }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use reveille::{EventLoop, LoopHandle, Mailbox};
+use reveille::{EventLoop, LoopHandle, MailboxLimit};
 use support::{LIMIT, turn, with_loop, with_watchdog};
 
 /// The system's allocator, with a count of what each thread asks of it.
@@ -153,7 +153,7 @@ fn assert_all(rounds: &[Round], expected: &Round) {
 
 #[test]
 fn a_small_task_from_another_thread_allocates_nothing_on_either_thread() {
-    for mailbox in [Mailbox::Unbounded, Mailbox::Refuse(TASKS), Mailbox::Block(TASKS)] {
+    for mailbox in [MailboxLimit::Unbounded, MailboxLimit::Reject(TASKS), MailboxLimit::Block(TASKS)] {
         with_watchdog(LIMIT, move || {
             let event_loop = EventLoop::builder().mailbox(mailbox).build().unwrap();
             fn post<const WORDS: usize>(handle: &LoopHandle) {
@@ -244,7 +244,7 @@ fn a_larger_task_allocates_once_and_is_freed_where_it_runs() {
 #[test]
 fn a_task_that_is_given_back_costs_no_block_whatever_its_size() {
     with_watchdog(LIMIT, || {
-        let event_loop = EventLoop::builder().mailbox(Mailbox::Refuse(1)).build().unwrap();
+        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Reject(1)).build().unwrap();
         let handle = event_loop.handle();
         let refused = || {
             let fill = handle.queue_in_loop(|_| ());

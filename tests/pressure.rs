@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use reveille::{
-    Child, EventLoop, MemoryCounts, MemoryEvents, MemoryThreshold, PressureTrigger, Resource, Signal,
+    Child, EventLoop, MemoryCounts, MemoryEvents, MemoryThreshold, PressureResource, PressureTrigger, Signal,
 };
 use support::alone::{alone, alone_after, skipped};
 use support::folder::Folder;
@@ -31,7 +31,7 @@ fn has_pressure() -> bool {
 
 /// A trigger that tasks that wait for a processor meet soon.
 fn short_trigger() -> PressureTrigger {
-    PressureTrigger::some(Resource::Cpu).stall(Duration::from_millis(20))
+    PressureTrigger::some(PressureResource::Cpu).stall(Duration::from_millis(20))
 }
 
 /// Calls `call` while more threads want a processor than there are.
@@ -94,7 +94,7 @@ fn a_panic_in_a_callback_ends_its_trigger_and_no_other() {
 #[test]
 fn terms_out_of_bounds_are_refused_and_say_so() {
     with_loop(|event_loop| {
-        let some = || PressureTrigger::some(Resource::Memory);
+        let some = || PressureTrigger::some(PressureResource::Memory);
         let refused = [
             (some().window(Duration::from_millis(499)), "from 500 ms"),
             (some().window(Duration::from_secs(11)), "to 10 s"),
@@ -123,7 +123,7 @@ fn a_window_that_takes_a_capability_is_refused_without_it() {
         r#"exec setpriv --bounding-set=-sys_resource --inh-caps=-sys_resource --ambient-caps=-all "$@""#;
     alone_after(script, || {
         let event_loop = EventLoop::new().unwrap();
-        let trigger = PressureTrigger::some(Resource::Memory);
+        let trigger = PressureTrigger::some(PressureResource::Memory);
         let error = trigger.clone().window(Duration::from_secs(3)).watch(&event_loop, |_| ()).unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::PermissionDenied), "{error:?}");
         assert!(error.to_string().contains("CAP_SYS_RESOURCE"), "{error}");
@@ -148,7 +148,7 @@ fn all_resources_and_both_extents_can_be_watched_and_leave_no_descriptor() {
                 .count()
         };
         let before = files();
-        let resources = [Resource::Cpu, Resource::Memory, Resource::Io];
+        let resources = [PressureResource::Cpu, PressureResource::Memory, PressureResource::Io];
         let all = resources.map(|resource| {
             [PressureTrigger::some(resource), PressureTrigger::full(resource)]
                 .map(|trigger| trigger.watch(&event_loop, |_| ()).unwrap())

@@ -202,7 +202,7 @@ fn a_stop_cuts_off_a_connection_that_still_delivers() {
         let (host, fronts, mut client, given) = reset_behind_a_reply();
         host.ask(|_, server| {
             let stopping = server.take().expect("a server");
-            stopping.stop(Duration::from_millis(1), |_, report| assert_eq!(report.cut, 1));
+            stopping.stop(Duration::from_millis(1), |_, report| assert_eq!(report.aborted, 1));
         });
         assert_eq!(fronts.end_of(0), End::Stopped);
         let unsent = given.recv_timeout(net::LIMIT).unwrap();

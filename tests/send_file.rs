@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process;
 use std::sync::{Arc, mpsc};
 
-use reveille::{SendError, Sent};
+use reveille::{SendError, SendStatus};
 use support::net::{self, End, Random, pattern, scripted, scripted_with};
 use support::{LIMIT, MIB, with_watchdog};
 
@@ -77,12 +77,12 @@ fn a_file_counts_as_unsent_and_not_against_the_limit() {
             move |script| {
                 let file = file.try_clone().unwrap();
                 script.on_open(move |conn| {
-                    assert_eq!(conn.send_file(file.try_clone()?, 0, 0), Ok(Sent::Written));
-                    assert_eq!(conn.send_file(file.try_clone()?, 0, 16 << 20), Ok(Sent::Queued));
+                    assert_eq!(conn.send_file(file.try_clone()?, 0, 0), Ok(SendStatus::Written));
+                    assert_eq!(conn.send_file(file.try_clone()?, 0, 16 << 20), Ok(SendStatus::Queued));
                     // What one turn sends at most, and a first try is no other.
                     assert!(conn.unsent() >= 15 * MIB, "{}", conn.unsent());
                     let before = conn.unsent();
-                    assert_eq!(conn.send([b'!'; 1000]), Ok(Sent::Queued));
+                    assert_eq!(conn.send([b'!'; 1000]), Ok(SendStatus::Queued));
                     assert_eq!(conn.unsent(), before + 1000);
                     assert_eq!(conn.send([b'!'; 1]), Err(SendError::Full));
                     conn.shutdown();
@@ -258,7 +258,7 @@ fn a_small_file_that_is_shorter_than_promised_closes_with_an_error_behind_others
         let (host, journal) = scripted(move |script| {
             let file = file.try_clone().unwrap();
             script.on_open(move |conn| {
-                assert_eq!(conn.send(vec![0; 8 * MIB]), Ok(Sent::Queued));
+                assert_eq!(conn.send(vec![0; 8 * MIB]), Ok(SendStatus::Queued));
                 let unsent = conn.unsent();
                 assert_eq!(conn.send_file(file.try_clone()?, 0, 6), Err(SendError::Closed));
                 assert_eq!(conn.unsent(), unsent);
@@ -282,9 +282,9 @@ fn so_many_large_files_may_wait_and_one_more_is_refused() {
         let (host, _) = scripted(move |script| {
             let (file, tell) = (file.try_clone().unwrap(), tell.clone());
             script.on_open(move |conn| {
-                assert_eq!(conn.send(vec![0; 8 * MIB]), Ok(Sent::Queued));
+                assert_eq!(conn.send(vec![0; 8 * MIB]), Ok(SendStatus::Queued));
                 let mut files = 0;
-                while conn.send_file(file.try_clone()?, 0, SIZE as u64) == Ok(Sent::Queued) {
+                while conn.send_file(file.try_clone()?, 0, SIZE as u64) == Ok(SendStatus::Queued) {
                     files += 1;
                 }
                 assert_eq!(conn.send_file(file.try_clone()?, 0, SIZE as u64), Err(SendError::Full));

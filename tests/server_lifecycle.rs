@@ -24,7 +24,7 @@ fn a_server_on_port_0_says_which_port_it_has() {
         let bind = |address| {
             TcpServer::bind(event_loop, address)
                 .unwrap()
-                .on_message(|_, _| ())
+                .serve_fn(|_, _| ())
                 .expect("an address that is free")
         };
         let server = bind("127.0.0.1:0");
@@ -41,11 +41,11 @@ fn an_address_in_use_is_an_error_that_names_it() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
         let error =
-            TcpServer::bind(event_loop, address).unwrap().on_message(|_, _| ()).expect_err("it is taken");
+            TcpServer::bind(event_loop, address).unwrap().serve_fn(|_, _| ()).expect_err("it is taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&address.to_string()), "{error}");
         let over_threads = TcpServer::bind(event_loop, address).unwrap().threads(loops(2)).unwrap();
-        let error = over_threads.on_message(|_, _| ()).expect_err("it is taken");
+        let error = over_threads.serve_fn(|_, _| ()).expect_err("it is taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     });
 }
@@ -56,7 +56,7 @@ fn of_several_addresses_the_first_that_is_free_is_taken() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = listener.local_addr().unwrap();
         let addresses = [taken, SocketAddr::from(([127, 0, 0, 1], 0))];
-        let server = TcpServer::bind(event_loop, &addresses[..]).unwrap().on_message(|_, _| ()).unwrap();
+        let server = TcpServer::bind(event_loop, &addresses[..]).unwrap().serve_fn(|_, _| ()).unwrap();
         assert_ne!(server.local_addr(), taken);
         drop(listener);
         let nowhere: &[SocketAddr] = &[];
@@ -104,7 +104,7 @@ fn as_many_connections_may_wait_as_the_backlog_says() {
         let listen = |backlog: Option<i32>| {
             let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
             let builder = if let Some(backlog) = backlog { builder.backlog(backlog) } else { builder };
-            builder.on_message(|_, _| ()).unwrap()
+            builder.serve_fn(|_, _| ()).unwrap()
         };
         let short = listen(Some(2));
         // The kernel lets one more wait than it is told.

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use reveille::{
-    Buffer, ConnectionHandler, EventLoop, Sent, ServerHandle, StopReport, TcpConnection, TcpServer,
+    Buffer, ConnectionHandler, EventLoop, SendStatus, ServerHandle, StopReport, TcpConnection, TcpServer,
 };
 use socket2::SockRef;
 use support::client::Refusing;
@@ -34,7 +34,7 @@ fn stop(host: &Host, within: Duration) -> mpsc::Receiver<StopReport> {
 fn only_report(reported: &mpsc::Receiver<StopReport>) -> (u64, u64) {
     let report = reported.recv_timeout(net::LIMIT).expect("a report");
     assert_eq!(reported.recv_timeout(net::LIMIT), Err(mpsc::RecvTimeoutError::Disconnected));
-    (report.drained, report.cut)
+    (report.drained, report.aborted)
 }
 
 /// A connection owes what it has accepted for sending, more than the kernel takes at once.
@@ -52,7 +52,7 @@ fn a_stop_without_connections_is_over_at_once() {
             let place = Refusing::new();
             let address = place.address();
             let host = Host::new(move |event_loop| {
-                TcpServer::bind(event_loop, address)?.threads(loops(threads))?.on_message(|_, _| ())
+                TcpServer::bind(event_loop, address)?.threads(loops(threads))?.serve_fn(|_, _| ())
             });
             assert_eq!(only_report(&stop(&host, HOUR)), (0, 0));
             place.assert_refuses();
@@ -112,7 +112,7 @@ const SIZE: usize = 200_000;
 
 fn send_into_the_kernel(conn: &TcpConnection<'_>) -> io::Result<()> {
     SockRef::from(conn).set_send_buffer_size(2 * SIZE)?;
-    assert_eq!(conn.send(vec![0; SIZE]), Ok(Sent::Written));
+    assert_eq!(conn.send(vec![0; SIZE]), Ok(SendStatus::Written));
     Ok(())
 }
 
@@ -160,7 +160,7 @@ fn a_connection_is_reset_though_the_time_was_up_before_it_noted_the_stop() {
             outcome = outcome.or(reported.try_recv().ok());
             outcome.is_some()
         });
-        assert_eq!(outcome.map(|report| (report.drained, report.cut)), Some((0, 2)));
+        assert_eq!(outcome.map(|report| (report.drained, report.aborted)), Some((0, 2)));
         assert!(net::read_until_reset(&mut client).len() < SIZE);
         net::wait_for_end(&mut idle);
         (0..2).for_each(|number| assert_eq!(journal.end_of(number), End::Stopped));
@@ -417,7 +417,7 @@ fn a_loop_may_be_quit_by_the_end_of_its_server() {
         let event_loop = EventLoop::new().unwrap();
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0")
             .unwrap()
-            .on_message(|conn, input| conn.send(input.take_all()))
+            .serve_fn(|conn, input| conn.send(input.take_all()))
             .unwrap();
         let address = server.local_addr();
         let client = thread::spawn(move || {

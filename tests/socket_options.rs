@@ -165,7 +165,7 @@ fn a_connection_may_change_its_options() {
         let (tell, told) = mpsc::channel();
         let server = TcpServer::bind(event_loop, "127.0.0.1:0")
             .unwrap()
-            .on_message(move |conn, input| {
+            .serve_fn(move |conn, input| {
                 input.clear();
                 conn.set_nodelay(false)?;
                 conn.set_keep_alive(Some(KeepAlive::new(Duration::from_secs(5)).count(2)))?;
@@ -202,7 +202,7 @@ fn an_option_that_the_kernel_does_not_take_is_an_error_that_names_it() {
     with_loop(|event_loop| {
         let listen = |options: SocketOptions| {
             let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().socket_options(options);
-            builder.on_message(|_, _| ()).expect_err("an option that makes no sense")
+            builder.serve_fn(|_, _| ()).expect_err("an option that makes no sense")
         };
         let too_long = Duration::from_secs(1_000_000);
         let options = [
@@ -219,7 +219,7 @@ fn an_option_that_the_kernel_does_not_take_is_an_error_that_names_it() {
             let reports = Reports::new();
             let address: SocketAddr = "127.0.0.1:9".parse().unwrap();
             let client = TcpClient::connect(event_loop, address).socket_options(options).reporting(&reports);
-            let _client = client.on_message(|_, _| ()).unwrap();
+            let _client = client.serve_fn(|_, _| ()).unwrap();
             turn_until(event_loop, || reports.len() == 2);
             let failed = Reported::Failed(Some(address), io::ErrorKind::InvalidInput);
             assert_eq!(reports.take()[0], failed);
@@ -235,7 +235,7 @@ fn servers_that_ask_for_it_share_a_port() {
         let listen = |address: SocketAddr, reuse_port| {
             let options = SocketOptions::new().reuse_port(reuse_port);
             let builder = TcpServer::bind(event_loop, address).unwrap().socket_options(options);
-            builder.on_message(|conn, input| conn.send(input.take_all()))
+            builder.serve_fn(|conn, input| conn.send(input.take_all()))
         };
         let first = listen("127.0.0.1:0".parse().unwrap(), true).unwrap();
         let _second = listen(first.local_addr(), true).expect("a port that is shared");
@@ -253,7 +253,7 @@ fn a_server_for_ipv6_takes_ipv4_or_not_as_it_is_told() {
         for only_v6 in [true, false] {
             let options = SocketOptions::new().only_v6(only_v6);
             let builder = TcpServer::bind(event_loop, "[::]:0").unwrap().socket_options(options);
-            let server = builder.on_message(|_, _| ()).unwrap();
+            let server = builder.serve_fn(|_, _| ()).unwrap();
             let port = server.local_addr().port();
             net::connect(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port)));
             let over_v4 = TcpStream::connect(("127.0.0.1", port));
@@ -262,7 +262,7 @@ fn a_server_for_ipv6_takes_ipv4_or_not_as_it_is_told() {
         // Where it has no meaning it does no harm.
         let options = SocketOptions::new().only_v6(true);
         let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().socket_options(options);
-        net::connect(builder.on_message(|_, _| ()).unwrap().local_addr());
+        net::connect(builder.serve_fn(|_, _| ()).unwrap().local_addr());
     });
 }
 
@@ -292,7 +292,7 @@ fn a_connection_says_what_the_kernel_knows_of_it() {
     with_watchdog(LIMIT, || {
         let (tell, told) = mpsc::channel();
         let host = net::Host::new(move |event_loop| {
-            TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(move |conn, input| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(move |conn, input| {
                 conn.send(input.take_all())?;
                 let told = (conn.tcp_info()?, conn.unacknowledged()?);
                 tell.send(told).map_err(io::Error::other)

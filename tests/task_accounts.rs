@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{Builder, EventLoop, LoopHandle, Mailbox};
+use reveille::{EventLoop, EventLoopBuilder, LoopHandle, MailboxLimit};
 use support::tasks::{NO_TASKS, Tasks, tasks};
 use support::{
     Count, LIMIT, OnDrop, on_another_thread, panic_of, turn, with_catching_loop, with_loop, with_watchdog,
@@ -100,7 +100,7 @@ fn fates<const TEST: usize>() -> (usize, usize, usize) {
     (made.load(SeqCst), run.load(SeqCst), dropped.load(SeqCst))
 }
 
-fn dropping(builder: Builder) -> EventLoop {
+fn dropping(builder: EventLoopBuilder) -> EventLoop {
     builder.drop_tasks_on_quit(true).build().unwrap()
 }
 
@@ -280,7 +280,7 @@ fn a_destructor_that_panics_costs_no_other_task_its_drop_at_quit() {
 
 /// Several threads post while the loop is run until the first of them asks it to quit, and is then dropped.
 #[track_caller]
-fn race<const TEST: usize>(builders: impl Fn(usize) -> Builder) {
+fn race<const TEST: usize>(builders: impl Fn(usize) -> EventLoopBuilder) {
     const ROUNDS: usize = 60;
     const PRODUCERS: usize = 3;
     for round in 0..ROUNDS {
@@ -327,8 +327,8 @@ fn race<const TEST: usize>(builders: impl Fn(usize) -> Builder) {
     }
 }
 
-fn mailbox_of(round: usize) -> Mailbox {
-    [Mailbox::Unbounded, Mailbox::Refuse(3), Mailbox::Block(2)][round % 3]
+fn mailbox_of(round: usize) -> MailboxLimit {
+    [MailboxLimit::Unbounded, MailboxLimit::Reject(3), MailboxLimit::Block(2)][round % 3]
 }
 
 #[test]

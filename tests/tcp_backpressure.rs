@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{Buffer, ConnectionHandler, Sent, TcpConnection, TcpServer};
+use reveille::{Buffer, ConnectionHandler, SendStatus, TcpConnection, TcpServer};
 use socket2::SockRef;
 use support::net::{self, End, Host, Told, message, pattern, scripted_with};
 use support::{KIB, LIMIT, with_watchdog};
@@ -230,9 +230,9 @@ fn a_handler_hears_once_that_its_queue_has_emptied() {
         let (host, journal) = scripted_with(net::with_little_room, |script| {
             script
                 .on_open(|conn| {
-                    assert_eq!(conn.send(b"small"), Ok(Sent::Written));
-                    assert_eq!(conn.send(vec![0; LARGE]), Ok(Sent::Queued));
-                    assert_eq!(conn.send(b"behind"), Ok(Sent::Queued));
+                    assert_eq!(conn.send(b"small"), Ok(SendStatus::Written));
+                    assert_eq!(conn.send(vec![0; LARGE]), Ok(SendStatus::Queued));
+                    assert_eq!(conn.send(b"behind"), Ok(SendStatus::Queued));
                     Ok(())
                 })
                 .on_drained(|conn| {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use reveille::{SendError, State, Target, TcpClient, TcpConnection, TcpServer};
+use reveille::{ConnectTarget, ConnectionState, SendError, TcpClient, TcpConnection, TcpServer};
 use socket2::SockRef;
 use support::client::{LONG, Refusing, Reported, Reporting, Reports, Silent, echo_server, loopback};
 use support::net::{self, End, Journal, Told, message};
@@ -31,7 +31,7 @@ fn a_client_connects_and_is_answered() {
             .reporting(&reports)
             .serve(move |conn| {
                 assert_eq!(before.take(), connected, "before the handler is made");
-                assert_eq!(conn.state(), State::Open);
+                assert_eq!(conn.state(), ConnectionState::Open);
                 writing.script().on_open(sends_hello).on_message(|conn, input| {
                     assert_eq!(input.take_all(), b"hello");
                     conn.shutdown();
@@ -109,7 +109,7 @@ fn other_threads_speak_to_a_client_through_its_handle() {
         let received = Recorder::new();
         let receiving = received.clone();
         let client = TcpClient::connect(event_loop, server.local_addr())
-            .on_message(move |_, input| receiving.record(input.take_all().to_vec()))
+            .serve_fn(move |_, input| receiving.record(input.take_all().to_vec()))
             .unwrap();
         assert!(client.handle().is_none(), "not connected yet");
         net::turn_until(event_loop, || client.handle().is_some());
@@ -159,7 +159,7 @@ fn addresses_are_tried_in_turn_until_one_answers() {
         let client = TcpClient::connect(event_loop, addresses)
             .timeout(Duration::from_millis(100))
             .reporting(&reports)
-            .on_message(|_, _| ())
+            .serve_fn(|_, _| ())
             .unwrap();
         net::turn_until(event_loop, || client.handle().is_some());
         assert_eq!(
@@ -183,7 +183,7 @@ fn a_name_is_looked_up() {
         let client = TcpClient::connect(event_loop, ("localhost", server.local_addr().port()))
             .timeout(LONG)
             .reporting(&reports)
-            .on_message(|_, _| ())
+            .serve_fn(|_, _| ())
             .unwrap();
         turn(event_loop);
         assert!(format!("{client:?}").contains("looking up"), "{client:?}");
@@ -197,7 +197,7 @@ fn a_name_is_looked_up() {
 fn an_address_is_never_looked_up() {
     with_loop(|event_loop| {
         let port = Refusing::new().address().port();
-        let targets: [Target; 5] = [
+        let targets: [ConnectTarget; 5] = [
             format!("127.0.0.1:{port}").into(),
             ("127.0.0.1", port).into(),
             format!("[::1]:{port}").into(),
@@ -205,7 +205,7 @@ fn an_address_is_never_looked_up() {
             (IpAddr::from([127, 0, 0, 1]), port).into(),
         ];
         for target in targets {
-            let client = TcpClient::connect(event_loop, target).on_message(|_, _| ()).unwrap();
+            let client = TcpClient::connect(event_loop, target).serve_fn(|_, _| ()).unwrap();
             turn(event_loop);
             assert!(!format!("{client:?}").contains("looking up"), "{client:?}");
         }
@@ -220,7 +220,7 @@ fn a_lookup_does_not_keep_the_loop_waiting() {
         let clients: Vec<_> = (0..8)
             .map(|_| {
                 let port = server.local_addr().unwrap().port();
-                TcpClient::connect(event_loop, ("localhost", port)).on_message(|_, _| ()).unwrap()
+                TcpClient::connect(event_loop, ("localhost", port)).serve_fn(|_, _| ()).unwrap()
             })
             .collect();
         turn(event_loop);

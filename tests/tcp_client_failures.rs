@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use reveille::{Attempt, ConnectError, EventLoop, Target, TcpClient};
+use reveille::{ConnectAttempt, ConnectError, ConnectTarget, EventLoop, TcpClient};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::alone::alone_after;
 use support::client::{LONG, Refusing, Reported, Reporting, Reports, Silent, backoff, echo_server, loopback};
@@ -21,7 +21,7 @@ use support::{LIMIT, turn, with_loop, with_watchdog};
 #[track_caller]
 fn reports_of_a_failure(
     event_loop: &EventLoop,
-    target: impl Into<Target>,
+    target: impl Into<ConnectTarget>,
     timeout: Duration,
 ) -> Vec<Reported> {
     let reports = Reports::new();
@@ -70,9 +70,11 @@ fn a_failure_names_the_target_the_address_and_the_kernels_error() {
         let number = Rc::new(Cell::new(None));
         let noted = Rc::clone(&number);
         let _client = TcpClient::connect(event_loop, nobody.address().to_string())
-            .on_attempt(move |_, attempt: &Attempt<'_>| noted.set(attempt.result.unwrap_err().raw_os_error()))
+            .on_attempt(move |_, attempt: &ConnectAttempt<'_>| {
+                noted.set(attempt.result.unwrap_err().raw_os_error())
+            })
             .on_failure(move |_, error: ConnectError| keeping.set(Some(error)))
-            .on_message(|_, _| ())
+            .serve_fn(|_, _| ())
             .unwrap();
         let mut error = None;
         net::turn_until(event_loop, || {
@@ -139,7 +141,7 @@ fn a_local_address_that_cannot_be_had_is_reported() {
             let _client = TcpClient::connect(event_loop, server.local_addr())
                 .local_addr(local.parse().unwrap())
                 .reporting(&reports)
-                .on_message(|_, _| ())
+                .serve_fn(|_, _| ())
                 .unwrap();
             net::turn_until(event_loop, || reports.len() == 2);
             assert_eq!(
@@ -185,12 +187,12 @@ fn child_role() {
     with_loop(|event_loop| {
         let nobody = Refusing::new();
         let maximum = getrlimit(Resource::Nofile).maximum;
-        for target in [Target::from(nobody.address()), Target::from("localhost:9")] {
+        for target in [ConnectTarget::from(nobody.address()), ConnectTarget::from("localhost:9")] {
             let before = getrlimit(Resource::Nofile).current;
             setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum }).expect("a lower limit");
             let reports = Reports::new();
             let client =
-                TcpClient::connect(event_loop, target).reporting(&reports).on_message(|_, _| ()).unwrap();
+                TcpClient::connect(event_loop, target).reporting(&reports).serve_fn(|_, _| ()).unwrap();
             net::turn_until(event_loop, || reports.len() == 2);
             setrlimit(Resource::Nofile, Rlimit { current: before, maximum }).expect("the limit as it was");
             answer(format_args!("{:?}", reports.take()));
@@ -243,7 +245,7 @@ fn a_name_that_does_not_exist_is_reported() {
 fn a_target_that_cannot_be_read_is_refused_at_once() {
     with_loop(|event_loop| {
         let none: &[SocketAddr] = &[];
-        let targets: [Target; 7] = [
+        let targets: [ConnectTarget; 7] = [
             "".into(),
             "localhost".into(),
             "localhost:".into(),
@@ -255,7 +257,7 @@ fn a_target_that_cannot_be_read_is_refused_at_once() {
         for target in targets {
             let shown = format!("{target:?}");
             let refused =
-                TcpClient::connect(event_loop, target).on_message(|_, _| ()).expect_err("no such target");
+                TcpClient::connect(event_loop, target).serve_fn(|_, _| ()).expect_err("no such target");
             assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{shown}");
             assert!(refused.to_string().starts_with("cannot connect to"), "{refused}");
         }
@@ -280,7 +282,7 @@ fn a_round_whose_lookup_fails_tries_no_address_of_an_earlier_one() {
             .reconnect(true)
             .retry(backoff().max_retries(0))
             .reporting(&reports)
-            .on_message(|_, _| ())
+            .serve_fn(|_, _| ())
             .unwrap();
         net::turn_until(&event_loop, || reports.len() == 1);
         assert_eq!(reports.take(), [Reported::Connected(server.local_addr())]);

@@ -46,7 +46,7 @@ fn a_client_tries_again_until_its_server_appears() {
                     *starting.borrow_mut() = Some(echo_server(event_loop, address));
                 }
             })
-            .on_message(|_, _| ())
+            .serve_fn(|_, _| ())
             .unwrap();
         net::turn_until(event_loop, || client.handle().is_some());
         let failure = refused(address);
@@ -65,7 +65,7 @@ fn a_client_gives_up_after_as_many_retries_as_it_was_allowed() {
             let _client = TcpClient::connect(event_loop, addresses.clone())
                 .retry(backoff().max_retries(retries))
                 .reporting(&reports)
-                .on_message(|_, _| ())
+                .serve_fn(|_, _| ())
                 .unwrap();
             let attempts = 2 * (retries as usize + 1);
             net::turn_until(event_loop, || reports.len() > attempts);
@@ -88,7 +88,7 @@ fn a_name_is_looked_up_in_every_round() {
         let _client = TcpClient::connect(event_loop, ("x".repeat(300), 80))
             .retry(backoff().max_retries(2))
             .reporting(&reports)
-            .on_message(|_, _| ())
+            .serve_fn(|_, _| ())
             .unwrap();
         net::turn_until(event_loop, || reports.len() == 4);
         let reports = reports.take();
@@ -106,7 +106,7 @@ fn a_lookup_may_be_timed_out_and_its_late_answer_disturbs_nothing() {
             .timeout(Duration::ZERO)
             .retry(backoff())
             .reporting(&reports)
-            .on_message(|_, _| ())
+            .serve_fn(|_, _| ())
             .unwrap();
         let mut all = Vec::new();
         net::turn_until(event_loop, || {
@@ -198,7 +198,7 @@ fn a_client_that_cannot_reconnect_gives_up_when_its_retries_are_used_up() {
             if let Some(backoff) = retry {
                 builder = builder.retry(backoff);
             }
-            let client = builder.on_message(|_, _| ()).unwrap();
+            let client = builder.serve_fn(|_, _| ()).unwrap();
             net::turn_until(event_loop, || client.handle().is_some());
             drop(server);
             net::turn_until(event_loop, || matches!(reports.len(), n if n == rounds + 2));
@@ -298,7 +298,7 @@ fn a_panic_in_a_report_changes_nothing() {
                 failures.record((&error).into());
                 panic!("as I was told");
             })
-            .on_message(|_, _| ())
+            .serve_fn(|_, _| ())
             .unwrap();
         net::turn_until(event_loop, || reports.len() == 5);
         turn_to_rest(event_loop);
@@ -350,7 +350,7 @@ fn a_panic_in_a_report_goes_on_from_run_if_the_loop_is_told_so() {
         let nobody = Refusing::new();
         let _client = TcpClient::connect(event_loop, nobody.address())
             .on_failure(|_, error| panic!("{error}"))
-            .on_message(|_, _| ())
+            .serve_fn(|_, _| ())
             .unwrap();
         assert!(panic_of(|| event_loop.run()).starts_with("cannot connect to 127.0.0.76"));
     });

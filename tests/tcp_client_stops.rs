@@ -158,7 +158,7 @@ fn a_client_may_be_stopped_in_each_of_its_reports() {
                         failures.record((&error).into());
                         stop(&in_failure, by_drop);
                     })
-                    .on_message(|_, _| ());
+                    .serve_fn(|_, _| ());
                 *kept.borrow_mut() = Some(client.unwrap());
                 net::turn_until(event_loop, || reports.len() == stopping);
                 turn_to_rest(event_loop);
@@ -272,7 +272,7 @@ fn a_session_that_another_callback_stops_gets_no_more_input() {
         let (kept, messages) = (Rc::new(RefCell::new(Vec::new())), Count::default());
         for _ in 0..2 {
             let (stopping, counting) = (Rc::clone(&kept), messages.clone());
-            let client = TcpClient::connect(event_loop, server.local_addr()).on_message(move |_, input| {
+            let client = TcpClient::connect(event_loop, server.local_addr()).serve_fn(move |_, input| {
                 input.clear();
                 counting.add();
                 let clients: Vec<TcpClient> = stopping.borrow_mut().drain(..).collect();

@@ -7,7 +7,7 @@ use std::net::Shutdown;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use reveille::{ConnectionHandle, EventLoop, SendError, Sent, State, TcpConnection};
+use reveille::{ConnectionHandle, ConnectionState, EventLoop, SendError, SendStatus, TcpConnection};
 use rustix::event::PollFlags;
 use support::endings::{is_closed, scripted_here};
 use support::net::{self, End, Script, Told, message, pattern, scripted, scripted_with};
@@ -118,13 +118,13 @@ fn both_ends_may_finish_at_once_and_twice() {
                 .on_open(|conn| {
                     conn.shutdown();
                     conn.shutdown();
-                    assert_eq!(conn.state(), State::Closing);
+                    assert_eq!(conn.state(), ConnectionState::Closing);
                     Ok(())
                 })
                 .on_close(|conn, _| {
                     conn.shutdown();
                     conn.close();
-                    assert_eq!(conn.state(), State::Closed);
+                    assert_eq!(conn.state(), ConnectionState::Closed);
                 })
         });
         for number in 0..20 {
@@ -147,7 +147,7 @@ fn a_connection_that_was_shut_down_still_receives() {
         let (host, journal) = scripted(|script| {
             script
                 .on_open(|conn| {
-                    assert_eq!(conn.state(), State::Open);
+                    assert_eq!(conn.state(), ConnectionState::Open);
                     conn.send(b"that is all")?;
                     conn.shutdown();
                     Ok(())
@@ -272,7 +272,7 @@ fn a_connection_closed_in_its_message_hears_no_other() {
             script.on_message(|conn, _| {
                 conn.close();
                 conn.close();
-                assert_eq!(conn.state(), State::Closed);
+                assert_eq!(conn.state(), ConnectionState::Closed);
                 assert_eq!(conn.send(b"late"), Err(SendError::Closed));
                 // None of these wakes the dead.
                 conn.resume_reading();
@@ -341,7 +341,7 @@ fn a_peer_can_tell_whether_it_has_all() {
                 script.on_open(move |conn| {
                     conn.send("all")?;
                     if owes {
-                        assert_eq!(conn.send(vec![0; 2 << 20]), Ok(Sent::Queued));
+                        assert_eq!(conn.send(vec![0; 2 << 20]), Ok(SendStatus::Queued));
                     }
                     sent.send(()).unwrap();
                     end(conn)

@@ -17,7 +17,7 @@ use support::net::{self, Host, Random, loops, pattern};
 use support::{LIMIT, with_loop, with_watchdog};
 
 fn echo(event_loop: &EventLoop) -> io::Result<TcpServer> {
-    TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(|conn, input| conn.send(input.take_all()))
+    TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(|conn, input| conn.send(input.take_all()))
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn the_five_lines_of_the_readme_are_an_echo_server() {
     fn five_lines(client: impl FnOnce(&EventLoop, &TcpServer)) -> io::Result<()> {
         let event_loop = EventLoop::new()?;
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0")?
-            .on_message(|conn, input| conn.send(input.take_all()))?;
+            .serve_fn(|conn, input| conn.send(input.take_all()))?;
         client(&event_loop, &server);
         event_loop.run()
     }
@@ -133,7 +133,7 @@ fn a_closure_serves_on_several_loops() {
         let host = Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
                 .threads(loops(3))?
-                .on_message(|conn, input| conn.send(input.take_all()))
+                .serve_fn(|conn, input| conn.send(input.take_all()))
         });
         let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
         for (number, client) in clients.iter_mut().enumerate() {
@@ -149,7 +149,7 @@ fn forty_clients_at_once_each_get_their_own_bytes_back() {
         let host = Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
                 .threads(loops(2))?
-                .on_message(|conn, input| conn.send(input.take_all()))
+                .serve_fn(|conn, input| conn.send(input.take_all()))
         });
         thread::scope(|scope| {
             for number in 0..40 {
@@ -176,7 +176,7 @@ fn both_families_of_addresses_are_served() {
         }
         for address in addresses {
             let host = Host::new(move |event_loop| {
-                TcpServer::bind(event_loop, address)?.on_message(|conn, _| {
+                TcpServer::bind(event_loop, address)?.serve_fn(|conn, _| {
                     conn.send(format!("{} {}\n", conn.local_addr()?, conn.peer())).map_err(io::Error::from)
                 })
             });
@@ -200,7 +200,7 @@ fn a_message_may_come_in_pieces_of_one_byte() {
         Ok(())
     }
     with_watchdog(LIMIT, || {
-        let host = Host::new(|event_loop| TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(sixteen));
+        let host = Host::new(|event_loop| TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(sixteen));
         let mut client = host.connect();
         let bytes = pattern(16 * 40);
         for byte in &bytes {
@@ -225,7 +225,7 @@ fn what_a_handler_leaves_comes_again_with_what_follows() {
         let seen = Rc::new(Cell::new(0));
         let (writing, counting) = (Rc::clone(&received), Rc::clone(&seen));
         let mut left = 0;
-        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().on_message(move |_, input| {
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(move |_, input| {
             counting.set(counting.get() + input.len() - left);
             while let Some(end) = input.find(b'\n') {
                 writing.borrow_mut().push(String::from_utf8(input.take(end).to_vec()).unwrap());
@@ -267,10 +267,10 @@ fn small_writes_go_out_at_once_unless_the_server_is_told_otherwise() {
         Ok(())
     }
     with_watchdog(LIMIT, || {
-        let usual = Host::new(|event_loop| TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(options));
+        let usual = Host::new(|event_loop| TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(options));
         assert_eq!(net::exchange(&mut usual.connect(), [b'?'; 11]), b"true false\n");
         let other = Host::new(|event_loop| {
-            TcpServer::bind(event_loop, "127.0.0.1:0")?.nodelay(false).on_message(options)
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.nodelay(false).serve_fn(options)
         });
         assert_eq!(net::exchange(&mut other.connect(), [b'?'; 11]), b"false true\n");
     });
@@ -281,7 +281,7 @@ fn a_handler_may_keep_the_buffer_that_it_is_lent() {
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| {
             let mut kept = Vec::new();
-            TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(move |conn, input| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(move |conn, input| {
                 if input.readable().ends_with(b".") {
                     kept.push(mem::take(input));
                     conn.send(kept.last().unwrap())?;
@@ -371,7 +371,7 @@ fn a_closure_that_returns_nothing_is_a_handler_as_well() {
     with_watchdog(LIMIT, || {
         let (seen, sees) = mpsc::channel();
         let host = Host::new(move |event_loop| {
-            TcpServer::bind(event_loop, "127.0.0.1:0")?.on_message(move |_, input| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(move |_, input| {
                 seen.send(input.take_all().to_vec()).unwrap();
             })
         });

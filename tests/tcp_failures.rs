@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{EventLoop, SendError, State, TcpConnection, TcpServer};
+use reveille::{ConnectionState, EventLoop, SendError, TcpConnection, TcpServer};
 use rustix::event::PollFlags;
 use support::endings::{is_closed, scripted_here};
 use support::net::{self, End, Host, Journal, Script, Told, message, scripted};
@@ -122,7 +122,7 @@ fn a_send_that_meets_a_reset_before_the_loop_does_closes_with_it() {
         let (server, journal, sockets) = scripted_here(event_loop, |script| {
             script.on_open(|conn| conn.notify_drained()).on_drained(|conn| {
                 assert_eq!(conn.send(b"hello?"), Err(SendError::Closed));
-                assert_eq!(conn.state(), State::Closing, "there may be input before the reset");
+                assert_eq!(conn.state(), ConnectionState::Closing, "there may be input before the reset");
             })
         });
         let client = net::connect(server.local_addr());

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::sync::mpsc;
 use std::thread;
 
-use reveille::{ConnectionHandle, SendError, State};
+use reveille::{ConnectionHandle, ConnectionState, SendError};
 use support::endings::is_closed;
 use support::net::{self, End, Told, giving_handles, scripted, scripted_with};
 use support::{LIMIT, MIB, with_watchdog};
@@ -142,7 +142,7 @@ fn what_a_handle_has_accepted_goes_out_before_the_end() {
                 assert_eq!(handle.send("accepted"), Ok(()));
                 conn.shutdown();
                 assert_eq!(handle.send("too late"), Err(SendError::Closed));
-                assert_eq!(conn.state(), State::Closing);
+                assert_eq!(conn.state(), ConnectionState::Closing);
                 Ok(())
             })
         });

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 
-use reveille::{ConnectionHandle, EventLoop, SendError, Sent};
+use reveille::{ConnectionHandle, EventLoop, SendError, SendStatus};
 use support::net::{self, End, pattern, scripted_with};
 use support::{KIB, LIMIT, with_watchdog};
 
@@ -32,8 +32,8 @@ fn a_send_that_would_pass_the_limit_is_refused_whole() {
                     let refusal = loop {
                         let before = conn.unsent();
                         match conn.send(piece(accepted, PIECE)) {
-                            Ok(Sent::Written) => assert_eq!((before, conn.unsent()), (0, 0)),
-                            Ok(Sent::Queued) => assert!(conn.unsent() > before && conn.unsent() <= MAX),
+                            Ok(SendStatus::Written) => assert_eq!((before, conn.unsent()), (0, 0)),
+                            Ok(SendStatus::Queued) => assert!(conn.unsent() > before && conn.unsent() <= MAX),
                             Err(refusal) => {
                                 assert_eq!(conn.unsent(), before, "a refused send leaves nothing");
                                 assert!(before + PIECE > MAX, "refused at {before}");
@@ -45,10 +45,10 @@ fn a_send_that_would_pass_the_limit_is_refused_whole() {
                     assert_eq!(refusal, SendError::Full);
                     // What fits exactly is taken, and then not a byte more.
                     let room = MAX - conn.unsent();
-                    assert_eq!(conn.send(piece(accepted, room)), Ok(Sent::Queued));
+                    assert_eq!(conn.send(piece(accepted, room)), Ok(SendStatus::Queued));
                     assert_eq!(conn.unsent(), MAX);
                     assert_eq!(conn.send(b"!"), Err(SendError::Full));
-                    assert_eq!(conn.send(b""), Ok(Sent::Queued));
+                    assert_eq!(conn.send(b""), Ok(SendStatus::Queued));
                     assert_eq!(conn.unsent(), MAX);
                     conn.shutdown();
                     report.send(accepted + room).unwrap();
@@ -76,7 +76,7 @@ fn of_a_send_larger_than_the_limit_nothing_is_sent() {
             |script| {
                 script.on_open(|conn| {
                     assert_eq!(conn.send([1; KIB + 1]), Err(SendError::Full));
-                    assert_eq!(conn.send([2; KIB]), Ok(Sent::Written));
+                    assert_eq!(conn.send([2; KIB]), Ok(SendStatus::Written));
                     conn.shutdown();
                     Ok(())
                 })
@@ -199,9 +199,9 @@ fn the_usual_limits_are_sixteen_mebibytes_each_way() {
                 .terse()
                 .on_open(|conn| {
                     assert_eq!(conn.send(vec![0; MAX + 1]), Err(SendError::Full));
-                    assert_eq!(conn.send(vec![0; MAX]), Ok(Sent::Queued));
+                    assert_eq!(conn.send(vec![0; MAX]), Ok(SendStatus::Queued));
                     assert_eq!(conn.send(vec![0; MAX - conn.unsent() + 1]), Err(SendError::Full));
-                    assert_eq!(conn.send(vec![0; MAX - conn.unsent()]), Ok(Sent::Queued));
+                    assert_eq!(conn.send(vec![0; MAX - conn.unsent()]), Ok(SendStatus::Queued));
                     assert_eq!(conn.unsent(), MAX);
                 })
                 .on_message(move |_, input| noted.store(input.len(), SeqCst))

@@ -296,7 +296,7 @@ fn a_stop_lets_both_go_on_until_they_have_finished() {
     with_watchdog(LIMIT, || {
         let Linked { host, fronts, backs, mut client, mut server } = Linked::new();
         host.ask(|_, server| {
-            server.take().expect("a server").stop(net::LIMIT, |_, report| assert_eq!(report.cut, 0))
+            server.take().expect("a server").stop(net::LIMIT, |_, report| assert_eq!(report.aborted, 0))
         });
         assert_eq!(net::exchange_between(&mut client, &mut server, b"after"), b"after");
         client.shutdown(Shutdown::Write).unwrap();
@@ -315,7 +315,7 @@ fn when_the_time_of_a_stop_is_up_neither_peer_takes_what_it_has_for_the_whole() 
         let Linked { host, fronts, backs, mut client, mut server } = Linked::new();
         host.ask(|_, server| {
             let stopping = server.take().expect("a server");
-            stopping.stop(Duration::from_millis(1), |_, report| assert_eq!(report.cut, 1));
+            stopping.stop(Duration::from_millis(1), |_, report| assert_eq!(report.aborted, 1));
         });
         assert_eq!(net::read_until_reset(&mut client), b"");
         assert_eq!(net::read_until_reset(&mut server), b"");

@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{Backend, CallError, EventLoop, FileIo, LoopHandle, LoopPool, LoopThread};
+use reveille::{CallError, EventLoop, FileIo, FileIoBackend, LoopHandle, LoopPool, LoopThread};
 use support::{LIMIT, with_watchdog};
 
 /// Calls a closure in a destructor of a thread-local.
@@ -171,7 +171,7 @@ fn files_can_be_read_while_a_thread_ends() {
         let tell = tell.clone();
         let call = last(move || {
             let event_loop = EventLoop::new().unwrap();
-            let files = FileIo::builder().backend(Backend::Threads).build(&event_loop).unwrap();
+            let files = FileIo::builder().backend(FileIoBackend::ThreadPool).build(&event_loop).unwrap();
             files.open("/dev/null", reveille::OpenOptions::reading(), move |event_loop, opened| {
                 tell.send(opened.is_ok()).unwrap();
                 event_loop.quit();

@@ -9,7 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::thread;
 
-use reveille::{Channel, DatagramError, EventLoop, Interest, Sent, UdpRef, UdpSocket, UdpSocketBuilder};
+use reveille::{
+    Channel, DatagramError, EventLoop, Interest, SendStatus, UdpRef, UdpSocket, UdpSocketBuilder,
+};
 use support::net::{self, pattern};
 use support::udp::{Script, Told, address, datagram, plain, plain_at, receive, recording, told_in_time};
 use support::{LIMIT, Recorder, turn, with_loop, with_watchdog};
@@ -21,7 +23,7 @@ fn many_datagrams_are_echoed_whole_and_in_order() {
     with_loop(|event_loop| {
         let echo = UdpSocket::bind(event_loop, "127.0.0.1:0")
             .unwrap()
-            .on_datagram(|socket, datagram, from| socket.send_to(datagram, from))
+            .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))
             .unwrap();
         let (to, quit) = (echo.local_addr(), event_loop.handle());
         let client = thread::spawn(move || {
@@ -47,7 +49,7 @@ fn a_datagram_without_bytes_is_delivered_and_sent() {
             other.send_to(bytes.as_bytes(), socket.local_addr()).unwrap();
         }
         assert_eq!(told_in_time(event_loop, &told, 3), [datagram(""), datagram("between"), datagram("")]);
-        assert_eq!(socket.send_to("", address(&other)).unwrap(), Sent::Written);
+        assert_eq!(socket.send_to("", address(&other)).unwrap(), SendStatus::Written);
         assert_eq!(receive(&other), b"");
     });
 }
@@ -64,7 +66,7 @@ fn the_longest_datagram_arrives_whole_on_a_loop_with_a_small_buffer() {
             other.send_to(bytes, socket.local_addr()).unwrap();
         }
         assert_eq!(told_in_time(&event_loop, &told, 2), [datagram(&longest), datagram("short")]);
-        assert_eq!(socket.send_to(&longest, address(&other)).unwrap(), Sent::Written);
+        assert_eq!(socket.send_to(&longest, address(&other)).unwrap(), SendStatus::Written);
         assert_eq!(receive(&other), longest);
     });
 }
@@ -93,7 +95,7 @@ fn a_flood_of_datagrams_leaves_other_channels_their_turn() {
         let counting = Rc::clone(&received);
         let socket = UdpSocket::bind(event_loop, "127.0.0.1:0")
             .unwrap()
-            .on_datagram(move |_, _, _| counting.set(counting.get() + 1))
+            .serve_fn(move |_, _, _| counting.set(counting.get() + 1))
             .unwrap();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"always readable").unwrap();
@@ -154,7 +156,7 @@ fn a_connected_socket_hears_its_peer_and_no_stranger() {
         let builder = UdpSocket::connect(event_loop, address(&peer)).unwrap();
         let socket = builder.serve(Script::new(&told)).unwrap();
         assert_eq!(socket.peer_addr(), Some(address(&peer)));
-        assert_eq!(socket.send("question").unwrap(), Sent::Written);
+        assert_eq!(socket.send("question").unwrap(), SendStatus::Written);
         assert_eq!(receive(&peer), b"question");
         stranger.send_to(b"not for you", socket.local_addr()).unwrap();
         peer.send_to(b"answer", socket.local_addr()).unwrap();
@@ -173,7 +175,7 @@ fn a_port_that_nobody_listens_on_is_reported_and_the_socket_goes_on() {
         let socket = UdpSocket::connect(event_loop, at).unwrap().serve(Script::new(&told)).unwrap();
         // Each of these finds the error of the one before it, which is no fault of its own.
         for _ in 0..3 {
-            assert_eq!(socket.send("is anybody there?").unwrap(), Sent::Written);
+            assert_eq!(socket.send("is anybody there?").unwrap(), SendStatus::Written);
         }
         let refused = Told::Error(ErrorKind::ConnectionRefused, Some(at));
         let all = told_in_time(event_loop, &told, 2);
@@ -217,12 +219,12 @@ fn two_sockets_may_share_a_port_if_both_ask_for_it() {
         };
         let bind = |at: SocketAddr| UdpSocket::bind(event_loop, at).unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
-        let one = bind(any).reuse_port(true).on_datagram(counting(0)).unwrap();
+        let one = bind(any).reuse_port(true).serve_fn(counting(0)).unwrap();
         let at = one.local_addr();
-        let refused = bind(at).on_datagram(|_, _, _| ()).unwrap_err();
+        let refused = bind(at).serve_fn(|_, _, _| ()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::AddrInUse);
         assert!(refused.to_string().contains(&at.to_string()), "{refused}");
-        let _two = bind(at).reuse_port(true).on_datagram(counting(1)).unwrap();
+        let _two = bind(at).reuse_port(true).serve_fn(counting(1)).unwrap();
         let senders: Vec<Plain> = (0..64).map(|_| plain()).collect();
         senders.iter().for_each(|sender| assert_eq!(sender.send_to(b"x", at).unwrap(), 1));
         net::turn_until(event_loop, || counts.borrow().iter().sum::<usize>() == 64);
@@ -262,7 +264,7 @@ fn the_options_are_those_that_were_asked_for() {
     with_loop(|event_loop| {
         let builder = UdpSocket::bind(event_loop, "0.0.0.0:0").unwrap();
         let builder = builder.ttl(7).multicast_ttl(3).multicast_loop(false).broadcast(true);
-        let socket = builder.send_buffer(9000).receive_buffer(10_000).on_datagram(|_, _, _| ()).unwrap();
+        let socket = builder.send_buffer(9000).receive_buffer(10_000).serve_fn(|_, _, _| ()).unwrap();
         socket
             .with(|socket| {
                 let socket = socket2::SockRef::from(socket);
@@ -277,7 +279,7 @@ fn the_options_are_those_that_were_asked_for() {
             })
             .expect("an open socket");
         let builder = UdpSocket::bind(event_loop, (Ipv6Addr::LOCALHOST, 0)).unwrap();
-        let socket = builder.only_v6(true).ttl(9).on_datagram(|_, _, _| ()).unwrap();
+        let socket = builder.only_v6(true).ttl(9).serve_fn(|_, _, _| ()).unwrap();
         socket.with(|socket| {
             let socket = socket2::SockRef::from(socket);
             assert!(socket.only_v6().unwrap());
@@ -298,12 +300,12 @@ fn so_many_routers_as_there_cannot_be_are_an_error_that_names_the_option() {
         ];
         for (told, set) in wrong {
             let builder = set(UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap());
-            let error = builder.on_datagram(|_, _, _| ()).expect_err("no such number");
+            let error = builder.serve_fn(|_, _, _| ()).expect_err("no such number");
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
             assert!(error.to_string().starts_with(told), "{error}");
         }
         let builder = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().ttl(255).multicast_ttl(0);
-        assert!(builder.on_datagram(|_, _, _| ()).is_ok());
+        assert!(builder.serve_fn(|_, _, _| ()).is_ok());
     });
 }
 
@@ -313,7 +315,7 @@ fn a_buffer_larger_than_the_kernel_can_be_told_is_an_error() {
     with_loop(|event_loop| {
         for (receive, send) in [(1 << 32, 10_000), (10_000, 1 << 32)] {
             let builder = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap();
-            let made = builder.receive_buffer(receive).send_buffer(send).on_datagram(|_, _, _| ());
+            let made = builder.receive_buffer(receive).send_buffer(send).serve_fn(|_, _, _| ());
             assert_eq!(made.expect_err("such a buffer").kind(), ErrorKind::InvalidInput);
         }
     });

@@ -40,7 +40,7 @@ fn echo(event_loop: &EventLoop, at: &str) -> (UdpSocket, Recorder<UdpDestination
     let recorded = destinations.clone();
     let socket = UdpSocket::bind(event_loop, at)
         .unwrap()
-        .on_datagram(move |socket, datagram, from| {
+        .serve_fn(move |socket, datagram, from| {
             recorded.record(socket.destination().expect("the destination of a datagram"));
             socket.send_to(datagram, from)
         })
@@ -69,7 +69,7 @@ fn exchange(
 fn a_reply_comes_from_the_address_that_was_sent_to() {
     with_loop(|event_loop| {
         for at in ["0.0.0.0:0", "[::ffff:0.0.0.0]:0", "[::]:0"] {
-            let dual = UdpSocket::bind(event_loop, at).unwrap().only_v6(false).on_datagram(|_, _, _| ());
+            let dual = UdpSocket::bind(event_loop, at).unwrap().only_v6(false).serve_fn(|_, _, _| ());
             if let Err(error) = dual {
                 skipped(error);
                 continue;
@@ -187,7 +187,7 @@ fn a_datagram_to_another_than_its_sender_comes_from_where_the_kernel_says() {
         let to_other = other.local_addr().unwrap();
         let server = UdpSocket::bind(event_loop, "0.0.0.0:0")
             .unwrap()
-            .on_datagram(move |socket, datagram, _| socket.send_to(datagram, to_other))
+            .serve_fn(move |socket, datagram, _| socket.send_to(datagram, to_other))
             .unwrap();
         plain().send_to(b"forward", ("127.0.0.2", server.local_addr().port())).unwrap();
         net::turn_until(event_loop, || {
@@ -208,7 +208,7 @@ fn a_datagram_to_another_than_its_sender_comes_from_where_the_kernel_says() {
 fn a_socket_and_its_handle_send_from_the_address_that_they_are_given() {
     with_loop(|event_loop| {
         for (at, via) in [("0.0.0.0:0", "127.0.0.4"), ("127.0.0.1:0", "127.0.0.5"), ("[::]:0", "127.0.0.6")] {
-            let socket = UdpSocket::bind(event_loop, at).unwrap().on_datagram(|_, _, _| ()).unwrap();
+            let socket = UdpSocket::bind(event_loop, at).unwrap().serve_fn(|_, _, _| ()).unwrap();
             let via: IpAddr = via.parse().unwrap();
             let (client, mut bytes) = (plain(), [0; 16]);
             let to = match (at.starts_with('['), client.local_addr().unwrap()) {
@@ -228,7 +228,7 @@ fn a_socket_and_its_handle_send_from_the_address_that_they_are_given() {
 #[test]
 fn a_source_that_is_not_this_machines_is_refused() {
     with_loop(|event_loop| {
-        let socket = UdpSocket::bind(event_loop, "0.0.0.0:0").unwrap().on_datagram(|_, _, _| ()).unwrap();
+        let socket = UdpSocket::bind(event_loop, "0.0.0.0:0").unwrap().serve_fn(|_, _, _| ()).unwrap();
         let client = plain();
         let to = client.local_addr().unwrap();
         let foreign = socket.send_from(Ipv4Addr::new(192, 0, 2, 1), "x", to);

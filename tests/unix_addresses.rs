@@ -74,7 +74,7 @@ fn a_name_that_no_socket_can_have_is_refused_at_once() {
         for address in impossible {
             let refused = TcpServer::bind_unix(event_loop, address.clone()).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
-            let refused = TcpClient::connect(event_loop, address).on_message(|_, _| ()).unwrap_err();
+            let refused = TcpClient::connect(event_loop, address).serve_fn(|_, _| ()).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
         }
         let message = TcpServer::bind_unix(event_loop, long(120).as_str()).unwrap_err().to_string();
@@ -169,7 +169,7 @@ fn two_servers_at_one_address_are_an_error_that_names_it() {
             let server = echo_server(event_loop, address.clone());
             for replace in [false, true] {
                 let builder = TcpServer::bind_unix(event_loop, address.clone()).unwrap();
-                let error = builder.replace_stale(replace).on_message(|_, _| ()).unwrap_err();
+                let error = builder.replace_stale(replace).serve_fn(|_, _| ()).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::AddrInUse);
                 assert!(error.to_string().contains(&format!("cannot listen on {address}: ")), "{error}");
             }
@@ -189,7 +189,7 @@ fn a_path_that_was_left_behind_is_replaced_only_if_asked_and_only_if_it_is_a_soc
         drop(UnixListener::bind(&path).unwrap());
         let serve = |path: &Path, replace| {
             let builder = TcpServer::bind_unix(event_loop, path).unwrap().replace_stale(replace);
-            builder.on_message(|conn: &TcpConnection, input: &mut Buffer| conn.send(input.take_all()))
+            builder.serve_fn(|conn: &TcpConnection, input: &mut Buffer| conn.send(input.take_all()))
         };
         let error = serve(&path, false).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
@@ -216,7 +216,7 @@ fn a_path_has_the_mode_that_it_is_told() {
         for mode in [0o600, 0o666] {
             let path = folder.path("mode");
             let builder = TcpServer::bind_unix(event_loop, &path).unwrap().path_mode(mode);
-            let server = builder.on_message(|_, _| ()).unwrap();
+            let server = builder.serve_fn(|_, _| ()).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
             drop(server);
             turn(event_loop);

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use reveille::{
-    Buffer, CloseReason, ConnectionHandler, EventLoop, Sent, TcpClient, TcpConnection, TcpServer,
+    Buffer, CloseReason, ConnectionHandler, EventLoop, SendStatus, TcpClient, TcpConnection, TcpServer,
 };
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -102,7 +102,7 @@ fn a_descriptor_that_is_sent_arrives_before_its_bytes_and_works() {
             .serve(move |conn| {
                 conn.send("before, ").unwrap();
                 let descriptor = to_send.take().unwrap().into();
-                assert_eq!(conn.send_with_descriptors("with", [descriptor]).unwrap(), Sent::Written);
+                assert_eq!(conn.send_with_descriptors("with", [descriptor]).unwrap(), SendStatus::Written);
                 Journal::new().script()
             })
             .unwrap();
@@ -260,10 +260,10 @@ fn descriptors_that_are_queued_keep_their_place_among_the_bytes() {
         let server = TcpServer::bind_unix(event_loop, abstract_name())
             .unwrap()
             .serve(move |conn| {
-                assert_eq!(conn.send(vec![b'.'; BEFORE]).unwrap(), Sent::Queued);
+                assert_eq!(conn.send(vec![b'.'; BEFORE]).unwrap(), SendStatus::Queued);
                 let descriptor = to_send.take().unwrap().into();
-                assert_eq!(conn.send_with_descriptors("|with", [descriptor]).unwrap(), Sent::Queued);
-                assert_eq!(conn.send("|after").unwrap(), Sent::Queued);
+                assert_eq!(conn.send_with_descriptors("|with", [descriptor]).unwrap(), SendStatus::Queued);
+                assert_eq!(conn.send("|after").unwrap(), SendStatus::Queued);
                 Journal::new().script()
             })
             .unwrap();
@@ -315,7 +315,7 @@ fn descriptors_that_cannot_be_sent_any_more_are_closed_with_the_connection() {
                 conn.send(vec![0; 1 << 20]).unwrap();
                 let some = |n: usize| (0..n).map(|_| writer.try_clone().unwrap().into()).collect::<Vec<_>>();
                 for _ in 0..4 {
-                    assert_eq!(conn.send_with_descriptors("x", some(250)).unwrap(), Sent::Queued);
+                    assert_eq!(conn.send_with_descriptors("x", some(250)).unwrap(), SendStatus::Queued);
                 }
                 let refusals = [
                     conn.send_with_descriptors("x", some(1)),

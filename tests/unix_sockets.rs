@@ -10,7 +10,7 @@ use std::process;
 use std::time::Duration;
 
 use reveille::{
-    Buffer, ConnectionHandler, Distribution, LoopThread, Sent, TcpClient, TcpConnection, TcpServer,
+    Buffer, ConnectionHandler, LoadBalancing, LoopThread, SendStatus, TcpClient, TcpConnection, TcpServer,
     UnixAddress,
 };
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -85,7 +85,7 @@ fn much_goes_through_a_unix_socket_both_ways_and_arrives_whole() {
         struct Sender(Recorder<Vec<u8>>);
         impl ConnectionHandler for Sender {
             fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
-                assert_eq!(conn.send(pattern(BYTES))?, Sent::Queued);
+                assert_eq!(conn.send(pattern(BYTES))?, SendStatus::Queued);
                 Ok(())
             }
             fn on_message(&mut self, _: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
@@ -135,15 +135,15 @@ fn an_orderly_close_waits_until_the_peer_has_read_all() {
 fn loops_on_threads_of_their_own_serve_a_unix_socket_which_only_one_listens_at() {
     with_loop(|event_loop| {
         let builder = |address| TcpServer::bind_unix(event_loop, address).unwrap().threads(loops(2)).unwrap();
-        let server = builder(abstract_name()).on_message(|conn, input| conn.send(input.take_all())).unwrap();
+        let server = builder(abstract_name()).serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         for _ in 0..3 {
             let mut client = connect(&server);
             client.write_all(b"hello").unwrap();
             net::turn_until(event_loop, || support::is_readable(&client));
             assert_eq!(read_exact(&mut client, 5), b"hello");
         }
-        let each = builder(abstract_name()).distribute(Distribution::ListenerPerLoop);
-        assert_eq!(each.on_message(|_, _| ()).unwrap_err().kind(), ErrorKind::Unsupported);
+        let each = builder(abstract_name()).load_balancing(LoadBalancing::ListenerPerLoop);
+        assert_eq!(each.serve_fn(|_, _| ()).unwrap_err().kind(), ErrorKind::Unsupported);
     });
 }
 
@@ -180,7 +180,7 @@ fn each_end_knows_the_credentials_of_the_other() {
 fn the_limit_for_an_address_is_one_for_a_user() {
     with_loop(|event_loop| {
         let builder = TcpServer::bind_unix(event_loop, abstract_name()).unwrap().max_per_address(1);
-        let server = builder.on_message(|_, _| ()).unwrap();
+        let server = builder.serve_fn(|_, _| ()).unwrap();
         let _clients = [connect(&server), connect(&server)];
         net::turn_until(event_loop, || server.counters().refused_by_address == 1);
         assert_eq!(server.counters().accepted, 1);
@@ -199,7 +199,7 @@ fn a_client_is_told_why_a_unix_socket_cannot_be_connected_to() {
                 builder = builder.local_addr("127.0.0.1:0".parse().unwrap());
             }
             let _client =
-                builder.on_failure(move |_, error| recording.record(error)).on_message(|_, _| ()).unwrap();
+                builder.on_failure(move |_, error| recording.record(error)).serve_fn(|_, _| ()).unwrap();
             net::turn_until(event_loop, || failures.len() == 1);
             let error = failures.take().remove(0);
             let tried = error.failures()[0].address.as_ref().unwrap();

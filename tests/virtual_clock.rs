@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{Channel, EventLoop, Interest, Repeat, VirtualClock, WhenLate};
+use reveille::{Channel, EventLoop, Interest, MissedTickBehavior, Repeat, VirtualClock};
 use support::clock::{HOUR, MINUTE, SECOND};
 use support::{Count, LIMIT, Recorder, on_another_thread, turn, until_asleep, with_clock, with_watchdog};
 
@@ -100,7 +100,7 @@ fn a_request_to_quit_ends_the_run_and_the_clock_shows_when() {
 /// The times in milliseconds at which a repeating timer made by `make` calls, if the clock jumps by 3.5 seconds once, as if the
 /// loop had been held up for so long, and then five times by 0.5 seconds.
 fn calls_of(
-    when_late: WhenLate,
+    when_late: MissedTickBehavior,
     make: impl FnOnce(&EventLoop, Repeat, Box<dyn FnMut(&EventLoop) + Send>) + Send + 'static,
 ) -> Vec<u64> {
     with_clock(move |event_loop, clock| {
@@ -131,10 +131,10 @@ fn a_late_repeating_timer_follows_its_policy() {
             event_loop.run_every(repeat, note);
         })
     };
-    assert_eq!(calls(WhenLate::Skip), [3500, 4000, 5000, 6000]);
-    assert_eq!(calls(WhenLate::CatchUp), [3500, 3500, 3500, 4000, 5000, 6000]);
-    assert_eq!(calls(WhenLate::Delay), [3500, 4500, 5500]);
-    assert_eq!(WhenLate::default(), WhenLate::Skip);
+    assert_eq!(calls(MissedTickBehavior::Skip), [3500, 4000, 5000, 6000]);
+    assert_eq!(calls(MissedTickBehavior::Burst), [3500, 3500, 3500, 4000, 5000, 6000]);
+    assert_eq!(calls(MissedTickBehavior::Delay), [3500, 4500, 5500]);
+    assert_eq!(MissedTickBehavior::default(), MissedTickBehavior::Skip);
 }
 
 #[test]
@@ -145,9 +145,9 @@ fn a_late_repeating_timer_of_a_handle_follows_its_policy() {
             on_another_thread(|| handle.run_every(repeat, note).unwrap());
         })
     };
-    assert_eq!(calls(WhenLate::Skip), [3500, 4000, 5000, 6000]);
-    assert_eq!(calls(WhenLate::CatchUp), [3500, 3500, 3500, 4000, 5000, 6000]);
-    assert_eq!(calls(WhenLate::Delay), [3500, 4500, 5500]);
+    assert_eq!(calls(MissedTickBehavior::Skip), [3500, 4000, 5000, 6000]);
+    assert_eq!(calls(MissedTickBehavior::Burst), [3500, 3500, 3500, 4000, 5000, 6000]);
+    assert_eq!(calls(MissedTickBehavior::Delay), [3500, 4500, 5500]);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_fixed_delay_counts_from_the_end_of_the_callback() {
     with_clock(|event_loop, clock| {
         let (times, start) = (Recorder::new(), clock.now());
         let (mut noted, slow) = (note(&times, start), clock.clone());
-        event_loop.run_every(Repeat::every(SECOND).when_late(WhenLate::Delay), move |event_loop| {
+        event_loop.run_every(Repeat::every(SECOND).when_late(MissedTickBehavior::Delay), move |event_loop| {
             noted(event_loop);
             slow.advance(10 * SECOND);
         });
@@ -169,7 +169,7 @@ fn a_timer_that_catches_up_makes_one_call_a_turn() {
     with_clock(|event_loop, clock| {
         let calls = Rc::new(Cell::new(0));
         let counted = Rc::clone(&calls);
-        let repeat = Repeat::every(SECOND).when_late(WhenLate::CatchUp);
+        let repeat = Repeat::every(SECOND).when_late(MissedTickBehavior::Burst);
         event_loop.run_every(repeat, move |_| counted.set(counted.get() + 1));
         clock.advance(MINUTE);
         for turns in 1..=60 {

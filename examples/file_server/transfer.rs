@@ -57,7 +57,7 @@ impl Transfer {
 
     fn opened(self: &Rc<Transfer>, file: Rc<File>) {
         let (this, opened) = (Rc::clone(self), Rc::clone(&file));
-        self.service.files.status(&file, move |_, status| match status {
+        self.service.files.metadata(&file, move |_, status| match status {
             Ok(status) if status.is_file() => this.send_all(opened, status.size()),
             Ok(_) => this.refuse(&io::Error::from(io::ErrorKind::InvalidInput)),
             Err(error) => this.refuse(&error),

@@ -7,7 +7,7 @@ use super::{Decoder, FrameError, decode_checked};
 use crate::buffer::Buffer;
 use crate::event_loop::containment::Contained;
 use crate::net::disposal::close_descriptors;
-use crate::net::{CloseReason, ConnectionHandler, State, TcpConnection};
+use crate::net::{CloseReason, ConnectionHandler, ConnectionState, TcpConnection};
 
 /// A [`ConnectionHandler`] for frames instead of bytes: a decoder, and a handler of what it finds.
 ///
@@ -204,11 +204,11 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
                 }
             };
             input.consume(taken);
-            if conn.state() == State::Closed || conn.is_held() {
+            if conn.state() == ConnectionState::Closed || conn.is_held() {
                 break;
             }
         }
-        if self.failed || conn.state() == State::Closed {
+        if self.failed || conn.state() == ConnectionState::Closed {
             input.clear();
         }
         self.rest = input.len();
@@ -242,7 +242,7 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
     fn on_peer_shutdown(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         if self.rest > 0 {
             self.fail(conn, FrameError::Incomplete { bytes: self.rest })?;
-            if conn.state() == State::Closed {
+            if conn.state() == ConnectionState::Closed {
                 return Ok(());
             }
         }

@@ -12,7 +12,7 @@ use super::spin::Patience;
 use super::{EventLoop, Inner};
 use crate::event_loop::channel_table::ChannelTable;
 use crate::event_loop::containment::{logger, set_observer};
-use crate::event_loop::handle::mailbox_limit::Mailbox;
+use crate::event_loop::handle::mailbox_limit::MailboxLimit;
 use crate::event_loop::poller::Poller;
 use crate::event_loop::timers::alarm::Alarm;
 use crate::event_loop::timers::clock::{Clock, VirtualClock};
@@ -30,50 +30,50 @@ use crate::readiness::Interest;
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "settings do nothing until they are built into a loop"]
-pub struct Builder {
+pub struct EventLoopBuilder {
     events_per_turn: usize,
     input_buffer: usize,
     propagate_panics: bool,
     drop_tasks_on_quit: bool,
     busy_poll: Option<Duration>,
-    mailbox: Mailbox,
+    mailbox: MailboxLimit,
     virtual_clock: Option<VirtualClock>,
 }
 
-impl Builder {
-    pub(super) fn new() -> Builder {
-        Builder {
+impl EventLoopBuilder {
+    pub(super) fn new() -> EventLoopBuilder {
+        EventLoopBuilder {
             events_per_turn: 1024,
             input_buffer: 64 * 1024,
             propagate_panics: false,
             drop_tasks_on_quit: false,
             busy_poll: None,
-            mailbox: Mailbox::Unbounded,
+            mailbox: MailboxLimit::Unbounded,
             virtual_clock: None,
         }
     }
 
     /// How many descriptors one wait can report; the rest come with the next. Usually 1024; at least 1.
-    pub fn events_per_turn(mut self, events: usize) -> Builder {
+    pub fn events_per_turn(mut self, events: usize) -> EventLoopBuilder {
         self.events_per_turn = events.max(1);
         self
     }
 
     /// The size in bytes of the one buffer that the loop's connections read into, and so the most that one of them
     /// reads before the others have their turn. Usually 64 KiB; at least 1 KiB.
-    pub fn input_buffer(mut self, bytes: usize) -> Builder {
+    pub fn input_buffer(mut self, bytes: usize) -> EventLoopBuilder {
         self.input_buffer = bytes.max(1024);
         self
     }
 
     /// Whether a panic in a callback goes on out of [`EventLoop::run`] when the turn is over. Usually not.
-    pub fn propagate_panics(mut self, propagate: bool) -> Builder {
+    pub fn propagate_panics(mut self, propagate: bool) -> EventLoopBuilder {
         self.propagate_panics = propagate;
         self
     }
 
     /// Whether the tasks that wait when the loop quits are dropped, and counted, instead of run. Usually they are run.
-    pub fn drop_tasks_on_quit(mut self, drop: bool) -> Builder {
+    pub fn drop_tasks_on_quit(mut self, drop: bool) -> EventLoopBuilder {
         self.drop_tasks_on_quit = drop;
         self
     }
@@ -91,19 +91,19 @@ impl Builder {
     /// Zero is for a loop that never uses more of its processor than its work takes, and any other time for one that is to be as
     /// quick as possible whatever that costs, with a processor to itself; the latter keeps its timers to the microsecond, too. Neither
     /// waits between batches.
-    pub fn busy_poll(mut self, duration: Duration) -> Builder {
+    pub fn busy_poll(mut self, duration: Duration) -> EventLoopBuilder {
         self.busy_poll = Some(duration);
         self
     }
 
     /// How many tasks other threads may have waiting. Usually there is no limit.
-    pub fn mailbox(mut self, mailbox: Mailbox) -> Builder {
+    pub fn mailbox(mut self, mailbox: MailboxLimit) -> EventLoopBuilder {
         self.mailbox = mailbox;
         self
     }
 
     /// The clock that the loop takes its time from. Usually the system's monotonic one, CLOCK_MONOTONIC.
-    pub fn virtual_clock(mut self, clock: VirtualClock) -> Builder {
+    pub fn virtual_clock(mut self, clock: VirtualClock) -> EventLoopBuilder {
         self.virtual_clock = Some(clock);
         self
     }

@@ -63,8 +63,8 @@ impl Tally {
     }
 
     /// What has been counted, besides the tasks that the queue has accepted from other threads.
-    pub(super) fn read(&self, accepted: u64) -> Counters {
-        Counters {
+    pub(super) fn read(&self, accepted: u64) -> LoopCounters {
+        LoopCounters {
             tasks_posted: self.queued.load(Relaxed) + accepted,
             tasks_run: self.run.load(Relaxed),
             tasks_dropped: self.dropped.load(Relaxed),
@@ -92,13 +92,13 @@ fn add(counter: &AtomicU64, n: usize) {
 /// they need not be of the same moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Counters {
+pub struct LoopCounters {
     /// Tasks that were accepted, from any thread.
     pub tasks_posted: u64,
     /// Tasks that have begun to run.
     pub tasks_run: u64,
     /// Tasks that were accepted, and then dropped instead of run: with the loop, or by a
-    /// [`quit`](super::EventLoop::quit) that was [told](super::Builder::drop_tasks_on_quit) to.
+    /// [`quit`](super::EventLoop::quit) that was [told](super::EventLoopBuilder::drop_tasks_on_quit) to.
     pub tasks_dropped: u64,
     /// Tasks, and timers, that were given back, because the mailbox was full or the loop had gone.
     pub tasks_refused: u64,

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use self::mailbox_limit::Mailbox;
+use self::mailbox_limit::MailboxLimit;
 use super::EventLoop;
-use super::counters::Counters;
+use super::counters::LoopCounters;
 use super::shared::Shared;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::tasks::task::{SendTask, Task};
@@ -62,15 +62,15 @@ impl LoopHandle {
     /// one batch a turn: what a task queues waits for the next one.
     ///
     /// Every task has a known fate. It is run; or it is given back here; or, accepted by a loop that is then dropped without
-    /// having run it, it is dropped and counted in [`Counters::tasks_dropped`]. A task accepted before a request to
+    /// having run it, it is dropped and counted in [`LoopCounters::tasks_dropped`]. A task accepted before a request to
     /// [`quit`](LoopHandle::quit) is run before the [`EventLoop::run`] that honours the request returns, unless the loop was
-    /// [told](super::Builder::drop_tasks_on_quit) to drop it.
+    /// [told](super::EventLoopBuilder::drop_tasks_on_quit) to drop it.
     ///
     /// No system call while the loop is awake, and one for each sleep, however many tasks come meanwhile. No heap block for a
     /// task whose captures are up to four words.
     ///
     /// # Errors
-    /// Gives `task` back if the loop has gone, or is being dropped; and if its [`Mailbox`](super::Mailbox) is full and does not
+    /// Gives `task` back if the loop has gone, or is being dropped; and if its [`MailboxLimit`](super::MailboxLimit) is full and does not
     /// have its callers wait, or this is the loop's own thread.
     #[inline]
     pub fn queue_in_loop<F>(&self, task: F) -> Result<(), PostError<F>>
@@ -100,7 +100,7 @@ impl LoopHandle {
 
     /// Whether a full mailbox has posters wait, so that one which is refused has waited in vain.
     pub(super) fn has_posters_wait(&self) -> bool {
-        matches!(self.shared.mailbox, Mailbox::Block(_))
+        matches!(self.shared.mailbox, MailboxLimit::Block(_))
     }
 
     /// For other threads than the loop's. Waits for room at most until the deadline, if at all.
@@ -114,8 +114,8 @@ impl LoopHandle {
         }
         let tasks = &self.shared.tasks;
         let pushed = match self.shared.mailbox {
-            Mailbox::Block(_) => tasks.push_waiting(deadline, task, SendTask::new),
-            Mailbox::Unbounded | Mailbox::Refuse(_) => tasks.push(task, SendTask::new),
+            MailboxLimit::Block(_) => tasks.push_waiting(deadline, task, SendTask::new),
+            MailboxLimit::Unbounded | MailboxLimit::Reject(_) => tasks.push(task, SendTask::new),
         };
         match pushed {
             Ok(wake) => {
@@ -188,7 +188,7 @@ impl LoopHandle {
     }
 
     /// What the loop has counted so far; also after the loop has gone.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> LoopCounters {
         self.shared.counters()
     }
 
@@ -242,7 +242,7 @@ pub struct PostError<F> {
 pub enum PostErrorReason {
     /// The loop has gone, or is being dropped, or belongs to the process that this one was forked from.
     LoopGone,
-    /// As many tasks wait as the loop's [`Mailbox`](super::Mailbox) allows.
+    /// As many tasks wait as the loop's [`MailboxLimit`](super::MailboxLimit) allows.
     Full,
 }
 

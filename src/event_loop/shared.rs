@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use super::EventLoop;
-use super::counters::{Counters, Tally};
+use super::counters::{LoopCounters, Tally};
 use crate::event_loop::containment::logger;
-use crate::event_loop::handle::mailbox_limit::Mailbox;
+use crate::event_loop::handle::mailbox_limit::MailboxLimit;
 use crate::event_loop::process_mark::ProcessMark;
 use crate::event_loop::tasks::sync::ParkingLot;
 use crate::event_loop::tasks::task::SendTask;
@@ -26,7 +26,7 @@ pub(super) struct Shared {
     /// Tells this loop's timers from those of others.
     id: u32,
     pub(super) tasks: TaskQueue<Posted, ParkingLot>,
-    pub(super) mailbox: Mailbox,
+    pub(super) mailbox: MailboxLimit,
     pub(super) wakeup: EventFd,
     pub(super) remote_timers: RemoteTimers,
     pub(super) clock: Clock,
@@ -39,7 +39,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(mailbox: Mailbox, clock: Clock) -> io::Result<Shared> {
+    pub(super) fn new(mailbox: MailboxLimit, clock: Clock) -> io::Result<Shared> {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         Ok(Shared {
             id: NEXT_ID.fetch_add(1, Relaxed),
@@ -109,7 +109,7 @@ impl Shared {
         self.wake(self.tasks.quit());
     }
 
-    pub(super) fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> LoopCounters {
         let accepted = if self.is_inherited() { 0 } else { self.tasks.accepted() };
         self.tally.read(accepted)
     }

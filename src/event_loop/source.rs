@@ -86,7 +86,7 @@ impl EventLoop {
     /// Begins to watch the descriptor of a source that was registered for nothing.
     pub(crate) fn watch(&self, id: ChannelId, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
         self.check_process()?;
-        if interest.is_none() { Ok(()) } else { self.inner.poller.register(fd, id.to_key(), interest) }
+        if interest.is_empty() { Ok(()) } else { self.inner.poller.register(fd, id.to_key(), interest) }
     }
 
     /// Watches the descriptor of a source for something else, or has what still stands reported afresh.

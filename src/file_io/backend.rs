@@ -23,11 +23,11 @@ const REST: Duration = Duration::from_secs(10);
 
 /// What does the work of a [`FileIo`](super::FileIo).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Backend {
+pub enum FileIoBackend {
     /// The kernel itself, through a ring (io_uring(7)).
-    Ring,
+    IoUring,
     /// A few threads that wait in the kernel.
-    Threads,
+    ThreadPool,
 }
 
 pub(super) enum Driver {
@@ -57,11 +57,11 @@ impl Driver {
         Err(io::Error::new(io::ErrorKind::Unsupported, message))
     }
 
-    pub(super) fn backend(&self) -> Backend {
+    pub(super) fn backend(&self) -> FileIoBackend {
         match self {
             #[cfg(feature = "uring")]
-            Driver::Ring(_) => Backend::Ring,
-            Driver::Threads(_) => Backend::Threads,
+            Driver::Ring(_) => FileIoBackend::IoUring,
+            Driver::Threads(_) => FileIoBackend::ThreadPool,
         }
     }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::FileIo;
-use super::backend::{Backend, Driver};
+use super::backend::{Driver, FileIoBackend};
 use super::core::Core;
 use crate::event_loop::EventLoop;
 use crate::event_loop::containment::logger;
@@ -15,11 +15,11 @@ use crate::eventfd::EventFd;
 /// The settings of a [`FileIo`], from [`FileIo::builder`].
 ///
 /// ```
-/// use reveille::{Backend, EventLoop, FileIo};
+/// use reveille::{FileIoBackend, EventLoop, FileIo};
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;
-/// let files = FileIo::builder().backend(Backend::Threads).threads(2).build(&event_loop)?;
+/// let files = FileIo::builder().backend(FileIoBackend::ThreadPool).threads(2).build(&event_loop)?;
 /// assert_eq!(files.backend(), Backend::Threads);
 /// # Ok(())
 /// # }
@@ -27,7 +27,7 @@ use crate::eventfd::EventFd;
 #[derive(Clone, Debug)]
 #[must_use = "settings do nothing until they are built"]
 pub struct FileIoBuilder {
-    backend: Option<Backend>,
+    backend: Option<FileIoBackend>,
     threads: usize,
     entries: u32,
 }
@@ -39,7 +39,7 @@ impl FileIoBuilder {
 
     /// What is to do the work. Usually a ring if the build has the feature `uring` and the kernel gives one, and
     /// threads otherwise, with a word in the log (at the level of information) why it is not a ring.
-    pub fn backend(mut self, backend: Backend) -> FileIoBuilder {
+    pub fn backend(mut self, backend: FileIoBackend) -> FileIoBuilder {
         self.backend = Some(backend);
         self
     }
@@ -82,8 +82,8 @@ impl FileIoBuilder {
             Driver::threads(Arc::clone(done), limit)
         };
         match self.backend {
-            Some(Backend::Ring) => Driver::ring(Arc::clone(done), self.entries),
-            Some(Backend::Threads) => Ok(threads()),
+            Some(FileIoBackend::IoUring) => Driver::ring(Arc::clone(done), self.entries),
+            Some(FileIoBackend::ThreadPool) => Ok(threads()),
             None if !cfg!(feature = "uring") => Ok(threads()),
             None => Ok(Driver::ring(Arc::clone(done), self.entries).unwrap_or_else(|why| {
                 logger::call(|| log::info!("file I/O by threads: {why}"));

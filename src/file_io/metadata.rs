@@ -37,15 +37,15 @@ pub struct FileTime {
     pub nanoseconds: u32,
 }
 
-/// What the kernel knows of a file (statx(2)), from [`FileIo::status`](crate::FileIo::status) and
-/// [`FileIo::status_of`](crate::FileIo::status_of).
+/// What the kernel knows of a file (statx(2)), from [`FileIo::metadata`](crate::FileIo::metadata) and
+/// [`FileIo::metadata_at`](crate::FileIo::metadata_at).
 #[derive(Clone, Copy)]
-pub struct FileStatus {
+pub struct Metadata {
     statx: Statx,
 }
 
-impl FileStatus {
-    /// What a [`FileStatus`] is made of.
+impl Metadata {
+    /// What a [`Metadata`] is made of.
     pub(super) const MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
     /// What kind of file it is.
@@ -97,7 +97,7 @@ impl FileStatus {
         self.statx.stx_nlink
     }
 
-    /// Its number on its file system. Two files are the same if this and the [device](FileStatus::device) are.
+    /// Its number on its file system. Two files are the same if this and the [device](Metadata::device) are.
     pub fn inode(&self) -> u64 {
         self.statx.stx_ino
     }
@@ -134,13 +134,13 @@ impl FileStatus {
     }
 }
 
-impl From<Statx> for FileStatus {
-    fn from(statx: Statx) -> FileStatus {
-        FileStatus { statx }
+impl From<Statx> for Metadata {
+    fn from(statx: Statx) -> Metadata {
+        Metadata { statx }
     }
 }
 
-impl fmt::Debug for FileStatus {
+impl fmt::Debug for Metadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FileStatus")
             .field("kind", &self.kind())

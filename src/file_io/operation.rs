@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::file::File;
-use super::metadata::FileStatus;
+use super::metadata::Metadata;
 
 /// Something to be done, and everything that it needs until it is done.
 pub(super) enum Operation {
@@ -217,9 +217,9 @@ impl Outcome {
         }
     }
 
-    pub(super) fn into_status(self) -> io::Result<FileStatus> {
+    pub(super) fn into_status(self) -> io::Result<Metadata> {
         match self {
-            Outcome::Status(status) => status.map(|statx| FileStatus::from(*statx)),
+            Outcome::Status(status) => status.map(|statx| Metadata::from(*statx)),
             other => unreachable!("a question for the status ends in {other:?}"),
         }
     }
@@ -267,7 +267,7 @@ fn waiting(
 
 fn status(of: &Target) -> rustix::io::Result<Statx> {
     match of {
-        Target::File(file) => rustix::fs::statx(file.as_fd(), c"", AtFlags::EMPTY_PATH, FileStatus::MASK),
-        Target::Path(path) => rustix::fs::statx(CWD, path, AtFlags::empty(), FileStatus::MASK),
+        Target::File(file) => rustix::fs::statx(file.as_fd(), c"", AtFlags::EMPTY_PATH, Metadata::MASK),
+        Target::Path(path) => rustix::fs::statx(CWD, path, AtFlags::empty(), Metadata::MASK),
     }
 }

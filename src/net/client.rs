@@ -12,14 +12,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use self::attempt::{Attempt, ConnectError};
+use self::attempt::{ConnectAttempt, ConnectError};
 use self::backoff::Backoff;
 use self::connector::{Connector, Dial, OnAttempt, OnFailure, Settings};
 use super::connection::{Arrival, ConnectionHandle, TcpConnection};
 use super::group::{Group, Limits};
 use super::options::SocketOptions;
-use super::result::Outcome;
-use super::target::Target;
+use super::result::IntoHandlerResult;
+use super::target::ConnectTarget;
 use crate::buffer::Buffer;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, WeakLoop};
@@ -63,7 +63,7 @@ use crate::net::group::admission::Quota;
 /// # fn main() -> io::Result<()> {
 /// let event_loop = EventLoop::new()?;
 /// let server = TcpServer::bind(&event_loop, "127.0.0.1:0")?
-///     .on_message(|conn, input| conn.send(input.take_all()))?;
+///     .serve_fn(|conn, input| conn.send(input.take_all()))?;
 ///
 /// let _client = TcpClient::connect(&event_loop, server.local_addr())
 ///     .timeout(Duration::from_secs(5))
@@ -95,7 +95,7 @@ impl TcpClient {
     /// A Unix socket is connected to at once or not at all: where as many wait as the backlog allows, the attempt fails with
     /// [`WouldBlock`](io::ErrorKind::WouldBlock), which a [`retry`](TcpClientBuilder::retry) is for. There
     /// [`local_addr`](TcpClientBuilder::local_addr) is an error.
-    pub fn connect(event_loop: &EventLoop, target: impl Into<Target>) -> TcpClientBuilder<'_> {
+    pub fn connect(event_loop: &EventLoop, target: impl Into<ConnectTarget>) -> TcpClientBuilder<'_> {
         TcpClientBuilder {
             event_loop,
             target: target.into(),
@@ -145,7 +145,7 @@ impl fmt::Debug for TcpClient {
 #[must_use = "a client is made by `on_message` or `serve`"]
 pub struct TcpClientBuilder<'a> {
     event_loop: &'a EventLoop,
-    target: Target,
+    target: ConnectTarget,
     settings: Settings,
     limits: Limits,
     on_attempt: Option<OnAttempt>,
@@ -245,7 +245,7 @@ impl TcpClientBuilder<'_> {
     ///
     /// A good one is reported before its session's handler is made. A panic in it is caught, as everywhere, and
     /// changes nothing.
-    pub fn on_attempt(mut self, on_attempt: impl FnMut(&EventLoop, &Attempt<'_>) + 'static) -> Self {
+    pub fn on_attempt(mut self, on_attempt: impl FnMut(&EventLoop, &ConnectAttempt<'_>) + 'static) -> Self {
         self.on_attempt = Some(Contained::new(Box::new(on_attempt)));
         self
     }
@@ -265,10 +265,10 @@ impl TcpClientBuilder<'_> {
     ///
     /// # Errors
     /// As [`serve`](TcpClientBuilder::serve).
-    pub fn on_message<F, R>(self, on_message: F) -> io::Result<TcpClient>
+    pub fn serve_fn<F, R>(self, on_message: F) -> io::Result<TcpClient>
     where
         F: FnMut(&TcpConnection<'_>, &mut Buffer) -> R + 'static,
-        R: Outcome + 'static,
+        R: IntoHandlerResult + 'static,
     {
         self.serve(shared(on_message))
     }
@@ -276,7 +276,7 @@ impl TcpClientBuilder<'_> {
     /// Makes a client whose sessions each get the handler that `factory` makes for them.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a [`Target`] that cannot be read, or that names a network interface which
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a [`ConnectTarget`] that cannot be read, or that names a network interface which
     /// does not exist. Every other failure is found later, and reported then.
     pub fn serve<F, H>(self, factory: F) -> io::Result<TcpClient>
     where

@@ -68,7 +68,7 @@ const OUTPUT: Readiness = Readiness::answering(Interest::WRITABLE);
 /// the input has ended the connection closes, with the first error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum State {
+pub enum ConnectionState {
     /// Not made yet.
     Connecting,
     /// Made; either end may send.
@@ -106,7 +106,7 @@ pub(super) struct Core {
     /// Known as soon as the connection is made.
     peer: OnceCell<Address>,
     membership: Membership,
-    state: Cell<State>,
+    state: Cell<ConnectionState>,
     /// What becomes of descriptors that the peer sends.
     passing: Cell<Passing>,
     /// Descriptors that could not be sent are to be tried again.
@@ -165,13 +165,13 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(id: ChannelId, arrival: Arrival, state: State) -> Core {
+    pub(super) fn new(id: ChannelId, arrival: Arrival, state: ConnectionState) -> Core {
         let Arrival { fd, peer, mut membership } = arrival;
         membership.enlist(id);
         // What is being connected to may stand for another address, as 0.0.0.0 does. That of a Unix socket is kept as the client
         // gave it: the kernel would return the path as the server bound it, which may be relative to another directory.
         let passing = if peer.is_unix() { Passing::Discarded } else { Passing::None };
-        let is_known = state != State::Connecting || peer.is_unix();
+        let is_known = state != ConnectionState::Connecting || peer.is_unix();
         let peer = if is_known { OnceCell::from(peer) } else { OnceCell::new() };
         Core {
             id,
@@ -216,10 +216,10 @@ impl Core {
     /// Tells the loop what the connection waits for. An error always concerns it, whatever else is paused.
     pub(super) fn update_wanted(&self, event_loop: &EventLoop) {
         match self.state.get() {
-            State::Open | State::Closing => {}
+            ConnectionState::Open | ConnectionState::Closing => {}
             // Writable is what a socket becomes when it is connected, and when that has failed.
-            State::Connecting => return event_loop.set_wanted(self.id, OUTPUT),
-            State::Closed => return,
+            ConnectionState::Connecting => return event_loop.set_wanted(self.id, OUTPUT),
+            ConnectionState::Closed => return,
         }
         let mut wanted = Readiness::ERROR | Readiness::NOTE;
         if self.is_reading() {
@@ -236,7 +236,7 @@ impl Core {
         match stream::finish_connecting(&self.fd) {
             Ok(Some(peer)) => {
                 self.peer.get_or_init(|| peer);
-                self.state.set(State::Open);
+                self.state.set(ConnectionState::Open);
                 self.update_wanted(event_loop);
                 return true;
             }
@@ -252,7 +252,7 @@ impl Core {
     /// was to be relayed, the connection is reset: behind an orderly end the peer would take what it has for the whole.
     pub(super) fn close(&self, event_loop: &EventLoop, reason: CloseReason) {
         let reason = Contained::new(reason);
-        if self.state.replace(State::Closed) == State::Closed {
+        if self.state.replace(ConnectionState::Closed) == ConnectionState::Closed {
             return;
         }
         // The one that is replaced may be the user's, and is dropped when all is done.
@@ -285,7 +285,7 @@ impl Core {
         let is_over = match self.has_failed() {
             true => input_is_over,
             false => {
-                self.state.get() == State::Closing
+                self.state.get() == ConnectionState::Closing
                     && self.peer_finished.get()
                     && self.unsent.borrow().is_none()
             }
@@ -333,7 +333,7 @@ impl Core {
         self.lent.get() || self.passing.get() != Passing::None
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> ConnectionState {
         self.state.get()
     }
 
@@ -361,7 +361,7 @@ impl Core {
 
     /// Answers whether the end is to begin now, and the handler to be told before.
     pub(super) fn take_stop_note(&self) -> bool {
-        let is_news = self.stop.get() == Stop::Noted && self.state.get() != State::Closed;
+        let is_news = self.stop.get() == Stop::Noted && self.state.get() != ConnectionState::Closed;
         if is_news {
             self.stop.set(Stop::Told);
         }

@@ -73,7 +73,7 @@ pub struct StopReport {
     /// Ended by themselves within the time given: all that they owed was handed to the kernel, or their peers had gone.
     pub drained: u64,
     /// Cut off when the time was up; or on their way to a loop when the stop began, so that nobody has served them.
-    pub cut: u64,
+    pub aborted: u64,
 }
 
 pub(super) type WhenEmpty = Contained<Box<dyn FnOnce(&EventLoop, StopReport) + Send>>;
@@ -86,7 +86,7 @@ pub(crate) struct Group {
     buffered: Arc<AtomicUsize>,
     stage: AtomicU8,
     drained: AtomicU64,
-    cut: AtomicU64,
+    aborted: AtomicU64,
     /// Listeners that are still there.
     listeners: AtomicU64,
     shards: Vec<Shard>,
@@ -124,7 +124,7 @@ impl Group {
             buffered: Arc::default(),
             stage: AtomicU8::new(Stage::Serving as u8),
             drained: AtomicU64::new(0),
-            cut: AtomicU64::new(0),
+            aborted: AtomicU64::new(0),
             listeners: AtomicU64::new(0),
             shards: shards.collect(),
             process: ProcessMark::current(),
@@ -249,7 +249,8 @@ impl Group {
         // Taken under the lock, so the last connection and the one who waits cannot both call it; called, or dropped, without.
         let taken = std::mem::take(&mut *self.when_empty.lock());
         for (home, when_empty) in taken {
-            let report = StopReport { drained: self.drained.load(SeqCst), cut: self.cut.load(SeqCst) };
+            let report =
+                StopReport { drained: self.drained.load(SeqCst), aborted: self.aborted.load(SeqCst) };
             if !home.send_errand(move |event_loop| when_empty.into_inner()(event_loop, report)) {
                 logger::call(|| log::debug!("a server has stopped whose loop has gone"));
             }
@@ -334,7 +335,9 @@ impl Drop for Membership {
         match self.group.stage() {
             Stage::Serving => {}
             Stage::Draining if self.listed.is_some() => _ = self.group.drained.fetch_add(1, SeqCst),
-            Stage::Draining | Stage::Cutting | Stage::Resetting => _ = self.group.cut.fetch_add(1, SeqCst),
+            Stage::Draining | Stage::Cutting | Stage::Resetting => {
+                _ = self.group.aborted.fetch_add(1, SeqCst)
+            }
         }
         self.group.shards[self.shard].open.fetch_sub(1, SeqCst);
         self.group.admission.release(&self.admitted);

@@ -26,7 +26,7 @@ use socket2::Socket;
 ///     .user_timeout(Duration::from_secs(30));
 /// let _server = TcpServer::bind(&event_loop, "127.0.0.1:0")?
 ///     .socket_options(options)
-///     .on_message(|conn, input| conn.send(input.take_all()))?;
+///     .serve_fn(|conn, input| conn.send(input.take_all()))?;
 /// # Ok(())
 /// # }
 /// ```
@@ -147,7 +147,7 @@ impl SocketOptions {
 
     /// Whether others who ask for it as well may have the same address and port (`SO_REUSEPORT`, socket(7)): several processes of
     /// one user, among which the kernel shares out what comes. Usually nobody may. Loops of one server need it not:
-    /// [`ListenerPerLoop`](crate::Distribution::ListenerPerLoop) sets it for itself.
+    /// [`ListenerPerLoop`](crate::LoadBalancing::ListenerPerLoop) sets it for itself.
     pub fn reuse_port(mut self, reuse_port: bool) -> SocketOptions {
         self.reuse_port = reuse_port;
         self

@@ -51,7 +51,7 @@ impl fmt::Display for CloseReason {
 
 /// What became of bytes that a connection accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
+pub enum SendStatus {
     /// The kernel has taken them.
     Written,
     /// Some of them wait until the kernel takes more; [`on_drained`](crate::ConnectionHandler::on_drained) will tell.
@@ -93,7 +93,7 @@ impl From<SendError> for io::Error {
 /// What a message closure may return: nothing, or a `Result` whose error closes the connection.
 ///
 /// Implemented for `()` and for every `Result` whose error converts into an [`io::Error`].
-pub trait Outcome: sealed::Sealed {
+pub trait IntoHandlerResult: sealed::Sealed {
     #[doc(hidden)]
     fn into_result(self) -> io::Result<()>;
 }
@@ -104,13 +104,13 @@ mod sealed {
     impl<T, E> Sealed for Result<T, E> {}
 }
 
-impl Outcome for () {
+impl IntoHandlerResult for () {
     fn into_result(self) -> io::Result<()> {
         Ok(())
     }
 }
 
-impl<T, E: Into<io::Error>> Outcome for Result<T, E> {
+impl<T, E: Into<io::Error>> IntoHandlerResult for Result<T, E> {
     fn into_result(self) -> io::Result<()> {
         self.map(drop).map_err(Into::into)
     }

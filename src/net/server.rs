@@ -18,15 +18,15 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::balancer::Distribution;
+use self::balancer::LoadBalancing;
 use self::listener::{Establish, Listener};
 use self::socket_path::AtPath;
 use super::address::Address;
 use super::connection::TcpConnection;
 use super::group::{Group, Limits, Stage, StopReport, WhenEmpty};
 use super::options::SocketOptions;
-use super::result::Outcome;
-use super::target::Target;
+use super::result::IntoHandlerResult;
+use super::target::ConnectTarget;
 use crate::buffer::Buffer;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, WeakLoop};
@@ -49,7 +49,7 @@ pub use handle::ServerHandle;
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;
 /// let _server = TcpServer::bind(&event_loop, "127.0.0.1:2007")?
-///     .on_message(|conn, input| conn.send(input.take_all()))?;
+///     .serve_fn(|conn, input| conn.send(input.take_all()))?;
 /// event_loop.run()
 /// # }
 /// ```
@@ -64,7 +64,7 @@ pub struct TcpServer {
 }
 
 impl TcpServer {
-    /// Begins a server that listens on `address`, a socket address or a `host:port`, as [`Target`] describes; of several
+    /// Begins a server that listens on `address`, a socket address or a `host:port`, as [`ConnectTarget`] describes; of several
     /// addresses the first that can be bound. With port 0 the kernel chooses one: see [`local_addr`](TcpServer::local_addr).
     ///
     /// A name is looked up here, which may block; addresses never do. `[::]` includes IPv4 where the system's default says
@@ -74,9 +74,12 @@ impl TcpServer {
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a text that is not an address, and the errors of the lookup. When the
     /// server is made, those of the kernel: an address in use, one that is not this machine's, a port that is not allowed. The
     /// error names the address.
-    pub fn bind(event_loop: &EventLoop, address: impl Into<Target>) -> io::Result<TcpServerBuilder<'_>> {
+    pub fn bind(
+        event_loop: &EventLoop,
+        address: impl Into<ConnectTarget>,
+    ) -> io::Result<TcpServerBuilder<'_>> {
         let addresses = address.into().look_up_now("listen on")?;
-        Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), spread: ThisLoop })
+        Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), spread: SingleLoop })
     }
 
     /// Where the server listens, if that is an IP address and a port. [`address`](TcpServer::address) is for every family.
@@ -217,14 +220,14 @@ impl Default for Settings {
 
 /// That a server's connections are all served on the loop that it was bound to.
 #[derive(Debug)]
-pub struct ThisLoop;
+pub struct SingleLoop;
 
 /// That a server's connections are dealt out over several loops.
 #[derive(Debug)]
-pub struct ManyLoops {
+pub struct MultiLoop {
     /// `None` for the loop that the server was bound to.
     pool: Option<LoopPool>,
-    distribution: Distribution,
+    distribution: LoadBalancing,
 }
 
 /// A server that is being made, from [`TcpServer::bind`].
@@ -232,7 +235,7 @@ pub struct ManyLoops {
 /// On one loop, handlers, and the closures that make them, may hold what they like. Over [several](TcpServerBuilder::threads) the
 /// closures are called on every loop, so they must be `Send + Sync`; the handlers themselves still stay on one loop each.
 #[must_use = "a server is made by `on_message` or `serve`"]
-pub struct TcpServerBuilder<'a, S = ThisLoop> {
+pub struct TcpServerBuilder<'a, S = SingleLoop> {
     event_loop: &'a EventLoop,
     addresses: Vec<Address>,
     settings: Settings,
@@ -259,12 +262,12 @@ impl<'a, S> TcpServerBuilder<'a, S> {
         self
     }
 
-    fn build(self, many: Option<(LoopPool, Distribution)>, establish: Establish) -> io::Result<TcpServer> {
+    fn build(self, many: Option<(LoopPool, LoadBalancing)>, establish: Establish) -> io::Result<TcpServer> {
         let TcpServerBuilder { event_loop, addresses, settings, .. } = self;
         let (pool, distribution) = many.unzip();
         let distribution = distribution.unwrap_or_default();
         let listeners = match (&pool, distribution) {
-            (Some(pool), Distribution::ListenerPerLoop) => pool.handles().len(),
+            (Some(pool), LoadBalancing::ListenerPerLoop) => pool.handles().len(),
             _ => 1,
         };
         let (address, mut acceptors) = bind::bind(&addresses, &settings, listeners)?;
@@ -287,26 +290,26 @@ impl<'a, S> TcpServerBuilder<'a, S> {
     }
 }
 
-impl<'a> TcpServerBuilder<'a, ThisLoop> {
+impl<'a> TcpServerBuilder<'a, SingleLoop> {
     /// Serves connections on `loops` loops, dealt out in turn. One is the loop that the server is bound to; for more the server
     /// has that many threads of its own, and its loop only accepts.
     ///
     /// The threads end with the server. Whoever drops it, or its loop when the time of a [stop](TcpServer::stop) is up, waits for them, and
     /// so for callbacks that are under way there. One that waits for that thread in turn, by a [`call`](crate::LoopHandle::call) or for room in
-    /// its [mailbox](crate::Mailbox::Block), waits for ever; a [`call_timeout`](crate::LoopHandle::call_timeout) does not. A handler is not
+    /// its [mailbox](crate::MailboxLimit::Block), waits for ever; a [`call_timeout`](crate::LoopHandle::call_timeout) does not. A handler is not
     /// to end the loop that it is on: this ends all its connections, and the [others](ServerHandle::live_loops) have more to do. When no loop
     /// is left, connections are closed as soon as they are accepted.
     ///
     /// # Errors
     /// As [`LoopPool::new`].
-    pub fn threads(self, loops: NonZeroUsize) -> io::Result<TcpServerBuilder<'a, ManyLoops>> {
+    pub fn threads(self, loops: NonZeroUsize) -> io::Result<TcpServerBuilder<'a, MultiLoop>> {
         let pool = if loops.get() == 1 { None } else { Some(LoopPool::new(loops, "reveille")?) };
         let TcpServerBuilder { event_loop, addresses, settings, .. } = self;
         Ok(TcpServerBuilder {
             event_loop,
             addresses,
             settings,
-            spread: ManyLoops { pool, distribution: Distribution::default() },
+            spread: MultiLoop { pool, distribution: LoadBalancing::default() },
         })
     }
 
@@ -315,10 +318,10 @@ impl<'a> TcpServerBuilder<'a, ThisLoop> {
     ///
     /// # Errors
     /// As [`serve`](TcpServerBuilder::serve).
-    pub fn on_message<F, R>(self, on_message: F) -> io::Result<TcpServer>
+    pub fn serve_fn<F, R>(self, on_message: F) -> io::Result<TcpServer>
     where
         F: FnMut(&TcpConnection<'_>, &mut Buffer) -> R + 'static,
-        R: Outcome + 'static,
+        R: IntoHandlerResult + 'static,
     {
         self.serve(shared(on_message))
     }
@@ -340,15 +343,15 @@ impl<'a> TcpServerBuilder<'a, ThisLoop> {
     }
 }
 
-impl TcpServerBuilder<'_, ManyLoops> {
+impl TcpServerBuilder<'_, MultiLoop> {
     /// As on one loop, for a closure that every loop may call.
     ///
     /// # Errors
     /// As [`serve`](TcpServerBuilder::serve).
-    pub fn on_message<F, R>(self, on_message: F) -> io::Result<TcpServer>
+    pub fn serve_fn<F, R>(self, on_message: F) -> io::Result<TcpServer>
     where
         F: Fn(&TcpConnection<'_>, &mut Buffer) -> R + Send + Sync + 'static,
-        R: Outcome + 'static,
+        R: IntoHandlerResult + 'static,
     {
         let shared = Arc::new(Contained::new(on_message));
         self.serve(move |_| {

@@ -29,17 +29,17 @@ use super::address::{Address, UnixAddress};
 /// is not a complete IPv4 address, and anything before or behind an address.
 ///
 /// ```
-/// use reveille::{Target, UnixAddress};
+/// use reveille::{ConnectTarget, UnixAddress};
 /// use std::net::SocketAddr;
 ///
 /// let several: Vec<SocketAddr> = vec!["10.1.2.3:80".parse().unwrap(), "10.1.2.4:80".parse().unwrap()];
-/// let targets: [Target; 4] =
+/// let targets: [ConnectTarget; 4] =
 ///     ["example.org:80".into(), ("example.org", 80).into(), "[fe80::1%eth0]:80".into(), several.into()];
-/// let here: Target = UnixAddress::path("/run/greeter.sock").into();
+/// let here: ConnectTarget = UnixAddress::path("/run/greeter.sock").into();
 /// # let _ = (targets, here);
 /// ```
 #[derive(Clone, Debug)]
-pub struct Target {
+pub struct ConnectTarget {
     /// As it was given, for messages.
     text: String,
     place: Place,
@@ -55,7 +55,7 @@ pub(super) enum Place {
     Nowhere(&'static str),
 }
 
-impl Target {
+impl ConnectTarget {
     pub(super) fn text(&self) -> &str {
         &self.text
     }
@@ -86,7 +86,7 @@ impl Target {
     /// The addresses that it stands for. A name is looked up, which may block.
     ///
     /// # Errors
-    /// As [`check`](Target::check), and those of the lookup.
+    /// As [`check`](ConnectTarget::check), and those of the lookup.
     pub(super) fn look_up_now(&self, purpose: &str) -> io::Result<Vec<Address>> {
         match &self.place {
             // Whether the name of a Unix socket can be bound is checked by the bind.
@@ -133,106 +133,106 @@ impl Place {
     }
 }
 
-impl From<&str> for Target {
-    fn from(text: &str) -> Target {
-        Target { text: text.to_owned(), place: text::endpoint(text).unwrap_or_else(Place::Nowhere) }
+impl From<&str> for ConnectTarget {
+    fn from(text: &str) -> ConnectTarget {
+        ConnectTarget { text: text.to_owned(), place: text::endpoint(text).unwrap_or_else(Place::Nowhere) }
     }
 }
 
-impl From<String> for Target {
-    fn from(text: String) -> Target {
-        Target::from(text.as_str())
+impl From<String> for ConnectTarget {
+    fn from(text: String) -> ConnectTarget {
+        ConnectTarget::from(text.as_str())
     }
 }
 
-impl From<(&str, u16)> for Target {
-    fn from((host, port): (&str, u16)) -> Target {
+impl From<(&str, u16)> for ConnectTarget {
+    fn from((host, port): (&str, u16)) -> ConnectTarget {
         let place = text::host(host, port).unwrap_or_else(Place::Nowhere);
-        Target { text: format!("{host}:{port}"), place }
+        ConnectTarget { text: format!("{host}:{port}"), place }
     }
 }
 
-impl From<(String, u16)> for Target {
-    fn from((host, port): (String, u16)) -> Target {
-        Target::from((host.as_str(), port))
+impl From<(String, u16)> for ConnectTarget {
+    fn from((host, port): (String, u16)) -> ConnectTarget {
+        ConnectTarget::from((host.as_str(), port))
     }
 }
 
-impl From<(IpAddr, u16)> for Target {
-    fn from((address, port): (IpAddr, u16)) -> Target {
-        Target::from(SocketAddr::new(address, port))
+impl From<(IpAddr, u16)> for ConnectTarget {
+    fn from((address, port): (IpAddr, u16)) -> ConnectTarget {
+        ConnectTarget::from(SocketAddr::new(address, port))
     }
 }
 
-impl From<(Ipv4Addr, u16)> for Target {
-    fn from((address, port): (Ipv4Addr, u16)) -> Target {
-        Target::from(SocketAddr::from((address, port)))
+impl From<(Ipv4Addr, u16)> for ConnectTarget {
+    fn from((address, port): (Ipv4Addr, u16)) -> ConnectTarget {
+        ConnectTarget::from(SocketAddr::from((address, port)))
     }
 }
 
-impl From<(Ipv6Addr, u16)> for Target {
-    fn from((address, port): (Ipv6Addr, u16)) -> Target {
-        Target::from(SocketAddr::from((address, port)))
+impl From<(Ipv6Addr, u16)> for ConnectTarget {
+    fn from((address, port): (Ipv6Addr, u16)) -> ConnectTarget {
+        ConnectTarget::from(SocketAddr::from((address, port)))
     }
 }
 
-impl From<SocketAddrV4> for Target {
-    fn from(address: SocketAddrV4) -> Target {
-        Target::from(SocketAddr::V4(address))
+impl From<SocketAddrV4> for ConnectTarget {
+    fn from(address: SocketAddrV4) -> ConnectTarget {
+        ConnectTarget::from(SocketAddr::V4(address))
     }
 }
 
-impl From<SocketAddrV6> for Target {
-    fn from(address: SocketAddrV6) -> Target {
-        Target::from(SocketAddr::V6(address))
+impl From<SocketAddrV6> for ConnectTarget {
+    fn from(address: SocketAddrV6) -> ConnectTarget {
+        ConnectTarget::from(SocketAddr::V6(address))
     }
 }
 
-impl From<SocketAddr> for Target {
-    fn from(address: SocketAddr) -> Target {
-        Target { text: address.to_string(), place: Place::of_one(address) }
+impl From<SocketAddr> for ConnectTarget {
+    fn from(address: SocketAddr) -> ConnectTarget {
+        ConnectTarget { text: address.to_string(), place: Place::of_one(address) }
     }
 }
 
-impl From<UnixAddress> for Target {
-    fn from(address: UnixAddress) -> Target {
-        Target { text: address.to_string(), place: Place::of_one(address) }
+impl From<UnixAddress> for ConnectTarget {
+    fn from(address: UnixAddress) -> ConnectTarget {
+        ConnectTarget { text: address.to_string(), place: Place::of_one(address) }
     }
 }
 
-impl From<Address> for Target {
-    fn from(address: Address) -> Target {
-        Target { text: address.to_string(), place: Place::of_one(address) }
+impl From<Address> for ConnectTarget {
+    fn from(address: Address) -> ConnectTarget {
+        ConnectTarget { text: address.to_string(), place: Place::of_one(address) }
     }
 }
 
-impl From<Vec<SocketAddr>> for Target {
-    fn from(addresses: Vec<SocketAddr>) -> Target {
+impl From<Vec<SocketAddr>> for ConnectTarget {
+    fn from(addresses: Vec<SocketAddr>) -> ConnectTarget {
         let text = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
         let nowhere = Place::Nowhere("there is no address");
         let addresses: Vec<Address> = addresses.into_iter().map(Address::Inet).collect();
         let place = if addresses.is_empty() { nowhere } else { Place::Addresses(addresses) };
-        Target { text, place }
+        ConnectTarget { text, place }
     }
 }
 
-impl From<&[SocketAddr]> for Target {
-    fn from(addresses: &[SocketAddr]) -> Target {
-        Target::from(addresses.to_vec())
+impl From<&[SocketAddr]> for ConnectTarget {
+    fn from(addresses: &[SocketAddr]) -> ConnectTarget {
+        ConnectTarget::from(addresses.to_vec())
     }
 }
 
-impl<const N: usize> From<[SocketAddr; N]> for Target {
-    fn from(addresses: [SocketAddr; N]) -> Target {
-        Target::from(Vec::from(addresses))
+impl<const N: usize> From<[SocketAddr; N]> for ConnectTarget {
+    fn from(addresses: [SocketAddr; N]) -> ConnectTarget {
+        ConnectTarget::from(Vec::from(addresses))
     }
 }
 
-impl<T: Clone> From<&T> for Target
+impl<T: Clone> From<&T> for ConnectTarget
 where
-    Target: From<T>,
+    ConnectTarget: From<T>,
 {
-    fn from(value: &T) -> Target {
-        Target::from(value.clone())
+    fn from(value: &T) -> ConnectTarget {
+        ConnectTarget::from(value.clone())
     }
 }

@@ -30,8 +30,8 @@ pub use udp_ref::UdpRef;
 
 use self::core::Core;
 use super::address::Address;
-use super::result::{CloseReason, Sent};
-use super::target::Target;
+use super::result::{CloseReason, SendStatus};
+use super::target::ConnectTarget;
 use crate::event_loop::{EventLoop, WeakLoop};
 
 /// A UDP socket on a loop, for as long as this value lives.
@@ -54,7 +54,7 @@ use crate::event_loop::{EventLoop, WeakLoop};
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;
 /// let _socket = UdpSocket::bind(&event_loop, "127.0.0.1:2007")?
-///     .on_datagram(|socket, datagram, from| socket.send_to(datagram, from))?;
+///     .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))?;
 /// event_loop.run()
 /// # }
 /// ```
@@ -68,7 +68,7 @@ pub struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// Begins a socket at `address`, a socket address or a `host:port`, as [`Target`] describes; of several addresses the
+    /// Begins a socket at `address`, a socket address or a `host:port`, as [`ConnectTarget`] describes; of several addresses the
     /// first that can be bound. With port 0 the kernel chooses one: see [`local_addr`](UdpSocket::local_addr).
     ///
     /// A name is looked up here, which may block; addresses never do.
@@ -76,7 +76,10 @@ impl UdpSocket {
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a text that is not an address and for the address of a Unix socket, and
     /// the errors of the lookup. Whether the address can be bound is found when the socket is made.
-    pub fn bind(event_loop: &EventLoop, address: impl Into<Target>) -> io::Result<UdpSocketBuilder<'_>> {
+    pub fn bind(
+        event_loop: &EventLoop,
+        address: impl Into<ConnectTarget>,
+    ) -> io::Result<UdpSocketBuilder<'_>> {
         Ok(UdpSocketBuilder::new(event_loop, inet_addresses(address.into(), "bind a UDP socket to")?))
     }
 
@@ -94,8 +97,8 @@ impl UdpSocket {
     /// # fn main() -> std::io::Result<()> {
     /// let event_loop = EventLoop::new()?;
     /// let server = UdpSocket::bind(&event_loop, "127.0.0.1:0")?
-    ///     .on_datagram(|socket, datagram, from| socket.send_to(datagram, from))?;
-    /// let client = UdpSocket::connect(&event_loop, server.local_addr())?.on_datagram(|socket, datagram, _| {
+    ///     .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))?;
+    /// let client = UdpSocket::connect(&event_loop, server.local_addr())?.serve_fn(|socket, datagram, _| {
     ///     assert_eq!(datagram, b"hello");
     ///     socket.event_loop().quit();
     /// })?;
@@ -104,7 +107,10 @@ impl UdpSocket {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn connect(event_loop: &EventLoop, peer: impl Into<Target>) -> io::Result<UdpSocketBuilder<'_>> {
+    pub fn connect(
+        event_loop: &EventLoop,
+        peer: impl Into<ConnectTarget>,
+    ) -> io::Result<UdpSocketBuilder<'_>> {
         let peers = inet_addresses(peer.into(), "connect a UDP socket to")?;
         let Some(&peer) = peers.first() else {
             let message = "the peer stands for no socket address";
@@ -141,7 +147,7 @@ impl UdpSocket {
     ///
     /// # Errors
     /// As there.
-    pub fn send_to(&self, datagram: impl AsRef<[u8]>, to: SocketAddr) -> Result<Sent, DatagramError> {
+    pub fn send_to(&self, datagram: impl AsRef<[u8]>, to: SocketAddr) -> Result<SendStatus, DatagramError> {
         self.with(|socket| socket.send_to(datagram, to)).unwrap_or(Err(DatagramError::Closed))
     }
 
@@ -154,7 +160,7 @@ impl UdpSocket {
         source: impl Into<UdpSource>,
         datagram: impl AsRef<[u8]>,
         to: SocketAddr,
-    ) -> Result<Sent, DatagramError> {
+    ) -> Result<SendStatus, DatagramError> {
         self.with(|socket| socket.send_from(source, datagram, to)).unwrap_or(Err(DatagramError::Closed))
     }
 
@@ -162,7 +168,7 @@ impl UdpSocket {
     ///
     /// # Errors
     /// As there.
-    pub fn send(&self, datagram: impl AsRef<[u8]>) -> Result<Sent, DatagramError> {
+    pub fn send(&self, datagram: impl AsRef<[u8]>) -> Result<SendStatus, DatagramError> {
         self.with(|socket| socket.send(datagram)).unwrap_or(Err(DatagramError::Closed))
     }
 
@@ -199,7 +205,7 @@ impl UdpSocket {
     pub fn close(self) {}
 }
 
-fn inet_addresses(target: Target, purpose: &str) -> io::Result<Vec<SocketAddr>> {
+fn inet_addresses(target: ConnectTarget, purpose: &str) -> io::Result<Vec<SocketAddr>> {
     let addresses = target.look_up_now(purpose)?;
     let inet = |address: Address| {
         address.as_inet().ok_or_else(|| {

@@ -47,8 +47,9 @@ impl Consumer {
         }
         let written = self.tail.wrapping_sub(self.head) as usize;
         let (header, _) = ring.pieces(self.head, 8);
-        let length =
-            usize::try_from(header[0].load_relaxed()).ok().filter(|n| *n <= record::longest(capacity));
+        let length = usize::try_from(header[0].load_relaxed())
+            .ok()
+            .filter(|n| *n <= record::max_message_len(capacity));
         let length = length.filter(|n| record::bytes_of(*n) <= written).ok_or(RingError::Length)?;
         let bytes = record::bytes_of(length);
         let (first, second) = ring.pieces(self.head, bytes);

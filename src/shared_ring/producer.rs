@@ -27,8 +27,8 @@ impl Producer {
         capacity: usize,
         message: &[u8],
     ) -> Result<bool, RingSendError> {
-        if message.len() > record::longest(capacity) {
-            return Err(RingSendError::TooLong { longest: record::longest(capacity) });
+        if message.len() > record::max_message_len(capacity) {
+            return Err(RingSendError::TooLong { longest: record::max_message_len(capacity) });
         }
         let bytes = record::bytes_of(message.len());
         if self.room(capacity) < bytes {

@@ -10,6 +10,6 @@ pub(super) fn bytes_of(message: usize) -> usize {
 
 /// The longest message of a ring: the one that fills it.
 #[inline]
-pub(super) fn longest(capacity: usize) -> usize {
+pub(super) fn max_message_len(capacity: usize) -> usize {
     capacity - WORD
 }

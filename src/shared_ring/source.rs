@@ -134,8 +134,8 @@ impl<'a> RingRef<'a> {
     }
 
     /// How many bytes a message may have.
-    pub fn longest(&self) -> usize {
-        self.core.link.borrow().longest()
+    pub fn max_message_len(&self) -> usize {
+        self.core.link.borrow().max_message_len()
     }
 
     /// As [`SharedRingSource::send`].

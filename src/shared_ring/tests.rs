@@ -65,7 +65,7 @@ impl Random {
 fn messages_of_every_length_pass_the_seam_at_every_place() {
     let mut pair = Pair::new(64);
     for begin in (0..64).step_by(8) {
-        for length in 0..=pair.here.longest() {
+        for length in 0..=pair.here.max_message_len() {
             // On to the place, from wherever the last one has ended.
             while pair.here.link.producer.tail_place(64) != begin {
                 pair.here.send([]).unwrap();
@@ -117,7 +117,7 @@ fn random_messages_come_out_in_order_as_they_went_in_and_are_refused_only_if_the
 #[test]
 fn a_message_that_is_too_long_is_refused_and_the_longest_is_not() {
     let mut pair = Pair::new(1000);
-    assert_eq!((pair.here.longest(), pair.there.longest()), (1016, 1016));
+    assert_eq!((pair.here.max_message_len(), pair.there.max_message_len()), (1016, 1016));
     assert_eq!(pair.here.send([1; 1017]), Err(RingSendError::TooLong { longest: 1016 }));
     assert_eq!(next(&mut pair.there), None);
     pair.here.send([7; 1016]).unwrap();
@@ -272,7 +272,7 @@ fn a_ring_that_is_larger_than_this_end_takes_is_refused() {
     {
         let (_here, descriptors) = SharedRing::create(capacity).unwrap();
         match SharedRing::from_descriptors(descriptors, most) {
-            Ok(there) => assert!(taken && there.longest() == capacity - 8),
+            Ok(there) => assert!(taken && there.max_message_len() == capacity - 8),
             Err(error) => assert!(!taken && error.to_string().contains("larger than"), "{error}"),
         }
     }

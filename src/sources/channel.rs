@@ -95,7 +95,7 @@ impl<F: AsFd + 'static> Channel<F> {
 
     /// What the channel waits for; nothing once it is closed.
     pub fn interest(&self) -> Interest {
-        self.with_core(|_, core| core.interest.get()).unwrap_or(Interest::NONE)
+        self.with_core(|_, core| core.interest.get()).unwrap_or(Interest::EMPTY)
     }
 
     /// Whether the channel has not been closed.
@@ -187,7 +187,7 @@ impl<F: AsFd + 'static> fmt::Debug for ChannelEvent<'_, F> {
 impl<F: AsFd + 'static> Core<F> {
     fn set_interest(&self, event_loop: &EventLoop, interest: Interest) -> io::Result<()> {
         let fd = self.source.as_fd();
-        match (self.interest.get().is_none(), interest.is_none()) {
+        match (self.interest.get().is_empty(), interest.is_empty()) {
             (true, true) => {}
             (true, false) => event_loop.watch(self.id, fd, interest)?,
             // A descriptor that is registered for nothing would still report hang-ups, for ever.
@@ -207,14 +207,14 @@ impl<F: AsFd + 'static> Core<F> {
 
 impl<F: AsFd + 'static> Source for Core<F> {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        (!self.interest.get().is_none()).then(|| self.source.as_fd())
+        (!self.interest.get().is_empty()).then(|| self.source.as_fd())
     }
 
     fn on_ready(&self, event_loop: &EventLoop, readiness: Readiness) {
         let event = ChannelEvent { event_loop, core: self, readiness };
         (self.callback.borrow_mut())(&event);
         let interest = self.interest.get();
-        if event_loop.is_registered(self.id) && !interest.is_none() {
+        if event_loop.is_registered(self.id) && !interest.is_empty() {
             event_loop.clear_ready(self.id, !Readiness::NONE);
             if let Err(error) = event_loop.rewatch(self.id, self.source.as_fd(), interest) {
                 self.close(event_loop);

@@ -23,7 +23,7 @@ use crate::sources::Registration;
 
 /// What tasks can be held up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Resource {
+pub enum PressureResource {
     /// A processor.
     Cpu,
     /// Memory: the kernel looks for pages to free, or brings back what it had to put out.
@@ -32,17 +32,17 @@ pub enum Resource {
     Io,
 }
 
-impl Resource {
+impl PressureResource {
     fn name(self) -> &'static str {
         match self {
-            Resource::Cpu => "cpu",
-            Resource::Memory => "memory",
-            Resource::Io => "io",
+            PressureResource::Cpu => "cpu",
+            PressureResource::Memory => "memory",
+            PressureResource::Io => "io",
         }
     }
 }
 
-impl fmt::Display for Resource {
+impl fmt::Display for PressureResource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
@@ -53,12 +53,12 @@ impl fmt::Display for Resource {
 /// Unless told otherwise it is 150 ms within any 2 s, in the whole system.
 ///
 /// ```no_run
-/// use reveille::{EventLoop, PressureTrigger, Resource};
+/// use reveille::{EventLoop, PressureTrigger, PressureResource};
 /// use std::time::Duration;
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;
-/// let _pressure = PressureTrigger::some(Resource::Memory)
+/// let _pressure = PressureTrigger::some(PressureResource::Memory)
 ///     .stall(Duration::from_millis(100))
 ///     .watch(&event_loop, |_| println!("memory is short: time to empty the caches"))?;
 /// event_loop.run()
@@ -67,7 +67,7 @@ impl fmt::Display for Resource {
 #[derive(Clone, Debug)]
 #[must_use = "nothing is told before `watch` is called"]
 pub struct PressureTrigger {
-    resource: Resource,
+    resource: PressureResource,
     /// Whether all tasks must be held up.
     full: bool,
     group: Option<PathBuf>,
@@ -77,14 +77,14 @@ pub struct PressureTrigger {
 
 impl PressureTrigger {
     /// For the time in which at least one task is held up.
-    pub fn some(resource: Resource) -> PressureTrigger {
+    pub fn some(resource: PressureResource) -> PressureTrigger {
         let (stall, window) = (Duration::from_millis(150), Duration::from_secs(2));
         PressureTrigger { resource, full: false, group: None, stall, window }
     }
 
     /// For the time in which all tasks that could do something are held up at once. The system as a whole never counts any
-    /// such time for [`Cpu`](Resource::Cpu).
-    pub fn full(resource: Resource) -> PressureTrigger {
+    /// such time for [`Cpu`](PressureResource::Cpu).
+    pub fn full(resource: PressureResource) -> PressureTrigger {
         PressureTrigger { full: true, ..PressureTrigger::some(resource) }
     }
 
@@ -119,13 +119,13 @@ impl PressureTrigger {
         &self,
         event_loop: &EventLoop,
         callback: impl FnMut(&EventLoop) + 'static,
-    ) -> io::Result<Pressure> {
+    ) -> io::Result<PressureWatch> {
         let callback: Callback = Contained::new(Box::new(callback));
         let trigger = self.open()?;
         let source = event_loop.register(Interest::PRIORITY, |id| {
             Rc::new(Trigger { id, trigger, callback: RefCell::new(callback) })
         })?;
-        Ok(Pressure { registration: Registration::new(event_loop, source.id) })
+        Ok(PressureWatch { registration: Registration::new(event_loop, source.id) })
     }
 
     fn open(&self) -> io::Result<OwnedFd> {
@@ -174,16 +174,16 @@ impl PressureTrigger {
 
 /// A loop's being told of pressure, from [`PressureTrigger::watch`].
 ///
-/// Dropping this ends it; [`detach`](Pressure::detach) leaves it to the loop. It ends by itself if its group is removed, or its
+/// Dropping this ends it; [`detach`](PressureWatch::detach) leaves it to the loop. It ends by itself if its group is removed, or its
 /// callback panics.
 ///
 /// Bound to the loop's thread, like the loop.
 #[must_use = "nothing is told any longer when this is dropped; `detach` leaves it to the loop"]
-pub struct Pressure {
+pub struct PressureWatch {
     registration: Registration,
 }
 
-impl Pressure {
+impl PressureWatch {
     /// Whether it has not ended.
     pub fn is_open(&self) -> bool {
         self.registration.is_open()
@@ -198,7 +198,7 @@ impl Pressure {
     }
 }
 
-impl fmt::Debug for Pressure {
+impl fmt::Debug for PressureWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pressure").field("is_open", &self.is_open()).finish_non_exhaustive()
     }

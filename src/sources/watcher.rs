@@ -112,7 +112,7 @@ impl Watcher {
         let instance = Instance::of(event_loop)?;
         let number = instance::next_number();
         let callback = RefCell::new(callback);
-        let member = event_loop.register(Interest::NONE, |id| {
+        let member = event_loop.register(Interest::EMPTY, |id| {
             Rc::new(Member { id, number, instance, watches: RefCell::default(), callback })
         })?;
         member.instance.add(&member);

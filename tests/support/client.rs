@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{Address, Attempt, Backoff, ConnectError, EventLoop, TcpClientBuilder, TcpServer};
+use reveille::{Address, Backoff, ConnectAttempt, ConnectError, EventLoop, TcpClientBuilder, TcpServer};
 use socket2::{Domain, Socket, Type};
 
 use super::Recorder;
@@ -37,8 +37,8 @@ impl Reporting for TcpClientBuilder<'_> {
     }
 }
 
-impl From<&Attempt<'_>> for Reported {
-    fn from(attempt: &Attempt<'_>) -> Reported {
+impl From<&ConnectAttempt<'_>> for Reported {
+    fn from(attempt: &ConnectAttempt<'_>) -> Reported {
         let address = attempt.address.and_then(Address::as_inet);
         match attempt.result {
             Ok(()) => Reported::Connected(address.expect("what it is connected to")),
@@ -59,10 +59,7 @@ pub(crate) fn backoff() -> Backoff {
 }
 
 pub(crate) fn echo_server(event_loop: &EventLoop, address: SocketAddr) -> TcpServer {
-    TcpServer::bind(event_loop, address)
-        .unwrap()
-        .on_message(|conn, input| conn.send(input.take_all()))
-        .unwrap()
+    TcpServer::bind(event_loop, address).unwrap().serve_fn(|conn, input| conn.send(input.take_all())).unwrap()
 }
 
 pub(crate) fn loopback() -> SocketAddr {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::{fs, io};
 
-use reveille::{EventLoop, File, FileIo, FileStatus, OpenOptions};
+use reveille::{EventLoop, File, FileIo, Metadata, OpenOptions};
 
 #[cfg(feature = "uring")]
 use super::{alone::skipped, with_loop};
@@ -17,7 +17,7 @@ macro_rules! with_both {
         mod threads {
             $(#[test]
             fn $name() {
-                super::$name(reveille::FileIo::builder().backend(reveille::Backend::Threads));
+                super::$name(reveille::FileIo::builder().backend(reveille::FileIoBackend::ThreadPool));
             })+
         }
 
@@ -38,7 +38,7 @@ pub(crate) use with_both;
 /// A ring, unless there is none here, which is said.
 #[cfg(feature = "uring")]
 pub(crate) fn ring() -> Option<reveille::FileIoBuilder> {
-    let builder = FileIo::builder().backend(reveille::Backend::Ring);
+    let builder = FileIo::builder().backend(reveille::FileIoBackend::IoUring);
     let probing = builder.clone();
     let probed = with_loop(move |event_loop| probing.build(event_loop).map(drop));
     probed.map(|()| builder).map_err(|error| skipped(format_args!("no ring to test: {error}"))).ok()
@@ -99,12 +99,8 @@ pub(crate) fn read(
 }
 
 /// Asks for the status of a path, and waits for it.
-pub(crate) fn status(
-    event_loop: &EventLoop,
-    files: &FileIo,
-    path: impl AsRef<Path>,
-) -> io::Result<FileStatus> {
-    outcome(event_loop, |tell| files.status_of(path, |_, status| tell(status)))
+pub(crate) fn status(event_loop: &EventLoop, files: &FileIo, path: impl AsRef<Path>) -> io::Result<Metadata> {
+    outcome(event_loop, |tell| files.metadata_at(path, |_, status| tell(status)))
 }
 
 /// Bytes that are not the same in two places.

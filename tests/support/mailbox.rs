@@ -1,12 +1,12 @@
 //! For the tests of bounded mailboxes: a loop with one, and a post that says how it went.
 
-use reveille::{EventLoop, LoopHandle, Mailbox, PostErrorReason};
+use reveille::{EventLoop, LoopHandle, MailboxLimit, PostErrorReason};
 
 use super::{LIMIT, with_watchdog};
 
 /// As [`with_loop`](super::with_loop), with a loop that has this mailbox.
 pub(crate) fn with_mailbox<R: Send + 'static>(
-    mailbox: Mailbox,
+    mailbox: MailboxLimit,
     test: impl FnOnce(&EventLoop) -> R + Send + 'static,
 ) -> R {
     with_watchdog(LIMIT, move || {

@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use reveille::{
-    Builder, ConnectionHandle, EventLoop, LoopHandle, SocketOptions, TcpServer, TcpServerBuilder,
+    ConnectionHandle, EventLoop, EventLoopBuilder, LoopHandle, SocketOptions, TcpServer, TcpServerBuilder,
 };
 
 #[allow(unused_imports, reason = "each test binary uses a part of it")]
@@ -42,7 +42,7 @@ impl Host {
     }
 
     pub(crate) fn on(
-        builder: Builder,
+        builder: EventLoopBuilder,
         make: impl FnOnce(&EventLoop) -> io::Result<TcpServer> + Send + 'static,
     ) -> Host {
         let (started, start) = mpsc::channel();

@@ -88,13 +88,13 @@ impl ConnectionHandler for Orders {
             }
             order::DIAL => {
                 let client = TcpClient::connect(conn.event_loop(), address_in(input)?)
-                    .on_message(|conn, input| conn.send(input.take_all()))?;
+                    .serve_fn(|conn, input| conn.send(input.take_all()))?;
                 self.clients.push(client);
             }
             order @ (order::DATAGRAMS | order::DATAGRAMS_TO_ALL) => {
                 let at = if order == order::DATAGRAMS { "127.0.0.1:0" } else { "0.0.0.0:0" };
                 let socket = UdpSocket::bind(conn.event_loop(), at)?
-                    .on_datagram(|socket, datagram, from| socket.send_to(datagram, from))?;
+                    .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))?;
                 socket.send_to("here", address_in(input)?)?;
                 self.sockets.push(socket);
             }

@@ -44,7 +44,7 @@ pub(crate) fn abstract_name() -> UnixAddress {
 pub(crate) fn echo_server(event_loop: &EventLoop, address: impl Into<UnixAddress>) -> TcpServer {
     TcpServer::bind_unix(event_loop, address)
         .unwrap()
-        .on_message(|conn, input| conn.send(input.take_all()))
+        .serve_fn(|conn, input| conn.send(input.take_all()))
         .unwrap()
 }
 

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::Backend;
+use reveille::FileIoBackend;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -47,19 +47,23 @@ pub(crate) enum Reader {
     Pread,
     /// Threads of this program's, a queue and a channel.
     Pool,
-    Reveille(Backend),
+    Reveille(FileIoBackend),
 }
 
 impl Reader {
-    const ALL: [Reader; 4] =
-        [Reader::Pread, Reader::Pool, Reader::Reveille(Backend::Threads), Reader::Reveille(Backend::Ring)];
+    const ALL: [Reader; 4] = [
+        Reader::Pread,
+        Reader::Pool,
+        Reader::Reveille(FileIoBackend::ThreadPool),
+        Reader::Reveille(FileIoBackend::IoUring),
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Reader::Pread => "pread-loop",
             Reader::Pool => "pool-by-hand",
-            Reader::Reveille(Backend::Threads) => "reveille-threads",
-            Reader::Reveille(Backend::Ring) => "reveille-ring",
+            Reader::Reveille(FileIoBackend::ThreadPool) => "reveille-threads",
+            Reader::Reveille(FileIoBackend::IoUring) => "reveille-ring",
         }
     }
 

@@ -3,12 +3,12 @@
 /// How many tasks other threads may have waiting, and what becomes of one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum Mailbox {
+pub enum MailboxLimit {
     /// As many as there is memory for.
     #[default]
     Unbounded,
     /// So many. One more is refused, and given back.
-    Refuse(usize),
+    Reject(usize),
     /// So many. Who has one more waits until the loop has taken a batch.
     ///
     /// A loop that is not run takes none, and whoever waits for it waits until it is run or dropped. The loop's own thread never
@@ -18,12 +18,12 @@ pub enum Mailbox {
     Block(usize),
 }
 
-impl Mailbox {
+impl MailboxLimit {
     pub(in crate::event_loop) fn capacity(self) -> usize {
         match self {
-            Mailbox::Unbounded => usize::MAX,
+            MailboxLimit::Unbounded => usize::MAX,
             // Room for none would make every post wait for ever.
-            Mailbox::Refuse(tasks) | Mailbox::Block(tasks) => tasks.max(1),
+            MailboxLimit::Reject(tasks) | MailboxLimit::Block(tasks) => tasks.max(1),
         }
     }
 }

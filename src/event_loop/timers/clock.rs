@@ -81,7 +81,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 
 /// A clock that stands still until it is moved: with it, code that has timers is tested at once and without luck.
 ///
-/// A loop [built](crate::Builder::virtual_clock) with it takes all its time from it: when a timer is due, what
+/// A loop [built](crate::EventLoopBuilder::virtual_clock) with it takes all its time from it: when a timer is due, what
 /// [`EventLoop::now`](crate::EventLoop::now) says, how long a connection has been idle. [`advance`](VirtualClock::advance) moves it in
 /// one step, as if the loop had been held up for that long; [`EventLoop::run_for`](crate::EventLoop::run_for) takes the loop through the
 /// time, from deadline to deadline. Sockets and other threads live in real time all the same.

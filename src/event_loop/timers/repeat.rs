@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 /// none is made up for.
 ///
 /// ```
-/// use reveille::{EventLoop, Repeat, WhenLate};
+/// use reveille::{EventLoop, Repeat, MissedTickBehavior};
 /// use std::time::Duration;
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;
 /// event_loop.run_every(Duration::from_secs(1), |_| println!("a second has passed"));
 ///
-/// let polling = Repeat::every(Duration::from_millis(50)).first_at(event_loop.now()).when_late(WhenLate::Delay);
+/// let polling = Repeat::every(Duration::from_millis(50)).first_at(event_loop.now()).when_late(MissedTickBehavior::Delay);
 /// event_loop.run_every(polling, |_| println!("50 ms after the end of the last call"));
 /// # Ok(())
 /// # }
@@ -25,13 +25,13 @@ use std::time::{Duration, Instant};
 pub struct Repeat {
     pub(in crate::event_loop) period: Duration,
     pub(in crate::event_loop) first: Option<Instant>,
-    pub(in crate::event_loop) when_late: WhenLate,
+    pub(in crate::event_loop) when_late: MissedTickBehavior,
 }
 
 impl Repeat {
     /// Every `period`, first when one period has passed.
     pub fn every(period: Duration) -> Repeat {
-        Repeat { period, first: None, when_late: WhenLate::Skip }
+        Repeat { period, first: None, when_late: MissedTickBehavior::Skip }
     }
 
     /// First at `instant`, and then from there.
@@ -41,7 +41,7 @@ impl Repeat {
     }
 
     /// What it does when it is late.
-    pub fn when_late(mut self, when_late: WhenLate) -> Repeat {
+    pub fn when_late(mut self, when_late: MissedTickBehavior) -> Repeat {
         self.when_late = when_late;
         self
     }
@@ -55,14 +55,14 @@ impl From<Duration> for Repeat {
 
 /// What a repeating timer does when it is late: the loop was busy, the machine suspended, or a callback took longer than a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum WhenLate {
+pub enum MissedTickBehavior {
     /// A fixed rate: the deadlines are the first one and whole periods after it, so the timer does not drift. Those that have
     /// passed by the time of a call are skipped.
     #[default]
     Skip,
     /// A fixed rate, and every deadline is met: those that have passed follow one a turn of the loop, until the timer has caught
     /// up. A callback that always takes longer than its period never does.
-    CatchUp,
+    Burst,
     /// A fixed delay: the next call is one period after the end of the one before.
     Delay,
 }
@@ -71,19 +71,19 @@ pub enum WhenLate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::event_loop) struct Schedule {
     pub(in crate::event_loop) period: u64,
-    pub(in crate::event_loop) when_late: WhenLate,
+    pub(in crate::event_loop) when_late: MissedTickBehavior,
 }
 
 impl Schedule {
     /// The deadline that follows `deadline`, after a call that began at `now`, the time of the turn, and has just ended.
     pub(in crate::event_loop) fn next(self, deadline: u64, now: u64, end: impl FnOnce() -> u64) -> u64 {
         match self.when_late {
-            WhenLate::Skip => {
+            MissedTickBehavior::Skip => {
                 let passed = now.saturating_sub(deadline) / self.period;
                 deadline.saturating_add(self.period.saturating_mul(passed + 1))
             }
-            WhenLate::CatchUp => deadline.saturating_add(self.period),
-            WhenLate::Delay => end().saturating_add(self.period),
+            MissedTickBehavior::Burst => deadline.saturating_add(self.period),
+            MissedTickBehavior::Delay => end().saturating_add(self.period),
         }
     }
 }

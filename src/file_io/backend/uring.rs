@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use crate::event_loop::process_mark::ProcessMark;
 use crate::eventfd::EventFd;
-use crate::file_io::metadata::FileStatus;
+use crate::file_io::metadata::Metadata;
 use crate::file_io::operation::{Operation, Outcome, Position, Sync, Target};
 use crate::file_io::slab::{Key, Table};
 use crate::file_io::trouble::Trouble;
@@ -363,7 +363,7 @@ impl Held {
                 };
                 opcode::Statx::new(folder, path, statx.as_mut_ptr().cast())
                     .flags(flags.bits() as i32)
-                    .mask(FileStatus::MASK.bits())
+                    .mask(Metadata::MASK.bits())
                     .build()
             }
             Operation::Close { descriptor } => opcode::Close::new(fd(descriptor)).build(),

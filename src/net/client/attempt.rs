@@ -12,7 +12,7 @@ use crate::net::address::Address;
 /// of them answers.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Attempt<'a> {
+pub struct ConnectAttempt<'a> {
     /// The address that was tried; `None` if the lookup of the name has failed, so that there was none.
     pub address: Option<&'a Address>,
     /// Which round it was, from 1. After a session has ended the count begins anew.
@@ -24,7 +24,7 @@ pub struct Attempt<'a> {
 /// One failure of a [`ConnectError`].
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Failure {
+pub struct ConnectFailure {
     /// The address that was tried; `None` if the lookup of the name has failed.
     pub address: Option<Address>,
     /// Why it could not be connected to.
@@ -39,11 +39,11 @@ pub struct ConnectError {
     target: String,
     rounds: u32,
     /// Never empty.
-    failures: Vec<Failure>,
+    failures: Vec<ConnectFailure>,
 }
 
 impl ConnectError {
-    pub(in crate::net) fn new(target: String, rounds: u32, failures: Vec<Failure>) -> ConnectError {
+    pub(in crate::net) fn new(target: String, rounds: u32, failures: Vec<ConnectFailure>) -> ConnectError {
         ConnectError { target, rounds, failures }
     }
 
@@ -58,7 +58,7 @@ impl ConnectError {
     }
 
     /// What went wrong in the last round, address by address.
-    pub fn failures(&self) -> &[Failure] {
+    pub fn failures(&self) -> &[ConnectFailure] {
         &self.failures
     }
 
@@ -74,7 +74,7 @@ impl fmt::Display for ConnectError {
         if self.rounds > 1 {
             write!(f, ", tried {} times", self.rounds)?;
         }
-        for (n, Failure { address, error }) in self.failures.iter().enumerate() {
+        for (n, ConnectFailure { address, error }) in self.failures.iter().enumerate() {
             f.write_str(if n == 0 { ": " } else { "; " })?;
             match address {
                 Some(address) => write!(f, "{address}: {error}")?,

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::attempt::{Attempt, ConnectError, Failure};
+use super::attempt::{ConnectAttempt, ConnectError, ConnectFailure};
 use super::backoff::{self, Backoff};
 use super::lookup::look_up;
 use crate::event_loop::channel_table::ChannelId;
@@ -28,12 +28,12 @@ use crate::net::group::{Group, Stage};
 use crate::net::options::SocketOptions;
 use crate::net::result::CloseReason;
 use crate::net::sys::stream;
-use crate::net::target::{Place, Target, in_zone};
+use crate::net::target::{ConnectTarget, Place, in_zone};
 
 /// Makes a connection, of a handler's type that is not known here, of a socket that is being connected.
 pub(in crate::net) type Dial = dyn Fn(&EventLoop, Arrival, Rc<dyn Dialer>) -> io::Result<ChannelId>;
 
-pub(in crate::net) type OnAttempt = Contained<Box<dyn FnMut(&EventLoop, &Attempt<'_>)>>;
+pub(in crate::net) type OnAttempt = Contained<Box<dyn FnMut(&EventLoop, &ConnectAttempt<'_>)>>;
 pub(in crate::net) type OnFailure = Contained<Box<dyn FnOnce(&EventLoop, ConnectError)>>;
 
 #[derive(Debug)]
@@ -70,7 +70,7 @@ enum Phase {
 }
 
 pub(in crate::net) struct Connector {
-    target: Target,
+    target: ConnectTarget,
     settings: Settings,
     group: Arc<Group>,
     phase: RefCell<Phase>,
@@ -79,7 +79,7 @@ pub(in crate::net) struct Connector {
     /// The addresses that this round has not tried yet.
     untried: RefCell<VecDeque<Address>>,
     /// Of this round.
-    failures: RefCell<Vec<Failure>>,
+    failures: RefCell<Vec<ConnectFailure>>,
     /// Rounds since the beginning, or since the last session.
     rounds: Cell<u32>,
     /// Delays since the beginning, or since the last session that lasted.
@@ -92,7 +92,7 @@ pub(in crate::net) struct Connector {
 
 impl Connector {
     pub(in crate::net) fn new(
-        target: Target,
+        target: ConnectTarget,
         settings: Settings,
         group: Arc<Group>,
         dial: Rc<Dial>,
@@ -268,12 +268,12 @@ impl Connector {
     fn fail(self: &Rc<Self>, event_loop: &EventLoop, address: Option<Address>, error: io::Error) {
         self.enter(Phase::Between);
         self.report(event_loop, address.as_ref(), Err(&error));
-        self.failures.borrow_mut().push(Failure { address, error });
+        self.failures.borrow_mut().push(ConnectFailure { address, error });
         self.queue_step(event_loop, Connector::try_next);
     }
 
     fn report(&self, event_loop: &EventLoop, address: Option<&Address>, result: Result<(), &io::Error>) {
-        let attempt = Attempt { address, round: self.rounds.get(), result };
+        let attempt = ConnectAttempt { address, round: self.rounds.get(), result };
         logger::call(|| log::debug!("{}: {attempt:?}", self.target.text()));
         let Some(mut on_attempt) = self.on_attempt.take() else { return };
         event_loop.catch("a client's on_attempt", || on_attempt(event_loop, &attempt));

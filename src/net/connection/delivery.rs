@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::graceful_close::Alarm;
-use super::{Core, State};
+use super::{ConnectionState, Core};
 use crate::event_loop::{EventLoop, TimerId};
 use crate::net::result::CloseReason;
 use crate::net::sys::stream;
@@ -48,7 +48,7 @@ impl Core {
     }
 
     fn start_delivery(&self, event_loop: &EventLoop, ending: Ending) {
-        if self.state.get() == State::Closed {
+        if self.state.get() == ConnectionState::Closed {
             return;
         }
         if self.has_failed() {
@@ -81,7 +81,7 @@ impl Core {
 
     /// Ends the connection if all has arrived. Sees to it that this is looked at again.
     pub(super) fn finish_delivery(&self, event_loop: &EventLoop) {
-        if self.state.get() == State::Closed || self.unsent.borrow().is_some() {
+        if self.state.get() == ConnectionState::Closed || self.unsent.borrow().is_some() {
             return;
         }
         let Some(mut delivery) = self.delivery.take() else { return };

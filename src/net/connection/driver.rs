@@ -14,7 +14,7 @@ use crate::buffer::Buffer;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source};
-use crate::net::connection::{Arrival, Core, INPUT, Received, State, TcpConnection};
+use crate::net::connection::{Arrival, ConnectionState, Core, INPUT, Received, TcpConnection};
 use crate::net::disposal::close_descriptors;
 use crate::net::group::Stage;
 use crate::net::result::CloseReason;
@@ -71,7 +71,7 @@ pub(in crate::net) fn dial<H: ConnectionHandler>(
     outgoing: Outgoing<H>,
 ) -> io::Result<ChannelId> {
     let connection = event_loop.register(watched(), |id| {
-        let core = Core::new(id, arrival, State::Connecting);
+        let core = Core::new(id, arrival, ConnectionState::Connecting);
         Rc::new(Connection { core, handler: RefCell::new(None), outgoing: Some(Box::new(outgoing)) })
     })?;
     connection.core.update_wanted(event_loop);
@@ -91,7 +91,7 @@ pub(in crate::net) fn establish<H: ConnectionHandler>(
     }
     let peer = arrival.peer.clone();
     let registered = event_loop.register(watched(), |id| {
-        let core = Core::new(id, arrival, State::Open);
+        let core = Core::new(id, arrival, ConnectionState::Open);
         Rc::new(Connection { core, handler: RefCell::new(None), outgoing: None })
     });
     let connection = match registered {
@@ -113,7 +113,7 @@ impl<H: ConnectionHandler> Connection<H> {
             let conn = TcpConnection::new(event_loop, &self.core);
             *self.handler.borrow_mut() = Some(Contained::new(make(&conn)));
             // The factory may have closed the connection, or ended its server.
-            if self.core.state() != State::Closed {
+            if self.core.state() != ConnectionState::Closed {
                 self.call(event_loop, |handler, conn| handler.on_open(conn));
             }
         });
@@ -131,7 +131,7 @@ impl<H: ConnectionHandler> Connection<H> {
             return;
         }
         outgoing.dialer.on_connected(&TcpConnection::new(event_loop, &self.core));
-        let make = outgoing.make.take().filter(|_| self.core.state() == State::Open);
+        let make = outgoing.make.take().filter(|_| self.core.state() == ConnectionState::Open);
         if let Some(make) = make {
             self.open(event_loop, make);
         }
@@ -181,12 +181,12 @@ impl<H: ConnectionHandler> Connection<H> {
         if self.core.is_linked() {
             return;
         }
-        let was_closed = self.core.state() == State::Closed;
+        let was_closed = self.core.state() == ConnectionState::Closed;
         if flushed.low {
             self.call(event_loop, |handler, conn| handler.on_low_water(conn));
         }
         // Unless that has closed the connection.
-        if flushed.drained && was_closed == (self.core.state() == State::Closed) {
+        if flushed.drained && was_closed == (self.core.state() == ConnectionState::Closed) {
             self.call(event_loop, |handler, conn| handler.on_drained(conn));
         }
     }
@@ -202,7 +202,7 @@ impl<H: ConnectionHandler> Connection<H> {
                 } else {
                     self.give_input(event_loop, |handler, conn| handler.on_descriptors(conn, descriptors));
                 }
-                if self.core.state() != State::Closed {
+                if self.core.state() != ConnectionState::Closed {
                     self.deliver(event_loop, &mut input);
                 }
             }
@@ -269,13 +269,13 @@ impl<H: ConnectionHandler> Source for Connection<H> {
             self.take_notes(event_loop);
         }
         // Not if a note has had the handler close the connection: what is queued is lost then.
-        if ready.is_writable() && core.has_output() && core.state() != State::Closed {
+        if ready.is_writable() && core.has_output() && core.state() != ConnectionState::Closed {
             self.flush(event_loop);
         }
         match core.state() {
-            State::Open | State::Closing => {}
-            State::Connecting => return self.finish_connecting(event_loop),
-            State::Closed => return,
+            ConnectionState::Open | ConnectionState::Closing => {}
+            ConnectionState::Connecting => return self.finish_connecting(event_loop),
+            ConnectionState::Closed => return,
         }
         if core.is_reading() && ready.intersects(INPUT) {
             self.read(event_loop, ready);

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use super::write::AboveMark;
-use super::{Core, State};
+use super::{ConnectionState, Core};
 use crate::event_loop::EventLoop;
 use crate::net::result::CloseReason;
 use crate::net::sys::stream::{self, Transferred};
@@ -27,7 +27,7 @@ impl Core {
     /// for the bytes that cannot be sent, and would not end the connection by itself.
     #[cold]
     pub(super) fn fail_output(&self, event_loop: &EventLoop, error: io::Error) {
-        if self.state.get() == State::Closed {
+        if self.state.get() == ConnectionState::Closed {
             return;
         }
         if self.discarding.get() || !stream::is_disconnected(&self.fd, &error) {
@@ -35,7 +35,7 @@ impl Core {
         }
         self.note_error(error);
         self.output_failed.set(true);
-        self.state.set(State::Closing);
+        self.state.set(ConnectionState::Closing);
         if let Some(mailbox) = self.mailbox.get() {
             mailbox.refuse_sends();
         }

@@ -14,7 +14,7 @@ use super::write::Payload;
 use crate::event_loop::EventLoop;
 use crate::event_loop::containment::logger;
 use crate::net::disposal::close_descriptors;
-use crate::net::result::{SendError, Sent};
+use crate::net::result::{SendError, SendStatus};
 use crate::net::sys::fd_passing::{self, refuse_descriptors, send_with_descriptors};
 use crate::net::sys::stream::Transferred;
 use crate::readiness::Readiness;
@@ -100,7 +100,7 @@ impl Payload for Along {
 }
 
 impl Core {
-    pub(super) fn send_along(&self, event_loop: &EventLoop, along: Along) -> io::Result<Sent> {
+    pub(super) fn send_along(&self, event_loop: &EventLoop, along: Along) -> io::Result<SendStatus> {
         self.check_unix()?;
         let queued = self.unsent.borrow().as_ref().map_or(0, |queue| queue.descriptors());
         if queued + along.descriptors.len() > MOST_QUEUED {

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::relay::Ended;
-use super::{Core, State};
+use super::{ConnectionState, Core};
 use crate::event_loop::containment::logger;
 use crate::event_loop::{EventLoop, TimerId};
 use crate::net::result::CloseReason;
@@ -38,9 +38,9 @@ pub(super) enum Alarm {
 impl Core {
     pub(super) fn close_gracefully(&self, event_loop: &EventLoop, within: Duration) {
         match self.state.get() {
-            State::Open | State::Closing => {}
-            State::Connecting => return self.close(event_loop, CloseReason::Closed),
-            State::Closed => return,
+            ConnectionState::Open | ConnectionState::Closing => {}
+            ConnectionState::Connecting => return self.close(event_loop, CloseReason::Closed),
+            ConnectionState::Closed => return,
         }
         match self.graceful.take() {
             Some(graceful) => {
@@ -114,7 +114,7 @@ impl Core {
 
     /// Ends the connection now, and such that the peer cannot take it for an orderly end.
     pub(super) fn reset(&self, event_loop: &EventLoop, reason: CloseReason) {
-        if self.state.get() != State::Closed {
+        if self.state.get() != ConnectionState::Closed {
             self.reset_when_closed();
             self.close(event_loop, reason);
         }

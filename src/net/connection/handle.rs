@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::write::{Bytes, Payload};
-use super::{Core, State};
+use super::{ConnectionState, Core};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::net::group::budget::Account;
@@ -130,9 +130,9 @@ impl Core {
     pub(super) fn handle(&self) -> ConnectionHandle {
         let mailbox = self.mailbox.get_or_init(|| {
             let accepts = match self.state.get() {
-                State::Connecting | State::Open => Accepts::All,
-                State::Closing => Accepts::NoSends,
-                State::Closed => Accepts::Nothing,
+                ConnectionState::Connecting | ConnectionState::Open => Accepts::All,
+                ConnectionState::Closing => Accepts::NoSends,
+                ConnectionState::Closed => Accepts::Nothing,
             };
             let max_bytes = self.membership.group().limits.max_unsent;
             let account = Arc::clone(self.membership.account());

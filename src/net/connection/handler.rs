@@ -9,7 +9,7 @@ use crate::buffer::Buffer;
 use crate::event_loop::containment::Contained;
 use crate::net::connection::TcpConnection;
 use crate::net::disposal::close_descriptors;
-use crate::net::result::{CloseReason, Outcome};
+use crate::net::result::{CloseReason, IntoHandlerResult};
 
 /// The state of one connection, and what it does when something happens.
 ///
@@ -83,7 +83,7 @@ pub trait ConnectionHandler: 'static {
 
     /// The kernel has taken all that was queued for sending. Called each time a queue has emptied, and once after each
     /// [`notify_drained`](TcpConnection::notify_drained). Not called for a queue that was dropped because the output has
-    /// [failed](crate::State); nor is [`on_low_water`](ConnectionHandler::on_low_water).
+    /// [failed](crate::ConnectionState); nor is [`on_low_water`](ConnectionHandler::on_low_water).
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.
@@ -179,7 +179,7 @@ pub(in crate::net) struct Shared<F>(Rc<RefCell<Contained<F>>>);
 impl<F, R> ConnectionHandler for Shared<F>
 where
     F: FnMut(&TcpConnection<'_>, &mut Buffer) -> R + 'static,
-    R: Outcome,
+    R: IntoHandlerResult,
 {
     fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
         // Callbacks never nest, so this one is never borrowed twice.

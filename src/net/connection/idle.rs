@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Core, State};
+use super::{ConnectionState, Core};
 use crate::event_loop::EventLoop;
 
 impl Core {
@@ -29,7 +29,7 @@ impl Core {
         assert!(timeout != Some(Duration::ZERO), "a connection cannot be idle for no time at all");
         self.idle_timeout.set(timeout);
         self.cancel_idle_timer(event_loop);
-        if self.state.get() != State::Closed {
+        if self.state.get() != ConnectionState::Closed {
             self.note_activity(event_loop);
             self.arm_idle_timer(event_loop);
         }
@@ -38,7 +38,7 @@ impl Core {
     /// The timer has come due. Answers whether the handler is to be told that nothing has happened for so long.
     pub(in crate::net) fn check_idle(&self, event_loop: &EventLoop) -> bool {
         self.idle_timer.set(None);
-        if self.state.get() == State::Closed {
+        if self.state.get() == ConnectionState::Closed {
             return false;
         }
         let idle = self.idle_since().is_some_and(|deadline| deadline <= event_loop.now());

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::fd_passing::Passing;
-use super::{Core, INPUT, State};
+use super::{ConnectionState, Core, INPUT};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::net::disposal::close_descriptors;
@@ -193,7 +193,7 @@ impl Core {
     /// The connections of the process, or of the group, hold more than they may together, and this one holds most and progresses
     /// least.
     pub(super) fn close_for_memory(&self, event_loop: &EventLoop) {
-        if self.state.get() != State::Closed {
+        if self.state.get() != ConnectionState::Closed {
             self.membership.group().admission.count_closed_for_memory();
             self.reset(event_loop, CloseReason::MemoryLimit);
         }

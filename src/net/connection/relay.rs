@@ -10,7 +10,7 @@ use std::mem;
 use std::time::Duration;
 
 use super::handle::ConnectionHandle;
-use super::{Core, State};
+use super::{ConnectionState, Core};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::event_loop::channel_table::ChannelId;
@@ -99,8 +99,8 @@ impl Core {
 
     /// Also after its output has failed: its input is then passed on, and what comes from the other is dropped.
     fn can_be_linked(&self) -> bool {
-        let has_input = self.state.get() == State::Closing && self.has_failed();
-        (self.state.get() == State::Open || has_input) && self.relay.get().is_none()
+        let has_input = self.state.get() == ConnectionState::Closing && self.has_failed();
+        (self.state.get() == ConnectionState::Open || has_input) && self.relay.get().is_none()
     }
 
     fn link(&self, event_loop: &EventLoop, with: ChannelId) {

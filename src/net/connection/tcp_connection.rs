@@ -11,9 +11,9 @@ use std::time::Duration;
 use super::fd_passing::Along;
 use super::handle::ConnectionHandle;
 use super::write::Bytes;
-use super::{Core, State};
+use super::{ConnectionState, Core};
 use crate::event_loop::EventLoop;
-use crate::net::result::{CloseReason, SendError, Sent};
+use crate::net::result::{CloseReason, SendError, SendStatus};
 
 /// A connection, of TCP or of a Unix socket, on its loop's thread, for the length of a callback.
 ///
@@ -26,7 +26,7 @@ use crate::net::result::{CloseReason, SendError, Sent};
 ///
 /// let event_loop = EventLoop::new().unwrap();
 /// let mut kept = Vec::new();
-/// TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().on_message(move |conn, _| kept.push(conn));
+/// TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve_fn(move |conn, _| kept.push(conn));
 /// ```
 #[derive(Clone, Copy)]
 pub struct TcpConnection<'a> {
@@ -57,7 +57,7 @@ impl<'a> TcpConnection<'a> {
     /// are unsolicited, and only [`on_high_water`](crate::ConnectionHandler::on_high_water) and the limit report that too much
     /// is queued.
     ///
-    /// The answer says whether the kernel has [taken](Sent::Written) all of it, or something is [queued](Sent::Queued) now. Either way the
+    /// The answer says whether the kernel has [taken](SendStatus::Written) all of it, or something is [queued](SendStatus::Queued) now. Either way the
     /// bytes are accepted: they are sent, or [`unsent`](TcpConnection::unsent) counts them at the close.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl<'a> TcpConnection<'a> {
     /// is still delivered, and then the connection closes with the error of the write. A handler that returns this error, as with `?`,
     /// closes the connection at once, and has no use for that input. [`SendError::Full`] if the bytes would take the queue past its
     /// limit. None of them are sent in either case.
-    pub fn send(&self, bytes: impl AsRef<[u8]>) -> Result<Sent, SendError> {
+    pub fn send(&self, bytes: impl AsRef<[u8]>) -> Result<SendStatus, SendError> {
         self.in_order().send(self.event_loop, bytes.as_ref()).map_err(|(error, _)| error)
     }
 
@@ -76,7 +76,7 @@ impl<'a> TcpConnection<'a> {
     ///
     /// # Errors
     /// As [`send`](TcpConnection::send).
-    pub fn send_vectored(&self, slices: &[IoSlice<'_>]) -> Result<Sent, SendError> {
+    pub fn send_vectored(&self, slices: &[IoSlice<'_>]) -> Result<SendStatus, SendError> {
         self.in_order().send(self.event_loop, slices).map_err(|(error, _)| error)
     }
 
@@ -87,7 +87,7 @@ impl<'a> TcpConnection<'a> {
     ///
     /// # Errors
     /// As [`send`](TcpConnection::send). The bytes are dropped then.
-    pub fn send_owned(&self, bytes: impl Into<Vec<u8>>) -> Result<Sent, SendError> {
+    pub fn send_owned(&self, bytes: impl Into<Vec<u8>>) -> Result<SendStatus, SendError> {
         self.in_order().send(self.event_loop, Bytes::Own(bytes.into())).map_err(|(error, _)| error)
     }
 
@@ -108,7 +108,7 @@ impl<'a> TcpConnection<'a> {
     ///
     /// # Errors
     /// As [`send`](TcpConnection::send).
-    pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<Sent, SendError> {
+    pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<SendStatus, SendError> {
         self.in_order().send(self.event_loop, Bytes::Shared(Arc::clone(bytes))).map_err(|(error, _)| error)
     }
 
@@ -147,7 +147,12 @@ impl<'a> TcpConnection<'a> {
     /// What goes wrong with the file itself resets the connection, since the peer has been promised bytes that cannot be had: a file that
     /// ends too early with [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), a pipe or a directory with what the kernel says of it. If that
     /// shows at once the error is [`SendError::Closed`], and some of the file may have been sent.
-    pub fn send_file(&self, file: impl Into<OwnedFd>, offset: u64, length: u64) -> Result<Sent, SendError> {
+    pub fn send_file(
+        &self,
+        file: impl Into<OwnedFd>,
+        offset: u64,
+        length: u64,
+    ) -> Result<SendStatus, SendError> {
         self.in_order().send_file(self.event_loop, file.into(), offset, length)
     }
 
@@ -177,7 +182,7 @@ impl<'a> TcpConnection<'a> {
         &self,
         bytes: impl Into<Vec<u8>>,
         descriptors: impl IntoIterator<Item = OwnedFd>,
-    ) -> io::Result<Sent> {
+    ) -> io::Result<SendStatus> {
         let along = Along::new(bytes.into(), descriptors.into_iter().collect())?;
         self.in_order().send_along(self.event_loop, along)
     }
@@ -304,8 +309,8 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the other connection is on another loop (its bytes would have to be copied and
     /// its pace to be told across threads; have the two on one loop), or is this one;
-    /// [`NotConnected`](io::ErrorKind::NotConnected) if either is not [open](State::Open), or is linked already. One whose output has
-    /// [failed](State) can be linked, to pass on the input that it still has.
+    /// [`NotConnected`](io::ErrorKind::NotConnected) if either is not [open](ConnectionState::Open), or is linked already. One whose output has
+    /// [failed](ConnectionState) can be linked, to pass on the input that it still has.
     pub fn relay_to(&self, other: &ConnectionHandle) -> io::Result<()> {
         self.core.relay_to(self.event_loop, other)
     }
@@ -330,7 +335,7 @@ impl<'a> TcpConnection<'a> {
 
     /// Asks for one call of [`on_drained`](crate::ConnectionHandler::on_drained), in a later turn of the loop, when nothing is
     /// queued and the kernel takes more: the pace of a producer that always has something to send. No system call. Without effect once
-    /// the output has [failed](State).
+    /// the output has [failed](ConnectionState).
     pub fn notify_drained(&self) {
         if self.core.has_failed() {
             return;
@@ -340,7 +345,7 @@ impl<'a> TcpConnection<'a> {
     }
 
     /// How many bytes were accepted for sending and not taken by the kernel: those that are queued, in memory and in files, and those that
-    /// were dropped because the output has [failed](State), which are counted until the close.
+    /// were dropped because the output has [failed](ConnectionState), which are counted until the close.
     pub fn unsent(&self) -> usize {
         self.core.unsent()
     }
@@ -375,7 +380,7 @@ impl<'a> TcpConnection<'a> {
     }
 
     /// How far the connection is.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ConnectionState {
         self.core.state()
     }
 }

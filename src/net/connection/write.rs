@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::queue::{Queue, Wrote};
-use super::{Core, OUTPUT, State};
+use super::{ConnectionState, Core, OUTPUT};
 use crate::event_loop::EventLoop;
-use crate::net::result::{CloseReason, SendError, Sent};
+use crate::net::result::{CloseReason, SendError, SendStatus};
 use crate::net::sys::fd_passing::are_too_many;
 use crate::net::sys::stream::{self, Transferred};
 use crate::readiness::Readiness;
@@ -129,11 +129,14 @@ impl Core {
         &self,
         event_loop: &EventLoop,
         payload: P,
-    ) -> Result<Sent, (SendError, P)> {
+    ) -> Result<SendStatus, (SendError, P)> {
         let group = self.membership.group();
         // A small send on an empty queue, as that of an echo, does not look.
         let may_be_kept = payload.len() > SMALL || self.unsent.borrow().is_some();
-        if may_be_kept && self.state.get() == State::Open && group.budget().is_exhausted_by(payload.len()) {
+        if may_be_kept
+            && self.state.get() == ConnectionState::Open
+            && group.budget().is_exhausted_by(payload.len())
+        {
             return Err((SendError::Full, payload));
         }
         self.send_within(event_loop, payload, group.limits.max_unsent)
@@ -146,8 +149,8 @@ impl Core {
         event_loop: &EventLoop,
         payload: P,
         max_unsent: usize,
-    ) -> Result<Sent, (SendError, P)> {
-        if self.state.get() != State::Open {
+    ) -> Result<SendStatus, (SendError, P)> {
+        if self.state.get() != ConnectionState::Open {
             return Err((SendError::Closed, payload));
         }
         let len = payload.len();
@@ -162,7 +165,7 @@ impl Core {
                 Ok(Transferred::Bytes(n)) => {
                     self.note_activity(event_loop);
                     if n == len {
-                        return Ok(Sent::Written);
+                        return Ok(SendStatus::Written);
                     }
                     sent = n;
                 }
@@ -182,7 +185,7 @@ impl Core {
         self.count_reply(queue, len - sent);
         drop(unsent);
         self.queue_has_grown(event_loop);
-        Ok(Sent::Queued)
+        Ok(SendStatus::Queued)
     }
 
     /// Notes what kind of output the last `bytes` of the queue are.
@@ -209,12 +212,12 @@ impl Core {
         file: OwnedFd,
         offset: u64,
         length: u64,
-    ) -> Result<Sent, SendError> {
-        if self.state.get() != State::Open {
+    ) -> Result<SendStatus, SendError> {
+        if self.state.get() != ConnectionState::Open {
             return Err(SendError::Closed);
         }
         if length == 0 {
-            return Ok(if self.unsent.borrow().is_none() { Sent::Written } else { Sent::Queued });
+            return Ok(if self.unsent.borrow().is_none() { SendStatus::Written } else { SendStatus::Queued });
         }
         let mut unsent = self.unsent.borrow_mut();
         let is_first = unsent.is_none();
@@ -235,7 +238,7 @@ impl Core {
             return Err(SendError::Closed);
         }
         let mut unsent = self.unsent.borrow_mut();
-        let Some(queue) = unsent.as_mut() else { return Ok(Sent::Written) };
+        let Some(queue) = unsent.as_mut() else { return Ok(SendStatus::Written) };
         let room = self.membership.group().limits.max_unsent.saturating_sub(queue.in_memory());
         let kept = queue.keep_small_file(room);
         drop(unsent);
@@ -245,7 +248,7 @@ impl Core {
             return Err(SendError::Closed);
         }
         self.queue_has_grown(event_loop);
-        Ok(Sent::Queued)
+        Ok(SendStatus::Queued)
     }
 
     /// A file with which the output has ended was not accepted, so what is left of it does not count as unsent.
@@ -373,7 +376,7 @@ impl Core {
         self.let_other_go_on(event_loop);
         if left == 0 {
             self.wants_drained.set(false);
-            if self.state.get() == State::Closing {
+            if self.state.get() == ConnectionState::Closing {
                 self.finish(event_loop);
             }
         }
@@ -385,7 +388,7 @@ impl Core {
         if !self.accept_last_sends(event_loop) {
             return;
         }
-        self.state.set(State::Closing);
+        self.state.set(ConnectionState::Closing);
         if self.unsent.borrow().is_none() {
             self.finish(event_loop);
         }
@@ -407,7 +410,7 @@ impl Core {
 
     /// Takes what other threads have sent, which goes out before the FIN, and refuses more. Returns whether the connection is open then.
     fn accept_last_sends(&self, event_loop: &EventLoop) -> bool {
-        if self.state.get() != State::Open {
+        if self.state.get() != ConnectionState::Open {
             return false;
         }
         if let Some(mailbox) = self.mailbox.get() {
@@ -415,7 +418,7 @@ impl Core {
             self.read_mailbox(event_loop);
         }
         // One of those requests may have been to shut down or to close.
-        self.state.get() == State::Open
+        self.state.get() == ConnectionState::Open
     }
 
     /// Sends the FIN, all else being sent.
@@ -427,7 +430,7 @@ impl Core {
             // Nothing can come any more, and nothing is left to be read, so the close sends the FIN as well, unless there is
             // something that it has to wait for.
             self.close_if_finished(event_loop);
-            if self.state.get() == State::Closed {
+            if self.state.get() == ConnectionState::Closed {
                 return;
             }
         }

@@ -20,13 +20,13 @@ use crate::net::address::Address;
 /// What a server does with more connections than it [may have](crate::TcpServerBuilder::max_connections).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum AtMaximum {
+pub enum OverflowPolicy {
     /// Lets them wait in the kernel's backlog, and takes them as others leave. The clients see a connection that does not answer;
     /// when the backlog is full as well, their calls go unanswered.
     #[default]
-    Wait,
+    Queue,
     /// Accepts them and closes them at once, so that the clients know, and may try elsewhere.
-    Refuse,
+    Reject,
 }
 
 /// What a server has counted so far.
@@ -50,7 +50,7 @@ pub struct ServerCounters {
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::net) struct Quota {
     pub(in crate::net) connections: Option<u64>,
-    pub(in crate::net) at_maximum: AtMaximum,
+    pub(in crate::net) overflow_policy: OverflowPolicy,
     pub(in crate::net) per_address: Option<u64>,
     /// What counts as one address, here and for the choice of a loop.
     pub(in crate::net) ipv6_prefix: Ipv6Prefix,
@@ -109,10 +109,10 @@ impl Admission {
 
     /// A place for one connection; `None` if a listener is to stop until it is sent word.
     pub(in crate::net) fn place(&self) -> Option<Place<'_>> {
-        let maximum = match self.quota.at_maximum {
-            AtMaximum::Wait => self.quota.connections,
+        let maximum = match self.quota.overflow_policy {
+            OverflowPolicy::Queue => self.quota.connections,
             // Found out when the connection is there.
-            AtMaximum::Refuse => None,
+            OverflowPolicy::Reject => None,
         };
         let Some(maximum) = maximum else {
             return Some(Place { admission: self, counted: false });
@@ -143,7 +143,8 @@ impl Admission {
 
     /// Lets a connection from `address` in, unless it is one too many; that is counted.
     pub(in crate::net) fn admit(&self, mut place: Place<'_>, address: Origin) -> Option<Admitted> {
-        if let (AtMaximum::Refuse, Some(maximum)) = (self.quota.at_maximum, self.quota.connections) {
+        if let (OverflowPolicy::Reject, Some(maximum)) = (self.quota.overflow_policy, self.quota.connections)
+        {
             if !self.take_place(maximum) {
                 self.tally.refused_at_maximum.fetch_add(1, Relaxed);
                 return None;

@@ -1,14 +1,14 @@
 //! The settings of whom a server takes, and how it shares its connections out.
 
-use super::{ManyLoops, TcpServerBuilder};
-use crate::net::group::admission::AtMaximum;
+use super::{MultiLoop, TcpServerBuilder};
+use crate::net::group::admission::OverflowPolicy;
 use crate::net::group::peer_key::Ipv6Prefix;
-use crate::net::server::balancer::Distribution;
+use crate::net::server::balancer::LoadBalancing;
 
 impl<S> TcpServerBuilder<'_, S> {
     /// How many connections the server may have at a time, on all its loops. Usually there is no limit but that of descriptors.
     ///
-    /// What becomes of others is said by [`at_maximum`](TcpServerBuilder::at_maximum). A server that lets them wait makes no
+    /// What becomes of others is said by [`at_maximum`](TcpServerBuilder::overflow_policy). A server that lets them wait makes no
     /// system call for it, apart from the wait that their coming ends, and goes on as soon as a connection has closed,
     /// on whichever loop. With 0 it takes nobody.
     pub fn max_connections(mut self, connections: usize) -> Self {
@@ -18,8 +18,8 @@ impl<S> TcpServerBuilder<'_, S> {
 
     /// What becomes of connections that come while there are [as many as there may be](TcpServerBuilder::max_connections). Usually they
     /// wait.
-    pub fn at_maximum(mut self, at_maximum: AtMaximum) -> Self {
-        self.settings.quota.at_maximum = at_maximum;
+    pub fn overflow_policy(mut self, policy: OverflowPolicy) -> Self {
+        self.settings.quota.overflow_policy = policy;
         self
     }
 
@@ -35,7 +35,7 @@ impl<S> TcpServerBuilder<'_, S> {
     }
 
     /// How many leading bits of an IPv6 address count as the address: for [`max_per_address`](TcpServerBuilder::max_per_address), and
-    /// for the loop that [`Distribution::PeerAddress`] chooses. Default: 64, the prefix of one network, of which a single host can use
+    /// for the loop that [`LoadBalancing::PeerAddress`] chooses. Default: 64, the prefix of one network, of which a single host can use
     /// every address. Providers often assign 56 or 48 bits to one customer.
     ///
     /// # Panics
@@ -54,9 +54,9 @@ impl<S> TcpServerBuilder<'_, S> {
     }
 }
 
-impl TcpServerBuilder<'_, ManyLoops> {
-    /// How the connections are shared out over the loops. Usually [in turn](Distribution::RoundRobin).
-    pub fn distribute(mut self, distribution: Distribution) -> Self {
+impl TcpServerBuilder<'_, MultiLoop> {
+    /// How the connections are shared out over the loops. Usually [in turn](LoadBalancing::RoundRobin).
+    pub fn load_balancing(mut self, distribution: LoadBalancing) -> Self {
         self.spread.distribution = distribution;
         self
     }

@@ -6,13 +6,13 @@ use std::hash::{BuildHasher, RandomState};
 use crate::net::group::Group;
 use crate::net::group::peer_key::Origin;
 
-/// How a server over several loops [deals its connections out](crate::TcpServerBuilder::distribute).
+/// How a server over several loops [deals its connections out](crate::TcpServerBuilder::load_balancing).
 ///
 /// A loop that has [ended](crate::LoopHandle::is_terminated) gets no more connections, and what was on its way there goes to another one. The
 /// end of each is logged once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum Distribution {
+pub enum LoadBalancing {
     /// To one loop after the other. Even, as long as connections last about as long as each other.
     #[default]
     RoundRobin,
@@ -40,12 +40,12 @@ pub(in crate::net) enum Dealer {
 }
 
 impl Dealer {
-    pub(in crate::net) fn new(distribution: Distribution) -> Dealer {
+    pub(in crate::net) fn new(distribution: LoadBalancing) -> Dealer {
         match distribution {
-            Distribution::RoundRobin => Dealer::RoundRobin(Cell::new(0)),
-            Distribution::LeastConnections => Dealer::LeastConnections(Cell::new(0)),
-            Distribution::PeerAddress => Dealer::PeerAddress(RandomState::new()),
-            Distribution::ListenerPerLoop => Dealer::One(0),
+            LoadBalancing::RoundRobin => Dealer::RoundRobin(Cell::new(0)),
+            LoadBalancing::LeastConnections => Dealer::LeastConnections(Cell::new(0)),
+            LoadBalancing::PeerAddress => Dealer::PeerAddress(RandomState::new()),
+            LoadBalancing::ListenerPerLoop => Dealer::One(0),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::event_loop::EventLoop;
 use crate::net::address::Address;
 use crate::net::group::Group;
 use crate::net::server::acceptor::Acceptor;
-use crate::net::server::balancer::{Dealer, Distribution};
+use crate::net::server::balancer::{Dealer, LoadBalancing};
 use crate::net::server::listener::{Establish, EstablishThere, Listener};
 use crate::threads::loop_pool::LoopPool;
 
@@ -66,7 +66,7 @@ pub(super) fn listen_here(
     acceptor: Acceptor,
     budget: usize,
     group: &Arc<Group>,
-    distribution: Distribution,
+    distribution: LoadBalancing,
     establish: Establish,
 ) -> io::Result<()> {
     Listener::start(event_loop, acceptor, budget, group, Dealer::new(distribution), establish, None)

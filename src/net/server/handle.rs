@@ -22,7 +22,7 @@ use crate::net::group::{Group, StopReport, WhenEmpty};
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;
 /// let server = TcpServer::bind(&event_loop, "127.0.0.1:0")?
-///     .on_message(|conn, input| conn.send(input.take_all()))?;
+///     .serve_fn(|conn, input| conn.send(input.take_all()))?;
 /// let handle = server.handle();
 /// std::thread::spawn(move || println!("{:?}", handle.counters())).join().unwrap();
 /// # Ok(())

@@ -110,7 +110,7 @@ impl Listener {
         establish: Establish,
         duplicate: Option<OwnedFd>,
     ) -> io::Result<()> {
-        let listener = event_loop.register(Interest::NONE, |id| {
+        let listener = event_loop.register(Interest::EMPTY, |id| {
             group.add_listener();
             Rc::new(Listener {
                 id,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Settings, TcpServer, TcpServerBuilder, ThisLoop};
+use super::{Settings, SingleLoop, TcpServer, TcpServerBuilder};
 use crate::event_loop::EventLoop;
 use crate::net::address::{Address, UnixAddress};
 
@@ -26,8 +26,8 @@ impl TcpServer {
     /// let event_loop = EventLoop::new()?;
     /// let name = UnixAddress::abstract_name(format!("greeter of {}", std::process::id()));
     /// let _server = TcpServer::bind_unix(&event_loop, name.clone())?
-    ///     .on_message(|conn, input| conn.send(input.take_all()))?;
-    /// let _client = TcpClient::connect(&event_loop, name).on_message(|_, _| ())?;
+    ///     .serve_fn(|conn, input| conn.send(input.take_all()))?;
+    /// let _client = TcpClient::connect(&event_loop, name).serve_fn(|_, _| ())?;
     /// # Ok(())
     /// # }
     /// ```
@@ -43,7 +43,7 @@ impl TcpServer {
         let address = address.into();
         address.to_kernel_for_bind()?;
         let addresses = vec![Address::Unix(address)];
-        Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), spread: ThisLoop })
+        Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), spread: SingleLoop })
     }
 }
 

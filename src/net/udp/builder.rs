@@ -16,7 +16,7 @@ use super::queue::Limits;
 use super::udp_ref::UdpRef;
 use crate::event_loop::EventLoop;
 use crate::event_loop::containment::Contained;
-use crate::net::result::Outcome;
+use crate::net::result::IntoHandlerResult;
 use crate::net::sys::int_options::report_destinations;
 use crate::net::sys::stream::local_address;
 
@@ -144,10 +144,10 @@ impl<'a> UdpSocketBuilder<'a> {
     ///
     /// # Errors
     /// As [`serve`](UdpSocketBuilder::serve).
-    pub fn on_datagram<F, R>(self, mut on_datagram: F) -> io::Result<UdpSocket>
+    pub fn serve_fn<F, R>(self, mut on_datagram: F) -> io::Result<UdpSocket>
     where
         F: FnMut(&UdpRef<'_>, &[u8], SocketAddr) -> R + 'static,
-        R: Outcome + 'static,
+        R: IntoHandlerResult + 'static,
     {
         self.serve(OnDatagram(move |socket: &UdpRef<'_>, datagram: &[u8], from| {
             on_datagram(socket, datagram, from).into_result()

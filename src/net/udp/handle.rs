@@ -103,7 +103,7 @@ pub(super) struct CloseNow;
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;
-/// let socket = UdpSocket::bind(&event_loop, "127.0.0.1:0")?.on_datagram(|socket, datagram, _| {
+/// let socket = UdpSocket::bind(&event_loop, "127.0.0.1:0")?.serve_fn(|socket, datagram, _| {
 ///     assert_eq!(datagram, b"from another thread");
 ///     socket.event_loop().quit();
 /// })?;

@@ -64,7 +64,7 @@ fn received(theirs: &UnixDatagram) -> Option<String> {
 /// Sends numbers until one is queued, and answers how many there are.
 fn fill(socket: &UdpSocket) -> usize {
     let mut sent = 1;
-    while socket.send((sent - 1).to_string()).unwrap() == Sent::Written {
+    while socket.send((sent - 1).to_string()).unwrap() == SendStatus::Written {
         sent += 1;
     }
     sent
@@ -78,7 +78,7 @@ fn a_full_socket_queues_and_sends_in_order_when_it_has_room() {
     let (socket, theirs, told) = socket(&event_loop, LIMITS);
     let first = fill(&socket);
     for n in first..first + 200 {
-        assert_eq!(socket.send(n.to_string()).unwrap(), Sent::Queued);
+        assert_eq!(socket.send(n.to_string()).unwrap(), SendStatus::Queued);
     }
     assert_eq!(socket.with(|socket| socket.unsent()), Some(201));
     for n in 0..first + 200 {
@@ -96,7 +96,7 @@ fn a_full_socket_queues_and_sends_in_order_when_it_has_room() {
     }
     event_loop.run_once(Duration::ZERO).unwrap();
     assert_eq!(told.take(), ["drained"]);
-    assert_eq!(socket.send("at once").unwrap(), Sent::Written);
+    assert_eq!(socket.send("at once").unwrap(), SendStatus::Written);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_loop_rests_while_a_socket_is_full() {
     let event_loop = EventLoop::new().unwrap();
     let (socket, theirs, told) = socket(&event_loop, Limits { datagrams: 2000, bytes: 10_000 });
     fill(&socket);
-    (0..2000 - 1).for_each(|_| assert_eq!(socket.send("more").unwrap(), Sent::Queued));
+    (0..2000 - 1).for_each(|_| assert_eq!(socket.send("more").unwrap(), SendStatus::Queued));
     // Room for some of them, so that the queue is tried, and meets the end of it.
     while received(&theirs).is_some() {}
     event_loop.run_once(LONG).unwrap();
@@ -128,7 +128,7 @@ fn a_full_queue_refuses_and_loses_nothing_it_has() {
         let mut queued = 1;
         let refused = loop {
             match socket.send(format!("{:02}", first + queued - 1)) {
-                Ok(Sent::Queued) => queued += 1,
+                Ok(SendStatus::Queued) => queued += 1,
                 result => break result,
             }
         };
@@ -219,7 +219,7 @@ fn the_kernels_own_limit_is_told_to_the_caller_or_reported() {
     socket.with(shrink).unwrap();
     assert!(matches!(socket.send([0; 9000]), Err(DatagramError::TooLong)));
     fill(&socket);
-    assert_eq!(socket.send([0; 9000]).unwrap(), Sent::Queued);
+    assert_eq!(socket.send([0; 9000]).unwrap(), SendStatus::Queued);
     while socket.with(|socket| socket.unsent()).unwrap() > 0 {
         while received(&theirs).is_some() {}
         event_loop.run_once(LONG).unwrap();
@@ -256,8 +256,8 @@ fn an_error_is_told_while_the_socket_is_full_behind_it() {
     let shrink = |socket: &UdpRef<'_>| socket2::SockRef::from(socket).set_send_buffer_size(2500).unwrap();
     socket.with(shrink).unwrap();
     fill(&socket);
-    assert_eq!(socket.send([0; 9000]).unwrap(), Sent::Queued);
-    (0..1000).for_each(|_| assert_eq!(socket.send("behind").unwrap(), Sent::Queued));
+    assert_eq!(socket.send([0; 9000]).unwrap(), SendStatus::Queued);
+    (0..1000).for_each(|_| assert_eq!(socket.send("behind").unwrap(), SendStatus::Queued));
     while received(&theirs).is_some() {}
     event_loop.run_once(LONG).unwrap();
     event_loop.run_once(Duration::ZERO).unwrap();
@@ -314,7 +314,7 @@ fn a_datagram_that_is_queued_keeps_its_source() {
     let (socket, _theirs, _told) = socket(&event_loop, LIMITS);
     fill(&socket);
     let source = UdpSource::from(Ipv4Addr::LOCALHOST);
-    assert_eq!(socket.send_from(source, "queued", PEER).unwrap(), Sent::Queued);
+    assert_eq!(socket.send_from(source, "queued", PEER).unwrap(), SendStatus::Queued);
     socket.handle().send_from(source, "through a handle", PEER).unwrap();
     event_loop.run_once(Duration::ZERO).unwrap();
     let core = socket.core.upgrade().unwrap();

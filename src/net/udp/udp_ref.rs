@@ -12,7 +12,7 @@ use super::destination::{UdpDestination, UdpSource};
 use super::error::DatagramError;
 use super::handle::UdpHandle;
 use crate::event_loop::EventLoop;
-use crate::net::result::{CloseReason, Sent};
+use crate::net::result::{CloseReason, SendStatus};
 
 /// A UDP socket, on its loop's thread, for the length of a call.
 ///
@@ -49,7 +49,7 @@ impl<'a> UdpRef<'a> {
     ///
     /// # Errors
     /// What [`DatagramError`] lists. Nothing is sent then, and what was queued before stays queued.
-    pub fn send_to(&self, datagram: impl AsRef<[u8]>, to: SocketAddr) -> Result<Sent, DatagramError> {
+    pub fn send_to(&self, datagram: impl AsRef<[u8]>, to: SocketAddr) -> Result<SendStatus, DatagramError> {
         let source = self.core.source_of_reply(to);
         self.core.send(self.event_loop, datagram.as_ref(), Some(to), source)
     }
@@ -94,7 +94,7 @@ impl<'a> UdpRef<'a> {
         source: impl Into<UdpSource>,
         datagram: impl AsRef<[u8]>,
         to: SocketAddr,
-    ) -> Result<Sent, DatagramError> {
+    ) -> Result<SendStatus, DatagramError> {
         self.core.send(self.event_loop, datagram.as_ref(), Some(to), Some(source.into()))
     }
 
@@ -112,7 +112,7 @@ impl<'a> UdpRef<'a> {
     ///
     /// # Errors
     /// As [`send_to`](UdpRef::send_to); [`Refused`](DatagramError::Refused) (EDESTADDRREQ) if the socket is not connected.
-    pub fn send(&self, datagram: impl AsRef<[u8]>) -> Result<Sent, DatagramError> {
+    pub fn send(&self, datagram: impl AsRef<[u8]>) -> Result<SendStatus, DatagramError> {
         if self.core.peer().is_none() {
             return Err(DatagramError::no_destination());
         }

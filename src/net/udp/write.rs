@@ -13,7 +13,7 @@ use super::handle::{NoRoom, Request};
 use super::queue::Datagram;
 use super::socket;
 use crate::event_loop::EventLoop;
-use crate::net::result::{CloseReason, Sent};
+use crate::net::result::{CloseReason, SendStatus};
 
 /// Queued datagrams sent in one turn, so that a long queue does not keep others from theirs.
 const DATAGRAMS_A_TURN: usize = 64;
@@ -25,7 +25,7 @@ impl Core {
         bytes: &[u8],
         to: Option<SocketAddr>,
         source: Option<UdpSource>,
-    ) -> Result<Sent, DatagramError> {
+    ) -> Result<SendStatus, DatagramError> {
         if !self.is_open() {
             return Err(DatagramError::Closed);
         }
@@ -34,7 +34,7 @@ impl Core {
         if is_first {
             let send = || socket::send(self.fd.as_fd(), bytes, to, source);
             if self.insist(event_loop, send).map_err(DatagramError::of)? {
-                return Ok(Sent::Written);
+                return Ok(SendStatus::Written);
             }
         }
         let mut queue = self.queue.borrow_mut();
@@ -47,7 +47,7 @@ impl Core {
             self.await_room(event_loop);
         }
         self.update_wanted(event_loop);
-        Ok(Sent::Queued)
+        Ok(SendStatus::Queued)
     }
 
     /// Calls `send`, and once more if it fails on a connected socket: the error may be what became of an earlier datagram, and

@@ -74,7 +74,7 @@ pub(crate) fn run() -> io::Result<()> {
     let relay = TcpServer::bind(&event_loop, any)?.serve(move |_| Front { back, client: None })?;
     let idle = TcpServer::bind(&event_loop, any)?.idle_timeout(IDLE).serve(|_| Echo)?;
     let udp = UdpSocket::bind(&event_loop, any)?
-        .on_datagram(|socket, datagram, from| socket.send_to(datagram, from))?;
+        .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))?;
     let (unix, descriptors) = (abstract_name("echo"), abstract_name("descriptors"));
     let unix_echo = TcpServer::bind_unix(&event_loop, UnixAddress::abstract_name(&unix))?.serve(|_| Echo)?;
     let receiver =

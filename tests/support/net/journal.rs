@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use reveille::{Buffer, CloseReason, ConnectionHandler, SendError, Sent, TcpConnection};
+use reveille::{Buffer, CloseReason, ConnectionHandler, SendError, SendStatus, TcpConnection};
 
 use super::LIMIT;
 
@@ -173,7 +173,7 @@ impl Returned for io::Result<()> {
     }
 }
 
-impl Returned for Result<Sent, SendError> {
+impl Returned for Result<SendStatus, SendError> {
     fn result(self) -> io::Result<()> {
         self.map(drop).map_err(io::Error::from)
     }

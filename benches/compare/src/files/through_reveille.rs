@@ -3,23 +3,23 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use reveille::{Backend, EventLoop, File, FileIo};
+use reveille::{EventLoop, File, FileIo, FileIoBackend};
 
 use super::workload::{Check, Data, offset};
 use super::{BLOCK, IN_FLIGHT, PATIENCE, Sample, THREADS, WARM_UP};
 use crate::Result;
 
 /// Why there is no such back end, if there is none.
-pub(super) fn missing(backend: Backend) -> Option<String> {
+pub(super) fn missing(backend: FileIoBackend) -> Option<String> {
     let made = EventLoop::new().and_then(|event_loop| files(&event_loop, backend).map(drop));
     made.err().map(|error| error.to_string())
 }
 
-fn files(event_loop: &EventLoop, backend: Backend) -> std::io::Result<FileIo> {
+fn files(event_loop: &EventLoop, backend: FileIoBackend) -> std::io::Result<FileIo> {
     FileIo::builder().backend(backend).threads(THREADS).build(event_loop)
 }
 
-pub(super) fn sample(data: &Data, backend: Backend, reads: usize) -> Result<Sample> {
+pub(super) fn sample(data: &Data, backend: FileIoBackend, reads: usize) -> Result<Sample> {
     let event_loop = EventLoop::new()?;
     let reader = Rc::new(Reader {
         files: files(&event_loop, backend)?,

@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use reveille::{Builder, EventLoop, LoopHandle};
+use reveille::{EventLoop, EventLoopBuilder, LoopHandle};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
@@ -246,7 +246,7 @@ fn loops(cpus: Cpus, trips: usize, busy_poll: Option<Duration>) -> Result<Vec<Du
 }
 
 fn event_loop(busy_poll: Option<Duration>) -> Result<EventLoop> {
-    Ok(busy_poll.into_iter().fold(EventLoop::builder(), Builder::busy_poll).build()?)
+    Ok(busy_poll.into_iter().fold(EventLoop::builder(), EventLoopBuilder::busy_poll).build()?)
 }
 
 thread_local! {

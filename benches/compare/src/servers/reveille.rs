@@ -9,7 +9,7 @@ pub(super) fn serve() -> Result<()> {
     let event_loop = EventLoop::new()?;
     // The backlog is 4096 and TCP_NODELAY is set unless told otherwise, as for the other peers.
     let server =
-        TcpServer::bind(&event_loop, "127.0.0.1:0")?.on_message(|conn, input| conn.send(input.take_all()))?;
+        TcpServer::bind(&event_loop, "127.0.0.1:0")?.serve_fn(|conn, input| conn.send(input.take_all()))?;
     announce(server.local_addr())?;
     event_loop.run()?;
     Ok(())
