@@ -15,7 +15,7 @@ use std::time::Duration;
 use self::attempt::{ConnectAttempt, ConnectError};
 use self::backoff::Backoff;
 use self::connector::{Connector, Dial, OnAttempt, OnFailure, Settings};
-use super::connection::{Arrival, ConnectionHandle, TcpConnection};
+use super::connection::{ConnectionHandle, PendingConnection, TcpConnection};
 use super::group::{Group, Limits};
 use super::options::SocketOptions;
 use super::result::IntoHandlerResult;
@@ -288,7 +288,7 @@ impl TcpClientBuilder<'_> {
         target.check("connect to")?;
         event_loop.check_process()?;
         let dial: Rc<Dial> =
-            Rc::new(move |event_loop: &EventLoop, arrival: Arrival, dialer: Rc<dyn Dialer>| {
+            Rc::new(move |event_loop: &EventLoop, arrival: PendingConnection, dialer: Rc<dyn Dialer>| {
                 let factory = Rc::clone(&factory);
                 let make = move |conn: &TcpConnection<'_>| (factory.borrow_mut())(conn);
                 dial(event_loop, arrival, Outgoing::new(dialer, make))

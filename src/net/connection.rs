@@ -1,6 +1,6 @@
 //! One connection, of TCP or of a Unix socket: its state, its limits, and how it ends.
 //!
-//! The loop that runs a connection owns it, in a slot; others hold its id. [`Core`] is all of it but the handler. What the
+//! The loop that runs a connection owns it, in a slot; others hold its id. [`ConnectionCore`] is all of it but the handler. What the
 //! handler gets to see is a [`TcpConnection`], which lasts for one call; what other threads hold is a
 //! [`ConnectionHandle`]. An idle connection owns neither an input nor an output buffer.
 
@@ -42,12 +42,12 @@ use crate::net::group::budget::Condemned;
 use crate::net::sys::stream;
 use crate::readiness::{Interest, Readiness};
 use delivery::Delivery;
-use fd_passing::{LastFd, Passing};
-use graceful_close::{Alarm, GracefulClose};
+use fd_passing::{FdPassing, LastFd, RetryFds};
+use graceful_close::{CloseTimer, GracefulClose};
 use handle::Mailbox;
 use queue::Queue;
-use relay::{Relay, Word};
-use write::AboveMark;
+use relay::{Relay, RelayMessage};
+use write::HighWater;
 
 pub(super) const INPUT: Readiness = Readiness::answering(Interest::READABLE);
 const OUTPUT: Readiness = Readiness::answering(Interest::WRITABLE);
@@ -80,7 +80,7 @@ pub enum ConnectionState {
 }
 
 /// A socket, accepted or being connected, on its way to the loop that will serve it.
-pub(super) struct Arrival {
+pub(super) struct PendingConnection {
     pub(super) fd: OwnedFd,
     pub(super) peer: Address,
     pub(super) membership: Membership,
@@ -91,12 +91,12 @@ pub(super) struct Arrival {
 enum Stop {
     No,
     /// Its handler is to be told.
-    Noted,
-    Told,
+    Deferred,
+    Delivered,
 }
 
 /// All of a connection but its handler.
-pub(super) struct Core {
+pub(super) struct ConnectionCore {
     id: ChannelId,
     fd: OwnedFd,
     /// Behind `fd`, so that this is the last descriptor of the socket.
@@ -108,28 +108,28 @@ pub(super) struct Core {
     membership: Membership,
     state: Cell<ConnectionState>,
     /// What becomes of descriptors that the peer sends.
-    passing: Cell<Passing>,
+    passing: Cell<FdPassing>,
     /// Descriptors that could not be sent are to be tried again.
-    will_send_again: Cell<bool>,
+    is_fd_retry_armed: Cell<bool>,
     /// The handler does not want to read for now.
     paused: Cell<bool>,
     /// Another thread has had reading go on since the handler was last offered input.
-    resumed: Cell<bool>,
+    resume_pending: Cell<bool>,
     /// The peer does not read the replies to its input, so no more is read from it.
-    held_back: Cell<bool>,
+    throttled: Cell<bool>,
     /// The handler is being given input: what it sends are replies.
     replying: Cell<bool>,
     /// Whether there is more unsent than there should be, and whether the handler knows.
-    above_mark: Cell<AboveMark>,
+    high_water: Cell<HighWater>,
     /// How much memory the connection's account has it hold, handles' mailbox left out.
-    counted: Cell<usize>,
+    reported_memory: Cell<usize>,
     /// The peer's FIN has been read: there is no more input.
     peer_finished: Cell<bool>,
     stop: Cell<Stop>,
     /// Input is thrown away: the group is stopping.
     discarding: Cell<bool>,
     /// Input that was left in `unread` when reading paused is to be offered again.
-    offer_again: Cell<bool>,
+    redeliver: Cell<bool>,
     /// The handler wants its `on_drained` even if nothing is queued.
     wants_drained: Cell<bool>,
     /// Input that the handler has left for later; never an empty buffer.
@@ -164,16 +164,16 @@ pub(super) struct Core {
     mailbox: OnceCell<Arc<Mailbox>>,
 }
 
-impl Core {
-    pub(super) fn new(id: ChannelId, arrival: Arrival, state: ConnectionState) -> Core {
-        let Arrival { fd, peer, mut membership } = arrival;
+impl ConnectionCore {
+    pub(super) fn new(id: ChannelId, pending: PendingConnection, state: ConnectionState) -> ConnectionCore {
+        let PendingConnection { fd, peer, mut membership } = pending;
         membership.enlist(id);
         // What is being connected to may stand for another address, as 0.0.0.0 does. That of a Unix socket is kept as the client
         // gave it: the kernel would return the path as the server bound it, which may be relative to another directory.
-        let passing = if peer.is_unix() { Passing::Discarded } else { Passing::None };
+        let passing = if peer.is_unix() { FdPassing::Discarded } else { FdPassing::None };
         let is_known = state != ConnectionState::Connecting || peer.is_unix();
         let peer = if is_known { OnceCell::from(peer) } else { OnceCell::new() };
-        Core {
+        ConnectionCore {
             id,
             fd,
             last_fd: LastFd::default(),
@@ -182,17 +182,17 @@ impl Core {
             membership,
             state: Cell::new(state),
             passing: Cell::new(passing),
-            will_send_again: Cell::new(false),
+            is_fd_retry_armed: Cell::new(false),
             paused: Cell::new(false),
-            resumed: Cell::new(false),
-            held_back: Cell::new(false),
+            resume_pending: Cell::new(false),
+            throttled: Cell::new(false),
             replying: Cell::new(false),
-            above_mark: Cell::default(),
-            counted: Cell::new(0),
+            high_water: Cell::default(),
+            reported_memory: Cell::new(0),
             peer_finished: Cell::new(false),
             stop: Cell::new(Stop::No),
             discarding: Cell::new(false),
-            offer_again: Cell::new(false),
+            redeliver: Cell::new(false),
             wants_drained: Cell::new(false),
             unread_is_spacious: Cell::new(false),
             unread: Cell::default(),
@@ -260,42 +260,42 @@ impl Core {
             Some(first) => (Contained::new(first), Some(reason)),
             None => (reason, None),
         };
-        let ended = self.ended_by(&reason);
+        let link_end = self.link_end_for(&reason);
         self.reason.set(Some(reason));
         self.cancel_idle_timer(event_loop);
-        self.forget_graceful_close(event_loop);
-        self.forget_delivery(event_loop);
+        self.cancel_graceful_close(event_loop);
+        self.cancel_delivery(event_loop);
         if let Some(mailbox) = self.mailbox.get() {
             // What was accepted from other threads counts as unsent, for the handler to see.
             self.count_lost(mailbox.close());
         }
         // Behind the FIN nothing is missing for the peer: the FIN was sent when all that was accepted had been.
-        let is_cut_off = self.unsent() > 0 && !self.fin_sent.get();
-        if is_cut_off || self.cuts_off_relay(ended) {
+        let is_truncated = self.unsent() > 0 && !self.fin_sent.get();
+        if is_truncated || self.truncates_relay(link_end) {
             self.reset_when_closed();
         }
         event_loop.set_wanted(self.id, Readiness::NONE);
         event_loop.close_later(self.id);
-        self.end_link(event_loop, ended);
+        self.end_link(event_loop, link_end);
     }
 
     /// Ends the connection if both ends have finished and all is sent, or if the output has failed and all input is delivered.
     pub(super) fn close_if_finished(&self, event_loop: &EventLoop) {
-        let input_is_over = self.discarding.get() || (self.peer_finished.get() && !self.holds_input());
-        let is_over = match self.has_failed() {
-            true => input_is_over,
+        let input_ended = self.discarding.get() || (self.peer_finished.get() && !self.holds_input());
+        let is_finished = match self.has_output_failed() {
+            true => input_ended,
             false => {
                 self.state.get() == ConnectionState::Closing
                     && self.peer_finished.get()
                     && self.unsent.borrow().is_none()
             }
         };
-        if !is_over || self.owes_to_other() {
+        if !is_finished || self.has_pending_eof() {
             return;
         }
         if self.ends_by_reset() {
             self.finish_delivery(event_loop);
-        } else if self.has_failed() || !self.must_await_acknowledgement(event_loop) {
+        } else if self.has_output_failed() || !self.must_await_acknowledgement(event_loop) {
             let is_delivered = self.is_delivering();
             let reason = if is_delivered { CloseReason::RelayEnded } else { CloseReason::Finished };
             self.close(event_loop, reason);
@@ -303,12 +303,14 @@ impl Core {
     }
 
     /// What somebody on this thread says to the connection. Calls nobody.
-    pub(super) fn on_told(&self, event_loop: &EventLoop, word: &mut dyn Any) {
-        if let Some(word) = word.downcast_mut::<Word>() {
-            self.hear(event_loop, word);
-        } else if let Some(alarm) = word.downcast_ref::<Alarm>() {
-            self.wake_by(event_loop, alarm);
-        } else if word.is::<Condemned>() {
+    pub(super) fn on_control(&self, event_loop: &EventLoop, message: &mut dyn Any) {
+        if let Some(message) = message.downcast_mut::<RelayMessage>() {
+            self.on_relay_message(event_loop, message);
+        } else if let Some(timer) = message.downcast_ref::<CloseTimer>() {
+            self.on_close_timer(event_loop, timer);
+        } else if message.is::<RetryFds>() {
+            self.retry_fds(event_loop);
+        } else if message.is::<Condemned>() {
             self.close_for_memory(event_loop);
         }
     }
@@ -330,7 +332,7 @@ impl Core {
 
     /// Whether a duplicate of the descriptor may exist, now or when the connection is dropped.
     pub(super) fn may_be_duplicated(&self) -> bool {
-        self.lent.get() || self.passing.get() != Passing::None
+        self.lent.get() || self.passing.get() != FdPassing::None
     }
 
     pub(super) fn state(&self) -> ConnectionState {
@@ -352,28 +354,28 @@ impl Core {
     }
 
     /// The server is being stopped. The handler is told first, and not from here, as this may be in the middle of one of its calls.
-    pub(super) fn note_stop(&self, event_loop: &EventLoop) {
+    pub(super) fn defer_stop(&self, event_loop: &EventLoop) {
         if self.stop.get() == Stop::No {
-            self.stop.set(Stop::Noted);
+            self.stop.set(Stop::Deferred);
             event_loop.add_ready(self.id, Readiness::NOTE);
         }
     }
 
     /// Answers whether the end is to begin now, and the handler to be told before.
-    pub(super) fn take_stop_note(&self) -> bool {
-        let is_news = self.stop.get() == Stop::Noted && self.state.get() != ConnectionState::Closed;
+    pub(super) fn take_deferred_stop(&self) -> bool {
+        let is_news = self.stop.get() == Stop::Deferred && self.state.get() != ConnectionState::Closed;
         if is_news {
-            self.stop.set(Stop::Told);
+            self.stop.set(Stop::Delivered);
         }
         is_news
     }
 
     /// Ends now with the group. When the time of a stop is up the connection is reset, whatever it still waits for, and also if the stop
     /// was not noted before. So is one whose end in order is under way, as the peer may not have all of it.
-    pub(super) fn cut(&self, event_loop: &EventLoop) {
+    pub(super) fn abort(&self, event_loop: &EventLoop) {
         let time_is_up = self.stage() == Stage::Resetting;
         if time_is_up {
-            self.finish_before_reset(event_loop);
+            self.send_fin_before_reset(event_loop);
         }
         if time_is_up || self.discarding.get() {
             self.reset(event_loop, CloseReason::Stopped);
@@ -388,10 +390,10 @@ impl Core {
             return;
         }
         self.paused.set(false);
-        self.held_back.set(false);
+        self.throttled.set(false);
         self.unread.take();
-        self.count_buffered();
-        self.offer_again.set(false);
+        self.report_memory();
+        self.redeliver.set(false);
         self.shutdown(event_loop);
         // It may have been shut down before, and then have waited for a handler to take its input.
         self.close_if_finished(event_loop);
@@ -399,17 +401,17 @@ impl Core {
     }
 }
 
-impl Drop for Core {
+impl Drop for ConnectionCore {
     fn drop(&mut self) {
         // Nothing may be counted for a connection that has gone.
         if let Some(mailbox) = self.mailbox.get() {
             mailbox.close();
         }
-        self.hand_over_descriptors();
+        self.close_unread_descriptors();
     }
 }
 
-impl AsFd for Core {
+impl AsFd for ConnectionCore {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -22,7 +22,7 @@ use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, TimerId};
 use crate::net::address::Address;
 use crate::net::connection::driver::Dialer;
-use crate::net::connection::{Arrival, ConnectionHandle, TcpConnection};
+use crate::net::connection::{ConnectionHandle, PendingConnection, TcpConnection};
 use crate::net::group::admission::Admitted;
 use crate::net::group::{Group, Stage};
 use crate::net::options::SocketOptions;
@@ -31,7 +31,7 @@ use crate::net::sys::stream;
 use crate::net::target::{ConnectTarget, Place, in_zone};
 
 /// Makes a connection, of a handler's type that is not known here, of a socket that is being connected.
-pub(in crate::net) type Dial = dyn Fn(&EventLoop, Arrival, Rc<dyn Dialer>) -> io::Result<ChannelId>;
+pub(in crate::net) type Dial = dyn Fn(&EventLoop, PendingConnection, Rc<dyn Dialer>) -> io::Result<ChannelId>;
 
 pub(in crate::net) type OnAttempt = Contained<Box<dyn FnMut(&EventLoop, &ConnectAttempt<'_>)>>;
 pub(in crate::net) type OnFailure = Contained<Box<dyn FnOnce(&EventLoop, ConnectError)>>;
@@ -255,7 +255,7 @@ impl Connector {
         let dial = self.dial.borrow().clone().expect("kept until all is over");
         let fd = stream::connect_to(address, self.settings.local, &self.settings.options)?;
         let membership = self.group.join(0, Admitted::default());
-        let arrival = Arrival { fd, peer: address.clone(), membership };
+        let arrival = PendingConnection { fd, peer: address.clone(), membership };
         dial(event_loop, arrival, Rc::clone(self) as Rc<dyn Dialer>)
     }
 

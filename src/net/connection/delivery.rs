@@ -5,15 +5,15 @@
 
 use std::time::Duration;
 
-use super::graceful_close::Alarm;
-use super::{ConnectionState, Core};
+use super::graceful_close::CloseTimer;
+use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::{EventLoop, TimerId};
 use crate::net::result::CloseReason;
 use crate::net::sys::stream;
 
 /// How long the connection waits before it looks again whether all has been acknowledged, which nothing reports: at first, and at most.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+const FIRST_INTERVAL: Duration = Duration::from_millis(1);
+const MAX_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a peer that has been sent all, and the FIN, has for its own FIN. A close before that answers what the peer still sends with a
 /// reset, for which some systems throw away what their program has not read.
@@ -22,7 +22,7 @@ const LINGER: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
     /// The peer is sent the FIN: nothing is missing of what it was to be sent.
-    InOrder,
+    Fin,
     /// The peer is to see that something is missing.
     Reset,
 }
@@ -31,15 +31,15 @@ enum Ending {
 pub(super) struct Delivery {
     ending: Ending,
     timer: Option<TimerId>,
-    wait: Duration,
+    interval: Duration,
     /// All has been acknowledged, and the peer has time to finish.
     lingers: bool,
 }
 
-impl Core {
+impl ConnectionCore {
     /// Sends what is queued and the FIN, and ends the connection when that has arrived: the other one passed on its input to the end.
     pub(super) fn deliver_and_finish(&self, event_loop: &EventLoop) {
-        self.start_delivery(event_loop, Ending::InOrder);
+        self.start_delivery(event_loop, Ending::Fin);
     }
 
     /// Sends what is queued, and resets the connection when that has arrived: the other one's input was cut off.
@@ -51,14 +51,14 @@ impl Core {
         if self.state.get() == ConnectionState::Closed {
             return;
         }
-        if self.has_failed() {
+        if self.has_output_failed() {
             return self.reset(event_loop, CloseReason::RelayEnded);
         }
         if ending == Ending::Reset {
             // However it is closed from now on.
             self.reset_when_closed();
         }
-        let delivery = Delivery { ending, timer: None, wait: FIRST_LOOK, lingers: false };
+        let delivery = Delivery { ending, timer: None, interval: FIRST_INTERVAL, lingers: false };
         self.delivery.set(Some(Box::new(delivery)));
         self.drain(event_loop);
         self.finish_delivery(event_loop);
@@ -85,28 +85,28 @@ impl Core {
             return;
         }
         let Some(mut delivery) = self.delivery.take() else { return };
-        let waits = delivery.timer.is_some() || {
+        let must_wait = delivery.timer.is_some() || {
             // What a Unix socket has taken lies with the peer already, and a close leaves it there.
             let has_arrived =
                 self.peer().is_unix() || stream::unacknowledged(&self.fd).is_ok_and(|bytes| bytes == 0);
             let wait = match has_arrived {
-                false => Some(delivery.wait),
-                true if delivery.ending == Ending::InOrder && !delivery.lingers => Some(LINGER),
+                false => Some(delivery.interval),
+                true if delivery.ending == Ending::Fin && !delivery.lingers => Some(LINGER),
                 true => None,
             };
             delivery.lingers = has_arrived;
-            delivery.wait = (delivery.wait * 2).min(LONGEST_WAIT);
-            delivery.timer = wait.map(|wait| self.set_alarm(event_loop, wait, Alarm::Delivery));
+            delivery.interval = (delivery.interval * 2).min(MAX_INTERVAL);
+            delivery.timer = wait.map(|wait| self.set_timer(event_loop, wait, CloseTimer::PollDelivery));
             wait.is_some()
         };
         self.delivery.set(Some(delivery));
-        if !waits {
+        if !must_wait {
             self.close(event_loop, CloseReason::RelayEnded);
         }
     }
 
     /// The time has come to look again.
-    pub(super) fn look_at_delivery(&self, event_loop: &EventLoop) {
+    pub(super) fn on_delivery_timer(&self, event_loop: &EventLoop) {
         if let Some(mut delivery) = self.delivery.take() {
             delivery.timer = None;
             self.delivery.set(Some(delivery));
@@ -114,7 +114,7 @@ impl Core {
         }
     }
 
-    pub(super) fn forget_delivery(&self, event_loop: &EventLoop) {
+    pub(super) fn cancel_delivery(&self, event_loop: &EventLoop) {
         if let Some(timer) = self.delivery.take().and_then(|delivery| delivery.timer) {
             event_loop.cancel(timer);
         }

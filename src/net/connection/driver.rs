@@ -14,26 +14,28 @@ use crate::buffer::Buffer;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source};
-use crate::net::connection::{Arrival, ConnectionState, Core, INPUT, Received, TcpConnection};
+use crate::net::connection::{
+    ConnectionCore, ConnectionState, INPUT, PendingConnection, Received, TcpConnection,
+};
 use crate::net::disposal::close_descriptors;
 use crate::net::group::Stage;
 use crate::net::result::CloseReason;
 use crate::net::sys::fd_passing::close_unopened;
 use crate::readiness::{Interest, Readiness};
 
-/// What the kernel is asked to report. That there is urgent data matters to [`Core::receive`] alone, and is not waited for.
+/// What the kernel is asked to report. That there is urgent data matters to [`ConnectionCore::receive`] alone, and is not waited for.
 fn watched() -> Interest {
     Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY
 }
 
 /// What a connection's slot carries.
-struct Connection<H> {
+struct ConnectionDriver<H> {
     /// `None` until the factory has made it.
     handler: RefCell<Option<Contained<H>>>,
     /// Of a connection that this end makes.
     outgoing: Option<Box<Outgoing<H>>>,
     /// Dropped last: the connection counts as open until its handler has gone.
-    core: Core,
+    core: ConnectionCore,
 }
 
 /// Whoever has a connection made, and hears how that goes.
@@ -67,12 +69,12 @@ impl<H> Outgoing<H> {
 /// Calls nobody; whatever comes of it, the dialer hears later.
 pub(in crate::net) fn dial<H: ConnectionHandler>(
     event_loop: &EventLoop,
-    arrival: Arrival,
+    pending: PendingConnection,
     outgoing: Outgoing<H>,
 ) -> io::Result<ChannelId> {
     let connection = event_loop.register(watched(), |id| {
-        let core = Core::new(id, arrival, ConnectionState::Connecting);
-        Rc::new(Connection { core, handler: RefCell::new(None), outgoing: Some(Box::new(outgoing)) })
+        let core = ConnectionCore::new(id, pending, ConnectionState::Connecting);
+        Rc::new(ConnectionDriver { core, handler: RefCell::new(None), outgoing: Some(Box::new(outgoing)) })
     })?;
     connection.core.update_wanted(event_loop);
     Ok(connection.core.id())
@@ -83,16 +85,16 @@ pub(in crate::net) fn dial<H: ConnectionHandler>(
 /// `make` and the handler are the user's code: a panic there costs this connection, and nothing else.
 pub(in crate::net) fn establish<H: ConnectionHandler>(
     event_loop: &EventLoop,
-    arrival: Arrival,
+    pending: PendingConnection,
     make: impl FnOnce(&TcpConnection<'_>) -> H,
 ) {
-    if arrival.membership.group().stage() != Stage::Serving {
-        return close_unopened(arrival.fd, &arrival.peer);
+    if pending.membership.group().stage() != Stage::Serving {
+        return close_unopened(pending.fd, &pending.peer);
     }
-    let peer = arrival.peer.clone();
+    let peer = pending.peer.clone();
     let registered = event_loop.register(watched(), |id| {
-        let core = Core::new(id, arrival, ConnectionState::Open);
-        Rc::new(Connection { core, handler: RefCell::new(None), outgoing: None })
+        let core = ConnectionCore::new(id, pending, ConnectionState::Open);
+        Rc::new(ConnectionDriver { core, handler: RefCell::new(None), outgoing: None })
     });
     let connection = match registered {
         Ok(connection) => connection,
@@ -106,7 +108,7 @@ pub(in crate::net) fn establish<H: ConnectionHandler>(
     connection.open(event_loop, make);
 }
 
-impl<H: ConnectionHandler> Connection<H> {
+impl<H: ConnectionHandler> ConnectionDriver<H> {
     fn open(&self, event_loop: &EventLoop, make: impl FnOnce(&TcpConnection<'_>) -> H) {
         self.core.start_idle_timeout(event_loop);
         let opened = event_loop.catch("a connection's factory or on_open", || {
@@ -117,7 +119,7 @@ impl<H: ConnectionHandler> Connection<H> {
                 self.call(event_loop, |handler, conn| handler.on_open(conn));
             }
         });
-        self.core.settle_descriptors();
+        self.core.refuse_unwanted_descriptors();
         if opened.is_none() {
             self.on_panic(event_loop);
         }
@@ -139,13 +141,13 @@ impl<H: ConnectionHandler> Connection<H> {
 
     /// What has come up where the handler could not be called.
     #[cold]
-    fn take_notes(&self, event_loop: &EventLoop) {
+    fn deliver_deferred(&self, event_loop: &EventLoop) {
         let core = &self.core;
         event_loop.clear_ready(core.id(), Readiness::NOTE);
-        if core.take_high_note() {
+        if core.take_deferred_high_water() {
             self.call(event_loop, |handler, conn| handler.on_high_water(conn, conn.unsent()));
         }
-        if core.take_stop_note() {
+        if core.take_deferred_stop() {
             self.call(event_loop, |handler, conn| handler.on_stop(conn));
             // What is relayed goes on for as long as it may: how much is to come only the two peers know.
             if !core.is_relaying() {
@@ -167,8 +169,8 @@ impl<H: ConnectionHandler> Connection<H> {
         }
     }
 
-    /// As [`call`](Connection::call), with something that the peer has sent.
-    fn give_input(
+    /// As [`call`](ConnectionDriver::call), with something that the peer has sent.
+    fn call_with_input(
         &self,
         event_loop: &EventLoop,
         callback: impl FnOnce(&mut H, &TcpConnection<'_>) -> io::Result<()>,
@@ -200,7 +202,9 @@ impl<H: ConnectionHandler> Connection<H> {
                 if self.core.is_linked() {
                     close_descriptors(descriptors);
                 } else {
-                    self.give_input(event_loop, |handler, conn| handler.on_descriptors(conn, descriptors));
+                    self.call_with_input(event_loop, |handler, conn| {
+                        handler.on_descriptors(conn, descriptors)
+                    });
                 }
                 if self.core.state() != ConnectionState::Closed {
                     self.deliver(event_loop, &mut input);
@@ -219,7 +223,7 @@ impl<H: ConnectionHandler> Connection<H> {
         }
         match self.core.take_unread() {
             None => {
-                self.give_input(event_loop, |handler, conn| handler.on_message(conn, input));
+                self.call_with_input(event_loop, |handler, conn| handler.on_message(conn, input));
                 if !input.is_empty() {
                     let mut unread = Box::new(Buffer::new());
                     unread.append(input.readable());
@@ -229,10 +233,10 @@ impl<H: ConnectionHandler> Connection<H> {
             Some(mut unread) => {
                 unread.append(input.readable());
                 let offered = unread.len();
-                self.give_input(event_loop, |handler, conn| handler.on_message(conn, &mut unread));
+                self.call_with_input(event_loop, |handler, conn| handler.on_message(conn, &mut unread));
                 self.core.note_moved(offered.saturating_sub(unread.len()));
                 if unread.is_empty() {
-                    self.core.count_buffered();
+                    self.core.report_memory();
                 } else {
                     self.core.keep_unread(event_loop, unread);
                 }
@@ -251,7 +255,7 @@ impl<H: ConnectionHandler> Connection<H> {
     }
 }
 
-impl<H: ConnectionHandler> Source for Connection<H> {
+impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.core.as_fd())
     }
@@ -266,7 +270,7 @@ impl<H: ConnectionHandler> Source for Connection<H> {
     fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
         let core = &self.core;
         if ready.intersects(Readiness::NOTE) {
-            self.take_notes(event_loop);
+            self.deliver_deferred(event_loop);
         }
         // Not if a note has had the handler close the connection: what is queued is lost then.
         if ready.is_writable() && core.has_output() && core.state() != ConnectionState::Closed {
@@ -289,8 +293,8 @@ impl<H: ConnectionHandler> Source for Connection<H> {
         core.read_mailbox(event_loop);
         match core.stage() {
             Stage::Serving => {}
-            Stage::Draining => core.note_stop(event_loop),
-            Stage::Cutting | Stage::Resetting => core.cut(event_loop),
+            Stage::Draining => core.defer_stop(event_loop),
+            Stage::Cutting | Stage::Resetting => core.abort(event_loop),
         }
     }
 
@@ -300,8 +304,8 @@ impl<H: ConnectionHandler> Source for Connection<H> {
         }
     }
 
-    fn on_told(&self, event_loop: &EventLoop, word: &mut dyn Any) {
-        self.core.on_told(event_loop, word);
+    fn on_told(&self, event_loop: &EventLoop, message: &mut dyn Any) {
+        self.core.on_control(event_loop, message);
     }
 
     fn on_trim(&self) -> bool {
@@ -316,7 +320,7 @@ impl<H: ConnectionHandler> Source for Connection<H> {
         match self.core.stage() {
             Stage::Serving | Stage::Draining => self.core.close(event_loop, CloseReason::LoopEnded),
             // The loop belongs to the server and ends with it, and the notification may still be in its queue.
-            Stage::Cutting | Stage::Resetting => self.core.cut(event_loop),
+            Stage::Cutting | Stage::Resetting => self.core.abort(event_loop),
         }
     }
 

@@ -7,16 +7,16 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use super::write::AboveMark;
-use super::{ConnectionState, Core};
+use super::write::HighWater;
+use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
 use crate::net::result::CloseReason;
 use crate::net::sys::stream::{self, Transferred};
 use crate::readiness::Readiness;
 
-impl Core {
+impl ConnectionCore {
     /// Whether nothing more can be sent because a write has failed.
-    pub(in crate::net) fn has_failed(&self) -> bool {
+    pub(in crate::net) fn has_output_failed(&self) -> bool {
         self.output_failed.get()
     }
 
@@ -33,7 +33,7 @@ impl Core {
         if self.discarding.get() || !stream::is_disconnected(&self.fd, &error) {
             return self.close(event_loop, CloseReason::Error(error));
         }
-        self.note_error(error);
+        self.record_error(error);
         self.output_failed.set(true);
         self.state.set(ConnectionState::Closing);
         if let Some(mailbox) = self.mailbox.get() {
@@ -43,22 +43,22 @@ impl Core {
         self.count_lost(dropped.as_ref().map_or(0, |queue| queue.len()));
         // No callback may report as sent what was dropped.
         let wanted_drained = self.wants_drained.replace(false);
-        self.above_mark.set(AboveMark::No);
+        self.high_water.set(HighWater::No);
         // A handler that has paused until its output is sent waits for a callback that does not come any more.
         let is_waiting = self.paused.get() && (dropped.is_some() || wanted_drained);
         drop(dropped);
-        self.count_buffered();
-        self.tell_handles_of_queue();
+        self.report_memory();
+        self.publish_queued();
         if is_waiting {
             self.paused.set(false);
         }
-        let was_held_back = self.held_back.replace(false) && !self.peer_finished.get();
+        let was_held_back = self.throttled.replace(false) && !self.peer_finished.get();
         if is_waiting || was_held_back {
             // For input that a handler in its call is about to leave, and for what it has left before.
-            self.resumed.set(true);
-            self.offer_unread(event_loop);
+            self.resume_pending.set(true);
+            self.redeliver_unread(event_loop);
         }
-        self.let_other_go_on(event_loop);
+        self.resume_linked(event_loop);
         // The write may have taken the error before the poller reports it, and there may be no input left to report.
         event_loop.add_ready(self.id, Readiness::READABLE | Readiness::ERROR);
         self.update_wanted(event_loop);
@@ -79,7 +79,7 @@ impl Core {
     }
 
     /// Keeps the first error, which is the one that the connection closes with.
-    pub(super) fn note_error(&self, error: io::Error) {
+    pub(super) fn record_error(&self, error: io::Error) {
         let first = self.first_error.take().unwrap_or(error);
         self.first_error.set(Some(first));
     }
@@ -91,19 +91,19 @@ impl Core {
 
     /// Whether a read of 0 bytes is not the peer's FIN: a write has taken the error that the read would have reported. `EPIPE` is the
     /// error of a socket whose peer had finished before.
-    pub(super) fn is_cut_off(&self) -> bool {
+    pub(super) fn has_taken_reset(&self) -> bool {
         let error = self.first_error.take();
         let is_reset = error.as_ref().is_some_and(|error| error.kind() != io::ErrorKind::BrokenPipe);
         self.first_error.set(error);
-        self.has_failed() && is_reset
+        self.has_output_failed() && is_reset
     }
 
     /// Takes the error that the socket has pending although the peer's FIN was reached: the reset that answers bytes sent to a peer that
     /// had closed. Not to be called before the end, or the read could not report the error itself.
     #[cold]
-    pub(super) fn note_error_behind_end(&self) {
+    pub(super) fn record_error_after_eof(&self) {
         if let Ok(Some(error)) = stream::take_error(&self.fd) {
-            self.note_error(error);
+            self.record_error(error);
         }
     }
 
@@ -126,7 +126,7 @@ impl Core {
                 Ok(Some(error)) | Err(error) => self.fail_output(event_loop, error),
             },
             Err(error) => {
-                self.note_left_unread(&error);
+                self.record_left_unread(&error);
                 match self.holds_input() {
                     true => self.fail_output(event_loop, error),
                     false => self.close(event_loop, CloseReason::Error(error)),
@@ -137,21 +137,22 @@ impl Core {
 
     /// Notes what `error`, which is a read's, says of what was sent: the reset of a Unix socket is the peer's close with input unread.
     #[cold]
-    pub(super) fn note_left_unread(&self, error: &io::Error) {
+    pub(super) fn record_left_unread(&self, error: &io::Error) {
         if self.peer().is_unix() && error.kind() == io::ErrorKind::ConnectionReset {
             self.left_unread.set(true);
         }
     }
 
-    /// As [`check_error`](Core::check_error), of a socket that has no more bytes.
+    /// As [`check_error`](ConnectionCore::check_error), of a socket that has no more bytes.
     fn check_error_behind_end(&self, event_loop: &EventLoop) {
-        let is_cut_off = self.is_cut_off();
-        if !is_cut_off {
-            self.note_error_behind_end();
+        let has_taken_reset = self.has_taken_reset();
+        if !has_taken_reset {
+            self.record_error_after_eof();
         }
         // A read that goes on by itself delivers the end, which counts for a link in particular. One that a handler has paused may never
         // go on.
-        let end_is_read = self.peer_finished.get() || is_cut_off || (self.paused.get() && !self.is_linked());
+        let end_is_read =
+            self.peer_finished.get() || has_taken_reset || (self.paused.get() && !self.is_linked());
         if self.has_error() && end_is_read && !self.holds_input() {
             // For the first error, which `close` puts in the place of this.
             self.close(event_loop, CloseReason::Finished);
@@ -168,6 +169,6 @@ impl Core {
 
     /// Whether the handler is still to be offered input that the connection holds.
     pub(super) fn holds_input(&self) -> bool {
-        self.offer_again.get() || ((self.paused.get() || self.held_back.get()) && self.unread_len() > 0)
+        self.redeliver.get() || ((self.paused.get() || self.throttled.get()) && self.unread_len() > 0)
     }
 }

@@ -1,41 +1,40 @@
 //! An orderly close that takes no longer than it may, and what can be said of it afterwards.
 
+use std::any::Any;
 use std::io;
 use std::time::Duration;
 
-use super::relay::Ended;
-use super::{ConnectionState, Core};
+use super::relay::LinkEnd;
+use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::containment::logger;
 use crate::event_loop::{EventLoop, TimerId};
 use crate::net::result::CloseReason;
 use crate::net::sys::stream;
 
 /// How long the connection waits before it looks whether all has been acknowledged, which nothing reports: at first, and at most.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LONGEST_WAIT: Duration = Duration::from_millis(100);
+const FIRST_INTERVAL: Duration = Duration::from_millis(1);
+const MAX_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A close that is under way.
 pub(super) struct GracefulClose {
     deadline: TimerId,
     /// Whether all has been acknowledged is to be looked at then.
-    look: Option<TimerId>,
-    wait: Duration,
+    poll_timer: Option<TimerId>,
+    interval: Duration,
 }
 
 /// What a timer says to its connection.
-pub(super) enum Alarm {
+pub(super) enum CloseTimer {
     /// The time for an orderly close is up.
     Deadline,
-    Look,
+    PollAcks,
     /// Whether a delivery has arrived is to be looked at.
-    Delivery,
+    PollDelivery,
     /// The connection has been there for long enough.
-    Close,
-    /// Descriptors that could not be sent are tried again.
-    SendAgain,
+    Delayed,
 }
 
-impl Core {
+impl ConnectionCore {
     pub(super) fn close_gracefully(&self, event_loop: &EventLoop, within: Duration) {
         match self.state.get() {
             ConnectionState::Open | ConnectionState::Closing => {}
@@ -48,22 +47,27 @@ impl Core {
                 self.graceful.set(Some(graceful));
             }
             None => {
-                let deadline = self.set_alarm(event_loop, within, Alarm::Deadline);
-                let graceful = GracefulClose { deadline, look: None, wait: FIRST_LOOK };
+                let deadline = self.set_timer(event_loop, within, CloseTimer::Deadline);
+                let graceful = GracefulClose { deadline, poll_timer: None, interval: FIRST_INTERVAL };
                 self.graceful.set(Some(Box::new(graceful)));
             }
         }
-        self.end_link(event_loop, Ended::Gracefully(within));
+        self.end_link(event_loop, LinkEnd::Gracefully(within));
         self.drain(event_loop);
     }
 
     pub(super) fn close_after(&self, event_loop: &EventLoop, delay: Duration) {
-        self.set_alarm(event_loop, delay, Alarm::Close);
+        self.set_timer(event_loop, delay, CloseTimer::Delayed);
     }
 
-    pub(super) fn set_alarm(&self, event_loop: &EventLoop, after: Duration, mut alarm: Alarm) -> TimerId {
+    pub(super) fn set_timer(
+        &self,
+        event_loop: &EventLoop,
+        after: Duration,
+        mut message: impl Any,
+    ) -> TimerId {
         let id = self.id;
-        event_loop.run_after(after, move |event_loop| _ = event_loop.tell(id, &mut alarm))
+        event_loop.run_after(after, move |event_loop| _ = event_loop.tell(id, &mut message))
     }
 
     /// Whether a close in order is under way.
@@ -75,25 +79,24 @@ impl Core {
     }
 
     /// The close is over, or is no longer one in order.
-    pub(super) fn forget_graceful_close(&self, event_loop: &EventLoop) {
+    pub(super) fn cancel_graceful_close(&self, event_loop: &EventLoop) {
         if let Some(graceful) = self.graceful.take() {
             event_loop.cancel(graceful.deadline);
-            if let Some(look) = graceful.look {
-                event_loop.cancel(look);
+            if let Some(poll_timer) = graceful.poll_timer {
+                event_loop.cancel(poll_timer);
             }
         }
     }
 
-    pub(super) fn wake_by(&self, event_loop: &EventLoop, alarm: &Alarm) {
-        match alarm {
-            Alarm::Close => self.close(event_loop, CloseReason::Closed),
-            Alarm::Deadline => self.reset(event_loop, CloseReason::DeadlinePassed),
-            Alarm::Delivery => self.look_at_delivery(event_loop),
-            Alarm::SendAgain => self.send_again(event_loop),
-            Alarm::Look => {
+    pub(super) fn on_close_timer(&self, event_loop: &EventLoop, timer: &CloseTimer) {
+        match timer {
+            CloseTimer::Delayed => self.close(event_loop, CloseReason::Closed),
+            CloseTimer::Deadline => self.reset(event_loop, CloseReason::DeadlinePassed),
+            CloseTimer::PollDelivery => self.on_delivery_timer(event_loop),
+            CloseTimer::PollAcks => {
                 if let Some(mut graceful) = self.graceful.take() {
-                    graceful.look = None;
-                    graceful.wait = (graceful.wait * 2).min(LONGEST_WAIT);
+                    graceful.poll_timer = None;
+                    graceful.interval = (graceful.interval * 2).min(MAX_INTERVAL);
                     self.graceful.set(Some(graceful));
                 }
                 self.close_if_finished(event_loop);
@@ -104,12 +107,12 @@ impl Core {
     /// Whether an orderly close has to wait until the peer has acknowledged all. Sees to it that this is looked at again.
     pub(super) fn must_await_acknowledgement(&self, event_loop: &EventLoop) -> bool {
         let Some(mut graceful) = self.graceful.take() else { return false };
-        let waits = self.undelivered().is_ok_and(|bytes| bytes > 0);
-        if waits && graceful.look.is_none() {
-            graceful.look = Some(self.set_alarm(event_loop, graceful.wait, Alarm::Look));
+        let must_wait = self.undelivered().is_ok_and(|bytes| bytes > 0);
+        if must_wait && graceful.poll_timer.is_none() {
+            graceful.poll_timer = Some(self.set_timer(event_loop, graceful.interval, CloseTimer::PollAcks));
         }
         self.graceful.set(Some(graceful));
-        waits
+        must_wait
     }
 
     /// Ends the connection now, and such that the peer cannot take it for an orderly end.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::write::{Bytes, Payload};
-use super::{ConnectionState, Core};
+use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::net::group::budget::Account;
@@ -59,7 +59,7 @@ impl Mailbox {
     }
 
     /// Adds a request. Answers whether it is the first, for which the loop must be told.
-    fn put(&self, request: Request) -> Result<bool, SendError> {
+    fn push(&self, request: Request) -> Result<bool, SendError> {
         let mut content = self.content.lock();
         match (&request, content.accepts) {
             (_, Accepts::Nothing) | (Request::Send(_), Accepts::NoSends) => return Err(SendError::Closed),
@@ -126,7 +126,7 @@ impl Content {
     }
 }
 
-impl Core {
+impl ConnectionCore {
     pub(super) fn handle(&self) -> ConnectionHandle {
         let mailbox = self.mailbox.get_or_init(|| {
             let accepts = match self.state.get() {
@@ -155,13 +155,13 @@ impl Core {
                 Request::Close => self.close(event_loop, CloseReason::Closed),
                 Request::CloseGracefully(within) => self.close_gracefully(event_loop, within),
                 Request::PauseReading => self.pause_reading(event_loop),
-                Request::ResumeReading => self.resume_reading_as_asked(event_loop),
+                Request::ResumeReading => self.resume_reading_remotely(event_loop),
                 Request::Send(bytes) => {
                     if let Err((error, bytes)) = self.send(event_loop, bytes) {
                         // They were accepted, so they cannot be left out of the stream: without them it ends here, and
                         // they count as unsent.
                         self.count_lost(bytes.len());
-                        if !self.has_failed() {
+                        if !self.has_output_failed() {
                             self.close(event_loop, CloseReason::Error(error.into()));
                         }
                     }
@@ -169,11 +169,11 @@ impl Core {
             }
         }
         self.replying.set(replying);
-        self.tell_handles_of_queue();
+        self.publish_queued();
     }
 
     /// Lets other threads know how much is queued, so that they do not send more than there is room for.
-    pub(super) fn tell_handles_of_queue(&self) {
+    pub(super) fn publish_queued(&self) {
         if let Some(mailbox) = self.mailbox.get() {
             mailbox.set_queued(self.unsent_in_memory());
         }
@@ -220,7 +220,7 @@ impl ConnectionHandle {
     /// [`SendError::Closed`] if the connection has gone; [`SendError::Full`] if with these more bytes would be
     /// [unsent](ConnectionHandle::unsent) than may be. None of them are sent then, and the connection stays as it is.
     pub fn send(&self, bytes: impl Into<Vec<u8>>) -> Result<(), SendError> {
-        self.ask(Request::Send(Bytes::Own(bytes.into())))
+        self.request(Request::Send(Bytes::Owned(bytes.into())))
     }
 
     /// As [`send`](ConnectionHandle::send), of bytes that several connections may be sending at a time; see
@@ -229,7 +229,7 @@ impl ConnectionHandle {
     /// # Errors
     /// As [`send`](ConnectionHandle::send).
     pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<(), SendError> {
-        self.ask(Request::Send(Bytes::Shared(Arc::clone(bytes))))
+        self.request(Request::Send(Bytes::Shared(Arc::clone(bytes))))
     }
 
     /// How many bytes are unsent, those in files left out: what is on its way to the connection's loop, and what is queued there as far as is
@@ -245,7 +245,7 @@ impl ConnectionHandle {
     /// From any thread; without effect if the connection has gone.
     pub fn shutdown(&self) {
         // A connection that has gone is as shut down as it can be.
-        let _ = self.ask(Request::Shutdown);
+        let _ = self.request(Request::Shutdown);
     }
 
     /// Closes the connection, as [`TcpConnection::close`](super::TcpConnection::close).
@@ -254,7 +254,7 @@ impl ConnectionHandle {
     /// handler only [`on_close`](crate::ConnectionHandler::on_close) is still called.
     pub fn close(&self) {
         // As above.
-        let _ = self.ask_at_once(Request::Close);
+        let _ = self.request_now(Request::Close);
     }
 
     /// Closes the connection in order, as [`TcpConnection::close_gracefully`](super::TcpConnection::close_gracefully), behind what was
@@ -263,7 +263,7 @@ impl ConnectionHandle {
     /// From any thread; without effect if the connection has gone.
     pub fn close_gracefully(&self, within: Duration) {
         // As above.
-        let _ = self.ask_at_once(Request::CloseGracefully(within));
+        let _ = self.request_now(Request::CloseGracefully(within));
     }
 
     /// Has the connection read no more, as [`TcpConnection::pause_reading`](super::TcpConnection::pause_reading): for a consumer on
@@ -272,7 +272,7 @@ impl ConnectionHandle {
     /// From any thread; without effect if the connection has gone.
     pub fn pause_reading(&self) {
         // As above.
-        let _ = self.ask(Request::PauseReading);
+        let _ = self.request(Request::PauseReading);
     }
 
     /// Has the connection read again, as [`TcpConnection::resume_reading`](super::TcpConnection::resume_reading).
@@ -280,7 +280,7 @@ impl ConnectionHandle {
     /// From any thread; without effect if the connection has gone.
     pub fn resume_reading(&self) {
         // As above.
-        let _ = self.ask(Request::ResumeReading);
+        let _ = self.request(Request::ResumeReading);
     }
 
     pub(super) fn id(&self) -> ChannelId {
@@ -297,11 +297,11 @@ impl ConnectionHandle {
         &self.event_loop
     }
 
-    fn ask(&self, request: Request) -> Result<(), SendError> {
+    fn request(&self, request: Request) -> Result<(), SendError> {
         if self.event_loop.is_inherited() {
             return Err(SendError::Closed);
         }
-        if self.mailbox.put(request)? {
+        if self.mailbox.push(request)? {
             let id = self.id;
             if !self.event_loop.send_errand(move |event_loop| event_loop.notify(id)) {
                 return Err(SendError::Closed);
@@ -312,11 +312,11 @@ impl ConnectionHandle {
 
     /// As [`ask`](ConnectionHandle::ask), but on the connection's own loop the request, with all that was asked before, is carried out
     /// before this returns.
-    fn ask_at_once(&self, request: Request) -> Result<(), SendError> {
+    fn request_now(&self, request: Request) -> Result<(), SendError> {
         if !self.event_loop.is_in_loop_thread() {
-            return self.ask(request);
+            return self.request(request);
         }
-        self.mailbox.put(request)?;
+        self.mailbox.push(request)?;
         let id = self.id;
         self.event_loop.run_errand(move |event_loop| event_loop.notify(id));
         Ok(())

@@ -5,13 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ConnectionState, Core};
+use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
 
-impl Core {
+impl ConnectionCore {
     /// Notes that bytes have come, or gone, if that matters to anybody: a turn for which nobody asks the time does not read the clock.
     #[inline]
-    pub(super) fn note_activity(&self, event_loop: &EventLoop) {
+    pub(super) fn record_activity(&self, event_loop: &EventLoop) {
         if self.idle_timeout.get().is_some() {
             self.last_active.set(Some(event_loop.now()));
         }
@@ -30,7 +30,7 @@ impl Core {
         self.idle_timeout.set(timeout);
         self.cancel_idle_timer(event_loop);
         if self.state.get() != ConnectionState::Closed {
-            self.note_activity(event_loop);
+            self.record_activity(event_loop);
             self.arm_idle_timer(event_loop);
         }
     }
@@ -41,10 +41,10 @@ impl Core {
         if self.state.get() == ConnectionState::Closed {
             return false;
         }
-        let idle = self.idle_since().is_some_and(|deadline| deadline <= event_loop.now());
+        let idle = self.idle_deadline().is_some_and(|deadline| deadline <= event_loop.now());
         if idle {
             // The time begins anew, for a handler that keeps the connection.
-            self.note_activity(event_loop);
+            self.record_activity(event_loop);
         }
         self.arm_idle_timer(event_loop);
         // A connection that throws input away has a deadline besides, unless it does so because its link is over.
@@ -58,13 +58,13 @@ impl Core {
     }
 
     fn arm_idle_timer(&self, event_loop: &EventLoop) {
-        if let Some(deadline) = self.idle_since() {
+        if let Some(deadline) = self.idle_deadline() {
             self.idle_timer.set(Some(event_loop.set_deadline(self.id, deadline)));
         }
     }
 
     /// From when on the connection counts as idle, if nothing happens. `None` if it never does.
-    fn idle_since(&self) -> Option<Instant> {
+    fn idle_deadline(&self) -> Option<Instant> {
         self.last_active.get()?.checked_add(self.idle_timeout.get()?)
     }
 }

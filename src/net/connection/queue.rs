@@ -18,16 +18,16 @@ use crate::net::sys::stream::{self, Transferred};
 const PIECE: usize = 64 * 1024;
 
 /// How many pieces go out in one system call.
-const PIECES_A_CALL: usize = 16;
+const MAX_IOVECS: usize = 16;
 
 /// A file of which no more is left than this is copied into memory: a descriptor is dearer.
 const SMALL_FILE: u64 = PIECE as u64;
 
 /// How many files may wait to be sent.
-const MOST_FILES: usize = 64;
+const MAX_FILES: usize = 64;
 
 /// After so many bytes in one turn of the loop it is the turn of the others.
-const BYTES_A_TURN: u64 = 1024 * 1024;
+const BYTES_PER_TURN: u64 = 1024 * 1024;
 
 /// Bytes and files on their way to the kernel.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ pub(super) struct Queue {
 
 #[derive(Debug)]
 enum Segment {
-    Own {
+    Owned {
         bytes: Vec<u8>,
         sent: usize,
     },
@@ -62,7 +62,7 @@ enum Segment {
         left: u64,
     },
     /// Descriptors that go with the first of the bytes, of which none has been sent.
-    Along {
+    WithFds {
         bytes: Vec<u8>,
         descriptors: Vec<OwnedFd>,
     },
@@ -72,16 +72,16 @@ impl Segment {
     /// What it holds in memory to be sent with others, which is never nothing unless it is a file, or has a call for itself.
     fn bytes(&self) -> Option<&[u8]> {
         match self {
-            Segment::Own { bytes, sent } => Some(&bytes[*sent..]),
+            Segment::Owned { bytes, sent } => Some(&bytes[*sent..]),
             Segment::Shared { bytes, sent, .. } => Some(&bytes[*sent..]),
-            Segment::File { .. } | Segment::Along { .. } => None,
+            Segment::File { .. } | Segment::WithFds { .. } => None,
         }
     }
 
     /// How much memory it takes. A block stays whole until the last of its bytes has been sent.
     fn memory(&self) -> usize {
         match self {
-            Segment::Own { bytes, .. } | Segment::Along { bytes, .. } => bytes.capacity(),
+            Segment::Owned { bytes, .. } | Segment::WithFds { bytes, .. } => bytes.capacity(),
             Segment::Shared { bytes, holders, .. } => bytes.len() / holders,
             Segment::File { .. } => 0,
         }
@@ -90,13 +90,13 @@ impl Segment {
 
 /// How a queue's turn has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wrote {
+pub(super) enum WriteOutcome {
     /// The kernel takes no more for now.
     Blocked,
     /// The kernel takes no descriptors for now, and does not report when it does.
-    Later,
+    FdsBlocked,
     /// All is sent, or as much as one turn allows.
-    Enough,
+    Done,
 }
 
 impl Queue {
@@ -124,7 +124,7 @@ impl Queue {
         self.segments.push_back(segment);
     }
 
-    fn drop_first(&mut self) {
+    fn pop_front_segment(&mut self) {
         if let Some(segment) = self.segments.pop_front() {
             self.memory -= segment.memory();
         }
@@ -136,7 +136,7 @@ impl Queue {
             return;
         }
         self.in_memory += bytes.len();
-        if let Some(Segment::Own { bytes: last, .. }) = self.segments.back_mut() {
+        if let Some(Segment::Owned { bytes: last, .. }) = self.segments.back_mut() {
             let len = last.len() + bytes.len();
             if len <= last.capacity() || len <= PIECE {
                 let before = last.capacity();
@@ -145,7 +145,7 @@ impl Queue {
                 return;
             }
         }
-        self.add(Segment::Own { bytes: bytes.to_vec(), sent: 0 });
+        self.add(Segment::Owned { bytes: bytes.to_vec(), sent: 0 });
     }
 
     /// Adds `bytes`, of which so many have been `sent`.
@@ -155,7 +155,7 @@ impl Queue {
             return self.push(&bytes[sent..]);
         }
         self.in_memory += bytes.len() - sent;
-        self.add(Segment::Own { bytes, sent });
+        self.add(Segment::Owned { bytes, sent });
     }
 
     /// As [`push_owned`](Queue::push_owned), of bytes that others hold as well.
@@ -170,8 +170,8 @@ impl Queue {
 
     /// Whether one more file may be added. A peer that asks for file after file and reads none would otherwise have as many descriptors
     /// of ours as it likes.
-    pub(super) fn has_room_for_file(&self) -> bool {
-        self.files < MOST_FILES
+    pub(super) fn can_queue_file(&self) -> bool {
+        self.files < MAX_FILES
     }
 
     /// Adds `left` bytes of a file, which are not none.
@@ -185,7 +185,7 @@ impl Queue {
     ///
     /// # Errors
     /// As from [`write_to`](Queue::write_to); the file stays where it is.
-    pub(super) fn keep_small_file(&mut self, room: usize) -> io::Result<()> {
+    pub(super) fn read_small_file(&mut self, room: usize) -> io::Result<()> {
         let Some(Segment::File { file, offset, left }) = self.segments.back() else { return Ok(()) };
         if *left > SMALL_FILE.min(room as u64) {
             return Ok(());
@@ -195,17 +195,17 @@ impl Queue {
         while read < bytes.len() {
             let at = offset + read as u64;
             match retry_on_intr(|| rustix::io::pread(file, &mut bytes[read..], at))? {
-                0 => return Err(too_short((bytes.len() - read) as u64)),
+                0 => return Err(file_too_short((bytes.len() - read) as u64)),
                 n => read += n,
             }
         }
-        self.forget_last_file();
+        self.pop_last_file();
         self.push_owned(bytes, 0);
         Ok(())
     }
 
     /// Takes the file that was added last out again, if nothing has been added behind it.
-    pub(super) fn forget_last_file(&mut self) {
+    pub(super) fn pop_last_file(&mut self) {
         if let Some(Segment::File { left, .. }) = self.segments.back() {
             self.in_files -= left;
             self.files -= 1;
@@ -214,15 +214,15 @@ impl Queue {
     }
 
     /// Adds bytes, which are not none, and descriptors to go with them.
-    pub(super) fn push_along(&mut self, bytes: Vec<u8>, descriptors: Vec<OwnedFd>) {
+    pub(super) fn push_with_fds(&mut self, bytes: Vec<u8>, descriptors: Vec<OwnedFd>) {
         self.in_memory += bytes.len();
-        self.add(Segment::Along { bytes, descriptors });
+        self.add(Segment::WithFds { bytes, descriptors });
     }
 
     /// How many descriptors wait to be sent.
     pub(super) fn descriptors(&self) -> usize {
         let waiting = self.segments.iter().map(|segment| match segment {
-            Segment::Along { descriptors, .. } => descriptors.len(),
+            Segment::WithFds { descriptors, .. } => descriptors.len(),
             _ => 0,
         });
         waiting.sum()
@@ -233,13 +233,13 @@ impl Queue {
     /// # Errors
     /// What the kernel says of the socket, or of a file; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a file is shorter than
     /// was promised.
-    pub(super) fn write_to(&mut self, socket: BorrowedFd<'_>) -> io::Result<Wrote> {
-        let mut budget = BYTES_A_TURN;
+    pub(super) fn write_to(&mut self, socket: BorrowedFd<'_>) -> io::Result<WriteOutcome> {
+        let mut budget = BYTES_PER_TURN;
         while budget > 0 && !self.is_empty() {
             let (wrote, offered) = match self.segments.front() {
                 Some(Segment::File { .. }) => (self.write_file(socket, budget)?, 0),
-                Some(Segment::Along { .. }) => match self.write_along(socket) {
-                    Err(error) if are_too_many(&error) => return Ok(Wrote::Later),
+                Some(Segment::WithFds { .. }) => match self.write_with_fds(socket) {
+                    Err(error) if are_too_many(&error) => return Ok(WriteOutcome::FdsBlocked),
                     wrote => wrote?,
                 },
                 _ => self.write_bytes(socket)?,
@@ -247,16 +247,16 @@ impl Queue {
             // Of bytes in memory, a short write says that the socket is full. Of a file it may also have other causes, so
             // that is tried again.
             if wrote == 0 || wrote < offered {
-                return Ok(Wrote::Blocked);
+                return Ok(WriteOutcome::Blocked);
             }
             budget = budget.saturating_sub(wrote);
         }
-        Ok(Wrote::Enough)
+        Ok(WriteOutcome::Done)
     }
 
     /// One call for the bytes at the front. Answers how many have been taken, and of how many.
     fn write_bytes(&mut self, socket: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
-        let mut slices = [IoSlice::new(&[]); PIECES_A_CALL];
+        let mut slices = [IoSlice::new(&[]); MAX_IOVECS];
         let pieces = self.segments.iter().map_while(Segment::bytes);
         let (mut count, mut offered) = (0, 0);
         for (slice, bytes) in slices.iter_mut().zip(pieces) {
@@ -281,9 +281,9 @@ impl Queue {
         self.in_memory -= n;
         while n > 0 {
             let (sent, len) = match self.segments.front_mut() {
-                Some(Segment::Own { bytes, sent }) => (sent, bytes.len()),
+                Some(Segment::Owned { bytes, sent }) => (sent, bytes.len()),
                 Some(Segment::Shared { bytes, sent, .. }) => (sent, bytes.len()),
-                Some(Segment::File { .. } | Segment::Along { .. }) | None => {
+                Some(Segment::File { .. } | Segment::WithFds { .. }) | None => {
                     unreachable!("no more is sent than there is")
                 }
             };
@@ -293,13 +293,13 @@ impl Queue {
                 return;
             }
             n -= left;
-            self.drop_first();
+            self.pop_front_segment();
         }
     }
 
     /// Sends the bytes at the front with their descriptors, which are closed then. Answers as [`write_bytes`](Queue::write_bytes).
-    fn write_along(&mut self, socket: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
-        let Some(Segment::Along { bytes, descriptors }) = self.segments.front_mut() else {
+    fn write_with_fds(&mut self, socket: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+        let Some(Segment::WithFds { bytes, descriptors }) = self.segments.front_mut() else {
             return Ok((0, 0));
         };
         let offered = bytes.len();
@@ -310,7 +310,7 @@ impl Queue {
         if taken > 0 {
             // What is left are bytes like others.
             let bytes = std::mem::take(bytes);
-            self.segments[0] = Segment::Own { bytes, sent: 0 };
+            self.segments[0] = Segment::Owned { bytes, sent: 0 };
             self.consume(taken);
         }
         Ok((taken as u64, offered as u64))
@@ -322,20 +322,20 @@ impl Queue {
         let wanted = most.min(*left);
         let taken = match stream::send_file(socket, file.as_fd(), offset, wanted as usize)? {
             Transferred::WouldBlock => return Ok(0),
-            Transferred::Bytes(0) => return Err(too_short(*left)),
+            Transferred::Bytes(0) => return Err(file_too_short(*left)),
             Transferred::Bytes(n) => n as u64,
         };
         *left -= taken;
         self.in_files -= taken;
         if *left == 0 {
             self.files -= 1;
-            self.drop_first();
+            self.pop_front_segment();
         }
         Ok(taken)
     }
 }
 
-fn too_short(missing: u64) -> io::Error {
+fn file_too_short(missing: u64) -> io::Error {
     let message = format!("the file ends {missing} bytes before what was promised of it");
     io::Error::new(io::ErrorKind::UnexpectedEof, message)
 }

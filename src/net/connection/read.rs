@@ -3,8 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::fd_passing::Passing;
-use super::{ConnectionState, Core, INPUT};
+use super::fd_passing::FdPassing;
+use super::{ConnectionCore, ConnectionState, INPUT};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::net::disposal::close_descriptors;
@@ -14,11 +14,11 @@ use crate::net::sys::stream::{self, Transferred};
 use crate::readiness::Readiness;
 
 /// The most storage that a buffer of unread input keeps, however little is in it.
-const KEPT: usize = 4 * 1024;
+const SPACIOUS: usize = 4 * 1024;
 
 /// Whether the buffer has much more storage than what is in it needs.
 fn is_spacious(unread: &Buffer) -> bool {
-    unread.capacity() > KEPT && unread.len() <= unread.capacity() / 8
+    unread.capacity() > SPACIOUS && unread.len() <= unread.capacity() / 8
 }
 
 /// What came of a try to read.
@@ -33,11 +33,11 @@ pub(in crate::net) enum Received {
     Nothing,
 }
 
-impl Core {
+impl ConnectionCore {
     /// Whether the connection takes input for now: there may be some, or some is to be offered again.
     pub(in crate::net) fn is_reading(&self) -> bool {
-        let is_held = self.paused.get() || self.held_back.get() || self.waits_for_other();
-        !is_held && (self.offer_again.get() || !self.peer_finished.get())
+        let is_held = self.paused.get() || self.throttled.get() || self.is_read_paused_by_relay();
+        !is_held && (self.redeliver.get() || !self.peer_finished.get())
     }
 
     /// Reads once into `input`, at most what it holds, so that a busy peer does not keep the others waiting. If there is
@@ -48,7 +48,7 @@ impl Core {
         ready: Readiness,
         input: &mut Buffer,
     ) -> Received {
-        if self.offer_again.replace(false) {
+        if self.redeliver.replace(false) {
             self.update_wanted(event_loop);
             return Received::Input;
         }
@@ -56,18 +56,18 @@ impl Core {
         let room = space.len();
         let mut descriptors = Vec::new();
         let received = match self.passing.get() {
-            Passing::None => stream::receive(self.fd.as_fd(), space),
-            passing => receive_with_descriptors(self.fd.as_fd(), space, passing.most(), &mut descriptors),
+            FdPassing::None => stream::receive(self.fd.as_fd(), space),
+            passing => receive_with_descriptors(self.fd.as_fd(), space, passing.limit(), &mut descriptors),
         };
         match received {
-            Ok(Transferred::Bytes(0)) if self.is_cut_off() => {
+            Ok(Transferred::Bytes(0)) if self.has_taken_reset() => {
                 // For the error that a write has met.
                 self.close(event_loop, CloseReason::Finished);
                 Received::Nothing
             }
             Ok(Transferred::Bytes(0)) => {
                 if ready.is_error() {
-                    self.note_error_behind_end();
+                    self.record_error_after_eof();
                 }
                 self.peer_finished.set(true);
                 self.update_wanted(event_loop);
@@ -84,7 +84,7 @@ impl Core {
                     event_loop.clear_ready(self.id, Readiness::READABLE);
                 }
                 input.commit(n);
-                self.note_activity(event_loop);
+                self.record_activity(event_loop);
                 match (self.discarding.get(), descriptors.is_empty()) {
                     (true, _) => {
                         close_descriptors(descriptors);
@@ -95,7 +95,7 @@ impl Core {
                 }
             }
             Ok(Transferred::WouldBlock) => {
-                self.note_no_input();
+                self.on_socket_drained();
                 event_loop.clear_ready(self.id, (INPUT & !Readiness::ERROR) | Readiness::PRIORITY);
                 if ready.is_error() {
                     self.check_error(event_loop);
@@ -103,7 +103,7 @@ impl Core {
                 Received::Nothing
             }
             Err(error) => {
-                self.note_left_unread(&error);
+                self.record_left_unread(&error);
                 self.close(event_loop, CloseReason::Error(error));
                 Received::Nothing
             }
@@ -112,7 +112,7 @@ impl Core {
 
     /// What the handler has left of earlier input, to be offered to it now.
     pub(in crate::net) fn take_unread(&self) -> Option<Box<Buffer>> {
-        self.resumed.set(false);
+        self.resume_pending.set(false);
         self.unread.take()
     }
 
@@ -146,9 +146,9 @@ impl Core {
             event_loop.request_trim(self.id);
         }
         self.unread.set(Some(unread));
-        self.count_buffered();
-        if self.resumed.replace(false) {
-            self.offer_unread(event_loop);
+        self.report_memory();
+        if self.resume_pending.replace(false) {
+            self.redeliver_unread(event_loop);
             self.update_wanted(event_loop);
         }
     }
@@ -166,16 +166,16 @@ impl Core {
                 *unread = small;
             }
             self.unread.set(Some(unread));
-            self.count_buffered();
+            self.report_memory();
         }
         false
     }
 
     /// Counts how much memory the connection takes, if that has changed since. Not called for a message that is answered at once, of
     /// which nothing stays.
-    pub(in crate::net) fn count_buffered(&self) {
+    pub(in crate::net) fn report_memory(&self) {
         let now = self.unsent.borrow().as_ref().map_or(0, |queue| queue.memory()) + self.unread_memory();
-        let before = self.counted.replace(now);
+        let before = self.reported_memory.replace(now);
         if now > before {
             self.membership.account().add(now - before);
         } else if now < before {
@@ -212,7 +212,7 @@ impl Core {
         if !self.paused.replace(false) {
             return;
         }
-        self.offer_unread(event_loop);
+        self.redeliver_unread(event_loop);
         self.update_wanted(event_loop);
         // The close that an error leads to had to wait for this.
         if self.has_error() {
@@ -220,22 +220,22 @@ impl Core {
         }
     }
 
-    /// As [`resume_reading`](Core::resume_reading), for another thread. That may ask while the handler that has paused is still at its
+    /// As [`resume_reading`](ConnectionCore::resume_reading), for another thread. That may ask while the handler that has paused is still at its
     /// message, as sending reads the mailbox, and then it is as if it had asked afterwards: what the handler leaves is offered again.
-    pub(super) fn resume_reading_as_asked(&self, event_loop: &EventLoop) {
+    pub(super) fn resume_reading_remotely(&self, event_loop: &EventLoop) {
         if self.paused.get() {
-            self.resumed.set(true);
+            self.resume_pending.set(true);
         }
         self.resume_reading(event_loop);
     }
 
     /// Has what the handler has left of its input offered to it again, before anything new is read.
-    pub(super) fn offer_unread(&self, event_loop: &EventLoop) {
+    pub(super) fn redeliver_unread(&self, event_loop: &EventLoop) {
         let unread = self.unread.take();
         if unread.is_some() {
             self.unread.set(unread);
             // No edge will come for bytes that are here already, so the connection counts as readable.
-            self.offer_again.set(true);
+            self.redeliver.set(true);
             event_loop.add_ready(self.id, Readiness::READABLE);
         }
     }

@@ -10,7 +10,7 @@ use std::mem;
 use std::time::Duration;
 
 use super::handle::ConnectionHandle;
-use super::{ConnectionState, Core};
+use super::{ConnectionCore, ConnectionState};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::event_loop::channel_table::ChannelId;
@@ -22,34 +22,34 @@ use crate::readiness::Readiness;
 pub(super) struct Relay {
     with: ChannelId,
     /// The other has so much unsent that nothing more is read for it.
-    waits: bool,
+    read_paused: bool,
     /// The other is to be told when this one has little unsent again.
-    is_waited_for: bool,
+    peer_paused: bool,
     /// The other has been told that the input is at its end.
-    has_finished: bool,
+    eof_forwarded: bool,
     /// The link is no more. What is left is a connection on its way to its end, of which its handler hears nothing else.
-    is_over: bool,
+    unlinked: bool,
 }
 
 /// What one connection says to the one that it is linked with.
-pub(super) enum Word {
+pub(super) enum RelayMessage {
     /// Be linked with this one. Answered, if it is to be.
     Link { with: ChannelId, linked: bool },
     /// Send these. What is left in the buffer cannot be sent; `wait` is the answer that these must be the last for now.
-    Send { bytes: Buffer, wait: bool },
+    Data { bytes: Buffer, pause: bool },
     /// There is room again.
-    GoOn,
+    Resume,
     /// That was all.
-    Finish,
+    Eof,
     /// The link is no more.
-    Ended(Ended),
+    Unlinked(LinkEnd),
 }
 
 /// How the other connection of a link has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum LinkEnd {
     /// In order: it takes no more, and nothing comes from it.
-    InOrder,
+    Finished,
     /// It is about to, and has so long for that.
     Gracefully(Duration),
     /// By its owner.
@@ -59,24 +59,24 @@ pub(super) enum Ended {
     /// By an error, with its input unfinished.
     Broken,
     /// At the end of its time, or with its loop: nothing is waited for any longer.
-    Cut,
+    Aborted,
 }
 
-impl From<&CloseReason> for Ended {
-    fn from(reason: &CloseReason) -> Ended {
+impl From<&CloseReason> for LinkEnd {
+    fn from(reason: &CloseReason) -> LinkEnd {
         match reason {
-            CloseReason::Finished => Ended::InOrder,
-            CloseReason::Closed | CloseReason::RelayEnded | CloseReason::Idle => Ended::Closed,
-            CloseReason::Error(_) | CloseReason::Panicked => Ended::Broken,
+            CloseReason::Finished => LinkEnd::Finished,
+            CloseReason::Closed | CloseReason::RelayEnded | CloseReason::Idle => LinkEnd::Closed,
+            CloseReason::Error(_) | CloseReason::Panicked => LinkEnd::Broken,
             CloseReason::DeadlinePassed
             | CloseReason::MemoryLimit
             | CloseReason::Stopped
-            | CloseReason::LoopEnded => Ended::Cut,
+            | CloseReason::LoopEnded => LinkEnd::Aborted,
         }
     }
 }
 
-impl Core {
+impl ConnectionCore {
     /// Links the connection with another one of this loop.
     pub(super) fn relay_to(&self, event_loop: &EventLoop, other: &ConnectionHandle) -> io::Result<()> {
         let refuse = |kind, message| Err(io::Error::new(kind, message));
@@ -86,10 +86,10 @@ impl Core {
         if other.id() == self.id {
             return refuse(io::ErrorKind::InvalidInput, "a connection cannot be linked with itself");
         }
-        let mut word = Word::Link { with: self.id, linked: false };
+        let mut message = RelayMessage::Link { with: self.id, linked: false };
         let refused = !self.can_be_linked()
-            || !event_loop.tell(other.id(), &mut word)
-            || matches!(word, Word::Link { linked: false, .. });
+            || !event_loop.tell(other.id(), &mut message)
+            || matches!(message, RelayMessage::Link { linked: false, .. });
         if refused {
             return refuse(io::ErrorKind::NotConnected, "one of the two is not open, or is linked already");
         }
@@ -99,22 +99,22 @@ impl Core {
 
     /// Also after its output has failed: its input is then passed on, and what comes from the other is dropped.
     fn can_be_linked(&self) -> bool {
-        let has_input = self.state.get() == ConnectionState::Closing && self.has_failed();
+        let has_input = self.state.get() == ConnectionState::Closing && self.has_output_failed();
         (self.state.get() == ConnectionState::Open || has_input) && self.relay.get().is_none()
     }
 
     fn link(&self, event_loop: &EventLoop, with: ChannelId) {
         self.relay.set(Some(Relay {
             with,
-            waits: false,
-            is_waited_for: false,
-            has_finished: false,
-            is_over: false,
+            read_paused: false,
+            peer_paused: false,
+            eof_forwarded: false,
+            unlinked: false,
         }));
         self.paused.set(false);
-        self.held_back.set(false);
+        self.throttled.set(false);
         // What has been read before, be it the end, goes first; and no edge will come for it.
-        self.offer_again.set(true);
+        self.redeliver.set(true);
         event_loop.add_ready(self.id, Readiness::READABLE);
         self.update_wanted(event_loop);
     }
@@ -126,17 +126,17 @@ impl Core {
 
     /// Whether it is linked with another still.
     pub(in crate::net) fn is_relaying(&self) -> bool {
-        self.relay.get().is_some_and(|relay| !relay.is_over)
+        self.relay.get().is_some_and(|relay| !relay.unlinked)
     }
 
     /// Whether no input is read because the other connection of the link has too much unsent.
-    pub(super) fn waits_for_other(&self) -> bool {
-        self.relay.get().is_some_and(|relay| relay.waits)
+    pub(super) fn is_read_paused_by_relay(&self) -> bool {
+        self.relay.get().is_some_and(|relay| relay.read_paused)
     }
 
     /// Whether there may still be something that the other connection of a link has not been told.
-    pub(super) fn owes_to_other(&self) -> bool {
-        self.relay.get().is_some_and(|relay| !relay.has_finished)
+    pub(super) fn has_pending_eof(&self) -> bool {
+        self.relay.get().is_some_and(|relay| !relay.eof_forwarded)
     }
 
     fn change_relay(&self, change: impl FnOnce(&mut Relay)) {
@@ -149,118 +149,120 @@ impl Core {
     /// Passes on what has come, behind what was left unread before, and then the end.
     pub(in crate::net) fn forward(&self, event_loop: &EventLoop, input: &mut Buffer) {
         if let Some(mut unread) = self.take_unread() {
-            self.pass(event_loop, &mut unread);
-            self.count_buffered();
+            self.forward_bytes(event_loop, &mut unread);
+            self.report_memory();
         }
-        self.pass(event_loop, input);
+        self.forward_bytes(event_loop, input);
         let Some(relay) = self.relay.get() else { return };
-        if self.peer_finished.get() && !relay.has_finished {
-            self.change_relay(|relay| relay.has_finished = true);
-            event_loop.tell(relay.with, &mut Word::Finish);
+        if self.peer_finished.get() && !relay.eof_forwarded {
+            self.change_relay(|relay| relay.eof_forwarded = true);
+            event_loop.tell(relay.with, &mut RelayMessage::Eof);
         }
         self.close_if_finished(event_loop);
     }
 
-    fn pass(&self, event_loop: &EventLoop, bytes: &mut Buffer) {
+    fn forward_bytes(&self, event_loop: &EventLoop, bytes: &mut Buffer) {
         let Some(relay) = self.relay.get() else { return };
         if bytes.is_empty() {
             return;
         }
-        let mut word = Word::Send { bytes: mem::take(bytes), wait: false };
-        event_loop.tell(relay.with, &mut word);
-        let Word::Send { bytes: returned, wait } = word else { return };
+        let mut message = RelayMessage::Data { bytes: mem::take(bytes), pause: false };
+        event_loop.tell(relay.with, &mut message);
+        let RelayMessage::Data { bytes: returned, pause } = message else { return };
         // It is the loop's own buffer, and empty now.
         *bytes = returned;
-        if wait && self.is_relaying() {
-            self.change_relay(|relay| relay.waits = true);
+        if pause && self.is_relaying() {
+            self.change_relay(|relay| relay.read_paused = true);
             self.update_wanted(event_loop);
         }
     }
 
     /// What the other connection says, or what one says that wants to be linked. Calls nobody.
-    pub(super) fn hear(&self, event_loop: &EventLoop, word: &mut Word) {
-        match word {
-            Word::Link { with, linked } => {
+    pub(super) fn on_relay_message(&self, event_loop: &EventLoop, message: &mut RelayMessage) {
+        match message {
+            RelayMessage::Link { with, linked } => {
                 *linked = self.can_be_linked();
                 if *linked {
                     self.link(event_loop, *with);
                 }
             }
-            Word::Send { bytes, wait } => {
+            RelayMessage::Data { bytes, pause } => {
                 // The limit is no concern of a link: the mark and a buffer full are the most that comes to lie here.
                 if self.send_within(event_loop, bytes.readable(), usize::MAX).is_err() {
                     // The other direction may still have much to deliver, so the two go on.
                     self.count_lost(bytes.len());
                 }
                 bytes.clear();
-                *wait = self.queued() > self.relay_mark();
-                self.change_relay(|relay| relay.is_waited_for = *wait);
+                *pause = self.queued() > self.relay_mark();
+                self.change_relay(|relay| relay.peer_paused = *pause);
             }
-            Word::GoOn => {
-                self.change_relay(|relay| relay.waits = false);
+            RelayMessage::Resume => {
+                self.change_relay(|relay| relay.read_paused = false);
                 self.update_wanted(event_loop);
             }
-            Word::Finish => self.shutdown(event_loop),
-            Word::Ended(ended) => {
-                self.forget_other();
-                match ended {
-                    Ended::InOrder => self.drain(event_loop),
-                    Ended::Gracefully(within) => self.close_gracefully(event_loop, *within),
-                    Ended::Closed => self.close(event_loop, CloseReason::RelayEnded),
-                    Ended::Delivered => self.deliver_and_finish(event_loop),
-                    Ended::Broken => self.deliver_and_reset(event_loop),
-                    Ended::Cut => self.reset(event_loop, CloseReason::RelayEnded),
+            RelayMessage::Eof => self.shutdown(event_loop),
+            RelayMessage::Unlinked(end) => {
+                self.unlink();
+                match end {
+                    LinkEnd::Finished => self.drain(event_loop),
+                    LinkEnd::Gracefully(within) => self.close_gracefully(event_loop, *within),
+                    LinkEnd::Closed => self.close(event_loop, CloseReason::RelayEnded),
+                    LinkEnd::Delivered => self.deliver_and_finish(event_loop),
+                    LinkEnd::Broken => self.deliver_and_reset(event_loop),
+                    LinkEnd::Aborted => self.reset(event_loop, CloseReason::RelayEnded),
                 }
             }
         }
     }
 
     fn relay_mark(&self) -> usize {
-        self.marks_of_replies().0.min(self.membership.group().limits.max_unsent)
+        self.reply_marks().0.min(self.membership.group().limits.max_unsent)
     }
 
     /// After something has been sent: has the other connection read on, if it waits for that.
-    pub(super) fn let_other_go_on(&self, event_loop: &EventLoop) {
+    pub(super) fn resume_linked(&self, event_loop: &EventLoop) {
         let Some(relay) = self.relay.get() else { return };
-        let low_water = self.marks_of_replies().1.min(self.relay_mark());
-        if relay.is_waited_for && self.queued() <= low_water {
-            self.change_relay(|relay| relay.is_waited_for = false);
-            event_loop.tell(relay.with, &mut Word::GoOn);
+        let low_water = self.reply_marks().1.min(self.relay_mark());
+        if relay.peer_paused && self.queued() <= low_water {
+            self.change_relay(|relay| relay.peer_paused = false);
+            event_loop.tell(relay.with, &mut RelayMessage::Resume);
         }
     }
 
     /// What the other connection of the link is to make of a close for `reason`.
-    pub(super) fn ended_by(&self, reason: &CloseReason) -> Ended {
-        match Ended::from(reason) {
-            Ended::Broken if self.relay.get().is_some_and(|relay| relay.has_finished) => Ended::Delivered,
-            ended => ended,
+    pub(super) fn link_end_for(&self, reason: &CloseReason) -> LinkEnd {
+        match LinkEnd::from(reason) {
+            LinkEnd::Broken if self.relay.get().is_some_and(|relay| relay.eof_forwarded) => {
+                LinkEnd::Delivered
+            }
+            end => end,
         }
     }
 
     /// Whether the peer misses something of what came through the link, or was still to come, when it ends like this.
-    pub(super) fn cuts_off_relay(&self, ended: Ended) -> bool {
+    pub(super) fn truncates_relay(&self, end: LinkEnd) -> bool {
         self.is_relaying()
-            && match ended {
-                Ended::Broken | Ended::Cut => true,
-                Ended::Delivered => !self.fin_sent.get(),
-                Ended::InOrder | Ended::Gracefully(_) | Ended::Closed => false,
+            && match end {
+                LinkEnd::Broken | LinkEnd::Aborted => true,
+                LinkEnd::Delivered => !self.fin_sent.get(),
+                LinkEnd::Finished | LinkEnd::Gracefully(_) | LinkEnd::Closed => false,
             }
     }
 
     /// Ends the link, and has the other connection end.
-    pub(super) fn end_link(&self, event_loop: &EventLoop, ended: Ended) {
+    pub(super) fn end_link(&self, event_loop: &EventLoop, end: LinkEnd) {
         if let Some(relay) = self.relay.get().filter(|_| self.is_relaying()) {
-            self.forget_other();
-            event_loop.tell(relay.with, &mut Word::Ended(ended));
+            self.unlink();
+            event_loop.tell(relay.with, &mut RelayMessage::Unlinked(end));
         }
     }
 
     /// The other connection is told nothing more, and nothing comes from it.
-    fn forget_other(&self) {
+    fn unlink(&self) {
         self.change_relay(|relay| {
-            relay.is_over = true;
-            relay.has_finished = true;
-            relay.waits = false;
+            relay.unlinked = true;
+            relay.eof_forwarded = true;
+            relay.read_paused = false;
         });
     }
 }

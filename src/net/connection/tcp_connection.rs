@@ -8,10 +8,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fd_passing::Along;
+use super::fd_passing::WithFds;
 use super::handle::ConnectionHandle;
 use super::write::Bytes;
-use super::{ConnectionState, Core};
+use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
 use crate::net::result::{CloseReason, SendError, SendStatus};
 
@@ -31,11 +31,11 @@ use crate::net::result::{CloseReason, SendError, SendStatus};
 #[derive(Clone, Copy)]
 pub struct TcpConnection<'a> {
     event_loop: &'a EventLoop,
-    core: &'a Core,
+    core: &'a ConnectionCore,
 }
 
 impl<'a> TcpConnection<'a> {
-    pub(in crate::net) fn new(event_loop: &'a EventLoop, core: &'a Core) -> TcpConnection<'a> {
+    pub(in crate::net) fn new(event_loop: &'a EventLoop, core: &'a ConnectionCore) -> TcpConnection<'a> {
         TcpConnection { event_loop, core }
     }
 
@@ -67,7 +67,7 @@ impl<'a> TcpConnection<'a> {
     /// closes the connection at once, and has no use for that input. [`SendError::Full`] if the bytes would take the queue past its
     /// limit. None of them are sent in either case.
     pub fn send(&self, bytes: impl AsRef<[u8]>) -> Result<SendStatus, SendError> {
-        self.in_order().send(self.event_loop, bytes.as_ref()).map_err(|(error, _)| error)
+        self.ordered_core().send(self.event_loop, bytes.as_ref()).map_err(|(error, _)| error)
     }
 
     /// Sends several slices as if they were one, in one system call: a header and a body that lie apart.
@@ -77,7 +77,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// As [`send`](TcpConnection::send).
     pub fn send_vectored(&self, slices: &[IoSlice<'_>]) -> Result<SendStatus, SendError> {
-        self.in_order().send(self.event_loop, slices).map_err(|(error, _)| error)
+        self.ordered_core().send(self.event_loop, slices).map_err(|(error, _)| error)
     }
 
     /// Sends bytes that the caller gives away. As [`send`](TcpConnection::send), but what the kernel does not take now is queued as
@@ -88,7 +88,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// As [`send`](TcpConnection::send). The bytes are dropped then.
     pub fn send_owned(&self, bytes: impl Into<Vec<u8>>) -> Result<SendStatus, SendError> {
-        self.in_order().send(self.event_loop, Bytes::Own(bytes.into())).map_err(|(error, _)| error)
+        self.ordered_core().send(self.event_loop, Bytes::Owned(bytes.into())).map_err(|(error, _)| error)
     }
 
     /// Sends bytes that several connections may be sending at a time, such as a message to all members of a group. As
@@ -109,7 +109,9 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// As [`send`](TcpConnection::send).
     pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<SendStatus, SendError> {
-        self.in_order().send(self.event_loop, Bytes::Shared(Arc::clone(bytes))).map_err(|(error, _)| error)
+        self.ordered_core()
+            .send(self.event_loop, Bytes::Shared(Arc::clone(bytes)))
+            .map_err(|(error, _)| error)
     }
 
     /// Sends `length` bytes of a file from `offset` on, behind what was sent before, without their passing through this process
@@ -153,7 +155,7 @@ impl<'a> TcpConnection<'a> {
         offset: u64,
         length: u64,
     ) -> Result<SendStatus, SendError> {
-        self.in_order().send_file(self.event_loop, file.into(), offset, length)
+        self.ordered_core().send_file(self.event_loop, file.into(), offset, length)
     }
 
     /// Sends open descriptors to the process at the other end of a Unix socket (`SCM_RIGHTS`, unix(7)), along with `bytes`, behind
@@ -183,8 +185,8 @@ impl<'a> TcpConnection<'a> {
         bytes: impl Into<Vec<u8>>,
         descriptors: impl IntoIterator<Item = OwnedFd>,
     ) -> io::Result<SendStatus> {
-        let along = Along::new(bytes.into(), descriptors.into_iter().collect())?;
-        self.in_order().send_along(self.event_loop, along)
+        let with_fds = WithFds::new(bytes.into(), descriptors.into_iter().collect())?;
+        self.ordered_core().send_with_fds(self.event_loop, with_fds)
     }
 
     /// Takes descriptors from the process at the other end of a Unix socket from now on, at most so many with one of its sends (253,
@@ -203,7 +205,7 @@ impl<'a> TcpConnection<'a> {
     }
 
     /// The connection, when all that handles had been given before has gone before.
-    fn in_order(&self) -> &'a Core {
+    fn ordered_core(&self) -> &'a ConnectionCore {
         self.core.read_mailbox(self.event_loop);
         self.core
     }
@@ -337,7 +339,7 @@ impl<'a> TcpConnection<'a> {
     /// queued and the kernel takes more: the pace of a producer that always has something to send. No system call. Without effect once
     /// the output has [failed](ConnectionState).
     pub fn notify_drained(&self) {
-        if self.core.has_failed() {
+        if self.core.has_output_failed() {
             return;
         }
         self.core.wants_drained.set(true);
@@ -360,7 +362,7 @@ impl<'a> TcpConnection<'a> {
     /// goes to another connection, or nowhere, from now on.
     pub(crate) fn is_held(&self) -> bool {
         let core = self.core;
-        core.paused.get() || core.held_back.get() || core.is_linked() || core.is_draining()
+        core.paused.get() || core.throttled.get() || core.is_linked() || core.is_draining()
     }
 
     /// How many of the bytes that were accepted for sending have not been acknowledged by the peer: those that are

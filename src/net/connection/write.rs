@@ -8,8 +8,8 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::queue::{Queue, Wrote};
-use super::{ConnectionState, Core, OUTPUT};
+use super::queue::{Queue, WriteOutcome};
+use super::{ConnectionCore, ConnectionState, OUTPUT};
 use crate::event_loop::EventLoop;
 use crate::net::result::{CloseReason, SendError, SendStatus};
 use crate::net::sys::fd_passing::are_too_many;
@@ -44,7 +44,7 @@ impl Payload for &[u8] {
 
 /// Bytes that are nobody else's to change.
 pub(super) enum Bytes {
-    Own(Vec<u8>),
+    Owned(Vec<u8>),
     Shared(Arc<[u8]>),
 }
 
@@ -52,7 +52,7 @@ impl Bytes {
     /// How much memory they take, as [`Queue::memory`] counts it.
     pub(super) fn memory(&self) -> usize {
         match self {
-            Bytes::Own(bytes) => bytes.capacity(),
+            Bytes::Owned(bytes) => bytes.capacity(),
             Bytes::Shared(bytes) => bytes.len() / Arc::strong_count(bytes),
         }
     }
@@ -61,21 +61,21 @@ impl Bytes {
 impl Payload for Bytes {
     fn len(&self) -> usize {
         match self {
-            Bytes::Own(bytes) => bytes.len(),
+            Bytes::Owned(bytes) => bytes.len(),
             Bytes::Shared(bytes) => bytes.len(),
         }
     }
 
     fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
         match self {
-            Bytes::Own(bytes) => stream::send(socket, bytes),
+            Bytes::Owned(bytes) => stream::send(socket, bytes),
             Bytes::Shared(bytes) => stream::send(socket, bytes),
         }
     }
 
     fn queue(self, queue: &mut Queue, sent: usize) {
         match self {
-            Bytes::Own(bytes) => queue.push_owned(bytes, sent),
+            Bytes::Owned(bytes) => queue.push_owned(bytes, sent),
             Bytes::Shared(bytes) => queue.push_shared(bytes, sent),
         }
     }
@@ -100,7 +100,7 @@ impl Payload for &[IoSlice<'_>] {
 }
 
 /// How much a connection with nothing queued may send without a look at what all connections hold together.
-const SMALL: usize = 64 * 1024;
+const SMALL_SEND: usize = 64 * 1024;
 
 /// What a turn of sending has led to that the handler may want to know.
 #[derive(Clone, Copy, Debug, Default)]
@@ -113,16 +113,16 @@ pub(in crate::net) struct Flushed {
 
 /// Where a connection is between its marks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum AboveMark {
+pub(super) enum HighWater {
     /// Not above the high-water mark, or not since it was at the low one.
     #[default]
     No,
     /// The handler is yet to be told.
-    Noted,
-    Told,
+    Deferred,
+    Delivered,
 }
 
-impl Core {
+impl ConnectionCore {
     /// Sends `payload`, or gives it back with the reason. Nothing of it has been sent then.
     #[inline]
     pub(super) fn send<P: Payload>(
@@ -132,7 +132,7 @@ impl Core {
     ) -> Result<SendStatus, (SendError, P)> {
         let group = self.membership.group();
         // A small send on an empty queue, as that of an echo, does not look.
-        let may_be_kept = payload.len() > SMALL || self.unsent.borrow().is_some();
+        let may_be_kept = payload.len() > SMALL_SEND || self.unsent.borrow().is_some();
         if may_be_kept
             && self.state.get() == ConnectionState::Open
             && group.budget().is_exhausted_by(payload.len())
@@ -142,7 +142,7 @@ impl Core {
         self.send_within(event_loop, payload, group.limits.max_unsent)
     }
 
-    /// As [`send`](Core::send), with a limit of the caller's.
+    /// As [`send`](ConnectionCore::send), with a limit of the caller's.
     #[inline]
     pub(super) fn send_within<P: Payload>(
         &self,
@@ -163,7 +163,7 @@ impl Core {
         if unsent.is_none() {
             match payload.write(self.fd.as_fd()) {
                 Ok(Transferred::Bytes(n)) => {
-                    self.note_activity(event_loop);
+                    self.record_activity(event_loop);
                     if n == len {
                         return Ok(SendStatus::Written);
                     }
@@ -184,7 +184,7 @@ impl Core {
         payload.queue(queue, sent);
         self.count_reply(queue, len - sent);
         drop(unsent);
-        self.queue_has_grown(event_loop);
+        self.on_queue_grown(event_loop);
         Ok(SendStatus::Queued)
     }
 
@@ -221,7 +221,7 @@ impl Core {
         }
         let mut unsent = self.unsent.borrow_mut();
         let is_first = unsent.is_none();
-        if unsent.as_ref().is_some_and(|queue| !queue.has_room_for_file()) {
+        if unsent.as_ref().is_some_and(|queue| !queue.can_queue_file()) {
             return Err(SendError::Full);
         }
         let queue = unsent.get_or_insert_default();
@@ -229,7 +229,7 @@ impl Core {
         self.count_reply(queue, usize::try_from(length).unwrap_or(usize::MAX));
         drop(unsent);
         if is_first && let Err(error) = self.write_queue(event_loop) {
-            self.forget_last_file();
+            self.pop_last_file();
             // Some of it may have been sent, so that the peer was promised the rest.
             if !stream::is_disconnected(&self.fd, &error) {
                 self.reset_when_closed();
@@ -240,41 +240,41 @@ impl Core {
         let mut unsent = self.unsent.borrow_mut();
         let Some(queue) = unsent.as_mut() else { return Ok(SendStatus::Written) };
         let room = self.membership.group().limits.max_unsent.saturating_sub(queue.in_memory());
-        let kept = queue.keep_small_file(room);
+        let kept = queue.read_small_file(room);
         drop(unsent);
         if let Err(error) = kept {
             self.close(event_loop, CloseReason::Error(error));
-            self.forget_last_file();
+            self.pop_last_file();
             return Err(SendError::Closed);
         }
-        self.queue_has_grown(event_loop);
+        self.on_queue_grown(event_loop);
         Ok(SendStatus::Queued)
     }
 
     /// A file with which the output has ended was not accepted, so what is left of it does not count as unsent.
-    fn forget_last_file(&self) {
+    fn pop_last_file(&self) {
         let mut unsent = self.unsent.borrow_mut();
         if let Some(queue) = unsent.as_mut() {
-            queue.forget_last_file();
+            queue.pop_last_file();
             if queue.is_empty() {
                 *unsent = None;
             }
         }
     }
 
-    fn queue_has_grown(&self, event_loop: &EventLoop) {
-        self.count_buffered();
-        self.tell_handles_of_queue();
+    fn on_queue_grown(&self, event_loop: &EventLoop) {
+        self.report_memory();
+        self.publish_queued();
         // A linked connection's input has another way out, and its own way of waiting.
         if !self.is_linked() {
             let limits = &self.membership.group().limits;
             // Unsolicited output has no part in this: two peers that both send before they read would wait for each other.
-            if limits.pauses_for_replies && self.unsent_replies() > self.marks_of_replies().0 {
-                self.held_back.set(!self.discarding.get());
+            if limits.pauses_for_replies && self.unsent_replies() > self.reply_marks().0 {
+                self.throttled.set(!self.discarding.get());
             }
-            if self.queued() > limits.high_water && self.above_mark.get() == AboveMark::No {
+            if self.queued() > limits.high_water && self.high_water.get() == HighWater::No {
                 // The send may be the handler's own, so its call comes later.
-                self.above_mark.set(AboveMark::Noted);
+                self.high_water.set(HighWater::Deferred);
                 event_loop.add_ready(self.id, Readiness::NOTE);
             }
         }
@@ -283,7 +283,7 @@ impl Core {
 
     /// Above how many replies the connection reads no more, and at how few it reads again: the water marks, and little of them while
     /// memory is scarce.
-    pub(super) fn marks_of_replies(&self) -> (usize, usize) {
+    pub(super) fn reply_marks(&self) -> (usize, usize) {
         let group = self.membership.group();
         let part = if group.budget().is_scarce() { 16 } else { 1 };
         (group.limits.high_water / part, group.limits.low_water / part)
@@ -310,10 +310,10 @@ impl Core {
     }
 
     /// Answers whether the handler is to be told, now, that the high-water mark has been passed.
-    pub(in crate::net) fn take_high_note(&self) -> bool {
-        let is_news = self.above_mark.get() == AboveMark::Noted && !self.is_linked();
+    pub(in crate::net) fn take_deferred_high_water(&self) -> bool {
+        let is_news = self.high_water.get() == HighWater::Deferred && !self.is_linked();
         if is_news {
-            self.above_mark.set(AboveMark::Told);
+            self.high_water.set(HighWater::Delivered);
         }
         is_news
     }
@@ -334,15 +334,15 @@ impl Core {
         if queue.len() < before {
             queue.replies.take(before - queue.len());
             self.note_moved(before - queue.len());
-            self.note_activity(event_loop);
+            self.record_activity(event_loop);
         }
         match wrote? {
-            Wrote::Blocked => event_loop.clear_ready(self.id, OUTPUT),
-            Wrote::Later => {
+            WriteOutcome::Blocked => event_loop.clear_ready(self.id, OUTPUT),
+            WriteOutcome::FdsBlocked => {
                 event_loop.clear_ready(self.id, OUTPUT);
-                self.send_again_later(event_loop);
+                self.retry_fds_later(event_loop);
             }
-            Wrote::Enough => {}
+            WriteOutcome::Done => {}
         }
         if queue.is_empty() {
             *unsent = None;
@@ -361,19 +361,19 @@ impl Core {
             self.fail_output(event_loop, error);
             return Flushed::default();
         }
-        self.count_buffered();
-        self.tell_handles_of_queue();
+        self.report_memory();
+        self.publish_queued();
         let left = self.queued();
         let low_water = self.membership.group().limits.low_water;
-        let low = left <= low_water && self.above_mark.replace(AboveMark::No) == AboveMark::Told;
-        if self.unsent_replies() <= self.marks_of_replies().1 && self.held_back.replace(false) {
+        let low = left <= low_water && self.high_water.replace(HighWater::No) == HighWater::Delivered;
+        if self.unsent_replies() <= self.reply_marks().1 && self.throttled.replace(false) {
             // What the handler has left because its answers had nowhere to go. Input that was not complete at the peer's end
             // has been offered for the last time.
             if !self.peer_finished.get() {
-                self.offer_unread(event_loop);
+                self.redeliver_unread(event_loop);
             }
         }
-        self.let_other_go_on(event_loop);
+        self.resume_linked(event_loop);
         if left == 0 {
             self.wants_drained.set(false);
             if self.state.get() == ConnectionState::Closing {
@@ -385,7 +385,7 @@ impl Core {
     }
 
     pub(super) fn shutdown(&self, event_loop: &EventLoop) {
-        if !self.accept_last_sends(event_loop) {
+        if !self.drain_last_sends(event_loop) {
             return;
         }
         self.state.set(ConnectionState::Closing);
@@ -397,19 +397,19 @@ impl Core {
     /// Sends the FIN of a connection that is about to be reset, if all is sent and nothing is linked. A peer that has received all then
     /// reads an end in order; for one that has not, the reset overtakes the FIN. A connection that was shut down at the begin of the stop
     /// ends in the same way, so that it makes no difference to peers whether the stop was noted in time.
-    pub(super) fn finish_before_reset(&self, event_loop: &EventLoop) {
+    pub(super) fn send_fin_before_reset(&self, event_loop: &EventLoop) {
         // A forked child leaves the socket as it is.
         if self.membership.group().is_inherited() {
             return;
         }
         let is_whole =
-            self.accept_last_sends(event_loop) && self.unsent.borrow().is_none() && !self.is_relaying();
+            self.drain_last_sends(event_loop) && self.unsent.borrow().is_none() && !self.is_relaying();
         // An error means that the peer has gone, and the reset follows in either case.
         self.fin_sent.set(self.fin_sent.get() || (is_whole && stream::finish(self.fd.as_fd()).is_ok()));
     }
 
     /// Takes what other threads have sent, which goes out before the FIN, and refuses more. Returns whether the connection is open then.
-    fn accept_last_sends(&self, event_loop: &EventLoop) -> bool {
+    fn drain_last_sends(&self, event_loop: &EventLoop) -> bool {
         if self.state.get() != ConnectionState::Open {
             return false;
         }

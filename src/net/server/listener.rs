@@ -14,7 +14,7 @@ use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::logger;
 use crate::event_loop::{EventLoop, LoopHandle, Source};
 use crate::net::address::Address;
-use crate::net::connection::Arrival;
+use crate::net::connection::PendingConnection;
 use crate::net::group::admission::{Admitted, Listening};
 use crate::net::group::peer_key::Origin;
 use crate::net::group::{Group, Stage};
@@ -33,8 +33,8 @@ const QUESTIONS: usize = 6;
 /// How many connections the listener of a loop that ends hands over to others.
 const MOST_AT_END: usize = 4096;
 
-pub(in crate::net) type EstablishHere = dyn Fn(&EventLoop, Arrival);
-pub(in crate::net) type EstablishThere = dyn Fn(&EventLoop, Arrival) + Send + Sync;
+pub(in crate::net) type EstablishHere = dyn Fn(&EventLoop, PendingConnection);
+pub(in crate::net) type EstablishThere = dyn Fn(&EventLoop, PendingConnection) + Send + Sync;
 
 /// Makes a connection of an accepted socket, on the loop it is called with.
 pub(in crate::net) enum Establish {
@@ -75,7 +75,7 @@ struct Close;
 /// A connection on its way to the loop that it was dealt to. If that ends before, the listener is given the connection back.
 struct Delivery {
     /// `None` when it has got there.
-    arrival: Option<Arrival>,
+    arrival: Option<PendingConnection>,
     origin: Origin,
     listener: LoopHandle,
     id: ChannelId,
@@ -83,7 +83,7 @@ struct Delivery {
 
 /// A connection that is given back.
 struct Returned {
-    arrival: Option<Arrival>,
+    arrival: Option<PendingConnection>,
     origin: Origin,
 }
 
@@ -200,11 +200,11 @@ impl Listener {
             return turn_away();
         };
         let membership = self.group.join(shard, admitted);
-        self.send_to_loop(event_loop, Arrival { fd, peer, membership }, origin);
+        self.send_to_loop(event_loop, PendingConnection { fd, peer, membership }, origin);
     }
 
     /// Opens the connection on the loop that it was dealt to.
-    fn send_to_loop(&self, event_loop: &EventLoop, arrival: Arrival, origin: Origin) {
+    fn send_to_loop(&self, event_loop: &EventLoop, arrival: PendingConnection, origin: Origin) {
         let there = arrival.membership.event_loop().clone();
         match &self.establish {
             Establish::Here(establish) => establish(event_loop, arrival),
@@ -225,7 +225,7 @@ impl Listener {
     }
 
     /// Deals a connection out again whose loop has ended before it got there.
-    fn deal_again(&self, event_loop: &EventLoop, mut arrival: Arrival, origin: Origin) {
+    fn deal_again(&self, event_loop: &EventLoop, mut arrival: PendingConnection, origin: Origin) {
         if self.group.stage() != Stage::Serving {
             return close_unopened(arrival.fd, &arrival.peer);
         }
