@@ -1,4 +1,5 @@
-//! Event sources other than sockets: descriptors of any kind, and what the kernel reports through one.
+//! Event sources other than sockets: user descriptors, eventfds, signals, child processes, file
+//! changes, and pressure and memory notifications.
 
 pub(crate) mod cgroup_memory;
 pub(crate) mod channel;
@@ -11,12 +12,12 @@ pub(crate) mod watcher;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, WeakLoop};
 
-/// What a user holds of a source on the loop. Dropping it removes the source from the loop.
+/// The user's handle of a source that the loop owns. Dropping it removes the source from the loop.
 ///
-/// Weak: the source belongs to the loop, and may be gone already.
+/// Weak: the loop may already have removed the source, or have been dropped.
 pub(crate) struct Registration {
     event_loop: WeakLoop,
-    /// None once it has been left to the loop.
+    /// `None` after `detach`.
     id: Option<ChannelId>,
 }
 
@@ -30,7 +31,7 @@ impl Registration {
         self.id.and_then(is_registered).unwrap_or(false)
     }
 
-    /// Leaves the source to the loop.
+    /// Leaves the source to the loop: dropping the handle no longer removes it.
     pub(crate) fn detach(mut self) {
         self.id = None;
     }

@@ -1,4 +1,5 @@
-//! The kernel's notice of how much memory a control group uses: thresholds in cgroup v1, counts of events in cgroup v2.
+//! Memory notifications of control groups: usage thresholds in cgroup v1, memory events in cgroup
+//! v2.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -16,12 +17,14 @@ use crate::readiness::{Interest, Readiness};
 use crate::sources::Registration;
 use crate::sources::watcher::{FileChange, FileChanges, Watcher};
 
-/// A threshold for the memory that a group of cgroup v1 uses, whose crossing is told.
+/// A memory usage threshold of a cgroup v1 group.
 ///
-/// The kernel signals an [`EventFd`] of this value whenever the use goes above the threshold or falls below it, and once more
-/// when the group is removed. Which of these it was is for the callback to find out (`memory.usage_in_bytes`).
+/// The kernel signals an [`EventFd`] of this source whenever usage rises above the threshold or
+/// falls below it, and once when the group is removed. The callback distinguishes the cases by
+/// reading `memory.usage_in_bytes`.
 ///
-/// Dropping this ends it; [`detach`](MemoryThreshold::detach) leaves it to the loop. Bound to the loop's thread, like the loop.
+/// Dropping this closes the source; [`detach`](MemoryThreshold::detach) leaves it to the loop.
+/// Bound to the loop's thread, like the loop.
 ///
 /// ```no_run
 /// use reveille::{EventLoop, MemoryThreshold};
@@ -30,15 +33,15 @@ use crate::sources::watcher::{FileChange, FileChanges, Watcher};
 /// let event_loop = EventLoop::new()?;
 /// let group = "/sys/fs/cgroup/memory/workers";
 /// let _threshold = MemoryThreshold::new(&event_loop, group, 512 << 20, |_, crossings| {
-///     println!("the workers have crossed half a gigabyte, {crossings} times since they last did");
+///     println!("the workers' usage has crossed 512 MiB ({crossings} crossings)");
 /// })?;
 /// event_loop.run()
 /// # }
 /// ```
 ///
-/// See Documentation/admin-guide/cgroup-v1/memory.rst of Linux, section 9. Systems of today mostly have cgroup v2 alone, where
-/// there are [`MemoryEvents`].
-#[must_use = "nothing is told any longer when this is dropped; `detach` leaves it to the loop"]
+/// See Documentation/admin-guide/cgroup-v1/memory.rst of Linux, section 9. Most current systems
+/// have only cgroup v2; use [`MemoryEvents`] there.
+#[must_use = "dropping this closes the source; `detach` leaves it to the loop"]
 pub struct MemoryThreshold {
     registration: Registration,
 }
@@ -52,15 +55,17 @@ struct Threshold {
 }
 
 impl MemoryThreshold {
-    /// Calls `callback` with the number of crossings when the memory that `group` uses has crossed `bytes`, which the kernel counts
-    /// in whole pages. `group` is a directory under the one where the memory controller is mounted.
+    /// Calls `callback` with the number of crossings when the memory usage of `group` has crossed
+    /// `bytes`. The kernel counts usage in whole pages. `group` is a directory below the mount
+    /// point of the memory controller.
     ///
-    /// A panic in the callback ends the source, as if it had been dropped.
+    /// A panic in the callback closes the source.
     ///
     /// # Errors
-    /// [`Unsupported`](io::ErrorKind::Unsupported) if `group` is no memory group of cgroup v1, or the kernel has no thresholds
-    /// for it; [`PermissionDenied`](io::ErrorKind::PermissionDenied) if it is somebody else's; EMFILE if descriptors have run
-    /// out.
+    /// - [`Unsupported`](io::ErrorKind::Unsupported) if `group` is not a memory group of cgroup v1,
+    ///   or the kernel does not support thresholds for it.
+    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied) if another user owns the group.
+    /// - EMFILE if the process has no free descriptor.
     pub fn new(
         event_loop: &EventLoop,
         group: impl AsRef<Path>,
@@ -71,31 +76,35 @@ impl MemoryThreshold {
         let group = group.as_ref();
         let refused = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::Unsupported => {
-                unsupported(group, "is no memory group of cgroup v1 with thresholds", &error)
+                unsupported(group, "is no memory group of cgroup v1 that supports thresholds", &error)
             }
             kind => io::Error::new(kind, format!("no threshold for {}: {error}", group.display())),
         };
         let crossings = EventFd::new(0)?;
         let usage = fs::File::open(group.join("memory.usage_in_bytes")).map_err(refused)?;
-        // The kernel looks the two descriptors up within this call, and keeps what they stand for until the eventfd is closed.
-        let terms = format!("{} {} {bytes}", crossings.as_raw_fd(), usage.as_raw_fd());
+        // The kernel resolves both descriptors during this write, and holds references to what they
+        // refer to until the eventfd is closed.
+        let request = format!("{} {} {bytes}", crossings.as_raw_fd(), usage.as_raw_fd());
         let control = fs::File::options().write(true).open(group.join("cgroup.event_control"));
-        control.and_then(|control| io::Write::write_all(&mut &control, terms.as_bytes())).map_err(refused)?;
+        control
+            .and_then(|control| io::Write::write_all(&mut &control, request.as_bytes()))
+            .map_err(refused)?;
         let threshold = event_loop.register(Interest::READABLE, |id| {
             Rc::new(Threshold { id, crossings, callback: RefCell::new(callback) })
         })?;
         Ok(MemoryThreshold { registration: Registration::new(event_loop, threshold.id) })
     }
 
-    /// Whether crossings are still told: the callback has not panicked, and the loop is there.
+    /// Whether crossings are still reported: neither has the callback panicked nor the loop been
+    /// dropped.
     pub fn is_open(&self) -> bool {
         self.registration.is_open()
     }
 
-    /// Ends it: the callback is not called again.
+    /// Closes the source: the callback is not called again.
     pub fn close(self) {}
 
-    /// Leaves it to the loop, until that is dropped.
+    /// Leaves the source to the loop, until the loop is dropped.
     pub fn detach(self) {
         self.registration.detach();
     }
@@ -129,34 +138,34 @@ impl Source for Threshold {
     }
 }
 
-/// How often the limits of a group's memory have come into play, as `memory.events` has it.
+/// Counters of a group's `memory.events`: how often each memory limit has taken effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct MemoryCounts {
-    /// Memory below `memory.low` was taken away, since there was no other.
+    /// Memory below `memory.low` was reclaimed, since no unprotected memory was left.
     pub low: u64,
-    /// The group went past `memory.high`, and was slowed down.
+    /// Usage exceeded `memory.high`, and the group was throttled.
     pub high: u64,
-    /// The group came to `memory.max`.
+    /// Usage reached `memory.max`.
     pub max: u64,
-    /// The group was about to fail an allocation at its limit.
+    /// Usage reached the limit and an allocation was about to fail.
     pub oom: u64,
-    /// Processes of the group that were killed for want of memory.
+    /// Processes of the group killed by the OOM killer.
     pub oom_kill: u64,
 }
 
 impl MemoryCounts {
-    /// The counts of a group now.
+    /// Reads the current counts of a group.
     ///
     /// # Errors
-    /// As [`MemoryEvents::new`].
+    /// Same as [`MemoryEvents::new`].
     pub fn of(group: impl AsRef<Path>) -> io::Result<MemoryCounts> {
         let group = group.as_ref();
         let text = fs::read_to_string(events_of(group)).map_err(|error| no_events(group, error))?;
         Ok(MemoryCounts::parse(&text))
     }
 
-    /// Lines of a name and a count. Names that are not known are for later kernels to explain.
+    /// Parses lines of a name and a count. Unknown names, of later kernels, are ignored.
     fn parse(text: &str) -> MemoryCounts {
         let mut counts = MemoryCounts::default();
         for line in text.lines() {
@@ -175,10 +184,11 @@ impl MemoryCounts {
     }
 }
 
-/// The memory events of a group of cgroup v2, told when their counts change.
+/// The memory events of a cgroup v2 group, reported when their counts change.
 ///
-/// Dropping this ends it; [`detach`](MemoryEvents::detach) leaves it to the loop. It ends by itself if the group is removed, or the
-/// callback panics. Bound to the loop's thread, like the loop.
+/// Dropping this closes the source; [`detach`](MemoryEvents::detach) leaves it to the loop. The
+/// source closes itself if the group is removed or the callback panics. Bound to the loop's thread,
+/// like the loop.
 ///
 /// ```no_run
 /// use reveille::{EventLoop, MemoryEvents};
@@ -186,33 +196,34 @@ impl MemoryCounts {
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;
 /// let _events = MemoryEvents::new(&event_loop, "/sys/fs/cgroup/workers", |_, counts| {
-///     println!("slowed down {} times, {} processes killed", counts.high, counts.oom_kill);
+///     println!("throttled {} times, {} processes killed", counts.high, counts.oom_kill);
 /// })?;
 /// event_loop.run()
 /// # }
 /// ```
 ///
 /// See Documentation/admin-guide/cgroup-v2.rst of Linux, `memory.events`.
-#[must_use = "nothing is told any longer when this is dropped; `detach` leaves it to the loop"]
+#[must_use = "dropping this closes the source; `detach` leaves it to the loop"]
 #[derive(Debug)]
 pub struct MemoryEvents {
     watcher: Watcher,
 }
 
 impl MemoryEvents {
-    /// Calls `callback` with the counts of `group`, the group's directory, whenever they have changed. The kernel tells of changes
-    /// at most every 10 ms, so one call may stand for several.
+    /// Calls `callback` with the counts of `group`, a group's directory, whenever they change. The
+    /// kernel reports changes at most every 10 ms, so one call may cover several.
     ///
     /// # Errors
-    /// [`Unsupported`](io::ErrorKind::Unsupported) if `group` has no `memory.events`: it is no group of cgroup v2, or its root,
-    /// or its parent does not have the memory controller enabled; else as [`Watcher::new`] and [`Watcher::watch`].
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if `group` has no `memory.events`: it is not a
+    /// cgroup v2 group, it is the root, or its parent does not have the memory controller enabled.
+    /// Otherwise same as [`Watcher::new`] and [`Watcher::watch`].
     pub fn new(
         event_loop: &EventLoop,
         group: impl AsRef<Path>,
         mut callback: impl FnMut(&EventLoop, MemoryCounts) + 'static,
     ) -> io::Result<MemoryEvents> {
         let group = group.as_ref().to_owned();
-        // Watched before it is read, so that no change falls between.
+        // The watch is added before the first read, so that no change is missed.
         let known = Rc::new(RefCell::new(MemoryCounts::default()));
         let (last, path) = (Rc::clone(&known), group.clone());
         let watcher = Watcher::new(event_loop, move |event| match MemoryCounts::of(&path) {
@@ -232,15 +243,15 @@ impl MemoryEvents {
         Ok(MemoryEvents { watcher })
     }
 
-    /// Whether changes are still told.
+    /// Whether changes are still reported.
     pub fn is_open(&self) -> bool {
         self.watcher.is_open()
     }
 
-    /// Ends it: the callback is not called again.
+    /// Closes the source: the callback is not called again.
     pub fn close(self) {}
 
-    /// Leaves it to the loop, until that is dropped.
+    /// Leaves the source to the loop, until the loop is dropped.
     pub fn detach(self) {
         self.watcher.detach();
     }

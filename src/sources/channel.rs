@@ -1,7 +1,8 @@
-//! Descriptors of the user's own on the loop.
+//! Watches a descriptor of the user's on the loop.
 //!
-//! The loop cannot see the I/O that a user does on them, so it cannot know when a readiness is used up. It asks the kernel
-//! instead: after each callback the descriptor is registered anew, which has what still stands reported again.
+//! The loop does not see the I/O that the user does on the descriptor, so it cannot track when
+//! readiness is exhausted. Instead the descriptor is registered again after each callback, which
+//! makes the kernel report the readiness that remains.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -14,15 +15,16 @@ use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, Source, WeakLoop};
 use crate::readiness::{Interest, Readiness};
 
-/// A descriptor on a loop, and the callback that answers for it.
+/// A descriptor registered on a loop, with a callback for its readiness.
 ///
-/// The loop owns the descriptor from here on: it cannot be closed, and its number cannot be used again, while the loop
-/// watches it. This value is what remains with the caller. Dropping it [closes](Channel::close) the channel;
-/// [`detach`](Channel::detach) leaves it to the loop.
+/// The loop owns the descriptor: while the loop watches it, the descriptor cannot be closed and its
+/// number cannot be reused. The `Channel` is the caller's handle. Dropping it
+/// [closes](Channel::close) the channel; [`detach`](Channel::detach) leaves the channel to the
+/// loop.
 ///
-/// Level-triggered: the callback is called in every turn in which something that the channel is interested in stands. It may
-/// close, drop, or change any channel, itself included; a channel that is closed is never called again, not even for what the
-/// kernel has reported already.
+/// Level-triggered: the callback is called in every turn in which the descriptor is ready for the
+/// channel's interest. The callback may close, drop, or change any channel, including its own. A
+/// closed channel is never called again, not even for events that the kernel has already reported.
 ///
 /// Bound to the loop's thread, like the loop.
 ///
@@ -50,12 +52,12 @@ use crate::readiness::{Interest, Readiness};
 #[must_use = "a channel is closed when it is dropped; `detach` leaves it to the loop"]
 pub struct Channel<F: AsFd + 'static> {
     event_loop: WeakLoop,
-    core: Weak<Core<F>>,
+    channel: Weak<ChannelSource<F>>,
 }
 
 type Callback<F> = Contained<Box<dyn FnMut(&ChannelEvent<'_, F>)>>;
 
-struct Core<F: AsFd + 'static> {
+struct ChannelSource<F: AsFd + 'static> {
     id: ChannelId,
     source: Contained<F>,
     interest: Cell<Interest>,
@@ -63,13 +65,14 @@ struct Core<F: AsFd + 'static> {
 }
 
 impl<F: AsFd + 'static> Channel<F> {
-    /// Watches `source` for `interest`, and calls `callback` with what happens.
+    /// Watches `source` for `interest`, and calls `callback` when it is ready.
     ///
-    /// The descriptor should be non-blocking, or the callback may hold up the loop.
+    /// The descriptor should be non-blocking; otherwise I/O in the callback can block the loop.
     ///
     /// # Errors
-    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) for a regular file or a directory, which epoll does not take; else
-    /// what the kernel says (epoll_ctl(2)). `source` is dropped then.
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) for a regular file or a directory,
+    /// which epoll does not support; otherwise the error of epoll_ctl(2). `source` is dropped on
+    /// error.
     pub fn new(
         event_loop: &EventLoop,
         source: F,
@@ -78,56 +81,63 @@ impl<F: AsFd + 'static> Channel<F> {
     ) -> io::Result<Channel<F>> {
         let source = Contained::new(source);
         let callback: Callback<F> = Contained::new(Box::new(callback));
-        let core = event_loop.register(interest, |id| {
-            Rc::new(Core { id, source, interest: Cell::new(interest), callback: RefCell::new(callback) })
+        let channel = event_loop.register(interest, |id| {
+            Rc::new(ChannelSource {
+                id,
+                source,
+                interest: Cell::new(interest),
+                callback: RefCell::new(callback),
+            })
         })?;
-        Ok(Channel { event_loop: event_loop.downgrade(), core: Rc::downgrade(&core) })
+        Ok(Channel { event_loop: event_loop.downgrade(), channel: Rc::downgrade(&channel) })
     }
 
-    /// Changes what the channel waits for. What stands already counts.
+    /// Changes the interest. Readiness that exists already is reported.
     ///
     /// # Errors
-    /// [`NotFound`](io::ErrorKind::NotFound) if the channel is closed; else what the kernel says.
+    /// [`NotFound`](io::ErrorKind::NotFound) if the channel is closed; otherwise the error of
+    /// epoll_ctl(2).
     pub fn set_interest(&self, interest: Interest) -> io::Result<()> {
-        self.with_core(|event_loop, core| core.set_interest(event_loop, interest))
+        self.with_channel(|event_loop, channel| channel.set_interest(event_loop, interest))
             .unwrap_or_else(|| Err(closed()))
     }
 
-    /// What the channel waits for; nothing once it is closed.
+    /// The current interest; [`Interest::EMPTY`] once the channel is closed.
     pub fn interest(&self) -> Interest {
-        self.with_core(|_, core| core.interest.get()).unwrap_or(Interest::EMPTY)
+        self.with_channel(|_, channel| channel.interest.get()).unwrap_or(Interest::EMPTY)
     }
 
-    /// Whether the channel has not been closed.
+    /// Returns `true` until the channel is closed.
     pub fn is_open(&self) -> bool {
-        self.with_core(|_, _| ()).is_some()
+        self.with_channel(|_, _| ()).is_some()
     }
 
-    /// Lends the descriptor for a call; `None` once the channel is closed.
+    /// Calls `f` with the descriptor. Returns `None` once the channel is closed.
     pub fn with<R>(&self, f: impl FnOnce(&F) -> R) -> Option<R> {
-        self.with_core(|_, core| f(&core.source))
+        self.with_channel(|_, channel| f(&channel.source))
     }
 
-    /// Ends the channel: its callback is not called again. The descriptor is closed at once, or, from inside the channel's
-    /// own callback, when that has returned.
+    /// Closes the channel: its callback is not called again. The descriptor is closed at once; if
+    /// this is called inside the channel's own callback, after the callback returns.
     pub fn close(self) {}
 
-    /// Leaves the channel to the loop, which keeps it until its callback closes it or the loop is dropped.
+    /// Leaves the channel to the loop. It stays open until its callback closes it or the loop is
+    /// dropped.
     pub fn detach(mut self) {
-        self.core = Weak::new();
+        self.channel = Weak::new();
     }
 
-    fn with_core<R>(&self, f: impl FnOnce(&EventLoop, &Core<F>) -> R) -> Option<R> {
-        let core = self.core.upgrade()?;
+    fn with_channel<R>(&self, f: impl FnOnce(&EventLoop, &ChannelSource<F>) -> R) -> Option<R> {
+        let channel = self.channel.upgrade()?;
         self.event_loop
-            .with(|event_loop| event_loop.is_registered(core.id).then(|| f(event_loop, &core)))
+            .with(|event_loop| event_loop.is_registered(channel.id).then(|| f(event_loop, &channel)))
             .flatten()
     }
 }
 
 impl<F: AsFd + 'static> Drop for Channel<F> {
     fn drop(&mut self) {
-        self.with_core(|event_loop, core| core.close(event_loop));
+        self.with_channel(|event_loop, channel| channel.close(event_loop));
     }
 }
 
@@ -137,10 +147,10 @@ impl<F: AsFd + 'static> fmt::Debug for Channel<F> {
     }
 }
 
-/// What a channel's callback is told, and what it can do about it.
+/// The argument of a channel's callback: the readiness, and access to the channel.
 pub struct ChannelEvent<'a, F: AsFd + 'static> {
     event_loop: &'a EventLoop,
-    core: &'a Core<F>,
+    channel: &'a ChannelSource<F>,
     readiness: Readiness,
 }
 
@@ -152,29 +162,30 @@ impl<'a, F: AsFd + 'static> ChannelEvent<'a, F> {
 
     /// The descriptor.
     pub fn source(&self) -> &'a F {
-        &self.core.source
+        &self.channel.source
     }
 
-    /// What the kernel says of the descriptor.
+    /// The readiness that the kernel reported.
     pub fn readiness(&self) -> Readiness {
         self.readiness
     }
 
-    /// Changes what the channel waits for.
+    /// Changes the interest.
     ///
     /// # Errors
-    /// [`NotFound`](io::ErrorKind::NotFound) if the channel is closed; else what the kernel says.
+    /// [`NotFound`](io::ErrorKind::NotFound) if the channel is closed; otherwise the error of
+    /// epoll_ctl(2).
     pub fn set_interest(&self, interest: Interest) -> io::Result<()> {
-        if self.event_loop.is_registered(self.core.id) {
-            self.core.set_interest(self.event_loop, interest)
+        if self.event_loop.is_registered(self.channel.id) {
+            self.channel.set_interest(self.event_loop, interest)
         } else {
             Err(closed())
         }
     }
 
-    /// Ends the channel. Its descriptor is closed when the callback has returned.
+    /// Closes the channel. Its descriptor is closed after the callback returns.
     pub fn close(&self) {
-        self.core.close(self.event_loop);
+        self.channel.close(self.event_loop);
     }
 }
 
@@ -184,13 +195,14 @@ impl<F: AsFd + 'static> fmt::Debug for ChannelEvent<'_, F> {
     }
 }
 
-impl<F: AsFd + 'static> Core<F> {
+impl<F: AsFd + 'static> ChannelSource<F> {
     fn set_interest(&self, event_loop: &EventLoop, interest: Interest) -> io::Result<()> {
         let fd = self.source.as_fd();
         match (self.interest.get().is_empty(), interest.is_empty()) {
             (true, true) => {}
             (true, false) => event_loop.watch(self.id, fd, interest)?,
-            // A descriptor that is registered for nothing would still report hang-ups, for ever.
+            // A descriptor registered with an empty interest would still report hang-ups,
+            // indefinitely.
             (false, true) => event_loop.unwatch(fd)?,
             (false, false) => event_loop.rewatch(self.id, fd, interest)?,
         }
@@ -205,13 +217,13 @@ impl<F: AsFd + 'static> Core<F> {
     }
 }
 
-impl<F: AsFd + 'static> Source for Core<F> {
+impl<F: AsFd + 'static> Source for ChannelSource<F> {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         (!self.interest.get().is_empty()).then(|| self.source.as_fd())
     }
 
     fn on_ready(&self, event_loop: &EventLoop, readiness: Readiness) {
-        let event = ChannelEvent { event_loop, core: self, readiness };
+        let event = ChannelEvent { event_loop, channel: self, readiness };
         (self.callback.borrow_mut())(&event);
         let interest = self.interest.get();
         if event_loop.is_registered(self.id) && !interest.is_empty() {

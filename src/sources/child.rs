@@ -1,10 +1,10 @@
-//! Child processes whose end is an event of the loop.
+//! Child processes whose termination is an event of the loop.
 //!
-//! Each is watched through a descriptor of its own (pidfd_open(2)), which becomes readable when the process has ended and names that
-//! process and no other, whatever becomes of its number. So neither SIGCHLD nor a thread is needed, and other parts of the
-//! program may wait for children of theirs.
+//! Each process is watched through its own pidfd (pidfd_open(2)), which becomes readable when the
+//! process terminates. The pidfd always refers to that process, even if its PID is reused. So
+//! neither SIGCHLD nor a thread is needed, and other code may wait for its own children.
 //!
-//! The standard library starts the process and is not asked again: it would wait and kill by number.
+//! The standard library starts the process and is not used afterwards: it waits and kills by PID.
 
 mod fork;
 
@@ -27,15 +27,17 @@ use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use crate::sources::signals::signal::Signal;
 
-/// A process that this one has started, and whose end a loop waits for.
+/// A child process whose termination is reported by the loop.
 ///
-/// The callback is called once, with how the process has ended, whether or not this value is still there; the loop takes the
-/// status from the kernel, so no zombie is left. Dropping this neither ends the process nor forgets it, unless
-/// [`kill_on_drop`](Child::kill_on_drop) says so; it closes those ends of the process's pipes that were not taken.
+/// The callback is called once, with the exit status, whether or not this value still exists. The
+/// loop reaps the process, so no zombie remains. Dropping this does not kill the process and does
+/// not stop waiting for it, unless [`kill_on_drop`](Child::kill_on_drop) is set; it closes the ends
+/// of the process's pipes that were not taken.
 ///
-/// If the loop is dropped first, the callback is called then: with the status of a process that has ended, else with an
-/// error. A process that still runs goes on running, without anybody to wait for it; when it ends before this process, it stays a zombie
-/// until this process ends. One with `kill_on_drop` is killed instead, and waited for.
+/// If the loop is dropped first, the callback is called then: with the exit status if the process
+/// has terminated, otherwise with an error. A running process continues, but nothing waits for it;
+/// if it terminates before this process, it stays a zombie until this process terminates. With
+/// `kill_on_drop` it is killed and reaped instead.
 ///
 /// Bound to the loop's thread, like the loop. Needs Linux 5.4.
 ///
@@ -45,7 +47,9 @@ use crate::sources::signals::signal::Signal;
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;
-/// let child = Child::spawn(&event_loop, Command::new("sh").args(["-c", "exit 3"]), |event_loop, status| {
+/// let mut command = Command::new("sh");
+/// command.args(["-c", "exit 3"]);
+/// let child = Child::spawn(&event_loop, &mut command, |event_loop, status| {
 ///     assert_eq!(status.unwrap().code(), Some(3));
 ///     event_loop.quit();
 /// })?;
@@ -56,9 +60,10 @@ use crate::sources::signals::signal::Signal;
 /// ```
 ///
 /// # Pipes
-/// A stream that the command makes a pipe of (`Stdio::piped`) can be taken as a non-blocking `File`, ready for a
-/// [`Channel`](crate::Channel). The end of the process and the end of its output are two events, in either order: what it has
-/// written stays in the pipe, and what it has started may go on writing.
+/// A stream that the command makes a pipe (`Stdio::piped`) can be taken as a non-blocking `File`,
+/// ready for a [`Channel`](crate::Channel). The termination of the process and the end of its
+/// output are two events, in either order: output already written stays in the pipe, and processes
+/// that it started may keep writing.
 ///
 /// ```
 /// use reveille::{Channel, Child, EventLoop, Interest};
@@ -69,17 +74,20 @@ use crate::sources::signals::signal::Signal;
 /// let event_loop = EventLoop::new()?;
 /// let mut command = Command::new("echo");
 /// command.arg("hello").stdout(Stdio::piped());
-/// let mut child = Child::spawn(&event_loop, &mut command, |_, status| assert!(status.unwrap().success()))?;
-/// let mut heard = Vec::new();
+/// let on_exit = |_: &EventLoop, status: std::io::Result<std::process::ExitStatus>| {
+///     assert!(status.unwrap().success());
+/// };
+/// let mut child = Child::spawn(&event_loop, &mut command, on_exit)?;
+/// let mut output = Vec::new();
 /// let stdout = child.take_stdout().expect("a pipe");
 /// let _output = Channel::new(&event_loop, stdout, Interest::READABLE, move |event| {
 ///     let mut bytes = [0; 1024];
 ///     match event.source().read(&mut bytes) {
 ///         Ok(0) => {
-///             assert_eq!(heard, b"hello\n");
+///             assert_eq!(output, b"hello\n");
 ///             event.event_loop().quit();
 ///         }
-///         Ok(n) => heard.extend_from_slice(&bytes[..n]),
+///         Ok(n) => output.extend_from_slice(&bytes[..n]),
 ///         Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
 ///     }
 /// })?;
@@ -91,7 +99,8 @@ pub struct Child {
     process: Weak<Process>,
     id: u32,
     kill_on_drop: bool,
-    /// Only this one may kill it when it drops this value.
+    /// The process that started the child. Only this process kills the child on drop, not a fork of
+    /// it.
     parent: ProcessMark,
     stdin: Option<File>,
     stdout: Option<File>,
@@ -99,19 +108,22 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts `command`, and has the loop call `callback` when it has ended.
+    /// Starts `command`. The loop calls `callback` when the process has terminated.
     ///
-    /// A signal that the process gets before it has become the program acts by default, as it would on the program: no handler of
-    /// this process's runs there, also while hooks of the command do ([`pre_exec`](std::os::unix::process::CommandExt::pre_exec)).
+    /// A signal sent to the process before its exec has its default effect, as it would on the
+    /// program: no handler of this process runs there, even while hooks of the command run
+    /// ([`pre_exec`](std::os::unix::process::CommandExt::pre_exec)).
     ///
-    /// The callback is called in phase 3 of a turn, never from within this call. It gets an error instead of a status if there is
-    /// none to be had: somebody else has taken it (a wait for any child, or SIGCHLD set to be ignored), or the loop
-    /// is dropped while the process runs.
+    /// The callback is called in phase 3 of a turn, never from within this call. It receives an
+    /// error instead of a status if other code has reaped the process (a wait for any child, or
+    /// SIGCHLD set to be ignored), or if the loop is dropped while the process runs.
     ///
     /// # Errors
-    /// What the standard library says if the process cannot be started; what the kernel says if it cannot be watched, mostly
-    /// because descriptors have run out (EMFILE) or the kernel is too old (ENOSYS). A process that cannot be watched is killed at
-    /// once. The callback is dropped then.
+    /// - The error of the standard library if the process cannot be started.
+    /// - The system's error if the process cannot be watched: typically EMFILE if no descriptor is
+    ///   free, or ENOSYS if the kernel is too old. The process is then killed at once.
+    ///
+    /// The callback is dropped on error.
     pub fn spawn(
         event_loop: &EventLoop,
         command: &mut Command,
@@ -120,7 +132,7 @@ impl Child {
         let callback: Callback = Contained::new(Box::new(callback));
         event_loop.check_process()?;
         let mut started = Unwatched(Some(fork::with_default_actions(|| command.spawn())?));
-        let child = started.0.as_mut().expect("it has just been put there");
+        let child = started.0.as_mut().expect("it was set in the line above");
         let id = child.id();
         let pid = Pid::from_child(child);
         let mut child = Child {
@@ -132,13 +144,13 @@ impl Child {
             stdout: child.stdout.take().map(|pipe| nonblocking(pipe.into())).transpose()?,
             stderr: child.stderr.take().map(|pipe| nonblocking(pipe.into())).transpose()?,
         };
-        // Nobody should have waited for it, so that the number is still its own.
+        // Unless other code has already reaped it, the PID still refers to this process.
         let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
             Err(Errno::SRCH) => {
-                // It has ended, and the number is not its own any longer: there is nothing to kill.
+                // The process has been reaped and its PID may be reused: there is nothing to kill.
                 started.0 = None;
-                return Err(taken());
+                return Err(reaped());
             }
             Err(error) => return Err(error.into()),
         };
@@ -146,7 +158,7 @@ impl Child {
             Rc::new(Process {
                 id,
                 pidfd,
-                kill_at_end: Cell::new(false),
+                kill_on_close: Cell::new(false),
                 callback: RefCell::new(Some(callback)),
             })
         })?;
@@ -155,50 +167,58 @@ impl Child {
         Ok(child)
     }
 
-    /// Whether dropping this value, or the loop, kills the process (SIGKILL). Usually not. The callback is called all the same.
+    /// Whether dropping this value, or the loop, kills the process (SIGKILL). Default: no. The
+    /// callback is called in either case.
     pub fn kill_on_drop(mut self, kill: bool) -> Child {
         self.kill_on_drop = kill;
         if let Some(process) = self.process.upgrade() {
-            process.kill_at_end.set(kill);
+            process.kill_on_close.set(kill);
         }
         self
     }
 
-    /// The process's number. It may be another process's when this one [no longer runs](Child::is_running).
+    /// The PID. It may be reused by another process once this one [no longer
+    /// runs](Child::is_running).
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// Whether the callback has yet to be called.
+    /// Whether the callback has not been called yet.
     pub fn is_running(&self) -> bool {
         self.process.upgrade().is_some_and(|process| process.callback.borrow().is_some())
     }
 
-    /// Sends `signal` to the process, and to no other that has its number by now.
+    /// Sends `signal` to the process. A process that reuses its PID is not affected.
     ///
-    /// A process that has ended, and whose callback has yet to be called, takes any signal without effect.
+    /// A process that has terminated, but whose callback has not been called yet, accepts any
+    /// signal without effect.
     ///
     /// # Errors
-    /// [`NotFound`](io::ErrorKind::NotFound) if the process has ended and its callback has been called, or the loop has gone;
-    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) if it runs as somebody else by now.
+    /// - [`NotFound`](io::ErrorKind::NotFound) if the callback has been called, or the loop has
+    ///   been dropped.
+    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied) if the process now runs as another
+    ///   user.
     pub fn kill(&self, signal: Signal) -> io::Result<()> {
         let process = self.process.upgrade().filter(|process| process.callback.borrow().is_some());
-        process.ok_or_else(gone)?.signal(signal)
+        process.ok_or_else(ended)?.signal(signal)
     }
 
-    /// The end to write to of a standard input that is a pipe; `None` if it is not, or has been taken. Non-blocking.
+    /// Takes the write end of the process's standard input. Non-blocking. Returns `None` if it is
+    /// not a pipe or has already been taken.
     ///
-    /// The process reads the end of its input when this is closed.
+    /// Closing it signals end of input to the process.
     pub fn take_stdin(&mut self) -> Option<File> {
         self.stdin.take()
     }
 
-    /// The end to read from of a standard output that is a pipe; `None` if it is not, or has been taken. Non-blocking.
+    /// Takes the read end of the process's standard output. Non-blocking. Returns `None` if it is
+    /// not a pipe or has already been taken.
     pub fn take_stdout(&mut self) -> Option<File> {
         self.stdout.take()
     }
 
-    /// The end to read from of a standard error that is a pipe; `None` if it is not, or has been taken. Non-blocking.
+    /// Takes the read end of the process's standard error. Non-blocking. Returns `None` if it is
+    /// not a pipe or has already been taken.
     pub fn take_stderr(&mut self) -> Option<File> {
         self.stderr.take()
     }
@@ -225,7 +245,8 @@ impl fmt::Debug for Child {
     }
 }
 
-/// A process between its start and the loop's taking it on. Left in here, it is killed.
+/// A process between its start and its registration with the loop. Dropping this kills the process
+/// if it is still set.
 struct Unwatched(Option<process::Child>);
 
 impl Drop for Unwatched {
@@ -249,34 +270,35 @@ type Callback = Contained<Box<dyn FnOnce(&EventLoop, io::Result<ExitStatus>)>>;
 struct Process {
     id: ChannelId,
     pidfd: OwnedFd,
-    kill_at_end: Cell<bool>,
-    /// Taken when it is called.
+    kill_on_close: Cell<bool>,
+    /// `None` once it has been called.
     callback: RefCell<Option<Callback>>,
 }
 
 impl Process {
     fn signal(&self, signal: Signal) -> io::Result<()> {
         match rustix::process::pidfd_send_signal(&self.pidfd, signal.to_rustix()) {
-            Err(Errno::SRCH) => Err(gone()),
+            Err(Errno::SRCH) => Err(ended()),
             result => Ok(result?),
         }
     }
 
-    /// How the process has ended, taken from the kernel for good. `None` if it has not, and `options` says not to wait.
+    /// Reaps the process and returns its status. Returns `None` if it has not terminated and
+    /// `options` contains `NOHANG`.
     fn reap(&self, options: WaitIdOptions) -> Option<io::Result<ExitStatus>> {
         let wait =
             || rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options | WaitIdOptions::EXITED);
         match retry_on_intr(wait) {
             Ok(status) => status.as_ref().map(|status| Ok(exit_status(status))),
-            Err(Errno::CHILD) => Some(Err(taken())),
+            Err(Errno::CHILD) => Some(Err(reaped())),
             Err(error) => Some(Err(error.into())),
         }
     }
 
-    fn tell(&self, event_loop: &EventLoop, how: io::Result<ExitStatus>) {
+    fn call_back(&self, event_loop: &EventLoop, status: io::Result<ExitStatus>) {
         let callback = self.callback.borrow_mut().take();
         if let Some(callback) = callback {
-            callback.into_inner()(event_loop, how);
+            callback.into_inner()(event_loop, status);
         }
     }
 }
@@ -288,11 +310,11 @@ impl Source for Process {
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
         match self.reap(WaitIdOptions::NOHANG) {
-            Some(how) => {
+            Some(status) => {
                 event_loop.remove(self.id);
-                self.tell(event_loop, how);
+                self.call_back(event_loop, status);
             }
-            // Somebody traces it, and has yet to let go; that is an event of its own.
+            // A tracer has not released it yet; the release is a further event.
             None => event_loop.clear_ready(self.id, !Readiness::NONE),
         }
     }
@@ -302,37 +324,40 @@ impl Source for Process {
     }
 
     fn on_close(&self, event_loop: &EventLoop) {
-        let how = if self.kill_at_end.get() && self.signal(Signal::KILL).is_ok() {
+        let status = if self.kill_on_close.get() && self.signal(Signal::KILL).is_ok() {
             self.reap(WaitIdOptions::empty())
         } else {
             self.reap(WaitIdOptions::NOHANG)
         };
-        let how = how.unwrap_or_else(|| Err(io::Error::other("the loop is dropped while the process runs")));
-        self.tell(event_loop, how);
+        let status =
+            status.unwrap_or_else(|| Err(io::Error::other("the loop is dropped while the process runs")));
+        self.call_back(event_loop, status);
     }
 }
 
-/// In the form of wait(2): the code in the second byte, or the signal in the first with a bit for the core dump.
+/// The status word of wait(2): the exit code in the second byte, or the signal in the first byte
+/// with a bit for a core dump.
 fn exit_status(status: &WaitIdStatus) -> ExitStatus {
     let raw = match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => (code & 0xff) << 8,
         (None, Some(signal)) => signal | if status.dumped() { 0x80 } else { 0 },
-        (None, None) => unreachable!("the kernel was asked for processes that have ended"),
+        (None, None) => unreachable!("only terminated processes were requested"),
     };
     ExitStatus::from_raw(raw)
 }
 
-/// Only this end: the process has the other one, whose mode is its own.
+/// Changes the mode of this end only: the process holds the other end, which has a mode of its own.
 fn nonblocking(pipe: OwnedFd) -> io::Result<File> {
     rustix::io::ioctl_fionbio(&pipe, true)?;
     Ok(File::from(pipe))
 }
 
-fn gone() -> io::Error {
+fn ended() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the process has ended")
 }
 
-fn taken() -> io::Error {
-    let message = "the process has ended, and somebody else has taken its status (a wait for any child, or an ignored SIGCHLD)";
+fn reaped() -> io::Error {
+    let message =
+        "the process has ended, and other code has reaped it (a wait for any child, or an ignored SIGCHLD)";
     io::Error::new(io::ErrorKind::NotFound, message)
 }

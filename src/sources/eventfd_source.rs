@@ -1,4 +1,4 @@
-//! An eventfd on a loop: a callback for each count.
+//! Watches an eventfd on the loop, with a callback for each count read.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -12,44 +12,48 @@ use crate::event_loop::{EventLoop, Source, WeakLoop};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
 
-/// What is read in one turn. A plain eventfd is empty after one read; of a semaphore each unit is one.
-const READS_A_TURN: usize = 64;
+/// Maximum number of reads in one turn. One read empties a plain eventfd; a semaphore takes one
+/// read per unit.
+const READS_PER_TURN: usize = 64;
 
-/// An eventfd on a loop, for as long as this value lives: from [`EventFd::watch`].
+/// A watched eventfd, from [`EventFd::watch`].
 ///
-/// Dropping it ends the watch and closes the loop's descriptor; others of the same counter, such as
-/// [clones](EventFd::try_clone), stay. The callback itself may drop it.
+/// Dropping this stops the watch and closes the loop's descriptor. Other descriptors of the same
+/// counter, such as [clones](EventFd::try_clone), stay open. The callback itself may drop it.
 ///
-/// Bound to the loop's thread, like the loop. Whoever is to signal from another thread or process has a descriptor of its own.
-#[must_use = "an eventfd is not watched any longer when this is dropped"]
+/// Bound to the loop's thread, like the loop. A writer in another thread or process uses a
+/// descriptor of its own.
+#[must_use = "dropping this stops the watch"]
 pub struct EventFdSource {
     event_loop: WeakLoop,
-    core: Weak<Core>,
+    watch: Weak<EventFdWatch>,
 }
 
 type OnCount = dyn FnMut(&EventLoop, u64);
 
-struct Core {
+struct EventFdWatch {
     id: ChannelId,
     eventfd: EventFd,
     on_count: RefCell<Contained<Box<OnCount>>>,
 }
 
 impl EventFd {
-    /// Watches the counter on a loop, and calls `on_count` with what it reads from it, never 0.
+    /// Watches the counter on a loop, and calls `on_count` with each value read from it, never 0.
     ///
-    /// A plain eventfd is read empty, so signals that come together are one call with their sum. Each unit of a
-    /// [semaphore](crate::EventFdBuilder::semaphore) is a call with 1, up to 64 a turn of the loop, so that a large count does not
-    /// keep other channels waiting. Units that another reader takes first are not seen here.
+    /// A plain eventfd is read until empty, so writes that arrive together are reported as one call
+    /// with their sum. Each unit of a [semaphore](crate::EventFdBuilder::semaphore) is a call with
+    /// 1, at most 64 per turn, so that a large count does not starve other channels. Units that
+    /// another reader takes first are not reported here.
     ///
-    /// What is there already counts. A blocking eventfd is watched as well as any other, without the loop ever sleeping in it.
+    /// A counter that is already above 0 is reported. A blocking eventfd works the same: the loop
+    /// never sleeps in a read of it.
     ///
-    /// A panic in `on_count` ends the watch; so does an error of a read, with a word in the log, as for a descriptor that is no
-    /// eventfd (see [`EventFd::read`]).
+    /// A panic in `on_count` stops the watch. So does a read error, such as that of a descriptor
+    /// that is not an eventfd (see [`EventFd::read`]); it is logged.
     ///
     /// # Errors
-    /// What the kernel says when it cannot watch the descriptor (epoll_ctl(2)): ENOSPC if the user watches as many as
-    /// `fs.epoll.max_user_watches` allows, ENOMEM, EPERM if it is that of a file or directory. It is closed then.
+    /// The error of epoll_ctl(2): ENOSPC if the user has reached `fs.epoll.max_user_watches`,
+    /// ENOMEM, or EPERM for the descriptor of a file or directory. The eventfd is closed then.
     ///
     /// # Examples
     /// ```
@@ -73,35 +77,36 @@ impl EventFd {
         on_count: impl FnMut(&EventLoop, u64) + 'static,
     ) -> io::Result<EventFdSource> {
         let on_count = RefCell::new(Contained::new(Box::new(on_count) as Box<OnCount>));
-        let core =
-            event_loop.register(Interest::READABLE, |id| Rc::new(Core { id, eventfd: self, on_count }))?;
-        Ok(EventFdSource { event_loop: event_loop.downgrade(), core: Rc::downgrade(&core) })
+        let watch = event_loop
+            .register(Interest::READABLE, |id| Rc::new(EventFdWatch { id, eventfd: self, on_count }))?;
+        Ok(EventFdSource { event_loop: event_loop.downgrade(), watch: Rc::downgrade(&watch) })
     }
 }
 
 impl EventFdSource {
-    /// Whether the eventfd is still watched. A panic in the callback, an error of a read, and the end of the loop end that.
+    /// Whether the eventfd is still watched. A panic in the callback, a read error, and the end of
+    /// the loop stop the watch.
     pub fn is_open(&self) -> bool {
         self.with(|_| ()).is_some()
     }
 
-    /// Lends the eventfd for a call; `None` once it is not watched any longer. What is read from it here is not seen by the
-    /// callback.
+    /// Calls `f` with the eventfd. Returns `None` once it is not watched any longer. A count read
+    /// here is not reported to the callback.
     pub fn with<R>(&self, f: impl FnOnce(&EventFd) -> R) -> Option<R> {
-        let core = self.core.upgrade()?;
-        let is_there = self.event_loop.with(|event_loop| event_loop.is_registered(core.id))?;
-        is_there.then(|| f(&core.eventfd))
+        let watch = self.watch.upgrade()?;
+        let is_registered = self.event_loop.with(|event_loop| event_loop.is_registered(watch.id))?;
+        is_registered.then(|| f(&watch.eventfd))
     }
 
-    /// Ends the watch: the callback is not called again. The descriptor is closed at once, or, from inside the callback, when
-    /// that has returned.
+    /// Stops the watch: the callback is not called again. The descriptor is closed at once; if this
+    /// is called inside the callback, after the callback returns.
     pub fn close(self) {}
 }
 
 impl Drop for EventFdSource {
     fn drop(&mut self) {
-        if let Some(core) = self.core.upgrade() {
-            self.event_loop.with(|event_loop| core.close(event_loop));
+        if let Some(watch) = self.watch.upgrade() {
+            self.event_loop.with(|event_loop| watch.close(event_loop));
         }
     }
 }
@@ -112,24 +117,25 @@ impl fmt::Debug for EventFdSource {
     }
 }
 
-impl Core {
+impl EventFdWatch {
     fn close(&self, event_loop: &EventLoop) {
         event_loop.remove(self.id);
     }
 }
 
-impl Source for Core {
+impl Source for EventFdWatch {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.eventfd.as_fd())
     }
 
-    /// Reads until the counter is at zero; every later write raises a new edge.
+    /// Reads until the counter is zero; every later write raises a new edge.
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
-        for _ in 0..READS_A_TURN {
+        for _ in 0..READS_PER_TURN {
             match self.eventfd.try_read() {
                 Ok(count) => {
                     if self.eventfd.is_plain() {
-                        // That was all of it, which saves the read that would say so.
+                        // The counter is known to be zero, which saves a read that would return
+                        // `WouldBlock`.
                         event_loop.clear_ready(self.id, !Readiness::NONE);
                         return (self.on_count.borrow_mut())(event_loop, count);
                     }

@@ -1,8 +1,8 @@
-//! The kernel's notice that tasks are held up for want of memory, a processor, or a disk: pressure stall information, PSI
-//! (Documentation/accounting/psi.rst of Linux).
+//! Pressure stall information (PSI): the kernel reports that tasks stall for lack of memory, CPU or
+//! I/O (Documentation/accounting/psi.rst of Linux).
 //!
-//! A trigger is an open file into which its terms were written; the kernel reports a priority event when they are met, once a
-//! window at most, and the report is used up by being read.
+//! A trigger is an open file to which its threshold was written. The kernel raises a priority event
+//! when the threshold is exceeded, at most once per window. Polling the event consumes it.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -21,14 +21,14 @@ use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use crate::sources::Registration;
 
-/// What tasks can be held up for.
+/// A resource that tasks can stall on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PressureResource {
-    /// A processor.
+    /// CPU time.
     Cpu,
-    /// Memory: the kernel looks for pages to free, or brings back what it had to put out.
+    /// Memory: reclaim, and reading back reclaimed pages.
     Memory,
-    /// A disk, or another device that is read and written in blocks.
+    /// Block I/O.
     Io,
 }
 
@@ -48,9 +48,9 @@ impl fmt::Display for PressureResource {
     }
 }
 
-/// The terms on which a loop is told of pressure: more than so much stall within such a window of time.
+/// A PSI trigger: fires when tasks stall for more than `stall` within any `window`.
 ///
-/// Unless told otherwise it is 150 ms within any 2 s, in the whole system.
+/// Default: 150 ms within 2 s, for the whole system.
 ///
 /// ```no_run
 /// use reveille::{EventLoop, PressureTrigger, PressureResource};
@@ -65,10 +65,10 @@ impl fmt::Display for PressureResource {
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "nothing is told before `watch` is called"]
+#[must_use = "the trigger has no effect before `watch` is called"]
 pub struct PressureTrigger {
     resource: PressureResource,
-    /// Whether all tasks must be held up.
+    /// Whether all tasks must stall.
     full: bool,
     group: Option<PathBuf>,
     stall: Duration,
@@ -76,45 +76,49 @@ pub struct PressureTrigger {
 }
 
 impl PressureTrigger {
-    /// For the time in which at least one task is held up.
+    /// Counts the time in which at least one task stalls.
     pub fn some(resource: PressureResource) -> PressureTrigger {
         let (stall, window) = (Duration::from_millis(150), Duration::from_secs(2));
         PressureTrigger { resource, full: false, group: None, stall, window }
     }
 
-    /// For the time in which all tasks that could do something are held up at once. The system as a whole never counts any
-    /// such time for [`Cpu`](PressureResource::Cpu).
+    /// Counts the time in which all non-idle tasks stall at once. For
+    /// [`Cpu`](PressureResource::Cpu) this time is always zero for the system as a whole.
     pub fn full(resource: PressureResource) -> PressureTrigger {
         PressureTrigger { full: true, ..PressureTrigger::some(resource) }
     }
 
-    /// For the tasks of one group of cgroup v2, given as its directory, instead of for all.
+    /// Counts only the tasks of one cgroup v2 group, given by its directory.
     pub fn in_group(mut self, group: impl Into<PathBuf>) -> PressureTrigger {
         self.group = Some(group.into());
         self
     }
 
-    /// How much stall within a window it takes. More than zero, at most the window, to the microsecond.
+    /// The stall time within a window that fires the trigger: more than zero, at most the window,
+    /// in whole microseconds. Default: 150 ms.
     pub fn stall(mut self, stall: Duration) -> PressureTrigger {
         self.stall = stall;
         self
     }
 
-    /// The window, from 500 ms to 10 s, to the microsecond. Without CAP_SYS_RESOURCE the kernel takes only multiples of 2 s.
+    /// The window, from 500 ms to 10 s, in whole microseconds. Without CAP_SYS_RESOURCE the kernel
+    /// accepts only multiples of 2 s. Default: 2 s.
     pub fn window(mut self, window: Duration) -> PressureTrigger {
         self.window = window;
         self
     }
 
-    /// Calls `callback` whenever the terms are met, once a window at most.
+    /// Calls `callback` whenever the trigger fires, at most once per window.
     ///
-    /// A panic in the callback ends the source, as if it had been dropped.
+    /// A panic in the callback closes the source.
     ///
     /// # Errors
-    /// - [`InvalidInput`](io::ErrorKind::InvalidInput) for terms that are out of the bounds above.
-    /// - [`Unsupported`](io::ErrorKind::Unsupported) if the kernel keeps no such figures (CONFIG_PSI, or `psi=1` at boot).
-    /// - [`NotFound`](io::ErrorKind::NotFound) if there is no such group.
-    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied) without CAP_SYS_RESOURCE before Linux 6.5.
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if the stall or the window is out of bounds.
+    /// - [`Unsupported`](io::ErrorKind::Unsupported) if the kernel has PSI disabled (CONFIG_PSI, or
+    ///   `psi=1` at boot).
+    /// - [`NotFound`](io::ErrorKind::NotFound) if the group does not exist.
+    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied) without CAP_SYS_RESOURCE before
+    ///   Linux 6.5.
     pub fn watch(
         &self,
         event_loop: &EventLoop,
@@ -131,10 +135,10 @@ impl PressureTrigger {
     fn open(&self) -> io::Result<OwnedFd> {
         let bounds = Duration::from_millis(500)..=Duration::from_secs(10);
         if !bounds.contains(&self.window) {
-            return Err(invalid("a window of pressure lasts from 500 ms to 10 s"));
+            return Err(invalid("the window of a pressure trigger must be from 500 ms to 10 s"));
         }
         if self.stall.as_micros() == 0 || self.stall > self.window {
-            return Err(invalid("the stall of a window is more than zero, and at most the window"));
+            return Err(invalid("the stall must be more than zero and at most the window"));
         }
         let file = match &self.group {
             None => Path::new("/proc/pressure").join(self.resource.name()),
@@ -144,9 +148,9 @@ impl PressureTrigger {
         let trigger =
             rustix::fs::open(&file, flags, Mode::empty()).map_err(|error| self.refused(&file, error))?;
         let extent = if self.full { "full" } else { "some" };
-        // The kernel puts its own end over the last byte.
-        let terms = format!("{extent} {} {}\0", self.stall.as_micros(), self.window.as_micros());
-        retry_on_intr(|| rustix::io::write(&trigger, terms.as_bytes()))
+        // The kernel overwrites the last byte with a terminating zero.
+        let threshold = format!("{extent} {} {}\0", self.stall.as_micros(), self.window.as_micros());
+        retry_on_intr(|| rustix::io::write(&trigger, threshold.as_bytes()))
             .map_err(|error| self.refused(&file, error))?;
         Ok(trigger)
     }
@@ -156,15 +160,15 @@ impl PressureTrigger {
         let (kind, why) = match error {
             Errno::NOENT | Errno::OPNOTSUPP if is_system => (
                 io::ErrorKind::Unsupported,
-                "the kernel keeps no pressure figures (CONFIG_PSI, psi=1)".into(),
+                "pressure stall information is disabled in the kernel (CONFIG_PSI, psi=1)".into(),
             ),
             Errno::INVAL => (
                 io::ErrorKind::InvalidInput,
-                "without CAP_SYS_RESOURCE the kernel takes only windows of a multiple of 2 s".into(),
+                "without CAP_SYS_RESOURCE the window must be a multiple of 2 s".into(),
             ),
             Errno::PERM | Errno::ACCESS => (
                 io::ErrorKind::PermissionDenied,
-                format!("{error} (before Linux 6.5 it takes CAP_SYS_RESOURCE)"),
+                format!("{error} (before Linux 6.5 this requires CAP_SYS_RESOURCE)"),
             ),
             error => (io::Error::from(error).kind(), error.to_string()),
         };
@@ -172,27 +176,27 @@ impl PressureTrigger {
     }
 }
 
-/// A loop's being told of pressure, from [`PressureTrigger::watch`].
+/// A pressure trigger watched by a loop, from [`PressureTrigger::watch`].
 ///
-/// Dropping this ends it; [`detach`](PressureWatch::detach) leaves it to the loop. It ends by itself if its group is removed, or its
-/// callback panics.
+/// Dropping this closes the source; [`detach`](PressureWatch::detach) leaves it to the loop. The
+/// source closes itself if its group is removed or its callback panics.
 ///
 /// Bound to the loop's thread, like the loop.
-#[must_use = "nothing is told any longer when this is dropped; `detach` leaves it to the loop"]
+#[must_use = "dropping this closes the source; `detach` leaves it to the loop"]
 pub struct PressureWatch {
     registration: Registration,
 }
 
 impl PressureWatch {
-    /// Whether it has not ended.
+    /// Whether the source has not been closed.
     pub fn is_open(&self) -> bool {
         self.registration.is_open()
     }
 
-    /// Ends it: the callback is not called again.
+    /// Closes the source: the callback is not called again.
     pub fn close(self) {}
 
-    /// Leaves it to the loop, until that is dropped.
+    /// Leaves the source to the loop, until the loop is dropped.
     pub fn detach(self) {
         self.registration.detach();
     }
@@ -200,7 +204,7 @@ impl PressureWatch {
 
 impl fmt::Debug for PressureWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pressure").field("is_open", &self.is_open()).finish_non_exhaustive()
+        f.debug_struct("PressureWatch").field("is_open", &self.is_open()).finish_non_exhaustive()
     }
 }
 
@@ -217,11 +221,11 @@ impl Source for Trigger {
         Some(self.trigger.as_fd())
     }
 
-    /// There is nothing to read: the poll that has reported it has used it up.
+    /// Nothing needs to be read: the poll that reported the event has consumed it.
     fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
         if ready.is_error() {
             event_loop.remove(self.id);
-            return logger::call(|| log::warn!("pressure is no longer reported: its group was removed"));
+            return logger::call(|| log::warn!("pressure is no longer reported: the group was removed"));
         }
         event_loop.clear_ready(self.id, !Readiness::NONE);
         (self.callback.borrow_mut())(event_loop);

@@ -1,14 +1,17 @@
 //! Signals as events of the loop.
 //!
-//! A signalfd would be the kernel's own way, but it reports only what is blocked, and blocking belongs to each thread: one that
-//! was started before the mask was set takes the signal and the process dies of it; and the mask outlives an exec, so every
-//! program that is started is deaf to SIGTERM. It also gives each signal to one reader, though several loops may want it.
-//! Here a handler sets a flag and writes a byte into a pipe for each source, which is all that a handler can safely do. No mask is
-//! touched, so it does not matter which threads there are; an exec puts handlers back to the default by itself.
+//! The sources do not use a signalfd, which has three problems. It reports only blocked signals,
+//! and the mask is per thread: a signal delivered to a thread started before the mask was set kills
+//! the process. The mask survives an exec, so every program that is started has SIGTERM blocked.
+//! And each signal goes to one reader, though several loops may need it. Instead, a handler sets a
+//! flag and writes a byte to a pipe for each source; both are async-signal-safe. Masks are
+//! untouched, so the number of threads and their start order do not matter, and an exec resets
+//! handlers to the default.
 //!
-//! The handler is that of the crate `signal-hook`, which calls any number of actions for one signal and chains to the handler
-//! that it finds. It interrupts system calls of the thread it runs on; those that can be are restarted (SA_RESTART). It runs on the
-//! thread's alternate stack if there is one (SA_ONSTACK).
+//! The handler is that of the crate `signal-hook`, which calls any number of actions for one signal
+//! and chains to the handler installed before it. It interrupts system calls of the thread that it
+//! runs on; restartable ones are restarted (SA_RESTART). It runs on the thread's alternate stack if
+//! there is one (SA_ONSTACK).
 
 mod disposition;
 pub(crate) mod signal;
@@ -36,29 +39,34 @@ use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use crate::sources::Registration;
 
-/// Signals of the process as calls on a loop.
+/// Delivers signals of the process to a callback on a loop.
 ///
-/// While this value lives, its signals no longer do what they would by themselves (end the process, mostly), but are told to
-/// the callback. Several sources, on one loop or on several, are each told. Dropping this ends the source;
+/// While this value exists, its signals no longer have their default effect (for most, terminating
+/// the process); they are reported to the callback. If several sources, on one loop or several,
+/// watch a signal, each of them reports it. Dropping this closes the source;
 /// [`detach`](Signals::detach) leaves it to the loop.
 ///
-/// # Which signals arrive
-/// Any that is sent to the process, or to one of its threads. Threads started earlier or later make no difference, as no
-/// thread's signal mask is used; a thread that has blocked a signal by itself leaves it to the others. Programs that are started
-/// while this lives inherit nothing of it: they have the default for each signal, and the mask of the thread that
-/// starts them, which is as it was. A signal that is sent to a process before it has become its program acts by default as well
-/// if [`Child::spawn`](crate::Child::spawn) starts it. The standard library's own `spawn` does the same, unless the command has
-/// hooks or other settings that need a fork; then the handler of this process takes the signal, and it is lost.
+/// # Which signals are reported
+/// Every signal sent to the process or to one of its threads. It does not matter whether a thread
+/// was started before or after the source, since no signal mask is changed. A thread that has
+/// blocked a signal itself leaves it to the other threads. Child processes are unaffected: they
+/// start with the default disposition of each signal, and with the mask of the thread that starts
+/// them, which is unchanged. A signal sent to a child process before its exec also has its default
+/// effect if the child is started by [`Child::spawn`](crate::Child::spawn). The same holds for the
+/// standard library's `spawn`, unless the command has hooks or other settings that need a fork;
+/// then this process's handler runs in the child, and the signal is lost.
 ///
-/// A signal says that something has happened, not how often: those of one number that come before the loop has
-/// looked are told as one, as the kernel itself does it. Of different signals none is lost; they are told in the order in which they
-/// were listed.
+/// A report says that a signal was raised, not how often. Signals with the same number that arrive
+/// before the loop's next check are coalesced into one, as the kernel itself does. No signal is
+/// lost to one with a different number. They are reported in the order in which they were listed.
 ///
 /// # When the last source of a signal is dropped
-/// The signal does again what it did before the first: the default if that was it, nothing if it was ignored, and a handler that
-/// was there has been called all along. A signal that had come and was not yet told is lost with the source. If your program
-/// registers handlers of its own for the same signal through `signal-hook` *after* the first source, the default comes beside them
-/// then; keep a source for as long as they live.
+/// The disposition from before the first source is restored. If it was the default, the signal has
+/// its default effect again. If the signal was ignored, it is ignored again. A handler installed
+/// before has been called all along. A pending signal that has not been reported is lost with the
+/// source. If your program registers its own handlers for the signal through `signal-hook` *after*
+/// the first source, the default effect then applies in addition to them; keep a source alive as
+/// long as they are registered.
 ///
 /// Bound to the loop's thread, like the loop.
 ///
@@ -76,7 +84,7 @@ use crate::sources::Registration;
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "the signals do again what they did before when this is dropped; `detach` leaves it to the loop"]
+#[must_use = "dropping this restores the signals' former dispositions; `detach` leaves the source to the loop"]
 pub struct Signals {
     registration: Registration,
 }
@@ -85,57 +93,60 @@ type Callback = Contained<Box<dyn FnMut(&EventLoop, Signal)>>;
 
 struct SignalSource {
     id: ChannelId,
-    /// Where the handlers write.
-    woken: OwnedFd,
-    signals: Vec<Listening>,
+    /// The read end of the pipe that the handlers write to.
+    pipe: OwnedFd,
+    watches: Vec<SignalWatch>,
     callback: RefCell<Callback>,
 }
 
 impl Signals {
-    /// Calls `callback` for each of `signals` that the process gets from now on.
+    /// Calls `callback` for each of `signals` that the process receives from now on.
     ///
-    /// A panic in the callback ends the source, as if it had been dropped.
+    /// A panic in the callback closes the source.
     ///
-    /// Costs a descriptor, and one more for each signal; a call costs one read.
+    /// Costs one descriptor, and one more for each signal. A report costs one read.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if no signal is given, or one that no process can catch (SIGKILL, SIGSTOP);
-    /// EMFILE or ENFILE if there are no descriptors left; [`Other`](io::ErrorKind::Other) if another part of the program has
-    /// replaced the handler of an earlier source, or of `signal-hook`, by the default.
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if `signals` is empty or contains a signal
+    ///   that cannot be caught (SIGKILL, SIGSTOP).
+    /// - EMFILE or ENFILE if no descriptors are free.
+    /// - [`Other`](io::ErrorKind::Other) if other code has replaced the handler of an earlier
+    ///   source, or of `signal-hook`, by the default.
     pub fn new(
         event_loop: &EventLoop,
         signals: impl IntoIterator<Item = Signal>,
         callback: impl FnMut(&EventLoop, Signal) + 'static,
     ) -> io::Result<Signals> {
         let callback: Callback = Contained::new(Box::new(callback));
-        let (woken, waker) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
-        let mut listening: Vec<Listening> = Vec::new();
+        let (pipe, writer) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        let mut watches: Vec<SignalWatch> = Vec::new();
         for signal in signals {
             if !signal.can_be_caught() {
                 return Err(invalid(format!("{signal} cannot be caught")));
             }
-            if listening.iter().all(|other| other.signal != signal) {
-                listening.push(Listening::new(signal, waker.as_fd())?);
+            if watches.iter().all(|other| other.signal != signal) {
+                watches.push(SignalWatch::new(signal, writer.as_fd())?);
             }
         }
-        if listening.is_empty() {
-            return Err(invalid("a source for no signal at all".to_owned()));
+        if watches.is_empty() {
+            return Err(invalid("a source needs at least one signal".to_owned()));
         }
         let source = event_loop.register(Interest::READABLE, |id| {
-            Rc::new(SignalSource { id, woken, signals: listening, callback: RefCell::new(callback) })
+            Rc::new(SignalSource { id, pipe, watches, callback: RefCell::new(callback) })
         })?;
         Ok(Signals { registration: Registration::new(event_loop, source.id) })
     }
 
-    /// Whether the signals are still told: the callback has not panicked, and the loop is there.
+    /// Whether signals are still reported: neither has the callback panicked nor the loop been
+    /// dropped.
     pub fn is_open(&self) -> bool {
         self.registration.is_open()
     }
 
-    /// Ends the source: its callback is not called again.
+    /// Closes the source: its callback is not called again.
     pub fn close(self) {}
 
-    /// Leaves the source to the loop, until that is dropped.
+    /// Leaves the source to the loop, until the loop is dropped.
     pub fn detach(self) {
         self.registration.detach();
     }
@@ -148,16 +159,16 @@ impl fmt::Debug for Signals {
 }
 
 impl SignalSource {
-    /// Empties the pipe, before the flags are looked at: a byte that comes later is for a flag that may have been missed.
-    /// Answers whether it is known to be empty.
-    fn forget_wakes(&self) -> bool {
+    /// Drains the pipe. This happens before the flags are read, so the byte of a later signal stays
+    /// in the pipe and triggers another check. Returns whether the pipe is known to be empty.
+    fn drain_pipe(&self) -> bool {
         let mut bytes = [0; 512];
-        match retry_on_intr(|| rustix::io::read(&self.woken, &mut bytes)) {
+        match retry_on_intr(|| rustix::io::read(&self.pipe, &mut bytes)) {
             Ok(n) => n < bytes.len(),
             Err(Errno::AGAIN) => true,
             Err(error) => {
                 logger::recurring("reading signals", |left_out| {
-                    log::error!("cannot read what the signal handlers write: {error}{left_out}");
+                    log::error!("cannot read the pipe of the signal handlers: {error}{left_out}");
                 });
                 true
             }
@@ -167,20 +178,20 @@ impl SignalSource {
 
 impl Source for SignalSource {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.woken.as_fd())
+        Some(self.pipe.as_fd())
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
-        if self.forget_wakes() {
+        if self.drain_pipe() {
             event_loop.clear_ready(self.id, !Readiness::NONE);
         }
-        for listening in &self.signals {
-            // The logger or a callback may have closed this.
+        for watch in &self.watches {
+            // The logger or a callback may have closed this source.
             if !event_loop.is_registered(self.id) {
                 return;
             }
-            if listening.has_come.swap(false, SeqCst) {
-                (self.callback.borrow_mut())(event_loop, listening.signal);
+            if watch.is_pending.swap(false, SeqCst) {
+                (self.callback.borrow_mut())(event_loop, watch.signal);
             }
         }
     }
@@ -190,41 +201,43 @@ impl Source for SignalSource {
     }
 }
 
-/// One signal of a source: what the handler does for it.
-struct Listening {
+/// One signal of a source, and the handler's actions for it.
+struct SignalWatch {
     signal: Signal,
-    has_come: Arc<AtomicBool>,
-    /// In the order in which the handler takes them: the flag first, then the byte that has the loop look at it.
+    is_pending: Arc<AtomicBool>,
+    /// In the order in which the handler runs them: first the flag, then the byte that wakes the
+    /// loop.
     actions: Vec<SigId>,
     claim: Option<Claim>,
-    /// A forked child has copies of the actions, and must not wait for the locks that guard them.
+    /// A forked child has copies of the actions and must not acquire the locks that guard them.
     process: ProcessMark,
 }
 
-impl Listening {
-    fn new(signal: Signal, waker: BorrowedFd<'_>) -> io::Result<Listening> {
-        let waker = waker.try_clone_to_owned()?;
+impl SignalWatch {
+    fn new(signal: Signal, writer: BorrowedFd<'_>) -> io::Result<SignalWatch> {
+        let writer = writer.try_clone_to_owned()?;
         let before = action::current(signal.as_raw())?;
-        let mut listening = Listening {
+        let mut watch = SignalWatch {
             signal,
-            has_come: Arc::default(),
+            is_pending: Arc::default(),
             actions: Vec::with_capacity(2),
             claim: Some(Claim::new(signal)?),
             process: ProcessMark::current(),
         };
-        listening.actions.push(flag::register(signal.as_raw(), Arc::clone(&listening.has_come))?);
-        listening.actions.push(low_level::pipe::register(signal.as_raw(), waker)?);
+        watch.actions.push(flag::register(signal.as_raw(), Arc::clone(&watch.is_pending))?);
+        watch.actions.push(low_level::pipe::register(signal.as_raw(), writer)?);
         action::run_on_alternate_stack(signal.as_raw(), before)?;
-        Ok(listening)
+        Ok(watch)
     }
 }
 
-impl Drop for Listening {
+impl Drop for SignalWatch {
     fn drop(&mut self) {
         if !self.process.is_current() {
             return mem::forget(self.claim.take());
         }
-        // First, so that a signal that comes meanwhile is told to nobody, but does what it does.
+        // Release the claim before unregistering: a signal in between is not delivered here, but
+        // still gets its default action.
         self.claim = None;
         for action in self.actions.drain(..) {
             low_level::unregister(action);

@@ -1,4 +1,4 @@
-//! Changes of files and directories, as the kernel's inotify tells them (inotify(7)).
+//! Changes of files and directories, reported by inotify(7).
 
 mod change;
 mod instance;
@@ -22,23 +22,25 @@ use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use crate::sources::Registration;
 
-/// Files and directories whose changes are told to one callback.
+/// Watches files and directories, and reports their changes to one callback.
 ///
-/// Dropping this ends all its watches; [`detach`](Watcher::detach) leaves them to the loop.
+/// Dropping this removes all its watches; [`detach`](Watcher::detach) leaves them to the loop.
 ///
-/// A watched directory tells of what is directly in it, not of what is further below: watch new directories as they come, which
-/// the callback can do through its [event](FileEvent::watch), and look into them then, for what was there before the watch. A
-/// watch is for the file and not for its name: a file that another one was moved over is told as
-/// [`Attributes`](FileChange::Attributes) and [`SelfDeleted`](FileChange::SelfDeleted), so watch the directory if you mean the
-/// name. Changes on a network file system are told only if they are made on this machine, and those of /proc and /sys mostly
-/// not at all.
+/// A watch of a directory covers its direct entries, not the levels below. To cover those, watch
+/// new directories as they are created, for which the callback has [`FileEvent::watch`]; then list
+/// them, to find the entries created before the watch was added. A watch follows the file, not its
+/// name: if another file is moved over a watched file, the watch reports
+/// [`Attributes`](FileChange::Attributes) and [`SelfDeleted`](FileChange::SelfDeleted). To follow a
+/// name, watch the directory. Changes on a network file system are reported only if this machine
+/// makes them; most changes in /proc and /sys are not reported at all.
 ///
-/// Events come in the order in which the kernel noted them; of several that are equal and follow one another it keeps one. None is
-/// lost but with an [`Overflow`](FileChange::Overflow).
+/// Events are reported in the kernel's order. The kernel coalesces successive equal events. Events
+/// are lost only with an [`Overflow`](FileChange::Overflow).
 ///
-/// Bound to the loop's thread, like the loop. All watchers of a loop share one descriptor (an inotify instance), which is closed
-/// with the last of them, and one read brings many events. Several may watch the same file; each has the changes that it asks
-/// for. What another watcher has asked for of the same file may still wake the loop after that one has ended.
+/// Bound to the loop's thread, like the loop. All watchers of a loop share one descriptor (an
+/// inotify instance), which is closed with the last watcher; one read returns many events. Several
+/// watchers may watch the same file, each for its own set of changes. Changes that only a removed
+/// watcher had requested may still wake the loop while another one watches the same file.
 ///
 /// ```
 /// use reveille::{EventLoop, FileChange, FileChanges, Watcher};
@@ -60,13 +62,13 @@ use crate::sources::Registration;
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "the watches end when this is dropped; `detach` leaves them to the loop"]
+#[must_use = "dropping this removes the watches; `detach` leaves them to the loop"]
 pub struct Watcher {
     registration: Registration,
-    member: Weak<Member>,
+    watcher: Weak<WatcherSource>,
 }
 
-/// The name of one watch of one [`Watcher`]. Never given twice.
+/// Identifies one watch of one [`Watcher`]. Ids are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WatchId {
     watcher: u64,
@@ -75,35 +77,36 @@ pub struct WatchId {
 
 type Callback = Contained<Box<dyn FnMut(&FileEvent<'_>)>>;
 
-/// A watcher on its loop. It has no descriptor of its own: events come from the instance.
-struct Member {
+/// A watcher as a source of its loop. It has no descriptor: the instance delivers its events.
+struct WatcherSource {
     id: ChannelId,
-    /// Tells this watcher from others, on other loops too.
+    /// Unique among the watchers of all loops.
     number: u64,
     instance: Rc<Instance>,
-    /// The numbers of its watches, with the kernel's.
+    /// Maps the number of each watch to the kernel's watch descriptor.
     watches: RefCell<BTreeMap<u64, i32>>,
     callback: RefCell<Callback>,
 }
 
-/// An event as a watcher gets it.
-struct Happened<'a> {
+/// An event, as delivered to a watcher.
+struct WatcherEvent<'a> {
     change: FileChange,
     flags: ReadFlags,
     name: Option<&'a OsStr>,
-    /// None for an overflow.
+    /// `None` for an overflow.
     watch: Option<(WatchId, Rc<Path>)>,
 }
 
 impl Watcher {
-    /// A watcher that watches nothing yet. `callback` is called with every change.
+    /// Creates a watcher without watches. `callback` is called with every change.
     ///
-    /// A panic in the callback ends the watcher, as if it had been dropped.
+    /// A panic in the callback closes the watcher.
     ///
     /// # Errors
-    /// Those of the first watcher of a loop: [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the user has as many inotify
-    /// instances as the system allows (`fs.inotify.max_user_instances`, 128 by default), or the process as many descriptors; else
-    /// what the kernel says.
+    /// Only the first watcher of a loop can fail: with
+    /// [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) if the user has reached the limit of inotify
+    /// instances (`fs.inotify.max_user_instances`, 128 by default) or the process that of
+    /// descriptors; otherwise with the error of inotify_init1(2) or epoll_ctl(2).
     pub fn new(
         event_loop: &EventLoop,
         callback: impl FnMut(&FileEvent<'_>) + 'static,
@@ -112,41 +115,45 @@ impl Watcher {
         let instance = Instance::of(event_loop)?;
         let number = instance::next_number();
         let callback = RefCell::new(callback);
-        let member = event_loop.register(Interest::EMPTY, |id| {
-            Rc::new(Member { id, number, instance, watches: RefCell::default(), callback })
+        let watcher = event_loop.register(Interest::EMPTY, |id| {
+            Rc::new(WatcherSource { id, number, instance, watches: RefCell::default(), callback })
         })?;
-        member.instance.add(&member);
-        let registration = Registration::new(event_loop, member.id);
-        Ok(Watcher { registration, member: Rc::downgrade(&member) })
+        watcher.instance.add(&watcher);
+        let registration = Registration::new(event_loop, watcher.id);
+        Ok(Watcher { registration, watcher: Rc::downgrade(&watcher) })
     }
 
-    /// Watches the file or directory at `path`, following symbolic links, for `changes` from now on.
+    /// Watches the file or directory at `path`, following symbolic links, for `changes` from now
+    /// on.
     ///
     /// # Errors
-    /// - [`NotFound`](io::ErrorKind::NotFound) if there is no such path; also if the watcher has been closed by a panic, or its
-    ///   loop has gone.
-    /// - [`AlreadyExists`](io::ErrorKind::AlreadyExists) if this watcher watches that file, by whatever name.
-    /// - [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) (ENOSPC) if the user has as many watches as the system allows
-    ///   (`fs.inotify.max_user_watches`).
-    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied) if the file may not be read.
+    /// - [`NotFound`](io::ErrorKind::NotFound) if `path` does not exist; also if a panic has closed
+    ///   the watcher, or its loop has been dropped.
+    /// - [`AlreadyExists`](io::ErrorKind::AlreadyExists) if this watcher already watches that file,
+    ///   under any name.
+    /// - [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) (ENOSPC) if the user has reached the limit
+    ///   of watches (`fs.inotify.max_user_watches`).
+    /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied) if the file is not readable.
     pub fn watch(&self, path: impl AsRef<Path>, changes: FileChanges) -> io::Result<WatchId> {
-        let member = self.member.upgrade().filter(|_| self.registration.is_open());
+        let watcher = self.watcher.upgrade().filter(|_| self.registration.is_open());
         let closed = || io::Error::new(io::ErrorKind::NotFound, "the watcher is closed");
-        member.ok_or_else(closed)?.watch(path.as_ref(), changes)
+        watcher.ok_or_else(closed)?.watch(path.as_ref(), changes)
     }
 
-    /// Ends a watch: no change is told for it any longer, not even one that has happened. Answers whether it was there.
+    /// Removes a watch: no further change is reported for it, not even one that has already
+    /// event. Returns whether the watch existed.
     pub fn unwatch(&self, id: WatchId) -> bool {
-        // The inotify instance of an inherited loop is the parent's as well.
-        self.is_open() && self.member.upgrade().is_some_and(|member| member.unwatch(id))
+        // A forked process shares the inotify instance of an inherited loop with its parent.
+        self.is_open() && self.watcher.upgrade().is_some_and(|watcher| watcher.unwatch(id))
     }
 
-    /// Whether changes are still told: the callback has not panicked, and the loop is there.
+    /// Whether changes are still reported: neither has the callback panicked nor the loop been
+    /// dropped.
     pub fn is_open(&self) -> bool {
         self.registration.is_open()
     }
 
-    /// Ends all watches: the callback is not called again.
+    /// Removes all watches: the callback is not called again.
     pub fn close(self) {}
 
     /// Leaves the watches to the loop, until the callback closes them or the loop is dropped.
@@ -157,16 +164,16 @@ impl Watcher {
 
 impl fmt::Debug for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let watches = self.member.upgrade().map_or(0, |member| member.watches.borrow().len());
+        let watches = self.watcher.upgrade().map_or(0, |watcher| watcher.watches.borrow().len());
         f.debug_struct("Watcher").field("watches", &watches).finish_non_exhaustive()
     }
 }
 
-/// What a watcher's callback is told, and what it can do about it.
+/// The argument of a watcher's callback: the change, and access to the watcher.
 pub struct FileEvent<'a> {
     event_loop: &'a EventLoop,
-    member: &'a Rc<Member>,
-    happened: &'a Happened<'a>,
+    watcher: &'a Rc<WatcherSource>,
+    event: &'a WatcherEvent<'a>,
 }
 
 impl<'a> FileEvent<'a> {
@@ -175,53 +182,53 @@ impl<'a> FileEvent<'a> {
         self.event_loop
     }
 
-    /// What has happened.
+    /// The change.
     pub fn change(&self) -> FileChange {
-        self.happened.change
+        self.event.change
     }
 
-    /// Which watch it is told for; `None` for an [`Overflow`](FileChange::Overflow).
+    /// The watch that reports it; `None` for an [`Overflow`](FileChange::Overflow).
     pub fn watch_id(&self) -> Option<WatchId> {
-        self.happened.watch.as_ref().map(|(id, _)| *id)
+        self.event.watch.as_ref().map(|(id, _)| *id)
     }
 
-    /// The name in the watched directory; `None` if it is the watched file itself that has changed.
+    /// The entry of the watched directory; `None` if the watched file itself has changed.
     ///
-    /// In the bytes of the file system, which need not be UTF-8.
+    /// The name consists of the file system's bytes, which need not be UTF-8.
     pub fn name(&self) -> Option<&'a OsStr> {
-        self.happened.name
+        self.event.name
     }
 
-    /// The path that was given to [`watch`](Watcher::watch), and the name in it if there is one. Empty for an
-    /// [`Overflow`](FileChange::Overflow).
+    /// The path given to [`watch`](Watcher::watch), joined with the name if there is one. Empty for
+    /// an [`Overflow`](FileChange::Overflow).
     pub fn path(&self) -> PathBuf {
-        let watched = self.happened.watch.as_ref().map_or(Path::new(""), |(_, path)| path);
+        let watched = self.event.watch.as_ref().map_or(Path::new(""), |(_, path)| path);
         self.name().map_or_else(|| watched.to_owned(), |name| watched.join(name))
     }
 
-    /// Whether it has happened to a directory. Not known, and `false`, for [`SelfDeleted`](FileChange::SelfDeleted) and the changes
-    /// after it.
+    /// Whether a directory was affected. Unknown, and `false`, for
+    /// [`SelfDeleted`](FileChange::SelfDeleted) and the variants after it.
     pub fn is_directory(&self) -> bool {
-        let Happened { change, flags, .. } = self.happened;
-        flags.contains(ReadFlags::ISDIR) && change.says_of_what()
+        let WatcherEvent { change, flags, .. } = self.event;
+        flags.contains(ReadFlags::ISDIR) && change.has_directory_flag()
     }
 
-    /// As [`Watcher::watch`].
+    /// Same as [`Watcher::watch`].
     ///
     /// # Errors
-    /// As [`Watcher::watch`].
+    /// Same as [`Watcher::watch`].
     pub fn watch(&self, path: impl AsRef<Path>, changes: FileChanges) -> io::Result<WatchId> {
-        self.member.watch(path.as_ref(), changes)
+        self.watcher.watch(path.as_ref(), changes)
     }
 
-    /// As [`Watcher::unwatch`].
+    /// Same as [`Watcher::unwatch`].
     pub fn unwatch(&self, id: WatchId) -> bool {
-        self.member.unwatch(id)
+        self.watcher.unwatch(id)
     }
 
-    /// Ends the watcher: its callback is not called again.
+    /// Closes the watcher: its callback is not called again.
     pub fn close(&self) {
-        self.event_loop.remove(self.member.id);
+        self.event_loop.remove(self.watcher.id);
     }
 }
 
@@ -234,7 +241,7 @@ impl fmt::Debug for FileEvent<'_> {
     }
 }
 
-impl Member {
+impl WatcherSource {
     fn watch(self: &Rc<Self>, path: &Path, changes: FileChanges) -> io::Result<WatchId> {
         let (number, watch) = self.instance.watch(self, path, changes)?;
         self.watches.borrow_mut().insert(number, watch);
@@ -250,17 +257,18 @@ impl Member {
         watch.is_some()
     }
 
-    /// The kernel has ended a watch.
-    fn forget(&self, number: u64) {
+    /// Removes a watch that the kernel has removed.
+    fn remove_watch(&self, number: u64) {
         self.watches.borrow_mut().remove(&number);
     }
 
-    /// Calls back, unless the watcher has been closed meanwhile. A panic ends it, and no other.
-    fn call(self: &Rc<Self>, event_loop: &EventLoop, happened: &Happened<'_>) {
+    /// Calls the callback, unless the watcher has been closed. A panic closes this watcher and no
+    /// other.
+    fn call(self: &Rc<Self>, event_loop: &EventLoop, event: &WatcherEvent<'_>) {
         if !event_loop.is_registered(self.id) {
             return;
         }
-        let event = FileEvent { event_loop, member: self, happened };
+        let event = FileEvent { event_loop, watcher: self, event };
         let called = event_loop.catch("a watcher's callback", || (self.callback.borrow_mut())(&event));
         if called.is_none() {
             event_loop.remove(self.id);
@@ -268,14 +276,14 @@ impl Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for WatcherSource {
     fn drop(&mut self) {
         self.instance.remove(self.number, self.watches.take());
     }
 }
 
-/// Its place on the loop. The instance calls it.
-impl Source for Member {
+/// Registered for its id only: the instance calls its callback.
+impl Source for WatcherSource {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }

@@ -1,15 +1,18 @@
-//! A process between its fork and its exec: no handler of this process's runs in it.
+//! Default signal dispositions in a child process between its fork and its exec.
 //!
-//! A forked process has the handlers until it becomes another program, and a signal that was meant for that program would end
-//! in one of them and be lost. So the thread that forks blocks all signals, and the new process restores the defaults before it
-//! takes them: what has come meanwhile acts then, as it would on the program. `posix_spawn` does the same by itself. The standard
-//! library uses that if a command needs nothing special, and forks otherwise.
+//! A forked process keeps the parent's handlers until it executes the program, and a signal meant
+//! for that program would run such a handler and be lost. Therefore the forking thread blocks all
+//! signals, and the child restores the default dispositions before it unblocks them; signals that
+//! arrived meanwhile then have their default effect, as they would on the program. `posix_spawn`
+//! does the same itself. The standard library uses `posix_spawn` if a command needs no special
+//! settings, and forks otherwise.
 //!
-//! It is done by pthread_atfork(3), so that it comes before a command's own hooks and changes nothing of the command. A hook
-//! would come after them, would be added again with each start, and would rule `posix_spawn` out. Other forks are left alone: a
-//! process that goes on with this program keeps its handlers.
+//! This uses pthread_atfork(3), so it runs before the command's own hooks and does not modify the
+//! command. A hook of the command would run after those, would be added again with each start, and
+//! would prevent the use of `posix_spawn`. Other forks are unaffected: a process that continues
+//! with this program keeps its handlers.
 
-#![allow(unsafe_code, reason = "functions are given to the C library to be called around a fork")]
+#![allow(unsafe_code, reason = "pthread_atfork takes functions to call around a fork")]
 
 use std::cell::Cell;
 use std::io;
@@ -18,31 +21,32 @@ use parking_lot::Mutex;
 
 use crate::sources::signals::signal::action::{self, Mask};
 
-/// What a thread is doing.
+/// What the thread is doing.
 #[derive(Clone, Copy)]
 enum Stage {
     Other,
-    /// Starts a program; it may fork.
+    /// Starting a program; it may fork.
     Starting,
-    /// Forks; with the mask that it had.
+    /// Forking; holds the mask from before.
     Forking(Mask),
 }
 
 thread_local! {
-    // Without a destructor and a lazy initialiser, so it can be read in a forked process.
+    // Without a destructor or a lazy initialiser, so a forked process can read it.
     static STAGE: Cell<Stage> = const { Cell::new(Stage::Other) };
 }
 
 /// Calls `start`, which may fork and execute a program.
 ///
 /// # Errors
-/// ENOMEM, the first time, if the C library has no memory for it.
+/// ENOMEM on the first call, if the C library cannot allocate memory for the registration.
 pub(super) fn with_default_actions<R>(start: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
     static IS_REGISTERED: Mutex<bool> = Mutex::new(false);
     {
         let mut is_registered = IS_REGISTERED.lock();
         if !*is_registered {
-            // SAFETY: the functions stay for as long as the program does, and call only what is async-signal-safe.
+            // SAFETY: the functions exist for the lifetime of the program, and call only
+            // async-signal-safe functions.
             match unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } {
                 0 => *is_registered = true,
                 error => return Err(io::Error::from_raw_os_error(error)),

@@ -1,8 +1,9 @@
-//! What the process does with a signal when no source asks for it any longer: what it did before.
+//! Restores a signal's former disposition when its last source is dropped.
 //!
-//! A handler once installed stays, since taking it away while others may have chained theirs to it cannot be done without
-//! losing one. So the default is imitated: an action that ends or stops the process is registered beside the sources', and does
-//! nothing while there are any.
+//! An installed handler is never removed: other code may have chained its handler to it, and a
+//! removal would lose one of them. Instead, the default effect is emulated. An action that
+//! terminates or stops the process is registered beside those of the sources; it does nothing while
+//! there is a source.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,34 +16,35 @@ use signal_hook::flag;
 use crate::sources::signals::signal::Signal;
 use crate::sources::signals::signal::action::{self, Action};
 
-/// How the signals that were ever asked for are held. An entry stays for good, as its action does.
-static HELD: Mutex<BTreeMap<Signal, Held>> = Mutex::new(BTreeMap::new());
+/// The state of each signal that ever had a source. An entry is never removed, and neither is its
+/// action.
+static SIGNALS: Mutex<BTreeMap<Signal, SignalState>> = Mutex::new(BTreeMap::new());
 
-struct Held {
+struct SignalState {
     claims: usize,
-    /// Says that the default is due. None if it was not the default that we found.
-    default_is_due: Option<Arc<AtomicBool>>,
+    /// Enables the emulated default effect. `None` if the disposition before was not the default.
+    runs_default: Option<Arc<AtomicBool>>,
 }
 
-/// As long as one of these lives, the signal does not do what it did before.
+/// While a claim on a signal exists, the signal's former disposition is disabled.
 pub(super) struct Claim(Signal);
 
 impl Claim {
     pub(super) fn new(signal: Signal) -> io::Result<Claim> {
-        let mut held = HELD.lock();
-        if let Some(held) = held.get_mut(&signal) {
-            held.claims += 1;
-            if let Some(default_is_due) = &held.default_is_due {
-                default_is_due.store(false, SeqCst);
+        let mut signals = SIGNALS.lock();
+        if let Some(state) = signals.get_mut(&signal) {
+            state.claims += 1;
+            if let Some(runs_default) = &state.runs_default {
+                runs_default.store(false, SeqCst);
             }
         } else {
-            let mut default_is_due = None;
+            let mut runs_default = None;
             if action::current(signal.as_raw())? == Action::Default {
-                let due = Arc::new(AtomicBool::new(false));
-                flag::register_conditional_default(signal.as_raw(), Arc::clone(&due))?;
-                default_is_due = Some(due);
+                let enabled = Arc::new(AtomicBool::new(false));
+                flag::register_conditional_default(signal.as_raw(), Arc::clone(&enabled))?;
+                runs_default = Some(enabled);
             }
-            held.insert(signal, Held { claims: 1, default_is_due });
+            signals.insert(signal, SignalState { claims: 1, runs_default });
         }
         Ok(Claim(signal))
     }
@@ -50,12 +52,12 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut held = HELD.lock();
-        let held = held.get_mut(&self.0).expect("an entry that was claimed stays");
-        held.claims -= 1;
-        if held.claims == 0 {
-            if let Some(default_is_due) = &held.default_is_due {
-                default_is_due.store(true, SeqCst);
+        let mut signals = SIGNALS.lock();
+        let state = signals.get_mut(&self.0).expect("the entry of a claimed signal is never removed");
+        state.claims -= 1;
+        if state.claims == 0 {
+            if let Some(runs_default) = &state.runs_default {
+                runs_default.store(true, SeqCst);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Which signals there are.
+//! The signals that the crate supports.
 
 pub(crate) mod action;
 
@@ -6,11 +6,11 @@ use std::fmt;
 
 use rustix::process::Signal as Known;
 
-/// The number of a signal, and its name.
+/// A signal number, with its name.
 ///
-/// These are the signals that programs send to each other, and that the kernel sends to tell of something. Those that report a
-/// fault of the program itself (SIGSEGV and its kind) are not among them, since their handler could not return, and neither are
-/// the real-time ones.
+/// Covers the signals that programs send to each other and those by which the kernel reports an
+/// event. Signals that report a fault of the program itself (SIGSEGV and similar) are excluded,
+/// since their handler could not return, as are real-time signals.
 ///
 /// ```
 /// use reveille::Signal;
@@ -45,29 +45,30 @@ const ALL: [(Signal, Known, &str); 17] = [
 ];
 
 impl Signal {
-    /// SIGHUP: the terminal has gone; to a daemon, by custom: read the configuration again.
+    /// SIGHUP: the terminal was closed. By convention, a daemon reloads its configuration.
     pub const HUP: Signal = Signal(Known::HUP.as_raw());
     /// SIGINT: Ctrl-C.
     pub const INT: Signal = Signal(Known::INT.as_raw());
     /// SIGQUIT: Ctrl-\\.
     pub const QUIT: Signal = Signal(Known::QUIT.as_raw());
-    /// SIGKILL: ends a process, which is not asked.
+    /// SIGKILL: terminates the process. Cannot be caught or ignored.
     pub const KILL: Signal = Signal(Known::KILL.as_raw());
-    /// SIGUSR1: means what the program says that it means.
+    /// SIGUSR1: application-defined.
     pub const USR1: Signal = Signal(Known::USR1.as_raw());
-    /// SIGUSR2: means what the program says that it means.
+    /// SIGUSR2: application-defined.
     pub const USR2: Signal = Signal(Known::USR2.as_raw());
-    /// SIGPIPE: nobody reads what was written. Rust programs ignore it from their start.
+    /// SIGPIPE: a write to a pipe or socket without a reader. The Rust runtime ignores it from the
+    /// start.
     pub const PIPE: Signal = Signal(Known::PIPE.as_raw());
-    /// SIGALRM: the alarm of alarm(2).
+    /// SIGALRM: the timer of alarm(2).
     pub const ALRM: Signal = Signal(Known::ALARM.as_raw());
-    /// SIGTERM: the request to end.
+    /// SIGTERM: a request to terminate.
     pub const TERM: Signal = Signal(Known::TERM.as_raw());
-    /// SIGCHLD: a child has ended or was stopped. [`Child`](crate::Child) does without it.
+    /// SIGCHLD: a child has terminated or stopped. [`Child`](crate::Child) does not need it.
     pub const CHLD: Signal = Signal(Known::CHILD.as_raw());
-    /// SIGCONT: goes on after a stop.
+    /// SIGCONT: resumes a stopped process.
     pub const CONT: Signal = Signal(Known::CONT.as_raw());
-    /// SIGSTOP: stops a process, which is not asked.
+    /// SIGSTOP: stops the process. Cannot be caught or ignored.
     pub const STOP: Signal = Signal(Known::STOP.as_raw());
     /// SIGTSTP: Ctrl-Z.
     pub const TSTP: Signal = Signal(Known::TSTP.as_raw());
@@ -77,20 +78,20 @@ impl Signal {
     pub const TTOU: Signal = Signal(Known::TTOU.as_raw());
     /// SIGURG: a socket has urgent data.
     pub const URG: Signal = Signal(Known::URG.as_raw());
-    /// SIGWINCH: the terminal has another size.
+    /// SIGWINCH: the terminal was resized.
     pub const WINCH: Signal = Signal(Known::WINCH.as_raw());
 
-    /// The signal of this number, if it is one of those above.
+    /// The signal with this number, if it is one of the above.
     pub fn from_raw(number: i32) -> Option<Signal> {
         ALL.iter().map(|(signal, ..)| *signal).find(|signal| signal.0 == number)
     }
 
-    /// The number.
+    /// The signal number.
     pub const fn as_raw(self) -> i32 {
         self.0
     }
 
-    /// Whether a process can have a say in what becomes of it.
+    /// Whether a handler can be installed: `false` for SIGKILL and SIGSTOP.
     pub(crate) fn can_be_caught(self) -> bool {
         self != Signal::KILL && self != Signal::STOP
     }
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_has_each_signal_in_its_own_row() {
+    fn table_rows_match_their_signal_numbers_and_names() {
         for (signal, known, name) in ALL {
             assert_eq!(signal.0, known.as_raw(), "{name}");
             assert_eq!(Signal::from_raw(signal.0), Some(signal));

@@ -1,14 +1,14 @@
-//! What can happen to a file, as it is asked for and as it is told.
+//! The changes of a file: as a set to watch for, and as reported.
 
 use std::fmt;
 use std::ops::{BitOr, BitOrAssign};
 
 use rustix::fs::inotify::{ReadFlags, WatchFlags};
 
-/// What a watch asks for. Sets combine with `|`.
+/// The changes that a watch reports. Sets combine with `|`.
 ///
-/// [`Overflow`](FileChange::Overflow), [`WatchRemoved`](FileChange::WatchRemoved) and [`Unmounted`](FileChange::Unmounted) are told
-/// without being asked for.
+/// [`Overflow`](FileChange::Overflow), [`WatchRemoved`](FileChange::WatchRemoved) and
+/// [`Unmounted`](FileChange::Unmounted) are always reported.
 ///
 /// ```
 /// use reveille::FileChanges;
@@ -48,7 +48,7 @@ impl FileChanges {
     pub const MOVED_FROM: FileChanges = FileChanges(WatchFlags::MOVED_FROM.bits());
     /// [`FileChange::MovedTo`].
     pub const MOVED_TO: FileChanges = FileChanges(WatchFlags::MOVED_TO.bits());
-    /// Both ends of a move.
+    /// Both sides of a move.
     pub const MOVED: FileChanges = FileChanges(WatchFlags::MOVE.bits());
     /// [`FileChange::Opened`].
     pub const OPENED: FileChanges = FileChanges(WatchFlags::OPEN.bits());
@@ -62,8 +62,8 @@ impl FileChanges {
     pub const SELF_DELETED: FileChanges = FileChanges(WatchFlags::DELETE_SELF.bits());
     /// [`FileChange::SelfMoved`].
     pub const SELF_MOVED: FileChanges = FileChanges(WatchFlags::MOVE_SELF.bits());
-    /// Everything that changes a directory's list of names, or what a name stands for, or a file's content: all but opening,
-    /// reading and closing.
+    /// All changes of a directory's entries, of the file that an entry refers to, or of a file's
+    /// content: everything except opening, reading and closing.
     pub const WRITES: FileChanges = FileChanges(
         FileChanges::CREATED.0
             | FileChanges::DELETED.0
@@ -73,15 +73,15 @@ impl FileChanges {
             | FileChanges::SELF_DELETED.0
             | FileChanges::SELF_MOVED.0,
     );
-    /// Everything there is.
+    /// All changes.
     pub const ALL: FileChanges = FileChanges(WatchFlags::ALL_EVENTS.bits());
 
-    /// Whether all of `other` is in this set.
+    /// Whether this set contains all of `other`.
     pub const fn contains(self, other: FileChanges) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// Whether the kernel's event is one of these.
+    /// Whether the set contains the kernel's event.
     pub(super) fn has(self, event: ReadFlags) -> bool {
         self.0 & event.bits() & FileChanges::ALL.0 != 0
     }
@@ -116,67 +116,71 @@ impl fmt::Debug for FileChanges {
     }
 }
 
-/// What has happened to a file, or to a watch.
+/// A change of a file, or of a watch.
 ///
-/// The first ten are of a watched file, or, with a [name](super::FileEvent::name), of one in a watched directory.
+/// The first ten refer to a watched file or, with a [name](super::FileEvent::name), to an entry of
+/// a watched directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FileChange {
-    /// A file, directory or link has come to be in the directory, by other means than a move.
+    /// A file, directory or link was created in the directory, other than by a move.
     Created,
-    /// A name has gone from the directory, by other means than a move.
+    /// An entry was removed from the directory, other than by a move.
     Deleted,
     /// A file was written to or truncated.
     Modified,
-    /// Its owner, mode, times or extended attributes have changed, or the number of its links.
+    /// The file's owner, mode, times, extended attributes or link count have changed.
     Attributes,
-    /// A name has gone from the directory by a move.
+    /// An entry was moved out of the directory.
     MovedFrom {
-        /// The same for both ends of one move, and for no other in sight. The other end is told only where it lies in a watched
-        /// directory too; then it comes next, save for events of others that fall in between.
+        /// Equal for both sides of one move, and different from that of any other recent move. The
+        /// other side is reported only if it lies in a watched directory; then it follows directly,
+        /// except that events of other files can come in between.
         cookie: u32,
     },
-    /// A name has come into the directory by a move, perhaps in place of one that was there.
+    /// An entry was moved into the directory. It may have replaced another entry.
     MovedTo {
-        /// As for [`MovedFrom`](FileChange::MovedFrom).
+        /// Same as in [`MovedFrom`](FileChange::MovedFrom).
         cookie: u32,
     },
-    /// Somebody has opened it.
+    /// The file was opened.
     Opened,
-    /// Somebody has read from it.
+    /// The file was read.
     Accessed,
-    /// Somebody who could have written has closed it.
+    /// A descriptor open for writing was closed.
     ClosedWritten,
-    /// Somebody who could not have written has closed it.
+    /// A descriptor not open for writing was closed.
     ClosedUnwritten,
-    /// The watched file or directory itself was deleted: its last link is gone and nobody has it open.
-    /// [`WatchRemoved`](FileChange::WatchRemoved) follows.
+    /// The watched file or directory itself was deleted: its last link was removed and it is no
+    /// longer open. [`WatchRemoved`](FileChange::WatchRemoved) follows.
     SelfDeleted,
-    /// The watched file or directory itself was moved. The watch goes with it, and its events still have the old path.
+    /// The watched file or directory itself was moved. The watch follows it, and its events keep
+    /// the old path.
     SelfMoved,
-    /// The file system of the watched file was unmounted. [`WatchRemoved`](FileChange::WatchRemoved) follows.
+    /// The file system of the watched file was unmounted.
+    /// [`WatchRemoved`](FileChange::WatchRemoved) follows.
     Unmounted,
-    /// The kernel has ended the watch, since there is nothing left to watch. Not told after
+    /// The kernel has removed the watch, since its file no longer exists. Not reported after
     /// [`unwatch`](super::Watcher::unwatch).
     WatchRemoved,
-    /// Events have been lost: more had come than the kernel keeps (`fs.inotify.max_queued_events`) before the loop read them. It
-    /// belongs to no watch, and what is watched has to be looked at anew.
+    /// Events were lost: the kernel's queue (`fs.inotify.max_queued_events`) was full before the
+    /// loop read it. It belongs to no watch; all watched files must be checked again.
     Overflow,
 }
 
 impl FileChange {
-    /// Whether every watch has it, whatever that asks for.
+    /// Whether every watch reports it, regardless of its set.
     pub(super) fn is_always_reported(self) -> bool {
         matches!(self, FileChange::Unmounted | FileChange::WatchRemoved | FileChange::Overflow)
     }
 
-    /// Whether the kernel says reliably that it has happened to a directory.
-    pub(super) fn says_of_what(self) -> bool {
+    /// Whether the kernel reliably reports whether a directory was affected.
+    pub(super) fn has_directory_flag(self) -> bool {
         let of_the_watch_itself = matches!(self, FileChange::SelfDeleted | FileChange::SelfMoved);
         !of_the_watch_itself && !self.is_always_reported()
     }
 
-    /// What the kernel's one bit says. `None` if it is one that this crate has not heard of.
+    /// Decodes the kernel's event bit. Returns `None` for an unknown one.
     pub(super) fn from_flags(flags: ReadFlags, cookie: u32) -> Option<FileChange> {
         let known = [
             (ReadFlags::CREATE, FileChange::Created),

@@ -1,11 +1,14 @@
-//! The inotify instance of a loop, which all its watchers share: a user may have few of them (`fs.inotify.max_user_instances`).
+//! The inotify instance of a loop. All watchers of a loop share it, since the number of instances
+//! per user is limited (`fs.inotify.max_user_instances`).
 //!
-//! The kernel has one watch for each file of an instance, however many watchers watch it. So each watch of a watcher is an
-//! [`Entry`] of the kernel's watch, which reports what any of the entries asks for; an event goes to those entries that ask for
-//! it and are older than it. Entries, watchers and reads of the kernel's queue are numbered from one sequence for that.
+//! The kernel has one watch per file and instance, regardless of the number of watchers. So each
+//! watch of a watcher is an [`Entry`] of a kernel watch, which reports the union of what its
+//! entries request. An event is delivered to those entries that request it and are older than it.
+//! For the comparison of ages, entries, watchers and reads of the kernel's queue are numbered from
+//! one sequence.
 //!
-//! The kernel's number of a watch is not given again before all others have been, so events of one that was taken back are known
-//! for what they are and passed over.
+//! The kernel reuses a watch descriptor only after it has used all others. So events of a removed
+//! watch are recognised and skipped.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -22,7 +25,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 
 use super::change::{FileChange, FileChanges};
-use super::{Happened, Member, WatchId, quota};
+use super::{WatchId, WatcherEvent, WatcherSource, quota};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::logger;
 use crate::event_loop::process_mark::ProcessMark;
@@ -30,7 +33,7 @@ use crate::event_loop::trimming::slack::release_if_empty;
 use crate::event_loop::{EventLoop, Source, WeakLoop};
 use crate::readiness::{Interest, Readiness};
 
-/// Numbers are never given twice, on any loop.
+/// Numbers are unique across loops and never reused.
 static SEQUENCE: AtomicU64 = AtomicU64::new(1);
 
 pub(super) fn next_number() -> u64 {
@@ -38,7 +41,7 @@ pub(super) fn next_number() -> u64 {
 }
 
 thread_local! {
-    /// That of this thread's loop, as long as it has a watcher.
+    /// The instance of this thread's loop, while it has a watcher.
     static CURRENT: RefCell<Weak<Instance>> = const { RefCell::new(Weak::new()) };
 }
 
@@ -46,32 +49,33 @@ pub(super) struct Instance {
     id: ChannelId,
     event_loop: WeakLoop,
     inotify: OwnedFd,
-    /// The one that has made this. A forked process shares the kernel's watches with it, and ends none of them.
+    /// The process that created this. A forked process shares the kernel's watches with it, and
+    /// must not remove any.
     process: ProcessMark,
     state: RefCell<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The watchers by their numbers.
-    members: BTreeMap<u64, Weak<Member>>,
-    /// The entries of each watch of the kernel's, in the order of their numbers.
+    /// The watchers, by number.
+    watchers: BTreeMap<u64, Weak<WatcherSource>>,
+    /// The entries of each kernel watch, in the order of their numbers.
     watches: BTreeMap<i32, Vec<Entry>>,
-    /// What was read and not yet delivered.
-    queue: VecDeque<Queued>,
+    /// Events that have been read and not yet delivered.
+    queue: VecDeque<QueuedEvent>,
 }
 
-/// A watch of one watcher.
+/// One watch of one watcher.
 #[derive(Clone)]
 struct Entry {
     number: u64,
-    member: Weak<Member>,
+    watcher: Weak<WatcherSource>,
     path: Rc<Path>,
     changes: FileChanges,
 }
 
-/// An event that was read to get it out of the way of a new entry.
-struct Queued {
+/// An event that was read before a new entry was added, so that the entry does not receive it.
+struct QueuedEvent {
     flags: ReadFlags,
     watch: i32,
     cookie: u32,
@@ -79,7 +83,7 @@ struct Queued {
     before: u64,
 }
 
-/// An event on its way to the entries that have numbers below `before`.
+/// An event to be delivered to the entries with numbers below `before`.
 struct Event<'a> {
     flags: ReadFlags,
     watch: i32,
@@ -89,12 +93,13 @@ struct Event<'a> {
 }
 
 impl Instance {
-    /// That of the loop, which is made if there is none.
+    /// Returns the instance of the loop; creates it if there is none.
     ///
     /// # Errors
-    /// As [`Watcher::new`](super::Watcher::new).
+    /// Same as [`Watcher::new`](super::Watcher::new).
     pub(super) fn of(event_loop: &EventLoop) -> io::Result<Rc<Instance>> {
-        // At the end of a thread there may be no place to share it by.
+        // During thread exit the thread-local may have been destroyed; then the instance is not
+        // shared.
         let current = CURRENT.try_with(|current| current.borrow().upgrade()).ok().flatten();
         let is_open = |instance: &Rc<Instance>| {
             instance.event_loop.with(|event_loop| event_loop.is_registered(instance.id)).unwrap_or(false)
@@ -119,37 +124,37 @@ impl Instance {
         Ok(instance)
     }
 
-    pub(super) fn add(&self, member: &Rc<Member>) {
-        self.state.borrow_mut().members.insert(member.number, Rc::downgrade(member));
+    pub(super) fn add(&self, watcher: &Rc<WatcherSource>) {
+        self.state.borrow_mut().watchers.insert(watcher.number, Rc::downgrade(watcher));
     }
 
-    /// Takes a watcher out, and closes the instance after the last.
-    pub(super) fn remove(&self, member: u64, watches: BTreeMap<u64, i32>) {
+    /// Removes a watcher, and closes the instance with the last one.
+    pub(super) fn remove(&self, watcher: u64, watches: BTreeMap<u64, i32>) {
         watches.into_iter().for_each(|(number, watch)| self.unwatch(number, watch));
         let is_last = {
-            let members = &mut self.state.borrow_mut().members;
-            members.remove(&member);
-            members.is_empty()
+            let watchers = &mut self.state.borrow_mut().watchers;
+            watchers.remove(&watcher);
+            watchers.is_empty()
         };
         if is_last {
             self.event_loop.with(|event_loop| event_loop.remove(self.id));
         }
     }
 
-    /// Adds an entry, and returns its number and the kernel's of the watch.
+    /// Adds an entry. Returns its number and the kernel's watch descriptor.
     ///
     /// # Errors
-    /// As [`Watcher::watch`](super::Watcher::watch).
+    /// Same as [`Watcher::watch`](super::Watcher::watch).
     pub(super) fn watch(
         &self,
-        member: &Rc<Member>,
+        watcher: &Rc<WatcherSource>,
         path: &Path,
         changes: FileChanges,
     ) -> io::Result<(u64, i32)> {
         let flags = changes.to_flags();
         let add = |flags| inotify::add_watch(&self.inotify, path, flags);
         let watch = match add(flags | WatchFlags::MASK_CREATE) {
-            // What the others ask for stays.
+            // Keep the changes that other entries request.
             Err(Errno::EXIST) => add(flags | WatchFlags::MASK_ADD),
             added => added,
         };
@@ -157,7 +162,7 @@ impl Instance {
         let others = {
             let state = self.state.borrow();
             let entries = state.watches.get(&watch).map_or(&[][..], Vec::as_slice);
-            if entries.iter().any(|entry| entry.member.as_ptr() == Rc::as_ptr(member)) {
+            if entries.iter().any(|entry| entry.watcher.as_ptr() == Rc::as_ptr(watcher)) {
                 return Err(io::Error::new(
                     io::ErrorKind::AlreadyExists,
                     format!("{} is watched by this watcher already", path.display()),
@@ -166,11 +171,11 @@ impl Instance {
             !entries.is_empty()
         };
         if others {
-            // Of those that have happened for the others the new entry is to have none.
+            // Events that event before, for the other entries, must not reach the new entry.
             self.read_ahead();
         }
         let number = next_number();
-        let entry = Entry { number, member: Rc::downgrade(member), path: path.into(), changes };
+        let entry = Entry { number, watcher: Rc::downgrade(watcher), path: path.into(), changes };
         self.state.borrow_mut().watches.entry(watch).or_default().push(entry);
         Ok((number, watch))
     }
@@ -187,14 +192,14 @@ impl Instance {
             is_last
         };
         if is_last && self.process.is_current() {
-            // The kernel may have ended it by itself, which is yet to be read.
+            // The kernel may have removed it already, with the event for that still unread.
             if let Err(error) = inotify::remove_watch(&self.inotify, watch) {
                 logger::call(|| log::debug!("a watch has gone before it was taken back: {error}"));
             }
         }
     }
 
-    /// Reads what the kernel has, to be delivered in the loop's next turn to the entries that are there now.
+    /// Reads the kernel's queue, for delivery in the next turn to the entries that exist now.
     fn read_ahead(&self) {
         let mut bytes = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(&self.inotify, &mut bytes);
@@ -202,7 +207,7 @@ impl Instance {
         let queue = &mut self.state.borrow_mut().queue;
         loop {
             match reader.next() {
-                Ok(event) => queue.push_back(Queued {
+                Ok(event) => queue.push_back(QueuedEvent {
                     flags: event.events(),
                     watch: event.wd(),
                     cookie: event.cookie(),
@@ -210,7 +215,7 @@ impl Instance {
                     before,
                 }),
                 Err(Errno::INTR) => {}
-                // Of an error the loop's own read learns as well.
+                // The loop's own read handles the error.
                 Err(_) => break,
             }
         }
@@ -219,48 +224,49 @@ impl Instance {
         }
     }
 
-    /// Calls back with an event, once for each entry that asks for it.
+    /// Calls the callback of each entry that requests the event.
     fn deliver(&self, event_loop: &EventLoop, event: &Event<'_>) {
         let Some(change) = FileChange::from_flags(event.flags, event.cookie) else { return };
-        let mut happened = Happened { change, flags: event.flags, name: event.name, watch: None };
+        let mut watcher_event = WatcherEvent { change, flags: event.flags, name: event.name, watch: None };
         let mut last = 0;
         if change == FileChange::Overflow {
-            while let Some(member) = self.next_member(&mut last, event.before) {
-                member.call(event_loop, &happened);
+            while let Some(watcher) = self.next_watcher(&mut last, event.before) {
+                watcher.call(event_loop, &watcher_event);
             }
             return;
         }
-        let is_over = change == FileChange::WatchRemoved;
-        while let Some(entry) = self.next_entry(event.watch, &mut last, event.before, is_over) {
-            let Some(member) = entry.member.upgrade() else { continue };
-            if is_over {
-                member.forget(entry.number);
+        let is_removed = change == FileChange::WatchRemoved;
+        while let Some(entry) = self.next_entry(event.watch, &mut last, event.before, is_removed) {
+            let Some(watcher) = entry.watcher.upgrade() else { continue };
+            if is_removed {
+                watcher.remove_watch(entry.number);
             }
             if change.is_always_reported() || entry.changes.has(event.flags) {
-                let id = WatchId { watcher: member.number, number: entry.number };
-                happened.watch = Some((id, Rc::clone(&entry.path)));
-                member.call(event_loop, &happened);
+                let id = WatchId { watcher: watcher.number, number: entry.number };
+                watcher_event.watch = Some((id, Rc::clone(&entry.path)));
+                watcher.call(event_loop, &watcher_event);
             }
         }
     }
 
-    /// The watcher after number `last`, if it was there before the event.
-    fn next_member(&self, last: &mut u64, before: u64) -> Option<Rc<Member>> {
+    /// The watcher with the next number after `last`, if it is older than the event.
+    fn next_watcher(&self, last: &mut u64, before: u64) -> Option<Rc<WatcherSource>> {
         let state = self.state.borrow();
-        let mut later = state.members.range(*last + 1..before.max(*last + 1));
-        later.find_map(|(number, member)| {
+        let mut later = state.watchers.range(*last + 1..before.max(*last + 1));
+        later.find_map(|(number, watcher)| {
             *last = *number;
-            member.upgrade()
+            watcher.upgrade()
         })
     }
 
-    /// The entry after number `last`, if it was there before the event. It is taken out if the kernel has ended the watch.
-    fn next_entry(&self, watch: i32, last: &mut u64, before: u64, is_over: bool) -> Option<Entry> {
+    /// The entry with the next number after `last`, if it is older than the event. Removes the
+    /// entry if the kernel has removed the watch.
+    fn next_entry(&self, watch: i32, last: &mut u64, before: u64, is_removed: bool) -> Option<Entry> {
         let watches = &mut self.state.borrow_mut().watches;
         let entries = watches.get_mut(&watch)?;
         let at = entries.iter().position(|entry| entry.number > *last && entry.number < before)?;
         *last = entries[at].number;
-        if !is_over {
+        if !is_removed {
             return Some(entries[at].clone());
         }
         let entry = entries.remove(at);
@@ -270,7 +276,7 @@ impl Instance {
         Some(entry)
     }
 
-    fn next_queued(&self) -> Option<Queued> {
+    fn next_queued(&self) -> Option<QueuedEvent> {
         let queue = &mut self.state.borrow_mut().queue;
         let next = queue.pop_front();
         release_if_empty(queue);
@@ -287,17 +293,18 @@ impl Source for Instance {
         false
     }
 
-    /// Reads a buffer full, and another if that was little. With more to come the others have their turn first.
+    /// Reads until at least `EVENTS_PER_TURN` events are delivered and the buffer is empty. If more
+    /// events are pending, other sources run first.
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
-        const ENOUGH: usize = 64;
+        const EVENTS_PER_TURN: usize = 64;
         let mut bytes = [MaybeUninit::uninit(); 4096];
         let mut reader = Reader::new(&self.inotify, &mut bytes);
         let mut before = 0;
         let mut delivered = 0;
-        while delivered < ENOUGH || !reader.is_buffer_empty() {
-            // What is in the buffer was read first, then what a callback has had read ahead.
+        while delivered < EVENTS_PER_TURN || !reader.is_buffer_empty() {
+            // Events in the buffer are older than those that a callback has read ahead.
             if reader.is_buffer_empty() {
-                if let Some(Queued { flags, watch, cookie, name, before }) = self.next_queued() {
+                if let Some(QueuedEvent { flags, watch, cookie, name, before }) = self.next_queued() {
                     let name = name.as_deref();
                     self.deliver(event_loop, &Event { flags, watch, cookie, name, before });
                     delivered += 1;
@@ -329,16 +336,16 @@ impl Source for Instance {
     }
 
     fn on_panic(&self, event_loop: &EventLoop) {
-        // Only by a mistake in this crate: callbacks are caught one by one.
+        // Reached only through a bug in this crate: panics of callbacks are caught individually.
         self.fail(event_loop);
     }
 }
 
 impl Instance {
-    /// Ends all watchers.
+    /// Closes all watchers.
     fn fail(&self, event_loop: &EventLoop) {
-        let members = self.state.borrow().members.values().filter_map(Weak::upgrade).collect::<Vec<_>>();
-        members.iter().for_each(|member| event_loop.remove(member.id));
+        let watchers = self.state.borrow().watchers.values().filter_map(Weak::upgrade).collect::<Vec<_>>();
+        watchers.iter().for_each(|watcher| event_loop.remove(watcher.id));
         event_loop.remove(self.id);
     }
 }

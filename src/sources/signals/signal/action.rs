@@ -1,6 +1,7 @@
-//! What the process does on a signal, and which signals a thread blocks, as the kernel knows it (sigaction(2)).
+//! The disposition of a signal and the signal mask of a thread (sigaction(2), pthread_sigmask(3)).
 //!
-//! Of the crates below, none has these calls as safe ones. This file is one of the few that need `unsafe`.
+//! None of the crate's dependencies wraps these calls safely, so this is one of the few files with
+//! `unsafe`.
 
 #![allow(unsafe_code, reason = "sigaction and pthread_sigmask take and fill structures by pointers")]
 
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use libc::{c_int, sigaction, sigset_t};
 
-/// What happens on a signal.
+/// The disposition of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Default,
@@ -30,23 +31,24 @@ impl Action {
     }
 }
 
-/// What happens on the signal now. Takes no descriptor and no memory.
+/// The current disposition of the signal. Allocates neither a descriptor nor memory.
 ///
 /// # Errors
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is no such signal.
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) if the signal does not exist.
 pub(crate) fn current(signal: c_int) -> io::Result<Action> {
     Ok(Action::of(&exchange(signal, None)?))
 }
 
-/// The handler of the crate `signal-hook`, once it is known; 0 before.
+/// The address of the handler of the crate `signal-hook`; 0 until it is known.
 static SIGNAL_HOOK: AtomicUsize = AtomicUsize::new(0);
 
-/// Has the handler that `signal-hook` has installed since `before` run on the thread's alternate stack, if the thread has one
-/// (`SA_ONSTACK`, sigaltstack(2)). `signal-hook` does not set the flag, and a thread with a small stack, such as one of Go's,
-/// would overflow it. A handler of somebody else's stays as it is.
+/// Makes the handler that `signal-hook` has installed since `before` run on the thread's alternate
+/// stack, if the thread has one (`SA_ONSTACK`, sigaltstack(2)). `signal-hook` does not set the
+/// flag, and its handler would overflow a small stack, such as that of a Go thread. A handler of
+/// other code is left unchanged.
 ///
 /// # Errors
-/// If there is no handler: another part of the program has taken it away, and the signal would never be reported.
+/// If no handler is installed: other code has removed it, and the signal would never be reported.
 pub(crate) fn run_on_alternate_stack(signal: c_int, before: Action) -> io::Result<()> {
     let mut action = exchange(signal, None)?;
     let Action::Handler(handler) = Action::of(&action) else {
@@ -59,21 +61,22 @@ pub(crate) fn run_on_alternate_stack(signal: c_int, before: Action) -> io::Resul
         action.sa_flags |= libc::SA_ONSTACK;
         let replaced = exchange(signal, Some(&action))?;
         if Action::of(&replaced) != Action::Handler(handler) {
-            // Another thread has installed its own since the look above. That one is the later, and chains to this one.
+            // Another thread has installed its handler since the call of `exchange` above. That
+            // handler is the newer one and chains to this one; restore it.
             exchange(signal, Some(&replaced))?;
         }
     }
     Ok(())
 }
 
-/// Restores the default action of every signal that has a handler, except of those that report a fault of the program itself.
-/// A program that is started gets them from the kernel in the same way. Async-signal-safe.
+/// Restores the default disposition of every signal that has a handler, except signals that report
+/// a fault of the program itself. An exec does the same. Async-signal-safe.
 pub(crate) fn restore_defaults() {
     for signal in 1..=libc::SIGRTMAX() {
         if FAULTS.contains(&signal) {
             continue;
         }
-        // The C library refuses the signals that it keeps for itself.
+        // The C library rejects its own internal signals.
         let Ok(mut action) = exchange(signal, None) else { continue };
         if let Action::Handler(_) = Action::of(&action) {
             action.sa_sigaction = libc::SIG_DFL;
@@ -83,19 +86,20 @@ pub(crate) fn restore_defaults() {
     }
 }
 
-/// Blocking them would not keep the kernel from ending a process that causes one.
+/// Blocking these has no effect: the kernel still terminates a process that causes one.
 const FAULTS: [c_int; 6] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
 
-/// Which signals a thread blocks.
+/// The signal mask of a thread.
 #[derive(Clone, Copy)]
 pub(crate) struct Mask(sigset_t);
 
 impl Mask {
-    /// Blocks all signals but faults on this thread, and returns what was blocked before. Async-signal-safe.
+    /// Blocks all signals except faults on this thread, and returns the previous mask.
+    /// Async-signal-safe.
     pub(crate) fn block_all() -> Mask {
         let mut all = empty_set();
-        // SAFETY: both functions write to a set that is there, and the numbers are those of signals.
+        // SAFETY: both functions write to a valid set, and the numbers are valid signal numbers.
         unsafe {
             libc::sigfillset(&raw mut all);
             for fault in FAULTS {
@@ -105,27 +109,28 @@ impl Mask {
         Mask(all).set()
     }
 
-    /// Makes this the mask of the thread, and returns what it was. Async-signal-safe.
+    /// Sets this as the thread's mask, and returns the previous mask. Async-signal-safe.
     pub(crate) fn set(self) -> Mask {
         let mut old = empty_set();
-        // SAFETY: reads one set and writes the other, both of which are there. It fails for an unknown first argument only.
+        // SAFETY: reads one valid set and writes another. It fails only for an unknown first
+        // argument.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, &raw mut old) };
         Mask(old)
     }
 }
 
 fn empty_set() -> sigset_t {
-    // SAFETY: a set is plain numbers, so zero is a value of its; it is the empty set.
+    // SAFETY: a set consists of integers, so all zeroes is a valid value; it is the empty set.
     unsafe { mem::zeroed() }
 }
 
-/// Installs `new`, if there is one, and returns what was there.
+/// Installs `new`, if given, and returns the previous action.
 fn exchange(signal: c_int, new: Option<&sigaction>) -> io::Result<sigaction> {
-    // SAFETY: the structure is plain numbers and a pointer that may be null, so zero is a value of its.
+    // SAFETY: the structure consists of integers and a nullable pointer, so all zeroes is valid.
     let mut old: sigaction = unsafe { mem::zeroed() };
     let new = new.map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: `new` is null or a structure that was filled by this call before, so that its handler is the default or one that
-    // its owner has installed for this signal; `old` is there to be filled.
+    // SAFETY: `new` is null or a structure that an earlier call has filled, so its handler is the
+    // default or one that its owner has installed for this signal. `old` is valid for writes.
     match unsafe { libc::sigaction(signal, new, &raw mut old) } {
         0 => Ok(old),
         _ => Err(io::Error::last_os_error()),
