@@ -79,6 +79,8 @@
 //! What goes wrong and has no caller to be told is logged through the `log` crate: a panic in a callback, a connection that
 //! could not be accepted, a client that gives up. Nothing is logged in the ordinary course but why files are left to threads, and the crate never installs a logger.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod buffer;
 mod codec;
 mod event_loop;

@@ -25,6 +25,7 @@ const REST: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileIoBackend {
     /// The kernel itself, through a ring (io_uring(7)).
+    #[cfg_attr(docsrs, doc(cfg(feature = "uring")))]
     IoUring,
     /// A few threads that wait in the kernel.
     ThreadPool,

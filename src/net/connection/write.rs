@@ -228,7 +228,8 @@ impl ConnectionCore {
         queue.push_file(file, offset, length);
         self.count_reply(queue, usize::try_from(length).unwrap_or(usize::MAX));
         drop(unsent);
-        if is_first && let Err(error) = self.write_queue(event_loop) {
+        let wrote = if is_first { self.write_queue(event_loop) } else { Ok(()) };
+        if let Err(error) = wrote {
             self.pop_last_file();
             // Some of it may have been sent, so that the peer was promised the rest.
             if !stream::is_disconnected(&self.fd, &error) {
