@@ -1,8 +1,12 @@
-//! One connection, of TCP or of a Unix socket: its state, its limits, and how it ends.
+//! One TCP or Unix-socket connection: its state machine, its limits, and its close.
 //!
-//! The loop that runs a connection owns it, in a slot; others hold its id. [`ConnectionCore`] is all of it but the handler. What the
-//! handler gets to see is a [`TcpConnection`], which lasts for one call; what other threads hold is a
-//! [`ConnectionHandle`]. An idle connection owns neither an input nor an output buffer.
+//! Four types share the work. [`ConnectionCore`] is everything except the handler; it is not
+//! generic, so it is compiled once. `ConnectionDriver<H>` adds the handler and sits in a slot of
+//! the loop, which owns it. [`TcpConnection`] is the view that a callback gets, and lasts for one
+//! call. [`ConnectionHandle`] is what other threads hold; it only queues requests. Everything else
+//! refers to a connection by its id.
+//!
+//! An idle connection owns neither an input buffer nor an output queue.
 
 mod delivery;
 pub(in crate::net) mod driver;
@@ -52,115 +56,119 @@ use write::HighWater;
 pub(super) const INPUT: Readiness = Readiness::answering(Interest::READABLE);
 const OUTPUT: Readiness = Readiness::answering(Interest::WRITABLE);
 
-/// How far a connection is.
+/// The state of a connection.
 ///
-/// | state | may send | leaves it when |
+/// | state | may send | left by |
 /// |---|---|---|
-/// | `Connecting` | no | the connection is made, or fails |
-/// | `Open` | yes | `shutdown`, `close_gracefully`, a write that fails: `Closing`; `close`, an error of reading: `Closed` |
-/// | `Closing` | no | the queue is sent, then the FIN, and the peer's FIN has come: `Closed`; `close`, an error, a deadline: `Closed` |
+/// | `Connecting` | no | the connection is established, or fails |
+/// | `Open` | yes | shutdown, graceful close, write error: `Closing`; close, read error: `Closed` |
+/// | `Closing` | no | queue and FIN sent, FIN received; close; error; deadline: `Closed` |
 /// | `Closed` | no | never |
 ///
-/// The peer's FIN alone changes no state: it ends the input, and what is accepted for sending is still sent.
+/// The peer's FIN alone does not change the state. It ends the input; accepted output is still
+/// sent.
 ///
-/// Likewise a write that fails because the peer has closed or reset the connection ends the output only. What was queued is dropped and
-/// stays counted as [unsent](TcpConnection::unsent), later sends are refused, and what the peer had sent before is still delivered. When
-/// the input has ended the connection closes, with the first error.
+/// A write that fails because the peer has closed or reset the connection ends the output only. The
+/// queue is dropped and stays counted as [unsent](TcpConnection::unsent), later sends are refused,
+/// and the input that the peer sent before is still delivered. When the input has ended, the
+/// connection closes with the first error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectionState {
-    /// Not made yet.
+    /// Not established yet.
     Connecting,
-    /// Made; either end may send.
+    /// Established; both ends may send.
     Open,
-    /// Shut down by this end: what is queued is sent, then the FIN. Or the output has failed, and the input is still delivered.
+    /// Shut down by this end: the queue is sent, then the FIN. Also entered when the output has
+    /// failed; the input is still delivered.
     Closing,
-    /// Over.
+    /// Closed.
     Closed,
 }
 
-/// A socket, accepted or being connected, on its way to the loop that will serve it.
+/// A socket, accepted or connecting, that has not reached the loop that will serve it.
 pub(super) struct PendingConnection {
     pub(super) fd: OwnedFd,
     pub(super) peer: Address,
     pub(super) membership: Membership,
 }
 
-/// Whether the connection has heard that its server is being stopped.
+/// How far the server's stop has been delivered to the connection's handler.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stop {
     No,
-    /// Its handler is to be told.
+    /// `on_stop` is due in a later callback.
     Deferred,
     Delivered,
 }
 
-/// All of a connection but its handler.
+/// A connection without its handler.
 pub(super) struct ConnectionCore {
     id: ChannelId,
     fd: OwnedFd,
-    /// Behind `fd`, so that this is the last descriptor of the socket.
+    /// Declared after `fd`, so that it drops last and closes the last descriptor of the socket.
     last_fd: LastFd,
     /// The descriptor was lent to the user, who may have duplicated it.
     lent: Cell<bool>,
-    /// Known as soon as the connection is made.
+    /// Set when the connection is established.
     peer: OnceCell<Address>,
     membership: Membership,
     state: Cell<ConnectionState>,
-    /// What becomes of descriptors that the peer sends.
+    /// What happens to descriptors that the peer sends.
     passing: Cell<FdPassing>,
-    /// Descriptors that could not be sent are to be tried again.
+    /// A timer for another attempt to send descriptors is armed.
     is_fd_retry_armed: Cell<bool>,
-    /// The handler does not want to read for now.
+    /// Reading is paused by the user.
     paused: Cell<bool>,
-    /// Another thread has had reading go on since the handler was last offered input.
+    /// Reading was resumed, by another thread or by a failed output, since the handler was last
+    /// given input.
     resume_pending: Cell<bool>,
-    /// The peer does not read the replies to its input, so no more is read from it.
+    /// Reading is paused by the high-water mark: the peer does not read the replies to its input.
     throttled: Cell<bool>,
-    /// The handler is being given input: what it sends are replies.
+    /// The handler is being given input, so what it sends is a reply.
     replying: Cell<bool>,
-    /// Whether there is more unsent than there should be, and whether the handler knows.
+    /// Whether the unsent bytes have passed the high-water mark, and whether the handler knows.
     high_water: Cell<HighWater>,
-    /// How much memory the connection's account has it hold, handles' mailbox left out.
+    /// The memory that the connection has reported to its account, without the handles' mailbox.
     reported_memory: Cell<usize>,
-    /// The peer's FIN has been read: there is no more input.
+    /// The peer's FIN has been read; there is no more input.
     peer_finished: Cell<bool>,
     stop: Cell<Stop>,
-    /// Input is thrown away: the group is stopping.
+    /// Input is discarded: the connection drains before it closes.
     discarding: Cell<bool>,
-    /// Input that was left in `unread` when reading paused is to be offered again.
+    /// Input left in `unread` by the handler is due to be delivered again.
     redeliver: Cell<bool>,
-    /// The handler wants its `on_drained` even if nothing is queued.
+    /// `on_drained` was requested, even if nothing is queued.
     wants_drained: Cell<bool>,
-    /// Input that the handler has left for later; never an empty buffer.
+    /// Input that the handler did not consume. Never an empty buffer.
     unread: Cell<Option<Box<Buffer>>>,
-    /// The storage of `unread` was found much larger than what is in it, since the loop last had it trimmed.
+    /// `unread` was seen with much more storage than content since the last trim.
     unread_is_spacious: Cell<bool>,
-    /// What was accepted for sending and what the kernel has not taken; never an empty queue.
+    /// Output that was accepted and not yet taken by the kernel. Never an empty queue.
     unsent: RefCell<Option<Box<Queue>>>,
-    /// A write has failed, so nothing more is sent; what arrived before is still delivered.
+    /// A write has failed: nothing more is sent, and earlier input is still delivered.
     output_failed: Cell<bool>,
     /// The error to close with when the input has ended.
     first_error: Cell<Option<io::Error>>,
-    /// Bytes that were accepted for sending and dropped.
+    /// Bytes that were accepted for sending and then dropped.
     lost: Cell<usize>,
-    /// The peer of a Unix socket has closed without having read all.
+    /// The peer of a Unix socket has closed with unread data in its receive queue.
     left_unread: Cell<bool>,
     reason: Cell<Option<Contained<CloseReason>>>,
-    /// When bytes last came or went.
+    /// When bytes were last received or sent.
     last_active: Cell<Option<Instant>>,
-    /// How long the connection may be idle, if that is limited.
+    /// The idle timeout, if there is one.
     idle_timeout: Cell<Option<Duration>>,
     idle_timer: Cell<Option<TimerKey>>,
     /// The FIN has been sent, or at least handed to the kernel.
     fin_sent: Cell<bool>,
-    /// What comes in goes out on another connection, and the other way round.
+    /// The link to another connection, if this one is relayed.
     relay: Cell<Option<Relay>>,
-    /// The link is over, and what came through it is still to arrive.
+    /// Set after a link has ended, while the relayed bytes are still being delivered.
     delivery: Cell<Option<Box<Delivery>>>,
-    /// The close in order that is under way.
+    /// The graceful close in progress.
     graceful: Cell<Option<Box<GracefulClose>>>,
-    /// Made when somebody first asks for a handle.
+    /// Created by the first request for a handle.
     mailbox: OnceCell<Arc<Mailbox>>,
 }
 
@@ -168,8 +176,9 @@ impl ConnectionCore {
     pub(super) fn new(id: ChannelId, pending: PendingConnection, state: ConnectionState) -> ConnectionCore {
         let PendingConnection { fd, peer, mut membership } = pending;
         membership.enlist(id);
-        // What is being connected to may stand for another address, as 0.0.0.0 does. That of a Unix socket is kept as the client
-        // gave it: the kernel would return the path as the server bound it, which may be relative to another directory.
+        // A connect target may resolve to a different address, as 0.0.0.0 does, so the peer is read
+        // after the connect. A Unix path is kept as the client gave it: the kernel would return the
+        // path as the server bound it, which may be relative to another directory.
         let passing = if peer.is_unix() { FdPassing::Discarded } else { FdPassing::None };
         let is_known = state != ConnectionState::Connecting || peer.is_unix();
         let peer = if is_known { OnceCell::from(peer) } else { OnceCell::new() };
@@ -213,11 +222,12 @@ impl ConnectionCore {
         }
     }
 
-    /// Tells the loop what the connection waits for. An error always concerns it, whatever else is paused.
+    /// Passes the connection's interest to the loop. Errors are always included, even while reading
+    /// is paused.
     pub(super) fn update_wanted(&self, event_loop: &EventLoop) {
         match self.state.get() {
             ConnectionState::Open | ConnectionState::Closing => {}
-            // Writable is what a socket becomes when it is connected, and when that has failed.
+            // A connecting socket becomes writable on success and on failure.
             ConnectionState::Connecting => return event_loop.set_wanted(self.id, OUTPUT),
             ConnectionState::Closed => return,
         }
@@ -231,7 +241,8 @@ impl ConnectionCore {
         event_loop.set_wanted(self.id, wanted);
     }
 
-    /// Answers whether the connection is made now, and thereby open. One that could not be made is closed with the error.
+    /// Returns `true` if the connection has just been established; it is `Open` then. A failed
+    /// connect closes it with the error.
     pub(super) fn finish_connecting(&self, event_loop: &EventLoop) -> bool {
         match stream::finish_connecting(&self.fd) {
             Ok(Some(peer)) => {
@@ -246,16 +257,21 @@ impl ConnectionCore {
         false
     }
 
-    /// The only way to `Closed`. The handler's `on_close` is called in phase 6, when no callback is under way.
+    /// The only transition to `Closed`. The handler's `on_close` runs in phase 6, outside any
+    /// callback.
     ///
-    /// An earlier error takes the place of a later one, and of an end in order. If anything is lost that was accepted for sending, or that
-    /// was to be relayed, the connection is reset: behind an orderly end the peer would take what it has for the whole.
+    /// The first error is reported instead of a later one, and instead of a normal end. If accepted
+    /// or relayed bytes are lost, the connection is reset: after a FIN the peer would take a
+    /// truncated stream for a complete one.
+    ///
+    /// Each part of the connection releases its own state here: idle timer, graceful close,
+    /// delivery, mailbox, link.
     pub(super) fn close(&self, event_loop: &EventLoop, reason: CloseReason) {
         let reason = Contained::new(reason);
         if self.state.replace(ConnectionState::Closed) == ConnectionState::Closed {
             return;
         }
-        // The one that is replaced may be the user's, and is dropped when all is done.
+        // The replaced reason may hold a user's value, so it is dropped at the end.
         let (reason, _replaced) = match self.first_error_instead_of(&reason) {
             Some(first) => (Contained::new(first), Some(reason)),
             None => (reason, None),
@@ -266,10 +282,10 @@ impl ConnectionCore {
         self.cancel_graceful_close(event_loop);
         self.cancel_delivery(event_loop);
         if let Some(mailbox) = self.mailbox.get() {
-            // What was accepted from other threads counts as unsent, for the handler to see.
+            // Requests that other threads had queued count as unsent; `on_close` sees them.
             self.count_lost(mailbox.close());
         }
-        // Behind the FIN nothing is missing for the peer: the FIN was sent when all that was accepted had been.
+        // The FIN is sent only after all accepted bytes, so after a FIN nothing is missing.
         let is_truncated = self.unsent() > 0 && !self.fin_sent.get();
         if is_truncated || self.truncates_relay(link_end) {
             self.reset_when_closed();
@@ -279,7 +295,8 @@ impl ConnectionCore {
         self.end_link(event_loop, link_end);
     }
 
-    /// Ends the connection if both ends have finished and all is sent, or if the output has failed and all input is delivered.
+    /// Closes the connection if both directions have ended and the queue is sent, or if the output
+    /// has failed and all input is delivered.
     pub(super) fn close_if_finished(&self, event_loop: &EventLoop) {
         let input_ended = self.discarding.get() || (self.peer_finished.get() && !self.holds_input());
         let is_finished = match self.has_output_failed() {
@@ -302,7 +319,7 @@ impl ConnectionCore {
         }
     }
 
-    /// What somebody on this thread says to the connection. Calls nobody.
+    /// Receives a control message from this thread. Calls no user code.
     pub(super) fn on_control(&self, event_loop: &EventLoop, message: &mut dyn Any) {
         if let Some(message) = message.downcast_mut::<RelayMessage>() {
             self.on_relay_message(event_loop, message);
@@ -319,12 +336,12 @@ impl ConnectionCore {
         self.id
     }
 
-    /// The other end of a connection that is made.
+    /// The peer of an established connection.
     fn peer(&self) -> &Address {
-        self.peer.get().expect("nobody sees a connection before it is made")
+        self.peer.get().expect("a connection is not used before it is established")
     }
 
-    /// The descriptor, for the user.
+    /// Lends the descriptor to the user.
     pub(super) fn lend_fd(&self) -> BorrowedFd<'_> {
         self.lent.set(true);
         self.fd.as_fd()
@@ -339,12 +356,12 @@ impl ConnectionCore {
         self.state.get()
     }
 
-    /// How far the connection's group is on its way to its end.
+    /// The stage of the group's shutdown.
     pub(super) fn stage(&self) -> Stage {
         self.membership.group().stage()
     }
 
-    /// Whether the connection only sends what it owes, and its handler is no longer called for input.
+    /// Whether the connection only flushes its output, and no longer gives input to the handler.
     pub(super) fn is_draining(&self) -> bool {
         self.discarding.get()
     }
@@ -353,7 +370,8 @@ impl ConnectionCore {
         self.reason.take().unwrap_or_else(|| Contained::new(CloseReason::Closed))
     }
 
-    /// The server is being stopped. The handler is told first, and not from here, as this may be in the middle of one of its calls.
+    /// The server is stopping. Defers the handler's `on_stop`, since this may run inside one of its
+    /// callbacks.
     pub(super) fn defer_stop(&self, event_loop: &EventLoop) {
         if self.stop.get() == Stop::No {
             self.stop.set(Stop::Deferred);
@@ -361,7 +379,7 @@ impl ConnectionCore {
         }
     }
 
-    /// Answers whether the end is to begin now, and the handler to be told before.
+    /// Returns whether `on_stop` is due; the drain begins after it.
     pub(super) fn take_deferred_stop(&self) -> bool {
         let is_news = self.stop.get() == Stop::Deferred && self.state.get() != ConnectionState::Closed;
         if is_news {
@@ -370,8 +388,9 @@ impl ConnectionCore {
         is_news
     }
 
-    /// Ends now with the group. When the time of a stop is up the connection is reset, whatever it still waits for, and also if the stop
-    /// was not noted before. So is one whose end in order is under way, as the peer may not have all of it.
+    /// Ends the connection together with its group. After the deadline of a stop it is reset in any
+    /// state, even if it had not seen the stop before. A graceful close in progress also ends by a
+    /// reset, since the peer may not have all data.
     pub(super) fn abort(&self, event_loop: &EventLoop) {
         let time_is_up = self.stage() == Stage::Resetting;
         if time_is_up {
@@ -384,7 +403,7 @@ impl ConnectionCore {
         }
     }
 
-    /// Begins an end in order: what is queued is sent, what comes is thrown away.
+    /// Starts an orderly end: the queue is sent, and input is discarded.
     pub(super) fn drain(&self, event_loop: &EventLoop) {
         if self.discarding.replace(true) {
             return;
@@ -395,7 +414,8 @@ impl ConnectionCore {
         self.report_memory();
         self.redeliver.set(false);
         self.shutdown(event_loop);
-        // It may have been shut down before, and then have waited for a handler to take its input.
+        // The connection may already be shut down, and may only have waited for the handler to
+        // consume its input.
         self.close_if_finished(event_loop);
         self.update_wanted(event_loop);
     }
@@ -403,7 +423,7 @@ impl ConnectionCore {
 
 impl Drop for ConnectionCore {
     fn drop(&mut self) {
-        // Nothing may be counted for a connection that has gone.
+        // Dropped connections must leave no bytes in the account.
         if let Some(mailbox) = self.mailbox.get() {
             mailbox.close();
         }

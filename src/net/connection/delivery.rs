@@ -1,7 +1,9 @@
-//! The end of a connection whose link is over, while what came through the link is still on its way to the peer.
+//! The end of a relayed connection after its link has ended, while relayed bytes are still in
+//! flight.
 //!
-//! The other connection of the link has ended with an error. Closing this one at once would lose what it has queued, and a reset what
-//! only the kernel has. So it takes no more input, sends its queue, and ends when the peer's system has acknowledged all of it.
+//! The linked connection has ended with an error. Closing this one immediately would lose its
+//! queue, and a reset would lose the bytes that only the kernel holds. So it takes no more input,
+//! sends its queue, and closes once the peer's system has acknowledged all of it.
 
 use std::time::Duration;
 
@@ -11,38 +13,41 @@ use crate::event_loop::{EventLoop, TimerId};
 use crate::net::result::CloseReason;
 use crate::net::sys::stream;
 
-/// How long the connection waits before it looks again whether all has been acknowledged, which nothing reports: at first, and at most.
+/// First and longest interval for polling SIOCOUTQ; epoll does not report acknowledgements.
 const FIRST_INTERVAL: Duration = Duration::from_millis(1);
 const MAX_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a peer that has been sent all, and the FIN, has for its own FIN. A close before that answers what the peer still sends with a
-/// reset, for which some systems throw away what their program has not read.
+/// How long a peer that has received everything, including the FIN, has to send its own FIN. An
+/// earlier close would answer further data of the peer with a reset, on which some systems discard
+/// data that the peer's program has not read.
 const LINGER: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
-    /// The peer is sent the FIN: nothing is missing of what it was to be sent.
+    /// The FIN is sent: the peer has received a complete stream.
     Fin,
-    /// The peer is to see that something is missing.
+    /// The connection is reset, so that the peer detects the missing bytes.
     Reset,
 }
 
-/// A delivery that is under way.
+/// A delivery in progress.
 pub(super) struct Delivery {
     ending: Ending,
     timer: Option<TimerId>,
     interval: Duration,
-    /// All has been acknowledged, and the peer has time to finish.
+    /// Everything has been acknowledged, and the peer has time to send its FIN.
     lingers: bool,
 }
 
 impl ConnectionCore {
-    /// Sends what is queued and the FIN, and ends the connection when that has arrived: the other one passed on its input to the end.
+    /// Sends the queue and the FIN, and closes when they have been acknowledged: the linked
+    /// connection forwarded its input to the end.
     pub(super) fn deliver_and_finish(&self, event_loop: &EventLoop) {
         self.start_delivery(event_loop, Ending::Fin);
     }
 
-    /// Sends what is queued, and resets the connection when that has arrived: the other one's input was cut off.
+    /// Sends the queue, and resets the connection when it has been acknowledged: the input of the
+    /// linked connection was cut short.
     pub(super) fn deliver_and_reset(&self, event_loop: &EventLoop) {
         self.start_delivery(event_loop, Ending::Reset);
     }
@@ -55,7 +60,7 @@ impl ConnectionCore {
             return self.reset(event_loop, CloseReason::RelayEnded);
         }
         if ending == Ending::Reset {
-            // However it is closed from now on.
+            // Applies to every later close.
             self.reset_when_closed();
         }
         let delivery = Delivery { ending, timer: None, interval: FIRST_INTERVAL, lingers: false };
@@ -71,7 +76,7 @@ impl ConnectionCore {
         is_delivering
     }
 
-    /// Whether the connection ends without a FIN.
+    /// Whether the connection ends by a reset instead of a FIN.
     pub(super) fn ends_by_reset(&self) -> bool {
         let delivery = self.delivery.take();
         let ends_by_reset = delivery.as_ref().is_some_and(|delivery| delivery.ending == Ending::Reset);
@@ -79,14 +84,16 @@ impl ConnectionCore {
         ends_by_reset
     }
 
-    /// Ends the connection if all has arrived. Sees to it that this is looked at again.
+    /// Closes the connection if everything has been acknowledged; otherwise arms the timer for the
+    /// next poll.
     pub(super) fn finish_delivery(&self, event_loop: &EventLoop) {
         if self.state.get() == ConnectionState::Closed || self.unsent.borrow().is_some() {
             return;
         }
         let Some(mut delivery) = self.delivery.take() else { return };
         let must_wait = delivery.timer.is_some() || {
-            // What a Unix socket has taken lies with the peer already, and a close leaves it there.
+            // Bytes that a Unix socket has taken are in the peer's receive queue, and a close
+            // leaves them there.
             let has_arrived =
                 self.peer().is_unix() || stream::unacknowledged(&self.fd).is_ok_and(|bytes| bytes == 0);
             let wait = match has_arrived {
@@ -105,7 +112,7 @@ impl ConnectionCore {
         }
     }
 
-    /// The time has come to look again.
+    /// Polls again.
     pub(super) fn on_delivery_timer(&self, event_loop: &EventLoop) {
         if let Some(mut delivery) = self.delivery.take() {
             delivery.timer = None;

@@ -1,7 +1,7 @@
-//! Drives a connection: opens it, reads what comes, and calls the handler.
+//! [`ConnectionDriver`]: opens a connection, reads its input, and calls its handler.
 //!
-//! Input comes through the loop's one buffer, and only what a handler leaves there is copied into a buffer of the
-//! connection's own.
+//! Input is read into the loop's shared buffer. Only the bytes that a handler leaves there are
+//! copied into a buffer of the connection's own.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -23,31 +23,36 @@ use crate::net::result::CloseReason;
 use crate::net::sys::fd_passing::close_unopened;
 use crate::readiness::{Interest, Readiness};
 
-/// What the kernel is asked to report. That there is urgent data matters to [`ConnectionCore::receive`] alone, and is not waited for.
+/// The interest registered with the poller. PRIORITY (urgent data) is registered because
+/// [`ConnectionCore::receive`] needs to know of it; no connection waits for it.
 fn watched() -> Interest {
     Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY
 }
 
-/// What a connection's slot carries.
+/// A connection and its handler: the source in the loop's slot.
 struct ConnectionDriver<H> {
-    /// `None` until the factory has made it.
+    /// `None` until the factory has created it.
     handler: RefCell<Option<Contained<H>>>,
-    /// Of a connection that this end makes.
+    /// Set for a connection that this end initiates.
     outgoing: Option<Box<Outgoing<H>>>,
-    /// Dropped last: the connection counts as open until its handler has gone.
+    /// Declared last, so that it drops last: the connection counts as open until its handler has
+    /// been dropped.
     core: ConnectionCore,
 }
 
-/// Whoever has a connection made, and hears how that goes.
+/// The initiator of an outgoing connection.
 pub(in crate::net) trait Dialer {
-    /// The connection is made. It opens when this has returned, unless it has been closed meanwhile.
+    /// The connection is established. It opens when this returns, unless it has been closed
+    /// meanwhile.
     fn on_connected(&self, conn: &TcpConnection<'_>);
 
-    /// The last word: the connection is closed, or could not be made. Its handler, if it has got one, has been told.
+    /// The last call: the connection was closed, or could not be established. The handler's
+    /// `on_close`, if there is a handler, has already run.
     fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: Contained<CloseReason>);
 }
 
-/// What a connection needs that this end makes, until it is made and after.
+/// State of an outgoing connection: its initiator, and the factory of its handler until the
+/// connection is established.
 pub(in crate::net) struct Outgoing<H> {
     dialer: Rc<dyn Dialer>,
     make: Cell<Option<Box<Make<H>>>>,
@@ -64,9 +69,10 @@ impl<H> Outgoing<H> {
     }
 }
 
-/// Takes a socket that is being connected into the loop. Its registration is the one that the connection will have.
+/// Registers a connecting socket with the loop. The same registration serves the established
+/// connection.
 ///
-/// Calls nobody; whatever comes of it, the dialer hears later.
+/// Calls no user code; the dialer is notified of every result later.
 pub(in crate::net) fn dial<H: ConnectionHandler>(
     event_loop: &EventLoop,
     pending: PendingConnection,
@@ -80,9 +86,10 @@ pub(in crate::net) fn dial<H: ConnectionHandler>(
     Ok(connection.core.id())
 }
 
-/// Takes an accepted socket into the loop, and opens the connection.
+/// Registers an accepted socket with the loop, and opens the connection.
 ///
-/// `make` and the handler are the user's code: a panic there costs this connection, and nothing else.
+/// `make` and the handler are user code. A panic in either closes this connection and has no other
+/// effect.
 pub(in crate::net) fn establish<H: ConnectionHandler>(
     event_loop: &EventLoop,
     pending: PendingConnection,
@@ -114,7 +121,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         let opened = event_loop.catch("a connection's factory or on_open", || {
             let conn = TcpConnection::new(event_loop, &self.core);
             *self.handler.borrow_mut() = Some(Contained::new(make(&conn)));
-            // The factory may have closed the connection, or ended its server.
+            // The factory may have closed the connection or stopped its server.
             if self.core.state() != ConnectionState::Closed {
                 self.call(event_loop, |handler, conn| handler.on_open(conn));
             }
@@ -125,7 +132,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         }
     }
 
-    /// The socket has something to say while it is being connected.
+    /// The connecting socket has become writable, or has failed.
     #[cold]
     fn finish_connecting(&self, event_loop: &EventLoop) {
         let Some(outgoing) = &self.outgoing else { return };
@@ -139,7 +146,8 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         }
     }
 
-    /// What has come up where the handler could not be called.
+    /// Delivers the events that were raised inside a handler callback: high-water mark, server
+    /// stop.
     #[cold]
     fn deliver_deferred(&self, event_loop: &EventLoop) {
         let core = &self.core;
@@ -149,14 +157,15 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         }
         if core.take_deferred_stop() {
             self.call(event_loop, |handler, conn| handler.on_stop(conn));
-            // What is relayed goes on for as long as it may: how much is to come only the two peers know.
+            // A relay may continue past the stop: only its two peers know how much data is still to
+            // come.
             if !core.is_relaying() {
                 core.drain(event_loop);
             }
         }
     }
 
-    /// Calls the handler, and closes the connection if it says that something is wrong.
+    /// Calls the handler. An error that it returns closes the connection.
     fn call(
         &self,
         event_loop: &EventLoop,
@@ -169,7 +178,8 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         }
     }
 
-    /// As [`call`](ConnectionDriver::call), with something that the peer has sent.
+    /// Same as [`call`](ConnectionDriver::call), for input from the peer: what the handler sends
+    /// counts as replies.
     fn call_with_input(
         &self,
         event_loop: &EventLoop,
@@ -187,7 +197,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         if flushed.low {
             self.call(event_loop, |handler, conn| handler.on_low_water(conn));
         }
-        // Unless that has closed the connection.
+        // Skipped if `on_low_water` has closed the connection.
         if flushed.drained && was_closed == (self.core.state() == ConnectionState::Closed) {
             self.call(event_loop, |handler, conn| handler.on_drained(conn));
         }
@@ -198,7 +208,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         match self.core.receive(event_loop, ready, &mut input) {
             Received::Input => self.deliver(event_loop, &mut input),
             Received::InputAndDescriptors(descriptors) => {
-                // A link has no handler to take them, and does not pass them on.
+                // A relayed connection has no handler for descriptors, and does not forward them.
                 if self.core.is_linked() {
                     close_descriptors(descriptors);
                 } else {
@@ -216,7 +226,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         event_loop.return_input(input);
     }
 
-    /// Offers `input`, behind what was left of earlier input, to the handler, and keeps what it leaves.
+    /// Gives the handler earlier unread input followed by `input`, and keeps what it leaves.
     fn deliver(&self, event_loop: &EventLoop, input: &mut Buffer) {
         if self.core.is_linked() {
             return self.core.forward(event_loop, input);
@@ -260,19 +270,20 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
         Some(self.core.as_fd())
     }
 
-    /// The socket was made for this connection alone. Unless its descriptor was lent to the user, closing it takes it out of the
-    /// poller, which saves a call for each connection.
+    /// The socket belongs to this connection alone. Unless its descriptor was lent to the user,
+    /// closing it removes it from the poller, which saves one system call per connection.
     fn may_be_duplicated(&self) -> bool {
         self.core.may_be_duplicated()
     }
 
-    /// Output first: what it frees may let input flow again in this very turn.
+    /// Flushes output before it reads: output that leaves may resume reading in the same turn.
     fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
         let core = &self.core;
         if ready.intersects(Readiness::NOTE) {
             self.deliver_deferred(event_loop);
         }
-        // Not if a note has had the handler close the connection: what is queued is lost then.
+        // A deferred event may have led the handler to close the connection; its queue is lost
+        // then.
         if ready.is_writable() && core.has_output() && core.state() != ConnectionState::Closed {
             self.flush(event_loop);
         }
@@ -319,23 +330,24 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
     fn on_loop_end(&self, event_loop: &EventLoop) {
         match self.core.stage() {
             Stage::Serving | Stage::Draining => self.core.close(event_loop, CloseReason::LoopEnded),
-            // The loop belongs to the server and ends with it, and the notification may still be in its queue.
+            // A server's own loop ends with the server; the stop notification may still be in its
+            // queue.
             Stage::Cutting | Stage::Resetting => self.core.abort(event_loop),
         }
     }
 
     fn on_close(&self, event_loop: &EventLoop) {
         let reason = self.core.take_reason();
-        let tell = || {
+        let call_on_close = || {
             if let Some(handler) = self.handler.borrow_mut().as_mut() {
                 handler.on_close(&TcpConnection::new(event_loop, &self.core), &reason);
             }
         };
         match &self.outgoing {
-            None => tell(),
+            None => call_on_close(),
             Some(outgoing) => {
-                // The dialer hears of the end also when the handler panics over it.
-                event_loop.catch("a close callback", tell);
+                // The dialer is notified even if `on_close` panics.
+                event_loop.catch("a close callback", call_on_close);
                 Rc::clone(&outgoing.dialer).on_end(event_loop, reason);
             }
         }

@@ -1,4 +1,4 @@
-//! Descriptors that are sent along with bytes, on Unix sockets.
+//! Passing file descriptors over Unix sockets, together with bytes.
 
 use std::cell::Cell;
 use std::io;
@@ -18,39 +18,42 @@ use crate::net::sys::fd_passing::{self, refuse_descriptors, send_with_descriptor
 use crate::net::sys::stream::Transferred;
 use crate::readiness::Readiness;
 
-/// How many descriptors a connection keeps until its peer reads. Bytes have their own limit.
+/// The maximum number of descriptors that a connection queues for sending. Bytes have their own
+/// limit.
 const MAX_QUEUED_FDS: usize = 1000;
 
-/// How long descriptors wait that could not be sent because too many are on their way.
+/// How long descriptors wait that were refused because too many are in flight.
 const RETRY: Duration = Duration::from_millis(10);
 
 /// The timer for another attempt to send descriptors has fired.
 pub(super) struct RetryFds;
 
-/// What becomes of descriptors that the peer sends. On no path does the kernel close them on the loop's thread, where a close may take as
-/// long as the peer likes; the exception is a process that has no free descriptors to receive them.
+/// What happens to descriptors that the peer sends.
+///
+/// The kernel never closes them on the loop's thread, where the peer could make a close block for
+/// any length of time. The one exception is a process without free descriptors to receive them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FdPassing {
-    /// None can come: of TCP, or refused by the kernel.
+    /// None can arrive: TCP, or refused by the kernel.
     None,
-    /// Refused by the kernel, but some that were sent before may still be unread.
+    /// Refused by the kernel, but some that were sent before may be unread.
     Leftover,
-    /// They are received and closed: the kernel cannot refuse them, or the handler has not had its say.
+    /// Received and closed: the kernel cannot refuse them, or the handler may still accept them.
     Discarded,
-    /// At most so many with one send of the peer's.
+    /// At most this many per send of the peer.
     Accepted(u8),
 }
 
 impl FdPassing {
     pub(super) fn limit(self) -> u8 {
         match self {
-            FdPassing::Accepted(most) => most,
+            FdPassing::Accepted(max) => max,
             FdPassing::None | FdPassing::Leftover | FdPassing::Discarded => 0,
         }
     }
 }
 
-/// A duplicate of a socket that holds unread descriptors, which is closed on another thread.
+/// A duplicate of a socket that holds unread descriptors. It is closed on another thread.
 #[derive(Default)]
 pub(super) struct LastFd(Cell<Option<OwnedFd>>);
 
@@ -60,7 +63,7 @@ impl Drop for LastFd {
     }
 }
 
-/// Bytes and descriptors, of which neither are none.
+/// Bytes and descriptors to send together; neither is empty.
 pub(super) struct WithFds {
     bytes: Vec<u8>,
     descriptors: Vec<OwnedFd>,
@@ -68,14 +71,15 @@ pub(super) struct WithFds {
 
 impl WithFds {
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for what cannot be sent in one message.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for bytes and descriptors that cannot be sent
+    /// in one message.
     pub(super) fn new(bytes: Vec<u8>, descriptors: Vec<OwnedFd>) -> io::Result<WithFds> {
         let problem = if bytes.is_empty() {
-            "descriptors travel with bytes, of which there are none"
+            "descriptors are sent with at least one byte"
         } else if descriptors.is_empty() {
             "there are no descriptors to send"
         } else if descriptors.len() > usize::from(fd_passing::MOST) {
-            "more than 253 descriptors do not go into one message"
+            "at max 253 descriptors can be sent in one message"
         } else {
             return Ok(WithFds { bytes, descriptors });
         };
@@ -93,7 +97,7 @@ impl Payload for WithFds {
     }
 
     fn queue(self, queue: &mut Queue, sent: usize) {
-        // With the first byte the descriptors have gone.
+        // The descriptors are sent with the first byte.
         match sent {
             0 => queue.push_with_fds(self.bytes, self.descriptors),
             _ => queue.push_owned(self.bytes, sent),
@@ -111,43 +115,45 @@ impl ConnectionCore {
         self.send(event_loop, with_fds).map_err(|(error, _)| error.into())
     }
 
-    pub(super) fn accept_descriptors(&self, most: usize) -> io::Result<()> {
+    pub(super) fn accept_descriptors(&self, max: usize) -> io::Result<()> {
         self.check_unix()?;
-        let most = u8::try_from(most).unwrap_or(u8::MAX).min(fd_passing::MOST);
+        let max = u8::try_from(max).unwrap_or(u8::MAX).min(fd_passing::MOST);
         match self.passing.get() {
-            FdPassing::None | FdPassing::Leftover if most > 0 => {
+            FdPassing::None | FdPassing::Leftover if max > 0 => {
                 refuse_descriptors(self.fd.as_fd(), false);
             }
             FdPassing::None | FdPassing::Leftover => return Ok(()),
             FdPassing::Discarded | FdPassing::Accepted(_) => {}
         }
-        self.passing.set(if most > 0 { FdPassing::Accepted(most) } else { FdPassing::Discarded });
+        self.passing.set(if max > 0 { FdPassing::Accepted(max) } else { FdPassing::Discarded });
         Ok(())
     }
 
-    /// Once the handler has had its say: has the kernel refuse what the connection does not take. Until now it could not, as a peer may
-    /// send descriptors before the connection is accepted.
+    /// Called after `on_open`: makes the kernel refuse descriptors if the handler has not accepted
+    /// any. Before that a peer may have sent some, even before the connection was accepted.
     pub(in crate::net) fn refuse_unwanted_descriptors(&self) {
         if self.passing.get() == FdPassing::Discarded && refuse_descriptors(self.fd.as_fd(), true) {
             self.passing.set(FdPassing::Leftover);
         }
     }
 
-    /// Notes that the socket has been read empty.
+    /// The socket has been read until EAGAIN.
     pub(super) fn on_socket_drained(&self) {
         if self.passing.get() == FdPassing::Leftover {
             self.passing.set(FdPassing::None);
         }
     }
 
-    /// Before the socket is closed: has descriptors that are in it, unread, closed on another thread. The kernel closes them with the last
-    /// descriptor of the socket, so that thread is given a duplicate.
+    /// Called before the socket is closed: has the unread descriptors in it closed on another
+    /// thread. The kernel closes them with the last descriptor of the socket, so that thread gets a
+    /// duplicate.
     pub(super) fn close_unread_descriptors(&self) {
-        // A forked child leaves the socket, and what is in it, to its parent.
+        // A forked child leaves the socket and its content to the parent.
         if self.passing.get() == FdPassing::None || self.membership.group().is_inherited() {
             return;
         }
-        // From here on none can come. A duplicate that the user has made stays as it is.
+        // From here on no descriptors can arrive. A duplicate that the user has made stays as it
+        // is.
         if !self.lent.get() {
             let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
         }
@@ -157,12 +163,12 @@ impl ConnectionCore {
         match self.fd.try_clone() {
             Ok(duplicate) => self.last_fd.0.set(Some(duplicate)),
             Err(error) => logger::recurring("a Unix socket is closed unread", |left_out| {
-                log::warn!("a Unix socket is closed with what is unread in it: {error}{left_out}");
+                log::warn!("a Unix socket is closed with unread descriptors: {error}{left_out}");
             }),
         }
     }
 
-    /// Descriptors could not be sent because too many are on their way. When some have arrived is not reported.
+    /// Too many descriptors are in flight; epoll does not report when that has passed.
     pub(super) fn retry_fds_later(&self, event_loop: &EventLoop) {
         if !self.is_fd_retry_armed.replace(true) {
             self.set_timer(event_loop, RETRY, RetryFds);
@@ -178,7 +184,7 @@ impl ConnectionCore {
         if self.peer().is_unix() {
             return Ok(());
         }
-        let message = "descriptors go from process to process through Unix sockets only";
+        let message = "descriptors can only be passed over Unix sockets";
         Err(io::Error::new(io::ErrorKind::Unsupported, message))
     }
 }

@@ -1,4 +1,4 @@
-//! An orderly close that takes no longer than it may, and what can be said of it afterwards.
+//! Graceful close: an orderly close with a deadline, and its result.
 
 use std::any::Any;
 use std::io;
@@ -11,26 +11,27 @@ use crate::event_loop::{EventLoop, TimerId};
 use crate::net::result::CloseReason;
 use crate::net::sys::stream;
 
-/// How long the connection waits before it looks whether all has been acknowledged, which nothing reports: at first, and at most.
+/// First and longest interval for polling SIOCOUTQ; epoll does not report acknowledgements.
 const FIRST_INTERVAL: Duration = Duration::from_millis(1);
 const MAX_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A close that is under way.
+/// A graceful close in progress.
 pub(super) struct GracefulClose {
     deadline: TimerId,
-    /// Whether all has been acknowledged is to be looked at then.
+    /// The timer of the next poll for acknowledgements.
     poll_timer: Option<TimerId>,
     interval: Duration,
 }
 
-/// What a timer says to its connection.
+/// A timer of a closing connection has fired.
 pub(super) enum CloseTimer {
-    /// The time for an orderly close is up.
+    /// The deadline of a graceful close.
     Deadline,
+    /// Poll whether all data has been acknowledged.
     PollAcks,
-    /// Whether a delivery has arrived is to be looked at.
+    /// Poll whether a delivery has been acknowledged.
     PollDelivery,
-    /// The connection has been there for long enough.
+    /// The delay of `close_after` has passed.
     Delayed,
 }
 
@@ -60,6 +61,7 @@ impl ConnectionCore {
         self.set_timer(event_loop, delay, CloseTimer::Delayed);
     }
 
+    /// Sends `message` to this connection after `after`.
     pub(super) fn set_timer(
         &self,
         event_loop: &EventLoop,
@@ -70,7 +72,7 @@ impl ConnectionCore {
         event_loop.run_after(after, move |event_loop| _ = event_loop.tell(id, &mut message))
     }
 
-    /// Whether a close in order is under way.
+    /// Whether a graceful close is in progress.
     pub(super) fn has_close_deadline(&self) -> bool {
         let graceful = self.graceful.take();
         let has_deadline = graceful.is_some();
@@ -78,7 +80,7 @@ impl ConnectionCore {
         has_deadline
     }
 
-    /// The close is over, or is no longer one in order.
+    /// The connection is closed, or is no longer closing gracefully.
     pub(super) fn cancel_graceful_close(&self, event_loop: &EventLoop) {
         if let Some(graceful) = self.graceful.take() {
             event_loop.cancel(graceful.deadline);
@@ -104,7 +106,8 @@ impl ConnectionCore {
         }
     }
 
-    /// Whether an orderly close has to wait until the peer has acknowledged all. Sees to it that this is looked at again.
+    /// Whether a graceful close still waits for the peer's acknowledgements. Arms the timer for the
+    /// next poll if so.
     pub(super) fn must_await_acknowledgement(&self, event_loop: &EventLoop) -> bool {
         let Some(mut graceful) = self.graceful.take() else { return false };
         let must_wait = self.undelivered().is_ok_and(|bytes| bytes > 0);
@@ -115,7 +118,7 @@ impl ConnectionCore {
         must_wait
     }
 
-    /// Ends the connection now, and such that the peer cannot take it for an orderly end.
+    /// Closes the connection now, in a way that the peer cannot take for a normal end.
     pub(super) fn reset(&self, event_loop: &EventLoop, reason: CloseReason) {
         if self.state.get() != ConnectionState::Closed {
             self.reset_when_closed();
@@ -123,7 +126,8 @@ impl ConnectionCore {
         }
     }
 
-    /// Not in a forked child, as the setting is one of the connection, which is the parent's.
+    /// Makes the close reset the connection. Not in a forked child: the setting belongs to the
+    /// connection, which is the parent's.
     pub(super) fn reset_when_closed(&self) {
         if self.membership.group().is_inherited() {
             return;
@@ -133,13 +137,14 @@ impl ConnectionCore {
         }
     }
 
-    /// How many bytes were accepted for sending and have not been acknowledged.
+    /// The number of bytes that were accepted for sending and have not been acknowledged.
     pub(super) fn undelivered(&self) -> io::Result<usize> {
-        // The FIN is the last to be acknowledged, and the kernel counts it as a byte.
+        // The FIN is acknowledged last, and the kernel counts it as a byte.
         let fin = u32::from(self.fin_sent.get());
         let unacknowledged = stream::unacknowledged(&self.fd)?.saturating_sub(fin);
         let bytes = self.unsent().saturating_add(unacknowledged as usize);
-        // The queue of a Unix socket whose peer has closed is empty; that it was not is all that the kernel tells.
+        // The queue of a Unix socket whose peer has closed is empty. The kernel reports only that
+        // unread data was discarded, not how much.
         Ok(if self.left_unread.get() { bytes.max(1) } else { bytes })
     }
 }

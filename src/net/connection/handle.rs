@@ -1,7 +1,8 @@
-//! A connection, seen from any thread.
+//! [`ConnectionHandle`]: a connection, used from any thread.
 //!
-//! What other threads ask of a connection waits in its mailbox, in order; one task on the connection's loop reads all of it. The
-//! mailbox, like the queue it feeds, is bounded.
+//! Requests of other threads queue in the connection's mailbox, in order. One task on the
+//! connection's loop drains all of them. The mailbox is bounded, like the output queue that it
+//! feeds.
 
 use std::fmt;
 use std::mem;
@@ -17,6 +18,7 @@ use crate::event_loop::{EventLoop, LoopHandle};
 use crate::net::group::budget::Account;
 use crate::net::result::{CloseReason, SendError};
 
+/// What a handle requests of the connection.
 enum Request {
     Send(Bytes),
     Shutdown,
@@ -26,20 +28,22 @@ enum Request {
     ResumeReading,
 }
 
+/// The requests of all handles of a connection, and the limit on their bytes.
 pub(super) struct Mailbox {
     content: Mutex<Content>,
     max_bytes: usize,
-    /// What the connection holds, these bytes included.
+    /// The memory account of the connection; these bytes are counted in it.
     account: Arc<Account>,
 }
 
 struct Content {
     requests: Vec<Request>,
-    /// How many bytes these are to send.
+    /// The number of bytes that the requests are to send.
     bytes: usize,
-    /// How much memory these take.
+    /// The memory that these bytes take.
     memory: usize,
-    /// How many the connection has in its queue, as it last said. While it takes these they count here.
+    /// The number of bytes in the connection's queue, as last published by it. While it drains the
+    /// mailbox, the drained bytes count here.
     queued: usize,
     accepts: Accepts,
 }
@@ -47,7 +51,7 @@ struct Content {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accepts {
     All,
-    /// The connection is shut down, or about to be: nothing more can be sent.
+    /// The connection is shut down, or about to be: no more sends.
     NoSends,
     Nothing,
 }
@@ -58,7 +62,7 @@ impl Mailbox {
         Mailbox { content: Mutex::new(content), max_bytes, account }
     }
 
-    /// Adds a request. Answers whether it is the first, for which the loop must be told.
+    /// Adds a request. Returns `true` if the mailbox was empty, so that the loop must be notified.
     fn push(&self, request: Request) -> Result<bool, SendError> {
         let mut content = self.content.lock();
         match (&request, content.accepts) {
@@ -100,7 +104,7 @@ impl Mailbox {
         self.content.lock().accepts != Accepts::Nothing
     }
 
-    /// Refuses every later send. What was accepted before is still in the mailbox.
+    /// Refuses all later sends. Earlier requests stay in the mailbox.
     pub(super) fn refuse_sends(&self) {
         let mut content = self.content.lock();
         if content.accepts == Accepts::All {
@@ -108,7 +112,8 @@ impl Mailbox {
         }
     }
 
-    /// Refuses every later request, and drops those that were accepted. Returns how many bytes these were to send.
+    /// Refuses all later requests and drops the pending ones. Returns how many bytes these were to
+    /// send.
     pub(super) fn close(&self) -> usize {
         self.content.lock().accepts = Accepts::Nothing;
         let dropped = self.take();
@@ -147,7 +152,8 @@ impl ConnectionCore {
 
     pub(in crate::net) fn read_mailbox(&self, event_loop: &EventLoop) {
         let Some(mailbox) = self.mailbox.get() else { return };
-        // What comes through a handle is unsolicited, also if the handler's own send has it read while it is given input.
+        // Bytes sent through a handle are unsolicited, even if the mailbox is drained by a send of
+        // the handler while it is given input.
         let replying = self.replying.replace(false);
         for request in mailbox.take() {
             match request {
@@ -158,8 +164,8 @@ impl ConnectionCore {
                 Request::ResumeReading => self.resume_reading_remotely(event_loop),
                 Request::Send(bytes) => {
                     if let Err((error, bytes)) = self.send(event_loop, bytes) {
-                        // They were accepted, so they cannot be left out of the stream: without them it ends here, and
-                        // they count as unsent.
+                        // These bytes were accepted, so they cannot be left out of the stream. The
+                        // stream ends here, and they count as unsent.
                         self.count_lost(bytes.len());
                         if !self.has_output_failed() {
                             self.close(event_loop, CloseReason::Error(error.into()));
@@ -172,7 +178,7 @@ impl ConnectionCore {
         self.publish_queued();
     }
 
-    /// Lets other threads know how much is queued, so that they do not send more than there is room for.
+    /// Publishes how many bytes are queued, so that other threads stay within the limit.
     pub(super) fn publish_queued(&self) {
         if let Some(mailbox) = self.mailbox.get() {
             mailbox.set_queued(self.unsent_in_memory());
@@ -180,20 +186,21 @@ impl ConnectionCore {
     }
 }
 
-/// A connection, seen from any thread. Clones speak to the same connection.
+/// A connection, used from any thread. Clones refer to the same connection.
 ///
-/// What is asked through a handle happens on the connection's loop, in the order asked, of all threads together. A send on the loop
-/// itself goes behind what had been accepted here before it began; of two that know nothing of each other either may be first.
+/// Requests made through handles run on the connection's loop, in the order they were made, over
+/// all threads. A send on the loop itself goes after everything that handles accepted before it
+/// began; two concurrent sends have no defined order.
 ///
-/// The handle keeps neither the connection nor its descriptor: once the connection has gone it says so, and it never speaks to another
-/// one that has taken its place.
+/// The handle keeps neither the connection nor its descriptor alive. Once the connection is closed,
+/// the methods report that, and they never affect another connection that reuses its slot.
 ///
 /// ```
 /// use reveille::{Buffer, ConnectionHandle, ConnectionHandler, TcpConnection};
 /// use std::io;
 /// use std::sync::mpsc::Sender;
 ///
-/// /// Hands each message to a thread that answers in its own time.
+/// /// Passes each message to a worker thread, which replies later.
 /// struct Forward(Sender<(ConnectionHandle, Vec<u8>)>);
 ///
 /// impl ConnectionHandler for Forward {
@@ -201,7 +208,7 @@ impl ConnectionCore {
 ///         self.0.send((conn.handle(), input.take_all().to_vec())).map_err(io::Error::other)
 ///     }
 /// }
-/// // In that thread: `handle.send(answer)`.
+/// // In the worker thread: `handle.send(reply)`.
 /// ```
 #[derive(Clone)]
 pub struct ConnectionHandle {
@@ -211,75 +218,82 @@ pub struct ConnectionHandle {
 }
 
 impl ConnectionHandle {
-    /// Sends `bytes` behind what has been sent through any handle of the connection before.
+    /// Sends `bytes` after everything sent before through any handle of the connection.
     ///
-    /// From any thread. What the connection's own callbacks send after this has returned goes behind it. If they take the room for bytes
-    /// that were accepted here and are still on their way, the connection is closed: its handler's `on_close` gets [`SendError::Full`].
+    /// From any thread. Bytes that the connection's own callbacks send after this has returned go
+    /// after these. If those callbacks use up the limit while bytes accepted here are still in the
+    /// mailbox, the connection is closed: its handler's `on_close` gets [`SendError::Full`].
     ///
     /// # Errors
-    /// [`SendError::Closed`] if the connection has gone; [`SendError::Full`] if with these more bytes would be
-    /// [unsent](ConnectionHandle::unsent) than may be. None of them are sent then, and the connection stays as it is.
+    /// - [`SendError::Closed`] if the connection is closed or shut down.
+    /// - [`SendError::Full`] if the [unsent](ConnectionHandle::unsent) bytes would exceed the
+    ///   limit.
+    ///
+    /// None of the bytes are sent then, and the connection is unaffected.
     pub fn send(&self, bytes: impl Into<Vec<u8>>) -> Result<(), SendError> {
         self.request(Request::Send(Bytes::Owned(bytes.into())))
     }
 
-    /// As [`send`](ConnectionHandle::send), of bytes that several connections may be sending at a time; see
-    /// [`TcpConnection::send_shared`](super::TcpConnection::send_shared).
+    /// Same as [`send`](ConnectionHandle::send), for bytes that several connections may be sending
+    /// at the same time; see [`TcpConnection::send_shared`](super::TcpConnection::send_shared).
     ///
     /// # Errors
-    /// As [`send`](ConnectionHandle::send).
+    /// Same as [`send`](ConnectionHandle::send).
     pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<(), SendError> {
         self.request(Request::Send(Bytes::Shared(Arc::clone(bytes))))
     }
 
-    /// How many bytes are unsent, those in files left out: what is on its way to the connection's loop, and what is queued there as far as is
-    /// known here. The pace of a producer on another thread, beside [`SendError::Full`].
+    /// The number of unsent bytes, without those in files: bytes in the mailbox, and bytes queued
+    /// on the connection's loop as last published. Use it to pace a producer on another thread, in
+    /// addition to [`SendError::Full`].
     ///
-    /// From any thread; takes a lock that is never held for long.
+    /// From any thread; takes a lock that is held only briefly.
     pub fn unsent(&self) -> usize {
         if self.event_loop.is_inherited() { 0 } else { self.mailbox.content.lock().unsent() }
     }
 
-    /// Shuts the connection down, as [`TcpConnection::shutdown`](super::TcpConnection::shutdown), behind what was sent before.
+    /// Shuts the connection down, same as
+    /// [`TcpConnection::shutdown`](super::TcpConnection::shutdown), after everything sent before.
     ///
-    /// From any thread; without effect if the connection has gone.
+    /// From any thread; no effect if the connection is closed.
     pub fn shutdown(&self) {
-        // A connection that has gone is as shut down as it can be.
+        // A closed connection is already shut down.
         let _ = self.request(Request::Shutdown);
     }
 
-    /// Closes the connection, as [`TcpConnection::close`](super::TcpConnection::close).
+    /// Closes the connection, same as [`TcpConnection::close`](super::TcpConnection::close).
     ///
-    /// From any thread; without effect if the connection has gone. On the connection's own loop it is closed when this returns, and of its
-    /// handler only [`on_close`](crate::ConnectionHandler::on_close) is still called.
+    /// From any thread; no effect if the connection is closed. On the connection's own loop it is
+    /// closed when this returns, and of its handler only
+    /// [`on_close`](crate::ConnectionHandler::on_close) is still called.
     pub fn close(&self) {
-        // As above.
         let _ = self.request_now(Request::Close);
     }
 
-    /// Closes the connection in order, as [`TcpConnection::close_gracefully`](super::TcpConnection::close_gracefully), behind what was
-    /// sent before. The time counts from when the request reaches the loop, which is at once on the connection's own loop.
+    /// Closes the connection gracefully, same as
+    /// [`TcpConnection::close_gracefully`](super::TcpConnection::close_gracefully), after
+    /// everything sent before. The time starts when the request reaches the loop, which is
+    /// immediately on the connection's own loop.
     ///
-    /// From any thread; without effect if the connection has gone.
+    /// From any thread; no effect if the connection is closed.
     pub fn close_gracefully(&self, within: Duration) {
-        // As above.
         let _ = self.request_now(Request::CloseGracefully(within));
     }
 
-    /// Has the connection read no more, as [`TcpConnection::pause_reading`](super::TcpConnection::pause_reading): for a consumer on
-    /// another thread that has enough for now. What has been read before may still come.
+    /// Pauses reading, same as
+    /// [`TcpConnection::pause_reading`](super::TcpConnection::pause_reading): for a consumer on
+    /// another thread that is overloaded. Input that was read before may still be delivered.
     ///
-    /// From any thread; without effect if the connection has gone.
+    /// From any thread; no effect if the connection is closed.
     pub fn pause_reading(&self) {
-        // As above.
         let _ = self.request(Request::PauseReading);
     }
 
-    /// Has the connection read again, as [`TcpConnection::resume_reading`](super::TcpConnection::resume_reading).
+    /// Resumes reading, same as
+    /// [`TcpConnection::resume_reading`](super::TcpConnection::resume_reading).
     ///
-    /// From any thread; without effect if the connection has gone.
+    /// From any thread; no effect if the connection is closed.
     pub fn resume_reading(&self) {
-        // As above.
         let _ = self.request(Request::ResumeReading);
     }
 
@@ -287,12 +301,12 @@ impl ConnectionHandle {
         self.id
     }
 
-    /// Whether the connection has not been closed, as far as is known here.
+    /// Whether the connection is not closed, as far as is known here.
     pub fn is_open(&self) -> bool {
         !self.event_loop.is_inherited() && self.mailbox.is_open()
     }
 
-    /// The loop that the connection is on.
+    /// The loop of the connection.
     pub fn event_loop(&self) -> &LoopHandle {
         &self.event_loop
     }
@@ -310,8 +324,8 @@ impl ConnectionHandle {
         Ok(())
     }
 
-    /// As [`ask`](ConnectionHandle::ask), but on the connection's own loop the request, with all that was asked before, is carried out
-    /// before this returns.
+    /// Same as [`request`](ConnectionHandle::request). On the connection's own loop, the request
+    /// and all earlier ones have run when this returns.
     fn request_now(&self, request: Request) -> Result<(), SendError> {
         if !self.event_loop.is_in_loop_thread() {
             return self.request(request);

@@ -1,7 +1,8 @@
-//! How long a connection may be idle.
+//! The idle timeout of a connection.
 //!
-//! What happens on a connection is noted in the connection, a store and nothing else. Its one timer is not moved: when it comes due it
-//! looks at the note, and waits for the rest of the time. So a busy connection costs a timer's firing a timeout, not a message.
+//! Activity stores its time in the connection and does nothing else. The connection's one timer is
+//! not moved: when it fires it checks that time, and waits for the remainder. A busy connection
+//! therefore costs one timer expiry per timeout, not per message.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
 
 impl ConnectionCore {
-    /// Notes that bytes have come, or gone, if that matters to anybody: a turn for which nobody asks the time does not read the clock.
+    /// Records that bytes were received or sent. Without an idle timeout the clock is not read.
     #[inline]
     pub(super) fn record_activity(&self, event_loop: &EventLoop) {
         if self.idle_timeout.get().is_some() {
@@ -17,7 +18,7 @@ impl ConnectionCore {
         }
     }
 
-    /// Begins to watch, as the group's limits say.
+    /// Starts the idle timeout of the group's limits, if there is one.
     pub(in crate::net) fn start_idle_timeout(&self, event_loop: &EventLoop) {
         if let Some(timeout) = self.membership.group().limits.idle_timeout {
             self.set_idle_timeout(event_loop, Some(timeout));
@@ -35,7 +36,7 @@ impl ConnectionCore {
         }
     }
 
-    /// The timer has come due. Answers whether the handler is to be told that nothing has happened for so long.
+    /// The timer has fired. Returns whether the handler's `on_idle` is due.
     pub(in crate::net) fn check_idle(&self, event_loop: &EventLoop) -> bool {
         self.idle_timer.set(None);
         if self.state.get() == ConnectionState::Closed {
@@ -43,11 +44,12 @@ impl ConnectionCore {
         }
         let idle = self.idle_deadline().is_some_and(|deadline| deadline <= event_loop.now());
         if idle {
-            // The time begins anew, for a handler that keeps the connection.
+            // Restarts the timeout, for a handler that keeps the connection.
             self.record_activity(event_loop);
         }
         self.arm_idle_timer(event_loop);
-        // A connection that throws input away has a deadline besides, unless it does so because its link is over.
+        // A connection that discards input has a deadline of its own, unless it does so because its
+        // link has ended.
         idle && (!self.discarding.get() || (self.is_linked() && !self.has_close_deadline()))
     }
 
@@ -63,7 +65,7 @@ impl ConnectionCore {
         }
     }
 
-    /// From when on the connection counts as idle, if nothing happens. `None` if it never does.
+    /// When the connection becomes idle if there is no further activity; `None` without a timeout.
     fn idle_deadline(&self) -> Option<Instant> {
         self.last_active.get()?.checked_add(self.idle_timeout.get()?)
     }

@@ -1,7 +1,8 @@
-//! What waits to be sent, in order: bytes that were copied, bytes that are shared with others, and ranges of files.
+//! The output queue, in order: copied bytes, shared bytes, and ranges of files.
 //!
-//! Bytes that a caller gives away or shares are queued as they are, whatever their number; those that are borrowed are copied once.
-//! Small ones are collected in pieces of bounded size, so that a queue that grows never moves what it holds.
+//! Owned and shared bytes are queued without a copy, whatever their number; borrowed bytes are
+//! copied once. Small sends are collected in pieces of bounded size, so a growing queue never moves
+//! its content.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -14,33 +15,34 @@ use super::replies::Replies;
 use crate::net::sys::fd_passing::{are_too_many, send_with_descriptors};
 use crate::net::sys::stream::{self, Transferred};
 
-/// How far a piece grows to which small sends are added.
+/// Small sends are appended to a piece up to this size.
 const PIECE: usize = 64 * 1024;
 
-/// How many pieces go out in one system call.
+/// The maximum number of pieces per system call.
 const MAX_IOVECS: usize = 16;
 
-/// A file of which no more is left than this is copied into memory: a descriptor is dearer.
+/// A file with at most this much left is copied into memory, since a descriptor is the scarcer
+/// resource.
 const SMALL_FILE: u64 = PIECE as u64;
 
-/// How many files may wait to be sent.
+/// The maximum number of queued files.
 const MAX_FILES: usize = 64;
 
-/// After so many bytes in one turn of the loop it is the turn of the others.
+/// After this many bytes in one turn of the loop, other connections get their turn.
 const BYTES_PER_TURN: u64 = 1024 * 1024;
 
-/// Bytes and files on their way to the kernel.
+/// Bytes and file ranges that are waiting to be sent.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     segments: VecDeque<Segment>,
-    /// The unsent bytes that are in memory.
+    /// The number of unsent bytes in memory.
     in_memory: usize,
-    /// How much memory the segments take, what is sent of them included.
+    /// The memory that the segments take, including bytes already sent.
     memory: usize,
-    /// The bytes that are left in files.
+    /// The number of unsent bytes in files.
     in_files: u64,
     files: usize,
-    /// How many of all these bytes are replies; kept by whoever adds and sends.
+    /// The number of these bytes that are replies; updated by the code that adds and sends.
     pub(super) replies: Replies,
 }
 
@@ -53,7 +55,7 @@ enum Segment {
     Shared {
         bytes: Arc<[u8]>,
         sent: usize,
-        /// How many held the bytes when they were queued, each of which counts its part of the memory.
+        /// The number of holders when the bytes were queued; each counts its share of the memory.
         holders: usize,
     },
     File {
@@ -61,7 +63,7 @@ enum Segment {
         offset: u64,
         left: u64,
     },
-    /// Descriptors that go with the first of the bytes, of which none has been sent.
+    /// Descriptors that are sent with the first of the bytes, none of which has been sent.
     WithFds {
         bytes: Vec<u8>,
         descriptors: Vec<OwnedFd>,
@@ -69,7 +71,8 @@ enum Segment {
 }
 
 impl Segment {
-    /// What it holds in memory to be sent with others, which is never nothing unless it is a file, or has a call for itself.
+    /// The segment's unsent bytes, if they can be sent together with other segments; never empty.
+    /// `None` for a file, and for bytes with descriptors, which take a system call of their own.
     fn bytes(&self) -> Option<&[u8]> {
         match self {
             Segment::Owned { bytes, sent } => Some(&bytes[*sent..]),
@@ -78,7 +81,8 @@ impl Segment {
         }
     }
 
-    /// How much memory it takes. A block stays whole until the last of its bytes has been sent.
+    /// The memory that the segment takes. A block stays allocated until its last byte has been
+    /// sent.
     fn memory(&self) -> usize {
         match self {
             Segment::Owned { bytes, .. } | Segment::WithFds { bytes, .. } => bytes.capacity(),
@@ -88,14 +92,14 @@ impl Segment {
     }
 }
 
-/// How a queue's turn has ended.
+/// The result of one turn of writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WriteOutcome {
-    /// The kernel takes no more for now.
+    /// The socket is full.
     Blocked,
-    /// The kernel takes no descriptors for now, and does not report when it does.
+    /// The kernel refuses descriptors for now. epoll does not report when it accepts them again.
     FdsBlocked,
-    /// All is sent, or as much as one turn allows.
+    /// Everything is sent, or the quota of the turn is used up.
     Done,
 }
 
@@ -104,17 +108,17 @@ impl Queue {
         self.segments.is_empty()
     }
 
-    /// All that is queued, in bytes.
+    /// The number of queued bytes.
     pub(super) fn len(&self) -> usize {
         self.in_memory.saturating_add(usize::try_from(self.in_files).unwrap_or(usize::MAX))
     }
 
-    /// How much of it is in memory.
+    /// The number of queued bytes in memory.
     pub(super) fn in_memory(&self) -> usize {
         self.in_memory
     }
 
-    /// How much memory that takes: whole blocks, and of shared ones a part.
+    /// The memory that they take: whole blocks, and a share of shared ones.
     pub(super) fn memory(&self) -> usize {
         self.memory
     }
@@ -130,7 +134,7 @@ impl Queue {
         }
     }
 
-    /// Copies `bytes` behind what is there.
+    /// Appends a copy of `bytes`.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -148,9 +152,9 @@ impl Queue {
         self.add(Segment::Owned { bytes: bytes.to_vec(), sent: 0 });
     }
 
-    /// Adds `bytes`, of which so many have been `sent`.
+    /// Appends `bytes` without the first `sent`, which the kernel has taken.
     pub(super) fn push_owned(&mut self, bytes: Vec<u8>, sent: usize) {
-        // A few bytes are better copied than kept in a block of their own.
+        // A few bytes are cheaper to copy than to keep in a block of their own.
         if bytes.len() - sent < PIECE / 16 {
             return self.push(&bytes[sent..]);
         }
@@ -158,7 +162,7 @@ impl Queue {
         self.add(Segment::Owned { bytes, sent });
     }
 
-    /// As [`push_owned`](Queue::push_owned), of bytes that others hold as well.
+    /// Same as [`push_owned`](Queue::push_owned), for bytes with other holders.
     pub(super) fn push_shared(&mut self, bytes: Arc<[u8]>, sent: usize) {
         if bytes.len() - sent < PIECE / 16 {
             return self.push(&bytes[sent..]);
@@ -168,23 +172,24 @@ impl Queue {
         self.add(Segment::Shared { bytes, sent, holders });
     }
 
-    /// Whether one more file may be added. A peer that asks for file after file and reads none would otherwise have as many descriptors
-    /// of ours as it likes.
+    /// Whether one more file may be queued. Without this limit, a peer that requests files and does
+    /// not read would pin any number of our descriptors.
     pub(super) fn can_queue_file(&self) -> bool {
         self.files < MAX_FILES
     }
 
-    /// Adds `left` bytes of a file, which are not none.
+    /// Appends `left` bytes of a file; `left` is not 0.
     pub(super) fn push_file(&mut self, file: OwnedFd, offset: u64, left: u64) {
         self.in_files = self.in_files.saturating_add(left);
         self.files += 1;
         self.add(Segment::File { file, offset, left });
     }
 
-    /// Reads what is left of the file that was added last, and closes it, if that is little and no more than `room`.
+    /// Copies the remainder of the last file into memory, and closes the file, if the remainder is
+    /// small and at most `room`.
     ///
     /// # Errors
-    /// As from [`write_to`](Queue::write_to); the file stays where it is.
+    /// Same as [`write_to`](Queue::write_to); the file stays queued.
     pub(super) fn read_small_file(&mut self, room: usize) -> io::Result<()> {
         let Some(Segment::File { file, offset, left }) = self.segments.back() else { return Ok(()) };
         if *left > SMALL_FILE.min(room as u64) {
@@ -204,7 +209,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes the file that was added last out again, if nothing has been added behind it.
+    /// Removes the last file, if nothing has been queued after it.
     pub(super) fn pop_last_file(&mut self) {
         if let Some(Segment::File { left, .. }) = self.segments.back() {
             self.in_files -= left;
@@ -213,13 +218,13 @@ impl Queue {
         }
     }
 
-    /// Adds bytes, which are not none, and descriptors to go with them.
+    /// Appends bytes, which are not empty, and the descriptors to send with them.
     pub(super) fn push_with_fds(&mut self, bytes: Vec<u8>, descriptors: Vec<OwnedFd>) {
         self.in_memory += bytes.len();
         self.add(Segment::WithFds { bytes, descriptors });
     }
 
-    /// How many descriptors wait to be sent.
+    /// The number of descriptors that are waiting to be sent.
     pub(super) fn descriptors(&self) -> usize {
         let waiting = self.segments.iter().map(|segment| match segment {
             Segment::WithFds { descriptors, .. } => descriptors.len(),
@@ -228,11 +233,11 @@ impl Queue {
         waiting.sum()
     }
 
-    /// Sends what the socket takes, and no more than a turn allows by much.
+    /// Sends as much as the socket takes, and not much more than the quota of a turn.
     ///
     /// # Errors
-    /// What the kernel says of the socket, or of a file; [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a file is shorter than
-    /// was promised.
+    /// Returns the error of the socket or of a file;
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a file is shorter than promised.
     pub(super) fn write_to(&mut self, socket: BorrowedFd<'_>) -> io::Result<WriteOutcome> {
         let mut budget = BYTES_PER_TURN;
         while budget > 0 && !self.is_empty() {
@@ -244,8 +249,8 @@ impl Queue {
                 },
                 _ => self.write_bytes(socket)?,
             };
-            // Of bytes in memory, a short write says that the socket is full. Of a file it may also have other causes, so
-            // that is tried again.
+            // For bytes in memory, a short write means that the socket is full. For a file it may
+            // have other causes, so it is retried.
             if wrote == 0 || wrote < offered {
                 return Ok(WriteOutcome::Blocked);
             }
@@ -254,7 +259,8 @@ impl Queue {
         Ok(WriteOutcome::Done)
     }
 
-    /// One call for the bytes at the front. Answers how many have been taken, and of how many.
+    /// Sends the bytes at the front in one call. Returns how many were taken, and how many were
+    /// offered.
     fn write_bytes(&mut self, socket: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
         let mut slices = [IoSlice::new(&[]); MAX_IOVECS];
         let pieces = self.segments.iter().map_while(Segment::bytes);
@@ -284,7 +290,7 @@ impl Queue {
                 Some(Segment::Owned { bytes, sent }) => (sent, bytes.len()),
                 Some(Segment::Shared { bytes, sent, .. }) => (sent, bytes.len()),
                 Some(Segment::File { .. } | Segment::WithFds { .. }) | None => {
-                    unreachable!("no more is sent than there is")
+                    unreachable!("no more bytes are sent than are queued")
                 }
             };
             let left = len - *sent;
@@ -297,7 +303,8 @@ impl Queue {
         }
     }
 
-    /// Sends the bytes at the front with their descriptors, which are closed then. Answers as [`write_bytes`](Queue::write_bytes).
+    /// Sends the bytes at the front with their descriptors, which are then closed. Returns the same
+    /// as [`write_bytes`](Queue::write_bytes).
     fn write_with_fds(&mut self, socket: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
         let Some(Segment::WithFds { bytes, descriptors }) = self.segments.front_mut() else {
             return Ok((0, 0));
@@ -308,7 +315,7 @@ impl Queue {
             Transferred::Bytes(n) => n,
         };
         if taken > 0 {
-            // What is left are bytes like others.
+            // The remaining bytes are ordinary ones.
             let bytes = std::mem::take(bytes);
             self.segments[0] = Segment::Owned { bytes, sent: 0 };
             self.consume(taken);
@@ -316,10 +323,11 @@ impl Queue {
         Ok((taken as u64, offered as u64))
     }
 
-    /// Sends of the file at the front, at most so many bytes. Answers how many the socket has taken; 0 if it is full.
-    fn write_file(&mut self, socket: BorrowedFd<'_>, most: u64) -> io::Result<u64> {
+    /// Sends at most `max` bytes of the file at the front. Returns how many the socket has taken; 0
+    /// if it is full.
+    fn write_file(&mut self, socket: BorrowedFd<'_>, max: u64) -> io::Result<u64> {
         let Some(Segment::File { file, offset, left }) = self.segments.front_mut() else { return Ok(0) };
-        let wanted = most.min(*left);
+        let wanted = max.min(*left);
         let taken = match stream::send_file(socket, file.as_fd(), offset, wanted as usize)? {
             Transferred::WouldBlock => return Ok(0),
             Transferred::Bytes(0) => return Err(file_too_short(*left)),
@@ -336,7 +344,7 @@ impl Queue {
 }
 
 fn file_too_short(missing: u64) -> io::Error {
-    let message = format!("the file ends {missing} bytes before what was promised of it");
+    let message = format!("the file is {missing} bytes shorter than promised");
     io::Error::new(io::ErrorKind::UnexpectedEof, message)
 }
 

@@ -1,4 +1,4 @@
-//! What a connection receives.
+//! The input side of a connection.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,35 +13,37 @@ use crate::net::sys::fd_passing::receive_with_descriptors;
 use crate::net::sys::stream::{self, Transferred};
 use crate::readiness::Readiness;
 
-/// The most storage that a buffer of unread input keeps, however little is in it.
-const SPACIOUS: usize = 4 * 1024;
+/// A buffer of unread input with at most this much storage is never trimmed.
+const TRIM_ABOVE: usize = 4 * 1024;
 
-/// Whether the buffer has much more storage than what is in it needs.
+/// Whether the buffer has much more storage than its content needs.
 fn is_spacious(unread: &Buffer) -> bool {
-    unread.capacity() > SPACIOUS && unread.len() <= unread.capacity() / 8
+    unread.capacity() > TRIM_ABOVE && unread.len() <= unread.capacity() / 8
 }
 
-/// What came of a try to read.
+/// The result of one attempt to read.
 pub(in crate::net) enum Received {
-    /// There is something to offer to the handler, new or left over.
+    /// There is input for the handler, new or left over.
     Input,
-    /// That, and descriptors that came along; they are not none.
+    /// Input, and the descriptors received with it; never an empty list.
     InputAndDescriptors(Vec<OwnedFd>),
-    /// The peer has finished: there will be no more.
+    /// The peer's FIN: there is no more input.
     End,
     /// Nothing for the handler.
     Nothing,
 }
 
 impl ConnectionCore {
-    /// Whether the connection takes input for now: there may be some, or some is to be offered again.
+    /// Whether reading is enabled and there may be input: on the socket, or due to be delivered
+    /// again.
     pub(in crate::net) fn is_reading(&self) -> bool {
         let is_held = self.paused.get() || self.throttled.get() || self.is_read_paused_by_relay();
         !is_held && (self.redeliver.get() || !self.peer_finished.get())
     }
 
-    /// Reads once into `input`, at most what it holds, so that a busy peer does not keep the others waiting. If there is
-    /// more, the connection stays ready and goes on with the next turn of the loop.
+    /// Reads once into `input`, at most its capacity, so that a busy peer does not starve the
+    /// others. If there is more, the connection stays ready and continues in the next turn of the
+    /// loop.
     pub(in crate::net) fn receive(
         &self,
         event_loop: &EventLoop,
@@ -61,7 +63,7 @@ impl ConnectionCore {
         };
         match received {
             Ok(Transferred::Bytes(0)) if self.has_taken_reset() => {
-                // For the error that a write has met.
+                // Closes with the error of the earlier write.
                 self.close(event_loop, CloseReason::Finished);
                 Received::Nothing
             }
@@ -74,10 +76,12 @@ impl ConnectionCore {
                 Received::End
             }
             Ok(Transferred::Bytes(n)) => {
-                // A short read has emptied the socket, which saves the read that would say so; a later arrival raises a
-                // new edge. Not so once the end of input or an error has been reported: that edge is spent, and only
-                // reading on finds it. Nor if there is urgent data, before which a read ends (tcp(7)), whatever is behind
-                // it; nor on a Unix socket, where one ends behind descriptors that were sent along, whoever wants them.
+                // A short read has drained the socket, which saves the read that would return
+                // EAGAIN; later data raises a new edge. There are three exceptions. If an end of
+                // input or an error was reported, its edge is spent, and only further reads reach
+                // it. If there is urgent data, a read stops before it (tcp(7)), whatever follows.
+                // On a Unix socket a read stops after attached descriptors, even if they are not
+                // received.
                 let is_all =
                     !ready.intersects(Readiness::READ_CLOSED | Readiness::ERROR | Readiness::PRIORITY);
                 if n < room && is_all && !self.peer().is_unix() {
@@ -110,13 +114,13 @@ impl ConnectionCore {
         }
     }
 
-    /// What the handler has left of earlier input, to be offered to it now.
+    /// Takes the unread input, to deliver it to the handler now.
     pub(in crate::net) fn take_unread(&self) -> Option<Box<Buffer>> {
         self.resume_pending.set(false);
         self.unread.take()
     }
 
-    /// How much that is.
+    /// The number of unread bytes.
     pub(super) fn unread_len(&self) -> usize {
         let unread = self.unread.take();
         let len = unread.as_ref().map_or(0, |unread| unread.len());
@@ -124,7 +128,7 @@ impl ConnectionCore {
         len
     }
 
-    /// How much memory that takes.
+    /// The memory that the unread bytes take.
     fn unread_memory(&self) -> usize {
         let unread = self.unread.take();
         let memory = unread.as_ref().map_or(0, |unread| unread.capacity());
@@ -132,14 +136,14 @@ impl ConnectionCore {
         memory
     }
 
-    /// Keeps what the handler has left of its input, which is not nothing, within the limit.
+    /// Keeps the input that the handler has not consumed, which is not empty, within the limit.
     pub(in crate::net) fn keep_unread(&self, event_loop: &EventLoop, unread: Box<Buffer>) {
-        // The handler may have ended its input just now.
+        // The handler may have ended its input in this callback.
         if self.discarding.get() {
             return;
         }
         if unread.len() > self.membership.group().limits.max_unread {
-            let message = "the handler leaves more input unread than the limit allows";
+            let message = "the handler leaves more unread input than the limit allows";
             self.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::StorageFull, message)));
         }
         if is_spacious(&unread) && !self.unread_is_spacious.replace(true) {
@@ -153,8 +157,9 @@ impl ConnectionCore {
         }
     }
 
-    /// Moves what the handler has left to storage of its size, if it is in much larger storage and the connection has been idle since
-    /// the last call. Returns whether it has not been, so that a stream of large messages keeps its storage.
+    /// Moves the unread input to storage of its own size if its storage is much larger, and was not
+    /// used since the last call. Returns `true` if it was used, and the trim is to be repeated: a
+    /// stream of large messages keeps its storage.
     pub(in crate::net) fn trim_unread(&self) -> bool {
         if self.unread_is_spacious.replace(false) {
             return true;
@@ -171,8 +176,8 @@ impl ConnectionCore {
         false
     }
 
-    /// Counts how much memory the connection takes, if that has changed since. Not called for a message that is answered at once, of
-    /// which nothing stays.
+    /// Reports the memory that the connection takes to its account, if it has changed. Not called
+    /// for a message that is answered at once and leaves nothing buffered.
     pub(in crate::net) fn report_memory(&self) {
         let now = self.unsent.borrow().as_ref().map_or(0, |queue| queue.memory()) + self.unread_memory();
         let before = self.reported_memory.replace(now);
@@ -183,15 +188,15 @@ impl ConnectionCore {
         }
     }
 
-    /// Notes that `bytes` of what the connection held have left it.
+    /// Records progress: `bytes` of the buffered data have left the connection.
     pub(in crate::net) fn note_moved(&self, bytes: usize) {
         if let Some(account) = self.membership.opened_account().filter(|_| bytes > 0) {
             account.note_moved(bytes);
         }
     }
 
-    /// The connections of the process, or of the group, hold more than they may together, and this one holds most and progresses
-    /// least.
+    /// Closes the connection because the memory budget of the process or the group is exceeded, and
+    /// this connection holds the most memory with the least progress.
     pub(super) fn close_for_memory(&self, event_loop: &EventLoop) {
         if self.state.get() != ConnectionState::Closed {
             self.membership.group().admission.count_closed_for_memory();
@@ -200,7 +205,7 @@ impl ConnectionCore {
     }
 
     pub(super) fn pause_reading(&self, event_loop: &EventLoop) {
-        // Nobody is told of input that is thrown away, and its end is to be seen.
+        // Input is discarded without calling the handler, and its end must be seen.
         if self.discarding.get() {
             return;
         }
@@ -214,14 +219,16 @@ impl ConnectionCore {
         }
         self.redeliver_unread(event_loop);
         self.update_wanted(event_loop);
-        // The close that an error leads to had to wait for this.
+        // The close for this error was delayed until now.
         if self.has_error() {
             event_loop.add_ready(self.id, Readiness::READABLE | Readiness::ERROR);
         }
     }
 
-    /// As [`resume_reading`](ConnectionCore::resume_reading), for another thread. That may ask while the handler that has paused is still at its
-    /// message, as sending reads the mailbox, and then it is as if it had asked afterwards: what the handler leaves is offered again.
+    /// Same as [`resume_reading`](ConnectionCore::resume_reading), for another thread. The request
+    /// may be read while the handler that paused is still in its callback, since sending drains the
+    /// mailbox. It then takes effect after the callback: what the handler leaves is delivered
+    /// again.
     pub(super) fn resume_reading_remotely(&self, event_loop: &EventLoop) {
         if self.paused.get() {
             self.resume_pending.set(true);
@@ -229,12 +236,12 @@ impl ConnectionCore {
         self.resume_reading(event_loop);
     }
 
-    /// Has what the handler has left of its input offered to it again, before anything new is read.
+    /// Schedules the unread input for another delivery, before anything new is read.
     pub(super) fn redeliver_unread(&self, event_loop: &EventLoop) {
         let unread = self.unread.take();
         if unread.is_some() {
             self.unread.set(unread);
-            // No edge will come for bytes that are here already, so the connection counts as readable.
+            // These bytes raise no edge, so the connection is marked readable.
             self.redeliver.set(true);
             event_loop.add_ready(self.id, Readiness::READABLE);
         }

@@ -1,9 +1,10 @@
-//! Two connections linked with each other: what comes in on one goes out on the other.
+//! Relays: the input of one connection is the output of another, in both directions.
 //!
-//! The two are on one loop, and each knows the other's id and nothing else. What they have to say to each other they say through the
-//! loop, as a [`Word`] that is heard at once. Input is passed on in the very buffer it was read into, so that what the kernel takes
-//! is not copied. One whose other end has too much unsent is not read until that has gone down again; since each direction waits
-//! for nothing but its own way out, the two cannot block each other.
+//! The two connections are on the same loop. Each knows only the other's id, and they communicate
+//! through the loop by [`RelayMessage`]s, which are delivered synchronously. Input is passed on in
+//! the buffer that it was read into, so bytes that the kernel takes at once are not copied. A
+//! connection whose linked connection has too many unsent bytes is not read until these have
+//! drained. Each direction waits only for its own output, so the two directions cannot deadlock.
 
 use std::io;
 use std::mem;
@@ -21,44 +22,44 @@ use crate::readiness::Readiness;
 #[derive(Clone, Copy)]
 pub(super) struct Relay {
     with: ChannelId,
-    /// The other has so much unsent that nothing more is read for it.
+    /// Reading is paused: the linked connection has too many unsent bytes.
     read_paused: bool,
-    /// The other is to be told when this one has little unsent again.
-    peer_paused: bool,
-    /// The other has been told that the input is at its end.
+    /// The linked connection has paused reading; resume it when the unsent bytes have drained.
+    linked_paused: bool,
+    /// The end of the input has been forwarded to the linked connection.
     eof_forwarded: bool,
-    /// The link is no more. What is left is a connection on its way to its end, of which its handler hears nothing else.
+    /// The link has ended. The connection is closing, and its handler only gets `on_close`.
     unlinked: bool,
 }
 
-/// What one connection says to the one that it is linked with.
+/// A message from one linked connection to the other.
 pub(super) enum RelayMessage {
-    /// Be linked with this one. Answered, if it is to be.
+    /// Requests a link. The receiver sets `linked` if it accepts.
     Link { with: ChannelId, linked: bool },
-    /// Send these. What is left in the buffer cannot be sent; `wait` is the answer that these must be the last for now.
+    /// Bytes to send. The receiver takes all of them, and sets `pause` to stop further reads.
     Data { bytes: Buffer, pause: bool },
-    /// There is room again.
+    /// The unsent bytes have drained: reading may resume.
     Resume,
-    /// That was all.
+    /// The input has ended.
     Eof,
-    /// The link is no more.
+    /// The link has ended.
     Unlinked(LinkEnd),
 }
 
-/// How the other connection of a link has ended.
+/// How the linked connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LinkEnd {
-    /// In order: it takes no more, and nothing comes from it.
+    /// Normally: it takes no more bytes, and sends none.
     Finished,
-    /// It is about to, and has so long for that.
+    /// It is closing gracefully, with this much time until the deadline.
     Gracefully(Duration),
     /// By its owner.
     Closed,
-    /// By an error, after it had passed on all of its input and the end of that.
+    /// By an error, after all of its input and the end of input were forwarded.
     Delivered,
-    /// By an error, with its input unfinished.
+    /// By an error, with its input cut short.
     Broken,
-    /// At the end of its time, or with its loop: nothing is waited for any longer.
+    /// At a deadline, or with its loop: nothing is awaited any longer.
     Aborted,
 }
 
@@ -84,20 +85,24 @@ impl ConnectionCore {
             return refuse(io::ErrorKind::InvalidInput, "the other connection is on another loop");
         }
         if other.id() == self.id {
-            return refuse(io::ErrorKind::InvalidInput, "a connection cannot be linked with itself");
+            return refuse(io::ErrorKind::InvalidInput, "a connection cannot be linked to itself");
         }
         let mut message = RelayMessage::Link { with: self.id, linked: false };
         let refused = !self.can_be_linked()
             || !event_loop.tell(other.id(), &mut message)
             || matches!(message, RelayMessage::Link { linked: false, .. });
         if refused {
-            return refuse(io::ErrorKind::NotConnected, "one of the two is not open, or is linked already");
+            return refuse(
+                io::ErrorKind::NotConnected,
+                "one of the connections is not open, or is already linked",
+            );
         }
         self.link(event_loop, other.id());
         Ok(())
     }
 
-    /// Also after its output has failed: its input is then passed on, and what comes from the other is dropped.
+    /// A connection whose output has failed can be linked too: its remaining input is forwarded,
+    /// and bytes from the linked connection are dropped.
     fn can_be_linked(&self) -> bool {
         let has_input = self.state.get() == ConnectionState::Closing && self.has_output_failed();
         (self.state.get() == ConnectionState::Open || has_input) && self.relay.get().is_none()
@@ -107,34 +112,34 @@ impl ConnectionCore {
         self.relay.set(Some(Relay {
             with,
             read_paused: false,
-            peer_paused: false,
+            linked_paused: false,
             eof_forwarded: false,
             unlinked: false,
         }));
         self.paused.set(false);
         self.throttled.set(false);
-        // What has been read before, be it the end, goes first; and no edge will come for it.
+        // Earlier input, including the end of input, is forwarded first. It raises no edge.
         self.redeliver.set(true);
         event_loop.add_ready(self.id, Readiness::READABLE);
         self.update_wanted(event_loop);
     }
 
-    /// Whether the connection is, or was, linked with another: its handler hears of its close only.
+    /// Whether the connection is, or was, linked: its handler gets no input any more.
     pub(in crate::net) fn is_linked(&self) -> bool {
         self.relay.get().is_some()
     }
 
-    /// Whether it is linked with another still.
+    /// Whether the connection is still linked.
     pub(in crate::net) fn is_relaying(&self) -> bool {
         self.relay.get().is_some_and(|relay| !relay.unlinked)
     }
 
-    /// Whether no input is read because the other connection of the link has too much unsent.
+    /// Whether reading is paused because the linked connection has too many unsent bytes.
     pub(super) fn is_read_paused_by_relay(&self) -> bool {
         self.relay.get().is_some_and(|relay| relay.read_paused)
     }
 
-    /// Whether there may still be something that the other connection of a link has not been told.
+    /// Whether the end of input has not been forwarded to the linked connection yet.
     pub(super) fn has_pending_eof(&self) -> bool {
         self.relay.get().is_some_and(|relay| !relay.eof_forwarded)
     }
@@ -146,7 +151,7 @@ impl ConnectionCore {
         }
     }
 
-    /// Passes on what has come, behind what was left unread before, and then the end.
+    /// Forwards earlier unread input, then `input`, and then the end of input.
     pub(in crate::net) fn forward(&self, event_loop: &EventLoop, input: &mut Buffer) {
         if let Some(mut unread) = self.take_unread() {
             self.forward_bytes(event_loop, &mut unread);
@@ -169,7 +174,7 @@ impl ConnectionCore {
         let mut message = RelayMessage::Data { bytes: mem::take(bytes), pause: false };
         event_loop.tell(relay.with, &mut message);
         let RelayMessage::Data { bytes: returned, pause } = message else { return };
-        // It is the loop's own buffer, and empty now.
+        // The loop's own buffer, now empty.
         *bytes = returned;
         if pause && self.is_relaying() {
             self.change_relay(|relay| relay.read_paused = true);
@@ -177,7 +182,8 @@ impl ConnectionCore {
         }
     }
 
-    /// What the other connection says, or what one says that wants to be linked. Calls nobody.
+    /// Receives a message from the linked connection, or from one that requests a link. Calls no
+    /// user code.
     pub(super) fn on_relay_message(&self, event_loop: &EventLoop, message: &mut RelayMessage) {
         match message {
             RelayMessage::Link { with, linked } => {
@@ -187,14 +193,15 @@ impl ConnectionCore {
                 }
             }
             RelayMessage::Data { bytes, pause } => {
-                // The limit is no concern of a link: the mark and a buffer full are the most that comes to lie here.
+                // `max_unsent` does not apply to a link: at most the mark and one read are queued
+                // here.
                 if self.send_within(event_loop, bytes.readable(), usize::MAX).is_err() {
-                    // The other direction may still have much to deliver, so the two go on.
+                    // The other direction may still have bytes to deliver, so the link continues.
                     self.count_lost(bytes.len());
                 }
                 bytes.clear();
                 *pause = self.queued() > self.relay_mark();
-                self.change_relay(|relay| relay.peer_paused = *pause);
+                self.change_relay(|relay| relay.linked_paused = *pause);
             }
             RelayMessage::Resume => {
                 self.change_relay(|relay| relay.read_paused = false);
@@ -219,17 +226,18 @@ impl ConnectionCore {
         self.reply_marks().0.min(self.membership.group().limits.max_unsent)
     }
 
-    /// After something has been sent: has the other connection read on, if it waits for that.
+    /// Called after output was sent: resumes reading on the linked connection if it has paused for
+    /// this.
     pub(super) fn resume_linked(&self, event_loop: &EventLoop) {
         let Some(relay) = self.relay.get() else { return };
         let low_water = self.reply_marks().1.min(self.relay_mark());
-        if relay.peer_paused && self.queued() <= low_water {
-            self.change_relay(|relay| relay.peer_paused = false);
+        if relay.linked_paused && self.queued() <= low_water {
+            self.change_relay(|relay| relay.linked_paused = false);
             event_loop.tell(relay.with, &mut RelayMessage::Resume);
         }
     }
 
-    /// What the other connection of the link is to make of a close for `reason`.
+    /// How the linked connection should treat a close for `reason`.
     pub(super) fn link_end_for(&self, reason: &CloseReason) -> LinkEnd {
         match LinkEnd::from(reason) {
             LinkEnd::Broken if self.relay.get().is_some_and(|relay| relay.eof_forwarded) => {
@@ -239,7 +247,7 @@ impl ConnectionCore {
         }
     }
 
-    /// Whether the peer misses something of what came through the link, or was still to come, when it ends like this.
+    /// Whether, with this end, the peer misses relayed bytes, or bytes that were still to come.
     pub(super) fn truncates_relay(&self, end: LinkEnd) -> bool {
         self.is_relaying()
             && match end {
@@ -249,7 +257,7 @@ impl ConnectionCore {
             }
     }
 
-    /// Ends the link, and has the other connection end.
+    /// Ends the link, and with it the linked connection.
     pub(super) fn end_link(&self, event_loop: &EventLoop, end: LinkEnd) {
         if let Some(relay) = self.relay.get().filter(|_| self.is_relaying()) {
             self.unlink();
@@ -257,7 +265,7 @@ impl ConnectionCore {
         }
     }
 
-    /// The other connection is told nothing more, and nothing comes from it.
+    /// No further message goes to the linked connection, and no bytes are expected from it.
     fn unlink(&self) {
         self.change_relay(|relay| {
             relay.unlinked = true;

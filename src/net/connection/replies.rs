@@ -1,19 +1,21 @@
-//! How much of a connection's queue are replies: bytes that the handler sent while it was given input.
+//! Counts the replies in a connection's queue: bytes that the handler sent while it was given
+//! input.
 //!
-//! The queue also holds unsolicited output. Both kinds leave in the order in which they came, so the count follows the queue
-//! in runs. A run is replies and then unsolicited bytes. Replies that come behind few unsolicited bytes join the run before
-//! these: the count may then fall up to [`GRAIN`] bytes early, and is never more than the replies that are unsent.
+//! The queue also holds unsolicited output. Both leave in the order in which they were queued, so
+//! the count follows the queue in runs. A run is some replies followed by some unsolicited bytes.
+//! Replies that follow only a few unsolicited bytes join the run before these; the count may
+//! therefore fall up to [`GRAIN`] bytes early, and never exceeds the number of unsent replies.
 
 use std::collections::VecDeque;
 
-/// How many unsolicited bytes separate one run from the next, so that small sends of both kinds by turns do not take more
-/// memory here than in the queue.
+/// The number of unsolicited bytes that start a new run, so that alternating small sends of both
+/// kinds do not take more memory here than in the queue.
 const GRAIN: usize = 4096;
 
-/// Counts the replies in a queue of bytes.
+/// The replies in a queue of bytes.
 #[derive(Debug, Default)]
 pub(super) struct Replies {
-    /// The runs before the last one, none of them short.
+    /// The runs before the last one, each with at least [`GRAIN`] unsolicited bytes.
     earlier: VecDeque<Run>,
     last: Run,
     unsent: usize,
@@ -22,17 +24,17 @@ pub(super) struct Replies {
 #[derive(Debug, Default)]
 struct Run {
     replies: usize,
-    /// Behind the replies.
+    /// Queued after the replies.
     unsolicited: usize,
 }
 
 impl Replies {
-    /// How many replies are unsent.
+    /// The number of unsent replies.
     pub(super) fn unsent(&self) -> usize {
         self.unsent
     }
 
-    /// Replies have been queued.
+    /// Counts queued replies.
     pub(super) fn add(&mut self, bytes: usize) {
         if self.last.unsolicited >= GRAIN {
             self.earlier.push_back(std::mem::take(&mut self.last));
@@ -41,12 +43,12 @@ impl Replies {
         self.unsent = self.unsent.saturating_add(bytes);
     }
 
-    /// Unsolicited bytes have been queued.
+    /// Counts queued unsolicited bytes.
     pub(super) fn add_unsolicited(&mut self, bytes: usize) {
         self.last.unsolicited = self.last.unsolicited.saturating_add(bytes);
     }
 
-    /// Bytes at the front of the queue have been sent.
+    /// Removes bytes that were sent from the front of the queue.
     pub(super) fn take(&mut self, mut bytes: usize) {
         while bytes > 0 {
             let run = self.earlier.front_mut().unwrap_or(&mut self.last);
@@ -69,7 +71,7 @@ mod tests {
     use super::{GRAIN, Replies};
 
     #[test]
-    fn replies_leave_in_their_place_among_unsolicited_bytes() {
+    fn replies_leave_in_queue_order_among_unsolicited_bytes() {
         let mut replies = Replies::default();
         replies.add_unsolicited(2 * GRAIN);
         replies.add(1000);
@@ -87,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn small_sends_by_turns_share_one_run() {
+    fn alternating_small_sends_share_one_run() {
         let mut replies = Replies::default();
         for _ in 0..GRAIN {
             replies.add_unsolicited(1);
@@ -108,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_of_one_kind_of_output_is_one_run() {
+    fn output_of_one_kind_is_a_single_run() {
         let mut replies = Replies::default();
         (0..10).for_each(|_| replies.add_unsolicited(10 * GRAIN));
         assert_eq!(replies.unsent(), 0);

@@ -1,4 +1,4 @@
-//! A connection as its handler sees it.
+//! [`TcpConnection`]: the view of a connection that its handler's callbacks get.
 
 mod socket;
 
@@ -15,11 +15,11 @@ use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
 use crate::net::result::{CloseReason, SendError, SendStatus};
 
-/// A connection, of TCP or of a Unix socket, on its loop's thread, for the length of a callback.
+/// A TCP or Unix-socket connection, on its loop's thread, for the duration of a callback.
 ///
-/// Everything here acts at once, except that what it causes (a close, a drained queue) is delivered after the callback has
-/// returned. To keep a connection for later, or for another thread, keep its [`handle`](TcpConnection::handle): this
-/// value cannot outlive the call.
+/// Methods act immediately. The callbacks that they cause (a close, a drained queue) run after the
+/// current callback has returned. To keep a connection for later, or to use it from another thread,
+/// keep its [`handle`](TcpConnection::handle): this value cannot outlive the callback.
 ///
 /// ```compile_fail
 /// use reveille::{EventLoop, TcpServer};
@@ -39,102 +39,112 @@ impl<'a> TcpConnection<'a> {
         TcpConnection { event_loop, core }
     }
 
-    /// The loop that the connection is on.
+    /// The loop of the connection.
     pub fn event_loop(&self) -> &'a EventLoop {
         self.event_loop
     }
 
-    /// The face of this connection that can be kept, and that any thread may use.
+    /// Returns a handle that can be stored and used from any thread.
     pub fn handle(&self) -> ConnectionHandle {
         self.core.handle()
     }
 
-    /// Sends `bytes`, or queues what the kernel does not take now. Sends keep their order, and go behind all that was accepted from
-    /// [handles](ConnectionHandle) before this call.
+    /// Sends `bytes`, or queues what the kernel does not take now. Sends are ordered, and follow
+    /// everything that [handles](ConnectionHandle) accepted before this call.
     ///
-    /// Sent from [`on_message`](crate::ConnectionHandler::on_message), the bytes are replies: while more of these are queued than
-    /// the [high-water mark](crate::TcpServerBuilder::water_marks) the connection does not read. Sent from any other callback they
-    /// are unsolicited, and only [`on_high_water`](crate::ConnectionHandler::on_high_water) and the limit report that too much
-    /// is queued.
+    /// Bytes sent from [`on_message`](crate::ConnectionHandler::on_message) are replies: while more
+    /// of them are queued than the [high-water mark](crate::TcpServerBuilder::water_marks), the
+    /// connection does not read. Bytes sent from any other callback are unsolicited; for them only
+    /// [`on_high_water`](crate::ConnectionHandler::on_high_water) and the limit `max_unsent` report
+    /// that too much is queued.
     ///
-    /// The answer says whether the kernel has [taken](SendStatus::Written) all of it, or something is [queued](SendStatus::Queued) now. Either way the
-    /// bytes are accepted: they are sent, or [`unsent`](TcpConnection::unsent) counts them at the close.
+    /// Returns whether the kernel has [taken](SendStatus::Written) everything, or bytes are
+    /// [queued](SendStatus::Queued). The bytes are accepted in both cases: they are sent, or
+    /// [`unsent`](TcpConnection::unsent) counts them at the close.
     ///
     /// # Errors
-    /// [`SendError::Closed`] after [`shutdown`](TcpConnection::shutdown) or [`close`](TcpConnection::close), or if this or an earlier
-    /// write has found that the peer has closed or reset the connection. In the latter case the input goes on: what the peer sent before
-    /// is still delivered, and then the connection closes with the error of the write. A handler that returns this error, as with `?`,
-    /// closes the connection at once, and has no use for that input. [`SendError::Full`] if the bytes would take the queue past its
-    /// limit. None of them are sent in either case.
+    /// - [`SendError::Closed`] after [`shutdown`](TcpConnection::shutdown) or
+    ///   [`close`](TcpConnection::close), or if this or an earlier write found that the peer has
+    ///   closed or reset the connection. In the latter case the input continues: what the peer sent
+    ///   before is still delivered, and then the connection closes with the error of the write. A
+    ///   handler that returns this error, as with `?`, closes the connection at once and discards
+    ///   that input.
+    /// - [`SendError::Full`] if the bytes would exceed the limit of the queue.
+    ///
+    /// In both cases none of the bytes are sent.
     pub fn send(&self, bytes: impl AsRef<[u8]>) -> Result<SendStatus, SendError> {
         self.ordered_core().send(self.event_loop, bytes.as_ref()).map_err(|(error, _)| error)
     }
 
-    /// Sends several slices as if they were one, in one system call: a header and a body that lie apart.
+    /// Sends several slices as one, in one system call: for example a separate header and body.
     ///
-    /// As [`send`](TcpConnection::send) otherwise: they are accepted or refused together.
+    /// Otherwise the same as [`send`](TcpConnection::send): all slices are accepted or refused
+    /// together.
     ///
     /// # Errors
-    /// As [`send`](TcpConnection::send).
+    /// Same as [`send`](TcpConnection::send).
     pub fn send_vectored(&self, slices: &[IoSlice<'_>]) -> Result<SendStatus, SendError> {
         self.ordered_core().send(self.event_loop, slices).map_err(|(error, _)| error)
     }
 
-    /// Sends bytes that the caller gives away. As [`send`](TcpConnection::send), but what the kernel does not take now is queued as
-    /// it is instead of being copied.
+    /// Sends bytes that the caller gives up. Same as [`send`](TcpConnection::send), but what the
+    /// kernel does not take now is queued without a copy.
     ///
-    /// The whole vector stays until the last of its bytes has been sent.
+    /// The whole vector stays allocated until its last byte has been sent.
     ///
     /// # Errors
-    /// As [`send`](TcpConnection::send). The bytes are dropped then.
+    /// Same as [`send`](TcpConnection::send). The bytes are dropped then.
     pub fn send_owned(&self, bytes: impl Into<Vec<u8>>) -> Result<SendStatus, SendError> {
         self.ordered_core().send(self.event_loop, Bytes::Owned(bytes.into())).map_err(|(error, _)| error)
     }
 
-    /// Sends bytes that several connections may be sending at a time, such as a message to all members of a group. As
-    /// [`send`](TcpConnection::send), but what the kernel does not take now is queued by reference: a megabyte for a hundred peers that
-    /// do not read is one megabyte.
+    /// Sends bytes that several connections may be sending at the same time, such as a broadcast
+    /// message. Same as [`send`](TcpConnection::send), but what the kernel does not take now is
+    /// queued by reference: 1 MiB for a hundred slow peers takes 1 MiB.
     ///
-    /// Each connection counts them against its own limit in full. Less than four KiB are copied, as that is cheaper.
+    /// Each connection counts the full length against its own limit. Less than 4 KiB is copied,
+    /// since that is cheaper.
     ///
     /// ```
     /// use reveille::{SendError, TcpConnection};
     /// use std::sync::Arc;
     ///
-    /// fn welcome(conn: &TcpConnection, news: &Arc<[u8]>) -> Result<(), SendError> {
+    /// fn announce(conn: &TcpConnection, news: &Arc<[u8]>) -> Result<(), SendError> {
     ///     conn.send_shared(news).map(drop)
     /// }
     /// ```
     ///
     /// # Errors
-    /// As [`send`](TcpConnection::send).
+    /// Same as [`send`](TcpConnection::send).
     pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<SendStatus, SendError> {
         self.ordered_core()
             .send(self.event_loop, Bytes::Shared(Arc::clone(bytes)))
             .map_err(|(error, _)| error)
     }
 
-    /// Sends `length` bytes of a file from `offset` on, behind what was sent before, without their passing through this process
-    /// (sendfile(2)).
+    /// Sends `length` bytes of a file, starting at `offset`, after everything sent before. The
+    /// bytes do not pass through user space (sendfile(2)).
     ///
-    /// The connection keeps the file until the last byte is sent, and reads it at the pace of the peer: a file that is changed
-    /// meanwhile is sent as it is then. Its position is neither used nor moved, so clones of one file may be sent
-    /// on many connections. At most about a megabyte goes out in one turn of the loop.
+    /// The connection keeps the file until the last byte is sent, and reads it at the pace of the
+    /// peer: later changes to the file affect what is sent. The position of the file is neither
+    /// used nor moved, so clones of one file may be sent on many connections. One turn of the loop
+    /// sends at most about 1 MiB.
     ///
-    /// What is left of the file counts as [unsent](TcpConnection::unsent), also for the
-    /// [automatic pause](crate::TcpServerBuilder::water_marks). But it takes no memory, and so `max_unsent` does not concern it. 64 files may wait. Of one that has no more
-    /// than 64 KiB left a copy waits instead, if there is room for it, so that many small answers keep no descriptors.
+    /// The unsent part of the file counts as [unsent](TcpConnection::unsent), also for the
+    /// [automatic pause](crate::TcpServerBuilder::water_marks). It takes no memory, so `max_unsent`
+    /// does not apply to it. At most 64 files are queued. When at most 64 KiB of a file is left, it
+    /// is copied into memory if the limit permits, so that many small replies hold no descriptors.
     ///
-    /// Two things to know of sendfile: bytes that the system has not in its cache are read from the disk while the loop
-    /// waits, so files on slow disks belong on a loop of their own; and it raises `SIGPIPE` if the peer has gone, which Rust
-    /// programs ignore unless they are told otherwise.
+    /// sendfile(2) has two side effects. Bytes outside the page cache are read from the disk while
+    /// the loop blocks, so files on slow disks belong on a loop of their own. And it raises
+    /// `SIGPIPE` if the peer has closed; Rust programs ignore this signal by default.
     ///
     /// ```no_run
     /// use reveille::TcpConnection;
     /// use std::fs::File;
     /// use std::io::{self, IoSlice};
     ///
-    /// fn answer(conn: &TcpConnection, path: &str) -> io::Result<()> {
+    /// fn reply(conn: &TcpConnection, path: &str) -> io::Result<()> {
     ///     let file = File::open(path)?;
     ///     let length = file.metadata()?.len();
     ///     conn.send(format!("{length}\r\n"))?;
@@ -144,11 +154,13 @@ impl<'a> TcpConnection<'a> {
     /// ```
     ///
     /// # Errors
-    /// [`SendError::Closed`] as from [`send`](TcpConnection::send); [`SendError::Full`] if 64 files wait.
+    /// [`SendError::Closed`] as from [`send`](TcpConnection::send); [`SendError::Full`] if 64 files
+    /// are queued.
     ///
-    /// What goes wrong with the file itself resets the connection, since the peer has been promised bytes that cannot be had: a file that
-    /// ends too early with [`UnexpectedEof`](io::ErrorKind::UnexpectedEof), a pipe or a directory with what the kernel says of it. If that
-    /// shows at once the error is [`SendError::Closed`], and some of the file may have been sent.
+    /// An error of the file itself resets the connection, since bytes that were promised to the
+    /// peer cannot be sent: [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) for a file that is too
+    /// short, and the error of the kernel for a pipe or a directory. If this happens immediately,
+    /// the call returns [`SendError::Closed`], and part of the file may have been sent.
     pub fn send_file(
         &self,
         file: impl Into<OwnedFd>,
@@ -158,12 +170,14 @@ impl<'a> TcpConnection<'a> {
         self.ordered_core().send_file(self.event_loop, file.into(), offset, length)
     }
 
-    /// Sends open descriptors to the process at the other end of a Unix socket (`SCM_RIGHTS`, unix(7)), along with `bytes`, behind
-    /// what was sent before. The peer gets descriptors of its own for the same files, and this process's are closed when they are
-    /// sent; [`try_clone`](OwnedFd::try_clone) makes one that is kept.
+    /// Sends open descriptors, together with `bytes`, to the process at the other end of a Unix
+    /// socket (`SCM_RIGHTS`, unix(7)), after everything sent before. The peer receives its own
+    /// descriptors of the same files. The descriptors passed in are closed once they are sent;
+    /// [`try_clone`](OwnedFd::try_clone) makes one that is kept.
     ///
-    /// As [`send`](TcpConnection::send) otherwise. On the way descriptors belong to the first of the bytes that they are sent with.
-    /// At most 253 go in one send, and a thousand wait in a queue.
+    /// Otherwise the same as [`send`](TcpConnection::send). In the stream, descriptors are attached
+    /// to the first of the bytes that they are sent with. One send takes at most 253 descriptors,
+    /// and a queue at most 1000.
     ///
     /// ```
     /// use reveille::TcpConnection;
@@ -176,10 +190,15 @@ impl<'a> TcpConnection<'a> {
     /// ```
     ///
     /// # Errors
-    /// As [`send`](TcpConnection::send), as an [`io::Error`]; [`InvalidInput`](io::ErrorKind::InvalidInput) without a byte, without a
-    /// descriptor or with too many; [`Unsupported`](io::ErrorKind::Unsupported) for a TCP connection. Nothing is sent then, and the
-    /// descriptors are closed. It is [`SendError::Full`] as well while the user has too many descriptors on their way, in all processes
-    /// (`ETOOMANYREFS`, unix(7)); those that are queued already wait until this is over. Another error of the kernel closes the connection.
+    /// - Same as [`send`](TcpConnection::send), as an [`io::Error`].
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if there are no bytes, no descriptors, or
+    ///   too many descriptors.
+    /// - [`Unsupported`](io::ErrorKind::Unsupported) for a TCP connection.
+    ///
+    /// In these cases nothing is sent, and the descriptors are closed. [`SendError::Full`] is also
+    /// returned while the user has too many descriptors in flight, counted over all processes
+    /// (`ETOOMANYREFS`, unix(7)); queued descriptors wait until that has passed. Any other error of
+    /// the kernel closes the connection.
     pub fn send_with_descriptors(
         &self,
         bytes: impl Into<Vec<u8>>,
@@ -189,58 +208,65 @@ impl<'a> TcpConnection<'a> {
         self.ordered_core().send_with_fds(self.event_loop, with_fds)
     }
 
-    /// Takes descriptors from the process at the other end of a Unix socket from now on, at most so many with one of its sends (253,
-    /// the kernel's limit, if it is more), and gives them to [`on_descriptors`](crate::ConnectionHandler::on_descriptors). With 0 it
-    /// takes none, which is the default: from Linux 6.16 on the kernel refuses them to the peer (EPERM), as soon as
-    /// [`on_open`](crate::ConnectionHandler::on_open) has returned. Before that, and on older kernels, they are received and
-    /// [closed](crate::close_descriptors), and the bytes come without them.
+    /// From now on accepts descriptors from the process at the other end of a Unix socket, at most
+    /// `most` per send of the peer (capped at 253, the kernel's limit), and passes them to
+    /// [`on_descriptors`](crate::ConnectionHandler::on_descriptors).
     ///
-    /// It belongs into the handler's factory, or `on_open`, since what has been read is past. A peer that sends more than is allowed
-    /// has its connection closed.
+    /// Default: 0, none are accepted. From Linux 6.16 on the kernel then refuses them to the peer
+    /// (EPERM), as soon as [`on_open`](crate::ConnectionHandler::on_open) has returned. Before
+    /// that, and on older kernels, they are received and [closed](crate::close_descriptors), and
+    /// the bytes arrive without them.
+    ///
+    /// Call it in the handler's factory or in `on_open`, since it does not affect input that has
+    /// already been read. A peer that sends more descriptors than allowed has its connection
+    /// closed.
     ///
     /// # Errors
     /// [`Unsupported`](io::ErrorKind::Unsupported) for a TCP connection.
-    pub fn accept_descriptors(&self, most: usize) -> io::Result<()> {
-        self.core.accept_descriptors(most)
+    pub fn accept_descriptors(&self, max: usize) -> io::Result<()> {
+        self.core.accept_descriptors(max)
     }
 
-    /// The connection, when all that handles had been given before has gone before.
+    /// Drains the handle mailbox first, so that sends stay ordered.
     fn ordered_core(&self) -> &'a ConnectionCore {
         self.core.read_mailbox(self.event_loop);
         self.core
     }
 
-    /// Ends sending: what is queued is still sent, then the peer reads the end of input. The connection still receives, and
-    /// closes when the peer has finished as well.
+    /// Half-closes the connection: the queue is sent, then the FIN. The connection still receives,
+    /// and closes when the peer has sent its FIN too.
     ///
-    /// A peer that never does so keeps the connection: see [`close_after`](TcpConnection::close_after).
+    /// A peer that never does so keeps the connection open: see
+    /// [`close_after`](TcpConnection::close_after).
     pub fn shutdown(&self) {
         self.core.shutdown(self.event_loop);
     }
 
-    /// Ends the connection now. What is queued is lost, and so is what has been received and not read. If there is any of either, the
-    /// connection is reset, so that the peer does not take what it has for the whole; a Unix socket knows no such end.
+    /// Closes the connection now. Queued output and unread input are lost. If there is either, the
+    /// connection is reset, so that the peer does not take a truncated stream for a complete one. A
+    /// Unix socket has no reset.
     pub fn close(&self) {
         self.core.close(self.event_loop, CloseReason::Closed);
     }
 
-    /// Ends the connection now, for a reason of the crate's own.
+    /// Closes the connection now, for one of the crate's own reasons.
     pub(crate) fn close_for(&self, reason: CloseReason) {
         self.core.close(self.event_loop, reason);
     }
 
-    /// Ends the connection when `delay` has passed, unless it has ended by then.
+    /// Closes the connection after `delay`, unless it has closed by then.
     pub fn close_after(&self, delay: Duration) {
         self.core.close_after(self.event_loop, delay);
     }
 
-    /// How long the connection may be idle, instead of what its server or client was told; `None` for as long as it likes. The time
-    /// begins anew now.
+    /// Sets the idle timeout, replacing that of the server or client; `None` disables it. The
+    /// timeout restarts now.
     ///
-    /// Idle is a connection on which no byte comes, and none is taken by the kernel to be sent. When the time has passed
-    /// [`on_idle`](crate::ConnectionHandler::on_idle) is called, which closes the connection unless it is written otherwise.
+    /// A connection is idle while no byte is received, and none is taken by the kernel for sending.
+    /// At the timeout [`on_idle`](crate::ConnectionHandler::on_idle) is called, which closes the
+    /// connection by default.
     ///
-    /// To push the deadline back costs a message a few nanoseconds: no system call, and nothing is done to a timer.
+    /// Activity costs a few nanoseconds per message: no system call, and no timer is moved.
     ///
     /// # Panics
     /// If the timeout is zero.
@@ -249,23 +275,26 @@ impl<'a> TcpConnection<'a> {
         self.core.set_idle_timeout(self.event_loop, timeout);
     }
 
-    /// Ends the connection in order, but not later than `within` this time: what is queued is sent, then the FIN, and when the peer
-    /// has finished and acknowledged all, the connection closes ([`CloseReason::Finished`]). When the time is up it is reset instead
-    /// ([`CloseReason::DeadlinePassed`]), and neither end keeps anything of it. A Unix socket knows no reset, and its peer sees an end.
+    /// Closes the connection gracefully, `within` a deadline: the queue is sent, then the FIN, and
+    /// the connection closes once the peer has sent its FIN and acknowledged all data
+    /// ([`CloseReason::Finished`]). At the deadline the connection is reset instead
+    /// ([`CloseReason::DeadlinePassed`]), and neither end keeps any state. A Unix socket has no
+    /// reset; its peer sees an end of input.
     ///
-    /// What still comes in is thrown away; [`on_message`](crate::ConnectionHandler::on_message) and
-    /// [`on_peer_shutdown`](crate::ConnectionHandler::on_peer_shutdown) are not called any more. In
-    /// [`on_close`](crate::ConnectionHandler::on_close), [`undelivered`](TcpConnection::undelivered) says how it went. Called again,
-    /// this sets another time.
+    /// Further input is discarded: [`on_message`](crate::ConnectionHandler::on_message) and
+    /// [`on_peer_shutdown`](crate::ConnectionHandler::on_peer_shutdown) are not called again. In
+    /// [`on_close`](crate::ConnectionHandler::on_close),
+    /// [`undelivered`](TcpConnection::undelivered) returns the number of bytes that were not
+    /// acknowledged. Calling this again sets a new deadline.
     ///
     /// ```
     /// use reveille::{Buffer, CloseReason, ConnectionHandler, TcpConnection};
     /// use std::io;
     /// use std::time::Duration;
     ///
-    /// struct LastWord;
+    /// struct EchoOnce;
     ///
-    /// impl ConnectionHandler for LastWord {
+    /// impl ConnectionHandler for EchoOnce {
     ///     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
     ///         conn.send(input.take_all())?;
     ///         conn.close_gracefully(Duration::from_secs(10));
@@ -274,8 +303,8 @@ impl<'a> TcpConnection<'a> {
     ///
     ///     fn on_close(&mut self, conn: &TcpConnection, reason: &CloseReason) {
     ///         match conn.undelivered() {
-    ///             Ok(0) => println!("{}: the peer has all", conn.peer()),
-    ///             Ok(bytes) => println!("{}: {bytes} bytes did not arrive: {reason}", conn.peer()),
+    ///             Ok(0) => println!("{}: all bytes delivered", conn.peer()),
+    ///             Ok(bytes) => println!("{}: {bytes} bytes undelivered: {reason}", conn.peer()),
     ///             Err(error) => println!("{}: {error}", conn.peer()),
     ///         }
     ///     }
@@ -285,59 +314,75 @@ impl<'a> TcpConnection<'a> {
         self.core.close_gracefully(self.event_loop, within);
     }
 
-    /// Links this connection with another one of the same loop: from now on what comes in on either goes out on the other.
+    /// Relays between this connection and another one of the same loop: from now on the input of
+    /// each is sent on the other.
     ///
-    /// - What either handler has left unread goes first. If this is called in a message, so does what is left of that.
-    /// - Neither is read while the other has more unsent than its high-water mark, until that has fallen to the low-water mark. So
-    ///   a link holds in each direction the high-water mark and one buffer full at most.
-    /// - When one peer finishes, the other connection is [shut down](TcpConnection::shutdown) behind all that came before. When both
-    ///   have, both close, with [`CloseReason::Finished`].
-    /// - What a connection cannot take because its peer has closed, or because it was shut down, is dropped and counted as
-    ///   [unsent](TcpConnection::unsent) there. The other direction goes on to its end; then this connection closes with its first error.
-    /// - An error of one ends the other with [`CloseReason::RelayEnded`] when what was passed on before has arrived. If the input was cut
-    ///   off, that is a reset, so that the peer does not take what it has for the whole. If the end of the input had been passed on,
-    ///   nothing is missing, and the peer sees an end in order; it then has two seconds to finish.
-    /// - A [`close`](TcpConnection::close) of one closes the other at once, with [`CloseReason::RelayEnded`]; if it has anything queued, by
-    ///   a reset.
-    /// - A Unix socket knows no reset: its peer sees an end in each of these cases, and cannot tell that something is missing. A protocol
-    ///   that is relayed to one should mark its own ends.
-    /// - A [`close_gracefully`](TcpConnection::close_gracefully) of one is one of the other as well, with the same time.
-    /// - A server's [stop](crate::TcpServer::stop) lets the two go on, unless [`on_stop`](crate::ConnectionHandler::on_stop) ends them; when
-    ///   its time is up, both are reset.
+    /// - Input that either handler has left unread is sent first. In a callback for a message, that
+    ///   includes the rest of the message.
+    /// - Neither connection is read while the other has more unsent bytes than its high-water mark,
+    ///   until they have fallen to the low-water mark. Each direction therefore buffers at most the
+    ///   high-water mark and one read.
+    /// - When one peer sends its FIN, the other connection is [shut down](TcpConnection::shutdown)
+    ///   after all earlier bytes. When both have, both connections close with
+    ///   [`CloseReason::Finished`].
+    /// - Bytes that a connection cannot take, because its peer has closed or it was shut down, are
+    ///   dropped and counted as its [unsent](TcpConnection::unsent) bytes. The other direction
+    ///   continues to its end; then this connection closes with its first error.
+    /// - An error of one connection ends the other with [`CloseReason::RelayEnded`], once the bytes
+    ///   relayed before have been acknowledged. If the input was cut short, the other connection is
+    ///   reset, so that its peer does not take a truncated stream for a complete one. If the FIN
+    ///   had been relayed, nothing is missing: the peer sees a normal end, and has two seconds to
+    ///   send its FIN.
+    /// - A [`close`](TcpConnection::close) of one connection closes the other at once, with
+    ///   [`CloseReason::RelayEnded`]; if output is queued there, by a reset.
+    /// - A Unix socket has no reset: its peer sees an end of input in all these cases, and cannot
+    ///   detect missing bytes. A protocol that is relayed to a Unix socket should mark its own end.
+    /// - A [`close_gracefully`](TcpConnection::close_gracefully) of one connection applies to both,
+    ///   with the same deadline.
+    /// - A server's [stop](crate::TcpServer::stop) lets the relay continue, unless
+    ///   [`on_stop`](crate::ConnectionHandler::on_stop) ends it. At the deadline of the stop both
+    ///   connections are reset.
     ///
-    /// The handlers hear only of the close, of a stop, and of being [idle](TcpConnection::set_idle_timeout). What is sent through a
-    /// handle goes in between. Reading that was paused goes on. The link lasts as long as the connections.
+    /// The handlers are called only for the close, for a stop, and for the [idle
+    /// timeout](TcpConnection::set_idle_timeout). Bytes sent through a handle are inserted into the
+    /// relayed stream. Paused reading is resumed. The link lasts as long as the connections.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the other connection is on another loop (its bytes would have to be copied and
-    /// its pace to be told across threads; have the two on one loop), or is this one;
-    /// [`NotConnected`](io::ErrorKind::NotConnected) if either is not [open](ConnectionState::Open), or is linked already. One whose output has
-    /// [failed](ConnectionState) can be linked, to pass on the input that it still has.
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if the other connection is on another loop
+    ///   (a relay across threads would have to copy the bytes and synchronise its back-pressure;
+    ///   place both on one loop), or is this connection.
+    /// - [`NotConnected`](io::ErrorKind::NotConnected) if either is not
+    ///   [open](ConnectionState::Open), or is already relayed. A connection whose output has
+    ///   [failed](ConnectionState) can be linked, to relay its remaining input.
     pub fn relay_to(&self, other: &ConnectionHandle) -> io::Result<()> {
         self.core.relay_to(self.event_loop, other)
     }
 
-    /// Reads no more until [`resume_reading`](TcpConnection::resume_reading). No system call; the peer is held back once the
-    /// kernel's buffers are full.
+    /// Stops reading until [`resume_reading`](TcpConnection::resume_reading). No system call; the
+    /// peer is throttled once the kernel's buffers are full.
     ///
-    /// An error of the connection is still noticed. It closes the connection at once if no input is left that the handler could be given.
-    /// Otherwise sends are refused from then on, and the close follows when reading has resumed and that input is delivered. If output was
-    /// queued that can no longer be sent, reading resumes by itself: a handler that has paused until its output is sent would wait for
-    /// ever. Any other connection that stays paused is ended by its [idle timeout](TcpConnection::set_idle_timeout), by a close, or by the stop of its
-    /// server or client.
+    /// Errors of the connection are still detected. An error closes the connection at once if no
+    /// input is left for the handler. Otherwise sends are refused from then on, and the close
+    /// follows when reading has resumed and that input is delivered. If queued output can no longer
+    /// be sent, reading resumes automatically: a handler that has paused until its output is sent
+    /// would otherwise wait forever. Any other paused connection is ended by its [idle
+    /// timeout](TcpConnection::set_idle_timeout), by a close, or by the stop of its server or
+    /// client.
     pub fn pause_reading(&self) {
         self.core.pause_reading(self.event_loop);
     }
 
-    /// Reads again. What the handler had left in its input buffer when reading paused is offered to it again, also if
-    /// nothing new has come. Not so what it leaves of the very message in which it pauses and resumes: that waits for more, as ever.
+    /// Resumes reading. Input that the handler left in its buffer when it paused is delivered
+    /// again, even without new bytes. The exception is a handler that pauses and resumes within one
+    /// callback: what it leaves of that message waits for more bytes, as usual.
     pub fn resume_reading(&self) {
         self.core.resume_reading(self.event_loop);
     }
 
-    /// Asks for one call of [`on_drained`](crate::ConnectionHandler::on_drained), in a later turn of the loop, when nothing is
-    /// queued and the kernel takes more: the pace of a producer that always has something to send. No system call. Without effect once
-    /// the output has [failed](ConnectionState).
+    /// Requests one call of [`on_drained`](crate::ConnectionHandler::on_drained), in a later turn
+    /// of the loop, when nothing is queued and the socket is writable. This paces a producer that
+    /// always has more to send. No system call. No effect once the output has
+    /// [failed](ConnectionState).
     pub fn notify_drained(&self) {
         if self.core.has_output_failed() {
             return;
@@ -346,52 +391,56 @@ impl<'a> TcpConnection<'a> {
         self.core.update_wanted(self.event_loop);
     }
 
-    /// How many bytes were accepted for sending and not taken by the kernel: those that are queued, in memory and in files, and those that
-    /// were dropped because the output has [failed](ConnectionState), which are counted until the close.
+    /// The number of bytes that were accepted for sending and not taken by the kernel: those
+    /// queued, in memory and in files, and those dropped because the output has
+    /// [failed](ConnectionState), which are counted until the close.
     pub fn unsent(&self) -> usize {
         self.core.unsent()
     }
 
-    /// How many bytes of input the connection holds because the handler has left them. In a message, what is offered just then does
-    /// not count.
+    /// The number of input bytes that the connection holds because the handler has not consumed
+    /// them. Within a callback for a message, the bytes being delivered are not counted.
     pub fn unread(&self) -> usize {
         self.core.unread_len()
     }
 
-    /// Whether the handler wants no input for now, or is to get none: because the peer does not read what it is sent, or because input
-    /// goes to another connection, or nowhere, from now on.
+    /// Whether the handler gets no input for now, or no more at all: paused by the user or by
+    /// unsent replies, relayed, or draining.
     pub(crate) fn is_held(&self) -> bool {
         let core = self.core;
         core.paused.get() || core.throttled.get() || core.is_linked() || core.is_draining()
     }
 
-    /// How many of the bytes that were accepted for sending have not been acknowledged by the peer: those that are
-    /// [queued](TcpConnection::unsent), and those that only the kernel has. One system call.
+    /// The number of bytes that were accepted for sending and not acknowledged by the peer: those
+    /// [queued](TcpConnection::unsent), and those that only the kernel holds. One system call.
     ///
-    /// On a Unix socket the kernel counts what the peer's program has not read, and counts the memory that it takes: 0 is as good, and any
-    /// other number is more than the bytes. If the peer has closed without having read all, how much that was is not known, and this is at
-    /// least 1.
+    /// On a Unix socket the kernel counts the memory of the bytes that the peer's program has not
+    /// read: 0 is exact, and any other number is larger than the number of bytes. If the peer has
+    /// closed without having read all data, the amount is unknown, and this returns at least 1.
     ///
-    /// In [`on_close`](crate::ConnectionHandler::on_close) it is the verdict on the connection: 0 says that the peer's system has got
-    /// every byte. Whether the program there has read them, only the program can say.
+    /// In [`on_close`](crate::ConnectionHandler::on_close) this is the final result of the
+    /// connection: 0 means that the peer's system has received every byte. Only the peer's program
+    /// can confirm that it has read them.
     ///
     /// # Errors
-    /// What the kernel says (`SIOCOUTQ`, tcp(7)).
+    /// Returns the error of the ioctl `SIOCOUTQ` (tcp(7)).
     pub fn undelivered(&self) -> io::Result<usize> {
         self.core.undelivered()
     }
 
-    /// How far the connection is.
+    /// The state of the connection.
     pub fn state(&self) -> ConnectionState {
         self.core.state()
     }
 }
 
 impl AsFd for TcpConnection<'_> {
-    /// The socket, for options that have no method here. Reading or writing it is the connection's business alone.
+    /// Borrows the socket, for options that have no method here. Only the connection itself may
+    /// read from or write to it.
     ///
-    /// A duplicate of it keeps the connection open towards the peer, but not the loop busy: a connection whose descriptor was lent leaves
-    /// the poller before it is closed, at the price of one system call.
+    /// A duplicate of it keeps the connection open towards the peer, but does not keep the loop
+    /// busy: a connection whose descriptor was lent is removed from the poller before it is closed,
+    /// which costs one system call.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.core.lend_fd()
     }

@@ -1,8 +1,8 @@
-//! What a connection sends.
+//! The output side of a connection.
 //!
-//! Bytes go to the kernel at once if nothing is queued before them, and else behind the queue. The queue is bounded: what
-//! would pass the limit is refused whole, so that a stream never has a hole in it. A connection that has nothing queued has no
-//! queue.
+//! If nothing is queued, bytes go to the kernel immediately; otherwise they are appended to the
+//! queue. The queue is bounded, and a send that would exceed the limit is refused as a whole, so a
+//! stream never has a gap. A connection with nothing queued has no queue.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,14 +16,14 @@ use crate::net::sys::fd_passing::are_too_many;
 use crate::net::sys::stream::{self, Transferred};
 use crate::readiness::Readiness;
 
-/// Bytes to be sent, in one of the forms in which they may come.
+/// Bytes to be sent, in one of the forms that callers pass.
 pub(super) trait Payload {
     fn len(&self) -> usize;
 
-    /// Offers all of them to the kernel, in one call.
+    /// Offers all of the bytes to the kernel, in one call.
     fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred>;
 
-    /// Queues what is left when so many have been `sent`, which is not all.
+    /// Queues the bytes after the first `sent`; there is at least one.
     fn queue(self, queue: &mut Queue, sent: usize);
 }
 
@@ -42,14 +42,14 @@ impl Payload for &[u8] {
     }
 }
 
-/// Bytes that are nobody else's to change.
+/// Bytes that can be queued without a copy.
 pub(super) enum Bytes {
     Owned(Vec<u8>),
     Shared(Arc<[u8]>),
 }
 
 impl Bytes {
-    /// How much memory they take, as [`Queue::memory`] counts it.
+    /// The memory that they take, as counted by [`Queue::memory`].
     pub(super) fn memory(&self) -> usize {
         match self {
             Bytes::Owned(bytes) => bytes.capacity(),
@@ -99,31 +99,32 @@ impl Payload for &[IoSlice<'_>] {
     }
 }
 
-/// How much a connection with nothing queued may send without a look at what all connections hold together.
+/// A connection with nothing queued may send at most this much without a check of the memory
+/// budget.
 const SMALL_SEND: usize = 64 * 1024;
 
-/// What a turn of sending has led to that the handler may want to know.
+/// The events that flushing the output has raised for the handler.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::net) struct Flushed {
-    /// After the high-water mark, the low-water mark.
+    /// The low-water mark was reached, after the high-water mark.
     pub(in crate::net) low: bool,
-    /// All that was queued is sent, or a call of `on_drained` was asked for.
+    /// The queue has been sent completely, or a call of `on_drained` was requested.
     pub(in crate::net) drained: bool,
 }
 
-/// Where a connection is between its marks.
+/// The position relative to the water marks (with hysteresis).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum HighWater {
-    /// Not above the high-water mark, or not since it was at the low one.
+    /// Not above the high-water mark since the low-water mark was last reached.
     #[default]
-    No,
-    /// The handler is yet to be told.
+    Below,
+    /// Above the high-water mark; `on_high_water` is due.
     Deferred,
     Delivered,
 }
 
 impl ConnectionCore {
-    /// Sends `payload`, or gives it back with the reason. Nothing of it has been sent then.
+    /// Sends `payload`, or returns it with the error. None of it has been sent then.
     #[inline]
     pub(super) fn send<P: Payload>(
         &self,
@@ -131,7 +132,7 @@ impl ConnectionCore {
         payload: P,
     ) -> Result<SendStatus, (SendError, P)> {
         let group = self.membership.group();
-        // A small send on an empty queue, as that of an echo, does not look.
+        // A small send on an empty queue, as of an echo, skips the check.
         let may_be_kept = payload.len() > SMALL_SEND || self.unsent.borrow().is_some();
         if may_be_kept
             && self.state.get() == ConnectionState::Open
@@ -142,7 +143,7 @@ impl ConnectionCore {
         self.send_within(event_loop, payload, group.limits.max_unsent)
     }
 
-    /// As [`send`](ConnectionCore::send), with a limit of the caller's.
+    /// Same as [`send`](ConnectionCore::send), with a limit given by the caller.
     #[inline]
     pub(super) fn send_within<P: Payload>(
         &self,
@@ -177,7 +178,7 @@ impl ConnectionCore {
                     return Err((SendError::Closed, payload));
                 }
             }
-            // The kernel's buffer is full, and it will say when that is over.
+            // The kernel's buffer is full; a WRITABLE edge follows when it has space.
             event_loop.clear_ready(self.id, OUTPUT);
         }
         let queue = unsent.get_or_insert_default();
@@ -188,7 +189,7 @@ impl ConnectionCore {
         Ok(SendStatus::Queued)
     }
 
-    /// Notes what kind of output the last `bytes` of the queue are.
+    /// Records whether the last `bytes` of the queue are replies.
     fn count_reply(&self, queue: &mut Queue, bytes: usize) {
         if self.replying.get() {
             queue.replies.add(bytes);
@@ -197,15 +198,16 @@ impl ConnectionCore {
         }
     }
 
-    /// Has `give` give the handler input. What the handler sends meanwhile are replies.
+    /// Runs `give`, which gives the handler input. Bytes that the handler sends meanwhile are
+    /// replies.
     pub(in crate::net) fn while_replying(&self, give: impl FnOnce()) {
         self.replying.set(true);
         give();
-        // A panic leaves this out, and closes the connection.
+        // Skipped by a panic, which closes the connection.
         self.replying.set(false);
     }
 
-    /// Sends a part of a file behind what is queued.
+    /// Sends a part of a file after the queue.
     pub(super) fn send_file(
         &self,
         event_loop: &EventLoop,
@@ -231,7 +233,7 @@ impl ConnectionCore {
         let wrote = if is_first { self.write_queue(event_loop) } else { Ok(()) };
         if let Err(error) = wrote {
             self.pop_last_file();
-            // Some of it may have been sent, so that the peer was promised the rest.
+            // A part may have been sent, so the peer expects the remainder.
             if !stream::is_disconnected(&self.fd, &error) {
                 self.reset_when_closed();
             }
@@ -252,7 +254,8 @@ impl ConnectionCore {
         Ok(SendStatus::Queued)
     }
 
-    /// A file with which the output has ended was not accepted, so what is left of it does not count as unsent.
+    /// A file whose send ended the output was not accepted, so its remainder does not count as
+    /// unsent.
     fn pop_last_file(&self) {
         let mut unsent = self.unsent.borrow_mut();
         if let Some(queue) = unsent.as_mut() {
@@ -266,15 +269,16 @@ impl ConnectionCore {
     fn on_queue_grown(&self, event_loop: &EventLoop) {
         self.report_memory();
         self.publish_queued();
-        // A linked connection's input has another way out, and its own way of waiting.
+        // A relayed connection has its own back-pressure: its input leaves on the other connection.
         if !self.is_linked() {
             let limits = &self.membership.group().limits;
-            // Unsolicited output has no part in this: two peers that both send before they read would wait for each other.
+            // Unsolicited output is excluded: two peers that both send before they read would
+            // deadlock.
             if limits.pauses_for_replies && self.unsent_replies() > self.reply_marks().0 {
                 self.throttled.set(!self.discarding.get());
             }
-            if self.queued() > limits.high_water && self.high_water.get() == HighWater::No {
-                // The send may be the handler's own, so its call comes later.
+            if self.queued() > limits.high_water && self.high_water.get() == HighWater::Below {
+                // The handler itself may be sending, so its callback is deferred.
                 self.high_water.set(HighWater::Deferred);
                 event_loop.add_ready(self.id, Readiness::NOTE);
             }
@@ -282,35 +286,35 @@ impl ConnectionCore {
         self.update_wanted(event_loop);
     }
 
-    /// Above how many replies the connection reads no more, and at how few it reads again: the water marks, and little of them while
-    /// memory is scarce.
+    /// The high-water and low-water marks for replies: those of the limits, or 1/16 of them while
+    /// the memory budget is scarce.
     pub(super) fn reply_marks(&self) -> (usize, usize) {
         let group = self.membership.group();
-        let part = if group.budget().is_scarce() { 16 } else { 1 };
-        (group.limits.high_water / part, group.limits.low_water / part)
+        let divisor = if group.budget().is_scarce() { 16 } else { 1 };
+        (group.limits.high_water / divisor, group.limits.low_water / divisor)
     }
 
-    /// How many of the queued bytes are replies.
+    /// The number of queued bytes that are replies.
     fn unsent_replies(&self) -> usize {
         self.unsent.borrow().as_ref().map_or(0, |queue| queue.replies.unsent())
     }
 
-    /// How many bytes are queued, those in files included.
+    /// The number of queued bytes, including those in files.
     pub(super) fn queued(&self) -> usize {
         self.unsent.borrow().as_ref().map_or(0, |queue| queue.len())
     }
 
-    /// How many bytes were accepted and have not been taken by the kernel: those that are queued, and those that were dropped.
+    /// The number of bytes that were accepted and not taken by the kernel: queued or dropped.
     pub(super) fn unsent(&self) -> usize {
         self.queued().saturating_add(self.lost.get())
     }
 
-    /// How many of them take memory.
+    /// The number of queued bytes that are in memory.
     pub(super) fn unsent_in_memory(&self) -> usize {
         self.unsent.borrow().as_ref().map_or(0, |queue| queue.in_memory())
     }
 
-    /// Answers whether the handler is to be told, now, that the high-water mark has been passed.
+    /// Returns whether `on_high_water` is due now.
     pub(in crate::net) fn take_deferred_high_water(&self) -> bool {
         let is_news = self.high_water.get() == HighWater::Deferred && !self.is_linked();
         if is_news {
@@ -319,14 +323,14 @@ impl ConnectionCore {
         is_news
     }
 
-    /// Whether there is anything to flush, or to say. Usually not: a socket is nearly always writable when it becomes
-    /// readable.
+    /// Whether there is output to flush, or `on_drained` was requested. Mostly false when the
+    /// connection becomes ready: a socket is nearly always writable when it becomes readable.
     #[inline]
     pub(in crate::net) fn has_output(&self) -> bool {
         self.wants_drained.get() || self.unsent.borrow().is_some()
     }
 
-    /// Has the kernel take what it takes of the queue.
+    /// Writes as much of the queue as the kernel takes.
     fn write_queue(&self, event_loop: &EventLoop) -> io::Result<()> {
         let mut unsent = self.unsent.borrow_mut();
         let Some(queue) = unsent.as_mut() else { return Ok(()) };
@@ -351,7 +355,7 @@ impl ConnectionCore {
         Ok(())
     }
 
-    /// Sends what is queued, as far as the kernel takes it.
+    /// Sends as much of the queue as the kernel takes, and returns the events for the handler.
     pub(in crate::net) fn flush(&self, event_loop: &EventLoop) -> Flushed {
         if self.unsent.borrow().is_none() {
             let drained = self.wants_drained.replace(false);
@@ -366,10 +370,10 @@ impl ConnectionCore {
         self.publish_queued();
         let left = self.queued();
         let low_water = self.membership.group().limits.low_water;
-        let low = left <= low_water && self.high_water.replace(HighWater::No) == HighWater::Delivered;
+        let low = left <= low_water && self.high_water.replace(HighWater::Below) == HighWater::Delivered;
         if self.unsent_replies() <= self.reply_marks().1 && self.throttled.replace(false) {
-            // What the handler has left because its answers had nowhere to go. Input that was not complete at the peer's end
-            // has been offered for the last time.
+            // Redelivers the input that the handler left while its replies could not be sent. After
+            // the peer's FIN an incomplete message has already been delivered for the last time.
             if !self.peer_finished.get() {
                 self.redeliver_unread(event_loop);
             }
@@ -378,7 +382,7 @@ impl ConnectionCore {
         if left == 0 {
             self.wants_drained.set(false);
             if self.state.get() == ConnectionState::Closing {
-                self.finish(event_loop);
+                self.send_fin(event_loop);
             }
         }
         self.update_wanted(event_loop);
@@ -391,25 +395,27 @@ impl ConnectionCore {
         }
         self.state.set(ConnectionState::Closing);
         if self.unsent.borrow().is_none() {
-            self.finish(event_loop);
+            self.send_fin(event_loop);
         }
     }
 
-    /// Sends the FIN of a connection that is about to be reset, if all is sent and nothing is linked. A peer that has received all then
-    /// reads an end in order; for one that has not, the reset overtakes the FIN. A connection that was shut down at the begin of the stop
-    /// ends in the same way, so that it makes no difference to peers whether the stop was noted in time.
+    /// Sends the FIN of a connection that is about to be reset, if everything is sent and it is not
+    /// relayed. A peer that has received everything then reads a normal end of input; for any other
+    /// peer the reset overtakes the FIN. A connection that was shut down when the stop began ends
+    /// in the same way, so peers see no difference if the stop was noticed late.
     pub(super) fn send_fin_before_reset(&self, event_loop: &EventLoop) {
-        // A forked child leaves the socket as it is.
+        // A forked child leaves the socket untouched.
         if self.membership.group().is_inherited() {
             return;
         }
         let is_whole =
             self.drain_last_sends(event_loop) && self.unsent.borrow().is_none() && !self.is_relaying();
-        // An error means that the peer has gone, and the reset follows in either case.
+        // An error means that the peer has closed; the reset follows in any case.
         self.fin_sent.set(self.fin_sent.get() || (is_whole && stream::finish(self.fd.as_fd()).is_ok()));
     }
 
-    /// Takes what other threads have sent, which goes out before the FIN, and refuses more. Returns whether the connection is open then.
+    /// Drains the mailbox, whose bytes go out before the FIN, and refuses further sends. Returns
+    /// whether the connection is still open.
     fn drain_last_sends(&self, event_loop: &EventLoop) -> bool {
         if self.state.get() != ConnectionState::Open {
             return false;
@@ -418,18 +424,18 @@ impl ConnectionCore {
             mailbox.refuse_sends();
             self.read_mailbox(event_loop);
         }
-        // One of those requests may have been to shut down or to close.
+        // The mailbox may have contained a shutdown or close.
         self.state.get() == ConnectionState::Open
     }
 
-    /// Sends the FIN, all else being sent.
-    fn finish(&self, event_loop: &EventLoop) {
+    /// Sends the FIN, after all other output.
+    fn send_fin(&self, event_loop: &EventLoop) {
         if self.ends_by_reset() {
             return self.finish_delivery(event_loop);
         }
         if self.peer_finished.get() {
-            // Nothing can come any more, and nothing is left to be read, so the close sends the FIN as well, unless there is
-            // something that it has to wait for.
+            // No more input can arrive and none is unread, so the close sends the FIN as well,
+            // unless it has to wait for something.
             self.close_if_finished(event_loop);
             if self.state.get() == ConnectionState::Closed {
                 return;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{PIECE, Queue};
 
 #[test]
-fn a_block_counts_whole_until_its_last_byte_is_sent() {
+fn a_block_counts_fully_until_its_last_byte_is_sent() {
     let mut queue = Queue::default();
     queue.push_owned(vec![0; 10 * PIECE], 1);
     queue.push(&[0; 100]);
@@ -21,7 +21,7 @@ fn a_block_counts_whole_until_its_last_byte_is_sent() {
 }
 
 #[test]
-fn shared_bytes_count_in_part_with_each_holder() {
+fn each_holder_counts_its_share_of_shared_bytes() {
     let bytes: Arc<[u8]> = vec![0; PIECE].into();
     let mut queues: Vec<Queue> = (0..100).map(|_| Queue::default()).collect();
     let held: Vec<Arc<[u8]>> = queues.iter().map(|_| Arc::clone(&bytes)).collect();
@@ -36,12 +36,12 @@ fn shared_bytes_count_in_part_with_each_holder() {
     }
 }
 
-/// Bytes of which no two ranges of the same length are equal, as far as a test is concerned.
+/// Bytes in which, for the purposes of these tests, no two ranges of equal length are equal.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len as u32 / 4 + 1).flat_map(u32::to_be_bytes).take(len).collect()
 }
 
-/// All that the queue sends, as the other end of a socket reads it.
+/// Everything that the queue sends, as read from the other end of a socket.
 fn sent_by(mut queue: Queue) -> Vec<u8> {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
@@ -49,14 +49,15 @@ fn sent_by(mut queue: Queue) -> Vec<u8> {
     let mut received = Vec::new();
     while !queue.is_empty() {
         queue.write_to(ours.as_fd()).unwrap();
-        // It reads all that is there before there is no more for now.
+        // Reads everything that is there before it returns WouldBlock.
         assert_eq!(theirs.read_to_end(&mut received).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
     assert_eq!((queue.len(), queue.in_memory()), (0, 0));
     received
 }
 
-/// Lengths and how much of each was sent before: tails that are kept as they are, and tails that are copied.
+/// Lengths, and how much of each was sent before: tails that are kept without a copy, and tails
+/// that are copied.
 const TAILS: [(usize, usize); 5] =
     [(PIECE, 1), (2 * PIECE, PIECE), (PIECE, PIECE - PIECE / 16), (PIECE, PIECE - 100), (100, 99)];
 
@@ -74,11 +75,11 @@ fn assert_sends_tails(push: impl Fn(&mut Queue, Vec<u8>, usize)) {
 }
 
 #[test]
-fn of_owned_bytes_only_the_unsent_tail_is_queued() {
+fn only_the_unsent_tail_of_owned_bytes_is_queued() {
     assert_sends_tails(Queue::push_owned);
 }
 
 #[test]
-fn of_shared_bytes_only_the_unsent_tail_is_queued() {
+fn only_the_unsent_tail_of_shared_bytes_is_queued() {
     assert_sends_tails(|queue, bytes, sent| queue.push_shared(Arc::from(bytes), sent));
 }
