@@ -186,13 +186,13 @@ impl Queue {
     }
 
     /// Copies the remainder of the last file into memory, and closes the file, if the remainder is
-    /// small and at most `room`.
+    /// small and at most `available`.
     ///
     /// # Errors
     /// Same as [`write_to`](Queue::write_to); the file stays queued.
-    pub(super) fn read_small_file(&mut self, room: usize) -> io::Result<()> {
+    pub(super) fn read_small_file(&mut self, available: usize) -> io::Result<()> {
         let Some(Segment::File { file, offset, left }) = self.segments.back() else { return Ok(()) };
-        if *left > SMALL_FILE.min(room as u64) {
+        if *left > SMALL_FILE.min(available as u64) {
             return Ok(());
         }
         let mut bytes = vec![0; *left as usize];

@@ -55,7 +55,7 @@ impl ConnectionCore {
             return Received::Input;
         }
         let space = input.writable_mut();
-        let room = space.len();
+        let capacity = space.len();
         let mut descriptors = Vec::new();
         let received = match self.passing.get() {
             FdPassing::None => stream::receive(self.fd.as_fd(), space),
@@ -84,7 +84,7 @@ impl ConnectionCore {
                 // received.
                 let is_all =
                     !ready.intersects(Readiness::READ_CLOSED | Readiness::ERROR | Readiness::PRIORITY);
-                if n < room && is_all && !self.peer().is_unix() {
+                if n < capacity && is_all && !self.peer().is_unix() {
                     event_loop.clear_ready(self.id, Readiness::READABLE);
                 }
                 input.commit(n);

@@ -242,8 +242,8 @@ impl ConnectionCore {
         }
         let mut unsent = self.unsent.borrow_mut();
         let Some(queue) = unsent.as_mut() else { return Ok(SendStatus::Written) };
-        let room = self.membership.group().limits.max_unsent.saturating_sub(queue.in_memory());
-        let kept = queue.read_small_file(room);
+        let available = self.membership.group().limits.max_unsent.saturating_sub(queue.in_memory());
+        let kept = queue.read_small_file(available);
         drop(unsent);
         if let Err(error) = kept {
             self.close(event_loop, CloseReason::Error(error));
