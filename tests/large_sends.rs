@@ -105,7 +105,8 @@ fn bytes_that_a_hundred_slow_readers_share_are_never_copied() {
         println!("{asked} bytes asked for, {unsent} queued");
         assert!(unsent > PEERS * MIB / 4, "only {unsent} bytes were left to be queued");
         assert!(asked < PEERS * A_QUEUE, "{asked} bytes were asked for");
-        assert_eq!(Arc::strong_count(&bytes), 1, "what is sent is given up");
+        // The handlers own the bytes as well. Connections may close a turn after their peers.
+        net::turn_until(event_loop, || Arc::strong_count(&bytes) == 1);
     });
 }
 
