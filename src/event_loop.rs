@@ -131,9 +131,9 @@ struct Inner {
     channels: RefCell<ChannelTable<Rc<dyn Source>>>,
     timers: RefCell<TimerQueue<TimerTask>>,
     /// How many bytes of their room have been given up since the loop was last idle.
-    given_up: Cell<usize>,
+    freed_bytes: Cell<usize>,
     /// How many came due in the last turn.
-    timers_met: Cell<usize>,
+    timers_fired: Cell<usize>,
     /// Ends a wait when a timer is due; none for a loop with a virtual clock.
     alarm: OnceCell<Rc<Alarm>>,
     /// Tasks from this thread: no lock, and they need not be `Send`.
@@ -173,7 +173,7 @@ struct Inner {
     /// How many sleeps in a row have begun with much more room than was needed since the first of them.
     sleeps_with_slack: Cell<u32>,
     /// Sources that hold much more room than they need.
-    to_trim: trimming::ToTrim,
+    trim_requests: trimming::TrimRequests,
 }
 
 thread_local! {
@@ -276,7 +276,7 @@ impl EventLoop {
 
     /// Phase 1: how long the loop may wait. That it ends when a timer is due is seen to here.
     fn allowed_wait(&self, limit: Wait) -> io::Result<Wait> {
-        if limit == Wait::No || self.has_work() || !self.await_timers()? { Ok(Wait::No) } else { Ok(limit) }
+        if limit == Wait::No || self.has_work() || !self.arm_alarm()? { Ok(Wait::No) } else { Ok(limit) }
     }
 
     /// Whether a wait would be wrong, other threads' tasks aside.

@@ -125,8 +125,8 @@ impl EventLoopBuilder {
             channels: RefCell::new(ChannelTable::new()),
             alarm: OnceCell::new(),
             timers: RefCell::new(TimerQueue::new()),
-            given_up: Cell::new(0),
-            timers_met: Cell::new(0),
+            freed_bytes: Cell::new(0),
+            timers_fired: Cell::new(0),
             local_tasks: RefCell::default(),
             closing: RefCell::default(),
             input: Cell::new(None),
@@ -149,7 +149,7 @@ impl EventLoopBuilder {
             slack: RefCell::default(),
             lent: Cell::default(),
             sleeps_with_slack: Cell::new(0),
-            to_trim: Default::default(),
+            trim_requests: Default::default(),
         });
         let event_loop = EventLoop { inner };
         // The first timers find their places from the present on, and not from the clock's origin.

@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use crate::event_loop::trimming::slack::{has_much, kept};
+use crate::event_loop::trimming::slack::{is_large, retained};
 use crate::readiness::Readiness;
 
 /// The name of a channel. It is not given twice: a slot that has used up its generations is abandoned, a few bytes for each four
@@ -119,7 +119,7 @@ impl<C> ChannelTable<C> {
     /// Whether there are slots for many more channels than there are, that have come since the last [trim](ChannelTable::trim).
     pub(crate) fn has_slack(&self) -> bool {
         let slots = self.slots.len();
-        has_much::<Slot<C>>(slots) && self.len <= slots / 8 && slots > self.trimmed
+        is_large::<Slot<C>>(slots) && self.len <= slots / 8 && slots > self.trimmed
     }
 
     /// Gives up the slots behind the last that has a channel, and room beside what is there.
@@ -130,10 +130,10 @@ impl<C> ChannelTable<C> {
         let generations = self.slots[left..].iter().map(|slot| slot.generation);
         self.first_generation = generations.fold(self.first_generation, u32::max);
         self.slots.truncate(left);
-        self.slots.shrink_to(kept::<Slot<C>>(left));
+        self.slots.shrink_to(retained::<Slot<C>>(left));
         self.free.retain(|&index| (index as usize) < left);
-        self.free.shrink_to(kept::<u32>(self.free.len()));
-        self.active.shrink_to(kept::<ChannelId>(self.active.len()));
+        self.free.shrink_to(retained::<u32>(self.free.len()));
+        self.active.shrink_to(retained::<ChannelId>(self.active.len()));
         self.trimmed = left;
     }
 

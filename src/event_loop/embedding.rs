@@ -33,7 +33,7 @@ impl EventLoop {
         let Inner { running, shared, alarm, .. } = &*self.inner;
         if running.get()
             || shared.is_inherited()
-            || alarm.get().is_some_and(|alarm| alarm.goes_off_by(deadline))
+            || alarm.get().is_some_and(|alarm| alarm.expires_by(deadline))
         {
             return;
         }
@@ -64,7 +64,7 @@ impl EventLoop {
     /// After a turn: either producers and the alarm will show what comes, or there is work, and that is shown.
     pub(super) fn leave(&self) {
         let Inner { shared, poller, now, wake_unread, .. } = &*self.inner;
-        let may_wait = self.await_timers();
+        let may_wait = self.arm_alarm();
         now.set(None);
         wake_unread.set(true);
         self.trim_when_due();

@@ -26,7 +26,7 @@ pub(super) struct TaskSlack {
 impl BatchSlack {
     /// After a batch of so many tasks and errands, which lends its room to a later one. Returns whether it has needed much.
     fn note<T>(&mut self, (tasks, errands): (usize, usize), batch: &mut Batch<T>) -> bool {
-        self.tasks.note_vec(tasks, &mut batch.tasks) | self.errands.note_vec(errands, &mut batch.errands)
+        self.tasks.record_vec(tasks, &mut batch.tasks) | self.errands.record_vec(errands, &mut batch.errands)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The loop's timers: phase 4, and the calls that make, move and cancel them.
+//! The loop's timers: phase 4 of a turn, and the calls that create, move and cancel timers.
 
 pub(in crate::event_loop) mod alarm;
 pub(crate) mod clock;
@@ -21,23 +21,25 @@ use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::tasks::task::Task;
 
-/// Deadlines that follow a turn more closely than this, in nanoseconds, are met by the next turn together. It is what the kernel
-/// allows itself with every other timeout of a thread (prctl(2), PR_SET_TIMERSLACK), and turns a million timers a second into 20,000
-/// waits instead of a wait for each.
-const GATHERED: u64 = 50_000;
+/// Deadlines within this time after a turn, in nanoseconds, are coalesced into one wake-up. The
+/// value is the slack that the kernel allows itself for every other timeout of a thread (prctl(2),
+/// PR_SET_TIMERSLACK). It turns a million timers a second into 20,000 waits instead of a wait for
+/// each.
+const COALESCING: u64 = 50_000;
 
-/// The same if the last turn has met so [many](FLOOD): then most of what a timer costs is the wait that it shares with others. Of a
-/// million a second each costs a quarter less, and comes 65 us late instead of 34.
-const GATHERED_IN_FLOOD: u64 = 100_000;
-const FLOOD: usize = 32;
+/// The coalescing time if the last turn fired at least [`BURST`] timers. Most of the cost of a
+/// timer is then the wait that it shares with others. At a million timers a second each costs a
+/// quarter less, and fires 65 us late instead of 34.
+const COALESCING_IN_BURST: u64 = 100_000;
+const BURST: usize = 32;
 
-/// What the timer queue carries: what is to be done when the timer has come due. One word more than what it captures, so that a timer
-/// fills a cache line.
+/// The payload of the timer queue: the task to run when the timer is due. It takes one machine word
+/// more than its captures, so that a timer fills a cache line.
 pub(super) type TimerTask = Task<Firing>;
 
 const _: () = assert!(size_of::<Option<TimerTask>>() == 5 * size_of::<usize>());
 
-/// What a timer is called with: its loop, and which one of the loop's it is.
+/// The argument of a timer task: its loop, and the timer that fires.
 pub(super) struct Firing {
     event_loop: EventLoop,
     /// The time of the turn.
@@ -47,39 +49,44 @@ pub(super) struct Firing {
 
 type Callback = dyn FnMut(&EventLoop);
 
-/// A callback that repeats.
+/// A repeating callback with its schedule.
 struct Every {
     schedule: Schedule,
     callback: Contained<Box<Callback>>,
 }
 
 impl EventLoop {
-    /// Calls `callback` once at `deadline`, or in the next turn if that has passed. An instant too far off for the clock, by
-    /// centuries, never comes.
+    /// Calls `callback` once at `deadline`, or in the next turn if the deadline has passed. A
+    /// deadline beyond the range of the clock, which is centuries, is never reached.
     ///
-    /// Timers with one deadline fire in the order made, and so do those whose deadlines have passed when they are made. A
-    /// deadline is never met early, and on an idle loop some tens of microseconds late. No system call, and no heap block if the
-    /// callback captures four words at most: the loop sets one alarm for the nearest of its deadlines before it waits.
+    /// Timers with the same deadline fire in the order of creation. The same holds for timers whose
+    /// deadlines have passed when they are created. A timer never fires early; on an idle loop it
+    /// fires some tens of microseconds late.
+    ///
+    /// Makes no system call, and no heap allocation if the callback captures at most four machine
+    /// words: the loop sets one timerfd for the nearest of its deadlines before it waits.
     pub fn run_at(&self, deadline: Instant, callback: impl FnOnce(&EventLoop) + 'static) -> TimerId {
         let deadline = self.inner.shared.clock.moment(deadline);
         self.name_timer(self.arm(deadline, move |firing| callback(&firing.event_loop)))
     }
 
-    /// Calls `callback` once, when `delay` has passed from now.
+    /// Calls `callback` once, after `delay` from now.
     ///
-    /// The delay counts from this call and not from the beginning of the turn, so that a slow callback before it does
-    /// not shorten it. A delay too long for the clock never ends.
+    /// The delay counts from this call, not from the beginning of the turn, so that a slow callback
+    /// before it does not shorten it. A delay beyond the range of the clock never elapses.
     pub fn run_after(&self, delay: Duration, callback: impl FnOnce(&EventLoop) + 'static) -> TimerId {
         let deadline = self.inner.shared.clock.after(delay);
         self.name_timer(self.arm(deadline, move |firing| callback(&firing.event_loop)))
     }
 
-    /// Calls `callback` again and again: every so often, first when one period has passed. The id stays the same throughout.
+    /// Calls `callback` repeatedly, for the first time after one period. The id stays valid for all
+    /// calls.
     ///
-    /// A [`Duration`] repeats at a fixed rate and skips what it has missed; a [`Repeat`] says otherwise.
+    /// A [`Duration`] repeats at a fixed rate and skips missed ticks. A [`Repeat`] sets the first
+    /// deadline and the behaviour after missed ticks.
     ///
     /// # Panics
-    /// If the period is zero, which would never let the loop rest.
+    /// If the period is zero: the loop would never be idle.
     #[track_caller]
     pub fn run_every(
         &self,
@@ -91,18 +98,19 @@ impl EventLoop {
         self.name_timer(self.arm_repeating(first, move |firing| firing.run_every(every)))
     }
 
-    /// Cancels a timer. Answers whether there was something to cancel: `false` if it has fired, was cancelled before,
-    /// or belongs to another loop.
+    /// Cancels a timer. Returns whether the timer was pending: `false` if it has fired, was
+    /// cancelled before, or belongs to another loop.
     ///
-    /// Takes effect until the callback has started, also for a timer that is due in this very turn. A repeating timer
-    /// may cancel itself from its callback. Works for the timers of the loop and of its handles alike.
+    /// A timer can be cancelled until its callback has started, even if it is due in the current
+    /// turn. A repeating timer may cancel itself from its callback. Accepts the ids of timers
+    /// created on the loop and through its handles.
     pub fn cancel(&self, id: TimerId) -> bool {
         match self.inner.shared.resolve(id) {
             None => false,
             Some(TimerName::Local(key)) => self.disarm(key),
             Some(TimerName::Remote(key)) => {
                 let removed = self.inner.shared.remote_timers.remove(key);
-                if let Some(armed) = removed.as_ref().and_then(|timer| timer.armed()) {
+                if let Some(armed) = removed.as_ref().and_then(|timer| timer.queue_key()) {
                     self.disarm(armed);
                 }
                 removed.is_some()
@@ -110,19 +118,21 @@ impl EventLoop {
         }
     }
 
-    /// Moves a timer: it fires when `delay` has passed from now, wherever it stood. Answers whether there was one to move, as
-    /// [`cancel`](EventLoop::cancel) does.
+    /// Moves a timer: it fires after `delay` from now, whatever its deadline was. Returns whether
+    /// there was a timer to move, with the same rules as [`cancel`](EventLoop::cancel).
     ///
-    /// Among timers of one deadline it counts as made now. A repeating timer goes on from there, also one that is moved by its own
-    /// callback; a timer that fires once has ended when its callback starts.
+    /// Among timers with the same deadline it counts as created now. A repeating timer continues
+    /// from the new deadline, even if its own callback moves it. A one-shot timer has ended when
+    /// its callback starts.
     ///
-    /// Moving a deadline back, as an idle timeout does whenever something happens, is a note in the timer and nothing else. What it costs
-    /// is the look at the clock, which [`reset_at`](EventLoop::reset_at) with a delay from [`now`](EventLoop::now) does without.
+    /// Moving a deadline back, as an idle timeout does on every activity, only stores the new
+    /// deadline. The cost is that of reading the clock, which [`reset_at`](EventLoop::reset_at)
+    /// with a delay from [`now`](EventLoop::now) avoids.
     pub fn reset(&self, id: TimerId, delay: Duration) -> bool {
         self.move_timer(id, self.inner.shared.clock.after(delay))
     }
 
-    /// Moves a timer to `deadline`, else as [`reset`](EventLoop::reset).
+    /// Moves a timer to `deadline`. Otherwise the same as [`reset`](EventLoop::reset).
     pub fn reset_at(&self, id: TimerId, deadline: Instant) -> bool {
         self.move_timer(id, self.inner.shared.clock.moment(deadline))
     }
@@ -134,7 +144,7 @@ impl EventLoop {
             Some(TimerName::Local(key)) => self.rearm(key, deadline),
             Some(TimerName::Remote(key)) => {
                 let moved = shared.remote_timers.set_deadline(key, deadline);
-                if let Some(armed) = moved.as_ref().and_then(|moved| moved.armed) {
+                if let Some(armed) = moved.as_ref().and_then(|moved| moved.queue_key) {
                     self.rearm(armed, deadline);
                 }
                 moved.is_some()
@@ -142,15 +152,17 @@ impl EventLoop {
         }
     }
 
-    /// When the next timer is due, which for one that never comes is past the end of the clock. This looks through the timers of about a millisecond, or, if the next is more than two seconds
-    /// off, of about two seconds.
+    /// Returns the deadline of the next timer. For a timer that is never due this is past the end
+    /// of the clock. The call scans the timers of about a millisecond or, if the next is more than
+    /// two seconds away, of about two seconds.
     pub fn next_deadline(&self) -> Option<Instant> {
         let next = self.inner.timers.borrow_mut().next_deadline();
         next.map(|deadline| self.inner.shared.clock.instant(deadline))
     }
 
-    /// Part of phase 1: sets the alarm, unless it will go off in time as it is. Answers whether the loop may wait for it.
-    pub(super) fn await_timers(&self) -> io::Result<bool> {
+    /// Part of phase 1: sets the timerfd unless it expires in time already. Returns whether the
+    /// loop may wait for it.
+    pub(super) fn arm_alarm(&self) -> io::Result<bool> {
         let inner = &*self.inner;
         if inner.timers.borrow().is_empty() {
             return Ok(true);
@@ -159,42 +171,43 @@ impl EventLoop {
         match (next, inner.alarm.get()) {
             (None, _) => Ok(true),
             (Some(deadline), Some(alarm)) => {
-                // The time of the last turn will do, and saves a look at the clock: what has come since then goes off at once.
+                // The time of the last turn is accurate enough and saves reading the clock: a timer
+                // that became due meanwhile fires at once.
                 let now = inner.shared.clock.moment(self.now());
                 if deadline <= now {
                     return Ok(false);
                 }
-                let gathered = match inner.timers_met.get() {
-                    // A loop that polls busily spends its processor on being exact.
+                let coalescing = match inner.timers_fired.get() {
+                    // A loop that always spins trades processor time for exact timers.
                     _ if inner.patience.is_eager() => 0,
-                    0..FLOOD => GATHERED,
-                    FLOOD.. => GATHERED_IN_FLOOD,
+                    0..BURST => COALESCING,
+                    BURST.. => COALESCING_IN_BURST,
                 };
-                alarm.set(deadline.max(now.saturating_add(gathered)), &inner.shared.clock)?;
+                alarm.set(deadline.max(now.saturating_add(coalescing)), &inner.shared.clock)?;
                 Ok(true)
             }
-            // Whoever moves the clock has the loop make a turn.
+            // Moving a virtual clock wakes the loop.
             (Some(deadline), None) => Ok(deadline > self.moment()),
         }
     }
 
-    /// Phase 4.
+    /// Phase 4: fires the timers that are due.
     pub(super) fn run_timers(&self) {
         let inner = &*self.inner;
-        inner.timers_met.set(0);
+        inner.timers_fired.set(0);
         if inner.timers.borrow().is_empty() {
             return;
         }
         let now = inner.shared.clock.moment(self.now());
-        let given_up = inner.timers.borrow_mut().begin_phase(now);
-        // The allocator returns it when the loop is idle: that takes tens of milliseconds.
-        inner.given_up.set(inner.given_up.get() + given_up);
+        let freed = inner.timers.borrow_mut().begin_phase(now);
+        // The allocator returns the memory when the loop is idle: that takes tens of milliseconds.
+        inner.freed_bytes.set(inner.freed_bytes.get() + freed);
         let mut firing = None;
-        let mut met = 0;
+        let mut fired = 0;
         loop {
             let due = inner.timers.borrow_mut().pop_due();
             let Some(Due { key, deadline, payload }) = due else { break };
-            met += 1;
+            fired += 1;
             let timer = (key, deadline);
             let firing = firing.get_or_insert_with(|| Firing {
                 event_loop: EventLoop { inner: Rc::clone(&self.inner) },
@@ -207,8 +220,8 @@ impl EventLoop {
                 return;
             }
         }
-        inner.timers_met.set(met);
-        if inner.timers.borrow().needs_room_for(met) {
+        inner.timers_fired.set(fired);
+        if inner.timers.borrow().needs_nodes_for(fired) {
             inner.sleeps_with_slack.set(0);
         }
     }
@@ -225,7 +238,7 @@ impl EventLoop {
         key
     }
 
-    /// Gives a timer another deadline, and answers whether it was there.
+    /// Changes the deadline of a timer. Returns whether the timer exists.
     pub(super) fn rearm(&self, key: TimerKey, deadline: u64) -> bool {
         let moved = self.inner.timers.borrow_mut().reset(key, deadline);
         if moved {
@@ -234,31 +247,33 @@ impl EventLoop {
         moved
     }
 
-    /// Takes a timer out of the queue, and answers whether it was there.
+    /// Removes a timer from the queue. Returns whether the timer existed.
     pub(super) fn disarm(&self, key: TimerKey) -> bool {
-        // Dropped when the borrow has ended: a destructor may call the loop.
+        // Dropped after the borrow has ended: a destructor may call the loop.
         let cancelled = self.inner.timers.borrow_mut().cancel(key);
         cancelled.is_some()
     }
 
-    /// Puts a timer that was made through a handle into the queue, unless it has been cancelled. It may have been moved meanwhile,
-    /// by a thread whose errand has overtaken the one that this is called by.
+    /// Inserts a timer that was created through a handle into the queue, unless it has been
+    /// cancelled. Another thread may have moved it meanwhile: its internal task may run before the
+    /// one that calls this.
     pub(super) fn arm_remote_timer(&self, key: RemoteKey) {
-        let Some((_, deadline)) = self.inner.shared.remote_timers.place(key) else { return };
+        let Some((_, deadline)) = self.inner.shared.remote_timers.queue_entry(key) else { return };
         let armed = self.arm_repeating(deadline, move |firing| firing.run_remote(key));
-        if !self.inner.shared.remote_timers.set_armed(key, armed) {
+        if !self.inner.shared.remote_timers.set_queue_key(key, armed) {
             self.disarm(armed);
         }
     }
 
-    /// Carries out what another thread has asked for: the deadline is the one that stands in the table by now.
+    /// Applies a move that another thread has requested. The table has the latest deadline.
     pub(super) fn move_remote_timer(&self, key: RemoteKey) {
-        if let Some((Some(armed), deadline)) = self.inner.shared.remote_timers.place(key) {
+        if let Some((Some(armed), deadline)) = self.inner.shared.remote_timers.queue_entry(key) {
             self.rearm(armed, deadline);
         }
     }
 
-    /// Calls [`Source::on_deadline`](super::Source::on_deadline) at `deadline`, unless it is [cancelled](EventLoop::cancel_deadline).
+    /// Calls [`Source::on_deadline`](super::Source::on_deadline) at `deadline`, unless it is
+    /// [cancelled](EventLoop::cancel_deadline).
     pub(crate) fn set_deadline(&self, id: ChannelId, deadline: Instant) -> TimerKey {
         self.arm(self.inner.shared.clock.moment(deadline), move |firing| firing.event_loop.run_deadline(id))
     }
@@ -276,7 +291,7 @@ impl EventLoop {
         }
     }
 
-    /// The present, as the timer queue counts it.
+    /// The current time in the unit of the timer queue.
     pub(super) fn moment(&self) -> u64 {
         let clock = &self.inner.shared.clock;
         clock.moment(clock.now())
@@ -292,22 +307,23 @@ impl Firing {
         let event_loop = &self.event_loop;
         if event_loop.catch("a timer's callback", || (every.callback)(event_loop)).is_some() {
             let next = every.schedule.next(self.deadline(), self.now, || event_loop.moment());
-            self.go_on(next, move |firing| firing.run_every(every));
+            self.repeat(next, move |firing| firing.run_every(every));
         } else {
             drop(every);
             self.end();
         }
     }
 
-    /// Calls the callback of a timer that a handle made, unless the timer has been cancelled or moved.
+    /// Calls the callback of a timer that was created through a handle, unless the timer has been
+    /// cancelled or moved.
     fn run_remote(&self, key: RemoteKey) {
         match self.next_of_remote(key) {
-            Some(next) => self.go_on(next, move |firing| firing.run_remote(key)),
+            Some(next) => self.repeat(next, move |firing| firing.run_remote(key)),
             None => self.end(),
         }
     }
 
-    /// The same; answers when it is due next.
+    /// Does the work of [`run_remote`](Firing::run_remote). Returns the next deadline.
     fn next_of_remote(&self, key: RemoteKey) -> Option<u64> {
         let event_loop = &self.event_loop;
         let timers = &event_loop.inner.shared.remote_timers;
@@ -324,7 +340,7 @@ impl Firing {
                     timers.remove(key);
                 }
                 let next = schedule.next(self.deadline(), self.now, || event_loop.moment());
-                // A callback that was cancelled meanwhile is dropped here.
+                // If the timer was cancelled meanwhile, its callback is dropped here.
                 timers.finish(key, callback, schedule, next).ok()
             }
         }
@@ -335,21 +351,22 @@ impl Firing {
     }
 
     /// Puts the timer back into the queue.
-    fn go_on(&self, deadline: u64, task: impl FnOnce(&Firing) + 'static) {
+    fn repeat(&self, deadline: u64, task: impl FnOnce(&Firing) + 'static) {
         let (key, _) = self.timer.get();
-        // One that was cancelled from its own callback is handed back, and dropped when the borrow has ended.
+        // If the timer was cancelled by its own callback, the queue returns the task. It is dropped
+        // after the borrow has ended.
         let cancelled = self.event_loop.inner.timers.borrow_mut().rearm(key, deadline, Task::new(task));
         drop(cancelled);
     }
 
-    /// Gives up its place there.
+    /// Removes the timer from the queue.
     fn end(&self) {
         self.event_loop.disarm(self.timer.get().0);
     }
 }
 
 impl super::shared::Shared {
-    /// The first deadline of a timer that repeats, and how it goes on.
+    /// Returns the first deadline of a repeating timer, and its schedule.
     #[track_caller]
     pub(super) fn schedule(&self, repeat: Repeat) -> (u64, Schedule) {
         let Repeat { period, first, when_late } = repeat;

@@ -1,12 +1,15 @@
-//! Memory that the loop holds since a burst, and when it gives that back.
+//! Releases memory that the loop has held since a burst.
 //!
-//! Collections that are used give up room themselves, when many uses in a row have not needed it ([`Slack`](crate::event_loop::trimming::slack)). A loop that
-//! has less to do after a burst may never use some of them again. So the loop looks before it sleeps: what is much more than it needs
-//! goes after an idle second, for which it wakes once, or after [`SLEEPS`] sleeps that began like that. A loop that holds nothing in
-//! excess does not wake. One that is embedded counts its turns instead.
+//! Collections that are in use release capacity themselves, after many uses in a row that did not
+//! need it ([`Slack`](crate::event_loop::trimming::slack)). A loop that has less to do after a
+//! burst may never use some of them again. So the loop checks before it waits. Capacity that is
+//! much larger than needed is released after an idle second, for which the loop wakes once, or
+//! after [`SLEEPS`] waits that began with such slack. A loop without slack does not wake.
+//! An embedded loop counts its turns instead.
 //!
-//! A source that holds much more room than it needs requests a [trim](EventLoop::request_trim). It may use the room again with its next
-//! input, so it is trimmed once it has not done so for a second at least, however busy the loop is.
+//! A source that holds much more capacity than it needs requests a [trim](EventLoop::request_trim).
+//! It may use the capacity again with its next input, so it is trimmed only after it has not done
+//! so for at least a second, however busy the loop is.
 
 pub(crate) mod allocator;
 pub(crate) mod slack;
@@ -16,7 +19,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::{Duration, Instant};
 
-use self::slack::{KEPT, give_up, has_much};
+use self::slack::{RETAINED, is_large, release_capacity};
 use super::{EventLoop, Inner};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::poller::Wait;
@@ -25,36 +28,37 @@ use crate::event_loop::tasks::task_queue::Batch;
 /// How long the loop, or a source, has to be idle.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How many sleeps or turns in a row have to find too much memory held.
+/// The number of waits or turns in a row that have to begin with slack.
 const SLEEPS: u32 = 256;
 
-/// How many times its proper size the loop's input buffer may have for good.
+/// The size that the loop's input buffer may keep, as a multiple of its configured size.
 const INPUT_EXCESS: usize = 2;
 
 /// Sources that have requested a trim.
 #[derive(Default)]
-pub(super) struct ToTrim {
+pub(super) struct TrimRequests {
     ids: RefCell<BTreeSet<ChannelId>>,
-    /// When they are called next; `None` if there are none.
+    /// The time of their next trim. `None` if there are none.
     due: Cell<Option<Instant>>,
 }
 
 impl EventLoop {
-    /// Has the source's [`on_trim`](super::Source::on_trim) called before the first sleep after a second has passed.
+    /// Calls the source's [`on_trim`](super::Source::on_trim) before the first wait that begins at
+    /// least a second from now.
     pub(crate) fn request_trim(&self, id: ChannelId) {
-        let ToTrim { ids, due } = &self.inner.to_trim;
+        let TrimRequests { ids, due } = &self.inner.trim_requests;
         ids.borrow_mut().insert(id);
         if due.get().is_none() {
             due.set(Some(Instant::now() + IDLE));
         }
     }
 
-    /// Waits until a loop that holds too much memory may give it up, and does that. Returns whether that is all that the wait has
-    /// brought, so that it goes on.
+    /// If the loop has slack, waits until it may be released, and releases it.
+    /// Returns whether no event has ended that wait, so that the caller continues waiting.
     pub(super) fn wait_and_trim(&self, wait: Wait) -> io::Result<bool> {
-        let Inner { poller, to_trim, .. } = &*self.inner;
-        let mut is_much = self.trim_when_due();
-        while is_much {
+        let Inner { poller, trim_requests, .. } = &*self.inner;
+        let mut has_slack = self.trim_when_due();
+        while has_slack {
             let soon = Instant::now() + IDLE;
             if matches!(wait, Wait::Until(end) if end <= soon) {
                 return Ok(true);
@@ -64,16 +68,17 @@ impl EventLoop {
                 return Ok(false);
             }
             self.trim();
-            is_much = to_trim.due.get().is_some();
+            has_slack = trim_requests.due.get().is_some();
         }
         Ok(true)
     }
 
-    /// Counts the sleeps that begin with too much memory held, and gives it up after many. Returns whether it is held still.
+    /// Counts the waits that begin with slack, and releases it after many. Returns whether
+    /// there is still slack.
     pub(super) fn trim_when_due(&self) -> bool {
         let sleeps = &self.inner.sleeps_with_slack;
         self.trim_sources();
-        let sources_have_slack = self.inner.to_trim.due.get().is_some();
+        let sources_have_slack = self.inner.trim_requests.due.get().is_some();
         if !self.has_slack() {
             sleeps.set(0);
             return sources_have_slack;
@@ -98,23 +103,24 @@ impl EventLoop {
             channels,
             ..
         } = &*self.inner;
-        let has_room =
-            |(tasks, errands)| has_much::<super::Posted>(tasks) || has_much::<super::Posted>(errands);
+        let has_large_capacity =
+            |(tasks, errands)| is_large::<super::Posted>(tasks) || is_large::<super::Posted>(errands);
         let local = local_batch.take();
-        let has_local_room = has_room(local.rooms()) || has_room(local_tasks.borrow().rooms());
+        let local_is_large =
+            has_large_capacity(local.rooms()) || has_large_capacity(local_tasks.borrow().rooms());
         local_batch.set(local);
         let batch = channel_batch.take();
-        let has_channel_room =
-            has_much::<super::ChannelId>(batch.capacity().max(closing.borrow().capacity()));
+        let channel_is_large =
+            is_large::<super::ChannelId>(batch.capacity().max(closing.borrow().capacity()));
         channel_batch.set(batch);
-        has_local_room
-            || has_channel_room
-            || has_room(task_batch.borrow().rooms())
-            || has_room(lent.get())
+        local_is_large
+            || channel_is_large
+            || has_large_capacity(task_batch.borrow().rooms())
+            || has_large_capacity(lent.get())
             || timers.borrow().has_slack()
             || channels.borrow().has_slack()
             || self.has_large_input()
-            || allocator::is_much(self.inner.given_up.get())
+            || allocator::is_large(self.inner.freed_bytes.get())
             || allocator::has_fallen()
     }
 
@@ -124,12 +130,12 @@ impl EventLoop {
         let buffer = input.take();
         let capacity = buffer.as_ref().map_or(0, |buffer| buffer.capacity());
         input.set(buffer);
-        capacity > INPUT_EXCESS * KEPT.max(*input_size)
+        capacity > INPUT_EXCESS * RETAINED.max(*input_size)
     }
 
-    /// Has sources give up room, if they are due.
+    /// Trims the sources that have requested it, if the trim is due.
     fn trim_sources(&self) {
-        let Inner { to_trim: ToTrim { ids, due }, channels, .. } = &*self.inner;
+        let Inner { trim_requests: TrimRequests { ids, due }, channels, .. } = &*self.inner;
         if due.get().is_none_or(|due| Instant::now() < due) {
             return;
         }
@@ -153,17 +159,17 @@ impl EventLoop {
         drop(inner.shared.tasks.take_room());
         inner.lent.set((0, 0));
         let mut batch = inner.channel_batch.take();
-        give_up(&mut batch);
+        release_capacity(&mut batch);
         inner.channel_batch.set(batch);
-        give_up(&mut inner.closing.borrow_mut());
-        let given_up = inner.timers.borrow_mut().trim();
+        release_capacity(&mut inner.closing.borrow_mut());
+        let freed = inner.timers.borrow_mut().trim();
         inner.channels.borrow_mut().trim();
-        allocator::note_given_up(given_up + inner.given_up.take());
-        allocator::give_back();
+        allocator::trim_if_large(freed + inner.freed_bytes.take());
+        allocator::trim_if_fallen();
     }
 }
 
 fn trim_batch<T>(batch: &mut Batch<T>) {
-    give_up(&mut batch.tasks);
-    give_up(&mut batch.errands);
+    release_capacity(&mut batch.tasks);
+    release_capacity(&mut batch.errands);
 }

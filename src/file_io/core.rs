@@ -16,7 +16,7 @@ use super::slab::{Key, Table};
 use super::trouble::Trouble;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::trimming::slack::{give_up, release_if_empty};
+use crate::event_loop::trimming::slack::{release_capacity, release_if_empty};
 use crate::event_loop::{EventLoop, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
@@ -163,7 +163,7 @@ impl Core {
             let submitted = driver.submit(waiting, refused);
             batch.append(refused);
             release_if_empty(waiting);
-            give_up(refused);
+            release_capacity(refused);
             (submitted, driver.troubles())
         };
         if submitted.is_err() {
@@ -192,7 +192,7 @@ impl Core {
                     .catch("a file operation's callback", || callback.into_inner()(event_loop, outcome));
             }
         }
-        give_up(&mut batch);
+        release_capacity(&mut batch);
         self.batch.set(batch);
         if self.state.borrow().callbacks.has_slack() {
             event_loop.request_trim(self.id);

@@ -1,6 +1,6 @@
 //! Values that are known by a number while they are there, and whose number finds nothing afterwards.
 
-use crate::event_loop::trimming::slack::{is_excess, kept};
+use crate::event_loop::trimming::slack::{is_excess, retained};
 
 /// A place and how often it has been given, so that a number comes again only when its place has been given four thousand million
 /// times.
@@ -60,9 +60,9 @@ impl<T> Table<T> {
         let generations = self.places[left..].iter().map(|place| place.generation);
         self.first_generation = generations.fold(self.first_generation, u32::max);
         self.places.truncate(left);
-        self.places.shrink_to(kept::<Place<T>>(left));
+        self.places.shrink_to(retained::<Place<T>>(left));
         self.free.retain(|&index| (index as usize) < left);
-        self.free.shrink_to(kept::<u32>(self.free.len()));
+        self.free.shrink_to(retained::<u32>(self.free.len()));
     }
 
     pub(super) fn contains(&self, key: Key) -> bool {

@@ -85,7 +85,7 @@ impl LoopHandle {
             Some(TimerName::Remote(key)) => match self.shared.remote_timers.remove(key) {
                 None => false,
                 Some(removed) => {
-                    if let Some(armed) = removed.armed() {
+                    if let Some(armed) = removed.queue_key() {
                         // Only the slot in the loop's queue is left to be given up; a loop that has gone has done so.
                         self.send_errand(move |event_loop| _ = event_loop.disarm(armed));
                     }
@@ -120,7 +120,7 @@ impl LoopHandle {
             Some(TimerName::Remote(key)) => match self.shared.remote_timers.set_deadline(key, deadline) {
                 None => false,
                 Some(moved) => {
-                    if moved.closer {
+                    if moved.is_earlier {
                         self.send_errand(move |event_loop| event_loop.move_remote_timer(key));
                     }
                     true

@@ -1,7 +1,8 @@
 //! The timerfd that ends a wait when a timer is due.
 //!
-//! The poll's own timeout counts in whole milliseconds. A timerfd counts in nanoseconds, and stays set: a turn that finds the
-//! nearest deadline where it was, or further off, has nothing to tell the kernel.
+//! The timeout of a poll has a resolution of milliseconds. A timerfd has a resolution of
+//! nanoseconds and stays armed: a turn that leaves the nearest deadline unchanged, or moves it
+//! back, needs no system call.
 
 use std::cell::Cell;
 use std::io;
@@ -18,13 +19,13 @@ use crate::readiness::Readiness;
 pub(in crate::event_loop) struct Alarm {
     id: ChannelId,
     fd: OwnedFd,
-    /// The moment that it is set to, or [`NEVER`].
+    /// The moment at which it expires, or [`NEVER`] if it is not armed.
     armed: Cell<u64>,
 }
 
 impl Alarm {
     /// # Errors
-    /// What the kernel says when it cannot give a descriptor.
+    /// Returns the error of timerfd_create(2).
     pub(in crate::event_loop) fn open() -> io::Result<OwnedFd> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?)
@@ -34,20 +35,22 @@ impl Alarm {
         Alarm { id, fd, armed: Cell::new(NEVER) }
     }
 
-    /// Whether the wait ends by `deadline` as it is.
-    pub(in crate::event_loop) fn goes_off_by(&self, deadline: u64) -> bool {
+    /// Whether the timerfd expires by `deadline` as it is armed now.
+    pub(in crate::event_loop) fn expires_by(&self, deadline: u64) -> bool {
         self.armed.get() <= deadline
     }
 
-    /// Makes sure that the wait ends by `deadline`, which lies ahead. A system call only if it would not yet.
+    /// Makes sure that the wait ends by `deadline`, which lies in the future. Makes a system call
+    /// only if the timerfd is not armed for that time or an earlier one.
     ///
-    /// The kernel is told how long that is from now, as the standard library does not say what its instants are to the kernel. What
-    /// passes between the look at the clock and the kernel's makes the alarm late, and never early.
+    /// The timerfd is set to a relative time, because the standard library does not reveal the
+    /// kernel's time of an `Instant`. The time between reading the clock and the system call makes
+    /// the alarm late, never early.
     pub(in crate::event_loop) fn set(&self, deadline: u64, clock: &Clock) -> io::Result<()> {
-        if self.goes_off_by(deadline) {
+        if self.expires_by(deadline) {
             return Ok(());
         }
-        // All zeros would mean to disarm it.
+        // Zero would disarm the timerfd.
         let left = deadline.saturating_sub(clock.moment(clock.now())).max(1);
         let it_value =
             Timespec { tv_sec: (left / 1_000_000_000) as i64, tv_nsec: (left % 1_000_000_000) as i64 };
@@ -67,9 +70,11 @@ impl Source for Alarm {
         Some(self.fd.as_fd())
     }
 
-    /// It has gone off, and ended the wait; that was all. Nothing is read: each setting is a new edge.
+    /// The timerfd has expired and has ended the wait; no other work is needed. It is not read:
+    /// each setting produces a new edge.
     ///
-    /// Until this call it counts as set, whatever the time: if it has gone off meanwhile, the next wait ends with that at once.
+    /// Until this call it counts as armed, whatever the time is. If it has expired meanwhile, the
+    /// next wait ends at once.
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
         self.armed.set(NEVER);
         event_loop.clear_ready(self.id, Readiness::READABLE);

@@ -1,8 +1,9 @@
-//! Where a loop takes its time from: the system's monotonic clock, or one that a test moves.
+//! The time source of a loop: the system's monotonic clock, or a virtual clock that a test moves.
 //!
-//! Inside the crate a moment is a number of nanoseconds since the clock's origin, which 64 bits hold for 584 years; an
-//! [`Instant`] is what users see. The largest number is no moment but [`NEVER`]: no clock comes to it, so a deadline that is too far
-//! off for a moment is not met, and no moment can be taken for one.
+//! Inside the crate a moment is a number of nanoseconds since the clock's origin; 64 bits hold 584
+//! years. Users see an [`Instant`]. The largest number is not a moment but [`NEVER`]. No clock
+//! reaches it, so a deadline beyond the range of the clock is never met, and no moment can be
+//! mistaken for it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The deadline that never comes. Later than all moments.
+/// The deadline that is never reached. Later than all moments.
 pub(crate) const NEVER: u64 = u64::MAX;
 
 /// The last moment, at which a virtual clock stops.
 const END: u64 = NEVER - 1;
 
-/// How long before its beginning a clock has its origin, some 36 years: an instant of the past keeps its distance from others, as a
-/// timer needs that repeats from such an instant on.
+/// The distance from the origin of a clock to its creation, some 36 years. Instants in the past
+/// thus keep their distance from each other, as a timer needs that repeats from such an instant on.
 const PAST: Duration = Duration::from_nanos(1 << 60);
 
 fn origin() -> Instant {
@@ -34,7 +35,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// The system's monotonic clock (CLOCK_MONOTONIC), which no change of the date moves.
+    /// The system's monotonic clock (CLOCK_MONOTONIC), which changes of the date do not affect.
     pub(crate) fn system() -> Clock {
         Clock { origin: origin(), virtual_clock: None }
     }
@@ -43,22 +44,24 @@ impl Clock {
         self.virtual_clock.as_ref().map_or_else(Instant::now, VirtualClock::now)
     }
 
-    /// The moment of an instant. What lies before the origin is the origin, what lies behind the last moment is [`NEVER`].
+    /// Converts an instant to a moment. Instants before the origin map to the origin, instants
+    /// after the last moment to [`NEVER`].
     pub(crate) fn moment(&self, instant: Instant) -> u64 {
         nanos(instant.saturating_duration_since(self.origin))
     }
 
-    /// The instant of a moment.
+    /// Converts a moment to an instant.
     pub(crate) fn instant(&self, moment: u64) -> Instant {
         self.origin + Duration::from_nanos(moment)
     }
 
-    /// The moment when `delay` has passed from now; [`NEVER`] for a delay too long for the clock.
+    /// The moment after `delay` from now. [`NEVER`] if the delay is beyond the range of the clock.
     pub(crate) fn after(&self, delay: Duration) -> u64 {
         self.moment(self.now()).saturating_add(nanos(delay))
     }
 
-    /// As [`after`](Clock::after), but the last moment for a delay too long for the clock.
+    /// Same as [`after`](Clock::after), but returns the last moment if the duration is beyond the
+    /// range of the clock.
     pub(crate) fn end_of(&self, duration: Duration) -> u64 {
         self.after(duration).min(END)
     }
@@ -74,19 +77,22 @@ impl From<VirtualClock> for Clock {
     }
 }
 
-/// A duration in nanoseconds, at most as many as there are.
+/// Converts a duration to nanoseconds, saturating at `u64::MAX`.
 pub(crate) fn nanos(duration: Duration) -> u64 {
     duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
 }
 
-/// A clock that stands still until it is moved: with it, code that has timers is tested at once and without luck.
+/// A clock that stands still until it is moved. With it, code that uses timers is tested
+/// deterministically and without waiting.
 ///
-/// A loop [built](crate::EventLoopBuilder::virtual_clock) with it takes all its time from it: when a timer is due, what
-/// [`EventLoop::now`](crate::EventLoop::now) says, how long a connection has been idle. [`advance`](VirtualClock::advance) moves it in
-/// one step, as if the loop had been held up for that long; [`EventLoop::run_for`](crate::EventLoop::run_for) takes the loop through the
-/// time, from deadline to deadline. Sockets and other threads live in real time all the same.
+/// A loop [built](crate::EventLoopBuilder::virtual_clock) with it takes all its time from it: the
+/// deadlines of timers, [`EventLoop::now`](crate::EventLoop::now), idle timeouts of connections.
+/// [`advance`](VirtualClock::advance) moves it in one step, as if the loop had been blocked for
+/// that time. [`EventLoop::run_for`](crate::EventLoop::run_for) moves it from deadline to deadline
+/// and runs the loop at each. Sockets and other threads still run in real time.
 ///
-/// Clones are the same clock. Several loops, also of several threads, may share one; from any thread.
+/// Clones refer to the same clock. Several loops may share one, also loops on different threads.
+/// Can be used from any thread.
 ///
 /// ```
 /// use reveille::{EventLoop, VirtualClock};
@@ -112,51 +118,52 @@ struct State {
     origin: Instant,
     /// Nanoseconds since the origin.
     elapsed: AtomicU64,
-    /// Tells a loop that the time has changed; answers whether the loop is still there.
+    /// Notifies a loop that the time has changed. Returns whether the loop still exists.
     listeners: Mutex<Vec<Box<dyn Fn() -> bool + Send>>>,
 }
 
 impl VirtualClock {
-    /// A clock that shows the present, and goes on doing so.
+    /// Creates a clock that shows the present time and stands still.
     pub fn new() -> VirtualClock {
         let (now, origin) = (Instant::now(), origin());
         let elapsed = AtomicU64::new(nanos(now.saturating_duration_since(origin)));
         VirtualClock(Arc::new(State { origin, elapsed, listeners: Mutex::default() }))
     }
 
-    /// What the clock shows.
+    /// Returns the time of the clock.
     pub fn now(&self) -> Instant {
         self.0.origin + Duration::from_nanos(self.0.elapsed.load(SeqCst))
     }
 
-    /// Moves the clock forward, and has its loops look at their timers: at once those that run on other threads, in its next
-    /// turn one of this thread.
+    /// Moves the clock forward and makes its loops check their timers: loops on other threads at
+    /// once, a loop on this thread in its next turn.
     ///
-    /// It is one step: a timer that repeats every second fires once if a minute has passed at one go, as it would in a loop that
-    /// was held up for a minute. At the end of time, after more than 500 years, the clock stops; a timer whose deadline lies behind that
-    /// never fires.
+    /// The move is one step: a timer that repeats every second fires once if a minute has passed in
+    /// one step, the same as in a loop that was blocked for a minute. At the end of its range,
+    /// after more than 500 years, the clock stops. A timer with a later deadline never fires.
     pub fn advance(&self, duration: Duration) {
         let step = nanos(duration);
         let step_up = |elapsed: u64| Some(elapsed.saturating_add(step).min(END));
-        // The closure always gives a value, so there is nothing to handle.
+        // The closure always returns `Some`, so the update cannot fail.
         let _ = self.0.elapsed.fetch_update(SeqCst, SeqCst, step_up);
-        self.tell();
+        self.notify();
     }
 
-    /// Moves the clock to `moment`, unless it is past that.
+    /// Moves the clock forward to `moment`. Does nothing if it is past that already.
     pub(crate) fn advance_to(&self, moment: u64) {
         self.0.elapsed.fetch_max(moment.min(END), SeqCst);
-        self.tell();
+        self.notify();
     }
 
-    /// Has `listener` called after each move, for as long as it answers `true`.
+    /// Calls `listener` after each move, until it returns `false`.
     pub(crate) fn listen(&self, listener: Box<dyn Fn() -> bool + Send>) {
         self.0.listeners.lock().push(listener);
     }
 
-    /// The lock is held throughout, or of two that move the clock at a time one might find no listener and leave its step untold.
-    /// Listeners are the crate's own, and do no more than leave word.
-    fn tell(&self) {
+    /// The lock is held throughout. Otherwise, of two threads that move the clock at the same time,
+    /// one might find no listener and notify no loop. Listeners belong to the crate and only wake
+    /// their loop.
+    fn notify(&self) {
         self.0.listeners.lock().retain(|listener| listener());
     }
 }

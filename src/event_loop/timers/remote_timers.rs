@@ -1,8 +1,9 @@
-//! Timers made through a handle.
+//! Timers created through a handle.
 //!
-//! Their callbacks wait in a table that every thread can reach, and the loop's queue holds only their keys. So the id is good
-//! before the loop has heard of the timer, and what is asked of it from anywhere is exact: whoever takes the callback out of the
-//! table, the loop to call it or a thread to cancel it, has it alone, and the deadline that counts is the one noted there.
+//! Their callbacks are stored in a table that every thread can reach. The loop's queue holds only
+//! their keys. So the id is valid before the loop knows the timer, and operations from any thread
+//! are exact: the thread that removes the callback from the table, the loop to call it or another
+//! to cancel it, owns it alone. The deadline in the table is authoritative.
 
 use std::collections::HashMap;
 use std::mem;
@@ -19,7 +20,8 @@ use crate::event_loop::trimming::slack::Slack;
 type Single = Contained<Box<dyn FnOnce(&EventLoop) + Send>>;
 type Repeated = Contained<Box<dyn FnMut(&EventLoop) + Send>>;
 
-/// The two halves of a number that counts up, which makes a [`TimerId`](crate::event_loop::TimerId) 16 bytes instead of 24.
+/// The two halves of a counter, which makes a [`TimerId`](crate::event_loop::TimerId) 16 bytes
+/// instead of 24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::event_loop) struct RemoteKey(u32, u32);
 
@@ -36,46 +38,49 @@ impl RemoteKey {
 pub(in crate::event_loop) enum Callback {
     Once(Single),
     Every(Repeated, Schedule),
-    /// A repeating timer's callback is being called, and comes back if the timer is still here then.
+    /// The callback of a repeating timer is running. It is put back afterwards if the timer still
+    /// exists.
     Running,
 }
 
 pub(in crate::event_loop) struct RemoteTimer {
     callback: Callback,
-    /// When it is due, in nanoseconds of the loop's clock. The place in the loop's queue may be an earlier one.
+    /// The deadline, in nanoseconds of the loop's clock. The entry in the loop's queue may have an
+    /// earlier one.
     deadline: u64,
-    armed: Option<TimerKey>,
-    /// Moved by its own callback, which is running: that deadline counts, and not what the schedule says.
+    queue_key: Option<TimerKey>,
+    /// The timer was moved by its own callback, which is running: the new deadline counts, not that
+    /// of the schedule.
     moved: bool,
 }
 
 impl RemoteTimer {
-    /// The place in the loop's queue, once the loop has given it one.
-    pub(in crate::event_loop) fn armed(&self) -> Option<TimerKey> {
-        self.armed
+    /// The key in the loop's queue, once the loop has inserted the timer.
+    pub(in crate::event_loop) fn queue_key(&self) -> Option<TimerKey> {
+        self.queue_key
     }
 }
 
-/// What the loop finds when it has come to a timer in its queue.
+/// The state of a timer that the loop has taken from its queue.
 pub(in crate::event_loop) enum Started {
     /// It has been cancelled.
     Ended,
-    /// It is due later.
+    /// It is due later, at this time.
     Moved(u64),
     Once(Single),
     Every(Repeated, Schedule),
 }
 
-/// A timer that has been given another deadline.
+/// The result of moving a timer.
 pub(in crate::event_loop) struct Moved {
-    pub(in crate::event_loop) armed: Option<TimerKey>,
-    /// It is due earlier than it was, so the loop must hear of it.
-    pub(in crate::event_loop) closer: bool,
+    pub(in crate::event_loop) queue_key: Option<TimerKey>,
+    /// The deadline is earlier than before, so the loop must be notified.
+    pub(in crate::event_loop) is_earlier: bool,
 }
 
 pub(in crate::event_loop) struct RemoteTimers {
     next: AtomicU64,
-    /// `None` once the loop has gone.
+    /// `None` once the loop has been dropped.
     timers: Mutex<Option<Table>>,
 }
 
@@ -86,11 +91,11 @@ struct Table {
 }
 
 impl Table {
-    /// Takes a timer out. The table gives up room in which there have been few timers for some time.
+    /// Removes a timer. The table gives up capacity that has been mostly unused for some time.
     fn remove(&mut self, number: u64) -> Option<RemoteTimer> {
         let removed = self.timers.remove(&number)?;
         let Table { timers, slack } = self;
-        if let Some(left) = slack.note::<(u64, RemoteTimer)>(timers.len(), timers.capacity()) {
+        if let Some(left) = slack.record::<(u64, RemoteTimer)>(timers.len(), timers.capacity()) {
             timers.shrink_to(left);
         }
         Some(removed)
@@ -102,7 +107,7 @@ impl RemoteTimers {
         RemoteTimers { next: AtomicU64::new(0), timers: Mutex::new(Some(Table::default())) }
     }
 
-    /// Gives the callback back if the loop has gone.
+    /// Returns the callback if the loop has been dropped.
     pub(in crate::event_loop) fn insert<F>(
         &self,
         deadline: u64,
@@ -112,44 +117,46 @@ impl RemoteTimers {
         self.with(|timers| {
             let Some(timers) = timers else { return Err(callback) };
             let key = self.next.fetch_add(1, Relaxed);
-            timers
-                .timers
-                .insert(key, RemoteTimer { callback: wrap(callback), deadline, armed: None, moved: false });
+            timers.timers.insert(
+                key,
+                RemoteTimer { callback: wrap(callback), deadline, queue_key: None, moved: false },
+            );
             Ok(RemoteKey::of(key))
         })
     }
 
-    /// Takes the timer out. It is the caller's to drop, with no lock held.
+    /// Removes the timer. The caller drops it without holding the lock.
     pub(in crate::event_loop) fn remove(&self, key: RemoteKey) -> Option<RemoteTimer> {
         self.with(|timers| timers?.remove(key.number()))
     }
 
-    /// Refuses every later timer, and hands out those that have not fired.
+    /// Rejects all later timers. Returns those that have not fired.
     pub(in crate::event_loop) fn close(&self) -> Option<HashMap<u64, RemoteTimer>> {
         self.timers.lock().take().map(|table| table.timers)
     }
 
-    /// Notes where the loop has put the timer. `false` if it has been cancelled meanwhile.
-    pub(in crate::event_loop) fn set_armed(&self, key: RemoteKey, armed: TimerKey) -> bool {
-        self.with_timer(key, |timer| timer.armed = Some(armed)).is_some()
+    /// Stores the key of the timer in the loop's queue. `false` if the timer has been cancelled
+    /// meanwhile.
+    pub(in crate::event_loop) fn set_queue_key(&self, key: RemoteKey, queue_key: TimerKey) -> bool {
+        self.with_timer(key, |timer| timer.queue_key = Some(queue_key)).is_some()
     }
 
-    /// Gives the timer another deadline. `None` if it has ended.
+    /// Changes the deadline of the timer. `None` if it has ended.
     pub(in crate::event_loop) fn set_deadline(&self, key: RemoteKey, deadline: u64) -> Option<Moved> {
         self.with_timer(key, |timer| {
-            let closer = deadline < mem::replace(&mut timer.deadline, deadline);
+            let is_earlier = deadline < mem::replace(&mut timer.deadline, deadline);
             timer.moved = true;
-            Moved { armed: timer.armed, closer }
+            Moved { queue_key: timer.queue_key, is_earlier }
         })
     }
 
-    /// Where the timer is in the loop's queue, and when it is due.
-    pub(in crate::event_loop) fn place(&self, key: RemoteKey) -> Option<(Option<TimerKey>, u64)> {
-        self.with_timer(key, |timer| (timer.armed, timer.deadline))
+    /// Returns the key of the timer in the loop's queue, and its deadline.
+    pub(in crate::event_loop) fn queue_entry(&self, key: RemoteKey) -> Option<(Option<TimerKey>, u64)> {
+        self.with_timer(key, |timer| (timer.queue_key, timer.deadline))
     }
 
-    /// The callback, to be called, of a timer that was in the loop's queue for `deadline`. A repeating timer stays in the table
-    /// meanwhile, another one is over.
+    /// Returns the callback to run for a timer that was in the loop's queue for `deadline`. A
+    /// repeating timer stays in the table meanwhile, a one-shot timer ends.
     pub(in crate::event_loop) fn start(&self, key: RemoteKey, deadline: u64) -> Started {
         self.with(|timers| {
             let Some(timers) = timers else { return Started::Ended };
@@ -169,10 +176,11 @@ impl RemoteTimers {
         })
     }
 
-    /// Puts a repeating timer's callback back and answers when it is due, at `next` unless its own callback has moved it.
+    /// Puts the callback of a repeating timer back. Returns the next deadline: `next`, unless its
+    /// own callback has moved the timer.
     ///
     /// # Errors
-    /// Hands the callback out if the timer was cancelled while it ran.
+    /// Returns the callback if the timer was cancelled while it ran.
     pub(in crate::event_loop) fn finish(
         &self,
         key: RemoteKey,

@@ -1,11 +1,12 @@
-//! How a timer repeats.
+//! The schedule of a repeating timer.
 
 use std::time::{Duration, Instant};
 
-/// How a timer repeats: how often, when first, and what it does when it is late.
+/// The schedule of a repeating timer: its period, its first deadline, and its behaviour when it is
+/// late.
 ///
-/// A [`Duration`] alone does where the usual will do: first when one period has passed, and of the times that a late loop has missed
-/// none is made up for.
+/// A [`Duration`] converts to the default schedule: the first call is after one period, and ticks
+/// that a late loop has missed are skipped.
 ///
 /// ```
 /// use reveille::{EventLoop, Repeat, MissedTickBehavior};
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "it says how a timer is to repeat, and makes none"]
+#[must_use = "a schedule does nothing until it is passed to `run_every`"]
 pub struct Repeat {
     pub(in crate::event_loop) period: Duration,
     pub(in crate::event_loop) first: Option<Instant>,
@@ -29,18 +30,18 @@ pub struct Repeat {
 }
 
 impl Repeat {
-    /// Every `period`, first when one period has passed.
+    /// Repeats every `period`. Default: the first call is after one period.
     pub fn every(period: Duration) -> Repeat {
         Repeat { period, first: None, when_late: MissedTickBehavior::Skip }
     }
 
-    /// First at `instant`, and then from there.
+    /// Sets the first deadline. Later deadlines count from it.
     pub fn first_at(mut self, instant: Instant) -> Repeat {
         self.first = Some(instant);
         self
     }
 
-    /// What it does when it is late.
+    /// Sets the behaviour when the timer is late. Default: [`MissedTickBehavior::Skip`].
     pub fn when_late(mut self, when_late: MissedTickBehavior) -> Repeat {
         self.when_late = when_late;
         self
@@ -53,21 +54,23 @@ impl From<Duration> for Repeat {
     }
 }
 
-/// What a repeating timer does when it is late: the loop was busy, the machine suspended, or a callback took longer than a period.
+/// The behaviour of a repeating timer that is late: the loop was busy, the machine was suspended,
+/// or a callback took longer than a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum MissedTickBehavior {
-    /// A fixed rate: the deadlines are the first one and whole periods after it, so the timer does not drift. Those that have
-    /// passed by the time of a call are skipped.
+    /// A fixed rate: the deadlines are the first one and whole periods after it, so the timer does
+    /// not drift. Deadlines that have passed by the time of a call are skipped.
     #[default]
     Skip,
-    /// A fixed rate, and every deadline is met: those that have passed follow one a turn of the loop, until the timer has caught
-    /// up. A callback that always takes longer than its period never does.
+    /// A fixed rate without skipping: missed deadlines are made up for, one per turn of the loop,
+    /// until the timer has caught up. A callback that always takes longer than its period never
+    /// catches up.
     Burst,
-    /// A fixed delay: the next call is one period after the end of the one before.
+    /// A fixed delay: the next call is one period after the end of the previous one.
     Delay,
 }
 
-/// Where a timer that repeats goes on, in the nanoseconds of the loop's clock.
+/// The schedule in nanoseconds of the loop's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::event_loop) struct Schedule {
     pub(in crate::event_loop) period: u64,
@@ -75,7 +78,8 @@ pub(in crate::event_loop) struct Schedule {
 }
 
 impl Schedule {
-    /// The deadline that follows `deadline`, after a call that began at `now`, the time of the turn, and has just ended.
+    /// Returns the deadline after `deadline`. The call for it began at `now`, the time of the turn,
+    /// and has just ended.
     pub(in crate::event_loop) fn next(self, deadline: u64, now: u64, end: impl FnOnce() -> u64) -> u64 {
         match self.when_late {
             MissedTickBehavior::Skip => {

@@ -1,35 +1,41 @@
-//! Deadlines in order: a wheel for what is far, a heap for what is near.
+//! Deadlines in order: a wheel for distant timers, a heap for near ones.
 //!
-//! A [`TimerQueue`] knows when the next timer is due and hands out those that are. It reads no clock and calls
-//! nothing it carries: time is a number of nanoseconds since a moment of the owner's choice, and the payloads that
-//! it gives back are the caller's to run or drop, with no borrow of the queue held meanwhile.
+//! A [`TimerQueue`] returns the deadline of the next timer, and the timers that are due. It reads
+//! no clock and calls none of its payloads. Time is a number of nanoseconds since a moment of the
+//! owner's choice. The caller runs or drops the payloads that it returns, with no borrow of the
+//! queue held.
 //!
-//! Most timers are cancelled or put off long before they are due, and until then nobody asks for their order. So a
-//! timer waits in a bucket of the [wheel](Wheel), where adding, cancelling and putting off take a few steps however
-//! many there are, and is put into [exact order](Near), to the nanosecond, when its bucket comes up. A cancelled
-//! timer leaves nothing behind but room for the next.
+//! Most timers are cancelled or moved back long before they are due, and their order does not
+//! matter until then. So a timer waits in a bucket of the [wheel](Wheel), where adding, cancelling
+//! and moving back take a few steps whatever the number of timers. It is put into [exact
+//! order](Near), to the nanosecond, when its bucket is reached. A cancelled timer leaves nothing
+//! behind but a vacant node for the next.
 //!
 //! # Costs
-//! Let k timers be near: armed for the present tick, or for the first one ahead that has any. Adding and cancelling
-//! are O(1), or O(log k) for what is near already. Firing is O(log k), and before that a timer moves down three
-//! levels at most. A timer that is put off stays in its bucket, and is put right when that comes up, however often
-//! it was put off meanwhile.
+//! Let k be the number of near timers: those of the current tick, or of the next tick that has any.
+//! Adding and cancelling are O(1), or O(log k) for a near timer. Firing is O(log k), and before
+//! that a timer moves down three levels at most. A timer that is moved back stays in its bucket and
+//! is placed again when the bucket is reached, however often it was moved meanwhile.
 //!
-//! The worst is a phase that passes the beginning of a full bucket, for it moves all that is in there at once: a
-//! million timers that are more than two seconds ahead, and due within the same two, hold it up for 20 milliseconds,
-//! and for 140 if the owner has slept so long that all of them are due, and must be sorted.
+//! The worst case is a phase that passes the beginning of a full bucket, because it moves all
+//! timers of the bucket at once: a million timers that are more than two seconds ahead, and due
+//! within the same two seconds, take 20 milliseconds. They take 140 if the owner has slept so long
+//! that all of them are due and must be sorted.
 //!
-//! A timer takes 24 bytes and its payload, in whole cache lines, and five more in the wheel or sixteen when it is near. The
-//! buckets take 32 KiB and, at worst, a chunk of 64 bytes for each timer, if all others of its chunk have been cancelled. Room for
-//! many more timers than there are lately is given up, up to the last node that a timer still has.
+//! A timer takes 24 bytes and its payload, in whole cache lines, and five more in the wheel or
+//! sixteen when it is near. The buckets take 32 KiB and, in the worst case, a chunk of 64 bytes for
+//! each timer, if all others of its chunk have been cancelled. If the queue has many more nodes
+//! than timers for some time, it releases those after the last node in use.
 //!
 //! # What was tried and is slower
-//! What a million timers cost is the memory that has to come for each. So a node and its payload are one cache line, chunks keep the
-//! gaps of cancelled timers and hear of 64 of them at a time, and vacant nodes are used in order: adding and cancelling one takes
-//! 117 ns like this, of which 60 are a plain heap's without callbacks and keys. Without the order of the vacant nodes it takes 143,
-//! with each chunk told at once besides 190, with full chunks and payloads apart 280. One heap of all timers instead, in that state:
-//! 1.5 times as long again, and firing 5 times. Buckets that are lists through the nodes: firing 2.3 times. Those, and a heap for what
-//! comes out of the wheel instead of sorting it: 3 times.
+//! The cost of a million timers is the cost of fetching their memory. So a node and its payload are
+//! one cache line, chunks keep gaps for cancelled timers and are updated for 64 of them at a time,
+//! and vacant nodes are used in order. Adding and cancelling one timer takes 117 ns with this
+//! design, of which 60 are those of a plain heap without callbacks and keys. Without the order of
+//! the vacant nodes it takes 143; if also each chunk is updated at once, 190; with full chunks and
+//! separate payloads, 280. A single heap of all timers, compared with the last state: 1.5 times as
+//! long, and 5 times for firing. Buckets that are lists through the nodes: 2.3 times for firing.
+//! Those lists, and a heap instead of sorting for the timers that leave the wheel: 3 times.
 
 mod heap;
 mod near;
@@ -44,43 +50,44 @@ use self::near::Near;
 pub(crate) use self::nodes::TimerKey;
 use self::nodes::{Node, Nodes, State};
 use self::wheel::{TICK_BITS, Taken, Wheel, tick_of};
-use crate::event_loop::trimming::slack::{Slack, has_much};
+use crate::event_loop::trimming::slack::{Slack, is_large};
 
-/// A timer that [`TimerQueue::pop_due`] has taken out.
+/// A timer that [`TimerQueue::pop_due`] has removed.
 #[derive(PartialEq, Debug)]
 pub(crate) struct Due<C> {
     pub(crate) key: TimerKey,
-    /// What was asked for, even if that was already past: repeats at a fixed rate count from here.
+    /// The requested deadline, even if it had passed already: fixed-rate repeats count from here.
     pub(crate) deadline: u64,
     pub(crate) payload: C,
 }
 
-/// What [`TimerQueue::cancel`] found.
+/// The result of [`TimerQueue::cancel`].
 #[derive(PartialEq, Debug)]
 pub(crate) enum Cancelled<C> {
-    /// The timer was waiting, with this.
+    /// The timer was waiting, with this payload.
     Waiting(C),
-    /// The timer repeats and its payload is out; it cannot be re-armed any more.
+    /// The timer repeats and its payload has been popped. It cannot be re-armed any more.
     Popped,
 }
 
 /// Timers in the order of their deadlines, each with a payload `C`.
 pub(crate) struct TimerQueue<C> {
     nodes: Nodes<C>,
-    /// What lies up to the wheel's cursor, which is where the latest phase stands, and the first bucket behind it if
-    /// [`next_wake`](TimerQueue::next_wake) has asked.
+    /// The timers up to the wheel's cursor, which is the tick of the latest phase. If
+    /// [`next_wake`](TimerQueue::next_wake) has been called, also those of the first bucket after
+    /// it.
     near: Near,
     far: Wheel,
-    /// How many are in `near` and `far`.
+    /// The number of timers in `near` and `far`.
     len: usize,
     next_sequence: u64,
     phase: Option<Phase>,
     slack: Slack,
-    /// How many nodes the last trim has left.
+    /// The number of nodes that the last trim has left.
     trimmed: usize,
 }
 
-/// What counts as due: deadlines up to `now` of timers armed with a sequence below `end`.
+/// The definition of due: deadlines up to `now`, of timers armed with a sequence below `end`.
 #[derive(Clone, Copy)]
 struct Phase {
     now: u64,
@@ -101,7 +108,7 @@ impl<C> TimerQueue<C> {
         }
     }
 
-    /// How many timers wait.
+    /// The number of waiting timers.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -110,10 +117,10 @@ impl<C> TimerQueue<C> {
         self.len == 0
     }
 
-    /// When the next timer is due. For one whose deadline had passed when it was armed, that is the `now` of
-    /// the [phase](TimerQueue::begin_phase) before.
+    /// Returns the deadline of the next timer. For a timer whose deadline had passed when it was
+    /// armed, that is the `now` of the [phase](TimerQueue::begin_phase) before.
     ///
-    /// Looks at every timer of a bucket if none is near, and at more buckets if timers were put off.
+    /// Scans every timer of a bucket if none is near, and more buckets if timers were moved back.
     pub(crate) fn next_deadline(&mut self) -> Option<u64> {
         self.far.settle();
         let mut first = self.near.first(&self.nodes).map(|entry| entry.deadline);
@@ -127,9 +134,10 @@ impl<C> TimerQueue<C> {
         first
     }
 
-    /// When to begin the next phase: never later than the next timer is due, and exactly then if that is less than a second
-    /// or two ahead. For a timer further away it may be earlier, three times at most, and for one that was put
-    /// off once more; a phase that is begun then makes nothing due and knows better afterwards.
+    /// Returns the time to begin the next phase. It is never later than the next timer is due, and
+    /// exactly that time if it is less than a second or two ahead. For a distant timer it may be
+    /// earlier, three times at most, and once more for a timer that was moved back. A phase that
+    /// begins then makes no timer due, and the next result is more accurate.
     pub(crate) fn next_wake(&mut self) -> Option<u64> {
         self.far.settle();
         loop {
@@ -148,23 +156,24 @@ impl<C> TimerQueue<C> {
         }
     }
 
-    /// Adds a timer that is due once.
+    /// Adds a one-shot timer.
     pub(crate) fn insert(&mut self, deadline: u64, payload: C) -> TimerKey {
         self.insert_as(false, deadline, payload)
     }
 
-    /// Adds a timer whose key stays valid when it has been popped, until it is [re-armed](TimerQueue::rearm)
-    /// or [cancelled](TimerQueue::cancel). Whoever pops it must do one or the other.
+    /// Adds a timer whose key stays valid after it has been popped, until it is
+    /// [re-armed](TimerQueue::rearm) or [cancelled](TimerQueue::cancel). The caller that pops it
+    /// must do one of the two.
     pub(crate) fn insert_repeating(&mut self, deadline: u64, payload: C) -> TimerKey {
         self.insert_as(true, deadline, payload)
     }
 
-    /// Puts a popped repeating timer back, under the same key and due at `deadline`, or at the deadline that it was
-    /// [reset](TimerQueue::reset) to since it was popped.
+    /// Puts a popped repeating timer back under the same key. It is due at `deadline`, or at the
+    /// deadline to which it has been [reset](TimerQueue::reset) since it was popped.
     ///
     /// # Errors
-    /// Returns the payload if the timer has been cancelled since it was popped, or `key` is not that of a
-    /// popped timer.
+    /// Returns the payload if the timer has been cancelled since it was popped, or `key` is not the
+    /// key of a popped timer.
     pub(crate) fn rearm(&mut self, key: TimerKey, deadline: u64, payload: C) -> Result<(), C> {
         let Some(index) = self.nodes.find(key) else { return Err(payload) };
         match self.nodes[index].state() {
@@ -178,22 +187,23 @@ impl<C> TimerQueue<C> {
         Ok(())
     }
 
-    /// Gives a timer another deadline, as if it were armed now. `false` if it has ended.
+    /// Changes the deadline of a timer, which then counts as armed now. `false` if it has ended.
     ///
-    /// Of a popped repeating timer it is the deadline that it will be re-armed to.
+    /// For a popped repeating timer it sets the deadline to which it will be re-armed.
     pub(crate) fn reset(&mut self, key: TimerKey, deadline: u64) -> bool {
         let Some(index) = self.nodes.find(key) else { return false };
         let state = self.nodes[index].state();
         if state == State::InWheel {
             let later = deadline >= self.nodes[index].deadline;
             self.note(index, deadline);
-            // A bucket that comes up too early does no harm.
+            // A bucket that is too early is harmless.
             if !later && tick_of(deadline) < self.far.first_tick_around(index, &self.nodes) {
                 self.far.remove(index, &self.nodes);
                 self.place(index, deadline);
             }
         } else if state.is_near() {
-            // Taken out first, because the order of what is near rests on the sequences in the nodes.
+            // Removed first, because the order of near timers depends on the sequences in the
+            // nodes.
             self.near.remove(index, &mut self.nodes);
             self.note(index, deadline);
             self.place(index, deadline);
@@ -204,10 +214,10 @@ impl<C> TimerQueue<C> {
         true
     }
 
-    /// Ends a timer. `None` if it has ended already: it was cancelled, or was due once and has been popped.
+    /// Ends a timer. `None` if it has ended already: it was cancelled, or it was a one-shot timer
+    /// and has been popped.
     ///
-    /// The payload comes back, rather than being dropped here, because its destructor may want to use the
-    /// queue.
+    /// Returns the payload instead of dropping it here, because its destructor may use the queue.
     pub(crate) fn cancel(&mut self, key: TimerKey) -> Option<Cancelled<C>> {
         let index = self.nodes.find(key)?;
         let state = self.nodes[index].state();
@@ -225,26 +235,26 @@ impl<C> TimerQueue<C> {
         payload.map(Cancelled::Waiting)
     }
 
-    /// Whether the timer has yet to end: whether [`cancel`](TimerQueue::cancel) would find it.
+    /// Whether the timer has not ended yet, so that [`cancel`](TimerQueue::cancel) would find it.
     #[cfg(test)]
     pub(crate) fn contains(&self, key: TimerKey) -> bool {
         self.nodes.find(key).is_some()
     }
 
-    /// Makes due what has a deadline up to `now` and is in the queue at this moment.
+    /// Makes those timers due that are in the queue now and have a deadline up to `now`.
     ///
-    /// A timer armed from here on waits for the next phase, however early its deadline, so that timers which
-    /// re-arm themselves to "now" cannot keep the caller from getting on. If `now` is earlier than that of
-    /// the phase before, the latter counts.
+    /// A timer armed from here on waits for the next phase, however early its deadline. So timers
+    /// that re-arm themselves to "now" cannot keep the caller in the phase. If `now` is earlier
+    /// than that of the previous phase, the previous one is used.
     ///
-    /// Returns how many bytes of room the queue has given up.
+    /// Returns how many bytes of nodes the queue has released.
     pub(crate) fn begin_phase(&mut self, now: u64) -> usize {
         let now = self.phase.map_or(now, |last| last.now.max(now));
         self.phase = Some(Phase { now, end: self.next_sequence });
         let tick = tick_of(now);
         self.far.settle();
         let mut given_up = 0;
-        if self.slack.note::<Node<C>>(self.len, self.nodes.len()).is_some() {
+        if self.slack.record::<Node<C>>(self.len, self.nodes.len()).is_some() {
             let before = self.nodes.len();
             given_up = self.trim();
             if self.nodes.len() > before / 2 {
@@ -252,7 +262,8 @@ impl<C> TimerQueue<C> {
             }
         }
         while let Some(bucket) = self.far.first().filter(|bucket| bucket.first_tick <= tick) {
-            // Nothing lies between the cursor and this bucket, nor elsewhere up to the bucket's end.
+            // There are no timers between the cursor and this bucket, nor in any other bucket up to
+            // its end.
             let taken = self.far.take(bucket);
             let cursor = bucket.last_tick.min(tick);
             self.far.set_cursor(cursor);
@@ -263,15 +274,15 @@ impl<C> TimerQueue<C> {
         given_up
     }
 
-    /// Takes out the first timer that is due in the current phase. `None` ends the phase.
+    /// Removes the first timer that is due in the current phase. `None` ends the phase.
     ///
-    /// One at a time, so that what is run can still cancel what would have come next.
+    /// Timers are returned one at a time, so that a callback can still cancel those after it.
     pub(crate) fn pop_due(&mut self) -> Option<Due<C>> {
         let phase = self.phase?;
         let first = self.near.first(&self.nodes)?;
         let index = first.index;
-        // No due timer can be hidden behind a first one that is too new: `place` sorts new ones behind all
-        // that is due.
+        // A first timer that is too new cannot hide one that is due: `place` sorts new ones after
+        // all that are due.
         if first.deadline > phase.now || self.nodes[index].sequence() >= phase.end {
             return None;
         }
@@ -289,8 +300,8 @@ impl<C> TimerQueue<C> {
         Some(due)
     }
 
-    /// Ends all timers, popped ones too, and returns the payloads of those that waited in the order in which
-    /// they would have come out.
+    /// Ends all timers, also popped ones. Returns the payloads of the waiting ones in the order in
+    /// which they would have been due.
     pub(crate) fn drain(&mut self) -> Vec<C> {
         let near = self.near.entries().map(|entry| (entry.deadline, entry.index));
         let far = self.nodes.iter().filter(|(_, node)| node.state() == State::InWheel);
@@ -309,19 +320,20 @@ impl<C> TimerQueue<C> {
         waiting.into_iter().filter_map(|(_, _, index)| self.nodes[index].payload.take()).collect()
     }
 
-    /// Whether so many timers need the nodes that there are.
-    pub(crate) fn needs_room_for(&self, timers: usize) -> bool {
-        has_much::<Node<C>>(self.nodes.len()) && timers > self.nodes.len() / 8
+    /// Whether `timers` timers need the present number of nodes.
+    pub(crate) fn needs_nodes_for(&self, timers: usize) -> bool {
+        is_large::<Node<C>>(self.nodes.len()) && timers > self.nodes.len() / 8
     }
 
-    /// Whether there are nodes for many more timers than wait, that have come since the last [trim](TimerQueue::trim).
+    /// Whether there are many more nodes than timers, and more than the last
+    /// [trim](TimerQueue::trim) has left.
     pub(crate) fn has_slack(&self) -> bool {
         let nodes = self.nodes.len();
-        has_much::<Node<C>>(nodes) && self.len <= nodes / 8 && nodes > self.trimmed
+        is_large::<Node<C>>(nodes) && self.len <= nodes / 8 && nodes > self.trimmed
     }
 
-    /// Gives up the nodes behind the last that a timer has, and the room beside what is there. It looks at every node, and places
-    /// every far timer anew. Returns how many bytes of nodes it gives up.
+    /// Releases the nodes after the last one in use, and all spare capacity. Scans every node, and
+    /// places every timer of the wheel again. Returns how many bytes of nodes it has released.
     pub(crate) fn trim(&mut self) -> usize {
         let before = self.nodes.len();
         self.far.settle();
@@ -351,7 +363,7 @@ impl<C> TimerQueue<C> {
         self.nodes.grow()
     }
 
-    /// Writes down a timer's deadline and its place in the order of arming.
+    /// Stores a timer's deadline and its position in the order of arming.
     fn note(&mut self, index: u32, deadline: u64) {
         let node = &mut self.nodes[index];
         node.deadline = deadline;
@@ -359,20 +371,21 @@ impl<C> TimerQueue<C> {
         self.next_sequence += 1;
     }
 
-    /// Enters a timer where its deadline belongs.
+    /// Puts a timer into the near timers or the wheel, depending on its deadline.
     fn place(&mut self, index: u32, deadline: u64) {
         let tick = tick_of(deadline);
         if tick > self.far.cursor() {
             return self.far.add(index, tick, &mut self.nodes);
         }
-        // A deadline from before the latest phase counts as that phase's `now`, so the sequence sorts the
-        // timer behind everything that is due. Else it could come first, and, being too new for the phase,
-        // hide what comes after.
+        // A deadline before the latest phase counts as that phase's `now`, so the sequence sorts
+        // the timer after all that are due. Otherwise it could come first and, being too new for
+        // the phase, hide the timers after it.
         let deadline = self.phase.map_or(deadline, |phase| phase.now.max(deadline));
         self.near.push(Entry { deadline, index }, &mut self.nodes);
     }
 
-    /// Places what was taken out of the wheel; what lies up to `last_near`, which may be behind the cursor, is gathered.
+    /// Places the timers of a bucket that was taken out of the wheel. Those up to `last_near`,
+    /// which may be after the cursor, are gathered.
     fn place_all(&mut self, mut taken: Taken, last_near: u64) {
         while let Some(some) = self.far.take_chunk(&mut taken) {
             for index in some {

@@ -1,11 +1,13 @@
-//! Memory that the allocator keeps after it has been given back.
+//! Returns free memory of the allocator to the kernel.
 //!
-//! The pieces in which connections keep what waits to be sent or handled are too small for mappings of their own. They come from the
-//! allocator's arenas, and glibc returns to the kernel only the free memory at the end of an arena, and that of the first arena alone beyond a
-//! threshold, which grows with what the program frees: after a load of 300 MB all of it stayed with the process, though none was in use.
-//! Larger pieces do not change that, as the threshold from which blocks are mappings grows likewise. So when what all connections of
-//! the process hold together has fallen far, the loop calls malloc_trim(3) once, which returns what is free. A load that goes up
-//! and down between half of its peak and the peak has not fallen.
+//! The blocks in which connections keep input and output are too small for mappings of their own.
+//! They come from the allocator's arenas. glibc returns to the kernel only the free memory at the
+//! end of an arena, and of the first arena only the memory beyond a threshold, which grows with the
+//! blocks that the program frees: after a load of 300 MB all of it stayed with the process, though
+//! none was in use. Larger blocks do not help, as the threshold from which blocks are mappings
+//! grows likewise. So when the memory held by all connections of the process has fallen far, the
+//! loop calls malloc_trim(3) once, which returns free memory. A load that oscillates between half
+//! of its peak and the peak has not fallen.
 
 #![allow(unsafe_code, reason = "the calls that return memory of the allocator")]
 
@@ -13,42 +15,42 @@
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// What a peak has to come to before it is worth the call.
-const MUCH: usize = 4 * 1024 * 1024;
+/// The peak from which a trim is worth its cost.
+const LARGE: usize = 4 * 1024 * 1024;
 
-/// The bytes that connections hold now, and the most there have been since the allocator was last asked.
+/// The bytes that connections hold, and their peak since the last trim.
 static HELD: Load = Load { now: AtomicUsize::new(0), peak: AtomicUsize::new(0) };
 
-/// A connection holds so many bytes more.
-pub(crate) fn note_taken(bytes: usize) {
+/// A connection holds `bytes` more.
+pub(crate) fn add_held(bytes: usize) {
     HELD.add(bytes);
 }
 
-/// A connection holds so many bytes less.
-pub(crate) fn note_returned(bytes: usize) {
+/// A connection holds `bytes` less.
+pub(crate) fn subtract_held(bytes: usize) {
     HELD.subtract(bytes);
 }
 
-/// Whether what waits has fallen far.
+/// Whether the memory held by connections has fallen far.
 pub(crate) fn has_fallen() -> bool {
     HELD.has_fallen()
 }
 
-/// Has the allocator return what is free, if what waits has fallen far.
-pub(crate) fn give_back() {
+/// Trims the allocator if the memory held by connections has fallen far.
+pub(crate) fn trim_if_fallen() {
     if HELD.settle() {
         return_free_memory();
     }
 }
 
-/// Whether so many bytes are worth the call.
-pub(crate) fn is_much(bytes: usize) -> bool {
-    bytes >= MUCH
+/// Whether `bytes` are worth a trim.
+pub(crate) fn is_large(bytes: usize) -> bool {
+    bytes >= LARGE
 }
 
-/// A collection of this thread has given up so many bytes of room. Has the allocator return what is free, if that is much.
-pub(crate) fn note_given_up(bytes: usize) {
-    if is_much(bytes) {
+/// Trims the allocator if `bytes`, which a collection of this thread has released, are worth it.
+pub(crate) fn trim_if_large(bytes: usize) {
+    if is_large(bytes) {
         return_free_memory();
     }
 }
@@ -56,11 +58,12 @@ pub(crate) fn note_given_up(bytes: usize) {
 #[cfg(target_env = "gnu")]
 fn return_free_memory() {
     release_top();
-    // SAFETY: it takes no pointer, and may be called from any thread (malloc_trim(3)). It returns free pages only.
+    // SAFETY: malloc_trim(3) takes no pointer, and may be called from any thread. It returns free
+    // pages only.
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Other allocators return what is free by themselves.
+/// Other allocators return free memory by themselves.
 #[cfg(not(target_env = "gnu"))]
 fn return_free_memory() {}
 
@@ -68,21 +71,25 @@ fn return_free_memory() {}
 #[cfg(target_env = "gnu")]
 const BLOCK: usize = 120 * 1024;
 
-/// The most blocks that [`release_top`] takes: an arena of a thread has pieces of 64 MiB.
+/// The largest number of blocks that [`release_top`] allocates: an arena of a thread has heaps of
+/// 64 MiB.
 #[cfg(target_env = "gnu")]
 const MOST_BLOCKS: usize = 64 * 1024 * 1024 / BLOCK;
 
-/// Returns the pages at the end of this thread's arena. malloc_trim(3) returns those of the first arena alone, and a free leaves up to
-/// 64 MiB there. Blocks are taken from the arena until several in a row have no resident pages; the pages inside them are
-/// returned, and the blocks are freed.
+/// Returns the pages at the end of this thread's arena. malloc_trim(3) returns those of the first
+/// arena alone, and a free leaves up to 64 MiB there. The function allocates blocks from the arena
+/// until several in a row have no resident pages, returns the pages inside them, and frees the
+/// blocks.
 #[cfg(target_env = "gnu")]
 fn release_top() {
-    /// So many blocks in a row without resident pages are the end. Free memory before the end may have parts that were never used.
+    /// This number of blocks in a row without resident pages is the end of the arena. Free memory
+    /// before the end may contain parts that were never used.
     const ABSENT: usize = 64;
-    // SAFETY: it takes a number and returns one (sysconf(3)).
+    // SAFETY: sysconf(3) takes a number and returns one.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let page = usize::try_from(page).expect("the size of a page");
-    // Not on the heap: a thread returns memory at a time that other threads' load decides, and allocates nothing for it.
+    // Not on the heap: the load of other threads decides when a thread returns memory, and
+    // returning it must not allocate.
     let mut blocks = [ptr::null_mut::<libc::c_void>(); MOST_BLOCKS];
     let mut taken = 0;
     let mut absent = 0;
@@ -98,19 +105,19 @@ fn release_top() {
         let len = (BLOCK - before) / page * page;
         let mut resident = [0; BLOCK / 4096 + 1];
         let start = block.wrapping_byte_add(before);
-        // SAFETY: the pages lie within the block. The kernel writes a byte for each page, of which there are at most as many as there
-        // are bytes, as no page is smaller than 4096 bytes.
+        // SAFETY: the pages lie within the block. The kernel writes a byte for each page. The array
+        // has a byte for each page, as no page is smaller than 4096 bytes.
         let is_known = unsafe { libc::mincore(start, len, resident.as_mut_ptr()) } == 0;
         if is_known && resident.iter().all(|page| page & 1 == 0) {
             absent += 1;
             continue;
         }
         absent = 0;
-        // SAFETY: the pages lie within the block, which this function owns and has written nothing to.
+        // SAFETY: the pages lie within the block, which this function owns and has not written to.
         unsafe { libc::madvise(start, len, libc::MADV_DONTNEED) };
     }
     for &block in &blocks[..taken] {
-        // SAFETY: it came from malloc(3) above, and is not used again.
+        // SAFETY: the block came from malloc(3) above, and is not used again.
         unsafe { libc::free(block) };
     }
 }
@@ -135,12 +142,12 @@ impl Load {
 
     fn has_fallen(&self) -> bool {
         let peak = self.peak.load(Relaxed);
-        peak >= MUCH && self.now.load(Relaxed) < peak / 2
+        peak >= LARGE && self.now.load(Relaxed) < peak / 2
     }
 
-    /// Returns whether the load has fallen far; to one caller only.
+    /// Returns whether the load has fallen far, to one caller only, and starts a new peak.
     fn settle(&self) -> bool {
-        self.has_fallen() && self.peak.swap(self.now.load(Relaxed), Relaxed) >= MUCH
+        self.has_fallen() && self.peak.swap(self.now.load(Relaxed), Relaxed) >= LARGE
     }
 }
 
@@ -153,14 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn a_load_has_fallen_once_for_each_peak() {
+    fn a_load_falls_once_per_peak() {
         let load = load();
         for _ in 0..3 {
-            load.add(3 * MUCH);
+            load.add(3 * LARGE);
             assert!(!load.settle(), "at its peak");
-            load.subtract(MUCH);
+            load.subtract(LARGE);
             assert!(!load.settle(), "not far");
-            load.subtract(2 * MUCH - 10);
+            load.subtract(2 * LARGE - 10);
             assert!(load.has_fallen());
             assert!(load.settle());
             assert!(!load.has_fallen() && !load.settle());
@@ -169,10 +176,10 @@ mod tests {
     }
 
     #[test]
-    fn a_small_load_never_falls_far() {
+    fn a_small_load_never_counts_as_fallen() {
         let load = load();
-        load.add(MUCH - 1);
-        load.subtract(MUCH - 1);
+        load.add(LARGE - 1);
+        load.subtract(LARGE - 1);
         assert!(!load.has_fallen());
     }
 }

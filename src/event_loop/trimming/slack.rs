@@ -1,74 +1,78 @@
-//! When a collection gives up room that it no longer needs.
+//! When a collection releases capacity that it no longer needs.
 //!
-//! A collection keeps the room of its largest use, and a burst would be remembered for ever. Giving the room up at once would cost a
-//! steady load with an allocation for each of its peaks. So room goes when it has not been needed for [`USES`] uses in a row, and only
-//! if there is much of it: a collection of [`KEPT`] bytes is left alone, and what is given up leaves twice what the largest of those
-//! uses needed. To get the room back costs no more than the uses that went without it.
+//! A collection keeps the capacity of its largest use, and so would remember a burst for ever.
+//! Releasing the capacity at once would cost a steady load an allocation for each of its peaks. So
+//! capacity is released after [`USES`] uses in a row have not needed it, and only if it is large: a
+//! collection of [`RETAINED`] bytes is left alone, and a release leaves twice the need of the
+//! largest of those uses. Growing again costs no more than the uses that did without the capacity.
 //!
-//! A queue of values that are allocated one by one gives its room up when it is empty ([`release_if_empty`], [`give_up`]): a burst
-//! that needs the room has allocated each of its values, so the queue's share of that is small, and there is nothing to count.
+//! A queue of values that are allocated one by one releases its capacity when it is empty
+//! ([`release_if_empty`], [`release_capacity`]). A burst that needs the capacity has allocated each
+//! of its values, so the queue's share of the cost is small, and no counting is needed.
 
 use std::collections::VecDeque;
 
-/// The bytes of room that a collection keeps whatever it needs.
-pub(crate) const KEPT: usize = 64 * 1024;
+/// The bytes of capacity that a collection always keeps.
+pub(crate) const RETAINED: usize = 64 * 1024;
 
-/// How many uses in a row have to do with an eighth of the room before it is given up.
+/// The number of uses in a row that have to need an eighth of the capacity at most before it is
+/// released.
 const USES: u32 = 256;
 
-/// What the latest uses of one collection have needed.
+/// The needs of the latest uses of one collection.
 #[derive(Debug)]
 pub(crate) struct Slack {
-    /// How many uses in a row have needed an eighth of the room at most.
+    /// The number of uses in a row that have needed an eighth of the capacity at most.
     uses: u32,
-    /// What the largest of these has needed.
-    most: usize,
-    /// How many it takes.
-    wanted: u32,
+    /// The largest need of these.
+    largest: usize,
+    /// The number of uses after which capacity is released.
+    threshold: u32,
 }
 
 impl Slack {
     pub(crate) const fn new() -> Slack {
-        Slack { uses: 0, most: 0, wanted: USES }
+        Slack { uses: 0, largest: 0, threshold: USES }
     }
 
-    /// Notes a use that has needed room for `needed` values of type `T`, of the `room` that there is. Returns how much room is to be
-    /// left if some is to be given up.
+    /// Records a use that needed capacity for `needed` values of type `T`, of the present
+    /// `capacity`. Returns the capacity to keep if some is to be released.
     #[inline]
-    pub(crate) fn note<T>(&mut self, needed: usize, room: usize) -> Option<usize> {
-        if has_much::<T>(room) { self.note_use::<T>(needed, room) } else { None }
+    pub(crate) fn record<T>(&mut self, needed: usize, capacity: usize) -> Option<usize> {
+        if is_large::<T>(capacity) { self.record_use::<T>(needed, capacity) } else { None }
     }
 
     #[cold]
-    fn note_use<T>(&mut self, needed: usize, room: usize) -> Option<usize> {
-        if !is_excess::<T>(needed, room) {
+    fn record_use<T>(&mut self, needed: usize, capacity: usize) -> Option<usize> {
+        if !is_excess::<T>(needed, capacity) {
             *self = Slack::new();
             return None;
         }
         self.uses += 1;
-        self.most = self.most.max(needed);
-        if self.uses < self.wanted {
+        self.largest = self.largest.max(needed);
+        if self.uses < self.threshold {
             return None;
         }
-        let left = kept::<T>(2 * self.most);
-        (self.uses, self.most) = (0, 0);
+        let left = retained::<T>(2 * self.largest);
+        (self.uses, self.largest) = (0, 0);
         Some(left)
     }
 
-    /// The room could not be given up. The next try comes after twice as many uses.
+    /// The capacity could not be released. The next attempt is after twice as many uses.
     pub(crate) fn postpone(&mut self) {
-        self.wanted = self.wanted.saturating_mul(2);
+        self.threshold = self.threshold.saturating_mul(2);
     }
 
-    /// The same for a vector, which gives the room up. What it holds now does not count as needed. Returns whether the use has needed
-    /// much room.
+    /// Same as [`record`](Slack::record) for a vector, whose capacity is released here. The present
+    /// content of the vector does not count as needed. Returns whether the use needed a large
+    /// capacity.
     #[inline]
-    pub(crate) fn note_vec<T>(&mut self, needed: usize, vec: &mut Vec<T>) -> bool {
-        let room = vec.capacity();
-        if let Some(left) = self.note::<T>(needed, room) {
+    pub(crate) fn record_vec<T>(&mut self, needed: usize, vec: &mut Vec<T>) -> bool {
+        let capacity = vec.capacity();
+        if let Some(left) = self.record::<T>(needed, capacity) {
             vec.shrink_to(left);
         }
-        has_much::<T>(room) && !is_excess::<T>(needed, room)
+        is_large::<T>(capacity) && !is_excess::<T>(needed, capacity)
     }
 }
 
@@ -78,68 +82,69 @@ impl Default for Slack {
     }
 }
 
-/// Gives up the room of a vector that is empty, if it is much.
-pub(crate) fn give_up<T>(vec: &mut Vec<T>) {
-    if vec.is_empty() && has_much::<T>(vec.capacity()) {
+/// Releases the capacity of a vector that is empty, if it is large.
+pub(crate) fn release_capacity<T>(vec: &mut Vec<T>) {
+    if vec.is_empty() && is_large::<T>(vec.capacity()) {
         *vec = Vec::new();
     }
 }
 
-/// Gives up the room of a queue that is empty, but for what is always kept.
+/// Releases the capacity of a queue that is empty, except what is always kept.
 #[inline]
 pub(crate) fn release_if_empty<T>(queue: &mut VecDeque<T>) {
     if queue.is_empty() {
-        queue.shrink_to(kept::<T>(0));
+        queue.shrink_to(retained::<T>(0));
     }
 }
 
-/// Whether there is much room for values of type `T`, and `needed` values take an eighth of it at most.
+/// Whether the capacity for values of type `T` is large, and `needed` values take an eighth of it
+/// at most.
 #[inline]
-pub(crate) fn is_excess<T>(needed: usize, room: usize) -> bool {
-    has_much::<T>(room) && needed <= room / 8
+pub(crate) fn is_excess<T>(needed: usize, capacity: usize) -> bool {
+    is_large::<T>(capacity) && needed <= capacity / 8
 }
 
-/// Whether so much room for values of type `T` is more than is always kept.
+/// Whether the capacity for values of type `T` is larger than what is always kept.
 #[inline]
-pub(crate) fn has_much<T>(room: usize) -> bool {
-    room > kept::<T>(0)
+pub(crate) fn is_large<T>(capacity: usize) -> bool {
+    capacity > retained::<T>(0)
 }
 
-/// The room to leave to a collection that needs `needed` at most.
-pub(crate) fn kept<T>(needed: usize) -> usize {
-    needed.max(KEPT / size_of::<T>().max(1))
+/// The capacity to leave to a collection that needs `needed` values at most.
+pub(crate) fn retained<T>(needed: usize) -> usize {
+    needed.max(RETAINED / size_of::<T>().max(1))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Uses a vector as a batch is used, and returns how often its room has changed.
+    /// Uses a vector in the way a batch is used. Returns how often its capacity has changed.
     fn changes(slack: &mut Slack, vec: &mut Vec<u64>, uses: impl Iterator<Item = usize>) -> usize {
         uses.filter(|&needed| {
             let before = vec.capacity();
             vec.resize(needed, 0);
             vec.clear();
-            slack.note_vec(needed, vec);
+            slack.record_vec(needed, vec);
             vec.capacity() != before
         })
         .count()
     }
 
     #[test]
-    fn room_of_a_burst_is_given_up_after_many_small_uses() {
+    fn capacity_of_a_burst_is_released_after_many_small_uses() {
         let (mut slack, mut vec) = (Slack::default(), Vec::new());
         changes(&mut slack, &mut vec, [1_000_000].into_iter());
         assert_eq!(changes(&mut slack, &mut vec, (0..255).map(|_| 100)), 0);
         assert_eq!(changes(&mut slack, &mut vec, [20_000].into_iter()), 1);
         assert!((40_000..50_000).contains(&vec.capacity()), "twice what was needed: {}", vec.capacity());
         assert_eq!(changes(&mut slack, &mut vec, (0..256).map(|_| 3)), 1);
-        assert_eq!(vec.capacity(), KEPT / size_of::<u64>());
+        assert_eq!(vec.capacity(), RETAINED / size_of::<u64>());
         assert_eq!(changes(&mut slack, &mut vec, (0..1000).map(|_| 3)), 0);
     }
 
     #[test]
-    fn peaks_that_come_again_and_again_keep_their_room() {
+    fn recurring_peaks_keep_their_capacity() {
         let (mut slack, mut vec) = (Slack::default(), Vec::new());
         let peaks = |n: usize| (0..n).map(|use_| if use_ % 256 == 0 { 100_000 } else { 1 });
         changes(&mut slack, &mut vec, peaks(1));
@@ -147,8 +152,8 @@ mod tests {
     }
 
     #[test]
-    fn little_room_is_kept_for_ever() {
-        let (mut slack, mut vec) = (Slack::default(), Vec::with_capacity(KEPT / size_of::<u64>()));
+    fn small_capacity_is_never_released() {
+        let (mut slack, mut vec) = (Slack::default(), Vec::with_capacity(RETAINED / size_of::<u64>()));
         assert_eq!(changes(&mut slack, &mut vec, (0..10_000).map(|_| 0)), 0);
     }
 }

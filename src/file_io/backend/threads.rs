@@ -16,7 +16,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::event_loop::containment::logger;
-use crate::event_loop::trimming::slack::{give_up, release_if_empty};
+use crate::event_loop::trimming::slack::{release_capacity, release_if_empty};
 use crate::eventfd::EventFd;
 use crate::file_io::operation::{Operation, Outcome};
 use crate::file_io::slab::Key;
@@ -107,7 +107,7 @@ impl Pool {
     pub(in crate::file_io) fn take(&self, outcomes: &mut Vec<(Key, Outcome)>) {
         let done = &mut self.shared.state.lock().done;
         outcomes.append(done);
-        give_up(done);
+        release_capacity(done);
     }
 
     /// Gives up what waits, and has the threads end.

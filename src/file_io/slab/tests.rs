@@ -1,5 +1,5 @@
 use super::Table;
-use crate::event_loop::trimming::slack::kept;
+use crate::event_loop::trimming::slack::retained;
 
 #[test]
 fn a_key_finds_its_value_once() {
@@ -53,8 +53,8 @@ fn few_values_of_many_leave_little_room_and_no_key_comes_again() {
     assert_eq!(table.remove(last), Some(MANY));
     table.trim();
     assert_eq!((table.len(), table.places.len(), table.free.len()), (1, 1, 0));
-    assert!(table.places.capacity() <= kept::<super::Place<usize>>(0));
-    assert!(table.free.capacity() <= kept::<u32>(0));
+    assert!(table.places.capacity() <= retained::<super::Place<usize>>(0));
+    assert!(table.free.capacity() <= retained::<u32>(0));
     let again: Vec<_> = (0..MANY).map(|n| table.insert(n)).collect();
     assert!(keys.iter().all(|&key| table.remove(key).is_none()));
     assert_eq!(table.remove(first), Some(MANY));

@@ -221,7 +221,7 @@ impl Account {
         }
         self.total.fetch_add(bytes, Relaxed);
         self.budget.used.fetch_add(bytes, SeqCst);
-        allocator::note_taken(bytes);
+        allocator::add_held(bytes);
     }
 
     pub(in crate::net) fn enforce(&self) {
@@ -235,7 +235,7 @@ impl Account {
         self.held.fetch_sub(bytes, SeqCst);
         self.total.fetch_sub(bytes, Relaxed);
         self.budget.used.fetch_sub(bytes, SeqCst);
-        allocator::note_returned(bytes);
+        allocator::subtract_held(bytes);
     }
 
     /// Notes that `bytes` have left the connection: taken by the kernel, or by the handler. It is progress when they are an eighth of
@@ -257,7 +257,7 @@ impl Account {
         let held = self.held.swap(0, SeqCst);
         self.total.fetch_sub(held, Relaxed);
         self.budget.used.fetch_sub(held, SeqCst);
-        allocator::note_returned(held);
+        allocator::subtract_held(held);
     }
 }
 

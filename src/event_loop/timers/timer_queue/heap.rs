@@ -1,31 +1,34 @@
 //! A heap in exact order.
 //!
-//! Ordered by deadline and, among equal ones, by when the timer was armed. Each node remembers where in the heap its
-//! entry is, so that a timer can be taken out from the middle. Adding and removing cost O(log n) of the timers that
-//! are in it.
+//! Ordered by deadline and, for equal deadlines, by the order of arming. Each node stores the
+//! position of its entry in the heap, so that a timer can be removed from the middle. Adding and
+//! removing cost O(log n) in the size of the heap.
 
 use super::nodes::{Nodes, State};
-use crate::event_loop::trimming::slack::kept;
+use crate::event_loop::trimming::slack::retained;
 
-/// Children per heap node: those that are compared with each other lie side by side, in one cache line or two.
+/// Children per heap node. Entries that are compared with each other are adjacent, in one or two
+/// cache lines.
 const ARITY: usize = 4;
 
 #[derive(Clone, Copy)]
 pub(super) struct Entry {
-    /// What the timer counts as, which for one that was overdue when it was armed is later than what was asked for.
+    /// The effective deadline. For a timer that was overdue when it was armed, it is later than the
+    /// requested one.
     pub(super) deadline: u64,
     pub(super) index: u32,
 }
 
 impl Entry {
-    /// The sequence is looked up only if it matters, so that an entry fits into 16 bytes.
+    /// The sequence is looked up only for equal deadlines, so that an entry fits into 16 bytes.
     pub(super) fn sorts_before<C>(&self, other: &Entry, nodes: &Nodes<C>) -> bool {
         self.deadline < other.deadline
             || self.deadline == other.deadline && nodes[self.index].sequence() < nodes[other.index].sequence()
     }
 }
 
-/// No entry sorts before its parent, which for the entry at `i` is at `(i - 1) / ARITY`.
+/// A d-ary heap: no entry sorts before its parent, which for the entry at `i` is at `(i - 1) /
+/// ARITY`.
 pub(super) struct Heap {
     entries: Vec<Entry>,
 }
@@ -43,17 +46,17 @@ impl Heap {
         &self.entries
     }
 
-    /// Gives up room beside what is there.
+    /// Releases spare capacity.
     pub(super) fn trim(&mut self) {
-        self.entries.shrink_to(kept::<Entry>(self.entries.len()));
+        self.entries.shrink_to(retained::<Entry>(self.entries.len()));
     }
 
-    /// Forgets everything, and leaves the nodes as they are.
+    /// Removes all entries, and leaves the nodes unchanged.
     pub(super) fn clear(&mut self) {
         self.entries.clear();
     }
 
-    /// Adds a timer, whose sequence must stand in its node and stay as it is.
+    /// Adds a timer. Its sequence must be in its node and must not change.
     pub(super) fn push<C>(&mut self, entry: Entry, nodes: &mut Nodes<C>) {
         nodes[entry.index].set_state(State::InHeap);
         self.entries.push(entry);
@@ -65,7 +68,8 @@ impl Heap {
         if position == self.entries.len() {
             return;
         }
-        // The last entry fills the gap. It comes from another branch, perhaps, so it may belong on either side.
+        // The last entry fills the gap. It may come from another branch, so it may have to move up
+        // or down.
         if position > 0 && last.sorts_before(&self.entries[(position - 1) / ARITY], nodes) {
             self.sift_up(position, last, nodes);
         } else {

@@ -1,24 +1,27 @@
-//! What is known of each timer, its payload with it, and which keys are good.
+//! The state of each timer with its payload, and the validity of keys.
 //!
-//! A node keeps its index from when its timer is made until it ends, so a key finds it in one step, and the heap
-//! and the buckets name it by four bytes. With a payload of five words it fills a cache line: of a million timers, most of
-//! the cost of one is the lines that have to come from memory.
+//! A node keeps its index from the creation of its timer until its end. So a key finds it in one
+//! step, and the heap and the buckets refer to it by four bytes. With a payload of five machine
+//! words it fills a cache line: for a million timers, most of the cost of one is fetching its cache
+//! lines from memory.
 
 use std::ops::{Index, IndexMut};
 
 use super::vacancies::Vacancies;
-use crate::event_loop::trimming::slack::kept;
+use crate::event_loop::trimming::slack::retained;
 
-/// The largest generation of a node. A node that has used them all up is abandoned.
+/// The last generation of a node. A node that has used all of them is abandoned.
 pub(super) const LAST_GENERATION: u32 = u32::MAX - 1;
 
-/// Nodes are given up until one of them has been used so often; their successors would begin with what is left.
+/// Nodes with a generation up to this one may be released. New nodes then begin with the largest
+/// released generation.
 const MOST_GIVEN_UP: u32 = LAST_GENERATION / 2;
 
-/// No node has this index.
+/// An index that no node has.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Names one timer of one queue, for as long as the queue lives: no two timers ever get the same key.
+/// Identifies a timer of a queue for the lifetime of the queue: no two timers ever get the same
+/// key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct TimerKey {
     pub(super) index: u32,
@@ -28,16 +31,18 @@ pub(crate) struct TimerKey {
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct Node<C> {
-    /// As asked for. A near timer may count as later, a far one may stand in a bucket that is earlier.
+    /// The requested deadline. The entry of a near timer may have a later one; a timer in the wheel
+    /// may be in an earlier bucket.
     pub(super) deadline: u64,
-    /// How many times timers had been armed before this one was; and, in the lowest byte, its state and whether it repeats. What
-    /// is left for the first lasts for two thousand years of a million timers a second.
+    /// The sequence of the timer, which is the number of times that timers were armed before it;
+    /// and, in the lowest byte, its state and whether it repeats. The bits left for the sequence
+    /// last for two thousand years of a million timers a second.
     stamp: u64,
-    /// Where in the wheel, the run or the heap its entry is.
+    /// The position of its entry in the wheel, the run or the heap.
     pub(super) at: u32,
-    /// That of the key the node now answers to, or will when it is next used.
+    /// The generation of the current key or, in a vacant node, of the next one.
     pub(super) generation: u32,
-    /// There while the timer waits.
+    /// Present while the timer waits.
     pub(super) payload: Option<C>,
 }
 
@@ -88,7 +93,7 @@ pub(super) enum State {
     InWheel,
     /// A repeating timer between `pop_due` and `rearm`.
     Popped,
-    /// The same, and it has been reset: `deadline` and `sequence` are those that it goes on with.
+    /// Popped and then reset: `deadline` and `sequence` are those with which it will be re-armed.
     PoppedAndReset,
 }
 
@@ -101,11 +106,13 @@ impl State {
 /// All nodes, indexed by `u32`.
 pub(super) struct Nodes<C> {
     nodes: Vec<Node<C>>,
-    /// The vacant ones, but for those that have used up their generations.
+    /// The vacant nodes, except those that have used all their generations.
     vacancies: Vacancies,
-    /// The generation that a new node begins with: larger than that of any that has been given up, so that no key comes again.
+    /// The generation of a new node. It is larger than that of any released node, so that no key
+    /// occurs twice.
     first_generation: u32,
-    /// Vacant nodes from here on are not used again, for the next trim to give them up, unless there is no other.
+    /// Vacant nodes from this index on are not used, so that the next trim can release them, unless
+    /// there are no others.
     reserve: usize,
 }
 
@@ -114,7 +121,7 @@ impl<C> Nodes<C> {
         Nodes { nodes: Vec::new(), vacancies: Vacancies::new(), first_generation: 0, reserve: usize::MAX }
     }
 
-    /// How many there are, vacant ones included.
+    /// The number of nodes, including vacant ones.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }
@@ -123,13 +130,13 @@ impl<C> Nodes<C> {
         (0..).zip(&self.nodes)
     }
 
-    /// The index of the timer, if it has not ended.
+    /// Returns the index of the timer, if it has not ended.
     pub(super) fn find(&self, key: TimerKey) -> Option<u32> {
         let node = self.nodes.get(key.index as usize)?;
         (node.generation == key.generation && node.state() != State::Vacant).then_some(key.index)
     }
 
-    /// Fills a node that was vacant.
+    /// Fills a vacant node.
     pub(super) fn fill(&mut self, index: u32, deadline: u64, sequence: u64, repeats: bool, payload: C) {
         let node = &mut self[index];
         node.deadline = deadline;
@@ -137,7 +144,8 @@ impl<C> Nodes<C> {
         node.payload = Some(payload);
     }
 
-    /// The key of a vacant node, which the caller fills. `None` if there is none left; then [`grow`](Nodes::grow).
+    /// Returns the key of a vacant node, which the caller fills. `None` if there is none; the
+    /// caller then uses [`grow`](Nodes::grow).
     pub(super) fn take_vacant(&mut self) -> Option<TimerKey> {
         let index = self.vacancies.take().or_else(|| self.take_reserve())?;
         Some(TimerKey { index, generation: self[index].generation })
@@ -157,22 +165,23 @@ impl<C> Nodes<C> {
         TimerKey { index, generation: self.first_generation }
     }
 
-    /// Those of timers that are in the wheel.
+    /// The indices of the timers that are in the wheel.
     pub(super) fn far(&self) -> impl Iterator<Item = u32> {
         self.iter().filter(|(_, node)| node.state() == State::InWheel).map(|(index, _)| index)
     }
 
-    /// Gives up the vacant nodes behind all others, and room for more. A timer that keeps a node far behind those that are needed for
-    /// so `many` timers keeps the others before it; they are not used again, so that a later call finds them vacant still.
-    pub(super) fn trim(&mut self, many: usize) {
+    /// Releases the vacant nodes after the last one in use, and spare capacity. A timer whose node
+    /// lies far beyond those that `needed_for` timers take keeps all nodes before it. These are not
+    /// used again, so that a later call finds them vacant still.
+    pub(super) fn trim(&mut self, needed_for: usize) {
         let given_up = |node: &Node<C>| node.state() == State::Vacant && node.generation <= MOST_GIVEN_UP;
         let kept_nodes = self.nodes.iter().rposition(|node| !given_up(node)).map_or(0, |last| last + 1);
         let generations = self.nodes[kept_nodes..].iter().map(|node| node.generation);
         // The generation of a vacant node has not been in a key yet.
         self.first_generation = generations.fold(self.first_generation, u32::max);
         self.nodes.truncate(kept_nodes);
-        self.nodes.shrink_to(kept::<Node<C>>(kept_nodes));
-        let needed = kept::<Node<C>>(2 * many);
+        self.nodes.shrink_to(retained::<Node<C>>(kept_nodes));
+        let needed = retained::<Node<C>>(2 * needed_for);
         self.reserve = if kept_nodes > 4 * needed { needed } else { usize::MAX };
         self.list_vacancies();
     }
@@ -187,10 +196,10 @@ impl<C> Nodes<C> {
         self.vacancies.take()
     }
 
-    /// Finds the vacant nodes before the reserve.
+    /// Lists the vacant nodes before the reserve.
     fn list_vacancies(&mut self) {
         self.vacancies.clear();
-        // The first is used next.
+        // The last one listed is used first.
         for index in (0..self.nodes.len().min(self.reserve) as u32).rev() {
             let node = &self[index];
             if node.state() == State::Vacant && node.generation <= LAST_GENERATION {
@@ -199,13 +208,14 @@ impl<C> Nodes<C> {
         }
     }
 
-    /// Ends the key of a node and makes the node available for another.
+    /// Invalidates the key of a node and makes the node available for another timer.
     pub(super) fn vacate(&mut self, index: u32) {
         let node = &mut self[index];
         node.set_state(State::Vacant);
         node.generation += 1;
-        // A busy node is used again and again, and gets here within two hours at a million timers a second. It is abandoned, a few
-        // bytes for four thousand million timers; starting again at 0 would let an old key cancel a stranger.
+        // A busy node is reused all the time, and reaches this limit after two hours of a million
+        // timers a second. It is abandoned, which costs a few bytes for every four thousand million
+        // timers. Starting again at 0 would let an old key cancel another timer.
         if node.generation <= LAST_GENERATION && (index as usize) < self.reserve {
             self.vacancies.put(index);
         }

@@ -2,19 +2,19 @@ use super::nodes::LAST_GENERATION;
 use super::*;
 use std::rc::Rc;
 
-/// An instant made up on the spot.
+/// A time, in milliseconds since the origin.
 fn at(ms: u64) -> u64 {
     ms * 1_000_000
 }
 
-/// All that is due at `now`, in the order in which it comes out.
+/// Returns all timers that are due at `now`, in firing order.
 fn due<C>(queue: &mut TimerQueue<C>, now: u64) -> Vec<C> {
     queue.begin_phase(now);
     std::iter::from_fn(|| queue.pop_due()).map(|due| due.payload).collect()
 }
 
 #[test]
-fn timers_come_out_by_deadline_and_only_when_due() {
+fn timers_fire_in_deadline_order_and_only_when_due() {
     let mut queue = TimerQueue::new();
     queue.insert(at(30), "c");
     queue.insert(at(10), "a");
@@ -29,7 +29,7 @@ fn timers_come_out_by_deadline_and_only_when_due() {
 }
 
 #[test]
-fn equal_deadlines_come_out_in_the_order_made() {
+fn equal_deadlines_fire_in_order_of_creation() {
     let mut queue = TimerQueue::new();
     for i in 0..100 {
         queue.insert(at(5), i);
@@ -51,7 +51,7 @@ fn a_timer_ends_once() {
 }
 
 #[test]
-fn a_key_does_not_reach_the_next_timer_in_its_slot() {
+fn an_old_key_does_not_match_a_reused_node() {
     let mut queue = TimerQueue::new();
     let old = queue.insert(at(1), "old");
     queue.cancel(old);
@@ -62,7 +62,7 @@ fn a_key_does_not_reach_the_next_timer_in_its_slot() {
 }
 
 #[test]
-fn a_callback_can_cancel_what_is_due_behind_it() {
+fn a_callback_can_cancel_a_later_due_timer() {
     let mut queue = TimerQueue::new();
     queue.insert(at(1), "first");
     let second = queue.insert(at(2), "second");
@@ -74,7 +74,7 @@ fn a_callback_can_cancel_what_is_due_behind_it() {
 }
 
 #[test]
-fn what_is_armed_during_a_phase_waits_and_hides_nothing() {
+fn timers_armed_during_a_phase_fire_in_the_next() {
     let mut queue = TimerQueue::new();
     queue.insert(at(10), "a");
     queue.insert(at(20), "b");
@@ -97,7 +97,7 @@ fn time_does_not_go_back() {
 }
 
 #[test]
-fn a_repeating_timer_keeps_its_key_and_its_slot() {
+fn a_repeating_timer_keeps_its_key_and_node() {
     let mut queue = TimerQueue::new();
     let key = queue.insert_repeating(at(1), "tick");
     for turn in 1..5 {
@@ -115,20 +115,20 @@ fn a_repeating_timer_keeps_its_key_and_its_slot() {
 }
 
 #[test]
-fn a_repeating_timer_that_is_always_late_comes_out_once_a_phase() {
+fn a_late_repeating_timer_fires_once_per_phase() {
     let mut queue = TimerQueue::new();
     let key = queue.insert_repeating(at(0), "late");
     for turn in 0..5 {
         queue.begin_phase(at(100));
         let due = queue.pop_due().unwrap();
-        assert_eq!(due.deadline, at(turn), "as asked for");
+        assert_eq!(due.deadline, at(turn), "the requested deadline");
         queue.rearm(key, at(turn + 1), due.payload).unwrap();
         assert_eq!(queue.pop_due(), None);
     }
 }
 
 #[test]
-fn a_repeating_timer_cancelled_while_it_runs_is_not_re_armed() {
+fn a_repeating_timer_cancelled_while_popped_is_not_rearmed() {
     let mut queue = TimerQueue::new();
     let key = queue.insert_repeating(at(1), "tick");
     queue.begin_phase(at(1));
@@ -142,7 +142,7 @@ fn a_repeating_timer_cancelled_while_it_runs_is_not_re_armed() {
 }
 
 #[test]
-fn only_a_popped_repeating_timer_can_be_re_armed() {
+fn only_a_popped_repeating_timer_can_be_rearmed() {
     let mut queue = TimerQueue::new();
     let waiting = queue.insert_repeating(at(9), "waiting");
     let once = queue.insert(at(1), "once");
@@ -154,7 +154,7 @@ fn only_a_popped_repeating_timer_can_be_re_armed() {
 }
 
 #[test]
-fn draining_ends_every_key_and_keeps_the_order() {
+fn drain_invalidates_all_keys_and_keeps_the_order() {
     let mut queue = TimerQueue::new();
     let popped = queue.insert_repeating(at(1), "popped");
     queue.begin_phase(at(1));
@@ -186,7 +186,7 @@ fn dropping_the_queue_drops_every_payload_once() {
 }
 
 #[test]
-fn keys_that_were_never_given_find_nothing() {
+fn keys_that_were_never_issued_find_nothing() {
     let mut queue = TimerQueue::new();
     let key = queue.insert(at(1), "a");
     queue.cancel(key);
@@ -198,7 +198,7 @@ fn keys_that_were_never_given_find_nothing() {
 }
 
 #[test]
-fn a_slot_is_abandoned_before_its_keys_repeat() {
+fn a_node_is_abandoned_before_its_keys_repeat() {
     let mut queue = TimerQueue::new();
     let first = queue.insert(at(1), "a");
     queue.cancel(first);
@@ -214,16 +214,16 @@ fn a_slot_is_abandoned_before_its_keys_repeat() {
 fn a_queue_in_steady_state_does_not_allocate() {
     let mut queue = TimerQueue::new();
     let mut keys: Vec<_> = (0..100).map(|ms| queue.insert(at(ms), ms)).collect();
-    let mut room = None;
+    let mut capacity = None;
     for ms in 100..10_000 {
         let key = keys.swap_remove(ms as usize * 7 % 100);
         assert!(queue.cancel(key).is_some());
         keys.push(queue.insert(at(ms), ms));
-        // By then it has grown to what it takes.
+        // By now it has reached its final capacity.
         if ms > 1000 {
             let TimerQueue { nodes, near, far, .. } = &queue;
             let now = [nodes.capacity(), near.capacity(), far.capacity()];
-            assert_eq!(*room.get_or_insert(now), now);
+            assert_eq!(*capacity.get_or_insert(now), now);
         }
     }
 }
@@ -248,12 +248,12 @@ fn deadlines_are_exact_to_the_nanosecond() {
 }
 
 #[test]
-fn the_owner_is_woken_at_the_deadline_if_that_is_near() {
+fn next_wake_is_the_deadline_of_a_near_timer() {
     let mut queue = TimerQueue::new();
     assert_eq!(queue.next_wake(), None);
     queue.insert(at(700), "b");
     assert_eq!(queue.next_wake(), Some(at(700)));
-    // Earlier than what has been brought near already, and behind it in the same tick.
+    // Earlier than the timer that is near already, and after it in the same tick.
     queue.insert(at(3), "a");
     assert_eq!(queue.next_wake(), Some(at(3)));
     queue.insert(at(700) + 1, "c");
@@ -266,7 +266,7 @@ fn the_owner_is_woken_at_the_deadline_if_that_is_near() {
 }
 
 #[test]
-fn a_timer_that_is_far_away_wakes_the_owner_early_three_times_at_most() {
+fn a_distant_timer_wakes_its_owner_early_at_most_three_times() {
     for deadline in [10 * SECOND, 5 * HOUR + 1, 100_000 * HOUR + 12_345, u64::MAX] {
         let mut queue = TimerQueue::new();
         queue.insert(deadline, ());
@@ -285,8 +285,8 @@ fn a_timer_that_is_far_away_wakes_the_owner_early_three_times_at_most() {
 }
 
 #[test]
-fn a_timer_that_is_reset_fires_at_the_new_deadline_and_only_then() {
-    // From near and far, to near and far, to earlier and later.
+fn a_reset_timer_fires_only_at_its_new_deadline() {
+    // From near and distant deadlines to near and distant, earlier and later ones.
     for from in [at(0), at(5), at(900), 20 * SECOND, 9 * HOUR] {
         for to in [at(0), at(5), at(6), at(901), 30 * SECOND, 8 * HOUR, 100_000 * HOUR] {
             let mut queue = TimerQueue::new();
@@ -305,7 +305,7 @@ fn a_timer_that_is_reset_fires_at_the_new_deadline_and_only_then() {
 }
 
 #[test]
-fn a_timer_that_is_reset_counts_as_armed_last() {
+fn a_reset_timer_counts_as_armed_last() {
     let mut queue = TimerQueue::new();
     let a = queue.insert(5 * SECOND, "a");
     queue.insert(9 * SECOND, "b");
@@ -317,7 +317,7 @@ fn a_timer_that_is_reset_counts_as_armed_last() {
 }
 
 #[test]
-fn a_timer_that_is_due_and_reset_by_a_callback_waits_for_the_next_phase() {
+fn a_due_timer_reset_by_a_callback_fires_next_phase() {
     let mut queue = TimerQueue::new();
     queue.insert(at(1), "first");
     let second = queue.insert(at(2), "second");
@@ -331,13 +331,13 @@ fn a_timer_that_is_due_and_reset_by_a_callback_waits_for_the_next_phase() {
 }
 
 #[test]
-fn a_repeating_timer_that_is_reset_from_its_callback_goes_on_with_that_deadline() {
+fn a_repeating_timer_reset_by_its_callback_keeps_that_deadline() {
     let mut queue = TimerQueue::new();
     let key = queue.insert_repeating(at(1), "tick");
     queue.begin_phase(at(1));
     let payload = queue.pop_due().unwrap().payload;
     assert!(queue.reset(key, at(50)) && queue.reset(key, at(60)));
-    queue.insert(at(60), "made after the reset");
+    queue.insert(at(60), "created after the reset");
     assert_eq!(queue.len(), 1);
     queue.rearm(key, at(2), payload).unwrap();
     assert_eq!(queue.next_deadline(), Some(at(60)));
@@ -345,12 +345,12 @@ fn a_repeating_timer_that_is_reset_from_its_callback_goes_on_with_that_deadline(
     let payload = queue.pop_due().unwrap().payload;
     assert_eq!(payload, "tick");
     queue.rearm(key, at(70), payload).unwrap();
-    assert_eq!(due(&mut queue, at(69)), ["made after the reset"]);
+    assert_eq!(due(&mut queue, at(69)), ["created after the reset"]);
     assert_eq!(due(&mut queue, at(70)), ["tick"], "the reset counts once");
 }
 
 #[test]
-fn a_timer_that_has_ended_cannot_be_reset() {
+fn an_ended_timer_cannot_be_reset() {
     let mut queue = TimerQueue::new();
     let cancelled = queue.insert(at(1), "cancelled");
     queue.cancel(cancelled);
@@ -370,7 +370,7 @@ fn a_timer_that_has_ended_cannot_be_reset() {
 }
 
 #[test]
-fn a_timer_that_is_put_off_is_not_moved() {
+fn moving_a_deadline_back_keeps_the_bucket() {
     let mut queue = TimerQueue::new();
     let key = queue.insert(30 * SECOND, ());
     let bucket = |queue: &TimerQueue<_>| queue.far.first_tick_around(key.index, &queue.nodes);

@@ -1,21 +1,23 @@
-//! Which nodes are vacant, and which of them is used next.
+//! The set of vacant nodes, and the order in which they are used.
 //!
-//! First those that were given up last, as they are still in the cache. The others come in the order of their indices, so that many
-//! timers that are made one after the other lie one behind the other: of a million, in the order in which others had been
-//! cancelled before, each cost half as much again.
+//! The nodes that were vacated last are used first, because they are still in the cache. The others
+//! are used in the order of their indices, so that many timers that are created in a row are
+//! adjacent. When a million of them used the nodes in the order in which others had been cancelled
+//! before, each cost half as much again.
 
-/// How many are used in the order given up, at most; when there are more, the older half of them is put away. A search for those
-/// goes over a word for each 64 nodes there are, once round for each half at most: 60 words each of a million, if they lie far apart.
+/// The largest number of nodes that are used in reverse order of vacation. If there are more, the
+/// older half is moved to the bitmap. A search in the bitmap scans a word per 64 nodes, all of it
+/// at most once for each half: 60 words per node for a million, if they are far apart.
 const RECENT: usize = 512;
 
 pub(super) struct Vacancies {
-    /// The last one was given up last.
+    /// A stack: the last one was vacated last.
     recent: Vec<u32>,
-    /// A bit for each that was given up earlier.
+    /// A bitmap of those that were vacated earlier.
     earlier: Vec<u64>,
-    /// How many bits are set.
+    /// The number of set bits.
     count: usize,
-    /// The word of `earlier` where the search goes on.
+    /// The word of `earlier` where the search continues.
     word: usize,
 }
 
@@ -24,7 +26,7 @@ impl Vacancies {
         Vacancies { recent: Vec::new(), earlier: Vec::new(), count: 0, word: 0 }
     }
 
-    /// Adds a node, which must not be here already.
+    /// Adds a node, which must not be in the set.
     pub(super) fn put(&mut self, index: u32) {
         if self.recent.len() == RECENT {
             self.put_away();
@@ -32,7 +34,7 @@ impl Vacancies {
         self.recent.push(index);
     }
 
-    /// Takes out the node to be used next.
+    /// Removes and returns the node to be used next.
     pub(super) fn take(&mut self) -> Option<u32> {
         match self.recent.pop() {
             None if self.count > 0 => Some(self.take_earlier()),
@@ -40,12 +42,12 @@ impl Vacancies {
         }
     }
 
-    /// Gives up all room, with what is here.
+    /// Removes all nodes and releases the memory.
     pub(super) fn clear(&mut self) {
         *self = Vacancies::new();
     }
 
-    /// Makes room for others that are recent.
+    /// Moves the older half of `recent` to the bitmap.
     fn put_away(&mut self) {
         for index in self.recent.drain(..RECENT / 2) {
             let word = index as usize / 64;

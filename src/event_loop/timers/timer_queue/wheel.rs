@@ -1,25 +1,29 @@
-//! The far timers: buckets of time.
+//! The wheel of distant timers: buckets of time.
 //!
-//! A hierarchical timing wheel (G. Varghese and T. Lauck, "Hashed and Hierarchical Timing Wheels", SOSP 1987). Time is
-//! counted in ticks of about a millisecond. A bucket of level 0 is one tick long, one of each higher level 2048 times
-//! as long as one of the level below, and four levels span all that 64 bits of nanoseconds can say. A tick's level is
-//! that of the highest digit, to the base 2048, in which it differs from the cursor, and the digit is its bucket's number.
-//! So the buckets in use of one level all lie ahead of the cursor's digit, and before those of the level above; none is
-//! shared by two rounds of the wheel, and the first in time is the first bit set of the lowest level that has one.
+//! A hierarchical timing wheel (G. Varghese and T. Lauck, "Hashed and Hierarchical Timing Wheels",
+//! SOSP 1987). Time is counted in ticks of about a millisecond. A bucket of level 0 is one tick
+//! long. A bucket of each higher level is 2048 times as long as one of the level below, and four
+//! levels span the range of 64 bits of nanoseconds. The level of a tick is that of the highest
+//! digit, to the base 2048, in which it differs from the cursor; the digit is the number of its
+//! bucket. So all buckets in use of a level are after the cursor's digit and before those of the
+//! level above. No bucket is shared by two rounds of the wheel, and the first one in time is the
+//! first set bit of the lowest level that has one.
 //!
-//! Adding and removing are O(1). A bucket does not keep its timers in order, and a timer may stand in one that is
-//! too early; what is taken out of a bucket has to be placed anew by its deadline.
+//! Adding and removing are O(1). A bucket does not keep its timers in order, and a timer may be in
+//! a bucket that is too early. Timers that are taken from a bucket have to be placed again by
+//! deadline.
 //!
-//! A bucket is a list of chunks of node indices, of which only the first has room. A list through the nodes themselves would
-//! need no chunks, but following it waits for one node after the other to come from memory; the nodes that a chunk names
-//! come at the same time. A timer that is taken out leaves a gap in its chunk, which goes when all of it has: filling the gap
-//! with another one would be one more node to come from memory.
+//! A bucket is a list of chunks of node indices, of which only the first has vacant entries. A list
+//! through the nodes themselves would need no chunks, but following it means waiting for one node
+//! after the other to be fetched from memory; the nodes of a chunk are fetched at the same time. A
+//! timer that is removed leaves a gap in its chunk. The chunk is released when all its timers have
+//! been removed: filling the gap with another timer would mean fetching one more node.
 
 use std::iter::successors;
 use std::mem;
 
 use super::nodes::{NONE, Nodes, State};
-use crate::event_loop::trimming::slack::kept;
+use crate::event_loop::trimming::slack::retained;
 
 /// log2 of the nanoseconds in a tick.
 pub(super) const TICK_BITS: u32 = 20;
@@ -29,28 +33,30 @@ const DIGIT_BITS: u32 = 11;
 const BUCKETS: usize = 1 << DIGIT_BITS;
 const WORDS: usize = BUCKETS / 64;
 
-/// How many indices a chunk has room for: with what else is known of it it fills a cache line.
+/// The number of indices in a chunk. With the rest of its fields it fills a cache line.
 const CHUNK: usize = 13;
-/// log2 of how many are counted for each chunk when a node notes its place.
+/// log2 of the number of positions per chunk in [`Node::at`](super::nodes::Node::at).
 const CHUNK_BITS: u32 = 4;
 
-/// How many nodes are taken out before the chunks are told.
+/// The number of removed nodes after which the chunks are updated.
 const MOST_REMOVED: usize = 64;
 
-/// The chunk that ends every list. It is full, so that adding to an empty bucket is adding to one that has no room left.
+/// The chunk that ends every list. It is full, so that adding to an empty bucket is the same as
+/// adding to one whose first chunk is full.
 const END: u32 = 0;
 
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct Chunk {
-    /// [`NONE`] where a timer has been taken out.
+    /// [`NONE`] where a timer has been removed.
     indices: [u32; CHUNK],
-    /// The one behind it, in its bucket or among the vacant ones.
+    /// The next chunk of its bucket, or of the vacant chunks.
     next: u32,
-    /// The one before it in its bucket.
+    /// The previous chunk of its bucket.
     before: u32,
     bucket: u16,
-    /// How many indices have been added, and how many of them are left.
+    /// The number of indices that have been added, and the number of those that have not been
+    /// removed.
     added: u8,
     left: u8,
 }
@@ -69,12 +75,12 @@ impl Chunk {
     }
 }
 
-/// The tick in which an instant lies.
+/// Converts nanoseconds to a tick.
 pub(super) fn tick_of(nanos: u64) -> u64 {
     nanos >> TICK_BITS
 }
 
-/// One bucket that is not empty, and the ticks that belong there.
+/// A bucket that is not empty, and its range of ticks.
 #[derive(Clone, Copy)]
 pub(super) struct Bucket {
     number: u16,
@@ -82,24 +88,25 @@ pub(super) struct Bucket {
     pub(super) last_tick: u64,
 }
 
-/// What was in a bucket.
+/// The list of chunks of a bucket that was taken.
 pub(super) struct Taken(u32);
 
 pub(super) struct Wheel {
-    /// All that is in the wheel is later than this tick.
+    /// All timers in the wheel are after this tick.
     cursor: u64,
-    /// The first chunk of each bucket, level after level. Nothing is allocated before [`prepare`](Wheel::prepare); and
-    /// since an empty bucket is a zero, the kernel need not provide the pages that no timer has used.
+    /// The first chunk of each bucket, level by level. Allocated by [`prepare`](Wheel::prepare). An
+    /// empty bucket is a zero, so pages that no timer has used need no memory.
     heads: Vec<u32>,
     chunks: Vec<Chunk>,
     /// The first vacant chunk.
     vacant: u32,
-    /// Which buckets are not empty, bit by bit.
+    /// A bit per bucket: whether it is not empty.
     occupied: [[u64; WORDS]; LEVELS],
-    /// Which words of `occupied` are not zero.
+    /// A bit per word of `occupied`: whether it is not zero.
     summary: [u32; LEVELS],
-    /// Where nodes have been taken out, which the chunks are yet to be told. Together they come from memory at the same time;
-    /// one by one each would have to wait for its node first.
+    /// The positions of removed nodes that have not been cleared in their chunks. Together their
+    /// chunks are fetched from memory at the same time; one by one each would have to wait for its
+    /// node first.
     removed: Vec<u32>,
 }
 
@@ -129,14 +136,14 @@ impl Wheel {
         self.cursor
     }
 
-    /// Moves the cursor on. No bucket may begin at or before the new one, but for one that the new one lies in, if its
-    /// list has been [taken](Wheel::take).
+    /// Moves the cursor forward. No bucket may begin at or before the new cursor, except the one
+    /// that contains it, if its list has been [taken](Wheel::take).
     pub(super) fn set_cursor(&mut self, cursor: u64) {
         debug_assert!(cursor >= self.cursor && self.first().is_none_or(|bucket| bucket.first_tick > cursor));
         self.cursor = cursor;
     }
 
-    /// The first bucket, in time, that is not empty.
+    /// Returns the first bucket, in time, that is not empty.
     pub(super) fn first(&self) -> Option<Bucket> {
         debug_assert!(self.removed.is_empty(), "not settled");
         let level = (0..LEVELS).find(|&level| self.summary[level] != 0)?;
@@ -172,7 +179,7 @@ impl Wheel {
         Bucket { number, first_tick, last_tick: first_tick + ((1 << shift) - 1) }
     }
 
-    /// Puts a node where `tick`, which lies after the cursor, belongs.
+    /// Adds a node to the bucket of `tick`, which must be after the cursor.
     pub(super) fn add<C>(&mut self, index: u32, tick: u64, nodes: &mut Nodes<C>) {
         let level = (tick ^ self.cursor).ilog2() / DIGIT_BITS;
         let digit = (tick >> (level * DIGIT_BITS)) as usize % BUCKETS;
@@ -196,7 +203,7 @@ impl Wheel {
         node.at = head << CHUNK_BITS | u32::from(position);
     }
 
-    /// Takes a node out.
+    /// Removes a node.
     pub(super) fn remove<C>(&mut self, index: u32, nodes: &Nodes<C>) {
         if self.removed.len() == MOST_REMOVED {
             self.settle();
@@ -204,7 +211,7 @@ impl Wheel {
         self.removed.push(nodes[index].at);
     }
 
-    /// Tells the chunks what has been taken out. Must be called before the buckets are looked at.
+    /// Clears removed nodes in their chunks. Must be called before the buckets are read.
     pub(super) fn settle(&mut self) {
         for removed in 0..self.removed.len() {
             let at = self.removed[removed];
@@ -218,13 +225,14 @@ impl Wheel {
         self.removed.clear();
     }
 
-    /// Empties a bucket. What was in there has to be [taken](Wheel::take_chunk) and placed anew.
+    /// Empties a bucket. The caller [takes](Wheel::take_chunk) its chunks and places the timers
+    /// again.
     pub(super) fn take(&mut self, bucket: Bucket) -> Taken {
         self.clear_bit(usize::from(bucket.number));
         Taken(mem::replace(&mut self.heads[usize::from(bucket.number)], END))
     }
 
-    /// Some of the nodes that have been taken, until there are no more.
+    /// Returns the nodes of the next chunk that was taken. `None` if there are no more.
     pub(super) fn take_chunk(&mut self, taken: &mut Taken) -> Option<impl Iterator<Item = u32> + use<>> {
         if taken.0 == END {
             return None;
@@ -235,12 +243,12 @@ impl Wheel {
         Some(chunk.nodes())
     }
 
-    /// The earliest tick that may stand in the bucket where this node is.
+    /// Returns the earliest tick of the bucket that has this node.
     pub(super) fn first_tick_around<C>(&self, index: u32, nodes: &Nodes<C>) -> u64 {
         self.bucket(self.chunks[(nodes[index].at >> CHUNK_BITS) as usize].bucket).first_tick
     }
 
-    /// Forgets everything but the cursor, and leaves the nodes as they are.
+    /// Removes all timers, and leaves the cursor and the nodes unchanged.
     pub(super) fn clear(&mut self) {
         self.settle();
         while let Some(bucket) = self.first() {
@@ -249,15 +257,15 @@ impl Wheel {
         }
     }
 
-    /// As [`clear`](Wheel::clear), and gives up the room of the chunks.
+    /// Same as [`clear`](Wheel::clear), and releases the memory of the chunks.
     pub(super) fn reset(&mut self) {
         self.clear();
         self.chunks.truncate(1);
-        self.chunks.shrink_to(kept::<Chunk>(1));
+        self.chunks.shrink_to(retained::<Chunk>(1));
         self.vacant = END;
     }
 
-    /// An empty chunk of a bucket, before `next`.
+    /// Allocates an empty chunk of a bucket, before `next`.
     fn new_chunk(&mut self, bucket: u16, next: u32) -> u32 {
         let chunk = Chunk::new(bucket, next);
         let number = if self.vacant == END {
@@ -271,7 +279,7 @@ impl Wheel {
             *vacant = chunk;
             number
         };
-        // The end of lists may be told so too; nobody asks it.
+        // This may write to the chunk that ends the lists, whose `before` is never read.
         self.chunks[next as usize].before = number;
         number
     }
@@ -305,7 +313,7 @@ impl Wheel {
     }
 }
 
-/// Which bits are set, from the lowest up.
+/// The numbers of the set bits, from the lowest up.
 fn bits_of(bits: u64) -> impl Iterator<Item = u16> {
     let rest = successors(Some(bits), |bits| Some(bits & bits.wrapping_sub(1)));
     rest.take_while(|&bits| bits != 0).map(|bits| bits.trailing_zeros() as u16)

@@ -16,10 +16,11 @@ impl Heap {
 }
 
 #[test]
-fn entries_come_out_in_order_whichever_are_taken_from_the_middle() {
+fn removals_from_the_middle_keep_the_order() {
     let mut nodes = Nodes::<()>::new();
     let mut heap = Heap::new();
-    // 7 has no factor in common with 100, so this is every number below 100, in disorder; and ten of each deadline.
+    // 7 has no factor in common with 100, so this is every number below 100 in pseudo-random order,
+    // and ten timers per deadline.
     for i in 0..100 {
         let index = nodes.grow().index;
         nodes[index].set_sequence(i * 7 % 100);

@@ -1,4 +1,4 @@
-//! Random operations, and what a plain list of all timers says about them.
+//! Random operations on the queue, compared with a model: a plain list of all timers.
 
 use super::super::*;
 
@@ -8,7 +8,7 @@ fn random_operations_agree_with_a_plain_list() {
         let mut pair = Pair::new(seed);
         for _ in 0..pair.rng.below(70) {
             pair.step();
-            // Not each time, since a look at the queue settles what is yet to be done.
+            // Not after each step, since a check settles pending removals.
             if pair.rng.below(2) == 0 {
                 pair.check();
             }
@@ -34,16 +34,16 @@ fn a_random_crowd_agrees_with_a_plain_list() {
     }
 }
 
-/// The queue and what is known of it, in the plainest form.
+/// The queue and its model.
 struct Pair {
     rng: Rng,
-    /// Which of the scales below this sequence of operations keeps to.
+    /// The scales of this sequence of operations.
     scales: &'static [u64],
     queue: TimerQueue<u64>,
     waiting: Vec<Model>,
     popped: Vec<Popped>,
     ended: Vec<TimerKey>,
-    /// How often a timer has been armed.
+    /// The number of times that a timer has been armed.
     armed: u64,
     now: u64,
     phase: Option<(u64, u64)>,
@@ -54,8 +54,8 @@ struct Pair {
 struct Model {
     key: TimerKey,
     repeats: bool,
-    asked: u64,
-    counts_as: u64,
+    requested: u64,
+    effective: u64,
     sequence: u64,
     payload: u64,
 }
@@ -69,7 +69,8 @@ struct Popped {
     reset: Option<(u64, u64)>,
 }
 
-/// From a nanosecond over ticks, the spans of the four levels, and hours, to centuries.
+/// From a nanosecond to centuries, with the ticks, the spans of the four levels, and hours in
+/// between.
 const SCALES: [u64; 12] = [
     1,
     6,
@@ -99,7 +100,7 @@ impl Pair {
         Pair { rng, scales, queue, waiting, popped, ended, armed: 0, now: 0, phase: None, seen }
     }
 
-    /// A deadline: one that was used before, a moment that has passed, or one on some scale.
+    /// Returns a deadline: one that was used before, one in the past, or one on some scale ahead.
     fn deadline(&mut self) -> u64 {
         if self.rng.below(4) == 0 {
             return self.seen[self.rng.below(self.seen.len() as u64) as usize];
@@ -134,13 +135,13 @@ impl Pair {
                 match self.rng.below(3) {
                     0 => self.now = self.now.saturating_add(self.distance()),
                     1 => {
-                        // As an owner does: at the moment asked for.
+                        // Same as an owner: at the time that the queue returned.
                         let wake = self.queue.next_wake();
                         self.now = wake.map_or(self.now, |wake| self.now.max(wake));
                     }
                     _ => {}
                 }
-                // Perhaps by a clock that goes back, which must not matter.
+                // Sometimes with a clock that goes back, which must have no effect.
                 let back = if self.rng.below(8) == 0 { self.distance() } else { 0 };
                 self.begin_phase(self.now.saturating_sub(back));
             }
@@ -167,20 +168,20 @@ impl Pair {
     }
 
     fn arm(&mut self) {
-        let (asked, payload) = (self.deadline(), self.armed);
+        let (requested, payload) = (self.deadline(), self.armed);
         let repeats = self.rng.below(3) == 0;
         let key = match repeats {
-            true => self.queue.insert_repeating(asked, payload),
-            false => self.queue.insert(asked, payload),
+            true => self.queue.insert_repeating(requested, payload),
+            false => self.queue.insert(requested, payload),
         };
-        self.enter(key, repeats, payload, asked, self.armed);
+        self.add_waiting(key, repeats, payload, requested, self.armed);
         self.armed += 1;
     }
 
-    /// Notes that a timer waits now.
-    fn enter(&mut self, key: TimerKey, repeats: bool, payload: u64, asked: u64, sequence: u64) {
-        let counts_as = self.phase.map_or(asked, |(now, _)| asked.max(now));
-        self.waiting.push(Model { key, repeats, asked, counts_as, sequence, payload });
+    /// Adds a waiting timer to the model.
+    fn add_waiting(&mut self, key: TimerKey, repeats: bool, payload: u64, requested: u64, sequence: u64) {
+        let effective = self.phase.map_or(requested, |(now, _)| requested.max(now));
+        self.waiting.push(Model { key, repeats, requested, effective, sequence, payload });
     }
 
     fn cancel_one(&mut self) {
@@ -193,13 +194,13 @@ impl Pair {
     fn reset_one(&mut self) {
         let Some(i) = self.one_of(self.waiting.len()) else { return };
         let deadline = match self.rng.below(4) {
-            0 => self.waiting[i].asked,
-            1 => self.waiting[i].asked.saturating_add(self.distance()),
+            0 => self.waiting[i].requested,
+            1 => self.waiting[i].requested.saturating_add(self.distance()),
             _ => self.deadline(),
         };
         let Model { key, repeats, payload, .. } = self.waiting.swap_remove(i);
         assert!(self.queue.reset(key, deadline));
-        self.enter(key, repeats, payload, deadline, self.armed);
+        self.add_waiting(key, repeats, payload, deadline, self.armed);
         self.armed += 1;
     }
 
@@ -209,7 +210,7 @@ impl Pair {
         assert_eq!(self.queue.cancel(key), None);
         assert!(!self.queue.reset(key, self.now));
         assert_eq!(self.queue.rearm(key, self.now, 7), Err(7));
-        // Nor is a waiting timer re-armed.
+        // A waiting timer cannot be re-armed either.
         if let Some(timer) = self.waiting.first() {
             assert_eq!(self.queue.rearm(timer.key, self.now, 7), Err(7));
         }
@@ -217,48 +218,49 @@ impl Pair {
 
     fn rearm_one(&mut self) {
         let Some(i) = self.one_of(self.popped.len()) else { return };
-        let asked = self.deadline();
+        let requested = self.deadline();
         let Popped { key, payload, cancelled, reset } = self.popped.swap_remove(i);
-        let result = self.queue.rearm(key, asked, payload);
+        let result = self.queue.rearm(key, requested, payload);
         if cancelled {
             assert_eq!(result, Err(payload));
             self.ended.push(key);
         } else {
             assert_eq!(result, Ok(()));
-            let (asked, sequence) = reset.unwrap_or_else(|| {
+            let (requested, sequence) = reset.unwrap_or_else(|| {
                 self.armed += 1;
-                (asked, self.armed - 1)
+                (requested, self.armed - 1)
             });
-            self.enter(key, true, payload, asked, sequence);
+            self.add_waiting(key, true, payload, requested, sequence);
         }
     }
 
     /// Cancels or resets a timer that has been popped.
     fn use_popped(&mut self) {
         let Some(i) = self.one_of(self.popped.len()) else { return };
-        let (cancels, asked) = (self.rng.below(3) == 0, self.deadline());
+        let (cancels, requested) = (self.rng.below(3) == 0, self.deadline());
         let popped = &mut self.popped[i];
         if cancels {
             assert_eq!(self.queue.cancel(popped.key), (!popped.cancelled).then_some(Cancelled::Popped));
             popped.cancelled = true;
         } else {
-            assert_eq!(self.queue.reset(popped.key, asked), !popped.cancelled);
+            assert_eq!(self.queue.reset(popped.key, requested), !popped.cancelled);
             if !popped.cancelled {
-                popped.reset = Some((asked, self.armed));
+                popped.reset = Some((requested, self.armed));
                 self.armed += 1;
             }
         }
     }
 
-    /// Answers whether a timer came out.
+    /// Returns whether a timer was due.
     fn pop(&mut self) -> bool {
-        // Every timer is looked at, so one that is due cannot hide from the model.
+        // The model scans every timer, so it cannot miss one that is due.
         let (now, end) = self.phase.unwrap_or((0, 0));
-        let is_due = |timer: &Model| timer.asked <= now && timer.sequence < end;
+        let is_due = |timer: &Model| timer.requested <= now && timer.sequence < end;
         let due = (0..self.waiting.len()).filter(|&i| is_due(&self.waiting[i]));
-        let first = due.min_by_key(|&i| (self.waiting[i].counts_as, self.waiting[i].sequence));
+        let first = due.min_by_key(|&i| (self.waiting[i].effective, self.waiting[i].sequence));
         let timer = first.map(|i| self.waiting.swap_remove(i));
-        let expected = timer.map(|Model { key, asked, payload, .. }| Due { key, deadline: asked, payload });
+        let expected =
+            timer.map(|Model { key, requested, payload, .. }| Due { key, deadline: requested, payload });
         assert_eq!(self.queue.pop_due(), expected);
         match timer {
             Some(Model { key, payload, repeats: true, .. }) => {
@@ -273,24 +275,25 @@ impl Pair {
     fn check(&mut self) {
         let queue = &mut self.queue;
         assert_eq!((queue.len(), queue.is_empty()), (self.waiting.len(), self.waiting.is_empty()));
-        let first = self.waiting.iter().map(|timer| timer.counts_as).min();
+        let first = self.waiting.iter().map(|timer| timer.effective).min();
         assert_eq!(queue.next_deadline(), first);
         assert!(self.waiting.iter().all(|timer| queue.contains(timer.key)));
         assert!(self.popped.iter().all(|popped| queue.contains(popped.key) != popped.cancelled));
         assert!(!self.ended.iter().any(|&key| queue.contains(key)));
         assert_sound(queue);
-        // Not always, since it may move something.
+        // Not always, since it may move timers.
         if self.rng.below(2) == 0 {
             let wake = queue.next_wake();
             assert_eq!(wake.is_some(), first.is_some());
             if let (Some(first), Some(wake)) = (first, wake) {
                 let now = self.phase.map_or(0, |(now, _)| now);
-                // What has the time's digits but for the lowest is in level 0, or nearer.
+                // A tick that differs from the present one in its lowest digit only is in level 0,
+                // or near.
                 if first <= now || tick_of(first) >> 11 == tick_of(now) >> 11 {
                     assert_eq!(wake, first, "exact if near");
                 } else {
                     assert!(wake <= first, "woken at {wake} for {first}");
-                    assert!(tick_of(wake) > tick_of(now), "an owner must not be kept busy");
+                    assert!(tick_of(wake) > tick_of(now), "the owner must not spin");
                 }
             }
             assert_eq!(queue.next_deadline(), first);
@@ -300,16 +303,17 @@ impl Pair {
 
     fn end(mut self) {
         if self.rng.below(2) == 0 {
-            // An owner that comes back whenever it is asked to meets every timer at its very deadline.
+            // An owner that begins a phase at each `next_wake` pops every timer exactly at its
+            // deadline.
             while let Some(wake) = self.queue.next_wake() {
-                let next = self.waiting.iter().map(|timer| timer.counts_as).min();
+                let next = self.waiting.iter().map(|timer| timer.effective).min();
                 assert!(wake <= next.unwrap());
                 self.begin_phase(wake);
                 while self.pop() {}
             }
             assert!(self.waiting.is_empty());
         }
-        self.waiting.sort_by_key(|timer| (timer.counts_as, timer.sequence));
+        self.waiting.sort_by_key(|timer| (timer.effective, timer.sequence));
         let expected: Vec<_> = self.waiting.iter().map(|timer| timer.payload).collect();
         assert_eq!(self.queue.drain(), expected);
         assert_sound(&mut self.queue);
@@ -330,10 +334,10 @@ fn assert_sound<C>(queue: &mut TimerQueue<C>) {
     let far = queue.far.assert_sound(&queue.nodes);
     assert_eq!(queue.near.entries().count() + far, queue.len());
     let payloads = queue.nodes.iter().filter(|(_, node)| node.payload.is_some()).count();
-    assert_eq!(payloads, queue.len(), "a payload where none belongs");
+    assert_eq!(payloads, queue.len(), "only waiting timers have payloads");
 }
 
-/// The generator SplitMix64 (Steele, Lea and Flood, 2014), which names its seed if the test it serves fails.
+/// The generator SplitMix64 (Steele, Lea and Flood, 2014). It prints its seed if the test fails.
 struct Rng {
     seed: u64,
     state: u64,

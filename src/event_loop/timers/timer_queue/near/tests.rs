@@ -42,17 +42,17 @@ fn take_all(mut near: Near, mut nodes: Nodes<()>) -> Vec<u32> {
 }
 
 #[test]
-fn run_and_heap_come_out_in_one_order() {
+fn run_and_heap_fire_in_one_common_order() {
     let (mut near, mut nodes) = (Near::new(), Nodes::new());
     settle(&mut near, &mut nodes, &[5, 3, 5, 1, 9]);
     assert_eq!(near.run.len(), 5);
     settle(&mut near, &mut nodes, &[5, 2, 9]);
-    assert_eq!(near.run.len(), 5, "a few go into the heap");
+    assert_eq!(near.run.len(), 5, "a small batch goes into the heap");
     assert_eq!(take_all(near, nodes), [3, 6, 1, 0, 2, 5, 4, 7]);
 }
 
 #[test]
-fn many_that_come_together_are_sorted_into_the_run_and_gaps_go() {
+fn a_large_batch_is_sorted_into_the_run_without_gaps() {
     let (mut near, mut nodes) = (Near::new(), Nodes::new());
     settle(&mut near, &mut nodes, &[5, 3, 7, 1]);
     near.remove(0, &mut nodes);
@@ -64,7 +64,7 @@ fn many_that_come_together_are_sorted_into_the_run_and_gaps_go() {
 }
 
 #[test]
-fn a_run_whose_timers_are_all_cancelled_is_empty() {
+fn a_run_is_empty_after_all_timers_are_cancelled() {
     let (mut near, mut nodes) = (Near::new(), Nodes::new());
     settle(&mut near, &mut nodes, &[1, 2, 3, 4]);
     for index in [2, 1, 3, 0] {

@@ -5,12 +5,12 @@ impl<C> Nodes<C> {
         self.nodes.capacity() + self.vacancies.capacity()
     }
 
-    /// As if a vacant node had been used this often.
+    /// Sets the generation of a vacant node, as if it had been used this often.
     pub(in crate::event_loop::timers::timer_queue) fn wear(&mut self, index: u32, generation: u32) {
         self[index].generation = generation;
     }
 
-    /// The nodes that are vacant and can be used again, sorted.
+    /// The vacant nodes that can be used again, sorted.
     pub(in crate::event_loop::timers::timer_queue) fn vacant(&self) -> Vec<u32> {
         self.vacancies.all()
     }
@@ -23,7 +23,7 @@ fn a_node_with_a_task_fills_a_cache_line() {
 }
 
 #[test]
-fn a_vacant_node_is_used_before_a_new_one_is_made() {
+fn vacant_nodes_are_used_before_new_ones() {
     let mut nodes = Nodes::<()>::new();
     assert_eq!(nodes.take_vacant(), None);
     let keys = [(); 3].map(|()| nodes.grow());

@@ -5,7 +5,7 @@ impl Vacancies {
         self.recent.capacity() + self.earlier.capacity()
     }
 
-    /// All of them, sorted.
+    /// All vacant nodes, sorted.
     pub(in crate::event_loop::timers::timer_queue) fn all(&self) -> Vec<u32> {
         let bits = (0..).zip(&self.earlier).flat_map(|(word, bits)| {
             (0..64).filter(move |bit| bits >> bit & 1 != 0).map(move |bit| word * 64 + bit)
@@ -17,7 +17,7 @@ impl Vacancies {
     }
 }
 
-/// Numbers below 1009, each once, in no order that would be of use.
+/// The numbers below 1009, each once, in pseudo-random order.
 fn shuffled() -> impl Iterator<Item = u32> {
     (0..1009).map(|number| number * 463 % 1009)
 }
@@ -27,7 +27,7 @@ fn take_all(vacancies: &mut Vacancies) -> Vec<u32> {
 }
 
 #[test]
-fn what_was_given_up_last_is_used_first() {
+fn the_last_vacated_node_is_used_first() {
     let mut vacancies = Vacancies::new();
     assert_eq!(vacancies.take(), None);
     [7, 3, 900].into_iter().for_each(|index| vacancies.put(index));
@@ -35,13 +35,13 @@ fn what_was_given_up_last_is_used_first() {
 }
 
 #[test]
-fn of_many_most_are_used_in_order_and_each_once() {
+fn many_vacant_nodes_are_used_in_index_order_once() {
     let mut vacancies = Vacancies::new();
     shuffled().for_each(|index| vacancies.put(index));
     let latest: Vec<u32> = shuffled().collect();
     let taken = take_all(&mut vacancies);
     let recent = taken.iter().zip(latest.iter().rev()).take_while(|(taken, put)| taken == put).count();
-    assert!((RECENT / 2..=RECENT).contains(&recent), "{recent} in the order given up");
+    assert!((RECENT / 2..=RECENT).contains(&recent), "{recent} in reverse order of vacation");
     assert!(taken[recent..].is_sorted());
     let mut all = taken;
     all.sort_unstable();
@@ -49,13 +49,13 @@ fn of_many_most_are_used_in_order_and_each_once() {
 }
 
 #[test]
-fn a_search_comes_round_to_what_lies_behind_it() {
+fn the_bitmap_search_wraps_around() {
     let mut vacancies = Vacancies::new();
     let mut out: Vec<u32> = Vec::new();
     shuffled().for_each(|index| vacancies.put(index));
     for round in 0..50 {
         out.extend((0..100 + round).filter_map(|_| vacancies.take()));
-        // Half of them come back, the first ones first.
+        // Half of them are put back, the oldest first.
         out.drain(..out.len() / 2).for_each(|index| vacancies.put(index));
         let mut all = [vacancies.all(), out.clone()].concat();
         all.sort_unstable();

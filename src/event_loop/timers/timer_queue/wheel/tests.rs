@@ -1,7 +1,7 @@
 use super::*;
 
 impl Wheel {
-    /// How many buckets have a list, whatever the bits say. Slow.
+    /// The number of buckets that have a list, independent of the bits. Slow.
     pub(in crate::event_loop::timers::timer_queue) fn lists(&self) -> usize {
         self.heads.iter().filter(|&&head| head != END).count()
     }
@@ -10,8 +10,8 @@ impl Wheel {
         self.chunks.capacity()
     }
 
-    /// Settles, and checks the lists, the bits, and that nothing stands in a bucket that is too late for it. Returns how many
-    /// timers there are.
+    /// Settles. Checks the lists, the bits, and that no timer is in a bucket that is too late for
+    /// it. Returns the number of timers.
     pub(in crate::event_loop::timers::timer_queue) fn assert_sound<C>(&mut self, nodes: &Nodes<C>) -> usize {
         self.settle();
         let mut found = 0;
@@ -41,7 +41,7 @@ impl Wheel {
     }
 }
 
-/// A wheel with one timer for each of these ticks, in nodes from 0 on.
+/// A wheel with a timer for each of these ticks, in nodes from 0 on.
 fn wheel_of(cursor: u64, ticks: &[u64]) -> (Wheel, Nodes<()>) {
     let (mut wheel, mut nodes) = (Wheel::new(), Nodes::new());
     wheel.prepare();
@@ -59,7 +59,7 @@ fn wheel_of(cursor: u64, ticks: &[u64]) -> (Wheel, Nodes<()>) {
 const LAST_TICK: u64 = u64::MAX >> TICK_BITS;
 
 #[test]
-fn a_bucket_is_as_long_as_its_distance_allows() {
+fn the_length_of_a_bucket_grows_with_its_distance() {
     let cursor = 5 << 33 | 7 << 22 | 2047 << 11 | 100;
     let spans = [
         (cursor + 1, cursor + 1, cursor + 1),
@@ -79,7 +79,7 @@ fn a_bucket_is_as_long_as_its_distance_allows() {
 
 #[test]
 fn the_first_bucket_is_the_first_in_time() {
-    // Of each bucket its first tick; 64 and 2047 are at the ends of a word.
+    // The first tick of each bucket; 64 and 2047 are at the ends of a word.
     let ticks = [1, 63, 64, 2047, 2048, 5 << 11, 2047 << 11, 1 << 22, 3 << 22, 1 << 33, 2047 << 33];
     let (mut wheel, mut nodes) = wheel_of(0, &ticks);
     for (index, tick) in (0..).zip(ticks) {
@@ -92,15 +92,15 @@ fn the_first_bucket_is_the_first_in_time() {
 }
 
 #[test]
-fn a_timer_can_be_taken_from_anywhere_in_its_bucket() {
-    // Two full chunks and some.
+fn a_timer_can_be_removed_from_any_bucket_position() {
+    // More than two full chunks.
     let ticks = [20; 2 * CHUNK + 5];
     for step in 1..ticks.len() as u32 {
         let (mut wheel, mut nodes) = wheel_of(10, &ticks);
         let last = nodes.grow().index;
         nodes[last].deadline = 21 << TICK_BITS;
         wheel.add(last, 21, &mut nodes);
-        // 31 is a prime number, so every step meets every index.
+        // 31 is a prime number, so every step visits every index.
         let order = (0..ticks.len() as u32).map(|i| i * step % 31);
         for (taken, index) in (1..).zip(order) {
             wheel.remove(index, &nodes);
@@ -113,7 +113,7 @@ fn a_timer_can_be_taken_from_anywhere_in_its_bucket() {
 }
 
 #[test]
-fn a_bucket_that_is_taken_is_empty_and_gives_what_was_in_it() {
+fn taking_a_bucket_empties_it_and_returns_its_timers() {
     let ticks: Vec<u64> = (4000..4150).collect();
     let (mut wheel, nodes) = wheel_of(2047, &ticks);
     for expected in [(0..96), (96..150)] {
@@ -132,9 +132,10 @@ fn a_bucket_that_is_taken_is_empty_and_gives_what_was_in_it() {
     assert!(wheel.first().is_none());
 }
 
-/// One timer a chunk keeps it; adding and taking out beside it must not take more and more of them.
+/// A remaining timer keeps its chunk. Adding and removing another beside it must not allocate more
+/// and more chunks.
 #[test]
-fn a_bucket_with_gaps_does_not_grow_for_ever() {
+fn a_bucket_with_gaps_does_not_grow_without_bound() {
     let (mut wheel, mut nodes) = wheel_of(10, &[20; 2]);
     for _ in 0..1000 {
         wheel.remove(1, &nodes);
@@ -145,7 +146,7 @@ fn a_bucket_with_gaps_does_not_grow_for_ever() {
 }
 
 #[test]
-fn chunks_are_used_again() {
+fn vacant_chunks_are_reused() {
     let (mut wheel, mut nodes) = wheel_of(10, &[20, 21, 22]);
     for tick in 23..1000 {
         let index = (tick % 3) as u32;
@@ -157,12 +158,12 @@ fn chunks_are_used_again() {
     assert_eq!(
         wheel.chunks.len(),
         5,
-        "three, one for a timer that is taken out and not settled, and the end of lists"
+        "three, one for a timer that is removed and not settled, and the end of lists"
     );
 }
 
 #[test]
-fn a_wheel_that_is_cleared_can_be_used_again() {
+fn a_cleared_wheel_can_be_reused() {
     let (mut wheel, mut nodes) = wheel_of(10, &[20, 5000, LAST_TICK]);
     wheel.clear();
     assert!(wheel.first().is_none() && wheel.buckets().next().is_none());
