@@ -51,7 +51,7 @@ use self::tasks::task_queue::Batch;
 use self::timers::timer_queue::TimerQueue;
 use crate::buffer::Buffer;
 use shared::{Posted, Shared};
-use spin::Patience;
+use spin::Spin;
 use tasks::TaskSlack;
 use timers::TimerTask;
 use timers::alarm::Alarm;
@@ -150,17 +150,17 @@ struct Inner {
     /// The loop has not looked at its descriptors since it last ran, while it was announced to sleep: a wake may stand unread.
     wake_unread: Cell<bool>,
     /// The loop itself has written to its counter, to show work between turns, and has not read that.
-    own_wake: Cell<bool>,
+    self_wake: Cell<bool>,
     /// A request to quit has been taken from the queue, and no `run` has returned for it yet.
     quitting: Cell<bool>,
     /// The loop is being dropped: nothing new is taken on.
-    ending: Cell<bool>,
+    dropping: Cell<bool>,
     propagate_panics: bool,
     drop_tasks_on_quit: bool,
     /// How many channels are the loop's own.
     own_channels: Cell<usize>,
     /// What has been learned of other threads, and what that means for waiting.
-    patience: Patience,
+    spin: Spin,
     /// The first panic of this turn, to go on with when the turn is over.
     panic: Cell<Option<Contained<Payload>>>,
     /// Storage of the batches of phases 3 and 5, kept for their capacity.
@@ -169,7 +169,7 @@ struct Inner {
     local_batch: Cell<Batch<Task<EventLoop>>>,
     slack: RefCell<TaskSlack>,
     /// The room that the queue has been lent for the next batch.
-    lent: Cell<(usize, usize)>,
+    lent_capacity: Cell<(usize, usize)>,
     /// How many sleeps in a row have begun with much more room than was needed since the first of them.
     sleeps_with_slack: Cell<u32>,
     /// Sources that hold much more room than they need.
@@ -251,7 +251,7 @@ impl EventLoop {
         inner.now.set(None);
         {
             let mut channels = inner.channels.borrow_mut();
-            inner.poller.each_event(|key, ready| channels.add_ready(ChannelId::from_key(key), ready));
+            inner.poller.for_each_event(|key, ready| channels.add_ready(ChannelId::from_key(key), ready));
         }
 
         // 3. Channels, the one that wakes the loop among them.
@@ -303,7 +303,7 @@ impl EventLoop {
                 return;
             }
             if returned.is_none() {
-                self.end_after_panic(&source);
+                self.close_after_panic(&source);
             }
             inner.channels.borrow_mut().finish(id);
             if Rc::strong_count(&source) == 1 {
@@ -334,7 +334,7 @@ impl EventLoop {
     }
 
     fn close_now(&self, id: ChannelId) {
-        if let Some(source) = self.take_out(id) {
+        if let Some(source) = self.unregister(id) {
             self.catch("a close callback", || {
                 source.on_close(self);
                 drop(source);
@@ -356,7 +356,7 @@ impl EventLoop {
     }
 
     /// A call into the source's callback has panicked: the source ends.
-    fn end_after_panic(&self, source: &Rc<dyn Source>) {
+    fn close_after_panic(&self, source: &Rc<dyn Source>) {
         self.catch("the end after a panic", || source.on_panic(self));
     }
 
@@ -373,7 +373,7 @@ impl EventLoop {
     /// Counts a panic that was caught. The first of a turn is kept if it is to be propagated, any other payload is dropped.
     fn take_panic(&self, payload: Payload) {
         let Inner { shared, panic, propagate_panics, .. } = &*self.inner;
-        shared.tally.count_panic();
+        shared.counters.count_panic();
         let first = panic.take();
         if *propagate_panics && first.is_none() {
             panic.set(Some(Contained::new(payload)));
@@ -385,23 +385,23 @@ impl EventLoop {
 
     /// Takes the payload of a panic that a value of the user's has raised in its drop, on this thread.
     fn observe_panic(payload: Payload) {
-        match EventLoop::of_this_thread() {
+        match EventLoop::current() {
             Some(event_loop) => event_loop.take_panic(payload),
             None => dispose(payload),
         }
     }
 
     /// The time of this thread's loop, if there is one.
-    fn now_of_this_thread() -> Instant {
-        EventLoop::of_this_thread().map_or_else(Instant::now, |event_loop| event_loop.now())
+    fn current_time() -> Instant {
+        EventLoop::current().map_or_else(Instant::now, |event_loop| event_loop.now())
     }
 
     /// The loop of this thread, until it has been dropped.
-    fn of_this_thread() -> Option<EventLoop> {
+    fn current() -> Option<EventLoop> {
         CURRENT.with_borrow(|current| current.upgrade()).map(|inner| EventLoop { inner })
     }
 
-    fn set_of_this_thread(inner: Weak<Inner>) {
+    fn set_current(inner: Weak<Inner>) {
         drop(ManuallyDrop::into_inner(CURRENT.replace(ManuallyDrop::new(inner))));
     }
 

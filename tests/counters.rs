@@ -119,7 +119,7 @@ fn a_panic_is_counted_once_wherever_it_happens() {
 }
 
 #[test]
-fn the_crates_own_errands_are_counted_nowhere() {
+fn internal_tasks_are_not_counted() {
     thread_local!(static OPENED: RefCell<Option<ConnectionHandle>> = const { RefCell::new(None) });
     with_loop(|event_loop| {
         let handle = event_loop.handle();

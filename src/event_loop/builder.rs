@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::shared::Shared;
 use super::source::Wakeup;
-use super::spin::Patience;
+use super::spin::Spin;
 use super::{EventLoop, Inner};
 use crate::event_loop::channel_table::ChannelTable;
 use crate::event_loop::containment::{logger, set_observer};
@@ -113,7 +113,7 @@ impl EventLoopBuilder {
     /// # Errors
     /// As [`EventLoop::new`].
     pub fn build(self) -> io::Result<EventLoop> {
-        if EventLoop::of_this_thread().is_some_and(|current| !current.is_inherited()) {
+        if EventLoop::current().is_some_and(|current| !current.is_inherited()) {
             let message = "this thread has an event loop already; a loop is bound to its thread, and a thread to one loop";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
@@ -135,19 +135,19 @@ impl EventLoopBuilder {
             iteration: Cell::new(0),
             running: Cell::new(false),
             wake_unread: Cell::new(true),
-            own_wake: Cell::new(false),
+            self_wake: Cell::new(false),
             quitting: Cell::new(false),
-            ending: Cell::new(false),
+            dropping: Cell::new(false),
             propagate_panics: self.propagate_panics,
             drop_tasks_on_quit: self.drop_tasks_on_quit,
-            patience: Patience::new(self.busy_poll, shared.mailbox.capacity()),
+            spin: Spin::new(self.busy_poll, shared.mailbox.capacity()),
             own_channels: Cell::new(0),
             panic: Cell::new(None),
             channel_batch: Cell::default(),
             task_batch: RefCell::default(),
             local_batch: Cell::default(),
             slack: RefCell::default(),
-            lent: Cell::default(),
+            lent_capacity: Cell::default(),
             sleeps_with_slack: Cell::new(0),
             trim_requests: Default::default(),
         });
@@ -164,9 +164,9 @@ impl EventLoopBuilder {
         }
         event_loop.register(Interest::READABLE, |id| Rc::new(Wakeup::new(id, shared)))?;
         event_loop.inner.own_channels.set(event_loop.inner.channels.borrow().len());
-        EventLoop::set_of_this_thread(Rc::downgrade(&event_loop.inner));
+        EventLoop::set_current(Rc::downgrade(&event_loop.inner));
         set_observer(EventLoop::observe_panic);
-        logger::set_clock(EventLoop::now_of_this_thread);
+        logger::set_clock(EventLoop::current_time);
         Ok(event_loop)
     }
 }

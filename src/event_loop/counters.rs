@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Where a loop counts. What the loop's thread alone changes is stored, not added to, so that counting costs it no locked
 /// instruction.
 ///
-/// Apart from what the producers read: without that a batch cost them a cache miss each, a third of the tasks a second.
+/// CachePadded from what the producers read: without that a batch cost them a cache miss each, a third of the tasks a second.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(super) struct Tally {
+pub(super) struct AtomicCounters {
     /// By the loop: tasks queued on its own thread. Those of other threads are counted by the queue, under its lock.
     queued: AtomicU64,
     run: AtomicU64,
@@ -16,19 +16,19 @@ pub(super) struct Tally {
     longest_batch: AtomicU64,
     dropped: AtomicU64,
     panics: AtomicU64,
-    by_others: ByOthers,
+    cross_thread: CrossThread,
 }
 
 /// What producers count. On lines of its own: a producer that wakes a loop would else fetch the line on which that loop counts,
 /// on the way to the wake.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct ByOthers {
+struct CrossThread {
     refused: AtomicU64,
     wakes: AtomicU64,
 }
 
-impl Tally {
+impl AtomicCounters {
     /// By the loop's thread.
     pub(super) fn count_queued(&self) {
         add(&self.queued, 1);
@@ -59,7 +59,7 @@ impl Tally {
 
     /// By any thread.
     pub(super) fn count_wake(&self) {
-        self.by_others.wakes.fetch_add(1, Relaxed);
+        self.cross_thread.wakes.fetch_add(1, Relaxed);
     }
 
     /// What has been counted, besides the tasks that the queue has accepted from other threads.
@@ -68,8 +68,8 @@ impl Tally {
             tasks_posted: self.queued.load(Relaxed) + accepted,
             tasks_run: self.run.load(Relaxed),
             tasks_dropped: self.dropped.load(Relaxed),
-            tasks_refused: self.by_others.refused.load(Relaxed),
-            wakes: self.by_others.wakes.load(Relaxed),
+            tasks_refused: self.cross_thread.refused.load(Relaxed),
+            wakes: self.cross_thread.wakes.load(Relaxed),
             batches: self.batches.load(Relaxed),
             longest_batch: self.longest_batch.load(Relaxed),
             panics: self.panics.load(Relaxed),
@@ -78,7 +78,7 @@ impl Tally {
 
     /// By any thread.
     pub(super) fn count_refused(&self) {
-        self.by_others.refused.fetch_add(1, Relaxed);
+        self.cross_thread.refused.fetch_add(1, Relaxed);
     }
 }
 

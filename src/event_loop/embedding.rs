@@ -5,7 +5,7 @@
 //! kernel is both by itself. All else is made so by a write to the loop's own counter, which the epoll instance watches: each write
 //! is an edge, even if the counter has not been read since the last one.
 //!
-//! Two moments need that write. Between two turns the first work that comes up makes it ([`show_work`](EventLoop::show_work)), in the
+//! Two moments need that write. Between two turns the first work that comes up makes it ([`signal_work`](EventLoop::signal_work)), in the
 //! protocol that wakes a sleeping loop for other threads: so there is one write for each time that the loop is left, by whichever
 //! thread. And at the end of a turn the loop makes it for what is left ([`leave`](EventLoop::leave)). Deadlines need none, as the
 //! alarm is one of the descriptors; between turns it is set at once.
@@ -21,7 +21,7 @@ use crate::event_loop::tasks::task_queue::Wake;
 
 impl EventLoop {
     /// Shows that there is work, if the loop is not in a turn, whose end would show it.
-    pub(super) fn show_work(&self) {
+    pub(super) fn signal_work(&self) {
         let Inner { running, shared, .. } = &*self.inner;
         if !running.get() && shared.tasks.end_sleep() == Wake::Needed {
             self.wake_outer();
@@ -38,11 +38,11 @@ impl EventLoop {
             return;
         }
         match alarm.get() {
-            _ if deadline <= self.moment() => self.show_work(),
+            _ if deadline <= self.moment() => self.signal_work(),
             Some(alarm) => {
                 if let Err(error) = alarm.set(deadline, &shared.clock) {
                     // The turn sets it, or says why not.
-                    self.show_work();
+                    self.signal_work();
                     logger::recurring("the alarm for a timer", |left_out| {
                         log::error!("cannot set the alarm for a timer: {error}{left_out}");
                     });
@@ -56,9 +56,9 @@ impl EventLoop {
     /// Takes back what the loop has shown, before a turn, which does the work. Not by way of the poller: that reports so many events
     /// at a time, and one that is left behind would be shown when the work has been done.
     pub(super) fn enter(&self) -> io::Result<()> {
-        let Inner { own_wake, shared, .. } = &*self.inner;
+        let Inner { self_wake, shared, .. } = &*self.inner;
         // There is something to read, so this does not sleep.
-        if own_wake.replace(false) { shared.wakeup.read().map(|_| ()) } else { Ok(()) }
+        if self_wake.replace(false) { shared.wakeup.read().map(|_| ()) } else { Ok(()) }
     }
 
     /// After a turn: either producers and the alarm will show what comes, or there is work, and that is shown.
@@ -80,7 +80,7 @@ impl EventLoop {
     }
 
     fn wake_outer(&self) {
-        self.inner.own_wake.set(true);
+        self.inner.self_wake.set(true);
         self.inner.shared.wake(Wake::Needed);
     }
 }

@@ -88,7 +88,7 @@ impl LoopHandle {
     where
         F: FnOnce(&EventLoop) + Send + 'static,
     {
-        if event_loop.inner.ending.get() {
+        if event_loop.inner.dropping.get() {
             return Err(self.refused(Refusal::Closed, task));
         }
         if event_loop.inner.local_tasks.borrow().tasks.len() >= self.shared.mailbox.capacity() {
@@ -99,7 +99,7 @@ impl LoopHandle {
     }
 
     /// Whether a full mailbox has posters wait, so that one which is refused has waited in vain.
-    pub(super) fn has_posters_wait(&self) -> bool {
+    pub(super) fn blocks_when_full(&self) -> bool {
         matches!(self.shared.mailbox, MailboxLimit::Block(_))
     }
 
@@ -128,7 +128,7 @@ impl LoopHandle {
 
     #[cold]
     fn refused<F>(&self, refusal: Refusal, task: F) -> PostError<F> {
-        self.shared.tally.count_refused();
+        self.shared.counters.count_refused();
         let reason = match refusal {
             Refusal::Closed => PostErrorReason::LoopGone,
             Refusal::Full => PostErrorReason::Full,
@@ -137,34 +137,34 @@ impl LoopHandle {
     }
 
     /// Has `errand` run as a task is, without counting it as one, and whatever waits. Answers whether the loop is there.
-    pub(crate) fn send_errand(&self, errand: impl FnOnce(&EventLoop) + Send + 'static) -> bool {
+    pub(crate) fn post_internal(&self, task: impl FnOnce(&EventLoop) + Send + 'static) -> bool {
         match self.local_loop() {
-            Some(event_loop) if event_loop.inner.ending.get() => false,
+            Some(event_loop) if event_loop.inner.dropping.get() => false,
             Some(event_loop) => {
-                event_loop.queue_local(|batch| batch.errands.push(Task::new(errand)));
+                event_loop.queue_local(|batch| batch.internal.push(Task::new(task)));
                 true
             }
-            None => self.push_errand(errand),
+            None => self.push_internal(task),
         }
     }
 
-    /// As [`send_errand`](LoopHandle::send_errand), but on the loop's own thread `errand` runs before this returns, also while the loop is
+    /// As [`post_internal`](LoopHandle::post_internal), but on the loop's own thread `errand` runs before this returns, also while the loop is
     /// being dropped. It must not call the user's code.
-    pub(crate) fn run_errand(&self, errand: impl FnOnce(&EventLoop) + Send + 'static) -> bool {
+    pub(crate) fn run_internal(&self, task: impl FnOnce(&EventLoop) + Send + 'static) -> bool {
         match self.local_loop() {
             Some(event_loop) => {
-                errand(&event_loop);
+                task(&event_loop);
                 true
             }
-            None => self.push_errand(errand),
+            None => self.push_internal(task),
         }
     }
 
-    fn push_errand(&self, errand: impl FnOnce(&EventLoop) + Send + 'static) -> bool {
+    fn push_internal(&self, task: impl FnOnce(&EventLoop) + Send + 'static) -> bool {
         if self.is_inherited() {
             return false;
         }
-        let pushed = self.shared.tasks.push_errand(SendTask::new(errand));
+        let pushed = self.shared.tasks.push_internal(SendTask::new(task));
         pushed.map(|wake| self.shared.wake(wake)).is_ok()
     }
 
@@ -207,7 +207,7 @@ impl LoopHandle {
 
     /// The loop itself, if this is its thread.
     pub(super) fn local_loop(&self) -> Option<EventLoop> {
-        EventLoop::of_this_thread()
+        EventLoop::current()
             .filter(|current| Arc::ptr_eq(&current.inner.shared, &self.shared) && !self.is_inherited())
     }
 }

@@ -60,7 +60,7 @@ impl Poller {
         self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()))
     }
 
-    /// Waits, and keeps what happened for [`each_event`](Poller::each_event).
+    /// Waits, and keeps what happened for [`for_each_event`](Poller::for_each_event).
     ///
     /// A signal that interrupts the wait does not end it: the wait goes on for the time that is left.
     pub(crate) fn wait(&self, wait: Wait) -> io::Result<()> {
@@ -81,7 +81,7 @@ impl Poller {
     }
 
     /// Forgets what the last wait brought, for a turn that does without one.
-    pub(crate) fn forget_events(&self) {
+    pub(crate) fn clear_events(&self) {
         self.events.borrow_mut().clear();
     }
 
@@ -106,7 +106,7 @@ impl Poller {
     }
 
     /// Tells what the last wait brought: the key given at registration, and what is ready.
-    pub(crate) fn each_event(&self, mut tell: impl FnMut(u64, Readiness)) {
+    pub(crate) fn for_each_event(&self, mut tell: impl FnMut(u64, Readiness)) {
         for event in self.events.borrow().iter() {
             tell(event.token().0 as u64, from_mio(event));
         }

@@ -8,7 +8,7 @@ use crate::event_loop::poller::Wait;
 use crate::event_loop::timers::clock::NEVER;
 
 /// How many turns one [`run_ready`](EventLoop::run_ready) makes at most.
-const READY_TURNS: usize = 128;
+const MAX_READY_TURNS: usize = 128;
 
 impl EventLoop {
     /// Runs until somebody asks the loop to [`quit`](EventLoop::quit).
@@ -86,7 +86,7 @@ impl EventLoop {
     /// As [`run`](EventLoop::run).
     pub fn run_ready(&self) -> io::Result<()> {
         let running = Running::enter(self)?;
-        self.settle(READY_TURNS)?;
+        self.run_until_idle(MAX_READY_TURNS)?;
         drop(running);
         self.propagate_panic();
         Ok(())
@@ -108,7 +108,7 @@ impl EventLoop {
         let quit = loop {
             let quit = match clock.virtual_clock() {
                 None => self.turn(Wait::Until(clock.instant(end)))?,
-                Some(_) => self.settle(usize::MAX)?,
+                Some(_) => self.run_until_idle(usize::MAX)?,
             };
             if quit || clock.moment(self.now()) >= end {
                 break quit;
@@ -127,8 +127,8 @@ impl EventLoop {
     }
 
     /// Makes turns until one has had nothing to do, `most` of them at most. Returns whether a request to quit stands.
-    fn settle(&self, most: usize) -> io::Result<bool> {
-        for _ in 0..most {
+    fn run_until_idle(&self, max_turns: usize) -> io::Result<bool> {
+        for _ in 0..max_turns {
             let idle = self.next_work() > self.moment();
             if self.turn(Wait::No)? {
                 return Ok(true);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use super::EventLoop;
-use super::counters::{LoopCounters, Tally};
+use super::counters::{AtomicCounters, LoopCounters};
 use crate::event_loop::containment::logger;
 use crate::event_loop::handle::mailbox_limit::MailboxLimit;
 use crate::event_loop::process_mark::ProcessMark;
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     pub(super) wakeup: EventFd,
     pub(super) remote_timers: RemoteTimers,
     pub(super) clock: Clock,
-    pub(super) tally: Tally,
+    pub(super) counters: AtomicCounters,
     /// The process that has made the loop. In a forked child the loop is a copy: the locks may be held by threads that are not there,
     /// and the descriptors are the parent's as well.
     process: ProcessMark,
@@ -50,7 +50,7 @@ impl Shared {
             wakeup: EventFd::builder().blocking().build()?,
             remote_timers: RemoteTimers::new(),
             clock,
-            tally: Tally::default(),
+            counters: AtomicCounters::default(),
             process: ProcessMark::current(),
             terminated: AtomicBool::new(false),
         })
@@ -74,7 +74,7 @@ impl Shared {
 
     pub(super) fn wake(&self, wake: Wake) {
         if wake == Wake::Needed && !self.is_inherited() {
-            self.tally.count_wake();
+            self.counters.count_wake();
             // The counter is ours alone and cannot be full, so there is no need to ask for room, as a signal would.
             if let Err(error) = self.wakeup.write(1) {
                 // So this is a kernel that has lost the object.
@@ -91,7 +91,7 @@ impl Shared {
         Box::new(move || {
             let Some(shared) = shared.upgrade().filter(|shared| !shared.is_inherited()) else { return false };
             // Word that is left, and not a bare wake: a loop that is about to sleep looks for the one and not for the other.
-            match shared.tasks.push_errand(SendTask::new(|_: &EventLoop| {})) {
+            match shared.tasks.push_internal(SendTask::new(|_: &EventLoop| {})) {
                 Ok(wake) => {
                     shared.wake(wake);
                     true
@@ -111,7 +111,7 @@ impl Shared {
 
     pub(super) fn counters(&self) -> LoopCounters {
         let accepted = if self.is_inherited() { 0 } else { self.tasks.accepted() };
-        self.tally.read(accepted)
+        self.counters.read(accepted)
     }
 
     pub(super) fn timer_id(&self, name: TimerName) -> TimerId {

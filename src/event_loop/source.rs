@@ -16,7 +16,7 @@ use crate::readiness::{Interest, Readiness};
 /// A descriptor with somebody who answers for it. The loop owns it from registration to close.
 ///
 /// Every method is called from the loop with nothing borrowed, and never while another one runs, with one exception:
-/// [`on_notified`](Source::on_notified) and [`on_told`](Source::on_told) may come at any time on the loop's thread, and must not call
+/// [`on_notified`](Source::on_notified) and [`on_control`](Source::on_control) may come at any time on the loop's thread, and must not call
 /// the user's code.
 pub(crate) trait Source {
     /// The descriptor that the poller watches. `None` if there is none to be watched, or the source watches it, and takes it out of
@@ -36,7 +36,7 @@ pub(crate) trait Source {
     fn on_notified(&self, _event_loop: &EventLoop) {}
 
     /// Somebody on this thread says something to this source, in words that the two have agreed on, and may be answered in them.
-    fn on_told(&self, _event_loop: &EventLoop, _word: &mut dyn Any) {}
+    fn on_control(&self, _event_loop: &EventLoop, _word: &mut dyn Any) {}
 
     /// Phase 4: a deadline that was [set](EventLoop::set_deadline) for it has come.
     fn on_deadline(&self, _event_loop: &EventLoop) {}
@@ -68,7 +68,7 @@ impl EventLoop {
         make: impl FnOnce(ChannelId) -> Rc<S>,
     ) -> io::Result<Rc<S>> {
         self.check_process()?;
-        if self.inner.ending.get() {
+        if self.inner.dropping.get() {
             return Err(io::Error::other("the event loop is being dropped"));
         }
         let mut made = None;
@@ -114,7 +114,7 @@ impl EventLoop {
         let mut channels = self.inner.channels.borrow_mut();
         change(&mut channels);
         if channels.has_active() {
-            self.show_work();
+            self.signal_work();
         }
     }
 
@@ -130,13 +130,13 @@ impl EventLoop {
     /// Takes the source out of the loop at once, without a word to it. It lives on for as long as a call into it lasts. A destructor of
     /// the user's that panics does not keep the caller from going on.
     pub(crate) fn remove(&self, id: ChannelId) {
-        let removed = self.take_out(id);
+        let removed = self.unregister(id);
         self.discard(removed);
     }
 
     /// Takes the source out of the table and its descriptor out of the poller. Otherwise a duplicate of the descriptor (by dup(2), in
     /// another process) would keep the registration for as long as it is open, and each event of it would wake the loop.
-    pub(super) fn take_out(&self, id: ChannelId) -> Option<Rc<dyn Source>> {
+    pub(super) fn unregister(&self, id: ChannelId) -> Option<Rc<dyn Source>> {
         let source = self.inner.channels.borrow_mut().remove(id)?;
         if let Some(fd) = source.fd().filter(|_| source.may_be_duplicated()) {
             if let Err(error) = self.unwatch(fd) {
@@ -151,7 +151,7 @@ impl EventLoop {
     /// Has the source told in phase 6 that it is closed, and drops it then.
     pub(crate) fn close_later(&self, id: ChannelId) {
         self.inner.closing.borrow_mut().push(id);
-        self.show_work();
+        self.signal_work();
     }
 
     /// Passes the word that something has been left for the source. Finds nothing if the source has gone.
@@ -163,9 +163,9 @@ impl EventLoop {
     }
 
     /// Says `word` to the source. Answers whether it is there.
-    pub(crate) fn tell(&self, id: ChannelId, word: &mut dyn Any) -> bool {
+    pub(crate) fn send_control(&self, id: ChannelId, word: &mut dyn Any) -> bool {
         let source = self.inner.channels.borrow().get(id).cloned();
-        source.map(|source| source.on_told(self, word)).is_some()
+        source.map(|source| source.on_control(self, word)).is_some()
     }
 
     /// Lends the loop's input buffer, empty. It comes back through [`return_input`](EventLoop::return_input); one that a

@@ -13,7 +13,7 @@ use crate::event_loop::trimming::slack::Slack;
 #[derive(Debug, Default)]
 pub(super) struct BatchSlack {
     tasks: Slack,
-    errands: Slack,
+    internal: Slack,
 }
 
 /// The same of all kinds.
@@ -25,8 +25,9 @@ pub(super) struct TaskSlack {
 
 impl BatchSlack {
     /// After a batch of so many tasks and errands, which lends its room to a later one. Returns whether it has needed much.
-    fn note<T>(&mut self, (tasks, errands): (usize, usize), batch: &mut Batch<T>) -> bool {
-        self.tasks.record_vec(tasks, &mut batch.tasks) | self.errands.record_vec(errands, &mut batch.errands)
+    fn note<T>(&mut self, (tasks, internal): (usize, usize), batch: &mut Batch<T>) -> bool {
+        self.tasks.record_vec(tasks, &mut batch.tasks)
+            | self.internal.record_vec(internal, &mut batch.internal)
     }
 }
 
@@ -44,33 +45,33 @@ impl EventLoop {
     /// From a destructor that runs while the loop itself is being dropped, the task is dropped and counted.
     pub fn queue_in_loop(&self, task: impl FnOnce(&EventLoop) + 'static) {
         let task = Task::new(task);
-        self.inner.shared.tally.count_queued();
-        if self.inner.ending.get() {
-            self.inner.shared.tally.count_dropped(1);
+        self.inner.shared.counters.count_queued();
+        if self.inner.dropping.get() {
+            self.inner.shared.counters.count_dropped(1);
         } else {
             self.queue_local(|batch| batch.tasks.push(task));
         }
     }
 
     /// Has `errand` run in phase 5 as a task is, without counting it as one. A loop that is being dropped drops it.
-    pub(crate) fn queue_errand(&self, errand: impl FnOnce(&EventLoop) + 'static) {
-        self.queue_local(|batch| batch.errands.push(Task::new(errand)));
+    pub(crate) fn queue_internal(&self, task: impl FnOnce(&EventLoop) + 'static) {
+        self.queue_local(|batch| batch.internal.push(Task::new(task)));
     }
 
     pub(super) fn queue_local(&self, push: impl FnOnce(&mut Batch<Task<EventLoop>>)) {
         push(&mut self.inner.local_tasks.borrow_mut());
-        self.show_work();
+        self.signal_work();
     }
 
     /// Phase 5. If a request to quit is there, whatever was accepted before it is in this batch.
     pub(super) fn run_tasks(&self) {
         let inner = &*self.inner;
-        inner.lent.set(inner.task_batch.borrow().rooms());
+        inner.lent_capacity.set(inner.task_batch.borrow().capacities());
         if inner.shared.tasks.take(&mut inner.task_batch.borrow_mut()) {
             inner.quitting.set(true);
         }
         let posted = inner.task_batch.borrow().len();
-        inner.patience.note_posted(posted);
+        inner.spin.record_posted(posted);
         let has_local = !inner.local_tasks.borrow().is_empty();
         if posted == 0 && !has_local {
             return;
@@ -79,16 +80,16 @@ impl EventLoop {
         let mut posted = inner.task_batch.take();
         let mut local = has_local.then(|| inner.local_tasks.replace(inner.local_batch.take()));
         let tasks = posted.tasks.len() + local.as_ref().map_or(0, |local| local.tasks.len());
-        inner.shared.tally.count_batch(tasks);
+        inner.shared.counters.count_batch(tasks);
         let dropped = inner.quitting.get() && inner.drop_tasks_on_quit;
         if dropped {
-            inner.shared.tally.count_dropped(tasks);
+            inner.shared.counters.count_dropped(tasks);
         }
         let posted_lengths = posted.lengths();
         let local_lengths = local.as_ref().map(Batch::lengths);
-        self.run_errands(&mut posted.errands, SendTask::call);
+        self.run_internal(&mut posted.internal, SendTask::call);
         if let Some(local) = &mut local {
-            self.run_errands(&mut local.errands, Task::call);
+            self.run_internal(&mut local.internal, Task::call);
         }
         self.run_each(dropped, &mut posted.tasks, SendTask::call);
         let mut needed = inner.slack.borrow_mut().posted.note(posted_lengths, &mut posted);
@@ -103,11 +104,11 @@ impl EventLoop {
         }
     }
 
-    fn run_errands<T>(&self, errands: &mut Vec<T>, call: fn(T, &EventLoop)) {
+    fn run_internal<T>(&self, tasks: &mut Vec<T>, call: fn(T, &EventLoop)) {
         // Hardly ever there, and a drain of nothing costs as much as a task.
-        if !errands.is_empty() {
-            for errand in errands.drain(..) {
-                self.catch("an errand", || call(errand, self));
+        if !tasks.is_empty() {
+            for task in tasks.drain(..) {
+                self.catch("an internal task", || call(task, self));
                 if self.is_inherited() {
                     return;
                 }
@@ -119,9 +120,9 @@ impl EventLoop {
         if dropped {
             tasks.clear();
         } else if !tasks.is_empty() {
-            let tally = &self.inner.shared.tally;
+            let counters = &self.inner.shared.counters;
             for task in tasks.drain(..) {
-                tally.count_run();
+                counters.count_run();
                 self.catch("a task", || call(task, self));
                 if self.is_inherited() {
                     return;

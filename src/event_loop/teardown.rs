@@ -20,7 +20,7 @@ impl Drop for EventLoop {
                 self.end()
             }
             if CURRENT.with_borrow(|current| ptr::eq(current.as_ptr(), Rc::as_ptr(&self.inner))) {
-                EventLoop::set_of_this_thread(Weak::new());
+                EventLoop::set_current(Weak::new());
             }
         }
     }
@@ -32,7 +32,7 @@ impl EventLoop {
     /// may have been in the middle of a change.
     fn abandon(&self) {
         let inner = &*self.inner;
-        inner.ending.set(true);
+        inner.dropping.set(true);
         mem::forget(Arc::clone(&inner.shared));
         let ids = inner.channels.borrow().ids();
         for id in ids {
@@ -47,7 +47,7 @@ impl EventLoop {
 
     fn end(&self) {
         let inner = &*self.inner;
-        inner.ending.set(true);
+        inner.dropping.set(true);
         inner.shared.terminated.store(true, Relaxed);
         let tasks = inner.shared.tasks.close();
         loop {
@@ -67,7 +67,7 @@ impl EventLoop {
         }
         let local_tasks = inner.local_tasks.take();
         let not_run = tasks.tasks.len() + local_tasks.tasks.len();
-        inner.shared.tally.count_dropped(not_run);
+        inner.shared.counters.count_dropped(not_run);
         if not_run > 0 {
             logger::call(|| log::debug!("the loop is dropped with {not_run} tasks not run"));
         }

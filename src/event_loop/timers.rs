@@ -179,7 +179,7 @@ impl EventLoop {
                 }
                 let coalescing = match inner.timers_fired.get() {
                     // A loop that always spins trades processor time for exact timers.
-                    _ if inner.patience.is_eager() => 0,
+                    _ if inner.spin.is_forced() => 0,
                     0..BURST => COALESCING,
                     BURST.. => COALESCING_IN_BURST,
                 };
@@ -286,7 +286,7 @@ impl EventLoop {
         let source = self.inner.channels.borrow().get(id).cloned();
         if let Some(source) = source {
             if self.catch("a deadline's callback", || source.on_deadline(self)).is_none() {
-                self.end_after_panic(&source);
+                self.close_after_panic(&source);
             }
         }
     }

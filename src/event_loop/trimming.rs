@@ -96,7 +96,7 @@ impl EventLoop {
             task_batch,
             local_tasks,
             local_batch,
-            lent,
+            lent_capacity,
             channel_batch,
             closing,
             timers,
@@ -104,10 +104,10 @@ impl EventLoop {
             ..
         } = &*self.inner;
         let has_large_capacity =
-            |(tasks, errands)| is_large::<super::Posted>(tasks) || is_large::<super::Posted>(errands);
+            |(tasks, internal)| is_large::<super::Posted>(tasks) || is_large::<super::Posted>(internal);
         let local = local_batch.take();
         let local_is_large =
-            has_large_capacity(local.rooms()) || has_large_capacity(local_tasks.borrow().rooms());
+            has_large_capacity(local.capacities()) || has_large_capacity(local_tasks.borrow().capacities());
         local_batch.set(local);
         let batch = channel_batch.take();
         let channel_is_large =
@@ -115,8 +115,8 @@ impl EventLoop {
         channel_batch.set(batch);
         local_is_large
             || channel_is_large
-            || has_large_capacity(task_batch.borrow().rooms())
-            || has_large_capacity(lent.get())
+            || has_large_capacity(task_batch.borrow().capacities())
+            || has_large_capacity(lent_capacity.get())
             || timers.borrow().has_slack()
             || channels.borrow().has_slack()
             || self.has_large_input()
@@ -156,8 +156,8 @@ impl EventLoop {
         let mut local = inner.local_batch.take();
         trim_batch(&mut local);
         inner.local_batch.set(local);
-        drop(inner.shared.tasks.take_room());
-        inner.lent.set((0, 0));
+        drop(inner.shared.tasks.take_storage());
+        inner.lent_capacity.set((0, 0));
         let mut batch = inner.channel_batch.take();
         release_capacity(&mut batch);
         inner.channel_batch.set(batch);
@@ -171,5 +171,5 @@ impl EventLoop {
 
 fn trim_batch<T>(batch: &mut Batch<T>) {
     release_capacity(&mut batch.tasks);
-    release_capacity(&mut batch.errands);
+    release_capacity(&mut batch.internal);
 }

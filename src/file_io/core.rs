@@ -144,7 +144,7 @@ impl Core {
     fn flush_later(&self, event_loop: &EventLoop) {
         if !self.will_flush.replace(true) {
             let this = Weak::clone(&self.this);
-            event_loop.queue_errand(move |event_loop| {
+            event_loop.queue_internal(move |event_loop| {
                 if let Some(this) = this.upgrade() {
                     this.flush(event_loop);
                 }

@@ -224,7 +224,7 @@ impl Group {
         for (number, shard) in self.shards.iter().enumerate() {
             let group = Arc::clone(self);
             // A loop that has gone has taken its connections with it.
-            shard.event_loop.run_errand(move |event_loop| {
+            shard.event_loop.run_internal(move |event_loop| {
                 let members: Vec<ChannelId> = group.shards[number].members.lock().iter().copied().collect();
                 for id in members {
                     event_loop.notify(id);
@@ -251,7 +251,7 @@ impl Group {
         for (home, when_empty) in taken {
             let report =
                 StopReport { drained: self.drained.load(SeqCst), aborted: self.aborted.load(SeqCst) };
-            if !home.send_errand(move |event_loop| when_empty.into_inner()(event_loop, report)) {
+            if !home.post_internal(move |event_loop| when_empty.into_inner()(event_loop, report)) {
                 logger::call(|| log::debug!("a server has stopped whose loop has gone"));
             }
         }

@@ -33,15 +33,15 @@ const NOTIFY: &str = "self.inbox.notify_all();";
 const ANNOUNCE: &str = "self.asleep.0.store(true);";
 const IDLE: &str = "self.batch.is_empty() && !self.quit";
 const MAY_SLEEP: &str = "pub(crate) fn may_sleep(&self) -> bool {";
-const LOOK: &str = "self.waiting.0.load()";
+const LOOK: &str = "self.pending.0.load()";
 const CLOSE: &str = "inbox.closed = true;";
 const HAND_OUT: &str = "std::mem::take(&mut inbox.batch)";
 
 const MUTATIONS: &[Mutation] = &[
     // Going to sleep.
     ("sleep_is_not_announced", &[("may_sleep", ANNOUNCE, "")]),
-    ("sleeps_over_a_task", &[("is_idle", IDLE, "self.batch.errands.is_empty() && !self.quit")]),
-    ("sleeps_over_an_errand", &[("is_idle", IDLE, "self.batch.tasks.is_empty() && !self.quit")]),
+    ("sleeps_over_a_task", &[("is_idle", IDLE, "self.batch.internal.is_empty() && !self.quit")]),
+    ("sleeps_over_an_internal_task", &[("is_idle", IDLE, "self.batch.tasks.is_empty() && !self.quit")]),
     ("sleeps_over_a_quit", &[("is_idle", IDLE, "self.batch.is_empty()")]),
     (
         "sleep_is_announced_after_the_lock",
@@ -63,7 +63,7 @@ const MUTATIONS: &[Mutation] = &[
     ),
     (
         "new_queue_counts_as_awake",
-        &[("new", "asleep: Apart(P::Flag::new(true)),", "asleep: Apart(P::Flag::new(false)),")],
+        &[("new", "asleep: CachePadded(P::Flag::new(true)),", "asleep: CachePadded(P::Flag::new(false)),")],
     ),
     // Looking without going to sleep.
     (
@@ -75,7 +75,7 @@ const MUTATIONS: &[Mutation] = &[
     // Ending the sleep.
     ("push_wakes_nobody", &[("push", PUSHED, "Ok(Wake::NotNeeded)")]),
     ("waiting_push_wakes_nobody", &[("push_waiting", WAITED, "None => Ok(Wake::NotNeeded),")]),
-    ("errand_wakes_nobody", &[("push_errand", PUSHED, "Ok(Wake::NotNeeded)")]),
+    ("internal_push_wakes_nobody", &[("push_internal", PUSHED, "Ok(Wake::NotNeeded)")]),
     ("quit_wakes_nobody", &[("quit", "self.end_sleep()", "Wake::NotNeeded")]),
     (
         "push_looks_before_it_adds",
@@ -89,14 +89,14 @@ const MUTATIONS: &[Mutation] = &[
         ],
     ),
     (
-        "errand_looks_before_it_adds",
+        "internal_push_looks_before_it_adds",
         &[
             (
-                "push_errand",
-                "pub(crate) fn push_errand(&self, errand: T) -> Result<Wake, T> {",
+                "push_internal",
+                "pub(crate) fn push_internal(&self, task: T) -> Result<Wake, T> {",
                 "LINE let wake = self.end_sleep();",
             ),
-            ("push_errand", PUSHED, "Ok(wake)"),
+            ("push_internal", PUSHED, "Ok(wake)"),
         ],
     ),
     (
@@ -184,19 +184,19 @@ const MUTATIONS: &[Mutation] = &[
             ("take", WAS_FULL, "if full {"),
         ],
     ),
-    // Errands.
+    // Internal tasks.
     (
-        "errands_need_room",
-        &[("push_errand", "if inbox.closed {", "if inbox.refusal(self.capacity).is_some() {")],
+        "internal_tasks_need_room",
+        &[("push_internal", "if inbox.closed {", "if inbox.refusal(self.capacity).is_some() {")],
     ),
-    ("take_forgets_errands", &[("take", SWAP, "LINE batch.errands.clear();")]),
+    ("take_forgets_internal_tasks", &[("take", SWAP, "LINE batch.internal.clear();")]),
     (
-        "take_leaves_errands_to_the_next",
+        "take_leaves_internal_tasks_to_the_next",
         &[(
             "take",
             SWAP,
             "std::mem::swap(&mut inbox.batch.tasks, &mut batch.tasks);
-            if batch.tasks.is_empty() { std::mem::swap(&mut inbox.batch.errands, &mut batch.errands); }",
+            if batch.tasks.is_empty() { std::mem::swap(&mut inbox.batch.internal, &mut batch.internal); }",
         )],
     ),
     // Stopping.
@@ -246,11 +246,11 @@ const MUTATIONS: &[Mutation] = &[
     ),
     ("close_hands_out_nothing", &[("close", HAND_OUT, "Batch::default()")]),
     (
-        "close_hands_out_no_errands",
+        "close_hands_out_no_internal_tasks",
         &[(
             "close",
             HAND_OUT,
-            "Batch { tasks: std::mem::take(&mut inbox.batch.tasks), errands: Vec::new() }",
+            "Batch { tasks: std::mem::take(&mut inbox.batch.tasks), internal: Vec::new() }",
         )],
     ),
     (
@@ -291,7 +291,7 @@ const MUTATIONS: &[Mutation] = &[
             "Some(Refusal::Closed) => Some(Refusal::Full),",
         )],
     ),
-    ("errand_ignores_close", &[("push_errand", "if inbox.closed {", "if false {")]),
+    ("internal_push_ignores_close", &[("push_internal", "if inbox.closed {", "if false {")]),
 ];
 
 /// Bugs of the event indices.

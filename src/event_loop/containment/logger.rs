@@ -42,20 +42,20 @@ pub(crate) fn call(line: impl FnOnce()) {
 
 /// As [`call`], for a line that a peer, or a shortage, can cause without end: of each kind one a second on this thread. What
 /// `line` is given is to be at the end of its text.
-pub(crate) fn recurring(kind: &'static str, line: impl FnOnce(LeftOut)) {
+pub(crate) fn recurring(kind: &'static str, line: impl FnOnce(Suppressed)) {
     let now = CLOCK.get()();
     // At the end of a thread the kinds may have gone before the last line.
-    let due = KINDS.try_with(|kinds| due(&mut kinds.borrow_mut(), kind, now)).unwrap_or(Some(LeftOut(0)));
+    let due = KINDS.try_with(|kinds| due(&mut kinds.borrow_mut(), kind, now)).unwrap_or(Some(Suppressed(0)));
     if let Some(left_out) = due {
         call(|| line(left_out));
     }
 }
 
 /// Whether a line is to be logged now, and how many before it were not.
-fn due(kinds: &mut Vec<Kind>, name: &'static str, now: Instant) -> Option<LeftOut> {
+fn due(kinds: &mut Vec<Kind>, name: &'static str, now: Instant) -> Option<Suppressed> {
     let Some(kind) = kinds.iter_mut().find(|kind| kind.name == name) else {
         kinds.push(Kind { name, last: now, left_out: 0 });
-        return Some(LeftOut(0));
+        return Some(Suppressed(0));
     };
     // A moment before the last is of another clock: that of a loop which this thread had before.
     if now.checked_duration_since(kind.last).is_some_and(|apart| apart < APART) {
@@ -63,13 +63,13 @@ fn due(kinds: &mut Vec<Kind>, name: &'static str, now: Instant) -> Option<LeftOu
         return None;
     }
     kind.last = now;
-    Some(LeftOut(std::mem::take(&mut kind.left_out)))
+    Some(Suppressed(std::mem::take(&mut kind.left_out)))
 }
 
 /// How many lines of a kind were left out before this one. Shown only if there were any.
-pub(crate) struct LeftOut(u64);
+pub(crate) struct Suppressed(u64);
 
-impl fmt::Display for LeftOut {
+impl fmt::Display for Suppressed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 == 0 { Ok(()) } else { write!(f, " ({} more since the last such line)", self.0) }
     }

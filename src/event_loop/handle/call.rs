@@ -176,7 +176,7 @@ impl LoopHandle {
         });
         posted.map_err(|error| match error.reason() {
             PostErrorReason::LoopGone => CallError::LoopGone,
-            PostErrorReason::Full if self.has_posters_wait() => CallError::TimedOut,
+            PostErrorReason::Full if self.blocks_when_full() => CallError::TimedOut,
             PostErrorReason::Full => CallError::Full,
         })?;
         slot.wait(deadline)

@@ -64,7 +64,7 @@ impl LoopHandle {
         let inserted = self.shared.remote_timers.insert(deadline, callback, wrap);
         let key = inserted.map_err(|callback| self.refused(Refusal::Closed, callback))?;
         // If the loop goes before it has armed the timer, the callback is dropped with the loop's other timers.
-        self.send_errand(move |event_loop| event_loop.arm_remote_timer(key));
+        self.post_internal(move |event_loop| event_loop.arm_remote_timer(key));
         Ok(self.shared.timer_id(TimerName::Remote(key)))
     }
 
@@ -81,13 +81,13 @@ impl LoopHandle {
         }
         match self.shared.resolve(id) {
             None => false,
-            Some(TimerName::Local(_)) => self.send_errand(move |event_loop| _ = event_loop.cancel(id)),
+            Some(TimerName::Local(_)) => self.post_internal(move |event_loop| _ = event_loop.cancel(id)),
             Some(TimerName::Remote(key)) => match self.shared.remote_timers.remove(key) {
                 None => false,
                 Some(removed) => {
                     if let Some(armed) = removed.queue_key() {
                         // Only the slot in the loop's queue is left to be given up; a loop that has gone has done so.
-                        self.send_errand(move |event_loop| _ = event_loop.disarm(armed));
+                        self.post_internal(move |event_loop| _ = event_loop.disarm(armed));
                     }
                     true
                 }
@@ -115,13 +115,13 @@ impl LoopHandle {
         match self.shared.resolve(id) {
             None => false,
             Some(TimerName::Local(key)) => {
-                self.send_errand(move |event_loop| _ = event_loop.rearm(key, deadline))
+                self.post_internal(move |event_loop| _ = event_loop.rearm(key, deadline))
             }
             Some(TimerName::Remote(key)) => match self.shared.remote_timers.set_deadline(key, deadline) {
                 None => false,
                 Some(moved) => {
                     if moved.is_earlier {
-                        self.send_errand(move |event_loop| event_loop.move_remote_timer(key));
+                        self.post_internal(move |event_loop| event_loop.move_remote_timer(key));
                     }
                     true
                 }

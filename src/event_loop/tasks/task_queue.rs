@@ -73,10 +73,10 @@ pub(crate) struct TaskQueue<T, P: Primitives> {
     inbox: P::Mutex<Inbox<T>>,
     /// Set by the consumer inside the mutex when it is about to sleep, cleared by whoever ends the sleep. Every producer reads it
     /// for every task, so it has a cache line where nothing else is written.
-    asleep: Apart<P::Flag>,
+    asleep: CachePadded<P::Flag>,
     /// Set, inside the mutex, by whoever puts something into an empty inbox, and cleared by the take. It saves the consumer the
     /// mutex when there is something anyway: what it does not see here it sees there, before it sleeps.
-    waiting: Apart<P::Flag>,
+    pending: CachePadded<P::Flag>,
     /// How many tasks may wait at a time.
     capacity: usize,
 }
@@ -84,7 +84,7 @@ pub(crate) struct TaskQueue<T, P: Primitives> {
 /// A value with cache lines of its own: two, since processors fetch them in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Apart<T>(T);
+struct CachePadded<T>(T);
 
 #[derive(Debug)]
 struct Inbox<T> {
@@ -101,12 +101,12 @@ pub(crate) struct Batch<T> {
     /// Tasks of users, in the order pushed.
     pub(crate) tasks: Vec<T>,
     /// Tasks of the crate itself, in the order pushed. They are short, and there is always room for them.
-    pub(crate) errands: Vec<T>,
+    pub(crate) internal: Vec<T>,
 }
 
 impl<T> Default for Batch<T> {
     fn default() -> Self {
-        Batch { tasks: Vec::new(), errands: Vec::new() }
+        Batch { tasks: Vec::new(), internal: Vec::new() }
     }
 }
 
@@ -116,17 +116,17 @@ impl<T> Batch<T> {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.tasks.len() + self.errands.len()
+        self.tasks.len() + self.internal.len()
     }
 
     /// For how many tasks there is room, and for how many errands.
-    pub(crate) fn rooms(&self) -> (usize, usize) {
-        (self.tasks.capacity(), self.errands.capacity())
+    pub(crate) fn capacities(&self) -> (usize, usize) {
+        (self.tasks.capacity(), self.internal.capacity())
     }
 
     /// How many tasks there are, and how many errands.
     pub(crate) fn lengths(&self) -> (usize, usize) {
-        (self.tasks.len(), self.errands.len())
+        (self.tasks.len(), self.internal.len())
     }
 }
 
@@ -136,8 +136,8 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         let inbox = Inbox { batch: Batch::default(), accepted: 0, quit: false, closed: false };
         TaskQueue {
             inbox: P::Mutex::new(inbox),
-            asleep: Apart(P::Flag::new(true)),
-            waiting: Apart(P::Flag::new(false)),
+            asleep: CachePadded(P::Flag::new(true)),
+            pending: CachePadded(P::Flag::new(false)),
             capacity,
         }
     }
@@ -154,7 +154,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         self.inbox.with(|inbox| match inbox.refusal(self.capacity) {
             Some(refusal) => Err((refusal, task)),
             None => {
-                self.note_waiting(inbox);
+                self.mark_pending(inbox);
                 inbox.batch.tasks.push(into_task(task));
                 inbox.accepted += 1;
                 Ok(())
@@ -179,7 +179,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
             Some(Refusal::Full) => None,
             Some(Refusal::Closed) => Some(Refusal::Closed),
             None => {
-                self.note_waiting(inbox);
+                self.mark_pending(inbox);
                 inbox.accepted += 1;
                 inbox.batch.tasks.extend(to_push.take().map(|(task, into_task)| into_task(task)));
                 Some(Refusal::Full) // of no account, since there is nothing left to refuse
@@ -195,13 +195,13 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     ///
     /// # Errors
     /// Gives `errand` back once the queue is closed.
-    pub(crate) fn push_errand(&self, errand: T) -> Result<Wake, T> {
+    pub(crate) fn push_internal(&self, task: T) -> Result<Wake, T> {
         self.inbox.with(|inbox| {
             if inbox.closed {
-                return Err(errand);
+                return Err(task);
             }
-            self.note_waiting(inbox);
-            inbox.batch.errands.push(errand);
+            self.mark_pending(inbox);
+            inbox.batch.internal.push(task);
             Ok(())
         })?;
         Ok(self.end_sleep())
@@ -210,7 +210,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     /// Asks the consumer to stop. Stays asked until the consumer [takes](TaskQueue::take) the request.
     pub(crate) fn quit(&self) -> Wake {
         self.inbox.with(|inbox| {
-            self.waiting.0.store(true);
+            self.pending.0.store(true);
             inbox.quit = true;
         });
         self.end_sleep()
@@ -226,7 +226,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     /// For the consumer: announces that it will sleep, unless there is something to do.
     #[must_use = "the consumer must not sleep unless this says so"]
     pub(crate) fn may_sleep(&self) -> bool {
-        if self.waiting.0.load() {
+        if self.pending.0.load() {
             return false;
         }
         self.inbox.with(|inbox| {
@@ -240,14 +240,14 @@ impl<T, P: Primitives> TaskQueue<T, P> {
 
     /// For the consumer: whether it sees something to do. What another thread has just put there it may see a little later.
     pub(crate) fn has_work(&self) -> bool {
-        self.waiting.0.load()
+        self.pending.0.load()
     }
 
     /// Before something is put into the inbox.
     #[inline]
-    fn note_waiting(&self, inbox: &Inbox<T>) {
+    fn mark_pending(&self, inbox: &Inbox<T>) {
         if inbox.batch.is_empty() {
-            self.waiting.0.store(true);
+            self.pending.0.store(true);
         }
     }
 
@@ -269,7 +269,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         let quit = self.inbox.with(|inbox| {
             std::mem::swap(&mut inbox.batch, batch);
             if inbox.quit || !batch.is_empty() {
-                self.waiting.0.store(false);
+                self.pending.0.store(false);
             }
             std::mem::take(&mut inbox.quit)
         });
@@ -280,7 +280,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     }
 
     /// For the consumer: takes the room of an empty inbox out, to be dropped.
-    pub(crate) fn take_room(&self) -> Batch<T> {
+    pub(crate) fn take_storage(&self) -> Batch<T> {
         self.inbox.with(|inbox| {
             if inbox.batch.is_empty() { std::mem::take(&mut inbox.batch) } else { Batch::default() }
         })

@@ -167,7 +167,7 @@ impl Connector {
     /// Has `step` taken in phase 5, by when the descriptors of the last one are closed; unless all is over by then.
     fn queue_step(self: &Rc<Self>, event_loop: &EventLoop, step: fn(&Rc<Self>, &EventLoop)) {
         let this = Rc::clone(self);
-        event_loop.queue_errand(move |event_loop| {
+        event_loop.queue_internal(move |event_loop| {
             if !this.is_over() {
                 step(&this, event_loop);
             }

@@ -315,7 +315,7 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
         }
     }
 
-    fn on_told(&self, event_loop: &EventLoop, message: &mut dyn Any) {
+    fn on_control(&self, event_loop: &EventLoop, message: &mut dyn Any) {
         self.core.on_control(event_loop, message);
     }
 

@@ -69,7 +69,7 @@ impl ConnectionCore {
         mut message: impl Any,
     ) -> TimerId {
         let id = self.id;
-        event_loop.run_after(after, move |event_loop| _ = event_loop.tell(id, &mut message))
+        event_loop.run_after(after, move |event_loop| _ = event_loop.send_control(id, &mut message))
     }
 
     /// Whether a graceful close is in progress.

@@ -317,7 +317,7 @@ impl ConnectionHandle {
         }
         if self.mailbox.push(request)? {
             let id = self.id;
-            if !self.event_loop.send_errand(move |event_loop| event_loop.notify(id)) {
+            if !self.event_loop.post_internal(move |event_loop| event_loop.notify(id)) {
                 return Err(SendError::Closed);
             }
         }
@@ -332,7 +332,7 @@ impl ConnectionHandle {
         }
         self.mailbox.push(request)?;
         let id = self.id;
-        self.event_loop.run_errand(move |event_loop| event_loop.notify(id));
+        self.event_loop.run_internal(move |event_loop| event_loop.notify(id));
         Ok(())
     }
 }

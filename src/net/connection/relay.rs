@@ -89,7 +89,7 @@ impl ConnectionCore {
         }
         let mut message = RelayMessage::Link { with: self.id, linked: false };
         let refused = !self.can_be_linked()
-            || !event_loop.tell(other.id(), &mut message)
+            || !event_loop.send_control(other.id(), &mut message)
             || matches!(message, RelayMessage::Link { linked: false, .. });
         if refused {
             return refuse(
@@ -161,7 +161,7 @@ impl ConnectionCore {
         let Some(relay) = self.relay.get() else { return };
         if self.peer_finished.get() && !relay.eof_forwarded {
             self.change_relay(|relay| relay.eof_forwarded = true);
-            event_loop.tell(relay.with, &mut RelayMessage::Eof);
+            event_loop.send_control(relay.with, &mut RelayMessage::Eof);
         }
         self.close_if_finished(event_loop);
     }
@@ -172,7 +172,7 @@ impl ConnectionCore {
             return;
         }
         let mut message = RelayMessage::Data { bytes: mem::take(bytes), pause: false };
-        event_loop.tell(relay.with, &mut message);
+        event_loop.send_control(relay.with, &mut message);
         let RelayMessage::Data { bytes: returned, pause } = message else { return };
         // The loop's own buffer, now empty.
         *bytes = returned;
@@ -233,7 +233,7 @@ impl ConnectionCore {
         let low_water = self.reply_marks().1.min(self.relay_mark());
         if relay.linked_paused && self.queued() <= low_water {
             self.change_relay(|relay| relay.linked_paused = false);
-            event_loop.tell(relay.with, &mut RelayMessage::Resume);
+            event_loop.send_control(relay.with, &mut RelayMessage::Resume);
         }
     }
 
@@ -261,7 +261,7 @@ impl ConnectionCore {
     pub(super) fn end_link(&self, event_loop: &EventLoop, end: LinkEnd) {
         if let Some(relay) = self.relay.get().filter(|_| self.is_relaying()) {
             self.unlink();
-            event_loop.tell(relay.with, &mut RelayMessage::Unlinked(end));
+            event_loop.send_control(relay.with, &mut RelayMessage::Unlinked(end));
         }
     }
 

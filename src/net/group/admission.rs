@@ -236,7 +236,7 @@ impl Admission {
         for Listening { event_loop, id, .. } in &*self.listeners.lock() {
             let id = *id;
             // A loop that has gone has taken its listener with it.
-            event_loop.send_errand(move |event_loop| event_loop.notify(id));
+            event_loop.post_internal(move |event_loop| event_loop.notify(id));
         }
     }
 

@@ -150,8 +150,8 @@ impl Budget {
         for account in chosen {
             let connection = account.connection;
             // As an errand, for nothing is borrowed then: this may be in the middle of any connection's send.
-            account.event_loop.clone().send_errand(move |event_loop: &EventLoop| {
-                event_loop.tell(connection, &mut Condemned);
+            account.event_loop.clone().post_internal(move |event_loop: &EventLoop| {
+                event_loop.send_control(connection, &mut Condemned);
                 account.budget.warn();
             });
         }

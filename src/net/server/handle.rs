@@ -88,7 +88,7 @@ impl ServerHandle {
     pub fn stop(&self, within: Duration, then: impl FnOnce(&EventLoop, StopReport) + Send + 'static) {
         let then: WhenEmpty = Contained::new(Box::new(then));
         let group = Arc::clone(&self.group);
-        self.home.run_errand(move |event_loop| begin_to_stop(event_loop, &group, None, within, then));
+        self.home.run_internal(move |event_loop| begin_to_stop(event_loop, &group, None, within, then));
     }
 }
 

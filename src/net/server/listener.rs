@@ -93,7 +93,7 @@ impl Drop for Delivery {
             let mut returned = Returned { arrival: Some(arrival), origin: self.origin };
             let id = self.id;
             // Not at once: the listener's loop may be in the middle of posting this.
-            self.listener.send_errand(move |event_loop| _ = event_loop.tell(id, &mut returned));
+            self.listener.post_internal(move |event_loop| _ = event_loop.send_control(id, &mut returned));
         }
     }
 }
@@ -146,8 +146,8 @@ impl Listener {
     pub(in crate::net) fn end_all(group: &Group) {
         for Listening { event_loop, id, socket } in group.admission.take_listeners() {
             let stopped = socket.map(stream::stop_listening);
-            event_loop.run_errand(move |event_loop| {
-                event_loop.tell(id, &mut Close);
+            event_loop.run_internal(move |event_loop| {
+                event_loop.send_control(id, &mut Close);
                 event_loop.remove(id);
             });
             if let Some(Err(error)) = stopped {
@@ -214,7 +214,7 @@ impl Listener {
                 let mut delivery = Delivery { arrival: Some(arrival), origin, listener, id };
                 let establish = Arc::clone(establish);
                 // A refused errand is dropped, and the delivery with it. A loop of a pool runs once, so one that is to quit is about to end.
-                there.send_errand(move |event_loop| {
+                there.post_internal(move |event_loop| {
                     let arrival = if event_loop.is_quitting() { None } else { delivery.arrival.take() };
                     if let Some(arrival) = arrival {
                         establish(event_loop, arrival);
@@ -293,7 +293,7 @@ impl Listener {
         self.resting.set(true);
         self.stop_wanting(event_loop);
         let id = self.id;
-        event_loop.run_after(REST, move |event_loop| _ = event_loop.tell(id, &mut RestIsOver));
+        event_loop.run_after(REST, move |event_loop| _ = event_loop.send_control(id, &mut RestIsOver));
     }
 }
 
@@ -350,7 +350,7 @@ impl Source for Listener {
         }
     }
 
-    fn on_told(&self, event_loop: &EventLoop, word: &mut dyn Any) {
+    fn on_control(&self, event_loop: &EventLoop, word: &mut dyn Any) {
         if word.is::<RestIsOver>() {
             self.resting.set(false);
             self.on_notified(event_loop);

@@ -104,7 +104,7 @@ impl<H: DatagramHandler> Source for Port<H> {
         self.core.read_mailbox(event_loop);
     }
 
-    fn on_told(&self, event_loop: &EventLoop, word: &mut dyn Any) {
+    fn on_control(&self, event_loop: &EventLoop, word: &mut dyn Any) {
         if word.is::<CloseNow>() {
             self.core.close_as_asked(event_loop);
         }

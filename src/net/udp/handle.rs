@@ -190,7 +190,7 @@ impl UdpHandle {
         let _ = self.ask(Request::Close);
         if self.event_loop.is_in_loop_thread() {
             let id = self.id;
-            self.event_loop.run_errand(move |event_loop| _ = event_loop.tell(id, &mut CloseNow));
+            self.event_loop.run_internal(move |event_loop| _ = event_loop.send_control(id, &mut CloseNow));
         }
     }
 
@@ -210,7 +210,7 @@ impl UdpHandle {
         }
         if self.mailbox.put(request)? {
             let id = self.id;
-            if !self.event_loop.send_errand(move |event_loop| event_loop.notify(id)) {
+            if !self.event_loop.post_internal(move |event_loop| event_loop.notify(id)) {
                 return Err(DatagramError::Closed);
             }
         }

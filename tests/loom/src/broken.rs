@@ -22,7 +22,7 @@ broken! {
     on_loom {
         sleep_is_not_announced
         sleeps_over_a_task
-        sleeps_over_an_errand
+        sleeps_over_an_internal_task
         sleeps_over_a_quit
         sleep_is_announced_after_the_lock
         new_queue_counts_as_awake
@@ -31,11 +31,11 @@ broken! {
         has_work_overlooks_tasks
         push_wakes_nobody
         waiting_push_wakes_nobody
-        errand_wakes_nobody
+        internal_push_wakes_nobody
         quit_wakes_nobody
         push_looks_before_it_adds
         waiting_push_looks_before_it_adds
-        errand_looks_before_it_adds
+        internal_push_looks_before_it_adds
         end_sleep_is_two_steps
         awake_is_not_noted
         queue_has_room_for_one_more
@@ -48,9 +48,9 @@ broken! {
         take_lets_in_below_capacity_only
         take_lets_in_before_it_takes
         take_looks_who_waits_before_the_lock
-        errands_need_room
-        take_forgets_errands
-        take_leaves_errands_to_the_next
+        internal_tasks_need_room
+        take_forgets_internal_tasks
+        take_leaves_internal_tasks_to_the_next
         take_reads_quit_after_the_lock
         quit_is_cleared_after_the_lock
         quit_is_not_cleared
@@ -58,12 +58,12 @@ broken! {
         close_lets_nobody_go
         close_lets_go_before_it_closes
         close_hands_out_nothing
-        close_hands_out_no_errands
+        close_hands_out_no_internal_tasks
         push_looks_for_close_before_the_lock
         waiting_push_ignores_close
         waiting_push_waits_at_a_closed_queue
         waiting_push_takes_closed_for_full
-        errand_ignores_close
+        internal_push_ignores_close
     }
     words_on_loom {
         move_has_no_fence

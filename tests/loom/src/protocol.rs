@@ -28,8 +28,8 @@ pub enum Refusal {
 pub struct Batch {
     /// What had been pushed, waiting or not.
     pub tasks: Vec<Task>,
-    /// What had been pushed as an errand.
-    pub errands: Vec<Task>,
+    /// What had been pushed as an internal task.
+    pub internal: Vec<Task>,
 }
 
 /// The capacity of a queue that is never full.
@@ -45,7 +45,7 @@ pub trait Protocol: Send + Sync + 'static {
     fn new(capacity: usize) -> Self;
     fn push(&self, task: Task) -> Result<Wake, (Refusal, Task)>;
     fn push_waiting(&self, task: Task) -> Result<Wake, (Refusal, Task)>;
-    fn push_errand(&self, errand: Task) -> Result<Wake, Task>;
+    fn push_internal(&self, task: Task) -> Result<Wake, Task>;
     fn quit(&self) -> Wake;
     fn end_sleep(&self) -> Wake;
     fn may_sleep(&self) -> bool;
@@ -189,8 +189,8 @@ macro_rules! on_loom {
                 self.0.push_waiting(None, task, |task| task).map(in_common).map_err(refused)
             }
 
-            fn push_errand(&self, errand: Task) -> Result<Wake, Task> {
-                self.0.push_errand(errand).map(in_common)
+            fn push_internal(&self, task: Task) -> Result<Wake, Task> {
+                self.0.push_internal(task).map(in_common)
             }
 
             fn quit(&self) -> Wake {
@@ -214,16 +214,16 @@ macro_rules! on_loom {
             }
 
             fn take(&self, batch: &mut Batch) -> bool {
-                let Batch { tasks, errands } = mem::take(batch);
-                let mut taken = $source::Batch { tasks, errands };
+                let Batch { tasks, internal } = mem::take(batch);
+                let mut taken = $source::Batch { tasks, internal };
                 let quit = self.0.take(&mut taken);
-                *batch = Batch { tasks: taken.tasks, errands: taken.errands };
+                *batch = Batch { tasks: taken.tasks, internal: taken.internal };
                 quit
             }
 
             fn close(&self) -> Batch {
                 let left = self.0.close();
-                Batch { tasks: left.tasks, errands: left.errands }
+                Batch { tasks: left.tasks, internal: left.internal }
             }
         }
 

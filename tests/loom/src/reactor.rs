@@ -34,9 +34,9 @@ impl<Q: Protocol> Shared<Q> {
         Ok(wake)
     }
 
-    /// Hands an errand over, and wakes the loop if asked to. A refused errand comes back.
-    pub fn send_errand(&self, errand: Task) -> Result<Wake, Task> {
-        let wake = self.queue.push_errand(errand)?;
+    /// Hands an internal task over, and wakes the loop if asked to. A refused internal task comes back.
+    pub fn post_internal(&self, task: Task) -> Result<Wake, Task> {
+        let wake = self.queue.push_internal(task)?;
         self.pass_on(wake);
         Ok(wake)
     }
@@ -64,8 +64,8 @@ pub struct Reactor<Q> {
     local: Vec<Task>,
     /// The tasks it has run, in order.
     pub ran: Vec<Task>,
-    /// The errands it has run, in order.
-    pub errands: Vec<Task>,
+    /// The internal tasks it has run, in order.
+    pub internal: Vec<Task>,
     /// How many turns announced a sleep.
     pub sleeps: usize,
     /// How many turns found the eventfd readable.
@@ -88,7 +88,7 @@ impl<Q: Protocol> Reactor<Q> {
             batch: Batch::default(),
             local: Vec::new(),
             ran: Vec::new(),
-            errands: Vec::new(),
+            internal: Vec::new(),
             sleeps: 0,
             woken: 0,
             sockets: 0,
@@ -173,7 +173,7 @@ impl<Q: Protocol> Reactor<Q> {
         }
         let quit = queue.take(&mut self.batch);
         assert!(self.batch.tasks.len() <= self.capacity, "more tasks waited than may");
-        self.errands.append(&mut self.batch.errands);
+        self.internal.append(&mut self.batch.internal);
         for task in self.batch.tasks.drain(..).chain(mem::take(&mut self.local)) {
             self.ran.push(task);
             run(&self.shared, task);

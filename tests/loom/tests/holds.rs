@@ -44,13 +44,13 @@ holds! {
     a_full_queue_gives_back_what_it_refuses
     a_queue_holds_no_more_than_it_may
 
-    an_errand_of_another_thread_is_run
-    an_errand_has_room_in_a_full_queue
-    an_errand_accepted_before_a_quit_is_run_before_the_stop
-    an_errand_sent_while_the_loop_is_dropped_has_one_fate
+    an_internal_task_of_another_thread_is_run
+    an_internal_task_has_room_in_a_full_queue
+    an_internal_task_accepted_before_a_quit_is_run_before_the_stop
+    an_internal_task_sent_while_the_loop_is_dropped_has_one_fate
 
     a_busy_loop_runs_every_task_and_is_not_written_to
-    a_busy_loop_heeds_errands_and_a_quit
+    a_busy_loop_heeds_internal_tasks_and_a_quit
     a_busy_loop_finds_what_is_there
 }
 

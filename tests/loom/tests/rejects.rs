@@ -46,7 +46,7 @@ rejects! {
     Queue {
         sleep_is_not_announced: tasks_of_one_thread_are_run_in_order, LOST_WAKE;
         sleeps_over_a_task: tasks_of_one_thread_are_run_in_order, LOST_WAKE;
-        sleeps_over_an_errand: an_errand_of_another_thread_is_run, LOST_WAKE;
+        sleeps_over_an_internal_task: an_internal_task_of_another_thread_is_run, LOST_WAKE;
         sleeps_over_a_quit: a_task_accepted_before_a_quit_is_run_before_the_stop, LOST_WAKE;
         sleep_is_announced_after_the_lock: tasks_of_one_thread_are_run_in_order, LOST_WAKE;
         new_queue_counts_as_awake: an_embedded_loop_shows_every_task, LOST_WAKE;
@@ -57,11 +57,11 @@ rejects! {
 
         push_wakes_nobody: a_task_of_another_thread_is_run, LOST_WAKE;
         waiting_push_wakes_nobody: tasks_of_a_thread_that_waits_for_room_are_run_in_order, LOST_WAKE;
-        errand_wakes_nobody: an_errand_of_another_thread_is_run, LOST_WAKE;
+        internal_push_wakes_nobody: an_internal_task_of_another_thread_is_run, LOST_WAKE;
         quit_wakes_nobody: a_quit_stops_a_sleeping_loop, LOST_WAKE;
         push_looks_before_it_adds: tasks_of_one_thread_are_run_in_order, LOST_WAKE;
         waiting_push_looks_before_it_adds: tasks_of_a_thread_that_waits_for_room_are_run_in_order, LOST_WAKE;
-        errand_looks_before_it_adds: an_errand_of_another_thread_is_run, LOST_WAKE;
+        internal_push_looks_before_it_adds: an_internal_task_of_another_thread_is_run, LOST_WAKE;
         end_sleep_is_two_steps: one_sleep_is_taken_back_once, "how many were asked to end one sleep";
         awake_is_not_noted: a_push_that_knows_the_loop_awake_writes_nothing, "the loop is awake";
 
@@ -78,11 +78,11 @@ rejects! {
         take_lets_in_before_it_takes: two_threads_that_wait_for_room_for_one_are_let_in, LOST_WAKE;
         take_looks_who_waits_before_the_lock: two_threads_that_wait_for_room_for_two_are_let_in, LOST_WAKE;
 
-        errands_need_room: an_errand_has_room_in_a_full_queue, "there is always room for an errand";
-        take_forgets_errands: an_errand_accepted_before_a_quit_is_run_before_the_stop,
-            "an errand was accepted before the quit and not run";
-        take_leaves_errands_to_the_next: an_errand_accepted_before_a_quit_is_run_before_the_stop,
-            "an errand was accepted before the quit and not run";
+        internal_tasks_need_room: an_internal_task_has_room_in_a_full_queue, "there is always room for an internal task";
+        take_forgets_internal_tasks: an_internal_task_accepted_before_a_quit_is_run_before_the_stop,
+            "an internal task was accepted before the quit and not run";
+        take_leaves_internal_tasks_to_the_next: an_internal_task_accepted_before_a_quit_is_run_before_the_stop,
+            "an internal task was accepted before the quit and not run";
 
         take_reads_quit_after_the_lock: a_task_accepted_before_a_quit_is_run_before_the_stop,
             "a task was accepted before the quit and not run";
@@ -94,13 +94,13 @@ rejects! {
         close_lets_nobody_go: threads_that_wait_for_room_are_refused_by_a_close, LOST_WAKE;
         close_lets_go_before_it_closes: threads_that_wait_for_room_are_refused_by_a_close, "the tasks given back";
         close_hands_out_nothing: a_task_posted_while_the_loop_is_dropped_has_one_fate, "the tasks that have a fate";
-        close_hands_out_no_errands: an_errand_sent_while_the_loop_is_dropped_has_one_fate, "the tasks that have a fate";
+        close_hands_out_no_internal_tasks: an_internal_task_sent_while_the_loop_is_dropped_has_one_fate, "the tasks that have a fate";
         push_looks_for_close_before_the_lock: a_task_posted_while_the_loop_is_dropped_has_one_fate,
             "the tasks that have a fate";
         waiting_push_ignores_close: threads_that_wait_for_room_are_refused_by_a_close, "the tasks given back";
         waiting_push_waits_at_a_closed_queue: threads_that_wait_for_room_are_refused_by_a_close, LOST_WAKE;
         waiting_push_takes_closed_for_full: threads_that_wait_for_room_are_refused_by_a_close, "the tasks given back";
-        errand_ignores_close: an_errand_sent_while_the_loop_is_dropped_has_one_fate, "the tasks that have a fate";
+        internal_push_ignores_close: an_internal_task_sent_while_the_loop_is_dropped_has_one_fate, "the tasks that have a fate";
     }
 
     Marks {

@@ -27,26 +27,26 @@ pub fn a_busy_loop_runs_every_task_and_is_not_written_to<Q: Protocol>() {
     });
 }
 
-/// An errand and then a quit stop a loop that looks before it sleeps, as they do one that does not look.
-pub fn a_busy_loop_heeds_errands_and_a_quit<Q: Protocol>() {
+/// An internal task and then a quit stop a loop that looks before it sleeps, as they do one that does not look.
+pub fn a_busy_loop_heeds_internal_tasks_and_a_quit<Q: Protocol>() {
     explore(None, &[SLEPT, NEVER_SLEPT], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
         reactor.shared().queue.awake();
         reactor.spawn(|shared| {
-            shared.send_errand(1).unwrap();
+            shared.post_internal(1).unwrap();
             shared.quit();
         });
         while !reactor.busy_turn(1) {}
-        assert_eq!(reactor.errands, [1], "an errand was accepted before the quit and not run");
+        assert_eq!(reactor.internal, [1], "an internal task was accepted before the quit and not run");
         outcomes.note(sleeps(&reactor));
     });
 }
 
 /// What a thread has handed over, the loop finds when it looks: it does not sleep first.
 pub fn a_busy_loop_finds_what_is_there<Q: Protocol>() {
-    explore(None, &["a task", "an errand", "a quit"], |outcomes| {
+    explore(None, &["a task", "an internal task", "a quit"], |outcomes| {
         finds::<Q>(outcomes, "a task", |shared| _ = shared.post(1));
-        finds::<Q>(outcomes, "an errand", |shared| _ = shared.send_errand(1));
+        finds::<Q>(outcomes, "an internal task", |shared| _ = shared.post_internal(1));
         finds::<Q>(outcomes, "a quit", |shared| _ = shared.quit());
     });
 }
@@ -59,6 +59,6 @@ fn finds<Q: Protocol>(outcomes: &Outcomes, what: &'static str, hand_over: fn(&Sh
     assert!(reactor.shared().queue.has_work(), "a busy loop overlooks {what}");
     let quit = reactor.busy_turn(1);
     assert_eq!(reactor.sleeps, 0, "a busy loop announced a sleep over {what}");
-    assert_eq!(reactor.ran.len() + reactor.errands.len() + usize::from(quit), 1, "what was run");
+    assert_eq!(reactor.ran.len() + reactor.internal.len() + usize::from(quit), 1, "what was run");
     outcomes.note(what);
 }
