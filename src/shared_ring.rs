@@ -1,4 +1,4 @@
-//! Messages between two processes through memory that both have, with a bell for whoever sleeps.
+//! Messages between two processes through shared memory, with doorbells that wake a sleeping peer.
 
 mod bell;
 mod consumer;
@@ -27,10 +27,12 @@ use self::memory::Memory;
 use self::producer::Producer;
 use crate::net::disposal::close_descriptors;
 
-/// How many descriptors the other process is given: the memory, the bell of the one who has made it, and that of the other.
+/// Number of descriptors passed to the other process: the memory, the creator's bell, and the other
+/// process's bell.
 const DESCRIPTORS: usize = 3;
 
-/// Descriptors that the peer has sent and that may be of any kind. A drop closes them where the close may wait.
+/// Descriptors of unknown kind, received from the peer. A drop closes them where a blocking close
+/// delays no caller.
 struct Unchecked(Vec<OwnedFd>);
 
 impl Drop for Unchecked {
@@ -39,43 +41,49 @@ impl Drop for Unchecked {
     }
 }
 
-/// One end of a link between two processes: two rings of messages in shared memory, one for each direction, and two
-/// [eventfds](crate::EventFd) as bells.
+/// One end of a link between two processes: two message rings in shared memory, one per direction,
+/// and two [eventfds](crate::EventFd) as doorbells.
 ///
-/// A message is written into the memory by one process and copied out of it by the other, without a system call. The bell is
-/// rung only if the other side sleeps, or has said that it will: once for each sleep. So under load messages cost what
-/// copying them costs, and a process with nothing to do sleeps. It is how virtio's queues notify (*kick* and *call*), with
-/// event indices for what need not be told (VIRTIO 1.2, section 2.7).
+/// One process writes a message into the memory and the other copies it out, without a system call.
+/// The doorbell is rung only if the other side sleeps or has announced that it will, once per
+/// sleep. So under load a message costs only its copies, and an idle process sleeps. Virtio queues
+/// notify in the same way (*kick* and *call*), with event indices that suppress unneeded
+/// notifications (VIRTIO 1.2, section 2.7).
 ///
-/// Messages keep their order and their borders, and none is lost while both processes live. One may be empty, and as long as
-/// [`longest`](SharedRing::max_message_len).
+/// Messages keep their order and their boundaries, and none is lost while both processes live. A
+/// message may be empty; [`max_message_len`](SharedRing::max_message_len) is the longest.
 ///
-/// # On a loop and off it
-/// [`watch`](SharedRing::watch) and [`serve`](SharedRing::serve) bind the end to a loop, which calls back for each message.
-/// Without a loop, one thread at a time may [`send`](SharedRing::send) and [`receive`](SharedRing::receive), and
-/// [`wait`](SharedRing::wait) when there is nothing to do. One who never waits is never rung for.
+/// # With and without a loop
+/// [`watch`](SharedRing::watch) and [`serve`](SharedRing::serve) bind the end to a loop, which
+/// calls a callback for each message. Without a loop, one thread at a time may
+/// [`send`](SharedRing::send) and [`receive`](SharedRing::receive), and [`wait`](SharedRing::wait)
+/// when it is idle. A side that never waits is never signalled.
 ///
 /// # How the other process gets its end
-/// [`create`](SharedRing::create) answers with this end and with three descriptors, which go to the other process over a Unix
-/// socket ([`TcpConnection::send_with_descriptors`](crate::TcpConnection::send_with_descriptors), or `SCM_RIGHTS` by hand,
-/// unix(7)); there [`from_descriptors`](SharedRing::from_descriptors) makes the other end of them. There are two ends: who
-/// gives the descriptors to a third process has a link that ends with an error.
+/// [`create`](SharedRing::create) returns this end and three descriptors. They are passed to the
+/// other process over a Unix socket
+/// ([`TcpConnection::send_with_descriptors`](crate::TcpConnection::send_with_descriptors), or
+/// `SCM_RIGHTS` directly, unix(7)), where [`from_descriptors`](SharedRing::from_descriptors) builds
+/// the other end from them. A link has exactly two ends. Passing the descriptors to a third process
+/// breaks it with a [`RingError`].
 ///
-/// Keep the socket open on both sides, and watch it. A process that dies rings no bell, and that its end of the socket is
-/// closed is how the other one learns of it; `examples/doorbell.rs` shows that. An end that is dropped says nothing either,
-/// and messages that it has not read are lost.
+/// Keep the socket open on both sides, and watch it. A process that dies rings no bell; the other
+/// one detects it because the socket is closed (`examples/doorbell.rs` shows this). Dropping an end
+/// does not notify the peer either, and messages that it has not read are lost.
 ///
-/// # Who is trusted
-/// Not the peer. It may write whatever it likes into the memory, at any time, and can bring about a [`RingError`] with that,
-/// which ends the link, or more or fewer bells than are needed, which costs time; nothing else. The size of the memory is
-/// sealed and checked, so no access fails; each position and each length is read once, and checked against what this end
-/// knows; the bytes of a message are copied before anybody looks at them, once. What is in them is for the receiver to judge,
+/// # Trust
+/// The peer is not trusted. It may write anything into the memory at any time. The effects are
+/// limited: it can cause a [`RingError`], which ends the link, or missing or superfluous doorbells,
+/// which cost time. The size of the memory is sealed and checked, so no access faults. Each
+/// position and each length is read once and checked against this end's own state. A message is
+/// copied once, before any of its bytes is examined. Validating the content is up to the receiver,
 /// as with a socket.
 ///
-/// Nor can it keep a call from returning. The two share the eventfds, so the peer can make them blocking, empty or full at any
-/// time. A [default](Doorbell::NeverBlocks) bell is rung by a call that does not sleep in any of these states, and is never read
-/// otherwise; one that the peer has emptied ends the link. [`Doorbell::Plain`] is for peers that are trusted: its ring is a
-/// write, which sleeps if the peer has made the eventfd blocking and full.
+/// Nor can the peer block a call. Both processes share the eventfds, so the peer can make them
+/// blocking, empty or full at any time. Ringing a [default](Doorbell::NeverBlocks) bell does not
+/// sleep in any of these states, and the bell is read in no other way. A bell that the peer has
+/// emptied ends the link. [`Doorbell::Plain`] is for trusted peers: ringing it is a write, which
+/// sleeps if the peer has made the eventfd blocking and full.
 ///
 /// # Examples
 /// Both ends in one process, for brevity:
@@ -106,24 +114,27 @@ pub struct SharedRing {
 }
 
 impl SharedRing {
-    /// Makes the memory and the bells, and returns this process's end and what the other process needs for its own.
+    /// Creates the memory and the bells. Returns this process's end, and the descriptors for the
+    /// other process.
     ///
-    /// `capacity` is how many bytes each direction holds, rounded up to a power of two from 64 on. A message takes its length,
-    /// rounded up to eight, and eight bytes more.
+    /// `capacity` is the size of each ring in bytes, rounded up to a power of two, at least 64. A
+    /// message occupies its length, rounded up to a multiple of eight, plus eight bytes.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `capacity` is more than 1 GiB; what the kernel says: EMFILE or ENFILE if
-    /// the process or the system has no descriptor left, ENOMEM. [`NotFound`](io::ErrorKind::NotFound) where /proc is
-    /// not mounted, as by [`EventFd::counter`](crate::EventFd::counter). [`Unsupported`](io::ErrorKind::Unsupported) before
-    /// Linux 5.8, which has no bell that never blocks.
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if `capacity` is more than 1 GiB.
+    /// - EMFILE or ENFILE if the process or the system has no free descriptor; ENOMEM.
+    /// - [`NotFound`](io::ErrorKind::NotFound) if /proc is not mounted, as in
+    ///   [`EventFd::counter`](crate::EventFd::counter).
+    /// - [`Unsupported`](io::ErrorKind::Unsupported) before Linux 5.8, which lacks the bell that
+    ///   never blocks.
     pub fn create(capacity: usize) -> io::Result<(SharedRing, Vec<OwnedFd>)> {
         SharedRing::create_with(capacity, Doorbell::default())
     }
 
-    /// As [`create`](SharedRing::create), with bells of this kind.
+    /// Same as [`create`](SharedRing::create), with bells of the given kind.
     ///
     /// # Errors
-    /// As [`create`](SharedRing::create).
+    /// Same as [`create`](SharedRing::create).
     ///
     /// # Examples
     /// ```
@@ -139,70 +150,77 @@ impl SharedRing {
         let capacity = layout::capacity_for(capacity)?;
         let file = descriptors::sealed_memory(layout::bytes_for(capacity))?;
         let memory = Memory::map(file.as_fd())?;
-        let (here, there) = (Bell::make(doorbell)?, Bell::make(doorbell)?);
+        let (here, there) = (Bell::new(doorbell)?, Bell::new(doorbell)?);
         let layout = Layout::write(memory, capacity, doorbell, [here.id()?, there.id()?]);
         let passed = vec![file, here.try_clone_to_owned()?, there.try_clone_to_owned()?];
-        Ok((SharedRing::new(layout, Side::Maker, here, there), passed))
+        Ok((SharedRing::new(layout, Side::Creator, here, there), passed))
     }
 
-    /// The other process's end, of the descriptors that [`create`](SharedRing::create) returned, in their order.
+    /// Builds the other process's end from the descriptors returned by
+    /// [`create`](SharedRing::create), in the same order.
     ///
-    /// The peer has chosen the rings' size, and this end copies messages that are as long as a ring; so `most_capacity` says
-    /// how many bytes it takes in each direction, rounded up as by `create`.
+    /// The peer chooses the capacity of the rings, and this end copies messages of up to that
+    /// length. `max_capacity` limits the bytes accepted in each direction; it is rounded up as in
+    /// `create`.
     ///
-    /// The descriptors are checked, and none of them is inherited by programs that are started from here. What the peer has sent
-    /// before this is there to be received.
+    /// The descriptors are checked and set to close on exec. Messages that the peer has sent before
+    /// this call are received.
     ///
     /// # Errors
-    /// - [`InvalidInput`](io::ErrorKind::InvalidInput), in words, if they are not three, in another order, not a memfd and two
-    ///   bells, or if the memfd's size is not sealed or it cannot be written; also if `most_capacity` is more than 1 GiB.
-    /// - [`InvalidData`](io::ErrorKind::InvalidData) if the memory is not that of a shared ring, not of the size that it says it
-    ///   is, or larger than `most_capacity` allows, or if the bells are of another [kind](Doorbell).
-    /// - What the kernel says when it cannot map the memory (ENOMEM); [`NotFound`](io::ErrorKind::NotFound) where /proc is not
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput), with a message, if the descriptors are not
+    ///   a memfd and two bells in the right order; if the size of the memfd is not sealed or it is
+    ///   not writable; if `max_capacity` is more than 1 GiB.
+    /// - [`InvalidData`](io::ErrorKind::InvalidData) if the memory is not that of a shared ring,
+    ///   has a size other than its header states, or is larger than `max_capacity` allows, or if
+    ///   the bells are of another [kind](Doorbell).
+    /// - The error of mmap(2) (ENOMEM); [`NotFound`](io::ErrorKind::NotFound) if /proc is not
     ///   mounted.
     ///
-    /// The descriptors are [closed](crate::close_descriptors) then, which does not make the caller wait, whatever the peer has sent.
-    pub fn from_descriptors(descriptors: Vec<OwnedFd>, most_capacity: usize) -> io::Result<SharedRing> {
-        SharedRing::from_descriptors_with(descriptors, most_capacity, Doorbell::default())
+    /// The descriptors are then [closed](crate::close_descriptors) without blocking the caller,
+    /// whatever their kind.
+    pub fn from_descriptors(descriptors: Vec<OwnedFd>, max_capacity: usize) -> io::Result<SharedRing> {
+        SharedRing::from_descriptors_with(descriptors, max_capacity, Doorbell::default())
     }
 
-    /// As [`from_descriptors`](SharedRing::from_descriptors), for a ring with bells of this kind.
+    /// Same as [`from_descriptors`](SharedRing::from_descriptors), with bells of the given kind.
     ///
     /// # Errors
-    /// As [`from_descriptors`](SharedRing::from_descriptors); [`InvalidInput`](io::ErrorKind::InvalidInput) also if a
-    /// [plain](Doorbell::Plain) bell is blocking.
+    /// Same as [`from_descriptors`](SharedRing::from_descriptors); also
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if a [plain](Doorbell::Plain) bell is
+    /// blocking.
     pub fn from_descriptors_with(
         descriptors: Vec<OwnedFd>,
-        most_capacity: usize,
+        max_capacity: usize,
         doorbell: Doorbell,
     ) -> io::Result<SharedRing> {
         let refused = |why: String| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         let mut unchecked = Unchecked(descriptors);
-        let [file, maker, taker] = &unchecked.0[..] else {
+        let [file, creator, joiner] = &unchecked.0[..] else {
             return refused(format!(
-                "a shared ring has {DESCRIPTORS} descriptors, and not {}",
+                "a shared ring has {DESCRIPTORS} descriptors, not {}",
                 unchecked.0.len()
             ));
         };
-        descriptors::not_inherited(file)?;
+        descriptors::set_cloexec(file)?;
         let memory = Memory::map(file.as_fd())?;
-        let most = layout::capacity_for(most_capacity)?;
-        let (layout, expected) = Layout::read(memory, most, doorbell)?;
-        bell::check_is_eventfd(maker)?;
-        bell::check_is_eventfd(taker)?;
-        // A memfd and two eventfds, whose close never waits.
-        let [_, maker, taker]: [OwnedFd; DESCRIPTORS] =
-            mem::take(&mut unchecked.0).try_into().expect("as many as were checked");
-        let (there, here) = (Bell::take(maker, doorbell)?, Bell::take(taker, doorbell)?);
-        for (said, found) in expected.into_iter().zip([there.id()?, here.id()?]) {
-            // One of them is 0 where the kernel does not tell.
-            if said != found && said != 0 && found != 0 {
+        let max = layout::capacity_for(max_capacity)?;
+        let (layout, expected) = Layout::read(memory, max, doorbell)?;
+        bell::check_is_eventfd(creator)?;
+        bell::check_is_eventfd(joiner)?;
+        // A memfd and two eventfds: closing them never blocks.
+        let [_, creator, joiner]: [OwnedFd; DESCRIPTORS] =
+            mem::take(&mut unchecked.0).try_into().expect("the number was checked");
+        let (there, here) =
+            (Bell::from_descriptor(creator, doorbell)?, Bell::from_descriptor(joiner, doorbell)?);
+        for (stated, found) in expected.into_iter().zip([there.id()?, here.id()?]) {
+            // An id is 0 if the kernel does not report it.
+            if stated != found && stated != 0 && found != 0 {
                 return refused(
                     "the eventfds are not those of this shared ring, or in another order".to_owned(),
                 );
             }
         }
-        Ok(SharedRing::new(layout, Side::Taker, here, there))
+        Ok(SharedRing::new(layout, Side::Joiner, here, there))
     }
 
     fn new(layout: Layout, side: Side, bell: Bell, peer: Bell) -> SharedRing {
@@ -217,49 +235,54 @@ impl SharedRing {
         SharedRing { link, bell, sleeper: Sleeper::default() }
     }
 
-    /// How many bytes a message may have.
+    /// The maximum length of a message, in bytes.
     pub fn max_message_len(&self) -> usize {
         self.link.max_message_len()
     }
 
-    /// Writes a message for the peer, and rings if it sleeps.
+    /// Writes a message for the peer, and rings the bell if the peer sleeps.
     ///
     /// # Errors
-    /// What [`RingSendError`] lists; nothing is sent then. After [`Full`](RingSendError::Full) the peer rings when there is
-    /// room for this message and half of the ring is free, which ends a [`wait`](SharedRing::wait).
+    /// See [`RingSendError`]; nothing is sent on error. After [`Full`](RingSendError::Full) the
+    /// peer rings once there is space for this message and half of the ring is free, which ends a
+    /// [`wait`](SharedRing::wait).
     pub fn send(&mut self, message: impl AsRef<[u8]>) -> Result<(), RingSendError> {
         self.link.send(message.as_ref())
     }
 
-    /// Takes the next message, in place of what `message` holds. Answers whether there was one; if not, the content of
-    /// `message` is not specified.
+    /// Receives the next message and replaces the content of `message` with it. Returns whether
+    /// there was one; if not, the content of `message` is unspecified.
     ///
     /// # Errors
-    /// Why the link has ended. What was sent before the peer broke the rules may be lost.
+    /// The reason why the link has ended. Messages that the peer sent before its violation may be
+    /// lost.
     pub fn receive(&mut self, message: &mut Vec<u8>) -> Result<bool, RingError> {
         self.link.receive(message)
     }
 
-    /// Sleeps until there is a message to receive, or room after a send that had none, or `timeout` is over; without one, for
-    /// ever.
+    /// Sleeps until there is a message to receive, until there is space after a send failed with
+    /// [`Full`](RingSendError::Full), or until `timeout` has elapsed. Without a timeout it waits
+    /// indefinitely.
     ///
-    /// It may also return for nothing, so try again what you were waiting for. It returns at once if there is a message. The
-    /// first call makes an epoll instance, which takes a descriptor until this is dropped or put on a loop.
+    /// Spurious returns are possible, so retry the operation. Returns at once if there is a
+    /// message. The first call creates an epoll instance, which uses a descriptor until the ring is
+    /// dropped or bound to a loop.
     ///
     /// # Errors
-    /// Why the link has ended, as an [`io::Error`]; EMFILE or ENFILE if there is no descriptor left; what the kernel says to a
-    /// poll (poll(2)).
+    /// The reason why the link has ended, as an [`io::Error`]; EMFILE or ENFILE if no descriptor is
+    /// free; the error of poll(2).
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        // Before the look: a ring before this is not reported, but what it was rung for is seen.
+        // Before the checks: a ring that precedes this call is not reported, but the checks see its
+        // cause.
         self.sleeper.prepare(&self.bell)?;
-        if self.link.has_got_room()? || !self.link.may_sleep()? {
+        if self.link.take_space_event()? || !self.link.may_sleep()? {
             return Ok(());
         }
         self.sleeper.sleep(deadline)
     }
 
-    /// For the loop: the link, and what it is woken by.
+    /// Splits the end for the loop: the link, and the bell that wakes this end.
     pub(crate) fn into_parts(self) -> (Link, Bell) {
         (self.link, self.bell)
     }
@@ -271,14 +294,14 @@ impl fmt::Debug for SharedRing {
     }
 }
 
-/// An end without what it is woken by.
+/// An end without its own bell.
 #[derive(Debug)]
 pub(crate) struct Link {
     layout: Layout,
     side: Side,
     producer: Producer,
     consumer: Consumer,
-    /// What the peer is woken by.
+    /// The bell that wakes the peer.
     peer: Bell,
     ended: Option<RingError>,
 }
@@ -308,29 +331,29 @@ impl Link {
         let ring = self.layout.ring_of(self.side.other());
         let received = self.consumer.receive(ring, self.layout.capacity(), message);
         let received = received.map_err(|error| self.end(error))?;
-        if received.ring {
+        if received.must_ring {
             self.ring()?;
         }
         Ok(received.found)
     }
 
-    /// Whether there is room now that a refused send wanted. Answers so once.
-    pub(crate) fn has_got_room(&mut self) -> Result<bool, RingError> {
+    /// Whether a failed send can now be repeated. Returns `true` once per failed send.
+    pub(crate) fn take_space_event(&mut self) -> Result<bool, RingError> {
         self.check()?;
-        let got = self.producer.has_got_room(self.layout.ring_of(self.side));
-        got.map_err(|error| self.end(error))
+        let has_space = self.producer.take_space_event(self.layout.ring_of(self.side));
+        has_space.map_err(|error| self.end(error))
     }
 
-    /// Asks the peer to ring for the next message. Answers whether there is none yet.
+    /// Requests a ring for the next message. Returns `false` if there already is a message.
     pub(crate) fn may_sleep(&mut self) -> Result<bool, RingError> {
         self.check()?;
         let ring = self.layout.ring_of(self.side.other());
-        let look = self.consumer.look_before_sleep(ring, self.layout.capacity());
-        let look = look.map_err(|error| self.end(error))?;
-        if look.ring {
+        let polled = self.consumer.prepare_sleep(ring, self.layout.capacity());
+        let polled = polled.map_err(|error| self.end(error))?;
+        if polled.must_ring {
             self.ring()?;
         }
-        Ok(!look.found)
+        Ok(!polled.found)
     }
 
     fn check(&self) -> Result<(), RingError> {

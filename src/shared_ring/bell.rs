@@ -1,15 +1,18 @@
-//! The bells of a shared ring: how a side that sleeps is woken, and how the other side wakes it.
+//! The doorbells of a shared ring: how a side wakes its sleeping peer.
 //!
-//! Both processes have each eventfd, and with it one open file description: either of them can clear `O_NONBLOCK` there and
-//! bring the counter to its maximum, so that a write sleeps until somebody reads. The kernel has no write to an eventfd that
-//! refuses to sleep, but it has such a read (`RWF_NOWAIT`, preadv2(2)). So the default bell is a semaphore with a counter that
-//! no process can use up, and is rung by taking 1 from it. Each read wakes those that wait for the eventfd to be writable, which
-//! is an edge for an edge-triggered poll. The poll watches for readable as well, which the eventfd always is: so the edge is
-//! reported even if a writer of the peer's has made the counter full again by then.
+//! Both processes hold each eventfd, and with it one open file description. Either of them can
+//! clear `O_NONBLOCK` on it and bring the counter to its maximum, so that a write sleeps until a
+//! reader drains it. The kernel has no non-blocking flag for a single write to an eventfd, but it
+//! has one for a read (`RWF_NOWAIT`, preadv2(2)). So the default bell is a semaphore whose counter
+//! no process can exhaust, and it is rung by taking 1 from the counter. Each read wakes the waiters
+//! for writability of the eventfd, which is an edge for an edge-triggered poll. The poll also
+//! watches for readability, which always holds: so the edge is reported even if a write of the
+//! peer's has made the counter full again by then.
 //!
-//! Other mechanisms were tried or ruled out. A pair of sockets has to be emptied, and a receive closes the descriptors that the
-//! peer may have sent along, which can sleep. A pipe is locked for as long as another process copies into it, and its memory
-//! may be slow on purpose. Setting a timerfd never sleeps, and took 20 times as long as this (4.5 µs).
+//! Alternatives, tried or ruled out: A socket pair has to be drained, and a receive closes
+//! descriptors that the peer may have attached, which can sleep. A pipe is locked while another
+//! process copies into it, and that process's memory may be slow on purpose. Setting a timerfd
+//! never sleeps, but took 20 times as long as this (4.5 µs).
 
 use std::fs;
 use std::io;
@@ -20,26 +23,28 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::fs::OFlags;
 use rustix::io::retry_on_intr;
 
-use super::descriptors::not_inherited;
+use super::descriptors::set_cloexec;
 use crate::eventfd::EventFd;
 use crate::readiness::Interest;
 
-/// What the counter of a [`NeverBlocks`](Doorbell::NeverBlocks) bell starts at. At ten million rings a second it lasts for
-/// thirty thousand years.
+/// Initial counter of a [`NeverBlocks`](Doorbell::NeverBlocks) bell. At ten million rings a second
+/// it lasts thirty thousand years.
 const START: u64 = 1 << 63;
 
 /// How the two ends of a [`SharedRing`](crate::SharedRing) wake each other.
 ///
-/// Both ends have to use the same kind: the memory says which it is, and the end that is given it refuses the other one.
+/// Both ends must use the same kind: the memory states it, and
+/// [`from_descriptors`](crate::SharedRing::from_descriptors) rejects the other one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Doorbell {
-    /// Eventfds that are rung by a read with `RWF_NOWAIT`, which never sleeps, whatever the peer does to the descriptor or the
-    /// counter. The default. Needs Linux 5.8.
+    /// Eventfds rung by a read with `RWF_NOWAIT`, which never sleeps, whatever the peer does to the
+    /// descriptor or the counter. The default. Needs Linux 5.8.
     #[default]
     NeverBlocks,
-    /// Eventfds that are rung by a write, for peers that are trusted and expect a plain counter (KVM's ioeventfd and irqfd,
-    /// vhost). A peer that clears `O_NONBLOCK` and fills the counter makes the next ring sleep until somebody reads.
+    /// Eventfds rung by a write, for trusted peers that expect a plain counter (KVM's ioeventfd and
+    /// irqfd, vhost). If a peer clears `O_NONBLOCK` and fills the counter, the next ring sleeps
+    /// until the counter is read.
     Plain,
 }
 
@@ -51,14 +56,15 @@ pub(crate) struct Bell {
 }
 
 impl Bell {
-    pub(super) fn make(kind: Doorbell) -> io::Result<Bell> {
+    pub(super) fn new(kind: Doorbell) -> io::Result<Bell> {
         let eventfd = match kind {
             Doorbell::Plain => EventFd::new(0)?,
             Doorbell::NeverBlocks => {
-                // Made anew of its descriptor it counts as one that may block, and is never read in another way.
+                // An eventfd built from a descriptor counts as possibly blocking, so it is read
+                // only with `RWF_NOWAIT`.
                 let eventfd = EventFd::builder().initial(1).semaphore().build()?;
                 let eventfd = EventFd::from(OwnedFd::from(eventfd));
-                // Finds out whether this kernel can do it.
+                // Fails if the kernel does not support it.
                 eventfd.try_read()?;
                 eventfd.write(START)?;
                 eventfd
@@ -67,12 +73,13 @@ impl Bell {
         Ok(Bell { eventfd, kind })
     }
 
-    /// Checks an eventfd, as [`check_is_eventfd`] has found it to be, that is to be a bell of this kind, and makes sure that no program
-    /// started from here inherits it.
+    /// Makes a bell of an eventfd that [`check_is_eventfd`] has checked. Checks its kind, and sets
+    /// it to close on exec.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not of this kind, or cannot be read and written.
-    pub(super) fn take(descriptor: OwnedFd, kind: Doorbell) -> io::Result<Bell> {
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is of another kind, or cannot be both
+    /// read and written.
+    pub(super) fn from_descriptor(descriptor: OwnedFd, kind: Doorbell) -> io::Result<Bell> {
         let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         let flags = rustix::fs::fcntl_getfl(&descriptor)?;
         if flags & OFlags::ACCMODE != OFlags::RDWR {
@@ -82,23 +89,24 @@ impl Bell {
         match kind {
             Doorbell::Plain => {
                 if !flags.contains(OFlags::NONBLOCK) {
-                    return refused("the eventfd of a bell blocks, and whoever rings it could be kept");
+                    return refused("the eventfd of a bell blocks: ringing it could sleep");
                 }
             }
             Doorbell::NeverBlocks => match eventfd.is_semaphore() {
                 Ok(true) if eventfd.counter()? > START / 2 => {}
                 Ok(true) => return refused("the eventfd of a bell has been emptied"),
                 Ok(false) => return refused("the eventfd of a bell is not a semaphore"),
-                // The kernel does not tell. The first ring does.
+                // The kernel does not report it. The first ring fails if it is not a semaphore.
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
                 Err(error) => return Err(error),
             },
         }
-        not_inherited(&eventfd)?;
+        set_cloexec(&eventfd)?;
         Ok(Bell { eventfd, kind })
     }
 
-    /// Wakes the side that watches it. Never sleeps, unless it is [plain](Doorbell::Plain) and the peer breaks the rules.
+    /// Wakes the side that watches the bell. Never sleeps, unless the bell is
+    /// [plain](Doorbell::Plain) and the peer has made it blocking and full.
     pub(super) fn ring(&self) -> io::Result<()> {
         match self.kind {
             Doorbell::NeverBlocks => match self.eventfd.try_read()? {
@@ -106,14 +114,15 @@ impl Bell {
                 _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the eventfd is not a semaphore")),
             },
             Doorbell::Plain => match self.eventfd.write(1) {
-                // Full, so it is readable. It takes a peer that writes numbers there itself.
+                // Full, so it is readable already. This happens only if the peer writes large
+                // numbers.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
                 result => result,
             },
         }
     }
 
-    /// What a poll has to watch for. Each ring is a new edge.
+    /// The interest to poll for. Each ring is a new edge.
     pub(crate) fn interest(&self) -> Interest {
         match self.kind {
             Doorbell::NeverBlocks => Interest::READABLE | Interest::WRITABLE,
@@ -121,12 +130,12 @@ impl Bell {
         }
     }
 
-    /// The number that no other eventfd of the system has, 0 if the kernel does not tell.
+    /// The system-wide unique id of the eventfd; 0 if the kernel does not report it.
     pub(super) fn id(&self) -> io::Result<u64> {
         Ok(self.eventfd.id()?.unwrap_or(0))
     }
 
-    /// How often it has been rung, by this kind's own rules.
+    /// The number of rings so far, unless the peer has manipulated the counter.
     #[cfg(test)]
     pub(super) fn rings(&self) -> u64 {
         let counter = self.eventfd.counter().unwrap();
@@ -156,7 +165,7 @@ impl AsFd for Bell {
 
 /// Sleeps until a bell is rung, for an end without a loop.
 ///
-/// An epoll instance of its own, since the bell is never reset: only an edge says that it was rung.
+/// Uses an epoll instance because the bell is never reset: only an edge reports a ring.
 #[derive(Debug, Default)]
 pub(super) struct Sleeper {
     epoll: Option<OwnedFd>,
@@ -165,7 +174,8 @@ pub(super) struct Sleeper {
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 impl Sleeper {
-    /// Makes sure that a ring from now on ends a [`sleep`](Sleeper::sleep). Rings before the first call are not reported.
+    /// Ensures that every ring from now on ends a [`sleep`](Sleeper::sleep). Rings before the first
+    /// call are not reported.
     pub(super) fn prepare(&mut self, bell: &Bell) -> io::Result<()> {
         if self.epoll.is_some() {
             return Ok(());
@@ -176,12 +186,13 @@ impl Sleeper {
             Doorbell::Plain => epoll::EventFlags::IN,
         };
         epoll::add(&epoll, bell, epoll::EventData::new_u64(0), edge | epoll::EventFlags::ET)?;
-        take_edge(&epoll)?;
+        consume_edge(&epoll)?;
         self.epoll = Some(epoll);
         Ok(())
     }
 
-    /// Sleeps until the bell that it was prepared for is rung, or has been since the last sleep, or the deadline has come.
+    /// Sleeps until the bell is rung, or returns at once if it was rung since the last sleep.
+    /// Returns at the deadline.
     pub(super) fn sleep(&self, deadline: Option<Instant>) -> io::Result<()> {
         let epoll = self.epoll.as_ref().expect("prepared");
         let poll = || {
@@ -190,12 +201,12 @@ impl Sleeper {
             rustix::event::poll(&mut [PollFd::new(epoll, PollFlags::IN)], left.as_ref())
         };
         if retry_on_intr(poll)? > 0 {
-            take_edge(epoll)?;
+            consume_edge(epoll)?;
         }
         Ok(())
     }
 
-    /// Whether the next sleep ends at once.
+    /// Whether the next sleep would return at once.
     #[cfg(test)]
     pub(super) fn is_rung(&self) -> bool {
         let epoll = self.epoll.as_ref().expect("prepared");
@@ -204,9 +215,11 @@ impl Sleeper {
 }
 
 /// # Errors
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is no eventfd; what the kernel says if it does not show the descriptor.
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not an eventfd; the error of readlink(2)
+/// on /proc.
 pub(super) fn check_is_eventfd(descriptor: &OwnedFd) -> io::Result<()> {
-    // By its name first: what the kernel shows of other kinds may need a lock that the peer holds.
+    // Checked by its link name: reading the fdinfo of another file type may need a lock that the
+    // peer holds.
     let link = format!("/proc/thread-self/fd/{}", descriptor.as_raw_fd());
     match fs::read_link(link)?.as_os_str() == "anon_inode:[eventfd]" {
         true => Ok(()),
@@ -216,7 +229,7 @@ pub(super) fn check_is_eventfd(descriptor: &OwnedFd) -> io::Result<()> {
     }
 }
 
-fn take_edge(epoll: &OwnedFd) -> io::Result<()> {
+fn consume_edge(epoll: &OwnedFd) -> io::Result<()> {
     let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
     retry_on_intr(|| epoll::wait(epoll, &mut events, Some(&NOW)))?;
     Ok(())

@@ -1,48 +1,50 @@
-//! The side of a ring that reads.
+//! The reading side of a ring.
 //!
-//! Whatever it reads the peer may have changed, and may change while it is read. So each word is read once, checked, and used
-//! as it was read; and nobody sees a message but in a copy.
+//! The peer may have changed anything that is read here, and may change it during the read. So each
+//! word is read once, checked, and used as read; and a message is only exposed as a copy.
 
 use super::error::RingError;
 use super::event_index::{self, Word};
 use super::layout::Ring;
 use super::record;
 
-/// What the consumer knows. Its own position is here, and never read from the memory, where the peer could change it.
+/// The consumer's state. Its own position is kept here and never read from the memory, where the
+/// peer could change it.
 #[derive(Debug, Default)]
 pub(super) struct Consumer {
     head: u64,
-    /// The tail as it was when last looked at.
+    /// The tail as last read.
     tail: u64,
-    /// The head as the producer can see it.
-    shown: u64,
+    /// The head as last published to the producer.
+    published: u64,
 }
 
-/// What became of a look for a message.
+/// The result of reading the tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Look {
-    /// Whether there is one.
+pub(super) struct Polled {
+    /// Whether there is a message.
     pub(super) found: bool,
-    /// Whether the producer has to be rung for.
-    pub(super) ring: bool,
+    /// Whether the producer must be signalled.
+    pub(super) must_ring: bool,
 }
 
 impl Consumer {
-    /// Copies the next message into `message`, in place of what is there, if one has come.
+    /// Copies the next message into `message`, replacing its content, if there is one.
     ///
-    /// The head is shown to the producer when the ring has been read empty, and now and then before that. To show it each time
-    /// would have cost a fence each.
+    /// The head is published when the ring is empty, and whenever an eighth of the capacity has
+    /// been read since the last time. Publishing it for each message would cost a fence per
+    /// message.
     #[inline]
     pub(super) fn receive(
         &mut self,
         ring: Ring<'_>,
         capacity: usize,
         message: &mut Vec<u8>,
-    ) -> Result<Look, RingError> {
+    ) -> Result<Polled, RingError> {
         if self.head == self.tail {
-            self.see_tail(ring.tail.load_acquire(), capacity)?;
+            self.accept_tail(ring.tail.load_acquire(), capacity)?;
             if self.head == self.tail {
-                return Ok(Look { found: false, ring: self.show(ring) });
+                return Ok(Polled { found: false, must_ring: self.publish(ring) });
             }
         }
         let written = self.tail.wrapping_sub(self.head) as usize;
@@ -50,8 +52,8 @@ impl Consumer {
         let length = usize::try_from(header[0].load_relaxed())
             .ok()
             .filter(|n| *n <= record::max_message_len(capacity));
-        let length = length.filter(|n| record::bytes_of(*n) <= written).ok_or(RingError::Length)?;
-        let bytes = record::bytes_of(length);
+        let length = length.filter(|n| record::total_len(*n) <= written).ok_or(RingError::Length)?;
+        let bytes = record::total_len(length);
         let (first, second) = ring.pieces(self.head, bytes);
         message.resize(bytes - 8, 0);
         if second.is_empty() {
@@ -61,29 +63,30 @@ impl Consumer {
         }
         message.truncate(length);
         self.head = self.head.wrapping_add(bytes as u64);
-        let is_much = self.head.wrapping_sub(self.shown) as usize >= capacity / 8;
-        Ok(Look { found: true, ring: is_much && self.show(ring) })
+        let is_due = self.head.wrapping_sub(self.published) as usize >= capacity / 8;
+        Ok(Polled { found: true, must_ring: is_due && self.publish(ring) })
     }
 
-    /// Asks to be rung for at the next message, and looks once more whether there is one.
-    pub(super) fn look_before_sleep(&mut self, ring: Ring<'_>, capacity: usize) -> Result<Look, RingError> {
+    /// Requests a ring for the next message, then rechecks whether there is one.
+    pub(super) fn prepare_sleep(&mut self, ring: Ring<'_>, capacity: usize) -> Result<Polled, RingError> {
         let tail = event_index::set_mark(ring.tail, ring.tail_mark, self.head);
-        self.see_tail(tail, capacity)?;
-        Ok(Look { found: self.head != self.tail, ring: self.show(ring) })
+        self.accept_tail(tail, capacity)?;
+        Ok(Polled { found: self.head != self.tail, must_ring: self.publish(ring) })
     }
 
-    /// Lets the producer see how far has been read. Answers whether it has to be rung for.
-    fn show(&mut self, ring: Ring<'_>) -> bool {
-        let from = self.shown;
-        self.shown = self.head;
+    /// Publishes the head to the producer. Returns whether the producer must be signalled.
+    fn publish(&mut self, ring: Ring<'_>) -> bool {
+        let from = self.published;
+        self.published = self.head;
         from != self.head && event_index::move_on(ring.head, ring.head_mark, from, self.head)
     }
 
-    /// Takes note of a tail that was read, if it can be one: not behind an earlier one, nor more than a ring beyond the head.
-    fn see_tail(&mut self, tail: u64, capacity: usize) -> Result<(), RingError> {
-        let seen = self.tail.wrapping_sub(self.head);
+    /// Stores a tail that was read, if it is valid: not behind an earlier one, at most one capacity
+    /// ahead of the head, and a multiple of eight.
+    fn accept_tail(&mut self, tail: u64, capacity: usize) -> Result<(), RingError> {
+        let known = self.tail.wrapping_sub(self.head);
         let written = tail.wrapping_sub(self.head);
-        if !(seen..=capacity as u64).contains(&written) || tail % 8 != 0 {
+        if !(known..=capacity as u64).contains(&written) || tail % 8 != 0 {
             return Err(RingError::Position);
         }
         self.tail = tail;
@@ -91,7 +94,7 @@ impl Consumer {
     }
 }
 
-/// Fills whole words of `message`.
+/// Fills the whole words of `message`.
 #[inline]
 fn read<'a, W: Word + 'a>(words: impl IntoIterator<Item = &'a W>, message: &mut [u8]) {
     for (bytes, word) in message.chunks_exact_mut(8).zip(words) {
@@ -102,6 +105,6 @@ fn read<'a, W: Word + 'a>(words: impl IntoIterator<Item = &'a W>, message: &mut 
 #[cfg(test)]
 impl Consumer {
     pub(super) fn starting_at(position: u64) -> Consumer {
-        Consumer { head: position, tail: position, shown: position }
+        Consumer { head: position, tail: position, published: position }
     }
 }

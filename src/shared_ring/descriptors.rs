@@ -1,4 +1,4 @@
-//! The memory that is passed to the peer.
+//! The memory shared with the peer, and flags of passed descriptors.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,12 +8,12 @@ use rustix::io::{Errno, FdFlags};
 
 use super::memory::SEALS;
 
-/// A memfd of so many bytes, all zero, whose size cannot be changed.
+/// Creates a zeroed memfd of `bytes` bytes whose size is sealed.
 pub(super) fn sealed_memory(bytes: u64) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let make = |flags| rustix::fs::memfd_create("reveille shared ring", flags);
-    // Systems may refuse memory that could be executed (vm.memfd_noexec), and kernels before Linux 6.3 do not know how it is
-    // refused.
+    // Systems may reject executable memory (vm.memfd_noexec), and kernels before Linux 6.3 do not
+    // know the flag that avoids it.
     let memory = match make(flags | MemfdFlags::NOEXEC_SEAL) {
         Err(Errno::INVAL) => make(flags)?,
         made => made?,
@@ -23,7 +23,7 @@ pub(super) fn sealed_memory(bytes: u64) -> io::Result<OwnedFd> {
     Ok(memory)
 }
 
-/// Has the descriptor closed in programs that this process executes.
-pub(super) fn not_inherited(descriptor: impl AsFd) -> io::Result<()> {
+/// Sets the descriptor to close on exec.
+pub(super) fn set_cloexec(descriptor: impl AsFd) -> io::Result<()> {
     Ok(rustix::io::fcntl_setfd(descriptor, FdFlags::CLOEXEC)?)
 }

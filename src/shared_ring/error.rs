@@ -1,22 +1,24 @@
-//! Why a message was not sent, and why a link has ended.
+//! The errors of a shared ring.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 
-/// Why the link between two processes has ended: the peer has broken the rules, or cannot be rung for.
+/// Why the link between two processes has ended: the peer has violated the protocol, or cannot be
+/// signalled.
 ///
-/// It ends for good, for sending and receiving alike, and every later call says the same. What the peer has written wrongly is
-/// not looked at again, and what is not yet read is lost.
+/// The link has ended permanently, for sending and receiving; every later call returns the same
+/// error. The invalid data is not read again, and unread messages are lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RingError {
-    /// The peer has moved a position to where it cannot be: backwards, beyond what has been written or beyond what there is
-    /// room for, or into the middle of a word.
+    /// The peer has set a position to an invalid value: backwards, beyond what has been written,
+    /// beyond the free space, or not on a word boundary.
     Position,
-    /// A message has a length that no message has, or one beyond what has been written.
+    /// The length of a message is invalid, or extends beyond what has been written.
     Length,
-    /// The peer's bell cannot be rung: the peer has emptied it (`WouldBlock`), or it is not what it should be.
+    /// The peer's bell cannot be rung: the peer has emptied it (`WouldBlock`), or it is not a valid
+    /// bell.
     Bell(io::ErrorKind),
 }
 
@@ -24,9 +26,9 @@ impl fmt::Display for RingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RingError::Position => {
-                f.write_str("the peer has moved a position of the shared ring to where it cannot be")
+                f.write_str("the peer has set a position of the shared ring to an invalid value")
             }
-            RingError::Length => f.write_str("the peer has given a message an impossible length"),
+            RingError::Length => f.write_str("the peer has sent a message with an invalid length"),
             RingError::Bell(kind) => write!(f, "the peer's bell cannot be rung: {kind}"),
         }
     }
@@ -44,15 +46,15 @@ impl From<RingError> for io::Error {
     }
 }
 
-/// Why a message was not sent. Nothing of it was.
+/// Why a message was not sent. No part of it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RingSendError {
-    /// There is no room for it now. When there is, the sender is told.
+    /// There is no space for it now. The sender is notified when there is.
     Full,
-    /// It is longer than a message can be, and there never will be room.
+    /// It is longer than the maximum, so it can never be sent.
     TooLong {
-        /// How long a message can be, in bytes.
+        /// The maximum length of a message, in bytes.
         longest: usize,
     },
     /// The link has ended.
@@ -64,9 +66,9 @@ pub enum RingSendError {
 impl fmt::Display for RingSendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RingSendError::Full => f.write_str("the shared ring has no room for the message now"),
+            RingSendError::Full => f.write_str("the shared ring has no space for the message now"),
             RingSendError::TooLong { longest } => {
-                write!(f, "the message is longer than the {longest} bytes that the shared ring takes")
+                write!(f, "the message is longer than the shared ring's maximum of {longest} bytes")
             }
             RingSendError::Ended(error) => write!(f, "the link has ended: {error}"),
             RingSendError::Closed => f.write_str("this end of the shared ring is closed"),

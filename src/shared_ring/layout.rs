@@ -1,8 +1,9 @@
-//! Where things are in the memory.
+//! The layout of the shared memory.
 //!
-//! A page with the header and the positions, then the bytes of the one ring, then those of the other. Whatever one side writes
-//! often has a pair of cache lines for itself, since processors fetch them in pairs: otherwise a write of one side would take
-//! from the other a line that it needs for something else.
+//! One page holds the header and the positions; it is followed by the bytes of one ring, then those
+//! of the other. Each word that one side writes often has a pair of cache lines of its own, since
+//! processors prefetch lines in pairs: otherwise a write of one side would take away a line that
+//! the other side needs.
 
 use std::io;
 use std::sync::atomic::AtomicU64;
@@ -11,16 +12,16 @@ use super::bell::Doorbell;
 use super::event_index::Word;
 use super::memory::Memory;
 
-/// Two cache lines, in words.
-const APART: usize = 16;
+/// Distance between two positions, in words: two cache lines.
+const STRIDE: usize = 16;
 
-/// Where the rings' bytes begin.
-const PAGE: usize = 512;
+/// Offset of the rings' bytes, in words.
+const DATA_OFFSET: usize = 512;
 
-/// Tells this kind of memory from others, and this layout from others that there may be.
+/// Distinguishes this memory, and this layout, from others.
 const MAGIC: u64 = u64::from_be_bytes(*b"reveille");
 
-/// The version of the layout, which stands for the bells' kind as well.
+/// The version of the layout. It depends on the kind of bells.
 fn version_of(doorbell: Doorbell) -> u64 {
     match doorbell {
         Doorbell::Plain => 1,
@@ -28,59 +29,61 @@ fn version_of(doorbell: Doorbell) -> u64 {
     }
 }
 
-/// Of one ring, in bytes. A power of two, so that a position's place is its lowest bits, and whole words.
-const LEAST_CAPACITY: usize = 64;
-const MOST_CAPACITY: usize = 1 << 30;
+/// Bounds of a ring's capacity, in bytes. A capacity is a power of two and a multiple of the word
+/// size, so the offset of a position is given by its low bits.
+const MIN_CAPACITY: usize = 64;
+const MAX_CAPACITY: usize = 1 << 30;
 
-/// Which of the two processes: the one that has made the memory, or the one that was given it.
+/// The two processes: the one that has created the memory, and the one that received it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
-    Maker,
-    Taker,
+    Creator,
+    Joiner,
 }
 
 impl Side {
     pub(super) fn other(self) -> Side {
         match self {
-            Side::Maker => Side::Taker,
-            Side::Taker => Side::Maker,
+            Side::Creator => Side::Joiner,
+            Side::Joiner => Side::Creator,
         }
     }
 
     fn number(self) -> usize {
         match self {
-            Side::Maker => 0,
-            Side::Taker => 1,
+            Side::Creator => 0,
+            Side::Joiner => 1,
         }
     }
 }
 
-/// One ring. Positions count bytes from its first use on.
+/// One ring. A position counts bytes since the ring was created.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring<'a> {
-    /// Up to where it has been written; moved by the producer.
+    /// End of the written bytes. Advanced by the producer.
     pub(super) tail: &'a AtomicU64,
-    /// When the consumer wants to be rung for; set by the consumer.
+    /// Position at which the consumer requests a ring. Set by the consumer.
     pub(super) tail_mark: &'a AtomicU64,
-    /// Up to where it has been read; moved by the consumer.
+    /// End of the read bytes. Advanced by the consumer.
     pub(super) head: &'a AtomicU64,
-    /// When the producer wants to be rung for; set by the producer.
+    /// Position at which the producer requests a ring. Set by the producer.
     pub(super) head_mark: &'a AtomicU64,
-    /// The messages; written by the producer.
+    /// The messages. Written by the producer.
     data: &'a [AtomicU64],
 }
 
 impl<'a> Ring<'a> {
-    /// The words from `position` on, of a record of so many bytes, in two pieces: the second is what lies behind the seam.
+    /// The words of a record of `bytes` bytes at `position`, in two slices: the second holds the
+    /// words after the wrap-around.
     ///
     /// # Panics
-    /// If that is more than the ring has.
+    /// If the record is larger than the ring.
     #[inline]
     pub(super) fn pieces(self, position: u64, bytes: usize) -> (&'a [AtomicU64], &'a [AtomicU64]) {
         let begin = (position / 8) as usize & (self.data.len() - 1);
         let words = bytes / 8;
-        let until_seam = (self.data.len() - begin).min(words);
-        (&self.data[begin..begin + until_seam], &self.data[..words - until_seam])
+        let until_end = (self.data.len() - begin).min(words);
+        (&self.data[begin..begin + until_end], &self.data[..words - until_end])
     }
 }
 
@@ -88,31 +91,31 @@ impl<'a> Ring<'a> {
 #[derive(Debug)]
 pub(super) struct Layout {
     memory: Memory,
-    /// Of one ring, in bytes, as it was read from the header, once.
+    /// The capacity of one ring in bytes, read from the header once.
     capacity: usize,
 }
 
-/// What the header says of the two bells: the kernel's number of the eventfd that each side is woken by, 0 if it has none.
+/// The kernel's id of the eventfd that wakes each side, as stated by the header; 0 if unknown.
 pub(super) type BellIds = [u64; 2];
 
-/// A capacity of at least so many bytes.
+/// The smallest capacity of at least `bytes` bytes.
 ///
 /// # Errors
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is none.
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) if it would exceed 1 GiB.
 pub(super) fn capacity_for(bytes: usize) -> io::Result<usize> {
-    let capacity = bytes.max(LEAST_CAPACITY).checked_next_power_of_two();
-    capacity.filter(|capacity| *capacity <= MOST_CAPACITY).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidInput, "a ring has no more than 1 GiB in each direction")
+    let capacity = bytes.max(MIN_CAPACITY).checked_next_power_of_two();
+    capacity.filter(|capacity| *capacity <= MAX_CAPACITY).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidInput, "a ring has at most 1 GiB in each direction")
     })
 }
 
-/// How many bytes of memory there are to be for two rings of this capacity.
+/// Size of the memory in bytes for two rings of this capacity.
 pub(super) fn bytes_for(capacity: usize) -> u64 {
-    (PAGE * 8 + 2 * capacity) as u64
+    (DATA_OFFSET * 8 + 2 * capacity) as u64
 }
 
 impl Layout {
-    /// For memory that is new, and zero.
+    /// Writes the header of new, zeroed memory.
     pub(super) fn write(memory: Memory, capacity: usize, doorbell: Doorbell, bells: BellIds) -> Layout {
         let words = memory.words();
         let header = [MAGIC, version_of(doorbell), capacity as u64, bells[0], bells[1]];
@@ -120,23 +123,25 @@ impl Layout {
             word.store_relaxed(value);
         }
         let layout = Layout { memory, capacity };
-        for side in [Side::Maker, Side::Taker] {
-            // Just behind where positions begin, so that it is not passed. The mark of the tail is: its reader begins asleep.
+        for side in [Side::Creator, Side::Joiner] {
+            // Just behind the first position, so it is not passed. The mark of the tail is 0 and is
+            // passed by the first message: the consumer starts asleep.
             layout.ring_of(side).head_mark.store_relaxed(u64::MAX);
         }
         layout
     }
 
-    /// For memory that somebody else has made, with rings of at most so many bytes and bells of this kind.
+    /// Checks the header of memory created by the peer, for rings of at most `max` bytes and bells
+    /// of this kind.
     ///
     /// # Errors
-    /// [`InvalidData`](io::ErrorKind::InvalidData) if it is not what it should be.
-    pub(super) fn read(memory: Memory, most: usize, doorbell: Doorbell) -> io::Result<(Layout, BellIds)> {
+    /// [`InvalidData`](io::ErrorKind::InvalidData) if the header is invalid.
+    pub(super) fn read(memory: Memory, max: usize, doorbell: Doorbell) -> io::Result<(Layout, BellIds)> {
         let invalid = |problem| Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         let words = memory.words();
         let header: Option<[u64; 5]> =
             words.first_chunk().map(|words| words.each_ref().map(Word::load_relaxed));
-        let Some([MAGIC, version, capacity, maker, taker]) = header else {
+        let Some([MAGIC, version, capacity, creator, joiner]) = header else {
             return invalid("the memory is not that of a shared ring");
         };
         if version != version_of(doorbell) {
@@ -147,46 +152,45 @@ impl Layout {
                 "the shared ring is of another version"
             });
         }
-        let is_possible = |capacity: &usize| {
-            (LEAST_CAPACITY..=MOST_CAPACITY).contains(capacity) && capacity.is_power_of_two()
-        };
-        let Some(capacity) = usize::try_from(capacity).ok().filter(is_possible) else {
+        let is_valid =
+            |capacity: &usize| (MIN_CAPACITY..=MAX_CAPACITY).contains(capacity) && capacity.is_power_of_two();
+        let Some(capacity) = usize::try_from(capacity).ok().filter(is_valid) else {
             return invalid("the shared ring has an impossible capacity");
         };
-        if capacity > most {
+        if capacity > max {
             return invalid("the shared ring is larger than this end takes");
         }
         if words.len() as u64 * 8 != bytes_for(capacity) {
             return invalid("the memory has not the size that its header says");
         }
-        Ok((Layout { memory, capacity }, [maker, taker]))
+        Ok((Layout { memory, capacity }, [creator, joiner]))
     }
 
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// The ring that `side` writes.
+    /// The ring that `side` writes to.
     #[inline]
     pub(super) fn ring_of(&self, side: Side) -> Ring<'_> {
         ring_in(self.memory.words(), self.capacity, side)
     }
 }
 
-/// The ring that `side` writes, in memory for rings of this capacity.
+/// The ring that `side` writes to, in memory for rings of this capacity.
 ///
 /// # Panics
-/// If there is less memory.
+/// If the memory is smaller.
 #[inline]
 pub(super) fn ring_in(words: &[AtomicU64], capacity: usize, side: Side) -> Ring<'_> {
     let number = side.number();
-    let at = APART * (1 + 4 * number);
-    let data = PAGE + capacity / 8 * number;
+    let at = STRIDE * (1 + 4 * number);
+    let data = DATA_OFFSET + capacity / 8 * number;
     Ring {
         tail: &words[at],
-        tail_mark: &words[at + APART],
-        head: &words[at + 2 * APART],
-        head_mark: &words[at + 3 * APART],
+        tail_mark: &words[at + STRIDE],
+        head: &words[at + 2 * STRIDE],
+        head_mark: &words[at + 3 * STRIDE],
         data: &words[data..data + capacity / 8],
     }
 }

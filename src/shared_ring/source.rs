@@ -1,4 +1,4 @@
-//! An end of a shared ring on a loop: a callback for each message.
+//! An end of a shared ring on a loop, with a callback for each message.
 
 mod handler;
 
@@ -16,52 +16,55 @@ use crate::event_loop::{EventLoop, Source, WeakLoop};
 use crate::readiness::Readiness;
 use crate::shared_ring::{Bell, Link, RingError, RingSendError, SharedRing};
 
-/// What is delivered in one turn, so that a peer that never stops keeps nobody else waiting: messages, and bytes of them.
-const MESSAGES_A_TURN: usize = 256;
-const BYTES_A_TURN: usize = 256 * 1024;
+/// Quotas per turn, in messages and in bytes, so that a busy peer does not starve other channels.
+const MESSAGES_PER_TURN: usize = 256;
+const BYTES_PER_TURN: usize = 256 * 1024;
 
-/// An end of a shared ring on a loop, for as long as this value lives: from [`SharedRing::watch`] or [`SharedRing::serve`].
+/// An end of a shared ring on a loop, from [`SharedRing::watch`] or [`SharedRing::serve`].
 ///
-/// Dropping it gives up the memory and the bells. The peer is not told: see [how it
-/// learns](SharedRing#how-the-other-process-gets-its-end). A callback itself may drop it.
+/// Dropping this releases the memory and the bells. The peer is not notified; see [how it detects
+/// that](SharedRing#how-the-other-process-gets-its-end). A callback itself may drop it.
 ///
-/// Bound to the loop's thread, like the loop; other threads post a task that sends.
-#[must_use = "the link is given up when this is dropped"]
+/// Bound to the loop's thread, like the loop. Other threads post a task that sends.
+#[must_use = "dropping this closes the link"]
 pub struct SharedRingSource {
     event_loop: WeakLoop,
-    core: Weak<Core>,
+    source: Weak<RingSource>,
 }
 
-/// An end of a shared ring, on its loop's thread, for the length of a call.
+/// An end of a shared ring, lent on its loop's thread for the duration of a call.
 #[derive(Clone, Copy)]
 pub struct RingRef<'a> {
     event_loop: &'a EventLoop,
-    core: &'a Core,
+    source: &'a RingSource,
 }
 
-struct Core {
+struct RingSource {
     id: ChannelId,
-    /// What the peer rings. Never reset: the poll reports every ring anew, whatever the count is already.
+    /// Rung by the peer. Never reset: the edge-triggered poll reports every ring, whatever the
+    /// counter is.
     bell: Bell,
     link: RefCell<Link>,
-    /// The copy of the message that the handler is shown, kept for the next one.
+    /// The buffer for the copy of a message; reused for the next one.
     message: Cell<Vec<u8>>,
     handler: RefCell<Contained<Box<dyn RingHandler>>>,
 }
 
 impl SharedRing {
-    /// Binds this end to a loop, and calls `on_message` with each message that comes. What is there already counts.
+    /// Binds this end to a loop, and calls `on_message` with each message. Messages already in the
+    /// ring are delivered.
     ///
-    /// The bytes are a copy, which the peer cannot change. Up to 256 messages are delivered in a turn of the loop, and no more
-    /// than 256 KiB and one message, so that other channels have their turn. The peer rings for a message only
-    /// if a whole turn before it has found none.
+    /// The bytes are a copy, which the peer cannot change. At most 256 messages are delivered in a
+    /// turn of the loop; delivery also stops after the message that reaches 256 KiB, so that other
+    /// channels run. The peer rings for a message only if a whole turn before it has found none.
     ///
-    /// If the peer breaks the rules the link ends with a word in the log; [`serve`](SharedRing::serve) is for those who want
-    /// to know, or to be told of room. A panic in `on_message` ends it as well.
+    /// If the peer violates the protocol, the link ends and the error is logged. To handle that
+    /// error, or to be notified of free space, use [`serve`](SharedRing::serve). A panic in
+    /// `on_message` ends the link as well.
     ///
     /// # Errors
-    /// What the kernel says when it cannot watch the eventfd (epoll_ctl(2)): ENOSPC if the user watches as many as
-    /// `fs.epoll.max_user_watches` allows, ENOMEM.
+    /// The error of epoll_ctl(2): ENOSPC if the user has reached `fs.epoll.max_user_watches`, or
+    /// ENOMEM.
     pub fn watch(
         self,
         event_loop: &EventLoop,
@@ -70,48 +73,52 @@ impl SharedRing {
         self.serve(event_loop, OnMessage(on_message))
     }
 
-    /// As [`watch`](SharedRing::watch), with a handler that is told of room and of the end as well.
+    /// Same as [`watch`](SharedRing::watch), with a handler that is also notified of free space and
+    /// of the end of the link.
     ///
     /// # Errors
-    /// As [`watch`](SharedRing::watch).
+    /// Same as [`watch`](SharedRing::watch).
     pub fn serve(self, event_loop: &EventLoop, handler: impl RingHandler) -> io::Result<SharedRingSource> {
         let handler = RefCell::new(Contained::new(Box::new(handler) as Box<dyn RingHandler>));
         let (link, bell) = self.into_parts();
-        let core = event_loop.register(bell.interest(), |id| {
-            Rc::new(Core { id, bell, link: RefCell::new(link), message: Cell::default(), handler })
+        let source = event_loop.register(bell.interest(), |id| {
+            Rc::new(RingSource { id, bell, link: RefCell::new(link), message: Cell::default(), handler })
         })?;
-        // The peer may have rung before the other end of its bell was watched, or not at all if this end was used without a loop.
-        event_loop.add_ready(core.id, Readiness::READABLE);
-        Ok(SharedRingSource { event_loop: event_loop.downgrade(), core: Rc::downgrade(&core) })
+        // The peer may have rung before the bell was watched, or not at all if this end was used
+        // without a loop.
+        event_loop.add_ready(source.id, Readiness::READABLE);
+        Ok(SharedRingSource { event_loop: event_loop.downgrade(), source: Rc::downgrade(&source) })
     }
 }
 
 impl SharedRingSource {
-    /// Writes a message for the peer, and rings if it sleeps.
+    /// Writes a message for the peer, and rings the bell if the peer sleeps.
     ///
     /// # Errors
-    /// What [`RingSendError`] lists; nothing is sent then. After [`Full`](RingSendError::Full) the handler is
-    /// [told](RingHandler::on_room) when there is room for this message and half of the ring is free.
+    /// See [`RingSendError`]; nothing is sent on error. After [`Full`](RingSendError::Full) the
+    /// handler's [`on_room`](RingHandler::on_room) is called once there is space for this message
+    /// and half of the ring is free.
     pub fn send(&self, message: impl AsRef<[u8]>) -> Result<(), RingSendError> {
         self.with(|ring| ring.send(message)).unwrap_or(Err(RingSendError::Closed))
     }
 
-    /// Whether the link is still there. A panic in a callback, what the peer does wrong, and the end of the loop end it.
+    /// Whether the link is open. A panic in a callback, a protocol violation by the peer, and the
+    /// end of the loop close it.
     pub fn is_open(&self) -> bool {
         self.with(|_| ()).is_some()
     }
 
-    /// Lends the end for a call; `None` once it has been closed.
+    /// Calls `f` with the end. Returns `None` once it has been closed.
     pub fn with<R>(&self, f: impl FnOnce(&RingRef<'_>) -> R) -> Option<R> {
-        let core = self.core.upgrade()?;
+        let source = self.source.upgrade()?;
         let lend = |event_loop: &EventLoop| {
-            event_loop.is_registered(core.id).then(|| f(&RingRef { event_loop, core: &core }))
+            event_loop.is_registered(source.id).then(|| f(&RingRef { event_loop, source: &source }))
         };
         self.event_loop.with(lend).flatten()
     }
 
-    /// Gives the link up: nothing is called back any more. The descriptors are closed at once, or, from inside a callback, when
-    /// that has returned.
+    /// Closes the link: the handler is not called again. The descriptors are closed at once; if
+    /// this is called inside a callback, after the callback returns.
     pub fn close(self) {}
 }
 
@@ -128,62 +135,64 @@ impl fmt::Debug for SharedRingSource {
 }
 
 impl<'a> RingRef<'a> {
-    /// The loop that this end is on.
+    /// The loop of this end.
     pub fn event_loop(&self) -> &'a EventLoop {
         self.event_loop
     }
 
-    /// How many bytes a message may have.
+    /// The maximum length of a message, in bytes.
     pub fn max_message_len(&self) -> usize {
-        self.core.link.borrow().max_message_len()
+        self.source.link.borrow().max_message_len()
     }
 
-    /// As [`SharedRingSource::send`].
+    /// Same as [`SharedRingSource::send`].
     ///
     /// # Errors
-    /// As [`SharedRingSource::send`]; [`Closed`](RingSendError::Closed) after a [`close`](RingRef::close).
+    /// Same as [`SharedRingSource::send`]; [`Closed`](RingSendError::Closed) after a
+    /// [`close`](RingRef::close).
     pub fn send(&self, message: impl AsRef<[u8]>) -> Result<(), RingSendError> {
-        if !self.event_loop.is_registered(self.core.id) {
+        if !self.event_loop.is_registered(self.source.id) {
             return Err(RingSendError::Closed);
         }
         let message = message.as_ref();
-        let sent = self.core.link.borrow_mut().send(message);
+        let sent = self.source.link.borrow_mut().send(message);
         if let Err(RingSendError::Ended(_)) = sent {
-            // So that the handler is told, in a call of its own.
-            self.event_loop.add_ready(self.core.id, Readiness::READABLE);
+            // The handler is notified in a separate call.
+            self.event_loop.add_ready(self.source.id, Readiness::READABLE);
         }
         sent
     }
 
-    /// Gives the link up: nothing is called back any more, after the callback that may be under way.
+    /// Closes the link: after the current callback, if any, the handler is not called again.
     pub fn close(&self) {
-        self.core.close(self.event_loop);
+        self.source.close(self.event_loop);
     }
 }
 
 impl fmt::Debug for RingRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RingRef").field("link", &self.core.link.borrow()).finish_non_exhaustive()
+        f.debug_struct("RingRef").field("link", &self.source.link.borrow()).finish_non_exhaustive()
     }
 }
 
-impl Core {
-    /// Calls back for what there is, until the ring is empty, the turn has had its share, or the end is closed by a callback.
+impl RingSource {
+    /// Calls the handler until the ring is empty, the quota of the turn is used up, or a callback
+    /// closes the end.
     fn deliver(&self, event_loop: &EventLoop, message: &mut Vec<u8>) -> Result<(), RingError> {
-        let face = RingRef { event_loop, core: self };
+        let ring = RingRef { event_loop, source: self };
         let mut bytes = 0;
-        for delivered in 0..MESSAGES_A_TURN {
-            // First, since answers want room.
-            if self.link.borrow_mut().has_got_room()? {
-                self.handler.borrow_mut().on_room(&face);
+        for delivered in 0..MESSAGES_PER_TURN {
+            // Checked first, since the handler's replies need space.
+            if self.link.borrow_mut().take_space_event()? {
+                self.handler.borrow_mut().on_room(&ring);
                 if !event_loop.is_registered(self.id) {
                     return Ok(());
                 }
             }
             let received = self.link.borrow_mut().receive(message)?;
             if !received {
-                // Whoever has just sent is likely to send more. So the peer is told that this end will sleep only when a whole
-                // turn has found nothing, and this one stays ready for another.
+                // A peer that has just sent is likely to send again. So this end announces a sleep
+                // only after a whole turn without messages, and stays ready until then.
                 if delivered > 0 {
                     return Ok(());
                 }
@@ -194,8 +203,8 @@ impl Core {
                 continue;
             }
             bytes += message.len();
-            self.handler.borrow_mut().on_message(&face, message);
-            if !event_loop.is_registered(self.id) || bytes >= BYTES_A_TURN {
+            self.handler.borrow_mut().on_message(&ring, message);
+            if !event_loop.is_registered(self.id) || bytes >= BYTES_PER_TURN {
                 return Ok(());
             }
         }
@@ -207,7 +216,7 @@ impl Core {
     }
 }
 
-impl Source for Core {
+impl Source for RingSource {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.bell.as_fd())
     }
@@ -218,7 +227,7 @@ impl Source for Core {
         self.message.set(message);
         if let Err(error) = delivered {
             self.close(event_loop);
-            self.handler.borrow_mut().on_end(&RingRef { event_loop, core: self }, error);
+            self.handler.borrow_mut().on_end(&RingRef { event_loop, source: self }, error);
         }
     }
 

@@ -96,7 +96,7 @@ use crate::sources::signals::signal::Signal;
 /// # }
 /// ```
 pub struct Child {
-    process: Weak<Process>,
+    process: Weak<ChildSource>,
     id: u32,
     kill_on_drop: bool,
     /// The process that started the child. Only this process kills the child on drop, not a fork of
@@ -155,7 +155,7 @@ impl Child {
             Err(error) => return Err(error.into()),
         };
         let process = event_loop.register(Interest::READABLE, |id| {
-            Rc::new(Process {
+            Rc::new(ChildSource {
                 id,
                 pidfd,
                 kill_on_close: Cell::new(false),
@@ -267,7 +267,7 @@ impl Drop for Unwatched {
 
 type Callback = Contained<Box<dyn FnOnce(&EventLoop, io::Result<ExitStatus>)>>;
 
-struct Process {
+struct ChildSource {
     id: ChannelId,
     pidfd: OwnedFd,
     kill_on_close: Cell<bool>,
@@ -275,7 +275,7 @@ struct Process {
     callback: RefCell<Option<Callback>>,
 }
 
-impl Process {
+impl ChildSource {
     fn signal(&self, signal: Signal) -> io::Result<()> {
         match rustix::process::pidfd_send_signal(&self.pidfd, signal.to_rustix()) {
             Err(Errno::SRCH) => Err(ended()),
@@ -303,7 +303,7 @@ impl Process {
     }
 }
 
-impl Source for Process {
+impl Source for ChildSource {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.pidfd.as_fd())
     }

@@ -1,4 +1,4 @@
-//! A peer that writes what it must not: an error, and nothing else.
+//! A peer that violates the protocol causes an error and nothing else.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
@@ -12,10 +12,10 @@ use super::super::tests::{Pair, Random, next};
 use super::super::*;
 use crate::eventfd::EventFd;
 
-/// How long a call may take that does not sleep.
+/// Upper bound for a call that does not sleep.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A pair of which this end has messages to read and has sent some, with nothing read by the other.
+/// A pair in which this end has messages to read and has sent some that the other end has not read.
 fn busy() -> Pair {
     let mut pair = Pair::new(256);
     for n in 0..4 {
@@ -26,7 +26,7 @@ fn busy() -> Pair {
     pair
 }
 
-/// What this end makes of it, whatever it does first, and that it says the same ever after.
+/// Checks that this end detects the violation in `act`, and returns the same error ever after.
 #[track_caller]
 fn ends_with(expected: RingError, spoil: impl Fn(&mut Pair), act: fn(&mut SharedRing) -> Option<RingError>) {
     let mut pair = busy();
@@ -36,7 +36,7 @@ fn ends_with(expected: RingError, spoil: impl Fn(&mut Pair), act: fn(&mut Shared
     assert_eq!(pair.here.send("no more"), Err(RingSendError::Ended(expected)));
     assert_eq!(pair.here.receive(&mut Vec::new()), Err(expected));
     assert_eq!(pair.here.link.may_sleep(), Err(expected));
-    assert_eq!(pair.here.link.has_got_room(), Err(expected));
+    assert_eq!(pair.here.link.take_space_event(), Err(expected));
     let error = pair.here.wait(None).unwrap_err();
     assert_eq!(error.to_string(), expected.to_string());
     let now: Vec<u64> = pair.memory.words().iter().map(Word::load_relaxed).collect();
@@ -67,57 +67,57 @@ fn fill(end: &mut SharedRing) -> Option<RingError> {
 }
 
 #[test]
-fn a_tail_that_cannot_be_ends_the_link() {
-    // It was 96 when this end looked, and when all of that has been read there may be 256 more.
+fn an_invalid_tail_ends_the_link() {
+    // This end has read a tail of 96; once all of that is read, the tail may be 256 further.
     for tail in [0, 88, 24, 97, 100, 96 + 257, 96 + 264, 1 << 40, u64::MAX, u64::MAX - 7] {
-        let spoil = |pair: &mut Pair| pair.memory.ring_of(Side::Taker).tail.store_relaxed(tail);
+        let spoil = |pair: &mut Pair| pair.memory.ring_of(Side::Joiner).tail.store_relaxed(tail);
         ends_with(RingError::Position, spoil, receive_all);
         ends_with(RingError::Position, spoil, |end| end.link.may_sleep().err());
     }
 }
 
 #[test]
-fn a_head_that_cannot_be_ends_the_link() {
-    // 256 bytes have been written when this end looks.
+fn an_invalid_head_ends_the_link() {
+    // 256 bytes have been written when this end reads the head.
     for head in [264, 97, 1, 95, 1 << 40, u64::MAX - 7] {
-        let spoil = |pair: &mut Pair| pair.memory.ring_of(Side::Maker).head.store_relaxed(head);
+        let spoil = |pair: &mut Pair| pair.memory.ring_of(Side::Creator).head.store_relaxed(head);
         ends_with(RingError::Position, spoil, fill);
     }
-    // Backwards, after this end has seen it elsewhere.
+    // Backwards, after this end has read a larger value.
     ends_with(
         RingError::Position,
         |pair| {
-            let head = |head| pair.memory.ring_of(Side::Maker).head.store_relaxed(head);
+            let head = |head| pair.memory.ring_of(Side::Creator).head.store_relaxed(head);
             head(48);
             assert_eq!(fill(&mut pair.here), None);
             head(40);
         },
-        |end| end.link.has_got_room().err(),
+        |end| end.link.take_space_event().err(),
     );
 }
 
 #[test]
-fn a_length_that_cannot_be_ends_the_link() {
+fn an_invalid_length_ends_the_link() {
     // The next message is at 24, and 72 bytes have been written from there.
     for length in [65, 72, 248, 249, 256, 1 << 31, 1 << 32, (1 << 32) + 16, 1 << 63, u64::MAX, u64::MAX - 7] {
         let spoil = |pair: &mut Pair| {
-            let (header, _) = pair.memory.ring_of(Side::Taker).pieces(24, 8);
+            let (header, _) = pair.memory.ring_of(Side::Joiner).pieces(24, 8);
             header[0].store_relaxed(length);
         };
         ends_with(RingError::Length, spoil, receive_all);
     }
 }
 
-/// Brings the counter to where no write finds room.
+/// Brings the counter to its maximum.
 fn fill_counter(eventfd: &EventFd) {
     let counter = eventfd.counter().unwrap();
     eventfd.write(EventFd::MAX - counter).unwrap();
     assert_eq!(eventfd.write(1).unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }
 
-/// Each bell is rung by one end and watched by the other, and the peer can be either.
+/// Each bell is rung by one end and watched by the other; either may be the hostile one.
 #[test]
-fn bells_that_the_peer_makes_blocking_and_full_are_rung_all_the_same() {
+fn blocking_full_bells_can_still_be_rung() {
     within(LIMIT, || {
         let pair = Pair::new(256);
         for bell in [&pair.here.bell, &pair.there.bell] {
@@ -137,7 +137,7 @@ fn bells_that_the_peer_makes_blocking_and_full_are_rung_all_the_same() {
 }
 
 #[test]
-fn a_plain_bell_that_is_full_is_not_waited_for() {
+fn ringing_a_full_plain_bell_does_not_block() {
     let (mut here, descriptors) = SharedRing::create_with(256, Doorbell::Plain).unwrap();
     let mut there = SharedRing::from_descriptors_with(descriptors, 256, Doorbell::Plain).unwrap();
     there.bell.eventfd().write(EventFd::MAX).unwrap();
@@ -145,9 +145,10 @@ fn a_plain_bell_that_is_full_is_not_waited_for() {
     assert!(next(&mut there).is_some());
 }
 
-/// It takes an eventfd of the peer's own, as its counter cannot be used up: the kernel's number of it is not compared here.
+/// The eventfd is the test's own, since the counter of a bell cannot be exhausted. Its id is not
+/// compared here.
 #[test]
-fn a_bell_that_is_empty_or_no_semaphore_ends_the_link_when_it_is_rung() {
+fn ringing_an_empty_or_plain_eventfd_ends_the_link() {
     let empty = EventFd::builder().semaphore().build().unwrap();
     let plain = EventFd::new(7).unwrap();
     for (eventfd, kind) in [(empty, io::ErrorKind::WouldBlock), (plain, io::ErrorKind::InvalidData)] {
@@ -163,7 +164,7 @@ fn a_bell_that_is_empty_or_no_semaphore_ends_the_link_when_it_is_rung() {
     }
 }
 
-/// Fails where a call sleeps that must not.
+/// Fails if the call sleeps.
 fn within(limit: Duration, call: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     let thread = thread::spawn(move || {
@@ -183,7 +184,7 @@ impl Memory {
     }
 }
 
-/// A few steps of the end, whatever they come to. None of them takes longer than what a ring holds.
+/// Runs random operations on the end, whatever they return. No message may be longer than the ring.
 fn live(end: &mut SharedRing, random: &mut Random, steps: usize) -> Option<RingError> {
     let mut message = Vec::new();
     for _ in 0..steps {
@@ -194,7 +195,7 @@ fn live(end: &mut SharedRing, random: &mut Random, steps: usize) -> Option<RingE
                 _ => Ok(()),
             },
             3 => end.link.may_sleep().map(drop),
-            _ => end.link.has_got_room().map(drop),
+            _ => end.link.take_space_event().map(drop),
         };
         assert!(message.len() <= 248, "a message of {} bytes", message.len());
         if let Err(error) = done {
@@ -205,7 +206,7 @@ fn live(end: &mut SharedRing, random: &mut Random, steps: usize) -> Option<RingE
     None
 }
 
-/// A word that could be wrong in an interesting way.
+/// A word that is invalid in an interesting way.
 fn garbage(random: &mut Random, words: &[std::sync::atomic::AtomicU64]) -> u64 {
     let near = words[random.below(words.len())].load_relaxed();
     match random.below(7) {
@@ -219,7 +220,7 @@ fn garbage(random: &mut Random, words: &[std::sync::atomic::AtomicU64]) -> u64 {
     }
 }
 
-/// The words that matter are few: the positions and marks more often than the bytes.
+/// Picks a word: positions and marks more often than message bytes, since they matter more.
 fn place(random: &mut Random, words: usize) -> usize {
     match random.below(3) {
         0 => 16 * random.below(9),
@@ -229,7 +230,7 @@ fn place(random: &mut Random, words: usize) -> usize {
 }
 
 #[test]
-fn garbage_at_random_moments_is_an_error_or_nothing() {
+fn garbage_between_calls_is_an_error_or_harmless() {
     let (mut ended, mut lived) = (0, 0);
     for seed in 1..=3000 {
         let mut random = Random::new(seed);
@@ -251,7 +252,7 @@ fn garbage_at_random_moments_is_an_error_or_nothing() {
 }
 
 #[test]
-fn garbage_that_another_thread_writes_meanwhile_is_an_error_or_nothing() {
+fn concurrent_garbage_is_an_error_or_harmless() {
     for seed in 1..=40 {
         let mut pair = Pair::new(256);
         let mut random = Random::new(seed);
@@ -261,7 +262,7 @@ fn garbage_that_another_thread_writes_meanwhile_is_an_error_or_nothing() {
                 let mut random = Random::new(seed + 1_000_000);
                 let words = pair.memory.words();
                 while !done.load(SeqCst) {
-                    // Most of the time what a message's header and its bytes are, so that the link lives for a while.
+                    // Mostly headers and bytes of messages, so that the link survives for a while.
                     let place = if random.below(50) == 0 {
                         place(&mut random, words.len())
                     } else {

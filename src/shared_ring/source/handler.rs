@@ -1,18 +1,19 @@
-//! What a shared ring on a loop calls back.
+//! The callbacks of a shared ring on a loop.
 
 use super::RingRef;
 use crate::event_loop::containment::logger;
 use crate::shared_ring::RingError;
 
-/// What a process does with what its peer sends.
+/// Handles the messages of one end of a shared ring.
 ///
-/// One value for each end, called on the end's loop with `&mut self` and never re-entered. A method that panics ends the link.
+/// Each end has one value, called on the end's loop with `&mut self` and never re-entered. A panic
+/// in a method ends the link.
 ///
 /// ```
 /// use reveille::{RingHandler, RingRef, RingSendError};
 /// use std::collections::VecDeque;
 ///
-/// /// Sends back whatever comes, and keeps what the peer leaves no room for.
+/// /// Echoes each message, and queues those for which the ring has no space.
 /// #[derive(Default)]
 /// struct Echo {
 ///     waiting: VecDeque<Vec<u8>>,
@@ -34,19 +35,20 @@ use crate::shared_ring::RingError;
 /// }
 /// ```
 pub trait RingHandler: 'static {
-    /// A message has come, whole; its bytes may be none.
+    /// A whole message has arrived. It may be empty.
     fn on_message(&mut self, ring: &RingRef<'_>, message: &[u8]);
 
-    /// There is room: for the message that was last refused with [`Full`](crate::RingSendError::Full), and in half of the
-    /// ring. Called once after such a refusal, also if a later send has found room already.
+    /// There is space for the message that was last refused with
+    /// [`Full`](crate::RingSendError::Full), and half of the ring is free. Called once after such a
+    /// refusal, even if a later send has already succeeded.
     fn on_room(&mut self, ring: &RingRef<'_>) {
         let _ = ring;
     }
 
-    /// The peer has broken the rules, or cannot be rung for, and the link has ended. The last call. Unless this is written
-    /// otherwise it is logged, at level error, once a second at most.
+    /// The peer has violated the protocol or cannot be signalled, and the link has ended. This is
+    /// the last call. Default: logs at level error, at most once per second.
     ///
-    /// A peer that dies breaks no rule, and is not told here.
+    /// A peer that dies does not violate the protocol, and is not reported here.
     fn on_end(&mut self, ring: &RingRef<'_>, error: RingError) {
         let _ = ring;
         logger::recurring("a shared ring", |left_out| {
@@ -55,7 +57,7 @@ pub trait RingHandler: 'static {
     }
 }
 
-/// A closure as a handler.
+/// Adapts a closure to a handler.
 pub(super) struct OnMessage<F>(pub(super) F);
 
 impl<F: FnMut(&RingRef<'_>, &[u8]) + 'static> RingHandler for OnMessage<F> {
