@@ -1,4 +1,5 @@
-//! Where the end of a connection is: an internet address, or one of this machine.
+//! Addresses of the ends of a connection: an IP address and a port, or a Unix socket of this
+//! machine.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -12,25 +13,28 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix};
 
-/// The longest path and the longest abstract name, in bytes: what `sun_path` holds (unix(7)), without a byte that either needs.
-const LONGEST: usize = 107;
+/// The maximum length of a path or an abstract name, in bytes: the size of `sun_path` (unix(7))
+/// less one byte. A path needs that byte for its terminator, an abstract name for its leading 0.
+const MAX_NAME_LEN: usize = 107;
 
-/// The address of one end of a connection, of whatever family.
+/// The address of one end of a connection, of any supported family.
 ///
-/// It is cheap to clone.
+/// Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Address {
     /// An IP address and a port.
     Inet(SocketAddr),
-    /// That of a Unix socket.
+    /// The address of a Unix socket.
     Unix(UnixAddress),
 }
 
-/// The address of a Unix socket (unix(7)): a path, a name outside of the file system, or none at all.
+/// The address of a Unix socket (unix(7)): a path, an abstract name outside the file system, or
+/// unnamed.
 ///
-/// Displayed as the system's own tools do it: a path as it is, an abstract name with an `@` before it, and `unnamed`. The other
-/// way round, a text always stands for a path: `"@name"` is one as well.
+/// `Display` follows the system's own tools: a path is shown unchanged, an abstract name with a
+/// leading `@`, and an unnamed address as `unnamed`. The conversion from text is not the inverse:
+/// text is always a path, so `"@name"` is one too.
 ///
 /// ```
 /// use reveille::UnixAddress;
@@ -49,7 +53,7 @@ enum Name {
 }
 
 impl Address {
-    /// The IP address and the port, if it has them.
+    /// The IP address and the port; `None` for a Unix socket.
     pub fn as_inet(&self) -> Option<SocketAddr> {
         match self {
             Address::Inet(address) => Some(*address),
@@ -57,7 +61,7 @@ impl Address {
         }
     }
 
-    /// The address of a Unix socket, if it is one.
+    /// The address of a Unix socket; `None` for an IP address.
     pub fn as_unix(&self) -> Option<&UnixAddress> {
         match self {
             Address::Unix(address) => Some(address),
@@ -69,7 +73,7 @@ impl Address {
         self.as_unix().is_some()
     }
 
-    /// What the kernel has answered.
+    /// Converts an address that the kernel returned.
     ///
     /// # Errors
     /// `EAFNOSUPPORT` for an address of another family.
@@ -84,9 +88,10 @@ impl Address {
 impl Name {
     fn from_kernel(address: SocketAddrAny) -> Name {
         let len = address.addr_len() as usize;
-        // A family and nothing else, which the conversion does not tell from an abstract name without a byte. And the kernel takes a
-        // path of 108 bytes, and answers with the byte that ends it, for which its own structure has no room: there the conversion
-        // would panic, and any client could have it do so.
+        // An address of only the family is unnamed; the conversion does not distinguish it from an
+        // empty abstract name. A length beyond the structure is a path of 108 bytes: the kernel
+        // accepts one and returns it with its terminator, for which its own structure has no space.
+        // The conversion would panic on it, and any client could trigger that.
         if len <= offset_of!(libc::sockaddr_un, sun_path) || len > size_of::<libc::sockaddr_un>() {
             return Name::Unnamed;
         }
@@ -95,7 +100,7 @@ impl Name {
 
     fn of(address: &SocketAddrUnix) -> Name {
         if let Some(path) = address.path_bytes() {
-            // Of a path as long as there may be, the byte that ends it comes along.
+            // A path of the maximum length includes its terminator.
             let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
             return Name::Path(Arc::from(Path::new(OsStr::from_bytes(path))));
         }
@@ -107,19 +112,21 @@ impl Name {
 }
 
 impl UnixAddress {
-    /// A path: the socket is a file there. At most 107 bytes, which is found out when it is used.
+    /// A path: the socket is a file there. At most 107 bytes, checked when the address is used.
     pub fn path(path: impl AsRef<Path>) -> UnixAddress {
         UnixAddress(Name::Path(Arc::from(path.as_ref())))
     }
 
-    /// A name in a space of its own, outside of the file system and its permissions: every process of the same network namespace can
-    /// connect to it, and it is gone with the socket. At most 107 bytes, of any kind.
+    /// A name in the abstract namespace, outside the file system and its permissions: every process
+    /// of the same network namespace can connect to it, and it disappears with the socket. At most
+    /// 107 bytes, of any value.
     pub fn abstract_name(name: impl AsRef<[u8]>) -> UnixAddress {
         UnixAddress(Name::Abstract(Arc::from(name.as_ref())))
     }
 
-    /// No name. For a server that is bound to it the kernel chooses an abstract name that is free (autobind, unix(7)), and
-    /// [`TcpServer::address`](crate::TcpServer::address) returns that. No client can connect to it.
+    /// No name. A server that binds to it gets a free abstract name from the kernel (autobind,
+    /// unix(7)), which [`TcpServer::address`](crate::TcpServer::address) returns. A client cannot
+    /// connect to it.
     ///
     /// ```
     /// use reveille::{EventLoop, TcpClient, TcpServer, UnixAddress};
@@ -136,7 +143,7 @@ impl UnixAddress {
         UnixAddress(Name::Unnamed)
     }
 
-    /// The path, if it is one.
+    /// The path; `None` for any other kind of address.
     pub fn as_path(&self) -> Option<&Path> {
         match &self.0 {
             Name::Path(path) => Some(path),
@@ -144,7 +151,7 @@ impl UnixAddress {
         }
     }
 
-    /// The abstract name, without the byte 0 that the kernel has before it.
+    /// The abstract name without its leading 0 byte; `None` for any other kind of address.
     pub fn as_abstract_name(&self) -> Option<&[u8]> {
         match &self.0 {
             Name::Abstract(name) => Some(name),
@@ -152,24 +159,26 @@ impl UnixAddress {
         }
     }
 
-    /// Whether the socket has no name, as most have that connect to another. A path of 108 bytes, which the kernel takes from others but
-    /// has no room to tell, counts as none.
+    /// Returns `true` if the socket has no name, as most connecting sockets. A path of 108 bytes
+    /// counts as unnamed: the kernel accepts it from a peer but has no space to return it.
     pub fn is_unnamed(&self) -> bool {
         matches!(self.0, Name::Unnamed)
     }
 
-    /// As bind(2) takes it. The kernel gives an unnamed socket an abstract name.
+    /// The address in the form that bind(2) takes. The kernel binds an unnamed socket to a free
+    /// abstract name.
     ///
     /// # Errors
-    /// As [`to_kernel`](UnixAddress::to_kernel).
+    /// Same as [`to_kernel`](UnixAddress::to_kernel).
     pub(super) fn to_kernel_for_bind(&self) -> io::Result<SocketAddrUnix> {
         if self.is_unnamed() { Ok(SocketAddrUnix::new_unnamed()) } else { self.to_kernel() }
     }
 
-    /// As connect(2) takes it.
+    /// The address in the form that connect(2) takes.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for what cannot be the name of a socket to connect to.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the address cannot be connected to: it is
+    /// unnamed, empty, longer than 107 bytes, or a path that contains a 0 byte.
     pub(super) fn to_kernel(&self) -> io::Result<SocketAddrUnix> {
         let invalid = |message| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         let bytes = match &self.0 {
@@ -180,9 +189,11 @@ impl UnixAddress {
         if bytes.is_empty() {
             return invalid("the name of the Unix socket is empty".to_owned());
         }
-        if bytes.len() > LONGEST {
+        if bytes.len() > MAX_NAME_LEN {
             let len = bytes.len();
-            return invalid(format!("the name of a Unix socket has at most {LONGEST} bytes, and not {len}"));
+            return invalid(format!(
+                "the name of a Unix socket has at most {MAX_NAME_LEN} bytes, and not {len}"
+            ));
         }
         Ok(match &self.0 {
             Name::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,

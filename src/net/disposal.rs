@@ -1,8 +1,9 @@
-//! Closing descriptors that came from a peer, on threads that may wait.
+//! Closes descriptors that came from a peer, on threads that may block.
 //!
-//! What a descriptor is, its sender has chosen, and the close may take as long as the sender likes: that of a TCP socket with `SO_LINGER`
-//! and unsent bytes waits for its peer (socket(7)), and that of a file may wait for a file server. So a loop never closes such a descriptor
-//! itself. The threads begin with the first one, and end when there has been none for a while.
+//! The sender chooses what a descriptor is, and can make its close take arbitrarily long: the close
+//! of a TCP socket with `SO_LINGER` and unsent bytes waits for its peer (socket(7)), and the close
+//! of a file may wait for a file server. An event loop therefore never closes such a descriptor
+//! itself. The threads start with the first descriptor and exit after an idle timeout.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -15,11 +16,12 @@ use socket2::SockRef;
 
 use crate::event_loop::process_mark::PerProcess;
 
-/// How many closes may wait at a time. Further descriptors stay open until one of them is done.
-const MOST_THREADS: usize = 4;
+/// The maximum number of closes that may block at a time. Further descriptors stay open until one
+/// of them completes.
+const MAX_THREADS: usize = 4;
 
-/// How long a thread waits for more.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a thread waits for another descriptor before it exits.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Disposal {
@@ -34,13 +36,16 @@ struct Queue {
     idle: usize,
 }
 
-/// A forked child has none of the threads, and one of them may have held the lock.
+/// Per process: a forked child has none of the threads, and one of them may have held the lock.
 static DISPOSAL: PerProcess<Disposal> = PerProcess::new();
 
-/// Closes descriptors that came from a peer on a thread of the crate's own, as a close may take as long as the peer likes: that of a TCP
-/// socket with `SO_LINGER` and unsent bytes, for one. For handlers that have been given descriptors which they do not want.
+/// Closes descriptors that came from a peer, on a separate thread. For handlers that do not want
+/// the descriptors they receive.
 ///
-/// From any thread; returns at once. A socket loses its `SO_LINGER` before it is closed.
+/// The close may take as long as the peer chooses, for example that of a TCP socket with
+/// `SO_LINGER` and unsent bytes. `SO_LINGER` is cleared on a socket before it is closed.
+///
+/// Callable from any thread; returns at once.
 pub fn close_descriptors(descriptors: impl IntoIterator<Item = OwnedFd>) {
     let descriptors: Vec<OwnedFd> = descriptors.into_iter().collect();
     if descriptors.is_empty() {
@@ -49,25 +54,25 @@ pub fn close_descriptors(descriptors: impl IntoIterator<Item = OwnedFd>) {
     let disposal = DISPOSAL.get(Disposal::default);
     let mut queue = disposal.queue.lock();
     queue.waiting.extend(descriptors);
-    let starts = queue.idle == 0 && queue.threads < MOST_THREADS;
-    if starts {
+    let spawns = queue.idle == 0 && queue.threads < MAX_THREADS;
+    if spawns {
         queue.threads += 1;
     }
     drop(queue);
     disposal.more.notify_one();
     let thread = thread::Builder::new().name("reveille-close".to_owned());
-    if starts && thread.spawn(|| disposal.close_all()).is_err() {
+    if spawns && thread.spawn(|| disposal.close_all()).is_err() {
         let mut queue = disposal.queue.lock();
         queue.threads -= 1;
-        // Without any thread they are closed here, which without `SO_LINGER` rarely waits.
-        let left = if queue.threads == 0 { mem::take(&mut queue.waiting) } else { VecDeque::new() };
+        // There is no thread: close them here. Without `SO_LINGER` that rarely blocks.
+        let remaining = if queue.threads == 0 { mem::take(&mut queue.waiting) } else { VecDeque::new() };
         drop(queue);
-        left.into_iter().for_each(close);
+        remaining.into_iter().for_each(close);
     }
 }
 
 impl Disposal {
-    /// What a thread does.
+    /// The body of a thread.
     fn close_all(&self) {
         let mut queue = self.queue.lock();
         loop {
@@ -78,7 +83,7 @@ impl Disposal {
                 continue;
             }
             queue.idle += 1;
-            let timed_out = self.more.wait_for(&mut queue, PATIENCE).timed_out();
+            let timed_out = self.more.wait_for(&mut queue, IDLE_TIMEOUT).timed_out();
             queue.idle -= 1;
             if timed_out && queue.waiting.is_empty() {
                 queue.threads -= 1;
@@ -88,7 +93,8 @@ impl Disposal {
     }
 }
 
-/// Without `SO_LINGER`, so that the threads are not kept for as long as a peer likes. What is no socket has no such option.
+/// Clears `SO_LINGER` first, so that a peer cannot block the threads. The error for a descriptor
+/// that is not a socket is ignored.
 fn close(descriptor: OwnedFd) {
     let _ = SockRef::from(&descriptor).set_linger(None);
     drop(descriptor);

@@ -1,4 +1,4 @@
-//! The options of a socket that a server or a client is to have.
+//! Socket options of a server or a client.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -7,13 +7,14 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use socket2::Socket;
 
-/// The options of the sockets of a server or a client.
+/// Options for the sockets of a server or a client.
 ///
-/// A server sets them once, on the socket that listens; the kernel hands them on to every connection, so they cost it nothing. A
-/// client sets them before it connects.
+/// A server sets them once, on its listening socket. The kernel copies them to each accepted
+/// socket, so connections pay nothing for them. A client sets them before it connects.
 ///
-/// Nearly all are TCP's. On Unix sockets they have no effect, but for a client's
-/// [`send_buffer`](SocketOptions::send_buffer): such a socket has no buffer for receiving, and a server's does not hand its own on.
+/// Most are options of TCP and have no effect on Unix sockets. The exception is a client's
+/// [`send_buffer`](SocketOptions::send_buffer). A Unix socket has no receive buffer, and its
+/// listening socket does not pass its send buffer on to accepted sockets.
 ///
 /// ```
 /// use reveille::{EventLoop, KeepAlive, SocketOptions, TcpServer};
@@ -43,8 +44,8 @@ pub struct SocketOptions {
     device: Option<Box<str>>,
 }
 
-/// How the kernel finds out that a peer has gone without a word (tcp(7)): when nothing has come for a while it asks, and if there is
-/// no answer time after time the connection ends with [`TimedOut`](io::ErrorKind::TimedOut).
+/// TCP keep-alive (tcp(7)): probes an idle peer. The connection fails with
+/// [`TimedOut`](io::ErrorKind::TimedOut) after `count` consecutive unanswered probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "it is for `SocketOptions::keep_alive`, or for a connection"]
 pub struct KeepAlive {
@@ -54,37 +55,38 @@ pub struct KeepAlive {
 }
 
 impl KeepAlive {
-    /// Asks when nothing has come for so long (`TCP_KEEPIDLE`). To the second, from 1 to 32767.
+    /// Sends the first probe after the peer has been idle for `idle` (`TCP_KEEPIDLE`). Resolution:
+    /// seconds, from 1 to 32767.
     pub fn new(idle: Duration) -> KeepAlive {
         KeepAlive { idle, interval: None, count: None }
     }
 
-    /// How long to wait for an answer before asking again (`TCP_KEEPINTVL`). To the second, from 1 to 32767. Usually what the
-    /// system says, which is 75 s unless it was told otherwise.
+    /// The time between probes (`TCP_KEEPINTVL`). Resolution: seconds, from 1 to 32767. Default:
+    /// the system's, which is 75 s unless configured otherwise.
     pub fn interval(mut self, interval: Duration) -> KeepAlive {
         self.interval = Some(interval);
         self
     }
 
-    /// How many questions in a row without an answer end the connection (`TCP_KEEPCNT`), from 1 to 127. Usually what the system says,
-    /// which is 9 unless it was told otherwise.
+    /// The number of consecutive unanswered probes that fail the connection (`TCP_KEEPCNT`), from 1
+    /// to 127. Default: the system's, which is 9 unless configured otherwise.
     pub fn count(mut self, count: u32) -> KeepAlive {
         self.count = Some(count);
         self
     }
 
     /// # Errors
-    /// What the kernel says, with the option's name.
+    /// The error of setsockopt(2), with the option's name.
     pub(super) fn apply(self, socket: impl AsFd) -> io::Result<()> {
         let socket = socket.as_fd();
-        named("TCP_KEEPIDLE", sockopt::set_tcp_keepidle(socket, self.idle))?;
+        with_option_name("TCP_KEEPIDLE", sockopt::set_tcp_keepidle(socket, self.idle))?;
         if let Some(interval) = self.interval {
-            named("TCP_KEEPINTVL", sockopt::set_tcp_keepintvl(socket, interval))?;
+            with_option_name("TCP_KEEPINTVL", sockopt::set_tcp_keepintvl(socket, interval))?;
         }
         if let Some(count) = self.count {
-            named("TCP_KEEPCNT", sockopt::set_tcp_keepcnt(socket, count))?;
+            with_option_name("TCP_KEEPCNT", sockopt::set_tcp_keepcnt(socket, count))?;
         }
-        named("SO_KEEPALIVE", sockopt::set_socket_keepalive(socket, true))
+        with_option_name("SO_KEEPALIVE", sockopt::set_socket_keepalive(socket, true))
     }
 }
 
@@ -104,87 +106,94 @@ impl Default for SocketOptions {
 }
 
 impl SocketOptions {
-    /// The usual ones: small writes go out at once, and all else is as the system has it.
+    /// The defaults: `TCP_NODELAY` is set, everything else is as the system has it.
     pub fn new() -> SocketOptions {
         SocketOptions::default()
     }
 
-    /// Whether small writes go out at once (`TCP_NODELAY`). Usually they do.
+    /// Sends small writes at once (`TCP_NODELAY`). Default: `true`.
     pub fn nodelay(mut self, nodelay: bool) -> SocketOptions {
         self.nodelay = nodelay;
         self
     }
 
-    /// Has the kernel find out that a peer has gone while nothing is being sent (`SO_KEEPALIVE`). Usually it does not.
+    /// Enables keep-alive probes, which detect that a peer has disappeared while nothing is being
+    /// sent (`SO_KEEPALIVE`). Default: none.
     pub fn keep_alive(mut self, keep_alive: KeepAlive) -> SocketOptions {
         self.keep_alive = Some(keep_alive);
         self
     }
 
-    /// How long what was sent may stay unacknowledged, or find no room at the peer's, before the connection ends with
-    /// [`TimedOut`](io::ErrorKind::TimedOut) (`TCP_USER_TIMEOUT`). To the millisecond, rounded up. Usually what retransmitting takes to
-    /// give up, which is about a quarter of an hour, and for a peer that does not read, for ever.
+    /// How long sent data may stay unacknowledged, or unsent because of a closed receive window,
+    /// before the connection fails with [`TimedOut`](io::ErrorKind::TimedOut) (`TCP_USER_TIMEOUT`).
+    /// Resolution: milliseconds, rounded up. Default: the limit of retransmission, about a quarter
+    /// of an hour; for a peer that does not read, there is no limit.
     ///
-    /// With [keep-alive](SocketOptions::keep_alive) it is this, and not the count, that says when to give up.
+    /// With [keep-alive](SocketOptions::keep_alive) this timeout decides when to give up, and not
+    /// the count of probes.
     pub fn user_timeout(mut self, timeout: Duration) -> SocketOptions {
         self.user_timeout = Some(timeout);
         self
     }
 
-    /// How many bytes the kernel may hold that are sent and not acknowledged, or not sent (`SO_SNDBUF`). The kernel doubles the number
-    /// for its own bookkeeping, and cuts it to `net.core.wmem_max`. Usually it grows and shrinks by itself, which this ends.
+    /// The size of the kernel's send buffer, in bytes: data that is unsent or unacknowledged
+    /// (`SO_SNDBUF`). The kernel doubles the number for its own bookkeeping and limits it to
+    /// `net.core.wmem_max`. Default: the kernel adjusts the size automatically; setting one
+    /// disables that.
     pub fn send_buffer(mut self, bytes: usize) -> SocketOptions {
         self.send_buffer = Some(bytes);
         self
     }
 
-    /// How many received bytes the kernel may hold (`SO_RCVBUF`); as for the [send buffer](SocketOptions::send_buffer), with
-    /// `net.core.rmem_max`.
+    /// The size of the kernel's receive buffer, in bytes (`SO_RCVBUF`). Same as for the [send
+    /// buffer](SocketOptions::send_buffer), with `net.core.rmem_max`.
     pub fn receive_buffer(mut self, bytes: usize) -> SocketOptions {
         self.receive_buffer = Some(bytes);
         self
     }
 
-    /// Whether others who ask for it as well may have the same address and port (`SO_REUSEPORT`, socket(7)): several processes of
-    /// one user, among which the kernel shares out what comes. Usually nobody may. Loops of one server need it not:
-    /// [`ListenerPerLoop`](crate::LoadBalancing::ListenerPerLoop) sets it for itself.
+    /// Shares the address and port with other sockets that also set this option (`SO_REUSEPORT`,
+    /// socket(7)): several processes of one user, among which the kernel distributes incoming
+    /// connections. Default: `false`. The loops of one server do not need it:
+    /// [`ListenerPerLoop`](crate::LoadBalancing::ListenerPerLoop) sets it itself.
     pub fn reuse_port(mut self, reuse_port: bool) -> SocketOptions {
         self.reuse_port = reuse_port;
         self
     }
 
-    /// Whether a socket for IPv6 keeps to it, or takes IPv4 too (`IPV6_V6ONLY`, ipv6(7)). Usually as the system says
-    /// (`net.ipv6.bindv6only`). Without effect on a socket for IPv4.
+    /// Restricts an IPv6 socket to IPv6; otherwise it also accepts IPv4 (`IPV6_V6ONLY`, ipv6(7)).
+    /// Default: the system's (`net.ipv6.bindv6only`). No effect on an IPv4 socket.
     pub fn only_v6(mut self, only_v6: bool) -> SocketOptions {
         self.only_v6 = Some(only_v6);
         self
     }
 
-    /// The network interface that the sockets keep to, as `eth0` (`SO_BINDTODEVICE`, socket(7)). Usually any.
+    /// Binds the sockets to a network interface, for example `eth0` (`SO_BINDTODEVICE`, socket(7)).
+    /// Default: any interface.
     pub fn device(mut self, name: impl Into<String>) -> SocketOptions {
         self.device = Some(name.into().into_boxed_str());
         self
     }
 
-    /// Sets those that concern a Unix socket, which is not connected yet.
+    /// Sets the options that apply to a Unix socket. The socket is not connected yet.
     ///
     /// # Errors
-    /// What the kernel says, with the option's name.
+    /// The error of setsockopt(2), with the option's name.
     pub(super) fn apply_to_unix(&self, socket: &Socket) -> io::Result<()> {
         match self.send_buffer {
-            Some(bytes) => named("SO_SNDBUF", sockopt::set_socket_send_buffer_size(socket, bytes)),
+            Some(bytes) => with_option_name("SO_SNDBUF", sockopt::set_socket_send_buffer_size(socket, bytes)),
             None => Ok(()),
         }
     }
 
-    /// Sets them on a socket that is neither bound nor connected: some have a say in just that, and the buffers in what is agreed on
-    /// when a connection is made.
+    /// Sets the options on a socket that is neither bound nor connected. Some of them affect the
+    /// bind or the connect, and the buffer sizes affect what is negotiated in the handshake.
     ///
     /// # Errors
-    /// What the kernel says, with the option's name.
+    /// The error of setsockopt(2), with the option's name.
     pub(super) fn apply(&self, socket: &Socket, is_v6: bool) -> io::Result<()> {
         if self.nodelay {
-            named("TCP_NODELAY", sockopt::set_tcp_nodelay(socket, true))?;
+            with_option_name("TCP_NODELAY", sockopt::set_tcp_nodelay(socket, true))?;
         }
         if let Some(keep_alive) = self.keep_alive {
             keep_alive.apply(socket)?;
@@ -193,34 +202,37 @@ impl SocketOptions {
             set_user_timeout(socket, timeout)?;
         }
         if let Some(bytes) = self.send_buffer {
-            named("SO_SNDBUF", sockopt::set_socket_send_buffer_size(socket, bytes))?;
+            with_option_name("SO_SNDBUF", sockopt::set_socket_send_buffer_size(socket, bytes))?;
         }
         if let Some(bytes) = self.receive_buffer {
-            named("SO_RCVBUF", sockopt::set_socket_recv_buffer_size(socket, bytes))?;
+            with_option_name("SO_RCVBUF", sockopt::set_socket_recv_buffer_size(socket, bytes))?;
         }
         if self.reuse_port {
-            named("SO_REUSEPORT", sockopt::set_socket_reuseport(socket, true))?;
+            with_option_name("SO_REUSEPORT", sockopt::set_socket_reuseport(socket, true))?;
         }
         if let Some(only_v6) = self.only_v6.filter(|_| is_v6) {
-            named("IPV6_V6ONLY", sockopt::set_ipv6_v6only(socket, only_v6))?;
+            with_option_name("IPV6_V6ONLY", sockopt::set_ipv6_v6only(socket, only_v6))?;
         }
         if let Some(device) = &self.device {
-            named("SO_BINDTODEVICE", bind_to_device(socket, device))?;
+            with_option_name("SO_BINDTODEVICE", bind_to_device(socket, device))?;
         }
         Ok(())
     }
 }
 
+/// Sets `TCP_USER_TIMEOUT`.
+///
 /// # Errors
-/// What the kernel says, with the option's name.
+/// The error of setsockopt(2), with the option's name.
 pub(super) fn set_user_timeout(socket: impl AsFd, timeout: Duration) -> io::Result<()> {
-    // The kernel counts milliseconds, and none stands for its usual patience.
+    // The kernel counts milliseconds. 0 selects its default timeout.
     let millis = u32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX);
-    named("TCP_USER_TIMEOUT", sockopt::set_tcp_user_timeout(socket, millis))
+    with_option_name("TCP_USER_TIMEOUT", sockopt::set_tcp_user_timeout(socket, millis))
 }
 
 fn bind_to_device(socket: &Socket, name: &str) -> io::Result<()> {
-    // The kernel cuts a name at its 16th byte and at a byte 0, and takes an empty one as any device.
+    // The kernel truncates a name at its 16th byte and at a 0 byte, and takes an empty name as any
+    // device.
     if name.is_empty() || name.len() > 15 || name.contains(['\0', '/']) {
         let message = format!("{name:?} is not the name of a network interface");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -228,7 +240,7 @@ fn bind_to_device(socket: &Socket, name: &str) -> io::Result<()> {
     socket.bind_device(Some(name.as_bytes()))
 }
 
-fn named<E: Into<io::Error>>(option: &str, result: Result<(), E>) -> io::Result<()> {
+fn with_option_name<E: Into<io::Error>>(option: &str, result: Result<(), E>) -> io::Result<()> {
     result.map_err(|error| {
         let error = error.into();
         io::Error::new(error.kind(), format!("cannot set {option}: {error}"))

@@ -1,4 +1,4 @@
-//! What becomes of a connection, and of what it is given to send.
+//! Results of sending, and the reasons for a close.
 
 use std::error::Error;
 use std::fmt;
@@ -8,64 +8,70 @@ use std::io;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// Both ends had shut down, and all was sent.
+    /// Both ends have shut down, and all data was sent.
     Finished,
     /// [`close`](crate::TcpConnection::close) was called.
     Closed,
-    /// The time for an [orderly close](crate::TcpConnection::close_gracefully) was up, and the connection was reset.
+    /// The deadline of a [graceful close](crate::TcpConnection::close_gracefully) passed, and the
+    /// connection was reset.
     DeadlinePassed,
-    /// The connection that it was [linked](crate::TcpConnection::relay_to) with had ended, and not in order. The peer may miss bytes: it
-    /// sees a reset then, but on a Unix socket an end like any other.
+    /// The connection that this one was [linked](crate::TcpConnection::relay_to) with closed with
+    /// an error. The peer may miss bytes. A TCP peer sees a reset; a Unix socket has no reset, so
+    /// its peer sees an ordinary end of input.
     RelayEnded,
     /// The server or client was stopped or dropped.
     Stopped,
     /// The loop was dropped.
     LoopEnded,
-    /// Nothing happened for as long as the connection may be [idle](crate::TcpConnection::set_idle_timeout).
+    /// The connection was [idle](crate::TcpConnection::set_idle_timeout) for the whole idle
+    /// timeout.
     Idle,
-    /// All connections together held more memory [than they may](crate::TcpServerBuilder::max_buffered), and this one held most and
-    /// progressed least. It was reset.
+    /// All connections together exceeded their [memory
+    /// limit](crate::TcpServerBuilder::max_buffered), and this one held the most and made the least
+    /// progress. It was reset.
     MemoryLimit,
     /// The handler panicked.
     Panicked,
-    /// The kernel reported an error (a reset, a timeout), the handler returned one, or a limit was passed.
+    /// The kernel reported an error (a reset, a timeout), the handler returned one, or a limit was
+    /// exceeded.
     Error(io::Error),
 }
 
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CloseReason::Finished => f.write_str("both ends had finished"),
+            CloseReason::Finished => f.write_str("both ends have finished"),
             CloseReason::Closed => f.write_str("closed by this end"),
-            CloseReason::DeadlinePassed => f.write_str("the time for an orderly close was up"),
-            CloseReason::RelayEnded => f.write_str("the connection it was linked with had ended"),
+            CloseReason::DeadlinePassed => f.write_str("the deadline of a graceful close passed"),
+            CloseReason::RelayEnded => f.write_str("the linked connection ended abnormally"),
             CloseReason::Stopped => f.write_str("the server or client was stopped"),
             CloseReason::LoopEnded => f.write_str("the event loop was dropped"),
-            CloseReason::Idle => f.write_str("nothing happened for too long"),
-            CloseReason::MemoryLimit => f.write_str("all connections together held too much memory"),
+            CloseReason::Idle => f.write_str("the connection was idle for too long"),
+            CloseReason::MemoryLimit => f.write_str("all connections together exceeded their memory limit"),
             CloseReason::Panicked => f.write_str("the handler panicked"),
             CloseReason::Error(error) => error.fmt(f),
         }
     }
 }
 
-/// What became of bytes that a connection accepted.
+/// How the bytes of a successful send were handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendStatus {
-    /// The kernel has taken them.
+    /// The kernel has accepted all of them.
     Written,
-    /// Some of them wait until the kernel takes more; [`on_drained`](crate::ConnectionHandler::on_drained) will tell.
+    /// Some of them wait in the queue until the socket becomes writable.
+    /// [`on_drained`](crate::ConnectionHandler::on_drained) is called when the queue is empty.
     Queued,
 }
 
-/// Why bytes were not accepted for sending. None of them were.
+/// Why a send was refused. None of its bytes were accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError {
     /// The connection is closed, or has been shut down for sending.
     Closed,
-    /// What the connection has unsent, in bytes or in descriptors, would pass its limit; or what all connections hold together would
-    /// pass twice [their limit](crate::TcpServerBuilder::max_buffered).
+    /// The connection's unsent bytes or descriptors would exceed its limit, or all connections
+    /// together would exceed twice [their memory limit](crate::TcpServerBuilder::max_buffered).
     Full,
 }
 
@@ -73,7 +79,7 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             SendError::Closed => "the connection is closed for sending",
-            SendError::Full => "what the connection has unsent would pass its limit",
+            SendError::Full => "the connection's unsent data would exceed its limit",
         })
     }
 }
@@ -90,7 +96,7 @@ impl From<SendError> for io::Error {
     }
 }
 
-/// What a message closure may return: nothing, or a `Result` whose error closes the connection.
+/// The return value of a message closure: nothing, or a `Result` whose error closes the connection.
 ///
 /// Implemented for `()` and for every `Result` whose error converts into an [`io::Error`].
 pub trait IntoHandlerResult: sealed::Sealed {

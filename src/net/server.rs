@@ -78,7 +78,7 @@ impl TcpServer {
         event_loop: &EventLoop,
         address: impl Into<ConnectTarget>,
     ) -> io::Result<TcpServerBuilder<'_>> {
-        let addresses = address.into().look_up_now("listen on")?;
+        let addresses = address.into().resolve_blocking("listen on")?;
         Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), spread: SingleLoop })
     }
 

@@ -1,4 +1,4 @@
-//! The system calls on sockets.
+//! System calls on sockets.
 
 pub(in crate::net) mod fd_passing;
 pub(in crate::net) mod int_options;

@@ -1,4 +1,4 @@
-//! Where to connect to, or where to be bound.
+//! Addresses to connect to or to bind to, from text or from socket addresses.
 
 mod text;
 
@@ -10,49 +10,56 @@ use socket2::{Domain, Socket, Type};
 
 use super::address::{Address, UnixAddress};
 
-/// Where a client connects to, and where a server or a UDP socket is bound: one or more socket addresses, a name and a port, or a
-/// Unix socket.
+/// The address that a client connects to, or that a server or a UDP socket binds to: one or more
+/// socket addresses, a host name and a port, or a Unix socket.
 ///
-/// Made from text, from a pair of host and port, from one [`SocketAddr`] or several, which are tried in turn, or from a
-/// [`UnixAddress`], which has no text. A client looks a name up each time that it connects; an address is never looked up.
+/// Made from text, from a pair of host and port, from one or more [`SocketAddr`]s, which are tried
+/// in order, or from a [`UnixAddress`], which has no textual form. A client resolves a host name on
+/// each connection attempt; an address is never looked up.
 ///
 /// | text | meaning |
 /// |---|---|
 /// | `10.1.2.3:80` | an IPv4 address |
-/// | `[2001:db8::5]:80` | an IPv6 address; its brackets are required in a text, and allowed in a pair |
-/// | `[fe80::1%eth0]:80`, `[fe80::1%2]:80` | an IPv6 address with a zone: the name or the number of a network interface |
-/// | `example.org:80` | a name |
+/// | `[2001:db8::5]:80` | an IPv6 address; brackets are required in text and optional in a pair |
+/// | `[fe80::1%eth0]:80`, `[fe80::1%2]:80` | IPv6 with a zone: interface name or index |
+/// | `example.org:80` | a host name |
 ///
-/// A zone that consists of digits is a number. A name of an interface is translated each time that the client connects. Any other
-/// text is refused with [`InvalidInput`](io::ErrorKind::InvalidInput) when the client, server or socket is made: one without a
-/// host or a port, an IPv6 address without brackets, a zone that is not the name of an interface, a host that ends in a number and
-/// is not a complete IPv4 address, and anything before or behind an address.
+/// A zone of digits is an interface index. An interface name is translated to its index on each
+/// connection attempt. Any other text is rejected with
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) when the client, server or socket is created: text
+/// without a host or a port, an IPv6 address without brackets, a zone that is not the name of an
+/// interface, a host that ends in a number and is not a complete IPv4 address, and anything before
+/// or after an address.
 ///
 /// ```
 /// use reveille::{ConnectTarget, UnixAddress};
 /// use std::net::SocketAddr;
 ///
-/// let several: Vec<SocketAddr> = vec!["10.1.2.3:80".parse().unwrap(), "10.1.2.4:80".parse().unwrap()];
-/// let targets: [ConnectTarget; 4] =
-///     ["example.org:80".into(), ("example.org", 80).into(), "[fe80::1%eth0]:80".into(), several.into()];
-/// let here: ConnectTarget = UnixAddress::path("/run/greeter.sock").into();
-/// # let _ = (targets, here);
+/// let [a, b]: [SocketAddr; 2] = ["10.1.2.3:80", "10.1.2.4:80"].map(|text| text.parse().unwrap());
+/// let targets: [ConnectTarget; 5] = [
+///     "example.org:80".into(),
+///     ("example.org", 80).into(),
+///     "[fe80::1%eth0]:80".into(),
+///     [a, b].into(),
+///     UnixAddress::path("/run/greeter.sock").into(),
+/// ];
+/// # let _ = targets;
 /// ```
 #[derive(Clone, Debug)]
 pub struct ConnectTarget {
-    /// As it was given, for messages.
+    /// The target as it was given, for error messages.
     text: String,
-    place: Place,
+    endpoint: Endpoint,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(super) enum Endpoint {
     Addresses(Vec<Address>),
-    Name(String, u16),
-    /// An address with the name of an interface, whose number may change.
+    Host(String, u16),
+    /// An address with the name of an interface. Its index may change.
     Zoned(Ipv6Addr, String, u16),
-    /// It cannot be read, for this reason.
-    Nowhere(&'static str),
+    /// The text is invalid, for this reason.
+    Invalid(&'static str),
 }
 
 impl ConnectTarget {
@@ -60,58 +67,62 @@ impl ConnectTarget {
         &self.text
     }
 
-    pub(super) fn place(&self) -> &Place {
-        &self.place
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
-    /// Checks that it can be read, though nothing may be there. `purpose` begins the message of an error, as in `connect to`.
+    /// Checks that the target is valid. Does not check that anything listens there. `purpose`
+    /// begins the error message, for example `connect to`.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it cannot, or if there is no interface of the zone's name.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the target is invalid, or if no interface
+    /// has the zone's name.
     pub(super) fn check(&self, purpose: &str) -> io::Result<()> {
-        let checked = match &self.place {
-            Place::Name(..) => Ok(()),
-            Place::Addresses(addresses) => addresses
+        let checked = match &self.endpoint {
+            Endpoint::Host(..) => Ok(()),
+            Endpoint::Addresses(addresses) => addresses
                 .iter()
                 .filter_map(Address::as_unix)
                 .try_for_each(|address| address.to_kernel().map(drop)),
-            Place::Zoned(_, zone, _) => zone_index(zone).map(drop),
-            Place::Nowhere(reason) => Err(io::Error::new(io::ErrorKind::InvalidInput, *reason)),
+            Endpoint::Zoned(_, zone, _) => interface_index(zone).map(drop),
+            Endpoint::Invalid(reason) => Err(io::Error::new(io::ErrorKind::InvalidInput, *reason)),
         };
         checked.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot {purpose} {:?}: {error}", self.text))
         })
     }
 
-    /// The addresses that it stands for. A name is looked up, which may block.
+    /// Returns the target's addresses. Resolves a host name, which may block.
     ///
     /// # Errors
-    /// As [`check`](ConnectTarget::check), and those of the lookup.
-    pub(super) fn look_up_now(&self, purpose: &str) -> io::Result<Vec<Address>> {
-        match &self.place {
-            // Whether the name of a Unix socket can be bound is checked by the bind.
-            Place::Addresses(addresses) => Ok(addresses.clone()),
-            Place::Name(host, port) => {
+    /// Same as [`check`](ConnectTarget::check), and the errors of the lookup.
+    pub(super) fn resolve_blocking(&self, purpose: &str) -> io::Result<Vec<Address>> {
+        match &self.endpoint {
+            // bind(2) checks whether the address of a Unix socket can be bound.
+            Endpoint::Addresses(addresses) => Ok(addresses.clone()),
+            Endpoint::Host(host, port) => {
                 Ok((host.as_str(), *port).to_socket_addrs()?.map(Address::Inet).collect())
             }
-            Place::Zoned(address, zone, port) => {
+            Endpoint::Zoned(address, zone, port) => {
                 self.check(purpose)?;
-                Ok(vec![in_zone(*address, zone, *port)?])
+                Ok(vec![with_zone(*address, zone, *port)?])
             }
-            Place::Nowhere(_) => self.check(purpose).map(|()| Vec::new()),
+            Endpoint::Invalid(_) => self.check(purpose).map(|()| Vec::new()),
         }
     }
 }
 
+/// Combines an IPv6 address with the index of the interface `zone`.
+///
 /// # Errors
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is no interface with the name `zone`.
-pub(super) fn in_zone(address: Ipv6Addr, zone: &str, port: u16) -> io::Result<Address> {
-    Ok(Address::Inet(SocketAddrV6::new(address, port, 0, zone_index(zone)?).into()))
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) if no interface has the name `zone`.
+pub(super) fn with_zone(address: Ipv6Addr, zone: &str, port: u16) -> io::Result<Address> {
+    Ok(Address::Inet(SocketAddrV6::new(address, port, 0, interface_index(zone)?).into()))
 }
 
-/// The number of a network interface.
-fn zone_index(zone: &str) -> io::Result<u32> {
-    // The kernel reads a name to the first of these characters.
+/// Returns the index of a network interface.
+fn interface_index(zone: &str) -> io::Result<u32> {
+    // The kernel stops reading a name at the first of these characters.
     let index = if zone.contains(['\0', ':']) {
         Err(Errno::NODEV)
     } else {
@@ -120,22 +131,25 @@ fn zone_index(zone: &str) -> io::Result<u32> {
     };
     index.map_err(|error| match error {
         Errno::NODEV => {
-            let message = format!("there is no network interface {zone:?}, which the zone names");
+            let message = format!("there is no network interface {zone:?}, as the zone requires");
             io::Error::new(io::ErrorKind::InvalidInput, message)
         }
         error => error.into(),
     })
 }
 
-impl Place {
-    fn of_one(address: impl Into<Address>) -> Place {
-        Place::Addresses(vec![address.into()])
+impl Endpoint {
+    fn of_one(address: impl Into<Address>) -> Endpoint {
+        Endpoint::Addresses(vec![address.into()])
     }
 }
 
 impl From<&str> for ConnectTarget {
     fn from(text: &str) -> ConnectTarget {
-        ConnectTarget { text: text.to_owned(), place: text::endpoint(text).unwrap_or_else(Place::Nowhere) }
+        ConnectTarget {
+            text: text.to_owned(),
+            endpoint: text::endpoint(text).unwrap_or_else(Endpoint::Invalid),
+        }
     }
 }
 
@@ -147,8 +161,8 @@ impl From<String> for ConnectTarget {
 
 impl From<(&str, u16)> for ConnectTarget {
     fn from((host, port): (&str, u16)) -> ConnectTarget {
-        let place = text::host(host, port).unwrap_or_else(Place::Nowhere);
-        ConnectTarget { text: format!("{host}:{port}"), place }
+        let endpoint = text::host(host, port).unwrap_or_else(Endpoint::Invalid);
+        ConnectTarget { text: format!("{host}:{port}"), endpoint }
     }
 }
 
@@ -190,29 +204,29 @@ impl From<SocketAddrV6> for ConnectTarget {
 
 impl From<SocketAddr> for ConnectTarget {
     fn from(address: SocketAddr) -> ConnectTarget {
-        ConnectTarget { text: address.to_string(), place: Place::of_one(address) }
+        ConnectTarget { text: address.to_string(), endpoint: Endpoint::of_one(address) }
     }
 }
 
 impl From<UnixAddress> for ConnectTarget {
     fn from(address: UnixAddress) -> ConnectTarget {
-        ConnectTarget { text: address.to_string(), place: Place::of_one(address) }
+        ConnectTarget { text: address.to_string(), endpoint: Endpoint::of_one(address) }
     }
 }
 
 impl From<Address> for ConnectTarget {
     fn from(address: Address) -> ConnectTarget {
-        ConnectTarget { text: address.to_string(), place: Place::of_one(address) }
+        ConnectTarget { text: address.to_string(), endpoint: Endpoint::of_one(address) }
     }
 }
 
 impl From<Vec<SocketAddr>> for ConnectTarget {
     fn from(addresses: Vec<SocketAddr>) -> ConnectTarget {
         let text = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
-        let nowhere = Place::Nowhere("there is no address");
+        let empty = Endpoint::Invalid("the list of addresses is empty");
         let addresses: Vec<Address> = addresses.into_iter().map(Address::Inet).collect();
-        let place = if addresses.is_empty() { nowhere } else { Place::Addresses(addresses) };
-        ConnectTarget { text, place }
+        let endpoint = if addresses.is_empty() { empty } else { Endpoint::Addresses(addresses) };
+        ConnectTarget { text, endpoint }
     }
 }
 

@@ -206,7 +206,7 @@ impl UdpSocket {
 }
 
 fn inet_addresses(target: ConnectTarget, purpose: &str) -> io::Result<Vec<SocketAddr>> {
-    let addresses = target.look_up_now(purpose)?;
+    let addresses = target.resolve_blocking(purpose)?;
     let inet = |address: Address| {
         address.as_inet().ok_or_else(|| {
             let message = format!("cannot {purpose} {address}: it is the address of a Unix socket");

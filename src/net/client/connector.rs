@@ -28,7 +28,7 @@ use crate::net::group::{Group, Stage};
 use crate::net::options::SocketOptions;
 use crate::net::result::CloseReason;
 use crate::net::sys::stream;
-use crate::net::target::{ConnectTarget, Place, in_zone};
+use crate::net::target::{ConnectTarget, Endpoint, with_zone};
 
 /// Makes a connection, of a handler's type that is not known here, of a socket that is being connected.
 pub(in crate::net) type Dial = dyn Fn(&EventLoop, PendingConnection, Rc<dyn Dialer>) -> io::Result<ChannelId>;
@@ -179,13 +179,13 @@ impl Connector {
         self.failures.borrow_mut().clear();
         // A round that has ended in a session has not come to the last of its addresses.
         self.untried.borrow_mut().clear();
-        match self.target.place() {
-            Place::Name(host, port) => self.look_up(event_loop, host, *port),
-            Place::Addresses(addresses) => {
+        match self.target.endpoint() {
+            Endpoint::Host(host, port) => self.look_up(event_loop, host, *port),
+            Endpoint::Addresses(addresses) => {
                 *self.untried.borrow_mut() = addresses.iter().cloned().collect();
                 self.try_next(event_loop);
             }
-            Place::Zoned(address, zone, port) => match in_zone(*address, zone, *port) {
+            Endpoint::Zoned(address, zone, port) => match with_zone(*address, zone, *port) {
                 Ok(address) => {
                     *self.untried.borrow_mut() = VecDeque::from([address]);
                     self.try_next(event_loop);
@@ -193,7 +193,7 @@ impl Connector {
                 Err(error) => self.fail(event_loop, None, error),
             },
             // Refused by the builder.
-            Place::Nowhere(_) => self.give_up(event_loop),
+            Endpoint::Invalid(_) => self.give_up(event_loop),
         }
     }
 

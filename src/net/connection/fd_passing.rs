@@ -78,8 +78,8 @@ impl WithFds {
             "descriptors are sent with at least one byte"
         } else if descriptors.is_empty() {
             "there are no descriptors to send"
-        } else if descriptors.len() > usize::from(fd_passing::MOST) {
-            "at max 253 descriptors can be sent in one message"
+        } else if descriptors.len() > usize::from(fd_passing::MAX_FDS) {
+            "at most 253 descriptors can be sent in one message"
         } else {
             return Ok(WithFds { bytes, descriptors });
         };
@@ -117,7 +117,7 @@ impl ConnectionCore {
 
     pub(super) fn accept_descriptors(&self, max: usize) -> io::Result<()> {
         self.check_unix()?;
-        let max = u8::try_from(max).unwrap_or(u8::MAX).min(fd_passing::MOST);
+        let max = u8::try_from(max).unwrap_or(u8::MAX).min(fd_passing::MAX_FDS);
         match self.passing.get() {
             FdPassing::None | FdPassing::Leftover if max > 0 => {
                 refuse_descriptors(self.fd.as_fd(), false);

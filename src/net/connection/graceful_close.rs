@@ -132,7 +132,7 @@ impl ConnectionCore {
         if self.membership.group().is_inherited() {
             return;
         }
-        if let Err(error) = stream::reset_when_closed(&self.fd) {
+        if let Err(error) = stream::reset_on_close(&self.fd) {
             logger::call(|| log::debug!("cannot set SO_LINGER: {error}"));
         }
     }

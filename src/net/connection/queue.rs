@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustix::io::retry_on_intr;
 
 use super::replies::Replies;
-use crate::net::sys::fd_passing::{are_too_many, send_with_descriptors};
+use crate::net::sys::fd_passing::{is_too_many_refs, send_with_descriptors};
 use crate::net::sys::stream::{self, Transferred};
 
 /// Small sends are appended to a piece up to this size.
@@ -244,7 +244,7 @@ impl Queue {
             let (wrote, offered) = match self.segments.front() {
                 Some(Segment::File { .. }) => (self.write_file(socket, budget)?, 0),
                 Some(Segment::WithFds { .. }) => match self.write_with_fds(socket) {
-                    Err(error) if are_too_many(&error) => return Ok(WriteOutcome::FdsBlocked),
+                    Err(error) if is_too_many_refs(&error) => return Ok(WriteOutcome::FdsBlocked),
                     wrote => wrote?,
                 },
                 _ => self.write_bytes(socket)?,

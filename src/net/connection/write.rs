@@ -12,7 +12,7 @@ use super::queue::{Queue, WriteOutcome};
 use super::{ConnectionCore, ConnectionState, OUTPUT};
 use crate::event_loop::EventLoop;
 use crate::net::result::{CloseReason, SendError, SendStatus};
-use crate::net::sys::fd_passing::are_too_many;
+use crate::net::sys::fd_passing::is_too_many_refs;
 use crate::net::sys::stream::{self, Transferred};
 use crate::readiness::Readiness;
 
@@ -171,7 +171,7 @@ impl ConnectionCore {
                     sent = n;
                 }
                 Ok(Transferred::WouldBlock) => {}
-                Err(error) if are_too_many(&error) => return Err((SendError::Full, payload)),
+                Err(error) if is_too_many_refs(&error) => return Err((SendError::Full, payload)),
                 Err(error) => {
                     drop(unsent);
                     self.fail_output(event_loop, error);
@@ -411,7 +411,7 @@ impl ConnectionCore {
         let is_whole =
             self.drain_last_sends(event_loop) && self.unsent.borrow().is_none() && !self.is_relaying();
         // An error means that the peer has closed; the reset follows in any case.
-        self.fin_sent.set(self.fin_sent.get() || (is_whole && stream::finish(self.fd.as_fd()).is_ok()));
+        self.fin_sent.set(self.fin_sent.get() || (is_whole && stream::shutdown_write(self.fd.as_fd()).is_ok()));
     }
 
     /// Drains the mailbox, whose bytes go out before the FIN, and refuses further sends. Returns
@@ -441,7 +441,7 @@ impl ConnectionCore {
                 return;
             }
         }
-        match stream::finish(self.fd.as_fd()) {
+        match stream::shutdown_write(self.fd.as_fd()) {
             Ok(()) => {
                 self.fin_sent.set(true);
                 self.close_if_finished(event_loop);

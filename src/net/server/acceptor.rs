@@ -66,7 +66,7 @@ impl Acceptor {
     }
 
     pub(crate) fn local_address(&self) -> io::Result<Address> {
-        stream::local_name(&self.listener)
+        stream::local_address(&self.listener)
     }
 
     pub(crate) fn accept(&self) -> Accepted {

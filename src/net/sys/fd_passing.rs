@@ -1,4 +1,4 @@
-//! Sending and receiving descriptors along with bytes: the system calls, for Unix sockets only.
+//! Passing file descriptors over Unix sockets (`SCM_RIGHTS`): the system calls.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -17,21 +17,22 @@ use crate::event_loop::containment::logger;
 use crate::net::address::Address;
 use crate::net::disposal::close_descriptors;
 
-/// How many descriptors the kernel takes in one message (`SCM_MAX_FD`, unix(7)).
-pub(in crate::net) const MOST: u8 = 253;
+/// The maximum number of descriptors in one message (`SCM_MAX_FD`, unix(7)).
+pub(in crate::net) const MAX_FDS: u8 = 253;
 
-/// Enough for as many.
-const ROOM: usize = rustix::cmsg_space!(ScmRights(MOST as usize));
+/// The size of a control message with `MAX_FDS` descriptors.
+const CONTROL_LEN: usize = rustix::cmsg_space!(ScmRights(MAX_FDS as usize));
 
-/// Sends `bytes` and, with the first of them, `descriptors`: if any byte is taken, so are they. Neither may be none.
+/// Sends `bytes`, with `descriptors` attached to the first byte: if any byte is accepted, so are
+/// all descriptors. Neither may be empty.
 pub(in crate::net) fn send_with_descriptors(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
     descriptors: &[OwnedFd],
 ) -> io::Result<Transferred> {
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-    let mut room = [MaybeUninit::uninit(); ROOM];
-    let mut control = SendAncillaryBuffer::new(&mut room);
+    let mut space = [MaybeUninit::uninit(); CONTROL_LEN];
+    let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
     }
@@ -39,24 +40,25 @@ pub(in crate::net) fn send_with_descriptors(
     transferred(retry_on_intr(|| rustix::net::sendmsg(socket, &slices, &mut control, SendFlags::NOSIGNAL)))
 }
 
-/// Whether the kernel has refused to send descriptors because the user has too many on their way, in all processes together
-/// (`RLIMIT_NOFILE`, unix(7)). This ends when receivers have taken some, which nothing reports.
-pub(in crate::net) fn are_too_many(error: &io::Error) -> bool {
+/// Returns `true` if the kernel refused to send descriptors because the user has too many in
+/// flight, in all processes together (`RLIMIT_NOFILE`, unix(7)). The condition ends when receivers
+/// have received some. No event reports that.
+pub(in crate::net) fn is_too_many_refs(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error())
 }
 
-/// Has the kernel refuse descriptors that a peer sends from now on, or take them again. Returns false if it cannot refuse them, as before
-/// Linux 6.16.
+/// Makes the kernel refuse, or accept again, the descriptors that a peer sends from now on. Returns
+/// `false` if the kernel cannot refuse them, as before Linux 6.16.
 pub(in crate::net) fn refuse_descriptors(socket: BorrowedFd<'_>, refuse: bool) -> bool {
-    static IS_UNKNOWN: AtomicBool = AtomicBool::new(false);
-    if IS_UNKNOWN.load(Relaxed) {
+    static IS_UNSUPPORTED: AtomicBool = AtomicBool::new(false);
+    if IS_UNSUPPORTED.load(Relaxed) {
         return false;
     }
     match set_pass_rights(socket, !refuse) {
         Ok(()) => true,
         Err(error) => {
             if error.raw_os_error() == Some(Errno::NOPROTOOPT.raw_os_error()) {
-                IS_UNKNOWN.store(true, Relaxed);
+                IS_UNSUPPORTED.store(true, Relaxed);
             } else {
                 logger::call(|| log::debug!("cannot set SO_PASSRIGHTS: {error}"));
             }
@@ -65,31 +67,36 @@ pub(in crate::net) fn refuse_descriptors(socket: BorrowedFd<'_>, refuse: bool) -
     }
 }
 
-/// Closes a socket that no connection was made of. A Unix socket may hold descriptors by now, which are closed with it.
+/// Closes a socket that no connection was created for. A Unix socket may already hold descriptors,
+/// so it is closed on another thread.
 pub(in crate::net) fn close_unopened(socket: OwnedFd, peer: &Address) {
     if peer.is_unix() {
         close_descriptors([socket]);
     }
 }
 
-/// Receives into `into`, and puts descriptors that come along into `arrived`, closed on exec. The kernel ends a read behind the bytes
-/// that descriptors came with, so they are those of one message. With a `most` of 0 they are
-/// [closed](close_descriptors), and the bytes come without them.
+/// Receives bytes into `into`, and descriptors into `received`, closed on exec.
 ///
-/// There is always room for as many as one message can have. The kernel closes what has no room on this thread, and such a close may
-/// take as long as the sender likes. What this process has no free descriptors for it closes all the same.
+/// The kernel ends a read after the bytes that descriptors were attached to, so all of them belong
+/// to one message. If `max` is 0, they are [closed](close_descriptors), and the bytes are returned
+/// without them.
+///
+/// The control buffer always has space for the maximum of one message. The kernel would close
+/// descriptors that do not fit on this thread, and such a close may take as long as the sender
+/// chooses. The kernel still closes descriptors on this thread if the process has no free
+/// descriptor numbers for them.
 ///
 /// # Errors
-/// What the kernel says; [`InvalidData`](io::ErrorKind::InvalidData) if it had to drop descriptors, or there are more than `most`.
-/// Those that came are closed then, and the bytes are lost.
+/// The error of recvmsg(2). [`InvalidData`](io::ErrorKind::InvalidData) if the kernel dropped
+/// descriptors, or there are more than `max`: the received ones are closed, and the bytes are lost.
 pub(in crate::net) fn receive_with_descriptors(
     socket: BorrowedFd<'_>,
     into: &mut [u8],
-    most: u8,
-    arrived: &mut Vec<OwnedFd>,
+    max: u8,
+    received: &mut Vec<OwnedFd>,
 ) -> io::Result<Transferred> {
-    let mut room = [MaybeUninit::uninit(); ROOM];
-    let mut control = RecvAncillaryBuffer::new(&mut room);
+    let mut space = [MaybeUninit::uninit(); CONTROL_LEN];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut slices = [IoSliceMut::new(into)];
     let receive = || rustix::net::recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC);
     let message = match retry_on_intr(receive) {
@@ -98,14 +105,15 @@ pub(in crate::net) fn receive_with_descriptors(
     };
     for part in control.drain() {
         if let RecvAncillaryMessage::ScmRights(descriptors) = part {
-            arrived.extend(descriptors);
+            received.extend(descriptors);
         }
     }
-    if most == 0 {
-        close_descriptors(arrived.drain(..));
-    } else if message.flags.contains(ReturnFlags::CTRUNC) || arrived.len() > usize::from(most) {
-        close_descriptors(arrived.drain(..));
-        let problem = "more descriptors came along than the connection takes, or than this process may have";
+    if max == 0 {
+        close_descriptors(received.drain(..));
+    } else if message.flags.contains(ReturnFlags::CTRUNC) || received.len() > usize::from(max) {
+        close_descriptors(received.drain(..));
+        let problem =
+            "more descriptors were received than the connection accepts, or than this process may open";
         return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
     }
     Ok(Transferred::Bytes(message.bytes))

@@ -1,4 +1,4 @@
-//! Stream sockets: the system calls, and nothing above them.
+//! Stream sockets: the system calls only.
 //!
 //! All bytes of a connection pass through [`receive`] and [`send`].
 
@@ -17,8 +17,8 @@ pub(crate) use super::tcp_info::unacknowledged;
 use crate::net::address::{Address, UnixAddress};
 use crate::net::options::SocketOptions;
 
-/// A non-blocking listening socket. `SO_REUSEADDR` is set, so that a server can start again while old connections linger; the
-/// options are handed on to what it accepts.
+/// Creates a non-blocking listening socket. Sets `SO_REUSEADDR`, so that a server can restart while
+/// old connections linger. Accepted sockets inherit the options.
 pub(crate) fn listen(address: SocketAddr, backlog: i32, options: &SocketOptions) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -28,7 +28,8 @@ pub(crate) fn listen(address: SocketAddr, backlog: i32, options: &SocketOptions)
     Ok(socket.into())
 }
 
-/// A non-blocking Unix socket that is bound and does not listen yet: whoever connects is refused.
+/// Creates a non-blocking Unix socket that is bound and does not listen yet. Until then connection
+/// attempts are refused.
 pub(crate) fn bind_unix(address: &UnixAddress) -> io::Result<OwnedFd> {
     let name = address.to_kernel_for_bind()?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
@@ -40,14 +41,15 @@ pub(crate) fn start_listening(socket: impl AsFd, backlog: i32) -> io::Result<()>
     Ok(rustix::net::listen(socket, backlog)?)
 }
 
-/// Ends the listening of a TCP socket, for all descriptors that stand for it: those who connect are refused, those who wait to be
-/// accepted are reset, and the address can be listened on again, as with `SO_REUSEADDR` a socket that does not listen holds none.
+/// Stops a TCP socket from listening, for all descriptors that refer to it. New connection attempts
+/// are refused, and connections in the backlog are reset. The address can be listened on again,
+/// since with `SO_REUSEADDR` a socket that does not listen does not occupy it.
 pub(crate) fn stop_listening(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::shutdown(socket, Shutdown::Read)?)
 }
 
-/// Connects a non-blocking Unix socket. That is done or refused at once; unlike with TCP, no readiness would tell when a full backlog
-/// has room again.
+/// Connects a non-blocking Unix socket. The connect completes or fails immediately. Unlike with
+/// TCP, no readiness event reports when a full backlog has capacity again.
 pub(crate) fn connect_unix(address: &UnixAddress, options: &SocketOptions) -> io::Result<OwnedFd> {
     let name = address.to_kernel()?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
@@ -55,15 +57,15 @@ pub(crate) fn connect_unix(address: &UnixAddress, options: &SocketOptions) -> io
     match retry_on_intr(|| rustix::net::connect(&socket, &name)) {
         Ok(()) => Ok(socket.into()),
         Err(Errno::AGAIN) => {
-            let message = "as many connections as may be wait to be accepted there";
+            let message = "the backlog of the listening socket is full";
             Err(io::Error::new(io::ErrorKind::WouldBlock, message))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// Begins to connect a non-blocking socket. It becomes writable when that is done, one way or the other, and
-/// [`finish_connecting`] tells which.
+/// Begins to connect a non-blocking socket. The socket becomes writable when the attempt has
+/// succeeded or failed, and [`finish_connecting`] returns the result.
 pub(crate) fn connect(
     address: SocketAddr,
     local: Option<SocketAddr>,
@@ -79,19 +81,19 @@ pub(crate) fn connect(
         if local.port() == 0 {
             set_bind_address_no_port(&socket)?;
         } else {
-            // The port can be used again at once, while an earlier connection from it lingers.
+            // Allows the port to be reused at once, while an earlier connection from it lingers.
             socket.set_reuse_address(true)?;
         }
         socket.bind(&local.into())?;
     }
     match rustix::net::connect(&socket, &address) {
-        // Interrupted, the kernel goes on connecting all the same.
+        // EINTR does not stop the attempt.
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket.into()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// As [`connect`], to an address of whatever family.
+/// Same as [`connect`], for an address of any supported family.
 pub(crate) fn connect_to(
     address: &Address,
     local: Option<SocketAddr>,
@@ -107,11 +109,13 @@ pub(crate) fn connect_to(
     }
 }
 
-/// Returns the peer as soon as the socket is connected, `None` before that, or the error for which it cannot be connected. The peer's
-/// address is the kernel's: a connection to `0.0.0.0` or `[::]` is one to this machine.
+/// Returns the peer if the socket is connected, `None` if it is still connecting, or the error of
+/// the attempt. The peer's address is the kernel's: a connection to `0.0.0.0` or `[::]` has a local
+/// address as its peer.
 ///
-/// A socket that calls a port which nobody listens on may be given that very port for its own end, and then it is connected to
-/// itself: TCP allows for two ends that call each other at the same time. Nobody wants that, so it counts as refused.
+/// A connect to an unused local port may be assigned that very port for its own end. TCP's
+/// simultaneous open then connects the socket to itself. Such a connection is useless, so it counts
+/// as refused.
 pub(crate) fn finish_connecting(socket: impl AsFd) -> io::Result<Option<Address>> {
     if let Some(error) = take_error(&socket)? {
         return Err(error);
@@ -123,11 +127,11 @@ pub(crate) fn finish_connecting(socket: impl AsFd) -> io::Result<Option<Address>
     };
     // A Unix socket cannot be connected to itself.
     let Some(inet) = peer.as_inet() else { return Ok(Some(peer)) };
-    let local = local_address(&socket)?;
+    let local = local_socket_addr(&socket)?;
     if inet.ip() == local.ip() && inet.port() == local.port() {
-        // Closed by a reset, it leaves the port to whoever wants to listen on it.
-        reset_when_closed(&socket)?;
-        let message = "nobody listens there, and the socket has been connected to itself";
+        // A reset frees the port at once for a later listener.
+        reset_on_close(&socket)?;
+        let message = "nothing listens there, and the socket was connected to itself";
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, message));
     }
     Ok(Some(peer))
@@ -137,17 +141,17 @@ pub(crate) fn finish_connecting(socket: impl AsFd) -> io::Result<Option<Address>
 pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Address), Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (fd, peer) = retry_on_intr(|| rustix::net::acceptfrom_with(listener, flags))?;
-    // The kernel leaves the address out if the peer has reset the connection meanwhile.
+    // The kernel returns no address if the peer has reset the connection in the meantime.
     let peer = peer.and_then(|peer| Address::from_kernel(peer).ok()).ok_or(Errno::CONNABORTED)?;
     Ok((fd, peer))
 }
 
-/// Of this end, whatever the family.
-pub(crate) fn local_name(socket: impl AsFd) -> io::Result<Address> {
+/// Returns the address of this end, of any supported family.
+pub(crate) fn local_address(socket: impl AsFd) -> io::Result<Address> {
     Ok(Address::from_kernel(rustix::net::getsockname(socket)?)?)
 }
 
-pub(crate) fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
+pub(crate) fn local_socket_addr(socket: impl AsFd) -> io::Result<SocketAddr> {
     let address = rustix::net::getsockname(socket)?;
     SocketAddr::try_from(address).map_err(|_| io::Error::other("the socket has no internet address"))
 }
@@ -156,16 +160,16 @@ pub(crate) fn set_nodelay(socket: impl AsFd, nodelay: bool) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_tcp_nodelay(socket, nodelay)?)
 }
 
-pub(crate) fn end_keep_alive(socket: impl AsFd) -> io::Result<()> {
+pub(crate) fn disable_keep_alive(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_socket_keepalive(socket, false)?)
 }
 
-/// For as long as the kernel sees fit: it goes back to delaying when it finds that useful (tcp(7), TCP_QUICKACK).
+/// Not permanent: the kernel resumes delayed ACKs when it finds that useful (tcp(7), TCP_QUICKACK).
 pub(crate) fn set_quickack(socket: impl AsFd, quickack: bool) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_tcp_quickack(socket, quickack)?)
 }
 
-/// Whether the socket is disconnected in the direction in which it writes, of which a write has reported `error`.
+/// Returns `true` if the socket's write direction is disconnected. `error` is the error of a write.
 pub(crate) fn is_disconnected(socket: impl AsFd, error: &io::Error) -> bool {
     if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
         return true;
@@ -175,15 +179,15 @@ pub(crate) fn is_disconnected(socket: impl AsFd, error: &io::Error) -> bool {
     polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
-/// Takes the error that the socket has pending.
+/// Takes the socket's pending error (`SO_ERROR`).
 pub(crate) fn take_error(socket: impl AsFd) -> io::Result<Option<io::Error>> {
     SockRef::from(&socket).take_error()
 }
 
-/// What a read or a write came to.
+/// The result of a read or a write.
 #[derive(Debug)]
 pub(crate) enum Transferred {
-    /// So many bytes. For a read 0 is the end of input.
+    /// The number of bytes. For a read, 0 is the end of input.
     Bytes(usize),
     WouldBlock,
 }
@@ -192,24 +196,26 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Tra
     transferred(retry_on_intr(|| rustix::net::recv(socket, &mut *into, RecvFlags::empty())).map(|(_, n)| n))
 }
 
-/// What a read would come to, which takes no byte, but an error. No more than one byte.
+/// Returns what a read would return, for at most one byte. It consumes no byte, but it does consume
+/// a pending error.
 pub(crate) fn peek(socket: BorrowedFd<'_>) -> io::Result<Transferred> {
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     transferred(retry_on_intr(|| rustix::net::recv(socket, &mut [0; 1], flags)).map(|(_, n)| n))
 }
 
-/// Without `SIGPIPE`: a peer that has gone is an error like another.
+/// Sends without `SIGPIPE`: a closed peer is an error like any other.
 pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<Transferred> {
     transferred(retry_on_intr(|| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)))
 }
 
-/// How many slices the kernel takes in one call (`IOV_MAX`, readv(2)).
-const MOST_SLICES: usize = 1024;
+/// The maximum number of slices in one call (`IOV_MAX`, readv(2)).
+const MAX_SLICES: usize = 1024;
 
-/// As [`send`], of several slices as if they were one: one system call, unless there are more of them than the kernel takes at once.
+/// Same as [`send`], for several slices in sequence. One system call, unless there are more slices
+/// than the kernel takes in one call.
 pub(crate) fn send_vectored(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<Transferred> {
     let mut total = 0;
-    for slices in slices.chunks(MOST_SLICES) {
+    for slices in slices.chunks(MAX_SLICES) {
         let send =
             || rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL);
         match transferred(retry_on_intr(send)) {
@@ -219,7 +225,7 @@ pub(crate) fn send_vectored(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> i
                     break;
                 }
             }
-            // The next call will say so again, if it is to be said.
+            // If the condition persists, the next call reports it again.
             Ok(Transferred::WouldBlock) | Err(_) if total > 0 => break,
             blocked_or_failed => return blocked_or_failed,
         }
@@ -227,32 +233,35 @@ pub(crate) fn send_vectored(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> i
     Ok(Transferred::Bytes(total))
 }
 
-/// Sends up to `most` bytes of `file` from `offset` on, and moves the offset (sendfile(2)). 0 bytes are the end of the file.
+/// Sends up to `max` bytes of `file`, beginning at `offset`, and advances the offset (sendfile(2)).
+/// 0 bytes mean the end of the file.
 ///
-/// The bytes go from the page cache to the socket within the kernel. What is not in the cache is read from the disk meanwhile, and
-/// the call takes that long. Unlike the other calls it cannot be told to do without `SIGPIPE`.
+/// The bytes go from the page cache to the socket inside the kernel. Bytes that are not in the
+/// cache are read from the disk, and the call blocks for that time. Unlike the other calls it has
+/// no flag that suppresses `SIGPIPE`.
 pub(crate) fn send_file(
     socket: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
     offset: &mut u64,
-    most: usize,
+    max: usize,
 ) -> io::Result<Transferred> {
-    transferred(retry_on_intr(|| rustix::fs::sendfile(socket, file, Some(&mut *offset), most)))
+    transferred(retry_on_intr(|| rustix::fs::sendfile(socket, file, Some(&mut *offset), max)))
 }
 
-/// Sends the FIN: the peer will read the end of input behind what was sent before.
-pub(crate) fn finish(socket: BorrowedFd<'_>) -> io::Result<()> {
+/// Sends the FIN: the peer reads the end of input after the bytes that were sent before.
+pub(crate) fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
     match rustix::net::shutdown(socket, Shutdown::Write) {
         Ok(()) => Ok(()),
-        // A connected socket is that no longer once the peer has reset it. Which error a read will report cannot be left to it, as the
-        // caller needs one now.
+        // A reset from the peer ends the connected state. The error of the reset is pending, and
+        // the caller needs it now rather than at the next read.
         Err(Errno::NOTCONN) => Err(take_error(socket)?.unwrap_or_else(|| Errno::CONNRESET.into())),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Has the close of the socket reset the connection, whatever is still to be sent (`SO_LINGER`, socket(7)).
-pub(crate) fn reset_when_closed(socket: impl AsFd) -> io::Result<()> {
+/// Makes the close of the socket reset the connection and discard unsent data (`SO_LINGER`,
+/// socket(7)).
+pub(crate) fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_linger(Some(Duration::ZERO))
 }
 

@@ -1,32 +1,33 @@
-//! Reads a host and a port from text.
+//! Parses a host and a port from text.
 //!
-//! The grammar has one reading for each text: an IPv6 address that is followed by a port stands in brackets, a host that ends in
-//! a number is an IPv4 address, and nothing follows the port. Every other text is an error, and is not passed to the resolver,
-//! which would look for a host with the name `2001:db8:` or take `127.1` for an address.
+//! The grammar is unambiguous. An IPv6 address followed by a port is in brackets. A host that ends
+//! in a number is an IPv4 address. Nothing follows the port. Every other text is an error and is
+//! not passed to the resolver, which would look for a host named `2001:db8:` or take `127.1` for an
+//! address.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
-use super::Place;
+use super::Endpoint;
 
 /// Why a text is not an address.
 type Reason = &'static str;
 
-/// Reads `host:port` or `[host]:port`.
-pub(super) fn endpoint(text: &str) -> Result<Place, Reason> {
+/// Parses `host:port` or `[host]:port`.
+pub(super) fn endpoint(text: &str) -> Result<Endpoint, Reason> {
     if let Some(rest) = text.strip_prefix('[') {
         let (address, rest) = rest.split_once(']').ok_or("a bracket is not closed")?;
-        let port = rest.strip_prefix(':').ok_or("a port is missing behind the bracket, as in [::1]:80")?;
+        let port = rest.strip_prefix(':').ok_or("the port after the bracket is missing, as in [::1]:80")?;
         return ipv6(address, self::port(port)?);
     }
-    let (host, port) = text.rsplit_once(':').ok_or("a port is missing, as in example.org:80")?;
+    let (host, port) = text.rsplit_once(':').ok_or("the port is missing, as in example.org:80")?;
     if host.contains(':') {
-        return Err("a host has no colon, and an IPv6 address stands in brackets, as in [::1]:80");
+        return Err("a host contains no colon; an IPv6 address is in brackets, as in [::1]:80");
     }
     self::host(host, self::port(port)?)
 }
 
-/// Reads a host that stands apart from its port; an IPv6 address may be in brackets.
-pub(super) fn host(host: &str, port: u16) -> Result<Place, Reason> {
+/// Parses a host that is separate from its port. An IPv6 address may be in brackets.
+pub(super) fn host(host: &str, port: u16) -> Result<Endpoint, Reason> {
     if let Some(rest) = host.strip_prefix('[') {
         return ipv6(rest.strip_suffix(']').ok_or("a bracket is not closed")?, port);
     }
@@ -34,14 +35,14 @@ pub(super) fn host(host: &str, port: u16) -> Result<Place, Reason> {
         return ipv6(host, port);
     }
     if let Ok(address) = host.parse::<Ipv4Addr>() {
-        return Ok(Place::of_one(SocketAddrV4::new(address, port)));
+        return Ok(Endpoint::of_one(SocketAddrV4::new(address, port)));
     }
     check_name(host)?;
-    Ok(Place::Name(host.to_owned(), port))
+    Ok(Endpoint::Host(host.to_owned(), port))
 }
 
-/// An IPv6 address, perhaps with a zone.
-fn ipv6(text: &str, port: u16) -> Result<Place, Reason> {
+/// Parses an IPv6 address with an optional zone.
+fn ipv6(text: &str, port: u16) -> Result<Endpoint, Reason> {
     let (address, zone) = match text.split_once('%') {
         Some((address, zone)) => (address, Some(zone)),
         None => (text, None),
@@ -49,34 +50,34 @@ fn ipv6(text: &str, port: u16) -> Result<Place, Reason> {
     let address: Ipv6Addr = address.parse().map_err(|_| "it is not an IPv6 address")?;
     let scope = match zone {
         None => 0,
-        Some("") => return Err("the zone behind the % is empty"),
+        Some("") => return Err("the zone after the % is empty"),
         Some(zone) if is_number(zone) => zone.parse().map_err(|_| "the zone's number is too large")?,
-        Some(zone) => return Ok(Place::Zoned(address, zone.to_owned(), port)),
+        Some(zone) => return Ok(Endpoint::Zoned(address, zone.to_owned(), port)),
     };
-    Ok(Place::of_one(SocketAddrV6::new(address, port, 0, scope)))
+    Ok(Endpoint::of_one(SocketAddrV6::new(address, port, 0, scope)))
 }
 
 fn port(text: &str) -> Result<u16, Reason> {
-    // `u16::from_str` takes a sign, too.
+    // `u16::from_str` also accepts a sign.
     if !is_number(text) {
-        return Err("what follows the last colon is not a port");
+        return Err("the text after the last colon is not a port");
     }
     text.parse().map_err(|_| "the port is larger than 65535")
 }
 
-/// Refuses what cannot be a host's name. Whether a host has it is the resolver's to say.
+/// Rejects text that cannot be a host name. The resolver decides whether a host has that name.
 fn check_name(name: &str) -> Result<(), Reason> {
     if name.is_empty() {
         return Err("there is no host before the port");
     }
     let is_foreign = |c: char| c.is_whitespace() || c.is_control() || "[]%/\\@?#".contains(c);
     if name.contains(is_foreign) {
-        return Err("the host has a character that no name has");
+        return Err("the host contains a character that host names cannot have");
     }
     let last = name.strip_suffix('.').unwrap_or(name).rsplit('.').next().unwrap_or_default();
     let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
     if is_number(last) || hexadecimal.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit())) {
-        return Err("a host that ends in a number is an IPv4 address of four decimal numbers");
+        return Err("a host that ends in a number must be an IPv4 address of four decimal numbers");
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use crate::event_loop::EventLoop;
 use crate::event_loop::containment::Contained;
 use crate::net::result::IntoHandlerResult;
 use crate::net::sys::int_options::report_destinations;
-use crate::net::sys::stream::local_address;
+use crate::net::sys::stream::local_socket_addr;
 
 #[derive(Clone, Debug, Default)]
 struct Options {
@@ -163,7 +163,7 @@ impl<'a> UdpSocketBuilder<'a> {
         let handler = Contained::new(handler);
         let UdpSocketBuilder { event_loop, addresses, options, limits } = self;
         let fd = make_first(&addresses, &options)?;
-        let local = local_address(&fd)?;
+        let local = local_socket_addr(&fd)?;
         // As the kernel has it: a connection to 0.0.0.0 is one to 127.0.0.1.
         let peer = match options.peer {
             Some(_) => getpeername(&fd)?.and_then(|peer| SocketAddr::try_from(peer).ok()),

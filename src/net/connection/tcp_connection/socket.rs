@@ -29,7 +29,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of getsockname(2).
     pub fn local(&self) -> io::Result<Address> {
-        stream::local_name(&self.core.fd)
+        stream::local_address(&self.core.fd)
     }
 
     /// The local IP address and port.
@@ -69,7 +69,7 @@ impl<'a> TcpConnection<'a> {
     pub fn set_keep_alive(&self, keep_alive: Option<KeepAlive>) -> io::Result<()> {
         match keep_alive {
             Some(keep_alive) => keep_alive.apply(&self.core.fd),
-            None => stream::end_keep_alive(&self.core.fd),
+            None => stream::disable_keep_alive(&self.core.fd),
         }
     }
 

@@ -5,11 +5,11 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    (caller, listener.accept().unwrap().0)
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (client, listener.accept().unwrap().0)
 }
 
-/// An answer in which each field says where it stands.
+/// Returns a value whose every byte is its own offset.
 fn numbered(length: usize) -> Vec<u8> {
     (0..length).map(|at| at as u8).collect()
 }
@@ -19,9 +19,9 @@ fn u32_at(at: usize) -> u32 {
 }
 
 #[test]
-fn fields_are_read_from_where_the_kernel_has_them() {
+fn fields_are_read_from_the_kernels_offsets() {
     let bytes = numbered(248);
-    let info = TcpInfo::read(&Answer(&bytes)).unwrap();
+    let info = TcpInfo::read(&OptionValue(&bytes)).unwrap();
     // By linux/tcp.h.
     assert_eq!((info.state, info.retransmits, info.probes), (TcpState::Other(0), 2, 3));
     assert_eq!(info.rto, Duration::from_micros(u32_at(8).into()));
@@ -50,97 +50,97 @@ fn fields_are_read_from_where_the_kernel_has_them() {
 }
 
 #[test]
-fn what_an_older_kernel_does_not_say_is_none_and_what_a_newer_one_adds_is_left_alone() {
-    let bytes = numbered(ROOM);
-    let newest = TcpInfo::read(&Answer(&bytes)).unwrap();
-    assert_eq!(newest, TcpInfo::read(&Answer(&bytes[..232])).unwrap());
-    // Linux 2.6, and one that ends in the middle of a field.
-    let oldest = TcpInfo::read(&Answer(&bytes[..104])).unwrap();
+fn missing_fields_are_none_and_unknown_ones_are_ignored() {
+    let bytes = numbered(MAX_LEN);
+    let newest = TcpInfo::read(&OptionValue(&bytes)).unwrap();
+    assert_eq!(newest, TcpInfo::read(&OptionValue(&bytes[..232])).unwrap());
+    // Linux 2.6, and a value that ends in the middle of a field.
+    let oldest = TcpInfo::read(&OptionValue(&bytes[..104])).unwrap();
     assert_eq!((oldest.total_retrans, oldest.pacing_rate, oldest.snd_wnd), (u32_at(100), None, None));
-    let cut = TcpInfo::read(&Answer(&bytes[..150])).unwrap();
-    assert_eq!((cut.notsent_bytes, cut.min_rtt), (Some(u32_at(144)), None));
+    let partial = TcpInfo::read(&OptionValue(&bytes[..150])).unwrap();
+    assert_eq!((partial.notsent_bytes, partial.min_rtt), (Some(u32_at(144)), None));
     for length in 0..104 {
-        assert_eq!(TcpInfo::read(&Answer(&bytes[..length])), None, "{length} bytes");
+        assert_eq!(TcpInfo::read(&OptionValue(&bytes[..length])), None, "{length} bytes");
     }
 }
 
 #[test]
-fn all_bits_set_stand_for_none() {
-    let info = TcpInfo::read(&Answer(&[0xFF; 248])).unwrap();
+fn values_with_all_bits_set_are_none() {
+    let info = TcpInfo::read(&OptionValue(&[0xFF; 248])).unwrap();
     assert_eq!((info.min_rtt, info.pacing_rate), (None, None));
     assert_eq!(info.notsent_bytes, Some(u32::MAX));
 }
 
 #[test]
-fn an_answer_for_which_there_is_too_little_room_is_cut() {
-    let (caller, _answerer) = pair();
-    for room in [0, 1, 7, 104, 150] {
-        let mut answer = vec![0xAA; room + 8];
-        assert_eq!(ask(&caller, libc::IPPROTO_TCP, libc::TCP_INFO, &mut answer[..room]).unwrap(), room);
-        assert_eq!(answer[room..], [0xAA; 8], "behind the room");
+fn get_option_truncates_to_the_given_buffer() {
+    let (client, _server) = pair();
+    for len in [0, 1, 7, 104, 150] {
+        let mut value = vec![0xAA; len + 8];
+        assert_eq!(get_option(&client, libc::IPPROTO_TCP, libc::TCP_INFO, &mut value[..len]).unwrap(), len);
+        assert_eq!(value[len..], [0xAA; 8], "past the end");
     }
 }
 
 #[test]
-fn a_connection_on_the_loopback_is_described() {
-    let (mut caller, mut answerer) = pair();
+fn tcp_info_describes_a_loopback_connection() {
+    let (mut client, mut server) = pair();
     let sent = vec![7; 30_000];
-    caller.write_all(&sent).unwrap();
-    answerer.read_exact(&mut vec![0; sent.len()]).unwrap();
-    let info = TcpInfo::of(&caller).unwrap();
+    client.write_all(&sent).unwrap();
+    server.read_exact(&mut vec![0; sent.len()]).unwrap();
+    let info = TcpInfo::of(&client).unwrap();
     assert_eq!(info.state, TcpState::Established);
     assert!(info.snd_mss > 500 && info.pmtu > info.snd_mss, "{info:?}");
     assert!(info.snd_cwnd > 0 && info.rto > info.rtt, "{info:?}");
-    // Kernels as old as that have no say here.
+    // Older kernels do not have this field.
     assert!(info.bytes_sent.is_none_or(|bytes| bytes == sent.len() as u64), "{info:?}");
-    let received = TcpInfo::of(&answerer).unwrap().bytes_received;
+    let received = TcpInfo::of(&server).unwrap().bytes_received;
     assert!(received.is_none_or(|bytes| bytes == sent.len() as u64), "{received:?}");
 }
 
 #[test]
-fn states_are_told_apart() {
-    let (caller, answerer) = pair();
-    let states = || (TcpInfo::of(&caller).unwrap().state, TcpInfo::of(&answerer).unwrap().state);
+fn tcp_info_distinguishes_connection_states() {
+    let (client, server) = pair();
+    let states = || (TcpInfo::of(&client).unwrap().state, TcpInfo::of(&server).unwrap().state);
     assert_eq!(states(), (TcpState::Established, TcpState::Established));
-    caller.shutdown(Shutdown::Write).unwrap();
-    assert_eq!((&answerer).read(&mut [0; 8]).unwrap(), 0);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!((&server).read(&mut [0; 8]).unwrap(), 0);
     assert_eq!(states().1, TcpState::CloseWait);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     assert_eq!(TcpInfo::of(&listener).unwrap().state, TcpState::Listen);
 }
 
-/// A peer that does not read, with room for little, leaves what is sent unacknowledged.
+/// A peer with a small receive buffer that does not read leaves sent data unacknowledged.
 #[test]
 fn unacknowledged_bytes_are_counted() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     socket2::SockRef::from(&listener).set_recv_buffer_size(4096).unwrap();
-    let mut caller = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let mut answerer = listener.accept().unwrap().0;
-    assert_eq!(unacknowledged(&caller).unwrap(), 0);
-    caller.set_nonblocking(true).unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let mut server = listener.accept().unwrap().0;
+    assert_eq!(unacknowledged(&client).unwrap(), 0);
+    client.set_nonblocking(true).unwrap();
     let mut sent = 0;
-    while let Ok(bytes) = caller.write(&[0; 10_000]) {
+    while let Ok(bytes) = client.write(&[0; 10_000]) {
         sent += bytes;
     }
-    let left = unacknowledged(&caller).unwrap();
+    let left = unacknowledged(&client).unwrap();
     assert!(left > 0 && left as usize <= sent, "{left} of {sent}");
-    let unsent = TcpInfo::of(&caller).unwrap().notsent_bytes;
+    let unsent = TcpInfo::of(&client).unwrap().notsent_bytes;
     assert!(unsent.is_none_or(|unsent| unsent > 0 && unsent <= left), "{unsent:?} of {left}");
 
-    caller.shutdown(Shutdown::Write).unwrap();
-    let with_fin = unacknowledged(&caller).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let with_fin = unacknowledged(&client).unwrap();
     assert!(with_fin as usize <= sent + 1 && with_fin > 1, "{with_fin}");
-    answerer.read_to_end(&mut Vec::new()).unwrap();
-    // The acknowledgement of the end comes with what is sent back, or a moment later.
+    server.read_to_end(&mut Vec::new()).unwrap();
+    // The ACK of the FIN comes with a segment in the other direction, or slightly later.
     let start = std::time::Instant::now();
-    while unacknowledged(&caller).unwrap() > 0 {
+    while unacknowledged(&client).unwrap() > 0 {
         assert!(start.elapsed() < Duration::from_secs(30), "it stays unacknowledged");
         std::thread::yield_now();
     }
 }
 
 #[test]
-fn what_is_no_connection_is_an_error() {
+fn queries_of_other_descriptors_fail() {
     let file = File::open("/dev/null").unwrap();
     assert!(TcpInfo::of(&file).is_err());
     assert!(unacknowledged(&file).is_err());
