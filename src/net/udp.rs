@@ -1,7 +1,7 @@
-//! UDP: a socket on a loop.
+//! UDP sockets on an event loop.
 //!
-//! [`UdpSocket`] is what its owner holds; a [`UdpRef`] is what its handler sees, for the length of a call; a [`UdpHandle`] is
-//! what other threads hold.
+//! [`UdpSocket`] is the owner's value. [`UdpRef`] is the handler's view of the socket for the
+//! duration of a callback. [`UdpHandle`] is for other threads.
 
 mod builder;
 mod core;
@@ -28,25 +28,27 @@ pub use handle::UdpHandle;
 pub use handler::DatagramHandler;
 pub use udp_ref::UdpRef;
 
-use self::core::Core;
+use self::core::UdpCore;
 use super::address::Address;
 use super::result::{CloseReason, SendStatus};
 use super::target::ConnectTarget;
 use crate::event_loop::{EventLoop, WeakLoop};
 
-/// A UDP socket on a loop, for as long as this value lives.
+/// A UDP socket on an event loop, open for as long as this value lives.
 ///
-/// It receives when its loop runs, up to 64 datagrams a turn, each whole and in a call of its own. Dropping it
-/// [closes](UdpSocket::close) it.
+/// It receives while its loop runs: up to 64 datagrams per turn, each whole and in a separate
+/// callback. Dropping it [closes](UdpSocket::close) it.
 ///
-/// Datagrams are sent at once if the kernel takes them, and else queued, in order; each goes out whole, and none is merged with
-/// another. The queue is bounded, and a datagram that does not fit is refused to its sender. UDP itself promises nothing: one
-/// that the kernel has taken may still be lost, doubled, or overtaken.
+/// A datagram is sent at once if the kernel accepts it, and otherwise queued in order. Each is sent
+/// whole; datagrams are never merged. The queue is bounded, and a datagram that does not fit is
+/// refused with an error. UDP itself guarantees nothing: a datagram that the kernel has accepted
+/// may still be lost, duplicated or reordered.
 ///
-/// A socket that is bound to all addresses (`0.0.0.0`, `[::]`) replies from the address that a datagram was sent to: see
-/// [`UdpRef::send_to`] and [`UdpRef::destination`].
+/// A socket that is bound to all addresses (`0.0.0.0`, `[::]`) replies from the address that a
+/// datagram was sent to: see [`UdpRef::send_to`] and [`UdpRef::destination`].
 ///
-/// Bound to the loop's thread, like the loop; [`handle`](UdpSocket::handle) gives the face for other threads.
+/// Bound to the loop's thread, like the loop. [`handle`](UdpSocket::handle) returns a handle for
+/// other threads.
 ///
 /// ```no_run
 /// use reveille::{EventLoop, UdpSocket};
@@ -61,21 +63,23 @@ use crate::event_loop::{EventLoop, WeakLoop};
 #[must_use = "a socket is closed when it is dropped"]
 pub struct UdpSocket {
     event_loop: WeakLoop,
-    core: Weak<Core>,
+    core: Weak<UdpCore>,
     handle: UdpHandle,
     local: SocketAddr,
     peer: Option<SocketAddr>,
 }
 
 impl UdpSocket {
-    /// Begins a socket at `address`, a socket address or a `host:port`, as [`ConnectTarget`] describes; of several addresses the
-    /// first that can be bound. With port 0 the kernel chooses one: see [`local_addr`](UdpSocket::local_addr).
+    /// Builds a socket bound to `address`: a socket address or `host:port`, as [`ConnectTarget`]
+    /// describes. Tries each address in order and uses the first that can be bound. Port 0 selects
+    /// an ephemeral port: see [`local_addr`](UdpSocket::local_addr).
     ///
-    /// A name is looked up here, which may block; addresses never do.
+    /// A host name is resolved here, which may block. An address is never looked up.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a text that is not an address and for the address of a Unix socket, and
-    /// the errors of the lookup. Whether the address can be bound is found when the socket is made.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for text that is not an address and for the
+    /// address of a Unix socket, and the errors of the lookup. A failure to bind is reported when
+    /// the socket is created.
     pub fn bind(
         event_loop: &EventLoop,
         address: impl Into<ConnectTarget>,
@@ -83,13 +87,15 @@ impl UdpSocket {
         Ok(UdpSocketBuilder::new(event_loop, inet_addresses(address.into(), "bind a UDP socket to")?))
     }
 
-    /// Begins a socket at a free port of any address, connected to `peer`, as [`UdpSocketBuilder::connect`]; of several
-    /// addresses the first is taken.
+    /// Builds a socket that is bound to an ephemeral port of any address and connected to `peer`,
+    /// same as [`UdpSocketBuilder::connect`]. If `peer` resolves to several addresses, the first is
+    /// used.
     ///
-    /// A name is looked up here, which may block; addresses never do.
+    /// A host name is resolved here, which may block. An address is never looked up.
     ///
     /// # Errors
-    /// As [`bind`](UdpSocket::bind); also [`InvalidInput`](io::ErrorKind::InvalidInput) if the lookup finds no address.
+    /// Same as [`bind`](UdpSocket::bind), and [`InvalidInput`](io::ErrorKind::InvalidInput) if the
+    /// lookup returns no address.
     ///
     /// ```
     /// use reveille::{EventLoop, UdpSocket};
@@ -98,7 +104,8 @@ impl UdpSocket {
     /// let event_loop = EventLoop::new()?;
     /// let server = UdpSocket::bind(&event_loop, "127.0.0.1:0")?
     ///     .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))?;
-    /// let client = UdpSocket::connect(&event_loop, server.local_addr())?.serve_fn(|socket, datagram, _| {
+    /// let client = UdpSocket::connect(&event_loop, server.local_addr())?;
+    /// let client = client.serve_fn(|socket, datagram, _| {
     ///     assert_eq!(datagram, b"hello");
     ///     socket.event_loop().quit();
     /// })?;
@@ -113,7 +120,7 @@ impl UdpSocket {
     ) -> io::Result<UdpSocketBuilder<'_>> {
         let peers = inet_addresses(peer.into(), "connect a UDP socket to")?;
         let Some(&peer) = peers.first() else {
-            let message = "the peer stands for no socket address";
+            let message = "the peer resolves to no address";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         };
         let any: SocketAddr = match peer {
@@ -123,7 +130,7 @@ impl UdpSocket {
         Ok(UdpSocketBuilder::new(event_loop, vec![any]).connect(peer))
     }
 
-    fn new(event_loop: &EventLoop, core: &Rc<Core>) -> UdpSocket {
+    fn new(event_loop: &EventLoop, core: &Rc<UdpCore>) -> UdpSocket {
         UdpSocket {
             event_loop: event_loop.downgrade(),
             core: Rc::downgrade(core),
@@ -133,28 +140,28 @@ impl UdpSocket {
         }
     }
 
-    /// Where the socket receives.
+    /// The address that the socket is bound to.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 
-    /// The one that a connected socket speaks to.
+    /// The peer of a connected socket.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.peer
     }
 
-    /// Sends one datagram, as [`UdpRef::send_to`].
+    /// Sends one datagram. Same as [`UdpRef::send_to`].
     ///
     /// # Errors
-    /// As there.
+    /// Same as [`UdpRef::send_to`].
     pub fn send_to(&self, datagram: impl AsRef<[u8]>, to: SocketAddr) -> Result<SendStatus, DatagramError> {
         self.with(|socket| socket.send_to(datagram, to)).unwrap_or(Err(DatagramError::Closed))
     }
 
-    /// Sends one datagram from the address `source` of this machine, as [`UdpRef::send_from`].
+    /// Sends one datagram from the local address `source`. Same as [`UdpRef::send_from`].
     ///
     /// # Errors
-    /// As there.
+    /// Same as [`UdpRef::send_from`].
     pub fn send_from(
         &self,
         source: impl Into<UdpSource>,
@@ -164,44 +171,48 @@ impl UdpSocket {
         self.with(|socket| socket.send_from(source, datagram, to)).unwrap_or(Err(DatagramError::Closed))
     }
 
-    /// Sends one datagram to the peer of a connected socket, as [`UdpRef::send`].
+    /// Sends one datagram to the peer of a connected socket. Same as [`UdpRef::send`].
     ///
     /// # Errors
-    /// As there.
+    /// Same as [`UdpRef::send`].
     pub fn send(&self, datagram: impl AsRef<[u8]>) -> Result<SendStatus, DatagramError> {
         self.with(|socket| socket.send(datagram)).unwrap_or(Err(DatagramError::Closed))
     }
 
-    /// The face of this socket that any thread may use. It does not keep the socket.
+    /// Returns a handle that any thread may use. It does not keep the socket open.
     pub fn handle(&self) -> UdpHandle {
         self.handle.clone()
     }
 
-    /// Receives no more until [`resume_receiving`](UdpSocket::resume_receiving), as [`UdpRef::pause_receiving`].
+    /// Stops receiving until [`resume_receiving`](UdpSocket::resume_receiving). Same as
+    /// [`UdpRef::pause_receiving`].
     pub fn pause_receiving(&self) {
         self.with(|socket| socket.pause_receiving());
     }
 
-    /// Receives again.
+    /// Resumes receiving.
     pub fn resume_receiving(&self) {
         self.with(|socket| socket.resume_receiving());
     }
 
-    /// Whether the socket has not been closed: by its handler, by a panic there, by a handle, or with its loop.
+    /// Returns `false` once the socket has been closed: by its handler, by a panic of the handler,
+    /// by a handle, or with its loop.
     pub fn is_open(&self) -> bool {
         self.with(|_| ()).is_some()
     }
 
-    /// Lends the socket as its handler sees it, for all that has no method here; `None` once it is closed.
+    /// Calls `f` with the [`UdpRef`] of the socket, for operations that have no method here.
+    /// Returns `None` if the socket is closed.
     pub fn with<R>(&self, f: impl FnOnce(&UdpRef<'_>) -> R) -> Option<R> {
         let core = self.core.upgrade()?;
         let lend = |event_loop: &EventLoop| core.is_open().then(|| f(&UdpRef::new(event_loop, &core)));
         self.event_loop.with(lend).flatten()
     }
 
-    /// Ends the socket: what is queued is lost, and its handler is called once more, for its
-    /// [`on_close`](DatagramHandler::on_close). That and the close of the descriptor come at the end of the loop's turn, this
-    /// one or the next, or with the end of the loop; until then the address is taken.
+    /// Closes the socket. Queued datagrams are lost. The last callback of the handler is
+    /// [`on_close`](DatagramHandler::on_close). It runs, and the descriptor is closed, at the end
+    /// of the loop's current or next turn, or when the loop is dropped. Until then the address is
+    /// in use.
     pub fn close(self) {}
 }
 

@@ -411,7 +411,8 @@ impl ConnectionCore {
         let is_whole =
             self.drain_last_sends(event_loop) && self.unsent.borrow().is_none() && !self.is_relaying();
         // An error means that the peer has closed; the reset follows in any case.
-        self.fin_sent.set(self.fin_sent.get() || (is_whole && stream::shutdown_write(self.fd.as_fd()).is_ok()));
+        self.fin_sent
+            .set(self.fin_sent.get() || (is_whole && stream::shutdown_write(self.fd.as_fd()).is_ok()));
     }
 
     /// Drains the mailbox, whose bytes go out before the FIN, and refuses further sends. Returns

@@ -1,4 +1,4 @@
-//! A UDP socket without its handler: its state, what it receives, and how it ends.
+//! A UDP socket without its handler: its state, receiving and closing.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::destination::{UdpDestination, UdpSource};
-use super::error::LONGEST;
+use super::error::MAX_LEN;
 use super::handle::{Mailbox, UdpHandle};
 use super::queue::{Limits, Queue};
 use super::socket::{self, Received};
@@ -19,59 +19,59 @@ use crate::event_loop::containment::Contained;
 use crate::net::result::CloseReason;
 use crate::readiness::{Interest, Readiness};
 
-/// What is used up when there is nothing to receive.
+/// The readiness that is cleared when there is nothing to receive.
 const INPUT: Readiness = Readiness::answering(Interest::READABLE);
 
-/// Something that went wrong, and the one it concerns.
+/// An error, and the peer that it concerns.
 pub(super) type Report = (Contained<io::Error>, Option<SocketAddr>);
 
-/// What came of a try to receive.
+/// The result of an attempt to receive.
 pub(super) enum Input {
-    /// A datagram of so many bytes, and its sender. Its destination is noted in the core.
+    /// A datagram of this length and its sender. Its destination is stored in the core.
     Datagram(usize, SocketAddr),
-    /// One that is not for the handler.
-    Stranger,
-    /// There is none; the loop will say when there is.
-    Nothing,
+    /// A datagram of another sender on a connected socket. It is not delivered.
+    ForeignPeer,
+    /// No datagram. A readiness event reports the next one.
+    WouldBlock,
 }
 
-/// A datagram that the handler is being called with.
+/// The datagram that the handler is being called with.
 #[derive(Clone, Copy)]
 struct Delivery {
     from: SocketAddr,
     destination: UdpDestination,
 }
 
-/// All of a socket but its handler.
-pub(super) struct Core {
+/// A socket without its handler.
+pub(super) struct UdpCore {
     id: ChannelId,
     pub(super) fd: OwnedFd,
     local: SocketAddr,
     peer: Option<SocketAddr>,
-    /// Of the datagram that is being delivered.
+    /// Set while a datagram is being delivered.
     delivery: Cell<Option<Delivery>>,
     open: Cell<bool>,
     paused: Cell<bool>,
-    /// The kernel takes no more, and has been asked to say when it does.
-    full: Cell<bool>,
+    /// The kernel accepts no more datagrams, and the poller watches for writability.
+    awaiting_writable: Cell<bool>,
     pub(super) queue: RefCell<Queue>,
     pub(super) mailbox: Arc<Mailbox>,
-    /// There is more in the mailbox than the queue had room for.
+    /// The mailbox has datagrams that did not fit in the queue.
     pub(super) more_in_mailbox: Cell<bool>,
-    /// What the handler has yet to be told: its calls never nest.
+    /// Errors that are not delivered yet: callbacks never nest.
     reports: RefCell<VecDeque<Report>>,
     reason: Cell<Option<Contained<CloseReason>>>,
 }
 
-impl Core {
+impl UdpCore {
     pub(super) fn new(
         id: ChannelId,
         fd: OwnedFd,
         local: SocketAddr,
         peer: Option<SocketAddr>,
         limits: Limits,
-    ) -> Core {
-        Core {
+    ) -> UdpCore {
+        UdpCore {
             id,
             fd,
             local,
@@ -79,7 +79,7 @@ impl Core {
             delivery: Cell::new(None),
             open: Cell::new(true),
             paused: Cell::new(false),
-            full: Cell::new(false),
+            awaiting_writable: Cell::new(false),
             queue: RefCell::new(Queue::new(limits)),
             mailbox: Arc::new(Mailbox::new(limits)),
             more_in_mailbox: Cell::new(false),
@@ -108,7 +108,8 @@ impl Core {
         UdpHandle::new(event_loop.handle(), self.id, self.peer, Arc::clone(&self.mailbox))
     }
 
-    /// Tells the loop what the socket waits for. An error always concerns it, whatever else is paused.
+    /// Updates the readiness that the loop calls the socket for. Errors are always included, even
+    /// while receiving is paused.
     pub(super) fn update_wanted(&self, event_loop: &EventLoop) {
         if !self.open.get() {
             return;
@@ -123,27 +124,28 @@ impl Core {
         event_loop.set_wanted(self.id, wanted);
     }
 
-    /// Has the kernel say when it takes datagrams again. Only then is the socket watched for that: each one that has left the
-    /// machine makes room, and would wake the loop for nothing.
-    pub(super) fn await_room(&self, event_loop: &EventLoop) {
+    /// Waits for the kernel to accept datagrams again. Only then does the poller watch for
+    /// writability: otherwise each datagram that has left the machine would raise an edge and wake
+    /// the loop for nothing.
+    pub(super) fn await_writable(&self, event_loop: &EventLoop) {
         event_loop.clear_ready(self.id, Readiness::WRITABLE);
-        if !self.full.replace(true) {
-            self.watch_for(event_loop, Interest::READABLE | Interest::WRITABLE);
+        if !self.awaiting_writable.replace(true) {
+            self.set_interest(event_loop, Interest::READABLE | Interest::WRITABLE);
         }
     }
 
-    /// Notes that all is sent.
-    pub(super) fn end_waiting(&self, event_loop: &EventLoop) {
-        if self.full.replace(false) {
-            self.watch_for(event_loop, Interest::READABLE);
+    /// Stops watching for writability, since everything has been sent.
+    pub(super) fn stop_awaiting_writable(&self, event_loop: &EventLoop) {
+        if self.awaiting_writable.replace(false) {
+            self.set_interest(event_loop, Interest::READABLE);
         }
     }
 
-    fn watch_for(&self, event_loop: &EventLoop, interest: Interest) {
+    fn set_interest(&self, event_loop: &EventLoop, interest: Interest) {
         if let Err(error) = event_loop.rewatch(self.id, self.fd.as_fd(), interest) {
             self.report(event_loop, error, None);
-            // Whoever cannot be told must look for himself.
-            self.full.set(false);
+            // Without an event of writability, retry every turn.
+            self.awaiting_writable.set(false);
             event_loop.add_ready(self.id, Readiness::WRITABLE);
         }
     }
@@ -157,14 +159,14 @@ impl Core {
         self.open.get() && !self.paused.get()
     }
 
-    /// Receives one datagram into the room of `input`, which is empty.
+    /// Receives one datagram into the writable region of `input`, which is empty.
     pub(super) fn receive(&self, event_loop: &EventLoop, input: &mut Buffer) -> io::Result<Input> {
-        // A loop may have been given a smaller buffer, and what does not fit would be lost.
-        if input.capacity() < LONGEST {
-            input.reserve(LONGEST);
+        // The loop may have a smaller buffer, and a longer datagram would be truncated.
+        if input.capacity() < MAX_LEN {
+            input.reserve(MAX_LEN);
         }
         let space = input.writable_mut();
-        let (received, destination) = if self.is_at_all_addresses() {
+        let (received, destination) = if self.is_bound_to_any() {
             socket::receive_with_destination(self.fd.as_fd(), space)?
         } else {
             (socket::receive(self.fd.as_fd(), space)?, None)
@@ -172,25 +174,25 @@ impl Core {
         match received {
             Received::WouldBlock => {
                 event_loop.clear_ready(self.id, INPUT & !Readiness::ERROR);
-                Ok(Input::Nothing)
+                Ok(Input::WouldBlock)
             }
             Received::Datagram(n, _) if n > space.len() => {
-                let message = format!("a datagram of {n} bytes was cut off at {}, and is lost", space.len());
+                let message = format!("a datagram of {n} bytes was truncated to {} and is lost", space.len());
                 Err(io::Error::new(io::ErrorKind::InvalidData, message))
             }
             Received::Datagram(n, from) => match from.or(self.peer) {
-                // What came between the binding and the connecting of the socket may be anybody's.
+                // Datagrams that arrived between bind and connect may have any source.
                 Some(from) if self.peer.is_none_or(|peer| is_same(peer, from)) => {
-                    let destination = destination.unwrap_or_else(|| self.own_destination());
+                    let destination = destination.unwrap_or_else(|| self.bound_destination());
                     self.delivery.set(Some(Delivery { from, destination }));
                     Ok(Input::Datagram(n, from))
                 }
-                _ => Ok(Input::Stranger),
+                _ => Ok(Input::ForeignPeer),
             },
         }
     }
 
-    /// Notes that the handler has returned.
+    /// Ends the delivery: the handler has returned.
     pub(super) fn end_delivery(&self) {
         self.delivery.set(None);
     }
@@ -199,29 +201,30 @@ impl Core {
         self.delivery.get().map(|delivery| delivery.destination)
     }
 
-    /// The source of a datagram to `to`, if that is a reply to the one that is being delivered.
+    /// Returns the source for a datagram to `to` if that is a reply to the one being delivered.
     pub(super) fn source_of_reply(&self, to: SocketAddr) -> Option<UdpSource> {
         self.delivery.get().filter(|delivery| delivery.from == to)?.destination.source()
     }
 
-    /// Whether datagrams to any address of this machine are received, so that the kernel reports to which.
-    fn is_at_all_addresses(&self) -> bool {
+    /// Returns `true` if the socket receives datagrams for any local address, so that the kernel
+    /// reports each one's destination.
+    fn is_bound_to_any(&self) -> bool {
         self.peer.is_none() && self.local.ip().to_canonical().is_unspecified()
     }
 
     /// The destination of each datagram to a socket that is bound to one address.
-    fn own_destination(&self) -> UdpDestination {
+    fn bound_destination(&self) -> UdpDestination {
         UdpDestination { address: self.local.ip().to_canonical(), interface: 0, source: None }
     }
 
-    /// Keeps word of an error for the handler, which is told in a call of its own.
+    /// Queues an error for the handler, which gets it in a separate callback.
     pub(super) fn report(&self, event_loop: &EventLoop, error: io::Error, peer: Option<SocketAddr>) {
         self.reports.borrow_mut().push_back((Contained::new(error), peer));
         event_loop.add_ready(self.id, Readiness::ERROR);
     }
 
-    /// As [`report`](Core::report), of an error that belongs to no datagram: many of one kind are told as one, as the kernel
-    /// does.
+    /// Same as [`report`](UdpCore::report), for an error that belongs to no datagram. Errors with
+    /// the same code are coalesced, as in the kernel.
     pub(super) fn report_once(&self, event_loop: &EventLoop, error: io::Error) {
         let is_known = |report: &Report| report.0.raw_os_error() == error.raw_os_error();
         if !self.reports.borrow().iter().any(is_known) {
@@ -229,7 +232,7 @@ impl Core {
         }
     }
 
-    /// What the handler is to be told now, the socket's own error included.
+    /// Takes the queued errors, and the socket's pending error.
     pub(super) fn take_reports(&self, event_loop: &EventLoop) -> VecDeque<Report> {
         event_loop.clear_ready(self.id, Readiness::ERROR);
         let mut reports = self.reports.take();
@@ -240,14 +243,15 @@ impl Core {
         reports
     }
 
-    /// The only way to the end. The handler hears of it in phase 6, when no callback is under way.
+    /// The only way to close the socket. The handler's `on_close` runs in phase 6, when no callback
+    /// is active.
     pub(super) fn close(&self, event_loop: &EventLoop, reason: CloseReason) {
         let reason = Contained::new(reason);
         if !self.open.replace(false) {
             return;
         }
         self.reason.set(Some(reason));
-        // What was accepted from other threads counts as unsent, for the handler to see.
+        // Datagrams accepted from other threads count as unsent, so that `on_close` sees them.
         let mut queue = self.queue.borrow_mut();
         self.mailbox.close().for_each(|datagram| queue.push(datagram));
         drop(queue);
@@ -260,13 +264,14 @@ impl Core {
     }
 }
 
-impl AsFd for Core {
+impl AsFd for UdpCore {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
-/// Whether two addresses name one end. The scope and flow of an IPv6 address may be filled in on one side only.
+/// Returns `true` if two addresses are the same endpoint. The scope and flow label of an IPv6
+/// address may be set on one side only.
 fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && one.ip().to_canonical() == other.ip().to_canonical()
 }

@@ -1,28 +1,31 @@
-//! Where a datagram was sent to, and where one is sent from.
+//! The destination of a received datagram, and the source of a sent one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where a received datagram was sent to, from [`UdpRef::destination`](crate::UdpRef::destination).
+/// The destination of a received datagram, from
+/// [`UdpRef::destination`](crate::UdpRef::destination).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct UdpDestination {
-    /// The address in the datagram: one of this machine, a multicast group, or a broadcast address. That of an IPv4 datagram is
-    /// IPv4, also on an IPv6 socket.
+    /// The destination address of the datagram: a local address, a multicast group, or a broadcast
+    /// address. It is IPv4 for an IPv4 datagram, on an IPv6 socket too.
     pub address: IpAddr,
-    /// The number of the network interface that the datagram came through, and 0 on a socket that is bound to one address.
+    /// The index of the network interface that received the datagram; 0 on a socket that is bound
+    /// to one address.
     pub interface: u32,
     pub(super) source: Option<UdpSource>,
 }
 
 impl UdpDestination {
-    /// The source of a reply: the address that the datagram was sent to. `None` if that is a multicast group or a broadcast
-    /// address, which no datagram may come from, and on a socket that is bound to one address, which needs no other.
+    /// The source for a reply: the address that the datagram was sent to. `None` if that is a
+    /// multicast group or a broadcast address, which cannot be a source, and on a socket that is
+    /// bound to one address, which needs no other.
     pub fn source(&self) -> Option<UdpSource> {
         self.source
     }
 }
 
-/// Where a datagram is sent from: an address of this machine.
+/// The source of a datagram: a local address.
 ///
 /// Made from an [`IpAddr`], or returned by [`UdpDestination::source`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,18 +35,19 @@ pub struct UdpSource {
 }
 
 impl UdpSource {
-    /// Has the datagram leave through the network interface with this number. By default the kernel's routes choose it. A link-local
-    /// IPv6 address has a meaning on one interface only, so [`UdpDestination::source`] sets it for such an address.
+    /// Sends the datagram through the network interface with this index. Default: the one that the
+    /// kernel's routes choose. A link-local IPv6 address is specific to an interface, so
+    /// [`UdpDestination::source`] sets the interface for such an address.
     pub fn through(self, interface: u32) -> UdpSource {
         UdpSource { interface, ..self }
     }
 
-    /// The address.
+    /// The source address.
     pub fn address(&self) -> IpAddr {
         self.address
     }
 
-    /// The number of the network interface, or 0 for the one that the routes choose.
+    /// The index of the network interface; 0 if the routes choose it.
     pub fn interface(&self) -> u32 {
         self.interface
     }

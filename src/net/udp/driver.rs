@@ -1,4 +1,4 @@
-//! Drives a UDP socket: receives, and calls the handler.
+//! The driver of a UDP socket: receives datagrams and calls the handler.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
-use super::core::{Core, Input};
+use super::core::{Input, UdpCore};
 use super::handle::CloseNow;
 use super::handler::DatagramHandler;
 use super::udp_ref::UdpRef;
@@ -16,36 +16,37 @@ use crate::event_loop::{EventLoop, Source};
 use crate::net::result::CloseReason;
 use crate::readiness::{Interest, Readiness};
 
-/// How much is received in one turn, so that a busy socket does not keep the loop's other channels waiting.
-const DATAGRAMS_A_TURN: usize = 64;
-const BYTES_A_TURN: usize = 256 * 1024;
+/// Limits of receiving in one turn, so that a busy socket does not starve the loop's other
+/// channels.
+const MAX_DATAGRAMS_PER_TURN: usize = 64;
+const MAX_BYTES_PER_TURN: usize = 256 * 1024;
 
-/// What a socket's slot carries.
-struct Port<H> {
-    core: Rc<Core>,
+/// The source of a UDP socket: its core and its handler.
+struct UdpDriver<H> {
+    core: Rc<UdpCore>,
     handler: RefCell<Contained<H>>,
 }
 
-/// Takes a socket into the loop. It counts as writable until it turns out not to be.
+/// Registers a socket with the loop. It is assumed to be writable until a send would block.
 pub(super) fn establish<H: DatagramHandler>(
     event_loop: &EventLoop,
-    make: impl FnOnce(ChannelId) -> Core,
+    make: impl FnOnce(ChannelId) -> UdpCore,
     handler: Contained<H>,
-) -> io::Result<Rc<Core>> {
-    let port = event_loop.register(Interest::READABLE, |id| {
-        Rc::new(Port { core: Rc::new(make(id)), handler: RefCell::new(handler) })
+) -> io::Result<Rc<UdpCore>> {
+    let driver = event_loop.register(Interest::READABLE, |id| {
+        Rc::new(UdpDriver { core: Rc::new(make(id)), handler: RefCell::new(handler) })
     })?;
-    event_loop.add_ready(port.core.id(), Readiness::WRITABLE);
-    port.core.update_wanted(event_loop);
-    Ok(Rc::clone(&port.core))
+    event_loop.add_ready(driver.core.id(), Readiness::WRITABLE);
+    driver.core.update_wanted(event_loop);
+    Ok(Rc::clone(&driver.core))
 }
 
-impl<H: DatagramHandler> Port<H> {
+impl<H: DatagramHandler> UdpDriver<H> {
     fn call(&self, event_loop: &EventLoop, callback: impl FnOnce(&mut H, &UdpRef<'_>)) {
         callback(&mut self.handler.borrow_mut(), &UdpRef::new(event_loop, &self.core));
     }
 
-    fn tell_errors(&self, event_loop: &EventLoop) {
+    fn deliver_errors(&self, event_loop: &EventLoop) {
         for (error, peer) in self.core.take_reports(event_loop) {
             if self.core.is_open() {
                 self.call(event_loop, |handler, socket| handler.on_error(socket, error.into_inner(), peer));
@@ -56,7 +57,7 @@ impl<H: DatagramHandler> Port<H> {
     fn receive(&self, event_loop: &EventLoop) {
         let mut input = event_loop.lend_input();
         let mut bytes = 0;
-        for _ in 0..DATAGRAMS_A_TURN {
+        for _ in 0..MAX_DATAGRAMS_PER_TURN {
             match self.core.receive(event_loop, &mut input) {
                 Ok(Input::Datagram(n, from)) => {
                     bytes += n;
@@ -68,11 +69,11 @@ impl<H: DatagramHandler> Port<H> {
                     });
                     self.core.end_delivery();
                 }
-                Ok(Input::Stranger) => {}
-                Ok(Input::Nothing) => break,
+                Ok(Input::ForeignPeer) => {}
+                Ok(Input::WouldBlock) => break,
                 Err(error) => self.core.report(event_loop, error, self.core.peer()),
             }
-            if bytes >= BYTES_A_TURN || !self.core.is_receiving() {
+            if bytes >= MAX_BYTES_PER_TURN || !self.core.is_receiving() {
                 break;
             }
         }
@@ -80,33 +81,34 @@ impl<H: DatagramHandler> Port<H> {
     }
 }
 
-impl<H: DatagramHandler> Source for Port<H> {
+impl<H: DatagramHandler> Source for UdpDriver<H> {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.core.as_fd())
     }
 
-    /// Output first: what came before is sent before what is answered now.
+    /// Output first: earlier datagrams are sent before replies to new ones.
     fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
         let core = &self.core;
         if ready.is_writable() && core.has_output() && core.flush(event_loop) && core.is_open() {
             self.call(event_loop, |handler, socket| handler.on_drained(socket));
         }
         if ready.is_error() {
-            self.tell_errors(event_loop);
+            self.deliver_errors(event_loop);
         }
         if ready.is_readable() && core.is_receiving() {
             self.receive(event_loop);
         }
     }
 
-    /// Other threads have left datagrams. Those that cannot be sent at once wait in the queue.
+    /// Takes datagrams of other threads from the mailbox. Those that cannot be sent at once are
+    /// queued.
     fn on_notified(&self, event_loop: &EventLoop) {
         self.core.read_mailbox(event_loop);
     }
 
-    fn on_control(&self, event_loop: &EventLoop, word: &mut dyn Any) {
-        if word.is::<CloseNow>() {
-            self.core.close_as_asked(event_loop);
+    fn on_control(&self, event_loop: &EventLoop, message: &mut dyn Any) {
+        if message.is::<CloseNow>() {
+            self.core.close_now(event_loop);
         }
     }
 

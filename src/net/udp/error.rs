@@ -1,4 +1,4 @@
-//! Why a datagram was not accepted.
+//! Errors of sending a datagram.
 
 use std::error::Error;
 use std::fmt;
@@ -7,34 +7,35 @@ use std::net::SocketAddr;
 
 use rustix::io::Errno;
 
-/// Why a datagram was not accepted for sending. It is not sent, in whole or in part; the socket goes on.
+/// Why a datagram was not accepted for sending. No part of it is sent, and the socket stays open.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DatagramError {
     /// The socket is closed.
     Closed,
-    /// The kernel takes no more for now, and the queue for what it does not take is full: see
+    /// The kernel accepts no more for now, and the queue has reached its limit: see
     /// [`max_unsent`](crate::UdpSocketBuilder::max_unsent).
     Full,
-    /// The datagram is longer than one can be (EMSGSIZE): more than 65,507 bytes over IPv4 or 65,527 over IPv6, or more than
-    /// the path takes if the socket may not have datagrams cut into fragments.
+    /// The datagram is too long (EMSGSIZE): more than 65,507 bytes over IPv4 or 65,527 over IPv6,
+    /// or more than the path MTU if the socket does not allow fragmentation.
     TooLong,
-    /// What else the kernel says of this datagram: a destination that cannot be reached (ENETUNREACH, EHOSTUNREACH), one that
-    /// is not allowed (EACCES for a broadcast address without [`broadcast`](crate::UdpSocketBuilder::broadcast), EPERM), none
-    /// at all (EDESTADDRREQ), or one of another family (EAFNOSUPPORT).
+    /// Any other error of the kernel for this datagram: an unreachable destination (ENETUNREACH,
+    /// EHOSTUNREACH), a forbidden one (EACCES for a broadcast address without
+    /// [`broadcast`](crate::UdpSocketBuilder::broadcast), EPERM), a missing one (EDESTADDRREQ), or
+    /// one of another family (EAFNOSUPPORT).
     Refused(io::Error),
 }
 
-/// The most bytes that fit into a datagram: 16 bits for the length of the packet, less the headers.
-const LONGEST_V4: usize = 65_507;
-pub(super) const LONGEST: usize = 65_527;
+/// The maximum payload of a datagram: a packet's length has 16 bits and includes the headers.
+const MAX_LEN_V4: usize = 65_507;
+pub(super) const MAX_LEN: usize = 65_527;
 
 impl DatagramError {
-    /// Refuses what no network could take, so that it is not queued in vain.
+    /// Rejects a datagram that is too long for any network, so that it is not queued.
     pub(super) fn check_length(bytes: usize, to: Option<SocketAddr>) -> Result<(), DatagramError> {
         let is_v4 = to.is_some_and(|to| to.ip().to_canonical().is_ipv4());
-        let longest = if is_v4 { LONGEST_V4 } else { LONGEST };
-        if bytes > longest { Err(DatagramError::TooLong) } else { Ok(()) }
+        let max = if is_v4 { MAX_LEN_V4 } else { MAX_LEN };
+        if bytes > max { Err(DatagramError::TooLong) } else { Ok(()) }
     }
 
     pub(super) fn no_destination() -> DatagramError {
@@ -54,7 +55,7 @@ impl fmt::Display for DatagramError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DatagramError::Closed => f.write_str("the socket is closed"),
-            DatagramError::Full => f.write_str("the socket's unsent datagrams would pass their limit"),
+            DatagramError::Full => f.write_str("the socket's unsent datagrams would exceed their limit"),
             DatagramError::TooLong => f.write_str("the datagram is too long to be sent"),
             DatagramError::Refused(error) => error.fmt(f),
         }

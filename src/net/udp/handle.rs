@@ -1,7 +1,8 @@
-//! A UDP socket, seen from any thread.
+//! A handle on a UDP socket, for any thread.
 //!
-//! What other threads ask waits in the mailbox, in order; the socket takes from it what its queue has room for, so what both
-//! hold is bounded, and what was accepted is never refused afterwards.
+//! Requests of other threads wait in the mailbox, in order. The socket takes as many as its queue
+//! has capacity for. The contents of both are therefore bounded, and a datagram that was accepted
+//! is never refused later.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -39,8 +40,8 @@ impl Mailbox {
         Mailbox { content: Mutex::default(), limits }
     }
 
-    /// Adds a request. Answers whether it is the first, for which the loop must be told.
-    fn put(&self, request: Request) -> Result<bool, DatagramError> {
+    /// Appends a request. Returns `true` if it is the first, for which the loop must be notified.
+    fn push(&self, request: Request) -> Result<bool, DatagramError> {
         let mut content = self.content.lock();
         if content.closed {
             return Err(DatagramError::Closed);
@@ -48,25 +49,26 @@ impl Mailbox {
         match &request {
             Request::Send(datagram) => {
                 let bytes = datagram.bytes.len();
-                let room = self.limits.bytes - content.bytes;
-                if content.requests.len() >= self.limits.datagrams || bytes > room {
+                let available = self.limits.bytes - content.bytes;
+                if content.requests.len() >= self.limits.datagrams || bytes > available {
                     return Err(DatagramError::Full);
                 }
                 content.bytes += bytes;
             }
-            // Nothing that comes behind it could be sent.
+            // No later datagram could be sent.
             Request::Close => content.closed = true,
         }
         content.requests.push_back(request);
         Ok(content.requests.len() == 1)
     }
 
-    /// Takes the next request, unless it is a datagram that `has_room` has no room for. An error says that there is one left.
-    pub(super) fn take(&self, has_room: impl FnOnce(usize) -> bool) -> Result<Option<Request>, NoRoom> {
+    /// Takes the next request, unless it is a datagram and `fits` returns `false` for its length:
+    /// then it stays, and [`QueueFull`] is returned.
+    pub(super) fn take(&self, fits: impl FnOnce(usize) -> bool) -> Result<Option<Request>, QueueFull> {
         let mut content = self.content.lock();
         match content.requests.front() {
             None => return Ok(None),
-            Some(Request::Send(datagram)) if !has_room(datagram.bytes.len()) => return Err(NoRoom),
+            Some(Request::Send(datagram)) if !fits(datagram.bytes.len()) => return Err(QueueFull),
             Some(Request::Send(datagram)) => content.bytes -= datagram.bytes.len(),
             Some(Request::Close) => {}
         }
@@ -75,7 +77,7 @@ impl Mailbox {
         Ok(request)
     }
 
-    /// Refuses every later request, and hands out the datagrams that were accepted and have not been taken.
+    /// Refuses all later requests. Returns the datagrams that were accepted and not taken yet.
     pub(super) fn close(&self) -> impl Iterator<Item = Datagram> {
         let mut content = self.content.lock();
         content.closed = true;
@@ -87,16 +89,17 @@ impl Mailbox {
     }
 }
 
-/// That the next request must wait.
-pub(super) struct NoRoom;
+/// The queue has no capacity for the next datagram.
+pub(super) struct QueueFull;
 
-/// What a handle on the socket's own loop says to it when it has asked for the close.
+/// The control message of a handle on the socket's own loop, after it has enqueued a close.
 pub(super) struct CloseNow;
 
-/// A UDP socket, seen from any thread. Clones speak to the same socket.
+/// A handle on a UDP socket, for any thread. Clones refer to the same socket.
 ///
-/// What is asked through a handle happens on the socket's loop, in the order asked. The handle keeps neither the socket nor its
-/// descriptor: once the socket has gone it says so.
+/// Requests run on the socket's loop, in the order in which they were made. The handle keeps
+/// neither the socket nor its descriptor open. After a close its methods return
+/// [`Closed`](DatagramError::Closed).
 ///
 /// ```
 /// use reveille::{EventLoop, UdpSocket};
@@ -131,23 +134,29 @@ impl UdpHandle {
         UdpHandle { event_loop, id, peer, mailbox }
     }
 
-    /// Sends one datagram behind what this thread has sent through any handle of the socket before.
+    /// Sends one datagram after those that this thread has already sent through any handle of the
+    /// socket.
     ///
-    /// From any thread. What the socket's own callbacks send may come before datagrams that are still on their way to the loop.
-    /// If the kernel refuses it later, the handler's [`on_error`](crate::DatagramHandler::on_error) is told.
+    /// Callable from any thread. Datagrams that the socket's own callbacks send may precede those
+    /// in transit to the loop. If the kernel refuses a datagram later,
+    /// [`on_error`](crate::DatagramHandler::on_error) is called.
     ///
     /// # Errors
-    /// [`Closed`](DatagramError::Closed) if the socket has gone; [`Full`](DatagramError::Full) if as much is on its way to the
-    /// loop as the socket may have unsent; [`TooLong`](DatagramError::TooLong).
+    /// [`Closed`](DatagramError::Closed) if the socket is closed. [`Full`](DatagramError::Full) if
+    /// the datagrams in transit to the loop have reached the limit of
+    /// [`max_unsent`](crate::UdpSocketBuilder::max_unsent). [`TooLong`](DatagramError::TooLong) for
+    /// a datagram that no network transports.
     pub fn send_to(&self, datagram: impl Into<Vec<u8>>, to: SocketAddr) -> Result<(), DatagramError> {
         self.send_to_from(datagram.into(), to, None)
     }
 
-    /// As [`send_to`](UdpHandle::send_to), from the address `source` of this machine: see [`UdpRef::send_from`](crate::UdpRef::send_from).
-    /// A reply that is sent through a handle needs it if the socket is bound to all addresses.
+    /// Same as [`send_to`](UdpHandle::send_to), from the local address `source`: see
+    /// [`UdpRef::send_from`](crate::UdpRef::send_from). A reply through a handle needs it if the
+    /// socket is bound to all addresses.
     ///
     /// # Errors
-    /// As there. A source that the kernel refuses is passed to [`on_error`](crate::DatagramHandler::on_error).
+    /// Same as [`send_to`](UdpHandle::send_to). A source that the kernel refuses is reported to
+    /// [`on_error`](crate::DatagramHandler::on_error).
     pub fn send_from(
         &self,
         source: impl Into<UdpSource>,
@@ -164,51 +173,55 @@ impl UdpHandle {
         source: Option<UdpSource>,
     ) -> Result<(), DatagramError> {
         DatagramError::check_length(bytes.len(), Some(to))?;
-        self.ask(Request::Send(Datagram { to: Some(to), source, bytes }))
+        self.enqueue(Request::Send(Datagram { to: Some(to), source, bytes }))
     }
 
-    /// Sends one datagram to the peer of a connected socket, as [`send_to`](UdpHandle::send_to).
+    /// Sends one datagram to the peer of a connected socket. Same as
+    /// [`send_to`](UdpHandle::send_to).
     ///
     /// # Errors
-    /// As there; and [`Refused`](DatagramError::Refused) (EDESTADDRREQ) if the socket is not connected.
+    /// Same as [`send_to`](UdpHandle::send_to), and [`Refused`](DatagramError::Refused)
+    /// (EDESTADDRREQ) if the socket is not connected.
     pub fn send(&self, datagram: impl Into<Vec<u8>>) -> Result<(), DatagramError> {
         let bytes = datagram.into();
         DatagramError::check_length(bytes.len(), self.peer)?;
         match self.peer {
-            Some(_) => self.ask(Request::Send(Datagram { to: None, source: None, bytes })),
+            Some(_) => self.enqueue(Request::Send(Datagram { to: None, source: None, bytes })),
             None => Err(DatagramError::no_destination()),
         }
     }
 
-    /// Closes the socket, as [`UdpRef::close`](crate::UdpRef::close), once what was sent before through its handles has been
-    /// offered to the kernel. From now on they refuse to send.
+    /// Closes the socket, same as [`UdpRef::close`](crate::UdpRef::close), after all datagrams that
+    /// were sent before through its handles have been passed to the kernel. From now on its handles
+    /// refuse to send.
     ///
-    /// From any thread; without effect if the socket has gone. On the socket's own loop it is closed when this returns, and of its handler
-    /// only [`on_close`](crate::DatagramHandler::on_close) is still called.
+    /// Callable from any thread; no effect if the socket is closed. On the socket's own loop, the
+    /// socket is closed when this returns: [`on_close`](crate::DatagramHandler::on_close) is the
+    /// only callback still to come.
     pub fn close(&self) {
-        // A socket that has gone is as closed as it can be.
-        let _ = self.ask(Request::Close);
+        // An error means that the socket is closed already.
+        let _ = self.enqueue(Request::Close);
         if self.event_loop.is_in_loop_thread() {
             let id = self.id;
             self.event_loop.run_internal(move |event_loop| _ = event_loop.send_control(id, &mut CloseNow));
         }
     }
 
-    /// Whether the socket has not been closed, as far as is known here.
+    /// Returns `false` once the socket has been closed, as far as this thread can see.
     pub fn is_open(&self) -> bool {
         !self.event_loop.is_inherited() && !self.mailbox.content.lock().closed
     }
 
-    /// The loop that the socket is on.
+    /// The loop of the socket.
     pub fn event_loop(&self) -> &LoopHandle {
         &self.event_loop
     }
 
-    fn ask(&self, request: Request) -> Result<(), DatagramError> {
+    fn enqueue(&self, request: Request) -> Result<(), DatagramError> {
         if self.event_loop.is_inherited() {
             return Err(DatagramError::Closed);
         }
-        if self.mailbox.put(request)? {
+        if self.mailbox.push(request)? {
             let id = self.id;
             if !self.event_loop.post_internal(move |event_loop| event_loop.notify(id)) {
                 return Err(DatagramError::Closed);

@@ -1,4 +1,4 @@
-//! What a UDP socket calls back.
+//! The callbacks of a UDP socket.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,12 +7,13 @@ use super::udp_ref::UdpRef;
 use crate::event_loop::containment::logger;
 use crate::net::result::CloseReason;
 
-/// What a UDP socket does with what comes.
+/// Handles the events of a UDP socket.
 ///
-/// One value per socket, called on the socket's loop with `&mut self` and never re-entered. What it knows of its peers are its
-/// fields.
+/// One value per socket, called on the socket's loop with `&mut self` and never re-entered. State
+/// about its peers belongs in its fields.
 ///
-/// An error concerns one datagram or one peer, and never ends the socket. A method that panics has it closed.
+/// An error concerns one datagram or one peer, and never closes the socket. A panic in a method
+/// closes it.
 ///
 /// ```
 /// use reveille::{DatagramHandler, UdpRef};
@@ -20,7 +21,7 @@ use crate::net::result::CloseReason;
 /// use std::io;
 /// use std::net::SocketAddr;
 ///
-/// /// Tells each peer how many datagrams it has sent.
+/// /// Replies to each datagram with the number of datagrams of its sender.
 /// #[derive(Default)]
 /// struct Counter {
 ///     seen: HashMap<SocketAddr, u64>,
@@ -36,32 +37,36 @@ use crate::net::result::CloseReason;
 /// }
 /// ```
 pub trait DatagramHandler: 'static {
-    /// A datagram has come, whole; its bytes may be none. `from` is where an answer goes.
+    /// A datagram has arrived, whole; it may be empty. `from` is the address for a reply.
     ///
     /// # Errors
-    /// Those of the implementation. They are passed to [`on_error`](DatagramHandler::on_error), with `from`, and the socket goes
-    /// on.
+    /// Those of the implementation. They are passed to [`on_error`](DatagramHandler::on_error) with
+    /// `from`, and the socket stays open.
     fn on_datagram(&mut self, socket: &UdpRef<'_>, datagram: &[u8], from: SocketAddr) -> io::Result<()>;
 
-    /// Something has gone wrong that no caller was told, and the socket goes on: a datagram that was queued has been refused
-    /// by the kernel, and is lost; the peer of a connected socket has answered an earlier one with an ICMP error
-    /// (ECONNREFUSED: nobody listens there); or [`on_datagram`](DatagramHandler::on_datagram) has returned an error.
+    /// An error that was not returned to a caller. The socket stays open. Causes:
     ///
-    /// `peer` is the one it concerns, if the kernel says. Of the errors of a connected socket that come while nobody looks, the
-    /// kernel keeps one. Unless this is written otherwise they are logged, at level debug.
+    /// - The kernel has refused a datagram that was queued. The datagram is lost.
+    /// - The peer of a connected socket has replied to an earlier datagram with an ICMP error
+    ///   (ECONNREFUSED: nothing listens on the port).
+    /// - [`on_datagram`](DatagramHandler::on_datagram) has returned an error.
+    ///
+    /// `peer` is the peer that the error concerns, if known. The kernel keeps only one pending
+    /// error of a connected socket. Default: logs the error, at level debug.
     fn on_error(&mut self, socket: &UdpRef<'_>, error: io::Error, peer: Option<SocketAddr>) {
         logger::call(|| match peer {
-            Some(peer) => log::debug!("{}: of {peer}: {error}", socket.local_addr()),
+            Some(peer) => log::debug!("{}: error of {peer}: {error}", socket.local_addr()),
             None => log::debug!("{}: {error}", socket.local_addr()),
         });
     }
 
-    /// The kernel has taken all that was queued. Called each time a queue has emptied.
+    /// The kernel has accepted all queued datagrams. Called each time the queue becomes empty.
     fn on_drained(&mut self, socket: &UdpRef<'_>) {
         let _ = socket;
     }
 
-    /// The socket is closed. The last call, and there is always one. What [`unsent`](UdpRef::unsent) still counts is lost.
+    /// The socket is closed. Always called, as the last callback. Datagrams that
+    /// [`unsent`](UdpRef::unsent) still counts are lost.
     fn on_close(&mut self, socket: &UdpRef<'_>, reason: &CloseReason) {
         let _ = (socket, reason);
     }

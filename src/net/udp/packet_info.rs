@@ -1,7 +1,7 @@
 //! Receiving a datagram with its destination, and sending one with its source: the system calls.
 //!
-//! The kernel passes both in control messages (`IP_PKTINFO`, ip(7); `IPV6_PKTINFO`, ipv6(7)), which the crates below cannot read or
-//! write. They are read and written here as bytes.
+//! The kernel passes both in control messages (`IP_PKTINFO`, ip(7); `IPV6_PKTINFO`, ipv6(7)), which
+//! rustix and socket2 cannot read or write. They are read and written here as bytes.
 
 #![allow(unsafe_code, reason = "recvmsg(2) and sendmsg(2) with IP_PKTINFO have no safe call")]
 
@@ -15,25 +15,25 @@ use socket2::SockAddr;
 
 use super::destination::{UdpDestination, UdpSource};
 
-/// What the kernel rounds the parts of a control message up to.
-const UNIT: usize = size_of::<usize>();
+/// The alignment of the parts of a control message.
+const ALIGNMENT: usize = size_of::<usize>();
 
-/// Where the data of a control message begins.
-const HEADER: usize = size_of::<cmsghdr>().next_multiple_of(UNIT);
+/// The offset of a control message's data.
+const HEADER: usize = size_of::<cmsghdr>().next_multiple_of(ALIGNMENT);
 
-/// Room for control messages of both families, and for some that a user may have enabled.
-const ROOM: usize = 256;
+/// Space for control messages of both families, and for some that a user may have enabled.
+const CONTROL_LEN: usize = 256;
 
-/// Room for one control message of either family.
-const ROOM_OF_ONE: usize = HEADER + size_of::<in6_pktinfo>().next_multiple_of(UNIT);
+/// Space for one control message of either family.
+const ONE_MESSAGE_LEN: usize = HEADER + size_of::<in6_pktinfo>().next_multiple_of(ALIGNMENT);
 
-/// Bytes with the alignment that the kernel's structures need.
+/// Bytes with the alignment of the kernel's structures.
 #[repr(C, align(8))]
 struct Aligned<const N: usize>([u8; N]);
 
 /// A datagram that was received.
-pub(super) struct Arrived {
-    /// Its length, which may be more than there was room for.
+pub(super) struct ReceivedDatagram {
+    /// Its length, which may exceed the buffer.
     pub(super) bytes: usize,
     pub(super) from: Option<SocketAddr>,
     pub(super) destination: Option<UdpDestination>,
@@ -42,12 +42,12 @@ pub(super) struct Arrived {
 /// Receives one datagram into `into`.
 ///
 /// # Errors
-/// What the kernel returns.
-pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Arrived> {
+/// The error of recvmsg(2).
+pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<ReceivedDatagram> {
     let mut name = Aligned([0; size_of::<sockaddr_in6>()]);
-    let mut control = Aligned([0; ROOM]);
+    let mut control = Aligned([0; CONTROL_LEN]);
     let mut slice = iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
-    // SAFETY: `msghdr` consists of integers and of pointers, for all of which zero is a value.
+    // SAFETY: `msghdr` consists of integers and pointers, for all of which zero is a valid value.
     let mut header: msghdr = unsafe { mem::zeroed() };
     header.msg_name = name.0.as_mut_ptr().cast();
     header.msg_namelen = name.0.len() as _;
@@ -55,22 +55,24 @@ pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Arr
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = control.0.len() as _;
-    let bytes = uninterrupted(|| {
-        // SAFETY: the descriptor is open, as it is borrowed for longer than the call. Each pointer of `header` is to memory of this
-        // function's or its caller's that is writable for the length beside it and borrowed by nobody else, and any byte is a value
-        // there. The kernel keeps none of them. A call that is interrupted writes nothing, so the lengths are still right when it is
-        // made again.
+    let bytes = retry_on_interrupt(|| {
+        // SAFETY: the descriptor is open, as it is borrowed for longer than the call. Each pointer
+        // of `header` is to memory of this function or its caller that is writable for the
+        // accompanying length and not borrowed elsewhere; any byte is a valid value there. The
+        // kernel keeps none of the pointers. A call that fails with EINTR writes nothing, so the
+        // lengths are still valid for the retry.
         unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_TRUNC) }
     })?;
-    let control = &control.0[..ROOM.min(header.msg_controllen as usize)];
-    Ok(Arrived { bytes, from: address(&name.0), destination: destination(control) })
+    let control = &control.0[..CONTROL_LEN.min(header.msg_controllen as usize)];
+    Ok(ReceivedDatagram { bytes, from: address(&name.0), destination: destination(control) })
 }
 
 /// Sends one datagram from `source`.
 ///
 /// # Errors
-/// What the kernel returns: `EINVAL` or `ENETUNREACH` for a source that is not an address of this machine. [`Unsupported`](io::ErrorKind::Unsupported) if
-/// the source and the destination are of different families, for which the kernel would ignore the source.
+/// The error of sendmsg(2): `EINVAL` or `ENETUNREACH` for a source that is not a local address.
+/// [`Unsupported`](io::ErrorKind::Unsupported) if the source and the destination are of different
+/// families, since the kernel would ignore the source.
 pub(super) fn send(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
@@ -82,7 +84,7 @@ pub(super) fn send(
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
     }
     let name = SockAddr::from(to);
-    let mut control = Aligned([0; ROOM_OF_ONE]);
+    let mut control = Aligned([0; ONE_MESSAGE_LEN]);
     let length = write_source(&mut control.0, source);
     let mut slice = iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: as in `receive`.
@@ -93,14 +95,15 @@ pub(super) fn send(
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = length as _;
-    uninterrupted(|| {
-        // SAFETY: the descriptor is open, as it is borrowed for longer than the call. Each pointer of `header` is to memory that is
-        // readable for the length beside it and lives until this function returns. The call only reads through them and keeps none.
+    retry_on_interrupt(|| {
+        // SAFETY: the descriptor is open, as it is borrowed for longer than the call. Each pointer
+        // of `header` is to memory that is readable for the accompanying length and lives until
+        // this function returns. The call only reads through them and keeps none of them.
         unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) }
     })
 }
 
-fn uninterrupted(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+fn retry_on_interrupt(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     loop {
         match usize::try_from(call()) {
             Ok(bytes) => return Ok(bytes),
@@ -118,7 +121,7 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 
-/// A socket address as the kernel writes it.
+/// Reads a socket address that the kernel wrote.
 fn address(name: &[u8]) -> Option<SocketAddr> {
     let port = |at| Some(u16::from_be_bytes(field(name, at)?));
     match c_int::from(libc::sa_family_t::from_ne_bytes(field(name, 0)?)) {
@@ -137,8 +140,8 @@ fn address(name: &[u8]) -> Option<SocketAddr> {
     }
 }
 
-/// The destination, if a control message has it. An IPv6 socket has one message of each family for an IPv4 datagram, of which only that
-/// of IPv4 says whether the address is one of this machine's.
+/// Returns the destination if a control message contains it. For an IPv4 datagram an IPv6 socket
+/// gets one message of each family, of which only that of IPv4 shows whether the address is local.
 fn destination(mut control: &[u8]) -> Option<UdpDestination> {
     let mut found = None;
     while let Some(length) = field(control, mem::offset_of!(cmsghdr, cmsg_len)).map(usize::from_ne_bytes) {
@@ -150,7 +153,7 @@ fn destination(mut control: &[u8]) -> Option<UdpDestination> {
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => found = destination_v6(data),
             _ => {}
         }
-        control = control.get(length.next_multiple_of(UNIT)..).unwrap_or_default();
+        control = control.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
     }
     found
 }
@@ -160,7 +163,8 @@ fn destination_v4(data: &[u8]) -> Option<UdpDestination> {
     let address = ip(field(data, mem::offset_of!(in_pktinfo, ipi_addr))?);
     let local = ip(field(data, mem::offset_of!(in_pktinfo, ipi_spec_dst))?);
     let interface = u32::from_ne_bytes(field(data, mem::offset_of!(in_pktinfo, ipi_ifindex))?);
-    // For a group or a broadcast address the kernel returns an address of the interface as the local one.
+    // For a multicast group or a broadcast address the kernel returns an address of the interface
+    // as the local one.
     let source = (address == local).then(|| UdpSource::from(address));
     Some(UdpDestination { address: address.into(), interface, source })
 }
@@ -177,26 +181,26 @@ fn destination_v6(data: &[u8]) -> Option<UdpDestination> {
 }
 
 /// Writes the control message that sets the source. Returns its length.
-fn write_source(control: &mut [u8; ROOM_OF_ONE], source: UdpSource) -> usize {
+fn write_source(control: &mut [u8; ONE_MESSAGE_LEN], source: UdpSource) -> usize {
     let interface = source.interface().to_ne_bytes();
     let (level, kind, length) = match source.address() {
         IpAddr::V4(address) => {
-            put(control, HEADER + mem::offset_of!(in_pktinfo, ipi_ifindex), &interface);
-            put(control, HEADER + mem::offset_of!(in_pktinfo, ipi_spec_dst), &address.octets());
+            write_at(control, HEADER + mem::offset_of!(in_pktinfo, ipi_ifindex), &interface);
+            write_at(control, HEADER + mem::offset_of!(in_pktinfo, ipi_spec_dst), &address.octets());
             (libc::IPPROTO_IP, libc::IP_PKTINFO, size_of::<in_pktinfo>())
         }
         IpAddr::V6(address) => {
-            put(control, HEADER + mem::offset_of!(in6_pktinfo, ipi6_addr), &address.octets());
-            put(control, HEADER + mem::offset_of!(in6_pktinfo, ipi6_ifindex), &interface);
+            write_at(control, HEADER + mem::offset_of!(in6_pktinfo, ipi6_addr), &address.octets());
+            write_at(control, HEADER + mem::offset_of!(in6_pktinfo, ipi6_ifindex), &interface);
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, size_of::<in6_pktinfo>())
         }
     };
-    put(control, mem::offset_of!(cmsghdr, cmsg_len), &(HEADER + length).to_ne_bytes());
-    put(control, mem::offset_of!(cmsghdr, cmsg_level), &level.to_ne_bytes());
-    put(control, mem::offset_of!(cmsghdr, cmsg_type), &kind.to_ne_bytes());
-    HEADER + length.next_multiple_of(UNIT)
+    write_at(control, mem::offset_of!(cmsghdr, cmsg_len), &(HEADER + length).to_ne_bytes());
+    write_at(control, mem::offset_of!(cmsghdr, cmsg_level), &level.to_ne_bytes());
+    write_at(control, mem::offset_of!(cmsghdr, cmsg_type), &kind.to_ne_bytes());
+    HEADER + length.next_multiple_of(ALIGNMENT)
 }
 
-fn put(into: &mut [u8], at: usize, bytes: &[u8]) {
+fn write_at(into: &mut [u8], at: usize, bytes: &[u8]) {
     into[at..at + bytes.len()].copy_from_slice(bytes);
 }

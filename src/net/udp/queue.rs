@@ -1,4 +1,4 @@
-//! Datagrams that wait until the kernel takes them: in order, whole, and not without bound.
+//! The bounded FIFO queue of datagrams that the kernel has not accepted yet.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use super::destination::UdpSource;
 use crate::event_loop::trimming::slack::release_if_empty;
 
-/// A datagram on its way out. It goes to the peer of a connected socket if no other destination is given.
+/// A datagram to be sent. Without a destination it goes to the peer of a connected socket.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Datagram {
     pub(super) to: Option<SocketAddr>,
-    /// Where it is to come from, if the kernel is not to choose. Only with a destination.
+    /// The source address; `None` if the kernel chooses it. Only with a destination.
     pub(super) source: Option<UdpSource>,
     pub(super) bytes: Vec<u8>,
 }
@@ -42,18 +42,18 @@ impl Queue {
         self.waiting.is_empty()
     }
 
-    /// Whether a datagram of so many bytes may still wait here.
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
+    /// Returns `true` if a datagram of `bytes` bytes fits within the limits.
+    pub(super) fn fits(&self, bytes: usize) -> bool {
         self.waiting.len() < self.limits.datagrams && bytes <= self.limits.bytes.saturating_sub(self.bytes)
     }
 
-    /// Adds a datagram behind the others. Whether there is room is the caller's to ask.
+    /// Appends a datagram. The caller checks the limits.
     pub(super) fn push(&mut self, datagram: Datagram) {
         self.bytes += datagram.bytes.len();
         self.waiting.push_back(datagram);
     }
 
-    /// The datagram that has waited the longest.
+    /// Removes the oldest datagram.
     pub(super) fn pop(&mut self) -> Option<Datagram> {
         let datagram = self.waiting.pop_front()?;
         self.bytes -= datagram.bytes.len();
@@ -61,31 +61,32 @@ impl Queue {
         Some(datagram)
     }
 
-    /// Offers datagrams to `send`, some at a time and `most` in all, until it takes no more. It answers how many it has taken,
-    /// from the first; an error is that of the first, which goes to `refused`, so that it does not stand in the way of those
-    /// behind it. Answers whether `send` still took what it was offered.
+    /// Passes batches of datagrams to `send`, at max `max` in total, until it would block. `send`
+    /// returns how many it has accepted from the front of its batch. Its error is that of the first
+    /// datagram, which is passed to `on_refused`, so that it does not block those behind it.
+    /// Returns `false` if `send` would block.
     pub(super) fn flush(
         &mut self,
-        most: usize,
+        max: usize,
         mut send: impl FnMut(&[Datagram]) -> io::Result<usize>,
-        mut refused: impl FnMut(Datagram, io::Error),
+        mut on_refused: impl FnMut(Datagram, io::Error),
     ) -> bool {
-        let mut left = most;
-        while left > 0 && !self.waiting.is_empty() {
+        let mut remaining = max;
+        while remaining > 0 && !self.waiting.is_empty() {
             let (batch, _) = self.waiting.as_slices();
-            let batch = &batch[..batch.len().min(left)];
+            let batch = &batch[..batch.len().min(remaining)];
             match send(batch) {
                 Ok(0) => return false,
                 Ok(taken) => {
-                    left -= taken;
+                    remaining -= taken;
                     for _ in 0..taken {
                         self.pop();
                     }
                 }
                 Err(error) => {
-                    left -= 1;
+                    remaining -= 1;
                     if let Some(first) = self.pop() {
-                        refused(first, error);
+                        on_refused(first, error);
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! Datagram sockets: the system calls, and nothing above them.
+//! Datagram sockets: the system calls only.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -11,17 +11,18 @@ use super::destination::{UdpDestination, UdpSource};
 use super::packet_info;
 use super::queue::Datagram;
 
-/// What came of a try to receive.
+/// The result of an attempt to receive.
 pub(super) enum Received {
-    /// A datagram of so many bytes. If that is more than there was room for, the rest of it is lost.
+    /// The datagram's length and sender. If the length exceeds the buffer, the datagram was
+    /// truncated.
     Datagram(usize, Option<SocketAddr>),
     WouldBlock,
 }
 
 /// Receives one datagram into `into`.
 ///
-/// One call each, since recvmmsg(2) saves no more than a tenth of the processor time of a small datagram, and has no safe
-/// binding.
+/// One system call per datagram: recvmmsg(2) saves at most a tenth of the processor time of a small
+/// datagram, and has no safe binding.
 pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Received> {
     match retry_on_intr(|| rustix::net::recvfrom(socket, &mut *into, RecvFlags::TRUNC)) {
         Ok((_, n, from)) => Ok(Received::Datagram(n, from.and_then(|from| SocketAddr::try_from(from).ok()))),
@@ -30,19 +31,19 @@ pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Rec
     }
 }
 
-/// As [`receive`], with the destination, if the kernel reports it.
+/// Same as [`receive`], with the destination if the kernel reports it.
 pub(super) fn receive_with_destination(
     socket: BorrowedFd<'_>,
     into: &mut [u8],
 ) -> io::Result<(Received, Option<UdpDestination>)> {
     match packet_info::receive(socket, into) {
-        Ok(arrived) => Ok((Received::Datagram(arrived.bytes, arrived.from), arrived.destination)),
+        Ok(datagram) => Ok((Received::Datagram(datagram.bytes, datagram.from), datagram.destination)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((Received::WouldBlock, None)),
         Err(error) => Err(error),
     }
 }
 
-/// Sends one datagram. Returns whether the kernel has taken it; if not, it takes nothing for now.
+/// Sends one datagram. Returns `false` if the call would block.
 pub(super) fn send(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
@@ -67,10 +68,11 @@ pub(super) fn send(
     }
 }
 
-/// Sends several datagrams in one call. Returns how many of them, from the first, the kernel has taken; 0 if it takes nothing
-/// for now. An error is that of the first.
+/// Sends several datagrams in one call. Returns how many of them the kernel has accepted, from the
+/// front; 0 if the call would block. An error is that of the first datagram.
 ///
-/// One with a source is sent in a call of its own: sendmmsg(2) has no safe binding that takes its control message.
+/// A datagram with a source is sent in a separate call: sendmmsg(2) has no safe binding that takes
+/// its control message.
 pub(super) fn send_all(socket: BorrowedFd<'_>, datagrams: &[Datagram]) -> io::Result<usize> {
     let without_source = datagrams.iter().take_while(|datagram| datagram.source.is_none()).count();
     if let (0 | 1, Some(first)) = (without_source, datagrams.first()) {

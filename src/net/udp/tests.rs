@@ -1,5 +1,6 @@
-//! What a UDP socket does when the kernel takes no more. On the loopback interface that never happens, so these sockets are
-//! Unix ones, which are full after a few datagrams; everything above the descriptor is the same.
+//! A UDP socket whose sends would block. On the loopback interface that never happens, so these
+//! sockets are Unix sockets, which are full after a few datagrams. Everything above the descriptor
+//! is the same.
 
 use super::driver::establish;
 use super::queue::Limits;
@@ -14,17 +15,17 @@ use std::time::Duration;
 const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 const LONG: Duration = Duration::from_secs(30);
 
-/// What a handler was told.
+/// Records a handler's callbacks.
 #[derive(Clone, Default)]
-struct Told(Rc<RefCell<Vec<String>>>);
+struct Recorder(Rc<RefCell<Vec<String>>>);
 
-impl Told {
+impl Recorder {
     fn take(&self) -> Vec<String> {
         self.0.take()
     }
 }
 
-impl DatagramHandler for Told {
+impl DatagramHandler for Recorder {
     fn on_datagram(&mut self, _: &UdpRef<'_>, datagram: &[u8], _: SocketAddr) -> io::Result<()> {
         self.0.borrow_mut().push(format!("datagram {}", String::from_utf8_lossy(datagram)));
         Ok(())
@@ -45,14 +46,14 @@ impl DatagramHandler for Told {
     }
 }
 
-fn socket(event_loop: &EventLoop, limits: Limits) -> (UdpSocket, UnixDatagram, Told) {
+fn socket(event_loop: &EventLoop, limits: Limits) -> (UdpSocket, UnixDatagram, Recorder) {
     let (ours, theirs) = UnixDatagram::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     theirs.set_nonblocking(true).unwrap();
-    let told = Told::default();
-    let make = |id| Core::new(id, ours.into(), PEER, Some(PEER), limits);
-    let core = establish(event_loop, make, Contained::new(told.clone())).unwrap();
-    (UdpSocket::new(event_loop, &core), theirs, told)
+    let recorder = Recorder::default();
+    let make = |id| UdpCore::new(id, ours.into(), PEER, Some(PEER), limits);
+    let core = establish(event_loop, make, Contained::new(recorder.clone())).unwrap();
+    (UdpSocket::new(event_loop, &core), theirs, recorder)
 }
 
 fn received(theirs: &UnixDatagram) -> Option<String> {
@@ -61,7 +62,7 @@ fn received(theirs: &UnixDatagram) -> Option<String> {
     Some(String::from_utf8(bytes[..n].to_vec()).unwrap())
 }
 
-/// Sends numbers until one is queued, and answers how many there are.
+/// Sends numbers until one is queued, and returns how many were sent.
 fn fill(socket: &UdpSocket) -> usize {
     let mut sent = 1;
     while socket.send((sent - 1).to_string()).unwrap() == SendStatus::Written {
@@ -73,9 +74,9 @@ fn fill(socket: &UdpSocket) -> usize {
 const LIMITS: Limits = Limits { datagrams: 300, bytes: 10_000 };
 
 #[test]
-fn a_full_socket_queues_and_sends_in_order_when_it_has_room() {
+fn a_full_socket_queues_and_later_sends_in_order() {
     let event_loop = EventLoop::new().unwrap();
-    let (socket, theirs, told) = socket(&event_loop, LIMITS);
+    let (socket, theirs, recorder) = socket(&event_loop, LIMITS);
     let first = fill(&socket);
     for n in first..first + 200 {
         assert_eq!(socket.send(n.to_string()).unwrap(), SendStatus::Queued);
@@ -85,27 +86,27 @@ fn a_full_socket_queues_and_sends_in_order_when_it_has_room() {
         let text = loop {
             match received(&theirs) {
                 Some(text) => break text,
-                // Nothing there, so there is room, and an edge for it.
+                // The peer has drained the socket, so it is writable, and an edge reports that.
                 None => event_loop.run_once(LONG).unwrap(),
             };
         };
         assert_eq!(text, n.to_string());
         if n < first + 199 - 20 {
-            assert!(told.take().is_empty(), "there is more to be sent");
+            assert!(recorder.take().is_empty(), "there is more to be sent");
         }
     }
     event_loop.run_once(Duration::ZERO).unwrap();
-    assert_eq!(told.take(), ["drained"]);
+    assert_eq!(recorder.take(), ["drained"]);
     assert_eq!(socket.send("at once").unwrap(), SendStatus::Written);
 }
 
 #[test]
-fn a_loop_rests_while_a_socket_is_full() {
+fn a_loop_sleeps_while_a_socket_is_full() {
     let event_loop = EventLoop::new().unwrap();
-    let (socket, theirs, told) = socket(&event_loop, Limits { datagrams: 2000, bytes: 10_000 });
+    let (socket, theirs, recorder) = socket(&event_loop, Limits { datagrams: 2000, bytes: 10_000 });
     fill(&socket);
     (0..2000 - 1).for_each(|_| assert_eq!(socket.send("more").unwrap(), SendStatus::Queued));
-    // Room for some of them, so that the queue is tried, and meets the end of it.
+    // Capacity for some of them, so that the flush sends until it would block again.
     while received(&theirs).is_some() {}
     event_loop.run_once(LONG).unwrap();
     for _ in 0..20 {
@@ -116,14 +117,14 @@ fn a_loop_rests_while_a_socket_is_full() {
     event_loop.run_for(Duration::from_millis(20)).unwrap();
     let turns = event_loop.iteration() - before;
     assert!(turns < 10, "{turns} turns with nothing to do");
-    assert!(told.take().is_empty());
+    assert!(recorder.take().is_empty());
 }
 
 #[test]
-fn a_full_queue_refuses_and_loses_nothing_it_has() {
+fn a_full_queue_refuses_new_datagrams_and_keeps_the_queued() {
     for limits in [Limits { datagrams: 3, bytes: 1000 }, Limits { datagrams: 1000, bytes: 6 }] {
         let event_loop = EventLoop::new().unwrap();
-        let (socket, theirs, _told) = socket(&event_loop, limits);
+        let (socket, theirs, _recorder) = socket(&event_loop, limits);
         let first = fill(&socket);
         let mut queued = 1;
         let refused = loop {
@@ -150,9 +151,9 @@ fn a_full_queue_refuses_and_loses_nothing_it_has() {
 }
 
 #[test]
-fn a_handle_that_sends_more_than_the_queue_holds_waits_in_its_own_bound() {
+fn handle_sends_beyond_the_queue_wait_in_a_bounded_mailbox() {
     let event_loop = EventLoop::new().unwrap();
-    let (socket, theirs, told) = socket(&event_loop, Limits { datagrams: 4, bytes: 1000 });
+    let (socket, theirs, recorder) = socket(&event_loop, Limits { datagrams: 4, bytes: 1000 });
     let first = fill(&socket);
     let handle = socket.handle();
     let mut accepted = 0;
@@ -179,42 +180,42 @@ fn a_handle_that_sends_more_than_the_queue_holds_waits_in_its_own_bound() {
         }
     }
     event_loop.run_once(Duration::ZERO).unwrap();
-    assert_eq!(told.take().last().unwrap(), "drained");
+    assert_eq!(recorder.take().last().unwrap(), "drained");
 }
 
 #[test]
-fn a_close_says_how_many_datagrams_it_loses() {
+fn on_close_sees_the_number_of_lost_datagrams() {
     let event_loop = EventLoop::new().unwrap();
-    let (socket, _theirs, told) = socket(&event_loop, LIMITS);
+    let (socket, _theirs, recorder) = socket(&event_loop, LIMITS);
     fill(&socket);
     let handle = socket.handle();
     handle.send("in the mailbox").unwrap();
     drop(socket);
     assert!(!handle.is_open());
     event_loop.run_once(Duration::ZERO).unwrap();
-    assert_eq!(told.take(), ["close with 2 unsent: closed by this end"]);
+    assert_eq!(recorder.take(), ["close with 2 unsent: closed by this end"]);
 }
 
 #[test]
-fn a_peer_that_has_gone_costs_the_datagrams_to_it_and_no_more() {
+fn a_closed_peer_loses_datagrams_and_the_socket_stays_open() {
     let event_loop = EventLoop::new().unwrap();
-    let (socket, theirs, told) = socket(&event_loop, LIMITS);
+    let (socket, theirs, recorder) = socket(&event_loop, LIMITS);
     fill(&socket);
     socket.send("another").unwrap();
     drop(theirs);
     event_loop.run_once(LONG).unwrap();
     event_loop.run_once(Duration::ZERO).unwrap();
-    let told = told.take();
-    let errors = told.iter().filter(|told| told.starts_with("error ")).count();
-    assert!((2..=3).contains(&errors), "one for each that was queued, perhaps one of the socket: {told:?}");
+    let calls = recorder.take();
+    let errors = calls.iter().filter(|call| call.starts_with("error ")).count();
+    assert!((2..=3).contains(&errors), "one for each that was queued, perhaps one of the socket: {calls:?}");
     assert!(socket.is_open());
     assert_eq!(socket.with(|socket| socket.unsent()), Some(0));
 }
 
 #[test]
-fn the_kernels_own_limit_is_told_to_the_caller_or_reported() {
+fn a_datagram_beyond_the_kernels_limit_is_refused_or_reported() {
     let event_loop = EventLoop::new().unwrap();
-    let (socket, theirs, told) = socket(&event_loop, LIMITS);
+    let (socket, theirs, recorder) = socket(&event_loop, LIMITS);
     let shrink = |socket: &UdpRef<'_>| socket2::SockRef::from(socket).set_send_buffer_size(2500).unwrap();
     socket.with(shrink).unwrap();
     assert!(matches!(socket.send([0; 9000]), Err(DatagramError::TooLong)));
@@ -225,12 +226,12 @@ fn the_kernels_own_limit_is_told_to_the_caller_or_reported() {
         event_loop.run_once(LONG).unwrap();
     }
     event_loop.run_once(Duration::ZERO).unwrap();
-    let told = told.take();
-    assert_eq!(told.iter().filter(|told| told.starts_with("error ")).count(), 1, "{told:?}");
+    let calls = recorder.take();
+    assert_eq!(calls.iter().filter(|call| call.starts_with("error ")).count(), 1, "{calls:?}");
 }
 
 #[test]
-fn what_a_stranger_sent_before_the_socket_was_connected_is_not_delivered() {
+fn datagrams_of_others_from_before_connect_are_not_delivered() {
     let event_loop = EventLoop::new().unwrap();
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let (stranger, peer) = (
@@ -242,17 +243,17 @@ fn what_a_stranger_sent_before_the_socket_was_connected_is_not_delivered() {
     stranger.send_to(b"stranger", to).unwrap();
     socket.connect(at).unwrap();
     peer.send_to(b"peer", to).unwrap();
-    let told = Told::default();
-    let make = |id| Core::new(id, socket.into(), to, Some(at), LIMITS);
-    let _core = establish(&event_loop, make, Contained::new(told.clone())).unwrap();
+    let recorder = Recorder::default();
+    let make = |id| UdpCore::new(id, socket.into(), to, Some(at), LIMITS);
+    let _core = establish(&event_loop, make, Contained::new(recorder.clone())).unwrap();
     event_loop.run_once(LONG).unwrap();
-    assert_eq!(told.take(), ["datagram peer"]);
+    assert_eq!(recorder.take(), ["datagram peer"]);
 }
 
 #[test]
-fn an_error_is_told_while_the_socket_is_full_behind_it() {
+fn an_error_is_delivered_while_the_socket_is_full() {
     let event_loop = EventLoop::new().unwrap();
-    let (socket, theirs, told) = socket(&event_loop, Limits { datagrams: 2000, bytes: 20_000 });
+    let (socket, theirs, recorder) = socket(&event_loop, Limits { datagrams: 2000, bytes: 20_000 });
     let shrink = |socket: &UdpRef<'_>| socket2::SockRef::from(socket).set_send_buffer_size(2500).unwrap();
     socket.with(shrink).unwrap();
     fill(&socket);
@@ -262,26 +263,26 @@ fn an_error_is_told_while_the_socket_is_full_behind_it() {
     event_loop.run_once(LONG).unwrap();
     event_loop.run_once(Duration::ZERO).unwrap();
     assert_ne!(socket.with(|socket| socket.unsent()), Some(0));
-    assert_eq!(told.take().len(), 1);
+    assert_eq!(recorder.take().len(), 1);
 }
 
-/// Has the peer read everything in the middle of the next turn: the descriptors have been looked at by then, and what other
-/// threads have left has not.
-fn read_in_the_next_turn(event_loop: &EventLoop, theirs: &UnixDatagram, got: &Told) {
+/// Makes the peer read everything in the middle of the next turn: after the poll, and before the
+/// mailbox is drained.
+fn read_in_the_next_turn(event_loop: &EventLoop, theirs: &UnixDatagram, got: &Recorder) {
     let (theirs, got) = (theirs.try_clone().unwrap(), got.clone());
     event_loop
         .run_after(Duration::ZERO, move |_| got.0.borrow_mut().extend(iter::from_fn(|| received(&theirs))));
 }
 
 #[test]
-fn what_waits_in_the_mailbox_is_sent_though_room_came_before_the_word_of_it() {
+fn mailbox_datagrams_are_sent_if_writability_precedes_their_notification() {
     let event_loop = EventLoop::new().unwrap();
-    let (socket, theirs, told) = socket(&event_loop, Limits { datagrams: 4, bytes: 1000 });
+    let (socket, theirs, recorder) = socket(&event_loop, Limits { datagrams: 4, bytes: 1000 });
     let first = fill(&socket);
     let handle = socket.handle();
-    // One more than the queue has room for.
+    // One more than the queue has capacity for.
     (first..first + 4).for_each(|n| handle.send(n.to_string()).unwrap());
-    let got = Told::default();
+    let got = Recorder::default();
     read_in_the_next_turn(&event_loop, &theirs, &got);
     event_loop.run_once(LONG).unwrap();
     for _ in 0..4 {
@@ -289,29 +290,29 @@ fn what_waits_in_the_mailbox_is_sent_though_room_came_before_the_word_of_it() {
     }
     got.0.borrow_mut().extend(iter::from_fn(|| received(&theirs)));
     assert_eq!(got.take(), (0..first + 4).map(|n| n.to_string()).collect::<Vec<_>>());
-    assert_eq!(told.take(), ["drained"]);
+    assert_eq!(recorder.take(), ["drained"]);
 }
 
 #[test]
-fn whoever_has_queued_hears_that_it_is_sent_though_a_handle_sends_behind_it() {
+fn on_drained_is_called_if_a_handle_sends_behind_the_queue() {
     let event_loop = EventLoop::new().unwrap();
-    let (socket, theirs, told) = socket(&event_loop, LIMITS);
+    let (socket, theirs, recorder) = socket(&event_loop, LIMITS);
     fill(&socket);
     socket.handle().send("behind").unwrap();
-    let got = Told::default();
+    let got = Recorder::default();
     read_in_the_next_turn(&event_loop, &theirs, &got);
     event_loop.run_once(LONG).unwrap();
     for _ in 0..4 {
         event_loop.run_once(Duration::ZERO).unwrap();
     }
     assert_eq!(socket.with(|socket| socket.unsent()), Some(0));
-    assert_eq!(told.take(), ["drained"]);
+    assert_eq!(recorder.take(), ["drained"]);
 }
 
 #[test]
-fn a_datagram_that_is_queued_keeps_its_source() {
+fn a_queued_datagram_keeps_its_source() {
     let event_loop = EventLoop::new().unwrap();
-    let (socket, _theirs, _told) = socket(&event_loop, LIMITS);
+    let (socket, _theirs, _recorder) = socket(&event_loop, LIMITS);
     fill(&socket);
     let source = UdpSource::from(Ipv4Addr::LOCALHOST);
     assert_eq!(socket.send_from(source, "queued", PEER).unwrap(), SendStatus::Queued);
@@ -324,7 +325,7 @@ fn a_datagram_that_is_queued_keeps_its_source() {
 }
 
 #[test]
-fn datagrams_that_are_sent_together_come_from_their_sources() {
+fn datagrams_sent_together_keep_their_sources() {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = receiver.local_addr().unwrap();

@@ -17,9 +17,9 @@ fn text(datagram: &Datagram) -> String {
     String::from_utf8(datagram.bytes.clone()).unwrap()
 }
 
-/// A kernel that takes so many datagrams a call, and fails for one of them.
+/// A kernel that accepts at most `per_call` datagrams per call, and fails for one of them.
 struct Kernel {
-    a_call: usize,
+    per_call: usize,
     calls_left: usize,
     refuses: &'static str,
     taken: Vec<String>,
@@ -32,7 +32,7 @@ impl Kernel {
             return Ok(0);
         }
         self.calls_left -= 1;
-        let texts = batch.iter().map(text).take(self.a_call);
+        let texts = batch.iter().map(text).take(self.per_call);
         let good: Vec<_> = texts.take_while(|text| text != self.refuses).collect();
         if good.is_empty() {
             return Err(ErrorKind::NetworkUnreachable.into());
@@ -43,15 +43,15 @@ impl Kernel {
     }
 }
 
-fn kernel(a_call: usize, calls: usize, refuses: &'static str) -> Kernel {
-    Kernel { a_call, calls_left: calls, refuses, taken: Vec::new() }
+fn kernel(per_call: usize, calls: usize, refuses: &'static str) -> Kernel {
+    Kernel { per_call, calls_left: calls, refuses, taken: Vec::new() }
 }
 
 #[test]
-fn datagrams_are_sent_in_order_and_apart_however_many_the_kernel_takes() {
-    for a_call in 1..4 {
+fn datagrams_are_sent_whole_and_in_order_for_any_batch_size() {
+    for per_call in 1..4 {
         let mut queue = queue_of(&["a", "bb", "", "dddd", "e"]);
-        let mut kernel = kernel(a_call, 100, "none");
+        let mut kernel = kernel(per_call, 100, "none");
         assert!(queue.flush(100, |batch| kernel.send(batch), |_, error| panic!("{error}")));
         assert_eq!(kernel.taken, ["a", "bb", "", "dddd", "e"]);
         assert!(queue.is_empty() && queue.bytes == 0);
@@ -59,7 +59,7 @@ fn datagrams_are_sent_in_order_and_apart_however_many_the_kernel_takes() {
 }
 
 #[test]
-fn what_the_kernel_does_not_take_stays_in_its_place() {
+fn datagrams_the_kernel_does_not_accept_stay_queued_in_order() {
     let mut queue = queue_of(&["a", "bb", "ccc"]);
     let mut full = kernel(2, 1, "none");
     assert!(!queue.flush(100, |batch| full.send(batch), |_, error| panic!("{error}")));
@@ -71,7 +71,7 @@ fn what_the_kernel_does_not_take_stays_in_its_place() {
 }
 
 #[test]
-fn one_that_is_refused_does_not_stand_in_the_way_of_the_others() {
+fn a_refused_datagram_does_not_block_the_others() {
     for refuses in ["a", "b", "c"] {
         let mut queue = queue_of(&["a", "b", "c"]);
         let mut kernel = kernel(9, 9, refuses);
@@ -85,7 +85,7 @@ fn one_that_is_refused_does_not_stand_in_the_way_of_the_others() {
 }
 
 #[test]
-fn no_more_is_sent_at_a_time_than_allowed() {
+fn a_flush_sends_at_most_max_datagrams() {
     let mut queue = queue_of(&["a", "b", "c", "d"]);
     let mut kernel = kernel(9, 9, "none");
     assert!(queue.flush(3, |batch| kernel.send(batch), |_, error| panic!("{error}")));
@@ -95,11 +95,11 @@ fn no_more_is_sent_at_a_time_than_allowed() {
 #[test]
 fn the_queue_is_bounded_by_number_and_by_bytes() {
     let mut queue = Queue::new(Limits { datagrams: 2, bytes: 10 });
-    assert!(queue.has_room(10) && !queue.has_room(11));
+    assert!(queue.fits(10) && !queue.fits(11));
     queue.push(datagram("seven b"));
-    assert!(queue.has_room(3) && !queue.has_room(4));
+    assert!(queue.fits(3) && !queue.fits(4));
     queue.push(datagram(""));
-    assert!(!queue.has_room(0));
+    assert!(!queue.fits(0));
     queue.pop();
-    assert!(queue.has_room(10));
+    assert!(queue.fits(10));
 }
