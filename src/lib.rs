@@ -1,8 +1,9 @@
-//! A reactor for Linux: one event loop per thread, callbacks, and an eventfd that wakes it.
+//! A reactor framework for Linux: one event loop per thread, callbacks, and an eventfd that wakes a
+//! sleeping loop.
 //!
-//! An [`EventLoop`] waits for descriptors, deadlines and tasks, and calls back. On it stand TCP servers ([`TcpServer`]) and
-//! clients ([`TcpClient`]), UDP sockets ([`UdpSocket`]), and channels for any descriptor of your own ([`Channel`]). Other threads speak to it through a [`LoopHandle`], which posts tasks and wakes
-//! the loop for them.
+//! An [`EventLoop`] waits for descriptors, deadlines and tasks, and calls back. Servers, clients
+//! and other event sources are built on it. Other threads use a [`LoopHandle`], which queues tasks
+//! and wakes the loop.
 //!
 //! ```no_run
 //! use reveille::{EventLoop, TcpServer};
@@ -15,69 +16,87 @@
 //! }
 //! ```
 //!
-//! # Two faces
-//! What is bound to a loop's thread acts at once, and is neither `Send` nor `Sync`: [`EventLoop`], [`Channel`],
-//! [`TcpConnection`], [`TcpServer`], [`TcpClient`], [`UdpSocket`]. What any thread may hold only queues: [`LoopHandle`],
-//! [`ConnectionHandle`], [`ServerHandle`], [`UdpHandle`]. The compiler keeps them apart, so there is no call to check which thread one
-//! is on.
+//! The [`guide`] explains the crate step by step, with pages on ending connections, back-pressure,
+//! embedding and testing.
+//!
+//! # Overview
+//!
+//! | subject | start at |
+//! |---|---|
+//! | event loop, turns, panics, tasks | [`EventLoop`], [`LoopHandle`] |
+//! | loops on threads | [`LoopThread`], [`LoopPool`] |
+//! | timers | [`EventLoop::run_after`], [`Repeat`], [`VirtualClock`] |
+//! | servers | [`TcpServer`], [`ConnectionHandler`], [`LoadBalancing`], [`OverflowPolicy`] |
+//! | clients | [`TcpClient`], [`Backoff`] |
+//! | connections | [`TcpConnection`], [`ConnectionHandle`], [`SocketOptions`] |
+//! | frames | [`Framed`], [`LineCodec`], [`LengthCodec`], [`Decoder`] |
+//! | Unix sockets | [`TcpServer::bind_unix`], [`UnixAddress`] |
+//! | UDP | [`UdpSocket`], [`DatagramHandler`] |
+//! | any other descriptor | [`Channel`] |
+//! | eventfds | [`EventFd`], [`EventFd::watch`] |
+//! | messages between processes | [`SharedRing`] |
+//! | signals and child processes | [`Signals`], [`Child`] |
+//! | files, and changes of files | [`FileIo`], [`Watcher`] |
+//! | pressure and memory notifications | [`PressureTrigger`], [`MemoryThreshold`], [`MemoryEvents`] |
+//!
+//! # Threads
+//! Objects that are bound to the thread of a loop act at once and are neither `Send` nor `Sync`:
+//! [`EventLoop`], [`Channel`], [`TcpConnection`], [`TcpServer`], [`TcpClient`], [`UdpSocket`].
+//! Objects for any thread only queue: [`LoopHandle`], [`ConnectionHandle`], [`ServerHandle`],
+//! [`UdpHandle`]. The compiler distinguishes the two, so no call checks the thread at run time.
 //!
 //! # Fork
-//! A process that is forked has copies of all objects, and shares their descriptors with its parent. There it may drop them: a
-//! destructor frees memory and closes the child's descriptors, and does nothing to the parent's connections, registrations, paths,
-//! files under way, processes and threads. Objects on a loop keep their descriptors until that loop is dropped, or an exec. No
-//! `on_close` and no other callback is called.
+//! A forked process has copies of all objects, and shares their descriptors with its parent. It may
+//! drop these copies. A destructor frees memory and closes the descriptors of the child. It does
+//! not affect the parent's connections, registrations, paths, file operations, processes and
+//! threads. Objects on a loop keep their descriptors until that loop is dropped, or until an exec.
+//! Neither `on_close` nor any other callback is called.
 //!
-//! Apart from that the child leaves inherited objects alone. To run an inherited loop, or to make anything on it, is an error
-//! ([`Unsupported`](std::io::ErrorKind::Unsupported)); what is posted through a handle is refused, and does not wake the parent. A
-//! callback that forks and returns in the child has that child's [`run`](EventLoop::run) return this error at once. What goes to a
-//! descriptor directly (`TcpConnection::send` in a callback that has forked, [`EventFd::write`], an end of a [`SharedRing`]) reaches
-//! the other side as if the parent had done it.
+//! Any other use of an inherited object is limited as follows:
 //!
-//! The child may make a loop of its own, also while the inherited one is there. So a program that becomes a daemon makes its loop
-//! after it has forked. Signal handlers are inherited as well: a signal of [`Signals`] that comes to the child is lost, until the
-//! child sets an action of its own or executes a program. [`Child`] and [`Command`](std::process::Command) start programs from any
+//! - Running an inherited loop, or creating an object on it, fails with
+//!   [`Unsupported`](std::io::ErrorKind::Unsupported).
+//! - Posting through an inherited handle is refused, and does not wake the parent.
+//! - If a callback forks and returns in the child, the [`run`](EventLoop::run) of the child returns
+//!   that error at once.
+//! - Operations on a descriptor itself reach the other side as if the parent had made them:
+//!   `TcpConnection::send` in a callback that has forked, [`EventFd::write`], and calls of a
+//!   [`SharedRing`].
+//!
+//! The child may create a loop of its own, even while the inherited one exists. A program that
+//! becomes a daemon creates its loop after the fork. Signal handlers are inherited as well: a
+//! signal of [`Signals`] that the child receives is lost, until the child sets an action of its own
+//! or executes a program. [`Child`] and [`Command`](std::process::Command) start programs from any
 //! thread at any time.
 //!
 //! # Errors
-//! Every error type of the crate converts into an [`io::Error`](std::io::Error), and one meaning has one kind:
+//! Every error type of the crate converts into an [`io::Error`](std::io::Error), and each meaning
+//! has one kind:
 //!
-//! | meaning | kind | errors |
-//! |---|---|---|
-//! | a limit is reached, and nothing of this was accepted; it may be later | `WouldBlock` | [`SendError::Full`], [`DatagramError::Full`], [`RingSendError::Full`], [`PostErrorReason::Full`], [`CallError::Full`] |
-//! | the other side has ended: the connection, socket, link or loop | `BrokenPipe` | [`SendError::Closed`], [`DatagramError::Closed`], [`RingSendError::Closed`], [`PostErrorReason::LoopGone`], [`CallError::LoopGone`] |
-//! | it can never be accepted, as it is too long | `InvalidInput` | [`DatagramError::TooLong`], [`RingSendError::TooLong`] |
-//! | the peer or the input breaks the protocol | `InvalidData` | [`RingError`], [`LineError`], [`LengthError`] |
-//! | it did not end in time | `TimedOut` | [`CallError::TimedOut`] |
-//! | code of the user's panicked | `Other` | [`CallError::Panicked`] |
+//! - `WouldBlock`: a limit is reached. Nothing was accepted, and a later attempt may succeed.
+//!   [`SendError::Full`], [`DatagramError::Full`], [`RingSendError::Full`],
+//!   [`PostErrorReason::Full`], [`CallError::Full`].
+//! - `BrokenPipe`: the other side has ended: the connection, socket, link or loop.
+//!   [`SendError::Closed`], [`DatagramError::Closed`], [`RingSendError::Closed`],
+//!   [`PostErrorReason::LoopGone`], [`CallError::LoopGone`].
+//! - `InvalidInput`: it is too long, and can never be accepted. [`DatagramError::TooLong`],
+//!   [`RingSendError::TooLong`].
+//! - `InvalidData`: the peer or the input violates the protocol. [`RingError`], [`LineError`],
+//!   [`LengthError`].
+//! - `TimedOut`: it did not complete in time. [`CallError::TimedOut`].
+//! - `Other`: user code panicked. [`CallError::Panicked`].
 //!
-//! An error of the kernel's keeps the kind that the kernel gives it, such as [`DatagramError::Refused`] and [`ConnectError`].
-//!
-//! # Where to look
-//! - [`EventLoop`]: what a turn does, what a panic does, what becomes of tasks.
-//! - [`TcpServer`] and [`ConnectionHandler`]: servers, with state and without, on one loop or several.
-//! - [`LoadBalancing`] and [`OverflowPolicy`]: how a server shares its connections out, and how many it takes.
-//! - [`SocketOptions`]: keep-alive, buffers, timeouts of the kernel's.
-//! - [`TcpServer::bind_unix`] and [`UnixAddress`]: the same on Unix sockets, with credentials and descriptors that are passed.
-//! - [`TcpClient`] and [`Backoff`]: clients, and how often they try.
-//! - [`Framed`] and [`Decoder`]: frames instead of bytes, as [lines](LineCodec), with [lengths](LengthCodec) before them, or your own.
-//! - [`UdpSocket`] and [`DatagramHandler`]: datagrams, connected or not, multicast.
-//! - [`EventFd`]: the kernel's counter, for your own signalling; [watched](EventFd::watch) by a loop or not.
-//! - [`SharedRing`]: messages between two processes, through memory that both have, with eventfds as bells.
-//! - [`Channel`]: pipes, terminals, anything that epoll takes.
-//! - [`Signals`]: signals of the process.
-//! - [`Child`]: processes started from the loop, whose end is a call.
-//! - [`FileIo`]: opening, reading and writing files without keeping the loop waiting.
-//! - [`Watcher`]: changes of files and directories.
-//! - [`PressureTrigger`], [`MemoryThreshold`], [`MemoryEvents`]: the kernel's notice that memory or another resource is short.
-//! - [`LoopThread`] and [`LoopPool`]: loops on threads of their own.
+//! Errors of the kernel keep the kind that the standard library gives them, such as
+//! [`DatagramError::Refused`] and [`ConnectError`].
 //!
 //! # Features
-//! - `uring`: file I/O through io_uring where the kernel has it, with the crate `io-uring`. Off by default, and then [`FileIo`] is
-//!   threads.
+//! - `uring`: file I/O through io_uring where the kernel supports it, with the crate `io-uring`.
+//!   Off by default; without it [`FileIo`] uses threads.
 //!
 //! # Logging
-//! What goes wrong and has no caller to be told is logged through the `log` crate: a panic in a callback, a connection that
-//! could not be accepted, a client that gives up. Nothing is logged in the ordinary course but why files are left to threads, and the crate never installs a logger.
+//! Errors that cannot be returned to a caller are logged through the `log` crate: panics in
+//! callbacks, failed accepts, a client that gives up. Normal operation logs nothing, except why
+//! [`FileIo`] uses threads instead of io_uring. The crate never installs a logger.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -86,6 +105,7 @@ mod codec;
 mod event_loop;
 mod eventfd;
 mod file_io;
+pub mod guide;
 mod net;
 mod readiness;
 mod shared_ring;
@@ -134,7 +154,7 @@ pub use sources::watcher::{FileChange, FileChanges, FileEvent, WatchId, Watcher}
 pub use threads::loop_pool::LoopPool;
 pub use threads::loop_thread::LoopThread;
 
-/// The README's examples are compiled.
+/// Compiles the examples of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -13,8 +13,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Whether this is the repository. The package that is published has no `.ci`, no `benches`, and no packages below `tests`, so what
-/// the document says of these cannot be checked there.
+/// Whether this is the repository. The published package contains no `.ci`, no `benches`, and no
+/// packages below `tests`, so what the document says of these cannot be checked there.
 fn is_repository() -> bool {
     root().join(".ci").exists()
 }
