@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use handle::ConnectionHandle;
+use read::ReadBlocks;
 pub(super) use read::Received;
 pub use tcp_connection::TcpConnection;
 
@@ -118,13 +119,11 @@ pub(super) struct ConnectionCore {
     passing: Cell<FdPassing>,
     /// A timer for another attempt to send descriptors is armed.
     is_fd_retry_armed: Cell<bool>,
-    /// Reading is paused by the user.
-    paused: Cell<bool>,
+    /// Why the connection does not read, if it does not.
+    read_blocks: Cell<ReadBlocks>,
     /// Reading was resumed, by another thread or by a failed output, since the handler was last
     /// given input.
     resume_pending: Cell<bool>,
-    /// Reading is paused by the high-water mark: the peer does not read the replies to its input.
-    throttled: Cell<bool>,
     /// The handler is being given input, so what it sends is a reply.
     replying: Cell<bool>,
     /// Whether the unsent bytes have passed the high-water mark, and whether the handler knows.
@@ -192,9 +191,8 @@ impl ConnectionCore {
             state: Cell::new(state),
             passing: Cell::new(passing),
             is_fd_retry_armed: Cell::new(false),
-            paused: Cell::new(false),
+            read_blocks: Cell::new(ReadBlocks::NONE),
             resume_pending: Cell::new(false),
-            throttled: Cell::new(false),
             replying: Cell::new(false),
             high_water: Cell::default(),
             reported_memory: Cell::new(0),
@@ -408,8 +406,7 @@ impl ConnectionCore {
         if self.discarding.replace(true) {
             return;
         }
-        self.paused.set(false);
-        self.throttled.set(false);
+        self.read_blocks.set(ReadBlocks::NONE);
         self.unread.take();
         self.report_memory();
         self.redeliver.set(false);

@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use super::read::ReadBlocks;
 use super::write::HighWater;
 use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
@@ -48,15 +49,15 @@ impl ConnectionCore {
         self.high_water.set(HighWater::Below);
         // A handler that has paused until its output is sent would wait for a callback that never
         // comes.
-        let is_waiting = self.paused.get() && (dropped.is_some() || wanted_drained);
+        let is_waiting = self.is_blocked_by(ReadBlocks::USER) && (dropped.is_some() || wanted_drained);
         drop(dropped);
         self.report_memory();
         self.publish_queued();
         if is_waiting {
-            self.paused.set(false);
+            self.unblock_reading(ReadBlocks::USER);
         }
-        let was_held_back = self.throttled.replace(false) && !self.peer_finished.get();
-        if is_waiting || was_held_back {
+        let was_throttled = self.unblock_reading(ReadBlocks::HIGH_WATER) && !self.peer_finished.get();
+        if is_waiting || was_throttled {
             // Covers the input that a handler in its callback is about to leave, and the input that
             // it left before.
             self.resume_pending.set(true);
@@ -160,8 +161,9 @@ impl ConnectionCore {
         }
         // A read that is not paused delivers the end of input, which a relay depends on. A handler
         // that has paused may never resume.
-        let end_is_read =
-            self.peer_finished.get() || has_taken_reset || (self.paused.get() && !self.is_linked());
+        let end_is_read = self.peer_finished.get()
+            || has_taken_reset
+            || (self.is_blocked_by(ReadBlocks::USER) && !self.is_linked());
         if self.has_error() && end_is_read && !self.holds_input() {
             // `close` replaces this reason by the first error.
             self.close(event_loop, CloseReason::Finished);
@@ -178,6 +180,6 @@ impl ConnectionCore {
 
     /// Whether the connection holds input that is still to be delivered to the handler.
     pub(super) fn holds_input(&self) -> bool {
-        self.redeliver.get() || ((self.paused.get() || self.throttled.get()) && self.unread_len() > 0)
+        self.redeliver.get() || (!self.read_blocks.get().is_empty() && self.unread_len() > 0)
     }
 }

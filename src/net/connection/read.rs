@@ -21,6 +21,36 @@ fn is_spacious(unread: &Buffer) -> bool {
     unread.capacity() > TRIM_ABOVE && unread.len() <= unread.capacity() / 8
 }
 
+/// The reasons for which a connection does not read. It reads while the set is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ReadBlocks(u8);
+
+impl ReadBlocks {
+    pub(super) const NONE: ReadBlocks = ReadBlocks(0);
+    /// The user has paused reading.
+    pub(super) const USER: ReadBlocks = ReadBlocks(1 << 0);
+    /// The unsent replies have passed the high-water mark: the peer does not read them.
+    pub(super) const HIGH_WATER: ReadBlocks = ReadBlocks(1 << 1);
+    /// The linked connection has too many unsent bytes.
+    pub(super) const RELAY: ReadBlocks = ReadBlocks(1 << 2);
+
+    pub(super) fn is_empty(self) -> bool {
+        self == ReadBlocks::NONE
+    }
+
+    fn contains(self, reason: ReadBlocks) -> bool {
+        self.0 & reason.0 != 0
+    }
+
+    fn with(self, reason: ReadBlocks) -> ReadBlocks {
+        ReadBlocks(self.0 | reason.0)
+    }
+
+    fn without(self, reason: ReadBlocks) -> ReadBlocks {
+        ReadBlocks(self.0 & !reason.0)
+    }
+}
+
 /// The result of one attempt to read.
 pub(in crate::net) enum Received {
     /// There is input for the handler, new or left over.
@@ -37,8 +67,23 @@ impl ConnectionCore {
     /// Whether reading is enabled and there may be input: on the socket, or due to be delivered
     /// again.
     pub(in crate::net) fn is_reading(&self) -> bool {
-        let is_held = self.paused.get() || self.throttled.get() || self.is_read_paused_by_relay();
-        !is_held && (self.redeliver.get() || !self.peer_finished.get())
+        self.read_blocks.get().is_empty() && (self.redeliver.get() || !self.peer_finished.get())
+    }
+
+    pub(super) fn is_blocked_by(&self, reason: ReadBlocks) -> bool {
+        self.read_blocks.get().contains(reason)
+    }
+
+    /// Stops reading for `reason`. The caller updates the interest.
+    pub(super) fn block_reading(&self, reason: ReadBlocks) {
+        self.read_blocks.set(self.read_blocks.get().with(reason));
+    }
+
+    /// Removes `reason`, and returns whether it was set. The caller updates the interest.
+    pub(super) fn unblock_reading(&self, reason: ReadBlocks) -> bool {
+        let blocks = self.read_blocks.get();
+        self.read_blocks.set(blocks.without(reason));
+        blocks.contains(reason)
     }
 
     /// Reads once into `input`, at most its capacity, so that a busy peer does not starve the
@@ -209,12 +254,12 @@ impl ConnectionCore {
         if self.discarding.get() {
             return;
         }
-        self.paused.set(true);
+        self.block_reading(ReadBlocks::USER);
         self.update_wanted(event_loop);
     }
 
     pub(super) fn resume_reading(&self, event_loop: &EventLoop) {
-        if !self.paused.replace(false) {
+        if !self.unblock_reading(ReadBlocks::USER) {
             return;
         }
         self.redeliver_unread(event_loop);
@@ -230,7 +275,7 @@ impl ConnectionCore {
     /// mailbox. It then takes effect after the callback: what the handler leaves is delivered
     /// again.
     pub(super) fn resume_reading_remotely(&self, event_loop: &EventLoop) {
-        if self.paused.get() {
+        if self.is_blocked_by(ReadBlocks::USER) {
             self.resume_pending.set(true);
         }
         self.resume_reading(event_loop);

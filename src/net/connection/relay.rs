@@ -11,6 +11,7 @@ use std::mem;
 use std::time::Duration;
 
 use super::handle::ConnectionHandle;
+use super::read::ReadBlocks;
 use super::{ConnectionCore, ConnectionState};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
@@ -22,8 +23,6 @@ use crate::readiness::Readiness;
 #[derive(Clone, Copy)]
 pub(super) struct Relay {
     with: ChannelId,
-    /// Reading is paused: the linked connection has too many unsent bytes.
-    read_paused: bool,
     /// The linked connection has paused reading; resume it when the unsent bytes have drained.
     linked_paused: bool,
     /// The end of the input has been forwarded to the linked connection.
@@ -109,15 +108,8 @@ impl ConnectionCore {
     }
 
     fn link(&self, event_loop: &EventLoop, with: ChannelId) {
-        self.relay.set(Some(Relay {
-            with,
-            read_paused: false,
-            linked_paused: false,
-            eof_forwarded: false,
-            unlinked: false,
-        }));
-        self.paused.set(false);
-        self.throttled.set(false);
+        self.relay.set(Some(Relay { with, linked_paused: false, eof_forwarded: false, unlinked: false }));
+        self.read_blocks.set(ReadBlocks::NONE);
         // Earlier input, including the end of input, is forwarded first. It raises no edge.
         self.redeliver.set(true);
         event_loop.add_ready(self.id, Readiness::READABLE);
@@ -132,11 +124,6 @@ impl ConnectionCore {
     /// Whether the connection is still linked.
     pub(in crate::net) fn is_relaying(&self) -> bool {
         self.relay.get().is_some_and(|relay| !relay.unlinked)
-    }
-
-    /// Whether reading is paused because the linked connection has too many unsent bytes.
-    pub(super) fn is_read_paused_by_relay(&self) -> bool {
-        self.relay.get().is_some_and(|relay| relay.read_paused)
     }
 
     /// Whether the end of input has not been forwarded to the linked connection yet.
@@ -177,7 +164,7 @@ impl ConnectionCore {
         // The loop's own buffer, now empty.
         *bytes = returned;
         if pause && self.is_relaying() {
-            self.change_relay(|relay| relay.read_paused = true);
+            self.block_reading(ReadBlocks::RELAY);
             self.update_wanted(event_loop);
         }
     }
@@ -204,7 +191,7 @@ impl ConnectionCore {
                 self.change_relay(|relay| relay.linked_paused = *pause);
             }
             RelayMessage::Resume => {
-                self.change_relay(|relay| relay.read_paused = false);
+                self.unblock_reading(ReadBlocks::RELAY);
                 self.update_wanted(event_loop);
             }
             RelayMessage::Eof => self.shutdown(event_loop),
@@ -270,7 +257,7 @@ impl ConnectionCore {
         self.change_relay(|relay| {
             relay.unlinked = true;
             relay.eof_forwarded = true;
-            relay.read_paused = false;
         });
+        self.unblock_reading(ReadBlocks::RELAY);
     }
 }

@@ -408,7 +408,7 @@ impl<'a> TcpConnection<'a> {
     /// unsent replies, relayed, or draining.
     pub(crate) fn is_held(&self) -> bool {
         let core = self.core;
-        core.paused.get() || core.throttled.get() || core.is_linked() || core.is_draining()
+        !core.read_blocks.get().is_empty() || core.is_linked() || core.is_draining()
     }
 
     /// The number of bytes that were accepted for sending and not acknowledged by the peer: those

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::queue::{Queue, WriteOutcome};
+use super::read::ReadBlocks;
 use super::{ConnectionCore, ConnectionState, OUTPUT};
 use crate::event_loop::EventLoop;
 use crate::net::result::{CloseReason, SendError, SendStatus};
@@ -274,8 +275,11 @@ impl ConnectionCore {
             let limits = &self.membership.group().limits;
             // Unsolicited output is excluded: two peers that both send before they read would
             // deadlock.
-            if limits.pauses_for_replies && self.unsent_replies() > self.reply_marks().0 {
-                self.throttled.set(!self.discarding.get());
+            if limits.pauses_for_replies
+                && !self.discarding.get()
+                && self.unsent_replies() > self.reply_marks().0
+            {
+                self.block_reading(ReadBlocks::HIGH_WATER);
             }
             if self.queued() > limits.high_water && self.high_water.get() == HighWater::Below {
                 // The handler itself may be sending, so its callback is deferred.
@@ -371,7 +375,7 @@ impl ConnectionCore {
         let left = self.queued();
         let low_water = self.membership.group().limits.low_water;
         let low = left <= low_water && self.high_water.replace(HighWater::Below) == HighWater::Delivered;
-        if self.unsent_replies() <= self.reply_marks().1 && self.throttled.replace(false) {
+        if self.unsent_replies() <= self.reply_marks().1 && self.unblock_reading(ReadBlocks::HIGH_WATER) {
             // Redelivers the input that the handler left while its replies could not be sent. After
             // the peer's FIN an incomplete message has already been delivered for the last time.
             if !self.peer_finished.get() {
