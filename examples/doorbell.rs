@@ -1,13 +1,15 @@
-//! Two processes that exchange messages through shared memory, and ring for one another only when somebody sleeps.
+//! Two processes exchange messages through shared memory, and ring a doorbell only if the peer
+//! sleeps.
 //!
-//! `cargo run --release --example doorbell` takes no arguments and ends by itself after a few seconds, with a table: messages a
-//! second in both directions together, with up to 64 under way, and the median time there and back with one under way; through
-//! a shared ring, and beside it over a pair of Unix sockets that keep the borders of messages (`SOCK_SEQPACKET`, one send and one
-//! receive a message).
+//! `cargo run --release --example doorbell` takes no arguments and ends after a few seconds with a
+//! table. It shows the messages per second in both directions together, with up to 64 in flight,
+//! and the median round-trip time with one in flight: through a shared ring, and for comparison
+//! over a pair of Unix sockets that preserve message boundaries (`SOCK_SEQPACKET`, one send and one
+//! receive per message).
 //!
-//! The other process is this program again. A Unix socket, its standard input, is all that it is given. The ring's three
-//! descriptors come to it through that; and both sides keep it open and watch it, because a process that dies rings no bell,
-//! but its end of the socket is closed.
+//! The other process is this program again. It is given one Unix socket, as its standard input, and
+//! receives the ring's three descriptors through it. Both sides keep the socket open and watch it:
+//! a process that dies rings no doorbell, but its end of the socket is closed.
 
 #[path = "shared/arguments.rs"]
 mod arguments;
@@ -30,29 +32,30 @@ use rustix::net::{
 };
 use rustix::thread::CpuSet;
 
-/// In whose environment this stands is the other process.
+/// Set in the environment of the other process.
 const IS_CHILD: &str = "DOORBELL_EXAMPLE_CHILD";
 
 const MESSAGE: [u8; 64] = [0x2a; 64];
 
-/// Bytes of each direction's ring: some 900 messages.
+/// Bytes of each direction's ring: about 900 messages.
 const CAPACITY: usize = 64 * 1024;
 
-/// How many messages are under way when there are many. Fewer than a socket holds, or both processes could wait for room.
-const MANY: usize = 64;
+/// Messages in flight in the throughput measurement. Fewer than a socket buffers; otherwise both
+/// processes could wait for space.
+const IN_FLIGHT: usize = 64;
 
-/// Each measurement ends with the first of these.
-const MOST_TRIPS: u64 = 500_000;
-const MOST_TIME: Duration = Duration::from_millis(800);
+/// Each measurement ends at the first of these limits.
+const MAX_TRIPS: u64 = 500_000;
+const MAX_TIME: Duration = Duration::from_millis(800);
 
-/// How long nothing may happen before the other process counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// The other process counts as hung after this time without progress.
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
     if let Err(status) = arguments::positional("doorbell", "usage: doorbell", 0..=0) {
         return status;
     }
-    let done = if env::var_os(IS_CHILD).is_some() { answer() } else { measure() };
+    let done = if env::var_os(IS_CHILD).is_some() { respond() } else { measure() };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -62,7 +65,7 @@ fn main() -> ExitCode {
     }
 }
 
-// --- This process ---------------------------------------------------------------------------------
+// --- This process --------------------------------------------------------------------------------
 
 fn measure() -> io::Result<()> {
     let before = descriptors(Which::All)?;
@@ -70,27 +73,24 @@ fn measure() -> io::Result<()> {
     let outcome = Outcome::of_both(inheritable)?;
     let after = descriptors(Which::All)?;
 
-    // A pipe that nobody reads any more is an error, and no panic.
+    // A closed output pipe is an error, not a panic.
     let mut out = io::stdout();
     writeln!(out, "messages of {} bytes between two processes", MESSAGE.len())?;
     writeln!(out, "  {:<12} {:>12} {:>15}", "", "messages/s", "round trip, us")?;
     for (name, exchange) in [("shared ring", &outcome.ring), ("socket pair", &outcome.socket)] {
         let round_trip = exchange.one.median().as_secs_f64() * 1e6;
-        writeln!(out, "  {name:<12} {:>12.0} {round_trip:>15.2}", exchange.many.messages_a_second())?;
+        writeln!(out, "  {name:<12} {:>12.0} {round_trip:>15.2}", exchange.many.messages_per_second())?;
     }
-    let ratio = outcome.ring.many.messages_a_second() / outcome.socket.many.messages_a_second();
+    let ratio = outcome.ring.many.messages_per_second() / outcome.socket.many.messages_per_second();
     writeln!(out, "shared ring : socket pair = {ratio:.1} in messages a second")?;
     let messages = 2 * (outcome.ring.many.count + outcome.ring.one.count);
     if cfg!(debug_assertions) {
-        writeln!(
-            out,
-            "(built without --release, so the ring's figures are those of code that is not optimised)"
-        )?;
+        writeln!(out, "(built without --release: the figures of the ring are those of unoptimised code)")?;
     }
     writeln!(out, "the bells were rung {} times for {messages} messages", outcome.rings)?;
     writeln!(out, "descriptors: {before} before, {after} after; the other process inherited {inheritable}")?;
     if before != after {
-        return Err(io::Error::other("descriptors are left"));
+        return Err(io::Error::other("some descriptors are still open"));
     }
     Ok(())
 }
@@ -101,7 +101,7 @@ struct Outcome {
     rings: u64,
 }
 
-/// What one way of exchanging messages has come to: with many under way, and with one.
+/// The results of one transport: with many messages in flight, and with one.
 struct Exchange {
     many: Trips,
     one: Trips,
@@ -111,21 +111,21 @@ impl Outcome {
     fn of_both(inheritable: u64) -> io::Result<Outcome> {
         let (socket, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(TIMEOUT))?;
         let child =
             Command::new(env::current_exe()?).env(IS_CHILD, "1").stdin(Stdio::from(theirs)).spawn()?;
-        // Killed unless it ends by itself before.
+        // Killed on drop, unless it has already ended.
         let mut child = Killed(child);
-        // Not before, since the other process begins with what this one may run on.
+        // Pinned after the spawn, since the other process inherits the CPU affinity.
         run_on_cpu(0)?;
         let mut inherited = [0; 8];
         receive(&socket, &mut inherited)?;
         if u64::from_ne_bytes(inherited) != inheritable {
-            return Err(io::Error::other("the other process has inherited what it should not"));
+            return Err(io::Error::other("the other process has inherited unexpected descriptors"));
         }
 
         let (ring, passed) = SharedRing::create(CAPACITY)?;
-        // Each ring takes 1 from a bell's counter.
+        // Each ring takes 1 from the bell's counter.
         let bells = [passed[1].try_clone()?, passed[2].try_clone()?].map(EventFd::from);
         let before = sum_of_counters(&bells)?;
         send_descriptors(socket.as_fd(), &passed)?;
@@ -134,7 +134,7 @@ impl Outcome {
         let rings = (before - sum_of_counters(&bells)?) as u64;
         drop(bells);
 
-        // The word to go on without the ring.
+        // Makes the other process continue without the ring.
         send(&socket, &[0])?;
         let over_socket = exchange_by_socket(&socket)?;
         drop(socket);
@@ -154,44 +154,44 @@ struct Killed(Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // Both fail harmlessly when it has ended.
+        // Both fail harmlessly if the process has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Messages that go there and come back, some of them under way at a time.
+/// Round trips, with a given number of messages in flight.
 struct Trips {
-    under_way: usize,
-    /// How many are out now.
+    in_flight: usize,
+    /// Messages currently in flight.
     out: usize,
     count: u64,
     began: Instant,
     took: Duration,
-    /// Of each trip, if there is one at a time.
+    /// Duration of each round trip, if one message is in flight at a time.
     times: Vec<Duration>,
     sent_at: Instant,
 }
 
 impl Trips {
-    fn begin(under_way: usize) -> Trips {
+    fn begin(in_flight: usize) -> Trips {
         let now = Instant::now();
         let (took, times) = (Duration::ZERO, Vec::new());
-        Trips { under_way, out: under_way, count: 0, began: now, took, times, sent_at: now }
+        Trips { in_flight, out: in_flight, count: 0, began: now, took, times, sent_at: now }
     }
 
-    /// One has come back. Answers whether it is to go again.
+    /// Records a returned message. Returns whether to send it again.
     fn returned(&mut self, message: &[u8]) -> bool {
-        assert!(message == MESSAGE, "a message came back as another");
+        assert!(message == MESSAGE, "a returned message was altered");
         self.count += 1;
-        // The clock costs as much as a message.
-        if self.under_way == 1 || self.count % 64 == 0 || !self.took.is_zero() {
+        // Reading the clock costs as much as a message.
+        if self.in_flight == 1 || self.count % 64 == 0 || !self.took.is_zero() {
             let now = Instant::now();
-            if self.under_way == 1 {
+            if self.in_flight == 1 {
                 self.times.push(now - self.sent_at);
                 self.sent_at = now;
             }
-            let enough = self.count >= MOST_TRIPS || now - self.began >= MOST_TIME;
+            let enough = self.count >= MAX_TRIPS || now - self.began >= MAX_TIME;
             if enough || !self.took.is_zero() {
                 self.took = now - self.began;
                 self.out -= 1;
@@ -201,7 +201,7 @@ impl Trips {
         true
     }
 
-    fn messages_a_second(&self) -> f64 {
+    fn messages_per_second(&self) -> f64 {
         2.0 * self.count as f64 / self.took.as_secs_f64()
     }
 
@@ -219,34 +219,35 @@ fn exchange_by_ring(ring: SharedRing, socket: &OwnedFd) -> io::Result<Exchange> 
     let source = ring.watch(&event_loop, move |ring, message| {
         let mut trips = returning.borrow_mut();
         if trips.returned(message) {
-            ring.send(message).expect("the room of the message that has come back");
+            ring.send(message).expect("space of the returned message");
         } else if trips.out == 0 {
             ring.event_loop().quit();
         }
     })?;
-    // The other process says nothing here, so this is its end. The loop then stops before all messages are back.
+    // The other process sends nothing here, so readiness means that it has ended. The loop then
+    // stops before all messages are back.
     let _socket = Channel::new(&event_loop, socket.try_clone()?, Interest::READABLE, |event| {
         event.event_loop().quit();
     })?;
-    let exchange = |under_way| {
-        *trips.borrow_mut() = Trips::begin(under_way);
-        for _ in 0..under_way {
+    let exchange = |in_flight| {
+        *trips.borrow_mut() = Trips::begin(in_flight);
+        for _ in 0..in_flight {
             source.send(MESSAGE)?;
         }
-        event_loop.run_for(PATIENCE)?;
+        event_loop.run_for(TIMEOUT)?;
         let trips = trips.replace(Trips::begin(0));
         match trips.out {
             0 => Ok(trips),
-            _ => Err(io::Error::other("the other process has gone, or is silent")),
+            _ => Err(io::Error::other("the other process has ended or does not respond")),
         }
     };
-    Ok(Exchange { many: exchange(MANY)?, one: exchange(1)? })
+    Ok(Exchange { many: exchange(IN_FLIGHT)?, one: exchange(1)? })
 }
 
 fn exchange_by_socket(socket: &OwnedFd) -> io::Result<Exchange> {
-    let exchange = |under_way| {
-        let mut trips = Trips::begin(under_way);
-        for _ in 0..under_way {
+    let exchange = |in_flight| {
+        let mut trips = Trips::begin(in_flight);
+        for _ in 0..in_flight {
             send(socket, &MESSAGE)?;
         }
         let mut message = MESSAGE;
@@ -258,12 +259,12 @@ fn exchange_by_socket(socket: &OwnedFd) -> io::Result<Exchange> {
         }
         Ok::<_, io::Error>(trips)
     };
-    Ok(Exchange { many: exchange(MANY)?, one: exchange(1)? })
+    Ok(Exchange { many: exchange(IN_FLIGHT)?, one: exchange(1)? })
 }
 
-// --- The other process ----------------------------------------------------------------------------
+// --- The other process ---------------------------------------------------------------------------
 
-fn answer() -> io::Result<()> {
+fn respond() -> io::Result<()> {
     run_on_cpu(1)?;
     let inherited = descriptors(Which::Inheritable)?;
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
@@ -272,9 +273,10 @@ fn answer() -> io::Result<()> {
 
     let event_loop = EventLoop::new()?;
     let source = ring.watch(&event_loop, |ring, message| {
-        ring.send(message).expect("room for all that can be under way");
+        ring.send(message).expect("space for all messages in flight");
     })?;
-    // A word to go on without the ring, or the end of the first process.
+    // Readiness means either the message to continue without the ring, or the end of the first
+    // process.
     let channel = Channel::new(&event_loop, socket.try_clone()?, Interest::READABLE, |event| {
         event.event_loop().quit();
     })?;
@@ -285,7 +287,7 @@ fn answer() -> io::Result<()> {
     let mut message = MESSAGE;
     let mut length = receive(&socket, &mut message)?;
     while length > 0 {
-        // The word itself, of one byte, has no answer.
+        // The message to continue, of one byte, gets no reply.
         if length == MESSAGE.len() {
             send(&socket, &message)?;
         }
@@ -294,14 +296,14 @@ fn answer() -> io::Result<()> {
     Ok(())
 }
 
-// --- Sockets and descriptors ----------------------------------------------------------------------
+// --- Sockets and descriptors ---------------------------------------------------------------------
 
 fn send(socket: &OwnedFd, message: &[u8]) -> io::Result<()> {
     rustix::net::send(socket, message, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// Receives one message. None is as long as 0 bytes, so that is the end.
+/// Receives one message. Messages are never empty, so 0 means end of file.
 fn receive(socket: &OwnedFd, message: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::net::recv(socket, message, RecvFlags::empty())?.0)
 }
@@ -310,8 +312,8 @@ fn send_descriptors(socket: BorrowedFd<'_>, descriptors: &[OwnedFd]) -> io::Resu
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = SendAncillaryBuffer::new(&mut room);
-    assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)), "room for three descriptors");
-    // They travel with a byte, since a message of none could not be told from the end.
+    assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)), "space for three descriptors");
+    // Sent with one byte, since an empty message could not be distinguished from end of file.
     rustix::net::sendmsg(socket, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
@@ -319,7 +321,8 @@ fn send_descriptors(socket: BorrowedFd<'_>, descriptors: &[OwnedFd]) -> io::Resu
 fn receive_descriptors(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
     let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = RecvAncillaryBuffer::new(&mut room);
-    // Closed on exec from the first moment on, or a program that another thread starts just now would inherit them.
+    // Close-on-exec is set atomically; otherwise a program started concurrently by another thread
+    // could inherit them.
     let flags = RecvFlags::CMSG_CLOEXEC;
     rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut control, flags)?;
     let rights = control.drain().filter_map(|part| match part {
@@ -329,8 +332,8 @@ fn receive_descriptors(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
     Ok(rights.flatten().collect())
 }
 
-/// Keeps this thread on the processor of that number among those that the program was given, so that the two processes do not
-/// share one, and neither moves. With one processor only there is nothing to choose.
+/// Pins this thread to the CPU with this index among the allowed ones, so that the two processes
+/// neither share a CPU nor migrate. No effect if there is only one CPU.
 fn run_on_cpu(number: usize) -> io::Result<()> {
     let allowed = rustix::thread::sched_getaffinity(None)?;
     let allowed: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
@@ -345,11 +348,11 @@ fn run_on_cpu(number: usize) -> io::Result<()> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Which {
     All,
-    /// Those that a program which is started from here finds open, if they are not replaced.
+    /// Those that a child process inherits, unless they are replaced.
     Inheritable,
 }
 
-/// How many descriptors this process has, besides the one that it takes to count them.
+/// The number of open descriptors, without the one used for counting.
 fn descriptors(which: Which) -> io::Result<u64> {
     let mut count = 0;
     for entry in fs::read_dir("/proc/self/fdinfo")? {
@@ -361,6 +364,6 @@ fn descriptors(which: Which) -> io::Result<u64> {
             count += 1;
         }
     }
-    // The directory was open, and is never inherited.
+    // The directory itself was open; it is never inherited.
     Ok(if which == Which::All { count - 1 } else { count })
 }

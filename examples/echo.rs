@@ -1,7 +1,8 @@
-//! An echo server (RFC 862): sends back whatever it is sent.
+//! An echo server (RFC 862): returns everything that it receives.
 //!
-//! Run it with `cargo run --release --example echo`, then talk to it with `nc 127.0.0.1 2007`. It shows a server with state, a
-//! server on several loops (`--threads 4`), and an orderly end on a signal.
+//! Run it with `cargo run --release --example echo`, then connect with `nc 127.0.0.1 2007`. It
+//! shows a server with state, a server on several loops (`--threads 4`), and a graceful shutdown on
+//! a signal.
 
 use std::env;
 use std::io::{self, Write};
@@ -16,9 +17,9 @@ use reveille::{Buffer, ConnectionHandler, EventLoop, Signal, Signals, TcpConnect
 
 const USAGE: &str = "usage: echo [--listen ADDRESS:PORT] [--threads N] [--grace SECONDS]
 
-  --listen   where to listen; 127.0.0.1:2007 if not given, port 0 for one that is free
-  --threads  how many loops serve connections; 1 if not given
-  --grace    how long connections may take to end after a signal; 3 if not given";
+  --listen   the address to listen on; default: 127.0.0.1:2007; port 0 selects a free port
+  --threads  the number of loops that serve connections; default: 1
+  --grace    the time in seconds for connections to close after a signal; default: 3";
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
@@ -55,14 +56,15 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let grace = arguments.grace;
     let _signals =
         Signals::new(&event_loop, [Signal::INT, Signal::TERM], move |event_loop, _| match server.take() {
-            // The second signal: whoever sent it does not want to wait.
+            // The second signal skips the grace period.
             None => event_loop.quit(),
             Some(server) => server.stop(grace, |event_loop, _| event_loop.quit()),
         })?;
-    // Only now: whoever reads this may send a signal. If nobody does it serves all the same, so a write may fail.
+    // Printed last: a reader of this line may send a signal. Serving does not depend on it, so the
+    // write may fail.
     let _ = writeln!(io::stdout(), "listening on {local}\ntry: nc {} {}", local.ip(), local.port());
     event_loop.run()?;
-    // The connections that a second signal has left open are closed with the loop, and counted then.
+    // Connections left open by a second signal are closed with the loop, and counted then.
     drop(event_loop);
     let _ = writeln!(
         io::stdout(),
@@ -74,7 +76,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     Ok(())
 }
 
-/// One connection. It counts for itself, and adds to the totals when it ends.
+/// One connection. Counts locally, and adds to the totals when it closes.
 struct Echo {
     totals: Arc<Totals>,
     messages: u64,
@@ -112,7 +114,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// `None` if the user asks for help.
+    /// Returns `None` for `--help`.
     fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
         let mut arguments = Arguments {
             listen: SocketAddr::from(([127, 0, 0, 1], 2007)),

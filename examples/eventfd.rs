@@ -1,8 +1,10 @@
-//! Two processes and one counter: a child writes numbers to an eventfd, its parent reads what they add up to.
+//! Two processes share one counter: a child writes numbers to an eventfd, its parent reads the
+//! sums.
 //!
-//! `cargo run --example eventfd -- 1 2 3 4 5` prints sums, as many as the reads find something; with `-s` the counter is a
-//! semaphore, and there are fifteen reads of 1. The processes share nothing but the descriptor: the child is a program of its
-//! own, this one again, which is handed the eventfd as its standard input, where it can be found without knowing a number.
+//! `cargo run --example eventfd -- 1 2 3 4 5` prints a sum for each read that finds the counter
+//! above 0. With `-s` the counter is a semaphore, and there are fifteen reads of 1. The processes
+//! share only the descriptor: the child is a program of its own (this one again), which receives
+//! the eventfd as its standard input, so it need not know a descriptor number.
 
 use std::env;
 use std::io::{self, Write};
@@ -15,11 +17,11 @@ use reveille::{EventFd, EventLoop};
 
 const USAGE: &str = "usage: eventfd [-s] [--write-every TIME] [--read-every TIME] NUMBER...
 
-  -s             each read takes 1 from the counter, and not all of it
-  --write-every  the time after each write, such as 50ms or 1s; 1s if not given
-  --read-every   the time before each read; 2s if not given";
+  -s             each read takes 1 from the counter instead of its value
+  --write-every  the delay after each write, such as 50ms or 1s; default: 1s
+  --read-every   the delay before each read; default: 2s";
 
-/// In whose environment this stands is the child.
+/// Set in the environment of the child.
 const IS_CHILD: &str = "EVENTFD_EXAMPLE_CHILD";
 
 fn main() -> ExitCode {
@@ -49,7 +51,7 @@ fn write_all(arguments: &Arguments) -> io::Result<()> {
     let eventfd = EventFd::from(io::stdin().as_fd().try_clone_to_owned()?);
     for number in &arguments.numbers {
         writeln!(io::stdout(), "Child writing {number} to efd")?;
-        // If there is no room, this sleeps until the parent has read: the eventfd blocks.
+        // The eventfd is blocking: if the counter is full, this sleeps until the parent has read.
         eventfd.write(*number)?;
         thread::sleep(arguments.write_every);
     }
@@ -68,22 +70,22 @@ fn read_all(arguments: &Arguments) -> io::Result<()> {
         .spawn()?;
 
     let event_loop = EventLoop::new()?;
-    // The timer's callback belongs to the loop, and what becomes of it to this function.
-    let (tell, told) = std::sync::mpsc::channel();
+    // The timer's callback belongs to the loop; it passes its result to this function.
+    let (sender, receiver) = std::sync::mpsc::channel();
     event_loop.run_every(arguments.read_every, move |event_loop| {
         if let Some(result) = read_once(&eventfd, &mut child).transpose() {
-            // The other end is there until the loop has ended.
-            let _ = tell.send(result);
+            // The receiver exists until the loop has ended.
+            let _ = sender.send(result);
             event_loop.quit();
         }
     });
     event_loop.run()?;
-    told.try_recv().unwrap_or(Ok(()))
+    receiver.try_recv().unwrap_or(Ok(()))
 }
 
-/// Reads what there is. Answers with something if that was the end.
+/// Reads the counter once. Returns `Some` at the end.
 fn read_once(eventfd: &EventFd, child: &mut Child) -> io::Result<Option<()>> {
-    // Asked first: what a child that has ended has written is there by now.
+    // Checked first: a child that has ended has completed its writes.
     let ended = child.try_wait()?;
     match (eventfd.try_read(), ended) {
         (Ok(count), _) => {

@@ -1,12 +1,14 @@
 //! Serves the files of a directory over TCP.
 //!
-//! Run it with `cargo run --release --features uring --example file_server -- DIRECTORY`, then ask for a file with
-//! `echo 'GET name' | nc -N 127.0.0.1 2008`. A request is a line, and so is the beginning of its answer: `OK LENGTH`, with so many
-//! bytes behind it, or `ERR REASON`. Requests of one connection are answered one after the other.
+//! Run it with `cargo run --release --features uring --example file_server -- DIRECTORY`, then
+//! request a file with `echo 'GET name' | nc -N 127.0.0.1 2008`. A request is one line. The first
+//! line of a reply is `OK LENGTH`, followed by `LENGTH` bytes, or `ERR REASON`. The requests of a
+//! connection are served one after the other.
 //!
-//! It shows a handler that waits for something else than its peer: while a file is read the connection's input is paused, and while
-//! the peer does not read what it gets, the file is not read further. A few pieces are all that a connection ever holds. (A file that
-//! is to be sent as it is could also be left to `send_file`, which reads it in the loop's own time.)
+//! It shows a handler that waits for something other than its peer. While a file is being read, the
+//! connection's input is paused. While the peer does not read its data, the file is not read
+//! further. So a connection holds at most a few pieces of a file. (A file to be sent unmodified
+//! could also be left to `send_file`, which reads it on the loop.)
 
 #[path = "file_server/transfer.rs"]
 mod transfer;
@@ -33,28 +35,31 @@ use transfer::{PIECE, Transfer};
 const USAGE: &str =
     "usage: file_server [--listen ADDRESS:PORT] [--port PORT] [--by io_uring|threads] DIRECTORY
 
-  DIRECTORY  whose files are served; what is below in further directories is not
-  --listen   where to listen; 127.0.0.1:2008 if not given, port 0 for one that is free
-  --port     the same, on 127.0.0.1
-  --by       what is to read the files; io_uring if there is one, if not given";
+  DIRECTORY  the files in it are served; subdirectories are not
+  --listen   the address to listen on; default: 127.0.0.1:2008; port 0 selects a free port
+  --port     the port to listen on, at 127.0.0.1
+  --by       the backend that reads files; default: io_uring if available";
 
-/// The longest name that a file can have, and the command before it.
+/// The command, and the longest file name.
 const LONGEST_REQUEST: usize = 255 + "GET ".len();
 
-/// With so many bytes that the kernel has not taken, a connection's file is read no further; with so many it goes on.
+/// Reading of the file pauses when this many bytes of a connection are unsent, and resumes at the
+/// low mark.
 const HIGH_WATER: usize = 2 * PIECE;
 const LOW_WATER: usize = PIECE;
 
 /// Each connection needs two descriptors.
 const MAX_CONNECTIONS: usize = 400;
 
-/// So that no address, or network of IPv6 addresses, takes all of them.
+/// Prevents one address, or one IPv6 network, from taking all connections.
 const MAX_PER_ADDRESS: usize = 100;
 
-/// How long nothing may move on a connection, be it that the client does not ask or does not read.
+/// Time without progress after which a connection is closed, whether the client does not request or
+/// does not read.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// How long, after a signal, files that are on their way may take, and then connections to end.
+/// Time after a signal for pending files to be sent; the same time then applies to closing the
+/// connections.
 const GRACE: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
@@ -109,7 +114,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let ending = Rc::clone(&service);
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], move |event_loop, _| {
         if ending.is_ending.get() {
-            // The second signal: whoever sent it does not want to wait.
+            // The second signal skips the grace period.
             event_loop.quit();
         } else {
             ending.end(event_loop);
@@ -117,7 +122,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     })?;
     let by = if service.files.backend() == FileIoBackend::IoUring { "io_uring" } else { "threads" };
     let (ip, port) = (local.ip(), local.port());
-    // If nobody reads this it serves all the same, so a write may fail.
+    // Serving does not depend on the output, so the write may fail.
     let _ = writeln!(
         io::stdout(),
         "listening on {local}\nreading by {by}\ntry: echo 'GET name' | nc -N {ip} {port}"
@@ -130,18 +135,18 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     Ok(())
 }
 
-/// What all connections have in common.
+/// State shared by all connections.
 struct Service {
     files: FileIo,
     directory: PathBuf,
-    /// Until it is stopped.
+    /// `None` once it is being stopped.
     server: RefCell<Option<TcpServer>>,
-    /// How many requests have not been answered to the end.
-    under_way: Cell<usize>,
+    /// Number of requests whose reply is not complete.
+    in_flight: Cell<usize>,
     is_ending: Cell<bool>,
     connections: Cell<u64>,
     files_sent: Cell<u64>,
-    /// Of files, given to connections.
+    /// File bytes passed to connections.
     bytes: Cell<u64>,
 }
 
@@ -151,7 +156,7 @@ impl Service {
             files,
             directory,
             server: RefCell::new(None),
-            under_way: Cell::new(0),
+            in_flight: Cell::new(0),
             is_ending: Cell::new(false),
             connections: Cell::new(0),
             files_sent: Cell::new(0),
@@ -159,17 +164,17 @@ impl Service {
         }
     }
 
-    /// Where the file of this name is, if a file of the directory can have it.
+    /// The path of the file with this name, if the directory can contain it.
     ///
-    /// One name and no path, so there is nothing on the way that could be a symbolic link, or `..`. What is at its end is opened
-    /// without following it.
+    /// The name is a single component, so the path contains no symbolic link and no `..`. The last
+    /// component is opened without following symbolic links.
     fn path_of(&self, name: &[u8]) -> Option<PathBuf> {
         let is_name =
             !matches!(name, b"" | b"." | b"..") && !name.iter().any(|byte| matches!(byte, b'/' | 0));
         is_name.then(|| self.directory.join(OsStr::from_bytes(name)))
     }
 
-    /// Takes nobody else, and stops when those are served that have asked, but not too late.
+    /// Stops accepting. Stops the server once all pending requests are served, or at the deadline.
     fn end(self: &Rc<Service>, event_loop: &EventLoop) {
         self.is_ending.set(true);
         if let Some(server) = &*self.server.borrow() {
@@ -181,7 +186,7 @@ impl Service {
     }
 
     fn stop_if_idle(&self) {
-        if self.is_ending.get() && self.under_way.get() == 0 {
+        if self.is_ending.get() && self.in_flight.get() == 0 {
             self.stop();
         }
     }
@@ -197,7 +202,7 @@ impl Service {
 /// One connection.
 struct Session {
     service: Rc<Service>,
-    /// The last one, whether it is over or not.
+    /// The last transfer, completed or not.
     transfer: Option<Rc<Transfer>>,
 }
 
@@ -212,11 +217,11 @@ impl FrameHandler<LineCodec> for Session {
                 conn.send("ERR this is no file's name\n")?;
             }
             Some(path) => {
-                // Reading has resumed by itself if the file before this one could not be sent to its end.
+                // If the previous file could not be sent completely, reading has been resumed.
                 if let Some(transfer) = self.transfer.take() {
                     transfer.end();
                 }
-                // The next request waits, in the kernel for the most part, until this one has been answered.
+                // The next request waits, mostly in the kernel, until this one is served.
                 conn.pause_reading();
                 self.transfer = Some(Transfer::begin(&self.service, conn.handle(), path));
             }
@@ -234,21 +239,21 @@ impl FrameHandler<LineCodec> for Session {
 
     fn on_high_water(&mut self, _conn: &TcpConnection, _unsent: usize) -> io::Result<()> {
         if let Some(transfer) = &self.transfer {
-            transfer.hold(true);
+            transfer.set_paused(true);
         }
         Ok(())
     }
 
     fn on_low_water(&mut self, _conn: &TcpConnection) -> io::Result<()> {
         if let Some(transfer) = &self.transfer {
-            transfer.hold(false);
+            transfer.set_paused(false);
         }
         Ok(())
     }
 
-    /// The time for what is on its way is up by now. Cut off, it is not taken for the whole.
+    /// The grace period is over. The abort tells the client that the file is incomplete.
     fn on_stop(&mut self, conn: &TcpConnection) -> io::Result<()> {
-        if self.transfer.as_ref().is_some_and(|transfer| !transfer.is_over()) {
+        if self.transfer.as_ref().is_some_and(|transfer| !transfer.is_done()) {
             conn.close();
         }
         Ok(())
@@ -268,7 +273,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// `None` if the user asks for help.
+    /// Returns `None` for `--help`.
     fn parse(mut given: impl Iterator<Item = OsString>) -> Result<Option<Arguments>, String> {
         let (mut listen, mut by, mut directory) = ("127.0.0.1:2008".to_owned(), None, None);
         while let Some(argument) = given.next() {

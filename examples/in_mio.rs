@@ -1,7 +1,8 @@
-//! A loop inside mio: an echo server for TCP on a loop, and one for UDP by hand, on one thread.
+//! A loop inside mio: a TCP echo server on the loop and a UDP echo server without it, on one
+//! thread.
 //!
-//! Run it with `cargo run --release --example in_mio`, then talk to it with `nc 127.0.0.1 2007` or `nc -u 127.0.0.1 2007`. It shows a
-//! loop that is one source among others of a `mio::Poll`, which goes by edges.
+//! Run it with `cargo run --release --example in_mio`, then connect with `nc 127.0.0.1 2007` or `nc
+//! -u 127.0.0.1 2007`. The loop is one of the sources of an edge-triggered `mio::Poll`.
 
 #[path = "shared/arguments.rs"]
 mod arguments;
@@ -67,12 +68,12 @@ fn run(address: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends back what there is: an edge says that something has come, and not how much.
+/// Drains the socket: an edge reports that datagrams have arrived, not how many.
 fn echo(socket: &UdpSocket) -> io::Result<()> {
     let mut bytes = [0; 65_536];
     loop {
         match socket.recv_from(&mut bytes) {
-            // It is as lost as any other datagram if it is not taken.
+            // A datagram may be lost, so a refused send is ignored.
             Ok((n, from)) => _ = socket.send_to(&bytes[..n], from),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

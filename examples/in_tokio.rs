@@ -1,8 +1,9 @@
-//! A loop inside tokio: an echo server that answers late, on one thread with a tokio runtime.
+//! A loop inside tokio: an echo server with delayed replies, on one thread with a tokio runtime.
 //!
-//! Run it with `cargo run --release --example in_tokio`, then talk to it with `nc 127.0.0.1 2007`; each message comes back after 10 ms.
-//! It shows a loop whose descriptor is watched by tokio ([`embed`]), a handler that starts a tokio task, and a task that speaks to a
-//! connection of the loop.
+//! Run it with `cargo run --release --example in_tokio`, then connect with `nc 127.0.0.1 2007`;
+//! each message is returned after 10 ms. It shows a loop whose descriptor tokio watches
+//! ([`embed`]), a handler that spawns a tokio task, and a task that sends on a connection of the
+//! loop.
 
 #[path = "shared/arguments.rs"]
 mod arguments;
@@ -16,7 +17,7 @@ use reveille::{Buffer, ConnectionHandler, EventLoop, Signal, Signals, TcpConnect
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// How late a reply is.
+/// The delay of a reply.
 const DELAY: Duration = Duration::from_millis(10);
 
 const USAGE: &str = "usage: in_tokio [ADDRESS:PORT]";
@@ -58,16 +59,16 @@ struct LateEcho;
 impl ConnectionHandler for LateEcho {
     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
         let (bytes, connection) = (input.take_all().to_vec(), conn.handle());
-        // The runtime is there: the loop runs inside `block_on`.
+        // The runtime is entered: the loop runs inside `block_on`.
         tokio::spawn(async move {
             tokio::time::sleep(DELAY).await;
-            // A peer that has gone gets no reply.
+            // Fails if the connection has been closed: the reply is dropped.
             let _ = connection.send(bytes);
         });
         Ok(())
     }
 
-    /// By default the connection is shut down here, before the replies that are still to come.
+    /// By default the connection would be shut down here, before the pending replies.
     fn on_peer_shutdown(&mut self, conn: &TcpConnection) -> io::Result<()> {
         let connection = conn.handle();
         tokio::spawn(async move {
@@ -78,20 +79,21 @@ impl ConnectionHandler for LateEcho {
     }
 }
 
-/// Runs the loop, by the edges of its descriptor, until it is to quit. Other tasks of the runtime run in between.
+/// Runs the loop, on the edges of its descriptor, until it quits. Other tasks of the runtime run in
+/// between.
 async fn embed(event_loop: &EventLoop, descriptor: &AsyncFd<OwnedFd>) -> io::Result<()> {
     while !event_loop.is_quitting() {
-        // Cleared before the turns: what comes during them is a new edge.
+        // Cleared before the turns: an event during them is a new edge.
         descriptor.readable().await?.clear_ready();
         event_loop.run_ready()?;
     }
     Ok(())
 }
 
-/// A duplicate of the loop's descriptor, so that tokio has one of its own; its edges are the same.
+/// A duplicate of the loop's descriptor, since tokio needs to own one. It reports the same edges.
 #[allow(
     deprecated,
-    reason = "the other constructor is unsafe, and an owned descriptor is all that it asks for"
+    reason = "the other constructor is unsafe; the requirement of this one, an owned descriptor, is met"
 )]
 fn watched(event_loop: &EventLoop) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(event_loop.as_fd().try_clone_to_owned()?, Interest::READABLE)

@@ -1,11 +1,15 @@
-//! A guest's doorbell: a virtual machine that rings an eventfd, and is interrupted through another.
+//! A guest's doorbell: a virtual machine rings an eventfd, and receives interrupts through another
+//! one.
 //!
-//! `cargo run --release --example kvm_doorbell`. The guest is a handful of instructions, and writes to a port a thousand times. The
-//! port is an eventfd's (an ioeventfd), so each write is a count that the loop gets in a callback, and the guest goes on without
-//! ever leaving to user space. The way back is an eventfd as well (an irqfd): the loop signals it, the guest is interrupted, and
-//! rings another bell to say so. This is how virtio devices and vhost use the two.
+//! `cargo run --release --example kvm_doorbell`. The guest consists of a few instructions, and
+//! writes to a port a thousand times. An eventfd is bound to the port (an ioeventfd), so each write
+//! adds to a counter that the loop reports to a callback, and the guest continues without an exit
+//! to user space. The way back is an eventfd as well (an irqfd): the loop signals it, the guest is
+//! interrupted, and rings another doorbell in reply. Virtio devices and vhost use the two in this
+//! way.
 //!
-//! It needs `/dev/kvm`, and says so where that cannot be had. What is KVM's affair is in `kvm_doorbell/machine.rs`.
+//! It needs `/dev/kvm`, and prints a message if that is not available. The code specific to KVM is
+//! in `kvm_doorbell/machine.rs`.
 
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, reason = "there is no guest"))]
 
@@ -25,11 +29,11 @@ use std::time::Duration;
 
 use reveille::{EventFd, EventLoop};
 
-/// What the guest is to do.
+/// Number of doorbell rings of the guest.
 const RINGS: u16 = 1000;
 const INTERRUPTS: u16 = 3;
 
-/// A guest that takes longer than this hangs.
+/// A guest that takes longer counts as hung.
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
@@ -68,7 +72,7 @@ fn run() -> io::Result<()> {
     machine.interrupt_on_ring(&interrupt)?;
     let exits = machine.exits();
 
-    // How many rings come in one call depends on who is faster, and only their sum does not.
+    // The number of rings per callback depends on timing; their sum does not.
     let counted = Rc::new(Cell::new(0));
     let (total, first, exits_so_far) = (Rc::clone(&counted), Rc::clone(&interrupt), exits.clone());
     let _doorbell = doorbell.watch(&event_loop, move |_, count| {
@@ -104,10 +108,10 @@ fn run() -> io::Result<()> {
     });
     event_loop.run()?;
     if hangs.get() {
-        return Err(io::Error::other(format!("the guest has not ended within {LIMIT:?}")));
+        return Err(io::Error::other(format!("the guest did not end within {LIMIT:?}")));
     }
     processor.join().expect("no panic there")?;
-    // What it has rung last the loop may not have come to.
+    // The loop may not have reported the last ring yet.
     event_loop.run_once(Duration::ZERO)?;
     let (counted, answered, exits) = (counted.get(), answered.get(), exits.load(Relaxed));
     writeln!(

@@ -1,9 +1,10 @@
-//! What the kernel says when memory, processors or disks are short.
+//! Reports shortages of memory, CPU or I/O, as observed by the kernel.
 //!
-//! Run it with `cargo run --release --example pressure`, and keep the machine busy; it says when tasks were held up for more
-//! than 100 ms of any 2 s, until Ctrl-C. Given the directory of a control group, it also tells of the group's memory: of cgroup v2
-//! the counts of its limits, of cgroup v1 the crossings of a threshold in bytes, 4 MiB if not given:
-//! `cargo run --release --example pressure -- /sys/fs/cgroup/memory/mine 4194304`.
+//! Run it with `cargo run --release --example pressure`, and keep the machine busy. It reports when
+//! tasks stalled for more than 100 ms within 2 s, until Ctrl-C. Given the directory of a control
+//! group, it also reports the group's memory events: of cgroup v2 the counts of its limits, of
+//! cgroup v1 the crossings of a threshold in bytes (default: 4 MiB): `cargo run --release --example
+//! pressure -- /sys/fs/cgroup/memory/mine 4194304`.
 
 #[path = "shared/arguments.rs"]
 mod arguments;
@@ -20,8 +21,8 @@ use reveille::{
 
 const USAGE: &str = "usage: pressure [GROUP [BYTES]]
 
-  GROUP  the directory of a control group whose memory is watched as well
-  BYTES  with cgroup v1 the threshold; 4194304 by default";
+  GROUP  the directory of a control group whose memory is also watched
+  BYTES  the threshold for cgroup v1; default: 4194304";
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
@@ -46,11 +47,11 @@ fn run(group: Option<&Path>, bytes: u64) -> io::Result<()> {
     let event_loop = EventLoop::new()?;
     for resource in [PressureResource::Cpu, PressureResource::Memory, PressureResource::Io] {
         let trigger = PressureTrigger::some(resource).stall(Duration::from_millis(100));
-        let told = trigger.watch(&event_loop, move |event_loop| {
-            say(event_loop, format_args!("{resource}: tasks were held up for more than 100 ms"));
+        let watch = trigger.watch(&event_loop, move |event_loop| {
+            say(event_loop, format_args!("{resource}: tasks stalled for more than 100 ms"));
         });
-        // A kernel without it is no reason to give up the rest.
-        match told {
+        // A resource without PSI support does not stop the others.
+        match watch {
             Ok(pressure) => {
                 pressure.detach();
                 say(&event_loop, format_args!("{resource}: watched"));
@@ -64,28 +65,29 @@ fn run(group: Option<&Path>, bytes: u64) -> io::Result<()> {
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
     say(&event_loop, "end with Ctrl-C");
     event_loop.run()?;
-    // An error if there is something that could not be written.
+    // Fails if output could not be written.
     io::stdout().flush()
 }
 
-/// There is nothing to do for a program of this kind when nobody reads what it says.
+/// Prints a line. Quits the loop if that fails, since printing is all that the program does.
 fn say(event_loop: &EventLoop, what: impl Display) {
     if writeln!(io::stdout(), "{what}").is_err() {
         event_loop.quit();
     }
 }
 
-/// Whichever of the two kinds of group it is.
+/// Watches the group, of either cgroup version.
 fn watch_group(event_loop: &EventLoop, group: &Path, bytes: u64) -> io::Result<()> {
     let name = group.display().to_string();
     if group.join("memory.events").exists() {
-        let told = move |event_loop: &EventLoop, counts| say(event_loop, format_args!("{name}: {counts:?}"));
-        MemoryEvents::new(event_loop, group, told)?.detach();
+        let report =
+            move |event_loop: &EventLoop, counts| say(event_loop, format_args!("{name}: {counts:?}"));
+        MemoryEvents::new(event_loop, group, report)?.detach();
     } else {
-        let told = move |event_loop: &EventLoop, crossings| {
+        let report = move |event_loop: &EventLoop, crossings| {
             say(event_loop, format_args!("{name}: {bytes} bytes crossed, {crossings} times"));
         };
-        MemoryThreshold::new(event_loop, group, bytes, told)?.detach();
+        MemoryThreshold::new(event_loop, group, bytes, report)?.detach();
     }
     say(event_loop, format_args!("{}: watched", group.display()));
     Ok(())

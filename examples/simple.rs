@@ -1,8 +1,11 @@
-//! Four small services in one process, on one loop: discard (RFC 863), daytime (RFC 867), chargen (RFC 864), time (RFC 868).
+//! Four small services in one process, on one loop: discard (RFC 863), daytime (RFC 867), chargen
+//! (RFC 864), time (RFC 868).
 //!
-//! Run it with `cargo run --release --example simple`; it listens on four ports from 127.0.0.1:2009 up and says which is which.
-//! Another address for the first is its only argument; with port 0 each gets a port of its own. It shows four kinds of handler:
-//! a closure that reads, handlers that send on open and shut down, and one that sends without end at its peer's pace.
+//! Run it with `cargo run --release --example simple`; it listens on four ports from 127.0.0.1:2009
+//! upwards and prints which service is on which. Its only argument is another address for the first
+//! one; with port 0 each service gets a free port. It shows four kinds of handler: a closure that
+//! reads, handlers that send on open and shut down, and a handler that sends without end at its
+//! peer's pace.
 
 #[path = "shared/arguments.rs"]
 mod arguments;
@@ -46,18 +49,18 @@ fn run(first: SocketAddr) -> io::Result<()> {
     let daytime = TcpServer::bind(&event_loop, port(1))?.serve(|_| Once(daytime))?;
     let chargen = TcpServer::bind(&event_loop, port(2))?.serve(|_| Chargen::default())?;
     let time = TcpServer::bind(&event_loop, port(3))?.serve(|_| Once(time))?;
-    // First, as whoever reads the addresses may send a signal.
+    // Installed first: a reader of the addresses may send a signal.
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
     for (name, server) in
         [("discard", &discard), ("daytime", &daytime), ("chargen", &chargen), ("time", &time)]
     {
-        // Whether or not anybody reads this, it serves.
+        // Serving does not depend on the output, so the write may fail.
         let _ = writeln!(io::stdout(), "{name} on {}", server.local_addr());
     }
     event_loop.run()
 }
 
-/// Sends one answer as soon as the connection is open, and nothing more.
+/// Sends one reply as soon as the connection is open, then shuts down.
 struct Once<F>(F);
 
 impl<F: FnMut() -> Vec<u8> + 'static> ConnectionHandler for Once<F> {
@@ -73,7 +76,7 @@ impl<F: FnMut() -> Vec<u8> + 'static> ConnectionHandler for Once<F> {
     }
 }
 
-/// The time as people read it, in UTC.
+/// The UTC time in human-readable form.
 fn daytime() -> Vec<u8> {
     let seconds = since_1970();
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
@@ -82,7 +85,7 @@ fn daytime() -> Vec<u8> {
     format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC\r\n").into_bytes()
 }
 
-/// Seconds since 1900, as four bytes; the count starts again in 2036.
+/// Seconds since 1900, as four bytes; wraps around in 2036.
 fn time() -> Vec<u8> {
     const FROM_1900_TO_1970: u64 = 2_208_988_800;
     let seconds = since_1970() + FROM_1900_TO_1970;
@@ -93,7 +96,8 @@ fn since_1970() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The Gregorian date of a day since 1970-01-01, year by year and month by month: plain, and quick enough for once a connection.
+/// The Gregorian date of a day since 1970-01-01. Iterates over years and months: simple, and fast
+/// enough for once per connection.
 fn civil_date(mut days: u64) -> (u64, usize, u64) {
     let leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
     let mut year = 1970;
@@ -113,7 +117,8 @@ fn civil_date(mut days: u64) -> (u64, usize, u64) {
     (year, month, days + 1)
 }
 
-/// Lines of 72 printable characters, each beginning one character further on, for as long as the peer reads.
+/// Sends lines of 72 printable characters, each starting one character later, as long as the peer
+/// reads.
 #[derive(Default)]
 struct Chargen {
     line: usize,
@@ -127,8 +132,9 @@ impl Chargen {
             page.extend(b"\r\n");
             self.line += 1;
         }
-        // A page that had to be queued calls back by itself when the peer has made room for it. Else the loop is asked to: a
-        // producer that just went on would keep everybody else waiting for as long as its peer is fast enough.
+        // If the page was queued, `on_drained` is called once the peer has read enough.
+        // Otherwise the loop is asked for a later call: a producer that continued at once would
+        // starve other connections for as long as its peer reads fast enough.
         if conn.send(page)? == SendStatus::Written {
             conn.notify_drained();
         }
@@ -150,7 +156,7 @@ impl ConnectionHandler for Chargen {
         self.produce(conn)
     }
 
-    /// There is no end to what is owed here.
+    /// The output has no end, so there is nothing to finish.
     fn on_peer_shutdown(&mut self, conn: &TcpConnection) -> io::Result<()> {
         conn.close();
         Ok(())

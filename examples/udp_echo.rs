@@ -1,7 +1,8 @@
-//! An echo server for datagrams (RFC 862): sends each back to where it came from.
+//! An echo server for datagrams (RFC 862): returns each one to its sender.
 //!
-//! Run it with `cargo run --release --example udp_echo`, then talk to it with `nc -u 127.0.0.1 2007`. It shows a handler with
-//! state, that no error ends a UDP socket, and what an echo must not reply to.
+//! Run it with `cargo run --release --example udp_echo`, then connect with `nc -u 127.0.0.1 2007`.
+//! It shows a handler with state, that errors never close a UDP socket, and which datagrams an echo
+//! server must not reply to.
 
 #[path = "shared/arguments.rs"]
 mod arguments;
@@ -39,7 +40,7 @@ fn run(address: &str) -> io::Result<()> {
     let event_loop = EventLoop::new()?;
     let socket = UdpSocket::bind(&event_loop, address)?.serve(Echo::default())?;
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
-    // Whether or not anybody reads this, it serves.
+    // Serving does not depend on the output, so the write may fail.
     let _ = writeln!(io::stdout(), "receiving on {}", socket.local_addr());
     event_loop.run()
 }
@@ -47,7 +48,7 @@ fn run(address: &str) -> io::Result<()> {
 #[derive(Default)]
 struct Echo {
     datagrams: u64,
-    /// When an error was last written, and how many were not since then.
+    /// The time of the last error line, and the number of errors suppressed since.
     last_error: Option<Instant>,
     left_out: u64,
 }
@@ -55,8 +56,8 @@ struct Echo {
 impl DatagramHandler for Echo {
     fn on_datagram(&mut self, socket: &UdpRef, datagram: &[u8], from: SocketAddr) -> io::Result<()> {
         self.datagrams += 1;
-        // The sender's address may be forged. From port 0 no reply can be wanted, and one to this socket would
-        // be replied to for ever.
+        // The sender's address may be forged. Port 0 cannot receive a reply, and a reply to this
+        // socket would be replied to forever.
         if from.port() == 0 || is_own(socket.local_addr(), from) {
             return Ok(());
         }
@@ -64,7 +65,8 @@ impl DatagramHandler for Echo {
         Ok(())
     }
 
-    /// Writes one line a second, with the number of errors that were left out, or a peer could fill the terminal.
+    /// Writes at most one line per second, with the number of suppressed errors; otherwise a peer
+    /// could flood the terminal.
     fn on_error(&mut self, socket: &UdpRef, error: io::Error, peer: Option<SocketAddr>) {
         let now = socket.event_loop().now();
         if self.last_error.is_some_and(|last| now.saturating_duration_since(last) < Duration::from_secs(1)) {
@@ -79,7 +81,7 @@ impl DatagramHandler for Echo {
     }
 }
 
-/// Whether a datagram to `address` would come to the socket that is bound to `own`.
+/// Whether a datagram to `address` would be received by the socket bound to `own`.
 fn is_own(own: SocketAddr, address: SocketAddr) -> bool {
     let is_local = || {
         let any_port = SocketAddr::new(address.ip(), 0);

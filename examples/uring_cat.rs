@@ -1,8 +1,9 @@
 //! cat(1) on a loop: prints files byte for byte, one after the other.
 //!
-//! Run it with `cargo run --release --features uring --example uring_cat -- -v /etc/passwd`. Several pieces of a file are asked for
-//! at a time and written in order, so the disk is busy while the output is. With the feature `uring`, and a kernel that has it, they
-//! go through io_uring; without either a few threads read them. `-v` says which it is, and `RUST_LOG=info` why.
+//! Run it with `cargo run --release --features uring --example uring_cat -- -v /etc/passwd`.
+//! Several pieces of a file are read concurrently and written in order, so reads overlap with the
+//! output. With the feature `uring`, and a kernel that supports it, the reads use io_uring;
+//! otherwise a few threads read. `-v` prints which one is used, and `RUST_LOG=info` the reason.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,14 +19,14 @@ use reveille::{EventLoop, File, FileIo, FileIoBackend, FileIoBuilder, Metadata, 
 
 const USAGE: &str = "usage: uring_cat [-v] [--by io_uring|threads] [FILE...]
 
-  FILE  what to print; `-` is the standard input, and so is no FILE at all
-  -v    say what reads
-  --by  what is to read; io_uring if there is one, if not given";
+  FILE  the file to print; `-`, or no FILE at all, is the standard input
+  -v    print the backend to stderr
+  --by  the backend that reads; default: io_uring if available";
 
-/// How much is read at once.
+/// Size of one read.
 const PIECE: usize = 128 << 10;
 
-/// How many pieces of a file are being read, or wait for those before them.
+/// Maximum number of pieces that are being read or wait for an earlier piece.
 const AHEAD: usize = 8;
 
 fn main() -> ExitCode {
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Answers whether all has been printed.
+/// Returns whether everything has been printed.
 fn run(arguments: Arguments) -> io::Result<bool> {
     let event_loop = EventLoop::new()?;
     let builder = arguments.by.into_iter().fold(FileIo::builder(), FileIoBuilder::backend);
@@ -60,7 +61,7 @@ fn run(arguments: Arguments) -> io::Result<bool> {
         let by = if files.backend() == FileIoBackend::IoUring { "io_uring" } else { "threads" };
         eprintln!("uring_cat: {by}");
     }
-    // Not `io::stdout()` itself, whose buffer is no use to those who write in large pieces.
+    // Not `io::stdout()`: its buffer has no benefit for large writes.
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let names = arguments.names.into_iter();
     let cat = Rc::new(Cat { files, output, state: RefCell::new(State { names, ..State::default() }) });
@@ -82,42 +83,42 @@ struct Cat {
 #[derive(Default)]
 struct State {
     names: vec::IntoIter<OsString>,
-    /// What the output is, if it is a file and could be one that is to be printed.
+    /// The metadata of the output, if it is a regular file, which could also be an input.
     output: Option<Metadata>,
     input: Option<Input>,
-    /// Which input it is. What comes of one that is over is told by that.
+    /// The number of the current input. Completions of earlier inputs are recognised by it.
     number: usize,
     is_writing: bool,
     failed: bool,
     spare: Vec<Vec<u8>>,
 }
 
-/// What is being printed.
+/// The input being printed.
 struct Input {
     name: OsString,
     file: Rc<File>,
-    /// How large it is, if it is read at several places at a time. Otherwise each piece is read where the last has ended.
+    /// The size, if the file is read at several offsets at a time. Otherwise reads are sequential.
     size: Option<u64>,
-    /// Up to where it has been asked for.
-    asked: u64,
-    /// Up to where it has been given to the output.
+    /// Offset up to which reads have been issued.
+    requested: u64,
+    /// Offset up to which data has been written to the output.
     written: u64,
-    /// How many reads are under way.
+    /// Number of reads in flight.
     reading: usize,
-    /// What has come and was not written yet, by where in the file it is.
+    /// Pieces that have been read and not written, by file offset.
     pieces: BTreeMap<u64, Piece>,
-    /// One of the pieces is the end.
+    /// Set once one of the pieces is the end.
     has_end: bool,
 }
 
 enum Piece {
     Bytes(Vec<u8>),
-    /// Nothing follows, for lack of bytes or because of an error.
+    /// The end of the input, regular or because of an error.
     End(Option<io::Error>),
 }
 
 impl Cat {
-    /// Begins with the next file, or ends.
+    /// Starts the next file, or ends.
     fn next(self: &Rc<Cat>, event_loop: &EventLoop) {
         let name = {
             let mut state = self.state.borrow_mut();
@@ -151,19 +152,20 @@ impl Cat {
     fn begin(self: &Rc<Cat>, event_loop: &EventLoop, name: OsString, file: Rc<File>, status: &Metadata) {
         let is_output = self.state.borrow().output.as_ref().is_some_and(|output| is_same(output, status));
         if is_output {
-            // It would never end, as each byte that is read makes another.
+            // It would never end, since each byte read appends another one.
             return self.fail(event_loop, &name, "is the output as well");
         }
-        // The standard input may have been read by others, up to a position. The files of /proc say that they have no size.
+        // The standard input may have been read by other processes, up to a position. Files in
+        // /proc report a size of zero.
         let size = (name != "-" && status.is_file()).then(|| status.size()).filter(|size| *size > 0);
         let pieces = BTreeMap::new();
-        let input = Input { name, file, size, asked: 0, written: 0, reading: 0, pieces, has_end: false };
+        let input = Input { name, file, size, requested: 0, written: 0, reading: 0, pieces, has_end: false };
         self.state.borrow_mut().input = Some(input);
-        self.go_on(event_loop);
+        self.advance(event_loop);
     }
 
-    /// Writes what can be written, and reads what there is room for.
-    fn go_on(self: &Rc<Cat>, event_loop: &EventLoop) {
+    /// Writes the pieces that are next in order, and issues reads for the free capacity.
+    fn advance(self: &Rc<Cat>, event_loop: &EventLoop) {
         self.ask();
         let ended = {
             let State { input, is_writing, .. } = &mut *self.state.borrow_mut();
@@ -190,9 +192,9 @@ impl Cat {
 
     fn ask(self: &Rc<Cat>) {
         let State { input: Some(input), number, spare, .. } = &mut *self.state.borrow_mut() else { return };
-        while input.has_room() {
-            let offset = input.asked;
-            input.asked += PIECE as u64;
+        while input.may_read() {
+            let offset = input.requested;
+            input.requested += PIECE as u64;
             self.read(input, *number, offset, spare.pop().unwrap_or_default(), PIECE);
         }
     }
@@ -228,7 +230,8 @@ impl Cat {
     ) {
         {
             let state = &mut *self.state.borrow_mut();
-            // What lies behind the end of a file that has become shorter may come when the next one has begun.
+            // A read beyond the end of a file that was truncated may complete after the next file
+            // has been started.
             let Some(input) = state.input.as_mut().filter(|_| number == state.number) else { return };
             input.reading -= 1;
             let piece = match result {
@@ -238,8 +241,8 @@ impl Cat {
             };
             match &piece {
                 Piece::End(_) => input.has_end = true,
-                Piece::Bytes(bytes) if input.size.is_none() => input.asked = offset + bytes.len() as u64,
-                // Only nothing at all is the end.
+                Piece::Bytes(bytes) if input.size.is_none() => input.requested = offset + bytes.len() as u64,
+                // Only an empty read is the end.
                 Piece::Bytes(bytes) if bytes.len() < length => {
                     let behind = offset + bytes.len() as u64;
                     let buffer = state.spare.pop().unwrap_or_default();
@@ -249,7 +252,7 @@ impl Cat {
             }
             input.pieces.insert(offset, piece);
         }
-        self.go_on(event_loop);
+        self.advance(event_loop);
     }
 
     fn wrote(self: &Rc<Cat>, event_loop: &EventLoop, result: io::Result<()>, buffer: Vec<u8>) {
@@ -258,8 +261,8 @@ impl Cat {
             state.is_writing = false;
             state.spare.push(buffer);
         }
-        let Err(error) = result else { return self.go_on(event_loop) };
-        // Whoever has read as much as it wanted needs no word about that.
+        let Err(error) = result else { return self.advance(event_loop) };
+        // A reader that closes the pipe has read all that it needs, so this is not reported.
         if error.kind() != io::ErrorKind::BrokenPipe {
             eprintln!("uring_cat: standard output: {}", message(&error));
         }
@@ -267,7 +270,7 @@ impl Cat {
         event_loop.quit();
     }
 
-    /// Goes on with the next one, as cat does.
+    /// Reports the error and continues with the next file, as cat does.
     fn fail(self: &Rc<Cat>, event_loop: &EventLoop, name: &OsString, message: &str) {
         eprintln!("uring_cat: {}: {message}", name.to_string_lossy());
         self.state.borrow_mut().failed = true;
@@ -276,10 +279,10 @@ impl Cat {
 }
 
 impl Input {
-    /// Whether another piece is to be asked for: up to the size it is said to have several at a time, and behind that, or without a
-    /// size, one by one.
-    fn has_room(&self) -> bool {
-        let may_be_more = if self.size.is_some_and(|size| self.asked < size) {
+    /// Whether another read may be issued. Up to the reported size several are in flight; beyond
+    /// it, or without a size, one at a time.
+    fn may_read(&self) -> bool {
+        let may_be_more = if self.size.is_some_and(|size| self.requested < size) {
             self.reading + self.pieces.len() < AHEAD
         } else {
             self.reading == 0 && self.pieces.len() < AHEAD
@@ -292,7 +295,7 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.device(), one.inode()) == (other.device(), other.inode())
 }
 
-/// What the kernel says, without its number.
+/// The system's error message, without its number.
 fn message(error: &io::Error) -> String {
     let text = error.to_string();
     text.split_once(" (os error").map_or(text.as_str(), |(message, _)| message).to_owned()
@@ -305,7 +308,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// `None` if the user asks for help.
+    /// Returns `None` for `--help`.
     fn parse(mut given: impl Iterator<Item = OsString>) -> Result<Option<Arguments>, String> {
         let mut arguments = Arguments { names: Vec::new(), verbose: false, by: None };
         while let Some(argument) = given.next() {

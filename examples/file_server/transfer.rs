@@ -1,4 +1,4 @@
-//! A request, and a file on its way to a client.
+//! A request, and the transfer of a file to a client.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,13 +10,13 @@ use reveille::{ConnectionHandle, File, OpenOptions};
 
 use super::Service;
 
-/// How much of a file is read at once.
+/// Size of one read.
 pub(crate) const PIECE: usize = 64 << 10;
 
-/// How many pieces of a file are being read, or wait for those before them.
+/// Maximum number of pieces that are being read or wait for an earlier piece.
 const AHEAD: usize = 2;
 
-/// Whatever is read when the connection has gone comes here nevertheless, and is dropped.
+/// The transfer of one file. Reads that complete after the connection has closed are dropped here.
 pub(crate) struct Transfer {
     service: Rc<Service>,
     client: ConnectionHandle,
@@ -25,28 +25,28 @@ pub(crate) struct Transfer {
 
 #[derive(Default)]
 struct Progress {
-    /// From when it is open until the end.
+    /// Set from the open until the end of the transfer.
     file: Option<Rc<File>>,
     length: u64,
-    /// Up to where the file has been asked for, and given to the connection.
-    asked: u64,
+    /// Offsets up to which reads have been issued, and data has been passed to the connection.
+    requested: u64,
     sent: u64,
-    /// How many reads are under way.
+    /// Number of reads in flight.
     reading: usize,
-    /// What waits for a piece before it, by where in the file it is.
+    /// Pieces that wait for an earlier one, by file offset.
     pieces: BTreeMap<u64, Vec<u8>>,
-    /// The client does not read fast enough.
-    is_held: bool,
-    is_over: bool,
+    /// Set while the client reads too slowly.
+    is_paused: bool,
+    is_done: bool,
 }
 
 impl Transfer {
     pub(crate) fn begin(service: &Rc<Service>, client: ConnectionHandle, path: PathBuf) -> Rc<Transfer> {
-        service.under_way.set(service.under_way.get() + 1);
+        service.in_flight.set(service.in_flight.get() + 1);
         let transfer = Transfer { service: Rc::clone(service), client, state: RefCell::default() };
         let transfer = Rc::new(transfer);
         let this = Rc::clone(&transfer);
-        // A pipe that somebody has put there must not be waited for.
+        // Non-blocking, since the open of a FIFO could block.
         let options = OpenOptions::reading().no_follow().nonblocking();
         service.files.open(path, options, move |_, file| match file {
             Ok(file) => this.opened(Rc::new(file)),
@@ -70,7 +70,7 @@ impl Transfer {
             io::ErrorKind::PermissionDenied => "this file is not for you",
             _ => "this cannot be read",
         };
-        // If the client has gone there is nobody to be told.
+        // Fails if the connection has closed: the reply is dropped.
         let _ = self.client.send(format!("ERR {reason}\n"));
         self.end();
     }
@@ -78,39 +78,40 @@ impl Transfer {
     fn send_all(self: &Rc<Transfer>, file: Rc<File>, length: u64) {
         {
             let mut state = self.state.borrow_mut();
-            if state.is_over {
+            if state.is_done {
                 return;
             }
             state.file = Some(file);
             state.length = length;
         }
-        // What goes wrong here closes the connection, and that ends the transfer.
+        // An error here closes the connection, which ends the transfer.
         let _ = self.client.send(format!("OK {length}\n"));
         if length == 0 {
             self.service.files_sent.set(self.service.files_sent.get() + 1);
             self.end();
         }
-        self.read_on();
+        self.read_ahead();
     }
 
-    /// The client reads too slowly, or fast enough again.
-    pub(crate) fn hold(self: &Rc<Transfer>, is_held: bool) {
-        self.state.borrow_mut().is_held = is_held;
-        self.read_on();
+    /// Called when the client reads too slowly, and when it has caught up.
+    pub(crate) fn set_paused(self: &Rc<Transfer>, is_paused: bool) {
+        self.state.borrow_mut().is_paused = is_paused;
+        self.read_ahead();
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        self.state.borrow().is_over
+    pub(crate) fn is_done(&self) -> bool {
+        self.state.borrow().is_done
     }
 
-    /// Asks for as many pieces as there may be at a time.
-    fn read_on(self: &Rc<Transfer>) {
+    /// Issues reads up to the maximum number of pieces.
+    fn read_ahead(self: &Rc<Transfer>) {
         let state = &mut *self.state.borrow_mut();
         let Some(file) = state.file.clone() else { return };
-        while !state.is_held && state.asked < state.length && state.reading + state.pieces.len() < AHEAD {
-            let (offset, left) = (state.asked, state.length - state.asked);
+        while !state.is_paused && state.requested < state.length && state.reading + state.pieces.len() < AHEAD
+        {
+            let (offset, left) = (state.requested, state.length - state.requested);
             let length = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
-            state.asked += length as u64;
+            state.requested += length as u64;
             self.read(state, &file, offset, length);
         }
     }
@@ -125,9 +126,9 @@ impl Transfer {
                     bytes.truncate(n);
                     this.has_read(offset, bytes, length);
                 }
-                // The client has been promised more than there is by now.
-                Ok(0) => this.give_up("it has become shorter"),
-                Err(error) => this.give_up(&error.to_string()),
+                // The file is now shorter than the announced length.
+                Ok(0) => this.fail("the file was truncated"),
+                Err(error) => this.fail(&error.to_string()),
             }
         });
     }
@@ -143,7 +144,7 @@ impl Transfer {
         while let Some(bytes) = state.pieces.remove(&state.sent) {
             state.sent += bytes.len() as u64;
             self.service.bytes.set(self.service.bytes.get() + bytes.len() as u64);
-            // As above.
+            // Same as above.
             let _ = self.client.send(bytes);
         }
         let is_all = state.sent == state.length;
@@ -152,31 +153,32 @@ impl Transfer {
             self.service.files_sent.set(self.service.files_sent.get() + 1);
             self.end();
         } else {
-            self.read_on();
+            self.read_ahead();
         }
     }
 
-    fn give_up(&self, why: &str) {
-        if !self.state.borrow().is_over {
-            log::warn!("a file could not be sent to its end: {why}");
+    fn fail(&self, why: &str) {
+        if !self.state.borrow().is_done {
+            log::warn!("a file could not be sent completely: {why}");
             self.client.close();
             self.end();
         }
     }
 
-    /// Ends it, if it has not ended: the file is closed when nothing of it is being read any longer, and the next request may come.
+    /// Ends the transfer, unless it has ended: the file is closed after its last read, and the next
+    /// request may be processed.
     pub(crate) fn end(&self) {
         {
             let mut state = self.state.borrow_mut();
-            if state.is_over {
+            if state.is_done {
                 return;
             }
-            state.is_over = true;
+            state.is_done = true;
             state.file = None;
             state.pieces.clear();
         }
         self.client.resume_reading();
-        self.service.under_way.set(self.service.under_way.get() - 1);
+        self.service.in_flight.set(self.service.in_flight.get() - 1);
         self.service.stop_if_idle();
     }
 }

@@ -1,4 +1,4 @@
-//! The arguments of an example that takes no options but `--help`.
+//! Command-line arguments of an example whose only option is `--help`.
 
 use std::env;
 use std::ffi::OsString;
@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
 
-/// The arguments, if there are as many as there may be. Otherwise the usage has been printed, and the example ends with the status
-/// that is returned: 0 for `--help`, 2 for a wrong argument. `name` begins a message about the latter.
+/// Returns the arguments if their count is in `number`. Otherwise prints the usage, and returns the
+/// exit status: 0 for `--help`, 2 for a wrong argument. `name` is the prefix of the error message.
 pub(crate) fn positional(
     name: &str,
     usage: &str,
@@ -37,7 +37,7 @@ pub(crate) fn wrong(name: &str, usage: &str, message: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Checks that the text is an address with a port, before it is bound.
+/// Checks that `address` is an address with a port.
 #[allow(dead_code, reason = "each example uses a part of it")]
 pub(crate) fn check_address(address: &str) -> Result<(), String> {
     let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
