@@ -1,7 +1,7 @@
-//! Frames: pieces of a stream that mean something by themselves.
+//! Frames: the messages in a stream of bytes.
 //!
-//! A decoder looks at the bytes at the front and says where the first frame is; it never copies them, and never waits. Who
-//! feeds it is another matter: a connection ([`Framed`]), or a loop over a slice ([`Frames`]).
+//! A decoder finds the first frame at the front of its input. It never copies and never blocks. Its
+//! caller is a connection ([`Framed`]) or an iterator over a slice ([`Frames`]).
 
 mod framed;
 mod length;
@@ -19,11 +19,11 @@ pub use prefix::LengthPrefix;
 
 /// Finds the first frame in a stream of bytes.
 ///
-/// [`LineCodec`] and [`LengthCodec`] are decoders, and a protocol of your own is another. [`Framed`] makes one the input of a
-/// connection, [`Frames`] takes a slice apart.
+/// [`LineCodec`] and [`LengthCodec`] are decoders. Implement this trait for other protocols.
+/// [`Framed`] decodes the input of a connection, [`Frames`] decodes a slice.
 ///
 /// # Examples
-/// Records of a type byte, a length byte, and so many bytes of value:
+/// Records of a type byte, a length byte, and a value of that length:
 /// ```
 /// use reveille::{Buffer, Decoder};
 /// use std::io;
@@ -53,11 +53,12 @@ pub use prefix::LengthPrefix;
 /// let (record, taken) = Records.decode(input.readable())?.unwrap();
 /// assert_eq!((record.kind, record.value), (1, &b"hello"[..]));
 /// input.consume(taken);
-/// assert!(Records.decode(input.readable())?.is_none()); // two bytes of the second are yet to come
+/// assert!(Records.decode(input.readable())?.is_none()); // two bytes of the second are missing
 /// # Ok::<(), io::Error>(())
 /// ```
 ///
-/// A layer is a decoder that holds another one. This one has the frames of any framing be text:
+/// A layer is a decoder that wraps another one. This one converts the frames of any framing to
+/// text:
 /// ```
 /// use reveille::{Decoder, Frames, LengthCodec, LengthPrefix};
 /// use std::io;
@@ -69,9 +70,13 @@ pub use prefix::LengthPrefix;
 ///     type Error = io::Error;
 ///
 ///     fn decode<'a>(&mut self, input: &'a [u8]) -> io::Result<Option<(&'a str, usize)>> {
-///         let Some((frame, taken)) = self.0.decode(input).map_err(Into::into)? else { return Ok(None) };
-///         let text = std::str::from_utf8(frame).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-///         Ok(Some((text, taken)))
+///         match self.0.decode(input).map_err(Into::into)? {
+///             Some((frame, taken)) => {
+///                 let text = std::str::from_utf8(frame).map_err(|_| io::ErrorKind::InvalidData)?;
+///                 Ok(Some((text, taken)))
+///             }
+///             None => Ok(None),
+///         }
 ///     }
 /// }
 ///
@@ -80,42 +85,43 @@ pub use prefix::LengthPrefix;
 /// assert_eq!(words.unwrap(), ["there", "is"]);
 /// ```
 pub trait Decoder {
-    /// A frame, which may borrow from the bytes it was found in. One that has to be put together (unescaped, unpacked) is an
-    /// owned value.
+    /// A frame, which may borrow from the input. A frame that must be assembled (unescaped,
+    /// unpacked) is an owned value.
     type Frame<'a>;
 
-    /// What can be wrong with the bytes. It becomes the [`io::Error`] that closes the connection, unless the handler decides
-    /// otherwise.
+    /// The error for malformed input. It is converted to the [`io::Error`] that closes the
+    /// connection, unless the handler handles it.
     type Error: Into<io::Error>;
 
-    /// Looks for a frame at the very front of `input`. Answers it, and how many bytes it takes up with all that belongs to
-    /// it (a prefix, a delimiter); or `None` if it is not complete yet.
+    /// Decodes the frame at the front of `input`, which is not empty. Returns the frame and the
+    /// number of bytes it occupies, including its prefix or delimiter. Returns `None` if the frame
+    /// is not complete yet.
     ///
-    /// The next call gets the same bytes and more behind them if this one has answered `None`, and else what is behind the
-    /// frame, so a decoder may remember how far it has searched. `input` is not empty.
+    /// After `None`, the next call gets the same bytes with more appended; otherwise it gets the
+    /// bytes after the frame. A decoder may therefore remember how far it has searched.
     ///
-    /// What bounds the memory of a connection is that this gives an error as soon as a frame is bound to be too long, and not
-    /// only when it is complete.
+    /// Return an error as soon as a frame is certain to be too long, not only when it is complete:
+    /// this is what bounds the memory of a connection.
     ///
     /// # Errors
-    /// The bytes cannot be the beginning of a frame. It is over with this stream then: where the next frame would begin is
-    /// unknown.
+    /// The bytes cannot begin a frame. The stream cannot be decoded further, since the start of the
+    /// next frame is unknown.
     ///
     /// # Panics
-    /// On no input. A frame that takes up no bytes, or more than there are, is a mistake of the decoder, and whoever called it
-    /// panics.
+    /// Implementations must not panic. A returned length of zero, or beyond `input`, is a bug in
+    /// the decoder; the caller panics.
     fn decode<'a>(&mut self, input: &'a [u8]) -> Result<Option<(Self::Frame<'a>, usize)>, Self::Error>;
 }
 
-/// Why there are no more frames.
+/// Why decoding a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FrameError<E> {
-    /// The decoder says what is wrong with the bytes.
+    /// The decoder's error for malformed input.
     Malformed(E),
-    /// The input has ended within a frame, of which only so many bytes have come.
+    /// The input ended within a frame.
     Incomplete {
-        /// How many there are, a prefix included; at least one.
+        /// The number of bytes of that frame, including its prefix; at least one.
         bytes: usize,
     },
 }
@@ -132,14 +138,15 @@ impl<E: fmt::Display> fmt::Display for FrameError<E> {
 impl<E: Error + 'static> Error for FrameError<E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            // Displayed in full already, so what comes next is what is behind it.
+            // `Display` includes the whole error, so the source is the next one in the chain.
             FrameError::Malformed(error) => error.source(),
             FrameError::Incomplete { .. } => None,
         }
     }
 }
 
-/// The decoder's own error as it converts itself, or [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
+/// The decoder's error, converted by its own `Into`, or
+/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
 impl<E: Into<io::Error>> From<FrameError<E>> for io::Error {
     fn from(error: FrameError<E>) -> io::Error {
         match error {
@@ -155,12 +162,13 @@ fn incomplete(bytes: usize) -> String {
     format!("the input ends within a frame, of which there are {bytes} bytes")
 }
 
-/// The frames in a slice, one after the other: a datagram, a file, a frame that has frames in it.
+/// Iterates over the frames in a slice: a datagram, a file, or a frame that contains frames.
 ///
-/// It ends behind the last frame or with the first error. Bytes that are left over are an error.
+/// Ends after the last frame or the first error. Trailing bytes of an incomplete frame are an
+/// error.
 ///
 /// # Examples
-/// Lines in frames:
+/// Lines within length-prefixed frames:
 /// ```
 /// use reveille::{Frames, LengthCodec, LengthPrefix, LineCodec};
 ///
@@ -176,14 +184,14 @@ fn incomplete(bytes: usize) -> String {
 #[derive(Clone, Debug)]
 pub struct Frames<'a, D> {
     decoder: D,
-    /// Empty once there is nothing more to say.
-    rest: &'a [u8],
+    /// Empty once the iterator has ended.
+    remaining: &'a [u8],
 }
 
 impl<'a, D: Decoder> Frames<'a, D> {
-    /// The frames that `decoder` finds in `input`. The decoder must not be in the middle of another stream.
+    /// Decodes `input` with `decoder`, which must be at the start of a frame.
     pub fn new(decoder: D, input: &'a [u8]) -> Frames<'a, D> {
-        Frames { decoder, rest: input }
+        Frames { decoder, remaining: input }
     }
 }
 
@@ -191,13 +199,13 @@ impl<'a, D: Decoder> Iterator for Frames<'a, D> {
     type Item = Result<D::Frame<'a>, FrameError<D::Error>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
+        if self.remaining.is_empty() {
             return None;
         }
-        let input = std::mem::take(&mut self.rest);
+        let input = std::mem::take(&mut self.remaining);
         Some(match decode_checked(&mut self.decoder, input) {
             Ok(Some((frame, taken))) => {
-                self.rest = &input[taken..];
+                self.remaining = &input[taken..];
                 Ok(frame)
             }
             Ok(None) => Err(FrameError::Incomplete { bytes: input.len() }),
@@ -206,7 +214,7 @@ impl<'a, D: Decoder> Iterator for Frames<'a, D> {
     }
 }
 
-/// Calls a decoder, and holds it to what it promises: one that took nothing would be called forever.
+/// Calls a decoder and checks the returned length: a length of zero would repeat forever.
 fn decode_checked<'a, D: Decoder>(
     decoder: &mut D,
     input: &'a [u8],

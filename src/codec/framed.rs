@@ -1,4 +1,4 @@
-//! A connection whose input is frames.
+//! A connection handler whose input is frames.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,32 +9,35 @@ use crate::event_loop::containment::Contained;
 use crate::net::disposal::close_descriptors;
 use crate::net::{CloseReason, ConnectionHandler, ConnectionState, TcpConnection};
 
-/// A [`ConnectionHandler`] for frames instead of bytes: a decoder, and a handler of what it finds.
+/// A [`ConnectionHandler`] for frames instead of bytes: combines a decoder with a handler of its
+/// frames.
 ///
-/// Frames that lie whole in the input are lent to the handler where they are. What a connection keeps of an incomplete one is
-/// what has come of it, so the decoder's limit is the limit of the memory; a length that is promised reserves nothing. The
-/// server's [`max_unread`](crate::TcpServerBuilder::max_unread) applies besides, and belongs above the decoder's limit.
+/// A complete frame borrows from the input without a copy. Only the received bytes of an incomplete
+/// frame are buffered. Memory is therefore bounded by the decoder's limit; a length prefix never
+/// preallocates. The server's [`max_unread`](crate::TcpServerBuilder::max_unread) also applies, and
+/// belongs above the decoder's limit.
 ///
-/// What the handler sends in [`on_frame`](FrameHandler::on_frame) are replies. While the handler has
-/// [paused](TcpConnection::pause_reading) reading, or the connection has
-/// [paused by itself](crate::TcpServerBuilder::water_marks) because too many replies are unsent, no frames are delivered, also of
-/// those that are there. They come when reading resumes. After [`close`](TcpConnection::close) none come.
+/// Sends within [`on_frame`](FrameHandler::on_frame) are replies. No frames are delivered while the
+/// handler has [paused](TcpConnection::pause_reading) reading, or while the connection has [paused
+/// itself](crate::TcpServerBuilder::water_marks) because too many replies are unsent. This includes
+/// frames that have been received already; they are delivered when reading resumes. After
+/// [`close`](TcpConnection::close) no frames are delivered.
 ///
 /// # Examples
 /// ```no_run
 /// use reveille::{Buffer, EventLoop, FrameHandler, Framed, LineCodec, TcpConnection, TcpServer};
 /// use std::io;
 ///
-/// /// Sends each line back in capitals.
+/// /// Sends each line back in upper case.
 /// struct Shout {
 ///     codec: LineCodec,
-///     answer: Buffer,
+///     output: Buffer,
 /// }
 ///
 /// impl FrameHandler<LineCodec> for Shout {
 ///     fn on_frame(&mut self, conn: &TcpConnection, line: &[u8]) -> io::Result<()> {
-///         self.codec.encode(&line.to_ascii_uppercase(), &mut self.answer)?;
-///         conn.send(self.answer.take_all())?;
+///         self.codec.encode(&line.to_ascii_uppercase(), &mut self.output)?;
+///         conn.send(self.output.take_all())?;
 ///         Ok(())
 ///     }
 /// }
@@ -43,7 +46,7 @@ use crate::net::{CloseReason, ConnectionHandler, ConnectionState, TcpConnection}
 /// let event_loop = EventLoop::new()?;
 /// let codec = LineCodec::new(1000);
 /// let _server = TcpServer::bind(&event_loop, "127.0.0.1:2007")?.serve(move |_| {
-///     Framed::new(codec.clone(), Shout { codec: codec.clone(), answer: Buffer::new() })
+///     Framed::new(codec.clone(), Shout { codec: codec.clone(), output: Buffer::new() })
 /// })?;
 /// event_loop.run()
 /// # }
@@ -52,15 +55,16 @@ use crate::net::{CloseReason, ConnectionHandler, ConnectionState, TcpConnection}
 pub struct Framed<D, H> {
     decoder: Contained<D>,
     handler: Contained<H>,
-    /// How many bytes of an incomplete frame there are.
-    rest: usize,
-    /// There will be no more frames.
+    /// The number of buffered bytes of an incomplete frame.
+    buffered: usize,
+    /// No more frames are decoded.
     failed: bool,
 }
 
-/// The state of one connection, and what it does with each frame: a [`ConnectionHandler`] in all else. Served by [`Framed`].
+/// Handles the frames of one connection, and its other events like a [`ConnectionHandler`]. Wrapped
+/// in a [`Framed`].
 pub trait FrameHandler<D: Decoder>: 'static {
-    /// As [`ConnectionHandler::on_open`].
+    /// Same as [`ConnectionHandler::on_open`].
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.
@@ -69,27 +73,34 @@ pub trait FrameHandler<D: Decoder>: 'static {
         Ok(())
     }
 
-    /// A frame has come.
+    /// A frame has arrived.
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.
     fn on_frame(&mut self, conn: &TcpConnection<'_>, frame: D::Frame<'_>) -> io::Result<()>;
 
-    /// There will be no more frames: what came is not one, or the peer has finished within one, in which case
-    /// [`on_peer_shutdown`](FrameHandler::on_peer_shutdown) follows. Called once at most.
+    /// No more frames follow. Either the input is malformed, or the peer has finished within a
+    /// frame; in the latter case [`on_peer_shutdown`](FrameHandler::on_peer_shutdown) follows.
+    /// Called at most once.
     ///
-    /// Unless this is written otherwise the error closes the connection. An implementation that returns `Ok` keeps it open, and
-    /// what comes then is thrown away, so that the peer can be told what it did wrong:
+    /// Default: returns the error, which closes the connection. An implementation that returns `Ok`
+    /// keeps the connection open and discards further input, so that it can report the error to the
+    /// peer:
     /// ```
     /// # use reveille::{FrameError, FrameHandler, LineCodec, LineError, TcpConnection};
     /// # use std::io;
     /// # struct Handler;
     /// # impl FrameHandler<LineCodec> for Handler {
     /// #     fn on_frame(&mut self, _: &TcpConnection, _: &[u8]) -> io::Result<()> { Ok(()) }
-    /// fn on_frame_error(&mut self, conn: &TcpConnection, error: FrameError<LineError>) -> io::Result<()> {
+    /// fn on_frame_error(
+    ///     &mut self,
+    ///     conn: &TcpConnection,
+    ///     error: FrameError<LineError>,
+    /// ) -> io::Result<()> {
     ///     conn.send(format!("500 {error}\r\n"))?;
     ///     conn.shutdown();
-    ///     conn.close_after(std::time::Duration::from_secs(5)); // or earlier, when the peer has finished
+    ///     // Closes earlier if the peer finishes.
+    ///     conn.close_after(std::time::Duration::from_secs(5));
     ///     Ok(())
     /// }
     /// # }
@@ -102,7 +113,8 @@ pub trait FrameHandler<D: Decoder>: 'static {
         Err(error.into())
     }
 
-    /// As [`ConnectionHandler::on_descriptors`]: the descriptors come before the frames that end in the bytes they were sent with.
+    /// Same as [`ConnectionHandler::on_descriptors`]. The descriptors precede the frames that end
+    /// in the bytes they were sent with.
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.
@@ -112,7 +124,7 @@ pub trait FrameHandler<D: Decoder>: 'static {
         Ok(())
     }
 
-    /// As [`ConnectionHandler::on_drained`].
+    /// Same as [`ConnectionHandler::on_drained`].
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.
@@ -121,7 +133,7 @@ pub trait FrameHandler<D: Decoder>: 'static {
         Ok(())
     }
 
-    /// As [`ConnectionHandler::on_high_water`].
+    /// Same as [`ConnectionHandler::on_high_water`].
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.
@@ -130,7 +142,7 @@ pub trait FrameHandler<D: Decoder>: 'static {
         Ok(())
     }
 
-    /// As [`ConnectionHandler::on_low_water`].
+    /// Same as [`ConnectionHandler::on_low_water`].
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.
@@ -139,7 +151,7 @@ pub trait FrameHandler<D: Decoder>: 'static {
         Ok(())
     }
 
-    /// As [`ConnectionHandler::on_peer_shutdown`]; all frames have been delivered.
+    /// Same as [`ConnectionHandler::on_peer_shutdown`]. All frames have been delivered.
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.
@@ -148,7 +160,7 @@ pub trait FrameHandler<D: Decoder>: 'static {
         Ok(())
     }
 
-    /// As [`ConnectionHandler::on_idle`].
+    /// Same as [`ConnectionHandler::on_idle`].
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.
@@ -157,7 +169,7 @@ pub trait FrameHandler<D: Decoder>: 'static {
         Ok(())
     }
 
-    /// As [`ConnectionHandler::on_stop`].
+    /// Same as [`ConnectionHandler::on_stop`].
     ///
     /// # Errors
     /// Those of the implementation; the connection is closed.
@@ -166,17 +178,17 @@ pub trait FrameHandler<D: Decoder>: 'static {
         Ok(())
     }
 
-    /// As [`ConnectionHandler::on_close`].
+    /// Same as [`ConnectionHandler::on_close`].
     fn on_close(&mut self, conn: &TcpConnection<'_>, reason: &CloseReason) {
         let _ = (conn, reason);
     }
 }
 
 impl<D: Decoder, H: FrameHandler<D>> Framed<D, H> {
-    /// A handler for a new connection.
+    /// Creates the handler of a new connection.
     pub fn new(decoder: D, handler: H) -> Framed<D, H> {
         let (decoder, handler) = (Contained::new(decoder), Contained::new(handler));
-        Framed { decoder, handler, rest: 0, failed: false }
+        Framed { decoder, handler, buffered: 0, failed: false }
     }
 
     fn fail(&mut self, conn: &TcpConnection<'_>, error: FrameError<D::Error>) -> io::Result<()> {
@@ -211,7 +223,7 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
         if self.failed || conn.state() == ConnectionState::Closed {
             input.clear();
         }
-        self.rest = input.len();
+        self.buffered = input.len();
         Ok(())
     }
 
@@ -240,8 +252,8 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
     }
 
     fn on_peer_shutdown(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-        if self.rest > 0 {
-            self.fail(conn, FrameError::Incomplete { bytes: self.rest })?;
+        if self.buffered > 0 {
+            self.fail(conn, FrameError::Incomplete { bytes: self.buffered })?;
             if conn.state() == ConnectionState::Closed {
                 return Ok(());
             }

@@ -1,17 +1,17 @@
-//! Frames with their length before them.
+//! Length-prefixed frames.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 
-use super::prefix::Written;
+use super::prefix::EncodedPrefix;
 use super::{Decoder, LengthPrefix};
 use crate::buffer::Buffer;
 
-/// Frames with their length before them, up to a limit.
+/// Length-prefixed frames, up to a limit.
 ///
-/// A length above the limit is refused as soon as it has been read. One within it reserves nothing: memory is used for what has
-/// come.
+/// A length above the limit is rejected as soon as the prefix has been read. A length within the
+/// limit preallocates nothing: only received bytes occupy memory.
 ///
 /// # Examples
 /// ```
@@ -35,36 +35,37 @@ pub struct LengthCodec {
 }
 
 impl LengthCodec {
-    /// Frames of at most `limit` bytes, without their prefix, which does not count itself.
+    /// Frames of at most `limit` bytes, not counting the prefix. The prefix does not count itself.
     #[must_use]
     pub fn new(prefix: LengthPrefix, limit: usize) -> LengthCodec {
         LengthCodec { prefix, limit, counts_prefix: false }
     }
 
-    /// Whether the number in the prefix includes the prefix's own bytes. The limit never does.
+    /// Sets whether the length in the prefix includes the prefix itself. The limit never does.
+    /// Default: `false`.
     #[must_use]
     pub fn counts_prefix(mut self, counts_prefix: bool) -> LengthCodec {
         self.counts_prefix = counts_prefix;
         self
     }
 
-    /// Appends `frame`, with its length before it, to `output`.
+    /// Appends the prefix and `frame` to `output`.
     ///
     /// # Errors
-    /// [`LengthError::TooLong`], or [`LengthError::NotExpressible`] if the prefix is too small for the length. Nothing is
-    /// appended then.
+    /// [`LengthError::TooLong`], or [`LengthError::NotExpressible`] if the prefix is too small for
+    /// the length. Nothing is appended in either case.
     pub fn encode(&self, frame: &[u8], output: &mut Buffer) -> Result<(), LengthError> {
-        let prefix = self.prefix_of(frame.len())?;
+        let prefix = self.encode_prefix(frame.len())?;
         output.append(prefix.bytes());
         output.append(frame);
         Ok(())
     }
 
-    /// Makes all that is in `frame` one frame, by putting its length before it: for what has been written there piece by piece,
-    /// and need not be copied.
+    /// Prepends the prefix to the contents of `frame`. For a frame that was written there in
+    /// pieces: its contents are not copied.
     ///
     /// # Errors
-    /// As [`encode`](LengthCodec::encode); `frame` is as it was.
+    /// Same as [`encode`](LengthCodec::encode). `frame` is unchanged.
     ///
     /// # Examples
     /// ```
@@ -78,28 +79,29 @@ impl LengthCodec {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn enclose(&self, frame: &mut Buffer) -> Result<(), LengthError> {
-        let prefix = self.prefix_of(frame.len())?;
+        let prefix = self.encode_prefix(frame.len())?;
         frame.prepend(prefix.bytes());
         Ok(())
     }
 
-    /// What stands before a frame of `len` bytes.
-    fn prefix_of(&self, len: usize) -> Result<Written, LengthError> {
+    /// Encodes the prefix of a frame of `len` bytes.
+    fn encode_prefix(&self, len: usize) -> Result<EncodedPrefix, LengthError> {
         let length = len as u64;
         if len > self.limit {
             return Err(LengthError::TooLong { length, limit: self.limit });
         }
-        // How long a prefix is that counts itself depends on the number in it, which depends on how long it is. Each round
-        // makes it longer, and those that have a width settle with the second.
+        // The width of a prefix that counts itself depends on the number in it, which depends on
+        // that width. Each iteration increases the width; for a fixed width the second one is the
+        // last.
         let mut counted = 0;
         loop {
             let number = length.checked_add(counted as u64);
-            let written = number.and_then(|number| self.prefix.write(number));
-            let written = written.ok_or(LengthError::NotExpressible { length })?;
-            if !self.counts_prefix || written.bytes().len() == counted {
-                return Ok(written);
+            let encoded = number.and_then(|number| self.prefix.encode(number));
+            let encoded = encoded.ok_or(LengthError::NotExpressible { length })?;
+            if !self.counts_prefix || encoded.bytes().len() == counted {
+                return Ok(encoded);
             }
-            counted = written.bytes().len();
+            counted = encoded.bytes().len();
         }
     }
 }
@@ -109,7 +111,7 @@ impl Decoder for LengthCodec {
     type Error = LengthError;
 
     fn decode<'a>(&mut self, input: &'a [u8]) -> Result<Option<(&'a [u8], usize)>, LengthError> {
-        let Some((number, width)) = self.prefix.read(input)? else { return Ok(None) };
+        let Some((number, width)) = self.prefix.decode(input)? else { return Ok(None) };
         let length = if self.counts_prefix {
             number.checked_sub(width as u64).ok_or(LengthError::TooShort { number })?
         } else {
@@ -118,33 +120,33 @@ impl Decoder for LengthCodec {
         if length > self.limit as u64 {
             return Err(LengthError::TooLong { length, limit: self.limit });
         }
-        // Within the limit, and so within a `usize`.
+        // Within the limit, so it fits a `usize`.
         let frame = input[width..].get(..length as usize);
         Ok(frame.map(|frame| (frame, width + frame.len())))
     }
 }
 
-/// What is wrong with a length.
+/// An error of a length prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LengthError {
     /// The frame is longer than the limit.
     TooLong {
-        /// Its length, without the prefix.
+        /// The frame's length, without the prefix.
         length: u64,
         /// The limit.
         limit: usize,
     },
-    /// A length that counts its own prefix is shorter than that.
+    /// A length that counts its own prefix is less than the prefix's length.
     TooShort {
         /// The number in the prefix.
         number: u64,
     },
-    /// A varint of more than 64 bits, or not as short as it could be.
+    /// A varint of more than 64 bits, or one that is not in its shortest form.
     BadVarint,
-    /// A frame that was to be sent is longer than its prefix can say.
+    /// The length of a frame to be encoded does not fit its prefix.
     NotExpressible {
-        /// Its length, without the prefix.
+        /// The frame's length, without the prefix.
         length: u64,
     },
 }
@@ -156,13 +158,13 @@ impl fmt::Display for LengthError {
                 write!(f, "a frame of {length} bytes is longer than {limit} bytes")
             }
             LengthError::TooShort { number } => {
-                write!(f, "a length of {number} bytes does not include its own")
+                write!(f, "a length of {number} bytes is less than that of its prefix")
             }
             LengthError::BadVarint => {
-                f.write_str("a varint has more than 64 bits, or more bytes than needed")
+                f.write_str("a varint has more than 64 bits or is not in its shortest form")
             }
             LengthError::NotExpressible { length } => {
-                write!(f, "a frame of {length} bytes is longer than its prefix can say")
+                write!(f, "a length of {length} bytes does not fit the prefix")
             }
         }
     }
@@ -170,7 +172,7 @@ impl fmt::Display for LengthError {
 
 impl Error for LengthError {}
 
-/// [`InvalidData`](io::ErrorKind::InvalidData), with the error in it.
+/// [`InvalidData`](io::ErrorKind::InvalidData), with this error as its source.
 impl From<LengthError> for io::Error {
     fn from(error: LengthError) -> io::Error {
         io::Error::new(io::ErrorKind::InvalidData, error)

@@ -1,52 +1,52 @@
-//! Numbers as they stand before a frame.
+//! Encoding and decoding of length prefixes.
 
 use super::LengthError;
 
-/// How a length is written.
+/// The encoding of a length prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LengthPrefix {
     /// One byte.
     U8,
-    /// Two bytes, the most significant first.
+    /// Two bytes, big-endian.
     U16Be,
-    /// Two bytes, the least significant first.
+    /// Two bytes, little-endian.
     U16Le,
-    /// Three bytes, the most significant first.
+    /// Three bytes, big-endian.
     U24Be,
-    /// Three bytes, the least significant first.
+    /// Three bytes, little-endian.
     U24Le,
-    /// Four bytes, the most significant first.
+    /// Four bytes, big-endian.
     U32Be,
-    /// Four bytes, the least significant first.
+    /// Four bytes, little-endian.
     U32Le,
-    /// Eight bytes, the most significant first.
+    /// Eight bytes, big-endian.
     U64Be,
-    /// Eight bytes, the least significant first.
+    /// Eight bytes, little-endian.
     U64Le,
-    /// One to ten bytes of seven bits each, the least significant first, as in Protocol Buffers (LEB128). Only the shortest way
-    /// to write a number is accepted.
+    /// One to ten bytes of seven bits each, least significant first, as in Protocol Buffers
+    /// (LEB128). Only the shortest form of a number is accepted.
     Varint,
 }
 
-/// The longest prefix, in bytes.
-const LONGEST: usize = 10;
+/// The maximum length of a prefix, in bytes.
+const MAX_PREFIX_LEN: usize = 10;
 
-/// A number as it is written.
-pub(super) struct Written {
-    bytes: [u8; LONGEST],
+/// An encoded prefix.
+pub(super) struct EncodedPrefix {
+    bytes: [u8; MAX_PREFIX_LEN],
     len: usize,
 }
 
-impl Written {
+impl EncodedPrefix {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 }
 
 impl LengthPrefix {
-    /// Width in bytes, and whether the most significant byte comes first; `None` for what has no width.
-    fn shape(self) -> Option<(usize, bool)> {
+    /// The width in bytes, and whether the encoding is big-endian; `None` for a variable width.
+    fn layout(self) -> Option<(usize, bool)> {
         Some(match self {
             LengthPrefix::U8 => (1, true),
             LengthPrefix::U16Be => (2, true),
@@ -61,9 +61,10 @@ impl LengthPrefix {
         })
     }
 
-    /// The number at the front of `input` and how many bytes it has, or `None` if they have not all come.
-    pub(super) fn read(self, input: &[u8]) -> Result<Option<(u64, usize)>, LengthError> {
-        let Some((width, big_endian)) = self.shape() else { return read_varint(input) };
+    /// Decodes the number at the front of `input`. Returns it and its length in bytes, or `None` if
+    /// it is incomplete.
+    pub(super) fn decode(self, input: &[u8]) -> Result<Option<(u64, usize)>, LengthError> {
+        let Some((width, big_endian)) = self.layout() else { return decode_varint(input) };
         let Some(bytes) = input.get(..width) else { return Ok(None) };
         let mut word = [0; 8];
         let number = if big_endian {
@@ -76,28 +77,28 @@ impl LengthPrefix {
         Ok(Some((number, width)))
     }
 
-    /// `number` as it is written, or `None` if it is too large.
-    pub(super) fn write(self, number: u64) -> Option<Written> {
-        let Some((width, big_endian)) = self.shape() else { return Some(write_varint(number)) };
+    /// Encodes `number`. Returns `None` if it is too large for the width.
+    pub(super) fn encode(self, number: u64) -> Option<EncodedPrefix> {
+        let Some((width, big_endian)) = self.layout() else { return Some(encode_varint(number)) };
         if width < 8 && number >> (8 * width) != 0 {
             return None;
         }
-        let mut bytes = [0; LONGEST];
+        let mut bytes = [0; MAX_PREFIX_LEN];
         if big_endian {
             bytes[..width].copy_from_slice(&number.to_be_bytes()[8 - width..]);
         } else {
             bytes[..width].copy_from_slice(&number.to_le_bytes()[..width]);
         }
-        Some(Written { bytes, len: width })
+        Some(EncodedPrefix { bytes, len: width })
     }
 }
 
-fn read_varint(input: &[u8]) -> Result<Option<(u64, usize)>, LengthError> {
+fn decode_varint(input: &[u8]) -> Result<Option<(u64, usize)>, LengthError> {
     let mut number = 0;
-    for (i, &byte) in input.iter().take(LONGEST).enumerate() {
-        // Of 64 bits the tenth byte has the last one, and none comes behind it. A last byte of zero says nothing that the one
-        // before could not have said.
-        if i == LONGEST - 1 && byte > 1 || i > 0 && byte == 0 {
+    for (i, &byte) in input.iter().take(MAX_PREFIX_LEN).enumerate() {
+        // The tenth byte holds the last of 64 bits and ends the number. A last byte of zero adds
+        // nothing, so the form is not the shortest.
+        if i == MAX_PREFIX_LEN - 1 && byte > 1 || i > 0 && byte == 0 {
             return Err(LengthError::BadVarint);
         }
         number |= u64::from(byte & 0x7F) << (7 * i);
@@ -108,8 +109,8 @@ fn read_varint(input: &[u8]) -> Result<Option<(u64, usize)>, LengthError> {
     Ok(None)
 }
 
-fn write_varint(mut number: u64) -> Written {
-    let mut bytes = [0; LONGEST];
+fn encode_varint(mut number: u64) -> EncodedPrefix {
+    let mut bytes = [0; MAX_PREFIX_LEN];
     let mut len = 0;
     while number >= 0x80 {
         bytes[len] = number as u8 | 0x80;
@@ -117,5 +118,5 @@ fn write_varint(mut number: u64) -> Written {
         len += 1;
     }
     bytes[len] = number as u8;
-    Written { bytes, len: len + 1 }
+    EncodedPrefix { bytes, len: len + 1 }
 }

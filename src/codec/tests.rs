@@ -22,12 +22,13 @@ pub(super) const ENDINGS: [LineEnding; 5] = [
     LineEnding::Byte(0),
 ];
 
-// --- Decoders that are wrong ----------------------------------------------------------------------
+// --- Decoders that are wrong
+// ----------------------------------------------------------------------
 
-/// Claims to have taken so many bytes.
-struct Takes(usize);
+/// Returns a frame of this length, whatever the input.
+struct ReturnsLength(usize);
 
-impl Decoder for Takes {
+impl Decoder for ReturnsLength {
     type Frame<'a> = ();
     type Error = io::Error;
 
@@ -38,22 +39,23 @@ impl Decoder for Takes {
 
 #[test]
 #[should_panic(expected = "a decoder took 0 bytes of 3 for a frame")]
-fn a_frame_of_no_bytes_is_not_taken_forever() {
-    Frames::new(Takes(0), b"abc").for_each(drop);
+fn a_decoded_length_of_zero_panics() {
+    Frames::new(ReturnsLength(0), b"abc").for_each(drop);
 }
 
 #[test]
 #[should_panic(expected = "a decoder took 4 bytes of 3 for a frame")]
-fn a_frame_of_more_bytes_than_there_are_is_noticed() {
-    Frames::new(Takes(4), b"abc").for_each(drop);
+fn a_decoded_length_beyond_the_input_panics() {
+    Frames::new(ReturnsLength(4), b"abc").for_each(drop);
 }
 
-// --- At random ------------------------------------------------------------------------------------
+// --- At random
+// ------------------------------------------------------------------------------------
 
-type Found<E> = Vec<Result<Vec<u8>, FrameError<E>>>;
+type DecodedFrames<E> = Vec<Result<Vec<u8>, FrameError<E>>>;
 
-/// What a decoder finds in a stream that comes in pieces, as a connection would have it.
-fn in_pieces<D>(mut decoder: D, pieces: &[&[u8]]) -> Found<D::Error>
+/// Decodes a stream that arrives in pieces, like a connection does.
+fn in_pieces<D>(mut decoder: D, pieces: &[&[u8]]) -> DecodedFrames<D::Error>
 where
     D: for<'a> Decoder<Frame<'a> = &'a [u8]>,
 {
@@ -74,8 +76,8 @@ where
                 }
             }
         }
-        // What is kept of an incomplete frame is bounded: that is what the limit is for.
-        assert!(input.len() <= LIMIT + 10, "{} bytes are kept", input.len());
+        // The limit bounds the buffered bytes of an incomplete frame.
+        assert!(input.len() <= LIMIT + 10, "{} bytes are buffered", input.len());
     }
     if !input.is_empty() {
         found.push(Err(FrameError::Incomplete { bytes: input.len() }));
@@ -85,13 +87,14 @@ where
 
 const LIMIT: usize = 300;
 
-/// Checks that the pieces make no difference, that no frame is longer than the limit, and answers what is found.
-fn check<D>(decoder: D, input: &[u8], rng: &mut Rng) -> Found<D::Error>
+/// Checks that the split makes no difference and that no frame exceeds the limit. Returns the
+/// frames.
+fn check<D>(decoder: D, input: &[u8], rng: &mut Rng) -> DecodedFrames<D::Error>
 where
     D: for<'a> Decoder<Frame<'a> = &'a [u8]> + Clone,
     D::Error: fmt::Debug + PartialEq,
 {
-    let whole: Found<D::Error> =
+    let whole: DecodedFrames<D::Error> =
         Frames::new(decoder.clone(), input).map(|frame| frame.map(<[u8]>::to_vec)).collect();
     let mut pieces = Vec::new();
     let (mut rest, longest) = (input, [1, 3, 40, 1000][rng.below(4)]);
@@ -113,7 +116,7 @@ fn random_line_codec(rng: &mut Rng) -> LineCodec {
     LineCodec::new(LIMIT).ending(ENDINGS[rng.below(ENDINGS.len())])
 }
 
-/// Bytes that mean something to one codec or the other, more often than not.
+/// Bytes that are often significant to one of the codecs.
 fn random_bytes(rng: &mut Rng, len: usize) -> Vec<u8> {
     let kind = rng.below(4);
     let byte = |rng: &mut Rng| match rng.below(if kind == 0 { 4 } else { 40 * kind }) {
@@ -135,7 +138,7 @@ fn random_len(rng: &mut Rng) -> usize {
 }
 
 #[test]
-fn random_frames_come_out_as_they_went_in_however_they_are_split() {
+fn random_frames_survive_any_split_of_the_stream() {
     for seed in 1..=6_000 {
         let mut rng = Rng::new(seed);
         let mut output = Buffer::new();
@@ -168,22 +171,22 @@ fn random_frames_come_out_as_they_went_in_however_they_are_split() {
 }
 
 #[test]
-fn arbitrary_bytes_mean_the_same_however_they_are_split() {
-    let mut sound = 0;
+fn arbitrary_bytes_decode_the_same_for_any_split() {
+    let mut valid = 0;
     for seed in 1..=12_000 {
         let mut rng = Rng::new(seed);
         let len = random_len(&mut rng) * (1 + rng.below(3));
         let input = random_bytes(&mut rng, len);
         let length = random_length_codec(&mut rng);
-        sound += usize::from(check(length, &input, &mut rng).iter().any(Result::is_ok));
+        valid += usize::from(check(length, &input, &mut rng).iter().any(Result::is_ok));
         let line = random_line_codec(&mut rng);
-        sound += usize::from(check(line, &input, &mut rng).iter().any(Result::is_ok));
+        valid += usize::from(check(line, &input, &mut rng).iter().any(Result::is_ok));
     }
-    // Bytes that nothing can be made of would test little.
-    assert!(sound > 4_000, "only {sound} of the inputs have a frame in them");
+    // Input without any valid frame would test little.
+    assert!(valid > 4_000, "only {valid} of the inputs contain a frame");
 }
 
-/// A xorshift generator that names its seed if the test it serves fails.
+/// A xorshift generator that prints its seed if the test fails.
 struct Rng {
     seed: u64,
     state: u64,
@@ -191,7 +194,8 @@ struct Rng {
 
 impl Rng {
     fn new(seed: u64) -> Rng {
-        // Spread out, because xorshift starts slowly from a state of few bits. Odd, so never 0.
+        // Scrambled, because xorshift starts slowly from a state with few bits set. Odd, so never
+        // 0.
         Rng { seed, state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 }
     }
 

@@ -133,7 +133,8 @@ impl UnixAddress {
     ///
     /// # fn main() -> std::io::Result<()> {
     /// let event_loop = EventLoop::new()?;
-    /// let server = TcpServer::bind_unix(&event_loop, UnixAddress::unnamed())?.serve_fn(|_, _| ())?;
+    /// let server = TcpServer::bind_unix(&event_loop, UnixAddress::unnamed())?;
+    /// let server = server.serve_fn(|_, _| ())?;
     /// assert!(server.address().as_unix().unwrap().as_abstract_name().is_some());
     /// let _client = TcpClient::connect(&event_loop, server.address()).serve_fn(|_, _| ())?;
     /// # Ok(())

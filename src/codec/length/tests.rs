@@ -3,28 +3,28 @@ use crate::codec::tests::PREFIXES;
 use crate::codec::{FrameError, Frames};
 
 #[test]
-fn lengths_are_written_as_their_names_say() {
-    let written = |prefix, counts| {
+fn prefixes_are_encoded_as_their_names_state() {
+    let encoded = |prefix, counts| {
         let mut output = Buffer::new();
         LengthCodec::new(prefix, 1000).counts_prefix(counts).encode(&[b'-'; 200], &mut output).unwrap();
         output.readable()[..output.len() - 200].to_vec()
     };
-    assert_eq!(written(LengthPrefix::U8, false), [200]);
-    assert_eq!(written(LengthPrefix::U8, true), [201]);
-    assert_eq!(written(LengthPrefix::U16Be, true), [0, 202]);
-    assert_eq!(written(LengthPrefix::U16Le, true), [202, 0]);
-    assert_eq!(written(LengthPrefix::U24Be, false), [0, 0, 200]);
-    assert_eq!(written(LengthPrefix::U24Le, false), [200, 0, 0]);
-    assert_eq!(written(LengthPrefix::U32Be, true), [0, 0, 0, 204]);
-    assert_eq!(written(LengthPrefix::U32Le, false), [200, 0, 0, 0]);
-    assert_eq!(written(LengthPrefix::U64Be, false), [0, 0, 0, 0, 0, 0, 0, 200]);
-    assert_eq!(written(LengthPrefix::U64Le, true), [208, 0, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(written(LengthPrefix::Varint, false), [0xC8, 1]);
-    assert_eq!(written(LengthPrefix::Varint, true), [0xCA, 1]);
+    assert_eq!(encoded(LengthPrefix::U8, false), [200]);
+    assert_eq!(encoded(LengthPrefix::U8, true), [201]);
+    assert_eq!(encoded(LengthPrefix::U16Be, true), [0, 202]);
+    assert_eq!(encoded(LengthPrefix::U16Le, true), [202, 0]);
+    assert_eq!(encoded(LengthPrefix::U24Be, false), [0, 0, 200]);
+    assert_eq!(encoded(LengthPrefix::U24Le, false), [200, 0, 0]);
+    assert_eq!(encoded(LengthPrefix::U32Be, true), [0, 0, 0, 204]);
+    assert_eq!(encoded(LengthPrefix::U32Le, false), [200, 0, 0, 0]);
+    assert_eq!(encoded(LengthPrefix::U64Be, false), [0, 0, 0, 0, 0, 0, 0, 200]);
+    assert_eq!(encoded(LengthPrefix::U64Le, true), [208, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(encoded(LengthPrefix::Varint, false), [0xC8, 1]);
+    assert_eq!(encoded(LengthPrefix::Varint, true), [0xCA, 1]);
 }
 
 #[test]
-fn a_frame_may_be_as_long_as_the_limit_and_no_longer() {
+fn a_frame_has_at_most_limit_bytes() {
     for prefix in PREFIXES {
         for counts in [false, true] {
             let codec = LengthCodec::new(prefix, 100).counts_prefix(counts);
@@ -37,7 +37,7 @@ fn a_frame_may_be_as_long_as_the_limit_and_no_longer() {
             assert_eq!(codec.encode(&[1; 101], &mut output), Err(too_long));
             let mut longer = Buffer::new();
             LengthCodec::new(prefix, 101).counts_prefix(counts).encode(&[1; 101], &mut longer).unwrap();
-            // Before any of the frame has come.
+            // Before any byte of the frame has arrived.
             let header = &longer.readable()[..longer.len() - 101];
             assert_eq!(codec.clone().decode(header), Err(too_long), "{prefix:?}");
         }
@@ -45,7 +45,7 @@ fn a_frame_may_be_as_long_as_the_limit_and_no_longer() {
 }
 
 #[test]
-fn the_largest_lengths_there_are_are_too_long_and_nothing_worse() {
+fn the_largest_lengths_are_rejected_as_too_long() {
     for prefix in PREFIXES {
         let input = match prefix {
             LengthPrefix::Varint => &[255, 255, 255, 255, 255, 255, 255, 255, 255, 1][..],
@@ -55,15 +55,15 @@ fn the_largest_lengths_there_are_are_too_long_and_nothing_worse() {
             let mut codec = LengthCodec::new(prefix, 100).counts_prefix(counts);
             let error = codec.decode(input).unwrap_err();
             assert!(matches!(error, LengthError::TooLong { limit: 100, .. }), "{prefix:?}: {error:?}");
-            // Where nothing is too long, the rest is waited for.
-            let mut boundless = LengthCodec::new(prefix, usize::MAX).counts_prefix(counts);
-            assert_eq!(boundless.decode(input), Ok(None), "{prefix:?}");
+            // Without a limit the decoder waits for the frame.
+            let mut unlimited = LengthCodec::new(prefix, usize::MAX).counts_prefix(counts);
+            assert_eq!(unlimited.decode(input), Ok(None), "{prefix:?}");
         }
     }
 }
 
 #[test]
-fn a_length_that_counts_its_prefix_is_no_less_than_that() {
+fn a_length_less_than_its_counted_prefix_is_rejected() {
     let codec = LengthCodec::new(LengthPrefix::U32Be, 100).counts_prefix(true);
     let found: Vec<_> = Frames::new(codec, b"\0\0\0\x05a\0\0\0\x04\0\0\0\x03").collect();
     let too_short = FrameError::Malformed(LengthError::TooShort { number: 3 });
@@ -71,8 +71,8 @@ fn a_length_that_counts_its_prefix_is_no_less_than_that() {
 }
 
 #[test]
-fn a_frame_that_its_prefix_cannot_say_is_not_written() {
-    let refused = |prefix, counts, len: usize| {
+fn a_length_that_does_not_fit_its_prefix_is_rejected() {
+    let assert_rejected = |prefix, counts, len: usize| {
         let mut output = Buffer::from(b"before".to_vec());
         let codec = LengthCodec::new(prefix, usize::MAX).counts_prefix(counts);
         let not_expressible = Err(LengthError::NotExpressible { length: len as u64 });
@@ -80,42 +80,42 @@ fn a_frame_that_its_prefix_cannot_say_is_not_written() {
         assert_eq!(output.readable(), b"before");
         assert_eq!(codec.encode(&vec![0; len - 1], &mut output), Ok(()));
     };
-    refused(LengthPrefix::U8, false, 256);
-    refused(LengthPrefix::U8, true, 255);
-    refused(LengthPrefix::U16Be, false, 65_536);
-    refused(LengthPrefix::U16Le, true, 65_534);
+    assert_rejected(LengthPrefix::U8, false, 256);
+    assert_rejected(LengthPrefix::U8, true, 255);
+    assert_rejected(LengthPrefix::U16Be, false, 65_536);
+    assert_rejected(LengthPrefix::U16Le, true, 65_534);
 }
 
 #[test]
-fn varints_are_read_and_written_over_their_whole_range() {
+fn varints_round_trip_over_their_whole_range() {
     let numbers = (0..64).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1u64 << bit) + 1]).chain([u64::MAX]);
     for number in numbers {
-        let written = LengthPrefix::Varint.write(number).unwrap();
-        let len = written.bytes().len();
+        let encoded = LengthPrefix::Varint.encode(number).unwrap();
+        let len = encoded.bytes().len();
         assert_eq!(len, (64 - number.leading_zeros() as usize).div_ceil(7).max(1), "{number}");
-        assert_eq!(LengthPrefix::Varint.read(written.bytes()), Ok(Some((number, len))));
-        assert_eq!(LengthPrefix::Varint.read(&written.bytes()[..len - 1]), Ok(None));
+        assert_eq!(LengthPrefix::Varint.decode(encoded.bytes()), Ok(Some((number, len))));
+        assert_eq!(LengthPrefix::Varint.decode(&encoded.bytes()[..len - 1]), Ok(None));
     }
 }
 
 #[test]
-fn a_varint_that_is_longer_than_it_needs_or_too_large_is_refused() {
-    let read = |bytes: &[u8]| LengthPrefix::Varint.read(bytes);
+fn overlong_and_too_large_varints_are_rejected() {
+    let decode = |bytes: &[u8]| LengthPrefix::Varint.decode(bytes);
     let bad = Err(LengthError::BadVarint);
-    assert_eq!(read(&[0x80, 0]), bad);
-    assert_eq!(read(&[0xFF, 0x80, 0]), bad);
-    assert_eq!(read(&[0]), Ok(Some((0, 1))));
-    assert_eq!(read(&[0xFF; 9]), Ok(None));
-    let tenth = |last| read(&[255, 255, 255, 255, 255, 255, 255, 255, 255, last]);
+    assert_eq!(decode(&[0x80, 0]), bad);
+    assert_eq!(decode(&[0xFF, 0x80, 0]), bad);
+    assert_eq!(decode(&[0]), Ok(Some((0, 1))));
+    assert_eq!(decode(&[0xFF; 9]), Ok(None));
+    let tenth = |last| decode(&[255, 255, 255, 255, 255, 255, 255, 255, 255, last]);
     assert_eq!(tenth(1), Ok(Some((u64::MAX, 10))));
     assert_eq!(tenth(2), bad);
     assert_eq!(tenth(0x81), bad);
     assert_eq!(tenth(0), bad);
 }
 
-/// Around the sizes at which a varint grows, and so a length that counts it.
+/// Around the sizes at which a varint, and therefore a length that includes it, grows.
 #[test]
-fn a_varint_that_counts_itself_reads_as_it_was_written() {
+fn a_varint_that_counts_itself_round_trips() {
     let codec = LengthCodec::new(LengthPrefix::Varint, usize::MAX).counts_prefix(true);
     for len in (0..300).chain(16_370..16_400) {
         let frame = vec![7; len];
@@ -127,7 +127,7 @@ fn a_varint_that_counts_itself_reads_as_it_was_written() {
 }
 
 #[test]
-fn enclosing_is_encoding_in_place() {
+fn enclose_encodes_in_place() {
     for prefix in PREFIXES {
         let codec = LengthCodec::new(prefix, 100);
         let (mut encoded, mut enclosed) = (Buffer::new(), Buffer::from(b"some bytes".to_vec()));

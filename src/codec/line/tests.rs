@@ -12,7 +12,7 @@ fn line(text: &str) -> Result<String, FrameError<LineError>> {
 }
 
 #[test]
-fn an_ending_is_lf_or_crlf_and_takes_one_cr_at_most() {
+fn an_ending_is_lf_or_crlf_with_at_most_one_cr() {
     for ending in [LineEnding::LfOrCrlf, LineEnding::CrlfOrLf] {
         let codec = LineCodec::new(10).ending(ending);
         let found = lines(&codec, b"a\nb\r\n\n\r\nc\r\r\nd\re\n");
@@ -22,7 +22,7 @@ fn an_ending_is_lf_or_crlf_and_takes_one_cr_at_most() {
 }
 
 #[test]
-fn a_strict_line_ends_with_crlf_and_has_neither_in_it() {
+fn a_strict_line_contains_neither_cr_nor_lf() {
     let codec = LineCodec::new(10).ending(LineEnding::Crlf);
     assert_eq!(lines(&codec, b"a\r\n\r\n"), [line("a"), line("")]);
     let lone = || Err(FrameError::Malformed(LineError::LoneCrOrLf));
@@ -33,7 +33,7 @@ fn a_strict_line_ends_with_crlf_and_has_neither_in_it() {
 }
 
 #[test]
-fn a_byte_may_end_lines_and_others_are_theirs() {
+fn a_custom_delimiter_keeps_all_other_bytes() {
     let codec = LineCodec::new(10).ending(LineEnding::Byte(b';'));
     assert_eq!(lines(&codec, b"a\r\n;;b;"), [line("a\\r\\n"), line(""), line("b")]);
     let codec = LineCodec::new(10).ending(LineEnding::Byte(b'\n'));
@@ -41,7 +41,7 @@ fn a_byte_may_end_lines_and_others_are_theirs() {
 }
 
 #[test]
-fn a_line_may_be_as_long_as_the_limit_and_no_longer() {
+fn a_line_has_at_most_limit_bytes() {
     for ending in ENDINGS {
         let codec = LineCodec::new(4).ending(ending);
         let mut output = Buffer::new();
@@ -49,7 +49,7 @@ fn a_line_may_be_as_long_as_the_limit_and_no_longer() {
         assert_eq!(lines(&codec, output.readable()), [line("four")], "{ending:?}");
         let too_long = LineError::TooLong { limit: 4 };
         assert_eq!(codec.encode(b"fiver", &mut output), Err(too_long));
-        // Whether its ending is there or not.
+        // With and without its ending.
         let mut input = b"fiver".to_vec();
         assert_eq!(lines(&codec, &input), [Err(FrameError::Malformed(too_long))], "{ending:?}");
         input.extend(&output.readable()[4..]);
@@ -58,7 +58,7 @@ fn a_line_may_be_as_long_as_the_limit_and_no_longer() {
 }
 
 #[test]
-fn a_cr_behind_a_line_of_the_limit_may_yet_be_a_part_of_its_ending() {
+fn a_cr_at_the_limit_may_belong_to_the_ending() {
     for ending in [LineEnding::LfOrCrlf, LineEnding::Crlf] {
         let mut codec = LineCodec::new(4).ending(ending);
         assert_eq!(codec.decode(b"four\r"), Ok(None));
@@ -69,7 +69,7 @@ fn a_cr_behind_a_line_of_the_limit_may_yet_be_a_part_of_its_ending() {
 }
 
 #[test]
-fn limits_of_nothing_and_of_everything_are_limits() {
+fn limits_of_zero_and_usize_max_work() {
     let mut none = LineCodec::new(0);
     assert_eq!(none.decode(b"\n"), Ok(Some((&b""[..], 1))));
     assert_eq!(none.decode(b"a"), Err(LineError::TooLong { limit: 0 }));
@@ -86,32 +86,32 @@ fn a_last_line_without_an_ending_is_incomplete() {
 }
 
 #[test]
-fn bytes_that_come_one_at_a_time_are_searched_once_each() {
+fn bytes_that_arrive_singly_are_searched_once() {
     const LEN: usize = 20_000;
     let mut input = vec![b'-'; LEN];
     let mut codec = LineCodec::new(LEN);
     for len in 1..=LEN {
         assert_eq!(codec.decode(&input[..len]), Ok(None));
     }
-    // What has been searched is not looked at again, or this would be found.
+    // Searched bytes are not searched again; otherwise this one would be found.
     input[LEN / 2] = b'\n';
     assert_eq!(codec.decode(&input), Ok(None));
 }
 
 #[test]
-fn a_line_that_would_not_be_read_as_itself_is_not_written() {
-    let refused = |ending, text: &[u8]| {
+fn a_line_that_would_not_round_trip_is_rejected() {
+    let assert_rejected = |ending, text: &[u8]| {
         let mut output = Buffer::from(b"before".to_vec());
         let result = LineCodec::new(10).ending(ending).encode(text, &mut output);
         assert_eq!(result, Err(LineError::HoldsEnding), "{ending:?} {text:?}");
         assert_eq!(output.readable(), b"before");
     };
     for ending in [LineEnding::LfOrCrlf, LineEnding::CrlfOrLf, LineEnding::Crlf] {
-        refused(ending, b"a\nb");
-        refused(ending, b"\n");
-        refused(ending, b"a\r\n");
+        assert_rejected(ending, b"a\nb");
+        assert_rejected(ending, b"\n");
+        assert_rejected(ending, b"a\r\n");
     }
-    refused(LineEnding::LfOrCrlf, b"a\r");
-    refused(LineEnding::Crlf, b"a\rb");
-    refused(LineEnding::Byte(b';'), b"a;b");
+    assert_rejected(LineEnding::LfOrCrlf, b"a\r");
+    assert_rejected(LineEnding::Crlf, b"a\rb");
+    assert_rejected(LineEnding::Byte(b';'), b"a;b");
 }
