@@ -37,7 +37,7 @@
 //! | messages between processes | [`SharedRing`] |
 //! | signals and child processes | [`Signals`], [`Child`] |
 //! | files, and changes of files | [`FileIo`], [`Watcher`] |
-//! | pressure and memory notifications | [`PressureTrigger`], [`MemoryThreshold`], [`MemoryEvents`] |
+//! | pressure and memory events | [`PressureTrigger`], [`MemoryThreshold`], [`MemoryEvents`] |
 //!
 //! # Threads
 //! Objects that are bound to the thread of a loop act at once and are neither `Send` nor `Sync`:
