@@ -7,7 +7,6 @@
 use std::env;
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -48,7 +47,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let totals = Arc::new(Totals::default());
     let counted = Arc::clone(&totals);
     let server = TcpServer::bind(&event_loop, arguments.listen)?
-        .threads(arguments.threads)?
+        .threads(arguments.threads)
         .serve(move |_| Echo { totals: Arc::clone(&counted), messages: 0, bytes: 0 })?;
 
     let local = server.local_addr();
@@ -109,7 +108,7 @@ struct Totals {
 
 struct Arguments {
     listen: SocketAddr,
-    threads: NonZeroUsize,
+    threads: usize,
     grace: Duration,
 }
 
@@ -118,7 +117,7 @@ impl Arguments {
     fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
         let mut arguments = Arguments {
             listen: SocketAddr::from(([127, 0, 0, 1], 2007)),
-            threads: NonZeroUsize::MIN,
+            threads: 1,
             grace: Duration::from_secs(3),
         };
         while let Some(name) = given.next() {
@@ -137,7 +136,9 @@ impl Arguments {
                     let threads = value()?;
                     arguments.threads = threads
                         .parse()
-                        .map_err(|_| format!("`{threads}` is not a number of threads from 1"))?;
+                        .ok()
+                        .filter(|&number| number > 0)
+                        .ok_or_else(|| format!("`{threads}` is not a number of threads from 1"))?;
                 }
                 "--grace" => {
                     let grace = value()?;

@@ -35,11 +35,10 @@ fn child_role() {
     limit_descriptors(DESCRIPTORS);
     let host = Host::new(move |event_loop| {
         let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?;
-        let three = 3.try_into().expect("three loops");
         match &*role {
             "one listener" => builder.serve_fn(|conn, input| conn.send(input.take_all())),
             "a listener each" => builder
-                .threads(three)?
+                .threads(3)
                 .load_balancing(LoadBalancing::ListenerPerLoop)
                 .serve_fn(|conn, input| conn.send(input.take_all())),
             "a maximum" => builder

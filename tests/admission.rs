@@ -4,7 +4,6 @@ mod support;
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -60,10 +59,6 @@ enum Spread {
 
 const SPREADS: [Spread; 3] = [Spread::OneLoop, Spread::ThreeLoops, Spread::ThreeListeners];
 
-fn three() -> NonZeroUsize {
-    3.try_into().unwrap()
-}
-
 fn host(
     spread: Spread,
     settings: impl for<'a> FnOnce(TcpServerBuilder<'a>) -> TcpServerBuilder<'a> + Send + 'static,
@@ -82,9 +77,9 @@ fn host_at(
         let builder = settings(TcpServer::bind(event_loop, address)?);
         match spread {
             Spread::OneLoop => builder.serve(move |_| Counted(counted.clone())),
-            Spread::ThreeLoops => builder.threads(three())?.serve(move |_| Counted(counted.clone())),
+            Spread::ThreeLoops => builder.threads(3).serve(move |_| Counted(counted.clone())),
             Spread::ThreeListeners => builder
-                .threads(three())?
+                .threads(3)
                 .load_balancing(LoadBalancing::ListenerPerLoop)
                 .serve(move |_| Counted(counted.clone())),
         }

@@ -43,14 +43,13 @@ fn host_at(address: SocketAddr, distribution: LoadBalancing) -> (Host, ServerHan
     let places = Places::default();
     let noted = places.clone();
     let host = Host::new(move |event_loop| {
-        TcpServer::bind(event_loop, address)?
-            .threads(LOOPS.try_into().unwrap())?
-            .load_balancing(distribution)
-            .serve_fn(move |conn, input| {
+        TcpServer::bind(event_loop, address)?.threads(LOOPS).load_balancing(distribution).serve_fn(
+            move |conn, input| {
                 let name = thread::current().name().expect("a thread with a name").to_owned();
                 noted.0.lock().unwrap().insert(conn.peer_addr().unwrap(), name);
                 conn.send(input.take_all())
-            })
+            },
+        )
     });
     let handle = host.ask(|_, server| server.as_ref().expect("a server").handle());
     (host, handle, places)
@@ -161,7 +160,7 @@ fn a_stop_is_not_over_before_every_listener_is_closed() {
         let address = place.address();
         let host = Host::new(move |event_loop| {
             TcpServer::bind(event_loop, address)?
-                .threads(LOOPS.try_into().unwrap())?
+                .threads(LOOPS)
                 .load_balancing(LoadBalancing::ListenerPerLoop)
                 .serve_fn(move |conn, _| {
                     let (released, held) = (Arc::clone(&released), held.clone());

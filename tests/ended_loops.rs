@@ -33,7 +33,7 @@ impl Fragile {
         let (let_go, gone) = mpsc::channel();
         let gone = Arc::new(Mutex::new(gone));
         let host = Host::new(move |event_loop| {
-            let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(net::loops(LOOPS))?;
+            let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(LOOPS);
             builder.load_balancing(distribution).serve_fn(move |conn, input| {
                 if input.readable() == b"end" {
                     conn.event_loop().quit();
@@ -129,7 +129,7 @@ fn a_place_is_given_back_when_no_loop_is_left() {
     with_watchdog(LIMIT, || {
         let host = Host::new(move |event_loop| {
             let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.max_connections(1);
-            builder.threads(net::loops(2))?.serve_fn(|conn, _| conn.event_loop().quit())
+            builder.threads(2).serve_fn(|conn, _| conn.event_loop().quit())
         });
         let server = host.ask(|_, server| server.as_ref().expect("a server").handle());
         while server.live_loops() > 0 {

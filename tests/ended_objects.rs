@@ -16,7 +16,7 @@ use reveille::{
     TcpConnection, TcpServer, UdpSocket, UnixAddress, Watcher,
 };
 use support::clock::HOUR;
-use support::net::{self, End, Host, Journal, Script, Told, loops};
+use support::net::{self, End, Host, Journal, Script, Told};
 use support::unix::{self, Folder};
 use support::{Count, LIMIT, udp, with_loop, with_watchdog};
 
@@ -251,7 +251,7 @@ fn a_stop_ends_the_listening_of_loops_that_are_held_up() {
         let (begin, begun) = mpsc::channel();
         let held = Mutex::new(Some((held, begin)));
         let host = Host::new(move |event_loop| {
-            let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(loops(2))?;
+            let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(2);
             builder.load_balancing(LoadBalancing::ListenerPerLoop).serve_fn(move |_, input| {
                 input.clear();
                 let held = held.lock().unwrap().take();

@@ -135,7 +135,7 @@ fn a_dropped_server_over_several_loops_closes_everything() {
     closes_what_it_opens(|| {
         let host = net::Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
-                .threads(3.try_into().unwrap())?
+                .threads(3)
                 .serve_fn(|conn, input| conn.send(input.take_all()))
         });
         let mut clients: Vec<_> = (0..60).map(|_| host.connect()).collect();
@@ -154,8 +154,7 @@ fn a_stop_is_reported_when_the_listeners_of_all_loops_are_closed() {
             let event_loop = EventLoop::builder().busy_poll(LIMIT).build().unwrap();
             let before = net::open_sockets();
             let builder = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
-            let builder =
-                builder.threads(net::loops(3)).unwrap().load_balancing(LoadBalancing::ListenerPerLoop);
+            let builder = builder.threads(3).load_balancing(LoadBalancing::ListenerPerLoop);
             let server = builder.serve_fn(|_, _| ()).unwrap();
             let listeners: Vec<_> = net::open_sockets().difference(&before).cloned().collect();
             assert!(listeners.len() >= 3);
@@ -187,7 +186,7 @@ fn a_stopped_server_over_several_loops_gives_them_up_with_its_last_connection() 
         drop(plain);
         let host = net::Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
-                .threads(3.try_into().unwrap())?
+                .threads(3)
                 .serve_fn(|conn, input| conn.send(input.take_all()))
         });
         let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
@@ -213,7 +212,7 @@ fn an_address_in_use_costs_no_descriptor() {
         let with_loop = net::open_descriptors();
         for _ in 0..20 {
             TcpServer::bind(&event_loop, address).unwrap().serve_fn(|_, _| ()).unwrap_err();
-            let pool = TcpServer::bind(&event_loop, address).unwrap().threads(2.try_into().unwrap()).unwrap();
+            let pool = TcpServer::bind(&event_loop, address).unwrap().threads(2);
             pool.serve_fn(|_, _| ()).unwrap_err();
             assert_eq!(net::open_descriptors(), with_loop);
         }
@@ -327,12 +326,10 @@ fn a_program_started_by_a_handler_inherits_nothing() {
         assert!(usual.len() >= 4, "{usual:?}");
         let (seen, sees) = mpsc::channel();
         let host = net::Host::new(move |event_loop| {
-            TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(2.try_into().unwrap())?.serve_fn(
-                move |_, input| {
-                    input.clear();
-                    seen.send(seen_by_another_program()).map_err(io::Error::other)
-                },
-            )
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(2).serve_fn(move |_, input| {
+                input.clear();
+                seen.send(seen_by_another_program()).map_err(io::Error::other)
+            })
         });
         let eventfd = EventFd::new(0).unwrap();
         let mut clients = [host.connect(), host.connect()];

@@ -96,7 +96,7 @@ fn dropped_copies_leave_the_parents_sockets_as_they_are() {
         let unix = unix.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         let tcp = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
         let tcp = tcp.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
-        let spread = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().threads(net::loops(2)).unwrap();
+        let spread = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().threads(2);
         let spread = spread.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         let udp = UdpSocket::bind(&event_loop, "127.0.0.1:0").unwrap();
         let udp = udp.serve_fn(|socket, datagram, from| socket.send_to(datagram, from)).unwrap();

@@ -11,7 +11,7 @@ use std::thread;
 use reveille::{LoadBalancing, TcpServer, TcpServerBuilder};
 use socket2::{Domain, Socket, Type};
 use support::alone::alone_after;
-use support::net::{self, Host, loops};
+use support::net::{self, Host};
 use support::{LIMIT, panic_of, with_loop, with_watchdog};
 
 /// A script for a network namespace with addresses of two networks. The kernel adds the routes to them later than the addresses, so the
@@ -111,7 +111,7 @@ fn clients_of_one_network_are_on_one_loop() {
                 let (tell, told) = mpsc::channel();
                 let host = Host::new(move |event_loop| {
                     TcpServer::bind(event_loop, "[::]:0")?
-                        .threads(loops(8))?
+                        .threads(8)
                         .load_balancing(LoadBalancing::PeerAddress)
                         .serve_fn(move |conn, input| {
                             tell.send(thread::current().id()).unwrap();

@@ -290,8 +290,8 @@ fn a_server_serves_and_stops_on_a_loop_whose_mailbox_is_always_full() {
         keep_full(event_loop, Arc::clone(&enough));
         let here = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
         let here = here.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
-        let elsewhere = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().threads(2.try_into().unwrap());
-        let elsewhere = elsewhere.unwrap().serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
+        let elsewhere = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().threads(2);
+        let elsewhere = elsewhere.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         let addresses = [here.local_addr(), elsewhere.local_addr()];
         let (kept_here, _kept_elsewhere) = thread::scope(|scope| {
             let clients = scope.spawn(|| {

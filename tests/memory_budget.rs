@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use reveille::{ConnectionHandle, EventLoop, SendError, ServerCounters, TcpServer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::net::{self, Child, End, Host, Journal, answer, loops};
+use support::net::{self, Child, End, Host, Journal, answer};
 use support::{KIB, LIMIT, MIB, shortage, turn, with_loop, with_watchdog};
 
 const BUDGET: usize = 1024 * KIB;
@@ -101,7 +101,7 @@ fn connections_of_several_loops_share_the_limit() {
         let host = Host::new(|event_loop| {
             net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
                 .max_buffered(BUDGET)
-                .threads(loops(3))?
+                .threads(3)
                 .serve_fn(|conn, input| conn.send(input.take_all()))
         });
         assert_serves_others(&host, 12);

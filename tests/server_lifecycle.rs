@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use reveille::{ConnectionHandle, EventLoop, SendError, TcpServer};
 use support::client::Refusing;
-use support::net::{self, End, Host, Journal, Told, loops, scripted_over};
+use support::net::{self, End, Host, Journal, Told, scripted_over};
 use support::{LIMIT, with_loop, with_watchdog};
 
 // --- Addresses ------------------------------------------------------------------------------------
@@ -44,9 +44,18 @@ fn an_address_in_use_is_an_error_that_names_it() {
             TcpServer::bind(event_loop, address).unwrap().serve_fn(|_, _| ()).expect_err("it is taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&address.to_string()), "{error}");
-        let over_threads = TcpServer::bind(event_loop, address).unwrap().threads(loops(2)).unwrap();
+        let over_threads = TcpServer::bind(event_loop, address).unwrap().threads(2);
         let error = over_threads.serve_fn(|_, _| ()).expect_err("it is taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    });
+}
+
+#[test]
+fn zero_threads_are_an_error_when_the_server_is_built() {
+    with_loop(|event_loop| {
+        let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().threads(0);
+        let error = builder.serve_fn(|_, _| ()).expect_err("no thread");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     });
 }
 
@@ -280,14 +289,12 @@ fn loop_server_handle_and_client_may_go_in_any_order() {
                 let (give, given) = mpsc::channel::<ConnectionHandle>();
                 let give = Mutex::new(give);
                 let event_loop = EventLoop::new().unwrap();
-                let server = TcpServer::bind(&event_loop, "127.0.0.1:0")
-                    .unwrap()
-                    .threads(loops(threads))
-                    .unwrap()
-                    .serve(move |conn| {
+                let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().threads(threads).serve(
+                    move |conn| {
                         give.lock().unwrap().send(conn.handle()).unwrap();
                         writing.script()
-                    });
+                    },
+                );
                 let server = server.unwrap();
                 let client = net::connect(server.local_addr());
                 let mut handle = None;

@@ -17,7 +17,7 @@ use reveille::{
 use socket2::SockRef;
 use support::client::Refusing;
 use support::clock::HOUR;
-use support::net::{self, End, Host, Journal, Script, Told, loops, scripted, scripted_over, scripted_with};
+use support::net::{self, End, Host, Journal, Script, Told, scripted, scripted_over, scripted_with};
 use support::{LIMIT, OnDrop, with_watchdog};
 
 /// Has the host's server stop, and answers where its report will come.
@@ -52,7 +52,7 @@ fn a_stop_without_connections_is_over_at_once() {
             let place = Refusing::new();
             let address = place.address();
             let host = Host::new(move |event_loop| {
-                TcpServer::bind(event_loop, address)?.threads(loops(threads))?.serve_fn(|_, _| ())
+                TcpServer::bind(event_loop, address)?.threads(threads).serve_fn(|_, _| ())
             });
             assert_eq!(only_report(&stop(&host, HOUR)), (0, 0));
             place.assert_refuses();
@@ -290,7 +290,7 @@ fn a_handler_hears_of_the_stop_and_has_the_last_word() {
         with_watchdog(LIMIT, move || {
             let host = Host::new(move |event_loop| {
                 let server = TcpServer::bind(event_loop, "127.0.0.1:0")?;
-                server.threads(loops(threads))?.serve(|_| LastWord { fails: false })
+                server.threads(threads).serve(|_| LastWord { fails: false })
             });
             let mut clients: Vec<_> = (0..4).map(|_| host.connect()).collect();
             clients.iter_mut().for_each(net::assert_echoes);
@@ -388,8 +388,7 @@ fn a_stop_whose_loop_goes_first_ends_with_the_loop() {
             let event_loop = EventLoop::new().unwrap();
             let server = TcpServer::bind(&event_loop, "127.0.0.1:0")
                 .unwrap()
-                .threads(loops(threads))
-                .unwrap()
+                .threads(threads)
                 .serve(move |_| writing.script())
                 .unwrap();
             let client = net::connect(server.local_addr());

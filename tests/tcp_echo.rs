@@ -13,7 +13,7 @@ use std::thread;
 
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 use socket2::SockRef;
-use support::net::{self, Host, Random, loops, pattern};
+use support::net::{self, Host, Random, pattern};
 use support::{LIMIT, with_loop, with_watchdog};
 
 fn echo(event_loop: &EventLoop) -> io::Result<TcpServer> {
@@ -94,7 +94,7 @@ fn name_threads(event_loop: &EventLoop, threads: usize) -> io::Result<TcpServer>
             Ok(())
         }
     }
-    TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(loops(threads))?.serve(|_| Name)
+    TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(threads).serve(|_| Name)
 }
 
 fn names_seen(host: &Host, connections: usize) -> Vec<String> {
@@ -132,7 +132,7 @@ fn a_closure_serves_on_several_loops() {
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
-                .threads(loops(3))?
+                .threads(3)
                 .serve_fn(|conn, input| conn.send(input.take_all()))
         });
         let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
@@ -148,7 +148,7 @@ fn forty_clients_at_once_each_get_their_own_bytes_back() {
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
-                .threads(loops(2))?
+                .threads(2)
                 .serve_fn(|conn, input| conn.send(input.take_all()))
         });
         thread::scope(|scope| {

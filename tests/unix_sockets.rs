@@ -14,7 +14,7 @@ use reveille::{
     UnixAddress,
 };
 use socket2::{Domain, SockAddr, Socket, Type};
-use support::net::{self, End, Journal, Told, loops, message, pattern};
+use support::net::{self, End, Journal, Told, message, pattern};
 use support::unix::{Folder, abstract_name, connect, echo_server, read_exact};
 use support::{Recorder, turn, with_loop};
 
@@ -134,7 +134,7 @@ fn an_orderly_close_waits_until_the_peer_has_read_all() {
 #[test]
 fn loops_on_threads_of_their_own_serve_a_unix_socket_which_only_one_listens_at() {
     with_loop(|event_loop| {
-        let builder = |address| TcpServer::bind_unix(event_loop, address).unwrap().threads(loops(2)).unwrap();
+        let builder = |address| TcpServer::bind_unix(event_loop, address).unwrap().threads(2);
         let server = builder(abstract_name()).serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         for _ in 0..3 {
             let mut client = connect(&server);

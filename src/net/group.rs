@@ -1,7 +1,8 @@
-//! The connections of one server, over all the loops that serve them; or the one connection of a client.
+//! `Group`: the connections of one server over all its loops, or the one connection of a client.
 //!
-//! A loop owns its connections; what the group keeps are their ids and counts. A connection belongs to its group through a
-//! [`Membership`], from the moment it is accepted or begun: however it ends, also on its way to a loop that has gone, the count is right.
+//! Each loop owns its connections; the group keeps their ids and counts. A connection belongs to
+//! its group through a [`Membership`], from the moment it is accepted or initiated. So the counts
+//! stay correct however the connection ends, also on its way to a loop that has ended.
 
 pub(in crate::net) mod admission;
 pub(in crate::net) mod budget;
@@ -16,25 +17,26 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use self::admission::{Admission, Admitted, Quota};
+use self::admission::{Admission, AdmissionGuard, Quota};
 use self::budget::{Account, Budget};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::process_mark::ProcessMark;
 use crate::event_loop::{EventLoop, LoopHandle};
 
-/// The limits that every connection of a group keeps to; sizes in bytes.
+/// The limits of each connection of a group. Sizes are in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) high_water: usize,
     pub(crate) low_water: usize,
-    /// Whether a connection whose replies pass the high-water mark stops reading.
+    /// Whether a connection stops reading when its replies exceed the high-water mark.
     pub(crate) pauses_for_replies: bool,
     pub(crate) max_unsent: usize,
     pub(crate) max_unread: usize,
-    /// How long a connection may be idle, if that is limited.
+    /// The idle time-out; `None` for no limit.
     pub(crate) idle_timeout: Option<Duration>,
-    /// What all of them may hold together; `None` for a share of the process's memory, with all other groups.
+    /// The limit of all connections together; `None` for the budget that all such groups of the
+    /// process share.
     pub(crate) max_buffered: Option<usize>,
 }
 
@@ -53,26 +55,28 @@ impl Default for Limits {
     }
 }
 
-/// How far a group is on its way to its end.
+/// The stages in the life of a group, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Stage {
     Serving,
-    /// Connections send what they owe, and end.
+    /// Connections send their queued output and end.
     Draining,
-    /// Connections are closed now: the server or client is dropped, or closes its session.
-    Cutting,
-    /// Connections are reset now: the time of a stop is up.
+    /// Connections are closed at once: the server or client was dropped, or the client was stopped.
+    Aborting,
+    /// Connections are reset: the deadline of a stop has passed.
     Resetting,
 }
 
-/// How the connections of a server ended that was told to stop.
+/// The numbers of connections that ended each way after a server was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct StopReport {
-    /// Ended by themselves within the time given: all that they owed was handed to the kernel, or their peers had gone.
+    /// Connections that ended before the deadline: all their output was passed to the kernel, or
+    /// their peers had disconnected.
     pub drained: u64,
-    /// Cut off when the time was up; or on their way to a loop when the stop began, so that nobody has served them.
+    /// Connections that were reset at the deadline, and those that were on their way to a loop when
+    /// the stop began and so never had a handler.
     pub aborted: u64,
 }
 
@@ -82,26 +86,27 @@ pub(crate) struct Group {
     pub(crate) limits: Limits,
     pub(super) admission: Admission,
     budget: Arc<Budget>,
-    /// What the connections hold together.
+    /// The bytes that the connections hold together.
     buffered: Arc<AtomicUsize>,
     stage: AtomicU8,
     drained: AtomicU64,
     aborted: AtomicU64,
-    /// Listeners that are still there.
+    /// The number of listeners that are not closed yet.
     listeners: AtomicU64,
     shards: Vec<Shard>,
-    /// The process that has made the group. A forked child leaves all of it as it is: threads that are not there may hold the locks.
+    /// The process that created the group. A forked child does not touch the group: its locks may
+    /// be held by threads that exist only in the parent.
     process: ProcessMark,
-    /// Where to say that the last connection has ended, and what to do then.
+    /// The callbacks to run when the last connection has ended, each with its loop.
     when_empty: Mutex<Vec<(LoopHandle, WhenEmpty)>>,
 }
 
 struct Shard {
     event_loop: LoopHandle,
-    /// The loop was found to have ended, or to be about to.
+    /// Whether the loop is known to have ended, or to be about to.
     ended: AtomicBool,
     open: AtomicU64,
-    /// The connections that are on the loop. A tree keeps no room for those that have gone.
+    /// The connections on the loop. A tree retains no memory for removed entries.
     members: Mutex<BTreeSet<ChannelId>>,
 }
 
@@ -132,7 +137,7 @@ impl Group {
         })
     }
 
-    /// Whether this is a forked child of the process that has made the group.
+    /// Whether this is a forked child of the process that created the group.
     #[inline]
     pub(crate) fn is_inherited(&self) -> bool {
         !self.process.is_current()
@@ -146,7 +151,7 @@ impl Group {
         &self.shards[shard].event_loop
     }
 
-    /// Whether the loop has not ended.
+    /// Whether the loop has not ended. The first call after its end logs that.
     pub(super) fn is_alive(&self, shard: usize) -> bool {
         let Shard { event_loop, ended, .. } = &self.shards[shard];
         if ended.load(SeqCst) {
@@ -154,33 +159,33 @@ impl Group {
         }
         let is_alive = !event_loop.is_terminated();
         if !is_alive {
-            self.note_end(shard);
+            self.mark_ended(shard);
         }
         is_alive
     }
 
-    /// Notes that the loop has ended or is about to, which is logged once. It gets no more connections.
-    pub(super) fn note_end(&self, shard: usize) {
+    /// Marks the loop as ended or about to end. It gets no more connections. Logged once per loop.
+    pub(super) fn mark_ended(&self, shard: usize) {
         if !self.shards[shard].ended.swap(true, SeqCst) {
             let left = self.live_loops();
             logger::call(|| {
-                log::warn!("loop {shard} of a server has ended; {left} of {} serve on", self.shards());
+                log::warn!("loop {shard} of a server has ended; {left} of {} remain", self.shards());
             });
         }
     }
 
-    /// How many loops have not ended.
+    /// The number of loops that have not ended.
     pub(super) fn live_loops(&self) -> usize {
         let is_alive = |shard: &&Shard| !shard.ended.load(SeqCst) && !shard.event_loop.is_terminated();
         self.shards.iter().filter(is_alive).count()
     }
 
-    /// How many connections a loop has, those on their way to it included.
+    /// The number of open connections of a loop, including those on their way to it.
     pub(super) fn open_on(&self, shard: usize) -> u64 {
         self.shards[shard].open.load(SeqCst)
     }
 
-    /// How many connections there are, those on their way to a loop included.
+    /// The number of open connections, including those on their way to a loop.
     pub(crate) fn open(&self) -> u64 {
         self.shards.iter().map(|shard| shard.open.load(SeqCst)).sum()
     }
@@ -189,12 +194,12 @@ impl Group {
         match self.stage.load(SeqCst) {
             0 => Stage::Serving,
             1 => Stage::Draining,
-            2 => Stage::Cutting,
+            2 => Stage::Aborting,
             _ => Stage::Resetting,
         }
     }
 
-    pub(super) fn join(self: &Arc<Group>, shard: usize, admitted: Admitted) -> Membership {
+    pub(super) fn join(self: &Arc<Group>, shard: usize, admitted: AdmissionGuard) -> Membership {
         self.shards[shard].open.fetch_add(1, SeqCst);
         Membership { group: Arc::clone(self), shard, listed: None, admitted, account: OnceLock::new() }
     }
@@ -211,19 +216,23 @@ impl Group {
         self.check_empty();
     }
 
-    /// Has `when_empty` called on `home` once no connection and no listener is left, which may be at once.
+    /// Calls `when_empty` on `home` once no connection and no listener is left; at once if that is
+    /// so already.
     pub(crate) fn call_when_empty(&self, home: LoopHandle, when_empty: WhenEmpty) {
         self.when_empty.lock().push((home, when_empty));
         self.check_empty();
     }
 
-    /// Moves the group on, and has every connection look at it: those of this thread's loop before this returns, so that none of them
-    /// is called first for something else. A connection that is still on its way to its loop will see the stage when it gets there.
+    /// Advances the group to `stage` and notifies every connection.
+    ///
+    /// The connections of this thread's loop are notified before this returns, so that none of them
+    /// gets another callback first. A connection on its way to its loop sees the stage when it
+    /// arrives.
     pub(crate) fn advance(self: &Arc<Group>, stage: Stage) {
         self.stage.fetch_max(stage as u8, SeqCst);
         for (number, shard) in self.shards.iter().enumerate() {
             let group = Arc::clone(self);
-            // A loop that has gone has taken its connections with it.
+            // The connections of a loop that has ended have ended with it.
             shard.event_loop.run_internal(move |event_loop| {
                 let members: Vec<ChannelId> = group.shards[number].members.lock().iter().copied().collect();
                 for id in members {
@@ -237,7 +246,7 @@ impl Group {
         &self.budget
     }
 
-    /// How much memory the connections take together, for what is unsent and unread.
+    /// The bytes of memory that the connections use for unsent output and unread input.
     pub(crate) fn buffered(&self) -> usize {
         self.buffered.load(Relaxed)
     }
@@ -246,13 +255,14 @@ impl Group {
         if self.stage() == Stage::Serving || self.listeners.load(SeqCst) > 0 || self.open() > 0 {
             return;
         }
-        // Taken under the lock, so the last connection and the one who waits cannot both call it; called, or dropped, without.
+        // Taken under the lock, so that the last connection and `call_when_empty` cannot both run a
+        // callback. They run, or are dropped, without the lock.
         let taken = std::mem::take(&mut *self.when_empty.lock());
         for (home, when_empty) in taken {
             let report =
                 StopReport { drained: self.drained.load(SeqCst), aborted: self.aborted.load(SeqCst) };
             if !home.post_internal(move |event_loop| when_empty.into_inner()(event_loop, report)) {
-                logger::call(|| log::debug!("a server has stopped whose loop has gone"));
+                logger::call(|| log::debug!("a server has stopped after its loop ended"));
             }
         }
     }
@@ -267,15 +277,15 @@ impl fmt::Debug for Group {
     }
 }
 
-/// A connection's place in its group, given up when it is dropped.
+/// The membership of a connection in its group. Dropping it removes the connection from all counts.
 #[derive(Debug)]
 pub(crate) struct Membership {
     group: Arc<Group>,
     shard: usize,
-    /// Where on its loop the connection is, once it is there and listed.
+    /// The connection's id on its loop, once it is registered there.
     listed: Option<ChannelId>,
-    admitted: Admitted,
-    /// Opened when the connection first holds something.
+    admitted: AdmissionGuard,
+    /// Opened when the connection first holds any bytes.
     account: OnceLock<Arc<Account>>,
 }
 
@@ -288,7 +298,8 @@ impl Membership {
         self.group.event_loop(self.shard)
     }
 
-    /// What the connection holds. It is reachable by now.
+    /// The connection's memory account, opened by the first call. The connection must be on its
+    /// loop.
     pub(super) fn account(&self) -> &Arc<Account> {
         self.account.get_or_init(|| {
             let id = self.listed.expect("a connection that is on its loop");
@@ -296,17 +307,17 @@ impl Membership {
         })
     }
 
-    /// As [`account`](Membership::account), of a connection that has ever held something.
+    /// Same as [`account`](Membership::account); `None` if the connection has never held any bytes.
     pub(super) fn opened_account(&self) -> Option<&Account> {
         self.account.get().map(|account| &**account)
     }
 
-    /// The loop that the connection was dealt to.
+    /// The index of the loop that the connection is assigned to.
     pub(super) fn shard(&self) -> usize {
         self.shard
     }
 
-    /// Deals the connection, which is on no loop yet, to another loop.
+    /// Assigns the connection, which must not be on a loop yet, to another loop.
     pub(super) fn move_to(&mut self, shard: usize) {
         debug_assert!(self.listed.is_none(), "it is on its way");
         self.group.shards[shard].open.fetch_add(1, SeqCst);
@@ -314,7 +325,7 @@ impl Membership {
         self.shard = shard;
     }
 
-    /// Makes the connection reachable for the group.
+    /// Registers the connection's id, so that the group can notify it.
     pub(crate) fn enlist(&mut self, id: ChannelId) {
         self.group.shards[self.shard].members.lock().insert(id);
         self.listed = Some(id);
@@ -335,7 +346,7 @@ impl Drop for Membership {
         match self.group.stage() {
             Stage::Serving => {}
             Stage::Draining if self.listed.is_some() => _ = self.group.drained.fetch_add(1, SeqCst),
-            Stage::Draining | Stage::Cutting | Stage::Resetting => {
+            Stage::Draining | Stage::Aborting | Stage::Resetting => {
                 _ = self.group.aborted.fetch_add(1, SeqCst)
             }
         }

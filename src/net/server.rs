@@ -1,4 +1,4 @@
-//! A server: where it listens, how it deals its connections out, and how it ends.
+//! `TcpServer`: listening, load balancing over loops, and stopping.
 
 mod accepting;
 pub(in crate::net) mod acceptor;
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use self::balancer::LoadBalancing;
 use self::listener::{Establish, Listener};
-use self::socket_path::AtPath;
+use self::socket_path::PathOptions;
 use super::address::Address;
 use super::connection::TcpConnection;
 use super::group::{Group, Limits, Stage, StopReport, WhenEmpty};
@@ -36,12 +36,14 @@ use crate::net::group::admission::{Quota, ServerCounters};
 use crate::threads::loop_pool::LoopPool;
 pub use handle::ServerHandle;
 
-/// A server, for as long as this value lives.
+/// A TCP or Unix-socket server, which runs until this value is dropped.
 ///
-/// It listens as soon as it is made, and serves when its loop runs. Dropping it ends it at once, also from inside a callback or the
-/// handlers' factory: it stops listening and its connections are closed, those by a reset that have anything unsent. When the drop has
-/// returned the listening socket is closed and the address can be bound again, and of each handler only
-/// [`on_close`](ConnectionHandler::on_close) is still called. [`stop`](TcpServer::stop) lets the connections finish first.
+/// The server listens as soon as it is built, and serves while its loop runs. Dropping it aborts
+/// it, also from inside a callback or the handler factory: it stops listening and closes its
+/// connections, with a reset if they have unsent output. When the drop returns, the listening
+/// socket is closed, the address can be bound again, and the only handler method still called is
+/// [`on_close`](ConnectionHandler::on_close). [`stop`](TcpServer::stop) lets the connections finish
+/// first.
 ///
 /// ```no_run
 /// use reveille::{EventLoop, TcpServer};
@@ -57,32 +59,38 @@ pub use handle::ServerHandle;
 pub struct TcpServer {
     event_loop: WeakLoop,
     handle: ServerHandle,
-    /// The server's own, if it has been told to have threads.
+    /// The server's own threads, if it has any.
     pool: Option<LoopPool>,
-    /// The server has been told to stop, and ends without this value.
-    released: bool,
+    /// [`stop`](TcpServer::stop) was called: dropping this value does not abort the server.
+    is_stopping: bool,
 }
 
 impl TcpServer {
-    /// Begins a server that listens on `address`, a socket address or a `host:port`, as [`ConnectTarget`] describes; of several
-    /// addresses the first that can be bound. With port 0 the kernel chooses one: see [`local_addr`](TcpServer::local_addr).
+    /// A builder of a server that listens on `address`: a socket address or `host:port`, see
+    /// [`ConnectTarget`].
     ///
-    /// A name is looked up here, which may block; addresses never do. `[::]` includes IPv4 where the system's default says
-    /// so (`net.ipv6.bindv6only`).
+    /// The server tries each resolved address in order and listens on the first that binds. Port 0
+    /// selects an ephemeral port; [`local_addr`](TcpServer::local_addr) returns it. `[::]` is
+    /// dual-stack unless `net.ipv6.bindv6only` is set.
+    ///
+    /// Resolving a name may block; an address never does.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a text that is not an address, and the errors of the lookup. When the
-    /// server is made, those of the kernel: an address in use, one that is not this machine's, a port that is not allowed. The
-    /// error names the address.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for text that is not an address, and the
+    /// errors of the lookup.
+    ///
+    /// The errors of bind(2) and listen(2) are returned by the finishers `serve` and `serve_fn`:
+    /// the address is in use, is not local, or its port is privileged. The error names the address.
     pub fn bind(
         event_loop: &EventLoop,
         address: impl Into<ConnectTarget>,
     ) -> io::Result<TcpServerBuilder<'_>> {
         let addresses = address.into().resolve_blocking("listen on")?;
-        Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), spread: SingleLoop })
+        Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), loops: SingleLoop })
     }
 
-    /// Where the server listens, if that is an IP address and a port. [`address`](TcpServer::address) is for every family.
+    /// The IP address and port that the server listens on. [`address`](TcpServer::address) works
+    /// for every address family.
     ///
     /// # Panics
     /// If the server listens on a Unix socket.
@@ -91,80 +99,90 @@ impl TcpServer {
         self.handle.local_addr()
     }
 
-    /// Where the server listens, whatever the family.
+    /// The address that the server listens on, of any family.
     pub fn address(&self) -> &Address {
         self.handle.address()
     }
 
-    /// The face of this server that any thread may use.
+    /// A handle to this server, for use from any thread.
     pub fn handle(&self) -> ServerHandle {
         self.handle.clone()
     }
 
-    /// How many connections are open now, on all its loops, those on their way to a loop included.
+    /// The number of open connections on all loops, including those on their way to a loop.
     pub fn open_connections(&self) -> u64 {
         self.handle.open_connections()
     }
 
-    /// As [`ServerHandle::live_loops`].
+    /// Same as [`ServerHandle::live_loops`].
     pub fn live_loops(&self) -> usize {
         self.handle.live_loops()
     }
 
-    /// How many connections the server has taken, and turned away, since it began.
+    /// The numbers of connections that the server has accepted and rejected since it started.
     pub fn counters(&self) -> ServerCounters {
         self.handle.counters()
     }
 
-    /// Takes no more connections until [`resume_accepting`](TcpServer::resume_accepting). Those that are open go on, and others wait in
-    /// the kernel's [backlog](TcpServerBuilder::backlog). No system call.
+    /// Stops accepting connections until [`resume_accepting`](TcpServer::resume_accepting).
+    ///
+    /// Open connections are unaffected. New ones wait in the kernel's
+    /// [backlog](TcpServerBuilder::backlog). Makes no system call.
     pub fn pause_accepting(&self) {
         self.handle.pause_accepting();
     }
 
-    /// Takes connections again, those first that have waited. No system call, if the listener is on this loop.
+    /// Accepts connections again, starting with those in the backlog. Makes no system call if the
+    /// listener is on this loop.
     pub fn resume_accepting(&self) {
         self.handle.resume_accepting();
     }
 
-    /// How much memory its connections take now for what is unsent and unread, as [`max_buffered`](TcpServerBuilder::max_buffered)
-    /// counts it.
+    /// The bytes of memory that the connections use for unsent output and unread input, as
+    /// [`max_buffered`](TcpServerBuilder::max_buffered) counts them.
     pub fn buffered(&self) -> usize {
         self.handle.group.buffered()
     }
 
-    /// Ends the server in order. It stops listening before this returns, on all its loops, and the address can be bound again. The next
-    /// call of each handler is its [`on_stop`](ConnectionHandler::on_stop); then its connection is shut down: what is queued is sent, then the
-    /// FIN, and what still comes in is thrown away. [Linked](crate::TcpConnection::relay_to) connections go on. Those that have not ended
-    /// `within` this time are reset, also those that had not noted the stop; a peer that has received all by then reads an end in order.
-    /// With no time at all `on_stop` is not called, only [`on_close`](ConnectionHandler::on_close).
+    /// Stops the server gracefully.
     ///
-    /// When the last has gone, on whatever loop, and nobody listens any more, `then` is called on this server's loop with how many
-    /// ended each way. It is called once, unless the loop itself ends before.
+    /// The server stops listening on all its loops before this returns, and the address can be
+    /// bound again. The next call of each handler is its [`on_stop`](ConnectionHandler::on_stop).
+    /// Then its connection is half-closed: queued output is sent, then the FIN; further input is
+    /// discarded. [Linked](crate::TcpConnection::relay_to) connections continue.
+    ///
+    /// Connections that are still open after the time `within` are reset, including those whose
+    /// handler has not seen the stop yet. A peer that has received all data by then still reads a
+    /// regular end of stream. With a zero `within`, [`on_close`](ConnectionHandler::on_close) is
+    /// called but `on_stop` is not.
+    ///
+    /// `then` is called on this server's loop when the last connection has ended, on any loop, and
+    /// the last listener is closed. Its argument counts the connections by the way they ended. It
+    /// is called once, unless the loop itself ends earlier.
     pub fn stop(mut self, within: Duration, then: impl FnOnce(&EventLoop, StopReport) + Send + 'static) {
         let then: WhenEmpty = Contained::new(Box::new(then));
-        self.released = true;
+        self.is_stopping = true;
         let pool = self.pool.take();
-        self.event_loop.with(|event_loop| begin_to_stop(event_loop, &self.handle.group, pool, within, then));
+        self.event_loop.with(|event_loop| begin_stop(event_loop, &self.handle.group, pool, within, then));
     }
 }
 
-/// On the server's own loop.
-fn begin_to_stop(
+/// Starts the stop. To be called on the server's own loop.
+fn begin_stop(
     event_loop: &EventLoop,
     group: &Arc<Group>,
     pool: Option<LoopPool>,
     within: Duration,
     then: WhenEmpty,
 ) {
-    // With no time at all there is nothing to drain.
+    // With a zero deadline nothing can drain.
     group.advance(if within.is_zero() { Stage::Resetting } else { Stage::Draining });
-    Listener::end_all(group);
-    let cut = Arc::clone(group);
-    // The pool waits with the timer, and so ends with it: when the time is up, when the last connection has gone and
-    // the timer is cancelled, or with the loop.
+    Listener::close_all(group);
+    let resetting = Arc::clone(group);
+    // The timer's closure owns the pool, so the pool ends when the deadline passes, when the timer
+    // is cancelled after the last connection, or with the loop.
     let deadline = event_loop.run_after(within, move |_| {
-        cut.advance(Stage::Resetting);
+        resetting.advance(Stage::Resetting);
         drop(pool);
     });
     let when_empty = move |event_loop: &EventLoop, report| {
@@ -175,11 +193,11 @@ fn begin_to_stop(
 }
 
 impl Drop for TcpServer {
-    /// A forked child leaves the server to its parent.
+    /// Aborts the server. In a forked child it does nothing: the server belongs to the parent.
     fn drop(&mut self) {
-        if !self.released && !self.handle.home.is_inherited() {
-            self.handle.group.advance(Stage::Cutting);
-            Listener::end_all(&self.handle.group);
+        if !self.is_stopping && !self.handle.home.is_inherited() {
+            self.handle.group.advance(Stage::Aborting);
+            Listener::close_all(&self.handle.group);
         }
     }
 }
@@ -198,8 +216,8 @@ struct Settings {
     backlog: i32,
     accepts_per_turn: usize,
     options: SocketOptions,
-    /// Of a Unix socket.
-    at_path: AtPath,
+    /// Used by Unix sockets only.
+    path_options: PathOptions,
     quota: Quota,
     limits: Limits,
 }
@@ -207,56 +225,58 @@ struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            // The kernel cuts this to net.core.somaxconn. A short backlog makes a burst of clients wait for retransmits.
+            // The kernel limits this to net.core.somaxconn. With a short backlog, a burst of
+            // clients waits for SYN retransmissions.
             backlog: 4096,
             accepts_per_turn: 128,
             options: SocketOptions::new(),
-            at_path: AtPath::default(),
+            path_options: PathOptions::default(),
             quota: Quota::default(),
             limits: Limits::default(),
         }
     }
 }
 
-/// That a server's connections are all served on the loop that it was bound to.
+/// Marks a [`TcpServerBuilder`] whose server serves all connections on the loop it was bound to.
 #[derive(Debug)]
 pub struct SingleLoop;
 
-/// That a server's connections are dealt out over several loops.
+/// Marks a [`TcpServerBuilder`] whose server distributes its connections over several loops.
 #[derive(Debug)]
 pub struct MultiLoop {
-    /// `None` for the loop that the server was bound to.
-    pool: Option<LoopPool>,
-    distribution: LoadBalancing,
+    threads: usize,
+    load_balancing: LoadBalancing,
 }
 
-/// A server that is being made, from [`TcpServer::bind`].
+/// Builds a [`TcpServer`]. Created by [`TcpServer::bind`].
 ///
-/// On one loop, handlers, and the closures that make them, may hold what they like. Over [several](TcpServerBuilder::threads) the
-/// closures are called on every loop, so they must be `Send + Sync`; the handlers themselves still stay on one loop each.
-#[must_use = "a server is made by `on_message` or `serve`"]
+/// On a single loop, handlers and the closures that create them need not be `Send`. With [several
+/// loops](TcpServerBuilder::threads) the closures are called on every loop, so they must be `Send +
+/// Sync`; each handler still stays on one loop.
+#[must_use = "`serve` or `serve_fn` builds the server"]
 pub struct TcpServerBuilder<'a, S = SingleLoop> {
     event_loop: &'a EventLoop,
     addresses: Vec<Address>,
     settings: Settings,
-    spread: S,
+    loops: S,
 }
 
 impl<'a, S> TcpServerBuilder<'a, S> {
-    /// How many connections may wait to be accepted. Usually 4096; the kernel cuts it to `net.core.somaxconn`.
+    /// The maximum number of connections that wait to be accepted. Default: 4096. The kernel limits
+    /// it to `net.core.somaxconn`.
     pub fn backlog(mut self, connections: i32) -> Self {
         self.settings.backlog = connections;
         self
     }
 
-    /// Whether small writes go out at once (`TCP_NODELAY`). Usually they do.
+    /// Whether small writes are sent immediately (`TCP_NODELAY`). Default: `true`.
     pub fn nodelay(mut self, nodelay: bool) -> Self {
         self.settings.options = self.settings.options.nodelay(nodelay);
         self
     }
 
-    /// The options of the server's sockets, in place of all that were given before,
-    /// [`nodelay`](TcpServerBuilder::nodelay) included. The socket that listens hands them on to its connections.
+    /// The options of the server's sockets. Replaces all options set before, including
+    /// [`nodelay`](TcpServerBuilder::nodelay). Connections inherit them from the listening socket.
     pub fn socket_options(mut self, options: SocketOptions) -> Self {
         self.settings.options = options;
         self
@@ -264,9 +284,9 @@ impl<'a, S> TcpServerBuilder<'a, S> {
 
     fn build(self, many: Option<(LoopPool, LoadBalancing)>, establish: Establish) -> io::Result<TcpServer> {
         let TcpServerBuilder { event_loop, addresses, settings, .. } = self;
-        let (pool, distribution) = many.unzip();
-        let distribution = distribution.unwrap_or_default();
-        let listeners = match (&pool, distribution) {
+        let (pool, load_balancing) = many.unzip();
+        let load_balancing = load_balancing.unwrap_or_default();
+        let listeners = match (&pool, load_balancing) {
             (Some(pool), LoadBalancing::ListenerPerLoop) => pool.handles().len(),
             _ => 1,
         };
@@ -275,49 +295,52 @@ impl<'a, S> TcpServerBuilder<'a, S> {
             None => Group::new(settings.limits, settings.quota, [event_loop.handle()]),
             Some(pool) => Group::new(settings.limits, settings.quota, pool.handles().cloned()),
         };
-        let budget = settings.accepts_per_turn;
+        let accepts_per_turn = settings.accepts_per_turn;
         match (&pool, establish) {
-            (Some(pool), Establish::There(establish)) if listeners > 1 => {
-                bind::listen_there(pool, acceptors, budget, &group, &establish)?;
+            (Some(pool), Establish::AnyLoop(establish)) if listeners > 1 => {
+                bind::listen_on_each(pool, acceptors, accepts_per_turn, &group, &establish)?;
             }
             (_, establish) => {
                 let acceptor = acceptors.remove(0);
-                bind::listen_here(event_loop, acceptor, budget, &group, distribution, establish)?;
+                bind::listen_on(event_loop, acceptor, accepts_per_turn, &group, load_balancing, establish)?;
             }
         }
         let handle = ServerHandle { home: event_loop.handle(), address, group };
-        Ok(TcpServer { event_loop: event_loop.downgrade(), handle, pool, released: false })
+        Ok(TcpServer { event_loop: event_loop.downgrade(), handle, pool, is_stopping: false })
     }
 }
 
 impl<'a> TcpServerBuilder<'a, SingleLoop> {
-    /// Serves connections on `loops` loops, dealt out in turn. One is the loop that the server is bound to; for more the server
-    /// has that many threads of its own, and its loop only accepts.
+    /// Serves connections on `loops` loops. With 1 that is the loop the server is bound to. With
+    /// more the server has this number of threads, named `reveille-0`, `reveille-1` and so on, each
+    /// with a loop, and the loop it is bound to only accepts.
     ///
-    /// The threads end with the server. Whoever drops it, or its loop when the time of a [stop](TcpServer::stop) is up, waits for them, and
-    /// so for callbacks that are under way there. One that waits for that thread in turn, by a [`call`](crate::LoopHandle::call) or for room in
-    /// its [mailbox](crate::MailboxLimit::Block), waits for ever; a [`call_timeout`](crate::LoopHandle::call_timeout) does not. A handler is not
-    /// to end the loop that it is on: this ends all its connections, and the [others](ServerHandle::live_loops) have more to do. When no loop
-    /// is left, connections are closed as soon as they are accepted.
+    /// This call only records the number. [`serve`](TcpServerBuilder::serve) and
+    /// [`serve_fn`](TcpServerBuilder::serve_fn) spawn the threads; for 0 they return
+    /// an error. Connections are distributed in turn unless
+    /// [`load_balancing`](TcpServerBuilder::load_balancing) selects another policy.
     ///
-    /// # Errors
-    /// As [`LoopPool::new`].
-    pub fn threads(self, loops: NonZeroUsize) -> io::Result<TcpServerBuilder<'a, MultiLoop>> {
-        let pool = if loops.get() == 1 { None } else { Some(LoopPool::new(loops, "reveille")?) };
+    /// The threads end with the server. The thread that drops the server waits for them, and for
+    /// the callbacks running there; after a [stop](TcpServer::stop) it is the server's loop that
+    /// waits, at the deadline or after the last connection. A callback deadlocks if it waits for
+    /// that thread in turn, by [`call`](crate::LoopHandle::call) or by a post to its full
+    /// [mailbox](crate::MailboxLimit::Block); [`call_timeout`](crate::LoopHandle::call_timeout)
+    /// does not.
+    ///
+    /// A handler should not quit its own loop. That ends all connections of the loop, and the
+    /// [remaining loops](ServerHandle::live_loops) take over its share. When no loop is left,
+    /// connections are closed as soon as they are accepted.
+    pub fn threads(self, loops: usize) -> TcpServerBuilder<'a, MultiLoop> {
         let TcpServerBuilder { event_loop, addresses, settings, .. } = self;
-        Ok(TcpServerBuilder {
-            event_loop,
-            addresses,
-            settings,
-            spread: MultiLoop { pool, distribution: LoadBalancing::default() },
-        })
+        let loops = MultiLoop { threads: loops, load_balancing: LoadBalancing::default() };
+        TcpServerBuilder { event_loop, addresses, settings, loops }
     }
 
-    /// Makes a server that calls `on_message` whenever bytes have come on a connection, as
+    /// Builds a server that calls `on_message` whenever a connection has received bytes, see
     /// [`ConnectionHandler::on_message`].
     ///
     /// # Errors
-    /// As [`serve`](TcpServerBuilder::serve).
+    /// Same as [`serve`](TcpServerBuilder::serve).
     pub fn serve_fn<F, R>(self, on_message: F) -> io::Result<TcpServer>
     where
         F: FnMut(&TcpConnection<'_>, &mut Buffer) -> R + 'static,
@@ -326,28 +349,28 @@ impl<'a> TcpServerBuilder<'a, SingleLoop> {
         self.serve(shared(on_message))
     }
 
-    /// Makes a server whose connections each get the handler that `factory` makes for them.
+    /// Builds a server that calls `factory` to create a handler for each connection.
     ///
     /// # Errors
-    /// What the kernel says when it cannot listen, with the address.
+    /// The error of socket(2), bind(2) or listen(2), with the address in its message.
     pub fn serve<F, H>(self, factory: F) -> io::Result<TcpServer>
     where
         F: FnMut(&TcpConnection<'_>) -> H + 'static,
         H: ConnectionHandler,
     {
         let factory = RefCell::new(Contained::new(factory));
-        let here = move |event_loop: &EventLoop, arrival| {
+        let establish = move |event_loop: &EventLoop, arrival| {
             establish(event_loop, arrival, |conn| (factory.borrow_mut())(conn));
         };
-        self.build(None, Establish::Here(Box::new(here)))
+        self.build(None, Establish::ThisLoop(Box::new(establish)))
     }
 }
 
 impl TcpServerBuilder<'_, MultiLoop> {
-    /// As on one loop, for a closure that every loop may call.
+    /// Same as on a single loop, with a closure that all loops share.
     ///
     /// # Errors
-    /// As [`serve`](TcpServerBuilder::serve).
+    /// Same as [`serve`](TcpServerBuilder::serve).
     pub fn serve_fn<F, R>(self, on_message: F) -> io::Result<TcpServer>
     where
         F: Fn(&TcpConnection<'_>, &mut Buffer) -> R + Send + Sync + 'static,
@@ -360,23 +383,33 @@ impl TcpServerBuilder<'_, MultiLoop> {
         })
     }
 
-    /// As on one loop, for a factory that every loop may call.
+    /// Same as on a single loop, with a factory that all loops share. Spawns the threads.
     ///
     /// # Errors
-    /// What the kernel says when it cannot listen, with the address.
-    pub fn serve<F, H>(mut self, factory: F) -> io::Result<TcpServer>
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if the number of
+    ///   [threads](TcpServerBuilder::threads) is 0.
+    /// - The errors of [`LoopPool::new`], if a thread or its loop cannot be created.
+    /// - The error of socket(2), bind(2) or listen(2), with the address in its message.
+    pub fn serve<F, H>(self, factory: F) -> io::Result<TcpServer>
     where
         F: Fn(&TcpConnection<'_>) -> H + Send + Sync + 'static,
         H: ConnectionHandler,
     {
         let factory = Contained::new(factory);
-        let everywhere = move |event_loop: &EventLoop, arrival| {
+        let establish = move |event_loop: &EventLoop, arrival| {
             establish(event_loop, arrival, &*factory);
         };
-        let distribution = self.spread.distribution;
-        match self.spread.pool.take() {
-            None => self.build(None, Establish::Here(Box::new(everywhere))),
-            Some(pool) => self.build(Some((pool, distribution)), Establish::There(Arc::new(everywhere))),
+        let MultiLoop { threads, load_balancing } = self.loops;
+        match NonZeroUsize::new(threads) {
+            None => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a server needs a thread to serve connections on",
+            )),
+            Some(NonZeroUsize::MIN) => self.build(None, Establish::ThisLoop(Box::new(establish))),
+            Some(threads) => {
+                let pool = LoopPool::new(threads, "reveille")?;
+                self.build(Some((pool, load_balancing)), Establish::AnyLoop(Arc::new(establish)))
+            }
         }
     }
 }

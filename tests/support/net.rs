@@ -146,14 +146,12 @@ pub(crate) fn scripted_over(
     let journal = Journal::new();
     let written = journal.clone();
     let host = Host::new(move |event_loop| {
-        TcpServer::bind(event_loop, "127.0.0.1:0")?
-            .threads(loops(threads))?
-            .serve(move |_| script(written.script()))
+        TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(threads).serve(move |_| script(written.script()))
     });
     (host, journal)
 }
 
-/// So many, for [`TcpServerBuilder::threads`].
+/// A number of loops, for [`LoopPool::new`](reveille::LoopPool::new).
 pub(crate) fn loops(n: usize) -> NonZeroUsize {
     n.try_into().expect("at least one")
 }

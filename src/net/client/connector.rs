@@ -23,7 +23,7 @@ use crate::event_loop::{EventLoop, TimerId};
 use crate::net::address::Address;
 use crate::net::connection::driver::Dialer;
 use crate::net::connection::{ConnectionHandle, PendingConnection, TcpConnection};
-use crate::net::group::admission::Admitted;
+use crate::net::group::admission::AdmissionGuard;
 use crate::net::group::{Group, Stage};
 use crate::net::options::SocketOptions;
 use crate::net::result::CloseReason;
@@ -129,7 +129,7 @@ impl Connector {
                 event_loop.cancel(timer);
                 event_loop.remove(id);
             }
-            Phase::Open { .. } => self.group.advance(Stage::Cutting),
+            Phase::Open { .. } => self.group.advance(Stage::Aborting),
         }
         self.release(event_loop);
     }
@@ -254,7 +254,7 @@ impl Connector {
     fn dial(self: &Rc<Self>, event_loop: &EventLoop, address: &Address) -> io::Result<ChannelId> {
         let dial = self.dial.borrow().clone().expect("kept until all is over");
         let fd = stream::connect_to(address, self.settings.local, &self.settings.options)?;
-        let membership = self.group.join(0, Admitted::default());
+        let membership = self.group.join(0, AdmissionGuard::default());
         let arrival = PendingConnection { fd, peer: address.clone(), membership };
         dial(event_loop, arrival, Rc::clone(self) as Rc<dyn Dialer>)
     }

@@ -305,7 +305,7 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
         match core.stage() {
             Stage::Serving => {}
             Stage::Draining => core.defer_stop(event_loop),
-            Stage::Cutting | Stage::Resetting => core.abort(event_loop),
+            Stage::Aborting | Stage::Resetting => core.abort(event_loop),
         }
     }
 
@@ -332,7 +332,7 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
             Stage::Serving | Stage::Draining => self.core.close(event_loop, CloseReason::LoopEnded),
             // A server's own loop ends with the server; the stop notification may still be in its
             // queue.
-            Stage::Cutting | Stage::Resetting => self.core.abort(event_loop),
+            Stage::Aborting | Stage::Resetting => self.core.abort(event_loop),
         }
     }
 

@@ -236,7 +236,7 @@ impl ConnectionCore {
     /// Records progress: `bytes` of the buffered data have left the connection.
     pub(in crate::net) fn note_moved(&self, bytes: usize) {
         if let Some(account) = self.membership.opened_account().filter(|_| bytes > 0) {
-            account.note_moved(bytes);
+            account.record_moved(bytes);
         }
     }
 

@@ -1,8 +1,10 @@
-//! Whom a server takes: how many connections it may have at all and of one address, and whether it accepts for now.
+//! `Admission`: the limits on a server's connections, in total and per address, and whether
+//! accepting is paused.
 //!
-//! A server's listeners may be on several loops, and so may its connections, so all of this is shared. A listener asks for a
-//! [`Place`] before it accepts. One that gets none stops wanting to, without a system call, and its readiness stays noted, as
-//! with every channel. Giving a place back while a listener waits for one notifies the listeners on their loops.
+//! The listeners and the connections of a server may be on several loops, so this state is shared.
+//! A listener acquires a [`Permit`] before it accepts. A listener that gets no permit clears its
+//! read interest (no system call) and keeps its cached readiness. Releasing a permit while a
+//! listener waits wakes the listeners on their loops.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,76 +14,83 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqC
 
 use parking_lot::Mutex;
 
-use super::peer_key::{Ipv6Prefix, Origin};
+use super::peer_key::{Ipv6Prefix, PeerKey};
 use crate::event_loop::LoopHandle;
 use crate::event_loop::channel_table::ChannelId;
 use crate::net::address::Address;
 
-/// What a server does with more connections than it [may have](crate::TcpServerBuilder::max_connections).
+/// What a server does with connections above its
+/// [maximum](crate::TcpServerBuilder::max_connections).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OverflowPolicy {
-    /// Lets them wait in the kernel's backlog, and takes them as others leave. The clients see a connection that does not answer;
-    /// when the backlog is full as well, their calls go unanswered.
+    /// They wait in the kernel's backlog and are accepted as others close. Their clients see an
+    /// established connection without replies. When the backlog is full too, SYNs are dropped.
     #[default]
     Queue,
-    /// Accepts them and closes them at once, so that the clients know, and may try elsewhere.
+    /// They are accepted and closed at once, so that the clients notice and may try another server.
     Reject,
 }
 
-/// What a server has counted so far.
+/// The counters of a server since it started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ServerCounters {
-    /// Connections that were taken.
+    /// Connections that were accepted and served.
     pub accepted: u64,
-    /// Connections that were closed at once because there were as many as there [may be](crate::TcpServerBuilder::max_connections).
+    /// Connections that were closed at once because the server was at its
+    /// [maximum](crate::TcpServerBuilder::max_connections).
     pub refused_at_maximum: u64,
-    /// Connections that were closed at once because there were as many of [their address](crate::TcpServerBuilder::max_per_address), or its
-    /// prefix.
+    /// Connections that were closed at once because their address, or its prefix, was at the
+    /// [maximum per address](crate::TcpServerBuilder::max_per_address).
     pub refused_by_address: u64,
-    /// Connections that were closed at once for want of a descriptor.
+    /// Connections that were closed at once because no file descriptor was left.
     pub shed: u64,
-    /// Connections that were reset because all together held more memory [than they may](crate::TcpServerBuilder::max_buffered).
+    /// Connections that were reset because all together exceeded the [memory
+    /// limit](crate::TcpServerBuilder::max_buffered).
     pub closed_for_memory: u64,
 }
 
-/// The limits that admission keeps to.
+/// The limits that [`Admission`] enforces.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::net) struct Quota {
     pub(in crate::net) connections: Option<u64>,
     pub(in crate::net) overflow_policy: OverflowPolicy,
     pub(in crate::net) per_address: Option<u64>,
-    /// What counts as one address, here and for the choice of a loop.
+    /// The prefix that counts as one address, here and for load balancing.
     pub(in crate::net) ipv6_prefix: Ipv6Prefix,
 }
 
-/// In [`Admission::places`]: a listener has found no place, and has not been notified since.
-const AWAITED: u64 = 1 << 63;
+/// Flag in [`Admission::permits`]: a listener was refused a permit and has not been woken since.
+const HAS_WAITERS: u64 = 1 << 63;
 
 #[derive(Default)]
 pub(crate) struct Admission {
     quota: Quota,
-    /// How many places are taken, and [`AWAITED`]; counted only if there is a maximum. It is one word, so that a place that
-    /// is given back while a listener finds none is either found by the listener or finds the listener waiting.
-    places: AtomicU64,
+    /// The number of permits in use, and [`HAS_WAITERS`]. Counted only if there is a maximum.
+    ///
+    /// Both are in one atomic word, so that no wake-up is lost: if a permit is released while a
+    /// listener is being refused one, either the listener gets that permit or the release sees the
+    /// flag.
+    permits: AtomicU64,
     paused: AtomicBool,
-    /// Connections of each address that has any; kept only if there is a limit. A tree keeps no room for those that have gone.
-    addresses: Mutex<BTreeMap<Origin, u64>>,
-    listeners: Mutex<Vec<Listening>>,
-    tally: Tally,
+    /// The number of connections of each address that has any. Kept only if there is a limit. A
+    /// tree retains no memory for removed entries.
+    addresses: Mutex<BTreeMap<PeerKey, u64>>,
+    listeners: Mutex<Vec<ListenerEntry>>,
+    counters: AtomicCounters,
 }
 
-/// A listener, on whatever loop.
-pub(in crate::net) struct Listening {
+/// A listener on any loop.
+pub(in crate::net) struct ListenerEntry {
     pub(in crate::net) event_loop: LoopHandle,
     pub(in crate::net) id: ChannelId,
-    /// A duplicate of the socket of a listener on another loop than the server's.
+    /// A duplicate of the socket, if the listener is not on the server's loop.
     pub(in crate::net) socket: Option<OwnedFd>,
 }
 
 #[derive(Default)]
-struct Tally {
+struct AtomicCounters {
     accepted: AtomicU64,
     refused_at_maximum: AtomicU64,
     refused_by_address: AtomicU64,
@@ -89,17 +98,19 @@ struct Tally {
     closed_for_memory: AtomicU64,
 }
 
-/// A place for a connection that is about to be accepted, given back unless it is [used](Admission::admit).
-pub(in crate::net) struct Place<'a> {
+/// Permission to accept one connection. Dropping the permit releases it, unless
+/// [`admit`](Admission::admit) has consumed it.
+pub(in crate::net) struct Permit<'a> {
     admission: &'a Admission,
-    counted: bool,
+    is_counted: bool,
 }
 
-/// What a connection takes up, until it is [given back](Admission::release).
+/// The share of the limits that an admitted connection uses, until it is
+/// [released](Admission::release).
 #[derive(Debug, Default)]
-pub(in crate::net) struct Admitted {
-    counted: bool,
-    address: Option<Origin>,
+pub(in crate::net) struct AdmissionGuard {
+    is_counted: bool,
+    address: Option<PeerKey>,
 }
 
 impl Admission {
@@ -107,73 +118,74 @@ impl Admission {
         Admission { quota, ..Admission::default() }
     }
 
-    /// A place for one connection; `None` if a listener is to stop until it is sent word.
-    pub(in crate::net) fn place(&self) -> Option<Place<'_>> {
+    /// Acquires a permit for one connection. Returns `None` at the limit; the listener is then
+    /// woken when a permit is released.
+    pub(in crate::net) fn try_acquire(&self) -> Option<Permit<'_>> {
         let maximum = match self.quota.overflow_policy {
             OverflowPolicy::Queue => self.quota.connections,
-            // Found out when the connection is there.
+            // Checked once the connection has been accepted.
             OverflowPolicy::Reject => None,
         };
         let Some(maximum) = maximum else {
-            return Some(Place { admission: self, counted: false });
+            return Some(Permit { admission: self, is_counted: false });
         };
-        let (Ok(before) | Err(before)) = self.places.fetch_update(SeqCst, SeqCst, |places| {
-            Some(if taken(places) < maximum { places + 1 } else { places | AWAITED })
+        let (Ok(before) | Err(before)) = self.permits.fetch_update(SeqCst, SeqCst, |permits| {
+            Some(if in_use(permits) < maximum { permits + 1 } else { permits | HAS_WAITERS })
         });
-        (taken(before) < maximum).then(|| Place { admission: self, counted: true })
+        (in_use(before) < maximum).then(|| Permit { admission: self, is_counted: true })
     }
 
-    fn take_place(&self, maximum: u64) -> bool {
-        let one_more = |places| (taken(places) < maximum).then_some(places + 1);
-        self.places.fetch_update(SeqCst, SeqCst, one_more).is_ok()
+    fn count_permit(&self, maximum: u64) -> bool {
+        let one_more = |permits| (in_use(permits) < maximum).then_some(permits + 1);
+        self.permits.fetch_update(SeqCst, SeqCst, one_more).is_ok()
     }
 
-    fn give_place_back(&self) {
-        let one_less = |places| Some(taken(places) - 1);
-        let (Ok(before) | Err(before)) = self.places.fetch_update(SeqCst, SeqCst, one_less);
-        if before & AWAITED != 0 {
-            self.send_word();
+    fn release_permit(&self) {
+        let one_less = |permits| Some(in_use(permits) - 1);
+        let (Ok(before) | Err(before)) = self.permits.fetch_update(SeqCst, SeqCst, one_less);
+        if before & HAS_WAITERS != 0 {
+            self.wake_listeners();
         }
     }
 
-    /// Whose connection an accepted socket is.
-    pub(in crate::net) fn origin(&self, socket: impl AsFd, peer: &Address) -> Origin {
-        Origin::of(socket, peer, self.quota.ipv6_prefix)
+    /// The key of an accepted socket's peer.
+    pub(in crate::net) fn peer_key(&self, socket: impl AsFd, peer: &Address) -> PeerKey {
+        PeerKey::of(socket, peer, self.quota.ipv6_prefix)
     }
 
-    /// Lets a connection from `address` in, unless it is one too many; that is counted.
-    pub(in crate::net) fn admit(&self, mut place: Place<'_>, address: Origin) -> Option<Admitted> {
+    /// Admits a connection from `address`. Returns `None`, and counts that, if a limit is reached.
+    pub(in crate::net) fn admit(&self, mut permit: Permit<'_>, address: PeerKey) -> Option<AdmissionGuard> {
         if let (OverflowPolicy::Reject, Some(maximum)) = (self.quota.overflow_policy, self.quota.connections)
         {
-            if !self.take_place(maximum) {
-                self.tally.refused_at_maximum.fetch_add(1, Relaxed);
+            if !self.count_permit(maximum) {
+                self.counters.refused_at_maximum.fetch_add(1, Relaxed);
                 return None;
             }
-            place.counted = true;
+            permit.is_counted = true;
         }
-        let mut admitted = Admitted::default();
-        if let Some(most) = self.quota.per_address {
-            if !self.count_address(address, most) {
-                self.tally.refused_by_address.fetch_add(1, Relaxed);
+        let mut admitted = AdmissionGuard::default();
+        if let Some(maximum) = self.quota.per_address {
+            if !self.count_address(address, maximum) {
+                self.counters.refused_by_address.fetch_add(1, Relaxed);
                 return None;
             }
             admitted.address = Some(address);
         }
-        admitted.counted = std::mem::take(&mut place.counted);
-        self.tally.accepted.fetch_add(1, Relaxed);
+        admitted.is_counted = std::mem::take(&mut permit.is_counted);
+        self.counters.accepted.fetch_add(1, Relaxed);
         Some(admitted)
     }
 
-    fn count_address(&self, address: Origin, most: u64) -> bool {
+    fn count_address(&self, address: PeerKey, maximum: u64) -> bool {
         let mut addresses = self.addresses.lock();
         let open = addresses.get(&address).copied().unwrap_or(0);
-        if open < most {
+        if open < maximum {
             addresses.insert(address, open + 1);
         }
-        open < most
+        open < maximum
     }
 
-    pub(in crate::net) fn release(&self, admitted: &Admitted) {
+    pub(in crate::net) fn release(&self, admitted: &AdmissionGuard) {
         if let Some(address) = &admitted.address {
             let mut addresses = self.addresses.lock();
             if let Some(open) = addresses.get_mut(address) {
@@ -183,26 +195,26 @@ impl Admission {
                 }
             }
         }
-        if admitted.counted {
-            self.give_place_back();
+        if admitted.is_counted {
+            self.release_permit();
         }
     }
 
     pub(in crate::net) fn count_shed(&self) {
-        self.tally.shed.fetch_add(1, Relaxed);
+        self.counters.shed.fetch_add(1, Relaxed);
     }
 
     pub(in crate::net) fn count_closed_for_memory(&self) {
-        self.tally.closed_for_memory.fetch_add(1, Relaxed);
+        self.counters.closed_for_memory.fetch_add(1, Relaxed);
     }
 
     pub(in crate::net) fn counters(&self) -> ServerCounters {
         ServerCounters {
-            accepted: self.tally.accepted.load(Relaxed),
-            refused_at_maximum: self.tally.refused_at_maximum.load(Relaxed),
-            refused_by_address: self.tally.refused_by_address.load(Relaxed),
-            shed: self.tally.shed.load(Relaxed),
-            closed_for_memory: self.tally.closed_for_memory.load(Relaxed),
+            accepted: self.counters.accepted.load(Relaxed),
+            refused_at_maximum: self.counters.refused_at_maximum.load(Relaxed),
+            refused_by_address: self.counters.refused_by_address.load(Relaxed),
+            shed: self.counters.shed.load(Relaxed),
+            closed_for_memory: self.counters.closed_for_memory.load(Relaxed),
         }
     }
 
@@ -210,56 +222,58 @@ impl Admission {
         self.paused.load(SeqCst)
     }
 
-    /// Nobody needs to be told: a listener looks before each connection that it takes.
+    /// Wakes no listener: each listener checks the flag before each accept.
     pub(in crate::net) fn pause(&self) {
         self.paused.store(true, SeqCst);
     }
 
     pub(in crate::net) fn resume(&self) {
         if self.paused.swap(false, SeqCst) {
-            self.send_word();
+            self.wake_listeners();
         }
     }
 
-    /// To be called on the loop of the listener, before it can be ready: word that is sent before that is not for it.
+    /// Adds a listener. To be called on its loop before it can be ready, since it receives no
+    /// wake-up from before this call.
     pub(in crate::net) fn add_listener(
         &self,
         event_loop: LoopHandle,
         id: ChannelId,
         socket: Option<OwnedFd>,
     ) {
-        self.listeners.lock().push(Listening { event_loop, id, socket });
+        self.listeners.lock().push(ListenerEntry { event_loop, id, socket });
     }
 
-    /// Has every listener look again.
-    fn send_word(&self) {
-        for Listening { event_loop, id, .. } in &*self.listeners.lock() {
+    /// Notifies every listener, which then rechecks whether it may accept.
+    fn wake_listeners(&self) {
+        for ListenerEntry { event_loop, id, .. } in &*self.listeners.lock() {
             let id = *id;
-            // A loop that has gone has taken its listener with it.
+            // The listener of a loop that has ended has ended with it.
             event_loop.post_internal(move |event_loop| event_loop.notify(id));
         }
     }
 
-    /// Forgets a listener of this thread's loop, with the duplicate that would keep its socket.
+    /// Removes a listener of this thread's loop, and closes the duplicate, which would keep the
+    /// socket open.
     pub(in crate::net) fn remove_listener(&self, id: ChannelId) {
         let mut listeners = self.listeners.lock();
         listeners.retain(|other| other.id != id || !other.event_loop.is_in_loop_thread());
     }
 
-    /// Gives up the listeners, for their end.
-    pub(in crate::net) fn take_listeners(&self) -> Vec<Listening> {
+    /// Removes and returns all listeners, which the caller closes.
+    pub(in crate::net) fn take_listeners(&self) -> Vec<ListenerEntry> {
         std::mem::take(&mut *self.listeners.lock())
     }
 }
 
-fn taken(places: u64) -> u64 {
-    places & !AWAITED
+fn in_use(permits: u64) -> u64 {
+    permits & !HAS_WAITERS
 }
 
-impl Drop for Place<'_> {
+impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        if self.counted {
-            self.admission.give_place_back();
+        if self.is_counted {
+            self.admission.release_permit();
         }
     }
 }

@@ -1,11 +1,15 @@
-//! How much memory connections may take together, and which of them are closed when it is more.
+//! `Budget`: the memory limit of all connections together, and the choice of connections to close
+//! when it is exceeded.
 //!
-//! Each connection that holds anything has an [`Account`]. Accounts and the total are atomic counts, so a change takes no lock. The
-//! change that takes the total past the limit chooses connections under the ledger's lock and has their loops reset them, down to
-//! seven eighths of the limit. Their bytes count until they have gone, but not again towards the limit, so that one excess is met once.
+//! Each connection that holds any bytes has an [`Account`]. Accounts and the total are atomic
+//! counters, so a change takes no lock. The change that takes the total above the limit selects
+//! connections under the ledger's lock, and their loops reset them, down to seven eighths of the
+//! limit. Their bytes stay in the total until they are closed, but no longer count towards the
+//! limit, so that one excess is handled once.
 //!
-//! From three quarters of the limit on it is [scarce](Budget::is_scarce): connections keep less of their replies. That costs
-//! peers which read some of their throughput, and bounds what those take that do not read before any has to be closed.
+//! Above three quarters of the limit memory is [scarce](Budget::is_scarce): connections buffer
+//! fewer replies. This costs peers that read some throughput. In return it bounds the memory of
+//! peers that do not read, before any connection has to be closed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,18 +26,18 @@ use crate::event_loop::trimming::allocator;
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::net::group::memory_limit;
 
-/// What part of the memory that the process may use the connections may take. The rest is for the program, and for what the
-/// allocator takes beside the blocks that are counted.
+/// The default budget is the memory available to the process divided by this. The rest is for the
+/// program, and for the allocator's overhead on top of the counted blocks.
 const SHARE: u64 = 4;
 
-/// How often a warning is logged at most.
+/// The shortest interval between two warnings.
 const WARNING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A count of bytes with a limit, for the connections of any number of groups on any number of threads.
+/// A byte counter with a limit, shared by the connections of any number of groups and threads.
 pub(crate) struct Budget {
     limit: usize,
     used: AtomicUsize,
-    /// How much of that belongs to connections that have been chosen to be closed.
+    /// The part of `used` that belongs to connections selected for closing.
     condemned: AtomicUsize,
     origin: Instant,
     ledger: Mutex<Ledger>,
@@ -41,15 +45,15 @@ pub(crate) struct Budget {
 
 #[derive(Default)]
 struct Ledger {
-    /// By their numbers. A tree keeps no room for those that have been closed.
+    /// Keyed by account number. A tree retains no memory for removed entries.
     accounts: BTreeMap<u64, Arc<Account>>,
     next_number: u64,
-    /// Connections that have been chosen to be closed since the last warning.
+    /// The number of connections selected for closing since the last warning.
     unreported: u64,
     last_warning: Option<Instant>,
 }
 
-/// Says to a connection that it is to be closed, because the budget is exceeded.
+/// Control message to a connection: close, because the budget is exceeded.
 pub(in crate::net) struct Condemned;
 
 impl Budget {
@@ -63,8 +67,8 @@ impl Budget {
         })
     }
 
-    /// That of all groups which have no limit of their own: a quarter of the memory that the process may use when it is first asked
-    /// for.
+    /// The budget of all groups without a limit of their own: a quarter of the memory that is
+    /// available to the process at the first call.
     pub(in crate::net) fn of_this_process() -> Arc<Budget> {
         static BUDGET: PerProcess<Arc<Budget>> = PerProcess::new();
         let budget = BUDGET.get(|| {
@@ -74,19 +78,19 @@ impl Budget {
         Arc::clone(budget)
     }
 
-    /// Whether connections are to keep less, for a look that costs nothing.
+    /// Whether connections should buffer less. One relaxed load.
     #[inline]
     pub(in crate::net) fn is_scarce(&self) -> bool {
         self.used.load(Relaxed) > self.limit - self.limit / 4
     }
 
-    /// Whether `more` bytes cannot be taken at all. Closing connections takes their loops a moment; this bounds what is taken
-    /// meanwhile.
+    /// Whether `more` bytes would exceed the hard limit, which is twice the limit. The loops need a
+    /// moment to close connections; the hard limit bounds the memory used meanwhile.
     pub(in crate::net) fn is_exhausted_by(&self, more: usize) -> bool {
         self.used.load(Relaxed).saturating_add(more) > self.limit.saturating_mul(2)
     }
 
-    /// Opens an account for a connection, which counts for `total` as well.
+    /// Opens an account for a connection. Its bytes are also counted in `total`.
     pub(in crate::net) fn open(
         self: &Arc<Budget>,
         event_loop: &LoopHandle,
@@ -121,7 +125,8 @@ impl Budget {
         used.saturating_sub(self.limit)
     }
 
-    /// Has connections closed, if the limit is exceeded by others than those that are being closed already.
+    /// Selects connections and has them closed, if the limit is exceeded without those already
+    /// selected.
     #[cold]
     fn enforce(&self) {
         let now = self.millis(Instant::now());
@@ -136,7 +141,7 @@ impl Budget {
             bytes: account.held.load(SeqCst),
             idle: now.saturating_sub(account.since.load(Relaxed)),
         });
-        let chosen = choose(holdings.collect(), excess + self.limit / 8);
+        let chosen = select(holdings.collect(), excess + self.limit / 8);
         let chosen: Vec<Arc<Account>> =
             chosen.into_iter().map(|holding| Arc::clone(&ledger.accounts[&holding.number])).collect();
         for account in &chosen {
@@ -149,7 +154,8 @@ impl Budget {
         drop(ledger);
         for account in chosen {
             let connection = account.connection;
-            // As an errand, for nothing is borrowed then: this may be in the middle of any connection's send.
+            // Posted, since this may run in the middle of any connection's send. When the loop runs
+            // the task, nothing is borrowed.
             account.event_loop.clone().post_internal(move |event_loop: &EventLoop| {
                 event_loop.send_control(connection, &mut Condemned);
                 account.budget.warn();
@@ -157,7 +163,7 @@ impl Budget {
         }
     }
 
-    /// Logs how many connections have been chosen to be closed, once a second at most.
+    /// Logs the number of connections selected since the last warning, at most once a second.
     fn warn(&self) {
         let now = Instant::now();
         let mut ledger = self.ledger.lock();
@@ -170,9 +176,7 @@ impl Budget {
         drop(ledger);
         let limit = self.limit;
         logger::call(|| {
-            log::warn!(
-                "connections held more than {limit} bytes together: closed {closed} since the last warning"
-            );
+            log::warn!("connections together exceeded {limit} bytes: closed {closed} since the last warning");
         });
     }
 }
@@ -183,21 +187,21 @@ impl fmt::Debug for Budget {
     }
 }
 
-/// What one connection holds.
+/// Counts the bytes that one connection holds.
 pub(crate) struct Account {
     budget: Arc<Budget>,
-    /// Not given twice.
+    /// Unique within the budget.
     number: u64,
     event_loop: LoopHandle,
     connection: ChannelId,
-    /// Of the connection's group.
+    /// The total of the connection's group.
     total: Arc<AtomicUsize>,
     held: AtomicUsize,
-    /// How many bytes have left the connection since `since`.
+    /// The number of bytes that have left the connection since `since`.
     moved: AtomicUsize,
-    /// When the connection last made progress, in milliseconds from the budget's origin.
+    /// The time of the last progress, in milliseconds since the budget's `origin`.
     since: AtomicU64,
-    /// What the connection held when it was chosen to be closed.
+    /// The number of bytes that the connection held when it was selected for closing.
     condemned: AtomicUsize,
     is_condemned: AtomicBool,
 }
@@ -207,13 +211,15 @@ impl Account {
         &self.budget
     }
 
-    /// The connection takes `bytes` more, which may have connections closed. Not to be called under a lock.
+    /// Adds `bytes`, and closes connections if that exceeds the budget. Not to be called under a
+    /// lock.
     pub(in crate::net) fn add(&self, bytes: usize) {
         self.count(bytes);
         self.enforce();
     }
 
-    /// As [`add`](Account::add), to be followed by [`enforce`](Account::enforce).
+    /// Adds `bytes` without closing connections. The caller calls [`enforce`](Account::enforce)
+    /// afterwards.
     pub(in crate::net) fn count(&self, bytes: usize) {
         if self.held.fetch_add(bytes, SeqCst) == 0 {
             self.since.store(self.budget.millis(Instant::now()), Relaxed);
@@ -224,13 +230,14 @@ impl Account {
         allocator::add_held(bytes);
     }
 
+    /// Closes connections if the budget is exceeded. Not to be called under a lock.
     pub(in crate::net) fn enforce(&self) {
         if self.budget.excess() > 0 {
             self.budget.enforce();
         }
     }
 
-    /// The connection takes `bytes` less.
+    /// Subtracts `bytes`.
     pub(in crate::net) fn subtract(&self, bytes: usize) {
         self.held.fetch_sub(bytes, SeqCst);
         self.total.fetch_sub(bytes, Relaxed);
@@ -238,9 +245,11 @@ impl Account {
         allocator::subtract_held(bytes);
     }
 
-    /// Notes that `bytes` have left the connection: taken by the kernel, or by the handler. It is progress when they are an eighth of
-    /// what the connection holds, so that a peer which reads a byte now and then makes none.
-    pub(in crate::net) fn note_moved(&self, bytes: usize) {
+    /// Records that `bytes` have left the connection, to the kernel or to the handler.
+    ///
+    /// An eighth of the bytes held counts as progress, so that a peer that reads a byte now and
+    /// then makes none.
+    pub(in crate::net) fn record_moved(&self, bytes: usize) {
         let moved = self.moved.fetch_add(bytes, Relaxed) + bytes;
         if moved >= self.held.load(Relaxed) / 8 {
             self.since.store(self.budget.millis(Instant::now()), Relaxed);
@@ -248,11 +257,11 @@ impl Account {
         }
     }
 
-    /// The connection has gone, and with it what it held.
+    /// Removes the account and the bytes it holds. To be called when the connection has ended.
     pub(in crate::net) fn close(&self) {
         let mut ledger = self.budget.ledger.lock();
         ledger.accounts.remove(&self.number);
-        // Under the lock, or the account could be chosen meanwhile.
+        // Under the lock, so that `enforce` cannot select the account in between.
         self.budget.condemned.fetch_sub(self.condemned.swap(0, SeqCst), SeqCst);
         let held = self.held.swap(0, SeqCst);
         self.total.fetch_sub(held, Relaxed);
@@ -267,24 +276,25 @@ impl fmt::Debug for Account {
     }
 }
 
-/// What a connection holds, as [`choose`] looks at it.
+/// A snapshot of an account for [`select`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Holding {
     number: u64,
     bytes: usize,
-    /// For how many milliseconds it has made no progress.
+    /// The milliseconds since the last progress.
     idle: u64,
 }
 
 impl Holding {
-    /// How much memory the connection has kept from others, in byte-milliseconds.
+    /// The memory that the connection has withheld from others, in byte-milliseconds.
     fn weight(&self) -> u128 {
         self.bytes as u128 * u128::from(self.idle + 1)
     }
 }
 
-/// The holdings that together have `bytes` or more, those first that hold most and progress least.
-fn choose(mut holdings: Vec<Holding>, bytes: usize) -> Vec<Holding> {
+/// Selects holdings that add up to at least `bytes`, in descending order of weight: those that hold
+/// most and progress least come first.
+fn select(mut holdings: Vec<Holding>, bytes: usize) -> Vec<Holding> {
     holdings.retain(|holding| holding.bytes > 0);
     holdings.sort_unstable_by_key(|holding| std::cmp::Reverse(holding.weight()));
     let mut chosen = 0;

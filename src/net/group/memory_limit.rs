@@ -1,4 +1,5 @@
-//! How much memory the process may use: the least of what its control groups, its resource limits and the machine allow.
+//! The memory available to the process: the minimum of the machine's memory, the process's resource
+//! limits and the limits of its control groups.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -6,9 +7,9 @@ use std::path::{Component, Path, PathBuf};
 use rustix::process::{Resource, getrlimit};
 use rustix::system::sysinfo;
 
-/// How many bytes of memory this process may use, as it is now.
+/// The bytes of memory available to this process, as of now.
 ///
-/// A limit that cannot be read is left out; the machine's own memory is always known.
+/// A limit that cannot be read is ignored; the machine's memory is always known.
 pub(crate) fn of_this_process() -> u64 {
     let machine = sysinfo();
     let physical = (machine.totalram as u64).saturating_mul(u64::from(machine.mem_unit.max(1)));
@@ -17,16 +18,19 @@ pub(crate) fn of_this_process() -> u64 {
     [address_space, data, of_control_groups(Path::new("/"))].into_iter().flatten().fold(physical, u64::min)
 }
 
-/// The least memory limit of the control groups that the process is in, their ancestors included, of either version. `None` without
-/// a limit, or without procfs or the groups' file systems below `root`.
+/// The minimum of the memory limits of the process's control groups and their ancestors, of cgroup
+/// v1 and v2.
+///
+/// `None` if there is no limit, or if procfs or the cgroup file systems are not mounted below
+/// `root`.
 fn of_control_groups(root: &Path) -> Option<u64> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     let mounts = fs::read_to_string(root.join("proc/self/mountinfo")).ok()?;
     let limits = mounts.lines().filter_map(Hierarchy::parse).filter_map(|hierarchy| {
         let group = hierarchy.group(&groups)?;
         let mounted_at = below(root, &hierarchy.mounted_at);
-        // The file system shows the groups from `root` on. Those above it, of which a container sees nothing, limit as well, and
-        // cannot be known.
+        // The mount shows the groups below its `root`. Those above it, which a container cannot
+        // see, also apply, but their limits cannot be read.
         let inside = group.strip_prefix(&hierarchy.root).unwrap_or(Path::new(""));
         let is_inside = inside.components().all(|part| matches!(part, Component::Normal(_)));
         let directory = if is_inside { mounted_at.join(inside) } else { mounted_at.clone() };
@@ -36,23 +40,23 @@ fn of_control_groups(root: &Path) -> Option<u64> {
     limits.min()
 }
 
-/// A mounted file system of control groups that may limit memory.
+/// A mounted cgroup hierarchy that can limit memory.
 struct Hierarchy {
-    /// Whether it is that of cgroup v2.
+    /// Whether this is the unified hierarchy of cgroup v2.
     is_unified: bool,
-    /// The group that its root directory is.
+    /// The group that the root directory of the mount represents.
     root: PathBuf,
     mounted_at: PathBuf,
-    /// Where the limit stands.
+    /// The name of the file that contains the limit.
     file: &'static str,
 }
 
 impl Hierarchy {
-    /// Of a line of `mountinfo`, proc(5).
+    /// Parses a line of `mountinfo`, proc(5). `None` if the mount cannot limit memory.
     fn parse(line: &str) -> Option<Hierarchy> {
-        let (place, kind) = line.split_once(" - ")?;
-        let mut place = place.split(' ').skip(3);
-        let (root, mounted_at) = (unescaped(place.next()?), unescaped(place.next()?));
+        let (location, kind) = line.split_once(" - ")?;
+        let mut location = location.split(' ').skip(3);
+        let (root, mounted_at) = (unescaped(location.next()?), unescaped(location.next()?));
         let mut kind = kind.split(' ');
         let (is_unified, file) = match (kind.next()?, kind.nth(1)) {
             ("cgroup2", _) => (true, "memory.max"),
@@ -64,7 +68,8 @@ impl Hierarchy {
         Some(Hierarchy { is_unified, root, mounted_at, file })
     }
 
-    /// The process's group in it, of the lines of `/proc/self/cgroup`, cgroups(7).
+    /// The process's group in this hierarchy. `groups` is the content of `/proc/self/cgroup`,
+    /// cgroups(7).
     fn group<'a>(&self, groups: &'a str) -> Option<&'a Path> {
         groups.lines().find_map(|line| {
             let mut fields = line.splitn(3, ':');
@@ -78,7 +83,7 @@ impl Hierarchy {
     }
 }
 
-/// A limit of cgroup v1 that is none is a number of more bytes than there can be; of v2 it is `max`.
+/// Without a limit, cgroup v1 shows a number larger than any memory, and cgroup v2 shows `max`.
 fn read_limit(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
@@ -87,7 +92,8 @@ fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// The kernel writes spaces, tabs, newlines and backslashes of paths as three octal digits behind a backslash.
+/// Decodes a path: the kernel writes spaces, tabs, newlines and backslashes as a backslash and
+/// three octal digits.
 fn unescaped(path: &str) -> PathBuf {
     let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
     let unescaped = escapes.iter().fold(path.to_owned(), |path, (escape, byte)| path.replace(escape, byte));

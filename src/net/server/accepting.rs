@@ -1,4 +1,4 @@
-//! The settings of whom a server takes, and how it shares its connections out.
+//! Builder settings for accepting connections: limits, accept quota and load balancing.
 
 use super::{MultiLoop, TcpServerBuilder};
 use crate::net::group::admission::OverflowPolicy;
@@ -6,37 +6,42 @@ use crate::net::group::peer_key::Ipv6Prefix;
 use crate::net::server::balancer::LoadBalancing;
 
 impl<S> TcpServerBuilder<'_, S> {
-    /// How many connections the server may have at a time, on all its loops. Usually there is no limit but that of descriptors.
+    /// The maximum number of open connections, over all loops of the server. Default: no limit
+    /// other than the number of file descriptors.
     ///
-    /// What becomes of others is said by [`at_maximum`](TcpServerBuilder::overflow_policy). A server that lets them wait makes no
-    /// system call for it, apart from the wait that their coming ends, and goes on as soon as a connection has closed,
-    /// on whichever loop. With 0 it takes nobody.
+    /// [`overflow_policy`](TcpServerBuilder::overflow_policy) decides about further connections.
+    /// With [`OverflowPolicy::Queue`] a server at the limit makes no system call, apart from the
+    /// waits that new connections end. It accepts again as soon as a connection closes, on any
+    /// loop. With 0 it accepts nothing.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.settings.quota.connections = Some(connections as u64);
         self
     }
 
-    /// What becomes of connections that come while there are [as many as there may be](TcpServerBuilder::max_connections). Usually they
-    /// wait.
+    /// The policy for connections that arrive at the [maximum](TcpServerBuilder::max_connections).
+    /// Default: [`OverflowPolicy::Queue`].
     pub fn overflow_policy(mut self, policy: OverflowPolicy) -> Self {
         self.settings.quota.overflow_policy = policy;
         self
     }
 
-    /// How many connections of one address the server may have at a time, on all its loops; others are closed as soon as they are
-    /// accepted, and [counted](crate::ServerCounters::refused_by_address). Usually there is no limit.
+    /// The maximum number of open connections per peer address, over all loops of the server.
+    /// Further ones are closed as soon as they are accepted, and
+    /// [counted](crate::ServerCounters::refused_by_address). Default: no limit.
     ///
-    /// What counts is the address without the port. Clients behind one router share one. Of an IPv6 address only the
-    /// [prefix](TcpServerBuilder::ipv6_prefix) counts, as a host may have any number of addresses; one that stands for an IPv4 address
-    /// counts as that. Of a Unix socket's peers it is the user that counts.
+    /// The port is ignored. Clients behind one router share one address. Of an IPv6 address only
+    /// the [prefix](TcpServerBuilder::ipv6_prefix) counts, since a host may have any number of
+    /// addresses; an IPv4-mapped address counts as the IPv4 address. Peers of a Unix socket are
+    /// counted per user.
     pub fn max_per_address(mut self, connections: usize) -> Self {
         self.settings.quota.per_address = Some(connections as u64);
         self
     }
 
-    /// How many leading bits of an IPv6 address count as the address: for [`max_per_address`](TcpServerBuilder::max_per_address), and
-    /// for the loop that [`LoadBalancing::PeerAddress`] chooses. Default: 64, the prefix of one network, of which a single host can use
-    /// every address. Providers often assign 56 or 48 bits to one customer.
+    /// The number of leading bits of an IPv6 address that identify a peer, for
+    /// [`max_per_address`](TcpServerBuilder::max_per_address) and [`LoadBalancing::PeerAddress`].
+    /// Default: 64, the prefix of one network, of which a single host can use every address.
+    /// Providers often assign 56 or 48 bits to one customer.
     ///
     /// # Panics
     /// If `bits` is not between 1 and 128.
@@ -47,7 +52,8 @@ impl<S> TcpServerBuilder<'_, S> {
         self
     }
 
-    /// How many connections a loop accepts in one turn before it sees to those that are open. Usually 128; 0 counts as 1.
+    /// The maximum number of connections that a loop accepts per turn before it serves the open
+    /// ones. Default: 128. 0 counts as 1.
     pub fn accepts_per_turn(mut self, connections: usize) -> Self {
         self.settings.accepts_per_turn = connections.max(1);
         self
@@ -55,9 +61,9 @@ impl<S> TcpServerBuilder<'_, S> {
 }
 
 impl TcpServerBuilder<'_, MultiLoop> {
-    /// How the connections are shared out over the loops. Usually [in turn](LoadBalancing::RoundRobin).
-    pub fn load_balancing(mut self, distribution: LoadBalancing) -> Self {
-        self.spread.distribution = distribution;
+    /// How connections are distributed over the loops. Default: [`LoadBalancing::RoundRobin`].
+    pub fn load_balancing(mut self, load_balancing: LoadBalancing) -> Self {
+        self.loops.load_balancing = load_balancing;
         self
     }
 }

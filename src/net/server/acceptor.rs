@@ -1,4 +1,5 @@
-//! Taking connections from a listening socket, whatever the system is short of.
+//! `Acceptor`: accepts connections from a listening socket, also when the process is out of file
+//! descriptors.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -9,43 +10,47 @@ use parking_lot::RwLock;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
-use super::socket_path::{AtPath, OwnPath};
+use super::socket_path::{PathGuard, PathOptions};
 use crate::event_loop::process_mark::ProcessMark;
 use crate::net::address::Address;
 use crate::net::options::SocketOptions;
 use crate::net::sys::fd_passing::close_unopened;
 use crate::net::sys::stream;
 
-/// What one call to [`Acceptor::accept`] came to.
+/// The result of one call of [`Acceptor::accept`].
 #[derive(Debug)]
 pub(crate) enum Accepted {
     Connection(OwnedFd, Address),
-    /// Nothing waits.
+    /// The backlog is empty.
     Drained,
-    /// One connection was closed for want of a descriptor; others may wait.
+    /// One connection was closed because no file descriptor was left. There may be more.
     Shed(io::Error),
-    /// One connection was lost; others may wait.
+    /// One connection was lost to an error. There may be more.
     Lost(io::Error),
-    /// Nothing can be accepted for now, though connections wait: try again later, and not at once.
+    /// Accepting failed although connections may wait. Retry after a back-off, not at once.
     Exhausted(io::Error),
 }
 
-/// Held by whoever gives up its reserve for a moment, and shared by those who accept. Descriptors are the whole process's, and a
-/// listener on another thread would take the one that has just come free for a connection, and keep it: the reserve would be lost for as
-/// long as nobody leaves, and with it the way to turn others away.
+/// Locked exclusively while a listener gives up its reserve descriptor, and shared while one
+/// accepts.
+///
+/// Descriptors belong to the whole process. Without the lock, a listener on another thread could
+/// use the freed descriptor for a connection. Then the reserve, and with it the ability to reject
+/// connections, would be lost until some connection closes.
 static SHEDDING: RwLock<()> = RwLock::new(());
 
-/// A listening socket, with a descriptor in reserve.
+/// A listening socket with a reserve file descriptor.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
-    /// Of a Unix socket at a path. It goes before the socket does, while nobody else can have found the path to be free.
-    _path: Option<OwnPath>,
+    /// The path of a Unix socket. It is removed before the socket is closed: until then no other
+    /// server can have found the path to be stale.
+    _path: Option<PathGuard>,
     is_unix: bool,
     listener: OwnedFd,
-    /// Given up to accept and close a connection when there is no other descriptor left: the peer sees a clean end, and the
-    /// backlog, whose edge the failed accept has used up, is emptied.
+    /// Given up to accept and close a connection when no other descriptor is left. The peer sees a
+    /// regular close, and the backlog is drained, whose edge the failed accept has consumed.
     reserve: RefCell<Option<File>>,
-    /// The process that listens. In a forked child the socket is still the parent's.
+    /// The process that listens. In a forked child the socket still belongs to the parent.
     process: ProcessMark,
 }
 
@@ -54,12 +59,12 @@ impl Acceptor {
         address: &Address,
         backlog: i32,
         options: &SocketOptions,
-        at_path: AtPath,
+        path_options: PathOptions,
     ) -> io::Result<Acceptor> {
         let reserve = RefCell::new(Some(open_reserve()?));
         let (path, listener) = match address {
             Address::Inet(address) => (None, stream::listen(*address, backlog, options)?),
-            Address::Unix(address) => at_path.listen(address, backlog)?,
+            Address::Unix(address) => path_options.listen(address, backlog)?,
         };
         let process = ProcessMark::current();
         Ok(Acceptor { _path: path, is_unix: address.is_unix(), listener, reserve, process })
@@ -70,12 +75,12 @@ impl Acceptor {
     }
 
     pub(crate) fn accept(&self) -> Accepted {
-        // A reserve that could not be had again when it was last needed comes before anything else.
+        // If the last shedding could not reopen the reserve, retry that first.
         if self.reserve.borrow().is_none() {
             *self.reserve.borrow_mut() = open_reserve().ok();
         }
         let accepted = {
-            let _none_sheds = SHEDDING.read();
+            let _no_shedding = SHEDDING.read();
             stream::accept(self.listener.as_fd())
         };
         match accepted {
@@ -83,26 +88,26 @@ impl Acceptor {
             Err(Errno::AGAIN) => Accepted::Drained,
             Err(error @ (Errno::MFILE | Errno::NFILE)) => self.shed(error),
             Err(error) if is_of_connection(error) => Accepted::Lost(error.into()),
-            // Out of memory, not allowed by a sandbox (EPERM, for which nothing is taken from the backlog), or something that nobody has
-            // thought of: whatever it is, trying again at once is no help.
+            // Out of memory, denied by a sandbox (EPERM, which takes nothing from the backlog), or
+            // an unknown error: an immediate retry does not help.
             Err(error) => Accepted::Exhausted(error.into()),
         }
     }
 
-    /// Whether another [`accept`](Acceptor::accept) may find anything. It does not if the answer is no.
+    /// Whether the next [`accept`](Acceptor::accept) may find a connection. `false` is definite.
     pub(crate) fn may_have_more(&self) -> bool {
         let mut fds = [PollFd::new(&self.listener, PollFlags::IN)];
-        // If it cannot be asked, accept(2) tells.
+        // If the poll fails, leave it to accept(2).
         rustix::event::poll(&mut fds, Some(&Timespec::default())) != Ok(0)
     }
 
-    /// Turns the first connection of the backlog away.
+    /// Accepts and closes the first connection of the backlog.
     ///
-    /// There may be none: the kernel asks for a free descriptor before it looks at the backlog.
+    /// The backlog may be empty: the kernel allocates a descriptor before it checks the backlog.
     fn shed(&self, out_of: Errno) -> Accepted {
         let mut reserve = self.reserve.borrow_mut();
-        // Without a reserve this fails as the call before did, unless a descriptor has come free meanwhile.
-        let _alone = SHEDDING.write();
+        // Without a reserve this fails like the call before, unless a descriptor has been freed.
+        let _exclusive = SHEDDING.write();
         drop(reserve.take());
         let shed = stream::accept(self.listener.as_fd()).map(|(fd, peer)| close_unopened(fd, &peer));
         *reserve = open_reserve().ok();
@@ -115,8 +120,8 @@ impl Acceptor {
     }
 }
 
-/// Whether accept(2) has passed on an error of the connection that it took from the backlog: that one is lost, and the next
-/// may be sound.
+/// Whether accept(2) has returned a pending error of the connection that it took from the backlog.
+/// That connection is lost; the next one may be fine.
 fn is_of_connection(error: Errno) -> bool {
     matches!(
         error,
@@ -135,11 +140,12 @@ fn is_of_connection(error: Errno) -> bool {
 }
 
 impl Drop for Acceptor {
-    /// Connections that wait at a Unix socket may hold descriptors, which are closed with them, and are not to be closed here. A forked
-    /// child closes only its copy of the socket: ending the listening would end that of its parent.
+    /// Drains the backlog of a Unix socket. Connections in it may carry descriptors, whose close
+    /// could block this thread; `close_unopened` closes them elsewhere. A forked child closes only
+    /// its copy of the socket: a shutdown would end the listening of its parent.
     fn drop(&mut self) {
         if self.is_unix && self.process.is_current() {
-            // From here on none can come.
+            // From here on no connection can arrive.
             let _ = stream::stop_listening(&self.listener);
             while let Ok((fd, peer)) = stream::accept(self.listener.as_fd()) {
                 close_unopened(fd, &peer);

@@ -1,85 +1,93 @@
-//! Which of a server's loops a connection goes to.
+//! `Balancer`: selects the loop that serves a connection.
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 
 use crate::net::group::Group;
-use crate::net::group::peer_key::Origin;
+use crate::net::group::peer_key::PeerKey;
 
-/// How a server over several loops [deals its connections out](crate::TcpServerBuilder::load_balancing).
+/// How a server [distributes its connections](crate::TcpServerBuilder::load_balancing) over several
+/// loops.
 ///
-/// A loop that has [ended](crate::LoopHandle::is_terminated) gets no more connections, and what was on its way there goes to another one. The
-/// end of each is logged once.
+/// A loop that has [ended](crate::LoopHandle::is_terminated) gets no more connections, and those on
+/// their way to it go to another loop. The end of each loop is logged once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum LoadBalancing {
-    /// To one loop after the other. Even, as long as connections last about as long as each other.
+    /// Each loop in turn. The distribution is even if connections last about equally long.
     #[default]
     RoundRobin,
-    /// To the loop that has the fewest connections; of several in turn. Evens out what has become uneven.
+    /// The loop with the fewest connections; in turn among equals. Evens out an uneven
+    /// distribution.
     LeastConnections,
-    /// By the address of the peer, without the port, so that all connections of one client are on one loop, for as long as that
-    /// lasts. Of an IPv6 address the [prefix](crate::TcpServerBuilder::ipv6_prefix) counts. Of a Unix socket's peers those of one user are on one loop. Clients are spread at random; few of them, or many behind one address, are spread unevenly.
-    PeerAddress,
-    /// Each loop has a listening socket of its own (`SO_REUSEPORT`, socket(7)), and the kernel chooses one for each connection by a
-    /// hash of both addresses and ports.
+    /// By the address of the peer, without the port: all connections of one client are on one loop
+    /// until that loop ends.
     ///
-    /// No connection passes between threads, which suits many short ones; but the kernel knows nothing of how busy a loop is,
-    /// and one that is held up keeps those waiting which it has been given. Another process of the same user can listen on the port
-    /// as well. Unix sockets do not have this; to make such a server is an error.
+    /// Of an IPv6 address the [prefix](crate::TcpServerBuilder::ipv6_prefix) counts, of a Unix
+    /// socket's peer the user. The hash is random. Few clients, or many behind one address, are
+    /// distributed unevenly.
+    PeerAddress,
+    /// Each loop has a listening socket of its own (`SO_REUSEPORT`, socket(7)). The kernel selects
+    /// one for each connection by a hash of both addresses and ports.
+    ///
+    /// No connection passes between threads, which suits many short ones. But the kernel does not
+    /// know how busy a loop is, and a blocked loop delays the connections in its backlog. Another
+    /// process of the same user can listen on the port as well. Unix sockets do not support this:
+    /// building such a server is an error.
     ListenerPerLoop,
 }
 
-/// Chooses for one listener.
-pub(in crate::net) enum Dealer {
+/// Selects loops for one listener.
+pub(in crate::net) enum Balancer {
     RoundRobin(Cell<usize>),
     LeastConnections(Cell<usize>),
     PeerAddress(RandomState),
-    /// That of the listener itself, and another one only when that is ending.
-    One(usize),
+    /// The listener's own loop, or another one if that is ending.
+    Own(usize),
 }
 
-impl Dealer {
-    pub(in crate::net) fn new(distribution: LoadBalancing) -> Dealer {
-        match distribution {
-            LoadBalancing::RoundRobin => Dealer::RoundRobin(Cell::new(0)),
-            LoadBalancing::LeastConnections => Dealer::LeastConnections(Cell::new(0)),
-            LoadBalancing::PeerAddress => Dealer::PeerAddress(RandomState::new()),
-            LoadBalancing::ListenerPerLoop => Dealer::One(0),
+impl Balancer {
+    pub(in crate::net) fn new(load_balancing: LoadBalancing) -> Balancer {
+        match load_balancing {
+            LoadBalancing::RoundRobin => Balancer::RoundRobin(Cell::new(0)),
+            LoadBalancing::LeastConnections => Balancer::LeastConnections(Cell::new(0)),
+            LoadBalancing::PeerAddress => Balancer::PeerAddress(RandomState::new()),
+            LoadBalancing::ListenerPerLoop => Balancer::Own(0),
         }
     }
 
-    /// A loop that has not ended. `None` if all have.
-    pub(in crate::net) fn choose(&self, group: &Group, peer: Origin) -> Option<usize> {
+    /// Returns a loop that has not ended; `None` if all have.
+    pub(in crate::net) fn pick(&self, group: &Group, peer: PeerKey) -> Option<usize> {
         let shards = group.shards();
         match self {
-            Dealer::RoundRobin(next) => {
+            Balancer::RoundRobin(next) => {
                 let found = in_turn(next.get(), shards).find(|shard| group.is_alive(*shard))?;
                 next.set((found + 1) % shards);
                 Some(found)
             }
-            Dealer::LeastConnections(next) => {
+            Balancer::LeastConnections(next) => {
                 let alive = in_turn(next.get(), shards).filter(|shard| group.is_alive(*shard));
                 let fewest = alive.min_by_key(|shard| group.open_on(*shard))?;
                 next.set((fewest + 1) % shards);
                 Some(fewest)
             }
-            Dealer::PeerAddress(state) => {
-                let usual = (state.hash_one(peer) % shards as u64) as usize;
-                if group.is_alive(usual) {
-                    return Some(usual);
+            Balancer::PeerAddress(state) => {
+                let preferred = (state.hash_one(peer) % shards as u64) as usize;
+                if group.is_alive(preferred) {
+                    return Some(preferred);
                 }
-                // Of the others each peer has its own order, so that the end of one more loop moves only those that it has served.
+                // Each peer has its own order of the other loops (rendezvous hashing), so the end
+                // of another loop moves only the peers that it served.
                 (0..shards)
                     .filter(|shard| group.is_alive(*shard))
                     .max_by_key(|shard| state.hash_one((peer, shard)))
             }
-            Dealer::One(shard) => in_turn(*shard, shards).find(|shard| group.is_alive(*shard)),
+            Balancer::Own(shard) => in_turn(*shard, shards).find(|shard| group.is_alive(*shard)),
         }
     }
 }
 
-/// All shards, from `first` on.
+/// All shards in cyclic order, starting at `first`.
 fn in_turn(first: usize, shards: usize) -> impl Iterator<Item = usize> {
     (first..shards).chain(0..first)
 }

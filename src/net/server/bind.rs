@@ -1,4 +1,4 @@
-//! Begins to listen: on one loop, or on each.
+//! Binds a server's sockets, and starts listeners on one loop or on each.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,12 +9,12 @@ use crate::event_loop::EventLoop;
 use crate::net::address::Address;
 use crate::net::group::Group;
 use crate::net::server::acceptor::Acceptor;
-use crate::net::server::balancer::{Dealer, LoadBalancing};
-use crate::net::server::listener::{Establish, EstablishThere, Listener};
+use crate::net::server::balancer::{Balancer, LoadBalancing};
+use crate::net::server::listener::{Establish, EstablishOnAnyLoop, Listener};
 use crate::threads::loop_pool::LoopPool;
 
-/// Listens on the first of `addresses` that can be had, with as many sockets as there are to be listeners. All of them have
-/// its port.
+/// Listens on the first of `addresses` that binds, with one socket per listener. All sockets share
+/// one port.
 pub(super) fn bind(
     addresses: &[Address],
     settings: &Settings,
@@ -30,7 +30,7 @@ pub(super) fn bind(
             }
         }
     }
-    let none = || io::Error::new(io::ErrorKind::InvalidInput, "the address stands for no socket address");
+    let none = || io::Error::new(io::ErrorKind::InvalidInput, "no socket address to listen on");
     Err(first_error.unwrap_or_else(none))
 }
 
@@ -40,7 +40,7 @@ fn bind_all(
     listeners: usize,
 ) -> io::Result<(Address, Vec<Acceptor>)> {
     if listeners > 1 && address.is_unix() {
-        let message = "a Unix socket cannot be listened at by each loop for itself";
+        let message = "a Unix socket cannot have a listener per loop";
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
     }
     let shared;
@@ -52,40 +52,42 @@ fn bind_all(
     };
     let mut acceptors = Vec::with_capacity(listeners);
     for _ in 0..listeners {
-        let acceptor = Acceptor::bind(&address, settings.backlog, options, settings.at_path)?;
-        // The first has chosen the port, if there was one to be chosen.
+        let acceptor = Acceptor::bind(&address, settings.backlog, options, settings.path_options)?;
+        // With port 0 the first socket selects the port for all.
         address = acceptor.local_address()?;
         acceptors.push(acceptor);
     }
     Ok((address, acceptors))
 }
 
-/// Accepts on the server's own loop, and deals out from there.
-pub(super) fn listen_here(
+/// Starts one listener on the server's own loop, which distributes the connections.
+pub(super) fn listen_on(
     event_loop: &EventLoop,
     acceptor: Acceptor,
-    budget: usize,
+    accepts_per_turn: usize,
     group: &Arc<Group>,
-    distribution: LoadBalancing,
+    load_balancing: LoadBalancing,
     establish: Establish,
 ) -> io::Result<()> {
-    Listener::start(event_loop, acceptor, budget, group, Dealer::new(distribution), establish, None)
+    let balancer = Balancer::new(load_balancing);
+    Listener::start(event_loop, acceptor, accepts_per_turn, group, balancer, establish, None)
 }
 
-/// Accepts on each loop of the pool, for itself. If one of them cannot, the end of the pool is the end of the others.
-pub(super) fn listen_there(
+/// Starts a listener on each loop of the pool. If one fails to start, the caller drops the pool,
+/// which ends the others.
+pub(super) fn listen_on_each(
     pool: &LoopPool,
     acceptors: Vec<Acceptor>,
-    budget: usize,
+    accepts_per_turn: usize,
     group: &Arc<Group>,
-    establish: &Arc<EstablishThere>,
+    establish: &Arc<EstablishOnAnyLoop>,
 ) -> io::Result<()> {
     for (shard, (handle, acceptor)) in pool.handles().zip(acceptors).enumerate() {
         let (group, establish) = (Arc::clone(group), Arc::clone(establish));
         let duplicate = Some(acceptor.as_fd().try_clone_to_owned()?);
         handle.call(move |event_loop| {
-            let establish = Establish::There(establish);
-            Listener::start(event_loop, acceptor, budget, &group, Dealer::One(shard), establish, duplicate)
+            let (balancer, establish) = (Balancer::Own(shard), Establish::AnyLoop(establish));
+            Listener::start(event_loop, acceptor, accepts_per_turn, &group, balancer, establish, duplicate)
         })??;
     }
     Ok(())

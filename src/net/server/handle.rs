@@ -1,20 +1,22 @@
-//! A server, seen from any thread.
+//! `ServerHandle`: a server as seen from any thread.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::begin_to_stop;
+use super::begin_stop;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, LoopHandle};
 use crate::net::address::Address;
 use crate::net::group::admission::ServerCounters;
 use crate::net::group::{Group, StopReport, WhenEmpty};
 
-/// A server, seen from any thread, from [`TcpServer::handle`](crate::TcpServer::handle). Clones speak to the same server.
+/// A handle to a server, for use from any thread. Returned by
+/// [`TcpServer::handle`](crate::TcpServer::handle). Clones refer to the same server.
 ///
-/// It does not keep the server: once that has ended there is nothing to pause, and the counts stay what they are.
+/// A handle does not keep the server alive. After the server has ended, pausing has no effect and
+/// the counts no longer change.
 ///
 /// ```
 /// use reveille::{EventLoop, TcpServer};
@@ -36,59 +38,62 @@ pub struct ServerHandle {
 }
 
 impl ServerHandle {
-    /// As [`TcpServer::local_addr`](crate::TcpServer::local_addr), also when the server has ended.
+    /// Same as [`TcpServer::local_addr`](crate::TcpServer::local_addr), also after the server has
+    /// ended.
     ///
     /// # Panics
-    /// If it is a server on a Unix socket.
+    /// If the server listens on a Unix socket.
     #[track_caller]
     pub fn local_addr(&self) -> SocketAddr {
         self.address.as_inet().expect("a server on a Unix socket has no IP address: see `address`")
     }
 
-    /// Where the server listens, or has listened.
+    /// The address that the server listens on, or has listened on.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// As [`TcpServer::open_connections`](crate::TcpServer::open_connections).
+    /// Same as [`TcpServer::open_connections`](crate::TcpServer::open_connections).
     pub fn open_connections(&self) -> u64 {
         self.group.open()
     }
 
-    /// How many of the server's loops serve connections: all of them, less those that have
-    /// [ended](LoopHandle::is_terminated), as when a handler quits the loop that it is on.
+    /// The number of the server's loops that have not [ended](LoopHandle::is_terminated). A loop
+    /// ends early if a handler quits it.
     pub fn live_loops(&self) -> usize {
         self.group.live_loops()
     }
 
-    /// As [`TcpServer::counters`](crate::TcpServer::counters).
+    /// Same as [`TcpServer::counters`](crate::TcpServer::counters).
     pub fn counters(&self) -> ServerCounters {
         self.group.admission.counters()
     }
 
-    /// As [`TcpServer::pause_accepting`](crate::TcpServer::pause_accepting). A connection that a listener is just about to take may
-    /// still come after this has returned.
+    /// Same as [`TcpServer::pause_accepting`](crate::TcpServer::pause_accepting). A listener on
+    /// another thread that is just accepting may still open one connection after this has returned.
     pub fn pause_accepting(&self) {
         self.group.admission.pause();
     }
 
-    /// As [`TcpServer::resume_accepting`](crate::TcpServer::resume_accepting).
+    /// Same as [`TcpServer::resume_accepting`](crate::TcpServer::resume_accepting).
     pub fn resume_accepting(&self) {
-        // The lock of an inherited server may be held for ever.
+        // After a fork, the lock may be held forever by a thread that exists only in the parent.
         if !self.home.is_inherited() {
             self.group.admission.resume();
         }
     }
 
-    /// As [`TcpServer::stop`](crate::TcpServer::stop). From another thread it is begun by the server's loop in one of its next turns, on that
-    /// loop before this returns. Without effect if the loop has gone; `then` is dropped then.
+    /// Same as [`TcpServer::stop`](crate::TcpServer::stop). On the server's loop the stop begins
+    /// before this returns; from another thread it begins in one of the loop's next turns. If the
+    /// loop has ended, `then` is dropped and nothing else happens.
     ///
-    /// The [`TcpServer`](crate::TcpServer) stays with whoever has it, and dropping it cuts off what is left. A server that is being
-    /// stopped already may be told again: each `then` is called, and the shortest time counts.
+    /// The [`TcpServer`](crate::TcpServer) value remains with its owner, and dropping it aborts the
+    /// remaining connections. A server may be stopped several times: each `then` is called, and the
+    /// earliest deadline applies.
     pub fn stop(&self, within: Duration, then: impl FnOnce(&EventLoop, StopReport) + Send + 'static) {
         let then: WhenEmpty = Contained::new(Box::new(then));
         let group = Arc::clone(&self.group);
-        self.home.run_internal(move |event_loop| begin_to_stop(event_loop, &group, None, within, then));
+        self.home.run_internal(move |event_loop| begin_stop(event_loop, &group, None, within, then));
     }
 }
 

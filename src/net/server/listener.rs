@@ -1,4 +1,4 @@
-//! A listening socket on the loop: takes connections, and deals them out to the loops that serve them.
+//! `Listener`: accepts connections on its loop and distributes them to the loops that serve them.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -9,104 +9,112 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::acceptor::{Accepted, Acceptor};
-use super::balancer::Dealer;
+use super::balancer::Balancer;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::logger;
 use crate::event_loop::{EventLoop, LoopHandle, Source};
 use crate::net::address::Address;
 use crate::net::connection::PendingConnection;
-use crate::net::group::admission::{Admitted, Listening};
-use crate::net::group::peer_key::Origin;
+use crate::net::group::admission::{AdmissionGuard, ListenerEntry};
+use crate::net::group::peer_key::PeerKey;
 use crate::net::group::{Group, Stage};
 use crate::net::sys::fd_passing::close_unopened;
 use crate::net::sys::stream;
 use crate::readiness::{Interest, Readiness};
 
-/// How long the listener rests when the system is out of something that accepting needs.
-const REST: Duration = Duration::from_millis(50);
+/// The back-off after accept(2) has failed for lack of a system resource.
+const BACKOFF: Duration = Duration::from_millis(50);
 
-/// How many times a turn the listener asks whether another connection waits, before it lets accept(2) tell. An accept in vain has the
-/// kernel make a socket and a file first, and throw them away: 1.7 us, where the question takes 0.26 us. Six of those cost as much,
-/// so a storm pays once more for what it is, and a connection that comes alone pays for one question.
-const QUESTIONS: usize = 6;
+/// The number of times per turn that the listener polls for another connection before it leaves
+/// that to accept(2).
+///
+/// In an accept that finds nothing, the kernel creates a socket and a file first and discards them:
+/// 1.7 us, against 0.26 us for a poll. Six polls cost about as much as one such accept. So a burst
+/// of connections costs at most one more accept, and a single connection one poll.
+const MAX_PROBES: usize = 6;
 
-/// How many connections the listener of a loop that ends hands over to others.
-const MOST_AT_END: usize = 4096;
+/// The maximum number of connections that the listener of an ending loop hands over to other loops.
+const MAX_HANDOVER: usize = 4096;
 
-pub(in crate::net) type EstablishHere = dyn Fn(&EventLoop, PendingConnection);
-pub(in crate::net) type EstablishThere = dyn Fn(&EventLoop, PendingConnection) + Send + Sync;
+pub(in crate::net) type EstablishOnThisLoop = dyn Fn(&EventLoop, PendingConnection);
+pub(in crate::net) type EstablishOnAnyLoop = dyn Fn(&EventLoop, PendingConnection) + Send + Sync;
 
-/// Makes a connection of an accepted socket, on the loop it is called with.
+/// Creates a connection from an accepted socket, on the loop it is called with.
 pub(in crate::net) enum Establish {
-    Here(Box<EstablishHere>),
-    There(Arc<EstablishThere>),
+    ThisLoop(Box<EstablishOnThisLoop>),
+    AnyLoop(Arc<EstablishOnAnyLoop>),
 }
 
 pub(in crate::net) struct Listener {
     id: ChannelId,
-    /// `None` once it is closed, which may be in the middle of a callback, while the loop still holds the source.
+    /// `None` once the listener is closed. That may happen during a callback, while the loop still
+    /// holds the source.
     acceptor: RefCell<Option<Acceptor>>,
-    /// Connections taken in one turn, so that a storm of them does not keep those that are open waiting.
-    budget: usize,
+    /// The maximum number of connections accepted in one turn, so that a burst does not delay the
+    /// open ones.
+    accepts_per_turn: usize,
     group: Arc<Group>,
-    dealer: Dealer,
+    balancer: Balancer,
     establish: Establish,
-    /// Until a timer says otherwise nothing is tried, whatever word comes.
-    resting: Cell<bool>,
+    /// Whether a [back-off](BACKOFF) is under way. Nothing is accepted until its timer fires,
+    /// whatever notifications arrive.
+    is_backing_off: Cell<bool>,
 }
 
-/// What came of a try to take a connection.
+/// What the listener does after one attempt to accept.
 enum Next {
-    /// One was taken or lost; others may wait.
-    Tried,
+    /// A connection was accepted or lost. There may be more.
+    Continue,
+    /// The backlog is empty.
     Drained,
-    /// The listener may not take any until it is sent word.
-    Wait,
-    /// Nothing can be taken for a while.
-    Rest,
+    /// Accepting is paused or at the limit until the next notification.
+    Suspend,
+    /// Accepting fails for lack of a system resource.
+    BackOff,
 }
 
-/// What the timer says.
-struct RestIsOver;
+/// Control message of the back-off timer.
+struct BackoffElapsed;
 
-/// What a server says that listens no longer.
+/// Control message of a server that stops listening.
 struct Close;
 
-/// A connection on its way to the loop that it was dealt to. If that ends before, the listener is given the connection back.
+/// A connection on its way to the loop that the balancer picked. If that loop ends first, the
+/// connection is returned to the listener.
 struct Delivery {
-    /// `None` when it has got there.
+    /// `None` once it has arrived.
     arrival: Option<PendingConnection>,
-    origin: Origin,
+    peer_key: PeerKey,
     listener: LoopHandle,
     id: ChannelId,
 }
 
-/// A connection that is given back.
+/// Control message that returns an undelivered connection.
 struct Returned {
     arrival: Option<PendingConnection>,
-    origin: Origin,
+    peer_key: PeerKey,
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
         if let Some(arrival) = self.arrival.take() {
-            let mut returned = Returned { arrival: Some(arrival), origin: self.origin };
+            let mut returned = Returned { arrival: Some(arrival), peer_key: self.peer_key };
             let id = self.id;
-            // Not at once: the listener's loop may be in the middle of posting this.
+            // Deferred: the listener's loop may be in the middle of posting this.
             self.listener.post_internal(move |event_loop| _ = event_loop.send_control(id, &mut returned));
         }
     }
 }
 
 impl Listener {
-    /// Begins to accept on `event_loop`. A server on another loop is given a duplicate of the socket, through which it can end the
-    /// listening from its own thread.
+    /// Starts accepting on `event_loop`. If the server is on another loop, it keeps `duplicate`, a
+    /// duplicate of the socket with which it can stop the listening from its own thread.
     pub(in crate::net) fn start(
         event_loop: &EventLoop,
         acceptor: Acceptor,
-        budget: usize,
+        accepts_per_turn: usize,
         group: &Arc<Group>,
-        dealer: Dealer,
+        balancer: Balancer,
         establish: Establish,
         duplicate: Option<OwnedFd>,
     ) -> io::Result<()> {
@@ -115,11 +123,11 @@ impl Listener {
             Rc::new(Listener {
                 id,
                 acceptor: RefCell::new(Some(acceptor)),
-                budget,
+                accepts_per_turn,
                 group: Arc::clone(group),
-                dealer,
+                balancer,
                 establish,
-                resting: Cell::new(false),
+                is_backing_off: Cell::new(false),
             })
         })?;
         if let Err(error) = listener.watch(event_loop) {
@@ -138,20 +146,22 @@ impl Listener {
         Ok(())
     }
 
-    /// Ends all listeners of a group. When this returns nobody can connect, and the address can be bound again, also from inside a
-    /// callback of a connection that is about to be opened.
+    /// Closes all listeners of a group. When this returns, no client can connect and the address
+    /// can be bound again. May be called from inside a callback, also of a connection that is about
+    /// to open.
     ///
-    /// The listener of this thread's loop is closed. The others belong to their loops, and a wait for those might never end. So their
-    /// sockets are shut down through the duplicates, which ends the listening, and each loop closes its own in its next turn.
-    pub(in crate::net) fn end_all(group: &Group) {
-        for Listening { event_loop, id, socket } in group.admission.take_listeners() {
+    /// The listener of this thread's loop is closed directly. The others belong to their loops, and
+    /// waiting for those might deadlock. So their sockets are shut down through the duplicates,
+    /// which ends the listening, and each loop closes its own listener in its next turn.
+    pub(in crate::net) fn close_all(group: &Group) {
+        for ListenerEntry { event_loop, id, socket } in group.admission.take_listeners() {
             let stopped = socket.map(stream::stop_listening);
             event_loop.run_internal(move |event_loop| {
                 event_loop.send_control(id, &mut Close);
                 event_loop.remove(id);
             });
             if let Some(Err(error)) = stopped {
-                logger::call(|| log::warn!("cannot end the listening of another loop at once: {error}"));
+                logger::call(|| log::warn!("cannot shut down the listening socket of another loop: {error}"));
             }
         }
     }
@@ -162,12 +172,13 @@ impl Listener {
             let unwatched = event_loop.unwatch(acceptor.as_fd());
             self.finish(acceptor);
             if let Err(error) = unwatched {
-                logger::call(|| log::warn!("cannot take a listening socket out of the poller: {error}"));
+                logger::call(|| log::warn!("cannot remove a listening socket from the poller: {error}"));
             }
         }
     }
 
-    /// Closes the socket, and only then counts as gone: whoever waits for the last listener finds the address free.
+    /// Closes the socket and then removes the listener from the group's count, so that the address
+    /// is free when the last listener has ended.
     fn finish(&self, acceptor: Acceptor) {
         drop(acceptor);
         self.group.remove_listener();
@@ -177,44 +188,45 @@ impl Listener {
         self.acceptor.borrow().as_ref().is_some_and(Acceptor::may_have_more)
     }
 
-    /// Accepts one connection. The user's code is not called meanwhile.
+    /// Accepts one connection. Calls no user code.
     fn accept(&self) -> Accepted {
         self.acceptor.borrow().as_ref().map_or(Accepted::Drained, Acceptor::accept)
     }
 
-    fn take_on(
+    fn dispatch(
         &self,
         event_loop: &EventLoop,
         fd: OwnedFd,
         peer: Address,
-        origin: Origin,
-        admitted: Admitted,
+        peer_key: PeerKey,
+        admitted: AdmissionGuard,
     ) {
         let shard = match &self.establish {
-            Establish::Here(_) => Some(0),
-            Establish::There(_) => self.dealer.choose(&self.group, origin),
+            Establish::ThisLoop(_) => Some(0),
+            Establish::AnyLoop(_) => self.balancer.pick(&self.group, peer_key),
         };
         let Some(shard) = shard else {
             self.group.admission.release(&admitted);
             close_unopened(fd, &peer);
-            return turn_away();
+            return warn_no_loop_left();
         };
         let membership = self.group.join(shard, admitted);
-        self.send_to_loop(event_loop, PendingConnection { fd, peer, membership }, origin);
+        self.send_to_loop(event_loop, PendingConnection { fd, peer, membership }, peer_key);
     }
 
-    /// Opens the connection on the loop that it was dealt to.
-    fn send_to_loop(&self, event_loop: &EventLoop, arrival: PendingConnection, origin: Origin) {
-        let there = arrival.membership.event_loop().clone();
+    /// Opens the connection on the loop that its membership names.
+    fn send_to_loop(&self, event_loop: &EventLoop, arrival: PendingConnection, peer_key: PeerKey) {
+        let target = arrival.membership.event_loop().clone();
         match &self.establish {
-            Establish::Here(establish) => establish(event_loop, arrival),
-            Establish::There(establish) if there.is_in_loop_thread() => establish(event_loop, arrival),
-            Establish::There(establish) => {
+            Establish::ThisLoop(establish) => establish(event_loop, arrival),
+            Establish::AnyLoop(establish) if target.is_in_loop_thread() => establish(event_loop, arrival),
+            Establish::AnyLoop(establish) => {
                 let (listener, id) = (event_loop.handle(), self.id);
-                let mut delivery = Delivery { arrival: Some(arrival), origin, listener, id };
+                let mut delivery = Delivery { arrival: Some(arrival), peer_key, listener, id };
                 let establish = Arc::clone(establish);
-                // A refused errand is dropped, and the delivery with it. A loop of a pool runs once, so one that is to quit is about to end.
-                there.post_internal(move |event_loop| {
+                // A refused task is dropped together with the delivery. A pool's loop runs only
+                // once, so a quitting one is about to end.
+                target.post_internal(move |event_loop| {
                     let arrival = if event_loop.is_quitting() { None } else { delivery.arrival.take() };
                     if let Some(arrival) = arrival {
                         establish(event_loop, arrival);
@@ -224,38 +236,38 @@ impl Listener {
         }
     }
 
-    /// Deals a connection out again whose loop has ended before it got there.
-    fn deal_again(&self, event_loop: &EventLoop, mut arrival: PendingConnection, origin: Origin) {
+    /// Dispatches a connection again whose loop has ended before the connection arrived.
+    fn redispatch(&self, event_loop: &EventLoop, mut arrival: PendingConnection, peer_key: PeerKey) {
         if self.group.stage() != Stage::Serving {
             return close_unopened(arrival.fd, &arrival.peer);
         }
-        self.group.note_end(arrival.membership.shard());
-        match self.dealer.choose(&self.group, origin) {
+        self.group.mark_ended(arrival.membership.shard());
+        match self.balancer.pick(&self.group, peer_key) {
             None => {
                 close_unopened(arrival.fd, &arrival.peer);
-                turn_away();
+                warn_no_loop_left();
             }
             Some(shard) => {
                 arrival.membership.move_to(shard);
-                self.send_to_loop(event_loop, arrival, origin);
+                self.send_to_loop(event_loop, arrival, peer_key);
             }
         }
     }
 
-    /// Takes the next connection, if it may and there is one.
-    fn take_next(&self, event_loop: &EventLoop) -> Next {
+    /// Accepts and dispatches the next connection, if there is one and admission allows it.
+    fn accept_next(&self, event_loop: &EventLoop) -> Next {
         let admission = &self.group.admission;
-        // Looked at before each, for the last one's callback may have paused the server, or been one too many.
+        // Checked before each accept: the previous connection's callback may have paused the
+        // server, and the connection may have used the last permit.
         if admission.is_paused() {
-            return Next::Wait;
+            return Next::Suspend;
         }
-        let Some(place) = admission.place() else { return Next::Wait };
+        let Some(permit) = admission.try_acquire() else { return Next::Suspend };
         match self.accept() {
             Accepted::Connection(fd, peer) => {
-                let origin = admission.origin(&fd, &peer);
-                // One that is not let in is closed here.
-                match admission.admit(place, origin) {
-                    Some(admitted) => self.take_on(event_loop, fd, peer, origin, admitted),
+                let peer_key = admission.peer_key(&fd, &peer);
+                match admission.admit(permit, peer_key) {
+                    Some(admitted) => self.dispatch(event_loop, fd, peer, peer_key, admitted),
                     None => close_unopened(fd, &peer),
                 }
             }
@@ -263,7 +275,7 @@ impl Listener {
             Accepted::Shed(error) => {
                 admission.count_shed();
                 logger::recurring("a connection that was shed", |left_out| {
-                    log::warn!("a connection was closed for want of: {error}{left_out}");
+                    log::warn!("a connection was closed for lack of a file descriptor: {error}{left_out}");
                 });
             }
             Accepted::Lost(error) => {
@@ -271,29 +283,30 @@ impl Listener {
                     log::warn!("a connection could not be accepted: {error}{left_out}");
                 });
             }
-            // The server has ended the listening from its own thread, and is about to take the listener out of this loop.
-            Accepted::Exhausted(_) if self.group.stage() != Stage::Serving => return Next::Wait,
+            // The server has shut the socket down from its own thread, and this loop is about to
+            // close the listener.
+            Accepted::Exhausted(_) if self.group.stage() != Stage::Serving => return Next::Suspend,
             Accepted::Exhausted(error) => {
-                logger::recurring("accepting rests", |left_out| {
-                    log::warn!("accepting rests for a moment: {error}{left_out}");
+                logger::recurring("accepting backs off", |left_out| {
+                    log::warn!("accepting pauses for {BACKOFF:?}: {error}{left_out}");
                 });
-                return Next::Rest;
+                return Next::BackOff;
             }
         }
-        Next::Tried
+        Next::Continue
     }
 
-    /// Takes no connection until somebody sends [word](Source::on_notified). The listener stays noted as ready, so it goes on
-    /// where it has stopped, without a new edge.
-    fn stop_wanting(&self, event_loop: &EventLoop) {
+    /// Stops accepting until the next [notification](Source::on_notified). The cached readiness is
+    /// kept, so accepting resumes without a new edge.
+    fn disable(&self, event_loop: &EventLoop) {
         event_loop.set_wanted(self.id, Readiness::NONE);
     }
 
-    fn rest(&self, event_loop: &EventLoop) {
-        self.resting.set(true);
-        self.stop_wanting(event_loop);
+    fn back_off(&self, event_loop: &EventLoop) {
+        self.is_backing_off.set(true);
+        self.disable(event_loop);
         let id = self.id;
-        event_loop.run_after(REST, move |event_loop| _ = event_loop.send_control(id, &mut RestIsOver));
+        event_loop.run_after(BACKOFF, move |event_loop| _ = event_loop.send_control(id, &mut BackoffElapsed));
     }
 }
 
@@ -306,59 +319,60 @@ impl Drop for Listener {
 }
 
 impl Source for Listener {
-    /// It watches the socket by itself, as it closes it by itself.
+    /// `None`: the listener registers and unregisters the socket itself, since it also closes it.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
-        for taken in 0..self.budget {
-            // One that comes after the answer brings an edge of its own.
-            if (1..=QUESTIONS).contains(&taken) && !self.may_have_more() {
+        for accepted in 0..self.accepts_per_turn {
+            // A connection that arrives after the poll causes a new edge.
+            if (1..=MAX_PROBES).contains(&accepted) && !self.may_have_more() {
                 return event_loop.clear_ready(self.id, Readiness::READABLE);
             }
-            match self.take_next(event_loop) {
-                Next::Tried if !event_loop.is_registered(self.id) => return, // The server was dropped by what was called.
-                Next::Tried => {}
+            match self.accept_next(event_loop) {
+                Next::Continue if !event_loop.is_registered(self.id) => return, // A callback dropped the server.
+                Next::Continue => {}
                 Next::Drained => return event_loop.clear_ready(self.id, Readiness::READABLE),
-                Next::Wait => return self.stop_wanting(event_loop),
-                Next::Rest => return self.rest(event_loop),
+                Next::Suspend => return self.disable(event_loop),
+                Next::BackOff => return self.back_off(event_loop),
             }
         }
     }
 
-    /// Hands the connections that wait in the backlog over to the loops that go on, if this is the listener of one loop of several. Those
-    /// that come after that are reset.
+    /// Hands the connections in the backlog over to the remaining loops, if each loop has a
+    /// listener. Connections that arrive later are reset.
     fn on_loop_end(&self, event_loop: &EventLoop) {
-        let Dealer::One(shard) = self.dealer else { return };
-        // Also logs the end of the loop.
+        let Balancer::Own(shard) = self.balancer else { return };
+        // `is_alive` also logs the end of the loop.
         if self.group.stage() != Stage::Serving || self.group.is_alive(shard) {
             return;
         }
-        for _ in 0..MOST_AT_END {
-            if self.group.live_loops() == 0 || !matches!(self.take_next(event_loop), Next::Tried) {
+        for _ in 0..MAX_HANDOVER {
+            if self.group.live_loops() == 0 || !matches!(self.accept_next(event_loop), Next::Continue) {
                 return;
             }
         }
     }
 
-    /// There is a place, or the server is to go on; whether it may is looked at when it does. A rest is not cut short, or each word
-    /// would have it try, and rest again, with one timer more.
+    /// A permit was released or accepting was resumed: restores read interest; `on_ready` rechecks.
+    /// Ignored during a back-off: otherwise every notification would retry, fail, and arm one more
+    /// timer.
     fn on_notified(&self, event_loop: &EventLoop) {
-        if !self.resting.get() {
+        if !self.is_backing_off.get() {
             event_loop.set_wanted(self.id, Readiness::answering(Interest::READABLE));
         }
     }
 
-    fn on_control(&self, event_loop: &EventLoop, word: &mut dyn Any) {
-        if word.is::<RestIsOver>() {
-            self.resting.set(false);
+    fn on_control(&self, event_loop: &EventLoop, message: &mut dyn Any) {
+        if message.is::<BackoffElapsed>() {
+            self.is_backing_off.set(false);
             self.on_notified(event_loop);
-        } else if word.is::<Close>() {
+        } else if message.is::<Close>() {
             self.close(event_loop);
-        } else if let Some(Returned { arrival, origin }) = word.downcast_mut() {
+        } else if let Some(Returned { arrival, peer_key }) = message.downcast_mut() {
             if let Some(arrival) = arrival.take() {
-                self.deal_again(event_loop, arrival, *origin);
+                self.redispatch(event_loop, arrival, *peer_key);
             }
         }
     }
@@ -368,13 +382,14 @@ impl Source for Listener {
     }
 
     fn on_panic(&self, _event_loop: &EventLoop) {
-        // The user's code is not called from here without a catch of its own, so this is a bug of ours: go on listening.
+        // User code called from here has its own catch, so this panic is a bug of the crate. Keep
+        // listening.
     }
 }
 
-/// The connection is closed, as no loop is left that could serve it.
-fn turn_away() {
+/// Logs that a connection was closed because no loop is left to serve it.
+fn warn_no_loop_left() {
     logger::recurring("a server without loops", |left_out| {
-        log::warn!("a connection was closed, as all loops of the server have ended{left_out}");
+        log::warn!("a connection was closed because all loops of the server have ended{left_out}");
     });
 }

@@ -1,4 +1,4 @@
-//! The path of a Unix socket that listens: taken, given its mode, and removed in the end.
+//! `PathGuard`: the path of a listening Unix socket, with its mode, removed on drop.
 
 use std::fs::{self, Metadata, Permissions};
 use std::io;
@@ -12,87 +12,88 @@ use crate::net::address::UnixAddress;
 use crate::net::options::SocketOptions;
 use crate::net::sys::stream;
 
-/// What a server is told about the path that it is to listen at.
+/// A server's settings for the path of its Unix socket.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct AtPath {
+pub(crate) struct PathOptions {
     pub(in crate::net) replace_stale: bool,
     pub(in crate::net) mode: Option<u32>,
 }
 
-/// A path that leads to this process's own socket. Dropped, it is removed, unless it has come to lead elsewhere.
+/// A path at which a socket of this process is bound. Dropping the guard removes the path, unless
+/// another file is there by then.
 #[derive(Debug)]
-pub(in crate::net) struct OwnPath {
-    /// Absolute: the process may have another working directory by then.
+pub(in crate::net) struct PathGuard {
+    /// Absolute, since the working directory may change before the drop.
     path: PathBuf,
     file: FileId,
-    /// A forked child leaves the path to its parent.
+    /// The process that owns the path. A forked child does not remove it.
     process: ProcessMark,
 }
 
-/// A file, whatever its name.
+/// Identifies a file independently of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileId {
     device: u64,
     inode: u64,
 }
 
-impl AtPath {
-    /// Listens, and answers the path to remove in the end, if it is one.
+impl PathOptions {
+    /// Binds and listens. Returns the guard of the path, if the address is one, and the socket.
     pub(in crate::net) fn listen(
         self,
         address: &UnixAddress,
         backlog: i32,
-    ) -> io::Result<(Option<OwnPath>, OwnedFd)> {
+    ) -> io::Result<(Option<PathGuard>, OwnedFd)> {
         let bound = match (stream::bind_unix(address), address.as_path()) {
             (Err(error), Some(path)) if error.kind() == io::ErrorKind::AddrInUse => {
-                self.make_room(address, path)?;
+                self.remove_stale(address, path)?;
                 stream::bind_unix(address)
             }
             (bound, _) => bound,
         };
         let socket = bound?;
-        let path = address.as_path().map(OwnPath::new).transpose()?;
-        // The kernel refuses connections until it listens, so nobody gets in before the mode says who may.
-        if let (Some(mode), Some(own)) = (self.mode, &path) {
-            fs::set_permissions(&own.path, Permissions::from_mode(mode))?;
+        let path = address.as_path().map(PathGuard::new).transpose()?;
+        // The kernel refuses connections until listen(2), so none is made before the mode is set.
+        if let (Some(mode), Some(guard)) = (self.mode, &path) {
+            fs::set_permissions(&guard.path, Permissions::from_mode(mode))?;
         }
         stream::start_listening(&socket, backlog)?;
         Ok((path, socket))
     }
 
-    /// Removes what is at the path, if it may.
-    fn make_room(self, address: &UnixAddress, path: &Path) -> io::Result<()> {
+    /// Removes a stale socket at the path, if the settings allow it.
+    fn remove_stale(self, address: &UnixAddress, path: &Path) -> io::Result<()> {
         let in_use = |message| Err(io::Error::new(io::ErrorKind::AddrInUse, message));
         let found = fs::symlink_metadata(path)?;
         if !found.file_type().is_socket() {
-            return in_use("something that is no socket is there");
+            return in_use("the path exists and is not a socket");
         }
         if !self.replace_stale {
             return in_use(
-                "a socket is there, of a server that runs or of one that has left it (`replace_stale`)",
+                "the path is a socket, of a running server or left by one that has ended (`replace_stale`)",
             );
         }
         match stream::connect_unix(address, &SocketOptions::new()) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            // Taken away by somebody else meanwhile.
+            // Another process has removed it in the meantime.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Ok(_) | Err(_) => return in_use("somebody listens there"),
+            Ok(_) | Err(_) => return in_use("another server listens there"),
         }
-        // Not one that has taken its place meanwhile.
+        // Another file may have replaced it in the meantime; that one stays.
         remove_if_same(path, FileId::from(&found))
     }
 }
 
-impl OwnPath {
-    /// Of a path to which a socket has just been bound.
-    fn new(path: &Path) -> io::Result<OwnPath> {
+impl PathGuard {
+    /// The guard of a path to which a socket has just been bound.
+    fn new(path: &Path) -> io::Result<PathGuard> {
         let path = path::absolute(path)?;
         let file = FileId::from(&fs::symlink_metadata(&path)?);
-        Ok(OwnPath { path, file, process: ProcessMark::current() })
+        Ok(PathGuard { path, file, process: ProcessMark::current() })
     }
 }
 
-impl Drop for OwnPath {
+impl Drop for PathGuard {
     fn drop(&mut self) {
         if !self.process.is_current() {
             return;

@@ -7,16 +7,18 @@ use crate::event_loop::EventLoop;
 use crate::net::address::{Address, UnixAddress};
 
 impl TcpServer {
-    /// Begins a server that listens on a Unix socket: at a path, at an [abstract name](UnixAddress::abstract_name), or at
-    /// one that the kernel [chooses](UnixAddress::unnamed). All else is as with TCP: the same handlers, limits, handles and loops, and
-    /// `TcpConnection` for what a handler sees.
+    /// A builder of a server that listens on a Unix socket: at a path, at an [abstract
+    /// name](UnixAddress::abstract_name), or at a name that the kernel
+    /// [chooses](UnixAddress::unnamed). Everything else is the same as with TCP: handlers, limits,
+    /// handles, loops, and `TcpConnection` as the handler's view of a connection.
     ///
-    /// What is TCP's alone has no effect ([`socket_options`](TcpServerBuilder::socket_options),
-    /// [`nodelay`](TcpServerBuilder::nodelay)), or is an error on the connection. What only Unix sockets have are
-    /// [`peer_credentials`](crate::TcpConnection::peer_credentials) and descriptors that are
-    /// [sent along](crate::TcpConnection::send_with_descriptors).
+    /// TCP-only settings have no effect ([`socket_options`](TcpServerBuilder::socket_options),
+    /// [`nodelay`](TcpServerBuilder::nodelay)); TCP-only methods of the connection return an error.
+    /// Unix sockets add [`peer_credentials`](crate::TcpConnection::peer_credentials) and
+    /// [descriptor passing](crate::TcpConnection::send_with_descriptors).
     ///
-    /// The path is removed when the server ends or is dropped, if it is still the server's own. A process that is killed leaves it; see
+    /// When the server ends or is dropped, it removes the path if its own socket is still there. A
+    /// killed process leaves the path behind; see
     /// [`replace_stale`](TcpServerBuilder::replace_stale).
     ///
     /// ```
@@ -33,9 +35,12 @@ impl TcpServer {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a name that is empty or has more than 107 bytes. When the server is made:
-    /// [`AddrInUse`](io::ErrorKind::AddrInUse) for a path that exists, whatever is there, and for an abstract name that is taken; and
-    /// what else the kernel says.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a name that is empty or longer than 107
+    /// bytes.
+    ///
+    /// The finishers `serve` and `serve_fn` return [`AddrInUse`](io::ErrorKind::AddrInUse) for a
+    /// path that exists, of any file type, and for an abstract name that is taken; and the errors
+    /// of socket(2), bind(2) and listen(2).
     pub fn bind_unix(
         event_loop: &EventLoop,
         address: impl Into<UnixAddress>,
@@ -43,25 +48,28 @@ impl TcpServer {
         let address = address.into();
         address.to_kernel_for_bind()?;
         let addresses = vec![Address::Unix(address)];
-        Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), spread: SingleLoop })
+        Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), loops: SingleLoop })
     }
 }
 
 impl<S> TcpServerBuilder<'_, S> {
-    /// Whether a server on a Unix socket takes the path of one that has left it behind: a socket that refuses to be connected to.
-    /// Usually it does not, and a path that exists is an error. Whatever else is there (a file, a server that runs) is never touched.
+    /// Whether a server on a Unix socket replaces a stale socket, which a previous server left at
+    /// the path: one that refuses connections. Default: `false`, and an existing path is an error.
+    /// A regular file or the socket of a running server is never replaced.
     ///
-    /// To find out it connects once, which a server that runs sees as a client that comes and goes. Two servers that begin at the
-    /// same moment may each take the other for one that has gone; who starts servers like that keeps a lock of their own.
+    /// The check connects once, which a running server sees as a client that connects and
+    /// disconnects. Two servers that start at the same time may each take the other's socket for a
+    /// stale one. Programs that may start that way need a lock of their own.
     pub fn replace_stale(mut self, replace: bool) -> Self {
-        self.settings.at_path.replace_stale = replace;
+        self.settings.path_options.replace_stale = replace;
         self
     }
 
-    /// The permissions of a Unix socket's path, such as `0o660`: to connect takes the permission to write. Usually all that the
-    /// process's umask leaves. They hold before the first connection can be made.
+    /// The permissions of a Unix socket's path, such as `0o660`. Connecting requires write
+    /// permission. Default: all permissions that the process's umask allows. They are in effect
+    /// before the first connection can be made.
     pub fn path_mode(mut self, mode: u32) -> Self {
-        self.settings.at_path.mode = Some(mode);
+        self.settings.path_options.mode = Some(mode);
         self
     }
 }

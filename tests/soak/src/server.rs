@@ -65,8 +65,7 @@ thread_local! {
 pub(crate) fn run() -> io::Result<()> {
     let event_loop = EventLoop::new()?;
     let any = "127.0.0.1:0";
-    let two = 2.try_into().expect("not zero");
-    let echo = TcpServer::bind(&event_loop, any)?.threads(two)?.serve(|_| Echo)?;
+    let echo = TcpServer::bind(&event_loop, any)?.threads(2).serve(|_| Echo)?;
     let back = echo.local_addr();
     let lines = TcpServer::bind(&event_loop, any)?
         .serve(|_| Framed::new(LineCodec::new(LONGEST_LINE), Lines::default()))?;

@@ -5,29 +5,29 @@ fn quota(connections: u64) -> Quota {
     Quota { connections: Some(connections), ..Quota::default() }
 }
 
-const HERE: Origin = Origin::Host(IpAddr::V4(Ipv4Addr::LOCALHOST));
+const HERE: PeerKey = PeerKey::Host(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
 #[test]
-fn a_place_that_is_not_used_is_given_back() {
+fn an_unused_permit_is_released_on_drop() {
     let admission = Admission::new(quota(1));
-    drop(admission.place().expect("the only one"));
-    let place = admission.place().expect("the only one again");
-    assert!(admission.place().is_none());
-    let admitted = admission.admit(place, HERE).expect("let in");
-    assert!(admission.place().is_none());
+    drop(admission.try_acquire().expect("the only one"));
+    let permit = admission.try_acquire().expect("the only one again");
+    assert!(admission.try_acquire().is_none());
+    let admitted = admission.admit(permit, HERE).expect("admitted");
+    assert!(admission.try_acquire().is_none());
     admission.release(&admitted);
-    assert!(admission.place().is_some());
+    assert!(admission.try_acquire().is_some());
 }
 
 #[test]
-fn an_address_is_forgotten_when_its_last_connection_has_gone() {
+fn an_address_is_removed_with_its_last_connection() {
     let admission = Admission::new(Quota { per_address: Some(2), ..Quota::default() });
     let admit = |address: &str| {
-        let origin = Origin::host(address.parse().unwrap(), Ipv6Prefix::default());
-        admission.admit(admission.place().expect("no maximum"), origin)
+        let key = PeerKey::host(address.parse().unwrap(), Ipv6Prefix::default());
+        admission.admit(admission.try_acquire().expect("no maximum"), key)
     };
     let first = admit("10.0.0.1").expect("the first");
-    // The same client, as a socket for IPv6 has it.
+    // The same client as seen by an IPv6 socket.
     let second = admit("::ffff:10.0.0.1").expect("the second");
     assert!(admit("10.0.0.1").is_none());
     let of_a_network =
@@ -41,19 +41,20 @@ fn an_address_is_forgotten_when_its_last_connection_has_gone() {
 }
 
 #[test]
-fn giving_a_place_back_ends_the_wait_for_one() {
+fn releasing_a_permit_clears_the_waiters_flag() {
     let admission = Admission::new(quota(2));
-    let is_awaited = || admission.places.load(SeqCst) & AWAITED != 0;
-    let (first, second) = (admission.place().expect("the first"), admission.place().expect("the second"));
-    assert!(!is_awaited());
+    let has_waiters = || admission.permits.load(SeqCst) & HAS_WAITERS != 0;
+    let (first, second) =
+        (admission.try_acquire().expect("the first"), admission.try_acquire().expect("the second"));
+    assert!(!has_waiters());
     for _ in 0..2 {
-        assert!(admission.place().is_none());
-        assert!(is_awaited());
+        assert!(admission.try_acquire().is_none());
+        assert!(has_waiters());
     }
     drop(first);
-    assert!(!is_awaited());
-    let again = admission.place().expect("the first again");
-    assert!(!is_awaited() && admission.place().is_none());
+    assert!(!has_waiters());
+    let again = admission.try_acquire().expect("the first again");
+    assert!(!has_waiters() && admission.try_acquire().is_none());
     drop((second, again));
-    assert_eq!(admission.places.load(SeqCst), 0);
+    assert_eq!(admission.permits.load(SeqCst), 0);
 }

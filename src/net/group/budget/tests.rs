@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Account, Budget, Holding, Ledger, WARNING_INTERVAL, choose};
+use super::{Account, Budget, Holding, Ledger, WARNING_INTERVAL, select};
 use crate::event_loop::EventLoop;
 use crate::event_loop::channel_table::ChannelTable;
 
@@ -16,7 +16,7 @@ fn numbers(chosen: &[Holding]) -> Vec<u64> {
 }
 
 #[test]
-fn those_that_hold_most_and_progress_least_are_chosen_first() {
+fn the_largest_and_slowest_connections_are_selected_first() {
     let all = vec![
         holding(0, 1000, 0),
         holding(1, 1000, 500),
@@ -25,22 +25,22 @@ fn those_that_hold_most_and_progress_least_are_chosen_first() {
         holding(4, 0, 100_000),
         holding(5, 4000, 300),
     ];
-    assert_eq!(numbers(&choose(all.clone(), 1)), [5]);
-    assert_eq!(numbers(&choose(all.clone(), 4000)), [5]);
-    assert_eq!(numbers(&choose(all.clone(), 8500)), [5, 1, 3]);
-    assert_eq!(numbers(&choose(all, usize::MAX)), [5, 1, 3, 2, 0], "none that holds nothing");
-    assert_eq!(choose(Vec::new(), 1), []);
+    assert_eq!(numbers(&select(all.clone(), 1)), [5]);
+    assert_eq!(numbers(&select(all.clone(), 4000)), [5]);
+    assert_eq!(numbers(&select(all.clone(), 8500)), [5, 1, 3]);
+    assert_eq!(numbers(&select(all, usize::MAX)), [5, 1, 3, 2, 0], "an empty account is never selected");
+    assert_eq!(select(Vec::new(), 1), []);
 }
 
-/// Accounts of connections that are not there, so that none is closed for real.
+/// Opens an account of a connection that does not exist, so that none is really closed.
 fn open(budget: &Arc<Budget>, event_loop: &EventLoop) -> (Arc<Account>, Arc<AtomicUsize>) {
     let total = Arc::default();
-    let nowhere = ChannelTable::<()>::new().insert_with(|_| ());
-    (budget.open(&event_loop.handle(), nowhere, &total), total)
+    let missing = ChannelTable::<()>::new().insert_with(|_| ());
+    (budget.open(&event_loop.handle(), missing, &total), total)
 }
 
 #[test]
-fn an_excess_condemns_one_and_is_met_once() {
+fn an_excess_is_handled_once_by_one_connection() {
     let event_loop = EventLoop::new().unwrap();
     let budget = Budget::new(1000);
     let (large, total) = open(&budget, &event_loop);
@@ -64,39 +64,39 @@ fn an_excess_condemns_one_and_is_met_once() {
 }
 
 #[test]
-fn an_excess_is_met_down_to_seven_eighths_of_the_limit() {
+fn an_excess_closes_down_to_seven_eighths() {
     let event_loop = EventLoop::new().unwrap();
     let budget = Budget::new(1000);
     let accounts: Vec<_> = (0..10).map(|_| open(&budget, &event_loop).0).collect();
     accounts.iter().for_each(|account| account.add(100));
     accounts[0].add(1);
-    // One would do for the limit itself.
+    // One account would suffice to reach the limit itself.
     assert!(matches!(budget.condemned.load(SeqCst), 200 | 201));
     accounts.iter().for_each(|account| account.close());
 }
 
 #[test]
-fn a_byte_now_and_then_is_no_progress() {
+fn less_than_an_eighth_is_no_progress() {
     let event_loop = EventLoop::new().unwrap();
     let budget = Budget::new(1 << 20);
     let (account, _) = open(&budget, &event_loop);
     account.add(800);
     let long_ago = u64::MAX;
     account.since.store(long_ago, SeqCst);
-    (0..99).for_each(|_| account.note_moved(1));
+    (0..99).for_each(|_| account.record_moved(1));
     assert_eq!(account.since.load(SeqCst), long_ago);
-    account.note_moved(1);
+    account.record_moved(1);
     assert_ne!(account.since.load(SeqCst), long_ago, "an eighth");
     account.close();
 }
 
 #[test]
-fn within_a_second_of_a_warning_closed_connections_wait_for_the_next() {
+fn warnings_are_at_least_a_second_apart() {
     let budget = Budget::new(1);
     budget.ledger.lock().unreported = 2;
     budget.warn();
     assert_eq!(budget.ledger.lock().unreported, 0);
-    // The second has not passed, however slow this machine is.
+    // In the future, so that the interval has not passed on a slow machine either.
     let later = Instant::now() + Duration::from_secs(3600);
     *budget.ledger.lock() = Ledger { unreported: 3, last_warning: Some(later), ..Ledger::default() };
     budget.warn();
@@ -107,7 +107,7 @@ fn within_a_second_of_a_warning_closed_connections_wait_for_the_next() {
 }
 
 #[test]
-fn changes_of_several_threads_leave_nothing_behind() {
+fn concurrent_changes_add_up_to_zero() {
     let event_loop = EventLoop::new().unwrap();
     let budget = Budget::new(10);
     let accounts: Vec<_> = (0..3).map(|_| open(&budget, &event_loop).0).collect();
@@ -126,7 +126,7 @@ fn changes_of_several_threads_leave_nothing_behind() {
 }
 
 #[test]
-fn groups_without_a_limit_share_that_of_the_process() {
+fn groups_without_a_limit_share_one_budget() {
     assert!(Arc::ptr_eq(&Budget::of_this_process(), &Budget::of_this_process()));
     let limit = Budget::of_this_process().limit as u64;
     assert_eq!(limit, crate::net::group::memory_limit::of_this_process() / super::SHARE);

@@ -3,7 +3,7 @@ use std::{env, fs, process};
 
 use super::{of_control_groups, of_this_process};
 
-/// A root directory with files of our own, removed at the end.
+/// A root directory with test files, removed on drop.
 struct Root(PathBuf);
 
 impl Root {
@@ -34,7 +34,7 @@ const V1: &str = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup
                   36 31 0:33 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n";
 
 #[test]
-fn the_least_limit_of_a_group_and_its_ancestors_counts() {
+fn the_minimum_of_a_group_and_its_ancestors_applies() {
     let files = [
         ("sys/fs/cgroup/a/memory.max", "300\n"),
         ("sys/fs/cgroup/a/b/memory.max", "max\n"),
@@ -46,7 +46,7 @@ fn the_least_limit_of_a_group_and_its_ancestors_counts() {
 }
 
 #[test]
-fn a_group_of_the_first_version_counts_too() {
+fn limits_of_cgroup_v1_apply_too() {
     let files = [
         ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
         ("sys/fs/cgroup/memory/jobs/memory.limit_in_bytes", "500\n"),
@@ -60,12 +60,12 @@ fn a_group_of_the_first_version_counts_too() {
 }
 
 #[test]
-fn a_file_system_that_begins_at_a_group_is_read_from_there() {
+fn a_mount_rooted_at_a_group_is_read_from_there() {
     let mounts = V2.replace("0:26 / ", "0:26 /docker/1 ");
     let files = [("sys/fs/cgroup/memory.max", "700"), ("sys/fs/cgroup/inner/memory.max", "600")];
     assert_eq!(Root::new("begin", "0::/docker/1\n", &mounts, &files).limit(), Some(700));
     assert_eq!(Root::new("inner", "0::/docker/1/inner\n", &mounts, &files).limit(), Some(600));
-    // Outside of what is mounted, or of the namespace.
+    // Outside the mount, and outside the namespace.
     assert_eq!(Root::new("outside", "0::/docker/2\n", &mounts, &files).limit(), Some(700));
     assert_eq!(Root::new("above", "0::/../../a\n", V2, &files).limit(), Some(700));
 }
@@ -78,7 +78,7 @@ fn a_mount_point_with_a_space_is_found() {
 }
 
 #[test]
-fn what_cannot_be_read_is_no_limit() {
+fn unreadable_or_malformed_files_are_no_limit() {
     assert_eq!(of_control_groups(Path::new("/nowhere")), None);
     assert_eq!(Root::new("garbage", "garbage\n:\n0::/a\n", "- cgroup2\n\n1 2 - cgroup\n", &[]).limit(), None);
     let files = [("sys/fs/cgroup/a/memory.max", "much\n")];
@@ -86,6 +86,6 @@ fn what_cannot_be_read_is_no_limit() {
 }
 
 #[test]
-fn this_process_may_use_some_memory() {
+fn this_process_has_some_memory_available() {
     assert!(of_this_process() > 1 << 20);
 }
