@@ -98,7 +98,7 @@ pub(super) struct CloseNow;
 /// A handle on a UDP socket, for any thread. Clones refer to the same socket.
 ///
 /// Requests run on the socket's loop, in the order in which they were made. The handle keeps
-/// neither the socket nor its descriptor open. After a close its methods return
+/// neither the socket nor its descriptor open. After a close, sends return
 /// [`Closed`](DatagramError::Closed).
 ///
 /// ```
