@@ -1,4 +1,4 @@
-//! A client: where it connects to, how long and how often it tries, and how it ends.
+//! `TcpClient`: connecting, retrying and reconnecting, and stopping.
 
 pub(in crate::net) mod attempt;
 pub(in crate::net) mod backoff;
@@ -27,18 +27,24 @@ use crate::net::connection::driver::{Dialer, Outgoing, dial};
 use crate::net::connection::handler::{ConnectionHandler, shared};
 use crate::net::group::admission::Quota;
 
-/// A client, for as long as this value lives: it connects, and serves the one connection that it makes.
+/// A TCP or Unix-socket client, which runs until this value is dropped. It connects and serves one
+/// connection, its session.
 ///
-/// It begins when its loop runs. The connection is of the same kind as a server's: the same handlers, limits and handles. Usually
-/// there is one, and what it ends with is the end of the client; see [`retry`](TcpClientBuilder::retry) and
-/// [`reconnect`](TcpClientBuilder::reconnect) for one that goes on trying.
+/// The client starts when its loop runs. The session uses the same handlers, limits and handles as
+/// the connections of a server. By default the client ends with its first session, or when it
+/// cannot connect; [`retry`](TcpClientBuilder::retry) and
+/// [`reconnect`](TcpClientBuilder::reconnect) make it continue.
 ///
-/// What its connection holds unsent and unread counts towards the limit of
-/// [all servers and clients](crate::TcpServerBuilder::max_buffered) of the process. When that is exceeded a client's connection is
-/// closed as others are, with [`CloseReason::MemoryLimit`](crate::CloseReason::MemoryLimit), if it holds most and progresses least.
+/// The unsent output and unread input of its connection count towards the memory limit of [all
+/// servers and clients](crate::TcpServerBuilder::max_buffered) of the process. When that limit is
+/// exceeded, a client's connection may be closed like any other, with
+/// [`CloseReason::MemoryLimit`](crate::CloseReason::MemoryLimit), if it holds most and progresses
+/// least.
 ///
-/// Dropping the client ends it at once, whatever it is about to do, from inside a callback too: a session that is open is closed,
-/// and its handler is told that ([`CloseReason::Stopped`](crate::CloseReason::Stopped)). Nothing else of the client is called from then on.
+/// Dropping the client aborts it at once, in any state, also from inside a callback. An open
+/// session is closed, and its handler's `on_close` gets
+/// [`CloseReason::Stopped`](crate::CloseReason::Stopped). No other callback of the client is called
+/// from then on.
 ///
 /// ```
 /// use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
@@ -82,18 +88,22 @@ pub struct TcpClient {
 }
 
 impl TcpClient {
-    /// Begins a client that connects to `target`: a socket address or several, a name with a port, or a Unix socket
-    /// ([`UnixAddress`](crate::UnixAddress)).
+    /// A builder of a client that connects to `target`: one or several socket addresses, a name
+    /// with a port, or a Unix socket ([`UnixAddress`](crate::UnixAddress)).
     ///
-    /// A name is looked up later and on another thread, so this never blocks; an address needs no lookup and no thread. The
-    /// process has 16 threads for lookups at most, and none while there is nothing to look up. Clients that need the same name at the
-    /// same time share a lookup; other names wait for a thread in order, and the wait counts for the
-    /// [time-out](TcpClientBuilder::timeout) of the attempt. A client that ends takes its waiting lookup back. The system's resolver
-    /// cannot be interrupted: a lookup that has begun keeps its thread for as long as the resolver takes, and its late answer is
-    /// dropped. No lookup keeps the process from ending.
+    /// This never blocks. A name is resolved later on another thread; an address needs no lookup
+    /// and no thread. The process has at most 16 lookup threads, and none while there is nothing to
+    /// look up. Clients that need the same name at the same time share a lookup. Other names wait
+    /// for a thread in FIFO order, and the wait counts towards the
+    /// [time-out](TcpClientBuilder::timeout) of the attempt.
     ///
-    /// A Unix socket is connected to at once or not at all: where as many wait as the backlog allows, the attempt fails with
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock), which a [`retry`](TcpClientBuilder::retry) is for. There
+    /// A client that ends cancels its waiting lookup. The system's resolver cannot be interrupted:
+    /// a lookup that has started occupies its thread until the resolver returns, and its late
+    /// result is discarded. No lookup keeps the process from exiting.
+    ///
+    /// A Unix-socket connect completes or fails immediately. If the listener's backlog is full it
+    /// fails with [`WouldBlock`](io::ErrorKind::WouldBlock); use
+    /// [`retry`](TcpClientBuilder::retry). With a Unix socket,
     /// [`local_addr`](TcpClientBuilder::local_addr) is an error.
     pub fn connect(event_loop: &EventLoop, target: impl Into<ConnectTarget>) -> TcpClientBuilder<'_> {
         TcpClientBuilder {
@@ -112,15 +122,16 @@ impl TcpClient {
         }
     }
 
-    /// The handle of the session, while one is open. With [`reconnect`](TcpClientBuilder::reconnect) each session has another.
+    /// The handle of the open session, if there is one. With
+    /// [`reconnect`](TcpClientBuilder::reconnect) each session has its own handle.
     pub fn handle(&self) -> Option<ConnectionHandle> {
         self.connector.handle()
     }
 
-    /// Ends the client, as dropping it does. Once it has ended this does nothing.
+    /// Aborts the client, same as dropping it. Does nothing if the client has already ended.
     ///
-    /// A session that is to end in order is [shut down](ConnectionHandle::shutdown) instead. One that is not to be followed by another
-    /// calls this from its `on_close`, or before.
+    /// To end a session gracefully, [shut it down](ConnectionHandle::shutdown) instead. To prevent
+    /// a reconnect, call this in its `on_close` or earlier.
     pub fn stop(&self) {
         self.event_loop.with(|event_loop| self.connector.stop(event_loop));
     }
@@ -141,8 +152,8 @@ impl fmt::Debug for TcpClient {
     }
 }
 
-/// A client that is being made, from [`TcpClient::connect`].
-#[must_use = "a client is made by `on_message` or `serve`"]
+/// Builds a [`TcpClient`]. Created by [`TcpClient::connect`].
+#[must_use = "`serve` or `serve_fn` builds the client"]
 pub struct TcpClientBuilder<'a> {
     event_loop: &'a EventLoop,
     target: ConnectTarget,
@@ -153,9 +164,9 @@ pub struct TcpClientBuilder<'a> {
 }
 
 impl TcpClientBuilder<'_> {
-    /// How long a connection may be idle before its handler is told, which closes it unless
-    /// [written](ConnectionHandler::on_idle) otherwise. Usually for ever. See
-    /// [`set_idle_timeout`](TcpConnection::set_idle_timeout).
+    /// The time after which an idle connection's handler gets
+    /// [`on_idle`](ConnectionHandler::on_idle), which closes the connection unless the handler
+    /// overrides it. Default: no limit. See [`set_idle_timeout`](TcpConnection::set_idle_timeout).
     ///
     /// # Panics
     /// If the timeout is zero.
@@ -166,105 +177,114 @@ impl TcpClientBuilder<'_> {
         self
     }
 
-    /// How long one attempt may take: the lookup of the name, and then each of its addresses. Usually 10 s; the kernel's own
-    /// patience is about two minutes.
+    /// The time-out of one attempt. It applies to the lookup of the name, and then to each address.
+    /// Default: 10 s. The kernel's own limit is about two minutes.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
         self
     }
 
-    /// Has the client try again when all addresses have failed. Usually it gives up then.
+    /// Makes the client retry after `backoff` when all addresses have failed. Default: it gives up.
     pub fn retry(mut self, backoff: Backoff) -> Self {
         self.settings.retry = Some(backoff);
         self
     }
 
-    /// Whether the client connects again when a session has ended, whoever has ended it and however. Usually it does not.
+    /// Whether the client reconnects after a session has ended for any reason. Default: `false`.
     ///
-    /// It waits first, for the delays of [`retry`](TcpClientBuilder::retry), or of `Backoff::new()` without that; they begin anew after a
-    /// session that has lasted as long as the longest of them, and grow on after a shorter one. The number of retries
-    /// counts from the end of the session. The new session has a handler of its own, and the old one's `on_close` comes
-    /// before anything of it. Without `retry` a lost session is tried for once.
+    /// It waits first, for the delays of [`retry`](TcpClientBuilder::retry), or of `Backoff::new()`
+    /// if that is not set. A session that lasted as long as the longest delay resets the delays;
+    /// after a shorter one they continue to grow. The number of retries counts from the end of the
+    /// session.
+    ///
+    /// The new session has a handler of its own. The `on_close` of the old session comes before any
+    /// callback of the new one. Without `retry` a lost session is reconnected with a single round
+    /// of attempts.
     pub fn reconnect(mut self, reconnect: bool) -> Self {
         self.settings.reconnect = reconnect;
         self
     }
 
-    /// The address to connect from. By default the kernel chooses the address and the port. With port 0 it chooses a port that is
-    /// free for the destination, so that connections to several destinations may share a port (`IP_BIND_ADDRESS_NO_PORT`).
+    /// The local address to connect from. Default: the kernel selects the address and the port.
+    /// With port 0 it selects a port that is free for the destination, so that connections to
+    /// several destinations may share a port (`IP_BIND_ADDRESS_NO_PORT`).
     ///
-    /// Addresses of the other family than this one cannot be connected to.
+    /// Attempts to connect to an address of the other family fail.
     pub fn local_addr(mut self, local: SocketAddr) -> Self {
         self.settings.local = Some(local);
         self
     }
 
-    /// Whether small writes go out at once (`TCP_NODELAY`). Usually they do.
+    /// Whether small writes are sent immediately (`TCP_NODELAY`). Default: `true`.
     pub fn nodelay(mut self, nodelay: bool) -> Self {
         self.settings.options = self.settings.options.nodelay(nodelay);
         self
     }
 
-    /// The options of the client's sockets, in place of all that were given before,
-    /// [`nodelay`](TcpClientBuilder::nodelay) included. One that the kernel does not take fails the attempt.
+    /// The options of the client's sockets. Replaces all options set before, including
+    /// [`nodelay`](TcpClientBuilder::nodelay). An option that the kernel rejects fails the attempt.
     pub fn socket_options(mut self, options: SocketOptions) -> Self {
         self.settings.options = options;
         self
     }
 
-    /// The high-water mark and the low-water mark of the connection's unsent bytes. Default: 4 MiB and 1 MiB.
+    /// The high-water mark and the low-water mark of the connection's unsent bytes. Default: 4 MiB
+    /// and 1 MiB.
     ///
-    /// Only replies, which the handler sends while it is given input, stop the connection from reading; unsolicited output does
-    /// not. See [`TcpServerBuilder::water_marks`](crate::TcpServerBuilder::water_marks) for the rule.
+    /// Only replies, which the handler sends while it is given input, pause reading; unsolicited
+    /// output does not. See [`TcpServerBuilder::water_marks`](crate::TcpServerBuilder::water_marks)
+    /// for the rule.
     pub fn water_marks(mut self, high: usize, low: usize) -> Self {
         self.limits.high_water = high;
         self.limits.low_water = low.min(high);
         self
     }
 
-    /// Disables the automatic pause, as
+    /// Disables the automatic pause. Same as
     /// [`TcpServerBuilder::no_automatic_pause`](crate::TcpServerBuilder::no_automatic_pause).
     pub fn no_automatic_pause(mut self) -> Self {
         self.limits.pauses_for_replies = false;
         self
     }
 
-    /// As [`TcpServerBuilder::max_unsent`](crate::TcpServerBuilder::max_unsent).
+    /// Same as [`TcpServerBuilder::max_unsent`](crate::TcpServerBuilder::max_unsent).
     pub fn max_unsent(mut self, bytes: usize) -> Self {
         self.limits.max_unsent = bytes;
         self
     }
 
-    /// As [`TcpServerBuilder::max_unread`](crate::TcpServerBuilder::max_unread).
+    /// Same as [`TcpServerBuilder::max_unread`](crate::TcpServerBuilder::max_unread).
     pub fn max_unread(mut self, bytes: usize) -> Self {
         self.limits.max_unread = bytes;
         self
     }
 
-    /// Has `on_attempt` called with the result of each attempt, good or bad, once for each: for a log, or for counting.
+    /// Sets a callback for the result of each attempt, successful or not. It is called once per
+    /// attempt, for example for logging or counting.
     ///
-    /// A good one is reported before its session's handler is made. A panic in it is caught, as everywhere, and
-    /// changes nothing.
+    /// A success is reported before the session's handler is created. A panic in the callback is
+    /// caught and has no other effect.
     pub fn on_attempt(mut self, on_attempt: impl FnMut(&EventLoop, &ConnectAttempt<'_>) + 'static) -> Self {
         self.on_attempt = Some(Contained::new(Box::new(on_attempt)));
         self
     }
 
-    /// Has `on_failure` called when the client gives up, because the last attempt that it may make has failed. Without this, it
-    /// is logged as a warning.
+    /// Sets a callback for the failure of the client: its last allowed attempt has failed. Default:
+    /// the failure is logged as a warning.
     ///
-    /// Called once at most, and never for a client that was stopped or whose loop has ended.
+    /// The callback is called at most once, and never for a client that was stopped or whose loop
+    /// has ended.
     pub fn on_failure(mut self, on_failure: impl FnOnce(&EventLoop, ConnectError) + 'static) -> Self {
         self.on_failure = Some(Contained::new(Box::new(on_failure)));
         self
     }
 
-    /// Makes a client that calls `on_message` whenever bytes have come on its connection, as
-    /// [`ConnectionHandler::on_message`]. A client that speaks first has a handler, with its
+    /// Builds a client that calls `on_message` whenever its connection has received bytes, see
+    /// [`ConnectionHandler::on_message`]. A client that sends first needs a handler with
     /// [`on_open`](ConnectionHandler::on_open).
     ///
     /// # Errors
-    /// As [`serve`](TcpClientBuilder::serve).
+    /// Same as [`serve`](TcpClientBuilder::serve).
     pub fn serve_fn<F, R>(self, on_message: F) -> io::Result<TcpClient>
     where
         F: FnMut(&TcpConnection<'_>, &mut Buffer) -> R + 'static,
@@ -273,11 +293,13 @@ impl TcpClientBuilder<'_> {
         self.serve(shared(on_message))
     }
 
-    /// Makes a client whose sessions each get the handler that `factory` makes for them.
+    /// Builds a client that calls `factory` to create a handler for each session.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a [`ConnectTarget`] that cannot be read, or that names a network interface which
-    /// does not exist. Every other failure is found later, and reported then.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a [`ConnectTarget`] that cannot be parsed,
+    /// or that names a network interface that does not exist. All other failures are reported later
+    /// to [`on_attempt`](TcpClientBuilder::on_attempt) and
+    /// [`on_failure`](TcpClientBuilder::on_failure).
     pub fn serve<F, H>(self, factory: F) -> io::Result<TcpClient>
     where
         F: FnMut(&TcpConnection<'_>) -> H + 'static,

@@ -1,4 +1,4 @@
-//! What became of a client's attempts.
+//! The results of a client's attempts to connect.
 
 use std::error::Error;
 use std::fmt;
@@ -6,18 +6,19 @@ use std::io;
 
 use crate::net::address::Address;
 
-/// What became of one attempt to connect, to one address.
+/// The result of one attempt to connect to one address.
 ///
-/// A client makes its attempts in rounds: a round looks the name up, if there is one, and tries its addresses in turn until one
-/// of them answers.
+/// A client makes its attempts in rounds. A round resolves the name, if there is one, and tries its
+/// addresses in turn until one connects.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ConnectAttempt<'a> {
-    /// The address that was tried; `None` if the lookup of the name has failed, so that there was none.
+    /// The address that was tried; `None` if the lookup of the name failed.
     pub address: Option<&'a Address>,
-    /// Which round it was, from 1. After a session has ended the count begins anew.
+    /// The number of the round, starting at 1. It restarts after each session.
     pub round: u32,
-    /// Connected, or why not: what the kernel or the resolver said, or [`TimedOut`](io::ErrorKind::TimedOut).
+    /// `Ok` if connected; else the error of the kernel or the resolver, or
+    /// [`TimedOut`](io::ErrorKind::TimedOut).
     pub result: Result<(), &'a io::Error>,
 }
 
@@ -25,15 +26,16 @@ pub struct ConnectAttempt<'a> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ConnectFailure {
-    /// The address that was tried; `None` if the lookup of the name has failed.
+    /// The address that was tried; `None` if the lookup of the name failed.
     pub address: Option<Address>,
-    /// Why it could not be connected to.
+    /// The error of the kernel or the resolver, or a time-out.
     pub error: io::Error,
 }
 
-/// That a client could not connect, and will not try again.
+/// The error of a client that could not connect and will not retry.
 ///
-/// It has the failures of the last round, in the order of the addresses. [`source`](Error::source) is the first of them.
+/// It contains the failures of the last round, in the order of the addresses.
+/// [`source`](Error::source) returns the first of them.
 #[derive(Debug)]
 pub struct ConnectError {
     target: String,
@@ -47,22 +49,22 @@ impl ConnectError {
         ConnectError { target, rounds, failures }
     }
 
-    /// What the client was told to connect to, as it was told.
+    /// The target of the client, as it was passed to the builder.
     pub fn target(&self) -> &str {
         &self.target
     }
 
-    /// How many rounds of attempts there were.
+    /// The number of rounds of attempts.
     pub fn rounds(&self) -> u32 {
         self.rounds
     }
 
-    /// What went wrong in the last round, address by address.
+    /// The failures of the last round, one per address.
     pub fn failures(&self) -> &[ConnectFailure] {
         &self.failures
     }
 
-    /// The kind of the first of the failures.
+    /// The kind of the first failure.
     pub fn kind(&self) -> io::ErrorKind {
         self.failures.first().map_or(io::ErrorKind::Other, |failure| failure.error.kind())
     }

@@ -1,23 +1,27 @@
-//! How long to wait before trying again. Knows no clock: the delays are numbers, and the randomness is handed in.
+//! `Backoff`: the delays between retries. Uses no clock: delays are numbers, and the random number
+//! is a parameter.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
-/// No delay is shorter, so that a client which is told to wait for nothing does not keep its loop and its server busy.
-const SHORTEST: Duration = Duration::from_millis(1);
+/// The shortest delay, so that a client with a zero delay does not keep its loop and its server
+/// busy.
+const MIN_DELAY: Duration = Duration::from_millis(1);
 
-/// When a client tries again: after a delay that doubles from one time to the next, up to a cap.
+/// The retry policy of a client: exponential back-off with jitter. The delay doubles with each
+/// retry, up to a cap.
 ///
-/// Each delay is drawn at random from the upper half of what it may be: between 50 and 100 ms for a start of 100 ms. So clients
-/// that have lost their server in the same moment do not all come back in the same moment. The randomness is that which
-/// the standard library seeds its hash maps with; it is not meant for cryptography.
+/// Each delay is drawn at random from the upper half of its range: between 50 and 100 ms for a
+/// start of 100 ms. So clients that have lost their server at the same moment do not all reconnect
+/// at the same moment. The random numbers come from the seeds of the standard library's hash maps;
+/// they are not suitable for cryptography.
 ///
 /// ```
 /// use reveille::Backoff;
 /// use std::time::Duration;
 ///
-/// // After at most 100, 200, 400 and 500 ms, and then no more.
+/// // Retries after at most 100, 200, 400 and 500 ms, then gives up.
 /// let backoff = Backoff::new()
 ///     .start(Duration::from_millis(100))
 ///     .cap(Duration::from_millis(500))
@@ -25,7 +29,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// # let _ = backoff;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "it does nothing until a client is given it"]
+#[must_use = "a back-off has no effect until it is passed to `TcpClientBuilder::retry`"]
 pub struct Backoff {
     start: Duration,
     cap: Duration,
@@ -33,46 +37,47 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// From 100 ms up to 30 s, without end.
+    /// Delays from 100 ms up to 30 s, with no limit on the number of retries.
     pub const fn new() -> Backoff {
         Backoff { start: Duration::from_millis(100), cap: Duration::from_secs(30), max_retries: None }
     }
 
-    /// The longest that the first delay may be. Usually 100 ms; at least 1 ms.
+    /// The upper bound of the first delay. Default: 100 ms. At least 1 ms.
     pub fn start(mut self, delay: Duration) -> Backoff {
-        self.start = delay.max(SHORTEST);
+        self.start = delay.max(MIN_DELAY);
         self
     }
 
-    /// The longest that any delay may be. Usually 30 s. One that is shorter than the start shortens that as well.
+    /// The upper bound of all delays. Default: 30 s. A cap below the start also limits the start.
     pub fn cap(mut self, delay: Duration) -> Backoff {
-        self.cap = delay.max(SHORTEST);
+        self.cap = delay.max(MIN_DELAY);
         self
     }
 
-    /// How many times to try again when the first time has failed. Usually without end.
+    /// The maximum number of retries after the first failed round. Default: no limit.
     pub fn max_retries(mut self, retries: u32) -> Backoff {
         self.max_retries = Some(retries);
         self
     }
 
-    /// Whether another retry is due after so many.
+    /// Whether another retry is allowed after `retries` retries.
     pub(in crate::net) fn allows(&self, retries: u32) -> bool {
         self.max_retries.is_none_or(|max| retries < max)
     }
 
-    /// A session that lasts so long shows that the server is well.
-    pub(in crate::net) fn settled_after(&self) -> Duration {
+    /// The duration of a session after which the server counts as healthy and the delays restart.
+    pub(in crate::net) fn reset_after(&self) -> Duration {
         self.cap
     }
 
-    /// The delay that follows `earlier` others in a row. `random` decides where in the upper half of it.
+    /// The delay after `earlier` delays in a row. `random` selects a value in the upper half of its
+    /// range.
     pub(in crate::net) fn delay(&self, earlier: u32, random: u64) -> Duration {
         let factor = 1u32.checked_shl(earlier).unwrap_or(u32::MAX);
         let longest = self.start.saturating_mul(factor).min(self.cap);
         let half = longest / 2;
         let fraction = random as f64 / u64::MAX as f64;
-        // Rounding is not to take it past the cap.
+        // Rounding must not exceed the cap.
         (half + (longest - half).mul_f64(fraction)).min(longest)
     }
 }
@@ -83,7 +88,7 @@ impl Default for Backoff {
     }
 }
 
-/// Some number: each `RandomState` has keys of its own, and so hashes nothing at all to something else.
+/// A random number: each `RandomState` has its own keys, so the hash of the empty input differs.
 pub(in crate::net) fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }

@@ -1,9 +1,13 @@
-//! Makes a client's connection: looks up, tries one address after the other, waits, tries again.
+//! `Connector`: resolves, connects to one address after another, backs off and retries.
 //!
-//! All of it is a walk through the phases of [`Phase`]. Each step is taken from the loop itself (an errand, a timer, a source),
-//! with no callback under way, so the user's code can be called from every one of them. Only [`Connector::stop`] comes from
-//! inside callbacks; it moves to the last phase, takes away what would call back, and is then the last that happens. That is why
-//! a phase keeps the names of what is under way in it, and why it is looked at again whenever the user's code has been called.
+//! The client is a state machine over the phases of [`Phase`]. Each step runs directly on the loop
+//! (in an internal task, a timer or a source), with no callback under way. So every step may call
+//! user code.
+//!
+//! Only [`Connector::stop`] is called from inside callbacks. It enters the last phase and removes
+//! every source and timer that could call back; nothing happens after it. For that, each phase
+//! keeps the ids of its source and timers. Each step that has called user code checks the phase
+//! again.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -30,7 +34,7 @@ use crate::net::result::CloseReason;
 use crate::net::sys::stream;
 use crate::net::target::{ConnectTarget, Endpoint, with_zone};
 
-/// Makes a connection, of a handler's type that is not known here, of a socket that is being connected.
+/// Creates a connection from a connecting socket. Hides the type of the handler.
 pub(in crate::net) type Dial = dyn Fn(&EventLoop, PendingConnection, Rc<dyn Dialer>) -> io::Result<ChannelId>;
 
 pub(in crate::net) type OnAttempt = Contained<Box<dyn FnMut(&EventLoop, &ConnectAttempt<'_>)>>;
@@ -45,9 +49,9 @@ pub(in crate::net) struct Settings {
     pub(in crate::net) options: SocketOptions,
 }
 
-/// What is under way.
+/// The state of a client.
 enum Phase {
-    /// A step has been taken, and an errand for the next one is on its way, or about to be.
+    /// Between two steps: an internal task for the next one is queued or about to be.
     Between,
     LookingUp {
         timer: TimerId,
@@ -61,12 +65,12 @@ enum Phase {
         handle: ConnectionHandle,
         since: Instant,
     },
-    /// Until the next round.
+    /// Backing off until the next round.
     Waiting {
         timer: TimerId,
     },
-    /// Stopped, or failed for good, or the session is over and was to be the only one.
-    Over,
+    /// Stopped, failed finally, or ended with its session.
+    Ended,
 }
 
 pub(in crate::net) struct Connector {
@@ -74,17 +78,19 @@ pub(in crate::net) struct Connector {
     settings: Settings,
     group: Arc<Group>,
     phase: RefCell<Phase>,
-    /// A lookup that has not been answered. It outlives its timeout, so that one which is slow is not begun twice.
+    /// The pending lookup. It is kept after its time-out, so that a slow lookup is not started
+    /// twice.
     lookup: Cell<Option<ChannelId>>,
-    /// The addresses that this round has not tried yet.
+    /// The addresses that this round has not tried yet, in order.
     untried: RefCell<VecDeque<Address>>,
-    /// Of this round.
+    /// The failures of this round.
     failures: RefCell<Vec<ConnectFailure>>,
-    /// Rounds since the beginning, or since the last session.
+    /// The number of rounds since the start or the last session.
     rounds: Cell<u32>,
-    /// Delays since the beginning, or since the last session that lasted.
+    /// The number of delays since the start or the last session that lasted long enough
+    /// ([`Backoff::reset_after`]).
     delays: Cell<u32>,
-    /// What is the user's, given up when all is over.
+    /// This and the following fields own user code. They are dropped when the client has ended.
     dial: RefCell<Option<Rc<Dial>>>,
     on_attempt: Cell<Option<OnAttempt>>,
     on_failure: Cell<Option<OnFailure>>,
@@ -115,15 +121,16 @@ impl Connector {
         })
     }
 
-    /// Begins, from inside a callback or not.
+    /// Starts the first round. May be called from inside a callback.
     pub(in crate::net) fn start(self: &Rc<Self>, event_loop: &EventLoop) {
         self.queue_step(event_loop, Connector::begin_round);
     }
 
-    /// Ends whatever is under way. An open session is closed, and told so; apart from that nobody is called any more.
+    /// Aborts the client in any phase. An open session is closed with its `on_close`; no other
+    /// callback is called from then on.
     pub(in crate::net) fn stop(&self, event_loop: &EventLoop) {
-        match self.phase.replace(Phase::Over) {
-            Phase::Between | Phase::Over => {}
+        match self.phase.replace(Phase::Ended) {
+            Phase::Between | Phase::Ended => {}
             Phase::LookingUp { timer } | Phase::Waiting { timer } => _ = event_loop.cancel(timer),
             Phase::Connecting { id, timer, .. } => {
                 event_loop.cancel(timer);
@@ -134,7 +141,7 @@ impl Connector {
         self.release(event_loop);
     }
 
-    /// The handle of the session that is open.
+    /// The handle of the open session.
     pub(in crate::net) fn handle(&self) -> Option<ConnectionHandle> {
         match &*self.phase.borrow() {
             Phase::Open { handle, .. } if handle.is_open() => Some(handle.clone()),
@@ -152,7 +159,7 @@ impl Connector {
             Phase::LookingUp { .. } => "looking up",
             Phase::Open { .. } => "open",
             Phase::Waiting { .. } => "waiting",
-            Phase::Over => "over",
+            Phase::Ended => "ended",
         }
     }
 
@@ -160,15 +167,16 @@ impl Connector {
         *self.phase.borrow_mut() = phase;
     }
 
-    fn is_over(&self) -> bool {
-        matches!(*self.phase.borrow(), Phase::Over)
+    fn has_ended(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Ended)
     }
 
-    /// Has `step` taken in phase 5, by when the descriptors of the last one are closed; unless all is over by then.
+    /// Queues `step` for phase 5 of the turn, when the descriptors of the previous step are closed.
+    /// The step is skipped if the client has ended by then.
     fn queue_step(self: &Rc<Self>, event_loop: &EventLoop, step: fn(&Rc<Self>, &EventLoop)) {
         let this = Rc::clone(self);
         event_loop.queue_internal(move |event_loop| {
-            if !this.is_over() {
+            if !this.has_ended() {
                 step(&this, event_loop);
             }
         });
@@ -177,7 +185,7 @@ impl Connector {
     fn begin_round(self: &Rc<Self>, event_loop: &EventLoop) {
         self.rounds.set(self.rounds.get().saturating_add(1));
         self.failures.borrow_mut().clear();
-        // A round that has ended in a session has not come to the last of its addresses.
+        // A round that led to a session may have left untried addresses.
         self.untried.borrow_mut().clear();
         match self.target.endpoint() {
             Endpoint::Host(host, port) => self.look_up(event_loop, host, *port),
@@ -192,7 +200,7 @@ impl Connector {
                 }
                 Err(error) => self.fail(event_loop, None, error),
             },
-            // Refused by the builder.
+            // Unreachable: the builder rejects such a target.
             Endpoint::Invalid(_) => self.give_up(event_loop),
         }
     }
@@ -200,8 +208,8 @@ impl Connector {
     fn look_up(self: &Rc<Self>, event_loop: &EventLoop, host: &str, port: u16) {
         if self.lookup.get().is_none() {
             let this = Rc::clone(self);
-            match look_up(event_loop, host, port, move |event_loop, answer| {
-                this.looked_up(event_loop, answer)
+            match look_up(event_loop, host, port, move |event_loop, response| {
+                this.looked_up(event_loop, response)
             }) {
                 Ok(id) => self.lookup.set(Some(id)),
                 Err(error) => return self.fail(event_loop, None, error),
@@ -215,16 +223,16 @@ impl Connector {
         self.enter(Phase::LookingUp { timer });
     }
 
-    fn looked_up(self: &Rc<Self>, event_loop: &EventLoop, answer: io::Result<Vec<SocketAddr>>) {
+    fn looked_up(self: &Rc<Self>, event_loop: &EventLoop, response: io::Result<Vec<SocketAddr>>) {
         self.lookup.set(None);
         let Phase::LookingUp { timer } = *self.phase.borrow() else {
-            return; // Too late for the round that has asked.
+            return; // The round that requested it has timed out.
         };
         event_loop.cancel(timer);
         self.enter(Phase::Between);
-        match answer {
+        match response {
             Ok(addresses) if addresses.is_empty() => {
-                let error = io::Error::new(io::ErrorKind::NotFound, "the name stands for no address");
+                let error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
                 self.fail(event_loop, None, error);
             }
             Ok(addresses) => {
@@ -241,10 +249,10 @@ impl Connector {
         match self.dial(event_loop, &address) {
             Err(error) => self.fail(event_loop, Some(address), error),
             Ok(id) => {
-                let (this, silent) = (Rc::clone(self), address.clone());
+                let (this, target) = (Rc::clone(self), address.clone());
                 let timer = event_loop.run_after(self.settings.timeout, move |event_loop| {
                     event_loop.remove(id);
-                    this.fail(event_loop, Some(silent), this.timed_out("no answer"));
+                    this.fail(event_loop, Some(target), this.timed_out("not connected"));
                 });
                 self.enter(Phase::Connecting { id, address, timer });
             }
@@ -252,7 +260,7 @@ impl Connector {
     }
 
     fn dial(self: &Rc<Self>, event_loop: &EventLoop, address: &Address) -> io::Result<ChannelId> {
-        let dial = self.dial.borrow().clone().expect("kept until all is over");
+        let dial = self.dial.borrow().clone().expect("kept until the client has ended");
         let fd = stream::connect_to(address, self.settings.local, &self.settings.options)?;
         let membership = self.group.join(0, AdmissionGuard::default());
         let arrival = PendingConnection { fd, peer: address.clone(), membership };
@@ -264,7 +272,8 @@ impl Connector {
         io::Error::new(io::ErrorKind::TimedOut, message)
     }
 
-    /// An attempt has failed, and nothing of it is left.
+    /// Records a failed attempt, whose timer and source have been removed already, and goes on to
+    /// the next address.
     fn fail(self: &Rc<Self>, event_loop: &EventLoop, address: Option<Address>, error: io::Error) {
         self.enter(Phase::Between);
         self.report(event_loop, address.as_ref(), Err(&error));
@@ -278,30 +287,30 @@ impl Connector {
         let Some(mut on_attempt) = self.on_attempt.take() else { return };
         event_loop.catch("a client's on_attempt", || on_attempt(event_loop, &attempt));
         self.on_attempt.set(Some(on_attempt));
-        if self.is_over() {
+        if self.has_ended() {
             self.release(event_loop);
         }
     }
 
-    /// All addresses have been tried, in vain.
+    /// Backs off or gives up after all addresses have failed.
     fn end_round(self: &Rc<Self>, event_loop: &EventLoop) {
         match self.settings.retry {
-            Some(backoff) if backoff.allows(self.rounds.get() - 1) => self.wait(event_loop, backoff),
+            Some(backoff) if backoff.allows(self.rounds.get() - 1) => self.back_off(event_loop, backoff),
             _ => self.give_up(event_loop),
         }
     }
 
-    fn wait(self: &Rc<Self>, event_loop: &EventLoop, backoff: Backoff) {
+    fn back_off(self: &Rc<Self>, event_loop: &EventLoop, backoff: Backoff) {
         let delay = backoff.delay(self.delays.get(), backoff::random());
         self.delays.set(self.delays.get().saturating_add(1));
         let this = Rc::clone(self);
         let timer = event_loop.run_after(delay, move |event_loop| this.begin_round(event_loop));
         self.enter(Phase::Waiting { timer });
-        logger::call(|| log::debug!("{}: trying again in {delay:?}", self.target.text()));
+        logger::call(|| log::debug!("{}: retrying in {delay:?}", self.target.text()));
     }
 
     fn give_up(&self, event_loop: &EventLoop) {
-        self.enter(Phase::Over);
+        self.enter(Phase::Ended);
         let error = ConnectError::new(self.target.text().to_owned(), self.rounds.get(), self.failures.take());
         match self.on_failure.take() {
             None => logger::recurring("a client that gives up", |left_out| log::warn!("{error}{left_out}")),
@@ -314,19 +323,20 @@ impl Connector {
 
     fn session_ended(self: &Rc<Self>, event_loop: &EventLoop, lasted: Duration) {
         if !self.settings.reconnect {
-            self.enter(Phase::Over);
+            self.enter(Phase::Ended);
             return self.release(event_loop);
         }
         let backoff = self.settings.retry.unwrap_or_default();
-        // A server that takes connections and closes them at once is no better than one that is not there.
-        if lasted >= backoff.settled_after() {
+        // A server that accepts connections and closes them at once is as bad as an unreachable
+        // one.
+        if lasted >= backoff.reset_after() {
             self.delays.set(0);
         }
         self.rounds.set(0);
-        self.wait(event_loop, backoff);
+        self.back_off(event_loop, backoff);
     }
 
-    /// Gives up what is the user's, which may well hold the client itself.
+    /// Drops the user's closures, which may own the client itself.
     fn release(&self, event_loop: &EventLoop) {
         if let Some(lookup) = self.lookup.take() {
             event_loop.remove(lookup);
@@ -351,7 +361,7 @@ impl Dialer for Connector {
 
     fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: Contained<CloseReason>) {
         match self.phase.replace(Phase::Between) {
-            // A client ends with its loop, without a word of its own.
+            // A client whose loop ends reports nothing itself.
             _ if matches!(*reason, CloseReason::LoopEnded) => self.stop(event_loop),
             Phase::Connecting { address, timer, .. } => {
                 event_loop.cancel(timer);
@@ -364,7 +374,7 @@ impl Dialer for Connector {
             Phase::Open { since, .. } => {
                 self.session_ended(event_loop, event_loop.now().saturating_duration_since(since));
             }
-            // The end of a session that was open when all was stopped.
+            // The session was open when the client was stopped.
             phase => self.enter(phase),
         }
     }

@@ -1,8 +1,9 @@
-//! Looking a name up without keeping the loop waiting.
+//! `Lookup`: resolves a name without blocking the loop.
 //!
-//! The system's resolver only blocks, so it runs on threads of its own (`resolver`). Its answer is left where the loop finds it, and
-//! a counter that the loop watches reports that it is there. Taking the source out of the loop cancels the lookup: one that waits
-//! for a thread does not run, and the answer of one that runs is dropped.
+//! The system's resolver blocks, so it runs on separate threads (`resolver`). A thread stores its
+//! response in the shared [`Request`] and signals an eventfd that the loop watches. Removing the
+//! source from the loop cancels the lookup: if it waits for a thread it never runs, and if it is
+//! running its response is discarded.
 
 mod resolver;
 
@@ -17,30 +18,31 @@ use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::process_mark::ProcessMark;
 use crate::event_loop::{EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
-use resolver::{Question, Resolver};
+use resolver::{Request, Resolver};
 
-type Answer = io::Result<Vec<SocketAddr>>;
-type Then = dyn FnOnce(&EventLoop, Answer);
+type Response = io::Result<Vec<SocketAddr>>;
+type Then = dyn FnOnce(&EventLoop, Response);
 
 struct Lookup {
     id: ChannelId,
     resolver: &'static Resolver,
-    question: Arc<Question>,
+    request: Arc<Request>,
     then: Cell<Option<Box<Then>>>,
-    /// A forked child leaves the resolver's threads to its parent.
+    /// The process that started the lookup. A forked child does not cancel it: the resolver's
+    /// threads exist only in the parent.
     process: ProcessMark,
 }
 
-/// Begins to look up `host`, and calls `then` in phase 3 with the answer; never if the source of the returned id is taken out of the
-/// loop before.
+/// Starts a lookup of `host`. `then` is called with the response in phase 3 of a turn. Removing the
+/// source with the returned id from the loop cancels that call.
 ///
 /// # Errors
-/// That there is no descriptor or no thread to be had; `then` is not called.
+/// No file descriptor or no thread is available. `then` is not called.
 pub(in crate::net) fn look_up(
     event_loop: &EventLoop,
     host: &str,
     port: u16,
-    then: impl FnOnce(&EventLoop, Answer) + 'static,
+    then: impl FnOnce(&EventLoop, Response) + 'static,
 ) -> io::Result<ChannelId> {
     look_up_by(Resolver::of_system(), event_loop, host, port, then)
 }
@@ -50,15 +52,15 @@ fn look_up_by(
     event_loop: &EventLoop,
     host: &str,
     port: u16,
-    then: impl FnOnce(&EventLoop, Answer) + 'static,
+    then: impl FnOnce(&EventLoop, Response) + 'static,
 ) -> io::Result<ChannelId> {
-    let question = Arc::new(Question::new(host, port)?);
+    let request = Arc::new(Request::new(host, port)?);
     let lookup = event_loop.register(Interest::READABLE, |id| {
-        let question = Arc::clone(&question);
+        let request = Arc::clone(&request);
         let (then, process) = (Cell::new(Some(Box::new(then) as Box<Then>)), ProcessMark::current());
-        Rc::new(Lookup { id, resolver, question, then, process })
+        Rc::new(Lookup { id, resolver, request, then, process })
     })?;
-    match resolver.ask(&question) {
+    match resolver.submit(&request) {
         Ok(()) => Ok(lookup.id),
         Err(error) => {
             event_loop.remove(lookup.id);
@@ -69,28 +71,28 @@ fn look_up_by(
 
 impl Source for Lookup {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.question.answered().as_fd())
+        Some(self.request.responded().as_fd())
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
-        let Some(answer) = self.question.take_answer() else {
+        let Some(response) = self.request.take_response() else {
             return event_loop.clear_ready(self.id, Readiness::READABLE);
         };
         event_loop.remove(self.id);
         if let Some(then) = self.then.take() {
-            then(event_loop, answer);
+            then(event_loop, response);
         }
     }
 
     fn on_panic(&self, _event_loop: &EventLoop) {
-        // The user's code is not called from here without a catch of its own.
+        // User code called from here has its own catch.
     }
 }
 
 impl Drop for Lookup {
     fn drop(&mut self) {
         if self.process.is_current() {
-            self.resolver.cancel(&self.question);
+            self.resolver.cancel(&self.request);
         }
     }
 }

@@ -1,9 +1,10 @@
-//! The threads on which names are looked up: a small number for the process, however many clients there are.
+//! `Resolver`: a bounded pool of lookup threads for the process.
 //!
-//! Names wait in the order in which they were first asked for, each once: whoever asks for a name that waits or is being looked up
-//! shares that lookup. A thread takes name after name and ends when none waits. A lookup cannot be interrupted, so names that the
-//! resolver is slow with hold their threads until it returns; the others then wait, no longer than that, and what they wait counts
-//! for the time-out of their attempts.
+//! Names wait in FIFO order of their first request, each once: a request for a name that is waiting
+//! or being looked up shares that lookup. A thread looks up one name after another and ends when
+//! none waits. A lookup cannot be interrupted, so a slow lookup occupies its thread until the
+//! resolver returns. The other names wait at most that long, and the wait counts towards the
+//! time-out of their attempts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -13,63 +14,63 @@ use std::thread;
 
 use parking_lot::Mutex;
 
-use super::Answer;
+use super::Response;
 use crate::event_loop::containment::{catch, dispose, logger};
 use crate::event_loop::process_mark::PerProcess;
 use crate::event_loop::trimming::slack::release_if_empty;
 use crate::eventfd::EventFd;
 
-/// How many names are looked up at a time in a process.
-pub(super) const MOST_THREADS: usize = 16;
+/// The maximum number of concurrent lookups of the process.
+pub(super) const MAX_THREADS: usize = 16;
 
-/// What one client has asked for.
-pub(super) struct Question {
+/// One client's request for a lookup.
+pub(super) struct Request {
     host: String,
     port: u16,
-    answer: Mutex<Option<Answer>>,
-    answered: EventFd,
+    response: Mutex<Option<Response>>,
+    responded: EventFd,
 }
 
-/// The system's, or that of a test.
-type Resolve = dyn Fn(&str) -> Answer + Send + Sync;
+/// The system's resolver, or that of a test.
+type Resolve = dyn Fn(&str) -> Response + Send + Sync;
 
 pub(super) struct Resolver {
     resolve: Box<Resolve>,
-    most_threads: usize,
+    max_threads: usize,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     threads: usize,
-    /// Names that wait for a thread. Each is in `asked` as well.
+    /// The names that wait for a thread. Each is in `requests` as well.
     waiting: VecDeque<String>,
-    /// Who has asked for each name that waits or is being looked up.
-    asked: BTreeMap<String, Vec<Weak<Question>>>,
+    /// The requests for each name that waits or is being looked up.
+    requests: BTreeMap<String, Vec<Weak<Request>>>,
 }
 
-impl Question {
-    pub(super) fn new(host: &str, port: u16) -> io::Result<Question> {
-        let answered = EventFd::new(0)?;
-        Ok(Question { host: host.to_owned(), port, answer: Mutex::new(None), answered })
+impl Request {
+    pub(super) fn new(host: &str, port: u16) -> io::Result<Request> {
+        let responded = EventFd::new(0)?;
+        Ok(Request { host: host.to_owned(), port, response: Mutex::new(None), responded })
     }
 
-    /// Becomes readable when there is an answer.
-    pub(super) fn answered(&self) -> &EventFd {
-        &self.answered
+    /// Becomes readable when the response has been stored.
+    pub(super) fn responded(&self) -> &EventFd {
+        &self.responded
     }
 
-    pub(super) fn take_answer(&self) -> Option<Answer> {
-        self.answer.lock().take()
+    pub(super) fn take_response(&self) -> Option<Response> {
+        self.response.lock().take()
     }
 
-    /// The names that share a lookup: case makes no difference to them.
+    /// The name in lower case. Names that differ only in case share a lookup.
     fn name(&self) -> String {
         self.host.to_ascii_lowercase()
     }
 
-    fn answer(&self, answer: &Answer) {
-        let answer = match answer {
+    fn respond(&self, response: &Response) {
+        let response = match response {
             Ok(addresses) => Ok(addresses
                 .iter()
                 .map(|address| {
@@ -80,14 +81,14 @@ impl Question {
                 .collect()),
             Err(error) => Err(copy(error)),
         };
-        *self.answer.lock() = Some(answer);
-        if let Err(error) = self.answered.signal() {
-            logger::call(|| log::error!("cannot report that {} has been looked up: {error}", self.host));
+        *self.response.lock() = Some(response);
+        if let Err(error) = self.responded.signal() {
+            logger::call(|| log::error!("cannot signal that {} has been looked up: {error}", self.host));
         }
     }
 }
 
-/// An error like this one, for another of those who share it.
+/// A copy of the error, for another request that shares the lookup.
 fn copy(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
@@ -97,66 +98,66 @@ fn copy(error: &io::Error) -> io::Error {
 
 impl Resolver {
     pub(super) fn new(
-        most_threads: usize,
-        resolve: impl Fn(&str) -> Answer + Send + Sync + 'static,
+        max_threads: usize,
+        resolve: impl Fn(&str) -> Response + Send + Sync + 'static,
     ) -> Resolver {
-        Resolver { resolve: Box::new(resolve), most_threads, state: Mutex::default() }
+        Resolver { resolve: Box::new(resolve), max_threads, state: Mutex::default() }
     }
 
     pub(super) fn of_system() -> &'static Resolver {
         static SYSTEM: PerProcess<Resolver> = PerProcess::new();
-        SYSTEM.get(|| Resolver::new(MOST_THREADS, |host| (host, 0).to_socket_addrs().map(Iterator::collect)))
+        SYSTEM.get(|| Resolver::new(MAX_THREADS, |host| (host, 0).to_socket_addrs().map(Iterator::collect)))
     }
 
-    /// Has the question answered.
+    /// Queues a lookup for the request, or joins the lookup of the same name.
     ///
     /// # Errors
-    /// That there is no thread, and none can be had.
-    pub(super) fn ask(&'static self, question: &Arc<Question>) -> io::Result<()> {
+    /// The error of spawning a thread, if no lookup thread is running.
+    pub(super) fn submit(&'static self, request: &Arc<Request>) -> io::Result<()> {
         let mut state = self.state.lock();
-        let name = question.name();
-        if let Some(sharing) = state.asked.get_mut(&name) {
-            sharing.push(Arc::downgrade(question));
+        let name = request.name();
+        if let Some(sharing) = state.requests.get_mut(&name) {
+            sharing.push(Arc::downgrade(request));
             return Ok(());
         }
-        if state.threads < self.most_threads {
-            // The lock is held, so the thread begins when the name is there.
+        if state.threads < self.max_threads {
+            // The lock is held, so the thread sees the name, which is queued below.
             match thread::Builder::new().name("reveille-lookup".to_owned()).spawn(|| self.work()) {
                 Ok(_) => state.threads += 1,
                 Err(error) if state.threads == 0 => return Err(error),
-                // The threads that there are take it in its turn.
+                // The running threads look it up in turn.
                 Err(_) => {}
             }
         }
         state.waiting.push_back(name.clone());
-        state.asked.insert(name, vec![Arc::downgrade(question)]);
+        state.requests.insert(name, vec![Arc::downgrade(request)]);
         Ok(())
     }
 
-    /// Forgets the question. A name that waits and that nobody else has asked for is not looked up.
-    pub(super) fn cancel(&self, question: &Arc<Question>) {
+    /// Cancels the request. A waiting name without other requests is not looked up.
+    pub(super) fn cancel(&self, request: &Arc<Request>) {
         let mut state = self.state.lock();
-        let name = question.name();
-        let Some(sharing) = state.asked.get_mut(&name) else { return };
-        sharing.retain(|other| other.as_ptr() != Arc::as_ptr(question));
+        let name = request.name();
+        let Some(sharing) = state.requests.get_mut(&name) else { return };
+        sharing.retain(|other| other.as_ptr() != Arc::as_ptr(request));
         if !sharing.is_empty() {
             return;
         }
-        // One that is not waiting is being looked up, and is removed after that.
+        // A name that is not waiting is being looked up; its thread removes it afterwards.
         if let Some(at) = state.waiting.iter().position(|waiting| *waiting == name) {
             state.waiting.remove(at);
-            state.asked.remove(&name);
+            state.requests.remove(&name);
         }
     }
 
-    /// What a thread does: it looks up name after name, and ends when none waits.
+    /// The body of a thread: looks up names until none waits.
     fn work(&self) {
         while let Some(name) = self.next() {
-            let answer = self.look_up(&name);
-            let sharing = self.state.lock().asked.remove(&name).unwrap_or_default();
-            // Nothing is locked: answering wakes other threads, and may log.
-            for question in sharing.iter().filter_map(Weak::upgrade) {
-                question.answer(&answer);
+            let response = self.look_up(&name);
+            let sharing = self.state.lock().requests.remove(&name).unwrap_or_default();
+            // Without the lock: responding wakes other threads and may log.
+            for request in sharing.iter().filter_map(Weak::upgrade) {
+                request.respond(&response);
             }
         }
     }
@@ -171,7 +172,7 @@ impl Resolver {
         name
     }
 
-    fn look_up(&self, name: &str) -> Answer {
+    fn look_up(&self, name: &str) -> Response {
         catch("a lookup", || (self.resolve)(name)).unwrap_or_else(|payload| {
             dispose(payload);
             Err(io::Error::other(format!("the lookup of {name} panicked")))

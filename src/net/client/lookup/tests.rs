@@ -1,4 +1,4 @@
-//! Lookups by a resolver of the test's own, which waits until the test lets it go on.
+//! Lookups with a test resolver that waits for a permit of the test.
 
 use super::*;
 use parking_lot::Mutex;
@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The resolvers of the tests, which have to last for ever. Kept here, so that no checker takes them for leaks.
+/// The resolvers of the tests, which must be `'static`. Kept here so that leak checkers do not
+/// report them.
 static KEPT: Mutex<Vec<&'static Resolver>> = Mutex::new(Vec::new());
 
-/// A resolver for names of the form `127.0.0.N`, each of which waits for a permit; `fail` and `panic` do that.
+/// A resolver for names of the form `127.0.0.N`. Each lookup waits for a permit. The names `fail`
+/// and `panic` do what they say.
 struct Held {
     resolver: &'static Resolver,
-    /// Names, as they begin to be looked up.
+    /// Receives each name when its lookup starts.
     begun: Receiver<String>,
     permits: Sender<()>,
 }
@@ -50,15 +52,15 @@ impl Held {
     }
 }
 
-/// What clients were answered, each with its port.
+/// The responses that clients received, each with its port.
 #[derive(Clone, Default)]
-struct Answers(Rc<RefCell<Vec<String>>>);
+struct Responses(Rc<RefCell<Vec<String>>>);
 
-impl Answers {
+impl Responses {
     fn look_up(&self, event_loop: &EventLoop, held: &Held, name: &str, port: u16) -> ChannelId {
-        let answers = Rc::clone(&self.0);
-        let then = move |_: &EventLoop, answer: Answer| {
-            answers.borrow_mut().push(match answer {
+        let responses = Rc::clone(&self.0);
+        let then = move |_: &EventLoop, response: Response| {
+            responses.borrow_mut().push(match response {
                 Ok(addresses) => format!("{}", addresses[0]),
                 Err(error) => format!("{port}: {error}"),
             });
@@ -66,7 +68,7 @@ impl Answers {
         look_up_by(held.resolver, event_loop, name, port, then).unwrap()
     }
 
-    /// Turns the loop until there are `n`, and returns them in order of their ports.
+    /// Runs the loop until there are `n` responses, and returns them sorted.
     #[track_caller]
     fn wait_for(&self, event_loop: &EventLoop, n: usize) -> Vec<String> {
         let start = Instant::now();
@@ -74,14 +76,14 @@ impl Answers {
             assert!(start.elapsed() < LIMIT, "{:?}", self.0.borrow());
             event_loop.run_once(LIMIT).unwrap();
         }
-        let mut answers = self.0.take();
-        answers.sort();
-        answers
+        let mut responses = self.0.take();
+        responses.sort();
+        responses
     }
 }
 
 #[track_caller]
-fn wait_for_the_end_of_threads(held: &Held) {
+fn wait_until_no_thread_runs(held: &Held) {
     let start = Instant::now();
     while held.resolver.threads() > 0 {
         assert!(start.elapsed() < LIMIT, "{} threads are left", held.resolver.threads());
@@ -90,39 +92,39 @@ fn wait_for_the_end_of_threads(held: &Held) {
 }
 
 #[test]
-fn a_name_that_several_ask_for_is_looked_up_once() {
+fn concurrent_requests_for_a_name_share_one_lookup() {
     let event_loop = EventLoop::new().unwrap();
-    let (held, answers) = (Held::new(4), Answers::default());
-    answers.look_up(&event_loop, &held, "127.0.0.1", 1);
+    let (held, responses) = (Held::new(4), Responses::default());
+    responses.look_up(&event_loop, &held, "127.0.0.1", 1);
     assert_eq!(held.begun(), "127.0.0.1");
-    (2..=5).for_each(|port| _ = answers.look_up(&event_loop, &held, "127.0.0.1", port));
+    (2..=5).for_each(|port| _ = responses.look_up(&event_loop, &held, "127.0.0.1", port));
     held.permit(1);
     let expected: Vec<_> = (1..=5).map(|port| format!("127.0.0.1:{port}")).collect();
-    assert_eq!(answers.wait_for(&event_loop, 5), expected);
-    // The answer is not kept for later.
-    answers.look_up(&event_loop, &held, "127.0.0.1", 6);
+    assert_eq!(responses.wait_for(&event_loop, 5), expected);
+    // The response is not cached.
+    responses.look_up(&event_loop, &held, "127.0.0.1", 6);
     held.permit(1);
-    assert_eq!(answers.wait_for(&event_loop, 1), ["127.0.0.1:6"]);
+    assert_eq!(responses.wait_for(&event_loop, 1), ["127.0.0.1:6"]);
 }
 
 #[test]
 fn names_that_differ_in_case_share_a_lookup() {
     let event_loop = EventLoop::new().unwrap();
-    let (held, answers) = (Held::new(4), Answers::default());
-    answers.look_up(&event_loop, &held, "FAIL", 1);
-    answers.look_up(&event_loop, &held, "Fail", 2);
+    let (held, responses) = (Held::new(4), Responses::default());
+    responses.look_up(&event_loop, &held, "FAIL", 1);
+    responses.look_up(&event_loop, &held, "Fail", 2);
     held.permit(1);
-    assert_eq!(answers.wait_for(&event_loop, 2), ["1: no such name", "2: no such name"]);
-    wait_for_the_end_of_threads(&held);
+    assert_eq!(responses.wait_for(&event_loop, 2), ["1: no such name", "2: no such name"]);
+    wait_until_no_thread_runs(&held);
     assert_eq!(held.begun.try_iter().count(), 1);
 }
 
 #[test]
-fn no_more_threads_than_allowed_look_names_up_in_the_order_asked() {
+fn lookups_are_fifo_with_a_bounded_number_of_threads() {
     let event_loop = EventLoop::new().unwrap();
-    let (held, answers) = (Held::new(2), Answers::default());
+    let (held, responses) = (Held::new(2), Responses::default());
     let names: Vec<String> = (1..=9).map(|n| format!("127.0.0.{n}")).collect();
-    names.iter().for_each(|name| _ = answers.look_up(&event_loop, &held, name, 9));
+    names.iter().for_each(|name| _ = responses.look_up(&event_loop, &held, name, 9));
     let mut first = [held.begun(), held.begun()];
     first.sort();
     assert_eq!(first[..], names[..2]);
@@ -133,49 +135,49 @@ fn no_more_threads_than_allowed_look_names_up_in_the_order_asked() {
         assert_eq!(held.begun(), *name);
     }
     held.permit(2);
-    answers.wait_for(&event_loop, 9);
-    wait_for_the_end_of_threads(&held);
+    responses.wait_for(&event_loop, 9);
+    wait_until_no_thread_runs(&held);
 }
 
 #[test]
-fn a_lookup_that_is_cancelled_before_it_begins_never_runs() {
+fn a_lookup_cancelled_while_it_waits_never_runs() {
     let event_loop = EventLoop::new().unwrap();
-    let (held, answers) = (Held::new(1), Answers::default());
-    answers.look_up(&event_loop, &held, "127.0.0.1", 1);
+    let (held, responses) = (Held::new(1), Responses::default());
+    responses.look_up(&event_loop, &held, "127.0.0.1", 1);
     held.begun();
-    let cancelled = answers.look_up(&event_loop, &held, "127.0.0.2", 2);
-    let shared = answers.look_up(&event_loop, &held, "127.0.0.3", 3);
-    answers.look_up(&event_loop, &held, "127.0.0.3", 4);
+    let cancelled = responses.look_up(&event_loop, &held, "127.0.0.2", 2);
+    let shared = responses.look_up(&event_loop, &held, "127.0.0.3", 3);
+    responses.look_up(&event_loop, &held, "127.0.0.3", 4);
     event_loop.remove(cancelled);
     event_loop.remove(shared);
     held.permit(2);
     assert_eq!(held.begun(), "127.0.0.3");
-    assert_eq!(answers.wait_for(&event_loop, 2), ["127.0.0.1:1", "127.0.0.3:4"]);
-    wait_for_the_end_of_threads(&held);
-    assert!(held.begun.try_recv().is_err(), "nobody wants the name that was cancelled");
+    assert_eq!(responses.wait_for(&event_loop, 2), ["127.0.0.1:1", "127.0.0.3:4"]);
+    wait_until_no_thread_runs(&held);
+    assert!(held.begun.try_recv().is_err(), "the cancelled name is not looked up");
 }
 
 #[test]
-fn the_thread_of_a_lookup_that_is_given_up_looks_up_the_next_name() {
+fn the_thread_of_a_cancelled_lookup_takes_the_next_name() {
     let event_loop = EventLoop::new().unwrap();
-    let (held, answers) = (Held::new(1), Answers::default());
-    let given_up = answers.look_up(&event_loop, &held, "127.0.0.1", 1);
+    let (held, responses) = (Held::new(1), Responses::default());
+    let cancelled = responses.look_up(&event_loop, &held, "127.0.0.1", 1);
     held.begun();
-    event_loop.remove(given_up);
-    answers.look_up(&event_loop, &held, "127.0.0.2", 2);
+    event_loop.remove(cancelled);
+    responses.look_up(&event_loop, &held, "127.0.0.2", 2);
     held.permit(1);
     assert_eq!(held.begun(), "127.0.0.2");
     assert_eq!(held.resolver.threads(), 1);
     held.permit(1);
-    assert_eq!(answers.wait_for(&event_loop, 1), ["127.0.0.2:2"]);
+    assert_eq!(responses.wait_for(&event_loop, 1), ["127.0.0.2:2"]);
 }
 
 #[test]
-fn many_clients_that_come_and_go_leave_no_thread_and_no_name() {
+fn cancelled_lookups_leave_no_thread_and_no_name() {
     let event_loop = EventLoop::new().unwrap();
-    let (held, answers) = (Held::new(3), Answers::default());
-    let clients = (0..1500).map(|n| answers.look_up(&event_loop, &held, &format!("name-{n}"), 9));
-    // As many descriptors at a time as a process may have on every machine.
+    let (held, responses) = (Held::new(3), Responses::default());
+    let clients = (0..1500).map(|n| responses.look_up(&event_loop, &held, &format!("name-{n}"), 9));
+    // At most four at a time, to stay below the descriptor limit of any machine.
     for (n, client) in clients.enumerate() {
         if n >= 3 {
             event_loop.remove(client);
@@ -184,20 +186,20 @@ fn many_clients_that_come_and_go_leave_no_thread_and_no_name() {
     (0..3).for_each(|_| _ = held.begun());
     assert_eq!(held.resolver.threads(), 3);
     held.permit(3);
-    // They are none of the names that this resolver knows, so it panics.
-    assert_eq!(answers.wait_for(&event_loop, 3).len(), 3);
-    wait_for_the_end_of_threads(&held);
+    // The test resolver panics for these names.
+    assert_eq!(responses.wait_for(&event_loop, 3).len(), 3);
+    wait_until_no_thread_runs(&held);
     assert!(held.begun.try_recv().is_err());
 }
 
 #[test]
-fn a_resolver_that_panics_fails_its_name_and_looks_up_the_next() {
+fn a_panic_of_the_resolver_fails_only_its_name() {
     let event_loop = EventLoop::new().unwrap();
-    let (held, answers) = (Held::new(1), Answers::default());
-    answers.look_up(&event_loop, &held, "panic", 1);
-    answers.look_up(&event_loop, &held, "127.0.0.2", 2);
+    let (held, responses) = (Held::new(1), Responses::default());
+    responses.look_up(&event_loop, &held, "panic", 1);
+    responses.look_up(&event_loop, &held, "127.0.0.2", 2);
     held.permit(2);
-    let all = answers.wait_for(&event_loop, 2);
+    let all = responses.wait_for(&event_loop, 2);
     assert_eq!(all, ["127.0.0.2:2", "1: the lookup of panic panicked"]);
-    wait_for_the_end_of_threads(&held);
+    wait_until_no_thread_runs(&held);
 }
