@@ -4,35 +4,35 @@ use crate::doorbell::{Task, Way};
 use crate::files::Reader;
 use crate::servers::Peer;
 
-/// Shown on request and after a mistake.
+/// Printed on request and after an error.
 pub(crate) const USAGE: &str = "\
 usage: reveille-compare [COMMAND] [--rounds N] [--peers NAME,NAME,...]
 
 commands (all the comparisons without one):
-  echo     server CPU time a message: 64 B and 16 KiB, 100 and 1000 connections
-  churn    server CPU time a connection, from its making to its end, with one message of 64 B
+  echo     server CPU time per message: 64 B and 16 KiB, 100 and 1000 connections
+  churn    server CPU time per connection, from connect to close, with one message of 64 B
   memory   resident memory of a server for each idle connection
-  post     tasks from other threads: how many a second, from 1 and 2 producers, and the round
-           trip between two loops; by hand (inline, eventfd-each), reveille, tokio, calloop, mill-io
-  doorbell messages between two processes: through a shared ring with its bells, and over a pair of
+  post     tasks from other threads: tasks per second, from 1 and 2 producers, and the round trip
+           between two loops; by hand (inline, eventfd-each), reveille, tokio, calloop, mill-io
+  doorbell messages between two processes: through a shared ring with doorbells, and over a pair of
            Unix sockets
-  timers   adding, cancelling, resetting and firing many timers, and how late they fire; beside a
+  timers   adding, cancelling, resetting and firing many timers, and their lateness; compared with a
            flat wheel, a heap and a bare timerfd: reveille, tokio, calloop
-  files    10,000 reads of 4 KiB with 64 under way: reveille's file I/O by io_uring and by threads,
-           a pool of threads by hand, and pread in a loop
-  smoke    every server, every way to post, every way between processes, every kind of timer and every
-           way to read files for a moment, wrong replies and crashes are fatal; no figures
+  files    10,000 reads of 4 KiB with 64 in flight: reveille's file I/O by io_uring and by threads,
+           a hand-written thread pool, and pread in a loop
+  smoke    a short run of every server, way to post, way between processes, kind of timer and way to
+           read files; wrong replies and crashes are fatal; prints no figures
 
 options:
-  --rounds N   samples of each peer and case, 5 unless told
-  --peers ...  the servers of echo, churn, memory and smoke, and whose timers: any of raw, raw-recv
-               (raw with recv and send for read and write), reveille, mio, tokio, calloop; a name
-               may come twice, which shows how far two runs of one server are apart";
+  --rounds N   samples of each peer and case; default: 5
+  --peers ...  the servers of echo, churn, memory and smoke, and the peers of timers: any of raw,
+               raw-recv (raw with recv and send for read and write), reveille, mio, tokio, calloop;
+               a repeated name shows the difference between two runs of one server";
 
-/// What to do.
+/// The command.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Command {
-    /// Every comparison there is.
+    /// All comparisons.
     All,
     Echo,
     Churn,
@@ -43,12 +43,13 @@ pub(crate) enum Command {
     Files,
     Smoke,
     Help,
-    /// Be the server of one comparison, pinned to a CPU if one is named. How this program starts
-    /// its children; not in the usage text.
+    /// Runs the server of one comparison, pinned to a CPU if one is given. Used to start child
+    /// processes; not in the usage text.
     Serve(Peer, Option<usize>),
-    /// Be the other process of one comparison of messages, likewise.
+    /// Runs the other process of one comparison of messages, likewise.
     DoorbellPeer(Way, Task, Option<usize>),
-    /// Read so often from a file that the environment names, while somebody counts. As above.
+    /// Reads from the file named by the environment, for a run whose system calls are counted.
+    /// Likewise.
     ReadFiles(Reader, usize),
 }
 
@@ -61,7 +62,7 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Reads the words after the program's name; the error says what is wrong with them.
+    /// Parses the words after the program's name. The error describes the invalid word.
     pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Arguments, String> {
         let mut words = words.into_iter();
         let mut command = Command::All;
@@ -104,12 +105,15 @@ impl Arguments {
                 "read-files" => {
                     let reader = Reader::parse(&value(&mut words, "read-files")?)?;
                     let reads = value(&mut words, "read-files")?;
-                    Command::ReadFiles(reader, reads.parse().map_err(|_| format!("no number {reads:?}"))?)
+                    Command::ReadFiles(
+                        reader,
+                        reads.parse().map_err(|_| format!("{reads:?} is not a number"))?,
+                    )
                 }
                 _ => return Err(format!("unknown argument {word:?}")),
             };
             if command != Command::All {
-                return Err(format!("one command at a time, and {word:?} is the second"));
+                return Err(format!("only one command is allowed, {word:?} is the second"));
             }
             command = named;
         }
@@ -121,9 +125,9 @@ fn value(words: &mut impl Iterator<Item = String>, of: &str) -> Result<String, S
     words.next().ok_or_else(|| format!("{of} needs a value"))
 }
 
-/// The last word, if there is one.
+/// Parses the CPU, if it is given.
 fn cpu(words: &mut impl Iterator<Item = String>) -> Result<Option<usize>, String> {
-    let parse = |cpu: String| cpu.parse().map_err(|_| format!("no CPU {cpu:?}"));
+    let parse = |cpu: String| cpu.parse().map_err(|_| format!("{cpu:?} is not a CPU"));
     words.next().map(parse).transpose()
 }
 

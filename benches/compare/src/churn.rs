@@ -1,8 +1,8 @@
-//! Server CPU time a connection: one is made, has a message echoed, and is closed by the client.
+//! Server CPU time per connection: the client connects, has one message echoed, and closes.
 //!
-//! The generator has some connections at a time and takes them through their lives together, so that the server meets
-//! several of each kind of event at once, as one that is busy does. It closes first, so the addresses that linger are on its
-//! side; on the loopback the kernel gives them out again after a second.
+//! The generator takes several connections through their lives together, so that the server sees
+//! several events of each kind at once, as a busy one does. The generator closes first, so the
+//! addresses in TIME_WAIT are on its side; on the loopback the kernel reuses them after a second.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,24 +16,24 @@ use crate::turns::{self, Words, Work};
 
 const MESSAGE: usize = 64;
 
-/// How many connections live at the same time.
+/// Number of concurrent connections.
 const CASES: [usize; 2] = [1, 50];
 
 const WARM_UP: Duration = Duration::from_millis(150);
 
-/// How long a reply, or the end of a connection, may take before the server counts as broken.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A server that takes longer for a reply, or for closing a connection, counts as broken.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections that come and go.
+/// The load: short-lived connections.
 struct Churn {
     server: SocketAddr,
     at_once: usize,
     open: Vec<TcpStream>,
-    /// Of the last message, which none has had before.
+    /// The number of the last message; never reused.
     number: u64,
 }
 
-/// Measures every case and prints a table each.
+/// Measures all cases and prints a table for each.
 pub(crate) fn run(machine: &Machine, peers: &[Peer], rounds: usize) -> Result<()> {
     for at_once in CASES {
         let title = format!("churn, one message of {MESSAGE} B each, {at_once} at a time");
@@ -46,7 +46,7 @@ pub(crate) fn run(machine: &Machine, peers: &[Peer], rounds: usize) -> Result<()
     Ok(())
 }
 
-/// Whether the server of `peer` survives it; answers how many connections there were.
+/// Checks that the server of `peer` survives the load. Returns the number of connections.
 pub(crate) fn smoke(machine: &Machine, peer: Peer, window: Duration) -> Result<u64> {
     let server = Server::start(peer, machine)?;
     let connections = Churn::new(server.address(), CASES[1]).run_for(window)?;
@@ -61,8 +61,8 @@ impl Churn {
 
     fn lives(&mut self) -> Result<()> {
         for _ in 0..self.at_once {
-            let stream = TcpStream::connect_timeout(&self.server, PATIENCE)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            let stream = TcpStream::connect_timeout(&self.server, TIMEOUT)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
             self.open.push(stream);
         }
         let first = self.number;

@@ -1,10 +1,12 @@
-//! Messages between two processes: through a shared ring with its bells, and over a pair of Unix sockets.
+//! Messages between two processes: through a shared ring with doorbells, and over a pair of Unix
+//! sockets.
 //!
-//! Each sample has a child process of its own (this program again), pinned to one CPU, and this one on another. The sockets
-//! are of the kind that keeps the borders of messages, as the ring does (`SOCK_SEQPACKET`), and block: one send and one
-//! receive a message, and no poll beside them. The ring is on a loop at both ends, which sleeps when there is nothing to do,
-//! with bells that never block or with plain eventfds; or, *awake*, with no loop at all, where both ends look again and again
-//! and nobody is ever rung for.
+//! Each sample has a child process of its own (this program again), pinned to one CPU, with this
+//! process on another. The sockets preserve message boundaries, as the ring does
+//! (`SOCK_SEQPACKET`), and are blocking: one send and one receive per message, without a poll. The
+//! ring is on a loop at both ends, which sleeps when idle, with bells that never block or with
+//! plain eventfds. In the variant *awake* there is no loop: both ends poll the ring continuously,
+//! and no bell is ever rung.
 
 mod passing;
 mod ring;
@@ -22,16 +24,17 @@ use passing::Peer;
 /// Bytes of a message.
 const MESSAGE: usize = 64;
 
-/// Bytes of each ring, enough for 910 messages. What a socket holds is the kernel's affair, some 270 of them.
+/// Bytes of each ring, enough for 910 messages. The kernel limits a socket to about 270 of them.
 const CAPACITY: usize = 64 * 1024;
 
-/// Messages under way when both directions are busy. Fewer than a socket holds, or both ends could wait for room.
-const UNDER_WAY: usize = 64;
+/// Messages in flight when both directions are busy. Fewer than a socket holds; otherwise both ends
+/// could wait for space.
+const IN_FLIGHT: usize = 64;
 
-/// Each of the three parts of a sample.
+/// Duration of each of the three parts of a sample.
 const WINDOW: Duration = Duration::from_millis(150);
 
-/// How the messages travel.
+/// The transport of the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     Socket,
@@ -40,12 +43,12 @@ pub(crate) enum Way {
     RingAwake,
 }
 
-/// What the child does with them.
+/// The task of the child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// Counts, and answers with the count when there are no more.
+    /// Counts the messages, and replies with the count after the last one.
     Count,
-    /// Sends each back.
+    /// Returns each message.
     Echo,
 }
 
@@ -79,7 +82,7 @@ impl Way {
         Peer::start(self, task, machine)
     }
 
-    /// Messages a second in one direction.
+    /// Measures messages per second in one direction.
     fn flood(self, machine: &Machine, window: Duration) -> Result<f64> {
         let peer = self.start(Task::Count, machine)?;
         let (count, took) = match self {
@@ -92,15 +95,15 @@ impl Way {
         Ok(count as f64 / took.as_secs_f64())
     }
 
-    /// Messages there and back, so many under way: how many a second in both directions together, and the median round trip in
-    /// microseconds.
-    fn echo(self, machine: &Machine, under_way: usize, window: Duration) -> Result<(f64, f64)> {
+    /// Measures round trips with `in_flight` messages in flight. Returns the messages per second in
+    /// both directions together, and the median round-trip time in microseconds.
+    fn echo(self, machine: &Machine, in_flight: usize, window: Duration) -> Result<(f64, f64)> {
         let peer = self.start(Task::Echo, machine)?;
         let mut trips = match self {
-            Way::Socket => socket::echo(&peer, under_way, window),
-            Way::Ring => ring::echo(&peer, Doorbell::NeverBlocks, under_way, window),
-            Way::RingPlain => ring::echo(&peer, Doorbell::Plain, under_way, window),
-            Way::RingAwake => ring::echo_awake(&peer, under_way, window),
+            Way::Socket => socket::echo(&peer, in_flight, window),
+            Way::Ring => ring::echo(&peer, Doorbell::NeverBlocks, in_flight, window),
+            Way::RingPlain => ring::echo(&peer, Doorbell::Plain, in_flight, window),
+            Way::RingAwake => ring::echo_awake(&peer, in_flight, window),
         }?;
         peer.finish()?;
         trips.times.sort_unstable();
@@ -123,40 +126,40 @@ impl Task {
     }
 }
 
-/// What was sent there and back.
+/// Statistics of round trips.
 #[derive(Debug)]
 struct Trips {
-    /// Where it began, then how long it took.
+    /// The start; then the duration.
     began: Instant,
     took: Duration,
-    /// When it ends.
+    /// End of the measurement.
     deadline: Instant,
-    under_way: usize,
+    in_flight: usize,
     count: u64,
-    /// Of each, if there was one at a time.
+    /// Duration of each round trip, if one message is in flight at a time.
     times: Vec<Duration>,
     sent_at: Instant,
 }
 
 impl Trips {
-    fn begin(under_way: usize, window: Duration) -> Trips {
+    fn begin(in_flight: usize, window: Duration) -> Trips {
         let began = Instant::now();
         Trips {
             began,
             took: Duration::ZERO,
             deadline: began + window,
-            under_way,
+            in_flight,
             count: 0,
             times: Vec::new(),
             sent_at: began,
         }
     }
 
-    /// One has come back. Answers whether another is to go.
+    /// Records a returned message. Returns whether to send another one.
     fn returned(&mut self) -> bool {
         self.count += 1;
         let one_at_a_time =
-            self.under_way == 1 && self.took.is_zero() && self.times.len() as u64 + 1 == self.count;
+            self.in_flight == 1 && self.took.is_zero() && self.times.len() as u64 + 1 == self.count;
         if one_at_a_time || self.count % 64 == 0 {
             let now = Instant::now();
             if one_at_a_time {
@@ -171,7 +174,7 @@ impl Trips {
     }
 }
 
-/// The parts of a round that a way has measured.
+/// The results of one transport in a round.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     one_way: f64,
@@ -179,7 +182,7 @@ struct Sample {
     round_trip: f64,
 }
 
-/// What the child does.
+/// Runs the child.
 pub(crate) fn be_peer(way: Way, task: Task, cpu: Option<usize>) -> Result<()> {
     if let Some(cpu) = cpu {
         machine::pin_this_thread(cpu)?;
@@ -192,14 +195,14 @@ pub(crate) fn be_peer(way: Way, task: Task, cpu: Option<usize>) -> Result<()> {
     }
 }
 
-/// Measures all ways in turn, and prints a table.
+/// Measures all transports in turn, and prints a table.
 pub(crate) fn run(machine: &Machine, rounds: usize) -> Result<()> {
     let ways = usable(machine);
     let mut samples = Vec::with_capacity(rounds);
     for round in 0..rounds {
         let mut of_round = vec![None; ways.len()];
         for place in 0..ways.len() {
-            // Another one begins each time, so that none is always the first.
+            // Rotates the order, so that none is always the first.
             let index = (round + place) % ways.len();
             of_round[index] = Some(sample(ways[index], machine)?);
         }
@@ -209,39 +212,39 @@ pub(crate) fn run(machine: &Machine, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// Every way for a moment.
+/// Runs each transport briefly.
 pub(crate) fn smoke(machine: &Machine) -> Result<()> {
     let window = Duration::from_millis(20);
     for way in usable(machine) {
         let blamed = |error| format!("doorbell, {}: {error}", way.name());
         way.flood(machine, window).map_err(blamed)?;
-        for under_way in [1, UNDER_WAY] {
-            way.echo(machine, under_way, window).map_err(blamed)?;
+        for in_flight in [1, IN_FLIGHT] {
+            way.echo(machine, in_flight, window).map_err(blamed)?;
         }
         println!("doorbell, {}: every message counted, or back as it was sent", way.name());
     }
     Ok(())
 }
 
-/// Two that never sleep would keep each other from their one CPU.
+/// With one CPU, two processes that never sleep would block each other.
 fn usable(machine: &Machine) -> &'static [Way] {
     if machine.generator_cpu.is_some() { &WAYS } else { &WAYS[..3] }
 }
 
 fn sample(way: Way, machine: &Machine) -> Result<Sample> {
     let one_way = way.flood(machine, WINDOW)?;
-    let (both_ways, _) = way.echo(machine, UNDER_WAY, WINDOW)?;
+    let (both_ways, _) = way.echo(machine, IN_FLIGHT, WINDOW)?;
     let (_, round_trip) = way.echo(machine, 1, WINDOW)?;
     Ok(Sample { one_way, both_ways, round_trip })
 }
 
-/// A row for each way; the ratios are to the socket of the same round.
+/// One row per transport; ratios are to the socket in the same round.
 fn table(ways: &[Way], rounds: &[Vec<Sample>]) -> Table {
     let title = format!(
         "doorbell, two processes, messages of {MESSAGE} B: median (min-max) of {} rounds",
         rounds.len()
     );
-    let both = format!("both ways, {UNDER_WAY} under way/s");
+    let both = format!("both ways, {IN_FLIGHT} under way/s");
     let heading = ["way", "one way/s", "x socket", &both, "x socket", "round trip us", "x socket"];
     let mut table = Table::new(title, &heading);
     for (index, way) in ways.iter().enumerate() {

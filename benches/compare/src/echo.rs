@@ -1,4 +1,4 @@
-//! Server CPU time a message, the generator keeping every connection busy.
+//! Server CPU time per message, with every connection kept busy by the generator.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ impl Work for Load {
     }
 }
 
-/// Measures every case and prints a table each.
+/// Measures all cases and prints a table for each.
 pub(crate) fn run(machine: &Machine, peers: &[Peer], rounds: usize) -> Result<()> {
     for (size, connections) in CASES {
-        // All are up at once, and this end of all their connections is in this process.
+        // All servers run at once, and this process holds the client end of all their connections.
         machine.need_connections(peers.len() * connections)?;
         let title = format!("echo, {size} B, {connections} connections");
         turns::run(machine, peers, rounds, &Words { title, unit: "message" }, |server| {

@@ -1,8 +1,9 @@
-//! Reading files: 4 KiB at a time from random places of a file that is in the kernel's cache, 64 reads under way.
+//! File reads: 4 KiB at a time at random offsets of a file in the page cache, 64 reads in flight.
 //!
-//! Nothing waits for a disk here, so what is measured is the way of a read through whoever does it: a ring, threads, or nobody in
-//! between. All of a sample's reads are checked by a sum over what they have read. Samples are taken in this process, on a thread that
-//! may use the CPUs of the servers and of the load generator, and so may its pools'; their CPU time is that of the whole process.
+//! No read waits for a disk, so the measurement covers the path of a read: through a ring, through
+//! threads, or direct. All reads of a sample are checked by a sum over the data. Samples are taken
+//! in this process, on a thread that may use the CPUs of the servers and of the load generator; so
+//! may the pools' threads. Their CPU time is that of the whole process.
 
 mod calls;
 mod pool;
@@ -23,29 +24,29 @@ use crate::machine::Machine;
 use crate::report::{Spread, Table, hundredths};
 use workload::{Contents, Data};
 
-/// How many bytes are read at once, how many reads are under way, and how many make a sample.
+/// Bytes per read, reads in flight, and reads per sample.
 const BLOCK: usize = 4096;
 const IN_FLIGHT: usize = 64;
 const READS: usize = 10_000;
 
-/// Reads before a sample, which start the threads and grow what grows.
+/// Reads before a sample, to start the threads and to grow data structures.
 const WARM_UP: usize = 500;
 
-/// As many as the crate has unless it is told otherwise.
+/// The default number of threads of the crate.
 const THREADS: usize = 4;
 
-/// How long a sample may take before it counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A sample that takes longer counts as hung.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where a child finds the file.
+/// The environment variable that passes the file to a child.
 const FILE: &str = "REVEILLE_COMPARE_FILE";
 
-/// Who reads.
+/// The reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reader {
-    /// One `pread` after the other, by the thread that wants the data.
+    /// One `pread` after the other, on the thread that needs the data.
     Pread,
-    /// Threads of this program's, a queue and a channel.
+    /// Threads of this program, with a queue and a channel.
     Pool,
     Reveille(FileIoBackend),
 }
@@ -74,7 +75,7 @@ impl Reader {
             .ok_or(format!("nobody who reads is {name:?}"))
     }
 
-    /// Why it cannot take part here, if it cannot.
+    /// Returns the reason if it is not available here.
     fn missing(self) -> Option<String> {
         match self {
             Reader::Reveille(backend) => through_reveille::missing(backend),
@@ -82,7 +83,7 @@ impl Reader {
         }
     }
 
-    /// Reads so often, warmed up.
+    /// Takes a sample of `reads` reads, after a warm-up.
     fn sample(self, data: &Data, reads: usize) -> Result<Sample> {
         let sample = match self {
             Reader::Pread => data.read_in_a_loop(reads),
@@ -93,7 +94,7 @@ impl Reader {
     }
 }
 
-/// What some reads have cost, each.
+/// The cost per read.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     time: Duration,
@@ -101,7 +102,7 @@ struct Sample {
 }
 
 impl Sample {
-    /// What `reads` reads cost, when `work` does them.
+    /// Measures the cost of `work`, which performs `reads` reads.
     fn of(reads: usize, work: impl FnOnce() -> Result<()>) -> Result<Sample> {
         let (began, cpu) = (Instant::now(), process_cpu_time());
         work()?;
@@ -126,7 +127,7 @@ pub(crate) fn run(machine: &Machine, rounds: usize) -> Result<()> {
             .collect::<std::result::Result<_, String>>()
     })?;
     let title = format!(
-        "files, {READS} reads of {BLOCK} bytes at random places of a file in the cache, {IN_FLIGHT} under way: median (min-max) of {rounds} rounds"
+        "files, {READS} reads of {BLOCK} bytes at random offsets of a cached file, {IN_FLIGHT} in flight: median (min-max) of {rounds} rounds"
     );
     let heading = ["reader", "us/read", "x pread", "x pool", "CPU us/read", "system calls/read"];
     let mut table = Table::new(title, &heading);
@@ -149,29 +150,29 @@ pub(crate) fn run(machine: &Machine, rounds: usize) -> Result<()> {
     }
     print!("{table}");
     println!(
-        "  (system calls are counted in runs of their own, by strace, which slows each; - where there is none)"
+        "  (system calls are counted in separate runs by strace, which slows them down; -: not available)"
     );
     Ok(())
 }
 
-/// A few reads by each: is what they read what is there?
+/// Checks a few reads of each reader.
 pub(crate) fn smoke(machine: &Machine) -> Result<()> {
     let contents = Contents::new()?;
     let readers = present();
     on_all_cpus(machine, || round(&contents, &readers, 0, 1000).map(drop))?;
     for reader in readers {
-        println!("files, {}: all reads right", reader.name());
+        println!("files, {}: all reads correct", reader.name());
     }
     Ok(())
 }
 
-/// For a child whose system calls are counted: reads from the file that it is told of.
+/// For a child whose system calls are counted: reads from the file named by the environment.
 pub(crate) fn read(reader: Reader, reads: usize) -> Result<()> {
     let path = PathBuf::from(env::var_os(FILE).ok_or("no file is named")?);
     reader.sample(&Data::of(&path)?, reads).map(drop)
 }
 
-/// Those who can take part here.
+/// The readers available here.
 fn present() -> Vec<Reader> {
     let mut readers = Reader::ALL.to_vec();
     readers.retain(|reader| match reader.missing() {
@@ -184,7 +185,7 @@ fn present() -> Vec<Reader> {
     readers
 }
 
-/// A sample of each. Another one begins each time, so that none is always the first.
+/// Takes a sample of each reader. Rotates the order, so that none is always the first.
 fn round(
     contents: &Contents,
     readers: &[Reader],
@@ -201,7 +202,7 @@ fn round(
     Ok(samples.into_iter().flatten().collect())
 }
 
-/// Does it on a thread that is pinned to no CPU, nor are the threads that it starts.
+/// Runs `work` on a thread that is not pinned; neither are the threads that it starts.
 fn on_all_cpus<T: Send>(
     machine: &Machine,
     work: impl FnOnce() -> std::result::Result<T, String> + Send,

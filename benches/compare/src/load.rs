@@ -1,11 +1,13 @@
-//! The load generator: closed-loop echo over many connections, every byte of every reply checked.
+//! The load generator: closed-loop echo over many connections, with every byte of each reply
+//! checked.
 //!
-//! Each connection has one message under way and sends the next when the reply is complete. A
-//! message begins with its number and ends with the number's low byte; numbers differ between
-//! connections, so a reply that is late, early or somebody else's is a wrong one.
+//! Each connection has one message in flight and sends the next one when the reply is complete. A
+//! message begins with its number and ends with the low byte of the number. Numbers differ between
+//! connections, so a reply that is late, early or of another connection is detected.
 //!
-//! It must be cheaper than the servers: one thread, edge-triggered epoll armed once a connection,
-//! no memory of its own for a message (its number says what it was), a receive and a send each.
+//! It must cost less than the servers: one thread, edge-triggered epoll registered once per
+//! connection, no memory per message (it can be reconstructed from its number), one receive and one
+//! send each.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -17,22 +19,22 @@ use rustix::net::{self, RecvFlags, SendFlags};
 
 use crate::Result;
 
-/// Connections opened together. Each has had a reply before the next are opened, so that no
-/// server's accept queue overflows, and the kernel's second of waiting after that never shows.
+/// Connections opened together. Each must have had a reply before the next batch, so that no
+/// server's accept queue overflows and the kernel's SYN retry of one second never occurs.
 const OPENED_AT_ONCE: usize = 100;
 
-/// How long a reply may take before the server counts as broken.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A server that takes longer for a reply counts as broken.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 const RECEIVE_BUFFER: usize = 64 * 1024;
 const EVENTS: usize = 1024;
 
-/// Connections to one server, and the messages on them.
+/// The connections to one server, and their messages.
 pub(crate) struct Load {
     epoll: OwnedFd,
     connections: Vec<Connection>,
     /// Connections whose reply is not complete.
-    under_way: usize,
+    in_flight: usize,
     message: Message,
     buffer: Vec<u8>,
     events: Vec<epoll::Event>,
@@ -40,15 +42,15 @@ pub(crate) struct Load {
 
 struct Connection {
     stream: TcpStream,
-    /// The number of the last message begun.
+    /// The number of the current message.
     number: u64,
-    /// How much of that message has been sent, and of its reply received. Both are the message's
-    /// size exactly when nothing is under way.
+    /// Bytes of the message sent, and bytes of its reply received. Both equal the message size
+    /// exactly when nothing is in flight.
     sent: usize,
     received: usize,
 }
 
-/// What a connection does once its reply is complete.
+/// What a connection does after a complete reply.
 #[derive(Clone, Copy)]
 enum AfterReply {
     SendNext,
@@ -56,13 +58,13 @@ enum AfterReply {
 }
 
 impl Load {
-    /// Opens connections that have echoed one message of `size` bytes each, and rest.
+    /// Opens connections that have echoed one message of `size` bytes each, and are now idle.
     pub(crate) fn open(server: SocketAddr, connections: usize, size: usize) -> Result<Load> {
         let nothing = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
         let mut load = Load {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             connections: Vec::with_capacity(connections),
-            under_way: 0,
+            in_flight: 0,
             message: Message::new(size),
             buffer: vec![0; RECEIVE_BUFFER],
             events: vec![nothing; EVENTS],
@@ -79,13 +81,13 @@ impl Load {
     }
 
     fn connect(&mut self, server: SocketAddr, index: usize) -> Result<()> {
-        let stream = TcpStream::connect_timeout(&server, PATIENCE)?;
+        let stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         let interest = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
         epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(index as u64), interest)?;
         let size = self.message.size();
-        // The connection's index in the upper half keeps numbers apart between connections.
+        // The connection's index in the upper half makes numbers unique across connections.
         self.connections.push(Connection {
             stream,
             number: (index as u64) << 32,
@@ -102,29 +104,27 @@ impl Load {
         Ok(())
     }
 
-    /// Keeps every connection busy for `window`, then waits for the replies still due; answers how
-    /// many messages that were.
+    /// Keeps every connection busy for `window`, then waits for the pending replies. Returns the
+    /// number of messages.
     pub(crate) fn run_for(&mut self, window: Duration) -> Result<u64> {
         let deadline = Instant::now() + window;
         self.begin_all()?;
         Ok(self.drive(deadline, AfterReply::SendNext)? + self.settle()?)
     }
 
-    /// As [`run_for`](Self::run_for), but leaves in the middle: the replies still due are for
-    /// nobody.
+    /// Same as [`run_for`](Self::run_for), but closes the connections with replies pending.
     pub(crate) fn abandon_after(mut self, window: Duration) -> Result<()> {
         self.begin_all()?;
         self.drive(Instant::now() + window, AfterReply::SendNext)?;
         Ok(())
     }
 
-    /// Waits for every reply that is due. A server that has forgotten one connection of many shows
-    /// here and nowhere else.
+    /// Waits for all pending replies. Detects a server that has forgotten a connection.
     fn settle(&mut self) -> Result<u64> {
-        let completed = self.drive(Instant::now() + PATIENCE, AfterReply::Rest)?;
-        match self.under_way {
+        let completed = self.drive(Instant::now() + TIMEOUT, AfterReply::Rest)?;
+        match self.in_flight {
             0 => Ok(completed),
-            missing => Err(format!("{missing} replies did not come within {PATIENCE:?}").into()),
+            missing => Err(format!("{missing} replies did not come within {TIMEOUT:?}").into()),
         }
     }
 
@@ -132,11 +132,11 @@ impl Load {
         (0..self.connections.len()).try_for_each(|index| self.begin(index))
     }
 
-    /// Handles events until `deadline`, or until nothing is under way; answers how many replies
-    /// were completed.
+    /// Handles events until `deadline`, or until nothing is in flight. Returns the number of
+    /// completed replies.
     fn drive(&mut self, deadline: Instant, after_reply: AfterReply) -> Result<u64> {
         let mut completed = 0;
-        while self.under_way > 0 {
+        while self.in_flight > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -153,7 +153,7 @@ impl Load {
                     continue;
                 }
                 completed += 1;
-                self.under_way -= 1;
+                self.in_flight -= 1;
                 if let AfterReply::SendNext = after_reply {
                     self.begin(index)?;
                 }
@@ -162,17 +162,17 @@ impl Load {
         Ok(completed)
     }
 
-    /// Begins the next message of a connection that rests.
+    /// Starts the next message of an idle connection.
     fn begin(&mut self, index: usize) -> Result<()> {
         let connection = &mut self.connections[index];
         connection.number += 1;
         connection.sent = 0;
         connection.received = 0;
-        self.under_way += 1;
+        self.in_flight += 1;
         connection.send(&mut self.message).map_err(|error| format!("connection {index}: {error}").into())
     }
 
-    /// Does what a connection's event allows; answers whether that completed its reply.
+    /// Handles an event of a connection. Returns whether its reply is complete now.
     fn advance(&mut self, index: usize) -> Result<bool> {
         let connection = &mut self.connections[index];
         if connection.sent < self.message.size() {
@@ -192,7 +192,7 @@ impl Connection {
             match net::send(&self.stream, &bytes[self.sent..], SendFlags::NOSIGNAL) {
                 Ok(count) => self.sent += count,
                 Err(Errno::INTR) => {}
-                // Its event will come, since only a full socket refuses.
+                // Only a full socket refuses, so an event will follow.
                 Err(Errno::AGAIN) => break,
                 Err(error) => return Err(format!("sending: {error}").into()),
             }
@@ -200,7 +200,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Receives and checks what there is; answers whether the reply is complete now.
+    /// Receives and checks available data. Returns whether the reply is complete now.
     fn receive(&mut self, message: &mut Message, buffer: &mut [u8]) -> Result<bool> {
         let size = message.size();
         while self.received < size {
@@ -222,7 +222,7 @@ impl Connection {
                 );
             }
             self.received = end;
-            // A receive that leaves room has drained the socket, and the next byte makes an event.
+            // A short receive has drained the socket; the next byte raises an event.
             if count < buffer.len() {
                 break;
             }
@@ -231,7 +231,7 @@ impl Connection {
     }
 }
 
-/// The one message of a load; only its number changes.
+/// The message of a load; only its number changes.
 struct Message {
     bytes: Vec<u8>,
 }
@@ -263,7 +263,8 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
-    /// Serves one connection and answers every message of 64 bytes with what `spoil` makes of it.
+    /// Serves one connection, and replies to every message of 64 bytes with its copy, modified by
+    /// `spoil`.
     fn open(spoil: impl Fn(&mut Vec<u8>) + Send + 'static) -> std::result::Result<Load, String> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! The machine under the measurement: which CPUs to use, who else uses them, how many descriptors.
+//! The machine under measurement: the CPUs to use, their other load, and the descriptor limit.
 
 use std::fmt;
 use std::fs;
@@ -9,28 +9,28 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::Result;
 
-/// What the kernel counts CPU time in where it shows it to users (`USER_HZ`).
+/// The kernel's unit for CPU times in /proc (`USER_HZ`).
 const TICK: Duration = Duration::from_millis(10);
 
-/// Descriptors a process needs beside its connections.
+/// Descriptors that a process needs besides its connections.
 const SPARE_DESCRIPTORS: usize = 100;
 
-/// A machine ready to measure on: this thread is pinned, the descriptor limit raised.
+/// A machine ready for measurements: this thread is pinned, and the descriptor limit is raised.
 #[derive(Debug)]
 pub(crate) struct Machine {
-    /// How many CPUs this process may run on, before it confines itself to one.
+    /// Number of CPUs that this process may run on, before it is pinned.
     cpus: u32,
-    /// The CPU servers are pinned to, if there is one to spare for them.
+    /// The CPU of the servers, if there is more than one.
     pub(crate) server_cpu: Option<usize>,
-    /// The CPU the load comes from: this thread's, unless there is one only.
+    /// The CPU of the load generator, which is this thread; `None` if there is only one.
     pub(crate) generator_cpu: Option<usize>,
-    /// How many connections the descriptor limit leaves to this process, and to each child.
+    /// Connections that the descriptor limit allows to this process, and to each child.
     pub(crate) connections: usize,
 }
 
 impl Machine {
-    /// Pins this thread, the load generator's, to the second CPU it may run on and keeps the first
-    /// for the servers, so that neither runs on the other's time.
+    /// Pins this thread, the load generator, to the second allowed CPU, and reserves the first one
+    /// for the servers, so that neither uses the other's time.
     pub(crate) fn prepare() -> Result<Machine> {
         let allowed = sched_getaffinity(None)?;
         let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu));
@@ -49,7 +49,7 @@ impl Machine {
         })
     }
 
-    /// Refuses to begin what would run out of descriptors half way.
+    /// Fails early if the descriptors would run out.
     pub(crate) fn need_connections(&self, count: usize) -> Result<()> {
         if count > self.connections {
             let possible = self.connections;
@@ -76,7 +76,7 @@ impl fmt::Display for Machine {
     }
 }
 
-/// Keeps the calling thread, and threads and children it starts later, on one CPU.
+/// Pins the calling thread, and threads and children that it starts later, to one CPU.
 pub(crate) fn pin_this_thread(cpu: usize) -> Result<()> {
     let mut only = CpuSet::new();
     only.set(cpu);
@@ -84,7 +84,7 @@ pub(crate) fn pin_this_thread(cpu: usize) -> Result<()> {
     Ok(())
 }
 
-/// For how long a CPU was busy since the machine started, whoever kept it so, to the nearest 10 ms.
+/// The busy time of a CPU since boot, by any process, in steps of 10 ms.
 pub(crate) fn busy_time(cpu: usize) -> Result<Duration> {
     let name = format!("cpu{cpu}");
     let stat = fs::read_to_string("/proc/stat")?;
@@ -92,7 +92,7 @@ pub(crate) fn busy_time(cpu: usize) -> Result<Duration> {
     let line = line.ok_or_else(|| format!("/proc/stat does not know {name}"))?;
     let ticks: Vec<u32> = line.split_whitespace().skip(1).flat_map(str::parse).collect();
     match ticks[..] {
-        // What follows is time of guests, which user and nice time include.
+        // The remaining columns are guest times, which user and nice time include.
         [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] => {
             Ok(TICK * (user + nice + system + irq + softirq + steal))
         }
@@ -100,8 +100,8 @@ pub(crate) fn busy_time(cpu: usize) -> Result<Duration> {
     }
 }
 
-/// Raises the soft limit to the hard one, which children then inherit. Both ends of a connection
-/// count, but each in its own process.
+/// Raises the soft limit to the hard one; children inherit it. Both ends of a connection need a
+/// descriptor, but each in its own process.
 fn raise_descriptor_limit() -> Result<usize> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {

@@ -5,12 +5,13 @@
 //! ```
 //!
 //! Every server runs in a child process of its own (this binary again) on one CPU, and the load
-//! generator in this process on another. What is compared is the CPU time a server needs for a
-//! message, read from the kernel: it holds even where the generator is the slower side, as it is
-//! against the leanest servers. Posting tasks from thread to thread is compared within this
-//! process, in time, and so are timers, in CPU time and in lateness, and reads of files. Messages between
-//! two processes go through shared memory and over a pair of sockets. Peers take turns (A B C, A B C, ...) and are compared within a
-//! round, so that a machine that slows down for a while slows all of them.
+//! generator in this process on another. The comparison is of the CPU time per message that a
+//! server needs, as reported by the kernel: it is valid even if the generator is the slower side,
+//! as with the leanest servers. Posting tasks between threads is compared within this process, by
+//! elapsed time; timers by CPU time and lateness; file reads by both. Messages between two
+//! processes go through shared memory and over a pair of sockets. Peers take turns (A B C, A B C,
+//! ...) and are compared within a round, so that a temporary slow-down of the machine affects all
+//! of them.
 
 mod arguments;
 mod churn;
@@ -34,7 +35,7 @@ use std::process::ExitCode;
 use arguments::{Arguments, Command};
 use machine::Machine;
 
-/// Whatever goes wrong here ends the run with a message, so one boxed type serves everywhere.
+/// Every error ends the run with a message, so one boxed type is sufficient.
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {

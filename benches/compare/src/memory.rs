@@ -1,4 +1,4 @@
-//! What a server keeps in memory for a connection that is idle.
+//! Memory of a server per idle connection.
 
 use crate::Result;
 use crate::load::Load;
@@ -11,7 +11,7 @@ const CONNECTIONS: usize = 10_000;
 
 const MESSAGE: usize = 64;
 
-/// Measuring is mostly waiting for connections to open, and the figure hardly varies.
+/// Opening connections dominates the run time, and the figure hardly varies.
 const MOST_ROUNDS: usize = 3;
 
 /// Resident memory of one server, in bytes.
@@ -40,13 +40,12 @@ pub(crate) fn run(machine: &Machine, peers: &[Peer], rounds: usize) -> Result<()
 
 fn sample(peer: Peer, machine: &Machine, connections: usize) -> Result<Sample> {
     let server = Server::start(peer, machine)?;
-    // One connection comes and goes first, so that code and buffers every connection shares are
-    // resident already.
+    // The first connection makes the code and the shared buffers resident.
     drop(Load::open(server.address(), 1, MESSAGE)?);
     let before = server.resident()?;
     let mut load = Load::open(server.address(), connections, MESSAGE)?;
     let after = server.resident()?;
-    // Idle, not forgotten.
+    // Idle, but still served.
     load.echo_once()?;
     server.stop()?;
     Ok(Sample { before, after })

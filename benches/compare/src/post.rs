@@ -1,8 +1,9 @@
-//! Tasks from other threads: how many a second a loop takes, and how long it takes for one to go there and
-//! another to come back.
+//! Tasks from other threads: tasks per second of a loop, and the round trip of a task to another
+//! loop and one back.
 //!
-//! All of it happens in this process, on threads that are pinned one by one: what is measured is time, so nothing is gained
-//! by giving each peer a process. A peer's threads have ended, and its loop is gone, before the next one starts.
+//! All peers run in this process, on threads pinned one by one: the measurement is of elapsed time,
+//! so separate processes have no benefit. A peer's threads and its loop have ended before the next
+//! peer starts.
 
 mod posters;
 mod round_trip;
@@ -15,16 +16,16 @@ use std::time::Duration;
 use crate::Result;
 use crate::machine::Machine;
 
-/// How long anything here may take before it counts as hanging. The slowest sample takes a second or two.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A measurement that takes longer counts as hung. The slowest sample takes one or two seconds.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Measures every case and prints a table each.
+/// Measures all cases and prints a table for each.
 pub(crate) fn run(machine: &Machine, rounds: usize) -> Result<()> {
     throughput::run(machine, rounds)?;
     round_trip::run(machine, rounds)
 }
 
-/// Every peer for a moment: is every task run, once, and does the loop end when told?
+/// Runs each peer briefly, and checks that every task runs once and that the loop ends on request.
 pub(crate) fn smoke(machine: &Machine) -> Result<()> {
     throughput::smoke(machine)?;
     round_trip::smoke(machine)

@@ -1,4 +1,4 @@
-//! A server in a child process, and what the kernel knows about it.
+//! A server in a child process, and its figures from the kernel.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -12,10 +12,10 @@ use crate::Result;
 use crate::machine::Machine;
 use crate::servers::Peer;
 
-/// How long a server may take to start, and to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Limit for the start, and for the end, of a server.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One running server. Dropped, it is killed.
+/// A running server. Killed on drop.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
@@ -23,7 +23,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts this program again as the server of `peer` and waits until it listens.
+    /// Starts this program again as the server of `peer`, and waits until it listens.
     pub(crate) fn start(peer: Peer, machine: &Machine) -> Result<Server> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("serve").arg(peer.name());
@@ -36,9 +36,9 @@ impl Server {
 
     fn announced_address(&mut self) -> Result<SocketAddr> {
         let stdout = self.child.stdout.take().ok_or("the server has no output")?;
-        let bound = Timespec::try_from(PATIENCE)?;
+        let bound = Timespec::try_from(TIMEOUT)?;
         if poll(&mut [PollFd::new(&stdout, PollFlags::IN)], Some(&bound))? == 0 {
-            return Err(format!("did not start within {PATIENCE:?}").into());
+            return Err(format!("did not start within {TIMEOUT:?}").into());
         }
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
@@ -46,13 +46,13 @@ impl Server {
         Ok(address.map_err(|_| "ended before it served; its message is above")?)
     }
 
-    /// Where it listens.
+    /// The address of the listener.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// CPU time of all its threads so far. The kernel brings a running thread's figure up to date
-    /// at every scheduler tick, so it is behind by 4 ms at most where there are 250 of them a second.
+    /// CPU time of all its threads so far. The kernel updates the figure of a running thread at
+    /// every scheduler tick, so it lags by at most 4 ms at 250 ticks per second.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
         let mut nanoseconds = 0;
         for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
@@ -63,7 +63,7 @@ impl Server {
         Ok(Duration::from_nanos(nanoseconds))
     }
 
-    /// Bytes of memory resident now.
+    /// Resident memory now, in bytes.
     pub(crate) fn resident(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -71,17 +71,17 @@ impl Server {
         Ok(kibibytes.ok_or("the server has no resident memory: it is gone")?.parse::<u64>()? * 1024)
     }
 
-    /// Ends the server by closing its input. That it was still there and left in good order is part of what
-    /// is checked.
+    /// Ends the server by closing its input. Fails if it was no longer running, or ends with an
+    /// error.
     pub(crate) fn stop(mut self) -> Result<()> {
         drop(self.child.stdin.take());
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             match self.child.try_wait()? {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => return Err(format!("ended with {status}").into()),
                 None if Instant::now() > deadline => {
-                    return Err(format!("did not end within {PATIENCE:?}").into());
+                    return Err(format!("did not end within {TIMEOUT:?}").into());
                 }
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
@@ -91,7 +91,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Both fail harmlessly after `stop` has seen the child end.
+        // Both fail harmlessly after `stop` has reaped the child.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

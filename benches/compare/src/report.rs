@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-/// What several samples of one figure have in common.
+/// The median, minimum and maximum of a figure's samples.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -11,7 +11,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// The spread of some samples, of which there must be one at least.
+    /// Computes the spread of at least one sample.
     pub(crate) fn of(samples: impl IntoIterator<Item = f64>) -> Spread {
         let mut sorted: Vec<f64> = samples.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -19,7 +19,7 @@ impl Spread {
         Spread { median: (lower + upper) / 2.0, min: sorted[0], max: sorted[sorted.len() - 1] }
     }
 
-    /// `median (min-max)`, each number written by `number`.
+    /// Formats as `median (min-max)`, with each number formatted by `number`.
     pub(crate) fn show(self, number: impl Fn(f64) -> String) -> String {
         format!("{} ({}-{})", number(self.median), number(self.min), number(self.max))
     }
@@ -30,7 +30,7 @@ pub(crate) fn thousands(number: f64) -> String {
     format!("{:.0}k", number / 1000.0)
 }
 
-/// Two places, for microseconds and ratios.
+/// Two decimal places, for microseconds and ratios.
 pub(crate) fn hundredths(number: f64) -> String {
     format!("{number:.2}")
 }
@@ -40,7 +40,7 @@ pub(crate) fn whole(number: f64) -> String {
     format!("{number:.0}")
 }
 
-/// A titled table of text: the first column flush left, the others flush right.
+/// A table of text with a title: the first column is left-aligned, the others are right-aligned.
 #[derive(Debug)]
 pub(crate) struct Table {
     title: String,
@@ -48,12 +48,12 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table of a heading and no rows yet.
+    /// Creates a table with a heading and no rows.
     pub(crate) fn new(title: impl Into<String>, heading: &[&str]) -> Table {
         Table { title: title.into(), rows: vec![heading.iter().map(ToString::to_string).collect()] }
     }
 
-    /// Adds a row of as many cells as the heading has.
+    /// Adds a row with as many cells as the heading.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         assert_eq!(N, self.rows[0].len(), "a row as wide as its heading");
         self.rows.push(cells.into());

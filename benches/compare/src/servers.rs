@@ -1,8 +1,8 @@
-//! The servers compared: one echo loop each, one thread, one file.
+//! The compared servers: one echo loop each, on one thread, in one file.
 //!
-//! A server runs in a process of its own. It prints its address on one line and then serves until
-//! its standard input closes, which happens at the latest when the process that started it dies,
-//! so that none is ever left behind.
+//! A server runs in a process of its own. It prints its address on one line, and serves until its
+//! standard input is closed. That happens at the latest when its parent dies, so no server is left
+//! running.
 
 mod calloop;
 mod mio;
@@ -16,10 +16,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use crate::Result;
 use raw::Calls;
 
-/// The size of the one read buffer a server shares among its connections.
+/// Size of the read buffer that a server shares among its connections.
 const SHARED_BUFFER: usize = 64 * 1024;
 
-/// Connections the kernel may hold for a server that has not accepted them yet.
+/// Listen backlog.
 const BACKLOG: i32 = 4096;
 
 /// A server to compare.
@@ -34,7 +34,7 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    /// The peers compared unless others are named. All are measured by the first.
+    /// The default peers. All are compared with the first.
     pub(crate) const USUAL: [Peer; 6] =
         [Peer::Raw, Peer::RawRecvSend, Peer::Reveille, Peer::Mio, Peer::Tokio, Peer::Calloop];
 
@@ -50,19 +50,19 @@ impl Peer {
         }
     }
 
-    /// Says in an error whose it was.
+    /// Prefixes an error with the name.
     pub(crate) fn blamed<T>(self, result: Result<T>) -> Result<T> {
         result.map_err(|error| format!("{}: {error}", self.name()).into())
     }
 
-    /// The peer of that name.
+    /// Parses the name of a peer.
     pub(crate) fn parse(name: &str) -> std::result::Result<Peer, String> {
         let named = Peer::USUAL.into_iter().find(|peer| peer.name() == name);
         named.ok_or_else(|| format!("no peer is called {name:?}"))
     }
 }
 
-/// Runs one echo server until standard input closes.
+/// Runs one echo server until standard input is closed.
 pub(crate) fn serve(peer: Peer) -> Result<()> {
     match peer {
         Peer::Raw => raw::serve(Calls::ReadWrite),
@@ -78,17 +78,17 @@ pub(crate) fn serve(peer: Peer) -> Result<()> {
 fn listener() -> io::Result<TcpListener> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-    // Handed on by the kernel to what is accepted.
+    // Accepted sockets inherit it.
     socket.set_tcp_nodelay(true)?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
 
-/// Tells the parent where to connect, and ends the process once the parent closes our input.
+/// Prints the address for the parent, and ends the process once the parent closes the input.
 fn announce(address: SocketAddr) -> io::Result<()> {
-    // The watcher sleeps in `read` for as long as figures are taken, so it costs the server none
-    // of its CPU time; its stack is there before the memory is looked at.
+    // The watcher thread sleeps in `read` during the measurement, so it uses none of the server's
+    // CPU time; its stack is allocated before memory is measured.
     std::thread::Builder::new().name("stdin".into()).spawn(|| {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);

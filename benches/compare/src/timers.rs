@@ -1,9 +1,9 @@
-//! Timers: what one costs to add, cancel, reset and fire when many wait, and how late it is called.
+//! Timers: the cost of adding, cancelling, resetting and firing one among many, and its lateness.
 //!
-//! All of it happens on this thread, on the load generator's CPU. Costs are CPU time of the thread, so they
-//! hold on a machine that has other things to do; how late a timer is called is time, and there a busy
-//! machine shows. What a structure of timers needs at the least is measured by two written here that do
-//! nothing else: a flat wheel, whose every operation is a few writes, and an indexed heap.
+//! Everything runs on this thread, on the load generator's CPU. Costs are CPU time of the thread,
+//! so they are valid on a machine with other load; lateness is elapsed time, so other load affects
+//! it. The minimum cost of a timer structure is measured with two structures written here that do
+//! nothing else: a flat wheel, whose operations are a few writes each, and an indexed heap.
 
 mod add_cancel;
 mod alone;
@@ -21,28 +21,29 @@ use crate::Result;
 use crate::report::{Spread, hundredths};
 use crate::servers::Peer;
 
-/// How long anything here may take before it counts as hanging. The slowest sample takes some seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A measurement that takes longer counts as hung. The slowest sample takes a few seconds.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The floors, as places among the contenders of every comparison that has both.
+/// The minimal structures, as indices of the contenders of every comparison that has both.
 const WHEEL: usize = 0;
 const HEAP: usize = 1;
 
-/// A peer cannot be asked for more timers than this if its cost for each grows with their number.
+/// The maximum number of timers for a peer whose cost per timer grows with their number.
 const FEW: usize = 10_000;
 
-/// Somebody to measure, and how.
+/// A contender, and how to measure it.
 #[derive(Clone, Copy, Debug)]
 struct Contender<F> {
     name: &'static str,
-    /// Who must be named on the command line for this one to take part; the floors always do.
+    /// The peer that must be selected for this contender to take part; `None` for the minimal
+    /// structures, which always do.
     peer: Option<Peer>,
-    /// How many timers it is given at most.
+    /// Maximum number of timers.
     most: usize,
     sample: F,
 }
 
-/// Measures every case and prints its tables.
+/// Measures all cases and prints their tables.
 pub(crate) fn run(peers: &[Peer], rounds: usize) -> Result<()> {
     add_cancel::run(peers, rounds)?;
     reset::run(peers, rounds)?;
@@ -50,7 +51,8 @@ pub(crate) fn run(peers: &[Peer], rounds: usize) -> Result<()> {
     alone::run(peers, rounds)
 }
 
-/// A few timers of each kind: does every one fire, once and not early, and is every cancelled one found?
+/// Runs a few timers of each kind, and checks that each fires once and not early, and that each
+/// cancel finds its timer.
 pub(crate) fn smoke(peers: &[Peer]) -> Result<()> {
     add_cancel::smoke(peers)?;
     reset::smoke(peers)?;
@@ -58,14 +60,14 @@ pub(crate) fn smoke(peers: &[Peer]) -> Result<()> {
     alone::smoke(peers)
 }
 
-/// The contenders without a peer, and then those of the peers, as often as they are named.
+/// The contenders without a peer, then those of the peers, as often as they are named.
 fn chosen<F: Copy>(all: &[Contender<F>], peers: &[Peer]) -> Vec<Contender<F>> {
     let of = |peer| all.iter().filter(move |contender| contender.peer == peer).copied();
     of(None).chain(peers.iter().flat_map(|peer| of(Some(*peer)))).collect()
 }
 
-/// A sample of each contender, in their order. They take turns in another one: each round begins with the
-/// next, so that none is always the first.
+/// Takes a sample of each contender, returned in their order. The order of measuring rotates, so
+/// that none is always the first.
 fn round<F, S>(
     contenders: &[Contender<F>],
     number: usize,
@@ -82,8 +84,8 @@ fn round<F, S>(
     Ok(samples.into_iter().flatten().collect())
 }
 
-/// How often a figure of one contender is that of another, within each round; `None` if they were not asked
-/// for the same number of timers, which makes such a ratio one of two different things.
+/// The ratio of one contender's figure to another's in each round. Returns `None` if their numbers
+/// of timers differ, since they are then not comparable.
 fn ratio<F, S>(
     contenders: &[Contender<F>],
     rounds: &[Vec<S>],

@@ -1,10 +1,10 @@
 //! Servers that take turns at a load, and the CPU time that each needs for it.
 //!
-//! On a machine with neighbours, and a virtual one always has some, the cost of one and the same
-//! message drifts by a fifth within seconds. So all servers of a case are up at once and take
-//! turns of a few milliseconds: whatever slows one down for longer than a turn slows all of them,
-//! and their ratios hold. Two runs of one server (`--peers raw,raw`) then differ by a hundredth or
-//! two, where windows of 0.6 s in one piece left them a fifth apart.
+//! On a machine with neighbours, as every virtual one has, the cost of the same message drifts by a
+//! fifth within seconds. So all servers of a case run at once and take turns of a few milliseconds:
+//! a slow-down longer than a turn affects all of them, and their ratios are valid. Two runs of one
+//! server (`--peers raw,raw`) then differ by one or two hundredths; with contiguous windows of 0.6
+//! s they differed by a fifth.
 
 use std::net::SocketAddr;
 use std::ops::AddAssign;
@@ -16,59 +16,58 @@ use crate::process::Server;
 use crate::report::{Spread, Table, hundredths, thousands, whole};
 use crate::servers::Peer;
 
-/// One turn of one server, and how many of them make a sample: 0.6 s.
+/// Duration of a turn, and number of turns in a sample: 0.6 s.
 const TURN: Duration = Duration::from_millis(20);
 const TURNS: usize = 30;
 
-/// Time for a server to fall asleep after its last reply. The kernel's figure is exact only for a
-/// thread that is not running, and otherwise behind by up to a scheduler tick.
+/// Time for a server to go to sleep after its last reply. The kernel's figure is exact only for a
+/// thread that is not running, and otherwise lags by up to a scheduler tick.
 const FALL_ASLEEP: Duration = Duration::from_micros(200);
 
-/// The share of a sample's time that others may use of the server's CPU before it counts as noisy
-/// and its round is taken again. The kernel shows it in ticks of 10 ms, so a few hundredths mean
-/// nothing.
+/// The share of a sample's time used by others on the server's CPU above which the sample counts as
+/// noisy and its round is repeated. The kernel reports it in ticks of 10 ms, so a few hundredths
+/// are insignificant.
 const NOISY: f64 = 0.10;
 
-/// Rounds of a case that may be taken again. Where every round is noisy there is no quiet to wait
-/// for, and the run should end all the same.
+/// Maximum number of repeated rounds of a case. If every round is noisy, the run must still end.
 const RETAKES: usize = 2;
 
-/// What keeps a server busy.
+/// The load of a server.
 pub(crate) trait Work {
-    /// Keeps it busy for so long, and then until it has done all that it was asked; answers how many times it has done
-    /// what is counted.
+    /// Keeps the server busy for a time, then until all pending work is done. Returns the number of
+    /// counted units.
     fn run_for(&mut self, window: Duration) -> Result<u64>;
 }
 
-/// How a table is to speak of what was measured.
+/// Labels of a measurement in the table.
 #[derive(Debug)]
 pub(crate) struct Words {
-    /// What has been done, as `echo, 64 B`.
+    /// What was done, such as `echo, 64 B`.
     pub(crate) title: String,
-    /// What is counted, as `message`.
+    /// The unit, such as `message`.
     pub(crate) unit: &'static str,
 }
 
-/// A server and its work.
+/// A server and its load.
 struct Contender<W> {
     peer: Peer,
     server: Server,
     work: W,
 }
 
-/// What one server did in its turns.
+/// The results of one server in its turns.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
-    /// How many times what is counted.
+    /// Number of units.
     done: u64,
-    /// From the beginning of a turn until nothing was due any more.
+    /// From the start of a turn until all work was done.
     loaded: Duration,
-    /// CPU time of the server, and of everybody on its CPU meanwhile.
+    /// CPU time of the server, and of all processes on its CPU meanwhile.
     cpu: Duration,
     cpu_of_all: Duration,
 }
 
-/// Measures `rounds` rounds and prints them as a table. `begin` makes a server's load, warmed up.
+/// Measures `rounds` rounds and prints them as a table. `begin` creates a server's load, warmed up.
 pub(crate) fn run<W: Work>(
     machine: &Machine,
     peers: &[Peer],
@@ -97,8 +96,8 @@ pub(crate) fn run<W: Work>(
     Ok(())
 }
 
-/// A sample of each contender. If others were busy meanwhile it is taken once more, while there
-/// are retakes, and the quieter of the two counts.
+/// Takes a sample of each contender. A noisy sample is taken again, within the limit of repeats,
+/// and the quieter of the two counts.
 fn quiet_round<W: Work>(
     contenders: &mut [Contender<W>],
     machine: &Machine,
@@ -119,7 +118,7 @@ fn round<W: Work>(contenders: &mut [Contender<W>], machine: &Machine) -> Result<
     let mut samples = vec![Sample::default(); count];
     for turn in 0..TURNS {
         for place in 0..count {
-            // Another one begins each time, so that none is always the first.
+            // Rotates the order, so that none is always the first.
             let index = (turn + place) % count;
             let contender = &mut contenders[index];
             samples[index] += contender.peer.blamed(contender.turn(machine))?;
@@ -150,13 +149,13 @@ impl Sample {
         self.cpu.as_secs_f64() * 1e6 / self.done as f64
     }
 
-    /// The share of the time in which the server ran. Below 1, it waited for the generator, or for
-    /// others on its CPU.
+    /// The share of the time in which the server ran. If it is below 1, the server waited for the
+    /// generator or for other processes on its CPU.
     fn busy(&self) -> f64 {
         self.cpu.as_secs_f64() / self.loaded.as_secs_f64()
     }
 
-    /// The share of the time in which others ran on the server's CPU.
+    /// The share of the time in which other processes ran on the server's CPU.
     fn others(&self) -> f64 {
         self.cpu_of_all.saturating_sub(self.cpu).as_secs_f64() / self.loaded.as_secs_f64()
     }
@@ -171,7 +170,7 @@ impl AddAssign for Sample {
     }
 }
 
-/// A row for each peer; `rounds` holds a sample of each peer a round.
+/// One row per peer; `rounds` holds a sample of each peer per round.
 fn table(peers: &[Peer], rounds: &[Vec<Sample>], words: &Words) -> Table {
     let count = rounds.len();
     let Words { title, unit } = words;

@@ -1,4 +1,5 @@
-//! The child process, and the socket between it and this one: for descriptors, for messages, and to learn that it has ended.
+//! The child process, and the socket to it: for descriptors, for messages, and to detect that it
+//! has ended.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -15,13 +16,13 @@ use super::{Task, Way};
 use crate::Result;
 use crate::machine::Machine;
 
-/// How long the child may take to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Limit for the end of the child.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many descriptors a ring has.
+/// Number of descriptors of a ring.
 const DESCRIPTORS: usize = 3;
 
-/// A child process. Dropped, it is killed.
+/// A child process. Killed on drop.
 #[derive(Debug)]
 pub(super) struct Peer {
     child: Child,
@@ -44,16 +45,16 @@ impl Peer {
         self.socket.as_ref().expect("open until the end").as_fd()
     }
 
-    /// Closes the socket, and waits for the child to end, which is to be in good order.
+    /// Closes the socket, and waits for the child to end. Fails if it ends with an error.
     pub(super) fn finish(mut self) -> Result<()> {
         self.socket = None;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             match self.child.try_wait()? {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => return Err(format!("the peer ended with {status}").into()),
                 None if Instant::now() > deadline => {
-                    return Err(format!("the peer did not end within {PATIENCE:?}").into());
+                    return Err(format!("the peer did not end within {TIMEOUT:?}").into());
                 }
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
@@ -63,7 +64,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // Both fail harmlessly after `finish` has seen the child end.
+        // Both fail harmlessly after `finish` has reaped the child.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! Messages through a shared ring: on a loop at both ends, or with nobody ever asleep.
+//! Messages through a shared ring: on a loop at both ends, or with two ends that never sleep.
 
 use std::cell::RefCell;
 use std::hint::spin_loop;
@@ -14,13 +14,13 @@ use super::passing::{Peer, pass, take};
 use super::{CAPACITY, MESSAGE, Task, Trips};
 use crate::Result;
 
-/// Tells the peer that there are no more, and this process that the peer is there.
-const WORD: [u8; 1] = [1];
+/// Control message: ends the stream, and reports that the peer is ready.
+const CONTROL: [u8; 1] = [1];
 
-/// How long this process waits for the peer before it counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A peer that takes longer counts as hung.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The child: until the socket is closed.
+/// Runs the child until the socket is closed.
 pub(super) fn be_peer(doorbell: Doorbell, task: Task) -> Result<()> {
     let ring = SharedRing::from_descriptors_with(take(stdin().as_fd())?, CAPACITY, doorbell)?;
     let event_loop = EventLoop::new()?;
@@ -36,7 +36,7 @@ pub(super) fn be_peer(doorbell: Doorbell, task: Task) -> Result<()> {
         };
         sent.expect("room for all that are under way");
     })?;
-    source.send(WORD)?;
+    source.send(CONTROL)?;
     let _channel =
         Channel::new(&event_loop, stdin().as_fd().try_clone_to_owned()?, Interest::READABLE, |event| {
             event.event_loop().quit();
@@ -44,10 +44,10 @@ pub(super) fn be_peer(doorbell: Doorbell, task: Task) -> Result<()> {
     Ok(event_loop.run()?)
 }
 
-/// The child that never sleeps.
+/// Runs the child that never sleeps.
 pub(super) fn be_peer_awake(task: Task) -> Result<()> {
     let mut ring = SharedRing::from_descriptors(take(stdin().as_fd())?, CAPACITY)?;
-    ring.send(WORD)?;
+    ring.send(CONTROL)?;
     let mut message = Vec::new();
     let (mut count, mut looks) = (0_u64, 0_u64);
     loop {
@@ -72,26 +72,26 @@ fn is_readable(fd: impl AsFd) -> Result<bool> {
     Ok(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&NOW))? > 0)
 }
 
-/// This end, with the peer's on its way.
+/// Creates this end, and sends the peer's end to it.
 fn offer(peer: &Peer, doorbell: Doorbell) -> Result<SharedRing> {
     let (ring, descriptors) = SharedRing::create_with(CAPACITY, doorbell)?;
     pass(peer.socket(), &descriptors)?;
     Ok(ring)
 }
 
-/// Serves the ring with `handler` until it asks the loop to stop, or the peer is no longer waited for.
+/// Serves the ring with `handler` until it quits the loop, or until the timeout.
 fn serve(peer: &Peer, doorbell: Doorbell, handler: impl RingHandler) -> Result<()> {
     let event_loop = EventLoop::new()?;
     let _source = offer(peer, doorbell)?.serve(&event_loop, handler)?;
-    Ok(event_loop.run_for(PATIENCE)?)
+    Ok(event_loop.run_for(TIMEOUT)?)
 }
 
-/// Sends until the time is up, then asks how many have come.
+/// Sends until the time is up, then requests the count of received messages.
 struct Flood {
     window: Duration,
     began: Option<Instant>,
     sent: u64,
-    has_asked: bool,
+    has_requested: bool,
     result: Rc<RefCell<Option<(u64, u64, Duration)>>>,
 }
 
@@ -110,20 +110,20 @@ impl RingHandler for Flood {
     }
 
     fn on_room(&mut self, ring: &RingRef<'_>) {
-        let Some(began) = self.began.filter(|_| !self.has_asked) else { return };
+        let Some(began) = self.began.filter(|_| !self.has_requested) else { return };
         while self.sent % 64 != 0 || began.elapsed() < self.window {
             if ring.send([7; MESSAGE]).is_err() {
                 return;
             }
             self.sent += 1;
         }
-        self.has_asked = ring.send(WORD).is_ok();
+        self.has_requested = ring.send(CONTROL).is_ok();
     }
 }
 
 pub(super) fn flood(peer: &Peer, doorbell: Doorbell, window: Duration) -> Result<(u64, Duration)> {
     let result = Rc::default();
-    let flood = Flood { window, began: None, sent: 0, has_asked: false, result: Rc::clone(&result) };
+    let flood = Flood { window, began: None, sent: 0, has_requested: false, result: Rc::clone(&result) };
     serve(peer, doorbell, flood)?;
     counted(result.take().ok_or("the peer does not answer")?)
 }
@@ -135,9 +135,9 @@ fn counted((sent, count, took): (u64, u64, Duration)) -> Result<(u64, Duration)>
     Ok((sent, took))
 }
 
-/// Keeps so many messages under way.
+/// Keeps a fixed number of messages in flight.
 struct Echo {
-    under_way: usize,
+    in_flight: usize,
     window: Duration,
     out: usize,
     trips: Rc<RefCell<Option<Trips>>>,
@@ -147,11 +147,11 @@ impl RingHandler for Echo {
     fn on_message(&mut self, ring: &RingRef<'_>, message: &[u8]) {
         let mut trips = self.trips.borrow_mut();
         let Some(trips) = &mut *trips else {
-            *trips = Some(Trips::begin(self.under_way, self.window));
-            for _ in 0..self.under_way {
+            *trips = Some(Trips::begin(self.in_flight, self.window));
+            for _ in 0..self.in_flight {
                 ring.send([7; MESSAGE]).expect("room for all that are under way");
             }
-            self.out = self.under_way;
+            self.out = self.in_flight;
             return;
         };
         assert!(message == [7; MESSAGE], "a message came back as another");
@@ -166,15 +166,15 @@ impl RingHandler for Echo {
     }
 }
 
-pub(super) fn echo(peer: &Peer, doorbell: Doorbell, under_way: usize, window: Duration) -> Result<Trips> {
+pub(super) fn echo(peer: &Peer, doorbell: Doorbell, in_flight: usize, window: Duration) -> Result<Trips> {
     let trips = Rc::default();
-    serve(peer, doorbell, Echo { under_way, window, out: 0, trips: Rc::clone(&trips) })?;
+    serve(peer, doorbell, Echo { in_flight, window, out: 0, trips: Rc::clone(&trips) })?;
     let trips: Option<Trips> = trips.take();
     Ok(trips.filter(|trips| !trips.took.is_zero()).ok_or("the peer does not answer")?)
 }
 
-/// Looks until there is a message.
-fn hear(ring: &mut SharedRing, message: &mut Vec<u8>) -> Result<()> {
+/// Polls until there is a message.
+fn receive(ring: &mut SharedRing, message: &mut Vec<u8>) -> Result<()> {
     let mut looks = 0_u64;
     while !ring.receive(message)? {
         spin_loop();
@@ -189,20 +189,20 @@ fn hear(ring: &mut SharedRing, message: &mut Vec<u8>) -> Result<()> {
 pub(super) fn flood_awake(peer: &Peer, window: Duration) -> Result<(u64, Duration)> {
     let mut ring = offer(peer, Doorbell::default())?;
     let mut answer = Vec::new();
-    hear(&mut ring, &mut answer)?;
+    receive(&mut ring, &mut answer)?;
     let began = Instant::now();
     let mut sent = 0_u64;
     while sent % 64 != 0 || began.elapsed() < window {
         send(&mut ring, &[7; MESSAGE])?;
         sent += 1;
     }
-    send(&mut ring, &WORD)?;
-    hear(&mut ring, &mut answer)?;
+    send(&mut ring, &CONTROL)?;
+    receive(&mut ring, &mut answer)?;
     let count = answer.as_slice().try_into().map_err(|_| "an answer that is no count")?;
     counted((sent, u64::from_ne_bytes(count), began.elapsed()))
 }
 
-/// Tries until there is room.
+/// Retries until there is space.
 fn send(ring: &mut SharedRing, message: &[u8]) -> Result<()> {
     loop {
         match ring.send(message) {
@@ -212,17 +212,17 @@ fn send(ring: &mut SharedRing, message: &[u8]) -> Result<()> {
     }
 }
 
-pub(super) fn echo_awake(peer: &Peer, under_way: usize, window: Duration) -> Result<Trips> {
+pub(super) fn echo_awake(peer: &Peer, in_flight: usize, window: Duration) -> Result<Trips> {
     let mut ring = offer(peer, Doorbell::default())?;
     let mut message = Vec::new();
-    hear(&mut ring, &mut message)?;
-    let mut trips = Trips::begin(under_way, window);
-    for _ in 0..under_way {
+    receive(&mut ring, &mut message)?;
+    let mut trips = Trips::begin(in_flight, window);
+    for _ in 0..in_flight {
         ring.send([7; MESSAGE])?;
     }
-    let mut out = under_way;
+    let mut out = in_flight;
     while out > 0 {
-        hear(&mut ring, &mut message)?;
+        receive(&mut ring, &mut message)?;
         if message != [7; MESSAGE] {
             return Err("a message came back as another".into());
         }

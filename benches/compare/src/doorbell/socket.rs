@@ -10,17 +10,17 @@ use super::passing::Peer;
 use super::{MESSAGE, Task, Trips};
 use crate::Result;
 
-/// Tells the peer that there are no more, and this process that the peer is there.
-const WORD: [u8; 1] = [1];
+/// Control message: ends the stream, and reports that the peer is ready.
+const CONTROL: [u8; 1] = [1];
 
 pub(super) fn be_peer(task: Task) -> Result<()> {
     let stdin = stdin();
     let socket = stdin.as_fd();
-    say(socket, &WORD)?;
+    say(socket, &CONTROL)?;
     let mut message = [0; MESSAGE];
     let mut count = 0_u64;
     loop {
-        match (hear(socket, &mut message)?, task) {
+        match (receive(socket, &mut message)?, task) {
             (0, _) => return Ok(()),
             (MESSAGE, Task::Count) => count += 1,
             (_, Task::Count) => say(socket, &count.to_ne_bytes())?,
@@ -32,15 +32,15 @@ pub(super) fn be_peer(task: Task) -> Result<()> {
 pub(super) fn flood(peer: &Peer, window: Duration) -> Result<(u64, Duration)> {
     let socket = peer.socket();
     let mut answer = [0; 8];
-    hear(socket, &mut answer)?;
+    receive(socket, &mut answer)?;
     let began = Instant::now();
     let mut sent = 0_u64;
     while sent % 64 != 0 || began.elapsed() < window {
         say(socket, &[7; MESSAGE])?;
         sent += 1;
     }
-    say(socket, &WORD)?;
-    let n = hear(socket, &mut answer)?;
+    say(socket, &CONTROL)?;
+    let n = receive(socket, &mut answer)?;
     let took = began.elapsed();
     if n != answer.len() || u64::from_ne_bytes(answer) != sent {
         return Err(format!("{sent} messages were sent, and {} counted", u64::from_ne_bytes(answer)).into());
@@ -48,17 +48,17 @@ pub(super) fn flood(peer: &Peer, window: Duration) -> Result<(u64, Duration)> {
     Ok((sent, took))
 }
 
-pub(super) fn echo(peer: &Peer, under_way: usize, window: Duration) -> Result<Trips> {
+pub(super) fn echo(peer: &Peer, in_flight: usize, window: Duration) -> Result<Trips> {
     let socket = peer.socket();
     let mut message = [0; MESSAGE];
-    hear(socket, &mut message)?;
-    let mut trips = Trips::begin(under_way, window);
-    for _ in 0..under_way {
+    receive(socket, &mut message)?;
+    let mut trips = Trips::begin(in_flight, window);
+    for _ in 0..in_flight {
         say(socket, &[7; MESSAGE])?;
     }
-    let mut out = under_way;
+    let mut out = in_flight;
     while out > 0 {
-        if hear(socket, &mut message)? != MESSAGE || message != [7; MESSAGE] {
+        if receive(socket, &mut message)? != MESSAGE || message != [7; MESSAGE] {
             return Err("a message came back as another".into());
         }
         if trips.returned() {
@@ -77,7 +77,7 @@ fn say(socket: BorrowedFd<'_>, message: &[u8]) -> Result<()> {
     }
 }
 
-/// 0 if the other end is closed.
-fn hear(socket: BorrowedFd<'_>, message: &mut [u8]) -> Result<usize> {
+/// Receives a message. Returns 0 if the other end is closed.
+fn receive(socket: BorrowedFd<'_>, message: &mut [u8]) -> Result<usize> {
     Ok(recv(socket, message, RecvFlags::empty())?.0)
 }

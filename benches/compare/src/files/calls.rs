@@ -1,6 +1,7 @@
-//! How many system calls a read takes, counted from outside.
+//! System calls per read, counted from outside.
 //!
-//! This program once more, under strace, reads twice, a few and many times; what the two differ in is the reads'.
+//! Runs this program under strace twice, with few and with many reads; the difference is that of
+//! the reads.
 
 use std::env;
 use std::path::Path;
@@ -9,10 +10,10 @@ use std::process::{Command, Stdio};
 use super::{FILE, READS, Reader};
 use crate::Result;
 
-/// The reads of the smaller run.
+/// Number of reads in the smaller run.
 const FEW: usize = 1000;
 
-/// System calls of one read, of all threads together; `None` where they cannot be counted.
+/// System calls per read, of all threads together. Returns `None` if they cannot be counted.
 pub(super) fn each(reader: Reader, file: &Path) -> Result<Option<f64>> {
     let (Some(few), Some(many)) = (count(reader, file, FEW)?, count(reader, file, FEW + READS)?) else {
         return Ok(None);
@@ -29,15 +30,15 @@ fn count(reader: Reader, file: &Path, reads: usize) -> Result<Option<u64>> {
         .env(FILE, file)
         .stdin(Stdio::null())
         .output();
-    // strace writes its summary where the program writes its errors.
+    // strace writes its summary to stderr, as does the program its errors.
     match output {
         Ok(output) if output.status.success() => Ok(total(&String::from_utf8_lossy(&output.stderr))),
         _ => Ok(None),
     }
 }
 
-/// The calls in strace's summary: `% time, seconds, usecs/call, calls, errors, syscall`, of which the line of totals has the
-/// same places.
+/// The total of calls in strace's summary, from its last line. The columns are `% time, seconds,
+/// usecs/call, calls, errors, syscall`.
 fn total(summary: &str) -> Option<u64> {
     let line = summary.lines().find(|line| line.ends_with(" total"))?;
     line.split_whitespace().nth(3)?.parse().ok()

@@ -1,5 +1,5 @@
-//! A blocking pool by hand: threads that take reads from a queue and send what they have read back, as one writes it for a program that
-//! does nothing else.
+//! A hand-written blocking pool: threads that take reads from a queue and send back the data, as in
+//! a program with no other task.
 
 use std::collections::VecDeque;
 use std::os::unix::fs::FileExt;
@@ -9,10 +9,10 @@ use std::thread;
 use parking_lot::{Condvar, Mutex};
 
 use super::workload::{Check, Data, offset};
-use super::{BLOCK, IN_FLIGHT, PATIENCE, Sample, THREADS, WARM_UP};
+use super::{BLOCK, IN_FLIGHT, Sample, THREADS, TIMEOUT, WARM_UP};
 use crate::Result;
 
-/// A read to be done, by its number; the buffer comes back with it.
+/// A read, by number; its buffer is returned with the data.
 type Read = (usize, Vec<u8>);
 
 #[derive(Default)]
@@ -60,7 +60,7 @@ pub(super) fn sample(data: &Data, reads: usize) -> Result<Sample> {
             let (queue, done) = (&queue, done.clone());
             scope.spawn(move || work(data, queue, &done));
         }
-        // This thread's end of it: it has none, so that the channel ends with the threads.
+        // Drops this thread's sender, so that the channel closes when the threads end.
         drop(done);
         let sample = pass(data, &queue, &results, WARM_UP)
             .and_then(|()| Sample::of(reads, || pass(data, &queue, &results, reads)));
@@ -84,7 +84,7 @@ fn pass(data: &Data, queue: &Queue, results: &Receiver<std::io::Result<Read>>, r
     (0..first).for_each(|read| queue.push((read, vec![0; BLOCK])));
     let mut next = first;
     while check.count() < reads {
-        let (read, buffer) = results.recv_timeout(PATIENCE)??;
+        let (read, buffer) = results.recv_timeout(TIMEOUT)??;
         check.add(read, &buffer);
         if next < reads {
             queue.push((next, buffer));

@@ -1,4 +1,4 @@
-//! The crate's own file I/O, by a ring or by threads.
+//! The crate's own file I/O, by io_uring or by threads.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -6,10 +6,10 @@ use std::rc::Rc;
 use reveille::{EventLoop, File, FileIo, FileIoBackend};
 
 use super::workload::{Check, Data, offset};
-use super::{BLOCK, IN_FLIGHT, PATIENCE, Sample, THREADS, WARM_UP};
+use super::{BLOCK, IN_FLIGHT, Sample, THREADS, TIMEOUT, WARM_UP};
 use crate::Result;
 
-/// Why there is no such back end, if there is none.
+/// Returns the reason if the back end is not available.
 pub(super) fn missing(backend: FileIoBackend) -> Option<String> {
     let made = EventLoop::new().and_then(|event_loop| files(&event_loop, backend).map(drop));
     made.err().map(|error| error.to_string())
@@ -37,7 +37,7 @@ struct Reader {
     files: FileIo,
     file: File,
     check: RefCell<Check>,
-    /// The next read, and how many there are to be.
+    /// The number of the next read, and the total.
     next: Cell<usize>,
     reads: Cell<usize>,
     error: Cell<Option<String>>,
@@ -50,18 +50,18 @@ impl Reader {
         self.reads.set(reads);
         (0..reads.min(IN_FLIGHT)).for_each(|_| self.begin(vec![0; BLOCK]));
         let hanging = Rc::clone(self);
-        let patience = event_loop.run_after(PATIENCE, move |event_loop| {
+        let timeout = event_loop.run_after(TIMEOUT, move |event_loop| {
             hanging.fail(event_loop, "the reads do not come to an end".into());
         });
         event_loop.run()?;
-        event_loop.cancel(patience);
+        event_loop.cancel(timeout);
         match self.error.take() {
             Some(error) => Err(error.into()),
             None => self.check.borrow().compare(data, reads),
         }
     }
 
-    /// Begins the next read, if there is one left.
+    /// Starts the next read, if there is one.
     fn begin(self: &Rc<Reader>, buffer: Vec<u8>) {
         let read = self.next.get();
         if read == self.reads.get() {

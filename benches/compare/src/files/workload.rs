@@ -1,4 +1,4 @@
-//! The file, where it is read, and how it is known that what was read is what is there.
+//! The file, the offsets of the reads, and the check of the data.
 
 use std::cell::Cell;
 use std::env;
@@ -14,7 +14,7 @@ use crate::Result;
 /// 40 MiB.
 const BLOCKS: usize = 10 * 1024;
 
-/// A file of random bytes, removed when this is dropped.
+/// A file of random bytes, removed on drop.
 #[derive(Debug)]
 pub(super) struct Contents {
     path: PathBuf,
@@ -22,7 +22,7 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// Writes the file, which leaves it in the kernel's cache.
+    /// Writes the file, which leaves it in the page cache.
     pub(super) fn new() -> Result<Contents> {
         let path = env::temp_dir().join(format!("reveille-compare-{}", process::id()));
         let words = (0..BLOCKS * BLOCK / 8).map(|number| mix(number as u64));
@@ -30,7 +30,7 @@ impl Contents {
         fs::write(&path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
         let data = Data::of(&path);
         if data.is_err() {
-            // There will be nobody to remove it.
+            // No value exists yet whose drop would remove it.
             let _ = fs::remove_file(&path);
         }
         Ok(Contents { data: data?, path })
@@ -51,7 +51,7 @@ impl Drop for Contents {
     }
 }
 
-/// The file, open, and the sums of its blocks.
+/// The open file, and the sums of its blocks.
 #[derive(Clone, Debug)]
 pub(super) struct Data {
     pub(super) file: Arc<File>,
@@ -68,7 +68,7 @@ impl Data {
         Ok(Data { file: Arc::new(File::open(path)?), sums: bytes.chunks(BLOCK).map(sum).collect() })
     }
 
-    /// The floor: nothing but the reads.
+    /// The baseline: only the reads.
     pub(super) fn read_in_a_loop(&self, reads: usize) -> Result<Sample> {
         let mut buffer = vec![0; BLOCK];
         let mut pass = |reads: usize| {
@@ -84,7 +84,7 @@ impl Data {
     }
 }
 
-/// Where the read of this number begins.
+/// The offset of the read with this number.
 pub(super) fn offset(read: usize) -> u64 {
     (block(read) * BLOCK) as u64
 }
@@ -93,7 +93,7 @@ fn block(read: usize) -> usize {
     (mix(read as u64 ^ 0x5EED) % BLOCKS as u64) as usize
 }
 
-/// What some reads have read, in whatever order they came.
+/// The sum of completed reads, independent of their order.
 #[derive(Debug, Default)]
 pub(super) struct Check {
     sum: Cell<u64>,
@@ -110,7 +110,7 @@ impl Check {
         self.count.get()
     }
 
-    /// Whether that is what the first so many reads should have read.
+    /// Checks that the sum is that of the first `reads` reads.
     pub(super) fn compare(&self, data: &Data, reads: usize) -> Result<()> {
         let expected =
             (0..reads).fold(0, |all: u64, read| all.wrapping_add(word(read, data.sums[block(read)])));
@@ -124,12 +124,12 @@ impl Check {
     }
 }
 
-/// A number of this read and what it has read, that no other has, or hardly.
+/// Combines the number of a read and its data's sum into a word that is practically unique.
 fn word(read: usize, sum: u64) -> u64 {
     mix(sum ^ (read as u64).rotate_left(32))
 }
 
-/// The same words in another order, or shifted, have another sum.
+/// The sum depends on the order and the position of the words.
 fn sum(bytes: &[u8]) -> u64 {
     let words = bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes")));
     words.fold(bytes.len() as u64, |all, word| all.rotate_left(5).wrapping_add(word))

@@ -1,4 +1,4 @@
-//! The loops compared, each as somewhere to post tasks to: one file each.
+//! The compared loops, each as a target for tasks: one file each.
 
 mod by_hand;
 mod calloop;
@@ -15,19 +15,20 @@ pub(super) use mill_io::MillIo;
 pub(super) use reveille::Reveille;
 pub(super) use tokio::{TokioMpsc, TokioSpawn};
 
-/// Another thread's face of a loop.
+/// A handle of a loop for another thread.
 pub(super) trait Poster: Clone + Send + 'static {
-    /// Makes a loop on this thread, hands out a face of it, and runs the loop until told to stop.
+    /// Creates a loop on this thread, passes a handle of it to `hand_out`, and runs the loop until
+    /// it is stopped.
     fn serve(hand_out: impl FnOnce(Self)) -> Result<()>;
 
-    /// Has the loop call [`tally::run`] with these words. Answers whether the loop is there to do so.
+    /// Makes the loop call [`tally::run`] with these words. Returns `false` if the loop has ended.
     fn post(&self, words: Words) -> bool;
 
-    /// Tells the loop to stop.
+    /// Stops the loop.
     fn stop(&self);
 }
 
-/// A task as the loops take it that have no word in how it is stored.
+/// A task for loops that take only boxed closures.
 type Boxed = Box<dyn FnOnce() + Send>;
 
 fn boxed(words: Words) -> Boxed {

@@ -1,10 +1,11 @@
-//! A task to another loop and one back, one at a time: what a wake-up costs.
+//! A task to another loop and one back, one at a time: the cost of a wake-up.
 //!
-//! Measured by two threads that wake each other with nothing but an eventfd each. On two CPUs the time is mostly that of a
-//! CPU that leaves its idle state; on one CPU it is that of the system calls and the switch, which repeats well. What a queue
-//! costs, any queue, is shown by two threads with a vector under a mutex each, and no loop.
+//! The baseline is two threads that wake each other with an eventfd each and nothing else. On two
+//! CPUs the time is mostly that of a CPU leaving its idle state; on one CPU it is that of the
+//! system calls and the context switch, which is repeatable. The cost of a queue is shown by two
+//! threads with a vector under a mutex each, without a loop.
 //!
-//! A loop judges for itself whether to look for an answer before it sleeps; it may be told to, and not to.
+//! By default a loop spins adaptively before it sleeps; spinning can be forced on or off.
 
 use std::cell::RefCell;
 use std::mem;
@@ -18,37 +19,37 @@ use reveille::{EventLoop, EventLoopBuilder, LoopHandle};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::threads::start_on;
 use crate::Result;
 use crate::machine::Machine;
 use crate::report::{Spread, Table, hundredths};
 
-/// How many turns make a sample of 20,000 round trips.
+/// Number of turns in a sample of 20,000 round trips.
 const TURNS: usize = 4;
 const TRIPS: usize = 5_000;
 
-/// Round trips of a turn before those that count.
+/// Warm-up round trips of each turn.
 const WARM_UP: usize = 500;
 
-/// How long a loop that is told to poll looks for work before it sleeps: longer than any trip that nobody else delays.
+/// The spin of a loop with forced spinning: longer than any undisturbed round trip.
 const BUSY_POLL: Duration = Duration::from_millis(10);
 
-/// Where the two threads run.
+/// The CPUs of the two threads.
 #[derive(Clone, Copy, Debug)]
 struct Cpus {
     near: Option<usize>,
     far: Option<usize>,
 }
 
-/// A way to get there and back.
+/// A way to make a round trip.
 struct Contender {
     name: &'static str,
-    /// The times of so many round trips, after so many others.
+    /// Times of `trips` round trips, after a warm-up.
     turn: fn(Cpus, trips: usize) -> Result<Vec<Duration>>,
 }
 
-/// The first is what the others are measured by.
+/// The others are compared with the first.
 const ON_ONE_CPU: &[Contender] = &[
     Contender { name: "eventfd", turn: eventfds },
     Contender { name: "eventfd and queue", turn: queues },
@@ -56,7 +57,7 @@ const ON_ONE_CPU: &[Contender] = &[
     Contender { name: "reveille, sleeping", turn: |cpus, trips| loops(cpus, trips, Some(Duration::ZERO)) },
 ];
 
-/// To be told to poll is for loops with a CPU each.
+/// Forced spinning is for loops with a CPU each.
 const ON_TWO_CPUS: &[Contender] = &[
     Contender { name: "eventfd", turn: eventfds },
     Contender { name: "eventfd and queue", turn: queues },
@@ -65,14 +66,14 @@ const ON_TWO_CPUS: &[Contender] = &[
     Contender { name: "reveille, busy_poll", turn: |cpus, trips| loops(cpus, trips, Some(BUSY_POLL)) },
 ];
 
-/// Percentiles of one peer's round trips in a round, in microseconds.
+/// Percentiles of a peer's round trips in a round, in microseconds.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     p50: f64,
     p99: f64,
 }
 
-/// Measures both cases and prints a table each.
+/// Measures both cases and prints a table for each.
 pub(super) fn run(machine: &Machine, rounds: usize) -> Result<()> {
     for (place, cpus, contenders) in cases(machine) {
         let samples: Vec<_> = (0..rounds).map(|_| round(cpus, contenders)).collect::<Result<_>>()?;
@@ -97,7 +98,7 @@ fn cases(machine: &Machine) -> impl Iterator<Item = (&'static str, Cpus, &'stati
     let two = Cpus { near: machine.generator_cpu, far: machine.server_cpu };
     let one_case = ("both threads on one CPU", one, ON_ONE_CPU);
     let two_case = ("a CPU for each thread", two, ON_TWO_CPUS);
-    // With one CPU to run on there is one case.
+    // With only one CPU there is one case.
     let two_case = machine.generator_cpu.map(|_| two_case);
     [Some(one_case), two_case].into_iter().flatten()
 }
@@ -106,7 +107,7 @@ fn round(cpus: Cpus, contenders: &[Contender]) -> Result<Vec<Sample>> {
     let mut trips = vec![Vec::with_capacity(TURNS * TRIPS); contenders.len()];
     for turn in 0..TURNS {
         for place in 0..contenders.len() {
-            // Another one begins each time, so that none is always the first.
+            // Rotates the order, so that none is always the first.
             let index = (turn + place) % contenders.len();
             trips[index].extend(contenders[index].turn(cpus, TRIPS)?);
         }
@@ -128,7 +129,7 @@ impl Sample {
     }
 }
 
-/// What is added to a counter: a trip, or the word that there will be none any more.
+/// The values added to a counter: a trip, or the end of all trips.
 const TRIP: u64 = 1;
 const STOP: u64 = 2;
 
@@ -163,7 +164,7 @@ fn eventfds(cpus: Cpus, trips: usize) -> Result<Vec<Duration>> {
     Ok(taken)
 }
 
-/// Two threads with a blocking eventfd and a queue each; what goes there and back is as long as a task.
+/// Two threads with a blocking eventfd and a queue each. The messages are as long as a task.
 fn queues(cpus: Cpus, trips: usize) -> Result<Vec<Duration>> {
     type Queue = (OwnedFd, Mutex<Vec<[usize; 5]>>);
     let queue = || Ok::<_, Errno>(Arc::new((eventfd(0, EventfdFlags::CLOEXEC)?, Mutex::default())));
@@ -217,7 +218,7 @@ fn write(eventfd: &OwnedFd, counter: u64) -> Result<()> {
     Ok(())
 }
 
-/// Two loops that post to each other; without `busy_poll` they judge for themselves.
+/// Two loops that post to each other. Without `busy_poll` they spin adaptively.
 fn loops(cpus: Cpus, trips: usize, busy_poll: Option<Duration>) -> Result<Vec<Duration>> {
     let (hand_out, handles) = mpsc::channel();
     let far_thread = start_on(cpus.far, move || {
@@ -225,7 +226,7 @@ fn loops(cpus: Cpus, trips: usize, busy_poll: Option<Duration>) -> Result<Vec<Du
         hand_out.send(event_loop.handle())?;
         Ok(event_loop.run()?)
     })?;
-    let far = match handles.recv_timeout(PATIENCE) {
+    let far = match handles.recv_timeout(TIMEOUT) {
         Ok(far) => far,
         Err(error) => return Err(far_thread.join().err().unwrap_or_else(|| error.into())),
     };
@@ -250,7 +251,7 @@ fn event_loop(busy_poll: Option<Duration>) -> Result<EventLoop> {
 }
 
 thread_local! {
-    /// What the near loop's tasks have in common.
+    /// State shared by the tasks of the near loop.
     static TRAVELLER: RefCell<Option<Traveller>> = const { RefCell::new(None) };
 }
 
@@ -262,13 +263,14 @@ struct Traveller {
 }
 
 impl Traveller {
-    /// On the near loop: posts a task to the far loop that posts one back.
+    /// On the near loop: posts a task to the far loop, which posts one back.
     fn set_out(near: &EventLoop) {
         TRAVELLER.with_borrow_mut(|traveller| {
             let Some(Traveller { far, began, .. }) = traveller else { return };
             let home = near.handle();
             *began = Instant::now();
-            // A loop that refuses has failed, and its thread says why; the trip is never made, which shows.
+            // A loop that refuses has failed, and its thread reports the error; the missing trip is
+            // detected.
             let _ = far.queue_in_loop(move |_| _ = home.queue_in_loop(Traveller::come_back));
         });
     }
@@ -283,7 +285,7 @@ impl Traveller {
     }
 }
 
-/// A row for each contender; `rounds` holds a sample of each a round.
+/// One row per contender; `rounds` holds a sample of each per round.
 fn table(rounds: &[Vec<Sample>], contenders: &[Contender], place: &str) -> Table {
     let title = format!(
         "round trip, {place}, {} of them: median (min-max) of {} rounds",

@@ -1,10 +1,12 @@
-//! What the tasks do, and how many of them may be under way.
+//! The work of the tasks, and the limit of unfinished tasks.
 //!
-//! A task adds its three words to a sum of its thread, so that none can be left out or optimised away, and counts itself. Every
-//! 1024th tells the producers, who keep no more than a window of tasks unfinished. Without that the queues would grow for
-//! as long as a producer is faster than the loop, and the figures would be those of fresh memory, the more so the larger a peer's
-//! tasks are. The rule costs a producer a few atomic operations for 1024 tasks, and is the same for every peer. Where both sides really
-//! have their CPUs to themselves the leanest peers never fill the window; it is there for the moments in which the loop is kept from its.
+//! A task adds its three words to a sum of its thread, so that none can be skipped or optimised
+//! away, and increments a counter. Every 1024th task reports the progress to the producers, which
+//! keep at most a window of tasks unfinished. Otherwise the queues would grow while a producer is
+//! faster than the loop, and the figures would be those of fresh memory, all the more for peers
+//! with larger tasks. The limit costs a producer a few atomic operations per 1024 tasks, the same
+//! for every peer. If both sides have a CPU to themselves, the leanest peers never fill the window;
+//! it takes effect only when the loop is preempted.
 
 use std::cell::{Cell, RefCell};
 use std::hint;
@@ -15,19 +17,19 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Instant;
 
-/// What a task captures.
+/// The words that a task captures.
 pub(super) type Words = [usize; 3];
 
-/// Producers take their turns, and the loop tells how far it is, in steps of so many tasks.
+/// Producers claim tasks, and the loop reports its progress, in steps of this many tasks.
 pub(super) const STEP: usize = 1024;
 
-/// How many tasks may be queued or running.
+/// Maximum number of tasks that are queued or running.
 pub(super) const WINDOW: usize = 64 * STEP;
 
-/// Looks at the loop's progress before a producer with no room lets others have its CPU.
-const LOOKS: usize = 10_000;
+/// Checks of the loop's progress before a producer without space yields its CPU.
+const SPINS: usize = 10_000;
 
-/// What comes of a goal: it is reached, or a producer says why it cannot be.
+/// The outcome of a goal: it is reached, or the reason why a producer cannot reach it.
 pub(super) type Outcome = std::result::Result<Reached, &'static str>;
 
 /// The loop has run the last task of a goal.
@@ -38,13 +40,13 @@ pub(super) struct Reached {
     pub(super) sum: usize,
 }
 
-/// How far a loop and its producers are. Counts go on from one goal to the next.
+/// The progress of a loop and its producers. Counts continue from one goal to the next.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// Tasks that a producer has taken upon itself.
+    /// Tasks claimed by producers.
     claimed: AtomicUsize,
     goal: AtomicUsize,
-    /// Tasks that have run, to the last full step.
+    /// Tasks that have run, rounded down to a full step.
     done: AtomicUsize,
     outcome: Sender<Outcome>,
 }
@@ -57,11 +59,11 @@ struct Tally {
 
 thread_local! {
     static TALLY: Tally = const { Tally { sum: Cell::new(0), count: Cell::new(0) } };
-    /// Whom the tasks of this thread tell how far they are.
+    /// Receives the progress of the tasks of this thread.
     static PROGRESS: RefCell<Option<Arc<Progress>>> = const { RefCell::new(None) };
 }
 
-/// The task.
+/// The body of a task.
 #[inline]
 pub(super) fn run(words: &Words) {
     TALLY.with(|tally| {
@@ -82,17 +84,17 @@ fn step(count: usize, sum: usize) {
         let Some(progress) = progress else { return };
         progress.done.store(count, Ordering::Release);
         if count == progress.goal.load(Ordering::Relaxed) {
-            progress.tell(Ok(Reached { at: Instant::now(), sum }));
+            progress.report(Ok(Reached { at: Instant::now(), sum }));
         }
     });
 }
 
-/// The words of a task: none can be told from the others, and no two tasks have the same.
+/// The words of a task: each is derived from its number, and no two tasks have the same words.
 pub(super) fn words(task: usize) -> Words {
     [task, task.rotate_left(21), !task]
 }
 
-/// The sum that the first so many tasks come to.
+/// The sum of the first `tasks` tasks.
 pub(super) fn sum_of(tasks: usize) -> usize {
     (0..tasks).flat_map(words).fold(0, usize::wrapping_add)
 }
@@ -103,35 +105,36 @@ impl Progress {
         Progress { claimed: zero(), goal: zero(), done: zero(), outcome }
     }
 
-    /// Has the tasks of this thread counted here.
+    /// Counts the tasks of this thread here.
     pub(super) fn count_this_thread(self: Arc<Self>) {
         PROGRESS.set(Some(self));
     }
 
-    /// Sets the next goal: so many tasks more, a multiple of [`STEP`].
-    pub(super) fn ask_for(&self, tasks: usize) {
+    /// Sets the next goal: `tasks` further tasks, a multiple of [`STEP`].
+    pub(super) fn set_goal(&self, tasks: usize) {
         assert_eq!(tasks % STEP, 0, "a goal is reached with a step");
         self.claimed.store(self.goal.load(Ordering::Relaxed), Ordering::Relaxed);
         self.goal.fetch_add(tasks, Ordering::Relaxed);
     }
 
-    /// For a producer: the tasks of its next step, once there is room for them. `None` when the goal is met.
+    /// For a producer: claims the tasks of its next step, and waits until they fit the window.
+    /// Returns `None` when the goal is met.
     pub(super) fn claim(&self) -> Option<Range<usize>> {
         let start = self.claimed.fetch_add(STEP, Ordering::Relaxed);
         if start >= self.goal.load(Ordering::Relaxed) {
             return None;
         }
         let end = start + STEP;
-        let mut looks = 0;
+        let mut spins = 0;
         while self.done.load(Ordering::Acquire) + WINDOW < end {
-            looks += 1;
-            if looks < LOOKS { hint::spin_loop() } else { thread::yield_now() }
+            spins += 1;
+            if spins < SPINS { hint::spin_loop() } else { thread::yield_now() }
         }
         Some(start..end)
     }
 
-    pub(super) fn tell(&self, outcome: Outcome) {
-        // Nobody listens any more if the run has failed already.
+    pub(super) fn report(&self, outcome: Outcome) {
+        // The receiver has been dropped if the run has already failed.
         let _ = self.outcome.send(outcome);
     }
 }

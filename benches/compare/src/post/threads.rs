@@ -1,20 +1,20 @@
-//! Threads on a CPU each, waited for no longer than one is willing to.
+//! Threads pinned to a CPU each, joined with a timeout.
 
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use crate::Result;
 use crate::machine::pin_this_thread;
 
-/// A thread that ends with a result. One that is dropped instead of joined is left to itself; that is for runs that have failed
-/// and end with the process.
+/// A thread with a result. One that is dropped instead of joined is detached; that happens only in
+/// failed runs, which end with the process.
 #[derive(Debug)]
 pub(super) struct Thread<T> {
     handle: JoinHandle<std::result::Result<T, String>>,
 }
 
-/// Starts a thread on that CPU, or on any if there is none to spare.
+/// Starts a thread on that CPU, or on any CPU if none is given.
 pub(super) fn start_on<T: Send + 'static>(
     cpu: Option<usize>,
     body: impl FnOnce() -> Result<T> + Send + 'static,
@@ -25,18 +25,18 @@ pub(super) fn start_on<T: Send + 'static>(
         }
         body()
     };
-    // The error itself may hold anything and so cannot leave its thread.
+    // The error itself may not be `Send`, so only its text leaves the thread.
     let handle = thread::Builder::new().spawn(move || pinned().map_err(|error| error.to_string()))?;
     Ok(Thread { handle })
 }
 
 impl<T> Thread<T> {
-    /// Waits for the thread's end, unless that takes too long.
+    /// Waits for the end of the thread, with a timeout.
     pub(super) fn join(self) -> Result<T> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !self.handle.is_finished() {
             if Instant::now() > deadline {
-                return Err(format!("a thread did not end within {PATIENCE:?}").into());
+                return Err(format!("a thread did not end within {TIMEOUT:?}").into());
             }
             thread::sleep(Duration::from_micros(200));
         }

@@ -1,14 +1,15 @@
-//! How many tasks a second one loop takes from one and from two producers.
+//! Tasks per second of one loop, from one and from two producers.
 //!
-//! The loop has one CPU, and the producers share the other. As in the echo comparison, a round is made of short turns that
-//! the peers take one after the other, so that whatever slows the machine down for longer slows all of them.
+//! The loop has one CPU, and the producers share the other. As in the echo comparison, a round
+//! consists of short turns that the peers take one after the other, so that a longer slow-down of
+//! the machine affects all of them.
 
 use std::ops::AddAssign;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use super::PATIENCE;
+use super::TIMEOUT;
 use super::posters::{Calloop, EventfdEach, Inline, MillIo, Poster, Reveille, TokioMpsc, TokioSpawn};
 use super::tally::{Outcome, Progress, Reached, STEP, WINDOW, sum_of, words};
 use super::threads::{Thread, start_on};
@@ -16,17 +17,18 @@ use crate::Result;
 use crate::machine::Machine;
 use crate::report::{Spread, Table, hundredths};
 
-/// How many turns make a sample.
+/// Number of turns in a sample.
 const TURNS: usize = 5;
 
-/// Tasks in a turn: about 10 million in a sample, or a million for those that need a microsecond for each.
+/// Tasks in a turn: about 10 million in a sample, or a million for peers that need a microsecond
+/// per task.
 const MANY: usize = 2_000 * STEP;
 const FEW: usize = 200 * STEP;
 
-/// Tasks before the clock starts: the window is filled twice, so that queues have grown to their size.
+/// Warm-up tasks: they fill the window twice, so that queues have grown to their size.
 const WARM_UP: usize = 2 * WINDOW;
 
-/// One way to post tasks.
+/// A way to post tasks.
 struct Contender {
     name: &'static str,
     /// Tasks in a turn.
@@ -44,15 +46,15 @@ const CONTENDERS: [Contender; 7] = [
     Contender { name: "mill-io", tasks: FEW, turn: turn::<MillIo> },
 ];
 
-/// What all peers are measured by, as places in [`CONTENDERS`].
+/// The baselines of all peers, as indices in [`CONTENDERS`].
 const INLINE: usize = 0;
 const EVENTFD_EACH: usize = 1;
 
-/// What one peer did in a turn, or in several.
+/// The results of a peer in one or more turns.
 #[derive(Clone, Copy, Debug, Default)]
 struct Turn {
     tasks: usize,
-    /// From the first post to the last task run.
+    /// From the first post to the end of the last task.
     time: Duration,
 }
 
@@ -69,7 +71,7 @@ impl Turn {
     }
 }
 
-/// Measures both cases and prints a table each.
+/// Measures both cases and prints a table for each.
 pub(super) fn run(machine: &Machine, rounds: usize) -> Result<()> {
     for producers in [1, 2] {
         let samples: Vec<_> = (0..rounds).map(|_| round(machine, producers)).collect::<Result<_>>()?;
@@ -93,7 +95,7 @@ fn round(machine: &Machine, producers: usize) -> Result<Vec<Turn>> {
     let mut samples = vec![Turn::default(); CONTENDERS.len()];
     for turn in 0..TURNS {
         for place in 0..CONTENDERS.len() {
-            // Another one begins each time, so that none is always the first.
+            // Rotates the order, so that none is always the first.
             let index = (turn + place) % CONTENDERS.len();
             let contender = &CONTENDERS[index];
             samples[index] += contender.turn(machine, producers, contender.tasks)?;
@@ -130,13 +132,14 @@ fn start_loop<P: Poster>(machine: &Machine, progress: Arc<Progress>) -> Result<(
         progress.count_this_thread();
         P::serve(move |poster| _ = hand_out.send(poster))
     })?;
-    match posters.recv_timeout(PATIENCE) {
+    match posters.recv_timeout(TIMEOUT) {
         Ok(poster) => Ok((poster, thread)),
         Err(error) => Err(thread.join().err().unwrap_or_else(|| error.into())),
     }
 }
 
-/// Posts so many tasks and waits until all have run. Answers when the first was posted, and the last run.
+/// Posts `tasks` tasks and waits until all have run. Returns the times of the first post and of the
+/// end of the last task.
 fn drive<P: Poster>(
     machine: &Machine,
     producers: usize,
@@ -145,7 +148,7 @@ fn drive<P: Poster>(
     progress: &Arc<Progress>,
     outcomes: &Receiver<Outcome>,
 ) -> Result<(Instant, Reached)> {
-    progress.ask_for(tasks);
+    progress.set_goal(tasks);
     let start = Arc::new(Barrier::new(producers));
     let threads: Vec<_> = (0..producers)
         .map(|_| {
@@ -156,8 +159,8 @@ fn drive<P: Poster>(
             })
         })
         .collect::<Result<_>>()?;
-    let outcome = outcomes.recv_timeout(PATIENCE);
-    let reached = outcome.map_err(|_| format!("did not run all tasks within {PATIENCE:?}"))??;
+    let outcome = outcomes.recv_timeout(TIMEOUT);
+    let reached = outcome.map_err(|_| format!("did not run all tasks within {TIMEOUT:?}"))??;
     let mut began = None;
     for thread in threads {
         began = [began, thread.join()?].into_iter().flatten().min();
@@ -165,14 +168,14 @@ fn drive<P: Poster>(
     Ok((began.ok_or("no producer has posted")?, reached))
 }
 
-/// One producer. Answers when it began to post, if there was anything left to do for it.
+/// Runs one producer. Returns the time of its first post, or `None` if no task was left for it.
 fn produce<P: Poster>(poster: &P, progress: &Progress) -> Option<Instant> {
     let mut began = None;
     while let Some(tasks) = progress.claim() {
         began.get_or_insert_with(Instant::now);
         for task in tasks {
             if !poster.post(words(task)) {
-                progress.tell(Err("the loop refused a task"));
+                progress.report(Err("the loop refused a task"));
                 return began;
             }
         }
@@ -180,7 +183,7 @@ fn produce<P: Poster>(poster: &P, progress: &Progress) -> Option<Instant> {
     began
 }
 
-/// A row for each peer; `rounds` holds a sample of each peer a round.
+/// One row per peer; `rounds` holds a sample of each peer per round.
 fn table(rounds: &[Vec<Turn>], producers: usize) -> Table {
     let title = format!(
         "post, {producers} producer{}, at most {WINDOW} tasks under way: median (min-max) of {} rounds",

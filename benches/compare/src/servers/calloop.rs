@@ -1,4 +1,4 @@
-//! calloop: a level-triggered `Generic` source a connection, one shared buffer.
+//! calloop: a level-triggered `Generic` source per connection, one shared buffer.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
@@ -52,8 +52,8 @@ fn accept_all(listener: &TcpListener, handle: &LoopHandle<'static, ()>, buffer: 
     }
 }
 
-/// An echoing socket. A source of its own around the `Generic` one, because only the source can
-/// change what it waits for, and a connection with a backlog waits to be writable.
+/// An echoing socket. It wraps a `Generic` source, because only a source can change its own
+/// interest, and a connection with a backlog waits for writability.
 struct Connection {
     socket: Generic<TcpStream>,
     backlog: Vec<u8>,
@@ -77,7 +77,7 @@ impl EventSource for Connection {
             } else {
                 flush(stream, backlog)
             };
-            // An error is the end of this connection; returned, it would end the loop.
+            // An error ends this connection; if it were returned, it would end the loop.
             Ok(result.unwrap_or(PostAction::Remove))
         })?;
         if action == PostAction::Continue && socket.interest.writable == backlog.is_empty() {

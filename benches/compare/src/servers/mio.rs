@@ -1,8 +1,8 @@
-//! Bare mio: edge-triggered, both directions registered once, one shared buffer.
+//! Bare mio: edge-triggered, registered once for both directions, one shared buffer.
 //!
-//! A receive that does not fill the buffer has drained the socket, so the call that would say
-//! `WouldBlock` is saved, except once the peer's end of stream has been announced: that edge comes
-//! once, and only reading on to the end will find it.
+//! A receive that does not fill the buffer has drained the socket, which saves the call that would
+//! return `WouldBlock`. After the peer's end of stream has been reported, reading must continue
+//! until the end: that edge comes only once.
 
 use std::io::{ErrorKind, Read, Write};
 use std::ops::ControlFlow;
@@ -20,12 +20,12 @@ const EVENTS: usize = 1024;
 
 struct Connection {
     stream: TcpStream,
-    /// What a short send left over; while there is any, nothing is read.
+    /// The rest of a short send; while it is not empty, nothing is read.
     backlog: Vec<u8>,
     read_closed: bool,
 }
 
-/// What becomes of a connection after an event: `Break` closes it.
+/// The fate of a connection after an event: `Break` closes it.
 type Next = ControlFlow<()>;
 
 pub(super) fn serve() -> Result<()> {
@@ -63,7 +63,7 @@ impl Connection {
         if !self.backlog.is_empty() {
             self.flush()?;
         }
-        // After a flush too: the edge of what arrived in the meantime is spent.
+        // Also after a flush: the edge of data that arrived meanwhile has been consumed.
         self.echo(buffer)
     }
 
@@ -95,7 +95,7 @@ impl Connection {
         Next::Continue(())
     }
 
-    /// Sends until the socket refuses: only then does mio tell when it is writable again.
+    /// Sends until the socket refuses: only then does mio report when it is writable again.
     fn send(&self, bytes: &[u8]) -> ControlFlow<(), usize> {
         let mut sent = 0;
         while sent < bytes.len() {

@@ -1,8 +1,8 @@
-//! The baseline: the echo loop one would write by hand against the kernel's interface.
+//! The baseline: a hand-written echo loop on the kernel's interface.
 //!
-//! Level-triggered epoll, one shared buffer, and for a message exactly one receive and one send.
-//! A connection has bytes of its own only after a send came up short; it then waits to be writable
-//! and is not read from until they are gone.
+//! Level-triggered epoll, one shared buffer, and exactly one receive and one send per message. A
+//! connection buffers bytes only after a short send; it then waits for writability, and is not read
+//! until they are sent.
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -18,14 +18,14 @@ const EVENTS: usize = 1024;
 
 struct Connection {
     socket: OwnedFd,
-    /// What a short send left over. Not empty exactly while the socket is watched for writing
-    /// instead of reading.
+    /// The rest of a short send. Not empty exactly while the socket is watched for writability
+    /// instead of readability.
     backlog: Vec<u8>,
 }
 
-/// The two calls a message takes. `read` and `write` are what most loops in C do, and the baseline. The
-/// kernel's path to a socket is a few hundredths shorter by `recv` and `send`, so that loop is shown too: what
-/// a peer owes to the choice of the call is not to be taken for a merit of its loop.
+/// The two calls per message. `read` and `write` are what most loops in C use, and the baseline.
+/// The kernel's path to a socket is a few hundredths shorter with `recv` and `send`, so that loop
+/// is shown too: the gain from the choice of the call must not be attributed to a peer's loop.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Calls {
     RecvSend,
@@ -45,13 +45,13 @@ impl Calls {
     fn send(self, socket: &OwnedFd, bytes: &[u8]) -> rustix::io::Result<usize> {
         match self {
             Calls::RecvSend => net::send(socket, bytes, SendFlags::NOSIGNAL),
-            // Rust programs ignore SIGPIPE from the start.
+            // The Rust runtime ignores SIGPIPE from the start.
             Calls::ReadWrite => rustix::io::write(socket, bytes),
         }
     }
 }
 
-/// What becomes of a connection after an event: `Break` closes it.
+/// The fate of a connection after an event: `Break` closes it.
 type Next = ControlFlow<()>;
 
 pub(super) fn serve(calls: Calls) -> Result<()> {
@@ -61,7 +61,7 @@ pub(super) fn serve(calls: Calls) -> Result<()> {
     epoll::add(&epoll, &listener, epoll::EventData::new_u64(listener_key), epoll::EventFlags::IN)?;
     announce(listener.local_addr()?)?;
 
-    // Indexed by descriptor, which the kernel hands out densely from the lowest.
+    // Indexed by descriptor: the kernel always allocates the lowest free one.
     let mut connections: Vec<Option<Connection>> = Vec::new();
     let mut buffer = vec![0; SHARED_BUFFER];
     let nothing = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
@@ -86,7 +86,7 @@ pub(super) fn serve(calls: Calls) -> Result<()> {
                 flush(&epoll, key, connection)
             };
             if next.is_break() {
-                // Closing the descriptor takes it out of the epoll set too.
+                // Closing the descriptor also removes it from the epoll set.
                 *slot = None;
             }
         }

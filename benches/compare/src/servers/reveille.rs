@@ -7,7 +7,7 @@ use crate::Result;
 
 pub(super) fn serve() -> Result<()> {
     let event_loop = EventLoop::new()?;
-    // The backlog is 4096 and TCP_NODELAY is set unless told otherwise, as for the other peers.
+    // By default the backlog is 4096 and TCP_NODELAY is set, as for the other peers.
     let server =
         TcpServer::bind(&event_loop, "127.0.0.1:0")?.serve_fn(|conn, input| conn.send(input.take_all()))?;
     announce(server.local_addr())?;

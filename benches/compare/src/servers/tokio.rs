@@ -1,5 +1,5 @@
-//! tokio: the current-thread runtime, one task and one buffer a connection, written the way its
-//! own echo example is.
+//! tokio: the current-thread runtime, one task and one buffer per connection, as in its own echo
+//! example.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{announce, listener};
 use crate::Result;
 
-/// A task cannot lend its buffer to the next across an await, so each connection has its own.
+/// A task cannot share its buffer across an await, so each connection has its own.
 const BUFFER: usize = 16 * 1024;
 
 pub(super) fn serve() -> Result<()> {

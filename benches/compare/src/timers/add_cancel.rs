@@ -1,10 +1,11 @@
-//! Many timers are added and then all cancelled, in another order: what most timers of a server come to,
-//! which guard against what hardly ever happens.
+//! Many timers are added and then all cancelled, in another order. Most timers of a server are used
+//! like this, since they guard against rare events.
 //!
-//! A loop does it once before it is measured, and then again: it has grown to its size, and what it allocates
-//! comes in the order in which it was freed, as in a server that has run for a while. With a million timers
-//! that order is most of the cost of adding one, so the first time has a column of its own; it is not quite
-//! the first for the allocator, which other contenders have used.
+//! A loop does it once before the measurement, and then again: its structures have grown, and its
+//! allocations come in the order in which memory was freed, as in a server that has run for a
+//! while. With a million timers that order is most of the cost of adding one, so the first time has
+//! its own column. It is not entirely the first time for the allocator, which other contenders have
+//! used.
 
 use std::time::{Duration, Instant};
 
@@ -16,10 +17,10 @@ use crate::Result;
 use crate::report::{Spread, Table, whole};
 use crate::servers::Peer;
 
-/// How many timers at a time, and how often they are added and cancelled in a sample.
+/// Number of timers, and number of repetitions in a sample.
 const CASES: [(usize, usize); 2] = [(1_000, 100), (1_000_000, 1)];
 
-/// Deadlines lie within this.
+/// Deadlines lie within this time.
 const SPAN: Duration = Duration::from_secs(10);
 
 type Measure = fn(timers: usize, passes: usize) -> Result<Sample>;
@@ -32,15 +33,15 @@ const CONTENDERS: [Contender<Measure>; 5] = [
     Contender { name: "calloop", peer: Some(Peer::Calloop), most: FEW, sample: sample::<Calloop> },
 ];
 
-/// One contender in a round.
+/// The results of a contender in a round.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
-    /// When the loop was new.
+    /// With a new loop.
     first: Costs,
     then: Costs,
 }
 
-/// CPU time of one timer, in nanoseconds.
+/// CPU time per timer, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Costs {
     add: f64,
@@ -53,7 +54,7 @@ impl Costs {
     }
 }
 
-/// Measures both cases and prints a table each.
+/// Measures both cases and prints a table for each.
 pub(super) fn run(peers: &[Peer], rounds: usize) -> Result<()> {
     let contenders = chosen(&CONTENDERS, peers);
     for (timers, passes) in CASES {
@@ -65,7 +66,7 @@ pub(super) fn run(peers: &[Peer], rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// A few timers for each.
+/// A few timers for each contender.
 pub(super) fn smoke(peers: &[Peer]) -> Result<()> {
     let contenders = chosen(&CONTENDERS, peers);
     round(&contenders, 0, |_, each| (each.sample)(1_000, 1))?;
@@ -101,7 +102,7 @@ fn pass<L: Loop>(event_loop: &mut L, timers: &[Timer], ids: &mut Vec<L::Id>) -> 
     })?;
     let add = thread_cpu_time() - began;
 
-    // The ids are brought into the order of cancelling, so that looking them up is not measured too.
+    // The ids are shuffled beforehand, so that looking them up is not measured.
     Random::new(1).shuffle(ids);
     let began = thread_cpu_time();
     let cancelled: usize =
@@ -114,7 +115,7 @@ fn pass<L: Loop>(event_loop: &mut L, timers: &[Timer], ids: &mut Vec<L::Id>) -> 
     Ok(Costs { add: each(add), cancel: each(cancel) })
 }
 
-/// A row for each contender; `rounds` holds a sample of each a round.
+/// One row per contender; `rounds` holds a sample of each per round.
 fn table(contenders: &[Contender<Measure>], rounds: &[Vec<Sample>], timers: usize) -> Table {
     let title = format!(
         "timers, {timers} added and then cancelled in random order, CPU time of one: median (min-max) of {} rounds",

@@ -1,5 +1,4 @@
-//! One timer on a loop that has nothing else to do: how late it is called, and how much of that is the
-//! kernel's.
+//! One timer on an otherwise idle loop: its lateness, and the kernel's share of it.
 
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use crate::Result;
 use crate::report::{Spread, Table, hundredths};
 use crate::servers::Peer;
 
-/// How long a timer waits, and how many of them do in a sample.
+/// The delay of a timer, and the number of timers in a sample.
 const CASES: [(&str, Duration, usize); 6] = [
     ("100 us", Duration::from_micros(100), 100),
     ("300 us", Duration::from_micros(300), 100),
@@ -19,7 +18,7 @@ const CASES: [(&str, Duration, usize); 6] = [
     ("50 ms", Duration::from_millis(50), 10),
 ];
 
-/// Whom the others are measured by, as a place in [`CONTENDERS`].
+/// The baseline, as an index in [`CONTENDERS`].
 const TIMERFD: usize = 0;
 
 type Measure = fn(delay: Duration, count: usize) -> Result<Vec<Duration>>;
@@ -51,7 +50,7 @@ pub(super) fn run(peers: &[Peer], rounds: usize) -> Result<()> {
                 format!("{name}, {}", contender.name),
                 own.show(hundredths),
                 hundredths(p99(all)),
-                // Of either sign.
+                // May be negative.
                 format!("{:+.2} ({:+.2} to {:+.2})", more.median, more.min, more.max),
                 count.to_string(),
             ]);
@@ -61,7 +60,7 @@ pub(super) fn run(peers: &[Peer], rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// A few timers for each.
+/// A few timers for each contender.
 pub(super) fn smoke(peers: &[Peer]) -> Result<()> {
     let contenders = chosen(&CONTENDERS, peers);
     round(&contenders, 0, |_, each| (each.sample)(Duration::from_micros(300), 10))?;

@@ -1,4 +1,4 @@
-//! The clocks: CPU time of this thread, and instants as the kernel's calls take them.
+//! The clocks: CPU time of this thread, and instants in the form that system calls take.
 
 use std::time::{Duration, Instant};
 
@@ -8,22 +8,22 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::Result;
 
-/// What this thread has used of a CPU, in the program and in the kernel.
+/// CPU time of this thread, in user mode and in the kernel.
 pub(super) fn thread_cpu_time() -> Duration {
     duration(clock_gettime(ClockId::ThreadCPUTime))
 }
 
-/// An instant on `CLOCK_MONOTONIC`, which is the clock that [`Instant`] reads but whose count it does not
-/// tell. The answer is late by the time between two readings, and never early.
+/// Converts an instant to `CLOCK_MONOTONIC`, the clock of [`Instant`], whose value it does not
+/// expose. The result may be late by the time between two readings, but never early.
 pub(super) fn timespec(instant: Instant) -> Timespec {
     let now = Instant::now();
     let count = duration(clock_gettime(ClockId::Monotonic));
     let count = count + instant.saturating_duration_since(now);
-    // Seconds since the machine started, which fit.
+    // Seconds since boot, which fit.
     Timespec { tv_sec: count.as_secs() as i64, tv_nsec: i64::from(count.subsec_nanos()) }
 }
 
-/// Sleeps until that instant.
+/// Sleeps until the instant.
 pub(super) fn sleep_until(instant: Instant) -> Result<()> {
     let until = timespec(instant);
     retry_on_intr(|| clock_nanosleep_absolute(ClockId::Monotonic, &until))?;

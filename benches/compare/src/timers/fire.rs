@@ -1,8 +1,7 @@
-//! A million timers, and all of them fire within a second: what it costs to call one, and how late they are
-//! called.
+//! A million timers that all fire within a second: the cost of a call, and the lateness.
 //!
-//! The loop is run from before the first deadline until the last timer has fired. What adding them costs is
-//! not in it. Every callback reads the clock, which is in it for all contenders.
+//! The loop runs from before the first deadline until the last timer has fired. The cost of adding
+//! the timers is excluded. Every callback reads the clock, for all contenders.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +16,14 @@ use crate::servers::Peer;
 
 const TIMERS: usize = 1_000_000;
 
-/// Deadlines lie within this.
+/// Deadlines lie within this time.
 const SPAN: Duration = Duration::from_secs(1);
 
-/// The columns of the histogram, each with the lateness that still belongs to it, in microseconds.
+/// The columns of the histogram, each with its maximum lateness in microseconds.
 const COLUMNS: [(&str, u64); 5] =
     [("<=100 us", 100), ("<=1 ms", 1_000), ("<=10 ms", 10_000), ("<=100 ms", 100_000), ("<=1 s", 1_000_000)];
 
-/// Answers nothing if the first deadline was there before all timers were.
+/// Returns `None` if the first deadline passed before all timers were added.
 type Measure = fn(timers: usize, span: Duration, lead: Duration) -> Result<Option<Sample>>;
 
 const CONTENDERS: [Contender<Measure>; 5] = [
@@ -35,12 +34,12 @@ const CONTENDERS: [Contender<Measure>; 5] = [
     Contender { name: "calloop", peer: Some(Peer::Calloop), most: FEW, sample: sample::<Calloop> },
 ];
 
-/// One contender in a round.
+/// The results of a contender in a round.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
-    /// CPU time of a timer, in nanoseconds.
+    /// CPU time per timer, in nanoseconds.
     nanos: f64,
-    /// How many fired how late: a count for each column, and one of what is later.
+    /// Timers by lateness: a count per column, and one for later timers.
     histogram: [usize; COLUMNS.len() + 1],
     /// In microseconds.
     median: f64,
@@ -77,7 +76,7 @@ pub(super) fn run(peers: &[Peer], rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// A few timers for each.
+/// A few timers for each contender.
 pub(super) fn smoke(peers: &[Peer]) -> Result<()> {
     let contenders = chosen(&CONTENDERS, peers);
     measure(&contenders, 1, 2_000, SPAN / 50)?;
@@ -93,9 +92,9 @@ fn measure(
     timers: usize,
     span: Duration,
 ) -> Result<Vec<Vec<Sample>>> {
-    /// What adding a timer is thought to take at first.
+    /// Initial estimate of the time to add a timer.
     const GUESS: Duration = Duration::from_nanos(200);
-    /// How often a contender may turn out to be slower than thought.
+    /// How often the estimate is doubled for a slower contender.
     const DOUBLINGS: usize = 10;
     let mut leads = vec![GUESS * timers as u32; contenders.len()];
     let one = |lead: &mut Duration, contender: &Contender<Measure>| {
@@ -130,7 +129,7 @@ fn sample<L: Loop>(count: usize, span: Duration, lead: Duration) -> Result<Optio
     Ok(Some(Sample::of(cpu_time, lateness)))
 }
 
-/// A row for each contender; `rounds` holds a sample of each a round.
+/// One row per contender; `rounds` holds a sample of each per round.
 fn costs(contenders: &[Contender<Measure>], rounds: &[Vec<Sample>]) -> Table {
     let title = format!(
         "timers, {TIMERS} that fire within {} s, CPU time of one: median (min-max) of {} rounds",

@@ -1,5 +1,5 @@
-//! The least that a structure of timers can be: no callbacks, no generations, deadlines that are numbers of
-//! nanoseconds, and ids that are places in an array. Whoever uses an id twice finds a stranger.
+//! Minimal timer structures: no callbacks, no generations, deadlines in nanoseconds, and array
+//! indices as ids. An id that is used twice refers to another timer.
 
 mod heap;
 mod wheel;

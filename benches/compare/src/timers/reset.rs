@@ -1,9 +1,9 @@
-//! Timers that wait are pushed back, one after the other: what a server does with a connection's idle timeout
-//! each time something comes.
+//! Pending timers are pushed back, one after the other, as a server does with a connection's idle
+//! timeout on each input.
 //!
-//! Whose turn it is is drawn each time, so that no structure can have the next one at hand. All timers have
-//! been pushed back once before that is measured, and then lie within what is left of a minute, as they do in
-//! a server.
+//! The timer is chosen at random each time, so that no structure has the next one in cache. All
+//! timers have been pushed back once before the measurement, and then lie within the remainder of a
+//! minute, as in a server.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,16 @@ use crate::Result;
 use crate::report::{Spread, Table, whole};
 use crate::servers::Peer;
 
-/// How many timers wait, and how many times one of them is pushed back in a sample.
+/// Number of pending timers, and number of resets in a sample.
 const CASES: [(usize, usize); 2] = [(1_000, 100_000), (1_000_000, 250_000)];
 
-/// Deadlines lie within this at first.
+/// Deadlines initially lie within this time.
 const SPAN: Duration = Duration::from_secs(10);
 
-/// How long from now a timer is to wait then.
+/// Delay of a timer after a reset.
 const DELAY: Duration = Duration::from_secs(60);
 
-/// Answers the CPU time of one reset, in nanoseconds.
+/// Returns the CPU time per reset, in nanoseconds.
 type Measure = fn(timers: usize, resets: usize) -> Result<f64>;
 
 const CONTENDERS: [Contender<Measure>; 5] = [
@@ -45,7 +45,7 @@ const CONTENDERS: [Contender<Measure>; 5] = [
     Contender { name: "tokio", peer: Some(Peer::Tokio), most: usize::MAX, sample: sample::<Tokio> },
 ];
 
-/// Measures both cases and prints a table each.
+/// Measures both cases and prints a table for each.
 pub(super) fn run(peers: &[Peer], rounds: usize) -> Result<()> {
     let contenders = chosen(&CONTENDERS, peers);
     for (timers, resets) in CASES {
@@ -56,7 +56,7 @@ pub(super) fn run(peers: &[Peer], rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// A few timers for each.
+/// A few timers for each contender.
 pub(super) fn smoke(peers: &[Peer]) -> Result<()> {
     let contenders = chosen(&CONTENDERS, peers);
     round(&contenders, 0, |_, each| (each.sample)(1_000, 2_000))?;
@@ -105,7 +105,7 @@ fn sample_of<L: Reset>(
     })
 }
 
-/// A row for each contender; `rounds` holds a sample of each a round.
+/// One row per contender; `rounds` holds a sample of each per round.
 fn table(contenders: &[Contender<Measure>], rounds: &[Vec<f64>], timers: usize) -> Table {
     let title = format!(
         "timers, one of {timers} pushed back to {} s from now, the clock read for it (\"turn\": from the time of the turn), CPU time: median (min-max) of {} rounds",

@@ -1,8 +1,8 @@
-//! What the callbacks do: read the clock, note how late they are, and count themselves.
+//! The work of the callbacks: read the clock, record the lateness, and increment a counter.
 //!
-//! What they note goes to a table in the order of the calls, so that it costs every contender the same. That
-//! each timer fired once is known from how many there were and from a sum over what they carry, which no
-//! other set of timers is likely to have.
+//! The lateness goes to a table in the order of the calls, so that it costs every contender the
+//! same. That each timer fired once is checked by their number and by a sum over their words, which
+//! no other set of timers is likely to have.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::workload::{Timer, mix};
 use crate::Result;
 
-/// What has fired on this thread since [`expect`].
+/// The timers that have fired on this thread since [`expect`].
 #[derive(Debug)]
 struct Tally {
     beginning: Instant,
@@ -25,15 +25,15 @@ thread_local! {
     static TALLY: RefCell<Option<Tally>> = const { RefCell::new(None) };
 }
 
-/// Begins a count of timers that fire, whose offsets are from `beginning`.
+/// Starts a count of timers whose offsets refer to `beginning`.
 pub(super) fn expect(count: usize, beginning: Instant) {
-    // Touched now, so that nobody pays for the table's first use while it is measured.
+    // Written now, so that no contender pays for the page faults of the table.
     let mut lateness = vec![1; count];
     lateness.clear();
     TALLY.set(Some(Tally { beginning, expected: count, lateness, early: 0, sum: 0 }));
 }
 
-/// The callback. Answers whether this was the last of those expected.
+/// The callback. Returns whether this was the last expected timer.
 #[inline]
 pub(super) fn fired(timer: Timer) -> bool {
     TALLY.with_borrow_mut(|tally| {
@@ -47,12 +47,13 @@ pub(super) fn fired(timer: Timer) -> bool {
     })
 }
 
-/// Whether all have fired that were expected.
+/// Whether all expected timers have fired.
 pub(super) fn all_fired() -> bool {
     TALLY.with_borrow(|tally| tally.as_ref().is_none_or(|tally| tally.lateness.len() >= tally.expected))
 }
 
-/// Ends the count. Answers how late each was, in nanoseconds and no order, if those that fired are `timers`.
+/// Ends the count. Checks that the timers that fired are `timers`. Returns the lateness of each in
+/// nanoseconds, in no particular order.
 pub(super) fn result(timers: &[Timer]) -> Result<Vec<u64>> {
     let Tally { lateness, early, sum, .. } = TALLY.take().ok_or("nothing was counted")?;
     if lateness.len() != timers.len() {
@@ -67,7 +68,7 @@ pub(super) fn result(timers: &[Timer]) -> Result<Vec<u64>> {
     Ok(lateness)
 }
 
-/// The two words of a timer as one that no other timer has, or hardly.
+/// Combines the two words of a timer into one that is practically unique.
 fn word(timer: Timer) -> u64 {
     mix(timer.offset ^ timer.number.rotate_left(32))
 }

@@ -1,4 +1,4 @@
-//! What all contenders are given: the same deadlines, and the same order to cancel them in.
+//! The input of all contenders: the same deadlines, and the same order of cancelling.
 
 use std::time::Duration;
 
@@ -10,15 +10,16 @@ pub(super) struct Timer {
     pub(super) number: u64,
 }
 
-/// So many timers, with deadlines at random within the span. The same ones each time it is called.
+/// Returns `count` timers with random deadlines within the span. The result is the same for each
+/// call.
 pub(super) fn timers(count: usize, span: Duration) -> Vec<Timer> {
     let span = span.as_nanos() as u64;
     let mut random = Random::new(0);
     (0..count as u64).map(|number| Timer { offset: random.below(span), number }).collect()
 }
 
-/// A sequence of numbers that look random, by splitmix64 (Steele, Lea and Flood: "Fast splittable
-/// pseudorandom number generators", 2014). The same for the same seed.
+/// A pseudo-random sequence by splitmix64 (Steele, Lea and Flood: "Fast splittable pseudorandom
+/// number generators", 2014). Equal seeds give equal sequences.
 #[derive(Debug)]
 pub(super) struct Random {
     state: u64,

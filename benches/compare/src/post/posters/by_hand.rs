@@ -1,13 +1,15 @@
-//! Little more than posting must cost: a vector under a mutex, swapped whole, and an eventfd.
+//! Close to the minimum cost of posting: a vector under a mutex, swapped as a whole, and an
+//! eventfd.
 //!
-//! A task is a plain function and the words it is called with, so no closure's type has to be forgotten and nothing is
-//! ever boxed or dropped. Like any loop, this one looks at its descriptors once for each batch.
+//! A task is a plain function and the words of its argument, so no closure type is erased and
+//! nothing is boxed or dropped. Like any loop, this one polls its descriptors once per batch.
 //!
-//! Few instructions are not all, however: with a CPU for each side, producer and loop meet at the mutex every 20 tasks or so, and what
-//! that costs depends on how long the loop stays away from it. A loop that does more between two batches can be the faster one.
+//! Few instructions are not everything, however. With a CPU for each side, producer and loop
+//! contend for the mutex about every 20 tasks, and the cost of that depends on how long the loop
+//! stays away from it. A loop that does more between two batches can be the faster one.
 //!
-//! The eventfd is edge-triggered and so need not be read. It is written when the loop sleeps (`inline`), or
-//! for every task, as muduo does (`eventfd-each`).
+//! The eventfd is edge-triggered, so it need not be read. It is written when the loop sleeps
+//! (`inline`), or for every task, as in muduo (`eventfd-each`).
 
 use std::mem;
 use std::os::fd::OwnedFd;
@@ -34,7 +36,8 @@ struct Inbox {
     stop: bool,
 }
 
-/// Begins with a cache line (two, as they are fetched in pairs), so that lock and vector are in one.
+/// Aligned to two cache lines, since they are prefetched in pairs, so that lock and vector share
+/// one.
 #[repr(align(128))]
 struct Queue {
     inbox: Mutex<Inbox>,
@@ -47,7 +50,7 @@ impl Queue {
         Ok(Queue { inbox: Mutex::default(), eventfd })
     }
 
-    /// Answers whether that ended the loop's sleep.
+    /// Returns whether that ended the loop's sleep.
     fn push(&self, task: Task) -> bool {
         let mut inbox = self.inbox.lock();
         inbox.tasks.push(task);
@@ -89,7 +92,7 @@ impl Queue {
     }
 }
 
-/// Wakes the loop when it sleeps.
+/// Wakes the loop only if it sleeps.
 #[derive(Clone)]
 pub(in crate::post) struct Inline(Arc<Queue>);
 

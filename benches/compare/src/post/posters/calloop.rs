@@ -1,4 +1,4 @@
-//! calloop: its channel, with boxed closures for messages.
+//! calloop: its channel, with boxed closures as messages.
 
 use calloop::channel::{self, Event, Sender};
 use calloop::{EventLoop, LoopSignal};

@@ -1,4 +1,4 @@
-//! mill-io: `post`, on a loop that dispatches on its own thread.
+//! mill-io: `post`, to a loop that dispatches on its own thread.
 
 use std::sync::Arc;
 

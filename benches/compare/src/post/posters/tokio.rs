@@ -1,4 +1,5 @@
-//! tokio: a current-thread runtime that is given a future for each task, or one that reads boxed closures from a channel.
+//! tokio: a current-thread runtime that spawns a future per task, or reads boxed closures from a
+//! channel.
 
 use std::sync::Arc;
 
@@ -10,11 +11,11 @@ use crate::Result;
 use crate::post::tally::Words;
 
 fn runtime() -> Result<Runtime> {
-    // With its epoll, as a server has it; without, it would sleep on a condition.
+    // With its epoll, as in a server; without, it would sleep on a condition variable.
     Ok(Builder::new_current_thread().enable_io().build()?)
 }
 
-/// A future a task.
+/// One future per task.
 #[derive(Clone)]
 pub(in crate::post) struct TokioSpawn {
     handle: Handle,

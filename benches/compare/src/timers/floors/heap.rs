@@ -1,15 +1,15 @@
-//! A heap with four children a node that knows where each timer's entry is.
+//! A 4-ary heap with an index of each timer's entry.
 
 /// Children of a node: they fill a cache line.
 const ARITY: usize = 4;
 
-/// A deadline and whose it is.
+/// A deadline and an id.
 type Entry = (u64, u32);
 
 #[derive(Debug, Default)]
 pub(in crate::timers) struct Heap {
     entries: Vec<Entry>,
-    /// The place of each id's entry.
+    /// The index of each id's entry.
     places: Vec<u32>,
     free: Vec<u32>,
 }
@@ -38,7 +38,7 @@ impl Heap {
         self.free.push(id);
     }
 
-    /// Moves a timer that waits to another deadline.
+    /// Moves a pending timer to another deadline.
     pub(in crate::timers) fn reset(&mut self, id: u32, deadline: u64) {
         self.settle(self.places[id as usize] as usize, (deadline, id));
     }
@@ -48,7 +48,7 @@ impl Heap {
         self.entries.first().map(|&(deadline, _)| deadline)
     }
 
-    /// Takes out the first timer if it is due.
+    /// Removes the first timer if it is due.
     pub(in crate::timers) fn pop(&mut self, now: u64) -> Option<Entry> {
         let first = *self.entries.first().filter(|&&(deadline, _)| deadline <= now)?;
         self.remove_entry(0);
@@ -64,7 +64,7 @@ impl Heap {
         }
     }
 
-    /// Puts an entry where it belongs, from a place that is free for it.
+    /// Places an entry in the heap, starting from a free index.
     fn settle(&mut self, place: usize, entry: Entry) {
         if place > 0 && entry.0 < self.entries[(place - 1) / ARITY].0 {
             self.rise(place, entry);

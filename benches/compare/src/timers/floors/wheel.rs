@@ -1,17 +1,17 @@
-//! A hashed wheel of one level (Varghese and Lauck: "Hashed and hierarchical timing wheels", 1987, scheme 6):
-//! a bucket for each of 65,536 milliseconds, and in it all timers that are due then, in this turn of the
-//! wheel or in a later one.
+//! A hashed wheel of one level (Varghese and Lauck: "Hashed and hierarchical timing wheels", 1987,
+//! scheme 6): one bucket for each of 65,536 milliseconds, which holds all timers due then, in this
+//! rotation of the wheel or in a later one.
 
 use std::mem;
 
-/// A bucket's share of time, in nanoseconds.
+/// Time per bucket, in nanoseconds.
 pub(in crate::timers) const TICK: u64 = 1_000_000;
 
-/// Just over a minute's worth. A power of two, so that a bucket is some bits of its tick.
+/// Slightly over a minute. A power of two, so that the bucket is given by the low bits of the tick.
 const BUCKETS: usize = 1 << 16;
 
-/// The link of a timer, or of a bucket. Both are in one array, the buckets first, so that a ring of them
-/// needs no end that would have to be told apart.
+/// The link of a timer or of a bucket. Both are in one array, with the buckets first, so that their
+/// circular list needs no special end.
 #[derive(Clone, Copy, Debug)]
 struct Link {
     previous: u32,
@@ -22,7 +22,7 @@ struct Link {
 #[derive(Debug)]
 pub(in crate::timers) struct Wheel {
     links: Vec<Link>,
-    /// Links of no ring, one after the other; 0, which is a bucket, ends them.
+    /// The first of the unused links, in a list that ends with 0, which is a bucket.
     free: u32,
     len: usize,
 }
@@ -56,15 +56,15 @@ impl Wheel {
         self.release(id);
     }
 
-    /// Moves a timer that waits to another deadline.
+    /// Moves a pending timer to another deadline.
     pub(in crate::timers) fn reset(&mut self, id: u32, deadline: u64) {
         let id = id + BUCKETS as u32;
         self.unlink(id);
         self.link(id, deadline);
     }
 
-    /// Takes out what is due with this tick, which is given to `due` as a deadline and an id. To be called
-    /// for each tick in turn.
+    /// Removes the timers due at this tick, and passes each deadline and id to `due`. Must be
+    /// called for each tick in order.
     pub(in crate::timers) fn advance(&mut self, tick: u64, mut due: impl FnMut(u64, u32)) {
         let bucket = (tick % BUCKETS as u64) as u32;
         let mut id = self.links[bucket as usize].next;
@@ -79,7 +79,7 @@ impl Wheel {
         }
     }
 
-    /// Puts a link at the end of the ring of its deadline's bucket.
+    /// Appends a link to the list of its deadline's bucket.
     fn link(&mut self, id: u32, deadline: u64) {
         let bucket = (deadline.div_ceil(TICK) % BUCKETS as u64) as u32;
         let previous = mem::replace(&mut self.links[bucket as usize].previous, id);
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_tick_gives_out_what_is_due_by_then_and_nothing_else() {
-        /// Longer than a turn of the wheel.
+        /// Longer than one rotation of the wheel.
         const SPAN: u64 = 100_000;
         let (mut wheel, mut model, mut random) = (Wheel::new(), BTreeSet::new(), Random::new(3));
         for tick in 1..3 * SPAN {

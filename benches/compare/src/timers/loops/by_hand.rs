@@ -1,5 +1,5 @@
-//! The floors, each driven by a loop that sleeps until the next tick or the next deadline and does nothing
-//! else.
+//! The minimal structures, each with a loop that only sleeps until the next tick or the next
+//! deadline.
 
 use std::time::{Duration, Instant};
 
@@ -117,7 +117,7 @@ impl Reset for HeapLoop {
     }
 }
 
-/// A deadline as the floors have it.
+/// The deadline in the form that the minimal structures use.
 fn from_now(beginning: Instant, delay: Duration) -> u64 {
     (beginning.elapsed() + delay).as_nanos() as u64
 }

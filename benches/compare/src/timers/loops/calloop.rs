@@ -1,5 +1,5 @@
-//! calloop: a `Timer` source each. To insert one it looks for a place from the first on, and to remove one it
-//! goes through all deadlines, so the cost of both grows with the number of timers.
+//! calloop: one `Timer` source each. Inserting one searches for a free slot from the first on, and
+//! removing one scans all deadlines, so the cost of both grows with the number of timers.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -10,14 +10,14 @@ use calloop::{EventLoop, LoopHandle, RegistrationToken};
 use super::{Alone, Loop, late};
 use crate::Result;
 use crate::timers::workload::Timer;
-use crate::timers::{PATIENCE, tally};
+use crate::timers::{TIMEOUT, tally};
 
 pub(in crate::timers) struct Calloop {
     event_loop: EventLoop<'static, ()>,
     handle: LoopHandle<'static, ()>,
     beginning: Instant,
-    /// Every callback has it too, beside the two words: calloop does not say whether there was anything to
-    /// remove, and a callback that is gone shows here.
+    /// Also held by every callback, beside the two words: calloop does not report whether there was
+    /// anything to remove, and the reference count shows whether a callback was dropped.
     callbacks: Rc<()>,
 }
 
@@ -61,9 +61,9 @@ impl Loop for Calloop {
     }
 
     fn run(&mut self) -> Result<()> {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         while !tally::all_fired() && Instant::now() < give_up {
-            self.event_loop.dispatch(Some(PATIENCE), &mut ())?;
+            self.event_loop.dispatch(Some(TIMEOUT), &mut ())?;
         }
         Ok(())
     }
@@ -79,10 +79,10 @@ impl Alone for Calloop {
                 *taken = Some(late(deadline));
                 TimeoutAction::Drop
             })?;
-            let give_up = Instant::now() + PATIENCE;
+            let give_up = Instant::now() + TIMEOUT;
             let mut fired = None;
             while fired.is_none() && Instant::now() < give_up {
-                event_loop.dispatch(Some(PATIENCE), &mut fired)?;
+                event_loop.dispatch(Some(TIMEOUT), &mut fired)?;
             }
             taken.push(fired.ok_or("a timer did not fire")??);
         }

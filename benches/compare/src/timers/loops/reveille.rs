@@ -9,7 +9,7 @@ use reveille::{EventLoop, TimerId};
 use super::{Alone, Loop, Reset, late};
 use crate::Result;
 use crate::timers::workload::Timer;
-use crate::timers::{PATIENCE, tally};
+use crate::timers::{TIMEOUT, tally};
 
 pub(in crate::timers) struct Reveille {
     event_loop: EventLoop,
@@ -50,7 +50,7 @@ impl Loop for Reveille {
     }
 
     fn run(&mut self) -> Result<()> {
-        let give_up = self.event_loop.run_after(PATIENCE, EventLoop::quit);
+        let give_up = self.event_loop.run_after(TIMEOUT, EventLoop::quit);
         self.event_loop.run()?;
         self.event_loop.cancel(give_up);
         Ok(())
@@ -58,7 +58,7 @@ impl Loop for Reveille {
 }
 
 impl Reveille {
-    /// What an idle timeout does: the time of the turn is at hand, and no clock is read.
+    /// As an idle timeout does: uses the time of the turn, without reading a clock.
     #[inline]
     pub(in crate::timers) fn reset_at(&self, id: &TimerId, deadline: Instant) -> bool {
         self.event_loop.reset_at(*id, deadline)
@@ -72,8 +72,6 @@ impl Reset for Reveille {
     }
 }
 
-/// Moves a timer. By another in its place, with a callback as large as the one it had, for as long as the
-/// loop has no call for it.
 impl Alone for Reveille {
     fn lateness(delay: Duration, count: usize) -> Result<Vec<Duration>> {
         let event_loop = EventLoop::new()?;
@@ -82,9 +80,9 @@ impl Alone for Reveille {
             let deadline = Instant::now() + delay;
             let note = Rc::clone(&taken);
             event_loop.run_at(deadline, move |_| note.set(Some(late(deadline))));
-            let give_up = deadline + PATIENCE;
+            let give_up = deadline + TIMEOUT;
             while Instant::now() < give_up {
-                event_loop.run_once(PATIENCE)?;
+                event_loop.run_once(TIMEOUT)?;
                 if let Some(late) = taken.take() {
                     return late;
                 }

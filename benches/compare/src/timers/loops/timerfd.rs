@@ -1,4 +1,4 @@
-//! The kernel's own timer and nothing around it: an absolute deadline, and a read that waits for it.
+//! A bare timerfd: an absolute deadline, and a read that waits for it.
 
 use std::time::{Duration, Instant};
 

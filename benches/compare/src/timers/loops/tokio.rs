@@ -1,4 +1,5 @@
-//! tokio: a current-thread runtime. Its timers are futures: boxed and polled once, or a task each.
+//! tokio: a current-thread runtime. Its timers are futures: boxed and polled once, or one task
+//! each.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use tokio::time::{Sleep, sleep, sleep_until, timeout};
 use super::{Alone, Loop, Reset, late};
 use crate::Result;
 use crate::timers::workload::Timer;
-use crate::timers::{PATIENCE, tally};
+use crate::timers::{TIMEOUT, tally};
 
 pub(in crate::timers) struct Tokio {
     runtime: Runtime,
@@ -23,7 +24,7 @@ pub(in crate::timers) struct Tokio {
 }
 
 fn runtime() -> Result<Runtime> {
-    // With its epoll, as a server has it; without, it would sleep on a condition.
+    // With its epoll, as in a server; without, it would sleep on a condition variable.
     Ok(Builder::new_current_thread().enable_io().enable_time().build()?)
 }
 
@@ -32,10 +33,10 @@ impl Loop for Tokio {
 
     fn new() -> Result<Self> {
         let runtime = runtime()?;
-        // A runtime that knows of no deadline is woken, with a system call, for each timer it is given until
-        // it has slept again. One that slept with another timer ahead is woken for earlier ones only, which is
-        // what a busy server has mostly. This far ahead, so that nothing which keeps this thread from its CPU
-        // lets it expire; one in two hundred deadlines is earlier.
+        // A runtime without a deadline is woken by a system call for each timer that is added,
+        // until it has slept again. One that sleeps with a pending timer is woken for earlier ones
+        // only, which is the usual state of a busy server. The deadline is far enough ahead that it
+        // does not expire if this thread is preempted; one in two hundred deadlines is earlier.
         runtime.block_on(async {
             let mut ahead = Box::pin(sleep(Duration::from_millis(50)));
             let _ = ahead.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -49,7 +50,7 @@ impl Loop for Tokio {
     }
 
     fn inside<R>(&mut self, body: impl FnOnce(&mut Self) -> R) -> R {
-        // And not in `block_on`, which would stop the polling after 128 timers to let others have their turn.
+        // Not in `block_on`, which would stop polling after 128 timers to let other tasks run.
         let handle = self.runtime.handle().clone();
         let _inside = handle.enter();
         body(self)
@@ -59,7 +60,7 @@ impl Loop for Tokio {
     fn add(&mut self, timer: Timer) -> Result<Self::Id> {
         let deadline = self.beginning + Duration::from_nanos(timer.offset);
         let mut sleep = Box::pin(sleep_until(deadline.into()));
-        // The timer is in the wheel from its first poll.
+        // The first poll adds the timer to the wheel.
         match sleep.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             true => Ok(sleep),
             false => Err("a timer was due at once".into()),
@@ -72,7 +73,7 @@ impl Loop for Tokio {
     }
 
     fn check_empty(&mut self) -> Result<()> {
-        // A timer lives no longer than its future.
+        // A timer exists only as long as its future.
         Ok(())
     }
 
@@ -101,7 +102,7 @@ impl Loop for Tokio {
 
     fn run(&mut self) -> Result<()> {
         let Tokio { runtime, finished, .. } = self;
-        runtime.block_on(async { timeout(PATIENCE, finished.notified()).await })?;
+        runtime.block_on(async { timeout(TIMEOUT, finished.notified()).await })?;
         Ok(())
     }
 }
