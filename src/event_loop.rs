@@ -1,11 +1,12 @@
-//! The loop: waits for descriptors, deadlines and tasks, and calls back.
+//! The event loop: waits for descriptors, deadlines and tasks, and calls back.
 //!
-//! Start reading at [`turn`](EventLoop::turn): its six phases are the whole of the reactor, and everything else here serves one
-//! of them.
+//! Start reading at [`turn`](EventLoop::turn). Its six phases are the whole reactor; everything
+//! else here serves one of them.
 //!
-//! Two rules keep it simple. No borrow and no lock is held while somebody else's code runs: what is to be called is looked up,
-//! cloned or taken out, the borrow ends, then the call is made. And callbacks never nest: what one causes (a close, a task) is
-//! delivered after it has returned.
+//! Two rules keep it simple. No borrow and no lock is held while user code runs: the callback is
+//! looked up, cloned or taken out, the borrow ends, then the call is made. And callbacks never
+//! nest: an event that a callback causes (a close, a task) is delivered after the callback has
+//! returned.
 
 mod builder;
 pub(crate) mod channel_table;
@@ -58,8 +59,9 @@ use timers::alarm::Alarm;
 
 /// A loop that waits for descriptors, deadlines and tasks, and calls back.
 ///
-/// One per thread, and bound to it: an `EventLoop` is neither `Send` nor `Sync`. Everything on it acts at once. Other threads
-/// speak to it through its [`handle`](EventLoop::handle).
+/// There is at most one per thread, and it is bound to its thread: an `EventLoop` is neither `Send`
+/// nor `Sync`. Calls on it take effect at once. Other threads use its
+/// [`handle`](EventLoop::handle).
 ///
 /// ```
 /// use reveille::EventLoop;
@@ -70,7 +72,7 @@ use timers::alarm::Alarm;
 /// let handle = event_loop.handle();
 /// std::thread::spawn(move || {
 ///     handle.queue_in_loop(|event_loop| {
-///         println!("on the loop's thread, asked from another one");
+///         println!("on the loop's thread, posted from another one");
 ///         event_loop.run_after(Duration::from_millis(1), |event_loop| event_loop.quit());
 ///     })
 /// });
@@ -80,42 +82,48 @@ use timers::alarm::Alarm;
 /// ```
 ///
 /// # One turn
-/// 1. The timeout is computed: none if there is work already. The alarm for the next deadline is set, unless it is.
-/// 2. The loop waits. An idle loop stays here and makes no system call.
-/// 3. Channels that are ready are called back.
-/// 4. Timers that are due are called back, in the order of their deadlines.
-/// 5. One batch of tasks runs: those queued before this phase began.
-/// 6. What was closed in this turn is told so, and given up.
+/// 1. Compute the wait timeout (zero if work is pending) and arm the timerfd if the next deadline
+///    has changed.
+/// 2. Wait. An idle loop stays here and makes no system call.
+/// 3. Call the channels that are ready.
+/// 4. Call the timers that are due, in the order of their deadlines.
+/// 5. Run one batch of tasks: those queued before this phase began.
+/// 6. Channels closed during this turn get their `on_close` and are dropped.
 ///
-/// Then a request to [`quit`](EventLoop::quit) is honoured. Whatever a callback or a task starts anew waits for the next turn, so
-/// nothing can keep the rest from being served.
+/// A request to [`quit`](EventLoop::quit) is then honoured. Work that a callback or a task adds
+/// waits for the next turn, so no source of work can starve the others.
 ///
 /// # Inside another loop
-/// A loop can be embedded in another poller or runtime, on one thread with it. Its descriptor ([`AsFd`](std::os::fd::AsFd),
-/// [`AsRawFd`](std::os::fd::AsRawFd)) is readable while the loop has something to do, and becomes so for all of it: descriptors that
-/// are ready, timers that are due, tasks from other threads, what is asked of the loop between its turns, and what a turn has left. Work
-/// that comes after a turn is a new edge, so pollers that go by edges (tokio's `AsyncFd`, mio) are served as those that go by level
-/// (poll(2)) are. The outer loop watches the descriptor for reading, calls [`run_ready`](EventLoop::run_ready) each time that it is
-/// readable, and needs no timeout of its own. When there is nothing to do, the descriptor is not readable.
+/// A loop can be embedded in another poller or runtime on the same thread. Its descriptor
+/// ([`AsFd`](std::os::fd::AsFd), [`AsRawFd`](std::os::fd::AsRawFd)) is readable while the loop has
+/// work of any kind: ready descriptors, due timers, tasks from other threads, calls made on the
+/// loop between its turns, and work that a turn has left. Work that arrives after a turn is a new
+/// edge, so edge-triggered pollers (tokio's `AsyncFd`, mio) work as well as level-triggered ones
+/// (poll(2)). The outer loop watches the descriptor for reading, calls
+/// [`run_ready`](EventLoop::run_ready) each time it is readable, and needs no timeout of its own.
+/// Without work the descriptor is not readable.
 ///
-/// The deadlines of a [virtual clock](EventLoopBuilder::virtual_clock) do not show before the clock has been moved. The examples `in_tokio` and
-/// `in_mio` are complete programs.
+/// The deadlines of a [virtual clock](EventLoopBuilder::virtual_clock) make it readable only once
+/// the clock has been moved. The examples `in_tokio` and `in_mio` are complete programs.
 ///
 /// # Panics in callbacks
-/// A panic is caught at the callback: the connection or channel it belongs to is closed, the task or timer is over, the panic
-/// is logged and counted ([`LoopCounters::panics`]), and the loop goes on. With [`EventLoopBuilder::propagate_panics`], `run` ends the turn, so
-/// that nothing is lost, and then panics with it.
+/// A panic is caught at the callback. Its connection or channel is closed, its task or timer ends.
+/// The panic is logged and counted ([`LoopCounters::panics`]), and the loop continues. With
+/// [`EventLoopBuilder::propagate_panics`], `run` completes the turn, so that no event is lost, and
+/// then resumes the panic.
 ///
-/// The same holds for the destructors of callbacks, handlers, errors and other values that the loop has been given, and for the
-/// payload of a panic. A payload whose destructor panics is logged and counted as one panic.
+/// The same holds for the destructors of callbacks, handlers, errors and other values given to the
+/// loop, and for the payload of a panic. A payload whose destructor panics is logged and counted as
+/// one panic.
 ///
 /// # Dropping
-/// Dropping the loop closes what it watches (each connection's handler gets its `on_close`), and drops the timers and the tasks
-/// that have not run ([`LoopCounters::tasks_dropped`]). Posts from then on are refused.
+/// Dropping the loop closes its channels (each connection's handler gets its `on_close`) and drops
+/// the timers and the tasks that have not run ([`LoopCounters::tasks_dropped`]). Later posts are
+/// refused.
 ///
 /// # Fork
-/// A loop belongs to the process that has made it. In a forked child it can be dropped and nothing else; the child may make its
-/// own. See the [crate's documentation](crate#fork).
+/// A loop belongs to the process that created it. A forked child can only drop it, and may create
+/// its own. See the [crate's documentation](crate#fork).
 ///
 /// ```compile_fail
 /// fn must_be_send<T: Send>(_: T) {}
@@ -130,95 +138,101 @@ struct Inner {
     poller: Poller,
     channels: RefCell<ChannelTable<Rc<dyn Source>>>,
     timers: RefCell<TimerQueue<TimerTask>>,
-    /// How many bytes of their room have been given up since the loop was last idle.
+    /// Bytes of timer storage released since the loop was last idle.
     freed_bytes: Cell<usize>,
-    /// How many came due in the last turn.
+    /// Timers that fired in the last turn.
     timers_fired: Cell<usize>,
-    /// Ends a wait when a timer is due; none for a loop with a virtual clock.
+    /// Ends a wait when a timer is due. Not set in a loop with a virtual clock.
     alarm: OnceCell<Rc<Alarm>>,
-    /// Tasks from this thread: no lock, and they need not be `Send`.
+    /// Tasks from this thread. They take no lock and need not be `Send`.
     local_tasks: RefCell<Batch<Task<EventLoop>>>,
     /// Channels to be closed in phase 6.
     closing: RefCell<Vec<ChannelId>>,
-    /// The one buffer that input is read into; lent to a connection while it reads.
+    /// The one buffer that input is read into. A connection borrows it while it reads.
     input: Cell<Option<Box<Buffer>>>,
     input_size: usize,
-    /// The time of this turn, once somebody has asked for it.
+    /// The time of this turn, once it has been read.
     now: Cell<Option<Instant>>,
     iteration: Cell<u64>,
     running: Cell<bool>,
-    /// The loop has not looked at its descriptors since it last ran, while it was announced to sleep: a wake may stand unread.
+    /// The descriptors have not been polled since the loop last ran with its sleep announced, so a
+    /// wake-up may be unread.
     wake_unread: Cell<bool>,
-    /// The loop itself has written to its counter, to show work between turns, and has not read that.
+    /// The loop has written to its own counter, to signal work between turns, and has not read it
+    /// back.
     self_wake: Cell<bool>,
     /// A request to quit has been taken from the queue, and no `run` has returned for it yet.
     quitting: Cell<bool>,
-    /// The loop is being dropped: nothing new is taken on.
+    /// The loop is being dropped and accepts no new work.
     dropping: Cell<bool>,
     propagate_panics: bool,
     drop_tasks_on_quit: bool,
-    /// How many channels are the loop's own.
+    /// How many channels belong to the loop itself.
     own_channels: Cell<usize>,
-    /// What has been learned of other threads, and what that means for waiting.
+    /// Decides how long to spin before a wait.
     spin: Spin,
-    /// The first panic of this turn, to go on with when the turn is over.
+    /// The first panic of this turn, to be resumed at the end of the turn.
     panic: Cell<Option<Contained<Payload>>>,
-    /// Storage of the batches of phases 3 and 5, kept for their capacity.
+    /// Storage of the batches of phases 3 and 5, kept for its capacity.
     channel_batch: Cell<Vec<ChannelId>>,
     task_batch: RefCell<Batch<Posted>>,
     local_batch: Cell<Batch<Task<EventLoop>>>,
     slack: RefCell<TaskSlack>,
-    /// The room that the queue has been lent for the next batch.
+    /// The capacity that the queue has been lent for its next batch.
     lent_capacity: Cell<(usize, usize)>,
-    /// How many sleeps in a row have begun with much more room than was needed since the first of them.
+    /// How many sleeps in a row have begun with much more memory held than was needed since the
+    /// first of them.
     sleeps_with_slack: Cell<u32>,
-    /// Sources that hold much more room than they need.
+    /// Sources that hold much more memory than they need.
     trim_requests: trimming::TrimRequests,
 }
 
 thread_local! {
-    /// The loop of this thread: it refuses a second one, and lets a handle find the loop when it is already on its thread.
+    /// The loop of this thread. It prevents a second one, and lets a handle find the loop when it
+    /// is used on the loop's thread.
     ///
-    /// Without a destructor, so that it is there for as long as the thread is: destructors of other thread-locals may still use the
-    /// loop, or make one. The drop of the loop empties it.
+    /// It has no destructor, so it exists as long as the thread does: destructors of other
+    /// thread-locals may still use the loop or create one. The drop of the loop clears it.
     static CURRENT: RefCell<ManuallyDrop<Weak<Inner>>> = const { RefCell::new(ManuallyDrop::new(Weak::new())) };
 }
 
 impl EventLoop {
-    /// A loop with the usual settings, for this thread.
+    /// Creates a loop with the default settings, for this thread.
     ///
     /// # Errors
-    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if this thread has a loop already; else what the kernel says when it
-    /// cannot give another descriptor.
+    /// [`AlreadyExists`](io::ErrorKind::AlreadyExists) if this thread has a loop already; otherwise
+    /// the error of epoll_create1(2), eventfd(2), timerfd_create(2) or fcntl(2) if there is no
+    /// descriptor left.
     pub fn new() -> io::Result<EventLoop> {
         EventLoop::builder().build()
     }
 
-    /// The settings of a loop.
+    /// Returns a builder with the default settings.
     pub fn builder() -> EventLoopBuilder {
         EventLoopBuilder::new()
     }
 
-    /// The face of this loop that any thread may use.
+    /// A handle to this loop, for any thread.
     pub fn handle(&self) -> LoopHandle {
         LoopHandle::new(Arc::clone(&self.inner.shared))
     }
 
-    /// Asks the loop to return from [`run`](EventLoop::run) at the end of the turn that has run every task accepted until now.
+    /// Requests that [`run`](EventLoop::run) return at the end of the turn that has run every task
+    /// accepted so far.
     pub fn quit(&self) {
         self.inner.shared.quit();
     }
 
-    /// Whether a request to quit stands.
+    /// Whether a request to quit is pending.
     pub fn is_quitting(&self) -> bool {
         let Inner { quitting, shared, .. } = &*self.inner;
         quitting.get() || (!shared.is_inherited() && shared.tasks.is_quitting())
     }
 
-    /// The time: in a callback that of this turn, else the present.
+    /// The time: in a callback the time of this turn, otherwise the current time.
     ///
-    /// The clock is read once a turn at most, when its time is first asked for; if there are timers that is in phase 4 at the latest.
-    /// Monotonic; the wall clock plays no part in the loop.
+    /// The clock is read at most once a turn, when its time is first needed. If there are timers
+    /// that is phase 4 at the latest. The time is monotonic; the loop never uses the wall clock.
     pub fn now(&self) -> Instant {
         let Inner { now, running, shared, .. } = &*self.inner;
         if let Some(now) = now.get() {
@@ -231,20 +245,20 @@ impl EventLoop {
         present
     }
 
-    /// How many turns the loop has made.
+    /// The number of turns that have completed.
     pub fn iteration(&self) -> u64 {
         self.inner.iteration.get()
     }
 
-    /// Phases 1 to 6. Answers whether the loop has been asked to quit.
+    /// Phases 1 to 6. Returns whether a request to quit is pending.
     fn turn(&self, limit: Wait) -> io::Result<bool> {
         let inner = &*self.inner;
 
         // 1. The timeout, and the alarm for the next deadline.
         let wait = self.allowed_wait(limit)?;
 
-        // 2. The wait. All events are noted before the first callback runs, so that none can reach a channel that is made
-        // in this turn and takes over a slot or a descriptor number.
+        // 2. The wait. All events are recorded before the first callback runs. So none of them can
+        //    reach a channel that is created in this turn and reuses a slot or a descriptor number.
         let waited = self.wait(wait);
         inner.shared.tasks.awake();
         waited?;
@@ -254,7 +268,7 @@ impl EventLoop {
             inner.poller.for_each_event(|key, ready| channels.add_ready(ChannelId::from_key(key), ready));
         }
 
-        // 3. Channels, the one that wakes the loop among them.
+        // 3. Channels, including the one that wakes the loop.
         self.run_channels();
         self.check_process()?;
 
@@ -274,12 +288,12 @@ impl EventLoop {
         Ok(inner.quitting.get())
     }
 
-    /// Phase 1: how long the loop may wait. That it ends when a timer is due is seen to here.
+    /// Phase 1: how long the loop may wait. It also arms the alarm for the next deadline.
     fn allowed_wait(&self, limit: Wait) -> io::Result<Wait> {
         if limit == Wait::No || self.has_work() || !self.arm_alarm()? { Ok(Wait::No) } else { Ok(limit) }
     }
 
-    /// Whether a wait would be wrong, other threads' tasks aside.
+    /// Whether the loop must not wait, apart from tasks of other threads.
     fn has_work(&self) -> bool {
         let inner = &*self.inner;
         inner.quitting.get()
@@ -307,7 +321,7 @@ impl EventLoop {
             }
             inner.channels.borrow_mut().finish(id);
             if Rc::strong_count(&source) == 1 {
-                // The last of a channel that was closed meanwhile.
+                // The last reference to a source that was closed during its callback.
                 self.discard(source);
             }
         }
@@ -319,7 +333,7 @@ impl EventLoop {
         if inner.closing.borrow().is_empty() {
             return;
         }
-        // What is closed by an `on_close` waits for the next turn.
+        // Channels that an `on_close` closes wait for the next turn.
         let mut batch = inner.closing.take();
         for id in batch.drain(..) {
             self.close_now(id);
@@ -342,35 +356,37 @@ impl EventLoop {
         }
     }
 
-    /// Whether this is a forked child of the process that has made the loop. A callback may have forked: the child must not go on
-    /// with the turn, which is its parent's.
+    /// Whether this process is a forked child of the loop's process. A callback may fork: the child
+    /// must not continue the turn, which belongs to its parent.
     #[inline]
     fn is_inherited(&self) -> bool {
         self.inner.shared.is_inherited()
     }
 
     /// # Errors
-    /// [`Unsupported`](io::ErrorKind::Unsupported) in a forked child of the process that has made the loop.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) in a forked child of the process that created
+    /// the loop.
     pub(crate) fn check_process(&self) -> io::Result<()> {
         self.inner.shared.process().check()
     }
 
-    /// A call into the source's callback has panicked: the source ends.
+    /// Closes a source whose callback has panicked.
     fn close_after_panic(&self, source: &Rc<dyn Source>) {
-        self.catch("the end after a panic", || source.on_panic(self));
+        self.catch("the close after a panic", || source.on_panic(self));
     }
 
-    /// Calls the user's code. A panic ends there; `None` says that there was one.
+    /// Calls user code and catches its panic. `None` if it panicked.
     pub(crate) fn catch<R>(&self, what: &'static str, call: impl FnOnce() -> R) -> Option<R> {
         catch(what, call).map_err(|payload| self.take_panic(payload)).ok()
     }
 
-    /// Drops what is, or may hold, the user's: its destructor is the user's code too.
+    /// Drops a value that is, or may contain, a value of the user: its destructor is user code too.
     fn discard<T>(&self, value: T) {
         self.catch("a destructor", || drop(value));
     }
 
-    /// Counts a panic that was caught. The first of a turn is kept if it is to be propagated, any other payload is dropped.
+    /// Counts a caught panic. The first of a turn is kept if panics are to be propagated; any other
+    /// payload is dropped.
     fn take_panic(&self, payload: Payload) {
         let Inner { shared, panic, propagate_panics, .. } = &*self.inner;
         shared.counters.count_panic();
@@ -383,7 +399,7 @@ impl EventLoop {
         }
     }
 
-    /// Takes the payload of a panic that a value of the user's has raised in its drop, on this thread.
+    /// Takes the payload of a panic raised by the destructor of a user value on this thread.
     fn observe_panic(payload: Payload) {
         match EventLoop::current() {
             Some(event_loop) => event_loop.take_panic(payload),
@@ -391,7 +407,7 @@ impl EventLoop {
         }
     }
 
-    /// The time of this thread's loop, if there is one.
+    /// The time of this thread's loop, or of the system's clock without one.
     fn current_time() -> Instant {
         EventLoop::current().map_or_else(Instant::now, |event_loop| event_loop.now())
     }

@@ -285,10 +285,10 @@ fn calls_that_race_with_the_end_of_the_loop_are_all_answered() {
 #[test]
 fn a_call_error_says_what_happened() {
     let said = [
-        (CallError::LoopGone, ErrorKind::BrokenPipe, "the event loop has gone"),
+        (CallError::LoopGone, ErrorKind::BrokenPipe, "the event loop has been dropped"),
         (CallError::Full, ErrorKind::WouldBlock, "the event loop's mailbox is full"),
         (CallError::Panicked, ErrorKind::Other, "the task panicked"),
-        (CallError::TimedOut, ErrorKind::TimedOut, "the event loop did not answer in time"),
+        (CallError::TimedOut, ErrorKind::TimedOut, "the call to the event loop timed out"),
     ];
     for (error, kind, text) in said {
         assert_eq!(error.to_string(), text);

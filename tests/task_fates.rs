@@ -251,7 +251,7 @@ fn a_loop_that_has_gone_gives_everything_back() {
             handle.quit();
             assert_eq!(handle.counters().tasks_dropped, 0);
             let error = handle.queue_in_loop(|_| ()).unwrap_err();
-            assert_eq!(error.to_string(), "the event loop has gone");
+            assert_eq!(error.to_string(), "the event loop has been dropped");
             assert_eq!(std::io::Error::from(error).kind(), ErrorKind::BrokenPipe);
         });
         let event_loop = EventLoop::new().unwrap();

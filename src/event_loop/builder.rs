@@ -19,11 +19,12 @@ use crate::event_loop::timers::clock::{Clock, VirtualClock};
 use crate::event_loop::timers::timer_queue::TimerQueue;
 use crate::readiness::Interest;
 
-/// The settings of an [`EventLoop`], from [`EventLoop::builder`].
+/// The settings of an [`EventLoop`], created by [`EventLoop::builder`].
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
-/// let event_loop = reveille::EventLoop::builder().events_per_turn(256).propagate_panics(true).build()?;
+/// let event_loop =
+///     reveille::EventLoop::builder().events_per_turn(256).propagate_panics(true).build()?;
 /// # drop(event_loop);
 /// # Ok(())
 /// # }
@@ -53,65 +54,70 @@ impl EventLoopBuilder {
         }
     }
 
-    /// How many descriptors one wait can report; the rest come with the next. Usually 1024; at least 1.
+    /// The maximum number of events that one wait returns. The remaining ones are returned by the
+    /// next wait. Default: 1024. Minimum: 1.
     pub fn events_per_turn(mut self, events: usize) -> EventLoopBuilder {
         self.events_per_turn = events.max(1);
         self
     }
 
-    /// The size in bytes of the one buffer that the loop's connections read into, and so the most that one of them
-    /// reads before the others have their turn. Usually 64 KiB; at least 1 KiB.
+    /// The size in bytes of the input buffer shared by the loop's connections. It is also the most
+    /// that one connection reads before the others have their turn. Default: 64 KiB. Minimum: 1
+    /// KiB.
     pub fn input_buffer(mut self, bytes: usize) -> EventLoopBuilder {
         self.input_buffer = bytes.max(1024);
         self
     }
 
-    /// Whether a panic in a callback goes on out of [`EventLoop::run`] when the turn is over. Usually not.
+    /// Whether [`EventLoop::run`] resumes a panic of a callback at the end of the turn. Default:
+    /// no.
     pub fn propagate_panics(mut self, propagate: bool) -> EventLoopBuilder {
         self.propagate_panics = propagate;
         self
     }
 
-    /// Whether the tasks that wait when the loop quits are dropped, and counted, instead of run. Usually they are run.
+    /// Whether the tasks that are pending when the loop quits are dropped and counted instead of
+    /// run. Default: no.
     pub fn drop_tasks_on_quit(mut self, drop: bool) -> EventLoopBuilder {
         self.drop_tasks_on_quit = drop;
         self
     }
 
-    /// How long the loop looks for tasks and events before it sleeps. Usually it judges for itself.
+    /// How long to spin before a blocking wait. Default: adaptive.
     ///
-    /// While it looks, a post to it costs no system call and is seen within a microsecond, for the price of a processor that does
-    /// nothing else.
+    /// While the loop spins, a post to it costs no system call and is seen within a microsecond.
+    /// Meanwhile the loop keeps a processor busy.
     ///
-    /// A loop that judges for itself looks for ten microseconds at the most, and only after work from other threads. It goes on with
-    /// that while they post again within that time, as the loops do that answer each other; if they do not it soon leaves it at one
-    /// such look in a thousand. And when many tasks come at once it takes a batch every eight microseconds at the most, which lets
-    /// the threads that post them get on with it.
+    /// An adaptive loop spins for at most 10 us, and only after tasks from other threads. It keeps
+    /// spinning while they post again within that time, as loops that exchange messages do. While
+    /// it finds nothing it backs off exponentially, to one spin in 1024 waits. In a burst of tasks
+    /// it takes batches at most every 8 us, which lets the producers proceed.
     ///
-    /// Zero is for a loop that never uses more of its processor than its work takes, and any other time for one that is to be as
-    /// quick as possible whatever that costs, with a processor to itself; the latter keeps its timers to the microsecond, too. Neither
-    /// waits between batches.
+    /// [`Duration::ZERO`] never spins, so that the loop uses no more processor time than its work
+    /// takes. Any other value spins before every wait, for the lowest latency on a dedicated
+    /// processor, and also keeps timers accurate to the microsecond. Neither setting delays
+    /// batches.
     pub fn busy_poll(mut self, duration: Duration) -> EventLoopBuilder {
         self.busy_poll = Some(duration);
         self
     }
 
-    /// How many tasks other threads may have waiting. Usually there is no limit.
+    /// How many tasks of other threads may be pending. Default: unbounded.
     pub fn mailbox(mut self, mailbox: MailboxLimit) -> EventLoopBuilder {
         self.mailbox = mailbox;
         self
     }
 
-    /// The clock that the loop takes its time from. Usually the system's monotonic one, CLOCK_MONOTONIC.
+    /// The clock of the loop. Default: the system's monotonic clock, CLOCK_MONOTONIC.
     pub fn virtual_clock(mut self, clock: VirtualClock) -> EventLoopBuilder {
         self.virtual_clock = Some(clock);
         self
     }
 
-    /// Makes the loop, for this thread.
+    /// Creates the loop, for this thread.
     ///
     /// # Errors
-    /// As [`EventLoop::new`].
+    /// Same as [`EventLoop::new`].
     pub fn build(self) -> io::Result<EventLoop> {
         if EventLoop::current().is_some_and(|current| !current.is_inherited()) {
             let message = "this thread has an event loop already; a loop is bound to its thread, and a thread to one loop";
@@ -152,7 +158,7 @@ impl EventLoopBuilder {
             trim_requests: Default::default(),
         });
         let event_loop = EventLoop { inner };
-        // The first timers find their places from the present on, and not from the clock's origin.
+        // Sets the present as the origin of the timer queue, instead of the clock's origin.
         event_loop.inner.timers.borrow_mut().begin_phase(event_loop.moment());
         match shared.clock.virtual_clock() {
             Some(clock) => clock.listen(shared.listener()),

@@ -1,19 +1,21 @@
-//! Which channels there are, what each waits for, and which are to be run.
+//! The channels of a loop: generational slots, cached readiness, interest, and the active list.
 //!
-//! The poller is edge-triggered: it says once that a descriptor is ready. So a slot keeps what was reported until the channel
-//! itself finds that it no longer holds (its read came up short, its write would block), and a channel runs whenever what is
-//! ready meets what is wanted. Wanting and not wanting are changes of a byte here, with no system call.
+//! The poller is edge-triggered: it reports once that a descriptor is ready. So a slot caches the
+//! reported readiness until the channel itself finds that it no longer holds (a short read, a write
+//! that would block). A channel runs while readiness and interest overlap. A change of interest is
+//! a change of a byte here, with no system call.
 //!
-//! Channels are named by [`ChannelId`], an index with a generation. A stale event, a late close, a message for a connection that
-//! has gone: each names a generation that is over, and finds nothing. What a slot carries is not this module's business.
+//! A [`ChannelId`] is an index with a generation. A stale event, a late close, a message for a
+//! closed connection: each carries an old generation, and finds nothing. The module does not depend
+//! on the type of a slot's entry.
 
 use std::fmt;
 
 use crate::event_loop::trimming::slack::{is_large, retained};
 use crate::readiness::Readiness;
 
-/// The name of a channel. It is not given twice: a slot that has used up its generations is abandoned, a few bytes for each four
-/// thousand million channels.
+/// The id of a channel. It is never reused: a slot that has used up its generations is abandoned, a
+/// few bytes for every 2³² channels.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ChannelId {
     index: u32,
@@ -21,7 +23,7 @@ pub(crate) struct ChannelId {
 }
 
 impl ChannelId {
-    /// The id as the poller carries it.
+    /// The id as the key of the poller's events.
     pub(crate) fn to_key(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
@@ -40,10 +42,10 @@ impl fmt::Debug for ChannelId {
 #[derive(Debug)]
 struct Slot<C> {
     generation: u32,
-    /// Reported by the poller and not yet found untrue.
+    /// Reported by the poller and not cleared since.
     ready: Readiness,
     wanted: Readiness,
-    /// In `active`, or being run: either way, somebody will look at this slot again.
+    /// In `active` or running. In both cases the slot will be checked again.
     scheduled: bool,
     entry: Option<C>,
 }
@@ -53,9 +55,9 @@ pub(crate) struct ChannelTable<C> {
     slots: Vec<Slot<C>>,
     free: Vec<u32>,
     len: usize,
-    /// The generation that a new slot begins with: larger than that of any that has been given up.
+    /// The generation of a new slot: larger than that of any slot that has been freed.
     first_generation: u32,
-    /// How many slots the last trim has left.
+    /// The number of slots after the last trim.
     trimmed: usize,
     /// The channels to run in the next round, each once.
     active: Vec<ChannelId>,
@@ -77,10 +79,10 @@ impl<C> ChannelTable<C> {
         self.len
     }
 
-    /// Makes a slot for what `make` returns when it is told its id. It waits for nothing yet.
+    /// Inserts the entry that `make` returns for its id. Its interest is empty.
     ///
     /// # Panics
-    /// With more than 2³² channels, which descriptors do not allow.
+    /// With more than 2³² channels, which the number of descriptors rules out.
     pub(crate) fn insert_with(&mut self, make: impl FnOnce(ChannelId) -> C) -> ChannelId {
         let index = self.free.pop().unwrap_or_else(|| {
             let index = u32::try_from(self.slots.len()).expect("fewer channels than 2^32");
@@ -100,7 +102,7 @@ impl<C> ChannelTable<C> {
         id
     }
 
-    /// Takes the channel out. Its id is void from now on, also in a batch that is under way.
+    /// Removes the channel. Its id is void from now on, also in the batch that is running.
     pub(crate) fn remove(&mut self, id: ChannelId) -> Option<C> {
         let slot = find(&mut self.slots, id)?;
         let next = slot.generation.checked_add(1);
@@ -116,17 +118,18 @@ impl<C> ChannelTable<C> {
         entry
     }
 
-    /// Whether there are slots for many more channels than there are, that have come since the last [trim](ChannelTable::trim).
+    /// Whether there are many more slots than channels, and more than after the last
+    /// [trim](ChannelTable::trim).
     pub(crate) fn has_slack(&self) -> bool {
         let slots = self.slots.len();
         is_large::<Slot<C>>(slots) && self.len <= slots / 8 && slots > self.trimmed
     }
 
-    /// Gives up the slots behind the last that has a channel, and room beside what is there.
+    /// Frees the slots behind the last one with a channel, and unused capacity.
     pub(crate) fn trim(&mut self) {
         let given_up = |slot: &Slot<C>| slot.entry.is_none() && slot.generation < u32::MAX / 2;
         let left = self.slots.iter().rposition(|slot| !given_up(slot)).map_or(0, |last| last + 1);
-        // The generation of an empty slot has not been in an id yet.
+        // The generation of an empty slot has not been part of an id yet.
         let generations = self.slots[left..].iter().map(|slot| slot.generation);
         self.first_generation = generations.fold(self.first_generation, u32::max);
         self.slots.truncate(left);
@@ -141,13 +144,13 @@ impl<C> ChannelTable<C> {
         self.slots.get(id.index as usize).filter(|slot| slot.generation == id.generation)?.entry.as_ref()
     }
 
-    /// The ids of all channels, for the end of the loop.
+    /// The ids of all channels, for the drop of the loop.
     pub(crate) fn ids(&self) -> Vec<ChannelId> {
         let taken = self.slots.iter().enumerate().filter(|(_, slot)| slot.entry.is_some());
         taken.map(|(index, slot)| ChannelId { index: index as u32, generation: slot.generation }).collect()
     }
 
-    /// Notes what the poller reported. A void id is passed over.
+    /// Caches a readiness that the poller has reported. A void id is ignored.
     #[inline]
     pub(crate) fn add_ready(&mut self, id: ChannelId, ready: Readiness) {
         if let Some(slot) = find(&mut self.slots, id) {
@@ -156,14 +159,15 @@ impl<C> ChannelTable<C> {
         }
     }
 
-    /// Notes that `gone` no longer holds, so that the channel waits for the poller to report it again.
-    pub(crate) fn clear_ready(&mut self, id: ChannelId, gone: Readiness) {
+    /// Clears the readiness `cleared`. The poller then has to report it again before the channel
+    /// runs for it.
+    pub(crate) fn clear_ready(&mut self, id: ChannelId, cleared: Readiness) {
         if let Some(slot) = find(&mut self.slots, id) {
-            slot.ready = slot.ready & !gone;
+            slot.ready = slot.ready & !cleared;
         }
     }
 
-    /// Changes what the channel waits for; what is ready already counts at once.
+    /// Sets the channel's interest. Cached readiness counts at once.
     pub(crate) fn set_wanted(&mut self, id: ChannelId, wanted: Readiness) {
         if let Some(slot) = find(&mut self.slots, id) {
             slot.wanted = wanted;
@@ -175,15 +179,16 @@ impl<C> ChannelTable<C> {
         !self.active.is_empty()
     }
 
-    /// Moves the channels to run into `batch`, which must be empty and lends its capacity. What becomes active while they run
-    /// waits for the next round, so no channel can keep the others from their turn.
+    /// Moves the active channels to `batch`, which must be empty and lends its capacity. Channels
+    /// that become active while the batch runs wait for the next round, so no channel can starve
+    /// the others.
     pub(crate) fn take_active(&mut self, batch: &mut Vec<ChannelId>) {
         debug_assert!(batch.is_empty());
         std::mem::swap(&mut self.active, batch);
     }
 
-    /// For a channel of the batch: what it holds and what it is to be told. `None` if it has gone meanwhile, or nothing that it
-    /// wants is ready any longer.
+    /// Starts a channel of the batch: returns its entry and its readiness. `None` if it has been
+    /// removed, or readiness and interest no longer overlap.
     ///
     /// After a `Some`, [`finish`](ChannelTable::finish) must follow.
     pub(crate) fn start(&mut self, id: ChannelId) -> Option<(C, Readiness)>
@@ -196,12 +201,14 @@ impl<C> ChannelTable<C> {
             slot.scheduled = false;
             return None;
         }
-        // The whole of what is ready, wanted or not: a channel that is run for its input can see that the input is at its end.
+        // The whole readiness, wanted or not: a channel that runs for its input can see that its
+        // input has ended.
         let ready = slot.ready;
         slot.entry.clone().map(|entry| (entry, ready))
     }
 
-    /// After a channel has run: it runs again in the next round if it is still ready for what it wants.
+    /// After a channel has run: it runs again in the next round if readiness and interest still
+    /// overlap.
     pub(crate) fn finish(&mut self, id: ChannelId) {
         if let Some(slot) = find(&mut self.slots, id) {
             slot.scheduled = false;

@@ -1,11 +1,13 @@
-//! Where a panic of the user's code ends.
+//! Catching panics of user code.
 //!
-//! Callbacks, and the destructors of what they capture, are code that this crate does not know. Each call of it goes through
-//! [`catch`], and each value that may run it when it is dropped lies in a [`Contained`], from the call that hands it over to the
-//! call that hands it back. So such a value may be dropped at any place, be it an early return, the drop of a collection, or the
-//! unwinding of another panic: a destructor that panics costs no other value its drop, and does not abort the process.
+//! Callbacks and the destructors of their captures are code that this crate does not control. Each
+//! call of user code goes through [`catch`]. Each value whose drop may run user code is stored in a
+//! [`Contained`] from the call that takes it to the call that returns it. So such a value may be
+//! dropped anywhere: by an early return, by the drop of a collection, or while another panic
+//! unwinds. A destructor that panics does not keep other values from being dropped, and does not
+//! abort the process.
 //!
-//! The loop of a thread is told through its [`observer`](set_observer), so that it can count.
+//! The loop of a thread counts such panics through its [`observer`](set_observer).
 
 #![allow(unsafe_code, reason = "a value is dropped in place, inside a catch")]
 
@@ -18,23 +20,25 @@ use std::mem::{self, ManuallyDrop};
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What a panic carries. The user may have made it, so it belongs into a [`Contained`], or to [`dispose`].
+/// The payload of a panic. It may be a user's value, so it must be stored in a [`Contained`] or
+/// passed to [`dispose`].
 pub(crate) type Payload = Box<dyn Any + Send>;
 
 /// Takes the payload of a panic in a destructor.
 pub(crate) type Observer = fn(Payload);
 
 thread_local! {
-    /// Without a destructor, so that it can be read for as long as the thread runs.
+    /// It has no destructor, so it can be read as long as the thread runs.
     static OBSERVER: Cell<Option<Observer>> = const { Cell::new(None) };
 }
 
-/// Has `observer` called with the payload of each panic that a [`Contained`] catches on this thread.
+/// Sets the function that is called with the payload of each panic that a [`Contained`] catches on
+/// this thread.
 pub(crate) fn set_observer(observer: Observer) {
     OBSERVER.set(Some(observer));
 }
 
-/// Calls the user's code. A panic ends here and is logged, of each `what` once a second at most.
+/// Calls user code. A panic is caught and logged, at most once a second for each `what`.
 ///
 /// # Errors
 /// The payload of the panic.
@@ -42,7 +46,7 @@ pub(crate) fn catch<R>(what: &'static str, call: impl FnOnce() -> R) -> Result<R
     catch_unwind(AssertUnwindSafe(call)).inspect_err(|payload| log_panic(what, payload))
 }
 
-/// Calls a destructor of the user's. A panic ends here, is logged, and handed to the thread's observer.
+/// Calls a user's destructor. A panic is caught, logged, and passed to the thread's observer.
 pub(crate) fn catch_drop(call: impl FnOnce()) {
     if let Err(payload) = catch("a destructor", call) {
         match OBSERVER.get() {
@@ -52,11 +56,11 @@ pub(crate) fn catch_drop(call: impl FnOnce()) {
     }
 }
 
-/// Drops a payload. One whose destructor panics is gone by then, and what it has panicked with is forgotten, as that may well
-/// panic again.
+/// Drops a payload. If its destructor panics, the payload is dropped all the same. The payload of
+/// that second panic is leaked, as its destructor may panic again.
 pub(crate) fn dispose(payload: Payload) {
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // These two have no destructor of the user's.
+        // Text payloads have no destructor of the user.
         if message(&second).is_none() {
             mem::forget(second);
         }
@@ -69,13 +73,13 @@ fn log_panic(what: &'static str, payload: &Payload) {
     logger::recurring(what, |left_out| log::error!("{what} panicked: {message}{left_out}"));
 }
 
-/// What `panic!` was called with, if that is a text.
+/// The argument of `panic!`, if it is a text.
 fn message(payload: &Payload) -> Option<&str> {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
 }
 
-/// A value whose destructor is, or may run, the user's code. A panic in it ends here.
+/// A value whose destructor is, or may run, user code. A panic in it is caught.
 pub(crate) struct Contained<T>(ManuallyDrop<T>);
 
 impl<T> Contained<T> {
@@ -83,10 +87,10 @@ impl<T> Contained<T> {
         Contained(ManuallyDrop::new(value))
     }
 
-    /// The value, for whoever drops it under a catch of their own.
+    /// Returns the value, for a caller that drops it inside a catch of its own.
     pub(crate) fn into_inner(self) -> T {
         let mut this = ManuallyDrop::new(self);
-        // SAFETY: `this` is never dropped and not used again, so the value leaves here once.
+        // SAFETY: `this` is never dropped and not used again, so the value is taken once.
         unsafe { ManuallyDrop::take(&mut this.0) }
     }
 }
@@ -94,7 +98,8 @@ impl<T> Contained<T> {
 impl<T> Drop for Contained<T> {
     fn drop(&mut self) {
         if mem::needs_drop::<T>() {
-            // SAFETY: the value is there, as only `into_inner` takes it, which forgets this; and it is not used again.
+            // SAFETY: the value is present, as only `into_inner` takes it, which forgets `self`. It
+            // is not used again.
             catch_drop(|| unsafe { ManuallyDrop::drop(&mut self.0) });
         }
     }

@@ -1,15 +1,17 @@
-//! What a loop counts.
+//! The counters of a loop.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Where a loop counts. What the loop's thread alone changes is stored, not added to, so that counting costs it no locked
-/// instruction.
+/// The loop's counters as atomics. Those that only the loop's thread changes are stored, not added
+/// to, so counting needs no locked instruction.
 ///
-/// CachePadded from what the producers read: without that a batch cost them a cache miss each, a third of the tasks a second.
+/// They are on cache lines that producers do not read. Otherwise every batch would cost the
+/// producers a cache miss each, which took a third of the tasks per second.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(super) struct AtomicCounters {
-    /// By the loop: tasks queued on its own thread. Those of other threads are counted by the queue, under its lock.
+    /// Tasks queued on the loop's own thread. The queue counts those of other threads, under its
+    /// lock.
     queued: AtomicU64,
     run: AtomicU64,
     batches: AtomicU64,
@@ -19,8 +21,8 @@ pub(super) struct AtomicCounters {
     cross_thread: CrossThread,
 }
 
-/// What producers count. On lines of its own: a producer that wakes a loop would else fetch the line on which that loop counts,
-/// on the way to the wake.
+/// The counters that producers change. They have cache lines of their own: otherwise a producer
+/// that wakes a loop would fetch, before the wake-up, the line on which that loop counts.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct CrossThread {
@@ -29,12 +31,12 @@ struct CrossThread {
 }
 
 impl AtomicCounters {
-    /// By the loop's thread.
+    /// On the loop's thread.
     pub(super) fn count_queued(&self) {
         add(&self.queued, 1);
     }
 
-    /// By the loop's thread, before the batch is run.
+    /// On the loop's thread, before the batch runs.
     pub(super) fn count_batch(&self, tasks: usize) {
         if tasks > 0 {
             add(&self.batches, 1);
@@ -42,27 +44,28 @@ impl AtomicCounters {
         }
     }
 
-    /// By the loop's thread.
+    /// On the loop's thread.
     pub(super) fn count_run(&self) {
         add(&self.run, 1);
     }
 
-    /// By the loop's thread.
+    /// On the loop's thread.
     pub(super) fn count_dropped(&self, tasks: usize) {
         add(&self.dropped, tasks);
     }
 
-    /// By the loop's thread.
+    /// On the loop's thread.
     pub(super) fn count_panic(&self) {
         add(&self.panics, 1);
     }
 
-    /// By any thread.
+    /// On any thread.
     pub(super) fn count_wake(&self) {
         self.cross_thread.wakes.fetch_add(1, Relaxed);
     }
 
-    /// What has been counted, besides the tasks that the queue has accepted from other threads.
+    /// Reads all counters. `accepted` is the number of tasks that the queue has accepted from other
+    /// threads.
     pub(super) fn read(&self, accepted: u64) -> LoopCounters {
         LoopCounters {
             tasks_posted: self.queued.load(Relaxed) + accepted,
@@ -76,7 +79,7 @@ impl AtomicCounters {
         }
     }
 
-    /// By any thread.
+    /// On any thread.
     pub(super) fn count_refused(&self) {
         self.cross_thread.refused.fetch_add(1, Relaxed);
     }
@@ -86,23 +89,25 @@ fn add(counter: &AtomicU64, n: usize) {
     counter.store(counter.load(Relaxed) + n as u64, Relaxed);
 }
 
-/// What a loop has counted since it was made.
+/// The counters of a loop since its creation.
 ///
-/// Every task that was posted is run, dropped, or still waiting. The figures are read one by one, so while the loop works
-/// they need not be of the same moment.
+/// Every accepted task has run, has been dropped, or is pending. The counters are read one by one,
+/// so they need not be consistent while the loop runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct LoopCounters {
-    /// Tasks that were accepted, from any thread.
+    /// Tasks accepted, from any thread.
     pub tasks_posted: u64,
-    /// Tasks that have begun to run.
+    /// Tasks that have started.
     pub tasks_run: u64,
-    /// Tasks that were accepted, and then dropped instead of run: with the loop, or by a
-    /// [`quit`](super::EventLoop::quit) that was [told](super::EventLoopBuilder::drop_tasks_on_quit) to.
+    /// Tasks accepted and then dropped instead of run: with the loop, or by a
+    /// [`quit`](super::EventLoop::quit) with
+    /// [`drop_tasks_on_quit`](super::EventLoopBuilder::drop_tasks_on_quit).
     pub tasks_dropped: u64,
-    /// Tasks, and timers, that were given back, because the mailbox was full or the loop had gone.
+    /// Tasks and timers refused, because the mailbox was full or the loop had been dropped.
     pub tasks_refused: u64,
-    /// Writes to the eventfd: those that ended a sleep, and those by which a loop inside another one shows that it has work left.
+    /// Writes to the eventfd: those that ended a sleep, and those by which a loop inside another
+    /// one signals that it has work left.
     pub wakes: u64,
     /// Batches of at least one task.
     pub batches: u64,

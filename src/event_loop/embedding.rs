@@ -1,16 +1,20 @@
-//! A loop inside another poller: what the loop's descriptor shows.
+//! A loop inside another poller: when the loop's descriptor is readable.
 //!
-//! The descriptor is the poller's epoll instance, which another poller may watch by level or by edge. It has to be readable while
-//! there is work, and each piece of work has to be a new edge, or a poller that goes by edges sleeps over it. What comes from the
-//! kernel is both by itself. All else is made so by a write to the loop's own counter, which the epoll instance watches: each write
+//! The descriptor is the poller's epoll instance, which another poller may watch level-triggered or
+//! edge-triggered. It must be readable while there is work, and each new piece of work must be a
+//! new edge, or an edge-triggered poller misses it. Kernel events satisfy both without help. For
+//! all other work the loop writes to its own counter, which the epoll instance watches: each write
 //! is an edge, even if the counter has not been read since the last one.
 //!
-//! Two moments need that write. Between two turns the first work that comes up makes it ([`signal_work`](EventLoop::signal_work)), in the
-//! protocol that wakes a sleeping loop for other threads: so there is one write for each time that the loop is left, by whichever
-//! thread. And at the end of a turn the loop makes it for what is left ([`leave`](EventLoop::leave)). Deadlines need none, as the
-//! alarm is one of the descriptors; between turns it is set at once.
+//! That write is needed in two cases. Between two turns the first new work causes it
+//! ([`signal_work`](EventLoop::signal_work)), through the protocol that lets other threads wake a
+//! sleeping loop: so there is one write for each time that the loop returns to its caller, from
+//! whichever thread. And at the end of a turn the loop writes if it has left work
+//! ([`leave`](EventLoop::leave)). Deadlines need no write, as the alarm is one of the descriptors.
+//! Between turns the alarm is armed at once.
 //!
-//! A loop in [`run`](EventLoop::run) has nothing to show from turn to turn, and pays for none of this.
+//! A loop in [`run`](EventLoop::run) has nothing to signal between turns, and pays nothing for
+//! this.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -20,7 +24,7 @@ use crate::event_loop::containment::logger;
 use crate::event_loop::tasks::task_queue::Wake;
 
 impl EventLoop {
-    /// Shows that there is work, if the loop is not in a turn, whose end would show it.
+    /// Signals work, unless the loop is in a turn, whose end signals it.
     pub(super) fn signal_work(&self) {
         let Inner { running, shared, .. } = &*self.inner;
         if !running.get() && shared.tasks.end_sleep() == Wake::Needed {
@@ -28,8 +32,8 @@ impl EventLoop {
         }
     }
 
-    /// Makes sure that a deadline is shown when it has come, if the loop is not in a turn.
-    pub(super) fn show_deadline(&self, deadline: u64) {
+    /// Arms the alarm for a deadline, unless the loop is in a turn.
+    pub(super) fn arm_deadline(&self, deadline: u64) {
         let Inner { running, shared, alarm, .. } = &*self.inner;
         if running.get()
             || shared.is_inherited()
@@ -41,7 +45,7 @@ impl EventLoop {
             _ if deadline <= self.moment() => self.signal_work(),
             Some(alarm) => {
                 if let Err(error) = alarm.set(deadline, &shared.clock) {
-                    // The turn sets it, or says why not.
+                    // The turn arms the alarm, or returns the error.
                     self.signal_work();
                     logger::recurring("the alarm for a timer", |left_out| {
                         log::error!("cannot set the alarm for a timer: {error}{left_out}");
@@ -53,15 +57,17 @@ impl EventLoop {
         }
     }
 
-    /// Takes back what the loop has shown, before a turn, which does the work. Not by way of the poller: that reports so many events
-    /// at a time, and one that is left behind would be shown when the work has been done.
+    /// Reads back the loop's own signal before a turn, which does the work. The poller cannot do
+    /// this: it returns a limited number of events, and a signal left behind would remain after the
+    /// work is done.
     pub(super) fn enter(&self) -> io::Result<()> {
         let Inner { self_wake, shared, .. } = &*self.inner;
-        // There is something to read, so this does not sleep.
+        // There is a value to read, so this does not sleep.
         if self_wake.replace(false) { shared.wakeup.read().map(|_| ()) } else { Ok(()) }
     }
 
-    /// After a turn: either producers and the alarm will show what comes, or there is work, and that is shown.
+    /// After a turn: if work is left, signals it. Otherwise producers and the alarm signal new
+    /// work.
     pub(super) fn leave(&self) {
         let Inner { shared, poller, now, wake_unread, .. } = &*self.inner;
         let may_wait = self.arm_alarm();
@@ -86,16 +92,18 @@ impl EventLoop {
 }
 
 impl AsFd for EventLoop {
-    /// The loop's own descriptor, to be watched by another poller; see [`run_once`](EventLoop::run_once).
+    /// The loop's own descriptor, for another poller to watch; see
+    /// [`run_once`](EventLoop::run_once).
     ///
-    /// The same descriptor for the whole life of the loop.
+    /// It is the same descriptor for the whole life of the loop.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.poller.as_fd()
     }
 }
 
 impl AsRawFd for EventLoop {
-    /// As [`as_fd`](EventLoop::as_fd), for pollers that go by numbers. The loop closes it when it is dropped.
+    /// Same as [`as_fd`](EventLoop::as_fd), for pollers that take raw descriptors. The loop closes
+    /// it when it is dropped.
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()
     }

@@ -1,4 +1,4 @@
-//! The face of a loop that any thread may use.
+//! `LoopHandle`: a reference to a loop for any thread.
 
 pub(in crate::event_loop) mod call;
 pub(in crate::event_loop) mod mailbox_limit;
@@ -19,13 +19,13 @@ use crate::event_loop::containment::Contained;
 use crate::event_loop::tasks::task::{SendTask, Task};
 use crate::event_loop::tasks::task_queue::Refusal;
 
-/// A loop, seen from any thread. Clones speak to the same loop.
+/// A reference to a loop, for any thread. Clones refer to the same loop.
 ///
-/// What is asked through a handle happens on the loop's thread. A handle does not keep its loop alive; what is asked of a loop
-/// that has gone is refused, and given back.
+/// Calls through a handle take effect on the loop's thread. A handle does not keep its loop alive.
+/// Once the loop has been dropped, a post is refused and returns the task.
 ///
-/// The tasks of one thread keep their order among themselves, and so do its timers' making and cancelling; of a task and a timer
-/// that one thread asks for one after the other, either may be seen first.
+/// Tasks from one thread run in FIFO order, and so do its timer operations. There is no ordering
+/// between the two.
 #[derive(Clone)]
 pub struct LoopHandle {
     shared: Arc<Shared>,
@@ -36,13 +36,13 @@ impl LoopHandle {
         LoopHandle { shared }
     }
 
-    /// Runs `task` on the loop: at once, before this returns, if this is the loop's thread, else as
-    /// [`queue_in_loop`](LoopHandle::queue_in_loop).
+    /// Runs `task` on the loop. On the loop's thread it runs before this returns; elsewhere this is
+    /// the same as [`queue_in_loop`](LoopHandle::queue_in_loop).
     ///
-    /// From any thread. On the loop's thread a panic of the task is the caller's.
+    /// From any thread. On the loop's thread a panic of the task propagates to the caller.
     ///
     /// # Errors
-    /// Gives `task` back if the loop has gone.
+    /// Returns `task` if the loop has been dropped.
     pub fn run_in_loop<F>(&self, task: F) -> Result<(), PostError<F>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
@@ -58,26 +58,29 @@ impl LoopHandle {
 
     /// Queues `task` for the loop, and wakes the loop if it sleeps.
     ///
-    /// From any thread. Tasks of one thread run in the order queued, each on the loop's thread, with no lock held. The loop runs
-    /// one batch a turn: what a task queues waits for the next one.
+    /// From any thread. Tasks of one thread run in FIFO order, each on the loop's thread with no
+    /// lock held. The loop runs one batch a turn; a task queued by a task runs in the next turn.
     ///
-    /// Every task has a known fate. It is run; or it is given back here; or, accepted by a loop that is then dropped without
-    /// having run it, it is dropped and counted in [`LoopCounters::tasks_dropped`]. A task accepted before a request to
-    /// [`quit`](LoopHandle::quit) is run before the [`EventLoop::run`] that honours the request returns, unless the loop was
-    /// [told](super::EventLoopBuilder::drop_tasks_on_quit) to drop it.
+    /// Every task has one of three outcomes. It runs; or it is returned by this call; or it is
+    /// accepted by a loop that is dropped before running it, and is then dropped and counted in
+    /// [`LoopCounters::tasks_dropped`]. A task accepted before a request to
+    /// [`quit`](LoopHandle::quit) runs before the [`EventLoop::run`] that honours the request
+    /// returns, unless [`drop_tasks_on_quit`](super::EventLoopBuilder::drop_tasks_on_quit) is set.
     ///
-    /// No system call while the loop is awake, and one for each sleep, however many tasks come meanwhile. No heap block for a
-    /// task whose captures are up to four words.
+    /// Makes no system call while the loop is awake, and one per sleep, however many tasks are
+    /// posted meanwhile. A task whose captures are at most four words needs no heap block.
     ///
     /// # Errors
-    /// Gives `task` back if the loop has gone, or is being dropped; and if its [`MailboxLimit`](super::MailboxLimit) is full and does not
-    /// have its callers wait, or this is the loop's own thread.
+    /// Returns `task` if the loop has been dropped or is being dropped. Also if its
+    /// [`MailboxLimit`](super::MailboxLimit) is reached, and the limit does not block callers or
+    /// this is the loop's own thread.
     #[inline]
     pub fn queue_in_loop<F>(&self, task: F) -> Result<(), PostError<F>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
     {
-        // The thread's own queue, so that tasks posted here and through the loop itself keep their order.
+        // The thread's own queue, so that tasks queued here and through the loop itself stay in
+        // order.
         match self.local_loop() {
             Some(event_loop) => self.queue_here(&event_loop, task),
             None => self.post(None, task),
@@ -98,12 +101,12 @@ impl LoopHandle {
         Ok(())
     }
 
-    /// Whether a full mailbox has posters wait, so that one which is refused has waited in vain.
+    /// Whether a full mailbox blocks the caller. A post refused as full has then timed out.
     pub(super) fn blocks_when_full(&self) -> bool {
         matches!(self.shared.mailbox, MailboxLimit::Block(_))
     }
 
-    /// For other threads than the loop's. Waits for room at most until the deadline, if at all.
+    /// For threads other than the loop's. If the mailbox blocks, it waits until the deadline.
     #[inline]
     pub(super) fn post<F>(&self, deadline: Option<Instant>, task: F) -> Result<(), PostError<F>>
     where
@@ -136,7 +139,8 @@ impl LoopHandle {
         PostError { task, reason }
     }
 
-    /// Has `errand` run as a task is, without counting it as one, and whatever waits. Answers whether the loop is there.
+    /// Queues an internal task. It runs in phase 5, is not counted, and ignores the mailbox limit.
+    /// Returns whether the loop exists.
     pub(crate) fn post_internal(&self, task: impl FnOnce(&EventLoop) + Send + 'static) -> bool {
         match self.local_loop() {
             Some(event_loop) if event_loop.inner.dropping.get() => false,
@@ -148,8 +152,8 @@ impl LoopHandle {
         }
     }
 
-    /// As [`post_internal`](LoopHandle::post_internal), but on the loop's own thread `errand` runs before this returns, also while the loop is
-    /// being dropped. It must not call the user's code.
+    /// Same as [`post_internal`](LoopHandle::post_internal), but on the loop's own thread `task`
+    /// runs before this returns, even while the loop is being dropped. It must not call user code.
     pub(crate) fn run_internal(&self, task: impl FnOnce(&EventLoop) + Send + 'static) -> bool {
         match self.local_loop() {
             Some(event_loop) => {
@@ -168,39 +172,43 @@ impl LoopHandle {
         pushed.map(|wake| self.shared.wake(wake)).is_ok()
     }
 
-    /// Asks the loop to return from [`EventLoop::run`], as [`EventLoop::quit`]. From any thread; without effect on a loop that
-    /// has gone.
+    /// Requests that [`EventLoop::run`] return; same as [`EventLoop::quit`]. From any thread. Has
+    /// no effect on a loop that has been dropped.
     pub fn quit(&self) {
         self.shared.quit();
     }
 
-    /// Whether the loop has ended: it was dropped, as it is when the thread of a [`LoopThread`](crate::LoopThread) ends, or is being dropped.
-    /// It runs nothing any more, and refuses posts. From any thread; no lock and no system call.
+    /// Whether the loop has been dropped or is being dropped. A [`LoopThread`](crate::LoopThread)
+    /// drops its loop when its thread ends. A terminated loop runs nothing and refuses posts. From
+    /// any thread; takes no lock and makes no system call.
     ///
-    /// A loop that has not ended may do so at any moment, so a post may be refused all the same.
+    /// A loop may terminate at any moment, so a post may be refused even after this has returned
+    /// `false`.
     pub fn is_terminated(&self) -> bool {
         self.shared.terminated.load(Relaxed)
     }
 
-    /// Whether the caller is on the loop's thread, and the loop still there.
+    /// Whether the caller is on the loop's thread and the loop still exists.
     pub fn is_in_loop_thread(&self) -> bool {
         self.local_loop().is_some()
     }
 
-    /// What the loop has counted so far; also after the loop has gone.
+    /// The loop's counters, also after it has been dropped.
     pub fn counters(&self) -> LoopCounters {
         self.shared.counters()
     }
 
-    /// Whether this is a forked child of the process that has made the loop. What the loop shares with other threads must not be
-    /// touched there: one of them may have been in the middle of a change, and holds the lock for ever.
+    /// Whether this is a forked child of the process that created the loop. The child must not
+    /// touch state that the loop shares with other threads: one of them may have been changing it,
+    /// and then its lock is held for ever.
     #[inline]
     pub(crate) fn is_inherited(&self) -> bool {
         self.shared.is_inherited()
     }
 
     /// # Errors
-    /// [`Unsupported`](io::ErrorKind::Unsupported) if this is such a child.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) in a forked child of the process that created
+    /// the loop.
     pub(crate) fn check_process(&self) -> io::Result<()> {
         self.shared.process().check()
     }
@@ -218,7 +226,7 @@ impl fmt::Debug for LoopHandle {
     }
 }
 
-/// A task that was refused, and why.
+/// A task that was refused, and the reason.
 ///
 /// ```
 /// use reveille::EventLoop;
@@ -240,19 +248,20 @@ pub struct PostError<F> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PostErrorReason {
-    /// The loop has gone, or is being dropped, or belongs to the process that this one was forked from.
+    /// The loop has been dropped, is being dropped, or belongs to the process that this one was
+    /// forked from.
     LoopGone,
-    /// As many tasks wait as the loop's [`MailboxLimit`](super::MailboxLimit) allows.
+    /// The loop's [`MailboxLimit`](super::MailboxLimit) is reached.
     Full,
 }
 
 impl<F> PostError<F> {
-    /// The task, as it was handed in.
+    /// Returns the task unchanged.
     pub fn into_task(self) -> F {
         self.task
     }
 
-    /// Why it was refused.
+    /// Why the task was refused.
     pub fn reason(&self) -> PostErrorReason {
         self.reason
     }
@@ -267,7 +276,7 @@ impl<F> fmt::Debug for PostError<F> {
 impl<F> fmt::Display for PostError<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.reason {
-            PostErrorReason::LoopGone => "the event loop has gone",
+            PostErrorReason::LoopGone => "the event loop has been dropped",
             PostErrorReason::Full => "the event loop's mailbox is full",
         })
     }

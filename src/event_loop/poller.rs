@@ -1,7 +1,8 @@
-//! The kernel's side of waiting: `mio::Poll`, with the loop's words for what it is asked and what it answers.
+//! A thin layer over `mio::Poll`, in the types of this crate.
 //!
-//! mio registers every descriptor edge-triggered, so a readiness is reported once and not again until it has gone and come
-//! back. Remembering it meanwhile is the [`ChannelTable`](crate::event_loop::channel_table)'s work; this module only translates.
+//! mio registers every descriptor edge-triggered: it reports a readiness once, and again only after
+//! it has been cleared and set anew. The [`ChannelTable`](crate::event_loop::channel_table) caches
+//! the readiness in between; this module only translates.
 
 use std::cell::RefCell;
 use std::io;
@@ -17,24 +18,25 @@ use crate::readiness::{Interest, Readiness};
 /// How long a wait may last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// Look, and come back.
+    /// Poll without waiting.
     No,
-    /// Until something happens or this instant has come.
+    /// Until there is an event, at most until this instant.
     Until(Instant),
-    /// Until something happens.
+    /// Until there is an event.
     Forever,
 }
 
 #[derive(Debug)]
 pub(crate) struct Poller {
-    /// A second name for the poll's descriptor: registering needs no exclusive access, waiting does.
+    /// A duplicate of the poll's descriptor: registering needs no exclusive access, waiting does.
     registry: mio::Registry,
     poll: RefCell<mio::Poll>,
     events: RefCell<mio::Events>,
 }
 
 impl Poller {
-    /// `capacity` is the number of events one wait can bring; what does not fit comes with the next one.
+    /// `capacity` is the maximum number of events of one wait; the others are returned by the next
+    /// one.
     pub(crate) fn new(capacity: usize) -> io::Result<Poller> {
         let poll = mio::Poll::new()?;
         Ok(Poller {
@@ -44,25 +46,25 @@ impl Poller {
         })
     }
 
-    /// Watches `fd` from now on; what stands already is reported by the next wait.
+    /// Starts watching `fd`. The next wait reports readiness that exists already.
     pub(crate) fn register(&self, fd: BorrowedFd<'_>, key: u64, interest: Interest) -> io::Result<()> {
         self.registry.register(&mut SourceFd(&fd.as_raw_fd()), token(key), to_mio(interest)?)
     }
 
-    /// Changes what is watched. A readiness that still stands is reported afresh, which is what makes a channel
-    /// that is registered anew after each callback level-triggered for its user.
+    /// Changes the interest in `fd`. Existing readiness is reported again. A channel that is
+    /// registered again after each callback is therefore level-triggered for its user.
     pub(crate) fn reregister(&self, fd: BorrowedFd<'_>, key: u64, interest: Interest) -> io::Result<()> {
         self.registry.reregister(&mut SourceFd(&fd.as_raw_fd()), token(key), to_mio(interest)?)
     }
 
-    /// Watches `fd` no longer.
+    /// Stops watching `fd`.
     pub(crate) fn deregister(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()))
     }
 
-    /// Waits, and keeps what happened for [`for_each_event`](Poller::for_each_event).
+    /// Waits, and stores the events for [`for_each_event`](Poller::for_each_event).
     ///
-    /// A signal that interrupts the wait does not end it: the wait goes on for the time that is left.
+    /// A signal that interrupts the wait does not end it: the wait resumes for the remaining time.
     pub(crate) fn wait(&self, wait: Wait) -> io::Result<()> {
         let (mut poll, mut events) = (self.poll.borrow_mut(), self.events.borrow_mut());
         loop {
@@ -80,17 +82,18 @@ impl Poller {
         }
     }
 
-    /// Forgets what the last wait brought, for a turn that does without one.
+    /// Discards the events of the last wait, for a turn without a wait.
     pub(crate) fn clear_events(&self) {
         self.events.borrow_mut().clear();
     }
 
-    /// Whether the last wait brought anything.
+    /// Whether the last wait returned an event.
     pub(crate) fn has_events(&self) -> bool {
         !self.events.borrow().is_empty()
     }
 
-    /// Whether events are left that the last wait had no room for. A system call only if that was full.
+    /// Whether there are events beyond the capacity of the last wait. Makes a system call only if
+    /// that wait filled it.
     pub(crate) fn has_more(&self) -> bool {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         let is_full = {
@@ -101,14 +104,15 @@ impl Poller {
             return false;
         }
         let ready = retry_on_intr(|| poll(&mut [PollFd::new(&self.registry, PollFlags::IN)], Some(&NOW)));
-        // What cannot be found out is looked for.
+        // An error counts as readiness: the next wait finds out.
         ready != Ok(0)
     }
 
-    /// Tells what the last wait brought: the key given at registration, and what is ready.
-    pub(crate) fn for_each_event(&self, mut tell: impl FnMut(u64, Readiness)) {
+    /// Calls `f` for each event of the last wait, with the key given at registration and the
+    /// readiness.
+    pub(crate) fn for_each_event(&self, mut f: impl FnMut(u64, Readiness)) {
         for event in self.events.borrow().iter() {
-            tell(event.token().0 as u64, from_mio(event));
+            f(event.token().0 as u64, from_mio(event));
         }
     }
 }
@@ -124,7 +128,7 @@ fn token(key: u64) -> mio::Token {
     mio::Token(key as usize)
 }
 
-/// mio has no empty interest: what waits for nothing is not registered at all.
+/// mio has no empty interest: a source without interest is not registered at all.
 fn to_mio(interest: Interest) -> io::Result<mio::Interest> {
     let wanted = [
         (interest.is_readable(), mio::Interest::READABLE),

@@ -1,11 +1,13 @@
-//! Tells a process from the children that fork(2) makes of it.
+//! Distinguishes a process from the children that fork(2) creates.
 //!
-//! A forked child has a copy of each object, and shares with its parent what the kernel keeps for them: the epoll instance, the
-//! connections, the paths. So an object notes the process that makes it, and does nothing to those in any other.
+//! A forked child has a copy of each object, and shares the kernel's objects with its parent: the
+//! epoll instance, the connections, the paths. So an object records the process that created it,
+//! and does nothing to them in any other process.
 //!
-//! The mark of a process is a number in a page that the kernel wipes in a child (MADV_WIPEONFORK, Linux 4.14). The first that finds
-//! it wiped writes the next number. So a comparison is one load and no system call, takes no lock that a thread of the parent may
-//! have held, and holds for each kind of fork, also one that does not go through the C library.
+//! The mark of a process is a number in a page that the kernel wipes in a child (MADV_WIPEONFORK,
+//! Linux 4.14). The first thread that finds the page wiped writes the next number. So a comparison
+//! is one load and no system call, takes no lock that a thread of the parent may have held, and
+//! works for every kind of fork, also one that bypasses the C library.
 
 #![allow(unsafe_code, reason = "a page is mapped that the kernel wipes in a forked child")]
 
@@ -16,16 +18,17 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering::Acquire, Ordering::Relax
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-/// Where the mark of this process is. Null before it is first wanted.
+/// The page with the mark of this process. Null before the first use.
 static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 
-/// Stands for the page where the kernel gives none. The process's number is the mark then, at the price of a system call.
+/// Replaces the page if the kernel provides none. The mark is then the process id, which costs a
+/// system call.
 static NO_PAGE: AtomicU64 = AtomicU64::new(0);
 
-/// The last mark that was given. A child has a copy, so its marks are above those of its parents.
+/// The last mark assigned. A child has a copy, so its marks are above those of its parents.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
-/// A process, as an object notes it that must not act in another one.
+/// Identifies the process that created an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessMark(u64);
 
@@ -35,21 +38,22 @@ impl ProcessMark {
     pub(crate) fn current() -> ProcessMark {
         let page = PAGE.load(Acquire);
         if page.is_null() {
-            return ProcessMark::first();
+            return ProcessMark::init();
         }
-        // SAFETY: what is in PAGE, apart from null, is a static or the start of a page that is never unmapped; both are read and
-        // written as atomics only.
+        // SAFETY: PAGE is null, or points to a static or to the start of a page that is never
+        // unmapped. Both are accessed as atomics only.
         ProcessMark::read(unsafe { &*page })
     }
 
-    /// Whether this is the process that has noted the mark, and not a child of it.
+    /// Whether this is the process that the mark was taken in, and not a child of it.
     #[inline]
     pub(crate) fn is_current(self) -> bool {
         self == ProcessMark::current()
     }
 
     /// # Errors
-    /// [`Unsupported`](io::ErrorKind::Unsupported) if this is not the process that has noted the mark.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if this is not the process that the mark was
+    /// taken in.
     pub(crate) fn check(self) -> io::Result<()> {
         if self.is_current() { Ok(()) } else { Err(inherited()) }
     }
@@ -57,14 +61,14 @@ impl ProcessMark {
     #[inline]
     fn read(page: &AtomicU64) -> ProcessMark {
         match page.load(Relaxed) {
-            0 => ProcessMark::write(page),
+            0 => ProcessMark::assign(page),
             mark => ProcessMark(mark),
         }
     }
 
-    /// The mark of a process that has none yet.
+    /// Assigns a mark to a process without one.
     #[cold]
-    fn write(page: &AtomicU64) -> ProcessMark {
+    fn assign(page: &AtomicU64) -> ProcessMark {
         if ptr::eq(page, &NO_PAGE) {
             return ProcessMark(process::id().into());
         }
@@ -74,17 +78,17 @@ impl ProcessMark {
     }
 
     #[cold]
-    fn first() -> ProcessMark {
-        let page = map().unwrap_or((&raw const NO_PAGE).cast_mut());
-        // Of two threads that come here at once one leaves an unused page behind: a lock could be held in a fork.
-        let there = PAGE.compare_exchange(ptr::null_mut(), page, Release, Acquire).err();
-        // SAFETY: as in `current`.
-        ProcessMark::read(unsafe { &*there.unwrap_or(page) })
+    fn init() -> ProcessMark {
+        let page = map_page().unwrap_or((&raw const NO_PAGE).cast_mut());
+        // Of two concurrent threads, one leaks its page: a lock could be held across a fork.
+        let existing = PAGE.compare_exchange(ptr::null_mut(), page, Release, Acquire).err();
+        // SAFETY: same as in `current`.
+        ProcessMark::read(unsafe { &*existing.unwrap_or(page) })
     }
 }
 
-/// A value that each process has one of: a forked child makes its own, and never touches the copy that it has inherited, which a
-/// thread of the parent may have been in the middle of changing.
+/// One value per process. A forked child creates its own, and never touches the inherited copy,
+/// which a thread of the parent may have been changing.
 pub(crate) struct PerProcess<T: 'static>(AtomicPtr<(ProcessMark, T)>);
 
 impl<T: Send + Sync> PerProcess<T> {
@@ -92,19 +96,20 @@ impl<T: Send + Sync> PerProcess<T> {
         PerProcess(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// The value of this process, from `make` the first time.
+    /// The value of this process, created by `make` on the first call.
     pub(crate) fn get(&'static self, make: impl Fn() -> T) -> &'static T {
         loop {
-            let there = self.0.load(Acquire);
-            // SAFETY: what is in here, apart from null, was leaked below and is never freed.
-            match unsafe { there.as_ref() } {
+            let existing = self.0.load(Acquire);
+            // SAFETY: the pointer is null, or was leaked below and is never freed.
+            match unsafe { existing.as_ref() } {
                 Some((process, value)) if process.is_current() => return value,
                 _ => {}
             }
-            let made = Box::into_raw(Box::new((ProcessMark::current(), make())));
-            if self.0.compare_exchange(there, made, Release, Relaxed).is_err() {
-                // SAFETY: it was made above, and nothing else knows it. Another thread was faster.
-                drop(unsafe { Box::from_raw(made) });
+            let created = Box::into_raw(Box::new((ProcessMark::current(), make())));
+            if self.0.compare_exchange(existing, created, Release, Relaxed).is_err() {
+                // SAFETY: it was allocated above, and no other thread has seen it, since another
+                // thread was faster.
+                drop(unsafe { Box::from_raw(created) });
             }
         }
     }
@@ -112,19 +117,20 @@ impl<T: Send + Sync> PerProcess<T> {
 
 #[cold]
 fn inherited() -> io::Error {
-    let message = "the event loop belongs to the process that has made it; a forked child makes its own";
+    let message = "the event loop belongs to the process that created it; a forked child makes its own";
     io::Error::new(io::ErrorKind::Unsupported, message)
 }
 
-/// A page of zeros that is zeros again in each child.
-fn map() -> Option<*mut AtomicU64> {
-    // The kernel rounds up to its pages.
+/// A page of zeros that is wiped to zeros in each child.
+fn map_page() -> Option<*mut AtomicU64> {
+    // The kernel rounds up to its page size.
     const LENGTH: usize = 4096;
     let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping, at an address that the kernel chooses.
     let page =
         unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), LENGTH, access, MapFlags::PRIVATE) }.ok()?;
-    // SAFETY: the page was mapped above, and nothing is in it yet. It is aligned for any type, and zeros are an AtomicU64.
+    // SAFETY: the page was mapped above and is still empty. It is aligned for any type, and zeros
+    // are a valid AtomicU64.
     unsafe { rustix::mm::madvise(page, LENGTH, Advice::LinuxWipeOnFork) }.ok()?;
     Some(page.cast())
 }

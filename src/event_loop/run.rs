@@ -7,19 +7,20 @@ use super::EventLoop;
 use crate::event_loop::poller::Wait;
 use crate::event_loop::timers::clock::NEVER;
 
-/// How many turns one [`run_ready`](EventLoop::run_ready) makes at most.
+/// The maximum number of turns of one [`run_ready`](EventLoop::run_ready).
 const MAX_READY_TURNS: usize = 128;
 
 impl EventLoop {
-    /// Runs until somebody asks the loop to [`quit`](EventLoop::quit).
+    /// Runs until [`quit`](EventLoop::quit) is called.
     ///
-    /// The tasks that were accepted before that request are run before this returns. A request made before `run` is honoured
-    /// as well: what is ready is served once, and `run` returns without waiting. With that the request is done, and the loop
-    /// can be run again; one that comes after the last batch of tasks was taken stands for the next `run`.
+    /// The tasks accepted before that call run before this returns. A request made before `run` is
+    /// honoured as well: ready channels are called once, and `run` returns without waiting. The
+    /// request is then done, and the loop can be run again. A request made after the last batch of
+    /// tasks was taken stays pending for the next `run`.
     ///
     /// # Errors
-    /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) from inside a callback of this loop; else what the kernel says when
-    /// waiting fails, which it does not on a healthy system.
+    /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) from inside a callback of this loop; otherwise
+    /// the error of the wait, which does not fail on a healthy system.
     pub fn run(&self) -> io::Result<()> {
         let running = Running::enter(self)?;
         while !self.turn(Wait::Forever)? {
@@ -31,23 +32,26 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Makes one turn, waiting at most `timeout` (for ever if `None`) for something to do.
+    /// Makes one turn and waits at most `timeout` for events (without limit if `None`).
     ///
-    /// For a loop inside another one, which is woken by the loop's [descriptor](EventLoop#inside-another-loop):
-    /// [`run_ready`](EventLoop::run_ready) makes as many turns as there is work for, this one makes exactly one.
+    /// For a loop inside another one, which is woken by the loop's
+    /// [descriptor](EventLoop#inside-another-loop). [`run_ready`](EventLoop::run_ready) makes turns
+    /// while there is work, this one makes exactly one.
     ///
-    /// The timeout is kept to the millisecond, rounded up, and is of real time also in a loop with a virtual clock.
+    /// The timeout has a resolution of one millisecond, rounded up. It is in real time also in a
+    /// loop with a virtual clock.
     ///
-    /// A request to quit is left standing ([`is_quitting`](EventLoop::is_quitting)), and a turn made under it does not wait.
+    /// A request to quit stays pending ([`is_quitting`](EventLoop::is_quitting)). While it does, a
+    /// turn does not wait.
     ///
     /// # Errors
-    /// As [`run`](EventLoop::run).
+    /// Same as [`run`](EventLoop::run).
     pub fn run_once(&self, timeout: impl Into<Option<Duration>>) -> io::Result<()> {
         let running = Running::enter(self)?;
         let wait = match timeout.into() {
             None => Wait::Forever,
             Some(Duration::ZERO) => Wait::No,
-            // A timeout too long for an instant is as good as none.
+            // A timeout beyond the range of the clock is no limit.
             Some(timeout) => Instant::now().checked_add(timeout).map_or(Wait::Forever, Wait::Until),
         };
         self.turn(wait)?;
@@ -56,14 +60,16 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Makes turns, without waiting, until one has had nothing to do: what a loop inside another one does when its
-    /// [descriptor](EventLoop#inside-another-loop) has become readable.
+    /// Makes turns without waiting until one has found no work. A loop inside another one calls
+    /// this when its [descriptor](EventLoop#inside-another-loop) has become readable.
     ///
-    /// It makes 128 turns at most, so that a loop that always has work (a task that queues itself again, a peer that sends without a
-    /// pause) leaves the outer loop its share of the thread. What is left then shows in the descriptor, as a new edge.
+    /// It makes at most 128 turns, so that a loop that always has work (a task that queues itself
+    /// again, a peer that sends without pause) leaves the outer loop its share of the thread. The
+    /// remaining work makes the descriptor readable, with a new edge.
     ///
-    /// A request to quit ends it, and is left standing ([`is_quitting`](EventLoop::is_quitting)) as by
-    /// [`run_once`](EventLoop::run_once). The outer loop should stop calling then: a loop with such a request always has work.
+    /// A request to quit ends the call and stays pending ([`is_quitting`](EventLoop::is_quitting)),
+    /// same as with [`run_once`](EventLoop::run_once). The outer loop should then stop calling: a
+    /// loop with a pending request always has work.
     ///
     /// ```
     /// use reveille::EventLoop;
@@ -83,7 +89,7 @@ impl EventLoop {
     /// ```
     ///
     /// # Errors
-    /// As [`run`](EventLoop::run).
+    /// Same as [`run`](EventLoop::run).
     pub fn run_ready(&self) -> io::Result<()> {
         let running = Running::enter(self)?;
         self.run_until_idle(MAX_READY_TURNS)?;
@@ -92,15 +98,15 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Runs for `duration` by the loop's clock, or until somebody asks the loop to [`quit`](EventLoop::quit).
+    /// Runs for `duration` by the loop's clock, or until [`quit`](EventLoop::quit) is called.
     ///
-    /// A loop with a [`VirtualClock`](crate::VirtualClock) does not wait: whenever there is nothing left to do, it moves the clock to
-    /// the next deadline. So everything happens that the time would have brought, in its order and at its moment, and the clock has
-    /// moved by `duration` in the end. Time stands still while there is work, and for as long as descriptors are ready; they are not
-    /// waited for.
+    /// A loop with a [`VirtualClock`](crate::VirtualClock) does not wait: whenever it has no work
+    /// left, it moves the clock to the next deadline. So all events of that time happen, in order
+    /// and each at its instant, and finally the clock has moved by `duration`. The clock stands
+    /// still while there is work or a descriptor is ready. Descriptors are not waited for.
     ///
     /// # Errors
-    /// As [`run`](EventLoop::run).
+    /// Same as [`run`](EventLoop::run).
     pub fn run_for(&self, duration: Duration) -> io::Result<()> {
         let running = Running::enter(self)?;
         let clock = &self.inner.shared.clock;
@@ -126,7 +132,8 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Makes turns until one has had nothing to do, `most` of them at most. Returns whether a request to quit stands.
+    /// Makes turns until one has found no work, at most `max_turns` of them. Returns whether a
+    /// request to quit is pending.
     fn run_until_idle(&self, max_turns: usize) -> io::Result<bool> {
         for _ in 0..max_turns {
             let idle = self.next_work() > self.moment();
@@ -141,7 +148,7 @@ impl EventLoop {
         Ok(false)
     }
 
-    /// The moment for which there is something to do; that of the origin if it is there already, [`NEVER`] if there is nothing.
+    /// The instant of the next work: 0 if there is work now, [`NEVER`] if there is none.
     fn next_work(&self) -> u64 {
         if self.has_work() || self.inner.shared.tasks.has_work() {
             return 0;
@@ -150,7 +157,7 @@ impl EventLoop {
     }
 }
 
-/// The mark that the loop is in a turn, for the length of one of the calls that run it.
+/// Marks the loop as running for the length of one of the calls that run it.
 struct Running<'a>(&'a EventLoop);
 
 impl<'a> Running<'a> {
@@ -169,7 +176,7 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.inner.running.set(false);
-        // What shows the work is the parent's as well.
+        // The counter that signals pending work is shared with the parent.
         if !self.0.is_inherited() {
             self.0.leave();
         }

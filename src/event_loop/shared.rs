@@ -1,4 +1,4 @@
-//! What a loop and its handles have in common.
+//! The state that a loop shares with its handles.
 
 use std::io;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::event_loop::timers::remote_timers::{RemoteKey, RemoteTimers};
 use crate::event_loop::timers::timer_queue::TimerKey;
 use crate::eventfd::EventFd;
 
-/// A task or an errand from another thread.
+/// A task or an internal task from another thread.
 pub(super) type Posted = SendTask<EventLoop>;
 
-/// The shared part of a loop. The handles keep it, and so the eventfd, for as long as they live: a wake that
-/// comes when the loop has gone is written to a counter that nobody reads, and to nothing else.
+/// The shared part of a loop. Handles keep it alive, and with it the eventfd: a wake-up after the
+/// loop's drop is written to a counter without a reader, and never to another descriptor.
 pub(super) struct Shared {
-    /// Tells this loop's timers from those of others.
+    /// Distinguishes this loop's timers from those of other loops.
     id: u32,
     pub(super) tasks: TaskQueue<Posted, ParkingLot>,
     pub(super) mailbox: MailboxLimit,
@@ -31,10 +31,10 @@ pub(super) struct Shared {
     pub(super) remote_timers: RemoteTimers,
     pub(super) clock: Clock,
     pub(super) counters: AtomicCounters,
-    /// The process that has made the loop. In a forked child the loop is a copy: the locks may be held by threads that are not there,
-    /// and the descriptors are the parent's as well.
+    /// The process that created the loop. In a forked child the loop is a copy: its locks may be
+    /// held by threads that do not exist there, and it shares its descriptors with the parent.
     process: ProcessMark,
-    /// The loop has gone, or is being dropped: nothing that is posted will run.
+    /// The loop has been dropped or is being dropped: posted tasks do not run.
     pub(super) terminated: AtomicBool,
 }
 
@@ -45,8 +45,9 @@ impl Shared {
             id: NEXT_ID.fetch_add(1, Relaxed),
             tasks: TaskQueue::new(mailbox.capacity()),
             mailbox,
-            // Blocking, so that a loop without descriptors can sleep in the read. Any other read follows the poller's word that there is
-            // something, and the loop is the only reader; a write would block at 2^64 - 2 unread wakes, and there is one a sleep.
+            // Blocking, so that a loop without sources can sleep in the read. Every other read
+            // follows a readiness event, and the loop is the only reader. A write would block at
+            // 2^64 - 2 unread wake-ups, and each sleep has one.
             wakeup: EventFd::builder().blocking().build()?,
             remote_timers: RemoteTimers::new(),
             clock,
@@ -66,7 +67,7 @@ impl Shared {
         self.process
     }
 
-    /// Whether this is a forked child of the process that has made the loop.
+    /// Whether this is a forked child of the process that created the loop.
     #[inline]
     pub(super) fn is_inherited(&self) -> bool {
         !self.process.is_current()
@@ -75,9 +76,10 @@ impl Shared {
     pub(super) fn wake(&self, wake: Wake) {
         if wake == Wake::Needed && !self.is_inherited() {
             self.counters.count_wake();
-            // The counter is ours alone and cannot be full, so there is no need to ask for room, as a signal would.
+            // Only loops write to the counter, so it cannot be full. A plain write is enough;
+            // `signal` would poll for writability first.
             if let Err(error) = self.wakeup.write(1) {
-                // So this is a kernel that has lost the object.
+                // The kernel has lost the object.
                 logger::recurring("waking a loop", |left_out| {
                     log::error!("cannot wake the loop: {error}{left_out}");
                 });
@@ -85,12 +87,14 @@ impl Shared {
         }
     }
 
-    /// What a virtual clock tells that it has been moved: the loop makes a turn, and looks at its timers.
+    /// The callback of a virtual clock. When the clock moves, the loop makes a turn and checks its
+    /// timers.
     pub(super) fn listener(self: &Arc<Shared>) -> Box<dyn Fn() -> bool + Send> {
         let shared = Arc::downgrade(self);
         Box::new(move || {
             let Some(shared) = shared.upgrade().filter(|shared| !shared.is_inherited()) else { return false };
-            // Word that is left, and not a bare wake: a loop that is about to sleep looks for the one and not for the other.
+            // An internal task, not a bare wake-up: a loop that is about to sleep checks the queue,
+            // not the counter.
             match shared.tasks.push_internal(SendTask::new(|_: &EventLoop| {})) {
                 Ok(wake) => {
                     shared.wake(wake);
@@ -101,7 +105,7 @@ impl Shared {
         })
     }
 
-    /// Without effect on an inherited loop.
+    /// Has no effect on an inherited loop.
     pub(super) fn quit(&self) {
         if self.is_inherited() {
             return;
@@ -118,22 +122,23 @@ impl Shared {
         TimerId { owner: self.id, name }
     }
 
-    /// What the id names, unless that is a timer of another loop, or of an inherited one.
+    /// The name in `id`, unless the timer belongs to another loop or to an inherited one.
     pub(super) fn resolve(&self, id: TimerId) -> Option<TimerName> {
         (id.owner == self.id && !self.is_inherited()).then_some(id.name)
     }
 }
 
-/// The name of a timer, good for [`cancel`](EventLoop::cancel) and [`reset`](EventLoop::reset) on any face of the loop it belongs to.
+/// Names a timer, for [`cancel`](EventLoop::cancel) and [`reset`](EventLoop::reset) on the loop or
+/// on any of its handles.
 ///
-/// A name is never given twice, so one that is kept too long finds nothing.
+/// An id is never reused, so a stale id finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TimerId {
     owner: u32,
     name: TimerName,
 }
 
-/// Where a timer's callback lives: with the loop, or where every thread can reach it.
+/// Where a timer's callback is stored: in the loop, or in a table that every thread can reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum TimerName {
     Local(TimerKey),

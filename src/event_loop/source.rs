@@ -1,4 +1,4 @@
-//! What the loop can call back, and what it offers to those it calls.
+//! The trait of all event sources, and the loop's interface to them.
 
 use std::any::Any;
 use std::io;
@@ -13,55 +13,60 @@ use crate::event_loop::channel_table::{ChannelId, ChannelTable};
 use crate::event_loop::containment::logger;
 use crate::readiness::{Interest, Readiness};
 
-/// A descriptor with somebody who answers for it. The loop owns it from registration to close.
+/// An event source: usually a descriptor and its callback. The loop owns it from registration to
+/// close.
 ///
-/// Every method is called from the loop with nothing borrowed, and never while another one runs, with one exception:
-/// [`on_notified`](Source::on_notified) and [`on_control`](Source::on_control) may come at any time on the loop's thread, and must not call
-/// the user's code.
+/// The loop calls every method with nothing borrowed, and never while another method runs. The
+/// exceptions are [`on_notified`](Source::on_notified) and [`on_control`](Source::on_control): they
+/// may be called at any time on the loop's thread, and must not call user code.
 pub(crate) trait Source {
-    /// The descriptor that the poller watches. `None` if there is none to be watched, or the source watches it, and takes it out of
-    /// the poller, by itself.
+    /// The descriptor that the poller watches. `None` if there is no descriptor, or if the source
+    /// adds it to the poller and removes it by itself.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Whether another descriptor may stand for the same open file. Closing the descriptor does not take it out of the poller then.
+    /// Whether another descriptor may refer to the same open file. Closing the descriptor then does
+    /// not remove it from the poller.
     fn may_be_duplicated(&self) -> bool {
         true
     }
 
-    /// Phase 3: what is ready meets what is wanted. `ready` is all that is known to be ready. The source says through
-    /// [`EventLoop::clear_ready`] what no longer holds, or it is run again in the next turn.
+    /// Phase 3: readiness and interest overlap. `ready` is all known readiness. The source clears
+    /// readiness that no longer holds ([`EventLoop::clear_ready`]); otherwise it runs again in the
+    /// next turn.
     fn on_ready(&self, event_loop: &EventLoop, ready: Readiness);
 
-    /// Somebody who knows the id has left word for this source, in a place that the two have agreed on.
+    /// Called by [`EventLoop::notify`]: state shared with this source, such as a mailbox, has
+    /// changed.
     fn on_notified(&self, _event_loop: &EventLoop) {}
 
-    /// Somebody on this thread says something to this source, in words that the two have agreed on, and may be answered in them.
-    fn on_control(&self, _event_loop: &EventLoop, _word: &mut dyn Any) {}
+    /// A synchronous message from this thread. The receiver may write a reply into `message`.
+    fn on_control(&self, _event_loop: &EventLoop, _message: &mut dyn Any) {}
 
-    /// Phase 4: a deadline that was [set](EventLoop::set_deadline) for it has come.
+    /// Phase 4: a deadline [set](EventLoop::set_deadline) for this source has passed.
     fn on_deadline(&self, _event_loop: &EventLoop) {}
 
-    /// Gives up room that it does not need, after it has [requested](EventLoop::request_trim) that. Returns whether it is to be called
-    /// again, since it has used the room meanwhile. Must not call the user's code or the loop.
+    /// Releases memory that the source does not need, after a [request](EventLoop::request_trim).
+    /// Returns whether to call it again, because the memory has been in use meanwhile. It must not
+    /// call user code or the loop.
     fn on_trim(&self) -> bool {
         false
     }
 
-    /// Its callback has panicked.
+    /// The source's callback has panicked.
     fn on_panic(&self, event_loop: &EventLoop);
 
     /// The loop is being dropped; [`on_close`](Source::on_close) follows.
     fn on_loop_end(&self, _event_loop: &EventLoop) {}
 
-    /// The last call: the id is void already, and the descriptor goes with the source.
+    /// The last call. The id is void already, and the descriptor is dropped with the source.
     fn on_close(&self, _event_loop: &EventLoop) {}
 }
 
 impl EventLoop {
-    /// Takes `make`'s source into the loop, watched for `interest` and wanting just that.
+    /// Adds the source returned by `make` to the loop, watched for `interest` and wanting the same.
     ///
     /// # Errors
-    /// What the kernel says of the descriptor; the source is dropped then.
+    /// Returns the error of epoll_ctl(2); the source is then dropped.
     pub(crate) fn register<S: Source + 'static>(
         &self,
         interest: Interest,
@@ -83,21 +88,23 @@ impl EventLoop {
         Ok(source)
     }
 
-    /// Begins to watch the descriptor of a source that was registered for nothing.
+    /// Starts watching the descriptor of a source that was registered without interest.
     pub(crate) fn watch(&self, id: ChannelId, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
         self.check_process()?;
         if interest.is_empty() { Ok(()) } else { self.inner.poller.register(fd, id.to_key(), interest) }
     }
 
-    /// Watches the descriptor of a source for something else, or has what still stands reported afresh.
+    /// Changes the interest in a source's descriptor, or makes the poller report its readiness
+    /// again.
     pub(crate) fn rewatch(&self, id: ChannelId, fd: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
         self.check_process()?;
         self.inner.poller.reregister(fd, id.to_key(), interest)
     }
 
-    /// Takes a descriptor out of the poller, whatever other descriptors stand for the same open file.
+    /// Removes a descriptor from the poller, whether or not other descriptors refer to the same
+    /// open file.
     pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        // A forked child has the descriptor, and the registration is its parent's.
+        // A forked child has the descriptor, but the registration belongs to its parent.
         if self.is_inherited() { Ok(()) } else { self.inner.poller.deregister(fd) }
     }
 
@@ -118,8 +125,8 @@ impl EventLoop {
         }
     }
 
-    pub(crate) fn clear_ready(&self, id: ChannelId, gone: Readiness) {
-        self.inner.channels.borrow_mut().clear_ready(id, gone);
+    pub(crate) fn clear_ready(&self, id: ChannelId, cleared: Readiness) {
+        self.inner.channels.borrow_mut().clear_ready(id, cleared);
     }
 
     /// Whether the id still names a source.
@@ -127,15 +134,16 @@ impl EventLoop {
         self.inner.channels.borrow().get(id).is_some()
     }
 
-    /// Takes the source out of the loop at once, without a word to it. It lives on for as long as a call into it lasts. A destructor of
-    /// the user's that panics does not keep the caller from going on.
+    /// Removes the source from the loop at once, without calling it. The source lives until the
+    /// current call into it returns. A panic in a user's destructor does not reach the caller.
     pub(crate) fn remove(&self, id: ChannelId) {
         let removed = self.unregister(id);
         self.discard(removed);
     }
 
-    /// Takes the source out of the table and its descriptor out of the poller. Otherwise a duplicate of the descriptor (by dup(2), in
-    /// another process) would keep the registration for as long as it is open, and each event of it would wake the loop.
+    /// Removes the source from the table and its descriptor from the poller. Otherwise a duplicate
+    /// of the descriptor (by dup(2), in another process) would keep the registration until it is
+    /// closed, and each of its events would wake the loop.
     pub(super) fn unregister(&self, id: ChannelId) -> Option<Rc<dyn Source>> {
         let source = self.inner.channels.borrow_mut().remove(id)?;
         if let Some(fd) = source.fd().filter(|_| source.may_be_duplicated()) {
@@ -148,13 +156,13 @@ impl EventLoop {
         Some(source)
     }
 
-    /// Has the source told in phase 6 that it is closed, and drops it then.
+    /// Schedules the source's [`on_close`](Source::on_close) for phase 6, and then its drop.
     pub(crate) fn close_later(&self, id: ChannelId) {
         self.inner.closing.borrow_mut().push(id);
         self.signal_work();
     }
 
-    /// Passes the word that something has been left for the source. Finds nothing if the source has gone.
+    /// Calls the source's [`on_notified`](Source::on_notified), if it is still registered.
     pub(crate) fn notify(&self, id: ChannelId) {
         let source = self.inner.channels.borrow().get(id).cloned();
         if let Some(source) = source {
@@ -162,14 +170,15 @@ impl EventLoop {
         }
     }
 
-    /// Says `word` to the source. Answers whether it is there.
-    pub(crate) fn send_control(&self, id: ChannelId, word: &mut dyn Any) -> bool {
+    /// Sends `message` to the source's [`on_control`](Source::on_control). Returns whether the
+    /// source exists.
+    pub(crate) fn send_control(&self, id: ChannelId, message: &mut dyn Any) -> bool {
         let source = self.inner.channels.borrow().get(id).cloned();
-        source.map(|source| source.on_control(self, word)).is_some()
+        source.map(|source| source.on_control(self, message)).is_some()
     }
 
-    /// Lends the loop's input buffer, empty. It comes back through [`return_input`](EventLoop::return_input); one that a
-    /// panic has swallowed, or a handler has kept for itself, is made anew.
+    /// Lends the loop's input buffer, empty. [`return_input`](EventLoop::return_input) takes it
+    /// back. A buffer lost to a panic, or kept by a handler, is replaced.
     pub(crate) fn lend_input(&self) -> Box<Buffer> {
         let size = self.inner.input_size;
         let returned = self.inner.input.take().filter(|input| input.capacity() >= size);
@@ -182,7 +191,7 @@ impl EventLoop {
     }
 }
 
-/// The channel that wakes the loop: a counter that other threads add to.
+/// The channel that wakes the loop: an eventfd that other threads write to.
 pub(super) struct Wakeup {
     id: ChannelId,
     shared: Arc<Shared>,
@@ -199,8 +208,8 @@ impl Source for Wakeup {
         Some(self.shared.wakeup.as_fd())
     }
 
-    /// Reads the counter to zero. This comes before phase 5 takes the tasks, so a wake that is written later than this
-    /// read is for a task that may be missed, and will wake the next wait.
+    /// Reads the counter to zero. The read precedes the take of the tasks in phase 5. So a wake-up
+    /// written after this read belongs to a task that the take may miss, and ends the next wait.
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
         let read = self.shared.wakeup.read();
         event_loop.clear_ready(self.id, Readiness::READABLE);
@@ -216,12 +225,12 @@ impl Source for Wakeup {
     fn on_panic(&self, _event_loop: &EventLoop) {}
 }
 
-/// The loop as its channels and servers keep it: they can reach it, and do not keep it alive.
+/// A weak reference to the loop, for its channels and servers: they do not keep it alive.
 #[derive(Clone)]
 pub(crate) struct WeakLoop(Weak<Inner>);
 
 impl WeakLoop {
-    /// Calls `f` with the loop, if it is still there, and belongs to this process.
+    /// Calls `f` with the loop, if it still exists and belongs to this process.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&EventLoop) -> R) -> Option<R> {
         let event_loop = EventLoop { inner: self.0.upgrade()? };
         (!event_loop.is_inherited()).then(|| f(&event_loop))

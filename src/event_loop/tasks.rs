@@ -1,4 +1,5 @@
-//! Tasks on the loop's own thread: queueing them, and phase 5, which runs them and those of other threads.
+//! Tasks on the loop's own thread: queueing them, and phase 5, which runs them and those of other
+//! threads.
 
 pub(crate) mod sync;
 pub(crate) mod task;
@@ -9,14 +10,14 @@ use self::task_queue::Batch;
 use super::EventLoop;
 use crate::event_loop::trimming::slack::Slack;
 
-/// What the batches of one kind have needed lately.
+/// The recent memory needs of one kind of batches.
 #[derive(Debug, Default)]
 pub(super) struct BatchSlack {
     tasks: Slack,
     internal: Slack,
 }
 
-/// The same of all kinds.
+/// The recent memory needs of all batches.
 #[derive(Debug, Default)]
 pub(super) struct TaskSlack {
     posted: BatchSlack,
@@ -24,7 +25,8 @@ pub(super) struct TaskSlack {
 }
 
 impl BatchSlack {
-    /// After a batch of so many tasks and errands, which lends its room to a later one. Returns whether it has needed much.
+    /// Records the lengths of a batch whose storage is reused. Returns whether the batch has needed
+    /// a large capacity.
     fn note<T>(&mut self, (tasks, internal): (usize, usize), batch: &mut Batch<T>) -> bool {
         self.tasks.record_vec(tasks, &mut batch.tasks)
             | self.internal.record_vec(internal, &mut batch.internal)
@@ -32,17 +34,21 @@ impl BatchSlack {
 }
 
 impl EventLoop {
-    /// Runs `task` at once. The twin of [`LoopHandle::run_in_loop`](super::LoopHandle::run_in_loop), for code that is written for either face.
+    /// Runs `task` at once. The counterpart of
+    /// [`LoopHandle::run_in_loop`](super::LoopHandle::run_in_loop), for code that works with a loop
+    /// or a handle.
     pub fn run_in_loop(&self, task: impl FnOnce(&EventLoop)) {
         task(self);
     }
 
     /// Queues `task` for phase 5 of this turn, or of the next one if that phase has begun.
     ///
-    /// Tasks queued on this thread run in the order queued. A task that queues itself again cannot keep the loop from its
-    /// other work, since each turn runs one batch. The task need not be `Send`, and no lock is taken.
+    /// Tasks queued on this thread run in FIFO order. Each turn runs one batch, so a task that
+    /// queues itself again cannot starve the loop's other work. The task need not be `Send`, and no
+    /// lock is taken.
     ///
-    /// From a destructor that runs while the loop itself is being dropped, the task is dropped and counted.
+    /// While the loop itself is being dropped, a task queued by a destructor is dropped and
+    /// counted.
     pub fn queue_in_loop(&self, task: impl FnOnce(&EventLoop) + 'static) {
         let task = Task::new(task);
         self.inner.shared.counters.count_queued();
@@ -53,7 +59,8 @@ impl EventLoop {
         }
     }
 
-    /// Has `errand` run in phase 5 as a task is, without counting it as one. A loop that is being dropped drops it.
+    /// Queues an internal task for phase 5, which is not counted. A loop that is being dropped
+    /// drops it.
     pub(crate) fn queue_internal(&self, task: impl FnOnce(&EventLoop) + 'static) {
         self.queue_local(|batch| batch.internal.push(Task::new(task)));
     }
@@ -63,7 +70,7 @@ impl EventLoop {
         self.signal_work();
     }
 
-    /// Phase 5. If a request to quit is there, whatever was accepted before it is in this batch.
+    /// Phase 5. If there is a request to quit, all tasks accepted before it are in this batch.
     pub(super) fn run_tasks(&self) {
         let inner = &*self.inner;
         inner.lent_capacity.set(inner.task_batch.borrow().capacities());
@@ -76,7 +83,7 @@ impl EventLoop {
         if posted == 0 && !has_local {
             return;
         }
-        // Out of the borrow while they run.
+        // Moved out, so that nothing is borrowed while the tasks run.
         let mut posted = inner.task_batch.take();
         let mut local = has_local.then(|| inner.local_tasks.replace(inner.local_batch.take()));
         let tasks = posted.tasks.len() + local.as_ref().map_or(0, |local| local.tasks.len());
@@ -105,7 +112,7 @@ impl EventLoop {
     }
 
     fn run_internal<T>(&self, tasks: &mut Vec<T>, call: fn(T, &EventLoop)) {
-        // Hardly ever there, and a drain of nothing costs as much as a task.
+        // Internal tasks are rare, and an empty drain costs as much as a task.
         if !tasks.is_empty() {
             for task in tasks.drain(..) {
                 self.catch("an internal task", || call(task, self));

@@ -1,4 +1,4 @@
-//! The end of a loop.
+//! The drop of a loop.
 
 use std::mem;
 use std::ptr;
@@ -11,8 +11,9 @@ use crate::event_loop::containment::logger;
 
 impl Drop for EventLoop {
     fn drop(&mut self) {
-        // A handle that finds the loop on its own thread holds it for the length of a call; the last holder ends it, so that
-        // what is closed here can still be told with a loop at hand.
+        // A handle that is used on the loop's own thread holds the loop for the length of a call.
+        // Only the last holder ends the loop, so that the `on_close` callbacks made here have a
+        // loop.
         if Rc::strong_count(&self.inner) == 1 {
             if self.is_inherited() {
                 self.abandon()
@@ -27,9 +28,10 @@ impl Drop for EventLoop {
 }
 
 impl EventLoop {
-    /// In a forked child: drops what the loop's thread owns. Nobody is called, as nothing has ended for the parent, whose
-    /// descriptors stay as they are. What other threads have a part in is left as it is, and never freed: they are not there any more, and
-    /// may have been in the middle of a change.
+    /// In a forked child: drops the state owned by the loop's thread. No callback is called, since
+    /// nothing has ended in the parent, whose descriptors stay open. State shared with other
+    /// threads is left as it is and never freed: those threads do not exist in the child, and may
+    /// have been changing it.
     fn abandon(&self) {
         let inner = &*self.inner;
         inner.dropping.set(true);
@@ -51,7 +53,8 @@ impl EventLoop {
         inner.shared.terminated.store(true, Relaxed);
         let tasks = inner.shared.tasks.close();
         loop {
-            // An `on_close` may close others; nothing new is registered from here on, so this ends.
+            // An `on_close` may close other channels. No channel can be registered any more, so
+            // this terminates.
             let ids = inner.channels.borrow().ids();
             if ids.is_empty() {
                 break;
@@ -59,7 +62,7 @@ impl EventLoop {
             for id in ids {
                 let source = inner.channels.borrow().get(id).cloned();
                 if let Some(source) = source {
-                    self.catch("the end of a loop", || source.on_loop_end(self));
+                    self.catch("a loop-end callback", || source.on_loop_end(self));
                     self.close_now(id);
                     self.discard(source);
                 }
@@ -72,7 +75,7 @@ impl EventLoop {
             logger::call(|| log::debug!("the loop is dropped with {not_run} tasks not run"));
         }
         drop((tasks, local_tasks));
-        // Taken out of the borrow and the lock before they are dropped.
+        // Taken out of the borrow and the lock before the drop.
         let timers = inner.timers.borrow_mut().drain();
         drop(timers);
         let remote_timers = inner.shared.remote_timers.close();

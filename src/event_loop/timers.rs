@@ -228,13 +228,13 @@ impl EventLoop {
 
     fn arm(&self, deadline: u64, task: impl FnOnce(&Firing) + 'static) -> TimerKey {
         let key = self.inner.timers.borrow_mut().insert(deadline, Task::new(task));
-        self.show_deadline(deadline);
+        self.arm_deadline(deadline);
         key
     }
 
     fn arm_repeating(&self, deadline: u64, task: impl FnOnce(&Firing) + 'static) -> TimerKey {
         let key = self.inner.timers.borrow_mut().insert_repeating(deadline, Task::new(task));
-        self.show_deadline(deadline);
+        self.arm_deadline(deadline);
         key
     }
 
@@ -242,7 +242,7 @@ impl EventLoop {
     pub(super) fn rearm(&self, key: TimerKey, deadline: u64) -> bool {
         let moved = self.inner.timers.borrow_mut().reset(key, deadline);
         if moved {
-            self.show_deadline(deadline);
+            self.arm_deadline(deadline);
         }
         moved
     }

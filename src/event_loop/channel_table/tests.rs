@@ -17,7 +17,7 @@ fn active(table: &mut ChannelTable<&'static str>) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_channel_runs_once_a_round_for_as_long_as_it_is_ready_and_wants_it() {
+fn a_ready_channel_runs_once_per_round() {
     let mut table = ChannelTable::new();
     let a = table.insert_with(|_| "a");
     table.set_wanted(a, READ);
@@ -25,14 +25,14 @@ fn a_channel_runs_once_a_round_for_as_long_as_it_is_ready_and_wants_it() {
     table.add_ready(a, READ);
     table.add_ready(a, READ);
     assert_eq!(active(&mut table), ["a"]);
-    assert_eq!(active(&mut table), ["a"], "nobody said that it is drained");
+    assert_eq!(active(&mut table), ["a"], "its readiness has not been cleared");
     table.clear_ready(a, READ);
     assert!(active(&mut table).is_empty());
     assert!(!table.has_active());
 }
 
 #[test]
-fn readiness_that_comes_before_the_wish_is_remembered() {
+fn readiness_before_interest_is_cached() {
     let mut table = ChannelTable::new();
     let a = table.insert_with(|_| "a");
     table.add_ready(a, READ | WRITE);
@@ -46,7 +46,7 @@ fn readiness_that_comes_before_the_wish_is_remembered() {
 }
 
 #[test]
-fn a_slot_that_has_used_up_its_generations_is_not_used_again() {
+fn an_exhausted_slot_is_not_reused() {
     let mut table = ChannelTable::new();
     let first = table.insert_with(|_| "first");
     table.remove(first);
@@ -59,13 +59,13 @@ fn a_slot_that_has_used_up_its_generations_is_not_used_again() {
 }
 
 #[test]
-fn a_void_id_finds_nothing_even_when_its_slot_has_a_new_tenant() {
+fn a_stale_id_finds_nothing_in_a_reused_slot() {
     let mut table = ChannelTable::new();
     let a = table.insert_with(|_| "a");
     assert_eq!(table.remove(a), Some("a"));
     assert_eq!(table.remove(a), None);
     let b = table.insert_with(|_| "b");
-    assert_eq!((a.index, b.index), (0, 0), "the slot is used again");
+    assert_eq!((a.index, b.index), (0, 0), "the slot is reused");
     table.set_wanted(b, READ);
     table.add_ready(a, READ);
     table.set_wanted(a, WRITE);
@@ -77,7 +77,7 @@ fn a_void_id_finds_nothing_even_when_its_slot_has_a_new_tenant() {
 }
 
 #[test]
-fn a_channel_removed_while_it_waits_in_a_batch_does_not_run() {
+fn a_channel_removed_from_a_batch_does_not_run() {
     let mut table = ChannelTable::new();
     let [a, b] = ["a", "b"].map(|name| table.insert_with(|_| name));
     for id in [a, b] {
@@ -94,11 +94,11 @@ fn a_channel_removed_while_it_waits_in_a_batch_does_not_run() {
     table.add_ready(c, READ);
     table.finish(a);
     assert_eq!(table.start(b), None);
-    assert_eq!(active(&mut table), ["c", "a"], "the newcomer waits for its own round");
+    assert_eq!(active(&mut table), ["c", "a"], "the new channel waits for the next round");
 }
 
 #[test]
-fn what_happens_to_a_channel_while_it_runs_is_looked_at_when_it_has_run() {
+fn changes_during_a_run_apply_after_it() {
     let mut table = ChannelTable::new();
     let a = table.insert_with(|_| "a");
     table.set_wanted(a, READ);
@@ -115,14 +115,14 @@ fn what_happens_to_a_channel_while_it_runs_is_looked_at_when_it_has_run() {
 }
 
 #[test]
-fn a_key_carries_the_whole_id() {
+fn a_key_contains_the_whole_id() {
     let id = ChannelId { index: u32::MAX - 1, generation: 77 };
     assert_eq!(ChannelId::from_key(id.to_key()), id);
 }
 
 /// Random operations against a plain list of (id, name, ready, wanted).
 #[test]
-fn agrees_with_a_plain_list() {
+fn random_operations_match_a_plain_list() {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move |below: usize| {
         state ^= state << 13;
@@ -139,7 +139,7 @@ fn agrees_with_a_plain_list() {
             6 if random(4) == 0 => table.trim(),
             0 if model.len() < 20 => {
                 let id = table.insert_with(|_| step);
-                assert!(!dead.contains(&id), "an id came back");
+                assert!(!dead.contains(&id), "an id was reused");
                 model.push((id, step, Readiness::NONE, Readiness::NONE));
             }
             1 if !model.is_empty() => {
@@ -153,9 +153,9 @@ fn agrees_with_a_plain_list() {
                 table.add_ready(model[at].0, more);
             }
             3 if !model.is_empty() => {
-                let (at, gone) = (random(model.len()), bits[random(3)]);
-                model[at].2 = model[at].2 & !gone;
-                table.clear_ready(model[at].0, gone);
+                let (at, cleared) = (random(model.len()), bits[random(3)]);
+                model[at].2 = model[at].2 & !cleared;
+                table.clear_ready(model[at].0, cleared);
             }
             4 if !model.is_empty() => {
                 let (at, wanted) = (random(model.len()), bits[random(3)]);

@@ -1,10 +1,11 @@
-//! The program's logger, as this crate calls it.
+//! Calls to the program's logger.
 //!
-//! A logger is the user's code. It may call into this crate, so a line is logged when nothing is borrowed or locked and when
-//! all is done that belongs together; and it may panic, which ends here.
+//! A logger is user code. It may call into this crate, so a line is logged only with nothing
+//! borrowed or locked and with all state consistent. It may also panic, which is caught here.
 //!
-//! What a peer can bring about again and again would fill the log. Such lines have a kind, and of one kind a thread logs one a
-//! second, with the number of those that it has left out since.
+//! A line that a peer can cause repeatedly would fill the log. Such lines have a kind. For each
+//! kind a thread logs at most one line a second, with the number of lines suppressed since the last
+//! one.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -13,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use super::dispose;
 
-/// How far apart two lines of a kind are at least.
-const APART: Duration = Duration::from_secs(1);
+/// The least time between two lines of a kind.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// Where a thread with a loop has its time from, so that a loop with a clock of its own goes by that.
+    /// The clock of this thread: that of its loop, if there is one, since a loop may have a virtual
+    /// clock.
     static CLOCK: Cell<fn() -> Instant> = const { Cell::new(Instant::now) };
     static KINDS: RefCell<Vec<Kind>> = const { RefCell::new(Vec::new()) };
 }
@@ -25,48 +27,49 @@ thread_local! {
 struct Kind {
     name: &'static str,
     last: Instant,
-    left_out: u64,
+    suppressed: u64,
 }
 
-/// Has this thread take the time for [`recurring`] lines from `clock`.
+/// Sets the clock that limits [`recurring`] lines on this thread.
 pub(crate) fn set_clock(clock: fn() -> Instant) {
     CLOCK.set(clock);
 }
 
-/// Calls the logger: `line` is a call of one of the macros of `log`.
+/// Calls the logger: `line` invokes one of the macros of `log`.
 pub(crate) fn call(line: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(line)) {
         dispose(payload);
     }
 }
 
-/// As [`call`], for a line that a peer, or a shortage, can cause without end: of each kind one a second on this thread. What
-/// `line` is given is to be at the end of its text.
+/// Same as [`call`], for a line that a peer or a shortage can cause without limit: at most one a
+/// second for each kind on this thread. `line` must put its argument at the end of the text.
 pub(crate) fn recurring(kind: &'static str, line: impl FnOnce(Suppressed)) {
     let now = CLOCK.get()();
-    // At the end of a thread the kinds may have gone before the last line.
+    // While a thread exits, the kinds may be destroyed before the last line.
     let due = KINDS.try_with(|kinds| due(&mut kinds.borrow_mut(), kind, now)).unwrap_or(Some(Suppressed(0)));
-    if let Some(left_out) = due {
-        call(|| line(left_out));
+    if let Some(suppressed) = due {
+        call(|| line(suppressed));
     }
 }
 
-/// Whether a line is to be logged now, and how many before it were not.
+/// The number of suppressed lines, if a line is due now.
 fn due(kinds: &mut Vec<Kind>, name: &'static str, now: Instant) -> Option<Suppressed> {
     let Some(kind) = kinds.iter_mut().find(|kind| kind.name == name) else {
-        kinds.push(Kind { name, last: now, left_out: 0 });
+        kinds.push(Kind { name, last: now, suppressed: 0 });
         return Some(Suppressed(0));
     };
-    // A moment before the last is of another clock: that of a loop which this thread had before.
-    if now.checked_duration_since(kind.last).is_some_and(|apart| apart < APART) {
-        kind.left_out += 1;
+    // An instant before the last one belongs to another clock: that of an earlier loop of this
+    // thread.
+    if now.checked_duration_since(kind.last).is_some_and(|interval| interval < MIN_INTERVAL) {
+        kind.suppressed += 1;
         return None;
     }
     kind.last = now;
-    Some(Suppressed(std::mem::take(&mut kind.left_out)))
+    Some(Suppressed(std::mem::take(&mut kind.suppressed)))
 }
 
-/// How many lines of a kind were left out before this one. Shown only if there were any.
+/// How many lines of a kind were suppressed before this one. Displayed only if there were any.
 pub(crate) struct Suppressed(u64);
 
 impl fmt::Display for Suppressed {
@@ -80,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_each_kind_one_line_a_second_is_due_with_the_number_of_the_others() {
+    fn each_kind_logs_one_line_a_second() {
         let mut kinds = Vec::new();
         let begin = Instant::now();
         let mut left_out = |name, milliseconds| {
@@ -99,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_begins_anew_does_not_silence_a_kind() {
+    fn a_restarted_clock_does_not_suppress_lines() {
         let mut kinds = Vec::new();
         let begin = Instant::now();
         assert!(due(&mut kinds, "one", begin + Duration::from_secs(3600)).is_some());
@@ -108,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_a_logger_ends_there() {
+    fn a_panic_in_a_logger_is_caught() {
         call(|| panic!("as a logger might"));
         recurring("a kind that panics", |_| panic!("as a logger might"));
     }

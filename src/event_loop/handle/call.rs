@@ -1,4 +1,4 @@
-//! Posting a task and waiting for what it returns.
+//! Posting a task and waiting for its result.
 
 use std::error::Error;
 use std::fmt;
@@ -13,27 +13,28 @@ use crate::event_loop::EventLoop;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::handle::{LoopHandle, PostErrorReason};
 
-/// Why a call gave no result.
+/// Why a call has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The loop has gone, or went before it had run the task, or belongs to the process that this one was forked from.
+    /// The loop has been dropped, was dropped before it had run the task, or belongs to the process
+    /// that this one was forked from.
     LoopGone,
     /// The loop's mailbox is full.
     Full,
     /// The task panicked.
     Panicked,
-    /// The time was up. A task that had not begun by then never will.
+    /// The timeout has elapsed. A task that had not started by then never runs.
     TimedOut,
 }
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            CallError::LoopGone => "the event loop has gone",
+            CallError::LoopGone => "the event loop has been dropped",
             CallError::Full => "the event loop's mailbox is full",
             CallError::Panicked => "the task panicked",
-            CallError::TimedOut => "the event loop did not answer in time",
+            CallError::TimedOut => "the call to the event loop timed out",
         })
     }
 }
@@ -52,66 +53,69 @@ impl From<CallError> for io::Error {
     }
 }
 
-/// How far a call is. Caller and task share it.
-enum Stage<R> {
+/// The progress of a call, shared by caller and task.
+enum CallState<R> {
     Waiting,
     Running,
-    /// The caller may be gone before it has seen this.
+    /// The caller may have given up before it sees the result.
     Done(Contained<R>),
     Failed(CallError),
-    /// The caller has gone.
+    /// The caller has given up.
     Abandoned,
 }
 
-struct Slot<R> {
-    stage: Mutex<Stage<R>>,
+struct CallSlot<R> {
+    state: Mutex<CallState<R>>,
     changed: Condvar,
 }
 
-/// The task's end of a slot. However the task ends, the caller is told: if it is dropped without an answer, that is the answer.
-struct Answer<R>(Arc<Slot<R>>);
+/// The task's end of a slot. The caller always gets a result: dropping this without one completes
+/// the call with [`CallError::LoopGone`].
+struct Responder<R>(Arc<CallSlot<R>>);
 
-impl<R> Answer<R> {
-    /// Whether the caller still waits; from now on it waits to the end.
+impl<R> Responder<R> {
+    /// Marks the task as running. Returns whether the caller is still waiting; from now on it waits
+    /// for the result.
     fn begin(&self) -> bool {
-        let mut stage = self.0.stage.lock();
-        match *stage {
-            Stage::Waiting => {
-                *stage = Stage::Running;
+        let mut state = self.0.state.lock();
+        match *state {
+            CallState::Waiting => {
+                *state = CallState::Running;
                 true
             }
             _ => false,
         }
     }
 
-    fn give(&self, end: Stage<R>) {
-        let mut stage = self.0.stage.lock();
-        let unwanted = match *stage {
-            Stage::Waiting | Stage::Running => {
-                *stage = end;
+    fn complete(&self, result: CallState<R>) {
+        let mut state = self.0.state.lock();
+        let unused = match *state {
+            CallState::Waiting | CallState::Running => {
+                *state = result;
                 self.0.changed.notify_one();
                 None
             }
-            // The caller has gone, so the result is dropped, with no lock held.
-            Stage::Abandoned | Stage::Done(_) | Stage::Failed(_) => Some(end),
+            // The caller has given up, so the result is dropped, with no lock held.
+            CallState::Abandoned | CallState::Done(_) | CallState::Failed(_) => Some(result),
         };
-        drop(stage);
-        drop(unwanted);
+        drop(state);
+        drop(unused);
     }
 }
 
-impl<R> Drop for Answer<R> {
+impl<R> Drop for Responder<R> {
     fn drop(&mut self) {
-        self.give(Stage::Failed(CallError::LoopGone));
+        self.complete(CallState::Failed(CallError::LoopGone));
     }
 }
 
 impl LoopHandle {
-    /// Runs `task` on the loop and waits for what it returns.
+    /// Runs `task` on the loop and waits for its result.
     ///
-    /// From any thread; on the loop's own thread it runs at once. The caller never waits in vain: if the task panics, or the loop
-    /// goes before it has run it, that is the answer. But it waits for as long as the loop is not run, and two loops that call
-    /// each other at the same time wait for each other: [`call_timeout`](LoopHandle::call_timeout) ends that.
+    /// From any thread; on the loop's own thread the task runs directly. If the task panics, or the
+    /// loop is dropped before it has run the task, the call returns an error. The caller blocks
+    /// while the loop is not run, and two loops that call each other at the same time deadlock;
+    /// [`call_timeout`](LoopHandle::call_timeout) limits the wait.
     ///
     /// ```
     /// use reveille::LoopThread;
@@ -125,7 +129,7 @@ impl LoopHandle {
     /// ```
     ///
     /// # Errors
-    /// Says why there is no result.
+    /// A [`CallError`] with the reason why there is no result.
     pub fn call<R, F>(&self, task: F) -> Result<R, CallError>
     where
         F: FnOnce(&EventLoop) -> R + Send + 'static,
@@ -134,18 +138,20 @@ impl LoopHandle {
         self.call_until(None, task)
     }
 
-    /// As [`call`](LoopHandle::call), for at most so long. On the loop's own thread the task takes the time it takes.
+    /// Same as [`call`](LoopHandle::call), but waits at most `timeout`. On the loop's own thread
+    /// there is no limit.
     ///
-    /// A task that has not begun when the time is up never will; one that has begun goes on, and its result is dropped.
+    /// A task that has not started when the timeout elapses never runs. A task that has started
+    /// runs to its end, and its result is dropped.
     ///
     /// # Errors
-    /// Says why there is no result.
+    /// A [`CallError`] with the reason why there is no result.
     pub fn call_timeout<R, F>(&self, timeout: Duration, task: F) -> Result<R, CallError>
     where
         F: FnOnce(&EventLoop) -> R + Send + 'static,
         R: Send + 'static,
     {
-        // A deadline that the clock cannot express never comes.
+        // A deadline beyond the range of the clock never arrives.
         self.call_until(Instant::now().checked_add(timeout), task)
     }
 
@@ -157,19 +163,19 @@ impl LoopHandle {
         if let Some(event_loop) = self.local_loop() {
             return event_loop.catch("a called task", || task(&event_loop)).ok_or(CallError::Panicked);
         }
-        let slot = Arc::new(Slot { stage: Mutex::new(Stage::Waiting), changed: Condvar::new() });
-        let answer = Answer(Arc::clone(&slot));
+        let slot = Arc::new(CallSlot { state: Mutex::new(CallState::Waiting), changed: Condvar::new() });
+        let responder = Responder(Arc::clone(&slot));
         let task = Contained::new(task);
         let posted = self.post(deadline, move |event_loop| {
-            if !answer.begin() {
+            if !responder.begin() {
                 return;
             }
             let task = task.into_inner();
-            // The caller learns of a panic before the loop counts it.
+            // The caller receives a panic before the loop counts it.
             match catch_unwind(AssertUnwindSafe(|| task(event_loop))) {
-                Ok(result) => answer.give(Stage::Done(Contained::new(result))),
+                Ok(result) => responder.complete(CallState::Done(Contained::new(result))),
                 Err(payload) => {
-                    answer.give(Stage::Failed(CallError::Panicked));
+                    responder.complete(CallState::Failed(CallError::Panicked));
                     resume_unwind(payload);
                 }
             }
@@ -183,23 +189,23 @@ impl LoopHandle {
     }
 }
 
-impl<R> Slot<R> {
+impl<R> CallSlot<R> {
     fn wait(&self, deadline: Option<Instant>) -> Result<R, CallError> {
-        let mut stage = self.stage.lock();
-        while matches!(*stage, Stage::Waiting | Stage::Running) {
+        let mut state = self.state.lock();
+        while matches!(*state, CallState::Waiting | CallState::Running) {
             match deadline {
-                None => self.changed.wait(&mut stage),
+                None => self.changed.wait(&mut state),
                 Some(deadline) => {
-                    if self.changed.wait_until(&mut stage, deadline).timed_out() {
+                    if self.changed.wait_until(&mut state, deadline).timed_out() {
                         break;
                     }
                 }
             }
         }
-        match std::mem::replace(&mut *stage, Stage::Abandoned) {
-            Stage::Done(result) => Ok(result.into_inner()),
-            Stage::Failed(error) => Err(error),
-            Stage::Waiting | Stage::Running | Stage::Abandoned => Err(CallError::TimedOut),
+        match std::mem::replace(&mut *state, CallState::Abandoned) {
+            CallState::Done(result) => Ok(result.into_inner()),
+            CallState::Failed(error) => Err(error),
+            CallState::Waiting | CallState::Running | CallState::Abandoned => Err(CallError::TimedOut),
         }
     }
 }

@@ -1,20 +1,21 @@
-//! How much other threads may leave with a loop.
+//! The limit on tasks that other threads have queued for a loop.
 
-/// How many tasks other threads may have waiting, and what becomes of one more.
+/// How many tasks of other threads may be pending, and what happens to a post beyond that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum MailboxLimit {
-    /// As many as there is memory for.
+    /// No limit other than memory.
     #[default]
     Unbounded,
-    /// So many. One more is refused, and given back.
+    /// At most this many. A post to a full queue is refused and returns the task.
     Reject(usize),
-    /// So many. Who has one more waits until the loop has taken a batch.
+    /// At most this many. A post to a full queue blocks until the loop takes a batch.
     ///
-    /// A loop that is not run takes none, and whoever waits for it waits until it is run or dropped. The loop's own thread never
-    /// waits, as it would wait for itself: one more from there is refused. Two loops that post to each other's full mailboxes
-    /// wait for each other, and so does a loop that joins the thread of one that waits for it, as the drop of a
-    /// [server with threads](crate::TcpServerBuilder::threads) does.
+    /// A loop that is not run takes no batch, so the caller blocks until the loop is run or
+    /// dropped. The loop's own thread never blocks, as it would deadlock: its post to a full queue
+    /// is refused. Two loops that post to each other's full queues deadlock. So does a loop that
+    /// joins the thread of a loop blocked on it, as the drop of a [server with
+    /// threads](crate::TcpServerBuilder::threads) does.
     Block(usize),
 }
 
@@ -22,7 +23,7 @@ impl MailboxLimit {
     pub(in crate::event_loop) fn capacity(self) -> usize {
         match self {
             MailboxLimit::Unbounded => usize::MAX,
-            // Room for none would make every post wait for ever.
+            // A capacity of zero would block every post for ever.
             MailboxLimit::Reject(tasks) | MailboxLimit::Block(tasks) => tasks.max(1),
         }
     }

@@ -10,10 +10,11 @@ use crate::event_loop::timers::remote_timers::Callback;
 use crate::event_loop::timers::repeat::Repeat;
 
 impl LoopHandle {
-    /// As [`EventLoop::run_at`], from any thread. The id is good at once, also before the loop has seen the timer.
+    /// Same as [`EventLoop::run_at`], from any thread. The id is valid at once, even before the
+    /// loop has seen the timer.
     ///
     /// # Errors
-    /// Gives `callback` back if the loop has gone.
+    /// Returns `callback` if the loop has been dropped.
     pub fn run_at<F>(&self, deadline: Instant, callback: F) -> Result<TimerId, PostError<F>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
@@ -22,10 +23,10 @@ impl LoopHandle {
         self.remote_timer(callback, deadline, |callback| Callback::Once(Contained::new(Box::new(callback))))
     }
 
-    /// As [`EventLoop::run_after`], from any thread. The delay counts from this call.
+    /// Same as [`EventLoop::run_after`], from any thread. The delay counts from this call.
     ///
     /// # Errors
-    /// Gives `callback` back if the loop has gone.
+    /// Returns `callback` if the loop has been dropped.
     pub fn run_after<F>(&self, delay: Duration, callback: F) -> Result<TimerId, PostError<F>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
@@ -34,10 +35,10 @@ impl LoopHandle {
         self.remote_timer(callback, deadline, |callback| Callback::Once(Contained::new(Box::new(callback))))
     }
 
-    /// As [`EventLoop::run_every`], from any thread. The first period counts from this call.
+    /// Same as [`EventLoop::run_every`], from any thread. The first period counts from this call.
     ///
     /// # Errors
-    /// Gives `callback` back if the loop has gone.
+    /// Returns `callback` if the loop has been dropped.
     ///
     /// # Panics
     /// If the period is zero.
@@ -63,18 +64,21 @@ impl LoopHandle {
         }
         let inserted = self.shared.remote_timers.insert(deadline, callback, wrap);
         let key = inserted.map_err(|callback| self.refused(Refusal::Closed, callback))?;
-        // If the loop goes before it has armed the timer, the callback is dropped with the loop's other timers.
+        // If the loop is dropped before it has armed the timer, the callback is dropped with the
+        // loop's other timers.
         self.post_internal(move |event_loop| event_loop.arm_remote_timer(key));
         Ok(self.shared.timer_id(TimerName::Remote(key)))
     }
 
     /// Cancels a timer, from any thread.
     ///
-    /// For a timer made through a handle the answer is exact, wherever this is called: `true` if its callback had not
-    /// started and now never will (a repeating one: not again), `false` if there was nothing left to cancel.
+    /// For a timer created through a handle the result is exact on every thread: `true` if its
+    /// callback had not started and now never will (of a repeating timer: not again), `false` if
+    /// there was nothing left to cancel.
     ///
-    /// A timer made on the loop itself can only be cancelled by the loop: on the loop's thread the answer is exact too, and
-    /// elsewhere the request is queued, and `true` says that the loop is there to carry it out.
+    /// Only the loop can cancel a timer that was created on the loop itself. On the loop's thread
+    /// the result is exact too. Elsewhere the request is queued, and `true` means that the loop
+    /// exists to perform it.
     pub fn cancel(&self, id: TimerId) -> bool {
         if let Some(event_loop) = self.local_loop() {
             return event_loop.cancel(id);
@@ -86,7 +90,8 @@ impl LoopHandle {
                 None => false,
                 Some(removed) => {
                     if let Some(armed) = removed.queue_key() {
-                        // Only the slot in the loop's queue is left to be given up; a loop that has gone has done so.
+                        // Only the slot in the loop's queue is left to be freed; a loop that has
+                        // been dropped has freed it.
                         self.post_internal(move |event_loop| _ = event_loop.disarm(armed));
                     }
                     true
@@ -95,15 +100,16 @@ impl LoopHandle {
         }
     }
 
-    /// Moves a timer, as [`EventLoop::reset`], from any thread. The delay counts from this call.
+    /// Moves a timer, same as [`EventLoop::reset`], from any thread. The delay counts from this
+    /// call.
     ///
-    /// The answer is as good as that of [`cancel`](LoopHandle::cancel). A deadline of a timer made through a handle that is moved back
-    /// does not wake the loop.
+    /// The result is as exact as that of [`cancel`](LoopHandle::cancel). Postponing a timer that
+    /// was created through a handle does not wake the loop.
     pub fn reset(&self, id: TimerId, delay: Duration) -> bool {
         self.move_timer(id, self.shared.clock.after(delay))
     }
 
-    /// Moves a timer to `deadline`, as [`EventLoop::reset_at`], from any thread.
+    /// Moves a timer to `deadline`, same as [`EventLoop::reset_at`], from any thread.
     pub fn reset_at(&self, id: TimerId, deadline: Instant) -> bool {
         self.move_timer(id, self.shared.clock.moment(deadline))
     }

@@ -1,4 +1,5 @@
-//! The primitives that the [`TaskQueue`](crate::event_loop::tasks::task_queue) runs on outside the model checker: parking_lot's mutex, std's atomics.
+//! The primitives of the [`TaskQueue`](crate::event_loop::tasks::task_queue) outside the model
+//! checker: parking_lot's mutex and std's atomics.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
@@ -13,7 +14,8 @@ impl Primitives for ParkingLot {
     type Flag = AtomicBool;
 }
 
-/// A mutex and its condition. The condition is one word, and costs nothing while nobody waits.
+/// A mutex and its condition variable. The condition variable is one word, and costs nothing
+/// without waiting threads.
 #[derive(Debug)]
 pub(crate) struct Lock<T> {
     content: parking_lot::Mutex<T>,
@@ -33,9 +35,9 @@ impl<T> Mutex<T> for Lock<T> {
     fn wait_with<R>(&self, deadline: Option<Instant>, mut f: impl FnMut(&mut T) -> Option<R>) -> Option<R> {
         let mut content = self.content.lock();
         loop {
-            let answer = f(&mut content);
-            if answer.is_some() {
-                return answer;
+            let result = f(&mut content);
+            if result.is_some() {
+                return result;
             }
             match deadline {
                 None => self.changed.wait(&mut content),

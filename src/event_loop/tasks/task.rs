@@ -1,10 +1,12 @@
-//! A closure that is called once, kept in place if it is small.
+//! A closure that is called once, stored in place if it is small.
 //!
-//! A heap block a task, made on one thread and freed on another, costs more than all the rest of posting it. So a closure whose
-//! captures are up to four words lies in the [`Task`] itself, and tasks lie side by side in the vector that queues them. A larger one
-//! goes into a box, which then is what lies there.
+//! A heap block per task, allocated on one thread and freed on another, costs more than the rest of
+//! a post. So a closure with captures of up to four words is stored in the [`Task`] itself, and
+//! tasks are stored contiguously in the vector that queues them. A larger closure is boxed, and the
+//! box is stored in the task.
 //!
-//! This file is one of the few of the crate that need `unsafe`. What it rests on is said at [`Task`], and each block refers to it.
+//! This file is one of the few of the crate that need `unsafe`. The invariant is documented at
+//! [`Task`], and each block refers to it.
 
 #![allow(unsafe_code, reason = "closures of any type are kept in one type's storage, without a box")]
 
@@ -15,28 +17,30 @@ use std::ptr;
 
 use crate::event_loop::containment::catch_drop;
 
-/// Room for the captures: four words, as they come.
+/// Storage for captures of up to four words.
 type Storage = MaybeUninit<[usize; 4]>;
 
-/// What is done with a closure whose type has been forgotten.
+/// The operations on a closure of an erased type.
 struct Operations<A: ?Sized + 'static> {
     /// Moves the closure out of the storage and calls it.
     ///
-    /// Safety: the storage holds the closure that these operations were made for, which is gone from there afterwards, also if
-    /// the call panics.
+    /// Safety: the storage holds the closure that these operations belong to. Afterwards the
+    /// storage is empty, also if the call panics.
     call: unsafe fn(*mut Storage, &A),
-    /// Drops the closure where it lies.
+    /// Drops the closure in place.
     ///
-    /// Safety: as for `call`.
+    /// Safety: same as for `call`.
     drop: unsafe fn(*mut Storage),
 }
 
-/// A closure that takes an `&A`, to be called once or dropped. A panic in its destructor ends in the task's drop.
+/// A closure that takes an `&A`, to be called once or dropped. A panic in its destructor is caught
+/// by the task's drop.
 ///
 /// # Invariant
-/// `storage` holds a live value of the type that `operations` was made for: a closure that fits, or a box with one that does
-/// not. It is put there by [`new`](Task::new), the only constructor, and leaves by [`call`](Task::call), which forgets the task,
-/// or by its drop: by exactly one of the two, exactly once.
+/// `storage` holds a live value of the type that `operations` belongs to: a closure that fits, or a
+/// box with one that does not. [`new`](Task::new), the only constructor, puts it there. It leaves
+/// by [`call`](Task::call), which forgets the task, or by the task's drop: by exactly one of the
+/// two, exactly once.
 ///
 /// A task is `Send` only as a [`SendTask`].
 pub(crate) struct Task<A: ?Sized + 'static> {
@@ -53,13 +57,13 @@ impl<F: FnOnce(&A), A: ?Sized + 'static> OperationsOf<F, A> {
     const OPERATIONS: Operations<A> = Operations { call: call::<F, A>, drop: drop_in_place::<F> };
 }
 
-/// Whether an `F` may lie in the storage.
+/// Whether an `F` can be stored in place.
 const fn fits<F>() -> bool {
     size_of::<F>() <= size_of::<Storage>() && align_of::<F>() <= align_of::<Storage>()
 }
 
 impl<A: ?Sized + 'static> Task<A> {
-    /// Keeps `closure` in place if it fits, else in a box.
+    /// Stores `closure` in place if it fits, otherwise in a box.
     #[inline]
     pub(crate) fn new<F: FnOnce(&A) + 'static>(closure: F) -> Task<A> {
         if const { fits::<F>() } {
@@ -67,7 +71,7 @@ impl<A: ?Sized + 'static> Task<A> {
             unsafe { Task::store(closure) }
         } else {
             let boxed = Box::new(closure);
-            // SAFETY: all that this closure captures is a box, which is one word.
+            // SAFETY: this closure captures only a box, which is one word.
             unsafe { Task::store(move |argument: &A| boxed(argument)) }
         }
     }
@@ -78,8 +82,9 @@ impl<A: ?Sized + 'static> Task<A> {
     unsafe fn store<F: FnOnce(&A) + 'static>(closure: F) -> Task<A> {
         debug_assert!(fits::<F>());
         let mut storage = Storage::uninit();
-        // SAFETY: the caller promises that an `F` fits into the storage in size and alignment, and the storage is ours alone.
-        // This establishes the invariant: what is written is what `operations` is made for.
+        // SAFETY: the caller guarantees that an `F` fits into the storage in size and alignment,
+        // and no other code has access to the storage. This establishes the invariant: the value
+        // written has the type that `operations` belongs to.
         unsafe { storage.as_mut_ptr().cast::<F>().write(closure) };
         Task { storage, operations: &OperationsOf::<F, A>::OPERATIONS, closure: PhantomData }
     }
@@ -87,18 +92,20 @@ impl<A: ?Sized + 'static> Task<A> {
     /// Calls the closure.
     #[inline]
     pub(crate) fn call(self, argument: &A) {
-        // The closure leaves the storage now, however the call ends, so this task must not drop it.
+        // The closure leaves the storage now, also if the call panics, so this task must not drop
+        // it.
         let mut task = ManuallyDrop::new(self);
-        // SAFETY: by the invariant the storage holds what `operations` was made for; and nobody touches it again, since the
-        // task is never dropped.
+        // SAFETY: by the invariant the storage holds a closure of the type that `operations`
+        // belongs to. It is not used again, since the task is never dropped.
         unsafe { (task.operations.call)(&mut task.storage, argument) }
     }
 }
 
 impl<A: ?Sized + 'static> Drop for Task<A> {
     fn drop(&mut self) {
-        // SAFETY: by the invariant the storage holds what `operations` was made for, since a task whose closure has left is not
-        // dropped; and nobody can touch it again after this.
+        // SAFETY: by the invariant the storage holds a closure of the type that `operations`
+        // belongs to, since a task whose closure has left is not dropped. It is not used after
+        // this.
         catch_drop(|| unsafe { (self.operations.drop)(&mut self.storage) });
     }
 }
@@ -110,36 +117,38 @@ impl<A: ?Sized + 'static> fmt::Debug for Task<A> {
 }
 
 /// # Safety
-/// As [`Operations::call`], for an `F`.
+/// Same as [`Operations::call`], for an `F`.
 unsafe fn call<F: FnOnce(&A), A: ?Sized + 'static>(storage: *mut Storage, argument: &A) {
-    // SAFETY: the caller promises an `F` in the storage, which it will not use again: this moves it out.
+    // SAFETY: the caller guarantees an `F` in the storage, which it does not use again: this moves
+    // it out.
     let closure = unsafe { storage.cast::<F>().read() };
     closure(argument);
 }
 
 /// # Safety
-/// As [`Operations::drop`], for an `F`.
+/// Same as [`Operations::drop`], for an `F`.
 unsafe fn drop_in_place<F>(storage: *mut Storage) {
-    // SAFETY: the caller promises an `F` in the storage, which it will not use again.
+    // SAFETY: the caller guarantees an `F` in the storage, which it does not use again.
     unsafe { ptr::drop_in_place(storage.cast::<F>()) }
 }
 
-/// A task that may go to another thread.
+/// A task that can be sent to another thread.
 #[derive(Debug)]
 pub(crate) struct SendTask<A: ?Sized + 'static>(Task<A>);
 
-// SAFETY: the only constructor asks that the closure be `Send`, and all that a task holds besides is a reference to constant functions.
-// What the closure is called with never leaves the thread that calls it.
+// SAFETY: the only constructor requires a closure that is `Send`, and besides it a task holds only
+// a reference to constant functions. The argument of the call never leaves the thread that makes
+// the call.
 unsafe impl<A: ?Sized + 'static> Send for SendTask<A> {}
 
 impl<A: ?Sized + 'static> SendTask<A> {
-    /// As [`Task::new`].
+    /// Same as [`Task::new`].
     #[inline]
     pub(crate) fn new<F: FnOnce(&A) + Send + 'static>(closure: F) -> SendTask<A> {
         SendTask(Task::new(closure))
     }
 
-    /// As [`Task::call`].
+    /// Same as [`Task::call`].
     #[inline]
     pub(crate) fn call(self, argument: &A) {
         self.0.call(argument);

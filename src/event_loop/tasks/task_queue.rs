@@ -1,21 +1,23 @@
 //! Tasks from any thread, and the protocol that wakes a sleeping loop for them.
 //!
-//! One consumer (the loop) takes batches; any number of producers push. A producer learns from [`push`](TaskQueue::push)
-//! whether it is the one that must wake the consumer: at most one is told so for each sleep, and none once the consumer has
-//! said that it is awake. The promise, checked with loom in `tests/loom`: a consumer never sleeps over a task or a request to
-//! quit, and a producer that waits for room is woken by every take that makes some.
+//! There is one consumer (the loop), which takes batches, and any number of producers, which push.
+//! [`push`](TaskQueue::push) returns whether this producer must wake the consumer. For each sleep
+//! at most one producer must, and none once the consumer is awake. The guarantee, checked with loom
+//! in `tests/loom`: a consumer never sleeps while there is a task or a request to quit, and every
+//! take that frees capacity wakes the producers that wait for it.
 //!
-//! The argument in one paragraph. The consumer announces its sleep inside the mutex, and only if it finds nothing there. A push
-//! is therefore either before that, and is found, or after it, and then sees the announcement. Whoever takes the announcement
-//! back (a swap, so one producer only) writes the eventfd. The consumer itself takes it back when it wakes, without the mutex:
-//! a producer that got there first costs one spurious wake-up and nothing else.
+//! The proof in one paragraph. The consumer announces its sleep inside the mutex, and only if the
+//! inbox is empty. So a push either precedes the announcement, and is found, or follows it, and
+//! sees the announcement. The producer that clears the announcement (a swap, so it is one producer
+//! only) writes the eventfd. The consumer clears it when it wakes, without the mutex: a producer
+//! that was faster costs one spurious wake-up and nothing else.
 //!
-//! The module knows neither what a task is nor how a wake is done, and is generic over its primitives, so that the same
-//! lines run on the real ones and on the model checker's.
+//! The module depends neither on the type of a task nor on how a wake-up is done. It is generic
+//! over its primitives, so the same lines run on the real ones and on those of the model checker.
 
 use std::time::Instant;
 
-/// The synchronisation that a [`TaskQueue`] is built from.
+/// The synchronisation primitives of a [`TaskQueue`].
 pub(crate) trait Primitives {
     /// Mutual exclusion around a `T`.
     type Mutex<T>: Mutex<T>;
@@ -23,20 +25,21 @@ pub(crate) trait Primitives {
     type Flag: Flag;
 }
 
-/// A mutex that lends its content for the length of a call, with a condition that threads can wait for.
+/// A mutex that lends its content for the length of a call, with a condition variable.
 pub(crate) trait Mutex<T> {
     /// A mutex around `value`.
     fn new(value: T) -> Self;
-    /// Calls `f` with the content, locked.
+    /// Calls `f` with the locked content.
     fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R;
-    /// Calls `f` with the content, locked, until it answers, and waits for [`notify_all`](Mutex::notify_all) in between.
-    /// `None` if it has not answered by the deadline.
+    /// Calls `f` with the locked content until it returns a value, and waits for
+    /// [`notify_all`](Mutex::notify_all) in between. `None` if it has not returned one by the
+    /// deadline.
     fn wait_with<R>(&self, deadline: Option<Instant>, f: impl FnMut(&mut T) -> Option<R>) -> Option<R>;
-    /// Has every thread in [`wait_with`](Mutex::wait_with) look again.
+    /// Wakes every thread in [`wait_with`](Mutex::wait_with), which then calls its `f` again.
     fn notify_all(&self);
 }
 
-/// An atomic boolean. Every operation may be relaxed: what orders them is the queue's mutex.
+/// An atomic boolean. Every operation may be relaxed: the queue's mutex orders them.
 pub(crate) trait Flag {
     /// A flag that holds `value`.
     fn new(value: bool) -> Self;
@@ -44,17 +47,17 @@ pub(crate) trait Flag {
     fn load(&self) -> bool;
     /// Sets the flag.
     fn store(&self, value: bool);
-    /// Sets the flag and tells what it was.
+    /// Sets the flag and returns its previous value.
     fn swap(&self, value: bool) -> bool;
 }
 
-/// What a producer is asked to do after it has handed something over.
+/// What a producer must do after a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a wake that is not passed on leaves the consumer asleep"]
 pub(crate) enum Wake {
-    /// The consumer sleeps and nobody else has been asked to wake it: wake it.
+    /// The consumer sleeps and no other producer wakes it: wake it.
     Needed,
-    /// The consumer is awake, or somebody else is waking it.
+    /// The consumer is awake, or another producer is waking it.
     NotNeeded,
 }
 
@@ -63,7 +66,7 @@ pub(crate) enum Wake {
 pub(crate) enum Refusal {
     /// The queue is closed.
     Closed,
-    /// As many tasks wait as may.
+    /// The queue holds as many tasks as its capacity.
     Full,
 }
 
@@ -71,13 +74,15 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct TaskQueue<T, P: Primitives> {
     inbox: P::Mutex<Inbox<T>>,
-    /// Set by the consumer inside the mutex when it is about to sleep, cleared by whoever ends the sleep. Every producer reads it
-    /// for every task, so it has a cache line where nothing else is written.
+    /// Set by the consumer inside the mutex before it sleeps, cleared by the thread that ends the
+    /// sleep. Every producer reads it for every task, so it has a cache line that is written for
+    /// nothing else.
     asleep: CachePadded<P::Flag>,
-    /// Set, inside the mutex, by whoever puts something into an empty inbox, and cleared by the take. It saves the consumer the
-    /// mutex when there is something anyway: what it does not see here it sees there, before it sleeps.
+    /// Set, inside the mutex, by the push into an empty inbox, and cleared by the take. It saves
+    /// the consumer the mutex if there is work. A push that the consumer does not see here is found
+    /// under the mutex before the sleep.
     pending: CachePadded<P::Flag>,
-    /// How many tasks may wait at a time.
+    /// The maximum number of pending tasks.
     capacity: usize,
 }
 
@@ -89,18 +94,19 @@ struct CachePadded<T>(T);
 #[derive(Debug)]
 struct Inbox<T> {
     batch: Batch<T>,
-    /// How many tasks have been pushed.
+    /// The number of tasks pushed so far.
     accepted: u64,
     quit: bool,
     closed: bool,
 }
 
-/// What has been pushed since the last take.
+/// The tasks pushed since the last take.
 #[derive(Debug)]
 pub(crate) struct Batch<T> {
     /// Tasks of users, in the order pushed.
     pub(crate) tasks: Vec<T>,
-    /// Tasks of the crate itself, in the order pushed. They are short, and there is always room for them.
+    /// Tasks of the crate itself, in the order pushed. They are short, and the capacity does not
+    /// limit them.
     pub(crate) internal: Vec<T>,
 }
 
@@ -119,19 +125,20 @@ impl<T> Batch<T> {
         self.tasks.len() + self.internal.len()
     }
 
-    /// For how many tasks there is room, and for how many errands.
+    /// The capacities for tasks and for internal tasks.
     pub(crate) fn capacities(&self) -> (usize, usize) {
         (self.tasks.capacity(), self.internal.capacity())
     }
 
-    /// How many tasks there are, and how many errands.
+    /// The numbers of tasks and of internal tasks.
     pub(crate) fn lengths(&self) -> (usize, usize) {
         (self.tasks.len(), self.internal.len())
     }
 }
 
 impl<T, P: Primitives> TaskQueue<T, P> {
-    /// An empty queue for `capacity` tasks whose consumer is asleep: the first push asks for a wake.
+    /// An empty queue for `capacity` tasks whose consumer is asleep: the first push requires a
+    /// wake-up.
     pub(crate) fn new(capacity: usize) -> Self {
         let inbox = Inbox { batch: Batch::default(), accepted: 0, quit: false, closed: false };
         TaskQueue {
@@ -142,13 +149,13 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         }
     }
 
-    /// Adds a task, in order behind those pushed before it.
+    /// Adds a task behind those pushed before it.
     ///
-    /// `into_task` runs under the lock and must only change the type; it is there so that a refused task can be given back
-    /// as what it was.
+    /// `into_task` runs under the lock and must only convert the type. It exists so that a refused
+    /// task can be returned with its original type.
     ///
     /// # Errors
-    /// Gives `task` back once the queue is closed, or while it is full.
+    /// Returns `task` if the queue is closed or full.
     #[inline]
     pub(crate) fn push<B>(&self, task: B, into_task: impl FnOnce(B) -> T) -> Result<Wake, (Refusal, B)> {
         self.inbox.with(|inbox| match inbox.refusal(self.capacity) {
@@ -163,11 +170,11 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         Ok(self.end_sleep())
     }
 
-    /// As [`push`](TaskQueue::push), but waits while the queue is full, until the deadline. Not for the consumer's thread, which
-    /// would wait for itself.
+    /// Same as [`push`](TaskQueue::push), but waits while the queue is full, until the deadline.
+    /// Not for the consumer's thread, which would deadlock.
     ///
     /// # Errors
-    /// Gives `task` back once the queue is closed, or if there was no room in time.
+    /// Returns `task` if the queue is closed, or still full at the deadline.
     pub(crate) fn push_waiting<B>(
         &self,
         deadline: Option<Instant>,
@@ -182,7 +189,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
                 self.mark_pending(inbox);
                 inbox.accepted += 1;
                 inbox.batch.tasks.extend(to_push.take().map(|(task, into_task)| into_task(task)));
-                Some(Refusal::Full) // of no account, since there is nothing left to refuse
+                Some(Refusal::Full) // ignored, since the task has been accepted
             }
         });
         match to_push {
@@ -191,10 +198,10 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         }
     }
 
-    /// Adds an errand. There is always room for it.
+    /// Adds an internal task, which the capacity does not limit.
     ///
     /// # Errors
-    /// Gives `errand` back once the queue is closed.
+    /// Returns `task` if the queue is closed.
     pub(crate) fn push_internal(&self, task: T) -> Result<Wake, T> {
         self.inbox.with(|inbox| {
             if inbox.closed {
@@ -207,7 +214,8 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         Ok(self.end_sleep())
     }
 
-    /// Asks the consumer to stop. Stays asked until the consumer [takes](TaskQueue::take) the request.
+    /// Requests that the consumer stop. The request is pending until the consumer
+    /// [takes](TaskQueue::take) it.
     pub(crate) fn quit(&self) -> Wake {
         self.inbox.with(|inbox| {
             self.pending.0.store(true);
@@ -216,14 +224,15 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         self.end_sleep()
     }
 
-    /// Takes back an announced sleep; at most one caller does so for each sleep.
+    /// Clears an announced sleep; at most one caller does so for each sleep.
     #[inline]
     pub(crate) fn end_sleep(&self) -> Wake {
-        // The load keeps the cache line shared while the consumer is awake, which is the case that must be cheap.
+        // The load keeps the cache line shared while the consumer is awake, which is the case that
+        // must be cheap.
         if self.asleep.0.load() && self.asleep.0.swap(false) { Wake::Needed } else { Wake::NotNeeded }
     }
 
-    /// For the consumer: announces that it will sleep, unless there is something to do.
+    /// For the consumer: announces that it will sleep, unless there is work.
     #[must_use = "the consumer must not sleep unless this says so"]
     pub(crate) fn may_sleep(&self) -> bool {
         if self.pending.0.load() {
@@ -238,12 +247,12 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         })
     }
 
-    /// For the consumer: whether it sees something to do. What another thread has just put there it may see a little later.
+    /// For the consumer: whether it sees work. A concurrent push may become visible a little later.
     pub(crate) fn has_work(&self) -> bool {
         self.pending.0.load()
     }
 
-    /// Before something is put into the inbox.
+    /// Called before a task is added to the inbox.
     #[inline]
     fn mark_pending(&self, inbox: &Inbox<T>) {
         if inbox.batch.is_empty() {
@@ -253,17 +262,20 @@ impl<T, P: Primitives> TaskQueue<T, P> {
 
     /// For the consumer: it is awake, and producers need not wake it.
     pub(crate) fn awake(&self) {
-        // Not written without need: a turn that did not sleep leaves the line with the producers. Only the consumer sets it.
+        // Written only if needed: after a turn without a sleep the cache line stays with the
+        // producers. Only the consumer sets the flag.
         if self.asleep.0.load() {
             self.asleep.0.store(false);
         }
     }
 
-    /// For the consumer: swaps everything that is queued into `batch`, which must be empty and lends its capacity.
+    /// For the consumer: swaps all queued tasks into `batch`, which must be empty and lends its
+    /// capacity.
     ///
-    /// Answers whether it has been asked to quit since the last take. Tasks and request are taken under one lock: if the
-    /// answer is yes, every task accepted before that request is in this batch or was in an earlier one. A request that
-    /// comes later stands for a later take, and the tasks accepted before it too.
+    /// Returns whether there has been a request to quit since the last take. Tasks and request are
+    /// taken under one lock. On `true`, every task accepted before that request is in this batch or
+    /// was in an earlier one. A later request is left for a later take, and so are the tasks
+    /// accepted before it.
     pub(crate) fn take(&self, batch: &mut Batch<T>) -> bool {
         debug_assert!(batch.is_empty());
         let quit = self.inbox.with(|inbox| {
@@ -279,24 +291,25 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         quit
     }
 
-    /// For the consumer: takes the room of an empty inbox out, to be dropped.
+    /// For the consumer: takes the storage of an empty inbox, to be dropped.
     pub(crate) fn take_storage(&self) -> Batch<T> {
         self.inbox.with(|inbox| {
             if inbox.batch.is_empty() { std::mem::take(&mut inbox.batch) } else { Batch::default() }
         })
     }
 
-    /// How many tasks have been accepted so far.
+    /// The number of tasks accepted so far.
     pub(crate) fn accepted(&self) -> u64 {
         self.inbox.with(|inbox| inbox.accepted)
     }
 
-    /// Whether a request to quit waits to be taken.
+    /// Whether a request to quit is pending.
     pub(crate) fn is_quitting(&self) -> bool {
         self.inbox.with(|inbox| inbox.quit)
     }
 
-    /// Refuses every later push, also those that wait for room, and hands out what had been accepted and not yet taken.
+    /// Refuses every later push and those that are waiting, and returns the tasks that had been
+    /// accepted and not yet taken.
     pub(crate) fn close(&self) -> Batch<T> {
         let left = self.inbox.with(|inbox| {
             inbox.closed = true;

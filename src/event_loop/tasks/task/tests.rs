@@ -7,7 +7,7 @@ use std::thread;
 
 use super::*;
 
-/// Counts its drops, and is as large as a test wants it.
+/// Counts its drops, and has a size that the test chooses.
 struct Token<const WORDS: usize> {
     drops: Arc<AtomicUsize>,
     _ballast: [usize; WORDS],
@@ -20,7 +20,7 @@ fn token<const WORDS: usize>() -> (Token<WORDS>, Arc<AtomicUsize>) {
 
 impl<const WORDS: usize> Drop for Token<WORDS> {
     fn drop(&mut self) {
-        assert!(self._ballast.iter().all(|word| *word == 7), "the captures came through");
+        assert!(self._ballast.iter().all(|word| *word == 7), "the captures are unchanged");
         self.drops.fetch_add(1, Relaxed);
     }
 }
@@ -42,7 +42,7 @@ fn each_end<const WORDS: usize>() {
     drop(Task::<()>::new(move |_| drop(captured)));
     assert_eq!(drops.load(Relaxed), 1);
 
-    // Panicked, before and after it had dropped what it holds.
+    // Panicked, while it held its captures.
     let (captured, drops) = token::<WORDS>();
     let task = Task::<()>::new(move |_| {
         let _captured = captured;
@@ -51,7 +51,7 @@ fn each_end<const WORDS: usize>() {
     assert!(catch_unwind(AssertUnwindSafe(|| task.call(&()))).is_err());
     assert_eq!(drops.load(Relaxed), 1);
 
-    // On another thread, among others in a vector that grows.
+    // Called on another thread, from a vector that has grown.
     let (captured, drops) = token::<WORDS>();
     let mut tasks: Vec<SendTask<()>> = (0..100).map(|_| SendTask::new(|_| ())).collect();
     tasks.push(SendTask::new(move |_| drop(captured)));
@@ -60,10 +60,10 @@ fn each_end<const WORDS: usize>() {
 }
 
 #[test]
-fn every_closure_is_dropped_once_whatever_its_size_and_its_end() {
+fn every_closure_is_dropped_exactly_once() {
     each_end::<0>();
     each_end::<1>();
-    each_end::<3>(); // the last that fits, with the counter's word
+    each_end::<3>(); // the largest that fits, with the counter's word
     each_end::<4>();
     each_end::<100>();
 }
@@ -76,20 +76,19 @@ fn a_closure_without_captures_is_called() {
 }
 
 #[test]
-fn captures_of_odd_sizes_and_alignments_come_through() {
+fn captures_keep_their_values_and_alignment() {
     #[repr(align(64))]
     struct Aligned(u8);
     let (aligned, bytes, half) = (Aligned(9), [1_u8, 2, 3, 4, 5], 77_u16);
     let seen = Rc::new(Cell::new(0));
-    let (told, also_told) = (Rc::clone(&seen), Rc::clone(&seen));
+    let (first, second) = (Rc::clone(&seen), Rc::clone(&seen));
     Task::<()>::new(move |_| {
         assert_eq!(&raw const aligned as usize % 64, 0);
-        told.set(told.get() + i32::from(aligned.0));
+        first.set(first.get() + i32::from(aligned.0));
     })
     .call(&());
     Task::<()>::new(move |_| {
-        also_told
-            .set(also_told.get() + i32::from(half) + bytes.iter().map(|byte| i32::from(*byte)).sum::<i32>());
+        second.set(second.get() + i32::from(half) + bytes.iter().map(|byte| i32::from(*byte)).sum::<i32>());
     })
     .call(&());
     assert_eq!(seen.get(), 9 + 77 + 15);
@@ -102,7 +101,7 @@ fn four_words_fit_and_five_do_not() {
 }
 
 #[test]
-fn a_destructor_that_panics_is_run_once_and_the_drop_of_a_task_returns() {
+fn a_panicking_destructor_runs_once() {
     struct Bad(Arc<AtomicUsize>);
     impl Drop for Bad {
         fn drop(&mut self) {
