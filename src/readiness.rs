@@ -83,7 +83,7 @@ impl Readiness {
     pub(crate) const ERROR: Readiness = Readiness(16);
     pub(crate) const PRIORITY: Readiness = Readiness(32);
     /// Not from the kernel: the source has left itself a note, to be read when no callback is under way.
-    pub(crate) const NOTE: Readiness = Readiness(64);
+    pub(crate) const SELF_WAKE: Readiness = Readiness(64);
 
     /// The readiness that answers to `interest`: the end of a direction counts as readiness for it, since the read or write
     /// that follows is what tells the caller.
@@ -178,7 +178,7 @@ impl fmt::Debug for Readiness {
             (Readiness::WRITE_CLOSED, "WRITE_CLOSED"),
             (Readiness::ERROR, "ERROR"),
             (Readiness::PRIORITY, "PRIORITY"),
-            (Readiness::NOTE, "NOTE"),
+            (Readiness::SELF_WAKE, "SELF_WAKE"),
         ];
         write_names(f, names.into_iter().map(|(bit, name)| (self.intersects(bit), name)))
     }

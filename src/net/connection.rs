@@ -229,7 +229,7 @@ impl ConnectionCore {
             ConnectionState::Connecting => return event_loop.set_wanted(self.id, OUTPUT),
             ConnectionState::Closed => return,
         }
-        let mut wanted = Readiness::ERROR | Readiness::NOTE;
+        let mut wanted = Readiness::ERROR | Readiness::SELF_WAKE;
         if self.is_reading() {
             wanted |= INPUT;
         }
@@ -373,7 +373,7 @@ impl ConnectionCore {
     pub(super) fn defer_stop(&self, event_loop: &EventLoop) {
         if self.stop.get() == Stop::No {
             self.stop.set(Stop::Deferred);
-            event_loop.add_ready(self.id, Readiness::NOTE);
+            event_loop.add_ready(self.id, Readiness::SELF_WAKE);
         }
     }
 

@@ -151,7 +151,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
     #[cold]
     fn deliver_deferred(&self, event_loop: &EventLoop) {
         let core = &self.core;
-        event_loop.clear_ready(core.id(), Readiness::NOTE);
+        event_loop.clear_ready(core.id(), Readiness::SELF_WAKE);
         if core.take_deferred_high_water() {
             self.call(event_loop, |handler, conn| handler.on_high_water(conn, conn.unsent()));
         }
@@ -279,7 +279,7 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
     /// Flushes output before it reads: output that leaves may resume reading in the same turn.
     fn on_ready(&self, event_loop: &EventLoop, ready: Readiness) {
         let core = &self.core;
-        if ready.intersects(Readiness::NOTE) {
+        if ready.intersects(Readiness::SELF_WAKE) {
             self.deliver_deferred(event_loop);
         }
         // A deferred event may have led the handler to close the connection; its queue is lost

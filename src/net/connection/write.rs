@@ -284,7 +284,7 @@ impl ConnectionCore {
             if self.queued() > limits.high_water && self.high_water.get() == HighWater::Below {
                 // The handler itself may be sending, so its callback is deferred.
                 self.high_water.set(HighWater::Deferred);
-                event_loop.add_ready(self.id, Readiness::NOTE);
+                event_loop.add_ready(self.id, Readiness::SELF_WAKE);
             }
         }
         self.update_wanted(event_loop);
