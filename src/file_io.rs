@@ -1,12 +1,12 @@
-//! Files on a loop: operations that wait elsewhere, and whose results are calls.
+//! File I/O on a loop: operations run elsewhere, and their results are callbacks on the loop.
 //!
-//! A regular file is always ready as far as epoll is concerned, and a read of it sleeps in the kernel nevertheless.
-//! So what is asked of files goes to a back end, which does it beside the loop and signals a counter that the loop
-//! watches.
+//! For epoll a regular file is always ready, yet a read of it can block in the kernel. So file
+//! operations are passed to a backend, which runs them beside the loop and signals an eventfd that
+//! the loop watches.
 //!
-//! There are two back ends: the kernel's io_uring, and threads. Both are given an operation with all that it needs by
-//! value, and give its outcome; what is to be called with that stays with the loop. So neither sees anything that
-//! belongs to the loop's thread.
+//! There are two backends: io_uring and a pool of threads. Both take an operation with all its data
+//! by value, and return its outcome. The callback stays with the loop, so a backend has no access
+//! to data of the loop's thread.
 
 mod backend;
 mod builder;
@@ -29,7 +29,7 @@ use std::rc::{Rc, Weak};
 pub use self::backend::FileIoBackend;
 pub use self::builder::FileIoBuilder;
 pub use self::core::OperationId;
-use self::core::{Callback, Core};
+use self::core::{Callback, FileIoCore};
 pub use self::file::File;
 pub use self::metadata::{FileKind, FileTime, Metadata};
 pub use self::open_options::OpenOptions;
@@ -37,50 +37,54 @@ use self::operation::{Operation, Outcome, Position, Sync, Target};
 use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, WeakLoop};
 
-/// File I/O on a loop: each operation is begun here, takes its time elsewhere, and ends with a call on the loop.
+/// Asynchronous file I/O on a loop: each operation is started here, runs elsewhere, and completes
+/// with a callback on the loop.
 ///
 /// # Back ends
-/// With the feature `uring`, where the kernel has it, operations go to it through a ring (io_uring(7)): those of a
-/// turn with one system call, and their results come without any. Elsewhere a few threads do them. The two behave
-/// alike, with these exceptions, which [`backend`](FileIo::backend) tells apart:
-/// - A ring keeps as many operations going as it has [entries](FileIoBuilder::entries), also those that wait for a
-///   pipe. Each thread does one.
-/// - A ring copies what the kernel has in its cache while the loop waits, since that is faster than to have it done
-///   elsewhere.
-/// - What the kernel says of a [`close`](FileIo::close) is told by a ring alone.
+/// With the feature `uring`, and a kernel that supports it, operations use an io_uring
+/// (io_uring(7)): those of a turn are submitted with one system call, and their results are read
+/// without one. Otherwise a few threads run them. The two behave alike, with these exceptions;
+/// [`backend`](FileIo::backend) returns which one is in use:
+/// - A ring runs as many operations at a time as it has [entries](FileIoBuilder::entries),
+///   including those that wait for a pipe. Each thread runs one.
+/// - A ring copies data from the page cache on the loop's thread, since that is faster than passing
+///   it to another thread.
+/// - Only a ring reports errors of a [`close`](FileIo::close).
 ///
-/// A ring needs Linux 5.6, and may be switched off (`kernel.io_uring_disabled`), as it is in many containers, whose
-/// filters of system calls do not see what goes through it. [`FileIoBuilder::backend`] chooses.
+/// A ring needs Linux 5.6. It may be disabled (`kernel.io_uring_disabled`), as it is in many
+/// containers, because their filters of system calls do not see operations of a ring.
+/// [`FileIoBuilder::backend`] selects the backend.
 ///
 /// # Order and number
-/// There is no order among operations that are under way; begin one when the other has ended if it matters. Thousands
-/// may be under way: what the back end has no room for waits here, in order. [`pending`](FileIo::pending) says how
-/// many there are.
+/// Operations in progress are not ordered. If order matters, start one when the previous one has
+/// completed. Thousands may be in progress: operations beyond the capacity of the backend wait
+/// here, in order. [`pending`](FileIo::pending) returns their number.
 ///
 /// # Buffers
-/// An operation takes its buffer by value, and gives it back with the result, also if that is an error. Nobody else
-/// can touch it meanwhile, and it is not copied.
+/// An operation takes its buffer by value and returns it with the result, also with an error.
+/// Nothing else can access the buffer meanwhile, and it is not copied.
 ///
 /// # The callbacks
-/// `then` is called once, on the loop, never before the call that begins the operation has returned. It may do
-/// anything, such as to begin other operations, or to drop this. If it panics, that costs nothing but what it would
-/// have done. The name that the call returns is good for [`cancel`](FileIo::cancel), and may be thrown away.
+/// `then` is called once, on the loop, never before the call that starts the operation has
+/// returned. It may do anything, such as start other operations or drop this value. A panic in it
+/// is caught and affects no other operation. The returned id can be passed to
+/// [`cancel`](FileIo::cancel), or ignored.
 ///
-/// What an operation is begun with goes to the back end in phase 5 of the loop's turn, with all else that was begun
-/// since that of the turn before.
+/// Operations go to the backend in phase 5 of the loop's turn, together with all others that were
+/// started since phase 5 of the previous turn.
 ///
 /// # Dropping
-/// Nothing is called after this has been dropped, or after the loop has. What has not begun is not done; what is
-/// under way in a ring is cancelled, and waited for, which may take as long as the disk takes, two seconds at most: a
-/// buffer that the kernel has not let go of by then is never freed, with an error in the log. Each buffer, file and
-/// callback is dropped, when nobody uses it any longer. A thread that is held up by a pipe in which nothing comes
-/// stays until something does, and ends then.
+/// No callback runs after this value or the loop has been dropped. Operations that have not begun
+/// are discarded. Operations in progress in a ring are cancelled, and the drop waits for them, as
+/// long as the disk takes and at most two seconds: a buffer that the kernel still uses then is
+/// never freed, and an error is logged. All other buffers, files and callbacks are dropped once
+/// they are unused. A thread that is blocked by a pipe without data ends when data arrives.
 ///
-/// Whether something under way has still been done, such as a write, is not known then. Wait for the calls if it
-/// matters.
+/// An operation in progress, such as a write, may or may not have taken effect then. Wait for the
+/// callbacks if that matters.
 ///
 /// # Examples
-/// The first bytes of a file:
+/// Reading the first bytes of a file:
 /// ```
 /// use reveille::{EventLoop, FileIo, OpenOptions};
 /// use std::rc::Rc;
@@ -110,7 +114,7 @@ use crate::event_loop::{EventLoop, WeakLoop};
 /// must_be_send(reveille::FileIo::new(&event_loop).unwrap());
 /// ```
 ///
-/// A buffer cannot be touched while it is read into:
+/// A buffer cannot be accessed while it is read into:
 /// ```compile_fail
 /// # let event_loop = reveille::EventLoop::new().unwrap();
 /// # let files = reveille::FileIo::new(&event_loop).unwrap();
@@ -119,43 +123,44 @@ use crate::event_loop::{EventLoop, WeakLoop};
 /// files.read_at(&file, 0, buffer, |_, _, _| ());
 /// buffer[0] = 1;
 /// ```
-#[must_use = "its operations are given up when this is dropped"]
+#[must_use = "its operations are aborted when it is dropped"]
 pub struct FileIo {
     event_loop: WeakLoop,
-    core: Weak<Core>,
+    core: Weak<FileIoCore>,
     backend: FileIoBackend,
 }
 
 impl FileIo {
-    /// With the usual settings: a ring if there can be one, else threads.
+    /// Creates file I/O with the default settings: a ring if available, otherwise threads.
     ///
     /// # Errors
-    /// As [`FileIoBuilder::build`].
+    /// Same as [`FileIoBuilder::build`].
     pub fn new(event_loop: &EventLoop) -> io::Result<FileIo> {
         FileIo::builder().build(event_loop)
     }
 
-    /// The settings.
+    /// Returns a builder for the settings.
     pub fn builder() -> FileIoBuilder {
         FileIoBuilder::new()
     }
 
-    /// What does the work.
+    /// Returns the backend in use.
     pub fn backend(&self) -> FileIoBackend {
         self.backend
     }
 
-    /// How many operations have begun whose callback has not been called.
+    /// Returns the number of operations that were started and whose callback has not been called.
     pub fn pending(&self) -> usize {
         self.core.upgrade().map_or(0, |core| core.pending())
     }
 
-    /// Opens the file at `path`, seen from the process's working directory when it is done.
+    /// Opens the file at `path`. A relative path is resolved against the working directory of the
+    /// process at the time of the operation.
     ///
     /// # Errors
-    /// `then` is told them: what the kernel says (open(2)), such as [`NotFound`](io::ErrorKind::NotFound), without
-    /// the path; [`InvalidInput`](io::ErrorKind::InvalidInput) if there is a NUL in the path, or the options
-    /// contradict each other.
+    /// `then` receives the error of open(2), such as [`NotFound`](io::ErrorKind::NotFound), without
+    /// the path; [`InvalidInput`](io::ErrorKind::InvalidInput) if the path contains a NUL byte, or
+    /// the options contradict each other.
     pub fn open(
         &self,
         path: impl AsRef<Path>,
@@ -172,16 +177,16 @@ impl FileIo {
         })
     }
 
-    /// Reads as many bytes as `buffer` is long, or fewer, from `offset` on; the position in the file stays where it
-    /// is.
+    /// Reads up to `buffer.len()` bytes at `offset`. Does not change the file position.
     ///
-    /// `then` is told how many there were, and has the buffer back, with these bytes at its beginning and the rest as
-    /// it was. 0 is the end of the file, and fewer than asked for need not be. What has no positions, such as a pipe,
-    /// is read as by [`read`](FileIo::read).
+    /// `then` receives the number of bytes and the buffer, which has these bytes at its beginning
+    /// and is otherwise unchanged. 0 means the end of the file. A smaller number than requested
+    /// does not. A file without positions, such as a pipe, is read as by [`read`](FileIo::read).
     ///
     /// # Errors
-    /// `then` is told them: what the kernel says (pread(2)); [`InvalidInput`](io::ErrorKind::InvalidInput) if the
-    /// buffer is empty, since that would read like the end of the file, or the offset is more than an `i64` can hold.
+    /// `then` receives the error of pread(2); [`InvalidInput`](io::ErrorKind::InvalidInput) if the
+    /// buffer is empty, since the result would look like the end of the file, or if the offset
+    /// exceeds `i64::MAX`.
     pub fn read_at(
         &self,
         file: &File,
@@ -192,13 +197,15 @@ impl FileIo {
         self.read_from(file, Position::At(offset), buffer, then)
     }
 
-    /// As [`read_at`](FileIo::read_at), from the file's position on, which moves along; for pipes, terminals, and
-    /// files that are read one piece after the other. What is in non-blocking mode is waited for nevertheless.
+    /// Same as [`read_at`](FileIo::read_at), but reads at the file position and advances it: for
+    /// pipes, terminals, and sequential reads of files. Waits for data also if the descriptor is in
+    /// non-blocking mode.
     ///
-    /// Begin it when the one before has ended: two at a time come in no order, and may read the same bytes.
+    /// Start it when the previous read has completed: two reads at a time are not ordered, and may
+    /// return the same bytes.
     ///
     /// # Errors
-    /// As [`read_at`](FileIo::read_at).
+    /// Same as [`read_at`](FileIo::read_at).
     pub fn read(
         &self,
         file: &File,
@@ -216,27 +223,27 @@ impl FileIo {
         then: impl FnOnce(&EventLoop, io::Result<usize>, Vec<u8>) + 'static,
     ) -> OperationId {
         let operation = if buffer.is_empty() {
-            Err(Outcome::Moved(Err(invalid("the buffer is empty, so nothing can be read into it")), buffer))
+            Err(Outcome::Transferred(Err(invalid("cannot read into an empty buffer")), buffer))
         } else {
             match from.check() {
                 Ok(()) => Ok(Operation::Read { file: file.share(), from, buffer }),
-                Err(error) => Err(Outcome::Moved(Err(error), buffer)),
+                Err(error) => Err(Outcome::Transferred(Err(error), buffer)),
             }
         };
         self.start(operation, |event_loop, outcome| {
-            let (read, buffer) = outcome.into_moved();
+            let (read, buffer) = outcome.into_transferred();
             then(event_loop, read, buffer);
         })
     }
 
-    /// Has the kernel write to the disk what has been written to the file, and what is known of it (fsync(2)).
+    /// Flushes the data and the metadata of the file to the disk (fsync(2)).
     ///
-    /// Of writes that had ended when this was begun. A new file's name is in its directory, which is synchronised by
-    /// itself.
+    /// Covers writes that had completed when this was started. The name of a new file belongs to
+    /// its directory, which has to be synchronised separately.
     ///
     /// # Errors
-    /// `then` is told them: that something was not written, of this or an earlier write; or what the kernel says of
-    /// files that cannot be synchronised, as pipes (EINVAL).
+    /// `then` receives the error of fsync(2): a failure of this or an earlier write, or EINVAL for
+    /// files that cannot be synchronised, such as pipes.
     pub fn sync_all(
         &self,
         file: &File,
@@ -245,11 +252,11 @@ impl FileIo {
         self.sync(file, Sync::All, then)
     }
 
-    /// As [`sync_all`](FileIo::sync_all), but of what is known of the file only what is needed to read the data again
-    /// (fdatasync(2)).
+    /// Same as [`sync_all`](FileIo::sync_all), but flushes only the metadata that is needed to read
+    /// the data again (fdatasync(2)).
     ///
     /// # Errors
-    /// As [`sync_all`](FileIo::sync_all).
+    /// Same as [`sync_all`](FileIo::sync_all).
     pub fn sync_data(
         &self,
         file: &File,
@@ -268,43 +275,44 @@ impl FileIo {
         self.start(Ok(operation), |event_loop, outcome| then(event_loop, outcome.into_done()))
     }
 
-    /// Asks what is known of an open file: its size, kind, times (statx(2)).
+    /// Reads the metadata of an open file: its size, kind, times (statx(2)).
     ///
     /// # Errors
-    /// `then` is told what the kernel says.
+    /// `then` receives the error of statx(2).
     pub fn metadata(
         &self,
         file: &File,
         then: impl FnOnce(&EventLoop, io::Result<Metadata>) + 'static,
     ) -> OperationId {
-        let operation = Operation::Status { of: Target::File(file.share()) };
-        self.start(Ok(operation), |event_loop, outcome| then(event_loop, outcome.into_status()))
+        let operation = Operation::Metadata { of: Target::File(file.share()) };
+        self.start(Ok(operation), |event_loop, outcome| then(event_loop, outcome.into_metadata()))
     }
 
-    /// As [`status`](FileIo::metadata), of the file at `path`, following symbolic links.
+    /// Same as [`metadata`](FileIo::metadata), for the file at `path`, following symbolic links.
     ///
     /// # Errors
-    /// `then` is told them: what the kernel says, such as [`NotFound`](io::ErrorKind::NotFound), without the path;
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if there is a NUL in the path.
+    /// `then` receives the error of statx(2), such as [`NotFound`](io::ErrorKind::NotFound),
+    /// without the path; [`InvalidInput`](io::ErrorKind::InvalidInput) if the path contains a NUL
+    /// byte.
     pub fn metadata_at(
         &self,
         path: impl AsRef<Path>,
         then: impl FnOnce(&EventLoop, io::Result<Metadata>) + 'static,
     ) -> OperationId {
-        let operation = c_path(path.as_ref()).map(|path| Operation::Status { of: Target::Path(path) });
-        let operation = operation.map_err(|error| Outcome::Status(Err(error)));
-        self.start(operation, |event_loop, outcome| then(event_loop, outcome.into_status()))
+        let operation = c_path(path.as_ref()).map(|path| Operation::Metadata { of: Target::Path(path) });
+        let operation = operation.map_err(|error| Outcome::Metadata(Err(error)));
+        self.start(operation, |event_loop, outcome| then(event_loop, outcome.into_metadata()))
     }
 
-    /// Closes a file, which may take time on a network's file system.
+    /// Closes a file without blocking the loop, which a close on a network file system may do.
     ///
-    /// If other operations on it are under way, `then` is called with success, and the descriptor is closed when the
-    /// last of them has ended.
+    /// If other operations on the file are in progress, `then` is called with success, and the
+    /// descriptor is closed when the last of them has completed.
     ///
     /// # Errors
-    /// With a [ring](FileIoBackend::IoUring), `then` is told what the kernel says of earlier writes (close(2)); the descriptor
-    /// is closed nevertheless. That errors of writing are told is what [`sync_all`](FileIo::sync_all) promises, and
-    /// not this.
+    /// With a [ring](FileIoBackend::IoUring), `then` receives the error of close(2) about earlier
+    /// writes; the descriptor is closed nevertheless. To detect write errors reliably, use
+    /// [`sync_all`](FileIo::sync_all).
     pub fn close(&self, file: File, then: impl FnOnce(&EventLoop, io::Result<()>) + 'static) -> OperationId {
         let operation = match file.into_descriptor() {
             Ok(descriptor) => Ok(Operation::Close { descriptor }),
@@ -316,16 +324,17 @@ impl FileIo {
         self.start(operation, |event_loop, outcome| then(event_loop, outcome.into_done()))
     }
 
-    /// Asks that an operation be given up. Answers whether its callback is still to be called.
+    /// Requests the cancellation of an operation. Returns whether its callback is still to be
+    /// called.
     ///
-    /// It is called in any case, and soon if the operation can be given up: with ECANCELED
-    /// ([`raw_os_error`](io::Error::raw_os_error) 125) if that was in time, else with what has come of it. A write
-    /// that is given up may have written a part.
+    /// The callback is called in any case, and soon if the operation can be cancelled: with
+    /// ECANCELED ([`raw_os_error`](io::Error::raw_os_error) 125) if it was cancelled in time,
+    /// otherwise with its result. A cancelled write may have written a part.
     ///
-    /// What has not begun can be given up, and what a ring waits for, such as a pipe in which nothing comes. What a
-    /// thread has begun goes on, and so does a close.
+    /// Operations that have not begun can be cancelled, and those that a ring waits for, such as a
+    /// read of an empty pipe. Operations that a thread has begun continue, and so does a close.
     pub fn cancel(&self, id: OperationId) -> bool {
-        let cancelled = |core: Rc<Core>| self.event_loop.with(|event_loop| core.cancel(event_loop, id));
+        let cancelled = |core: Rc<FileIoCore>| self.event_loop.with(|event_loop| core.cancel(event_loop, id));
         self.core.upgrade().and_then(cancelled).unwrap_or(false)
     }
 
@@ -336,7 +345,7 @@ impl FileIo {
     ) -> OperationId {
         let then: Callback = Contained::new(Box::new(then));
         let begin =
-            |core: Rc<Core>| self.event_loop.with(|event_loop| core.start(event_loop, operation, then));
+            |core: Rc<FileIoCore>| self.event_loop.with(|event_loop| core.start(event_loop, operation, then));
         self.core.upgrade().and_then(begin).unwrap_or(OperationId::NONE)
     }
 }
@@ -359,7 +368,7 @@ impl fmt::Debug for FileIo {
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| invalid("there is a NUL in the path"))
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| invalid("the path contains a NUL byte"))
 }
 
 fn invalid(message: &str) -> io::Error {

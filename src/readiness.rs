@@ -1,12 +1,12 @@
-//! What a channel waits for, and what the kernel reports of it.
+//! Interest of a channel, and the readiness that the kernel reports.
 
 use std::fmt;
 use std::ops::{BitAnd, BitOr, BitOrAssign, Not};
 
-/// What a [`Channel`](crate::Channel) waits for.
+/// The conditions that a [`Channel`](crate::Channel) waits for.
 ///
-/// Interests combine with `|`. An empty interest ([`Interest::EMPTY`]) keeps the channel but asks for nothing, not even for the
-/// news that the other end has gone.
+/// Interests combine with `|`. An empty interest ([`Interest::EMPTY`]) keeps the channel registered
+/// but reports nothing, not even a hang-up of the other end.
 ///
 /// ```
 /// use reveille::Interest;
@@ -19,31 +19,31 @@ use std::ops::{BitAnd, BitOr, BitOrAssign, Not};
 pub struct Interest(u8);
 
 impl Interest {
-    /// Nothing: the channel stays registered in name only, and costs nothing.
+    /// No conditions. The channel stays registered and costs nothing.
     pub const EMPTY: Interest = Interest(0);
-    /// There is something to read, or the other end will send no more.
+    /// Data can be read, or the other end has closed its sending side.
     pub const READABLE: Interest = Interest(1);
-    /// There is room to write, or writing has become pointless.
+    /// Data can be written, or a write would fail at once.
     pub const WRITABLE: Interest = Interest(2);
     /// An exceptional condition (`EPOLLPRI`): urgent data, or a pressure trigger of the kernel.
     pub const PRIORITY: Interest = Interest(4);
 
-    /// Whether this asks for nothing.
+    /// Whether no condition is included.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether this asks for something to read.
+    /// Whether read readiness is included.
     pub const fn is_readable(self) -> bool {
         self.0 & Interest::READABLE.0 != 0
     }
 
-    /// Whether this asks for room to write.
+    /// Whether write readiness is included.
     pub const fn is_writable(self) -> bool {
         self.0 & Interest::WRITABLE.0 != 0
     }
 
-    /// Whether this asks for exceptional conditions.
+    /// Whether exceptional conditions are included.
     pub const fn is_priority(self) -> bool {
         self.0 & Interest::PRIORITY.0 != 0
     }
@@ -68,9 +68,9 @@ impl fmt::Debug for Interest {
     }
 }
 
-/// What the kernel has said of a descriptor.
+/// The readiness of a descriptor as reported by the kernel.
 ///
-/// A hint, never a promise: the operation itself may still find that it would block.
+/// A hint, not a guarantee: the operation may still return `WouldBlock`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Readiness(u8);
 
@@ -82,11 +82,12 @@ impl Readiness {
     pub(crate) const WRITE_CLOSED: Readiness = Readiness(8);
     pub(crate) const ERROR: Readiness = Readiness(16);
     pub(crate) const PRIORITY: Readiness = Readiness(32);
-    /// Not from the kernel: the source has left itself a note, to be read when no callback is under way.
+    /// Not reported by the kernel: the source has deferred an event to a time when no callback is
+    /// running.
     pub(crate) const SELF_WAKE: Readiness = Readiness(64);
 
-    /// The readiness that answers to `interest`: the end of a direction counts as readiness for it, since the read or write
-    /// that follows is what tells the caller.
+    /// The readiness that satisfies `interest`. A closed direction counts as ready, since the next
+    /// read or write reports the close to the caller.
     pub(crate) const fn answering(interest: Interest) -> Readiness {
         let mut bits = 0;
         if interest.is_readable() {
@@ -108,32 +109,32 @@ impl Readiness {
         self.0 & other.0 != 0
     }
 
-    /// Whether a read is likely to give bytes, or the end of input.
+    /// Whether a read is likely to return bytes or the end of input.
     pub const fn is_readable(self) -> bool {
         self.intersects(Readiness(Readiness::READABLE.0 | Readiness::READ_CLOSED.0))
     }
 
-    /// Whether a write is likely to be taken, or to fail at once.
+    /// Whether a write is likely to be accepted, or to fail at once.
     pub const fn is_writable(self) -> bool {
         self.intersects(Readiness(Readiness::WRITABLE.0 | Readiness::WRITE_CLOSED.0))
     }
 
-    /// Whether the other end will send no more. Bytes sent before may still be there to read.
+    /// Whether the other end has closed its sending side. Bytes sent before may still be unread.
     pub const fn is_read_closed(self) -> bool {
         self.intersects(Readiness::READ_CLOSED)
     }
 
-    /// Whether nothing that is written will be read any more.
+    /// Whether the other end reads no more, so that writes are pointless.
     pub const fn is_write_closed(self) -> bool {
         self.intersects(Readiness::WRITE_CLOSED)
     }
 
-    /// Whether the descriptor has an error pending.
+    /// Whether the descriptor has a pending error.
     pub const fn is_error(self) -> bool {
         self.intersects(Readiness::ERROR)
     }
 
-    /// Whether an exceptional condition holds (`EPOLLPRI`).
+    /// Whether an exceptional condition is present (`EPOLLPRI`).
     pub const fn is_priority(self) -> bool {
         self.intersects(Readiness::PRIORITY)
     }

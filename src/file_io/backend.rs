@@ -1,4 +1,4 @@
-//! The back ends, and which it is to be.
+//! The two backends behind one interface.
 
 pub(in crate::file_io) mod threads;
 #[cfg(feature = "uring")]
@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::threads::Pool;
+use self::threads::ThreadPool;
 #[cfg(feature = "uring")]
 use self::uring::Ring;
 use super::operation::{Operation, Outcome};
@@ -18,58 +18,59 @@ use super::slab::Key;
 use super::trouble::Trouble;
 use crate::eventfd::EventFd;
 
-/// How long a thread rests before it ends.
-const REST: Duration = Duration::from_secs(10);
+/// How long a thread stays idle before it ends.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What does the work of a [`FileIo`](super::FileIo).
+/// The backend of a [`FileIo`](super::FileIo).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileIoBackend {
-    /// The kernel itself, through a ring (io_uring(7)).
+    /// The kernel's io_uring (io_uring(7)).
     #[cfg_attr(docsrs, doc(cfg(feature = "uring")))]
     IoUring,
-    /// A few threads that wait in the kernel.
+    /// A few threads that block in the kernel.
     ThreadPool,
 }
 
-pub(super) enum Driver {
+pub(super) enum Backend {
     #[cfg(feature = "uring")]
     Ring(Box<Ring>),
-    Threads(Pool),
+    Threads(ThreadPool),
 }
 
-impl Driver {
-    /// Threads, which signal `done`.
-    pub(super) fn threads(done: Arc<EventFd>, limit: NonZeroUsize) -> Driver {
-        Driver::Threads(Pool::new(done, limit, REST))
+impl Backend {
+    /// A thread pool, which signals `done`.
+    pub(super) fn threads(done: Arc<EventFd>, limit: NonZeroUsize) -> Backend {
+        Backend::Threads(ThreadPool::new(done, limit, IDLE_TIMEOUT))
     }
 
-    /// A ring that signals `done`.
+    /// A ring, which signals `done`.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why no ring can be created.
     #[cfg(feature = "uring")]
-    pub(super) fn ring(done: Arc<EventFd>, entries: u32) -> io::Result<Driver> {
-        Ok(Driver::Ring(Box::new(Ring::new(done, entries)?)))
+    pub(super) fn ring(done: Arc<EventFd>, entries: u32) -> io::Result<Backend> {
+        Ok(Backend::Ring(Box::new(Ring::new(done, entries)?)))
     }
 
     #[cfg(not(feature = "uring"))]
-    pub(super) fn ring(_done: Arc<EventFd>, _entries: u32) -> io::Result<Driver> {
+    pub(super) fn ring(_done: Arc<EventFd>, _entries: u32) -> io::Result<Backend> {
         let message = "no io_uring: this build is without the feature `uring`";
         Err(io::Error::new(io::ErrorKind::Unsupported, message))
     }
 
-    pub(super) fn backend(&self) -> FileIoBackend {
+    pub(super) fn kind(&self) -> FileIoBackend {
         match self {
             #[cfg(feature = "uring")]
-            Driver::Ring(_) => FileIoBackend::IoUring,
-            Driver::Threads(_) => FileIoBackend::ThreadPool,
+            Backend::Ring(_) => FileIoBackend::IoUring,
+            Backend::Threads(_) => FileIoBackend::ThreadPool,
         }
     }
 
-    /// Has as many of those that wait begin as there is room for, in their order. Those that cannot are refused.
+    /// Starts as many of the waiting operations as there is capacity for, in order. Operations that
+    /// cannot be started fail; their outcomes are added to `refused`.
     ///
     /// # Errors
-    /// That the kernel takes none at the moment. None is lost.
+    /// If the kernel accepts none at the moment. None is lost.
     pub(super) fn submit(
         &mut self,
         waiting: &mut VecDeque<(Key, Operation)>,
@@ -77,33 +78,35 @@ impl Driver {
     ) -> io::Result<()> {
         match self {
             #[cfg(feature = "uring")]
-            Driver::Ring(ring) => ring.submit(waiting),
-            Driver::Threads(pool) => {
+            Backend::Ring(ring) => ring.submit(waiting),
+            Backend::Threads(pool) => {
                 pool.submit(waiting, refused);
                 Ok(())
             }
         }
     }
 
-    /// Gives back an operation that is to be given up, if that can be done here and now. If not, the kernel is asked
-    /// to give it up with the next submission; or it goes on, as a thread that waits in the kernel cannot be told.
+    /// Cancels an operation. Returns it if it has not begun. Otherwise a ring requests the
+    /// cancellation from the kernel with the next submission. An operation that a thread has begun
+    /// continues, since a blocked thread cannot be interrupted.
     pub(super) fn cancel(&mut self, key: Key) -> Option<Operation> {
         match self {
             #[cfg(feature = "uring")]
-            Driver::Ring(ring) => ring.cancel(key),
-            Driver::Threads(pool) => pool.cancel(key),
+            Backend::Ring(ring) => ring.cancel(key),
+            Backend::Threads(pool) => pool.cancel(key),
         }
     }
 
-    /// Takes what has come of operations since the last time.
+    /// Takes the outcomes of operations since the last call.
     ///
     /// # Errors
-    /// That the kernel does not tell all at the moment; what there was has been taken.
+    /// If the kernel does not report all outcomes at the moment. Those that it has reported have
+    /// been taken.
     pub(super) fn take(&mut self, outcomes: &mut Vec<(Key, Outcome)>) -> io::Result<()> {
         match self {
             #[cfg(feature = "uring")]
-            Driver::Ring(ring) => ring.take(outcomes),
-            Driver::Threads(pool) => {
+            Backend::Ring(ring) => ring.take(outcomes),
+            Backend::Threads(pool) => {
                 pool.take(outcomes);
                 Ok(())
             }
@@ -114,26 +117,26 @@ impl Driver {
     pub(super) fn has_more(&self) -> bool {
         match self {
             #[cfg(feature = "uring")]
-            Driver::Ring(ring) => ring.has_more(),
-            Driver::Threads(_) => false,
+            Backend::Ring(ring) => ring.has_more(),
+            Backend::Threads(_) => false,
         }
     }
 
-    /// What has gone wrong since the last time, to be logged when nothing is borrowed.
+    /// The errors since the last call, to be logged when nothing is borrowed.
     pub(super) fn troubles(&mut self) -> Vec<Trouble> {
         match self {
             #[cfg(feature = "uring")]
-            Driver::Ring(ring) => ring.troubles(),
-            Driver::Threads(pool) => pool.trouble().into_iter().collect(),
+            Backend::Ring(ring) => ring.troubles(),
+            Backend::Threads(pool) => pool.trouble().into_iter().collect(),
         }
     }
 
-    /// Gives up all that is under way. Nothing begins or is taken after this.
+    /// Aborts all operations. Nothing is started or taken after this.
     pub(super) fn close(&mut self) {
         match self {
             #[cfg(feature = "uring")]
-            Driver::Ring(ring) => ring.close(),
-            Driver::Threads(pool) => pool.close(),
+            Backend::Ring(ring) => ring.close(),
+            Backend::Threads(pool) => pool.close(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The settings of file I/O, and its making.
+//! The builder of file I/O.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::FileIo;
-use super::backend::{Driver, FileIoBackend};
-use super::core::Core;
+use super::backend::{Backend, FileIoBackend};
+use super::core::FileIoCore;
 use crate::event_loop::EventLoop;
 use crate::event_loop::containment::logger;
 use crate::eventfd::EventFd;
@@ -37,55 +37,56 @@ impl FileIoBuilder {
         FileIoBuilder { backend: None, threads: 4, entries: 256 }
     }
 
-    /// What is to do the work. Usually a ring if the build has the feature `uring` and the kernel gives one, and
-    /// threads otherwise, with a word in the log (at the level of information) why it is not a ring.
+    /// Sets the backend. Default: a ring if the build has the feature `uring` and the kernel
+    /// provides one, otherwise threads, with the reason in the log (at level info).
     pub fn backend(mut self, backend: FileIoBackend) -> FileIoBuilder {
         self.backend = Some(backend);
         self
     }
 
-    /// How many threads there may be, and so how many operations at a time. Usually 4; at least 1. They are started
-    /// as they are needed, and end when there has been nothing to do for ten seconds.
+    /// Sets the maximum number of threads, which is the number of operations at a time. Default: 4.
+    /// Minimum: 1. Threads are started on demand, and end after ten seconds without work.
     ///
-    /// A thread that reads from a pipe or a terminal is not there for others until something comes.
+    /// A thread that reads from a pipe or a terminal is blocked until data arrives.
     pub fn threads(mut self, threads: usize) -> FileIoBuilder {
         self.threads = threads.max(1);
         self
     }
 
-    /// How many operations the kernel has at a time, of a ring. Usually 256; between 1 and 32768, up to the next
-    /// power of two. What is more waits its turn, without a limit.
+    /// Sets the maximum number of operations that a ring passes to the kernel at a time. Default:
+    /// 256. Range: 1 to 32768, rounded up to a power of two. Further operations wait in a queue
+    /// without a limit.
     pub fn entries(mut self, entries: u32) -> FileIoBuilder {
         self.entries = entries.clamp(1, 32768).next_power_of_two();
         self
     }
 
-    /// Makes it, for this loop.
+    /// Creates the file I/O for this loop.
     ///
     /// # Errors
-    /// If a ring was asked for and there is none, why: [`Unsupported`](io::ErrorKind::Unsupported) if the build is
-    /// without the feature `uring`, or the kernel is without io_uring (ENOSYS) or too old for what is needed of it
-    /// (before Linux 5.6); [`PermissionDenied`](io::ErrorKind::PermissionDenied) (EPERM) if it is switched off for
-    /// this process, by `kernel.io_uring_disabled` or a seccomp filter. Else what the kernel says when it cannot give
-    /// another descriptor or memory.
+    /// If a ring was requested and cannot be created: [`Unsupported`](io::ErrorKind::Unsupported)
+    /// if the build is without the feature `uring`, or the kernel is without io_uring (ENOSYS) or
+    /// too old (before Linux 5.6); [`PermissionDenied`](io::ErrorKind::PermissionDenied) (EPERM) if
+    /// it is disabled for this process, by `kernel.io_uring_disabled` or a seccomp filter.
+    /// Otherwise the error of creating a descriptor or allocating memory.
     pub fn build(self, event_loop: &EventLoop) -> io::Result<FileIo> {
         let done = Arc::new(EventFd::new(0)?);
-        let driver = self.driver(&done)?;
-        let backend = driver.backend();
-        let core = Core::register(event_loop, done, driver)?;
-        Ok(FileIo { event_loop: event_loop.downgrade(), core: Rc::downgrade(&core), backend })
+        let backend = self.make_backend(&done)?;
+        let kind = backend.kind();
+        let core = FileIoCore::register(event_loop, done, backend)?;
+        Ok(FileIo { event_loop: event_loop.downgrade(), core: Rc::downgrade(&core), backend: kind })
     }
 
-    fn driver(&self, done: &Arc<EventFd>) -> io::Result<Driver> {
+    fn make_backend(&self, done: &Arc<EventFd>) -> io::Result<Backend> {
         let threads = || {
             let limit = NonZeroUsize::new(self.threads).expect("at least 1");
-            Driver::threads(Arc::clone(done), limit)
+            Backend::threads(Arc::clone(done), limit)
         };
         match self.backend {
-            Some(FileIoBackend::IoUring) => Driver::ring(Arc::clone(done), self.entries),
+            Some(FileIoBackend::IoUring) => Backend::ring(Arc::clone(done), self.entries),
             Some(FileIoBackend::ThreadPool) => Ok(threads()),
             None if !cfg!(feature = "uring") => Ok(threads()),
-            None => Ok(Driver::ring(Arc::clone(done), self.entries).unwrap_or_else(|why| {
+            None => Ok(Backend::ring(Arc::clone(done), self.entries).unwrap_or_else(|why| {
                 logger::call(|| log::info!("file I/O by threads: {why}"));
                 threads()
             })),

@@ -1,4 +1,4 @@
-//! What has been asked for and not been answered; how it goes to the back end and comes back.
+//! Operations in progress, and their way to the backend and back.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::backend::Driver;
+use super::backend::Backend;
 use super::operation::{Operation, Outcome};
-use super::slab::{Key, Table};
+use super::slab::{Key, Slab};
 use super::trouble::Trouble;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
@@ -23,12 +23,13 @@ use crate::readiness::{Interest, Readiness};
 
 pub(super) type Callback = Contained<Box<dyn FnOnce(&EventLoop, Outcome)>>;
 
-/// After how long what the kernel has refused to take is offered to it again, if nothing comes back from it before
-/// that.
+/// The delay after which operations that the kernel has refused are submitted again, if no
+/// completion arrives before that.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// The name of an operation of a [`FileIo`](super::FileIo), for [`cancel`](super::FileIo::cancel). One that is kept
-/// finds nothing for the next four thousand million operations at least.
+/// Identifies an operation of a [`FileIo`](super::FileIo), for [`cancel`](super::FileIo::cancel).
+/// The id of a completed operation matches no other for at least the next four thousand million
+/// operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OperationId {
     core: u32,
@@ -40,60 +41,60 @@ impl OperationId {
     pub(super) const NONE: OperationId = OperationId { core: u32::MAX, key: Key::MAX };
 }
 
-/// The source that a loop has for a [`FileIo`](super::FileIo).
+/// The source of a [`FileIo`](super::FileIo) on its loop.
 ///
-/// Its descriptor is the counter that the back end signals.
-pub(super) struct Core {
+/// Its descriptor is the eventfd that the backend signals.
+pub(super) struct FileIoCore {
     id: ChannelId,
-    /// Tells this core's operations from those of others.
-    name: u32,
-    this: Weak<Core>,
+    /// Distinguishes the operations of this instance from those of others.
+    instance: u32,
+    this: Weak<FileIoCore>,
     done: Arc<EventFd>,
     state: RefCell<State>,
-    /// A flush is under way.
-    will_flush: Cell<bool>,
-    /// What is being delivered, kept for its capacity.
+    /// A flush is queued.
+    flush_queued: Cell<bool>,
+    /// The outcomes being delivered; kept for its capacity.
     batch: Cell<Vec<(Key, Outcome)>>,
 }
 
 struct State {
-    driver: Driver,
-    callbacks: Table<Callback>,
-    /// What the back end has not been given yet, in order.
+    backend: Backend,
+    callbacks: Slab<Callback>,
+    /// Operations that the backend has not accepted yet, in order.
     waiting: VecDeque<(Key, Operation)>,
-    /// What is answered without it.
+    /// Outcomes that did not come from the backend.
     refused: Vec<(Key, Outcome)>,
 }
 
-impl Core {
+impl FileIoCore {
     pub(super) fn register(
         event_loop: &EventLoop,
         done: Arc<EventFd>,
-        driver: Driver,
-    ) -> io::Result<Rc<Core>> {
-        let state = State { driver, callbacks: Table::new(), waiting: VecDeque::new(), refused: Vec::new() };
-        static NEXT_NAME: AtomicU32 = AtomicU32::new(0);
-        let name = NEXT_NAME.fetch_add(1, Relaxed);
+        backend: Backend,
+    ) -> io::Result<Rc<FileIoCore>> {
+        let state = State { backend, callbacks: Slab::new(), waiting: VecDeque::new(), refused: Vec::new() };
+        static NEXT_INSTANCE: AtomicU32 = AtomicU32::new(0);
+        let instance = NEXT_INSTANCE.fetch_add(1, Relaxed);
         event_loop.register(Interest::READABLE, |id| {
-            Rc::new_cyclic(|this| Core {
+            Rc::new_cyclic(|this| FileIoCore {
                 id,
-                name,
+                instance,
                 this: this.clone(),
                 done,
                 state: RefCell::new(state),
-                will_flush: Cell::new(false),
+                flush_queued: Cell::new(false),
                 batch: Cell::default(),
             })
         })
     }
 
-    /// How many operations have not been answered.
+    /// The number of operations whose callback has not been called.
     pub(super) fn pending(&self) -> usize {
         self.state.borrow().callbacks.len()
     }
 
-    /// Has `operation` begin at the end of this turn, or answered with what is wrong with it. A core that has been
-    /// closed drops it, and `then` with it.
+    /// Starts `operation` at the end of this turn, or delivers the error that it failed with. After
+    /// a close, drops the operation and `then`.
     pub(super) fn start(
         &self,
         event_loop: &EventLoop,
@@ -113,36 +114,36 @@ impl Core {
             key
         };
         self.flush_later(event_loop);
-        OperationId { core: self.name, key }
+        OperationId { core: self.instance, key }
     }
 
-    /// Has an operation given up, if that can still be. Answers whether its callback is still to be called.
+    /// Cancels an operation, if possible. Returns whether its callback is still to be called.
     pub(super) fn cancel(&self, event_loop: &EventLoop, id: OperationId) -> bool {
         {
-            let State { driver, callbacks, waiting, refused } = &mut *self.state.borrow_mut();
+            let State { backend, callbacks, waiting, refused } = &mut *self.state.borrow_mut();
             let key = id.key;
-            if id.core != self.name || !callbacks.contains(key) {
+            if id.core != self.instance || !callbacks.contains(key) {
                 return false;
             }
             let is_it =
                 |(waiting, operation): &(Key, Operation)| *waiting == key && operation.may_be_cancelled();
-            let taken_back = match waiting.iter().position(is_it) {
+            let cancelled = match waiting.iter().position(is_it) {
                 Some(at) => waiting.remove(at).map(|(_, operation)| operation),
-                None => driver.cancel(key),
+                None => backend.cancel(key),
             };
-            refused.extend(taken_back.map(|operation| (key, operation.cancelled())));
+            refused.extend(cancelled.map(|operation| (key, operation.cancelled())));
         }
         self.flush_later(event_loop);
         true
     }
 
-    /// Gathers what a turn asks for, to go to the back end at once.
+    /// Queues a flush, which submits all operations of a turn together.
     ///
-    /// In phase 5, as an errand: what the callbacks of phases 3 and 4 ask for goes in the same turn, an embedded loop
-    /// is woken for it, and what a task asks for goes with what the next turn's callbacks do, before that loop can
-    /// sleep.
+    /// The flush runs in phase 5 as an internal task. So the operations of callbacks in phases 3
+    /// and 4 are submitted in the same turn, and an embedded loop is woken for them. The operations
+    /// of a task are submitted with those of the next turn's callbacks, before that loop can sleep.
     fn flush_later(&self, event_loop: &EventLoop) {
-        if !self.will_flush.replace(true) {
+        if !self.flush_queued.replace(true) {
             let this = Weak::clone(&self.this);
             event_loop.queue_internal(move |event_loop| {
                 if let Some(this) = this.upgrade() {
@@ -153,27 +154,27 @@ impl Core {
     }
 
     fn flush(&self, event_loop: &EventLoop) {
-        self.will_flush.set(false);
+        self.flush_queued.set(false);
         if !event_loop.is_registered(self.id) {
             return;
         }
         let mut batch = self.batch.take();
         let (submitted, troubles) = {
-            let State { driver, waiting, refused, .. } = &mut *self.state.borrow_mut();
-            let submitted = driver.submit(waiting, refused);
+            let State { backend, waiting, refused, .. } = &mut *self.state.borrow_mut();
+            let submitted = backend.submit(waiting, refused);
             batch.append(refused);
             release_if_empty(waiting);
             release_capacity(refused);
-            (submitted, driver.troubles())
+            (submitted, backend.troubles())
         };
         if submitted.is_err() {
             self.flush_again(event_loop);
         }
         self.deliver(event_loop, batch);
-        troubles.into_iter().chain(submitted.err().map(Trouble::NotTaken)).for_each(Trouble::log);
+        troubles.into_iter().chain(submitted.err().map(Trouble::NotAccepted)).for_each(Trouble::log);
     }
 
-    /// Tries it again in a while. A submission also makes the kernel say what it has not said.
+    /// Retries after a delay. A submission also makes the kernel report outstanding completions.
     fn flush_again(&self, event_loop: &EventLoop) {
         let this = Weak::clone(&self.this);
         event_loop.run_after(RETRY, move |event_loop| {
@@ -183,7 +184,8 @@ impl Core {
         });
     }
 
-    /// Calls back with each outcome. One whose callback has gone, since the core was closed, is dropped.
+    /// Calls the callback of each outcome. If the callback no longer exists, because the core was
+    /// closed, the outcome is dropped.
     fn deliver(&self, event_loop: &EventLoop, mut batch: Vec<(Key, Outcome)>) {
         for (key, outcome) in batch.drain(..) {
             let callback = self.state.borrow_mut().callbacks.remove(key);
@@ -199,7 +201,7 @@ impl Core {
         }
     }
 
-    /// Ends it: nothing is called any longer.
+    /// Closes the file I/O: no callback is called any more.
     pub(super) fn close(&self, event_loop: &EventLoop) {
         if !event_loop.is_registered(self.id) {
             return;
@@ -208,45 +210,45 @@ impl Core {
         self.end();
     }
 
-    /// Ends the back end, and drops what waits, with nothing borrowed: the destructors of callbacks are the user's
-    /// code.
+    /// Closes the backend and drops pending operations, with nothing borrowed: the destructors of
+    /// callbacks are user code.
     fn end(&self) {
         let (dropped, troubles) = {
             let state = &mut *self.state.borrow_mut();
-            state.driver.close();
+            state.backend.close();
             let dropped =
                 (mem::take(&mut state.waiting), mem::take(&mut state.refused), state.callbacks.drain());
-            (dropped, state.driver.troubles())
+            (dropped, state.backend.troubles())
         };
         drop(dropped);
         troubles.into_iter().for_each(Trouble::log);
     }
 }
 
-impl Source for Core {
+impl Source for FileIoCore {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.done.as_fd())
     }
 
-    /// The counter is read before the outcomes are taken, so one that comes later signals anew.
+    /// The counter is read before the outcomes are taken, so a later outcome signals again.
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
         let read = self.done.read();
         event_loop.clear_ready(self.id, !Readiness::NONE);
         let mut batch = self.batch.take();
-        let (taken, some_wait, troubles) = {
-            let State { driver, waiting, .. } = &mut *self.state.borrow_mut();
-            let taken = driver.take(&mut batch);
-            // There is room for them now.
-            (taken, !waiting.is_empty() || driver.has_more(), driver.troubles())
+        let (taken, has_waiting, troubles) = {
+            let State { backend, waiting, .. } = &mut *self.state.borrow_mut();
+            let taken = backend.take(&mut batch);
+            // The backend can accept more now.
+            (taken, !waiting.is_empty() || backend.has_more(), backend.troubles())
         };
-        if some_wait {
+        if has_waiting {
             self.flush_later(event_loop);
         }
         if taken.is_err() {
             self.flush_again(event_loop);
         }
         self.deliver(event_loop, batch);
-        troubles.into_iter().chain(taken.err().map(Trouble::NotTaken)).for_each(Trouble::log);
+        troubles.into_iter().chain(taken.err().map(Trouble::NotAccepted)).for_each(Trouble::log);
         match read {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                 logger::recurring("reading the counter of file operations", |left_out| {
@@ -263,7 +265,7 @@ impl Source for Core {
     }
 
     fn on_panic(&self, event_loop: &EventLoop) {
-        // Only by a mistake in this crate: callbacks are caught one by one.
+        // Only after a bug in this crate: callbacks are caught one by one.
         self.close(event_loop);
     }
 

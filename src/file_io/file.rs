@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 /// An open file, for the operations of [`FileIo`](crate::FileIo).
 ///
-/// From [`FileIo::open`](crate::FileIo::open), or from any descriptor that the program has otherwise: a
+/// From [`FileIo::open`](crate::FileIo::open), or from any other descriptor of the program: a
 /// [`std::fs::File`], the end of a pipe, a terminal.
 ///
-/// Operations that are under way keep the descriptor open, whatever becomes of this value, so it does not become that
-/// of another file under their hands. Dropping the last that holds it closes it, on the thread that drops and without
-/// a word about errors; [`FileIo::close`](crate::FileIo::close) does it elsewhere.
+/// Operations in progress keep the descriptor open, even after this value is dropped, so its number
+/// is not reused for another file meanwhile. Dropping the last owner closes the descriptor, on the
+/// dropping thread and ignoring errors. [`FileIo::close`](crate::FileIo::close) closes it
+/// elsewhere.
 ///
-/// May go to other threads. To share one, put it into an [`Arc`] or [`Rc`](std::rc::Rc).
+/// Can be sent to other threads. To share one, put it into an [`Arc`] or [`Rc`](std::rc::Rc).
 ///
 /// ```
 /// use reveille::File;
@@ -30,15 +31,15 @@ pub struct File {
 }
 
 impl File {
-    /// Another holder of the same descriptor.
+    /// Another owner of the same descriptor.
     pub(super) fn share(&self) -> File {
         File { descriptor: Arc::clone(&self.descriptor) }
     }
 
-    /// The descriptor, or the file again if operations on it are under way.
+    /// Returns the descriptor.
     ///
     /// # Errors
-    /// This file, while the operations last.
+    /// Returns the file if operations on it are in progress.
     pub fn into_descriptor(self) -> Result<OwnedFd, File> {
         Arc::try_unwrap(self.descriptor).map_err(|descriptor| File { descriptor })
     }

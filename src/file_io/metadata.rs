@@ -1,43 +1,43 @@
-//! What the kernel knows of a file.
+//! Metadata of a file.
 
 use std::fmt;
 
 use rustix::fs::{FileType, Statx, StatxFlags, StatxTimestamp};
 
-/// What kind of file it is.
+/// The type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FileKind {
-    /// Bytes on a disk, or what passes for it.
+    /// A regular file.
     Regular,
     /// A directory.
     Directory,
     /// A symbolic link.
     Symlink,
-    /// A pipe, with a name or without.
+    /// A pipe, named or anonymous.
     Fifo,
     /// A socket.
     Socket,
-    /// A device of characters: a terminal, /dev/null.
+    /// A character device: a terminal, /dev/null.
     CharacterDevice,
-    /// A device of blocks: a disk.
+    /// A block device: a disk.
     BlockDevice,
-    /// Something else.
+    /// Another type.
     Other,
 }
 
-/// A time as a file system keeps it: since the beginning of 1970, UTC.
+/// A timestamp of a file system, relative to the beginning of 1970, UTC.
 ///
-/// The two are what [`Duration::new`](std::time::Duration::new) takes, from 1970 on.
+/// From 1970 on, the two fields are the arguments of [`Duration::new`](std::time::Duration::new).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileTime {
-    /// Whole seconds; less than 0 before 1970.
+    /// Whole seconds; negative before 1970.
     pub seconds: i64,
-    /// Nanoseconds to be added to these, less than a thousand million.
+    /// Nanoseconds to add to the seconds, less than a thousand million.
     pub nanoseconds: u32,
 }
 
-/// What the kernel knows of a file (statx(2)), from [`FileIo::metadata`](crate::FileIo::metadata) and
+/// The metadata of a file (statx(2)), from [`FileIo::metadata`](crate::FileIo::metadata) and
 /// [`FileIo::metadata_at`](crate::FileIo::metadata_at).
 #[derive(Clone, Copy)]
 pub struct Metadata {
@@ -45,10 +45,10 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// What a [`Metadata`] is made of.
+    /// The fields to request for a [`Metadata`].
     pub(super) const MASK: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
-    /// What kind of file it is.
+    /// Returns the type of the file.
     pub fn kind(&self) -> FileKind {
         match FileType::from_raw_mode(self.statx.stx_mode.into()) {
             FileType::RegularFile => FileKind::Regular,
@@ -72,62 +72,64 @@ impl Metadata {
         self.kind() == FileKind::Directory
     }
 
-    /// The size in bytes. 0 for most of what is no regular file, and for files of /proc.
+    /// Returns the size in bytes. 0 for most files that are not regular, and for files of /proc.
     pub fn size(&self) -> u64 {
         self.statx.stx_size
     }
 
-    /// The permissions: the lower twelve bits of the mode (chmod(2)).
+    /// Returns the permissions: the lower twelve bits of the mode (chmod(2)).
     pub fn mode(&self) -> u32 {
         u32::from(self.statx.stx_mode) & 0o7777
     }
 
-    /// The user it belongs to.
+    /// Returns the id of the owner.
     pub fn user_id(&self) -> u32 {
         self.statx.stx_uid
     }
 
-    /// The group it belongs to.
+    /// Returns the id of the group.
     pub fn group_id(&self) -> u32 {
         self.statx.stx_gid
     }
 
-    /// How many names it has.
+    /// Returns the number of hard links.
     pub fn links(&self) -> u32 {
         self.statx.stx_nlink
     }
 
-    /// Its number on its file system. Two files are the same if this and the [device](Metadata::device) are.
+    /// Returns the inode number. Two files are the same if both this and the
+    /// [device](Metadata::device) are equal.
     pub fn inode(&self) -> u64 {
         self.statx.stx_ino
     }
 
-    /// The device that its file system is on: major and minor number.
+    /// Returns the device of its file system: major and minor number.
     pub fn device(&self) -> (u32, u32) {
         (self.statx.stx_dev_major, self.statx.stx_dev_minor)
     }
 
-    /// How many blocks of 512 bytes it takes; fewer than its size says if it has holes.
+    /// Returns the number of allocated blocks of 512 bytes. Less than the size suggests if the file
+    /// has holes.
     pub fn blocks(&self) -> u64 {
         self.statx.stx_blocks
     }
 
-    /// When it was last written.
+    /// Returns the time of the last write.
     pub fn modified(&self) -> FileTime {
         time(&self.statx.stx_mtime)
     }
 
-    /// When it was last read, as far as the file system keeps that.
+    /// Returns the time of the last read, as far as the file system records it.
     pub fn accessed(&self) -> FileTime {
         time(&self.statx.stx_atime)
     }
 
-    /// When its status last changed: its contents, permissions, owner or names.
+    /// Returns the time of the last change of contents, permissions, owner or links.
     pub fn changed(&self) -> FileTime {
         time(&self.statx.stx_ctime)
     }
 
-    /// When it was made, if the file system keeps that.
+    /// Returns the time of creation, if the file system records it.
     pub fn created(&self) -> Option<FileTime> {
         let is_known = self.statx.stx_mask & StatxFlags::BTIME.bits() != 0;
         is_known.then(|| time(&self.statx.stx_btime))

@@ -1,12 +1,12 @@
-//! How a file is opened.
+//! Options for opening a file.
 
 use std::io;
 
 use rustix::fs::{Mode, OFlags};
 
-/// How [`FileIo::open`](crate::FileIo::open) opens a file, after [`std::fs::OpenOptions`].
+/// Options of [`FileIo::open`](crate::FileIo::open), modelled on [`std::fs::OpenOptions`].
 ///
-/// The descriptor is always closed on exec.
+/// The descriptor is always close-on-exec.
 ///
 /// ```
 /// use reveille::OpenOptions;
@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags};
 /// # let _ = (to_read, log, of_our_own);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "it does nothing until a file is opened with it"]
+#[must_use = "options do nothing until a file is opened with them"]
 pub struct OpenOptions {
     flags: OFlags,
     mode: u32,
@@ -28,79 +28,82 @@ impl OpenOptions {
         OpenOptions { flags: access, mode: 0o666 }
     }
 
-    /// A file that is there, to be read.
+    /// Opens an existing file for reading.
     pub const fn reading() -> OpenOptions {
         OpenOptions::new(OFlags::RDONLY)
     }
 
-    /// A file that is there, to be written.
+    /// Opens an existing file for writing.
     pub const fn writing() -> OpenOptions {
         OpenOptions::new(OFlags::WRONLY)
     }
 
-    /// A file that is there, to be read and written.
+    /// Opens an existing file for reading and writing.
     pub const fn reading_and_writing() -> OpenOptions {
         OpenOptions::new(OFlags::RDWR)
     }
 
-    /// A file that is there, to be written at its end, wherever that is at the moment of each write. The kernel then
-    /// ignores the offset of a write (pwrite(2), bugs).
+    /// Opens an existing file for appending: each write goes to the end of the file at that time.
+    /// The kernel then ignores the offset of a write (pwrite(2), bugs).
     pub const fn appending() -> OpenOptions {
         OpenOptions::new(OFlags::WRONLY.union(OFlags::APPEND))
     }
 
-    /// Makes the file if it is not there.
+    /// Creates the file if it does not exist.
     pub const fn create(mut self) -> OpenOptions {
         self.flags = self.flags.union(OFlags::CREATE);
         self
     }
 
-    /// Makes the file, and fails with [`AlreadyExists`](io::ErrorKind::AlreadyExists) if it is there, be it a
-    /// symbolic link that leads nowhere.
+    /// Creates the file. Fails with [`AlreadyExists`](io::ErrorKind::AlreadyExists) if it exists,
+    /// even as a dangling symbolic link.
     pub const fn create_new(mut self) -> OpenOptions {
         self.flags = self.flags.union(OFlags::CREATE).union(OFlags::EXCL);
         self
     }
 
-    /// Empties the file if it is there.
+    /// Truncates the file if it exists.
     pub const fn truncate(mut self) -> OpenOptions {
         self.flags = self.flags.union(OFlags::TRUNC);
         self
     }
 
-    /// The permissions of a file that is made, less those that the process's umask takes away. Usually 0o666.
+    /// Sets the permissions of a file that is created, reduced by the umask of the process.
+    /// Default: 0o666.
     pub const fn mode(mut self, mode: u32) -> OpenOptions {
         self.mode = mode;
         self
     }
 
-    /// Does not follow a symbolic link at the end of the path: that is ELOOP.
+    /// Fails with ELOOP if the last component of the path is a symbolic link.
     pub const fn no_follow(mut self) -> OpenOptions {
         self.flags = self.flags.union(OFlags::NOFOLLOW);
         self
     }
 
-    /// Does not wait for others to open it too: a pipe is opened to be read without a writer, and fails to be opened
-    /// to be written without a reader (ENXIO). The descriptor is in non-blocking mode, which makes no difference to
-    /// [`FileIo`](crate::FileIo) otherwise, but that a ring opens such a file at once, where another goes to a thread
-    /// of the kernel's first: files known to be regular are opened faster.
+    /// Does not wait for the other end of a pipe: opening for reading succeeds without a writer,
+    /// and opening for writing fails without a reader (ENXIO). The descriptor is in non-blocking
+    /// mode, which has no effect on [`FileIo`](crate::FileIo), with one exception: a ring opens
+    /// such a file inline, whereas others go to a kernel thread first. So files known to be regular
+    /// are opened faster.
     pub const fn nonblocking(mut self) -> OpenOptions {
         self.flags = self.flags.union(OFlags::NONBLOCK);
         self
     }
 
-    /// What the kernel is told.
+    /// Converts the options to flags and a mode for open(2).
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if a file that is only read would be made or emptied, or one
-    /// that is appended to would be emptied, as with the standard library.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if a file that is opened only for reading
+    /// would be created or truncated, or one that is opened for appending would be truncated, the
+    /// same as with the standard library.
     pub(super) fn to_flags(self) -> io::Result<(OFlags, Mode)> {
         let is_to_be_written = self.flags.intersects(OFlags::WRONLY.union(OFlags::RDWR));
         if !is_to_be_written && self.flags.intersects(OFlags::CREATE.union(OFlags::TRUNC)) {
-            return Err(invalid("a file that is opened only to be read is neither made nor emptied"));
+            return Err(invalid("a file opened only for reading cannot be created or truncated"));
         }
         if self.flags.contains(OFlags::APPEND.union(OFlags::TRUNC)) {
-            return Err(invalid("a file that is opened to be appended to is not emptied"));
+            return Err(invalid("a file opened for appending cannot be truncated"));
         }
         if self.mode & !0o7777 != 0 {
             return Err(invalid("the mode of a file has twelve bits"));

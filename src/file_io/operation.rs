@@ -1,4 +1,4 @@
-//! What can be done with a file, with all that it takes, and what comes of it.
+//! The operations on files, with all their data, and their outcomes.
 
 use std::ffi::CString;
 use std::io;
@@ -11,7 +11,7 @@ use rustix::io::{Errno, retry_on_intr};
 use super::file::File;
 use super::metadata::Metadata;
 
-/// Something to be done, and everything that it needs until it is done.
+/// An operation, and everything that it needs until it has completed.
 pub(super) enum Operation {
     Open {
         path: CString,
@@ -23,7 +23,7 @@ pub(super) enum Operation {
         from: Position,
         buffer: Vec<u8>,
     },
-    /// What is behind the first `done` bytes of the buffer.
+    /// Writes the buffer except its first `done` bytes.
     Write {
         file: File,
         to: Position,
@@ -35,7 +35,7 @@ pub(super) enum Operation {
         file: File,
         what: Sync,
     },
-    Status {
+    Metadata {
         of: Target,
     },
     Close {
@@ -43,31 +43,31 @@ pub(super) enum Operation {
     },
 }
 
-/// Where in a file.
+/// A position in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Position {
-    /// So far from its beginning; not more than an `i64` can hold.
+    /// The offset from the beginning; at most `i64::MAX`.
     At(u64),
-    /// Where the last operation of this kind has ended.
+    /// The file position, at which the previous read or write has ended.
     Current,
 }
 
 impl Position {
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if no file can have it. The kernel would take some of these for
-    /// something else.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if no file can have that position. The kernel
+    /// would misinterpret some of them.
     pub(super) fn check(self) -> io::Result<()> {
         match self {
             Position::At(offset) if i64::try_from(offset).is_err() => {
-                let message = "no file is so large that there could be such an offset";
+                let message = "the offset exceeds i64::MAX";
                 Err(io::Error::new(io::ErrorKind::InvalidInput, message))
             }
             _ => Ok(()),
         }
     }
 
-    /// So many bytes further on.
-    pub(super) fn behind(self, bytes: usize) -> Position {
+    /// The position after `bytes` more.
+    pub(super) fn advanced_by(self, bytes: usize) -> Position {
         match self {
             Position::At(offset) => Position::At(offset.saturating_add(bytes as u64)),
             Position::Current => Position::Current,
@@ -75,15 +75,15 @@ impl Position {
     }
 }
 
-/// When a write has ended.
+/// The condition for the completion of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Goal {
-    /// When the kernel has taken some.
+    /// At least a part of the buffer is written.
     Some,
     All,
 }
 
-/// What is to be on the disk.
+/// What a sync flushes to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sync {
     All,
@@ -95,21 +95,21 @@ pub(super) enum Target {
     Path(CString),
 }
 
-/// What has come of an operation.
+/// The outcome of an operation.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Opened(io::Result<OwnedFd>),
-    /// How many bytes were read or written, and the buffer.
-    Moved(io::Result<usize>, Vec<u8>),
+    /// The number of bytes read or written, and the buffer.
+    Transferred(io::Result<usize>, Vec<u8>),
     Done(io::Result<()>),
-    Status(io::Result<Box<Statx>>),
+    Metadata(io::Result<Box<Statx>>),
 }
 
 impl Operation {
-    /// Does it, for as long as it takes.
+    /// Performs the operation, and blocks until it has completed.
     ///
     /// # Errors
-    /// What is left to do, of a write whose goal is all.
+    /// Returns the remaining operation, for a write whose goal is `All`.
     pub(super) fn perform(self) -> Result<Outcome, Operation> {
         Ok(match self {
             Operation::Open { path, flags, mode } => {
@@ -119,19 +119,19 @@ impl Operation {
             Operation::Read { file, from, mut buffer } => {
                 let read = match from {
                     Position::At(offset) => read_at(&file, &mut buffer, offset),
-                    Position::Current => read_on(&file, &mut buffer),
+                    Position::Current => read_current(&file, &mut buffer),
                 };
-                Outcome::Moved(read.map_err(io::Error::from), buffer)
+                Outcome::Transferred(read.map_err(io::Error::from), buffer)
             }
             Operation::Write { ref file, to, ref buffer, done, .. } => {
                 let bytes = &buffer[done..];
                 let written = match to {
                     Position::At(offset) => write_at(file, bytes, offset),
-                    Position::Current => write_on(file, bytes),
+                    Position::Current => write_current(file, bytes),
                 };
                 match written {
                     Ok(n) => return self.written(n),
-                    Err(error) => self.refuse(error.into()),
+                    Err(error) => self.fail(error.into()),
                 }
             }
             Operation::Sync { file, what } => {
@@ -141,60 +141,60 @@ impl Operation {
                 });
                 Outcome::Done(synced.map_err(io::Error::from))
             }
-            Operation::Status { of } => {
-                let status = retry_on_intr(|| status(&of)).map(Box::new);
-                Outcome::Status(status.map_err(io::Error::from))
+            Operation::Metadata { of } => {
+                let status = retry_on_intr(|| stat(&of)).map(Box::new);
+                Outcome::Metadata(status.map_err(io::Error::from))
             }
             Operation::Close { descriptor } => {
-                // There is no safe call that would tell what the kernel says.
+                // There is no safe call that returns the error of close(2).
                 drop(descriptor);
                 Outcome::Done(Ok(()))
             }
         })
     }
 
-    /// What comes of a write of which `n` bytes have been written, or what is left to do of it.
+    /// The outcome of a write after `n` more bytes have been written.
     ///
     /// # Errors
-    /// The operation for the rest.
+    /// Returns the operation for the remaining bytes.
     pub(super) fn written(self, n: usize) -> Result<Outcome, Operation> {
         match self {
             Operation::Write { file, to, buffer, done, goal: Goal::All } if done + n < buffer.len() => {
                 if n == 0 {
-                    let error = io::Error::new(io::ErrorKind::WriteZero, "nothing is taken any longer");
-                    return Ok(Outcome::Moved(Err(error), buffer));
+                    let error = io::Error::new(io::ErrorKind::WriteZero, "a write returned 0");
+                    return Ok(Outcome::Transferred(Err(error), buffer));
                 }
-                Err(Operation::Write { file, to: to.behind(n), buffer, done: done + n, goal: Goal::All })
+                Err(Operation::Write { file, to: to.advanced_by(n), buffer, done: done + n, goal: Goal::All })
             }
-            Operation::Write { buffer, done, .. } => Ok(Outcome::Moved(Ok(done + n), buffer)),
+            Operation::Write { buffer, done, .. } => Ok(Outcome::Transferred(Ok(done + n), buffer)),
             _ => unreachable!("only a write is written"),
         }
     }
 
-    /// Whether it can be given up. A close is done in any case.
+    /// Whether the operation can be cancelled. A close is always performed.
     pub(super) fn may_be_cancelled(&self) -> bool {
         !matches!(self, Operation::Close { .. })
     }
 
-    /// What comes of it if it is given up before it has begun, or so that it has done nothing.
+    /// The outcome if the operation is cancelled before it has had an effect.
     pub(super) fn cancelled(self) -> Outcome {
-        self.refuse(Errno::CANCELED.into())
+        self.fail(Errno::CANCELED.into())
     }
 
-    /// What comes of it if it is not done, because of `error`.
-    pub(super) fn refuse(self, error: io::Error) -> Outcome {
+    /// The outcome if the operation fails with `error` before it has begun.
+    pub(super) fn fail(self, error: io::Error) -> Outcome {
         match self {
             Operation::Open { .. } => Outcome::Opened(Err(error)),
             Operation::Read { buffer, .. } | Operation::Write { buffer, .. } => {
-                Outcome::Moved(Err(error), buffer)
+                Outcome::Transferred(Err(error), buffer)
             }
             Operation::Sync { .. } | Operation::Close { .. } => Outcome::Done(Err(error)),
-            Operation::Status { .. } => Outcome::Status(Err(error)),
+            Operation::Metadata { .. } => Outcome::Metadata(Err(error)),
         }
     }
 }
 
-/// Each operation has outcomes of one kind, also those that it is refused with.
+/// Each operation has outcomes of one kind, also if it fails before it has begun.
 impl Outcome {
     pub(super) fn into_opened(self) -> io::Result<OwnedFd> {
         match self {
@@ -203,9 +203,9 @@ impl Outcome {
         }
     }
 
-    pub(super) fn into_moved(self) -> (io::Result<usize>, Vec<u8>) {
+    pub(super) fn into_transferred(self) -> (io::Result<usize>, Vec<u8>) {
         match self {
-            Outcome::Moved(moved, buffer) => (moved, buffer),
+            Outcome::Transferred(moved, buffer) => (moved, buffer),
             other => unreachable!("a read or a write ends in {other:?}"),
         }
     }
@@ -217,38 +217,39 @@ impl Outcome {
         }
     }
 
-    pub(super) fn into_status(self) -> io::Result<Metadata> {
+    pub(super) fn into_metadata(self) -> io::Result<Metadata> {
         match self {
-            Outcome::Status(status) => status.map(|statx| Metadata::from(*statx)),
-            other => unreachable!("a question for the status ends in {other:?}"),
+            Outcome::Metadata(status) => status.map(|statx| Metadata::from(*statx)),
+            other => unreachable!("a metadata request ends in {other:?}"),
         }
     }
 }
 
-/// What has no positions, as a pipe, is read where it is; io_uring does the same.
+/// A file without positions, such as a pipe, is read at its current position; io_uring does the
+/// same.
 fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> rustix::io::Result<usize> {
     match retry_on_intr(|| rustix::io::pread(file, &mut *buffer, offset)) {
-        Err(Errno::SPIPE) => read_on(file, buffer),
+        Err(Errno::SPIPE) => read_current(file, buffer),
         result => result,
     }
 }
 
-fn read_on(file: &File, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+fn read_current(file: &File, buffer: &mut [u8]) -> rustix::io::Result<usize> {
     waiting(file, PollFlags::IN, || retry_on_intr(|| rustix::io::read(file, &mut *buffer)))
 }
 
 fn write_at(file: &File, bytes: &[u8], offset: u64) -> rustix::io::Result<usize> {
     match retry_on_intr(|| rustix::io::pwrite(file, bytes, offset)) {
-        Err(Errno::SPIPE) => write_on(file, bytes),
+        Err(Errno::SPIPE) => write_current(file, bytes),
         result => result,
     }
 }
 
-fn write_on(file: &File, bytes: &[u8]) -> rustix::io::Result<usize> {
+fn write_current(file: &File, bytes: &[u8]) -> rustix::io::Result<usize> {
     waiting(file, PollFlags::OUT, || retry_on_intr(|| rustix::io::write(file, bytes)))
 }
 
-/// Waits where what is in non-blocking mode does not, as io_uring does.
+/// Waits for readiness even if the descriptor is in non-blocking mode, like io_uring.
 fn waiting(
     file: &File,
     until: PollFlags,
@@ -265,7 +266,7 @@ fn waiting(
     }
 }
 
-fn status(of: &Target) -> rustix::io::Result<Statx> {
+fn stat(of: &Target) -> rustix::io::Result<Statx> {
     match of {
         Target::File(file) => rustix::fs::statx(file.as_fd(), c"", AtFlags::EMPTY_PATH, Metadata::MASK),
         Target::Path(path) => rustix::fs::statx(CWD, path, AtFlags::empty(), Metadata::MASK),

@@ -1,4 +1,5 @@
-//! What goes wrong in a back end and is nobody's outcome: it is noted where it happens, and logged when nothing is borrowed.
+//! Errors of a backend that belong to no operation. They are collected where they occur, and logged
+//! when nothing is borrowed.
 
 use std::io;
 
@@ -8,12 +9,12 @@ use crate::event_loop::containment::logger;
 pub(super) enum Trouble {
     /// A thread could not be started.
     NoThread(io::Error),
-    /// The kernel takes no operations for the moment.
-    NotTaken(io::Error),
-    /// The kernel has more outcomes than its queue holds.
+    /// The kernel accepts no operations at the moment.
+    NotAccepted(io::Error),
+    /// The kernel has more completions than its queue can hold.
     #[cfg(feature = "uring")]
-    Overflown,
-    /// The kernel reports an operation that it was not given.
+    Overflowed,
+    /// The kernel reports the completion of an unknown operation.
     #[cfg(feature = "uring")]
     Unknown,
     #[cfg(feature = "uring")]
@@ -22,7 +23,7 @@ pub(super) enum Trouble {
     NotReported(io::Error),
     #[cfg(feature = "uring")]
     NotAwaited(io::Error),
-    /// So many operations do not end.
+    /// This number of operations do not complete.
     #[cfg(feature = "uring")]
     Abandoned(usize),
 }
@@ -33,20 +34,20 @@ impl Trouble {
             Trouble::NoThread(error) => logger::recurring("a thread for files", |left_out| {
                 log::warn!("cannot start a thread for files: {error}{left_out}");
             }),
-            Trouble::NotTaken(error) => logger::recurring("file operations not taken", |left_out| {
+            Trouble::NotAccepted(error) => logger::recurring("file operations not accepted", |left_out| {
                 log::warn!(
-                    "the kernel does not take file operations, which will be offered again: {error}{left_out}"
+                    "the kernel does not accept file operations, which will be submitted again: {error}{left_out}"
                 );
             }),
             #[cfg(feature = "uring")]
-            Trouble::Overflown => logger::recurring("the completion queue", |left_out| {
+            Trouble::Overflowed => logger::recurring("the completion queue", |left_out| {
                 log::error!(
-                    "the completion queue of file operations has overflown; nothing is lost{left_out}"
+                    "the completion queue of file operations has overflowed; nothing is lost{left_out}"
                 );
             }),
             #[cfg(feature = "uring")]
             Trouble::Unknown => logger::recurring("an unknown file operation", |left_out| {
-                log::error!("the kernel reports a file operation that it was not given{left_out}");
+                log::error!("the kernel reports the completion of an unknown file operation{left_out}");
             }),
             #[cfg(feature = "uring")]
             Trouble::NotCancelled(error) => {
@@ -62,7 +63,7 @@ impl Trouble {
             }
             #[cfg(feature = "uring")]
             Trouble::Abandoned(operations) => logger::call(|| {
-                log::error!("{operations} file operations do not end: what they work on is never freed");
+                log::error!("{operations} file operations do not complete: their memory is never freed");
             }),
         }
     }

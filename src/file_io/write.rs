@@ -1,4 +1,4 @@
-//! Writing to files: the calls of [`FileIo`] for that.
+//! The write operations of [`FileIo`].
 
 use std::io;
 
@@ -7,16 +7,17 @@ use super::{File, FileIo, OperationId};
 use crate::event_loop::EventLoop;
 
 impl FileIo {
-    /// Writes `buffer` at `offset`; the position in the file stays where it is.
+    /// Writes `buffer` at `offset`. Does not change the file position.
     ///
-    /// `then` is told how many bytes were written, and has the buffer back, which is as it was. Fewer than there are
-    /// is no error: a full disk, a limit or a pipe may be the cause, and the next write tells.
-    /// [`write_all_at`](FileIo::write_all_at) goes on by itself. What has no positions is written as by
-    /// [`write`](FileIo::write), and what was opened for [appending](super::OpenOptions::appending) at its end.
+    /// `then` receives the number of bytes written, and the unchanged buffer. A short write is not
+    /// an error: a full disk, a limit or a pipe may be the cause, and the next write returns the
+    /// error. [`write_all_at`](FileIo::write_all_at) continues by itself. A file without positions
+    /// is written as by [`write`](FileIo::write), and a file opened for
+    /// [appending](super::OpenOptions::appending) at its end.
     ///
     /// # Errors
-    /// `then` is told them: what the kernel says (pwrite(2)), such as [`StorageFull`](io::ErrorKind::StorageFull)
-    /// (ENOSPC); [`InvalidInput`](io::ErrorKind::InvalidInput) if the offset is more than an `i64` can hold.
+    /// `then` receives the error of pwrite(2), such as [`StorageFull`](io::ErrorKind::StorageFull)
+    /// (ENOSPC); [`InvalidInput`](io::ErrorKind::InvalidInput) if the offset exceeds `i64::MAX`.
     pub fn write_at(
         &self,
         file: &File,
@@ -27,13 +28,15 @@ impl FileIo {
         self.write_to(file, Position::At(offset), buffer, Goal::Some, then)
     }
 
-    /// As [`write_at`](FileIo::write_at), at the file's position, which moves along; for pipes, terminals, and files
-    /// that are written one piece after the other. Room is waited for, also in what is in non-blocking mode.
+    /// Same as [`write_at`](FileIo::write_at), but writes at the file position and advances it: for
+    /// pipes, terminals, and sequential writes of files. Waits for buffer space also if the
+    /// descriptor is in non-blocking mode.
     ///
-    /// Begin it when the one before has ended: two at a time come in no order.
+    /// Start it when the previous write has completed: two writes at a time are not ordered.
     ///
     /// # Errors
-    /// As [`write_at`](FileIo::write_at); [`BrokenPipe`](io::ErrorKind::BrokenPipe) if nobody reads any longer.
+    /// Same as [`write_at`](FileIo::write_at); [`BrokenPipe`](io::ErrorKind::BrokenPipe) if the
+    /// other end of a pipe is closed.
     pub fn write(
         &self,
         file: &File,
@@ -43,11 +46,11 @@ impl FileIo {
         self.write_to(file, Position::Current, buffer, Goal::Some, then)
     }
 
-    /// Writes the whole of `buffer` at `offset`, with as many operations as that takes.
+    /// Writes the whole of `buffer` at `offset`, with as many writes as necessary.
     ///
     /// # Errors
-    /// As [`write_at`](FileIo::write_at), and then a part of it may have been written;
-    /// [`WriteZero`](io::ErrorKind::WriteZero) if nothing is taken any longer, without an error.
+    /// Same as [`write_at`](FileIo::write_at), but a part may have been written;
+    /// [`WriteZero`](io::ErrorKind::WriteZero) if a write returns 0.
     pub fn write_all_at(
         &self,
         file: &File,
@@ -60,11 +63,12 @@ impl FileIo {
         })
     }
 
-    /// As [`write_all_at`](FileIo::write_all_at), at the file's position, which moves along.
+    /// Same as [`write_all_at`](FileIo::write_all_at), but writes at the file position and advances
+    /// it.
     ///
     /// # Errors
-    /// As [`write`](FileIo::write), and then a part of it may have been written;
-    /// [`WriteZero`](io::ErrorKind::WriteZero) if nothing is taken any longer, without an error.
+    /// Same as [`write`](FileIo::write), but a part may have been written;
+    /// [`WriteZero`](io::ErrorKind::WriteZero) if a write returns 0.
     pub fn write_all(
         &self,
         file: &File,
@@ -86,10 +90,10 @@ impl FileIo {
     ) -> OperationId {
         let operation = match to.check() {
             Ok(()) => Ok(Operation::Write { file: file.share(), to, buffer, done: 0, goal }),
-            Err(error) => Err(Outcome::Moved(Err(error), buffer)),
+            Err(error) => Err(Outcome::Transferred(Err(error), buffer)),
         };
         self.start(operation, |event_loop, outcome| {
-            let (written, buffer) = outcome.into_moved();
+            let (written, buffer) = outcome.into_transferred();
             then(event_loop, written, buffer);
         })
     }

@@ -1,4 +1,4 @@
-//! Several threads with a loop each.
+//! A pool of threads with a loop each.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::event_loop::LoopHandle;
 use crate::threads::loop_thread::LoopThread;
 
-/// A number of threads that run a loop each, until the pool is dropped.
+/// A fixed number of threads that run a loop each, until the pool is dropped.
 ///
 /// ```
 /// use reveille::LoopPool;
@@ -27,20 +27,22 @@ pub struct LoopPool {
 }
 
 impl LoopPool {
-    /// Starts `size` threads, called `name` with a number.
+    /// Starts `size` threads, named `name` followed by a number.
     ///
     /// # Errors
-    /// As [`LoopThread::spawn`]; the threads started until then are ended.
+    /// Same as [`LoopThread::spawn`]. The threads that were started before the error are stopped.
     ///
     /// # Panics
-    /// If `name` has a zero byte in it.
+    /// If `name` contains a NUL byte.
     pub fn new(size: NonZeroUsize, name: &str) -> io::Result<LoopPool> {
         let threads: io::Result<Vec<_>> =
             (0..size.get()).map(|number| LoopThread::spawn(format!("{name}-{number}"))).collect();
         Ok(LoopPool { threads: threads?, next: AtomicUsize::new(0) })
     }
 
-    /// The loops in turn, without those that have [ended](LoopHandle::is_terminated). If all have, it is one of them. From any thread.
+    /// Returns the loops round robin, skipping those that have
+    /// [terminated](LoopHandle::is_terminated). If all have, it returns one of them. Can be called
+    /// from any thread.
     pub fn next(&self) -> &LoopHandle {
         let turn = || self.next.fetch_add(1, Relaxed) % self.threads.len();
         let first = self.threads[turn()].handle();
@@ -51,14 +53,15 @@ impl LoopPool {
         others.into_iter().find(|handle| !handle.is_terminated()).unwrap_or(first)
     }
 
-    /// All the loops, in the order of their numbers, those that have [ended](LoopHandle::is_terminated) included.
+    /// Returns all loops in the order of their numbers, including those that have
+    /// [terminated](LoopHandle::is_terminated).
     pub fn handles(&self) -> impl ExactSizeIterator<Item = &LoopHandle> {
         self.threads.iter().map(LoopThread::handle)
     }
 }
 
 impl Drop for LoopPool {
-    /// Asks all loops to quit, and then waits for their threads, so that they end side by side.
+    /// Makes all loops quit, then joins their threads, so that they shut down in parallel.
     fn drop(&mut self) {
         for thread in &self.threads {
             thread.handle().quit();

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use crate::event_loop::containment::{dispose, logger};
 use crate::event_loop::{EventLoop, LoopHandle};
 
-/// A thread of its own with a loop in it, from its start until it is dropped, or until somebody else asks its loop to quit.
+/// A thread that runs a loop, until this value is dropped or its loop quits by other means.
 ///
 /// ```
 /// use reveille::LoopThread;
@@ -30,20 +30,20 @@ pub struct LoopThread {
 }
 
 impl LoopThread {
-    /// Starts a thread called `name` with a loop in it, and returns when the loop is there.
+    /// Starts a thread named `name` with a loop in it. Returns when the loop exists.
     ///
     /// # Errors
-    /// What the kernel says if it cannot give the thread, or the loop its descriptors.
+    /// The error of starting the thread, or of creating the loop's descriptors.
     ///
     /// # Panics
-    /// If `name` has a zero byte in it.
+    /// If `name` contains a NUL byte.
     pub fn spawn(name: impl Into<String>) -> io::Result<LoopThread> {
         let (started, start) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name(name.into()).spawn(move || {
             let event_loop = match EventLoop::new() {
                 Ok(event_loop) => event_loop,
                 Err(error) => {
-                    // The caller waits for this, so it is there to receive it.
+                    // The caller waits for this message, so the receiver exists.
                     let _ = started.send(Err(error));
                     return Ok(());
                 }
@@ -52,23 +52,23 @@ impl LoopThread {
             event_loop.run()
         })?;
         let (handle, own) =
-            start.recv().map_err(|_| io::Error::other("the loop's thread ended before its loop began"))??;
+            start.recv().map_err(|_| io::Error::other("the thread ended before its loop existed"))??;
         Ok(LoopThread { handle, own, thread: Some(thread) })
     }
 
-    /// The face of the thread's loop that any thread may use.
+    /// Returns the handle of the thread's loop.
     pub fn handle(&self) -> &LoopHandle {
         &self.handle
     }
 
-    /// Asks the loop to quit, and waits for the thread to end.
+    /// Makes the loop quit, and waits for the thread to end.
     ///
     /// # Errors
-    /// What [`EventLoop::run`] returned. [`Unsupported`](io::ErrorKind::Unsupported) in a forked child of the process that has spawned
-    /// the thread.
+    /// Returns the error of [`EventLoop::run`]. [`Unsupported`](io::ErrorKind::Unsupported) in a
+    /// forked child of the process that has spawned the thread.
     ///
     /// # Panics
-    /// If the thread panicked, with its panic.
+    /// Resumes the panic of the thread, if it panicked.
     pub fn join(mut self) -> io::Result<()> {
         match self.stop() {
             None => Ok(()),
@@ -80,19 +80,21 @@ impl LoopThread {
     fn stop(&mut self) -> Option<thread::Result<io::Result<()>>> {
         let thread = self.thread.take()?;
         if let Err(error) = self.handle.check_process() {
-            // The thread is the parent's; here there is none to wait for, nor one to be given up.
+            // The thread belongs to the parent process. Here there is none to wait for, nor to
+            // detach.
             mem::forget(thread);
             return Some(Ok(Err(error)));
         }
         self.handle.quit();
-        // A thread cannot wait for itself; its loop will end when the callback that dropped us has returned.
+        // A thread cannot join itself. Its loop ends when the callback that dropped this value has
+        // returned.
         if self.own == ThreadMark::current() { None } else { Some(thread.join()) }
     }
 }
 
 impl Drop for LoopThread {
-    /// Asks the loop to quit and waits for the thread to end. What went wrong in it is logged; [`join`](LoopThread::join)
-    /// returns it.
+    /// Makes the loop quit and waits for the thread to end. An error or a panic of the thread is
+    /// logged; [`join`](LoopThread::join) returns it instead.
     fn drop(&mut self) {
         match self.stop() {
             None | Some(Ok(Ok(()))) => {}
@@ -108,8 +110,8 @@ impl Drop for LoopThread {
     }
 }
 
-/// A thread, told from all others that live. In contrast to the name that the standard library has for a thread, it can be had while
-/// thread-locals are destroyed.
+/// Identifies a thread among all running threads. In contrast to [`thread::ThreadId`], it is
+/// available while thread-locals are destroyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ThreadMark(usize);
 

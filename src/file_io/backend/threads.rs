@@ -1,8 +1,9 @@
-//! Threads that do what is given to them, and signal a counter.
+//! A pool of threads that perform operations and signal an eventfd.
 //!
-//! A thread is started when there is more to do than threads that rest, up to a limit, and ends when it has rested
-//! for a while. None is ever waited for: one that is held up in the kernel, by a pipe in which nothing comes, owns
-//! what it works on, and ends when that call does. Nobody is told then.
+//! A thread is started when there are more operations than idle threads, up to a limit. It ends
+//! when it has been idle for a while. The pool never joins a thread: one that is blocked in the
+//! kernel, by an empty pipe, owns the data of its operation, and ends when that call returns. Its
+//! outcome is then dropped.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -22,41 +23,47 @@ use crate::file_io::operation::{Operation, Outcome};
 use crate::file_io::slab::Key;
 use crate::file_io::trouble::Trouble;
 
-pub(in crate::file_io) struct Pool {
+pub(in crate::file_io) struct ThreadPool {
     shared: Arc<Shared>,
     limit: NonZeroUsize,
-    /// How long a thread rests before it ends.
-    rest: Duration,
-    /// The last that has gone wrong and was not logged.
+    /// How long a thread stays idle before it ends.
+    idle_timeout: Duration,
+    /// The last error, if it was not logged.
     trouble: Cell<Option<Trouble>>,
 }
 
 struct Shared {
     state: Mutex<State>,
-    /// There is something to do, or nothing any longer.
+    /// There is an operation to perform, or the pool was closed.
     changed: Condvar,
-    /// Signalled when the first outcome is there after the last have been taken; until the pool is closed, so that no thread that
-    /// ends later keeps the descriptor. With a lock of its own: whoever is woken by the signal wants the other.
+    /// Signalled for the first outcome after all outcomes were taken. `None` once the pool is
+    /// closed, so that a thread that ends later does not keep the descriptor. It has a lock of its
+    /// own, because the loop that is woken by the signal takes the other.
     done: Mutex<Option<Arc<EventFd>>>,
 }
 
 #[derive(Default)]
 struct State {
-    to_do: VecDeque<(Key, Operation)>,
+    queue: VecDeque<(Key, Operation)>,
     done: Vec<(Key, Outcome)>,
     threads: usize,
-    resting: usize,
+    idle: usize,
     closed: bool,
 }
 
-impl Pool {
-    pub(in crate::file_io) fn new(done: Arc<EventFd>, limit: NonZeroUsize, rest: Duration) -> Pool {
+impl ThreadPool {
+    pub(in crate::file_io) fn new(
+        done: Arc<EventFd>,
+        limit: NonZeroUsize,
+        idle_timeout: Duration,
+    ) -> ThreadPool {
         let done = Mutex::new(Some(done));
         let shared = Shared { state: Mutex::default(), changed: Condvar::new(), done };
-        Pool { shared: Arc::new(shared), limit, rest, trouble: Cell::default() }
+        ThreadPool { shared: Arc::new(shared), limit, idle_timeout, trouble: Cell::default() }
     }
 
-    /// Takes all that waits. What cannot be done for want of a thread is refused.
+    /// Takes all waiting operations. Those that cannot be performed for lack of a thread are
+    /// refused.
     pub(in crate::file_io) fn submit(
         &self,
         waiting: &mut VecDeque<(Key, Operation)>,
@@ -64,34 +71,34 @@ impl Pool {
     ) {
         let (to_wake, to_start) = {
             let mut state = self.shared.state.lock();
-            state.to_do.append(waiting);
-            let to_start = state.to_do.len().saturating_sub(state.resting);
+            state.queue.append(waiting);
+            let to_start = state.queue.len().saturating_sub(state.idle);
             let to_start = to_start.min(self.limit.get() - state.threads);
             state.threads += to_start;
-            (state.to_do.len().min(state.resting), to_start)
+            (state.queue.len().min(state.idle), to_start)
         };
         for _ in 0..to_wake {
             self.shared.changed.notify_one();
         }
         for started in 0..to_start {
-            let (shared, rest) = (Arc::clone(&self.shared), self.rest);
+            let (shared, idle_timeout) = (Arc::clone(&self.shared), self.idle_timeout);
             let thread = thread::Builder::new().name("reveille-file".to_owned());
-            if let Err(error) = thread.spawn(move || shared.work(rest)) {
-                self.go_without(to_start - started, &error, refused);
+            if let Err(error) = thread.spawn(move || shared.work(idle_timeout)) {
+                self.handle_missing(to_start - started, &error, refused);
                 return self.trouble.set(Some(Trouble::NoThread(error)));
             }
         }
     }
 
-    /// `missing` threads could not be started. The others do their work, if there are others.
-    fn go_without(&self, missing: usize, error: &io::Error, refused: &mut Vec<(Key, Outcome)>) {
+    /// Handles that `missing` threads could not be started. If there are other threads, they
+    /// perform the operations.
+    fn handle_missing(&self, missing: usize, error: &io::Error, refused: &mut Vec<(Key, Outcome)>) {
         let mut state = self.shared.state.lock();
         state.threads -= missing;
         if state.threads == 0 {
-            let refuse =
-                |operation: Operation| operation.refuse(io::Error::new(error.kind(), error.to_string()));
-            refused.extend(state.to_do.drain(..).map(|(key, operation)| (key, refuse(operation))));
-            release_if_empty(&mut state.to_do);
+            let fail = |operation: Operation| operation.fail(io::Error::new(error.kind(), error.to_string()));
+            refused.extend(state.queue.drain(..).map(|(key, operation)| (key, fail(operation))));
+            release_if_empty(&mut state.queue);
         }
     }
 
@@ -99,30 +106,30 @@ impl Pool {
     pub(in crate::file_io) fn cancel(&self, key: Key) -> Option<Operation> {
         let mut state = self.shared.state.lock();
         let at =
-            state.to_do.iter().position(|(to_do, operation)| *to_do == key && operation.may_be_cancelled());
-        at.and_then(|at| state.to_do.remove(at)).map(|(_, operation)| operation)
+            state.queue.iter().position(|(queued, operation)| *queued == key && operation.may_be_cancelled());
+        at.and_then(|at| state.queue.remove(at)).map(|(_, operation)| operation)
     }
 
-    /// Takes all outcomes that are there.
+    /// Takes all outcomes.
     pub(in crate::file_io) fn take(&self, outcomes: &mut Vec<(Key, Outcome)>) {
         let done = &mut self.shared.state.lock().done;
         outcomes.append(done);
         release_capacity(done);
     }
 
-    /// Gives up what waits, and has the threads end.
+    /// Drops waiting operations, and makes the threads end.
     pub(in crate::file_io) fn close(&self) {
         let mut state = self.shared.state.lock();
         state.closed = true;
-        let given_up = (mem::take(&mut state.to_do), mem::take(&mut state.done));
+        let dropped = (mem::take(&mut state.queue), mem::take(&mut state.done));
         drop(state);
         self.shared.changed.notify_all();
-        drop(given_up);
+        drop(dropped);
         let done = self.shared.done.lock().take();
         drop(done);
     }
 
-    /// What has gone wrong since the last time.
+    /// The last error since the previous call.
     pub(in crate::file_io) fn trouble(&self) -> Option<Trouble> {
         self.trouble.take()
     }
@@ -134,9 +141,9 @@ impl Pool {
 }
 
 impl Shared {
-    /// A thread's life.
-    fn work(&self, rest: Duration) {
-        while let Some((key, operation)) = self.next(rest) {
+    /// The main function of a thread.
+    fn work(&self, idle_timeout: Duration) {
+        while let Some((key, operation)) = self.next(idle_timeout) {
             let performed = operation.perform();
             let mut state = self.state.lock();
             if state.closed {
@@ -147,15 +154,15 @@ impl Shared {
             let outcome = match performed {
                 Ok(outcome) => outcome,
                 Err(rest) => {
-                    state.to_do.push_front((key, rest));
+                    state.queue.push_front((key, rest));
                     continue;
                 }
             };
             let is_first = state.done.is_empty();
             state.done.push((key, outcome));
             drop(state);
-            // The loop reads the counter before it takes the outcomes. So whoever finds others there may rely on
-            // their signal: it has yet to be read, or will be sent.
+            // The loop reads the counter before it takes the outcomes. So if there are others
+            // already, their signal covers this one: it has yet to be read, or will be sent.
             if is_first {
                 let signalled = self.done.lock().as_ref().map(|done| done.signal());
                 if let Some(Err(error)) = signalled {
@@ -167,22 +174,22 @@ impl Shared {
         }
     }
 
-    /// Waits for something to do; `None` when the thread is to end, and counted as gone.
-    fn next(&self, rest: Duration) -> Option<(Key, Operation)> {
+    /// Waits for an operation. `None` if the thread is to end; it is then no longer counted.
+    fn next(&self, idle_timeout: Duration) -> Option<(Key, Operation)> {
         let mut state = self.state.lock();
         loop {
-            if let Some(next) = state.to_do.pop_front() {
+            if let Some(next) = state.queue.pop_front() {
                 return Some(next);
             }
-            release_if_empty(&mut state.to_do);
-            let mut is_to_end = state.closed;
-            if !is_to_end {
-                state.resting += 1;
-                let rested = self.changed.wait_for(&mut state, rest).timed_out();
-                state.resting -= 1;
-                is_to_end = rested && state.to_do.is_empty();
+            release_if_empty(&mut state.queue);
+            let mut is_ending = state.closed;
+            if !is_ending {
+                state.idle += 1;
+                let timed_out = self.changed.wait_for(&mut state, idle_timeout).timed_out();
+                state.idle -= 1;
+                is_ending = timed_out && state.queue.is_empty();
             }
-            if is_to_end {
+            if is_ending {
                 state.threads -= 1;
                 return None;
             }

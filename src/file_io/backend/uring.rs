@@ -1,7 +1,8 @@
-//! What the kernel is given through a ring (io_uring(7)), and what it gives back.
+//! Operations in an io_uring (io_uring(7)).
 //!
-//! The kernel has addresses of what an operation works on, until it says that the operation has ended. This file
-//! keeps that alive: see the invariant of [`Ring`]. It is the only one of file I/O with `unsafe`.
+//! The kernel has addresses of the data of an operation until it reports the completion. This file
+//! keeps that data alive: see the invariant of [`Ring`]. It is the only file of file I/O with
+//! `unsafe`.
 
 #![allow(unsafe_code, reason = "the kernel is handed addresses, and hands back descriptors by number")]
 
@@ -24,67 +25,71 @@ use crate::event_loop::process_mark::ProcessMark;
 use crate::eventfd::EventFd;
 use crate::file_io::metadata::Metadata;
 use crate::file_io::operation::{Operation, Outcome, Position, Sync, Target};
-use crate::file_io::slab::{Key, Table};
+use crate::file_io::slab::{Key, Slab};
 use crate::file_io::trouble::Trouble;
 
-/// How long the end of a ring waits for what it has cancelled. All but a disk or a file system that does not answer
-/// is faster.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long closing a ring waits for the operations that it has cancelled. Only a disk or a file
+/// system that does not respond takes longer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The most that one read or write takes (read(2), notes). A multiple of any page.
-const MOST: usize = 0x7fff_f000;
+/// The maximum length of one read or write (read(2), notes). A multiple of any page size.
+const MAX_LEN: usize = 0x7fff_f000;
 
-/// The number of requests to cancel, which no operation has.
+/// The user data of requests to cancel, which no operation has.
 const CANCEL: Key = Key::MAX;
 
-/// A ring and all that the kernel works on by it.
+/// A ring, and all data that the kernel accesses through it.
 ///
 /// # Invariant
-/// For each entry that has been pushed, and whose completion has not been seen, `held` has what it was made of, under
-/// the number that the entry carries. All addresses in the entry are of heap memory that belongs to that, and stay
-/// the same when it is moved. It is neither touched nor dropped before it leaves `held`, which it does by its
-/// completion. What is still there when the ring is dropped is never freed.
+/// For each entry that has been pushed and whose completion has not been seen, `held` has the
+/// operation of the entry, under the key that is the user data of the entry. All addresses in the
+/// entry point to heap memory that the operation owns, and stay the same when it is moved. The
+/// operation is neither accessed nor dropped before its completion removes it from `held`.
+/// Operations that are still there when the ring is dropped are never freed.
 pub(in crate::file_io) struct Ring {
     ring: ManuallyDrop<IoUring>,
     process: ProcessMark,
-    /// The counter that the kernel signals for completions.
+    /// The eventfd that the kernel signals for completions.
     done: Arc<EventFd>,
-    held: Table<Held>,
-    /// How many may be held, and requests to cancel be under way, before another operation is begun. Half of what the
-    /// completion queue has room for: so there is room for each that is held, and for a request to cancel it as well.
+    held: Slab<Held>,
+    /// No operation is started while the operations in `held` and the pending requests to cancel
+    /// reach this number. It is at most half the size of the completion queue, so that the queue
+    /// has space for each held operation and for a request to cancel it.
     limit: usize,
-    /// Requests to cancel that the kernel has been given, and has not answered.
+    /// The number of requests to cancel that the kernel has not completed.
     cancels: usize,
-    /// The numbers of those that it is to be asked to cancel.
+    /// The keys of operations whose cancellation is to be requested.
     to_cancel: Vec<Key>,
-    /// What is to be begun again, since the kernel was interrupted in it, or for the rest of it.
-    again: Vec<(Key, Operation)>,
-    /// How often the kernel has found no room for a completion.
+    /// Operations to submit again: the kernel was interrupted in them, or they are the remainder of
+    /// a write.
+    retries: Vec<(Key, Operation)>,
+    /// How often the completion queue has overflowed.
     overflows: u32,
-    /// What has gone wrong and was not logged.
+    /// Errors that have not been logged.
     troubles: Vec<Trouble>,
 }
 
-/// What rings have left behind that the kernel has not let go of. Kept in sight, so that it is no leak to those who
-/// look for leaks.
+/// Operations of dropped rings that the kernel has not completed. They stay reachable, so that leak
+/// detectors do not report them.
 static ABANDONED: Mutex<Vec<Held>> = Mutex::new(Vec::new());
 
-/// What an entry was made of.
+/// The operation of an entry.
 struct Held {
     key: Key,
     operation: Operation,
-    /// Room for the answer to a question for the status; empty otherwise. A vector and no box, as a box claims that
-    /// nobody else writes there.
+    /// The memory for the result of statx(2); empty for other operations. A vector and not a box,
+    /// because a box asserts exclusive access.
     statx: Vec<MaybeUninit<Statx>>,
-    /// The kernel is, or will be, asked to give it up.
-    is_to_end: bool,
+    /// Cancellation has been requested, or will be.
+    is_cancelled: bool,
 }
 
 impl Ring {
-    /// A ring for so many operations at a time, which signals `done`.
+    /// Creates a ring for at most `entries` operations at a time, which signals `done`.
     ///
     /// # Errors
-    /// Why there is none, as [`FileIoBuilder::build`](crate::file_io::FileIoBuilder::build) has it.
+    /// The reason why no ring can be created, as documented at
+    /// [`FileIoBuilder::build`](crate::file_io::FileIoBuilder::build).
     pub(in crate::file_io) fn new(done: Arc<EventFd>, entries: u32) -> io::Result<Ring> {
         let ring = setup::set_up(entries, &done)?;
         let params = ring.params();
@@ -93,42 +98,43 @@ impl Ring {
             ring: ManuallyDrop::new(ring),
             process: ProcessMark::current(),
             done,
-            held: Table::new(),
+            held: Slab::new(),
             limit,
             cancels: 0,
             to_cancel: Vec::new(),
-            again: Vec::new(),
+            retries: Vec::new(),
             overflows: 0,
             troubles: Vec::new(),
         })
     }
 
-    /// What has gone wrong since the last time.
+    /// Takes the errors since the last call.
     pub(in crate::file_io) fn troubles(&mut self) -> Vec<Trouble> {
         mem::take(&mut self.troubles)
     }
 
-    /// Whether there is something for [`submit`](Ring::submit) to do, besides what waits elsewhere.
+    /// Whether [`submit`](Ring::submit) has work apart from waiting operations.
     pub(in crate::file_io) fn has_more(&self) -> bool {
-        !self.again.is_empty() || !self.to_cancel.is_empty()
+        !self.retries.is_empty() || !self.to_cancel.is_empty()
     }
 
-    /// Gives the kernel as many of those that wait as there is room for, with one system call.
+    /// Submits as many of the waiting operations as there is capacity for, with one system call.
     ///
     /// # Errors
-    /// That the kernel takes none at the moment. They are in the queue then, and go with the next submission.
+    /// If the kernel accepts none at the moment. They stay in the queue, and go with the next
+    /// submission.
     pub(in crate::file_io) fn submit(&mut self, waiting: &mut VecDeque<(Key, Operation)>) -> io::Result<()> {
         self.push_cancels()?;
         while self.held.len() + self.cancels < self.limit {
-            self.make_room()?;
-            let Some((key, operation)) = self.again.pop().or_else(|| waiting.pop_front()) else { break };
+            self.reserve_entry()?;
+            let Some((key, operation)) = self.retries.pop().or_else(|| waiting.pop_front()) else { break };
             self.push(key, operation);
         }
         self.enter()
     }
 
-    /// Sees to it that the submission queue has room for one.
-    fn make_room(&mut self) -> io::Result<()> {
+    /// Makes sure that the submission queue has space for an entry.
+    fn reserve_entry(&mut self) -> io::Result<()> {
         if self.ring.submission().is_full() {
             self.enter()?;
             if self.ring.submission().is_full() {
@@ -139,43 +145,45 @@ impl Ring {
     }
 
     fn push(&mut self, key: Key, operation: Operation) {
-        let mut held = Held { key, operation, statx: Vec::new(), is_to_end: false };
+        let mut held = Held { key, operation, statx: Vec::new(), is_cancelled: false };
         let entry = held.entry();
         let entry = entry.user_data(self.held.insert(held));
-        // SAFETY: by the invariant, which this establishes: what the entry was made of is held under its number.
+        // SAFETY: by the invariant, which this establishes: the operation of the entry is held
+        // under its key.
         let pushed = unsafe { self.ring.submission().push(&entry) };
-        pushed.expect("room has been made");
+        pushed.expect("an entry was reserved");
     }
 
     fn push_cancels(&mut self) -> io::Result<()> {
         while let Some(&number) = self.to_cancel.last() {
-            self.make_room()?;
+            self.reserve_entry()?;
             let entry = opcode::AsyncCancel::new(number).build().user_data(CANCEL);
-            // SAFETY: the entry has no address in it.
+            // SAFETY: the entry contains no address.
             let pushed = unsafe { self.ring.submission().push(&entry) };
-            pushed.expect("room has been made");
+            pushed.expect("an entry was reserved");
             self.cancels += 1;
             self.to_cancel.pop();
         }
         Ok(())
     }
 
-    /// Has the kernel asked, with the next submission, to give an operation up. What waits here to be begun again is
-    /// answered as it is.
+    /// Requests the cancellation of an operation with the next submission. If the operation waits
+    /// here to be submitted again, it is returned.
     pub(in crate::file_io) fn cancel(&mut self, key: Key) -> Option<Operation> {
-        if let Some(at) = self.again.iter().position(|(again, _)| *again == key) {
-            return Some(self.again.swap_remove(at).1);
+        if let Some(at) = self.retries.iter().position(|(again, _)| *again == key) {
+            return Some(self.retries.swap_remove(at).1);
         }
         let is_it =
-            |held: &&mut Held| held.key == key && !held.is_to_end && held.operation.may_be_cancelled();
+            |held: &&mut Held| held.key == key && !held.is_cancelled && held.operation.may_be_cancelled();
         if let Some((number, held)) = self.held.iter_mut().find(|(_, held)| is_it(held)) {
-            held.is_to_end = true;
+            held.is_cancelled = true;
             self.to_cancel.push(number);
         }
         None
     }
 
-    /// Has the kernel take what is in the submission queue, and say what it has not had room to say.
+    /// Makes the kernel accept the entries in the submission queue, and report completions that had
+    /// no space.
     fn enter(&mut self) -> io::Result<()> {
         loop {
             let queue = self.ring.submission();
@@ -189,29 +197,29 @@ impl Ring {
                 Err(error) => return Err(error),
             }
             if self.ring.submission().cq_overflow() {
-                // There must be room before the rest can be said.
+                // The completion queue must be drained before the kernel can report the others.
                 return Ok(());
             }
         }
     }
 
-    /// Takes the outcomes of all operations that have ended.
+    /// Takes the outcomes of all completed operations.
     ///
     /// # Errors
-    /// That the kernel does not tell all at the moment; to be called again later.
+    /// If the kernel does not report all completions at the moment. To be called again later.
     pub(in crate::file_io) fn take(&mut self, outcomes: &mut Vec<(Key, Outcome)>) -> io::Result<()> {
         loop {
             self.take_completions(outcomes);
             let queue = self.ring.submission();
-            let (is_overflown, has_work) = (queue.cq_overflow(), queue.taskrun());
+            let (is_overflowed, has_work) = (queue.cq_overflow(), queue.taskrun());
             drop(queue);
-            if is_overflown {
-                // It cannot come to this, as there is room for all that is held. The kernel keeps what it has no room
-                // for.
+            if is_overflowed {
+                // Cannot happen, as there is space for all held operations. The kernel keeps
+                // completions that have no space.
                 self.overflows += 1;
-                self.troubles.push(Trouble::Overflown);
+                self.troubles.push(Trouble::Overflowed);
             }
-            if !is_overflown && !has_work {
+            if !is_overflowed && !has_work {
                 return Ok(());
             }
             self.enter()?;
@@ -219,49 +227,50 @@ impl Ring {
     }
 
     fn take_completions(&mut self, outcomes: &mut Vec<(Key, Outcome)>) {
-        let Ring { ring, held, again, cancels, troubles, .. } = self;
+        let Ring { ring, held, retries, cancels, troubles, .. } = self;
         for completion in ring.completion() {
             if completion.user_data() == CANCEL {
                 *cancels -= 1;
                 continue;
             }
-            // The kernel has done with it: by the invariant it may be touched again.
-            let Some(Held { key, operation, statx, is_to_end }) = held.remove(completion.user_data()) else {
+            // The kernel has completed it: by the invariant it may be accessed again.
+            let Some(Held { key, operation, statx, is_cancelled }) = held.remove(completion.user_data())
+            else {
                 troubles.push(Trouble::Unknown);
                 continue;
             };
             let result = completion.result();
             match (operation, usize::try_from(result)) {
                 (operation, Err(_)) if result == -libc::EINTR && operation.may_be_cancelled() => {
-                    if is_to_end {
+                    if is_cancelled {
                         outcomes.push((key, operation.cancelled()));
                     } else {
-                        again.push((key, operation));
+                        retries.push((key, operation));
                     }
                 }
                 (operation @ Operation::Write { .. }, Ok(n)) => match operation.written(n) {
                     Ok(outcome) => outcomes.push((key, outcome)),
-                    Err(rest) if is_to_end => outcomes.push((key, rest.cancelled())),
-                    Err(rest) => again.push((key, rest)),
+                    Err(rest) if is_cancelled => outcomes.push((key, rest.cancelled())),
+                    Err(rest) => retries.push((key, rest)),
                 },
                 (operation, _) => outcomes.push((key, outcome(operation, statx, result))),
             }
         }
     }
 
-    /// Cancels all that the kernel has been given, and waits until it has let go of it, but not for ever.
+    /// Cancels all operations in the kernel, and waits for their completion, up to a limit.
     pub(in crate::file_io) fn close(&mut self) {
-        self.again.clear();
+        self.retries.clear();
         if self.held.len() > 0 {
             self.cancel_all();
-            self.wait(PATIENCE);
+            self.wait(CLOSE_TIMEOUT);
         }
     }
 
     fn cancel_all(&mut self) {
         for (number, held) in self.held.iter_mut() {
-            if !held.is_to_end && held.operation.may_be_cancelled() {
-                held.is_to_end = true;
+            if !held.is_cancelled && held.operation.may_be_cancelled() {
+                held.is_cancelled = true;
                 self.to_cancel.push(number);
             }
         }
@@ -270,8 +279,8 @@ impl Ring {
         }
     }
 
-    /// Waits until nothing is held, for so long at most. What has come of it is dropped.
-    fn wait(&mut self, patience: Duration) {
+    /// Waits until nothing is held, at most for `timeout`. Outcomes are dropped.
+    fn wait(&mut self, timeout: Duration) {
         let begin = Instant::now();
         loop {
             let mut outcomes = Vec::new();
@@ -279,8 +288,8 @@ impl Ring {
                 self.troubles.push(Trouble::NotReported(error));
             }
             drop(outcomes);
-            self.again.clear();
-            let left = patience.saturating_sub(begin.elapsed());
+            self.retries.clear();
+            let left = timeout.saturating_sub(begin.elapsed());
             if self.held.len() == 0 || left.is_zero() {
                 return;
             }
@@ -294,7 +303,8 @@ impl Ring {
         }
     }
 
-    /// Leaves what is still held to the kernel, which may still write there: it is never freed.
+    /// Keeps the operations that are still held for ever, because the kernel may still access their
+    /// memory.
     fn abandon(&mut self) {
         let left = self.held.drain();
         if !left.is_empty() {
@@ -313,8 +323,9 @@ impl Drop for Ring {
             // SAFETY: the ring is not used again.
             unsafe { ManuallyDrop::drop(&mut self.ring) };
         } else {
-            // The queues are not mapped in a forked child, so that there is nothing to unmap, and the operations are the parent's. What
-            // they work on is a copy here, in which the kernel does not write.
+            // A forked child has no mapping of the queues, so there is nothing to unmap, and the
+            // operations belong to the parent. Their memory is a copy here, which the kernel does
+            // not write to.
             // SAFETY: the ring, which is not dropped, owns the descriptor and is not used again.
             drop(unsafe { OwnedFd::from_raw_fd(self.ring.as_raw_fd()) });
         }
@@ -322,7 +333,8 @@ impl Drop for Ring {
 }
 
 impl Held {
-    /// The entry for the operation. Its addresses are good for as long as this is kept, wherever it is moved.
+    /// Returns the entry for the operation. Its addresses stay valid for as long as this value
+    /// exists, wherever it is moved.
     fn entry(&mut self) -> squeue::Entry {
         let Held { operation, statx, .. } = self;
         match operation {
@@ -334,18 +346,18 @@ impl Held {
                 if flags.contains(OFlags::NONBLOCK) {
                     entry
                 } else {
-                    // In a thread of the kernel's. At first it would try with O_NONBLOCK here, and so open a pipe
-                    // that has nobody at its other end.
+                    // In a kernel thread. Otherwise the kernel would first try with O_NONBLOCK
+                    // inline, and so open a pipe whose other end is not open.
                     entry.flags(squeue::Flags::ASYNC)
                 }
             }
             Operation::Read { file, from, buffer } => {
-                let n = buffer.len().min(MOST) as u32;
+                let n = buffer.len().min(MAX_LEN) as u32;
                 opcode::Read::new(fd(file), buffer.as_mut_ptr(), n).offset(offset(*from)).build()
             }
             Operation::Write { file, to, buffer, done, .. } => {
                 let bytes = &buffer[*done..];
-                let n = bytes.len().min(MOST) as u32;
+                let n = bytes.len().min(MAX_LEN) as u32;
                 opcode::Write::new(fd(file), bytes.as_ptr(), n).offset(offset(*to)).build()
             }
             Operation::Sync { file, what } => {
@@ -355,7 +367,7 @@ impl Held {
                 };
                 opcode::Fsync::new(fd(file)).flags(flags).build()
             }
-            Operation::Status { of } => {
+            Operation::Metadata { of } => {
                 statx.push(MaybeUninit::zeroed());
                 let (folder, path, flags) = match of {
                     Target::File(file) => (fd(file), c"".as_ptr(), AtFlags::EMPTY_PATH),
@@ -375,7 +387,8 @@ fn fd(file: &impl AsFd) -> types::Fd {
     types::Fd(file.as_fd().as_raw_fd())
 }
 
-/// The position as the kernel has it: -1 stands for the current one, which [`Position::check`] keeps apart.
+/// Converts a position to the offset of an entry. -1 stands for the current position;
+/// [`Position::check`] rejects it as an offset.
 fn offset(position: Position) -> u64 {
     match position {
         Position::At(offset) => offset,
@@ -383,26 +396,28 @@ fn offset(position: Position) -> u64 {
     }
 }
 
-/// What the kernel's `result` means: a number, or an error below 0.
+/// Converts the kernel's `result`, which is a number or a negated error, to an outcome.
 fn outcome(operation: Operation, mut statx: Vec<MaybeUninit<Statx>>, result: i32) -> Outcome {
     let result = u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
     match operation {
         Operation::Open { .. } => {
-            // SAFETY: the kernel has opened this for us, and nobody else knows of it.
+            // SAFETY: the kernel has opened this descriptor for this operation, and it has no other
+            // owner.
             Outcome::Opened(result.map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) }))
         }
         Operation::Read { buffer, .. } | Operation::Write { buffer, .. } => {
-            Outcome::Moved(result.map(|n| n as usize), buffer)
+            Outcome::Transferred(result.map(|n| n as usize), buffer)
         }
         Operation::Sync { .. } => Outcome::Done(result.map(drop)),
-        Operation::Status { .. } => Outcome::Status(result.map(|_| {
-            let statx = statx.pop().expect("room was made for it");
-            // SAFETY: it was zero, which is a value of each of the fields, integers all; the kernel has written
-            // others.
+        Operation::Metadata { .. } => Outcome::Metadata(result.map(|_| {
+            let statx = statx.pop().expect("memory was reserved for it");
+            // SAFETY: the memory was zeroed, which is a valid value of each field, as all are
+            // integers; the kernel has written other values.
             Box::new(unsafe { statx.assume_init() })
         })),
         Operation::Close { descriptor } => {
-            // The kernel has closed it, whatever it says of what was written (close(2)), unless it has not begun.
+            // The kernel has closed it, even if it reports an error of earlier writes (close(2)),
+            // unless the operation has not begun.
             match &result {
                 Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => drop(descriptor),
                 _ => drop(descriptor.into_raw_fd()),
@@ -412,7 +427,7 @@ fn outcome(operation: Operation, mut statx: Vec<MaybeUninit<Statx>>, result: i32
     }
 }
 
-/// The kernel and this file have the same idea of the answer to a question for the status (statx(2)).
+/// The kernel and rustix have the same layout for the result of statx(2).
 const _: () = assert!(size_of::<Statx>() == size_of::<libc::statx>());
 
 #[cfg(test)]

@@ -7,82 +7,82 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::Pool;
+use super::ThreadPool;
 use crate::eventfd::EventFd;
 use crate::file_io::file::File;
 use crate::file_io::operation::{Operation, Outcome, Position, Sync};
 use crate::file_io::slab::Key;
 
-fn pool(limit: usize, rest: Duration) -> (Pool, Arc<EventFd>) {
+fn pool(limit: usize, idle_timeout: Duration) -> (ThreadPool, Arc<EventFd>) {
     let done = Arc::new(EventFd::new(0).unwrap());
-    (Pool::new(Arc::clone(&done), NonZeroUsize::new(limit).unwrap(), rest), done)
+    (ThreadPool::new(Arc::clone(&done), NonZeroUsize::new(limit).unwrap(), idle_timeout), done)
 }
 
-/// What ends at once, with an error.
-fn brief() -> Operation {
+/// An operation that completes at once, with an error.
+fn short() -> Operation {
     let (pipe, _) = rustix::pipe::pipe().unwrap();
     Operation::Sync { file: File::from(pipe), what: Sync::All }
 }
 
-/// A read that waits for the other end of a pipe, and that end.
-fn lengthy() -> (Operation, OwnedFd) {
+/// A read that blocks until the other end of a pipe is used, and that end.
+fn blocking() -> (Operation, OwnedFd) {
     let (reads, writes) = rustix::pipe::pipe().unwrap();
     (Operation::Read { file: File::from(reads), from: Position::Current, buffer: vec![0; 8] }, writes)
 }
 
-fn submit(pool: &Pool, operations: impl IntoIterator<Item = Operation>) {
+fn submit(pool: &ThreadPool, operations: impl IntoIterator<Item = Operation>) {
     let mut refused = Vec::new();
     let mut waiting: VecDeque<_> = (0..).zip(operations).collect();
     pool.submit(&mut waiting, &mut refused);
     assert!(waiting.is_empty() && refused.is_empty());
 }
 
-/// Waits until there are `n` outcomes, which a failure does not wait for without end.
-fn take(pool: &Pool, done: &EventFd, n: usize) -> Vec<(Key, Outcome)> {
+/// Waits for `n` outcomes, with a time limit.
+fn take(pool: &ThreadPool, done: &EventFd, n: usize) -> Vec<(Key, Outcome)> {
     let mut outcomes = Vec::new();
     while outcomes.len() < n {
         let timeout = Timespec { tv_sec: 20, tv_nsec: 0 };
         let mut fds = [PollFd::new(done, PollFlags::IN)];
         let polled = rustix::event::poll(&mut fds, Some(&timeout)).unwrap();
-        assert!(polled > 0, "no more comes than {}", outcomes.len());
+        assert!(polled > 0, "only {} outcomes arrived", outcomes.len());
         done.read().unwrap();
         pool.take(&mut outcomes);
     }
     outcomes
 }
 
-/// Waits until it is so.
-fn until(mut is_so: impl FnMut() -> bool) {
+/// Waits until the condition holds, with a time limit.
+fn until(mut holds: impl FnMut() -> bool) {
     let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < Duration::from_secs(20), "it does not come to that");
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the condition does not become true");
         thread::yield_now();
     }
 }
 
 #[test]
-fn there_are_as_many_threads_as_are_needed_up_to_the_limit() {
+fn threads_are_started_on_demand_up_to_the_limit() {
     let (pool, done) = pool(3, Duration::from_secs(60));
     assert_eq!(pool.threads(), 0);
-    let (first, first_end) = lengthy();
+    let (first, first_end) = blocking();
     submit(&pool, [first]);
     assert_eq!(pool.threads(), 1);
-    let (others, ends): (Vec<_>, Vec<_>) = (0..5).map(|_| lengthy()).unzip();
+    let (others, ends): (Vec<_>, Vec<_>) = (0..5).map(|_| blocking()).unzip();
     submit(&pool, others);
     assert_eq!(pool.threads(), 3);
     drop((first_end, ends));
     let outcomes = take(&pool, &done, 6);
-    assert!(outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Moved(Ok(0), _))));
+    assert!(outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Transferred(Ok(0), _))));
     assert_eq!(pool.threads(), 3);
     pool.close();
     until(|| pool.threads() == 0);
 }
 
 #[test]
-fn threads_that_have_rested_end_and_others_are_started_when_there_is_work() {
+fn idle_threads_end_and_new_work_starts_others() {
     let (pool, done) = pool(2, Duration::from_millis(1));
     for _ in 0..3 {
-        submit(&pool, [brief(), brief(), brief()]);
+        submit(&pool, [short(), short(), short()]);
         assert_eq!(take(&pool, &done, 3).len(), 3);
         until(|| pool.threads() == 0);
     }
@@ -90,19 +90,19 @@ fn threads_that_have_rested_end_and_others_are_started_when_there_is_work() {
 }
 
 #[test]
-fn a_thread_that_is_held_up_keeps_its_file_and_ends_when_the_call_does() {
+fn a_blocked_thread_keeps_its_file_until_the_call_returns() {
     let (pool, done) = pool(1, Duration::from_secs(60));
-    let (read, end) = lengthy();
-    let (never_begun, other_end) = lengthy();
+    let (read, end) = blocking();
+    let (never_begun, other_end) = blocking();
     submit(&pool, [read, never_begun]);
-    // When it has gone to work, and not just been started.
-    until(|| pool.shared.state.lock().to_do.len() == 1);
+    // Wait until the thread has begun the first operation.
+    until(|| pool.shared.state.lock().queue.len() == 1);
     pool.close();
-    assert_eq!(rustix::io::write(&other_end, b"for nobody"), Err(rustix::io::Errno::PIPE));
+    assert_eq!(rustix::io::write(&other_end, b"no reader"), Err(rustix::io::Errno::PIPE));
     assert_eq!(pool.threads(), 1);
-    assert_eq!(Arc::strong_count(&done), 1, "the counter would be closed now");
+    assert_eq!(Arc::strong_count(&done), 1, "the pool has dropped its eventfd");
     assert_eq!(rustix::io::write(&end, b"at last"), Ok(7));
     until(|| pool.threads() == 0);
-    assert_eq!(rustix::io::write(&end, b"for nobody"), Err(rustix::io::Errno::PIPE));
-    assert!(done.counter().is_ok_and(|counter| counter == 0), "nobody is told");
+    assert_eq!(rustix::io::write(&end, b"no reader"), Err(rustix::io::Errno::PIPE));
+    assert!(done.counter().is_ok_and(|counter| counter == 0), "nothing is signalled");
 }

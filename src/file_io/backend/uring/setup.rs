@@ -1,4 +1,4 @@
-//! The making of a ring, and why there is none.
+//! Creates a ring, and explains why there is none.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -7,21 +7,21 @@ use io_uring::{IoUring, Probe, opcode};
 
 use crate::eventfd::EventFd;
 
-/// A ring that has all that is needed of it, and signals `done`.
+/// Creates a ring that has all required features, and signals `done`.
 ///
 /// # Errors
-/// Why there is none.
+/// The reason why no ring can be created.
 pub(super) fn set_up(entries: u32, done: &EventFd) -> io::Result<IoUring> {
-    let ring = make(entries).map_err(explained)?;
-    // Without the first of these the kernel drops completions that it finds no room for; without the other there are
-    // no reads from the position.
+    let ring = make(entries).map_err(explain)?;
+    // Without the first feature the kernel drops completions that have no space. Without the second
+    // there are no reads at the current position.
     if !ring.params().is_feature_nodrop() || !ring.params().is_feature_rw_cur_pos() {
         return Err(too_old());
     }
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe).map_err(|error| match error.raw_os_error() {
         Some(libc::EINVAL) => too_old(),
-        _ => explained(error),
+        _ => explain(error),
     })?;
     let needed = [
         opcode::OpenAt::CODE,
@@ -35,14 +35,15 @@ pub(super) fn set_up(entries: u32, done: &EventFd) -> io::Result<IoUring> {
     if !needed.into_iter().all(|code| probe.is_supported(code)) {
         return Err(too_old());
     }
-    ring.submitter().register_eventfd(done.as_raw_fd()).map_err(explained)?;
+    ring.submitter().register_eventfd(done.as_raw_fd()).map_err(explain)?;
     Ok(ring)
 }
 
 fn make(entries: u32) -> io::Result<IoUring> {
-    // Linux 6.1: what the kernel has to do for this thread it does when it is asked what there is, and does not
-    // interrupt the thread for it, neither in its work nor in its wait. The counter is signalled for it.
-    let asked = IoUring::builder()
+    // Linux 6.1: the kernel runs its deferred work for this thread only when the thread enters the
+    // kernel for completions, and does not interrupt the thread for it, neither while it runs nor
+    // while it waits. The eventfd is signalled for such work.
+    let preferred = IoUring::builder()
         .dontfork()
         .setup_clamp()
         .setup_submit_all()
@@ -50,7 +51,7 @@ fn make(entries: u32) -> io::Result<IoUring> {
         .setup_defer_taskrun()
         .setup_taskrun_flag()
         .build(entries);
-    match asked {
+    match preferred {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             IoUring::builder().dontfork().setup_clamp().build(entries)
         }
@@ -58,18 +59,20 @@ fn make(entries: u32) -> io::Result<IoUring> {
     }
 }
 
-/// The error of a call that belongs to the making of a ring, with what it means there.
-pub(super) fn explained(error: io::Error) -> io::Error {
+/// Explains the error of a system call that creates a ring.
+pub(super) fn explain(error: io::Error) -> io::Error {
     let (kind, message) = match error.raw_os_error() {
-        Some(libc::ENOSYS) => (io::ErrorKind::Unsupported, "the kernel is without it (ENOSYS)".to_owned()),
+        Some(libc::ENOSYS) => {
+            (io::ErrorKind::Unsupported, "the kernel does not support it (ENOSYS)".to_owned())
+        }
         Some(libc::EPERM | libc::EACCES) => (
             io::ErrorKind::PermissionDenied,
-            "it is switched off for this process, by kernel.io_uring_disabled or a filter of system calls (EPERM)"
+            "it is disabled for this process, by kernel.io_uring_disabled or a seccomp filter (EPERM)"
                 .to_owned(),
         ),
         Some(libc::ENOMEM) => (
             io::ErrorKind::OutOfMemory,
-            "no memory for it, or none that may be locked (RLIMIT_MEMLOCK, ENOMEM)".to_owned(),
+            "not enough memory, or too little that may be locked (RLIMIT_MEMLOCK, ENOMEM)".to_owned(),
         ),
         _ => (error.kind(), error.to_string()),
     };
@@ -77,6 +80,7 @@ pub(super) fn explained(error: io::Error) -> io::Error {
 }
 
 fn too_old() -> io::Error {
-    let message = "no io_uring: that of this kernel lacks operations on files (Linux 5.6 has them)";
+    let message =
+        "no io_uring: this kernel lacks file operations of io_uring (Linux 5.6 or later is required)";
     io::Error::new(io::ErrorKind::Unsupported, message)
 }

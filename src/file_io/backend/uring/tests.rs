@@ -9,7 +9,7 @@ use rustix::fs::{CWD, FileType, Mode};
 use super::*;
 use crate::file_io::file::File;
 
-/// A ring, unless there is none here, which is said.
+/// Creates a ring. Prints a message and returns `None` if that is not possible here.
 fn ring(entries: u32) -> Option<Ring> {
     let ring = Ring::new(Arc::new(EventFd::new(0).unwrap()), entries);
     // Not `eprintln!`, whose output the test harness would keep.
@@ -30,13 +30,13 @@ fn pipe() -> (OwnedFd, fs::File) {
     (reads, fs::File::from(writes))
 }
 
-/// How many of the completions are those of reads of `n` bytes.
+/// The number of completions of reads of `n` bytes.
 fn good(outcomes: &[(Key, Outcome)], n: usize) -> usize {
-    let is_good = |outcome: &Outcome| matches!(outcome, Outcome::Moved(Ok(read), _) if *read == n);
+    let is_good = |outcome: &Outcome| matches!(outcome, Outcome::Transferred(Ok(read), _) if *read == n);
     outcomes.iter().filter(|(_, outcome)| is_good(outcome)).count()
 }
 
-/// Takes outcomes until there are `n`, which a failure does not wait for without end.
+/// Takes outcomes until there are `n`, with a time limit.
 fn take(ring: &mut Ring, n: usize) -> Vec<(Key, Outcome)> {
     let mut outcomes = Vec::new();
     loop {
@@ -47,13 +47,13 @@ fn take(ring: &mut Ring, n: usize) -> Vec<(Key, Outcome)> {
         let timeout = Timespec { tv_sec: 20, tv_nsec: 0 };
         let mut fds = [PollFd::new(&*ring.done, PollFlags::IN)];
         let polled = rustix::event::poll(&mut fds, Some(&timeout)).unwrap();
-        assert!(polled > 0, "no more comes than {}", outcomes.len());
+        assert!(polled > 0, "only {} outcomes arrived", outcomes.len());
         ring.done.read().unwrap();
     }
 }
 
 #[test]
-fn the_kernel_never_has_more_than_its_queue_of_completions_holds() {
+fn operations_in_the_kernel_never_exceed_the_completion_queue() {
     let Some(mut ring) = ring(8) else { return };
     assert_eq!(ring.limit, 8);
     let mut waiting: VecDeque<_> = (0..1000).map(|key| (key, read(zero(), 10))).collect();
@@ -64,16 +64,16 @@ fn the_kernel_never_has_more_than_its_queue_of_completions_holds() {
         outcomes.append(&mut take(&mut ring, 8));
     }
     assert_eq!(good(&outcomes, 10), 1000);
-    assert!(outcomes.iter().map(|(key, _)| *key).eq(0..1000), "each once, and here in order");
+    assert!(outcomes.iter().map(|(key, _)| *key).eq(0..1000), "each once, and in order");
     assert_eq!(ring.overflows, 0);
     assert_eq!(ring.ring.completion().overflow(), 0);
 }
 
 #[test]
-fn a_queue_of_completions_that_overflows_all_the_same_is_noticed_and_loses_nothing() {
+fn an_overflowed_completion_queue_is_detected_and_loses_nothing() {
     let Some(mut ring) = ring(2) else { return };
     for key in 0..40 {
-        // Past the limit: nobody takes what has ended.
+        // Beyond the limit: completions are not taken.
         ring.push(key, read(zero(), 10));
         let _ = ring.ring.submit();
     }
@@ -84,15 +84,15 @@ fn a_queue_of_completions_that_overflows_all_the_same_is_noticed_and_loses_nothi
 }
 
 #[test]
-fn a_ring_that_is_closed_cancels_what_waits_and_frees_what_it_worked_on() {
+fn closing_a_ring_cancels_operations_and_frees_their_memory() {
     let Some(mut ring) = ring(16) else { return };
     let path = std::env::temp_dir().join(format!("reveille-ring-{}", std::process::id()));
-    // Left behind, perhaps, by a process of the same number that was killed.
+    // May have been left by a killed process with the same id.
     let _ = fs::remove_file(&path);
     rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     let (reads, ends): (Vec<_>, Vec<_>) = (0..10).map(|_| pipe()).unzip();
     let mut waiting: VecDeque<_> = (0..).zip(reads.into_iter().map(|pipe| read(pipe, 100))).collect();
-    // This one waits in a thread of the kernel's.
+    // This operation waits in a kernel thread.
     let c_path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
     waiting.push_back((10, Operation::Open { path: c_path, flags: OFlags::RDONLY, mode: Mode::empty() }));
     ring.submit(&mut waiting).unwrap();
@@ -104,27 +104,27 @@ fn a_ring_that_is_closed_cancels_what_waits_and_frees_what_it_worked_on() {
     fs::remove_file(path).unwrap();
     assert_eq!(ring.held.len(), 0);
     for mut end in ends {
-        assert_eq!(end.write(b"for nobody").unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert_eq!(end.write(b"no reader").unwrap_err().kind(), ErrorKind::BrokenPipe);
     }
 }
 
 #[test]
-fn cancelling_all_at_once_does_not_overflow_the_queue_of_completions() {
+fn cancelling_all_operations_does_not_overflow_the_completion_queue() {
     let Some(mut ring) = ring(8) else { return };
     let (pipes, _ends): (Vec<_>, Vec<_>) = (0..100).map(|_| pipe()).unzip();
     let mut waiting: VecDeque<_> = (0..).zip(pipes.into_iter().map(|pipe| read(pipe, 10))).collect();
     let mut ended = 0;
     while ended < 100 {
         ring.submit(&mut waiting).unwrap();
-        // Without a look at what has ended in between.
+        // Without taking completions in between.
         assert!((0..100).all(|key| ring.cancel(key).is_none()));
         ring.submit(&mut waiting).unwrap();
         assert!(ring.held.len() + ring.cancels <= 16);
         let outcomes = take(&mut ring, 1);
         let is_cancelled = |error: &io::Error| error.raw_os_error() == Some(libc::ECANCELED);
-        let all = outcomes
-            .iter()
-            .all(|(_, outcome)| matches!(outcome, Outcome::Moved(Err(error), _) if is_cancelled(error)));
+        let all = outcomes.iter().all(
+            |(_, outcome)| matches!(outcome, Outcome::Transferred(Err(error), _) if is_cancelled(error)),
+        );
         assert!(all, "{outcomes:?}");
         ended += outcomes.len();
     }
@@ -132,13 +132,13 @@ fn cancelling_all_at_once_does_not_overflow_the_queue_of_completions() {
 }
 
 #[test]
-fn what_does_not_end_is_not_freed() {
+fn an_operation_that_does_not_complete_is_not_freed() {
     let Some(mut ring) = ring(4) else { return };
     let (reads, mut end) = pipe();
     let mut waiting = VecDeque::from([(7, read(reads, 100))]);
     ring.submit(&mut waiting).unwrap();
     ring.wait(Duration::ZERO);
-    assert_eq!(ring.held.len(), 1, "nobody has cancelled it");
+    assert_eq!(ring.held.len(), 1, "it was not cancelled");
     ring.abandon();
     assert_eq!(ring.held.len(), 0);
     drop(ring);
@@ -146,12 +146,12 @@ fn what_does_not_end_is_not_freed() {
     let is_it =
         |held: &&Held| matches!(&held.operation, Operation::Read { buffer, .. } if buffer.len() == 100);
     assert_eq!(abandoned.iter().filter(is_it).count(), 1);
-    // Its file is open still.
-    end.write_all(b"for nobody").unwrap();
+    // Its file is still open.
+    end.write_all(b"no reader").unwrap();
 }
 
 #[test]
-fn a_descriptor_is_closed_once_whether_the_kernel_has_done_it_or_given_up() {
+fn a_descriptor_is_closed_once_even_if_cancelled() {
     let close = |descriptor, result| outcome(Operation::Close { descriptor }, Vec::new(), result);
     let (reads, writes) = pipe();
     let outcome = close(writes.into(), -libc::ECANCELED);
@@ -169,9 +169,9 @@ fn a_descriptor_is_closed_once_whether_the_kernel_has_done_it_or_given_up() {
 }
 
 #[test]
-fn what_was_interrupted_is_begun_again() {
+fn an_interrupted_operation_is_submitted_again() {
     let Some(mut ring) = ring(4) else { return };
-    ring.again.push((3, read(zero(), 10)));
+    ring.retries.push((3, read(zero(), 10)));
     assert!(ring.has_more());
     ring.submit(&mut VecDeque::new()).unwrap();
     assert!(!ring.has_more());
@@ -180,16 +180,16 @@ fn what_was_interrupted_is_begun_again() {
 }
 
 #[test]
-fn the_error_says_why_there_is_no_ring() {
-    for (number, kind, word) in [
-        (libc::ENOSYS, ErrorKind::Unsupported, "the kernel is without it"),
-        (libc::EPERM, ErrorKind::PermissionDenied, "kernel.io_uring_disabled or a filter of system calls"),
+fn the_error_explains_why_there_is_no_ring() {
+    for (number, kind, text) in [
+        (libc::ENOSYS, ErrorKind::Unsupported, "the kernel does not support it"),
+        (libc::EPERM, ErrorKind::PermissionDenied, "kernel.io_uring_disabled or a seccomp filter"),
         (libc::ENOMEM, ErrorKind::OutOfMemory, "RLIMIT_MEMLOCK"),
         (libc::EMFILE, io::Error::from_raw_os_error(libc::EMFILE).kind(), "Too many open files"),
     ] {
-        let error = setup::explained(io::Error::from_raw_os_error(number));
+        let error = setup::explain(io::Error::from_raw_os_error(number));
         assert_eq!(error.kind(), kind);
-        let text = error.to_string();
-        assert!(text.starts_with("no io_uring: ") && text.contains(word), "{text}");
+        let message = error.to_string();
+        assert!(message.starts_with("no io_uring: ") && message.contains(text), "{message}");
     }
 }
