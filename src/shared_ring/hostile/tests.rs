@@ -52,7 +52,7 @@ fn receive_all(end: &mut SharedRing) -> Option<RingError> {
             Err(error) => return Some(error),
         }
     }
-    panic!("more messages than there is room for");
+    panic!("more messages than the ring can hold");
 }
 
 fn fill(end: &mut SharedRing) -> Option<RingError> {
@@ -63,7 +63,7 @@ fn fill(end: &mut SharedRing) -> Option<RingError> {
             Err(_) => return None,
         }
     }
-    panic!("more messages than there is room for");
+    panic!("more messages than the ring can hold");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! The event indices of a shared ring, and a ring of numbers around them, in a model.
+//! A model of a shared ring: the event indices, and a ring of numbers around them.
 //!
-//! The lines under test are those of the library's `shared_ring/event_index.rs`. What a ring needs besides, where its bytes
-//! lie and what is checked of them, does not depend on the order of steps.
+//! The lines under test are those of the library's `shared_ring/event_index.rs`. The rest of a
+//! ring, the location and the checks of its bytes, does not depend on the order of steps.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::epoll::Epoll;
 
-/// What the models use of the event indices; the documentation is there.
+/// The event index functions that the models use; documented where they are implemented.
 #[expect(missing_docs, reason = "documented where they are implemented, in event_index.rs")]
 pub trait Indices: 'static {
     fn move_on(position: &AtomicU64, mark: &AtomicU64, from: u64, to: u64) -> bool;
@@ -17,7 +17,8 @@ pub trait Indices: 'static {
     fn load_acquire(position: &AtomicU64) -> u64;
 }
 
-/// Builds the copy of the event indices in the module `$source` on loom's words, as [`Indices`] called `Marks`.
+/// Builds the copy of the event indices in the module `$source` on loom's words, as [`Indices`]
+/// named `Marks`.
 macro_rules! words_on_loom {
     ($source:ident) => {
         use loom::sync::atomic::{
@@ -70,55 +71,56 @@ macro_rules! words_on_loom {
     };
 }
 
-/// A ring of numbers, each a step of the positions, and what its two sides sleep in.
+/// A ring of numbers, each one step of the positions, and the epolls in which its two sides sleep.
 #[derive(Debug)]
 pub struct Shared {
     tail: AtomicU64,
     tail_mark: AtomicU64,
     head: AtomicU64,
     head_mark: AtomicU64,
-    places: Vec<AtomicU64>,
-    /// Where the consumer sleeps, and the producer without room.
+    slots: Vec<AtomicU64>,
+    /// Where the consumer sleeps.
     pub consumer: Epoll,
-    /// The other one's.
+    /// Where the producer sleeps when the ring is full.
     pub producer: Epoll,
 }
 
 impl Shared {
-    /// An empty ring with so many places. Its consumer begins asleep, its producer awake.
-    pub fn new(places: u64) -> Arc<Shared> {
+    /// An empty ring with `slots` slots. Its consumer starts asleep, its producer awake.
+    pub fn new(slots: u64) -> Arc<Shared> {
         Arc::new(Shared {
             tail: AtomicU64::new(0),
             tail_mark: AtomicU64::new(0),
             head: AtomicU64::new(0),
             head_mark: AtomicU64::new(u64::MAX),
-            places: (0..places).map(|_| AtomicU64::new(0)).collect(),
+            slots: (0..slots).map(|_| AtomicU64::new(0)).collect(),
             consumer: Epoll::default(),
             producer: Epoll::default(),
         })
     }
 
-    /// Has the consumer begin awake.
+    /// Makes the consumer start awake.
     pub fn consumer_is_awake(&self) {
         self.tail_mark.store(u64::MAX, Relaxed);
     }
 
-    /// The producer's whole life: the numbers from 1 to `count`. Answers how often it has slept for want of room.
+    /// Runs the producer: sends the numbers from 1 to `count`. Returns how often it has slept for
+    /// lack of space.
     pub fn produce<I: Indices>(&self, count: u64) -> usize {
-        let places = self.places.len() as u64;
+        let slots = self.slots.len() as u64;
         let mut sleeps = 0;
         for tail in 0..count {
             let mut head = I::load_acquire(&self.head);
-            while tail - head == places {
-                head = I::set_mark(&self.head, &self.head_mark, tail - places);
-                if tail - head == places {
+            while tail - head == slots {
+                head = I::set_mark(&self.head, &self.head_mark, tail - slots);
+                if tail - head == slots {
                     self.producer.poll(true);
                     self.producer.drain();
                     sleeps += 1;
                     head = I::load_acquire(&self.head);
                 }
             }
-            self.places[(tail % places) as usize].store(tail + 1, Relaxed);
+            self.slots[(tail % slots) as usize].store(tail + 1, Relaxed);
             if I::move_on(&self.tail, &self.tail_mark, tail, tail + 1) {
                 self.consumer.write();
             }
@@ -126,10 +128,10 @@ impl Shared {
         sleeps
     }
 
-    /// The consumer's whole life: it takes `count` numbers, which must be those that were put there. Answers how often it has
-    /// slept.
+    /// Runs the consumer: takes `count` numbers, and checks that they are those sent. Returns how
+    /// often it has slept.
     pub fn consume<I: Indices>(&self, count: u64) -> usize {
-        let places = self.places.len() as u64;
+        let slots = self.slots.len() as u64;
         let mut sleeps = 0;
         let mut tail = 0;
         for head in 0..count {
@@ -145,8 +147,8 @@ impl Shared {
                     tail = I::load_acquire(&self.tail);
                 }
             }
-            let number = self.places[(head % places) as usize].load(Relaxed);
-            assert_eq!(number, head + 1, "a number that was not put there");
+            let number = self.slots[(head % slots) as usize].load(Relaxed);
+            assert_eq!(number, head + 1, "a number that was not sent");
             if I::move_on(&self.head, &self.head_mark, head, head + 1) {
                 self.producer.write();
             }

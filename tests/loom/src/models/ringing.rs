@@ -1,6 +1,7 @@
-//! Claims about a shared ring: neither side sleeps over what the other one has done, and a sleep costs one ring at most.
+//! Claims about a shared ring: no side sleeps after it has missed the other's update, and a sleep
+//! costs at most one ring.
 //!
-//! None of these models ends unless every number has been taken, so a lost ring is a deadlock.
+//! Each model ends only if every number has been taken, so a lost ring is a deadlock.
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ fn slept(sleeps: usize) -> &'static str {
     if sleeps > 0 { SLEPT } else { NEVER_SLEPT }
 }
 
-/// Numbers with room for all of them are all taken, in order, whenever the consumer goes to sleep. Up to three pre-emptions.
+/// With space for all numbers, all are taken in order, whenever the consumer goes to sleep. Up to
+/// three preemptions.
 pub fn a_consumer_does_not_sleep_over_a_number<I: Indices>() {
     explore(Some(3), &[SLEPT, NEVER_SLEPT], |outcomes| {
         let shared = Shared::new(2);
@@ -27,7 +29,8 @@ pub fn a_consumer_does_not_sleep_over_a_number<I: Indices>() {
     });
 }
 
-/// With room for one, the producer waits for the consumer as well: neither sleeps for ever. Up to two pre-emptions.
+/// With space for one number, the producer waits for the consumer as well: neither sleeps forever.
+/// Up to two preemptions.
 pub fn a_producer_does_not_sleep_over_room<I: Indices>() {
     explore(Some(2), &[SLEPT, NEVER_SLEPT], |outcomes| {
         let shared = Shared::new(1);
@@ -40,12 +43,12 @@ pub fn a_producer_does_not_sleep_over_room<I: Indices>() {
     });
 }
 
-/// Each mark is rung for once at most, also one that was set in vain. The consumer sets two at most, one for each number. Up
-/// to three pre-emptions.
+/// Each mark is rung for at most once, even if it was set needlessly. The consumer sets at most two
+/// marks, one for each number. Up to three preemptions.
 pub fn a_mark_is_rung_for_once_at_most<I: Indices>() {
     explore(Some(3), &["no ring", "one ring", "two rings"], |outcomes| {
         let shared = Shared::new(3);
-        // Awake, by a mark that is behind: the first number rings for nobody.
+        // Awake: the mark is behind, so the first number causes no ring.
         shared.consumer_is_awake();
         let producer = thread::spawn({
             let shared = Arc::clone(&shared);
