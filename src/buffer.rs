@@ -1,10 +1,10 @@
-//! Bytes on their way between a socket and the code that reads or writes them.
+//! Byte buffers between a socket and the code that reads or writes it.
 
 use std::fmt;
 use std::io;
 
-/// The least that storage grows to, so that a buffer filled byte by byte does not start with a row of tiny
-/// allocations.
+/// The smallest allocation, so that a buffer filled byte by byte does not start with a series of
+/// tiny ones.
 const SMALLEST: usize = 64;
 
 /// A queue of bytes in one contiguous piece: appended at the back, consumed from the front.
@@ -16,16 +16,17 @@ const SMALLEST: usize = 64;
 /// 0            head               tail            capacity
 /// ```
 ///
-/// Consuming moves `head`, appending moves `tail`; the bytes themselves stay where they are until the room
-/// behind them runs out. Then they move to the front if that is cheap, and to storage of at least twice the
-/// size if it is not, so that appending costs amortised constant time a byte, and a buffer through which
-/// bytes flow stays within four times of what it holds and is asked to make room for at its fullest.
+/// Consuming moves `head`, appending moves `tail`. The bytes themselves stay in place until the
+/// space behind them is used up. Then they move to the front if that is cheap, otherwise to storage
+/// of at least twice the size. So appending costs amortised constant time per byte, and the
+/// capacity of a buffer with a steady flow of bytes stays within four times the largest sum of its
+/// content and the requested space.
 ///
-/// A new buffer owns no memory. Storage is kept when a buffer becomes empty, ready for the next bytes;
-/// [`release`](Buffer::release) gives it back.
+/// A new buffer owns no memory. Storage is kept when a buffer becomes empty, ready for the next
+/// bytes; [`release`](Buffer::release) gives it back.
 ///
 /// # Examples
-/// Splitting a stream into lines, whatever pieces it comes in:
+/// Splitting a stream into lines, independent of how it is split into pieces:
 /// ```
 /// use reveille::Buffer;
 ///
@@ -43,11 +44,11 @@ const SMALLEST: usize = 64;
 /// ```
 #[derive(Default)]
 pub struct Buffer {
-    /// Initialised over its whole length, which is the capacity: whoever fills the writable region gets plain
-    /// bytes to write into, and zeroes are written once per growth instead of once per read.
+    /// Initialised over its whole length, which is the capacity: the writable region is a plain
+    /// byte slice, and zeroes are written once per growth instead of once per read.
     storage: Vec<u8>,
-    /// Invariant: `head <= tail <= storage.len()`. Both are 0 when there is nothing to read, except while
-    /// bytes are being put in.
+    /// Invariant: `head <= tail <= storage.len()`. Both are 0 when the buffer is empty, except
+    /// while bytes are being added.
     head: usize,
     tail: usize,
 }
@@ -59,31 +60,31 @@ impl Buffer {
         Buffer { storage: Vec::new(), head: 0, tail: 0 }
     }
 
-    /// An empty buffer with room for `capacity` bytes.
+    /// An empty buffer with capacity for `capacity` bytes.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Buffer {
         Buffer { storage: vec![0; capacity], head: 0, tail: 0 }
     }
 
-    /// How many bytes are there to read.
+    /// The number of readable bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.tail - self.head
     }
 
-    /// Whether there is nothing to read.
+    /// Whether there are no readable bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.head == self.tail
     }
 
-    /// The bytes of memory owned: what is readable and the room on either side of it.
+    /// The size of the memory owned, in bytes: the readable bytes and the space on either side.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.storage.len()
     }
 
-    /// All there is to read, oldest byte first.
+    /// All readable bytes, oldest byte first.
     #[must_use]
     pub fn readable(&self) -> &[u8] {
         &self.storage[self.head..self.tail]
@@ -104,9 +105,9 @@ impl Buffer {
         }
     }
 
-    /// Consumes the first `n` bytes and lends them to the caller.
+    /// Consumes the first `n` bytes and returns a reference to them.
     ///
-    /// They stay in place until the buffer is next changed, which the borrow keeps from happening too early.
+    /// They stay in place until the next change of the buffer, which the borrow prevents.
     ///
     /// # Panics
     /// If there are fewer than `n`.
@@ -117,12 +118,12 @@ impl Buffer {
         &self.storage[start..start + n]
     }
 
-    /// Consumes everything and lends it to the caller.
+    /// Consumes all bytes and returns a reference to them.
     pub fn take_all(&mut self) -> &[u8] {
         self.take(self.len())
     }
 
-    /// Adds `bytes` behind what is there.
+    /// Adds `bytes` after the readable bytes.
     ///
     /// # Panics
     /// If the length would pass `isize::MAX`, as with [`Vec`].
@@ -132,11 +133,12 @@ impl Buffer {
         self.commit(bytes.len());
     }
 
-    /// Puts `bytes` in front of what is there: a header whose contents are known only once the body is
-    /// written.
+    /// Inserts `bytes` before the readable bytes: a header whose contents are known only once the
+    /// body is written.
     ///
-    /// Costs the length of `bytes` if as much has been consumed or was left by an earlier call. Otherwise the
-    /// readable bytes move once, and the room there is gets split evenly before and behind them.
+    /// Costs the length of `bytes` if that much has been consumed or was left by an earlier call.
+    /// Otherwise the readable bytes move once, and the free space is split evenly before and after
+    /// them.
     ///
     /// # Panics
     /// If the length would pass `isize::MAX`, as with [`Vec`].
@@ -156,8 +158,8 @@ impl Buffer {
         if self.head < n {
             let len = self.len();
             let capacity = if self.capacity() - len >= n { self.capacity() } else { self.grown_by(n) };
-            // The even split keeps calls that alternate between the two ends from moving everything each
-            // time.
+            // The even split prevents calls that alternate between the two ends from moving
+            // everything each time.
             self.relocate(capacity, n + (capacity - len - n) / 2);
         }
         self.head -= n;
@@ -173,18 +175,19 @@ impl Buffer {
             return;
         }
         let len = self.len();
-        // Moving `len` bytes gains `head` bytes of room, and at least as many have been consumed or appended
-        // since the last move: if `len <= head`, those have paid for it. To move whenever that makes room
-        // enough would have a nearly full buffer copy itself for every few bytes that pass through.
+        // Moving `len` bytes gains `head` bytes of space, and at least as many have been consumed
+        // or appended since the last move: if `len <= head`, those have paid for it. Moving
+        // whenever that makes enough space would make a nearly full buffer copy itself for every
+        // few bytes that pass through.
         let moving_pays = len <= self.head && self.capacity() - len >= n;
         let capacity = if moving_pays { self.capacity() } else { self.grown_by(n) };
         self.relocate(capacity, 0);
     }
 
-    /// The room behind the readable bytes, to be written into and then [committed](Buffer::commit).
+    /// The space after the readable bytes, to be written to and then [committed](Buffer::commit).
     ///
-    /// What it holds is initialised and otherwise of no meaning: zeroes, or bytes consumed earlier. It is as
-    /// long as [`reserve`](Buffer::reserve) made it or longer, and may be empty.
+    /// Its content is initialised but meaningless: zeroes, or bytes consumed earlier. It is at
+    /// least as long as [`reserve`](Buffer::reserve) made it, and may be empty.
     ///
     /// # Examples
     /// ```
@@ -210,20 +213,20 @@ impl Buffer {
     /// If the writable region is shorter than `n`.
     #[track_caller]
     pub fn commit(&mut self, n: usize) {
-        let room = self.storage.len() - self.tail;
-        assert!(n <= room, "cannot commit {n} bytes to a writable region of {room}");
+        let writable = self.storage.len() - self.tail;
+        assert!(n <= writable, "cannot commit {n} bytes to a writable region of {writable}");
         self.tail += n;
     }
 
-    /// Where the first `byte` is, counted from the first readable one.
+    /// The position of the first `byte`, relative to the first readable byte.
     #[must_use]
     pub fn find(&self, byte: u8) -> Option<usize> {
         position(self.readable(), byte)
     }
 
-    /// Where the first `\r\n` begins, counted from the first readable byte.
+    /// The position of the first `\r\n`, relative to the first readable byte.
     ///
-    /// A `\r` at the very end is not one yet.
+    /// A `\r` at the very end does not count.
     #[must_use]
     pub fn find_crlf(&self) -> Option<usize> {
         let bytes = self.readable();
@@ -244,28 +247,30 @@ impl Buffer {
         self.tail = 0;
     }
 
-    /// Gives the storage back if the buffer is empty, leaving it as new; does nothing if it is not.
+    /// Releases the storage if the buffer is empty, which makes it the same as a new one. Otherwise
+    /// does nothing.
     ///
-    /// For a buffer that will not be needed for a while, such as that of a connection gone idle.
+    /// For a buffer that will not be needed for a while, such as that of an idle connection.
     pub fn release(&mut self) {
         if self.is_empty() {
             *self = Buffer::new();
         }
     }
 
-    /// The capacity to grow to for `n` more bytes. At least twice the present one, so that all the copying
-    /// done by growth, added up, is no more than the final capacity.
+    /// The capacity to grow to for `n` more bytes. At least twice the present one, so that the
+    /// total of all copying by growth is no more than the final capacity.
     fn grown_by(&self, n: usize) -> usize {
         let needed = self.len().checked_add(n).expect("capacity overflow");
         needed.max(self.capacity().saturating_mul(2)).max(SMALLEST)
     }
 
-    /// Puts the readable bytes at `head`, in new storage if `capacity` is more than there is.
+    /// Moves the readable bytes to `head`, in new storage if `capacity` is larger than the present
+    /// one.
     fn relocate(&mut self, capacity: usize, head: usize) {
         let tail = head + self.len();
         if capacity > self.capacity() {
-            // Fresh zeroed memory instead of `Vec::resize`: that would also copy what has been consumed, and
-            // large zeroed allocations come from the kernel as pages not touched yet.
+            // Fresh zeroed memory instead of `Vec::resize`, which would also copy consumed bytes.
+            // Large zeroed allocations come from the kernel as untouched pages.
             let mut storage = vec![0; capacity];
             storage[head..tail].copy_from_slice(self.readable());
             self.storage = storage;
@@ -277,10 +282,10 @@ impl Buffer {
     }
 }
 
-/// The first `byte` in `bytes`.
+/// The position of the first `byte` in `bytes`.
 pub(crate) fn position(bytes: &[u8], byte: u8) -> Option<usize> {
-    // Whether a block has it is asked without an early exit, which compiles to vector comparisons; only the
-    // block that has it, or the rest that is no whole block, is then searched byte by byte.
+    // Each block is tested without an early exit, which compiles to vector comparisons. Only the
+    // block that contains the byte, or the incomplete last block, is then searched byte by byte.
     const BLOCK: usize = 32;
     let misses = bytes
         .chunks_exact(BLOCK)
@@ -290,7 +295,8 @@ pub(crate) fn position(bytes: &[u8], byte: u8) -> Option<usize> {
     bytes[from..].iter().position(|&b| b == byte).map(|at| from + at)
 }
 
-/// The vector's bytes become the readable ones, without a copy; its spare capacity becomes writable.
+/// The content of the vector becomes the readable bytes, without a copy; its spare capacity becomes
+/// writable.
 impl From<Vec<u8>> for Buffer {
     fn from(mut bytes: Vec<u8>) -> Buffer {
         let tail = bytes.len();
@@ -305,8 +311,8 @@ impl AsRef<[u8]> for Buffer {
     }
 }
 
-/// Appends, so that `write!` and encoders work on a buffer. Never fails and never writes less than it was
-/// given.
+/// Appends, so that `write!` and encoders work on a buffer. Never fails, and always writes all
+/// bytes.
 impl io::Write for Buffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.append(bytes);
@@ -318,7 +324,7 @@ impl io::Write for Buffer {
     }
 }
 
-/// Shows the sizes and the first few bytes, since what is buffered may be long and may be confidential.
+/// Shows the sizes and the first few bytes, since the content may be long and may be confidential.
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 16;

@@ -14,7 +14,7 @@ fn a_new_buffer_owns_no_memory() {
 }
 
 #[test]
-fn what_is_taken_can_still_be_read() {
+fn taken_bytes_can_still_be_read() {
     let mut buffer = Buffer::from(b"head body".to_vec());
     assert_eq!(buffer.take(5), b"head ");
     assert_eq!(buffer.readable(), b"body");
@@ -23,7 +23,7 @@ fn what_is_taken_can_still_be_read() {
 }
 
 #[test]
-fn the_whole_storage_is_writable_again_once_all_is_consumed() {
+fn consuming_all_bytes_makes_the_whole_storage_writable() {
     let mut buffer = Buffer::with_capacity(8);
     buffer.append(b"12345678");
     assert_eq!(buffer.writable_mut().len(), 0);
@@ -33,13 +33,13 @@ fn the_whole_storage_is_writable_again_once_all_is_consumed() {
 
 #[test]
 #[should_panic(expected = "cannot consume 3 bytes of a buffer that holds 2")]
-fn consuming_more_than_there_is_panics() {
+fn consuming_more_than_the_length_panics() {
     Buffer::from(b"ab".to_vec()).consume(3);
 }
 
 #[test]
 #[should_panic(expected = "cannot commit 9 bytes to a writable region of 8")]
-fn committing_more_than_there_is_room_for_panics() {
+fn committing_more_than_the_writable_region_panics() {
     Buffer::with_capacity(8).commit(9);
 }
 
@@ -50,7 +50,7 @@ fn reserving_the_impossible_panics() {
 }
 
 #[test]
-fn prepending_into_room_in_front_moves_nothing() {
+fn prepending_into_free_space_moves_nothing() {
     let mut buffer = Buffer::from(b"....body".to_vec());
     buffer.consume(4);
     let body = buffer.readable().as_ptr();
@@ -60,7 +60,7 @@ fn prepending_into_room_in_front_moves_nothing() {
 }
 
 #[test]
-fn prepending_uses_room_behind_before_it_grows() {
+fn prepending_uses_space_at_the_end_before_growing() {
     let mut buffer = Buffer::with_capacity(16);
     buffer.append(b"body");
     buffer.prepend(b"head");
@@ -72,7 +72,7 @@ fn prepending_uses_room_behind_before_it_grows() {
 }
 
 #[test]
-fn reserving_moves_bytes_only_if_it_gains_as_much_room_as_it_moves() {
+fn reserve_moves_bytes_only_if_it_gains_as_many() {
     let mut buffer = Buffer::from(vec![b'x'; 100]);
     buffer.consume(50);
     buffer.reserve(50);
@@ -85,7 +85,7 @@ fn reserving_moves_bytes_only_if_it_gains_as_much_room_as_it_moves() {
 }
 
 #[test]
-fn release_gives_the_storage_of_an_empty_buffer_back() {
+fn release_frees_the_storage_of_an_empty_buffer() {
     let mut buffer = Buffer::from(b"x".to_vec());
     buffer.release();
     assert_eq!(buffer.readable(), b"x");
@@ -106,13 +106,13 @@ fn spare_capacity_of_a_vector_becomes_writable() {
 }
 
 #[test]
-fn bytes_are_found_wherever_they_stand() {
+fn bytes_are_found_at_any_position() {
     for len in 0..130 {
         let mut buffer = Buffer::from(vec![b'.'; len + 1]);
         buffer.consume(1);
         assert_eq!(buffer.find(b'x'), None);
         for at in 0..len {
-            // The second one makes sure that it is the first that is found.
+            // The second one checks that the first is found.
             buffer.storage[len] = b'x';
             buffer.storage[at + 1] = b'x';
             assert_eq!(buffer.find(b'x'), Some(at), "in {len} bytes");
@@ -153,8 +153,8 @@ fn formatting_appends() {
     assert_eq!(buffer.readable(), b"n=007");
 }
 
-/// Bytes flow through while at most `fullest` are held: the copying is paid for by the bytes that went
-/// through, and memory stays within four times of what is needed.
+/// Bytes flow through the buffer while it holds at most `fullest`. The cost of copying is bounded
+/// by the number of bytes, and the memory stays within four times of the need.
 #[test]
 fn a_flow_of_bytes_costs_linear_work_and_bounded_memory() {
     for (fullest, piece) in [(100, 1), (100, 99), (1000, 7), (4096, 4096), (5000, 1460), (1, 1)] {
@@ -251,7 +251,7 @@ fn random_operations_agree_with_a_deque() {
     }
 }
 
-/// A xorshift generator that names its seed if the test it serves fails.
+/// A xorshift generator that prints its seed if the test fails.
 struct Rng {
     seed: u64,
     state: u64,

@@ -13,7 +13,7 @@ fn kind<T: fmt::Debug>(result: io::Result<T>) -> ErrorKind {
     result.unwrap_err().kind()
 }
 
-/// What a poll that does not wait reports of readable, writable and error.
+/// Returns what a non-blocking poll reports of readable, writable and error.
 fn polled(eventfd: &EventFd) -> PollFlags {
     let mut fds = [PollFd::new(eventfd, PollFlags::IN | PollFlags::OUT)];
     poll(&mut fds, Some(&NOW)).unwrap();
@@ -50,7 +50,7 @@ fn a_non_blocking_read_of_zero_would_block() {
 }
 
 #[test]
-fn a_semaphore_is_read_one_at_a_time_and_written_like_any_other() {
+fn a_semaphore_is_read_one_at_a_time() {
     let semaphore = EventFd::builder().initial(1).semaphore().build().unwrap();
     semaphore.write(2).unwrap();
     for left in [2, 1, 0] {
@@ -61,7 +61,7 @@ fn a_semaphore_is_read_one_at_a_time_and_written_like_any_other() {
 }
 
 #[test]
-fn a_write_that_would_pass_the_maximum_would_block_and_adds_nothing() {
+fn a_write_beyond_the_maximum_would_block_and_adds_nothing() {
     let eventfd = EventFd::new(0).unwrap();
     eventfd.write(EventFd::MAX - 1).unwrap();
     assert_eq!(kind(eventfd.write(2)), ErrorKind::WouldBlock);
@@ -97,7 +97,7 @@ fn signalling_a_full_counter_is_no_error() {
 }
 
 #[test]
-fn a_poll_sees_whether_it_can_be_read_and_written() {
+fn poll_reports_whether_it_is_readable_and_writable() {
     let eventfd = EventFd::new(0).unwrap();
     assert_eq!(polled(&eventfd), PollFlags::OUT);
     eventfd.write(1).unwrap();
@@ -109,7 +109,7 @@ fn a_poll_sees_whether_it_can_be_read_and_written() {
 }
 
 #[test]
-fn every_write_is_a_new_edge_read_or_not() {
+fn every_write_is_a_new_edge() {
     let eventfd = EventFd::new(0).unwrap();
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
@@ -137,7 +137,7 @@ fn a_blocking_read_waits_for_a_write() {
 }
 
 #[test]
-fn a_blocking_write_waits_for_room() {
+fn a_blocking_write_waits_for_a_read() {
     let eventfd = EventFd::builder().blocking().build().unwrap();
     eventfd.write(EventFd::MAX).unwrap();
     let make_room = || assert_eq!(eventfd.read().unwrap(), EventFd::MAX);
@@ -145,8 +145,8 @@ fn a_blocking_write_waits_for_room() {
     assert_eq!(eventfd.read().unwrap(), 5);
 }
 
-/// Runs `sleep` on a thread of its own and, once the kernel says that the thread is asleep, `wake` on this
-/// one.
+/// Runs `sleep` on another thread and, once the kernel reports that thread as asleep, `wake` on
+/// this one.
 fn while_asleep<T: Send>(sleep: impl FnOnce() -> T + Send, wake: impl FnOnce()) -> T {
     let task = OnceLock::new();
     thread::scope(|scope| {
@@ -189,7 +189,7 @@ fn a_clone_shares_the_counter_and_outlives_the_original() {
 }
 
 #[test]
-fn a_descriptor_keeps_counter_and_mode_on_its_way_through_owned_fd() {
+fn conversion_through_owned_fd_keeps_counter_and_mode() {
     let fd = OwnedFd::from(EventFd::builder().initial(2).semaphore().build().unwrap());
     let raw = fd.as_raw_fd();
     let semaphore = EventFd::from(fd);
@@ -224,7 +224,7 @@ fn the_counter_travels_in_host_byte_order() {
 }
 
 #[test]
-fn fewer_than_eight_bytes_are_refused_by_the_kernel() {
+fn the_kernel_rejects_fewer_than_eight_bytes() {
     let eventfd = EventFd::new(1).unwrap();
     assert_eq!(rustix::io::read(&eventfd, &mut [0u8; 7]).unwrap_err(), rustix::io::Errno::INVAL);
     assert_eq!(rustix::io::write(&eventfd, &[0u8; 7]).unwrap_err(), rustix::io::Errno::INVAL);
@@ -239,7 +239,7 @@ fn a_descriptor_that_is_no_eventfd_is_reported() {
 }
 
 #[test]
-fn the_counter_is_shown_and_not_taken() {
+fn reporting_the_counter_does_not_change_it() {
     let eventfd = EventFd::new(0).unwrap();
     for value in [0, 1, 0xffff_ffff, EventFd::MAX - 0xffff_ffff - 1] {
         eventfd.write(value).unwrap();
@@ -251,7 +251,7 @@ fn the_counter_is_shown_and_not_taken() {
 }
 
 #[test]
-fn the_counter_of_what_is_no_eventfd_is_an_error_that_says_so() {
+fn the_counter_of_another_descriptor_is_an_error() {
     let (socket, _peer) = UnixStream::pair().unwrap();
     let error = EventFd::from(OwnedFd::from(socket)).counter().unwrap_err();
     assert_eq!(
@@ -261,41 +261,41 @@ fn the_counter_of_what_is_no_eventfd_is_an_error_that_says_so() {
 }
 
 #[test]
-fn the_kernel_tells_a_semaphore_from_a_plain_one() {
+fn the_kernel_reports_whether_it_is_a_semaphore() {
     for semaphore in [false, true] {
         let builder = EventFd::builder();
         let eventfd = if semaphore { builder.semaphore() } else { builder }.build().unwrap();
         let adopted = EventFd::from(OwnedFd::from(eventfd));
         match adopted.is_semaphore() {
-            Ok(told) => assert_eq!(told, semaphore),
+            Ok(reported) => assert_eq!(reported, semaphore),
             Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported),
         }
     }
 }
 
-/// One that blocks, made here, and one that came from elsewhere and might.
+/// Two that block: one created here, and one from elsewhere.
 fn blocking() -> [EventFd; 2] {
     let make = || EventFd::builder().blocking().build().unwrap();
     [make(), EventFd::from(OwnedFd::from(make()))]
 }
 
 #[test]
-fn signalling_a_full_counter_does_not_sleep_in_a_blocking_one_either() {
+fn signalling_a_full_blocking_counter_does_not_sleep() {
     for eventfd in blocking() {
         eventfd.signal().unwrap();
         eventfd.write(EventFd::MAX - 1).unwrap();
-        // Asleep in here, the test would hang.
+        // The test would hang if this slept.
         eventfd.signal().unwrap();
         eventfd.try_clone().unwrap().signal().unwrap();
         assert_eq!(eventfd.read().unwrap(), EventFd::MAX);
         eventfd.write(EventFd::MAX - 1).unwrap();
         eventfd.signal().unwrap();
-        assert_eq!(counter(&eventfd), EventFd::MAX, "there was room for one");
+        assert_eq!(counter(&eventfd), EventFd::MAX, "one was added");
     }
 }
 
 #[test]
-fn a_try_to_read_zero_does_not_sleep_in_a_blocking_one_either() {
+fn try_read_of_a_blocking_eventfd_does_not_sleep() {
     for eventfd in blocking().into_iter().chain([EventFd::new(0).unwrap()]) {
         assert_eq!(kind(eventfd.try_read()), ErrorKind::WouldBlock);
         eventfd.write(7).unwrap();
@@ -307,9 +307,10 @@ fn a_try_to_read_zero_does_not_sleep_in_a_blocking_one_either() {
     assert_eq!(kind(semaphore.try_read()), ErrorKind::WouldBlock);
 }
 
-/// What `signal` rests on: if a kernel learns to refuse, a signal can be exact in one call.
+/// The assumption of `signal`: if a kernel gets a non-blocking write, a signal can be exact in one
+/// call.
 #[test]
-fn the_kernel_has_no_write_that_refuses_to_sleep() {
+fn the_kernel_has_no_non_blocking_write() {
     let eventfd = EventFd::builder().blocking().build().unwrap();
     let one = [io::IoSlice::new(&[1, 0, 0, 0, 0, 0, 0, 0])];
     let refused = rustix::io::pwritev2(&eventfd, &one, u64::MAX, ReadWriteFlags::NOWAIT);

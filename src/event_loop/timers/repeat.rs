@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 /// let event_loop = EventLoop::new()?;
 /// event_loop.run_every(Duration::from_secs(1), |_| println!("a second has passed"));
 ///
-/// let polling = Repeat::every(Duration::from_millis(50)).first_at(event_loop.now()).when_late(MissedTickBehavior::Delay);
+/// let polling = Repeat::every(Duration::from_millis(50))
+///     .first_at(event_loop.now())
+///     .when_late(MissedTickBehavior::Delay);
 /// event_loop.run_every(polling, |_| println!("50 ms after the end of the last call"));
 /// # Ok(())
 /// # }
