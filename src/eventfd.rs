@@ -18,7 +18,7 @@ use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 /// | | plain | [semaphore](EventFdBuilder::semaphore) |
 /// |---|---|---|
 /// | [`write(n)`](EventFd::write) | adds `n` | adds `n` |
-/// | [`read()`](EventFd::read) of a counter above 0 | returns it, sets it to 0 | returns 1, subtracts 1 |
+/// | [`read()`](EventFd::read) if above 0 | returns it, sets it to 0 | returns 1, subtracts 1 |
 ///
 /// A read of 0 and a write that would pass [`MAX`](EventFd::MAX) fail with
 /// [`WouldBlock`](io::ErrorKind::WouldBlock); in a [blocking](EventFdBuilder::blocking) one they
