@@ -1,0 +1,73 @@
+//! The list of the workloads.
+
+use std::fmt;
+use std::time::Duration;
+
+use reveille::{EventLoop, EventLoopBuilder};
+
+use crate::{buffer, channels, echo, frames, tasks, timers, wake_up};
+
+/// Operations in a round.
+pub(crate) const OPERATIONS: usize = 1000;
+
+/// Runs a thousand operations.
+pub(crate) type Round = Box<dyn FnMut()>;
+
+/// One hot path.
+pub(crate) struct Workload {
+    pub(crate) name: &'static str,
+    /// Sets the workload up.
+    pub(crate) start: fn() -> Round,
+    /// Every round executes the same number of instructions, within 1 %: no spinning, and no state
+    /// that depends on real time.
+    pub(crate) is_deterministic: bool,
+}
+
+pub(crate) const WORKLOADS: &[Workload] = &[
+    counted("buffer::append_and_consume", buffer::append_and_consume),
+    counted("buffer::append_to_new_buffer", buffer::append_to_new_buffer),
+    counted("buffer::reserve_behind_partial_message", buffer::reserve_behind_partial_message),
+    counted("tasks::post_from_loop_thread", tasks::post_from_loop_thread),
+    counted("tasks::post_from_other_thread", tasks::post_from_other_thread),
+    counted("tasks::one_task_per_turn", tasks::one_task_per_turn),
+    timed_only("wake_up::round_trip_asleep", wake_up::round_trip_asleep),
+    timed_only("wake_up::round_trip_adaptive", wake_up::round_trip_adaptive),
+    counted("timers::add_and_cancel", timers::add_and_cancel),
+    counted("timers::add_and_fire", timers::add_and_fire),
+    counted("timers::push_back", timers::push_back),
+    counted("channels::register_and_remove", channels::register_and_remove),
+    counted("channels::dispatch_readiness", channels::dispatch_readiness),
+    counted("frames::lines", frames::lines),
+    counted("frames::length_prefixed", frames::length_prefixed),
+    counted("echo::tcp_message", echo::tcp_message),
+];
+
+/// A loop that does not contain panics: a failed assertion in a callback ends the program.
+pub(crate) fn new_loop(builder: EventLoopBuilder) -> EventLoop {
+    builder.propagate_panics(true).build().expect("an event loop")
+}
+
+/// Runs a batch of operations inside a turn, as callbacks do. Between two turns some of them cost more,
+/// since the loop then shows new work to an outer poller.
+pub(crate) fn in_turn(event_loop: &EventLoop, operations: impl FnOnce(&EventLoop) + 'static) {
+    event_loop.queue_in_loop(operations);
+    turn(event_loop);
+}
+
+pub(crate) fn turn(event_loop: &EventLoop) {
+    event_loop.run_once(Duration::ZERO).expect("a turn");
+}
+
+const fn counted(name: &'static str, start: fn() -> Round) -> Workload {
+    Workload { name, start, is_deterministic: true }
+}
+
+const fn timed_only(name: &'static str, start: fn() -> Round) -> Workload {
+    Workload { name, start, is_deterministic: false }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
