@@ -70,7 +70,7 @@ pub(crate) fn dispose(payload: Payload) {
 #[cold]
 fn log_panic(what: &'static str, payload: &Payload) {
     let message = message(payload).unwrap_or("no message");
-    logger::recurring(what, |left_out| log::error!("{what} panicked: {message}{left_out}"));
+    logger::recurring(what, |suppressed| log::error!("{what} panicked: {message}{suppressed}"));
 }
 
 /// The argument of `panic!`, if it is a text.

@@ -47,8 +47,8 @@ impl EventLoop {
                 if let Err(error) = alarm.set(deadline, &shared.clock) {
                     // The turn arms the alarm, or returns the error.
                     self.signal_work();
-                    logger::recurring("the alarm for a timer", |left_out| {
-                        log::error!("cannot set the alarm for a timer: {error}{left_out}");
+                    logger::recurring("the alarm for a timer", |suppressed| {
+                        log::error!("cannot set the alarm for a timer: {error}{suppressed}");
                     });
                 }
             }
@@ -79,8 +79,8 @@ impl EventLoop {
             self.wake_outer();
         }
         if let Err(error) = may_wait {
-            logger::recurring("the alarm", |left_out| {
-                log::error!("cannot set the alarm for the next timer: {error}{left_out}");
+            logger::recurring("the alarm", |suppressed| {
+                log::error!("cannot set the alarm for the next timer: {error}{suppressed}");
             });
         }
     }

@@ -139,9 +139,7 @@ fn to_mio(interest: Interest) -> io::Result<mio::Interest> {
         .into_iter()
         .filter_map(|(wanted, interest)| wanted.then_some(interest))
         .reduce(|all, interest| all | interest)
-        .ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "an interest in nothing cannot be registered")
-        })
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "an empty interest cannot be registered"))
 }
 
 fn from_mio(event: &mio::event::Event) -> Readiness {

@@ -80,7 +80,7 @@ impl ProcessMark {
     #[cold]
     fn init() -> ProcessMark {
         let page = map_page().unwrap_or((&raw const NO_PAGE).cast_mut());
-        // Of two concurrent threads, one leaks its page: a lock could be held across a fork.
+        // Of two concurrent threads, one leaks its page. A lock could be held across a fork.
         let existing = PAGE.compare_exchange(ptr::null_mut(), page, Release, Acquire).err();
         // SAFETY: same as in `current`.
         ProcessMark::read(unsafe { &*existing.unwrap_or(page) })

@@ -80,8 +80,8 @@ impl Shared {
             // `signal` would poll for writability first.
             if let Err(error) = self.wakeup.write(1) {
                 // The kernel has lost the object.
-                logger::recurring("waking a loop", |left_out| {
-                    log::error!("cannot wake the loop: {error}{left_out}");
+                logger::recurring("waking a loop", |suppressed| {
+                    log::error!("cannot wake the loop: {error}{suppressed}");
                 });
             }
         }

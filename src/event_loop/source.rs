@@ -148,8 +148,8 @@ impl EventLoop {
         let source = self.inner.channels.borrow_mut().remove(id)?;
         if let Some(fd) = source.fd().filter(|_| source.may_be_duplicated()) {
             if let Err(error) = self.unwatch(fd) {
-                logger::recurring("a descriptor that stays in the poller", |left_out| {
-                    log::warn!("cannot take a descriptor out of the poller: {error}{left_out}");
+                logger::recurring("a descriptor that stays in the poller", |suppressed| {
+                    log::warn!("cannot take a descriptor out of the poller: {error}{suppressed}");
                 });
             }
         }
@@ -216,8 +216,8 @@ impl Source for Wakeup {
         match read {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => logger::recurring("reading the wake-up counter", |left_out| {
-                log::error!("cannot read the wake-up counter: {error}{left_out}");
+            Err(error) => logger::recurring("reading the wake-up counter", |suppressed| {
+                log::error!("cannot read the wake-up counter: {error}{suppressed}");
             }),
         }
     }

@@ -27,7 +27,7 @@ pub(super) struct TaskSlack {
 impl BatchSlack {
     /// Records the lengths of a batch whose storage is reused. Returns whether the batch has needed
     /// a large capacity.
-    fn note<T>(&mut self, (tasks, internal): (usize, usize), batch: &mut Batch<T>) -> bool {
+    fn record<T>(&mut self, (tasks, internal): (usize, usize), batch: &mut Batch<T>) -> bool {
         self.tasks.record_vec(tasks, &mut batch.tasks)
             | self.internal.record_vec(internal, &mut batch.internal)
     }
@@ -99,11 +99,11 @@ impl EventLoop {
             self.run_internal(&mut local.internal, Task::call);
         }
         self.run_each(dropped, &mut posted.tasks, SendTask::call);
-        let mut needed = inner.slack.borrow_mut().posted.note(posted_lengths, &mut posted);
+        let mut needed = inner.slack.borrow_mut().posted.record(posted_lengths, &mut posted);
         inner.task_batch.replace(posted);
         if let (Some(mut local), Some(lengths)) = (local, local_lengths) {
             self.run_each(dropped, &mut local.tasks, Task::call);
-            needed |= inner.slack.borrow_mut().local.note(lengths, &mut local);
+            needed |= inner.slack.borrow_mut().local.record(lengths, &mut local);
             inner.local_batch.set(local);
         }
         if needed {

@@ -86,19 +86,19 @@ mod tests {
     fn each_kind_logs_one_line_a_second() {
         let mut kinds = Vec::new();
         let begin = Instant::now();
-        let mut left_out = |name, milliseconds| {
+        let mut suppressed = |name, milliseconds| {
             let at = begin + Duration::from_millis(milliseconds);
-            due(&mut kinds, name, at).map(|left_out| left_out.0)
+            due(&mut kinds, name, at).map(|suppressed| suppressed.0)
         };
-        assert_eq!(left_out("one", 0), Some(0));
-        assert_eq!(left_out("other", 1), Some(0));
-        (2..999).for_each(|n| assert_eq!(left_out("one", n), None));
-        assert_eq!(left_out("other", 1000), None);
-        assert_eq!(left_out("one", 1000), Some(997));
-        assert_eq!(left_out("one", 1999), None);
-        assert_eq!(left_out("other", 1001), Some(1));
-        assert_eq!(left_out("one", 90_000), Some(1));
-        assert_eq!(left_out("one", 91_000), Some(0));
+        assert_eq!(suppressed("one", 0), Some(0));
+        assert_eq!(suppressed("other", 1), Some(0));
+        (2..999).for_each(|n| assert_eq!(suppressed("one", n), None));
+        assert_eq!(suppressed("other", 1000), None);
+        assert_eq!(suppressed("one", 1000), Some(997));
+        assert_eq!(suppressed("one", 1999), None);
+        assert_eq!(suppressed("other", 1001), Some(1));
+        assert_eq!(suppressed("one", 90_000), Some(1));
+        assert_eq!(suppressed("one", 91_000), Some(0));
     }
 
     #[test]

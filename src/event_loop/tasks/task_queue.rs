@@ -53,7 +53,7 @@ pub(crate) trait Flag {
 
 /// What a producer must do after a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a wake that is not passed on leaves the consumer asleep"]
+#[must_use = "a wake-up that is not made leaves the consumer asleep"]
 pub(crate) enum Wake {
     /// The consumer sleeps and no other producer wakes it: wake it.
     Needed,
@@ -233,7 +233,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     }
 
     /// For the consumer: announces that it will sleep, unless there is work.
-    #[must_use = "the consumer must not sleep unless this says so"]
+    #[must_use = "the consumer must not sleep unless this returns true"]
     pub(crate) fn may_sleep(&self) -> bool {
         if self.pending.0.load() {
             return false;
