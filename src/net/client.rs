@@ -310,10 +310,10 @@ impl TcpClientBuilder<'_> {
         target.check("connect to")?;
         event_loop.check_process()?;
         let dial: Rc<Dial> =
-            Rc::new(move |event_loop: &EventLoop, arrival: PendingConnection, dialer: Rc<dyn Dialer>| {
+            Rc::new(move |event_loop: &EventLoop, pending: PendingConnection, dialer: Rc<dyn Dialer>| {
                 let factory = Rc::clone(&factory);
                 let make = move |conn: &TcpConnection<'_>| (factory.borrow_mut())(conn);
-                dial(event_loop, arrival, Outgoing::new(dialer, make))
+                dial(event_loop, pending, Outgoing::new(dialer, make))
             });
         let group = Group::new(limits, Quota::default(), [event_loop.handle()]);
         let connector = Connector::new(target, settings, group, dial, on_attempt, on_failure);

@@ -251,8 +251,8 @@ pub struct MultiLoop {
 /// Builds a [`TcpServer`]. Created by [`TcpServer::bind`].
 ///
 /// On a single loop, handlers and the closures that create them need not be `Send`. With [several
-/// loops](TcpServerBuilder::threads) the closures are called on every loop, so they must be `Send +
-/// Sync`; each handler still stays on one loop.
+/// loops](TcpServerBuilder::threads) the closures are called on every loop, so they must be `Send`
+/// and `Sync`; each handler still stays on one loop.
 #[must_use = "`serve` or `serve_fn` builds the server"]
 pub struct TcpServerBuilder<'a, S = SingleLoop> {
     event_loop: &'a EventLoop,
@@ -316,8 +316,8 @@ impl<'a> TcpServerBuilder<'a, SingleLoop> {
     /// with a loop, and the loop it is bound to only accepts.
     ///
     /// This call only records the number. [`serve`](TcpServerBuilder::serve) and
-    /// [`serve_fn`](TcpServerBuilder::serve_fn) spawn the threads; for 0 they return
-    /// an error. Connections are distributed in turn unless
+    /// [`serve_fn`](TcpServerBuilder::serve_fn) spawn the threads; for 0 they return an error.
+    /// Connections are distributed in turn unless
     /// [`load_balancing`](TcpServerBuilder::load_balancing) selects another policy.
     ///
     /// The threads end with the server. The thread that drops the server waits for them, and for
@@ -359,8 +359,8 @@ impl<'a> TcpServerBuilder<'a, SingleLoop> {
         H: ConnectionHandler,
     {
         let factory = RefCell::new(Contained::new(factory));
-        let establish = move |event_loop: &EventLoop, arrival| {
-            establish(event_loop, arrival, |conn| (factory.borrow_mut())(conn));
+        let establish = move |event_loop: &EventLoop, pending| {
+            establish(event_loop, pending, |conn| (factory.borrow_mut())(conn));
         };
         self.build(None, Establish::ThisLoop(Box::new(establish)))
     }
@@ -396,8 +396,8 @@ impl TcpServerBuilder<'_, MultiLoop> {
         H: ConnectionHandler,
     {
         let factory = Contained::new(factory);
-        let establish = move |event_loop: &EventLoop, arrival| {
-            establish(event_loop, arrival, &*factory);
+        let establish = move |event_loop: &EventLoop, pending| {
+            establish(event_loop, pending, &*factory);
         };
         let MultiLoop { threads, load_balancing } = self.loops;
         match NonZeroUsize::new(threads) {

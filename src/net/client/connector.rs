@@ -263,8 +263,8 @@ impl Connector {
         let dial = self.dial.borrow().clone().expect("kept until the client has ended");
         let fd = stream::connect_to(address, self.settings.local, &self.settings.options)?;
         let membership = self.group.join(0, AdmissionGuard::default());
-        let arrival = PendingConnection { fd, peer: address.clone(), membership };
-        dial(event_loop, arrival, Rc::clone(self) as Rc<dyn Dialer>)
+        let pending = PendingConnection { fd, peer: address.clone(), membership };
+        dial(event_loop, pending, Rc::clone(self) as Rc<dyn Dialer>)
     }
 
     fn timed_out(&self, what: &str) -> io::Error {
@@ -272,8 +272,8 @@ impl Connector {
         io::Error::new(io::ErrorKind::TimedOut, message)
     }
 
-    /// Records a failed attempt, whose timer and source have been removed already, and goes on to
-    /// the next address.
+    /// Records a failed attempt, whose timer and source have been removed already, and continues
+    /// with the next address.
     fn fail(self: &Rc<Self>, event_loop: &EventLoop, address: Option<Address>, error: io::Error) {
         self.enter(Phase::Between);
         self.report(event_loop, address.as_ref(), Err(&error));

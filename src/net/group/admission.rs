@@ -25,7 +25,8 @@ use crate::net::address::Address;
 #[non_exhaustive]
 pub enum OverflowPolicy {
     /// They wait in the kernel's backlog and are accepted as others close. Their clients see an
-    /// established connection without replies. When the backlog is full too, SYNs are dropped.
+    /// established connection without replies. When the backlog is full too, further SYNs are
+    /// dropped.
     #[default]
     Queue,
     /// They are accepted and closed at once, so that the clients notice and may try another server.

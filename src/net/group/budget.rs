@@ -292,8 +292,8 @@ impl Holding {
     }
 }
 
-/// Selects holdings that add up to at least `bytes`, in descending order of weight: those that hold
-/// most and progress least come first.
+/// Selects holdings that add up to at least `bytes`, or all, in descending order of weight: those
+/// that hold most and progress least come first.
 fn select(mut holdings: Vec<Holding>, bytes: usize) -> Vec<Holding> {
     holdings.retain(|holding| holding.bytes > 0);
     holdings.sort_unstable_by_key(|holding| std::cmp::Reverse(holding.weight()));

@@ -11,8 +11,8 @@ impl<S> TcpServerBuilder<'_, S> {
     ///
     /// [`overflow_policy`](TcpServerBuilder::overflow_policy) decides about further connections.
     /// With [`OverflowPolicy::Queue`] a server at the limit makes no system call, apart from the
-    /// waits that new connections end. It accepts again as soon as a connection closes, on any
-    /// loop. With 0 it accepts nothing.
+    /// wake-ups by new connections. It accepts again as soon as a connection closes, on any loop.
+    /// With 0 it accepts nothing.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.settings.quota.connections = Some(connections as u64);
         self

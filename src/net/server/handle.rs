@@ -70,7 +70,7 @@ impl ServerHandle {
     }
 
     /// Same as [`TcpServer::pause_accepting`](crate::TcpServer::pause_accepting). A listener on
-    /// another thread that is just accepting may still open one connection after this has returned.
+    /// another thread may still open the connection that it is just accepting.
     pub fn pause_accepting(&self) {
         self.group.admission.pause();
     }

@@ -83,7 +83,7 @@ struct Close;
 /// connection is returned to the listener.
 struct Delivery {
     /// `None` once it has arrived.
-    arrival: Option<PendingConnection>,
+    pending: Option<PendingConnection>,
     peer_key: PeerKey,
     listener: LoopHandle,
     id: ChannelId,
@@ -91,14 +91,14 @@ struct Delivery {
 
 /// Control message that returns an undelivered connection.
 struct Returned {
-    arrival: Option<PendingConnection>,
+    pending: Option<PendingConnection>,
     peer_key: PeerKey,
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if let Some(arrival) = self.arrival.take() {
-            let mut returned = Returned { arrival: Some(arrival), peer_key: self.peer_key };
+        if let Some(pending) = self.pending.take() {
+            let mut returned = Returned { pending: Some(pending), peer_key: self.peer_key };
             let id = self.id;
             // Deferred: the listener's loop may be in the middle of posting this.
             self.listener.post_internal(move |event_loop| _ = event_loop.send_control(id, &mut returned));
@@ -215,21 +215,21 @@ impl Listener {
     }
 
     /// Opens the connection on the loop that its membership names.
-    fn send_to_loop(&self, event_loop: &EventLoop, arrival: PendingConnection, peer_key: PeerKey) {
-        let target = arrival.membership.event_loop().clone();
+    fn send_to_loop(&self, event_loop: &EventLoop, pending: PendingConnection, peer_key: PeerKey) {
+        let target = pending.membership.event_loop().clone();
         match &self.establish {
-            Establish::ThisLoop(establish) => establish(event_loop, arrival),
-            Establish::AnyLoop(establish) if target.is_in_loop_thread() => establish(event_loop, arrival),
+            Establish::ThisLoop(establish) => establish(event_loop, pending),
+            Establish::AnyLoop(establish) if target.is_in_loop_thread() => establish(event_loop, pending),
             Establish::AnyLoop(establish) => {
                 let (listener, id) = (event_loop.handle(), self.id);
-                let mut delivery = Delivery { arrival: Some(arrival), peer_key, listener, id };
+                let mut delivery = Delivery { pending: Some(pending), peer_key, listener, id };
                 let establish = Arc::clone(establish);
                 // A refused task is dropped together with the delivery. A pool's loop runs only
                 // once, so a quitting one is about to end.
                 target.post_internal(move |event_loop| {
-                    let arrival = if event_loop.is_quitting() { None } else { delivery.arrival.take() };
-                    if let Some(arrival) = arrival {
-                        establish(event_loop, arrival);
+                    let pending = if event_loop.is_quitting() { None } else { delivery.pending.take() };
+                    if let Some(pending) = pending {
+                        establish(event_loop, pending);
                     }
                 });
             }
@@ -237,19 +237,19 @@ impl Listener {
     }
 
     /// Dispatches a connection again whose loop has ended before the connection arrived.
-    fn redispatch(&self, event_loop: &EventLoop, mut arrival: PendingConnection, peer_key: PeerKey) {
+    fn redispatch(&self, event_loop: &EventLoop, mut pending: PendingConnection, peer_key: PeerKey) {
         if self.group.stage() != Stage::Serving {
-            return close_unopened(arrival.fd, &arrival.peer);
+            return close_unopened(pending.fd, &pending.peer);
         }
-        self.group.mark_ended(arrival.membership.shard());
+        self.group.mark_ended(pending.membership.shard());
         match self.balancer.pick(&self.group, peer_key) {
             None => {
-                close_unopened(arrival.fd, &arrival.peer);
+                close_unopened(pending.fd, &pending.peer);
                 warn_no_loop_left();
             }
             Some(shard) => {
-                arrival.membership.move_to(shard);
-                self.send_to_loop(event_loop, arrival, peer_key);
+                pending.membership.move_to(shard);
+                self.send_to_loop(event_loop, pending, peer_key);
             }
         }
     }
@@ -370,9 +370,9 @@ impl Source for Listener {
             self.on_notified(event_loop);
         } else if message.is::<Close>() {
             self.close(event_loop);
-        } else if let Some(Returned { arrival, peer_key }) = message.downcast_mut() {
-            if let Some(arrival) = arrival.take() {
-                self.redispatch(event_loop, arrival, *peer_key);
+        } else if let Some(Returned { pending, peer_key }) = message.downcast_mut() {
+            if let Some(pending) = pending.take() {
+                self.redispatch(event_loop, pending, *peer_key);
             }
         }
     }
