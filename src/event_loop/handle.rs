@@ -72,7 +72,7 @@ impl LoopHandle {
     ///
     /// # Errors
     /// Returns `task` if the loop has been dropped or is being dropped. Also if its
-    /// [`MailboxLimit`](super::MailboxLimit) is reached, and the limit does not block callers or
+    /// [`MailboxLimit`] is reached, and the limit does not block callers or
     /// this is the loop's own thread.
     #[inline]
     pub fn queue_in_loop<F>(&self, task: F) -> Result<(), PostError<F>>
@@ -251,7 +251,7 @@ pub enum PostErrorReason {
     /// The loop has been dropped, is being dropped, or belongs to the process that this one was
     /// forked from.
     LoopGone,
-    /// The loop's [`MailboxLimit`](super::MailboxLimit) is reached.
+    /// The loop's [`MailboxLimit`] is reached.
     Full,
 }
 
