@@ -68,7 +68,7 @@ mod without_a_ring {
 
     #[test]
     fn threads_do_it_if_the_kernel_has_no_rings() {
-        threads_do_it("ENOSYS", ErrorKind::Unsupported, "the kernel is without it (ENOSYS)");
+        threads_do_it("ENOSYS", ErrorKind::Unsupported, "the kernel does not support it (ENOSYS)");
     }
 
     #[test]
