@@ -24,7 +24,9 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use reveille::{Channel, EventFd, EventLoop, Interest, SharedRing};
+use reveille::io::{Channel, Interest};
+use reveille::ipc::SharedRing;
+use reveille::{EventFd, EventLoop};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,

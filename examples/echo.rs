@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use reveille::{Buffer, ConnectionHandler, EventLoop, Signal, Signals, TcpConnection, TcpServer};
+use reveille::signal::{Signal, Signals};
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 
 const USAGE: &str = "usage: echo [--listen ADDRESS:PORT] [--threads N] [--grace SECONDS]
 

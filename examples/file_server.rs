@@ -25,10 +25,11 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use reveille::{
-    CloseReason, EventLoop, FileIo, FileIoBackend, FileIoBuilder, FrameError, FrameHandler, Framed,
-    LineCodec, LineError, Signal, Signals, TcpConnection, TcpServer,
-};
+use reveille::codec::{FrameError, FrameHandler, Framed, LineCodec, LineError};
+use reveille::fs::{FileIo, FileIoBackend, FileIoBuilder};
+use reveille::net::CloseReason;
+use reveille::signal::{Signal, Signals};
+use reveille::{EventLoop, TcpConnection, TcpServer};
 
 use transfer::{PIECE, Transfer};
 

@@ -14,7 +14,8 @@ use std::process::ExitCode;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use reveille::{EventLoop, Signal, Signals, TcpServer};
+use reveille::signal::{Signal, Signals};
+use reveille::{EventLoop, TcpServer};
 
 const USAGE: &str = "usage: in_mio [ADDRESS:PORT]";
 

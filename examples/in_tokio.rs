@@ -13,7 +13,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use reveille::{Buffer, ConnectionHandler, EventLoop, Signal, Signals, TcpConnection, TcpServer};
+use reveille::signal::{Signal, Signals};
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 

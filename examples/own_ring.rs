@@ -1,7 +1,7 @@
 //! An application's own io_uring on the loop: completions are signalled through an eventfd.
 //!
 //! Run it with `cargo run --release --example own_ring -- /etc/passwd`. An application that has an
-//! io_uring for operations that [`FileIo`](reveille::FileIo) does not cover needs only an
+//! io_uring for operations that [`FileIo`](reveille::fs::FileIo) does not cover needs only an
 //! [`EventFd`] of this crate: the kernel signals it when an operation completes, and the loop calls
 //! a callback. The example submits a few reads and other operations, prints their results, and
 //! ends.

@@ -15,9 +15,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use reveille::{
-    EventLoop, MemoryEvents, MemoryThreshold, PressureResource, PressureTrigger, Signal, Signals,
-};
+use reveille::EventLoop;
+use reveille::pressure::{MemoryEvents, MemoryThreshold, PressureResource, PressureTrigger};
+use reveille::signal::{Signal, Signals};
 
 const USAGE: &str = "usage: pressure [GROUP [BYTES]]
 

@@ -15,7 +15,9 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use reveille::{Buffer, ConnectionHandler, EventLoop, SendStatus, Signal, Signals, TcpConnection, TcpServer};
+use reveille::net::SendStatus;
+use reveille::signal::{Signal, Signals};
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 
 const USAGE: &str = "usage: simple [ADDRESS:PORT]";
 

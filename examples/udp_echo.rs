@@ -13,7 +13,9 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use reveille::{DatagramHandler, EventLoop, Signal, Signals, UdpRef, UdpSocket};
+use reveille::net::{DatagramHandler, UdpRef};
+use reveille::signal::{Signal, Signals};
+use reveille::{EventLoop, UdpSocket};
 
 const USAGE: &str = "usage: udp_echo [ADDRESS:PORT]";
 

@@ -15,7 +15,8 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::vec;
 
-use reveille::{EventLoop, File, FileIo, FileIoBackend, FileIoBuilder, Metadata, OpenOptions};
+use reveille::EventLoop;
+use reveille::fs::{File, FileIo, FileIoBackend, FileIoBuilder, Metadata, OpenOptions};
 
 const USAGE: &str = "usage: uring_cat [-v] [--by io_uring|threads] [FILE...]
 

@@ -25,7 +25,8 @@ pub use prefix::LengthPrefix;
 /// # Examples
 /// Records of a type byte, a length byte, and a value of that length:
 /// ```
-/// use reveille::{Buffer, Decoder};
+/// use reveille::Buffer;
+/// use reveille::codec::Decoder;
 /// use std::io;
 ///
 /// struct Record<'a> {
@@ -60,7 +61,7 @@ pub use prefix::LengthPrefix;
 /// A layer is a decoder that wraps another one. This one converts the frames of any framing to
 /// text:
 /// ```
-/// use reveille::{Decoder, Frames, LengthCodec, LengthPrefix};
+/// use reveille::codec::{Decoder, Frames, LengthCodec, LengthPrefix};
 /// use std::io;
 ///
 /// struct Text<D>(D);
@@ -170,7 +171,7 @@ fn incomplete(bytes: usize) -> String {
 /// # Examples
 /// Lines within length-prefixed frames:
 /// ```
-/// use reveille::{Frames, LengthCodec, LengthPrefix, LineCodec};
+/// use reveille::codec::{Frames, LengthCodec, LengthPrefix, LineCodec};
 ///
 /// let input = b"\x04a\nb\n\x02c\n";
 /// let mut pages = Vec::new();

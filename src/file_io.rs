@@ -86,7 +86,8 @@ use crate::event_loop::{EventLoop, WeakLoop};
 /// # Examples
 /// Reading the first bytes of a file:
 /// ```
-/// use reveille::{EventLoop, FileIo, OpenOptions};
+/// use reveille::EventLoop;
+/// use reveille::fs::{FileIo, OpenOptions};
 /// use std::rc::Rc;
 ///
 /// # fn main() -> std::io::Result<()> {
@@ -111,14 +112,14 @@ use crate::event_loop::{EventLoop, WeakLoop};
 /// ```compile_fail
 /// fn must_be_send<T: Send>(_: T) {}
 /// let event_loop = reveille::EventLoop::new().unwrap();
-/// must_be_send(reveille::FileIo::new(&event_loop).unwrap());
+/// must_be_send(reveille::fs::FileIo::new(&event_loop).unwrap());
 /// ```
 ///
 /// A buffer cannot be accessed while it is read into:
 /// ```compile_fail
 /// # let event_loop = reveille::EventLoop::new().unwrap();
-/// # let files = reveille::FileIo::new(&event_loop).unwrap();
-/// # let file = reveille::File::from(std::fs::File::open("/etc/passwd").unwrap());
+/// # let files = reveille::fs::FileIo::new(&event_loop).unwrap();
+/// # let file = reveille::fs::File::from(std::fs::File::open("/etc/passwd").unwrap());
 /// let mut buffer = vec![0; 4096];
 /// files.read_at(&file, 0, buffer, |_, _, _| ());
 /// buffer[0] = 1;

@@ -41,9 +41,10 @@
 //!
 //! # Threads
 //! Objects that are bound to the thread of a loop act at once and are neither `Send` nor `Sync`:
-//! [`EventLoop`], [`Channel`], [`TcpConnection`], [`TcpServer`], [`TcpClient`], [`UdpSocket`].
-//! Objects for any thread only queue: [`LoopHandle`], [`ConnectionHandle`], [`ServerHandle`],
-//! [`UdpHandle`]. The compiler distinguishes the two, so no call checks the thread at run time.
+//! [`EventLoop`], [`Channel`], [`TcpConnection`], [`TcpServer`], [`TcpClient`],
+//! [`UdpSocket`]. Objects for any thread only queue: [`LoopHandle`], [`ConnectionHandle`],
+//! [`ServerHandle`], [`UdpHandle`]. The compiler distinguishes
+//! the two, so no call checks the thread at run time.
 //!
 //! # Fork
 //! A forked process has copies of all objects, and shares their descriptors with its parent. It may
@@ -65,24 +66,30 @@
 //!
 //! The child may create a loop of its own, even while the inherited one exists. A program that
 //! becomes a daemon creates its loop after the fork. Signal handlers are inherited as well: a
-//! signal of [`Signals`] that the child receives is lost, until the child sets an action of its own
-//! or executes a program. [`Child`] and [`Command`](std::process::Command) start programs from any
-//! thread at any time.
+//! signal of [`Signals`] that the child receives is lost, until the child sets an
+//! action of its own or executes a program. [`Child`] and
+//! [`Command`](std::process::Command) start programs from any thread at any time.
 //!
 //! # Errors
 //! Every error type of the crate converts into an [`io::Error`](std::io::Error), and each meaning
 //! has one kind:
 //!
 //! - `WouldBlock`: a limit is reached. Nothing was accepted, and a later attempt may succeed.
-//!   [`SendError::Full`], [`DatagramError::Full`], [`RingSendError::Full`],
-//!   [`PostErrorReason::Full`], [`CallError::Full`].
+//!   [`SendError::Full`], [`DatagramError::Full`],
+//!   [`RingSendError::Full`],
+//!   [`PostErrorReason::Full`],
+//!   [`CallError::Full`].
 //! - `BrokenPipe`: the other side has ended: the connection, socket, link or loop.
-//!   [`SendError::Closed`], [`DatagramError::Closed`], [`RingSendError::Closed`],
-//!   [`PostErrorReason::LoopGone`], [`CallError::LoopGone`].
-//! - `InvalidInput`: it is too long, and can never be accepted. [`DatagramError::TooLong`],
+//!   [`SendError::Closed`],
+//!   [`DatagramError::Closed`],
+//!   [`RingSendError::Closed`],
+//!   [`PostErrorReason::LoopGone`],
+//!   [`CallError::LoopGone`].
+//! - `InvalidInput`: it is too long, and can never be accepted.
+//!   [`DatagramError::TooLong`],
 //!   [`RingSendError::TooLong`].
-//! - `InvalidData`: the peer or the input violates the protocol. [`RingError`], [`LineError`],
-//!   [`LengthError`].
+//! - `InvalidData`: the peer or the input violates the protocol. [`RingError`],
+//!   [`LineError`], [`LengthError`].
 //! - `TimedOut`: it did not complete in time. [`CallError::TimedOut`].
 //! - `Other`: user code panicked. [`CallError::Panicked`].
 //!
@@ -97,16 +104,59 @@
 //! Errors that cannot be returned to a caller are logged through the `log` crate: panics in
 //! callbacks, failed accepts, a client that gives up. Normal operation logs nothing, except why
 //! [`FileIo`] uses threads instead of io_uring. The crate never installs a logger.
+//!
+//! [`Backoff`]: net::Backoff
+//! [`CallError::Full`]: task::CallError::Full
+//! [`CallError::LoopGone`]: task::CallError::LoopGone
+//! [`CallError::Panicked`]: task::CallError::Panicked
+//! [`CallError::TimedOut`]: task::CallError::TimedOut
+//! [`Channel`]: io::Channel
+//! [`Child`]: process::Child
+//! [`ConnectError`]: net::ConnectError
+//! [`DatagramError::Closed`]: net::DatagramError::Closed
+//! [`DatagramError::Full`]: net::DatagramError::Full
+//! [`DatagramError::Refused`]: net::DatagramError::Refused
+//! [`DatagramError::TooLong`]: net::DatagramError::TooLong
+//! [`DatagramHandler`]: net::DatagramHandler
+//! [`Decoder`]: codec::Decoder
+//! [`FileIo`]: fs::FileIo
+//! [`Framed`]: codec::Framed
+//! [`LengthCodec`]: codec::LengthCodec
+//! [`LengthError`]: codec::LengthError
+//! [`LineCodec`]: codec::LineCodec
+//! [`LineError`]: codec::LineError
+//! [`LoadBalancing`]: net::LoadBalancing
+//! [`MemoryEvents`]: pressure::MemoryEvents
+//! [`MemoryThreshold`]: pressure::MemoryThreshold
+//! [`OverflowPolicy`]: net::OverflowPolicy
+//! [`PostErrorReason::Full`]: task::PostErrorReason::Full
+//! [`PostErrorReason::LoopGone`]: task::PostErrorReason::LoopGone
+//! [`PressureTrigger`]: pressure::PressureTrigger
+//! [`Repeat`]: time::Repeat
+//! [`RingError`]: ipc::RingError
+//! [`RingSendError::Closed`]: ipc::RingSendError::Closed
+//! [`RingSendError::Full`]: ipc::RingSendError::Full
+//! [`RingSendError::TooLong`]: ipc::RingSendError::TooLong
+//! [`SendError::Closed`]: net::SendError::Closed
+//! [`SendError::Full`]: net::SendError::Full
+//! [`ServerHandle`]: net::ServerHandle
+//! [`SharedRing`]: ipc::SharedRing
+//! [`Signals`]: signal::Signals
+//! [`SocketOptions`]: net::SocketOptions
+//! [`UdpHandle`]: net::UdpHandle
+//! [`UnixAddress`]: net::UnixAddress
+//! [`VirtualClock`]: time::VirtualClock
+//! [`Watcher`]: fs::Watcher
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod buffer;
-mod codec;
+pub mod codec;
 mod event_loop;
 mod eventfd;
 mod file_io;
 pub mod guide;
-mod net;
+pub mod net;
 mod readiness;
 mod shared_ring;
 mod sources;
@@ -118,41 +168,65 @@ compile_error!(
 );
 
 pub use buffer::Buffer;
-pub use codec::{
-    Decoder, FrameError, FrameHandler, Framed, Frames, LengthCodec, LengthError, LengthPrefix, LineCodec,
-    LineEnding, LineError,
-};
-pub use event_loop::timers::clock::VirtualClock;
-pub use event_loop::{
-    CallError, EventLoop, EventLoopBuilder, LoopCounters, LoopHandle, MailboxLimit, MissedTickBehavior,
-    PostError, PostErrorReason, Repeat, TimerId,
-};
-pub use eventfd::{EventFd, EventFdBuilder};
-pub use file_io::{
-    File, FileIo, FileIoBackend, FileIoBuilder, FileKind, FileTime, Metadata, OpenOptions, OperationId,
-};
-pub use net::disposal::close_descriptors;
-pub use net::{
-    Address, Backoff, CloseReason, ConnectAttempt, ConnectError, ConnectFailure, ConnectTarget,
-    ConnectionHandle, ConnectionHandler, ConnectionState, DatagramError, DatagramHandler, IntoHandlerResult,
-    KeepAlive, LoadBalancing, MultiLoop, OverflowPolicy, PeerCredentials, SendError, SendStatus,
-    ServerCounters, ServerHandle, SingleLoop, SocketOptions, StopReport, TcpClient, TcpClientBuilder,
-    TcpConnection, TcpInfo, TcpServer, TcpServerBuilder, TcpState, UdpDestination, UdpHandle, UdpRef,
-    UdpSocket, UdpSocketBuilder, UdpSource, UnixAddress,
-};
-pub use readiness::{Interest, Readiness};
-pub use shared_ring::source::{RingHandler, RingRef, SharedRingSource};
-pub use shared_ring::{Doorbell, RingError, RingSendError, SharedRing};
-pub use sources::cgroup_memory::{MemoryCounts, MemoryEvents, MemoryThreshold};
-pub use sources::channel::{Channel, ChannelEvent};
-pub use sources::child::Child;
-pub use sources::eventfd_source::EventFdSource;
-pub use sources::pressure::{PressureResource, PressureTrigger, PressureWatch};
-pub use sources::signals::Signals;
-pub use sources::signals::signal::Signal;
-pub use sources::watcher::{FileChange, FileChanges, FileEvent, WatchId, Watcher};
+pub use event_loop::{EventLoop, EventLoopBuilder, LoopHandle, TimerId};
+pub use eventfd::EventFd;
+pub use net::client::TcpClient;
+pub use net::connection::handler::ConnectionHandler;
+pub use net::connection::{ConnectionHandle, TcpConnection};
+pub use net::server::TcpServer;
+pub use net::udp::UdpSocket;
 pub use threads::loop_pool::LoopPool;
 pub use threads::loop_thread::LoopThread;
+
+/// Any descriptor on a loop, and the builder and the source of an [`EventFd`].
+pub mod io {
+    pub use crate::eventfd::EventFdBuilder;
+    pub use crate::readiness::{Interest, Readiness};
+    pub use crate::sources::channel::{Channel, ChannelEvent};
+    pub use crate::sources::eventfd_source::EventFdSource;
+}
+
+/// Tasks from other threads: how many may wait, and why one was refused; what a loop counts.
+pub mod task {
+    pub use crate::event_loop::{CallError, LoopCounters, MailboxLimit, PostError, PostErrorReason};
+}
+
+/// Timers that repeat, and a clock for tests.
+pub mod time {
+    pub use crate::event_loop::timers::clock::VirtualClock;
+    pub use crate::event_loop::{MissedTickBehavior, Repeat};
+}
+
+/// Files: operations that do not block the loop, and changes of files and directories.
+pub mod fs {
+    pub use crate::file_io::{
+        File, FileIo, FileIoBackend, FileIoBuilder, FileKind, FileTime, Metadata, OpenOptions, OperationId,
+    };
+    pub use crate::sources::watcher::{FileChange, FileChanges, FileEvent, WatchId, Watcher};
+}
+
+/// Messages between processes, through shared memory.
+pub mod ipc {
+    pub use crate::shared_ring::source::{RingHandler, RingRef, SharedRingSource};
+    pub use crate::shared_ring::{Doorbell, RingError, RingSendError, SharedRing};
+}
+
+/// Child processes.
+pub mod process {
+    pub use crate::sources::child::Child;
+}
+
+/// Signals of the process.
+pub mod signal {
+    pub use crate::sources::signals::Signals;
+    pub use crate::sources::signals::signal::Signal;
+}
+
+/// Notice from the kernel that memory or another resource runs short.
+pub mod pressure {
+    pub use crate::sources::cgroup_memory::{MemoryCounts, MemoryEvents, MemoryThreshold};
+    pub use crate::sources::pressure::{PressureResource, PressureTrigger, PressureWatch};
+}
 
 /// Compiles the examples of the README.
 #[cfg(doctest)]

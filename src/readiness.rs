@@ -3,13 +3,13 @@
 use std::fmt;
 use std::ops::{BitAnd, BitOr, BitOrAssign, Not};
 
-/// The conditions that a [`Channel`](crate::Channel) waits for.
+/// The conditions that a [`Channel`](crate::io::Channel) waits for.
 ///
 /// Interests combine with `|`. An empty interest ([`Interest::EMPTY`]) keeps the channel registered
 /// but reports nothing, not even a hang-up of the other end.
 ///
 /// ```
-/// use reveille::Interest;
+/// use reveille::io::Interest;
 ///
 /// let both = Interest::READABLE | Interest::WRITABLE;
 /// assert!(both.is_readable() && both.is_writable());

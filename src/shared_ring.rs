@@ -88,7 +88,8 @@ impl Drop for Unchecked {
 /// # Examples
 /// Both ends in one process, for brevity:
 /// ```
-/// use reveille::{EventLoop, SharedRing};
+/// use reveille::EventLoop;
+/// use reveille::ipc::SharedRing;
 ///
 /// let (mut here, descriptors) = SharedRing::create(64 * 1024)?;
 /// let there = SharedRing::from_descriptors(descriptors, 64 * 1024)?;
@@ -138,7 +139,7 @@ impl SharedRing {
     ///
     /// # Examples
     /// ```
-    /// use reveille::{Doorbell, SharedRing};
+    /// use reveille::ipc::{Doorbell, SharedRing};
     ///
     /// let (mut here, descriptors) = SharedRing::create_with(4096, Doorbell::Plain)?;
     /// let mut there = SharedRing::from_descriptors_with(descriptors, 4096, Doorbell::Plain)?;
@@ -176,8 +177,8 @@ impl SharedRing {
     /// - The error of mmap(2) (ENOMEM); [`NotFound`](io::ErrorKind::NotFound) if /proc is not
     ///   mounted.
     ///
-    /// The descriptors are then [closed](crate::close_descriptors) without blocking the caller,
-    /// whatever their kind.
+    /// The descriptors are then [closed](crate::net::close_descriptors) without blocking the
+    /// caller, whatever their kind.
     pub fn from_descriptors(descriptors: Vec<OwnedFd>, max_capacity: usize) -> io::Result<SharedRing> {
         SharedRing::from_descriptors_with(descriptors, max_capacity, Doorbell::default())
     }

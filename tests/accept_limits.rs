@@ -1,4 +1,5 @@
-//! A server that runs out of descriptors: it lives, serves those it has, turns others away, and goes on when it can.
+//! A server that runs out of descriptors: it lives, serves those it has, turns others away, and
+//! goes on when it can.
 //!
 //! The limit is that of a child process, which has the server; the clients are in this one.
 
@@ -8,7 +9,8 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use reveille::{EventLoop, TcpServer, VirtualClock};
+use reveille::time::VirtualClock;
+use reveille::{EventLoop, TcpServer};
 use support::alone::alone;
 use support::net::{self, Child, Host, answer};
 use support::shortage::{count_warnings, is_served, limit_descriptors, warnings};
@@ -123,7 +125,8 @@ fn a_listener_that_can_take_nobody_rests_and_then_goes_on_by_itself() {
     });
 }
 
-/// The reserve goes when not even it can be replaced. Once there are descriptors again there must be one in reserve as well.
+/// The reserve goes when not even it can be replaced. Once there are descriptors again there must
+/// be one in reserve as well.
 #[test]
 fn a_reserve_that_was_lost_is_replaced() {
     with_watchdog(LIMIT, || {

@@ -1,7 +1,9 @@
-//! Twenty thousand connections that arrive as fast as they can be opened, at a server with a thousand descriptors.
+//! Twenty thousand connections that arrive as fast as they can be opened, at a server with a
+//! thousand descriptors.
 //!
-//! The server is a child process; the generator is this one. Its own limit may be no higher than the number of connections, so it
-//! has a window of some thousands open at a time: the oldest that has been turned away makes room for the next.
+//! The server is a child process; the generator is this one. Its own limit may be no higher than
+//! the number of connections, so it has a window of some thousands open at a time: the oldest that
+//! has been turned away makes room for the next.
 
 mod support;
 
@@ -10,7 +12,8 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use reveille::{LoadBalancing, OverflowPolicy, TcpServer};
+use reveille::TcpServer;
+use reveille::net::{LoadBalancing, OverflowPolicy};
 use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Socket, Type};
 use support::net::{self, Child, Host, answer};

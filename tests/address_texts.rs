@@ -5,7 +5,8 @@ mod support;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use reveille::{ConnectTarget, EventLoop, SocketOptions, TcpClient, TcpServer, UdpSocket, UnixAddress};
+use reveille::net::{ConnectTarget, SocketOptions, UnixAddress};
+use reveille::{EventLoop, TcpClient, TcpServer, UdpSocket};
 use rustix::net::netdevice::name_to_index;
 use support::client::{Reported, Reporting, Reports};
 use support::{net, with_loop};

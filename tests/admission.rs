@@ -9,10 +9,10 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{
-    Buffer, CloseReason, ConnectionHandler, LoadBalancing, OverflowPolicy, ServerCounters, ServerHandle,
-    TcpConnection, TcpServer, TcpServerBuilder,
+use reveille::net::{
+    CloseReason, LoadBalancing, OverflowPolicy, ServerCounters, ServerHandle, TcpServerBuilder,
 };
+use reveille::{Buffer, ConnectionHandler, TcpConnection, TcpServer};
 use rustix::event::PollFlags;
 use socket2::{Domain, Socket, Type};
 use support::client::{Refusing, loopback};
@@ -125,7 +125,8 @@ fn connect_from(local: &str, address: SocketAddr) -> TcpStream {
     client
 }
 
-// --- The most connections -------------------------------------------------------------------------
+// --- The most connections
+// -------------------------------------------------------------------------
 
 #[test]
 fn beyond_the_maximum_connections_wait_and_are_taken_as_others_leave() {
@@ -201,7 +202,8 @@ fn beyond_the_maximum_connections_are_closed_at_once_if_so_told() {
     });
 }
 
-// --- The most of one address ----------------------------------------------------------------------
+// --- The most of one address
+// ----------------------------------------------------------------------
 
 #[test]
 fn one_address_may_have_so_many_connections_and_others_as_many() {
@@ -260,7 +262,8 @@ fn one_that_is_refused_by_its_address_takes_no_place_of_the_maximum() {
     });
 }
 
-// --- Pauses ---------------------------------------------------------------------------------------
+// --- Pauses
+// ---------------------------------------------------------------------------------------
 
 #[test]
 fn connections_that_come_while_the_server_is_paused_are_taken_after_it() {
@@ -328,7 +331,8 @@ fn a_loop_accepts_no_more_in_a_turn_than_it_is_told() {
     });
 }
 
-// --- From other threads ---------------------------------------------------------------------------
+// --- From other threads
+// ---------------------------------------------------------------------------
 
 #[test]
 fn a_server_is_stopped_from_another_thread() {
@@ -383,12 +387,13 @@ fn a_server_that_is_dropped_while_it_is_being_stopped_cuts_off_what_is_left() {
     });
 }
 
-/// Listeners on several loops, places given up on several loops, pauses from a thread of their own: nobody is forgotten, and there
-/// are never too many.
+/// Listeners on several loops, places given up on several loops, pauses from a thread of their own:
+/// nobody is forgotten, and there are never too many.
 #[test]
 fn nobody_is_forgotten_when_places_are_given_up_on_all_loops_and_the_server_pauses() {
     with_watchdog(LIMIT, || {
-        // A pause that ends sends word too, so that without pauses it is places alone that bring the next one in.
+        // A pause that ends sends word too, so that without pauses it is places alone that bring
+        // the next one in.
         let many = [Spread::ThreeLoops, Spread::ThreeListeners];
         for (spread, pauses) in many.into_iter().flat_map(|spread| [(spread, false), (spread, true)]) {
             const CALLERS: usize = 4;

@@ -14,10 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use reveille::{
-    Buffer, CloseReason, ConnectionHandler, Decoder, EventLoop, File, FileIo, FrameHandler, Framed,
-    LengthCodec, LengthPrefix, LineCodec, SharedRing, TcpConnection, TcpServer, UdpSocket, VirtualClock,
-};
+use reveille::codec::{Decoder, FrameHandler, Framed, LengthCodec, LengthPrefix, LineCodec};
+use reveille::fs::{File, FileIo};
+use reveille::ipc::SharedRing;
+use reveille::net::CloseReason;
+use reveille::time::VirtualClock;
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer, UdpSocket};
 use support::net::{self, Host};
 use support::{LIMIT, with_loop, with_watchdog};
 
@@ -28,7 +30,8 @@ struct Counting;
 struct Counts {
     allocated: u64,
     freed: u64,
-    /// Bytes asked for and not given back; less than none for a thread that frees what others have allocated.
+    /// Bytes asked for and not given back; less than none for a thread that frees what others have
+    /// allocated.
     kept: i64,
 }
 
@@ -50,8 +53,9 @@ fn counts() -> Counts {
     COUNTS.get()
 }
 
-// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns what that returns. What they
-// do besides touches nothing but a thread-local of plain numbers, and neither allocates nor unwinds.
+// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns
+// what that returns. What they do besides touches nothing but a thread-local of plain numbers, and
+// neither allocates nor unwinds.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(|counts| {
@@ -76,8 +80,8 @@ unsafe impl GlobalAlloc for Counting {
             counts.freed += 1;
             counts.kept -= layout.size() as i64;
         });
-        // SAFETY: `pointer` came from one of these methods with this layout, as the caller promises, and so from the system's
-        // allocator.
+        // SAFETY: `pointer` came from one of these methods with this layout, as the caller
+        // promises, and so from the system's allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 
@@ -95,7 +99,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Echoes whatever ends in a full stop, and at `?` answers with what the loop's thread has allocated so far.
+/// Echoes whatever ends in a full stop, and at `?` answers with what the loop's thread has
+/// allocated so far.
 struct Witness {
     closed: Arc<AtomicUsize>,
 }
@@ -127,8 +132,8 @@ fn counts_as_bytes() -> [u8; NUMBERS] {
     bytes
 }
 
-/// A host, and how many connections it has closed. To ask it by tasks would spoil the count: they are allocated on one thread
-/// and freed on another.
+/// A host, and how many connections it has closed. To ask it by tasks would spoil the count: they
+/// are allocated on one thread and freed on another.
 fn witness() -> (Host, Arc<AtomicUsize>) {
     let closed = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&closed);
@@ -264,7 +269,8 @@ fn an_idle_connection_keeps_512_bytes_at_most_and_nothing_when_it_is_closed() {
     });
 }
 
-/// A message of which a part waits with the connection until the rest has come, and whose echo waits until it is read.
+/// A message of which a part waits with the connection until the rest has come, and whose echo
+/// waits until it is read.
 #[test]
 fn a_connection_that_was_busy_keeps_no_buffer_once_it_is_idle() {
     with_watchdog(LIMIT, || {
@@ -380,7 +386,8 @@ fn message(size: usize) -> Vec<u8> {
     bytes
 }
 
-/// How many connections this process can have both ends of: a thousand, unless its limit of descriptors cannot be raised so far.
+/// How many connections this process can have both ends of: a thousand, unless its limit of
+/// descriptors cannot be raised so far.
 fn connections_that_fit() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     const OTHERS: u64 = 100;

@@ -1,5 +1,5 @@
-//! Keeps ARCHITECTURE.md true: the files it names exist, its code map covers every file, imports run
-//! downwards in it, and the tests that its invariants name exist.
+//! Keeps ARCHITECTURE.md true: the files it names exist, its code map covers every file, imports
+//! run downwards in it, and the tests that its invariants name exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -109,7 +109,8 @@ fn the_crate_has_at_most_twelve_top_level_modules() {
     assert!(names.len() <= 12, "{names:?}");
 }
 
-/// The file of the module that `path` names, seen from the crate's root: the longest part of it that is a file.
+/// The file of the module that `path` names, seen from the crate's root: the longest part of it
+/// that is a file.
 fn file_of(path: &[&str]) -> Option<String> {
     (1..=path.len())
         .rev()
@@ -150,6 +151,30 @@ fn imports(file: &str) -> BTreeSet<String> {
     }
     found.remove(file);
     found
+}
+
+#[test]
+fn the_crate_root_has_at_most_thirty_public_names() {
+    let text = read("src/lib.rs");
+    let root = text.split("pub use ").skip(1).filter(|item| !item.starts_with("crate::"));
+    let reexported = root.flat_map(|item| {
+        let names = item.split(';').next().unwrap_or_default();
+        names.rsplit("::").next().unwrap_or_default().split(',').map(str::trim).collect::<Vec<_>>()
+    });
+    let modules = text.matches("\npub mod ").count();
+    let names: Vec<&str> = reexported.collect();
+    assert!(names.contains(&"Buffer"), "can this test still read the names? {names:?}");
+    assert!(names.len() + modules <= 30, "{modules} modules and {names:?}");
+}
+
+#[test]
+fn comments_are_at_most_a_hundred_columns_wide() {
+    for file in ["src", "tests", "examples", "benches"].into_iter().flat_map(rust_files) {
+        for (number, line) in read(&file).lines().enumerate() {
+            let is_wide = line.trim_start().starts_with("//") && line.chars().count() > 100;
+            assert!(!is_wide, "{file}:{}: the comment is wider than 100 columns", number + 1);
+        }
+    }
 }
 
 #[test]

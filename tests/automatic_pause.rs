@@ -1,4 +1,5 @@
-//! When a connection stops reading by itself: for replies that its peer does not read, and never for unsolicited output.
+//! When a connection stops reading by itself: for replies that its peer does not read, and never
+//! for unsolicited output.
 
 mod support;
 
@@ -8,10 +9,8 @@ use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use reveille::{
-    Buffer, ConnectionHandler, EventLoop, SendError, SocketOptions, TcpClient, TcpConnection, TcpServer,
-    TcpServerBuilder,
-};
+use reveille::net::{SendError, SocketOptions, TcpServerBuilder};
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 use support::net;
 use support::{KIB, MIB, Recorder, folder, turn, with_loop};
 
@@ -81,7 +80,8 @@ fn fill_once(mut fill: impl FnMut(&TcpConnection) -> io::Result<()> + 'static) -
     Box::new(move |conn| if std::mem::replace(&mut is_filled, true) { Ok(()) } else { fill(conn) })
 }
 
-/// That a peer is read, message after message, while the connection has more unsent than the high-water mark.
+/// That a peer is read, message after message, while the connection has more unsent than the
+/// high-water mark.
 #[track_caller]
 fn assert_is_read(event_loop: &EventLoop, peer: &mut TcpStream, messages: &Recorder<usize>) {
     for _ in 0..3 {

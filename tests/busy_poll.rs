@@ -1,6 +1,8 @@
-//! A loop that looks for work before it sleeps: what it sees, what it costs others, and that it sleeps in the end.
+//! A loop that looks for work before it sleeps: what it sees, what it costs others, and that it
+//! sleeps in the end.
 //!
-//! Where a test says that a loop is looking, that is so by construction: it may look for an hour, and no test lasts that long.
+//! Where a test says that a loop is looking, that is so by construction: it may look for an hour,
+//! and no test lasts that long.
 
 mod support;
 
@@ -13,7 +15,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{Channel, EventLoop, EventLoopBuilder, Interest, LoopHandle};
+use reveille::io::{Channel, Interest};
+use reveille::{EventLoop, EventLoopBuilder, LoopHandle};
 use rustix::thread::Pid;
 use support::clock::HOUR;
 use support::{Count, LIMIT, OnDrop, turn, until_asleep, wakes, with_watchdog};
@@ -277,8 +280,8 @@ fn a_loop_looks_for_its_time_before_it_sleeps() {
 
 #[test]
 fn a_post_at_any_moment_of_a_short_look_is_not_slept_over() {
-    // The pause before each post is swept over the length of a turn and a look, so that some posts meet the loop on its way to
-    // sleep.
+    // The pause before each post is swept over the length of a turn and a look, so that some posts
+    // meet the loop on its way to sleep.
     with_running_loop(looking_for(Duration::from_micros(20)), |handle, _| {
         for round in 0..1_000 {
             for _ in 0..round % 500 * 4 {

@@ -1,4 +1,5 @@
-//! `call_timeout`, and a call for which a full mailbox has no room: who waits, who gives up, and what becomes of the task.
+//! `call_timeout`, and a call for which a full mailbox has no room: who waits, who gives up, and
+//! what becomes of the task.
 
 mod support;
 
@@ -7,14 +8,16 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{CallError, EventLoop, LoopThread, MailboxLimit};
+use reveille::task::{CallError, MailboxLimit};
+use reveille::{EventLoop, LoopThread};
 use support::calls::{start_waiting, with_loop_thread};
 use support::{Count, LIMIT, OnDrop, on_another_thread, turn, with_loop, with_watchdog};
 
 /// So short that the time is up before anything else, on a loop that is not run.
 const SHORT: Duration = Duration::from_millis(5);
 
-// --- Time -----------------------------------------------------------------------------------------
+// --- Time
+// -----------------------------------------------------------------------------------------
 
 #[test]
 fn a_call_that_was_given_up_never_runs_its_task() {
@@ -146,7 +149,8 @@ fn two_loops_that_call_each_other_with_timeouts_are_free_again_when_the_time_is_
     });
 }
 
-// --- Room -----------------------------------------------------------------------------------------
+// --- Room
+// -----------------------------------------------------------------------------------------
 
 /// A loop whose mailbox has room for `tasks`, all taken.
 fn full_loop(mailbox: fn(usize) -> MailboxLimit, tasks: usize) -> EventLoop {

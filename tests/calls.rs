@@ -1,4 +1,5 @@
-//! `call`: a task posted from another thread, and what it returns. The caller always gets an answer.
+//! `call`: a task posted from another thread, and what it returns. The caller always gets an
+//! answer.
 
 mod support;
 
@@ -9,7 +10,8 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use reveille::{CallError, EventLoop};
+use reveille::EventLoop;
+use reveille::task::CallError;
 use support::calls::{start_waiting, with_loop_thread};
 use support::{
     Count, LIMIT, on_another_thread, panic_of, turn, with_catching_loop, with_loop, with_watchdog,

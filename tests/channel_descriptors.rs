@@ -1,5 +1,6 @@
-//! The descriptors of channels and loops: which are refused, and that none is left behind, inherited or reported after its
-//! end. Descriptors belong to the process, so these tests run one after another.
+//! The descriptors of channels and loops: which are refused, and that none is left behind,
+//! inherited or reported after its end. Descriptors belong to the process, so these tests run one
+//! after another.
 
 mod support;
 
@@ -12,7 +13,8 @@ use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 
-use reveille::{Channel, EventFd, EventLoop, Interest, LoopPool, LoopThread};
+use reveille::io::{Channel, Interest};
+use reveille::{EventFd, EventLoop, LoopPool, LoopThread};
 use support::channels::{alone, counted, pair, with_loop};
 use support::{Count, is_readable, turn};
 

@@ -1,5 +1,6 @@
-//! How channels end: closed or dropped, by themselves, by each other, by a panic or with their loop, and what they are told no
-//! more. One test looks at descriptor numbers, which belong to the process, so all of them run one after another.
+//! How channels end: closed or dropped, by themselves, by each other, by a panic or with their
+//! loop, and what they are told no more. One test looks at descriptor numbers, which belong to the
+//! process, so all of them run one after another.
 
 mod support;
 
@@ -10,7 +11,8 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use reveille::{Channel, ChannelEvent, EventLoop, Interest};
+use reveille::EventLoop;
+use reveille::io::{Channel, ChannelEvent, Interest};
 use support::channels::{alone, counted, drain, is_closed, pair, with_loop};
 use support::{Count, Recorder, panic_of, turn};
 
@@ -101,7 +103,8 @@ fn a_channel_may_register_its_descriptor_anew_in_its_own_callback() {
             let again =
                 Channel::new(event.event_loop(), source, Interest::READABLE, move |_| s.record("second"));
             next.replace(Some(again.unwrap()));
-            // The new one has taken its place on the loop, and nothing that is left of the old one reaches it.
+            // The new one has taken its place on the loop, and nothing that is left of the old one
+            // reaches it.
             event.close();
             assert!(event.set_interest(Interest::EMPTY).is_err());
             let first: Channel<Rc<UnixStream>> = first.take().unwrap();
@@ -117,8 +120,8 @@ fn a_channel_may_register_its_descriptor_anew_in_its_own_callback() {
     });
 }
 
-/// Two channels that are ready in one turn. Whichever is called first does `to_the_other` with the other one; answers the
-/// calls of both, after three turns.
+/// Two channels that are ready in one turn. Whichever is called first does `to_the_other` with the
+/// other one; answers the calls of both, after three turns.
 fn first_come(
     event_loop: &EventLoop,
     to_the_other: impl Fn(&EventLoop, &mut Option<Channel<UnixStream>>) + 'static,
@@ -173,7 +176,8 @@ fn a_channel_that_another_one_changes_is_called_with_what_stands() {
     with_loop(|event_loop| {
         let called = first_come(event_loop, |_, other| {
             let other = other.as_ref().unwrap();
-            // The same again: the event that was noted is void, and the kernel reports what still stands.
+            // The same again: the event that was noted is void, and the kernel reports what still
+            // stands.
             other.set_interest(other.interest()).unwrap();
         });
         assert_eq!(called.len(), 2, "{called:?}");

@@ -1,4 +1,5 @@
-//! What channels are told: readiness, the end of input, errors, and how what they wait for is changed.
+//! What channels are told: readiness, the end of input, errors, and how what they wait for is
+//! changed.
 
 mod support;
 
@@ -9,7 +10,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::time::Instant;
 
-use reveille::{Channel, EventFd, Interest};
+use reveille::EventFd;
+use reveille::io::{Channel, Interest};
 use rustix::net::SendFlags;
 use rustix::pipe::PipeFlags;
 use support::channels::{counted, drain, is_closed, pair};

@@ -1,4 +1,5 @@
-//! Child processes: how their end is told, what becomes of those that nobody holds, and their pipes.
+//! Child processes: how their end is told, what becomes of those that nobody holds, and their
+//! pipes.
 //!
 //! The tests count descriptors and children of the whole process, so each has a process of its own.
 
@@ -13,7 +14,10 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::rc::Rc;
 
-use reveille::{Channel, Child, EventLoop, Interest, Signal, Signals};
+use reveille::EventLoop;
+use reveille::io::{Channel, Interest};
+use reveille::process::Child;
+use reveille::signal::{Signal, Signals};
 use rustix::process::{Pid, Resource, Rlimit, WaitId, WaitIdOptions, getrlimit, setrlimit, waitid};
 use support::alone::alone;
 use support::net::{open_descriptors, turn_until, until};
@@ -105,7 +109,8 @@ fn the_status_is_the_one_that_the_standard_library_gives() {
             let t = told.clone();
             let watched = Child::spawn(&event_loop, &mut shell(script), move |_, how| t.record(how.unwrap()));
             turn_until(&event_loop, || told.len() > 0);
-            // The core file, if there is one, is a matter of the system's settings and not of this comparison.
+            // The core file, if there is one, is a matter of the system's settings and not of this
+            // comparison.
             let [ours] = told.take()[..] else { panic!("not told once") };
             let theirs = shell(script).status().unwrap();
             assert_eq!((ours, ours.core_dumped()), (theirs, theirs.core_dumped()), "{script}");
@@ -368,7 +373,8 @@ fn a_process_that_cannot_be_watched_is_killed_and_leaves_no_zombie() {
         let null = || Stdio::from(File::options().write(true).open("/dev/null").unwrap());
         command.stdout(null()).stderr(null());
         let maximum = getrlimit(Resource::Nofile).maximum;
-        // Exactly those that are open: starting a process whose streams are open already needs none.
+        // Exactly those that are open: starting a process whose streams are open already needs
+        // none.
         let next = File::open("/dev/null").unwrap().as_raw_fd();
         let limit = |current| setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
         limit(Some(next as u64));

@@ -5,7 +5,8 @@ mod support;
 use std::cell::Cell;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use reveille::{Address, TcpClient, UnixAddress};
+use reveille::TcpClient;
+use reveille::net::{Address, UnixAddress};
 use support::alone::{alone_after, skipped};
 use support::client::{Reported, Reporting, Reports, backoff, echo_server};
 use support::net::{self, Journal, message};

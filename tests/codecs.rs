@@ -1,4 +1,5 @@
-//! Connections whose input is frames: what their handlers are given, and what becomes of input that is no frames.
+//! Connections whose input is frames: what their handlers are given, and what becomes of input that
+//! is no frames.
 
 mod support;
 
@@ -7,10 +8,11 @@ use std::net::Shutdown;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-use reveille::{
-    Buffer, CloseReason, Decoder, FrameError, FrameHandler, Framed, Frames, LengthCodec, LengthPrefix,
-    LineCodec, LineError, TcpConnection, TcpServer, TcpServerBuilder,
+use reveille::codec::{
+    Decoder, FrameError, FrameHandler, Framed, Frames, LengthCodec, LengthPrefix, LineCodec, LineError,
 };
+use reveille::net::{CloseReason, TcpServerBuilder};
+use reveille::{Buffer, TcpConnection, TcpServer};
 use support::net::{self, End, Host};
 use support::{LIMIT, with_watchdog};
 
@@ -30,7 +32,8 @@ fn frame(text: &str) -> Told {
 /// What to do with a frame.
 type OnFrame = fn(&TcpConnection, &[u8]) -> io::Result<()>;
 
-/// Says what it is told. Frames are answered by a function, and errors as usual, or with themselves and the end.
+/// Says what it is told. Frames are answered by a function, and errors as usual, or with themselves
+/// and the end.
 struct Telling {
     told: Sender<Told>,
     on_frame: OnFrame,
@@ -127,7 +130,8 @@ fn with_lengths(frames: &[&[u8]]) -> Vec<u8> {
     output.readable().to_vec()
 }
 
-// --- Frames ---------------------------------------------------------------------------------------
+// --- Frames
+// ---------------------------------------------------------------------------------------
 
 #[test]
 fn frames_that_come_in_two_pieces_split_anywhere_come_out_whole() {
@@ -223,7 +227,8 @@ fn frames_may_have_frames_in_them() {
     });
 }
 
-// --- What is no frame -----------------------------------------------------------------------------
+// --- What is no frame
+// -----------------------------------------------------------------------------
 
 #[test]
 fn a_line_that_is_too_long_closes_the_connection_and_says_why() {
@@ -327,7 +332,8 @@ fn a_peer_that_finishes_within_a_frame_has_made_an_error() {
     });
 }
 
-// --- When frames do not come ----------------------------------------------------------------------
+// --- When frames do not come
+// ----------------------------------------------------------------------
 
 #[test]
 fn no_frame_comes_after_a_close() {
@@ -378,8 +384,8 @@ fn frames_that_are_there_wait_while_reading_is_paused() {
     });
 }
 
-/// One segment asks for much more than may be unsent, and the end follows it: the questions wait until their answers have
-/// somewhere to go, and the end waits behind them.
+/// One segment asks for much more than may be unsent, and the end follows it: the questions wait
+/// until their answers have somewhere to go, and the end waits behind them.
 #[test]
 fn frames_that_are_there_wait_while_the_peer_does_not_read_the_answers() {
     const QUESTIONS: usize = 1000;
@@ -399,7 +405,8 @@ fn frames_that_are_there_wait_while_the_peer_does_not_read_the_answers() {
         let mut client = host.connect();
         client.write_all(&b"?\n".repeat(QUESTIONS)).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        // Turns go by, until no more is answered: neither the kernel nor the connection has room for all.
+        // Turns go by, until no more is answered: neither the kernel nor the connection has room
+        // for all.
         let mut answered = 0;
         loop {
             (0..10).for_each(|_| host.ask(|_, _| ()));

@@ -1,8 +1,10 @@
-//! Random lives of connections, on real sockets and a virtual clock, against what every life must keep to.
+//! Random lives of connections, on real sockets and a virtual clock, against what every life must
+//! keep to.
 //!
-//! Whatever the two ends do, in whatever order: each byte that was accepted arrives in order or is reported as not delivered, each
-//! connection is opened once and closed once, nothing is called after that, states only go forward, and no descriptor is left.
-//! A life is made from a seed, which a failure prints; `REVEILLE_SEED=n` repeats that one.
+//! Whatever the two ends do, in whatever order: each byte that was accepted arrives in order or is
+//! reported as not delivered, each connection is opened once and closed once, nothing is called
+//! after that, states only go forward, and no descriptor is left. A life is made from a seed, which
+//! a failure prints; `REVEILLE_SEED=n` repeats that one.
 
 mod support;
 
@@ -14,10 +16,9 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use reveille::{
-    Buffer, CloseReason, ConnectionHandle, ConnectionHandler, ConnectionState, EventLoop, SendError,
-    TcpConnection, TcpServer, VirtualClock,
-};
+use reveille::net::{CloseReason, ConnectionState, SendError};
+use reveille::time::VirtualClock;
+use reveille::{Buffer, ConnectionHandle, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 use socket2::SockRef;
 use support::net::{self, Random};
 use support::{LIMIT, turn, with_watchdog};
@@ -343,8 +344,8 @@ impl World {
         }
     }
 
-    /// Brings the connection to its end, one way or the other: the peer reads all that comes, and finishes; and if this
-    /// end has no end of its own in mind, it is given one.
+    /// Brings the connection to its end, one way or the other: the peer reads all that comes, and
+    /// finishes; and if this end has no end of its own in mind, it is given one.
     fn end(&self, random: &mut Random, facts: &RefCell<Facts>, peer: &mut Peer) {
         let handle = facts.borrow().handle.clone().expect("it is open");
         let ending = random.below(3);

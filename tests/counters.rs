@@ -1,5 +1,5 @@
-//! What a loop counts: when each figure changes, and what is counted nowhere. What became of each task is held against the counts
-//! in `task_accounts.rs`.
+//! What a loop counts: when each figure changes, and what is counted nowhere. What became of each
+//! task is held against the counts in `task_accounts.rs`.
 
 mod support;
 
@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{
-    Channel, ConnectionHandle, EventLoop, Interest, LoopCounters, LoopThread, MailboxLimit, TcpServer,
-};
+use reveille::io::{Channel, Interest};
+use reveille::task::{LoopCounters, MailboxLimit};
+use reveille::{ConnectionHandle, EventLoop, LoopThread, TcpServer};
 use support::tasks::{NO_TASKS, Tasks, tasks};
 use support::{
     Count, LIMIT, OnDrop, net, on_another_thread, turn, with_catching_loop, with_loop, with_watchdog,

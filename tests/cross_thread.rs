@@ -44,7 +44,8 @@ fn a_post_wakes_a_loop_that_sleeps_without_a_limit() {
     });
 }
 
-/// Runs a loop that sleeps until a far timer, and calls `wake` on another thread once it does, to have it quit.
+/// Runs a loop that sleeps until a far timer, and calls `wake` on another thread once it does, to
+/// have it quit.
 fn with_sleeping_loop(wake: impl FnOnce(LoopHandle) + Send + 'static) {
     with_loop(|event_loop| {
         event_loop.run_after(HOUR, |_| panic!("an hour is not over"));
@@ -151,7 +152,8 @@ fn two_loops_wake_each_other_ten_thousand_times() {
 
 #[test]
 fn a_post_at_any_moment_of_a_turn_is_not_slept_over() {
-    // The pause before each post is swept over the length of a turn, so that some posts meet the loop on its way to sleep.
+    // The pause before each post is swept over the length of a turn, so that some posts meet the
+    // loop on its way to sleep.
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("loop").unwrap();
         let (ran, has_run) = mpsc::sync_channel(1);

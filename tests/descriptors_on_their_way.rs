@@ -1,4 +1,5 @@
-//! A user with too many descriptors on their way (ETOOMANYREFS): sends of more are refused or wait, and no connection ends for it.
+//! A user with too many descriptors on their way (ETOOMANYREFS): sends of more are refused or wait,
+//! and no connection ends for it.
 //!
 //! The one test of its binary, as it lowers the limit of the process.
 
@@ -10,9 +11,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use reveille::{
-    Buffer, ConnectionHandler, ConnectionState, EventLoop, SendStatus, TcpClient, TcpConnection, TcpServer,
-};
+use reveille::net::{ConnectionState, SendStatus};
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -97,7 +97,7 @@ fn too_many_descriptors_on_their_way_refuse_a_send_and_end_no_connection() {
             all.extend(got.take());
             bytes(&all) == MUCH
         });
-        let full: ErrorKind = io::Error::from(reveille::SendError::Full).kind();
+        let full: ErrorKind = io::Error::from(reveille::net::SendError::Full).kind();
         assert_eq!(states.take(), [(full, ConnectionState::Open, 0)]);
         // Long enough for some tries.
         let tries = event_loop.iteration() + 20;

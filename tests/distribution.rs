@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{LoadBalancing, ServerHandle, TcpServer};
+use reveille::TcpServer;
+use reveille::net::{LoadBalancing, ServerHandle};
 use socket2::{Domain, Socket, Type};
 use support::client::{Refusing, loopback};
 use support::net::{self, Host};

@@ -29,7 +29,8 @@ fn messages_go_both_ways_by_ring_and_by_socket_and_no_descriptor_is_left() {
 
         let ring = numbers(&text, "shared ring  ");
         let socket = numbers(&text, "socket pair  ");
-        // How fast either is depends on the machine and on who else uses it; that it was measured does not.
+        // How fast either is depends on the machine and on who else uses it; that it was measured
+        // does not.
         for figures in [&ring, &socket] {
             assert!(figures.len() == 2 && figures.iter().all(|figure| *figure > 0.0), "{text}");
         }

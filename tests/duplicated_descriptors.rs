@@ -1,4 +1,5 @@
-//! Descriptors that are duplicated elsewhere: what has been closed on the loop no longer wakes it, whatever happens to the duplicate.
+//! Descriptors that are duplicated elsewhere: what has been closed on the loop no longer wakes it,
+//! whatever happens to the duplicate.
 
 mod support;
 
@@ -9,16 +10,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
+use reveille::io::{Channel, Interest};
+use reveille::ipc::SharedRing;
+use reveille::net::{DatagramHandler, UdpRef};
 use reveille::{
-    Buffer, Channel, ConnectionHandler, DatagramHandler, EventFd, EventLoop, Interest, SharedRing, TcpClient,
-    TcpConnection, TcpServer, UdpRef, UdpSocket,
+    Buffer, ConnectionHandler, EventFd, EventLoop, TcpClient, TcpConnection, TcpServer, UdpSocket,
 };
 use support::{is_readable, net, turn, udp, unix, wait_readable, with_loop};
 
 /// Where a handler leaves what it has duplicated.
 type Kept = Rc<RefCell<Option<OwnedFd>>>;
 
-/// Has `arrive` make the duplicate readable again and again, of which the loop must not notice anything.
+/// Has `arrive` make the duplicate readable again and again, of which the loop must not notice
+/// anything.
 #[track_caller]
 fn assert_wakes_nobody(event_loop: &EventLoop, duplicate: impl AsFd, mut arrive: impl FnMut()) {
     (0..3).for_each(|_| turn(event_loop));

@@ -19,8 +19,8 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("text")
 }
 
-/// Starts the example, and reads what it prints first. After a signal it waits longer than a test may take, so that only its
-/// peers and a second signal end it.
+/// Starts the example, and reads what it prints first. After a signal it waits longer than a test
+/// may take, so that only its peers and a second signal end it.
 fn start(arguments: &[&str]) -> Server {
     let mut command = Command::new(example::program("echo"));
     let mut echo = Server::start(command.args(arguments).args(["--grace", "3600"]));

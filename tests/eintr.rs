@@ -23,9 +23,11 @@ fn sleeps(thread: Pid) -> u64 {
     line.expect("a count of switches").trim().parse().expect("a number")
 }
 
-/// Calls `call` while signals keep interrupting the sleep of this thread, with the count of those that did.
+/// Calls `call` while signals keep interrupting the sleep of this thread, with the count of those
+/// that did.
 ///
-/// A signal sent to the id of a thread is for the whole process, but Linux has that thread handle it if it can.
+/// A signal sent to the id of a thread is for the whole process, but Linux has that thread handle
+/// it if it can.
 fn under_signals(call: impl FnOnce(&Count)) {
     // Signals of one number do not queue, so each test needs them for itself.
     static TURN: Mutex<()> = Mutex::new(());
@@ -39,7 +41,8 @@ fn under_signals(call: impl FnOnce(&Count)) {
             while !done.load(SeqCst) {
                 until_asleep(thread);
                 let before = sleeps(thread);
-                // It is asleep, so when it sleeps again a signal has woken it, or it has done its work and is joining us.
+                // It is asleep, so when it sleeps again a signal has woken it, or it has done its
+                // work and is joining us.
                 while sleeps(thread) == before && !done.load(SeqCst) {
                     kill_process(thread, Signal::USR1).unwrap();
                     while !handled.swap(false, SeqCst) {

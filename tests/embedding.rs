@@ -10,7 +10,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{Channel, ChannelEvent, EventLoop, Interest, LoopThread, TcpServer};
+use reveille::io::{Channel, ChannelEvent, Interest};
+use reveille::{EventLoop, LoopThread, TcpServer};
 use rustix::event::epoll;
 use support::{
     Count, LIMIT, Recorder, is_readable, on_another_thread, panic_of, poll, turn, until_asleep,
@@ -308,7 +309,8 @@ fn the_descriptor_shows_that_a_connection_has_more_to_read() {
         client.write_all(&[0; BYTES]).unwrap();
         let (mut left, mut turns) = (BYTES, 0);
         while left > 0 {
-            // The kernel has reported the input once, so the later turns come from what the loop remembers.
+            // The kernel has reported the input once, so the later turns come from what the loop
+            // remembers.
             wait_readable(&event_loop);
             turn(&event_loop);
             left -= read.take().into_iter().sum::<usize>();
@@ -347,7 +349,8 @@ fn the_descriptor_shows_a_timer_when_it_is_due_and_not_before() {
     });
 }
 
-/// Runs the loop from an outer one that waits through `wait`, while another loop sends back what it is sent.
+/// Runs the loop from an outer one that waits through `wait`, while another loop sends back what it
+/// is sent.
 fn ping_pong_from_outside(event_loop: &EventLoop, rounds: usize, wait: impl Fn()) {
     let (other, count) = (LoopThread::spawn("other").unwrap(), Count::default());
     for round in 0..rounds {

@@ -1,5 +1,6 @@
-//! A loop inside a poller that goes by edges, as tokio's `AsyncFd` and mio do: whatever becomes pending is a new edge of the loop's
-//! descriptor, and when nothing is pending the descriptor is not readable.
+//! A loop inside a poller that goes by edges, as tokio's `AsyncFd` and mio do: whatever becomes
+//! pending is a new edge of the loop's descriptor, and when nothing is pending the descriptor is
+//! not readable.
 
 mod support;
 
@@ -12,10 +13,11 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use reveille::{
-    Channel, ChannelEvent, CloseReason, DatagramHandler, EventLoop, Interest, Repeat, SharedRing, StopReport,
-    TcpServer, UdpRef, UdpSocket,
-};
+use reveille::io::{Channel, ChannelEvent, Interest};
+use reveille::ipc::SharedRing;
+use reveille::net::{CloseReason, DatagramHandler, StopReport, UdpRef};
+use reveille::time::Repeat;
+use reveille::{EventLoop, TcpServer, UdpSocket};
 use rustix::event::{Timespec, epoll};
 use support::udp::plain;
 use support::{
@@ -78,7 +80,8 @@ type Kept = Box<dyn Any>;
 /// Requested between two turns; what it leads to is counted.
 type Request = Box<dyn FnOnce(&EventLoop, Count) -> Kept>;
 
-/// Prepares a request, with what has to be there before. The loop may be run meanwhile, but need not be.
+/// Prepares a request, with what has to be there before. The loop may be run meanwhile, but need
+/// not be.
 type Prepare = fn(&EventLoop, Count) -> Request;
 
 fn counting(count: Count) -> impl FnOnce(&EventLoop) + Send {

@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, mpsc};
 
-use reveille::{LoadBalancing, LoopHandle, LoopPool, ServerHandle, TcpServer};
+use reveille::net::{LoadBalancing, ServerHandle};
+use reveille::{LoopHandle, LoopPool, TcpServer};
 use support::net::{self, Host};
 use support::{LIMIT, with_watchdog};
 
@@ -19,7 +20,8 @@ const ALL: [LoadBalancing; 4] = [
     LoadBalancing::ListenerPerLoop,
 ];
 
-/// An echo server, of which a loop ends when a connection says "end" there. Before that it reports, and is held up until it is let go.
+/// An echo server, of which a loop ends when a connection says "end" there. Before that it reports,
+/// and is held up until it is let go.
 struct Fragile {
     host: Host,
     server: ServerHandle,

@@ -1,5 +1,6 @@
-//! What is dropped, stopped or closed is silent: when the call returns, of its callbacks only the last one is still to come, and its
-//! address is free. The callbacks that would follow in the same turn are the test of that.
+//! What is dropped, stopped or closed is silent: when the call returns, of its callbacks only the
+//! last one is still to come, and its address is free. The callbacks that would follow in the same
+//! turn are the test of that.
 
 mod support;
 
@@ -11,10 +12,11 @@ use std::rc::Rc;
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
-use reveille::{
-    Address, ConnectionHandle, EventFd, EventLoop, FileChanges, LoadBalancing, SharedRing, Signal, Signals,
-    TcpConnection, TcpServer, UdpSocket, UnixAddress, Watcher,
-};
+use reveille::fs::{FileChanges, Watcher};
+use reveille::ipc::SharedRing;
+use reveille::net::{Address, LoadBalancing, UnixAddress};
+use reveille::signal::{Signal, Signals};
+use reveille::{ConnectionHandle, EventFd, EventLoop, TcpConnection, TcpServer, UdpSocket};
 use support::clock::HOUR;
 use support::net::{self, End, Host, Journal, Script, Told};
 use support::unix::{self, Folder};
@@ -142,15 +144,16 @@ fn a_handle_closes_its_own_connection_at_once() {
         let (_server, journal, clients) = open_connections(event_loop, 1, |_, script| {
             script.on_message(|conn, _| {
                 conn.handle().close();
-                assert_eq!(conn.state(), reveille::ConnectionState::Closed);
-                assert_eq!(conn.send("too late"), Err(reveille::SendError::Closed));
+                assert_eq!(conn.state(), reveille::net::ConnectionState::Closed);
+                assert_eq!(conn.send("too late"), Err(reveille::net::SendError::Closed));
             })
         });
         assert_one_message_then_closes(event_loop, &journal, &clients, &End::Closed);
     });
 }
 
-// --- Addresses ------------------------------------------------------------------------------------
+// --- Addresses
+// ------------------------------------------------------------------------------------
 
 /// Makes a server at `address` whose first connection calls `first` at `place`.
 fn serve_at(
@@ -282,7 +285,8 @@ fn a_stop_ends_the_listening_of_loops_that_are_held_up() {
     });
 }
 
-// --- Other objects --------------------------------------------------------------------------------
+// --- Other objects
+// --------------------------------------------------------------------------------
 
 /// Makes two sources that are ready in one turn. Whichever is called first drops both.
 #[track_caller]

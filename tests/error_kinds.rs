@@ -4,10 +4,11 @@ mod support;
 
 use std::io::{self, ErrorKind};
 
-use reveille::{
-    CallError, DatagramError, EventLoop, LengthError, LineError, MailboxLimit, PostErrorReason, RingError,
-    RingSendError, SendError,
-};
+use reveille::EventLoop;
+use reveille::codec::{LengthError, LineError};
+use reveille::ipc::{RingError, RingSendError};
+use reveille::net::{DatagramError, SendError};
+use reveille::task::{CallError, MailboxLimit, PostErrorReason};
 use support::with_watchdog;
 
 #[test]

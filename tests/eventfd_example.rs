@@ -17,8 +17,8 @@ enum Line {
     Completed,
 }
 
-/// What a run has printed, if it has ended well. That each read is of what had been written before it is seen to here: when it
-/// comes is the clock's affair, but not before its number.
+/// What a run has printed, if it has ended well. That each read is of what had been written before
+/// it is seen to here: when it comes is the clock's affair, but not before its number.
 #[track_caller]
 fn lines_of(arguments: &[&str]) -> Vec<Line> {
     let output = outcome_of(arguments);
@@ -91,8 +91,8 @@ fn a_child_without_room_waits_for_a_read() {
         let max = reveille::EventFd::MAX.to_string();
         let arguments = ["--write-every", "0ms", "--read-every", "20ms", &max, "1"];
         let output = outcome_of(&arguments);
-        // The second number comes to the counter only when the first has gone, so there are two reads, and both lines of the
-        // child may stand before them.
+        // The second number comes to the counter only when the first has gone, so there are two
+        // reads, and both lines of the child may stand before them.
         let text = String::from_utf8(output.stdout).expect("text");
         let reads: Vec<_> = text.lines().filter(|line| line.starts_with("Parent")).collect();
         let first = format!("Parent read {max} (0xfffffffffffffffe) from efd");

@@ -1,7 +1,9 @@
-//! A model of the kernel's eventfd, and the kernel's own beside it: the same calls, the same results.
+//! A model of the kernel's eventfd, and the kernel's own beside it: the same calls, the same
+//! results.
 //!
-//! The model has what eventfd(2) promises, and the sleepers besides. What the kernel itself may add from inside, past the
-//! maximum, cannot be brought about here without a device that signals, so that part of the model is tested alone.
+//! The model has what eventfd(2) promises, and the sleepers besides. What the kernel itself may add
+//! from inside, past the maximum, cannot be brought about here without a device that signals, so
+//! that part of the model is tested alone.
 
 mod support;
 
@@ -22,7 +24,8 @@ use rustix::net::{
 use support::net::{self, Child, Random, answer};
 use support::{LIMIT, until_asleep, with_watchdog};
 
-// --- The model ------------------------------------------------------------------------------------
+// --- The model
+// ------------------------------------------------------------------------------------
 
 const MAX: u64 = u64::MAX - 1;
 
@@ -133,7 +136,8 @@ impl Model {
     }
 }
 
-// --- The kernel's ---------------------------------------------------------------------------------
+// --- The kernel's
+// ---------------------------------------------------------------------------------
 
 fn make(initial: u32, semaphore: bool, blocking: bool) -> EventFd {
     let builder = EventFd::builder().initial(initial);
@@ -236,10 +240,12 @@ fn take_edge(epoll: &OwnedFd) -> bool {
     !events.is_empty()
 }
 
-// --- Sleepers -------------------------------------------------------------------------------------
+// --- Sleepers
+// -------------------------------------------------------------------------------------
 
-/// Runs random calls on a blocking eventfd. What the model says to sleep is called on a thread of its own, and must be seen
-/// asleep; what it says to have been woken must answer, and the others sleep on.
+/// Runs random calls on a blocking eventfd. What the model says to sleep is called on a thread of
+/// its own, and must be seen asleep; what it says to have been woken must answer, and the others
+/// sleep on.
 #[test]
 fn readers_and_writers_sleep_and_are_woken_as_in_the_model() {
     with_watchdog(LIMIT, || {
@@ -262,8 +268,8 @@ fn readers_and_writers_sleep_and_are_woken_as_in_the_model() {
                     let n = if is_large { MAX - small } else { small };
                     let place =
                         format!("step {step} of sequence {sequence}, {n}, reads {reads}, after {model:?}");
-                    // With one writer asleep there is no choice of who goes on first; and a semaphore would take for ever to
-                    // make room for a large one.
+                    // With one writer asleep there is no choice of who goes on first; and a
+                    // semaphore would take for ever to make room for a large one.
                     let is_bad_sleeper = !model.sleeping_writers.is_empty() || semaphore && is_large;
                     if !reads && !model.has_room(n) && is_bad_sleeper
                         || reads && model.counter == 0 && asleep.len() == 3
@@ -311,7 +317,8 @@ fn readers_and_writers_sleep_and_are_woken_as_in_the_model() {
     });
 }
 
-// --- What the model says alone --------------------------------------------------------------------
+// --- What the model says alone
+// --------------------------------------------------------------------
 
 #[test]
 fn in_the_model_signals_from_inside_stop_past_the_maximum_and_show_as_an_error() {
@@ -328,7 +335,8 @@ fn in_the_model_signals_from_inside_stop_past_the_maximum_and_show_as_an_error()
     assert_eq!((model.woken, model.counter), (vec![Result::Written], 1));
 }
 
-// --- Where accounts of it contradict each other ---------------------------------------------------
+// --- Where accounts of it contradict each other
+// ---------------------------------------------------
 
 #[test]
 fn a_non_blocking_read_of_nothing_is_eagain_and_a_short_one_is_einval() {

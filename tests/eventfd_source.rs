@@ -10,10 +10,12 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::thread;
 
-use reveille::{Channel, EventFd, EventFdSource, EventLoop, Interest};
+use reveille::io::{Channel, EventFdSource, Interest};
+use reveille::{EventFd, EventLoop};
 use support::{LIMIT, Recorder, turn, with_catching_loop, with_loop, with_watchdog};
 
-/// Watches an eventfd, and answers also with another descriptor of the counter and with the counts to come.
+/// Watches an eventfd, and answers also with another descriptor of the counter and with the counts
+/// to come.
 fn watch(event_loop: &EventLoop, eventfd: EventFd) -> (EventFdSource, EventFd, Recorder<u64>) {
     let (other, counts) = (eventfd.try_clone().unwrap(), Recorder::new());
     let recording = counts.clone();
@@ -132,7 +134,8 @@ fn a_dropped_source_is_out_of_the_poller_and_its_descriptor_is_closed() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().propagate_panics(true).build().unwrap();
         let (source, other, counts) = watch(&event_loop, EventFd::new(0).unwrap());
-        // By its number, which another test may take over at once, and by the kernel's name of the counter.
+        // By its number, which another test may take over at once, and by the kernel's name of the
+        // counter.
         let fd = source.with(|eventfd| eventfd.as_raw_fd()).unwrap();
         let id = |fd: i32| {
             let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
@@ -177,7 +180,8 @@ fn a_descriptor_that_is_no_eventfd_ends_the_watch() {
     });
 }
 
-/// The mode belongs to all who have the descriptor. An edge with nothing to read comes from a write and a read by somebody else.
+/// The mode belongs to all who have the descriptor. An edge with nothing to read comes from a write
+/// and a read by somebody else.
 #[test]
 fn an_eventfd_that_another_process_makes_blocking_and_empties_does_not_hold_the_loop_up() {
     with_loop(|event_loop| {

@@ -1,5 +1,6 @@
-//! All examples, seen from outside: none leaves a descriptor open when its work is done, no program that it starts finds one that
-//! was not meant for it, and none minds if nobody reads what it prints.
+//! All examples, seen from outside: none leaves a descriptor open when its work is done, no program
+//! that it starts finds one that was not meant for it, and none minds if nobody reads what it
+//! prints.
 
 mod support;
 
@@ -23,23 +24,24 @@ use support::alone::skipped;
 use support::net::{self, connect, read_to_end, until};
 use support::{LIMIT, example, with_watchdog};
 
-// --- The examples ---------------------------------------------------------------------------------
+// --- The examples
+// ---------------------------------------------------------------------------------
 
 struct Example {
     name: &'static str,
     arguments: &'static [&'static str],
     conduct: Conduct,
     unread: Unread,
-    /// What each program that it starts finds at its standard input, as far as that is the same each time. It finds the example's own
-    /// two others, and nothing else.
+    /// What each program that it starts finds at its standard input, as far as that is the same
+    /// each time. It finds the example's own two others, and nothing else.
     starts: &'static [&'static str],
 }
 
 enum Conduct {
     /// Comes to its end by itself.
     Ends,
-    /// Has come up with the line that begins with `when`, and ends with a signal. `visit` gets the addresses that it has said it
-    /// is on, and leaves nothing behind.
+    /// Has come up with the line that begins with `when`, and ends with a signal. `visit` gets the
+    /// addresses that it has said it is on, and leaves nothing behind.
     Serves { when: &'static str, visit: fn(&[SocketAddr]) },
 }
 
@@ -166,7 +168,8 @@ fn addresses(output: impl BufRead, last: &str) -> Vec<SocketAddr> {
     panic!("it has ended, and has not said `{last}`");
 }
 
-// --- A program and what it starts, traced ---------------------------------------------------------
+// --- A program and what it starts, traced
+// ---------------------------------------------------------
 
 /// The open descriptors of a process, and what each is of.
 type Descriptors = BTreeMap<u32, String>;
@@ -204,8 +207,8 @@ struct Seen {
     inheritable: Descriptors,
 }
 
-/// It is stopped at each system call, when it has become another program, and when it is about to end, and then its table of
-/// descriptors can be looked at.
+/// It is stopped at each system call, when it has become another program, and when it is about to
+/// end, and then its table of descriptors can be looked at.
 struct Traced {
     id: Pid,
     output: BufReader<ChildStdout>,
@@ -215,8 +218,8 @@ struct Traced {
 impl Traced {
     /// `None` where tracing is not allowed.
     fn start(example: &Example) -> Option<Traced> {
-        // A shell that says that it is there and waits for the end of its input, so that it is traced by the time that it becomes
-        // the example.
+        // A shell that says that it is there and waits for the end of its input, so that it is
+        // traced by the time that it becomes the example.
         let mut command = Command::new("sh");
         command
             .args(["-c", "echo; read -r _; exec \"$@\" </dev/null", "sh"])
@@ -312,7 +315,8 @@ fn status_of(task: Pid, name: &str) -> String {
     status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name").trim().to_owned()
 }
 
-// --- The tests ------------------------------------------------------------------------------------
+// --- The tests
+// ------------------------------------------------------------------------------------
 
 #[test]
 fn every_example_has_a_row() {
@@ -403,7 +407,8 @@ fn start(example: &Example, output: impl Into<Stdio>) -> (process::Child, Pid) {
     (process, id)
 }
 
-/// Whether a loop of the process watches a pipe, which is how it hears of signals. They have their handlers by then.
+/// Whether a loop of the process watches a pipe, which is how it hears of signals. They have their
+/// handlers by then.
 fn listens_to_signals(process: Pid) -> bool {
     let open = descriptors(process);
     let is_pipe = |number: &str| {

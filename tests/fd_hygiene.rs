@@ -1,4 +1,5 @@
-//! Descriptors: all that were opened are closed, however what they were for has ended, and no other program gets one.
+//! Descriptors: all that were opened are closed, however what they were for has ended, and no other
+//! program gets one.
 
 mod support;
 
@@ -11,9 +12,8 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
-use reveille::{
-    Backoff, ConnectTarget, EventFd, EventLoop, LoadBalancing, LoopPool, LoopThread, TcpClient, TcpServer,
-};
+use reveille::net::{Backoff, ConnectTarget, LoadBalancing};
+use reveille::{EventFd, EventLoop, LoopPool, LoopThread, TcpClient, TcpServer};
 use support::client::{Refusing, Reporting, Reports, Silent, turn_to_rest};
 use support::net::{self, End, Script, Told, scripted};
 use support::{LIMIT, Recorder, turn, with_watchdog};
@@ -145,8 +145,9 @@ fn a_dropped_server_over_several_loops_closes_everything() {
     });
 }
 
-/// The listeners are those of other threads, which close them in their own time. In the report they are closed. Connections that wait to
-/// be accepted make a close take longer, and a loop that is awake reports as soon as it can.
+/// The listeners are those of other threads, which close them in their own time. In the report they
+/// are closed. Connections that wait to be accepted make a close take longer, and a loop that is
+/// awake reports as soon as it can.
 #[test]
 fn a_stop_is_reported_when_the_listeners_of_all_loops_are_closed() {
     closes_what_it_opens(|| {
@@ -265,7 +266,8 @@ fn clients_that_are_dropped_leave_no_descriptor_whatever_they_do() {
             (0..turns).for_each(|_| turn(&event_loop));
             drop(clients);
             turn_to_rest(&event_loop);
-            // A lookup has its descriptor until the resolver answers, and the host may have yet to take its connection.
+            // A lookup has its descriptor until the resolver answers, and the host may have yet to
+            // take its connection.
             net::until(|| net::open_descriptors() == with_loop);
         }
     });
@@ -321,7 +323,8 @@ fn seen_by_another_program() -> BTreeSet<String> {
 #[test]
 fn a_program_started_by_a_handler_inherits_nothing() {
     closes_what_it_opens(|| {
-        // Its three standard ones, the directory it reads, and what this process was itself started with.
+        // Its three standard ones, the directory it reads, and what this process was itself started
+        // with.
         let usual = seen_by_another_program();
         assert!(usual.len() >= 4, "{usual:?}");
         let (seen, sees) = mpsc::channel();

@@ -1,4 +1,5 @@
-//! What can be done with files on a loop, and what is answered: the same tests with either back end.
+//! What can be done with files on a loop, and what is answered: the same tests with either back
+//! end.
 
 mod support;
 
@@ -7,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use reveille::{File, FileIoBuilder, FileKind, OpenOptions};
+use reveille::fs::{File, FileIoBuilder, FileKind, OpenOptions};
 use support::files::{bytes, open, outcome, pipe, read, read_at, settle, status, with_both};
 use support::folder::Folder;
 use support::{Recorder, turn, with_loop};
@@ -163,7 +164,8 @@ fn errors_of_the_kernel_come_with_the_buffer(builder: FileIoBuilder) {
         let (n, buffer) = write(&full);
         assert_eq!(n.unwrap_err().kind(), ErrorKind::StorageFull);
         assert_eq!(buffer, bytes(4096));
-        // A file that may not be written (EBADF), one that may not be read, and a directory (EISDIR).
+        // A file that may not be written (EBADF), one that may not be read, and a directory
+        // (EISDIR).
         let null = open(event_loop, &files, "/dev/null", OpenOptions::reading()).unwrap();
         let (n, buffer) = write(&null);
         assert_eq!(n.unwrap_err().raw_os_error(), Some(9));

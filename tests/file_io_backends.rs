@@ -6,7 +6,7 @@ mod support;
 use std::io::ErrorKind;
 
 #[cfg(not(feature = "uring"))]
-use reveille::FileIo;
+use reveille::fs::FileIo;
 #[cfg(not(feature = "uring"))]
 use support::with_loop;
 
@@ -15,7 +15,7 @@ mod without_a_ring {
     use std::io::ErrorKind;
     use std::sync::Mutex;
 
-    use reveille::{FileIo, FileIoBackend, OpenOptions};
+    use reveille::fs::{FileIo, FileIoBackend, OpenOptions};
 
     use super::support::alone::alone_after;
     use super::support::files::{open, read};
@@ -41,7 +41,8 @@ mod without_a_ring {
     /// Where the kernel answers a process that asks for a ring with `error`.
     #[track_caller]
     fn threads_do_it(error: &str, kind: ErrorKind, why: &'static str) {
-        // A process has one tracer, so under the address sanitizer this one does not look for leaks.
+        // A process has one tracer, so under the address sanitizer this one does not look for
+        // leaks.
         let script = format!(
             "export ASAN_OPTIONS=detect_leaks=0
             command -v strace >&2 || {{ echo there is no strace >&2; exit 1; }}
@@ -82,9 +83,9 @@ mod without_a_ring {
 fn a_ring_that_there_cannot_be_is_an_error_that_says_why() {
     with_loop(|event_loop| {
         let error =
-            FileIo::builder().backend(reveille::FileIoBackend::IoUring).build(event_loop).unwrap_err();
+            FileIo::builder().backend(reveille::fs::FileIoBackend::IoUring).build(event_loop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("the feature `uring`"), "{error}");
-        assert_eq!(FileIo::new(event_loop).unwrap().backend(), reveille::FileIoBackend::ThreadPool);
+        assert_eq!(FileIo::new(event_loop).unwrap().backend(), reveille::fs::FileIoBackend::ThreadPool);
     });
 }

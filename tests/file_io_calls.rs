@@ -11,7 +11,8 @@ use std::rc::Rc;
 use std::sync::mpsc;
 
 use nix::libc;
-use reveille::{EventLoop, File, FileIo, FileIoBackend, LoopThread};
+use reveille::fs::{File, FileIo, FileIoBackend};
+use reveille::{EventLoop, LoopThread};
 use support::alone::skipped;
 use support::folder::Folder;
 use support::net::{Child, answer, role};
@@ -28,7 +29,8 @@ fn data() -> Vec<u8> {
     (0..PIECES * SIZE).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
 }
 
-/// A sum that knows the bytes' order (FNV-1a), so that a byte that is lost or in a wrong place shows.
+/// A sum that knows the bytes' order (FNV-1a), so that a byte that is lost or in a wrong place
+/// shows.
 fn checksum(bytes: &[u8]) -> u64 {
     bytes
         .iter()
@@ -133,8 +135,8 @@ fn ten_thousand_reads_cost_a_twentieth_of_a_system_call_each() {
             let [enters, waits, reads] =
                 [libc::SYS_io_uring_enter, libc::SYS_epoll_wait, libc::SYS_read].map(|call| calls.take(call));
             let all = enters + waits + reads + calls.count(libc::SYS_futex);
-            // Three for each 64, and some to begin and to end with. A round may be cut in two by a piece that the
-            // kernel has to look for.
+            // Three for each 64, and some to begin and to end with. A round may be cut in two by a
+            // piece that the kernel has to look for.
             assert!(enters >= rounds, "{counted}");
             assert!(all <= 3 * rounds * 5 / 4, "{all}: {counted}");
             assert!(all * 5 < READS, "less than 0.2 for each read");

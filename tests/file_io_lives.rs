@@ -1,5 +1,5 @@
-//! How operations on files and the files themselves end: each once, also if it is cancelled, if a callback panics, and if what
-//! it was begun with goes first. The same tests with either back end.
+//! How operations on files and the files themselves end: each once, also if it is cancelled, if a
+//! callback panics, and if what it was begun with goes first. The same tests with either back end.
 
 mod support;
 
@@ -9,7 +9,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
-use reveille::{EventLoop, File, FileIo, FileIoBuilder, OpenOptions};
+use reveille::EventLoop;
+use reveille::fs::{File, FileIo, FileIoBuilder, OpenOptions};
 use support::alone::alone;
 use support::files::{bytes, open, outcome, pipe, read, settle, with_both};
 use support::folder::Folder;
@@ -127,7 +128,8 @@ fn an_operation_that_is_cancelled_ends_with_a_call_and_gives_the_buffer_back(bui
                 recording.record((read.map_err(|error| error.raw_os_error()), buffer));
             })
         };
-        // One that a thread begins, one that waits behind it, and one that has not been given to anybody.
+        // One that a thread begins, one that waits behind it, and one that has not been given to
+        // anybody.
         let first = read(0);
         turn(event_loop);
         let second = read(1);
@@ -145,14 +147,14 @@ fn an_operation_that_is_cancelled_ends_with_a_call_and_gives_the_buffer_back(bui
         assert_eq!(told, [(Err(CANCELLED), vec![1; 4]), (Err(CANCELLED), vec![2; 4])]);
         assert!(!files.cancel(second) && !files.cancel(third));
         assert!(files.cancel(first));
-        if files.backend() == reveille::FileIoBackend::ThreadPool {
+        if files.backend() == reveille::fs::FileIoBackend::ThreadPool {
             // One may have begun it, and goes on then.
             (&pipes[0].1).write_all(b"text").unwrap();
         }
         settle(event_loop, &files);
         let told = said.take();
         let by_a_thread =
-            files.backend() == reveille::FileIoBackend::ThreadPool && told == [(Ok(4), b"text".to_vec())];
+            files.backend() == reveille::fs::FileIoBackend::ThreadPool && told == [(Ok(4), b"text".to_vec())];
         assert!(by_a_thread || told == [(Err(CANCELLED), vec![0; 4])], "{told:?}");
 
         // A close is done.

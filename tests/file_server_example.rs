@@ -17,7 +17,8 @@ use support::folder::Folder;
 use support::net::{self, pattern, until};
 use support::{LIMIT, example, with_watchdog};
 
-/// What is there, and that is a ring if the example has been built with it and the machine has one; and threads.
+/// What is there, and that is a ring if the example has been built with it and the machine has one;
+/// and threads.
 const BACK_ENDS: [&[&str]; 2] = [&[], &["--by", "threads"]];
 
 /// Larger than what the kernel takes of it for a client that does not read.
@@ -72,7 +73,8 @@ impl FileServer {
     }
 }
 
-/// A folder `served` with a large file in it, an empty and a small one, beside a file that is nobody's business.
+/// A folder `served` with a large file in it, an empty and a small one, beside a file that is
+/// nobody's business.
 fn folder() -> (Folder, Vec<u8>) {
     let (folder, large) = (Folder::new(), pattern(LARGE));
     fs::create_dir(folder.join("served")).unwrap();
@@ -119,7 +121,8 @@ fn requests_of_a_connection_are_answered_in_order() {
         for back_end in BACK_ENDS {
             let server = FileServer::start(back_end, &folder);
             let mut client = server.connect();
-            // All of them at once, and nothing more, so that the end comes while the first is being answered.
+            // All of them at once, and nothing more, so that the end comes while the first is being
+            // answered.
             let requests =
                 "GET small\nGET large\r\nGET empty\nGET missing\nPUT small\nGET large\nGET small\n";
             client.write_all(requests.as_bytes()).unwrap();
@@ -244,7 +247,8 @@ fn a_client_that_does_not_read_has_few_pieces_read_for_it() {
             let server = FileServer::start(back_end, &folder);
             let mut client = server.connect();
             assert_eq!(ask(&mut client, "large"), format!("OK {LARGE}"));
-            // Whoever reads is not kept waiting by the one that does not, which goes on when it does.
+            // Whoever reads is not kept waiting by the one that does not, which goes on when it
+            // does.
             busy_elsewhere(&server);
             let mut received = net::read_exact(&mut client, LARGE / 4);
             busy_elsewhere(&server);
@@ -265,7 +269,8 @@ fn a_client_that_does_not_read_has_few_pieces_read_for_it() {
     });
 }
 
-/// Has a server do so much else that it would have got far with a file meanwhile, if nothing held it: its loop makes hundreds of turns.
+/// Has a server do so much else that it would have got far with a file meanwhile, if nothing held
+/// it: its loop makes hundreds of turns.
 #[track_caller]
 fn busy_elsewhere(server: &FileServer) {
     let mut client = server.connect();
@@ -291,7 +296,8 @@ fn clients_that_vanish_in_mid_transfer_leave_nothing_behind() {
                 let mut clients: Vec<_> = (0..12).map(|_| server.connect()).collect();
                 for (number, client) in clients.iter_mut().enumerate() {
                     client.write_all(b"GET large\nGET large\n").unwrap();
-                    // Some go at once, some when the answer has begun, and some when it does not go on.
+                    // Some go at once, some when the answer has begun, and some when it does not go
+                    // on.
                     if number % 3 > 0 {
                         assert_eq!(answer(client), format!("OK {LARGE}"));
                     }
@@ -336,7 +342,8 @@ fn nothing_is_read_on_for_a_client_that_has_gone() {
     });
 }
 
-/// Those of files that are being sent, of a ring, of the loop: whatever is there when a client is being served.
+/// Those of files that are being sent, of a ring, of the loop: whatever is there when a client is
+/// being served.
 #[test]
 fn no_descriptor_of_it_would_be_inherited() {
     with_watchdog(LIMIT, || {
@@ -351,7 +358,8 @@ fn no_descriptor_of_it_would_be_inherited() {
                 let entry = entry.unwrap();
                 let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
                 let Ok(link) = fs::read_link(entry.path()) else { continue };
-                // What it has inherited itself: the standard ones, and what whoever runs the tests has left open.
+                // What it has inherited itself: the standard ones, and what whoever runs the tests
+                // has left open.
                 let is_inherited = number < 3
                     || fs::read_link(format!("/proc/self/fd/{number}")).is_ok_and(|own| own == link);
                 let info = fs::read_to_string(format!("/proc/{id}/fdinfo/{number}")).unwrap();

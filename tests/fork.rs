@@ -1,4 +1,5 @@
-//! Forked children that drop their copies of the parent's objects, which leaves those as they are. Each test has a process of its own.
+//! Forked children that drop their copies of the parent's objects, which leaves those as they are.
+//! Each test has a process of its own.
 
 mod support;
 
@@ -9,10 +10,14 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use reveille::{
-    CallError, Channel, Child, EventFd, EventLoop, File, FileChanges, FileIo, FileIoBackend, Interest,
-    LoopPool, LoopThread, SharedRing, Signal, Signals, TcpClient, TcpServer, UdpSocket, UnixAddress, Watcher,
-};
+use reveille::fs::{File, FileChanges, FileIo, FileIoBackend, Watcher};
+use reveille::io::{Channel, Interest};
+use reveille::ipc::SharedRing;
+use reveille::net::UnixAddress;
+use reveille::process::Child;
+use reveille::signal::{Signal, Signals};
+use reveille::task::CallError;
+use reveille::{EventFd, EventLoop, LoopPool, LoopThread, TcpClient, TcpServer, UdpSocket};
 use rustix::process::{getpid, kill_process};
 use support::alone::alone;
 use support::files::pipe;

@@ -1,4 +1,5 @@
-//! Loops in forked children: an inherited one cannot be used, and a child can make its own. Each test has a process of its own.
+//! Loops in forked children: an inherited one cannot be used, and a child can make its own. Each
+//! test has a process of its own.
 
 mod support;
 
@@ -12,10 +13,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{
-    CallError, Channel, Child, EventLoop, FileIo, Interest, LoopThread, MailboxLimit, PostErrorReason,
-    SendError, Signal, Signals, TcpClient, TcpServer, UdpSocket,
-};
+use reveille::fs::FileIo;
+use reveille::io::{Channel, Interest};
+use reveille::net::SendError;
+use reveille::process::Child;
+use reveille::signal::{Signal, Signals};
+use reveille::task::{CallError, MailboxLimit, PostErrorReason};
+use reveille::{EventLoop, LoopThread, TcpClient, TcpServer, UdpSocket};
 use support::alone::alone;
 use support::forked::{self, in_child};
 use support::net::{self, turn_until};

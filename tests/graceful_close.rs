@@ -1,4 +1,5 @@
-//! Closes that are in order if the peer lets them, that end in time if it does not, and that say what has arrived.
+//! Closes that are in order if the peer lets them, that end in time if it does not, and that say
+//! what has arrived.
 
 mod support;
 
@@ -9,7 +10,9 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use reveille::{ConnectionState, EventLoop, SendError, SendStatus, TcpConnection, TcpServer, VirtualClock};
+use reveille::net::{ConnectionState, SendError, SendStatus};
+use reveille::time::VirtualClock;
+use reveille::{EventLoop, TcpConnection, TcpServer};
 use support::clock::MINUTE;
 use support::net::{self, End, Journal, Told, message, pattern, scripted_with};
 use support::{LIMIT, turn, with_watchdog};
@@ -147,7 +150,8 @@ fn what_the_end_of_the_time_cuts_off_is_counted() {
         assert_eq!(end, End::DeadlinePassed);
         let (arrived, error) = read_what_is_there(&mut client);
         assert_eq!(error.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
-        // A byte that has arrived may have been acknowledged too late to be known of, but none is counted that has not arrived.
+        // A byte that has arrived may have been acknowledged too late to be known of, but none is
+        // counted that has not arrived.
         assert!(arrived + undelivered >= MUCH, "{arrived} and {undelivered}");
         assert!(undelivered > 0 && undelivered < MUCH, "{undelivered}");
     });

@@ -1,5 +1,6 @@
-//! Descriptors whose close may take as long as their sender likes: a lingering TCP socket with unsent bytes, whose last descriptor is the
-//! one that was sent. On no path is it closed on the thread of the test, which is that of its loop: the close would take an hour.
+//! Descriptors whose close may take as long as their sender likes: a lingering TCP socket with
+//! unsent bytes, whose last descriptor is the one that was sent. On no path is it closed on the
+//! thread of the test, which is that of its loop: the close would take an hour.
 
 mod support;
 
@@ -11,10 +12,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-use reveille::{
-    Buffer, ConnectionHandle, ConnectionHandler, EventLoop, FrameHandler, Framed, LineCodec, SharedRing,
-    TcpConnection, TcpServer,
-};
+use reveille::codec::{FrameHandler, Framed, LineCodec};
+use reveille::ipc::SharedRing;
+use reveille::{Buffer, ConnectionHandle, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use socket2::SockRef;
 use support::clock::HOUR;
@@ -44,8 +44,8 @@ impl Lingering {
         Lingering { socket, _peer: peer }
     }
 
-    /// Sends as many descriptors of it, and leaves those in the message the only ones. Returns what has to be kept until the end, or an
-    /// error if the receiver takes none.
+    /// Sends as many descriptors of it, and leaves those in the message the only ones. Returns what
+    /// has to be kept until the end, or an error if the receiver takes none.
     fn send(self, client: &UnixStream, copies: usize) -> io::Result<TcpStream> {
         let borrowed = vec![self.socket.as_fd(); copies];
         let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
@@ -185,7 +185,7 @@ fn a_descriptor_sent_to_a_server_that_ends_is_not_closed_on_the_loop() {
 fn a_descriptor_that_a_full_server_gets_is_not_closed_on_the_loop() {
     with_loop(|event_loop| {
         let builder = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
-        let builder = builder.max_connections(0).overflow_policy(reveille::OverflowPolicy::Reject);
+        let builder = builder.max_connections(0).overflow_policy(reveille::net::OverflowPolicy::Reject);
         let server = builder.serve(|_| Echo(|_: &TcpConnection<'_>| Ok(()))).unwrap();
         let client = connect(&server);
         let _peer = Lingering::new().send(&client, 1).unwrap();
@@ -238,18 +238,19 @@ fn lingering_sockets_do_not_hold_up_later_closes() {
         let peers: Vec<_> = (0..20)
             .map(|_| {
                 let Lingering { socket, _peer } = Lingering::new();
-                reveille::close_descriptors([socket.into()]);
+                reveille::net::close_descriptors([socket.into()]);
                 _peer
             })
             .collect();
         let (mut reader, writer) = UnixStream::pair().unwrap();
-        reveille::close_descriptors([writer.into()]);
+        reveille::net::close_descriptors([writer.into()]);
         assert_eq!(reader.read(&mut [0]).unwrap(), 0);
         drop(peers);
     });
 }
 
-// --- Frames ---------------------------------------------------------------------------------------
+// --- Frames
+// ---------------------------------------------------------------------------------------
 
 /// With the default callback for descriptors.
 struct PlainLines;
@@ -304,7 +305,7 @@ fn a_handler_of_frames_gets_descriptors() {
         assert_echoes(event_loop, &mut client, b"x");
         let taken = taken.take();
         assert_eq!(taken.len(), 2);
-        reveille::close_descriptors(taken);
+        reveille::net::close_descriptors(taken);
     });
 }
 

@@ -8,10 +8,9 @@ use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use reveille::{
-    Buffer, CloseReason, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer, TcpServerBuilder,
-    VirtualClock,
-};
+use reveille::net::{CloseReason, TcpServerBuilder};
+use reveille::time::VirtualClock;
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 use support::clock::{MINUTE, SECOND};
 use support::net::{self, connect, read_to_end, turn_until, with_little_room};
 use support::{LIMIT, panic_of, with_watchdog};

@@ -1,4 +1,5 @@
-//! Clients by the prefix of their IPv6 address: the most connections of one, and the loop that they go to.
+//! Clients by the prefix of their IPv6 address: the most connections of one, and the loop that they
+//! go to.
 
 mod support;
 
@@ -8,14 +9,15 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 
-use reveille::{LoadBalancing, TcpServer, TcpServerBuilder};
+use reveille::TcpServer;
+use reveille::net::{LoadBalancing, TcpServerBuilder};
 use socket2::{Domain, Socket, Type};
 use support::alone::alone_after;
 use support::net::{self, Host};
 use support::{LIMIT, panic_of, with_loop, with_watchdog};
 
-/// A script for a network namespace with addresses of two networks. The kernel adds the routes to them later than the addresses, so the
-/// script waits for the routes.
+/// A script for a network namespace with addresses of two networks. The kernel adds the routes to
+/// them later than the addresses, so the script waits for the routes.
 const TWO_NETWORKS: &str = r#"
     exec unshare -rn sh -ec '
         ip link set lo up
@@ -45,7 +47,7 @@ fn host(
     settings: impl for<'a> FnOnce(TcpServerBuilder<'a>) -> TcpServerBuilder<'a> + Send + 'static,
 ) -> Host {
     Host::new(move |event_loop| {
-        let options = reveille::SocketOptions::new().only_v6(false);
+        let options = reveille::net::SocketOptions::new().only_v6(false);
         let builder = TcpServer::bind(event_loop, "[::]:0")?.socket_options(options);
         settings(builder).serve_fn(|conn, input| conn.send(input.take_all()))
     })
@@ -106,7 +108,8 @@ fn the_length_of_the_prefix_may_be_set() {
 fn clients_of_one_network_are_on_one_loop() {
     alone_after(TWO_NETWORKS, || {
         with_watchdog(LIMIT, || {
-            // With eight loops, three addresses by themselves would be on one in one of 64 runs of a round.
+            // With eight loops, three addresses by themselves would be on one in one of 64 runs of
+            // a round.
             for _ in 0..5 {
                 let (tell, told) = mpsc::channel();
                 let host = Host::new(move |event_loop| {

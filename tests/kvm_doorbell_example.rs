@@ -1,4 +1,5 @@
-//! The example with a guest: what it prints where there is KVM, and that it says so where there is none.
+//! The example with a guest: what it prints where there is KVM, and that it says so where there is
+//! none.
 
 mod support;
 

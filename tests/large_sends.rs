@@ -1,4 +1,5 @@
-//! Large sends, and sends in several pieces: what they cost in memory, and that they keep their order.
+//! Large sends, and sends in several pieces: what they cost in memory, and that they keep their
+//! order.
 
 // A global allocator can be counted in no other way.
 #![allow(unsafe_code)]
@@ -12,7 +13,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
-use reveille::{EventLoop, SendError, SendStatus, TcpConnection, TcpServer};
+use reveille::net::{SendError, SendStatus};
+use reveille::{EventLoop, TcpConnection, TcpServer};
 use socket2::SockRef;
 use support::net::{self, End, Random, pattern, scripted, scripted_with};
 use support::{LIMIT, MIB, with_loop, with_watchdog};
@@ -30,8 +32,9 @@ fn count(bytes: usize) {
     let _ = ASKED_FOR.try_with(|asked| asked.set(asked.get() + bytes));
 }
 
-// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns what that returns. What they
-// do besides touches nothing but a thread-local number, and neither allocates nor unwinds.
+// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns
+// what that returns. What they do besides touches nothing but a thread-local number, and neither
+// allocates nor unwinds.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
@@ -40,8 +43,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: `pointer` came from one of these methods with this layout, as the caller promises, and so from the system's
-        // allocator.
+        // SAFETY: `pointer` came from one of these methods with this layout, as the caller
+        // promises, and so from the system's allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 
@@ -57,8 +60,8 @@ static ALLOCATOR: Counting = Counting;
 
 const PEERS: usize = 100;
 
-/// What a hundred connections whose peers do not read have asked the allocator for in order to send a mebibyte each, and how
-/// much of that they had to keep. All of it arrives.
+/// What a hundred connections whose peers do not read have asked the allocator for in order to send
+/// a mebibyte each, and how much of that they had to keep. All of it arrives.
 fn cost_of(
     event_loop: &EventLoop,
     bytes: &Arc<[u8]>,

@@ -1,4 +1,5 @@
-//! The program's logger is the user's code: it may call into the crate, and panic. And no peer fills the log.
+//! The program's logger is the user's code: it may call into the crate, and panic. And no peer
+//! fills the log.
 //!
 //! A program has one logger, so each test has a process of its own.
 
@@ -12,7 +13,10 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use reveille::{EventFd, EventLoop, FileIo, FileIoBackend, SharedRing, TcpServer, UdpSocket, VirtualClock};
+use reveille::fs::{FileIo, FileIoBackend};
+use reveille::ipc::SharedRing;
+use reveille::time::VirtualClock;
+use reveille::{EventFd, EventLoop, TcpServer, UdpSocket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::alone::alone;
 use support::net::{turn_until, until};
@@ -69,7 +73,8 @@ fn lines() -> Vec<String> {
     std::mem::take(&mut LINES.lock().unwrap())
 }
 
-// --- What a peer can bring about again and again --------------------------------------------------
+// --- What a peer can bring about again and again
+// --------------------------------------------------
 
 /// Connects, says something, and waits for the end of the connection.
 fn provoke(event_loop: &EventLoop, server: &TcpServer) {
@@ -131,11 +136,13 @@ fn rings_that_peers_break_are_one_line_a_second() {
     });
 }
 
-// --- A logger that calls into the crate -----------------------------------------------------------
+// --- A logger that calls into the crate
+// -----------------------------------------------------------
 
 /// Leaves so little room in the address space that no thread finds room for its stack.
 fn without_room_for_threads<R>(call: impl FnOnce() -> R) -> R {
-    // Those of the harness are there before: the first, the test's, this one and the one that joins this one.
+    // Those of the harness are there before: the first, the test's, this one and the one that joins
+    // this one.
     until(|| fs::read_dir("/proc/self/task").unwrap().count() >= 4);
     let usual = getrlimit(Resource::As);
     let status = fs::read_to_string("/proc/self/status").unwrap();

@@ -1,4 +1,5 @@
-//! What a turn does and in which order, what waits for the next turn, and that nothing which is always ready starves the rest.
+//! What a turn does and in which order, what waits for the next turn, and that nothing which is
+//! always ready starves the rest.
 
 mod support;
 
@@ -11,10 +12,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{
-    Buffer, Channel, ChannelEvent, CloseReason, ConnectionHandler, EventLoop, Interest, TcpConnection,
-    TcpServer,
-};
+use reveille::io::{Channel, ChannelEvent, Interest};
+use reveille::net::CloseReason;
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 use support::clock::wait_for_tick;
 use support::ready::ready_channel;
 use support::{Count, LIMIT, Recorder, turn, with_loop, with_watchdog};

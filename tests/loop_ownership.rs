@@ -1,5 +1,5 @@
-//! A loop belongs to its thread: a thread has one at most, which is not run from inside itself, and which goes with the thread
-//! or with the call that drops it.
+//! A loop belongs to its thread: a thread has one at most, which is not run from inside itself, and
+//! which goes with the thread or with the call that drops it.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! What a panic in a callback, or in the destructor of one, costs: that callback and nothing beside it, whether the panic is
-//! caught or comes out of the loop.
+//! What a panic in a callback, or in the destructor of one, costs: that callback and nothing beside
+//! it, whether the panic is caught or comes out of the loop.
 
 mod support;
 
@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{Channel, EventLoop, Interest};
+use reveille::EventLoop;
+use reveille::io::{Channel, Interest};
 use support::clock::wait_for_tick;
 use support::ready::ready_channel;
 use support::{Count, LIMIT, OnDrop, Recorder, panic_of, turn, with_catching_loop, with_watchdog};
@@ -25,7 +26,8 @@ fn a_panic_in_run_in_loop_is_the_callers() {
     });
 }
 
-/// A loop on which a channel, a timer and a task are ready, each between two that record themselves.
+/// A loop on which a channel, a timer and a task are ready, each between two that record
+/// themselves.
 struct Crowd {
     seen: Recorder,
     channels: Vec<Channel<UnixStream>>,
@@ -230,7 +232,8 @@ fn panics_when_dropped() -> OnDrop<impl FnOnce()> {
     OnDrop::new(|| panic!("a destructor panics"))
 }
 
-/// Does `first` in a turn in which another channel, timer and task are ready, and checks that these are served.
+/// Does `first` in a turn in which another channel, timer and task are ready, and checks that these
+/// are served.
 fn survives_in_the_midst(first: impl FnOnce(&EventLoop) + Send + 'static) {
     with_catching_loop(|event_loop| {
         first(event_loop);

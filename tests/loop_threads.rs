@@ -106,8 +106,9 @@ fn join_returns_what_run_returned_also_if_the_loop_has_quit_before() {
 #[test]
 fn a_panic_at_the_end_of_the_thread_is_passed_on_by_join_at_most() {
     with_watchdog(LIMIT, || {
-        // A panic in a callback stays in the loop, so this is one in the destructor of what the loop had in keeping. The loop
-        // may contain it as well; if it does not, the panic is the thread's.
+        // A panic in a callback stays in the loop, so this is one in the destructor of what the
+        // loop had in keeping. The loop may contain it as well; if it does not, the panic is the
+        // thread's.
         let doomed = || {
             let thread = LoopThread::spawn("doomed").unwrap();
             let panics = OnDrop::new(|| panic!("a destructor panics"));

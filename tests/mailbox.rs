@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{EventLoop, LoopHandle, MailboxLimit, PostErrorReason, TcpServer};
+use reveille::task::{MailboxLimit, PostErrorReason};
+use reveille::{EventLoop, LoopHandle, TcpServer};
 use support::mailbox::{post, with_mailbox};
 use support::net;
 use support::{Count, LIMIT, Recorder, on_another_thread, turn, with_watchdog};
@@ -25,7 +26,8 @@ fn fill(handle: &LoopHandle) -> usize {
     })
 }
 
-// --- Refuse ---------------------------------------------------------------------------------------
+// --- Refuse
+// ---------------------------------------------------------------------------------------
 
 #[test]
 fn a_mailbox_takes_as_many_tasks_of_other_threads_as_it_was_made_for() {
@@ -183,7 +185,8 @@ fn the_loop_itself_queues_without_a_limit() {
     }
 }
 
-// --- While it is full -----------------------------------------------------------------------------
+// --- While it is full
+// -----------------------------------------------------------------------------
 
 #[test]
 fn timers_of_handles_are_made_and_cancelled_while_the_mailbox_is_full() {
@@ -246,7 +249,8 @@ fn connections_are_served_and_spoken_to_while_the_mailbox_is_full() {
         let mut client = net::connect(server.local_addr());
         client.write_all(b"one").unwrap();
         let connection = loop {
-            // Accepted and read while it is full; the turn empties it, and the next one finds it full again.
+            // Accepted and read while it is full; the turn empties it, and the next one finds it
+            // full again.
             assert_eq!(fill(&handle), 1);
             event_loop.run_once(None).unwrap();
             if let Some(connection) = OPENED.take() {
@@ -273,8 +277,8 @@ fn connections_are_served_and_spoken_to_while_the_mailbox_is_full() {
     });
 }
 
-/// A task that, before it is over, has another thread post the next of its kind. From the first one on the mailbox, if it has
-/// room for one task, is full whenever the loop is not in a task.
+/// A task that, before it is over, has another thread post the next of its kind. From the first one
+/// on the mailbox, if it has room for one task, is full whenever the loop is not in a task.
 fn keep_full(event_loop: &EventLoop, enough: Arc<AtomicBool>) {
     if !enough.load(SeqCst) {
         let handle = event_loop.handle();

@@ -7,7 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Duration;
 
-use reveille::{EventLoop, LoopHandle, MailboxLimit, PostErrorReason};
+use reveille::task::{MailboxLimit, PostErrorReason};
+use reveille::{EventLoop, LoopHandle};
 use rustix::thread::Pid;
 use support::mailbox::{post, with_mailbox};
 use support::{
@@ -179,7 +180,8 @@ fn a_batch_that_is_dropped_at_quit_makes_room_as_one_that_is_run() {
 
 #[test]
 fn each_threads_order_is_kept_through_its_waits_and_no_task_is_lost() {
-    // Each batch of eight is a switch of threads, of which a busy machine makes not many in a minute.
+    // Each batch of eight is a switch of threads, of which a busy machine makes not many in a
+    // minute.
     with_watchdog(LIMIT * 5, || {
         let event_loop =
             &EventLoop::builder().propagate_panics(true).mailbox(MailboxLimit::Block(8)).build().unwrap();

@@ -1,5 +1,5 @@
-//! What all connections may hold together: those that hold most and progress least are closed at the limit, and the others are
-//! served.
+//! What all connections may hold together: those that hold most and progress least are closed at
+//! the limit, and the others are served.
 
 mod support;
 
@@ -12,7 +12,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use reveille::{ConnectionHandle, EventLoop, SendError, ServerCounters, TcpServer};
+use reveille::net::{SendError, ServerCounters};
+use reveille::{ConnectionHandle, EventLoop, TcpServer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::net::{self, Child, End, Host, Journal, answer};
 use support::{KIB, LIMIT, MIB, shortage, turn, with_loop, with_watchdog};

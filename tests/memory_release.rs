@@ -1,4 +1,5 @@
-//! Memory after a burst: room that is not needed any more is given back, and room that is needed again and again is kept.
+//! Memory after a burst: room that is not needed any more is given back, and room that is needed
+//! again and again is kept.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! Memory after a burst, of what is on a loop: files, datagrams, watchers, connections. What it no longer needs is released, and
-//! what a steady load needs again and again is kept.
+//! Memory after a burst, of what is on a loop: files, datagrams, watchers, connections. What it no
+//! longer needs is released, and what a steady load needs again and again is kept.
 
 mod support;
 
@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use std::time::Duration;
 
-use reveille::{File, FileChanges, FileIo, TcpServer, UdpSocket, Watcher};
+use reveille::fs::{File, FileChanges, FileIo, Watcher};
+use reveille::{TcpServer, UdpSocket};
 use socket2::{Domain, Socket, Type};
 use support::counting::{Counting, allocations, assert_released, kept, one_at_a_time};
 use support::folder::Folder;
@@ -120,7 +121,8 @@ fn connect_from(address: Ipv4Addr, server: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// What a server knows of its connections: which there are, what each holds, and how many are of an address.
+/// What a server knows of its connections: which there are, what each holds, and how many are of an
+/// address.
 #[test]
 fn a_server_keeps_nothing_of_connections_that_have_gone() {
     const CONNECTIONS: u8 = 200;

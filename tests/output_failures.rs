@@ -1,5 +1,6 @@
-//! Writes that fail because the peer has closed or reset the connection: the output is dropped and counted, and what had arrived
-//! before is still delivered, up to the end, whoever or whatever keeps the connection from reading meanwhile.
+//! Writes that fail because the peer has closed or reset the connection: the output is dropped and
+//! counted, and what had arrived before is still delivered, up to the end, whoever or whatever
+//! keeps the connection from reading meanwhile.
 
 mod support;
 
@@ -10,10 +11,9 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use reveille::{
-    ConnectionState, EventLoop, FrameHandler, Framed, LineCodec, SendError, SendStatus, TcpConnection,
-    TcpServer,
-};
+use reveille::codec::{FrameHandler, Framed, LineCodec};
+use reveille::net::{ConnectionState, SendError, SendStatus};
+use reveille::{EventLoop, TcpConnection, TcpServer};
 use rustix::event::PollFlags;
 use support::failures::{Bench, assert_ends_with};
 use support::net::{self, Told, message};
@@ -25,7 +25,8 @@ fn heard(life: &[Told]) -> String {
     life.iter().map(|told| if let Told::Message(text) = told { text.as_str() } else { "" }).collect()
 }
 
-// --- What had arrived is delivered ----------------------------------------------------------------
+// --- What had arrived is delivered
+// ----------------------------------------------------------------
 
 /// The peer's close in order is followed by a reset once anything is sent to it.
 #[test]
@@ -210,8 +211,8 @@ fn frames_that_have_arrived_are_delivered_though_replies_cannot_be_sent() {
             Ok(())
         }
 
-        fn on_close(&mut self, _: &TcpConnection<'_>, reason: &reveille::CloseReason) {
-            let is_reset = matches!(reason, reveille::CloseReason::Error(error) if error.kind() == ErrorKind::ConnectionReset);
+        fn on_close(&mut self, _: &TcpConnection<'_>, reason: &reveille::net::CloseReason) {
+            let is_reset = matches!(reason, reveille::net::CloseReason::Error(error) if error.kind() == ErrorKind::ConnectionReset);
             self.0.record(format!("reset: {is_reset}"));
         }
     }

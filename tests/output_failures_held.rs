@@ -1,4 +1,5 @@
-//! Connections that do not read when their peer resets them: the input waits for them, or goes nowhere, and each comes to its end.
+//! Connections that do not read when their peer resets them: the input waits for them, or goes
+//! nowhere, and each comes to its end.
 
 mod support;
 
@@ -7,14 +8,16 @@ use std::mem;
 use std::rc::Rc;
 use std::time::Duration;
 
-use reveille::{ConnectionState, EventLoop, SendError, SendStatus, TcpServer};
+use reveille::net::{ConnectionState, SendError, SendStatus};
+use reveille::{EventLoop, TcpServer};
 use rustix::event::PollFlags;
 use support::endings::is_closed;
 use support::failures::{Bench, assert_ends_with, turns};
 use support::net::{self, End, Script, Told, message};
 use support::{with_clock, with_loop};
 
-// --- While the connection does not read -----------------------------------------------------------
+// --- While the connection does not read
+// -----------------------------------------------------------
 
 /// Has the connection of a bench, which has paused reading, written to and reset by its peer.
 fn reset_while_paused(event_loop: &EventLoop, bench: &Bench) {
@@ -201,7 +204,8 @@ fn a_pause_for_output_ends_when_the_output_has_failed() {
     });
 }
 
-// --- When input is thrown away --------------------------------------------------------------------
+// --- When input is thrown away
+// --------------------------------------------------------------------
 
 #[test]
 fn a_close_in_order_that_meets_a_reset_ends_at_once_and_has_not_delivered() {

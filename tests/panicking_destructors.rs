@@ -1,5 +1,6 @@
-//! Values of the user's whose destructors panic, with a payload whose own destructor panics: at every place where the crate keeps
-//! such a value, its drop costs nothing else, is counted once, and never aborts the process.
+//! Values of the user's whose destructors panic, with a payload whose own destructor panics: at
+//! every place where the crate keeps such a value, its drop costs nothing else, is counted once,
+//! and never aborts the process.
 
 mod support;
 
@@ -10,10 +11,16 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use reveille::codec::{FrameHandler, Framed, LineCodec};
+use reveille::fs::{FileIo, FileIoBackend, Watcher};
+use reveille::io::{Channel, Interest};
+use reveille::ipc::{RingHandler, RingRef, SharedRing};
+use reveille::net::{DatagramHandler, UdpRef};
+use reveille::process::Child;
+use reveille::signal::{Signal, Signals};
+use reveille::time::Repeat;
 use reveille::{
-    Buffer, Channel, Child, ConnectionHandler, DatagramHandler, EventFd, EventLoop, FileIo, FileIoBackend,
-    FrameHandler, Framed, Interest, LineCodec, Repeat, RingHandler, RingRef, SharedRing, Signal, Signals,
-    TcpClient, TcpConnection, TcpServer, UdpRef, UdpSocket, Watcher,
+    Buffer, ConnectionHandler, EventFd, EventLoop, TcpClient, TcpConnection, TcpServer, UdpSocket,
 };
 use support::alone::alone;
 use support::bomb::{Bomb, BombSocket};
@@ -159,7 +166,7 @@ fn any_file(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
 /// A read from a pipe in which nothing comes.
 fn file(event_loop: &EventLoop, files: FileIo, bomb: Bomb) -> End {
     let (reads, writes) = pipe();
-    let file = reveille::File::from(reads);
+    let file = reveille::fs::File::from(reads);
     files.read(&file, vec![0; 4], move |_, _, _| bomb.keep());
     turn(event_loop);
     by_drop((files, writes))

@@ -1,5 +1,5 @@
-//! Panics with a payload whose destructor panics, in every callback, and what `call` carries between threads: the payload ends at
-//! the callback, is counted once, and the loop goes on.
+//! Panics with a payload whose destructor panics, in every callback, and what `call` carries
+//! between threads: the payload ends at the callback, is counted once, and the loop goes on.
 
 mod support;
 
@@ -10,10 +10,15 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use reveille::fs::{FileIo, OpenOptions, Watcher};
+use reveille::ipc::SharedRing;
+use reveille::net::{CloseReason, DatagramHandler, StopReport, UdpRef};
+use reveille::process::Child;
+use reveille::signal::{Signal, Signals};
+use reveille::task::{CallError, PostErrorReason};
 use reveille::{
-    Buffer, CallError, Child, CloseReason, ConnectionHandler, DatagramHandler, EventFd, EventLoop, FileIo,
-    LoopHandle, LoopThread, OpenOptions, PostErrorReason, SharedRing, Signal, Signals, StopReport, TcpClient,
-    TcpConnection, TcpServer, UdpRef, UdpSocket, Watcher,
+    Buffer, ConnectionHandler, EventFd, EventLoop, LoopHandle, LoopThread, TcpClient, TcpConnection,
+    TcpServer, UdpSocket,
 };
 use rustix::process::kill_process;
 use support::alone::alone;
@@ -31,7 +36,8 @@ fn panics(event_loop: &EventLoop) -> u64 {
     event_loop.handle().counters().panics
 }
 
-/// Has `begin` make the loop call something that panics, and waits for the panic; what `begin` returns is kept until then.
+/// Has `begin` make the loop call something that panics, and waits for the panic; what `begin`
+/// returns is kept until then.
 fn survives<R>(begin: impl Fn(&EventLoop) -> R + Send + 'static) {
     survives_times(1, begin);
 }
@@ -70,7 +76,7 @@ fn sources_may_panic_with_any_payload() {
     survives(|event_loop| {
         let folder = Folder::new();
         let watcher = Watcher::new(event_loop, |_| blow()).unwrap();
-        watcher.watch(folder.path(), reveille::FileChanges::ALL).unwrap();
+        watcher.watch(folder.path(), reveille::fs::FileChanges::ALL).unwrap();
         std::fs::write(folder.join("new"), "").unwrap();
         (watcher, folder)
     });

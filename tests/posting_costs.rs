@@ -12,7 +12,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use reveille::{EventLoop, LoopHandle, MailboxLimit};
+use reveille::task::MailboxLimit;
+use reveille::{EventLoop, LoopHandle};
 use support::{LIMIT, turn, with_loop, with_watchdog};
 
 /// The system's allocator, with a count of what each thread asks of it.
@@ -39,8 +40,9 @@ fn count(allocated: usize, freed: usize) {
     });
 }
 
-// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns what that returns. What they
-// do besides touches nothing but a thread-local of plain numbers, and neither allocates nor unwinds.
+// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns
+// what that returns. What they do besides touches nothing but a thread-local of plain numbers, and
+// neither allocates nor unwinds.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(1, 0);
@@ -56,8 +58,8 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(0, 1);
-        // SAFETY: `pointer` came from one of these methods with this layout, as the caller promises, and so from the system's
-        // allocator.
+        // SAFETY: `pointer` came from one of these methods with this layout, as the caller
+        // promises, and so from the system's allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 
@@ -92,7 +94,8 @@ fn task<const WORDS: usize>() -> impl FnOnce(&EventLoop) + Send + 'static {
     task
 }
 
-/// The blocks of a round of posts on the thread that posts, and on the loop's thread that runs them.
+/// The blocks of a round of posts on the thread that posts, and on the loop's thread that runs
+/// them.
 #[derive(Debug, PartialEq, Eq)]
 struct Round {
     posting: Blocks,

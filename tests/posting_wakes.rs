@@ -1,4 +1,5 @@
-//! What a post writes to the eventfd: once to a loop that sleeps, and nothing to one that looks by itself.
+//! What a post writes to the eventfd: once to a loop that sleeps, and nothing to one that looks by
+//! itself.
 
 mod support;
 

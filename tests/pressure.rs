@@ -1,4 +1,5 @@
-//! Pressure and the memory of groups. What this kernel or this user cannot do is skipped, and said so.
+//! Pressure and the memory of groups. What this kernel or this user cannot do is skipped, and said
+//! so.
 
 mod support;
 
@@ -12,9 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{
-    Child, EventLoop, MemoryCounts, MemoryEvents, MemoryThreshold, PressureResource, PressureTrigger, Signal,
-};
+use reveille::EventLoop;
+use reveille::pressure::{MemoryCounts, MemoryEvents, MemoryThreshold, PressureResource, PressureTrigger};
+use reveille::process::Child;
+use reveille::signal::Signal;
 use support::alone::{alone, alone_after, skipped};
 use support::folder::Folder;
 use support::net::{open_descriptors, turn_until};
@@ -159,7 +161,8 @@ fn all_resources_and_both_extents_can_be_watched_and_leave_no_descriptor() {
     });
 }
 
-// --- Groups ---------------------------------------------------------------------------------------
+// --- Groups
+// ---------------------------------------------------------------------------------------
 
 /// A memory group of cgroup v1, removed when this is dropped.
 struct Group(PathBuf);
@@ -221,7 +224,8 @@ fn a_child_that_allocates_past_the_threshold_of_its_group_is_told() {
 
 #[test]
 fn a_threshold_that_is_dropped_is_told_nothing_and_leaves_no_descriptor() {
-    // Made once more in the process that the test has for itself, where nobody would see that it was skipped.
+    // Made once more in the process that the test has for itself, where nobody would see that it
+    // was skipped.
     if Group::new("possible").is_none() {
         return;
     }

@@ -1,5 +1,5 @@
-//! A request to quit: what still runs before `run` returns, what waits for the next run, whom the request reaches, and posts
-//! that race with it.
+//! A request to quit: what still runs before `run` returns, what waits for the next run, whom the
+//! request reaches, and posts that race with it.
 
 mod support;
 
@@ -10,7 +10,8 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{Channel, EventLoop, Interest};
+use reveille::EventLoop;
+use reveille::io::{Channel, Interest};
 use support::tasks::post;
 use support::{Count, LIMIT, Recorder, on_another_thread, until_asleep, with_loop, with_watchdog};
 
@@ -60,7 +61,8 @@ fn a_request_to_quit_from_the_last_turn_stands_for_the_next_run() {
         let (h, s) = (handle.clone(), Arc::clone(&seen));
         event_loop.quit();
         event_loop.queue_in_loop(move |event_loop| {
-            // The batch that honours the first request has been taken, so neither these nor this request belong to it.
+            // The batch that honours the first request has been taken, so neither these nor this
+            // request belong to it.
             assert!(post(&h, &s, "own thread"));
             assert!(on_another_thread(|| post(&h, &s, "another thread")));
             event_loop.quit();

@@ -1,4 +1,5 @@
-//! Linked connections of which one ends out of order: what has been passed on still arrives, and the peer can tell what it was.
+//! Linked connections of which one ends out of order: what has been passed on still arrives, and
+//! the peer can tell what it was.
 
 mod support;
 
@@ -9,7 +10,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use reveille::{EventLoop, SendError, TcpServer, TcpServerBuilder};
+use reveille::net::{SendError, TcpServerBuilder};
+use reveille::{EventLoop, TcpServer};
 use socket2::SockRef;
 use support::endings::is_closed;
 use support::net::{self, End, Host, Journal, pattern};
@@ -26,8 +28,9 @@ fn wait_until_acknowledged(server: &TcpStream) {
     net::until(|| net::queues(local, Some(remote)).is_some_and(|queues| queues.unsent == 0));
 }
 
-/// Waits until the relay has read all that `server` has sent, so that nothing keeps a FIN from arriving at once. With bytes before it
-/// that have not arrived, the kernel answers what comes after the close with a reset, and drops them.
+/// Waits until the relay has read all that `server` has sent, so that nothing keeps a FIN from
+/// arriving at once. With bytes before it that have not arrived, the kernel answers what comes
+/// after the close with a reset, and drops them.
 fn wait_until_read(server: &TcpStream) {
     wait_until_acknowledged(server);
     let (local, remote) = (server.local_addr().unwrap(), server.peer_addr().unwrap());
@@ -40,7 +43,8 @@ fn assert_error(end: &End) {
     assert!(matches!(end, End::Error(kind, _) if kinds.contains(kind)), "{end:?}");
 }
 
-/// A relay whose back end has replied and closed in order, while the client goes on sending and has not read.
+/// A relay whose back end has replied and closed in order, while the client goes on sending and has
+/// not read.
 fn replied_and_closed() -> (Host, Journal, Journal, TcpStream) {
     let (listener, target) = backend();
     let (host, fronts, backs) = relay(target, |script| script);
@@ -110,7 +114,8 @@ fn a_relay_delivers_what_came_before_a_reset_and_then_resets() {
     });
 }
 
-/// In the other direction: the client's upload is complete, or cut off, while the back end sends a reply without end.
+/// In the other direction: the client's upload is complete, or cut off, while the back end sends a
+/// reply without end.
 #[test]
 fn a_client_that_has_gone_ends_an_endless_reply_behind_its_request() {
     for is_reset in [false, true] {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process;
 use std::sync::{Arc, mpsc};
 
-use reveille::{SendError, SendStatus};
+use reveille::net::{SendError, SendStatus};
 use support::net::{self, End, Random, pattern, scripted, scripted_with};
 use support::{LIMIT, MIB, with_watchdog};
 

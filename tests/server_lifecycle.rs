@@ -1,5 +1,5 @@
-//! How servers begin, count and are dropped: addresses, the connections that are open, and a drop at any time and in any order.
-//! An orderly stop is in `server_stop.rs`.
+//! How servers begin, count and are dropped: addresses, the connections that are open, and a drop
+//! at any time and in any order. An orderly stop is in `server_stop.rs`.
 
 mod support;
 
@@ -11,12 +11,14 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use reveille::{ConnectionHandle, EventLoop, SendError, TcpServer};
+use reveille::net::SendError;
+use reveille::{ConnectionHandle, EventLoop, TcpServer};
 use support::client::Refusing;
 use support::net::{self, End, Host, Journal, Told, scripted_over};
 use support::{LIMIT, with_loop, with_watchdog};
 
-// --- Addresses ------------------------------------------------------------------------------------
+// --- Addresses
+// ------------------------------------------------------------------------------------
 
 #[test]
 fn a_server_on_port_0_says_which_port_it_has() {
@@ -131,7 +133,8 @@ fn as_many_connections_may_wait_as_the_backlog_says() {
     });
 }
 
-// --- Counts ---------------------------------------------------------------------------------------
+// --- Counts
+// ---------------------------------------------------------------------------------------
 
 #[test]
 fn the_open_connections_are_counted_on_one_loop_and_on_several() {
@@ -173,7 +176,8 @@ fn connections_on_their_way_to_a_loop_are_counted() {
     });
 }
 
-// --- Drop -----------------------------------------------------------------------------------------
+// --- Drop
+// -----------------------------------------------------------------------------------------
 
 #[test]
 fn a_server_that_is_dropped_closes_its_connections() {

@@ -1,4 +1,5 @@
-//! An orderly stop of a server: what it still sends and what it throws away, whom it cuts off in the end, and what it reports.
+//! An orderly stop of a server: what it still sends and what it throws away, whom it cuts off in
+//! the end, and what it reports.
 
 mod support;
 
@@ -11,9 +12,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{
-    Buffer, ConnectionHandler, EventLoop, SendStatus, ServerHandle, StopReport, TcpConnection, TcpServer,
-};
+use reveille::net::{SendStatus, ServerHandle, StopReport};
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 use socket2::SockRef;
 use support::client::Refusing;
 use support::clock::HOUR;
@@ -128,7 +128,8 @@ fn a_stop_leaves_nothing_to_the_kernel_when_its_time_is_up() {
     });
 }
 
-/// Timers run between the callback that stops the server and the next turn, in which the connection would note the stop.
+/// Timers run between the callback that stops the server and the next turn, in which the connection
+/// would note the stop.
 #[test]
 fn a_connection_is_reset_though_the_time_was_up_before_it_noted_the_stop() {
     with_watchdog(LIMIT, || {
@@ -167,7 +168,8 @@ fn a_connection_is_reset_though_the_time_was_up_before_it_noted_the_stop() {
     });
 }
 
-/// The loop of the connection is in a task from before the stop until the time is up. Then it is notified, or ends without that.
+/// The loop of the connection is in a task from before the stop until the time is up. Then it is
+/// notified, or ends without that.
 #[test]
 fn a_connection_of_a_busy_loop_is_reset_when_the_time_is_up() {
     for ends in [false, true] {
@@ -320,7 +322,8 @@ fn a_stop_is_not_held_up_by_a_handler_that_has_paused() {
     });
 }
 
-/// It writes all before it reads anything, so it would wait for ever for a server that does not read either.
+/// It writes all before it reads anything, so it would wait for ever for a server that does not
+/// read either.
 #[test]
 fn a_stop_frees_a_peer_that_is_held_back() {
     with_watchdog(LIMIT, || {

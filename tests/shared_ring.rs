@@ -1,5 +1,5 @@
-//! Messages through shared rings, on loops and off them: they arrive in order, a full ring waits for room, and a peer is rung
-//! for only when it sleeps.
+//! Messages through shared rings, on loops and off them: they arrive in order, a full ring waits
+//! for room, and a peer is rung for only when it sleeps.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use reveille::{RingHandler, RingRef, RingSendError};
+use reveille::ipc::{RingHandler, RingRef, RingSendError};
 use support::ring::{pair, received, rings, watch};
 use support::{LIMIT, turn, with_loop, with_watchdog};
 
@@ -192,7 +192,8 @@ fn a_million_messages_between_two_threads_ring_once_a_sleep_at_most() {
             event_loop.run().unwrap();
         });
         assert_eq!(count.get(), MESSAGES);
-        // How many it comes to is for the scheduler to say, but a loop that takes a batch sleeps once for it.
+        // How many it comes to is for the scheduler to say, but a loop that takes a batch sleeps
+        // once for it.
         assert!(rings(&bell) < MESSAGES / 2, "{} rings", rings(&bell));
     });
 }

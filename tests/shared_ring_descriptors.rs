@@ -1,4 +1,5 @@
-//! The descriptors of a shared ring: all that are not what they should be are refused, and none is left over or inherited.
+//! The descriptors of a shared ring: all that are not what they should be are refused, and none is
+//! left over or inherited.
 
 mod support;
 
@@ -9,14 +10,16 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
-use reveille::{Doorbell, EventFd, EventLoop, SharedRing};
+use reveille::ipc::{Doorbell, SharedRing};
+use reveille::{EventFd, EventLoop};
 use rustix::fs::{MemfdFlags, OFlags, SealFlags};
 use support::alone::alone;
 use support::net::until;
 use support::ring::{MOST, pair, watch};
 use support::{LIMIT, turn, with_loop, with_watchdog};
 
-/// Takes the descriptors that it should be given, changed by `change`, and answers with what is said to that.
+/// Takes the descriptors that it should be given, changed by `change`, and answers with what is
+/// said to that.
 #[track_caller]
 fn refused(change: impl FnOnce(&mut Vec<OwnedFd>)) -> (ErrorKind, String) {
     let (_here, mut descriptors) = SharedRing::create(4096).unwrap();

@@ -1,5 +1,5 @@
-//! How a link over a shared ring ends: by its own end, by a panic in a callback, with the loop or the connection it came over,
-//! or by a peer that writes garbage.
+//! How a link over a shared ring ends: by its own end, by a panic in a callback, with the loop or
+//! the connection it came over, or by a peer that writes garbage.
 
 mod support;
 
@@ -14,10 +14,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use reveille::{
-    Buffer, ConnectionHandler, EventFd, EventLoop, RingError, RingHandler, RingRef, RingSendError,
-    SharedRing, SharedRingSource, TcpClient, TcpConnection, TcpServer,
-};
+use reveille::ipc::{RingError, RingHandler, RingRef, RingSendError, SharedRing, SharedRingSource};
+use reveille::{Buffer, ConnectionHandler, EventFd, EventLoop, TcpClient, TcpConnection, TcpServer};
 use support::net::{Random, turn_until};
 use support::ring::{MOST, clones, pair, received, rings, watch};
 use support::unix::abstract_name;
@@ -100,7 +98,8 @@ fn a_loop_that_is_gone_has_closed_its_ends() {
     });
 }
 
-/// Takes a ring that comes along with bytes, and sends its messages back for as long as the connection lasts.
+/// Takes a ring that comes along with bytes, and sends its messages back for as long as the
+/// connection lasts.
 #[derive(Default)]
 struct Taker {
     ring: Option<SharedRingSource>,
@@ -157,7 +156,8 @@ fn a_ring_that_is_passed_over_a_unix_socket_lasts_as_long_as_the_connection() {
     });
 }
 
-// --- A peer that is not to be trusted -------------------------------------------------------------
+// --- A peer that is not to be trusted
+// -------------------------------------------------------------
 
 /// Records how the link has ended.
 struct Ending(Recorder<RingError>, Recorder<usize>);
@@ -183,7 +183,8 @@ impl RingHandler for Ending {
 #[test]
 fn a_link_that_the_peer_breaks_is_told_once_and_closed() {
     with_loop(|event_loop| {
-        // Where a position is, from the beginning of the memory: the tail and the head of the taker's ring.
+        // Where a position is, from the beginning of the memory: the tail and the head of the
+        // taker's ring.
         for (tail, at) in [(true, 5 * 128), (false, 7 * 128)] {
             let (here, mut there, [memory, bell, _]) = pair(4096);
             let (ends, messages) = (Recorder::new(), Recorder::new());
@@ -192,7 +193,8 @@ fn a_link_that_the_peer_breaks_is_told_once_and_closed() {
             turn(event_loop);
             let before = messages.take().len();
             assert_eq!((before, ends.len()), (1, 0));
-            // The maker reads the taker's tail; of its own ring it reads the head, but only when that seems full.
+            // The maker reads the taker's tail; of its own ring it reads the head, but only when
+            // that seems full.
             let at = if tail { at } else { 3 * 128 };
             File::from(memory).write_all_at(&u64::MAX.to_ne_bytes(), at).unwrap();
             EventFd::from(bell).try_read().unwrap();
@@ -211,8 +213,9 @@ fn a_link_that_the_peer_breaks_is_told_once_and_closed() {
     });
 }
 
-/// As often as it can, from another thread: it makes both bells blocking, and fills or empties their counters as far as that
-/// goes. Its own writes sleep as soon as a counter is full, so each bell has a thread, which ends with the bell's next ring.
+/// As often as it can, from another thread: it makes both bells blocking, and fills or empties
+/// their counters as far as that goes. Its own writes sleep as soon as a counter is full, so each
+/// bell has a thread, which ends with the bell's next ring.
 #[test]
 fn a_peer_that_makes_the_bells_blocking_and_full_does_not_hold_the_loop_up() {
     with_loop(|event_loop| {

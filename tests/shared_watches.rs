@@ -1,4 +1,5 @@
-//! Watchers of one loop: they share a descriptor, and each has the changes that it asks for and no others.
+//! Watchers of one loop: they share a descriptor, and each has the changes that it asks for and no
+//! others.
 
 mod support;
 
@@ -7,7 +8,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use reveille::{EventLoop, FileChange, FileChanges, Watcher};
+use reveille::EventLoop;
+use reveille::fs::{FileChange, FileChanges, Watcher};
 use support::alone::{alone, alone_after};
 use support::folder::Folder;
 use support::net::{open_descriptors, turn_until};
@@ -22,7 +24,8 @@ fn recorded(event_loop: &EventLoop) -> (Watcher, Told) {
     (watcher.unwrap(), told)
 }
 
-/// Turns until the kernel has nothing more to report: what it knows it has noted before the call that caused it returned.
+/// Turns until the kernel has nothing more to report: what it knows it has noted before the call
+/// that caused it returned.
 fn settle(event_loop: &EventLoop) {
     (0..3).for_each(|_| turn(event_loop));
 }

@@ -1,4 +1,5 @@
-//! What the kernel does on a signal: in a process that is being started, and in this one, as sigaction(2) shows it.
+//! What the kernel does on a signal: in a process that is being started, and in this one, as
+//! sigaction(2) shows it.
 //!
 //! Actions belong to a process, so each test has a process of its own.
 
@@ -15,7 +16,9 @@ use std::ptr;
 use std::rc::Rc;
 
 use libc::c_int;
-use reveille::{Child, EventLoop, Signal, Signals};
+use reveille::EventLoop;
+use reveille::process::Child;
+use reveille::signal::{Signal, Signals};
 use support::alone::alone;
 use support::net::turn_until;
 

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::{fs, io, thread};
 
-use reveille::{EventLoop, LoopThread, Signal, Signals};
+use reveille::signal::{Signal, Signals};
+use reveille::{EventLoop, LoopThread};
 use rustix::process::{Resource, Rlimit, getrlimit, kill_process, setrlimit};
 use rustix::thread::{Pid, gettid};
 use support::alone::{alone, outcome_alone};
@@ -24,7 +25,8 @@ fn send_to(process: Pid, signal: Signal) {
     kill_process(process, signal).unwrap();
 }
 
-/// Sends it to the process. Linux has the thread handle it whose id is given, if it can, so it has been handled when this returns.
+/// Sends it to the process. Linux has the thread handle it whose id is given, if it can, so it has
+/// been handled when this returns.
 fn raise(signal: Signal) {
     send_to(gettid(), signal);
 }
@@ -145,7 +147,8 @@ fn threads_that_were_there_before_make_no_difference() {
         let earlier = told_id.recv().unwrap();
         let event_loop = catching_loop();
         let (_source, told) = recorded(&event_loop, &[Signal::TERM]);
-        // Not of all threads: one that is being started has signals blocked for a moment, by the C library.
+        // Not of all threads: one that is being started has signals blocked for a moment, by the C
+        // library.
         for thread in [earlier, gettid()] {
             let id = thread.as_raw_nonzero();
             assert_eq!(mask(&format!("self/task/{id}"), "SigBlk"), 0, "the mask of {id}");
@@ -173,8 +176,8 @@ fn programs_that_are_started_inherit_no_mask_no_handler_and_no_descriptor() {
         for field in ["SigBlk", "SigCgt"] {
             assert_eq!(mask_in(&after, field), mask_in(&before, field), "{field}");
         }
-        // The tests may run where SIGHUP is ignored (nohup(1)). An exec gives a signal that is caught its
-        // default action, and leaves one that is ignored as it is.
+        // The tests may run where SIGHUP is ignored (nohup(1)). An exec gives a signal that is
+        // caught its default action, and leaves one that is ignored as it is.
         let caught =
             [Signal::TERM, Signal::HUP].iter().fold(0, |caught, signal| caught | 1 << (signal.as_raw() - 1));
         assert_eq!(mask_in(&after, "SigIgn"), mask_in(&before, "SigIgn") & !caught, "SigIgn");
@@ -235,7 +238,8 @@ fn a_signal_that_was_ignored_is_ignored_again() {
     });
 }
 
-/// Rust programs ignore SIGPIPE, and would die of the next peer that closes if it were taken for the default.
+/// Rust programs ignore SIGPIPE, and would die of the next peer that closes if it were taken for
+/// the default.
 #[test]
 fn a_signal_that_was_ignored_is_ignored_again_although_no_descriptor_was_left() {
     alone(|| {

@@ -8,9 +8,8 @@ use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use reveille::{
-    Buffer, ConnectionHandler, KeepAlive, SocketOptions, TcpClient, TcpConnection, TcpServer, TcpState,
-};
+use reveille::net::{KeepAlive, SocketOptions, TcpState};
+use reveille::{Buffer, ConnectionHandler, TcpClient, TcpConnection, TcpServer};
 use rustix::net::sockopt;
 use socket2::{Domain, SockRef, Socket, Type};
 use support::client::{Reported, Reporting, Reports};

@@ -1,7 +1,7 @@
 //! What things cost in system calls, counted by tracing a server's threads.
 //!
-//! The server is a child process; this one is its peer and its tracer. The count is exact and does not depend on time, except
-//! for the rest of an idle loop, which can only be watched for a while.
+//! The server is a child process; this one is its peer and its tracer. The count is exact and does
+//! not depend on time, except for the rest of an idle loop, which can only be watched for a while.
 
 // As the tracer.
 #![cfg(target_arch = "x86_64")]
@@ -65,7 +65,8 @@ fn several_slices_cost_one_write() {
     });
 }
 
-/// The loop is held until all have spoken, so that how they share the waits is not a matter of luck.
+/// The loop is held until all have spoken, so that how they share the waits is not a matter of
+/// luck.
 #[test]
 fn messages_that_come_together_share_their_waits() {
     with_watchdog(LIMIT, || {
@@ -86,7 +87,8 @@ fn messages_that_come_together_share_their_waits() {
             }
         });
         let waits = calls.take(libc::SYS_epoll_wait);
-        // The first message of a round ends one, with as many others as have come by then; the next one brings the rest.
+        // The first message of a round ends one, with as many others as have come by then; the next
+        // one brings the rest.
         assert!(waits <= 2 * ROUNDS, "{waits} waits");
         let messages = CLIENTS * ROUNDS;
         assert_eq!(calls, Calls::of([(libc::SYS_recvfrom, messages), (libc::SYS_sendto, messages)]));
@@ -123,8 +125,8 @@ fn a_connection_is_registered_once_in_its_life() {
             assert_eq!(calls.count(libc::SYS_shutdown), 0, "{calls:?}");
             // Its options are those of the listening socket.
             assert_eq!(calls.count(libc::SYS_setsockopt), 0, "{calls:?}");
-            // Non-blocking and close-on-exec come with it. Without optimisation the standard library has a question about
-            // each descriptor that it closes.
+            // Non-blocking and close-on-exec come with it. Without optimisation the standard
+            // library has a question about each descriptor that it closes.
             let asked = if cfg!(debug_assertions) { lives } else { 0 };
             assert_eq!(calls.count(libc::SYS_fcntl), asked, "{calls:?}");
             assert_eq!(calls.count(libc::SYS_ioctl), 0, "{calls:?}");

@@ -1,5 +1,5 @@
-//! What became of each task, held against what the loop has counted: tasks of every size, from every place, among panics, at quit
-//! and at the end of the loop.
+//! What became of each task, held against what the loop has counted: tasks of every size, from
+//! every place, among panics, at quit and at the end of the loop.
 
 mod support;
 
@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{EventLoop, EventLoopBuilder, LoopHandle, MailboxLimit};
+use reveille::task::MailboxLimit;
+use reveille::{EventLoop, EventLoopBuilder, LoopHandle};
 use support::tasks::{NO_TASKS, Tasks, tasks};
 use support::{
     Count, LIMIT, OnDrop, on_another_thread, panic_of, turn, with_catching_loop, with_loop, with_watchdog,
@@ -23,7 +24,8 @@ struct Fates {
 
 const TESTS: usize = 8;
 
-/// By the number that a test gives its witnesses: it is a part of their type, so that one without a size can be counted too.
+/// By the number that a test gives its witnesses: it is a part of their type, so that one without a
+/// size can be counted too.
 static FATES: [Fates; TESTS] =
     [const { Fates { made: AtomicUsize::new(0), run: AtomicUsize::new(0), dropped: AtomicUsize::new(0) } };
         TESTS];
@@ -278,7 +280,8 @@ fn a_destructor_that_panics_costs_no_other_task_its_drop_at_quit() {
     });
 }
 
-/// Several threads post while the loop is run until the first of them asks it to quit, and is then dropped.
+/// Several threads post while the loop is run until the first of them asks it to quit, and is then
+/// dropped.
 #[track_caller]
 fn race<const TEST: usize>(builders: impl Fn(usize) -> EventLoopBuilder) {
     const ROUNDS: usize = 60;

@@ -1,5 +1,5 @@
-//! Every task has one known fate: it is run once, or given back, or dropped with the loop and counted. What a request to quit does
-//! to tasks is in `quit.rs`.
+//! Every task has one known fate: it is run once, or given back, or dropped with the loop and
+//! counted. What a request to quit does to tasks is in `quit.rs`.
 
 mod support;
 
@@ -11,7 +11,8 @@ use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{Channel, EventLoop, Interest, LoopHandle};
+use reveille::io::{Channel, Interest};
+use reveille::{EventLoop, LoopHandle};
 use support::tasks::post;
 use support::{Count, LIMIT, OnDrop, on_another_thread, turn, with_loop, with_watchdog};
 
@@ -103,7 +104,8 @@ fn a_task_posted_from_the_destructor_of_a_timer_or_channel_runs() {
 /// What a destructor got for a post that it made while its loop was being dropped.
 type Answers = Arc<Mutex<Vec<(&'static str, bool)>>>;
 
-/// A value that posts to the loop when it is dropped, checks that the task comes back, and notes whether it was accepted.
+/// A value that posts to the loop when it is dropped, checks that the task comes back, and notes
+/// whether it was accepted.
 fn asks_when_dropped(
     handle: &LoopHandle,
     answers: &Answers,
@@ -169,7 +171,8 @@ fn what_a_destructor_queues_on_the_loop_itself_while_it_is_dropped_is_counted() 
         let (handle, drops) = (event_loop.handle(), Count::default());
         let (h, token) = (handle.clone(), drops.drop_token());
         let queues_when_dropped = OnDrop::new(move || {
-            // The loop is still there, so this runs at once; what it then queues there has no caller to go back to.
+            // The loop is still there, so this runs at once; what it then queues there has no
+            // caller to go back to.
             h.run_in_loop(move |event_loop| event_loop.queue_in_loop(move |_| token.keep())).unwrap();
         });
         event_loop.run_after(Duration::MAX, move |_| queues_when_dropped.keep());
@@ -239,7 +242,7 @@ fn a_loop_that_has_gone_gives_everything_back() {
                 move |_: &EventLoop| called.add()
             };
             let here = EventLoop::new().unwrap();
-            let post = |error: reveille::PostError<_>| here.run_in_loop(error.into_task());
+            let post = |error: reveille::task::PostError<_>| here.run_in_loop(error.into_task());
             post(handle.queue_in_loop(add()).unwrap_err());
             post(handle.run_in_loop(add()).unwrap_err());
             post(handle.run_at(Instant::now(), add()).unwrap_err());
@@ -328,7 +331,8 @@ fn timers_of_a_handle_that_race_with_the_end_of_the_loop_are_given_back_or_dropp
                         handle.run_after(Duration::MAX, move |_| token.keep()).is_err()
                     };
                     start.wait();
-                    // Not more, because the thread of the loop may have to wait for the core that this one is on.
+                    // Not more, because the thread of the loop may have to wait for the core that
+                    // this one is on.
                     while calls.get() < 500 && !is_given_back() {
                         if calls.get() % 20 == 0 {
                             thread::yield_now();

@@ -1,5 +1,5 @@
-//! Peers that do not read and producers that do not stop: a connection is held back at its water marks, loses nothing, and
-//! others are served.
+//! Peers that do not read and producers that do not stop: a connection is held back at its water
+//! marks, loses nothing, and others are served.
 
 mod support;
 
@@ -10,12 +10,14 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{Buffer, ConnectionHandler, SendStatus, TcpConnection, TcpServer};
+use reveille::net::SendStatus;
+use reveille::{Buffer, ConnectionHandler, TcpConnection, TcpServer};
 use socket2::SockRef;
 use support::net::{self, End, Host, Told, message, pattern, scripted_with};
 use support::{KIB, LIMIT, with_watchdog};
 
-// --- A peer that does not read --------------------------------------------------------------------
+// --- A peer that does not read
+// --------------------------------------------------------------------
 
 /// What an echo has seen of its connection.
 #[derive(Default)]
@@ -23,13 +25,16 @@ struct Seen {
     most_unsent: AtomicUsize,
     held_back: AtomicBool,
     messages: AtomicUsize,
-    /// Messages that came while more was unsent than the low-water mark, though the high one had been passed before.
+    /// Messages that came while more was unsent than the low-water mark, though the high one had
+    /// been passed before.
     too_early: AtomicUsize,
-    /// The most that was unsent when the first message came after the high-water mark had been passed.
+    /// The most that was unsent when the first message came after the high-water mark had been
+    /// passed.
     most_at_a_resumption: AtomicUsize,
 }
 
-/// An echo with a small send buffer, so that what the kernel takes at once is little beside the marks.
+/// An echo with a small send buffer, so that what the kernel takes at once is little beside the
+/// marks.
 struct Watched {
     seen: Arc<Seen>,
     high: usize,
@@ -144,7 +149,8 @@ fn at_the_high_water_mark_reading_goes_on() {
     });
 }
 
-/// What a peer has sent before its end has been offered before it, and is not offered again when the queue has come down.
+/// What a peer has sent before its end has been offered before it, and is not offered again when
+/// the queue has come down.
 #[test]
 fn nothing_is_offered_after_the_peers_end() {
     const HIGH: usize = 256 * KIB;
@@ -178,7 +184,8 @@ fn nothing_is_offered_after_the_peers_end() {
     });
 }
 
-/// Each message is answered with so much that the queue passes the mark, and comes down to it in many steps.
+/// Each message is answered with so much that the queue passes the mark, and comes down to it in
+/// many steps.
 #[test]
 fn a_low_mark_above_the_high_one_is_taken_for_the_high_one() {
     const HIGH: usize = 256 * KIB;
@@ -261,9 +268,11 @@ fn a_handler_hears_once_that_its_queue_has_emptied() {
     });
 }
 
-// --- A producer that does not stop ----------------------------------------------------------------
+// --- A producer that does not stop
+// ----------------------------------------------------------------
 
-/// Sends without end, a piece whenever the kernel has taken the last one; or echoes, if it is told so.
+/// Sends without end, a piece whenever the kernel has taken the last one; or echoes, if it is told
+/// so.
 struct Chargen {
     piece: Vec<u8>,
     most_unsent: Arc<AtomicUsize>,

@@ -1,4 +1,5 @@
-//! Clients: how they connect, at which of their target's addresses, and what their connections are like.
+//! Clients: how they connect, at which of their target's addresses, and what their connections are
+//! like.
 
 mod support;
 
@@ -7,7 +8,8 @@ use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use reveille::{ConnectTarget, ConnectionState, SendError, TcpClient, TcpConnection, TcpServer};
+use reveille::net::{ConnectTarget, ConnectionState, SendError};
+use reveille::{TcpClient, TcpConnection, TcpServer};
 use socket2::SockRef;
 use support::client::{LONG, Refusing, Reported, Reporting, Reports, Silent, echo_server, loopback};
 use support::net::{self, End, Journal, Told, message};
@@ -18,7 +20,8 @@ fn sends_hello(conn: &TcpConnection<'_>) -> io::Result<()> {
     Ok(())
 }
 
-// --- Connections ----------------------------------------------------------------------------------
+// --- Connections
+// ----------------------------------------------------------------------------------
 
 #[test]
 fn a_client_connects_and_is_answered() {
@@ -147,7 +150,8 @@ fn what_a_peer_sends_before_its_end_is_received_by_a_client() {
     });
 }
 
-// --- Several addresses ----------------------------------------------------------------------------
+// --- Several addresses
+// ----------------------------------------------------------------------------
 
 #[test]
 fn addresses_are_tried_in_turn_until_one_answers() {
@@ -173,7 +177,8 @@ fn addresses_are_tried_in_turn_until_one_answers() {
     });
 }
 
-// --- Names ----------------------------------------------------------------------------------------
+// --- Names
+// ----------------------------------------------------------------------------------------
 
 #[test]
 fn a_name_is_looked_up() {
@@ -230,7 +235,8 @@ fn a_lookup_does_not_keep_the_loop_waiting() {
     });
 }
 
-// --- Both on one loop -----------------------------------------------------------------------------
+// --- Both on one loop
+// -----------------------------------------------------------------------------
 
 #[test]
 fn clients_and_server_of_one_loop_serve_each_other() {

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use reveille::{ConnectAttempt, ConnectError, ConnectTarget, EventLoop, TcpClient};
+use reveille::net::{ConnectAttempt, ConnectError, ConnectTarget};
+use reveille::{EventLoop, TcpClient};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::alone::alone_after;
 use support::client::{LONG, Refusing, Reported, Reporting, Reports, Silent, backoff, echo_server, loopback};
@@ -44,7 +45,8 @@ fn reports_of_a_failure(
     all
 }
 
-// --- At one address -------------------------------------------------------------------------------
+// --- At one address
+// -------------------------------------------------------------------------------
 
 #[test]
 fn a_refused_connection_is_reported_once_with_its_address() {
@@ -170,8 +172,8 @@ fn a_socket_that_is_connected_to_itself_is_refused() {
                 Reported::GaveUp(ErrorKind::ConnectionRefused, 1, 1),
             ]
         );
-        // Nothing of it lingers, so the port is free for who wants it, SO_REUSEADDR or not. Whether it can be had is not tried, since
-        // somebody else may have it by now.
+        // Nothing of it lingers, so the port is free for who wants it, SO_REUSEADDR or not. Whether
+        // it can be had is not tried, since somebody else may have it by now.
         turn(event_loop);
         assert!(net::queues(address, Some(address)).is_none());
     });
@@ -213,7 +215,8 @@ fn a_client_without_a_descriptor_to_be_had_reports_that() {
     });
 }
 
-// --- At all addresses, or at none -----------------------------------------------------------------
+// --- At all addresses, or at none
+// -----------------------------------------------------------------
 
 #[test]
 fn when_all_addresses_have_failed_the_failure_has_them_all() {
@@ -265,7 +268,8 @@ fn a_target_that_cannot_be_read_is_refused_at_once() {
     });
 }
 
-/// A name that stands for two addresses, of which the first answers; then it cannot be looked up any more.
+/// A name that stands for two addresses, of which the first answers; then it cannot be looked up
+/// any more.
 #[test]
 fn a_round_whose_lookup_fails_tries_no_address_of_an_earlier_one() {
     let script = r#"

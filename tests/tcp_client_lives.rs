@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use reveille::{Backoff, EventLoop, TcpClient, TcpServer};
+use reveille::net::Backoff;
+use reveille::{EventLoop, TcpClient, TcpServer};
 use support::client::{Refusing, Reported, Reporting, Reports, backoff, echo_server, loopback, turn_to_rest};
 use support::clock::HOUR;
 use support::net::{self, End, Journal, Told, message};
@@ -27,7 +28,8 @@ fn refused(address: SocketAddr) -> Reported {
     Reported::Failed(Some(address), ErrorKind::ConnectionRefused)
 }
 
-// --- Trying again ---------------------------------------------------------------------------------
+// --- Trying again
+// ---------------------------------------------------------------------------------
 
 #[test]
 fn a_client_tries_again_until_its_server_appears() {
@@ -120,7 +122,8 @@ fn a_lookup_may_be_timed_out_and_its_late_answer_disturbs_nothing() {
     });
 }
 
-// --- Connecting again -----------------------------------------------------------------------------
+// --- Connecting again
+// -----------------------------------------------------------------------------
 
 #[test]
 fn a_client_whose_session_has_ended_is_at_its_end() {
@@ -279,7 +282,8 @@ fn delays_begin_anew_after_a_session_that_has_lasted() {
     });
 }
 
-// --- Panics ---------------------------------------------------------------------------------------
+// --- Panics
+// ---------------------------------------------------------------------------------------
 
 #[test]
 fn a_panic_in_a_report_changes_nothing() {
@@ -307,7 +311,8 @@ fn a_panic_in_a_report_changes_nothing() {
     });
 }
 
-/// With nobody to tell, since there is no handler, a factory that panics is as good as a session that has ended.
+/// With nobody to tell, since there is no handler, a factory that panics is as good as a session
+/// that has ended.
 #[test]
 fn a_client_whose_factory_or_handler_panics_loses_that_session_and_connects_again() {
     with_catching_loop(|event_loop| {

@@ -1,4 +1,5 @@
-//! Clients that are stopped, and clients whose loop is dropped: from whatever phase they are in, nothing follows.
+//! Clients that are stopped, and clients whose loop is dropped: from whatever phase they are in,
+//! nothing follows.
 
 mod support;
 
@@ -6,13 +7,15 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use reveille::{Backoff, EventLoop, TcpClient, TcpClientBuilder, TcpServer};
+use reveille::net::{Backoff, TcpClientBuilder};
+use reveille::{EventLoop, TcpClient, TcpServer};
 use support::client::{Refusing, Reporting, Reports, Silent, backoff, echo_server, loopback, turn_to_rest};
 use support::clock::HOUR;
 use support::net::{self, End, Journal, Script, Told, message};
 use support::{Count, LIMIT, with_loop, with_watchdog};
 
-// --- Stopping -------------------------------------------------------------------------------------
+// --- Stopping
+// -------------------------------------------------------------------------------------
 
 type Kept = Rc<RefCell<Option<TcpClient>>>;
 
@@ -34,7 +37,8 @@ fn channels(event_loop: &EventLoop) -> String {
     channels.split(',').next().expect("a number").to_owned()
 }
 
-/// Makes a client, lets it come to where `until` says, stops it from outside its callbacks, and sees that nothing follows.
+/// Makes a client, lets it come to where `until` says, stops it from outside its callbacks, and
+/// sees that nothing follows.
 fn stops_outside(
     make: impl for<'a> Fn(&'a EventLoop) -> TcpClientBuilder<'a> + Clone + Send + 'static,
     until: impl Fn(&EventLoop, &str, &Reports) -> bool + Clone + Send + 'static,
@@ -132,7 +136,8 @@ fn a_client_that_is_stopped_while_it_waits_does_not_try_again() {
     );
 }
 
-/// Reports of a client that stops itself in its `stopping`th report, of which there may be none after that.
+/// Reports of a client that stops itself in its `stopping`th report, of which there may be none
+/// after that.
 #[test]
 fn a_client_may_be_stopped_in_each_of_its_reports() {
     for by_drop in [true, false] {
@@ -268,7 +273,8 @@ fn a_session_that_another_callback_stops_gets_no_more_input() {
                 move |_| journal.script().on_open(|conn| conn.send("x"))
             })
             .unwrap();
-        // Whichever of the two is called first stops both, so the other is not called in that very turn.
+        // Whichever of the two is called first stops both, so the other is not called in that very
+        // turn.
         let (kept, messages) = (Rc::new(RefCell::new(Vec::new())), Count::default());
         for _ in 0..2 {
             let (stopping, counting) = (Rc::clone(&kept), messages.clone());
@@ -286,7 +292,8 @@ fn a_session_that_another_callback_stops_gets_no_more_input() {
     });
 }
 
-// --- The end of the loop --------------------------------------------------------------------------
+// --- The end of the loop
+// --------------------------------------------------------------------------
 
 #[test]
 fn a_loop_that_is_dropped_ends_its_clients_whatever_they_do() {

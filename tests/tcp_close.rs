@@ -1,4 +1,5 @@
-//! How connections end in order: the peer finishes, or this end shuts down or closes. Whichever way, each handler is told once.
+//! How connections end in order: the peer finishes, or this end shuts down or closes. Whichever
+//! way, each handler is told once.
 
 mod support;
 
@@ -7,13 +8,15 @@ use std::net::Shutdown;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use reveille::{ConnectionHandle, ConnectionState, EventLoop, SendError, SendStatus, TcpConnection};
+use reveille::net::{ConnectionState, SendError, SendStatus};
+use reveille::{ConnectionHandle, EventLoop, TcpConnection};
 use rustix::event::PollFlags;
 use support::endings::{is_closed, scripted_here};
 use support::net::{self, End, Script, Told, message, pattern, scripted, scripted_with};
 use support::{LIMIT, with_loop, with_watchdog};
 
-// --- The peer finishes ----------------------------------------------------------------------------
+// --- The peer finishes
+// ----------------------------------------------------------------------------
 
 #[test]
 fn a_peer_that_has_finished_is_answered_and_then_closed() {
@@ -139,7 +142,8 @@ fn both_ends_may_finish_at_once_and_twice() {
     });
 }
 
-// --- This end finishes ----------------------------------------------------------------------------
+// --- This end finishes
+// ----------------------------------------------------------------------------
 
 #[test]
 fn a_connection_that_was_shut_down_still_receives() {
@@ -201,7 +205,8 @@ fn what_was_queued_before_a_shutdown_is_sent() {
     });
 }
 
-/// Both ends have finished before the loop looks: there is nothing left to shut down, but something to read.
+/// Both ends have finished before the loop looks: there is nothing left to shut down, but something
+/// to read.
 #[test]
 fn a_connection_that_asks_for_on_drained_and_shuts_down_ends_in_order() {
     with_loop(|event_loop| {

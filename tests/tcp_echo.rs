@@ -1,4 +1,5 @@
-//! Bytes in, the same bytes out: in every way to write a server, in every piece that a stream can come in.
+//! Bytes in, the same bytes out: in every way to write a server, in every piece that a stream can
+//! come in.
 
 mod support;
 

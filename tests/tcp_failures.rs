@@ -1,5 +1,5 @@
-//! Connections that end out of order: by an error, by a panic, with their loop. Each handler is told once, with the first
-//! reason, and nobody else is the worse for it.
+//! Connections that end out of order: by an error, by a panic, with their loop. Each handler is
+//! told once, with the first reason, and nobody else is the worse for it.
 
 mod support;
 
@@ -9,7 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{ConnectionState, EventLoop, SendError, TcpConnection, TcpServer};
+use reveille::net::{ConnectionState, SendError};
+use reveille::{EventLoop, TcpConnection, TcpServer};
 use rustix::event::PollFlags;
 use support::endings::{is_closed, scripted_here};
 use support::net::{self, End, Host, Journal, Script, Told, message, scripted};
@@ -54,7 +55,8 @@ fn the_first_reason_to_close_is_the_one_that_is_told() {
     });
 }
 
-// --- Errors ---------------------------------------------------------------------------------------
+// --- Errors
+// ---------------------------------------------------------------------------------------
 
 fn assert_broken(end: &End) {
     let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
@@ -189,9 +191,11 @@ fn an_error_that_a_handler_returns_closes_its_connection_with_that_error() {
     });
 }
 
-// --- Panics ---------------------------------------------------------------------------------------
+// --- Panics
+// ---------------------------------------------------------------------------------------
 
-/// A server whose second connection follows a `bad` script, and the first one, which is open and echoes.
+/// A server whose second connection follows a `bad` script, and the first one, which is open and
+/// echoes.
 fn with_a_bad_second(bad: fn(Script) -> Script) -> (Host, Journal, TcpStream) {
     let (host, journal) = scripted(move |script| if script.number() == 1 { bad(script) } else { script });
     let mut before = host.connect();
@@ -315,7 +319,8 @@ fn a_destructor_that_panics_while_the_loop_is_dropped_takes_nobody_with_it() {
     });
 }
 
-// --- The loop goes --------------------------------------------------------------------------------
+// --- The loop goes
+// --------------------------------------------------------------------------------
 
 #[test]
 fn a_loop_that_is_dropped_tells_its_open_connections() {

@@ -1,5 +1,5 @@
-//! Handles of connections: what they send arrives in order or is refused, whichever thread they are used on, and they reach
-//! their own connection only.
+//! Handles of connections: what they send arrives in order or is refused, whichever thread they are
+//! used on, and they reach their own connection only.
 
 mod support;
 
@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::sync::mpsc;
 use std::thread;
 
-use reveille::{ConnectionHandle, ConnectionState, SendError};
+use reveille::ConnectionHandle;
+use reveille::net::{ConnectionState, SendError};
 use support::endings::is_closed;
 use support::net::{self, End, Told, giving_handles, scripted, scripted_with};
 use support::{LIMIT, MIB, with_watchdog};
@@ -114,7 +115,8 @@ fn a_handle_made_at_the_very_end_is_closed_from_the_start() {
     });
 }
 
-/// What a handle accepts is delivered, or its loss is reported: behind a shutdown nothing can be delivered.
+/// What a handle accepts is delivered, or its loss is reported: behind a shutdown nothing can be
+/// delivered.
 #[test]
 fn a_handle_refuses_what_would_come_behind_a_shutdown() {
     with_watchdog(LIMIT, || {

@@ -1,5 +1,5 @@
-//! How much a connection may have unsent and leave unread: what would pass the limit is refused whole, or closes the
-//! connection.
+//! How much a connection may have unsent and leave unread: what would pass the limit is refused
+//! whole, or closes the connection.
 
 mod support;
 
@@ -8,7 +8,8 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 
-use reveille::{ConnectionHandle, EventLoop, SendError, SendStatus};
+use reveille::net::{SendError, SendStatus};
+use reveille::{ConnectionHandle, EventLoop};
 use support::net::{self, End, pattern, scripted_with};
 use support::{KIB, LIMIT, with_watchdog};
 
@@ -17,7 +18,8 @@ fn a_send_that_would_pass_the_limit_is_refused_whole() {
     const MAX: usize = 300 * KIB + 7;
     const PIECE: usize = 1000;
     with_watchdog(LIMIT, || {
-        // A stream without end: the pattern over and over, of which no piece is longer than one round.
+        // A stream without end: the pattern over and over, of which no piece is longer than one
+        // round.
         let round = pattern(1 << 20);
         let twice = [&round[..], &round[..]].concat();
         let (report, reported) = mpsc::channel();
@@ -28,7 +30,8 @@ fn a_send_that_would_pass_the_limit_is_refused_whole() {
                 script.on_open(move |conn| {
                     let piece = |from: usize, len: usize| &twice[from % (twice.len() / 2)..][..len];
                     let mut accepted = 0;
-                    // What the kernel takes at once is not unsent, so the pieces go on until both are full.
+                    // What the kernel takes at once is not unsent, so the pieces go on until both
+                    // are full.
                     let refusal = loop {
                         let before = conn.unsent();
                         match conn.send(piece(accepted, PIECE)) {
@@ -206,7 +209,8 @@ fn the_usual_limits_are_sixteen_mebibytes_each_way() {
                 })
                 .on_message(move |_, input| noted.store(input.len(), SeqCst))
         });
-        // It reads nothing of what the server has for it, which keeps neither of the two from sending.
+        // It reads nothing of what the server has for it, which keeps neither of the two from
+        // sending.
         let mut client = net::connect_with_little_room(host.address());
         client.write_all(&vec![0; MAX]).unwrap();
         net::until(|| unread.load(SeqCst) == MAX);

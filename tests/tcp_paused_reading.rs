@@ -1,5 +1,5 @@
-//! Handlers that do not want to read for a while: the loop rests meanwhile, and what has come by then, an end included, is seen
-//! when they go on.
+//! Handlers that do not want to read for a while: the loop rests meanwhile, and what has come by
+//! then, an end included, is seen when they go on.
 
 mod support;
 

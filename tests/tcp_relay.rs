@@ -1,4 +1,5 @@
-//! Two connections linked with each other: all bytes arrive in order, ends are passed on, and memory stays bounded.
+//! Two connections linked with each other: all bytes arrive in order, ends are passed on, and
+//! memory stays bounded.
 
 // A global allocator can be counted in no other way.
 #![allow(unsafe_code)]
@@ -21,7 +22,8 @@ use support::net::{self, End, Host, Journal, Told, message, pattern, scripted};
 use support::relay::{CLIENTS, HIGH, Linked, accept, backend, connect, relay};
 use support::{KIB, LIMIT, MIB, with_loop, with_watchdog};
 
-/// The system's allocator, with a count of what each thread keeps, and of the most that it has kept.
+/// The system's allocator, with a count of what each thread keeps, and of the most that it has
+/// kept.
 struct Counting;
 
 thread_local! {
@@ -38,8 +40,9 @@ fn count(bytes: isize) {
     });
 }
 
-// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns what that returns. What they
-// do besides touches nothing but thread-local numbers, and neither allocates nor unwinds.
+// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns
+// what that returns. What they do besides touches nothing but thread-local numbers, and neither
+// allocates nor unwinds.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
@@ -49,8 +52,8 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        // SAFETY: `pointer` came from one of these methods with this layout, as the caller promises, and so from the system's
-        // allocator.
+        // SAFETY: `pointer` came from one of these methods with this layout, as the caller
+        // promises, and so from the system's allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 
@@ -163,8 +166,8 @@ fn a_relay_to_a_slow_reader_keeps_less_than_twice_the_high_water_mark() {
     });
 }
 
-/// An echo that does not read while it writes, of more than the kernel and a relay keep: the relay must read from it while it
-/// has much to send to it.
+/// An echo that does not read while it writes, of more than the kernel and a relay keep: the relay
+/// must read from it while it has much to send to it.
 #[test]
 fn neither_direction_waits_for_the_other() {
     const PIECE: usize = 8 * MIB;

@@ -1,4 +1,5 @@
-//! Loops and handles in the destructors of thread-locals, which run when their thread ends, in an order that nobody chooses.
+//! Loops and handles in the destructors of thread-locals, which run when their thread ends, in an
+//! order that nobody chooses.
 
 mod support;
 
@@ -7,7 +8,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{CallError, EventLoop, FileIo, FileIoBackend, LoopHandle, LoopPool, LoopThread};
+use reveille::fs::{FileIo, FileIoBackend};
+use reveille::task::CallError;
+use reveille::{EventLoop, LoopHandle, LoopPool, LoopThread};
 use support::{LIMIT, with_watchdog};
 
 /// Calls a closure in a destructor of a thread-local.
@@ -39,8 +42,8 @@ impl Drop for Last {
     }
 }
 
-/// Runs `test` on a thread, with what it returns called in a thread-local's destructor: both before and after the destructor of one
-/// that keeps the loop that `test` returns.
+/// Runs `test` on a thread, with what it returns called in a thread-local's destructor: both before
+/// and after the destructor of one that keeps the loop that `test` returns.
 fn at_exit(test: impl Fn() -> (Option<EventLoop>, AtExit) + Send + Clone + 'static) {
     with_watchdog(LIMIT, move || {
         for is_first in [true, false] {
@@ -172,7 +175,7 @@ fn files_can_be_read_while_a_thread_ends() {
         let call = last(move || {
             let event_loop = EventLoop::new().unwrap();
             let files = FileIo::builder().backend(FileIoBackend::ThreadPool).build(&event_loop).unwrap();
-            files.open("/dev/null", reveille::OpenOptions::reading(), move |event_loop, opened| {
+            files.open("/dev/null", reveille::fs::OpenOptions::reading(), move |event_loop, opened| {
                 tell.send(opened.is_ok()).unwrap();
                 event_loop.quit();
             });

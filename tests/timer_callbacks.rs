@@ -1,5 +1,5 @@
-//! What the callbacks of timers may do to timers, their own included, and what their destructors may do; and that each is
-//! dropped once.
+//! What the callbacks of timers may do to timers, their own included, and what their destructors
+//! may do; and that each is dropped once.
 
 mod support;
 
@@ -89,7 +89,8 @@ fn a_repeating_timer_may_make_and_cancel_others_in_its_callback() {
         let (seen, children) = (Recorder::new(), Rc::new(RefCell::new(Vec::new())));
         let (s, c, calls) = (seen.clone(), Rc::clone(&children), Cell::new(0));
         event_loop.run_every(Duration::from_nanos(1), move |event_loop| {
-            // Past the timer's own next deadline, so that it is called before these and cancels half of them.
+            // Past the timer's own next deadline, so that it is called before these and cancels
+            // half of them.
             wait_until(event_loop.now() + Duration::from_nanos(2));
             calls.set(calls.get() + 1);
             for id in c.take() {

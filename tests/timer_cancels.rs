@@ -1,5 +1,5 @@
-//! Cancelling timers, on the loop's thread and on others: what has been cancelled does not fire, and the answer says which of
-//! the two happened.
+//! Cancelling timers, on the loop's thread and on others: what has been cancelled does not fire,
+//! and the answer says which of the two happened.
 
 mod support;
 
@@ -131,7 +131,8 @@ fn an_id_of_another_loop_cancels_nothing() {
 
         let event_loop = EventLoop::new().unwrap();
         let handle = event_loop.handle();
-        // The first of each kind on either loop, so that nothing but the loop tells their names apart.
+        // The first of each kind on either loop, so that nothing but the loop tells their names
+        // apart.
         let ours = [event_loop.run_after(HOUR, |_| ()), handle.run_after(HOUR, |_| ()).unwrap()];
         for id in theirs {
             assert!(!event_loop.cancel(id) && !handle.cancel(id));
@@ -218,7 +219,8 @@ fn another_thread_can_ask_for_the_end_of_a_timer_made_on_the_loop() {
 fn a_timer_that_is_cancelled_while_it_comes_due_either_fires_or_was_cancelled() {
     const ROUNDS: usize = 2_000;
 
-    /// Keeps the loop awake, so that timers fire within microseconds and cancels have something to race with.
+    /// Keeps the loop awake, so that timers fire within microseconds and cancels have something to
+    /// race with.
     fn stay_awake(event_loop: &EventLoop) {
         event_loop.queue_in_loop(stay_awake);
     }

@@ -24,7 +24,8 @@ fn note(
     move |event_loop| calls.record((name, (event_loop.now() - start).as_secs()))
 }
 
-// --- On the loop ----------------------------------------------------------------------------------
+// --- On the loop
+// ----------------------------------------------------------------------------------
 
 #[test]
 fn a_timer_that_is_moved_fires_once_and_at_its_new_deadline() {
@@ -179,7 +180,8 @@ fn a_timer_may_be_moved_beyond_what_the_clock_can_say() {
     });
 }
 
-// --- From other threads ---------------------------------------------------------------------------
+// --- From other threads
+// ---------------------------------------------------------------------------
 
 /// The timer is one of the handle or one of the loop; the loop has seen it, or has not.
 fn moved_from_another_thread(
@@ -223,7 +225,8 @@ fn a_timer_of_a_handle_can_be_moved_before_the_loop_has_seen_it_and_after() {
     }
 }
 
-/// The errand that arms the timer is this thread's own, and the one that moves it, from elsewhere, overtakes it.
+/// The errand that arms the timer is this thread's own, and the one that moves it, from elsewhere,
+/// overtakes it.
 #[test]
 fn a_timer_that_another_thread_moves_before_it_is_armed_fires_in_time() {
     with_clock(|event_loop, clock| {
@@ -309,7 +312,8 @@ fn a_timer_of_a_loop_that_has_gone_cannot_be_moved() {
     });
 }
 
-// --- The alarm ------------------------------------------------------------------------------------
+// --- The alarm
+// ------------------------------------------------------------------------------------
 
 /// What the kernel says of the one timerfd that a new loop watches.
 fn alarm(event_loop: &EventLoop) -> String {
@@ -338,14 +342,15 @@ fn remaining(event_loop: &EventLoop) -> Duration {
     Duration::new(seconds.parse().expect("seconds"), nanos.parse().expect("nanoseconds"))
 }
 
-/// No change of the date moves the clock that it goes by: 1 is CLOCK_MONOTONIC (timerfd_create(2), clock_gettime(2)).
+/// No change of the date moves the clock that it goes by: 1 is CLOCK_MONOTONIC (timerfd_create(2),
+/// clock_gettime(2)).
 #[test]
 fn the_alarm_goes_by_the_monotonic_clock() {
     with_loop(|event_loop| assert_eq!(field(&alarm(event_loop), "clockid:"), "1"));
 }
 
-/// The clock is read before the loop sets the alarm and after the kernel has been asked how long it has to go, so the machine's
-/// pace plays no part.
+/// The clock is read before the loop sets the alarm and after the kernel has been asked how long it
+/// has to go, so the machine's pace plays no part.
 #[test]
 fn the_alarm_is_set_to_the_nanosecond_and_not_to_the_millisecond() {
     /// `None` if a deadline has come meanwhile.

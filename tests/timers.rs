@@ -1,5 +1,5 @@
-//! When timers fire: never early, in the order of their deadlines, and at multiples of their period; and what the loop says of
-//! the next.
+//! When timers fire: never early, in the order of their deadlines, and at multiples of their
+//! period; and what the loop says of the next.
 
 mod support;
 
@@ -78,8 +78,8 @@ fn timers_of_the_loop_and_of_its_handle_fire_in_one_order() {
     thread_local! {
         static SEEN: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
     }
-    // Whether all timers were in the queue before the first was due; if this machine was too slow for that, their order
-    // shows nothing.
+    // Whether all timers were in the queue before the first was due; if this machine was too slow
+    // for that, their order shows nothing.
     fn in_time(event_loop: &EventLoop, ahead: Duration) -> bool {
         let handle = event_loop.handle();
         let base = Instant::now() + ahead;
@@ -257,7 +257,8 @@ fn a_delay_too_long_for_the_clock_never_ends() {
 
 #[test]
 fn a_wait_of_weeks_neither_spins_nor_ends_early() {
-    // A poll takes its timeout as 31 bits of milliseconds, 24.8 days. These are below, above, and at multiples of 32 bits.
+    // A poll takes its timeout as 31 bits of milliseconds, 24.8 days. These are below, above, and
+    // at multiples of 32 bits.
     const MILLIS: [u64; 6] =
         [(1 << 31) - 2, (1 << 31) + 5, (1 << 32) - 1, (1 << 32) + 1, (1 << 33) + 1, 400 * 24 * 3600 * 1000];
 

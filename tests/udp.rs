@@ -1,4 +1,5 @@
-//! UDP sockets on a loop: what comes is delivered whole and in order, what goes wrong is said, and options are as asked for.
+//! UDP sockets on a loop: what comes is delivered whole and in order, what goes wrong is said, and
+//! options are as asked for.
 
 mod support;
 
@@ -9,14 +10,15 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::thread;
 
-use reveille::{
-    Channel, DatagramError, EventLoop, Interest, SendStatus, UdpRef, UdpSocket, UdpSocketBuilder,
-};
+use reveille::io::{Channel, Interest};
+use reveille::net::{DatagramError, SendStatus, UdpRef, UdpSocketBuilder};
+use reveille::{EventLoop, UdpSocket};
 use support::net::{self, pattern};
 use support::udp::{Script, Told, address, datagram, plain, plain_at, receive, recording, told_in_time};
 use support::{LIMIT, Recorder, turn, with_loop, with_watchdog};
 
-// --- Datagrams ------------------------------------------------------------------------------------
+// --- Datagrams
+// ------------------------------------------------------------------------------------
 
 #[test]
 fn many_datagrams_are_echoed_whole_and_in_order() {
@@ -147,7 +149,8 @@ fn a_paused_socket_receives_later_what_came_meanwhile() {
     });
 }
 
-// --- Connected sockets ----------------------------------------------------------------------------
+// --- Connected sockets
+// ----------------------------------------------------------------------------
 
 #[test]
 fn a_connected_socket_hears_its_peer_and_no_stranger() {
@@ -207,7 +210,8 @@ fn sending_without_a_destination_is_an_error_of_the_caller() {
     });
 }
 
-// --- Options --------------------------------------------------------------------------------------
+// --- Options
+// --------------------------------------------------------------------------------------
 
 #[test]
 fn two_sockets_may_share_a_port_if_both_ask_for_it() {

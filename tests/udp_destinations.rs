@@ -5,7 +5,8 @@ mod support;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket as Plain};
 
-use reveille::{DatagramError, EventLoop, UdpDestination, UdpSocket, UdpSource};
+use reveille::net::{DatagramError, UdpDestination, UdpSource};
+use reveille::{EventLoop, UdpSocket};
 use rustix::net::netdevice::name_to_index;
 use support::alone::{alone_after, skipped};
 use support::udp::{plain, plain_at, receive};
@@ -15,8 +16,9 @@ fn loopback_interface() -> u32 {
     name_to_index(plain(), "lo").expect("a loopback interface")
 }
 
-/// A script for a network namespace whose loopback interface has these IPv6 addresses besides `::1`. The kernel adds the routes to them
-/// later than the addresses, so the script waits for the routes.
+/// A script for a network namespace whose loopback interface has these IPv6 addresses besides
+/// `::1`. The kernel adds the routes to them later than the addresses, so the script waits for the
+/// routes.
 fn with_addresses(addresses: &str) -> String {
     let script = r#"
         exec unshare -rn sh -ec '

@@ -1,4 +1,5 @@
-//! The udp_echo example and datagrams whose sender is not who they say: no reply goes to itself or to port 0.
+//! The udp_echo example and datagrams whose sender is not who they say: no reply goes to itself or
+//! to port 0.
 
 mod support;
 

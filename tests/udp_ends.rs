@@ -1,4 +1,5 @@
-//! UDP sockets on a loop: errors and panics of their handlers, their ends, and the handles, which outlive them.
+//! UDP sockets on a loop: errors and panics of their handlers, their ends, and the handles, which
+//! outlive them.
 
 mod support;
 
@@ -9,11 +10,13 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use reveille::{DatagramError, EventLoop, UdpSocket};
+use reveille::net::DatagramError;
+use reveille::{EventLoop, UdpSocket};
 use support::udp::{Script, Told, address, datagram, plain, receive, recording, told_in_time};
 use support::{LIMIT, Recorder, turn, with_catching_loop, with_loop, with_watchdog};
 
-// --- Errors and ends ------------------------------------------------------------------------------
+// --- Errors and ends
+// ------------------------------------------------------------------------------
 
 #[test]
 fn an_error_of_the_handler_is_reported_to_it_and_ends_nothing() {
@@ -63,7 +66,8 @@ fn inode(socket: &UdpSocket) -> PathBuf {
 
 fn is_open(inode: &Path) -> bool {
     let descriptors = fs::read_dir("/proc/self/fd").expect("a list of descriptors");
-    // One that another test closes meanwhile is not there to be read, and not the one that is looked for.
+    // One that another test closes meanwhile is not there to be read, and not the one that is
+    // looked for.
     descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).any(|path| path == inode)
 }
 
@@ -109,7 +113,8 @@ fn a_socket_may_be_closed_in_its_own_call() {
     });
 }
 
-// --- Handles --------------------------------------------------------------------------------------
+// --- Handles
+// --------------------------------------------------------------------------------------
 
 #[test]
 fn datagrams_of_another_thread_keep_their_order() {

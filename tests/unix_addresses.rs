@@ -1,4 +1,5 @@
-//! The names of Unix sockets: what is an address, and what becomes of the path that a server listens at.
+//! The names of Unix sockets: what is an address, and what becomes of the path that a server
+//! listens at.
 
 mod support;
 
@@ -9,13 +10,15 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
-use reveille::{Buffer, TcpClient, TcpConnection, TcpServer, UnixAddress};
+use reveille::net::UnixAddress;
+use reveille::{Buffer, TcpClient, TcpConnection, TcpServer};
 use socket2::{Domain, SockAddr, Socket, Type};
 use support::net::{self, Journal};
 use support::unix::{Folder, abstract_name, connect, echo_server, read_exact};
 use support::{Recorder, turn, with_loop};
 
-// --- Addresses ------------------------------------------------------------------------------------
+// --- Addresses
+// ------------------------------------------------------------------------------------
 
 #[test]
 fn both_ends_know_their_addresses_and_what_is_tcps_alone_is_an_error() {
@@ -99,7 +102,8 @@ fn the_longest_path_can_be_listened_at_and_called_from() {
         assert_eq!(server.address().to_string(), fill(107).display().to_string());
         let call_from = |path: &Path| {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-            // 108 bytes are more than the standard library takes, and not more than the kernel does.
+            // 108 bytes are more than the standard library takes, and not more than the kernel
+            // does.
             let address = rustix::net::SocketAddrUnix::new(path).unwrap();
             rustix::net::bind(&socket, &address).unwrap();
             socket.connect(&SockAddr::unix(fill(107)).unwrap()).unwrap();
@@ -114,7 +118,8 @@ fn the_longest_path_can_be_listened_at_and_called_from() {
     });
 }
 
-// --- Paths ----------------------------------------------------------------------------------------
+// --- Paths
+// ----------------------------------------------------------------------------------------
 
 #[test]
 fn a_path_is_removed_when_its_server_ends() {

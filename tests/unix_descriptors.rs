@@ -1,4 +1,5 @@
-//! Descriptors that are sent through Unix sockets: they arrive with their bytes, and none is left over, however it ends.
+//! Descriptors that are sent through Unix sockets: they arrive with their bytes, and none is left
+//! over, however it ends.
 
 mod support;
 
@@ -8,9 +9,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use reveille::{
-    Buffer, CloseReason, ConnectionHandler, EventLoop, SendStatus, TcpClient, TcpConnection, TcpServer,
-};
+use reveille::net::{CloseReason, SendStatus};
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -23,8 +23,9 @@ fn pipe() -> (File, File) {
     (reader.into(), writer.into())
 }
 
-/// That no write end of the pipe is open any more, in any process or on its way to one. It waits for that, as another test may be
-/// starting a program, which has all descriptors for a moment; one that is left over hangs the test.
+/// That no write end of the pipe is open any more, in any process or on its way to one. It waits
+/// for that, as another test may be starting a program, which has all descriptors for a moment; one
+/// that is left over hangs the test.
 #[track_caller]
 fn assert_closed(reader: &mut File) {
     support::wait_readable(&*reader);

@@ -9,10 +9,8 @@ use std::path::Path;
 use std::process;
 use std::time::Duration;
 
-use reveille::{
-    Buffer, ConnectionHandler, LoadBalancing, LoopThread, SendStatus, TcpClient, TcpConnection, TcpServer,
-    UnixAddress,
-};
+use reveille::net::{LoadBalancing, SendStatus, UnixAddress};
+use reveille::{Buffer, ConnectionHandler, LoopThread, TcpClient, TcpConnection, TcpServer};
 use socket2::{Domain, SockAddr, Socket, Type};
 use support::net::{self, End, Journal, Told, message, pattern};
 use support::unix::{Folder, abstract_name, connect, echo_server, read_exact};
@@ -22,7 +20,8 @@ fn has_ended(journal: &Journal) -> bool {
     matches!(journal.of(0).last(), Some(Told::Close(_)))
 }
 
-// --- Servers and clients --------------------------------------------------------------------------
+// --- Servers and clients
+// --------------------------------------------------------------------------
 
 #[test]
 fn a_server_echoes_at_a_path_and_at_an_abstract_name() {
@@ -147,7 +146,8 @@ fn loops_on_threads_of_their_own_serve_a_unix_socket_which_only_one_listens_at()
     });
 }
 
-// --- Who is there ---------------------------------------------------------------------------------
+// --- Who is there
+// ---------------------------------------------------------------------------------
 
 #[test]
 fn each_end_knows_the_credentials_of_the_other() {

@@ -1,5 +1,5 @@
-//! Urgent data (tcp(7)): a peer may send a byte of it at any time. It is no part of the stream, but a read of the stream ends
-//! before it, however much there is behind it.
+//! Urgent data (tcp(7)): a peer may send a byte of it at any time. It is no part of the stream, but
+//! a read of the stream ends before it, however much there is behind it.
 
 mod support;
 

@@ -1,4 +1,5 @@
-//! The examples uring_cat and own_ring as their users meet them: what they print, where, and how they end.
+//! The examples uring_cat and own_ring as their users meet them: what they print, where, and how
+//! they end.
 
 mod support;
 

@@ -10,7 +10,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reveille::{Channel, EventLoop, Interest, MissedTickBehavior, Repeat, VirtualClock};
+use reveille::EventLoop;
+use reveille::io::{Channel, Interest};
+use reveille::time::{MissedTickBehavior, Repeat, VirtualClock};
 use support::clock::{HOUR, MINUTE, SECOND};
 use support::{Count, LIMIT, Recorder, on_another_thread, turn, until_asleep, with_clock, with_watchdog};
 
@@ -48,7 +50,8 @@ fn a_loop_is_run_through_all_its_deadlines_in_order_and_each_at_its_moment() {
         let (inner, handle) = (times.clone(), event_loop.handle());
         let (tell, told) = mpsc::channel();
         event_loop.run_after(MINUTE, move |event_loop| {
-            // What a callback starts counts from its moment, on either face, and what is queued happens then.
+            // What a callback starts counts from its moment, on either face, and what is queued
+            // happens then.
             event_loop.run_after(MINUTE, note(&inner, start));
             event_loop.queue_in_loop(note(&inner, start));
             let (tell, from) = (tell.clone(), start);
@@ -97,8 +100,9 @@ fn a_request_to_quit_ends_the_run_and_the_clock_shows_when() {
     });
 }
 
-/// The times in milliseconds at which a repeating timer made by `make` calls, if the clock jumps by 3.5 seconds once, as if the
-/// loop had been held up for so long, and then five times by 0.5 seconds.
+/// The times in milliseconds at which a repeating timer made by `make` calls, if the clock jumps by
+/// 3.5 seconds once, as if the loop had been held up for so long, and then five times by 0.5
+/// seconds.
 fn calls_of(
     when_late: MissedTickBehavior,
     make: impl FnOnce(&EventLoop, Repeat, Box<dyn FnMut(&EventLoop) + Send>) + Send + 'static,
@@ -245,7 +249,8 @@ fn no_step_is_slept_over() {
             ready.send(0).unwrap();
             event_loop.run().unwrap();
         });
-        // Each step is made as soon as the loop has said that it saw the last one, which is before it sleeps again.
+        // Each step is made as soon as the loop has said that it saw the last one, which is before
+        // it sleeps again.
         for step in 0..STEPS {
             assert_eq!(told.recv(), Ok(step));
             clock.advance(SECOND);

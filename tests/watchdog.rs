@@ -1,4 +1,5 @@
-//! The watchdog of the tests: a test that hangs fails by its name, and the other tests of its binary still run.
+//! The watchdog of the tests: a test that hangs fails by its name, and the other tests of its
+//! binary still run.
 
 mod support;
 

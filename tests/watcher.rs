@@ -11,7 +11,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use reveille::{EventLoop, FileChange, FileChanges, WatchId, Watcher};
+use reveille::EventLoop;
+use reveille::fs::{FileChange, FileChanges, WatchId, Watcher};
 use support::alone::{alone, alone_after};
 use support::folder::Folder;
 use support::net::{open_descriptors, turn_until};
@@ -27,7 +28,8 @@ fn recorded(event_loop: &EventLoop) -> (Watcher, Told) {
     (watcher.unwrap(), told)
 }
 
-/// Turns until the kernel has nothing more to tell: what it knows it has noted before the call that caused it returned.
+/// Turns until the kernel has nothing more to tell: what it knows it has noted before the call that
+/// caused it returned.
 fn settle(event_loop: &EventLoop) {
     (0..3).for_each(|_| turn(event_loop));
 }

@@ -6,9 +6,9 @@ use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
-use reveille::{
-    Buffer, CloseReason, ConnectionHandler, FrameHandler, Framed, LineCodec, TcpConnection, TcpServer,
-};
+use reveille::codec::{FrameHandler, Framed, LineCodec};
+use reveille::net::CloseReason;
+use reveille::{Buffer, ConnectionHandler, TcpConnection, TcpServer};
 use support::net::{self, Host, Told, message};
 use support::{KIB, LIMIT, MIB, Recorder, with_loop, with_watchdog};
 
@@ -143,7 +143,8 @@ fn a_handle_pauses_reading_and_resumes_it() {
     });
 }
 
-/// Sends much more than the high-water mark, notes what it hears, and closes when it hears what it is told to close at.
+/// Sends much more than the high-water mark, notes what it hears, and closes when it hears what it
+/// is told to close at.
 struct Leaver {
     closes_at: &'static str,
     heard: Recorder<(&'static str, usize)>,
@@ -183,7 +184,8 @@ impl ConnectionHandler for Leaver {
     }
 }
 
-/// What is heard on a connection that is closed at one of its marks while its peer reads all that there is.
+/// What is heard on a connection that is closed at one of its marks while its peer reads all that
+/// there is.
 fn heard_by_a_leaver(closes_at: &'static str) -> Vec<(&'static str, usize)> {
     with_loop(move |event_loop| {
         let heard = Recorder::new();

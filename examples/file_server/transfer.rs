@@ -6,7 +6,8 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use reveille::{ConnectionHandle, File, OpenOptions};
+use reveille::ConnectionHandle;
+use reveille::fs::{File, OpenOptions};
 
 use super::Service;
 

@@ -14,18 +14,19 @@ use crate::net::{CloseReason, ConnectionHandler, ConnectionState, TcpConnection}
 ///
 /// A complete frame borrows from the input without a copy. Only the received bytes of an incomplete
 /// frame are buffered. Memory is therefore bounded by the decoder's limit; a length prefix never
-/// preallocates. The server's [`max_unread`](crate::TcpServerBuilder::max_unread) also applies, and
-/// belongs above the decoder's limit.
+/// preallocates. The server's [`max_unread`](crate::net::TcpServerBuilder::max_unread) also
+/// applies, and belongs above the decoder's limit.
 ///
 /// Sends within [`on_frame`](FrameHandler::on_frame) are replies. No frames are delivered while the
-/// handler has [paused](TcpConnection::pause_reading) reading, or while the connection has [paused
-/// itself](crate::TcpServerBuilder::water_marks) because too many replies are unsent. This includes
-/// frames that have been received already; they are delivered when reading resumes. After
-/// [`close`](TcpConnection::close) no frames are delivered.
+/// handler has [paused](TcpConnection::pause_reading) reading, or while the connection has
+/// [paused itself](crate::net::TcpServerBuilder::water_marks) because too many replies are unsent.
+/// This includes frames that have been received already; they are delivered when reading resumes.
+/// After [`close`](TcpConnection::close) no frames are delivered.
 ///
 /// # Examples
 /// ```no_run
-/// use reveille::{Buffer, EventLoop, FrameHandler, Framed, LineCodec, TcpConnection, TcpServer};
+/// use reveille::{Buffer, EventLoop, TcpConnection, TcpServer};
+/// use reveille::codec::{FrameHandler, Framed, LineCodec};
 /// use std::io;
 ///
 /// /// Sends each line back in upper case.
@@ -87,7 +88,8 @@ pub trait FrameHandler<D: Decoder>: 'static {
     /// keeps the connection open and discards further input, so that it can report the error to the
     /// peer:
     /// ```
-    /// # use reveille::{FrameError, FrameHandler, LineCodec, LineError, TcpConnection};
+    /// # use reveille::TcpConnection;
+    /// # use reveille::codec::{FrameError, FrameHandler, LineCodec, LineError};
     /// # use std::io;
     /// # struct Handler;
     /// # impl FrameHandler<LineCodec> for Handler {

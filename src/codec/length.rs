@@ -15,7 +15,8 @@ use crate::buffer::Buffer;
 ///
 /// # Examples
 /// ```
-/// use reveille::{Buffer, Frames, LengthCodec, LengthPrefix};
+/// use reveille::Buffer;
+/// use reveille::codec::{Frames, LengthCodec, LengthPrefix};
 ///
 /// let codec = LengthCodec::new(LengthPrefix::U16Be, 1000);
 /// let mut output = Buffer::new();
@@ -69,7 +70,8 @@ impl LengthCodec {
     ///
     /// # Examples
     /// ```
-    /// use reveille::{Buffer, LengthCodec, LengthPrefix, LineCodec};
+    /// use reveille::Buffer;
+    /// use reveille::codec::{LengthCodec, LengthPrefix, LineCodec};
     ///
     /// let mut message = Buffer::new();
     /// LineCodec::new(80).encode(b"one line", &mut message)?;

@@ -27,11 +27,12 @@ pub enum LineEnding {
 ///
 /// Each byte is searched once, even if bytes arrive one at a time. A line is rejected as soon as it
 /// is certain to be too long. A last line without its ending is
-/// [incomplete](crate::FrameError::Incomplete), since it may have been truncated.
+/// [incomplete](crate::codec::FrameError::Incomplete), since it may have been truncated.
 ///
 /// # Examples
 /// ```
-/// use reveille::{Buffer, Frames, LineCodec, LineEnding};
+/// use reveille::Buffer;
+/// use reveille::codec::{Frames, LineCodec, LineEnding};
 ///
 /// let codec = LineCodec::new(80).ending(LineEnding::CrlfOrLf);
 /// let mut output = Buffer::new();

@@ -100,10 +100,10 @@ impl EventLoop {
 
     /// Runs for `duration` by the loop's clock, or until [`quit`](EventLoop::quit) is called.
     ///
-    /// A loop with a [`VirtualClock`](crate::VirtualClock) does not wait: whenever it has no work
-    /// left, it moves the clock to the next deadline. So all events of that time happen, in order
-    /// and each at its instant, and finally the clock has moved by `duration`. The clock stands
-    /// still while there is work or a descriptor is ready. Descriptors are not waited for.
+    /// A loop with a [`VirtualClock`](crate::time::VirtualClock) does not wait: whenever it has no
+    /// work left, it moves the clock to the next deadline. So all events of that time happen, in
+    /// order and each at its instant, and finally the clock has moved by `duration`. The clock
+    /// stands still while there is work or a descriptor is ready. Descriptors are not waited for.
     ///
     /// # Errors
     /// Same as [`run`](EventLoop::run).

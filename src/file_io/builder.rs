@@ -15,7 +15,8 @@ use crate::eventfd::EventFd;
 /// The settings of a [`FileIo`], from [`FileIo::builder`].
 ///
 /// ```
-/// use reveille::{FileIoBackend, EventLoop, FileIo};
+/// use reveille::EventLoop;
+/// use reveille::fs::{FileIo, FileIoBackend};
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;

@@ -5,20 +5,20 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-/// An open file, for the operations of [`FileIo`](crate::FileIo).
+/// An open file, for the operations of [`FileIo`](crate::fs::FileIo).
 ///
-/// From [`FileIo::open`](crate::FileIo::open), or from any other descriptor of the program: a
+/// From [`FileIo::open`](crate::fs::FileIo::open), or from any other descriptor of the program: a
 /// [`std::fs::File`], the end of a pipe, a terminal.
 ///
 /// Operations in progress keep the descriptor open, even after this value is dropped, so its number
 /// is not reused for another file meanwhile. Dropping the last owner closes the descriptor, on the
-/// dropping thread and ignoring errors. [`FileIo::close`](crate::FileIo::close) closes it
+/// dropping thread and ignoring errors. [`FileIo::close`](crate::fs::FileIo::close) closes it
 /// elsewhere.
 ///
 /// Can be sent to other threads. To share one, put it into an [`Arc`] or [`Rc`](std::rc::Rc).
 ///
 /// ```
-/// use reveille::File;
+/// use reveille::fs::File;
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let file = File::from(std::fs::File::open("/etc/passwd")?);

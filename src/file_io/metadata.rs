@@ -37,8 +37,8 @@ pub struct FileTime {
     pub nanoseconds: u32,
 }
 
-/// The metadata of a file (statx(2)), from [`FileIo::metadata`](crate::FileIo::metadata) and
-/// [`FileIo::metadata_at`](crate::FileIo::metadata_at).
+/// The metadata of a file (statx(2)), from [`FileIo::metadata`](crate::fs::FileIo::metadata) and
+/// [`FileIo::metadata_at`](crate::fs::FileIo::metadata_at).
 #[derive(Clone, Copy)]
 pub struct Metadata {
     statx: Statx,

@@ -4,12 +4,12 @@ use std::io;
 
 use rustix::fs::{Mode, OFlags};
 
-/// Options of [`FileIo::open`](crate::FileIo::open), modelled on [`std::fs::OpenOptions`].
+/// Options of [`FileIo::open`](crate::fs::FileIo::open), modelled on [`std::fs::OpenOptions`].
 ///
 /// The descriptor is always close-on-exec.
 ///
 /// ```
-/// use reveille::OpenOptions;
+/// use reveille::fs::OpenOptions;
 ///
 /// let to_read = OpenOptions::reading();
 /// let log = OpenOptions::appending().create().mode(0o640);
@@ -83,7 +83,7 @@ impl OpenOptions {
 
     /// Does not wait for the other end of a pipe: opening for reading succeeds without a writer,
     /// and opening for writing fails without a reader (ENXIO). The descriptor is in non-blocking
-    /// mode, which has no effect on [`FileIo`](crate::FileIo), with one exception: a ring opens
+    /// mode, which has no effect on [`FileIo`](crate::fs::FileIo), with one exception: a ring opens
     /// such a file inline, whereas others go to a kernel thread first. So files known to be regular
     /// are opened faster.
     pub const fn nonblocking(mut self) -> OpenOptions {

@@ -37,7 +37,7 @@ pub enum Address {
 /// text is always a path, so `"@name"` is one too.
 ///
 /// ```
-/// use reveille::UnixAddress;
+/// use reveille::net::UnixAddress;
 ///
 /// assert_eq!(UnixAddress::from("/run/greeter.sock").to_string(), "/run/greeter.sock");
 /// assert_eq!(UnixAddress::abstract_name("greeter").to_string(), "@greeter");
@@ -129,7 +129,8 @@ impl UnixAddress {
     /// connect to it.
     ///
     /// ```
-    /// use reveille::{EventLoop, TcpClient, TcpServer, UnixAddress};
+    /// use reveille::{EventLoop, TcpClient, TcpServer};
+    /// use reveille::net::UnixAddress;
     ///
     /// # fn main() -> std::io::Result<()> {
     /// let event_loop = EventLoop::new()?;

@@ -35,16 +35,16 @@ use crate::net::group::admission::Quota;
 /// cannot connect; [`retry`](TcpClientBuilder::retry) and
 /// [`reconnect`](TcpClientBuilder::reconnect) make it continue.
 ///
-/// The unsent output and unread input of its connection count towards the memory limit of [all
-/// servers and clients](crate::TcpServerBuilder::max_buffered) of the process. When that limit is
-/// exceeded, a client's connection may be closed like any other, with
-/// [`CloseReason::MemoryLimit`](crate::CloseReason::MemoryLimit), if it holds most and progresses
-/// least.
+/// The unsent output and unread input of its connection count towards the memory limit of
+/// [all servers and clients](crate::net::TcpServerBuilder::max_buffered) of the process. When that
+/// limit is exceeded, a client's connection may be closed like any other, with
+/// [`CloseReason::MemoryLimit`](crate::net::CloseReason::MemoryLimit), if it holds most and
+/// progresses least.
 ///
 /// Dropping the client aborts it at once, in any state, also from inside a callback. An open
 /// session is closed, and its handler's `on_close` gets
-/// [`CloseReason::Stopped`](crate::CloseReason::Stopped). No other callback of the client is called
-/// from then on.
+/// [`CloseReason::Stopped`](crate::net::CloseReason::Stopped). No other callback of the client is
+/// called from then on.
 ///
 /// ```
 /// use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
@@ -89,7 +89,7 @@ pub struct TcpClient {
 
 impl TcpClient {
     /// A builder of a client that connects to `target`: one or several socket addresses, a name
-    /// with a port, or a Unix socket ([`UnixAddress`](crate::UnixAddress)).
+    /// with a port, or a Unix socket ([`UnixAddress`](crate::net::UnixAddress)).
     ///
     /// This never blocks. A name is resolved later on another thread; an address needs no lookup
     /// and no thread. The process has at most 16 lookup threads, and none while there is nothing to
@@ -232,8 +232,8 @@ impl TcpClientBuilder<'_> {
     /// and 1 MiB.
     ///
     /// Only replies, which the handler sends while it is given input, pause reading; unsolicited
-    /// output does not. See [`TcpServerBuilder::water_marks`](crate::TcpServerBuilder::water_marks)
-    /// for the rule.
+    /// output does not. See
+    /// [`TcpServerBuilder::water_marks`](crate::net::TcpServerBuilder::water_marks) for the rule.
     pub fn water_marks(mut self, high: usize, low: usize) -> Self {
         self.limits.high_water = high;
         self.limits.low_water = low.min(high);
@@ -241,19 +241,19 @@ impl TcpClientBuilder<'_> {
     }
 
     /// Disables the automatic pause. Same as
-    /// [`TcpServerBuilder::no_automatic_pause`](crate::TcpServerBuilder::no_automatic_pause).
+    /// [`TcpServerBuilder::no_automatic_pause`](crate::net::TcpServerBuilder::no_automatic_pause).
     pub fn no_automatic_pause(mut self) -> Self {
         self.limits.pauses_for_replies = false;
         self
     }
 
-    /// Same as [`TcpServerBuilder::max_unsent`](crate::TcpServerBuilder::max_unsent).
+    /// Same as [`TcpServerBuilder::max_unsent`](crate::net::TcpServerBuilder::max_unsent).
     pub fn max_unsent(mut self, bytes: usize) -> Self {
         self.limits.max_unsent = bytes;
         self
     }
 
-    /// Same as [`TcpServerBuilder::max_unread`](crate::TcpServerBuilder::max_unread).
+    /// Same as [`TcpServerBuilder::max_unread`](crate::net::TcpServerBuilder::max_unread).
     pub fn max_unread(mut self, bytes: usize) -> Self {
         self.limits.max_unread = bytes;
         self

@@ -14,7 +14,7 @@ mod failure;
 mod fd_passing;
 mod graceful_close;
 mod handle;
-pub(in crate::net) mod handler;
+pub(crate) mod handler;
 mod idle;
 mod queue;
 mod read;

@@ -17,7 +17,8 @@ use socket2::Socket;
 /// listening socket does not pass its send buffer on to accepted sockets.
 ///
 /// ```
-/// use reveille::{EventLoop, KeepAlive, SocketOptions, TcpServer};
+/// use reveille::{EventLoop, TcpServer};
+/// use reveille::net::{KeepAlive, SocketOptions};
 /// use std::time::Duration;
 ///
 /// # fn main() -> std::io::Result<()> {
@@ -155,7 +156,7 @@ impl SocketOptions {
     /// Shares the address and port with other sockets that also set this option (`SO_REUSEPORT`,
     /// socket(7)): several processes of one user, among which the kernel distributes incoming
     /// connections. Default: `false`. The loops of one server do not need it:
-    /// [`ListenerPerLoop`](crate::LoadBalancing::ListenerPerLoop) sets it itself.
+    /// [`ListenerPerLoop`](crate::net::LoadBalancing::ListenerPerLoop) sets it itself.
     pub fn reuse_port(mut self, reuse_port: bool) -> SocketOptions {
         self.reuse_port = reuse_port;
         self

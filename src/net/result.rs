@@ -26,9 +26,9 @@ pub enum CloseReason {
     /// The connection was [idle](crate::TcpConnection::set_idle_timeout) for the whole idle
     /// timeout.
     Idle,
-    /// All connections together exceeded their [memory
-    /// limit](crate::TcpServerBuilder::max_buffered), and this one held the most and made the least
-    /// progress. It was reset.
+    /// All connections together exceeded their
+    /// [memory limit](crate::net::TcpServerBuilder::max_buffered), and this one held the most and
+    /// made the least progress. It was reset.
     MemoryLimit,
     /// The handler panicked.
     Panicked,
@@ -71,7 +71,8 @@ pub enum SendError {
     /// The connection is closed, or has been shut down for sending.
     Closed,
     /// The connection's unsent bytes or descriptors would exceed its limit, or all connections
-    /// together would exceed twice [their memory limit](crate::TcpServerBuilder::max_buffered).
+    /// together would exceed twice
+    /// [their memory limit](crate::net::TcpServerBuilder::max_buffered).
     Full,
 }
 

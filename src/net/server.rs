@@ -324,8 +324,8 @@ impl<'a> TcpServerBuilder<'a, SingleLoop> {
     /// the callbacks running there; after a [stop](TcpServer::stop) it is the server's loop that
     /// waits, at the deadline or after the last connection. A callback deadlocks if it waits for
     /// that thread in turn, by [`call`](crate::LoopHandle::call) or by a post to its full
-    /// [mailbox](crate::MailboxLimit::Block); [`call_timeout`](crate::LoopHandle::call_timeout)
-    /// does not.
+    /// [mailbox](crate::task::MailboxLimit::Block);
+    /// [`call_timeout`](crate::LoopHandle::call_timeout) does not.
     ///
     /// A handler should not quit its own loop. That ends all connections of the loop, and the
     /// [remaining loops](ServerHandle::live_loops) take over its share. When no loop is left,

@@ -32,7 +32,7 @@ use super::address::{Address, UnixAddress};
 /// or after an address.
 ///
 /// ```
-/// use reveille::{ConnectTarget, UnixAddress};
+/// use reveille::net::{ConnectTarget, UnixAddress};
 /// use std::net::SocketAddr;
 ///
 /// let [a, b]: [SocketAddr; 2] = ["10.1.2.3:80", "10.1.2.4:80"].map(|text| text.parse().unwrap());

@@ -31,10 +31,10 @@ use crate::readiness::Interest;
 /// it lasts thirty thousand years.
 const START: u64 = 1 << 63;
 
-/// How the two ends of a [`SharedRing`](crate::SharedRing) wake each other.
+/// How the two ends of a [`SharedRing`](crate::ipc::SharedRing) wake each other.
 ///
 /// Both ends must use the same kind: the memory states it, and
-/// [`from_descriptors`](crate::SharedRing::from_descriptors) rejects the other one.
+/// [`from_descriptors`](crate::ipc::SharedRing::from_descriptors) rejects the other one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Doorbell {

@@ -27,7 +27,8 @@ use crate::sources::watcher::{FileChange, FileChanges, Watcher};
 /// Bound to the loop's thread, like the loop.
 ///
 /// ```no_run
-/// use reveille::{EventLoop, MemoryThreshold};
+/// use reveille::EventLoop;
+/// use reveille::pressure::MemoryThreshold;
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;
@@ -191,7 +192,8 @@ impl MemoryCounts {
 /// like the loop.
 ///
 /// ```no_run
-/// use reveille::{EventLoop, MemoryEvents};
+/// use reveille::EventLoop;
+/// use reveille::pressure::MemoryEvents;
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;

@@ -29,7 +29,8 @@ use crate::readiness::{Interest, Readiness};
 /// Bound to the loop's thread, like the loop.
 ///
 /// ```
-/// use reveille::{Channel, EventLoop, Interest};
+/// use reveille::EventLoop;
+/// use reveille::io::{Channel, Interest};
 /// use std::io::{Read, Write};
 /// use std::os::unix::net::UnixStream;
 ///

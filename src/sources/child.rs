@@ -42,7 +42,8 @@ use crate::sources::signals::signal::Signal;
 /// Bound to the loop's thread, like the loop. Needs Linux 5.4.
 ///
 /// ```
-/// use reveille::{Child, EventLoop};
+/// use reveille::EventLoop;
+/// use reveille::process::Child;
 /// use std::process::Command;
 ///
 /// # fn main() -> std::io::Result<()> {
@@ -61,12 +62,14 @@ use crate::sources::signals::signal::Signal;
 ///
 /// # Pipes
 /// A stream that the command makes a pipe (`Stdio::piped`) can be taken as a non-blocking `File`,
-/// ready for a [`Channel`](crate::Channel). The termination of the process and the end of its
+/// ready for a [`Channel`](crate::io::Channel). The termination of the process and the end of its
 /// output are two events, in either order: output already written stays in the pipe, and processes
 /// that it started may keep writing.
 ///
 /// ```
-/// use reveille::{Channel, Child, EventLoop, Interest};
+/// use reveille::EventLoop;
+/// use reveille::io::{Channel, Interest};
+/// use reveille::process::Child;
 /// use std::io::Read;
 /// use std::process::{Command, Stdio};
 ///

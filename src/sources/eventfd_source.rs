@@ -41,9 +41,9 @@ impl EventFd {
     /// Watches the counter on a loop, and calls `on_count` with each value read from it, never 0.
     ///
     /// A plain eventfd is read until empty, so writes that arrive together are reported as one call
-    /// with their sum. Each unit of a [semaphore](crate::EventFdBuilder::semaphore) is a call with
-    /// 1, at most 64 per turn, so that a large count does not starve other channels. Units that
-    /// another reader takes first are not reported here.
+    /// with their sum. Each unit of a [semaphore](crate::io::EventFdBuilder::semaphore) is a call
+    /// with 1, at most 64 per turn, so that a large count does not starve other channels. Units
+    /// that another reader takes first are not reported here.
     ///
     /// A counter that is already above 0 is reported. A blocking eventfd works the same: the loop
     /// never sleeps in a read of it.

@@ -53,7 +53,8 @@ impl fmt::Display for PressureResource {
 /// Default: 150 ms within 2 s, for the whole system.
 ///
 /// ```no_run
-/// use reveille::{EventLoop, PressureTrigger, PressureResource};
+/// use reveille::EventLoop;
+/// use reveille::pressure::{PressureResource, PressureTrigger};
 /// use std::time::Duration;
 ///
 /// # fn main() -> std::io::Result<()> {

@@ -52,9 +52,9 @@ use crate::sources::Registration;
 /// blocked a signal itself leaves it to the other threads. Child processes are unaffected: they
 /// start with the default disposition of each signal, and with the mask of the thread that starts
 /// them, which is unchanged. A signal sent to a child process before its exec also has its default
-/// effect if the child is started by [`Child::spawn`](crate::Child::spawn). The same holds for the
-/// standard library's `spawn`, unless the command has hooks or other settings that need a fork;
-/// then this process's handler runs in the child, and the signal is lost.
+/// effect if the child is started by [`Child::spawn`](crate::process::Child::spawn). The same holds
+/// for the standard library's `spawn`, unless the command has hooks or other settings that need a
+/// fork; then this process's handler runs in the child, and the signal is lost.
 ///
 /// A report says that a signal was raised, not how often. Signals with the same number that arrive
 /// before the loop's next check are coalesced into one, as the kernel itself does. No signal is
@@ -71,7 +71,8 @@ use crate::sources::Registration;
 /// Bound to the loop's thread, like the loop.
 ///
 /// ```
-/// use reveille::{EventLoop, Signal, Signals};
+/// use reveille::EventLoop;
+/// use reveille::signal::{Signal, Signals};
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;

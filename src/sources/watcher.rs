@@ -43,7 +43,8 @@ use crate::sources::Registration;
 /// watcher had requested may still wake the loop while another one watches the same file.
 ///
 /// ```
-/// use reveille::{EventLoop, FileChange, FileChanges, Watcher};
+/// use reveille::EventLoop;
+/// use reveille::fs::{FileChange, FileChanges, Watcher};
 /// use std::fs;
 ///
 /// # fn main() -> std::io::Result<()> {

@@ -1,8 +1,9 @@
-//! Writes the broken copies of the protocols, one file a mutation, for the must-fail tests to compile and model.
+//! Writes the broken copies of the protocols, one file a mutation, for the must-fail tests to
+//! compile and model.
 //!
-//! A mutation names the lines that it replaces. Each must occur exactly once in its function, so that no mutation can
-//! silently stop mutating when the source changes: the build fails, and whoever changed the line says here what the
-//! bug looks like now.
+//! A mutation names the lines that it replaces. Each must occur exactly once in its function, so
+//! that no mutation can silently stop mutating when the source changes: the build fails, and
+//! whoever changed the line says here what the bug looks like now.
 
 use std::{env, fs, path::Path};
 
@@ -11,11 +12,12 @@ const INDICES: &str = "../../src/shared_ring/event_index.rs";
 
 /// A bug: its name, and what to change.
 ///
-/// One line does for a step that is missing or wrong; a step that moves is two, where it was and where it goes.
+/// One line does for a step that is missing or wrong; a step that moves is two, where it was and
+/// where it goes.
 type Mutation = (&'static str, &'static [Edit]);
 
-/// The function that the line is in, the line (without its indentation), and what takes its place, in which `LINE`
-/// stands for the line itself.
+/// The function that the line is in, the line (without its indentation), and what takes its place,
+/// in which `LINE` stands for the line itself.
 type Edit = (&'static str, &'static str, &'static str);
 
 const PUSH: &str =

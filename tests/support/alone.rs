@@ -32,8 +32,8 @@ pub(crate) fn outcome_alone(test: impl FnOnce() + Send + 'static) -> Output {
     outcome
 }
 
-/// As [`alone`], in a process that a shell script prepares, and then becomes with `exec "$@"`. Where the script does not come
-/// that far the test cannot be made; then it says so, and passes.
+/// As [`alone`], in a process that a shell script prepares, and then becomes with `exec "$@"`.
+/// Where the script does not come that far the test cannot be made; then it says so, and passes.
 #[track_caller]
 pub(crate) fn alone_after(script: &str, test: impl FnOnce() + Send + 'static) {
     let mut shell = Command::new("sh");
@@ -61,7 +61,8 @@ fn has_run(outcome: &Output) -> bool {
     String::from_utf8_lossy(&outcome.stdout).contains("running 1 test")
 }
 
-/// The process is this test binary once more, told to run the test that this thread is named after; there, this does not return.
+/// The process is this test binary once more, told to run the test that this thread is named after;
+/// there, this does not return.
 fn outcome_of(mut command: Command, test: impl FnOnce() + Send + 'static) -> Output {
     if env::var_os(ALONE).is_some() {
         with_watchdog(LIMIT, test);

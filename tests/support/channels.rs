@@ -1,11 +1,13 @@
-//! What the tests of channels share: sockets, a channel that counts, and a turn for those that look at descriptor numbers.
+//! What the tests of channels share: sockets, a channel that counts, and a turn for those that look
+//! at descriptor numbers.
 
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use reveille::{Channel, ChannelEvent, EventLoop, Interest};
+use reveille::EventLoop;
+use reveille::io::{Channel, ChannelEvent, Interest};
 
 use super::{Count, LIMIT, with_watchdog};
 
@@ -20,7 +22,8 @@ pub(crate) fn alone<R: Send + 'static>(test: impl FnOnce() -> R + Send + 'static
     with_watchdog(LIMIT, test)
 }
 
-/// Runs `test` with a loop, while no other test of the binary runs: descriptor numbers belong to the process.
+/// Runs `test` with a loop, while no other test of the binary runs: descriptor numbers belong to
+/// the process.
 pub(crate) fn with_loop<R: Send + 'static>(test: impl FnOnce(&EventLoop) -> R + Send + 'static) -> R {
     let _turn = one_at_a_time();
     super::with_loop(test)
@@ -52,7 +55,8 @@ pub(crate) fn counted(event_loop: &EventLoop, source: UnixStream, calls: &Count)
     Channel::new(event_loop, source, Interest::READABLE, move |_| calls.add()).unwrap()
 }
 
-/// Takes an event's stream to its end, or until it would block. Answers what was read, and whether that was the end.
+/// Takes an event's stream to its end, or until it would block. Answers what was read, and whether
+/// that was the end.
 pub(crate) fn drain(event: &ChannelEvent<'_, impl AsFd>) -> (usize, bool) {
     let (mut total, mut bytes) = (0, [0; 1024]);
     loop {

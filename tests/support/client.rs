@@ -5,7 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use reveille::{Address, Backoff, ConnectAttempt, ConnectError, EventLoop, TcpClientBuilder, TcpServer};
+use reveille::net::{Address, Backoff, ConnectAttempt, ConnectError, TcpClientBuilder};
+use reveille::{EventLoop, TcpServer};
 use socket2::{Domain, Socket, Type};
 
 use super::Recorder;
@@ -67,7 +68,8 @@ pub(crate) fn loopback() -> SocketAddr {
 }
 
 fn any_port() -> Socket {
-    // Another address than that of the other tests' servers, so that none of these is given its port meanwhile.
+    // Another address than that of the other tests' servers, so that none of these is given its
+    // port meanwhile.
     let address: SocketAddr = "127.0.0.76:0".parse().unwrap();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
@@ -79,9 +81,10 @@ fn address_of(socket: &Socket) -> SocketAddr {
     socket.local_addr().unwrap().as_socket().unwrap()
 }
 
-/// An address that belongs to the test while this lives, and refuses connections unless a server of the test listens there.
-/// The socket is bound and never listens. The kernel gives its port to no other socket that takes any port, and since it
-/// sets SO_REUSEADDR, one that names the port and sets it too can listen.
+/// An address that belongs to the test while this lives, and refuses connections unless a server of
+/// the test listens there. The socket is bound and never listens. The kernel gives its port to no
+/// other socket that takes any port, and since it sets SO_REUSEADDR, one that names the port and
+/// sets it too can listen.
 pub(crate) struct Refusing(Socket);
 
 impl Refusing {
@@ -140,7 +143,8 @@ pub(crate) fn lookups() -> usize {
         .count()
 }
 
-/// Turns the loop until it has nothing to do: nothing waits, no timer is armed, and no lookup is under way.
+/// Turns the loop until it has nothing to do: nothing waits, no timer is armed, and no lookup is
+/// under way.
 #[track_caller]
 pub(crate) fn turn_to_rest(event_loop: &EventLoop) {
     while lookups() > 0 {

@@ -1,4 +1,5 @@
-//! Spans of time, and waits for near moments, in which the thread stays busy and no loop has a part.
+//! Spans of time, and waits for near moments, in which the thread stays busy and no loop has a
+//! part.
 
 use std::hint;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! An allocator that counts what the process has allocated. A test binary that measures makes it the global one.
+//! An allocator that counts what the process has allocated. A test binary that measures makes it
+//! the global one.
 
 // A global allocator can be counted in no other way.
 #![allow(unsafe_code)]
@@ -13,8 +14,8 @@ pub(crate) struct Counting;
 static KEPT: AtomicI64 = AtomicI64::new(0);
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns what that returns. What they do
-// besides touches nothing but two numbers.
+// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns
+// what that returns. What they do besides touches nothing but two numbers.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, SeqCst);
@@ -25,7 +26,8 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         KEPT.fetch_sub(layout.size() as i64, SeqCst);
-        // SAFETY: `pointer` came from `alloc` or `realloc` with this layout, as the caller promises, and so from the system's allocator.
+        // SAFETY: `pointer` came from `alloc` or `realloc` with this layout, as the caller
+        // promises, and so from the system's allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 
@@ -53,7 +55,8 @@ pub(crate) fn allocations() -> u64 {
     ALLOCATIONS.load(SeqCst)
 }
 
-/// Checks that at most `left` bytes more are allocated than `before` the burst, of which the burst had taken many times that.
+/// Checks that at most `left` bytes more are allocated than `before` the burst, of which the burst
+/// had taken many times that.
 #[track_caller]
 pub(crate) fn assert_released(before: i64, full: i64, left: usize) {
     let most = left as i64;

@@ -1,4 +1,5 @@
-//! What the tests of the ends of connections share: a server within reach, and the question whether a connection has ended.
+//! What the tests of the ends of connections share: a server within reach, and the question whether
+//! a connection has ended.
 
 use std::cell::RefCell;
 use std::net::TcpStream;

@@ -13,7 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::net::{LIMIT, until};
 
-/// Where an example is: `cargo test` builds the examples as well, beside the directory of the tests.
+/// Where an example is: `cargo test` builds the examples as well, beside the directory of the
+/// tests.
 #[track_caller]
 pub(crate) fn program(name: &str) -> PathBuf {
     let tests = env::current_exe().expect("this program");

@@ -1,4 +1,5 @@
-//! For the tests of writes that fail: a server with one connection, whose peer is the test's to end.
+//! For the tests of writes that fail: a server with one connection, whose peer is the test's to
+//! end.
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
@@ -6,7 +7,8 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-use reveille::{ConnectionHandle, EventLoop, TcpServer, TcpServerBuilder};
+use reveille::net::TcpServerBuilder;
+use reveille::{ConnectionHandle, EventLoop, TcpServer};
 use rustix::event::PollFlags;
 use socket2::SockRef;
 

@@ -1,11 +1,13 @@
-//! What the tests of file I/O share: each test for either back end, and operations that are waited for.
+//! What the tests of file I/O share: each test for either back end, and operations that are waited
+//! for.
 
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::{fs, io};
 
-use reveille::{EventLoop, File, FileIo, Metadata, OpenOptions};
+use reveille::EventLoop;
+use reveille::fs::{File, FileIo, Metadata, OpenOptions};
 
 #[cfg(feature = "uring")]
 use super::{alone::skipped, with_loop};
@@ -17,7 +19,7 @@ macro_rules! with_both {
         mod threads {
             $(#[test]
             fn $name() {
-                super::$name(reveille::FileIo::builder().backend(reveille::FileIoBackend::ThreadPool));
+                super::$name(reveille::fs::FileIo::builder().backend(reveille::fs::FileIoBackend::ThreadPool));
             })+
         }
 
@@ -37,8 +39,8 @@ pub(crate) use with_both;
 
 /// A ring, unless there is none here, which is said.
 #[cfg(feature = "uring")]
-pub(crate) fn ring() -> Option<reveille::FileIoBuilder> {
-    let builder = FileIo::builder().backend(reveille::FileIoBackend::IoUring);
+pub(crate) fn ring() -> Option<reveille::fs::FileIoBuilder> {
+    let builder = FileIo::builder().backend(reveille::fs::FileIoBackend::IoUring);
     let probing = builder.clone();
     let probed = with_loop(move |event_loop| probing.build(event_loop).map(drop));
     probed.map(|()| builder).map_err(|error| skipped(format_args!("no ring to test: {error}"))).ok()

@@ -13,8 +13,8 @@ thread_local! {
     static MADE: Cell<Option<ForkResult>> = const { Cell::new(None) };
 }
 
-/// Calls `child` in a child of this process, and returns when that has ended. An assertion that fails there, a crash and a hang fail
-/// the test. For tests that are alone in their process.
+/// Calls `child` in a child of this process, and returns when that has ended. An assertion that
+/// fails there, a crash and a hang fail the test. For tests that are alone in their process.
 #[track_caller]
 pub(crate) fn in_child(child: impl FnOnce()) {
     fork_here();
@@ -23,8 +23,8 @@ pub(crate) fn in_child(child: impl FnOnce()) {
 
 /// Forks. Both processes go on, to [`end_here`].
 pub(crate) fn fork_here() {
-    // SAFETY: the C library makes its allocator usable in the child, and the other threads of the test's process hold no lock of the
-    // standard library that the child needs.
+    // SAFETY: the C library makes its allocator usable in the child, and the other threads of the
+    // test's process hold no lock of the standard library that the child needs.
     let made = unsafe { fork() }.expect("a child");
     if made.is_child() {
         // Ends a child that hangs.

@@ -1,6 +1,7 @@
 //! For the tests of bounded mailboxes: a loop with one, and a post that says how it went.
 
-use reveille::{EventLoop, LoopHandle, MailboxLimit, PostErrorReason};
+use reveille::task::{MailboxLimit, PostErrorReason};
+use reveille::{EventLoop, LoopHandle};
 
 use super::{LIMIT, with_watchdog};
 

@@ -1,4 +1,5 @@
-//! What the integration tests share: limits on their time, and witnesses of what was called and dropped.
+//! What the integration tests share: limits on their time, and witnesses of what was called and
+//! dropped.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -41,7 +42,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 use std::{fs, thread};
 
-use reveille::{EventLoop, LoopHandle, VirtualClock};
+use reveille::time::VirtualClock;
+use reveille::{EventLoop, LoopHandle};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::thread::Pid;
 
@@ -51,9 +53,9 @@ pub(crate) const MIB: usize = 1024 * KIB;
 /// How long a test may take. Nothing depends on it but when a hang becomes a failure.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs `test` on a thread of its own, which has the name of the test. A panic of `test` is passed on. If `test` has not
-/// ended within `limit` it hangs: this call panics with the test's name, and leaves the thread behind, so that the other
-/// tests of the binary still run.
+/// Runs `test` on a thread of its own, which has the name of the test. A panic of `test` is passed
+/// on. If `test` has not ended within `limit` it hangs: this call panics with the test's name, and
+/// leaves the thread behind, so that the other tests of the binary still run.
 #[track_caller]
 pub(crate) fn with_watchdog<R: Send + 'static>(
     limit: Duration,
@@ -61,8 +63,8 @@ pub(crate) fn with_watchdog<R: Send + 'static>(
 ) -> R {
     let name = thread::current().name().unwrap_or("a test").to_owned();
     let body = thread::Builder::new().name(name.clone()).spawn(test).expect("a thread");
-    // Another thread joins the body, because a join has no time limit. Only a join waits for the destructors of
-    // thread-locals, which can hang as well.
+    // Another thread joins the body, because a join has no time limit. Only a join waits for the
+    // destructors of thread-locals, which can hang as well.
     let (ended, has_ended) = mpsc::channel();
     thread::spawn(move || ended.send(body.join()));
     match has_ended.recv_timeout(limit) {
@@ -103,8 +105,8 @@ pub(crate) fn on_another_thread<R: Send>(call: impl FnOnce() -> R + Send) -> R {
     thread::scope(|scope| scope.spawn(call).join().expect("a call without a panic"))
 }
 
-/// Has several threads make so many posts each, and runs the loop until all have been run: each thread's in their order, none
-/// twice. Answers how many there were in all.
+/// Has several threads make so many posts each, and runs the loop until all have been run: each
+/// thread's in their order, none twice. Answers how many there were in all.
 #[track_caller]
 pub(crate) fn assert_posts_keep_their_order(event_loop: &EventLoop, posts: u32) -> u64 {
     const PRODUCERS: usize = 4;
@@ -242,7 +244,8 @@ pub(crate) fn poll(fd: impl AsFd, timeout: Option<Duration>) -> bool {
     rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, timeout.as_ref())).expect("a poll") > 0
 }
 
-/// Waits until the thread sleeps in the kernel. If it has nothing to wait for but its loop, that is where it sleeps.
+/// Waits until the thread sleeps in the kernel. If it has nothing to wait for but its loop, that is
+/// where it sleeps.
 pub(crate) fn until_asleep(thread: Pid) {
     let path = format!("/proc/self/task/{}/stat", thread.as_raw_nonzero());
     loop {

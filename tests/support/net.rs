@@ -1,5 +1,6 @@
-//! For the tests of the network: servers on threads of their own, and in modules by idea what is told, who is at the other
-//! end, processes, and what the kernel says. Tests call all of it by its name in `net`.
+//! For the tests of the network: servers on threads of their own, and in modules by idea what is
+//! told, who is at the other end, processes, and what the kernel says. Tests call all of it by its
+//! name in `net`.
 
 mod journal;
 mod peers;
@@ -14,9 +15,8 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use reveille::{
-    ConnectionHandle, EventLoop, EventLoopBuilder, LoopHandle, SocketOptions, TcpServer, TcpServerBuilder,
-};
+use reveille::net::{SocketOptions, TcpServerBuilder};
+use reveille::{ConnectionHandle, EventLoop, EventLoopBuilder, LoopHandle, TcpServer};
 
 #[allow(unused_imports, reason = "each test binary uses a part of it")]
 pub(crate) use self::{journal::*, peers::*, processes::*, queues::*};
@@ -96,7 +96,8 @@ impl Host {
         self.ask(|event_loop, _| event_loop.iteration()) - before - 1
     }
 
-    /// That the loop does not spin, which would be thousands of turns. The kernel may have something to say now and then.
+    /// That the loop does not spin, which would be thousands of turns. The kernel may have
+    /// something to say now and then.
     #[track_caller]
     pub(crate) fn assert_rests(&self) {
         let turns = self.turns_at_rest();
@@ -132,8 +133,8 @@ pub(crate) fn scripted_with(
     (host, journal)
 }
 
-/// Has the kernel take few bytes on each connection of a server. With a peer that has little room as well, and reads nothing, most
-/// of a megabyte stays unsent.
+/// Has the kernel take few bytes on each connection of a server. With a peer that has little room
+/// as well, and reads nothing, most of a megabyte stays unsent.
 pub(crate) fn with_little_room(builder: TcpServerBuilder<'_>) -> TcpServerBuilder<'_> {
     builder.socket_options(SocketOptions::new().send_buffer(32 << 10))
 }

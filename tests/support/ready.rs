@@ -3,7 +3,8 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use reveille::{Channel, ChannelEvent, EventLoop, Interest};
+use reveille::EventLoop;
+use reveille::io::{Channel, ChannelEvent, Interest};
 
 /// A channel that is ready at once; its callback reads the one byte, then calls `then`.
 pub(crate) fn ready_channel(

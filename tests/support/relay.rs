@@ -18,7 +18,8 @@ thread_local! {
     pub(crate) static FRONTS: RefCell<Vec<ConnectionHandle>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A server that links each connection with one of its own to `target`. Its journals are those of the two sides.
+/// A server that links each connection with one of its own to `target`. Its journals are those of
+/// the two sides.
 pub(crate) fn relay(
     target: SocketAddr,
     front: impl Fn(Script) -> Script + Send + 'static,

@@ -2,7 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
-use reveille::{EventFd, EventLoop, SharedRing, SharedRingSource};
+use reveille::ipc::{SharedRing, SharedRingSource};
+use reveille::{EventFd, EventLoop};
 
 use super::Recorder;
 

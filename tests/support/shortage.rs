@@ -44,7 +44,8 @@ pub(crate) fn limit_descriptors(limit: u64) {
     setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum }).expect("a limit that is allowed");
 }
 
-/// Waits for what becomes of a client of an echo server: whether it is served. If not, it has been turned away.
+/// Waits for what becomes of a client of an echo server: whether it is served. If not, it has been
+/// turned away.
 #[track_caller]
 pub(crate) fn is_served(mut client: &TcpStream) -> bool {
     wait(client, PollFlags::OUT);

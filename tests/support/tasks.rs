@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use reveille::LoopHandle;
 
-/// Every figure about tasks; all are there, so that a test of one also says that the others stay as they are.
+/// Every figure about tasks; all are there, so that a test of one also says that the others stay as
+/// they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tasks {
     pub(crate) posted: u64,

@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
 use nix::libc;
+use reveille::net::ServerHandle;
 use reveille::{
-    Buffer, ConnectionHandler, LoopHandle, LoopThread, ServerHandle, TcpClient, TcpConnection, TcpServer,
-    UdpSocket,
+    Buffer, ConnectionHandler, LoopHandle, LoopThread, TcpClient, TcpConnection, TcpServer, UdpSocket,
 };
 
 use super::clock::MINUTE;
@@ -32,7 +32,8 @@ pub(crate) mod order {
     pub(crate) const PIECES: u8 = b'v';
     /// To connect to the port that the next five bytes give.
     pub(crate) const DIAL: u8 = b'd';
-    /// To echo datagrams at one address, from where it sends one to the port that the next five bytes give.
+    /// To echo datagrams at one address, from where it sends one to the port that the next five
+    /// bytes give.
     pub(crate) const DATAGRAMS: u8 = b'u';
     /// The same at all addresses.
     pub(crate) const DATAGRAMS_TO_ALL: u8 = b'U';
@@ -129,8 +130,8 @@ fn thread_id() -> i32 {
     rustix::thread::gettid().as_raw_nonzero().get()
 }
 
-/// The child: says its address, the ids of its loop's thread, of the thread that posts, and of that of a loop without descriptors,
-/// and then does what its parent asks for.
+/// The child: says its address, the ids of its loop's thread, of the thread that posts, and of that
+/// of a loop without descriptors, and then does what its parent asks for.
 pub(crate) fn serve() {
     let (post, posts) = mpsc::channel();
     let orders = post.clone();

@@ -42,12 +42,14 @@ pub(crate) struct Seen {
 }
 
 impl Traced {
-    /// Traces the thread `id`, which rests in one of the calls `rests_in`, unless that is not allowed here.
+    /// Traces the thread `id`, which rests in one of the calls `rests_in`, unless that is not
+    /// allowed here.
     pub(crate) fn attach(id: i32, rests_in: &'static [i64]) -> Option<Traced> {
         let state = Arc::new(State { seen: Mutex::default(), changed: Condvar::new() });
         let (report, attached) = mpsc::channel();
         let seen = Arc::clone(&state);
-        // A tracer is a thread, so all that is asked of the traced one is asked by this. It ends with the traced one.
+        // A tracer is a thread, so all that is asked of the traced one is asked by this. It ends
+        // with the traced one.
         thread::spawn(move || {
             let traced = Pid::from_raw(id);
             let seized = ptrace::seize(traced, ptrace::Options::PTRACE_O_TRACESYSGOOD)
@@ -87,7 +89,8 @@ impl Traced {
         self.wait(|seen| seen.inside.is_some_and(|call| self.rests_in.contains(&call)))
     }
 
-    /// The calls that `doing` leads to, from rest to rest. What `doing` waits for must be the last that the thread does.
+    /// The calls that `doing` leads to, from rest to rest. What `doing` waits for must be the last
+    /// that the thread does.
     pub(crate) fn calls_of(&self, doing: impl FnOnce()) -> Calls {
         let before = self.settle().calls.clone();
         doing();
@@ -95,7 +98,8 @@ impl Traced {
         let mut calls = Calls(BTreeMap::new());
         for (call, count) in after {
             let count = count - before.get(&call).copied().unwrap_or(0);
-            // A system without a clock in user space asks the kernel for the time; that is not the loop's doing.
+            // A system without a clock in user space asks the kernel for the time; that is not the
+            // loop's doing.
             if count > 0 && call != libc::SYS_clock_gettime {
                 calls.0.insert(call, count);
             }
@@ -139,11 +143,13 @@ impl State {
             match status {
                 WaitStatus::PtraceSyscall(_) => {
                     let Ok(registers) = ptrace::getregs(traced) else { break };
-                    // On the way in the kernel has put this where the result will be; no call that is made here has it.
+                    // On the way in the kernel has put this where the result will be; no call that
+                    // is made here has it.
                     if registers.rax as i64 == -i64::from(libc::ENOSYS) {
                         let call = registers.orig_rax as i64;
                         *seen.calls.entry(call).or_default() += 1;
-                        // With a timeout of zero it looks for something to do, and does not wait for it.
+                        // With a timeout of zero it looks for something to do, and does not wait
+                        // for it.
                         let looks = call == libc::SYS_epoll_wait && registers.r10 == 0;
                         seen.inside = (!looks).then_some(call);
                         match call {

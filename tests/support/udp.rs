@@ -1,9 +1,11 @@
-//! For the tests of datagram sockets: sockets of the test's own, and a handler that writes down what it is told.
+//! For the tests of datagram sockets: sockets of the test's own, and a handler that writes down
+//! what it is told.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket as Plain};
 
-use reveille::{CloseReason, DatagramHandler, EventLoop, UdpRef, UdpSocket};
+use reveille::net::{CloseReason, DatagramHandler, UdpRef};
+use reveille::{EventLoop, UdpSocket};
 
 use super::{Recorder, net, turn};
 

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use reveille::{EventLoop, TcpServer, UnixAddress};
+use reveille::net::UnixAddress;
+use reveille::{EventLoop, TcpServer};
 
 use super::net;
 

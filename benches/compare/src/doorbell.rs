@@ -14,7 +14,7 @@ mod socket;
 
 use std::time::{Duration, Instant};
 
-use reveille::Doorbell;
+use reveille::ipc::Doorbell;
 
 use crate::Result;
 use crate::machine::{self, Machine};

@@ -30,8 +30,8 @@ pub(crate) fn append_to_new_buffer() -> Round {
     })
 }
 
-/// 100 bytes of an incomplete message stay in the buffer, so reserving has to move them from time to
-/// time.
+/// 100 bytes of an incomplete message stay in the buffer, so reserving has to move them from time
+/// to time.
 pub(crate) fn reserve_behind_partial_message() -> Round {
     const READ: usize = 1024;
     let mut buffer = Buffer::new();

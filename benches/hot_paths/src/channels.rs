@@ -3,7 +3,8 @@
 use std::hint::black_box;
 use std::rc::Rc;
 
-use reveille::{Channel, ChannelEvent, EventFd, EventLoop, Interest};
+use reveille::io::{Channel, ChannelEvent, Interest};
+use reveille::{EventFd, EventLoop};
 
 use crate::workload::{OPERATIONS, Round, in_turn, new_loop, turn};
 

@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use reveille::{Buffer, EventLoop, SendError, TcpClient, TcpConnection, TcpServer};
+use reveille::net::SendError;
+use reveille::{Buffer, EventLoop, TcpClient, TcpConnection, TcpServer};
 
 use crate::workload::{OPERATIONS, Round, new_loop};
 

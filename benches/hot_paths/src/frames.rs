@@ -2,7 +2,8 @@
 
 use std::hint::black_box;
 
-use reveille::{Buffer, Decoder, Frames, LengthCodec, LengthPrefix, LineCodec};
+use reveille::Buffer;
+use reveille::codec::{Decoder, Frames, LengthCodec, LengthPrefix, LineCodec};
 
 use crate::workload::{OPERATIONS, Round};
 

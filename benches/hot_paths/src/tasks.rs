@@ -21,8 +21,8 @@ pub(crate) fn post_from_loop_thread() -> Round {
     })
 }
 
-/// A batch is posted on another thread, then one turn runs it. The two threads alternate, so neither
-/// waits for a lock.
+/// A batch is posted on another thread, then one turn runs it. The two threads alternate, so
+/// neither waits for a lock.
 pub(crate) fn post_from_other_thread() -> Round {
     let event_loop = new_loop(EventLoop::builder());
     let handle = event_loop.handle();

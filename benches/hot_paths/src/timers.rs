@@ -5,7 +5,8 @@ use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Duration;
 
-use reveille::{EventLoop, TimerId, VirtualClock};
+use reveille::time::VirtualClock;
+use reveille::{EventLoop, TimerId};
 
 use crate::workload::{OPERATIONS, Round, in_turn, new_loop, turn};
 

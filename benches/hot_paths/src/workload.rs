@@ -47,8 +47,8 @@ pub(crate) fn new_loop(builder: EventLoopBuilder) -> EventLoop {
     builder.propagate_panics(true).build().expect("an event loop")
 }
 
-/// Runs a batch of operations inside a turn, as callbacks do. Between two turns some of them cost more,
-/// since the loop then shows new work to an outer poller.
+/// Runs a batch of operations inside a turn, as callbacks do. Between two turns some of them cost
+/// more, since the loop then shows new work to an outer poller.
 pub(crate) fn in_turn(event_loop: &EventLoop, operations: impl FnOnce(&EventLoop) + 'static) {
     event_loop.queue_in_loop(operations);
     turn(event_loop);

@@ -15,7 +15,7 @@ pub enum MailboxLimit {
     /// dropped. The loop's own thread never blocks, as it would deadlock: its post to a full queue
     /// is refused. Two loops that post to each other's full queues deadlock. So does a loop that
     /// joins the thread of a loop blocked on it, as the drop of a [server with
-    /// threads](crate::TcpServerBuilder::threads) does.
+    /// threads](crate::net::TcpServerBuilder::threads) does.
     Block(usize),
 }
 

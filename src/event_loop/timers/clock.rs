@@ -95,7 +95,8 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 /// Can be used from any thread.
 ///
 /// ```
-/// use reveille::{EventLoop, VirtualClock};
+/// use reveille::EventLoop;
+/// use reveille::time::VirtualClock;
 /// use std::cell::Cell;
 /// use std::rc::Rc;
 /// use std::time::Duration;

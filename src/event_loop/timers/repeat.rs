@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 /// that a late loop has missed are skipped.
 ///
 /// ```
-/// use reveille::{EventLoop, Repeat, MissedTickBehavior};
+/// use reveille::EventLoop;
+/// use reveille::time::{MissedTickBehavior, Repeat};
 /// use std::time::Duration;
 ///
 /// # fn main() -> std::io::Result<()> {

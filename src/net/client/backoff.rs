@@ -18,7 +18,7 @@ const MIN_DELAY: Duration = Duration::from_millis(1);
 /// they are not suitable for cryptography.
 ///
 /// ```
-/// use reveille::Backoff;
+/// use reveille::net::Backoff;
 /// use std::time::Duration;
 ///
 /// // Retries after at most 100, 200, 400 and 500 ms, then gives up.

@@ -53,10 +53,10 @@ impl<'a> TcpConnection<'a> {
     /// everything that [handles](ConnectionHandle) accepted before this call.
     ///
     /// Bytes sent from [`on_message`](crate::ConnectionHandler::on_message) are replies: while more
-    /// of them are queued than the [high-water mark](crate::TcpServerBuilder::water_marks), the
-    /// connection does not read. Bytes sent from any other callback are unsolicited; for them only
-    /// [`on_high_water`](crate::ConnectionHandler::on_high_water) and the limit `max_unsent` report
-    /// that too much is queued.
+    /// of them are queued than the [high-water mark](crate::net::TcpServerBuilder::water_marks),
+    /// the connection does not read. Bytes sent from any other callback are unsolicited; for them
+    /// only [`on_high_water`](crate::ConnectionHandler::on_high_water) and the limit `max_unsent`
+    /// report that too much is queued.
     ///
     /// Returns whether the kernel has [taken](SendStatus::Written) everything, or bytes are
     /// [queued](SendStatus::Queued). The bytes are accepted in both cases: they are sent, or
@@ -106,7 +106,8 @@ impl<'a> TcpConnection<'a> {
     /// since that is cheaper.
     ///
     /// ```
-    /// use reveille::{SendError, TcpConnection};
+    /// use reveille::TcpConnection;
+    /// use reveille::net::SendError;
     /// use std::sync::Arc;
     ///
     /// fn announce(conn: &TcpConnection, news: &Arc<[u8]>) -> Result<(), SendError> {
@@ -131,9 +132,10 @@ impl<'a> TcpConnection<'a> {
     /// sends at most about 1 MiB.
     ///
     /// The unsent part of the file counts as [unsent](TcpConnection::unsent), also for the
-    /// [automatic pause](crate::TcpServerBuilder::water_marks). It takes no memory, so `max_unsent`
-    /// does not apply to it. At most 64 files are queued. When at most 64 KiB of a file is left, it
-    /// is copied into memory if the limit permits, so that many small replies hold no descriptors.
+    /// [automatic pause](crate::net::TcpServerBuilder::water_marks). It takes no memory, so
+    /// `max_unsent` does not apply to it. At most 64 files are queued. When at most 64 KiB of a
+    /// file is left, it is copied into memory if the limit permits, so that many small replies hold
+    /// no descriptors.
     ///
     /// sendfile(2) has two side effects. Bytes outside the page cache are read from the disk while
     /// the loop blocks, so files on slow disks belong on a loop of their own. And it raises
@@ -214,8 +216,8 @@ impl<'a> TcpConnection<'a> {
     ///
     /// Default: 0, none are accepted. From Linux 6.16 on the kernel then refuses them to the peer
     /// (EPERM), as soon as [`on_open`](crate::ConnectionHandler::on_open) has returned. Before
-    /// that, and on older kernels, they are received and [closed](crate::close_descriptors), and
-    /// the bytes arrive without them.
+    /// that, and on older kernels, they are received and [closed](crate::net::close_descriptors),
+    /// and the bytes arrive without them.
     ///
     /// Call it in the handler's factory or in `on_open`, since it does not affect input that has
     /// already been read. A peer that sends more descriptors than allowed has its connection
@@ -288,7 +290,8 @@ impl<'a> TcpConnection<'a> {
     /// acknowledged. Calling this again sets a new deadline.
     ///
     /// ```
-    /// use reveille::{Buffer, CloseReason, ConnectionHandler, TcpConnection};
+    /// use reveille::{Buffer, ConnectionHandler, TcpConnection};
+    /// use reveille::net::CloseReason;
     /// use std::io;
     /// use std::time::Duration;
     ///

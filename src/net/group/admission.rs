@@ -20,7 +20,7 @@ use crate::event_loop::channel_table::ChannelId;
 use crate::net::address::Address;
 
 /// What a server does with connections above its
-/// [maximum](crate::TcpServerBuilder::max_connections).
+/// [maximum](crate::net::TcpServerBuilder::max_connections).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OverflowPolicy {
@@ -40,15 +40,15 @@ pub struct ServerCounters {
     /// Connections that were accepted and served.
     pub accepted: u64,
     /// Connections that were closed at once because the server was at its
-    /// [maximum](crate::TcpServerBuilder::max_connections).
+    /// [maximum](crate::net::TcpServerBuilder::max_connections).
     pub refused_at_maximum: u64,
     /// Connections that were closed at once because their address, or its prefix, was at the
-    /// [maximum per address](crate::TcpServerBuilder::max_per_address).
+    /// [maximum per address](crate::net::TcpServerBuilder::max_per_address).
     pub refused_by_address: u64,
     /// Connections that were closed at once because no file descriptor was left.
     pub shed: u64,
     /// Connections that were reset because all together exceeded the [memory
-    /// limit](crate::TcpServerBuilder::max_buffered).
+    /// limit](crate::net::TcpServerBuilder::max_buffered).
     pub closed_for_memory: u64,
 }
 

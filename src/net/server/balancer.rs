@@ -6,8 +6,8 @@ use std::hash::{BuildHasher, RandomState};
 use crate::net::group::Group;
 use crate::net::group::peer_key::PeerKey;
 
-/// How a server [distributes its connections](crate::TcpServerBuilder::load_balancing) over several
-/// loops.
+/// How a server [distributes its connections](crate::net::TcpServerBuilder::load_balancing) over
+/// several loops.
 ///
 /// A loop that has [ended](crate::LoopHandle::is_terminated) gets no more connections, and those on
 /// their way to it go to another loop. The end of each loop is logged once.
@@ -23,7 +23,7 @@ pub enum LoadBalancing {
     /// By the address of the peer, without the port: all connections of one client are on one loop
     /// until that loop ends.
     ///
-    /// Of an IPv6 address the [prefix](crate::TcpServerBuilder::ipv6_prefix) counts, of a Unix
+    /// Of an IPv6 address the [prefix](crate::net::TcpServerBuilder::ipv6_prefix) counts, of a Unix
     /// socket's peer the user. The hash is random. Few clients, or many behind one address, are
     /// distributed unevenly.
     PeerAddress,

@@ -18,14 +18,14 @@ impl<S> TcpServerBuilder<'_, S> {
     ///   connection while it is given input: in
     ///   [`on_message`](crate::ConnectionHandler::on_message),
     ///   [`on_descriptors`](crate::ConnectionHandler::on_descriptors) or
-    ///   [`on_frame`](crate::FrameHandler::on_frame). Parts of files count.
+    ///   [`on_frame`](crate::codec::FrameHandler::on_frame). Parts of files count.
     ///
     /// All other output is *unsolicited*: output that is sent in any other callback, such as
     /// `on_open` or `on_drained`, or through a [`ConnectionHandle`](crate::ConnectionHandle),
     /// whether from a timer, a task, another connection or another thread. It never stops the
     /// connection from reading. Otherwise two peers that both send much before they read would
     /// deadlock. It is bounded by [`max_unsent`](TcpServerBuilder::max_unsent): a send that would
-    /// exceed it fails with [`SendError::Full`](crate::SendError::Full).
+    /// exceed it fails with [`SendError::Full`](crate::net::SendError::Full).
     ///
     /// A handler whose replies are computed elsewhere and sent through a handle therefore limits
     /// its input itself, with [`pause_reading`](crate::TcpConnection::pause_reading).
@@ -48,7 +48,7 @@ impl<S> TcpServerBuilder<'_, S> {
     }
 
     /// The maximum number of unsent bytes of a connection. A send that would exceed it fails with
-    /// [`SendError::Full`](crate::SendError::Full). Default: 16 MiB.
+    /// [`SendError::Full`](crate::net::SendError::Full). Default: 16 MiB.
     ///
     /// Set it well above the sum of the high-water mark and the unsolicited output. Otherwise
     /// replies are refused before the connection pauses.
@@ -96,12 +96,12 @@ impl<S> TcpServerBuilder<'_, S> {
     /// - Above the limit, the connections that hold most and progress least are reset, down to
     ///   seven eighths of the limit. Their rank is the number of bytes they hold multiplied by the
     ///   time since an eighth of these last left. Their handlers get
-    ///   [`CloseReason::MemoryLimit`](crate::CloseReason::MemoryLimit),
+    ///   [`CloseReason::MemoryLimit`](crate::net::CloseReason::MemoryLimit),
     ///   [`counters`](crate::TcpServer::counters) counts them, and a warning is logged at most once
     ///   a second.
     /// - A send that would take the total above twice the limit fails with
-    ///   [`SendError::Full`](crate::SendError::Full). This bounds the output sent before the loops
-    ///   have closed those connections.
+    ///   [`SendError::Full`](crate::net::SendError::Full). This bounds the output sent before the
+    ///   loops have closed those connections.
     ///
     /// A block of memory counts in full until its last byte has been sent. A block that several
     /// connections [share](crate::TcpConnection::send_shared) is divided among them. Output in the

@@ -22,7 +22,8 @@ impl TcpServer {
     /// [`replace_stale`](TcpServerBuilder::replace_stale).
     ///
     /// ```
-    /// use reveille::{EventLoop, TcpClient, TcpServer, UnixAddress};
+    /// use reveille::{EventLoop, TcpClient, TcpServer};
+    /// use reveille::net::UnixAddress;
     ///
     /// # fn main() -> std::io::Result<()> {
     /// let event_loop = EventLoop::new()?;

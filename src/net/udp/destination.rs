@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The destination of a received datagram, from
-/// [`UdpRef::destination`](crate::UdpRef::destination).
+/// [`UdpRef::destination`](crate::net::UdpRef::destination).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct UdpDestination {

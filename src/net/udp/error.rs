@@ -14,15 +14,15 @@ pub enum DatagramError {
     /// The socket is closed.
     Closed,
     /// The kernel accepts no more for now, and the queue has reached its limit: see
-    /// [`max_unsent`](crate::UdpSocketBuilder::max_unsent).
+    /// [`max_unsent`](crate::net::UdpSocketBuilder::max_unsent).
     Full,
     /// The datagram is too long (EMSGSIZE): more than 65,507 bytes over IPv4 or 65,527 over IPv6,
     /// or more than the path MTU if the socket does not allow fragmentation.
     TooLong,
     /// Any other error of the kernel for this datagram: an unreachable destination (ENETUNREACH,
     /// EHOSTUNREACH), a forbidden one (EACCES for a broadcast address without
-    /// [`broadcast`](crate::UdpSocketBuilder::broadcast), EPERM), a missing one (EDESTADDRREQ), or
-    /// one of another family (EAFNOSUPPORT).
+    /// [`broadcast`](crate::net::UdpSocketBuilder::broadcast), EPERM), a missing one
+    /// (EDESTADDRREQ), or one of another family (EAFNOSUPPORT).
     Refused(io::Error),
 }
 

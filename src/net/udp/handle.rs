@@ -139,24 +139,24 @@ impl UdpHandle {
     ///
     /// Callable from any thread. Datagrams that the socket's own callbacks send may precede those
     /// in transit to the loop. If the kernel refuses a datagram later,
-    /// [`on_error`](crate::DatagramHandler::on_error) is called.
+    /// [`on_error`](crate::net::DatagramHandler::on_error) is called.
     ///
     /// # Errors
     /// [`Closed`](DatagramError::Closed) if the socket is closed. [`Full`](DatagramError::Full) if
     /// the datagrams in transit to the loop have reached the limit of
-    /// [`max_unsent`](crate::UdpSocketBuilder::max_unsent). [`TooLong`](DatagramError::TooLong) for
-    /// a datagram that no network transports.
+    /// [`max_unsent`](crate::net::UdpSocketBuilder::max_unsent).
+    /// [`TooLong`](DatagramError::TooLong) for a datagram that no network transports.
     pub fn send_to(&self, datagram: impl Into<Vec<u8>>, to: SocketAddr) -> Result<(), DatagramError> {
         self.send_to_from(datagram.into(), to, None)
     }
 
     /// Same as [`send_to`](UdpHandle::send_to), from the local address `source`: see
-    /// [`UdpRef::send_from`](crate::UdpRef::send_from). A reply through a handle needs it if the
-    /// socket is bound to all addresses.
+    /// [`UdpRef::send_from`](crate::net::UdpRef::send_from). A reply through a handle needs it if
+    /// the socket is bound to all addresses.
     ///
     /// # Errors
     /// Same as [`send_to`](UdpHandle::send_to). A source that the kernel refuses is reported to
-    /// [`on_error`](crate::DatagramHandler::on_error).
+    /// [`on_error`](crate::net::DatagramHandler::on_error).
     pub fn send_from(
         &self,
         source: impl Into<UdpSource>,
@@ -191,13 +191,13 @@ impl UdpHandle {
         }
     }
 
-    /// Closes the socket, same as [`UdpRef::close`](crate::UdpRef::close), after all datagrams that
-    /// were sent before through its handles have been passed to the kernel. From now on its handles
-    /// refuse to send.
+    /// Closes the socket, same as [`UdpRef::close`](crate::net::UdpRef::close), after all datagrams
+    /// that were sent before through its handles have been passed to the kernel. From now on its
+    /// handles refuse to send.
     ///
     /// Callable from any thread; no effect if the socket is closed. On the socket's own loop, the
-    /// socket is closed when this returns: [`on_close`](crate::DatagramHandler::on_close) is the
-    /// only callback still to come.
+    /// socket is closed when this returns: [`on_close`](crate::net::DatagramHandler::on_close) is
+    /// the only callback still to come.
     pub fn close(&self) {
         // An error means that the socket is closed already.
         let _ = self.enqueue(Request::Close);

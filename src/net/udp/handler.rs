@@ -16,7 +16,7 @@ use crate::net::result::CloseReason;
 /// closes it.
 ///
 /// ```
-/// use reveille::{DatagramHandler, UdpRef};
+/// use reveille::net::{DatagramHandler, UdpRef};
 /// use std::collections::HashMap;
 /// use std::io;
 /// use std::net::SocketAddr;

@@ -42,9 +42,9 @@ impl<'a> UdpRef<'a> {
     /// Sends one datagram, or queues it if the kernel does not accept it now. It may be empty.
     ///
     /// A reply comes from the address that the datagram was sent to: within
-    /// [`on_datagram`](crate::DatagramHandler::on_datagram), a datagram to its `from` is sent from
-    /// the [source](crate::UdpDestination::source) of its destination. For any other datagram of a
-    /// socket that is bound to all addresses the kernel chooses the source, unless
+    /// [`on_datagram`](crate::net::DatagramHandler::on_datagram), a datagram to its `from` is sent
+    /// from the [source](crate::net::UdpDestination::source) of its destination. For any other
+    /// datagram of a socket that is bound to all addresses the kernel chooses the source, unless
     /// [`send_from`](UdpRef::send_from) sets it.
     ///
     /// A connected socket also sends to any `to`, but receives no reply from there.
@@ -59,7 +59,7 @@ impl<'a> UdpRef<'a> {
     /// Same as [`send_to`](UdpRef::send_to), from the local address `source`. Also one system call.
     ///
     /// ```
-    /// use reveille::{DatagramHandler, UdpRef, UdpSource};
+    /// use reveille::net::{DatagramHandler, UdpRef, UdpSource};
     /// use std::io;
     /// use std::net::SocketAddr;
     ///
@@ -107,9 +107,9 @@ impl<'a> UdpRef<'a> {
     }
 
     /// The destination of the datagram that is being delivered; `None` outside of
-    /// [`on_datagram`](crate::DatagramHandler::on_datagram). No system call: a socket that is bound
-    /// to all addresses receives the destination with each datagram, and for any other socket it is
-    /// the [bound address](UdpRef::local_addr).
+    /// [`on_datagram`](crate::net::DatagramHandler::on_datagram). No system call: a socket that is
+    /// bound to all addresses receives the destination with each datagram, and for any other socket
+    /// it is the [bound address](UdpRef::local_addr).
     pub fn destination(&self) -> Option<UdpDestination> {
         self.core.destination()
     }
@@ -118,7 +118,7 @@ impl<'a> UdpRef<'a> {
     /// accept it now.
     ///
     /// An ICMP error of the peer for an earlier datagram is passed to
-    /// [`on_error`](crate::DatagramHandler::on_error), and is not an error of this one.
+    /// [`on_error`](crate::net::DatagramHandler::on_error), and is not an error of this one.
     ///
     /// # Errors
     /// Same as [`send_to`](UdpRef::send_to), and [`Refused`](DatagramError::Refused) (EDESTADDRREQ)

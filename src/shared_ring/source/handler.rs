@@ -10,7 +10,7 @@ use crate::shared_ring::RingError;
 /// in a method ends the link.
 ///
 /// ```
-/// use reveille::{RingHandler, RingRef, RingSendError};
+/// use reveille::ipc::{RingHandler, RingRef, RingSendError};
 /// use std::collections::VecDeque;
 ///
 /// /// Echoes each message, and queues those for which the ring has no space.
@@ -39,8 +39,8 @@ pub trait RingHandler: 'static {
     fn on_message(&mut self, ring: &RingRef<'_>, message: &[u8]);
 
     /// There is space for the message that was last refused with
-    /// [`Full`](crate::RingSendError::Full), and half of the ring is free. Called once after such a
-    /// refusal, even if a later send has already succeeded.
+    /// [`Full`](crate::ipc::RingSendError::Full), and half of the ring is free. Called once after
+    /// such a refusal, even if a later send has already succeeded.
     fn on_room(&mut self, ring: &RingRef<'_>) {
         let _ = ring;
     }

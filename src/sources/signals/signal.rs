@@ -13,7 +13,7 @@ use rustix::process::Signal as Known;
 /// since their handler could not return, as are real-time signals.
 ///
 /// ```
-/// use reveille::Signal;
+/// use reveille::signal::Signal;
 ///
 /// assert_eq!(Signal::TERM.to_string(), "SIGTERM");
 /// assert_eq!(Signal::from_raw(15), Some(Signal::TERM));
@@ -64,7 +64,8 @@ impl Signal {
     pub const ALRM: Signal = Signal(Known::ALARM.as_raw());
     /// SIGTERM: a request to terminate.
     pub const TERM: Signal = Signal(Known::TERM.as_raw());
-    /// SIGCHLD: a child has terminated or stopped. [`Child`](crate::Child) does not need it.
+    /// SIGCHLD: a child has terminated or stopped. [`Child`](crate::process::Child) does not need
+    /// it.
     pub const CHLD: Signal = Signal(Known::CHILD.as_raw());
     /// SIGCONT: resumes a stopped process.
     pub const CONT: Signal = Signal(Known::CONT.as_raw());

@@ -11,7 +11,7 @@ use rustix::fs::inotify::{ReadFlags, WatchFlags};
 /// [`Unmounted`](FileChange::Unmounted) are always reported.
 ///
 /// ```
-/// use reveille::FileChanges;
+/// use reveille::fs::FileChanges;
 ///
 /// let contents = FileChanges::CREATED | FileChanges::DELETED | FileChanges::MOVED;
 /// assert!(contents.contains(FileChanges::MOVED_TO));

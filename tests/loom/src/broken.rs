@@ -1,4 +1,5 @@
-//! The protocols with one bug each, as `build.rs` wrote it. The bugs themselves are the table there.
+//! The protocols with one bug each, as `build.rs` wrote it. The bugs themselves are the table
+//! there.
 
 /// Every mutation that `build.rs` knows.
 pub const NAMES: &[&str] = include!(concat!(env!("OUT_DIR"), "/names.rs"));

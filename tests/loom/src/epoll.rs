@@ -2,18 +2,21 @@
 //!
 //! loom knows no kernel, so what the protocol needs of one is rebuilt from loom's own primitives:
 //!
-//! - A write adds one to the counter and ends a poll that waits. Writes coalesce; a drain sets the counter to zero.
-//! - A poll finds the eventfd readable while its counter is not zero. The library's poll is edge-triggered and would
-//!   tell once for each write; as every turn that is told drains, nothing is left unread, and the two are the same.
-//! - A poll that may wait does so until something is readable, for ever if need be: no time-out rescues a lost wake,
-//!   and loom reports a deadlock. A poll that may not wait looks and returns.
-//! - The socket is whatever else ends a wait: traffic, a due timer, an error of the poll. To the protocol it is just
-//!   a consumer that is awake without having been woken.
+//! - A write adds one to the counter and ends a poll that waits. Writes coalesce; a drain sets the
+//!   counter to zero.
+//! - A poll finds the eventfd readable while its counter is not zero. The library's poll is
+//!   edge-triggered and would tell once for each write; as every turn that is told drains, nothing
+//!   is left unread, and the two are the same.
+//! - A poll that may wait does so until something is readable, for ever if need be: no time-out
+//!   rescues a lost wake, and loom reports a deadlock. A poll that may not wait looks and returns.
+//! - The socket is whatever else ends a wait: traffic, a due timer, an error of the poll. To the
+//!   protocol it is just a consumer that is awake without having been woken.
 //!
-//! The model must not be kinder than the kernel. The counter and the socket are relaxed atomics, and only a poll that
-//! may wait takes the lock that makes its last look and its falling asleep one step, which epoll_wait(2) does promise.
-//! A poll that may not wait can thus miss a write that has just been made, and orders nothing between the threads.
-//! (They are never merely stored to, for the reason given at `on_loom!`.)
+//! The model must not be kinder than the kernel. The counter and the socket are relaxed atomics,
+//! and only a poll that may wait takes the lock that makes its last look and its falling asleep one
+//! step, which epoll_wait(2) does promise. A poll that may not wait can thus miss a write that has
+//! just been made, and orders nothing between the threads. (They are never merely stored to, for
+//! the reason given at `on_loom!`.)
 
 use std::sync::atomic::AtomicUsize as Unseen;
 
@@ -72,8 +75,8 @@ impl Epoll {
     }
 
     fn end_wait(&self) {
-        // A poll between its last look and its sleep holds the lock. Once that is free, the poll either will see what
-        // has become readable or sleeps already and is notified.
+        // A poll between its last look and its sleep holds the lock. Once that is free, the poll
+        // either will see what has become readable or sleeps already and is notified.
         drop(self.falling_asleep.lock().unwrap());
         self.readable.notify_one();
     }

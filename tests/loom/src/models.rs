@@ -48,8 +48,8 @@ fn waits() -> &'static str {
 
 /// Explores `model`, and checks that its outcomes are exactly those `expected`.
 ///
-/// With a bound it explores the interleavings with at most so many pre-emptions of a thread that could have gone on;
-/// without one, all there are.
+/// With a bound it explores the interleavings with at most so many pre-emptions of a thread that
+/// could have gone on; without one, all there are.
 fn explore(
     bound: Option<usize>,
     expected: &[&'static str],

@@ -1,4 +1,5 @@
-//! One face for the correct protocol and its broken copies, and the primitives they run on in a model.
+//! One face for the correct protocol and its broken copies, and the primitives they run on in a
+//! model.
 
 use std::cell::Cell;
 
@@ -37,9 +38,9 @@ pub const UNBOUNDED: usize = usize::MAX;
 
 /// What the models use of a `TaskQueue`; the documentation of each operation is there.
 ///
-/// Every copy of the protocol is a module with traits and types of its own. This is what they have in common.
-/// `waiting` is `len` there. A producer that waits for room has no deadline: loom knows no time, and to the protocol a
-/// producer that gives up is one that never came.
+/// Every copy of the protocol is a module with traits and types of its own. This is what they have
+/// in common. `waiting` is `len` there. A producer that waits for room has no deadline: loom knows
+/// no time, and to the protocol a producer that gives up is one that never came.
 #[expect(missing_docs, reason = "documented where they are implemented, in task_queue.rs")]
 pub trait Protocol: Send + Sync + 'static {
     fn new(capacity: usize) -> Self;
@@ -93,7 +94,8 @@ impl<T> Lock<T> {
 }
 
 thread_local! {
-    /// std's, so that loom does not see it. All threads of a model are the one of the system that explores it.
+    /// std's, so that loom does not see it. All threads of a model are the one of the system that
+    /// explores it.
     static WAITS: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -107,12 +109,14 @@ pub(crate) fn forget_waits() {
     WAITS.set(0);
 }
 
-/// Builds the copy of the protocol in the module `$source` on loom's primitives, as a [`Protocol`] called `Queue`.
+/// Builds the copy of the protocol in the module `$source` on loom's primitives, as a [`Protocol`]
+/// called `Queue`.
 ///
-/// The flag is relaxed throughout, as it is in the library: with a stronger ordering the models would be about another
-/// program. Its `store` is a swap whose answer is ignored, because loom 0.7 lets a store slip in between the two
-/// halves of another thread's swap (its issues 254 and 389), and then finds deadlocks that cannot be. That hides
-/// nothing: to whoever reads the flag, a relaxed store and a relaxed swap that looks at nothing are the same.
+/// The flag is relaxed throughout, as it is in the library: with a stronger ordering the models
+/// would be about another program. Its `store` is a swap whose answer is ignored, because loom 0.7
+/// lets a store slip in between the two halves of another thread's swap (its issues 254 and 389),
+/// and then finds deadlocks that cannot be. That hides nothing: to whoever reads the flag, a
+/// relaxed store and a relaxed swap that looks at nothing are the same.
 macro_rules! on_loom {
     ($source:ident) => {
         use std::mem;

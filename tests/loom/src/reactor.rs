@@ -34,7 +34,8 @@ impl<Q: Protocol> Shared<Q> {
         Ok(wake)
     }
 
-    /// Hands an internal task over, and wakes the loop if asked to. A refused internal task comes back.
+    /// Hands an internal task over, and wakes the loop if asked to. A refused internal task comes
+    /// back.
     pub fn post_internal(&self, task: Task) -> Result<Wake, Task> {
         let wake = self.queue.push_internal(task)?;
         self.pass_on(wake);
@@ -55,7 +56,8 @@ impl<Q: Protocol> Shared<Q> {
     }
 }
 
-/// The consumer: takes its turns on the model's main thread, as the library's loop does, and notes what it did.
+/// The consumer: takes its turns on the model's main thread, as the library's loop does, and notes
+/// what it did.
 #[derive(Debug)]
 pub struct Reactor<Q> {
     shared: Arc<Shared<Q>>,
@@ -115,10 +117,11 @@ impl<Q: Protocol> Reactor<Q> {
         self.poll_and_run(may_sleep, run)
     }
 
-    /// One turn of a loop that looks for work up to `looks` times before it sleeps. Answers whether to stop.
+    /// One turn of a loop that looks for work up to `looks` times before it sleeps. Answers whether
+    /// to stop.
     pub fn busy_turn(&mut self, looks: usize) -> bool {
-        // A look at the queue and one at the descriptors, as in the library if there it had one of the former for
-        // each of the latter.
+        // A look at the queue and one at the descriptors, as in the library if there it had one of
+        // the former for each of the latter.
         for _ in 0..looks {
             let has_work = self.shared.queue.has_work();
             let events = self.shared.epoll.poll(false);
@@ -135,7 +138,8 @@ impl<Q: Protocol> Reactor<Q> {
         self.leave();
     }
 
-    /// Turns until `count` tasks have been run. A loop that has lost a wake sleeps for ever instead.
+    /// Turns until `count` tasks have been run. A loop that has lost a wake sleeps for ever
+    /// instead.
     pub fn run_until_ran(&mut self, count: usize) {
         while self.ran.len() < count {
             self.turn(|_, _| ());
@@ -181,8 +185,8 @@ impl<Q: Protocol> Reactor<Q> {
         quit
     }
 
-    /// Leaves the loop, between its turns, such that its descriptor shows whether there is work: either producers
-    /// will write, or it has.
+    /// Leaves the loop, between its turns, such that its descriptor shows whether there is work:
+    /// either producers will write, or it has.
     fn leave(&self) {
         if !self.local.is_empty() || !self.shared.queue.may_sleep() {
             self.shared.epoll.write();

@@ -1,19 +1,24 @@
-//! Every broken copy of a protocol is rejected, by the claim that its bug breaks and for the right reason.
+//! Every broken copy of a protocol is rejected, by the claim that its bug breaks and for the right
+//! reason.
 //!
-//! loom may abort when a model fails, so each runs in a child process: the test runs its own binary again, for the
-//! one ignored test that explores the broken copy, and reads what the child had to say.
+//! loom may abort when a model fails, so each runs in a child process: the test runs its own binary
+//! again, for the one ignored test that explores the broken copy, and reads what the child had to
+//! say.
 
 use std::{env, panic, process};
 
 use reveille_loom::{broken, models};
 
-/// Set for the children alone, so that `cargo test -- --include-ignored` explores nothing that must fail.
+/// Set for the children alone, so that `cargo test -- --include-ignored` explores nothing that must
+/// fail.
 const CHILD: &str = "REVEILLE_LOOM_MUST_FAIL";
 
-/// What loom says when no thread can go on: the loop sleeps or a thread waits for room, and nobody is left to wake it.
+/// What loom says when no thread can go on: the loop sleeps or a thread waits for room, and nobody
+/// is left to wake it.
 const LOST_WAKE: &str = "deadlock; threads = ";
 
-/// What loom says when the loop goes on for ever without sleeping: here, for something that it is told waits, and does not.
+/// What loom says when the loop goes on for ever without sleeping: here, for something that it is
+/// told waits, and does not.
 const SPINS: &str = "Model exceeded maximum number of branches";
 
 /// The exit code of a child whose model has failed.
@@ -129,7 +134,8 @@ fn explore_in_child(model: fn()) {
     if env::var_os(CHILD).is_none() {
         return;
     }
-    // The first panic is the reason. What would follow it is loom unwinding through its own destructors.
+    // The first panic is the reason. What would follow it is loom unwinding through its own
+    // destructors.
     panic::set_hook(Box::new(|panic| {
         eprintln!("{panic}");
         process::exit(FAILED);

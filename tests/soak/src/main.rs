@@ -1,9 +1,9 @@
 //! A soak: a server process under misbehaving peers, beside clients that verify every byte.
 //!
-//! `cargo run --release -p reveille-soak -- --seconds 120 --seed 7` runs it. The clients run in this
-//! process and the servers in a child, so that the child's memory, descriptors and CPU time are the
-//! servers' alone. The seed determines which scenarios each client thread runs, in which order and
-//! with which sizes.
+//! `cargo run --release -p reveille-soak -- --seconds 120 --seed 7` runs it. The clients run in
+//! this process and the servers in a child, so that the child's memory, descriptors and CPU time
+//! are the servers' alone. The seed determines which scenarios each client thread runs, in which
+//! order and with which sizes.
 //!
 //! The run passes if no verified byte was lost, and if the server process, with all clients gone,
 //! has as many descriptors as at its start, at most 16 MiB more resident memory, and uses no CPU.

@@ -34,7 +34,8 @@ impl Server {
         &self.services
     }
 
-    /// How many connections its servers have. The reply comes from the loop, so the loop has made a turn.
+    /// How many connections its servers have. The reply comes from the loop, so the loop has made a
+    /// turn.
     pub(crate) fn open_connections(&mut self) -> io::Result<u64> {
         let requests = self.requests.as_mut().expect("not stopped");
         writeln!(requests, "open")?;

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
+use reveille::codec::{FrameHandler, Framed, LineCodec};
+use reveille::net::UnixAddress;
 use reveille::{
-    Buffer, ConnectionHandle, ConnectionHandler, EventLoop, FrameHandler, Framed, LineCodec, TcpClient,
-    TcpConnection, TcpServer, UdpSocket, UnixAddress,
+    Buffer, ConnectionHandle, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer, UdpSocket,
 };
 
 /// The longest line that the line service accepts.

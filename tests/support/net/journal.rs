@@ -1,10 +1,12 @@
-//! What connections were told: a journal that their handlers write, and handlers that follow a script of the test's.
+//! What connections were told: a journal that their handlers write, and handlers that follow a
+//! script of the test's.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use reveille::{Buffer, CloseReason, ConnectionHandler, SendError, SendStatus, TcpConnection};
+use reveille::net::{CloseReason, SendError, SendStatus};
+use reveille::{Buffer, ConnectionHandler, TcpConnection};
 
 use super::LIMIT;
 
@@ -72,7 +74,8 @@ impl Journal {
         Journal::default()
     }
 
-    /// A handler that writes this journal, echoes, and answers a peer's end with its own, unless told otherwise.
+    /// A handler that writes this journal, echoes, and answers a peer's end with its own, unless
+    /// told otherwise.
     pub(crate) fn script(&self) -> Script {
         let mut list = self.0.list.lock().unwrap();
         list.0 += 1;
@@ -137,7 +140,8 @@ impl Journal {
         self.of(number)
     }
 
-    /// That each of `connections` was opened first, closed last, and either but once. To be called when the loop has ended.
+    /// That each of `connections` was opened first, closed last, and either but once. To be called
+    /// when the loop has ended.
     #[track_caller]
     pub(crate) fn assert_whole_lives(&self, connections: usize) {
         assert_eq!(self.handlers(), connections);

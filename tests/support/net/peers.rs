@@ -1,4 +1,5 @@
-//! The other ends of connections: clients that fail rather than hang, how they end, and bytes for them to send.
+//! The other ends of connections: clients that fail rather than hang, how they end, and bytes for
+//! them to send.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -24,8 +25,9 @@ fn with_limits(client: TcpStream) -> TcpStream {
     client
 }
 
-/// A client with packets as small as those of a real network, which takes few bytes until it reads. The packets of the loopback
-/// are so large that a small send buffer holds but one of them, which is then acknowledged with a delay.
+/// A client with packets as small as those of a real network, which takes few bytes until it reads.
+/// The packets of the loopback are so large that a small send buffer holds but one of them, which
+/// is then acknowledged with a delay.
 #[track_caller]
 pub(crate) fn connect_with_small_packets(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
@@ -101,7 +103,8 @@ pub(crate) fn read_to_end(client: &mut TcpStream) -> Vec<u8> {
     bytes
 }
 
-/// Reads until the server has reset the connection, from which it can be told that there was to be more.
+/// Reads until the server has reset the connection, from which it can be told that there was to be
+/// more.
 #[track_caller]
 pub(crate) fn read_until_reset(client: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();

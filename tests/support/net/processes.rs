@@ -1,4 +1,5 @@
-//! What belongs to a process: the descriptors that it has open, and a child in which the test binary plays a role of its own.
+//! What belongs to a process: the descriptors that it has open, and a child in which the test
+//! binary plays a role of its own.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -11,8 +12,9 @@ use std::thread;
 
 use super::LIMIT;
 
-/// How many descriptors of the kinds that the library uses this process has open: sockets, pollers, counters, and `/dev/null`
-/// for the reserve. The standard library reads a file of its own now and then.
+/// How many descriptors of the kinds that the library uses this process has open: sockets, pollers,
+/// counters, and `/dev/null` for the reserve. The standard library reads a file of its own now and
+/// then.
 pub(crate) fn open_descriptors() -> usize {
     let kinds = ["socket:", "anon_inode:", "pipe:", "/dev/null"];
     descriptors()
@@ -36,7 +38,8 @@ fn descriptors() -> impl Iterator<Item = (PathBuf, PathBuf)> {
 
 const ROLE: &str = "REVEILLE_TEST_ROLE";
 
-/// The test binary once more, in a role of its own: it runs the test `child_role`, which is ignored otherwise.
+/// The test binary once more, in a role of its own: it runs the test `child_role`, which is ignored
+/// otherwise.
 pub(crate) struct Child {
     process: process::Child,
     answers: mpsc::Receiver<String>,

@@ -7,7 +7,9 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use reveille::{Channel, Doorbell, EventLoop, Interest, RingHandler, RingRef, RingSendError, SharedRing};
+use reveille::EventLoop;
+use reveille::io::{Channel, Interest};
+use reveille::ipc::{Doorbell, RingHandler, RingRef, RingSendError, SharedRing};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::passing::{Peer, pass, take};

@@ -3,7 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use reveille::{EventLoop, File, FileIo, FileIoBackend};
+use reveille::EventLoop;
+use reveille::fs::{File, FileIo, FileIoBackend};
 
 use super::workload::{Check, Data, offset};
 use super::{BLOCK, IN_FLIGHT, Sample, THREADS, TIMEOUT, WARM_UP};

@@ -62,7 +62,7 @@ impl<'a> TcpConnection<'a> {
     }
 
     /// Enables or disables keep-alive probes, which detect a dead peer while nothing is being sent.
-    /// Same as [`SocketOptions::keep_alive`](crate::SocketOptions::keep_alive).
+    /// Same as [`SocketOptions::keep_alive`](crate::net::SocketOptions::keep_alive).
     ///
     /// # Errors
     /// Returns the error of setsockopt(2).
@@ -74,8 +74,8 @@ impl<'a> TcpConnection<'a> {
     }
 
     /// How long sent data may stay unacknowledged, same as
-    /// [`SocketOptions::user_timeout`](crate::SocketOptions::user_timeout). Zero selects the system
-    /// default.
+    /// [`SocketOptions::user_timeout`](crate::net::SocketOptions::user_timeout). Zero selects the
+    /// system default.
     ///
     /// # Errors
     /// Returns the error of setsockopt(2).

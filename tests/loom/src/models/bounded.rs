@@ -7,8 +7,9 @@ use super::{NOBODY_WAITED, WAITED, explore, waits};
 use crate::protocol::{self, Protocol, Refusal};
 use crate::reactor::Reactor;
 
-/// A wait for room may meet a loop that sleeps before or after, and one that never does. (Where one task has room and
-/// three come, the bounds are too narrow for a loop that is always there in time.)
+/// A wait for room may meet a loop that sleeps before or after, and one that never does. (Where one
+/// task has room and three come, the bounds are too narrow for a loop that is always there in
+/// time.)
 const WITH_ROOM_FOR_ONE: &[&str] = &["waited and slept", "waited", "slept"];
 const WITH_ROOM_FOR_TWO: &[&str] = &["waited and slept", "waited", "slept", "neither"];
 
@@ -21,7 +22,8 @@ fn waits_and_sleeps<Q>(reactor: &Reactor<Q>) -> &'static str {
     }
 }
 
-/// One thread posts three tasks where one has room: all are run, in its order. Up to four pre-emptions.
+/// One thread posts three tasks where one has room: all are run, in its order. Up to four
+/// pre-emptions.
 pub fn tasks_of_a_thread_that_waits_for_room_are_run_in_order<Q: Protocol>() {
     explore(Some(4), WITH_ROOM_FOR_ONE, |outcomes| {
         let mut reactor = Reactor::<Q>::with_room_for(1);
@@ -36,8 +38,9 @@ pub fn tasks_of_a_thread_that_waits_for_room_are_run_in_order<Q: Protocol>() {
     });
 }
 
-/// Two threads post where one task has room, and one of them posts twice: all tasks are run, whether the loop is
-/// asleep, about to sleep or awake when a thread has to wait. Up to three pre-emptions.
+/// Two threads post where one task has room, and one of them posts twice: all tasks are run,
+/// whether the loop is asleep, about to sleep or awake when a thread has to wait. Up to three
+/// pre-emptions.
 pub fn two_threads_that_wait_for_room_for_one_are_let_in<Q: Protocol>() {
     explore(Some(3), WITH_ROOM_FOR_ONE, |outcomes| {
         let mut reactor = Reactor::<Q>::with_room_for(1);
@@ -53,8 +56,8 @@ pub fn two_threads_that_wait_for_room_for_one_are_let_in<Q: Protocol>() {
     });
 }
 
-/// Two threads post two tasks each where two have room: all are run, those of a thread in its order. Both may wait at
-/// the same time, and are let in by the same take. Up to two pre-emptions.
+/// Two threads post two tasks each where two have room: all are run, those of a thread in its
+/// order. Both may wait at the same time, and are let in by the same take. Up to two pre-emptions.
 pub fn two_threads_that_wait_for_room_for_two_are_let_in<Q: Protocol>() {
     explore(Some(2), WITH_ROOM_FOR_TWO, |outcomes| {
         let mut reactor = Reactor::<Q>::with_room_for(2);
@@ -72,8 +75,8 @@ pub fn two_threads_that_wait_for_room_for_two_are_let_in<Q: Protocol>() {
     });
 }
 
-/// Two threads wait for room, and the queue is closed instead: both have their task given back, because it is closed
-/// and not because it is full. What had been accepted before is handed out.
+/// Two threads wait for room, and the queue is closed instead: both have their task given back,
+/// because it is closed and not because it is full. What had been accepted before is handed out.
 pub fn threads_that_wait_for_room_are_refused_by_a_close<Q: Protocol>() {
     explore(None, &[WAITED, NOBODY_WAITED], |outcomes| {
         let reactor = Reactor::<Q>::with_room_for(1);
@@ -88,8 +91,9 @@ pub fn threads_that_wait_for_room_are_refused_by_a_close<Q: Protocol>() {
     });
 }
 
-/// The loop is dropped after a turn, while two threads post where one task has room: each task is run, or handed out
-/// by `close`, or given back to its thread; one of the three, and never none. Up to four pre-emptions.
+/// The loop is dropped after a turn, while two threads post where one task has room: each task is
+/// run, or handed out by `close`, or given back to its thread; one of the three, and never none. Up
+/// to four pre-emptions.
 pub fn a_task_that_waits_while_the_loop_is_dropped_has_one_fate<Q: Protocol>() {
     let expected = ["run", "handed out", "given back", WAITED, NOBODY_WAITED];
     explore(Some(4), &expected, |outcomes| {
@@ -107,9 +111,10 @@ pub fn a_task_that_waits_while_the_loop_is_dropped_has_one_fate<Q: Protocol>() {
     });
 }
 
-/// A thread posts two tasks where one has room, then quits: both are run, in its order, before the loop stops.
-/// Another thread posts meanwhile, and may find itself waiting for a loop that has stopped: its task is run, or handed
-/// out when the loop is dropped, or given back, one of the three. Up to two pre-emptions.
+/// A thread posts two tasks where one has room, then quits: both are run, in its order, before the
+/// loop stops. Another thread posts meanwhile, and may find itself waiting for a loop that has
+/// stopped: its task is run, or handed out when the loop is dropped, or given back, one of the
+/// three. Up to two pre-emptions.
 pub fn tasks_that_waited_for_room_before_a_quit_are_run_before_the_stop<Q: Protocol>() {
     let expected = ["run", "handed out", "given back", WAITED, NOBODY_WAITED];
     explore(Some(2), &expected, |outcomes| {
@@ -134,8 +139,8 @@ pub fn tasks_that_waited_for_room_before_a_quit_are_run_before_the_stop<Q: Proto
     });
 }
 
-/// Two threads post without waiting where one task has room, and the loop takes a turn meanwhile: who is refused has
-/// its very task given back, because the queue is full; who is not has it run.
+/// Two threads post without waiting where one task has room, and the loop takes a turn meanwhile:
+/// who is refused has its very task given back, because the queue is full; who is not has it run.
 pub fn a_full_queue_gives_back_what_it_refuses<Q: Protocol>() {
     explore(None, &["accepted both", "refused one"], |outcomes| {
         let mut reactor = Reactor::<Q>::with_room_for(1);
@@ -150,7 +155,8 @@ pub fn a_full_queue_gives_back_what_it_refuses<Q: Protocol>() {
     });
 }
 
-/// Two threads post without waiting where one task has room, and nobody takes any: one is accepted, one refused.
+/// Two threads post without waiting where one task has room, and nobody takes any: one is accepted,
+/// one refused.
 pub fn a_queue_holds_no_more_than_it_may<Q: Protocol>() {
     explore(None, &["the first", "the second"], |outcomes| {
         let reactor = Reactor::<Q>::with_room_for(1);

@@ -1,12 +1,13 @@
-//! Claims about a loop that polls busily: it looks for work without announcing a sleep, and sleeps if it finds none.
+//! Claims about a loop that polls busily: it looks for work without announcing a sleep, and sleeps
+//! if it finds none.
 
 use super::{NEVER_SLEPT, Outcomes, SLEPT, explore, sleeps};
 use crate::protocol::Protocol;
 use crate::reactor::{Reactor, Shared};
 
-/// A thread posts two tasks, and a loop looks twice before it sleeps: both are run, whether they come while it looks,
-/// when it has given up or when it sleeps. While it looks nobody is asked to write: each write has its announced sleep,
-/// and where none was announced there is none.
+/// A thread posts two tasks, and a loop looks twice before it sleeps: both are run, whether they
+/// come while it looks, when it has given up or when it sleeps. While it looks nobody is asked to
+/// write: each write has its announced sleep, and where none was announced there is none.
 pub fn a_busy_loop_runs_every_task_and_is_not_written_to<Q: Protocol>() {
     explore(None, &[SLEPT, NEVER_SLEPT], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
@@ -27,7 +28,8 @@ pub fn a_busy_loop_runs_every_task_and_is_not_written_to<Q: Protocol>() {
     });
 }
 
-/// An internal task and then a quit stop a loop that looks before it sleeps, as they do one that does not look.
+/// An internal task and then a quit stop a loop that looks before it sleeps, as they do one that
+/// does not look.
 pub fn a_busy_loop_heeds_internal_tasks_and_a_quit<Q: Protocol>() {
     explore(None, &[SLEPT, NEVER_SLEPT], |outcomes| {
         let mut reactor = Reactor::<Q>::new();

@@ -4,14 +4,16 @@ use super::explore;
 use crate::protocol::{Protocol, Refusal, Task, Wake};
 use crate::reactor::Reactor;
 
-/// The task that was refused, if it was, and rightly so: there is room, or will be, so the queue must be closed.
+/// The task that was refused, if it was, and rightly so: there is room, or will be, so the queue
+/// must be closed.
 pub(super) fn given_back(posted: Result<Wake, (Refusal, Task)>) -> Option<Task> {
     let (refusal, task) = posted.err()?;
     assert_eq!(refusal, Refusal::Closed, "why a task was refused");
     Some(task)
 }
 
-/// Checks that every task of `tasks` is among the fates exactly once, and answers which fates there are.
+/// Checks that every task of `tasks` is among the fates exactly once, and answers which fates there
+/// are.
 pub(super) fn one_fate_each<'a>(
     fates: &[(&'a str, &[Task])],
     tasks: impl IntoIterator<Item = Task>,
@@ -22,8 +24,8 @@ pub(super) fn one_fate_each<'a>(
     fates.iter().filter(|(_, tasks)| !tasks.is_empty()).map(|(fate, _)| *fate).collect()
 }
 
-/// The loop is dropped after a turn, while two threads post: each task is run, or handed out by `close`, or given back
-/// to its thread; one of the three, and never none. Up to four pre-emptions.
+/// The loop is dropped after a turn, while two threads post: each task is run, or handed out by
+/// `close`, or given back to its thread; one of the three, and never none. Up to four pre-emptions.
 pub fn a_task_posted_while_the_loop_is_dropped_has_one_fate<Q: Protocol>() {
     explore(Some(4), &["run", "handed out", "given back"], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
@@ -39,8 +41,8 @@ pub fn a_task_posted_while_the_loop_is_dropped_has_one_fate<Q: Protocol>() {
     });
 }
 
-/// Once a thread has had a task given back, so is every later one: the tasks of a thread that are accepted are the
-/// first ones.
+/// Once a thread has had a task given back, so is every later one: the tasks of a thread that are
+/// accepted are the first ones.
 pub fn a_closed_queue_stays_closed<Q: Protocol>() {
     explore(None, &["neither", "the first", "both"], |outcomes| {
         let reactor = Reactor::<Q>::new();

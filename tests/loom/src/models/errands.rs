@@ -1,12 +1,13 @@
-//! Claims about internal tasks: there is always room for them, and otherwise they are as good as tasks.
+//! Claims about internal tasks: there is always room for them, and otherwise they are as good as
+//! tasks.
 
 use super::closing::one_fate_each;
 use super::{NEVER_SLEPT, NOBODY_WAITED, SLEPT, WAITED, explore, sleeps, waits};
 use crate::protocol::Protocol;
 use crate::reactor::Reactor;
 
-/// Errands of one thread are run in the order in which it sent them, and with no task near: each ends the loop's sleep,
-/// or keeps the loop from falling asleep. Up to four pre-emptions.
+/// Errands of one thread are run in the order in which it sent them, and with no task near: each
+/// ends the loop's sleep, or keeps the loop from falling asleep. Up to four pre-emptions.
 pub fn an_internal_task_of_another_thread_is_run<Q: Protocol>() {
     explore(Some(4), &[SLEPT, NEVER_SLEPT], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
@@ -22,8 +23,8 @@ pub fn an_internal_task_of_another_thread_is_run<Q: Protocol>() {
     });
 }
 
-/// The queue is full and nobody takes anything: an internal task is accepted at once, while a task has to wait for the turn
-/// that runs it. Up to four pre-emptions.
+/// The queue is full and nobody takes anything: an internal task is accepted at once, while a task
+/// has to wait for the turn that runs it. Up to four pre-emptions.
 pub fn an_internal_task_has_room_in_a_full_queue<Q: Protocol>() {
     explore(Some(4), &[WAITED, NOBODY_WAITED], |outcomes| {
         let mut reactor = Reactor::<Q>::with_room_for(1);
@@ -38,7 +39,8 @@ pub fn an_internal_task_has_room_in_a_full_queue<Q: Protocol>() {
     });
 }
 
-/// A thread fills the queue and sends an internal task, then quits: both are run before the loop stops. Up to four pre-emptions.
+/// A thread fills the queue and sends an internal task, then quits: both are run before the loop
+/// stops. Up to four pre-emptions.
 pub fn an_internal_task_accepted_before_a_quit_is_run_before_the_stop<Q: Protocol>() {
     explore(Some(4), &["in one batch", "in two"], |outcomes| {
         let mut reactor = Reactor::<Q>::with_room_for(1);
@@ -60,8 +62,8 @@ pub fn an_internal_task_accepted_before_a_quit_is_run_before_the_stop<Q: Protoco
     });
 }
 
-/// The loop is dropped after a turn, while one thread sends an internal task and another posts: each has one fate, as tasks
-/// do. Up to four pre-emptions.
+/// The loop is dropped after a turn, while one thread sends an internal task and another posts:
+/// each has one fate, as tasks do. Up to four pre-emptions.
 pub fn an_internal_task_sent_while_the_loop_is_dropped_has_one_fate<Q: Protocol>() {
     explore(Some(4), &["run", "handed out", "given back"], |outcomes| {
         let mut reactor = Reactor::<Q>::with_room_for(1);

@@ -1,6 +1,7 @@
 //! Claims about `quit`: the loop stops, and not before it has run what was accepted before.
 //!
-//! A quit that comes when the loop has taken its last batch stands for the next run, and so do the tasks before it.
+//! A quit that comes when the loop has taken its last batch stands for the next run, and so do the
+//! tasks before it.
 
 use super::{NEVER_SLEPT, SLEPT, explore, sleeps};
 use crate::protocol::Protocol;
@@ -16,8 +17,9 @@ pub fn a_quit_stops_a_sleeping_loop<Q: Protocol>() {
     });
 }
 
-/// A thread posts, then quits: the task is run before the loop stops. Another thread posts meanwhile: its task is run,
-/// or handed out when the loop is dropped, or given back, one of the three. Up to three pre-emptions.
+/// A thread posts, then quits: the task is run before the loop stops. Another thread posts
+/// meanwhile: its task is run, or handed out when the loop is dropped, or given back, one of the
+/// three. Up to three pre-emptions.
 pub fn a_task_accepted_before_a_quit_is_run_before_the_stop<Q: Protocol>() {
     explore(Some(3), &["run", "handed out", "given back"], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
@@ -39,8 +41,8 @@ pub fn a_task_accepted_before_a_quit_is_run_before_the_stop<Q: Protocol>() {
     });
 }
 
-/// Two threads post, and the one that knows of both quits: both tasks are run before the loop stops. Nothing but the
-/// queue tells the loop what that thread knew. Up to three pre-emptions.
+/// Two threads post, and the one that knows of both quits: both tasks are run before the loop
+/// stops. Nothing but the queue tells the loop what that thread knew. Up to three pre-emptions.
 pub fn tasks_known_to_be_accepted_before_a_quit_are_run_before_the_stop<Q: Protocol>() {
     explore(Some(3), &[SLEPT, NEVER_SLEPT], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
@@ -57,8 +59,8 @@ pub fn tasks_known_to_be_accepted_before_a_quit_are_run_before_the_stop<Q: Proto
     });
 }
 
-/// A loop that has stopped and is run again heeds the next quit only, and runs what was posted while it stood still.
-/// Up to three pre-emptions.
+/// A loop that has stopped and is run again heeds the next quit only, and runs what was posted
+/// while it stood still. Up to three pre-emptions.
 pub fn a_loop_that_is_run_again_heeds_the_next_quit_only<Q: Protocol>() {
     explore(Some(3), &["all in the first run", "one in each run"], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
@@ -78,8 +80,9 @@ pub fn a_loop_that_is_run_again_heeds_the_next_quit_only<Q: Protocol>() {
     });
 }
 
-/// Two threads post and quit. Whichever run honours a request runs the task before it: what the first run has left is
-/// left with the request, so a second run neither waits nor misses it. Up to three pre-emptions.
+/// Two threads post and quit. Whichever run honours a request runs the task before it: what the
+/// first run has left is left with the request, so a second run neither waits nor misses it. Up to
+/// three pre-emptions.
 pub fn a_quit_that_comes_too_late_for_one_run_stands_for_the_next<Q: Protocol>() {
     explore(Some(3), &["all in the first run", "one in each run"], |outcomes| {
         let mut reactor = Reactor::<Q>::new();

@@ -16,8 +16,8 @@ pub fn a_task_of_another_thread_is_run<Q: Protocol>() {
     });
 }
 
-/// Tasks of one thread are run in the order in which it pushed them. The second may come while the loop runs the
-/// first or is on its way into another sleep, where one task alone never comes.
+/// Tasks of one thread are run in the order in which it pushed them. The second may come while the
+/// loop runs the first or is on its way into another sleep, where one task alone never comes.
 pub fn tasks_of_one_thread_are_run_in_order<Q: Protocol>() {
     explore(None, &["in one batch", "in two"], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
@@ -46,7 +46,8 @@ pub fn tasks_of_two_threads_are_all_run<Q: Protocol>() {
     });
 }
 
-/// Two threads push two tasks each: all are run, those of a thread in its order. Up to three pre-emptions.
+/// Two threads push two tasks each: all are run, those of a thread in its order. Up to three
+/// pre-emptions.
 pub fn two_tasks_of_each_of_two_threads_are_all_run<Q: Protocol>() {
     explore(Some(3), &[SLEPT, NEVER_SLEPT], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
@@ -64,8 +65,8 @@ pub fn two_tasks_of_each_of_two_threads_are_all_run<Q: Protocol>() {
     });
 }
 
-/// A socket wakes the loop while a task is pushed: the task is run, be it in that turn or after another sleep, and
-/// the event of the socket is not lost either. Up to four pre-emptions.
+/// A socket wakes the loop while a task is pushed: the task is run, be it in that turn or after
+/// another sleep, and the event of the socket is not lost either. Up to four pre-emptions.
 pub fn a_task_pushed_while_a_socket_wakes_the_loop_is_run<Q: Protocol>() {
     explore(Some(4), &["socket first", "task first", "both in one turn"], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
@@ -85,8 +86,9 @@ pub fn a_task_pushed_while_a_socket_wakes_the_loop_is_run<Q: Protocol>() {
     });
 }
 
-/// A loop inside another one, which waits on its descriptor and then lets it take one turn: every task shows on the
-/// descriptor, also one pushed before the first turn, and one of the loop's own thread pushed between two turns.
+/// A loop inside another one, which waits on its descriptor and then lets it take one turn: every
+/// task shows on the descriptor, also one pushed before the first turn, and one of the loop's own
+/// thread pushed between two turns.
 pub fn an_embedded_loop_shows_every_task<Q: Protocol>() {
     explore(None, &["one turn", "two turns", "three turns"], |outcomes| {
         let mut reactor = Reactor::<Q>::new();

@@ -1,4 +1,5 @@
-//! Claims about what waking costs: one write for each sleep at most, and none while the loop is awake.
+//! Claims about what waking costs: one write for each sleep at most, and none while the loop is
+//! awake.
 
 use std::sync::Arc;
 
@@ -22,9 +23,9 @@ pub fn one_sleep_is_taken_back_once<Q: Protocol>() {
     });
 }
 
-/// A socket wakes the loop while two threads post: there are never more writes than announced sleeps. Fewer, if the
-/// socket has ended a sleep. (A write may still come late, when the loop is awake or in its next sleep: its turn is
-/// then for nothing.) Up to two pre-emptions.
+/// A socket wakes the loop while two threads post: there are never more writes than announced
+/// sleeps. Fewer, if the socket has ended a sleep. (A write may still come late, when the loop is
+/// awake or in its next sleep: its turn is then for nothing.) Up to two pre-emptions.
 pub fn writes_never_outnumber_sleeps<Q: Protocol>() {
     explore(Some(2), &["as many", "fewer"], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
@@ -43,8 +44,8 @@ pub fn writes_never_outnumber_sleeps<Q: Protocol>() {
     });
 }
 
-/// A task that posts or quits, itself or through a thread that it starts and waits for, is not asked to write: the
-/// loop is known to be awake. What was posted is run in the turn after.
+/// A task that posts or quits, itself or through a thread that it starts and waits for, is not
+/// asked to write: the loop is known to be awake. What was posted is run in the turn after.
 pub fn a_push_that_knows_the_loop_awake_writes_nothing<Q: Protocol>() {
     explore(None, &["woken", "not woken"], |outcomes| {
         let mut reactor = Reactor::<Q>::new();

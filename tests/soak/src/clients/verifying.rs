@@ -106,7 +106,8 @@ pub(super) fn byte_by_byte(random: &mut Rng, services: &Services) -> Verdict {
     Ok(0)
 }
 
-/// Sends all it has before it reads, more than the kernel buffers and less than the server's limits.
+/// Sends all it has before it reads, more than the kernel buffers and less than the server's
+/// limits.
 pub(super) fn late_reader(random: &mut Rng, services: &Services) -> Verdict {
     let total = random.u64(1..2 << 20);
     let (stream, pattern) = (connect_with_small_buffer(services.echo)?, Pattern::new(random));
