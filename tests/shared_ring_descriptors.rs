@@ -101,9 +101,9 @@ fn descriptors_in_another_order_or_number_or_of_another_kind_are_refused() {
         (|passed| passed[1] = passed[0].try_clone().unwrap(), "not an eventfd"),
         (|passed| passed[2] = passed[1].try_clone().unwrap(), "in another order"),
         (|passed| passed[2] = SharedRing::create(64).unwrap().1.remove(2), "not those of this shared ring"),
-        (|passed| drop(passed.pop()), "3 descriptors, and not 2"),
-        (|passed| passed.clear(), "3 descriptors, and not 0"),
-        (|passed| passed.push(passed[0].try_clone().unwrap()), "3 descriptors, and not 4"),
+        (|passed| drop(passed.pop()), "3 descriptors, not 2"),
+        (|passed| passed.clear(), "3 descriptors, not 0"),
+        (|passed| passed.push(passed[0].try_clone().unwrap()), "3 descriptors, not 4"),
     ];
     for (change, expected) in changes {
         let (kind, why) = refused(change);

@@ -353,7 +353,7 @@ fn what_cannot_be_asked_for_is_refused_and_costs_nothing() {
         let event_loop = catching_loop();
         let (before, caught) = (open_descriptors(), mask("self", "SigCgt"));
         let refused: [(&[Signal], &str); 3] = [
-            (&[], "no signal"),
+            (&[], "at least one signal"),
             (&[Signal::KILL], "SIGKILL cannot be caught"),
             (&[Signal::STOP], "SIGSTOP cannot be caught"),
         ];

@@ -209,7 +209,7 @@ fn a_path_that_was_left_behind_is_replaced_only_if_asked_and_only_if_it_is_a_soc
         fs::write(&file, "precious").unwrap();
         let error = serve(&file, true).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
-        assert!(error.to_string().contains("no socket"), "{error}");
+        assert!(error.to_string().contains("is not a socket"), "{error}");
         assert_eq!(fs::read(&file).unwrap(), b"precious");
     });
 }

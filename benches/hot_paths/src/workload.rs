@@ -18,8 +18,8 @@ pub(crate) struct Workload {
     pub(crate) name: &'static str,
     /// Sets the workload up.
     pub(crate) start: fn() -> Round,
-    /// Every run executes the same number of instructions, within 1.5 %: nothing spins or waits. What
-    /// varies is the arithmetic of instants, which depends on whether the nanoseconds carry.
+    /// Every run executes the same number of instructions, within 1.5 %: nothing spins or waits.
+    /// What varies is the arithmetic of instants, which depends on whether the nanoseconds carry.
     pub(crate) is_deterministic: bool,
 }
 
