@@ -1,8 +1,8 @@
-//! A loop that looks for work before it sleeps: what it sees, what it costs others, and that it
-//! sleeps in the end.
+//! A loop that spins before it sleeps: the work that it detects, the cost for other threads, and
+//! that it sleeps in the end.
 //!
-//! Where a test says that a loop is looking, that is so by construction: it may look for an hour,
-//! and no test lasts that long.
+//! Where a test relies on the loop spinning, this holds by construction: the spin lasts up to an
+//! hour, and no test takes that long.
 
 mod support;
 
@@ -21,11 +21,11 @@ use rustix::thread::Pid;
 use support::clock::HOUR;
 use support::{Count, LIMIT, OnDrop, turn, until_asleep, wakes, with_watchdog};
 
-fn looking_for(duration: Duration) -> EventLoopBuilder {
+fn spinning_for(duration: Duration) -> EventLoopBuilder {
     EventLoop::builder().propagate_panics(true).busy_poll(duration)
 }
 
-/// Runs a loop on a thread of its own while `test` speaks to it, and then has it quit.
+/// Runs a loop on a thread of its own while `test` uses its handle, and then quits the loop.
 fn with_running_loop<R: Send + 'static>(
     builder: EventLoopBuilder,
     test: impl FnOnce(&LoopHandle, Pid) -> R + Send + 'static,
@@ -39,7 +39,7 @@ fn with_running_loop<R: Send + 'static>(
                 event_loop.run().unwrap();
             });
             let (handle, loops) = start.recv().unwrap();
-            // Also if an assertion fails, or that would be a hang.
+            // Quits also if an assertion fails; otherwise the test would hang.
             let quits = handle.clone();
             let _quit = OnDrop::new(move || quits.quit());
             test(&handle, loops)
@@ -47,25 +47,25 @@ fn with_running_loop<R: Send + 'static>(
     })
 }
 
-/// As [`with_running_loop`], and when `test` begins the loop has made a turn and looks.
-fn with_looking_loop<R: Send + 'static>(test: impl FnOnce(&LoopHandle) -> R + Send + 'static) -> R {
-    with_running_loop(looking_for(HOUR), |handle, _| {
+/// Same as [`with_running_loop`]. When `test` begins, the loop has made a turn and spins.
+fn with_spinning_loop<R: Send + 'static>(test: impl FnOnce(&LoopHandle) -> R + Send + 'static) -> R {
+    with_running_loop(spinning_for(HOUR), |handle, _| {
         handle.call(|_| ()).unwrap();
         test(handle)
     })
 }
 
-/// Clock ticks that the thread has been on a processor.
+/// Clock ticks that the thread has spent on a processor.
 fn ticks(thread: Pid) -> u64 {
     let path = format!("/proc/self/task/{}/stat", thread.as_raw_nonzero());
     let stat = fs::read_to_string(path).expect("the thread lives");
     let (_, after_name) = stat.rsplit_once(") ").expect("a name in parentheses");
     let field = |at: usize| after_name.split(' ').nth(at).expect("a field").parse::<u64>().expect("a number");
-    // Fields 14 and 15 of all, of which two have gone.
+    // Fields 14 and 15 of the line, of which the first two have been removed.
     field(11) + field(12)
 }
 
-/// Waits until the thread has worked for so long that it can have been nowhere but in its loop.
+/// Waits until the thread has used so much processor time that it can only be spinning.
 fn until_it_spins(thread: Pid) {
     let before = ticks(thread);
     while ticks(thread) < before + 5 {
@@ -74,8 +74,8 @@ fn until_it_spins(thread: Pid) {
 }
 
 #[test]
-fn posts_to_a_loop_that_looks_write_nothing_and_are_seen() {
-    with_looking_loop(|handle| {
+fn posts_to_a_spinning_loop_write_nothing_and_run() {
+    with_spinning_loop(|handle| {
         let before = wakes(handle);
         let ran = Count::default();
         for _ in 0..300 {
@@ -89,8 +89,8 @@ fn posts_to_a_loop_that_looks_write_nothing_and_are_seen() {
 }
 
 #[test]
-fn errands_for_a_loop_that_looks_write_nothing_and_are_seen() {
-    with_looking_loop(|handle| {
+fn internal_tasks_of_a_spinning_loop_write_nothing_and_run() {
+    with_spinning_loop(|handle| {
         let before = wakes(handle);
         let (fired, has_fired) = mpsc::channel();
         for _ in 0..100 {
@@ -103,8 +103,8 @@ fn errands_for_a_loop_that_looks_write_nothing_and_are_seen() {
 }
 
 #[test]
-fn a_post_to_a_loop_in_its_first_look_after_run_was_called_writes_nothing() {
-    with_running_loop(looking_for(HOUR), |handle, loops| {
+fn a_post_during_the_first_spin_of_run_writes_nothing() {
+    with_running_loop(spinning_for(HOUR), |handle, loops| {
         until_it_spins(loops);
         assert_eq!(wakes(handle), 0);
         handle.call(|_| ()).unwrap();
@@ -113,9 +113,9 @@ fn a_post_to_a_loop_in_its_first_look_after_run_was_called_writes_nothing() {
 }
 
 #[test]
-fn a_post_to_a_loop_that_looks_in_run_once_writes_nothing() {
+fn a_post_to_a_spinning_run_once_writes_nothing() {
     with_watchdog(LIMIT, || {
-        let event_loop = looking_for(HOUR).build().unwrap();
+        let event_loop = spinning_for(HOUR).build().unwrap();
         let (handle, loops) = (event_loop.handle(), rustix::thread::gettid());
         thread::scope(|scope| {
             let poster = scope.spawn(|| {
@@ -131,15 +131,15 @@ fn a_post_to_a_loop_that_looks_in_run_once_writes_nothing() {
 }
 
 #[test]
-fn a_loop_that_looks_sees_its_descriptors() {
-    with_looking_loop(|handle| {
+fn a_spinning_loop_detects_ready_descriptors() {
+    with_spinning_loop(|handle| {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let (got, has_got) = mpsc::channel();
         let watch = move |event_loop: &EventLoop| {
             let channel = Channel::new(event_loop, ours, Interest::READABLE, move |event| {
                 let mut bytes = [0; 8];
                 let read = event.source().read(&mut bytes).unwrap();
-                // Nobody waits for the last, which is the end of the other side.
+                // The test does not wait for the last event, which is the end of the other side.
                 let _ = got.send(bytes[..read].to_vec());
             });
             channel.unwrap().detach();
@@ -155,15 +155,15 @@ fn a_loop_that_looks_sees_its_descriptors() {
 }
 
 #[test]
-fn timers_of_a_loop_that_looks_fire_and_never_early() {
-    with_looking_loop(|handle| {
+fn timers_of_a_spinning_loop_fire_and_never_early() {
+    with_spinning_loop(|handle| {
         let before = wakes(handle);
         for micros in [0, 1, 300, 1_000, 1_700, 12_000] {
             let (fired, has_fired) = mpsc::channel();
             let arm = move |event_loop: &EventLoop| {
-                let (asked, delay) = (Instant::now(), Duration::from_micros(micros));
+                let (began, delay) = (Instant::now(), Duration::from_micros(micros));
                 event_loop.run_after(delay, move |event_loop| {
-                    fired.send((event_loop.now() >= asked + delay, asked.elapsed() >= delay)).unwrap();
+                    fired.send((event_loop.now() >= began + delay, began.elapsed() >= delay)).unwrap();
                 });
             };
             handle.call(arm).unwrap();
@@ -174,11 +174,11 @@ fn timers_of_a_loop_that_looks_fire_and_never_early() {
 }
 
 #[test]
-fn a_repeating_timer_repeats_on_a_loop_that_looks() {
-    with_looking_loop(|handle| {
+fn a_repeating_timer_repeats_on_a_spinning_loop() {
+    with_spinning_loop(|handle| {
         let (fired, has_fired) = mpsc::channel();
-        let (asked, period) = (Instant::now(), Duration::from_millis(1));
-        let id = handle.run_every(period, move |_| _ = fired.send(asked.elapsed())).unwrap();
+        let (began, period) = (Instant::now(), Duration::from_millis(1));
+        let id = handle.run_every(period, move |_| _ = fired.send(began.elapsed())).unwrap();
         for multiple in 1..=5 {
             assert!(has_fired.recv().unwrap() >= period * multiple);
         }
@@ -187,20 +187,20 @@ fn a_repeating_timer_repeats_on_a_loop_that_looks() {
 }
 
 #[test]
-fn quit_from_another_thread_ends_a_look_without_a_write() {
+fn quit_from_another_thread_ends_a_spin_without_a_write() {
     for _ in 0..20 {
-        let (handle, before) = with_looking_loop(|handle| (handle.clone(), wakes(handle)));
-        // It has quit, and the thread has been joined.
+        let (handle, before) = with_spinning_loop(|handle| (handle.clone(), wakes(handle)));
+        // The loop has quit, and the thread has been joined.
         assert_eq!(wakes(&handle), before);
         assert!(handle.queue_in_loop(|_| ()).is_err());
     }
 }
 
 #[test]
-fn what_was_accepted_before_quit_runs_on_a_loop_that_looks() {
+fn tasks_accepted_before_quit_run_on_a_spinning_loop() {
     let ran = Count::default();
     let counting = ran.clone();
-    with_looking_loop(move |handle| {
+    with_spinning_loop(move |handle| {
         for _ in 0..100 {
             let ran = counting.clone();
             handle.queue_in_loop(move |_| ran.add()).unwrap();
@@ -210,17 +210,17 @@ fn what_was_accepted_before_quit_runs_on_a_loop_that_looks() {
 }
 
 #[test]
-fn run_once_looks_for_as_long_as_it_may_and_no_longer() {
+fn run_once_spins_up_to_its_limit_and_no_longer() {
     with_watchdog(LIMIT, || {
-        let event_loop = looking_for(HOUR).build().unwrap();
+        let event_loop = spinning_for(HOUR).build().unwrap();
         for micros in [1, 700, 2_500, 15_000] {
-            let (limit, asked) = (Duration::from_micros(micros), Instant::now());
+            let (limit, began) = (Duration::from_micros(micros), Instant::now());
             event_loop.run_once(limit).unwrap();
-            assert!(asked.elapsed() >= limit, "{limit:?}");
+            assert!(began.elapsed() >= limit, "{limit:?}");
         }
         turn(&event_loop);
         assert_eq!(event_loop.iteration(), 5);
-        // Nor does it look when there is something to do.
+        // It does not spin when there is work to do.
         event_loop.queue_in_loop(|_| ());
         event_loop.run_once(None).unwrap();
         event_loop.quit();
@@ -230,31 +230,31 @@ fn run_once_looks_for_as_long_as_it_may_and_no_longer() {
         let f = Rc::clone(&fired);
         event_loop.run_after(Duration::from_millis(2), move |_| f.set(true));
         event_loop.run_once(None).unwrap();
-        assert!(fired.get(), "a timer ends the look");
+        assert!(fired.get(), "a timer ends the spin");
     });
 }
 
 #[test]
-fn run_once_goes_on_waiting_when_the_look_is_over() {
+fn run_once_keeps_waiting_after_the_spin() {
     with_watchdog(LIMIT, || {
-        let event_loop = looking_for(Duration::from_micros(50)).build().unwrap();
+        let event_loop = spinning_for(Duration::from_micros(50)).build().unwrap();
         for micros in [1, 700, 2_500, 15_000] {
-            let (limit, asked) = (Duration::from_micros(micros), Instant::now());
+            let (limit, began) = (Duration::from_micros(micros), Instant::now());
             event_loop.run_once(limit).unwrap();
-            assert!(asked.elapsed() >= limit, "{limit:?}");
+            assert!(began.elapsed() >= limit, "{limit:?}");
         }
-        let (asked, delay) = (Instant::now(), Duration::from_millis(5));
+        let (began, delay) = (Instant::now(), Duration::from_millis(5));
         let fired = Rc::new(Cell::new(false));
         let f = Rc::clone(&fired);
         event_loop.run_after(delay, move |_| f.set(true));
         event_loop.run_once(None).unwrap();
-        assert!(fired.get() && asked.elapsed() >= delay);
+        assert!(fired.get() && began.elapsed() >= delay);
     });
 }
 
 #[test]
-fn a_loop_that_has_looked_in_vain_sleeps_and_is_woken_by_one_write() {
-    with_running_loop(looking_for(Duration::from_micros(200)), |handle, loops| {
+fn a_loop_sleeps_after_an_unsuccessful_spin() {
+    with_running_loop(spinning_for(Duration::from_micros(200)), |handle, loops| {
         handle.call(|_| ()).unwrap();
         for _ in 0..50 {
             until_asleep(loops);
@@ -266,23 +266,23 @@ fn a_loop_that_has_looked_in_vain_sleeps_and_is_woken_by_one_write() {
 }
 
 #[test]
-fn a_loop_looks_for_its_time_before_it_sleeps() {
-    let look = Duration::from_millis(3);
-    with_running_loop(looking_for(look), move |handle, loops| {
+fn a_loop_spins_for_the_configured_time_before_it_sleeps() {
+    let spin = Duration::from_millis(3);
+    with_running_loop(spinning_for(spin), move |handle, loops| {
         for _ in 0..5 {
-            // The turn that answers has made its last look at the clock before this is asked.
-            let asked = handle.call(|_| Instant::now()).unwrap();
+            // The turn that runs the call has made its last check of the clock before this call.
+            let began = handle.call(|_| Instant::now()).unwrap();
             until_asleep(loops);
-            assert!(asked.elapsed() >= look);
+            assert!(began.elapsed() >= spin);
         }
     });
 }
 
 #[test]
-fn a_post_at_any_moment_of_a_short_look_is_not_slept_over() {
-    // The pause before each post is swept over the length of a turn and a look, so that some posts
-    // meet the loop on its way to sleep.
-    with_running_loop(looking_for(Duration::from_micros(20)), |handle, _| {
+fn a_post_at_any_moment_of_a_short_spin_is_not_slept_over() {
+    // The delay before each post is swept over the length of a turn and a spin, so that some posts
+    // arrive while the loop is about to sleep.
+    with_running_loop(spinning_for(Duration::from_micros(20)), |handle, _| {
         for round in 0..1_000 {
             for _ in 0..round % 500 * 4 {
                 std::hint::spin_loop();
@@ -293,14 +293,15 @@ fn a_post_at_any_moment_of_a_short_look_is_not_slept_over() {
 }
 
 #[test]
-fn a_look_may_be_as_long_as_a_duration_can_say() {
-    with_running_loop(looking_for(Duration::MAX), |handle, _| {
+fn the_spin_time_may_be_the_maximum_duration() {
+    with_running_loop(spinning_for(Duration::MAX), |handle, _| {
         assert_eq!(handle.call(|_| 7).unwrap(), 7);
         assert_eq!(handle.call(|_| 8).unwrap(), 8);
     });
 }
 
-/// One way of the ping-pong: a task for `to`, which sends one back to `from`, until none are left.
+/// One direction of the ping-pong: posts a task to `to`, which posts one back to `from`, until
+/// `left` reaches zero.
 fn ping(from: LoopHandle, to: LoopHandle, left: u32, over: mpsc::Sender<()>) {
     let (here, there) = (from, to.clone());
     let posted = to.queue_in_loop(move |_| {
@@ -314,13 +315,14 @@ fn ping(from: LoopHandle, to: LoopHandle, left: u32, over: mpsc::Sender<()>) {
 }
 
 #[test]
-fn two_loops_that_look_answer_each_other_without_a_write() {
-    with_looking_loop(|one| {
+fn two_spinning_loops_exchange_tasks_without_a_write() {
+    with_spinning_loop(|one| {
         let one = one.clone();
-        with_looking_loop(move |other| {
+        with_spinning_loop(move |other| {
             let before = (wakes(&one), wakes(other));
             let (over, is_over) = mpsc::channel();
-            // Turns of the scheduler if there is one processor for both, so not very many.
+            // With one processor for both loops each round takes a scheduler time slice, so the
+            // number of rounds is small.
             ping(one.clone(), other.clone(), 200, over);
             is_over.recv().unwrap();
             assert_eq!((wakes(&one), wakes(other)), before);

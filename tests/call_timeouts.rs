@@ -1,5 +1,5 @@
-//! `call_timeout`, and a call for which a full mailbox has no room: who waits, who gives up, and
-//! what becomes of the task.
+//! `call_timeout`, and a call to a loop whose mailbox is full: which calls wait, which time out,
+//! and whether the task runs.
 
 mod support;
 
@@ -13,14 +13,13 @@ use reveille::{EventLoop, LoopThread};
 use support::calls::{start_waiting, with_loop_thread};
 use support::{Count, LIMIT, OnDrop, on_another_thread, turn, with_loop, with_watchdog};
 
-/// So short that the time is up before anything else, on a loop that is not run.
+/// Short enough to expire before anything else happens, on a loop that is not run.
 const SHORT: Duration = Duration::from_millis(5);
 
-// --- Time
-// -----------------------------------------------------------------------------------------
+// --- Timeouts
 
 #[test]
-fn a_call_that_was_given_up_never_runs_its_task() {
+fn a_call_that_timed_out_never_runs_its_task() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         let (ran, drops) = (Count::default(), Count::default());
@@ -30,10 +29,10 @@ fn a_call_that_was_given_up_never_runs_its_task() {
                 token.keep();
                 ran.add();
             };
-            let asked = Instant::now();
+            let start = Instant::now();
             let answer = on_another_thread(|| handle.call_timeout(timeout, task));
             assert_eq!(answer, Err(CallError::TimedOut));
-            assert!(asked.elapsed() >= timeout);
+            assert!(start.elapsed() >= timeout);
         }
         turn(event_loop);
         turn(event_loop);
@@ -42,7 +41,7 @@ fn a_call_that_was_given_up_never_runs_its_task() {
 }
 
 #[test]
-fn a_task_that_has_begun_goes_on_when_its_caller_gives_up_and_its_result_is_dropped_once() {
+fn a_running_task_outlives_its_calls_timeout() {
     with_loop_thread(|handle| {
         let mut timeout = SHORT;
         loop {
@@ -74,13 +73,13 @@ fn a_task_that_has_begun_goes_on_when_its_caller_gives_up_and_its_result_is_drop
 }
 
 #[test]
-fn the_destructor_of_a_result_that_is_not_wanted_may_speak_to_the_loop() {
+fn the_destructor_of_an_unclaimed_result_may_use_the_loop() {
     with_loop_thread(|handle| {
         let mut timeout = SHORT;
         loop {
             let (begun, spoke) = (Count::default(), Count::default());
             let given_up = Arc::new(AtomicBool::new(false));
-            // Whoever drops it speaks to the same loop, in every way that might need a lock.
+            // The destructor calls into the same loop in every way that might need a lock.
             let (h, s) = (handle.clone(), spoke.clone());
             let result = OnDrop::new(move || {
                 assert_eq!(h.call(|_| 1), Ok(1), "at once, on the loop's thread");
@@ -110,7 +109,7 @@ fn the_destructor_of_a_result_that_is_not_wanted_may_speak_to_the_loop() {
 }
 
 #[test]
-fn a_timeout_longer_than_the_clock_can_say_never_comes() {
+fn a_timeout_beyond_the_clocks_range_never_expires() {
     with_loop_thread(|handle| {
         for _ in 0..100 {
             assert_eq!(handle.call_timeout(Duration::MAX, |_| 1), Ok(1));
@@ -119,14 +118,14 @@ fn a_timeout_longer_than_the_clock_can_say_never_comes() {
 }
 
 #[test]
-fn two_loops_that_call_each_other_with_timeouts_are_free_again_when_the_time_is_up() {
+fn timeouts_end_a_deadlock_of_two_calling_loops() {
     with_watchdog(LIMIT, || {
         let (one, other) = (LoopThread::spawn("one").unwrap(), LoopThread::spawn("other").unwrap());
         for _ in 0..5 {
             let together = Arc::new(Barrier::new(2));
             let ran = Count::default();
-            // Sent when each is back.
-            let (answers, answered) = mpsc::channel();
+            // Sent when each call has returned.
+            let (answers, received) = mpsc::channel();
             for (from, to) in [(&one, &other), (&other, &one)] {
                 let (to, together, ran, answers) =
                     (to.handle().clone(), Arc::clone(&together), ran.clone(), answers.clone());
@@ -137,9 +136,9 @@ fn two_loops_that_call_each_other_with_timeouts_are_free_again_when_the_time_is_
                 from.handle().queue_in_loop(call).unwrap();
             }
             drop(answers);
-            let answers: Vec<_> = answered.iter().collect();
+            let answers: Vec<_> = received.iter().collect();
             assert_eq!(answers.len(), 2);
-            // Neither can be answered before the other has given up.
+            // Neither call can complete before the other has timed out.
             assert!(answers.contains(&Err(CallError::TimedOut)), "{answers:?}");
             assert!(answers.iter().all(|answer| matches!(answer, Ok(()) | Err(CallError::TimedOut))));
             assert_eq!(one.handle().call(|_| 1), Ok(1));
@@ -149,10 +148,9 @@ fn two_loops_that_call_each_other_with_timeouts_are_free_again_when_the_time_is_
     });
 }
 
-// --- Room
-// -----------------------------------------------------------------------------------------
+// --- Full mailboxes
 
-/// A loop whose mailbox has room for `tasks`, all taken.
+/// A loop whose mailbox has a capacity of `tasks` and is full.
 fn full_loop(mailbox: fn(usize) -> MailboxLimit, tasks: usize) -> EventLoop {
     let event_loop = EventLoop::builder().mailbox(mailbox(tasks)).build().unwrap();
     let handle = event_loop.handle();
@@ -161,7 +159,7 @@ fn full_loop(mailbox: fn(usize) -> MailboxLimit, tasks: usize) -> EventLoop {
 }
 
 #[test]
-fn a_call_of_a_loop_with_a_full_mailbox_that_refuses_says_so() {
+fn a_call_to_a_full_rejecting_mailbox_is_refused() {
     with_watchdog(LIMIT, || {
         let event_loop = full_loop(MailboxLimit::Reject, 3);
         let (handle, drops) = (event_loop.handle(), Count::default());
@@ -184,7 +182,7 @@ fn a_call_of_a_loop_with_a_full_mailbox_that_refuses_says_so() {
 }
 
 #[test]
-fn a_call_with_no_time_of_a_loop_with_a_full_mailbox_that_refuses_says_so() {
+fn a_zero_timeout_call_to_a_full_mailbox_is_refused() {
     with_watchdog(LIMIT, || {
         let event_loop = full_loop(MailboxLimit::Reject, 3);
         let handle = event_loop.handle();
@@ -194,19 +192,19 @@ fn a_call_with_no_time_of_a_loop_with_a_full_mailbox_that_refuses_says_so() {
 }
 
 #[test]
-fn a_call_that_waits_for_room_in_a_full_mailbox_gives_up_when_its_time_is_up() {
+fn a_call_times_out_while_the_mailbox_is_full() {
     with_watchdog(LIMIT, || {
         let event_loop = full_loop(MailboxLimit::Block, 2);
         let (handle, ran, drops) = (event_loop.handle(), Count::default(), Count::default());
         for timeout in [Duration::ZERO, SHORT] {
-            let (r, token, asked) = (ran.clone(), drops.drop_token(), Instant::now());
+            let (r, token, start) = (ran.clone(), drops.drop_token(), Instant::now());
             let task = move |_: &EventLoop| {
                 token.keep();
                 r.add();
             };
             let answer = on_another_thread(|| handle.call_timeout(timeout, task));
             assert_eq!(answer, Err(CallError::TimedOut));
-            assert!(asked.elapsed() >= timeout);
+            assert!(start.elapsed() >= timeout);
         }
         assert_eq!(drops.get(), 2);
         turn(&event_loop);
@@ -216,7 +214,7 @@ fn a_call_that_waits_for_room_in_a_full_mailbox_gives_up_when_its_time_is_up() {
 }
 
 #[test]
-fn a_call_that_waits_for_room_gets_in_and_is_answered() {
+fn a_call_that_waits_for_capacity_gets_its_result() {
     with_watchdog(LIMIT, || {
         let event_loop = full_loop(MailboxLimit::Block, 2);
         let handle = event_loop.handle();
@@ -235,7 +233,7 @@ fn a_call_that_waits_for_room_gets_in_and_is_answered() {
 }
 
 #[test]
-fn a_call_that_waits_for_room_of_a_loop_that_is_dropped_is_told() {
+fn a_call_that_waits_for_capacity_fails_on_drop() {
     with_watchdog(LIMIT, || {
         let event_loop = full_loop(MailboxLimit::Block, 2);
         let handle = event_loop.handle();

@@ -1,5 +1,5 @@
-//! `call`: a task posted from another thread, and what it returns. The caller always gets an
-//! answer.
+//! `call`: a task posted from another thread, and its result. Every call returns a result or an
+//! error.
 
 mod support;
 
@@ -31,7 +31,7 @@ fn a_call_returns_what_the_task_returns() {
 }
 
 #[test]
-fn a_called_task_runs_on_the_loops_thread_and_may_use_what_is_not_send() {
+fn a_called_task_may_use_values_that_are_not_send() {
     thread_local!(static TURNS: Cell<u32> = const { Cell::new(0) });
     with_loop_thread(|handle| {
         let home = handle.call(|_| thread::current().id()).unwrap();
@@ -53,7 +53,7 @@ fn a_called_task_runs_on_the_loops_thread_and_may_use_what_is_not_send() {
 }
 
 #[test]
-fn the_captures_of_a_called_task_are_gone_when_the_caller_is_answered() {
+fn a_called_tasks_captures_are_dropped_before_call_returns() {
     with_loop_thread(|handle| {
         let drops = Count::default();
         for round in 1..=100 {
@@ -104,7 +104,7 @@ fn calls_of_a_thread_keep_their_order_with_its_posts() {
 }
 
 #[test]
-fn a_panic_in_a_called_task_is_the_callers_answer_and_the_loop_goes_on() {
+fn a_panic_in_a_called_task_is_returned_to_the_caller() {
     with_loop_thread(|handle| {
         let drops = Count::default();
         let token = drops.drop_token();
@@ -124,7 +124,7 @@ fn a_panic_in_a_called_task_is_the_callers_answer_and_the_loop_goes_on() {
 }
 
 #[test]
-fn a_panic_in_a_called_task_on_the_loops_own_thread_is_an_answer_too() {
+fn a_panic_in_a_call_on_the_loops_thread_is_returned() {
     with_catching_loop(|event_loop| {
         let handle = event_loop.handle();
         assert_eq!(handle.call::<(), _>(|_| panic!("on purpose")), Err(CallError::Panicked));
@@ -139,7 +139,7 @@ fn a_panic_in_a_called_task_on_the_loops_own_thread_is_an_answer_too() {
 }
 
 #[test]
-fn a_panic_that_goes_on_out_of_the_loop_is_still_the_callers_answer() {
+fn a_propagated_panic_is_also_returned_to_the_caller() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         thread::scope(|scope| {
@@ -152,7 +152,7 @@ fn a_panic_that_goes_on_out_of_the_loop_is_still_the_callers_answer() {
 }
 
 #[test]
-fn a_call_of_a_loop_that_has_gone_is_an_error_and_the_task_does_not_run() {
+fn a_call_to_a_dropped_loop_is_an_error() {
     with_watchdog(LIMIT, || {
         let handle = EventLoop::new().unwrap().handle();
         let (ran, drops) = (Count::default(), Count::default());
@@ -173,7 +173,7 @@ fn a_call_of_a_loop_that_has_gone_is_an_error_and_the_task_does_not_run() {
 }
 
 #[test]
-fn a_caller_whose_loop_is_dropped_before_it_has_run_the_task_is_told() {
+fn a_call_fails_when_its_loop_is_dropped() {
     with_watchdog(LIMIT, || {
         for timeout in [None, Some(Duration::MAX), Some(LIMIT * 10)] {
             let event_loop = EventLoop::new().unwrap();
@@ -198,7 +198,7 @@ fn a_caller_whose_loop_is_dropped_before_it_has_run_the_task_is_told() {
 }
 
 #[test]
-fn a_caller_whose_task_is_dropped_by_a_quit_is_told() {
+fn a_call_fails_when_quit_drops_its_task() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().drop_tasks_on_quit(true).build().unwrap();
         let handle = event_loop.handle();
@@ -228,7 +228,7 @@ fn a_call_waits_for_a_loop_that_is_not_run_yet() {
 }
 
 #[test]
-fn many_threads_that_call_at_once_get_each_its_own_answer() {
+fn concurrent_calls_each_get_their_own_result() {
     with_loop_thread(|handle| {
         const CALLERS: u64 = 8;
         const CALLS: u64 = 500;
@@ -253,7 +253,7 @@ fn many_threads_that_call_at_once_get_each_its_own_answer() {
 }
 
 #[test]
-fn calls_that_race_with_the_end_of_the_loop_are_all_answered() {
+fn calls_that_race_with_the_loops_end_all_return() {
     with_watchdog(LIMIT, || {
         for round in 0..60 {
             let event_loop = EventLoop::new().unwrap();
@@ -285,7 +285,7 @@ fn calls_that_race_with_the_end_of_the_loop_are_all_answered() {
 }
 
 #[test]
-fn a_call_error_says_what_happened() {
+fn a_call_error_describes_its_cause() {
     let said = [
         (CallError::LoopGone, ErrorKind::BrokenPipe, "the event loop has been dropped"),
         (CallError::Full, ErrorKind::WouldBlock, "the event loop's mailbox is full"),

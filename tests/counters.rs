@@ -1,5 +1,5 @@
-//! What a loop counts: when each figure changes, and what is counted nowhere. What became of each
-//! task is held against the counts in `task_accounts.rs`.
+//! The counters of a loop: when each of them changes, and which events are not counted.
+//! `task_accounts.rs` compares the counters with the outcome of each task.
 
 mod support;
 
@@ -30,7 +30,7 @@ fn a_new_loop_and_its_idle_turns_count_nothing() {
 }
 
 #[test]
-fn a_task_counts_as_posted_at_once_and_as_run_when_it_has_run() {
+fn a_task_is_counted_when_posted_and_when_run() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         event_loop.queue_in_loop(|_| ());
@@ -43,7 +43,7 @@ fn a_task_counts_as_posted_at_once_and_as_run_when_it_has_run() {
         assert_eq!(tasks(&handle), Tasks { posted: 4, ..NO_TASKS });
         turn(event_loop);
         assert_eq!(tasks(&handle), Tasks { posted: 4, run: 4, batches: 1, longest: 4, ..NO_TASKS });
-        // What runs at once is never posted.
+        // A task that runs at once is never posted.
         event_loop.run_in_loop(|_| ());
         handle.run_in_loop(|_| ()).unwrap();
         assert_eq!(tasks(&handle).posted, 4);
@@ -51,7 +51,7 @@ fn a_task_counts_as_posted_at_once_and_as_run_when_it_has_run() {
 }
 
 #[test]
-fn the_longest_batch_is_as_long_as_what_was_queued_before_the_turn() {
+fn the_longest_batch_counts_tasks_queued_before_the_turn() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         let mut sum = 0;
@@ -73,7 +73,7 @@ fn the_longest_batch_is_as_long_as_what_was_queued_before_the_turn() {
 }
 
 #[test]
-fn what_a_task_queues_is_of_the_next_batch() {
+fn a_task_queued_by_a_task_joins_the_next_batch() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         event_loop.queue_in_loop(|event_loop| {
@@ -87,7 +87,7 @@ fn what_a_task_queues_is_of_the_next_batch() {
 }
 
 #[test]
-fn a_panic_is_counted_once_wherever_it_happens() {
+fn a_panic_in_any_callback_is_counted_once() {
     with_catching_loop(|event_loop| {
         let handle = event_loop.handle();
         let panics = || handle.counters().panics;
@@ -166,7 +166,7 @@ fn internal_tasks_are_not_counted() {
 }
 
 #[test]
-fn timers_that_a_loop_has_not_seen_are_not_counted_when_it_is_dropped() {
+fn unarmed_remote_timers_are_not_counted_on_drop() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let (handle, drops) = (event_loop.handle(), Count::default());
@@ -180,7 +180,7 @@ fn timers_that_a_loop_has_not_seen_are_not_counted_when_it_is_dropped() {
 }
 
 #[test]
-fn every_task_that_is_given_back_is_counted_as_refused_and_as_nothing_else() {
+fn a_returned_task_is_counted_only_as_refused() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().mailbox(MailboxLimit::Reject(2)).build().unwrap();
         let handle = event_loop.handle();
@@ -198,7 +198,7 @@ fn every_task_that_is_given_back_is_counted_as_refused_and_as_nothing_else() {
 }
 
 #[test]
-fn the_counters_are_there_when_the_loop_has_gone_and_on_any_thread() {
+fn counters_stay_readable_on_any_thread_after_the_drop() {
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("loop").unwrap();
         let handle = thread.handle().clone();
@@ -214,7 +214,7 @@ fn the_counters_are_there_when_the_loop_has_gone_and_on_any_thread() {
 }
 
 #[test]
-fn each_loop_counts_for_itself() {
+fn each_loop_has_its_own_counters() {
     with_loop(|event_loop| {
         let other = LoopThread::spawn("other").unwrap();
         other.handle().call(|_| ()).unwrap();
@@ -225,7 +225,7 @@ fn each_loop_counts_for_itself() {
 }
 
 #[test]
-fn what_is_read_while_the_loop_works_is_never_more_than_there_was_and_never_goes_back() {
+fn concurrently_read_counters_are_monotonic_and_never_too_high() {
     const POSTS: u64 = 200_000;
     with_loop(|event_loop| {
         let handle = event_loop.handle();
@@ -248,7 +248,7 @@ fn what_is_read_while_the_loop_works_is_never_more_than_there_was_and_never_goes
                 }
             });
             scope.spawn(|| {
-                // Also if an assertion fails, or that would be a hang.
+                // Set also if an assertion fails; otherwise the test would hang.
                 let quits = handle.clone();
                 let _quit = OnDrop::new(move || quits.quit());
                 for _ in 0..POSTS {
@@ -265,7 +265,7 @@ fn what_is_read_while_the_loop_works_is_never_more_than_there_was_and_never_goes
 }
 
 #[test]
-fn a_task_that_has_not_begun_is_not_counted_as_run() {
+fn a_task_not_yet_started_is_not_counted_as_run() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         let in_first = Arc::new(AtomicU64::new(u64::MAX));

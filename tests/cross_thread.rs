@@ -1,4 +1,4 @@
-//! Posts from other threads: their order, and the wake-up of a loop that sleeps.
+//! Posts from other threads: their order, and the wake-up of a sleeping loop.
 
 mod support;
 
@@ -16,7 +16,7 @@ use support::{
 };
 
 #[test]
-fn each_threads_posts_run_in_the_order_posted_and_none_is_lost() {
+fn each_threads_posts_run_in_order_without_loss() {
     with_loop(|event_loop| {
         assert_posts_keep_their_order(event_loop, 100_000);
         assert_eq!(event_loop.handle().counters().tasks_dropped, 0);
@@ -44,8 +44,8 @@ fn a_post_wakes_a_loop_that_sleeps_without_a_limit() {
     });
 }
 
-/// Runs a loop that sleeps until a far timer, and calls `wake` on another thread once it does, to
-/// have it quit.
+/// Runs a loop that sleeps until a distant timer. Once it sleeps, calls `wake` on another thread,
+/// which must make the loop quit.
 fn with_sleeping_loop(wake: impl FnOnce(LoopHandle) + Send + 'static) {
     with_loop(|event_loop| {
         event_loop.run_after(HOUR, |_| panic!("an hour is not over"));
@@ -68,10 +68,10 @@ fn a_post_wakes_a_loop_that_sleeps_until_a_far_timer() {
 #[test]
 fn a_timer_of_a_handle_shortens_the_sleep_of_the_loop() {
     with_sleeping_loop(|handle| {
-        let asked = Instant::now();
+        let start = Instant::now();
         let delay = Duration::from_millis(5);
         let due = move |event_loop: &EventLoop| {
-            assert!(event_loop.now() >= asked + delay);
+            assert!(event_loop.now() >= start + delay);
             event_loop.quit();
         };
         handle.run_after(delay, due).unwrap();
@@ -79,7 +79,7 @@ fn a_timer_of_a_handle_shortens_the_sleep_of_the_loop() {
 }
 
 #[test]
-fn a_sleeping_loop_is_woken_once_however_many_tasks_come() {
+fn many_tasks_wake_a_sleeping_loop_once() {
     with_loop(|event_loop| {
         let (handle, ran) = (event_loop.handle(), Count::default());
         for _ in 0..3 {
@@ -124,7 +124,8 @@ fn a_loop_that_is_awake_is_not_woken() {
     });
 }
 
-/// One way of the ping-pong: a task for `to`, which sends one back to `from`, until none are left.
+/// One direction of the ping-pong: posts a task to `to`, which posts one back to `from`, until
+/// `left` reaches zero.
 fn ping(from: LoopHandle, to: LoopHandle, left: u32) {
     let (here, there) = (from, to.clone());
     let posted = to.queue_in_loop(move |event_loop| {
@@ -152,8 +153,8 @@ fn two_loops_wake_each_other_ten_thousand_times() {
 
 #[test]
 fn a_post_at_any_moment_of_a_turn_is_not_slept_over() {
-    // The pause before each post is swept over the length of a turn, so that some posts meet the
-    // loop on its way to sleep.
+    // The delay before each post is swept over the length of a turn, so that some posts arrive
+    // while the loop is about to sleep.
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("loop").unwrap();
         let (ran, has_run) = mpsc::sync_channel(1);
@@ -194,7 +195,7 @@ fn many_threads_wake_one_loop_together() {
 }
 
 #[test]
-fn posts_of_two_threads_that_follow_on_each_other_run_in_that_order() {
+fn sequential_posts_of_two_threads_run_in_order() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -209,7 +210,7 @@ fn posts_of_two_threads_that_follow_on_each_other_run_in_that_order() {
 }
 
 #[test]
-fn a_task_from_another_thread_gets_the_loop_and_all_that_belongs_to_its_thread() {
+fn a_remote_task_can_use_the_loops_thread_locals() {
     thread_local! {
         static SEEN: RefCell<Option<Recorder>> = const { RefCell::new(None) };
     }
@@ -220,7 +221,7 @@ fn a_task_from_another_thread_gets_the_loop_and_all_that_belongs_to_its_thread()
         let task = move |event_loop: &EventLoop| {
             assert_eq!(thread::current().id(), home);
             assert!(event_loop.handle().is_in_loop_thread());
-            // Neither of these is `Send`; both may be used from here.
+            // Neither of these is `Send`; both can be used here.
             let seen = SEEN.take().unwrap();
             let shared = Rc::new(());
             seen.record("posted task");

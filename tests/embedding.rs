@@ -1,4 +1,4 @@
-//! A loop inside another one: `run_once`, and the descriptor that says when to call it.
+//! A loop embedded in another one: `run_once`, and the descriptor that signals when to call it.
 
 mod support;
 
@@ -19,7 +19,7 @@ use support::{
 };
 
 #[test]
-fn run_once_without_time_does_not_wait() {
+fn run_once_with_a_zero_timeout_does_not_wait() {
     with_loop(|event_loop| {
         event_loop.run_once(Duration::ZERO).unwrap();
         event_loop.run_once(Some(Duration::ZERO)).unwrap();
@@ -30,18 +30,18 @@ fn run_once_without_time_does_not_wait() {
 }
 
 #[test]
-fn run_once_waits_for_as_long_as_it_may_if_there_is_nothing_to_do() {
+fn an_idle_run_once_waits_for_its_whole_timeout() {
     with_loop(|event_loop| {
         let waits = |event_loop: &EventLoop| {
             for micros in [1, 500, 1_000, 2_500, 20_000] {
-                let (limit, asked) = (Duration::from_micros(micros), Instant::now());
+                let (limit, start) = (Duration::from_micros(micros), Instant::now());
                 event_loop.run_once(limit).unwrap();
-                assert!(asked.elapsed() >= limit, "{limit:?}");
+                assert!(start.elapsed() >= limit, "{limit:?}");
             }
         };
         waits(event_loop);
 
-        // What has been done leaves nothing behind that would end a later wait.
+        // Completed work leaves nothing behind that would end a later wait.
         event_loop.queue_in_loop(|event_loop| event_loop.queue_in_loop(|_| ()));
         let handle = event_loop.handle();
         on_another_thread(|| handle.queue_in_loop(|_| ()).unwrap());
@@ -61,7 +61,7 @@ fn run_once_waits_for_as_long_as_it_may_if_there_is_nothing_to_do() {
 }
 
 #[test]
-fn run_once_makes_one_turn_however_much_there_is_to_do() {
+fn run_once_makes_exactly_one_turn() {
     with_loop(|event_loop| {
         for _ in 0..3 {
             event_loop.queue_in_loop(|event_loop| event_loop.queue_in_loop(|_| ()));
@@ -78,11 +78,11 @@ fn run_once_makes_one_turn_however_much_there_is_to_do() {
 fn run_once_ends_its_wait_for_a_timer() {
     with_loop(|event_loop| {
         for limit in [None, Some(Duration::from_secs(3600)), Some(Duration::MAX)] {
-            let (delay, asked, fired) = (Duration::from_millis(2), Instant::now(), Count::default());
+            let (delay, start, fired) = (Duration::from_millis(2), Instant::now(), Count::default());
             let f = fired.clone();
             event_loop.run_after(delay, move |_| f.add());
             event_loop.run_once(limit).unwrap();
-            assert!(asked.elapsed() >= delay);
+            assert!(start.elapsed() >= delay);
             assert_eq!(fired.get(), 1);
         }
     });
@@ -145,7 +145,7 @@ fn the_descriptor_of_an_idle_loop_is_not_readable() {
 }
 
 #[test]
-fn the_descriptor_is_the_same_for_the_whole_life_of_the_loop() {
+fn the_descriptor_of_a_loop_never_changes() {
     with_loop(|event_loop| {
         let number = event_loop.as_fd().as_raw_fd();
         event_loop.queue_in_loop(|_| ());
@@ -187,7 +187,7 @@ fn the_descriptor_shows_a_task_queued_between_turns() {
 }
 
 #[test]
-fn the_descriptor_shows_what_a_turn_left_over() {
+fn the_descriptor_shows_work_left_by_a_turn() {
     with_loop(|event_loop| {
         let ran = Count::default();
         let r = ran.clone();
@@ -211,7 +211,7 @@ fn the_descriptor_shows_what_a_turn_left_over() {
 }
 
 #[test]
-fn the_descriptor_shows_a_panicked_turns_left_over() {
+fn the_descriptor_shows_work_left_by_a_panicked_turn() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().propagate_panics(true).build().unwrap();
         event_loop.queue_in_loop(|event_loop| {
@@ -240,7 +240,7 @@ fn the_descriptor_shows_a_request_to_quit() {
 }
 
 #[test]
-fn the_descriptor_shows_what_a_channel_waits_for() {
+fn the_descriptor_shows_readiness_of_a_channels_interest() {
     with_loop(|event_loop| {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let seen = Recorder::new();
@@ -309,8 +309,8 @@ fn the_descriptor_shows_that_a_connection_has_more_to_read() {
         client.write_all(&[0; BYTES]).unwrap();
         let (mut left, mut turns) = (BYTES, 0);
         while left > 0 {
-            // The kernel has reported the input once, so the later turns come from what the loop
-            // remembers.
+            // The kernel has reported the input once. The later turns come from the readiness that
+            // the loop has cached.
             wait_readable(&event_loop);
             turn(&event_loop);
             left -= read.take().into_iter().sum::<usize>();
@@ -322,7 +322,7 @@ fn the_descriptor_shows_that_a_connection_has_more_to_read() {
 }
 
 #[test]
-fn the_descriptor_shows_a_timer_when_it_is_due_and_not_before() {
+fn the_descriptor_shows_a_timer_only_when_due() {
     with_loop(|event_loop| {
         let fired = Count::default();
         for round in 1..=5 {
@@ -349,8 +349,8 @@ fn the_descriptor_shows_a_timer_when_it_is_due_and_not_before() {
     });
 }
 
-/// Runs the loop from an outer one that waits through `wait`, while another loop sends back what it
-/// is sent.
+/// Runs the loop from an outer one that waits with `wait`, while another loop sends each message
+/// back.
 fn ping_pong_from_outside(event_loop: &EventLoop, rounds: usize, wait: impl Fn()) {
     let (other, count) = (LoopThread::spawn("other").unwrap(), Count::default());
     for round in 0..rounds {
@@ -387,7 +387,7 @@ fn a_loop_inside_an_epoll_misses_no_post() {
 }
 
 #[test]
-fn an_outer_loop_that_keeps_to_the_rules_serves_tasks_descriptors_and_timers() {
+fn an_outer_loop_serves_tasks_descriptors_and_timers() {
     with_loop(|event_loop| {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let seen = Recorder::new();

@@ -1,6 +1,6 @@
-//! A loop inside a poller that goes by edges, as tokio's `AsyncFd` and mio do: whatever becomes
-//! pending is a new edge of the loop's descriptor, and when nothing is pending the descriptor is
-//! not readable.
+//! A loop embedded in an edge-triggered poller, such as tokio's `AsyncFd` or mio: all work that
+//! becomes pending triggers a new edge of the loop's descriptor, and the descriptor is not readable
+//! when nothing is pending.
 
 mod support;
 
@@ -26,7 +26,7 @@ use support::{
 
 const NOW: Option<&Timespec> = Some(&Timespec { tv_sec: 0, tv_nsec: 0 });
 
-/// A poller that watches the loop for edges.
+/// An edge-triggered poller that watches the loop.
 struct Outer(OwnedFd);
 
 impl Outer {
@@ -51,7 +51,7 @@ impl Outer {
         epoll::wait(&self.0, rustix::buffer::spare_capacity(&mut events), timeout).unwrap() == 1
     }
 
-    /// Runs the loop by its edges alone until it is `done`.
+    /// Runs the loop on edges alone until `done` returns true.
     fn drive(&self, run: Run, event_loop: &EventLoop, done: impl Fn() -> bool) {
         while !done() {
             self.await_edge();
@@ -59,7 +59,7 @@ impl Outer {
         }
     }
 
-    /// Runs the loop by its edges until there is none, and then nothing to be done.
+    /// Runs the loop on edges until there are none, and checks that no work is left.
     fn settle(&self, run: Run, event_loop: &EventLoop, after: &str) {
         while self.has_edge() {
             run(event_loop);
@@ -68,27 +68,26 @@ impl Outer {
     }
 }
 
-/// What an outer loop does on an edge.
+/// The reaction of an outer loop to an edge.
 type Run = fn(&EventLoop);
 
 const ONE_TURN: Run = turn;
 const ALL_TURNS: Run = |event_loop| event_loop.run_ready().expect("turns");
 
-/// What is kept until the end of a test.
+/// Values that are kept alive until the end of a test.
 type Kept = Box<dyn Any>;
 
-/// Requested between two turns; what it leads to is counted.
+/// A request made between two turns. Its effect is counted.
 type Request = Box<dyn FnOnce(&EventLoop, Count) -> Kept>;
 
-/// Prepares a request, with what has to be there before. The loop may be run meanwhile, but need
-/// not be.
+/// Prepares a request and its prerequisites. The loop may be run between the two, but need not be.
 type Prepare = fn(&EventLoop, Count) -> Request;
 
 fn counting(count: Count) -> impl FnOnce(&EventLoop) + Send {
     move |_| count.add()
 }
 
-/// Every kind of work that can come up between two turns without the kernel.
+/// Every kind of work that can become pending between two turns without the kernel.
 const KINDS: &[(&str, Prepare)] = &[
     ("a timer", |_, _| {
         Box::new(|event_loop, count| {
@@ -224,7 +223,7 @@ const KINDS: &[(&str, Prepare)] = &[
         }
         client.read_exact(&mut [0; 6]).unwrap();
         client.write_all(b"x").unwrap();
-        // The kernel reports it while nobody wants it.
+        // The kernel reports the readiness while there is no interest in it.
         wait_readable(event_loop);
         turn(event_loop);
         Box::new(move |_, _| {
@@ -334,7 +333,7 @@ fn a_step_of_a_virtual_clock_is_an_edge() {
     });
 }
 
-/// Descriptors that are ready at the same time, more than a turn takes.
+/// Descriptors that are ready at the same time, more than one turn processes.
 fn ready_channels(event_loop: &EventLoop, channels: usize, count: &Count) -> Vec<impl Sized> {
     let make = |_| {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
@@ -361,9 +360,10 @@ fn descriptors_beyond_the_events_of_a_turn_are_a_new_edge() {
     }
 }
 
-/// With room for one event a turn the loop's own wake-up would take a turn from the others.
+/// With a capacity of one event a turn, the loop's own wake-up would take a turn from the other
+/// descriptors.
 #[test]
-fn tasks_and_timers_among_many_ready_descriptors_are_edges_too() {
+fn tasks_and_timers_among_ready_descriptors_are_edges() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().events_per_turn(1).build().unwrap();
         let (outer, count) = (Outer::new(&event_loop), Count::default());
@@ -402,7 +402,7 @@ fn run_ready_makes_turns_until_nothing_is_left() {
 }
 
 #[test]
-fn run_ready_leaves_a_loop_that_always_has_work() {
+fn run_ready_returns_from_a_loop_that_always_has_work() {
     fn again(event_loop: &EventLoop, count: Count) {
         count.add();
         event_loop.queue_in_loop(move |event_loop| again(event_loop, count));
@@ -420,7 +420,7 @@ fn run_ready_leaves_a_loop_that_always_has_work() {
 }
 
 #[test]
-fn run_ready_leaves_a_request_to_quit_standing() {
+fn run_ready_does_not_consume_a_request_to_quit() {
     with_loop(|event_loop| {
         let count = Count::default();
         event_loop.queue_in_loop(counting(count.clone()));

@@ -1,5 +1,5 @@
-//! What a turn does and in which order, what waits for the next turn, and that nothing which is
-//! always ready starves the rest.
+//! The phases of a turn and their order, the work that is deferred to the next turn, and fairness:
+//! a source that is always ready does not starve the others.
 
 mod support;
 
@@ -36,7 +36,7 @@ fn a_turn_calls_channels_then_timers_then_tasks() {
 }
 
 #[test]
-fn what_is_closed_in_a_turn_is_told_so_after_the_tasks_of_that_turn() {
+fn on_close_runs_after_the_tasks_of_the_turn() {
     struct Handler(Recorder<(&'static str, u64)>);
 
     impl ConnectionHandler for Handler {
@@ -74,7 +74,7 @@ fn what_is_closed_in_a_turn_is_told_so_after_the_tasks_of_that_turn() {
 }
 
 #[test]
-fn what_a_channel_callback_starts_is_served_in_the_same_turn() {
+fn tasks_and_timers_of_a_channel_callback_run_in_its_turn() {
     with_loop(|event_loop| {
         let seen = Recorder::new();
         let s = seen.clone();
@@ -130,7 +130,7 @@ fn a_task_queued_from_a_task_waits_for_the_next_turn() {
 }
 
 #[test]
-fn a_timer_made_in_a_timer_with_a_past_deadline_waits_for_the_next_turn() {
+fn a_past_timer_made_in_a_timer_waits_a_turn() {
     with_loop(|event_loop| {
         let seen = Recorder::new();
         let s = seen.clone();
@@ -200,10 +200,10 @@ fn the_iteration_is_the_number_of_turns_made() {
 }
 
 #[test]
-fn now_stands_still_during_a_turn_and_moves_between_turns() {
+fn now_is_constant_during_a_turn_and_advances_between_turns() {
     with_loop(|event_loop| {
         let seen = Recorder::new();
-        let look = |seen: &Recorder<Instant>| {
+        let record_now = |seen: &Recorder<Instant>| {
             let seen = seen.clone();
             move |event_loop: &EventLoop| {
                 seen.record(event_loop.now());
@@ -213,9 +213,9 @@ fn now_stands_still_during_a_turn_and_moves_between_turns() {
         };
         let mut last = event_loop.now();
         for _ in 0..3 {
-            let _channel = ready_channel(event_loop, look(&seen));
-            event_loop.run_at(last, look(&seen));
-            event_loop.queue_in_loop(look(&seen));
+            let _channel = ready_channel(event_loop, record_now(&seen));
+            event_loop.run_at(last, record_now(&seen));
+            event_loop.queue_in_loop(record_now(&seen));
             wait_for_tick(Instant::now());
             let before = Instant::now();
             turn(event_loop);
@@ -240,7 +240,7 @@ fn now_is_the_present_outside_a_turn() {
 }
 
 #[test]
-fn tasks_run_in_the_order_queued_whichever_face_was_asked() {
+fn tasks_of_loop_and_handle_share_one_order() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -307,10 +307,11 @@ fn always_ready_channel(
     Channel::new(event_loop, ours, Interest::WRITABLE, callback).unwrap()
 }
 
-/// Waits on another thread until the loop has served a timer and a channel, then asks it to quit.
-fn serves_the_rest_beside(nuisance: impl FnOnce(&EventLoop) + Send + 'static) {
+/// Runs the loop together with `load`, and quits it from another thread once it has served a timer,
+/// a channel and a task.
+fn assert_others_are_served(load: impl FnOnce(&EventLoop) + Send + 'static) {
     with_loop(|event_loop| {
-        nuisance(event_loop);
+        load(event_loop);
         let (served, is_served) = mpsc::channel();
         let (theirs, ours) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -344,7 +345,7 @@ fn a_task_that_queues_itself_again_starves_nothing() {
     fn again(event_loop: &EventLoop) {
         event_loop.queue_in_loop(again);
     }
-    serves_the_rest_beside(again);
+    assert_others_are_served(again);
 }
 
 #[test]
@@ -352,7 +353,7 @@ fn a_task_that_posts_itself_through_the_handle_starves_nothing() {
     fn again(event_loop: &EventLoop) {
         event_loop.handle().queue_in_loop(again).unwrap();
     }
-    serves_the_rest_beside(again);
+    assert_others_are_served(again);
 }
 
 #[test]
@@ -360,16 +361,16 @@ fn a_timer_that_arms_itself_to_now_starves_nothing() {
     fn again(event_loop: &EventLoop) {
         event_loop.run_at(event_loop.now(), again);
     }
-    serves_the_rest_beside(again);
+    assert_others_are_served(again);
 }
 
 #[test]
 fn a_channel_that_is_always_ready_starves_nothing() {
-    serves_the_rest_beside(|event_loop| always_ready_channel(event_loop, |_| ()).detach());
+    assert_others_are_served(|event_loop| always_ready_channel(event_loop, |_| ()).detach());
 }
 
 #[test]
-fn what_does_not_fit_into_one_wait_comes_with_the_next() {
+fn events_beyond_one_wait_come_with_the_next() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().events_per_turn(1).build().unwrap();
         let seen = Recorder::new();

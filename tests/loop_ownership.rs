@@ -1,5 +1,5 @@
-//! A loop belongs to its thread: a thread has one at most, which is not run from inside itself, and
-//! which goes with the thread or with the call that drops it.
+//! A loop belongs to its thread. A thread has at most one loop. A loop cannot be run from inside
+//! itself. It is dropped with its thread, or at the end of the call in which its owner drops it.
 
 mod support;
 
@@ -51,7 +51,7 @@ fn running_a_loop_from_its_own_callback_is_an_error() {
 }
 
 #[test]
-fn a_second_loop_in_a_thread_is_an_error_until_the_first_is_dropped() {
+fn a_second_loop_in_a_thread_is_an_error() {
     with_watchdog(LIMIT, || {
         let first = EventLoop::new().unwrap();
         let handle = first.handle();
@@ -76,9 +76,9 @@ fn a_second_loop_in_a_thread_is_an_error_until_the_first_is_dropped() {
 }
 
 #[test]
-fn two_loops_in_two_threads_run_side_by_side() {
+fn two_loops_in_two_threads_run_in_parallel() {
     with_watchdog(LIMIT, || {
-        // Each is inside a task while the other one is, or neither gets past the barrier.
+        // Each loop is inside its task at the same time; otherwise neither passes the barrier.
         let met = Arc::new(Barrier::new(2));
         let homes = Arc::new(Mutex::new(Vec::new()));
         let serve = || {
@@ -105,7 +105,7 @@ fn two_loops_in_two_threads_run_side_by_side() {
 }
 
 #[test]
-fn a_loop_that_a_thread_local_keeps_goes_with_its_thread() {
+fn a_loop_in_a_thread_local_ends_with_its_thread() {
     thread_local! {
         static KEPT: RefCell<Option<EventLoop>> = const { RefCell::new(None) };
     }
@@ -127,7 +127,7 @@ fn a_loop_that_a_thread_local_keeps_goes_with_its_thread() {
 }
 
 #[test]
-fn a_loop_that_is_dropped_from_inside_a_call_through_its_handle_ends_with_that_call() {
+fn a_loop_dropped_inside_its_call_ends_with_that_call() {
     thread_local! {
         static KEPT: RefCell<Option<EventLoop>> = const { RefCell::new(None) };
     }

@@ -1,5 +1,5 @@
-//! What a panic in a callback, or in the destructor of one, costs: that callback and nothing beside
-//! it, whether the panic is caught or comes out of the loop.
+//! A panic in a callback, or in a callback's destructor, ends that callback only, whether the panic
+//! is caught or propagated out of the loop.
 
 mod support;
 
@@ -17,7 +17,7 @@ use support::ready::ready_channel;
 use support::{Count, LIMIT, OnDrop, Recorder, panic_of, turn, with_catching_loop, with_watchdog};
 
 #[test]
-fn a_panic_in_run_in_loop_is_the_callers() {
+fn a_panic_in_run_in_loop_unwinds_into_the_caller() {
     with_catching_loop(|event_loop| {
         assert_eq!(panic_of(|| event_loop.run_in_loop(|_| panic!("mine"))), "mine");
         assert_eq!(panic_of(|| event_loop.handle().run_in_loop(|_| panic!("mine too"))), "mine too");
@@ -26,8 +26,8 @@ fn a_panic_in_run_in_loop_is_the_callers() {
     });
 }
 
-/// A loop on which a channel, a timer and a task are ready, each between two that record
-/// themselves.
+/// A loop on which three channels, three timers and three tasks are ready. Each records its call.
+/// The second of a kind can panic.
 struct Crowd {
     seen: Recorder,
     channels: Vec<Channel<UnixStream>>,
@@ -102,7 +102,7 @@ fn a_panic_in_a_posted_task_costs_only_that_task() {
 }
 
 #[test]
-fn a_repeating_timer_that_panics_is_over() {
+fn a_repeating_timer_that_panics_ends() {
     with_catching_loop(|event_loop| {
         let (calls, drops) = (Count::default(), Count::default());
         let callback = || {
@@ -116,7 +116,7 @@ fn a_repeating_timer_that_panics_is_over() {
         let period = Duration::from_nanos(1);
         let id = event_loop.run_every(period, callback());
         let remote = event_loop.handle().run_every(period, callback()).unwrap();
-        // The remote one is armed by a task, and due in the turn that follows.
+        // The remote timer is armed by a task, and is due in the following turn.
         for _ in 0..4 {
             wait_for_tick(Instant::now());
             turn(event_loop);
@@ -153,7 +153,7 @@ fn propagating_loop() -> EventLoop {
 }
 
 #[test]
-fn a_propagated_panic_comes_out_of_run_and_run_once_after_the_turn() {
+fn a_propagated_panic_leaves_run_after_the_turn() {
     for what in ["channel", "timer", "task"] {
         with_watchdog(LIMIT, move || {
             let event_loop = propagating_loop();
@@ -171,7 +171,7 @@ fn a_propagated_panic_comes_out_of_run_and_run_once_after_the_turn() {
 }
 
 #[test]
-fn of_several_panics_in_a_turn_the_first_is_propagated_and_all_are_counted() {
+fn the_first_panic_is_propagated_and_all_are_counted() {
     with_watchdog(LIMIT, || {
         let event_loop = propagating_loop();
         let crowd = Crowd::new(&event_loop, &["task", "timer"]);
@@ -183,7 +183,7 @@ fn of_several_panics_in_a_turn_the_first_is_propagated_and_all_are_counted() {
 }
 
 #[test]
-fn a_loop_can_be_run_again_after_a_panic_has_come_out_of_it() {
+fn a_loop_can_run_again_after_a_propagated_panic() {
     with_watchdog(LIMIT, || {
         let event_loop = propagating_loop();
         let seen = Recorder::new();
@@ -203,7 +203,7 @@ fn a_loop_can_be_run_again_after_a_panic_has_come_out_of_it() {
 }
 
 #[test]
-fn a_propagated_panic_takes_any_payload() {
+fn a_propagated_panic_keeps_its_payload() {
     with_watchdog(LIMIT, || {
         let event_loop = propagating_loop();
         event_loop.queue_in_loop(|_| std::panic::panic_any(42_u8));
@@ -213,7 +213,7 @@ fn a_propagated_panic_takes_any_payload() {
 }
 
 #[test]
-fn dropping_the_loop_after_a_panic_came_out_of_it_is_sound() {
+fn a_loop_can_be_dropped_after_a_propagated_panic() {
     with_watchdog(LIMIT, || {
         let (event_loop, drops) = (propagating_loop(), Count::default());
         let handle = event_loop.handle();
@@ -232,14 +232,14 @@ fn panics_when_dropped() -> OnDrop<impl FnOnce()> {
     OnDrop::new(|| panic!("a destructor panics"))
 }
 
-/// Does `first` in a turn in which another channel, timer and task are ready, and checks that these
-/// are served.
-fn survives_in_the_midst(first: impl FnOnce(&EventLoop) + Send + 'static) {
+/// Calls `first` before a turn in which other channels, timers and tasks are ready, and checks that
+/// these are served.
+fn assert_others_survive(first: impl FnOnce(&EventLoop) + Send + 'static) {
     with_catching_loop(|event_loop| {
         first(event_loop);
         let crowd = Crowd::new(event_loop, &[]);
         let result = catch_unwind(AssertUnwindSafe(|| turn(event_loop)));
-        // Whatever was kept from its turn must come with the next.
+        // Work deferred by the first turn must run in the next.
         turn(event_loop);
         let mut seen = crowd.seen.take();
         seen.sort_unstable();
@@ -253,7 +253,7 @@ fn survives_in_the_midst(first: impl FnOnce(&EventLoop) + Send + 'static) {
 
 #[test]
 fn a_panic_in_the_destructor_of_a_task_costs_only_that_task() {
-    survives_in_the_midst(|event_loop| {
+    assert_others_survive(|event_loop| {
         let panics = panics_when_dropped();
         event_loop.queue_in_loop(move |_| panics.keep());
     });
@@ -261,15 +261,15 @@ fn a_panic_in_the_destructor_of_a_task_costs_only_that_task() {
 
 #[test]
 fn a_panic_in_the_destructor_of_a_timer_costs_only_that_timer() {
-    survives_in_the_midst(|event_loop| {
+    assert_others_survive(|event_loop| {
         let panics = panics_when_dropped();
         event_loop.run_at(Instant::now(), move |_| panics.keep());
     });
 }
 
 #[test]
-fn a_panic_in_the_destructor_of_a_repeating_timer_costs_only_that_timer() {
-    survives_in_the_midst(|event_loop| {
+fn a_panic_in_a_repeating_timers_destructor_costs_only_that_timer() {
+    assert_others_survive(|event_loop| {
         let (panics, id) = (panics_when_dropped(), Rc::new(Cell::new(None)));
         let own = Rc::clone(&id);
         id.set(Some(event_loop.run_every(Duration::from_nanos(1), move |event_loop| {
@@ -281,8 +281,8 @@ fn a_panic_in_the_destructor_of_a_repeating_timer_costs_only_that_timer() {
 }
 
 #[test]
-fn a_panic_in_the_destructor_of_a_channels_callback_costs_only_that_channel() {
-    survives_in_the_midst(|event_loop| {
+fn a_panic_in_a_channels_destructor_costs_only_that_channel() {
+    assert_others_survive(|event_loop| {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let panics = panics_when_dropped();
         let channel = Channel::new(event_loop, ours, Interest::WRITABLE, move |event| {
@@ -295,11 +295,11 @@ fn a_panic_in_the_destructor_of_a_channels_callback_costs_only_that_channel() {
 }
 
 #[test]
-fn panics_in_destructors_while_the_loop_is_dropped_cost_no_other_its_own() {
+fn panics_in_destructors_do_not_stop_the_loops_drop() {
     with_watchdog(LIMIT, || {
         let (event_loop, drops) = (EventLoop::new().unwrap(), Count::default());
         let handle = event_loop.handle();
-        // Of everything two, so that there is something left to do after the first.
+        // Two of each kind, so that work is left after the first panic.
         for _ in 0..2 {
             let panics_and_counts = || {
                 let token = drops.drop_token();

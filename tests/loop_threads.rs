@@ -1,4 +1,4 @@
-//! Threads that run a loop each: their names, their end, and what they do before it.
+//! Threads that run one loop each: their names, how they end, and what they run before that.
 
 mod support;
 
@@ -11,26 +11,29 @@ use std::time::Duration;
 use reveille::{EventLoop, LoopHandle, LoopPool, LoopThread};
 use support::{Count, LIMIT, OnDrop, panic_of, until_asleep, with_watchdog};
 
-/// Asks on the loop's thread, and waits for the answer.
-fn ask<R: Send + 'static>(handle: &LoopHandle, question: impl FnOnce(&EventLoop) -> R + Send + 'static) -> R {
-    let (answer, answered) = mpsc::channel();
-    handle.queue_in_loop(move |event_loop| answer.send(question(event_loop)).unwrap()).unwrap();
-    answered.recv().unwrap()
+/// Runs `question` on the loop's thread and returns its result.
+fn run_on_loop<R: Send + 'static>(
+    handle: &LoopHandle,
+    question: impl FnOnce(&EventLoop) -> R + Send + 'static,
+) -> R {
+    let (sender, receiver) = mpsc::channel();
+    handle.queue_in_loop(move |event_loop| sender.send(question(event_loop)).unwrap()).unwrap();
+    receiver.recv().unwrap()
 }
 
 fn name_of_thread(handle: &LoopHandle) -> String {
-    ask(handle, |_| thread::current().name().expect("a name").to_owned())
+    run_on_loop(handle, |_| thread::current().name().expect("a name").to_owned())
 }
 
 #[test]
-fn a_thread_has_the_name_given_and_runs_the_loop_of_its_handle() {
+fn a_thread_has_its_name_and_runs_its_loop() {
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("a name longer than the kernel keeps").unwrap();
         assert_eq!(name_of_thread(thread.handle()), "a name longer than the kernel keeps");
         let handle = thread.handle().clone();
         assert!(!handle.is_in_loop_thread());
-        assert!(ask(thread.handle(), move |_| handle.is_in_loop_thread()));
-        assert_ne!(ask(thread.handle(), |_| thread::current().id()), thread::current().id());
+        assert!(run_on_loop(thread.handle(), move |_| handle.is_in_loop_thread()));
+        assert_ne!(run_on_loop(thread.handle(), |_| thread::current().id()), thread::current().id());
     });
 }
 
@@ -41,7 +44,7 @@ fn a_name_with_a_zero_byte_is_refused() {
 }
 
 #[test]
-fn the_loop_is_there_when_spawn_returns() {
+fn the_loop_exists_when_spawn_returns() {
     with_watchdog(LIMIT, || {
         for _ in 0..50 {
             let thread = LoopThread::spawn("loop").unwrap();
@@ -55,7 +58,7 @@ fn the_loop_is_there_when_spawn_returns() {
 }
 
 #[test]
-fn dropping_a_thread_runs_what_was_posted_before_and_ends_its_loop() {
+fn dropping_a_thread_runs_earlier_posts_and_ends_its_loop() {
     with_watchdog(LIMIT, || {
         for _ in 0..50 {
             let (thread, ran, drops) =
@@ -80,16 +83,16 @@ fn dropping_a_thread_runs_what_was_posted_before_and_ends_its_loop() {
 }
 
 #[test]
-fn a_thread_that_sleeps_ends_when_it_is_joined() {
+fn a_sleeping_thread_ends_when_it_is_joined() {
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("loop").unwrap();
-        until_asleep(ask(thread.handle(), |_| rustix::thread::gettid()));
+        until_asleep(run_on_loop(thread.handle(), |_| rustix::thread::gettid()));
         thread.join().unwrap();
     });
 }
 
 #[test]
-fn join_returns_what_run_returned_also_if_the_loop_has_quit_before() {
+fn join_returns_the_result_of_run_after_a_quit() {
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("loop").unwrap();
         thread.join().unwrap();
@@ -104,11 +107,11 @@ fn join_returns_what_run_returned_also_if_the_loop_has_quit_before() {
 }
 
 #[test]
-fn a_panic_at_the_end_of_the_thread_is_passed_on_by_join_at_most() {
+fn only_join_may_propagate_a_panic_of_the_threads_end() {
     with_watchdog(LIMIT, || {
-        // A panic in a callback stays in the loop, so this is one in the destructor of what the
-        // loop had in keeping. The loop may contain it as well; if it does not, the panic is the
-        // thread's.
+        // The loop catches panics in callbacks. This panic is in the destructor of a callback that
+        // the loop still owns. The loop may catch it as well. If it does not, the panic ends the
+        // thread.
         let doomed = || {
             let thread = LoopThread::spawn("doomed").unwrap();
             let panics = OnDrop::new(|| panic!("a destructor panics"));
@@ -128,22 +131,22 @@ fn a_panic_in_a_task_does_not_end_the_thread() {
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("loop").unwrap();
         thread.handle().queue_in_loop(|_| panic!("a task panics")).unwrap();
-        assert_eq!(ask(thread.handle(), |event_loop| event_loop.handle().counters().panics), 1);
+        assert_eq!(run_on_loop(thread.handle(), |event_loop| event_loop.handle().counters().panics), 1);
         thread.join().unwrap();
     });
 }
 
 #[test]
-fn a_thread_may_be_dropped_or_joined_by_a_task_of_its_own_loop() {
+fn a_task_may_drop_or_join_its_own_thread() {
     with_watchdog(LIMIT, || {
         type End = fn(LoopThread);
         let ends: [End; 2] = [drop, |thread| thread.join().unwrap()];
         for end in ends {
             let thread = LoopThread::spawn("loop").unwrap();
             let handle = thread.handle().clone();
-            let (gone, has_gone) = mpsc::channel();
-            let tells_when_dropped = OnDrop::new(move || gone.send(()).unwrap());
-            handle.run_after(Duration::MAX, move |_| tells_when_dropped.keep()).unwrap();
+            let (dropped, is_dropped) = mpsc::channel();
+            let signals_when_dropped = OnDrop::new(move || dropped.send(()).unwrap());
+            handle.run_after(Duration::MAX, move |_| signals_when_dropped.keep()).unwrap();
             let ran = Count::default();
             let r = ran.clone();
             handle
@@ -152,7 +155,7 @@ fn a_thread_may_be_dropped_or_joined_by_a_task_of_its_own_loop() {
                     end(thread);
                 })
                 .unwrap();
-            has_gone.recv().unwrap();
+            is_dropped.recv().unwrap();
             assert_eq!(ran.get(), 1, "what was queued before runs first");
             assert_eq!(handle.counters().panics, 0);
         }
@@ -160,7 +163,7 @@ fn a_thread_may_be_dropped_or_joined_by_a_task_of_its_own_loop() {
 }
 
 #[test]
-fn a_thread_may_be_dropped_by_a_task_of_another_loop() {
+fn a_task_may_drop_the_thread_of_another_loop() {
     with_watchdog(LIMIT, || {
         let (first, second) = (LoopThread::spawn("first").unwrap(), LoopThread::spawn("second").unwrap());
         let (handle, ran) = (first.handle().clone(), Count::default());
@@ -174,7 +177,7 @@ fn a_thread_may_be_dropped_by_a_task_of_another_loop() {
 }
 
 #[test]
-fn the_threads_of_a_pool_are_numbered_and_dealt_in_turn() {
+fn a_pool_numbers_its_threads_and_returns_them_round_robin() {
     with_watchdog(LIMIT, || {
         let pool = LoopPool::new(3.try_into().unwrap(), "worker").unwrap();
         let names: Vec<_> = pool.handles().map(name_of_thread).collect();
@@ -189,7 +192,7 @@ fn the_threads_of_a_pool_are_numbered_and_dealt_in_turn() {
 }
 
 #[test]
-fn a_pool_deals_evenly_to_several_threads_at_once() {
+fn a_pool_distributes_evenly_to_concurrent_callers() {
     with_watchdog(LIMIT, || {
         let pool = LoopPool::new(3.try_into().unwrap(), "worker").unwrap();
         let counts: Arc<Mutex<Vec<_>>> = Arc::default();
@@ -215,10 +218,10 @@ fn a_pool_deals_evenly_to_several_threads_at_once() {
 }
 
 #[test]
-fn the_loops_of_a_pool_run_side_by_side() {
+fn the_loops_of_a_pool_run_in_parallel() {
     with_watchdog(LIMIT, || {
         let pool = LoopPool::new(4.try_into().unwrap(), "worker").unwrap();
-        // All of them are inside a task at the same time, or none gets past the barrier.
+        // All loops are inside a task at the same time; otherwise none passes the barrier.
         let met = Arc::new(Barrier::new(5));
         for handle in pool.handles() {
             let met = Arc::clone(&met);
@@ -229,23 +232,24 @@ fn the_loops_of_a_pool_run_side_by_side() {
 }
 
 #[test]
-fn the_loops_of_a_pool_end_side_by_side() {
+fn the_loops_of_a_pool_end_in_parallel() {
     with_watchdog(LIMIT, || {
-        // One loop's last task ends when the other loop has ended; this must do for either.
+        // The last task of one loop ends only after the other loop has ended. This must work for
+        // either loop.
         for (waits, ends) in [(0, 1), (1, 0)] {
             let pool = LoopPool::new(2.try_into().unwrap(), "worker").unwrap();
             let handles: Vec<_> = pool.handles().cloned().collect();
-            let (gone, has_gone) = mpsc::channel();
-            let tells_when_dropped = OnDrop::new(move || gone.send(()).unwrap());
-            handles[ends].run_after(Duration::MAX, move |_| tells_when_dropped.keep()).unwrap();
-            handles[waits].queue_in_loop(move |_| has_gone.recv().unwrap()).unwrap();
+            let (dropped, is_dropped) = mpsc::channel();
+            let signals_when_dropped = OnDrop::new(move || dropped.send(()).unwrap());
+            handles[ends].run_after(Duration::MAX, move |_| signals_when_dropped.keep()).unwrap();
+            handles[waits].queue_in_loop(move |_| is_dropped.recv().unwrap()).unwrap();
             drop(pool);
         }
     });
 }
 
 #[test]
-fn dropping_a_pool_runs_what_was_posted_before() {
+fn dropping_a_pool_runs_earlier_posts() {
     with_watchdog(LIMIT, || {
         let (pool, ran) = (LoopPool::new(2.try_into().unwrap(), "worker").unwrap(), Count::default());
         for _ in 0..1_000 {
@@ -260,7 +264,7 @@ fn dropping_a_pool_runs_what_was_posted_before() {
 }
 
 #[test]
-fn a_pool_that_ends_at_once_ends() {
+fn a_pool_can_be_dropped_at_once() {
     with_watchdog(LIMIT, || {
         for _ in 0..200 {
             drop(LoopPool::new(2.try_into().unwrap(), "worker").unwrap());
@@ -269,30 +273,30 @@ fn a_pool_that_ends_at_once_ends() {
 }
 
 #[test]
-fn a_pool_may_be_dropped_by_a_task_of_one_of_its_loops() {
+fn a_task_may_drop_the_pool_of_its_loop() {
     with_watchdog(LIMIT, || {
         for number in 0..2 {
             let pool = LoopPool::new(2.try_into().unwrap(), "worker").unwrap();
             let handles: Vec<_> = pool.handles().cloned().collect();
-            let (gone, has_gone) = mpsc::channel();
+            let (dropped, is_dropped) = mpsc::channel();
             for handle in &handles {
-                let gone = gone.clone();
-                let tells_when_dropped = OnDrop::new(move || gone.send(()).unwrap());
-                handle.run_after(Duration::MAX, move |_| tells_when_dropped.keep()).unwrap();
+                let dropped = dropped.clone();
+                let signals_when_dropped = OnDrop::new(move || dropped.send(()).unwrap());
+                handle.run_after(Duration::MAX, move |_| signals_when_dropped.keep()).unwrap();
             }
             handles[number].queue_in_loop(move |_| drop(pool)).unwrap();
-            has_gone.recv().unwrap();
-            has_gone.recv().unwrap();
+            is_dropped.recv().unwrap();
+            is_dropped.recv().unwrap();
             assert!(handles.iter().all(|handle| handle.counters().panics == 0));
         }
     });
 }
 
 #[test]
-fn a_thread_is_never_given_to_two_loops() {
+fn a_thread_never_has_two_loops() {
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("loop").unwrap();
-        assert!(ask(thread.handle(), |_| EventLoop::new().is_err()));
+        assert!(run_on_loop(thread.handle(), |_| EventLoop::new().is_err()));
         let here = EventLoop::new().unwrap();
         assert!(here.handle().is_in_loop_thread());
         let message = panic_of(|| here.run_in_loop(|_| panic!("on this thread")));

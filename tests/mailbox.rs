@@ -1,4 +1,4 @@
-//! A bounded mailbox: who is refused, and what goes on while it is full.
+//! A bounded mailbox: which posts are refused, and which operations still work while it is full.
 
 mod support;
 
@@ -17,7 +17,7 @@ use support::{Count, LIMIT, Recorder, on_another_thread, turn, with_watchdog};
 
 const FULL: Result<(), PostErrorReason> = Err(PostErrorReason::Full);
 
-/// Posts from another thread until no more is taken, and answers how many were.
+/// Posts from another thread until a post is refused. Returns the number of accepted tasks.
 fn fill(handle: &LoopHandle) -> usize {
     on_another_thread(|| {
         let taken = (0..1_000).take_while(|_| post(handle).is_ok()).count();
@@ -26,11 +26,10 @@ fn fill(handle: &LoopHandle) -> usize {
     })
 }
 
-// --- Refuse
-// ---------------------------------------------------------------------------------------
+// --- Refusal
 
 #[test]
-fn a_mailbox_takes_as_many_tasks_of_other_threads_as_it_was_made_for() {
+fn a_mailbox_accepts_tasks_up_to_its_capacity() {
     for (capacity, room) in [(1, 1), (2, 2), (7, 7), (100, 100)] {
         with_mailbox(MailboxLimit::Reject(capacity), move |event_loop| {
             let handle = event_loop.handle();
@@ -48,7 +47,7 @@ fn a_mailbox_takes_as_many_tasks_of_other_threads_as_it_was_made_for() {
 }
 
 #[test]
-fn a_mailbox_for_no_task_takes_one() {
+fn a_mailbox_of_capacity_zero_accepts_one_task() {
     with_mailbox(MailboxLimit::Reject(0), |event_loop| {
         assert_eq!(fill(&event_loop.handle()), 1);
         turn(event_loop);
@@ -80,7 +79,7 @@ fn without_a_limit_nothing_is_refused() {
 }
 
 #[test]
-fn what_is_refused_comes_back_with_the_reason_and_can_be_called() {
+fn a_refused_task_is_returned_and_can_be_called() {
     with_mailbox(MailboxLimit::Reject(2), |event_loop| {
         let handle = event_loop.handle();
         assert_eq!(fill(&handle), 2);
@@ -110,7 +109,7 @@ fn what_is_refused_comes_back_with_the_reason_and_can_be_called() {
 }
 
 #[test]
-fn what_was_refused_can_be_posted_again_after_a_turn() {
+fn a_refused_task_can_be_posted_after_a_turn() {
     with_mailbox(MailboxLimit::Reject(1), |event_loop| {
         let (handle, ran) = (event_loop.handle(), Count::default());
         assert_eq!(fill(&handle), 1);
@@ -124,12 +123,12 @@ fn what_was_refused_can_be_posted_again_after_a_turn() {
 }
 
 #[test]
-fn there_is_room_again_as_soon_as_the_batch_is_taken() {
+fn taking_the_batch_frees_the_mailboxs_capacity() {
     with_mailbox(MailboxLimit::Reject(3), |event_loop| {
         let (handle, seen) = (event_loop.handle(), Arc::new(AtomicU64::new(0)));
         let (h, s) = (handle.clone(), Arc::clone(&seen));
         let task = move |_: &EventLoop| {
-            // The others of this batch have not run, and yet they no longer count.
+            // The other tasks of this batch have not run, but no longer count towards the limit.
             assert_eq!(fill(&h), 3);
             s.fetch_add(1, SeqCst);
         };
@@ -142,7 +141,7 @@ fn there_is_room_again_as_soon_as_the_batch_is_taken() {
 }
 
 #[test]
-fn the_loops_own_thread_is_refused_beyond_the_limit_through_the_handle() {
+fn the_limit_applies_to_handles_on_the_loops_thread() {
     for mailbox in [MailboxLimit::Reject(3), MailboxLimit::Block(3)] {
         with_mailbox(mailbox, |event_loop| {
             let handle = event_loop.handle();
@@ -185,11 +184,10 @@ fn the_loop_itself_queues_without_a_limit() {
     }
 }
 
-// --- While it is full
-// -----------------------------------------------------------------------------
+// --- While the mailbox is full
 
 #[test]
-fn timers_of_handles_are_made_and_cancelled_while_the_mailbox_is_full() {
+fn remote_timers_work_while_the_mailbox_is_full() {
     for mailbox in [MailboxLimit::Reject(1), MailboxLimit::Block(1)] {
         with_mailbox(mailbox, |event_loop| {
             let (handle, fired) = (event_loop.handle(), Count::default());
@@ -207,7 +205,8 @@ fn timers_of_handles_are_made_and_cancelled_while_the_mailbox_is_full() {
             turn(event_loop);
             turn(event_loop);
             assert_eq!(fired.get(), 4);
-            // Of the loop's own timers, too, which another thread has to ask the loop to cancel.
+            // This includes the loop's own timers, which another thread cancels through a task on
+            // the loop.
             let local = event_loop.run_after(Duration::MAX, |_| ());
             assert_eq!(on_another_thread(|| post(&handle)), Ok(()));
             assert!(on_another_thread(|| handle.cancel(local)));
@@ -220,7 +219,7 @@ fn timers_of_handles_are_made_and_cancelled_while_the_mailbox_is_full() {
 }
 
 #[test]
-fn quit_is_heard_while_the_mailbox_is_full() {
+fn quit_works_while_the_mailbox_is_full() {
     for mailbox in [MailboxLimit::Reject(1), MailboxLimit::Block(1)] {
         with_mailbox(mailbox, |event_loop| {
             let handle = event_loop.handle();
@@ -236,7 +235,7 @@ fn quit_is_heard_while_the_mailbox_is_full() {
 }
 
 #[test]
-fn connections_are_served_and_spoken_to_while_the_mailbox_is_full() {
+fn connections_work_while_the_mailbox_is_full() {
     with_mailbox(MailboxLimit::Reject(1), |event_loop| {
         thread_local!(static OPENED: RefCell<Option<reveille::ConnectionHandle>> = const { RefCell::new(None) });
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
@@ -249,8 +248,8 @@ fn connections_are_served_and_spoken_to_while_the_mailbox_is_full() {
         let mut client = net::connect(server.local_addr());
         client.write_all(b"one").unwrap();
         let connection = loop {
-            // Accepted and read while it is full; the turn empties it, and the next one finds it
-            // full again.
+            // The connection is accepted and read while the mailbox is full. The turn empties the
+            // mailbox, and it is full again in the next turn.
             assert_eq!(fill(&handle), 1);
             event_loop.run_once(None).unwrap();
             if let Some(connection) = OPENED.take() {
@@ -277,8 +276,8 @@ fn connections_are_served_and_spoken_to_while_the_mailbox_is_full() {
     });
 }
 
-/// A task that, before it is over, has another thread post the next of its kind. From the first one
-/// on the mailbox, if it has room for one task, is full whenever the loop is not in a task.
+/// A task that, before it returns, has another thread post the next task of this kind. After the
+/// first one, a mailbox with a capacity of one task is full whenever the loop is not inside a task.
 fn keep_full(event_loop: &EventLoop, enough: Arc<AtomicBool>) {
     if !enough.load(SeqCst) {
         let handle = event_loop.handle();
@@ -288,7 +287,7 @@ fn keep_full(event_loop: &EventLoop, enough: Arc<AtomicBool>) {
 }
 
 #[test]
-fn a_server_serves_and_stops_on_a_loop_whose_mailbox_is_always_full() {
+fn a_server_works_while_the_mailbox_is_always_full() {
     with_mailbox(MailboxLimit::Reject(1), |event_loop| {
         let (handle, enough) = (event_loop.handle(), Arc::new(AtomicBool::new(false)));
         keep_full(event_loop, Arc::clone(&enough));
@@ -315,7 +314,7 @@ fn a_server_serves_and_stops_on_a_loop_whose_mailbox_is_always_full() {
         });
         event_loop.run().unwrap();
         ends.join().unwrap();
-        // The last of these connections ends on another loop, which has to tell this one.
+        // The last of these connections ends on another loop, which has to notify this one.
         elsewhere.stop(Duration::ZERO, |event_loop, _| event_loop.quit());
         event_loop.run().unwrap();
         enough.store(true, SeqCst);

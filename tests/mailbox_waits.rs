@@ -1,4 +1,5 @@
-//! A bounded mailbox that has producers wait: who gets in and when, and who is refused in the end.
+//! A bounded mailbox that blocks producers: which posts are accepted and when, and which are
+//! refused at the end.
 
 mod support;
 
@@ -17,7 +18,7 @@ use support::{
 
 const GONE: Result<(), PostErrorReason> = Err(PostErrorReason::LoopGone);
 
-/// A thread that posts, and from when on it has.
+/// A thread that posts, and a flag that is set once its post has returned.
 struct Poster<'scope> {
     id: Pid,
     posted: Arc<AtomicBool>,
@@ -25,21 +26,21 @@ struct Poster<'scope> {
 }
 
 impl<'scope> Poster<'scope> {
-    /// Starts a thread that posts a task, which adds to `ran`.
+    /// Starts a thread that posts a task. The task increments `ran`.
     fn start(scope: &'scope Scope<'scope, '_>, handle: &LoopHandle, ran: &Count) -> Poster<'scope> {
-        let (says_id, has_id) = mpsc::channel();
+        let (id_sender, id_receiver) = mpsc::channel();
         let posted = Arc::new(AtomicBool::new(false));
         let (handle, ran, p) = (handle.clone(), ran.clone(), Arc::clone(&posted));
         let thread = scope.spawn(move || {
-            says_id.send(rustix::thread::gettid()).unwrap();
+            id_sender.send(rustix::thread::gettid()).unwrap();
             let answer = handle.queue_in_loop(move |_| ran.add()).map_err(|error| error.reason());
             p.store(true, SeqCst);
             answer
         });
-        Poster { id: has_id.recv().unwrap(), posted, thread }
+        Poster { id: id_receiver.recv().unwrap(), posted, thread }
     }
 
-    /// Waits until it sleeps, which it can do nowhere but in its post.
+    /// Waits until the thread sleeps. It can sleep only in its post.
     #[track_caller]
     fn assert_waits(&self) {
         until_asleep(self.id);
@@ -48,7 +49,7 @@ impl<'scope> Poster<'scope> {
 }
 
 #[test]
-fn a_producer_beyond_the_limit_waits_until_a_batch_is_taken_and_gets_in() {
+fn a_producer_beyond_the_limit_waits_for_the_next_batch() {
     for capacity in [1, 4] {
         with_mailbox(MailboxLimit::Block(capacity), move |event_loop| {
             let (handle, ran) = (event_loop.handle(), Count::default());
@@ -80,7 +81,8 @@ fn a_producer_that_waited_wakes_the_loop() {
                 let poster = Poster::start(scope, &handle, &ran);
                 poster.assert_waits();
                 turn(event_loop);
-                // Whether it gets in before this or during it, the loop does not sleep over it.
+                // Whether the post is accepted before this or during it, the loop does not sleep
+                // over it.
                 while ran.get() < round {
                     event_loop.run_once(None).unwrap();
                 }
@@ -91,7 +93,7 @@ fn a_producer_that_waited_wakes_the_loop() {
 }
 
 #[test]
-fn of_those_that_wait_as_many_get_in_with_each_batch_as_there_is_room_for() {
+fn each_batch_admits_waiting_producers_up_to_the_limit() {
     with_mailbox(MailboxLimit::Block(2), |event_loop| {
         let (handle, ran) = (event_loop.handle(), Count::default());
         on_another_thread(|| (0..2).for_each(|_| post(&handle).unwrap()));
@@ -117,7 +119,7 @@ fn of_those_that_wait_as_many_get_in_with_each_batch_as_there_is_room_for() {
 }
 
 #[test]
-fn producers_that_wait_are_refused_when_the_loop_is_dropped() {
+fn waiting_producers_are_refused_when_the_loop_is_dropped() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().mailbox(MailboxLimit::Block(2)).build().unwrap();
         let (handle, ran) = (event_loop.handle(), Count::default());
@@ -137,20 +139,20 @@ fn producers_that_wait_are_refused_when_the_loop_is_dropped() {
 }
 
 #[test]
-fn a_producer_that_waited_in_vain_has_its_task_back_and_can_call_it() {
+fn a_refused_waiting_producer_gets_its_task_back() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().mailbox(MailboxLimit::Block(1)).build().unwrap();
         let (handle, called) = (event_loop.handle(), Count::default());
         on_another_thread(|| post(&handle).unwrap());
         thread::scope(|scope| {
-            let (says_id, has_id) = mpsc::channel();
+            let (id_sender, id_receiver) = mpsc::channel();
             let (handle, c) = (handle.clone(), called.clone());
             let producer = scope.spawn(move || {
-                says_id.send(rustix::thread::gettid()).unwrap();
+                id_sender.send(rustix::thread::gettid()).unwrap();
                 let refused = handle.queue_in_loop(move |_| c.add()).unwrap_err();
                 EventLoop::new().unwrap().run_in_loop(refused.into_task());
             });
-            until_asleep(has_id.recv().unwrap());
+            until_asleep(id_receiver.recv().unwrap());
             drop(event_loop);
             producer.join().unwrap();
         });
@@ -159,7 +161,7 @@ fn a_producer_that_waited_in_vain_has_its_task_back_and_can_call_it() {
 }
 
 #[test]
-fn a_batch_that_is_dropped_at_quit_makes_room_as_one_that_is_run() {
+fn a_batch_dropped_at_quit_frees_its_capacity() {
     with_watchdog(LIMIT, || {
         let builder = EventLoop::builder().mailbox(MailboxLimit::Block(1)).drop_tasks_on_quit(true);
         let event_loop = builder.build().unwrap();
@@ -179,9 +181,8 @@ fn a_batch_that_is_dropped_at_quit_makes_room_as_one_that_is_run() {
 }
 
 #[test]
-fn each_threads_order_is_kept_through_its_waits_and_no_task_is_lost() {
-    // Each batch of eight is a switch of threads, of which a busy machine makes not many in a
-    // minute.
+fn waiting_producers_keep_their_order_and_lose_nothing() {
+    // Each batch of eight requires a context switch. A busy machine makes few of them in a minute.
     with_watchdog(LIMIT * 5, || {
         let event_loop =
             &EventLoop::builder().propagate_panics(true).mailbox(MailboxLimit::Block(8)).build().unwrap();
@@ -194,10 +195,10 @@ fn each_threads_order_is_kept_through_its_waits_and_no_task_is_lost() {
 }
 
 #[test]
-fn errands_take_no_room_from_those_that_wait() {
+fn internal_tasks_do_not_use_the_mailboxs_capacity() {
     with_mailbox(MailboxLimit::Block(1), |event_loop| {
         let (handle, ran) = (event_loop.handle(), Count::default());
-        // More errands than there may be tasks.
+        // More internal tasks than the capacity for tasks.
         on_another_thread(|| (0..10).for_each(|_| _ = handle.run_after(Duration::MAX, |_| ()).unwrap()));
         assert_eq!(on_another_thread(|| post(&handle)), Ok(()), "and does not wait");
         thread::scope(|scope| {

@@ -1,6 +1,6 @@
-//! What a post costs in heap blocks, on the thread that posts and on the loop's.
+//! The heap allocations of a post, on the posting thread and on the loop's thread.
 
-// A global allocator can be counted in no other way.
+// Allocations can be counted only by a global allocator.
 #![allow(unsafe_code)]
 
 mod support;
@@ -16,7 +16,7 @@ use reveille::task::MailboxLimit;
 use reveille::{EventLoop, LoopHandle};
 use support::{LIMIT, turn, with_loop, with_watchdog};
 
-/// The system's allocator, with a count of what each thread asks of it.
+/// The system allocator with a count of each thread's allocations.
 struct Counting;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,44 +28,44 @@ struct Blocks {
 const NONE: Blocks = Blocks { allocated: 0, freed: 0 };
 
 thread_local! {
-    // Made at compile time and never dropped, so that counting does not itself allocate.
+    // Initialised at compile time and without a destructor, so that counting does not allocate.
     static BLOCKS: Cell<Blocks> = const { Cell::new(NONE) };
 }
 
 fn count(allocated: usize, freed: usize) {
-    // Without effect while the thread ends and has no locals any longer.
+    // Has no effect while the thread ends and its thread-locals are already destroyed.
     let _ = BLOCKS.try_with(|blocks| {
         let before = blocks.get();
         blocks.set(Blocks { allocated: before.allocated + allocated, freed: before.freed + freed });
     });
 }
 
-// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns
-// what that returns. What they do besides touches nothing but a thread-local of plain numbers, and
-// neither allocates nor unwinds.
+// SAFETY: every method passes its arguments unchanged to the system allocator and returns its
+// result. Apart from that the methods access only a thread-local of plain integers, and neither
+// allocate nor unwind.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(1, 0);
-        // SAFETY: the caller keeps the contract of `alloc`, which is that of the call.
+        // SAFETY: the caller upholds the contract of `alloc`, which is the contract of this call.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(1, 0);
-        // SAFETY: as above, of `alloc_zeroed`.
+        // SAFETY: same as above, for `alloc_zeroed`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(0, 1);
-        // SAFETY: `pointer` came from one of these methods with this layout, as the caller
-        // promises, and so from the system's allocator.
+        // SAFETY: the caller guarantees that `pointer` came from one of these methods with this
+        // layout, and so from the system allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         count(1, 1);
-        // SAFETY: as for `dealloc`, and `new_size` is the caller's to vouch for.
+        // SAFETY: same as for `dealloc`; the caller guarantees that `new_size` is valid.
         unsafe { System.realloc(pointer, layout, new_size) }
     }
 }
@@ -73,7 +73,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What `doing` asks of the allocator on this thread.
+/// Returns the allocations and frees that `doing` makes on this thread.
 fn blocks_of(doing: impl FnOnce()) -> Blocks {
     let before = BLOCKS.get();
     doing();
@@ -81,12 +81,12 @@ fn blocks_of(doing: impl FnOnce()) -> Blocks {
     Blocks { allocated: after.allocated - before.allocated, freed: after.freed - before.freed }
 }
 
-/// In each of the first rounds the queues may grow to the length that they have from then on.
+/// Rounds in which the queues may still grow to their final capacity.
 const WARM_UP: usize = 4;
 const ROUNDS: usize = 12;
 const TASKS: usize = 100;
 
-/// A task that captures so many words, and nothing else.
+/// A task that captures `WORDS` machine words, and nothing else.
 fn task<const WORDS: usize>() -> impl FnOnce(&EventLoop) + Send + 'static {
     let words = [WORDS; WORDS];
     let task = move |_: &EventLoop| _ = black_box(words);
@@ -94,8 +94,8 @@ fn task<const WORDS: usize>() -> impl FnOnce(&EventLoop) + Send + 'static {
     task
 }
 
-/// The blocks of a round of posts on the thread that posts, and on the loop's thread that runs
-/// them.
+/// The blocks allocated and freed in one round of posts: on the posting thread, and on the loop's
+/// thread, which runs the tasks.
 #[derive(Debug, PartialEq, Eq)]
 struct Round {
     posting: Blocks,
@@ -105,14 +105,14 @@ struct Round {
 impl Round {
     const FREE: Round = Round { posting: NONE, running: NONE };
 
-    /// A block a task, made where it is posted and given up where it is run.
+    /// One block for each task, allocated where it is posted and freed where it is run.
     const BOXED: Round = Round {
         posting: Blocks { allocated: TASKS, freed: 0 },
         running: Blocks { allocated: 0, freed: TASKS },
     };
 }
 
-/// What each round costs once the queues have grown, with `post` called on another thread.
+/// Returns the cost of each round after the queues have grown. `post` is called on another thread.
 fn rounds_from_another_thread(event_loop: &EventLoop, post: impl Fn(&LoopHandle) + Sync) -> Vec<Round> {
     let handle = event_loop.handle();
     let (before, after) = (Barrier::new(2), Barrier::new(2));
@@ -138,7 +138,7 @@ fn rounds_from_another_thread(event_loop: &EventLoop, post: impl Fn(&LoopHandle)
     })
 }
 
-/// As [`rounds_from_another_thread`], with `post` called on the loop's own.
+/// Same as [`rounds_from_another_thread`], with `post` called on the loop's own thread.
 fn rounds_on_the_loops_thread(event_loop: &EventLoop, post: impl Fn(&EventLoop)) -> Vec<Round> {
     let rounds = (0..ROUNDS).map(|_| {
         let posting = blocks_of(|| (0..TASKS).for_each(|_| post(event_loop)));
@@ -155,7 +155,7 @@ fn assert_all(rounds: &[Round], expected: &Round) {
 }
 
 #[test]
-fn a_small_task_from_another_thread_allocates_nothing_on_either_thread() {
+fn a_small_task_from_another_thread_allocates_nothing() {
     for mailbox in [MailboxLimit::Unbounded, MailboxLimit::Reject(TASKS), MailboxLimit::Block(TASKS)] {
         with_watchdog(LIMIT, move || {
             let event_loop = EventLoop::builder().mailbox(mailbox).build().unwrap();
@@ -167,7 +167,8 @@ fn a_small_task_from_another_thread_allocates_nothing_on_either_thread() {
             }
             let run = |handle: &LoopHandle| handle.run_in_loop(task::<4>()).unwrap();
             assert_all(&rounds_from_another_thread(&event_loop, run), &Round::FREE);
-            // All kinds of captures count as what they are, and not only plain words.
+            // The size of the captures counts, whatever their types are, not only for plain
+            // integers.
             let shared = Arc::new(0);
             let counted = |handle: &LoopHandle| {
                 let shared = (Arc::clone(&shared), [1_usize; 3]);
@@ -180,7 +181,7 @@ fn a_small_task_from_another_thread_allocates_nothing_on_either_thread() {
 }
 
 #[test]
-fn a_small_task_through_the_handle_on_the_loops_own_thread_allocates_nothing() {
+fn a_small_task_through_a_local_handle_allocates_nothing() {
     with_loop(|event_loop| {
         fn post<const WORDS: usize>(event_loop: &EventLoop) {
             event_loop.handle().queue_in_loop(task::<WORDS>()).unwrap();
@@ -193,7 +194,7 @@ fn a_small_task_through_the_handle_on_the_loops_own_thread_allocates_nothing() {
 }
 
 #[test]
-fn a_small_task_through_the_loop_itself_allocates_nothing_and_need_not_be_send() {
+fn a_small_local_task_allocates_nothing() {
     with_loop(|event_loop| {
         let not_send = Rc::new(Cell::new(0));
         let post = |event_loop: &EventLoop| {
@@ -245,7 +246,7 @@ fn a_larger_task_allocates_once_and_is_freed_where_it_runs() {
 }
 
 #[test]
-fn a_task_that_is_given_back_costs_no_block_whatever_its_size() {
+fn a_refused_task_of_any_size_allocates_nothing() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().mailbox(MailboxLimit::Reject(1)).build().unwrap();
         let handle = event_loop.handle();

@@ -1,4 +1,4 @@
-//! What a post writes to the eventfd: once to a loop that sleeps, and nothing to one that looks by
+//! The eventfd writes of a post: one if the loop sleeps, none if the loop checks for work by
 //! itself.
 
 mod support;
@@ -17,14 +17,14 @@ const MILLION: usize = 1_000_000;
 const PRODUCERS: usize = 4;
 
 #[test]
-fn a_million_posts_to_a_loop_that_is_held_up_by_a_task_write_nothing() {
+fn posts_to_a_loop_blocked_in_a_task_write_nothing() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         let before_and_after = Rc::new(Cell::new(None));
         let result = Rc::clone(&before_and_after);
         event_loop.queue_in_loop(move |event_loop| {
             let handle = event_loop.handle();
-            // The turn has ended the sleep that was announced, and read what was written for it.
+            // The turn has ended the announced sleep and read the eventfd.
             let before = (wakes(&handle), unread_wakes(event_loop));
             thread::scope(|scope| {
                 for _ in 0..PRODUCERS {
@@ -46,7 +46,7 @@ fn a_million_posts_to_a_loop_that_is_held_up_by_a_task_write_nothing() {
 }
 
 #[test]
-fn a_million_posts_to_a_loop_that_always_has_work_write_nothing() {
+fn posts_to_a_busy_loop_write_nothing() {
     with_loop(|event_loop| {
         /// Leaves the loop work of its own after every turn, so that it never announces a sleep.
         fn keep_busy(event_loop: &EventLoop, until: Arc<AtomicBool>) {
@@ -83,7 +83,7 @@ fn a_million_posts_to_a_loop_that_always_has_work_write_nothing() {
 }
 
 #[test]
-fn however_many_threads_post_between_two_turns_one_of_them_writes_once() {
+fn posts_of_many_threads_between_turns_write_once() {
     const ROUNDS: u64 = 200;
     with_loop(|event_loop| {
         let handle = event_loop.handle();
@@ -113,7 +113,7 @@ fn however_many_threads_post_between_two_turns_one_of_them_writes_once() {
 }
 
 #[test]
-fn however_many_tasks_the_loops_own_thread_queues_between_two_turns_it_writes_once() {
+fn local_tasks_between_two_turns_write_once() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         for round in 0..20 {
@@ -129,7 +129,7 @@ fn however_many_tasks_the_loops_own_thread_queues_between_two_turns_it_writes_on
 }
 
 #[test]
-fn however_many_threads_post_to_a_sleeping_loop_one_of_them_writes_once() {
+fn posts_of_many_threads_to_a_sleeping_loop_write_once() {
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("loop").unwrap();
         let handle = thread.handle();
@@ -142,7 +142,8 @@ fn however_many_threads_post_to_a_sleeping_loop_one_of_them_writes_once() {
                     for round in 1..=50 {
                         before.wait();
                         let all_posted = Arc::clone(&posted);
-                        // Whichever runs first keeps the loop awake until the last is there.
+                        // The first task to run keeps the loop awake until the last one has been
+                        // posted.
                         let hold = move |_: &EventLoop| {
                             while all_posted.load(SeqCst) < round * PRODUCERS {
                                 thread::yield_now();
@@ -167,7 +168,7 @@ fn however_many_threads_post_to_a_sleeping_loop_one_of_them_writes_once() {
 }
 
 #[test]
-fn errands_and_quit_end_a_sleep_with_one_write_as_tasks_do() {
+fn internal_tasks_and_quit_end_a_sleep_with_one_write() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         let post_all = || {
@@ -186,11 +187,11 @@ fn errands_and_quit_end_a_sleep_with_one_write_as_tasks_do() {
 }
 
 #[test]
-fn a_post_in_a_turn_that_nobody_woke_writes_nothing() {
+fn a_post_in_a_turn_started_by_a_timer_writes_nothing() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         for round in 1..=20 {
-            // The loop has announced that it sleeps, and a timer ends that instead of a post.
+            // The loop has announced that it sleeps, and a timer instead of a post ends the sleep.
             let fired = Rc::new(Cell::new(None));
             let (f, h) = (Rc::clone(&fired), handle.clone());
             event_loop.run_after(Duration::from_micros(200), move |event_loop| {

@@ -1,5 +1,5 @@
-//! A request to quit: what still runs before `run` returns, what waits for the next run, whom the
-//! request reaches, and posts that race with it.
+//! A request to quit: the tasks that still run before `run` returns, the work that waits for the
+//! next run, the loops that the request affects, and posts that race with it.
 
 mod support;
 
@@ -16,7 +16,7 @@ use support::tasks::post;
 use support::{Count, LIMIT, Recorder, on_another_thread, until_asleep, with_loop, with_watchdog};
 
 #[test]
-fn what_was_accepted_before_a_request_to_quit_runs_before_run_returns() {
+fn tasks_accepted_before_quit_run_before_run_returns() {
     with_loop(|event_loop| {
         let (handle, seen) = (event_loop.handle(), Arc::default());
         let (h, s) = (handle.clone(), Arc::clone(&seen));
@@ -33,7 +33,7 @@ fn what_was_accepted_before_a_request_to_quit_runs_before_run_returns() {
 }
 
 #[test]
-fn what_was_accepted_before_a_request_to_quit_from_a_channel_or_timer_runs() {
+fn tasks_accepted_before_a_callback_quits_are_run() {
     with_loop(|event_loop| {
         let (handle, seen) = (event_loop.handle(), Arc::default());
         let (h, s) = (handle.clone(), Arc::clone(&seen));
@@ -55,14 +55,14 @@ fn what_was_accepted_before_a_request_to_quit_from_a_channel_or_timer_runs() {
 }
 
 #[test]
-fn a_request_to_quit_from_the_last_turn_stands_for_the_next_run() {
+fn a_quit_of_the_last_turn_ends_the_next_run() {
     with_loop(|event_loop| {
         let (handle, seen) = (event_loop.handle(), Arc::default());
         let (h, s) = (handle.clone(), Arc::clone(&seen));
         event_loop.quit();
         event_loop.queue_in_loop(move |event_loop| {
-            // The batch that honours the first request has been taken, so neither these nor this
-            // request belong to it.
+            // The batch that honours the first request has already been taken. These tasks and this
+            // request are not part of it.
             assert!(post(&h, &s, "own thread"));
             assert!(on_another_thread(|| post(&h, &s, "another thread")));
             event_loop.quit();
@@ -78,7 +78,7 @@ fn a_request_to_quit_from_the_last_turn_stands_for_the_next_run() {
 }
 
 #[test]
-fn what_is_posted_during_quit_waits_for_the_next_run_or_is_counted() {
+fn posts_during_quit_wait_or_are_dropped_and_counted() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let (handle, ran) = (event_loop.handle(), Count::default());
@@ -127,7 +127,7 @@ fn quit_before_run_returns_at_once() {
 }
 
 #[test]
-fn quit_before_run_still_serves_what_is_ready_once() {
+fn quit_before_run_still_makes_one_turn() {
     with_loop(|event_loop| {
         let seen = Recorder::new();
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -149,10 +149,10 @@ fn quit_before_run_still_serves_what_is_ready_once() {
 }
 
 #[test]
-fn quit_is_forgotten_when_run_returns_and_the_loop_runs_again() {
+fn quit_is_reset_when_run_returns() {
     with_loop(|event_loop| {
         for round in 1..=3 {
-            // Two requests are one.
+            // Two requests have the effect of one.
             event_loop.quit();
             event_loop.quit();
             event_loop.run().unwrap();
@@ -185,10 +185,10 @@ fn quit_from_another_thread_ends_a_sleeping_loop() {
 }
 
 #[test]
-fn quit_stands_until_run_has_honoured_it() {
+fn quit_persists_until_run_honours_it() {
     with_loop(|event_loop| {
         event_loop.quit();
-        // Neither waits, although there is nothing to do.
+        // Neither call waits, although there is nothing to do.
         event_loop.run_once(None).unwrap();
         event_loop.run_once(None).unwrap();
         assert!(event_loop.is_quitting());
@@ -198,7 +198,7 @@ fn quit_stands_until_run_has_honoured_it() {
 }
 
 #[test]
-fn quit_reaches_only_its_own_loop() {
+fn quit_affects_only_its_own_loop() {
     with_loop(|event_loop| {
         let other = thread::spawn(|| {
             let event_loop = EventLoop::new().unwrap();
@@ -210,7 +210,7 @@ fn quit_reaches_only_its_own_loop() {
     });
 }
 
-/// What became of the tasks of one thread.
+/// The counts of the outcomes of one thread's tasks.
 #[derive(Default)]
 struct Tally {
     posted: usize,
@@ -218,7 +218,7 @@ struct Tally {
 }
 
 #[test]
-fn every_post_has_one_fate_when_posts_race_with_quit_and_with_the_end_of_the_loop() {
+fn posts_that_race_with_quit_and_drop_have_one_outcome() {
     const ROUNDS: usize = 400;
     const PRODUCERS: usize = 3;
     const BEFORE_QUIT: usize = 20;

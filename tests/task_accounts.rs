@@ -1,5 +1,5 @@
-//! What became of each task, held against what the loop has counted: tasks of every size, from
-//! every place, among panics, at quit and at the end of the loop.
+//! The outcome of each task, compared with the loop's counters: tasks of every size, from every
+//! source, among panics, at quit and when the loop is dropped.
 
 mod support;
 
@@ -15,7 +15,7 @@ use support::{
     Count, LIMIT, OnDrop, on_another_thread, panic_of, turn, with_catching_loop, with_loop, with_watchdog,
 };
 
-/// What became of the witnesses of one test.
+/// The outcomes of the witnesses of one test.
 struct Fates {
     made: AtomicUsize,
     run: AtomicUsize,
@@ -24,13 +24,13 @@ struct Fates {
 
 const TESTS: usize = 8;
 
-/// By the number that a test gives its witnesses: it is a part of their type, so that one without a
-/// size can be counted too.
+/// Indexed by the number that a test gives its witnesses. The number is part of the witness's type,
+/// so that a witness of size zero can be counted too.
 static FATES: [Fates; TESTS] =
     [const { Fates { made: AtomicUsize::new(0), run: AtomicUsize::new(0), dropped: AtomicUsize::new(0) } };
         TESTS];
 
-/// Of any size, also none.
+/// A captured value of any size, including zero.
 struct Witness<const TEST: usize, const WORDS: usize>([usize; WORDS]);
 
 impl<const TEST: usize, const WORDS: usize> Witness<TEST, WORDS> {
@@ -39,7 +39,7 @@ impl<const TEST: usize, const WORDS: usize> Witness<TEST, WORDS> {
         Witness([usize::MAX - WORDS; WORDS])
     }
 
-    fn see_run(&self) {
+    fn record_run(&self) {
         self.assert_intact();
         FATES[TEST].run.fetch_add(1, SeqCst);
     }
@@ -58,14 +58,14 @@ impl<const TEST: usize, const WORDS: usize> Drop for Witness<TEST, WORDS> {
 
 fn task<const TEST: usize, const WORDS: usize>() -> impl FnOnce(&EventLoop) + Send + 'static {
     let witness = Witness::<TEST, WORDS>::new();
-    let task = move |_: &EventLoop| witness.see_run();
+    let task = move |_: &EventLoop| witness.record_run();
     assert_eq!(size_of_val(&task), WORDS * size_of::<usize>());
     task
 }
 
 const SIZES: usize = 5;
 
-/// Posts a task of each size. Answers how many are accepted; the others are dropped here.
+/// Posts a task of each size. Returns the number of accepted tasks. Refused tasks are dropped here.
 fn post<const TEST: usize>(handle: &LoopHandle) -> usize {
     [
         handle.queue_in_loop(task::<TEST, 0>()).is_ok(),
@@ -79,7 +79,7 @@ fn post<const TEST: usize>(handle: &LoopHandle) -> usize {
     .count()
 }
 
-/// As [`post`], on the loop itself.
+/// Same as [`post`], on the loop itself.
 fn queue<const TEST: usize>(event_loop: &EventLoop) {
     event_loop.queue_in_loop(task::<TEST, 0>());
     event_loop.queue_in_loop(task::<TEST, 1>());
@@ -88,7 +88,7 @@ fn queue<const TEST: usize>(event_loop: &EventLoop) {
     event_loop.queue_in_loop(task::<TEST, 100>());
 }
 
-/// Tasks of each size from another thread, from this one and on the loop itself.
+/// Posts tasks of each size from another thread, from this thread, and on the loop itself.
 fn post_everywhere<const TEST: usize>(event_loop: &EventLoop) -> usize {
     let handle = event_loop.handle();
     let accepted = on_another_thread(|| post::<TEST>(&handle)) + post::<TEST>(&handle);
@@ -96,7 +96,7 @@ fn post_everywhere<const TEST: usize>(event_loop: &EventLoop) -> usize {
     accepted + SIZES
 }
 
-/// So many were made, run and dropped, since the test began.
+/// The numbers of witnesses made, run and dropped since the test began.
 fn fates<const TEST: usize>() -> (usize, usize, usize) {
     let Fates { made, run, dropped } = &FATES[TEST];
     (made.load(SeqCst), run.load(SeqCst), dropped.load(SeqCst))
@@ -122,27 +122,27 @@ fn a_task_of_any_size_is_run_once_and_dropped_once() {
     });
 }
 
-/// A panic in the middle of each queue's part of a batch, of a small and of a large task.
+/// Posts a small and a large task that panic in the middle of each queue's part of a batch.
 fn post_panics_among_others<const TEST: usize>(event_loop: &EventLoop) {
     let handle = event_loop.handle();
     post_everywhere::<TEST>(event_loop);
     let (small, large) = (Witness::<TEST, 2>::new(), Witness::<TEST, 50>::new());
     on_another_thread(|| {
         let panics = move |_: &EventLoop| {
-            small.see_run();
+            small.record_run();
             panic!("small");
         };
         handle.queue_in_loop(panics).unwrap();
     });
     event_loop.queue_in_loop(move |_| {
-        large.see_run();
+        large.record_run();
         panic!("large");
     });
     post_everywhere::<TEST>(event_loop);
 }
 
 #[test]
-fn a_panic_midway_through_a_batch_costs_no_other_task_its_run_or_its_drop() {
+fn a_caught_panic_does_not_affect_other_tasks() {
     with_catching_loop(|event_loop| {
         post_panics_among_others::<1>(event_loop);
         turn(event_loop);
@@ -156,7 +156,7 @@ fn a_panic_midway_through_a_batch_costs_no_other_task_its_run_or_its_drop() {
 }
 
 #[test]
-fn a_panic_that_goes_on_out_of_the_loop_costs_no_other_task_its_run_or_its_drop() {
+fn a_propagated_panic_does_not_affect_other_tasks() {
     with_loop(|event_loop| {
         post_panics_among_others::<2>(event_loop);
         assert_eq!(panic_of(|| turn(event_loop)), "small");
@@ -170,7 +170,7 @@ fn a_panic_that_goes_on_out_of_the_loop_costs_no_other_task_its_run_or_its_drop(
 }
 
 #[test]
-fn a_task_of_any_size_that_has_not_run_is_dropped_once_with_the_loop_and_counted() {
+fn pending_tasks_of_any_size_are_dropped_once_and_counted() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let handle = event_loop.handle();
@@ -189,7 +189,7 @@ fn a_task_of_any_size_that_has_not_run_is_dropped_once_with_the_loop_and_counted
 }
 
 #[test]
-fn tasks_that_wait_at_quit_are_dropped_once_and_counted_if_the_loop_was_told_to() {
+fn drop_tasks_on_quit_drops_pending_tasks_once_and_counts_them() {
     with_watchdog(LIMIT, || {
         let event_loop = dropping(EventLoop::builder());
         let handle = event_loop.handle();
@@ -203,7 +203,7 @@ fn tasks_that_wait_at_quit_are_dropped_once_and_counted_if_the_loop_was_told_to(
         assert_eq!(fates::<4>(), (45, 15, 45));
         let expected = Tasks { posted: 45, run: 15, dropped: 30, batches: 2, longest: 30, ..NO_TASKS };
         assert_eq!(tasks(&handle), expected);
-        // The request is done, and with it the dropping.
+        // The request has been honoured; tasks are no longer dropped.
         post_everywhere::<4>(&event_loop);
         turn(&event_loop);
         assert_eq!(fates::<4>(), (60, 30, 60));
@@ -213,7 +213,7 @@ fn tasks_that_wait_at_quit_are_dropped_once_and_counted_if_the_loop_was_told_to(
 }
 
 #[test]
-fn a_task_that_quits_ends_its_batch_and_what_it_and_others_left_is_dropped_if_the_loop_was_told_to() {
+fn drop_tasks_on_quit_runs_the_batch_and_drops_later_tasks() {
     with_watchdog(LIMIT, || {
         let event_loop = dropping(EventLoop::builder().propagate_panics(true));
         let (ran, late) = (Count::default(), Count::default());
@@ -231,7 +231,7 @@ fn a_task_that_quits_ends_its_batch_and_what_it_and_others_left_is_dropped_if_th
 }
 
 #[test]
-fn errands_are_done_at_quit_also_if_tasks_are_dropped() {
+fn internal_tasks_run_at_quit_even_if_tasks_are_dropped() {
     with_watchdog(LIMIT, || {
         let event_loop = dropping(EventLoop::builder().propagate_panics(true));
         let (handle, fired) = (event_loop.handle(), Count::default());
@@ -247,7 +247,7 @@ fn errands_are_done_at_quit_also_if_tasks_are_dropped() {
         event_loop.queue_in_loop(|_| panic!("dropped"));
         event_loop.quit();
         event_loop.run().unwrap();
-        assert!(!event_loop.cancel(local), "cancelled by the errand");
+        assert!(!event_loop.cancel(local), "cancelled by the internal task");
         assert_eq!(fired.get(), 0, "armed only in the last phases of that turn");
         turn(&event_loop);
         assert_eq!(fired.get(), 4);
@@ -256,7 +256,7 @@ fn errands_are_done_at_quit_also_if_tasks_are_dropped() {
 }
 
 #[test]
-fn a_destructor_that_panics_costs_no_other_task_its_drop_at_quit() {
+fn a_panicking_destructor_does_not_affect_drops_at_quit() {
     with_watchdog(LIMIT, || {
         let event_loop = dropping(EventLoop::builder());
         let (handle, drops) = (event_loop.handle(), Count::default());
@@ -280,8 +280,8 @@ fn a_destructor_that_panics_costs_no_other_task_its_drop_at_quit() {
     });
 }
 
-/// Several threads post while the loop is run until the first of them asks it to quit, and is then
-/// dropped.
+/// Several threads post while the loop runs. The first of them requests the loop to quit, and the
+/// loop is then dropped.
 #[track_caller]
 fn race<const TEST: usize>(builders: impl Fn(usize) -> EventLoopBuilder) {
     const ROUNDS: usize = 60;
@@ -302,7 +302,7 @@ fn race<const TEST: usize>(builders: impl Fn(usize) -> EventLoopBuilder) {
                             (0..round % 7).for_each(|_| accepted += post::<TEST>(handle));
                             handle.quit();
                         }
-                        // Until the loop has gone, which a full mailbox does not mean.
+                        // Posts until the loop has been dropped. A full mailbox does not end this.
                         while handle.run_after(Duration::MAX, |_| ()).is_ok() {
                             accepted += post::<TEST>(handle);
                             thread::yield_now();
@@ -324,7 +324,7 @@ fn race<const TEST: usize>(builders: impl Fn(usize) -> EventLoopBuilder) {
         assert_eq!(counted.tasks_posted, accepted as u64, "round {round}");
         assert_eq!(counted.tasks_run, run as u64, "round {round}");
         assert_eq!(counted.tasks_posted, counted.tasks_run + counted.tasks_dropped, "round {round}");
-        // And the last timer of each thread.
+        // Plus the last timer of each thread.
         let given_back = made - accepted + PRODUCERS;
         assert_eq!(counted.tasks_refused, given_back as u64, "round {round}");
     }
@@ -335,19 +335,19 @@ fn mailbox_of(round: usize) -> MailboxLimit {
 }
 
 #[test]
-fn posts_that_race_with_quit_and_the_end_of_the_loop_are_all_accounted_for() {
+fn posts_that_race_with_quit_are_accounted_for() {
     with_watchdog(LIMIT, || race::<5>(|round| EventLoop::builder().mailbox(mailbox_of(round))));
 }
 
 #[test]
-fn posts_that_race_with_a_quit_that_drops_and_the_end_of_the_loop_are_all_accounted_for() {
+fn posts_that_race_with_a_dropping_quit_are_accounted_for() {
     with_watchdog(LIMIT, || {
         race::<6>(|round| EventLoop::builder().mailbox(mailbox_of(round)).drop_tasks_on_quit(true));
     });
 }
 
 #[test]
-fn posts_that_race_with_the_end_of_a_loop_that_is_never_run_are_all_accounted_for() {
+fn posts_that_race_with_a_drop_are_accounted_for() {
     with_watchdog(LIMIT, || {
         for round in 0..90 {
             let before = fates::<7>();

@@ -1,5 +1,5 @@
-//! Every task has one known fate: it is run once, or given back, or dropped with the loop and
-//! counted. What a request to quit does to tasks is in `quit.rs`.
+//! Every task has exactly one outcome: it is run once, or given back, or dropped with the loop and
+//! counted. The effect of a request to quit on tasks is tested in `quit.rs`.
 
 mod support;
 
@@ -16,7 +16,7 @@ use reveille::{EventLoop, LoopHandle};
 use support::tasks::post;
 use support::{Count, LIMIT, OnDrop, on_another_thread, turn, with_loop, with_watchdog};
 
-/// Drops the loop. An assertion that fails in a destructor on the way fails the test.
+/// Drops the loop. A failed assertion in a destructor fails the test.
 fn drop_loop(event_loop: EventLoop) {
     let handle = event_loop.handle();
     drop(event_loop);
@@ -24,7 +24,7 @@ fn drop_loop(event_loop: EventLoop) {
 }
 
 #[test]
-fn what_is_posted_before_run_runs() {
+fn tasks_posted_before_run_are_run() {
     with_loop(|event_loop| {
         let (handle, seen) = (event_loop.handle(), Arc::default());
         assert!(post(&handle, &seen, "own thread"));
@@ -38,7 +38,7 @@ fn what_is_posted_before_run_runs() {
 }
 
 #[test]
-fn a_task_posted_before_run_is_enough_to_keep_run_from_waiting() {
+fn a_task_posted_before_run_prevents_a_wait() {
     with_loop(|event_loop| {
         event_loop.queue_in_loop(EventLoop::quit);
         event_loop.run().unwrap();
@@ -51,9 +51,9 @@ fn a_task_posted_before_run_is_enough_to_keep_run_from_waiting() {
 }
 
 #[test]
-fn a_task_posted_from_a_task_runs_without_anything_else_happening() {
+fn a_task_posted_from_a_task_runs_without_other_events() {
     with_loop(|event_loop| {
-        // Each step would leave the loop asleep if the post did not count as work.
+        // At each step the loop would sleep if the post did not count as work.
         event_loop.queue_in_loop(|event_loop| {
             event_loop.queue_in_loop(|event_loop| {
                 event_loop.handle().queue_in_loop(EventLoop::quit).unwrap();
@@ -64,7 +64,7 @@ fn a_task_posted_from_a_task_runs_without_anything_else_happening() {
 }
 
 #[test]
-fn a_task_posted_from_a_tasks_destructor_runs_without_anything_else_happening() {
+fn a_task_posted_from_a_destructor_runs_without_other_events() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         let posts_when_dropped = OnDrop::new(move || handle.queue_in_loop(EventLoop::quit).unwrap());
@@ -101,12 +101,12 @@ fn a_task_posted_from_the_destructor_of_a_timer_or_channel_runs() {
     });
 }
 
-/// What a destructor got for a post that it made while its loop was being dropped.
+/// The results of posts that destructors made while their loop was being dropped.
 type Answers = Arc<Mutex<Vec<(&'static str, bool)>>>;
 
-/// A value that posts to the loop when it is dropped, checks that the task comes back, and notes
-/// whether it was accepted.
-fn asks_when_dropped(
+/// A value that posts to the loop when it is dropped, checks that the task is given back, and
+/// records whether it was accepted.
+fn attempts_post_when_dropped(
     handle: &LoopHandle,
     answers: &Answers,
     what: &'static str,
@@ -124,28 +124,28 @@ fn asks_when_dropped(
 }
 
 #[test]
-fn a_post_from_a_destructor_while_the_loop_is_dropped_is_given_back() {
+fn a_post_during_the_loops_drop_is_given_back() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let (handle, answers) = (event_loop.handle(), Answers::default());
-        let asks = |what| asks_when_dropped(&handle, &answers, what);
+        let posts = |what| attempts_post_when_dropped(&handle, &answers, what);
 
-        let timer = asks("timer");
+        let timer = posts("timer");
         event_loop.run_after(Duration::MAX, move |_| timer.keep());
-        let every = asks("repeating timer");
+        let every = posts("repeating timer");
         event_loop.run_every(Duration::MAX, move |_| every.keep());
-        let remote = asks("timer of a handle");
+        let remote = posts("timer of a handle");
         on_another_thread(|| handle.run_after(Duration::MAX, move |_| remote.keep()).unwrap());
         turn(&event_loop);
-        let unseen = asks("timer of a handle that the loop has not seen");
+        let unseen = posts("timer of a handle that the loop has not seen");
         on_another_thread(|| handle.run_every(Duration::MAX, move |_| unseen.keep()).unwrap());
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let callback = asks("channel");
+        let callback = posts("channel");
         let channel = Channel::new(&event_loop, ours, Interest::READABLE, move |_| callback.keep()).unwrap();
         channel.detach();
-        let local = asks("local task");
+        let local = posts("local task");
         event_loop.queue_in_loop(move |_| local.keep());
-        let posted = asks("posted task");
+        let posted = posts("posted task");
         on_another_thread(|| handle.queue_in_loop(move |_| posted.keep()).unwrap());
 
         drop_loop(event_loop);
@@ -165,14 +165,14 @@ fn a_post_from_a_destructor_while_the_loop_is_dropped_is_given_back() {
 }
 
 #[test]
-fn what_a_destructor_queues_on_the_loop_itself_while_it_is_dropped_is_counted() {
+fn a_task_queued_during_the_loops_drop_is_counted() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let (handle, drops) = (event_loop.handle(), Count::default());
         let (h, token) = (handle.clone(), drops.drop_token());
         let queues_when_dropped = OnDrop::new(move || {
-            // The loop is still there, so this runs at once; what it then queues there has no
-            // caller to go back to.
+            // The loop still exists, so this runs at once. A task that it then queues has no caller
+            // to return to.
             h.run_in_loop(move |event_loop| event_loop.queue_in_loop(move |_| token.keep())).unwrap();
         });
         event_loop.run_after(Duration::MAX, move |_| queues_when_dropped.keep());
@@ -183,7 +183,7 @@ fn what_a_destructor_queues_on_the_loop_itself_while_it_is_dropped_is_counted() 
 }
 
 #[test]
-fn a_destructor_cannot_put_a_channel_on_a_loop_that_is_dropped() {
+fn a_channel_cannot_be_made_during_the_loops_drop() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let (handle, drops) = (event_loop.handle(), Count::default());
@@ -202,7 +202,7 @@ fn a_destructor_cannot_put_a_channel_on_a_loop_that_is_dropped() {
 }
 
 #[test]
-fn timers_made_by_destructors_while_the_loop_is_dropped_are_dropped_with_it() {
+fn timers_made_during_the_loops_drop_are_dropped() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let (handle, drops) = (event_loop.handle(), Count::default());
@@ -226,14 +226,14 @@ fn timers_made_by_destructors_while_the_loop_is_dropped_are_dropped_with_it() {
 }
 
 #[test]
-fn a_loop_that_has_gone_gives_everything_back() {
+fn a_dropped_loop_gives_every_post_back() {
     with_watchdog(LIMIT, || {
         let (to_thread, from_main) = mpsc::channel::<LoopHandle>();
         let (to_main, from_thread) = mpsc::channel();
         let outlives_the_loop = thread::spawn(move || {
             let handle = from_main.recv().unwrap();
             to_main.send("have it").unwrap();
-            // Comes when the loop has gone.
+            // Runs after the loop has been dropped.
             from_main.recv().unwrap_err();
 
             let called = Count::default();
@@ -267,7 +267,7 @@ fn a_loop_that_has_gone_gives_everything_back() {
 }
 
 #[test]
-fn the_thread_of_a_loop_that_has_gone_gets_its_tasks_back() {
+fn a_dropped_loops_own_thread_gets_its_tasks_back() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let handle = event_loop.handle();
@@ -281,7 +281,7 @@ fn the_thread_of_a_loop_that_has_gone_gets_its_tasks_back() {
 }
 
 #[test]
-fn what_the_loop_has_not_run_is_dropped_with_it_once_and_counted() {
+fn pending_tasks_are_dropped_once_with_the_loop_and_counted() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let (handle, drops) = (event_loop.handle(), Count::default());
@@ -300,7 +300,7 @@ fn what_the_loop_has_not_run_is_dropped_with_it_once_and_counted() {
 }
 
 #[test]
-fn the_loops_own_bookkeeping_is_not_counted_as_tasks() {
+fn internal_tasks_are_not_counted_as_dropped() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let handle = event_loop.handle();
@@ -316,7 +316,7 @@ fn the_loops_own_bookkeeping_is_not_counted_as_tasks() {
 }
 
 #[test]
-fn timers_of_a_handle_that_race_with_the_end_of_the_loop_are_given_back_or_dropped_with_it() {
+fn remote_timers_racing_the_loops_end_have_one_outcome() {
     with_watchdog(LIMIT, || {
         for round in 0..200 {
             let event_loop = EventLoop::new().unwrap();
@@ -331,8 +331,8 @@ fn timers_of_a_handle_that_race_with_the_end_of_the_loop_are_given_back_or_dropp
                         handle.run_after(Duration::MAX, move |_| token.keep()).is_err()
                     };
                     start.wait();
-                    // Not more, because the thread of the loop may have to wait for the core that
-                    // this one is on.
+                    // No more than this, because the loop's thread may have to wait for the core
+                    // that runs this thread.
                     while calls.get() < 500 && !is_given_back() {
                         if calls.get() % 20 == 0 {
                             thread::yield_now();
@@ -350,7 +350,7 @@ fn timers_of_a_handle_that_race_with_the_end_of_the_loop_are_given_back_or_dropp
                 }
                 drop(event_loop);
                 gone.store(true, SeqCst);
-                // The handle is still here, and keeps nothing alive.
+                // The handle still exists, and keeps nothing alive.
                 assert_eq!(producer.join().unwrap(), drops.get(), "round {round}");
             });
         }
@@ -358,7 +358,7 @@ fn timers_of_a_handle_that_race_with_the_end_of_the_loop_are_given_back_or_dropp
 }
 
 #[test]
-fn a_repeating_timer_of_a_handle_that_drops_its_own_loop_is_dropped_once() {
+fn a_repeating_timer_that_drops_its_loop_is_dropped_once() {
     thread_local! {
         static KEPT: RefCell<Option<EventLoop>> = const { RefCell::new(None) };
     }
@@ -368,7 +368,8 @@ fn a_repeating_timer_of_a_handle_that_drops_its_own_loop_is_dropped_once() {
         let token = drops.drop_token();
         let callback = move |event_loop: &EventLoop| {
             token.keep();
-            // The one in the thread's keeping; the one that runs is lent from the handle's.
+            // Drops the owning reference in the thread-local. The running loop is borrowed through
+            // the handle.
             drop(KEPT.take());
             event_loop.quit();
         };

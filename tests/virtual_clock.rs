@@ -1,4 +1,4 @@
-//! A loop whose time a test moves: what happens then, in which order, and at which moments.
+//! A loop whose time is moved by a test: which callbacks run, in which order, and at which times.
 
 mod support;
 
@@ -16,17 +16,18 @@ use reveille::time::{MissedTickBehavior, Repeat, VirtualClock};
 use support::clock::{HOUR, MINUTE, SECOND};
 use support::{Count, LIMIT, Recorder, on_another_thread, turn, until_asleep, with_clock, with_watchdog};
 
-/// When something was called, as seconds since `start` by the loop's clock.
-fn note(times: &Recorder<u64>, start: Instant) -> impl FnMut(&EventLoop) + Clone + use<> {
+/// Returns a callback that records the time of each call, in seconds since `start` by the loop's
+/// clock.
+fn record_time(times: &Recorder<u64>, start: Instant) -> impl FnMut(&EventLoop) + Clone + use<> {
     let times = times.clone();
     move |event_loop| times.record((event_loop.now() - start).as_secs())
 }
 
 #[test]
-fn time_stands_still_until_it_is_moved() {
+fn virtual_time_is_constant_until_it_is_moved() {
     with_clock(|event_loop, clock| {
         let (times, start) = (Recorder::new(), clock.now());
-        event_loop.run_after(SECOND, note(&times, start));
+        event_loop.run_after(SECOND, record_time(&times, start));
         for _ in 0..3 {
             turn(event_loop);
         }
@@ -42,26 +43,26 @@ fn time_stands_still_until_it_is_moved() {
 }
 
 #[test]
-fn a_loop_is_run_through_all_its_deadlines_in_order_and_each_at_its_moment() {
+fn run_for_meets_each_deadline_in_order_and_on_time() {
     with_clock(|event_loop, clock| {
         let (times, start) = (Recorder::new(), clock.now());
-        event_loop.run_every(20 * MINUTE, note(&times, start));
-        event_loop.run_at(start + 30 * MINUTE, note(&times, start));
+        event_loop.run_every(20 * MINUTE, record_time(&times, start));
+        event_loop.run_at(start + 30 * MINUTE, record_time(&times, start));
         let (inner, handle) = (times.clone(), event_loop.handle());
-        let (tell, told) = mpsc::channel();
+        let (sender, received) = mpsc::channel();
         event_loop.run_after(MINUTE, move |event_loop| {
-            // What a callback starts counts from its moment, on either face, and what is queued
-            // happens then.
-            event_loop.run_after(MINUTE, note(&inner, start));
-            event_loop.queue_in_loop(note(&inner, start));
-            let (tell, from) = (tell.clone(), start);
+            // Timers that a callback starts, on the loop or through a handle, count from the time
+            // of that callback. Tasks that it queues run at that time.
+            event_loop.run_after(MINUTE, record_time(&inner, start));
+            event_loop.queue_in_loop(record_time(&inner, start));
+            let (sender, from) = (sender.clone(), start);
             handle
-                .run_after(2 * MINUTE, move |event_loop| tell.send(event_loop.now() - from).unwrap())
+                .run_after(2 * MINUTE, move |event_loop| sender.send(event_loop.now() - from).unwrap())
                 .unwrap();
         });
         event_loop.run_for(HOUR).unwrap();
         assert_eq!(times.take(), [60, 120, 1200, 1800, 2400, 3600]);
-        assert_eq!(told.recv(), Ok(3 * MINUTE));
+        assert_eq!(received.recv(), Ok(3 * MINUTE));
         assert_eq!(clock.now(), start + HOUR);
         event_loop.run_for(20 * MINUTE - SECOND).unwrap();
         assert_eq!(times.take(), []);
@@ -71,12 +72,12 @@ fn a_loop_is_run_through_all_its_deadlines_in_order_and_each_at_its_moment() {
 }
 
 #[test]
-fn what_a_deadline_at_the_very_end_starts_at_once_is_done_too() {
+fn work_started_by_the_final_deadline_is_done() {
     with_clock(|event_loop, clock| {
         let (times, start) = (Recorder::new(), clock.now());
         let inner = times.clone();
         event_loop.run_after(SECOND, move |event_loop| {
-            let (task, timer) = (note(&inner, start), note(&inner, start));
+            let (task, timer) = (record_time(&inner, start), record_time(&inner, start));
             event_loop.queue_in_loop(move |event_loop| event_loop.queue_in_loop(task));
             event_loop.run_after(Duration::ZERO, timer.clone());
             event_loop.run_after(SECOND, timer);
@@ -88,7 +89,7 @@ fn what_a_deadline_at_the_very_end_starts_at_once_is_done_too() {
 }
 
 #[test]
-fn a_request_to_quit_ends_the_run_and_the_clock_shows_when() {
+fn quit_ends_the_run_and_the_clock_stops_there() {
     with_clock(|event_loop, clock| {
         let start = clock.now();
         event_loop.run_after(MINUTE, EventLoop::quit);
@@ -100,9 +101,9 @@ fn a_request_to_quit_ends_the_run_and_the_clock_shows_when() {
     });
 }
 
-/// The times in milliseconds at which a repeating timer made by `make` calls, if the clock jumps by
-/// 3.5 seconds once, as if the loop had been held up for so long, and then five times by 0.5
-/// seconds.
+/// Returns the times in milliseconds at which a repeating timer made by `make` is called. The clock
+/// jumps by 3.5 seconds once, as if the loop had been blocked for that time, and then five times by
+/// 0.5 seconds.
 fn calls_of(
     when_late: MissedTickBehavior,
     make: impl FnOnce(&EventLoop, Repeat, Box<dyn FnMut(&EventLoop) + Send>) + Send + 'static,
@@ -110,11 +111,11 @@ fn calls_of(
     with_clock(move |event_loop, clock| {
         let start = clock.now();
         let (call, calls) = mpsc::channel();
-        let note = move |event_loop: &EventLoop| {
+        let record_time = move |event_loop: &EventLoop| {
             call.send((event_loop.now() - start).as_millis() as u64).unwrap();
         };
-        make(event_loop, Repeat::every(SECOND).when_late(when_late), Box::new(note));
-        // In this turn the loop sees a timer that was made through its handle.
+        make(event_loop, Repeat::every(SECOND).when_late(when_late), Box::new(record_time));
+        // In this turn the loop receives a timer that was made through its handle.
         turn(event_loop);
         clock.advance(SECOND * 7 / 2);
         for _ in 0..5 {
@@ -131,8 +132,8 @@ fn calls_of(
 #[test]
 fn a_late_repeating_timer_follows_its_policy() {
     let calls = |when_late| {
-        calls_of(when_late, |event_loop, repeat, note| {
-            event_loop.run_every(repeat, note);
+        calls_of(when_late, |event_loop, repeat, record_time| {
+            event_loop.run_every(repeat, record_time);
         })
     };
     assert_eq!(calls(MissedTickBehavior::Skip), [3500, 4000, 5000, 6000]);
@@ -144,9 +145,9 @@ fn a_late_repeating_timer_follows_its_policy() {
 #[test]
 fn a_late_repeating_timer_of_a_handle_follows_its_policy() {
     let calls = |when_late| {
-        calls_of(when_late, |event_loop, repeat, note| {
+        calls_of(when_late, |event_loop, repeat, record_time| {
             let handle = event_loop.handle();
-            on_another_thread(|| handle.run_every(repeat, note).unwrap());
+            on_another_thread(|| handle.run_every(repeat, record_time).unwrap());
         })
     };
     assert_eq!(calls(MissedTickBehavior::Skip), [3500, 4000, 5000, 6000]);
@@ -158,7 +159,7 @@ fn a_late_repeating_timer_of_a_handle_follows_its_policy() {
 fn a_fixed_delay_counts_from_the_end_of_the_callback() {
     with_clock(|event_loop, clock| {
         let (times, start) = (Recorder::new(), clock.now());
-        let (mut noted, slow) = (note(&times, start), clock.clone());
+        let (mut noted, slow) = (record_time(&times, start), clock.clone());
         event_loop.run_every(Repeat::every(SECOND).when_late(MissedTickBehavior::Delay), move |event_loop| {
             noted(event_loop);
             slow.advance(10 * SECOND);
@@ -186,26 +187,28 @@ fn a_timer_that_catches_up_makes_one_call_a_turn() {
 }
 
 #[test]
-fn a_timer_that_repeats_may_begin_when_it_likes() {
+fn a_repeating_timer_may_start_at_any_time() {
     with_clock(|event_loop, clock| {
         let (times, start) = (Recorder::new(), clock.now());
-        event_loop.run_every(Repeat::every(10 * SECOND).first_at(start), note(&times, start));
-        event_loop.run_every(Repeat::every(10 * SECOND).first_at(start + 3 * SECOND), note(&times, start));
+        event_loop.run_every(Repeat::every(10 * SECOND).first_at(start), record_time(&times, start));
+        event_loop
+            .run_every(Repeat::every(10 * SECOND).first_at(start + 3 * SECOND), record_time(&times, start));
         let handle = event_loop.handle();
         let third = Repeat::every(10 * SECOND).first_at(start + 5 * SECOND);
-        // A recorder is not for other threads, and neither is what a handle is given for this one.
-        let (tell, told) = mpsc::channel();
+        // A recorder is not `Send`. A timer made through a handle on the loop's own thread must be
+        // `Send` nevertheless, so it uses a channel.
+        let (sender, received) = mpsc::channel();
         handle
-            .run_every(third, move |event_loop| tell.send((event_loop.now() - start).as_secs()).unwrap())
+            .run_every(third, move |event_loop| sender.send((event_loop.now() - start).as_secs()).unwrap())
             .unwrap();
         event_loop.run_for(20 * SECOND).unwrap();
         assert_eq!(times.take(), [0, 3, 10, 13, 20]);
-        assert_eq!(told.try_iter().collect::<Vec<_>>(), [5, 15]);
+        assert_eq!(received.try_iter().collect::<Vec<_>>(), [5, 15]);
     });
 }
 
 #[test]
-fn a_step_is_noticed_by_a_loop_that_sleeps_on_another_thread() {
+fn a_step_wakes_a_loop_sleeping_on_another_thread() {
     with_watchdog(LIMIT, || {
         let clock = VirtualClock::new();
         let (hand_out, handed_out) = mpsc::channel();
@@ -227,21 +230,21 @@ fn a_step_is_noticed_by_a_loop_that_sleeps_on_another_thread() {
     });
 }
 
-/// A step at any moment of a turn: whatever the loop was doing, it must not sleep over it.
+/// A step at any point of a turn: the loop must not sleep over it, in whichever phase it is.
 #[test]
 fn no_step_is_slept_over() {
     with_watchdog(LIMIT, || {
         const STEPS: u64 = 2_000;
         let clock = VirtualClock::new();
         let start = clock.now();
-        let (tell, told) = mpsc::channel();
+        let (sender, received) = mpsc::channel();
         let loops_clock = clock.clone();
         let thread = thread::spawn(move || {
             let event_loop = EventLoop::builder().virtual_clock(loops_clock).build().unwrap();
-            let ready = tell.clone();
+            let ready = sender.clone();
             event_loop.run_every(SECOND, move |event_loop| {
                 let steps = (event_loop.now() - start).as_secs();
-                tell.send(steps).unwrap();
+                sender.send(steps).unwrap();
                 if steps == STEPS {
                     event_loop.quit();
                 }
@@ -249,27 +252,27 @@ fn no_step_is_slept_over() {
             ready.send(0).unwrap();
             event_loop.run().unwrap();
         });
-        // Each step is made as soon as the loop has said that it saw the last one, which is before
-        // it sleeps again.
+        // Each step is made as soon as the loop has reported the previous one, which is before it
+        // sleeps again.
         for step in 0..STEPS {
-            assert_eq!(told.recv(), Ok(step));
+            assert_eq!(received.recv(), Ok(step));
             clock.advance(SECOND);
         }
-        assert_eq!(told.recv(), Ok(STEPS));
+        assert_eq!(received.recv(), Ok(STEPS));
         thread.join().unwrap();
     });
 }
 
 #[test]
-fn several_loops_may_go_by_one_clock() {
+fn several_loops_may_share_one_clock() {
     with_clock(|event_loop, clock| {
-        let (tell, told) = mpsc::channel();
+        let (sender, received) = mpsc::channel();
         let others_clock = clock.clone();
         let (ready, is_ready) = mpsc::channel();
         let other = thread::spawn(move || {
             let event_loop = EventLoop::builder().virtual_clock(others_clock).build().unwrap();
             event_loop.run_after(2 * MINUTE, move |event_loop| {
-                tell.send("other").unwrap();
+                sender.send("other").unwrap();
                 event_loop.quit();
             });
             ready.send(()).unwrap();
@@ -277,10 +280,10 @@ fn several_loops_may_go_by_one_clock() {
         });
         is_ready.recv().unwrap();
         let times = Recorder::new();
-        event_loop.run_every(MINUTE, note(&times, clock.now()));
+        event_loop.run_every(MINUTE, record_time(&times, clock.now()));
         event_loop.run_for(2 * MINUTE).unwrap();
         assert_eq!(times.take(), [60, 120]);
-        assert_eq!(told.recv(), Ok("other"));
+        assert_eq!(received.recv(), Ok("other"));
         other.join().unwrap();
         clock.advance(MINUTE);
         turn(event_loop);
@@ -289,12 +292,12 @@ fn several_loops_may_go_by_one_clock() {
 }
 
 #[test]
-fn descriptors_that_are_ready_are_served_before_time_goes_on() {
+fn ready_descriptors_are_served_before_time_advances() {
     with_clock(|event_loop, clock| {
         let (times, start) = (Recorder::new(), clock.now());
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut noted = note(&times, start);
+        let mut noted = record_time(&times, start);
         let _channel = Channel::new(event_loop, ours, Interest::READABLE, move |event| {
             assert_eq!(event.source().read(&mut [0; 8]).unwrap(), 1);
             noted(event.event_loop());
@@ -307,7 +310,7 @@ fn descriptors_that_are_ready_are_served_before_time_goes_on() {
 }
 
 #[test]
-fn a_real_loop_runs_for_so_long_and_no_shorter() {
+fn run_for_on_a_real_clock_runs_for_its_duration() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let calls = Rc::new(Cell::new(0));
@@ -323,11 +326,11 @@ fn a_real_loop_runs_for_so_long_and_no_shorter() {
     });
 }
 
-/// More than any clock can show.
+/// Longer than any clock can represent.
 const ENDLESS: Duration = Duration::MAX;
 
 #[test]
-fn a_clock_stops_at_the_end_of_time_and_what_never_ends_does_not_fire() {
+fn a_clock_stops_at_the_end_of_time() {
     with_clock(|event_loop, clock| {
         let (fired, start) = (Count::default(), clock.now());
         let fires = || {
@@ -350,7 +353,7 @@ fn a_clock_stops_at_the_end_of_time_and_what_never_ends_does_not_fire() {
             turn(event_loop);
             assert!(event_loop.next_deadline().unwrap() > clock.now());
         }
-        // What is asked for at the end, too.
+        // This includes timers made at the end.
         event_loop.run_after(Duration::from_nanos(1), fires());
         event_loop.run_for(ENDLESS).unwrap();
         assert_eq!(fired.get(), 0);
@@ -361,7 +364,7 @@ fn a_clock_stops_at_the_end_of_time_and_what_never_ends_does_not_fire() {
 }
 
 #[test]
-fn a_run_to_the_end_of_time_ends_and_meets_every_deadline() {
+fn a_run_to_the_end_of_time_meets_every_deadline() {
     with_clock(|event_loop, clock| {
         let (fired, century) = (Count::default(), 100 * 365 * 24 * HOUR);
         for periods in 1..=5 {
@@ -379,13 +382,13 @@ fn a_run_to_the_end_of_time_ends_and_meets_every_deadline() {
     });
 }
 
-/// The times are those of a loop that was there all the time, whenever it was made.
+/// The times are those of a loop that existed throughout, whenever the timer was made.
 #[test]
-fn a_timer_that_repeats_from_the_past_keeps_its_phase() {
+fn a_repeating_timer_with_a_past_start_keeps_its_phase() {
     with_clock(|event_loop, clock| {
         let (times, start) = (Recorder::new(), clock.now());
         let first = start.checked_sub(90 * MINUTE).unwrap();
-        event_loop.run_every(Repeat::every(HOUR).first_at(first), note(&times, start));
+        event_loop.run_every(Repeat::every(HOUR).first_at(first), record_time(&times, start));
         event_loop.run_for(2 * HOUR).unwrap();
         assert_eq!(times.take(), [0, 30 * 60, 90 * 60]);
     });
