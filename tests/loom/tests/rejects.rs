@@ -113,7 +113,7 @@ rejects! {
         mark_has_no_fence: a_producer_does_not_sleep_over_room, LOST_WAKE;
         mark_is_looked_at_before_the_move: a_consumer_does_not_sleep_over_a_number, LOST_WAKE;
         mark_is_set_after_the_last_look: a_consumer_does_not_sleep_over_a_number, LOST_WAKE;
-        move_is_relaxed: a_consumer_does_not_sleep_over_a_number, "a number that was not put there";
+        move_is_relaxed: a_consumer_does_not_sleep_over_a_number, "a number that was not sent";
         mark_is_beyond_itself: a_consumer_does_not_sleep_over_a_number, LOST_WAKE;
         every_move_rings: a_mark_is_rung_for_once_at_most, "rings for two marks at most";
         no_move_rings: a_producer_does_not_sleep_over_room, LOST_WAKE;
