@@ -1,6 +1,7 @@
-//! The descriptors of channels and loops: which are refused, and that none is left behind,
-//! inherited or reported after its end. Descriptors belong to the process, so these tests run one
-//! after another.
+//! The descriptors of channels and loops: which descriptors are refused, and that none leaks, is
+//! inherited or is reported after its channel has ended.
+//!
+//! Descriptors belong to the process, so these tests run one after another.
 
 mod support;
 
@@ -23,7 +24,7 @@ fn open_descriptors() -> usize {
 }
 
 #[test]
-fn a_regular_file_is_refused_and_leaves_nothing_behind() {
+fn a_regular_file_is_refused_without_leaks() {
     with_loop(|event_loop| {
         let before = open_descriptors();
         for path in ["/proc/self/exe", "/"] {
@@ -49,7 +50,7 @@ fn a_regular_file_is_refused_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_second_channel_for_one_descriptor_is_refused_and_does_not_disturb_the_first() {
+fn a_second_channel_for_one_descriptor_is_refused() {
     with_loop(|event_loop| {
         let ((ours, mut theirs), calls) = (pair(), Count::default());
         let shared = Rc::new(ours);
@@ -71,7 +72,7 @@ fn a_second_channel_for_one_descriptor_is_refused_and_does_not_disturb_the_first
 }
 
 #[test]
-fn channels_may_be_made_in_any_number_and_closed_in_any_order() {
+fn many_channels_can_be_closed_in_any_order() {
     with_loop(|event_loop| {
         let before = open_descriptors();
         let calls: Vec<_> = (0..60).map(|_| Count::default()).collect();
@@ -81,7 +82,7 @@ fn channels_may_be_made_in_any_number_and_closed_in_any_order() {
             theirs.write_all(b"x").unwrap();
             pairs.push(Some((counted(event_loop, ours, calls), theirs)));
             if number % 3 == 2 {
-                // Its slot goes to the next one.
+                // The next channel reuses its slot.
                 pairs[number - 1] = None;
             }
         }
@@ -97,7 +98,7 @@ fn channels_may_be_made_in_any_number_and_closed_in_any_order() {
 }
 
 #[test]
-fn a_duplicate_of_the_descriptor_does_not_keep_a_closed_channel_in_the_poller() {
+fn a_duplicate_descriptor_does_not_keep_a_channel_registered() {
     alone(|| {
         let event_loop = EventLoop::new().unwrap();
         let end = |how: &dyn Fn(Channel<UnixStream>)| {
@@ -128,7 +129,7 @@ fn a_duplicate_of_the_descriptor_does_not_keep_a_closed_channel_in_the_poller() 
 }
 
 #[test]
-fn a_loop_and_all_that_was_on_it_leave_no_descriptor_behind() {
+fn a_dropped_loop_leaks_no_descriptor() {
     alone(|| {
         let before = open_descriptors();
         for round in 0..30 {
@@ -157,7 +158,7 @@ fn a_loop_and_all_that_was_on_it_leave_no_descriptor_behind() {
 }
 
 #[test]
-fn threads_with_loops_leave_no_descriptor_behind() {
+fn threads_with_loops_leak_no_descriptor() {
     alone(|| {
         let before = open_descriptors();
         for _ in 0..5 {
@@ -170,7 +171,7 @@ fn threads_with_loops_leave_no_descriptor_behind() {
         }
         assert_eq!(open_descriptors(), before);
 
-        // A handle keeps one: the counter that it would wake the loop by.
+        // A handle keeps one descriptor: the eventfd that wakes the loop.
         let handle = LoopThread::spawn("gone").unwrap().handle().clone();
         assert!(open_descriptors() <= before + 1);
         drop(handle);
@@ -179,7 +180,7 @@ fn threads_with_loops_leave_no_descriptor_behind() {
 }
 
 #[test]
-fn a_program_that_is_executed_inherits_no_descriptor_of_a_loop() {
+fn an_executed_program_inherits_no_descriptor_of_a_loop() {
     with_loop(|event_loop| {
         event_loop.queue_in_loop(|_| ());
         turn(event_loop);
@@ -191,34 +192,34 @@ fn a_program_that_is_executed_inherits_no_descriptor_of_a_loop() {
         let open = open_in_child();
         assert!(!open.contains("eventpoll") && !open.contains("eventfd"), "{open}");
         let inherited = EventFd::builder().inherit_on_exec().build().unwrap();
-        assert!(open_in_child().contains("eventfd"), "which would show here");
+        assert!(open_in_child().contains("eventfd"), "an inherited eventfd would show here");
         drop(inherited);
     });
 }
 
 #[test]
-fn a_loop_that_cannot_have_another_descriptor_is_an_error() {
+fn a_loop_without_enough_descriptors_is_an_error() {
     alone(|| {
         let before = open_descriptors();
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-        for room in 0.. {
+        for free_slots in 0.. {
             let mut few = limit;
-            few.current = Some(lowest_free_number() + room);
+            few.current = Some(lowest_free_number() + free_slots);
             rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
             let result = EventLoop::new();
             rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
             let Err(error) = result else {
-                assert!(room > 0);
+                assert!(free_slots > 0);
                 break;
             };
             assert_eq!(
                 error.raw_os_error(),
                 Some(rustix::io::Errno::MFILE.raw_os_error()),
-                "room for {room}"
+                "{free_slots} free descriptors"
             );
-            assert_eq!(open_descriptors(), before, "what it got it has given back");
+            assert_eq!(open_descriptors(), before, "the descriptors that it opened are closed");
         }
-        turn(&EventLoop::new().expect("the thread is still free for one"));
+        turn(&EventLoop::new().expect("the thread has no loop"));
     });
 
     fn lowest_free_number() -> u64 {

@@ -1,6 +1,8 @@
 //! How channels end: closed or dropped, by themselves, by each other, by a panic or with their
-//! loop, and what they are told no more. One test looks at descriptor numbers, which belong to the
-//! process, so all of them run one after another.
+//! loop. A closed channel receives no more events.
+//!
+//! One test checks descriptor numbers, which belong to the process, so all tests run one after
+//! another.
 
 mod support;
 
@@ -35,7 +37,7 @@ fn closing_a_channel_closes_its_descriptor_at_once() {
 }
 
 #[test]
-fn a_channel_that_closes_itself_keeps_its_descriptor_until_its_callback_has_returned() {
+fn a_self_closed_channel_keeps_its_descriptor_during_the_callback() {
     with_loop(|event_loop| {
         let ((ours, mut theirs), calls) = (pair(), Count::default());
         theirs.write_all(b"x").unwrap();
@@ -45,7 +47,7 @@ fn a_channel_that_closes_itself_keeps_its_descriptor_until_its_callback_has_retu
             c.add();
             event.close();
             event.close();
-            assert!(!is_closed(&peer), "the callback still has the use of it");
+            assert!(!is_closed(&peer), "the descriptor stays open during the callback");
             let mut ours = event.source();
             assert_eq!(ours.read(&mut [0; 8]).unwrap(), 1);
             ours.write_all(b"bye").unwrap();
@@ -67,7 +69,7 @@ fn a_channel_that_closes_itself_keeps_its_descriptor_until_its_callback_has_retu
 }
 
 #[test]
-fn a_channel_may_be_dropped_in_its_own_callback() {
+fn a_channel_can_be_dropped_in_its_own_callback() {
     with_loop(|event_loop| {
         let ((ours, mut theirs), calls) = (pair(), Count::default());
         theirs.write_all(b"x").unwrap();
@@ -88,7 +90,7 @@ fn a_channel_may_be_dropped_in_its_own_callback() {
 }
 
 #[test]
-fn a_channel_may_register_its_descriptor_anew_in_its_own_callback() {
+fn a_callback_can_close_and_reregister_its_descriptor() {
     with_loop(|event_loop| {
         let (ours, mut theirs) = pair();
         theirs.write_all(b"x").unwrap();
@@ -103,8 +105,8 @@ fn a_channel_may_register_its_descriptor_anew_in_its_own_callback() {
             let again =
                 Channel::new(event.event_loop(), source, Interest::READABLE, move |_| s.record("second"));
             next.replace(Some(again.unwrap()));
-            // The new one has taken its place on the loop, and nothing that is left of the old one
-            // reaches it.
+            // The new channel occupies the old channel's slot on the loop. Operations through the
+            // old channel do not reach it.
             event.close();
             assert!(event.set_interest(Interest::EMPTY).is_err());
             let first: Channel<Rc<UnixStream>> = first.take().unwrap();
@@ -120,9 +122,9 @@ fn a_channel_may_register_its_descriptor_anew_in_its_own_callback() {
     });
 }
 
-/// Two channels that are ready in one turn. Whichever is called first does `to_the_other` with the
-/// other one; answers the calls of both, after three turns.
-fn first_come(
+/// Makes two channels ready in one turn. The channel that is called first applies `to_the_other` to
+/// the other channel. Returns the calls of both after three turns.
+fn calls_after_first(
     event_loop: &EventLoop,
     to_the_other: impl Fn(&EventLoop, &mut Option<Channel<UnixStream>>) + 'static,
 ) -> Vec<&'static str> {
@@ -152,19 +154,19 @@ fn first_come(
 }
 
 #[test]
-fn a_channel_that_another_one_closes_is_not_called_in_the_same_turn() {
+fn a_channel_closed_by_another_is_not_called_that_turn() {
     with_loop(|event_loop| {
-        let called = first_come(event_loop, |_, other| other.take().unwrap().close());
+        let called = calls_after_first(event_loop, |_, other| other.take().unwrap().close());
         assert_eq!(called.len(), 1, "{called:?}");
-        let called = first_come(event_loop, |_, other| drop(other.take()));
+        let called = calls_after_first(event_loop, |_, other| drop(other.take()));
         assert_eq!(called.len(), 1, "{called:?}");
     });
 }
 
 #[test]
-fn a_channel_that_another_one_silences_is_not_called_in_the_same_turn() {
+fn a_channel_silenced_by_another_is_not_called_that_turn() {
     with_loop(|event_loop| {
-        let called = first_come(event_loop, |_, other| {
+        let called = calls_after_first(event_loop, |_, other| {
             other.as_ref().unwrap().set_interest(Interest::EMPTY).unwrap();
         });
         assert_eq!(called.len(), 1, "{called:?}");
@@ -172,12 +174,12 @@ fn a_channel_that_another_one_silences_is_not_called_in_the_same_turn() {
 }
 
 #[test]
-fn a_channel_that_another_one_changes_is_called_with_what_stands() {
+fn a_channel_changed_by_another_gets_its_current_readiness() {
     with_loop(|event_loop| {
-        let called = first_come(event_loop, |_, other| {
+        let called = calls_after_first(event_loop, |_, other| {
             let other = other.as_ref().unwrap();
-            // The same again: the event that was noted is void, and the kernel reports what still
-            // stands.
+            // Sets the same interest again. This discards the pending event, and the kernel reports
+            // the current readiness.
             other.set_interest(other.interest()).unwrap();
         });
         assert_eq!(called.len(), 2, "{called:?}");
@@ -185,9 +187,9 @@ fn a_channel_that_another_one_changes_is_called_with_what_stands() {
 }
 
 #[test]
-fn a_change_of_interest_voids_what_was_noted_and_no_longer_stands() {
+fn a_change_of_interest_discards_stale_pending_events() {
     with_loop(|event_loop| {
-        let called = first_come(event_loop, |_, other| {
+        let called = calls_after_first(event_loop, |_, other| {
             let other = other.as_ref().unwrap();
             other.with(|mut ours| assert_eq!(ours.read(&mut [0; 8]).unwrap(), 1)).unwrap();
             other.set_interest(other.interest()).unwrap();
@@ -197,21 +199,21 @@ fn a_change_of_interest_voids_what_was_noted_and_no_longer_stands() {
 }
 
 #[test]
-fn a_channel_that_takes_over_a_descriptor_number_does_not_get_the_event_of_the_one_before() {
+fn a_reused_descriptor_number_gets_no_event_of_its_predecessor() {
     with_loop(|event_loop| {
-        let (heir, calls) = (Rc::new(RefCell::new(None)), Count::default());
-        let (h, c) = (Rc::clone(&heir), calls.clone());
-        let called = first_come(event_loop, move |event_loop, other| {
+        let (replacement, calls) = (Rc::new(RefCell::new(None)), Count::default());
+        let (r, c) = (Rc::clone(&replacement), calls.clone());
+        let called = calls_after_first(event_loop, move |event_loop, other| {
             let other = other.take().unwrap();
             let number = other.with(|ours| ours.as_raw_fd()).unwrap();
             other.close();
             let (ours, theirs) = pair();
-            assert_eq!(ours.as_raw_fd(), number, "the kernel gives the lowest number that is free");
-            h.replace(Some((counted(event_loop, ours, &c), theirs)));
+            assert_eq!(ours.as_raw_fd(), number, "the kernel assigns the lowest free number");
+            r.replace(Some((counted(event_loop, ours, &c), theirs)));
         });
         assert_eq!(called.len(), 1, "{called:?}");
-        assert_eq!(calls.get(), 0, "nobody has written to the heir");
-        let (channel, mut theirs) = heir.take().unwrap();
+        assert_eq!(calls.get(), 0, "the replacement has received no bytes");
+        let (channel, mut theirs) = replacement.take().unwrap();
         assert!(channel.is_open());
         theirs.write_all(b"x").unwrap();
         event_loop.run_once(None).unwrap();
@@ -220,7 +222,7 @@ fn a_channel_that_takes_over_a_descriptor_number_does_not_get_the_event_of_the_o
 }
 
 #[test]
-fn channels_may_be_closed_from_timers_and_tasks() {
+fn channels_can_be_closed_from_timers_and_tasks() {
     with_loop(|event_loop| {
         let ((ours, theirs), calls) = (pair(), Count::default());
         let channel = counted(event_loop, ours, &calls);
@@ -238,7 +240,7 @@ fn channels_may_be_closed_from_timers_and_tasks() {
 }
 
 #[test]
-fn a_detached_channel_goes_on_until_its_callback_closes_it() {
+fn a_detached_channel_stays_open_until_its_callback_closes_it() {
     with_loop(|event_loop| {
         let ((ours, mut theirs), seen) = (pair(), Recorder::new());
         let s = seen.clone();
@@ -261,7 +263,7 @@ fn a_detached_channel_goes_on_until_its_callback_closes_it() {
 }
 
 #[test]
-fn dropping_the_loop_closes_its_channels_and_what_is_left_of_them_is_inert() {
+fn dropping_the_loop_closes_its_channels_and_disables_their_handles() {
     alone(|| {
         let event_loop = EventLoop::new().unwrap();
         let ((ours, theirs), calls, drops) = (pair(), Count::default(), Count::default());
@@ -278,7 +280,7 @@ fn dropping_the_loop_closes_its_channels_and_what_is_left_of_them_is_inert() {
         assert_eq!(kept.set_interest(Interest::READABLE).unwrap_err().kind(), ErrorKind::NotFound);
         assert!(!format!("{kept:?}").is_empty());
 
-        // Nor does it reach the channel that has its place on the thread's next loop.
+        // It does not reach the channel that occupies its slot on the thread's next loop either.
         let next = EventLoop::new().unwrap();
         let (ours, theirs) = pair();
         let other = counted(&next, ours, &calls);
@@ -290,7 +292,7 @@ fn dropping_the_loop_closes_its_channels_and_what_is_left_of_them_is_inert() {
 }
 
 #[test]
-fn a_channel_that_a_callback_of_another_one_owns_is_closed_with_it() {
+fn a_channel_owned_by_another_callback_closes_with_it() {
     alone(|| {
         let event_loop = EventLoop::new().unwrap();
         let ((outer, outer_peer), (inner, inner_peer), calls) = (pair(), pair(), Count::default());

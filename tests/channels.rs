@@ -1,5 +1,4 @@
-//! What channels are told: readiness, the end of input, errors, and how what they wait for is
-//! changed.
+//! Events of channels: readiness, end of input, errors, and changes of interest.
 
 mod support;
 
@@ -17,14 +16,14 @@ use rustix::pipe::PipeFlags;
 use support::channels::{counted, drain, is_closed, pair};
 use support::{Count, Recorder, is_readable, turn, with_loop};
 
-/// A pipe: the end to read from and the end to write to.
+/// Returns a non-blocking pipe: the read end and the write end.
 fn pipe() -> (File, File) {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).unwrap();
     (File::from(read), File::from(write))
 }
 
 #[test]
-fn a_readable_channel_is_called_when_bytes_come_and_not_before() {
+fn a_readable_channel_is_called_only_when_bytes_arrive() {
     with_loop(|event_loop| {
         let (ours, mut theirs) = pair();
         let seen = Recorder::new();
@@ -48,7 +47,7 @@ fn a_readable_channel_is_called_when_bytes_come_and_not_before() {
 }
 
 #[test]
-fn a_writable_channel_is_called_while_there_is_room() {
+fn a_writable_channel_is_called_while_the_pipe_accepts_bytes() {
     with_loop(|event_loop| {
         let (mut read, write) = pipe();
         let calls = Count::default();
@@ -78,7 +77,7 @@ fn a_writable_channel_is_called_while_there_is_room() {
 }
 
 #[test]
-fn a_channel_that_reads_a_part_is_called_again_in_the_next_turn() {
+fn a_partial_read_is_followed_by_another_call() {
     with_loop(|event_loop| {
         let (ours, mut theirs) = pair();
         theirs.write_all(b"0123456789").unwrap();
@@ -97,7 +96,7 @@ fn a_channel_that_reads_a_part_is_called_again_in_the_next_turn() {
 }
 
 #[test]
-fn a_channel_that_reads_nothing_is_called_in_every_turn() {
+fn unread_input_is_reported_in_every_turn() {
     with_loop(|event_loop| {
         let ((ours, mut theirs), calls) = (pair(), Count::default());
         let _channel = counted(event_loop, ours, &calls);
@@ -110,7 +109,7 @@ fn a_channel_that_reads_nothing_is_called_in_every_turn() {
 }
 
 #[test]
-fn what_a_channel_waits_for_can_be_both() {
+fn an_interest_can_include_reading_and_writing() {
     with_loop(|event_loop| {
         let (ours, mut theirs) = pair();
         let seen = Recorder::new();
@@ -130,7 +129,7 @@ fn what_a_channel_waits_for_can_be_both() {
 }
 
 #[test]
-fn a_hang_up_without_a_byte_is_delivered_as_the_end_of_input() {
+fn a_hang_up_without_bytes_is_end_of_input() {
     with_loop(|event_loop| {
         let (read, write) = pipe();
         let seen = Recorder::new();
@@ -145,7 +144,8 @@ fn a_hang_up_without_a_byte_is_delivered_as_the_end_of_input() {
         assert_eq!(seen.take(), []);
         drop(write);
         for _ in 0..2 {
-            // The kernel says EPOLLHUP alone, and says it for as long as the channel is there.
+            // The kernel reports only EPOLLHUP, and reports it as long as the channel is
+            // registered.
             event_loop.run_once(None).unwrap();
             assert_eq!(seen.take(), [(0, true)]);
         }
@@ -156,7 +156,7 @@ fn a_hang_up_without_a_byte_is_delivered_as_the_end_of_input() {
 }
 
 #[test]
-fn the_end_of_input_comes_with_the_bytes_before_it() {
+fn end_of_input_follows_the_remaining_bytes() {
     with_loop(|event_loop| {
         let (read, mut write) = pipe();
         write.write_all(b"last words").unwrap();
@@ -175,7 +175,7 @@ fn the_end_of_input_comes_with_the_bytes_before_it() {
 }
 
 #[test]
-fn a_half_closed_socket_is_read_closed_and_not_write_closed() {
+fn a_half_closed_socket_is_only_read_closed() {
     with_loop(|event_loop| {
         let (ours, theirs) = pair();
         theirs.shutdown(Shutdown::Write).unwrap();
@@ -194,7 +194,7 @@ fn a_half_closed_socket_is_read_closed_and_not_write_closed() {
 }
 
 #[test]
-fn a_channel_is_told_all_that_the_kernel_says_and_not_only_what_it_waits_for() {
+fn readiness_includes_events_outside_the_interest() {
     with_loop(|event_loop| {
         let (ours, theirs) = pair();
         let seen = Recorder::new();
@@ -206,12 +206,12 @@ fn a_channel_is_told_all_that_the_kernel_says_and_not_only_what_it_waits_for() {
         .unwrap();
         drop(theirs);
         turn(event_loop);
-        assert_eq!(seen.take(), [(true, true)], "a writer need not wait to find that out");
+        assert_eq!(seen.take(), [(true, true)], "a write-close is reported without write interest");
     });
 }
 
 #[test]
-fn a_writer_is_told_that_nobody_reads() {
+fn a_writer_is_notified_when_the_reader_closes() {
     with_loop(|event_loop| {
         let (read, mut write) = pipe();
         while write.write(&[0; 4096]).is_ok() {}
@@ -244,7 +244,7 @@ fn urgent_data_is_an_exceptional_condition() {
         .unwrap();
         (&theirs).write_all(b"usual").unwrap();
         turn(event_loop);
-        assert_eq!(seen.take(), [], "usual data is none");
+        assert_eq!(seen.take(), [], "ordinary data is not an exceptional condition");
         rustix::net::send(&theirs, b"!", SendFlags::OOB).unwrap();
         event_loop.run_once(None).unwrap();
         assert_eq!(seen.take(), [true]);
@@ -271,7 +271,7 @@ fn an_eventfd_can_be_a_channel() {
 }
 
 #[test]
-fn an_interest_in_nothing_is_called_for_nothing_until_it_is_changed_back() {
+fn an_empty_interest_receives_no_events_until_changed() {
     with_loop(|event_loop| {
         let ((ours, mut theirs), calls) = (pair(), Count::default());
         let channel = counted(event_loop, ours, &calls);
@@ -283,13 +283,13 @@ fn an_interest_in_nothing_is_called_for_nothing_until_it_is_changed_back() {
         assert_eq!(calls.get(), 0);
         channel.set_interest(Interest::READABLE).unwrap();
         turn(event_loop);
-        assert_eq!(calls.get(), 1, "what stands already counts");
+        assert_eq!(calls.get(), 1, "existing readiness is reported");
 
         channel.set_interest(Interest::EMPTY).unwrap();
         drop(theirs);
         turn(event_loop);
-        assert_eq!(calls.get(), 1, "not even for the news that the other end has gone");
-        assert!(!is_readable(event_loop), "and the loop would sleep over it");
+        assert_eq!(calls.get(), 1, "not even for a hang-up");
+        assert!(!is_readable(event_loop), "and it does not wake the loop");
         channel.set_interest(Interest::READABLE).unwrap();
         turn(event_loop);
         assert_eq!(calls.get(), 2);
@@ -297,7 +297,7 @@ fn an_interest_in_nothing_is_called_for_nothing_until_it_is_changed_back() {
 }
 
 #[test]
-fn a_channel_may_be_made_with_an_interest_in_nothing() {
+fn a_channel_can_be_created_with_an_empty_interest() {
     with_loop(|event_loop| {
         let ((ours, mut theirs), calls) = (pair(), Count::default());
         theirs.write_all(b"x").unwrap();
@@ -316,7 +316,7 @@ fn a_channel_may_be_made_with_an_interest_in_nothing() {
 }
 
 #[test]
-fn an_interest_can_be_changed_from_one_direction_to_the_other() {
+fn an_interest_can_change_from_reading_to_writing() {
     with_loop(|event_loop| {
         let (ours, mut theirs) = pair();
         let seen = Recorder::new();
@@ -366,7 +366,7 @@ fn a_callback_may_change_its_own_interest() {
 }
 
 #[test]
-fn a_timer_due_at_once_and_a_ready_channel_are_both_served_however_busy_the_channels_are() {
+fn busy_channels_do_not_delay_a_due_timer() {
     with_loop(|event_loop| {
         let calls = Count::default();
         let mut kept = Vec::new();

@@ -1,7 +1,7 @@
-//! Child processes: how their end is told, what becomes of those that nobody holds, and their
-//! pipes.
+//! Child processes: how their end is reported, what happens to detached children, and their pipes.
 //!
-//! The tests count descriptors and children of the whole process, so each has a process of its own.
+//! The tests count descriptors and children of the whole process, so each test runs in its own
+//! process.
 
 mod support;
 
@@ -23,7 +23,7 @@ use support::alone::alone;
 use support::net::{open_descriptors, turn_until, until};
 use support::{Count, Recorder, turn};
 
-/// How children have ended: as what they exit with or are killed by, or as the kind of the error.
+/// How a child has ended: its exit code, the signal that killed it, or the kind of the error.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     Code(i32),
@@ -31,8 +31,8 @@ enum End {
     Error(ErrorKind),
 }
 
-fn end(how: std::io::Result<ExitStatus>) -> End {
-    match how {
+fn end(result: std::io::Result<ExitStatus>) -> End {
+    match result {
         Ok(status) => status.code().map(End::Code).or(status.signal().map(End::Killed)).expect("an end"),
         Err(error) => End::Error(error.kind()),
     }
@@ -44,7 +44,7 @@ fn shell(script: &str) -> Command {
     command
 }
 
-/// A program that runs until its input is closed, and then exits with 0.
+/// Returns a program that runs until its input is closed, and then exits with 0.
 fn waiting() -> Command {
     let mut command = Command::new("cat");
     command.stdin(Stdio::piped()).stdout(Stdio::null());
@@ -52,13 +52,13 @@ fn waiting() -> Command {
 }
 
 fn recorded(event_loop: &EventLoop, command: &mut Command) -> (Child, Recorder<End>) {
-    let told = Recorder::new();
-    let t = told.clone();
-    (Child::spawn(event_loop, command, move |_, how| t.record(end(how))).unwrap(), told)
+    let events = Recorder::new();
+    let t = events.clone();
+    (Child::spawn(event_loop, command, move |_, result| t.record(end(result))).unwrap(), events)
 }
 
-/// Whether there is no such process any longer, not even as a zombie.
-fn is_gone(id: u32) -> bool {
+/// Returns whether no such process exists, not even as a zombie.
+fn is_reaped(id: u32) -> bool {
     !Path::new(&format!("/proc/{id}")).exists()
 }
 
@@ -67,7 +67,7 @@ fn is_zombie(id: u32) -> bool {
     stat.rsplit_once(") ").expect("a name in parentheses").1.starts_with('Z')
 }
 
-/// Whether this process has no children at all.
+/// Returns whether this process has no children at all.
 fn has_no_children() -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::All, options).is_err_and(|error| error == rustix::io::Errno::CHILD)
@@ -78,7 +78,7 @@ fn event_loop() -> EventLoop {
 }
 
 #[test]
-fn the_end_of_a_process_is_told_once_with_its_status() {
+fn the_end_of_a_process_is_reported_once() {
     alone(|| {
         let event_loop = event_loop();
         let ends = [
@@ -89,29 +89,29 @@ fn the_end_of_a_process_is_told_once_with_its_status() {
             ("kill -KILL $$", End::Killed(9)),
         ];
         for (script, expected) in ends {
-            let (child, told) = recorded(&event_loop, &mut shell(script));
-            assert!(child.is_running() && told.len() == 0);
+            let (child, events) = recorded(&event_loop, &mut shell(script));
+            assert!(child.is_running() && events.len() == 0);
             event_loop.run_once(None).unwrap();
-            assert_eq!(told.take(), [expected], "{script}");
-            assert!(!child.is_running() && is_gone(child.id()));
+            assert_eq!(events.take(), [expected], "{script}");
+            assert!(!child.is_running() && is_reaped(child.id()));
             turn(&event_loop);
-            assert_eq!(told.take(), []);
+            assert_eq!(events.take(), []);
         }
     });
 }
 
 #[test]
-fn the_status_is_the_one_that_the_standard_library_gives() {
+fn the_status_equals_that_of_the_standard_library() {
     alone(|| {
         let event_loop = event_loop();
         for script in ["exit 7", "kill -INT $$", "ulimit -c 0; kill -QUIT $$", "kill -SEGV $$"] {
-            let told = Recorder::new();
-            let t = told.clone();
-            let watched = Child::spawn(&event_loop, &mut shell(script), move |_, how| t.record(how.unwrap()));
-            turn_until(&event_loop, || told.len() > 0);
-            // The core file, if there is one, is a matter of the system's settings and not of this
-            // comparison.
-            let [ours] = told.take()[..] else { panic!("not told once") };
+            let events = Recorder::new();
+            let t = events.clone();
+            let watched =
+                Child::spawn(&event_loop, &mut shell(script), move |_, result| t.record(result.unwrap()));
+            turn_until(&event_loop, || events.len() > 0);
+            // The core file, if any, depends on the settings of the system and is not compared.
+            let [ours] = events.take()[..] else { panic!("not reported once") };
             let theirs = shell(script).status().unwrap();
             assert_eq!((ours, ours.core_dumped()), (theirs, theirs.core_dumped()), "{script}");
             drop(watched);
@@ -120,115 +120,115 @@ fn the_status_is_the_one_that_the_standard_library_gives() {
 }
 
 #[test]
-fn a_process_that_ends_before_the_loop_looks_is_told_as_well() {
+fn a_process_that_ends_before_the_poll_is_reported() {
     alone(|| {
         let event_loop = event_loop();
-        let (child, told) = recorded(&event_loop, &mut shell("exit 5"));
+        let (child, events) = recorded(&event_loop, &mut shell("exit 5"));
         until(|| is_zombie(child.id()));
-        assert_eq!(told.take(), []);
+        assert_eq!(events.take(), []);
         turn(&event_loop);
-        assert_eq!(told.take(), [End::Code(5)]);
+        assert_eq!(events.take(), [End::Code(5)]);
         assert!(has_no_children());
     });
 }
 
 #[test]
-fn many_processes_at_once_are_each_told_to_their_own_callback() {
+fn each_of_many_processes_reports_to_its_own_callback() {
     alone(|| {
         let event_loop = event_loop();
-        let told = Recorder::new();
+        let events = Recorder::new();
         for code in 0..40 {
-            let t = told.clone();
-            Child::spawn(&event_loop, &mut shell(&format!("exit {code}")), move |_, how| {
-                t.record((code, end(how)));
+            let t = events.clone();
+            Child::spawn(&event_loop, &mut shell(&format!("exit {code}")), move |_, result| {
+                t.record((code, end(result)));
             })
             .unwrap();
         }
-        turn_until(&event_loop, || told.len() == 40);
-        assert!(told.take().into_iter().all(|(code, end)| end == End::Code(code)));
+        turn_until(&event_loop, || events.len() == 40);
+        assert!(events.take().into_iter().all(|(code, end)| end == End::Code(code)));
         assert!(has_no_children());
     });
 }
 
 #[test]
-fn a_dropped_child_runs_on_and_is_told_and_leaves_no_zombie() {
+fn a_dropped_child_keeps_running_and_leaves_no_zombie() {
     alone(|| {
         let event_loop = event_loop();
-        let (mut child, told) = recorded(&event_loop, &mut waiting());
+        let (mut child, events) = recorded(&event_loop, &mut waiting());
         let (id, input) = (child.id(), child.take_stdin());
         drop(child);
         turn(&event_loop);
-        assert!(told.len() == 0 && !is_zombie(id));
+        assert!(events.len() == 0 && !is_zombie(id));
         drop(input);
-        turn_until(&event_loop, || told.len() > 0);
-        assert_eq!(told.take(), [End::Code(0)]);
+        turn_until(&event_loop, || events.len() > 0);
+        assert_eq!(events.take(), [End::Code(0)]);
         assert!(has_no_children());
     });
 }
 
 #[test]
-fn a_child_that_is_to_be_killed_on_drop_is_and_is_told() {
+fn a_child_killed_on_drop_reports_its_end() {
     alone(|| {
         let event_loop = event_loop();
-        let (child, told) = recorded(&event_loop, &mut waiting());
+        let (child, events) = recorded(&event_loop, &mut waiting());
         let mut child = child.kill_on_drop(true);
         let _input = child.take_stdin();
         drop(child);
-        turn_until(&event_loop, || told.len() > 0);
-        assert_eq!(told.take(), [End::Killed(9)]);
+        turn_until(&event_loop, || events.len() > 0);
+        assert_eq!(events.take(), [End::Killed(9)]);
         assert!(has_no_children());
     });
 }
 
 #[test]
-fn a_signal_reaches_the_process_while_there_is_one() {
+fn a_signal_reaches_a_running_process() {
     alone(|| {
         let event_loop = event_loop();
         let mut command = shell("trap 'exit 6' USR1; echo ready; while :; do read line; done");
-        let (mut child, told) = recorded(&event_loop, command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+        let (mut child, events) = recorded(&event_loop, command.stdin(Stdio::piped()).stdout(Stdio::piped()));
         let output = child.take_stdout().unwrap();
         until(|| (&output).read(&mut [0; 16]).is_ok());
         child.kill(Signal::USR1).unwrap();
-        // The shell looks at its traps between two commands.
+        // The shell runs its traps between two commands.
         drop(child.take_stdin());
-        turn_until(&event_loop, || told.len() > 0);
-        assert_eq!(told.take(), [End::Code(6)]);
+        turn_until(&event_loop, || events.len() > 0);
+        assert_eq!(events.take(), [End::Code(6)]);
         assert_eq!(child.kill(Signal::KILL).unwrap_err().kind(), ErrorKind::NotFound);
     });
 }
 
 #[test]
-fn a_process_whose_status_somebody_else_takes_is_told_as_an_error_and_its_number_is_not_killed() {
+fn a_process_reaped_elsewhere_is_an_error_and_not_killed() {
     alone(|| {
         let event_loop = event_loop();
-        let (child, told) = recorded(&event_loop, &mut shell("exit 0"));
+        let (child, events) = recorded(&event_loop, &mut shell("exit 0"));
         let pid = Pid::from_raw(child.id() as i32).unwrap();
         waitid(WaitId::Pid(pid), WaitIdOptions::EXITED).unwrap();
-        // The loop has not looked yet: it is the kernel that refuses.
+        // The loop has not yet polled: the kernel refuses.
         assert!(child.is_running());
         assert_eq!(child.kill(Signal::KILL).unwrap_err().kind(), ErrorKind::NotFound);
-        turn_until(&event_loop, || told.len() > 0);
-        assert_eq!(told.take(), [End::Error(ErrorKind::NotFound)]);
+        turn_until(&event_loop, || events.len() > 0);
+        assert_eq!(events.take(), [End::Error(ErrorKind::NotFound)]);
     });
 }
 
 #[test]
-fn a_loop_that_is_dropped_tells_what_it_knows_and_kills_what_it_should() {
+fn a_dropped_loop_reports_and_kills_its_children() {
     alone(|| {
         let event_loop = event_loop();
-        let (ended, told_ended) = recorded(&event_loop, &mut shell("exit 4"));
-        let (mut running, told_running) = recorded(&event_loop, &mut waiting());
-        let (killed, told_killed) = recorded(&event_loop, &mut waiting());
+        let (ended, ended_events) = recorded(&event_loop, &mut shell("exit 4"));
+        let (mut running, running_events) = recorded(&event_loop, &mut waiting());
+        let (killed, killed_events) = recorded(&event_loop, &mut waiting());
         let killed = killed.kill_on_drop(true);
         until(|| is_zombie(ended.id()));
         drop(event_loop);
-        assert_eq!(told_ended.take(), [End::Code(4)]);
-        assert_eq!(told_running.take(), [End::Error(ErrorKind::Other)]);
-        assert_eq!(told_killed.take(), [End::Killed(9)]);
-        assert!(is_gone(ended.id()) && is_gone(killed.id()) && !is_gone(running.id()));
-        assert!(!running.is_running(), "nobody waits for it");
+        assert_eq!(ended_events.take(), [End::Code(4)]);
+        assert_eq!(running_events.take(), [End::Error(ErrorKind::Other)]);
+        assert_eq!(killed_events.take(), [End::Killed(9)]);
+        assert!(is_reaped(ended.id()) && is_reaped(killed.id()) && !is_reaped(running.id()));
+        assert!(!running.is_running(), "the loop no longer waits for it");
         assert_eq!(running.kill(Signal::KILL).unwrap_err().kind(), ErrorKind::NotFound);
-        // It runs until its input ends, and then it is ours to wait for.
+        // The process runs until its input ends, and then this test must wait for it.
         drop(running.take_stdin());
         let pid = Pid::from_raw(running.id() as i32).unwrap();
         waitid(WaitId::Pid(pid), WaitIdOptions::EXITED).unwrap();
@@ -237,20 +237,20 @@ fn a_loop_that_is_dropped_tells_what_it_knows_and_kills_what_it_should() {
 }
 
 #[test]
-fn pipes_to_a_process_are_ready_for_channels() {
+fn pipes_of_a_process_work_as_channels() {
     alone(|| {
         let event_loop = event_loop();
         let mut command = shell("cat; echo done >&2");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let (mut child, told) = recorded(&event_loop, &mut command);
+        let (mut child, events) = recorded(&event_loop, &mut command);
         let stdin = child.take_stdin().unwrap();
         let [stdout, stderr] = [child.take_stdout(), child.take_stderr()].map(Option::unwrap);
         assert!(
             child.take_stdin().is_none() && child.take_stdout().is_none() && child.take_stderr().is_none()
         );
-        // Non-blocking: this would hang.
+        // The pipe is non-blocking. A blocking read would hang here.
         assert_eq!((&stdout).read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
-        // More than the pipes hold, so that writing and reading must take turns.
+        // More bytes than the pipes hold, so that writing and reading must alternate.
         let sent: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
         let (bytes, at) = (sent.clone(), Cell::new(0));
         let writer = Channel::new(&event_loop, stdin, Interest::WRITABLE, move |event| {
@@ -280,35 +280,35 @@ fn pipes_to_a_process_are_ready_for_channels() {
             (channel.unwrap(), received)
         };
         let (output, errors) = (reader(stdout), reader(stderr));
-        turn_until(&event_loop, || ends.get() == 2 && told.len() == 1);
+        turn_until(&event_loop, || ends.get() == 2 && events.len() == 1);
         assert!(*output.1.borrow() == sent, "{} bytes came back", output.1.borrow().len());
         assert_eq!(*errors.1.borrow(), b"done\n");
-        assert_eq!(told.take(), [End::Code(0)]);
+        assert_eq!(events.take(), [End::Code(0)]);
         drop(writer);
     });
 }
 
 #[test]
-fn a_dropped_child_closes_the_pipes_that_were_not_taken() {
+fn a_dropped_child_closes_its_remaining_pipes() {
     alone(|| {
         let event_loop = event_loop();
-        let (child, told) = recorded(&event_loop, &mut waiting());
+        let (child, events) = recorded(&event_loop, &mut waiting());
         turn(&event_loop);
-        assert_eq!(told.len(), 0);
+        assert_eq!(events.len(), 0);
         drop(child);
-        turn_until(&event_loop, || told.len() > 0);
-        assert_eq!(told.take(), [End::Code(0)]);
+        turn_until(&event_loop, || events.len() > 0);
+        assert_eq!(events.take(), [End::Code(0)]);
     });
 }
 
 #[test]
-fn a_panic_in_a_callback_costs_only_that_callback() {
+fn a_panic_in_a_callback_affects_only_that_callback() {
     alone(|| {
         let event_loop = EventLoop::new().unwrap();
-        let (first, told) = recorded(&event_loop, &mut shell("exit 1"));
-        Child::spawn(&event_loop, &mut shell("exit 2"), |_, _| panic!("as I was told")).unwrap();
-        turn_until(&event_loop, || told.len() > 0 && event_loop.handle().counters().panics == 1);
-        assert_eq!(told.take(), [End::Code(1)]);
+        let (first, events) = recorded(&event_loop, &mut shell("exit 1"));
+        Child::spawn(&event_loop, &mut shell("exit 2"), |_, _| panic!("intended by the test")).unwrap();
+        turn_until(&event_loop, || events.len() > 0 && event_loop.handle().counters().panics == 1);
+        assert_eq!(events.take(), [End::Code(1)]);
         turn(&event_loop);
         assert!(has_no_children() && !first.is_running());
         assert_eq!(event_loop.handle().counters().panics, 1);
@@ -316,10 +316,10 @@ fn a_panic_in_a_callback_costs_only_that_callback() {
 }
 
 #[test]
-fn a_callback_may_start_the_next_process() {
+fn a_callback_can_start_the_next_process() {
     fn start(event_loop: &EventLoop, left: i32, done: Count) {
-        Child::spawn(event_loop, &mut shell("exit 0"), move |event_loop, how| {
-            assert!(how.unwrap().success());
+        Child::spawn(event_loop, &mut shell("exit 0"), move |event_loop, result| {
+            assert!(result.unwrap().success());
             match left {
                 0 => done.add(),
                 left => start(event_loop, left - 1, done),
@@ -335,20 +335,20 @@ fn a_callback_may_start_the_next_process() {
 }
 
 #[test]
-fn the_signal_of_a_child_is_neither_needed_nor_taken() {
+fn sigchld_is_neither_needed_nor_consumed() {
     alone(|| {
         let event_loop = event_loop();
         let signals = Count::default();
         let s = signals.clone();
         let _signals = Signals::new(&event_loop, [Signal::CHLD], move |_, _| s.add()).unwrap();
-        let (_child, told) = recorded(&event_loop, &mut shell("exit 3"));
-        turn_until(&event_loop, || told.len() == 1 && signals.get() == 1);
-        assert_eq!(told.take(), [End::Code(3)]);
+        let (_child, events) = recorded(&event_loop, &mut shell("exit 3"));
+        turn_until(&event_loop, || events.len() == 1 && signals.get() == 1);
+        assert_eq!(events.take(), [End::Code(3)]);
     });
 }
 
 #[test]
-fn a_program_that_is_not_there_is_an_error_and_costs_nothing() {
+fn a_missing_program_is_an_error_without_leaks() {
     alone(|| {
         let (event_loop, dropped) = (event_loop(), Count::default());
         let before = open_descriptors();
@@ -369,16 +369,16 @@ fn a_process_that_cannot_be_watched_is_killed_and_leaves_no_zombie() {
         let event_loop = event_loop();
         let mut command = Command::new("sleep");
         command.arg("100");
-        // Not ours, which the test's own parent reads to their end.
+        // Not the test's own streams, which its parent reads until they end.
         let null = || Stdio::from(File::options().write(true).open("/dev/null").unwrap());
         command.stdout(null()).stderr(null());
         let maximum = getrlimit(Resource::Nofile).maximum;
-        // Exactly those that are open: starting a process whose streams are open already needs
-        // none.
+        // Exactly the descriptors that are open. Starting a process whose streams are already open
+        // needs no further descriptor.
         let next = File::open("/dev/null").unwrap().as_raw_fd();
         let limit = |current| setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
         limit(Some(next as u64));
-        let error = Child::spawn(&event_loop, &mut command, |_, _| panic!("nothing to tell")).unwrap_err();
+        let error = Child::spawn(&event_loop, &mut command, |_, _| panic!("no event expected")).unwrap_err();
         limit(maximum);
         assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::MFILE.raw_os_error()));
         assert!(has_no_children());
@@ -387,7 +387,7 @@ fn a_process_that_cannot_be_watched_is_killed_and_leaves_no_zombie() {
 }
 
 #[test]
-fn children_leave_no_descriptor_and_inherit_none() {
+fn children_leak_and_inherit_no_descriptor() {
     alone(|| {
         let seen = |command: &mut Command| {
             let output = command.arg("/proc/self/fd").output().unwrap();
@@ -400,11 +400,11 @@ fn children_leave_no_descriptor_and_inherit_none() {
         for _ in 0..20 {
             let mut command = waiting();
             command.stdout(Stdio::piped()).stderr(Stdio::piped());
-            let (child, told) = recorded(&event_loop, &mut command);
+            let (child, events) = recorded(&event_loop, &mut command);
             assert_eq!(open_descriptors(), with_loop + 4);
             assert_eq!(seen(&mut Command::new("ls")), usual);
             drop(child);
-            turn_until(&event_loop, || told.len() > 0);
+            turn_until(&event_loop, || events.len() > 0);
             assert_eq!(open_descriptors(), with_loop);
         }
         let (child, _) = recorded(&event_loop, &mut waiting());

@@ -1,9 +1,8 @@
-//! A model of the kernel's eventfd, and the kernel's own beside it: the same calls, the same
+//! A model of the kernel's eventfd, checked against the kernel: the same calls give the same
 //! results.
 //!
-//! The model has what eventfd(2) promises, and the sleepers besides. What the kernel itself may add
-//! from inside, past the maximum, cannot be brought about here without a device that signals, so
-//! that part of the model is tested alone.
+//! The model covers the guarantees of eventfd(2) and sleeping callers. The kernel itself may add
+//! past the maximum, but only for a device that signals. This part of the model is tested alone.
 
 mod support;
 
@@ -25,18 +24,17 @@ use support::net::{self, Child, Random, answer};
 use support::{LIMIT, until_asleep, with_watchdog};
 
 // --- The model
-// ------------------------------------------------------------------------------------
 
 const MAX: u64 = u64::MAX - 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Result {
-    /// A read has given so much.
+    /// A read returned this value.
     Read(u64),
     Written,
     Again,
     Invalid,
-    /// The caller sleeps, and has its result later.
+    /// The caller blocks. Its result follows later.
     Sleeps,
 }
 
@@ -54,7 +52,7 @@ struct Model {
     blocking: bool,
     sleeping_readers: usize,
     sleeping_writers: Vec<u64>,
-    /// The results of sleepers that have been woken.
+    /// The results of blocked callers that have been woken.
     woken: Vec<Result>,
 }
 
@@ -70,8 +68,8 @@ impl Model {
         }
     }
 
-    /// Whether `n` can be added without passing the maximum.
-    fn has_room(&self, n: u64) -> bool {
+    /// Returns whether `n` can be added without exceeding the maximum.
+    fn fits(&self, n: u64) -> bool {
         self.counter.checked_add(n).is_some_and(|sum| sum <= MAX)
     }
 
@@ -98,7 +96,7 @@ impl Model {
         if length < 8 || n == u64::MAX {
             return Result::Invalid;
         }
-        if !self.has_room(n) {
+        if !self.fits(n) {
             if self.blocking {
                 self.sleeping_writers.push(n);
             }
@@ -109,14 +107,14 @@ impl Model {
         Result::Written
     }
 
-    /// Lets sleepers go on, until none can.
+    /// Wakes blocked callers until none can proceed.
     fn wake(&mut self) {
         loop {
             if self.counter > 0 && self.sleeping_readers > 0 {
                 self.sleeping_readers -= 1;
                 let taken = self.take();
                 self.woken.push(Result::Read(taken));
-            } else if let Some(at) = self.sleeping_writers.iter().position(|n| self.has_room(*n)) {
+            } else if let Some(at) = self.sleeping_writers.iter().position(|n| self.fits(*n)) {
                 self.counter += self.sleeping_writers.remove(at);
                 self.woken.push(Result::Written);
             } else {
@@ -125,8 +123,8 @@ impl Model {
         }
     }
 
-    /// The kernel as the writer: it never sleeps, and stops at a value that no write can reach.
-    fn signal_from_inside(&mut self, n: u64) {
+    /// A write by the kernel. It never blocks, and saturates at a value that no write(2) can reach.
+    fn kernel_write(&mut self, n: u64) {
         self.counter = self.counter.saturating_add(n);
         self.wake();
     }
@@ -136,8 +134,7 @@ impl Model {
     }
 }
 
-// --- The kernel's
-// ---------------------------------------------------------------------------------
+// --- The kernel
 
 fn make(initial: u32, semaphore: bool, blocking: bool) -> EventFd {
     let builder = EventFd::builder().initial(initial);
@@ -151,14 +148,14 @@ fn result<T>(result: rustix::io::Result<T>, good: impl FnOnce(T) -> Result) -> R
         Ok(value) => good(value),
         Err(Errno::AGAIN) => Result::Again,
         Err(Errno::INVAL) => Result::Invalid,
-        Err(error) => panic!("an error that the model does not know: {error}"),
+        Err(error) => panic!("an error outside the model: {error}"),
     }
 }
 
 fn read(eventfd: &EventFd, length: usize) -> Result {
     let mut bytes = vec![0; length];
     result(rustix::io::read(eventfd, &mut bytes[..]), |n| {
-        assert_eq!(n, 8, "a read gives eight bytes, whatever there is room for");
+        assert_eq!(n, 8, "a read returns eight bytes for any buffer size");
         Result::Read(u64::from_ne_bytes(bytes[..8].try_into().expect("eight bytes")))
     })
 }
@@ -181,7 +178,7 @@ fn poll(eventfd: &EventFd) -> Poll {
     Poll { readable, writable, error }
 }
 
-/// Numbers of all sizes, with those at the edges more often than not.
+/// Returns numbers of all sizes. About one third are edge values, and another third are small.
 fn number(random: &mut Random) -> u64 {
     const EDGES: [u64; 8] = [0, 1, 2, u32::MAX as u64, MAX / 2, MAX - 1, MAX, u64::MAX];
     match random.below(3) {
@@ -191,17 +188,17 @@ fn number(random: &mut Random) -> u64 {
     }
 }
 
-/// Enough bytes, most of the time.
+/// Returns a length that is at least eight in most cases.
 fn length(random: &mut Random) -> usize {
     const LENGTHS: [usize; 16] = [0, 1, 7, 9, 16, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8];
     LENGTHS[random.below(LENGTHS.len())]
 }
 
 #[test]
-fn ten_thousand_random_sequences_have_the_results_and_the_polls_of_the_model() {
+fn random_sequences_match_the_model() {
     with_watchdog(LIMIT, || {
         let mut random = Random::new(0x2f6e_77a1);
-        // A poll that is always there, beside those that come and go.
+        // One epoll instance stays open while the eventfds come and go.
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         for sequence in 0..10_000 {
             let initial = [0, 1, 3, u32::MAX][random.below(4)];
@@ -212,27 +209,31 @@ fn ten_thousand_random_sequences_have_the_results_and_the_polls_of_the_model() {
             epoll::add(&epoll, &eventfd, epoll::EventData::new_u64(0), flags).unwrap();
             take_edge(&epoll);
             for step in 0..12 {
-                let place = format!("step {step} of sequence {sequence}, after {model:?}");
+                let context = format!("step {step} of sequence {sequence}, after {model:?}");
                 let length = length(&mut random);
                 if random.below(2) == 0 {
-                    assert_eq!(read(&eventfd, length), model.read(length), "read of {length}: {place}");
-                    assert!(!take_edge(&epoll), "a read is no edge: {place}");
+                    assert_eq!(read(&eventfd, length), model.read(length), "read of {length}: {context}");
+                    assert!(!take_edge(&epoll), "a read is no edge: {context}");
                 } else {
-                    // More than eight bytes are refused by some kernels and cut by others.
+                    // Some kernels refuse more than eight bytes, others truncate them.
                     let (n, length) = (number(&mut random), length.min(8));
                     let expected = model.write(n, length);
-                    assert_eq!(write(&eventfd, n, length), expected, "write of {n}, {length} bytes: {place}");
+                    assert_eq!(
+                        write(&eventfd, n, length),
+                        expected,
+                        "write of {n}, {length} bytes: {context}"
+                    );
                     let is_edge = expected == Result::Written && model.counter > 0;
-                    assert_eq!(take_edge(&epoll), is_edge, "edge after a write of {n}: {place}");
+                    assert_eq!(take_edge(&epoll), is_edge, "edge after a write of {n}: {context}");
                 }
-                assert_eq!(poll(&eventfd), model.poll(), "{place}");
+                assert_eq!(poll(&eventfd), model.poll(), "{context}");
             }
             assert_eq!(read(&eventfd, 8), model.read(8), "the last of sequence {sequence}");
         }
     });
 }
 
-/// Whether there has been an edge since this was last asked.
+/// Returns whether an edge has occurred since the previous call.
 fn take_edge(epoll: &OwnedFd) -> bool {
     let mut events = Vec::with_capacity(1);
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -240,38 +241,38 @@ fn take_edge(epoll: &OwnedFd) -> bool {
     !events.is_empty()
 }
 
-// --- Sleepers
-// -------------------------------------------------------------------------------------
+// --- Blocked callers
 
-/// Runs random calls on a blocking eventfd. What the model says to sleep is called on a thread of
-/// its own, and must be seen asleep; what it says to have been woken must answer, and the others
-/// sleep on.
+/// Runs random calls on a blocking eventfd. A call that the model blocks runs on its own thread,
+/// and must be seen asleep. A call that the model wakes must return, and the others must stay
+/// asleep.
 #[test]
-fn readers_and_writers_sleep_and_are_woken_as_in_the_model() {
+fn blocked_readers_and_writers_wake_as_in_the_model() {
     with_watchdog(LIMIT, || {
         let mut random = Random::new(0x51ee_9e25);
         for sequence in 0..200 {
             let semaphore = random.below(2) == 1;
             let (mut model, eventfd) = (Model::new(0, semaphore, true), make(0, semaphore, true));
             thread::scope(|scope| {
-                let (answer, answers) = mpsc::channel();
+                let (result_sender, result_receiver) = mpsc::channel();
                 let mut asleep = Vec::new();
                 for step in 0.. {
                     let is_over = step >= 10;
                     if is_over && asleep.is_empty() {
                         break;
                     }
-                    // In the end whoever sleeps is let go.
+                    // At the end, every blocked call is woken.
                     let reads = if is_over { model.sleeping_readers == 0 } else { random.below(2) == 0 };
                     let is_large = !is_over && random.below(3) == 0;
                     let small = 1 + random.below(3) as u64;
                     let n = if is_large { MAX - small } else { small };
-                    let place =
+                    let context =
                         format!("step {step} of sequence {sequence}, {n}, reads {reads}, after {model:?}");
-                    // With one writer asleep there is no choice of who goes on first; and a
-                    // semaphore would take for ever to make room for a large one.
+                    // At most one writer may be blocked, so that the order of wake-ups is
+                    // determined. On a semaphore, freeing enough of the counter for a large write
+                    // would take forever.
                     let is_bad_sleeper = !model.sleeping_writers.is_empty() || semaphore && is_large;
-                    if !reads && !model.has_room(n) && is_bad_sleeper
+                    if !reads && !model.fits(n) && is_bad_sleeper
                         || reads && model.counter == 0 && asleep.len() == 3
                     {
                         continue;
@@ -282,34 +283,35 @@ fn readers_and_writers_sleep_and_are_woken_as_in_the_model() {
                         move || if reads { read(eventfd, 8) } else { write(eventfd, n, 8) }
                     };
                     if expected == Result::Sleeps {
-                        let (tell, hear) = mpsc::channel();
-                        let answer = answer.clone();
+                        let (id_sender, id_receiver) = mpsc::channel();
+                        let result_sender = result_sender.clone();
                         scope.spawn(move || {
                             let id = rustix::thread::gettid();
-                            tell.send(id).expect("a listener");
-                            answer.send((id, call())).expect("a listener");
+                            id_sender.send(id).expect("a listener");
+                            result_sender.send((id, call())).expect("a listener");
                         });
-                        let id = hear.recv_timeout(LIMIT).expect("a thread");
+                        let id = id_receiver.recv_timeout(LIMIT).expect("a thread");
                         until_asleep(id);
                         asleep.push(id);
                     } else {
-                        assert_eq!(call(), expected, "{place}");
+                        assert_eq!(call(), expected, "{context}");
                     }
                     let mut woken: Vec<_> = model.woken.drain(..).collect();
                     for _ in 0..woken.len() {
-                        let (id, result) = answers.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("{place}"));
+                        let (id, result) =
+                            result_receiver.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("{context}"));
                         asleep.retain(|sleeper| *sleeper != id);
                         let at = woken.iter().position(|woken| *woken == result);
                         woken.swap_remove(
-                            at.unwrap_or_else(|| panic!("{result:?} and not {woken:?}: {place}")),
+                            at.unwrap_or_else(|| panic!("{result:?} and not {woken:?}: {context}")),
                         );
                     }
                     asleep.iter().for_each(|id| until_asleep(*id));
-                    assert!(answers.try_recv().is_err(), "woken for nothing: {place}");
+                    assert!(result_receiver.try_recv().is_err(), "spurious wake-up: {context}");
                     assert_eq!(
                         (eventfd.counter().unwrap(), poll(&eventfd)),
                         (model.counter, model.poll()),
-                        "{place}"
+                        "{context}"
                     );
                 }
             });
@@ -317,16 +319,15 @@ fn readers_and_writers_sleep_and_are_woken_as_in_the_model() {
     });
 }
 
-// --- What the model says alone
-// --------------------------------------------------------------------
+// --- The model alone
 
 #[test]
-fn in_the_model_signals_from_inside_stop_past_the_maximum_and_show_as_an_error() {
+fn kernel_writes_in_the_model_saturate_and_set_pollerr() {
     let mut model = Model::new(0, false, true);
     assert_eq!(model.write(MAX, 8), Result::Written);
     assert_eq!(model.poll(), Poll { readable: true, writable: false, error: false });
     for _ in 0..2 {
-        model.signal_from_inside(5);
+        model.kernel_write(5);
         assert_eq!(model.poll(), Poll { readable: true, writable: false, error: true });
         assert_eq!(model.counter, u64::MAX);
     }
@@ -335,11 +336,10 @@ fn in_the_model_signals_from_inside_stop_past_the_maximum_and_show_as_an_error()
     assert_eq!((model.woken, model.counter), (vec![Result::Written], 1));
 }
 
-// --- Where accounts of it contradict each other
-// ---------------------------------------------------
+// --- Behaviour that documentation describes inconsistently
 
 #[test]
-fn a_non_blocking_read_of_nothing_is_eagain_and_a_short_one_is_einval() {
+fn an_empty_read_is_eagain_and_a_short_one_einval() {
     let eventfd = make(0, false, false);
     assert_eq!(rustix::io::read(&eventfd, &mut [0_u8; 8]), Err(Errno::AGAIN));
     assert_eq!(rustix::io::read(&eventfd, &mut [0_u8; 7]), Err(Errno::INVAL));
@@ -347,7 +347,7 @@ fn a_non_blocking_read_of_nothing_is_eagain_and_a_short_one_is_einval() {
 }
 
 #[test]
-fn a_write_of_more_than_eight_bytes_is_refused_or_cut_and_adds_nothing_else() {
+fn a_write_beyond_eight_bytes_is_refused_or_truncated() {
     let eventfd = make(0, false, false);
     match rustix::io::write(&eventfd, &[1_u64.to_ne_bytes(), [0xff; 8]].concat()) {
         Err(Errno::INVAL) => assert_eq!(eventfd.counter().unwrap(), 0),
@@ -356,11 +356,11 @@ fn a_write_of_more_than_eight_bytes_is_refused_or_cut_and_adds_nothing_else() {
 }
 
 #[test]
-fn a_read_and_a_write_are_in_the_order_of_the_host() {
+fn reads_and_writes_use_the_host_byte_order() {
     let eventfd = make(0, false, false);
     rustix::io::write(&eventfd, &1_u64.to_ne_bytes()).unwrap();
     rustix::io::write(&eventfd, &(1_u64 << 32).to_ne_bytes()).unwrap();
-    assert_eq!(eventfd.counter().unwrap(), (1 << 32) + 1, "as the kernel shows it");
+    assert_eq!(eventfd.counter().unwrap(), (1 << 32) + 1, "the value in fdinfo");
     let mut bytes = [0_u8; 8];
     rustix::io::read(&eventfd, &mut bytes).unwrap();
     assert_eq!(u64::from_ne_bytes(bytes), (1 << 32) + 1);
@@ -377,7 +377,7 @@ fn a_write_adds_in_plain_and_in_semaphore_mode() {
 }
 
 #[test]
-fn a_write_of_zero_to_a_counter_above_zero_is_an_edge_and_wakes_no_reader() {
+fn a_write_of_zero_is_an_edge_if_the_counter_is_nonzero() {
     let eventfd = make(0, false, false);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
@@ -391,7 +391,7 @@ fn a_write_of_zero_to_a_counter_above_zero_is_an_edge_and_wakes_no_reader() {
 }
 
 #[test]
-fn a_descriptor_that_is_passed_over_a_socket_serves_a_process_that_did_not_inherit_it() {
+fn an_eventfd_passed_over_a_socket_works_in_another_process() {
     with_watchdog(LIMIT, || {
         let path = std::env::temp_dir().join(format!("reveille-eventfd-{}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
@@ -402,13 +402,13 @@ fn a_descriptor_that_is_passed_over_a_socket_serves_a_process_that_did_not_inher
         let (there, back) = (make(5, false, false), make(0, false, true));
         send(&socket, &there);
         send(&socket, &back);
-        // It adds 1 to what it has read from the one, and writes it to the other.
+        // The child adds 1 to the value it reads from one eventfd, and writes the sum to the other.
         assert_eq!(back.read().unwrap(), 6);
         assert_eq!(there.counter().unwrap(), 0, "both have the same counter");
     });
 }
 
-/// The child: receives two eventfds.
+/// The child process: receives two eventfds.
 #[test]
 #[ignore = "is run in a process of its own by the tests of this file"]
 fn child_role() {
@@ -421,7 +421,7 @@ fn child_role() {
     answer("ready");
     let [there, back] = [receive(&socket), receive(&socket)];
     back.write(there.read().expect("a count") + 1).expect("room");
-    // Until the parent has read what it wants, and closes the pipe.
+    // Waits until the parent has read its results and closes the pipe.
     let _ = io::stdin().read(&mut [0]);
 }
 

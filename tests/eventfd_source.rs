@@ -1,4 +1,5 @@
-//! Eventfds on a loop: what is counted is called back, and nothing is slept in or missed.
+//! Eventfds on a loop. Each count reaches the callback, no read blocks the loop, and no signal is
+//! lost.
 
 mod support;
 
@@ -14,8 +15,8 @@ use reveille::io::{Channel, EventFdSource, Interest};
 use reveille::{EventFd, EventLoop};
 use support::{LIMIT, Recorder, turn, with_catching_loop, with_loop, with_watchdog};
 
-/// Watches an eventfd, and answers also with another descriptor of the counter and with the counts
-/// to come.
+/// Watches an eventfd. Returns the source, another descriptor of the same counter, and a recorder
+/// of the counts received.
 fn watch(event_loop: &EventLoop, eventfd: EventFd) -> (EventFdSource, EventFd, Recorder<u64>) {
     let (other, counts) = (eventfd.try_clone().unwrap(), Recorder::new());
     let recording = counts.clone();
@@ -24,11 +25,11 @@ fn watch(event_loop: &EventLoop, eventfd: EventFd) -> (EventFdSource, EventFd, R
 }
 
 #[test]
-fn signals_that_come_together_are_one_call_with_their_sum() {
+fn simultaneous_signals_are_one_call_with_their_sum() {
     with_loop(|event_loop| {
         let (_source, other, counts) = watch(event_loop, EventFd::new(5).unwrap());
         turn(event_loop);
-        assert_eq!(counts.take(), [5], "what is there already counts");
+        assert_eq!(counts.take(), [5], "the initial value is reported");
         for _ in 0..3 {
             other.write(2).unwrap();
             other.signal().unwrap();
@@ -44,7 +45,7 @@ fn signals_that_come_together_are_one_call_with_their_sum() {
 }
 
 #[test]
-fn each_unit_of_a_semaphore_is_a_call_and_others_have_their_turn() {
+fn each_semaphore_unit_is_a_call_without_starving_channels() {
     with_loop(|event_loop| {
         let semaphore = EventFd::builder().semaphore().initial(150).build().unwrap();
         let (_source, other, counts) = watch(event_loop, semaphore);
@@ -66,7 +67,7 @@ fn each_unit_of_a_semaphore_is_a_call_and_others_have_their_turn() {
 }
 
 #[test]
-fn a_blocking_eventfd_and_one_from_elsewhere_are_watched_without_sleeping_in_them() {
+fn watching_a_blocking_eventfd_does_not_block_the_loop() {
     with_loop(|event_loop| {
         for semaphore in [false, true] {
             let builder = EventFd::builder().blocking();
@@ -79,7 +80,7 @@ fn a_blocking_eventfd_and_one_from_elsewhere_are_watched_without_sleeping_in_the
                 other.write(2).unwrap();
                 turn(event_loop);
                 assert_eq!(counts.take(), if semaphore { vec![1, 1] } else { vec![2] });
-                // An edge, and nothing behind it: somebody else has been first.
+                // An edge with nothing to read: another reader was faster.
                 other.write(1).unwrap();
                 other.try_read().unwrap();
                 turn(event_loop);
@@ -90,7 +91,7 @@ fn a_blocking_eventfd_and_one_from_elsewhere_are_watched_without_sleeping_in_the
 }
 
 #[test]
-fn a_signal_from_another_thread_ends_the_sleep_of_the_loop() {
+fn a_signal_from_another_thread_wakes_the_loop() {
     with_loop(|event_loop| {
         let eventfd = EventFd::new(0).unwrap();
         let signals = eventfd.try_clone().unwrap();
@@ -110,7 +111,7 @@ fn a_signal_from_another_thread_ends_the_sleep_of_the_loop() {
 }
 
 #[test]
-fn a_callback_may_drop_its_own_source_and_hears_no_more() {
+fn a_source_dropped_in_its_callback_receives_no_more_counts() {
     with_loop(|event_loop| {
         let semaphore = EventFd::builder().semaphore().initial(3).build().unwrap();
         let other = semaphore.try_clone().unwrap();
@@ -125,17 +126,17 @@ fn a_callback_may_drop_its_own_source_and_hears_no_more() {
         turn(event_loop);
         turn(event_loop);
         assert_eq!(counts.take(), [1]);
-        assert_eq!(other.counter().unwrap(), 2, "what it has not read stays");
+        assert_eq!(other.counter().unwrap(), 2, "unread units stay in the counter");
     });
 }
 
 #[test]
-fn a_dropped_source_is_out_of_the_poller_and_its_descriptor_is_closed() {
+fn a_dropped_source_is_deregistered_and_its_descriptor_closed() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().propagate_panics(true).build().unwrap();
         let (source, other, counts) = watch(&event_loop, EventFd::new(0).unwrap());
-        // By its number, which another test may take over at once, and by the kernel's name of the
-        // counter.
+        // Checks the descriptor by its number, which another test may reuse at once, and by the
+        // kernel's id of the counter.
         let fd = source.with(|eventfd| eventfd.as_raw_fd()).unwrap();
         let id = |fd: i32| {
             let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
@@ -154,10 +155,10 @@ fn a_dropped_source_is_out_of_the_poller_and_its_descriptor_is_closed() {
 }
 
 #[test]
-fn a_panic_in_the_callback_ends_the_watch_and_nothing_else() {
+fn a_panic_in_the_callback_ends_only_its_watch() {
     with_catching_loop(|event_loop| {
         let eventfd = EventFd::new(1).unwrap();
-        let bad = eventfd.watch(event_loop, |_, _| panic!("as the test wants it")).unwrap();
+        let bad = eventfd.watch(event_loop, |_, _| panic!("intended by the test")).unwrap();
         let (good, other, counts) = watch(event_loop, EventFd::new(1).unwrap());
         turn(event_loop);
         assert!(!bad.is_open() && good.is_open());
@@ -169,7 +170,7 @@ fn a_panic_in_the_callback_ends_the_watch_and_nothing_else() {
 }
 
 #[test]
-fn a_descriptor_that_is_no_eventfd_ends_the_watch() {
+fn a_descriptor_other_than_an_eventfd_ends_the_watch() {
     with_loop(|event_loop| {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let source =
@@ -180,15 +181,15 @@ fn a_descriptor_that_is_no_eventfd_ends_the_watch() {
     });
 }
 
-/// The mode belongs to all who have the descriptor. An edge with nothing to read comes from a write
-/// and a read by somebody else.
+/// Blocking mode belongs to the open file description, which all holders of the descriptor share.
+/// An edge with nothing to read comes from a write and a read by another process.
 #[test]
-fn an_eventfd_that_another_process_makes_blocking_and_empties_does_not_hold_the_loop_up() {
+fn an_eventfd_made_blocking_elsewhere_does_not_block_the_loop() {
     with_loop(|event_loop| {
         let (_source, other, counts) = watch(event_loop, EventFd::new(0).unwrap());
         turn(event_loop);
         rustix::fs::fcntl_setfl(&other, rustix::fs::OFlags::empty()).unwrap();
-        // Reported as readable when the loop waits, and emptied before the callback's turn.
+        // Reported as readable when the loop waits, and emptied before its callback runs.
         let emptying = other.try_clone().unwrap();
         let first = EventFd::new(1).unwrap();
         let _first = first.watch(event_loop, move |_, _| assert_eq!(emptying.read().unwrap(), 1)).unwrap();

@@ -1,5 +1,5 @@
-//! Pressure and the memory of groups. What this kernel or this user cannot do is skipped, and said
-//! so.
+//! Pressure triggers and the memory of groups. A test that the kernel or the user's permissions do
+//! not allow is skipped, and reports that.
 
 mod support;
 
@@ -22,7 +22,7 @@ use support::folder::Folder;
 use support::net::{open_descriptors, turn_until};
 use support::{Count, OnDrop, Recorder, turn, with_catching_loop, with_loop};
 
-/// Whether the kernel keeps figures of pressure, and lets this user ask for notice.
+/// Returns whether the kernel has pressure stall information and lets this user register triggers.
 fn has_pressure() -> bool {
     let has = File::options().read(true).write(true).open("/proc/pressure/cpu").is_ok();
     if !has {
@@ -31,12 +31,12 @@ fn has_pressure() -> bool {
     has
 }
 
-/// A trigger that tasks that wait for a processor meet soon.
+/// Returns a trigger that fires soon when tasks wait for a processor.
 fn short_trigger() -> PressureTrigger {
     PressureTrigger::some(PressureResource::Cpu).stall(Duration::from_millis(20))
 }
 
-/// Calls `call` while more threads want a processor than there are.
+/// Calls `call` while more threads are runnable than there are processors.
 fn under_load(call: impl FnOnce()) {
     let done = AtomicBool::new(false);
     let threads = 2 * thread::available_parallelism().unwrap().get();
@@ -54,47 +54,47 @@ fn under_load(call: impl FnOnce()) {
 }
 
 #[test]
-fn pressure_is_told_and_told_again_while_it_lasts() {
+fn pressure_is_reported_repeatedly_while_it_lasts() {
     if !has_pressure() {
         return;
     }
     with_loop(|event_loop| {
-        let (told, told_dropped) = (Count::default(), Count::default());
-        let (t, d) = (told.clone(), told_dropped.clone());
+        let (received, dropped_calls) = (Count::default(), Count::default());
+        let (t, d) = (received.clone(), dropped_calls.clone());
         let pressure = short_trigger().watch(event_loop, move |_| t.add()).unwrap();
         let dropped = short_trigger().watch(event_loop, move |_| d.add()).unwrap();
         assert!(pressure.is_open());
         drop(dropped);
         under_load(|| {
             event_loop.run_once(None).unwrap();
-            assert_eq!(told.get(), 1);
-            // What was told is used up; these turns take less than a window.
+            assert_eq!(received.get(), 1);
+            // The reported event is consumed. These turns take less than a window.
             (0..10).for_each(|_| turn(event_loop));
-            assert!(told.get() <= 2, "told {} times", told.get());
-            turn_until(event_loop, || told.get() >= 2);
+            assert!(received.get() <= 2, "{} events", received.get());
+            turn_until(event_loop, || received.get() >= 2);
         });
-        assert_eq!(told_dropped.get(), 0);
+        assert_eq!(dropped_calls.get(), 0);
     });
 }
 
 #[test]
-fn a_panic_in_a_callback_ends_its_trigger_and_no_other() {
+fn a_panic_in_a_callback_ends_only_its_trigger() {
     if !has_pressure() {
         return;
     }
     with_catching_loop(|event_loop| {
-        let told = Count::default();
-        let t = told.clone();
-        let panicking = short_trigger().watch(event_loop, |_| panic!("as I was told")).unwrap();
+        let received = Count::default();
+        let t = received.clone();
+        let panicking = short_trigger().watch(event_loop, |_| panic!("intended by the test")).unwrap();
         let other = short_trigger().watch(event_loop, move |_| t.add()).unwrap();
-        under_load(|| turn_until(event_loop, || told.get() > 0 && !panicking.is_open()));
+        under_load(|| turn_until(event_loop, || received.get() > 0 && !panicking.is_open()));
         assert!(other.is_open());
         assert_eq!(event_loop.handle().counters().panics, 1);
     });
 }
 
 #[test]
-fn terms_out_of_bounds_are_refused_and_say_so() {
+fn out_of_range_triggers_are_refused_with_the_reason() {
     with_loop(|event_loop| {
         let some = || PressureTrigger::some(PressureResource::Memory);
         let refused = [
@@ -104,10 +104,10 @@ fn terms_out_of_bounds_are_refused_and_say_so() {
             (some().stall(Duration::from_nanos(999)), "more than zero"),
             (some().stall(Duration::from_millis(2001)), "at most the window"),
         ];
-        for (trigger, why) in refused {
+        for (trigger, reason) in refused {
             let error = trigger.watch(event_loop, |_| ()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
-            assert!(error.to_string().contains(why), "{error}");
+            assert!(error.to_string().contains(reason), "{error}");
         }
         let error = some().in_group("/no/such/group").watch(event_loop, |_| ()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -115,9 +115,9 @@ fn terms_out_of_bounds_are_refused_and_say_so() {
     });
 }
 
-/// Without the capability, a window that the kernel keeps for those who have it.
+/// Without CAP_SYS_RESOURCE, a window that the kernel reserves for privileged processes is refused.
 #[test]
-fn a_window_that_takes_a_capability_is_refused_without_it() {
+fn a_privileged_window_is_refused_without_the_capability() {
     if !has_pressure() {
         return;
     }
@@ -136,7 +136,7 @@ fn a_window_that_takes_a_capability_is_refused_without_it() {
 }
 
 #[test]
-fn all_resources_and_both_extents_can_be_watched_and_leave_no_descriptor() {
+fn all_resources_can_be_watched_and_leak_no_descriptor() {
     if !has_pressure() {
         return;
     }
@@ -162,7 +162,6 @@ fn all_resources_and_both_extents_can_be_watched_and_leave_no_descriptor() {
 }
 
 // --- Groups
-// ---------------------------------------------------------------------------------------
 
 /// A memory group of cgroup v1, removed when this is dropped.
 struct Group(PathBuf);
@@ -182,7 +181,7 @@ impl Group {
         Some(Group(path))
     }
 
-    /// A program in the group that fills 16 MiB, and ends.
+    /// Returns a program in the group that fills 16 MiB and then exits.
     fn filler(&self) -> Command {
         let mut command = Command::new("sh");
         let script = r#"echo $$ > "$1/cgroup.procs"; exec dd if=/dev/zero of=/dev/null bs=16M count=1"#;
@@ -198,13 +197,13 @@ impl Drop for Group {
 }
 
 #[test]
-fn a_child_that_allocates_past_the_threshold_of_its_group_is_told() {
-    let Some(group) = Group::new("told") else { return };
+fn an_allocation_past_the_threshold_is_reported() {
+    let Some(group) = Group::new("threshold") else { return };
     with_loop(move |event_loop| {
         let crossings = Recorder::new();
         let c = crossings.clone();
         let threshold = MemoryThreshold::new(event_loop, &group.0, 4 << 20, move |_, n| c.record(n)).unwrap();
-        // One that it does not come to is not crossed.
+        // A threshold that usage does not reach is not crossed.
         let far = MemoryThreshold::new(event_loop, &group.0, 1 << 40, |_, _| panic!("not crossed")).unwrap();
         turn(event_loop);
         assert_eq!(crossings.len(), 0);
@@ -223,9 +222,8 @@ fn a_child_that_allocates_past_the_threshold_of_its_group_is_told() {
 }
 
 #[test]
-fn a_threshold_that_is_dropped_is_told_nothing_and_leaves_no_descriptor() {
-    // Made once more in the process that the test has for itself, where nobody would see that it
-    // was skipped.
+fn a_dropped_threshold_reports_nothing_and_leaks_no_descriptor() {
+    // The group is created again in the test's own process, where a skip would not be visible.
     if Group::new("possible").is_none() {
         return;
     }
@@ -235,8 +233,8 @@ fn a_threshold_that_is_dropped_is_told_nothing_and_leaves_no_descriptor() {
         let before = open_descriptors();
         let files = || fs::read_dir("/proc/self/fd").unwrap().count();
         let files_before = files();
-        let told = |_: &EventLoop, _| panic!("it is dropped");
-        let threshold = MemoryThreshold::new(&event_loop, &group.0, 4 << 20, told).unwrap();
+        let received = |_: &EventLoop, _| panic!("it is dropped");
+        let threshold = MemoryThreshold::new(&event_loop, &group.0, 4 << 20, received).unwrap();
         assert_eq!((open_descriptors(), files()), (before + 1, files_before + 1));
         drop(threshold);
         assert_eq!((open_descriptors(), files()), (before, files_before));
@@ -246,11 +244,12 @@ fn a_threshold_that_is_dropped_is_told_nothing_and_leaves_no_descriptor() {
 }
 
 #[test]
-fn a_panic_at_a_threshold_ends_it_and_is_counted() {
+fn a_panic_in_a_threshold_callback_ends_the_threshold() {
     let Some(group) = Group::new("panic") else { return };
     with_catching_loop(move |event_loop| {
         let threshold =
-            MemoryThreshold::new(event_loop, &group.0, 4 << 20, |_, _| panic!("as I was told")).unwrap();
+            MemoryThreshold::new(event_loop, &group.0, 4 << 20, |_, _| panic!("intended by the test"))
+                .unwrap();
         assert!(group.filler().status().unwrap().success());
         turn_until(event_loop, || !threshold.is_open());
         assert_eq!(event_loop.handle().counters().panics, 1);
@@ -258,7 +257,7 @@ fn a_panic_at_a_threshold_ends_it_and_is_counted() {
 }
 
 #[test]
-fn a_directory_that_is_no_group_is_an_error_that_names_it() {
+fn an_error_names_a_directory_that_is_no_group() {
     with_loop(|event_loop| {
         let folder = Folder::new();
         let error = MemoryThreshold::new(event_loop, folder.path(), 4 << 20, |_, _| ()).unwrap_err();
@@ -274,39 +273,39 @@ fn a_directory_that_is_no_group_is_an_error_that_names_it() {
     });
 }
 
-/// With a file in the place of the kernel's, which tells of its changes in the same way.
+/// Uses a regular file instead of the kernel's. Its modification is reported in the same way.
 #[test]
-fn the_memory_events_of_a_group_are_told_when_a_count_has_changed() {
+fn memory_events_are_reported_when_a_count_changes() {
     with_loop(|event_loop| {
         let folder = Folder::new();
         let path = folder.join("memory.events");
         fs::write(&path, "low 0\nhigh 3\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n").unwrap();
-        let told = Recorder::new();
-        let t = told.clone();
+        let received = Recorder::new();
+        let t = received.clone();
         let events = MemoryEvents::new(event_loop, folder.path(), move |_, counts| t.record(counts)).unwrap();
         let file = File::options().write(true).open(&path).unwrap();
         let write = |text: &str| {
             file.write_all_at(text.as_bytes(), 0).unwrap();
             (0..3).for_each(|_| turn(event_loop));
         };
-        // Word that nothing has changed is none.
+        // A notification without a changed count is not reported.
         write("low 0\nhigh 3\n");
-        assert_eq!(told.take(), []);
+        assert_eq!(received.take(), []);
         write("low 0\nhigh 4\nmax 1\noom 2\noom_kill 1\n");
-        let [counts] = told.take()[..] else { panic!("not told once") };
+        let [counts] = received.take()[..] else { panic!("not reported once") };
         assert_eq!((counts.low, counts.high, counts.max, counts.oom, counts.oom_kill), (0, 4, 1, 2, 1));
         assert_eq!(MemoryCounts::of(folder.path()).unwrap(), counts);
         write("low 1");
-        assert_eq!(told.take().len(), 1);
+        assert_eq!(received.take().len(), 1);
         drop(file);
         fs::remove_file(&path).unwrap();
         (0..3).for_each(|_| turn(event_loop));
-        assert!(!events.is_open() && told.len() == 0);
+        assert!(!events.is_open() && received.len() == 0);
     });
 }
 
 #[test]
-fn the_example_says_what_it_watches_and_ends_on_a_signal() {
+fn the_example_prints_its_watches_and_stops_on_sigint() {
     let tests = env::current_exe().unwrap();
     let program = tests.ancestors().nth(2).unwrap().join("examples/pressure");
     assert!(program.exists(), "build it with `cargo build --examples`");
@@ -327,9 +326,9 @@ fn the_example_says_what_it_watches_and_ends_on_a_signal() {
         let output = child.take_stdout().unwrap();
         rustix::io::ioctl_fionbio(&output, false).unwrap();
         let lines = BufReader::new(output).lines().map(Result::unwrap);
-        let said: Vec<String> = lines.take_while(|line| line != "end with Ctrl-C").collect();
+        let printed: Vec<String> = lines.take_while(|line| line != "end with Ctrl-C").collect();
         for resource in ["cpu: ", "memory: ", "io: "] {
-            assert!(said.iter().any(|line| line.starts_with(resource)), "{said:?}");
+            assert!(printed.iter().any(|line| line.starts_with(resource)), "{printed:?}");
         }
         child.kill(Signal::INT).unwrap();
         turn_until(event_loop, || ended.len() == 1);

@@ -1,5 +1,5 @@
-//! Messages through shared rings, on loops and off them: they arrive in order, a full ring waits
-//! for room, and a peer is rung for only when it sleeps.
+//! Messages through shared rings, with and without loops. Messages arrive in order, a sender is
+//! notified when a full ring has space again, and an end rings its peer only when the peer sleeps.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::ring::{pair, received, rings, watch};
 use support::{LIMIT, turn, with_loop, with_watchdog};
 
 #[test]
-fn messages_are_called_back_in_order_each_as_it_was_sent() {
+fn messages_arrive_unchanged_and_in_order() {
     with_loop(|event_loop| {
         let (mut here, there, _) = pair(4096);
         here.send("sent before it was watched").unwrap();
@@ -36,7 +36,7 @@ fn messages_are_called_back_in_order_each_as_it_was_sent() {
 }
 
 #[test]
-fn a_sleeping_loop_is_woken_for_each_message_and_for_nothing_else() {
+fn a_sleeping_loop_is_woken_only_for_messages() {
     with_loop(|event_loop| {
         let (mut here, there, [_, _, bell]) = pair(4096);
         let _source = there
@@ -49,13 +49,13 @@ fn a_sleeping_loop_is_woken_for_each_message_and_for_nothing_else() {
             scope.spawn(|| {
                 for n in 0..500_u32 {
                     here.send(n.to_le_bytes()).unwrap();
-                    let answer = loop {
-                        if let Some(answer) = received(&mut here) {
-                            break answer;
+                    let reply = loop {
+                        if let Some(reply) = received(&mut here) {
+                            break reply;
                         }
                         here.wait(None).unwrap();
                     };
-                    assert_eq!(answer, n.to_le_bytes());
+                    assert_eq!(reply, n.to_le_bytes());
                 }
                 here.send("the end").unwrap();
             });
@@ -66,8 +66,8 @@ fn a_sleeping_loop_is_woken_for_each_message_and_for_nothing_else() {
 }
 
 #[test]
-fn a_full_ring_calls_back_when_there_is_room_and_loses_nothing() {
-    /// Sends numbers for as long as there is room, and again when there is.
+fn a_full_ring_notifies_its_sender_and_loses_nothing() {
+    /// Sends numbers until the ring is full, and continues when it has space again.
     struct Counting {
         next: u32,
         refused: Rc<Cell<u32>>,
@@ -108,14 +108,14 @@ fn a_full_ring_calls_back_when_there_is_room_and_loses_nothing() {
                 expected += 1;
             }
         }
-        // 64 messages fill it, and the sender is rung for once for each time that it was refused.
+        // 64 messages fill the ring. Each refused send causes one ring of the sender's bell.
         assert!((150..170).contains(&refused.get()), "{}", refused.get());
         assert_eq!(rings(&here_bell), u64::from(refused.get()) + 1);
     });
 }
 
 #[test]
-fn a_peer_that_never_stops_leaves_others_their_turn() {
+fn a_busy_peer_does_not_starve_the_loop() {
     with_loop(|event_loop| {
         let (mut here, there, _) = pair(1 << 20);
         let (_source, messages) = watch(event_loop, there);
@@ -137,7 +137,7 @@ fn a_peer_that_never_stops_leaves_others_their_turn() {
 }
 
 #[test]
-fn a_million_messages_to_a_loop_that_is_awake_ring_hardly_ever() {
+fn a_million_messages_to_an_awake_loop_ring_once() {
     with_loop(|event_loop| {
         const MESSAGES: u64 = 1_000_000;
         let (mut here, there, [_, here_bell, there_bell]) = pair(1 << 20);
@@ -149,7 +149,7 @@ fn a_million_messages_to_a_loop_that_is_awake_ring_hardly_ever() {
                 counting.set(counting.get() + 1);
             })
             .unwrap();
-        // Awake by construction: whenever it takes a turn there is more than it takes in one.
+        // The loop never sleeps: in each turn, more messages are pending than it takes in one turn.
         let mut sent = 0_u64;
         while sent < MESSAGES {
             while sent < MESSAGES && sent < count.get() + 1024 {
@@ -166,7 +166,7 @@ fn a_million_messages_to_a_loop_that_is_awake_ring_hardly_ever() {
 }
 
 #[test]
-fn a_million_messages_between_two_threads_ring_once_a_sleep_at_most() {
+fn a_million_messages_between_threads_ring_once_per_sleep() {
     with_loop(|event_loop| {
         const MESSAGES: u64 = 1_000_000;
         let (mut here, there, [_, _, bell]) = pair(1 << 16);
@@ -192,14 +192,14 @@ fn a_million_messages_between_two_threads_ring_once_a_sleep_at_most() {
             event_loop.run().unwrap();
         });
         assert_eq!(count.get(), MESSAGES);
-        // How many it comes to is for the scheduler to say, but a loop that takes a batch sleeps
-        // once for it.
+        // The exact count depends on the scheduler, but a loop that takes messages in batches
+        // sleeps at most once for each batch.
         assert!(rings(&bell) < MESSAGES / 2, "{} rings", rings(&bell));
     });
 }
 
 #[test]
-fn two_threads_wait_for_messages_and_for_room_and_neither_sleeps_for_ever() {
+fn two_waiting_threads_never_lose_a_wake_up() {
     with_watchdog(LIMIT, || {
         const MESSAGES: u32 = 20_000;
         let (mut here, mut there, _) = pair(64);
@@ -215,15 +215,15 @@ fn two_threads_wait_for_messages_and_for_room_and_neither_sleeps_for_ever() {
                     }
                 }
             });
-            let (mut sent, mut answered) = (0, 0);
-            while answered < MESSAGES {
+            let (mut sent, mut replies) = (0, 0);
+            while replies < MESSAGES {
                 while sent < MESSAGES && here.send(sent.to_le_bytes()).is_ok() {
                     sent += 1;
                 }
                 match received(&mut here) {
-                    Some(answer) => {
-                        assert_eq!(answer, answered.to_le_bytes());
-                        answered += 1;
+                    Some(reply) => {
+                        assert_eq!(reply, replies.to_le_bytes());
+                        replies += 1;
                     }
                     None => here.wait(None).unwrap(),
                 }
@@ -233,7 +233,7 @@ fn two_threads_wait_for_messages_and_for_room_and_neither_sleeps_for_ever() {
 }
 
 #[test]
-fn what_an_end_without_a_loop_was_rung_for_is_called_back_when_it_gets_one() {
+fn a_pending_message_is_delivered_when_the_watch_starts() {
     with_loop(|event_loop| {
         let (mut here, mut there, _) = pair(4096);
         here.send("first").unwrap();
@@ -246,7 +246,7 @@ fn what_an_end_without_a_loop_was_rung_for_is_called_back_when_it_gets_one() {
 }
 
 #[test]
-fn a_loop_is_rung_for_only_after_a_whole_turn_that_has_found_nothing() {
+fn a_loop_is_rung_only_after_an_empty_turn() {
     with_loop(|event_loop| {
         let (mut here, there, [_, _, bell]) = pair(4096);
         let (_source, messages) = watch(event_loop, there);
@@ -265,7 +265,7 @@ fn a_loop_is_rung_for_only_after_a_whole_turn_that_has_found_nothing() {
 }
 
 #[test]
-fn a_wait_ends_with_its_time_and_at_once_if_there_is_a_message() {
+fn a_wait_ends_on_timeout_or_a_pending_message() {
     with_watchdog(LIMIT, || {
         let (mut here, mut there, [_, _, bell]) = pair(64);
         there.wait(Some(Duration::from_millis(1))).unwrap();

@@ -1,5 +1,5 @@
-//! The descriptors of a shared ring: all that are not what they should be are refused, and none is
-//! left over or inherited.
+//! The descriptors of a shared ring: invalid descriptors are refused, and no descriptor leaks or is
+//! inherited.
 
 mod support;
 
@@ -18,8 +18,8 @@ use support::net::until;
 use support::ring::{MOST, pair, watch};
 use support::{LIMIT, turn, with_loop, with_watchdog};
 
-/// Takes the descriptors that it should be given, changed by `change`, and answers with what is
-/// said to that.
+/// Passes valid descriptors, modified by `change`, to the receiving end. Returns the kind and the
+/// message of its error.
 #[track_caller]
 fn refused(change: impl FnOnce(&mut Vec<OwnedFd>)) -> (ErrorKind, String) {
     let (_here, mut descriptors) = SharedRing::create(4096).unwrap();
@@ -36,7 +36,7 @@ fn memfd(bytes: u64, seals: SealFlags) -> OwnedFd {
     memfd
 }
 
-/// Memory with the content that it should have.
+/// Returns memory with valid content.
 fn copy_of(memory: &OwnedFd, bytes: u64, seals: SealFlags) -> OwnedFd {
     let mut content = vec![0; 4096];
     File::from(memory.try_clone().unwrap()).read_exact_at(&mut content, 0).unwrap();
@@ -52,47 +52,48 @@ const SIZE: u64 = 4096 + 2 * 4096;
 fn memory_whose_size_is_not_sealed_is_refused() {
     let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     for missing in [SealFlags::SHRINK, SealFlags::GROW, SealFlags::SEAL] {
-        let (kind, why) = refused(|passed| passed[0] = copy_of(&passed[0], SIZE, all.difference(missing)));
+        let (kind, message) =
+            refused(|passed| passed[0] = copy_of(&passed[0], SIZE, all.difference(missing)));
         assert_eq!(kind, ErrorKind::InvalidInput);
-        assert!(why.contains("not sealed"), "{why}");
+        assert!(message.contains("not sealed"), "{message}");
     }
-    // Sealed it is taken, so that what was said above is said of the seals.
+    // With all seals it is accepted, so the refusals above are due to the seals.
     let (_here, mut descriptors) = SharedRing::create(4096).unwrap();
     descriptors[0] = copy_of(&descriptors[0], SIZE, all);
     SharedRing::from_descriptors(descriptors, MOST).unwrap();
 }
 
 #[test]
-fn memory_that_is_no_ring_or_of_another_size_is_refused() {
+fn memory_with_a_wrong_header_or_size_is_refused() {
     let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    let (kind, why) = refused(|passed| passed[0] = memfd(SIZE, all));
+    let (kind, message) = refused(|passed| passed[0] = memfd(SIZE, all));
     assert_eq!(kind, ErrorKind::InvalidData);
-    assert!(why.contains("not that of a shared ring"), "{why}");
+    assert!(message.contains("not that of a shared ring"), "{message}");
     for bytes in [4096, SIZE - 8, SIZE + 8, 2 * SIZE] {
-        let (kind, why) = refused(|passed| passed[0] = copy_of(&passed[0], bytes, all));
+        let (kind, message) = refused(|passed| passed[0] = copy_of(&passed[0], bytes, all));
         assert_eq!(kind, ErrorKind::InvalidData);
-        assert!(why.contains("not the size that its header says"), "{why}");
+        assert!(message.contains("not the size that its header says"), "{message}");
     }
 }
 
 #[test]
-fn memory_that_cannot_be_written_is_refused() {
-    let (kind, why) = refused(|passed| {
+fn read_only_memory_is_refused() {
+    let (kind, message) = refused(|passed| {
         let path = format!("/proc/self/fd/{}", passed[0].as_raw_fd());
         passed[0] = File::open(path).unwrap().into();
     });
     assert_eq!(kind, ErrorKind::InvalidInput);
-    assert!(why.contains("cannot be written"), "{why}");
+    assert!(message.contains("cannot be written"), "{message}");
     let all = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    let (_, why) = refused(|passed| passed[0] = copy_of(&passed[0], SIZE, all | SealFlags::WRITE));
-    assert!(why.contains("cannot be written"), "{why}");
+    let (_, message) = refused(|passed| passed[0] = copy_of(&passed[0], SIZE, all | SealFlags::WRITE));
+    assert!(message.contains("cannot be written"), "{message}");
 }
 
 #[test]
-fn descriptors_in_another_order_or_number_or_of_another_kind_are_refused() {
+fn descriptors_of_wrong_order_number_or_kind_are_refused() {
     type Change = fn(&mut Vec<OwnedFd>);
     let null = || OwnedFd::from(File::open("/dev/null").unwrap());
-    // Its name is of the same kind as that of an eventfd.
+    // An epoll descriptor has the same kind of name in `/proc/self/fd` as an eventfd.
     let epoll = || rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC).unwrap();
     let changes: [(Change, &str); 9] = [
         (|passed| passed.swap(0, 1), "not a memfd"),
@@ -106,20 +107,21 @@ fn descriptors_in_another_order_or_number_or_of_another_kind_are_refused() {
         (|passed| passed.push(passed[0].try_clone().unwrap()), "3 descriptors, not 4"),
     ];
     for (change, expected) in changes {
-        let (kind, why) = refused(change);
+        let (kind, message) = refused(change);
         assert_eq!(kind, ErrorKind::InvalidInput);
-        assert!(why.contains(expected), "{why}");
+        assert!(message.contains(expected), "{message}");
     }
-    for place in 0..3 {
+    for index in 0..3 {
         for other in [null(), epoll()] {
-            let (kind, why) = refused(|passed| passed[place] = other);
+            let (kind, message) = refused(|passed| passed[index] = other);
             assert_eq!(kind, ErrorKind::InvalidInput);
-            assert!(why.contains(["not a memfd", "not an eventfd"][place.min(1)]), "{why}");
+            assert!(message.contains(["not a memfd", "not an eventfd"][index.min(1)]), "{message}");
         }
     }
 }
 
-/// Changes the mode for all who have the descriptor, in this process or another.
+/// Changes the mode of the open file description, for every holder of the descriptor in this
+/// process or another.
 fn make_blocking(descriptor: &OwnedFd) {
     let flags = rustix::fs::fcntl_getfl(descriptor).unwrap();
     rustix::fs::fcntl_setfl(descriptor, flags.difference(OFlags::NONBLOCK)).unwrap();
@@ -127,9 +129,9 @@ fn make_blocking(descriptor: &OwnedFd) {
 
 #[test]
 fn a_plain_eventfd_that_blocks_is_refused() {
-    for place in [1, 2] {
+    for index in [1, 2] {
         let (_here, passed) = SharedRing::create_with(4096, Doorbell::Plain).unwrap();
-        make_blocking(&passed[place]);
+        make_blocking(&passed[index]);
         let error = SharedRing::from_descriptors_with(passed, MOST, Doorbell::Plain).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains("blocks"), "{error}");
@@ -145,24 +147,30 @@ fn bells_of_the_other_kind_are_refused() {
         assert_eq!(error.kind(), ErrorKind::InvalidData);
         assert!(error.to_string().contains("bells of the other kind"), "{error}");
     }
-    // As where the header says one kind and the descriptors are of the other.
-    for place in [1, 2] {
-        let (kind, why) = refused(|passed| passed[place] = EventFd::new(u32::MAX).unwrap().into());
+    // The header says one kind and the descriptors are of the other.
+    for index in [1, 2] {
+        let (kind, message) = refused(|passed| passed[index] = EventFd::new(u32::MAX).unwrap().into());
         assert_eq!(kind, ErrorKind::InvalidInput);
-        assert!(why.contains("not a semaphore") || why.contains("not those of this shared ring"), "{why}");
+        assert!(
+            message.contains("not a semaphore") || message.contains("not those of this shared ring"),
+            "{message}"
+        );
     }
 }
 
 #[test]
 fn a_bell_that_is_empty_is_refused() {
     let empty = || OwnedFd::from(EventFd::builder().semaphore().build().unwrap());
-    let (kind, why) = refused(|passed| passed[1] = empty());
+    let (kind, message) = refused(|passed| passed[1] = empty());
     assert_eq!(kind, ErrorKind::InvalidInput);
-    assert!(why.contains("has been emptied") || why.contains("not those of this shared ring"), "{why}");
+    assert!(
+        message.contains("has been emptied") || message.contains("not those of this shared ring"),
+        "{message}"
+    );
 }
 
 #[test]
-fn a_bell_that_has_been_made_blocking_before_it_is_taken_is_rung() {
+fn a_bell_made_blocking_before_the_transfer_still_rings() {
     with_watchdog(LIMIT, || {
         let (here, passed) = SharedRing::create(4096).unwrap();
         make_blocking(&passed[1]);
@@ -182,7 +190,7 @@ fn own_descriptors() -> BTreeSet<String> {
     links.filter_map(|link| Some(format!("{link:?} {:?}", fs::read_link(&link).ok()?))).collect()
 }
 
-/// What `ls` sees of its own descriptors, by their numbers.
+/// Returns the numbers of the descriptors that `ls` lists as its own.
 fn seen_by_another_program() -> String {
     let output = Command::new("ls").arg("/proc/self/fd").output().expect("ls");
     assert!(output.status.success());
@@ -192,7 +200,7 @@ fn seen_by_another_program() -> String {
 #[test]
 fn no_descriptor_is_left_and_none_is_inherited() {
     alone(|| {
-        let usual = seen_by_another_program();
+        let original = seen_by_another_program();
         let before = own_descriptors();
         for _ in 0..50 {
             let (here, there, _) = pair(4096);
@@ -201,21 +209,21 @@ fn no_descriptor_is_left_and_none_is_inherited() {
             refused(|passed| passed.swap(0, 1));
             refused(|passed| drop(passed.pop()));
         }
-        // Refused descriptors are closed on a thread of the crate's, which may be a moment later.
+        // A thread of the crate closes refused descriptors, which may take a moment.
         until(|| own_descriptors() == before);
         {
             let (here, descriptors) = SharedRing::create(4096).unwrap();
-            // They come as a careless receiver would have taken them.
+            // Clears close-on-exec, as a careless receiver would have received them.
             for descriptor in &descriptors {
                 rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty()).unwrap();
             }
             let there = SharedRing::from_descriptors(descriptors, MOST).unwrap();
-            assert_eq!(seen_by_another_program(), usual);
+            assert_eq!(seen_by_another_program(), original);
             let event_loop = EventLoop::new().unwrap();
             let (here, _) = watch(&event_loop, here);
             let (there, _) = watch(&event_loop, there);
             turn(&event_loop);
-            assert_eq!(seen_by_another_program(), usual);
+            assert_eq!(seen_by_another_program(), original);
             here.close();
             drop(event_loop);
             drop(there);
@@ -225,7 +233,7 @@ fn no_descriptor_is_left_and_none_is_inherited() {
 }
 
 #[test]
-fn the_memory_is_given_back_when_both_ends_have_gone() {
+fn the_memory_is_unmapped_when_both_ends_are_dropped() {
     alone(|| {
         let mapped =
             || fs::read_to_string("/proc/self/maps").unwrap().matches("reveille shared ring").count();

@@ -1,5 +1,5 @@
-//! How a link over a shared ring ends: by its own end, by a panic in a callback, with the loop or
-//! the connection it came over, or by a peer that writes garbage.
+//! How a link over a shared ring ends: closed by its owner, by a panic in a callback, with its
+//! loop, with the connection that passed it, or by a peer that writes garbage.
 
 mod support;
 
@@ -22,7 +22,7 @@ use support::unix::abstract_name;
 use support::{LIMIT, Recorder, turn, with_catching_loop, with_loop, with_watchdog};
 
 #[test]
-fn an_end_that_is_closed_is_watched_no_longer_although_the_peer_has_its_bell() {
+fn a_closed_end_is_deregistered_although_its_bell_stays_open() {
     with_loop(|event_loop| {
         let watched = || {
             let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", event_loop.as_fd().as_raw_fd()));
@@ -39,7 +39,7 @@ fn an_end_that_is_closed_is_watched_no_longer_although_the_peer_has_its_bell() {
 }
 
 #[test]
-fn an_end_that_is_dropped_or_closed_in_its_callback_is_not_called_again() {
+fn an_end_closed_in_its_callback_is_not_called_again() {
     with_loop(|event_loop| {
         for by_drop in [true, false] {
             let (mut here, there, _) = pair(4096);
@@ -71,10 +71,10 @@ fn an_end_that_is_dropped_or_closed_in_its_callback_is_not_called_again() {
 }
 
 #[test]
-fn a_panic_in_a_callback_ends_its_link_and_no_other() {
+fn a_panic_in_a_callback_ends_only_its_link() {
     with_catching_loop(|event_loop| {
         let (mut here, there, _) = pair(4096);
-        let source = there.watch(event_loop, |_, _| panic!("as I was told")).unwrap();
+        let source = there.watch(event_loop, |_, _| panic!("intended by the test")).unwrap();
         let (mut other, its_peer, _) = pair(4096);
         let (other_source, messages) = watch(event_loop, its_peer);
         here.send("!").unwrap();
@@ -87,7 +87,7 @@ fn a_panic_in_a_callback_ends_its_link_and_no_other() {
 }
 
 #[test]
-fn a_loop_that_is_gone_has_closed_its_ends() {
+fn a_dropped_loop_closes_its_ends() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let (_here, there, _) = pair(4096);
@@ -98,8 +98,8 @@ fn a_loop_that_is_gone_has_closed_its_ends() {
     });
 }
 
-/// Takes a ring that comes along with bytes, and sends its messages back for as long as the
-/// connection lasts.
+/// Takes a ring that arrives together with bytes, and echoes its messages while the connection is
+/// open.
 #[derive(Default)]
 struct Taker {
     ring: Option<SharedRingSource>,
@@ -123,7 +123,7 @@ impl ConnectionHandler for Taker {
 }
 
 #[test]
-fn a_ring_that_is_passed_over_a_unix_socket_lasts_as_long_as_the_connection() {
+fn a_ring_passed_over_a_socket_ends_with_its_connection() {
     with_loop(|event_loop| {
         let server = TcpServer::bind_unix(event_loop, abstract_name()).unwrap().serve(|_| Taker::default());
         let server = server.unwrap();
@@ -141,7 +141,7 @@ fn a_ring_that_is_passed_over_a_unix_socket_lasts_as_long_as_the_connection() {
         turn_until(event_loop, || messages.len() == 1);
         assert_eq!(messages.take(), [b"sent before the other end is there"]);
 
-        // The other end rings for what it sends, until it has gone.
+        // The other end rings for its messages until it has ended.
         let [_, bell, _] = &copies[..] else { panic!("three descriptors") };
         let before = rings(bell);
         source.send("and again").unwrap();
@@ -149,17 +149,16 @@ fn a_ring_that_is_passed_over_a_unix_socket_lasts_as_long_as_the_connection() {
         assert_eq!(rings(bell), before + 1);
         drop(client);
         turn_until(event_loop, || server.open_connections() == 0);
-        source.send("to nobody").unwrap();
+        source.send("after the end").unwrap();
         turn(event_loop);
         turn(event_loop);
         assert_eq!((messages.len(), rings(bell)), (1, before + 1));
     });
 }
 
-// --- A peer that is not to be trusted
-// -------------------------------------------------------------
+// --- An untrusted peer
 
-/// Records how the link has ended.
+/// Records how the link has ended, and the lengths of its messages.
 struct Ending(Recorder<RingError>, Recorder<usize>);
 
 impl RingHandler for Ending {
@@ -181,10 +180,9 @@ impl RingHandler for Ending {
 }
 
 #[test]
-fn a_link_that_the_peer_breaks_is_told_once_and_closed() {
+fn a_link_broken_by_the_peer_reports_once_and_closes() {
     with_loop(|event_loop| {
-        // Where a position is, from the beginning of the memory: the tail and the head of the
-        // taker's ring.
+        // The offset of a position in the memory: the tail and the head of the taker's ring.
         for (tail, at) in [(true, 5 * 128), (false, 7 * 128)] {
             let (here, mut there, [memory, bell, _]) = pair(4096);
             let (ends, messages) = (Recorder::new(), Recorder::new());
@@ -193,8 +191,8 @@ fn a_link_that_the_peer_breaks_is_told_once_and_closed() {
             turn(event_loop);
             let before = messages.take().len();
             assert_eq!((before, ends.len()), (1, 0));
-            // The maker reads the taker's tail; of its own ring it reads the head, but only when
-            // that seems full.
+            // The maker reads the taker's tail. Of its own ring it reads the head, but only when
+            // that ring seems full.
             let at = if tail { at } else { 3 * 128 };
             File::from(memory).write_all_at(&u64::MAX.to_ne_bytes(), at).unwrap();
             EventFd::from(bell).try_read().unwrap();
@@ -202,7 +200,7 @@ fn a_link_that_the_peer_breaks_is_told_once_and_closed() {
             if !tail {
                 let sent = (0..1000).map(|_| source.send([0; 56])).find(Result::is_err);
                 assert_eq!(sent, Some(Err(RingSendError::Ended(RingError::Position))));
-                assert_eq!(ends.len(), 0, "not told inside of a call");
+                assert_eq!(ends.len(), 0, "not reported during a call");
                 turn(event_loop);
             }
             assert_eq!(ends.take(), [RingError::Position]);
@@ -213,11 +211,11 @@ fn a_link_that_the_peer_breaks_is_told_once_and_closed() {
     });
 }
 
-/// As often as it can, from another thread: it makes both bells blocking, and fills or empties
-/// their counters as far as that goes. Its own writes sleep as soon as a counter is full, so each
-/// bell has a thread, which ends with the bell's next ring.
+/// Another thread makes both bells blocking, and fills or empties their counters as far as
+/// possible. Its own writes block when a counter is full, so each bell has its own thread, which
+/// ends with the next ring of the bell.
 #[test]
-fn a_peer_that_makes_the_bells_blocking_and_full_does_not_hold_the_loop_up() {
+fn blocking_full_bells_do_not_block_the_loop() {
     with_loop(|event_loop| {
         let (here, mut there, [_, here_bell, there_bell]) = pair(4096);
         let (source, messages) = watch(event_loop, here);
@@ -227,10 +225,10 @@ fn a_peer_that_makes_the_bells_blocking_and_full_does_not_hold_the_loop_up() {
             let bell = EventFd::from(bell);
             let (begun, has_begun) = mpsc::channel();
             let thread = thread::spawn(move || {
-                let room = EventFd::MAX - bell.counter().unwrap();
-                bell.write(room).unwrap();
+                let headroom = EventFd::MAX - bell.counter().unwrap();
+                bell.write(headroom).unwrap();
                 begun.send(()).unwrap();
-                // Sleeps until a ring has made room.
+                // Blocks until a ring has lowered the counter.
                 bell.write(1).unwrap();
             });
             has_begun.recv().unwrap();
@@ -243,7 +241,7 @@ fn a_peer_that_makes_the_bells_blocking_and_full_does_not_hold_the_loop_up() {
             assert_eq!(messages.take(), [[n]]);
             source.send([n]).unwrap();
             assert_eq!(received(&mut there), Some(vec![n]));
-            // So that the next one is rung for again.
+            // Waiting makes the next message ring again.
             assert_eq!(received(&mut there), None);
             there.wait(Some(Duration::ZERO)).unwrap();
             turn(event_loop);
@@ -256,7 +254,7 @@ fn a_peer_that_makes_the_bells_blocking_and_full_does_not_hold_the_loop_up() {
 }
 
 #[test]
-fn garbage_from_another_process_ends_the_link_or_is_a_message_and_every_turn_ends() {
+fn garbage_from_the_peer_never_hangs_or_panics_the_loop() {
     with_loop(|event_loop| {
         const CAPACITY: usize = 512;
         let (mut ended, mut called) = (0, 0);
@@ -265,21 +263,21 @@ fn garbage_from_another_process_ends_the_link_or_is_a_message_and_every_turn_end
             let (ends, messages) = (Recorder::new(), Recorder::new());
             let source = here.serve(event_loop, Ending(ends.clone(), messages.clone())).unwrap();
             let (memory, bell, done) = (File::from(memory), EventFd::from(bell), AtomicBool::new(false));
-            // As another process would, it writes bytes, and not even whole words.
+            // Writes single bytes as another process can, not only whole words.
             let spoil = |random: &mut Random| {
                 let mut below = |bound: u64| (random.next() >> 16) % bound;
                 let at = match below(4) {
                     0 => 128 * below(9),
                     _ => 4096 + below(2 * CAPACITY as u64 - 8),
                 };
-                let word = match below(4) {
+                let value = match below(4) {
                     0 => below(600),
                     1 => 16,
                     2 => below(u64::MAX),
                     _ => below(80) * 8,
                 };
-                let few = &word.to_ne_bytes()[..1 + below(8) as usize];
-                memory.write_all_at(few, at).unwrap();
+                let bytes = &value.to_ne_bytes()[..1 + below(8) as usize];
+                memory.write_all_at(bytes, at).unwrap();
                 bell.try_read().unwrap();
             };
             thread::scope(|scope| {
@@ -292,7 +290,7 @@ fn garbage_from_another_process_ends_the_link_or_is_a_message_and_every_turn_end
                 let mut random = Random::new(seed + 1000);
                 for step in 0..60 {
                     spoil(&mut random);
-                    // What the other end makes of it does not matter here.
+                    // The result at the other end does not matter here.
                     let _ = there.send(vec![1; step]);
                     let _ = there.receive(&mut Vec::new());
                     turn(event_loop);

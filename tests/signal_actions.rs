@@ -1,7 +1,7 @@
-//! What the kernel does on a signal: in a process that is being started, and in this one, as
-//! sigaction(2) shows it.
+//! The actions of signals, as sigaction(2) shows them: in a process that is being started, and in
+//! this process.
 //!
-//! Actions belong to a process, so each test has a process of its own.
+//! Actions belong to a process, so each test runs in its own process.
 
 #![allow(unsafe_code, reason = "hooks between fork and exec, and sigaction(2)")]
 
@@ -26,17 +26,17 @@ fn event_loop() -> EventLoop {
     EventLoop::new().unwrap()
 }
 
-fn ended(event_loop: &EventLoop, command: &mut Command) -> ExitStatus {
-    let how = Rc::new(Cell::new(None));
-    let telling = Rc::clone(&how);
-    let _child = Child::spawn(event_loop, command, move |_, status| telling.set(Some(status))).unwrap();
+fn run_to_end(event_loop: &EventLoop, command: &mut Command) -> ExitStatus {
+    let outcome = Rc::new(Cell::new(None));
+    let recording = Rc::clone(&outcome);
+    let _child = Child::spawn(event_loop, command, move |_, status| recording.set(Some(status))).unwrap();
     turn_until(event_loop, || {
-        let known = how.take();
-        let is_known = known.is_some();
-        how.set(known);
-        is_known
+        let status = outcome.take();
+        let is_set = status.is_some();
+        outcome.set(status);
+        is_set
     });
-    how.take().expect("an end").unwrap()
+    outcome.take().expect("an end").unwrap()
 }
 
 fn kill_self(signal: c_int) -> io::Result<()> {
@@ -48,7 +48,7 @@ fn kill_self(signal: c_int) -> io::Result<()> {
 }
 
 fn action_of(signal: c_int) -> libc::sigaction {
-    // SAFETY: zero is a value of plain numbers, and the kernel fills the structure that is there.
+    // SAFETY: zero is a valid value of plain numbers, and the kernel fills the structure.
     unsafe {
         let mut action: libc::sigaction = mem::zeroed();
         assert_eq!(libc::sigaction(signal, ptr::null(), &raw mut action), 0);
@@ -61,21 +61,21 @@ fn a_signal_between_fork_and_exec_acts_on_the_new_process() {
     alone(|| {
         let event_loop = event_loop();
         let _ours = Signals::new(&event_loop, [Signal::USR1, Signal::TERM], |_, _| ()).unwrap();
-        // A handler of the program's own is no different.
+        // A handler that the program registered itself behaves the same.
         let _own = signal_hook_flag(Signal::USR2);
         for signal in [libc::SIGUSR1, libc::SIGTERM, libc::SIGUSR2] {
-            // The same command again, so that what one start leaves in it would show.
+            // The same command is started again, so that state left in it by a start would show.
             let mut command = Command::new("true");
             // SAFETY: the hook is async-signal-safe.
             unsafe { command.pre_exec(move || kill_self(signal)) };
             for _ in 0..3 {
-                assert_eq!(ended(&event_loop, &mut command).signal(), Some(signal));
+                assert_eq!(run_to_end(&event_loop, &mut command).signal(), Some(signal));
             }
         }
     });
 }
 
-/// Registers a handler as a program would, beside the crate.
+/// Registers a handler the way a program would, independently of the crate.
 fn signal_hook_flag(signal: Signal) -> impl Sized {
     extern "C" fn nothing(_: c_int) {}
     let handler: extern "C" fn(c_int) = nothing;
@@ -83,9 +83,9 @@ fn signal_hook_flag(signal: Signal) -> impl Sized {
     assert_ne!(unsafe { libc::signal(signal.as_raw(), handler as libc::sighandler_t) }, libc::SIG_ERR);
 }
 
-/// What a thread blocks, as numbers of signals.
+/// Returns the numbers of the signals that the calling thread blocks.
 fn blocked() -> Vec<c_int> {
-    // SAFETY: the set is there to be filled, and then read.
+    // SAFETY: the set is valid for writing, and is read only after it has been filled.
     unsafe {
         let mut set: libc::sigset_t = mem::zeroed();
         assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), &raw mut set), 0);
@@ -94,7 +94,7 @@ fn blocked() -> Vec<c_int> {
 }
 
 #[test]
-fn a_start_leaves_the_masks_of_both_processes_as_they_were() {
+fn a_start_preserves_the_masks_of_both_processes() {
     alone(|| {
         let event_loop = event_loop();
         let _signals = Signals::new(&event_loop, [Signal::USR1], |_, _| ()).unwrap();
@@ -109,7 +109,7 @@ fn a_start_leaves_the_masks_of_both_processes_as_they_were() {
             // SIGALRM is 14, bit 13.
             command.args(["-q", "^SigBlk:.*0000000000002000$", "/proc/self/status"]);
             if forks {
-                // SAFETY: the hook only looks at its mask, in memory that this thread has.
+                // SAFETY: the hook only reads its mask, in memory that this thread owns.
                 unsafe {
                     command.pre_exec(|| match blocked() == [libc::SIGALRM] {
                         true => Ok(()),
@@ -117,7 +117,7 @@ fn a_start_leaves_the_masks_of_both_processes_as_they_were() {
                     })
                 };
             }
-            assert!(ended(&event_loop, &mut command).success(), "forks: {forks}");
+            assert!(run_to_end(&event_loop, &mut command).success(), "forks: {forks}");
             assert_eq!(blocked(), [libc::SIGALRM], "forks: {forks}");
         }
     });
@@ -128,7 +128,7 @@ fn a_fork_that_starts_no_program_keeps_the_handlers() {
     alone(|| {
         let event_loop = event_loop();
         let _signals = Signals::new(&event_loop, [Signal::USR1], |_, _| ()).unwrap();
-        ended(&event_loop, &mut Command::new("true"));
+        run_to_end(&event_loop, &mut Command::new("true"));
         // SAFETY: the new process makes only calls that are async-signal-safe.
         unsafe {
             let pid = libc::fork();
@@ -158,7 +158,7 @@ fn handlers_run_on_an_alternate_stack_and_restart_system_calls() {
 }
 
 #[test]
-fn a_handler_that_somebody_has_taken_away_is_an_error_of_the_next_source() {
+fn a_removed_handler_is_an_error_of_the_next_source() {
     alone(|| {
         let event_loop = event_loop();
         let first = Signals::new(&event_loop, [Signal::USR1], |_, _| ()).unwrap();

@@ -1,4 +1,4 @@
-//! Signals as events. They belong to a process, so each test has a process of its own.
+//! Signals as events. Signals belong to a process, so each test runs in its own process.
 
 mod support;
 
@@ -25,8 +25,8 @@ fn send_to(process: Pid, signal: Signal) {
     kill_process(process, signal).unwrap();
 }
 
-/// Sends it to the process. Linux has the thread handle it whose id is given, if it can, so it has
-/// been handled when this returns.
+/// Sends the signal to the process. Linux delivers it to the thread whose id is given, if that
+/// thread can handle it, so the signal has been handled when this returns.
 fn raise(signal: Signal) {
     send_to(gettid(), signal);
 }
@@ -35,15 +35,15 @@ fn catching_loop() -> EventLoop {
     EventLoop::new().unwrap()
 }
 
-/// A source that records what it is told.
+/// Returns a source and a recorder of its signals.
 fn recorded(event_loop: &EventLoop, signals: &[Signal]) -> (Signals, Recorder<Signal>) {
-    let told = Recorder::new();
-    let t = told.clone();
+    let received = Recorder::new();
+    let t = received.clone();
     let source = Signals::new(event_loop, signals.iter().copied(), move |_, signal| t.record(signal));
-    (source.unwrap(), told)
+    (source.unwrap(), received)
 }
 
-/// The fields of a process's or a thread's status in which the kernel shows its signals.
+/// Returns a signal mask from a field of `/proc/OF/status` of a process or thread.
 fn mask(of: &str, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{of}/status")).unwrap();
     mask_in(&status, field)
@@ -55,7 +55,7 @@ fn mask_in(status: &str, field: &str) -> u64 {
 }
 
 #[test]
-fn each_signal_is_told_with_its_number() {
+fn each_signal_is_reported_with_its_number() {
     alone(|| {
         let event_loop = catching_loop();
         let signals = [
@@ -75,28 +75,28 @@ fn each_signal_is_told_with_its_number() {
             Signal::URG,
             Signal::WINCH,
         ];
-        let (_source, told) = recorded(&event_loop, &signals);
+        let (_source, received) = recorded(&event_loop, &signals);
         for signal in signals {
             raise(signal);
-            turn_until(&event_loop, || told.len() > 0);
-            assert_eq!(told.take(), [signal]);
+            turn_until(&event_loop, || received.len() > 0);
+            assert_eq!(received.take(), [signal]);
         }
         turn(&event_loop);
-        assert_eq!(told.take(), []);
+        assert_eq!(received.take(), []);
     });
 }
 
 #[test]
-fn a_signal_ends_the_sleep_of_its_loop() {
+fn a_signal_wakes_its_loop() {
     alone(|| {
         let (signalled, is_signalled) = mpsc::channel();
         let (ready, is_ready) = mpsc::channel();
-        let thread = LoopThread::spawn("told").unwrap();
+        let thread = LoopThread::spawn("signals").unwrap();
         thread
             .handle()
             .queue_in_loop(move |event_loop| {
-                let told = move |_: &EventLoop, signal| signalled.send(signal).unwrap();
-                Signals::new(event_loop, [Signal::USR1], told).unwrap().detach();
+                let received = move |_: &EventLoop, signal| signalled.send(signal).unwrap();
+                Signals::new(event_loop, [Signal::USR1], received).unwrap().detach();
                 ready.send(gettid()).unwrap();
             })
             .unwrap();
@@ -110,57 +110,57 @@ fn a_signal_ends_the_sleep_of_its_loop() {
 }
 
 #[test]
-fn several_sources_on_several_loops_are_each_told() {
+fn every_source_on_every_loop_receives_the_signal() {
     alone(|| {
         let event_loop = catching_loop();
-        let (first, told_first) = recorded(&event_loop, &[Signal::USR1, Signal::USR2]);
-        let (_second, told_second) = recorded(&event_loop, &[Signal::USR1]);
+        let (first, first_received) = recorded(&event_loop, &[Signal::USR1, Signal::USR2]);
+        let (_second, second_received) = recorded(&event_loop, &[Signal::USR1]);
         let (signalled, is_signalled) = mpsc::channel();
         let thread = LoopThread::spawn("third").unwrap();
         let third = thread.handle().call(move |event_loop| {
-            let told = move |_: &EventLoop, signal| signalled.send(signal).unwrap();
-            Signals::new(event_loop, [Signal::USR1], told).map(Signals::detach)
+            let received = move |_: &EventLoop, signal| signalled.send(signal).unwrap();
+            Signals::new(event_loop, [Signal::USR1], received).map(Signals::detach)
         });
         third.unwrap().unwrap();
         raise(Signal::USR1);
         assert_eq!(is_signalled.recv(), Ok(Signal::USR1));
-        turn_until(&event_loop, || told_first.len() + told_second.len() == 2);
-        assert_eq!((told_first.take(), told_second.take()), (vec![Signal::USR1], vec![Signal::USR1]));
-        // The others are told as before when one has gone.
+        turn_until(&event_loop, || first_received.len() + second_received.len() == 2);
+        assert_eq!((first_received.take(), second_received.take()), (vec![Signal::USR1], vec![Signal::USR1]));
+        // The other sources still receive signals after one has been dropped.
         drop(first);
         raise(Signal::USR1);
         assert_eq!(is_signalled.recv(), Ok(Signal::USR1));
-        turn_until(&event_loop, || told_second.len() == 1);
-        assert_eq!(told_first.take(), []);
+        turn_until(&event_loop, || second_received.len() == 1);
+        assert_eq!(first_received.take(), []);
     });
 }
 
 #[test]
-fn threads_that_were_there_before_make_no_difference() {
+fn threads_started_earlier_do_not_affect_delivery() {
     alone(|| {
-        let (tell, told_id) = mpsc::channel();
+        let (id_sender, id_receiver) = mpsc::channel();
         let (_keep, end) = mpsc::channel::<()>();
         thread::spawn(move || {
-            tell.send(gettid()).unwrap();
+            id_sender.send(gettid()).unwrap();
             let _ = end.recv();
         });
-        let earlier = told_id.recv().unwrap();
+        let earlier = id_receiver.recv().unwrap();
         let event_loop = catching_loop();
-        let (_source, told) = recorded(&event_loop, &[Signal::TERM]);
-        // Not of all threads: one that is being started has signals blocked for a moment, by the C
-        // library.
+        let (_source, received) = recorded(&event_loop, &[Signal::TERM]);
+        // Not all threads are checked: the C library blocks the signals of a starting thread for a
+        // moment.
         for thread in [earlier, gettid()] {
             let id = thread.as_raw_nonzero();
             assert_eq!(mask(&format!("self/task/{id}"), "SigBlk"), 0, "the mask of {id}");
         }
         send_to(earlier, Signal::TERM);
-        turn_until(&event_loop, || told.len() > 0);
-        assert_eq!(told.take(), [Signal::TERM]);
+        turn_until(&event_loop, || received.len() > 0);
+        assert_eq!(received.take(), [Signal::TERM]);
     });
 }
 
 #[test]
-fn programs_that_are_started_inherit_no_mask_no_handler_and_no_descriptor() {
+fn started_programs_inherit_no_mask_handler_or_descriptor() {
     fn descriptors() -> BTreeSet<String> {
         let output = Command::new("ls").arg("/proc/self/fd").output().unwrap();
         String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
@@ -169,49 +169,49 @@ fn programs_that_are_started_inherit_no_mask_no_handler_and_no_descriptor() {
         String::from_utf8(Command::new("cat").arg("/proc/self/status").output().unwrap().stdout).unwrap()
     }
     alone(|| {
-        let (usual, before) = (descriptors(), status());
+        let (original, before) = (descriptors(), status());
         let event_loop = catching_loop();
         let _source = recorded(&event_loop, &[Signal::TERM, Signal::HUP]);
         let after = status();
         for field in ["SigBlk", "SigCgt"] {
             assert_eq!(mask_in(&after, field), mask_in(&before, field), "{field}");
         }
-        // The tests may run where SIGHUP is ignored (nohup(1)). An exec gives a signal that is
-        // caught its default action, and leaves one that is ignored as it is.
+        // The tests may run where SIGHUP is ignored (nohup(1)). An exec resets a caught signal to
+        // its default action and keeps an ignored signal ignored.
         let caught =
             [Signal::TERM, Signal::HUP].iter().fold(0, |caught, signal| caught | 1 << (signal.as_raw() - 1));
         assert_eq!(mask_in(&after, "SigIgn"), mask_in(&before, "SigIgn") & !caught, "SigIgn");
-        assert_eq!(descriptors(), usual);
+        assert_eq!(descriptors(), original);
         let killed = Command::new("sh").args(["-c", "kill -TERM $$; exit 3"]).status().unwrap();
         assert_eq!(killed.signal(), Some(Signal::TERM.as_raw()));
     });
 }
 
 #[test]
-fn the_default_is_back_when_the_last_source_has_been_dropped() {
+fn dropping_the_last_source_restores_the_default_action() {
     let outcome = outcome_alone(|| {
         let event_loop = catching_loop();
         let (first, _) = recorded(&event_loop, &[Signal::TERM]);
-        let (second, told) = recorded(&event_loop, &[Signal::TERM, Signal::INT]);
+        let (second, received) = recorded(&event_loop, &[Signal::TERM, Signal::INT]);
         drop(first);
         raise(Signal::TERM);
-        turn_until(&event_loop, || told.len() > 0);
+        turn_until(&event_loop, || received.len() > 0);
         drop(second);
-        // Again, since the first time is not like the others inside.
-        let (third, told) = recorded(&event_loop, &[Signal::TERM]);
+        // Once more, because the first source initialises internal state and the later ones do not.
+        let (third, received) = recorded(&event_loop, &[Signal::TERM]);
         raise(Signal::TERM);
-        turn_until(&event_loop, || told.len() > 0);
-        println!("told twice");
+        turn_until(&event_loop, || received.len() > 0);
+        println!("received twice");
         drop(third);
         raise(Signal::TERM);
         turn_until(&event_loop, || false);
     });
     assert_eq!(outcome.status.signal(), Some(Signal::TERM.as_raw()), "{outcome:?}");
-    assert!(String::from_utf8_lossy(&outcome.stdout).contains("told twice"), "{outcome:?}");
+    assert!(String::from_utf8_lossy(&outcome.stdout).contains("received twice"), "{outcome:?}");
 }
 
 #[test]
-fn the_default_is_back_when_the_loop_has_been_dropped() {
+fn dropping_the_loop_restores_the_default_action() {
     let outcome = outcome_alone(|| {
         let event_loop = catching_loop();
         let (source, _) = recorded(&event_loop, &[Signal::USR1]);
@@ -224,107 +224,107 @@ fn the_default_is_back_when_the_loop_has_been_dropped() {
 }
 
 #[test]
-fn a_signal_that_was_ignored_is_ignored_again() {
+fn an_ignored_signal_is_ignored_again_afterwards() {
     alone(|| {
-        // Rust programs ignore it from their start.
+        // Rust programs ignore SIGPIPE from their start.
         let ignored = 1 << (Signal::PIPE.as_raw() - 1);
         assert_ne!(mask("self", "SigIgn") & ignored, 0);
         let event_loop = catching_loop();
-        let (source, told) = recorded(&event_loop, &[Signal::PIPE]);
+        let (source, received) = recorded(&event_loop, &[Signal::PIPE]);
         raise(Signal::PIPE);
-        turn_until(&event_loop, || told.len() > 0);
+        turn_until(&event_loop, || received.len() > 0);
         drop(source);
         (0..100).for_each(|_| raise(Signal::PIPE));
     });
 }
 
-/// Rust programs ignore SIGPIPE, and would die of the next peer that closes if it were taken for
-/// the default.
+/// Rust programs ignore SIGPIPE. If the default action were restored, the next peer that closes
+/// would kill the process.
 #[test]
-fn a_signal_that_was_ignored_is_ignored_again_although_no_descriptor_was_left() {
+fn an_ignored_signal_is_restored_without_free_descriptors() {
     alone(|| {
         let event_loop = catching_loop();
-        // The fewest descriptors with which there can be a source.
-        let usual = getrlimit(Resource::Nofile);
+        // Finds the lowest descriptor limit at which a source can be created.
+        let original = getrlimit(Resource::Nofile);
         let source = (0..100).find_map(|limit| {
-            setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: usual.maximum }).unwrap();
+            setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: original.maximum }).unwrap();
             Signals::new(&event_loop, [Signal::PIPE], |_, _| ()).ok()
         });
-        setrlimit(Resource::Nofile, usual).unwrap();
+        setrlimit(Resource::Nofile, original).unwrap();
         drop(source.expect("a source"));
         raise(Signal::PIPE);
     });
 }
 
 #[test]
-fn a_handler_that_was_there_is_called_as_well_and_afterwards() {
+fn an_earlier_handler_is_called_during_and_after_the_source() {
     alone(|| {
         let called = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(Signal::USR2.as_raw(), Arc::clone(&called)).unwrap();
         let event_loop = catching_loop();
-        let (source, told) = recorded(&event_loop, &[Signal::USR2]);
+        let (source, received) = recorded(&event_loop, &[Signal::USR2]);
         raise(Signal::USR2);
-        turn_until(&event_loop, || told.len() > 0);
+        turn_until(&event_loop, || received.len() > 0);
         assert!(called.swap(false, SeqCst));
         drop(source);
         raise(Signal::USR2);
         turn_until(&event_loop, || called.load(SeqCst));
-        assert_eq!(told.len(), 1);
+        assert_eq!(received.len(), 1);
     });
 }
 
 #[test]
-fn signals_that_come_before_the_loop_looks_are_told_once_each_in_the_order_listed() {
+fn pending_signals_are_reported_once_each_in_listed_order() {
     alone(|| {
         let event_loop = catching_loop();
-        let (_source, told) = recorded(&event_loop, &[Signal::USR2, Signal::USR1, Signal::USR2]);
+        let (_source, received) = recorded(&event_loop, &[Signal::USR2, Signal::USR1, Signal::USR2]);
         for _ in 0..3 {
             raise(Signal::USR1);
             raise(Signal::USR2);
         }
-        turn_until(&event_loop, || told.len() == 2);
-        assert_eq!(told.take(), [Signal::USR2, Signal::USR1]);
+        turn_until(&event_loop, || received.len() == 2);
+        assert_eq!(received.take(), [Signal::USR2, Signal::USR1]);
         turn(&event_loop);
-        assert_eq!(told.take(), []);
+        assert_eq!(received.take(), []);
     });
 }
 
 #[test]
-fn more_signals_than_a_pipe_holds_are_no_trouble() {
+fn a_full_signal_pipe_loses_no_signal() {
     alone(|| {
         let event_loop = catching_loop();
-        let (_source, told) = recorded(&event_loop, &[Signal::USR1, Signal::USR2]);
+        let (_source, received) = recorded(&event_loop, &[Signal::USR1, Signal::USR2]);
         (0..70_000).for_each(|_| raise(Signal::USR1));
-        // For this one there is no room in the pipe.
+        // The pipe is full when this signal arrives.
         raise(Signal::USR2);
-        turn_until(&event_loop, || told.take().contains(&Signal::USR2));
-        // All that was written is read, and a new one is an event again.
+        turn_until(&event_loop, || received.take().contains(&Signal::USR2));
+        // Everything written to the pipe is read, and a new signal is an event again.
         (0..300).for_each(|_| turn(&event_loop));
-        assert_eq!(told.take(), []);
+        assert_eq!(received.take(), []);
         raise(Signal::USR1);
         event_loop.run_once(None).unwrap();
-        turn_until(&event_loop, || told.len() > 0);
+        turn_until(&event_loop, || received.len() > 0);
     });
 }
 
 #[test]
-fn a_source_that_is_dropped_in_its_callback_is_told_nothing_more() {
+fn a_source_dropped_in_its_callback_receives_no_more_signals() {
     alone(|| {
         let event_loop = catching_loop();
-        let (own, told) = (Rc::new(RefCell::new(None)), Recorder::new());
-        let (o, t) = (Rc::clone(&own), told.clone());
+        let (own, received) = (Rc::new(RefCell::new(None)), Recorder::new());
+        let (o, t) = (Rc::clone(&own), received.clone());
         let both = [Signal::USR1, Signal::USR2];
         let source = Signals::new(&event_loop, both, move |_, signal| {
             t.record(signal);
             drop(o.borrow_mut().take());
         });
         *own.borrow_mut() = Some(source.unwrap());
-        let (_other, told_other) = recorded(&event_loop, &both);
+        let (_other, other_received) = recorded(&event_loop, &both);
         raise(Signal::USR1);
         raise(Signal::USR2);
-        turn_until(&event_loop, || told_other.len() == 2);
+        turn_until(&event_loop, || other_received.len() == 2);
         turn(&event_loop);
-        assert_eq!(told.take(), [Signal::USR1]);
+        assert_eq!(received.take(), [Signal::USR1]);
     });
 }
 
@@ -333,14 +333,15 @@ fn a_panic_in_the_callback_ends_the_source_and_is_counted() {
     alone(|| {
         let event_loop = catching_loop();
         let source =
-            Signals::new(&event_loop, [Signal::USR1], |_, signal| panic!("{signal}, as I was told")).unwrap();
-        let (_other, told) = recorded(&event_loop, &[Signal::USR1]);
+            Signals::new(&event_loop, [Signal::USR1], |_, signal| panic!("{signal}, intended by the test"))
+                .unwrap();
+        let (_other, received) = recorded(&event_loop, &[Signal::USR1]);
         assert!(source.is_open());
         for panics in [1, 1] {
             raise(Signal::USR1);
-            turn_until(&event_loop, || told.len() > 0);
+            turn_until(&event_loop, || received.len() > 0);
             turn(&event_loop);
-            assert_eq!(told.take(), [Signal::USR1]);
+            assert_eq!(received.take(), [Signal::USR1]);
             assert!(!source.is_open());
             assert_eq!(event_loop.handle().counters().panics, panics);
         }
@@ -348,7 +349,7 @@ fn a_panic_in_the_callback_ends_the_source_and_is_counted() {
 }
 
 #[test]
-fn what_cannot_be_asked_for_is_refused_and_costs_nothing() {
+fn invalid_signals_are_refused_without_side_effects() {
     alone(|| {
         let event_loop = catching_loop();
         let (before, caught) = (open_descriptors(), mask("self", "SigCgt"));
@@ -367,7 +368,7 @@ fn what_cannot_be_asked_for_is_refused_and_costs_nothing() {
 }
 
 #[test]
-fn sources_leave_no_descriptor_and_no_callback() {
+fn sources_leak_no_descriptor_and_no_callback() {
     alone(|| {
         let dropped = Count::default();
         let before = open_descriptors();

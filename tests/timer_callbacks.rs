@@ -1,5 +1,5 @@
-//! What the callbacks of timers may do to timers, their own included, and what their destructors
-//! may do; and that each is dropped once.
+//! Operations on timers from timer callbacks, including the callback's own timer, and from their
+//! destructors. Also checks that each callback is dropped exactly once.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::clock::{HOUR, wait_until};
 use support::{Count, LIMIT, OnDrop, Recorder, on_another_thread, turn, with_loop, with_watchdog};
 
 #[test]
-fn a_repeating_timer_can_cancel_itself_from_its_callback() {
+fn a_repeating_timer_can_cancel_itself() {
     with_loop(|event_loop| {
         let (drops, id) = (Count::default(), Rc::new(Cell::new(None)));
         let (token, own, calls) = (drops.drop_token(), Rc::clone(&id), Rc::new(Cell::new(0)));
@@ -36,23 +36,23 @@ fn a_repeating_timer_can_cancel_itself_from_its_callback() {
 }
 
 #[test]
-fn a_repeating_timer_of_a_handle_can_cancel_itself_from_its_callback() {
+fn a_repeating_handle_timer_can_cancel_itself() {
     with_loop(|event_loop| {
         let (handle, drops, calls) = (event_loop.handle(), Count::default(), Count::default());
-        let (tell, told) = mpsc::channel::<TimerId>();
+        let (id_sender, id_receiver) = mpsc::channel::<TimerId>();
         let (h, token, c) = (handle.clone(), drops.drop_token(), calls.clone());
         let callback = move |event_loop: &EventLoop| {
             token.keep();
             c.add();
             if c.get() == 3 {
-                let id = told.recv().unwrap();
+                let id = id_receiver.recv().unwrap();
                 assert!(h.cancel(id));
                 assert!(!h.cancel(id) && !event_loop.cancel(id));
                 event_loop.quit();
             }
         };
         let id = on_another_thread(|| handle.run_every(Duration::from_nanos(1), callback).unwrap());
-        tell.send(id).unwrap();
+        id_sender.send(id).unwrap();
         event_loop.run().unwrap();
         turn(event_loop);
         assert_eq!((calls.get(), drops.get()), (3, 1));
@@ -61,7 +61,7 @@ fn a_repeating_timer_of_a_handle_can_cancel_itself_from_its_callback() {
 }
 
 #[test]
-fn a_timer_that_is_due_once_cannot_be_cancelled_from_its_own_callback() {
+fn a_one_shot_timer_cannot_cancel_itself() {
     with_loop(|event_loop| {
         let id = Rc::new(Cell::new(None));
         let own = Rc::clone(&id);
@@ -70,27 +70,27 @@ fn a_timer_that_is_due_once_cannot_be_cancelled_from_its_own_callback() {
         })));
         turn(event_loop);
 
-        let (handle, (tell, told)) = (event_loop.handle(), mpsc::channel::<TimerId>());
+        let (handle, (id_sender, id_receiver)) = (event_loop.handle(), mpsc::channel::<TimerId>());
         let h = handle.clone();
         let id = handle.run_after(Duration::ZERO, move |event_loop| {
-            let id = told.recv().unwrap();
+            let id = id_receiver.recv().unwrap();
             assert!(!event_loop.cancel(id));
             assert!(!on_another_thread(|| h.cancel(id)));
             event_loop.quit();
         });
-        tell.send(id.unwrap()).unwrap();
+        id_sender.send(id.unwrap()).unwrap();
         event_loop.run().unwrap();
     });
 }
 
 #[test]
-fn a_repeating_timer_may_make_and_cancel_others_in_its_callback() {
+fn a_repeating_timer_can_create_and_cancel_other_timers() {
     with_loop(|event_loop| {
         let (seen, children) = (Recorder::new(), Rc::new(RefCell::new(Vec::new())));
         let (s, c, calls) = (seen.clone(), Rc::clone(&children), Cell::new(0));
         event_loop.run_every(Duration::from_nanos(1), move |event_loop| {
-            // Past the timer's own next deadline, so that it is called before these and cancels
-            // half of them.
+            // Waits past the timer's own next deadline. The timer then fires before the new timers
+            // and cancels half of them.
             wait_until(event_loop.now() + Duration::from_nanos(2));
             calls.set(calls.get() + 1);
             for id in c.take() {
@@ -133,7 +133,7 @@ fn dropping_the_loop_drops_each_callback_once_and_calls_none() {
         ];
         drop(event_loop);
         assert_eq!((drops.get(), called.get()), (5, 0));
-        assert!(ids.iter().all(|&id| !handle.cancel(id)), "there is nothing left to cancel");
+        assert!(ids.iter().all(|&id| !handle.cancel(id)), "no timer is left to cancel");
 
         let event_loop = EventLoop::new().unwrap();
         let handle = event_loop.handle();
@@ -141,11 +141,11 @@ fn dropping_the_loop_drops_each_callback_once_and_calls_none() {
         on_another_thread(|| handle.run_every(HOUR, callback()).unwrap());
         turn(&event_loop);
         drop(event_loop);
-        assert_eq!((drops.get(), called.get()), (7, 0), "those the loop has seen as well");
+        assert_eq!((drops.get(), called.get()), (7, 0), "also the timers that the loop has armed");
     });
 }
 
-/// A value whose destructor does everything to the loop that a destructor can.
+/// A value whose destructor performs every loop operation that a destructor may perform.
 fn uses_the_loop_when_dropped(
     event_loop: &EventLoop,
     victim: TimerId,
@@ -200,7 +200,8 @@ fn the_destructor_of_a_callback_may_use_the_loop() {
         turn(event_loop);
         assert_eq!(seen.take(), ["dropped"], "when it has cancelled itself");
 
-        // These callbacks must be `Send`, which a recorder is not, so the loop's thread keeps that.
+        // These callbacks must be `Send`, but a recorder is not. The recorder stays in a
+        // thread-local of the loop's thread.
         let value = uses_it();
         let id = handle.run_after(HOUR, move |_| value.keep()).unwrap();
         assert!(handle.cancel(id));
@@ -215,7 +216,7 @@ fn the_destructor_of_a_callback_may_use_the_loop() {
 }
 
 #[test]
-fn a_callback_that_another_thread_cancels_may_use_the_handle_in_its_destructor() {
+fn a_callback_cancelled_elsewhere_may_use_the_handle_in_drop() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
         on_another_thread(|| {

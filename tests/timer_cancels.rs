@@ -1,5 +1,5 @@
-//! Cancelling timers, on the loop's thread and on others: what has been cancelled does not fire,
-//! and the answer says which of the two happened.
+//! Cancelling timers on the loop's thread and on other threads. A cancelled timer does not fire.
+//! The return value says whether the cancel or the timer came first.
 
 mod support;
 
@@ -14,7 +14,7 @@ use support::clock::{HOUR, wait_until};
 use support::{Count, LIMIT, Recorder, on_another_thread, turn, with_loop, with_watchdog};
 
 #[test]
-fn a_cancelled_timer_does_not_fire_and_the_others_do() {
+fn only_the_cancelled_timers_do_not_fire() {
     with_loop(|event_loop| {
         let (seen, drops) = (Recorder::new(), Count::default());
         let base = Instant::now();
@@ -37,13 +37,13 @@ fn a_cancelled_timer_does_not_fire_and_the_others_do() {
         wait_until(base + Duration::from_nanos(50));
         turn(event_loop);
         assert_eq!(seen.take(), (0..50).filter(|number| number % 3 != 0).collect::<Vec<_>>());
-        assert!(ids.iter().all(|&id| !event_loop.cancel(id)), "after the fact");
+        assert!(ids.iter().all(|&id| !event_loop.cancel(id)), "after it fired");
         assert_eq!(drops.get(), 50);
     });
 }
 
 #[test]
-fn a_timer_that_is_due_in_the_same_turn_can_be_cancelled_by_an_earlier_one() {
+fn a_timer_can_cancel_a_later_one_of_the_same_turn() {
     with_loop(|event_loop| {
         let (seen, victims) = (Recorder::new(), Rc::new(RefCell::new(Vec::<TimerId>::new())));
         let due = Instant::now();
@@ -70,7 +70,7 @@ fn a_timer_that_is_due_in_the_same_turn_can_be_cancelled_by_an_earlier_one() {
 }
 
 #[test]
-fn a_timer_of_a_handle_that_is_due_in_the_same_turn_can_be_cancelled_by_an_earlier_one() {
+fn a_timer_can_cancel_a_later_handle_timer_of_the_same_turn() {
     with_loop(|event_loop| {
         let (handle, called) = (event_loop.handle(), Count::default());
         let victims: Vec<_> = (0..2)
@@ -84,13 +84,13 @@ fn a_timer_of_a_handle_that_is_due_in_the_same_turn_can_be_cancelled_by_an_earli
             })
             .collect();
         event_loop.run_at(Instant::now(), move |event_loop| {
-            // Late enough for all to be due in one turn, if they are known by then.
+            // Late enough that all of them are due in one turn, if they are armed by then.
             for &id in &victims {
                 assert!(event_loop.cancel(id));
                 assert!(!event_loop.cancel(id));
             }
         });
-        // Arms the handle's timers; the canceller comes before them in the same batch.
+        // This task arms the handle's timers. The cancelling timer precedes them in the same batch.
         event_loop.queue_in_loop(|event_loop| wait_until(event_loop.now() + Duration::from_millis(5)));
         turn(event_loop);
         turn(event_loop);
@@ -100,7 +100,7 @@ fn a_timer_of_a_handle_that_is_due_in_the_same_turn_can_be_cancelled_by_an_earli
 }
 
 #[test]
-fn an_id_does_not_reach_the_timer_that_comes_after_its_own() {
+fn a_stale_id_does_not_cancel_a_later_timer() {
     with_loop(|event_loop| {
         let fired = Rc::new(Cell::new(0));
         let first = event_loop.run_after(HOUR, |_| panic!("cancelled"));
@@ -122,32 +122,31 @@ fn an_id_does_not_reach_the_timer_that_comes_after_its_own() {
 fn an_id_of_another_loop_cancels_nothing() {
     with_watchdog(LIMIT, || {
         let other = LoopThread::spawn("other").unwrap();
-        let (tell, told) = mpsc::channel();
+        let (id_sender, id_receiver) = mpsc::channel();
         other
             .handle()
-            .queue_in_loop(move |event_loop| tell.send(event_loop.run_after(HOUR, |_| ())).unwrap())
+            .queue_in_loop(move |event_loop| id_sender.send(event_loop.run_after(HOUR, |_| ())).unwrap())
             .unwrap();
-        let theirs = [told.recv().unwrap(), other.handle().run_after(HOUR, |_| ()).unwrap()];
+        let other_ids = [id_receiver.recv().unwrap(), other.handle().run_after(HOUR, |_| ()).unwrap()];
 
         let event_loop = EventLoop::new().unwrap();
         let handle = event_loop.handle();
-        // The first of each kind on either loop, so that nothing but the loop tells their names
-        // apart.
-        let ours = [event_loop.run_after(HOUR, |_| ()), handle.run_after(HOUR, |_| ()).unwrap()];
-        for id in theirs {
+        // The first timer of each kind on either loop, so that their ids differ only in the loop.
+        let own_ids = [event_loop.run_after(HOUR, |_| ()), handle.run_after(HOUR, |_| ()).unwrap()];
+        for id in other_ids {
             assert!(!event_loop.cancel(id) && !handle.cancel(id));
             assert!(!on_another_thread(|| handle.cancel(id)));
         }
-        for id in ours {
+        for id in own_ids {
             assert!(!other.handle().cancel(id));
         }
-        assert!(ours.iter().all(|&id| event_loop.cancel(id)));
-        assert!(theirs.iter().all(|&id| other.handle().cancel(id)));
+        assert!(own_ids.iter().all(|&id| event_loop.cancel(id)));
+        assert!(other_ids.iter().all(|&id| other.handle().cancel(id)));
     });
 }
 
 #[test]
-fn a_timer_of_a_handle_can_be_cancelled_before_the_loop_has_seen_it() {
+fn a_handle_timer_can_be_cancelled_before_it_is_armed() {
     with_loop(|event_loop| {
         let (handle, drops) = (event_loop.handle(), Count::default());
         let never = || {
@@ -178,7 +177,7 @@ fn a_timer_of_a_handle_can_be_cancelled_before_the_loop_has_seen_it() {
 }
 
 #[test]
-fn a_timer_of_a_handle_can_be_cancelled_when_the_loop_has_seen_it() {
+fn a_handle_timer_can_be_cancelled_after_it_is_armed() {
     with_loop(|event_loop| {
         let (handle, drops) = (event_loop.handle(), Count::default());
         let ids = on_another_thread(|| {
@@ -199,28 +198,27 @@ fn a_timer_of_a_handle_can_be_cancelled_when_the_loop_has_seen_it() {
 }
 
 #[test]
-fn another_thread_can_ask_for_the_end_of_a_timer_made_on_the_loop() {
+fn another_thread_can_cancel_a_timer_of_the_loop() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let (handle, drops) = (event_loop.handle(), Count::default());
         let token = drops.drop_token();
         let id = event_loop.run_after(HOUR, move |_| token.keep());
-        assert!(on_another_thread(|| handle.cancel(id)), "there is a loop to carry it out");
+        assert!(on_another_thread(|| handle.cancel(id)), "the loop still exists and carries it out");
         turn(&event_loop);
         assert_eq!(drops.get(), 1);
         assert_eq!(event_loop.next_deadline(), None);
         drop(event_loop);
-        assert!(!on_another_thread(|| handle.cancel(id)), "there is no loop any more");
+        assert!(!on_another_thread(|| handle.cancel(id)), "the loop has been dropped");
         assert!(!handle.cancel(id));
     });
 }
 
 #[test]
-fn a_timer_that_is_cancelled_while_it_comes_due_either_fires_or_was_cancelled() {
+fn a_timer_cancelled_while_due_either_fires_or_is_cancelled() {
     const ROUNDS: usize = 2_000;
 
-    /// Keeps the loop awake, so that timers fire within microseconds and cancels have something to
-    /// race with.
+    /// Keeps the loop awake, so that timers fire within microseconds and race with cancels.
     fn stay_awake(event_loop: &EventLoop) {
         event_loop.queue_in_loop(stay_awake);
     }
@@ -229,12 +227,14 @@ fn a_timer_that_is_cancelled_while_it_comes_due_either_fires_or_was_cancelled() 
         let thread = LoopThread::spawn("loop").unwrap();
         let handle = thread.handle().clone();
         handle.queue_in_loop(stay_awake).unwrap();
-        let mut fates = Vec::new();
+        let mut outcomes = Vec::new();
         thread::scope(|scope| {
-            let (to_rival, from_main) = mpsc::channel::<TimerId>();
-            let (to_main, from_rival) = mpsc::channel();
-            let rivals = handle.clone();
-            scope.spawn(move || from_main.iter().for_each(|id| to_main.send(rivals.cancel(id)).unwrap()));
+            let (to_canceller, from_main) = mpsc::channel::<TimerId>();
+            let (to_main, from_canceller) = mpsc::channel();
+            let canceller_handle = handle.clone();
+            scope.spawn(move || {
+                from_main.iter().for_each(|id| to_main.send(canceller_handle.cancel(id)).unwrap())
+            });
             for round in 0..ROUNDS {
                 let (fired, drops) = (Count::default(), Count::default());
                 let (f, token) = (fired.clone(), drops.drop_token());
@@ -244,18 +244,18 @@ fn a_timer_that_is_cancelled_while_it_comes_due_either_fires_or_was_cancelled() 
                     f.add();
                 });
                 let id = id.unwrap();
-                to_rival.send(id).unwrap();
+                to_canceller.send(id).unwrap();
                 for _ in 0..round % 300 {
                     std::hint::spin_loop();
                 }
-                let cancelled = usize::from(handle.cancel(id)) + usize::from(from_rival.recv().unwrap());
-                fates.push((fired, cancelled, drops));
+                let cancelled = usize::from(handle.cancel(id)) + usize::from(from_canceller.recv().unwrap());
+                outcomes.push((fired, cancelled, drops));
             }
-            drop(to_rival);
+            drop(to_canceller);
         });
-        // What was not cancelled had started, so it is over when the loop is.
+        // A timer that was not cancelled had started, so it has finished when the loop ends.
         thread.join().unwrap();
-        for (round, (fired, cancelled, drops)) in fates.iter().enumerate() {
+        for (round, (fired, cancelled, drops)) in outcomes.iter().enumerate() {
             assert_eq!(fired.get() + cancelled, 1, "round {round}");
             assert_eq!(drops.get(), 1, "round {round}");
         }
@@ -263,7 +263,7 @@ fn a_timer_that_is_cancelled_while_it_comes_due_either_fires_or_was_cancelled() 
 }
 
 #[test]
-fn a_repeating_timer_that_another_thread_cancels_does_not_fire_again() {
+fn a_repeating_timer_cancelled_elsewhere_does_not_fire_again() {
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("loop").unwrap();
         let handle = thread.handle();
@@ -280,7 +280,8 @@ fn a_repeating_timer_that_another_thread_cancels_does_not_fire_again() {
             was_called.recv().unwrap();
             assert!(handle.cancel(id));
             assert!(!handle.cancel(id));
-            // A call may have been under way. Behind this task it is over, and none comes after.
+            // A call may be in progress. It has finished before this task runs, and no call
+            // follows.
             let (passed, has_passed) = mpsc::channel();
             let count = calls.clone();
             handle.queue_in_loop(move |_| passed.send(count.get()).unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Timers that are moved, and the alarm that the kernel is told of.
+//! Resetting timers to new deadlines, and the timerfd (the alarm) that wakes the loop.
 
 mod support;
 
@@ -14,8 +14,8 @@ use reveille::{EventLoop, LoopHandle, TimerId};
 use support::clock::{HOUR, SECOND};
 use support::{Count, LIMIT, Recorder, on_another_thread, turn, with_clock, with_loop, with_watchdog};
 
-/// A callback that notes its name and the second.
-fn note(
+/// Returns a callback that records its name and the elapsed seconds.
+fn record_call(
     calls: &Recorder<(&'static str, u64)>,
     name: &'static str,
     start: Instant,
@@ -25,16 +25,15 @@ fn note(
 }
 
 // --- On the loop
-// ----------------------------------------------------------------------------------
 
 #[test]
-fn a_timer_that_is_moved_fires_once_and_at_its_new_deadline() {
+fn a_reset_timer_fires_once_at_its_new_deadline() {
     with_clock(|event_loop, clock| {
         let (calls, start) = (Recorder::new(), clock.now());
-        let later = event_loop.run_after(5 * SECOND, note(&calls, "later", start));
-        let sooner = event_loop.run_after(5 * SECOND, note(&calls, "sooner", start));
-        let far = event_loop.run_after(5 * HOUR, note(&calls, "from far", start));
-        let back = event_loop.run_after(5 * SECOND, note(&calls, "there and back", start));
+        let later = event_loop.run_after(5 * SECOND, record_call(&calls, "later", start));
+        let sooner = event_loop.run_after(5 * SECOND, record_call(&calls, "sooner", start));
+        let far = event_loop.run_after(5 * HOUR, record_call(&calls, "from far", start));
+        let back = event_loop.run_after(5 * SECOND, record_call(&calls, "there and back", start));
         assert!(event_loop.reset(later, 9 * SECOND));
         assert!(event_loop.reset(sooner, SECOND));
         assert!(event_loop.reset(far, 2 * SECOND));
@@ -46,30 +45,30 @@ fn a_timer_that_is_moved_fires_once_and_at_its_new_deadline() {
 }
 
 #[test]
-fn a_timer_may_be_moved_to_an_instant() {
+fn a_timer_can_be_reset_to_an_instant() {
     with_clock(|event_loop, clock| {
         let (calls, start) = (Recorder::new(), clock.now());
-        let id = event_loop.run_after(HOUR, note(&calls, "moved", start));
+        let id = event_loop.run_after(HOUR, record_call(&calls, "moved", start));
         assert!(event_loop.reset_at(id, start + 3 * SECOND));
-        let (handle, (tell, told)) = (event_loop.handle(), mpsc::channel());
+        let (handle, (sender, received)) = (event_loop.handle(), mpsc::channel());
         let (by_handle, second) = on_another_thread(|| {
             let callback =
-                move |event_loop: &EventLoop| tell.send((event_loop.now() - start).as_secs()).unwrap();
+                move |event_loop: &EventLoop| sender.send((event_loop.now() - start).as_secs()).unwrap();
             let id = handle.run_after(HOUR, callback).unwrap();
             (id, handle.reset_at(id, start + 2 * SECOND))
         });
         assert!(second);
         event_loop.run_for(4 * SECOND).unwrap();
-        assert_eq!((calls.take(), told.try_recv()), (vec![("moved", 3)], Ok(2)));
+        assert_eq!((calls.take(), received.try_recv()), (vec![("moved", 3)], Ok(2)));
         assert!(!event_loop.reset_at(id, start) && !event_loop.reset_at(by_handle, start));
     });
 }
 
 #[test]
-fn a_deadline_that_is_pushed_back_again_and_again_does_not_come() {
+fn a_timer_that_is_reset_repeatedly_does_not_fire() {
     with_clock(|event_loop, clock| {
         let (calls, start) = (Recorder::new(), clock.now());
-        let id = event_loop.run_after(60 * SECOND, note(&calls, "idle", start));
+        let id = event_loop.run_after(60 * SECOND, record_call(&calls, "idle", start));
         event_loop.run_every(SECOND, move |event_loop| {
             if event_loop.now() < start + 1000 * SECOND {
                 assert!(event_loop.reset(id, 60 * SECOND));
@@ -81,20 +80,20 @@ fn a_deadline_that_is_pushed_back_again_and_again_does_not_come() {
 }
 
 #[test]
-fn a_timer_that_is_moved_counts_as_made_then() {
+fn a_reset_timer_orders_ties_by_its_reset() {
     with_clock(|event_loop, clock| {
         let (calls, start) = (Recorder::new(), clock.now());
-        let moved = event_loop.run_after(SECOND, note(&calls, "made first, moved", start));
-        event_loop.run_after(2 * SECOND, note(&calls, "made second", start));
+        let moved = event_loop.run_after(SECOND, record_call(&calls, "made first, moved", start));
+        event_loop.run_after(2 * SECOND, record_call(&calls, "made second", start));
         assert!(event_loop.reset(moved, 2 * SECOND));
-        event_loop.run_after(2 * SECOND, note(&calls, "made third", start));
+        event_loop.run_after(2 * SECOND, record_call(&calls, "made third", start));
         event_loop.run_for(3 * SECOND).unwrap();
         assert_eq!(calls.take(), [("made second", 2), ("made first, moved", 2), ("made third", 2)]);
     });
 }
 
 #[test]
-fn a_timer_that_is_due_in_the_same_turn_can_be_moved_by_an_earlier_one() {
+fn a_timer_can_reset_a_later_one_of_the_same_turn() {
     with_clock(|event_loop, clock| {
         let (calls, start) = (Recorder::new(), clock.now());
         let id = Rc::new(OnceCell::new());
@@ -102,7 +101,7 @@ fn a_timer_that_is_due_in_the_same_turn_can_be_moved_by_an_earlier_one() {
         event_loop.run_after(SECOND, move |event_loop| {
             assert!(event_loop.reset(*ids.get().unwrap(), 10 * SECOND));
         });
-        id.set(event_loop.run_after(SECOND, note(&calls, "moved", start))).unwrap();
+        id.set(event_loop.run_after(SECOND, record_call(&calls, "moved", start))).unwrap();
         clock.advance(SECOND);
         turn(event_loop);
         assert_eq!(calls.take(), []);
@@ -112,10 +111,10 @@ fn a_timer_that_is_due_in_the_same_turn_can_be_moved_by_an_earlier_one() {
 }
 
 #[test]
-fn a_timer_moved_to_now_waits_for_the_next_turn() {
+fn a_timer_reset_to_now_fires_in_the_next_turn() {
     with_clock(|event_loop, clock| {
         let (calls, start) = (Recorder::new(), clock.now());
-        let id = event_loop.run_after(HOUR, note(&calls, "moved", start));
+        let id = event_loop.run_after(HOUR, record_call(&calls, "moved", start));
         event_loop.run_after(SECOND, move |event_loop| assert!(event_loop.reset(id, Duration::ZERO)));
         clock.advance(SECOND);
         turn(event_loop);
@@ -126,14 +125,14 @@ fn a_timer_moved_to_now_waits_for_the_next_turn() {
 }
 
 #[test]
-fn a_repeating_timer_that_moves_itself_goes_on_from_there() {
+fn a_repeating_timer_that_resets_itself_repeats_from_there() {
     with_clock(|event_loop, clock| {
         let (calls, start) = (Recorder::new(), clock.now());
         let id = Rc::new(OnceCell::new());
         let own = Rc::clone(&id);
-        let mut noted = note(&calls, "tick", start);
+        let mut record_tick = record_call(&calls, "tick", start);
         id.set(event_loop.run_every(SECOND, move |event_loop| {
-            noted(event_loop);
+            record_tick(event_loop);
             if event_loop.now() == start + 2 * SECOND {
                 assert!(event_loop.reset(*own.get().unwrap(), 10 * SECOND));
             }
@@ -141,12 +140,12 @@ fn a_repeating_timer_that_moves_itself_goes_on_from_there() {
         .unwrap();
         event_loop.run_for(14 * SECOND).unwrap();
         assert_eq!(calls.take().into_iter().map(|(_, at)| at).collect::<Vec<_>>(), [1, 2, 12, 13, 14]);
-        assert!(event_loop.reset(*id.get().unwrap(), SECOND / 2), "it still has its id");
+        assert!(event_loop.reset(*id.get().unwrap(), SECOND / 2), "it keeps its id");
     });
 }
 
 #[test]
-fn a_timer_that_has_ended_cannot_be_moved() {
+fn a_timer_that_has_ended_cannot_be_reset() {
     with_clock(|event_loop, clock| {
         let own = Rc::new(OnceCell::new());
         let itself = Rc::clone(&own);
@@ -160,7 +159,7 @@ fn a_timer_that_has_ended_cannot_be_moved() {
         assert!(event_loop.cancel(cancelled) && !event_loop.reset(cancelled, SECOND));
         clock.advance(SECOND);
         turn(event_loop);
-        assert_eq!(moved.get(), Some(false), "what fires once has ended when its callback starts");
+        assert_eq!(moved.get(), Some(false), "a one-shot timer has ended when its callback starts");
         assert!(!event_loop.reset(*own.get().unwrap(), SECOND));
         assert_eq!(event_loop.next_deadline(), None);
         let foreign = on_another_thread(|| EventLoop::new().unwrap().run_after(HOUR, |_| ()));
@@ -170,7 +169,7 @@ fn a_timer_that_has_ended_cannot_be_moved() {
 }
 
 #[test]
-fn a_timer_may_be_moved_beyond_what_the_clock_can_say() {
+fn a_timer_can_be_reset_beyond_the_clock_range() {
     with_clock(|event_loop, clock| {
         let id = event_loop.run_after(SECOND, |_| ());
         assert!(event_loop.reset(id, Duration::MAX));
@@ -181,43 +180,42 @@ fn a_timer_may_be_moved_beyond_what_the_clock_can_say() {
 }
 
 // --- From other threads
-// ---------------------------------------------------------------------------
 
-/// The timer is one of the handle or one of the loop; the loop has seen it, or has not.
-fn moved_from_another_thread(
+/// Covers timers made through the handle and on the loop, armed (`seen`) and not yet armed.
+fn reset_from_another_thread(
     make: impl FnOnce(&EventLoop, &LoopHandle, mpsc::Sender<u64>, Instant) -> TimerId + Send + 'static,
     seen: bool,
 ) {
     with_clock(move |event_loop, clock| {
         let (handle, start) = (event_loop.handle(), clock.now());
-        let (tell, told) = mpsc::channel();
-        let id = make(event_loop, &handle, tell, start);
+        let (sender, received) = mpsc::channel();
+        let id = make(event_loop, &handle, sender, start);
         if seen {
             turn(event_loop);
         }
         assert!(on_another_thread(|| handle.reset(id, 9 * SECOND)));
         event_loop.run_for(8 * SECOND).unwrap();
-        assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Empty));
-        // Now is 8, the deadline 9.
+        assert_eq!(received.try_recv(), Err(mpsc::TryRecvError::Empty));
+        // The time is 8 s, the deadline 9 s.
         assert!(on_another_thread(|| handle.reset(id, 2 * SECOND)));
         event_loop.run_for(SECOND).unwrap();
-        assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Empty));
-        // Now is 9, the deadline 10; half a second is sooner.
+        assert_eq!(received.try_recv(), Err(mpsc::TryRecvError::Empty));
+        // The time is 9 s, the deadline 10 s. Half a second is sooner.
         assert!(on_another_thread(|| handle.reset(id, SECOND / 2)));
         event_loop.run_for(SECOND / 2).unwrap();
-        assert_eq!(told.try_recv(), Ok(9));
+        assert_eq!(received.try_recv(), Ok(9));
         event_loop.run_for(HOUR).unwrap();
-        assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Disconnected));
+        assert_eq!(received.try_recv(), Err(mpsc::TryRecvError::Disconnected));
     });
 }
 
 #[test]
-fn a_timer_of_a_handle_can_be_moved_before_the_loop_has_seen_it_and_after() {
+fn a_handle_timer_can_be_reset_before_and_after_arming() {
     for seen in [false, true] {
-        moved_from_another_thread(
-            |_, handle, tell, start| {
+        reset_from_another_thread(
+            |_, handle, sender, start| {
                 let callback =
-                    move |event_loop: &EventLoop| tell.send((event_loop.now() - start).as_secs()).unwrap();
+                    move |event_loop: &EventLoop| sender.send((event_loop.now() - start).as_secs()).unwrap();
                 on_another_thread(|| handle.run_after(5 * SECOND, callback).unwrap())
             },
             seen,
@@ -225,10 +223,10 @@ fn a_timer_of_a_handle_can_be_moved_before_the_loop_has_seen_it_and_after() {
     }
 }
 
-/// The errand that arms the timer is this thread's own, and the one that moves it, from elsewhere,
-/// overtakes it.
+/// The task that arms the timer is queued by this thread. The task that resets it, queued by
+/// another thread, runs first.
 #[test]
-fn a_timer_that_another_thread_moves_before_it_is_armed_fires_in_time() {
+fn a_timer_reset_elsewhere_before_arming_fires_on_time() {
     with_clock(|event_loop, clock| {
         let (fired, handle) = (Count::default(), event_loop.handle());
         let f = fired.clone();
@@ -242,26 +240,27 @@ fn a_timer_that_another_thread_moves_before_it_is_armed_fires_in_time() {
 }
 
 #[test]
-fn another_thread_can_have_a_timer_of_the_loop_moved() {
-    let make = |event_loop: &EventLoop, _: &LoopHandle, tell: mpsc::Sender<u64>, start: Instant| {
-        event_loop
-            .run_after(5 * SECOND, move |event_loop| tell.send((event_loop.now() - start).as_secs()).unwrap())
+fn another_thread_can_reset_a_timer_of_the_loop() {
+    let make = |event_loop: &EventLoop, _: &LoopHandle, sender: mpsc::Sender<u64>, start: Instant| {
+        event_loop.run_after(5 * SECOND, move |event_loop| {
+            sender.send((event_loop.now() - start).as_secs()).unwrap()
+        })
     };
-    moved_from_another_thread(make, true);
+    reset_from_another_thread(make, true);
 }
 
 #[test]
-fn a_repeating_timer_of_a_handle_that_is_moved_by_its_own_callback_goes_on_from_there() {
+fn a_repeating_handle_timer_that_resets_itself_repeats_from_there() {
     with_clock(|event_loop, clock| {
         let (handle, start) = (event_loop.handle(), clock.now());
-        let (tell, told) = mpsc::channel();
+        let (sender, received) = mpsc::channel();
         let (tell_id, own_id) = mpsc::channel();
         let id = on_another_thread(|| {
             let by_handle = handle.clone();
             let mut id = None;
             handle.run_every(SECOND, move |event_loop| {
                 let at = (event_loop.now() - start).as_secs();
-                tell.send(at).unwrap();
+                sender.send(at).unwrap();
                 let id = *id.get_or_insert_with(|| own_id.recv().unwrap());
                 match at {
                     2 => assert!(event_loop.reset(id, 10 * SECOND)),
@@ -273,13 +272,13 @@ fn a_repeating_timer_of_a_handle_that_is_moved_by_its_own_callback_goes_on_from_
         .unwrap();
         tell_id.send(id).unwrap();
         event_loop.run_for(16 * SECOND).unwrap();
-        assert_eq!(told.try_iter().collect::<Vec<_>>(), [1, 2, 12, 15, 16]);
+        assert_eq!(received.try_iter().collect::<Vec<_>>(), [1, 2, 12, 15, 16]);
     });
 }
 
-/// Whoever moves it and the loop that comes to it agree on which was first.
+/// The thread that resets the timer and the loop that fires it agree on which came first.
 #[test]
-fn a_timer_that_is_moved_while_it_comes_due_either_fires_or_was_moved() {
+fn a_timer_reset_while_due_either_fires_or_is_reset() {
     with_watchdog(LIMIT, || {
         for _ in 0..300 {
             let event_loop = EventLoop::new().unwrap();
@@ -300,7 +299,7 @@ fn a_timer_that_is_moved_while_it_comes_due_either_fires_or_was_moved() {
 }
 
 #[test]
-fn a_timer_of_a_loop_that_has_gone_cannot_be_moved() {
+fn a_timer_of_a_dropped_loop_cannot_be_reset() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let handle = event_loop.handle();
@@ -313,9 +312,8 @@ fn a_timer_of_a_loop_that_has_gone_cannot_be_moved() {
 }
 
 // --- The alarm
-// ------------------------------------------------------------------------------------
 
-/// What the kernel says of the one timerfd that a new loop watches.
+/// Returns the fdinfo of the only timerfd that a new loop watches (proc_pid_fdinfo(5)).
 fn alarm(event_loop: &EventLoop) -> String {
     let fd_info =
         |fd: i32| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("an open descriptor");
@@ -326,37 +324,38 @@ fn alarm(event_loop: &EventLoop) -> String {
         .map(|fd| fd_info(fd.parse().expect("a descriptor")))
         .filter(|info| info.contains("clockid:"));
     let alarm = alarms.next().expect("a timerfd");
-    assert!(alarms.next().is_none(), "it has one");
+    assert!(alarms.next().is_none(), "it has only one");
     alarm
 }
 
 fn field(info: &str, name: &str) -> String {
-    let line = info.lines().find_map(|line| line.strip_prefix(name)).expect("what the kernel says of it");
+    let line = info.lines().find_map(|line| line.strip_prefix(name)).expect("a line of this name in fdinfo");
     line.trim().to_owned()
 }
 
-/// How long the alarm has to go.
+/// Returns the time until the alarm expires.
 fn remaining(event_loop: &EventLoop) -> Duration {
     let value = field(&alarm(event_loop), "it_value:");
     let (seconds, nanos) = value.trim_matches(['(', ')']).split_once(", ").expect("a pair");
     Duration::new(seconds.parse().expect("seconds"), nanos.parse().expect("nanoseconds"))
 }
 
-/// No change of the date moves the clock that it goes by: 1 is CLOCK_MONOTONIC (timerfd_create(2),
+/// Clock adjustments do not move the alarm: clock id 1 is CLOCK_MONOTONIC (timerfd_create(2),
 /// clock_gettime(2)).
 #[test]
-fn the_alarm_goes_by_the_monotonic_clock() {
+fn the_alarm_uses_the_monotonic_clock() {
     with_loop(|event_loop| assert_eq!(field(&alarm(event_loop), "clockid:"), "1"));
 }
 
-/// The clock is read before the loop sets the alarm and after the kernel has been asked how long it
-/// has to go, so the machine's pace plays no part.
+/// The test reads the clock before the loop sets the alarm and after it has read the remaining
+/// time, so the speed of the machine does not matter.
 #[test]
-fn the_alarm_is_set_to_the_nanosecond_and_not_to_the_millisecond() {
-    /// `None` if a deadline has come meanwhile.
+fn the_alarm_is_set_with_nanosecond_precision() {
+    /// Returns `None` if a deadline has passed meanwhile.
     fn check(event_loop: &EventLoop) -> Option<()> {
         let began = Instant::now();
-        // Each is closer than the one before, or the alarm would stay where it is.
+        // Each deadline is earlier than the previous one. Otherwise the alarm would keep its
+        // setting.
         for nanos in
             [1_900_000_001, 1_800_499_999, 1_700_999_999, 1_600_500_001, 1_523_456_789, 1_400_000_000]
         {
@@ -373,13 +372,13 @@ fn the_alarm_is_set_to_the_nanosecond_and_not_to_the_millisecond() {
         Some(())
     }
     with_watchdog(LIMIT, || {
-        // A machine that was held up for a second has to try again.
+        // A machine that stalled for a second has to try again.
         while check(&EventLoop::new().unwrap()).is_none() {}
     });
 }
 
 #[test]
-fn the_alarm_stays_set_while_the_next_deadline_is_no_closer() {
+fn the_alarm_is_kept_while_no_deadline_is_earlier() {
     with_loop(|event_loop| {
         let now = Instant::now();
         let next = event_loop.run_at(now + HOUR, |_| ());
@@ -389,7 +388,7 @@ fn the_alarm_stays_set_while_the_next_deadline_is_no_closer() {
         turn(event_loop);
         assert!(
             remaining(event_loop) <= HOUR,
-            "going off in vain is cheaper than telling the kernel each time"
+            "a spurious expiry is cheaper than a system call for each change"
         );
         event_loop.run_at(now + HOUR / 2, |_| ());
         turn(event_loop);
@@ -398,13 +397,13 @@ fn the_alarm_stays_set_while_the_next_deadline_is_no_closer() {
 }
 
 #[test]
-fn an_alarm_that_goes_off_for_nobody_does_not_silence_the_next() {
+fn a_spurious_alarm_does_not_suppress_the_next_alarm() {
     with_loop(|event_loop| {
         for _ in 0..3 {
-            let nobody = event_loop.run_after(Duration::from_millis(1), |_| panic!("it was cancelled"));
+            let cancelled = event_loop.run_after(Duration::from_millis(1), |_| panic!("it was cancelled"));
             turn(event_loop);
-            assert!(event_loop.cancel(nobody));
-            // The turn that sees it has no timer at all.
+            assert!(event_loop.cancel(cancelled));
+            // The turn that handles the expiry finds no timer at all.
             support::wait_readable(event_loop);
             turn(event_loop);
             event_loop.run_after(Duration::from_millis(1), EventLoop::quit);
@@ -414,7 +413,7 @@ fn an_alarm_that_goes_off_for_nobody_does_not_silence_the_next() {
 }
 
 #[test]
-fn the_loops_descriptor_shows_that_a_timer_is_due() {
+fn the_loop_descriptor_is_readable_when_a_timer_is_due() {
     with_loop(|event_loop| {
         let fired = Rc::new(Cell::new(false));
         let fire = Rc::clone(&fired);

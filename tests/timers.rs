@@ -1,5 +1,5 @@
 //! When timers fire: never early, in the order of their deadlines, and at multiples of their
-//! period; and what the loop says of the next.
+//! period. Also covers `next_deadline`.
 
 mod support;
 
@@ -18,7 +18,7 @@ fn a_timer_is_never_early() {
         for micros in [0, 1, 50, 300, 999, 1_000, 1_001, 1_500, 2_750, 7_300, 10_000] {
             let delay = Duration::from_micros(micros);
             left.set(left.get() + 2);
-            let asked = Instant::now();
+            let start = Instant::now();
             let check = |from: Instant| {
                 let left = Rc::clone(&left);
                 move |event_loop: &EventLoop| {
@@ -29,8 +29,8 @@ fn a_timer_is_never_early() {
                     }
                 }
             };
-            event_loop.run_after(delay, check(asked));
-            event_loop.run_at(asked + delay, check(asked));
+            event_loop.run_after(delay, check(start));
+            event_loop.run_at(start + delay, check(start));
         }
         event_loop.run().unwrap();
         assert_eq!(left.get(), 0);
@@ -38,14 +38,14 @@ fn a_timer_is_never_early() {
 }
 
 #[test]
-fn a_delay_counts_from_the_call_and_not_from_the_beginning_of_the_turn() {
+fn a_delay_counts_from_the_call_not_the_turn_start() {
     with_loop(|event_loop| {
         let delay = Duration::from_millis(3);
         event_loop.queue_in_loop(move |event_loop| {
             wait_until(event_loop.now() + delay);
-            let asked = Instant::now();
+            let start = Instant::now();
             event_loop.run_after(delay, move |event_loop| {
-                assert!(event_loop.now() >= asked + delay);
+                assert!(event_loop.now() >= start + delay);
                 event_loop.quit();
             });
         });
@@ -54,13 +54,13 @@ fn a_delay_counts_from_the_call_and_not_from_the_beginning_of_the_turn() {
 }
 
 #[test]
-fn timers_fire_in_the_order_of_their_deadlines_and_ties_in_the_order_made() {
+fn timers_fire_by_deadline_and_ties_by_creation_order() {
     with_loop(|event_loop| {
         let seen = Recorder::new();
         let base = Instant::now();
         let mut expected = Vec::new();
         for number in 0..200_u64 {
-            // 10 deadlines, met in no particular order, 20 timers each.
+            // 10 deadlines in shuffled order, 20 timers each.
             let deadline = base + Duration::from_nanos(number * 7 % 10);
             let s = seen.clone();
             event_loop.run_at(deadline, move |_| s.record((deadline, number)));
@@ -74,12 +74,12 @@ fn timers_fire_in_the_order_of_their_deadlines_and_ties_in_the_order_made() {
 }
 
 #[test]
-fn timers_of_the_loop_and_of_its_handle_fire_in_one_order() {
+fn loop_and_handle_timers_fire_in_one_order() {
     thread_local! {
         static SEEN: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
     }
-    // Whether all timers were in the queue before the first was due; if this machine was too slow
-    // for that, their order shows nothing.
+    // Returns whether all timers were queued before the first deadline. On a machine too slow for
+    // that, the order of the timers proves nothing.
     fn in_time(event_loop: &EventLoop, ahead: Duration) -> bool {
         let handle = event_loop.handle();
         let base = Instant::now() + ahead;
@@ -110,7 +110,7 @@ fn timers_of_the_loop_and_of_its_handle_fire_in_one_order() {
 }
 
 #[test]
-fn a_deadline_in_the_past_is_met_in_the_next_turn_without_a_wait() {
+fn a_past_deadline_fires_in_the_next_turn_without_waiting() {
     with_loop(|event_loop| {
         let seen = Recorder::new();
         let past = Instant::now();
@@ -121,7 +121,7 @@ fn a_deadline_in_the_past_is_met_in_the_next_turn_without_a_wait() {
         event_loop.run_once(None).unwrap();
         assert_eq!(seen.take(), ["run_at", "run_after"]);
         let s = seen.clone();
-        // After a turn, a deadline from before that turn.
+        // After a turn, set a deadline from before that turn.
         event_loop.run_at(past, move |_| s.record("again"));
         event_loop.run_once(None).unwrap();
         assert_eq!(seen.take(), ["again"]);
@@ -129,18 +129,18 @@ fn a_deadline_in_the_past_is_met_in_the_next_turn_without_a_wait() {
 }
 
 #[test]
-fn a_repeating_timer_keeps_its_id_and_never_gets_ahead_of_its_period() {
+fn a_repeating_timer_keeps_its_id_and_is_never_early() {
     const CALLS: u32 = 5;
 
     with_loop(|event_loop| {
         let period = Duration::from_millis(1);
         let (calls, drops) = (Rc::new(Cell::new(0)), Count::default());
         let (c, token) = (Rc::clone(&calls), drops.drop_token());
-        let asked = Instant::now();
+        let start = Instant::now();
         let id = event_loop.run_every(period, move |event_loop| {
             token.keep();
             c.set(c.get() + 1);
-            assert!(event_loop.now() >= asked + period * c.get(), "call {}", c.get());
+            assert!(event_loop.now() >= start + period * c.get(), "call {}", c.get());
             if c.get() == CALLS {
                 event_loop.quit();
             }
@@ -148,22 +148,22 @@ fn a_repeating_timer_keeps_its_id_and_never_gets_ahead_of_its_period() {
         event_loop.run().unwrap();
         assert_eq!(calls.get(), CALLS);
         assert_eq!(drops.get(), 0);
-        assert!(event_loop.cancel(id), "the id of the first period is still good");
+        assert!(event_loop.cancel(id), "the id stays valid after the first period");
         assert_eq!(drops.get(), 1);
         assert_eq!(event_loop.next_deadline(), None);
     });
 }
 
 #[test]
-fn a_repeating_timer_of_a_handle_keeps_its_id_and_never_gets_ahead_of_its_period() {
+fn a_repeating_handle_timer_keeps_its_id_and_is_never_early() {
     with_loop(|event_loop| {
         let (handle, calls) = (event_loop.handle(), Count::default());
         let period = Duration::from_millis(1);
         let c = calls.clone();
-        let asked = Instant::now();
+        let start = Instant::now();
         let callback = move |event_loop: &EventLoop| {
             c.add();
-            assert!(event_loop.now() >= asked + period * c.get() as u32, "call {}", c.get());
+            assert!(event_loop.now() >= start + period * c.get() as u32, "call {}", c.get());
             if c.get() == 5 {
                 event_loop.quit();
             }
@@ -177,7 +177,7 @@ fn a_repeating_timer_of_a_handle_keeps_its_id_and_never_gets_ahead_of_its_period
 }
 
 #[test]
-fn the_deadlines_of_a_repeating_timer_are_multiples_of_its_period_and_those_missed_are_skipped() {
+fn repeating_deadlines_are_period_multiples_and_missed_ones_are_skipped() {
     with_loop(|event_loop| {
         let period = Duration::from_millis(2);
         let calls = Rc::new(Cell::new(0));
@@ -191,20 +191,20 @@ fn the_deadlines_of_a_repeating_timer_are_multiples_of_its_period_and_those_miss
             let since_first = (next - first).as_nanos();
             assert_eq!(since_first % period.as_nanos(), 0, "it does not drift");
         }
-        // Late by three periods and a half.
+        // Late by 3.5 periods.
         let due = event_loop.next_deadline().unwrap();
         let late = due + period * 7 / 2;
         wait_until(late);
         turn(event_loop);
         let next = event_loop.next_deadline().unwrap();
-        assert!(next > late, "nothing that has been missed is made up for");
+        assert!(next > late, "missed deadlines are skipped");
         assert_eq!((next - first).as_nanos() % period.as_nanos(), 0);
         assert_eq!(calls.get(), 6);
     });
 }
 
 #[test]
-fn next_deadline_is_that_of_the_first_timer() {
+fn next_deadline_is_that_of_the_earliest_timer() {
     with_loop(|event_loop| {
         assert_eq!(event_loop.next_deadline(), None);
         let base = Instant::now();
@@ -235,10 +235,10 @@ fn a_timer_cannot_repeat_every_zero_seconds() {
 }
 
 #[test]
-fn a_delay_too_long_for_the_clock_never_ends() {
+fn a_delay_beyond_the_clock_range_never_expires() {
     with_loop(|event_loop| {
         let handle = event_loop.handle();
-        let never = |_: &EventLoop| panic!("this has not been long");
+        let never = |_: &EventLoop| panic!("the timer fired early");
         let ids = [
             event_loop.run_after(Duration::MAX, never),
             event_loop.run_every(Duration::MAX, never),
@@ -257,24 +257,24 @@ fn a_delay_too_long_for_the_clock_never_ends() {
 
 #[test]
 fn a_wait_of_weeks_neither_spins_nor_ends_early() {
-    // A poll takes its timeout as 31 bits of milliseconds, 24.8 days. These are below, above, and
-    // at multiples of 32 bits.
+    // A poll takes its timeout as a 31-bit number of milliseconds (24.8 days). These values are
+    // below that limit, above it, and near multiples of 2^32.
     const MILLIS: [u64; 6] =
         [(1 << 31) - 2, (1 << 31) + 5, (1 << 32) - 1, (1 << 32) + 1, (1 << 33) + 1, 400 * 24 * 3600 * 1000];
 
-    // Time for a wait that is cut short to be over.
-    const MEANWHILE: Duration = Duration::from_millis(4);
+    // Long enough for a truncated wait to return.
+    const GRACE_PERIOD: Duration = Duration::from_millis(4);
 
     with_loop(|event_loop| {
         let other = LoopThread::spawn("other").unwrap();
         for millis in MILLIS {
             let wait = Duration::from_millis(millis);
-            let id = event_loop.run_after(wait, |_| panic!("this has not been long"));
+            let id = event_loop.run_after(wait, |_| panic!("the timer fired early"));
             for limit in [Some(wait), Some(Duration::MAX), None] {
                 let (handle, posted, turns) = (event_loop.handle(), Count::default(), event_loop.iteration());
                 let p = posted.clone();
                 let post = move |_: &EventLoop| handle.queue_in_loop(move |_| p.add()).unwrap();
-                other.handle().run_after(MEANWHILE, post).unwrap();
+                other.handle().run_after(GRACE_PERIOD, post).unwrap();
                 event_loop.run_once(limit).unwrap();
                 assert_eq!(posted.get(), 1, "{wait:?}: only the post has ended the wait");
                 assert_eq!(event_loop.iteration(), turns + 1);
