@@ -1,7 +1,7 @@
-//! A server that runs out of descriptors: it lives, serves those it has, turns others away, and
-//! goes on when it can.
+//! A server that runs out of descriptors: it survives, serves its connections, rejects others, and
+//! resumes accepting when it can.
 //!
-//! The limit is that of a child process, which has the server; the clients are in this one.
+//! The limit applies to a child process, which runs the server. The clients are in this process.
 
 mod support;
 
@@ -18,7 +18,7 @@ use support::{LIMIT, turn, with_watchdog};
 
 const DESCRIPTORS: u64 = 64;
 
-/// The child: an echo server, and answers to its parent's questions.
+/// The child: an echo server that replies to its parent's queries.
 #[test]
 #[ignore = "is run in a process of its own by the tests of this file"]
 fn child_role() {
@@ -62,8 +62,8 @@ impl Server {
     }
 
     #[track_caller]
-    fn ask(&mut self, question: &str) -> u64 {
-        self.child.ask(&format!("{question} 0")).parse().expect("a number")
+    fn ask(&mut self, query: &str) -> u64 {
+        self.child.ask(&format!("{query} 0")).parse().expect("a number")
     }
 
     #[track_caller]
@@ -73,23 +73,23 @@ impl Server {
 }
 
 #[test]
-fn of_more_clients_than_descriptors_each_is_served_or_turned_away() {
+fn without_descriptors_each_client_is_served_or_rejected() {
     with_watchdog(LIMIT, || {
         let mut server = Server::start();
         let clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
-        let (mut served, turned_away): (Vec<_>, Vec<_>) =
+        let (mut served, rejected): (Vec<_>, Vec<_>) =
             clients.into_iter().map(|client| (is_served(&client), client)).partition(|(served, _)| *served);
-        // None waits for an answer now, though no further client has come.
+        // No client is left waiting, although no further client has connected.
         assert!(served.len() >= 40 && served.len() < DESCRIPTORS as usize, "{} are served", served.len());
-        assert_eq!(served.len() + turned_away.len(), 100);
+        assert_eq!(served.len() + rejected.len(), 100);
         assert_eq!(server.ask("open"), served.len() as u64);
 
-        // Nothing happens, and nothing is done.
+        // Without events the loop does not turn.
         assert_eq!(server.ask("turns"), 0);
         let warnings = server.ask("warnings");
-        assert!(warnings >= 1 && warnings < turned_away.len() as u64 / 2, "{warnings} warnings");
+        assert!(warnings >= 1 && warnings < rejected.len() as u64 / 2, "{warnings} warnings");
 
-        // Those that are served go on, and when some of them leave there is room for others.
+        // The served connections keep working. When some of them leave, others can connect.
         served.iter_mut().for_each(|(_, client)| net::assert_echoes(client));
         let left = served.len() / 2;
         let stay = served.split_off(left);
@@ -101,23 +101,24 @@ fn of_more_clients_than_descriptors_each_is_served_or_turned_away() {
     });
 }
 
-/// Not even the reserve is of use here, for no descriptor at all can be had.
+/// No descriptor is available at all, so the reserve does not help.
 #[test]
-fn a_listener_that_can_take_nobody_rests_and_then_goes_on_by_itself() {
+fn a_listener_without_descriptors_backs_off_and_recovers() {
     with_watchdog(LIMIT, || {
         let mut server = Server::start();
         let mut before = server.connect();
         net::assert_echoes(&mut before);
         server.limit(3);
         let mut waiting: Vec<_> = (0..20).map(|_| server.connect()).collect();
-        // It looks again now and then, which is a few turns, and not thousands.
+        // The listener retries at intervals: a few turns, and not thousands.
         net::until(|| server.ask("warnings") >= 1);
         let turns = server.ask("turns");
         assert!(turns <= 20, "{turns} turns in a moment");
         net::assert_echoes(&mut before);
         assert_eq!(server.ask("open"), 1);
 
-        // As soon as it can it takes all of them, without another one that comes.
+        // Once descriptors are available, the listener accepts all of them without a new
+        // connection.
         server.limit(DESCRIPTORS);
         waiting.iter_mut().for_each(net::assert_echoes);
         assert_eq!(server.ask("open"), 21);
@@ -125,10 +126,10 @@ fn a_listener_that_can_take_nobody_rests_and_then_goes_on_by_itself() {
     });
 }
 
-/// The reserve goes when not even it can be replaced. Once there are descriptors again there must
-/// be one in reserve as well.
+/// The reserve is lost when it cannot be replaced. When descriptors are available again, the
+/// reserve must be restored as well.
 #[test]
-fn a_reserve_that_was_lost_is_replaced() {
+fn a_lost_reserve_is_replaced() {
     with_watchdog(LIMIT, || {
         let mut server = Server::start();
         server.limit(3);
@@ -143,7 +144,7 @@ fn a_reserve_that_was_lost_is_replaced() {
 }
 
 #[test]
-fn a_rest_is_not_cut_short_by_word_that_comes_meanwhile() {
+fn notifications_do_not_cut_a_back_off_short() {
     alone(|| {
         let clock = VirtualClock::new();
         let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
@@ -156,13 +157,13 @@ fn a_rest_is_not_cut_short_by_word_that_comes_meanwhile() {
             turn(&event_loop);
             turn(&event_loop);
         }
-        // One try, and one rest.
-        let is_at_rest = || format!("{event_loop:?}").contains("timers: 1,");
-        assert!(is_at_rest(), "{event_loop:?}");
+        // One attempt, and one back-off.
+        let is_backing_off = || format!("{event_loop:?}").contains("timers: 1,");
+        assert!(is_backing_off(), "{event_loop:?}");
         clock.advance(Duration::from_secs(1));
         turn(&event_loop);
         turn(&event_loop);
-        assert!(is_at_rest(), "{event_loop:?}");
+        assert!(is_backing_off(), "{event_loop:?}");
         assert_eq!(server.open_connections(), 0);
         limit_descriptors(DESCRIPTORS);
         clock.advance(Duration::from_secs(1));

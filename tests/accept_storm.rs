@@ -1,9 +1,9 @@
 //! Twenty thousand connections that arrive as fast as they can be opened, at a server with a
 //! thousand descriptors.
 //!
-//! The server is a child process; the generator is this one. Its own limit may be no higher than
-//! the number of connections, so it has a window of some thousands open at a time: the oldest that
-//! has been turned away makes room for the next.
+//! The server is a child process; this process generates the connections. Its own limit may be no
+//! higher than the number of connections, so it keeps a window of some thousands open at a time:
+//! the oldest connection that has been rejected makes room for the next.
 
 mod support;
 
@@ -23,13 +23,13 @@ use support::with_watchdog;
 const CONNECTIONS: usize = 20_000;
 const DESCRIPTORS: u64 = 1000;
 
-/// Connections that are there before the storm.
+/// Connections that exist before the storm.
 const REGULARS: usize = 100;
 
-/// A storm takes a few seconds, and all else is a fraction of one.
+/// A storm takes a few seconds. Everything else takes a fraction of one.
 const STORM_LIMIT: Duration = Duration::from_secs(120);
 
-/// The child: an echo server, and answers to its parent's questions.
+/// The child: an echo server that replies to its parent's queries.
 #[test]
 #[ignore = "is run in a process of its own by the tests of this file"]
 fn child_role() {
@@ -79,14 +79,14 @@ impl Server {
     }
 
     #[track_caller]
-    fn ask(&mut self, question: &str) -> u64 {
-        self.child.ask(question).parse().expect("a number")
+    fn ask(&mut self, query: &str) -> u64 {
+        self.child.ask(query).parse().expect("a number")
     }
 }
 
-/// As the tracer, for one kind of processor.
+/// Same as the tracer: only for one processor architecture.
 #[cfg(target_arch = "x86_64")]
-mod rest {
+mod idle {
     use std::fs;
     use std::thread;
     use std::time::Duration;
@@ -98,7 +98,7 @@ mod rest {
     use super::support::tracer::Traced;
 
     impl Server {
-        /// The threads of the server that have a loop, traced; `None` where that is not allowed.
+        /// The traced threads of the server that run a loop; `None` where tracing is not permitted.
         fn loops(&self) -> Option<Vec<Traced>> {
             let threads =
                 fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a child that lives");
@@ -109,15 +109,15 @@ mod rest {
             let id = |thread: fs::DirEntry| {
                 thread.file_name().to_str().expect("a number").parse().expect("a number")
             };
-            // A loop without descriptors sleeps in the read of its counter.
+            // A loop without descriptors blocks in the read of its counter.
             of_loops
                 .map(|thread| Traced::attach(id(thread), &[libc::SYS_epoll_wait, libc::SYS_read]))
                 .collect()
         }
 
-        /// That none of its loops makes a system call, for a second.
+        /// Checks that none of the server's loops makes a system call for one second.
         #[track_caller]
-        pub(crate) fn assert_rests(&self) {
+        pub(crate) fn assert_idle(&self) {
             let Some(loops) = self.loops() else { return };
             let stops = || loops.iter().map(|traced| traced.settle().stops).sum::<u64>();
             let stops_within = |time| {
@@ -125,14 +125,14 @@ mod rest {
                 thread::sleep(time);
                 stops() - before
             };
-            // A listener that the storm has left without a reserve has its rest first.
+            // A listener that lost its reserve in the storm completes its back-off first.
             net::until(|| stops_within(Duration::from_millis(100)) == 0);
             assert_eq!(stops_within(Duration::from_secs(1)), 0, "system calls in an idle second");
         }
     }
 }
 
-/// Begins to connect, from one of several addresses, so that their ports do not run out.
+/// Starts a connection from one of several addresses, so that their ports do not run out.
 fn begin(number: usize, to: SocketAddr) -> TcpStream {
     let from: SocketAddr = format!("127.0.0.{}:0", 2 + number % 8).parse().unwrap();
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).expect("a descriptor");
@@ -143,7 +143,7 @@ fn begin(number: usize, to: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// Has all of them come and one after the other answered. Answers those that are served.
+/// Opens all connections and waits for the outcome of each. Returns those that are served.
 fn storm(server: &Server, regulars: &mut [TcpStream], window: usize) -> Vec<TcpStream> {
     let mut waiting = VecDeque::with_capacity(window);
     let mut served = Vec::new();
@@ -164,7 +164,7 @@ fn storm(server: &Server, regulars: &mut [TcpStream], window: usize) -> Vec<TcpS
     served
 }
 
-fn weather(role: &'static str, places: std::ops::Range<usize>) {
+fn survive_storm(role: &'static str, expected: std::ops::Range<usize>) {
     with_watchdog(STORM_LIMIT, move || {
         limit_descriptors(20_000);
         let own = getrlimit(Resource::Nofile).current.unwrap_or(20_000) as usize;
@@ -177,20 +177,20 @@ fn weather(role: &'static str, places: std::ops::Range<usize>) {
         let mut served = storm(&server, &mut regulars, window);
         regulars.iter_mut().for_each(net::assert_echoes);
         let all = REGULARS + served.len();
-        assert!(places.contains(&all), "{all} have places");
+        assert!(expected.contains(&all), "{all} have places");
         assert_eq!(server.ask("open"), all as u64);
-        // Each that came was taken, or turned away and counted.
+        // Every connection was accepted, or rejected and counted.
         assert_eq!(server.ask("accepted"), all as u64);
-        let turned_away = server.ask("shed") + server.ask("refused");
-        assert_eq!(turned_away, (CONNECTIONS - served.len()) as u64);
+        let rejected = server.ask("shed") + server.ask("refused");
+        assert_eq!(rejected, (CONNECTIONS - served.len()) as u64);
         let warnings = server.ask("warnings");
         assert!(warnings <= 3 * STORM_LIMIT.as_secs(), "{warnings} warnings");
 
-        // Nobody comes, and nothing is done.
+        // Without new connections the server is idle.
         #[cfg(target_arch = "x86_64")]
-        server.assert_rests();
+        server.assert_idle();
 
-        // As many as leave can come.
+        // As many clients can connect as have left.
         let leave = served.len() / 2;
         served.truncate(served.len() - leave);
         let left = (all - leave) as u64;
@@ -203,17 +203,17 @@ fn weather(role: &'static str, places: std::ops::Range<usize>) {
 }
 
 #[test]
-fn a_storm_of_connections_leaves_a_server_without_descriptors_at_its_work() {
-    weather("one listener", 900..1000);
+fn a_server_without_descriptors_survives_a_storm() {
+    survive_storm("one listener", 900..1000);
 }
 
-/// The reserves are one for each listener, and each may be taken by another thread for a moment.
+/// Each listener has one reserve, and another thread may take its descriptor for a moment.
 #[test]
-fn a_storm_of_connections_leaves_a_server_with_several_listeners_at_its_work() {
-    weather("a listener each", 900..1000);
+fn a_server_with_several_listeners_survives_a_storm() {
+    survive_storm("a listener each", 900..1000);
 }
 
 #[test]
-fn a_storm_of_connections_leaves_a_server_with_a_maximum_at_its_work() {
-    weather("a maximum", 500..501);
+fn a_server_with_a_maximum_survives_a_storm() {
+    survive_storm("a maximum", 500..501);
 }

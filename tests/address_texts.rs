@@ -1,4 +1,4 @@
-//! Addresses as text: what each text means, and which texts are refused.
+//! Addresses as text: how each text is parsed, and which texts are refused.
 
 mod support;
 
@@ -11,7 +11,7 @@ use rustix::net::netdevice::name_to_index;
 use support::client::{Reported, Reporting, Reports};
 use support::{net, with_loop};
 
-/// The address that a client tries first.
+/// Returns the address that a client tries first.
 #[track_caller]
 fn tried(event_loop: &EventLoop, target: impl Into<ConnectTarget>) -> Option<SocketAddr> {
     let reports = Reports::new();
@@ -29,7 +29,7 @@ fn in_zone(address: &str, scope: u32) -> Option<SocketAddr> {
 }
 
 #[test]
-fn an_address_in_any_notation_is_tried_without_a_lookup() {
+fn every_address_notation_connects_without_a_lookup() {
     with_loop(|event_loop| {
         let lo = name_to_index(std::net::UdpSocket::bind("127.0.0.1:0").unwrap(), "lo").unwrap();
         let v4 = Some("127.0.0.1:9".parse().unwrap());
@@ -61,7 +61,7 @@ fn an_address_in_any_notation_is_tried_without_a_lookup() {
     });
 }
 
-/// Every text that has two readings or none.
+/// Every text here is ambiguous or invalid.
 const REFUSED: [&str; 44] = [
     "",
     ":",
@@ -124,7 +124,7 @@ fn assert_is_refused_everywhere(event_loop: &EventLoop, target: &ConnectTarget) 
 }
 
 #[test]
-fn a_text_with_two_readings_or_none_is_refused_everywhere() {
+fn ambiguous_and_invalid_texts_are_refused_everywhere() {
     with_loop(|event_loop| {
         for text in REFUSED {
             assert_is_refused_everywhere(event_loop, &text.into());
@@ -145,7 +145,7 @@ fn a_text_with_two_readings_or_none_is_refused_everywhere() {
 }
 
 #[test]
-fn a_zone_that_is_no_interface_is_refused_by_name() {
+fn an_unknown_zone_is_refused_by_name() {
     with_loop(|event_loop| {
         let target = "[fe80::1%nowhere0]:9";
         let messages = [
@@ -160,7 +160,7 @@ fn a_zone_that_is_no_interface_is_refused_by_name() {
 }
 
 #[test]
-fn names_of_hosts_are_left_to_the_resolver() {
+fn host_names_are_left_to_the_resolver() {
     with_loop(|event_loop| {
         let names = [
             "example.org",
@@ -174,7 +174,7 @@ fn names_of_hosts_are_left_to_the_resolver() {
         ];
         for name in names {
             for target in [ConnectTarget::from((name, 9)), ConnectTarget::from(format!("{name}:9"))] {
-                // Dropped before the loop runs, so nothing is looked up.
+                // Stopped before the loop runs, so no lookup starts.
                 TcpClient::connect(event_loop, target).serve_fn(|_, _| ()).unwrap().stop();
             }
         }
@@ -182,7 +182,7 @@ fn names_of_hosts_are_left_to_the_resolver() {
 }
 
 #[test]
-fn a_server_and_a_datagram_socket_take_what_a_client_takes() {
+fn servers_and_udp_sockets_accept_the_targets_of_clients() {
     with_loop(|event_loop| {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let targets: [ConnectTarget; 9] = [
@@ -225,7 +225,7 @@ fn a_datagram_socket_has_no_unix_address() {
 }
 
 #[test]
-fn a_device_whose_name_the_kernel_would_cut_is_refused() {
+fn a_device_name_that_the_kernel_truncates_is_refused() {
     with_loop(|event_loop| {
         for name in ["", "lo\0", "lo\0garbage", "sixteen-letters-", "a/b"] {
             let options = SocketOptions::new().device(name);

@@ -1,4 +1,4 @@
-//! Whom a server takes: the most connections at a time, the most of one address, and pauses.
+//! Limits of a server: the maximum number of connections, the maximum for one address, and pauses.
 
 mod support;
 
@@ -19,23 +19,23 @@ use support::client::{Refusing, loopback};
 use support::net::{self, Host};
 use support::{LIMIT, turn, with_loop, with_watchdog};
 
-/// How many connections there are, and the most that there have been.
+/// The number of open connections, and the highest number so far.
 #[derive(Clone, Default)]
 struct Census(Arc<(AtomicUsize, AtomicUsize)>);
 
 impl Census {
-    fn most(&self) -> usize {
+    fn peak(&self) -> usize {
         self.0.1.load(SeqCst)
     }
 }
 
-/// Echoes, and is counted.
+/// Echoes its input, and counts its connections in the census.
 struct Counted(Census);
 
 impl ConnectionHandler for Counted {
     fn on_open(&mut self, _conn: &TcpConnection<'_>) -> io::Result<()> {
-        let (now, most) = &*self.0.0;
-        most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+        let (now, peak) = &*self.0.0;
+        peak.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
         Ok(())
     }
 
@@ -49,7 +49,7 @@ impl ConnectionHandler for Counted {
     }
 }
 
-/// Where the connections of a server are, and its listeners.
+/// The distribution of a server's connections and listeners over loops.
 #[derive(Clone, Copy, Debug)]
 enum Spread {
     OneLoop,
@@ -88,27 +88,27 @@ fn host_at(
     (host, handle, census)
 }
 
-/// A client that has asked, and waits for its answer.
-fn asking(address: SocketAddr) -> TcpStream {
+/// Connects a client that has sent a request and waits for the reply.
+fn connect_and_request(address: SocketAddr) -> TcpStream {
     let mut client = net::connect(address);
     client.write_all(b"?").unwrap();
     client
 }
 
-fn is_answered(client: &TcpStream) -> bool {
+fn has_reply(client: &TcpStream) -> bool {
     net::condition(client).contains(PollFlags::IN)
 }
 
-/// Takes those out that have been answered.
-fn take_answered(waiting: &mut Vec<TcpStream>) -> Vec<TcpStream> {
-    let (answered, others) = std::mem::take(waiting).into_iter().partition(is_answered);
+/// Takes out the clients that have received a reply.
+fn take_replied(waiting: &mut Vec<TcpStream>) -> Vec<TcpStream> {
+    let (replied, others) = std::mem::take(waiting).into_iter().partition(has_reply);
     *waiting = others;
-    answered
+    replied
 }
 
-/// That the server has closed the connection, which has been answered nothing.
+/// Checks that the server has closed the connection without a reply.
 #[track_caller]
-fn assert_turned_away(mut client: TcpStream) {
+fn assert_rejected(mut client: TcpStream) {
     match client.read(&mut [0; 8]) {
         Ok(n) => assert_eq!(n, 0, "it is answered"),
         Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}"),
@@ -125,31 +125,30 @@ fn connect_from(local: &str, address: SocketAddr) -> TcpStream {
     client
 }
 
-// --- The most connections
-// -------------------------------------------------------------------------
+// --- The maximum of connections ------------------------------------------------------------------
 
 #[test]
-fn beyond_the_maximum_connections_wait_and_are_taken_as_others_leave() {
+fn connections_beyond_the_maximum_queue_until_others_leave() {
     with_watchdog(LIMIT, || {
         for spread in SPREADS {
             let (host, handle, census) = host(spread, |builder| builder.max_connections(5));
-            let mut waiting: Vec<_> = (0..20).map(|_| asking(host.address())).collect();
+            let mut waiting: Vec<_> = (0..20).map(|_| connect_and_request(host.address())).collect();
             let mut served: Vec<TcpStream> = Vec::new();
             while !waiting.is_empty() || !served.is_empty() {
                 let expected = waiting.len().min(5 - served.len());
                 let mut came = 0;
                 net::until(|| {
-                    let answered = take_answered(&mut waiting);
-                    came += answered.len();
-                    served.extend(answered);
+                    let replied = take_replied(&mut waiting);
+                    came += replied.len();
+                    served.extend(replied);
                     came == expected
                 });
-                // One leaves, then two, then three at the same time.
+                // One client leaves, then two, then three at the same time.
                 let leaving = served.len().min(1 + waiting.len() % 3);
                 served.drain(..leaving);
             }
             net::until(|| handle.open_connections() == 0);
-            assert_eq!(census.most(), 5, "{spread:?}");
+            assert_eq!(census.peak(), 5, "{spread:?}");
             assert_eq!(handle.counters().accepted, 20, "{spread:?}");
             assert_eq!(handle.counters().refused_at_maximum, 0);
         }
@@ -157,32 +156,32 @@ fn beyond_the_maximum_connections_wait_and_are_taken_as_others_leave() {
 }
 
 #[test]
-fn a_server_that_has_its_maximum_rests() {
+fn a_server_at_its_maximum_stays_idle() {
     with_watchdog(LIMIT, || {
         let (host, handle, _) = host(Spread::OneLoop, |builder| builder.max_connections(2));
         let mut served: Vec<_> = (0..2).map(|_| host.connect()).collect();
         served.iter_mut().for_each(net::assert_echoes);
-        let mut waiting: Vec<_> = (0..10).map(|_| asking(host.address())).collect();
+        let mut waiting: Vec<_> = (0..10).map(|_| connect_and_request(host.address())).collect();
         host.assert_rests();
-        assert!(take_answered(&mut waiting).is_empty());
+        assert!(take_replied(&mut waiting).is_empty());
         assert_eq!((handle.open_connections(), handle.counters().accepted), (2, 2));
         served.iter_mut().for_each(net::assert_echoes);
     });
 }
 
 #[test]
-fn a_server_that_may_have_no_connection_takes_none() {
+fn a_maximum_of_zero_accepts_no_connection() {
     with_watchdog(LIMIT, || {
         let (host, handle, _) = host(Spread::OneLoop, |builder| builder.max_connections(0));
-        let client = asking(host.address());
+        let client = connect_and_request(host.address());
         host.assert_rests();
-        assert!(!is_answered(&client));
+        assert!(!has_reply(&client));
         assert_eq!(handle.counters(), ServerCounters::default());
     });
 }
 
 #[test]
-fn beyond_the_maximum_connections_are_closed_at_once_if_so_told() {
+fn connections_beyond_the_maximum_are_rejected_by_policy() {
     with_watchdog(LIMIT, || {
         for spread in SPREADS {
             let (host, handle, census) =
@@ -190,39 +189,38 @@ fn beyond_the_maximum_connections_are_closed_at_once_if_so_told() {
             let mut served: Vec<_> = (0..5).map(|_| host.connect()).collect();
             served.iter_mut().for_each(net::assert_echoes);
             for _ in 0..7 {
-                assert_turned_away(host.connect());
+                assert_rejected(host.connect());
             }
             assert_eq!(handle.counters().refused_at_maximum, 7, "{spread:?}");
             served.pop();
             net::until(|| handle.open_connections() == 4);
             net::assert_echoes(&mut host.connect());
             assert_eq!(handle.counters().accepted, 6, "{spread:?}");
-            assert_eq!(census.most(), 5, "{spread:?}");
+            assert_eq!(census.peak(), 5, "{spread:?}");
         }
     });
 }
 
-// --- The most of one address
-// ----------------------------------------------------------------------
+// --- The maximum for one address -----------------------------------------------------------------
 
 #[test]
-fn one_address_may_have_so_many_connections_and_others_as_many() {
+fn the_limit_per_address_applies_to_each_address() {
     with_watchdog(LIMIT, || {
         for spread in SPREADS {
             let (host, handle, _) = host(spread, |builder| builder.max_per_address(3));
             let mut of_one: Vec<_> = (0..3).map(|_| connect_from("127.0.0.2", host.address())).collect();
             of_one.iter_mut().for_each(net::assert_echoes);
-            assert_turned_away(connect_from("127.0.0.2", host.address()));
+            assert_rejected(connect_from("127.0.0.2", host.address()));
             let mut of_another: Vec<_> = (0..3).map(|_| connect_from("127.0.0.3", host.address())).collect();
             of_another.iter_mut().for_each(net::assert_echoes);
-            assert_turned_away(connect_from("127.0.0.3", host.address()));
+            assert_rejected(connect_from("127.0.0.3", host.address()));
             assert_eq!(handle.counters().refused_by_address, 2, "{spread:?}");
 
-            // A place is free again when its connection has gone, and no two are.
+            // A closed connection releases exactly one permit.
             of_one.pop();
             net::until(|| handle.open_connections() == 5);
             net::assert_echoes(of_one.added(connect_from("127.0.0.2", host.address())));
-            assert_turned_away(connect_from("127.0.0.2", host.address()));
+            assert_rejected(connect_from("127.0.0.2", host.address()));
             assert_eq!(
                 (handle.counters().accepted, handle.counters().refused_by_address),
                 (7, 3),
@@ -244,7 +242,7 @@ impl Added for Vec<TcpStream> {
 }
 
 #[test]
-fn one_that_is_refused_by_its_address_takes_no_place_of_the_maximum() {
+fn refusal_by_address_takes_no_permit_of_the_maximum() {
     with_watchdog(LIMIT, || {
         for at_maximum in [OverflowPolicy::Queue, OverflowPolicy::Reject] {
             let (host, handle, _) = host(Spread::OneLoop, move |builder| {
@@ -253,7 +251,7 @@ fn one_that_is_refused_by_its_address_takes_no_place_of_the_maximum() {
             let mut first = connect_from("127.0.0.2", host.address());
             net::assert_echoes(&mut first);
             for _ in 0..5 {
-                assert_turned_away(connect_from("127.0.0.2", host.address()));
+                assert_rejected(connect_from("127.0.0.2", host.address()));
             }
             let mut second = connect_from("127.0.0.3", host.address());
             net::assert_echoes(&mut second);
@@ -262,11 +260,10 @@ fn one_that_is_refused_by_its_address_takes_no_place_of_the_maximum() {
     });
 }
 
-// --- Pauses
-// ---------------------------------------------------------------------------------------
+// --- Pauses --------------------------------------------------------------------------------------
 
 #[test]
-fn connections_that_come_while_the_server_is_paused_are_taken_after_it() {
+fn connections_during_a_pause_are_accepted_after_it() {
     with_watchdog(LIMIT, || {
         for spread in SPREADS {
             let (host, handle, _) = host(spread, |builder| builder);
@@ -274,12 +271,12 @@ fn connections_that_come_while_the_server_is_paused_are_taken_after_it() {
             net::assert_echoes(&mut before);
             for _ in 0..3 {
                 handle.pause_accepting();
-                let mut waiting: Vec<_> = (0..6).map(|_| asking(host.address())).collect();
+                let mut waiting: Vec<_> = (0..6).map(|_| connect_and_request(host.address())).collect();
                 host.assert_rests();
-                assert!(take_answered(&mut waiting).is_empty(), "{spread:?}");
+                assert!(take_replied(&mut waiting).is_empty(), "{spread:?}");
                 net::assert_echoes(&mut before);
                 assert_eq!(handle.open_connections(), 1, "{spread:?}");
-                // Nobody else comes, so no edge does.
+                // No further connection arrives, so there is no new edge.
                 handle.resume_accepting();
                 for client in &mut waiting {
                     assert_eq!(net::read_exact(client, 1), b"?");
@@ -291,9 +288,9 @@ fn connections_that_come_while_the_server_is_paused_are_taken_after_it() {
     });
 }
 
-/// A turn accepts many, and the handler of the first may say that it is to be the last.
+/// A turn accepts several connections. The handler of the first may pause accepting.
 #[test]
-fn a_pause_takes_effect_between_two_connections_of_one_turn() {
+fn a_pause_takes_effect_within_a_turn() {
     with_loop(|event_loop| {
         let (give, handles) = mpsc::channel::<ServerHandle>();
         let server = TcpServer::bind(event_loop, "127.0.0.1:0")
@@ -315,7 +312,7 @@ fn a_pause_takes_effect_between_two_connections_of_one_turn() {
 }
 
 #[test]
-fn a_loop_accepts_no_more_in_a_turn_than_it_is_told() {
+fn accepts_per_turn_limits_each_turn() {
     with_loop(|event_loop| {
         let server = TcpServer::bind(event_loop, "127.0.0.1:0")
             .unwrap()
@@ -331,17 +328,16 @@ fn a_loop_accepts_no_more_in_a_turn_than_it_is_told() {
     });
 }
 
-// --- From other threads
-// ---------------------------------------------------------------------------
+// --- From other threads --------------------------------------------------------------------------
 
 #[test]
 fn a_server_is_stopped_from_another_thread() {
     with_watchdog(LIMIT, || {
         for spread in SPREADS {
             for paused in [false, true] {
-                let place = Refusing::new();
+                let refusing = Refusing::new();
                 let (host, handle, _) =
-                    host_at(place.address(), spread, |builder| builder.max_connections(6));
+                    host_at(refusing.address(), spread, |builder| builder.max_connections(6));
                 let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
                 clients.iter_mut().for_each(net::assert_echoes);
                 if paused {
@@ -358,9 +354,9 @@ fn a_server_is_stopped_from_another_thread() {
                     let stopped = reported.recv_timeout(net::LIMIT).expect("a report");
                     assert_eq!((stopped.drained, stopped.aborted), (6, 0), "{spread:?}");
                 }
-                // Every listener is closed when the report comes.
+                // Every listener is closed when the report arrives.
                 for _ in 0..10 {
-                    place.assert_refuses();
+                    refusing.assert_refuses();
                 }
                 handle.pause_accepting();
                 handle.resume_accepting();
@@ -371,7 +367,7 @@ fn a_server_is_stopped_from_another_thread() {
 }
 
 #[test]
-fn a_server_that_is_dropped_while_it_is_being_stopped_cuts_off_what_is_left() {
+fn dropping_a_stopping_server_aborts_remaining_connections() {
     with_watchdog(LIMIT, || {
         let (host, handle, _) = host(Spread::OneLoop, |builder| builder);
         let mut client = host.connect();
@@ -379,7 +375,7 @@ fn a_server_that_is_dropped_while_it_is_being_stopped_cuts_off_what_is_left() {
         let (report, reported) = mpsc::channel();
         handle.stop(Duration::from_secs(3600), move |_, stopped| report.send(stopped).unwrap());
         assert_eq!(net::read_to_end(&mut client), b"");
-        // The client does not finish for its part.
+        // The client does not close its end.
         assert_eq!(handle.open_connections(), 1);
         host.ask(|_, server| drop(server.take()));
         let stopped = reported.recv_timeout(net::LIMIT).expect("a report");
@@ -387,13 +383,13 @@ fn a_server_that_is_dropped_while_it_is_being_stopped_cuts_off_what_is_left() {
     });
 }
 
-/// Listeners on several loops, places given up on several loops, pauses from a thread of their own:
-/// nobody is forgotten, and there are never too many.
+/// Listeners and permit releases on several loops, with pauses from another thread: no connection
+/// starves, and the maximum is never exceeded.
 #[test]
-fn nobody_is_forgotten_when_places_are_given_up_on_all_loops_and_the_server_pauses() {
+fn no_connection_starves_when_permits_and_pauses_interleave() {
     with_watchdog(LIMIT, || {
-        // A pause that ends sends word too, so that without pauses it is places alone that bring
-        // the next one in.
+        // The end of a pause wakes the listeners too. In the runs without pauses, only released
+        // permits admit the next connection.
         let many = [Spread::ThreeLoops, Spread::ThreeListeners];
         for (spread, pauses) in many.into_iter().flat_map(|spread| [(spread, false), (spread, true)]) {
             const CALLERS: usize = 4;
@@ -404,7 +400,7 @@ fn nobody_is_forgotten_when_places_are_given_up_on_all_loops_and_the_server_paus
                 .map(|_| {
                     thread::spawn(move || {
                         for _ in 0..CALLS {
-                            assert_eq!(net::read_exact(&mut asking(address), 1), b"?");
+                            assert_eq!(net::read_exact(&mut connect_and_request(address), 1), b"?");
                         }
                     })
                 })
@@ -417,7 +413,7 @@ fn nobody_is_forgotten_when_places_are_given_up_on_all_loops_and_the_server_paus
             }
             callers.into_iter().for_each(|caller| caller.join().unwrap());
             assert_eq!(handle.counters().accepted, (CALLERS * CALLS) as u64);
-            assert!(census.most() <= 2, "{} at a time", census.most());
+            assert!(census.peak() <= 2, "{} at a time", census.peak());
         }
     });
 }

@@ -1,4 +1,4 @@
-//! The two addresses of a client's connection: where it comes from, and what it is connected to.
+//! The two addresses of a client's connection: its local address and its peer address.
 
 mod support;
 
@@ -49,7 +49,7 @@ fn a_local_address_takes_a_port_of_one_destination() {
 }
 
 #[test]
-fn a_client_with_a_local_address_comes_from_there() {
+fn a_client_connects_from_its_local_address() {
     with_loop(|event_loop| {
         let server = echo_server(event_loop, "127.0.0.1:0".parse().unwrap());
         let local = Recorder::new();
@@ -68,7 +68,7 @@ fn a_client_with_a_local_address_comes_from_there() {
     });
 }
 
-/// Connects to `target`, where somebody listens.
+/// Connects to `target`, which must accept.
 #[track_caller]
 fn assert_peer(target: SocketAddr, expected: SocketAddr) {
     with_loop(move |event_loop| {
@@ -92,7 +92,7 @@ fn assert_peer(target: SocketAddr, expected: SocketAddr) {
 }
 
 #[test]
-fn the_peer_of_a_client_is_the_one_that_the_kernel_has_chosen() {
+fn the_peer_is_the_address_that_the_kernel_chose() {
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     assert_peer((Ipv4Addr::UNSPECIFIED, port).into(), (Ipv4Addr::LOCALHOST, port).into());
@@ -127,7 +127,7 @@ fn each_session_of_a_client_has_its_peer() {
 }
 
 #[test]
-fn the_peer_on_a_unix_socket_is_the_address_that_was_connected_to() {
+fn the_peer_of_a_unix_client_is_its_target() {
     with_loop(|event_loop| {
         let name = abstract_name();
         let _server = support::unix::echo_server(event_loop, name.clone());
@@ -145,7 +145,7 @@ fn the_peer_on_a_unix_socket_is_the_address_that_was_connected_to() {
 }
 
 #[test]
-fn a_server_that_is_bound_to_no_name_gets_one_from_the_kernel() {
+fn an_unnamed_unix_server_gets_a_name_from_the_kernel() {
     with_loop(|event_loop| {
         let servers = [UnixAddress::unnamed(), UnixAddress::unnamed()]
             .map(|unnamed| support::unix::echo_server(event_loop, unnamed));
@@ -168,7 +168,7 @@ fn a_server_that_is_bound_to_no_name_gets_one_from_the_kernel() {
 }
 
 #[test]
-fn no_client_can_connect_to_no_name() {
+fn no_client_can_connect_to_an_unnamed_address() {
     with_loop(|event_loop| {
         let refused = TcpClient::connect(event_loop, UnixAddress::unnamed()).serve_fn(|_, _| ());
         assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::InvalidInput);

@@ -1,4 +1,4 @@
-//! How a server shares its connections out over its loops.
+//! How a server distributes its connections over its loops.
 
 mod support;
 
@@ -19,16 +19,16 @@ use support::{LIMIT, with_watchdog};
 
 const LOOPS: usize = 3;
 
-/// On which loop the connection from each address is, by the name of its thread.
+/// The loop of the connection from each client address, by the name of its thread.
 #[derive(Clone, Default)]
-struct Places(Arc<Mutex<BTreeMap<SocketAddr, String>>>);
+struct Assignments(Arc<Mutex<BTreeMap<SocketAddr, String>>>);
 
-impl Places {
+impl Assignments {
     fn of(&self, client: &TcpStream) -> String {
         self.0.lock().unwrap()[&client.local_addr().unwrap()].clone()
     }
 
-    /// How many of the clients each loop has.
+    /// Returns the number of these clients on each loop.
     fn count(&self, clients: &[TcpStream]) -> Vec<usize> {
         let mut counts = BTreeMap::new();
         clients.iter().for_each(|client| *counts.entry(self.of(client)).or_default() += 1);
@@ -36,27 +36,27 @@ impl Places {
     }
 }
 
-fn host(distribution: LoadBalancing) -> (Host, ServerHandle, Places) {
+fn host(distribution: LoadBalancing) -> (Host, ServerHandle, Assignments) {
     host_at(loopback(), distribution)
 }
 
-fn host_at(address: SocketAddr, distribution: LoadBalancing) -> (Host, ServerHandle, Places) {
-    let places = Places::default();
-    let noted = places.clone();
+fn host_at(address: SocketAddr, distribution: LoadBalancing) -> (Host, ServerHandle, Assignments) {
+    let assignments = Assignments::default();
+    let recorded = assignments.clone();
     let host = Host::new(move |event_loop| {
         TcpServer::bind(event_loop, address)?.threads(LOOPS).load_balancing(distribution).serve_fn(
             move |conn, input| {
                 let name = thread::current().name().expect("a thread with a name").to_owned();
-                noted.0.lock().unwrap().insert(conn.peer_addr().unwrap(), name);
+                recorded.0.lock().unwrap().insert(conn.peer_addr().unwrap(), name);
                 conn.send(input.take_all())
             },
         )
     });
     let handle = host.ask(|_, server| server.as_ref().expect("a server").handle());
-    (host, handle, places)
+    (host, handle, assignments)
 }
 
-/// So many clients, each of which has been served.
+/// Connects `n` clients, each of which has been served.
 fn clients(host: &Host, n: usize) -> Vec<TcpStream> {
     let mut clients: Vec<_> = (0..n).map(|_| host.connect()).collect();
     clients.iter_mut().for_each(net::assert_echoes);
@@ -64,44 +64,44 @@ fn clients(host: &Host, n: usize) -> Vec<TcpStream> {
 }
 
 #[test]
-fn in_turn_each_loop_gets_as_many_connections() {
+fn round_robin_gives_each_loop_equally_many_connections() {
     with_watchdog(LIMIT, || {
-        let (host, _, places) = host(LoadBalancing::RoundRobin);
-        assert_eq!(places.count(&clients(&host, 300)), [100; LOOPS]);
+        let (host, _, assignments) = host(LoadBalancing::RoundRobin);
+        assert_eq!(assignments.count(&clients(&host, 300)), [100; LOOPS]);
     });
 }
 
 #[test]
-fn the_loop_with_the_fewest_connections_gets_the_next_ones() {
+fn the_loop_with_fewest_connections_gets_new_ones() {
     with_watchdog(LIMIT, || {
-        let (host, handle, places) = host(LoadBalancing::LeastConnections);
+        let (host, handle, assignments) = host(LoadBalancing::LeastConnections);
         let all = clients(&host, 300);
-        assert_eq!(places.count(&all), [100; LOOPS]);
-        // All of one loop leave, and ten of another.
+        assert_eq!(assignments.count(&all), [100; LOOPS]);
+        // All connections of one loop leave, and ten of another.
         let (first, second) = ("reveille-0", "reveille-1");
         let mut ten = 0;
         let mut stay: Vec<_> = all
             .into_iter()
             .filter(|client| {
-                let place = places.of(client);
-                let leaves = place == first || (place == second && ten < 10);
-                ten += usize::from(leaves && place == second);
+                let assigned = assignments.of(client);
+                let leaves = assigned == first || (assigned == second && ten < 10);
+                ten += usize::from(leaves && assigned == second);
                 !leaves
             })
             .collect();
         net::until(|| handle.open_connections() == 190);
-        assert_eq!(places.count(&stay), [90, 100]);
+        assert_eq!(assignments.count(&stay), [90, 100]);
         stay.extend(clients(&host, 90));
-        assert_eq!(places.count(&stay), [90, 90, 100]);
+        assert_eq!(assignments.count(&stay), [90, 90, 100]);
         stay.extend(clients(&host, 20));
-        assert_eq!(places.count(&stay), [100; LOOPS]);
+        assert_eq!(assignments.count(&stay), [100; LOOPS]);
     });
 }
 
 #[test]
-fn connections_of_one_address_are_on_one_loop_and_addresses_are_spread() {
+fn addresses_stick_to_one_loop_and_spread_over_all() {
     with_watchdog(LIMIT, || {
-        let (host, _, places) = host(LoadBalancing::PeerAddress);
+        let (host, _, assignments) = host(LoadBalancing::PeerAddress);
         let mut used = BTreeSet::new();
         for last in 1..=60 {
             let local: SocketAddr = format!("127.0.1.{last}:0").parse().unwrap();
@@ -112,26 +112,26 @@ fn connections_of_one_address_are_on_one_loop_and_addresses_are_spread() {
                     socket.connect_timeout(&host.address().into(), net::LIMIT).unwrap();
                     let mut client = TcpStream::from(socket);
                     net::assert_echoes(&mut client);
-                    places.of(&client)
+                    assignments.of(&client)
                 })
                 .collect();
             assert_eq!(of_address.len(), 1, "{local} is on {of_address:?}");
             used.extend(of_address);
         }
-        // One in ten thousand million runs leaves a loop out.
+        // One run in ten thousand million leaves a loop without a connection.
         assert_eq!(used.len(), LOOPS, "only {used:?}");
     });
 }
 
 #[test]
-fn with_a_listener_each_all_loops_have_connections_and_all_are_served() {
+fn a_listener_per_loop_serves_on_all_loops() {
     with_watchdog(LIMIT, || {
-        let place = Refusing::new();
-        let (host, handle, places) = host_at(place.address(), LoadBalancing::ListenerPerLoop);
+        let refusing = Refusing::new();
+        let (host, handle, assignments) = host_at(refusing.address(), LoadBalancing::ListenerPerLoop);
         let all = clients(&host, 300);
-        let counts = places.count(&all);
+        let counts = assignments.count(&all);
         assert_eq!((counts.len(), counts.iter().sum::<usize>()), (LOOPS, 300), "{counts:?}");
-        // The kernel's hash is no better than chance, and no worse.
+        // The kernel's hash distributes like a random choice.
         assert!(counts.iter().all(|count| *count >= 30), "{counts:?}");
         assert_eq!((handle.open_connections(), handle.counters().accepted), (300, 300));
 
@@ -145,27 +145,27 @@ fn with_a_listener_each_all_loops_have_connections_and_all_are_served() {
         }
         assert_eq!(reported.recv_timeout(net::LIMIT).expect("a report").drained, 300);
         for _ in 0..20 {
-            place.assert_refuses();
+            refusing.assert_refuses();
         }
     });
 }
 
-/// A loop that is held up closes its listener later than the others, and that is waited for.
+/// A blocked loop closes its listener later than the others. The stop waits for it.
 #[test]
-fn a_stop_is_not_over_before_every_listener_is_closed() {
+fn a_stop_waits_until_every_listener_is_closed() {
     with_watchdog(LIMIT, || {
         let (release, released) = mpsc::channel::<()>();
         let (held, holds) = mpsc::channel();
         let released = Arc::new(Mutex::new(released));
-        let place = Refusing::new();
-        let address = place.address();
+        let refusing = Refusing::new();
+        let address = refusing.address();
         let host = Host::new(move |event_loop| {
             TcpServer::bind(event_loop, address)?
                 .threads(LOOPS)
                 .load_balancing(LoadBalancing::ListenerPerLoop)
                 .serve_fn(move |conn, _| {
                     let (released, held) = (Arc::clone(&released), held.clone());
-                    // The connection has gone when the second task holds up its loop.
+                    // The connection is closed when the second task blocks its loop.
                     conn.close();
                     conn.event_loop().queue_in_loop(move |event_loop| {
                         event_loop.queue_in_loop(move |_| {
@@ -175,7 +175,7 @@ fn a_stop_is_not_over_before_every_listener_is_closed() {
                     });
                 })
         });
-        // Dropped before the host, which waits for its loops.
+        // Dropped before the host, which waits for its loops to end.
         let release = release;
         let mut client = host.connect();
         client.write_all(b"hold").unwrap();
@@ -190,17 +190,17 @@ fn a_stop_is_not_over_before_every_listener_is_closed() {
         assert_eq!(reported.try_recv(), Err(mpsc::TryRecvError::Empty), "one listens still");
         drop(release);
         reported.recv_timeout(net::LIMIT).expect("a report");
-        place.assert_refuses();
+        refusing.assert_refuses();
     });
 }
 
 #[test]
-fn a_server_with_a_listener_each_gives_its_port_back_when_it_is_dropped() {
+fn dropping_a_server_with_several_listeners_frees_its_port() {
     with_watchdog(LIMIT, || {
-        let place = Refusing::new();
-        let address = place.address();
+        let refusing = Refusing::new();
+        let address = refusing.address();
         let (host, _, _) = host_at(address, LoadBalancing::ListenerPerLoop);
-        // The port is shared by the listeners, and with nobody who does not ask for it.
+        // The listeners share the port only with sockets that set SO_REUSEPORT.
         let taken = std::net::TcpListener::bind(address).expect_err("it is in use");
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         host.ask(|_, server| drop(server.take()));

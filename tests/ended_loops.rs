@@ -1,4 +1,5 @@
-//! Loops of a server that end before it: the others serve on, and get what was on its way.
+//! Loops of a server that end before it: the other loops keep serving, and take over the
+//! connections in transit.
 
 mod support;
 
@@ -20,45 +21,45 @@ const ALL: [LoadBalancing; 4] = [
     LoadBalancing::ListenerPerLoop,
 ];
 
-/// An echo server, of which a loop ends when a connection says "end" there. Before that it reports,
-/// and is held up until it is let go.
+/// An echo server. One of its loops ends when a connection there sends "end". Before that, the loop
+/// reports its handle and blocks until it is released.
 struct Fragile {
     host: Host,
     server: ServerHandle,
     ending: mpsc::Receiver<LoopHandle>,
-    let_go: mpsc::Sender<()>,
+    release: mpsc::Sender<()>,
 }
 
 impl Fragile {
     fn new(distribution: LoadBalancing) -> Fragile {
         let (end, ending) = mpsc::channel();
-        let (let_go, gone) = mpsc::channel();
-        let gone = Arc::new(Mutex::new(gone));
+        let (release, released) = mpsc::channel();
+        let released = Arc::new(Mutex::new(released));
         let host = Host::new(move |event_loop| {
             let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(LOOPS);
             builder.load_balancing(distribution).serve_fn(move |conn, input| {
                 if input.readable() == b"end" {
                     conn.event_loop().quit();
                     end.send(conn.event_loop().handle()).unwrap();
-                    let _ = gone.lock().unwrap().recv();
+                    let _ = released.lock().unwrap().recv();
                 }
                 conn.send(input.take_all())
             })
         });
         let server = host.ask(|_, server| server.as_ref().expect("a server").handle());
-        Fragile { host, server, ending, let_go }
+        Fragile { host, server, ending, release }
     }
 
-    /// Has the loop of one connection hold up before its end.
-    fn hold_up_a_loop(&self) -> LoopHandle {
+    /// Blocks the loop of one connection before its end.
+    fn block_a_loop(&self) -> LoopHandle {
         self.host.connect().write_all(b"end").unwrap();
         self.ending.recv_timeout(net::LIMIT).expect("a loop that is about to end")
     }
 
     fn end_a_loop(&self) {
-        let ended = self.hold_up_a_loop();
+        let ended = self.block_a_loop();
         assert!(!ended.is_terminated());
-        self.let_go.send(()).unwrap();
+        self.release.send(()).unwrap();
         net::until(|| ended.is_terminated());
     }
 }
@@ -82,26 +83,26 @@ fn all_connections_are_served_after_loops_have_ended() {
 }
 
 #[test]
-fn connections_on_their_way_to_a_loop_that_ends_are_served_by_others() {
+fn connections_in_transit_to_an_ended_loop_are_served() {
     with_watchdog(LIMIT, || {
         for distribution in ALL {
             let fragile = Fragile::new(distribution);
-            fragile.hold_up_a_loop();
+            fragile.block_a_loop();
             let mut clients: Vec<_> = (0..40).map(|_| fragile.host.connect()).collect();
             if distribution != LoadBalancing::ListenerPerLoop {
                 net::until(|| fragile.server.counters().accepted == 41);
             }
-            fragile.let_go.send(()).unwrap();
+            fragile.release.send(()).unwrap();
             clients.iter_mut().for_each(net::assert_echoes);
-            // The one that has held the loop up closes with it.
+            // The connection that blocked the loop closes with it.
             net::until(|| fragile.server.open_connections() == 40);
         }
     });
 }
 
-/// Their clients see an end instead of an answer, and the server that is left has nothing to do.
+/// Clients see the end of their connection instead of a reply, and the server is idle.
 #[test]
-fn a_server_without_loops_closes_connections_and_rests() {
+fn a_server_without_loops_closes_connections_and_idles() {
     with_watchdog(LIMIT, || {
         for distribution in ALL {
             let fragile = Fragile::new(distribution);
@@ -113,7 +114,7 @@ fn a_server_without_loops_closes_connections_and_rests() {
                         client.set_read_timeout(Some(net::LIMIT)).unwrap();
                         net::wait_for_end(&mut client);
                     }
-                    // With the last loop the last listener has gone.
+                    // The last listener is closed with the last loop.
                     Err(error) => assert_eq!(
                         (distribution, error.kind()),
                         (LoadBalancing::ListenerPerLoop, io::ErrorKind::ConnectionRefused)
@@ -127,7 +128,7 @@ fn a_server_without_loops_closes_connections_and_rests() {
 }
 
 #[test]
-fn a_place_is_given_back_when_no_loop_is_left() {
+fn a_permit_is_released_when_no_loop_is_left() {
     with_watchdog(LIMIT, || {
         let host = Host::new(move |event_loop| {
             let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.max_connections(1);
@@ -147,7 +148,7 @@ fn a_place_is_given_back_when_no_loop_is_left() {
 }
 
 #[test]
-fn a_pool_gives_only_loops_that_have_not_ended() {
+fn a_pool_gives_only_live_loops() {
     with_watchdog(LIMIT, || {
         let pool = LoopPool::new(net::loops(LOOPS), "worker").unwrap();
         let ended: Vec<_> = pool.handles().take(2).cloned().collect();

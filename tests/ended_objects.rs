@@ -1,6 +1,6 @@
-//! What is dropped, stopped or closed is silent: when the call returns, of its callbacks only the
-//! last one is still to come, and its address is free. The callbacks that would follow in the same
-//! turn are the test of that.
+//! Dropped, stopped and closed objects are silent: when the call returns, only the final callback
+//! is still to come, and the address is free. The tests make further callbacks ready in the same
+//! turn.
 
 mod support;
 
@@ -24,7 +24,7 @@ use support::{Count, LIMIT, udp, with_loop, with_watchdog};
 
 type Kept<T> = Rc<RefCell<Vec<T>>>;
 
-/// A server of which so many connections are open, with their clients.
+/// A server with `number` open connections, and their clients.
 fn open_connections(
     event_loop: &EventLoop,
     number: usize,
@@ -41,7 +41,7 @@ fn open_connections(
     (server, journal, clients)
 }
 
-/// Has all connections be readable in one turn, and turns until each of them is closed.
+/// Makes all connections readable in one turn, and turns until each of them is closed.
 #[track_caller]
 fn assert_one_message_then_closes(
     event_loop: &EventLoop,
@@ -55,13 +55,13 @@ fn assert_one_message_then_closes(
     let lives = || (0..clients.len()).map(|number| journal.of(number)).collect::<Vec<_>>();
     let is_closed = |life: &Vec<Told>| matches!(life.last(), Some(Told::Close(_)));
     net::turn_until(event_loop, || lives().iter().all(is_closed));
-    let told = |told: &Told| lives().iter().flatten().filter(|one| *one == told).count();
-    assert_eq!(told(&net::message("x")), 1, "{:?}", lives());
-    assert_eq!(told(&Told::Close(end.clone())), clients.len(), "{:?}", lives());
+    let count = |event: &Told| lives().iter().flatten().filter(|one| *one == event).count();
+    assert_eq!(count(&net::message("x")), 1, "{:?}", lives());
+    assert_eq!(count(&Told::Close(end.clone())), clients.len(), "{:?}", lives());
 }
 
 #[test]
-fn of_a_dropped_or_stopped_server_only_on_close_is_called() {
+fn a_dropped_or_stopped_server_calls_only_on_close() {
     for stops in [false, true] {
         with_loop(move |event_loop| {
             let kept = Kept::<TcpServer>::default();
@@ -80,7 +80,7 @@ fn of_a_dropped_or_stopped_server_only_on_close_is_called() {
 }
 
 #[test]
-fn a_stop_comes_before_input_that_waits_in_the_same_turn() {
+fn a_stop_precedes_input_of_the_same_turn() {
     with_loop(move |event_loop| {
         let kept = Kept::<TcpServer>::default();
         let ending = Rc::clone(&kept);
@@ -97,13 +97,13 @@ fn a_stop_comes_before_input_that_waits_in_the_same_turn() {
         }
         clients.iter().for_each(|client| client.shutdown(std::net::Shutdown::Write).unwrap());
         net::turn_until(event_loop, || handle.open_connections() == 0);
-        let told: Vec<_> = (0..5).flat_map(|number| journal.of(number)).collect();
-        assert_eq!(told.iter().filter(|told| matches!(told, Told::Message(_))).count(), 1, "{told:?}");
+        let events: Vec<_> = (0..5).flat_map(|number| journal.of(number)).collect();
+        assert_eq!(events.iter().filter(|event| matches!(event, Told::Message(_))).count(), 1, "{events:?}");
     });
 }
 
 #[test]
-fn a_connection_that_another_closes_gets_no_more_input() {
+fn a_connection_closed_by_another_gets_no_input() {
     for gracefully in [false, true] {
         with_loop(move |event_loop| {
             let handles = Kept::<ConnectionHandle>::default();
@@ -125,11 +125,11 @@ fn a_connection_that_another_closes_gets_no_more_input() {
                 }
                 let ends = || (0..5).filter(|number| support::endings::is_closed(&journal, *number)).count();
                 net::turn_until(event_loop, || ends() == 5);
-                let told: Vec<_> = (0..5).flat_map(|number| journal.of(number)).collect();
+                let events: Vec<_> = (0..5).flat_map(|number| journal.of(number)).collect();
                 assert_eq!(
-                    told.iter().filter(|told| matches!(told, Told::Message(_))).count(),
+                    events.iter().filter(|event| matches!(event, Told::Message(_))).count(),
                     1,
-                    "{told:?}"
+                    "{events:?}"
                 );
             } else {
                 assert_one_message_then_closes(event_loop, &journal, &clients, &End::Closed);
@@ -152,14 +152,13 @@ fn a_handle_closes_its_own_connection_at_once() {
     });
 }
 
-// --- Addresses
-// ------------------------------------------------------------------------------------
+// --- Addresses -----------------------------------------------------------------------------------
 
-/// Makes a server at `address` whose first connection calls `first` at `place`.
+/// Makes a server at `address` whose first connection calls `first` in `callback`.
 fn serve_at(
     event_loop: &EventLoop,
     address: Address,
-    place: &'static str,
+    callback: &'static str,
     first: impl FnOnce(&EventLoop) + 'static,
 ) -> io::Result<TcpServer> {
     let builder = match address {
@@ -171,7 +170,7 @@ fn serve_at(
     builder.serve(move |conn| {
         let script = journal.script();
         let Some(first) = first.take() else { return script };
-        if place == "factory" {
+        if callback == "factory" {
             first(conn.event_loop());
             return script;
         }
@@ -181,7 +180,7 @@ fn serve_at(
                 first(conn.event_loop());
             }
         };
-        match place {
+        match callback {
             "on_open" => script.on_open(call),
             "on_message" => script.on_message(move |conn, _| call(conn)),
             _ => script.on_open(|conn| conn.close()).on_close(move |conn, _| call(conn)),
@@ -189,7 +188,7 @@ fn serve_at(
     })
 }
 
-/// A client that has sent a byte.
+/// A client that has sent one byte.
 fn client_of(address: &Address) -> OwnedFd {
     match address {
         Address::Inet(address) => {
@@ -207,19 +206,19 @@ fn client_of(address: &Address) -> OwnedFd {
 }
 
 #[test]
-fn an_address_can_be_bound_again_in_the_callback_that_ends_its_server() {
+fn a_callback_may_rebind_its_ended_servers_address() {
     let folder = Folder::new();
     let path = UnixAddress::path(folder.path("again"));
     let inet = Address::Inet("127.0.0.1:0".parse().unwrap());
     for address in [inet, Address::Unix(unix::abstract_name()), Address::Unix(path)] {
-        for place in ["factory", "on_open", "on_message", "on_close"] {
+        for callback in ["factory", "on_open", "on_message", "on_close"] {
             for stops in [false, true] {
                 let address = address.clone();
                 with_loop(move |event_loop| {
                     let kept = Kept::<TcpServer>::default();
                     let done = Count::default();
                     let (ending, doing) = (Rc::clone(&kept), done.clone());
-                    let server = serve_at(event_loop, address, place, move |event_loop| {
+                    let server = serve_at(event_loop, address, callback, move |event_loop| {
                         let server = ending.borrow_mut().pop().expect("the server");
                         let address = server.address().clone();
                         if stops {
@@ -246,9 +245,9 @@ fn an_address_can_be_bound_again_in_the_callback_that_ends_its_server() {
     }
 }
 
-/// One of the loops is held up, so that it cannot have closed its listener.
+/// One of the loops is blocked, so it cannot have closed its listener itself.
 #[test]
-fn a_stop_ends_the_listening_of_loops_that_are_held_up() {
+fn a_stop_ends_listening_on_blocked_loops() {
     with_watchdog(LIMIT, || {
         let (hold, held) = mpsc::channel::<()>();
         let (begin, begun) = mpsc::channel();
@@ -285,10 +284,9 @@ fn a_stop_ends_the_listening_of_loops_that_are_held_up() {
     });
 }
 
-// --- Other objects
-// --------------------------------------------------------------------------------
+// --- Other objects -------------------------------------------------------------------------------
 
-/// Makes two sources that are ready in one turn. Whichever is called first drops both.
+/// Makes two sources that are ready in one turn. The first that is called drops both.
 #[track_caller]
 fn assert_the_second_is_not_called<S: 'static>(
     mut make: impl FnMut(&EventLoop, Box<dyn FnMut()>) -> S + Send + 'static,
@@ -311,7 +309,7 @@ fn assert_the_second_is_not_called<S: 'static>(
 }
 
 #[test]
-fn a_source_that_another_callback_drops_is_not_called() {
+fn a_source_dropped_by_another_callback_is_not_called() {
     let folder = Folder::new();
     let file = folder.path("file");
     assert_the_second_is_not_called(|event_loop, mut call| {
@@ -330,7 +328,7 @@ fn a_source_that_another_callback_drops_is_not_called() {
         there.send(b"x").unwrap();
         (here.watch(event_loop, move |_, _| call()).unwrap(), there)
     });
-    // One signal, and two sources that have asked for it.
+    // One signal, and two sources that watch it.
     let made = Cell::new(0);
     assert_the_second_is_not_called(move |event_loop, mut call| {
         let signals = Signals::new(event_loop, [Signal::USR2], move |_, _| call()).unwrap();
@@ -344,7 +342,7 @@ fn a_source_that_another_callback_drops_is_not_called() {
 }
 
 #[test]
-fn a_udp_socket_that_is_closed_gets_no_more_datagrams() {
+fn a_closed_udp_socket_gets_no_more_datagrams() {
     for by_handle in [false, true] {
         with_loop(move |event_loop| {
             let (kept, calls) = (Kept::<UdpSocket>::default(), Count::default());
@@ -372,15 +370,15 @@ fn a_udp_socket_that_is_closed_gets_no_more_datagrams() {
 }
 
 #[test]
-fn a_udp_handle_on_the_loop_offers_what_was_sent_before_it_closes() {
+fn a_udp_handle_sends_its_datagrams_before_it_closes() {
     with_loop(move |event_loop| {
-        let (socket, told) = udp::recording(event_loop);
+        let (socket, events) = udp::recording(event_loop);
         let plain = udp::plain();
         let handle = socket.handle();
         handle.send_to("first", udp::address(&plain)).unwrap();
         handle.close();
         assert!(!socket.is_open());
         assert_eq!(udp::receive(&plain), b"first");
-        assert_eq!(udp::told_in_time(event_loop, &told, 1).len(), 1);
+        assert_eq!(udp::told_in_time(event_loop, &events, 1).len(), 1);
     });
 }

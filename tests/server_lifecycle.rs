@@ -1,5 +1,5 @@
-//! How servers begin, count and are dropped: addresses, the connections that are open, and a drop
-//! at any time and in any order. An orderly stop is in `server_stop.rs`.
+//! The life of a server: bind addresses, counts of open connections, and drops at any time and in
+//! any order. `server_stop.rs` tests an orderly stop.
 
 mod support;
 
@@ -17,11 +17,10 @@ use support::client::Refusing;
 use support::net::{self, End, Host, Journal, Told, scripted_over};
 use support::{LIMIT, with_loop, with_watchdog};
 
-// --- Addresses
-// ------------------------------------------------------------------------------------
+// --- Addresses -----------------------------------------------------------------------------------
 
 #[test]
-fn a_server_on_port_0_says_which_port_it_has() {
+fn a_server_on_port_0_reports_its_real_port() {
     with_loop(|event_loop| {
         let bind = |address| {
             TcpServer::bind(event_loop, address)
@@ -32,13 +31,13 @@ fn a_server_on_port_0_says_which_port_it_has() {
         let server = bind("127.0.0.1:0");
         assert_ne!(server.local_addr().port(), 0);
         assert!(server.local_addr().ip().is_loopback());
-        // It listens already, though its loop does not run.
+        // The server listens before its loop runs.
         net::connect(server.local_addr());
     });
 }
 
 #[test]
-fn an_address_in_use_is_an_error_that_names_it() {
+fn binding_an_address_in_use_names_it_in_the_error() {
     with_loop(|event_loop| {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
@@ -62,7 +61,7 @@ fn zero_threads_are_an_error_when_the_server_is_built() {
 }
 
 #[test]
-fn of_several_addresses_the_first_that_is_free_is_taken() {
+fn a_server_binds_the_first_free_address() {
     with_loop(|event_loop| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = listener.local_addr().unwrap();
@@ -79,10 +78,10 @@ fn of_several_addresses_the_first_that_is_free_is_taken() {
 }
 
 #[test]
-fn a_port_is_free_again_when_its_server_is_dropped() {
+fn dropping_a_server_frees_its_port() {
     with_watchdog(LIMIT, || {
-        let place = Arc::new(Refusing::new());
-        let address = place.address();
+        let refusing = Arc::new(Refusing::new());
+        let address = refusing.address();
         let journal = Journal::new();
         let written = journal.clone();
         let host = Host::new(move |event_loop| {
@@ -90,15 +89,15 @@ fn a_port_is_free_again_when_its_server_is_dropped() {
                 .serve(move |_| written.script().on_open(|conn| conn.shutdown()))
         });
         for number in 0..3 {
-            // This end has finished first, so the address lingers in TIME-WAIT.
+            // The server's end has closed first, so the address lingers in TIME-WAIT.
             let mut client = net::connect(address);
             assert_eq!(net::read_to_end(&mut client), b"");
             drop(client);
             journal.end_of(number);
-            let (written, place) = (journal.clone(), Arc::clone(&place));
+            let (written, refusing) = (journal.clone(), Arc::clone(&refusing));
             host.ask(move |event_loop, server| {
                 *server = None;
-                place.assert_refuses();
+                refusing.assert_refuses();
                 let next = TcpServer::bind(event_loop, address)
                     .unwrap()
                     .serve(move |_| written.script().on_open(|conn| conn.shutdown()));
@@ -108,9 +107,9 @@ fn a_port_is_free_again_when_its_server_is_dropped() {
     });
 }
 
-/// The loop does not turn meanwhile, so nobody is accepted.
+/// The loop does not turn, so no connection is accepted.
 #[test]
-fn as_many_connections_may_wait_as_the_backlog_says() {
+fn the_backlog_limits_waiting_connections() {
     with_loop(|event_loop| {
         let listen = |backlog: Option<i32>| {
             let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
@@ -118,26 +117,26 @@ fn as_many_connections_may_wait_as_the_backlog_says() {
             builder.serve_fn(|_, _| ()).unwrap()
         };
         let short = listen(Some(2));
-        // The kernel lets one more wait than it is told.
+        // The kernel queues one connection more than the backlog.
         let waiting: Vec<_> = (0..3).map(|_| net::connect(short.local_addr())).collect();
         let refused = TcpStream::connect_timeout(&short.local_addr(), Duration::from_millis(50));
         assert_eq!(refused.expect_err("no room").kind(), io::ErrorKind::TimedOut);
         drop(waiting);
 
-        let most = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
-        let usual = listen(None);
-        // More than the 128 that are usual elsewhere, unless this system does not allow it.
-        let many = most.trim().parse::<usize>().unwrap().min(300);
-        let waiting: Vec<_> = (0..many).map(|_| net::connect(usual.local_addr())).collect();
+        let maximum = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let default_backlog = listen(None);
+        // More than 128, the default elsewhere, unless the limit of this system is lower.
+        let waiting_count = maximum.trim().parse::<usize>().unwrap().min(300);
+        let waiting: Vec<_> =
+            (0..waiting_count).map(|_| net::connect(default_backlog.local_addr())).collect();
         drop(waiting);
     });
 }
 
-// --- Counts
-// ---------------------------------------------------------------------------------------
+// --- Counts --------------------------------------------------------------------------------------
 
 #[test]
-fn the_open_connections_are_counted_on_one_loop_and_on_several() {
+fn open_connections_are_counted_on_one_and_several_loops() {
     with_watchdog(LIMIT, || {
         for threads in [1, 3] {
             let (host, journal) = scripted_over(threads, |script| script);
@@ -145,7 +144,7 @@ fn the_open_connections_are_counted_on_one_loop_and_on_several() {
             let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
             clients.iter_mut().for_each(net::assert_echoes);
             assert_eq!(host.open_connections(), 6);
-            // One after the other, each in a way of its own.
+            // Each connection ends in a different way.
             net::reset(clients.pop().unwrap());
             net::until(|| host.open_connections() == 5);
             clients[0].shutdown(Shutdown::Write).unwrap();
@@ -159,12 +158,12 @@ fn the_open_connections_are_counted_on_one_loop_and_on_several() {
 }
 
 #[test]
-fn connections_on_their_way_to_a_loop_are_counted() {
+fn connections_in_transit_to_a_loop_are_counted() {
     with_watchdog(LIMIT, || {
         let (release, held) = mpsc::channel::<()>();
         let held = Mutex::new(held);
         let (host, _journal) = scripted_over(2, move |script| {
-            // Both loops wait in their first connection.
+            // Both loops block in the factory call of their first connection.
             let _ = held.lock().unwrap().recv_timeout(net::LIMIT);
             script
         });
@@ -176,11 +175,10 @@ fn connections_on_their_way_to_a_loop_are_counted() {
     });
 }
 
-// --- Drop
-// -----------------------------------------------------------------------------------------
+// --- Drop ----------------------------------------------------------------------------------------
 
 #[test]
-fn a_server_that_is_dropped_closes_its_connections() {
+fn dropping_a_server_closes_its_connections() {
     with_watchdog(LIMIT, || {
         for threads in [1, 3] {
             let (host, journal) = scripted_over(threads, |script| script);
@@ -191,7 +189,7 @@ fn a_server_that_is_dropped_closes_its_connections() {
                 assert_eq!(net::read_to_end(client), b"");
                 assert_eq!(journal.end_of(number), End::Stopped);
             }
-            // The loop itself goes on.
+            // The loop itself keeps running.
             host.ask(|_, _| ());
             drop(host);
             journal.assert_whole_lives(6);
@@ -200,25 +198,25 @@ fn a_server_that_is_dropped_closes_its_connections() {
 }
 
 #[test]
-fn a_server_over_several_loops_has_told_all_when_its_drop_returns() {
+fn a_drop_over_several_loops_returns_after_all_closes() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted_over(3, |script| script);
         let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
         clients.iter_mut().for_each(net::assert_echoes);
-        let told = journal.clone();
+        let closes = journal.clone();
         host.ask(move |_, server| {
             *server = None;
             for number in 0..6 {
-                assert_eq!(told.of(number).last(), Some(&Told::Close(End::Stopped)));
+                assert_eq!(closes.of(number).last(), Some(&Told::Close(End::Stopped)));
             }
         });
     });
 }
 
-/// The callback is given by its name: in which of a connection's calls its server goes.
+/// Each case names the callback of the connection that drops the server.
 #[test]
-fn a_server_may_be_dropped_in_a_callback_of_its_own_connection() {
-    for place in ["factory", "on_open", "on_message", "on_drained", "on_peer_shutdown", "on_close"] {
+fn a_server_may_be_dropped_in_its_connections_callbacks() {
+    for callback in ["factory", "on_open", "on_message", "on_drained", "on_peer_shutdown", "on_close"] {
         with_loop(move |event_loop| {
             let journal = Journal::new();
             let kept = Rc::new(RefCell::new(None));
@@ -230,11 +228,11 @@ fn a_server_may_be_dropped_in_a_callback_of_its_own_connection() {
                     return script;
                 }
                 let drop_server = move || drop(kept.borrow_mut().take());
-                if place == "factory" {
+                if callback == "factory" {
                     drop_server();
                     return script;
                 }
-                match place {
+                match callback {
                     "on_open" => script.on_open(move |_| drop_server()),
                     "on_message" => script.on_message(move |_, _| drop_server()),
                     "on_drained" => {
@@ -251,13 +249,13 @@ fn a_server_may_be_dropped_in_a_callback_of_its_own_connection() {
             client.write_all(b"x").unwrap();
             client.shutdown(Shutdown::Write).unwrap();
             net::turn_until(event_loop, || kept.borrow().is_none());
-            // What it causes is over after the turn in which it happened and the next.
+            // The effects of the drop are complete after the current turn and the next one.
             support::turn(event_loop);
             support::turn(event_loop);
             net::wait_for_end(&mut client);
             net::wait_for_end(&mut other);
-            assert_eq!(event_loop.handle().counters().panics, 0, "dropped in {place}");
-            if place == "factory" {
+            assert_eq!(event_loop.handle().counters().panics, 0, "dropped in {callback}");
+            if callback == "factory" {
                 assert_eq!(journal.handlers(), 1, "the listener is closed by then");
                 assert_eq!(journal.of(0), [Told::Close(End::Stopped)]);
             } else {
@@ -268,7 +266,7 @@ fn a_server_may_be_dropped_in_a_callback_of_its_own_connection() {
 }
 
 #[test]
-fn a_server_dropped_while_connections_are_on_their_way_loses_none_of_them() {
+fn dropping_a_server_loses_no_connection_in_transit() {
     with_watchdog(LIMIT, || {
         for _ in 0..20 {
             let (host, journal) = scripted_over(2, |script| script);
@@ -276,15 +274,15 @@ fn a_server_dropped_while_connections_are_on_their_way_loses_none_of_them() {
             host.ask(|_, server| *server = None);
             clients.iter_mut().for_each(net::wait_for_end);
             drop(host);
-            // However many got there, each of them was told both.
+            // Every connection that arrived has a whole life, from on_open to on_close.
             journal.assert_whole_lives(journal.handlers());
         }
     });
 }
 
-/// Everything that there is, dropped in every order.
+/// All four objects are dropped, in every order.
 #[test]
-fn loop_server_handle_and_client_may_go_in_any_order() {
+fn loop_server_handle_and_client_drop_in_any_order() {
     with_watchdog(LIMIT, || {
         for threads in [1, 2] {
             for order in permutations(["loop", "server", "handle", "client"]) {
@@ -306,7 +304,7 @@ fn loop_server_handle_and_client_may_go_in_any_order() {
                     handle = given.try_recv().ok();
                     handle.is_some()
                 });
-                journal.wait_for(0, |told| *told == Told::Open);
+                journal.wait_for(0, |event| *event == Told::Open);
                 let loop_handle = event_loop.handle();
                 let mut things = (Some(event_loop), Some(server), handle, Some(client));
                 for thing in order {

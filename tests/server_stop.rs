@@ -1,5 +1,5 @@
-//! An orderly stop of a server: what it still sends and what it throws away, whom it cuts off in
-//! the end, and what it reports.
+//! The orderly stop of a server: the output that it still sends, the input that it discards, the
+//! connections that it aborts at the deadline, and its report.
 
 mod support;
 
@@ -20,7 +20,7 @@ use support::clock::HOUR;
 use support::net::{self, End, Host, Journal, Script, Told, scripted, scripted_over, scripted_with};
 use support::{LIMIT, OnDrop, with_watchdog};
 
-/// Has the host's server stop, and answers where its report will come.
+/// Stops the host's server. Returns the receiver of its report.
 fn stop(host: &Host, within: Duration) -> mpsc::Receiver<StopReport> {
     let (report, reported) = mpsc::channel();
     host.ask(move |_, server| {
@@ -29,7 +29,7 @@ fn stop(host: &Host, within: Duration) -> mpsc::Receiver<StopReport> {
     reported
 }
 
-/// The report, after which what was to be called is gone.
+/// Returns the report, and checks that the callback is dropped after it.
 #[track_caller]
 fn only_report(reported: &mpsc::Receiver<StopReport>) -> (u64, u64) {
     let report = reported.recv_timeout(net::LIMIT).expect("a report");
@@ -37,7 +37,8 @@ fn only_report(reported: &mpsc::Receiver<StopReport>) -> (u64, u64) {
     (report.drained, report.aborted)
 }
 
-/// A connection owes what it has accepted for sending, more than the kernel takes at once.
+/// The output that a connection has accepted for sending. The kernel does not take all of it at
+/// once.
 const OWED: usize = 6 << 20;
 
 fn owing(bytes: &Arc<[u8]>, script: Script) -> Script {
@@ -46,31 +47,31 @@ fn owing(bytes: &Arc<[u8]>, script: Script) -> Script {
 }
 
 #[test]
-fn a_stop_without_connections_is_over_at_once() {
+fn a_stop_without_connections_completes_at_once() {
     with_watchdog(LIMIT, || {
         for threads in [1, 3] {
-            let place = Refusing::new();
-            let address = place.address();
+            let refusing = Refusing::new();
+            let address = refusing.address();
             let host = Host::new(move |event_loop| {
                 TcpServer::bind(event_loop, address)?.threads(threads).serve_fn(|_, _| ())
             });
             assert_eq!(only_report(&stop(&host, HOUR)), (0, 0));
-            place.assert_refuses();
+            refusing.assert_refuses();
         }
     });
 }
 
 #[test]
-fn a_stop_sends_what_is_owed_to_a_slow_reader() {
+fn a_stop_sends_queued_output_to_a_slow_reader() {
     with_watchdog(LIMIT, || {
         let bytes: Arc<[u8]> = net::pattern(OWED).into();
         for threads in [1, 2] {
             let owed = Arc::clone(&bytes);
             let (host, journal) = scripted_over(threads, move |script| owing(&owed, script));
             let mut client = host.connect();
-            journal.wait_for(0, |told| *told == Told::Open);
+            journal.wait_for(0, |event| *event == Told::Open);
             let reported = stop(&host, HOUR);
-            // Nothing has been read so far.
+            // The client has read nothing so far.
             assert!(net::read_to_end(&mut client) == *bytes, "other bytes came");
             drop(client);
             assert_eq!(only_report(&reported), (1, 0));
@@ -82,7 +83,7 @@ fn a_stop_sends_what_is_owed_to_a_slow_reader() {
 }
 
 #[test]
-fn a_stop_cuts_off_those_that_have_not_ended_in_time() {
+fn a_stop_aborts_late_connections() {
     with_watchdog(LIMIT, || {
         for threads in [1, 3] {
             let owed: Arc<[u8]> = vec![0; OWED].into();
@@ -94,11 +95,11 @@ fn a_stop_cuts_off_those_that_have_not_ended_in_time() {
                     },
                 );
             let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
-            (0..6).for_each(|number| _ = journal.wait_for(number, |told| *told == Told::Open));
+            (0..6).for_each(|number| _ = journal.wait_for(number, |event| *event == Told::Open));
             let reported = stop(&host, Duration::from_millis(30));
             assert_eq!(only_report(&reported), (0, 6));
             (0..6).for_each(|number| assert_eq!(journal.end_of(number), End::Stopped));
-            // Those that have not been sent all can tell.
+            // Clients that have not received all output see an error.
             let ends = clients.iter_mut().map(|client| client.read_to_end(&mut Vec::new()));
             assert_eq!(ends.filter(|end| end.is_err()).count(), 3);
             drop(host);
@@ -107,7 +108,8 @@ fn a_stop_cuts_off_those_that_have_not_ended_in_time() {
     });
 }
 
-/// More than a client with little room takes, and less than the server's kernel does.
+/// More than a client with a small receive buffer takes, and less than the server's send buffer
+/// takes.
 const SIZE: usize = 200_000;
 
 fn send_into_the_kernel(conn: &TcpConnection<'_>) -> io::Result<()> {
@@ -116,22 +118,22 @@ fn send_into_the_kernel(conn: &TcpConnection<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The kernel has taken all and the FIN, and its peer has not.
+/// The kernel has taken all output and the FIN, and the peer has not received them.
 #[test]
-fn a_stop_leaves_nothing_to_the_kernel_when_its_time_is_up() {
+fn a_deadline_discards_output_left_in_the_kernel() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| script.on_open(send_into_the_kernel));
         let mut client = net::connect_with_little_room(host.address());
-        journal.wait_for(0, |told| *told == Told::Open);
+        journal.wait_for(0, |event| *event == Told::Open);
         assert_eq!(only_report(&stop(&host, Duration::from_millis(1))), (0, 1));
         assert!(net::read_until_reset(&mut client).len() < SIZE);
     });
 }
 
 /// Timers run between the callback that stops the server and the next turn, in which the connection
-/// would note the stop.
+/// would process the stop.
 #[test]
-fn a_connection_is_reset_though_the_time_was_up_before_it_noted_the_stop() {
+fn a_deadline_before_the_stop_is_processed_resets_connections() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let (report, reported) = mpsc::channel();
@@ -168,10 +170,10 @@ fn a_connection_is_reset_though_the_time_was_up_before_it_noted_the_stop() {
     });
 }
 
-/// The loop of the connection is in a task from before the stop until the time is up. Then it is
-/// notified, or ends without that.
+/// The loop of the connection is busy with a task from before the stop until after the deadline.
+/// Then the loop receives its notification, or ends without it.
 #[test]
-fn a_connection_of_a_busy_loop_is_reset_when_the_time_is_up() {
+fn a_deadline_resets_connections_of_a_busy_loop() {
     for ends in [false, true] {
         with_watchdog(LIMIT, move || {
             let (release, held) = mpsc::channel::<()>();
@@ -199,7 +201,7 @@ fn a_connection_of_a_busy_loop_is_reset_when_the_time_is_up() {
                 let server = server.as_ref().expect("a server").handle();
                 server.stop(Duration::from_nanos(1), move |_, outcome| report.send(outcome).unwrap());
             });
-            // A task of a later turn, whose timers have run.
+            // This is a task of a later turn, so the timers have run.
             host.ask(|_, _| ());
             drop(release);
             assert_eq!(only_report(&reported), (0, 1));
@@ -209,9 +211,10 @@ fn a_connection_of_a_busy_loop_is_reset_when_the_time_is_up() {
     }
 }
 
-/// The time is up at once, so that no connection notes the stop, and its peer has all.
+/// The deadline is immediate, so no connection processes the stop. The peer has received all
+/// output.
 #[test]
-fn a_stop_without_time_lets_a_peer_that_has_all_read_the_end() {
+fn a_stop_without_time_ends_drained_connections_cleanly() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| script);
         let mut client = host.connect();
@@ -222,9 +225,9 @@ fn a_stop_without_time_lets_a_peer_that_has_all_read_the_end() {
     });
 }
 
-/// The deadline comes when those that end by themselves have ended.
+/// The deadline comes after the connections that end by themselves have ended.
 #[test]
-fn a_stop_reports_how_many_ended_each_way() {
+fn a_stop_reports_drained_and_aborted_connections() {
     with_watchdog(LIMIT, || {
         for threads in [1, 3] {
             let (host, journal) = scripted_over(threads, |script| script);
@@ -236,21 +239,21 @@ fn a_stop_reports_how_many_ended_each_way() {
                 assert_eq!(net::read_to_end(client), b"");
             }
             drop(clients);
-            let (drained, cut) = only_report(&reported);
-            assert_eq!(drained + cut, 6);
-            // Exactly two are cut, unless this machine has taken the whole delay for the others.
-            assert!(cut >= 2, "{cut}");
+            let (drained, aborted) = only_report(&reported);
+            assert_eq!(drained + aborted, 6);
+            // Exactly two are aborted, unless this machine needs the whole delay for the others.
+            assert!(aborted >= 2, "{aborted}");
             let ends: Vec<End> = (0..6).map(|number| journal.end_of(number)).collect();
             let stopped = ends.iter().filter(|end| **end == End::Stopped).count() as u64;
             let finished = ends.iter().filter(|end| **end == End::Finished).count() as u64;
-            assert_eq!((finished, stopped), (drained, cut));
+            assert_eq!((finished, stopped), (drained, aborted));
             drop(staying);
         }
     });
 }
 
 #[test]
-fn a_stop_throws_away_what_comes_in_after_it() {
+fn a_stop_discards_later_input() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| script);
         let mut client = host.connect();
@@ -267,12 +270,12 @@ fn a_stop_throws_away_what_comes_in_after_it() {
     });
 }
 
-/// Says a last word, once, unless it fails.
-struct LastWord {
+/// Sends one last message on a stop. Fails after it if the client has requested that.
+struct Farewell {
     fails: bool,
 }
 
-impl ConnectionHandler for LastWord {
+impl ConnectionHandler for Farewell {
     fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
         let message = input.take_all();
         self.fails |= message == b"fail";
@@ -287,12 +290,12 @@ impl ConnectionHandler for LastWord {
 }
 
 #[test]
-fn a_handler_hears_of_the_stop_and_has_the_last_word() {
+fn on_stop_runs_once_and_may_send_a_message() {
     for threads in [1, 2] {
         with_watchdog(LIMIT, move || {
             let host = Host::new(move |event_loop| {
                 let server = TcpServer::bind(event_loop, "127.0.0.1:0")?;
-                server.threads(threads).serve(|_| LastWord { fails: false })
+                server.threads(threads).serve(|_| Farewell { fails: false })
             });
             let mut clients: Vec<_> = (0..4).map(|_| host.connect()).collect();
             clients.iter_mut().for_each(net::assert_echoes);
@@ -308,12 +311,12 @@ fn a_handler_hears_of_the_stop_and_has_the_last_word() {
 }
 
 #[test]
-fn a_stop_is_not_held_up_by_a_handler_that_has_paused() {
+fn a_stop_proceeds_despite_paused_reading() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| script.on_open(|conn| conn.pause_reading()));
         let mut client = host.connect();
         client.write_all(b"never read").unwrap();
-        journal.wait_for(0, |told| *told == Told::Open);
+        journal.wait_for(0, |event| *event == Told::Open);
         let reported = stop(&host, HOUR);
         assert_eq!(net::read_to_end(&mut client), b"");
         drop(client);
@@ -322,13 +325,13 @@ fn a_stop_is_not_held_up_by_a_handler_that_has_paused() {
     });
 }
 
-/// It writes all before it reads anything, so it would wait for ever for a server that does not
-/// read either.
+/// The peer writes everything before it reads anything. It would block for ever if the server did
+/// not read either.
 #[test]
-fn a_stop_frees_a_peer_that_is_held_back() {
+fn a_stop_frees_a_throttled_peer() {
     with_watchdog(LIMIT, || {
-        let held_back = Arc::new(AtomicBool::new(false));
-        let noted = Arc::clone(&held_back);
+        let throttled = Arc::new(AtomicBool::new(false));
+        let noted = Arc::clone(&throttled);
         let (host, journal) = scripted_with(
             |builder| builder.water_marks(OWED / 2, 0),
             move |script| {
@@ -344,7 +347,7 @@ fn a_stop_frees_a_peer_that_is_held_back() {
         let mut writer = client.try_clone().unwrap();
         thread::scope(|scope| {
             let writing = scope.spawn(move || writer.write_all(&vec![0; 8 * OWED]));
-            net::until(|| held_back.load(SeqCst));
+            net::until(|| throttled.load(SeqCst));
             let reported = stop(&host, HOUR);
             writing.join().unwrap().unwrap();
             assert!(net::read_to_end(&mut client).len() > OWED / 2);
@@ -356,7 +359,7 @@ fn a_stop_frees_a_peer_that_is_held_back() {
 }
 
 #[test]
-fn a_stop_refuses_connections_that_are_still_on_their_way() {
+fn a_stop_refuses_connections_in_transit() {
     with_watchdog(LIMIT, || {
         let (release, held) = mpsc::channel::<()>();
         let held = Mutex::new(held);
@@ -369,13 +372,13 @@ fn a_stop_refuses_connections_that_are_still_on_their_way() {
         let reported = stop(&host, HOUR);
         drop(release);
         for client in &mut clients {
-            // The first on each loop is shut down, the others are closed where they arrive.
+            // The first connection of each loop is shut down. The others are closed on arrival.
             net::wait_for_end(client);
         }
         drop(clients);
-        let (drained, cut) = only_report(&reported);
-        assert_eq!(drained + cut, 6);
-        assert!(cut >= 4, "{cut}: nobody has served these");
+        let (drained, aborted) = only_report(&reported);
+        assert_eq!(drained + aborted, 6);
+        assert!(aborted >= 4, "{aborted}: nobody has served these");
         drop(host);
         assert!(journal.handlers() <= 2, "opened after the stop: {journal:?}");
         journal.assert_whole_lives(journal.handlers());
@@ -383,7 +386,7 @@ fn a_stop_refuses_connections_that_are_still_on_their_way() {
 }
 
 #[test]
-fn a_stop_whose_loop_goes_first_ends_with_the_loop() {
+fn a_stop_ends_with_its_dropped_loop() {
     with_watchdog(LIMIT, || {
         for threads in [1, 2] {
             let journal = Journal::new();
@@ -396,7 +399,7 @@ fn a_stop_whose_loop_goes_first_ends_with_the_loop() {
                 .unwrap();
             let client = net::connect(server.local_addr());
             net::turn_until(&event_loop, || journal.handlers() == 1);
-            journal.wait_for(0, |told| *told == Told::Open);
+            journal.wait_for(0, |event| *event == Told::Open);
             let dropped = Arc::new(Mutex::new(false));
             let noted = Arc::clone(&dropped);
             let token = OnDrop::new(move || *noted.lock().unwrap() = true);
@@ -414,7 +417,7 @@ fn a_stop_whose_loop_goes_first_ends_with_the_loop() {
 }
 
 #[test]
-fn a_loop_may_be_quit_by_the_end_of_its_server() {
+fn a_stop_callback_may_quit_the_loop() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0")

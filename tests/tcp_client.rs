@@ -1,5 +1,5 @@
-//! Clients: how they connect, at which of their target's addresses, and what their connections are
-//! like.
+//! TCP clients: how they connect, which of their target's addresses they use, and the properties of
+//! their connections.
 
 mod support;
 
@@ -20,11 +20,10 @@ fn sends_hello(conn: &TcpConnection<'_>) -> io::Result<()> {
     Ok(())
 }
 
-// --- Connections
-// ----------------------------------------------------------------------------------
+// --- Connections ---------------------------------------------------------------------------------
 
 #[test]
-fn a_client_connects_and_is_answered() {
+fn a_client_connects_and_receives_a_reply() {
     with_loop(|event_loop| {
         let server = echo_server(event_loop, loopback());
         let (journal, reports) = (Journal::new(), Reports::new());
@@ -54,7 +53,7 @@ fn a_client_connects_and_is_answered() {
 }
 
 #[test]
-fn a_clients_connection_has_the_addresses_and_the_options_it_was_told() {
+fn a_connection_has_the_configured_addresses_and_options() {
     with_loop(|event_loop| {
         for nodelay in [true, false] {
             let server = echo_server(event_loop, loopback());
@@ -81,7 +80,7 @@ fn a_clients_connection_has_the_addresses_and_the_options_it_was_told() {
 }
 
 #[test]
-fn a_client_keeps_to_the_limits_it_was_told() {
+fn a_client_keeps_its_configured_limits() {
     with_loop(|event_loop| {
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve({
             let journal = Journal::new();
@@ -106,7 +105,7 @@ fn a_client_keeps_to_the_limits_it_was_told() {
 }
 
 #[test]
-fn other_threads_speak_to_a_client_through_its_handle() {
+fn other_threads_use_a_client_through_its_handle() {
     with_loop(|event_loop| {
         let server = echo_server(event_loop, loopback());
         let received = Recorder::new();
@@ -126,7 +125,7 @@ fn other_threads_speak_to_a_client_through_its_handle() {
 }
 
 #[test]
-fn what_a_peer_sends_before_its_end_is_received_by_a_client() {
+fn input_before_the_peers_end_is_received() {
     with_loop(|event_loop| {
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve({
             let journal = Journal::new();
@@ -150,15 +149,15 @@ fn what_a_peer_sends_before_its_end_is_received_by_a_client() {
     });
 }
 
-// --- Several addresses
-// ----------------------------------------------------------------------------
+// --- Several addresses ---------------------------------------------------------------------------
 
 #[test]
-fn addresses_are_tried_in_turn_until_one_answers() {
+fn addresses_are_tried_in_turn_until_one_accepts() {
     with_loop(|event_loop| {
-        let (nobody, silent, server) = (Refusing::new(), Silent::new(), echo_server(event_loop, loopback()));
+        let (refusing, silent, server) =
+            (Refusing::new(), Silent::new(), echo_server(event_loop, loopback()));
         let untried = Refusing::new();
-        let addresses = vec![nobody.address(), silent.address(), server.local_addr(), untried.address()];
+        let addresses = vec![refusing.address(), silent.address(), server.local_addr(), untried.address()];
         let reports = Reports::new();
         let client = TcpClient::connect(event_loop, addresses)
             .timeout(Duration::from_millis(100))
@@ -169,7 +168,7 @@ fn addresses_are_tried_in_turn_until_one_answers() {
         assert_eq!(
             reports.take(),
             [
-                Reported::Failed(Some(nobody.address()), ErrorKind::ConnectionRefused),
+                Reported::Failed(Some(refusing.address()), ErrorKind::ConnectionRefused),
                 Reported::Failed(Some(silent.address()), ErrorKind::TimedOut),
                 Reported::Connected(server.local_addr()),
             ]
@@ -177,8 +176,7 @@ fn addresses_are_tried_in_turn_until_one_answers() {
     });
 }
 
-// --- Names
-// ----------------------------------------------------------------------------------------
+// --- Names ---------------------------------------------------------------------------------------
 
 #[test]
 fn a_name_is_looked_up() {
@@ -193,7 +191,7 @@ fn a_name_is_looked_up() {
         turn(event_loop);
         assert!(format!("{client:?}").contains("looking up"), "{client:?}");
         net::turn_until(event_loop, || client.handle().is_some());
-        // The machine may have other addresses for it, which are tried first then.
+        // The machine may have other addresses for the name, which are then tried first.
         assert_eq!(reports.take().last(), Some(&Reported::Connected(server.local_addr())));
     });
 }
@@ -217,9 +215,9 @@ fn an_address_is_never_looked_up() {
     });
 }
 
-/// The resolver is asked with the loop turning, or this would not end.
+/// The lookups run while the loop turns, or this test would not end.
 #[test]
-fn a_lookup_does_not_keep_the_loop_waiting() {
+fn a_lookup_does_not_block_the_loop() {
     with_loop(|event_loop| {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let clients: Vec<_> = (0..8)
@@ -235,11 +233,10 @@ fn a_lookup_does_not_keep_the_loop_waiting() {
     });
 }
 
-// --- Both on one loop
-// -----------------------------------------------------------------------------
+// --- Both on one loop ----------------------------------------------------------------------------
 
 #[test]
-fn clients_and_server_of_one_loop_serve_each_other() {
+fn clients_and_their_server_share_one_loop() {
     with_loop(|event_loop| {
         let server = echo_server(event_loop, loopback());
         let journal = Journal::new();

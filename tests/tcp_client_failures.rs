@@ -1,4 +1,4 @@
-//! Clients that cannot connect: what they report, and that it is all of it, and once.
+//! Clients that cannot connect: their reports are complete, and each failure is reported once.
 
 mod support;
 
@@ -18,7 +18,7 @@ use support::net::{self, Child, answer};
 use support::shortage::limit_descriptors;
 use support::{LIMIT, turn, with_loop, with_watchdog};
 
-/// A client that connects to nobody, and what it reports until it gives up.
+/// Runs a client that cannot connect. Returns its reports until it gives up.
 #[track_caller]
 fn reports_of_a_failure(
     event_loop: &EventLoop,
@@ -45,18 +45,17 @@ fn reports_of_a_failure(
     all
 }
 
-// --- At one address
-// -------------------------------------------------------------------------------
+// --- One address ---------------------------------------------------------------------------------
 
 #[test]
 fn a_refused_connection_is_reported_once_with_its_address() {
     with_loop(|event_loop| {
-        let nobody = Refusing::new();
-        let reports = reports_of_a_failure(event_loop, nobody.address(), LONG);
+        let refusing = Refusing::new();
+        let reports = reports_of_a_failure(event_loop, refusing.address(), LONG);
         assert_eq!(
             reports,
             [
-                Reported::Failed(Some(nobody.address()), ErrorKind::ConnectionRefused),
+                Reported::Failed(Some(refusing.address()), ErrorKind::ConnectionRefused),
                 Reported::GaveUp(ErrorKind::ConnectionRefused, 1, 1),
             ]
         );
@@ -64,14 +63,14 @@ fn a_refused_connection_is_reported_once_with_its_address() {
 }
 
 #[test]
-fn a_failure_names_the_target_the_address_and_the_kernels_error() {
+fn a_failure_names_target_address_and_kernel_error() {
     with_loop(|event_loop| {
-        let nobody = Refusing::new();
+        let refusing = Refusing::new();
         let kept = Rc::new(Cell::new(None));
         let keeping = Rc::clone(&kept);
         let number = Rc::new(Cell::new(None));
         let noted = Rc::clone(&number);
-        let _client = TcpClient::connect(event_loop, nobody.address().to_string())
+        let _client = TcpClient::connect(event_loop, refusing.address().to_string())
             .on_attempt(move |_, attempt: &ConnectAttempt<'_>| {
                 noted.set(attempt.result.unwrap_err().raw_os_error())
             })
@@ -84,7 +83,7 @@ fn a_failure_names_the_target_the_address_and_the_kernels_error() {
             error.is_some()
         });
         let error = error.unwrap();
-        let address = nobody.address();
+        let address = refusing.address();
         assert_eq!(number.get(), Some(nix::libc::ECONNREFUSED));
         assert_eq!(error.target(), address.to_string());
         assert_eq!(error.failures()[0].address, Some(address.into()));
@@ -100,23 +99,23 @@ fn a_failure_names_the_target_the_address_and_the_kernels_error() {
     });
 }
 
-/// The kernel says so at once, when the socket is told to connect.
+/// connect(2) itself returns the error.
 #[test]
 fn an_unreachable_address_is_reported() {
     with_loop(|event_loop| {
-        let everybody: SocketAddr = "255.255.255.255:9".parse().unwrap();
-        let reports = reports_of_a_failure(event_loop, everybody, LONG);
+        let broadcast: SocketAddr = "255.255.255.255:9".parse().unwrap();
+        let reports = reports_of_a_failure(event_loop, broadcast, LONG);
         let kinds = [ErrorKind::NetworkUnreachable, ErrorKind::PermissionDenied];
         let [Reported::Failed(address, kind), Reported::GaveUp(last, 1, 1)] = reports[..] else {
             panic!("{reports:?}");
         };
-        assert_eq!((address, kind), (Some(everybody), last));
+        assert_eq!((address, kind), (Some(broadcast), last));
         assert!(kinds.contains(&kind), "{kind}");
     });
 }
 
 #[test]
-fn an_attempt_that_gets_no_answer_is_timed_out() {
+fn an_attempt_without_a_reply_times_out() {
     with_loop(|event_loop| {
         let silent = Silent::new();
         let reports = reports_of_a_failure(event_loop, silent.address(), Duration::from_millis(5));
@@ -132,7 +131,7 @@ fn an_attempt_that_gets_no_answer_is_timed_out() {
 }
 
 #[test]
-fn a_local_address_that_cannot_be_had_is_reported() {
+fn an_unusable_local_address_is_reported() {
     with_loop(|event_loop| {
         let server = echo_server(event_loop, loopback());
         for (local, expected) in [
@@ -155,7 +154,7 @@ fn a_local_address_that_cannot_be_had_is_reported() {
 }
 
 #[test]
-fn a_socket_that_is_connected_to_itself_is_refused() {
+fn a_socket_connected_to_itself_is_refused() {
     with_loop(|event_loop| {
         let address = Refusing::new().address();
         let reports = Reports::new();
@@ -172,8 +171,8 @@ fn a_socket_that_is_connected_to_itself_is_refused() {
                 Reported::GaveUp(ErrorKind::ConnectionRefused, 1, 1),
             ]
         );
-        // Nothing of it lingers, so the port is free for who wants it, SO_REUSEADDR or not. Whether
-        // it can be had is not tried, since somebody else may have it by now.
+        // Nothing of it lingers, so the port is free for others, with SO_REUSEADDR or without. The
+        // test does not bind it, since another process may have it by now.
         turn(event_loop);
         assert!(net::queues(address, Some(address)).is_none());
     });
@@ -187,9 +186,9 @@ fn child_role() {
         return;
     }
     with_loop(|event_loop| {
-        let nobody = Refusing::new();
+        let refusing = Refusing::new();
         let maximum = getrlimit(Resource::Nofile).maximum;
-        for target in [ConnectTarget::from(nobody.address()), ConnectTarget::from("localhost:9")] {
+        for target in [ConnectTarget::from(refusing.address()), ConnectTarget::from("localhost:9")] {
             let before = getrlimit(Resource::Nofile).current;
             setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum }).expect("a lower limit");
             let reports = Reports::new();
@@ -204,7 +203,7 @@ fn child_role() {
 }
 
 #[test]
-fn a_client_without_a_descriptor_to_be_had_reports_that() {
+fn a_client_without_a_free_descriptor_reports_that() {
     with_watchdog(LIMIT, || {
         let mut child = Child::start("client");
         for _ in 0..2 {
@@ -215,11 +214,10 @@ fn a_client_without_a_descriptor_to_be_had_reports_that() {
     });
 }
 
-// --- At all addresses, or at none
-// -----------------------------------------------------------------
+// --- All addresses, or none ----------------------------------------------------------------------
 
 #[test]
-fn when_all_addresses_have_failed_the_failure_has_them_all() {
+fn a_failure_of_all_addresses_lists_them_all() {
     with_loop(|event_loop| {
         let nobodies = [Refusing::new(), Refusing::new(), Refusing::new()];
         let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
@@ -235,7 +233,7 @@ fn when_all_addresses_have_failed_the_failure_has_them_all() {
 #[test]
 fn a_name_that_does_not_exist_is_reported() {
     with_loop(|event_loop| {
-        // RFC 6761: this name exists nowhere.
+        // RFC 6761: this name does not exist.
         let reports = reports_of_a_failure(event_loop, "no-such-host.invalid:80", LONG);
         let [Reported::Failed(None, kind), Reported::GaveUp(last, 1, 1)] = reports[..] else {
             panic!("{reports:?}");
@@ -245,7 +243,7 @@ fn a_name_that_does_not_exist_is_reported() {
 }
 
 #[test]
-fn a_target_that_cannot_be_read_is_refused_at_once() {
+fn an_unreadable_target_is_refused_at_once() {
     with_loop(|event_loop| {
         let none: &[SocketAddr] = &[];
         let targets: [ConnectTarget; 7] = [
@@ -268,10 +266,10 @@ fn a_target_that_cannot_be_read_is_refused_at_once() {
     });
 }
 
-/// A name that stands for two addresses, of which the first answers; then it cannot be looked up
-/// any more.
+/// The name stands for two addresses, and the first one accepts. After that, lookups of the name
+/// fail.
 #[test]
-fn a_round_whose_lookup_fails_tries_no_address_of_an_earlier_one() {
+fn a_failed_lookup_tries_no_earlier_address() {
     let script = r#"
         exec unshare -rm sh -ec '
             mount -t tmpfs hosts /mnt

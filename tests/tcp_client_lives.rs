@@ -1,4 +1,4 @@
-//! Clients over time: how they try again, connect again, and live through panics.
+//! Clients over time: retries, reconnects and panics.
 
 mod support;
 
@@ -15,7 +15,7 @@ use support::clock::HOUR;
 use support::net::{self, End, Journal, Told, message};
 use support::{panic_of, turn, with_catching_loop, with_loop};
 
-/// A server that closes each connection as soon as it is there.
+/// A server that closes each connection as soon as it opens.
 fn closing_server(event_loop: &EventLoop) -> TcpServer {
     let journal = Journal::new();
     TcpServer::bind(event_loop, loopback())
@@ -28,23 +28,22 @@ fn refused(address: SocketAddr) -> Reported {
     Reported::Failed(Some(address), ErrorKind::ConnectionRefused)
 }
 
-// --- Trying again
-// ---------------------------------------------------------------------------------
+// --- Retries -------------------------------------------------------------------------------------
 
 #[test]
-fn a_client_tries_again_until_its_server_appears() {
+fn a_client_retries_until_its_server_appears() {
     with_loop(|event_loop| {
-        let nobody = Refusing::new();
-        let address = nobody.address();
+        let refusing = Refusing::new();
+        let address = refusing.address();
         let reports = Reports::new();
-        let (nobody, server) = (RefCell::new(Some(nobody)), Rc::new(RefCell::new(None)));
+        let (refusing, server) = (RefCell::new(Some(refusing)), Rc::new(RefCell::new(None)));
         let (reporting, starting) = (reports.clone(), Rc::clone(&server));
         let client = TcpClient::connect(event_loop, address)
             .retry(backoff())
             .on_attempt(move |event_loop, attempt| {
                 reporting.record(Reported::from(attempt));
                 if attempt.round == 3 {
-                    drop(nobody.take());
+                    drop(refusing.take());
                     *starting.borrow_mut() = Some(echo_server(event_loop, address));
                 }
             })
@@ -58,11 +57,11 @@ fn a_client_tries_again_until_its_server_appears() {
 }
 
 #[test]
-fn a_client_gives_up_after_as_many_retries_as_it_was_allowed() {
+fn a_client_gives_up_after_its_allowed_retries() {
     with_loop(|event_loop| {
         for retries in [0, 1, 3] {
-            let nobodies = [Refusing::new(), Refusing::new()];
-            let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
+            let refusing = [Refusing::new(), Refusing::new()];
+            let addresses: Vec<SocketAddr> = refusing.iter().map(Refusing::address).collect();
             let reports = Reports::new();
             let _client = TcpClient::connect(event_loop, addresses.clone())
                 .retry(backoff().max_retries(retries))
@@ -86,7 +85,7 @@ fn a_client_gives_up_after_as_many_retries_as_it_was_allowed() {
 fn a_name_is_looked_up_in_every_round() {
     with_loop(|event_loop| {
         let reports = Reports::new();
-        // No label of a name is that long, so no server is asked for it.
+        // A label of a name cannot be that long, so no name server is queried.
         let _client = TcpClient::connect(event_loop, ("x".repeat(300), 80))
             .retry(backoff().max_retries(2))
             .reporting(&reports)
@@ -99,9 +98,9 @@ fn a_name_is_looked_up_in_every_round() {
     });
 }
 
-/// Unless it is answered in next to no time, and then a later one is not.
+/// A lookup may complete within its timeout of zero. Then a later one does not.
 #[test]
-fn a_lookup_may_be_timed_out_and_its_late_answer_disturbs_nothing() {
+fn a_timed_out_lookup_ignores_its_late_reply() {
     with_loop(|event_loop| {
         let reports = Reports::new();
         let client = TcpClient::connect(event_loop, "no-such-host.invalid:80")
@@ -122,11 +121,10 @@ fn a_lookup_may_be_timed_out_and_its_late_answer_disturbs_nothing() {
     });
 }
 
-// --- Connecting again
-// -----------------------------------------------------------------------------
+// --- Reconnects ----------------------------------------------------------------------------------
 
 #[test]
-fn a_client_whose_session_has_ended_is_at_its_end() {
+fn a_client_without_reconnect_ends_with_its_session() {
     with_loop(|event_loop| {
         let server = closing_server(event_loop);
         let (journal, reports) = (Journal::new(), Reports::new());
@@ -145,7 +143,7 @@ fn a_client_whose_session_has_ended_is_at_its_end() {
 }
 
 #[test]
-fn a_client_that_reconnects_has_session_after_session_each_with_its_handler() {
+fn each_session_of_a_reconnecting_client_has_its_handler() {
     with_loop(|event_loop| {
         let server = echo_server(event_loop, loopback());
         let (journal, reports) = (Journal::new(), Reports::new());
@@ -160,7 +158,7 @@ fn a_client_that_reconnects_has_session_after_session_each_with_its_handler() {
                     let life = writing.of(before);
                     assert!(matches!(life.last(), Some(Told::Close(_))), "not told of its end: {life:?}");
                 }
-                // Each ends in a way of its own.
+                // Each session ends in a different way.
                 let number = script.number();
                 script.on_open(|conn| conn.send("x")).on_message(move |conn, input| {
                     input.clear();
@@ -190,11 +188,11 @@ fn a_client_that_reconnects_has_session_after_session_each_with_its_handler() {
 }
 
 #[test]
-fn a_client_that_cannot_reconnect_gives_up_when_its_retries_are_used_up() {
+fn a_failed_reconnect_gives_up_after_its_retries() {
     with_loop(|event_loop| {
         for (retry, rounds) in [(None, 1), (Some(backoff().max_retries(2)), 3)] {
-            let place = Refusing::new();
-            let address = place.address();
+            let refusing = Refusing::new();
+            let address = refusing.address();
             let server = echo_server(event_loop, address);
             let reports = Reports::new();
             let mut builder = TcpClient::connect(event_loop, address).reconnect(true).reporting(&reports);
@@ -215,7 +213,7 @@ fn a_client_that_cannot_reconnect_gives_up_when_its_retries_are_used_up() {
 }
 
 #[test]
-fn rounds_are_counted_anew_after_a_session() {
+fn a_session_resets_the_count_of_rounds() {
     with_loop(|event_loop| {
         let server = closing_server(event_loop);
         let rounds = support::Recorder::new();
@@ -234,9 +232,9 @@ fn rounds_are_counted_anew_after_a_session() {
     });
 }
 
-/// Or a server that takes connections and drops them would be called as often as one can.
+/// Otherwise a client would reconnect without pause to a server that accepts and drops connections.
 #[test]
-fn delays_grow_from_one_short_session_to_the_next() {
+fn delays_grow_over_short_sessions() {
     with_loop(|event_loop| {
         let server = closing_server(event_loop);
         let journal = Journal::new();
@@ -254,14 +252,14 @@ fn delays_grow_from_one_short_session_to_the_next() {
             }
             waits
         });
-        // After 1, 2, 4, 8, 16 and 32 ms it is 64, or half of that at least.
+        // After delays of 1, 2, 4, 8, 16 and 32 ms the next one is 64 ms, or at least half of that.
         let deadline = event_loop.next_deadline().expect("a timer");
         assert!(deadline - before >= Duration::from_millis(32), "{:?}", deadline - before);
     });
 }
 
 #[test]
-fn delays_begin_anew_after_a_session_that_has_lasted() {
+fn a_lasting_session_resets_the_delay() {
     with_loop(|event_loop| {
         let server = echo_server(event_loop, loopback());
         let journal = Journal::new();
@@ -282,14 +280,13 @@ fn delays_begin_anew_after_a_session_that_has_lasted() {
     });
 }
 
-// --- Panics
-// ---------------------------------------------------------------------------------------
+// --- Panics --------------------------------------------------------------------------------------
 
 #[test]
 fn a_panic_in_a_report_changes_nothing() {
     with_catching_loop(|event_loop| {
-        let nobodies = [Refusing::new(), Refusing::new()];
-        let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
+        let refusing = [Refusing::new(), Refusing::new()];
+        let addresses: Vec<SocketAddr> = refusing.iter().map(Refusing::address).collect();
         let reports = Reports::new();
         let (attempts, failures) = (reports.clone(), reports.clone());
         let _client = TcpClient::connect(event_loop, addresses)
@@ -311,10 +308,9 @@ fn a_panic_in_a_report_changes_nothing() {
     });
 }
 
-/// With nobody to tell, since there is no handler, a factory that panics is as good as a session
-/// that has ended.
+/// A factory that panics leaves no handler to notify, so its session counts as ended.
 #[test]
-fn a_client_whose_factory_or_handler_panics_loses_that_session_and_connects_again() {
+fn a_panicking_factory_or_handler_loses_only_its_session() {
     with_catching_loop(|event_loop| {
         let server = echo_server(event_loop, loopback());
         let (journal, factories) = (Journal::new(), Cell::new(0));
@@ -350,10 +346,10 @@ fn a_client_whose_factory_or_handler_panics_loses_that_session_and_connects_agai
 }
 
 #[test]
-fn a_panic_in_a_report_goes_on_from_run_if_the_loop_is_told_so() {
+fn a_panic_in_a_report_may_propagate_from_run() {
     with_loop(|event_loop| {
-        let nobody = Refusing::new();
-        let _client = TcpClient::connect(event_loop, nobody.address())
+        let refusing = Refusing::new();
+        let _client = TcpClient::connect(event_loop, refusing.address())
             .on_failure(|_, error| panic!("{error}"))
             .serve_fn(|_, _| ())
             .unwrap();

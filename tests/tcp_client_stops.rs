@@ -1,5 +1,4 @@
-//! Clients that are stopped, and clients whose loop is dropped: from whatever phase they are in,
-//! nothing follows.
+//! Clients that are stopped, and clients whose loop is dropped. Nothing follows, in any phase.
 
 mod support;
 
@@ -14,12 +13,11 @@ use support::clock::HOUR;
 use support::net::{self, End, Journal, Script, Told, message};
 use support::{Count, LIMIT, with_loop, with_watchdog};
 
-// --- Stopping
-// -------------------------------------------------------------------------------------
+// --- Stopping ------------------------------------------------------------------------------------
 
 type Kept = Rc<RefCell<Option<TcpClient>>>;
 
-/// Stops a client as either of the ways has it.
+/// Stops a client, by a drop or by calls of `stop`.
 fn stop(kept: &Kept, by_drop: bool) {
     if by_drop {
         let client = kept.borrow_mut().take();
@@ -30,15 +28,15 @@ fn stop(kept: &Kept, by_drop: bool) {
     }
 }
 
-/// What the loop says of its channels.
+/// The number of channels in the loop's debug output.
 fn channels(event_loop: &EventLoop) -> String {
     let shown = format!("{event_loop:?}");
     let (_, channels) = shown.split_once("channels: ").expect("how many there are");
     channels.split(',').next().expect("a number").to_owned()
 }
 
-/// Makes a client, lets it come to where `until` says, stops it from outside its callbacks, and
-/// sees that nothing follows.
+/// Makes a client, turns the loop until `until` returns true, stops the client from outside its
+/// callbacks, and checks that nothing follows.
 fn stops_outside(
     make: impl for<'a> Fn(&'a EventLoop) -> TcpClientBuilder<'a> + Clone + Send + 'static,
     until: impl Fn(&EventLoop, &str, &Reports) -> bool + Clone + Send + 'static,
@@ -70,14 +68,14 @@ fn stops_outside(
 }
 
 #[test]
-fn a_client_that_is_stopped_before_its_first_turn_does_nothing() {
-    let nobody = Refusing::new();
-    let address = nobody.address();
+fn a_client_stopped_before_its_first_turn_does_nothing() {
+    let refusing = Refusing::new();
+    let address = refusing.address();
     stops_outside(move |event_loop| TcpClient::connect(event_loop, address), |_, _, _| true);
 }
 
 #[test]
-fn a_client_that_is_stopped_during_its_lookup_does_nothing_more() {
+fn a_client_stopped_during_its_lookup_does_nothing_more() {
     stops_outside(
         |event_loop| TcpClient::connect(event_loop, "no-such-host.invalid:80").timeout(HOUR).retry(backoff()),
         |_, client, _| client.contains("looking up"),
@@ -85,7 +83,7 @@ fn a_client_that_is_stopped_during_its_lookup_does_nothing_more() {
 }
 
 #[test]
-fn a_client_that_is_stopped_while_it_connects_does_nothing_more() {
+fn a_client_stopped_while_connecting_does_nothing_more() {
     let silent = Silent::new();
     let address = silent.address();
     stops_outside(
@@ -94,20 +92,20 @@ fn a_client_that_is_stopped_while_it_connects_does_nothing_more() {
     );
 }
 
-/// The failure lies with the kernel, and the loop has yet to see it.
+/// The kernel has the failure, and the loop has not processed it yet.
 #[test]
-fn a_client_that_is_stopped_when_its_attempt_has_failed_does_not_hear_of_it() {
-    let nobody = Refusing::new();
-    let address = nobody.address();
+fn a_client_stopped_after_a_failed_attempt_reports_nothing() {
+    let refusing = Refusing::new();
+    let address = refusing.address();
     stops_outside(
         move |event_loop| TcpClient::connect(event_loop, address).timeout(HOUR),
         |event_loop, _, _| event_loop.next_deadline().is_some(),
     );
 }
 
-/// The connection has been made, and the loop has yet to see it.
+/// The kernel has made the connection, and the loop has not processed it yet.
 #[test]
-fn a_client_that_is_stopped_when_its_connection_is_made_does_not_open_it() {
+fn a_client_stopped_before_opening_never_opens() {
     let listener = std::net::TcpListener::bind(loopback()).unwrap();
     let address = listener.local_addr().unwrap();
     stops_outside(
@@ -117,9 +115,9 @@ fn a_client_that_is_stopped_when_its_connection_is_made_does_not_open_it() {
 }
 
 #[test]
-fn a_client_that_is_stopped_between_two_addresses_does_not_try_the_other() {
-    let nobodies = [Refusing::new(), Refusing::new()];
-    let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
+fn a_client_stopped_between_addresses_tries_no_other() {
+    let refusing = [Refusing::new(), Refusing::new()];
+    let addresses: Vec<SocketAddr> = refusing.iter().map(Refusing::address).collect();
     stops_outside(
         move |event_loop| TcpClient::connect(event_loop, addresses.clone()),
         |_, _, reports| reports.len() == 1,
@@ -127,24 +125,23 @@ fn a_client_that_is_stopped_between_two_addresses_does_not_try_the_other() {
 }
 
 #[test]
-fn a_client_that_is_stopped_while_it_waits_does_not_try_again() {
-    let nobody = Refusing::new();
-    let address = nobody.address();
+fn a_client_stopped_during_its_delay_does_not_retry() {
+    let refusing = Refusing::new();
+    let address = refusing.address();
     stops_outside(
         move |event_loop| TcpClient::connect(event_loop, address).retry(Backoff::new().start(HOUR).cap(HOUR)),
         |_, client, _| client.contains("waiting"),
     );
 }
 
-/// Reports of a client that stops itself in its `stopping`th report, of which there may be none
-/// after that.
+/// The client stops itself in its `stopping`th report. No report may follow.
 #[test]
 fn a_client_may_be_stopped_in_each_of_its_reports() {
     for by_drop in [true, false] {
         for stopping in 1..=5 {
             with_loop(move |event_loop| {
-                let nobodies = [Refusing::new(), Refusing::new()];
-                let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
+                let refusing = [Refusing::new(), Refusing::new()];
+                let addresses: Vec<SocketAddr> = refusing.iter().map(Refusing::address).collect();
                 let (reports, given_up) = (Reports::new(), Count::default());
                 let kept = Kept::default();
                 let (in_attempt, in_failure) = (Rc::clone(&kept), Rc::clone(&kept));
@@ -175,7 +172,7 @@ fn a_client_may_be_stopped_in_each_of_its_reports() {
 }
 
 #[test]
-fn a_client_that_is_stopped_when_it_reports_its_connection_makes_no_handler() {
+fn a_client_stopped_in_its_connect_report_makes_no_handler() {
     for by_drop in [true, false] {
         with_loop(move |event_loop| {
             let server = echo_server(event_loop, loopback());
@@ -199,9 +196,9 @@ fn a_client_that_is_stopped_when_it_reports_its_connection_makes_no_handler() {
 }
 
 #[test]
-fn a_client_may_be_stopped_in_any_call_of_its_session() {
-    let places = ["factory", "on_open", "on_message", "on_drained", "on_peer_shutdown", "on_close"];
-    for (place, by_drop) in places.iter().flat_map(|place| [(*place, true), (*place, false)]) {
+fn a_client_may_be_stopped_in_any_callback() {
+    let callbacks = ["factory", "on_open", "on_message", "on_drained", "on_peer_shutdown", "on_close"];
+    for (callback, by_drop) in callbacks.iter().flat_map(|callback| [(*callback, true), (*callback, false)]) {
         with_loop(move |event_loop| {
             let server_side = Journal::new();
             let server = TcpServer::bind(event_loop, loopback())
@@ -225,7 +222,7 @@ fn a_client_may_be_stopped_in_any_call_of_its_session() {
                         noting.add();
                         stop(&kept, by_drop);
                     };
-                    match place {
+                    match callback {
                         "factory" => {
                             end();
                             script
@@ -242,29 +239,29 @@ fn a_client_may_be_stopped_in_any_call_of_its_session() {
             *kept.borrow_mut() = Some(client.unwrap());
             net::turn_until(event_loop, || stopped.get() == 1);
             turn_to_rest(event_loop);
-            assert_eq!(stopped.get(), 1, "called again after a stop in {place}");
+            assert_eq!(stopped.get(), 1, "called again after a stop in {callback}");
             let life = journal.of(0);
-            if place == "factory" {
+            if callback == "factory" {
                 assert_eq!(life, [Told::Close(End::Stopped)]);
                 return;
             }
             journal.assert_whole_lives(1);
-            let expected = if place == "on_close" { End::Finished } else { End::Stopped };
-            assert_eq!(life.last(), Some(&Told::Close(expected)), "{place}: {life:?}");
-            // Nothing but the end comes after the stop.
-            let last = match place {
+            let expected = if callback == "on_close" { End::Finished } else { End::Stopped };
+            assert_eq!(life.last(), Some(&Told::Close(expected)), "{callback}: {life:?}");
+            // The end is the only event after the stop.
+            let last = match callback {
                 "on_open" => Told::Open,
                 "on_message" => message("x"),
                 "on_drained" => Told::Drained,
                 _ => Told::PeerShutdown,
             };
-            assert_eq!(life[life.len() - 2], last, "{place}: {life:?}");
+            assert_eq!(life[life.len() - 2], last, "{callback}: {life:?}");
         });
     }
 }
 
 #[test]
-fn a_session_that_another_callback_stops_gets_no_more_input() {
+fn a_session_stopped_by_another_callback_gets_no_input() {
     with_loop(|event_loop| {
         let server = TcpServer::bind(event_loop, loopback())
             .unwrap()
@@ -273,7 +270,7 @@ fn a_session_that_another_callback_stops_gets_no_more_input() {
                 move |_| journal.script().on_open(|conn| conn.send("x"))
             })
             .unwrap();
-        // Whichever of the two is called first stops both, so the other is not called in that very
+        // The first of the two that is called stops both, so the other is not called in the same
         // turn.
         let (kept, messages) = (Rc::new(RefCell::new(Vec::new())), Count::default());
         for _ in 0..2 {
@@ -292,13 +289,12 @@ fn a_session_that_another_callback_stops_gets_no_more_input() {
     });
 }
 
-// --- The end of the loop
-// --------------------------------------------------------------------------
+// --- The end of the loop -------------------------------------------------------------------------
 
 #[test]
-fn a_loop_that_is_dropped_ends_its_clients_whatever_they_do() {
+fn dropping_a_loop_ends_its_clients_in_every_phase() {
     with_watchdog(LIMIT, || {
-        let (nobody, silent) = (Refusing::new(), Silent::new());
+        let (refusing, silent) = (Refusing::new(), Silent::new());
         let listener = std::net::TcpListener::bind(loopback()).unwrap();
         let (reports, given_up, journal) = (Reports::new(), Count::default(), Journal::new());
         for phase in ["connecting", "looking up", "waiting", "open"] {
@@ -306,7 +302,7 @@ fn a_loop_that_is_dropped_ends_its_clients_whatever_they_do() {
             let builder = match phase {
                 "connecting" => TcpClient::connect(&event_loop, silent.address()),
                 "looking up" => TcpClient::connect(&event_loop, "no-such-host.invalid:80"),
-                "waiting" => TcpClient::connect(&event_loop, nobody.address()),
+                "waiting" => TcpClient::connect(&event_loop, refusing.address()),
                 _ => TcpClient::connect(&event_loop, listener.local_addr().unwrap()),
             };
             let (token, writing) = (given_up.drop_token(), journal.clone());

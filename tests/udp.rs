@@ -1,5 +1,5 @@
-//! UDP sockets on a loop: what comes is delivered whole and in order, what goes wrong is said, and
-//! options are as asked for.
+//! UDP sockets on a loop: datagrams arrive whole and in order, errors are reported, and options
+//! apply.
 
 mod support;
 
@@ -17,8 +17,7 @@ use support::net::{self, pattern};
 use support::udp::{Script, Told, address, datagram, plain, plain_at, receive, recording, told_in_time};
 use support::{LIMIT, Recorder, turn, with_loop, with_watchdog};
 
-// --- Datagrams
-// ------------------------------------------------------------------------------------
+// --- Datagrams -----------------------------------------------------------------------------------
 
 #[test]
 fn many_datagrams_are_echoed_whole_and_in_order() {
@@ -43,40 +42,40 @@ fn many_datagrams_are_echoed_whole_and_in_order() {
 }
 
 #[test]
-fn a_datagram_without_bytes_is_delivered_and_sent() {
+fn an_empty_datagram_is_delivered_and_sent() {
     with_loop(|event_loop| {
-        let (socket, told) = recording(event_loop);
+        let (socket, events) = recording(event_loop);
         let other = plain();
         for bytes in ["", "between", ""] {
             other.send_to(bytes.as_bytes(), socket.local_addr()).unwrap();
         }
-        assert_eq!(told_in_time(event_loop, &told, 3), [datagram(""), datagram("between"), datagram("")]);
+        assert_eq!(told_in_time(event_loop, &events, 3), [datagram(""), datagram("between"), datagram("")]);
         assert_eq!(socket.send_to("", address(&other)).unwrap(), SendStatus::Written);
         assert_eq!(receive(&other), b"");
     });
 }
 
 #[test]
-fn the_longest_datagram_arrives_whole_on_a_loop_with_a_small_buffer() {
+fn the_longest_datagram_arrives_whole_with_a_small_buffer() {
     with_watchdog(LIMIT, || {
         let builder = EventLoop::builder().propagate_panics(true).input_buffer(1024);
         let event_loop = builder.build().unwrap();
-        let (socket, told) = recording(&event_loop);
+        let (socket, events) = recording(&event_loop);
         let other = plain();
         let longest = pattern(65_507);
         for bytes in [&longest[..], b"short"] {
             other.send_to(bytes, socket.local_addr()).unwrap();
         }
-        assert_eq!(told_in_time(&event_loop, &told, 2), [datagram(&longest), datagram("short")]);
+        assert_eq!(told_in_time(&event_loop, &events, 2), [datagram(&longest), datagram("short")]);
         assert_eq!(socket.send_to(&longest, address(&other)).unwrap(), SendStatus::Written);
         assert_eq!(receive(&other), longest);
     });
 }
 
 #[test]
-fn a_datagram_that_is_too_long_is_refused_to_its_sender() {
+fn an_oversized_datagram_is_refused_to_its_sender() {
     with_loop(|event_loop| {
-        let (socket, told) = recording(event_loop);
+        let (socket, events) = recording(event_loop);
         let to = address(&plain());
         for bytes in [65_508, 65_528, 100_000] {
             let refused = socket.send_to(vec![0; bytes], to);
@@ -85,13 +84,13 @@ fn a_datagram_that_is_too_long_is_refused_to_its_sender() {
             assert!(matches!(refused, Err(DatagramError::TooLong)), "{bytes}: {refused:?}");
         }
         turn(event_loop);
-        assert_eq!(told.take(), [], "nothing else was told");
+        assert_eq!(events.take(), [], "nothing else was told");
         assert!(socket.is_open());
     });
 }
 
 #[test]
-fn a_flood_of_datagrams_leaves_other_channels_their_turn() {
+fn a_flood_of_datagrams_does_not_starve_other_channels() {
     with_loop(|event_loop| {
         let received = Rc::new(Cell::new(0));
         let counting = Rc::clone(&received);
@@ -101,7 +100,7 @@ fn a_flood_of_datagrams_leaves_other_channels_their_turn() {
             .unwrap();
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"always readable").unwrap();
-        // In each of its calls, one a turn, it adds more than a turn may take.
+        // Each call of the channel, one a turn, sends more datagrams than a turn may receive.
         let (sender, to) = (plain(), socket.local_addr());
         let (calls, sent) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let (called, sending) = (Rc::clone(&calls), Rc::clone(&sent));
@@ -126,10 +125,10 @@ fn a_flood_of_datagrams_leaves_other_channels_their_turn() {
 }
 
 #[test]
-fn a_paused_socket_receives_later_what_came_meanwhile() {
+fn a_paused_socket_receives_datagrams_on_resume() {
     with_loop(|event_loop| {
-        let told = Recorder::new();
-        let pausing = Script::new(&told).on_datagram(|socket, _, _| {
+        let events = Recorder::new();
+        let pausing = Script::new(&events).on_datagram(|socket, _, _| {
             socket.pause_receiving();
             Ok(())
         });
@@ -139,66 +138,65 @@ fn a_paused_socket_receives_later_what_came_meanwhile() {
             other.send_to(text.as_bytes(), socket.local_addr()).unwrap();
         }
         for text in ["one", "two"] {
-            assert_eq!(told_in_time(event_loop, &told, 1), [datagram(text)]);
+            assert_eq!(told_in_time(event_loop, &events, 1), [datagram(text)]);
             turn(event_loop);
-            assert_eq!(told.take(), [], "it is paused");
+            assert_eq!(events.take(), [], "it is paused");
             socket.resume_receiving();
         }
         turn(event_loop);
-        assert_eq!(told.take(), []);
+        assert_eq!(events.take(), []);
     });
 }
 
-// --- Connected sockets
-// ----------------------------------------------------------------------------
+// --- Connected sockets ---------------------------------------------------------------------------
 
 #[test]
-fn a_connected_socket_hears_its_peer_and_no_stranger() {
+fn a_connected_socket_receives_only_from_its_peer() {
     with_loop(|event_loop| {
-        let (peer, stranger, told) = (plain(), plain(), Recorder::new());
+        let (peer, stranger, events) = (plain(), plain(), Recorder::new());
         let builder = UdpSocket::connect(event_loop, address(&peer)).unwrap();
-        let socket = builder.serve(Script::new(&told)).unwrap();
+        let socket = builder.serve(Script::new(&events)).unwrap();
         assert_eq!(socket.peer_addr(), Some(address(&peer)));
         assert_eq!(socket.send("question").unwrap(), SendStatus::Written);
         assert_eq!(receive(&peer), b"question");
         stranger.send_to(b"not for you", socket.local_addr()).unwrap();
         peer.send_to(b"answer", socket.local_addr()).unwrap();
-        assert_eq!(told_in_time(event_loop, &told, 1), [datagram("answer")]);
+        assert_eq!(told_in_time(event_loop, &events, 1), [datagram("answer")]);
     });
 }
 
 #[test]
-fn a_port_that_nobody_listens_on_is_reported_and_the_socket_goes_on() {
+fn a_refusing_port_is_reported_and_the_socket_survives() {
     with_loop(|event_loop| {
-        // The port is taken, and what comes from elsewhere than the socket's own peer is refused.
+        // The port is in use, and its socket refuses datagrams from any source but its own peer.
         let (peer, elsewhere) = (plain(), plain());
         peer.connect(address(&elsewhere)).unwrap();
         let at = address(&peer);
-        let told = Recorder::new();
-        let socket = UdpSocket::connect(event_loop, at).unwrap().serve(Script::new(&told)).unwrap();
-        // Each of these finds the error of the one before it, which is no fault of its own.
+        let events = Recorder::new();
+        let socket = UdpSocket::connect(event_loop, at).unwrap().serve(Script::new(&events)).unwrap();
+        // Each send finds the error of the one before it, and succeeds itself.
         for _ in 0..3 {
             assert_eq!(socket.send("is anybody there?").unwrap(), SendStatus::Written);
         }
         let refused = Told::Error(ErrorKind::ConnectionRefused, Some(at));
-        let all = told_in_time(event_loop, &told, 2);
+        let all = told_in_time(event_loop, &events, 2);
         assert_eq!(all, [refused.clone(), refused.clone()], "those before it, told as one, and the last");
         socket.pause_receiving();
         socket.send("hello?").unwrap();
-        assert_eq!(told_in_time(event_loop, &told, 1), [refused], "also while receiving is paused");
+        assert_eq!(told_in_time(event_loop, &events, 1), [refused], "also while receiving is paused");
         socket.resume_receiving();
         peer.connect(socket.local_addr()).unwrap();
         socket.send("now").unwrap();
         assert_eq!(receive(&peer), b"now");
         peer.send(b"here").unwrap();
-        assert_eq!(told_in_time(event_loop, &told, 1), [datagram("here")]);
+        assert_eq!(told_in_time(event_loop, &events, 1), [datagram("here")]);
     });
 }
 
 #[test]
 fn sending_without_a_destination_is_an_error_of_the_caller() {
     with_loop(|event_loop| {
-        let (socket, told) = recording(event_loop);
+        let (socket, events) = recording(event_loop);
         for result in [socket.send("whither").map(drop), socket.handle().send("whither")] {
             let Err(DatagramError::Refused(error)) = result else { panic!("{result:?}") };
             assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::DESTADDRREQ.raw_os_error()));
@@ -206,15 +204,14 @@ fn sending_without_a_destination_is_an_error_of_the_caller() {
         let unreachable = socket.send_to("elsewhere", "[::1]:9".parse().unwrap());
         assert!(matches!(unreachable, Err(DatagramError::Refused(_))), "{unreachable:?}");
         turn(event_loop);
-        assert_eq!(told.take(), []);
+        assert_eq!(events.take(), []);
     });
 }
 
-// --- Options
-// --------------------------------------------------------------------------------------
+// --- Options -------------------------------------------------------------------------------------
 
 #[test]
-fn two_sockets_may_share_a_port_if_both_ask_for_it() {
+fn two_sockets_may_share_a_port_if_both_opt_in() {
     with_loop(|event_loop| {
         let counts = Rc::new(RefCell::new([0, 0]));
         let counting = |n: usize| {
@@ -237,13 +234,13 @@ fn two_sockets_may_share_a_port_if_both_ask_for_it() {
 }
 
 #[test]
-fn a_multicast_group_is_received_from_when_joined_and_not_when_left() {
+fn a_multicast_group_is_received_only_while_joined() {
     with_loop(|event_loop| {
         let group = Ipv4Addr::new(239, 255, 77, 9);
         let bind = || UdpSocket::bind(event_loop, "0.0.0.0:0").unwrap();
-        let told = Recorder::new();
+        let events = Recorder::new();
         let builder = bind().join_v4(group, Ipv4Addr::LOCALHOST).reuse_address(true);
-        let member = builder.serve(Script::new(&told)).unwrap();
+        let member = builder.serve(Script::new(&events)).unwrap();
         let to = SocketAddr::from((group, member.local_addr().port()));
         let deaf = Recorder::new();
         let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, to.port()));
@@ -252,19 +249,19 @@ fn a_multicast_group_is_received_from_when_joined_and_not_when_left() {
         let sender = plain();
         socket2::SockRef::from(&sender).set_multicast_if_v4(&Ipv4Addr::LOCALHOST).unwrap();
         sender.send_to(b"to all", to).unwrap();
-        assert_eq!(told_in_time(event_loop, &told, 1), [datagram("to all")]);
+        assert_eq!(told_in_time(event_loop, &events, 1), [datagram("to all")]);
         assert_eq!(deaf.take(), [], "a group that another socket has joined");
         member.with(|socket| socket.leave_v4(group, Ipv4Addr::LOCALHOST)).unwrap().unwrap();
         sender.send_to(b"to all others", to).unwrap();
         turn(event_loop);
         sender.send_to(b"to you", (Ipv4Addr::LOCALHOST, to.port())).unwrap();
-        net::turn_until(event_loop, || told.len() + deaf.len() == 1);
-        assert_eq!(told.take().into_iter().chain(deaf.take()).collect::<Vec<_>>(), [datagram("to you")]);
+        net::turn_until(event_loop, || events.len() + deaf.len() == 1);
+        assert_eq!(events.take().into_iter().chain(deaf.take()).collect::<Vec<_>>(), [datagram("to you")]);
     });
 }
 
 #[test]
-fn the_options_are_those_that_were_asked_for() {
+fn the_options_have_their_configured_values() {
     with_loop(|event_loop| {
         let builder = UdpSocket::bind(event_loop, "0.0.0.0:0").unwrap();
         let builder = builder.ttl(7).multicast_ttl(3).multicast_loop(false).broadcast(true);
@@ -293,7 +290,7 @@ fn the_options_are_those_that_were_asked_for() {
 }
 
 #[test]
-fn so_many_routers_as_there_cannot_be_are_an_error_that_names_the_option() {
+fn an_invalid_ttl_is_an_error_that_names_the_option() {
     with_loop(|event_loop| {
         type Set = fn(UdpSocketBuilder<'_>) -> UdpSocketBuilder<'_>;
         let wrong: [(&str, Set); 4] = [
@@ -302,20 +299,20 @@ fn so_many_routers_as_there_cannot_be_are_an_error_that_names_the_option() {
             ("ttl: 4294967295 ", |builder| builder.ttl(u32::MAX)),
             ("multicast_ttl: 256 ", |builder| builder.multicast_ttl(256)),
         ];
-        for (told, set) in wrong {
+        for (start, set) in wrong {
             let builder = set(UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap());
             let error = builder.serve_fn(|_, _, _| ()).expect_err("no such number");
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
-            assert!(error.to_string().starts_with(told), "{error}");
+            assert!(error.to_string().starts_with(start), "{error}");
         }
         let builder = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().ttl(255).multicast_ttl(0);
         assert!(builder.serve_fn(|_, _, _| ()).is_ok());
     });
 }
 
-/// Cut to what the kernel takes, 4 GiB would be nothing at all.
+/// Truncated to the kernel's integer type, 4 GiB would be zero.
 #[test]
-fn a_buffer_larger_than_the_kernel_can_be_told_is_an_error() {
+fn a_buffer_beyond_the_kernels_range_is_an_error() {
     with_loop(|event_loop| {
         for (receive, send) in [(1 << 32, 10_000), (10_000, 1 << 32)] {
             let builder = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap();
@@ -326,15 +323,15 @@ fn a_buffer_larger_than_the_kernel_can_be_told_is_an_error() {
 }
 
 #[test]
-fn a_socket_of_the_other_family_is_like_any_other() {
+fn an_ipv6_socket_works_like_an_ipv4_socket() {
     with_loop(|event_loop| {
-        let told = Recorder::new();
+        let events = Recorder::new();
         let answering =
-            Script::new(&told).on_datagram(|socket, _, from| Ok(socket.send_to("6", from).map(drop)?));
+            Script::new(&events).on_datagram(|socket, _, from| Ok(socket.send_to("6", from).map(drop)?));
         let socket = UdpSocket::bind(event_loop, "[::1]:0").unwrap().serve(answering).unwrap();
         let other = plain_at("[::1]:0");
         other.send_to(b"six", socket.local_addr()).unwrap();
-        assert_eq!(told_in_time(event_loop, &told, 1), [datagram("six")]);
+        assert_eq!(told_in_time(event_loop, &events, 1), [datagram("six")]);
         assert_eq!(receive(&other), b"6");
     });
 }

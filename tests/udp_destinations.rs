@@ -1,4 +1,4 @@
-//! The addresses of this machine that datagrams are sent to, and that replies come from.
+//! The local addresses that datagrams are sent to, and the sources of replies.
 
 mod support;
 
@@ -36,7 +36,7 @@ fn with_addresses(addresses: &str) -> String {
     script.replace("ADDRESSES", addresses)
 }
 
-/// A socket that replies to each datagram with the same, and what it is told of destinations.
+/// A socket that echoes each datagram, and the destinations that it reports.
 fn echo(event_loop: &EventLoop, at: &str) -> (UdpSocket, Recorder<UdpDestination>) {
     let destinations = Recorder::new();
     let recorded = destinations.clone();
@@ -51,7 +51,7 @@ fn echo(event_loop: &EventLoop, at: &str) -> (UdpSocket, Recorder<UdpDestination
     (socket, destinations)
 }
 
-/// Sends to `to`, and returns what the other end learns of it and where its reply comes from.
+/// Sends to `to`. Returns the destination that the server reports and the source of its reply.
 #[track_caller]
 fn exchange(
     event_loop: &EventLoop,
@@ -68,7 +68,7 @@ fn exchange(
 }
 
 #[test]
-fn a_reply_comes_from_the_address_that_was_sent_to() {
+fn a_reply_comes_from_its_destination_address() {
     with_loop(|event_loop| {
         for at in ["0.0.0.0:0", "[::ffff:0.0.0.0]:0", "[::]:0"] {
             let dual = UdpSocket::bind(event_loop, at).unwrap().only_v6(false).serve_fn(|_, _, _| ());
@@ -93,7 +93,7 @@ fn a_reply_comes_from_the_address_that_was_sent_to() {
 }
 
 #[test]
-fn a_reply_over_ipv6_comes_from_the_address_that_was_sent_to() {
+fn a_reply_over_ipv6_comes_from_its_destination_address() {
     alone_after(&with_addresses("2001:db8::1/128 2001:db8::2/128"), || {
         with_loop(|event_loop| {
             let (server, destinations) = echo(event_loop, "[::]:0");
@@ -119,7 +119,7 @@ fn a_link_local_address_replies_through_its_interface() {
             let (server, destinations) = echo(event_loop, "[::]:0");
             let lo = loopback_interface();
             let port = server.local_addr().port();
-            // The sender of the last has no zone that could name the interface.
+            // The last sender has no zone that could name the interface.
             for (at, address) in [("fe80::2", "fe80::1"), ("fe80::2", "fe80::2"), ("::1", "fe80::1")] {
                 let scope = if at == "::1" { 0 } else { lo };
                 let client = plain_at(&format!("[{at}%{scope}]:0"));
@@ -132,7 +132,7 @@ fn a_link_local_address_replies_through_its_interface() {
     });
 }
 
-/// The reply comes from an address of one host, and not from `to`.
+/// Checks that the source of the reply is the address of one host, and not `to`.
 #[track_caller]
 fn assert_is_no_source(destination: UdpDestination, from: SocketAddr, to: SocketAddr) {
     assert_eq!(destination.address, to.ip());
@@ -172,7 +172,7 @@ fn a_group_is_reported_and_is_no_source() {
 }
 
 #[test]
-fn a_socket_at_one_address_is_that_destination_itself() {
+fn a_socket_at_one_address_reports_that_address() {
     with_loop(|event_loop| {
         let (server, destinations) = echo(event_loop, "127.0.0.3:0");
         let (destination, from) = exchange(event_loop, &destinations, &plain(), server.local_addr());
@@ -183,7 +183,7 @@ fn a_socket_at_one_address_is_that_destination_itself() {
 }
 
 #[test]
-fn a_datagram_to_another_than_its_sender_comes_from_where_the_kernel_says() {
+fn a_forwarded_datagram_has_the_kernels_source() {
     with_loop(|event_loop| {
         let other = plain();
         let to_other = other.local_addr().unwrap();
@@ -207,7 +207,7 @@ fn a_datagram_to_another_than_its_sender_comes_from_where_the_kernel_says() {
 }
 
 #[test]
-fn a_socket_and_its_handle_send_from_the_address_that_they_are_given() {
+fn sockets_and_handles_send_from_a_given_address() {
     with_loop(|event_loop| {
         for (at, via) in [("0.0.0.0:0", "127.0.0.4"), ("127.0.0.1:0", "127.0.0.5"), ("[::]:0", "127.0.0.6")] {
             let socket = UdpSocket::bind(event_loop, at).unwrap().serve_fn(|_, _, _| ()).unwrap();
@@ -228,7 +228,7 @@ fn a_socket_and_its_handle_send_from_the_address_that_they_are_given() {
 }
 
 #[test]
-fn a_source_that_is_not_this_machines_is_refused() {
+fn a_foreign_source_address_is_refused() {
     with_loop(|event_loop| {
         let socket = UdpSocket::bind(event_loop, "0.0.0.0:0").unwrap().serve_fn(|_, _, _| ()).unwrap();
         let client = plain();

@@ -1,4 +1,4 @@
-//! UDP sockets on a loop: errors and panics of their handlers, their ends, and the handles, which
+//! UDP sockets on a loop: errors and panics of their handlers, their ends, and their handles, which
 //! outlive them.
 
 mod support;
@@ -15,14 +15,13 @@ use reveille::{EventLoop, UdpSocket};
 use support::udp::{Script, Told, address, datagram, plain, receive, recording, told_in_time};
 use support::{LIMIT, Recorder, turn, with_catching_loop, with_loop, with_watchdog};
 
-// --- Errors and ends
-// ------------------------------------------------------------------------------
+// --- Errors and ends -----------------------------------------------------------------------------
 
 #[test]
-fn an_error_of_the_handler_is_reported_to_it_and_ends_nothing() {
+fn a_handler_error_is_reported_and_ends_nothing() {
     with_loop(|event_loop| {
-        let told = Recorder::new();
-        let failing = Script::new(&told).on_datagram(|_, bytes, _| match bytes {
+        let events = Recorder::new();
+        let failing = Script::new(&events).on_datagram(|_, bytes, _| match bytes {
             b"bad" => Err(ErrorKind::InvalidData.into()),
             _ => Ok(()),
         });
@@ -32,16 +31,16 @@ fn an_error_of_the_handler_is_reported_to_it_and_ends_nothing() {
             other.send_to(text.as_bytes(), socket.local_addr()).unwrap();
         }
         let error = Told::Error(ErrorKind::InvalidData, Some(address(&other)));
-        assert_eq!(told_in_time(event_loop, &told, 3), [datagram("bad"), datagram("good"), error]);
+        assert_eq!(told_in_time(event_loop, &events, 3), [datagram("bad"), datagram("good"), error]);
         assert!(socket.is_open());
     });
 }
 
 #[test]
-fn a_panic_in_the_handler_costs_its_socket_and_no_other() {
+fn a_handler_panic_ends_only_its_socket() {
     with_catching_loop(|event_loop| {
-        let told = Recorder::new();
-        let panicking = Script::new(&told).on_datagram(|_, _, _| panic!("as the test wants it"));
+        let events = Recorder::new();
+        let panicking = Script::new(&events).on_datagram(|_, _, _| panic!("as the test wants it"));
         let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve(panicking).unwrap();
         let handle = socket.handle();
         let (other, told_other) = recording(event_loop);
@@ -49,7 +48,7 @@ fn a_panic_in_the_handler_costs_its_socket_and_no_other() {
         for _ in 0..2 {
             sender.send_to(b"boo", socket.local_addr()).unwrap();
         }
-        let all = told_in_time(event_loop, &told, 2);
+        let all = told_in_time(event_loop, &events, 2);
         assert_eq!(all, [datagram("boo"), Told::Close("the handler panicked".to_owned())]);
         assert_eq!(event_loop.handle().counters().panics, 1);
         assert!(!socket.is_open() && !handle.is_open());
@@ -58,7 +57,7 @@ fn a_panic_in_the_handler_costs_its_socket_and_no_other() {
     });
 }
 
-/// The kernel's socket behind a socket, by a name that no other socket has.
+/// The inode of the kernel's socket, which identifies it.
 fn inode(socket: &UdpSocket) -> PathBuf {
     let fd = socket.with(|socket| socket.as_fd().as_raw_fd()).expect("an open socket");
     fs::read_link(format!("/proc/self/fd/{fd}")).expect("an open descriptor")
@@ -66,38 +65,38 @@ fn inode(socket: &UdpSocket) -> PathBuf {
 
 fn is_open(inode: &Path) -> bool {
     let descriptors = fs::read_dir("/proc/self/fd").expect("a list of descriptors");
-    // One that another test closes meanwhile is not there to be read, and not the one that is
-    // looked for.
+    // A descriptor that another test closes meanwhile cannot be read, and is not the one in
+    // question.
     descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).any(|path| path == inode)
 }
 
 #[test]
-fn a_socket_that_is_dropped_hears_no_more_and_leaves_no_descriptor() {
+fn a_dropped_socket_is_silent_and_leaves_no_descriptor() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().propagate_panics(true).build().unwrap();
-        let (socket, told) = recording(&event_loop);
+        let (socket, events) = recording(&event_loop);
         let (at, name) = (socket.local_addr(), inode(&socket));
         assert!(is_open(&name));
         plain().send_to(b"too late", at).unwrap();
         drop(socket);
         turn(&event_loop);
-        assert_eq!(told.take(), [Told::Close("closed by this end".to_owned())]);
+        assert_eq!(events.take(), [Told::Close("closed by this end".to_owned())]);
         assert!(!is_open(&name));
-        // One whose loop ends first.
-        let (socket, told) = recording(&event_loop);
+        // A socket whose loop ends first.
+        let (socket, events) = recording(&event_loop);
         let name = inode(&socket);
         drop(event_loop);
-        assert_eq!(told.take(), [Told::Close("the event loop was dropped".to_owned())]);
+        assert_eq!(events.take(), [Told::Close("the event loop was dropped".to_owned())]);
         assert!(!is_open(&name) && !socket.is_open());
         assert!(matches!(socket.send_to("x", at), Err(DatagramError::Closed)));
     });
 }
 
 #[test]
-fn a_socket_may_be_closed_in_its_own_call() {
+fn a_socket_may_be_closed_in_its_callback() {
     with_loop(|event_loop| {
-        let told = Recorder::new();
-        let closing = Script::new(&told).on_datagram(|socket, _, from| {
+        let events = Recorder::new();
+        let closing = Script::new(&events).on_datagram(|socket, _, from| {
             socket.close();
             assert!(matches!(socket.send_to("x", from), Err(DatagramError::Closed)));
             Ok(())
@@ -108,18 +107,17 @@ fn a_socket_may_be_closed_in_its_own_call() {
             sender.send_to(b"end", socket.local_addr()).unwrap();
         }
         let close = Told::Close("closed by this end".to_owned());
-        assert_eq!(told_in_time(event_loop, &told, 2), [datagram("end"), close]);
+        assert_eq!(told_in_time(event_loop, &events, 2), [datagram("end"), close]);
         assert!(!socket.is_open());
     });
 }
 
-// --- Handles
-// --------------------------------------------------------------------------------------
+// --- Handles -------------------------------------------------------------------------------------
 
 #[test]
-fn datagrams_of_another_thread_keep_their_order() {
+fn datagrams_from_another_thread_keep_their_order() {
     with_loop(|event_loop| {
-        let (socket, told) = recording(event_loop);
+        let (socket, events) = recording(event_loop);
         let other = plain();
         let (handle, to, quit) = (socket.handle(), address(&other), event_loop.handle());
         let sender = thread::spawn(move || {
@@ -129,7 +127,7 @@ fn datagrams_of_another_thread_keep_their_order() {
                     thread::yield_now();
                 }
                 if n % 100 == 99 {
-                    // The test's socket would lose what it has no room for.
+                    // The receiving socket would lose datagrams beyond its buffer.
                     (n - 99..=n).for_each(|n| assert_eq!(receive(&other), n.to_ne_bytes()));
                 }
             }
@@ -137,14 +135,14 @@ fn datagrams_of_another_thread_keep_their_order() {
         });
         event_loop.run().unwrap();
         sender.join().unwrap();
-        assert!(told.take().iter().all(|told| *told == Told::Drained));
+        assert!(events.take().iter().all(|event| *event == Told::Drained));
     });
 }
 
 #[test]
-fn a_handles_datagram_that_is_refused_is_reported_and_those_behind_it_are_sent() {
+fn a_refused_datagram_is_reported_and_later_ones_are_sent() {
     with_loop(|event_loop| {
-        let (socket, told) = recording(event_loop);
+        let (socket, events) = recording(event_loop);
         let other = plain();
         let (handle, to) = (socket.handle(), address(&other));
         let nowhere: SocketAddr = "[::1]:9".parse().unwrap();
@@ -155,9 +153,10 @@ fn a_handles_datagram_that_is_refused_is_reported_and_those_behind_it_are_sent()
             }
         });
         sender.join().unwrap();
-        // More than one turn sends, so the handler hears that the rest has gone, too.
-        let told = told_in_time(event_loop, &told, 2);
-        let [Told::Drained, Told::Error(_, Some(peer))] = told[..] else { panic!("{told:?}") };
+        // Sending takes more than one turn, so the handler is also notified that the queue has
+        // drained.
+        let events = told_in_time(event_loop, &events, 2);
+        let [Told::Drained, Told::Error(_, Some(peer))] = events[..] else { panic!("{events:?}") };
         assert_eq!(peer, nowhere);
         for n in (0..100).filter(|n| *n != 30) {
             assert_eq!(receive(&other), n.to_string().as_bytes());
@@ -166,35 +165,35 @@ fn a_handles_datagram_that_is_refused_is_reported_and_those_behind_it_are_sent()
 }
 
 #[test]
-fn a_handle_closes_its_socket_behind_what_it_has_sent() {
+fn a_handle_closes_its_socket_after_its_datagrams() {
     with_loop(|event_loop| {
-        let (_socket, told) = recording(event_loop);
+        let (_socket, events) = recording(event_loop);
         let other = plain();
         let handle = _socket.handle();
         handle.send_to("the last", address(&other)).unwrap();
         handle.close();
         assert!(matches!(handle.send_to("x", address(&other)), Err(DatagramError::Closed)));
         let close = Told::Close("closed by this end".to_owned());
-        assert_eq!(told_in_time(event_loop, &told, 1), [close]);
+        assert_eq!(told_in_time(event_loop, &events, 1), [close]);
         assert_eq!(receive(&other), b"the last");
     });
 }
 
 #[test]
-fn a_handle_whose_socket_or_loop_has_gone_says_so() {
+fn a_handle_without_socket_or_loop_reports_closed() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let to = address(&plain());
-        let (socket, _told) = recording(&event_loop);
+        let (socket, _events) = recording(&event_loop);
         let dead = socket.handle();
         drop(socket);
         assert!(matches!(dead.send_to("x", to), Err(DatagramError::Closed)));
-        let (socket, _told) = recording(&event_loop);
+        let (socket, _events) = recording(&event_loop);
         let orphan = socket.handle();
-        let asked = orphan.clone();
+        let remote = orphan.clone();
         drop(event_loop);
-        let there = thread::spawn(move || asked.send_to("x", to).map_err(io::Error::from));
-        assert_eq!(there.join().unwrap().unwrap_err().kind(), ErrorKind::BrokenPipe);
+        let sender = thread::spawn(move || remote.send_to("x", to).map_err(io::Error::from));
+        assert_eq!(sender.join().unwrap().unwrap_err().kind(), ErrorKind::BrokenPipe);
         assert!(!orphan.is_open());
     });
 }

@@ -1,5 +1,4 @@
-//! The names of Unix sockets: what is an address, and what becomes of the path that a server
-//! listens at.
+//! The addresses of Unix sockets: which names are valid, and when the path of a server is removed.
 
 mod support;
 
@@ -17,11 +16,10 @@ use support::net::{self, Journal};
 use support::unix::{Folder, abstract_name, connect, echo_server, read_exact};
 use support::{Recorder, turn, with_loop};
 
-// --- Addresses
-// ------------------------------------------------------------------------------------
+// --- Addresses -----------------------------------------------------------------------------------
 
 #[test]
-fn both_ends_know_their_addresses_and_what_is_tcps_alone_is_an_error() {
+fn both_ends_know_their_addresses_and_refuse_tcp_features() {
     with_loop(|event_loop| {
         let folder = Folder::new();
         let path = folder.path("addresses");
@@ -55,7 +53,7 @@ fn both_ends_know_their_addresses_and_what_is_tcps_alone_is_an_error() {
 }
 
 #[test]
-fn addresses_are_displayed_as_the_system_does_it() {
+fn addresses_are_displayed_in_the_systems_notation() {
     assert_eq!(UnixAddress::from("/run/x.sock").to_string(), "/run/x.sock");
     assert_eq!(UnixAddress::from("@x").as_path(), Some(Path::new("@x")));
     assert_eq!(UnixAddress::abstract_name("x").to_string(), "@x");
@@ -64,7 +62,7 @@ fn addresses_are_displayed_as_the_system_does_it() {
 }
 
 #[test]
-fn a_name_that_no_socket_can_have_is_refused_at_once() {
+fn an_invalid_name_is_refused_at_once() {
     with_loop(|event_loop| {
         let long = |n: usize| "x".repeat(n);
         let impossible: [UnixAddress; 5] = [
@@ -86,7 +84,7 @@ fn a_name_that_no_socket_can_have_is_refused_at_once() {
 }
 
 #[test]
-fn the_longest_path_can_be_listened_at_and_called_from() {
+fn the_longest_path_works_for_servers_and_clients() {
     with_loop(|event_loop| {
         let folder = Folder::new();
         let fill = |n: usize| folder.path(&"x".repeat(n - folder.0.as_os_str().len() - 1));
@@ -100,16 +98,15 @@ fn the_longest_path_can_be_listened_at_and_called_from() {
             })
             .unwrap();
         assert_eq!(server.address().to_string(), fill(107).display().to_string());
-        let call_from = |path: &Path| {
+        let connect_from = |path: &Path| {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-            // 108 bytes are more than the standard library takes, and not more than the kernel
-            // does.
+            // The standard library refuses 108 bytes, and the kernel accepts them.
             let address = rustix::net::SocketAddrUnix::new(path).unwrap();
             rustix::net::bind(&socket, &address).unwrap();
             socket.connect(&SockAddr::unix(fill(107)).unwrap()).unwrap();
             socket
         };
-        let _clients = [call_from(&fill(106)), call_from(&fill(108))];
+        let _clients = [connect_from(&fill(106)), connect_from(&fill(108))];
         net::turn_until(event_loop, || seen.len() == 2);
         let seen = seen.take();
         assert_eq!(seen[0].0, *server.address());
@@ -118,8 +115,7 @@ fn the_longest_path_can_be_listened_at_and_called_from() {
     });
 }
 
-// --- Paths
-// ----------------------------------------------------------------------------------------
+// --- Paths ---------------------------------------------------------------------------------------
 
 #[test]
 fn a_path_is_removed_when_its_server_ends() {
@@ -145,7 +141,7 @@ fn a_path_is_removed_when_its_server_ends() {
     let path = folder.path("with the loop");
     let listening = path.clone();
     with_loop(move |event_loop| {
-        // Nobody drops it while the loop lives.
+        // The server is never dropped, so the end of the loop has to remove the path.
         std::mem::forget(echo_server(event_loop, &listening));
         assert!(listening.exists());
     });
@@ -153,7 +149,7 @@ fn a_path_is_removed_when_its_server_ends() {
 }
 
 #[test]
-fn a_path_that_has_come_to_lead_elsewhere_is_not_removed() {
+fn a_replaced_path_is_not_removed() {
     with_loop(|event_loop| {
         let folder = Folder::new();
         let path = folder.path("taken over");
@@ -167,7 +163,7 @@ fn a_path_that_has_come_to_lead_elsewhere_is_not_removed() {
 }
 
 #[test]
-fn two_servers_at_one_address_are_an_error_that_names_it() {
+fn a_second_server_at_an_address_is_an_error() {
     with_loop(|event_loop| {
         let folder = Folder::new();
         for address in [UnixAddress::path(folder.path("one")), abstract_name()] {
@@ -187,7 +183,7 @@ fn two_servers_at_one_address_are_an_error_that_names_it() {
 }
 
 #[test]
-fn a_path_that_was_left_behind_is_replaced_only_if_asked_and_only_if_it_is_a_socket() {
+fn only_a_stale_socket_is_replaced_and_only_on_request() {
     with_loop(|event_loop| {
         let folder = Folder::new();
         let path = folder.path("stale");
@@ -215,7 +211,7 @@ fn a_path_that_was_left_behind_is_replaced_only_if_asked_and_only_if_it_is_a_soc
 }
 
 #[test]
-fn a_path_has_the_mode_that_it_is_told() {
+fn a_path_has_its_configured_mode() {
     with_loop(|event_loop| {
         let folder = Folder::new();
         for mode in [0o600, 0o666] {

@@ -1,5 +1,5 @@
-//! Descriptors that are sent through Unix sockets: they arrive with their bytes, and none is left
-//! over, however it ends.
+//! Descriptors that are sent through Unix sockets: they arrive with their bytes, and none is
+//! leaked, however the connection ends.
 
 mod support;
 
@@ -23,30 +23,30 @@ fn pipe() -> (File, File) {
     (reader.into(), writer.into())
 }
 
-/// That no write end of the pipe is open any more, in any process or on its way to one. It waits
-/// for that, as another test may be starting a program, which has all descriptors for a moment; one
-/// that is left over hangs the test.
+/// Waits until no write end of the pipe is open any more, in any process or in transit. The wait is
+/// necessary because another test may be starting a program, which has all descriptors for a
+/// moment. A leaked descriptor hangs the test.
 #[track_caller]
 fn assert_closed(reader: &mut File) {
     support::wait_readable(&*reader);
     assert_eq!(reader.read(&mut [0; 8]).unwrap(), 0);
 }
 
-/// Takes descriptors, and notes what it is called for.
+/// Takes descriptors, and records its callbacks.
 struct Taker {
-    most: usize,
+    limit: usize,
     close: bool,
-    told: Recorder<String>,
+    events: Recorder<String>,
     taken: Recorder<OwnedFd>,
 }
 
 impl ConnectionHandler for Taker {
     fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
-        conn.accept_descriptors(self.most)
+        conn.accept_descriptors(self.limit)
     }
 
     fn on_descriptors(&mut self, conn: &TcpConnection, descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        self.told.record(format!("{} descriptors", descriptors.len()));
+        self.events.record(format!("{} descriptors", descriptors.len()));
         descriptors.into_iter().for_each(|descriptor| self.taken.record(descriptor));
         if self.close {
             conn.close();
@@ -55,12 +55,12 @@ impl ConnectionHandler for Taker {
     }
 
     fn on_message(&mut self, _: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
-        self.told.record(String::from_utf8(input.take_all().to_vec()).unwrap());
+        self.events.record(String::from_utf8(input.take_all().to_vec()).unwrap());
         Ok(())
     }
 
     fn on_close(&mut self, _: &TcpConnection, reason: &CloseReason) {
-        self.told.record(match reason {
+        self.events.record(match reason {
             CloseReason::Error(error) => format!("{:?}", error.kind()),
             reason => reason.to_string(),
         });
@@ -69,21 +69,21 @@ impl ConnectionHandler for Taker {
 
 struct Taking {
     server: TcpServer,
-    told: Recorder<String>,
+    events: Recorder<String>,
     taken: Recorder<OwnedFd>,
 }
 
-fn taking(event_loop: &EventLoop, most: usize, close: bool) -> Taking {
-    let (told, taken) = (Recorder::new(), Recorder::new());
-    let (telling, giving) = (told.clone(), taken.clone());
+fn taking(event_loop: &EventLoop, limit: usize, close: bool) -> Taking {
+    let (events, taken) = (Recorder::new(), Recorder::new());
+    let (recording, giving) = (events.clone(), taken.clone());
     let server = TcpServer::bind_unix(event_loop, abstract_name())
         .unwrap()
-        .serve(move |_| Taker { most, close, told: telling.clone(), taken: giving.clone() })
+        .serve(move |_| Taker { limit, close, events: recording.clone(), taken: giving.clone() })
         .unwrap();
-    Taking { server, told, taken }
+    Taking { server, events, taken }
 }
 
-/// Sends as any other program might.
+/// Sends with a plain system call, as another program might.
 fn send_raw(client: &UnixStream, bytes: &[u8], descriptors: &[&File]) {
     let borrowed: Vec<_> = descriptors.iter().map(|pipe| pipe.as_fd()).collect();
     let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
@@ -94,9 +94,9 @@ fn send_raw(client: &UnixStream, bytes: &[u8], descriptors: &[&File]) {
 }
 
 #[test]
-fn a_descriptor_that_is_sent_arrives_before_its_bytes_and_works() {
+fn a_descriptor_arrives_before_its_bytes_and_works() {
     with_loop(|event_loop| {
-        let Taking { server, told, taken } = taking(event_loop, 4, false);
+        let Taking { server, events, taken } = taking(event_loop, 4, false);
         let (mut reader, writer) = pipe();
         let mut to_send = Some(writer);
         let _client = TcpClient::connect(event_loop, server.address())
@@ -109,7 +109,7 @@ fn a_descriptor_that_is_sent_arrives_before_its_bytes_and_works() {
             .unwrap();
         net::turn_until(event_loop, || taken.len() == 1);
         turn(event_loop);
-        assert_eq!(told.take(), ["1 descriptors", "before, with"]);
+        assert_eq!(events.take(), ["1 descriptors", "before, with"]);
         let descriptor = taken.take().remove(0);
         let flags = rustix::io::fcntl_getfd(&descriptor).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "another program would inherit it");
@@ -123,41 +123,41 @@ fn a_descriptor_that_is_sent_arrives_before_its_bytes_and_works() {
 }
 
 #[test]
-fn descriptors_come_with_the_send_that_they_belong_to() {
+fn descriptors_arrive_with_their_own_send() {
     with_loop(|event_loop| {
-        let Taking { server, told, taken } = taking(event_loop, 2, false);
+        let Taking { server, events, taken } = taking(event_loop, 2, false);
         let client = connect(&server);
         let (_reader, writer) = pipe();
         send_raw(&client, b"a", &[&writer]);
         send_raw(&client, b"b", &[&writer, &writer]);
         (&client).write_all(b"c").unwrap();
-        net::turn_until(event_loop, || told.len() == 5);
-        assert_eq!(told.take(), ["1 descriptors", "a", "2 descriptors", "b", "c"]);
+        net::turn_until(event_loop, || events.len() == 5);
+        assert_eq!(events.take(), ["1 descriptors", "a", "2 descriptors", "b", "c"]);
         assert_eq!(taken.take().len(), 3);
     });
 }
 
 #[test]
-fn descriptors_that_nobody_wants_are_closed_and_the_bytes_all_come() {
+fn unwanted_descriptors_are_closed_and_all_bytes_arrive() {
     with_loop(|event_loop| {
-        let Taking { server, told, taken } = taking(event_loop, 0, false);
+        let Taking { server, events, taken } = taking(event_loop, 0, false);
         let client = connect(&server);
         let (mut reader, writer) = pipe();
-        // Each of these ends a read, with the next behind it and no new edge to come.
+        // Each of these ends a read. The next one follows without a new edge.
         for _ in 0..5 {
             send_raw(&client, b"x", &[&writer]);
         }
         drop(writer);
-        net::turn_until(event_loop, || told.len() == 5);
-        assert_eq!(told.take(), ["x"; 5]);
+        net::turn_until(event_loop, || events.len() == 5);
+        assert_eq!(events.take(), ["x"; 5]);
         assert_eq!(taken.len(), 0);
         assert_closed(&mut reader);
     });
 }
 
-/// As a framed connection, or one whose author has thought of nothing.
+/// Same as a framed connection, or a handler that ignores descriptors.
 #[test]
-fn a_handler_that_does_not_take_what_it_has_asked_for_leaks_nothing() {
+fn a_handler_that_ignores_descriptors_leaks_nothing() {
     struct Careless(Recorder<()>);
     impl ConnectionHandler for Careless {
         fn on_message(&mut self, _: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
@@ -186,23 +186,23 @@ fn a_handler_that_does_not_take_what_it_has_asked_for_leaks_nothing() {
 }
 
 #[test]
-fn more_descriptors_than_are_taken_close_the_connection_and_are_closed() {
-    for (most, sent) in [(1, 2), (1, 3), (2, 3), (4, 64)] {
+fn too_many_descriptors_close_the_connection_without_leaks() {
+    for (limit, sent) in [(1, 2), (1, 3), (2, 3), (4, 64)] {
         with_loop(move |event_loop| {
-            let Taking { server, told, taken } = taking(event_loop, most, false);
+            let Taking { server, events, taken } = taking(event_loop, limit, false);
             let client = connect(&server);
             let (mut reader, writer) = pipe();
             send_raw(&client, b"x", &vec![&writer; sent]);
             drop(writer);
-            net::turn_until(event_loop, || told.len() == 1);
-            assert_eq!(told.take(), ["InvalidData"], "{sent} of {most}");
+            net::turn_until(event_loop, || events.len() == 1);
+            assert_eq!(events.take(), ["InvalidData"], "{sent} of {limit}");
             assert_eq!(taken.len(), 0);
             assert_closed(&mut reader);
         });
     }
 }
 
-/// The child: a server that is sent three descriptors when it has room for one.
+/// The child: a server with one free descriptor that is sent three.
 #[test]
 #[ignore = "is run in a process of its own by the test below"]
 fn child_role() {
@@ -210,7 +210,7 @@ fn child_role() {
         return;
     }
     with_loop(|event_loop| {
-        let Taking { server, told, taken } = taking(event_loop, 4, false);
+        let Taking { server, events, taken } = taking(event_loop, 4, false);
         let client = connect(&server);
         net::turn_until(event_loop, || server.counters().accepted == 1);
         let (mut reader, writer) = pipe();
@@ -219,16 +219,16 @@ fn child_role() {
         setrlimit(Resource::Nofile, Rlimit { current: Some(next as u64 + 1), maximum }).unwrap();
         send_raw(&client, b"x", &[&writer, &writer, &writer]);
         drop(writer);
-        net::turn_until(event_loop, || told.len() > 0);
+        net::turn_until(event_loop, || events.len() > 0);
         turn(event_loop);
         assert_eq!(taken.len(), 0);
         assert_closed(&mut reader);
-        answer(told.take().join(", "));
+        answer(events.take().join(", "));
     });
 }
 
 #[test]
-fn descriptors_for_which_there_is_no_room_are_not_lost_without_a_word() {
+fn descriptors_beyond_the_process_limit_are_reported() {
     with_watchdog(LIMIT, || {
         let mut child = Child::start("server");
         assert_eq!(child.hear(), "InvalidData");
@@ -236,24 +236,24 @@ fn descriptors_for_which_there_is_no_room_are_not_lost_without_a_word() {
 }
 
 #[test]
-fn a_connection_that_is_closed_over_its_descriptors_hears_no_more_bytes() {
+fn a_connection_closed_in_on_descriptors_gets_no_bytes() {
     with_loop(|event_loop| {
-        let Taking { server, told, taken } = taking(event_loop, 1, true);
+        let Taking { server, events, taken } = taking(event_loop, 1, true);
         let client = connect(&server);
         let (mut reader, writer) = pipe();
         send_raw(&client, b"x", &[&writer]);
         send_raw(&client, b"y", &[&writer]);
         drop(writer);
-        net::turn_until(event_loop, || told.len() == 2);
+        net::turn_until(event_loop, || events.len() == 2);
         turn(event_loop);
-        assert_eq!(told.take(), ["1 descriptors", "closed by this end"]);
+        assert_eq!(events.take(), ["1 descriptors", "closed by this end"]);
         taken.take();
         assert_closed(&mut reader);
     });
 }
 
 #[test]
-fn descriptors_that_are_queued_keep_their_place_among_the_bytes() {
+fn queued_descriptors_keep_their_position_among_the_bytes() {
     const BEFORE: usize = 1 << 20;
     with_loop(|event_loop| {
         let (mut reader, writer) = pipe();
@@ -305,7 +305,7 @@ fn descriptors_that_are_queued_keep_their_place_among_the_bytes() {
 }
 
 #[test]
-fn descriptors_that_cannot_be_sent_any_more_are_closed_with_the_connection() {
+fn unsent_descriptors_are_closed_with_the_connection() {
     with_loop(|event_loop| {
         let (mut reader, writer) = pipe();
         let refused = Recorder::new();
@@ -342,21 +342,21 @@ fn descriptors_that_cannot_be_sent_any_more_are_closed_with_the_connection() {
 }
 
 #[test]
-fn a_tcp_connection_has_neither_credentials_nor_descriptors() {
+fn tcp_has_neither_credentials_nor_descriptors() {
     with_loop(|event_loop| {
-        let asked = Recorder::new();
-        let asking = asked.clone();
+        let errors = Recorder::new();
+        let recording = errors.clone();
         let server = TcpServer::bind(event_loop, "127.0.0.1:0")
             .unwrap()
             .serve(move |conn| {
-                asking.record(conn.peer_credentials().unwrap_err().kind());
-                asking.record(conn.accept_descriptors(1).unwrap_err().kind());
-                asking.record(conn.send_with_descriptors("x", [pipe().0.into()]).unwrap_err().kind());
+                recording.record(conn.peer_credentials().unwrap_err().kind());
+                recording.record(conn.accept_descriptors(1).unwrap_err().kind());
+                recording.record(conn.send_with_descriptors("x", [pipe().0.into()]).unwrap_err().kind());
                 Journal::new().script()
             })
             .unwrap();
         let _client = net::connect(server.local_addr());
-        net::turn_until(event_loop, || asked.len() == 3);
-        assert_eq!(asked.take(), [ErrorKind::Unsupported; 3]);
+        net::turn_until(event_loop, || errors.len() == 3);
+        assert_eq!(errors.take(), [ErrorKind::Unsupported; 3]);
     });
 }

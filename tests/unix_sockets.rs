@@ -1,4 +1,4 @@
-//! Servers and clients on Unix sockets: the same as over TCP, and what only these have.
+//! Servers and clients on Unix sockets: what they share with TCP, and what is specific to them.
 
 mod support;
 
@@ -20,11 +20,10 @@ fn has_ended(journal: &Journal) -> bool {
     matches!(journal.of(0).last(), Some(Told::Close(_)))
 }
 
-// --- Servers and clients
-// --------------------------------------------------------------------------
+// --- Servers and clients -------------------------------------------------------------------------
 
 #[test]
-fn a_server_echoes_at_a_path_and_at_an_abstract_name() {
+fn a_server_echoes_at_a_path_and_an_abstract_name() {
     with_loop(|event_loop| {
         let folder = Folder::new();
         for address in [UnixAddress::path(folder.path("echo")), abstract_name()] {
@@ -40,7 +39,7 @@ fn a_server_echoes_at_a_path_and_at_an_abstract_name() {
 }
 
 #[test]
-fn a_client_speaks_with_a_server_and_either_half_is_closed_in_its_time() {
+fn each_half_of_a_unix_connection_closes_separately() {
     with_loop(|event_loop| {
         let folder = Folder::new();
         for address in [UnixAddress::path(folder.path("halves")), abstract_name()] {
@@ -74,7 +73,7 @@ fn a_client_speaks_with_a_server_and_either_half_is_closed_in_its_time() {
 }
 
 #[test]
-fn much_goes_through_a_unix_socket_both_ways_and_arrives_whole() {
+fn large_transfers_arrive_whole_in_both_directions() {
     const BYTES: usize = 6 << 20;
     with_loop(|event_loop| {
         let server = echo_server(event_loop, abstract_name());
@@ -104,7 +103,7 @@ fn much_goes_through_a_unix_socket_both_ways_and_arrives_whole() {
 }
 
 #[test]
-fn an_orderly_close_waits_until_the_peer_has_read_all() {
+fn an_orderly_close_waits_for_the_peer_to_read() {
     with_loop(|event_loop| {
         let journal = Journal::new();
         let writing = journal.clone();
@@ -131,7 +130,7 @@ fn an_orderly_close_waits_until_the_peer_has_read_all() {
 }
 
 #[test]
-fn loops_on_threads_of_their_own_serve_a_unix_socket_which_only_one_listens_at() {
+fn loop_threads_serve_a_unix_socket_with_one_listener() {
     with_loop(|event_loop| {
         let builder = |address| TcpServer::bind_unix(event_loop, address).unwrap().threads(2);
         let server = builder(abstract_name()).serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
@@ -146,11 +145,10 @@ fn loops_on_threads_of_their_own_serve_a_unix_socket_which_only_one_listens_at()
     });
 }
 
-// --- Who is there
-// ---------------------------------------------------------------------------------
+// --- Credentials, limits and errors --------------------------------------------------------------
 
 #[test]
-fn each_end_knows_the_credentials_of_the_other() {
+fn each_end_sees_the_credentials_of_the_other() {
     with_loop(|event_loop| {
         let seen = Recorder::new();
         let (at_server, at_client) = (seen.clone(), seen.clone());
@@ -177,7 +175,7 @@ fn each_end_knows_the_credentials_of_the_other() {
 }
 
 #[test]
-fn the_limit_for_an_address_is_one_for_a_user() {
+fn the_limit_per_address_applies_per_user() {
     with_loop(|event_loop| {
         let builder = TcpServer::bind_unix(event_loop, abstract_name()).unwrap().max_per_address(1);
         let server = builder.serve_fn(|_, _| ()).unwrap();
@@ -188,7 +186,7 @@ fn the_limit_for_an_address_is_one_for_a_user() {
 }
 
 #[test]
-fn a_client_is_told_why_a_unix_socket_cannot_be_connected_to() {
+fn a_failed_unix_connection_reports_its_reason() {
     with_loop(|event_loop| {
         let folder = Folder::new();
         let failure_of = |path: &Path, local: bool| {
@@ -222,7 +220,7 @@ fn a_client_is_told_why_a_unix_socket_cannot_be_connected_to() {
 }
 
 #[test]
-fn a_server_on_a_unix_socket_may_be_on_a_loop_threads_loop() {
+fn a_unix_server_may_run_on_a_loop_thread() {
     support::with_watchdog(support::LIMIT, || {
         let folder = Folder::new();
         let path = folder.path("thread");
