@@ -1,5 +1,5 @@
-//! When a connection stops reading by itself: for replies that its peer does not read, and never
-//! for unsolicited output.
+//! The automatic pause of reading: it applies to replies that the peer does not read, and never to
+//! unsolicited output.
 
 mod support;
 
@@ -16,20 +16,20 @@ use support::{KIB, MIB, Recorder, folder, turn, with_loop};
 
 const HIGH: usize = 256 * KIB;
 const LOW: usize = 64 * KIB;
-/// Far more than the limited buffers of the kernel take.
-const MUCH: usize = MIB;
+/// Far more than the limited buffers of the kernel accept.
+const PAYLOAD: usize = MIB;
 
 /// A server with the marks, whose kernel buffers are limited.
 fn server(event_loop: &EventLoop) -> TcpServerBuilder<'_> {
     net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap()).water_marks(HIGH, LOW)
 }
 
-type Call = Box<dyn FnMut(&TcpConnection) -> io::Result<()>>;
+type Callback = Box<dyn FnMut(&TcpConnection) -> io::Result<()>>;
 
-/// Sends in one of its calls, and records how much is unsent at each message.
+/// Sends in one of its callbacks, and records the number of unsent bytes at each message.
 struct Sender {
-    on_open: Call,
-    on_message: Call,
+    on_open: Callback,
+    on_message: Callback,
     messages: Recorder<usize>,
 }
 
@@ -45,7 +45,7 @@ impl ConnectionHandler for Sender {
     }
 }
 
-fn nothing() -> Call {
+fn nothing() -> Callback {
     Box::new(|_| Ok(()))
 }
 
@@ -53,8 +53,8 @@ fn nothing() -> Call {
 fn connect(
     event_loop: &EventLoop,
     settings: impl for<'a> Fn(TcpServerBuilder<'a>) -> TcpServerBuilder<'a>,
-    on_open: Call,
-    on_message: Call,
+    on_open: Callback,
+    on_message: Callback,
 ) -> (TcpServer, TcpStream, Recorder<usize>) {
     let messages = Recorder::new();
     let sender = Cell::new(Some(Sender { on_open, on_message, messages: messages.clone() }));
@@ -68,19 +68,19 @@ fn turns(event_loop: &EventLoop) {
     (0..20).for_each(|_| turn(event_loop));
 }
 
-/// Queues `MUCH` bytes.
+/// Queues `PAYLOAD` bytes.
 fn fill(conn: &TcpConnection) -> io::Result<()> {
-    conn.send_owned(vec![0; MUCH])?;
+    conn.send_owned(vec![0; PAYLOAD])?;
     assert!(conn.unsent() > HIGH);
     Ok(())
 }
 
-fn fill_once(mut fill: impl FnMut(&TcpConnection) -> io::Result<()> + 'static) -> Call {
+fn fill_once(mut fill: impl FnMut(&TcpConnection) -> io::Result<()> + 'static) -> Callback {
     let mut is_filled = false;
     Box::new(move |conn| if std::mem::replace(&mut is_filled, true) { Ok(()) } else { fill(conn) })
 }
 
-/// That a peer is read, message after message, while the connection has more unsent than the
+/// Asserts that the peer's messages are read while the connection has more unsent bytes than the
 /// high-water mark.
 #[track_caller]
 fn assert_is_read(event_loop: &EventLoop, peer: &mut TcpStream, messages: &Recorder<usize>) {
@@ -91,7 +91,7 @@ fn assert_is_read(event_loop: &EventLoop, peer: &mut TcpStream, messages: &Recor
     }
 }
 
-/// That a connection reads nothing until its peer has read, and everything then.
+/// Asserts that a connection reads nothing until its peer has read, and everything afterwards.
 #[track_caller]
 fn assert_pauses(event_loop: &EventLoop, peer: &mut TcpStream, messages: &Recorder<usize>) {
     messages.take();
@@ -131,7 +131,7 @@ fn two_peers_that_both_send_before_they_read_finish() {
             .water_marks(HIGH, LOW)
             .serve(move |_| Both { received: Rc::clone(&at_client) })
             .unwrap();
-        net::turn_until(event_loop, || counts.iter().all(|received| received.get() == MUCH));
+        net::turn_until(event_loop, || counts.iter().all(|received| received.get() == PAYLOAD));
     });
 }
 
@@ -146,12 +146,12 @@ fn replies_above_the_mark_stop_reading_until_the_low_mark() {
 }
 
 #[test]
-fn files_sent_as_replies_stop_reading_and_unsolicited_ones_do_not() {
+fn files_pause_reading_only_when_sent_as_replies() {
     let folder = folder::Folder::new();
     let path = folder.path().join("file");
-    std::fs::write(&path, vec![0; MUCH]).unwrap();
+    std::fs::write(&path, vec![0; PAYLOAD]).unwrap();
     let file = move |conn: &TcpConnection| {
-        conn.send_file(std::fs::File::open(&path)?, 0, MUCH as u64)?;
+        conn.send_file(std::fs::File::open(&path)?, 0, PAYLOAD as u64)?;
         Ok(())
     };
     with_loop(|event_loop| {
@@ -172,9 +172,9 @@ fn no_unsolicited_output_stops_reading() {
         let (_server, mut peer, messages) = connect(event_loop, |b| b, Box::new(fill), nothing());
         assert_is_read(event_loop, &mut peer, &messages);
 
-        let through_a_handle: Call = Box::new(|conn| {
-            conn.handle().send(vec![0; MUCH])?;
-            // This send takes what the handle was given with it.
+        let through_a_handle: Callback = Box::new(|conn| {
+            conn.handle().send(vec![0; PAYLOAD])?;
+            // This send also takes over the bytes that were sent through the handle.
             conn.send(b"a small reply")?;
             assert!(conn.unsent() > HIGH);
             Ok(())
@@ -185,9 +185,9 @@ fn no_unsolicited_output_stops_reading() {
         net::turn_until(event_loop, || messages.take().len() == 1);
         assert_is_read(event_loop, &mut peer, &messages);
 
-        let by_a_timer: Call = Box::new(|conn| {
+        let by_a_timer: Callback = Box::new(|conn| {
             let handle = conn.handle();
-            conn.event_loop().run_after(Duration::ZERO, move |_| handle.send(vec![0; MUCH]).unwrap());
+            conn.event_loop().run_after(Duration::ZERO, move |_| handle.send(vec![0; PAYLOAD]).unwrap());
             Ok(())
         });
         let (_server, mut peer, messages) = connect(event_loop, |b| b, by_a_timer, nothing());
@@ -197,17 +197,17 @@ fn no_unsolicited_output_stops_reading() {
 }
 
 #[test]
-fn output_for_another_connection_stops_neither_of_the_two() {
+fn output_for_another_connection_pauses_neither() {
     with_loop(|event_loop| {
         let handle = Rc::new(Cell::new(None));
         let given = Rc::clone(&handle);
-        let give: Call = Box::new(move |conn| {
+        let give: Callback = Box::new(move |conn| {
             given.set(Some(conn.handle()));
             Ok(())
         });
         let (_to, mut to, at_to) = connect(event_loop, |b| b, give, nothing());
         let handle = handle.take().unwrap();
-        let pass_on: Call = Box::new(move |_| Ok(handle.send(vec![0; MUCH])?));
+        let pass_on: Callback = Box::new(move |_| Ok(handle.send(vec![0; PAYLOAD])?));
         let (_from, mut from, at_from) = connect(event_loop, |b| b, nothing(), fill_once(pass_on));
         from.write_all(b"x").unwrap();
         net::turn_until(event_loop, || at_from.take().len() == 1);
@@ -220,9 +220,9 @@ fn output_for_another_connection_stops_neither_of_the_two() {
 #[test]
 fn reading_resumes_when_only_unsolicited_output_is_left() {
     with_loop(|event_loop| {
-        let reply_first: Call = Box::new(|conn| {
+        let reply_first: Callback = Box::new(|conn| {
             conn.send_owned(vec![0; 2 * HIGH])?;
-            conn.handle().send(vec![0; MUCH])?;
+            conn.handle().send(vec![0; PAYLOAD])?;
             Ok(())
         });
         let (_server, mut peer, messages) = connect(event_loop, |b| b, nothing(), fill_once(reply_first));
@@ -250,7 +250,7 @@ fn without_the_automatic_pause_replies_are_bounded_by_the_limit() {
         assert_is_read(event_loop, &mut peer, &messages);
         drop(server);
 
-        let to_the_limit: Call = Box::new(|conn| {
+        let to_the_limit: Callback = Box::new(|conn| {
             while conn.send([0; KIB]).is_ok() {}
             assert_eq!(conn.send([0; KIB]), Err(SendError::Full));
             Ok(())
@@ -264,7 +264,7 @@ fn without_the_automatic_pause_replies_are_bounded_by_the_limit() {
 }
 
 #[test]
-fn a_client_pauses_by_itself_unless_that_is_disabled() {
+fn a_client_pauses_automatically_unless_disabled() {
     for disabled in [false, true] {
         with_loop(move |event_loop| {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,10 +1,10 @@
-//! Random lives of connections, on real sockets and a virtual clock, against what every life must
-//! keep to.
+//! Random connections, on real sockets and a virtual clock, are checked against the invariants of
+//! every connection.
 //!
-//! Whatever the two ends do, in whatever order: each byte that was accepted arrives in order or is
-//! reported as not delivered, each connection is opened once and closed once, nothing is called
-//! after that, states only go forward, and no descriptor is left. A life is made from a seed, which
-//! a failure prints; `REVEILLE_SEED=n` repeats that one.
+//! Whatever the two ends do, in whatever order: each accepted byte arrives in order or is reported
+//! as undelivered, each connection is opened once and closed once, no callback follows the close,
+//! states only advance, and no descriptor leaks. A connection is generated from a seed, which a
+//! failure prints; `REVEILLE_SEED=n` repeats that connection.
 
 mod support;
 
@@ -23,10 +23,10 @@ use socket2::SockRef;
 use support::net::{self, Random};
 use support::{LIMIT, turn, with_watchdog};
 
-const LIVES: u64 = 3_000;
-const MOST_UNSENT: usize = 200_000;
+const CONNECTIONS: u64 = 3_000;
+const MAX_UNSENT: usize = 200_000;
 
-/// Bytes that say who has sent them, of two, and of each the how manieth they are.
+/// Bytes that encode which of two senders sent them, and their sequence number for that sender.
 #[derive(Default)]
 struct Numbered {
     counts: [usize; 2],
@@ -41,7 +41,7 @@ impl Numbered {
         self.counts[sender] += len;
     }
 
-    /// Checks that `bytes` come next, of whichever sender.
+    /// Checks that `bytes` are the next ones, of either sender.
     fn check(&mut self, bytes: &[u8]) {
         for byte in bytes {
             let count = &mut self.counts[usize::from(byte >> 7)];
@@ -55,7 +55,7 @@ impl Numbered {
     }
 }
 
-/// What is known of one life.
+/// The facts that are recorded of one connection.
 #[derive(Default)]
 struct Facts {
     handle: Option<ConnectionHandle>,
@@ -64,15 +64,15 @@ struct Facts {
     dropped: bool,
     last_state: Option<ConnectionState>,
     peer_shutdowns: u32,
-    /// A close in order has begun, so that input is not heard of.
-    is_deaf: bool,
-    /// One has been asked for.
-    may_be_deaf: bool,
+    /// A graceful close has begun, so input is no longer delivered.
+    ignores_input: bool,
+    /// A graceful close has been requested.
+    may_ignore_input: bool,
     /// Accepted for sending.
     accepted: Numbered,
     /// Offered to the handler.
     seen: Numbered,
-    /// Of what the handler has been offered, what it has left.
+    /// The number of offered bytes that the handler has not consumed.
     left: usize,
     peer_has_finished: bool,
 }
@@ -86,14 +86,14 @@ struct Closed {
 const DIRECTLY: usize = 0;
 const BY_HANDLE: usize = 1;
 
-/// Does something at random in each of its calls.
+/// Performs random operations in each of its callbacks.
 struct Subject {
     facts: Rc<RefCell<Facts>>,
     random: Random,
 }
 
 impl Subject {
-    fn note_state(&self, conn: &TcpConnection) {
+    fn check_state(&self, conn: &TcpConnection) {
         let order = |state| {
             [
                 ConnectionState::Connecting,
@@ -116,21 +116,21 @@ impl Subject {
     }
 
     fn act(&mut self, conn: &TcpConnection) {
-        self.note_state(conn);
+        self.check_state(conn);
         for _ in 0..self.random.below(3) {
             match self.random.below(24) {
                 0 => conn.shutdown(),
                 1 => conn.close(),
                 2 => {
                     conn.close_gracefully(Duration::from_millis(self.random.below(3000) as u64));
-                    self.facts.borrow_mut().is_deaf = true;
+                    self.facts.borrow_mut().ignores_input = true;
                 }
                 3 | 4 => conn.pause_reading(),
                 5 | 6 => conn.resume_reading(),
                 7 | 8 => conn.notify_drained(),
                 _ => self.send(conn),
             }
-            self.note_state(conn);
+            self.check_state(conn);
         }
     }
 
@@ -153,10 +153,10 @@ impl Subject {
                 self.facts.borrow_mut().accepted.accept(DIRECTLY, len);
             }
             Err(SendError::Closed) => assert_ne!(conn.state(), ConnectionState::Open),
-            Err(SendError::Full) => assert!(before + len > MOST_UNSENT),
+            Err(SendError::Full) => assert!(before + len > MAX_UNSENT),
             Err(error) => panic!("{error}"),
         }
-        assert!(conn.unsent() <= MOST_UNSENT);
+        assert!(conn.unsent() <= MAX_UNSENT);
     }
 }
 
@@ -180,7 +180,7 @@ impl ConnectionHandler for Subject {
 
     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
         let mut facts = self.facts.borrow_mut();
-        assert!(!facts.is_deaf, "heard of input");
+        assert!(!facts.ignores_input, "input after a graceful close");
         let new = &input.readable()[facts.left..];
         facts.seen.check(new);
         if self.random.below(4) > 0 {
@@ -202,7 +202,7 @@ impl ConnectionHandler for Subject {
     fn on_peer_shutdown(&mut self, conn: &TcpConnection) -> io::Result<()> {
         let mut facts = self.facts.borrow_mut();
         facts.peer_shutdowns += 1;
-        assert!(facts.peer_has_finished && !facts.is_deaf && facts.peer_shutdowns == 1);
+        assert!(facts.peer_has_finished && !facts.ignores_input && facts.peer_shutdowns == 1);
         drop(facts);
         self.act(conn);
         if self.random.below(2) == 0 {
@@ -212,7 +212,7 @@ impl ConnectionHandler for Subject {
     }
 
     fn on_close(&mut self, conn: &TcpConnection, reason: &CloseReason) {
-        self.note_state(conn);
+        self.check_state(conn);
         assert_eq!(conn.state(), ConnectionState::Closed);
         let is_finished = matches!(reason, CloseReason::Finished);
         let closed = Closed { is_finished, undelivered: conn.undelivered().unwrap(), unsent: conn.unsent() };
@@ -281,7 +281,7 @@ struct World {
     event_loop: EventLoop,
     clock: VirtualClock,
     server: TcpServer,
-    /// The life that the next connection is to have.
+    /// The handler of the next connection.
     next: Rc<RefCell<Option<Subject>>>,
 }
 
@@ -295,13 +295,13 @@ impl World {
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0")
             .unwrap()
             .water_marks(50_000, 10_000)
-            .max_unsent(MOST_UNSENT)
-            .serve(move |_| taken.take().expect("a life for each connection"))
+            .max_unsent(MAX_UNSENT)
+            .serve(move |_| taken.take().expect("a handler for each connection"))
             .unwrap();
         World { event_loop, clock, server, next }
     }
 
-    fn live(&self, seed: u64) {
+    fn run(&self, seed: u64) {
         let mut random = Random::new(seed);
         let facts: Rc<RefCell<Facts>> = Rc::default();
         *self.next.borrow_mut() = Some(Subject { facts: Rc::clone(&facts), random: Random::new(!seed) });
@@ -325,7 +325,7 @@ impl World {
             2 => handle.shutdown(),
             3 => handle.close(),
             4 => {
-                facts.borrow_mut().may_be_deaf = true;
+                facts.borrow_mut().may_ignore_input = true;
                 handle.close_gracefully(Duration::from_millis(random.below(3000) as u64));
             }
             5 | 6 => handle.pause_reading(),
@@ -344,12 +344,12 @@ impl World {
         }
     }
 
-    /// Brings the connection to its end, one way or the other: the peer reads all that comes, and
-    /// finishes; and if this end has no end of its own in mind, it is given one.
+    /// Ends the connection, in one of several ways: the peer reads all bytes and finishes, and this
+    /// end shuts down or closes gracefully in case it has not done so.
     fn end(&self, random: &mut Random, facts: &RefCell<Facts>, peer: &mut Peer) {
         let handle = facts.borrow().handle.clone().expect("it is open");
         let ending = random.below(3);
-        facts.borrow_mut().may_be_deaf |= ending > 0;
+        facts.borrow_mut().may_ignore_input |= ending > 0;
         match ending {
             0 => handle.shutdown(),
             1 => handle.close_gracefully(Duration::from_secs(60)),
@@ -368,7 +368,7 @@ impl World {
             }
             facts.borrow().closed.is_some()
         });
-        // What the kernel still has after the close, and then the end.
+        // The bytes that the kernel still holds after the close, and then the end of input.
         net::turn_until(&self.event_loop, || {
             peer.read(usize::MAX);
             facts.borrow().dropped && (peer.is_at_end || peer.socket.is_none())
@@ -395,13 +395,13 @@ fn check(facts: &Facts, peer: &Peer) {
     }
     if closed.is_finished && !peer.has_reset {
         assert_eq!((arrived, closed.unsent), (accepted, 0));
-        if !facts.is_deaf && !facts.may_be_deaf {
-            assert_eq!((seen, facts.peer_shutdowns), (written, 1), "not all has been heard of");
+        if !facts.ignores_input && !facts.may_ignore_input {
+            assert_eq!((seen, facts.peer_shutdowns), (written, 1), "some input was not delivered");
         }
     }
 }
 
-/// Says with which seed a life has failed.
+/// Prints the seed of a connection that has failed.
 struct Witness(u64);
 
 impl Drop for Witness {
@@ -413,16 +413,16 @@ impl Drop for Witness {
 }
 
 #[test]
-fn whatever_the_two_ends_do_no_byte_is_lost_unreported_and_no_call_is_missed() {
+fn random_connections_report_every_loss_and_every_event() {
     with_watchdog(LIMIT, || {
         let one = env::var("REVEILLE_SEED").ok().map(|seed| seed.parse::<u64>().expect("a number"));
-        let seeds = one.map_or(0..LIVES, |seed| seed..seed + 1);
+        let seeds = one.map_or(0..CONNECTIONS, |seed| seed..seed + 1);
         let before = net::open_descriptors();
         {
             let world = World::new();
             for seed in seeds {
                 let _witness = Witness(seed);
-                world.live(seed);
+                world.run(seed);
             }
         }
         assert_eq!(net::open_descriptors(), before, "descriptors are left");

@@ -1,5 +1,5 @@
-//! Closes that are in order if the peer lets them, that end in time if it does not, and that say
-//! what has arrived.
+//! Graceful closes: orderly if the peer permits, aborted at the timeout otherwise. The connection
+//! reports the undelivered bytes.
 
 mod support;
 
@@ -17,34 +17,34 @@ use support::clock::MINUTE;
 use support::net::{self, End, Journal, Told, message, pattern, scripted_with};
 use support::{LIMIT, turn, with_watchdog};
 
-/// Far more than the kernel takes where both ends have little room.
-const MUCH: usize = 1 << 20;
+/// Far more than the kernel accepts with small buffers at both ends.
+const PAYLOAD: usize = 1 << 20;
 
-/// A server on a loop of this thread, whose time is the test's to move.
+/// A server on a loop of this thread, with a virtual clock that the test advances.
 struct Bench {
     event_loop: EventLoop,
     clock: VirtualClock,
     server: TcpServer,
     journal: Journal,
-    /// What had not arrived of each connection that is closed.
+    /// The number of undelivered bytes of each closed connection.
     undelivered: Rc<RefCell<Vec<usize>>>,
 }
 
 impl Bench {
-    /// Each connection does `first` when it opens.
+    /// Each connection calls `first` when it opens.
     fn new(first: impl Fn(&TcpConnection) + 'static) -> Bench {
         let clock = VirtualClock::new();
         let builder = EventLoop::builder().virtual_clock(clock.clone()).propagate_panics(true);
         let event_loop = builder.build().unwrap();
         let (journal, undelivered) = (Journal::new(), Rc::<RefCell<Vec<usize>>>::default());
-        let (written, noted, first) = (journal.clone(), Rc::clone(&undelivered), Rc::new(first));
+        let (written, recorded, first) = (journal.clone(), Rc::clone(&undelivered), Rc::new(first));
         let builder = net::with_little_room(TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap());
         let server = builder.serve(move |_| {
-            let (noted, first) = (Rc::clone(&noted), Rc::clone(&first));
+            let (recorded, first) = (Rc::clone(&recorded), Rc::clone(&first));
             written
                 .script()
                 .on_open(move |conn| first(conn))
-                .on_close(move |conn, _| noted.borrow_mut().push(conn.undelivered().unwrap()))
+                .on_close(move |conn, _| recorded.borrow_mut().push(conn.undelivered().unwrap()))
         });
         Bench { event_loop, clock, server: server.unwrap(), journal, undelivered }
     }
@@ -56,7 +56,8 @@ impl Bench {
         client
     }
 
-    /// Turns until the only connection is closed, and answers how, and how much had not arrived.
+    /// Turns the loop until the only connection is closed. Returns its end and the number of
+    /// undelivered bytes.
     fn end(&self) -> (End, usize) {
         net::turn_until(&self.event_loop, || !self.undelivered.borrow().is_empty());
         assert_eq!(self.event_loop.next_deadline(), None, "a timer is left");
@@ -70,8 +71,9 @@ impl Bench {
     }
 }
 
-/// Reads without waiting: what is there, and the error behind it, if that is known by now.
-fn read_what_is_there(client: &mut TcpStream) -> (usize, io::Result<()>) {
+/// Reads without waiting. Returns the number of bytes, and the error behind them if it is known
+/// already.
+fn read_available(client: &mut TcpStream) -> (usize, io::Result<()>) {
     client.set_nonblocking(true).unwrap();
     let (mut total, mut bytes) = (0, vec![0; 1 << 20]);
     loop {
@@ -84,13 +86,13 @@ fn read_what_is_there(client: &mut TcpStream) -> (usize, io::Result<()>) {
 }
 
 #[test]
-fn a_close_in_order_sends_what_is_queued_and_hears_nothing_else() {
+fn a_graceful_close_sends_queued_bytes_and_ignores_input() {
     with_watchdog(LIMIT, || {
-        let bytes = pattern(MUCH);
+        let bytes = pattern(PAYLOAD);
         let sent = bytes.clone();
-        let (tell, told) = mpsc::channel();
+        let (report, reported) = mpsc::channel();
         let (host, journal) = scripted_with(net::with_little_room, move |script| {
-            let (sent, tell) = (sent.clone(), tell.clone());
+            let (sent, report) = (sent.clone(), report.clone());
             script
                 .on_message(move |conn, input| {
                     input.clear();
@@ -101,7 +103,7 @@ fn a_close_in_order_sends_what_is_queued_and_hears_nothing_else() {
                     assert!(conn.undelivered()? > 0);
                     io::Result::Ok(())
                 })
-                .on_close(move |conn, _| tell.send(conn.undelivered().unwrap()).unwrap())
+                .on_close(move |conn, _| report.send(conn.undelivered().unwrap()).unwrap())
         });
         let mut client = net::connect_with_little_room(host.address());
         client.write_all(b"begin").unwrap();
@@ -110,14 +112,14 @@ fn a_close_in_order_sends_what_is_queued_and_hears_nothing_else() {
         assert!(net::read_to_end(&mut client) == bytes[1..], "other bytes came");
         client.write_all(b"nor this").unwrap();
         drop(client);
-        assert_eq!(told.recv_timeout(net::LIMIT), Ok(0));
+        assert_eq!(reported.recv_timeout(net::LIMIT), Ok(0));
         let life = [Told::Open, message("begin"), Told::Drained, Told::Close(End::Finished)];
         assert_eq!(journal.life_of(0), life);
     });
 }
 
 #[test]
-fn a_peer_that_does_not_finish_is_reset_when_the_time_is_up() {
+fn a_peer_that_does_not_finish_is_reset_at_the_timeout() {
     with_watchdog(LIMIT, || {
         let bench = Bench::new(|conn| {
             conn.send("all there is").unwrap();
@@ -131,15 +133,15 @@ fn a_peer_that_does_not_finish_is_reset_when_the_time_is_up() {
         assert_eq!(client.take_error().unwrap().map(|error| error.kind()), None);
         bench.clock.advance(Duration::from_nanos(1));
         assert_eq!(bench.end(), (End::DeadlinePassed, 0));
-        assert!(client.write_all(b"x").is_err(), "the peer has not been told");
+        assert!(client.write_all(b"x").is_err(), "the peer has not been reset");
     });
 }
 
 #[test]
-fn what_the_end_of_the_time_cuts_off_is_counted() {
+fn bytes_aborted_by_the_timeout_are_counted() {
     with_watchdog(LIMIT, || {
         let bench = Bench::new(|conn| {
-            conn.send_owned(pattern(MUCH)).unwrap();
+            conn.send_owned(pattern(PAYLOAD)).unwrap();
             conn.close_gracefully(MINUTE);
             assert!(conn.unsent() > 0, "more than the kernels take");
         });
@@ -148,28 +150,29 @@ fn what_the_end_of_the_time_cuts_off_is_counted() {
         bench.clock.advance(MINUTE);
         let (end, undelivered) = bench.end();
         assert_eq!(end, End::DeadlinePassed);
-        let (arrived, error) = read_what_is_there(&mut client);
+        let (arrived, error) = read_available(&mut client);
         assert_eq!(error.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
-        // A byte that has arrived may have been acknowledged too late to be known of, but none is
-        // counted that has not arrived.
-        assert!(arrived + undelivered >= MUCH, "{arrived} and {undelivered}");
-        assert!(undelivered > 0 && undelivered < MUCH, "{undelivered}");
+        // The acknowledgement of a byte that has arrived may be too late to be counted. A byte that
+        // has not arrived is never counted as delivered.
+        assert!(arrived + undelivered >= PAYLOAD, "{arrived} and {undelivered}");
+        assert!(undelivered > 0 && undelivered < PAYLOAD, "{undelivered}");
     });
 }
 
 const PIECE: usize = 1000;
 
-/// More than the peer has room for.
-const ON_THE_WAY: usize = 16_000;
+/// More than fits into the peer's receive buffer.
+const IN_TRANSIT: usize = 16_000;
 
-/// Both ends have finished and nothing is queued, but what only the kernel has is not there yet.
+/// Both ends have finished and the queue is empty, but bytes that only the kernel holds have not
+/// arrived yet.
 #[test]
-fn a_close_in_order_waits_for_what_only_the_kernel_has() {
+fn a_graceful_close_waits_for_bytes_in_the_kernel() {
     with_watchdog(LIMIT, || {
         let sent = Rc::new(Cell::new(0));
         let sending = Rc::clone(&sent);
         let bench = Bench::new(move |conn| {
-            while conn.undelivered().unwrap() < ON_THE_WAY {
+            while conn.undelivered().unwrap() < IN_TRANSIT {
                 let piece = vec![(sending.get() / PIECE) as u8; PIECE];
                 assert_eq!(conn.send(piece), Ok(SendStatus::Written));
                 sending.set(sending.get() + PIECE);
@@ -206,17 +209,17 @@ fn a_close_in_order_waits_for_what_only_the_kernel_has() {
 }
 
 #[test]
-fn a_reset_of_what_only_the_kernel_has_leaves_no_timer() {
+fn a_reset_of_bytes_in_the_kernel_leaves_no_timer() {
     with_watchdog(LIMIT, || {
         let bench = Bench::new(|conn| {
-            while conn.undelivered().unwrap() < ON_THE_WAY {
+            while conn.undelivered().unwrap() < IN_TRANSIT {
                 assert_eq!(conn.send([0; PIECE]), Ok(SendStatus::Written));
             }
             conn.close_gracefully(MINUTE);
         });
         let client = bench.connect();
         client.shutdown(Shutdown::Write).unwrap();
-        // The next look at what is acknowledged is long before the end of the time.
+        // The next check of the acknowledged bytes is long before the timeout.
         let soon = bench.clock.now() + MINUTE / 2;
         net::turn_until(&bench.event_loop, || bench.event_loop.next_deadline().unwrap() < soon);
         net::reset(client);
@@ -226,10 +229,10 @@ fn a_reset_of_what_only_the_kernel_has_leaves_no_timer() {
 }
 
 #[test]
-fn a_peer_that_resets_a_close_in_order_leaves_bytes_undelivered() {
+fn a_reset_during_a_graceful_close_leaves_undelivered_bytes() {
     with_watchdog(LIMIT, || {
         let bench = Bench::new(|conn| {
-            conn.send_owned(pattern(MUCH)).unwrap();
+            conn.send_owned(pattern(PAYLOAD)).unwrap();
             conn.close_gracefully(MINUTE);
         });
         net::reset(bench.connect());
@@ -243,7 +246,7 @@ fn a_peer_that_resets_a_close_in_order_leaves_bytes_undelivered() {
 }
 
 #[test]
-fn the_time_for_a_close_in_order_may_be_set_again() {
+fn the_timeout_of_a_graceful_close_can_be_changed() {
     with_watchdog(LIMIT, || {
         let bench = Bench::new(|conn| {
             conn.close_gracefully(60 * MINUTE);
@@ -257,7 +260,7 @@ fn the_time_for_a_close_in_order_may_be_set_again() {
 }
 
 #[test]
-fn a_close_cuts_a_close_in_order_short() {
+fn a_close_aborts_a_graceful_close() {
     with_watchdog(LIMIT, || {
         let bench = Bench::new(|conn| {
             conn.shutdown();
@@ -271,7 +274,7 @@ fn a_close_cuts_a_close_in_order_short() {
 }
 
 #[test]
-fn a_handle_closes_in_order_behind_what_it_has_sent() {
+fn a_graceful_close_of_a_handle_follows_its_sends() {
     with_watchdog(LIMIT, || {
         let (host, journal, given) = net::giving_handles();
         let mut client = host.connect();

@@ -1,6 +1,6 @@
 //! Writes that fail because the peer has closed or reset the connection: the output is dropped and
-//! counted, and what had arrived before is still delivered, up to the end, whoever or whatever
-//! keeps the connection from reading meanwhile.
+//! counted. Input that arrived earlier is still delivered, up to the end, regardless of the reason
+//! that keeps the connection from reading meanwhile.
 
 mod support;
 
@@ -20,17 +20,16 @@ use support::net::{self, Told, message};
 
 use support::{Recorder, with_loop};
 
-/// All that was offered, in one piece.
-fn heard(life: &[Told]) -> String {
-    life.iter().map(|told| if let Told::Message(text) = told { text.as_str() } else { "" }).collect()
+/// All input that was offered, concatenated.
+fn offered_input(life: &[Told]) -> String {
+    life.iter().map(|event| if let Told::Message(text) = event { text.as_str() } else { "" }).collect()
 }
 
-// --- What had arrived is delivered
-// ----------------------------------------------------------------
+// --- Input that had arrived is delivered
 
-/// The peer's close in order is followed by a reset once anything is sent to it.
+/// The peer's orderly close is followed by a reset once anything is sent to it.
 #[test]
-fn what_came_before_an_orderly_close_is_delivered_though_writes_fail() {
+fn input_before_an_orderly_close_survives_failed_writes() {
     support::with_watchdog(support::LIMIT, || {
         let builder = EventLoop::builder().propagate_panics(true).input_buffer(1024);
         let event_loop = builder.build().unwrap();
@@ -61,15 +60,15 @@ fn what_came_before_an_orderly_close_is_delivered_though_writes_fail() {
         drop(client);
         bench.wait_for(PollFlags::RDHUP);
         let life = bench.life(&event_loop);
-        assert_eq!(heard(&life).len(), 5000);
+        assert_eq!(offered_input(&life).len(), 5000);
         assert_eq!(life[life.len() - 2], Told::PeerShutdown);
         assert_ends_with(&life, ErrorKind::BrokenPipe);
-        assert_eq!(refused.get(), 5, "each of five messages was answered in vain");
+        assert_eq!(refused.get(), 5, "each of five replies was refused");
     });
 }
 
 #[test]
-fn what_came_before_a_unix_peer_closed_is_delivered_though_writes_fail() {
+fn input_before_a_unix_close_survives_failed_writes() {
     support::with_watchdog(support::LIMIT, || {
         let builder = EventLoop::builder().propagate_panics(true).input_buffer(1024);
         let event_loop = builder.build().unwrap();
@@ -83,15 +82,15 @@ fn what_came_before_a_unix_peer_closed_is_delivered_though_writes_fail() {
         client.write_all(&[b'x'; 5000]).unwrap();
         drop(client);
         let life = bench.life(&event_loop);
-        assert_eq!(heard(&life).len(), 5000);
+        assert_eq!(offered_input(&life).len(), 5000);
         assert_eq!(life[life.len() - 2], Told::PeerShutdown);
         assert_ends_with(&life, ErrorKind::BrokenPipe);
     });
 }
 
-/// A peer that replies before it has read all, and closes: that resets the connection.
+/// A peer that replies and closes before it has read the whole request resets the connection.
 #[test]
-fn an_early_reply_is_delivered_though_the_rest_of_the_request_is_lost() {
+fn an_early_reply_survives_the_loss_of_the_request() {
     const REQUEST: usize = 12 << 20;
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, |script| {
@@ -104,7 +103,7 @@ fn an_early_reply_is_delivered_though_the_rest_of_the_request_is_lost() {
         drop(client);
         bench.wait_for(PollFlags::HUP);
         let life = bench.life(event_loop);
-        // Nothing was drained, and the peer has not finished in order.
+        // The queue did not drain, and the peer has not finished in order.
         assert_eq!(life[..life.len() - 1], [Told::Open, message("413")]);
         assert_ends_with(&life, ErrorKind::ConnectionReset);
         let (unsent, undelivered) = bench.lost.get();
@@ -114,7 +113,7 @@ fn an_early_reply_is_delivered_though_the_rest_of_the_request_is_lost() {
 
 /// Each way to write, with one byte to read and then a reset.
 #[test]
-fn whichever_write_fails_the_input_before_the_reset_is_delivered() {
+fn input_before_a_reset_survives_every_failed_write() {
     fn file() -> File {
         File::open(std::env::current_exe().unwrap()).unwrap()
     }
@@ -148,7 +147,7 @@ fn whichever_write_fails_the_input_before_the_reset_is_delivered() {
                         net::until(|| net::condition(conn).contains(PollFlags::HUP));
                         write(conn);
                         assert_eq!(conn.state(), ConnectionState::Closing);
-                        // Without effect from now on.
+                        // Has no effect from now on.
                         conn.notify_drained();
                         conn.resume_reading();
                     })
@@ -170,9 +169,9 @@ fn whichever_write_fails_the_input_before_the_reset_is_delivered() {
     }
 }
 
-/// The peer reads no more, and still writes.
+/// The peer has stopped reading, and still writes.
 #[test]
-fn a_peer_that_has_stopped_reading_is_read_for_as_long_as_it_writes() {
+fn a_peer_that_stopped_reading_is_read_while_it_writes() {
     with_loop(|event_loop| {
         let bench = Bench::on_unix(event_loop, |script| {
             script.on_message(|conn, input| {
@@ -197,7 +196,7 @@ fn a_peer_that_has_stopped_reading_is_read_for_as_long_as_it_writes() {
 }
 
 #[test]
-fn frames_that_have_arrived_are_delivered_though_replies_cannot_be_sent() {
+fn received_frames_are_delivered_though_replies_fail() {
     struct Lines(Recorder<String>);
     impl FrameHandler<LineCodec> for Lines {
         fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
@@ -218,10 +217,10 @@ fn frames_that_have_arrived_are_delivered_though_replies_cannot_be_sent() {
     }
     with_loop(|event_loop| {
         let lines = Recorder::new();
-        let told = lines.clone();
+        let recorder = lines.clone();
         let server = TcpServer::bind(event_loop, "127.0.0.1:0")
             .unwrap()
-            .serve(move |_| Framed::new(LineCodec::new(100), Lines(told.clone())))
+            .serve(move |_| Framed::new(LineCodec::new(100), Lines(recorder.clone())))
             .unwrap();
         let mut client = net::connect(server.local_addr());
         client.write_all(b"one\ntwo\nthree\n").unwrap();

@@ -1,5 +1,5 @@
-//! Connections that do not read when their peer resets them: the input waits for them, or goes
-//! nowhere, and each comes to its end.
+//! Connections that do not read when their peer resets them: the input is kept for them or
+//! discarded, and each connection ends.
 
 mod support;
 
@@ -17,9 +17,8 @@ use support::net::{self, End, Script, Told, message};
 use support::{with_clock, with_loop};
 
 // --- While the connection does not read
-// -----------------------------------------------------------
 
-/// Has the connection of a bench, which has paused reading, written to and reset by its peer.
+/// Makes the peer write to the connection of a bench, which has paused reading, and reset it.
 fn reset_while_paused(event_loop: &EventLoop, bench: &Bench) {
     let mut client = bench.connect(event_loop);
     client.write_all(b"last words").unwrap();
@@ -38,7 +37,7 @@ fn input_before_a_reset_waits_while_reading_is_paused() {
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, pausing);
         reset_while_paused(event_loop, &bench);
-        // It sleeps meanwhile.
+        // The loop sleeps meanwhile.
         let before = event_loop.iteration();
         event_loop.run_for(Duration::from_millis(20)).unwrap();
         let turns = event_loop.iteration() - before;
@@ -51,7 +50,7 @@ fn input_before_a_reset_waits_while_reading_is_paused() {
 }
 
 #[test]
-fn a_reset_without_input_before_it_is_noticed_while_reading_is_paused() {
+fn a_reset_without_input_is_detected_while_reading_is_paused() {
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, pausing);
         net::reset(bench.connect(event_loop));
@@ -62,7 +61,7 @@ fn a_reset_without_input_before_it_is_noticed_while_reading_is_paused() {
 }
 
 #[test]
-fn what_a_handler_left_before_a_reset_is_offered_again_when_it_resumes() {
+fn unconsumed_input_before_a_reset_is_offered_on_resumption() {
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, |script| {
             let mut is_first = true;
@@ -126,9 +125,9 @@ fn an_idle_timeout_ends_a_reset_connection_that_stays_paused() {
     });
 }
 
-/// Replies that the peer does not read keep the connection from reading, until they are lost.
+/// Replies that the peer does not read keep the connection from reading until they are lost.
 #[test]
-fn input_that_was_held_back_by_unsent_replies_is_delivered_after_a_reset() {
+fn input_delayed_by_unsent_replies_survives_a_reset() {
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, |script| {
             script.on_message(|conn, input| {
@@ -153,7 +152,7 @@ fn input_that_was_held_back_by_unsent_replies_is_delivered_after_a_reset() {
 }
 
 #[test]
-fn what_a_handler_left_for_lack_of_room_is_offered_again_after_a_reset() {
+fn unconsumed_input_is_offered_again_after_a_reset() {
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, |script| {
             let mut is_first = true;
@@ -204,11 +203,10 @@ fn a_pause_for_output_ends_when_the_output_has_failed() {
     });
 }
 
-// --- When input is thrown away
-// --------------------------------------------------------------------
+// --- Input that is discarded
 
 #[test]
-fn a_close_in_order_that_meets_a_reset_ends_at_once_and_has_not_delivered() {
+fn a_graceful_close_ends_immediately_at_a_reset() {
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, |script| {
             script.on_open(|conn| {
@@ -228,9 +226,9 @@ fn a_close_in_order_that_meets_a_reset_ends_at_once_and_has_not_delivered() {
     });
 }
 
-/// It begins when the output has failed already.
+/// The close begins when the output has failed already.
 #[test]
-fn a_close_in_order_of_a_connection_whose_output_has_failed_ends_at_once() {
+fn a_graceful_close_after_failed_output_ends_immediately() {
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, |script| {
             script.on_open(|conn| {
@@ -250,9 +248,9 @@ fn a_close_in_order_of_a_connection_whose_output_has_failed_ends_at_once() {
     });
 }
 
-/// All was taken by the kernel, and a Unix socket's queue is empty once the peer has closed.
+/// The kernel accepted all bytes, and the queue of a Unix socket is empty once the peer has closed.
 #[test]
-fn what_a_unix_peer_has_not_read_when_it_closes_is_not_delivered() {
+fn bytes_unread_by_a_closed_unix_peer_are_undelivered() {
     with_loop(|event_loop| {
         let bench = Bench::on_unix(event_loop, |script| {
             script.on_open(|conn| {

@@ -1,5 +1,5 @@
-//! Linked connections of which one ends out of order: what has been passed on still arrives, and
-//! the peer can tell what it was.
+//! Linked connections, one of which ends out of order: bytes that were forwarded still arrive, and
+//! the peer can distinguish a truncated stream from a complete one.
 
 mod support;
 
@@ -19,18 +19,18 @@ use support::relay::{CLIENTS, FRONTS, Linked, accept, backend, connect, relay, r
 use support::unix::{self, abstract_name};
 use support::{LIMIT, turn, with_clock, with_loop, with_watchdog};
 
-/// Less than the relay keeps for a peer that does not read.
+/// Less than the relay buffers for a peer that does not read.
 const REPLY: usize = 300_000;
 
-/// Waits until the relay's system has all that `server` has sent.
+/// Waits until the relay's kernel has received all bytes that `server` has sent.
 fn wait_until_acknowledged(server: &TcpStream) {
     let (local, remote) = (server.local_addr().unwrap(), server.peer_addr().unwrap());
     net::until(|| net::queues(local, Some(remote)).is_some_and(|queues| queues.unsent == 0));
 }
 
-/// Waits until the relay has read all that `server` has sent, so that nothing keeps a FIN from
-/// arriving at once. With bytes before it that have not arrived, the kernel answers what comes
-/// after the close with a reset, and drops them.
+/// Waits until the relay has read all bytes that `server` has sent, so that nothing keeps a FIN
+/// from arriving at once. If bytes before the FIN have not arrived, the kernel responds with a
+/// reset to bytes that arrive after the close, and drops them.
 fn wait_until_read(server: &TcpStream) {
     wait_until_acknowledged(server);
     let (local, remote) = (server.local_addr().unwrap(), server.peer_addr().unwrap());
@@ -43,8 +43,8 @@ fn assert_error(end: &End) {
     assert!(matches!(end, End::Error(kind, _) if kinds.contains(kind)), "{end:?}");
 }
 
-/// A relay whose back end has replied and closed in order, while the client goes on sending and has
-/// not read.
+/// A relay whose back end has replied and closed in order, while the client continues to send and
+/// has not read.
 fn replied_and_closed() -> (Host, Journal, Journal, TcpStream) {
     let (listener, target) = backend();
     let (host, fronts, backs) = relay(target, |script| script);
@@ -58,10 +58,10 @@ fn replied_and_closed() -> (Host, Journal, Journal, TcpStream) {
 }
 
 #[test]
-fn a_relay_delivers_a_complete_reply_though_the_request_goes_on() {
+fn a_complete_reply_is_delivered_while_the_request_continues() {
     with_watchdog(LIMIT, || {
         let (_host, fronts, backs, mut client) = replied_and_closed();
-        // The first is answered with a reset, and that ends the connection to the back end.
+        // The first write causes a reset, which ends the connection to the back end.
         client.write_all(b"more").unwrap();
         assert_error(&backs.end_of(0));
         client.write_all(b"and more").unwrap();
@@ -71,9 +71,9 @@ fn a_relay_delivers_a_complete_reply_though_the_request_goes_on() {
     });
 }
 
-/// Its own end comes while the reply is under way.
+/// The client's end of input arrives while the reply is in transit.
 #[test]
-fn a_relay_delivers_a_complete_reply_to_a_client_that_has_finished_after_it() {
+fn a_client_that_finishes_late_receives_the_complete_reply() {
     with_watchdog(LIMIT, || {
         let (_host, fronts, backs, mut client) = replied_and_closed();
         client.write_all(b"more").unwrap();
@@ -84,9 +84,9 @@ fn a_relay_delivers_a_complete_reply_to_a_client_that_has_finished_after_it() {
     });
 }
 
-/// The end in order was sent, so a client that does not finish has not for ever.
+/// The orderly end was sent, so a client that does not finish has only limited time.
 #[test]
-fn a_client_that_does_not_finish_after_a_complete_reply_is_left_in_time() {
+fn a_client_that_never_finishes_is_closed_in_time() {
     with_watchdog(LIMIT, || {
         let (_host, fronts, backs, mut client) = replied_and_closed();
         client.write_all(b"more").unwrap();
@@ -97,7 +97,7 @@ fn a_client_that_does_not_finish_after_a_complete_reply_is_left_in_time() {
 }
 
 #[test]
-fn a_relay_delivers_what_came_before_a_reset_and_then_resets() {
+fn a_relay_delivers_input_before_forwarding_a_reset() {
     with_watchdog(LIMIT, || {
         let (listener, target) = backend();
         let (host, fronts, backs) = relay(target, |script| script);
@@ -114,10 +114,10 @@ fn a_relay_delivers_what_came_before_a_reset_and_then_resets() {
     });
 }
 
-/// In the other direction: the client's upload is complete, or cut off, while the back end sends a
-/// reply without end.
+/// In the other direction: the client's upload is complete or truncated, while the back end sends
+/// an endless reply.
 #[test]
-fn a_client_that_has_gone_ends_an_endless_reply_behind_its_request() {
+fn a_closed_client_ends_an_endless_reply() {
     for is_reset in [false, true] {
         with_watchdog(LIMIT, move || {
             let Linked { host: _host, fronts, backs, mut client, mut server } = Linked::new();
@@ -134,7 +134,7 @@ fn a_client_that_has_gone_ends_an_endless_reply_behind_its_request() {
                     net::reset(client);
                 } else {
                     client.shutdown(Shutdown::Write).unwrap();
-                    // Its end in order has been passed on before its reset.
+                    // The orderly end was passed on before the reset.
                     assert_eq!(net::read_exact(&mut reader, 6), b"upload");
                     assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
                     drop(client);
@@ -144,16 +144,16 @@ fn a_client_that_has_gone_ends_an_endless_reply_behind_its_request() {
                 reply.join().unwrap();
             });
             if is_reset {
-                // The reset behind it was for the writer.
+                // The reset after it was delivered to the writer.
                 assert_eq!(net::read_exact(&mut reader, 6), b"upload");
             }
         });
     }
 }
 
-/// Of a connection that was shut down by its owner no error is met, and the two go on likewise.
+/// A connection that its owner has shut down meets no error, so both connections continue.
 #[test]
-fn what_comes_for_a_connection_that_was_shut_down_is_dropped_and_counted() {
+fn bytes_for_a_shut_down_connection_are_dropped_and_counted() {
     with_watchdog(LIMIT, || {
         let (listener, target) = backend();
         let (give, given) = mpsc::channel();
@@ -202,7 +202,7 @@ fn reset_behind_a_reply() -> (Host, Journal, TcpStream, mpsc::Receiver<usize>) {
 }
 
 #[test]
-fn a_stop_cuts_off_a_connection_that_still_delivers() {
+fn a_stop_aborts_a_connection_that_still_delivers() {
     with_watchdog(LIMIT, || {
         let (host, fronts, mut client, given) = reset_behind_a_reply();
         host.ask(|_, server| {
@@ -226,7 +226,7 @@ fn a_close_ends_a_connection_that_still_delivers() {
     });
 }
 
-/// What the two peers were still to be sent is missing.
+/// Both peers miss bytes that were still to be sent.
 #[test]
 fn a_dropped_server_resets_both_ends_of_a_link() {
     with_watchdog(LIMIT, || {
@@ -237,12 +237,12 @@ fn a_dropped_server_resets_both_ends_of_a_link() {
     });
 }
 
-/// A relay on the loop of this thread, from a Unix socket to a back end of TCP.
+/// A relay on the loop of this thread, from a Unix socket to a TCP back end.
 fn relay_from_unix(event_loop: &EventLoop, target: SocketAddr) -> (TcpServer, Journal, Journal) {
     relay_from(TcpServer::bind_unix(event_loop, abstract_name()).unwrap(), target)
 }
 
-/// A relay on the loop of this thread, to a back end of TCP.
+/// A relay on the loop of this thread, to a TCP back end.
 fn relay_from(builder: TcpServerBuilder<'_>, target: SocketAddr) -> (TcpServer, Journal, Journal) {
     let (fronts, backs) = (Journal::new(), Journal::new());
     let (front_journal, back_journal) = (fronts.clone(), backs.clone());
@@ -258,7 +258,7 @@ fn relay_from(builder: TcpServerBuilder<'_>, target: SocketAddr) -> (TcpServer, 
     (server.unwrap(), fronts, backs)
 }
 
-/// A Unix socket knows no reset. What there was before it arrives all the same.
+/// A Unix socket has no reset. Bytes sent before the end arrive nevertheless.
 #[test]
 fn a_relay_to_a_unix_peer_delivers_all_before_the_end() {
     with_loop(|event_loop| {
@@ -286,9 +286,9 @@ fn a_relay_to_a_unix_peer_delivers_all_before_the_end() {
     });
 }
 
-/// It has paused reading until it is linked.
+/// The connection pauses reading until it is linked.
 #[test]
-fn a_connection_that_was_reset_before_it_is_linked_passes_its_input_on() {
+fn a_connection_reset_before_its_link_forwards_its_input() {
     with_loop(|event_loop| {
         let (listener, target) = backend();
         let (server, fronts, backs) = relay_from_unix(event_loop, target);
@@ -306,7 +306,7 @@ fn a_connection_that_was_reset_before_it_is_linked_passes_its_input_on() {
 }
 
 #[test]
-fn a_connection_whose_output_failed_before_it_is_linked_passes_its_input_on() {
+fn input_is_forwarded_though_output_failed_before_the_link() {
     with_loop(|event_loop| {
         let (listener, target) = backend();
         let (fronts, backs) = (Journal::new(), Journal::new());
@@ -320,7 +320,7 @@ fn a_connection_whose_output_failed_before_it_is_linked_passes_its_input_on() {
                 connect(conn.event_loop(), target, conn.handle(), back.take().expect("one opening"));
             })
         });
-        // It has gone before the relay accepts it.
+        // The client has closed before the relay accepts the connection.
         let server = server.unwrap();
         let mut client = unix::connect(&server);
         client.write_all(b"last words").unwrap();
@@ -334,7 +334,7 @@ fn a_connection_whose_output_failed_before_it_is_linked_passes_its_input_on() {
     });
 }
 
-/// A close would answer what the client still sends with a reset.
+/// A close would respond with a reset to the bytes that the client still sends.
 #[test]
 fn a_client_that_has_received_all_has_time_to_finish() {
     with_clock(|event_loop, clock| {
@@ -347,7 +347,7 @@ fn a_client_that_has_received_all_has_time_to_finish() {
             let mut server = accept(&listener);
             assert_eq!(net::read_exact(&mut server, 3), b"ask");
             server.write_all(b"reply").unwrap();
-            // What comes after the close is answered with a reset.
+            // Bytes that arrive after the close cause a reset.
             drop(server);
         });
         let mut reply = Vec::new();
@@ -359,7 +359,8 @@ fn a_client_that_has_received_all_has_time_to_finish() {
         net::turn_until(event_loop, || is_closed(&backs, 0));
         let (relay, peer) = (server.local_addr(), client.local_addr().unwrap());
         net::until(|| net::queues(relay, Some(peer)).is_some_and(|queues| queues.unsent == 0));
-        // The relay looks whether all has been acknowledged, and waits for the client's end then.
+        // The relay checks whether all bytes have been acknowledged, and then waits for the
+        // client's end of input.
         for _ in 0..10 {
             clock.advance(Duration::from_millis(100));
             (0..3).for_each(|_| turn(event_loop));

@@ -1,5 +1,5 @@
-//! Peers that do not read and producers that do not stop: a connection is held back at its water
-//! marks, loses nothing, and others are served.
+//! Peers that do not read and producers that do not stop: a connection is throttled at its water
+//! marks, loses no bytes, and other connections are served.
 
 mod support;
 
@@ -17,24 +17,23 @@ use support::net::{self, End, Host, Told, message, pattern, scripted_with};
 use support::{KIB, LIMIT, with_watchdog};
 
 // --- A peer that does not read
-// --------------------------------------------------------------------
 
-/// What an echo has seen of its connection.
+/// Statistics of an echo's connection.
 #[derive(Default)]
 struct Seen {
     most_unsent: AtomicUsize,
-    held_back: AtomicBool,
+    throttled: AtomicBool,
     messages: AtomicUsize,
-    /// Messages that came while more was unsent than the low-water mark, though the high one had
-    /// been passed before.
+    /// Messages that arrived while more bytes were unsent than the low-water mark, after the
+    /// high-water mark had been exceeded.
     too_early: AtomicUsize,
-    /// The most that was unsent when the first message came after the high-water mark had been
-    /// passed.
+    /// The maximum of unsent bytes at the first message after the high-water mark had been
+    /// exceeded.
     most_at_a_resumption: AtomicUsize,
 }
 
-/// An echo with a small send buffer, so that what the kernel takes at once is little beside the
-/// marks.
+/// An echo with a small send buffer, so that the kernel accepts few bytes immediately compared to
+/// the marks.
 struct Watched {
     seen: Arc<Seen>,
     high: usize,
@@ -65,13 +64,14 @@ impl ConnectionHandler for Watched {
         self.seen.most_unsent.fetch_max(conn.unsent(), SeqCst);
         self.passed_high = conn.unsent() > self.high;
         if self.passed_high {
-            self.seen.held_back.store(true, SeqCst);
+            self.seen.throttled.store(true, SeqCst);
         }
         Ok(())
     }
 }
 
-/// Floods a host's echo with `bytes` and reads nothing until the host has had enough, and then all.
+/// Floods a host's echo with `bytes`. Reads nothing until the host has stopped reading, and then
+/// everything.
 fn flood(host: &Host, seen: &Seen, bytes: &[u8]) {
     let mut client = net::connect_with_small_packets(host.address());
     let mut writer = client.try_clone().unwrap();
@@ -80,15 +80,15 @@ fn flood(host: &Host, seen: &Seen, bytes: &[u8]) {
             writer.write_all(bytes).unwrap();
             writer.shutdown(Shutdown::Write).unwrap();
         });
-        net::until(|| seen.held_back.load(SeqCst));
-        // Held back it stays, for as many turns as one likes.
+        net::until(|| seen.throttled.load(SeqCst));
+        // The connection stays throttled for any number of turns.
         let messages = seen.messages.load(SeqCst);
         for _ in 0..20 {
             host.ask(|_, _| ());
         }
         assert_eq!(seen.messages.load(SeqCst), messages, "read on above the high-water mark");
         host.assert_rests();
-        // Another one is served as if nothing was the matter.
+        // Another connection is served normally.
         net::assert_echoes(&mut host.connect());
 
         assert!(net::read_to_end(&mut client) == bytes, "other bytes came back");
@@ -97,13 +97,13 @@ fn flood(host: &Host, seen: &Seen, bytes: &[u8]) {
 
 fn assert_kept_to(high: usize, seen: &Seen) {
     let most = seen.most_unsent.load(SeqCst);
-    // One more message than the mark, and a message is a buffer full at most.
+    // At most one message above the mark, and a message is at most a full buffer.
     assert!(most > high && most <= high + 64 * KIB, "{most} bytes were unsent");
     assert_eq!(seen.too_early.load(SeqCst), 0, "read on above the low-water mark");
 }
 
 #[test]
-fn a_peer_that_floods_and_does_not_read_is_held_back_and_loses_nothing() {
+fn a_flooding_peer_that_does_not_read_is_throttled_losslessly() {
     const HIGH: usize = 512 * KIB;
     const LOW: usize = 64 * KIB;
     with_watchdog(LIMIT, || {
@@ -120,7 +120,7 @@ fn a_peer_that_floods_and_does_not_read_is_held_back_and_loses_nothing() {
 }
 
 #[test]
-fn at_the_high_water_mark_reading_goes_on() {
+fn reading_continues_at_exactly_the_high_water_mark() {
     const HIGH: usize = 256 * KIB;
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted_with(
@@ -142,17 +142,17 @@ fn at_the_high_water_mark_reading_goes_on() {
         );
         let mut client = net::connect_with_little_room(host.address());
         client.write_all(b"fill").unwrap();
-        journal.wait_for(0, |told| *told == message("fill"));
+        journal.wait_for(0, |event| *event == message("fill"));
         client.write_all(b"still there?").unwrap();
-        journal.wait_for(0, |told| *told == message("still there?"));
+        journal.wait_for(0, |event| *event == message("still there?"));
         assert_eq!(host.handle().counters().panics, 0);
     });
 }
 
-/// What a peer has sent before its end has been offered before it, and is not offered again when
-/// the queue has come down.
+/// Input that a peer has sent before its end of input is offered before it. It is not offered again
+/// when the queue drains.
 #[test]
-fn nothing_is_offered_after_the_peers_end() {
+fn no_input_is_offered_after_the_end_of_input() {
     const HIGH: usize = 256 * KIB;
     with_watchdog(LIMIT, || {
         let (filled, is_filled) = mpsc::channel();
@@ -169,13 +169,13 @@ fn nothing_is_offered_after_the_peers_end() {
                         filled.send(()).unwrap();
                         Ok(())
                     })
-                    // Some turns later, in which nothing is to happen.
+                    // A few turns later, in which nothing may happen.
                     .on_drained(|conn| conn.close_after(Duration::from_millis(20)))
             },
         );
         let mut client = net::connect_with_little_room(host.address());
         client.write_all(b"left").unwrap();
-        journal.wait_for(0, |told| *told == message("left"));
+        journal.wait_for(0, |event| *event == message("left"));
         client.shutdown(Shutdown::Write).unwrap();
         is_filled.recv_timeout(net::LIMIT).unwrap();
         assert!(net::read_to_end(&mut client).len() > HIGH);
@@ -184,21 +184,20 @@ fn nothing_is_offered_after_the_peers_end() {
     });
 }
 
-/// Each message is answered with so much that the queue passes the mark, and comes down to it in
-/// many steps.
+/// Each reply is so large that the queue exceeds the mark, and drains to it in many steps.
 #[test]
-fn a_low_mark_above_the_high_one_is_taken_for_the_high_one() {
+fn a_low_mark_above_the_high_mark_is_clamped() {
     const HIGH: usize = 256 * KIB;
     with_watchdog(LIMIT, || {
         let most_unsent = Arc::new(AtomicUsize::new(0));
-        let noted = Arc::clone(&most_unsent);
+        let recorded = Arc::clone(&most_unsent);
         let (host, _journal) = scripted_with(
             |builder| builder.water_marks(HIGH, 100 * HIGH),
             move |script| {
-                let noted = Arc::clone(&noted);
+                let recorded = Arc::clone(&recorded);
                 script.terse().on_open(|conn| SockRef::from(conn).set_send_buffer_size(32 * KIB)).on_message(
                     move |conn, input| {
-                        noted.fetch_max(conn.unsent(), SeqCst);
+                        recorded.fetch_max(conn.unsent(), SeqCst);
                         input.clear();
                         conn.send(vec![0; 4 * HIGH])
                     },
@@ -206,7 +205,7 @@ fn a_low_mark_above_the_high_one_is_taken_for_the_high_one() {
             },
         );
         let mut client = net::connect_with_small_packets(host.address());
-        // A buffer full at a time at most, so there were several.
+        // A message is at most a full buffer, so there were several.
         assert!(net::finish_meanwhile(&mut client, &[0; 256 * KIB]).len() >= 4 * 4 * HIGH);
         let most = most_unsent.load(SeqCst);
         assert!(most <= HIGH, "a message came when {most} bytes were unsent");
@@ -214,7 +213,7 @@ fn a_low_mark_above_the_high_one_is_taken_for_the_high_one() {
 }
 
 #[test]
-fn the_usual_marks_are_four_mebibytes_and_one() {
+fn the_default_marks_are_four_mebibytes_and_one() {
     const HIGH: usize = 4 << 20;
     const LOW: usize = 1 << 20;
     with_watchdog(LIMIT, || {
@@ -225,13 +224,13 @@ fn the_usual_marks_are_four_mebibytes_and_one() {
         });
         flood(&host, &seen, &pattern(6 << 20));
         assert_kept_to(HIGH, &seen);
-        // The low mark is no lower than that: it read on before all was sent.
+        // The low mark is no lower than that: reading resumed before all bytes were sent.
         assert!(seen.most_at_a_resumption.load(SeqCst) > LOW / 2);
     });
 }
 
 #[test]
-fn a_handler_hears_once_that_its_queue_has_emptied() {
+fn on_drained_is_called_once_when_the_queue_drains() {
     with_watchdog(LIMIT, || {
         const LARGE: usize = 2 << 20;
         let (host, journal) = scripted_with(net::with_little_room, |script| {
@@ -248,7 +247,7 @@ fn a_handler_hears_once_that_its_queue_has_emptied() {
                 })
         });
         let mut client = net::connect_with_little_room(host.address());
-        journal.wait_for(0, |told| *told == Told::Open);
+        journal.wait_for(0, |event| *event == Told::Open);
         host.ask(|_, _| ());
         assert_eq!(journal.of(0), [Told::Open], "nothing has emptied yet");
         let bytes = net::read_exact(&mut client, 5 + LARGE + 6);
@@ -269,10 +268,9 @@ fn a_handler_hears_once_that_its_queue_has_emptied() {
 }
 
 // --- A producer that does not stop
-// ----------------------------------------------------------------
 
-/// Sends without end, a piece whenever the kernel has taken the last one; or echoes, if it is told
-/// so.
+/// Sends endlessly after the message `go`: one piece whenever the kernel has accepted the last one.
+/// Echoes other messages.
 struct Chargen {
     piece: Vec<u8>,
     most_unsent: Arc<AtomicUsize>,
@@ -300,16 +298,16 @@ impl ConnectionHandler for Chargen {
 
 fn chargen(piece: usize) -> (Host, Arc<AtomicUsize>) {
     let most_unsent = Arc::new(AtomicUsize::new(0));
-    let noted = Arc::clone(&most_unsent);
+    let recorded = Arc::clone(&most_unsent);
     let host = Host::new(move |event_loop| {
         net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
-            .serve(move |_| Chargen { piece: pattern(piece), most_unsent: Arc::clone(&noted) })
+            .serve(move |_| Chargen { piece: pattern(piece), most_unsent: Arc::clone(&recorded) })
     });
     (host, most_unsent)
 }
 
 #[test]
-fn an_endless_producer_keeps_the_pace_of_its_peer_and_others_are_served() {
+fn an_endless_producer_is_paced_by_its_peer() {
     const PIECE: usize = 40_000;
     with_watchdog(LIMIT, || {
         let (host, most_unsent) = chargen(PIECE);
@@ -318,7 +316,7 @@ fn an_endless_producer_keeps_the_pace_of_its_peer_and_others_are_served() {
         let piece = pattern(PIECE);
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            // It is under way from before the first question until after the last answer.
+            // The stream is active from before the first request until after the last reply.
             assert!(net::read_exact(&mut reader, PIECE) == piece);
             let streaming = scope.spawn(|| {
                 let mut pieces = 0;
@@ -340,18 +338,18 @@ fn an_endless_producer_keeps_the_pace_of_its_peer_and_others_are_served() {
 }
 
 #[test]
-fn an_endless_producer_whose_peer_does_not_read_rests() {
+fn an_endless_producer_sleeps_while_its_peer_does_not_read() {
     with_watchdog(LIMIT, || {
         let (host, most_unsent) = chargen(1 << 20);
-        let mut deaf = net::connect_with_little_room(host.address());
-        deaf.write_all(b"go").unwrap();
+        let mut stalled = net::connect_with_little_room(host.address());
+        stalled.write_all(b"go").unwrap();
         net::until(|| most_unsent.load(SeqCst) > 0);
         net::assert_echoes(&mut host.connect());
         host.assert_rests();
-        // As soon as it reads it is served again.
+        // As soon as the client reads, it is served again.
         let expected = pattern(1 << 20);
         for _ in 0..8 {
-            assert!(net::read_exact(&mut deaf, 1 << 20) == expected, "other bytes came");
+            assert!(net::read_exact(&mut stalled, 1 << 20) == expected, "other bytes came");
         }
         assert_eq!(host.handle().counters().panics, 0);
     });

@@ -1,5 +1,5 @@
-//! How connections end in order: the peer finishes, or this end shuts down or closes. Whichever
-//! way, each handler is told once.
+//! Connections that end in order: the peer finishes, or this end shuts down or closes. In each case
+//! `on_close` is called once.
 
 mod support;
 
@@ -16,10 +16,9 @@ use support::net::{self, End, Script, Told, message, pattern, scripted, scripted
 use support::{LIMIT, with_loop, with_watchdog};
 
 // --- The peer finishes
-// ----------------------------------------------------------------------------
 
 #[test]
-fn a_peer_that_has_finished_is_answered_and_then_closed() {
+fn a_finished_peer_receives_the_reply_before_the_close() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| {
             script.on_peer_shutdown(|conn| {
@@ -42,7 +41,7 @@ fn a_peer_that_has_finished_is_answered_and_then_closed() {
 }
 
 #[test]
-fn a_peer_that_has_finished_may_be_served_for_as_long_as_the_handler_likes() {
+fn a_handler_may_keep_sending_to_a_finished_peer() {
     with_watchdog(LIMIT, || {
         let (give, given) = mpsc::channel();
         let (host, journal) = scripted(move |script| {
@@ -63,9 +62,9 @@ fn a_peer_that_has_finished_may_be_served_for_as_long_as_the_handler_likes() {
     });
 }
 
-/// One report of the kernel stands for both, and one read brings only the bytes.
+/// The kernel reports both with one event, and one read returns only the bytes.
 #[test]
-fn bytes_and_the_end_that_come_together_are_both_seen() {
+fn bytes_and_end_of_input_in_one_event_are_delivered() {
     with_watchdog(LIMIT, || {
         for size in [1, 1000, 1024, 2048, 5000] {
             let event_loop = EventLoop::builder().input_buffer(1024).build().unwrap();
@@ -78,8 +77,8 @@ fn bytes_and_the_end_that_come_together_are_both_seen() {
             net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::RDHUP));
             net::turn_until(&event_loop, || is_closed(&journal, 0));
 
-            let told = journal.of(0);
-            assert_eq!(told[told.len() - 2..], [Told::PeerShutdown, Told::Close(End::Finished)]);
+            let events = journal.of(0);
+            assert_eq!(events[events.len() - 2..], [Told::PeerShutdown, Told::Close(End::Finished)]);
             sockets.borrow_mut().clear();
             assert_eq!(net::read_to_end(&mut client), bytes);
         }
@@ -87,7 +86,7 @@ fn bytes_and_the_end_that_come_together_are_both_seen() {
 }
 
 #[test]
-fn four_mebibytes_come_back_to_a_peer_that_finishes_before_it_reads() {
+fn a_peer_that_finishes_before_reading_receives_all_bytes() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(Script::terse);
         let bytes = pattern(4 << 20);
@@ -96,12 +95,12 @@ fn four_mebibytes_come_back_to_a_peer_that_finishes_before_it_reads() {
         client.shutdown(Shutdown::Write).unwrap();
         assert!(net::read_to_end(&mut client) == bytes, "other bytes came back");
         assert_eq!(journal.end_of(0), End::Finished);
-        assert_eq!(journal.of(0).iter().filter(|told| **told == Told::PeerShutdown).count(), 1);
+        assert_eq!(journal.of(0).iter().filter(|event| **event == Told::PeerShutdown).count(), 1);
     });
 }
 
 #[test]
-fn nothing_is_left_to_read_when_the_last_call_comes() {
+fn on_peer_shutdown_is_called_once_before_on_close() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| script.terse());
         let bytes = pattern(300_000);
@@ -114,7 +113,7 @@ fn nothing_is_left_to_read_when_the_last_call_comes() {
 }
 
 #[test]
-fn both_ends_may_finish_at_once_and_twice() {
+fn both_ends_may_shut_down_simultaneously_and_repeatedly() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| {
             script
@@ -143,7 +142,6 @@ fn both_ends_may_finish_at_once_and_twice() {
 }
 
 // --- This end finishes
-// ----------------------------------------------------------------------------
 
 #[test]
 fn a_connection_that_was_shut_down_still_receives() {
@@ -167,7 +165,7 @@ fn a_connection_that_was_shut_down_still_receives() {
         for n in 0..3 {
             let text = format!("message {n}");
             client.write_all(text.as_bytes()).unwrap();
-            journal.wait_for(0, |told| *told == message(&text));
+            journal.wait_for(0, |event| *event == message(&text));
         }
         assert!(!is_closed(&journal, 0));
         drop(client);
@@ -179,7 +177,7 @@ fn a_connection_that_was_shut_down_still_receives() {
 }
 
 #[test]
-fn what_was_queued_before_a_shutdown_is_sent() {
+fn bytes_queued_before_a_shutdown_are_sent() {
     with_watchdog(LIMIT, || {
         let bytes = pattern(2 << 20);
         let (sent, has_sent) = mpsc::channel();
@@ -205,10 +203,10 @@ fn what_was_queued_before_a_shutdown_is_sent() {
     });
 }
 
-/// Both ends have finished before the loop looks: there is nothing left to shut down, but something
+/// Both ends have finished before the loop polls: nothing is left to shut down, but there is input
 /// to read.
 #[test]
-fn a_connection_that_asks_for_on_drained_and_shuts_down_ends_in_order() {
+fn a_shutdown_with_on_drained_requested_ends_in_order() {
     with_loop(|event_loop| {
         let (server, journal, sockets) = scripted_here(event_loop, |script| {
             script
@@ -233,18 +231,18 @@ fn a_connection_that_asks_for_on_drained_and_shuts_down_ends_in_order() {
     });
 }
 
-/// A script that closes in one of its calls, and the life that it leads to.
+/// A script that closes in one of its callbacks, and the resulting events.
 type Closing = (fn(Script) -> Script, &'static [Told]);
 
 #[test]
-fn a_connection_may_be_closed_in_any_of_its_calls() {
+fn a_connection_may_be_closed_in_any_callback() {
     const OPEN: Told = Told::Open;
     const CLOSED: Told = Told::Close(End::Closed);
     let closings: [Closing; 4] = [
         (|script| script.on_open(|conn| conn.close()), &[OPEN, CLOSED]),
         (
             |script| {
-                // Drained and readable in one turn: what comes after the close is not told.
+                // Drained and readable in one turn: events after the close are not delivered.
                 script.on_open(|conn| conn.notify_drained()).on_drained(|conn| conn.close())
             },
             &[OPEN, Told::Drained, CLOSED],
@@ -270,7 +268,7 @@ fn a_connection_may_be_closed_in_any_of_its_calls() {
 }
 
 #[test]
-fn a_connection_closed_in_its_message_hears_no_other() {
+fn a_close_in_on_message_prevents_further_messages() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().input_buffer(1024).build().unwrap();
         let (server, journal, sockets) = scripted_here(&event_loop, |script| {
@@ -279,7 +277,7 @@ fn a_connection_closed_in_its_message_hears_no_other() {
                 conn.close();
                 assert_eq!(conn.state(), ConnectionState::Closed);
                 assert_eq!(conn.send(b"late"), Err(SendError::Closed));
-                // None of these wakes the dead.
+                // None of these calls affects the closed connection.
                 conn.resume_reading();
                 conn.notify_drained();
                 conn.shutdown();
@@ -303,7 +301,7 @@ fn a_connection_closed_in_its_message_hears_no_other() {
 }
 
 #[test]
-fn a_close_says_how_much_it_loses() {
+fn a_close_reports_its_unsent_bytes() {
     with_watchdog(LIMIT, || {
         const SENT: usize = 2 << 20;
         let (lost, loses) = mpsc::channel();
@@ -320,15 +318,16 @@ fn a_close_says_how_much_it_loses() {
         let mut client = net::connect_with_little_room(host.address());
         assert_eq!(journal.end_of(0), End::Closed);
         let lost = loses.recv_timeout(net::LIMIT).unwrap();
-        // With the reset goes what the kernel has, too.
+        // The reset also discards the bytes that the kernel has queued.
         let received = net::read_until_reset(&mut client).len();
         assert!(lost > 0 && received + lost <= SENT, "{received} bytes have come, and {lost} have not");
     });
 }
 
-/// Whatever ends it, and a peer that has all sees an end in order.
+/// Every way to end a connection with unsent bytes resets it. A peer that has received all bytes
+/// sees an orderly end.
 #[test]
-fn a_peer_can_tell_whether_it_has_all() {
+fn a_peer_can_distinguish_truncated_from_complete_streams() {
     with_watchdog(LIMIT, || {
         type Close = fn(&TcpConnection<'_>) -> io::Result<()>;
         const ENDS: [Close; 3] = [
@@ -353,7 +352,7 @@ fn a_peer_can_tell_whether_it_has_all() {
                 })
             });
             let mut client = net::connect_with_little_room(host.address());
-            // What the kernel takes is less than what is sent, as long as nothing is read.
+            // The kernel accepts fewer bytes than are sent while the client does not read.
             has_sent.recv_timeout(net::LIMIT).unwrap();
             if owes {
                 net::read_until_reset(&mut client);
@@ -365,7 +364,7 @@ fn a_peer_can_tell_whether_it_has_all() {
 }
 
 #[test]
-fn a_deadline_closes_the_connection_it_was_set_for_and_no_other() {
+fn a_deadline_closes_only_its_own_connection() {
     with_watchdog(LIMIT, || {
         const DELAY: Duration = Duration::from_millis(20);
         let (host, journal) = scripted(|script| {
@@ -386,7 +385,8 @@ fn a_deadline_closes_the_connection_it_was_set_for_and_no_other() {
         net::wait_for_end(&mut first);
         assert_eq!(journal.life_of(0), [Told::Open, Told::Close(End::Closed)]);
 
-        // The third takes over what the second leaves, before the deadline of the second.
+        // The third connection reuses what the second has released, before the deadline of the
+        // second.
         net::wait_for_end(&mut host.connect());
         let mut third = host.connect();
         net::assert_echoes(&mut third);

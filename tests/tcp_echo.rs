@@ -1,5 +1,5 @@
-//! Bytes in, the same bytes out: in every way to write a server, in every piece that a stream can
-//! come in.
+//! Echo servers: every way to write a server, and every way in which a stream can be split into
+//! pieces.
 
 mod support;
 
@@ -46,7 +46,7 @@ fn the_five_lines_of_the_readme_are_an_echo_server() {
     });
 }
 
-/// Answers each line with its number.
+/// Replies to each line with its number.
 #[derive(Default)]
 struct LineCounter {
     lines: u64,
@@ -64,7 +64,7 @@ impl ConnectionHandler for LineCounter {
 }
 
 #[test]
-fn each_connection_has_a_handler_with_state_of_its_own() {
+fn each_connection_has_its_own_handler_state() {
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(|_| LineCounter::default())
@@ -81,7 +81,7 @@ fn each_connection_has_a_handler_with_state_of_its_own() {
     });
 }
 
-/// Sends the name of the thread that serves it, and closes.
+/// A server whose connections send the name of the thread that serves them, and shut down.
 fn name_threads(event_loop: &EventLoop, threads: usize) -> io::Result<TcpServer> {
     struct Name;
     impl ConnectionHandler for Name {
@@ -105,7 +105,7 @@ fn names_seen(host: &Host, connections: usize) -> Vec<String> {
 }
 
 #[test]
-fn three_loops_are_dealt_connections_in_turn() {
+fn connections_are_assigned_to_three_loops_round_robin() {
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| name_threads(event_loop, 3));
         let names = names_seen(&host, 12);
@@ -121,7 +121,7 @@ fn three_loops_are_dealt_connections_in_turn() {
 }
 
 #[test]
-fn of_one_loop_the_servers_own_is_the_one() {
+fn a_server_with_one_thread_serves_on_its_own_loop() {
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| name_threads(event_loop, 1));
         assert_eq!(names_seen(&host, 3), ["host", "host", "host"]);
@@ -145,7 +145,7 @@ fn a_closure_serves_on_several_loops() {
 }
 
 #[test]
-fn forty_clients_at_once_each_get_their_own_bytes_back() {
+fn forty_concurrent_clients_each_receive_their_own_bytes() {
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
@@ -168,7 +168,7 @@ fn forty_clients_at_once_each_get_their_own_bytes_back() {
 }
 
 #[test]
-fn both_families_of_addresses_are_served() {
+fn ipv4_and_ipv6_addresses_are_served() {
     with_watchdog(LIMIT, || {
         let mut addresses = vec!["127.0.0.1:0"];
         match TcpListener::bind("[::1]:0") {
@@ -192,8 +192,8 @@ fn both_families_of_addresses_are_served() {
 }
 
 #[test]
-fn a_message_may_come_in_pieces_of_one_byte() {
-    /// Waits for all sixteen bytes before it answers.
+fn a_message_may_arrive_one_byte_at_a_time() {
+    /// Echoes units of sixteen bytes. Sends nothing until all sixteen have arrived.
     fn sixteen(conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
         while input.len() >= 16 {
             conn.send(input.take(16))?;
@@ -211,9 +211,9 @@ fn a_message_may_come_in_pieces_of_one_byte() {
     });
 }
 
-/// The pieces are those that the test writes, since it turns the loop itself after each of them.
+/// Each write arrives as one piece, since the test turns the loop after each of them.
 #[test]
-fn what_a_handler_leaves_comes_again_with_what_follows() {
+fn unconsumed_input_is_offered_again_with_new_input() {
     with_loop(|event_loop| {
         let seed = 20_071_107;
         println!("seed {seed}");
@@ -236,19 +236,19 @@ fn what_a_handler_leaves_comes_again_with_what_follows() {
         });
         let server = server.unwrap();
         let mut client = net::connect(server.local_addr());
-        let mut rest = text.as_bytes();
-        while !rest.is_empty() {
-            let piece = rest.len().min(1 + random.below(50));
-            client.write_all(&rest[..piece]).unwrap();
-            rest = &rest[piece..];
-            net::turn_until(event_loop, || seen.get() == text.len() - rest.len());
+        let mut remaining = text.as_bytes();
+        while !remaining.is_empty() {
+            let piece = remaining.len().min(1 + random.below(50));
+            client.write_all(&remaining[..piece]).unwrap();
+            remaining = &remaining[piece..];
+            net::turn_until(event_loop, || seen.get() == text.len() - remaining.len());
         }
         assert_eq!(*received.borrow(), lines);
     });
 }
 
 #[test]
-fn eight_mebibytes_come_back_while_they_are_still_being_sent() {
+fn eight_mebibytes_are_echoed_while_being_sent() {
     with_watchdog(LIMIT, || {
         let host = Host::new(echo);
         let bytes = pattern(8 << 20);
@@ -258,7 +258,7 @@ fn eight_mebibytes_come_back_while_they_are_still_being_sent() {
 }
 
 #[test]
-fn small_writes_go_out_at_once_unless_the_server_is_told_otherwise() {
+fn tcp_nodelay_is_the_default_and_can_be_disabled() {
     fn options(conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
         let nodelay = || SockRef::from(conn).tcp_nodelay();
         let before = nodelay()?;
@@ -268,8 +268,9 @@ fn small_writes_go_out_at_once_unless_the_server_is_told_otherwise() {
         Ok(())
     }
     with_watchdog(LIMIT, || {
-        let usual = Host::new(|event_loop| TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(options));
-        assert_eq!(net::exchange(&mut usual.connect(), [b'?'; 11]), b"true false\n");
+        let default_host =
+            Host::new(|event_loop| TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(options));
+        assert_eq!(net::exchange(&mut default_host.connect(), [b'?'; 11]), b"true false\n");
         let other = Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?.nodelay(false).serve_fn(options)
         });
@@ -278,7 +279,7 @@ fn small_writes_go_out_at_once_unless_the_server_is_told_otherwise() {
 }
 
 #[test]
-fn a_handler_may_keep_the_buffer_that_it_is_lent() {
+fn a_handler_may_keep_its_input_buffer() {
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| {
             let mut kept = Vec::new();
@@ -294,7 +295,7 @@ fn a_handler_may_keep_the_buffer_that_it_is_lent() {
         for round in 0..10 {
             let text = format!("round {round}.");
             assert_eq!(net::exchange(&mut one, &text), text.as_bytes());
-            // Of a message in two pieces the handler is lent the connection's own buffer.
+            // For a message in two pieces, the handler borrows the connection's own buffer.
             other.write_all(b"in two").unwrap();
             assert_eq!(net::exchange(&mut one, b"meanwhile."), b"meanwhile.");
             other.write_all(b" pieces.").unwrap();
@@ -303,9 +304,9 @@ fn a_handler_may_keep_the_buffer_that_it_is_lent() {
     });
 }
 
-/// Both have sent before the loop looks, so the order of the messages is the loop's doing.
+/// Both clients have sent before the loop polls, so the loop determines the order of the messages.
 #[test]
-fn a_firehose_is_read_one_buffer_full_at_a_time_and_others_have_their_turn() {
+fn a_busy_connection_does_not_starve_a_quiet_one() {
     with_watchdog(LIMIT, || {
         const BUFFER: usize = 1024;
         let event_loop = EventLoop::builder().input_buffer(BUFFER).build().unwrap();
@@ -325,35 +326,35 @@ fn a_firehose_is_read_one_buffer_full_at_a_time_and_others_have_their_turn() {
             Order(opening.borrow().len() - 1, Rc::clone(&writing))
         });
         let server = server.unwrap();
-        let mut firehose = net::connect(server.local_addr());
+        let mut busy = net::connect(server.local_addr());
         net::turn_until(&event_loop, || sockets.borrow().len() == 1);
         let mut quiet = net::connect(server.local_addr());
         net::turn_until(&event_loop, || sockets.borrow().len() == 2);
 
         for round in 0..3 {
             order.borrow_mut().clear();
-            firehose.write_all(&[0; 20 * BUFFER]).unwrap();
+            busy.write_all(&[0; 20 * BUFFER]).unwrap();
             quiet.write_all(b"me too").unwrap();
             for (socket, expected) in sockets.borrow().iter().zip([20 * BUFFER, 6]) {
                 let mut seen = vec![0; expected];
                 net::until(|| socket.peek(&mut seen).unwrap() == expected);
             }
-            let firehosed =
+            let busy_bytes =
                 || order.borrow().iter().filter(|read| read.0 == 0).map(|read| read.1).sum::<usize>();
-            net::turn_until(&event_loop, || firehosed() == 20 * BUFFER);
+            net::turn_until(&event_loop, || busy_bytes() == 20 * BUFFER);
 
             let order = order.borrow();
             assert!(order.iter().all(|read| read.1 <= BUFFER), "{order:?}");
             let quiet_turn = order.iter().position(|read| *read == (1, 6)).expect("the quiet one is served");
-            assert!(quiet_turn <= 1, "after {quiet_turn} reads of the firehose, in round {round}");
+            assert!(quiet_turn <= 1, "after {quiet_turn} reads of the busy connection, in round {round}");
         }
         sockets.borrow_mut().clear();
     });
 }
 
-/// Buffers of exactly the size of what comes are the case in which a read does not come up short.
+/// Input of exactly the size of the buffer is the case in which no read is short.
 #[test]
-fn input_of_exactly_a_buffer_full_is_not_waited_for_twice() {
+fn input_of_exactly_one_buffer_is_read_without_waiting() {
     with_watchdog(LIMIT, || {
         const BUFFER: usize = 1024;
         let host = Host::on(EventLoop::builder().input_buffer(BUFFER), echo);
@@ -362,13 +363,13 @@ fn input_of_exactly_a_buffer_full_is_not_waited_for_twice() {
             let bytes = pattern(buffers * BUFFER);
             assert_eq!(net::exchange(&mut client, &bytes), bytes);
         }
-        // The read that finds nothing is the last.
+        // The read that finds no bytes is the last one.
         host.assert_rests();
     });
 }
 
 #[test]
-fn a_closure_that_returns_nothing_is_a_handler_as_well() {
+fn a_closure_that_returns_unit_is_a_handler() {
     with_watchdog(LIMIT, || {
         let (seen, sees) = mpsc::channel();
         let host = Host::new(move |event_loop| {
@@ -382,7 +383,7 @@ fn a_closure_that_returns_nothing_is_a_handler_as_well() {
 }
 
 #[test]
-fn a_short_send_buffer_loses_nothing_and_keeps_the_order() {
+fn a_small_send_buffer_preserves_all_bytes_in_order() {
     struct Narrow;
     impl ConnectionHandler for Narrow {
         fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
@@ -390,7 +391,7 @@ fn a_short_send_buffer_loses_nothing_and_keeps_the_order() {
         }
 
         fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
-            // Several sends a message, most of which find something queued before them.
+            // Several sends per message. Most of them find bytes in the queue.
             while !input.is_empty() {
                 conn.send(input.take(input.len().min(1000)))?;
             }

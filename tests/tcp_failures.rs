@@ -1,5 +1,5 @@
-//! Connections that end out of order: by an error, by a panic, with their loop. Each handler is
-//! told once, with the first reason, and nobody else is the worse for it.
+//! Connections that end by an error, by a panic, or with their loop. `on_close` is called once,
+//! with the first reason, and other connections are unaffected.
 
 mod support;
 
@@ -17,7 +17,7 @@ use support::net::{self, End, Host, Journal, Script, Told, message, scripted};
 use support::{LIMIT, OnDrop, with_catching_loop, with_loop, with_watchdog};
 
 #[test]
-fn the_first_reason_to_close_is_the_one_that_is_told() {
+fn on_close_receives_the_first_reason_to_close() {
     fn failure() -> io::Result<()> {
         Err(io::Error::other("a second reason"))
     }
@@ -56,7 +56,6 @@ fn the_first_reason_to_close_is_the_one_that_is_told() {
 }
 
 // --- Errors
-// ---------------------------------------------------------------------------------------
 
 fn assert_broken(end: &End) {
     let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
@@ -64,7 +63,7 @@ fn assert_broken(end: &End) {
 }
 
 #[test]
-fn a_reset_of_an_idle_connection_is_told_as_an_error() {
+fn a_reset_of_an_idle_connection_is_an_error() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| script);
         let mut client = host.connect();
@@ -79,7 +78,7 @@ fn a_reset_of_an_idle_connection_is_told_as_an_error() {
 }
 
 #[test]
-fn a_reset_in_the_middle_of_a_transfer_is_told_once() {
+fn a_reset_during_a_transfer_is_reported_once() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| {
             script
@@ -98,9 +97,9 @@ fn a_reset_in_the_middle_of_a_transfer_is_told_once() {
     });
 }
 
-/// The bytes are there before the reset is, and both before the loop looks.
+/// The bytes arrive before the reset, and both arrive before the loop polls.
 #[test]
-fn the_last_words_before_a_reset_are_heard() {
+fn input_before_a_reset_is_delivered() {
     with_loop(|event_loop| {
         let (server, journal, sockets) =
             scripted_here(event_loop, |script| script.on_message(|_, input| input.clear()));
@@ -111,15 +110,15 @@ fn the_last_words_before_a_reset_are_heard() {
         net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::HUP));
         net::turn_until(event_loop, || is_closed(&journal, 0));
         sockets.borrow_mut().clear();
-        let [Told::Open, words, Told::Close(end)] = &journal.of(0)[..] else { panic!("{journal:?}") };
-        assert_eq!(*words, message("last words"));
+        let [Told::Open, input, Told::Close(end)] = &journal.of(0)[..] else { panic!("{journal:?}") };
+        assert_eq!(*input, message("last words"));
         assert!(matches!(end, End::Error(io::ErrorKind::ConnectionReset, _)), "{end:?}");
     });
 }
 
-/// The turn that reports the reset begins with what the handler has to send.
+/// The turn that reports the reset starts with the handler's send.
 #[test]
-fn a_send_that_meets_a_reset_before_the_loop_does_closes_with_it() {
+fn a_send_that_fails_by_a_reset_closes_the_connection() {
     with_loop(|event_loop| {
         let (server, journal, sockets) = scripted_here(event_loop, |script| {
             script.on_open(|conn| conn.notify_drained()).on_drained(|conn| {
@@ -140,7 +139,7 @@ fn a_send_that_meets_a_reset_before_the_loop_does_closes_with_it() {
 }
 
 #[test]
-fn peers_that_reset_before_they_are_accepted_cost_nothing_but_themselves() {
+fn resets_before_accept_affect_no_other_connection() {
     with_loop(|event_loop| {
         let (server, journal, sockets) = scripted_here(event_loop, |script| script);
         for _ in 0..50 {
@@ -165,7 +164,7 @@ fn peers_that_reset_before_they_are_accepted_cost_nothing_but_themselves() {
 }
 
 #[test]
-fn an_error_that_a_handler_returns_closes_its_connection_with_that_error() {
+fn an_error_returned_by_a_handler_closes_its_connection() {
     fn failure<T>() -> io::Result<T> {
         Err(io::Error::new(io::ErrorKind::InvalidData, "not what I was promised"))
     }
@@ -192,10 +191,9 @@ fn an_error_that_a_handler_returns_closes_its_connection_with_that_error() {
 }
 
 // --- Panics
-// ---------------------------------------------------------------------------------------
 
-/// A server whose second connection follows a `bad` script, and the first one, which is open and
-/// echoes.
+/// A server whose second connection follows the script `bad`, and its first connection, which is
+/// open and echoes.
 fn with_a_bad_second(bad: fn(Script) -> Script) -> (Host, Journal, TcpStream) {
     let (host, journal) = scripted(move |script| if script.number() == 1 { bad(script) } else { script });
     let mut before = host.connect();
@@ -204,7 +202,7 @@ fn with_a_bad_second(bad: fn(Script) -> Script) -> (Host, Journal, TcpStream) {
 }
 
 #[test]
-fn a_panic_in_a_handler_costs_its_connection_and_no_other() {
+fn a_panic_in_a_handler_closes_only_its_connection() {
     let panicking: [fn(Script) -> Script; 4] = [
         |script| script.on_open(|_| -> () { panic!("on_open") }),
         |script| script.on_message(|_, _| -> () { panic!("on_message") }),
@@ -229,7 +227,7 @@ fn a_panic_in_a_handler_costs_its_connection_and_no_other() {
 }
 
 #[test]
-fn a_panic_in_the_factory_costs_the_connection_that_has_no_handler_then() {
+fn a_panic_in_the_factory_closes_only_its_connection() {
     with_watchdog(LIMIT, || {
         let (host, journal, mut before) = with_a_bad_second(|_| panic!("no handler"));
         net::wait_for_end(&mut host.connect());
@@ -243,7 +241,7 @@ fn a_panic_in_the_factory_costs_the_connection_that_has_no_handler_then() {
 }
 
 #[test]
-fn a_panic_in_the_last_call_or_in_a_destructor_is_counted_and_goes_no_further() {
+fn panics_in_on_close_and_destructors_are_caught_and_counted() {
     let panicking: [fn(Script) -> Script; 2] = [
         |script| script.on_close(|_, _| -> () { panic!("on_close") }),
         |script| {
@@ -268,7 +266,7 @@ fn a_panic_in_the_last_call_or_in_a_destructor_is_counted_and_goes_no_further() 
 }
 
 #[test]
-fn a_panic_in_the_destructor_of_the_factory_does_not_keep_a_server_from_its_end() {
+fn a_panicking_factory_destructor_does_not_prevent_a_stop() {
     let ends: [fn(&EventLoop, TcpServer); 2] = [
         |_, server| drop(server),
         |_, server| server.stop(Duration::ZERO, |event_loop, _| event_loop.quit()),
@@ -286,7 +284,7 @@ fn a_panic_in_the_destructor_of_the_factory_does_not_keep_a_server_from_its_end(
             net::turn_until(event_loop, || journal.of(0) == [Told::Open]);
             end(event_loop, server);
             if number == 1 {
-                // Until the report comes.
+                // Until the report arrives.
                 event_loop.run().unwrap();
             }
             net::turn_until(event_loop, || journal.of(0) == [Told::Open, Told::Close(End::Stopped)]);
@@ -297,7 +295,7 @@ fn a_panic_in_the_destructor_of_the_factory_does_not_keep_a_server_from_its_end(
 }
 
 #[test]
-fn a_destructor_that_panics_while_the_loop_is_dropped_takes_nobody_with_it() {
+fn a_destructor_panic_in_a_dropped_loop_is_contained() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let (server, journal, sockets) = scripted_here(&event_loop, |script| {
@@ -319,16 +317,15 @@ fn a_destructor_that_panics_while_the_loop_is_dropped_takes_nobody_with_it() {
     });
 }
 
-// --- The loop goes
-// --------------------------------------------------------------------------------
+// --- The loop is dropped
 
 #[test]
-fn a_loop_that_is_dropped_tells_its_open_connections() {
+fn dropping_a_loop_calls_on_close_of_open_connections() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let (server, journal, sockets) = scripted_here(&event_loop, |script| {
             script.on_close(|conn, _| {
-                // There is nobody left to do these things, and no harm in asking.
+                // These calls have no effect and do no harm.
                 conn.event_loop().queue_in_loop(|_| unreachable!());
                 conn.close_after(Duration::ZERO);
                 conn.close();

@@ -1,5 +1,5 @@
-//! Handles of connections: what they send arrives in order or is refused, whichever thread they are
-//! used on, and they reach their own connection only.
+//! Handles of connections: bytes sent through them arrive in order or are refused, on whichever
+//! thread the handle is used, and reach only the handle's own connection.
 
 mod support;
 
@@ -22,7 +22,7 @@ fn a_handle_sends_from_another_thread_in_order() {
         assert!(handle.is_open());
         let expected: String = (0..3000).map(|n| format!("{n}\n")).collect();
         for n in 0..3000 {
-            // Clones speak to the same connection.
+            // A clone refers to the same connection.
             let clone = handle.clone();
             if n % 2 == 0 { &handle } else { &clone }.send(format!("{n}\n")).unwrap();
         }
@@ -32,13 +32,13 @@ fn a_handle_sends_from_another_thread_in_order() {
 }
 
 #[test]
-fn a_send_on_the_loop_goes_behind_what_handles_were_given_before() {
+fn sends_on_the_loop_follow_earlier_sends_of_handles() {
     with_watchdog(LIMIT, || {
         let (host, _) = scripted(|script| {
             script.on_message(|conn, input| {
                 input.clear();
                 let handle = conn.handle();
-                // The loop is in this callback all the while, and reads no mailbox.
+                // The loop is in this callback throughout, and does not drain the mailbox.
                 thread::spawn(move || ["1 ", "2 "].map(|text| handle.send(text).unwrap())).join().unwrap();
                 conn.send("3 ")?;
                 let handle = conn.handle();
@@ -56,7 +56,7 @@ fn a_send_on_the_loop_goes_behind_what_handles_were_given_before() {
 }
 
 #[test]
-fn the_sends_of_several_threads_do_not_mix() {
+fn sends_of_several_threads_are_not_interleaved() {
     with_watchdog(LIMIT, || {
         let (host, _, given) = giving_handles();
         let mut client = host.connect();
@@ -82,7 +82,7 @@ fn the_sends_of_several_threads_do_not_mix() {
 }
 
 #[test]
-fn a_handle_closes_its_connection_and_says_so() {
+fn a_handle_closes_its_connection_and_reports_it_closed() {
     with_watchdog(LIMIT, || {
         let (host, journal, given) = giving_handles();
         let mut client = host.connect();
@@ -101,7 +101,7 @@ fn a_handle_closes_its_connection_and_says_so() {
 }
 
 #[test]
-fn a_handle_made_at_the_very_end_is_closed_from_the_start() {
+fn a_handle_made_in_on_close_is_closed() {
     with_watchdog(LIMIT, || {
         let (give, given) = mpsc::channel();
         let (host, _journal) = scripted(move |script| {
@@ -115,10 +115,10 @@ fn a_handle_made_at_the_very_end_is_closed_from_the_start() {
     });
 }
 
-/// What a handle accepts is delivered, or its loss is reported: behind a shutdown nothing can be
+/// Bytes that a handle accepts are delivered or reported as lost. After a shutdown nothing can be
 /// delivered.
 #[test]
-fn a_handle_refuses_what_would_come_behind_a_shutdown() {
+fn a_handle_refuses_bytes_after_a_shutdown() {
     with_watchdog(LIMIT, || {
         let (host, journal, given) = giving_handles();
         let mut client = host.connect();
@@ -133,14 +133,14 @@ fn a_handle_refuses_what_would_come_behind_a_shutdown() {
 }
 
 #[test]
-fn what_a_handle_has_accepted_goes_out_before_the_end() {
+fn bytes_accepted_by_a_handle_are_sent_before_the_end() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| {
             script.on_message(|conn, input| {
                 input.clear();
                 let handle = conn.handle();
                 conn.send("at once, ")?;
-                // Still on its way when the connection is shut down.
+                // Still in transit to the loop when the connection is shut down.
                 assert_eq!(handle.send("accepted"), Ok(()));
                 conn.shutdown();
                 assert_eq!(handle.send("too late"), Err(SendError::Closed));
@@ -157,9 +157,9 @@ fn what_a_handle_has_accepted_goes_out_before_the_end() {
     });
 }
 
-/// What the loop has queued counts as well as what is on its way there.
+/// Bytes that the loop has queued count, and so do bytes in transit to the loop.
 #[test]
-fn a_producer_that_heeds_its_refusals_keeps_the_connection() {
+fn a_producer_that_respects_refusals_keeps_its_connection() {
     with_watchdog(LIMIT, || {
         let (give, given) = mpsc::channel();
         let (host, journal) = scripted_with(
@@ -177,7 +177,7 @@ fn a_producer_that_heeds_its_refusals_keeps_the_connection() {
                 Ok(()) => accepted += 10_000,
                 Err(SendError::Full) => {
                     refused += 1;
-                    // All that was on its way has arrived there.
+                    // All bytes in transit have reached the loop.
                     host.ask(|_, _| ());
                 }
                 Err(error) => panic!("{error}"),
@@ -195,7 +195,7 @@ fn a_producer_that_heeds_its_refusals_keeps_the_connection() {
 }
 
 #[test]
-fn what_a_handle_has_accepted_and_a_close_has_lost_counts_as_unsent() {
+fn accepted_bytes_lost_by_a_close_count_as_unsent() {
     with_watchdog(LIMIT, || {
         let (lost, loses) = mpsc::channel();
         let (host, _journal) = scripted(move |script| {
@@ -234,14 +234,15 @@ fn a_handle_used_on_the_loop_sends_in_order_with_the_connection() {
 }
 
 #[test]
-fn a_handle_never_speaks_to_another_connection() {
+fn a_handle_never_sends_to_another_connection() {
     with_watchdog(LIMIT, || {
         let (host, journal, given) = giving_handles();
         let mut past: Vec<ConnectionHandle> = Vec::new();
         for number in 0..200 {
             let mut client = host.connect();
             let handle = given.recv_timeout(net::LIMIT).unwrap();
-            // On their way to the loop, or refused: either way they are for those who have gone.
+            // In transit to the loop, or refused: in both cases these bytes belong to closed
+            // connections.
             for old in past.iter().rev().take(5) {
                 let _ = old.send("for another one");
                 old.shutdown();
@@ -258,7 +259,8 @@ fn a_handle_never_speaks_to_another_connection() {
                     net::wait_for_end(&mut client);
                 }
             }
-            // Every other time the next one comes before this one has quite gone.
+            // In every second iteration the next connection arrives before this one has closed
+            // completely.
             if number % 2 == 0 {
                 journal.end_of(number);
                 assert_eq!(handle.send("gone?"), Err(SendError::Closed));

@@ -1,5 +1,5 @@
-//! How much a connection may have unsent and leave unread: what would pass the limit is refused
-//! whole, or closes the connection.
+//! The limits of unsent and unread bytes of a connection: a send that would exceed its limit is
+//! refused as a whole, and input that would exceed its limit closes the connection.
 
 mod support;
 
@@ -14,12 +14,11 @@ use support::net::{self, End, pattern, scripted_with};
 use support::{KIB, LIMIT, with_watchdog};
 
 #[test]
-fn a_send_that_would_pass_the_limit_is_refused_whole() {
+fn a_send_that_would_exceed_the_limit_is_refused() {
     const MAX: usize = 300 * KIB + 7;
     const PIECE: usize = 1000;
     with_watchdog(LIMIT, || {
-        // A stream without end: the pattern over and over, of which no piece is longer than one
-        // round.
+        // An endless stream: the pattern repeated. No piece is longer than one repetition.
         let round = pattern(1 << 20);
         let twice = [&round[..], &round[..]].concat();
         let (report, reported) = mpsc::channel();
@@ -30,8 +29,8 @@ fn a_send_that_would_pass_the_limit_is_refused_whole() {
                 script.on_open(move |conn| {
                     let piece = |from: usize, len: usize| &twice[from % (twice.len() / 2)..][..len];
                     let mut accepted = 0;
-                    // What the kernel takes at once is not unsent, so the pieces go on until both
-                    // are full.
+                    // Bytes that the kernel accepts immediately do not count as unsent, so the
+                    // sends continue until both are full.
                     let refusal = loop {
                         let before = conn.unsent();
                         match conn.send(piece(accepted, PIECE)) {
@@ -46,15 +45,15 @@ fn a_send_that_would_pass_the_limit_is_refused_whole() {
                         accepted += PIECE;
                     };
                     assert_eq!(refusal, SendError::Full);
-                    // What fits exactly is taken, and then not a byte more.
-                    let room = MAX - conn.unsent();
-                    assert_eq!(conn.send(piece(accepted, room)), Ok(SendStatus::Queued));
+                    // A send that fits exactly is accepted, and then not a byte more.
+                    let capacity = MAX - conn.unsent();
+                    assert_eq!(conn.send(piece(accepted, capacity)), Ok(SendStatus::Queued));
                     assert_eq!(conn.unsent(), MAX);
                     assert_eq!(conn.send(b"!"), Err(SendError::Full));
                     assert_eq!(conn.send(b""), Ok(SendStatus::Queued));
                     assert_eq!(conn.unsent(), MAX);
                     conn.shutdown();
-                    report.send(accepted + room).unwrap();
+                    report.send(accepted + capacity).unwrap();
                     Ok(())
                 })
             },
@@ -72,7 +71,7 @@ fn a_send_that_would_pass_the_limit_is_refused_whole() {
 }
 
 #[test]
-fn of_a_send_larger_than_the_limit_nothing_is_sent() {
+fn no_part_of_a_send_above_the_limit_is_sent() {
     with_watchdog(LIMIT, || {
         let (host, _journal) = scripted_with(
             |builder| builder.max_unsent(KIB),
@@ -90,9 +89,9 @@ fn of_a_send_larger_than_the_limit_nothing_is_sent() {
     });
 }
 
-/// The loop is held up, so that what is sent through the handle stays on its way.
+/// The loop is blocked, so bytes sent through the handle stay in transit.
 #[test]
-fn a_handle_accepts_no_more_than_the_connection_could() {
+fn a_handle_enforces_the_limit_of_its_connection() {
     const MAX: usize = 100 * KIB;
     with_watchdog(LIMIT, || {
         let (give, given) = mpsc::channel();
@@ -121,7 +120,7 @@ fn a_handle_accepts_no_more_than_the_connection_could() {
         drop(release);
         let received = net::read_exact(&mut client, MAX);
         assert!(received.chunks(KIB).enumerate().all(|(n, piece)| piece == [n as u8; KIB]));
-        // What the kernel has taken makes room, as soon as the loop has noted it.
+        // Bytes that the kernel has accepted free capacity as soon as the loop has recorded them.
         net::until(|| handle.unsent() == 0);
         handle.send("and on").unwrap();
         assert_eq!(net::read_exact(&mut client, 6), b"and on");
@@ -129,7 +128,7 @@ fn a_handle_accepts_no_more_than_the_connection_could() {
 }
 
 #[test]
-fn a_handle_is_refused_while_the_handler_has_taken_all_the_room() {
+fn a_handle_is_refused_while_the_handler_fills_the_limit() {
     with_watchdog(LIMIT, || {
         let (give, given) = mpsc::channel();
         let (release, released) = mpsc::channel();
@@ -145,7 +144,7 @@ fn a_handle_is_refused_while_the_handler_has_taken_all_the_room() {
                         sent += KIB;
                     }
                     give.send((handle, sent)).unwrap();
-                    // Until then the loop does not turn, so nothing makes room.
+                    // Until then the loop does not turn, so no capacity is freed.
                     released.recv_timeout(net::LIMIT).unwrap();
                 })
             },
@@ -163,16 +162,16 @@ fn a_handle_is_refused_while_the_handler_has_taken_all_the_room() {
 }
 
 #[test]
-fn a_handler_may_leave_as_much_unread_as_the_limit_says_and_no_more() {
+fn unread_input_above_the_limit_closes_the_connection() {
     const MAX: usize = 50_000;
     with_watchdog(LIMIT, || {
         let unread = Arc::new(AtomicUsize::new(0));
-        let noted = Arc::clone(&unread);
+        let recorded = Arc::clone(&unread);
         let (host, journal) = scripted_with(
             |builder| builder.max_unread(MAX),
             move |script| {
-                let noted = Arc::clone(&noted);
-                script.terse().on_message(move |_, input| noted.store(input.len(), SeqCst))
+                let recorded = Arc::clone(&recorded);
+                script.terse().on_message(move |_, input| recorded.store(input.len(), SeqCst))
             },
         );
         let mut client = host.connect();
@@ -191,13 +190,13 @@ fn a_handler_may_leave_as_much_unread_as_the_limit_says_and_no_more() {
 }
 
 #[test]
-fn the_usual_limits_are_sixteen_mebibytes_each_way() {
+fn the_default_limits_are_sixteen_mebibytes_per_direction() {
     const MAX: usize = 16 << 20;
     with_watchdog(LIMIT, || {
         let unread = Arc::new(AtomicUsize::new(0));
-        let noted = Arc::clone(&unread);
+        let recorded = Arc::clone(&unread);
         let (host, journal) = scripted_with(net::with_little_room, move |script| {
-            let noted = Arc::clone(&noted);
+            let recorded = Arc::clone(&recorded);
             script
                 .terse()
                 .on_open(|conn| {
@@ -207,10 +206,9 @@ fn the_usual_limits_are_sixteen_mebibytes_each_way() {
                     assert_eq!(conn.send(vec![0; MAX - conn.unsent()]), Ok(SendStatus::Queued));
                     assert_eq!(conn.unsent(), MAX);
                 })
-                .on_message(move |_, input| noted.store(input.len(), SeqCst))
+                .on_message(move |_, input| recorded.store(input.len(), SeqCst))
         });
-        // It reads nothing of what the server has for it, which keeps neither of the two from
-        // sending.
+        // The client reads none of the server's output. This keeps neither side from sending.
         let mut client = net::connect_with_little_room(host.address());
         client.write_all(&vec![0; MAX]).unwrap();
         net::until(|| unread.load(SeqCst) == MAX);

@@ -1,5 +1,5 @@
-//! Handlers that do not want to read for a while: the loop rests meanwhile, and what has come by
-//! then, an end included, is seen when they go on.
+//! Handlers that pause reading: the loop sleeps meanwhile. Input and an end of input that arrive
+//! during the pause are delivered when reading resumes.
 
 mod support;
 
@@ -13,7 +13,7 @@ use rustix::event::PollFlags;
 use support::net::{self, End, Journal, Script, Told, message, pattern, scripted};
 use support::{KIB, LIMIT, on_another_thread, with_loop, with_watchdog};
 
-/// Pauses after each message, and goes on in a later turn.
+/// Pauses after each message, and resumes in a later turn.
 #[test]
 fn reading_paused_after_each_message_loses_nothing() {
     with_watchdog(LIMIT, || {
@@ -34,7 +34,7 @@ fn reading_paused_after_each_message_loses_nothing() {
     });
 }
 
-/// A script that takes a line a message and pauses then, until the next turn.
+/// A script that takes one line per message, and then pauses until the next turn.
 fn line_by_line(script: Script) -> Script {
     script
         .on_message(|conn, input| {
@@ -49,20 +49,20 @@ fn line_by_line(script: Script) -> Script {
 }
 
 #[test]
-fn what_is_left_when_reading_pauses_is_offered_again_though_nothing_new_has_come() {
+fn unconsumed_input_is_offered_again_without_new_input() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(line_by_line);
         let mut client = host.connect();
         assert_eq!(net::exchange(&mut client, b"one\ntwo\nthree\n"), b"one\ntwo\nthree\n");
         let offered: Vec<_> =
-            journal.of(0).into_iter().filter(|told| matches!(told, Told::Message(_))).collect();
+            journal.of(0).into_iter().filter(|event| matches!(event, Told::Message(_))).collect();
         assert_eq!(offered, [message("one\ntwo\nthree\n"), message("two\nthree\n"), message("three\n")]);
         assert_eq!(net::exchange(&mut client, b"four\n"), b"four\n");
     });
 }
 
 #[test]
-fn what_is_left_when_reading_pauses_is_offered_again_though_the_peer_has_finished() {
+fn unconsumed_input_is_offered_again_before_the_end() {
     with_loop(|event_loop| {
         let journal = Journal::new();
         let sockets = Rc::new(RefCell::new(Vec::new()));
@@ -80,16 +80,17 @@ fn what_is_left_when_reading_pauses_is_offered_again_though_the_peer_has_finishe
         net::turn_until(event_loop, || journal.of(0).contains(&Told::PeerShutdown));
         sockets.borrow_mut().clear();
         let before: Vec<_> =
-            journal.of(0).into_iter().filter(|told| matches!(told, Told::Message(_))).collect();
+            journal.of(0).into_iter().filter(|event| matches!(event, Told::Message(_))).collect();
         assert_eq!(before, [message("one\ntwo\nthree\n"), message("two\nthree\n"), message("three\n")]);
         net::turn_until(event_loop, || server.open_connections() == 0);
         assert_eq!(net::read_to_end(&mut client), b"one\ntwo\nthree\n");
     });
 }
 
-/// Also after the end has been told, since the handler may pause for a reason of its own.
+/// This holds after `on_peer_shutdown` as well, since the handler may pause for a reason of its
+/// own.
 #[test]
-fn what_is_left_is_offered_again_to_a_handler_that_pauses_after_the_end() {
+fn a_pause_in_on_peer_shutdown_offers_unconsumed_input_again() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| {
             let mut finished = false;
@@ -111,19 +112,19 @@ fn what_is_left_is_offered_again_to_a_handler_that_pauses_after_the_end() {
         });
         let mut client = host.connect();
         client.write_all(b"for later").unwrap();
-        journal.wait_for(0, |told| *told == message("for later"));
+        journal.wait_for(0, |event| *event == message("for later"));
         client.shutdown(Shutdown::Write).unwrap();
-        journal.wait_for(0, |told| *told == Told::Drained);
-        // Two turns are more than enough.
+        journal.wait_for(0, |event| *event == Told::Drained);
+        // Two turns are more than sufficient.
         host.ask(|_, _| ());
         host.ask(|_, _| ());
-        let offered = journal.of(0).into_iter().filter(|told| *told == message("for later")).count();
+        let offered = journal.of(0).into_iter().filter(|event| *event == message("for later")).count();
         assert_eq!(offered, 2, "resumed, and not offered again: {journal:?}");
         assert_eq!(net::read_to_end(&mut client), b"for later");
     });
 }
 
-/// A connection that pauses on open, until `go`.
+/// A script that pauses reading on open, until `go` is set.
 fn paused_until(go: &Rc<Cell<bool>>, script: Script) -> Script {
     let go = Rc::clone(go);
     script
@@ -143,7 +144,7 @@ fn paused_until(go: &Rc<Cell<bool>>, script: Script) -> Script {
 }
 
 #[test]
-fn bytes_and_an_end_that_come_while_reading_is_paused_are_seen_after_it() {
+fn input_and_its_end_during_a_pause_are_delivered_afterwards() {
     for bytes in [&b""[..], b"in the meantime"] {
         with_loop(move |event_loop| {
             let (go, journal) = (Rc::new(Cell::new(false)), Journal::new());
@@ -163,23 +164,27 @@ fn bytes_and_an_end_that_come_while_reading_is_paused_are_seen_after_it() {
                 support::turn(event_loop);
             }
             sockets.borrow_mut().clear();
-            let told = journal.of(0);
-            assert!(told.iter().all(|told| matches!(told, Told::Open | Told::Drained)), "paused: {told:?}");
+            let events = journal.of(0);
+            assert!(
+                events.iter().all(|event| matches!(event, Told::Open | Told::Drained)),
+                "paused: {events:?}"
+            );
 
             go.set(true);
             net::turn_until(event_loop, || server.open_connections() == 0);
-            let told: Vec<_> = journal.of(0).into_iter().filter(|told| *told != Told::Drained).collect();
+            let events: Vec<_> = journal.of(0).into_iter().filter(|event| *event != Told::Drained).collect();
             let mut expected = vec![Told::Open, Told::PeerShutdown, Told::Close(End::Finished)];
             if !bytes.is_empty() {
                 expected.insert(1, message("in the meantime"));
             }
-            assert_eq!(told, expected);
+            assert_eq!(events, expected);
             assert_eq!(net::read_to_end(&mut client), bytes);
         });
     }
 }
 
-/// Both ends have finished, which the kernel reports as a hang-up whether one asks or not.
+/// Both ends have finished. The kernel reports this as a hang-up regardless of the requested
+/// events.
 #[test]
 fn a_hang_up_does_not_spin_the_loop_while_reading_is_paused() {
     with_watchdog(LIMIT, || {
@@ -201,7 +206,7 @@ fn a_hang_up_does_not_spin_the_loop_while_reading_is_paused() {
 }
 
 #[test]
-fn a_pause_in_the_middle_of_a_burst_is_a_pause_at_once() {
+fn a_pause_during_a_burst_takes_effect_immediately() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().input_buffer(KIB).build().unwrap();
         let (go, journal) = (Rc::new(Cell::new(false)), Journal::new());
@@ -221,7 +226,7 @@ fn a_pause_in_the_middle_of_a_burst_is_a_pause_at_once() {
         net::turn_until(&event_loop, || journal.handlers() == 1);
         client.write_all(&[b'x'; 3 * KIB]).unwrap();
         net::until(|| sockets.borrow()[0].peek(&mut [0; 3 * KIB]).unwrap() == 3 * KIB);
-        let messages = || journal.of(0).iter().filter(|told| matches!(told, Told::Message(_))).count();
+        let messages = || journal.of(0).iter().filter(|event| matches!(event, Told::Message(_))).count();
         net::turn_until(&event_loop, || messages() == 1);
         for _ in 0..10 {
             support::turn(&event_loop);
@@ -233,9 +238,9 @@ fn a_pause_in_the_middle_of_a_burst_is_a_pause_at_once() {
     });
 }
 
-/// The consumer on another thread may be done before the handler is.
+/// The consumer on another thread may finish before the handler does.
 #[test]
-fn what_is_left_is_offered_again_though_reading_goes_on_before_the_message_is_over() {
+fn a_resume_during_on_message_offers_unconsumed_input_again() {
     with_watchdog(LIMIT, || {
         let (host, _journal) = scripted(|script| {
             script.on_message(|conn, input| {
@@ -243,7 +248,7 @@ fn what_is_left_is_offered_again_though_reading_goes_on_before_the_message_is_ov
                 conn.pause_reading();
                 let handle = conn.handle();
                 on_another_thread(move || handle.resume_reading());
-                // Behind what the handle was asked before.
+                // This send is ordered after the earlier request of the handle.
                 conn.send(input.take(end + 1))?;
                 Ok(())
             })

@@ -1,7 +1,7 @@
-//! Two connections linked with each other: all bytes arrive in order, ends are passed on, and
-//! memory stays bounded.
+//! Two linked connections: all bytes arrive in order, ends of input are passed on, and memory stays
+//! bounded.
 
-// A global allocator can be counted in no other way.
+// A counting global allocator requires unsafe code.
 #![allow(unsafe_code)]
 
 mod support;
@@ -22,31 +22,30 @@ use support::net::{self, End, Host, Journal, Told, message, pattern, scripted};
 use support::relay::{CLIENTS, HIGH, Linked, accept, backend, connect, relay};
 use support::{KIB, LIMIT, MIB, with_loop, with_watchdog};
 
-/// The system's allocator, with a count of what each thread keeps, and of the most that it has
-/// kept.
+/// The system's allocator, with a count of the bytes that each thread has allocated, and their
+/// maximum.
 struct Counting;
 
 thread_local! {
-    // Made at compile time and never dropped, so that counting does not itself allocate.
+    // Initialised at compile time and never dropped, so that counting does not allocate.
     static KEPT: Cell<isize> = const { Cell::new(0) };
     static MOST: Cell<isize> = const { Cell::new(0) };
 }
 
 fn count(bytes: isize) {
-    // Without effect while the thread ends and has no locals any longer.
+    // Has no effect while the thread ends and no longer has thread-local values.
     let _ = KEPT.try_with(|kept| {
         kept.set(kept.get() + bytes);
         MOST.with(|most| most.set(most.get().max(kept.get())));
     });
 }
 
-// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns
-// what that returns. What they do besides touches nothing but thread-local numbers, and neither
-// allocates nor unwinds.
+// SAFETY: every method passes its arguments to the system's allocator unchanged, and returns its
+// result. The counting accesses only thread-local numbers, and neither allocates nor unwinds.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        // SAFETY: the caller keeps the contract of `alloc`, which is that of the call.
+        // SAFETY: the caller upholds the contract of `alloc`, which is the contract of this call.
         unsafe { System.alloc(layout) }
     }
 
@@ -59,7 +58,7 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         count(new_size as isize - layout.size() as isize);
-        // SAFETY: as for `dealloc`, and `new_size` is the caller's to vouch for.
+        // SAFETY: same as for `dealloc`, and the caller guarantees that `new_size` is valid.
         unsafe { System.realloc(pointer, layout, new_size) }
     }
 }
@@ -80,7 +79,7 @@ fn bytes_and_ends_are_passed_on_in_both_directions() {
             client.write_all(&question).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
         });
-        // The way back is still open.
+        // The reverse direction is still open.
         thread::scope(|scope| {
             scope.spawn(|| {
                 server.write_all(&answer).unwrap();
@@ -89,14 +88,15 @@ fn bytes_and_ends_are_passed_on_in_both_directions() {
             assert!(net::read_to_end(&mut client) == answer);
         });
         for journal in [&fronts, &backs] {
-            // Of all that has come and gone the handlers have heard nothing.
+            // The handlers were not called for any of the forwarded bytes.
             assert_eq!(journal.life_of(0), [Told::Open, Told::Close(End::Finished)]);
         }
         assert_eq!(host.handle().counters().panics, 0);
     });
 }
 
-/// A stream without end that is not the same at any two places that are a power of two apart.
+/// One period of an endless stream that differs at any two positions whose distance is a power of
+/// two.
 fn round() -> Vec<u8> {
     pattern(1_000_003)
 }
@@ -129,7 +129,7 @@ fn assert_rounds(mut from: impl Read, total: usize, mut after_each: impl FnMut(u
 }
 
 #[test]
-fn a_relay_to_a_slow_reader_keeps_less_than_twice_the_high_water_mark() {
+fn a_relay_buffers_less_than_twice_the_high_water_mark() {
     const TOTAL: usize = 1024 * MIB;
     with_watchdog(LIMIT, || {
         let (listener, target) = backend();
@@ -146,13 +146,13 @@ fn a_relay_to_a_slow_reader_keeps_less_than_twice_the_high_water_mark() {
                 write_rounds(&client, TOTAL);
                 client.shutdown(Shutdown::Write).unwrap();
             });
-            // Until the relay has as much as it takes, nobody reads.
+            // Nothing is read until the relay is full.
             net::until(|| held(&host) > HIGH as isize);
-            let mut asked = 0;
+            let mut last_pause = 0;
             assert_rounds(&server, TOTAL, |read| {
-                // Now and then the reader has something else to do.
-                if read > asked + 8 * MIB {
-                    asked = read;
+                // The reader pauses periodically, for a measurement.
+                if read > last_pause + 8 * MIB {
+                    last_pause = read;
                     held(&host);
                 }
             });
@@ -166,8 +166,8 @@ fn a_relay_to_a_slow_reader_keeps_less_than_twice_the_high_water_mark() {
     });
 }
 
-/// An echo that does not read while it writes, of more than the kernel and a relay keep: the relay
-/// must read from it while it has much to send to it.
+/// An echo that does not read while it writes, with more bytes than the kernel and a relay buffer.
+/// The relay must read from the echo while it has many bytes to send to it.
 #[test]
 fn neither_direction_waits_for_the_other() {
     const PIECE: usize = 8 * MIB;
@@ -194,12 +194,12 @@ fn neither_direction_waits_for_the_other() {
 }
 
 #[test]
-fn what_was_left_unread_before_the_link_goes_first() {
+fn input_unread_before_the_link_is_forwarded_first() {
     with_watchdog(LIMIT, || {
         let (listener, target) = backend();
         let back_journal = Journal::new();
         let backs = back_journal.clone();
-        // Links when the first line has come, and not before.
+        // Links when the first line has arrived, and not earlier.
         let (host, journal) = scripted(move |script| {
             let backs = backs.clone();
             script.on_message(move |conn, input| {
@@ -225,12 +225,12 @@ fn what_was_left_unread_before_the_link_goes_first() {
 }
 
 #[test]
-fn an_end_that_came_before_the_link_is_passed_on_behind_what_was_left() {
+fn an_end_before_the_link_is_forwarded_after_unread_input() {
     with_watchdog(LIMIT, || {
         let (listener, target) = backend();
         let back_journal = Journal::new();
         let backs = back_journal.clone();
-        // Links when the peer has finished, which is otherwise of no consequence.
+        // Links when the peer has finished. The end of input has no other effect.
         let (host, journal) = scripted(move |script| {
             let backs = backs.clone();
             script.on_message(|_, _| ()).on_peer_shutdown(move |conn| {
@@ -251,7 +251,7 @@ fn an_end_that_came_before_the_link_is_passed_on_behind_what_was_left() {
 }
 
 #[test]
-fn a_reset_of_either_peer_is_a_reset_for_the_other() {
+fn a_reset_of_either_peer_resets_the_other() {
     with_watchdog(LIMIT, || {
         let (listener, target) = backend();
         let (host, fronts, backs) = relay(target, |script| script);
@@ -262,7 +262,7 @@ fn a_reset_of_either_peer_is_a_reset_for_the_other() {
             } else {
                 (server, client, &backs, &fronts)
             };
-            // That the link is there is seen by a byte that has come through it.
+            // A byte that arrives through the link shows that the link exists.
             (&resetting).write_all(b"x").unwrap();
             assert_eq!(net::read_exact(&mut other, 1), b"x");
             net::reset(resetting);
@@ -275,7 +275,7 @@ fn a_reset_of_either_peer_is_a_reset_for_the_other() {
 }
 
 #[test]
-fn to_close_one_closes_the_other() {
+fn closing_one_linked_connection_closes_the_other() {
     with_watchdog(LIMIT, || {
         let (listener, target) = backend();
         let (give, given) = std::sync::mpsc::channel();
@@ -293,9 +293,9 @@ fn to_close_one_closes_the_other() {
     });
 }
 
-/// How much is to come only the peers know.
+/// Only the peers know how many bytes are still to come.
 #[test]
-fn a_stop_lets_both_go_on_until_they_have_finished() {
+fn a_stop_lets_linked_connections_finish() {
     with_watchdog(LIMIT, || {
         let Linked { host, fronts, backs, mut client, mut server } = Linked::new();
         host.ask(|_, server| {
@@ -313,7 +313,7 @@ fn a_stop_lets_both_go_on_until_they_have_finished() {
 }
 
 #[test]
-fn when_the_time_of_a_stop_is_up_neither_peer_takes_what_it_has_for_the_whole() {
+fn an_expired_stop_resets_both_peers_of_a_link() {
     with_watchdog(LIMIT, || {
         let Linked { host, fronts, backs, mut client, mut server } = Linked::new();
         host.ask(|_, server| {
@@ -329,7 +329,7 @@ fn when_the_time_of_a_stop_is_up_neither_peer_takes_what_it_has_for_the_whole() 
 
 /// Neither peer finishes by itself.
 #[test]
-fn a_close_in_order_of_one_is_one_of_the_other_with_the_same_time() {
+fn a_graceful_close_applies_to_both_linked_connections() {
     with_watchdog(LIMIT, || {
         let Linked { host, fronts, backs, mut client, mut server } = Linked::new();
         host.ask(|_, _| {
@@ -344,7 +344,7 @@ fn a_close_in_order_of_one_is_one_of_the_other_with_the_same_time() {
 }
 
 #[test]
-fn connections_that_cannot_be_linked_say_why() {
+fn a_failed_link_reports_its_reason() {
     with_watchdog(LIMIT, || {
         let (elsewhere, _journal) = scripted(|script| script);
         let (other_host, _others, given) = net::giving_handles();

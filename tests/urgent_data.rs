@@ -1,5 +1,5 @@
-//! Urgent data (tcp(7)): a peer may send a byte of it at any time. It is no part of the stream, but
-//! a read of the stream ends before it, however much there is behind it.
+//! Urgent data (tcp(7)): a peer may send an urgent byte at any time. It is not part of the stream,
+//! but a read of the stream ends before it, even when more bytes follow.
 
 mod support;
 
@@ -15,12 +15,12 @@ fn send_urgent(client: &TcpStream) {
 }
 
 #[test]
-fn bytes_behind_an_urgent_one_are_not_waited_for() {
+fn bytes_after_an_urgent_byte_are_read_without_waiting() {
     with_watchdog(LIMIT, || {
         let (host, _journal) = scripted(Script::terse);
         let mut client = host.connect();
         for n in 0..50u8 {
-            // All of them are there when the loop looks.
+            // All bytes have arrived when the loop polls.
             let (client_here, mut sender) = (client.try_clone().unwrap(), client.try_clone().unwrap());
             host.ask(move |_, _| {
                 sender.write_all(&[n; 3]).unwrap();
@@ -33,7 +33,7 @@ fn bytes_behind_an_urgent_one_are_not_waited_for() {
 }
 
 #[test]
-fn an_urgent_byte_that_nobody_reads_keeps_no_loop_awake() {
+fn an_unread_urgent_byte_does_not_spin_the_loop() {
     with_watchdog(LIMIT, || {
         let (host, _journal) = scripted(Script::terse);
         let mut client = host.connect();

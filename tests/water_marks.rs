@@ -1,4 +1,5 @@
-//! What a handler is told of its unsent bytes, and a consumer on another thread that has enough.
+//! The callbacks at the water marks of unsent bytes, and handles that pause and resume reading from
+//! another thread.
 
 mod support;
 
@@ -16,14 +17,15 @@ const HIGH: usize = 256 * KIB;
 const LOW: usize = 64 * KIB;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
+enum Event {
     High(usize),
     Low(usize),
     Drained,
 }
 
-/// At each message sends until it is above the mark and a little further, and tells what it hears.
-struct Witness(Sender<Heard>);
+/// Fills the queue to slightly above the high-water mark at each message, and reports its
+/// callbacks.
+struct Witness(Sender<Event>);
 
 impl Witness {
     fn fill(conn: &TcpConnection) -> io::Result<()> {
@@ -34,8 +36,8 @@ impl Witness {
         Ok(())
     }
 
-    fn tell(&self, heard: Heard) -> io::Result<()> {
-        self.0.send(heard).map_err(io::Error::other)
+    fn report(&self, event: Event) -> io::Result<()> {
+        self.0.send(event).map_err(io::Error::other)
     }
 }
 
@@ -47,15 +49,15 @@ impl ConnectionHandler for Witness {
 
     fn on_high_water(&mut self, conn: &TcpConnection, unsent: usize) -> io::Result<()> {
         assert_eq!(conn.unsent(), unsent);
-        self.tell(Heard::High(unsent))
+        self.report(Event::High(unsent))
     }
 
     fn on_low_water(&mut self, conn: &TcpConnection) -> io::Result<()> {
-        self.tell(Heard::Low(conn.unsent()))
+        self.report(Event::Low(conn.unsent()))
     }
 
     fn on_drained(&mut self, _: &TcpConnection) -> io::Result<()> {
-        self.tell(Heard::Drained)
+        self.report(Event::Drained)
     }
 }
 
@@ -77,44 +79,44 @@ impl FrameHandler<LineCodec> for Witness {
     }
 }
 
-fn assert_hears_of_its_marks<H: ConnectionHandler>(make: impl Fn(Witness) -> H + Send + 'static) {
-    let (tell, told) = mpsc::channel();
+fn assert_marks_are_reported<H: ConnectionHandler>(make: impl Fn(Witness) -> H + Send + 'static) {
+    let (report, received) = mpsc::channel();
     let host = Host::new(move |event_loop| {
         net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
             .water_marks(HIGH, LOW)
-            .serve(move |_| make(Witness(tell.clone())))
+            .serve(move |_| make(Witness(report.clone())))
     });
     let mut client = net::connect_with_little_room(host.address());
     for _ in 0..3 {
         client.write_all(b"more\n").unwrap();
-        let heard = told.recv_timeout(net::LIMIT).unwrap();
-        assert!(matches!(heard, Heard::High(unsent) if unsent > HIGH + 9 * KIB), "{heard:?}");
-        // Once, and not until the peer reads.
+        let event = received.recv_timeout(net::LIMIT).unwrap();
+        assert!(matches!(event, Event::High(unsent) if unsent > HIGH + 9 * KIB), "{event:?}");
+        // Once, and nothing more until the peer reads.
         for _ in 0..20 {
             host.ask(|_, _| ());
         }
-        assert_eq!(told.try_recv().ok(), None);
+        assert_eq!(received.try_recv().ok(), None);
         host.assert_rests();
         client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        let mut heard = Vec::new();
-        while heard.last() != Some(&Heard::Drained) {
-            // What there is; or nothing, after a moment.
+        let mut events = Vec::new();
+        while events.last() != Some(&Event::Drained) {
+            // Reads the available bytes, or none after the timeout.
             let _ = io::Read::read(&mut client, &mut [0; 4 * KIB]);
-            heard.extend(told.try_iter());
+            events.extend(received.try_iter());
         }
-        assert!(matches!(heard[..], [Heard::Low(unsent), Heard::Drained] if unsent <= LOW), "{heard:?}");
+        assert!(matches!(events[..], [Event::Low(unsent), Event::Drained] if unsent <= LOW), "{events:?}");
     }
     assert_eq!(host.handle().counters().panics, 0);
 }
 
 #[test]
-fn a_handler_hears_once_that_it_is_above_the_mark_and_once_that_it_is_low_again() {
-    with_watchdog(LIMIT, || assert_hears_of_its_marks(|witness| witness));
+fn each_water_mark_is_reported_once() {
+    with_watchdog(LIMIT, || assert_marks_are_reported(|witness| witness));
 }
 
 #[test]
-fn a_handler_of_frames_hears_of_its_marks_too() {
-    with_watchdog(LIMIT, || assert_hears_of_its_marks(|witness| Framed::new(LineCodec::new(100), witness)));
+fn water_marks_are_reported_to_a_frame_handler() {
+    with_watchdog(LIMIT, || assert_marks_are_reported(|witness| Framed::new(LineCodec::new(100), witness)));
 }
 
 #[test]
@@ -143,24 +145,24 @@ fn a_handle_pauses_reading_and_resumes_it() {
     });
 }
 
-/// Sends much more than the high-water mark, notes what it hears, and closes when it hears what it
-/// is told to close at.
-struct Leaver {
+/// Sends far more than the high-water mark, records its callbacks, and closes in the callback named
+/// by `closes_at`.
+struct Closer {
     closes_at: &'static str,
-    heard: Recorder<(&'static str, usize)>,
+    events: Recorder<(&'static str, usize)>,
 }
 
-impl Leaver {
-    fn hear(&self, conn: &TcpConnection, what: &'static str) -> io::Result<()> {
-        self.heard.record((what, conn.unsent()));
-        if what == self.closes_at {
+impl Closer {
+    fn record(&self, conn: &TcpConnection, event: &'static str) -> io::Result<()> {
+        self.events.record((event, conn.unsent()));
+        if event == self.closes_at {
             conn.close();
         }
         Ok(())
     }
 }
 
-impl ConnectionHandler for Leaver {
+impl ConnectionHandler for Closer {
     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
         input.clear();
         conn.send_owned(vec![0; MIB])?;
@@ -168,52 +170,53 @@ impl ConnectionHandler for Leaver {
     }
 
     fn on_high_water(&mut self, conn: &TcpConnection, _: usize) -> io::Result<()> {
-        self.hear(conn, "high")
+        self.record(conn, "high")
     }
 
     fn on_low_water(&mut self, conn: &TcpConnection) -> io::Result<()> {
-        self.hear(conn, "low")
+        self.record(conn, "low")
     }
 
     fn on_drained(&mut self, conn: &TcpConnection) -> io::Result<()> {
-        self.hear(conn, "drained")
+        self.record(conn, "drained")
     }
 
     fn on_close(&mut self, conn: &TcpConnection, _: &CloseReason) {
-        self.heard.record(("close", conn.unsent()));
+        self.events.record(("close", conn.unsent()));
     }
 }
 
-/// What is heard on a connection that is closed at one of its marks while its peer reads all that
-/// there is.
-fn heard_by_a_leaver(closes_at: &'static str) -> Vec<(&'static str, usize)> {
+/// Returns the events of a connection that is closed at one of its marks while its peer reads all
+/// available bytes.
+fn events_until_close(closes_at: &'static str) -> Vec<(&'static str, usize)> {
     with_loop(move |event_loop| {
-        let heard = Recorder::new();
-        let recorder = heard.clone();
+        let events = Recorder::new();
+        let recorder = events.clone();
         let builder = net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap());
         let server = builder.water_marks(HIGH, LOW);
-        let server = server.serve(move |_| Leaver { closes_at, heard: recorder.clone() }).unwrap();
+        let server = server.serve(move |_| Closer { closes_at, events: recorder.clone() }).unwrap();
         let mut client = net::connect_with_little_room(server.local_addr());
         client.write_all(b"x").unwrap();
         client.set_nonblocking(true).unwrap();
         let mut all = Vec::new();
         net::turn_until(event_loop, || {
-            // Until nothing is there, so that there is room and word of the mark in one turn.
+            // Reads until no bytes are available, so that writability and the notification of the
+            // mark fall into one turn.
             let _ = client.read_to_end(&mut all);
             server.counters().accepted == 1 && server.open_connections() == 0
         });
-        heard.take()
+        events.take()
     })
 }
 
 #[test]
-fn a_connection_that_is_closed_above_its_mark_sends_nothing_more_and_hears_no_other() {
-    let heard = heard_by_a_leaver("high");
-    assert!(matches!(heard[..], [("high", unsent), ("close", lost)] if unsent == lost), "{heard:?}");
+fn a_close_in_on_high_water_stops_output_and_events() {
+    let events = events_until_close("high");
+    assert!(matches!(events[..], [("high", unsent), ("close", lost)] if unsent == lost), "{events:?}");
 }
 
 #[test]
-fn a_connection_that_is_closed_at_its_low_mark_hears_no_other() {
-    let heard = heard_by_a_leaver("low");
-    assert!(matches!(heard[..], [("high", _), ("low", _), ("close", _)]), "{heard:?}");
+fn a_close_in_on_low_water_prevents_on_drained() {
+    let events = events_until_close("low");
+    assert!(matches!(events[..], [("high", _), ("low", _), ("close", _)]), "{events:?}");
 }
