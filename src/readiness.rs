@@ -13,7 +13,7 @@ use std::ops::{BitAnd, BitOr, BitOrAssign, Not};
 ///
 /// let both = Interest::READABLE | Interest::WRITABLE;
 /// assert!(both.is_readable() && both.is_writable());
-/// assert!(Interest::EMPTY.is_none());
+/// assert!(Interest::EMPTY.is_empty());
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Interest(u8);

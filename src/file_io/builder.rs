@@ -21,7 +21,7 @@ use crate::eventfd::EventFd;
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop = EventLoop::new()?;
 /// let files = FileIo::builder().backend(FileIoBackend::ThreadPool).threads(2).build(&event_loop)?;
-/// assert_eq!(files.backend(), Backend::Threads);
+/// assert_eq!(files.backend(), FileIoBackend::ThreadPool);
 /// # Ok(())
 /// # }
 /// ```
