@@ -313,7 +313,8 @@ impl<'a, S> TcpServerBuilder<'a, S> {
 impl<'a> TcpServerBuilder<'a, SingleLoop> {
     /// Serves connections on `loops` loops. With 1 that is the loop the server is bound to. With
     /// more the server has this number of threads, named `reveille-0`, `reveille-1` and so on, each
-    /// with a loop, and the loop it is bound to only accepts.
+    /// with a loop. The loop it is bound to only accepts; with
+    /// [`ListenerPerLoop`](crate::net::LoadBalancing::ListenerPerLoop) the threads accept as well.
     ///
     /// This call only records the number. [`serve`](TcpServerBuilder::serve) and
     /// [`serve_fn`](TcpServerBuilder::serve_fn) spawn the threads; for 0 they return an error.
