@@ -314,7 +314,7 @@ impl<'a> TcpServerBuilder<'a, SingleLoop> {
     /// Serves connections on `loops` loops. With 1 that is the loop the server is bound to. With
     /// more the server has this number of threads, named `reveille-0`, `reveille-1` and so on, each
     /// with a loop. The loop it is bound to only accepts; with
-    /// [`ListenerPerLoop`](crate::net::LoadBalancing::ListenerPerLoop) the threads accept as well.
+    /// [`ListenerPerLoop`](crate::net::LoadBalancing::ListenerPerLoop) the threads accept instead.
     ///
     /// This call only records the number. [`serve`](TcpServerBuilder::serve) and
     /// [`serve_fn`](TcpServerBuilder::serve_fn) spawn the threads; for 0 they return an error.
