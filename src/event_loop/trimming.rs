@@ -68,6 +68,7 @@ impl EventLoop {
                 return Ok(false);
             }
             self.trim();
+            self.trim_timers();
             has_slack = trim_requests.due.get().is_some();
         }
         Ok(true)
@@ -88,6 +89,11 @@ impl EventLoop {
             return true;
         }
         self.trim();
+        // Timers that are due meanwhile would be late by the milliseconds that this takes. While
+        // there are any, only an idle loop does it, and otherwise each phase releases a part.
+        if self.inner.timers.borrow().is_empty() {
+            self.trim_timers();
+        }
         sources_have_slack
     }
 
@@ -162,10 +168,14 @@ impl EventLoop {
         release_capacity(&mut batch);
         inner.channel_batch.set(batch);
         release_capacity(&mut inner.closing.borrow_mut());
-        let freed = inner.timers.borrow_mut().trim();
         inner.channels.borrow_mut().trim();
-        allocator::trim_if_large(freed + inner.freed_bytes.take());
         allocator::trim_if_fallen();
+    }
+
+    fn trim_timers(&self) {
+        let inner = &*self.inner;
+        let freed = inner.timers.borrow_mut().trim();
+        allocator::trim_if_large(freed + inner.freed_bytes.take());
     }
 }
 
