@@ -135,7 +135,7 @@ impl Chargen {
             self.line += 1;
         }
         // If the page was queued, `on_drained` is called once the peer has read enough.
-        // Otherwise the loop is asked for a later call: a producer that continued at once would
+        // Otherwise the loop queues a later call: a producer that continued at once would
         // starve other connections for as long as its peer reads fast enough.
         if conn.send(page)? == SendStatus::Written {
             conn.notify_drained();

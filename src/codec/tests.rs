@@ -25,7 +25,7 @@ pub(super) const ENDINGS: [LineEnding; 5] = [
 // --- Decoders that are wrong
 // ----------------------------------------------------------------------
 
-/// Returns a frame of this length, whatever the input.
+/// A decoder that returns a frame of this length for any input.
 struct ReturnsLength(usize);
 
 impl Decoder for ReturnsLength {

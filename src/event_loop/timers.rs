@@ -118,8 +118,8 @@ impl EventLoop {
         }
     }
 
-    /// Moves a timer: it fires after `delay` from now, whatever its deadline was. Returns whether
-    /// there was a timer to move, with the same rules as [`cancel`](EventLoop::cancel).
+    /// Moves a timer: it fires after `delay` from now, and its old deadline is void. Returns
+    /// whether there was a timer to move, with the same rules as [`cancel`](EventLoop::cancel).
     ///
     /// Among timers with the same deadline it counts as created now. A repeating timer continues
     /// from the new deadline, even if its own callback moves it. A one-shot timer has ended when

@@ -72,7 +72,7 @@ impl Reader {
         Reader::ALL
             .into_iter()
             .find(|reader| reader.name() == name)
-            .ok_or(format!("nobody who reads is {name:?}"))
+            .ok_or(format!("no reader is named {name:?}"))
     }
 
     /// Returns the reason if it is not available here.

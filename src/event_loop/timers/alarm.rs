@@ -73,7 +73,7 @@ impl Source for Alarm {
     /// The timerfd has expired and has ended the wait; no other work is needed. It is not read:
     /// each setting produces a new edge.
     ///
-    /// Until this call it counts as armed, whatever the time is. If it has expired meanwhile, the
+    /// Until this call it counts as armed at any time. If it has expired meanwhile, the
     /// next wait ends at once.
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
         self.armed.set(NEVER);

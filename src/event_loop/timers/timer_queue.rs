@@ -7,7 +7,7 @@
 //!
 //! Most timers are cancelled or moved back long before they are due, and their order does not
 //! matter until then. So a timer waits in a bucket of the [wheel](Wheel), where adding, cancelling
-//! and moving back take a few steps whatever the number of timers. It is put into [exact
+//! and moving back take a few steps for any number of timers. It is put into [exact
 //! order](Near), to the nanosecond, when its bucket is reached. A cancelled timer leaves nothing
 //! behind but a vacant node for the next.
 //!

@@ -1,6 +1,6 @@
 //! The output queue, in order: copied bytes, shared bytes, and ranges of files.
 //!
-//! Owned and shared bytes are queued without a copy, whatever their number; borrowed bytes are
+//! Owned and shared bytes are queued without a copy, in any number; borrowed bytes are
 //! copied once. Small sends are collected in pieces of bounded size, so a growing queue never moves
 //! its content.
 

@@ -124,7 +124,7 @@ impl ConnectionCore {
                 // A short read has drained the socket, which saves the read that would return
                 // EAGAIN; later data raises a new edge. There are three exceptions. If an end of
                 // input or an error was reported, its edge is spent, and only further reads reach
-                // it. If there is urgent data, a read stops before it (tcp(7)), whatever follows.
+                // it. If there is urgent data, a read stops before it (tcp(7)).
                 // On a Unix socket a read stops after attached descriptors, even if they are not
                 // received.
                 let is_all =

@@ -57,7 +57,7 @@ pub(in crate::net) struct Listener {
     balancer: Balancer,
     establish: Establish,
     /// Whether a [back-off](BACKOFF) is under way. Nothing is accepted until its timer fires,
-    /// whatever notifications arrive.
+    /// and notifications are ignored.
     is_backing_off: Cell<bool>,
 }
 
