@@ -137,13 +137,15 @@ fn a_permit_is_released_when_no_loop_is_left() {
         let server = host.ask(|_, server| server.as_ref().expect("a server").handle());
         while server.live_loops() > 0 {
             let mut client = host.connect();
-            client.write_all(b"end").unwrap();
+            // While the last loop ends, the server may have reset the connection already.
+            let _ = client.write_all(b"end");
             net::wait_for_end(&mut client);
         }
         for _ in 0..3 {
             net::wait_for_end(&mut host.connect());
         }
-        assert_eq!(server.open_connections(), 0);
+        // The client sees the end before the permit is released.
+        net::until(|| server.open_connections() == 0);
     });
 }
 

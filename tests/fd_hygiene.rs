@@ -291,8 +291,8 @@ fn sessions_that_follow_one_another_leave_no_descriptor() {
         drop(client);
         turn_to_rest(&event_loop);
         assert!(sessions.take().iter().all(|connected| *connected));
-        net::until(|| host.open_connections() == 0);
-        assert_eq!(net::open_descriptors(), with_loop);
+        // The host may not have accepted the last connection yet.
+        net::until(|| host.open_connections() == 0 && net::open_descriptors() == with_loop);
     });
 }
 

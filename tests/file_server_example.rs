@@ -312,8 +312,7 @@ fn clients_that_vanish_in_mid_transfer_leave_nothing_behind() {
                     }
                 }
             }
-            until(|| server.serves_nobody());
-            assert_eq!(server.descriptors(), before);
+            until(|| server.serves_nobody() && server.descriptors() == before);
             assert_eq!(get(&mut server.connect(), "small"), b"few\n");
             server.0.signal(Signal::TERM);
             assert!(server.end().starts_with("123 connections, "));
@@ -362,7 +361,8 @@ fn no_descriptor_of_it_would_be_inherited() {
                 // has left open.
                 let is_inherited = number < 3
                     || fs::read_link(format!("/proc/self/fd/{number}")).is_ok_and(|own| own == link);
-                let info = fs::read_to_string(format!("/proc/{id}/fdinfo/{number}")).unwrap();
+                // The server may have closed it since.
+                let Ok(info) = fs::read_to_string(format!("/proc/{id}/fdinfo/{number}")) else { continue };
                 let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags");
                 let flags = u32::from_str_radix(flags.trim(), 8).unwrap();
                 if !is_inherited {

@@ -119,6 +119,7 @@ fn the_backlog_limits_waiting_connections() {
         let short = listen(Some(2));
         // The kernel queues one connection more than the backlog.
         let waiting: Vec<_> = (0..3).map(|_| net::connect(short.local_addr())).collect();
+        net::wait_for_backlog(short.local_addr(), 3);
         let refused = TcpStream::connect_timeout(&short.local_addr(), Duration::from_millis(50));
         assert_eq!(refused.expect_err("no room").kind(), io::ErrorKind::TimedOut);
         drop(waiting);

@@ -9,12 +9,12 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use reveille::net::{KeepAlive, SocketOptions, TcpState};
-use reveille::{Buffer, ConnectionHandler, TcpClient, TcpConnection, TcpServer};
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 use rustix::net::sockopt;
 use socket2::{Domain, SockRef, Socket, Type};
 use support::client::{Reported, Reporting, Reports};
 use support::net::{self, turn_until};
-use support::{LIMIT, turn, with_loop, with_watchdog};
+use support::{LIMIT, with_loop, with_watchdog};
 
 /// What the kernel says of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +85,17 @@ impl ConnectionHandler for Tell {
     }
 }
 
+/// Turns the loop until the handler of a connection sends its message.
+#[track_caller]
+fn opened<T>(event_loop: &EventLoop, told: &mpsc::Receiver<T>) -> T {
+    let mut received = None;
+    turn_until(event_loop, || {
+        received = told.try_recv().ok();
+        received.is_some()
+    });
+    received.unwrap()
+}
+
 /// The options of a connection of a server that has these.
 fn of_server(options: Option<SocketOptions>) -> Options {
     with_loop(|event_loop| {
@@ -95,8 +106,7 @@ fn of_server(options: Option<SocketOptions>) -> Options {
         }
         let server = builder.serve(move |_| Tell(tell.clone())).unwrap();
         let _client = net::connect(server.local_addr());
-        turn(event_loop);
-        told.try_recv().expect("a connection that was opened")
+        opened(event_loop, &told)
     })
 }
 
@@ -153,8 +163,7 @@ fn nodelay_alone_may_be_said_for_short() {
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().nodelay(false);
         let server = server.serve(move |_| Tell(tell.clone())).unwrap();
         let _client = net::connect(server.local_addr());
-        turn(event_loop);
-        assert!(!told.try_recv().expect("a connection that was opened").nodelay);
+        assert!(!opened(event_loop, &told).nodelay);
     });
 }
 
@@ -280,8 +289,7 @@ fn sockets_keep_to_their_device() {
             server => server.unwrap(),
         };
         let _client = net::connect(server.local_addr());
-        turn(event_loop);
-        let device = told.try_recv().expect("a connection").expect("a device");
+        let device = opened(event_loop, &told).expect("a device");
         assert_eq!(device.strip_suffix(b"\0").unwrap_or(&device), b"lo");
     });
 }

@@ -146,7 +146,7 @@ fn of_connections_that_come_together_none_is_accepted_in_vain_unless_they_are_ma
             let calls = server.on_loop.calls_of(|| {
                 server.on_loop.hold();
                 open.extend((0..connections).map(|_| server.connect()));
-                net::until(|| net::queues(server.address, None).is_some_and(|of| of.unread == connections));
+                net::wait_for_backlog(server.address, connections);
                 server.on_loop.release();
                 open.iter_mut().for_each(|client| order(client, order::NOTHING));
             });

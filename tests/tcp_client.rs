@@ -6,14 +6,14 @@ mod support;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use reveille::net::{ConnectTarget, ConnectionState, SendError};
 use reveille::{TcpClient, TcpConnection, TcpServer};
 use socket2::SockRef;
 use support::client::{LONG, Refusing, Reported, Reporting, Reports, Silent, echo_server, loopback};
+use support::clock::MINUTE;
 use support::net::{self, End, Journal, Told, message};
-use support::{Recorder, turn, with_loop};
+use support::{Recorder, turn, with_clock, with_loop};
 
 fn sends_hello(conn: &TcpConnection<'_>) -> io::Result<()> {
     conn.send("hello")?;
@@ -153,18 +153,24 @@ fn input_before_the_peers_end_is_received() {
 
 #[test]
 fn addresses_are_tried_in_turn_until_one_accepts() {
-    with_loop(|event_loop| {
+    with_clock(|event_loop, clock| {
         let (refusing, silent, server) =
             (Refusing::new(), Silent::new(), echo_server(event_loop, loopback()));
         let untried = Refusing::new();
         let addresses = vec![refusing.address(), silent.address(), server.local_addr(), untried.address()];
         let reports = Reports::new();
         let client = TcpClient::connect(event_loop, addresses)
-            .timeout(Duration::from_millis(100))
+            .timeout(MINUTE)
             .reporting(&reports)
             .serve_fn(|_, _| ())
             .unwrap();
-        net::turn_until(event_loop, || client.handle().is_some());
+        net::turn_until(event_loop, || {
+            // Only during the second attempt.
+            if reports.len() == 1 {
+                clock.advance(MINUTE);
+            }
+            client.handle().is_some()
+        });
         assert_eq!(
             reports.take(),
             [

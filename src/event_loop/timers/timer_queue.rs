@@ -25,7 +25,8 @@
 //! A timer takes 24 bytes and its payload, in whole cache lines, and five more in the wheel or
 //! sixteen when it is near. The buckets take 32 KiB and, in the worst case, a chunk of 64 bytes for
 //! each timer, if all others of its chunk have been cancelled. If the queue has many more nodes
-//! than timers for some time, it releases those after the last node in use.
+//! than timers for some time, it releases those after the last node in use, a quarter of a MiB in
+//! each phase, because the timers of the phase wait meanwhile.
 //!
 //! # Slower alternatives
 //! The cost of a million timers is the cost of fetching their memory. So a node and its payload are
@@ -83,6 +84,8 @@ pub(crate) struct TimerQueue<C> {
     next_sequence: u64,
     phase: Option<Phase>,
     slack: Slack,
+    /// While each phase releases some nodes: the number of nodes before the first of these phases.
+    trims_from: Option<usize>,
     /// The number of nodes that the last trim has left.
     trimmed: usize,
 }
@@ -104,6 +107,7 @@ impl<C> TimerQueue<C> {
             next_sequence: 0,
             phase: None,
             slack: Slack::new(),
+            trims_from: None,
             trimmed: 0,
         }
     }
@@ -253,14 +257,7 @@ impl<C> TimerQueue<C> {
         self.phase = Some(Phase { now, end: self.next_sequence });
         let tick = tick_of(now);
         self.far.settle();
-        let mut given_up = 0;
-        if self.slack.record::<Node<C>>(self.len, self.nodes.len()).is_some() {
-            let before = self.nodes.len();
-            given_up = self.trim();
-            if self.nodes.len() > before / 2 {
-                self.slack.postpone();
-            }
-        }
+        let given_up = self.trim_gradually();
         while let Some(bucket) = self.far.first().filter(|bucket| bucket.first_tick <= tick) {
             // There are no timers between the cursor and this bucket, nor in any other bucket up to
             // its end.
@@ -332,20 +329,43 @@ impl<C> TimerQueue<C> {
         is_large::<Node<C>>(nodes) && self.len <= nodes / 8 && nodes > self.trimmed
     }
 
-    /// Releases the nodes after the last one in use, and all spare capacity. Scans every node, and
-    /// places every timer of the wheel again. Returns how many bytes of nodes it has released.
+    /// Releases the nodes after the last one in use, and all spare capacity. Takes milliseconds for
+    /// a million nodes. Returns how many bytes of nodes it has released.
     pub(crate) fn trim(&mut self) -> usize {
         let before = self.nodes.len();
-        self.far.settle();
-        self.nodes.trim(self.len);
-        let far: Vec<u32> = self.nodes.far().collect();
-        self.far.reset();
-        for index in far {
+        while self.nodes.trim() {}
+        self.end_trim();
+        (before - self.nodes.len()) * size_of::<Node<C>>()
+    }
+
+    /// Does the same in several phases, one block of nodes in each, once many phases in a row have
+    /// needed few of the nodes. The timers of a phase wait meanwhile, so each step has to be short.
+    fn trim_gradually(&mut self) -> usize {
+        let before = self.nodes.len();
+        // With a 64th of the nodes in use, few timers have to be placed again at the end.
+        if self.slack.record::<Node<C>>(8 * self.len, before).is_some() {
+            self.trims_from = Some(before);
+        }
+        let Some(from) = self.trims_from else { return 0 };
+        if self.needs_nodes_for(self.len) {
+            self.trims_from = None;
+        } else if !self.nodes.trim() {
+            self.trims_from = None;
+            self.end_trim();
+            if self.nodes.len() > from / 2 {
+                self.slack.postpone();
+            }
+        }
+        (before - self.nodes.len()) * size_of::<Node<C>>()
+    }
+
+    fn end_trim(&mut self) {
+        self.nodes.reserve_end(self.len);
+        for index in self.far.reset() {
             self.place(index, self.nodes[index].deadline);
         }
         self.near.trim();
         self.trimmed = self.nodes.len();
-        (before - self.trimmed) * size_of::<Node<C>>()
     }
 
     fn insert_as(&mut self, repeats: bool, deadline: u64, payload: C) -> TimerKey {

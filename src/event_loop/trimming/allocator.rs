@@ -71,10 +71,15 @@ fn return_free_memory() {}
 #[cfg(target_env = "gnu")]
 const BLOCK: usize = 120 * 1024;
 
-/// The largest number of blocks that [`release_top`] allocates: an arena of a thread has heaps of
-/// 64 MiB.
+/// The largest number of blocks that [`release_top`] allocates: 256 MiB.
 #[cfg(target_env = "gnu")]
-const MOST_BLOCKS: usize = 64 * 1024 * 1024 / BLOCK;
+const MOST_BLOCKS: usize = 256 * 1024 * 1024 / BLOCK;
+
+/// This number of blocks in a row without resident pages is the end of the arena. Free memory
+/// before the end may have been returned already. It lies in pieces of up to 64 MiB, the largest
+/// part of an arena (`HEAP_MAX_SIZE`).
+#[cfg(target_env = "gnu")]
+const ABSENT: usize = 64 * 1024 * 1024 / BLOCK;
 
 /// Returns the pages at the end of this thread's arena. malloc_trim(3) returns those of the first
 /// arena alone, and a free leaves up to 64 MiB there. The function allocates blocks from the arena
@@ -82,9 +87,6 @@ const MOST_BLOCKS: usize = 64 * 1024 * 1024 / BLOCK;
 /// blocks.
 #[cfg(target_env = "gnu")]
 fn release_top() {
-    /// This number of blocks in a row without resident pages is the end of the arena. Free memory
-    /// before the end may contain parts that were never used.
-    const ABSENT: usize = 64;
     // SAFETY: sysconf(3) takes a number and returns one.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let page = usize::try_from(page).expect("the size of a page");

@@ -178,6 +178,7 @@ impl ConnectionCore {
     pub(super) fn retry_fds(&self, event_loop: &EventLoop) {
         self.is_fd_retry_armed.set(false);
         event_loop.add_ready(self.id, Readiness::WRITABLE);
+        self.update_wanted(event_loop);
     }
 
     fn check_unix(&self) -> io::Result<()> {

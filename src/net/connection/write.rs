@@ -329,9 +329,12 @@ impl ConnectionCore {
 
     /// Whether there is output to flush, or `on_drained` was requested. Mostly false when the
     /// connection becomes ready: a socket is nearly always writable when it becomes readable.
+    ///
+    /// Always false until the next retry if the kernel accepts no descriptors: each send that it
+    /// rejects makes the socket writable once more, so the loop would spin.
     #[inline]
     pub(in crate::net) fn has_output(&self) -> bool {
-        self.wants_drained.get() || self.unsent.borrow().is_some()
+        (self.wants_drained.get() || self.unsent.borrow().is_some()) && !self.is_fd_retry_armed.get()
     }
 
     /// Writes as much of the queue as the kernel takes.

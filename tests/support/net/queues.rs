@@ -3,11 +3,20 @@
 use std::fs;
 use std::net::SocketAddr;
 
+use super::until;
+
 /// What the kernel says of a socket, of any process.
 pub(crate) struct Queues {
     pub(crate) unsent: u64,
     /// Of one that listens, how many connections wait to be accepted.
     pub(crate) unread: u64,
+}
+
+/// Waits until the backlog of the listener has `n` connections. A client may be connected before
+/// that.
+#[track_caller]
+pub(crate) fn wait_for_backlog(listener: SocketAddr, n: u64) {
+    until(|| queues(listener, None).is_some_and(|queues| queues.unread == n));
 }
 
 /// The socket at `local` that is connected to `remote`, or listens. IPv4 only.

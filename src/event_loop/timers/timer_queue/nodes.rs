@@ -15,7 +15,13 @@ pub(super) const LAST_GENERATION: u32 = u32::MAX - 1;
 
 /// Nodes with a generation up to this one may be released. New nodes then begin with the largest
 /// released generation.
-const MOST_GIVEN_UP: u32 = LAST_GENERATION / 2;
+const LAST_RELEASED: u32 = LAST_GENERATION / 2;
+
+/// log2 of the number of nodes in a block.
+const BLOCK_BITS: u32 = 12;
+
+/// The number of nodes that are released at a time. A quarter of a MiB takes tens of microseconds.
+const BLOCK: usize = 1 << BLOCK_BITS;
 
 /// An index that no node has.
 pub(super) const NONE: u32 = u32::MAX;
@@ -83,6 +89,10 @@ impl<C> Node<C> {
     pub(super) fn set_state(&mut self, state: State) {
         self.stamp = self.stamp & !STATE | state as u64;
     }
+
+    fn may_be_released(&self) -> bool {
+        self.state() == State::Vacant && self.generation <= LAST_RELEASED
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,34 +115,35 @@ impl State {
 
 /// All nodes, indexed by `u32`.
 pub(super) struct Nodes<C> {
-    nodes: Vec<Node<C>>,
+    /// All blocks but the last are full. A single vector of many nodes is copied when it grows or
+    /// shrinks, which takes tens of milliseconds for a million.
+    blocks: Vec<Vec<Node<C>>>,
+    /// The number of nodes in all blocks.
+    len: usize,
     /// The vacant nodes, except those that have used all their generations.
     vacancies: Vacancies,
     /// The generation of a new node. It is larger than that of any released node, so that no key
     /// occurs twice.
     first_generation: u32,
-    /// Vacant nodes from this index on are not used, so that the next trim can release them, unless
-    /// there are no others.
-    reserve: usize,
 }
 
 impl<C> Nodes<C> {
     pub(super) const fn new() -> Nodes<C> {
-        Nodes { nodes: Vec::new(), vacancies: Vacancies::new(), first_generation: 0, reserve: usize::MAX }
+        Nodes { blocks: Vec::new(), len: 0, vacancies: Vacancies::new(), first_generation: 0 }
     }
 
     /// The number of nodes, including vacant ones.
     pub(super) fn len(&self) -> usize {
-        self.nodes.len()
+        self.len
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Node<C>)> {
-        (0..).zip(&self.nodes)
+        (0..).zip(self.blocks.iter().flatten())
     }
 
     /// Returns the index of the timer, if it has not ended.
     pub(super) fn find(&self, key: TimerKey) -> Option<u32> {
-        let node = self.nodes.get(key.index as usize)?;
+        let node = self.blocks.get(block_of(key.index))?.get(place_of(key.index))?;
         (node.generation == key.generation && node.state() != State::Vacant).then_some(key.index)
     }
 
@@ -147,15 +158,20 @@ impl<C> Nodes<C> {
     /// Returns the key of a vacant node, which the caller fills. `None` if there is none; the
     /// caller then uses [`grow`](Nodes::grow).
     pub(super) fn take_vacant(&mut self) -> Option<TimerKey> {
-        let index = self.vacancies.take().or_else(|| self.take_reserve())?;
+        let index = self.vacancies.take()?;
         Some(TimerKey { index, generation: self[index].generation })
     }
 
     /// Adds a node, which the caller fills.
     pub(super) fn grow(&mut self) -> TimerKey {
-        let index = u32::try_from(self.nodes.len()).ok().filter(|&index| index != NONE);
+        let index = u32::try_from(self.len).ok().filter(|&index| index != NONE);
         let index = index.expect("fewer than 2^32 timers at a time");
-        self.nodes.push(Node {
+        if place_of(index) == 0 {
+            // The first block grows, as most loops have few timers.
+            self.blocks.push(if index == 0 { Vec::new() } else { Vec::with_capacity(BLOCK) });
+        }
+        self.len += 1;
+        self.blocks[block_of(index)].push(Node {
             deadline: 0,
             stamp: State::Vacant as u64,
             at: 0,
@@ -165,46 +181,31 @@ impl<C> Nodes<C> {
         TimerKey { index, generation: self.first_generation }
     }
 
-    /// The indices of the timers that are in the wheel.
-    pub(super) fn far(&self) -> impl Iterator<Item = u32> {
-        self.iter().filter(|(_, node)| node.state() == State::InWheel).map(|(index, _)| index)
-    }
-
-    /// Releases the vacant nodes after the last one in use, and spare capacity. A timer whose node
-    /// lies far beyond those that `needed_for` timers take keeps all nodes before it. These are not
-    /// used again, so that a later call finds them vacant still.
-    pub(super) fn trim(&mut self, needed_for: usize) {
-        let given_up = |node: &Node<C>| node.state() == State::Vacant && node.generation <= MOST_GIVEN_UP;
-        let kept_nodes = self.nodes.iter().rposition(|node| !given_up(node)).map_or(0, |last| last + 1);
-        let generations = self.nodes[kept_nodes..].iter().map(|node| node.generation);
-        // The generation of a vacant node has not been in a key yet.
-        self.first_generation = generations.fold(self.first_generation, u32::max);
-        self.nodes.truncate(kept_nodes);
-        self.nodes.shrink_to(retained::<Node<C>>(kept_nodes));
-        let needed = retained::<Node<C>>(2 * needed_for);
-        self.reserve = if kept_nodes > 4 * needed { needed } else { usize::MAX };
-        self.list_vacancies();
-    }
-
-    #[cold]
-    fn take_reserve(&mut self) -> Option<u32> {
-        if self.reserve == usize::MAX {
-            return None;
+    /// Releases the vacant nodes at the end of the last block. Returns whether there are more: the
+    /// whole block has been released, and the last node of the one before it is vacant too.
+    pub(super) fn trim(&mut self) -> bool {
+        let Some(block) = self.blocks.last_mut() else { return false };
+        while let Some(node) = block.last().filter(|node| node.may_be_released()) {
+            // The generation of a vacant node has not been in a key yet.
+            self.first_generation = self.first_generation.max(node.generation);
+            self.len -= 1;
+            block.pop();
         }
-        self.reserve = usize::MAX;
-        self.list_vacancies();
-        self.vacancies.take()
+        if block.is_empty() && self.blocks.len() > 1 {
+            self.blocks.pop();
+        }
+        self.vacancies.truncate(self.len);
+        let last = self.blocks.last().and_then(|block| block.last());
+        self.len > 0 && place_of(self.len as u32) == 0 && last.is_some_and(Node::may_be_released)
     }
 
-    /// Lists the vacant nodes before the reserve.
-    fn list_vacancies(&mut self) {
-        self.vacancies.clear();
-        // The last one listed is used first.
-        for index in (0..self.nodes.len().min(self.reserve) as u32).rev() {
-            let node = &self[index];
-            if node.state() == State::Vacant && node.generation <= LAST_GENERATION {
-                self.vacancies.put(index);
-            }
+    /// If there are far more nodes than `timers` timers need, uses those at the end only when there
+    /// are no others, so that later [trims](Nodes::trim) find them vacant. A timer keeps all nodes
+    /// before its own.
+    pub(super) fn reserve_end(&mut self, timers: usize) {
+        let needed = retained::<Node<C>>(2 * timers);
+        if self.len > 4 * needed {
+            self.vacancies.prefer_before(needed);
         }
     }
 
@@ -216,23 +217,31 @@ impl<C> Nodes<C> {
         // A busy node is reused all the time, and reaches this limit after two hours of a million
         // timers a second. It is abandoned, which costs a few bytes for every four thousand million
         // timers. Starting again at 0 would let an old key cancel another timer.
-        if node.generation <= LAST_GENERATION && (index as usize) < self.reserve {
+        if node.generation <= LAST_GENERATION {
             self.vacancies.put(index);
         }
     }
+}
+
+fn block_of(index: u32) -> usize {
+    (index >> BLOCK_BITS) as usize
+}
+
+fn place_of(index: u32) -> usize {
+    index as usize % BLOCK
 }
 
 impl<C> Index<u32> for Nodes<C> {
     type Output = Node<C>;
 
     fn index(&self, index: u32) -> &Node<C> {
-        &self.nodes[index as usize]
+        &self.blocks[block_of(index)][place_of(index)]
     }
 }
 
 impl<C> IndexMut<u32> for Nodes<C> {
     fn index_mut(&mut self, index: u32) -> &mut Node<C> {
-        &mut self.nodes[index as usize]
+        &mut self.blocks[block_of(index)][place_of(index)]
     }
 }
 

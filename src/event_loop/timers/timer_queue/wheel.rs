@@ -257,12 +257,16 @@ impl Wheel {
         }
     }
 
-    /// Same as [`clear`](Wheel::clear), and releases the memory of the chunks.
-    pub(super) fn reset(&mut self) {
+    /// Removes and returns all nodes, which the caller places again. Releases the memory of the
+    /// chunks.
+    pub(super) fn reset(&mut self) -> Vec<u32> {
+        self.settle();
+        let nodes = self.buckets().flat_map(|bucket| self.nodes_in(bucket)).collect();
         self.clear();
         self.chunks.truncate(1);
         self.chunks.shrink_to(retained::<Chunk>(1));
         self.vacant = END;
+        nodes
     }
 
     /// Allocates an empty chunk of a bucket, before `next`.

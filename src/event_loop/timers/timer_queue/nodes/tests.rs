@@ -2,7 +2,7 @@ use super::*;
 
 impl<C> Nodes<C> {
     pub(in crate::event_loop::timers::timer_queue) fn capacity(&self) -> usize {
-        self.nodes.capacity() + self.vacancies.capacity()
+        self.blocks.iter().map(Vec::capacity).sum::<usize>() + self.vacancies.capacity()
     }
 
     /// Sets the generation of a vacant node, as if it had been used this often.

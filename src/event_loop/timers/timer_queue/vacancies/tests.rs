@@ -11,7 +11,9 @@ impl Vacancies {
             (0..64).filter(move |bit| bits >> bit & 1 != 0).map(move |bit| word * 64 + bit)
         });
         let mut all: Vec<u32> = bits.chain(self.recent.iter().copied()).collect();
-        assert_eq!(all.len(), self.count + self.recent.len());
+        let end = self.end.saturating_mul(64);
+        let before = all.iter().filter(|&&index| (index as usize) < end).count();
+        assert_eq!(before, self.count + self.recent.len());
         all.sort_unstable();
         all
     }
@@ -64,4 +66,39 @@ fn the_bitmap_search_wraps_around() {
     out.extend(take_all(&mut vacancies));
     assert_eq!((out.len(), vacancies.count), (1009, 0));
     assert_eq!(vacancies.take(), None);
+}
+
+#[test]
+fn nodes_behind_the_end_are_used_when_no_others_are_left() {
+    let mut vacancies = Vacancies::new();
+    shuffled().for_each(|index| vacancies.put(index));
+    vacancies.prefer_before(128);
+    assert!(vacancies.all().into_iter().eq(0..1009));
+    let taken: Vec<u32> = (0..128).filter_map(|_| vacancies.take()).collect();
+    assert!(taken.iter().all(|&index| index < 128), "{taken:?}");
+    vacancies.put(5);
+    vacancies.put(700);
+    assert_eq!(vacancies.take(), Some(5));
+    let mut rest = take_all(&mut vacancies);
+    rest.sort_unstable();
+    assert!(rest.into_iter().eq(128..1009));
+    assert_eq!(vacancies.take(), None);
+}
+
+#[test]
+fn nodes_that_are_removed_are_not_used_again() {
+    for len in [0, 1, 63, 64, 65, 500, 1008] {
+        let mut vacancies = Vacancies::new();
+        shuffled().for_each(|index| vacancies.put(index));
+        if len == 500 {
+            vacancies.prefer_before(128);
+        }
+        vacancies.truncate(len);
+        assert!(vacancies.all().into_iter().eq(0..len as u32));
+        let mut all = take_all(&mut vacancies);
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..len as u32));
+        vacancies.put(2000);
+        assert_eq!(vacancies.take(), Some(2000));
+    }
 }
