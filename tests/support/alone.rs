@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::{self, Command, Output, Stdio};
 use std::thread;
 
+use reveille::EventLoop;
+
 use super::{LIMIT, with_watchdog};
 
 const ALONE: &str = "REVEILLE_TEST_ALONE";
@@ -25,7 +27,13 @@ pub(crate) fn alone(test: impl FnOnce() + Send + 'static) {
     );
 }
 
-/// Runs `test` in a process of its own, and answers how that has ended.
+/// Runs `test` with a loop in a process of its own, which is to succeed.
+#[track_caller]
+pub(crate) fn alone_with_loop(test: impl FnOnce(&EventLoop) + Send + 'static) {
+    alone(|| test(&EventLoop::builder().propagate_panics(true).build().expect("a loop")));
+}
+
+/// Runs `test` in a process of its own, and returns how that has ended.
 pub(crate) fn outcome_alone(test: impl FnOnce() + Send + 'static) -> Output {
     let outcome = outcome_of(Command::new(program()), test);
     assert!(has_run(&outcome), "the test was not found: {outcome:?}");

@@ -1,33 +1,13 @@
-//! What the tests of channels share: sockets, a channel that counts, and a turn for those that look
-//! at descriptor numbers.
+//! Pairs of sockets, and channels on them.
 
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use reveille::EventLoop;
 use reveille::io::{Channel, ChannelEvent, Interest};
 
-use super::{Count, LIMIT, with_watchdog};
-
-fn one_at_a_time() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// As [`with_loop`], for a test that makes its loops itself.
-pub(crate) fn alone<R: Send + 'static>(test: impl FnOnce() -> R + Send + 'static) -> R {
-    let _turn = one_at_a_time();
-    with_watchdog(LIMIT, test)
-}
-
-/// Runs `test` with a loop, while no other test of the binary runs: descriptor numbers belong to
-/// the process.
-pub(crate) fn with_loop<R: Send + 'static>(test: impl FnOnce(&EventLoop) -> R + Send + 'static) -> R {
-    let _turn = one_at_a_time();
-    super::with_loop(test)
-}
+use super::Count;
 
 /// Two sockets, connected with each other.
 pub(crate) fn pair() -> (UnixStream, UnixStream) {

@@ -1,66 +1,141 @@
-//! An allocator that counts what the process has allocated. A test binary that measures makes it
-//! the global one.
+//! The global allocator of every test binary. It counts allocations, per thread and for the
+//! process.
 
-// A global allocator can be counted in no other way.
+// A global allocator is an unsafe trait.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ops::Sub;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The system's allocator, with counts.
-pub(crate) struct Counting;
+struct Counting;
 
-static KEPT: AtomicI64 = AtomicI64::new(0);
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The allocations of a thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) allocated: u64,
+    pub(crate) freed: u64,
+    /// The bytes of all allocations.
+    pub(crate) requested: u64,
+    /// The bytes allocated and not freed. Negative for a thread that frees memory that others have
+    /// allocated.
+    pub(crate) held: i64,
+}
+
+impl Sub for Counts {
+    type Output = Counts;
+
+    fn sub(self, before: Counts) -> Counts {
+        Counts {
+            allocated: self.allocated - before.allocated,
+            freed: self.freed - before.freed,
+            requested: self.requested - before.requested,
+            held: self.held - before.held,
+        }
+    }
+}
+
+const NONE: Counts = Counts { allocated: 0, freed: 0, requested: 0, held: 0 };
+
+thread_local! {
+    // Initialised at compile time and never dropped, so that counting does not allocate.
+    static COUNTS: Cell<Counts> = const { Cell::new(NONE) };
+    static PEAK: Cell<i64> = const { Cell::new(0) };
+}
+
+static HELD: AtomicI64 = AtomicI64::new(0);
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: every method passes its arguments on to the system's allocator as they are, and returns
-// what that returns. What they do besides touches nothing but two numbers.
+/// The counts of this thread.
+pub(crate) fn counts() -> Counts {
+    COUNTS.get()
+}
+
+/// The largest number of bytes that this thread has held since [`reset_peak`].
+pub(crate) fn peak() -> i64 {
+    PEAK.get()
+}
+
+pub(crate) fn reset_peak() {
+    PEAK.set(counts().held);
+}
+
+/// Counts one allocation of `allocated` bytes, one free of `freed` bytes, or both.
+fn count(allocated: Option<usize>, freed: Option<usize>) {
+    let bytes = |size: Option<usize>| size.unwrap_or(0) as i64;
+    let change = bytes(allocated) - bytes(freed);
+    HELD.fetch_add(change, SeqCst);
+    ALLOCATIONS.fetch_add(u64::from(allocated.is_some()), SeqCst);
+    // Has no effect while the thread ends and no longer has thread-local values.
+    let _ = COUNTS.try_with(|counts| {
+        let Counts { allocated: allocations, freed: frees, requested, held } = counts.get();
+        counts.set(Counts {
+            allocated: allocations + u64::from(allocated.is_some()),
+            freed: frees + u64::from(freed.is_some()),
+            requested: requested + allocated.unwrap_or(0) as u64,
+            held: held + change,
+        });
+        PEAK.with(|peak| peak.set(peak.get().max(held + change)));
+    });
+}
+
+// SAFETY: every method passes its arguments to the system's allocator unchanged, and returns its
+// result. The counting accesses only plain numbers, and neither allocates nor unwinds.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, SeqCst);
-        KEPT.fetch_add(layout.size() as i64, SeqCst);
-        // SAFETY: the caller keeps the contract of `alloc`, which is that of the call.
+        count(Some(layout.size()), None);
+        // SAFETY: the caller upholds the contract of `alloc`, which is the contract of this call.
         unsafe { System.alloc(layout) }
     }
 
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(Some(layout.size()), None);
+        // SAFETY: same as above, for `alloc_zeroed`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        KEPT.fetch_sub(layout.size() as i64, SeqCst);
-        // SAFETY: `pointer` came from `alloc` or `realloc` with this layout, as the caller
-        // promises, and so from the system's allocator.
+        count(None, Some(layout.size()));
+        // SAFETY: the caller guarantees that `pointer` came from one of these methods with this
+        // layout, and so from the system's allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, SeqCst);
-        KEPT.fetch_add(new_size as i64 - layout.size() as i64, SeqCst);
-        // SAFETY: as for `dealloc`, and `new_size` is the caller's to vouch for.
+        count(Some(new_size), Some(layout.size()));
+        // SAFETY: same as for `dealloc`; the caller guarantees that `new_size` is valid.
         unsafe { System.realloc(pointer, layout, new_size) }
     }
 }
 
-/// The counts are the process's, so one test runs at a time.
+/// Serialises tests that use the counts of the process.
 pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The bytes that are allocated now.
-pub(crate) fn kept() -> i64 {
-    KEPT.load(SeqCst)
+/// The bytes that the process holds.
+pub(crate) fn held() -> i64 {
+    HELD.load(SeqCst)
 }
 
-/// How many allocations there have been.
+/// The number of allocations of the process.
 pub(crate) fn allocations() -> u64 {
     ALLOCATIONS.load(SeqCst)
 }
 
-/// Checks that at most `left` bytes more are allocated than `before` the burst, of which the burst
-/// had taken many times that.
+/// Checks that at most `left` more bytes are held than `before` the burst, of which the burst
+/// held many times that.
 #[track_caller]
 pub(crate) fn assert_released(before: i64, full: i64, left: usize) {
     let most = left as i64;
-    assert!(full > before + 5 * most, "the burst took only {} bytes", full - before);
-    let left = kept() - before;
+    assert!(full > before + 5 * most, "the burst held only {} bytes", full - before);
+    let left = held() - before;
     assert!(left < most, "{left} bytes are left of {}", full - before);
 }

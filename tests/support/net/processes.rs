@@ -38,8 +38,8 @@ fn descriptors() -> impl Iterator<Item = (PathBuf, PathBuf)> {
 
 const ROLE: &str = "REVEILLE_TEST_ROLE";
 
-/// The test binary once more, in a role of its own: it runs the test `child_role`, which is ignored
-/// otherwise.
+/// Another process of this test binary. It runs only the test `child_role` of the module of the
+/// test that starts it, which is ignored otherwise.
 pub(crate) struct Child {
     process: process::Child,
     answers: mpsc::Receiver<String>,
@@ -48,8 +48,12 @@ pub(crate) struct Child {
 impl Child {
     pub(crate) fn start(role: &str) -> Child {
         let program = env::current_exe().expect("this program");
+        let thread = thread::current();
+        let test = thread.name().expect("the name of the test");
+        let module = test.rsplit_once("::").map_or(String::new(), |(module, _)| format!("{module}::"));
         let mut process = Command::new(program)
-            .args(["--exact", "child_role", "--ignored", "--nocapture", "--test-threads=1"])
+            .args(["--exact", &format!("{module}child_role")])
+            .args(["--ignored", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,0 +1,235 @@
+//! Addresses as text: how each text is parsed, and which texts are refused.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use crate::support::client::{Reported, Reporting, Reports};
+use crate::support::{net, with_loop};
+use reveille::net::{ConnectTarget, SocketOptions, UnixAddress};
+use reveille::{EventLoop, TcpClient, TcpServer, UdpSocket};
+use rustix::net::netdevice::name_to_index;
+
+/// Returns the address that a client tries first.
+#[track_caller]
+fn tried(event_loop: &EventLoop, target: impl Into<ConnectTarget>) -> Option<SocketAddr> {
+    let reports = Reports::new();
+    let _client = TcpClient::connect(event_loop, target).reporting(&reports).serve_fn(|_, _| ()).unwrap();
+    net::turn_until(event_loop, || reports.len() > 0);
+    match reports.take().swap_remove(0) {
+        Reported::Connected(address) => Some(address),
+        Reported::Failed(address, _) => address,
+        Reported::GaveUp(..) => panic!("an attempt comes first"),
+    }
+}
+
+fn in_zone(address: &str, scope: u32) -> Option<SocketAddr> {
+    Some(SocketAddrV6::new(address.parse().unwrap(), 9, 0, scope).into())
+}
+
+#[test]
+fn every_address_notation_connects_without_a_lookup() {
+    with_loop(|event_loop| {
+        let lo = name_to_index(std::net::UdpSocket::bind("127.0.0.1:0").unwrap(), "lo").unwrap();
+        let v4 = Some("127.0.0.1:9".parse().unwrap());
+        let texts = [
+            ("127.0.0.1:9", v4),
+            ("127.0.0.1:0009", v4),
+            ("[::1]:9", in_zone("::1", 0)),
+            ("[::ffff:127.0.0.1]:9", in_zone("::ffff:127.0.0.1", 0)),
+            ("[fe80::1%lo]:9", in_zone("fe80::1", lo)),
+            ("[fe80::1%7]:9", in_zone("fe80::1", 7)),
+            ("[fe80::1%0]:9", in_zone("fe80::1", 0)),
+            ("[ff02::1%lo]:9", in_zone("ff02::1", lo)),
+        ];
+        for (text, expected) in texts {
+            assert_eq!(tried(event_loop, text), expected, "{text}");
+        }
+        let pairs = [
+            ("127.0.0.1", v4),
+            ("::1", in_zone("::1", 0)),
+            ("[::1]", in_zone("::1", 0)),
+            ("fe80::1%lo", in_zone("fe80::1", lo)),
+            ("[fe80::1%lo]", in_zone("fe80::1", lo)),
+            ("[fe80::1%7]", in_zone("fe80::1", 7)),
+        ];
+        for (host, expected) in pairs {
+            assert_eq!(tried(event_loop, (host, 9)), expected, "{host}");
+            assert_eq!(tried(event_loop, (host.to_owned(), 9)), expected, "{host}");
+        }
+    });
+}
+
+/// Every text here is ambiguous or invalid.
+const REFUSED: [&str; 44] = [
+    "",
+    ":",
+    ":80",
+    "80",
+    "localhost",
+    "localhost:",
+    "localhost:http",
+    "localhost:65536",
+    "localhost:-1",
+    "localhost:+80",
+    "localhost:80 ",
+    "localhost: 80",
+    "localhost:80x",
+    "localhost:80\0",
+    "localhost:0x50",
+    "local\0host:80",
+    "local host:80",
+    " localhost:80",
+    "localhost\n:80",
+    "localhost:80:90",
+    "http://localhost:80",
+    "localhost:80/",
+    "user@localhost:80",
+    "127.0.0.1",
+    "127.1:80",
+    "2130706433:80",
+    "0x7f.0x1:80",
+    "127.0.0.256:80",
+    "127.0.0.1.:80",
+    "127.0.0.1%lo:80",
+    "::1",
+    "::1:80",
+    "2001:db8::5",
+    "2001:db8::5:80",
+    "fe80::1%lo:80",
+    "[::1]",
+    "[::1]:",
+    "[::1]80",
+    "[::1]x:80",
+    "[::1:80",
+    "::1]:80",
+    "[[::1]]:80",
+    "[127.0.0.1]:80",
+    "[localhost]:80",
+];
+
+#[track_caller]
+fn assert_is_refused_everywhere(event_loop: &EventLoop, target: &ConnectTarget) {
+    let refused = [
+        TcpClient::connect(event_loop, target).serve_fn(|_, _| ()).err(),
+        TcpServer::bind(event_loop, target).and_then(|server| server.serve_fn(|_, _| ())).err(),
+        UdpSocket::bind(event_loop, target).and_then(|socket| socket.serve_fn(|_, _, _| ())).err(),
+        UdpSocket::connect(event_loop, target).and_then(|socket| socket.serve_fn(|_, _, _| ())).err(),
+    ];
+    for (n, refused) in refused.into_iter().enumerate() {
+        let kind = refused.map(|error| error.kind());
+        assert_eq!(kind, Some(ErrorKind::InvalidInput), "{target:?} in place {n}");
+    }
+}
+
+#[test]
+fn ambiguous_and_invalid_texts_are_refused_everywhere() {
+    with_loop(|event_loop| {
+        for text in REFUSED {
+            assert_is_refused_everywhere(event_loop, &text.into());
+        }
+        for zone in
+            ["", "lo\0", "lo:x", "lo x", "99999999999", "+1", "-1", "25lo", "no-such-interface-has-this"]
+        {
+            assert_is_refused_everywhere(event_loop, &format!("[fe80::1%{zone}]:80").as_str().into());
+            assert_is_refused_everywhere(event_loop, &(format!("fe80::1%{zone}"), 80).into());
+        }
+        for host in
+            ["", "localhost:80", "[::1", "::1]", "[::1]:80", "[localhost]", "127.1", "::1\0", "local\0host"]
+        {
+            assert_is_refused_everywhere(event_loop, &(host, 80).into());
+        }
+        assert_is_refused_everywhere(event_loop, &Vec::<SocketAddr>::new().into());
+    });
+}
+
+#[test]
+fn an_unknown_zone_is_refused_by_name() {
+    with_loop(|event_loop| {
+        let target = "[fe80::1%nowhere0]:9";
+        let messages = [
+            TcpClient::connect(event_loop, target).serve_fn(|_, _| ()).unwrap_err().to_string(),
+            TcpServer::bind(event_loop, target).unwrap_err().to_string(),
+            UdpSocket::bind(event_loop, target).unwrap_err().to_string(),
+        ];
+        for message in messages {
+            assert!(message.contains(r#"no network interface "nowhere0""#), "{message}");
+        }
+    });
+}
+
+#[test]
+fn host_names_are_left_to_the_resolver() {
+    with_loop(|event_loop| {
+        let names = [
+            "example.org",
+            "localhost.",
+            "a_b.example",
+            "3com.example",
+            "host-1",
+            "0x7g",
+            "10.1.example",
+            "ñ.example",
+        ];
+        for name in names {
+            for target in [ConnectTarget::from((name, 9)), ConnectTarget::from(format!("{name}:9"))] {
+                // Stopped before the loop runs, so no lookup starts.
+                TcpClient::connect(event_loop, target).serve_fn(|_, _| ()).unwrap().stop();
+            }
+        }
+    });
+}
+
+#[test]
+fn servers_and_udp_sockets_accept_the_targets_of_clients() {
+    with_loop(|event_loop| {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let targets: [ConnectTarget; 9] = [
+            "127.0.0.1:0".into(),
+            "localhost:0".into(),
+            ("127.0.0.1", 0).into(),
+            ("127.0.0.1".to_owned(), 0).into(),
+            (Ipv4Addr::LOCALHOST, 0).into(),
+            any.into(),
+            (&any).into(),
+            (&[any][..]).into(),
+            [any, any].into(),
+        ];
+        for target in targets {
+            let server = TcpServer::bind(event_loop, &target).unwrap().serve_fn(|_, _| ()).unwrap();
+            assert!(server.local_addr().ip().is_loopback(), "{target:?}");
+            let socket = UdpSocket::bind(event_loop, &target).unwrap().serve_fn(|_, _, _| ()).unwrap();
+            assert!(socket.local_addr().ip().is_loopback(), "{target:?}");
+        }
+        if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            for target in [
+                ConnectTarget::from("[::1]:0"),
+                ("[::1]", 0).into(),
+                ("::1%lo", 0).into(),
+                (Ipv6Addr::LOCALHOST, 0).into(),
+            ] {
+                let server = TcpServer::bind(event_loop, &target).unwrap().serve_fn(|_, _| ()).unwrap();
+                assert_eq!(server.local_addr().ip(), Ipv6Addr::LOCALHOST, "{target:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_datagram_socket_has_no_unix_address() {
+    with_loop(|event_loop| {
+        let refused = UdpSocket::bind(event_loop, UnixAddress::abstract_name("x")).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn a_device_name_that_the_kernel_truncates_is_refused() {
+    with_loop(|event_loop| {
+        for name in ["", "lo\0", "lo\0garbage", "sixteen-letters-", "a/b"] {
+            let options = SocketOptions::new().device(name);
+            let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().socket_options(options);
+            let refused = server.serve_fn(|_, _| ()).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{name:?}: {refused}");
+        }
+    });
+}

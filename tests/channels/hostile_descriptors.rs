@@ -1,0 +1,352 @@
+//! Descriptors whose close may take as long as their sender likes: a lingering TCP socket with
+//! unsent bytes, whose last descriptor is the one that was sent. On no path is it closed on the
+//! thread of the test, which is that of its loop: the close would take an hour.
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+
+use crate::support::clock::HOUR;
+use crate::support::unix::{abstract_name, connect};
+use crate::support::{LIMIT, Recorder, net, turn, with_loop, with_watchdog};
+use reveille::codec::{FrameHandler, Framed, LineCodec};
+use reveille::ipc::SharedRing;
+use reveille::{Buffer, ConnectionHandle, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use socket2::SockRef;
+
+/// A socket whose close takes an hour, as long as the other one is not read.
+struct Lingering {
+    socket: TcpStream,
+    _peer: TcpStream,
+}
+
+impl Lingering {
+    fn new() -> Lingering {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut socket = net::connect(listener.local_addr().unwrap());
+        let (peer, _) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        loop {
+            match socket.write(&[0; 1 << 16]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        SockRef::from(&socket).set_linger(Some(HOUR)).unwrap();
+        Lingering { socket, _peer: peer }
+    }
+
+    /// Sends as many descriptors of it, and leaves those in the message the only ones. Returns what
+    /// has to be kept until the end, or an error if the receiver takes none.
+    fn send(self, client: &UnixStream, copies: usize) -> io::Result<TcpStream> {
+        let borrowed = vec![self.socket.as_fd(); copies];
+        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut control = SendAncillaryBuffer::new(&mut room);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)));
+        let sent = rustix::net::sendmsg(client, &[IoSlice::new(b"x\n")], &mut control, SendFlags::empty());
+        if sent.is_err() {
+            SockRef::from(&self.socket).set_linger(None).unwrap();
+        }
+        sent?;
+        Ok(self._peer)
+    }
+}
+
+/// Echoes, with what `open` makes of its connections.
+struct Echo<F>(F);
+
+impl<F: FnMut(&TcpConnection<'_>) -> io::Result<()> + 'static> ConnectionHandler for Echo<F> {
+    fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        (self.0)(conn)
+    }
+
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
+        conn.send(input.take_all()).map(drop).map_err(io::Error::from)
+    }
+}
+
+fn serve<F>(event_loop: &EventLoop, open: F) -> TcpServer
+where
+    F: FnMut(&TcpConnection<'_>) -> io::Result<()> + Clone + 'static,
+{
+    TcpServer::bind_unix(event_loop, abstract_name()).unwrap().serve(move |_| Echo(open.clone())).unwrap()
+}
+
+#[track_caller]
+fn assert_echoes(event_loop: &EventLoop, client: &mut UnixStream, expected: &[u8]) {
+    client.set_nonblocking(true).unwrap();
+    let mut read = Vec::new();
+    net::turn_until(event_loop, || {
+        let mut bytes = [0; 64];
+        match client.read(&mut bytes) {
+            Ok(0) => panic!("an end after {read:?}"),
+            Ok(n) => read.extend_from_slice(&bytes[..n]),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        read.len() >= expected.len()
+    });
+    assert_eq!(read, expected);
+}
+
+#[test]
+fn a_descriptor_sent_before_the_accept_is_not_closed_on_the_loop() {
+    with_loop(|event_loop| {
+        let server = serve(event_loop, |_| Ok(()));
+        let mut client = connect(&server);
+        let _peer = Lingering::new().send(&client, 1).expect("a listener takes them");
+        assert_echoes(event_loop, &mut client, b"x\n");
+        client.write_all(b"again").unwrap();
+        assert_echoes(event_loop, &mut client, b"again");
+    });
+}
+
+/// By the kernel, or, if that is older, by the connection.
+#[test]
+fn a_connection_that_takes_no_descriptors_refuses_them() {
+    with_loop(|event_loop| {
+        let server = serve(event_loop, |_| Ok(()));
+        let mut client = connect(&server);
+        client.write_all(b"first").unwrap();
+        assert_echoes(event_loop, &mut client, b"first");
+        match Lingering::new().send(&client, 1) {
+            Ok(_peer) => assert_echoes(event_loop, &mut client, b"x\n"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::PermissionDenied),
+        }
+        client.write_all(b"again").unwrap();
+        assert_echoes(event_loop, &mut client, b"again");
+    });
+}
+
+#[test]
+fn a_descriptor_that_no_handler_takes_is_not_closed_on_the_loop() {
+    with_loop(|event_loop| {
+        let server = serve(event_loop, |conn| conn.accept_descriptors(2));
+        let mut client = connect(&server);
+        let _peer = Lingering::new().send(&client, 2).unwrap();
+        assert_echoes(event_loop, &mut client, b"x\n");
+    });
+}
+
+#[test]
+fn descriptors_beyond_the_limit_are_not_closed_on_the_loop() {
+    with_loop(|event_loop| {
+        let server = serve(event_loop, |conn| conn.accept_descriptors(1));
+        let client = connect(&server);
+        let _peer = Lingering::new().send(&client, 5).unwrap();
+        net::turn_until(event_loop, || server.counters().accepted == 1 && server.open_connections() == 0);
+    });
+}
+
+#[test]
+fn a_descriptor_that_was_not_read_is_not_closed_on_the_loop() {
+    for takes in [false, true] {
+        with_loop(move |event_loop| {
+            let handles = Recorder::<ConnectionHandle>::new();
+            let giving = handles.clone();
+            let server = serve(event_loop, move |conn| {
+                giving.record(conn.handle());
+                conn.pause_reading();
+                if takes { conn.accept_descriptors(4) } else { Ok(()) }
+            });
+            let client = connect(&server);
+            let _peer = Lingering::new().send(&client, 1).unwrap();
+            net::turn_until(event_loop, || handles.len() == 1);
+            handles.take().remove(0).close();
+            net::turn_until(event_loop, || server.open_connections() == 0);
+        });
+    }
+}
+
+#[test]
+fn a_descriptor_sent_to_a_server_that_ends_is_not_closed_on_the_loop() {
+    for accepts in [false, true] {
+        with_loop(move |event_loop| {
+            let server = serve(event_loop, |conn| conn.accept_descriptors(1));
+            let client = connect(&server);
+            if accepts {
+                net::turn_until(event_loop, || server.counters().accepted == 1);
+            }
+            let _peer = Lingering::new().send(&client, 1).unwrap();
+            drop(server);
+            (0..3).for_each(|_| turn(event_loop));
+        });
+    }
+}
+
+#[test]
+fn a_descriptor_that_a_full_server_gets_is_not_closed_on_the_loop() {
+    with_loop(|event_loop| {
+        let builder = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
+        let builder = builder.max_connections(0).overflow_policy(reveille::net::OverflowPolicy::Reject);
+        let server = builder.serve(|_| Echo(|_: &TcpConnection<'_>| Ok(()))).unwrap();
+        let client = connect(&server);
+        let _peer = Lingering::new().send(&client, 1).unwrap();
+        net::turn_until(event_loop, || server.counters().refused_at_maximum == 1);
+    });
+}
+
+#[test]
+fn a_descriptor_that_comes_during_a_close_in_order_is_not_closed_on_the_loop() {
+    with_loop(|event_loop| {
+        let server = serve(event_loop, |conn| {
+            conn.accept_descriptors(1)?;
+            conn.close_gracefully(HOUR);
+            Ok(())
+        });
+        let client = connect(&server);
+        net::turn_until(event_loop, || server.counters().accepted == 1);
+        let _peer = Lingering::new().send(&client, 1).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        net::turn_until(event_loop, || server.open_connections() == 0);
+    });
+}
+
+/// A link passes bytes on, and no descriptors.
+#[test]
+fn a_descriptor_that_comes_through_a_link_is_not_closed_on_the_loop() {
+    with_loop(|event_loop| {
+        let first = Rc::new(RefCell::new(None::<ConnectionHandle>));
+        let linking = Rc::clone(&first);
+        let server = serve(event_loop, move |conn| {
+            conn.accept_descriptors(1)?;
+            match linking.take() {
+                None => linking.replace(Some(conn.handle())),
+                Some(other) => return conn.relay_to(&other),
+            };
+            Ok(())
+        });
+        let mut reader = connect(&server);
+        net::turn_until(event_loop, || first.borrow().is_some());
+        let client = connect(&server);
+        let _peer = Lingering::new().send(&client, 1).unwrap();
+        assert_echoes(event_loop, &mut reader, b"x\n");
+    });
+}
+
+/// Far more than there are threads for it, so the last close is behind all of them.
+#[test]
+fn lingering_sockets_do_not_hold_up_later_closes() {
+    with_watchdog(LIMIT, || {
+        let peers: Vec<_> = (0..20)
+            .map(|_| {
+                let Lingering { socket, _peer } = Lingering::new();
+                reveille::net::close_descriptors([socket.into()]);
+                _peer
+            })
+            .collect();
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        reveille::net::close_descriptors([writer.into()]);
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+        drop(peers);
+    });
+}
+
+// --- Frames
+// ---------------------------------------------------------------------------------------
+
+/// With the default callback for descriptors.
+struct PlainLines;
+
+impl FrameHandler<LineCodec> for PlainLines {
+    fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        conn.accept_descriptors(2)
+    }
+
+    fn on_frame(&mut self, conn: &TcpConnection<'_>, line: &[u8]) -> io::Result<()> {
+        conn.send(line).map(drop).map_err(io::Error::from)
+    }
+}
+
+#[test]
+fn a_descriptor_that_no_handler_of_frames_takes_is_not_closed_on_the_loop() {
+    with_loop(|event_loop| {
+        let server = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
+        let server = server.serve(|_| Framed::new(LineCodec::new(80), PlainLines)).unwrap();
+        let mut client = connect(&server);
+        let _peer = Lingering::new().send(&client, 2).unwrap();
+        assert_echoes(event_loop, &mut client, b"x");
+    });
+}
+
+struct Lines(Recorder<OwnedFd>);
+
+impl FrameHandler<LineCodec> for Lines {
+    fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        conn.accept_descriptors(2)
+    }
+
+    fn on_frame(&mut self, conn: &TcpConnection<'_>, line: &[u8]) -> io::Result<()> {
+        conn.send(line).map(drop).map_err(io::Error::from)
+    }
+
+    fn on_descriptors(&mut self, _: &TcpConnection<'_>, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        descriptors.into_iter().for_each(|descriptor| self.0.record(descriptor));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_handler_of_frames_gets_descriptors() {
+    with_loop(|event_loop| {
+        let taken = Recorder::new();
+        let giving = taken.clone();
+        let server = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
+        let server = server.serve(move |_| Framed::new(LineCodec::new(80), Lines(giving.clone()))).unwrap();
+        let mut client = connect(&server);
+        let _peer = Lingering::new().send(&client, 2).unwrap();
+        assert_echoes(event_loop, &mut client, b"x");
+        let taken = taken.take();
+        assert_eq!(taken.len(), 2);
+        reveille::net::close_descriptors(taken);
+    });
+}
+
+/// The callbacks of a trait, by its text.
+fn callbacks(file: &str, name: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap();
+    let (_, rest) = text.split_once(&format!("pub trait {name}")).expect("the trait");
+    let (body, _) = rest.split_once("\n}\n").expect("its end");
+    let names = body.lines().filter_map(|line| line.trim().strip_prefix("fn on_")?.split('(').next());
+    names.map(str::to_owned).collect()
+}
+
+/// A frame stands for a message, and an error of frames is theirs alone; all else is the same.
+#[test]
+fn a_handler_of_frames_has_every_callback_of_a_connection() {
+    let mut of_connections = callbacks("src/net/connection/handler.rs", "ConnectionHandler");
+    let mut of_frames = callbacks("src/codec/framed.rs", "FrameHandler");
+    of_connections.iter_mut().filter(|name| *name == "message").for_each(|name| *name = "frame".to_owned());
+    of_frames.retain(|name| name != "frame_error");
+    of_connections.sort();
+    of_frames.sort();
+    assert!(of_connections.len() >= 10, "only {of_connections:?} were read");
+    assert_eq!(of_frames, of_connections);
+    // And each is passed on.
+    let framed = std::fs::read_to_string("src/codec/framed.rs").unwrap();
+    for name in of_frames {
+        assert!(framed.contains(&format!("self.handler.on_{name}(")), "on_{name} is not passed on");
+    }
+}
+
+/// In each place of the three descriptors of a ring, and in a fourth.
+#[test]
+fn a_shared_ring_refuses_descriptors_without_closing_them_itself() {
+    with_watchdog(LIMIT, || {
+        for place in 0..=3 {
+            let (_here, mut descriptors) = SharedRing::create(4096).unwrap();
+            let Lingering { socket, _peer } = Lingering::new();
+            match descriptors.get_mut(place) {
+                Some(replaced) => *replaced = socket.into(),
+                None => descriptors.push(socket.into()),
+            }
+            let error = SharedRing::from_descriptors(descriptors, 4096).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{place}: {error}");
+        }
+    });
+}

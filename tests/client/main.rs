@@ -1,0 +1,10 @@
+//! Clients: attempts, reconnection, failures, and stopping.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod addresses;
+mod connect;
+mod failures;
+mod lives;
+mod stops;

@@ -1,0 +1,358 @@
+//! Memory: what a message costs the loop's thread, and what an idle connection keeps.
+
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use crate::support::counting::{Counts, counts};
+use crate::support::net::{self, Host};
+use crate::support::{LIMIT, with_loop, with_watchdog};
+use reveille::codec::{Decoder, FrameHandler, Framed, LengthCodec, LengthPrefix, LineCodec};
+use reveille::fs::{File, FileIo};
+use reveille::ipc::SharedRing;
+use reveille::net::CloseReason;
+use reveille::time::VirtualClock;
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer, UdpSocket};
+
+/// Echoes whatever ends in a full stop, and at `?` answers with what the loop's thread has
+/// allocated so far.
+struct Witness {
+    closed: Arc<AtomicUsize>,
+}
+
+const NUMBERS: usize = 32;
+
+impl ConnectionHandler for Witness {
+    fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        if input.readable() == b"?" {
+            input.clear();
+            conn.send(counts_as_bytes())?;
+        } else if input.readable().ends_with(b".") {
+            conn.send(input.take_all())?;
+        }
+        Ok(())
+    }
+
+    fn on_close(&mut self, _: &TcpConnection, _: &CloseReason) {
+        self.closed.fetch_add(1, SeqCst);
+    }
+}
+
+fn counts_as_bytes() -> [u8; NUMBERS] {
+    let Counts { allocated, freed, requested, held } = counts();
+    let mut bytes = [0; NUMBERS];
+    bytes[..8].copy_from_slice(&allocated.to_le_bytes());
+    bytes[8..16].copy_from_slice(&freed.to_le_bytes());
+    bytes[16..24].copy_from_slice(&requested.to_le_bytes());
+    bytes[24..].copy_from_slice(&held.to_le_bytes());
+    bytes
+}
+
+/// A host, and how many connections it has closed. To ask it by tasks would spoil the count: they
+/// are allocated on one thread and freed on another.
+fn witness() -> (Host, Arc<AtomicUsize>) {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&closed);
+    let host = Host::new(move |event_loop| {
+        TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Witness { closed: Arc::clone(&counter) })
+    });
+    (host, closed)
+}
+
+/// What the loop's thread has allocated, asked in a message like any other.
+#[track_caller]
+fn ask(client: &mut TcpStream) -> Counts {
+    ask_by(client, b"?")
+}
+
+#[track_caller]
+fn ask_by(client: &mut TcpStream, question: &[u8]) -> Counts {
+    client.write_all(question).unwrap();
+    let answer = net::read_exact(client, NUMBERS);
+    let number = |at: usize| answer[at..at + 8].try_into().expect("eight bytes");
+    Counts {
+        allocated: u64::from_le_bytes(number(0)),
+        freed: u64::from_le_bytes(number(8)),
+        requested: u64::from_le_bytes(number(16)),
+        held: i64::from_le_bytes(number(24)),
+    }
+}
+
+#[test]
+fn an_echoed_message_allocates_and_frees_nothing() {
+    with_watchdog(LIMIT, || {
+        let (host, _) = witness();
+        let mut client = host.connect();
+        let mut other = host.connect();
+        for size in [1, 64, 4096] {
+            let bytes = message(size);
+            let mut after = |rounds| {
+                for _ in 0..rounds {
+                    assert_eq!(net::exchange(&mut client, &bytes), bytes);
+                    assert_eq!(net::exchange(&mut other, &bytes), bytes);
+                }
+                ask(&mut client)
+            };
+            // Buffers grow once.
+            let before = after(20);
+            let after = after(500);
+            assert_eq!(after, before, "in 1000 messages of {size} bytes");
+        }
+    });
+}
+
+#[test]
+fn an_echoed_datagram_allocates_and_frees_nothing() {
+    ["127.0.0.1:0", "0.0.0.0:0"].into_iter().for_each(assert_echo_of_datagrams_allocates_nothing);
+}
+
+fn assert_echo_of_datagrams_allocates_nothing(at: &'static str) {
+    with_loop(move |event_loop| {
+        let echo = UdpSocket::bind(event_loop, at)
+            .unwrap()
+            .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))
+            .unwrap();
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(net::LIMIT)).unwrap();
+        client.connect(("127.0.0.1", echo.local_addr().port())).unwrap();
+        let mut answer = [0; 64];
+        let mut after = |rounds| {
+            for _ in 0..rounds {
+                (0..2).for_each(|_| assert_eq!(client.send(b"to and fro").unwrap(), 10));
+                event_loop.run_once(net::LIMIT).unwrap();
+                (0..2).for_each(|_| assert_eq!(client.recv(&mut answer).unwrap(), 10));
+            }
+            counts()
+        };
+        // The loop's buffers are made once.
+        let before = after(20);
+        assert_eq!(after(500), before, "in 1000 datagrams at {at}");
+    });
+}
+
+#[test]
+fn a_message_to_another_process_and_back_allocates_and_frees_nothing() {
+    with_loop(|event_loop| {
+        let (mut here, descriptors) = SharedRing::create(4096).unwrap();
+        let there = SharedRing::from_descriptors(descriptors, 4096).unwrap();
+        let _echo = there.watch(event_loop, |ring, message| ring.send(message).unwrap()).unwrap();
+        let mut answer = Vec::new();
+        let mut after = |rounds| {
+            for _ in 0..rounds {
+                // Alone, and as many as pass the seam now and then.
+                for length in [64, 0, 1000] {
+                    here.send(&[7; 1000][..length]).unwrap();
+                    event_loop.run_once(net::LIMIT).unwrap();
+                    assert!(here.receive(&mut answer).unwrap() && answer.len() == length);
+                }
+            }
+            counts()
+        };
+        // The copies of messages grow to the longest that comes.
+        let before = after(2);
+        assert_eq!(after(500), before, "in 3000 messages");
+    });
+}
+
+#[test]
+fn an_idle_connection_keeps_512_bytes_at_most_and_nothing_when_it_is_closed() {
+    with_watchdog(LIMIT, || {
+        let connections = connections_that_fit();
+        let (host, closed) = witness();
+        let mut asking = host.connect();
+        let mut kept = Vec::new();
+        for round in 1..=4 {
+            let before = ask(&mut asking);
+            let mut clients = Vec::new();
+            for _ in 0..connections {
+                let mut client = host.connect();
+                assert_eq!(net::exchange(&mut client, b"hello."), b"hello.");
+                clients.push(client);
+            }
+            let after = ask(&mut asking);
+            let each = (after.held - before.held) / connections as i64;
+            println!("{each} bytes a connection");
+            assert!(each <= 512, "{each} bytes a connection");
+            // Not all at once: what the loop needs for those that close in one turn it keeps.
+            while !clients.is_empty() {
+                clients.truncate(clients.len().saturating_sub(10));
+                net::until(|| closed.load(SeqCst) == round * connections - clients.len());
+            }
+            kept.push(ask(&mut asking).held);
+        }
+        // The tables stay as large as they were at their fullest. What each connection had is gone.
+        let left = kept[3] - kept[0];
+        assert!(left < 4096, "{left} bytes are left of {} connections: {kept:?}", 3 * connections);
+    });
+}
+
+/// A message of which a part waits with the connection until the rest has come, and whose echo
+/// waits until it is read.
+#[test]
+fn a_connection_that_was_busy_keeps_no_buffer_once_it_is_idle() {
+    with_watchdog(LIMIT, || {
+        let (host, _) = witness();
+        let mut asking = host.connect();
+        let mut client = host.connect();
+        assert_eq!(net::exchange(&mut client, b"hello."), b"hello.");
+        ask(&mut asking);
+        let before = ask(&mut asking);
+        let bytes = message(8 << 20);
+        client.write_all(&bytes).unwrap();
+        let busy = ask(&mut asking);
+        assert!(busy.held > before.held + (1 << 20), "nothing had to wait: {busy:?} after {before:?}");
+        assert!(net::read_exact(&mut client, bytes.len()) == bytes, "other bytes came back");
+        assert_eq!(net::exchange(&mut client, b"and on."), b"and on.");
+        let after = ask(&mut asking);
+        assert!(after.held - before.held <= 512, "{after:?} after {before:?}");
+    });
+}
+
+#[test]
+fn a_timer_is_made_moved_cancelled_and_fired_without_an_allocation() {
+    const TIMERS: u64 = 1000;
+    with_watchdog(LIMIT, || {
+        let clock = VirtualClock::new();
+        let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
+        let fired = Rc::new(Cell::new(0));
+        let mut ids = Vec::with_capacity(TIMERS as usize);
+        let mut round = || {
+            let before = counts();
+            for number in 0..TIMERS {
+                let (fired, words) = (Rc::clone(&fired), [number; 3]);
+                let callback = move |_: &EventLoop| fired.set(fired.get() + words[1] - words[0] + 1);
+                ids.push(event_loop.run_after(Duration::from_millis(number * 37 % 3000), callback));
+            }
+            for (number, id) in ids.drain(..).enumerate() {
+                match number % 3 {
+                    0 => assert!(event_loop.cancel(id)),
+                    1 => assert!(event_loop.reset(id, Duration::from_secs(2))),
+                    _ => {}
+                }
+            }
+            event_loop.run_for(Duration::from_secs(3)).unwrap();
+            let after = counts();
+            assert_eq!(event_loop.next_deadline(), None);
+            (before, after)
+        };
+        // The queue grows to what it needs.
+        for _ in 0..5 {
+            round();
+        }
+        let (before, after) = round();
+        assert_eq!(after, before);
+        assert_eq!(fired.get(), 6 * (TIMERS - TIMERS.div_ceil(3)));
+    });
+}
+
+#[test]
+fn frames_that_lie_in_one_buffer_are_found_without_an_allocation() {
+    fn check(mut decoder: impl for<'a> Decoder<Frame<'a> = &'a [u8]>, mut input: Buffer) {
+        let before = counts();
+        let mut found = 0;
+        while let Ok(Some((frame, taken))) = decoder.decode(input.readable()) {
+            found += frame.len();
+            input.consume(taken);
+        }
+        assert_eq!(counts(), before);
+        assert_eq!(found, 1000 * 5);
+    }
+    check(LineCodec::new(80), Buffer::from(b"three\n".repeat(1000)));
+    check(LengthCodec::new(LengthPrefix::Varint, 80), Buffer::from(b"\x05three".repeat(1000)));
+}
+
+/// Answers `?` with what the loop's thread has allocated, and other frames with nothing.
+struct FrameWitness;
+
+impl FrameHandler<LengthCodec> for FrameWitness {
+    fn on_frame(&mut self, conn: &TcpConnection, frame: &[u8]) -> io::Result<()> {
+        if frame == b"?" {
+            conn.send(counts_as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_length_that_promises_much_reserves_nothing() {
+    const PROMISED: u32 = 8 << 20;
+    with_watchdog(LIMIT, || {
+        let host = Host::new(|event_loop| {
+            let codec = LengthCodec::new(LengthPrefix::U32Be, PROMISED as usize);
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Framed::new(codec, FrameWitness))
+        });
+        let mut asking = host.connect();
+        let mut client = host.connect();
+        let mut ask = || ask_by(&mut asking, b"\0\0\0\x01?");
+        client.write_all(b"\0\0\0\0").unwrap();
+        ask();
+        let before = ask();
+        client.write_all(&PROMISED.to_be_bytes()).unwrap();
+        client.write_all(b"and that is all").unwrap();
+        ask();
+        let after = ask();
+        let kept = after.held - before.held;
+        assert!(0 < kept && kept <= 512, "{kept} bytes: {after:?} after {before:?}");
+    });
+}
+
+/// So many bytes, with a full stop at the end and nowhere else.
+fn message(size: usize) -> Vec<u8> {
+    let mut bytes = vec![b'-'; size];
+    bytes[size - 1] = b'.';
+    bytes
+}
+
+/// How many connections this process can have both ends of: a thousand, unless its limit of
+/// descriptors cannot be raised so far.
+fn connections_that_fit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const OTHERS: u64 = 100;
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(u64::MAX).min(2 * 1000 + OTHERS);
+    if limit.current.is_some_and(|current| current < wanted) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum })
+            .expect("within the limit");
+    }
+    (wanted - OTHERS) as usize / 2
+}
+
+/// Reads again and again into the same buffer.
+fn keep_reading(files: &Rc<FileIo>, file: &Rc<File>, left: &Rc<Cell<u32>>, buffer: Vec<u8>) {
+    let (same_files, same_file, counting) = (Rc::clone(files), Rc::clone(file), Rc::clone(left));
+    files.read(file, buffer, move |_, read, buffer| {
+        assert_eq!(read.expect("zeros without end"), buffer.len());
+        counting.set(counting.get() - 1);
+        if counting.get() > 0 {
+            keep_reading(&same_files, &same_file, &counting, buffer);
+        }
+    });
+}
+
+#[test]
+fn a_read_of_a_file_allocates_its_callback_and_nothing_else() {
+    with_loop(|event_loop| {
+        // One thread, if it is threads: to start another one in between would count.
+        let files = Rc::new(FileIo::builder().threads(1).build(event_loop).unwrap());
+        let zero = Rc::new(File::from(std::fs::File::open("/dev/zero").unwrap()));
+        let left = Rc::new(Cell::new(0));
+        let read = |reads| {
+            left.set(reads);
+            keep_reading(&files, &zero, &left, vec![1; 64]);
+            while left.get() > 0 {
+                event_loop.run_once(None).unwrap();
+            }
+        };
+        read(100);
+        let before = counts();
+        read(1000);
+        let after = counts();
+        // And the buffer.
+        assert_eq!((after.allocated - before.allocated, after.freed - before.freed), (1001, 1001));
+        assert_eq!(after.held, before.held);
+    });
+}

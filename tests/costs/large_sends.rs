@@ -1,0 +1,196 @@
+//! Large sends, and sends in several pieces: what they cost in memory, and that they keep their
+//! order.
+
+use std::cell::{Cell, RefCell};
+use std::io::IoSlice;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+
+use crate::support::counting::counts;
+use crate::support::net::{self, End, Random, pattern, scripted, scripted_with};
+use crate::support::{LIMIT, MIB, with_loop, with_watchdog};
+use reveille::net::{SendError, SendStatus};
+use reveille::{EventLoop, TcpConnection, TcpServer};
+use socket2::SockRef;
+
+const PEERS: usize = 100;
+
+/// What a hundred connections whose peers do not read have asked the allocator for in order to send
+/// a mebibyte each, and how much of that they had to keep. All of it arrives.
+fn cost_of(
+    event_loop: &EventLoop,
+    bytes: &Arc<[u8]>,
+    send: impl Fn(&TcpConnection) + 'static,
+) -> (usize, usize) {
+    let cost = Rc::new(Cell::new((0, 0)));
+    let adding = Rc::clone(&cost);
+    let journal = net::Journal::new();
+    let written = journal.clone();
+    let send = Rc::new(send);
+    let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |_| {
+        let (send, adding) = (Rc::clone(&send), Rc::clone(&adding));
+        written.script().on_open(move |conn| {
+            // The kernel would take the whole of it at once.
+            SockRef::from(conn).set_send_buffer_size(100_000).unwrap();
+            let before = counts().requested;
+            send(conn);
+            let requested = (counts().requested - before) as usize;
+            let (requested_before, unsent) = adding.get();
+            adding.set((requested_before + requested, unsent + conn.unsent()));
+            conn.shutdown();
+        })
+    });
+    let address = server.as_ref().unwrap().local_addr();
+    let mut clients: Vec<_> = (0..PEERS).map(|_| net::connect_with_small_packets(address)).collect();
+    net::turn_until(event_loop, || journal.handlers() == PEERS);
+    let expected = Arc::clone(bytes);
+    let reader =
+        thread::spawn(move || clients.iter_mut().all(|client| net::read_to_end(client) == *expected));
+    net::turn_until(event_loop, || reader.is_finished());
+    assert!(reader.join().unwrap(), "other bytes came");
+    cost.get()
+}
+
+/// What a queue takes besides the bytes: itself, and its list of pieces.
+const A_QUEUE: usize = 1024;
+
+#[test]
+fn bytes_that_a_hundred_slow_readers_share_are_never_copied() {
+    with_loop(|event_loop| {
+        let bytes: Arc<[u8]> = pattern(MIB).into();
+        let shared = Arc::clone(&bytes);
+        let send = move |conn: &TcpConnection| assert_eq!(conn.send_shared(&shared), Ok(SendStatus::Queued));
+        let (requested, unsent) = cost_of(event_loop, &bytes, send);
+        println!("{requested} bytes asked for, {unsent} queued");
+        assert!(unsent > PEERS * MIB / 4, "only {unsent} bytes were left to be queued");
+        assert!(requested < PEERS * A_QUEUE, "{requested} bytes were asked for");
+        // The handlers own the bytes as well. Connections may close a turn after their peers.
+        net::turn_until(event_loop, || Arc::strong_count(&bytes) == 1);
+    });
+}
+
+#[test]
+fn bytes_that_are_given_away_are_never_copied() {
+    with_loop(|event_loop| {
+        let bytes: Arc<[u8]> = pattern(MIB).into();
+        let copies = RefCell::new(vec![bytes.to_vec(); PEERS]);
+        let send = move |conn: &TcpConnection| {
+            let copy = copies.borrow_mut().pop().unwrap();
+            assert_eq!(conn.send_owned(copy), Ok(SendStatus::Queued));
+        };
+        let (requested, _) = cost_of(event_loop, &bytes, send);
+        assert!(requested < PEERS * A_QUEUE, "{requested} bytes were asked for");
+    });
+}
+
+#[test]
+fn bytes_that_are_lent_are_copied_once_and_only_what_the_kernel_does_not_take() {
+    with_loop(|event_loop| {
+        let bytes: Arc<[u8]> = pattern(MIB).into();
+        let lent = Arc::clone(&bytes);
+        let send = move |conn: &TcpConnection| {
+            // In two parts, so that the second comes behind a queue.
+            conn.send(&lent[..MIB - 100_000]).unwrap();
+            conn.send(&lent[MIB - 100_000..]).unwrap();
+        };
+        let (requested, unsent) = cost_of(event_loop, &bytes, send);
+        println!("{requested} bytes asked for, {unsent} queued");
+        assert!(requested < unsent + PEERS * A_QUEUE, "{requested} bytes were asked for, to keep {unsent}");
+    });
+}
+
+#[test]
+fn sends_of_all_kinds_keep_their_order() {
+    with_watchdog(LIMIT, || {
+        let bytes = pattern(8 * MIB);
+        let expected = bytes.clone();
+        let (host, journal) = scripted(move |script| {
+            let bytes = bytes.clone();
+            script.on_open(move |conn| {
+                let mut random = Random::new(7);
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let most = [1, 100, 5_000, 300_000][random.below(4)];
+                    let (now, later) = rest.split_at((1 + random.below(most)).min(rest.len()));
+                    match random.below(4) {
+                        0 => conn.send(now)?,
+                        1 => conn.send_owned(now)?,
+                        2 => conn.send_shared(&now.into())?,
+                        _ => {
+                            let (one, two) = now.split_at(now.len() / 3);
+                            conn.send_vectored(&[IoSlice::new(one), IoSlice::new(&[]), IoSlice::new(two)])?
+                        }
+                    };
+                    rest = later;
+                }
+                assert!(conn.unsent() > 0, "more than a kernel takes at once");
+                conn.shutdown();
+                Ok(())
+            })
+        });
+        let mut client = net::connect_with_small_packets(host.address());
+        assert!(net::read_to_end(&mut client) == expected, "other bytes came");
+        drop(client);
+        assert_eq!(journal.end_of(0), End::Finished);
+    });
+}
+
+#[test]
+fn more_slices_than_the_kernel_takes_at_once_are_sent_all() {
+    with_watchdog(LIMIT, || {
+        let bytes = pattern(3000);
+        let expected = bytes.clone();
+        let (host, _journal) = scripted(move |script| {
+            let bytes = bytes.clone();
+            script.on_open(move |conn| {
+                let slices: Vec<_> = bytes.iter().map(std::slice::from_ref).map(IoSlice::new).collect();
+                assert_eq!(conn.send_vectored(&slices), Ok(SendStatus::Written));
+                assert_eq!(conn.send_vectored(&[]), Ok(SendStatus::Written));
+                conn.shutdown();
+            })
+        });
+        assert_eq!(net::read_to_end(&mut host.connect()), expected);
+        assert_eq!(host.handle().counters().panics, 0);
+    });
+}
+
+#[test]
+fn slices_that_together_would_pass_the_limit_are_refused_whole() {
+    with_watchdog(LIMIT, || {
+        let (host, _journal) = scripted_with(
+            |builder| builder.max_unsent(1000),
+            |script| {
+                script.on_open(|conn| {
+                    let (one, two) = ([1; 600], [2; 401]);
+                    let both = [IoSlice::new(&one), IoSlice::new(&two)];
+                    assert_eq!(conn.send_vectored(&both), Err(SendError::Full));
+                    assert_eq!(conn.send_owned([3; 1001]), Err(SendError::Full));
+                    assert_eq!(conn.send_shared(&[4; 1001].into()), Err(SendError::Full));
+                    assert_eq!(conn.unsent(), 0);
+                    assert_eq!(conn.send_vectored(&both[..1]), Ok(SendStatus::Written));
+                    conn.shutdown();
+                })
+            },
+        );
+        assert_eq!(net::read_to_end(&mut host.connect()), [1; 600]);
+        assert_eq!(host.handle().counters().panics, 0);
+    });
+}
+
+#[test]
+fn a_handle_sends_shared_bytes_behind_what_it_sent_before() {
+    with_watchdog(LIMIT, || {
+        let (host, _journal, given) = net::giving_handles();
+        let mut client = host.connect();
+        let handle = given.recv_timeout(net::LIMIT).unwrap();
+        let shared: Arc<[u8]> = pattern(2 * MIB).into();
+        handle.send("before").unwrap();
+        handle.send_shared(&shared).unwrap();
+        handle.send("after").unwrap();
+        handle.shutdown();
+        assert!(net::read_to_end(&mut client) == [b"before", &shared[..], b"after"].concat());
+        drop(client);
+        net::until(|| Arc::strong_count(&shared) == 1);
+    });
+}

@@ -1,0 +1,9 @@
+//! Costs that are counted: allocations, system calls and kept memory of one thread.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod allocations;
+mod large_sends;
+mod posting_costs;
+mod system_calls;

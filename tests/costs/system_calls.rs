@@ -1,0 +1,358 @@
+//! What things cost in system calls, counted by tracing a server's threads.
+//!
+//! The server is a child process; this one is its peer and its tracer. The count is exact and does
+//! not depend on time, except for the rest of an idle loop, which can only be watched for a while.
+
+// As the tracer.
+#![cfg(target_arch = "x86_64")]
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::net;
+use crate::support::traced_server::{self, Server, order};
+use crate::support::tracer::Calls;
+use crate::support::{LIMIT, with_watchdog};
+use nix::libc;
+
+/// The child, of which there is more in [`traced_server`].
+#[test]
+#[ignore = "is run in a process of its own by the tests of this file"]
+fn child_role() {
+    if net::role().is_some() {
+        traced_server::serve();
+    }
+}
+
+#[test]
+fn an_echoed_message_costs_one_read_one_write_and_one_wait() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        order(&mut client, order::NOTHING);
+        for messages in [100, 200] {
+            let calls = server.on_loop.calls_of(|| {
+                (0..messages).for_each(|_| order(&mut client, order::NOTHING));
+            });
+            let expected = Calls::of([
+                (libc::SYS_recvfrom, messages),
+                (libc::SYS_sendto, messages),
+                (libc::SYS_epoll_wait, messages),
+            ]);
+            assert_eq!(calls, expected);
+        }
+        // A peer that has gone must be an error, and not a signal that ends the process.
+        let seen = server.on_loop.settle();
+        let no_signal = libc::MSG_NOSIGNAL as u64;
+        assert!(seen.send_flags.iter().all(|flags| flags & no_signal != 0), "{:?}", seen.send_flags);
+    });
+}
+
+#[test]
+fn several_slices_cost_one_write() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        order(&mut client, order::PIECES);
+        let calls = server.on_loop.calls_of(|| (0..100).for_each(|_| order(&mut client, order::PIECES)));
+        let expected =
+            Calls::of([(libc::SYS_recvfrom, 100), (libc::SYS_sendmsg, 100), (libc::SYS_epoll_wait, 100)]);
+        assert_eq!(calls, expected);
+    });
+}
+
+/// The loop is held until all have spoken, so that how they share the waits is not a matter of
+/// luck.
+#[test]
+fn messages_that_come_together_share_their_waits() {
+    with_watchdog(LIMIT, || {
+        const CLIENTS: u64 = 50;
+        const ROUNDS: u64 = 5;
+        let Some(server) = Server::start() else { return };
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|client| order(client, order::NOTHING));
+        let mut calls = server.on_loop.calls_of(|| {
+            for _ in 0..ROUNDS {
+                drop(server.on_loop.settle());
+                server.on_loop.hold();
+                clients.iter_mut().for_each(|client| client.write_all(&[order::NOTHING; 64]).unwrap());
+                server.on_loop.release();
+                for client in &mut clients {
+                    assert_eq!(net::read_exact(client, 64), [order::NOTHING; 64]);
+                }
+            }
+        });
+        let waits = calls.take(libc::SYS_epoll_wait);
+        // The first message of a round ends one, with as many others as have come by then; the next
+        // one brings the rest.
+        assert!(waits <= 2 * ROUNDS, "{waits} waits");
+        let messages = CLIENTS * ROUNDS;
+        assert_eq!(calls, Calls::of([(libc::SYS_recvfrom, messages), (libc::SYS_sendto, messages)]));
+    });
+}
+
+#[test]
+fn a_connection_is_registered_once_in_its_life() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let life = || {
+            let mut client = server.connect();
+            for _ in 0..3 {
+                order(&mut client, order::NOTHING);
+            }
+            order(&mut client, order::PAUSE);
+            // The server answers the end with its own, and closes, before it waits again.
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(net::read_to_end(&mut client), b"");
+            drop(server.on_loop.settle());
+        };
+        life();
+        for lives in [5, 10] {
+            let calls = server.on_loop.calls_of(|| (0..lives).for_each(|_| life()));
+            assert_eq!(calls.count(libc::SYS_epoll_ctl), lives, "{calls:?}");
+            assert_eq!(calls.count(libc::SYS_close), lives, "{calls:?}");
+            assert_eq!(calls.count(libc::SYS_sendto), 4 * lives, "{calls:?}");
+            // Four messages and the end.
+            assert_eq!(calls.count(libc::SYS_recvfrom), 5 * lives, "{calls:?}");
+            assert_eq!(calls.count(libc::SYS_accept4), lives, "{calls:?}");
+            // Whether there is another.
+            assert_eq!(questions(&calls), lives, "{calls:?}");
+            // The client has finished first, so the close says all.
+            assert_eq!(calls.count(libc::SYS_shutdown), 0, "{calls:?}");
+            // Its options are those of the listening socket.
+            assert_eq!(calls.count(libc::SYS_setsockopt), 0, "{calls:?}");
+            // Non-blocking and close-on-exec come with it. Without optimisation the standard
+            // library has a question about each descriptor that it closes.
+            let asked = if cfg!(debug_assertions) { lives } else { 0 };
+            assert_eq!(calls.count(libc::SYS_fcntl), asked, "{calls:?}");
+            assert_eq!(calls.count(libc::SYS_ioctl), 0, "{calls:?}");
+        }
+        let operations = &server.on_loop.settle().epoll_operations;
+        assert!(operations.iter().all(|operation| *operation == libc::EPOLL_CTL_ADD as u64));
+    });
+}
+
+/// The loop is held until all have connected, as above.
+#[test]
+fn of_connections_that_come_together_none_is_accepted_in_vain_unless_they_are_many() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let burst = |connections: u64| {
+            let mut open = Vec::new();
+            let calls = server.on_loop.calls_of(|| {
+                server.on_loop.hold();
+                open.extend((0..connections).map(|_| server.connect()));
+                net::wait_for_backlog(server.address, connections);
+                server.on_loop.release();
+                open.iter_mut().for_each(|client| order(client, order::NOTHING));
+            });
+            (calls.count(libc::SYS_accept4), questions(&calls))
+        };
+        assert_eq!(burst(1), (1, 1));
+        assert_eq!(burst(2), (2, 2));
+        assert_eq!(burst(6), (6, 6));
+        // After so many it is a storm, and the accept that finds no other is one of many.
+        assert_eq!(burst(7), (8, 6));
+        assert_eq!(burst(30), (31, 6));
+    });
+}
+
+#[test]
+fn an_echoed_datagram_costs_one_write_and_its_reads() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        let of_kind = [
+            (order::DATAGRAMS, libc::SYS_recvfrom, libc::SYS_sendto),
+            (order::DATAGRAMS_TO_ALL, libc::SYS_recvmsg, libc::SYS_sendmsg),
+        ];
+        for (kind, read, write) in of_kind {
+            let datagrams = crate::support::udp::plain();
+            let mut message = [b'-'; 64];
+            message[0] = kind;
+            message[1..6].copy_from_slice(
+                format!("{:05}", crate::support::udp::address(&datagrams).port()).as_bytes(),
+            );
+            assert_eq!(net::exchange(&mut client, message), message);
+            let (_, from) = datagrams.recv_from(&mut [0; 16]).unwrap();
+            datagrams.connect(from).unwrap();
+            let exchange = || {
+                datagrams.send(b"there and back").unwrap();
+                assert_eq!(crate::support::udp::receive(&datagrams), b"there and back");
+                drop(server.on_loop.settle());
+            };
+            exchange();
+            let calls = server.on_loop.calls_of(|| (0..100).for_each(|_| exchange()));
+            // The second read finds that there is no other datagram.
+            assert_eq!(calls, Calls::of([(read, 200), (write, 100), (libc::SYS_epoll_wait, 100)]));
+        }
+    });
+}
+
+/// How many times a loop has asked whether another connection waits.
+fn questions(calls: &Calls) -> u64 {
+    calls.count(libc::SYS_poll) + calls.count(libc::SYS_ppoll)
+}
+
+#[test]
+fn a_connection_that_a_client_makes_is_registered_once_in_its_life() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = server.connect();
+        let mut dial = [b'-'; 64];
+        dial[0] = order::DIAL;
+        dial[1..6].copy_from_slice(format!("{:05}", listener.local_addr().unwrap().port()).as_bytes());
+        let mut life = || {
+            assert_eq!(net::exchange(&mut client, dial), dial);
+            let mut peer = listener.accept().unwrap().0;
+            net::assert_echoes(&mut peer);
+            peer.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(net::read_to_end(&mut peer), b"");
+            drop(server.on_loop.settle());
+        };
+        life();
+        for lives in [5, 10] {
+            let calls = server.on_loop.calls_of(|| (0..lives).for_each(|_| life()));
+            let of_a_life = [
+                (libc::SYS_socket, 1),
+                (libc::SYS_setsockopt, 1),
+                (libc::SYS_connect, 1),
+                (libc::SYS_epoll_ctl, 1),
+                // Whether it has failed, and whether it has been connected to itself.
+                (libc::SYS_getsockopt, 1),
+                (libc::SYS_getpeername, 1),
+                (libc::SYS_getsockname, 1),
+                // With the order and its answer; the message of its own and the end.
+                (libc::SYS_recvfrom, 3),
+                (libc::SYS_sendto, 2),
+                // The peer has finished first, so the close says all.
+                (libc::SYS_shutdown, 0),
+                (libc::SYS_close, 1),
+            ];
+            for (call, count) in of_a_life {
+                assert_eq!(calls.count(call), count * lives, "{count} of call {call} a life: {calls:?}");
+            }
+        }
+        let operations = &server.on_loop.settle().epoll_operations;
+        assert!(operations.iter().all(|operation| *operation == libc::EPOLL_CTL_ADD as u64));
+    });
+}
+
+#[test]
+fn an_idle_loop_makes_no_system_call() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
+        clients.iter_mut().for_each(|client| order(client, order::NOTHING));
+        let before = server.on_loop.settle().stops;
+        thread::sleep(Duration::from_millis(300));
+        let seen = server.on_loop.settle();
+        assert_eq!(seen.stops, before, "{:?}", seen.calls);
+        drop(seen);
+        clients.iter_mut().for_each(|client| order(client, order::NOTHING));
+    });
+}
+
+#[test]
+fn to_pause_and_resume_reading_is_no_system_call() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        order(&mut client, order::NOTHING);
+        let calls = server.on_loop.calls_of(|| order(&mut client, order::PAUSE));
+        let expected = Calls::of([(libc::SYS_recvfrom, 1), (libc::SYS_sendto, 1), (libc::SYS_epoll_wait, 1)]);
+        assert_eq!(calls, expected);
+    });
+}
+
+#[test]
+fn timers_cost_one_call_a_turn_at_most_and_none_if_the_next_one_is_no_closer() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        order(&mut client, order::NOTHING);
+        for (what, settings) in [
+            (order::TIMERS_THAT_GO, 0),
+            (order::TIMERS_THAT_STAY, 1),
+            (order::TIMERS_THAT_STAY, 0),
+            (order::TIMERS_THAT_GO, 0),
+        ] {
+            // Memory for the first thousand is a matter of the allocator's.
+            let calls = server.on_loop.calls_of(|| order(&mut client, what));
+            assert_eq!(calls.count(libc::SYS_timerfd_settime), settings, "{calls:?}");
+            assert_eq!(
+                (calls.count(libc::SYS_epoll_wait), calls.count(libc::SYS_epoll_ctl)),
+                (1, 0),
+                "{calls:?}"
+            );
+            assert_eq!((calls.count(libc::SYS_recvfrom), calls.count(libc::SYS_read)), (1, 0), "{calls:?}");
+        }
+    });
+}
+
+#[test]
+fn to_pause_and_resume_accepting_is_no_system_call() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        order(&mut client, order::NOTHING);
+        let calls = server.on_loop.calls_of(|| order(&mut client, order::PAUSE_SERVER));
+        let expected = Calls::of([(libc::SYS_recvfrom, 1), (libc::SYS_sendto, 1), (libc::SYS_epoll_wait, 1)]);
+        assert_eq!(calls, expected);
+        net::assert_echoes(&mut server.connect());
+    });
+}
+
+#[test]
+fn a_task_for_a_sleeping_loop_costs_one_write() {
+    with_watchdog(LIMIT, || {
+        let Some(mut server) = Server::start() else { return };
+        for _ in 0..10 {
+            let before = server.posting.count(libc::SYS_write);
+            let mut calls = server.on_loop.calls_of(|| assert_eq!(server.child.ask("post"), "posted"));
+            let posted = server.posting.count(libc::SYS_write) - before;
+            assert_eq!(posted, 1);
+            // The loop reads the counter, once.
+            assert_eq!(calls.take(libc::SYS_read), 1, "{calls:?}");
+            assert_eq!(calls.count(libc::SYS_epoll_ctl), 0, "{calls:?}");
+        }
+    });
+}
+
+/// The read is the sleep, so that the wait costs no call of its own.
+#[test]
+fn a_loop_without_descriptors_is_woken_by_one_write_and_one_read() {
+    with_watchdog(LIMIT, || {
+        let Some(mut server) = Server::start() else { return };
+        for tasks in [1, 10] {
+            let calls = server.on_bare_loop.calls_of(|| {
+                for _ in 0..tasks {
+                    drop(server.on_bare_loop.settle());
+                    assert_eq!(server.child.ask("call the bare loop"), "called");
+                }
+            });
+            // What else there is wakes the one that waits for the result.
+            assert_eq!(calls.count(libc::SYS_read), tasks, "{calls:?}");
+            assert_eq!(calls.count(libc::SYS_epoll_wait), 0, "{calls:?}");
+        }
+    });
+}
+
+#[test]
+fn tasks_for_a_busy_loop_cost_their_senders_no_write() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        order(&mut client, order::NOTHING);
+        let before = server.posting.count(libc::SYS_write);
+        let mut calls = server.on_loop.calls_of(|| (0..5).for_each(|_| order(&mut client, order::HOLD_UP)));
+        let after = server.posting.count(libc::SYS_write);
+        assert_eq!(after, before, "500 tasks were posted");
+        // The loop finds them without a word from anybody.
+        assert_eq!(calls.take(libc::SYS_read), 0, "{calls:?}");
+        assert_eq!((calls.take(libc::SYS_recvfrom), calls.take(libc::SYS_sendto)), (5, 5));
+    });
+}

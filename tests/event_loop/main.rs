@@ -1,0 +1,16 @@
+//! The event loop: its turn, its order, its ends, and loops inside other loops.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod busy_poll;
+mod counters;
+mod embedding;
+mod embedding_edges;
+mod ended_objects;
+mod interrupted_waits;
+mod order;
+mod ownership;
+mod panics;
+mod quit;
+mod threads;

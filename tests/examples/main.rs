@@ -1,0 +1,13 @@
+//! The example programs, as processes.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod doorbell;
+mod echo;
+mod eventfd;
+mod every_example;
+mod file_server;
+mod kvm_doorbell;
+mod udp_echo;
+mod uring_cat;

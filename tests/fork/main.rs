@@ -1,0 +1,7 @@
+//! Loops and their objects in forked processes.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod loops;
+mod objects;

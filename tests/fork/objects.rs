@@ -1,0 +1,252 @@
+//! Forked children that drop their copies of the parent's objects, which leaves those as they are.
+//! Each test has a process of its own.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use crate::support::alone::alone;
+use crate::support::files::pipe;
+use crate::support::folder::Folder;
+use crate::support::forked::in_child;
+use crate::support::net::{self, turn_until};
+use crate::support::{Recorder, is_readable, turn};
+use reveille::fs::{File, FileChanges, FileIo, FileIoBackend, Watcher};
+use reveille::io::{Channel, Interest};
+use reveille::ipc::SharedRing;
+use reveille::net::UnixAddress;
+use reveille::process::Child;
+use reveille::signal::{Signal, Signals};
+use reveille::task::CallError;
+use reveille::{EventFd, EventLoop, LoopPool, LoopThread, TcpClient, TcpServer, UdpSocket};
+use rustix::process::{getpid, kill_process};
+
+fn with_parent(test: impl FnOnce(EventLoop) + Send + 'static) {
+    alone(|| test(EventLoop::builder().propagate_panics(true).build().unwrap()));
+}
+
+#[test]
+fn dropped_copies_leave_the_parents_sources_as_they_are() {
+    with_parent(|event_loop| {
+        let told = Recorder::new();
+        let tells = |what: &'static str| {
+            let told = told.clone();
+            move || told.record(what)
+        };
+        let (reads, mut writes) = pipe();
+        let tell = tells("channel");
+        let mut channel = Some(Channel::new(&event_loop, reads, Interest::READABLE, move |event| {
+            tell();
+            event.close();
+        }));
+        let eventfd = EventFd::new(0).unwrap();
+        let signals_it = eventfd.try_clone().unwrap();
+        let tell = tells("eventfd");
+        let mut eventfd = Some(eventfd.watch(&event_loop, move |_, _| tell()));
+        let tell = tells("signal");
+        let mut signals = Some(Signals::new(&event_loop, [Signal::USR1], move |_, _| tell()));
+        let tell = tells("process");
+        let mut command = Command::new("cat");
+        let child = Child::spawn(&event_loop, command.stdin(Stdio::piped()), move |_, how| {
+            assert!(how.unwrap().success());
+            tell();
+        });
+        let mut child = Some(child.unwrap().kill_on_drop(true));
+        let folder = Folder::new();
+        let tell = tells("watcher");
+        let watcher = Watcher::new(&event_loop, move |_| tell()).unwrap();
+        watcher.watch(folder.path(), FileChanges::CREATED).unwrap();
+        let mut watcher = Some(watcher);
+        let tell = tells("timer");
+        event_loop.run_at(Instant::now(), move |_| tell());
+        let (mut far, descriptors) = SharedRing::create(4096).unwrap();
+        let tell = tells("ring");
+        let near = SharedRing::from_descriptors(descriptors, 1 << 20).unwrap();
+        let mut ring = Some(near.watch(&event_loop, move |_, _| tell()));
+        let mut event_loop = Some(event_loop);
+
+        in_child(|| {
+            drop((channel.take(), eventfd.take(), signals.take(), child.take(), watcher.take(), ring.take()));
+            drop(event_loop.take());
+        });
+
+        let event_loop = event_loop.unwrap();
+        writes.write_all(b"x").unwrap();
+        signals_it.signal().unwrap();
+        kill_process(getpid(), rustix::process::Signal::USR1).unwrap();
+        std::fs::write(folder.join("new"), "").unwrap();
+        far.send("word").unwrap();
+        drop(child.as_mut().unwrap().take_stdin());
+        let mut all = Vec::new();
+        turn_until(&event_loop, || {
+            all.extend(told.take());
+            all.len() >= 7
+        });
+        all.sort_unstable();
+        assert_eq!(all, ["channel", "eventfd", "process", "ring", "signal", "timer", "watcher"]);
+    });
+}
+
+#[test]
+fn dropped_copies_leave_the_parents_sockets_as_they_are() {
+    with_parent(|event_loop| {
+        let folder = Folder::new();
+        let path = folder.join("socket");
+        let unix = TcpServer::bind_unix(&event_loop, &path).unwrap();
+        let unix = unix.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
+        let tcp = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
+        let tcp = tcp.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
+        let spread = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().threads(2);
+        let spread = spread.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
+        let udp = UdpSocket::bind(&event_loop, "127.0.0.1:0").unwrap();
+        let udp = udp.serve_fn(|socket, datagram, from| socket.send_to(datagram, from)).unwrap();
+        let answers = Recorder::new();
+        let a = answers.clone();
+        let client = TcpClient::connect(&event_loop, tcp.local_addr());
+        let client = client.serve_fn(move |_, input| a.record(input.take_all().to_vec())).unwrap();
+        let plain = TcpStream::connect(tcp.local_addr()).unwrap();
+        let mut early = UnixStream::connect(&path).unwrap();
+        turn_until(&event_loop, || {
+            tcp.open_connections() == 2 && unix.open_connections() == 1 && client.handle().is_some()
+        });
+        let (address, spread_address, udp_address) =
+            (tcp.local_addr(), spread.local_addr(), udp.local_addr());
+        let mut objects = Some((unix, tcp, spread, udp, client));
+        let mut event_loop = Some(event_loop);
+
+        in_child(|| {
+            drop(objects.take());
+            drop(event_loop.take());
+        });
+        // The loop first.
+        in_child(|| {
+            drop(event_loop.take());
+            drop(objects.take());
+        });
+
+        let event_loop = event_loop.unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.send_to(b"word", udp_address).unwrap();
+        assert!(path.exists());
+        let mut streams = [plain, TcpStream::connect(address).unwrap()];
+        let mut unix = UnixStream::connect(&path).unwrap();
+        for stream in &mut streams {
+            stream.write_all(b"word").unwrap();
+        }
+        unix.write_all(b"word").unwrap();
+        early.write_all(b"word").unwrap();
+        objects.as_ref().unwrap().4.handle().unwrap().send("word").unwrap();
+        turn_until(&event_loop, || {
+            answers.len() == 1
+                && is_readable(&unix)
+                && is_readable(&early)
+                && is_readable(&sender)
+                && streams.iter().all(is_readable)
+        });
+        for stream in &mut streams {
+            let mut word = [0; 4];
+            stream.read_exact(&mut word).unwrap();
+            assert_eq!(&word, b"word");
+        }
+        for stream in [&mut unix, &mut early] {
+            let mut word = [0; 4];
+            stream.read_exact(&mut word).unwrap();
+            assert_eq!(&word, b"word");
+        }
+        // One that the pool serves.
+        let mut pooled = TcpStream::connect(spread_address).unwrap();
+        pooled.write_all(b"word").unwrap();
+        turn_until(&event_loop, || is_readable(&pooled));
+    });
+}
+
+#[test]
+fn dropped_copies_leave_file_operations_as_they_are() {
+    for backend in [Some(FileIoBackend::ThreadPool), None] {
+        with_parent(move |event_loop| {
+            let builder = FileIo::builder();
+            let files = backend.map_or(builder.clone(), |backend| builder.backend(backend));
+            let files = files.build(&event_loop).unwrap();
+            let (reads, mut writes) = pipe();
+            let (file, read) = (File::from(reads), Recorder::new());
+            let r = read.clone();
+            files.read(&file, vec![0; 4], move |_, n, buffer| r.record((n.unwrap(), buffer)));
+            turn(&event_loop);
+            let (mut files, mut event_loop) = (Some(files), Some(event_loop));
+            in_child(|| {
+                files.as_ref().unwrap().read(&file, vec![0; 4], |_, _, _| panic!("not here"));
+                drop(files.take());
+                drop(event_loop.take());
+            });
+            in_child(|| drop(event_loop.take()));
+            writes.write_all(b"word").unwrap();
+            turn_until(event_loop.as_ref().unwrap(), || read.len() == 1);
+            assert_eq!(read.take(), [(4, b"word".to_vec())]);
+        });
+    }
+}
+
+#[test]
+fn a_close_in_a_child_does_not_reset_the_parents_connection() {
+    alone(|| {
+        let event_loop = EventLoop::new().unwrap();
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
+        let server = server
+            .serve_fn(|conn, input| {
+                input.clear();
+                // More than the kernel takes.
+                conn.send(vec![7; 8 << 20])?;
+                in_child(|| conn.close());
+                conn.shutdown();
+                Ok::<(), std::io::Error>(())
+            })
+            .unwrap();
+        let mut client = TcpStream::connect(server.local_addr()).unwrap();
+        client.write_all(b"all of it").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let reader = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            client.read_to_end(&mut bytes).map(|_| bytes.len())
+        });
+        turn_until(&event_loop, || reader.is_finished());
+        assert_eq!(reader.join().unwrap().unwrap(), 8 << 20);
+    });
+}
+
+#[test]
+fn inherited_threads_are_not_waited_for() {
+    with_parent(|_| {
+        let mut thread = Some(LoopThread::spawn("thread").unwrap());
+        let mut pool = Some(LoopPool::new(net::loops(2), "pool").unwrap());
+        in_child(|| {
+            let thread = thread.take().unwrap();
+            assert_eq!(thread.handle().call(|_| 1), Err(CallError::LoopGone));
+            assert_eq!(thread.join().unwrap_err().kind(), ErrorKind::Unsupported);
+            drop(pool.take());
+        });
+        in_child(|| drop(thread.take()));
+        assert_eq!(thread.as_ref().unwrap().handle().call(|_| 1), Ok(1));
+        for handle in pool.as_ref().unwrap().handles() {
+            assert_eq!(handle.call(|_| 1), Ok(1));
+        }
+    });
+}
+
+#[test]
+fn what_a_child_makes_is_its_own() {
+    with_parent(|_event_loop| {
+        let folder = Folder::new();
+        let path = folder.join("socket");
+        in_child(|| {
+            let event_loop = EventLoop::new().unwrap();
+            let address = UnixAddress::from(path.as_path());
+            let server = TcpServer::bind_unix(&event_loop, address).unwrap().serve_fn(|_, _| ()).unwrap();
+            assert!(path.exists());
+            drop(server);
+            assert!(!path.exists());
+        });
+    });
+}

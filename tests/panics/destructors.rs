@@ -1,0 +1,349 @@
+//! Values of the user's whose destructors panic, with a payload whose own destructor panics: at
+//! every place where the crate keeps such a value, its drop costs nothing else, is counted once,
+//! and never aborts the process.
+
+use std::any::Any;
+use std::io;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::alone::alone;
+use crate::support::bomb::{Bomb, BombSocket};
+use crate::support::files::pipe;
+use crate::support::net::{self, turn_until};
+use crate::support::{Count, on_another_thread, turn, with_catching_loop};
+use reveille::codec::{FrameHandler, Framed, LineCodec};
+use reveille::fs::{FileIo, FileIoBackend, Watcher};
+use reveille::io::{Channel, Interest};
+use reveille::ipc::{RingHandler, RingRef, SharedRing};
+use reveille::net::{DatagramHandler, UdpRef};
+use reveille::process::Child;
+use reveille::signal::{Signal, Signals};
+use reveille::time::Repeat;
+use reveille::{
+    Buffer, ConnectionHandler, EventFd, EventLoop, TcpClient, TcpConnection, TcpServer, UdpSocket,
+};
+
+/// What ends an entry: its drop, or a call.
+type End = Box<dyn FnOnce(&EventLoop)>;
+
+fn by_drop(holder: impl Any) -> End {
+    Box::new(move |_| drop(holder))
+}
+
+/// Has the loop keep bombs, and returns what ends that.
+struct Entry {
+    name: &'static str,
+    bombs: usize,
+    begin: fn(&EventLoop, &mut dyn FnMut() -> Bomb) -> End,
+}
+
+static ENTRIES: [Entry; 20] = [
+    Entry { name: "task", bombs: 1, begin: task },
+    Entry { name: "posted task", bombs: 1, begin: posted_task },
+    Entry { name: "timer", bombs: 1, begin: timer },
+    Entry { name: "repeating timer", bombs: 1, begin: repeating_timer },
+    Entry { name: "timer of a handle", bombs: 1, begin: handle_timer },
+    Entry { name: "repeating timer of a handle", bombs: 1, begin: repeating_handle_timer },
+    Entry { name: "channel", bombs: 2, begin: channel },
+    Entry { name: "eventfd", bombs: 1, begin: eventfd },
+    Entry { name: "signals", bombs: 1, begin: signals },
+    Entry { name: "child", bombs: 1, begin: child },
+    Entry { name: "watcher", bombs: 1, begin: watcher },
+    Entry { name: "shared ring", bombs: 1, begin: shared_ring },
+    Entry { name: "file operation by threads", bombs: 1, begin: threads_file },
+    Entry { name: "file operation", bombs: 1, begin: any_file },
+    Entry { name: "UDP socket", bombs: 1, begin: udp },
+    Entry { name: "server", bombs: 2, begin: server },
+    Entry { name: "server that calls a closure", bombs: 1, begin: closure_server },
+    Entry { name: "server of frames", bombs: 3, begin: frame_server },
+    Entry { name: "client", bombs: 3, begin: client },
+    Entry { name: "report of a stop", bombs: 1, begin: stop_report },
+];
+
+fn task(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let bomb = bomb();
+    event_loop.queue_in_loop(move |_| bomb.keep());
+    Box::new(turn)
+}
+
+fn posted_task(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let (handle, bomb) = (event_loop.handle(), bomb());
+    on_another_thread(move || handle.queue_in_loop(move |_| bomb.keep()).map_err(drop)).unwrap();
+    Box::new(turn)
+}
+
+fn timer(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let bomb = bomb();
+    let id = event_loop.run_after(Duration::MAX, move |_| bomb.keep());
+    Box::new(move |event_loop| assert!(event_loop.cancel(id)))
+}
+
+fn repeating_timer(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let bomb = bomb();
+    let id = event_loop.run_every(Duration::MAX, move |_| bomb.keep());
+    Box::new(move |event_loop| assert!(event_loop.cancel(id)))
+}
+
+fn handle_timer(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let bomb = bomb();
+    let id = event_loop.handle().run_after(Duration::MAX, move |_| bomb.keep()).unwrap();
+    Box::new(move |event_loop| assert!(event_loop.handle().cancel(id)))
+}
+
+fn repeating_handle_timer(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let bomb = bomb();
+    let repeat = Repeat::from(Duration::MAX);
+    let id = event_loop.handle().run_every(repeat, move |_| bomb.keep()).unwrap();
+    Box::new(move |event_loop| assert!(event_loop.cancel(id)))
+}
+
+/// Two in one source.
+fn channel(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (source, bomb) = (BombSocket { socket: ours, bomb: bomb() }, bomb());
+    let channel = Channel::new(event_loop, source, Interest::READABLE, move |event| {
+        let _ = &theirs;
+        bomb.keep();
+        event.source().bomb.keep();
+    });
+    by_drop(channel.unwrap())
+}
+
+fn eventfd(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let bomb = bomb();
+    by_drop(EventFd::new(0).unwrap().watch(event_loop, move |_, _| bomb.keep()).unwrap())
+}
+
+fn signals(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let bomb = bomb();
+    by_drop(Signals::new(event_loop, [Signal::USR2], move |_, _| bomb.keep()).unwrap())
+}
+
+fn child(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let (bomb, ended) = (bomb(), Count::default());
+    let e = ended.clone();
+    let mut command = Command::new("cat");
+    let child = Child::spawn(event_loop, command.stdin(Stdio::piped()), move |_, _| {
+        e.add();
+        bomb.keep();
+    });
+    let child = child.unwrap().kill_on_drop(true);
+    Box::new(move |event_loop| {
+        drop(child);
+        turn_until(event_loop, || ended.get() == 1);
+    })
+}
+
+fn watcher(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let bomb = bomb();
+    by_drop(Watcher::new(event_loop, move |_| bomb.keep()).unwrap())
+}
+
+struct Keeping(#[allow(dead_code, reason = "it is there to be dropped")] Bomb);
+
+impl RingHandler for Keeping {
+    fn on_message(&mut self, _: &RingRef<'_>, _: &[u8]) {}
+}
+
+fn shared_ring(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let (ring, descriptors) = SharedRing::create(4096).unwrap();
+    by_drop((ring.serve(event_loop, Keeping(bomb())).unwrap(), descriptors))
+}
+
+fn threads_file(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    file(event_loop, FileIo::builder().backend(FileIoBackend::ThreadPool).build(event_loop).unwrap(), bomb())
+}
+
+fn any_file(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    file(event_loop, FileIo::builder().build(event_loop).unwrap(), bomb())
+}
+
+/// A read from a pipe in which nothing comes.
+fn file(event_loop: &EventLoop, files: FileIo, bomb: Bomb) -> End {
+    let (reads, writes) = pipe();
+    let file = reveille::fs::File::from(reads);
+    files.read(&file, vec![0; 4], move |_, _, _| bomb.keep());
+    turn(event_loop);
+    by_drop((files, writes))
+}
+
+impl DatagramHandler for Keeping {
+    fn on_datagram(&mut self, _: &UdpRef<'_>, _: &[u8], _: std::net::SocketAddr) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn udp(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve(Keeping(bomb())).unwrap();
+    Box::new(move |event_loop| {
+        drop(socket);
+        turn(event_loop);
+    })
+}
+
+impl ConnectionHandler for Keeping {
+    fn on_message(&mut self, _: &TcpConnection<'_>, _: &mut Buffer) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Ends its connection with an error.
+struct Failing {
+    keeping: Bomb,
+    error: Option<Bomb>,
+}
+
+impl FrameHandler<LineCodec> for Failing {
+    fn on_open(&mut self, _: &TcpConnection<'_>) -> io::Result<()> {
+        self.keeping.keep();
+        Err(io::Error::other(self.error.take().expect("one call")))
+    }
+
+    fn on_frame(&mut self, _: &TcpConnection<'_>, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Has the server serve one connection; both end when the result is called.
+fn with_client(event_loop: &EventLoop, server: TcpServer) -> End {
+    let client = TcpStream::connect(server.local_addr()).unwrap();
+    turn_until(event_loop, || server.open_connections() == 1);
+    Box::new(move |event_loop| {
+        let handle = server.handle();
+        drop((server, client));
+        turn_until(event_loop, || handle.open_connections() == 0);
+    })
+}
+
+/// The factory, and the handler.
+fn server(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let (mut handler, factory) = (Some(Keeping(bomb())), bomb());
+    let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |_| {
+        factory.keep();
+        handler.take().expect("one connection")
+    });
+    with_client(event_loop, server.unwrap())
+}
+
+fn closure_server(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let bomb = bomb();
+    let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(move |_, _| bomb.keep());
+    with_client(event_loop, server.unwrap())
+}
+
+/// The factory, and in one connection the handler and the reason of its close.
+fn frame_server(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let mut handler = Some(Failing { keeping: bomb(), error: Some(bomb()) });
+    let factory = bomb();
+    let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |_| {
+        factory.keep();
+        Framed::new(LineCodec::new(80), handler.take().expect("one connection"))
+    });
+    let server = server.unwrap();
+    let mut client = TcpStream::connect(server.local_addr()).unwrap();
+    turn_until(event_loop, || server.counters().accepted == 1 && server.open_connections() == 0);
+    net::wait_for_end(&mut client);
+    by_drop(server)
+}
+
+/// The factory, and both reports.
+fn client(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let (factory, on_attempt, on_failure) = (bomb(), bomb(), bomb());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpClient::connect(event_loop, listener.local_addr().unwrap())
+        .on_attempt(move |_, _| on_attempt.keep())
+        .on_failure(move |_, _| on_failure.keep())
+        .serve_fn(move |_, _| factory.keep());
+    by_drop((client.unwrap(), listener))
+}
+
+/// Of a server that cannot end while its connection is open.
+fn stop_report(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let bomb = bomb();
+    let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _| ()).unwrap();
+    let (handle, ended) = (server.handle(), Count::default());
+    let client = TcpStream::connect(server.local_addr()).unwrap();
+    turn_until(event_loop, || handle.open_connections() == 1);
+    let e = ended.clone();
+    server.stop(Duration::MAX, move |_, _| {
+        e.add();
+        bomb.keep();
+    });
+    Box::new(move |event_loop| {
+        drop(client);
+        turn_until(event_loop, || ended.get() == 1);
+    })
+}
+
+fn panics(event_loop: &EventLoop) -> usize {
+    event_loop.handle().counters().panics as usize
+}
+
+/// That the loop still does its work.
+fn assert_goes_on(event_loop: &EventLoop) {
+    let ran = Count::default();
+    let (r, s) = (ran.clone(), ran.clone());
+    event_loop.queue_in_loop(move |_| r.add());
+    event_loop.run_at(Instant::now(), move |_| s.add());
+    turn_until(event_loop, || ran.get() == 2);
+}
+
+/// Each in a process of its own, as signals and children belong to one.
+fn each_alone(test: fn(&EventLoop, &Entry, &Count)) {
+    alone(move || {
+        for entry in &ENTRIES {
+            // An abort leaves this as the last line.
+            println!("{}", entry.name);
+            with_catching_loop(move |event_loop| test(event_loop, entry, &Count::default()));
+        }
+    });
+}
+
+#[test]
+fn what_the_user_ends_drops_its_values_and_counts_their_panics() {
+    each_alone(|event_loop, entry, drops| {
+        let end = (entry.begin)(event_loop, &mut || Bomb::new(drops));
+        end(event_loop);
+        turn_until(event_loop, || drops.get() == entry.bombs);
+        assert_eq!(panics(event_loop), entry.bombs, "{}", entry.name);
+        assert_goes_on(event_loop);
+    });
+}
+
+#[test]
+fn values_may_be_dropped_while_another_panic_unwinds() {
+    each_alone(|event_loop, entry, drops| {
+        let end = (entry.begin)(event_loop, &mut || Bomb::new(drops));
+        event_loop.queue_in_loop(move |_| {
+            let _dropped_in_unwinding = end;
+            panic!("the first");
+        });
+        turn(event_loop);
+        turn_until(event_loop, || panics(event_loop) == 1 + drops.get());
+        assert_goes_on(event_loop);
+    });
+}
+
+#[test]
+fn the_drop_of_a_loop_drops_all_values_and_counts_their_panics() {
+    alone(|| {
+        let (drops, bombs) = (Count::default(), ENTRIES.iter().map(|entry| entry.bombs).sum::<usize>());
+        let event_loop = EventLoop::new().unwrap();
+        let handle = event_loop.handle();
+        // Tasks last, as turns of the other entries would run them.
+        let mut ends = Vec::new();
+        for entry in ENTRIES.iter().rev() {
+            println!("{}", entry.name);
+            ends.push((entry.begin)(&event_loop, &mut || Bomb::new(&drops)));
+        }
+        drop(event_loop);
+        assert_eq!((drops.get(), handle.counters().panics as usize), (bombs, bombs));
+        assert_eq!(handle.counters().tasks_dropped, 2);
+        drop(ends);
+        assert_eq!(drops.get(), bombs);
+        with_catching_loop(assert_goes_on);
+    });
+}

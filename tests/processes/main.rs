@@ -1,0 +1,8 @@
+//! Children and signals.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod children;
+mod signal_actions;
+mod signals;

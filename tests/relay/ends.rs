@@ -1,0 +1,400 @@
+//! Linked connections, one of which ends out of order: bytes that were forwarded still arrive, and
+//! the peer can distinguish a truncated stream from a complete one.
+
+use std::cell::Cell;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::endings::is_closed;
+use crate::support::net::{self, End, Host, Journal, pattern};
+use crate::support::relay::{CLIENTS, FRONTS, Linked, accept, backend, connect, relay, relay_with};
+use crate::support::unix::{self, abstract_name};
+use crate::support::{LIMIT, turn, with_clock, with_loop, with_watchdog};
+use reveille::net::{SendError, TcpServerBuilder};
+use reveille::{EventLoop, TcpServer};
+use socket2::SockRef;
+
+/// Less than the relay buffers for a peer that does not read.
+const REPLY: usize = 300_000;
+
+/// Waits until the relay's kernel has received all bytes that `server` has sent.
+fn wait_until_acknowledged(server: &TcpStream) {
+    let (local, remote) = (server.local_addr().unwrap(), server.peer_addr().unwrap());
+    net::until(|| net::queues(local, Some(remote)).is_some_and(|queues| queues.unsent == 0));
+}
+
+/// Waits until the relay has read all bytes that `server` has sent, so that nothing keeps a FIN
+/// from arriving at once. If bytes before the FIN have not arrived, the kernel responds with a
+/// reset to bytes that arrive after the close, and drops them.
+fn wait_until_read(server: &TcpStream) {
+    wait_until_acknowledged(server);
+    let (local, remote) = (server.local_addr().unwrap(), server.peer_addr().unwrap());
+    net::until(|| net::queues(remote, Some(local)).is_some_and(|queues| queues.unread == 0));
+}
+
+#[track_caller]
+fn assert_error(end: &End) {
+    let kinds = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+    assert!(matches!(end, End::Error(kind, _) if kinds.contains(kind)), "{end:?}");
+}
+
+/// A relay whose back end has replied and closed in order, while the client continues to send and
+/// has not read.
+fn replied_and_closed() -> (Host, Journal, Journal, TcpStream) {
+    let (listener, target) = backend();
+    let (host, fronts, backs) = relay(target, |script| script);
+    let mut client = net::connect_with_little_room(host.address());
+    let mut server = accept(&listener);
+    assert_eq!(net::exchange_between(&mut client, &mut server, b"ask"), b"ask");
+    server.write_all(&pattern(REPLY)).unwrap();
+    wait_until_read(&server);
+    drop(server);
+    (host, fronts, backs, client)
+}
+
+#[test]
+fn a_complete_reply_is_delivered_while_the_request_continues() {
+    with_watchdog(LIMIT, || {
+        let (_host, fronts, backs, mut client) = replied_and_closed();
+        // The first write causes a reset, which ends the connection to the back end.
+        client.write_all(b"more").unwrap();
+        assert_error(&backs.end_of(0));
+        client.write_all(b"and more").unwrap();
+        assert!(net::read_to_end(&mut client) == pattern(REPLY), "other bytes came");
+        drop(client);
+        assert_eq!(fronts.end_of(0), End::RelayEnded);
+    });
+}
+
+/// The client's end of input arrives while the reply is in transit.
+#[test]
+fn a_client_that_finishes_late_receives_the_complete_reply() {
+    with_watchdog(LIMIT, || {
+        let (_host, fronts, backs, mut client) = replied_and_closed();
+        client.write_all(b"more").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert!(net::read_to_end(&mut client) == pattern(REPLY), "other bytes came");
+        backs.end_of(0);
+        fronts.end_of(0);
+    });
+}
+
+/// The orderly end was sent, so a client that does not finish has only limited time.
+#[test]
+fn a_client_that_never_finishes_is_closed_in_time() {
+    with_watchdog(LIMIT, || {
+        let (_host, fronts, backs, mut client) = replied_and_closed();
+        client.write_all(b"more").unwrap();
+        assert_error(&backs.end_of(0));
+        assert!(net::read_to_end(&mut client) == pattern(REPLY), "other bytes came");
+        assert_eq!(fronts.end_of(0), End::RelayEnded);
+    });
+}
+
+#[test]
+fn a_relay_delivers_input_before_forwarding_a_reset() {
+    with_watchdog(LIMIT, || {
+        let (listener, target) = backend();
+        let (host, fronts, backs) = relay(target, |script| script);
+        let mut client = net::connect_with_little_room(host.address());
+        let mut server = accept(&listener);
+        assert_eq!(net::exchange_between(&mut client, &mut server, b"ask"), b"ask");
+        server.write_all(&pattern(REPLY)).unwrap();
+        wait_until_acknowledged(&server);
+        net::reset(server);
+        client.write_all(b"more").unwrap();
+        assert_error(&backs.end_of(0));
+        assert!(net::read_until_reset(&mut client) == pattern(REPLY), "other bytes came");
+        assert_eq!(fronts.end_of(0), End::RelayEnded);
+    });
+}
+
+/// In the other direction: the client's upload is complete or truncated, while the back end sends
+/// an endless reply.
+#[test]
+fn a_closed_client_ends_an_endless_reply() {
+    for is_reset in [false, true] {
+        with_watchdog(LIMIT, move || {
+            let Linked { host: _host, fronts, backs, mut client, mut server } = Linked::new();
+            let mut reader = server.try_clone().unwrap();
+            thread::scope(|scope| {
+                let reply = scope.spawn(|| {
+                    let piece = [0; 64 * 1024];
+                    while server.write_all(&piece).is_ok() {}
+                });
+                client.read_exact(&mut [0; 100_000]).unwrap();
+                client.write_all(b"upload").unwrap();
+                if is_reset {
+                    wait_until_acknowledged(&client);
+                    net::reset(client);
+                } else {
+                    client.shutdown(Shutdown::Write).unwrap();
+                    // The orderly end was passed on before the reset.
+                    assert_eq!(net::read_exact(&mut reader, 6), b"upload");
+                    assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
+                    drop(client);
+                }
+                assert_error(&fronts.end_of(0));
+                assert_eq!(backs.end_of(0), End::RelayEnded);
+                reply.join().unwrap();
+            });
+            if is_reset {
+                // The reset after it was delivered to the writer.
+                assert_eq!(net::read_exact(&mut reader, 6), b"upload");
+            }
+        });
+    }
+}
+
+/// A connection that its owner has shut down meets no error, so both connections continue.
+#[test]
+fn bytes_for_a_shut_down_connection_are_dropped_and_counted() {
+    with_watchdog(LIMIT, || {
+        let (listener, target) = backend();
+        let (give, given) = mpsc::channel();
+        let (host, fronts, backs) = relay_with(
+            target,
+            |script| script,
+            move |script| {
+                let give = give.clone();
+                script.on_close(move |conn, _| give.send(conn.unsent()).unwrap())
+            },
+        );
+        let (mut client, mut server) = (host.connect(), accept(&listener));
+        assert_eq!(net::exchange_between(&mut client, &mut server, b"ask"), b"ask");
+        host.ask(|_, _| CLIENTS.with_borrow(|clients| clients[0].handle().expect("it is open").shutdown()));
+        assert_eq!(net::read_to_end(&mut server), b"");
+        client.write_all(b"dropped").unwrap();
+        wait_until_acknowledged(&client);
+        assert_eq!(net::exchange_between(&mut server, &mut client, b"reply"), b"reply");
+        host.ask(|_, _| ());
+        drop(server);
+        assert_eq!(net::read_to_end(&mut client), b"");
+        let end = backs.end_of(0);
+        assert!(matches!(end, End::Error(ErrorKind::BrokenPipe, _)), "{end:?}");
+        assert_eq!(given.recv_timeout(net::LIMIT), Ok("dropped".len()));
+        drop(client);
+        assert_eq!(fronts.end_of(0), End::RelayEnded);
+    });
+}
+
+/// The back end has reset the connection, and the client has not read the reply.
+fn reset_behind_a_reply() -> (Host, Journal, TcpStream, mpsc::Receiver<usize>) {
+    let (listener, target) = backend();
+    let (give, given) = mpsc::channel();
+    let (host, fronts, backs) = relay(target, move |script| {
+        let give = give.clone();
+        script.on_close(move |conn, _| give.send(conn.unsent()).unwrap())
+    });
+    let mut client = net::connect_with_little_room(host.address());
+    let mut server = accept(&listener);
+    assert_eq!(net::exchange_between(&mut client, &mut server, b"ask"), b"ask");
+    server.write_all(&pattern(REPLY)).unwrap();
+    wait_until_acknowledged(&server);
+    net::reset(server);
+    assert_error(&backs.end_of(0));
+    (host, fronts, client, given)
+}
+
+#[test]
+fn a_stop_aborts_a_connection_that_still_delivers() {
+    with_watchdog(LIMIT, || {
+        let (host, fronts, mut client, given) = reset_behind_a_reply();
+        host.ask(|_, server| {
+            let stopping = server.take().expect("a server");
+            stopping.stop(Duration::from_millis(1), |_, report| assert_eq!(report.aborted, 1));
+        });
+        assert_eq!(fronts.end_of(0), End::Stopped);
+        let unsent = given.recv_timeout(net::LIMIT).unwrap();
+        let received = net::read_until_reset(&mut client).len();
+        assert!(received + unsent <= REPLY, "{received} bytes have come, and {unsent} have not");
+    });
+}
+
+#[test]
+fn a_close_ends_a_connection_that_still_delivers() {
+    with_watchdog(LIMIT, || {
+        let (host, fronts, mut client, _given) = reset_behind_a_reply();
+        host.ask(|_, _| FRONTS.with_borrow(|fronts| fronts[0].close()));
+        assert_eq!(fronts.end_of(0), End::Closed);
+        net::read_until_reset(&mut client);
+    });
+}
+
+/// Both peers miss bytes that were still to be sent.
+#[test]
+fn a_dropped_server_resets_both_ends_of_a_link() {
+    with_watchdog(LIMIT, || {
+        let Linked { host, mut client, mut server, .. } = Linked::new();
+        host.ask(|_, server| drop(server.take()));
+        assert_eq!(net::read_until_reset(&mut client), b"");
+        assert_eq!(net::read_until_reset(&mut server), b"");
+    });
+}
+
+/// A relay on the loop of this thread, from a Unix socket to a TCP back end.
+fn relay_from_unix(event_loop: &EventLoop, target: SocketAddr) -> (TcpServer, Journal, Journal) {
+    relay_from(TcpServer::bind_unix(event_loop, abstract_name()).unwrap(), target)
+}
+
+/// A relay on the loop of this thread, to a TCP back end.
+fn relay_from(builder: TcpServerBuilder<'_>, target: SocketAddr) -> (TcpServer, Journal, Journal) {
+    let (fronts, backs) = (Journal::new(), Journal::new());
+    let (front_journal, back_journal) = (fronts.clone(), backs.clone());
+    let server = builder.serve(move |_| {
+        let back = Cell::new(Some(back_journal.script()));
+        front_journal.script().on_open(move |conn| {
+            SockRef::from(conn).set_send_buffer_size(4096).unwrap();
+            conn.pause_reading();
+            let back = back.take().expect("one opening");
+            connect(conn.event_loop(), target, conn.handle(), back);
+        })
+    });
+    (server.unwrap(), fronts, backs)
+}
+
+/// A Unix socket has no reset. Bytes sent before the end arrive nevertheless.
+#[test]
+fn a_relay_to_a_unix_peer_delivers_all_before_the_end() {
+    with_loop(|event_loop| {
+        let (listener, target) = backend();
+        let (server, fronts, backs) = relay_from_unix(event_loop, target);
+        let mut client = unix::connect(&server);
+        let back_end = thread::spawn(move || {
+            let mut server = accept(&listener);
+            server.write_all(&pattern(REPLY)).unwrap();
+            wait_until_acknowledged(&server);
+            net::reset(server);
+        });
+        // The client does not read until the relay has seen the reset.
+        net::turn_until(event_loop, || is_closed(&backs, 0));
+        back_end.join().unwrap();
+        assert!(!is_closed(&fronts, 0), "there is more than a Unix socket takes");
+        let reader = thread::spawn(move || {
+            let mut bytes = Vec::new();
+            client.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        net::turn_until(event_loop, || is_closed(&fronts, 0));
+        assert_eq!(fronts.end_of(0), End::RelayEnded);
+        assert!(reader.join().unwrap().unwrap() == pattern(REPLY), "other bytes came");
+        CLIENTS.take();
+    });
+}
+
+/// The connection pauses reading until it is linked.
+#[test]
+fn a_connection_reset_before_its_link_forwards_its_input() {
+    with_loop(|event_loop| {
+        let (listener, target) = backend();
+        let (server, fronts, backs) = relay_from_unix(event_loop, target);
+        let mut client = unix::connect(&server);
+        net::turn_until(event_loop, || fronts.handlers() == 1);
+        client.write_all(b"last words").unwrap();
+        drop(client);
+        net::turn_until(event_loop, || backs.handlers() == 1);
+        let mut server = accept(&listener);
+        let back_end = thread::spawn(move || net::read_to_end(&mut server));
+        net::turn_until(event_loop, || is_closed(&fronts, 0) && is_closed(&backs, 0));
+        assert_eq!(back_end.join().unwrap(), b"last words");
+        CLIENTS.take();
+    });
+}
+
+#[test]
+fn input_is_forwarded_though_output_failed_before_the_link() {
+    with_loop(|event_loop| {
+        let (listener, target) = backend();
+        let (fronts, backs) = (Journal::new(), Journal::new());
+        let (front_journal, back_journal) = (fronts.clone(), backs.clone());
+        let builder = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
+        let server = builder.serve(move |_| {
+            let back = Cell::new(Some(back_journal.script()));
+            front_journal.script().on_open(move |conn| {
+                conn.pause_reading();
+                assert_eq!(conn.send("greeting"), Err(SendError::Closed));
+                connect(conn.event_loop(), target, conn.handle(), back.take().expect("one opening"));
+            })
+        });
+        // The client has closed before the relay accepts the connection.
+        let server = server.unwrap();
+        let mut client = unix::connect(&server);
+        client.write_all(b"last words").unwrap();
+        drop(client);
+        net::turn_until(event_loop, || backs.handlers() == 1);
+        let mut server = accept(&listener);
+        let back_end = thread::spawn(move || net::read_to_end(&mut server));
+        net::turn_until(event_loop, || is_closed(&fronts, 0) && is_closed(&backs, 0));
+        assert_eq!(back_end.join().unwrap(), b"last words");
+        CLIENTS.take();
+    });
+}
+
+/// A close would respond with a reset to the bytes that the client still sends.
+#[test]
+fn a_client_that_has_received_all_has_time_to_finish() {
+    with_clock(|event_loop, clock| {
+        let (listener, target) = backend();
+        let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
+        let (server, fronts, backs) = relay_from(builder, target);
+        let mut client = net::connect(server.local_addr());
+        client.write_all(b"ask").unwrap();
+        let back_end = thread::spawn(move || {
+            let mut server = accept(&listener);
+            assert_eq!(net::read_exact(&mut server, 3), b"ask");
+            server.write_all(b"reply").unwrap();
+            // Bytes that arrive after the close cause a reset.
+            drop(server);
+        });
+        let mut reply = Vec::new();
+        client.set_nonblocking(true).unwrap();
+        net::turn_until(event_loop, || client.read_to_end(&mut reply).is_ok());
+        assert_eq!(reply, b"reply");
+        back_end.join().unwrap();
+        client.write_all(b"more").unwrap();
+        net::turn_until(event_loop, || is_closed(&backs, 0));
+        let (relay, peer) = (server.local_addr(), client.local_addr().unwrap());
+        net::until(|| net::queues(relay, Some(peer)).is_some_and(|queues| queues.unsent == 0));
+        // The relay checks whether all bytes have been acknowledged, and then waits for the
+        // client's end of input.
+        for _ in 0..10 {
+            clock.advance(Duration::from_millis(100));
+            (0..3).for_each(|_| turn(event_loop));
+        }
+        assert!(!is_closed(&fronts, 0), "the client has not finished");
+        client.write_all(b"and more").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        net::turn_until(event_loop, || is_closed(&fronts, 0));
+        assert!(client.take_error().unwrap().is_none(), "the client is reset");
+        CLIENTS.take();
+    });
+}
+
+#[test]
+fn an_idle_timeout_ends_a_connection_that_cannot_deliver() {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    with_clock(|event_loop, clock| {
+        let (listener, target) = backend();
+        let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().idle_timeout(TIMEOUT);
+        let (server, fronts, backs) = relay_from(builder, target);
+        let mut client = net::connect_with_little_room(server.local_addr());
+        let back_end = thread::spawn(move || {
+            let mut server = accept(&listener);
+            server.write_all(&pattern(REPLY)).unwrap();
+            wait_until_acknowledged(&server);
+            net::reset(server);
+        });
+        net::turn_until(event_loop, || is_closed(&backs, 0));
+        back_end.join().unwrap();
+        assert!(!is_closed(&fronts, 0), "nothing is read");
+        net::turn_until(event_loop, || {
+            clock.advance(TIMEOUT);
+            is_closed(&fronts, 0)
+        });
+        assert_eq!(fronts.end_of(0), End::Idle);
+        net::read_until_reset(&mut client);
+        CLIENTS.take();
+    });
+}

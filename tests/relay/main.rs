@@ -1,0 +1,7 @@
+//! Relays between two connections.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod data;
+mod ends;

@@ -1,0 +1,217 @@
+//! Twenty thousand connections that arrive as fast as they can be opened, at a server with a
+//! thousand descriptors.
+//!
+//! The server is a child process; this process generates the connections. Its own limit may be no
+//! higher than the number of connections, so it keeps a window of some thousands open at a time:
+//! the oldest connection that has been rejected makes room for the next.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::support::net::{self, Child, Host, answer};
+use crate::support::shortage::{count_warnings, is_served, limit_descriptors, warnings};
+use crate::support::with_watchdog;
+use reveille::TcpServer;
+use reveille::net::{LoadBalancing, OverflowPolicy};
+use rustix::process::{Resource, getrlimit};
+use socket2::{Domain, Socket, Type};
+
+const CONNECTIONS: usize = 20_000;
+const DESCRIPTORS: u64 = 1000;
+
+/// Connections that exist before the storm.
+const REGULARS: usize = 100;
+
+/// A storm takes a few seconds. Everything else takes a fraction of one.
+const STORM_LIMIT: Duration = Duration::from_secs(120);
+
+/// The child: an echo server that replies to its parent's queries.
+#[test]
+#[ignore = "is run in a process of its own by the tests of this file"]
+fn child_role() {
+    let Some(role) = net::role() else { return };
+    count_warnings();
+    limit_descriptors(DESCRIPTORS);
+    let host = Host::new(move |event_loop| {
+        let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?;
+        match &*role {
+            "one listener" => builder.serve_fn(|conn, input| conn.send(input.take_all())),
+            "a listener each" => builder
+                .threads(3)
+                .load_balancing(LoadBalancing::ListenerPerLoop)
+                .serve_fn(|conn, input| conn.send(input.take_all())),
+            "a maximum" => builder
+                .max_connections(500)
+                .overflow_policy(OverflowPolicy::Reject)
+                .serve_fn(|conn, input| conn.send(input.take_all())),
+            other => panic!("what is `{other}`?"),
+        }
+    });
+    let handle = host.ask(|_, server| server.as_ref().expect("a server").handle());
+    answer(host.address());
+    for line in io::stdin().lines() {
+        let counters = handle.counters();
+        match &*line.expect("a parent that speaks") {
+            "open" => answer(handle.open_connections()),
+            "accepted" => answer(counters.accepted),
+            "shed" => answer(counters.shed),
+            "refused" => answer(counters.refused_at_maximum),
+            "warnings" => answer(warnings()),
+            other => panic!("what is `{other}`?"),
+        }
+    }
+}
+
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start(role: &str) -> Server {
+        let mut child = Child::start(role);
+        let address = child.hear().parse().expect("an address");
+        Server { child, address }
+    }
+
+    #[track_caller]
+    fn ask(&mut self, query: &str) -> u64 {
+        self.child.ask(query).parse().expect("a number")
+    }
+}
+
+/// Same as the tracer: only for one processor architecture.
+#[cfg(target_arch = "x86_64")]
+mod idle {
+    use std::fs;
+    use std::thread;
+    use std::time::Duration;
+
+    use nix::libc;
+
+    use super::Server;
+    use crate::support::net;
+    use crate::support::tracer::Traced;
+
+    impl Server {
+        /// The traced threads of the server that run a loop; `None` where tracing is not permitted.
+        fn loops(&self) -> Option<Vec<Traced>> {
+            let threads =
+                fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a child that lives");
+            let of_loops = threads.map(|thread| thread.expect("a thread")).filter(|thread| {
+                let name = fs::read_to_string(thread.path().join("comm")).expect("a thread that lives");
+                name.starts_with("host") || name.starts_with("reveille-")
+            });
+            let id = |thread: fs::DirEntry| {
+                thread.file_name().to_str().expect("a number").parse().expect("a number")
+            };
+            // A loop without descriptors blocks in the read of its counter.
+            of_loops
+                .map(|thread| Traced::attach(id(thread), &[libc::SYS_epoll_wait, libc::SYS_read]))
+                .collect()
+        }
+
+        /// Checks that none of the server's loops makes a system call for one second.
+        #[track_caller]
+        pub(crate) fn assert_idle(&self) {
+            let Some(loops) = self.loops() else { return };
+            let stops = || loops.iter().map(|traced| traced.settle().stops).sum::<u64>();
+            let stops_within = |time| {
+                let before = stops();
+                thread::sleep(time);
+                stops() - before
+            };
+            // A listener that lost its reserve in the storm completes its back-off first.
+            net::until(|| stops_within(Duration::from_millis(100)) == 0);
+            assert_eq!(stops_within(Duration::from_secs(1)), 0, "system calls in an idle second");
+        }
+    }
+}
+
+/// Starts a connection from one of several addresses, so that their ports do not run out.
+fn begin(number: usize, to: SocketAddr) -> TcpStream {
+    let from: SocketAddr = format!("127.0.0.{}:0", 2 + number % 8).parse().unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).expect("a descriptor");
+    socket.bind(&from.into()).expect("a free port");
+    if let Err(error) = socket.connect(&to.into()) {
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::INPROGRESS.raw_os_error()), "{error}");
+    }
+    socket.into()
+}
+
+/// Opens all connections and waits for the outcome of each. Returns those that are served.
+fn storm(server: &Server, regulars: &mut [TcpStream], window: usize) -> Vec<TcpStream> {
+    let mut waiting = VecDeque::with_capacity(window);
+    let mut served = Vec::new();
+    for number in 0..CONNECTIONS {
+        if waiting.len() == window {
+            let oldest: TcpStream = waiting.pop_front().expect("a window of them");
+            if is_served(&oldest) {
+                served.push(oldest);
+            }
+        }
+        waiting.push_back(begin(number, server.address));
+        if number % 500 == 0 {
+            let regular = &mut regulars[number / 500 % REGULARS];
+            net::assert_echoes(regular);
+        }
+    }
+    served.extend(waiting.into_iter().filter(is_served));
+    served
+}
+
+fn survive_storm(role: &'static str, expected: std::ops::Range<usize>) {
+    with_watchdog(STORM_LIMIT, move || {
+        limit_descriptors(20_000);
+        let own = getrlimit(Resource::Nofile).current.unwrap_or(20_000) as usize;
+        let window = 4000.min(own.saturating_sub(1500));
+        assert!(window >= 1000, "this process may have only {own} descriptors");
+        let mut server = Server::start(role);
+        let mut regulars: Vec<_> = (0..REGULARS).map(|_| net::connect(server.address)).collect();
+        regulars.iter_mut().for_each(net::assert_echoes);
+
+        let mut served = storm(&server, &mut regulars, window);
+        regulars.iter_mut().for_each(net::assert_echoes);
+        let all = REGULARS + served.len();
+        assert!(expected.contains(&all), "{all} have places");
+        assert_eq!(server.ask("open"), all as u64);
+        // Every connection was accepted, or rejected and counted.
+        assert_eq!(server.ask("accepted"), all as u64);
+        let rejected = server.ask("shed") + server.ask("refused");
+        assert_eq!(rejected, (CONNECTIONS - served.len()) as u64);
+        let warnings = server.ask("warnings");
+        assert!(warnings <= 3 * STORM_LIMIT.as_secs(), "{warnings} warnings");
+
+        // Without new connections the server is idle.
+        #[cfg(target_arch = "x86_64")]
+        server.assert_idle();
+
+        // As many clients can connect as have left.
+        let leave = served.len() / 2;
+        served.truncate(served.len() - leave);
+        let left = (all - leave) as u64;
+        net::until(|| server.ask("open") == left);
+        let mut later: Vec<_> = (0..leave).map(|_| net::connect(server.address)).collect();
+        later.iter_mut().for_each(net::assert_echoes);
+        regulars.iter_mut().for_each(net::assert_echoes);
+        assert_eq!(server.ask("open"), all as u64);
+    });
+}
+
+#[test]
+fn a_server_without_descriptors_survives_a_storm() {
+    survive_storm("one listener", 900..1000);
+}
+
+/// Each listener has one reserve, and another thread may take its descriptor for a moment.
+#[test]
+fn a_server_with_several_listeners_survives_a_storm() {
+    survive_storm("a listener each", 900..1000);
+}
+
+#[test]
+fn a_server_with_a_maximum_survives_a_storm() {
+    survive_storm("a maximum", 500..501);
+}

@@ -1,0 +1,394 @@
+//! Idle connections, with hours of virtual time.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::support::clock::{MINUTE, SECOND};
+use crate::support::net::{self, connect, read_to_end, turn_until, with_little_room};
+use crate::support::{LIMIT, panic_of, with_watchdog};
+use reveille::net::{CloseReason, TcpServerBuilder};
+use reveille::time::VirtualClock;
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
+
+/// The events of the connections of a test, each with the second in which it occurred.
+#[derive(Clone)]
+struct EventLog {
+    start: Instant,
+    entries: Rc<RefCell<Vec<(&'static str, u64)>>>,
+}
+
+impl EventLog {
+    fn record(&self, event_loop: &EventLoop, event: &'static str) {
+        self.entries.borrow_mut().push((event, (event_loop.now() - self.start).as_secs()));
+    }
+
+    fn has(&self, event: &str) -> bool {
+        self.entries.borrow().iter().any(|entry| entry.0 == event)
+    }
+
+    fn take(&self) -> Vec<(&'static str, u64)> {
+        self.entries.take()
+    }
+}
+
+/// Consumes its input and records its events. `on_idle` calls the function of that name.
+struct Recording {
+    log: EventLog,
+    on_idle: fn(&TcpConnection<'_>) -> io::Result<()>,
+}
+
+impl ConnectionHandler for Recording {
+    fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        self.log.record(conn.event_loop(), "open");
+        Ok(())
+    }
+
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
+        self.log.record(conn.event_loop(), "message");
+        if input.take_all() == b"no limit" {
+            conn.set_idle_timeout(None);
+        }
+        Ok(())
+    }
+
+    fn on_idle(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        self.log.record(conn.event_loop(), "idle");
+        (self.on_idle)(conn)
+    }
+
+    fn on_close(&mut self, conn: &TcpConnection<'_>, reason: &CloseReason) {
+        let event = match reason {
+            CloseReason::Idle => "closed for being idle",
+            CloseReason::Closed => "closed",
+            CloseReason::Stopped => "stopped",
+            _ => "closed for another reason",
+        };
+        self.log.record(conn.event_loop(), event);
+    }
+}
+
+/// Uses the default `on_idle` of the trait.
+struct Plain(EventLog);
+
+impl ConnectionHandler for Plain {
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
+        input.clear();
+        self.0.record(conn.event_loop(), "message");
+        Ok(())
+    }
+
+    fn on_close(&mut self, conn: &TcpConnection<'_>, reason: &CloseReason) {
+        assert!(matches!(reason, CloseReason::Idle), "{reason}");
+        self.0.record(conn.event_loop(), "closed for being idle");
+    }
+}
+
+struct Stage<'a> {
+    event_loop: &'a EventLoop,
+    log: EventLog,
+}
+
+impl Stage<'_> {
+    fn server(
+        &self,
+        settings: impl FnOnce(TcpServerBuilder<'_>) -> TcpServerBuilder<'_>,
+        on_idle: fn(&TcpConnection<'_>) -> io::Result<()>,
+    ) -> TcpServer {
+        let log = self.log.clone();
+        settings(TcpServer::bind(self.event_loop, "127.0.0.1:0").unwrap())
+            .serve(move |_| Recording { log: log.clone(), on_idle })
+            .unwrap()
+    }
+
+    /// A client whose connection is open at the server.
+    fn connect(&self, server: &TcpServer) -> TcpStream {
+        let before = server.open_connections();
+        let client = connect(server.local_addr());
+        turn_until(self.event_loop, || server.open_connections() > before);
+        client
+    }
+
+    /// Sends, and waits until the server has received the message. No time passes.
+    fn send(&self, client: &mut TcpStream, message: &str) {
+        let messages =
+            |log: &EventLog| log.entries.borrow().iter().filter(|entry| entry.0 == "message").count();
+        let before = messages(&self.log);
+        client.write_all(message.as_bytes()).unwrap();
+        turn_until(self.event_loop, || messages(&self.log) > before);
+    }
+
+    fn pass(&self, duration: Duration) {
+        self.event_loop.run_for(duration).unwrap();
+    }
+}
+
+fn on_stage(test: impl FnOnce(&Stage<'_>) + Send + 'static) {
+    with_watchdog(LIMIT, || {
+        let clock = VirtualClock::new();
+        let builder = EventLoop::builder().propagate_panics(true).virtual_clock(clock.clone());
+        let event_loop = builder.build().expect("a loop");
+        test(&Stage {
+            event_loop: &event_loop,
+            log: EventLog { start: clock.now(), entries: Rc::default() },
+        });
+    });
+}
+
+fn close(conn: &TcpConnection<'_>) -> io::Result<()> {
+    conn.close();
+    Ok(())
+}
+
+fn keep(_: &TcpConnection<'_>) -> io::Result<()> {
+    Ok(())
+}
+
+#[test]
+fn an_idle_connection_is_closed() {
+    on_stage(|stage| {
+        let log = stage.log.clone();
+        let server = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap().idle_timeout(MINUTE);
+        let server = server.serve(move |_| Plain(log.clone())).unwrap();
+        let mut client = stage.connect(&server);
+        stage.pass(MINUTE - SECOND);
+        assert_eq!(stage.log.take(), []);
+        stage.pass(SECOND);
+        assert_eq!(stage.log.take(), [("closed for being idle", 60)]);
+        assert_eq!(read_to_end(&mut client), b"");
+        assert_eq!(server.open_connections(), 0);
+        assert_eq!(stage.event_loop.next_deadline(), None, "its timer is over");
+    });
+}
+
+#[test]
+fn every_message_extends_the_deadline() {
+    on_stage(|stage| {
+        let server = stage.server(|server| server.idle_timeout(MINUTE), close);
+        let mut client = stage.connect(&server);
+        for _ in 0..20 {
+            stage.pass(MINUTE - SECOND);
+            stage.send(&mut client, "still here");
+        }
+        let last = 20 * 59;
+        assert_eq!(stage.log.take().len(), 21, "open, and the messages");
+        stage.pass(10 * MINUTE);
+        assert_eq!(stage.log.take(), [("idle", last + 60), ("closed", last + 60)]);
+    });
+}
+
+#[test]
+fn sent_bytes_extend_the_deadline() {
+    on_stage(|stage| {
+        let server = stage.server(|server| server.idle_timeout(MINUTE), close);
+        let log = stage.log.clone();
+        let handle = Rc::new(RefCell::new(None));
+        let keeps = Rc::clone(&handle);
+        let sending = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap().idle_timeout(MINUTE);
+        let sending = sending
+            .serve(move |conn| {
+                *keeps.borrow_mut() = Some(conn.handle());
+                Recording { log: log.clone(), on_idle: close }
+            })
+            .unwrap();
+        drop(server);
+        let _client = stage.connect(&sending);
+        for _ in 0..5 {
+            stage.pass(40 * SECOND);
+            handle.borrow().as_ref().unwrap().send("news").unwrap();
+        }
+        stage.pass(MINUTE - SECOND);
+        assert_eq!(stage.log.take(), [("open", 0)]);
+        stage.pass(SECOND);
+        assert_eq!(stage.log.take(), [("idle", 260), ("closed", 260)]);
+    });
+}
+
+#[test]
+fn bytes_leaving_the_output_queue_extend_the_deadline() {
+    on_stage(|stage| {
+        let log = stage.log.clone();
+        let handle = Rc::new(RefCell::new(None));
+        let keeps = Rc::clone(&handle);
+        let bind = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap();
+        let server = with_little_room(bind)
+            .idle_timeout(MINUTE)
+            .serve(move |conn| {
+                *keeps.borrow_mut() = Some(conn.handle());
+                Recording { log: log.clone(), on_idle: close }
+            })
+            .unwrap();
+        let mut client = net::connect_with_little_room(server.local_addr());
+        client.set_nonblocking(true).unwrap();
+        turn_until(stage.event_loop, || server.open_connections() == 1);
+        let handle = handle.take().unwrap();
+        handle.send(vec![0; 1 << 20]).unwrap();
+        let mut read_until_unsent = |most: usize| {
+            turn_until(stage.event_loop, || {
+                let _ = client.read(&mut [0; 4096]);
+                handle.unsent() <= most
+            });
+        };
+        for _ in 0..3 {
+            stage.pass(40 * SECOND);
+            let before = handle.unsent();
+            assert!(before > 0, "all is in the kernel");
+            read_until_unsent(before - 1);
+        }
+        read_until_unsent(0);
+        stage.pass(10 * MINUTE);
+        assert_eq!(stage.log.take(), [("open", 0), ("idle", 180), ("closed", 180)]);
+    });
+}
+
+#[test]
+fn on_idle_is_called_again_for_a_kept_connection() {
+    on_stage(|stage| {
+        let server = stage.server(|server| server.idle_timeout(MINUTE), keep);
+        let mut client = stage.connect(&server);
+        stage.pass(3 * MINUTE + 30 * SECOND);
+        assert_eq!(stage.log.take(), [("open", 0), ("idle", 60), ("idle", 120), ("idle", 180)]);
+        stage.send(&mut client, "awake");
+        stage.pass(MINUTE);
+        assert_eq!(stage.log.take(), [("message", 210), ("idle", 270)]);
+    });
+}
+
+#[test]
+fn a_probe_sent_to_an_idle_peer_counts_as_activity() {
+    on_stage(|stage| {
+        let ask = |conn: &TcpConnection<'_>| conn.send("are you there?").map(drop).map_err(Into::into);
+        let server = stage.server(|server| server.idle_timeout(MINUTE), ask);
+        let mut client = stage.connect(&server);
+        stage.pass(MINUTE);
+        assert_eq!(net::read_exact(&mut client, 14), b"are you there?");
+        stage.pass(MINUTE - SECOND);
+        stage.send(&mut client, "yes");
+        stage.pass(MINUTE - SECOND);
+        assert_eq!(stage.log.take(), [("open", 0), ("idle", 60), ("message", 119)]);
+    });
+}
+
+#[test]
+fn an_idle_timeout_can_be_changed_or_disabled() {
+    on_stage(|stage| {
+        let server = stage.server(|server| server.idle_timeout(MINUTE), close);
+        let mut endless = stage.connect(&server);
+        stage.send(&mut endless, "no limit");
+        stage.pass(100 * MINUTE);
+        assert_eq!(stage.log.take(), [("open", 0), ("message", 0)]);
+
+        let limited = stage.server(
+            |server| server,
+            |conn| {
+                conn.set_idle_timeout(Some(10 * SECOND));
+                Ok(())
+            },
+        );
+        let _unlimited = stage.connect(&limited);
+        stage.pass(100 * MINUTE);
+        assert_eq!(stage.log.take(), [("open", 6000)], "no limit but the one that is set");
+
+        let log = stage.log.clone();
+        let own = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap();
+        let own = own
+            .serve(move |conn| {
+                conn.set_idle_timeout(Some(2 * MINUTE));
+                conn.set_idle_timeout(Some(10 * SECOND));
+                Recording { log: log.clone(), on_idle: close }
+            })
+            .unwrap();
+        let _client = stage.connect(&own);
+        stage.pass(MINUTE);
+        assert_eq!(stage.log.take(), [("open", 12000), ("idle", 12010), ("closed", 12010)]);
+        assert_eq!(stage.event_loop.next_deadline(), None, "of two limits one is left, and that is over");
+    });
+}
+
+#[test]
+fn an_error_or_panic_in_on_idle_closes_that_connection() {
+    with_watchdog(LIMIT, || {
+        let clock = VirtualClock::new();
+        let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
+        let log = EventLog { start: clock.now(), entries: Rc::default() };
+        let stage = Stage { event_loop: &event_loop, log };
+        let fails = |_: &TcpConnection<'_>| Err(io::Error::other("enough"));
+        let panics = |_: &TcpConnection<'_>| panic!("enough");
+        for on_idle in [fails as fn(&TcpConnection<'_>) -> io::Result<()>, panics] {
+            let server = stage.server(|server| server.idle_timeout(MINUTE), on_idle);
+            let _client = stage.connect(&server);
+            stage.pass(MINUTE);
+            let events: Vec<_> = stage.log.take().into_iter().map(|entry| entry.0).collect();
+            assert_eq!(events, ["open", "idle", "closed for another reason"]);
+            assert_eq!(server.open_connections(), 0);
+        }
+        assert_eq!(event_loop.handle().counters().panics, 1);
+    });
+}
+
+#[test]
+fn the_timer_of_a_connection_ends_with_it() {
+    on_stage(|stage| {
+        let server = stage.server(|server| server.idle_timeout(MINUTE), close);
+        let client = stage.connect(&server);
+        assert!(stage.event_loop.next_deadline().is_some());
+        drop(client);
+        turn_until(stage.event_loop, || server.open_connections() == 0);
+        assert_eq!(stage.event_loop.next_deadline(), None);
+        assert!(!stage.log.has("idle"));
+    });
+}
+
+#[test]
+fn a_connection_drained_by_a_stop_gets_no_on_idle() {
+    on_stage(|stage| {
+        let server = stage.server(|server| server.idle_timeout(MINUTE), close);
+        let _client = stage.connect(&server);
+        let report = Rc::new(Cell::new(None));
+        let (sender, reports) = std::sync::mpsc::channel();
+        server.stop(10 * MINUTE, move |_, report| sender.send(report).unwrap());
+        stage.pass(5 * MINUTE);
+        assert_eq!(stage.log.take(), [("open", 0)]);
+        stage.pass(5 * MINUTE);
+        assert_eq!(stage.log.take(), [("stopped", 600)]);
+        report.set(reports.try_recv().ok());
+        assert_eq!(report.get().map(|report| (report.drained, report.aborted)), Some((0, 1)));
+    });
+}
+
+#[test]
+fn a_client_connection_may_have_an_idle_timeout() {
+    on_stage(|stage| {
+        let server = stage.server(|server| server, keep);
+        let log = stage.log.clone();
+        let _client = TcpClient::connect(stage.event_loop, server.local_addr())
+            .idle_timeout(MINUTE)
+            .serve(move |_| Plain(log.clone()))
+            .unwrap();
+        turn_until(stage.event_loop, || server.open_connections() == 1 && stage.log.has("open"));
+        stage.pass(MINUTE);
+        assert!(stage.log.has("closed for being idle"));
+    });
+}
+
+#[test]
+fn an_idle_timeout_of_zero_panics() {
+    on_stage(|stage| {
+        let bind = || TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap();
+        let message = "a connection cannot be idle for no time at all";
+        assert_eq!(panic_of(|| bind().idle_timeout(Duration::ZERO)), message);
+        let refused = Rc::new(Cell::new(false));
+        let seen = Rc::clone(&refused);
+        let log = stage.log.clone();
+        let server = bind()
+            .serve(move |conn| {
+                seen.set(panic_of(|| conn.set_idle_timeout(Some(Duration::ZERO))) == message);
+                Plain(log.clone())
+            })
+            .unwrap();
+        let _client = stage.connect(&server);
+        assert!(refused.get());
+    });
+}

@@ -1,0 +1,22 @@
+//! Connections: input, output, back-pressure and ends.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod automatic_pause;
+mod backpressure;
+mod close;
+mod connection_states;
+mod echo;
+mod failures;
+mod graceful_close;
+mod handles;
+mod idle_timeouts;
+mod limits;
+mod output_failures;
+mod output_failures_held;
+mod paused_reading;
+mod send_file;
+mod socket_options;
+mod urgent_data;
+mod water_marks;

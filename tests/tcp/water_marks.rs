@@ -1,0 +1,220 @@
+//! The callbacks at the water marks of unsent bytes, and handles that pause and resume reading from
+//! another thread.
+
+use std::io::{self, Read, Write};
+use std::sync::mpsc::{self, Sender};
+use std::time::Duration;
+
+use crate::support::net::{self, Host, Told, message};
+use crate::support::{KIB, LIMIT, MIB, Recorder, with_loop, with_watchdog};
+use reveille::codec::{FrameHandler, Framed, LineCodec};
+use reveille::net::CloseReason;
+use reveille::{Buffer, ConnectionHandler, TcpConnection, TcpServer};
+
+const HIGH: usize = 256 * KIB;
+const LOW: usize = 64 * KIB;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    High(usize),
+    Low(usize),
+    Drained,
+}
+
+/// Fills the queue to slightly above the high-water mark at each message, and reports its
+/// callbacks.
+struct Witness(Sender<Event>);
+
+impl Witness {
+    fn fill(conn: &TcpConnection) -> io::Result<()> {
+        while conn.unsent() <= HIGH {
+            conn.send([0; 10 * KIB])?;
+        }
+        conn.send([0; 10 * KIB])?;
+        Ok(())
+    }
+
+    fn report(&self, event: Event) -> io::Result<()> {
+        self.0.send(event).map_err(io::Error::other)
+    }
+}
+
+impl ConnectionHandler for Witness {
+    fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        input.clear();
+        Witness::fill(conn)
+    }
+
+    fn on_high_water(&mut self, conn: &TcpConnection, unsent: usize) -> io::Result<()> {
+        assert_eq!(conn.unsent(), unsent);
+        self.report(Event::High(unsent))
+    }
+
+    fn on_low_water(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        self.report(Event::Low(conn.unsent()))
+    }
+
+    fn on_drained(&mut self, _: &TcpConnection) -> io::Result<()> {
+        self.report(Event::Drained)
+    }
+}
+
+impl FrameHandler<LineCodec> for Witness {
+    fn on_frame(&mut self, conn: &TcpConnection, _: &[u8]) -> io::Result<()> {
+        Witness::fill(conn)
+    }
+
+    fn on_high_water(&mut self, conn: &TcpConnection, unsent: usize) -> io::Result<()> {
+        ConnectionHandler::on_high_water(self, conn, unsent)
+    }
+
+    fn on_low_water(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        ConnectionHandler::on_low_water(self, conn)
+    }
+
+    fn on_drained(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        ConnectionHandler::on_drained(self, conn)
+    }
+}
+
+fn assert_marks_are_reported<H: ConnectionHandler>(make: impl Fn(Witness) -> H + Send + 'static) {
+    let (report, received) = mpsc::channel();
+    let host = Host::new(move |event_loop| {
+        net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
+            .water_marks(HIGH, LOW)
+            .serve(move |_| make(Witness(report.clone())))
+    });
+    let mut client = net::connect_with_little_room(host.address());
+    for _ in 0..3 {
+        client.write_all(b"more\n").unwrap();
+        let event = received.recv_timeout(net::LIMIT).unwrap();
+        assert!(matches!(event, Event::High(unsent) if unsent > HIGH + 9 * KIB), "{event:?}");
+        // Once, and nothing more until the peer reads.
+        for _ in 0..20 {
+            host.ask(|_, _| ());
+        }
+        assert_eq!(received.try_recv().ok(), None);
+        host.assert_rests();
+        client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        let mut events = Vec::new();
+        while events.last() != Some(&Event::Drained) {
+            // Reads the available bytes, or none after the timeout.
+            let _ = io::Read::read(&mut client, &mut [0; 4 * KIB]);
+            events.extend(received.try_iter());
+        }
+        assert!(matches!(events[..], [Event::Low(unsent), Event::Drained] if unsent <= LOW), "{events:?}");
+    }
+    assert_eq!(host.handle().counters().panics, 0);
+}
+
+#[test]
+fn each_water_mark_is_reported_once() {
+    with_watchdog(LIMIT, || assert_marks_are_reported(|witness| witness));
+}
+
+#[test]
+fn water_marks_are_reported_to_a_frame_handler() {
+    with_watchdog(LIMIT, || assert_marks_are_reported(|witness| Framed::new(LineCodec::new(100), witness)));
+}
+
+#[test]
+fn a_handle_pauses_reading_and_resumes_it() {
+    with_watchdog(LIMIT, || {
+        let (host, journal, given) = net::giving_handles();
+        let mut client = host.connect();
+        let handle = given.recv_timeout(net::LIMIT).unwrap();
+        for n in 0..10 {
+            handle.pause_reading();
+            host.ask(|_, _| ());
+            let text = format!("message {n}");
+            client.write_all(text.as_bytes()).unwrap();
+            for _ in 0..5 {
+                host.ask(|_, _| ());
+            }
+            assert!(!journal.of(0).contains(&message(&text)), "read while it was paused");
+            handle.resume_reading();
+            assert_eq!(net::read_exact(&mut client, text.len()), text.as_bytes());
+        }
+        handle.close();
+        assert_eq!(journal.life_of(0).first(), Some(&Told::Open));
+        handle.pause_reading();
+        handle.resume_reading();
+        assert_eq!(host.handle().counters().panics, 0);
+    });
+}
+
+/// Sends far more than the high-water mark, records its callbacks, and closes in the callback named
+/// by `closes_at`.
+struct Closer {
+    closes_at: &'static str,
+    events: Recorder<(&'static str, usize)>,
+}
+
+impl Closer {
+    fn record(&self, conn: &TcpConnection, event: &'static str) -> io::Result<()> {
+        self.events.record((event, conn.unsent()));
+        if event == self.closes_at {
+            conn.close();
+        }
+        Ok(())
+    }
+}
+
+impl ConnectionHandler for Closer {
+    fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        input.clear();
+        conn.send_owned(vec![0; MIB])?;
+        Ok(())
+    }
+
+    fn on_high_water(&mut self, conn: &TcpConnection, _: usize) -> io::Result<()> {
+        self.record(conn, "high")
+    }
+
+    fn on_low_water(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        self.record(conn, "low")
+    }
+
+    fn on_drained(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        self.record(conn, "drained")
+    }
+
+    fn on_close(&mut self, conn: &TcpConnection, _: &CloseReason) {
+        self.events.record(("close", conn.unsent()));
+    }
+}
+
+/// Returns the events of a connection that is closed at one of its marks while its peer reads all
+/// available bytes.
+fn events_until_close(closes_at: &'static str) -> Vec<(&'static str, usize)> {
+    with_loop(move |event_loop| {
+        let events = Recorder::new();
+        let recorder = events.clone();
+        let builder = net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap());
+        let server = builder.water_marks(HIGH, LOW);
+        let server = server.serve(move |_| Closer { closes_at, events: recorder.clone() }).unwrap();
+        let mut client = net::connect_with_little_room(server.local_addr());
+        client.write_all(b"x").unwrap();
+        client.set_nonblocking(true).unwrap();
+        let mut all = Vec::new();
+        net::turn_until(event_loop, || {
+            // Reads until no bytes are available, so that writability and the notification of the
+            // mark fall into one turn.
+            let _ = client.read_to_end(&mut all);
+            server.counters().accepted == 1 && server.open_connections() == 0
+        });
+        events.take()
+    })
+}
+
+#[test]
+fn a_close_in_on_high_water_stops_output_and_events() {
+    let events = events_until_close("high");
+    assert!(matches!(events[..], [("high", unsent), ("close", lost)] if unsent == lost), "{events:?}");
+}
+
+#[test]
+fn a_close_in_on_low_water_prevents_on_drained() {
+    let events = events_until_close("low");
+    assert!(matches!(events[..], [("high", _), ("low", _), ("close", _)]), "{events:?}");
+}

@@ -1,0 +1,8 @@
+//! UDP sockets.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod datagrams;
+mod destinations;
+mod ends;
