@@ -1,5 +1,4 @@
-//! Connections whose input is frames: what their handlers are given, and what becomes of input that
-//! is no frames.
+//! Connections whose input is frames: the calls of their handlers, and malformed input.
 
 mod support;
 
@@ -18,47 +17,46 @@ use support::{LIMIT, with_watchdog};
 
 /// One call of a handler.
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
+enum Call {
     Frame(String),
     FrameError(String),
     PeerShutdown,
     Close(End),
 }
 
-fn frame(text: &str) -> Told {
-    Told::Frame(text.to_owned())
+fn frame(text: &str) -> Call {
+    Call::Frame(text.to_owned())
 }
 
-/// What to do with a frame.
 type OnFrame = fn(&TcpConnection, &[u8]) -> io::Result<()>;
 
-/// Says what it is told. Frames are answered by a function, and errors as usual, or with themselves
-/// and the end.
-struct Telling {
-    told: Sender<Told>,
+/// Reports its calls, and calls a function for each frame. A frame error closes the connection, or
+/// is sent to the peer if `replies_to_errors` is set.
+struct Reporting {
+    calls: Sender<Call>,
     on_frame: OnFrame,
-    answers_errors: bool,
+    replies_to_errors: bool,
 }
 
-impl Telling {
-    fn tell(&self, what: Told) {
-        // The test may have seen enough.
-        let _ = self.told.send(what);
+impl Reporting {
+    fn report(&self, call: Call) {
+        // Fails if the test has ended.
+        let _ = self.calls.send(call);
     }
 }
 
-impl<D> FrameHandler<D> for Telling
+impl<D> FrameHandler<D> for Reporting
 where
     D: for<'a> Decoder<Frame<'a> = &'a [u8], Error: std::fmt::Display>,
 {
     fn on_frame(&mut self, conn: &TcpConnection, frame: &[u8]) -> io::Result<()> {
-        self.tell(Told::Frame(String::from_utf8_lossy(frame).into_owned()));
+        self.report(Call::Frame(String::from_utf8_lossy(frame).into_owned()));
         (self.on_frame)(conn, frame)
     }
 
     fn on_frame_error(&mut self, conn: &TcpConnection, error: FrameError<D::Error>) -> io::Result<()> {
-        self.tell(Told::FrameError(error.to_string()));
-        if !self.answers_errors {
+        self.report(Call::FrameError(error.to_string()));
+        if !self.replies_to_errors {
             return Err(error.into());
         }
         conn.send(error.to_string())?;
@@ -66,52 +64,53 @@ where
     }
 
     fn on_peer_shutdown(&mut self, conn: &TcpConnection) -> io::Result<()> {
-        self.tell(Told::PeerShutdown);
+        self.report(Call::PeerShutdown);
         conn.shutdown();
         Ok(())
     }
 
     fn on_close(&mut self, _: &TcpConnection, reason: &CloseReason) {
-        self.tell(Told::Close(reason.into()));
+        self.report(Call::Close(reason.into()));
     }
 }
 
-/// A host of [`Telling`] handlers, and what they say.
-fn telling<D>(decoder: D, answers_errors: bool, on_frame: OnFrame) -> (Host, Receiver<Told>)
+/// A host of [`Reporting`] handlers, and their calls.
+fn reporting<D>(decoder: D, replies_to_errors: bool, on_frame: OnFrame) -> (Host, Receiver<Call>)
 where
     D: for<'a> Decoder<Frame<'a> = &'a [u8], Error: std::fmt::Display> + Clone + Send + 'static,
 {
-    telling_with(|builder| builder, decoder, answers_errors, on_frame)
+    reporting_with(|builder| builder, decoder, replies_to_errors, on_frame)
 }
 
-fn telling_with<D>(
+fn reporting_with<D>(
     settings: impl for<'a> FnOnce(TcpServerBuilder<'a>) -> TcpServerBuilder<'a> + Send + 'static,
     decoder: D,
-    answers_errors: bool,
+    replies_to_errors: bool,
     on_frame: OnFrame,
-) -> (Host, Receiver<Told>)
+) -> (Host, Receiver<Call>)
 where
     D: for<'a> Decoder<Frame<'a> = &'a [u8], Error: std::fmt::Display> + Clone + Send + 'static,
 {
-    let (told, heard) = mpsc::channel();
+    let (sender, calls) = mpsc::channel();
     let host = Host::new(move |event_loop| {
         settings(TcpServer::bind(event_loop, "127.0.0.1:0")?).serve(move |_| {
-            Framed::new(decoder.clone(), Telling { told: told.clone(), on_frame, answers_errors })
+            Framed::new(decoder.clone(), Reporting { calls: sender.clone(), on_frame, replies_to_errors })
         })
     });
-    (host, heard)
+    (host, calls)
 }
 
-/// All that is said until the connection is closed.
+/// The calls of a connection's handler, up to its close.
 #[track_caller]
-fn life(heard: &Receiver<Told>) -> Vec<Told> {
-    let mut life = Vec::new();
+fn until_close(calls: &Receiver<Call>) -> Vec<Call> {
+    let mut received = Vec::new();
     loop {
-        let told = heard.recv_timeout(net::LIMIT).unwrap_or_else(|_| panic!("no end after {life:?}"));
-        let is_end = matches!(told, Told::Close(_));
-        life.push(told);
-        if is_end {
-            return life;
+        let call = calls.recv_timeout(net::LIMIT);
+        let call = call.unwrap_or_else(|_| panic!("no close after {received:?}"));
+        let is_close = matches!(call, Call::Close(_));
+        received.push(call);
+        if is_close {
+            return received;
         }
     }
 }
@@ -130,27 +129,26 @@ fn with_lengths(frames: &[&[u8]]) -> Vec<u8> {
     output.readable().to_vec()
 }
 
-// --- Frames
-// ---------------------------------------------------------------------------------------
+// --- Frames --------------------------------------------------------------------------------------
 
 #[test]
-fn frames_that_come_in_two_pieces_split_anywhere_come_out_whole() {
+fn frames_split_at_any_byte_are_delivered_whole() {
     fn check<D>(decoder: D, stream: &[u8])
     where
         D: for<'a> Decoder<Frame<'a> = &'a [u8], Error: std::fmt::Display> + Clone + Send + 'static,
     {
-        let (host, heard) = telling(decoder, false, ignore);
+        let (host, calls) = reporting(decoder, false, ignore);
         for split in 0..=stream.len() {
             let mut client = host.connect();
             client.write_all(&stream[..split]).unwrap();
-            // Asked behind the bytes, so that they are read by themselves.
+            // When the loop has run this task, it has read the first part.
             host.ask(|_, _| ());
             client.write_all(&stream[split..]).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
             net::wait_for_end(&mut client);
             let expected =
-                [frame("one"), frame(""), frame("three"), Told::PeerShutdown, Told::Close(End::Finished)];
-            assert_eq!(life(&heard), expected, "split at {split}");
+                [frame("one"), frame(""), frame("three"), Call::PeerShutdown, Call::Close(End::Finished)];
+            assert_eq!(until_close(&calls), expected, "split at {split}");
         }
     }
     with_watchdog(LIMIT, || {
@@ -160,9 +158,9 @@ fn frames_that_come_in_two_pieces_split_anywhere_come_out_whole() {
 }
 
 #[test]
-fn many_frames_in_one_segment_are_each_answered_in_order() {
+fn many_frames_in_one_segment_are_delivered_in_order() {
     with_watchdog(LIMIT, || {
-        let (host, _heard) = telling(LengthCodec::new(LENGTHS, 100), false, |conn, frame| {
+        let (host, _calls) = reporting(LengthCodec::new(LENGTHS, 100), false, |conn, frame| {
             conn.send(with_lengths(&[frame]))?;
             Ok(())
         });
@@ -172,9 +170,9 @@ fn many_frames_in_one_segment_are_each_answered_in_order() {
     });
 }
 
-/// Type, length, value; with the answer in the same form.
+/// Each frame has a type, a length and a value. So has each reply.
 #[test]
-fn a_protocol_of_ones_own_is_a_decoder_and_a_handler() {
+fn a_custom_decoder_defines_a_protocol() {
     struct Tlv;
 
     impl Decoder for Tlv {
@@ -205,9 +203,9 @@ fn a_protocol_of_ones_own_is_a_decoder_and_a_handler() {
 }
 
 #[test]
-fn frames_may_have_frames_in_them() {
+fn frames_may_contain_frames() {
     with_watchdog(LIMIT, || {
-        let (host, heard) = telling(LengthCodec::new(LENGTHS, 100), false, |conn, frame| {
+        let (host, calls) = reporting(LengthCodec::new(LENGTHS, 100), false, |conn, frame| {
             let mut lines = 0;
             for line in Frames::new(LineCodec::new(5), frame) {
                 line?;
@@ -221,214 +219,215 @@ fn frames_may_have_frames_in_them() {
         assert_eq!(net::read_exact(&mut client, 2), [2, 1]);
         client.write_all(&with_lengths(&[b"too long\n"])).unwrap();
         net::wait_for_end(&mut client);
-        let end = life(&heard).pop().unwrap();
+        let end = until_close(&calls).pop().unwrap();
         let error = "the line is longer than 5 bytes".to_owned();
-        assert_eq!(end, Told::Close(End::Error(io::ErrorKind::InvalidData, error)));
+        assert_eq!(end, Call::Close(End::Error(io::ErrorKind::InvalidData, error)));
     });
 }
 
-// --- What is no frame
-// -----------------------------------------------------------------------------
+// --- Malformed input -----------------------------------------------------------------------------
 
 #[test]
-fn a_line_that_is_too_long_closes_the_connection_and_says_why() {
+fn an_overlong_line_closes_the_connection_with_its_error() {
     with_watchdog(LIMIT, || {
-        let (host, heard) = telling(LineCodec::new(8), false, ignore);
+        let (host, calls) = reporting(LineCodec::new(8), false, ignore);
         let mut client = host.connect();
-        // Without an end: it is too long whatever comes.
+        // The second line has no end yet, and is already too long.
         client.write_all(b"short\ntoo long!").unwrap();
         net::wait_for_end(&mut client);
-        let why = "the line is longer than 8 bytes".to_owned();
-        let end = End::Error(io::ErrorKind::InvalidData, why.clone());
-        assert_eq!(life(&heard), [frame("short"), Told::FrameError(why), Told::Close(end)]);
+        let message = "the line is longer than 8 bytes".to_owned();
+        let end = End::Error(io::ErrorKind::InvalidData, message.clone());
+        assert_eq!(until_close(&calls), [frame("short"), Call::FrameError(message), Call::Close(end)]);
     });
 }
 
 #[test]
-fn a_length_that_is_too_large_closes_the_connection_before_the_frame_has_come() {
+fn an_excessive_length_closes_before_the_frame_arrives() {
     with_watchdog(LIMIT, || {
-        let (host, heard) = telling(LengthCodec::new(LENGTHS, 300), false, ignore);
+        let (host, calls) = reporting(LengthCodec::new(LENGTHS, 300), false, ignore);
         let mut client = host.connect();
         client.write_all(b"\xFF\xFF").unwrap();
         net::wait_for_end(&mut client);
-        let why = "a frame of 65535 bytes is longer than 300 bytes".to_owned();
-        let end = End::Error(io::ErrorKind::InvalidData, why.clone());
-        assert_eq!(life(&heard), [Told::FrameError(why), Told::Close(end)]);
+        let message = "a frame of 65535 bytes is longer than 300 bytes".to_owned();
+        let end = End::Error(io::ErrorKind::InvalidData, message.clone());
+        assert_eq!(until_close(&calls), [Call::FrameError(message), Call::Close(end)]);
     });
 }
 
 #[test]
-fn the_reason_of_the_close_has_the_decoders_error_in_it() {
-    struct Asking(Sender<Option<LineError>>);
+fn the_close_reason_contains_the_decoders_error() {
+    struct ReportsError(Sender<Option<LineError>>);
 
-    impl FrameHandler<LineCodec> for Asking {
+    impl FrameHandler<LineCodec> for ReportsError {
         fn on_frame(&mut self, _: &TcpConnection, _: &[u8]) -> io::Result<()> {
             Ok(())
         }
 
         fn on_close(&mut self, _: &TcpConnection, reason: &CloseReason) {
-            let CloseReason::Error(error) = reason else { panic!("closed for {reason:?}") };
+            let CloseReason::Error(error) = reason else { panic!("closed with {reason:?}") };
             let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<LineError>());
             self.0.send(inner.copied()).unwrap();
         }
     }
 
     with_watchdog(LIMIT, || {
-        let (told, heard) = mpsc::channel();
+        let (sender, errors) = mpsc::channel();
         let host = Host::new(move |event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
-                .serve(move |_| Framed::new(LineCodec::new(3), Asking(told.clone())))
+                .serve(move |_| Framed::new(LineCodec::new(3), ReportsError(sender.clone())))
         });
         host.connect().write_all(b"four").unwrap();
-        assert_eq!(heard.recv_timeout(net::LIMIT), Ok(Some(LineError::TooLong { limit: 3 })));
+        assert_eq!(errors.recv_timeout(net::LIMIT), Ok(Some(LineError::TooLong { limit: 3 })));
     });
 }
 
 #[test]
-fn a_handler_that_answers_an_error_keeps_the_connection_and_gets_no_more_frames() {
+fn a_handled_frame_error_prevents_further_frames() {
     with_watchdog(LIMIT, || {
-        let (host, heard) = telling(LineCodec::new(8), true, ignore);
+        let (host, calls) = reporting(LineCodec::new(8), true, ignore);
         let mut client = host.connect();
         client.write_all(b"short\nmuch too long\nshort\n").unwrap();
-        let why = "the line is longer than 8 bytes";
-        assert_eq!(net::read_exact(&mut client, why.len()), why.as_bytes());
-        // Neither frames nor errors come of what follows, the end within a line included.
+        let message = "the line is longer than 8 bytes";
+        assert_eq!(net::read_exact(&mut client, message.len()), message.as_bytes());
+        // Further input causes neither frames nor errors, although it ends within a line.
         client.write_all(b"short\nand again much too long\nsho").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(net::read_to_end(&mut client), b"");
         let expected = [
             frame("short"),
-            Told::FrameError(why.to_owned()),
-            Told::PeerShutdown,
-            Told::Close(End::Finished),
+            Call::FrameError(message.to_owned()),
+            Call::PeerShutdown,
+            Call::Close(End::Finished),
         ];
-        assert_eq!(life(&heard), expected);
+        assert_eq!(until_close(&calls), expected);
     });
 }
 
 #[test]
-fn a_peer_that_finishes_within_a_frame_has_made_an_error() {
+fn an_end_of_input_within_a_frame_is_an_error() {
     with_watchdog(LIMIT, || {
-        let why = "the input ends within a frame, of which there are 4 bytes".to_owned();
+        let message = "the input ends within a frame, of which there are 4 bytes".to_owned();
         let stream = [with_lengths(&[b"whole"]), b"\0\x05ha".to_vec()].concat();
 
-        let (host, heard) = telling(LengthCodec::new(LENGTHS, 5), false, ignore);
+        let (host, calls) = reporting(LengthCodec::new(LENGTHS, 5), false, ignore);
         let mut client = host.connect();
         client.write_all(&stream).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         net::wait_for_end(&mut client);
-        let end = End::Error(io::ErrorKind::UnexpectedEof, why.clone());
-        assert_eq!(life(&heard), [frame("whole"), Told::FrameError(why.clone()), Told::Close(end)]);
+        let end = End::Error(io::ErrorKind::UnexpectedEof, message.clone());
+        assert_eq!(
+            until_close(&calls),
+            [frame("whole"), Call::FrameError(message.clone()), Call::Close(end)]
+        );
 
-        // One that the handler may answer, and the shutdown comes as it always does.
-        let (host, heard) = telling(LengthCodec::new(LENGTHS, 5), true, ignore);
+        // A handler that replies to the error is then notified of the shutdown.
+        let (host, calls) = reporting(LengthCodec::new(LENGTHS, 5), true, ignore);
         let mut client = host.connect();
         client.write_all(&stream).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(net::read_to_end(&mut client), why.as_bytes());
+        assert_eq!(net::read_to_end(&mut client), message.as_bytes());
         let expected =
-            [frame("whole"), Told::FrameError(why), Told::PeerShutdown, Told::Close(End::Finished)];
-        assert_eq!(life(&heard), expected);
+            [frame("whole"), Call::FrameError(message), Call::PeerShutdown, Call::Close(End::Finished)];
+        assert_eq!(until_close(&calls), expected);
     });
 }
 
-// --- When frames do not come
-// ----------------------------------------------------------------------
+// --- Frames that are withheld --------------------------------------------------------------------
 
 #[test]
-fn no_frame_comes_after_a_close() {
+fn no_frame_is_delivered_after_a_close() {
     with_watchdog(LIMIT, || {
-        let (host, heard) = telling(LineCodec::new(8), false, |conn, _| {
+        let (host, calls) = reporting(LineCodec::new(8), false, |conn, _| {
             conn.close();
             Ok(())
         });
         let mut client = host.connect();
         client.write_all(b"one\ntwo\nthree is too long\n").unwrap();
         net::wait_for_end(&mut client);
-        assert_eq!(life(&heard), [frame("one"), Told::Close(End::Closed)]);
+        assert_eq!(until_close(&calls), [frame("one"), Call::Close(End::Closed)]);
     });
 }
 
 #[test]
-fn frames_that_are_there_wait_while_reading_is_paused() {
-    /// Wants one line, and the next in a later turn.
+fn received_frames_wait_while_reading_is_paused() {
+    /// Pauses reading after each line, and resumes it in a later turn.
     struct Pausing(Sender<String>);
 
     impl FrameHandler<LineCodec> for Pausing {
         fn on_frame(&mut self, conn: &TcpConnection, line: &[u8]) -> io::Result<()> {
-            self.0.send(String::from_utf8_lossy(line).into_owned()).expect("somebody listens");
+            self.0.send(String::from_utf8_lossy(line).into_owned()).expect("a receiver");
             conn.pause_reading();
             conn.notify_drained();
             Ok(())
         }
 
         fn on_drained(&mut self, conn: &TcpConnection) -> io::Result<()> {
-            self.0.send("-".to_owned()).expect("somebody listens");
+            self.0.send("-".to_owned()).expect("a receiver");
             conn.resume_reading();
             Ok(())
         }
     }
 
     with_watchdog(LIMIT, || {
-        let (told, heard) = mpsc::channel();
+        let (sender, lines) = mpsc::channel();
         let host = Host::new(move |event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
-                .serve(move |_| Framed::new(LineCodec::new(8), Pausing(told.clone())))
+                .serve(move |_| Framed::new(LineCodec::new(8), Pausing(sender.clone())))
         });
         let mut client = host.connect();
         client.write_all(b"one\ntwo\nthree\nfo").unwrap();
-        let hear = || heard.recv_timeout(net::LIMIT).expect("a line, or a pause");
-        assert_eq!([(); 6].map(|()| hear()), ["one", "-", "two", "-", "three", "-"]);
+        let next = || lines.recv_timeout(net::LIMIT).expect("a line or a resume");
+        assert_eq!([(); 6].map(|()| next()), ["one", "-", "two", "-", "three", "-"]);
         client.write_all(b"ur\n").unwrap();
-        assert_eq!([hear(), hear()], ["four", "-"]);
+        assert_eq!([next(), next()], ["four", "-"]);
     });
 }
 
-/// One segment asks for much more than may be unsent, and the end follows it: the questions wait
-/// until their answers have somewhere to go, and the end waits behind them.
+/// One segment has requests whose replies exceed the limit of unsent bytes, and the end of input
+/// follows it. The requests wait until their replies can be queued, and the end waits for them.
 #[test]
-fn frames_that_are_there_wait_while_the_peer_does_not_read_the_answers() {
-    const QUESTIONS: usize = 1000;
-    const ANSWER: usize = 64 << 10;
+fn received_frames_wait_while_replies_are_unread() {
+    const REQUESTS: usize = 1000;
+    const REPLY: usize = 64 << 10;
     const HIGH: usize = 256 << 10;
     with_watchdog(LIMIT, || {
-        let (host, heard) = telling_with(
-            |builder| builder.water_marks(HIGH, HIGH / 4).max_unsent(HIGH + ANSWER),
+        let (host, calls) = reporting_with(
+            |builder| builder.water_marks(HIGH, HIGH / 4).max_unsent(HIGH + REPLY),
             LineCodec::new(8),
             false,
             |conn, _| {
                 assert!(conn.unsent() <= HIGH);
-                conn.send([b'!'; ANSWER])?;
+                conn.send([b'!'; REPLY])?;
                 Ok(())
             },
         );
         let mut client = host.connect();
-        client.write_all(&b"?\n".repeat(QUESTIONS)).unwrap();
+        client.write_all(&b"?\n".repeat(REQUESTS)).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        // Turns go by, until no more is answered: neither the kernel nor the connection has room
-        // for all.
-        let mut answered = 0;
+        // Until ten turns deliver no request. The kernel and the connection cannot hold all
+        // replies.
+        let mut delivered = 0;
         loop {
             (0..10).for_each(|_| host.ask(|_, _| ()));
-            let more = heard.try_iter().inspect(|told| assert_eq!(*told, frame("?"))).count();
-            answered += more;
-            if answered > 0 && more == 0 {
+            let more = calls.try_iter().inspect(|call| assert_eq!(*call, frame("?"))).count();
+            delivered += more;
+            if delivered > 0 && more == 0 {
                 break;
             }
         }
-        assert!(answered < QUESTIONS, "everything was answered, and nobody read it");
+        assert!(delivered < REQUESTS, "all requests were delivered although no reply was read");
 
-        let answers = net::read_to_end(&mut client);
-        assert_eq!(answers.len(), QUESTIONS * ANSWER);
-        let rest = life(&heard);
-        assert_eq!(rest.len(), QUESTIONS - answered + 2);
-        assert_eq!(rest[QUESTIONS - answered..], [Told::PeerShutdown, Told::Close(End::Finished)]);
+        let replies = net::read_to_end(&mut client);
+        assert_eq!(replies.len(), REQUESTS * REPLY);
+        let rest = until_close(&calls);
+        assert_eq!(rest.len(), REQUESTS - delivered + 2);
+        assert_eq!(rest[REQUESTS - delivered..], [Call::PeerShutdown, Call::Close(End::Finished)]);
     });
 }
 
-/// The example of an answered error: the connection does not outlive its peer's patience.
+/// The reply is sent, and the connection closes even if the peer does not.
 #[test]
-fn an_answered_error_may_be_given_a_time_to_be_read() {
+fn a_connection_closes_soon_after_its_error_reply() {
     struct Lenient;
 
     impl FrameHandler<LineCodec> for Lenient {

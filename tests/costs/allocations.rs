@@ -1,4 +1,5 @@
-//! Memory: what a message costs the loop's thread, and what an idle connection keeps.
+//! The heap allocations of the loop's thread for a message, a timer or a frame, and the memory that
+//! an idle connection keeps.
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -18,15 +19,16 @@ use reveille::net::CloseReason;
 use reveille::time::VirtualClock;
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer, UdpSocket};
 
-/// Echoes whatever ends in a full stop, and at `?` answers with what the loop's thread has
-/// allocated so far.
-struct Witness {
+/// Echoes a message that ends in a full stop. Replies to `?` with the [`Counts`] of the loop's
+/// thread.
+struct CountingEcho {
     closed: Arc<AtomicUsize>,
 }
 
-const NUMBERS: usize = 32;
+/// The size of [`Counts`] in a message.
+const COUNTS_SIZE: usize = 32;
 
-impl ConnectionHandler for Witness {
+impl ConnectionHandler for CountingEcho {
     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
         if input.readable() == b"?" {
             input.clear();
@@ -42,9 +44,9 @@ impl ConnectionHandler for Witness {
     }
 }
 
-fn counts_as_bytes() -> [u8; NUMBERS] {
+fn counts_as_bytes() -> [u8; COUNTS_SIZE] {
     let Counts { allocated, freed, requested, held } = counts();
-    let mut bytes = [0; NUMBERS];
+    let mut bytes = [0; COUNTS_SIZE];
     bytes[..8].copy_from_slice(&allocated.to_le_bytes());
     bytes[8..16].copy_from_slice(&freed.to_le_bytes());
     bytes[16..24].copy_from_slice(&requested.to_le_bytes());
@@ -52,28 +54,31 @@ fn counts_as_bytes() -> [u8; NUMBERS] {
     bytes
 }
 
-/// A host, and how many connections it has closed. To ask it by tasks would spoil the count: they
-/// are allocated on one thread and freed on another.
-fn witness() -> (Host, Arc<AtomicUsize>) {
+/// A host of [`CountingEcho`] handlers, and the number of connections that it has closed.
+///
+/// Its counts are requested by messages. Tasks would change them, because a task is allocated on
+/// one thread and freed on another.
+fn counting_host() -> (Host, Arc<AtomicUsize>) {
     let closed = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&closed);
     let host = Host::new(move |event_loop| {
-        TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Witness { closed: Arc::clone(&counter) })
+        TcpServer::bind(event_loop, "127.0.0.1:0")?
+            .serve(move |_| CountingEcho { closed: Arc::clone(&counter) })
     });
     (host, closed)
 }
 
-/// What the loop's thread has allocated, asked in a message like any other.
+/// Requests the counts of the loop's thread.
 #[track_caller]
-fn ask(client: &mut TcpStream) -> Counts {
-    ask_by(client, b"?")
+fn host_counts(client: &mut TcpStream) -> Counts {
+    request_counts(client, b"?")
 }
 
 #[track_caller]
-fn ask_by(client: &mut TcpStream, question: &[u8]) -> Counts {
-    client.write_all(question).unwrap();
-    let answer = net::read_exact(client, NUMBERS);
-    let number = |at: usize| answer[at..at + 8].try_into().expect("eight bytes");
+fn request_counts(client: &mut TcpStream, request: &[u8]) -> Counts {
+    client.write_all(request).unwrap();
+    let reply = net::read_exact(client, COUNTS_SIZE);
+    let number = |at: usize| reply[at..at + 8].try_into().expect("eight bytes");
     Counts {
         allocated: u64::from_le_bytes(number(0)),
         freed: u64::from_le_bytes(number(8)),
@@ -85,7 +90,7 @@ fn ask_by(client: &mut TcpStream, question: &[u8]) -> Counts {
 #[test]
 fn an_echoed_message_allocates_and_frees_nothing() {
     with_watchdog(LIMIT, || {
-        let (host, _) = witness();
+        let (host, _) = counting_host();
         let mut client = host.connect();
         let mut other = host.connect();
         for size in [1, 64, 4096] {
@@ -95,12 +100,12 @@ fn an_echoed_message_allocates_and_frees_nothing() {
                     assert_eq!(net::exchange(&mut client, &bytes), bytes);
                     assert_eq!(net::exchange(&mut other, &bytes), bytes);
                 }
-                ask(&mut client)
+                host_counts(&mut client)
             };
-            // Buffers grow once.
+            // The buffers reach their final capacity.
             let before = after(20);
             let after = after(500);
-            assert_eq!(after, before, "in 1000 messages of {size} bytes");
+            assert_eq!(after, before, "1000 messages of {size} bytes allocated");
         }
     });
 }
@@ -119,101 +124,102 @@ fn assert_echo_of_datagrams_allocates_nothing(at: &'static str) {
         let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_read_timeout(Some(net::LIMIT)).unwrap();
         client.connect(("127.0.0.1", echo.local_addr().port())).unwrap();
-        let mut answer = [0; 64];
+        let mut echoed = [0; 64];
         let mut after = |rounds| {
             for _ in 0..rounds {
                 (0..2).for_each(|_| assert_eq!(client.send(b"to and fro").unwrap(), 10));
                 event_loop.run_once(net::LIMIT).unwrap();
-                (0..2).for_each(|_| assert_eq!(client.recv(&mut answer).unwrap(), 10));
+                (0..2).for_each(|_| assert_eq!(client.recv(&mut echoed).unwrap(), 10));
             }
             counts()
         };
-        // The loop's buffers are made once.
+        // The loop's buffers are allocated.
         let before = after(20);
-        assert_eq!(after(500), before, "in 1000 datagrams at {at}");
+        assert_eq!(after(500), before, "1000 datagrams at {at} allocated");
     });
 }
 
 #[test]
-fn a_message_to_another_process_and_back_allocates_and_frees_nothing() {
+fn an_echo_through_a_shared_ring_allocates_and_frees_nothing() {
     with_loop(|event_loop| {
         let (mut here, descriptors) = SharedRing::create(4096).unwrap();
         let there = SharedRing::from_descriptors(descriptors, 4096).unwrap();
         let _echo = there.watch(event_loop, |ring, message| ring.send(message).unwrap()).unwrap();
-        let mut answer = Vec::new();
+        let mut echoed = Vec::new();
         let mut after = |rounds| {
             for _ in 0..rounds {
-                // Alone, and as many as pass the seam now and then.
+                // These lengths let some messages wrap around the end of the ring.
                 for length in [64, 0, 1000] {
                     here.send(&[7; 1000][..length]).unwrap();
                     event_loop.run_once(net::LIMIT).unwrap();
-                    assert!(here.receive(&mut answer).unwrap() && answer.len() == length);
+                    assert!(here.receive(&mut echoed).unwrap() && echoed.len() == length);
                 }
             }
             counts()
         };
-        // The copies of messages grow to the longest that comes.
+        // The buffers of received messages grow to the longest message.
         let before = after(2);
-        assert_eq!(after(500), before, "in 3000 messages");
+        assert_eq!(after(500), before, "1500 messages and their echoes allocated");
     });
 }
 
 #[test]
-fn an_idle_connection_keeps_512_bytes_at_most_and_nothing_when_it_is_closed() {
+fn an_idle_connection_keeps_at_most_512_bytes_until_closed() {
     with_watchdog(LIMIT, || {
-        let connections = connections_that_fit();
-        let (host, closed) = witness();
-        let mut asking = host.connect();
+        let connections = affordable_connections();
+        let (host, closed) = counting_host();
+        let mut observer = host.connect();
         let mut kept = Vec::new();
         for round in 1..=4 {
-            let before = ask(&mut asking);
+            let before = host_counts(&mut observer);
             let mut clients = Vec::new();
             for _ in 0..connections {
                 let mut client = host.connect();
                 assert_eq!(net::exchange(&mut client, b"hello."), b"hello.");
                 clients.push(client);
             }
-            let after = ask(&mut asking);
+            let after = host_counts(&mut observer);
             let each = (after.held - before.held) / connections as i64;
             println!("{each} bytes a connection");
             assert!(each <= 512, "{each} bytes a connection");
-            // Not all at once: what the loop needs for those that close in one turn it keeps.
+            // Ten at a time, because the loop keeps capacity for the connections that close in one
+            // turn.
             while !clients.is_empty() {
                 clients.truncate(clients.len().saturating_sub(10));
                 net::until(|| closed.load(SeqCst) == round * connections - clients.len());
             }
-            kept.push(ask(&mut asking).held);
+            kept.push(host_counts(&mut observer).held);
         }
-        // The tables stay as large as they were at their fullest. What each connection had is gone.
+        // The tables keep their capacity. The memory of each connection is released.
         let left = kept[3] - kept[0];
         assert!(left < 4096, "{left} bytes are left of {} connections: {kept:?}", 3 * connections);
     });
 }
 
-/// A message of which a part waits with the connection until the rest has come, and whose echo
-/// waits until it is read.
+/// The connection buffers a large message until it is complete, and then its echo until the peer
+/// reads it.
 #[test]
-fn a_connection_that_was_busy_keeps_no_buffer_once_it_is_idle() {
+fn a_connection_releases_its_buffers_when_idle() {
     with_watchdog(LIMIT, || {
-        let (host, _) = witness();
-        let mut asking = host.connect();
+        let (host, _) = counting_host();
+        let mut observer = host.connect();
         let mut client = host.connect();
         assert_eq!(net::exchange(&mut client, b"hello."), b"hello.");
-        ask(&mut asking);
-        let before = ask(&mut asking);
+        host_counts(&mut observer);
+        let before = host_counts(&mut observer);
         let bytes = message(8 << 20);
         client.write_all(&bytes).unwrap();
-        let busy = ask(&mut asking);
-        assert!(busy.held > before.held + (1 << 20), "nothing had to wait: {busy:?} after {before:?}");
-        assert!(net::read_exact(&mut client, bytes.len()) == bytes, "other bytes came back");
+        let busy = host_counts(&mut observer);
+        assert!(busy.held > before.held + (1 << 20), "nothing was buffered: {busy:?} after {before:?}");
+        assert!(net::read_exact(&mut client, bytes.len()) == bytes, "the echo differs from the message");
         assert_eq!(net::exchange(&mut client, b"and on."), b"and on.");
-        let after = ask(&mut asking);
+        let after = host_counts(&mut observer);
         assert!(after.held - before.held <= 512, "{after:?} after {before:?}");
     });
 }
 
 #[test]
-fn a_timer_is_made_moved_cancelled_and_fired_without_an_allocation() {
+fn timers_are_created_reset_cancelled_and_fired_without_allocating() {
     const TIMERS: u64 = 1000;
     with_watchdog(LIMIT, || {
         let clock = VirtualClock::new();
@@ -239,7 +245,7 @@ fn a_timer_is_made_moved_cancelled_and_fired_without_an_allocation() {
             assert_eq!(event_loop.next_deadline(), None);
             (before, after)
         };
-        // The queue grows to what it needs.
+        // The queue grows to its final capacity.
         for _ in 0..5 {
             round();
         }
@@ -250,7 +256,7 @@ fn a_timer_is_made_moved_cancelled_and_fired_without_an_allocation() {
 }
 
 #[test]
-fn frames_that_lie_in_one_buffer_are_found_without_an_allocation() {
+fn frames_in_one_buffer_are_decoded_without_allocating() {
     fn check(mut decoder: impl for<'a> Decoder<Frame<'a> = &'a [u8]>, mut input: Buffer) {
         let before = counts();
         let mut found = 0;
@@ -265,10 +271,10 @@ fn frames_that_lie_in_one_buffer_are_found_without_an_allocation() {
     check(LengthCodec::new(LengthPrefix::Varint, 80), Buffer::from(b"\x05three".repeat(1000)));
 }
 
-/// Answers `?` with what the loop's thread has allocated, and other frames with nothing.
-struct FrameWitness;
+/// Replies to the frame `?` with the counts of the loop's thread. Ignores other frames.
+struct FrameCounts;
 
-impl FrameHandler<LengthCodec> for FrameWitness {
+impl FrameHandler<LengthCodec> for FrameCounts {
     fn on_frame(&mut self, conn: &TcpConnection, frame: &[u8]) -> io::Result<()> {
         if frame == b"?" {
             conn.send(counts_as_bytes())?;
@@ -278,39 +284,40 @@ impl FrameHandler<LengthCodec> for FrameWitness {
 }
 
 #[test]
-fn a_length_that_promises_much_reserves_nothing() {
-    const PROMISED: u32 = 8 << 20;
+fn a_length_prefix_reserves_no_memory() {
+    const ANNOUNCED: u32 = 8 << 20;
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| {
-            let codec = LengthCodec::new(LengthPrefix::U32Be, PROMISED as usize);
-            TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Framed::new(codec, FrameWitness))
+            let codec = LengthCodec::new(LengthPrefix::U32Be, ANNOUNCED as usize);
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Framed::new(codec, FrameCounts))
         });
-        let mut asking = host.connect();
+        let mut observer = host.connect();
         let mut client = host.connect();
-        let mut ask = || ask_by(&mut asking, b"\0\0\0\x01?");
+        let mut current = || request_counts(&mut observer, b"\0\0\0\x01?");
         client.write_all(b"\0\0\0\0").unwrap();
-        ask();
-        let before = ask();
-        client.write_all(&PROMISED.to_be_bytes()).unwrap();
+        current();
+        let before = current();
+        client.write_all(&ANNOUNCED.to_be_bytes()).unwrap();
         client.write_all(b"and that is all").unwrap();
-        ask();
-        let after = ask();
+        current();
+        let after = current();
         let kept = after.held - before.held;
         assert!(0 < kept && kept <= 512, "{kept} bytes: {after:?} after {before:?}");
     });
 }
 
-/// So many bytes, with a full stop at the end and nowhere else.
+/// A message of `size` bytes, of which only the last is a full stop.
 fn message(size: usize) -> Vec<u8> {
     let mut bytes = vec![b'-'; size];
     bytes[size - 1] = b'.';
     bytes
 }
 
-/// How many connections this process can have both ends of: a thousand, unless its limit of
-/// descriptors cannot be raised so far.
-fn connections_that_fit() -> usize {
+/// The number of connections of which this process can have both ends: 1000, or fewer if its limit
+/// of descriptors cannot be raised enough.
+fn affordable_connections() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    /// Descriptors for other purposes.
     const OTHERS: u64 = 100;
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.unwrap_or(u64::MAX).min(2 * 1000 + OTHERS);
@@ -321,11 +328,11 @@ fn connections_that_fit() -> usize {
     (wanted - OTHERS) as usize / 2
 }
 
-/// Reads again and again into the same buffer.
+/// Starts reads into the same buffer, one after the other, until `left` is 0.
 fn keep_reading(files: &Rc<FileIo>, file: &Rc<File>, left: &Rc<Cell<u32>>, buffer: Vec<u8>) {
     let (same_files, same_file, counting) = (Rc::clone(files), Rc::clone(file), Rc::clone(left));
     files.read(file, buffer, move |_, read, buffer| {
-        assert_eq!(read.expect("zeros without end"), buffer.len());
+        assert_eq!(read.expect("a read of zeros"), buffer.len());
         counting.set(counting.get() - 1);
         if counting.get() > 0 {
             keep_reading(&same_files, &same_file, &counting, buffer);
@@ -334,9 +341,9 @@ fn keep_reading(files: &Rc<FileIo>, file: &Rc<File>, left: &Rc<Cell<u32>>, buffe
 }
 
 #[test]
-fn a_read_of_a_file_allocates_its_callback_and_nothing_else() {
+fn a_file_read_allocates_only_its_callback() {
     with_loop(|event_loop| {
-        // One thread, if it is threads: to start another one in between would count.
+        // One thread at most, because the start of a second thread would allocate.
         let files = Rc::new(FileIo::builder().threads(1).build(event_loop).unwrap());
         let zero = Rc::new(File::from(std::fs::File::open("/dev/zero").unwrap()));
         let left = Rc::new(Cell::new(0));
@@ -351,7 +358,7 @@ fn a_read_of_a_file_allocates_its_callback_and_nothing_else() {
         let before = counts();
         read(1000);
         let after = counts();
-        // And the buffer.
+        // A callback for each read, and one buffer.
         assert_eq!((after.allocated - before.allocated, after.freed - before.freed), (1001, 1001));
         assert_eq!(after.held, before.held);
     });

@@ -1,5 +1,4 @@
-//! Large sends, and sends in several pieces: what they cost in memory, and that they keep their
-//! order.
+//! Large sends, and sends of several slices: their memory and their order.
 
 use std::cell::{Cell, RefCell};
 use std::io::IoSlice;
@@ -16,28 +15,28 @@ use socket2::SockRef;
 
 const PEERS: usize = 100;
 
-/// What a hundred connections whose peers do not read have asked the allocator for in order to send
-/// a mebibyte each, and how much of that they had to keep. All of it arrives.
+/// Sends a mebibyte on each of a hundred connections whose peers do not read at first. Returns the
+/// bytes that these sends allocated, and the bytes that they left unsent. All bytes arrive.
 fn cost_of(
     event_loop: &EventLoop,
     bytes: &Arc<[u8]>,
     send: impl Fn(&TcpConnection) + 'static,
 ) -> (usize, usize) {
     let cost = Rc::new(Cell::new((0, 0)));
-    let adding = Rc::clone(&cost);
+    let total = Rc::clone(&cost);
     let journal = net::Journal::new();
     let written = journal.clone();
     let send = Rc::new(send);
     let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |_| {
-        let (send, adding) = (Rc::clone(&send), Rc::clone(&adding));
+        let (send, total) = (Rc::clone(&send), Rc::clone(&total));
         written.script().on_open(move |conn| {
-            // The kernel would take the whole of it at once.
+            // With the default size, the kernel would take all bytes at once.
             SockRef::from(conn).set_send_buffer_size(100_000).unwrap();
             let before = counts().requested;
             send(conn);
             let requested = (counts().requested - before) as usize;
-            let (requested_before, unsent) = adding.get();
-            adding.set((requested_before + requested, unsent + conn.unsent()));
+            let (requested_before, unsent) = total.get();
+            total.set((requested_before + requested, unsent + conn.unsent()));
             conn.shutdown();
         })
     });
@@ -48,30 +47,30 @@ fn cost_of(
     let reader =
         thread::spawn(move || clients.iter_mut().all(|client| net::read_to_end(client) == *expected));
     net::turn_until(event_loop, || reader.is_finished());
-    assert!(reader.join().unwrap(), "other bytes came");
+    assert!(reader.join().unwrap(), "a peer received other bytes");
     cost.get()
 }
 
-/// What a queue takes besides the bytes: itself, and its list of pieces.
-const A_QUEUE: usize = 1024;
+/// The limit of memory for a queue without its bytes: the queue itself and its list of pieces.
+const QUEUE_OVERHEAD: usize = 1024;
 
 #[test]
-fn bytes_that_a_hundred_slow_readers_share_are_never_copied() {
+fn shared_bytes_for_slow_readers_are_never_copied() {
     with_loop(|event_loop| {
         let bytes: Arc<[u8]> = pattern(MIB).into();
         let shared = Arc::clone(&bytes);
         let send = move |conn: &TcpConnection| assert_eq!(conn.send_shared(&shared), Ok(SendStatus::Queued));
         let (requested, unsent) = cost_of(event_loop, &bytes, send);
-        println!("{requested} bytes asked for, {unsent} queued");
-        assert!(unsent > PEERS * MIB / 4, "only {unsent} bytes were left to be queued");
-        assert!(requested < PEERS * A_QUEUE, "{requested} bytes were asked for");
-        // The handlers own the bytes as well. Connections may close a turn after their peers.
+        println!("{requested} bytes allocated, {unsent} queued");
+        assert!(unsent > PEERS * MIB / 4, "only {unsent} bytes were queued");
+        assert!(requested < PEERS * QUEUE_OVERHEAD, "{requested} bytes were allocated");
+        // The handlers share the bytes too. Connections may close a turn after their peers.
         net::turn_until(event_loop, || Arc::strong_count(&bytes) == 1);
     });
 }
 
 #[test]
-fn bytes_that_are_given_away_are_never_copied() {
+fn owned_bytes_are_never_copied() {
     with_loop(|event_loop| {
         let bytes: Arc<[u8]> = pattern(MIB).into();
         let copies = RefCell::new(vec![bytes.to_vec(); PEERS]);
@@ -80,23 +79,23 @@ fn bytes_that_are_given_away_are_never_copied() {
             assert_eq!(conn.send_owned(copy), Ok(SendStatus::Queued));
         };
         let (requested, _) = cost_of(event_loop, &bytes, send);
-        assert!(requested < PEERS * A_QUEUE, "{requested} bytes were asked for");
+        assert!(requested < PEERS * QUEUE_OVERHEAD, "{requested} bytes were allocated");
     });
 }
 
 #[test]
-fn bytes_that_are_lent_are_copied_once_and_only_what_the_kernel_does_not_take() {
+fn only_unsent_borrowed_bytes_are_copied_and_only_once() {
     with_loop(|event_loop| {
         let bytes: Arc<[u8]> = pattern(MIB).into();
-        let lent = Arc::clone(&bytes);
+        let borrowed = Arc::clone(&bytes);
         let send = move |conn: &TcpConnection| {
-            // In two parts, so that the second comes behind a queue.
-            conn.send(&lent[..MIB - 100_000]).unwrap();
-            conn.send(&lent[MIB - 100_000..]).unwrap();
+            // The first part leaves unsent bytes, so the second part is added to a queue.
+            conn.send(&borrowed[..MIB - 100_000]).unwrap();
+            conn.send(&borrowed[MIB - 100_000..]).unwrap();
         };
         let (requested, unsent) = cost_of(event_loop, &bytes, send);
-        println!("{requested} bytes asked for, {unsent} queued");
-        assert!(requested < unsent + PEERS * A_QUEUE, "{requested} bytes were asked for, to keep {unsent}");
+        println!("{requested} bytes allocated, {unsent} queued");
+        assert!(requested < unsent + PEERS * QUEUE_OVERHEAD, "{requested} bytes were allocated for {unsent}");
     });
 }
 
@@ -124,20 +123,20 @@ fn sends_of_all_kinds_keep_their_order() {
                     };
                     rest = later;
                 }
-                assert!(conn.unsent() > 0, "more than a kernel takes at once");
+                assert!(conn.unsent() > 0, "the kernel took all bytes at once");
                 conn.shutdown();
                 Ok(())
             })
         });
         let mut client = net::connect_with_small_packets(host.address());
-        assert!(net::read_to_end(&mut client) == expected, "other bytes came");
+        assert!(net::read_to_end(&mut client) == expected, "the peer received other bytes");
         drop(client);
         assert_eq!(journal.end_of(0), End::Finished);
     });
 }
 
 #[test]
-fn more_slices_than_the_kernel_takes_at_once_are_sent_all() {
+fn more_slices_than_one_system_call_takes_are_all_sent() {
     with_watchdog(LIMIT, || {
         let bytes = pattern(3000);
         let expected = bytes.clone();
@@ -156,7 +155,7 @@ fn more_slices_than_the_kernel_takes_at_once_are_sent_all() {
 }
 
 #[test]
-fn slices_that_together_would_pass_the_limit_are_refused_whole() {
+fn slices_that_exceed_the_limit_together_are_refused_whole() {
     with_watchdog(LIMIT, || {
         let (host, _journal) = scripted_with(
             |builder| builder.max_unsent(1000),
@@ -179,7 +178,7 @@ fn slices_that_together_would_pass_the_limit_are_refused_whole() {
 }
 
 #[test]
-fn a_handle_sends_shared_bytes_behind_what_it_sent_before() {
+fn a_handle_sends_shared_bytes_in_order() {
     with_watchdog(LIMIT, || {
         let (host, _journal, given) = net::giving_handles();
         let mut client = host.connect();

@@ -1,4 +1,4 @@
-//! Costs that are counted: allocations, system calls and kept memory of one thread.
+//! Costs that are counted: the allocations, system calls and retained memory of one thread.
 
 #[path = "../support/mod.rs"]
 mod support;

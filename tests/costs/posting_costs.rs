@@ -19,17 +19,18 @@ struct Blocks {
 
 const NONE: Blocks = Blocks { allocated: 0, freed: 0 };
 
-/// Returns the allocations and frees that `doing` makes on this thread.
-fn blocks_of(doing: impl FnOnce()) -> Blocks {
+/// Returns the allocations and frees that `call` makes on this thread.
+fn blocks_of(call: impl FnOnce()) -> Blocks {
     let before = counts();
-    doing();
+    call();
     let Counts { allocated, freed, .. } = counts() - before;
     Blocks { allocated, freed }
 }
 
-/// Rounds in which the queues may still grow to their final capacity.
+/// The rounds in which the queues may still grow to their final capacity.
 const WARM_UP: usize = 4;
 const ROUNDS: usize = 12;
+/// The tasks of a round.
 const TASKS: usize = 100;
 
 /// A task that captures `WORDS` machine words, and nothing else.
@@ -97,7 +98,7 @@ fn rounds_on_the_loops_thread(event_loop: &EventLoop, post: impl Fn(&EventLoop))
 #[track_caller]
 fn assert_all(rounds: &[Round], expected: &Round) {
     assert_eq!(rounds.len(), ROUNDS - WARM_UP);
-    assert!(rounds.iter().all(|round| round == expected), "not {expected:?}: {rounds:?}");
+    assert!(rounds.iter().all(|round| round == expected), "a round is not {expected:?}: {rounds:?}");
 }
 
 #[test]
@@ -113,8 +114,7 @@ fn a_small_task_from_another_thread_allocates_nothing() {
             }
             let run = |handle: &LoopHandle| handle.run_in_loop(task::<4>()).unwrap();
             assert_all(&rounds_from_another_thread(&event_loop, run), &Round::FREE);
-            // The size of the captures counts, whatever their types are, not only for plain
-            // integers.
+            // Captures with a destructor count by their size too.
             let shared = Arc::new(0);
             let counted = |handle: &LoopHandle| {
                 let shared = (Arc::clone(&shared), [1_usize; 3]);
@@ -161,9 +161,9 @@ fn a_small_task_that_a_task_queues_allocates_nothing() {
         let posting = Rc::new(Cell::new(NONE));
         let mut rounds = Vec::new();
         for round in 0..ROUNDS {
-            let seen = Rc::clone(&posting);
+            let measured = Rc::clone(&posting);
             event_loop.queue_in_loop(move |event_loop| {
-                seen.set(blocks_of(|| (0..TASKS).for_each(|_| event_loop.queue_in_loop(task::<4>()))));
+                measured.set(blocks_of(|| (0..TASKS).for_each(|_| event_loop.queue_in_loop(task::<4>()))));
             });
             turn(event_loop);
             let running = blocks_of(|| turn(event_loop));
@@ -205,6 +205,6 @@ fn a_refused_task_of_any_size_allocates_nothing() {
             })
         };
         assert_eq!(thread::scope(|scope| scope.spawn(refused).join().unwrap()), NONE);
-        assert_eq!(refused(), NONE, "on the loop's own thread");
+        assert_eq!(refused(), NONE, "a post on the loop's own thread allocated");
     });
 }

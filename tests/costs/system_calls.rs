@@ -1,9 +1,9 @@
-//! What things cost in system calls, counted by tracing a server's threads.
+//! The system calls of a server's threads, counted by tracing them.
 //!
-//! The server is a child process; this one is its peer and its tracer. The count is exact and does
-//! not depend on time, except for the rest of an idle loop, which can only be watched for a while.
+//! The server is a child process. This process is its peer and its tracer. The counts are exact and
+//! do not depend on time, except that an idle loop is observed for a limited time.
 
-// As the tracer.
+// The tracer supports only this architecture.
 #![cfg(target_arch = "x86_64")]
 
 use std::io::Write;
@@ -17,7 +17,7 @@ use crate::support::tracer::Calls;
 use crate::support::{LIMIT, with_watchdog};
 use nix::libc;
 
-/// The child, of which there is more in [`traced_server`].
+/// The child process; see [`traced_server`].
 #[test]
 #[ignore = "is run in a process of its own by the tests of this file"]
 fn child_role() {
@@ -43,7 +43,7 @@ fn an_echoed_message_costs_one_read_one_write_and_one_wait() {
             ]);
             assert_eq!(calls, expected);
         }
-        // A peer that has gone must be an error, and not a signal that ends the process.
+        // A send to a closed connection must fail instead of raising SIGPIPE.
         let seen = server.on_loop.settle();
         let no_signal = libc::MSG_NOSIGNAL as u64;
         assert!(seen.send_flags.iter().all(|flags| flags & no_signal != 0), "{:?}", seen.send_flags);
@@ -63,10 +63,10 @@ fn several_slices_cost_one_write() {
     });
 }
 
-/// The loop is held until all have spoken, so that how they share the waits is not a matter of
-/// luck.
+/// The loop is stopped until all messages are sent, so the number of waits does not depend on
+/// timing.
 #[test]
-fn messages_that_come_together_share_their_waits() {
+fn messages_that_arrive_together_share_their_waits() {
     with_watchdog(LIMIT, || {
         const CLIENTS: u64 = 50;
         const ROUNDS: u64 = 5;
@@ -85,8 +85,8 @@ fn messages_that_come_together_share_their_waits() {
             }
         });
         let waits = calls.take(libc::SYS_epoll_wait);
-        // The first message of a round ends one, with as many others as have come by then; the next
-        // one brings the rest.
+        // The first message of a round ends one wait, together with the messages that have arrived
+        // by then. The next wait returns all others.
         assert!(waits <= 2 * ROUNDS, "{waits} waits");
         let messages = CLIENTS * ROUNDS;
         assert_eq!(calls, Calls::of([(libc::SYS_recvfrom, messages), (libc::SYS_sendto, messages)]));
@@ -103,7 +103,7 @@ fn a_connection_is_registered_once_in_its_life() {
                 order(&mut client, order::NOTHING);
             }
             order(&mut client, order::PAUSE);
-            // The server answers the end with its own, and closes, before it waits again.
+            // The server finishes in turn and closes, before it waits again.
             client.shutdown(std::net::Shutdown::Write).unwrap();
             assert_eq!(net::read_to_end(&mut client), b"");
             drop(server.on_loop.settle());
@@ -114,19 +114,19 @@ fn a_connection_is_registered_once_in_its_life() {
             assert_eq!(calls.count(libc::SYS_epoll_ctl), lives, "{calls:?}");
             assert_eq!(calls.count(libc::SYS_close), lives, "{calls:?}");
             assert_eq!(calls.count(libc::SYS_sendto), 4 * lives, "{calls:?}");
-            // Four messages and the end.
+            // Four messages and the end of input.
             assert_eq!(calls.count(libc::SYS_recvfrom), 5 * lives, "{calls:?}");
             assert_eq!(calls.count(libc::SYS_accept4), lives, "{calls:?}");
-            // Whether there is another.
-            assert_eq!(questions(&calls), lives, "{calls:?}");
-            // The client has finished first, so the close says all.
+            // Whether another connection is pending.
+            assert_eq!(polls(&calls), lives, "{calls:?}");
+            // The client has finished first, so the close also finishes the output.
             assert_eq!(calls.count(libc::SYS_shutdown), 0, "{calls:?}");
-            // Its options are those of the listening socket.
+            // The connection inherits the options of the listening socket.
             assert_eq!(calls.count(libc::SYS_setsockopt), 0, "{calls:?}");
-            // Non-blocking and close-on-exec come with it. Without optimisation the standard
-            // library has a question about each descriptor that it closes.
-            let asked = if cfg!(debug_assertions) { lives } else { 0 };
-            assert_eq!(calls.count(libc::SYS_fcntl), asked, "{calls:?}");
+            // accept4(2) sets non-blocking and close-on-exec. With debug assertions, the standard
+            // library checks each descriptor that it closes.
+            let checks = if cfg!(debug_assertions) { lives } else { 0 };
+            assert_eq!(calls.count(libc::SYS_fcntl), checks, "{calls:?}");
             assert_eq!(calls.count(libc::SYS_ioctl), 0, "{calls:?}");
         }
         let operations = &server.on_loop.settle().epoll_operations;
@@ -134,9 +134,9 @@ fn a_connection_is_registered_once_in_its_life() {
     });
 }
 
-/// The loop is held until all have connected, as above.
+/// The loop is stopped until all clients have connected.
 #[test]
-fn of_connections_that_come_together_none_is_accepted_in_vain_unless_they_are_many() {
+fn only_a_burst_of_connections_causes_a_failed_accept() {
     with_watchdog(LIMIT, || {
         let Some(server) = Server::start() else { return };
         let burst = |connections: u64| {
@@ -148,12 +148,12 @@ fn of_connections_that_come_together_none_is_accepted_in_vain_unless_they_are_ma
                 server.on_loop.release();
                 open.iter_mut().for_each(|client| order(client, order::NOTHING));
             });
-            (calls.count(libc::SYS_accept4), questions(&calls))
+            (calls.count(libc::SYS_accept4), polls(&calls))
         };
         assert_eq!(burst(1), (1, 1));
         assert_eq!(burst(2), (2, 2));
         assert_eq!(burst(6), (6, 6));
-        // After so many it is a storm, and the accept that finds no other is one of many.
+        // After six connections in a row the server accepts without a poll, until an accept fails.
         assert_eq!(burst(7), (8, 6));
         assert_eq!(burst(30), (31, 6));
     });
@@ -164,11 +164,11 @@ fn an_echoed_datagram_costs_one_write_and_its_reads() {
     with_watchdog(LIMIT, || {
         let Some(server) = Server::start() else { return };
         let mut client = server.connect();
-        let of_kind = [
+        let kinds = [
             (order::DATAGRAMS, libc::SYS_recvfrom, libc::SYS_sendto),
             (order::DATAGRAMS_TO_ALL, libc::SYS_recvmsg, libc::SYS_sendmsg),
         ];
-        for (kind, read, write) in of_kind {
+        for (kind, read, write) in kinds {
             let datagrams = crate::support::udp::plain();
             let mut message = [b'-'; 64];
             message[0] = kind;
@@ -185,19 +185,19 @@ fn an_echoed_datagram_costs_one_write_and_its_reads() {
             };
             exchange();
             let calls = server.on_loop.calls_of(|| (0..100).for_each(|_| exchange()));
-            // The second read finds that there is no other datagram.
+            // The second read of an exchange finds no datagram.
             assert_eq!(calls, Calls::of([(read, 200), (write, 100), (libc::SYS_epoll_wait, 100)]));
         }
     });
 }
 
-/// How many times a loop has asked whether another connection waits.
-fn questions(calls: &Calls) -> u64 {
+/// The number of polls for a pending connection.
+fn polls(calls: &Calls) -> u64 {
     calls.count(libc::SYS_poll) + calls.count(libc::SYS_ppoll)
 }
 
 #[test]
-fn a_connection_that_a_client_makes_is_registered_once_in_its_life() {
+fn an_outgoing_connection_is_registered_once_in_its_life() {
     with_watchdog(LIMIT, || {
         let Some(server) = Server::start() else { return };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -221,19 +221,20 @@ fn a_connection_that_a_client_makes_is_registered_once_in_its_life() {
                 (libc::SYS_setsockopt, 1),
                 (libc::SYS_connect, 1),
                 (libc::SYS_epoll_ctl, 1),
-                // Whether it has failed, and whether it has been connected to itself.
+                // Whether the attempt has failed, and whether the socket is connected to itself.
                 (libc::SYS_getsockopt, 1),
                 (libc::SYS_getpeername, 1),
                 (libc::SYS_getsockname, 1),
-                // With the order and its answer; the message of its own and the end.
+                // The order and its echo, the message of the new connection and its echo, and the
+                // end of input.
                 (libc::SYS_recvfrom, 3),
                 (libc::SYS_sendto, 2),
-                // The peer has finished first, so the close says all.
+                // The peer has finished first, so the close also finishes the output.
                 (libc::SYS_shutdown, 0),
                 (libc::SYS_close, 1),
             ];
             for (call, count) in of_a_life {
-                assert_eq!(calls.count(call), count * lives, "{count} of call {call} a life: {calls:?}");
+                assert_eq!(calls.count(call), count * lives, "not {count} of call {call} each: {calls:?}");
             }
         }
         let operations = &server.on_loop.settle().epoll_operations;
@@ -257,7 +258,7 @@ fn an_idle_loop_makes_no_system_call() {
 }
 
 #[test]
-fn to_pause_and_resume_reading_is_no_system_call() {
+fn pausing_and_resuming_reading_makes_no_system_call() {
     with_watchdog(LIMIT, || {
         let Some(server) = Server::start() else { return };
         let mut client = server.connect();
@@ -269,19 +270,19 @@ fn to_pause_and_resume_reading_is_no_system_call() {
 }
 
 #[test]
-fn timers_cost_one_call_a_turn_at_most_and_none_if_the_next_one_is_no_closer() {
+fn timers_cost_a_call_only_for_an_earlier_deadline() {
     with_watchdog(LIMIT, || {
         let Some(server) = Server::start() else { return };
         let mut client = server.connect();
         order(&mut client, order::NOTHING);
-        for (what, settings) in [
+        for (timers, settings) in [
             (order::TIMERS_THAT_GO, 0),
             (order::TIMERS_THAT_STAY, 1),
             (order::TIMERS_THAT_STAY, 0),
             (order::TIMERS_THAT_GO, 0),
         ] {
-            // Memory for the first thousand is a matter of the allocator's.
-            let calls = server.on_loop.calls_of(|| order(&mut client, what));
+            // Other calls are not compared, because the allocator may request memory.
+            let calls = server.on_loop.calls_of(|| order(&mut client, timers));
             assert_eq!(calls.count(libc::SYS_timerfd_settime), settings, "{calls:?}");
             assert_eq!(
                 (calls.count(libc::SYS_epoll_wait), calls.count(libc::SYS_epoll_ctl)),
@@ -294,7 +295,7 @@ fn timers_cost_one_call_a_turn_at_most_and_none_if_the_next_one_is_no_closer() {
 }
 
 #[test]
-fn to_pause_and_resume_accepting_is_no_system_call() {
+fn pausing_and_resuming_accepting_makes_no_system_call() {
     with_watchdog(LIMIT, || {
         let Some(server) = Server::start() else { return };
         let mut client = server.connect();
@@ -315,14 +316,14 @@ fn a_task_for_a_sleeping_loop_costs_one_write() {
             let mut calls = server.on_loop.calls_of(|| assert_eq!(server.child.ask("post"), "posted"));
             let posted = server.posting.count(libc::SYS_write) - before;
             assert_eq!(posted, 1);
-            // The loop reads the counter, once.
+            // The loop reads its eventfd once.
             assert_eq!(calls.take(libc::SYS_read), 1, "{calls:?}");
             assert_eq!(calls.count(libc::SYS_epoll_ctl), 0, "{calls:?}");
         }
     });
 }
 
-/// The read is the sleep, so that the wait costs no call of its own.
+/// Such a loop sleeps in the read of its eventfd.
 #[test]
 fn a_loop_without_descriptors_is_woken_by_one_write_and_one_read() {
     with_watchdog(LIMIT, || {
@@ -334,7 +335,7 @@ fn a_loop_without_descriptors_is_woken_by_one_write_and_one_read() {
                     assert_eq!(server.child.ask("call the bare loop"), "called");
                 }
             });
-            // What else there is wakes the one that waits for the result.
+            // Other calls wake the thread that waits for the result, and are not compared.
             assert_eq!(calls.count(libc::SYS_read), tasks, "{calls:?}");
             assert_eq!(calls.count(libc::SYS_epoll_wait), 0, "{calls:?}");
         }
@@ -342,7 +343,7 @@ fn a_loop_without_descriptors_is_woken_by_one_write_and_one_read() {
 }
 
 #[test]
-fn tasks_for_a_busy_loop_cost_their_senders_no_write() {
+fn tasks_for_an_awake_loop_cost_no_write() {
     with_watchdog(LIMIT, || {
         let Some(server) = Server::start() else { return };
         let mut client = server.connect();
@@ -351,7 +352,7 @@ fn tasks_for_a_busy_loop_cost_their_senders_no_write() {
         let mut calls = server.on_loop.calls_of(|| (0..5).for_each(|_| order(&mut client, order::HOLD_UP)));
         let after = server.posting.count(libc::SYS_write);
         assert_eq!(after, before, "500 tasks were posted");
-        // The loop finds them without a word from anybody.
+        // The loop was not woken for them.
         assert_eq!(calls.take(libc::SYS_read), 0, "{calls:?}");
         assert_eq!((calls.take(libc::SYS_recvfrom), calls.take(libc::SYS_sendto)), (5, 5));
     });
