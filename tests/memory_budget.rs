@@ -1,5 +1,5 @@
-//! What all connections may hold together: those that hold most and progress least are closed at
-//! the limit, and the others are served.
+//! The limit of the memory that all connections buffer together. At the limit, the connections that
+//! buffer most and progress least are closed, and the others are served.
 
 mod support;
 
@@ -41,7 +41,8 @@ impl Flooders {
         Flooders((0..peers).map(|_| peer()).collect())
     }
 
-    /// Has each of them send as much as goes. Those that have been closed are gone afterwards.
+    /// Lets each peer send as much as its socket accepts. Removes the peers whose connections are
+    /// closed.
     fn flood(&mut self) {
         let piece = vec![b'f'; 64 * KIB];
         self.0.retain_mut(|peer| match peer.write(&piece) {
@@ -51,7 +52,7 @@ impl Flooders {
     }
 }
 
-/// Floods a host, with clients beside that are to be served all the time.
+/// Floods a host, and checks that it serves other clients at the same time.
 fn assert_serves_others(host: &Host, peers: usize) {
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -74,10 +75,10 @@ fn assert_serves_others(host: &Host, peers: usize) {
             most = most.max(buffered(host));
         }
         is_over.store(true, SeqCst);
-        assert!(counters(host).closed_for_memory >= 3, "none is closed");
-        assert!(!flooders.0.is_empty(), "one by one, and not all of them");
-        // With what one message of each peer leads to, in blocks that are twice as large at most.
-        assert!(most <= BUDGET + peers * 128 * KIB, "{most} bytes");
+        assert!(counters(host).closed_for_memory >= 3, "fewer than three connections were closed");
+        assert!(!flooders.0.is_empty(), "all flooding connections were closed");
+        // Each peer may exceed the limit by one message, in a block of twice its size at most.
+        assert!(most <= BUDGET + peers * 128 * KIB, "{most} bytes were buffered");
         clients.into_iter().for_each(|client| client.join().unwrap());
     });
     net::until(|| host.open_connections() == 0);
@@ -85,7 +86,7 @@ fn assert_serves_others(host: &Host, peers: usize) {
 }
 
 #[test]
-fn peers_that_do_not_read_are_closed_at_the_limit_and_others_are_served() {
+fn peers_that_do_not_read_are_closed_at_the_limit() {
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| {
             net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
@@ -110,15 +111,15 @@ fn connections_of_several_loops_share_the_limit() {
 }
 
 #[test]
-fn the_one_that_holds_most_is_reset_with_a_reason_of_its_own() {
+fn the_connection_that_buffers_most_is_reset() {
     const SENDS: [usize; 4] = [700 * KIB, 250 * KIB, 350 * KIB, 400 * KIB];
     with_loop(|event_loop| {
         let journal = Journal::new();
-        let written = journal.clone();
+        let server_journal = journal.clone();
         let server = net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap())
             .max_buffered(BUDGET)
             .serve(move |_| {
-                let script = written.script();
+                let script = server_journal.script();
                 let bytes = SENDS[script.number()];
                 script.on_open(move |conn| conn.send_owned(vec![0; bytes]))
             })
@@ -139,15 +140,15 @@ fn the_one_that_holds_most_is_reset_with_a_reason_of_its_own() {
 }
 
 #[test]
-fn what_handlers_leave_unread_counts_too() {
+fn unread_input_counts_towards_the_limit() {
     const PIECES: [usize; 4] = [500 * KIB, 250 * KIB, 200 * KIB, 250 * KIB];
     with_watchdog(LIMIT, || {
-        // Messages end with a full stop, and are answered with one.
+        // A message ends with a full stop. So does its reply.
         let journal = Journal::new();
-        let written = journal.clone();
+        let server_journal = journal.clone();
         let host = Host::new(move |event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?.max_buffered(BUDGET).serve(move |_| {
-                written.script().terse().on_message(|conn, input| {
+                server_journal.script().terse().on_message(|conn, input| {
                     if input.readable().ends_with(b".") {
                         input.clear();
                         conn.send(b".").unwrap();
@@ -176,32 +177,33 @@ fn what_handlers_leave_unread_counts_too() {
 }
 
 #[test]
-fn what_waits_in_the_mailboxes_of_handles_counts_too() {
+fn bytes_in_mailboxes_of_handles_count_towards_the_limit() {
     with_watchdog(LIMIT, || {
-        let (give, given) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let host = Host::new(move |event_loop| {
             let journal = Journal::new();
             net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?).max_buffered(BUDGET).serve(
                 move |_| {
-                    let give = give.clone();
-                    journal.script().on_open(move |conn| give.send(conn.handle()).unwrap())
+                    let sender = sender.clone();
+                    journal.script().on_open(move |conn| sender.send(conn.handle()).unwrap())
                 },
             )
         });
         let peers: Vec<_> = (0..3).map(|_| net::connect_with_little_room(host.address())).collect();
         let handles: Vec<ConnectionHandle> =
-            (0..3).map(|_| given.recv_timeout(net::LIMIT).unwrap()).collect();
-        let (release, held) = mpsc::channel::<()>();
-        let (hold, holds) = mpsc::channel();
-        let holding = move |_: &EventLoop| {
-            hold.send(()).unwrap();
-            let _ = held.recv_timeout(net::LIMIT);
+            (0..3).map(|_| receiver.recv_timeout(net::LIMIT).unwrap()).collect();
+        // A task that blocks the loop until `release` is dropped.
+        let (release, released) = mpsc::channel::<()>();
+        let (started, has_started) = mpsc::channel();
+        let blocking = move |_: &EventLoop| {
+            started.send(()).unwrap();
+            let _ = released.recv_timeout(net::LIMIT);
         };
-        host.handle().queue_in_loop(holding).unwrap();
-        holds.recv_timeout(net::LIMIT).unwrap();
+        host.handle().queue_in_loop(blocking).unwrap();
+        has_started.recv_timeout(net::LIMIT).unwrap();
         assert_eq!(handles[0].send(vec![0; 700 * KIB]), Ok(()));
         assert_eq!(handles[1].send(vec![0; 600 * KIB]), Ok(()));
-        assert_eq!(handles[2].send(vec![0; 800 * KIB]), Err(SendError::Full), "twice the limit");
+        assert_eq!(handles[2].send(vec![0; 800 * KIB]), Err(SendError::Full), "above twice the limit");
         drop(release);
         net::until(|| counters(&host).closed_for_memory > 0);
         net::until(|| host.open_connections() == 2);
@@ -214,17 +216,17 @@ fn what_waits_in_the_mailboxes_of_handles_counts_too() {
 }
 
 #[test]
-fn while_memory_is_scarce_a_connection_keeps_less_of_its_replies() {
+fn near_the_limit_a_connection_queues_fewer_replies() {
     const LARGE: usize = 8 * MIB;
     const HIGH: usize = 4 * MIB;
     with_loop(|event_loop| {
         let unsent = Rc::new(Cell::new(0));
-        let noted = Rc::clone(&unsent);
+        let latest_unsent = Rc::clone(&unsent);
         let journal = Journal::new();
         let server = net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap())
             .max_buffered(LARGE)
             .serve(move |_| {
-                let noted = Rc::clone(&noted);
+                let latest_unsent = Rc::clone(&latest_unsent);
                 let script = journal.script();
                 let is_first = script.number() == 0;
                 script
@@ -236,7 +238,7 @@ fn while_memory_is_scarce_a_connection_keeps_less_of_its_replies() {
                     })
                     .on_message(move |conn, input| {
                         conn.send(input.take_all()).unwrap();
-                        noted.set(conn.unsent());
+                        latest_unsent.set(conn.unsent());
                     })
             })
             .unwrap();
@@ -260,7 +262,8 @@ fn while_memory_is_scarce_a_connection_keeps_less_of_its_replies() {
     });
 }
 
-/// The child: two servers without a limit of their own, in a process that may have little memory.
+/// The child process: two servers without a limit of their own, in a process with a low limit of
+/// memory.
 #[test]
 #[ignore = "is run in a process of its own by the test below"]
 fn child_role() {
@@ -282,32 +285,35 @@ fn child_role() {
 }
 
 #[test]
-fn servers_without_a_limit_of_their_own_share_a_part_of_the_process_memory() {
-    const MAY_USE: usize = 64 * MIB;
+fn servers_without_own_limits_share_the_limit_of_the_process() {
+    const MEMORY_LIMIT: usize = 64 * MIB;
     const PEERS: usize = 100;
     with_watchdog(LIMIT, || {
         let started = Instant::now();
-        let mut child = Child::start(&MAY_USE.to_string());
+        let mut child = Child::start(&MEMORY_LIMIT.to_string());
         let addresses: Vec<SocketAddr> =
             child.hear().split(' ').map(|address| address.parse().unwrap()).collect();
         let mut floods: Vec<_> = addresses.iter().map(|&address| Flooders::new(address, PEERS / 2)).collect();
         let mut clients: Vec<_> = addresses.iter().map(|&address| net::connect(address)).collect();
         loop {
-            assert!(started.elapsed() < net::LIMIT, "none is closed");
+            assert!(
+                started.elapsed() < net::LIMIT,
+                "too few connections were closed, or no warning was logged"
+            );
             floods.iter_mut().for_each(Flooders::flood);
             clients.iter_mut().for_each(net::assert_echoes);
-            let told: Vec<u64> =
-                child.ask("how much?").split(' ').map(|number| number.parse().unwrap()).collect();
-            let [held, closed, warnings] = told[..] else { panic!("{told:?}") };
-            assert!(held as usize <= MAY_USE / 4 + PEERS * 128 * KIB, "{held} bytes");
+            let counts: Vec<u64> =
+                child.ask("counts").split(' ').map(|number| number.parse().unwrap()).collect();
+            let [held, closed, warnings] = counts[..] else { panic!("not three counts: {counts:?}") };
+            assert!(held as usize <= MEMORY_LIMIT / 4 + PEERS * 128 * KIB, "{held} bytes were buffered");
             if closed > 3 && warnings > 0 {
-                assert!(warnings <= 1 + started.elapsed().as_secs(), "{warnings} warnings");
+                assert!(warnings <= 1 + started.elapsed().as_secs(), "{warnings} warnings were logged");
                 break;
             }
         }
         assert!(floods.iter().any(|flood| !flood.0.is_empty()));
         let mut peer = floods.remove(0).0.remove(0);
-        // Those that are left are as well as before, if slow.
+        // The remaining connections still work.
         let _ = peer.read(&mut [0; 1]);
         clients.iter_mut().for_each(net::assert_echoes);
     });

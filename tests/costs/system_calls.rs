@@ -153,7 +153,7 @@ fn only_a_burst_of_connections_causes_a_failed_accept() {
         assert_eq!(burst(1), (1, 1));
         assert_eq!(burst(2), (2, 2));
         assert_eq!(burst(6), (6, 6));
-        // After six connections in a row the server accepts without a poll, until an accept fails.
+        // After six polls in one turn, the server accepts without a poll until an accept fails.
         assert_eq!(burst(7), (8, 6));
         assert_eq!(burst(30), (31, 6));
     });

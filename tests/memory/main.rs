@@ -1,5 +1,5 @@
-//! Memory that is released after a burst. The tests use the counts of the process, so they run one
-//! at a time, and no other test may be in this binary.
+//! Memory that is released after a burst. The tests read the counts of the process, so they run one
+//! at a time, and this binary contains no other tests.
 
 #[path = "../support/mod.rs"]
 mod support;

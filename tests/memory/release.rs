@@ -1,5 +1,5 @@
-//! Memory after a burst: room that is not needed any more is given back, and room that is needed
-//! again and again is kept.
+//! Memory of a loop after a burst: unused capacity is released, and recurring bursts keep their
+//! capacity.
 
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -12,10 +12,10 @@ use crate::support::net::until;
 use crate::support::{Count, LIMIT, MIB, on_another_thread, turn, with_loop, with_watchdog};
 use reveille::{EventLoop, LoopThread};
 
-/// Tasks, or timers, of a burst.
+/// The tasks or timers of a burst.
 const BURST: u64 = 200_000;
 
-/// What a loop may keep of a burst. A burst takes many times that.
+/// The memory that a loop may keep after a burst. The burst itself needs many times that.
 const LEFT: usize = MIB;
 
 fn count_if(holds: bool, count: &Count) {
@@ -24,11 +24,11 @@ fn count_if(holds: bool, count: &Count) {
     }
 }
 
-/// More than any collection waits for.
+/// More uses than any collection waits for before it releases capacity.
 const SMALL_USES: usize = 1000;
 
 #[test]
-fn a_burst_of_tasks_leaves_no_room_behind() {
+fn memory_of_a_burst_of_tasks_is_released() {
     let _alone = one_at_a_time();
     with_loop(|event_loop| {
         let (handle, ran) = (event_loop.handle(), Count::default());
@@ -57,17 +57,17 @@ fn a_burst_of_tasks_leaves_no_room_behind() {
 }
 
 #[test]
-fn a_burst_of_timers_leaves_no_room_behind() {
+fn memory_of_a_burst_of_timers_is_released() {
     let _alone = one_at_a_time();
     with_loop(|event_loop| {
         let (handle, fired) = (event_loop.handle(), Count::default());
-        // It is there before the burst and after it.
+        // A timer from before the burst, which remains after it.
         let _lasting = event_loop.run_after(Duration::from_secs(3600), |_| ());
         for of_handle in [false, true] {
             let (before, fired_before) = (held(), fired.get());
             let ids: Vec<_> = (0..BURST)
                 .map(|number| {
-                    // Some are near, and some are far.
+                    // Half of the timers are due soon, the others only after the test.
                     let delay = Duration::from_micros(number % 1000) * (1 + (number % 2) as u32 * 1_000_000);
                     let fired = fired.clone();
                     match of_handle {
@@ -97,13 +97,13 @@ fn a_burst_of_timers_leaves_no_room_behind() {
     });
 }
 
-/// It does nothing after the burst, and so gives nothing up by what it does.
+/// The loop has no use after the burst that could release the memory.
 #[test]
-fn an_idle_loop_gives_back_the_room_of_a_burst() {
+fn an_idle_loop_releases_the_memory_of_a_burst() {
     let _alone = one_at_a_time();
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("idle").unwrap();
-        // Its stack and what it needs for its first turns.
+        // Allocates what the loop needs for its first turns.
         thread.handle().call(|_| ()).unwrap();
         let before = held();
         let full = thread.handle().call(|event_loop| {
@@ -123,22 +123,22 @@ fn an_idle_loop_gives_back_the_room_of_a_burst() {
 }
 
 /// The arena of a thread keeps the free memory at its end, up to twice the largest block that has
-/// ever been freed. The test runs in a process of its own: the resident memory of this one also
-/// depends on arenas that other tests have left, and a new thread may take over one of those.
+/// ever been freed. The test runs in a separate process: the resident memory of this process also
+/// depends on the arenas of earlier tests, and a new thread may reuse one of these.
 #[cfg(target_env = "gnu")]
 #[test]
-fn memory_of_a_burst_of_timers_goes_back_to_the_kernel() {
+fn memory_of_a_burst_of_timers_returns_to_the_kernel() {
     let _alone = one_at_a_time();
     alone(|| {
         let thread = LoopThread::spawn("idle").unwrap();
         thread.handle().call(|_| ()).unwrap();
         let before = resident();
-        let (fired, all_have_fired) = mpsc::channel();
+        let (sender, all_have_fired) = mpsc::channel();
         let full = thread.handle().call(move |event_loop| {
             for _ in 0..5 * BURST {
                 event_loop.run_after(Duration::ZERO, |_| ());
             }
-            event_loop.run_after(Duration::ZERO, move |_| fired.send(()).unwrap());
+            event_loop.run_after(Duration::ZERO, move |_| sender.send(()).unwrap());
             resident()
         });
         assert!(full.unwrap() > before + 32 * MIB);
@@ -155,13 +155,13 @@ fn resident() -> usize {
     1024 * line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
 }
 
-/// Peaks that come again within the uses for which room is kept cost nothing.
+/// The bursts recur within the uses for which a collection keeps its capacity.
 #[test]
-fn bursts_that_recur_keep_their_room() {
+fn recurring_bursts_allocate_nothing() {
     let _alone = one_at_a_time();
     with_loop(|event_loop| {
-        let peaks = |event_loop: &EventLoop, peaks: usize| {
-            for _ in 0..peaks {
+        let run_bursts = |event_loop: &EventLoop, bursts: usize| {
+            for _ in 0..bursts {
                 for number in 0..20_000u64 {
                     event_loop.queue_in_loop(move |_| _ = std::hint::black_box(number));
                     event_loop.run_after(Duration::ZERO, move |_| _ = std::hint::black_box(number));
@@ -172,10 +172,10 @@ fn bursts_that_recur_keep_their_room() {
                 }
             }
         };
-        peaks(event_loop, 4);
+        run_bursts(event_loop, 4);
         let before = allocations();
-        peaks(event_loop, 20);
-        // The thread that waits for this one may allocate, too, and other tests wait.
+        run_bursts(event_loop, 20);
+        // The thread of the watchdog may allocate too, and so may the threads of waiting tests.
         let allocated = allocations() - before;
         assert!(allocated < 5, "{allocated} allocations");
     });

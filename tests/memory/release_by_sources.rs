@@ -1,5 +1,5 @@
-//! Memory after a burst, of what is on a loop: files, datagrams, watchers, connections. What it no
-//! longer needs is released, and what a steady load needs again and again is kept.
+//! Memory of a loop's sources after a burst: of files, datagrams, watchers and connections. Unused
+//! memory is released, and memory that a steady load needs is kept.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -17,16 +17,16 @@ use reveille::{TcpServer, UdpSocket};
 use socket2::{Domain, Socket, Type};
 
 #[test]
-fn a_burst_of_file_operations_leaves_no_room_behind() {
+fn memory_of_a_burst_of_file_operations_is_released() {
     const BURST: usize = 50_000;
     let _alone = one_at_a_time();
     with_loop(|event_loop| {
         let files = FileIo::builder().threads(2).build(event_loop).unwrap();
         let zero = File::from(fs::File::open("/dev/zero").unwrap());
-        // It is pending from before the burst until after it.
+        // An operation that is pending before, during and after the burst.
         let (pipe, mut writer) = std::io::pipe().unwrap();
-        let (pipe, lasting_has_ended) = (File::from(std::os::fd::OwnedFd::from(pipe)), Count::default());
-        let ended = lasting_has_ended.clone();
+        let (pipe, pipe_read_has_ended) = (File::from(std::os::fd::OwnedFd::from(pipe)), Count::default());
+        let ended = pipe_read_has_ended.clone();
         files.read(&pipe, vec![0; 8], move |_, read, _| {
             assert_eq!(read.unwrap(), 1);
             ended.add();
@@ -51,14 +51,14 @@ fn a_burst_of_file_operations_leaves_no_room_behind() {
             held() < before + MIB as i64
         });
         assert_released(before, full, MIB);
-        assert_eq!(lasting_has_ended.get(), 0);
+        assert_eq!(pipe_read_has_ended.get(), 0);
         writer.write_all(b"x").unwrap();
-        turn_until(event_loop, || lasting_has_ended.get() == 1);
+        turn_until(event_loop, || pipe_read_has_ended.get() == 1);
     });
 }
 
 #[test]
-fn a_burst_of_datagrams_leaves_no_room_behind() {
+fn memory_of_a_burst_of_datagrams_is_released() {
     const BURST: usize = 50_000;
     let _alone = one_at_a_time();
     with_loop(|event_loop| {
@@ -71,7 +71,7 @@ fn a_burst_of_datagrams_leaves_no_room_behind() {
         let before = held();
         on_another_thread(|| (0..BURST).for_each(|_| handle.send_to("x", to).unwrap()));
         let in_mailbox = held();
-        // They go into the socket's queue, and from there to the kernel.
+        // The datagrams move to the socket's queue, and from there to the kernel.
         turn_until(event_loop, || unsent() > 0);
         let in_queue = held();
         turn_until(event_loop, || unsent() == 0);
@@ -80,7 +80,7 @@ fn a_burst_of_datagrams_leaves_no_room_behind() {
 }
 
 #[test]
-fn events_that_were_read_ahead_leave_no_room_behind() {
+fn memory_of_events_read_ahead_is_released() {
     let _alone = one_at_a_time();
     with_loop(|event_loop| {
         let most = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
@@ -88,22 +88,22 @@ fn events_that_were_read_ahead_leave_no_room_behind() {
         let folder = Folder::new();
         let mut files = ["a", "b"]
             .map(|name| OpenOptions::new().create(true).append(true).open(folder.join(name)).unwrap());
-        let seen = Count::default();
+        let received = Count::default();
         let watchers = [(); 2].map(|()| {
-            let seen = seen.clone();
-            Watcher::new(event_loop, move |_| seen.add()).unwrap()
+            let received = received.clone();
+            Watcher::new(event_loop, move |_| received.add()).unwrap()
         });
         watchers[0].watch(folder.path(), FileChanges::MODIFIED).unwrap();
-        // The kernel merges an event with one like it that is the last.
+        // The files alternate, because the kernel merges an event with an equal one before it.
         for number in 0..events {
             files[number % 2].write_all(b"x").unwrap();
         }
         let before = held();
-        // So that the second watcher has none that came before it.
+        // Reads all earlier events, which the second watcher must not receive.
         watchers[1].watch(folder.path(), FileChanges::MODIFIED).unwrap();
         let full = held();
-        turn_until(event_loop, || seen.get() >= events);
-        assert!(full > before + 50 * events as i64, "{} bytes", full - before);
+        turn_until(event_loop, || received.get() >= events);
+        assert!(full > before + 50 * events as i64, "the events held only {} bytes", full - before);
         let left = held() - before;
         assert!(left < 80 * KIB as i64, "{left} bytes are left of {}", full - before);
     });
@@ -116,16 +116,16 @@ fn connect_from(address: Ipv4Addr, server: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// What a server knows of its connections: which there are, what each holds, and how many are of an
-/// address.
+/// The tables of the server: its connections, the bytes that each buffers, and the number of
+/// connections of each address.
 #[test]
-fn a_server_keeps_nothing_of_connections_that_have_gone() {
+fn a_server_keeps_no_memory_of_closed_connections() {
     const CONNECTIONS: u8 = 200;
     let _alone = one_at_a_time();
     with_loop(|event_loop| {
         let serve = || {
             let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
-            // With input left unread each holds something.
+            // The handlers leave their input unread, so each connection buffers a byte.
             server.max_buffered(MIB).max_per_address(2).serve_fn(|_, _| std::io::Result::Ok(())).unwrap()
         };
         let burst = |server: &TcpServer| {
@@ -142,7 +142,7 @@ fn a_server_keeps_nothing_of_connections_that_have_gone() {
             turn_until(event_loop, || server.open_connections() == 0);
             full
         };
-        // What the loop itself keeps is there after this.
+        // The first burst allocates the memory that the loop itself keeps.
         let (first, second) = (serve(), serve());
         burst(&first);
         let before = held();
@@ -151,28 +151,28 @@ fn a_server_keeps_nothing_of_connections_that_have_gone() {
     });
 }
 
-/// Sends back what ends with a full stop.
-fn echoes(client: &mut TcpStream, message: &[u8]) -> Vec<u8> {
+/// Sends a message, and returns the reply, which ends with a full stop.
+fn exchange(client: &mut TcpStream, message: &[u8]) -> Vec<u8> {
     client.write_all(message).unwrap();
-    let mut echo = Vec::new();
-    while !echo.ends_with(b".") {
+    let mut reply = Vec::new();
+    while !reply.ends_with(b".") {
         let mut byte = [0];
         client.read_exact(&mut byte).unwrap();
-        echo.push(byte[0]);
+        reply.push(byte[0]);
     }
-    echo
+    reply
 }
 
 const LARGE: usize = 4 * MIB;
 
-/// A large message is taken but for its end, which stays unread.
+/// The handler consumes a large message except its end, which stays unread.
 #[test]
-fn storage_of_unread_input_shrinks_to_what_is_left_in_it() {
+fn storage_of_unread_input_shrinks_to_its_content() {
     const END: &[u8] = b"the rest ";
     let _alone = one_at_a_time();
     with_watchdog(LIMIT, || {
         let full = Arc::new(AtomicI64::new(0));
-        let noted = Arc::clone(&full);
+        let measured = Arc::clone(&full);
         let host = Host::new(move |event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(move |conn, input| {
                 if input.readable().ends_with(b".") {
@@ -180,7 +180,7 @@ fn storage_of_unread_input_shrinks_to_what_is_left_in_it() {
                 }
                 if input.len() == LARGE + END.len() {
                     input.consume(LARGE);
-                    noted.store(held(), SeqCst);
+                    measured.store(held(), SeqCst);
                 }
                 Ok(())
             })
@@ -189,27 +189,27 @@ fn storage_of_unread_input_shrinks_to_what_is_left_in_it() {
         let mut message = vec![0; LARGE];
         message.extend_from_slice(END);
         for is_busy in [false, true] {
-            assert_eq!(echoes(&mut client, b"hello."), b"hello.");
-            assert_eq!(echoes(&mut other, b"hello."), b"hello.");
+            assert_eq!(exchange(&mut client, b"hello."), b"hello.");
+            assert_eq!(exchange(&mut other, b"hello."), b"hello.");
             full.store(0, SeqCst);
             let before = held();
             client.write_all(&message).unwrap();
             until(|| full.load(SeqCst) > 0);
             until(|| {
                 if is_busy {
-                    assert_eq!(echoes(&mut other, b"hello."), b"hello.");
+                    assert_eq!(exchange(&mut other, b"hello."), b"hello.");
                 }
                 held() < before + 16 * KIB as i64
             });
             assert_released(before, full.load(SeqCst), 16 * KIB);
             assert!(host.ask(|_, server| server.as_ref().unwrap().buffered()) < KIB);
-            assert_eq!(echoes(&mut client, b"is there."), b"the rest is there.");
+            assert_eq!(exchange(&mut client, b"is there."), b"the rest is there.");
         }
     });
 }
 
 #[test]
-fn an_input_buffer_that_a_handler_has_grown_is_released() {
+fn an_input_buffer_grown_by_a_handler_is_released() {
     let _alone = one_at_a_time();
     with_watchdog(LIMIT, || {
         let host = Host::new(move |event_loop| {
@@ -221,19 +221,19 @@ fn an_input_buffer_that_a_handler_has_grown_is_released() {
             })
         });
         let mut client = host.connect();
-        assert_eq!(echoes(&mut client, b"hello."), b"hello.");
+        assert_eq!(exchange(&mut client, b"hello."), b"hello.");
         let before = held();
-        assert_eq!(echoes(&mut client, b"grow."), b"grow.");
+        assert_eq!(exchange(&mut client, b"grow."), b"grow.");
         let full = host.ask(|_, _| held());
         until(|| held() < before + 16 * KIB as i64);
         assert_released(before, full, 16 * KIB);
-        assert_eq!(echoes(&mut client, b"hello."), b"hello.");
+        assert_eq!(exchange(&mut client, b"hello."), b"hello.");
     });
 }
 
-/// Each message leaves the storage nearly empty, and fills it again.
+/// Each message fills the storage, and leaves it nearly empty.
 #[test]
-fn a_stream_whose_messages_leave_a_rest_allocates_nothing() {
+fn a_stream_of_partial_messages_allocates_nothing() {
     const MESSAGE: usize = 32 * KIB;
     let _alone = one_at_a_time();
     with_watchdog(LIMIT, || {
@@ -258,7 +258,7 @@ fn a_stream_whose_messages_leave_a_rest_allocates_nothing() {
         stream(100);
         let before = allocations();
         stream(2000);
-        // A machine that holds the test up makes the connection idle.
+        // On a slow machine the connection may become idle in between, and allocate again.
         let allocated = allocations() - before;
         assert!(allocated < 20, "{allocated} allocations");
     });
