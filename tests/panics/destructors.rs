@@ -1,6 +1,6 @@
-//! Values of the user's whose destructors panic, with a payload whose own destructor panics: at
-//! every place where the crate keeps such a value, its drop costs nothing else, is counted once,
-//! and never aborts the process.
+//! User values whose destructors panic, with a payload whose own destructor panics. Wherever the
+//! crate stores such a value, its panic is counted once, affects nothing else, and never aborts the
+//! process.
 
 use std::any::Any;
 use std::io;
@@ -26,17 +26,19 @@ use reveille::{
     Buffer, ConnectionHandler, EventFd, EventLoop, TcpClient, TcpConnection, TcpServer, UdpSocket,
 };
 
-/// What ends an entry: its drop, or a call.
+/// Ends an entry, so that its bombs are dropped.
 type End = Box<dyn FnOnce(&EventLoop)>;
 
 fn by_drop(holder: impl Any) -> End {
     Box::new(move |_| drop(holder))
 }
 
-/// Has the loop keep bombs, and returns what ends that.
+/// An object of a loop that stores bombs.
 struct Entry {
     name: &'static str,
+    /// The number of bombs that it stores.
     bombs: usize,
+    /// Creates the object, with bombs from the given function. The result ends it.
     begin: fn(&EventLoop, &mut dyn FnMut() -> Bomb) -> End,
 }
 
@@ -100,7 +102,7 @@ fn repeating_handle_timer(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb
     Box::new(move |event_loop| assert!(event_loop.cancel(id)))
 }
 
-/// Two in one source.
+/// One bomb in the source, and one in the callback.
 fn channel(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (source, bomb) = (BombSocket { socket: ours, bomb: bomb() }, bomb());
@@ -123,17 +125,17 @@ fn signals(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
 }
 
 fn child(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
-    let (bomb, ended) = (bomb(), Count::default());
-    let e = ended.clone();
+    let (bomb, exited) = (bomb(), Count::default());
+    let at_exit = exited.clone();
     let mut command = Command::new("cat");
     let child = Child::spawn(event_loop, command.stdin(Stdio::piped()), move |_, _| {
-        e.add();
+        at_exit.add();
         bomb.keep();
     });
     let child = child.unwrap().kill_on_drop(true);
     Box::new(move |event_loop| {
         drop(child);
-        turn_until(event_loop, || ended.get() == 1);
+        turn_until(event_loop, || exited.get() == 1);
     })
 }
 
@@ -142,15 +144,16 @@ fn watcher(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
     by_drop(Watcher::new(event_loop, move |_| bomb.keep()).unwrap())
 }
 
-struct Keeping(#[allow(dead_code, reason = "it is there to be dropped")] Bomb);
+/// A handler that holds a bomb.
+struct Holder(#[allow(dead_code, reason = "only its destructor is used")] Bomb);
 
-impl RingHandler for Keeping {
+impl RingHandler for Holder {
     fn on_message(&mut self, _: &RingRef<'_>, _: &[u8]) {}
 }
 
 fn shared_ring(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
     let (ring, descriptors) = SharedRing::create(4096).unwrap();
-    by_drop((ring.serve(event_loop, Keeping(bomb())).unwrap(), descriptors))
+    by_drop((ring.serve(event_loop, Holder(bomb())).unwrap(), descriptors))
 }
 
 fn threads_file(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
@@ -161,7 +164,7 @@ fn any_file(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
     file(event_loop, FileIo::builder().build(event_loop).unwrap(), bomb())
 }
 
-/// A read from a pipe in which nothing comes.
+/// A read from a pipe that stays empty.
 fn file(event_loop: &EventLoop, files: FileIo, bomb: Bomb) -> End {
     let (reads, writes) = pipe();
     let file = reveille::fs::File::from(reads);
@@ -170,35 +173,35 @@ fn file(event_loop: &EventLoop, files: FileIo, bomb: Bomb) -> End {
     by_drop((files, writes))
 }
 
-impl DatagramHandler for Keeping {
+impl DatagramHandler for Holder {
     fn on_datagram(&mut self, _: &UdpRef<'_>, _: &[u8], _: std::net::SocketAddr) -> io::Result<()> {
         Ok(())
     }
 }
 
 fn udp(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
-    let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve(Keeping(bomb())).unwrap();
+    let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve(Holder(bomb())).unwrap();
     Box::new(move |event_loop| {
         drop(socket);
         turn(event_loop);
     })
 }
 
-impl ConnectionHandler for Keeping {
+impl ConnectionHandler for Holder {
     fn on_message(&mut self, _: &TcpConnection<'_>, _: &mut Buffer) -> io::Result<()> {
         Ok(())
     }
 }
 
-/// Ends its connection with an error.
+/// Closes its connection with an error that is a bomb.
 struct Failing {
-    keeping: Bomb,
+    bomb: Bomb,
     error: Option<Bomb>,
 }
 
 impl FrameHandler<LineCodec> for Failing {
     fn on_open(&mut self, _: &TcpConnection<'_>) -> io::Result<()> {
-        self.keeping.keep();
+        self.bomb.keep();
         Err(io::Error::other(self.error.take().expect("one call")))
     }
 
@@ -207,7 +210,7 @@ impl FrameHandler<LineCodec> for Failing {
     }
 }
 
-/// Has the server serve one connection; both end when the result is called.
+/// Opens one connection to the server. The result ends both.
 fn with_client(event_loop: &EventLoop, server: TcpServer) -> End {
     let client = TcpStream::connect(server.local_addr()).unwrap();
     turn_until(event_loop, || server.open_connections() == 1);
@@ -218,9 +221,9 @@ fn with_client(event_loop: &EventLoop, server: TcpServer) -> End {
     })
 }
 
-/// The factory, and the handler.
+/// One bomb in the factory, and one in the handler.
 fn server(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
-    let (mut handler, factory) = (Some(Keeping(bomb())), bomb());
+    let (mut handler, factory) = (Some(Holder(bomb())), bomb());
     let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |_| {
         factory.keep();
         handler.take().expect("one connection")
@@ -234,9 +237,9 @@ fn closure_server(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End
     with_client(event_loop, server.unwrap())
 }
 
-/// The factory, and in one connection the handler and the reason of its close.
+/// One bomb in the factory, and in a connection one in the handler and one in the close reason.
 fn frame_server(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
-    let mut handler = Some(Failing { keeping: bomb(), error: Some(bomb()) });
+    let mut handler = Some(Failing { bomb: bomb(), error: Some(bomb()) });
     let factory = bomb();
     let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |_| {
         factory.keep();
@@ -249,7 +252,7 @@ fn frame_server(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
     by_drop(server)
 }
 
-/// The factory, and both reports.
+/// One bomb in the factory, and one in each report.
 fn client(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
     let (factory, on_attempt, on_failure) = (bomb(), bomb(), bomb());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -260,21 +263,21 @@ fn client(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
     by_drop((client.unwrap(), listener))
 }
 
-/// Of a server that cannot end while its connection is open.
+/// The server cannot end while its connection is open.
 fn stop_report(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
     let bomb = bomb();
     let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _| ()).unwrap();
-    let (handle, ended) = (server.handle(), Count::default());
+    let (handle, reported) = (server.handle(), Count::default());
     let client = TcpStream::connect(server.local_addr()).unwrap();
     turn_until(event_loop, || handle.open_connections() == 1);
-    let e = ended.clone();
+    let at_report = reported.clone();
     server.stop(Duration::MAX, move |_, _| {
-        e.add();
+        at_report.add();
         bomb.keep();
     });
     Box::new(move |event_loop| {
         drop(client);
-        turn_until(event_loop, || ended.get() == 1);
+        turn_until(event_loop, || reported.get() == 1);
     })
 }
 
@@ -282,20 +285,21 @@ fn panics(event_loop: &EventLoop) -> usize {
     event_loop.handle().counters().panics as usize
 }
 
-/// That the loop still does its work.
-fn assert_goes_on(event_loop: &EventLoop) {
+/// Checks that the loop still runs tasks and timers.
+fn assert_still_works(event_loop: &EventLoop) {
     let ran = Count::default();
-    let (r, s) = (ran.clone(), ran.clone());
-    event_loop.queue_in_loop(move |_| r.add());
-    event_loop.run_at(Instant::now(), move |_| s.add());
+    let (in_task, in_timer) = (ran.clone(), ran.clone());
+    event_loop.queue_in_loop(move |_| in_task.add());
+    event_loop.run_at(Instant::now(), move |_| in_timer.add());
     turn_until(event_loop, || ran.get() == 2);
 }
 
-/// Each in a process of its own, as signals and children belong to one.
-fn each_alone(test: fn(&EventLoop, &Entry, &Count)) {
+/// Runs `test` with each entry, in a separate process, because signals and children belong to the
+/// process.
+fn with_each_entry(test: fn(&EventLoop, &Entry, &Count)) {
     alone(move || {
         for entry in &ENTRIES {
-            // An abort leaves this as the last line.
+            // If the process aborts, the last line names the entry.
             println!("{}", entry.name);
             with_catching_loop(move |event_loop| test(event_loop, entry, &Count::default()));
         }
@@ -303,37 +307,37 @@ fn each_alone(test: fn(&EventLoop, &Entry, &Count)) {
 }
 
 #[test]
-fn what_the_user_ends_drops_its_values_and_counts_their_panics() {
-    each_alone(|event_loop, entry, drops| {
+fn ending_an_object_drops_its_values_and_counts_panics() {
+    with_each_entry(|event_loop, entry, drops| {
         let end = (entry.begin)(event_loop, &mut || Bomb::new(drops));
         end(event_loop);
         turn_until(event_loop, || drops.get() == entry.bombs);
         assert_eq!(panics(event_loop), entry.bombs, "{}", entry.name);
-        assert_goes_on(event_loop);
+        assert_still_works(event_loop);
     });
 }
 
 #[test]
 fn values_may_be_dropped_while_another_panic_unwinds() {
-    each_alone(|event_loop, entry, drops| {
+    with_each_entry(|event_loop, entry, drops| {
         let end = (entry.begin)(event_loop, &mut || Bomb::new(drops));
         event_loop.queue_in_loop(move |_| {
-            let _dropped_in_unwinding = end;
-            panic!("the first");
+            let _dropped_while_unwinding = end;
+            panic!("the first panic");
         });
         turn(event_loop);
         turn_until(event_loop, || panics(event_loop) == 1 + drops.get());
-        assert_goes_on(event_loop);
+        assert_still_works(event_loop);
     });
 }
 
 #[test]
-fn the_drop_of_a_loop_drops_all_values_and_counts_their_panics() {
+fn dropping_a_loop_drops_all_values_and_counts_panics() {
     alone(|| {
         let (drops, bombs) = (Count::default(), ENTRIES.iter().map(|entry| entry.bombs).sum::<usize>());
         let event_loop = EventLoop::new().unwrap();
         let handle = event_loop.handle();
-        // Tasks last, as turns of the other entries would run them.
+        // Tasks come last, because the turns of other entries would run them.
         let mut ends = Vec::new();
         for entry in ENTRIES.iter().rev() {
             println!("{}", entry.name);
@@ -344,6 +348,6 @@ fn the_drop_of_a_loop_drops_all_values_and_counts_their_panics() {
         assert_eq!(handle.counters().tasks_dropped, 2);
         drop(ends);
         assert_eq!(drops.get(), bombs);
-        with_catching_loop(assert_goes_on);
+        with_catching_loop(assert_still_works);
     });
 }

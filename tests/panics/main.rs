@@ -1,4 +1,4 @@
-//! Panics of callbacks and of destructors.
+//! Panics in callbacks and in destructors.
 
 #[path = "../support/mod.rs"]
 mod support;
