@@ -1,7 +1,7 @@
-//! The program's logger is the user's code: it may call into the crate, and panic. And no peer
-//! fills the log.
+//! The logger of the program, which is user code: it may call the crate, and it may panic. No peer
+//! can flood the log.
 //!
-//! A program has one logger, so each test has a process of its own.
+//! A process has one logger, so each test runs in a separate process.
 
 mod support;
 
@@ -22,7 +22,7 @@ use support::alone::alone;
 use support::net::{turn_until, until};
 use support::{Count, turn};
 
-/// Keeps all lines, and does with each what a test says.
+/// Stores all lines, and calls the function that the test has set with [`on_line`] for each.
 struct Logger;
 
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -39,7 +39,7 @@ impl log::Log for Logger {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        // What other crates log is not looked at here.
+        // Ignores the lines of other crates.
         if !record.target().starts_with("reveille") {
             return;
         }
@@ -54,9 +54,9 @@ impl log::Log for Logger {
     fn flush(&self) {}
 }
 
-/// Runs `test` in a process with that logger.
+/// Runs `test` in a separate process with that logger.
 #[track_caller]
-fn logged(test: impl FnOnce() + Send + 'static) {
+fn with_logger(test: impl FnOnce() + Send + 'static) {
     alone(|| {
         log::set_logger(&Logger).unwrap();
         log::set_max_level(log::LevelFilter::Info);
@@ -73,10 +73,9 @@ fn lines() -> Vec<String> {
     std::mem::take(&mut LINES.lock().unwrap())
 }
 
-// --- What a peer can bring about again and again
-// --------------------------------------------------
+// --- Lines that a peer can cause repeatedly ------------------------------------------------------
 
-/// Connects, says something, and waits for the end of the connection.
+/// Connects, sends a byte, and waits until the connection is closed.
 fn provoke(event_loop: &EventLoop, server: &TcpServer) {
     let mut client = TcpStream::connect(server.local_addr()).unwrap();
     client.write_all(b"!").unwrap();
@@ -90,8 +89,8 @@ fn provoke(event_loop: &EventLoop, server: &TcpServer) {
 }
 
 #[test]
-fn handlers_that_panic_are_one_line_a_second_with_the_number_of_the_others() {
-    logged(|| {
+fn repeated_handler_panics_are_logged_once_a_second() {
+    with_logger(|| {
         let clock = VirtualClock::new();
         let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
@@ -112,15 +111,15 @@ fn handlers_that_panic_are_one_line_a_second_with_the_number_of_the_others() {
 }
 
 #[test]
-fn rings_that_peers_break_are_one_line_a_second() {
-    logged(|| {
+fn repeated_broken_rings_are_logged_once_a_second() {
+    with_logger(|| {
         let clock = VirtualClock::new();
         let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
         let break_one = || {
             let (here, descriptors) = SharedRing::create(4096).unwrap();
             let source = here.watch(&event_loop, |_, _| ()).unwrap();
             turn(&event_loop);
-            // The tail of the taker's ring.
+            // Overwrites the tail of the ring that `source` reads.
             use std::os::unix::fs::FileExt;
             let [memory, bell, _] = descriptors.try_into().unwrap();
             File::from(memory).write_all_at(&u64::MAX.to_ne_bytes(), 5 * 128).unwrap();
@@ -136,21 +135,20 @@ fn rings_that_peers_break_are_one_line_a_second() {
     });
 }
 
-// --- A logger that calls into the crate
-// -----------------------------------------------------------
+// --- A logger that calls the crate ---------------------------------------------------------------
 
-/// Leaves so little room in the address space that no thread finds room for its stack.
-fn without_room_for_threads<R>(call: impl FnOnce() -> R) -> R {
-    // Those of the harness are there before: the first, the test's, this one and the one that joins
-    // this one.
+/// Limits the address space during `call`, so that no thread can be started.
+fn without_new_threads<R>(call: impl FnOnce() -> R) -> R {
+    // The threads of the harness must have started: the main thread, the thread of the test, this
+    // thread and the thread that joins it.
     until(|| fs::read_dir("/proc/self/task").unwrap().count() >= 4);
-    let usual = getrlimit(Resource::As);
+    let before = getrlimit(Resource::As);
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.strip_suffix("kB")).unwrap();
     let size = size.trim().parse::<u64>().unwrap() << 10;
-    setrlimit(Resource::As, Rlimit { current: Some(size + (512 << 10)), maximum: usual.maximum }).unwrap();
+    setrlimit(Resource::As, Rlimit { current: Some(size + (512 << 10)), maximum: before.maximum }).unwrap();
     let result = call();
-    setrlimit(Resource::As, usual).unwrap();
+    setrlimit(Resource::As, before).unwrap();
     result
 }
 
@@ -158,28 +156,28 @@ fn one_thread(event_loop: &EventLoop) -> Rc<FileIo> {
     Rc::new(FileIo::builder().backend(FileIoBackend::ThreadPool).threads(1).build(event_loop).unwrap())
 }
 
-/// Begins an operation that ends with or without a thread.
-fn begin(files: &FileIo, ended: &Count) {
-    let ending = ended.clone();
-    files.metadata_at("/", move |_, _| ending.add());
+/// Starts an operation, which completes with or without a thread.
+fn start_operation(files: &FileIo, completed: &Count) {
+    let completed = completed.clone();
+    files.metadata_at("/", move |_, _| completed.add());
 }
 
 #[test]
-fn a_logger_that_uses_files_posts_sends_and_closes_finds_everything_usable() {
-    logged(|| {
+fn a_logger_may_use_files_post_send_and_close() {
+    with_logger(|| {
         let event_loop = EventLoop::new().unwrap();
         let files = one_thread(&event_loop);
-        let ended = Count::default();
+        let completed = Count::default();
         let socket = UdpSocket::bind(&event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _, _| ()).unwrap();
         let closed =
             Rc::new(RefCell::new(Some(EventFd::new(0).unwrap().watch(&event_loop, |_, _| ()).unwrap())));
         let posted = Count::default();
         {
-            let (files, ended, handle) = (Rc::clone(&files), ended.clone(), event_loop.handle());
+            let (files, completed, handle) = (Rc::clone(&files), completed.clone(), event_loop.handle());
             let (posted, closed) = (posted.clone(), Rc::clone(&closed));
             let address = socket.local_addr();
             on_line(move |_| {
-                begin(&files, &ended);
+                start_operation(&files, &completed);
                 assert!(files.pending() > 0);
                 let ran = posted.drop_token();
                 handle.queue_in_loop(move |_| drop(ran)).unwrap();
@@ -188,42 +186,42 @@ fn a_logger_that_uses_files_posts_sends_and_closes_finds_everything_usable() {
                 closed.borrow_mut().take();
             });
         }
-        without_room_for_threads(|| {
-            begin(&files, &ended);
-            turn_until(&event_loop, || ended.get() >= 1);
+        without_new_threads(|| {
+            start_operation(&files, &completed);
+            turn_until(&event_loop, || completed.get() >= 1);
         });
-        let said = lines();
-        assert!(said[0].contains("cannot start a thread for files"), "{said:?}");
-        // The logger's own operation ends too, and so do others.
-        begin(&files, &ended);
-        turn_until(&event_loop, || ended.get() == said.len() + 2 && files.pending() == 0);
+        let logged = lines();
+        assert!(logged[0].contains("cannot start a thread for files"), "{logged:?}");
+        // The operations of the logger complete too, and so do later ones.
+        start_operation(&files, &completed);
+        turn_until(&event_loop, || completed.get() == logged.len() + 2 && files.pending() == 0);
         assert!(closed.borrow().is_none());
-        turn_until(&event_loop, || posted.get() == said.len());
+        turn_until(&event_loop, || posted.get() == logged.len());
         assert_eq!(event_loop.handle().counters().panics, 0);
     });
 }
 
 #[test]
-fn a_logger_that_panics_leaves_files_their_threads() {
-    logged(|| {
+fn a_panicking_logger_does_not_disable_the_file_threads() {
+    with_logger(|| {
         let event_loop = EventLoop::new().unwrap();
         let files = one_thread(&event_loop);
-        let ended = Count::default();
+        let completed = Count::default();
         on_line(|_| panic!("a logger"));
-        without_room_for_threads(|| {
-            begin(&files, &ended);
-            turn_until(&event_loop, || ended.get() == 1);
+        without_new_threads(|| {
+            start_operation(&files, &completed);
+            turn_until(&event_loop, || completed.get() == 1);
         });
         assert_eq!(lines().len(), 1);
-        // A thread that was counted and is not there would be waited for.
-        begin(&files, &ended);
-        turn_until(&event_loop, || ended.get() == 2);
+        // If the failed thread were still counted, no thread would be started for this operation.
+        start_operation(&files, &completed);
+        turn_until(&event_loop, || completed.get() == 2);
     });
 }
 
 #[test]
-fn a_logger_that_panics_over_a_panic_costs_one_connection() {
-    logged(|| {
+fn a_logger_panic_about_a_panic_closes_one_connection() {
+    with_logger(|| {
         let event_loop = EventLoop::new().unwrap();
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
         let server = server.serve_fn(|_, _| -> std::io::Result<()> { panic!("a handler") }).unwrap();

@@ -1,4 +1,4 @@
-//! The watchdog of the tests: a test that hangs fails by its name, and the other tests of its
+//! The watchdog of the tests. A test that hangs fails with its name, and the other tests of its
 //! binary still run.
 
 mod support;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use support::{LIMIT, OnDrop, panic_of, with_loop, with_watchdog};
 
-/// Set in a process whose hanging tests are to run.
+/// An environment variable that is set in the child process, where the hanging tests run.
 const ROLE: &str = "REVEILLE_TEST_WATCHDOG";
 
 /// The limit of the tests that hang.
@@ -22,7 +22,7 @@ fn is_child() -> bool {
     env::var_os(ROLE).is_some()
 }
 
-/// Blocks its thread for the rest of the process.
+/// Blocks its thread until the process exits.
 fn never_returns() {
     loop {
         thread::park();
@@ -69,8 +69,9 @@ fn role_4_passes() {
 }
 
 #[test]
-fn a_test_that_hangs_fails_by_name_and_the_others_run() {
-    // One after the other, by name, so that the last one runs after those that hang.
+fn a_hanging_test_fails_by_name_and_other_tests_run() {
+    // With one thread the tests run in the order of their names: the last test runs after the tests
+    // that hang.
     let child = Command::new(env::current_exe().expect("this program"))
         .args(["role_", "--ignored", "--test-threads", "1"])
         .env(ROLE, "1")
@@ -95,7 +96,7 @@ fn a_test_that_hangs_fails_by_name_and_the_others_run() {
 }
 
 #[test]
-fn the_body_of_a_test_has_its_name_and_its_result_is_returned() {
+fn the_body_runs_under_its_tests_name_and_returns_a_result() {
     let own = thread::current().name().map(str::to_owned);
     assert!(own.is_some());
     assert_eq!(with_watchdog(LIMIT, || thread::current().name().map(str::to_owned)), own);
@@ -107,10 +108,10 @@ fn a_panic_of_the_body_is_passed_on() {
 }
 
 #[test]
-fn the_thread_of_a_body_has_ended_when_the_call_returns() {
-    let (tell, told) = mpsc::channel();
+fn the_thread_of_the_body_ends_before_the_call_returns() {
+    let (sender, receiver) = mpsc::channel();
     with_watchdog(LIMIT, move || {
-        at_thread_end(move || tell.send(()).expect("a receiver"));
+        at_thread_end(move || sender.send(()).expect("a receiver"));
     });
-    assert_eq!(told.try_recv(), Ok(()));
+    assert_eq!(receiver.try_recv(), Ok(()));
 }
