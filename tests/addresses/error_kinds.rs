@@ -1,4 +1,4 @@
-//! The kinds of the crate's errors: one for each meaning, whichever type has it.
+//! The kinds of the crate's errors. Each meaning has one kind in all error types.
 
 use std::io::{self, ErrorKind};
 

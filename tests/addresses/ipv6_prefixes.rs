@@ -1,5 +1,5 @@
-//! Clients by the prefix of their IPv6 address: the most connections of one, and the loop that they
-//! go to.
+//! IPv6 clients are grouped by the prefix of their address, for the limit of connections per
+//! address and for the choice of the loop.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -14,8 +14,8 @@ use reveille::TcpServer;
 use reveille::net::{LoadBalancing, TcpServerBuilder};
 use socket2::{Domain, Socket, Type};
 
-/// A script for a network namespace with addresses of two networks. The kernel adds the routes to
-/// them later than the addresses, so the script waits for the routes.
+/// A script that enters a network namespace with addresses of two networks. The kernel adds the
+/// routes later than the addresses, so the script waits for the routes.
 const TWO_NETWORKS: &str = r#"
     exec unshare -rn sh -ec '
         ip link set lo up
@@ -52,9 +52,9 @@ fn host(
 }
 
 #[track_caller]
-fn assert_turned_away(mut client: TcpStream) {
+fn assert_rejected(mut client: TcpStream) {
     match client.read(&mut [0; 1]) {
-        Ok(read) => assert_eq!(read, 0),
+        Ok(read) => assert_eq!(read, 0, "the connection was accepted"),
         Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
     }
 }
@@ -73,19 +73,19 @@ fn clients_of_one_network_count_as_one_address() {
                 clients.push(connect_from(local, to(&host)));
                 net::assert_echoes(clients.last_mut().unwrap());
             }
-            assert_turned_away(connect_from("2001:db8:0:1:ffff::3", to(&host)));
-            // Mapped addresses share their first 64 bits, and are two.
+            assert_rejected(connect_from("2001:db8:0:1:ffff::3", to(&host)));
+            // IPv4-mapped addresses share their first 64 bits, but count separately.
             for local in ["127.0.0.2", "127.0.0.3"] {
                 clients.push(connect_from(local, to(&host)));
                 net::assert_echoes(clients.last_mut().unwrap());
-                assert_turned_away(connect_from(local, to(&host)));
+                assert_rejected(connect_from(local, to(&host)));
             }
         });
     });
 }
 
 #[test]
-fn the_length_of_the_prefix_may_be_set() {
+fn the_length_of_the_prefix_is_configurable() {
     alone_after(TWO_NETWORKS, || {
         with_watchdog(LIMIT, || {
             let whole = host(|builder| builder.max_per_address(1).ipv6_prefix(128));
@@ -97,25 +97,25 @@ fn the_length_of_the_prefix_may_be_set() {
             let short = host(|builder| builder.max_per_address(1).ipv6_prefix(48));
             let mut client = connect_from("2001:db8:0:1::1", to(&short));
             net::assert_echoes(&mut client);
-            assert_turned_away(connect_from("2001:db8:0:2::1", to(&short)));
+            assert_rejected(connect_from("2001:db8:0:2::1", to(&short)));
         });
     });
 }
 
 #[test]
-fn clients_of_one_network_are_on_one_loop() {
+fn one_loop_serves_all_clients_of_a_network() {
     alone_after(TWO_NETWORKS, || {
         with_watchdog(LIMIT, || {
-            // With eight loops, three addresses by themselves would be on one in one of 64 runs of
-            // a round.
+            // If the addresses were distributed independently over eight loops, all three would be
+            // on one loop in one of 64 rounds.
             for _ in 0..5 {
-                let (tell, told) = mpsc::channel();
+                let (sender, threads) = mpsc::channel();
                 let host = Host::new(move |event_loop| {
                     TcpServer::bind(event_loop, "[::]:0")?
                         .threads(8)
                         .load_balancing(LoadBalancing::PeerAddress)
                         .serve_fn(move |conn, input| {
-                            tell.send(thread::current().id()).unwrap();
+                            sender.send(thread::current().id()).unwrap();
                             conn.send(input.take_all())
                         })
                 });
@@ -123,17 +123,17 @@ fn clients_of_one_network_are_on_one_loop() {
                     .iter()
                     .map(|local| {
                         net::assert_echoes(&mut connect_from(local, to(&host)));
-                        format!("{:?}", told.recv_timeout(net::LIMIT).unwrap())
+                        format!("{:?}", threads.recv_timeout(net::LIMIT).unwrap())
                     })
                     .collect();
-                assert_eq!(used.len(), 1, "{used:?}");
+                assert_eq!(used.len(), 1, "several loops serve one network: {used:?}");
             }
         });
     });
 }
 
 #[test]
-fn a_prefix_without_bits_or_longer_than_an_address_is_refused() {
+fn an_invalid_prefix_length_is_rejected() {
     with_loop(|event_loop| {
         for bits in [0, 129] {
             let message = panic_of(|| TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().ipv6_prefix(bits));

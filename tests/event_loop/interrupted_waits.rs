@@ -1,4 +1,5 @@
-//! Signals that interrupt the wait. They are sent to the process, so each test has its own.
+//! Signals that interrupt the wait of a loop. They are sent to the process, so each test runs in a
+//! separate process.
 
 use std::fs;
 use std::sync::Arc;
@@ -14,19 +15,19 @@ use rustix::thread::{Pid, gettid};
 use signal_hook::consts::SIGUSR1;
 use signal_hook::flag;
 
-/// How often the thread has gone to sleep.
+/// The number of times that the thread has gone to sleep.
 fn sleeps(thread: Pid) -> u64 {
     let path = format!("/proc/self/task/{}/status", thread.as_raw_nonzero());
-    let status = fs::read_to_string(path).expect("the thread lives");
+    let status = fs::read_to_string(path).expect("a running thread");
     let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     line.expect("a count of switches").trim().parse().expect("a number")
 }
 
-/// Calls `call` while signals keep interrupting the sleep of this thread, with the count of those
-/// that did.
+/// Runs `call` while another thread sends signals that interrupt the sleep of this thread. The
+/// argument of `call` counts the interrupted sleeps.
 ///
-/// A signal sent to the id of a thread is for the whole process, but Linux has that thread handle
-/// it if it can.
+/// kill(2) with the id of a thread signals the whole process, but Linux prefers that thread for the
+/// delivery.
 fn under_signals(call: impl FnOnce(&Count)) {
     let (handled, interrupted) = (Arc::new(AtomicBool::new(false)), Count::default());
     let registered = flag::register(SIGUSR1, Arc::clone(&handled)).unwrap();
@@ -37,8 +38,8 @@ fn under_signals(call: impl FnOnce(&Count)) {
             while !done.load(SeqCst) {
                 until_asleep(thread);
                 let before = sleeps(thread);
-                // It is asleep, so when it sleeps again a signal has woken it, or it has done its
-                // work and is joining us.
+                // The thread is asleep. When it sleeps again, a signal has interrupted it, or it
+                // has completed `call` and is joining this thread.
                 while sleeps(thread) == before && !done.load(SeqCst) {
                     kill_process(thread, Signal::USR1).unwrap();
                     while !handled.swap(false, SeqCst) {
@@ -59,46 +60,46 @@ fn a_signal_does_not_end_a_wait_early() {
         let limit = Duration::from_millis(100);
         under_signals(|interrupted| {
             while interrupted.get() == 0 {
-                let asked = Instant::now();
+                let start = Instant::now();
                 event_loop.run_once(limit).unwrap();
-                assert!(asked.elapsed() >= limit);
+                assert!(start.elapsed() >= limit, "the wait ended early");
             }
         });
     });
 }
 
 #[test]
-fn a_signal_does_not_end_a_wait_without_a_limit() {
+fn a_signal_does_not_end_an_unlimited_wait() {
     alone_with_loop(|event_loop| {
-        let (handle, posted) = (event_loop.handle(), Count::default());
+        let (handle, ran) = (event_loop.handle(), Count::default());
         under_signals(|interrupted| {
             thread::scope(|scope| {
                 scope.spawn(|| {
                     while interrupted.get() < 3 {
                         thread::yield_now();
                     }
-                    let p = posted.clone();
-                    handle.queue_in_loop(move |_| p.add()).unwrap();
+                    let in_task = ran.clone();
+                    handle.queue_in_loop(move |_| in_task.add()).unwrap();
                 });
                 event_loop.run_once(None).unwrap();
             });
         });
-        assert_eq!(posted.get(), 1);
+        assert_eq!(ran.get(), 1);
         assert_eq!(event_loop.iteration(), 1);
     });
 }
 
 #[test]
-fn timers_and_tasks_are_served_among_signals() {
+fn timers_and_tasks_run_despite_signals() {
     alone_with_loop(|event_loop| {
         let ran = Count::default();
         under_signals(|interrupted| {
-            let (handle, i, r) = (event_loop.handle(), interrupted.clone(), ran.clone());
+            let (handle, interrupted, ran) = (event_loop.handle(), interrupted.clone(), ran.clone());
             event_loop.run_every(Duration::from_millis(1), move |_| {
-                let (i, r) = (i.clone(), r.clone());
+                let (interrupted, ran) = (interrupted.clone(), ran.clone());
                 let task = move |event_loop: &EventLoop| {
-                    r.add();
-                    if r.get() >= 20 && i.get() >= 3 {
+                    ran.add();
+                    if ran.get() >= 20 && interrupted.get() >= 3 {
                         event_loop.quit();
                     }
                 };
