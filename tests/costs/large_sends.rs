@@ -25,11 +25,11 @@ fn cost_of(
     let cost = Rc::new(Cell::new((0, 0)));
     let total = Rc::clone(&cost);
     let journal = net::Journal::new();
-    let written = journal.clone();
+    let server_journal = journal.clone();
     let send = Rc::new(send);
     let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |_| {
         let (send, total) = (Rc::clone(&send), Rc::clone(&total));
-        written.script().on_open(move |conn| {
+        server_journal.script().on_open(move |conn| {
             // With the default size, the kernel would take all bytes at once.
             SockRef::from(conn).set_send_buffer_size(100_000).unwrap();
             let before = counts().requested;

@@ -216,7 +216,7 @@ fn an_outgoing_connection_is_registered_once_in_its_life() {
         life();
         for lives in [5, 10] {
             let calls = server.on_loop.calls_of(|| (0..lives).for_each(|_| life()));
-            let of_a_life = [
+            let calls_per_life = [
                 (libc::SYS_socket, 1),
                 (libc::SYS_setsockopt, 1),
                 (libc::SYS_connect, 1),
@@ -233,8 +233,12 @@ fn an_outgoing_connection_is_registered_once_in_its_life() {
                 (libc::SYS_shutdown, 0),
                 (libc::SYS_close, 1),
             ];
-            for (call, count) in of_a_life {
-                assert_eq!(calls.count(call), count * lives, "not {count} of call {call} each: {calls:?}");
+            for (call, count) in calls_per_life {
+                assert_eq!(
+                    calls.count(call),
+                    count * lives,
+                    "not {count} of call {call} per life: {calls:?}"
+                );
             }
         }
         let operations = &server.on_loop.settle().epoll_operations;
