@@ -404,7 +404,7 @@ fn received_frames_wait_while_replies_are_unread() {
         let mut client = host.connect();
         client.write_all(&b"?\n".repeat(REQUESTS)).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        // Until ten turns deliver no request. The kernel and the connection cannot hold all
+        // Waits until ten turns deliver no request. The kernel and the connection cannot buffer all
         // replies.
         let mut delivered = 0;
         loop {

@@ -123,8 +123,8 @@ fn an_idle_loop_releases_the_memory_of_a_burst() {
 }
 
 /// The arena of a thread keeps the free memory at its end, up to twice the largest block that has
-/// ever been freed. The test runs in a separate process, because resident memory also depends on the
-/// arenas of earlier tests of the same process, which a new thread may reuse.
+/// ever been freed. The test runs in a separate process, because resident memory also depends on
+/// the arenas of earlier tests of the same process, which a new thread may reuse.
 #[cfg(target_env = "gnu")]
 #[test]
 fn memory_of_a_burst_of_timers_returns_to_the_kernel() {
