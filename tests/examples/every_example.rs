@@ -151,8 +151,8 @@ fn visit_file_server(addresses: &[SocketAddr]) {
     let passwd = fs::read("/etc/passwd").unwrap();
     let mut client = connect(addresses[0]);
     client.write_all(b"GET passwd\n").unwrap();
-    let answer = [format!("OK {}\n", passwd.len()).as_bytes(), &passwd].concat();
-    assert_eq!(net::read_exact(&mut client, answer.len()), answer);
+    let reply = [format!("OK {}\n", passwd.len()).as_bytes(), &passwd].concat();
+    assert_eq!(net::read_exact(&mut client, reply.len()), reply);
 }
 
 fn visit_services(addresses: &[SocketAddr]) {

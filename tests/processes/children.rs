@@ -1,4 +1,4 @@
-//! Child processes: how their end is reported, what happens to detached children, and their pipes.
+//! Child processes: the reports of their end, detached children, and pipes.
 //!
 //! The tests count descriptors and children of the whole process, so each test runs in its own
 //! process.
