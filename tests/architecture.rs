@@ -1,5 +1,5 @@
-//! Keeps ARCHITECTURE.md true: the files it names exist, its code map covers every file, imports
-//! run downwards in it, and the tests that its invariants name exist.
+//! Consistency of ARCHITECTURE.md and the code. The files and tests that the document names exist,
+//! its code map covers every source file, and imports go only downwards in the map.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,12 +14,12 @@ fn read(path: &str) -> String {
 }
 
 /// Whether this is the repository. The published package contains no `.ci`, no `benches`, and no
-/// packages below `tests`, so what the document says of these cannot be checked there.
+/// packages below `tests`, so their names in the document cannot be checked there.
 fn is_repository() -> bool {
     root().join(".ci").exists()
 }
 
-/// What stands between backquotes, line by line; code blocks apart.
+/// Returns the texts between backquotes, without code blocks.
 fn quoted(text: &str) -> Vec<String> {
     let mut in_block = false;
     let mut names = Vec::new();
@@ -33,12 +33,12 @@ fn quoted(text: &str) -> Vec<String> {
     names
 }
 
-/// All Rust files below a folder, as paths from the root.
+/// Returns all Rust files below a directory, as paths relative to the root.
 fn rust_files(folder: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut folders = vec![PathBuf::from(folder)];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(root().join(&folder)).expect("a folder") {
+        for entry in fs::read_dir(root().join(&folder)).expect("a directory") {
             let path = folder.join(entry.expect("an entry").file_name());
             if root().join(&path).is_dir() {
                 folders.push(path);
@@ -54,7 +54,7 @@ fn is_unit_test(path: &str) -> bool {
     path.ends_with("/tests.rs")
 }
 
-/// The modules of the code map, from the top down.
+/// Returns the modules of the code map, from the top down.
 fn code_map() -> Vec<String> {
     let text = read("ARCHITECTURE.md");
     let section = text.split("\n## ").find(|section| section.starts_with("3. ")).expect("a code map");
@@ -62,7 +62,7 @@ fn code_map() -> Vec<String> {
     rows.map(str::to_owned).collect()
 }
 
-/// The row of the code map that a file belongs to: that of the innermost module.
+/// Returns the row of the code map that contains a file: that of its innermost module.
 fn row_of(file: &str, map: &[String]) -> Option<usize> {
     let module = file.strip_suffix(".rs").expect("a Rust file");
     let is_in =
@@ -71,7 +71,7 @@ fn row_of(file: &str, map: &[String]) -> Option<usize> {
 }
 
 #[test]
-fn every_file_that_the_document_names_exists() {
+fn every_file_named_in_the_document_exists() {
     if !is_repository() {
         return;
     }
@@ -89,7 +89,7 @@ fn every_file_that_the_document_names_exists() {
 fn the_code_map_covers_every_file_once() {
     let map = code_map();
     let unique: BTreeSet<&String> = map.iter().collect();
-    assert_eq!(unique.len(), map.len(), "a module stands in the code map twice");
+    assert_eq!(unique.len(), map.len(), "the code map contains a module twice");
     for row in &map {
         assert!(
             root().join(format!("{row}.rs")).exists(),
@@ -103,14 +103,14 @@ fn the_code_map_covers_every_file_once() {
 
 #[test]
 fn the_crate_has_at_most_twelve_top_level_modules() {
-    let entries = fs::read_dir(root().join("src")).expect("a folder");
+    let entries = fs::read_dir(root().join("src")).expect("a directory");
     let names: BTreeSet<PathBuf> =
         entries.map(|entry| entry.expect("an entry").path().with_extension("")).collect();
     assert!(names.len() <= 12, "{names:?}");
 }
 
-/// The file of the module that `path` names, seen from the crate's root: the longest part of it
-/// that is a file.
+/// Returns the file of the module that a path from the crate root names: the longest prefix of the
+/// path that is a file.
 fn file_of(path: &[&str]) -> Option<String> {
     (1..=path.len())
         .rev()
@@ -118,7 +118,7 @@ fn file_of(path: &[&str]) -> Option<String> {
         .find(|file| root().join(file).exists())
 }
 
-/// The files that `file` imports by `crate::` and `super::`.
+/// Returns the files that `file` imports with `crate::` and `super::`.
 fn imports(file: &str) -> BTreeSet<String> {
     let module: Vec<&str> = file
         .strip_prefix("src/")
@@ -132,14 +132,14 @@ fn imports(file: &str) -> BTreeSet<String> {
     let code = code.join("\n");
     assert!(
         !code.contains("use crate::{"),
-        "{file}: one `use crate::` a module, so that this test can read them"
+        "{file}: use a separate `use crate::` for each module, since this test does not parse lists"
     );
     let mut found = BTreeSet::new();
     for (keyword, base) in [("crate::", &[][..]), ("super::", parent)] {
         for (at, _) in code.match_indices(keyword) {
             let before = code[..at].chars().next_back().unwrap_or(' ');
             if before.is_alphanumeric() || "_:$".contains(before) || code[..at].ends_with("pub(in ") {
-                continue; // A part of a longer name or path, or a visibility.
+                continue; // Part of a longer name or path, or of a visibility.
             }
             let rest: &str = &code[at + keyword.len()..];
             let end =
@@ -163,7 +163,10 @@ fn the_crate_root_has_at_most_thirty_public_names() {
     });
     let modules = text.matches("\npub mod ").count();
     let names: Vec<&str> = reexported.collect();
-    assert!(names.contains(&"Buffer"), "can this test still read the names? {names:?}");
+    assert!(
+        names.contains(&"Buffer"),
+        "`Buffer` was not found, so this test does not parse the names: {names:?}"
+    );
     assert!(names.len() + modules <= 30, "{modules} modules and {names:?}");
 }
 
@@ -178,7 +181,7 @@ fn comments_are_at_most_a_hundred_columns_wide() {
 }
 
 #[test]
-fn imports_run_downwards_in_the_code_map() {
+fn imports_go_downwards_in_the_code_map() {
     let map = code_map();
     let mut between_rows = 0;
     for file in rust_files("src") {
@@ -188,15 +191,15 @@ fn imports_run_downwards_in_the_code_map() {
         let row = row_of(&file, &map);
         for imported in imports(&file) {
             let other = row_of(&imported, &map);
-            assert!(other >= row, "{file} imports {imported}, which stands above it in the code map");
+            assert!(other >= row, "{file} imports {imported}, which is above it in the code map");
             between_rows += usize::from(other != row);
         }
     }
-    assert!(between_rows > 60, "only {between_rows} imports were seen: can this test still read them?");
+    assert!(between_rows > 60, "this test has found only {between_rows} imports");
 }
 
 #[test]
-fn the_reader_of_imports_reads_them() {
+fn the_import_parser_finds_known_imports() {
     let found = imports("src/net/connection/write.rs");
     for file in ["src/net/connection.rs", "src/event_loop.rs", "src/net/result.rs", "src/net/sys/stream.rs"] {
         assert!(found.contains(file), "{file} is not among {found:?}");
@@ -204,7 +207,7 @@ fn the_reader_of_imports_reads_them() {
 }
 
 #[test]
-fn the_tests_that_the_invariants_name_exist() {
+fn every_test_named_in_the_invariants_exists() {
     if !is_repository() {
         return;
     }
@@ -215,16 +218,16 @@ fn the_tests_that_the_invariants_name_exist() {
     for line in section.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).skip(1) {
         invariants += 1;
         let tests: Vec<String> = quoted(line.rsplit_once(" — ").expect("an invariant and its tests").1);
-        assert!(!tests.is_empty(), "no test is named for: {line}");
+        assert!(!tests.is_empty(), "no test is named in: {line}");
         for test in tests {
-            let is_there = ["(", "<"].iter().any(|after| all.contains(&format!("fn {test}{after}")));
-            assert!(is_there, "there is no test `{test}`, named for: {line}");
+            let exists = ["(", "<"].iter().any(|after| all.contains(&format!("fn {test}{after}")));
+            assert!(exists, "there is no test `{test}`, which is named in: {line}");
         }
     }
     assert!(invariants >= 10, "only {invariants} invariants were found");
 }
 
-/// The clock of the date may be stepped; nothing in the crate goes by it.
+/// The wall clock can be set to any time, so the crate does not use it.
 #[test]
 fn no_source_reads_the_wall_clock() {
     for file in rust_files("src") {

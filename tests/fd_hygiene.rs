@@ -1,5 +1,5 @@
-//! Descriptors: all that were opened are closed, however what they were for has ended, and no other
-//! program gets one.
+//! The lifetime of descriptors. Each object closes its descriptors however it ends, and started
+//! programs inherit none.
 
 mod support;
 
@@ -18,52 +18,54 @@ use support::client::{Refusing, Reporting, Reports, Silent, turn_to_rest};
 use support::net::{self, End, Script, Told, scripted};
 use support::{LIMIT, Recorder, turn, with_watchdog};
 
-/// The tests count the descriptors of the whole process, so they run one after the other.
+/// Makes the tests run one at a time, since they count the descriptors of the whole process.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has `test` leave as many descriptors open as it has found.
+/// Runs `test` and requires that the number of open descriptors is the same before and after.
 #[track_caller]
-fn closes_what_it_opens(test: impl FnOnce() + Send + 'static) {
+fn assert_closes_all(test: impl FnOnce() + Send + 'static) {
     let _alone = alone();
     let before = net::open_descriptors();
     with_watchdog(LIMIT, test);
     assert_eq!(net::open_descriptors(), before);
 }
 
-/// Makes 200 connections to one server, and has `end` see to the end of each.
+/// Opens 200 connections to one server, and ends each with `end`. Requires that each ends as
+/// expected and leaves no descriptor.
 #[track_caller]
-fn closes_200_connections(script: fn(Script) -> Script, end: fn(TcpStream), expected: fn(&End) -> bool) {
-    closes_what_it_opens(move || {
+fn assert_closes_connections(script: fn(Script) -> Script, end: fn(TcpStream), expected: fn(&End) -> bool) {
+    assert_closes_all(move || {
         let (host, journal) = scripted(script);
         let with_server = net::open_descriptors();
         for number in 0..200 {
             end(host.connect());
-            let how = journal.end_of(number);
-            assert!(expected(&how), "{number}: {how:?}");
+            let reason = journal.end_of(number);
+            assert!(expected(&reason), "{number}: {reason:?}");
         }
-        // The last is told before its descriptor is closed, but that is in the same turn.
+        // `on_close` is called before the descriptor is closed, but in the same turn. This waits
+        // for the end of that turn.
         host.ask(|_, _| ());
-        assert_eq!(net::open_descriptors(), with_server, "while the server lives");
+        assert_eq!(net::open_descriptors(), with_server, "connections have left descriptors");
         assert_eq!(host.open_connections(), 0);
     });
 }
 
 #[test]
-fn connections_that_their_peers_close_are_closed() {
-    closes_200_connections(|script| script, drop, |end| *end == End::Finished);
+fn connections_closed_by_their_peers_leave_no_descriptor() {
+    assert_closes_connections(|script| script, drop, |end| *end == End::Finished);
 }
 
 #[test]
-fn connections_that_their_peers_reset_are_closed() {
-    closes_200_connections(|script| script, net::reset, |end| matches!(end, End::Error(..)));
+fn connections_reset_by_their_peers_leave_no_descriptor() {
+    assert_closes_connections(|script| script, net::reset, |end| matches!(end, End::Error(..)));
 }
 
 #[test]
-fn connections_that_the_server_closes_are_closed() {
-    closes_200_connections(
+fn connections_closed_by_the_server_leave_no_descriptor() {
+    assert_closes_connections(
         |script| script.on_open(|conn| conn.close()),
         |mut client| net::wait_for_end(&mut client),
         |end| *end == End::Closed,
@@ -71,8 +73,8 @@ fn connections_that_the_server_closes_are_closed() {
 }
 
 #[test]
-fn connections_with_much_unsent_are_closed() {
-    closes_200_connections(
+fn connections_with_unsent_output_leave_no_descriptor() {
+    assert_closes_connections(
         |script| script.on_open(|conn| conn.send(vec![0; 4 << 20])),
         |client| {
             client.shutdown(Shutdown::Both).unwrap();
@@ -82,9 +84,9 @@ fn connections_with_much_unsent_are_closed() {
 }
 
 #[test]
-fn connections_whose_handlers_panic_are_closed() {
-    closes_200_connections(
-        |script| script.on_message(|_, _| -> () { panic!("as I was told") }),
+fn connections_whose_handlers_panic_leave_no_descriptor() {
+    assert_closes_connections(
+        |script| script.on_message(|_, _| -> () { panic!("intended by the test") }),
         |mut client| {
             client.write_all(b"!").unwrap();
             net::wait_for_end(&mut client);
@@ -94,35 +96,35 @@ fn connections_whose_handlers_panic_are_closed() {
 }
 
 #[test]
-fn connections_whose_handlers_cannot_be_made_are_closed() {
-    closes_what_it_opens(|| {
-        let (host, _) = scripted(|_| panic!("no handler"));
+fn connections_whose_factory_panics_leave_no_descriptor() {
+    assert_closes_all(|| {
+        let (host, _) = scripted(|_| panic!("intended by the test"));
         let with_server = net::open_descriptors();
         for _ in 0..200 {
             net::wait_for_end(&mut host.connect());
         }
         net::until(|| host.open_connections() == 0);
-        assert_eq!(net::open_descriptors(), with_server, "while the server lives");
+        assert_eq!(net::open_descriptors(), with_server, "connections have left descriptors");
         assert_eq!(host.handle().counters().panics, 200);
     });
 }
 
 #[test]
 fn a_stopped_server_closes_its_connections_and_its_listener() {
-    closes_what_it_opens(|| {
+    assert_closes_all(|| {
         let (host, journal) = scripted(|script| script);
-        // What is the server's: its listener, and the descriptor that it keeps in reserve.
+        // A server has two descriptors: its listener, and the one that it keeps in reserve.
         let without_server = net::open_descriptors() - 2;
         let mut clients: Vec<_> = (0..200).map(|_| host.connect()).collect();
-        (0..200).for_each(|number| _ = journal.wait_for(number, |told| *told == Told::Open));
-        let (report, reported) = mpsc::channel();
+        (0..200).for_each(|number| _ = journal.wait_for(number, |event| *event == Told::Open));
+        let (sender, reports) = mpsc::channel();
         host.ask(move |_, server| {
-            let within = Duration::from_millis(50);
-            server.take().unwrap().stop(within, move |_, outcome| report.send(outcome).unwrap());
+            let timeout = Duration::from_millis(50);
+            server.take().unwrap().stop(timeout, move |_, outcome| sender.send(outcome).unwrap());
         });
         let staying = clients.split_off(100);
         drop(clients);
-        let report = reported.recv_timeout(net::LIMIT).unwrap();
+        let report = reports.recv_timeout(net::LIMIT).unwrap();
         assert_eq!(report.drained + report.aborted, 200);
         drop(staying);
         host.ask(|_, _| ());
@@ -131,8 +133,8 @@ fn a_stopped_server_closes_its_connections_and_its_listener() {
 }
 
 #[test]
-fn a_dropped_server_over_several_loops_closes_everything() {
-    closes_what_it_opens(|| {
+fn a_dropped_server_with_several_loops_leaves_no_descriptor() {
+    assert_closes_all(|| {
         let host = net::Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
                 .threads(3)
@@ -145,12 +147,12 @@ fn a_dropped_server_over_several_loops_closes_everything() {
     });
 }
 
-/// The listeners are those of other threads, which close them in their own time. In the report they
-/// are closed. Connections that wait to be accepted make a close take longer, and a loop that is
-/// awake reports as soon as it can.
+/// The listeners of the other loops are closed on their threads. The waiting connections make these
+/// closes take longer, and the busy-polling loop reports without delay, so a report that does not
+/// wait for the closes comes too early.
 #[test]
-fn a_stop_is_reported_when_the_listeners_of_all_loops_are_closed() {
-    closes_what_it_opens(|| {
+fn a_stop_is_reported_after_all_listeners_are_closed() {
+    assert_closes_all(|| {
         for round in 0..100 {
             let event_loop = EventLoop::builder().busy_poll(LIMIT).build().unwrap();
             let before = net::open_sockets();
@@ -161,30 +163,31 @@ fn a_stop_is_reported_when_the_listeners_of_all_loops_are_closed() {
             assert!(listeners.len() >= 3);
             server.pause_accepting();
             let clients: Vec<_> = (0..30).map(|_| net::connect(server.local_addr())).collect();
-            let (report, reported) = mpsc::channel();
+            let (sender, reports) = mpsc::channel();
             server.handle().stop(LIMIT, move |event_loop, _| {
                 let is_open = |(path, socket): &(PathBuf, PathBuf)| {
                     fs::read_link(path).is_ok_and(|found| found == *socket)
                 };
-                report.send(listeners.into_iter().filter(is_open).collect::<Vec<_>>()).unwrap();
+                sender.send(listeners.into_iter().filter(is_open).collect::<Vec<_>>()).unwrap();
                 event_loop.quit();
             });
             event_loop.run().unwrap();
-            assert_eq!(reported.recv().unwrap(), [], "round {round}");
+            assert_eq!(reports.recv().unwrap(), [], "round {round}");
             drop(clients);
         }
     });
 }
 
-/// Long before its deadline, which nobody needs then.
+/// The timer of the stop is cancelled as well, long before its deadline.
 #[test]
-fn a_stopped_server_over_several_loops_gives_them_up_with_its_last_connection() {
-    closes_what_it_opens(|| {
+fn a_stopped_server_ends_its_loops_after_the_last_connection() {
+    assert_closes_all(|| {
         let before = net::open_descriptors();
-        let (plain, _) = scripted(|script| script);
-        // Besides its loop's it has its listener's and the one in reserve.
-        let of_a_loop = net::open_descriptors() - before - 2;
-        drop(plain);
+        let (single, _) = scripted(|script| script);
+        // A server has two descriptors besides those of its loop: its listener, and the one that it
+        // keeps in reserve.
+        let per_loop = net::open_descriptors() - before - 2;
+        drop(single);
         let host = net::Host::new(|event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
                 .threads(3)
@@ -192,23 +195,23 @@ fn a_stopped_server_over_several_loops_gives_them_up_with_its_last_connection() 
         });
         let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
         clients.iter_mut().for_each(net::assert_echoes);
-        let (report, reported) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         host.ask(move |_, server| {
-            let within = Duration::from_secs(3600);
-            server.take().unwrap().stop(within, move |_, outcome| report.send(outcome).unwrap());
+            let timeout = Duration::from_secs(3600);
+            server.take().unwrap().stop(timeout, move |_, outcome| sender.send(outcome).unwrap());
         });
         drop(clients);
-        assert_eq!(reported.recv_timeout(net::LIMIT).unwrap().drained, 6);
+        assert_eq!(reports.recv_timeout(net::LIMIT).unwrap().drained, 6);
         assert_eq!(host.ask(|event_loop, _| event_loop.next_deadline()), None);
-        assert_eq!(net::open_descriptors(), before + of_a_loop);
+        assert_eq!(net::open_descriptors(), before + per_loop);
     });
 }
 
 #[test]
-fn an_address_in_use_costs_no_descriptor() {
-    closes_what_it_opens(|| {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = taken.local_addr().unwrap();
+fn an_address_in_use_leaves_no_descriptor() {
+    assert_closes_all(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
         let event_loop = EventLoop::new().unwrap();
         let with_loop = net::open_descriptors();
         for _ in 0..20 {
@@ -221,14 +224,14 @@ fn an_address_in_use_costs_no_descriptor() {
 }
 
 #[test]
-fn attempts_that_fail_leave_no_descriptor() {
-    closes_what_it_opens(|| {
-        let (nobody, silent) = (Refusing::new(), Silent::new());
+fn failed_attempts_leave_no_descriptor() {
+    assert_closes_all(|| {
+        let (refusing, silent) = (Refusing::new(), Silent::new());
         let event_loop = EventLoop::new().unwrap();
         let with_loop = net::open_descriptors();
-        // No label of a name is that long, so no server is asked for it.
+        // A label of a name cannot be that long, so the resolver rejects it without a query.
         let targets: [ConnectTarget; 3] =
-            [nobody.address().into(), silent.address().into(), ("x".repeat(300), 80).into()];
+            [refusing.address().into(), silent.address().into(), ("x".repeat(300), 80).into()];
         for target in targets {
             let reports = Reports::new();
             let client = TcpClient::connect(&event_loop, target)
@@ -239,7 +242,7 @@ fn attempts_that_fail_leave_no_descriptor() {
                 .unwrap();
             net::turn_until(&event_loop, || reports.len() == 51);
             turn_to_rest(&event_loop);
-            // The last of the lookups may have been given up.
+            // A lookup that has timed out may still hold its descriptor.
             net::until(|| net::open_descriptors() == with_loop);
             drop(client);
         }
@@ -247,15 +250,15 @@ fn attempts_that_fail_leave_no_descriptor() {
 }
 
 #[test]
-fn clients_that_are_dropped_leave_no_descriptor_whatever_they_do() {
-    closes_what_it_opens(|| {
+fn clients_dropped_in_any_state_leave_no_descriptor() {
+    assert_closes_all(|| {
         let (host, _) = scripted(|script| script);
-        let (nobody, silent) = (Refusing::new(), Silent::new());
+        let (refusing, silent) = (Refusing::new(), Silent::new());
         let event_loop = EventLoop::new().unwrap();
         let with_loop = net::open_descriptors();
         let targets: [ConnectTarget; 4] = [
             host.address().into(),
-            nobody.address().into(),
+            refusing.address().into(),
             silent.address().into(),
             "no-such-host.invalid:80".into(),
         ];
@@ -266,16 +269,16 @@ fn clients_that_are_dropped_leave_no_descriptor_whatever_they_do() {
             (0..turns).for_each(|_| turn(&event_loop));
             drop(clients);
             turn_to_rest(&event_loop);
-            // A lookup has its descriptor until the resolver answers, and the host may have yet to
-            // take its connection.
+            // A lookup holds its descriptor until the resolver returns, and the host may not have
+            // accepted its connection yet.
             net::until(|| net::open_descriptors() == with_loop);
         }
     });
 }
 
 #[test]
-fn sessions_that_follow_one_another_leave_no_descriptor() {
-    closes_what_it_opens(|| {
+fn consecutive_sessions_leave_no_descriptor() {
+    assert_closes_all(|| {
         let (host, _) = scripted(|script| script.on_open(|conn| conn.shutdown()));
         let event_loop = EventLoop::new().unwrap();
         let with_loop = net::open_descriptors();
@@ -298,13 +301,13 @@ fn sessions_that_follow_one_another_leave_no_descriptor() {
 
 #[test]
 fn loops_threads_and_pools_leave_no_descriptor() {
-    closes_what_it_opens(|| {
+    assert_closes_all(|| {
         for _ in 0..20 {
             let event_loop = EventLoop::new().unwrap();
             event_loop.run_once(Duration::ZERO).unwrap();
             let thread = LoopThread::spawn("one").unwrap();
             let pool = LoopPool::new(3.try_into().unwrap(), "pool").unwrap();
-            // A handle that outlives its loop keeps the eventfd, and gives it up when it goes.
+            // A handle that outlives its loop keeps the eventfd open until it is dropped.
             let handle = event_loop.handle();
             drop(event_loop);
             assert!(handle.queue_in_loop(|_| ()).is_err());
@@ -313,32 +316,32 @@ fn loops_threads_and_pools_leave_no_descriptor() {
     });
 }
 
-/// What `ls` sees of its own descriptors, by their numbers.
-fn seen_by_another_program() -> BTreeSet<String> {
+/// Returns the numbers of the descriptors of `ls`, a program started by this process.
+fn descriptors_of_another_program() -> BTreeSet<String> {
     let output = Command::new("ls").arg("/proc/self/fd").output().expect("ls");
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
 #[test]
-fn a_program_started_by_a_handler_inherits_nothing() {
-    closes_what_it_opens(|| {
-        // Its three standard ones, the directory it reads, and what this process was itself started
-        // with.
-        let usual = seen_by_another_program();
-        assert!(usual.len() >= 4, "{usual:?}");
-        let (seen, sees) = mpsc::channel();
+fn a_program_started_by_a_handler_inherits_no_descriptor() {
+    assert_closes_all(|| {
+        // The three standard descriptors, the directory that `ls` reads, and the descriptors that
+        // this process itself has inherited.
+        let expected = descriptors_of_another_program();
+        assert!(expected.len() >= 4, "{expected:?}");
+        let (sender, descriptors) = mpsc::channel();
         let host = net::Host::new(move |event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(2).serve_fn(move |_, input| {
                 input.clear();
-                seen.send(seen_by_another_program()).map_err(io::Error::other)
+                sender.send(descriptors_of_another_program()).map_err(io::Error::other)
             })
         });
         let eventfd = EventFd::new(0).unwrap();
         let mut clients = [host.connect(), host.connect()];
         for client in &mut clients {
-            client.write_all(b"what do you see?").unwrap();
-            assert_eq!(sees.recv_timeout(net::LIMIT).unwrap(), usual);
+            client.write_all(b"x").unwrap();
+            assert_eq!(descriptors.recv_timeout(net::LIMIT).unwrap(), expected);
         }
         drop(eventfd);
     });

@@ -1,5 +1,5 @@
-//! Descriptors that are duplicated elsewhere: what has been closed on the loop no longer wakes it,
-//! whatever happens to the duplicate.
+//! Descriptors with a duplicate. A closed object does not wake its loop when the duplicate becomes
+//! ready.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -16,22 +16,22 @@ use reveille::{
     Buffer, ConnectionHandler, EventFd, EventLoop, TcpClient, TcpConnection, TcpServer, UdpSocket,
 };
 
-/// Where a handler leaves what it has duplicated.
-type Kept = Rc<RefCell<Option<OwnedFd>>>;
+/// The duplicate that a handler has made.
+type Duplicate = Rc<RefCell<Option<OwnedFd>>>;
 
-/// Has `arrive` make the duplicate readable again and again, of which the loop must not notice
-/// anything.
+/// Requires that the loop does not wake when `make_readable` makes the duplicate readable, several
+/// times in a row.
 #[track_caller]
-fn assert_wakes_nobody(event_loop: &EventLoop, duplicate: impl AsFd, mut arrive: impl FnMut()) {
+fn assert_does_not_wake(event_loop: &EventLoop, duplicate: impl AsFd, mut make_readable: impl FnMut()) {
     (0..3).for_each(|_| turn(event_loop));
     for _ in 0..10 {
-        arrive();
+        make_readable();
         wait_readable(&duplicate);
-        assert!(!is_readable(event_loop), "the loop is woken for what it has closed");
+        assert!(!is_readable(event_loop), "the loop is woken by a closed object");
     }
 }
 
-struct Duplicating(Kept);
+struct Duplicating(Duplicate);
 
 impl ConnectionHandler for Duplicating {
     fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
@@ -56,30 +56,30 @@ impl DatagramHandler for Duplicating {
 #[test]
 fn a_closed_connection_of_a_server_does_not_wake_the_loop() {
     with_loop(|event_loop| {
-        let kept = Kept::default();
-        let making = Rc::clone(&kept);
+        let kept_duplicate = Duplicate::default();
+        let handler_copy = Rc::clone(&kept_duplicate);
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
-        let server = server.serve(move |_| Duplicating(Rc::clone(&making))).unwrap();
+        let server = server.serve(move |_| Duplicating(Rc::clone(&handler_copy))).unwrap();
         let mut client = net::connect(server.local_addr());
         client.write_all(b"x").unwrap();
-        net::turn_until(event_loop, || kept.borrow().is_some() && server.open_connections() == 0);
-        let duplicate = kept.take().unwrap();
-        assert_wakes_nobody(event_loop, duplicate, || client.write_all(b"x").unwrap());
+        net::turn_until(event_loop, || kept_duplicate.borrow().is_some() && server.open_connections() == 0);
+        let duplicate = kept_duplicate.take().unwrap();
+        assert_does_not_wake(event_loop, duplicate, || client.write_all(b"x").unwrap());
     });
 }
 
 #[test]
 fn a_closed_connection_of_a_unix_server_does_not_wake_the_loop() {
     with_loop(|event_loop| {
-        let kept = Kept::default();
-        let making = Rc::clone(&kept);
+        let kept_duplicate = Duplicate::default();
+        let handler_copy = Rc::clone(&kept_duplicate);
         let server = TcpServer::bind_unix(event_loop, unix::abstract_name()).unwrap();
-        let server = server.serve(move |_| Duplicating(Rc::clone(&making))).unwrap();
+        let server = server.serve(move |_| Duplicating(Rc::clone(&handler_copy))).unwrap();
         let mut client = unix::connect(&server);
         client.write_all(b"x").unwrap();
-        net::turn_until(event_loop, || kept.borrow().is_some() && server.open_connections() == 0);
-        let duplicate = kept.take().unwrap();
-        assert_wakes_nobody(event_loop, duplicate, || client.write_all(b"x").unwrap());
+        net::turn_until(event_loop, || kept_duplicate.borrow().is_some() && server.open_connections() == 0);
+        let duplicate = kept_duplicate.take().unwrap();
+        assert_does_not_wake(event_loop, duplicate, || client.write_all(b"x").unwrap());
     });
 }
 
@@ -87,85 +87,85 @@ fn a_closed_connection_of_a_unix_server_does_not_wake_the_loop() {
 fn a_stopped_client_does_not_wake_the_loop() {
     with_loop(|event_loop| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let kept = Kept::default();
-        let making = Rc::clone(&kept);
+        let kept_duplicate = Duplicate::default();
+        let handler_copy = Rc::clone(&kept_duplicate);
         let client = TcpClient::connect(event_loop, listener.local_addr().unwrap());
-        let client = client.serve(move |_| Duplicating(Rc::clone(&making))).unwrap();
-        net::turn_until(event_loop, || kept.borrow().is_some());
+        let client = client.serve(move |_| Duplicating(Rc::clone(&handler_copy))).unwrap();
+        net::turn_until(event_loop, || kept_duplicate.borrow().is_some());
         let (mut peer, _) = listener.accept().unwrap();
         drop(client);
-        let duplicate = kept.take().unwrap();
-        assert_wakes_nobody(event_loop, duplicate, || peer.write_all(b"x").unwrap());
+        let duplicate = kept_duplicate.take().unwrap();
+        assert_does_not_wake(event_loop, duplicate, || peer.write_all(b"x").unwrap());
     });
 }
 
 #[test]
 fn a_closed_udp_socket_does_not_wake_the_loop() {
     with_loop(|event_loop| {
-        let kept = Kept::default();
+        let kept_duplicate = Duplicate::default();
         let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap();
-        let socket = socket.serve(Duplicating(Rc::clone(&kept))).unwrap();
+        let socket = socket.serve(Duplicating(Rc::clone(&kept_duplicate))).unwrap();
         let (plain, to) = (udp::plain(), socket.local_addr());
         plain.send_to(b"x", to).unwrap();
-        net::turn_until(event_loop, || kept.borrow().is_some());
-        let duplicate = kept.take().unwrap();
-        assert_wakes_nobody(event_loop, duplicate, || _ = plain.send_to(b"x", to).unwrap());
+        net::turn_until(event_loop, || kept_duplicate.borrow().is_some());
+        let duplicate = kept_duplicate.take().unwrap();
+        assert_does_not_wake(event_loop, duplicate, || _ = plain.send_to(b"x", to).unwrap());
     });
 }
 
-/// However it has ended: by its owner, by its own callback, by a panic there.
+/// A channel closes when it is dropped, closed in its callback, or when its callback panics.
 #[test]
 fn a_closed_channel_does_not_wake_the_loop() {
     for end in ["drop", "close", "panic"] {
         crate::support::with_catching_loop(move |event_loop| {
-            let (ours, mut theirs) = UnixStream::pair().unwrap();
-            ours.set_nonblocking(true).unwrap();
-            let duplicate = ours.try_clone().unwrap();
-            let channel = Channel::new(event_loop, ours, Interest::READABLE, move |event| match end {
+            let (local, mut peer) = UnixStream::pair().unwrap();
+            local.set_nonblocking(true).unwrap();
+            let duplicate = local.try_clone().unwrap();
+            let channel = Channel::new(event_loop, local, Interest::READABLE, move |event| match end {
                 "close" => event.close(),
-                "panic" => panic!("as I was told"),
+                "panic" => panic!("intended by the test"),
                 _ => _ = event.source().read(&mut [0; 16]).unwrap(),
             });
             let channel = channel.unwrap();
-            theirs.write_all(b"x").unwrap();
+            peer.write_all(b"x").unwrap();
             turn(event_loop);
             assert_eq!(channel.is_open(), end == "drop");
             drop(channel);
-            assert_wakes_nobody(event_loop, duplicate, || theirs.write_all(b"x").unwrap());
+            assert_does_not_wake(event_loop, duplicate, || peer.write_all(b"x").unwrap());
         });
     }
 }
 
 #[test]
-fn an_eventfd_that_is_not_watched_any_longer_does_not_wake_the_loop() {
+fn an_unwatched_eventfd_does_not_wake_the_loop() {
     with_loop(|event_loop| {
         let eventfd = EventFd::new(0).unwrap();
         let duplicate = eventfd.try_clone().unwrap();
         let source = eventfd.watch(event_loop, |_, _| ()).unwrap();
         turn(event_loop);
         drop(source);
-        assert_wakes_nobody(event_loop, &duplicate, || duplicate.signal().unwrap());
+        assert_does_not_wake(event_loop, &duplicate, || duplicate.signal().unwrap());
     });
 }
 
 #[test]
-fn a_closed_end_of_a_shared_ring_does_not_wake_the_loop() {
+fn a_closed_shared_ring_does_not_wake_the_loop() {
     with_loop(|event_loop| {
-        let (here, descriptors) = SharedRing::create(4096).unwrap();
+        let (ring, descriptors) = SharedRing::create(4096).unwrap();
         let bells = crate::support::ring::clones(&descriptors);
-        let source = here.watch(event_loop, |_, _| ()).unwrap();
+        let source = ring.watch(event_loop, |_, _| ()).unwrap();
         turn(event_loop);
         drop(source);
         for bell in &bells[1..] {
             let bell = EventFd::from(bell.try_clone().unwrap());
-            assert_wakes_nobody(event_loop, &bell, || bell.signal().unwrap());
+            assert_does_not_wake(event_loop, &bell, || bell.signal().unwrap());
         }
     });
 }
 
-/// Without a duplicate the close is enough, and costs no other call.
+/// Without a duplicate, the close of the descriptor is sufficient, and no other call is made.
 #[test]
-fn a_connection_whose_descriptor_was_not_lent_does_not_wake_the_loop() {
+fn a_closed_connection_without_duplicate_does_not_wake_the_loop() {
     with_loop(|event_loop| {
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
         let server = server.serve_fn(|conn, _| conn.close()).unwrap();

@@ -1,6 +1,6 @@
-//! Descriptors whose close may take as long as their sender likes: a lingering TCP socket with
-//! unsent bytes, whose last descriptor is the one that was sent. On no path is it closed on the
-//! thread of the test, which is that of its loop: the close would take an hour.
+//! Received descriptors whose close blocks: lingering TCP sockets with unsent bytes, whose last
+//! descriptor is the one that was sent. No code path closes one on the thread of the loop, which is
+//! that of the test: the close would block it for an hour.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
@@ -19,7 +19,7 @@ use reveille::{Buffer, ConnectionHandle, ConnectionHandler, EventLoop, TcpConnec
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use socket2::SockRef;
 
-/// A socket whose close takes an hour, as long as the other one is not read.
+/// A socket whose close blocks for an hour unless its peer reads.
 struct Lingering {
     socket: TcpStream,
     _peer: TcpStream,
@@ -42,12 +42,13 @@ impl Lingering {
         Lingering { socket, _peer: peer }
     }
 
-    /// Sends as many descriptors of it, and leaves those in the message the only ones. Returns what
-    /// has to be kept until the end, or an error if the receiver takes none.
+    /// Sends `copies` descriptors of the socket and closes the original, so that those in transit
+    /// are the only ones. Returns the peer, which must stay open until the end of the test, or an
+    /// error if the receiver accepts no descriptors.
     fn send(self, client: &UnixStream, copies: usize) -> io::Result<TcpStream> {
         let borrowed = vec![self.socket.as_fd(); copies];
-        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-        let mut control = SendAncillaryBuffer::new(&mut room);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)));
         let sent = rustix::net::sendmsg(client, &[IoSlice::new(b"x\n")], &mut control, SendFlags::empty());
         if sent.is_err() {
@@ -58,7 +59,7 @@ impl Lingering {
     }
 }
 
-/// Echoes, with what `open` makes of its connections.
+/// An echo handler that calls a function in `on_open`.
 struct Echo<F>(F);
 
 impl<F: FnMut(&TcpConnection<'_>) -> io::Result<()> + 'static> ConnectionHandler for Echo<F> {
@@ -85,7 +86,7 @@ fn assert_echoes(event_loop: &EventLoop, client: &mut UnixStream, expected: &[u8
     net::turn_until(event_loop, || {
         let mut bytes = [0; 64];
         match client.read(&mut bytes) {
-            Ok(0) => panic!("an end after {read:?}"),
+            Ok(0) => panic!("the connection ended after {read:?}"),
             Ok(n) => read.extend_from_slice(&bytes[..n]),
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
         }
@@ -99,16 +100,16 @@ fn a_descriptor_sent_before_the_accept_is_not_closed_on_the_loop() {
     with_loop(|event_loop| {
         let server = serve(event_loop, |_| Ok(()));
         let mut client = connect(&server);
-        let _peer = Lingering::new().send(&client, 1).expect("a listener takes them");
+        let _peer = Lingering::new().send(&client, 1).expect("a listener accepts descriptors");
         assert_echoes(event_loop, &mut client, b"x\n");
         client.write_all(b"again").unwrap();
         assert_echoes(event_loop, &mut client, b"again");
     });
 }
 
-/// By the kernel, or, if that is older, by the connection.
+/// The kernel rejects them, or the connection does so if the kernel is too old.
 #[test]
-fn a_connection_that_takes_no_descriptors_refuses_them() {
+fn a_connection_that_accepts_no_descriptors_rejects_them() {
     with_loop(|event_loop| {
         let server = serve(event_loop, |_| Ok(()));
         let mut client = connect(&server);
@@ -124,7 +125,7 @@ fn a_connection_that_takes_no_descriptors_refuses_them() {
 }
 
 #[test]
-fn a_descriptor_that_no_handler_takes_is_not_closed_on_the_loop() {
+fn a_descriptor_ignored_by_its_handler_is_not_closed_on_the_loop() {
     with_loop(|event_loop| {
         let server = serve(event_loop, |conn| conn.accept_descriptors(2));
         let mut client = connect(&server);
@@ -144,15 +145,15 @@ fn descriptors_beyond_the_limit_are_not_closed_on_the_loop() {
 }
 
 #[test]
-fn a_descriptor_that_was_not_read_is_not_closed_on_the_loop() {
-    for takes in [false, true] {
+fn an_unread_descriptor_is_not_closed_on_the_loop() {
+    for accepts in [false, true] {
         with_loop(move |event_loop| {
             let handles = Recorder::<ConnectionHandle>::new();
-            let giving = handles.clone();
+            let recording = handles.clone();
             let server = serve(event_loop, move |conn| {
-                giving.record(conn.handle());
+                recording.record(conn.handle());
                 conn.pause_reading();
-                if takes { conn.accept_descriptors(4) } else { Ok(()) }
+                if accepts { conn.accept_descriptors(4) } else { Ok(()) }
             });
             let client = connect(&server);
             let _peer = Lingering::new().send(&client, 1).unwrap();
@@ -164,7 +165,7 @@ fn a_descriptor_that_was_not_read_is_not_closed_on_the_loop() {
 }
 
 #[test]
-fn a_descriptor_sent_to_a_server_that_ends_is_not_closed_on_the_loop() {
+fn a_descriptor_for_a_dropped_server_is_not_closed_on_the_loop() {
     for accepts in [false, true] {
         with_loop(move |event_loop| {
             let server = serve(event_loop, |conn| conn.accept_descriptors(1));
@@ -180,7 +181,7 @@ fn a_descriptor_sent_to_a_server_that_ends_is_not_closed_on_the_loop() {
 }
 
 #[test]
-fn a_descriptor_that_a_full_server_gets_is_not_closed_on_the_loop() {
+fn a_descriptor_for_a_full_server_is_not_closed_on_the_loop() {
     with_loop(|event_loop| {
         let builder = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
         let builder = builder.max_connections(0).overflow_policy(reveille::net::OverflowPolicy::Reject);
@@ -192,7 +193,7 @@ fn a_descriptor_that_a_full_server_gets_is_not_closed_on_the_loop() {
 }
 
 #[test]
-fn a_descriptor_that_comes_during_a_close_in_order_is_not_closed_on_the_loop() {
+fn a_descriptor_during_a_graceful_close_is_not_closed_on_the_loop() {
     with_loop(|event_loop| {
         let server = serve(event_loop, |conn| {
             conn.accept_descriptors(1)?;
@@ -207,16 +208,16 @@ fn a_descriptor_that_comes_during_a_close_in_order_is_not_closed_on_the_loop() {
     });
 }
 
-/// A link passes bytes on, and no descriptors.
+/// A relay forwards bytes, and no descriptors.
 #[test]
-fn a_descriptor_that_comes_through_a_link_is_not_closed_on_the_loop() {
+fn a_descriptor_sent_to_a_relay_is_not_closed_on_the_loop() {
     with_loop(|event_loop| {
         let first = Rc::new(RefCell::new(None::<ConnectionHandle>));
-        let linking = Rc::clone(&first);
+        let relaying = Rc::clone(&first);
         let server = serve(event_loop, move |conn| {
             conn.accept_descriptors(1)?;
-            match linking.take() {
-                None => linking.replace(Some(conn.handle())),
+            match relaying.take() {
+                None => relaying.replace(Some(conn.handle())),
                 Some(other) => return conn.relay_to(&other),
             };
             Ok(())
@@ -229,9 +230,10 @@ fn a_descriptor_that_comes_through_a_link_is_not_closed_on_the_loop() {
     });
 }
 
-/// Far more than there are threads for it, so the last close is behind all of them.
+/// There are more sockets than threads that close descriptors, and the last close is queued behind
+/// all of them.
 #[test]
-fn lingering_sockets_do_not_hold_up_later_closes() {
+fn lingering_sockets_do_not_delay_later_closes() {
     with_watchdog(LIMIT, || {
         let peers: Vec<_> = (0..20)
             .map(|_| {
@@ -247,10 +249,9 @@ fn lingering_sockets_do_not_hold_up_later_closes() {
     });
 }
 
-// --- Frames
-// ---------------------------------------------------------------------------------------
+// --- Frames --------------------------------------------------------------------------------------
 
-/// With the default callback for descriptors.
+/// A frame handler with the default callback for descriptors.
 struct PlainLines;
 
 impl FrameHandler<LineCodec> for PlainLines {
@@ -264,7 +265,7 @@ impl FrameHandler<LineCodec> for PlainLines {
 }
 
 #[test]
-fn a_descriptor_that_no_handler_of_frames_takes_is_not_closed_on_the_loop() {
+fn a_descriptor_ignored_by_a_frame_handler_is_not_closed_on_the_loop() {
     with_loop(|event_loop| {
         let server = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
         let server = server.serve(|_| Framed::new(LineCodec::new(80), PlainLines)).unwrap();
@@ -292,22 +293,23 @@ impl FrameHandler<LineCodec> for Lines {
 }
 
 #[test]
-fn a_handler_of_frames_gets_descriptors() {
+fn a_frame_handler_receives_descriptors() {
     with_loop(|event_loop| {
-        let taken = Recorder::new();
-        let giving = taken.clone();
+        let received = Recorder::new();
+        let recording = received.clone();
         let server = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
-        let server = server.serve(move |_| Framed::new(LineCodec::new(80), Lines(giving.clone()))).unwrap();
+        let server =
+            server.serve(move |_| Framed::new(LineCodec::new(80), Lines(recording.clone()))).unwrap();
         let mut client = connect(&server);
         let _peer = Lingering::new().send(&client, 2).unwrap();
         assert_echoes(event_loop, &mut client, b"x");
-        let taken = taken.take();
-        assert_eq!(taken.len(), 2);
-        reveille::net::close_descriptors(taken);
+        let received = received.take();
+        assert_eq!(received.len(), 2);
+        reveille::net::close_descriptors(received);
     });
 }
 
-/// The callbacks of a trait, by its text.
+/// Returns the names of the callbacks of a trait, read from its source file.
 fn callbacks(file: &str, name: &str) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
     let (_, rest) = text.split_once(&format!("pub trait {name}")).expect("the trait");
@@ -316,9 +318,10 @@ fn callbacks(file: &str, name: &str) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// A frame stands for a message, and an error of frames is theirs alone; all else is the same.
+/// `on_frame` corresponds to `on_message`, and only frames have `on_frame_error`. All other
+/// callbacks have the same names.
 #[test]
-fn a_handler_of_frames_has_every_callback_of_a_connection() {
+fn a_frame_handler_has_every_callback_of_a_connection_handler() {
     let mut of_connections = callbacks("src/net/connection/handler.rs", "ConnectionHandler");
     let mut of_frames = callbacks("src/codec/framed.rs", "FrameHandler");
     of_connections.iter_mut().filter(|name| *name == "message").for_each(|name| *name = "frame".to_owned());
@@ -327,19 +330,19 @@ fn a_handler_of_frames_has_every_callback_of_a_connection() {
     of_frames.sort();
     assert!(of_connections.len() >= 10, "only {of_connections:?} were read");
     assert_eq!(of_frames, of_connections);
-    // And each is passed on.
+    // `Framed` forwards each callback to its handler.
     let framed = std::fs::read_to_string("src/codec/framed.rs").unwrap();
     for name in of_frames {
-        assert!(framed.contains(&format!("self.handler.on_{name}(")), "on_{name} is not passed on");
+        assert!(framed.contains(&format!("self.handler.on_{name}(")), "`Framed` does not forward on_{name}");
     }
 }
 
-/// In each place of the three descriptors of a ring, and in a fourth.
+/// The invalid descriptor replaces each of the three descriptors of a ring, or is a fourth.
 #[test]
-fn a_shared_ring_refuses_descriptors_without_closing_them_itself() {
+fn a_shared_ring_rejects_descriptors_without_closing_them_itself() {
     with_watchdog(LIMIT, || {
         for place in 0..=3 {
-            let (_here, mut descriptors) = SharedRing::create(4096).unwrap();
+            let (_ring, mut descriptors) = SharedRing::create(4096).unwrap();
             let Lingering { socket, _peer } = Lingering::new();
             match descriptors.get_mut(place) {
                 Some(replaced) => *replaced = socket.into(),

@@ -1,9 +1,9 @@
-//! The doorbell example as its users meet it: two processes, and a table.
+//! The doorbell example as a program: two processes, and a table of measurements.
 
 use crate::support::example::outcome_of;
 use crate::support::{LIMIT, with_watchdog};
 
-/// The numbers in a line that begins with `name`.
+/// Returns the numbers in the line that begins with `name`.
 #[track_caller]
 fn numbers(text: &str, name: &str) -> Vec<f64> {
     let rest = text.lines().find_map(|line| line.trim_start().strip_prefix(name));
@@ -13,7 +13,7 @@ fn numbers(text: &str, name: &str) -> Vec<f64> {
 }
 
 #[test]
-fn messages_go_both_ways_by_ring_and_by_socket_and_no_descriptor_is_left() {
+fn both_transports_are_measured_and_no_descriptor_leaks() {
     with_watchdog(LIMIT, || {
         let output = outcome_of("doorbell", &[]);
         let text = String::from_utf8(output.stdout).expect("text");
@@ -27,8 +27,8 @@ fn messages_go_both_ways_by_ring_and_by_socket_and_no_descriptor_is_left() {
 
         let ring = numbers(&text, "shared ring  ");
         let socket = numbers(&text, "socket pair  ");
-        // How fast either is depends on the machine and on who else uses it; that it was measured
-        // does not.
+        // The speeds depend on the machine and its load, so the test checks only that they are
+        // present.
         for figures in [&ring, &socket] {
             assert!(figures.len() == 2 && figures.iter().all(|figure| *figure > 0.0), "{text}");
         }
@@ -42,7 +42,7 @@ fn messages_go_both_ways_by_ring_and_by_socket_and_no_descriptor_is_left() {
 }
 
 #[test]
-fn an_argument_is_answered_with_the_usage() {
+fn an_argument_is_rejected_with_the_usage() {
     let output = outcome_of("doorbell", &["fast"]);
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(

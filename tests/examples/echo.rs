@@ -1,4 +1,4 @@
-//! The echo example as its users meet it: arguments, what it prints, what it does on a signal.
+//! The echo example as a program: its arguments, its output, and its behaviour on signals.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -17,8 +17,8 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("text")
 }
 
-/// Starts the example, and reads what it prints first. After a signal it waits longer than a test
-/// may take, so that only its peers and a second signal end it.
+/// Starts the example and reads its first lines. Its grace period exceeds the time limit of a test,
+/// so after a signal it ends only when its peers disconnect or a second signal arrives.
 fn start(arguments: &[&str]) -> Server {
     let mut command = Command::new(example::program("echo"));
     let mut echo = Server::start(command.args(arguments).args(["--grace", "3600"]));
@@ -27,8 +27,8 @@ fn start(arguments: &[&str]) -> Server {
 }
 
 #[test]
-fn arguments_that_are_none_are_answered_with_the_usage() {
-    let wrong: [&[&str]; 12] = [
+fn invalid_arguments_are_rejected_with_the_usage() {
+    let invalid: [&[&str]; 12] = [
         &["--nonsense"],
         &["2007"],
         &["--listen"],
@@ -42,19 +42,19 @@ fn arguments_that_are_none_are_answered_with_the_usage() {
         &["--grace"],
         &["--grace", "-1"],
     ];
-    for arguments in wrong {
+    for arguments in invalid {
         let output = outcome_of(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         let errors = text(&output.stderr);
         assert!(errors.starts_with("echo: ") && errors.contains("usage: echo "), "{arguments:?}: {errors}");
-        let culprit = arguments.last().expect("an argument");
-        assert!(errors.lines().next().unwrap().contains(culprit), "{arguments:?}: {errors}");
+        let rejected = arguments.last().expect("an argument");
+        assert!(errors.lines().next().unwrap().contains(rejected), "{arguments:?}: {errors}");
         assert_eq!(text(&output.stdout), "");
     }
 }
 
 #[test]
-fn help_is_no_error() {
+fn the_help_options_succeed() {
     for argument in ["--help", "-h"] {
         let output = outcome_of(&[argument]);
         assert!(output.status.success());
@@ -64,9 +64,9 @@ fn help_is_no_error() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_one_line_that_names_it() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let in_use = taken.local_addr().unwrap().to_string();
+fn an_address_in_use_is_reported_in_one_line() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = listener.local_addr().unwrap().to_string();
     for more in [&[][..], &["--threads", "2"]] {
         let output = outcome_of(&[&["--listen", in_use.as_str()], more].concat());
         assert_eq!(output.status.code(), Some(1));
@@ -78,7 +78,7 @@ fn an_address_that_is_taken_is_one_line_that_names_it() {
 }
 
 #[test]
-fn port_0_is_one_that_is_free_and_is_told() {
+fn port_0_selects_a_free_port_and_prints_it() {
     with_watchdog(LIMIT, || {
         let echo = start(&["--listen", "127.0.0.1:0"]);
         let other = start(&["--listen", "127.0.0.1:0", "--threads", "2"]);
@@ -90,12 +90,12 @@ fn port_0_is_one_that_is_free_and_is_told() {
 }
 
 #[test]
-fn either_signal_ends_it_with_the_totals() {
+fn either_signal_ends_it_and_prints_the_totals() {
     with_watchdog(LIMIT, || {
         for signal in [Signal::TERM, Signal::INT] {
             for threads in ["1", "3"] {
                 let echo = start(&["--listen", "127.0.0.1:0", "--threads", threads]);
-                // One never says anything. Of three loops it is on that of the last of the others.
+                // This client sends nothing. With three loops it shares one with the last client.
                 let silent = net::connect(echo.address);
                 let mut clients: Vec<_> = (0..3).map(|_| net::connect(echo.address)).collect();
                 for (number, client) in clients.iter_mut().enumerate() {
@@ -103,7 +103,7 @@ fn either_signal_ends_it_with_the_totals() {
                         net::exchange(client, [0; 100]);
                     }
                 }
-                // One has gone by then, and the others go when they are told to.
+                // One client has disconnected. The others disconnect after the end of their input.
                 drop(clients.remove(0));
                 clients.push(silent);
                 echo.signal(signal);
@@ -120,7 +120,7 @@ fn either_signal_ends_it_with_the_totals() {
 }
 
 #[test]
-fn a_signal_is_heeded_as_soon_as_it_has_said_where_it_listens() {
+fn a_signal_directly_after_the_first_lines_ends_it() {
     with_watchdog(LIMIT, || {
         for _ in 0..10 {
             let echo = start(&["--listen", "127.0.0.1:0"]);
@@ -133,7 +133,7 @@ fn a_signal_is_heeded_as_soon_as_it_has_said_where_it_listens() {
 }
 
 #[test]
-fn peers_that_stay_are_cut_off_when_the_grace_is_over() {
+fn open_connections_do_not_outlast_the_grace_period() {
     with_watchdog(LIMIT, || {
         let mut command = Command::new(example::program("echo"));
         let mut echo = Server::start(command.args(["--listen", "127.0.0.1:0", "--grace", "0"]));
@@ -147,39 +147,39 @@ fn peers_that_stay_are_cut_off_when_the_grace_is_over() {
     });
 }
 
-/// The one that gets a second signal ends, and one that got its only signal earlier goes on.
+/// The server with a second signal ends. The one whose only signal came earlier keeps running.
 #[test]
-fn a_second_signal_does_not_wait_for_peers_that_stay() {
+fn a_second_signal_does_not_wait_for_open_connections() {
     with_watchdog(LIMIT, || {
-        let [mut patient, hurried] = [(); 2].map(|()| start(&["--listen", "127.0.0.1:0"]));
-        let mut clients = [net::connect(patient.address), net::connect(hurried.address)];
+        let [mut signalled_once, signalled_twice] = [(); 2].map(|()| start(&["--listen", "127.0.0.1:0"]));
+        let mut clients = [net::connect(signalled_once.address), net::connect(signalled_twice.address)];
         clients.iter_mut().for_each(net::assert_echoes);
-        patient.signal(Signal::TERM);
-        // It has taken the signal, and waits for its client.
+        signalled_once.signal(Signal::TERM);
+        // The server has handled the signal and waits for its client.
         assert_eq!(net::read_to_end(&mut clients[0]), b"");
-        hurried.signal(Signal::TERM);
+        signalled_twice.signal(Signal::TERM);
         assert_eq!(net::read_to_end(&mut clients[1]), b"");
-        hurried.signal(Signal::INT);
-        let (status, totals) = hurried.end();
-        assert!(patient.is_running(), "one signal does not end it");
+        signalled_twice.signal(Signal::INT);
+        let (status, totals) = signalled_twice.end();
+        assert!(signalled_once.is_running(), "one signal has ended it");
         assert_eq!(status.code(), Some(0));
         assert_eq!(totals, "1 connections, 1 messages, 14 bytes");
         drop(clients);
-        let (status, totals) = patient.end();
+        let (status, totals) = signalled_once.end();
         assert_eq!(status.code(), Some(0));
         assert_eq!(totals, "1 connections, 1 messages, 14 bytes");
     });
 }
 
 #[test]
-fn a_slow_reader_gets_all_that_it_is_owed_before_the_end() {
+fn a_slow_reader_receives_all_replies_after_a_signal() {
     with_watchdog(LIMIT, || {
         for threads in ["1", "2"] {
             let echo = start(&["--listen", "127.0.0.1:0", "--threads", threads]);
             let mut client = net::connect(echo.address);
             let bytes = pattern(3 << 20);
             client.write_all(&bytes).unwrap();
-            // The server has read all of it, and has taken it upon itself to send it back.
+            // Waits until the server has read all bytes.
             let (ours, theirs) = (client.local_addr().unwrap(), echo.address);
             net::until(|| {
                 net::queues(ours, Some(theirs)).is_some_and(|client| client.unsent == 0)

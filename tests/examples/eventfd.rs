@@ -1,4 +1,4 @@
-//! The eventfd example as its users meet it: two processes, one counter, and what they print.
+//! The eventfd example as a program: two processes, one counter, and their output.
 
 use std::process::Output;
 
@@ -15,8 +15,9 @@ enum Line {
     Completed,
 }
 
-/// What a run has printed, if it has ended well. That each read is of what had been written before
-/// it is seen to here: when it comes is the clock's affair, but not before its number.
+/// Runs the example and returns the lines that it has printed. Requires success, and that no number
+/// is read before it is written. How long after the write the read comes is not checked, since it
+/// depends on the scheduler.
 #[track_caller]
 fn lines_of(arguments: &[&str]) -> Vec<Line> {
     let output = outcome_of(arguments);
@@ -31,23 +32,23 @@ fn lines_of(arguments: &[&str]) -> Vec<Line> {
         if line == "Child completed write loop" {
             return Line::Completed;
         }
-        let n = number(line.strip_prefix("Parent read ")).unwrap_or_else(|| panic!("what is `{line}`?"));
+        let n = number(line.strip_prefix("Parent read ")).unwrap_or_else(|| panic!("unexpected: `{line}`"));
         assert_eq!(line, format!("Parent read {n} (0x{n:x}) from efd"));
         Line::Read(n)
     };
     let lines: Vec<Line> = text.lines().map(parse).collect();
-    let mut in_counter = 0_u64;
+    let mut counter = 0_u64;
     for line in &lines {
         match line {
-            Line::Wrote(n) => in_counter += n,
+            Line::Wrote(n) => counter += n,
             Line::Completed => {}
             Line::Read(n) => {
-                let left = in_counter.checked_sub(*n);
-                in_counter = left.unwrap_or_else(|| panic!("read before it was written: {text}"));
+                let left = counter.checked_sub(*n);
+                counter = left.unwrap_or_else(|| panic!("{n} was read before it was written: {text}"));
             }
         }
     }
-    assert_eq!(in_counter, 0, "not all has been read: {text}");
+    assert_eq!(counter, 0, "{counter} was written and not read: {text}");
     lines
 }
 
@@ -60,21 +61,21 @@ fn read(lines: &[Line]) -> Vec<u64> {
 }
 
 #[test]
-fn the_parent_reads_what_the_childs_numbers_add_up_to() {
+fn the_parent_reads_the_sum_of_the_childs_numbers() {
     with_watchdog(LIMIT, || {
         let lines = lines_of(&["--write-every", "20ms", "--read-every", "30ms", "1", "2", "3", "4", "5"]);
         assert_eq!(written(&lines), [1, 2, 3, 4, 5]);
         assert_eq!(read(&lines).iter().sum::<u64>(), 15);
-        assert_eq!(lines[0], Line::Wrote(1), "there is nothing to read before");
+        assert_eq!(lines[0], Line::Wrote(1), "the first line is not the first write");
         let completed = lines.iter().position(|line| *line == Line::Completed);
         let last_write = lines.iter().rposition(|line| matches!(line, Line::Wrote(_)));
-        assert!(completed > last_write, "the child says at its end that it has written all: {lines:?}");
+        assert!(completed > last_write, "the child reports its end before its last write: {lines:?}");
         assert_eq!(lines.iter().filter(|line| **line == Line::Completed).count(), 1);
     });
 }
 
 #[test]
-fn as_a_semaphore_it_is_read_fifteen_times() {
+fn a_semaphore_is_read_once_per_unit() {
     with_watchdog(LIMIT, || {
         let lines =
             lines_of(&["-s", "--write-every", "5ms", "--read-every", "10ms", "1", "2", "3", "4", "5"]);
@@ -84,13 +85,13 @@ fn as_a_semaphore_it_is_read_fifteen_times() {
 }
 
 #[test]
-fn a_child_without_room_waits_for_a_read() {
+fn a_write_beyond_the_maximum_waits_for_a_read() {
     with_watchdog(LIMIT, || {
         let max = reveille::EventFd::MAX.to_string();
         let arguments = ["--write-every", "0ms", "--read-every", "20ms", &max, "1"];
         let output = outcome_of(&arguments);
-        // The second number comes to the counter only when the first has gone, so there are two
-        // reads, and both lines of the child may stand before them.
+        // The second number is added only after the first has been read, so there are two reads.
+        // Both lines of the child may be printed before them.
         let text = String::from_utf8(output.stdout).expect("text");
         let reads: Vec<_> = text.lines().filter(|line| line.starts_with("Parent")).collect();
         let first = format!("Parent read {max} (0xfffffffffffffffe) from efd");
@@ -99,8 +100,8 @@ fn a_child_without_room_waits_for_a_read() {
 }
 
 #[test]
-fn wrong_arguments_are_answered_with_a_line_and_the_usage() {
-    let wrong: [(&[&str], &str); 9] = [
+fn invalid_arguments_are_rejected_with_the_usage() {
+    let invalid: [(&[&str], &str); 9] = [
         (&[], "there is no number to write"),
         (&["-s"], "there is no number to write"),
         (&["one"], "`one` is not a number"),
@@ -111,7 +112,7 @@ fn wrong_arguments_are_answered_with_a_line_and_the_usage() {
         (&["--write-every", "50", "1"], "`50` is not a time"),
         (&["--read-every", "0ms", "1"], "--read-every wants a time above 0"),
     ];
-    for (arguments, message) in wrong {
+    for (arguments, message) in invalid {
         let output = outcome_of(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         let errors = String::from_utf8(output.stderr).expect("text");

@@ -1,6 +1,6 @@
-//! All examples, seen from outside: none leaves a descriptor open when its work is done, no program
-//! that it starts finds one that was not meant for it, and none minds if nobody reads what it
-//! prints.
+//! All examples as programs. None leaks a descriptor, and none passes an unrelated descriptor to a
+//! program that it starts. If its output pipe is closed, each either continues or fails with a
+//! message.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,139 +22,162 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::pipe::PipeFlags;
 
-// --- The examples
-// ---------------------------------------------------------------------------------
+// --- The examples --------------------------------------------------------------------------------
 
 struct Example {
     name: &'static str,
     arguments: &'static [&'static str],
-    conduct: Conduct,
-    unread: Unread,
-    /// What each program that it starts finds at its standard input, as far as that is the same
-    /// each time. It finds the example's own two others, and nothing else.
-    starts: &'static [&'static str],
+    lifetime: Lifetime,
+    on_closed_output: OnClosedOutput,
+    /// For each program that the example starts: the constant beginning of the name of its standard
+    /// input. Its other descriptors are the standard output and standard error of the example.
+    started_inputs: &'static [&'static str],
 }
 
-enum Conduct {
-    /// Comes to its end by itself.
+enum Lifetime {
+    /// Ends by itself.
     Ends,
-    /// Has come up with the line that begins with `when`, and ends with a signal. `visit` gets the
-    /// addresses that it has said it is on, and leaves nothing behind.
-    Serves { when: &'static str, visit: fn(&[SocketAddr]) },
+    /// Is ready when it has printed the line that begins with `ready`, and ends on a signal.
+    /// `visit` gets the addresses from its output, and closes all of its connections.
+    Serves { ready: &'static str, visit: fn(&[SocketAddr]) },
 }
 
-/// What becomes of it when nobody reads what it prints.
+/// The behaviour of an example whose standard output is a pipe without a reader.
 #[derive(PartialEq)]
-enum Unread {
-    GoesOn,
-    /// It ends with a status that says so.
+enum OnClosedOutput {
+    Continues,
+    /// Ends with status 1 and an error message.
     Fails,
 }
 
-use Conduct::{Ends, Serves};
-use Unread::{Fails, GoesOn};
+use Lifetime::{Ends, Serves};
+use OnClosedOutput::{Continues, Fails};
 
-/// All of them: a new one gets its row here.
+/// All examples. A test checks that the table is complete.
 const EXAMPLES: &[Example] = &[
-    Example { name: "doorbell", arguments: &[], conduct: Ends, unread: Fails, starts: &["socket:"] },
+    Example {
+        name: "doorbell",
+        arguments: &[],
+        lifetime: Ends,
+        on_closed_output: Fails,
+        started_inputs: &["socket:"],
+    },
     Example {
         name: "echo",
         arguments: &["--listen", "127.0.0.1:0", "--threads", "2"],
-        conduct: Serves { when: "try: ", visit: |on| net::assert_echoes(&mut connect(on[0])) },
-        unread: GoesOn,
-        starts: &[],
+        lifetime: Serves {
+            ready: "try: ",
+            visit: |addresses| net::assert_echoes(&mut connect(addresses[0])),
+        },
+        on_closed_output: Continues,
+        started_inputs: &[],
     },
     Example {
         name: "eventfd",
         arguments: &["--write-every", "1ms", "--read-every", "1ms", "1", "2", "3"],
-        conduct: Ends,
-        unread: Fails,
-        starts: &["anon_inode:[eventfd]"],
+        lifetime: Ends,
+        on_closed_output: Fails,
+        started_inputs: &["anon_inode:[eventfd]"],
     },
     Example {
         name: "file_server",
         arguments: &["--port", "0", "/etc"],
-        conduct: Serves { when: "try: ", visit: visit_file_server },
-        unread: GoesOn,
-        starts: &[],
+        lifetime: Serves { ready: "try: ", visit: visit_file_server },
+        on_closed_output: Continues,
+        started_inputs: &[],
     },
     Example {
         name: "in_mio",
         arguments: &["127.0.0.1:0"],
-        conduct: Serves { when: "UDP on ", visit: visit_in_mio },
-        unread: GoesOn,
-        starts: &[],
+        lifetime: Serves { ready: "UDP on ", visit: visit_in_mio },
+        on_closed_output: Continues,
+        started_inputs: &[],
     },
     Example {
         name: "in_tokio",
         arguments: &["127.0.0.1:0"],
-        conduct: Serves { when: "echoing on ", visit: |on| net::assert_echoes(&mut connect(on[0])) },
-        unread: GoesOn,
-        starts: &[],
+        lifetime: Serves {
+            ready: "echoing on ",
+            visit: |addresses| net::assert_echoes(&mut connect(addresses[0])),
+        },
+        on_closed_output: Continues,
+        started_inputs: &[],
     },
-    Example { name: "kvm_doorbell", arguments: &[], conduct: Ends, unread: Fails, starts: &[] },
-    Example { name: "own_ring", arguments: &["/etc/passwd"], conduct: Ends, unread: Fails, starts: &[] },
+    Example {
+        name: "kvm_doorbell",
+        arguments: &[],
+        lifetime: Ends,
+        on_closed_output: Fails,
+        started_inputs: &[],
+    },
+    Example {
+        name: "own_ring",
+        arguments: &["/etc/passwd"],
+        lifetime: Ends,
+        on_closed_output: Fails,
+        started_inputs: &[],
+    },
     Example {
         name: "pressure",
         arguments: &[],
-        conduct: Serves { when: "end with ", visit: |_| () },
-        unread: Fails,
-        starts: &[],
+        lifetime: Serves { ready: "end with ", visit: |_| () },
+        on_closed_output: Fails,
+        started_inputs: &[],
     },
     Example {
         name: "simple",
         arguments: &["127.0.0.1:0"],
-        conduct: Serves { when: "time on ", visit: visit_services },
-        unread: GoesOn,
-        starts: &[],
+        lifetime: Serves { ready: "time on ", visit: visit_services },
+        on_closed_output: Continues,
+        started_inputs: &[],
     },
     Example {
         name: "udp_echo",
         arguments: &["127.0.0.1:0"],
-        conduct: Serves { when: "receiving on ", visit: visit_udp_echo },
-        unread: GoesOn,
-        starts: &[],
+        lifetime: Serves { ready: "receiving on ", visit: visit_udp_echo },
+        on_closed_output: Continues,
+        started_inputs: &[],
     },
     Example {
         name: "uring_cat",
         arguments: &["/etc/passwd", "-", "/etc/group"],
-        conduct: Ends,
-        unread: Fails,
-        starts: &[],
+        lifetime: Ends,
+        on_closed_output: Fails,
+        started_inputs: &[],
     },
 ];
 
-fn visit_file_server(on: &[SocketAddr]) {
+fn visit_file_server(addresses: &[SocketAddr]) {
     let passwd = fs::read("/etc/passwd").unwrap();
-    let mut client = connect(on[0]);
+    let mut client = connect(addresses[0]);
     client.write_all(b"GET passwd\n").unwrap();
-    let answer = [format!("OK {}\n", passwd.len()).as_bytes(), &passwd].concat();
-    assert_eq!(net::read_exact(&mut client, answer.len()), answer);
+    let reply = [format!("OK {}\n", passwd.len()).as_bytes(), &passwd].concat();
+    assert_eq!(net::read_exact(&mut client, reply.len()), reply);
 }
 
-fn visit_services(on: &[SocketAddr]) {
-    let [discard, daytime, chargen, time] = on else { panic!("not four services: {on:?}") };
+fn visit_services(addresses: &[SocketAddr]) {
+    let [discard, daytime, chargen, time] = addresses else { panic!("not four services: {addresses:?}") };
     connect(*discard).write_all(b"nothing").unwrap();
     assert!(read_to_end(&mut connect(*daytime)).ends_with(b"UTC\r\n"));
     assert_eq!(net::read_exact(&mut connect(*chargen), 74)[72..], *b"\r\n");
     assert_eq!(read_to_end(&mut connect(*time)).len(), 4);
 }
 
-fn visit_in_mio(on: &[SocketAddr]) {
-    let [stream, datagrams] = on else { panic!("not two services: {on:?}") };
+fn visit_in_mio(addresses: &[SocketAddr]) {
+    let [stream, datagrams] = addresses else { panic!("not two services: {addresses:?}") };
     net::assert_echoes(&mut connect(*stream));
     visit_udp_echo(&[*datagrams]);
 }
 
-fn visit_udp_echo(on: &[SocketAddr]) {
+fn visit_udp_echo(addresses: &[SocketAddr]) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(net::LIMIT)).unwrap();
-    socket.send_to(b"who is there?", on[0]).unwrap();
-    assert_eq!(socket.recv_from(&mut [0; 64]).unwrap(), (13, on[0]));
+    socket.send_to(b"who is there?", addresses[0]).unwrap();
+    assert_eq!(socket.recv_from(&mut [0; 64]).unwrap(), (13, addresses[0]));
 }
 
-/// The addresses that a program says it is on, up to the line that begins with `last`.
-fn addresses(output: impl BufRead, last: &str) -> Vec<SocketAddr> {
+/// Returns the addresses that a program prints, up to the line that begins with `last`.
+fn read_addresses(output: impl BufRead, last: &str) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
     for line in output.lines() {
         let line = line.expect("a line");
@@ -163,17 +186,16 @@ fn addresses(output: impl BufRead, last: &str) -> Vec<SocketAddr> {
             return addresses;
         }
     }
-    panic!("it has ended, and has not said `{last}`");
+    panic!("the program has ended without a line `{last}`");
 }
 
-// --- A program and what it starts, traced
-// ---------------------------------------------------------
+// --- A traced example and the programs that it starts --------------------------------------------
 
-/// The open descriptors of a process, and what each is of.
+/// The open descriptors of a process: the number and the link target of each.
 type Descriptors = BTreeMap<u32, String>;
 
 fn descriptors(process: Pid) -> Descriptors {
-    // One that has been killed has none.
+    // A process that has been killed has no directory.
     let Ok(entries) = fs::read_dir(format!("/proc/{process}/fd")) else { return Descriptors::new() };
     let of = |entry: fs::DirEntry| {
         let number = entry.file_name().to_str()?.parse().ok()?;
@@ -182,7 +204,7 @@ fn descriptors(process: Pid) -> Descriptors {
     entries.filter_map(|entry| of(entry.ok()?)).collect()
 }
 
-/// Those that a program would find that is started now.
+/// Returns the descriptors of a process that are not closed on exec.
 fn inheritable(process: Pid) -> Descriptors {
     let stays_open = |number: u32| {
         let info = fs::read_to_string(format!("/proc/{process}/fdinfo/{number}")).unwrap_or_default();
@@ -192,51 +214,52 @@ fn inheritable(process: Pid) -> Descriptors {
     descriptors(process).into_iter().filter(|(number, _)| stays_open(*number)).collect()
 }
 
-/// What the tracer has seen.
+/// The observations of the tracer.
 #[derive(Default)]
-struct Seen {
-    /// How the first process has ended.
+struct Observed {
+    /// The exit status of the first process.
     status: Option<WaitStatus>,
-    /// What each program found when it was started, the example first.
-    found: Vec<Descriptors>,
-    /// What each process had open when it was about to end.
-    left: Vec<Descriptors>,
-    /// What another program would have found at any time.
+    /// The descriptors of each program at its start, the example first.
+    at_start: Vec<Descriptors>,
+    /// The descriptors of each process just before its end.
+    at_end: Vec<Descriptors>,
+    /// All descriptors that were not closed on exec at any time.
     inheritable: Descriptors,
 }
 
-/// It is stopped at each system call, when it has become another program, and when it is about to
-/// end, and then its table of descriptors can be looked at.
+/// An example that is traced together with the processes it starts. Each is stopped at every system
+/// call, after an exec, and just before its end, and its descriptors are recorded there.
 struct Traced {
     id: Pid,
     output: BufReader<ChildStdout>,
-    tracer: Option<JoinHandle<Seen>>,
+    tracer: Option<JoinHandle<Observed>>,
 }
 
 impl Traced {
-    /// `None` where tracing is not allowed.
+    /// Returns `None` if tracing is not allowed.
     fn start(example: &Example) -> Option<Traced> {
-        // A shell that says that it is there and waits for the end of its input, so that it is
-        // traced by the time that it becomes the example.
+        // The shell prints a line and waits for the end of its input, so that it is traced before
+        // it becomes the example.
         let mut command = Command::new("sh");
         command
             .args(["-c", "echo; read -r _; exec \"$@\" </dev/null", "sh"])
             .arg(example::program(example.name));
         command.args(example.arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let (introduce, introduced) = mpsc::channel();
-        // A tracer is a thread, and hears only of what it has started or traced itself.
-        let tracer = thread::spawn(move || trace(command, &introduce));
-        let Ok((id, output)) = introduced.recv() else {
-            tracer.join().expect("a tracer that may not trace");
+        let (sender, receiver) = mpsc::channel();
+        // A tracer is a single thread. It can wait only for processes that it has started or
+        // traced.
+        let tracer = thread::spawn(move || trace(command, &sender));
+        let Ok((id, output)) = receiver.recv() else {
+            tracer.join().expect("a tracer without permission");
             return None;
         };
         let output = BufReader::new(output);
         Some(Traced { id, output, tracer: Some(tracer) })
     }
 
-    /// Waits until it and all that it has started have ended.
-    fn end(mut self) -> Seen {
-        self.tracer.take().expect("not ended before").join().expect("a tracer that ends")
+    /// Waits for the end of the example and of all processes that it has started.
+    fn end(mut self) -> Observed {
+        self.tracer.take().expect("a running tracer").join().expect("a tracer that ends")
     }
 }
 
@@ -249,11 +272,11 @@ impl Drop for Traced {
     }
 }
 
-fn trace(mut command: Command, introduce: &mpsc::Sender<(Pid, ChildStdout)>) -> Seen {
-    let mut seen = Seen::default();
+fn trace(mut command: Command, sender: &mpsc::Sender<(Pid, ChildStdout)>) -> Observed {
+    let mut observed = Observed::default();
     let mut shell = command.spawn().expect("a shell");
     let mut output = shell.stdout.take().expect("a pipe");
-    output.read_exact(&mut [0; 1]).expect("a shell that speaks");
+    output.read_exact(&mut [0; 1]).expect("a line from the shell");
     let first = Pid::from_raw(shell.id().try_into().expect("a process id"));
     let options = Options::PTRACE_O_TRACESYSGOOD
         | Options::PTRACE_O_TRACEFORK
@@ -265,19 +288,19 @@ fn trace(mut command: Command, introduce: &mpsc::Sender<(Pid, ChildStdout)>) -> 
     match ptrace::seize(first, options) {
         Ok(()) => {}
         Err(Errno::EPERM | Errno::ENOSYS) => {
-            shell.kill().and_then(|()| shell.wait()).expect("a shell that is killed");
-            return seen;
+            shell.kill().and_then(|()| shell.wait()).expect("the end of the shell");
+            return observed;
         }
         Err(error) => panic!("cannot trace {first}: {error}"),
     }
-    introduce.send((first, output)).expect("somebody waits for it");
+    sender.send((first, output)).expect("a receiver");
     drop(shell.stdin.take());
     loop {
         let (task, signal) = match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)) {
             Ok(WaitStatus::PtraceEvent(task, _, event)) => {
                 match event {
-                    PTRACE_EVENT_EXEC => seen.found.push(descriptors(task)),
-                    PTRACE_EVENT_EXIT if is_process(task) => seen.left.push(descriptors(task)),
+                    PTRACE_EVENT_EXEC => observed.at_start.push(descriptors(task)),
+                    PTRACE_EVENT_EXIT if is_process(task) => observed.at_end.push(descriptors(task)),
                     _ => {}
                 }
                 (task, None)
@@ -285,52 +308,51 @@ fn trace(mut command: Command, introduce: &mpsc::Sender<(Pid, ChildStdout)>) -> 
             Ok(WaitStatus::PtraceSyscall(task)) => (task, None),
             Ok(WaitStatus::Stopped(task, signal)) => (task, Some(signal)),
             Ok(status) if status.pid() == Some(first) => {
-                seen.status = Some(status);
+                observed.status = Some(status);
                 continue;
             }
             Ok(_) | Err(Errno::EINTR) => continue,
-            // All have ended.
-            Err(Errno::ECHILD) => return seen,
+            // All processes have ended.
+            Err(Errno::ECHILD) => return observed,
             Err(error) => panic!("cannot wait: {error}"),
         };
-        // Not while it is the shell still.
-        if !seen.found.is_empty() {
-            seen.inheritable.append(&mut inheritable(task));
+        // Before the first exec it is still the shell.
+        if !observed.at_start.is_empty() {
+            observed.inheritable.append(&mut inheritable(task));
         }
-        // One that has been killed meanwhile does not go on.
+        // This fails for a task that has been killed meanwhile.
         let _ = ptrace::syscall(task, signal);
     }
 }
 
-/// Whether it is the first thread of its process, which lasts as long as that.
+/// Returns whether the task is the first thread of its process. Its end is that of the process.
 fn is_process(task: Pid) -> bool {
     status_of(task, "Tgid:") == task.to_string()
 }
 
-/// What the kernel says of a task under `name`.
+/// Returns the field `name` of the status of a task.
 fn status_of(task: Pid, name: &str) -> String {
-    let status = fs::read_to_string(format!("/proc/{task}/status")).expect("a task that is there");
-    status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of that name").trim().to_owned()
+    let status = fs::read_to_string(format!("/proc/{task}/status")).expect("an existing task");
+    status.lines().find_map(|line| line.strip_prefix(name)).expect("the field").trim().to_owned()
 }
 
-// --- The tests
-// ------------------------------------------------------------------------------------
+// --- The tests -----------------------------------------------------------------------------------
 
 #[test]
-fn every_example_has_a_row() {
+fn every_example_is_in_the_table() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
     let entries = fs::read_dir(folder).expect("the examples").map(|entry| entry.expect("an entry").path());
-    // As Cargo finds them.
-    let there: BTreeSet<String> = entries
+    // Cargo finds examples by the same rules.
+    let files: BTreeSet<String> = entries
         .filter(|path| path.extension().is_some_and(|rs| rs == "rs") || path.join("main.rs").exists())
         .map(|path| path.file_stem().expect("a name").to_str().expect("UTF-8").to_owned())
         .collect();
     let rows: BTreeSet<String> = EXAMPLES.iter().map(|example| example.name.to_owned()).collect();
-    assert_eq!(rows, there);
+    assert_eq!(rows, files);
 }
 
 #[test]
-fn every_example_explains_itself_and_refuses_other_arguments() {
+fn every_example_has_a_usage_and_rejects_invalid_arguments() {
     with_watchdog(LIMIT, || {
         for Example { name, .. } in EXAMPLES {
             let start = format!("usage: {name}");
@@ -338,25 +360,25 @@ fn every_example_explains_itself_and_refuses_other_arguments() {
             let text = String::from_utf8_lossy(&help.stdout);
             assert!(help.status.success() && text.starts_with(&start), "{name}: {}: {text}", help.status);
             assert!(help.stderr.is_empty(), "{name}");
-            let wrong: [&[&str]; 3] =
+            let invalid: [&[&str]; 3] =
                 [&["--no-such-option"], &["x", "y", "z", "-"], &["not an address", "x"]];
-            for arguments in wrong {
-                // These take any number of files, or a directory.
+            for arguments in invalid {
+                // It accepts any number of file names.
                 if *name == "uring_cat" && arguments[0] != "--no-such-option" {
                     continue;
                 }
-                let refused = example::outcome_of(name, arguments);
-                let text = String::from_utf8_lossy(&refused.stderr);
-                assert_eq!(refused.status.code(), Some(2), "{name} {arguments:?}: {text}");
+                let rejected = example::outcome_of(name, arguments);
+                let text = String::from_utf8_lossy(&rejected.stderr);
+                assert_eq!(rejected.status.code(), Some(2), "{name} {arguments:?}: {text}");
                 assert!(text.contains(&start), "{name} {arguments:?}: {text}");
-                assert!(refused.stdout.is_empty(), "{name} {arguments:?}");
+                assert!(rejected.stdout.is_empty(), "{name} {arguments:?}");
             }
         }
     });
 }
 
 #[test]
-fn no_example_leaves_a_descriptor_open_or_hands_one_on() {
+fn no_example_leaks_or_passes_on_a_descriptor() {
     const VISITS: usize = 10;
     for example in EXAMPLES {
         with_watchdog(LIMIT, || {
@@ -364,34 +386,42 @@ fn no_example_leaves_a_descriptor_open_or_hands_one_on() {
             let Some(mut traced) = Traced::start(example) else {
                 return skipped("ptrace is not allowed here");
             };
-            if let Serves { when, visit } = example.conduct {
-                let on = addresses(&mut traced.output, when);
+            if let Serves { ready, visit } = example.lifetime {
+                let addresses = read_addresses(&mut traced.output, ready);
                 let before = descriptors(traced.id);
-                assert!(before.len() > 3, "{name} has come up with no loop: {before:?}");
-                (0..VISITS).for_each(|_| visit(&on));
-                // Its peers have seen the end before it closes.
+                assert!(before.len() > 3, "{name} has no loop: {before:?}");
+                (0..VISITS).for_each(|_| visit(&addresses));
+                // It may close a connection later than its peer sees the end.
                 until(|| descriptors(traced.id).len() <= before.len());
-                assert_eq!(descriptors(traced.id), before, "{name} after its visitors");
-                kill(traced.id, Signal::SIGTERM).expect("a process that is there");
+                assert_eq!(descriptors(traced.id), before, "{name} has leaked a descriptor");
+                kill(traced.id, Signal::SIGTERM).expect("a running process");
             }
             let id = traced.id;
-            let seen = traced.end();
-            assert_eq!(seen.status, Some(WaitStatus::Exited(id, 0)), "{name}");
+            let observed = traced.end();
+            assert_eq!(observed.status, Some(WaitStatus::Exited(id, 0)), "{name}");
 
-            // Its three standard ones, and what this process was itself started with.
-            let (given, started) = seen.found.split_first().expect("the example itself");
+            // The three standard descriptors, and those that this process itself has inherited.
+            let (given, started) = observed.at_start.split_first().expect("the example itself");
             assert!((0..=2).all(|standard| given.contains_key(&standard)), "{given:?}");
-            assert_eq!(seen.left.len(), seen.found.len(), "{name} has started what has not ended");
-            for left in &seen.left {
-                assert!(left.keys().eq(given.keys()), "{name} ends with {left:?}, and began with {given:?}");
+            assert_eq!(observed.at_end.len(), observed.at_start.len(), "{name} has left a process running");
+            for left in &observed.at_end {
+                assert!(left.keys().eq(given.keys()), "{name} ends with {left:?} and started with {given:?}");
             }
-            let inheritable = &seen.inheritable;
-            assert!(inheritable.keys().eq(given.keys()), "{name} has {inheritable:?} not closed on exec");
-            assert_eq!(started.len(), example.starts.len(), "how many programs {name} has started");
-            for (found, input) in started.iter().zip(example.starts) {
+            let inheritable = &observed.inheritable;
+            assert!(inheritable.keys().eq(given.keys()), "{name} does not close on exec: {inheritable:?}");
+            assert_eq!(
+                started.len(),
+                example.started_inputs.len(),
+                "{name} has started a different number of programs"
+            );
+            for (found, input) in started.iter().zip(example.started_inputs) {
                 assert!(found[&0].starts_with(input), "{name} has started a program with {found:?}");
                 let others = |all: &Descriptors| all.clone().split_off(&1);
-                assert_eq!(others(found), others(given), "what a program found that {name} has started");
+                assert_eq!(
+                    others(found),
+                    others(given),
+                    "a program that {name} has started has other descriptors"
+                );
             }
         });
     }
@@ -405,13 +435,13 @@ fn start(example: &Example, output: impl Into<Stdio>) -> (process::Child, Pid) {
     (process, id)
 }
 
-/// Whether a loop of the process watches a pipe, which is how it hears of signals. They have their
-/// handlers by then.
-fn listens_to_signals(process: Pid) -> bool {
+/// Returns whether a loop of the process watches a pipe, which is how it receives signals. The
+/// signal handlers are installed before that.
+fn watches_signals(process: Pid) -> bool {
     let open = descriptors(process);
     let is_pipe = |number: &str| {
         let number = number.parse().expect("a number");
-        open.get(&number).is_some_and(|what| what.starts_with("pipe:"))
+        open.get(&number).is_some_and(|link| link.starts_with("pipe:"))
     };
     let watches_one = |epoll: &u32| {
         let info = fs::read_to_string(format!("/proc/{process}/fdinfo/{epoll}")).unwrap_or_default();
@@ -419,16 +449,16 @@ fn listens_to_signals(process: Pid) -> bool {
             info.lines().filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next());
         watched.any(is_pipe)
     };
-    let loops = open.iter().filter(|(_, what)| *what == "anon_inode:[eventpoll]");
+    let loops = open.iter().filter(|(_, link)| *link == "anon_inode:[eventpoll]");
     loops.map(|(epoll, _)| epoll).any(watches_one)
 }
 
-/// A pipe that has no other end any more.
-fn nobody() -> OwnedFd {
+/// Returns the writing end of a pipe without a reader.
+fn pipe_without_reader() -> OwnedFd {
     rustix::pipe::pipe_with(PipeFlags::CLOEXEC).expect("a pipe").1
 }
 
-/// Waits for its end, and sees that it says no more than a word about it.
+/// Waits for the end of the example. Its error output may contain only messages of its own.
 #[track_caller]
 fn assert_ends(example: &Example, process: process::Child, status: i32) {
     let output = process.wait_with_output().expect("the example");
@@ -439,29 +469,29 @@ fn assert_ends(example: &Example, process: process::Child, status: i32) {
 }
 
 #[test]
-fn an_example_that_serves_goes_on_when_nobody_reads_what_it_prints() {
-    for example in EXAMPLES.iter().filter(|example| example.unread == GoesOn) {
+fn a_serving_example_continues_without_a_reader_of_its_output() {
+    for example in EXAMPLES.iter().filter(|example| example.on_closed_output == Continues) {
         with_watchdog(LIMIT, || {
-            let Serves { when, visit } = example.conduct else { panic!("{} ends by itself", example.name) };
+            let Serves { ready, visit } = example.lifetime else { panic!("{} ends by itself", example.name) };
             let (mut process, id) = start(example, Stdio::piped());
-            // The pipe is closed when this has been read from it.
-            let on = addresses(BufReader::new(process.stdout.take().expect("a pipe")), when);
-            visit(&on);
-            kill(id, Signal::SIGTERM).expect("a process that is there");
+            // The pipe is closed after the addresses have been read.
+            let addresses = read_addresses(BufReader::new(process.stdout.take().expect("a pipe")), ready);
+            visit(&addresses);
+            kill(id, Signal::SIGTERM).expect("a running process");
             assert_ends(example, process, 0);
 
-            let (process, id) = start(example, nobody());
-            until(|| listens_to_signals(id));
-            // Once, for one that comes when its loop has gone would end it in the other way.
-            kill(id, Signal::SIGTERM).expect("a process that is there");
+            let (process, id) = start(example, pipe_without_reader());
+            until(|| watches_signals(id));
+            // Only one signal: a second one, after the loop has ended, would kill the process.
+            kill(id, Signal::SIGTERM).expect("a running process");
             assert_ends(example, process, 0);
         });
     }
 }
 
 #[test]
-fn any_other_example_ends_with_a_word_when_nobody_reads_what_it_prints() {
-    for example in EXAMPLES.iter().filter(|example| example.unread == Fails) {
-        with_watchdog(LIMIT, || assert_ends(example, start(example, nobody()).0, 1));
+fn other_examples_fail_without_a_reader_of_their_output() {
+    for example in EXAMPLES.iter().filter(|example| example.on_closed_output == Fails) {
+        with_watchdog(LIMIT, || assert_ends(example, start(example, pipe_without_reader()).0, 1));
     }
 }

@@ -1,4 +1,4 @@
-//! The example file_server as its users meet it, friendly ones and others.
+//! The file_server example as a program, with well-behaved and with hostile clients.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -15,18 +15,18 @@ use crate::support::{LIMIT, example, with_watchdog};
 use rustix::process::Signal;
 use socket2::SockRef;
 
-/// What is there, and that is a ring if the example has been built with it and the machine has one;
-/// and threads.
+/// The options of each back end. The first is the default: a ring if the build and the machine
+/// support it, otherwise threads.
 const BACK_ENDS: [&[&str]; 2] = [&[], &["--by", "threads"]];
 
-/// Larger than what the kernel takes of it for a client that does not read.
+/// Larger than the buffers of the kernel for a client that does not read.
 const LARGE: usize = 16 << 20;
 
-/// The example while it runs.
+/// The running example.
 struct FileServer(Server);
 
 impl FileServer {
-    /// Serves the folder `served`.
+    /// Starts the example, which serves the directory `served`.
     fn start(back_end: &[&str], folder: &Folder) -> FileServer {
         let mut command = Command::new(example::program("file_server"));
         let command = command.env("RUST_LOG", "error").args(["--port", "0"]).args(back_end);
@@ -38,16 +38,16 @@ impl FileServer {
         FileServer(server)
     }
 
-    /// A client that the kernel keeps little for.
+    /// Connects a client with a small receive buffer.
     fn connect(&self) -> TcpStream {
         let client = net::connect(self.0.address);
         SockRef::from(&client).set_recv_buffer_size(64 << 10).expect("a smaller buffer");
         client
     }
 
-    /// What its descriptors are.
+    /// Returns the link targets of its descriptors.
     fn links(&self) -> Vec<PathBuf> {
-        let links = fs::read_dir(format!("/proc/{}/fd", self.0.id())).expect("a process that is there");
+        let links = fs::read_dir(format!("/proc/{}/fd", self.0.id())).expect("a running process");
         links.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).collect()
     }
 
@@ -55,14 +55,14 @@ impl FileServer {
         self.links().len()
     }
 
-    /// Whether it has no file open, and no socket but the one that listens.
-    fn serves_nobody(&self) -> bool {
+    /// Returns whether it has no file open, and no socket but its listener.
+    fn has_no_clients(&self) -> bool {
         let links = self.links();
         let sockets = links.iter().filter(|link| link.to_string_lossy().starts_with("socket:")).count();
         sockets == 1 && !links.iter().any(|link| link.to_string_lossy().contains("/served/"))
     }
 
-    /// Waits for its end, and answers the line of totals.
+    /// Waits for its end, and returns the line with the totals.
     #[track_caller]
     fn end(self) -> String {
         let (status, line) = self.0.end();
@@ -71,8 +71,8 @@ impl FileServer {
     }
 }
 
-/// A folder `served` with a large file in it, an empty and a small one, beside a file that is
-/// nobody's business.
+/// Creates a directory `served` with a large, an empty and a small file, and beside it a file that
+/// is not served. Returns the parent directory and the content of the large file.
 fn folder() -> (Folder, Vec<u8>) {
     let (folder, large) = (Folder::new(), pattern(LARGE));
     fs::create_dir(folder.join("served")).unwrap();
@@ -87,16 +87,16 @@ fn folder() -> (Folder, Vec<u8>) {
     (folder, large)
 }
 
-/// Asks for a file, and answers the line that comes before its bytes.
+/// Requests a file, and returns the first line of the reply.
 #[track_caller]
-fn ask(client: &mut TcpStream, name: &str) -> String {
+fn request(client: &mut TcpStream, name: &str) -> String {
     client.write_all(format!("GET {name}\n").as_bytes()).expect("a server that reads");
-    answer(client)
+    read_line(client)
 }
 
-/// Reads a line and no further.
+/// Reads one line, and no byte after it.
 #[track_caller]
-fn answer(client: &mut TcpStream) -> String {
+fn read_line(client: &mut TcpStream) -> String {
     let mut line = Vec::new();
     while !line.ends_with(b"\n") {
         line.extend(net::read_exact(client, 1));
@@ -104,11 +104,11 @@ fn answer(client: &mut TcpStream) -> String {
     String::from_utf8(line).expect("text").trim_end().to_owned()
 }
 
-/// Asks for a file and reads it.
+/// Requests a file, and returns its bytes.
 #[track_caller]
 fn get(client: &mut TcpStream, name: &str) -> Vec<u8> {
-    let answer = ask(client, name);
-    let length = answer.strip_prefix("OK ").unwrap_or_else(|| panic!("`{answer}` for {name}"));
+    let first_line = request(client, name);
+    let length = first_line.strip_prefix("OK ").unwrap_or_else(|| panic!("`{first_line}` for {name}"));
     net::read_exact(client, length.parse().expect("a length"))
 }
 
@@ -119,8 +119,8 @@ fn requests_of_a_connection_are_answered_in_order() {
         for back_end in BACK_ENDS {
             let server = FileServer::start(back_end, &folder);
             let mut client = server.connect();
-            // All of them at once, and nothing more, so that the end comes while the first is being
-            // answered.
+            // All requests and the end of input arrive at once, while the server sends the first
+            // file.
             let requests =
                 "GET small\nGET large\r\nGET empty\nGET missing\nPUT small\nGET large\nGET small\n";
             client.write_all(requests.as_bytes()).unwrap();
@@ -143,7 +143,7 @@ fn requests_of_a_connection_are_answered_in_order() {
 }
 
 #[test]
-fn many_clients_get_their_files_at_a_time() {
+fn many_clients_are_served_at_the_same_time() {
     with_watchdog(LIMIT, || {
         let (folder, large) = folder();
         for (number, piece) in large.chunks(LARGE / 16).enumerate() {
@@ -169,7 +169,7 @@ fn many_clients_get_their_files_at_a_time() {
 }
 
 #[test]
-fn nothing_but_files_of_the_directory_can_be_had() {
+fn only_files_of_the_directory_are_served() {
     with_watchdog(LIMIT, || {
         let (folder, _) = folder();
         let served = folder.join("served");
@@ -184,7 +184,7 @@ fn nothing_but_files_of_the_directory_can_be_had() {
         let pipe = served.join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
         let secret = folder.join("secret").display().to_string();
-        let no_name = [
+        let invalid = [
             "",
             ".",
             "..",
@@ -207,28 +207,28 @@ fn nothing_but_files_of_the_directory_can_be_had() {
             let server = FileServer::start(back_end, &folder);
             let mut client = server.connect();
             let reasons = [
-                (&no_name[..], "this is no file's name"),
+                (&invalid[..], "this is no file's name"),
                 (&unreadable, "this cannot be read"),
                 (&missing, "there is no such file"),
             ];
             for (names, reason) in reasons {
                 for name in names {
-                    assert_eq!(ask(&mut client, name), format!("ERR {reason}"), "{name:?}");
+                    assert_eq!(request(&mut client, name), format!("ERR {reason}"), "{name:?}");
                 }
             }
             for bytes in [&b"GET \xFF\xFE\n"[..], format!("GET {}\n", "x".repeat(255)).as_bytes()] {
                 client.write_all(bytes).unwrap();
-                assert_eq!(answer(&mut client), "ERR there is no such file");
+                assert_eq!(read_line(&mut client), "ERR there is no such file");
             }
             for line in ["", "GET", "get small", "GETsmall", "HEAD small"] {
                 client.write_all(format!("{line}\n").as_bytes()).unwrap();
-                assert_eq!(answer(&mut client), "ERR a request is GET and a name", "{line}");
+                assert_eq!(read_line(&mut client), "ERR a request is GET and a name", "{line}");
             }
-            assert_eq!(get(&mut client, "small"), b"few\n", "after all that");
-            // What is no line is not waited for, and ends the connection.
+            assert_eq!(get(&mut client, "small"), b"few\n", "a valid request fails after the rejected ones");
+            // A line that is too long ends the connection before its end arrives.
             client.write_all(&[b'x'; 1000]).unwrap();
             assert_eq!(net::read_to_end(&mut client), b"ERR no file has so long a name\n");
-            // Half a request is none.
+            // An incomplete request is ignored.
             let mut client = server.connect();
             client.write_all(b"GET small").unwrap();
             client.shutdown(Shutdown::Write).unwrap();
@@ -238,21 +238,20 @@ fn nothing_but_files_of_the_directory_can_be_had() {
 }
 
 #[test]
-fn a_client_that_does_not_read_has_few_pieces_read_for_it() {
+fn few_pieces_are_read_for_a_client_that_does_not_read() {
     with_watchdog(LIMIT, || {
         let (folder, large) = folder();
         for back_end in BACK_ENDS {
             let server = FileServer::start(back_end, &folder);
             let mut client = server.connect();
-            assert_eq!(ask(&mut client, "large"), format!("OK {LARGE}"));
-            // Whoever reads is not kept waiting by the one that does not, which goes on when it
-            // does.
-            busy_elsewhere(&server);
+            assert_eq!(request(&mut client, "large"), format!("OK {LARGE}"));
+            // Other clients are served meanwhile, and this client receives more when it reads.
+            serve_another_client(&server);
             let mut received = net::read_exact(&mut client, LARGE / 4);
-            busy_elsewhere(&server);
-            // What the kernel has taken goes with the reset.
-            let taken = net::queues(client.peer_addr().unwrap(), Some(client.local_addr().unwrap()));
-            let taken = taken.expect("a connection").unsent as usize;
+            serve_another_client(&server);
+            // A reset discards the bytes in the buffers of the kernel.
+            let in_kernel = net::queues(client.peer_addr().unwrap(), Some(client.local_addr().unwrap()));
+            let in_kernel = in_kernel.expect("a connection").unsent as usize;
             server.0.signal(Signal::TERM);
             server.0.signal(Signal::INT);
             let totals = server.end();
@@ -260,17 +259,17 @@ fn a_client_that_does_not_read_has_few_pieces_read_for_it() {
                 totals.split(' ').nth(4).and_then(|bytes| bytes.parse().ok()).expect("a number");
             received.extend(net::read_until_reset(&mut client));
             assert!(received == large[..received.len()]);
-            assert!(received.len() < LARGE, "the file is too small for this");
-            let ahead = bytes - 200 * b"few\n".len() - received.len() - taken;
-            assert!(ahead <= 8 * (64 << 10), "{ahead} bytes were read ahead");
+            assert!(received.len() < LARGE, "the whole file fits into the buffers of the kernel");
+            let read_ahead = bytes - 200 * b"few\n".len() - received.len() - in_kernel;
+            assert!(read_ahead <= 8 * (64 << 10), "{read_ahead} bytes were read ahead");
         }
     });
 }
 
-/// Has a server do so much else that it would have got far with a file meanwhile, if nothing held
-/// it: its loop makes hundreds of turns.
+/// Serves a small file to another client a hundred times. The loop of the server makes hundreds of
+/// turns meanwhile, enough to read much of another file if reading were not limited.
 #[track_caller]
-fn busy_elsewhere(server: &FileServer) {
+fn serve_another_client(server: &FileServer) {
     let mut client = server.connect();
     for _ in 0..100 {
         assert_eq!(get(&mut client, "small"), b"few\n");
@@ -278,26 +277,26 @@ fn busy_elsewhere(server: &FileServer) {
 }
 
 #[test]
-fn clients_that_vanish_in_mid_transfer_leave_nothing_behind() {
+fn clients_that_disconnect_during_a_transfer_leave_no_descriptor() {
     with_watchdog(LIMIT, || {
         let (folder, _) = folder();
         for back_end in BACK_ENDS {
             let server = FileServer::start(back_end, &folder);
-            // What is made with the first request, such as threads, is there from now on.
+            // The first request creates lasting objects, such as threads.
             assert_eq!(get(&mut server.connect(), "small"), b"few\n");
             let mut idle = server.connect();
             assert_eq!(get(&mut idle, "small"), b"few\n");
             drop(idle);
-            until(|| server.serves_nobody());
+            until(|| server.has_no_clients());
             let before = server.descriptors();
             for round in 0..10 {
                 let mut clients: Vec<_> = (0..12).map(|_| server.connect()).collect();
                 for (number, client) in clients.iter_mut().enumerate() {
                     client.write_all(b"GET large\nGET large\n").unwrap();
-                    // Some go at once, some when the answer has begun, and some when it does not go
-                    // on.
+                    // Some disconnect at once, some after the first line, and some after a part of
+                    // the file.
                     if number % 3 > 0 {
-                        assert_eq!(answer(client), format!("OK {LARGE}"));
+                        assert_eq!(read_line(client), format!("OK {LARGE}"));
                     }
                     if number % 3 > 1 {
                         net::read_exact(client, 1 << 20);
@@ -310,7 +309,7 @@ fn clients_that_vanish_in_mid_transfer_leave_nothing_behind() {
                     }
                 }
             }
-            until(|| server.serves_nobody() && server.descriptors() == before);
+            until(|| server.has_no_clients() && server.descriptors() == before);
             assert_eq!(get(&mut server.connect(), "small"), b"few\n");
             server.0.signal(Signal::TERM);
             assert!(server.end().starts_with("123 connections, "));
@@ -319,17 +318,17 @@ fn clients_that_vanish_in_mid_transfer_leave_nothing_behind() {
 }
 
 #[test]
-fn nothing_is_read_on_for_a_client_that_has_gone() {
+fn reading_stops_when_the_client_disconnects() {
     with_watchdog(LIMIT, || {
         let (folder, _) = folder();
         for back_end in BACK_ENDS {
             let server = FileServer::start(back_end, &folder);
             for _ in 0..20 {
                 let mut client = server.connect();
-                assert_eq!(ask(&mut client, "large"), format!("OK {LARGE}"));
+                assert_eq!(request(&mut client, "large"), format!("OK {LARGE}"));
                 net::reset(client);
             }
-            until(|| server.serves_nobody());
+            until(|| server.has_no_clients());
             server.0.signal(Signal::TERM);
             let totals = server.end();
             let bytes: usize =
@@ -339,53 +338,52 @@ fn nothing_is_read_on_for_a_client_that_has_gone() {
     });
 }
 
-/// Those of files that are being sent, of a ring, of the loop: whatever is there when a client is
-/// being served.
+/// The descriptors are examined during a transfer: those of files, sockets, the loop, and the ring
+/// if there is one.
 #[test]
-fn no_descriptor_of_it_would_be_inherited() {
+fn all_descriptors_are_closed_on_exec() {
     with_watchdog(LIMIT, || {
         let (folder, _) = folder();
         for back_end in BACK_ENDS {
             let server = FileServer::start(back_end, &folder);
             let mut client = server.connect();
-            assert_eq!(ask(&mut client, "large"), format!("OK {LARGE}"));
+            assert_eq!(request(&mut client, "large"), format!("OK {LARGE}"));
             let id = server.0.id();
-            let mut seen = Vec::new();
+            let mut checked = Vec::new();
             for entry in fs::read_dir(format!("/proc/{id}/fd")).unwrap() {
                 let entry = entry.unwrap();
                 let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
                 let Ok(link) = fs::read_link(entry.path()) else { continue };
-                // What it has inherited itself: the standard ones, and what whoever runs the tests
-                // has left open.
+                // The standard descriptors, and those that the test process itself has inherited.
                 let is_inherited = number < 3
                     || fs::read_link(format!("/proc/self/fd/{number}")).is_ok_and(|own| own == link);
-                // The server may have closed it since.
+                // The server may have closed it meanwhile.
                 let Ok(info) = fs::read_to_string(format!("/proc/{id}/fdinfo/{number}")) else { continue };
                 let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags");
                 let flags = u32::from_str_radix(flags.trim(), 8).unwrap();
                 if !is_inherited {
-                    assert!(flags & 0o2_000_000 != 0, "{} would be inherited", link.display());
-                    seen.push(link.display().to_string());
+                    assert!(flags & 0o2_000_000 != 0, "{} is not closed on exec", link.display());
+                    checked.push(link.display().to_string());
                 }
             }
-            assert!(seen.iter().any(|link| link.ends_with("served/large")), "{seen:?}");
-            assert!(seen.iter().filter(|link| link.starts_with("socket:")).count() >= 2, "{seen:?}");
+            assert!(checked.iter().any(|link| link.ends_with("served/large")), "{checked:?}");
+            assert!(checked.iter().filter(|link| link.starts_with("socket:")).count() >= 2, "{checked:?}");
         }
     });
 }
 
 #[test]
-fn a_file_that_becomes_shorter_is_cut_off_and_others_are_served() {
+fn a_file_truncated_during_a_transfer_ends_only_its_connection() {
     with_watchdog(LIMIT, || {
         for back_end in BACK_ENDS {
             let (folder, _) = folder();
             let server = FileServer::start(back_end, &folder);
             let mut client = server.connect();
-            assert_eq!(ask(&mut client, "large"), format!("OK {LARGE}"));
-            busy_elsewhere(&server);
+            assert_eq!(request(&mut client, "large"), format!("OK {LARGE}"));
+            serve_another_client(&server);
             File::options().write(true).open(folder.join("served/large")).unwrap().set_len(100).unwrap();
             let mut received = Vec::new();
-            // A reset, or an end: either way too early.
+            // The transfer ends early, with a reset or an end of input.
             let _ = client.read_to_end(&mut received);
             assert!(received.len() < LARGE);
             assert_eq!(get(&mut server.connect(), "large").len(), 100);
@@ -394,7 +392,7 @@ fn a_file_that_becomes_shorter_is_cut_off_and_others_are_served() {
 }
 
 #[test]
-fn a_signal_lets_those_finish_that_have_asked() {
+fn a_signal_does_not_interrupt_transfers() {
     with_watchdog(LIMIT, || {
         let (folder, large) = folder();
         for back_end in BACK_ENDS {
@@ -402,7 +400,7 @@ fn a_signal_lets_those_finish_that_have_asked() {
             let mut idle = server.connect();
             assert_eq!(get(&mut idle, "small"), b"few\n");
             let mut client = server.connect();
-            assert_eq!(ask(&mut client, "large"), format!("OK {LARGE}"));
+            assert_eq!(request(&mut client, "large"), format!("OK {LARGE}"));
             server.0.signal(Signal::TERM);
             assert!(net::read_exact(&mut client, LARGE) == large);
             for client in [&mut client, &mut idle] {
@@ -419,8 +417,8 @@ fn outcome_of(arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn wrong_arguments_are_answered_with_a_line_and_the_usage() {
-    let wrong: [(&[&str], &str); 8] = [
+fn invalid_arguments_are_rejected_with_the_usage() {
+    let invalid: [(&[&str], &str); 8] = [
         (&[], "whose files are to be served?"),
         (&["--nonsense", "/"], "there is no argument `--nonsense`"),
         (&["/", "/tmp"], "`/tmp` is one directory too many"),
@@ -430,7 +428,7 @@ fn wrong_arguments_are_answered_with_a_line_and_the_usage() {
         (&["--by", "magic", "/"], "--by wants io_uring or threads"),
         (&["--port", "many", "/"], "`127.0.0.1:many` is not an address with a port, such as 127.0.0.1:2008"),
     ];
-    for (arguments, message) in wrong {
+    for (arguments, message) in invalid {
         let output = outcome_of(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         let errors = String::from_utf8(output.stderr).expect("text");
@@ -442,15 +440,15 @@ fn wrong_arguments_are_answered_with_a_line_and_the_usage() {
 }
 
 #[test]
-fn what_cannot_be_served_is_one_line_that_names_it() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let in_use = taken.local_addr().unwrap().to_string();
-    let wrong: [(&[&str], &str); 3] = [
+fn an_unusable_directory_or_address_is_reported_in_one_line() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = listener.local_addr().unwrap().to_string();
+    let invalid: [(&[&str], &str); 3] = [
         (&["/no/such/directory"], "/no/such/directory"),
         (&["/etc/passwd"], "/etc/passwd"),
         (&["--listen", &in_use, "/etc"], &in_use),
     ];
-    for (arguments, name) in wrong {
+    for (arguments, name) in invalid {
         let output = outcome_of(arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         let errors = String::from_utf8(output.stderr).expect("text");

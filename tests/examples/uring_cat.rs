@@ -1,5 +1,5 @@
-//! The examples uring_cat and own_ring as their users meet them: what they print, where, and how
-//! they end.
+//! The examples uring_cat and own_ring as programs: their output, their error messages, and their
+//! exit status.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -13,14 +13,15 @@ use crate::support::folder::Folder;
 use crate::support::net::{pattern, until};
 use crate::support::{LIMIT, example, with_watchdog};
 
-/// uring_cat with the back end that there is, or with the other.
+/// Returns a command that runs uring_cat with the options of a back end.
 fn cat(back_end: &[&str]) -> Command {
     let mut command = Command::new(example::program("uring_cat"));
     command.args(back_end).stdin(Stdio::null());
     command
 }
 
-/// With what is there first, and that is a ring if the build has one, and then with threads.
+/// The options of each back end. The first is the default: a ring if the build and the machine
+/// support it, otherwise threads.
 const BACK_ENDS: [&[&str]; 2] = [&[], &["--by", "threads"]];
 
 fn text(bytes: &[u8]) -> &str {
@@ -34,7 +35,7 @@ fn outcome_of(command: &mut Command) -> Output {
     output
 }
 
-/// Requires that all went well, and answers what was printed.
+/// Runs the command and returns its output. Requires success and no error messages.
 #[track_caller]
 fn printed(command: &mut Command) -> Vec<u8> {
     let output = outcome_of(command);
@@ -45,7 +46,7 @@ fn printed(command: &mut Command) -> Vec<u8> {
 
 fn write(folder: &Folder, name: &str, bytes: &[u8]) -> PathBuf {
     let path = folder.join(name);
-    fs::write(&path, bytes).expect("a file of our own");
+    fs::write(&path, bytes).expect("a writable directory");
     path
 }
 
@@ -53,7 +54,7 @@ fn write(folder: &Folder, name: &str, bytes: &[u8]) -> PathBuf {
 fn files_are_printed_byte_for_byte_in_the_order_given() {
     with_watchdog(LIMIT, || {
         let folder = Folder::new();
-        // Sizes around that of a piece, and one of many pieces.
+        // Sizes around the size of a piece and around multiples of it.
         let piece = 128 << 10;
         let sizes = [0, 1, piece - 1, piece, piece + 1, 8 * piece, 8 * piece + 1, (5 << 20) + 17];
         let contents: Vec<_> = sizes.map(pattern).into();
@@ -73,9 +74,9 @@ fn files_are_printed_byte_for_byte_in_the_order_given() {
     });
 }
 
-/// One at a time is open, whatever the files are.
+/// The limit of descriptors is lower than the number of files.
 #[test]
-fn no_descriptor_is_left_of_a_file_that_is_printed() {
+fn printed_files_leave_no_descriptor() {
     with_watchdog(LIMIT, || {
         let folder = Folder::new();
         let large = write(&folder, "large", &pattern(300_000));
@@ -96,9 +97,9 @@ fn no_descriptor_is_left_of_a_file_that_is_printed() {
     });
 }
 
-/// From the disk the pieces come as they like, and several at a time.
+/// Reads from the disk complete in any order, and several are in progress at a time.
 #[test]
-fn what_is_not_in_the_cache_is_printed_in_order_too() {
+fn uncached_files_are_printed_in_order() {
     with_watchdog(LIMIT, || {
         let folder = Folder::new();
         let bytes = pattern(24 << 20);
@@ -113,7 +114,7 @@ fn what_is_not_in_the_cache_is_printed_in_order_too() {
 }
 
 #[test]
-fn a_file_without_a_size_is_read_to_its_end() {
+fn a_file_of_unknown_size_is_read_to_its_end() {
     with_watchdog(LIMIT, || {
         for back_end in BACK_ENDS {
             let printed = printed(cat(back_end).arg("/proc/filesystems"));
@@ -123,7 +124,7 @@ fn a_file_without_a_size_is_read_to_its_end() {
 }
 
 #[test]
-fn what_is_missing_is_one_clear_line_and_the_others_are_printed() {
+fn unreadable_files_are_reported_and_the_others_are_printed() {
     with_watchdog(LIMIT, || {
         let folder = Folder::new();
         let (first, last) = (write(&folder, "first", b"one\n"), write(&folder, "last", b"two\n"));
@@ -142,9 +143,9 @@ fn what_is_missing_is_one_clear_line_and_the_others_are_printed() {
     });
 }
 
-/// Runs it with `input` coming through a pipe, in pieces of odd sizes.
+/// Runs the command with `input`, which arrives through a pipe in pieces of an odd size.
 #[track_caller]
-fn fed(command: &mut Command, input: Vec<u8>) -> Output {
+fn outcome_of_input(command: &mut Command, input: Vec<u8>) -> Output {
     let mut process = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -152,35 +153,36 @@ fn fed(command: &mut Command, input: Vec<u8>) -> Output {
         .spawn()
         .expect("the example");
     let mut pipe = process.stdin.take().expect("a pipe");
-    let feeder = thread::spawn(move || input.chunks(50_021).try_for_each(|piece| pipe.write_all(piece)));
+    let writer = thread::spawn(move || input.chunks(50_021).try_for_each(|piece| pipe.write_all(piece)));
     let output = process.wait_with_output().expect("the example");
-    feeder.join().expect("a thread").expect("a pipe that is read to its end");
+    writer.join().expect("a thread").expect("a pipe whose reader reads to the end");
     output
 }
 
 #[test]
-fn the_standard_input_is_a_file_like_others() {
+fn standard_input_is_printed_like_a_file() {
     with_watchdog(LIMIT, || {
         let folder = Folder::new();
         let file = write(&folder, "file", b"from a file\n");
         let input = pattern(2 << 20);
         for back_end in BACK_ENDS {
-            // No name at all, and one among others.
-            let output = fed(&mut cat(back_end), input.clone());
+            // Without arguments, and as `-` between two files.
+            let output = outcome_of_input(&mut cat(back_end), input.clone());
             assert!(output.status.success() && output.stdout == input);
-            let output = fed(cat(back_end).args([file.as_path(), Path::new("-"), &file]), input.clone());
+            let output =
+                outcome_of_input(cat(back_end).args([file.as_path(), Path::new("-"), &file]), input.clone());
             assert!(output.status.success());
             assert!(output.stdout == [b"from a file\n", &input[..], b"from a file\n"].concat());
-            // A file that somebody has read the beginning of.
-            let mut opened = File::open(&file).unwrap();
-            opened.read_exact(&mut [0; 5]).unwrap();
-            assert_eq!(text(&printed(cat(back_end).stdin(opened))), "a file\n");
+            // A file whose first bytes have already been read.
+            let mut partly_read = File::open(&file).unwrap();
+            partly_read.read_exact(&mut [0; 5]).unwrap();
+            assert_eq!(text(&printed(cat(back_end).stdin(partly_read))), "a file\n");
         }
     });
 }
 
 #[test]
-fn a_pipe_with_a_name_is_waited_for() {
+fn a_named_pipe_is_read_to_its_end() {
     with_watchdog(LIMIT, || {
         for back_end in BACK_ENDS {
             let folder = Folder::new();
@@ -201,7 +203,7 @@ fn a_pipe_with_a_name_is_waited_for() {
 }
 
 #[test]
-fn a_reader_that_has_enough_ends_it_without_a_word() {
+fn a_closed_output_pipe_ends_it_without_a_message() {
     with_watchdog(LIMIT, || {
         let folder = Folder::new();
         let path = write(&folder, "large", &pattern(4 << 20));
@@ -217,13 +219,13 @@ fn a_reader_that_has_enough_ends_it_without_a_word() {
             drop(pipe);
             let output = process.wait_with_output().unwrap();
             assert_eq!(text(&output.stderr), "");
-            assert_eq!(output.status.code(), Some(1), "not all was printed");
+            assert_eq!(output.status.code(), Some(1), "the status does not show that output is missing");
         }
     });
 }
 
 #[test]
-fn an_output_without_room_is_one_clear_line() {
+fn a_full_output_device_is_reported_in_one_line() {
     with_watchdog(LIMIT, || {
         for back_end in BACK_ENDS {
             let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
@@ -237,7 +239,7 @@ fn an_output_without_room_is_one_clear_line() {
 }
 
 #[test]
-fn a_file_that_is_the_output_is_not_printed_to_itself() {
+fn a_file_is_not_printed_to_itself() {
     with_watchdog(LIMIT, || {
         for back_end in BACK_ENDS {
             let folder = Folder::new();
@@ -261,31 +263,31 @@ fn outcome_of_appending(command: &mut Command, to: File) -> Output {
 }
 
 #[test]
-fn it_says_what_reads_if_it_is_asked() {
+fn the_option_v_prints_the_back_end() {
     with_watchdog(LIMIT, || {
-        let said = |arguments: &[&str]| {
+        let reported = |arguments: &[&str]| {
             let output = outcome_of(cat(arguments).args(["-v", "/etc/passwd"]));
             (output.status.success() && output.stdout == fs::read("/etc/passwd").unwrap())
                 .then(|| text(&output.stderr).to_owned())
                 .ok_or_else(|| text(&output.stderr).to_owned())
         };
-        assert_eq!(said(&["--by", "threads"]), Ok("uring_cat: threads\n".to_owned()));
-        // What there is depends on the machine, and on what the examples have been built with.
-        match said(&["--by", "io_uring"]) {
+        assert_eq!(reported(&["--by", "threads"]), Ok("uring_cat: threads\n".to_owned()));
+        // Whether io_uring is available depends on the machine and on the features of the build.
+        match reported(&["--by", "io_uring"]) {
             Ok(ring) => {
                 assert_eq!(ring, "uring_cat: io_uring\n");
-                assert_eq!(said(&[]), Ok(ring));
+                assert_eq!(reported(&[]), Ok(ring));
             }
-            Err(why) => {
-                assert!(why.starts_with("uring_cat: ") && why.lines().count() == 1, "{why}");
-                assert_eq!(said(&[]), Ok("uring_cat: threads\n".to_owned()));
+            Err(reason) => {
+                assert!(reason.starts_with("uring_cat: ") && reason.lines().count() == 1, "{reason}");
+                assert_eq!(reported(&[]), Ok("uring_cat: threads\n".to_owned()));
             }
         }
     });
 }
 
 #[test]
-fn arguments_that_are_none_are_answered_with_the_usage() {
+fn invalid_arguments_are_rejected_with_the_usage() {
     let output = outcome_of(&mut cat(&["--nonsense"]));
     assert_eq!(output.status.code(), Some(2));
     let errors = text(&output.stderr);
@@ -300,18 +302,18 @@ fn arguments_that_are_none_are_answered_with_the_usage() {
     }
     let output = outcome_of(&mut cat(&["--help"]));
     assert!(output.status.success() && text(&output.stdout).starts_with("usage: uring_cat "));
-    // Behind `--` everything is a name.
+    // Every argument after `--` is a file name.
     let output = outcome_of(&mut cat(&["--", "-v"]));
     assert_eq!(text(&output.stderr), "uring_cat: -v: No such file or directory\n");
 }
 
 #[test]
-fn an_interrupt_ends_it_as_it_ends_others() {
+fn sigint_terminates_it() {
     with_watchdog(LIMIT, || {
         for back_end in BACK_ENDS {
             let mut process =
                 cat(back_end).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the example");
-            // It is at work when it has printed something.
+            // It runs when its first output arrives.
             process.stdin.as_mut().expect("a pipe").write_all(b"!").unwrap();
             process.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).unwrap();
             let id = rustix::process::Pid::from_child(&process);
@@ -327,14 +329,14 @@ fn an_interrupt_ends_it_as_it_ends_others() {
 }
 
 #[test]
-fn a_ring_of_ones_own_tells_through_an_eventfd_what_has_completed() {
+fn own_ring_reports_completions_through_an_eventfd() {
     with_watchdog(LIMIT, || {
         let folder = Folder::new();
         let path = write(&folder, "file", b"sixteen bytes\r\n\0and 4");
         let printed = printed(Command::new(example::program("own_ring")).arg(&path).stdin(Stdio::null()));
         let printed = text(&printed);
-        if let Some(why) = printed.strip_prefix("There is no io_uring for this process: ") {
-            return skipped(why.trim_end());
+        if let Some(reason) = printed.strip_prefix("There is no io_uring for this process: ") {
+            return skipped(reason.trim_end());
         }
         let mut completed = 0;
         let mut results = Vec::new();

@@ -1,4 +1,4 @@
-//! Which back end file I/O has, and what is said where there can be no ring.
+//! The back end that file I/O uses, and the errors where io_uring is not available.
 
 #[cfg(not(feature = "uring"))]
 use std::io::ErrorKind;
@@ -19,10 +19,10 @@ mod without_a_ring {
     use crate::support::files::{open, read};
     use crate::support::with_loop;
 
-    /// What was logged.
-    struct Lines(Mutex<Vec<String>>);
+    /// Records the log messages.
+    struct Log(Mutex<Vec<String>>);
 
-    impl log::Log for Lines {
+    impl log::Log for Log {
         fn enabled(&self, _: &log::Metadata<'_>) -> bool {
             true
         }
@@ -34,51 +34,52 @@ mod without_a_ring {
         fn flush(&self) {}
     }
 
-    static LINES: Lines = Lines(Mutex::new(Vec::new()));
+    static LOG: Log = Log(Mutex::new(Vec::new()));
 
-    /// Where the kernel answers a process that asks for a ring with `error`.
+    /// Requires that file I/O uses threads in a process whose io_uring_setup(2) fails with `error`,
+    /// and that the logged reason contains `reason`.
     #[track_caller]
-    fn threads_do_it(error: &str, kind: ErrorKind, why: &'static str) {
-        // A process has one tracer, so under the address sanitizer this one does not look for
-        // leaks.
+    fn assert_uses_threads(error: &str, kind: ErrorKind, reason: &'static str) {
+        // A process can have only one tracer. Here it is strace, so the leak check of the address
+        // sanitizer, which traces the process as well, is disabled.
         let script = format!(
             "export ASAN_OPTIONS=detect_leaks=0
-            command -v strace >&2 || {{ echo there is no strace >&2; exit 1; }}
+            command -v strace >&2 || {{ echo strace is not installed >&2; exit 1; }}
             exec strace -f -qq -o /dev/null -e trace=io_uring_setup -e inject=io_uring_setup:error={error} \"$@\""
         );
         alone_after(&script, move || {
-            log::set_logger(&LINES).unwrap();
+            log::set_logger(&LOG).unwrap();
             log::set_max_level(log::LevelFilter::Info);
             with_loop(move |event_loop| {
                 let error = FileIo::builder().backend(FileIoBackend::IoUring).build(event_loop).unwrap_err();
                 assert_eq!(error.kind(), kind);
-                assert!(error.to_string().contains(why), "{error}");
-                assert!(LINES.0.lock().unwrap().is_empty());
+                assert!(error.to_string().contains(reason), "{error}");
+                assert!(LOG.0.lock().unwrap().is_empty());
 
                 let files = FileIo::new(event_loop).unwrap();
                 assert_eq!(files.backend(), FileIoBackend::ThreadPool);
                 let line = format!("INFO: file I/O by threads: {error}");
-                assert_eq!(*LINES.0.lock().unwrap(), [line]);
-                let zero = open(event_loop, &files, "/dev/zero", OpenOptions::reading()).unwrap();
-                assert_eq!(read(event_loop, &files, &zero, 3).0.unwrap(), 3);
+                assert_eq!(*LOG.0.lock().unwrap(), [line]);
+                let file = open(event_loop, &files, "/dev/zero", OpenOptions::reading()).unwrap();
+                assert_eq!(read(event_loop, &files, &file, 3).0.unwrap(), 3);
             });
         });
     }
 
     #[test]
-    fn threads_do_it_if_the_kernel_has_no_rings() {
-        threads_do_it("ENOSYS", ErrorKind::Unsupported, "the kernel does not support it (ENOSYS)");
+    fn file_io_uses_threads_if_the_kernel_has_no_io_uring() {
+        assert_uses_threads("ENOSYS", ErrorKind::Unsupported, "the kernel does not support it (ENOSYS)");
     }
 
     #[test]
-    fn threads_do_it_if_rings_are_switched_off() {
-        threads_do_it("EPERM", ErrorKind::PermissionDenied, "kernel.io_uring_disabled");
+    fn file_io_uses_threads_if_io_uring_is_disabled() {
+        assert_uses_threads("EPERM", ErrorKind::PermissionDenied, "kernel.io_uring_disabled");
     }
 }
 
 #[cfg(not(feature = "uring"))]
 #[test]
-fn a_ring_that_there_cannot_be_is_an_error_that_says_why() {
+fn requesting_io_uring_without_the_feature_is_an_error() {
     with_loop(|event_loop| {
         let error =
             FileIo::builder().backend(reveille::fs::FileIoBackend::IoUring).build(event_loop).unwrap_err();

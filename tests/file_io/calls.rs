@@ -1,6 +1,6 @@
-//! What file I/O through a ring costs in system calls, counted by tracing the loop's thread.
+//! The number of system calls of file I/O with io_uring, counted by tracing the loop's thread.
 
-// The numbers of the calls, and where a stopped thread keeps them.
+// The system call numbers, and the register that holds them, depend on the architecture.
 #![cfg(all(feature = "uring", target_arch = "x86_64"))]
 
 use std::cell::{Cell, RefCell};
@@ -20,15 +20,15 @@ use reveille::{EventLoop, LoopThread};
 const READS: u64 = 10_000;
 const SIZE: u64 = 4096;
 const IN_FLIGHT: u64 = 64;
-/// The file has so many pieces, each of which is read several times.
+/// The number of pieces of the file. Each piece is read several times.
 const PIECES: u64 = 1024;
 
 fn data() -> Vec<u8> {
     (0..PIECES * SIZE).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
 }
 
-/// A sum that knows the bytes' order (FNV-1a), so that a byte that is lost or in a wrong place
-/// shows.
+/// A checksum that depends on the order of the bytes (FNV-1a), so it detects lost and misplaced
+/// bytes.
 fn checksum(bytes: &[u8]) -> u64 {
     bytes
         .iter()
@@ -38,11 +38,12 @@ fn checksum(bytes: &[u8]) -> u64 {
 struct Reader {
     files: FileIo,
     file: File,
-    begun: Cell<u64>,
-    ended: Cell<u64>,
-    /// Of the checksums of all pieces, in whatever order they come.
+    started: Cell<u64>,
+    completed: Cell<u64>,
+    /// The sum of the checksums of all pieces. It does not depend on the order of completion.
     sum: Cell<u64>,
-    done: RefCell<Option<mpsc::Sender<u64>>>,
+    /// Receives `sum` when all reads have completed.
+    result: RefCell<Option<mpsc::Sender<u64>>>,
 }
 
 thread_local! {
@@ -56,71 +57,71 @@ impl Reader {
         let reader = Reader {
             files,
             file,
-            begun: Cell::new(0),
-            ended: Cell::new(0),
+            started: Cell::new(0),
+            completed: Cell::new(0),
             sum: Cell::new(0),
-            done: RefCell::new(None),
+            result: RefCell::new(None),
         };
         READER.set(Some(Rc::new(reader)));
         Ok(())
     }
 
-    fn begin(self: &Rc<Reader>, buffer: Vec<u8>) {
-        let piece = self.begun.get() % PIECES;
-        self.begun.set(self.begun.get() + 1);
+    fn start_read(self: &Rc<Reader>, buffer: Vec<u8>) {
+        let piece = self.started.get() % PIECES;
+        self.started.set(self.started.get() + 1);
         let this = Rc::clone(self);
         self.files.read_at(&self.file, piece * SIZE, buffer, move |_, read, buffer| {
             assert_eq!(read.expect("a file that can be read") as u64, SIZE);
             this.sum.set(this.sum.get().wrapping_add(checksum(&buffer)));
-            this.ended.set(this.ended.get() + 1);
-            if this.begun.get() < READS {
-                this.begin(buffer);
-            } else if this.ended.get() == READS {
-                let done = this.done.take().expect("somebody waits");
-                done.send(this.sum.get()).expect("somebody waits");
+            this.completed.set(this.completed.get() + 1);
+            if this.started.get() < READS {
+                this.start_read(buffer);
+            } else if this.completed.get() == READS {
+                let result = this.result.take().expect("a sender");
+                result.send(this.sum.get()).expect("a receiver");
             }
         });
     }
 }
 
-/// The child: says its loop's thread, and reads when it is told to.
+/// The child process: reports the thread id of its loop, then performs the reads at each request.
 #[test]
-#[ignore = "is run in a process of its own by the tests of this file"]
+#[ignore = "run in a separate process by the test of this file"]
 fn child_role() {
     let Some(path) = role() else { return };
-    let reading = LoopThread::spawn("reads").expect("a thread");
-    let prepared = reading.handle().call(move |event_loop| {
+    let loop_thread = LoopThread::spawn("reads").expect("a thread");
+    let prepared = loop_thread.handle().call(move |event_loop| {
         Reader::prepare(event_loop, &path).map(|()| rustix::thread::gettid().as_raw_nonzero().get())
     });
-    match prepared.expect("a loop that is there") {
+    match prepared.expect("a running loop") {
         Ok(thread) => answer(thread),
         Err(error) => return answer(error),
     }
     for line in io::stdin().lines() {
-        assert_eq!(line.expect("a parent that speaks"), "read");
-        let (done, is_done) = mpsc::channel();
-        let begin = move |_: &EventLoop| {
-            let reader = READER.with_borrow(|reader| Rc::clone(reader.as_ref().expect("it is prepared")));
-            reader.begun.set(0);
-            reader.ended.set(0);
+        assert_eq!(line.expect("a line from the parent"), "read");
+        let (result, results) = mpsc::channel();
+        let start = move |_: &EventLoop| {
+            let reader = READER.with_borrow(|reader| Rc::clone(reader.as_ref().expect("a prepared reader")));
+            reader.started.set(0);
+            reader.completed.set(0);
             reader.sum.set(0);
-            reader.done.replace(Some(done));
-            (0..IN_FLIGHT).for_each(|_| reader.begin(vec![0; SIZE as usize]));
+            reader.result.replace(Some(result));
+            (0..IN_FLIGHT).for_each(|_| reader.start_read(vec![0; SIZE as usize]));
         };
-        reading.handle().queue_in_loop(begin).expect("a loop that is there");
-        answer(is_done.recv().expect("a sum"));
+        loop_thread.handle().queue_in_loop(start).expect("a running loop");
+        answer(results.recv().expect("a sum"));
     }
 }
 
 #[test]
-fn ten_thousand_reads_cost_a_twentieth_of_a_system_call_each() {
+fn ten_thousand_reads_take_under_600_system_calls() {
     with_watchdog(LIMIT, || {
         let folder = Folder::new();
         let data = data();
         std::fs::write(folder.join("file"), &data).unwrap();
         let mut child = Child::start(folder.join("file").to_str().unwrap());
-        let introduction = child.hear();
-        let Ok(thread) = introduction.parse() else { return skipped(introduction) };
+        let reply = child.hear();
+        let Ok(thread) = reply.parse() else { return skipped(reply) };
         let Some(traced) = Traced::attach(thread, &[libc::SYS_epoll_wait]) else { return };
         let sums: Vec<u64> = data.chunks(SIZE as usize).map(checksum).collect();
         let expected = (0..READS).map(|i| sums[(i % PIECES) as usize]).fold(0, u64::wrapping_add);
@@ -129,21 +130,21 @@ fn ten_thousand_reads_cost_a_twentieth_of_a_system_call_each() {
             let mut calls = traced.calls_of(|| sum = child.ask("read"));
             assert_eq!(sum, expected.to_string());
             let rounds = READS.div_ceil(IN_FLIGHT);
-            let counted = format!("{calls:?}");
+            let all_calls = format!("{calls:?}");
             let [enters, waits, reads] =
                 [libc::SYS_io_uring_enter, libc::SYS_epoll_wait, libc::SYS_read].map(|call| calls.take(call));
-            let all = enters + waits + reads + calls.count(libc::SYS_futex);
-            // Three for each 64, and some to begin and to end with. A round may be cut in two by a
-            // piece that the kernel has to look for.
-            assert!(enters >= rounds, "{counted}");
-            assert!(all <= 3 * rounds * 5 / 4, "{all}: {counted}");
-            assert!(all * 5 < READS, "less than 0.2 for each read");
+            let total = enters + waits + reads + calls.count(libc::SYS_futex);
+            // Three calls for each 64 reads, and a few at the start and the end. A piece that is
+            // not in the page cache may split a round in two.
+            assert!(enters >= rounds, "{all_calls}");
+            assert!(total <= 3 * rounds * 5 / 4, "{total}: {all_calls}");
+            assert!(total * 5 < READS, "{total} system calls are at least 0.2 for each read");
             calls.take(libc::SYS_futex);
             let heap =
                 [libc::SYS_brk, libc::SYS_mmap, libc::SYS_munmap, libc::SYS_madvise, libc::SYS_mprotect];
-            let of_the_heap: u64 = heap.into_iter().map(|call| calls.take(call)).sum();
-            assert!(of_the_heap < 100, "{counted}");
-            assert_eq!(format!("{calls:?}"), "{}", "of {counted}");
+            let heap_calls: u64 = heap.into_iter().map(|call| calls.take(call)).sum();
+            assert!(heap_calls < 100, "{all_calls}");
+            assert_eq!(format!("{calls:?}"), "{}", "unexpected system calls in {all_calls}");
         }
     });
 }

@@ -1,5 +1,4 @@
-//! What can be done with files on a loop, and what is answered: the same tests with either back
-//! end.
+//! The operations on files and their results. Each test runs with both back ends.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -12,31 +11,31 @@ use crate::support::{Recorder, turn, with_loop};
 use reveille::fs::{File, FileIoBuilder, FileKind, OpenOptions};
 
 with_both! {
-    a_file_that_is_written_reads_as_it_was_written
-    a_missing_file_is_told_as_such
-    options_that_contradict_each_other_are_refused
-    files_are_made_emptied_and_appended_to_as_asked
-    a_read_beyond_the_end_is_short_and_then_nothing
-    what_cannot_be_meant_is_refused_with_the_buffer
-    errors_of_the_kernel_come_with_the_buffer
-    reads_from_the_position_follow_one_another
+    written_data_is_read_back_unchanged
+    missing_files_and_invalid_paths_are_errors
+    contradictory_open_options_are_rejected
+    open_options_create_truncate_and_append
+    a_read_past_the_end_is_short_or_empty
+    rejected_operations_return_the_buffer
+    errors_of_the_kernel_return_the_buffer
+    reads_without_an_offset_advance_the_position
     pipes_are_read_and_written_with_and_without_an_offset
-    the_opening_of_a_named_pipe_waits_for_its_other_end
-    a_write_of_all_takes_as_many_operations_as_needed
-    the_status_is_that_of_the_standard_library
-    files_are_synchronised
+    opening_a_named_pipe_waits_for_its_other_end
+    write_all_continues_after_partial_writes
+    metadata_equals_that_of_the_standard_library
+    a_sync_succeeds_for_files_and_fails_for_pipes
 }
 
-fn a_file_that_is_written_reads_as_it_was_written(builder: FileIoBuilder) {
+fn written_data_is_read_back_unchanged(builder: FileIoBuilder) {
     with_loop(|event_loop| {
         let (folder, files) = (Folder::new(), builder.build(event_loop).unwrap());
-        let how = OpenOptions::reading_and_writing().create_new().mode(0o600);
-        let file = open(event_loop, &files, folder.join("file"), how).unwrap();
+        let options = OpenOptions::reading_and_writing().create_new().mode(0o600);
+        let file = open(event_loop, &files, folder.join("file"), options).unwrap();
         let data = bytes(100_000);
         for (i, piece) in data.chunks(10_000).enumerate().rev() {
             let offset = i as u64 * 10_000;
-            let (written, buffer) = outcome(event_loop, |tell| {
-                files.write_at(&file, offset, piece.to_vec(), |_, n, buffer| tell((n, buffer)));
+            let (written, buffer) = outcome(event_loop, |done| {
+                files.write_at(&file, offset, piece.to_vec(), |_, n, buffer| done((n, buffer)));
             });
             assert_eq!(written.unwrap(), piece.len());
             assert_eq!(buffer, piece);
@@ -45,11 +44,11 @@ fn a_file_that_is_written_reads_as_it_was_written(builder: FileIoBuilder) {
         assert_eq!(n.unwrap(), 100_000);
         assert!(buffer == data);
         assert!(fs::read(folder.join("file")).unwrap() == data);
-        outcome(event_loop, |tell| files.close(file, |_, closed| tell(closed))).unwrap();
+        outcome(event_loop, |done| files.close(file, |_, closed| done(closed))).unwrap();
     });
 }
 
-fn a_missing_file_is_told_as_such(builder: FileIoBuilder) {
+fn missing_files_and_invalid_paths_are_errors(builder: FileIoBuilder) {
     with_loop(|event_loop| {
         let (folder, files) = (Folder::new(), builder.build(event_loop).unwrap());
         let path = folder.join("missing");
@@ -63,39 +62,39 @@ fn a_missing_file_is_told_as_such(builder: FileIoBuilder) {
     });
 }
 
-fn options_that_contradict_each_other_are_refused(builder: FileIoBuilder) {
+fn contradictory_open_options_are_rejected(builder: FileIoBuilder) {
     with_loop(|event_loop| {
         let (folder, files) = (Folder::new(), builder.build(event_loop).unwrap());
-        for how in [
+        for options in [
             OpenOptions::reading().create(),
             OpenOptions::reading().create_new(),
             OpenOptions::reading().truncate(),
             OpenOptions::appending().create().truncate(),
             OpenOptions::writing().create().mode(0o10_000),
         ] {
-            let error = open(event_loop, &files, folder.join("file"), how).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{how:?}");
+            let error = open(event_loop, &files, folder.join("file"), options).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{options:?}");
             assert!(!folder.join("file").exists());
         }
     });
 }
 
-fn files_are_made_emptied_and_appended_to_as_asked(builder: FileIoBuilder) {
+fn open_options_create_truncate_and_append(builder: FileIoBuilder) {
     with_loop(|event_loop| {
         let (folder, files) = (Folder::new(), builder.build(event_loop).unwrap());
         let path = folder.join("file");
-        let open = |how| open(event_loop, &files, &path, how);
+        let open = |options| open(event_loop, &files, &path, options);
         let write = |file: &File, text: &str| {
             let text = text.as_bytes().to_vec();
-            outcome(event_loop, |tell| files.write(file, text, |_, n, _| tell(n))).unwrap();
+            outcome(event_loop, |done| files.write(file, text, |_, n, _| done(n))).unwrap();
         };
         assert_eq!(open(OpenOptions::writing()).unwrap_err().kind(), ErrorKind::NotFound);
         let file = open(OpenOptions::writing().create_new().mode(0o640)).unwrap();
         write(&file, "one");
-        let by_std = folder.join("by std");
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(&by_std).unwrap();
+        let reference = folder.join("reference");
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o640).open(&reference).unwrap();
         let mode = |path| fs::metadata(path).unwrap().permissions().mode();
-        assert_eq!(mode(&path), mode(&by_std));
+        assert_eq!(mode(&path), mode(&reference));
         let error = open(OpenOptions::writing().create_new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists);
         write(&open(OpenOptions::appending().create()).unwrap(), "two");
@@ -103,13 +102,13 @@ fn files_are_made_emptied_and_appended_to_as_asked(builder: FileIoBuilder) {
         write(&open(OpenOptions::writing().truncate()).unwrap(), "3");
         assert_eq!(fs::read_to_string(&path).unwrap(), "3");
         symlink(&path, folder.join("link")).unwrap();
-        let link = |how| self::open(event_loop, &files, folder.join("link"), how);
+        let link = |options| self::open(event_loop, &files, folder.join("link"), options);
         assert!(link(OpenOptions::reading()).is_ok());
         assert_eq!(link(OpenOptions::reading().no_follow()).unwrap_err().raw_os_error(), Some(40));
     });
 }
 
-fn a_read_beyond_the_end_is_short_and_then_nothing(builder: FileIoBuilder) {
+fn a_read_past_the_end_is_short_or_empty(builder: FileIoBuilder) {
     with_loop(|event_loop| {
         let (folder, files) = (Folder::new(), builder.build(event_loop).unwrap());
         fs::write(folder.join("file"), bytes(5000)).unwrap();
@@ -118,30 +117,30 @@ fn a_read_beyond_the_end_is_short_and_then_nothing(builder: FileIoBuilder) {
         assert_eq!(n.unwrap(), 904);
         assert_eq!(buffer.len(), 4096);
         assert_eq!(buffer[..904], bytes(5000)[4096..]);
-        assert!(buffer[904..].iter().all(|byte| *byte == 0), "the rest is as it was");
+        assert!(buffer[904..].iter().all(|byte| *byte == 0), "the read has changed the rest of the buffer");
         assert_eq!(read_at(event_loop, &files, &file, 5000, 10).0.unwrap(), 0);
         assert_eq!(read_at(event_loop, &files, &file, 1 << 40, 10).0.unwrap(), 0);
     });
 }
 
-fn what_cannot_be_meant_is_refused_with_the_buffer(builder: FileIoBuilder) {
+fn rejected_operations_return_the_buffer(builder: FileIoBuilder) {
     with_loop(|event_loop| {
         let (folder, files) = (Folder::new(), builder.build(event_loop).unwrap());
         fs::write(folder.join("file"), "text").unwrap();
-        let how = OpenOptions::reading_and_writing();
-        let file = open(event_loop, &files, folder.join("file"), how).unwrap();
-        let (n, buffer) = outcome(event_loop, |tell| {
-            files.read_at(&file, 0, Vec::with_capacity(77), |_, n, buffer| tell((n, buffer)));
+        let options = OpenOptions::reading_and_writing();
+        let file = open(event_loop, &files, folder.join("file"), options).unwrap();
+        let (n, buffer) = outcome(event_loop, |done| {
+            files.read_at(&file, 0, Vec::with_capacity(77), |_, n, buffer| done((n, buffer)));
         });
         assert_eq!(n.unwrap_err().kind(), ErrorKind::InvalidInput);
         assert!(buffer.capacity() >= 77);
-        // The largest of all offsets is what the kernel takes for the position.
+        // The kernel interprets `u64::MAX` as the current position.
         for offset in [i64::MAX as u64 + 1, u64::MAX] {
             let (n, buffer) = read_at(event_loop, &files, &file, offset, 3);
             assert_eq!(n.unwrap_err().kind(), ErrorKind::InvalidInput);
             assert_eq!(buffer, [0; 3]);
-            let (n, buffer) = outcome(event_loop, |tell| {
-                files.write_at(&file, offset, b"more".to_vec(), |_, n, buffer| tell((n, buffer)));
+            let (n, buffer) = outcome(event_loop, |done| {
+                files.write_at(&file, offset, b"more".to_vec(), |_, n, buffer| done((n, buffer)));
             });
             assert_eq!(n.unwrap_err().kind(), ErrorKind::InvalidInput);
             assert_eq!(buffer, b"more");
@@ -150,19 +149,19 @@ fn what_cannot_be_meant_is_refused_with_the_buffer(builder: FileIoBuilder) {
     });
 }
 
-fn errors_of_the_kernel_come_with_the_buffer(builder: FileIoBuilder) {
+fn errors_of_the_kernel_return_the_buffer(builder: FileIoBuilder) {
     with_loop(|event_loop| {
         let files = builder.build(event_loop).unwrap();
         let write = |file: &File| {
-            outcome(event_loop, |tell| {
-                files.write_at(file, 0, bytes(4096), |_, n, buffer| tell((n, buffer)));
+            outcome(event_loop, |done| {
+                files.write_at(file, 0, bytes(4096), |_, n, buffer| done((n, buffer)));
             })
         };
         let full = open(event_loop, &files, "/dev/full", OpenOptions::writing()).unwrap();
         let (n, buffer) = write(&full);
         assert_eq!(n.unwrap_err().kind(), ErrorKind::StorageFull);
         assert_eq!(buffer, bytes(4096));
-        // A file that may not be written (EBADF), one that may not be read, and a directory
+        // A file opened for reading only (EBADF), one for writing only (EBADF), and a directory
         // (EISDIR).
         let null = open(event_loop, &files, "/dev/null", OpenOptions::reading()).unwrap();
         let (n, buffer) = write(&null);
@@ -173,15 +172,15 @@ fn errors_of_the_kernel_come_with_the_buffer(builder: FileIoBuilder) {
         let (n, buffer) = read_at(event_loop, &files, &folder, 0, 10);
         assert_eq!(n.unwrap_err().kind(), ErrorKind::IsADirectory);
         assert_eq!(buffer, [0; 10]);
-        let (reads, writes) = pipe();
-        drop(reads);
-        let (n, buffer) = write(&File::from(writes));
+        let (reader, writer) = pipe();
+        drop(reader);
+        let (n, buffer) = write(&File::from(writer));
         assert_eq!(n.unwrap_err().kind(), ErrorKind::BrokenPipe);
         assert_eq!(buffer, bytes(4096));
     });
 }
 
-fn reads_from_the_position_follow_one_another(builder: FileIoBuilder) {
+fn reads_without_an_offset_advance_the_position(builder: FileIoBuilder) {
     with_loop(|event_loop| {
         let (folder, files) = (Folder::new(), builder.build(event_loop).unwrap());
         fs::write(folder.join("file"), bytes(1000)).unwrap();
@@ -203,78 +202,80 @@ fn reads_from_the_position_follow_one_another(builder: FileIoBuilder) {
 fn pipes_are_read_and_written_with_and_without_an_offset(builder: FileIoBuilder) {
     with_loop(|event_loop| {
         let files = builder.build(event_loop).unwrap();
-        let (reads, mut writes) = pipe();
-        let reads = File::from(reads);
+        let (reader, mut writer) = pipe();
+        let file = File::from(reader);
         for _ in 0..3 {
             let text = Recorder::new();
             let recording = text.clone();
-            files.read(&reads, vec![0; 10], move |_, n, buffer| recording.record((n.unwrap(), buffer)));
+            files.read(&file, vec![0; 10], move |_, n, buffer| recording.record((n.unwrap(), buffer)));
             turn(event_loop);
             assert_eq!(text.len(), 0);
-            writes.write_all(b"abc").unwrap();
+            writer.write_all(b"abc").unwrap();
             settle(event_loop, &files);
             assert_eq!(text.take(), [(3, b"abc\0\0\0\0\0\0\0".to_vec())]);
         }
-        writes.write_all(b"def").unwrap();
-        assert_eq!(read_at(event_loop, &files, &reads, 500, 3).1, b"def");
-        let (mut reads, writes) = pipe();
-        let writes = File::from(writes);
-        outcome(event_loop, |tell| files.write(&writes, b"ghi".to_vec(), |_, n, _| tell(n))).unwrap();
-        outcome(event_loop, |tell| files.write_at(&writes, 9, b"jkl".to_vec(), |_, n, _| tell(n))).unwrap();
+        writer.write_all(b"def").unwrap();
+        assert_eq!(read_at(event_loop, &files, &file, 500, 3).1, b"def");
+        let (mut reader, writer) = pipe();
+        let file = File::from(writer);
+        outcome(event_loop, |done| files.write(&file, b"ghi".to_vec(), |_, n, _| done(n))).unwrap();
+        outcome(event_loop, |done| files.write_at(&file, 9, b"jkl".to_vec(), |_, n, _| done(n))).unwrap();
         let mut text = [0; 6];
-        reads.read_exact(&mut text).unwrap();
+        reader.read_exact(&mut text).unwrap();
         assert_eq!(&text, b"ghijkl");
-        // What is in non-blocking mode is waited for as well.
-        let (reads, mut writes) = pipe();
-        rustix::io::ioctl_fionbio(&reads, true).unwrap();
+        // A read from a pipe in non-blocking mode waits as well.
+        let (reader, mut writer) = pipe();
+        rustix::io::ioctl_fionbio(&reader, true).unwrap();
         let text = Recorder::new();
         let recording = text.clone();
-        files
-            .read(&File::from(reads), vec![0; 3], move |_, n, buffer| recording.record((n.unwrap(), buffer)));
+        files.read(&File::from(reader), vec![0; 3], move |_, n, buffer| {
+            recording.record((n.unwrap(), buffer));
+        });
         turn(event_loop);
-        writes.write_all(b"mno").unwrap();
+        writer.write_all(b"mno").unwrap();
         settle(event_loop, &files);
         assert_eq!(text.take(), [(3, b"mno".to_vec())]);
     });
 }
 
-fn the_opening_of_a_named_pipe_waits_for_its_other_end(builder: FileIoBuilder) {
+fn opening_a_named_pipe_waits_for_its_other_end(builder: FileIoBuilder) {
     with_loop(|event_loop| {
         let (folder, files) = (Folder::new(), builder.build(event_loop).unwrap());
         let path = folder.join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         let opened = Recorder::new();
         let opening = opened.clone();
-        // The kernel knows the path by now, or it would have to go elsewhere for it and wait there.
+        // This puts the path into the cache of the kernel. A ring opens an uncached path in a
+        // worker thread of the kernel, which may wait.
         status(event_loop, &files, &path).unwrap();
         files.open(&path, OpenOptions::reading(), move |_, file| opening.record(file.unwrap()));
         turn(event_loop);
         status(event_loop, &files, &path).unwrap();
         assert_eq!(opened.len(), 0);
-        let mut end = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let mut writer = fs::OpenOptions::new().write(true).open(&path).unwrap();
         settle(event_loop, &files);
-        end.write_all(b"there").unwrap();
+        writer.write_all(b"there").unwrap();
         let file = opened.take().remove(0);
         assert_eq!(read(event_loop, &files, &file, 5).1, b"there");
         drop(file);
-        let how = OpenOptions::writing().nonblocking();
-        assert_eq!(open(event_loop, &files, &path, how).unwrap_err().raw_os_error(), Some(6));
+        let options = OpenOptions::writing().nonblocking();
+        assert_eq!(open(event_loop, &files, &path, options).unwrap_err().raw_os_error(), Some(6));
     });
 }
 
-fn a_write_of_all_takes_as_many_operations_as_needed(builder: FileIoBuilder) {
+fn write_all_continues_after_partial_writes(builder: FileIoBuilder) {
     with_loop(|event_loop| {
         let (folder, files) = (Folder::new(), builder.build(event_loop).unwrap());
-        // A pipe in non-blocking mode takes what it has room for, and that is not all.
-        let (mut reads, writes) = pipe();
-        rustix::io::ioctl_fionbio(&writes, true).unwrap();
+        // A pipe in non-blocking mode accepts only a part of the data.
+        let (mut read_end, write_end) = pipe();
+        rustix::io::ioctl_fionbio(&write_end, true).unwrap();
         let data = bytes(300_000);
         let reader = std::thread::spawn(move || {
-            let mut taken = Vec::new();
-            reads.read_to_end(&mut taken).map(|_| taken)
+            let mut received = Vec::new();
+            read_end.read_to_end(&mut received).map(|_| received)
         });
-        let (result, buffer) = outcome(event_loop, |tell| {
-            files.write_all(&File::from(writes), data.clone(), |_, result, buffer| tell((result, buffer)));
+        let (result, buffer) = outcome(event_loop, |done| {
+            files.write_all(&File::from(write_end), data.clone(), |_, result, buffer| done((result, buffer)));
         });
         result.unwrap();
         assert!(buffer == data);
@@ -282,26 +283,26 @@ fn a_write_of_all_takes_as_many_operations_as_needed(builder: FileIoBuilder) {
 
         let file = fs::File::create_new(folder.join("file")).unwrap();
         let file = File::from(file);
-        let (result, buffer) = outcome(event_loop, |tell| {
-            files.write_all_at(&file, 10, data.clone(), |_, result, buffer| tell((result, buffer)));
+        let (result, buffer) = outcome(event_loop, |done| {
+            files.write_all_at(&file, 10, data.clone(), |_, result, buffer| done((result, buffer)));
         });
         result.unwrap();
         assert!(buffer == data);
         assert!(fs::read(folder.join("file")).unwrap()[10..] == data);
-        let (result, _) = outcome(event_loop, |tell| {
-            files.write_all_at(&file, 0, Vec::new(), |_, result, buffer| tell((result, buffer)));
+        let (result, _) = outcome(event_loop, |done| {
+            files.write_all_at(&file, 0, Vec::new(), |_, result, buffer| done((result, buffer)));
         });
         result.unwrap();
         let full = open(event_loop, &files, "/dev/full", OpenOptions::writing()).unwrap();
-        let (result, buffer) = outcome(event_loop, |tell| {
-            files.write_all(&full, data.clone(), |_, result, buffer| tell((result, buffer)));
+        let (result, buffer) = outcome(event_loop, |done| {
+            files.write_all(&full, data.clone(), |_, result, buffer| done((result, buffer)));
         });
         assert_eq!(result.unwrap_err().kind(), ErrorKind::StorageFull);
         assert!(buffer == data);
     });
 }
 
-fn the_status_is_that_of_the_standard_library(builder: FileIoBuilder) {
+fn metadata_equals_that_of_the_standard_library(builder: FileIoBuilder) {
     with_loop(|event_loop| {
         let (folder, files) = (Folder::new(), builder.build(event_loop).unwrap());
         let path = folder.join("file");
@@ -311,7 +312,7 @@ fn the_status_is_that_of_the_standard_library(builder: FileIoBuilder) {
         symlink(&path, folder.join("link")).unwrap();
         let file = open(event_loop, &files, &path, OpenOptions::reading()).unwrap();
         let metadata = fs::metadata(&path).unwrap();
-        let of_file = outcome(event_loop, |tell| files.metadata(&file, |_, status| tell(status))).unwrap();
+        let of_file = outcome(event_loop, |done| files.metadata(&file, |_, status| done(status))).unwrap();
         let of_path = status(event_loop, &files, &path).unwrap();
         let of_link = status(event_loop, &files, folder.join("link")).unwrap();
         for status in [of_file, of_path, of_link] {
@@ -336,21 +337,21 @@ fn the_status_is_that_of_the_standard_library(builder: FileIoBuilder) {
         let kind = |path: &Path| status(event_loop, &files, path).unwrap().kind();
         assert_eq!(kind(folder.path()), FileKind::Directory);
         assert_eq!(kind("/dev/null".as_ref()), FileKind::CharacterDevice);
-        let reads = File::from(pipe().0);
-        let status = outcome(event_loop, |tell| files.metadata(&reads, |_, status| tell(status))).unwrap();
+        let reader = File::from(pipe().0);
+        let status = outcome(event_loop, |done| files.metadata(&reader, |_, status| done(status))).unwrap();
         assert_eq!(status.kind(), FileKind::Fifo);
     });
 }
 
-fn files_are_synchronised(builder: FileIoBuilder) {
+fn a_sync_succeeds_for_files_and_fails_for_pipes(builder: FileIoBuilder) {
     with_loop(|event_loop| {
         let (folder, files) = (Folder::new(), builder.build(event_loop).unwrap());
         let file = File::from(fs::File::create_new(folder.join("file")).unwrap());
-        outcome(event_loop, |tell| files.write(&file, bytes(4096), |_, n, _| tell(n))).unwrap();
-        outcome(event_loop, |tell| files.sync_all(&file, |_, synced| tell(synced))).unwrap();
-        outcome(event_loop, |tell| files.sync_data(&file, |_, synced| tell(synced))).unwrap();
-        let reads = File::from(pipe().0);
-        let error = outcome(event_loop, |tell| files.sync_all(&reads, |_, synced| tell(synced))).unwrap_err();
+        outcome(event_loop, |done| files.write(&file, bytes(4096), |_, n, _| done(n))).unwrap();
+        outcome(event_loop, |done| files.sync_all(&file, |_, synced| done(synced))).unwrap();
+        outcome(event_loop, |done| files.sync_data(&file, |_, synced| done(synced))).unwrap();
+        let pipe = File::from(pipe().0);
+        let error = outcome(event_loop, |done| files.sync_all(&pipe, |_, synced| done(synced))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
     });
 }

@@ -1,5 +1,5 @@
-//! Loops in forked children: an inherited one cannot be used, and a child can make its own. Each
-//! test has a process of its own.
+//! Loops in forked children. A child cannot use an inherited loop, and can create a loop of its
+//! own. Each test runs in its own process.
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
@@ -29,55 +29,55 @@ fn with_parent(test: impl FnOnce(EventLoop) + Send + 'static) {
 }
 
 #[test]
-fn a_child_cannot_run_an_inherited_loop_or_make_anything_on_it() {
+fn a_child_cannot_use_an_inherited_loop() {
     with_parent(|event_loop| {
-        let ran = Count::default();
-        let r = ran.clone();
-        let _channel = ready_channel(&event_loop, move |_| r.add());
+        let calls = Count::default();
+        let counting = calls.clone();
+        let _channel = ready_channel(&event_loop, move |_| counting.add());
         in_child(|| {
             let kind = |result: std::io::Result<()>| result.unwrap_err().kind();
             assert_eq!(kind(event_loop.run()), ErrorKind::Unsupported);
             assert_eq!(kind(event_loop.run_once(None)), ErrorKind::Unsupported);
             assert_eq!(kind(event_loop.run_ready()), ErrorKind::Unsupported);
             assert_eq!(kind(event_loop.run_for(Duration::MAX)), ErrorKind::Unsupported);
-            let (ours, _theirs) = UnixStream::pair().unwrap();
-            let made = Channel::new(&event_loop, ours, Interest::READABLE, |_| ());
-            assert_eq!(kind(made.map(drop)), ErrorKind::Unsupported);
-            let made = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _| ());
-            assert_eq!(kind(made.map(drop)), ErrorKind::Unsupported);
-            let made = TcpClient::connect(&event_loop, "127.0.0.1:9").serve_fn(|_, _| ());
-            assert_eq!(kind(made.map(drop)), ErrorKind::Unsupported);
-            let made = UdpSocket::bind(&event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _, _| ());
-            assert_eq!(kind(made.map(drop)), ErrorKind::Unsupported);
-            let made = Child::spawn(&event_loop, &mut Command::new("true"), |_, _| ());
-            assert_eq!(kind(made.map(drop)), ErrorKind::Unsupported);
-            let made = Signals::new(&event_loop, [Signal::USR1], |_, _| ());
-            assert_eq!(kind(made.map(drop)), ErrorKind::Unsupported);
-            let made = FileIo::builder().build(&event_loop);
-            assert_eq!(kind(made.map(drop)), ErrorKind::Unsupported);
+            let (local, _peer) = UnixStream::pair().unwrap();
+            let created = Channel::new(&event_loop, local, Interest::READABLE, |_| ());
+            assert_eq!(kind(created.map(drop)), ErrorKind::Unsupported);
+            let created = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _| ());
+            assert_eq!(kind(created.map(drop)), ErrorKind::Unsupported);
+            let created = TcpClient::connect(&event_loop, "127.0.0.1:9").serve_fn(|_, _| ());
+            assert_eq!(kind(created.map(drop)), ErrorKind::Unsupported);
+            let created = UdpSocket::bind(&event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _, _| ());
+            assert_eq!(kind(created.map(drop)), ErrorKind::Unsupported);
+            let created = Child::spawn(&event_loop, &mut Command::new("true"), |_, _| ());
+            assert_eq!(kind(created.map(drop)), ErrorKind::Unsupported);
+            let created = Signals::new(&event_loop, [Signal::USR1], |_, _| ());
+            assert_eq!(kind(created.map(drop)), ErrorKind::Unsupported);
+            let created = FileIo::builder().build(&event_loop);
+            assert_eq!(kind(created.map(drop)), ErrorKind::Unsupported);
         });
         turn(&event_loop);
-        assert_eq!(ran.get(), 1, "the child has taken nothing");
+        assert_eq!(calls.get(), 1, "the child has consumed an event of the parent");
     });
 }
 
 #[test]
-fn posts_in_a_child_are_refused_and_do_not_wake_the_parent() {
+fn posts_in_a_child_fail_without_waking_the_parent() {
     with_parent(|event_loop| {
         let handle = event_loop.handle();
         let timer = handle.run_after(Duration::MAX, |_| ()).unwrap();
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
-        let given = Rc::new(RefCell::new(None));
-        let give = Rc::clone(&given);
+        let opened = Rc::new(RefCell::new(None));
+        let opening = Rc::clone(&opened);
         let server = server.serve(move |conn| {
-            *give.borrow_mut() = Some(conn.handle());
+            *opening.borrow_mut() = Some(conn.handle());
             net::Journal::new().script()
         });
         let server = server.unwrap();
         let _client = TcpStream::connect(server.local_addr()).unwrap();
-        turn_until(&event_loop, || given.borrow().is_some());
-        let connection = given.take().unwrap();
-        let wakes = unread_wakes(&event_loop);
+        turn_until(&event_loop, || opened.borrow().is_some());
+        let connection = opened.take().unwrap();
+        let wakes_before = unread_wakes(&event_loop);
         in_child(|| {
             let refused = handle.queue_in_loop(|_| ()).unwrap_err();
             assert_eq!(refused.reason(), PostErrorReason::LoopGone);
@@ -97,23 +97,26 @@ fn posts_in_a_child_are_refused_and_do_not_wake_the_parent() {
             server.handle().resume_accepting();
             server.handle().stop(Duration::ZERO, |_, _| ());
         });
-        assert_eq!(unread_wakes(&event_loop), wakes);
+        assert_eq!(unread_wakes(&event_loop), wakes_before);
         turn(&event_loop);
         assert!(!event_loop.is_quitting() && connection.is_open() && handle.cancel(timer));
     });
 }
 
-/// Has a name looked up, whatever comes of that.
+/// Looks a name up. The result does not matter.
 fn look_up(event_loop: &EventLoop) {
     let ended = Count::default();
-    let (e, f) = (ended.clone(), ended.clone());
+    let (attempts, failures) = (ended.clone(), ended.clone());
     let client = TcpClient::connect(event_loop, "localhost:9");
-    let client = client.on_attempt(move |_, _| e.add()).on_failure(move |_, _| f.add()).serve_fn(|_, _| ());
+    let client = client
+        .on_attempt(move |_, _| attempts.add())
+        .on_failure(move |_, _| failures.add())
+        .serve_fn(|_, _| ());
     turn_until(event_loop, || ended.get() > 0);
     drop(client);
 }
 
-/// Makes a loop, and uses what a loop has.
+/// Creates a loop and uses all kinds of its objects.
 fn use_a_loop() {
     let event_loop = EventLoop::new().unwrap();
     assert_eq!(EventLoop::new().unwrap_err().kind(), ErrorKind::AlreadyExists);
@@ -136,7 +139,7 @@ fn use_a_loop() {
 }
 
 #[test]
-fn a_child_makes_a_loop_of_its_own_beside_the_inherited_one() {
+fn a_child_can_create_a_loop_beside_the_inherited_one() {
     with_parent(|event_loop| {
         look_up(&event_loop);
         let mut event_loop = Some(event_loop);
@@ -149,35 +152,35 @@ fn a_child_makes_a_loop_of_its_own_beside_the_inherited_one() {
             drop(own);
             use_a_loop();
         });
-        // A child of a child, and a loop that is made between the two.
+        // A grandchild, forked from a child that has created its own loop.
         in_child(|| {
             let own = EventLoop::new().unwrap();
-            let ran = Count::default();
-            let r = ran.clone();
-            own.queue_in_loop(move |_| r.add());
+            let calls = Count::default();
+            let counting = calls.clone();
+            own.queue_in_loop(move |_| counting.add());
             in_child(|| {
                 assert_eq!(own.run_once(Duration::ZERO).unwrap_err().kind(), ErrorKind::Unsupported);
                 use_a_loop();
             });
             turn(&own);
-            assert_eq!(ran.get(), 1);
+            assert_eq!(calls.get(), 1);
         });
     });
 }
 
 #[test]
-fn a_daemon_makes_its_loop_after_it_has_forked_twice() {
+fn a_daemon_can_create_its_loop_after_two_forks() {
     alone(|| in_child(|| in_child(use_a_loop)));
 }
 
-/// Has the loop call `callback` twice in its next turn.
-type Begin = fn(&EventLoop, fn(&EventLoop)) -> Vec<Channel<UnixStream>>;
+/// A function that makes the loop call `callback` twice in its next turn.
+type Schedule = fn(&EventLoop, fn(&EventLoop)) -> Vec<Channel<UnixStream>>;
 
 static CALLS: AtomicUsize = AtomicUsize::new(0);
 
 #[test]
-fn a_child_that_is_forked_in_a_callback_leaves_the_turn_to_its_parent() {
-    let begin_each: [Begin; 4] = [
+fn a_child_forked_in_a_callback_does_not_continue_the_turn() {
+    let schedules: [Schedule; 4] = [
         |event_loop, callback| (0..2).map(|_| ready_channel(event_loop, callback)).collect(),
         |event_loop, callback| {
             let now = Instant::now();
@@ -198,26 +201,26 @@ fn a_child_that_is_forked_in_a_callback_leaves_the_turn_to_its_parent() {
         },
     ];
     with_parent(move |event_loop| {
-        for begin in begin_each {
+        for schedule in schedules {
             CALLS.store(0, SeqCst);
-            let _channels = begin(&event_loop, |_| {
+            let _channels = schedule(&event_loop, |_| {
                 if CALLS.fetch_add(1, SeqCst) == 0 {
                     forked::fork_here();
                 }
             });
-            let ran = event_loop.run_once(Duration::ZERO);
+            let result = event_loop.run_once(Duration::ZERO);
             forked::end_here(|| {
-                assert_eq!(ran.as_ref().unwrap_err().kind(), ErrorKind::Unsupported);
+                assert_eq!(result.as_ref().unwrap_err().kind(), ErrorKind::Unsupported);
                 assert_eq!(CALLS.load(SeqCst), 1);
             });
-            ran.unwrap();
+            result.unwrap();
             assert_eq!(CALLS.load(SeqCst), 2);
         }
     });
 }
 
 #[test]
-fn a_child_does_not_wait_for_what_a_thread_was_doing_when_it_was_forked() {
+fn a_child_does_not_wait_for_locks_held_at_the_fork() {
     const TIMERS_PER_TURN: usize = 10_000;
     alone(|| {
         let event_loop = EventLoop::builder().mailbox(MailboxLimit::Reject(64)).build().unwrap();
@@ -225,13 +228,13 @@ fn a_child_does_not_wait_for_what_a_thread_was_doing_when_it_was_forked() {
         let timers = AtomicUsize::new(0);
         let mut event_loop = Some(event_loop);
         thread::scope(|scope| {
-            let _ends = OnDrop::new(|| done.store(true, SeqCst));
+            let _stop = OnDrop::new(|| done.store(true, SeqCst));
             for _ in 0..2 {
                 scope.spawn(|| {
                     while !done.load(SeqCst) {
-                        // Most are rejected, and each holds the lock.
+                        // Each post holds the lock of the mailbox for a moment. Most are rejected.
                         let _ = handle.queue_in_loop(|_| ());
-                        // Timers are never rejected, so unlimited threads would outrun the loop.
+                        // Timers are never rejected, so without a limit their number would grow.
                         if timers.fetch_add(1, SeqCst) < TIMERS_PER_TURN {
                             let timer = handle.run_after(Duration::MAX, |_| ()).unwrap();
                             handle.cancel(timer);

@@ -1,5 +1,5 @@
-//! Forked children that drop their copies of the parent's objects, which leaves those as they are.
-//! Each test has a process of its own.
+//! Objects in forked children. A child that drops its copies does not affect the objects of the
+//! parent. Each test runs in its own process.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -29,43 +29,43 @@ fn with_parent(test: impl FnOnce(EventLoop) + Send + 'static) {
 }
 
 #[test]
-fn dropped_copies_leave_the_parents_sources_as_they_are() {
+fn dropping_copies_does_not_affect_the_parents_sources() {
     with_parent(|event_loop| {
-        let told = Recorder::new();
-        let tells = |what: &'static str| {
-            let told = told.clone();
-            move || told.record(what)
+        let called = Recorder::new();
+        let recorder = |name: &'static str| {
+            let called = called.clone();
+            move || called.record(name)
         };
-        let (reads, mut writes) = pipe();
-        let tell = tells("channel");
-        let mut channel = Some(Channel::new(&event_loop, reads, Interest::READABLE, move |event| {
-            tell();
+        let (reader, mut writer) = pipe();
+        let record_call = recorder("channel");
+        let mut channel = Some(Channel::new(&event_loop, reader, Interest::READABLE, move |event| {
+            record_call();
             event.close();
         }));
         let eventfd = EventFd::new(0).unwrap();
-        let signals_it = eventfd.try_clone().unwrap();
-        let tell = tells("eventfd");
-        let mut eventfd = Some(eventfd.watch(&event_loop, move |_, _| tell()));
-        let tell = tells("signal");
-        let mut signals = Some(Signals::new(&event_loop, [Signal::USR1], move |_, _| tell()));
-        let tell = tells("process");
+        let eventfd_writer = eventfd.try_clone().unwrap();
+        let record_call = recorder("eventfd");
+        let mut eventfd = Some(eventfd.watch(&event_loop, move |_, _| record_call()));
+        let record_call = recorder("signal");
+        let mut signals = Some(Signals::new(&event_loop, [Signal::USR1], move |_, _| record_call()));
+        let record_call = recorder("process");
         let mut command = Command::new("cat");
-        let child = Child::spawn(&event_loop, command.stdin(Stdio::piped()), move |_, how| {
-            assert!(how.unwrap().success());
-            tell();
+        let child = Child::spawn(&event_loop, command.stdin(Stdio::piped()), move |_, status| {
+            assert!(status.unwrap().success());
+            record_call();
         });
         let mut child = Some(child.unwrap().kill_on_drop(true));
         let folder = Folder::new();
-        let tell = tells("watcher");
-        let watcher = Watcher::new(&event_loop, move |_| tell()).unwrap();
+        let record_call = recorder("watcher");
+        let watcher = Watcher::new(&event_loop, move |_| record_call()).unwrap();
         watcher.watch(folder.path(), FileChanges::CREATED).unwrap();
         let mut watcher = Some(watcher);
-        let tell = tells("timer");
-        event_loop.run_at(Instant::now(), move |_| tell());
-        let (mut far, descriptors) = SharedRing::create(4096).unwrap();
-        let tell = tells("ring");
-        let near = SharedRing::from_descriptors(descriptors, 1 << 20).unwrap();
-        let mut ring = Some(near.watch(&event_loop, move |_, _| tell()));
+        let record_call = recorder("timer");
+        event_loop.run_at(Instant::now(), move |_| record_call());
+        let (mut peer_ring, descriptors) = SharedRing::create(4096).unwrap();
+        let record_call = recorder("ring");
+        let own_ring = SharedRing::from_descriptors(descriptors, 1 << 20).unwrap();
+        let mut ring = Some(own_ring.watch(&event_loop, move |_, _| record_call()));
         let mut event_loop = Some(event_loop);
 
         in_child(|| {
@@ -74,15 +74,15 @@ fn dropped_copies_leave_the_parents_sources_as_they_are() {
         });
 
         let event_loop = event_loop.unwrap();
-        writes.write_all(b"x").unwrap();
-        signals_it.signal().unwrap();
+        writer.write_all(b"x").unwrap();
+        eventfd_writer.signal().unwrap();
         kill_process(getpid(), rustix::process::Signal::USR1).unwrap();
         std::fs::write(folder.join("new"), "").unwrap();
-        far.send("word").unwrap();
+        peer_ring.send("word").unwrap();
         drop(child.as_mut().unwrap().take_stdin());
         let mut all = Vec::new();
         turn_until(&event_loop, || {
-            all.extend(told.take());
+            all.extend(called.take());
             all.len() >= 7
         });
         all.sort_unstable();
@@ -91,7 +91,7 @@ fn dropped_copies_leave_the_parents_sources_as_they_are() {
 }
 
 #[test]
-fn dropped_copies_leave_the_parents_sockets_as_they_are() {
+fn dropping_copies_does_not_affect_the_parents_sockets() {
     with_parent(|event_loop| {
         let folder = Folder::new();
         let path = folder.join("socket");
@@ -99,29 +99,29 @@ fn dropped_copies_leave_the_parents_sockets_as_they_are() {
         let unix = unix.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         let tcp = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
         let tcp = tcp.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
-        let spread = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().threads(2);
-        let spread = spread.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
+        let pool_server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().threads(2);
+        let pool_server = pool_server.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         let udp = UdpSocket::bind(&event_loop, "127.0.0.1:0").unwrap();
         let udp = udp.serve_fn(|socket, datagram, from| socket.send_to(datagram, from)).unwrap();
-        let answers = Recorder::new();
-        let a = answers.clone();
+        let replies = Recorder::new();
+        let recording = replies.clone();
         let client = TcpClient::connect(&event_loop, tcp.local_addr());
-        let client = client.serve_fn(move |_, input| a.record(input.take_all().to_vec())).unwrap();
+        let client = client.serve_fn(move |_, input| recording.record(input.take_all().to_vec())).unwrap();
         let plain = TcpStream::connect(tcp.local_addr()).unwrap();
         let mut early = UnixStream::connect(&path).unwrap();
         turn_until(&event_loop, || {
             tcp.open_connections() == 2 && unix.open_connections() == 1 && client.handle().is_some()
         });
-        let (address, spread_address, udp_address) =
-            (tcp.local_addr(), spread.local_addr(), udp.local_addr());
-        let mut objects = Some((unix, tcp, spread, udp, client));
+        let (address, pool_address, udp_address) =
+            (tcp.local_addr(), pool_server.local_addr(), udp.local_addr());
+        let mut objects = Some((unix, tcp, pool_server, udp, client));
         let mut event_loop = Some(event_loop);
 
         in_child(|| {
             drop(objects.take());
             drop(event_loop.take());
         });
-        // The loop first.
+        // The loop is dropped first.
         in_child(|| {
             drop(event_loop.take());
             drop(objects.take());
@@ -140,7 +140,7 @@ fn dropped_copies_leave_the_parents_sockets_as_they_are() {
         early.write_all(b"word").unwrap();
         objects.as_ref().unwrap().4.handle().unwrap().send("word").unwrap();
         turn_until(&event_loop, || {
-            answers.len() == 1
+            replies.len() == 1
                 && is_readable(&unix)
                 && is_readable(&early)
                 && is_readable(&sender)
@@ -156,33 +156,33 @@ fn dropped_copies_leave_the_parents_sockets_as_they_are() {
             stream.read_exact(&mut word).unwrap();
             assert_eq!(&word, b"word");
         }
-        // One that the pool serves.
-        let mut pooled = TcpStream::connect(spread_address).unwrap();
+        // A connection that the pool serves.
+        let mut pooled = TcpStream::connect(pool_address).unwrap();
         pooled.write_all(b"word").unwrap();
         turn_until(&event_loop, || is_readable(&pooled));
     });
 }
 
 #[test]
-fn dropped_copies_leave_file_operations_as_they_are() {
+fn dropping_copies_does_not_affect_file_operations() {
     for backend in [Some(FileIoBackend::ThreadPool), None] {
         with_parent(move |event_loop| {
             let builder = FileIo::builder();
             let files = backend.map_or(builder.clone(), |backend| builder.backend(backend));
             let files = files.build(&event_loop).unwrap();
-            let (reads, mut writes) = pipe();
-            let (file, read) = (File::from(reads), Recorder::new());
-            let r = read.clone();
-            files.read(&file, vec![0; 4], move |_, n, buffer| r.record((n.unwrap(), buffer)));
+            let (reader, mut writer) = pipe();
+            let (file, read) = (File::from(reader), Recorder::new());
+            let recording = read.clone();
+            files.read(&file, vec![0; 4], move |_, n, buffer| recording.record((n.unwrap(), buffer)));
             turn(&event_loop);
             let (mut files, mut event_loop) = (Some(files), Some(event_loop));
             in_child(|| {
-                files.as_ref().unwrap().read(&file, vec![0; 4], |_, _, _| panic!("not here"));
+                files.as_ref().unwrap().read(&file, vec![0; 4], |_, _, _| panic!("called in the child"));
                 drop(files.take());
                 drop(event_loop.take());
             });
             in_child(|| drop(event_loop.take()));
-            writes.write_all(b"word").unwrap();
+            writer.write_all(b"word").unwrap();
             turn_until(event_loop.as_ref().unwrap(), || read.len() == 1);
             assert_eq!(read.take(), [(4, b"word".to_vec())]);
         });
@@ -197,7 +197,7 @@ fn a_close_in_a_child_does_not_reset_the_parents_connection() {
         let server = server
             .serve_fn(|conn, input| {
                 input.clear();
-                // More than the kernel takes.
+                // More than the send buffer of the kernel holds.
                 conn.send(vec![7; 8 << 20])?;
                 in_child(|| conn.close());
                 conn.shutdown();
@@ -217,7 +217,7 @@ fn a_close_in_a_child_does_not_reset_the_parents_connection() {
 }
 
 #[test]
-fn inherited_threads_are_not_waited_for() {
+fn a_child_does_not_wait_for_inherited_threads() {
     with_parent(|_| {
         let mut thread = Some(LoopThread::spawn("thread").unwrap());
         let mut pool = Some(LoopPool::new(net::loops(2), "pool").unwrap());
@@ -236,7 +236,7 @@ fn inherited_threads_are_not_waited_for() {
 }
 
 #[test]
-fn what_a_child_makes_is_its_own() {
+fn a_child_owns_the_objects_that_it_creates() {
     with_parent(|_event_loop| {
         let folder = Folder::new();
         let path = folder.join("socket");

@@ -1,4 +1,4 @@
-//! Child processes: how their end is reported, what happens to detached children, and their pipes.
+//! Child processes: the reports of their end, detached children, and pipes.
 //!
 //! The tests count descriptors and children of the whole process, so each test runs in its own
 //! process.
@@ -21,7 +21,7 @@ use reveille::process::Child;
 use reveille::signal::{Signal, Signals};
 use rustix::process::{Pid, Resource, Rlimit, WaitId, WaitIdOptions, getrlimit, setrlimit, waitid};
 
-/// How a child has ended: its exit code, the signal that killed it, or the kind of the error.
+/// The end of a child: its exit code, the signal that killed it, or the kind of the error.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     Code(i32),
@@ -51,8 +51,8 @@ fn waiting() -> Command {
 
 fn recorded(event_loop: &EventLoop, command: &mut Command) -> (Child, Recorder<End>) {
     let events = Recorder::new();
-    let t = events.clone();
-    (Child::spawn(event_loop, command, move |_, result| t.record(end(result))).unwrap(), events)
+    let recording = events.clone();
+    (Child::spawn(event_loop, command, move |_, result| recording.record(end(result))).unwrap(), events)
 }
 
 /// Returns whether no such process exists, not even as a zombie.
@@ -104,14 +104,15 @@ fn the_status_equals_that_of_the_standard_library() {
         let event_loop = event_loop();
         for script in ["exit 7", "kill -INT $$", "ulimit -c 0; kill -QUIT $$", "kill -SEGV $$"] {
             let events = Recorder::new();
-            let t = events.clone();
-            let watched =
-                Child::spawn(&event_loop, &mut shell(script), move |_, result| t.record(result.unwrap()));
+            let recording = events.clone();
+            let watched = Child::spawn(&event_loop, &mut shell(script), move |_, result| {
+                recording.record(result.unwrap());
+            });
             turn_until(&event_loop, || events.len() > 0);
             // The core file, if any, depends on the settings of the system and is not compared.
-            let [ours] = events.take()[..] else { panic!("not reported once") };
-            let theirs = shell(script).status().unwrap();
-            assert_eq!((ours, ours.core_dumped()), (theirs, theirs.core_dumped()), "{script}");
+            let [status] = events.take()[..] else { panic!("not reported once") };
+            let reference = shell(script).status().unwrap();
+            assert_eq!((status, status.core_dumped()), (reference, reference.core_dumped()), "{script}");
             drop(watched);
         }
     });
@@ -136,9 +137,9 @@ fn each_of_many_processes_reports_to_its_own_callback() {
         let event_loop = event_loop();
         let events = Recorder::new();
         for code in 0..40 {
-            let t = events.clone();
+            let recording = events.clone();
             Child::spawn(&event_loop, &mut shell(&format!("exit {code}")), move |_, result| {
-                t.record((code, end(result)));
+                recording.record((code, end(result)));
             })
             .unwrap();
         }
@@ -202,7 +203,7 @@ fn a_process_reaped_elsewhere_is_an_error_and_not_killed() {
         let (child, events) = recorded(&event_loop, &mut shell("exit 0"));
         let pid = Pid::from_raw(child.id() as i32).unwrap();
         waitid(WaitId::Pid(pid), WaitIdOptions::EXITED).unwrap();
-        // The loop has not yet polled: the kernel refuses.
+        // The loop has not polled yet, so the error comes from the kernel.
         assert!(child.is_running());
         assert_eq!(child.kill(Signal::KILL).unwrap_err().kind(), ErrorKind::NotFound);
         turn_until(&event_loop, || events.len() > 0);
@@ -224,7 +225,7 @@ fn a_dropped_loop_reports_and_kills_its_children() {
         assert_eq!(running_events.take(), [End::Error(ErrorKind::Other)]);
         assert_eq!(killed_events.take(), [End::Killed(9)]);
         assert!(is_reaped(ended.id()) && is_reaped(killed.id()) && !is_reaped(running.id()));
-        assert!(!running.is_running(), "the loop no longer waits for it");
+        assert!(!running.is_running(), "a child of a dropped loop counts as running");
         assert_eq!(running.kill(Signal::KILL).unwrap_err().kind(), ErrorKind::NotFound);
         // The process runs until its input ends, and then this test must wait for it.
         drop(running.take_stdin());
@@ -337,8 +338,8 @@ fn sigchld_is_neither_needed_nor_consumed() {
     alone(|| {
         let event_loop = event_loop();
         let signals = Count::default();
-        let s = signals.clone();
-        let _signals = Signals::new(&event_loop, [Signal::CHLD], move |_, _| s.add()).unwrap();
+        let counting = signals.clone();
+        let _signals = Signals::new(&event_loop, [Signal::CHLD], move |_, _| counting.add()).unwrap();
         let (_child, events) = recorded(&event_loop, &mut shell("exit 3"));
         turn_until(&event_loop, || events.len() == 1 && signals.get() == 1);
         assert_eq!(events.take(), [End::Code(3)]);
@@ -387,11 +388,11 @@ fn a_process_that_cannot_be_watched_is_killed_and_leaves_no_zombie() {
 #[test]
 fn children_leak_and_inherit_no_descriptor() {
     alone(|| {
-        let seen = |command: &mut Command| {
+        let listed = |command: &mut Command| {
             let output = command.arg("/proc/self/fd").output().unwrap();
             String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
         };
-        let usual = seen(&mut Command::new("ls"));
+        let expected = listed(&mut Command::new("ls"));
         let before = open_descriptors();
         let event_loop = event_loop();
         let with_loop = open_descriptors();
@@ -400,7 +401,7 @@ fn children_leak_and_inherit_no_descriptor() {
             command.stdout(Stdio::piped()).stderr(Stdio::piped());
             let (child, events) = recorded(&event_loop, &mut command);
             assert_eq!(open_descriptors(), with_loop + 4);
-            assert_eq!(seen(&mut Command::new("ls")), usual);
+            assert_eq!(listed(&mut Command::new("ls")), expected);
             drop(child);
             turn_until(&event_loop, || events.len() > 0);
             assert_eq!(open_descriptors(), with_loop);

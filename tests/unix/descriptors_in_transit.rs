@@ -1,7 +1,7 @@
-//! A user with too many descriptors on their way (ETOOMANYREFS): sends of more are refused or wait,
-//! and no connection ends for it.
+//! A user with too many descriptors in transit (ETOOMANYREFS). Further sends of descriptors are
+//! rejected or wait, and no connection is closed.
 //!
-//! The one test of its binary, as it lowers the limit of the process.
+//! The test lowers the limit of descriptors of the whole process.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
@@ -18,104 +18,105 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
-const MOST: u64 = 64;
+const DESCRIPTOR_LIMIT: u64 = 64;
 
-/// More than the limit, in a socket that is not read.
-fn too_many() -> (UnixStream, UnixStream) {
+/// Puts more descriptors than the limit into a socket that is not read. Returns both of its ends.
+fn fill_transit() -> (UnixStream, UnixStream) {
     let (sender, receiver) = UnixStream::pair().unwrap();
     let file = File::open("/dev/null").unwrap();
-    let borrowed = vec![file.as_fd(); MOST as usize + 1];
-    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST as usize + 1))];
-    let mut control = SendAncillaryBuffer::new(&mut room);
+    let borrowed = vec![file.as_fd(); DESCRIPTOR_LIMIT as usize + 1];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT as usize + 1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)));
     rustix::net::sendmsg(&sender, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
     (sender, receiver)
 }
 
-/// Without these the kernel holds the thread to the limit.
-fn give_up_capabilities() {
+/// Drops the capabilities that exempt this thread from the limit.
+fn drop_capabilities() {
     let mut sets = capabilities(None).unwrap();
     sets.effective -= CapabilitySet::SYS_RESOURCE | CapabilitySet::SYS_ADMIN;
     set_capabilities(None, sets).unwrap();
 }
 
-/// Notes how many bytes and descriptors it gets.
-struct Taker(Recorder<Got>);
+/// A handler that records the numbers of bytes and descriptors it receives.
+struct Receiver(Recorder<Received>);
 
 #[derive(Debug, PartialEq, Eq)]
-enum Got {
+enum Received {
     Bytes(usize),
     Descriptors(usize),
 }
 
-impl ConnectionHandler for Taker {
+impl ConnectionHandler for Receiver {
     fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         conn.accept_descriptors(4)
     }
 
     fn on_message(&mut self, _: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
-        self.0.record(Got::Bytes(input.take_all().len()));
+        self.0.record(Received::Bytes(input.take_all().len()));
         Ok(())
     }
 
     fn on_descriptors(&mut self, _: &TcpConnection<'_>, descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        self.0.record(Got::Descriptors(descriptors.len()));
+        self.0.record(Received::Descriptors(descriptors.len()));
         Ok(())
     }
 }
 
 #[test]
-fn too_many_descriptors_on_their_way_refuse_a_send_and_end_no_connection() {
+fn too_many_descriptors_in_transit_close_no_connection() {
     with_loop(|event_loop: &EventLoop| {
         let limit = getrlimit(Resource::Nofile);
-        setrlimit(Resource::Nofile, Rlimit { current: Some(MOST), maximum: limit.maximum }).unwrap();
-        let (_sender, receiver) = too_many();
-        give_up_capabilities();
+        setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTOR_LIMIT), maximum: limit.maximum })
+            .unwrap();
+        let (_sender, receiver) = fill_transit();
+        drop_capabilities();
 
-        let (got, states) = (Recorder::new(), Recorder::new());
-        let (getting, telling) = (got.clone(), states.clone());
+        let (received, states) = (Recorder::new(), Recorder::new());
+        let (recording_received, recording_states) = (received.clone(), states.clone());
         let server = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
-        let server = server.serve(move |_| Taker(getting.clone())).unwrap();
-        const MUCH: usize = 4 << 20;
+        let server = server.serve(move |_| Receiver(recording_received.clone())).unwrap();
+        const LARGE: usize = 4 << 20;
         let client = TcpClient::connect(event_loop, server.address())
             .serve(move |conn| {
                 let descriptor = || OwnedFd::from(File::open("/dev/null").unwrap());
                 let refused = conn.send_with_descriptors("refused", [descriptor()]).unwrap_err();
-                telling.record((refused.kind(), conn.state(), conn.unsent()));
-                // More than the kernel takes, so what follows is queued.
-                assert_eq!(conn.send(vec![0; MUCH]).unwrap(), SendStatus::Queued);
+                recording_states.record((refused.kind(), conn.state(), conn.unsent()));
+                // More than the kernel accepts, so all later output is queued.
+                assert_eq!(conn.send(vec![0; LARGE]).unwrap(), SendStatus::Queued);
                 assert_eq!(conn.send_with_descriptors("queued", [descriptor()]).unwrap(), SendStatus::Queued);
                 conn.send("behind").unwrap();
-                Taker(Recorder::new())
+                Receiver(Recorder::new())
             })
             .unwrap();
-        let bytes =
-            |got: &[Got]| got.iter().map(|got| if let Got::Bytes(n) = got { *n } else { 0 }).sum::<usize>();
+        let size = |part: &Received| if let Received::Bytes(n) = part { *n } else { 0 };
+        let bytes = |received: &[Received]| received.iter().map(size).sum::<usize>();
         let mut all = Vec::new();
         net::turn_until(event_loop, || {
-            all.extend(got.take());
-            bytes(&all) == MUCH
+            all.extend(received.take());
+            bytes(&all) == LARGE
         });
         let full: ErrorKind = io::Error::from(reveille::net::SendError::Full).kind();
         assert_eq!(states.take(), [(full, ConnectionState::Open, 0)]);
-        // Long enough for some tries.
-        let tries = event_loop.iteration() + 20;
-        net::turn_until(event_loop, || event_loop.iteration() >= tries);
-        assert_eq!(bytes(&all) + bytes(&got.take()), MUCH);
-        assert!(client.handle().is_some(), "it is still open");
-        // A send that the kernel rejects makes the socket writable once more. The loop sleeps
-        // between the retries all the same.
+        // Enough turns for several retries.
+        let last_turn = event_loop.iteration() + 20;
+        net::turn_until(event_loop, || event_loop.iteration() >= last_turn);
+        assert_eq!(bytes(&all) + bytes(&received.take()), LARGE);
+        assert!(client.handle().is_some(), "the connection has been closed");
+        // A send that the kernel rejects makes the socket writable again. The loop must still sleep
+        // between the retries.
         let before = event_loop.iteration();
         event_loop.run_for(Duration::from_millis(100)).unwrap();
         let turns = event_loop.iteration() - before;
         assert!(turns < 60, "{turns} turns in the time of ten retries");
 
         drop(receiver);
-        let rest = MUCH + "queued".len() + "behind".len();
+        let rest = LARGE + "queued".len() + "behind".len();
         net::turn_until(event_loop, || {
-            all.extend(got.take());
+            all.extend(received.take());
             bytes(&all) == rest
         });
-        assert_eq!(all.iter().filter(|got| **got == Got::Descriptors(1)).count(), 1);
+        assert_eq!(all.iter().filter(|part| **part == Received::Descriptors(1)).count(), 1);
     });
 }
