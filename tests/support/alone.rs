@@ -1,4 +1,4 @@
-//! Tests that need a process of their own, because what they are about belongs to a process.
+//! Tests that run in a separate process, because they depend on process-wide state.
 
 use std::env;
 use std::fmt::Display;
@@ -13,7 +13,7 @@ use super::{LIMIT, with_watchdog};
 
 const ALONE: &str = "REVEILLE_TEST_ALONE";
 
-/// Runs `test` in a process of its own, which is to succeed.
+/// Runs `test` in a separate process. Panics if the process fails.
 #[track_caller]
 pub(crate) fn alone(test: impl FnOnce() + Send + 'static) {
     let outcome = outcome_alone(test);
@@ -27,21 +27,21 @@ pub(crate) fn alone(test: impl FnOnce() + Send + 'static) {
     );
 }
 
-/// Runs `test` with a loop in a process of its own, which is to succeed.
+/// Same as [`alone`], with a loop.
 #[track_caller]
 pub(crate) fn alone_with_loop(test: impl FnOnce(&EventLoop) + Send + 'static) {
     alone(|| test(&EventLoop::builder().propagate_panics(true).build().expect("a loop")));
 }
 
-/// Runs `test` in a process of its own, and returns how that has ended.
+/// Runs `test` in a separate process and returns the process's status and output.
 pub(crate) fn outcome_alone(test: impl FnOnce() + Send + 'static) -> Output {
     let outcome = outcome_of(Command::new(program()), test);
     assert!(has_run(&outcome), "the test was not found: {outcome:?}");
     outcome
 }
 
-/// As [`alone`], in a process that a shell script prepares, and then becomes with `exec "$@"`.
-/// Where the script does not come that far the test cannot be made; then it says so, and passes.
+/// Same as [`alone`], in a process that a shell script prepares and then replaces with `exec "$@"`.
+/// If the script fails before that, the test is skipped: it prints a message and passes.
 #[track_caller]
 pub(crate) fn alone_after(script: &str, test: impl FnOnce() + Send + 'static) {
     let mut shell = Command::new("sh");
@@ -55,10 +55,10 @@ pub(crate) fn alone_after(script: &str, test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Says that this test cannot be made here.
-pub(crate) fn skipped(why: impl Display) {
-    // Not `eprintln!`, whose output the test harness would keep.
-    let _ = writeln!(io::stderr(), "skipped: {}: {why}", thread::current().name().unwrap_or("a test"));
+/// Prints that this test cannot run on this system.
+pub(crate) fn skipped(reason: impl Display) {
+    // Not `eprintln!`, because the test harness captures its output.
+    let _ = writeln!(io::stderr(), "skipped: {}: {reason}", thread::current().name().unwrap_or("a test"));
 }
 
 fn program() -> PathBuf {
@@ -69,8 +69,8 @@ fn has_run(outcome: &Output) -> bool {
     String::from_utf8_lossy(&outcome.stdout).contains("running 1 test")
 }
 
-/// The process is this test binary once more, told to run the test that this thread is named after;
-/// there, this does not return.
+/// Starts this test binary again, with the name of the current test as filter. In the new process
+/// this function runs `test` and does not return.
 fn outcome_of(mut command: Command, test: impl FnOnce() + Send + 'static) -> Output {
     if env::var_os(ALONE).is_some() {
         with_watchdog(LIMIT, test);

@@ -7,7 +7,7 @@ use std::panic::panic_any;
 
 use super::Count;
 
-/// A panic payload whose destructor panics, with another one.
+/// A panic payload whose destructor panics with another one.
 pub(crate) struct Payload;
 
 impl Drop for Payload {
@@ -16,7 +16,7 @@ impl Drop for Payload {
     }
 }
 
-/// A value whose destructor counts its call, and then panics with a [`Payload`].
+/// A value whose destructor counts its call and then panics with a [`Payload`].
 pub(crate) struct Bomb(Count);
 
 impl Bomb {
@@ -24,7 +24,7 @@ impl Bomb {
         Bomb(drops.clone())
     }
 
-    /// Nothing but a mention, which makes a closure capture the whole of it.
+    /// Does nothing. A closure that calls it captures the whole value, not only a field.
     pub(crate) fn keep(&self) {}
 }
 

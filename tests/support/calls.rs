@@ -1,4 +1,4 @@
-//! For the tests of calls: a loop on a thread of its own, and callers that wait.
+//! For the tests of calls: a loop on a separate thread, and callers that wait.
 
 use std::sync::mpsc;
 use std::thread::{Scope, ScopedJoinHandle};
@@ -8,7 +8,7 @@ use rustix::thread::Pid;
 
 use super::{LIMIT, until_asleep, with_watchdog};
 
-/// Runs `test` with a loop that runs on a thread of its own, under a watchdog.
+/// Runs `test` with a loop that runs on a separate thread, under a watchdog.
 pub(crate) fn with_loop_thread<R: Send + 'static>(test: impl FnOnce(&LoopHandle) -> R + Send + 'static) -> R {
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("loop").unwrap();
@@ -18,16 +18,16 @@ pub(crate) fn with_loop_thread<R: Send + 'static>(test: impl FnOnce(&LoopHandle)
     })
 }
 
-/// Starts `call` on another thread, and returns when that thread waits for its answer.
+/// Starts `call` on another thread and returns when that thread sleeps.
 pub(crate) fn start_waiting<'scope, R: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     call: impl FnOnce() -> R + Send + 'scope,
 ) -> ScopedJoinHandle<'scope, R> {
-    let (says_id, has_id) = mpsc::channel::<Pid>();
+    let (id_sender, id_receiver) = mpsc::channel::<Pid>();
     let caller = scope.spawn(move || {
-        says_id.send(rustix::thread::gettid()).unwrap();
+        id_sender.send(rustix::thread::gettid()).unwrap();
         call()
     });
-    until_asleep(has_id.recv().unwrap());
+    until_asleep(id_receiver.recv().unwrap());
     caller
 }

@@ -9,7 +9,7 @@ use reveille::io::{Channel, ChannelEvent, Interest};
 
 use super::Count;
 
-/// Two sockets, connected with each other.
+/// Two connected non-blocking sockets.
 pub(crate) fn pair() -> (UnixStream, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
@@ -29,14 +29,14 @@ pub(crate) fn is_closed(mut theirs: &UnixStream) -> bool {
     }
 }
 
-/// A channel that counts its calls and reads nothing.
+/// A channel whose callback counts its calls and reads nothing.
 pub(crate) fn counted(event_loop: &EventLoop, source: UnixStream, calls: &Count) -> Channel<UnixStream> {
     let calls = calls.clone();
     Channel::new(event_loop, source, Interest::READABLE, move |_| calls.add()).unwrap()
 }
 
-/// Takes an event's stream to its end, or until it would block. Answers what was read, and whether
-/// that was the end.
+/// Reads an event's stream until it ends or would block. Returns the number of bytes read and
+/// whether the stream has ended.
 pub(crate) fn drain(event: &ChannelEvent<'_, impl AsFd>) -> (usize, bool) {
     let (mut total, mut bytes) = (0, [0; 1024]);
     loop {

@@ -1,4 +1,5 @@
-//! For the tests of clients: what they report, and peers that refuse or keep silent.
+//! For the tests of clients: the reports of a client, and addresses that refuse connections or do
+//! not reply.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -11,28 +12,28 @@ use socket2::{Domain, Socket, Type};
 
 use super::Recorder;
 
-/// More than any attempt needs.
+/// A timeout that no attempt reaches.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
-/// What a client has reported.
+/// A report of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reported {
     Connected(SocketAddr),
     Failed(Option<SocketAddr>, ErrorKind),
-    /// After so many rounds, with so many failures in the last.
+    /// The error kind, the number of rounds, and the number of failures in the last round.
     GaveUp(ErrorKind, u32, usize),
 }
 
 pub(crate) type Reports = Recorder<Reported>;
 
-/// Has a client write down all that it reports.
+/// Configures a client so that all its reports are recorded.
 pub(crate) trait Reporting {
-    fn reporting(self, to: &Reports) -> Self;
+    fn reporting(self, reports: &Reports) -> Self;
 }
 
 impl Reporting for TcpClientBuilder<'_> {
-    fn reporting(self, to: &Reports) -> Self {
-        let (attempts, failures) = (to.clone(), to.clone());
+    fn reporting(self, reports: &Reports) -> Self {
+        let (attempts, failures) = (reports.clone(), reports.clone());
         self.on_attempt(move |_, attempt| attempts.record(attempt.into()))
             .on_failure(move |_, error| failures.record((&error).into()))
     }
@@ -42,7 +43,7 @@ impl From<&ConnectAttempt<'_>> for Reported {
     fn from(attempt: &ConnectAttempt<'_>) -> Reported {
         let address = attempt.address.and_then(Address::as_inet);
         match attempt.result {
-            Ok(()) => Reported::Connected(address.expect("what it is connected to")),
+            Ok(()) => Reported::Connected(address.expect("a successful attempt has an address")),
             Err(error) => Reported::Failed(address, error.kind()),
         }
     }
@@ -54,7 +55,7 @@ impl From<&ConnectError> for Reported {
     }
 }
 
-/// Hardly any time between attempts.
+/// A back-off with the shortest delays.
 pub(crate) fn backoff() -> Backoff {
     Backoff::new().start(Duration::from_millis(1)).cap(Duration::from_millis(2))
 }
@@ -67,9 +68,8 @@ pub(crate) fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
-fn any_port() -> Socket {
-    // Another address than that of the other tests' servers, so that none of these is given its
-    // port meanwhile.
+fn bind_any_port() -> Socket {
+    // The servers of other tests use another address, so none of them can get the same port.
     let address: SocketAddr = "127.0.0.76:0".parse().unwrap();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
@@ -81,15 +81,16 @@ fn address_of(socket: &Socket) -> SocketAddr {
     socket.local_addr().unwrap().as_socket().unwrap()
 }
 
-/// An address that belongs to the test while this lives, and refuses connections unless a server of
-/// the test listens there. The socket is bound and never listens. The kernel gives its port to no
-/// other socket that takes any port, and since it sets SO_REUSEADDR, one that names the port and
-/// sets it too can listen.
+/// An address that refuses connections, unless a server of the test listens on it. It is reserved
+/// until this is dropped.
+///
+/// The socket is bound and never listens. The kernel does not assign its port to a socket that
+/// binds port 0. A socket that binds this port can listen if it sets SO_REUSEADDR as well.
 pub(crate) struct Refusing(Socket);
 
 impl Refusing {
     pub(crate) fn new() -> Refusing {
-        Refusing(any_port())
+        Refusing(bind_any_port())
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -98,43 +99,43 @@ impl Refusing {
 
     #[track_caller]
     pub(crate) fn assert_refuses(&self) {
-        let refused = TcpStream::connect(self.address()).expect_err("a refusal");
-        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        let error = TcpStream::connect(self.address()).expect_err("the connection was accepted");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     }
 }
 
-/// A listener that has no room for another connection, so that whoever calls gets no answer.
+/// A listener with a full backlog. Further connection attempts get no reply.
 pub(crate) struct Silent {
     listener: Socket,
-    waiting: Vec<Socket>,
+    clients: Vec<Socket>,
 }
 
 impl Silent {
     pub(crate) fn new() -> Silent {
-        let listener = any_port();
+        let listener = bind_any_port();
         listener.listen(0).unwrap();
         let address = address_of(&listener);
-        // The first of them takes all the room there is, and some more make sure of it.
-        let waiting = (0..5).map(|_| {
+        // The backlog holds one connection. The other clients make sure that it is full.
+        let clients = (0..5).map(|_| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
             let _ = socket.connect(&address.into());
             socket
         });
-        let waiting = waiting.collect();
-        Silent { listener, waiting }
+        let clients = clients.collect();
+        Silent { listener, clients }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         address_of(&self.listener)
     }
 
-    /// How many wait whose connections are made as far as the kernel is concerned.
+    /// The number of clients that the kernel has connected and that wait to be accepted.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.iter().filter(|socket| socket.peer_addr().is_ok()).count()
+        self.clients.iter().filter(|socket| socket.peer_addr().is_ok()).count()
     }
 }
 
-/// How many lookups are under way in this process, whosever they are.
+/// The number of lookups in progress in this process, including those of other tests.
 pub(crate) fn lookups() -> usize {
     let threads = std::fs::read_dir("/proc/self/task").expect("procfs").filter_map(Result::ok);
     threads
@@ -143,8 +144,8 @@ pub(crate) fn lookups() -> usize {
         .count()
 }
 
-/// Turns the loop until it has nothing to do: nothing waits, no timer is armed, and no lookup is
-/// under way.
+/// Turns the loop until it is idle: no work is pending and no lookup is in progress. Checks that no
+/// timer is armed.
 #[track_caller]
 pub(crate) fn turn_to_rest(event_loop: &EventLoop) {
     while lookups() > 0 {
@@ -154,5 +155,5 @@ pub(crate) fn turn_to_rest(event_loop: &EventLoop) {
     for _ in 0..5 {
         super::turn(event_loop);
     }
-    assert_eq!(event_loop.next_deadline(), None, "a timer is left");
+    assert_eq!(event_loop.next_deadline(), None, "a timer is still armed");
 }

@@ -10,7 +10,7 @@ use std::ops::Sub;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The system's allocator, with counts.
+/// The system allocator, which also counts.
 struct Counting;
 
 #[global_allocator]
@@ -21,10 +21,9 @@ static ALLOCATOR: Counting = Counting;
 pub(crate) struct Counts {
     pub(crate) allocated: u64,
     pub(crate) freed: u64,
-    /// The bytes of all allocations.
+    /// The total size of all allocations in bytes.
     pub(crate) requested: u64,
-    /// The bytes allocated and not freed. Negative for a thread that frees memory that others have
-    /// allocated.
+    /// The bytes allocated and not freed. Negative for a thread that frees memory of other threads.
     pub(crate) held: i64,
 }
 
@@ -52,12 +51,12 @@ thread_local! {
 static HELD: AtomicI64 = AtomicI64::new(0);
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// The counts of this thread.
+/// Returns the counts of this thread.
 pub(crate) fn counts() -> Counts {
     COUNTS.get()
 }
 
-/// The largest number of bytes that this thread has held since [`reset_peak`].
+/// Returns the largest number of bytes that this thread has held since [`reset_peak`].
 pub(crate) fn peak() -> i64 {
     PEAK.get()
 }
@@ -72,7 +71,7 @@ fn count(allocated: Option<usize>, freed: Option<usize>) {
     let change = bytes(allocated) - bytes(freed);
     HELD.fetch_add(change, SeqCst);
     ALLOCATIONS.fetch_add(u64::from(allocated.is_some()), SeqCst);
-    // Has no effect while the thread ends and no longer has thread-local values.
+    // Fails without effect while the thread destroys its thread-local values.
     let _ = COUNTS.try_with(|counts| {
         let Counts { allocated: allocations, freed: frees, requested, held } = counts.get();
         counts.set(Counts {
@@ -120,22 +119,23 @@ pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The bytes that the process holds.
+/// Returns the bytes that the process has allocated and not freed.
 pub(crate) fn held() -> i64 {
     HELD.load(SeqCst)
 }
 
-/// The number of allocations of the process.
+/// Returns the number of allocations of the process.
 pub(crate) fn allocations() -> u64 {
     ALLOCATIONS.load(SeqCst)
 }
 
-/// Checks that at most `left` more bytes are held than `before` the burst, of which the burst
-/// held many times that.
+/// Checks that a burst has released its memory. `before` and `full` are the bytes held before the
+/// burst and at its peak. Now fewer than `limit` bytes more than `before` must be held. To be
+/// meaningful, the peak must exceed that limit five times.
 #[track_caller]
-pub(crate) fn assert_released(before: i64, full: i64, left: usize) {
-    let most = left as i64;
-    assert!(full > before + 5 * most, "the burst held only {} bytes", full - before);
-    let left = held() - before;
-    assert!(left < most, "{left} bytes are left of {}", full - before);
+pub(crate) fn assert_released(before: i64, full: i64, limit: usize) {
+    let limit = limit as i64;
+    assert!(full > before + 5 * limit, "the burst held only {} bytes", full - before);
+    let unreleased = held() - before;
+    assert!(unreleased < limit, "{unreleased} of {} bytes are not released", full - before);
 }

@@ -1,5 +1,5 @@
-//! What the tests of the ends of connections share: a server within reach, and the question whether
-//! a connection has ended.
+//! For the tests of the ends of connections: a server on the loop of this thread, and a check
+//! whether a connection has ended.
 
 use std::cell::RefCell;
 use std::net::TcpStream;
@@ -9,22 +9,23 @@ use reveille::{EventLoop, TcpServer};
 
 use super::net::{self, Journal, Script, Told};
 
-/// A server on a loop of this thread, whose sockets can be looked at from outside.
+/// Starts a scripted server on a loop of this thread. Also returns its journal, and a second
+/// descriptor of each connection's socket in the order of opening.
 pub(crate) fn scripted_here(
     event_loop: &EventLoop,
     script: impl Fn(Script) -> Script + 'static,
 ) -> (TcpServer, Journal, Rc<RefCell<Vec<TcpStream>>>) {
     let journal = Journal::new();
     let sockets = Rc::new(RefCell::new(Vec::new()));
-    let (writing, opening) = (journal.clone(), Rc::clone(&sockets));
+    let (server_journal, server_sockets) = (journal.clone(), Rc::clone(&sockets));
     let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |conn| {
-        opening.borrow_mut().push(net::peephole(conn));
-        script(writing.script())
+        server_sockets.borrow_mut().push(net::peephole(conn));
+        script(server_journal.script())
     });
     (server.unwrap(), journal, sockets)
 }
 
-/// Whether the handler has had its last call.
+/// Whether `on_close` of connection `number` has been called.
 pub(crate) fn is_closed(journal: &Journal, number: usize) -> bool {
-    journal.of(number).iter().any(|told| matches!(told, Told::Close(_)))
+    journal.of(number).iter().any(|call| matches!(call, Told::Close(_)))
 }

@@ -1,4 +1,4 @@
-//! The examples, as programs.
+//! For the tests of the examples: their programs as child processes.
 
 use std::env;
 use std::io::{BufRead, BufReader};
@@ -13,39 +13,39 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::net::{LIMIT, until};
 
-/// Where an example is: `cargo test` builds the examples as well, beside the directory of the
-/// tests.
+/// Returns the path of an example. `cargo test` builds the examples too, into a directory next to
+/// that of the tests.
 #[track_caller]
 pub(crate) fn program(name: &str) -> PathBuf {
     let tests = env::current_exe().expect("this program");
     let profile = tests.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
     let program = profile.join("examples").join(name);
-    assert!(program.exists(), "there is no {}: build it with `cargo build --examples`", program.display());
+    assert!(program.exists(), "{} is missing: build it with `cargo build --examples`", program.display());
     program
 }
 
-/// Runs an example to its end.
+/// Runs an example until it exits.
 #[track_caller]
 pub(crate) fn outcome_of(name: &str, arguments: &[&str]) -> Output {
     Command::new(program(name)).args(arguments).stdin(Stdio::null()).output().expect("the example")
 }
 
-/// An example that serves, while it runs. It is killed by the drop.
+/// A running example that is a server. Dropping this kills it.
 pub(crate) struct Server {
     process: Child,
-    /// Where it says that it listens.
+    /// The address that it prints.
     pub(crate) address: SocketAddr,
     lines: mpsc::Receiver<String>,
 }
 
 impl Server {
-    /// Starts it, and reads its first line.
+    /// Starts it and reads the address from its first line.
     pub(crate) fn start(command: &mut Command) -> Server {
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = command.spawn().expect("the example");
         let output = BufReader::new(process.stdout.take().expect("a pipe"));
-        let (say, lines) = mpsc::channel();
-        thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let mut server = Server { process, address: SocketAddr::from(([0; 4], 0)), lines };
         let first = server.line();
         let address = first.strip_prefix("listening on ");
@@ -58,27 +58,28 @@ impl Server {
         self.process.id()
     }
 
-    /// The next line that it prints.
+    /// Waits for the next line that it prints.
     pub(crate) fn line(&mut self) -> String {
-        self.lines.recv_timeout(LIMIT).expect("another line")
+        self.lines.recv_timeout(LIMIT).expect("the example printed no further line")
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process), signal).expect("a process that is there");
+        kill_process(Pid::from_child(&self.process), signal).expect("the process has ended");
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
         self.process.try_wait().expect("a child").is_none()
     }
 
-    /// Waits for its end, and answers the status and the line that is left.
+    /// Waits until it has exited. Returns the status and the last line, which must be the only
+    /// unread one.
     #[track_caller]
     pub(crate) fn end(mut self) -> (ExitStatus, String) {
         until(|| !self.is_running());
         let status = self.process.wait().expect("a child");
-        assert_eq!(status.signal(), None, "it has been killed");
+        assert_eq!(status.signal(), None, "a signal killed the example");
         let line = self.line();
-        assert!(self.lines.recv_timeout(LIMIT).is_err(), "there is more after `{line}`");
+        assert!(self.lines.recv_timeout(LIMIT).is_err(), "the example printed more after `{line}`");
         (status, line)
     }
 }

@@ -1,5 +1,4 @@
-//! For the tests of writes that fail: a server with one connection, whose peer is the test's to
-//! end.
+//! For the tests of failing writes: a server with one connection, whose peer the test controls.
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
@@ -17,13 +16,13 @@ use super::net::{self, End, Journal, Script, Told};
 use super::turn;
 use super::unix::{self, abstract_name};
 
-/// A server on a loop of this thread with one connection, whose peer is the test's.
+/// A server on a loop of this thread with one connection, whose peer the test controls.
 pub(crate) struct Bench {
     pub(crate) server: TcpServer,
     pub(crate) journal: Journal,
     handle: Rc<RefCell<Option<ConnectionHandle>>>,
     pub(crate) socket: Rc<RefCell<Option<TcpStream>>>,
-    /// What was unsent, and what was undelivered, at the close.
+    /// The numbers of unsent and undelivered bytes at the close.
     pub(crate) lost: Rc<Cell<(usize, usize)>>,
 }
 
@@ -39,20 +38,20 @@ impl Bench {
     pub(crate) fn of(builder: TcpServerBuilder<'_>, script: impl Fn(Script) -> Script + 'static) -> Bench {
         let (journal, lost) = (Journal::new(), Rc::<Cell<_>>::default());
         let (handle, socket) = (Rc::<RefCell<Option<_>>>::default(), Rc::<RefCell<Option<_>>>::default());
-        let (written, noted) = (journal.clone(), Rc::clone(&lost));
-        let (kept, opening) = (Rc::clone(&handle), Rc::clone(&socket));
+        let (server_journal, server_lost) = (journal.clone(), Rc::clone(&lost));
+        let (server_handle, server_socket) = (Rc::clone(&handle), Rc::clone(&socket));
         let server = builder.serve(move |conn| {
             SockRef::from(conn).set_send_buffer_size(4096).unwrap();
-            kept.replace(Some(conn.handle()));
-            opening.replace(Some(net::peephole(conn)));
-            let noted = Rc::clone(&noted);
-            script(written.script())
-                .on_close(move |conn, _| noted.set((conn.unsent(), conn.undelivered().unwrap())))
+            server_handle.replace(Some(conn.handle()));
+            server_socket.replace(Some(net::peephole(conn)));
+            let lost = Rc::clone(&server_lost);
+            script(server_journal.script())
+                .on_close(move |conn, _| lost.set((conn.unsent(), conn.undelivered().unwrap())))
         });
         Bench { server: server.unwrap(), journal, handle, socket, lost }
     }
 
-    /// Connects a peer that takes few bytes until it reads.
+    /// Connects a peer with a small receive buffer.
     pub(crate) fn connect(&self, event_loop: &EventLoop) -> TcpStream {
         let client = net::connect_with_little_room(self.server.local_addr());
         net::turn_until(event_loop, || self.journal.handlers() == 1);
@@ -69,12 +68,12 @@ impl Bench {
         self.handle.borrow().clone().expect("a connection")
     }
 
-    /// Waits until the kernel knows that the peer has gone.
+    /// Waits until a poll of the connection's socket returns `flags`, which report the peer's end.
     pub(crate) fn wait_for(&self, flags: PollFlags) {
         net::until(|| net::condition(self.socket.borrow().as_ref().unwrap()).contains(flags));
     }
 
-    /// Turns until the connection is closed. Returns what its handler was called for.
+    /// Turns the loop until the connection is closed. Returns all calls of its handler.
     pub(crate) fn life(&self, event_loop: &EventLoop) -> Vec<Told> {
         net::turn_until(event_loop, || is_closed(&self.journal, 0));
         self.socket.borrow_mut().take();
@@ -82,13 +81,15 @@ impl Bench {
     }
 }
 
+/// Runs a fixed number of turns, for work that needs more than one.
 pub(crate) fn turns(event_loop: &EventLoop) {
     for _ in 0..20 {
         turn(event_loop);
     }
 }
 
+/// Checks that the last call is `on_close` with an error of this kind.
 #[track_caller]
-pub(crate) fn assert_ends_with(life: &[Told], kind: ErrorKind) {
-    assert!(matches!(life.last(), Some(Told::Close(End::Error(found, _))) if *found == kind), "{life:?}");
+pub(crate) fn assert_ends_with(calls: &[Told], kind: ErrorKind) {
+    assert!(matches!(calls.last(), Some(Told::Close(End::Error(found, _))) if *found == kind), "{calls:?}");
 }

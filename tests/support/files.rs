@@ -1,5 +1,4 @@
-//! What the tests of file I/O share: each test for either back end, and operations that are waited
-//! for.
+//! For the tests of file I/O: tests that run with each back end, and blocking operations.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -12,7 +11,7 @@ use reveille::fs::{File, FileIo, Metadata, OpenOptions};
 #[cfg(feature = "uring")]
 use super::{alone::skipped, with_loop};
 
-/// Each function here is a test for either back end, which it gets a builder of.
+/// Makes one test per back end of each function, which receives a builder for the back end.
 #[allow(unused_macros, reason = "each test binary uses a part of this")]
 macro_rules! with_both {
     ($($(#[$doc:meta])* $name:ident)+) => {
@@ -37,47 +36,49 @@ macro_rules! with_both {
 #[allow(unused_imports, reason = "each test binary uses a part of this")]
 pub(crate) use with_both;
 
-/// A ring, unless there is none here, which is said.
+/// Returns a builder for the io_uring back end. Prints a message and returns `None` if io_uring is
+/// not available.
 #[cfg(feature = "uring")]
 pub(crate) fn ring() -> Option<reveille::fs::FileIoBuilder> {
     let builder = FileIo::builder().backend(reveille::fs::FileIoBackend::IoUring);
-    let probing = builder.clone();
-    let probed = with_loop(move |event_loop| probing.build(event_loop).map(drop));
-    probed.map(|()| builder).map_err(|error| skipped(format_args!("no ring to test: {error}"))).ok()
+    let probe = builder.clone();
+    let probed = with_loop(move |event_loop| probe.build(event_loop).map(drop));
+    probed.map(|()| builder).map_err(|error| skipped(format_args!("no io_uring: {error}"))).ok()
 }
 
-/// Makes turns until nothing is under way.
+/// Turns the loop until no file operation is pending.
 pub(crate) fn settle(event_loop: &EventLoop, files: &FileIo) {
     while files.pending() > 0 {
         event_loop.run_once(None).expect("a turn");
     }
 }
 
-/// What `begin` is told in the end, by the function that it is given.
+/// Calls `start` with a completion function, turns the loop until that is called, and returns its
+/// argument.
 pub(crate) fn outcome<T: 'static, R>(
     event_loop: &EventLoop,
-    begin: impl FnOnce(Box<dyn FnOnce(T)>) -> R,
+    start: impl FnOnce(Box<dyn FnOnce(T)>) -> R,
 ) -> T {
-    let place = Rc::new(RefCell::new(None));
-    let result = Rc::clone(&place);
-    begin(Box::new(move |value| *place.borrow_mut() = Some(value)));
+    let result = Rc::new(RefCell::new(None));
+    let completed = Rc::clone(&result);
+    start(Box::new(move |value| *completed.borrow_mut() = Some(value)));
     while result.borrow().is_none() {
         event_loop.run_once(None).expect("a turn");
     }
-    result.take().expect("it is there")
+    result.take().expect("checked above")
 }
 
-/// Opens a file, and waits for it.
+/// Opens a file and waits for completion.
 pub(crate) fn open(
     event_loop: &EventLoop,
     files: &FileIo,
     path: impl AsRef<Path>,
-    how: OpenOptions,
+    options: OpenOptions,
 ) -> io::Result<File> {
-    outcome(event_loop, |tell| files.open(path, how, |_, file| tell(file)))
+    outcome(event_loop, |complete| files.open(path, options, |_, file| complete(file)))
 }
 
-/// Reads at an offset, and waits for it.
+/// Reads at an offset and waits for completion.
 pub(crate) fn read_at(
     event_loop: &EventLoop,
     files: &FileIo,
@@ -85,33 +86,35 @@ pub(crate) fn read_at(
     offset: u64,
     n: usize,
 ) -> (io::Result<usize>, Vec<u8>) {
-    outcome(event_loop, |tell| {
-        files.read_at(file, offset, vec![0; n], |_, read, buffer| tell((read, buffer)));
+    outcome(event_loop, |complete| {
+        files.read_at(file, offset, vec![0; n], |_, read, buffer| complete((read, buffer)));
     })
 }
 
-/// Reads from the position, and waits for it.
+/// Reads at the file position and waits for completion.
 pub(crate) fn read(
     event_loop: &EventLoop,
     files: &FileIo,
     file: &File,
     n: usize,
 ) -> (io::Result<usize>, Vec<u8>) {
-    outcome(event_loop, |tell| files.read(file, vec![0; n], |_, read, buffer| tell((read, buffer))))
+    outcome(event_loop, |complete| {
+        files.read(file, vec![0; n], |_, read, buffer| complete((read, buffer)));
+    })
 }
 
-/// Asks for the status of a path, and waits for it.
+/// Reads the metadata of a path and waits for completion.
 pub(crate) fn status(event_loop: &EventLoop, files: &FileIo, path: impl AsRef<Path>) -> io::Result<Metadata> {
-    outcome(event_loop, |tell| files.metadata_at(path, |_, status| tell(status)))
+    outcome(event_loop, |complete| files.metadata_at(path, |_, status| complete(status)))
 }
 
-/// Bytes that are not the same in two places.
+/// `n` bytes of a pattern in which no section repeats.
 pub(crate) fn bytes(n: usize) -> Vec<u8> {
     (0..n).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
 }
 
 /// A pipe: the end to read from and the end to write to.
 pub(crate) fn pipe() -> (fs::File, fs::File) {
-    let (reads, writes) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
-    (fs::File::from(reads), fs::File::from(writes))
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
+    (fs::File::from(reader), fs::File::from(writer))
 }

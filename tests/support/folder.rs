@@ -1,11 +1,11 @@
-//! Folders for the length of a test.
+//! Temporary folders.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::{env, fs, process};
 
-/// An empty folder, removed with all that is in it when this is dropped.
+/// A temporary folder, initially empty. Dropping this removes it with its contents.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -16,9 +16,9 @@ impl Folder {
             let path = env::temp_dir().join(name);
             match fs::create_dir(&path) {
                 Ok(()) => return Folder(path),
-                // Left behind by a process of the same number that was killed.
+                // Left by an earlier process with the same id that was killed.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => panic!("no folder of our own: {error}"),
+                Err(error) => panic!("cannot create a temporary folder: {error}"),
             }
         }
     }

@@ -1,11 +1,11 @@
-//! For the tests of bounded mailboxes: a loop with one, and a post that says how it went.
+//! For the tests of bounded mailboxes: a loop with a mailbox limit, and posts of empty tasks.
 
 use reveille::task::{MailboxLimit, PostErrorReason};
 use reveille::{EventLoop, LoopHandle};
 
 use super::{LIMIT, with_watchdog};
 
-/// As [`with_loop`](super::with_loop), with a loop that has this mailbox.
+/// Same as [`with_loop`](super::with_loop), with a limit on the loop's mailbox.
 pub(crate) fn with_mailbox<R: Send + 'static>(
     mailbox: MailboxLimit,
     test: impl FnOnce(&EventLoop) -> R + Send + 'static,
@@ -15,7 +15,7 @@ pub(crate) fn with_mailbox<R: Send + 'static>(
     })
 }
 
-/// Posts a task that does nothing. Answers why it was refused, if it was.
+/// Posts a task that does nothing. Returns the reason if it is rejected.
 pub(crate) fn post(handle: &LoopHandle) -> Result<(), PostErrorReason> {
     handle.queue_in_loop(|_| ()).map_err(|error| error.reason())
 }

@@ -1,5 +1,5 @@
-//! What the integration tests share: limits on their time, and witnesses of what was called and
-//! dropped.
+//! Code that the integration tests share: time limits, and counters and recorders of calls and
+//! drops.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -25,7 +25,7 @@ pub(crate) mod shortage;
 pub(crate) mod tasks;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod traced_server;
-// The numbers of the calls, and where a stopped thread keeps them.
+// Uses the system call numbers and the registers of x86-64.
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tracer;
 pub(crate) mod udp;
@@ -50,12 +50,12 @@ use rustix::thread::Pid;
 pub(crate) const KIB: usize = 1024;
 pub(crate) const MIB: usize = 1024 * KIB;
 
-/// How long a test may take. Nothing depends on it but when a hang becomes a failure.
+/// The time after which a test counts as hanging. No other behaviour depends on it.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs `test` on a thread of its own, which has the name of the test. A panic of `test` is passed
-/// on. If `test` has not ended within `limit` it hangs: this call panics with the test's name, and
-/// leaves the thread behind, so that the other tests of the binary still run.
+/// Runs `test` on a new thread, which has the name of the test. A panic of `test` is propagated. If
+/// `test` has not ended within `limit`, this call panics with the test's name and detaches the
+/// thread, so that the other tests of the binary still run.
 #[track_caller]
 pub(crate) fn with_watchdog<R: Send + 'static>(
     limit: Duration,
@@ -80,7 +80,7 @@ pub(crate) fn with_loop<R: Send + 'static>(test: impl FnOnce(&EventLoop) -> R + 
     with_watchdog(LIMIT, || test(&EventLoop::builder().propagate_panics(true).build().expect("a loop")))
 }
 
-/// As [`with_loop`], with the default settings: a panic in a callback is caught, and counted.
+/// Same as [`with_loop`], with the default settings: a panic in a callback is caught and counted.
 #[track_caller]
 pub(crate) fn with_catching_loop<R: Send + 'static>(
     test: impl FnOnce(&EventLoop) -> R + Send + 'static,
@@ -88,7 +88,7 @@ pub(crate) fn with_catching_loop<R: Send + 'static>(
     with_watchdog(LIMIT, || test(&EventLoop::new().expect("a loop")))
 }
 
-/// As [`with_loop`], with a loop that goes by a clock of the test's.
+/// Same as [`with_loop`], with a virtual clock that the test controls.
 #[track_caller]
 pub(crate) fn with_clock<R: Send + 'static>(
     test: impl FnOnce(&EventLoop, &VirtualClock) -> R + Send + 'static,
@@ -100,19 +100,20 @@ pub(crate) fn with_clock<R: Send + 'static>(
     })
 }
 
-/// Calls `call` on a thread of its own, and waits for what it answers.
+/// Runs `call` on a new thread and returns its result.
 pub(crate) fn on_another_thread<R: Send>(call: impl FnOnce() -> R + Send) -> R {
-    thread::scope(|scope| scope.spawn(call).join().expect("a call without a panic"))
+    thread::scope(|scope| scope.spawn(call).join().expect("the call panicked"))
 }
 
-/// Has several threads make so many posts each, and runs the loop until all have been run: each
-/// thread's in their order, none twice. Answers how many there were in all.
+/// Posts `posts` tasks from each of several threads and runs the loop until all tasks have run.
+/// Checks that the tasks of each thread run once and in their order. Returns the total number of
+/// tasks.
 #[track_caller]
 pub(crate) fn assert_posts_keep_their_order(event_loop: &EventLoop, posts: u32) -> u64 {
     const PRODUCERS: usize = 4;
 
     thread_local! {
-        /// For each producer the number of its next task.
+        /// For each producer, the number of its next task.
         static NEXT: RefCell<[u32; PRODUCERS]> = const { RefCell::new([0; PRODUCERS]) };
     }
     let handle = event_loop.handle();
@@ -123,7 +124,7 @@ pub(crate) fn assert_posts_keep_their_order(event_loop: &EventLoop, posts: u32) 
                 for number in 0..posts {
                     let task = move |event_loop: &EventLoop| {
                         let finished = NEXT.with_borrow_mut(|next| {
-                            assert_eq!(next[producer], number, "out of order, or run twice");
+                            assert_eq!(next[producer], number, "a task ran out of order or twice");
                             next[producer] += 1;
                             next.iter().all(|&next| next == posts)
                         });
@@ -144,12 +145,12 @@ pub(crate) fn assert_posts_keep_their_order(event_loop: &EventLoop, posts: u32) 
     PRODUCERS as u64 * u64::from(posts)
 }
 
-/// Makes one turn, without waiting.
+/// Runs one turn without waiting.
 pub(crate) fn turn(event_loop: &EventLoop) {
     event_loop.run_once(Duration::ZERO).expect("a turn");
 }
 
-/// The message of the panic that `call` ends with.
+/// Runs `call`, which must panic, and returns the panic message.
 pub(crate) fn panic_of<R>(call: impl FnOnce() -> R) -> String {
     let payload = catch_unwind(AssertUnwindSafe(call)).err().expect("a panic");
     match payload.downcast::<String>() {
@@ -158,7 +159,7 @@ pub(crate) fn panic_of<R>(call: impl FnOnce() -> R) -> String {
     }
 }
 
-/// What happened, in order. Clones write to the same list.
+/// A list of recorded values, oldest first. Clones share the list.
 #[derive(Debug)]
 pub(crate) struct Recorder<T = &'static str>(Rc<RefCell<Vec<T>>>);
 
@@ -167,11 +168,11 @@ impl<T> Recorder<T> {
         Recorder(Rc::default())
     }
 
-    pub(crate) fn record(&self, what: T) {
-        self.0.borrow_mut().push(what);
+    pub(crate) fn record(&self, value: T) {
+        self.0.borrow_mut().push(value);
     }
 
-    /// What has been recorded since this was last asked.
+    /// Returns the values recorded since the last call.
     pub(crate) fn take(&self) -> Vec<T> {
         mem::take(&mut *self.0.borrow_mut())
     }
@@ -187,7 +188,7 @@ impl<T> Clone for Recorder<T> {
     }
 }
 
-/// Counts events on any thread. Clones are the same count.
+/// A counter for events on any thread. Clones share the counter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Count(Arc<AtomicUsize>);
 
@@ -200,7 +201,7 @@ impl Count {
         self.0.load(SeqCst)
     }
 
-    /// A value whose drop is counted.
+    /// Returns a value whose drop is counted.
     pub(crate) fn drop_token(&self) -> OnDrop<impl FnOnce() + Send + use<>> {
         let count = self.clone();
         OnDrop::new(move || count.add())
@@ -211,46 +212,46 @@ impl Count {
 pub(crate) struct OnDrop<F: FnOnce()>(Option<F>);
 
 impl<F: FnOnce()> OnDrop<F> {
-    pub(crate) fn new(then: F) -> OnDrop<F> {
-        OnDrop(Some(then))
+    pub(crate) fn new(callback: F) -> OnDrop<F> {
+        OnDrop(Some(callback))
     }
 
-    /// Nothing but a mention, which makes a closure capture the whole of it.
+    /// Does nothing. A closure that calls it captures the whole value, not only a field.
     pub(crate) fn keep(&self) {}
 }
 
 impl<F: FnOnce()> Drop for OnDrop<F> {
     fn drop(&mut self) {
-        if let Some(then) = self.0.take() {
-            then();
+        if let Some(callback) = self.0.take() {
+            callback();
         }
     }
 }
 
-/// Whether a poll of the descriptor would return at once.
+/// Whether a poll of the descriptor for input returns at once.
 pub(crate) fn is_readable(fd: impl AsFd) -> bool {
     poll(fd, Some(Duration::ZERO))
 }
 
 /// Waits until the descriptor is readable.
 pub(crate) fn wait_readable(fd: impl AsFd) {
-    assert!(poll(fd, None), "a poll without a timeout ends with an event");
+    assert!(poll(fd, None), "a poll without a timeout returned no event");
 }
 
-/// Waits until the descriptor is readable, but not longer than `timeout`. Answers whether it is.
+/// Waits until the descriptor is readable, for at most `timeout`. Returns whether it is.
 pub(crate) fn poll(fd: impl AsFd, timeout: Option<Duration>) -> bool {
     let timeout = timeout.map(|timeout| Timespec::try_from(timeout).expect("a short timeout"));
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
     rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, timeout.as_ref())).expect("a poll") > 0
 }
 
-/// Waits until the thread sleeps in the kernel. If it has nothing to wait for but its loop, that is
-/// where it sleeps.
+/// Waits until the thread sleeps in the kernel. A thread that only runs a loop then sleeps in the
+/// poll.
 pub(crate) fn until_asleep(thread: Pid) {
     let path = format!("/proc/self/task/{}/stat", thread.as_raw_nonzero());
     loop {
         let stat = fs::read_to_string(&path).expect("the thread lives");
-        // The state follows the name, which is in parentheses and may have others in it.
+        // The state follows the name, which is in parentheses and may contain more of them.
         let (_, state) = stat.rsplit_once(") ").expect("a name in parentheses");
         if state.starts_with('S') {
             return;
@@ -259,18 +260,18 @@ pub(crate) fn until_asleep(thread: Pid) {
     }
 }
 
-/// How often the loop's eventfd has been written to.
+/// The number of writes to the loop's eventfd.
 pub(crate) fn wakes(handle: &LoopHandle) -> u64 {
     handle.counters().wakes
 }
 
-/// What has been written to the loop's eventfd and not been read, as the kernel has it.
+/// The counter of the loop's eventfd in the kernel: the writes that have not been read.
 pub(crate) fn unread_wakes(event_loop: &EventLoop) -> u64 {
     let fd_info =
         |fd: i32| fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("an open descriptor");
-    let watched = fd_info(event_loop.as_fd().as_raw_fd());
-    // A loop without channels of a user watches two descriptors, and one of them is an eventfd.
-    let counters: Vec<u64> = watched
+    let epoll_info = fd_info(event_loop.as_fd().as_raw_fd());
+    // A loop without user channels watches two descriptors. One of them is an eventfd.
+    let counters: Vec<u64> = epoll_info
         .lines()
         .filter_map(|line| line.strip_prefix("tfd:")?.split_whitespace().next())
         .map(|fd| fd_info(fd.parse().expect("a descriptor")))
@@ -279,6 +280,6 @@ pub(crate) fn unread_wakes(event_loop: &EventLoop) -> u64 {
             Some(u64::from_str_radix(counter.trim(), 16).expect("a number"))
         })
         .collect();
-    let [counter] = counters[..] else { panic!("not one eventfd: {counters:?}") };
+    let [counter] = counters[..] else { panic!("expected one eventfd, found the counters {counters:?}") };
     counter
 }

@@ -1,6 +1,6 @@
-//! For the tests of the network: servers on threads of their own, and in modules by idea what is
-//! told, who is at the other end, processes, and what the kernel says. Tests call all of it by its
-//! name in `net`.
+//! For the tests of the network: servers on separate threads. The submodules contain the journal of
+//! handler calls, the peers, child processes, and the queues of sockets. Their names are exported
+//! from `net`.
 
 mod journal;
 mod peers;
@@ -21,7 +21,7 @@ use reveille::{ConnectionHandle, EventLoop, EventLoopBuilder, LoopHandle, TcpSer
 #[allow(unused_imports, reason = "each test binary uses a part of it")]
 pub(crate) use self::{journal::*, peers::*, processes::*, queues::*};
 
-/// More than any machine needs: what takes longer has failed.
+/// The time limit of each wait. A wait that takes longer fails the test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 thread_local! {
@@ -29,7 +29,7 @@ thread_local! {
     static SERVER: RefCell<Option<TcpServer>> = const { RefCell::new(None) };
 }
 
-/// A thread with a loop and a server on it, until it is dropped.
+/// A thread that runs a loop with a server. Dropping this stops the loop.
 pub(crate) struct Host {
     address: SocketAddr,
     handle: LoopHandle,
@@ -45,16 +45,16 @@ impl Host {
         builder: EventLoopBuilder,
         make: impl FnOnce(&EventLoop) -> io::Result<TcpServer> + Send + 'static,
     ) -> Host {
-        let (started, start) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let thread = thread::Builder::new().name("host".to_owned()).spawn(move || {
             let event_loop = builder.build().expect("a loop");
             let server = make(&event_loop).expect("a server");
-            started.send((server.local_addr(), event_loop.handle())).expect("somebody waits for it");
+            sender.send((server.local_addr(), event_loop.handle())).expect("the receiver was dropped");
             SERVER.set(Some(server));
-            event_loop.run().expect("a loop that runs");
+            event_loop.run().expect("the loop failed");
             drop(SERVER.take());
         });
-        let (address, handle) = start.recv().expect("a host that starts");
+        let (address, handle) = receiver.recv().expect("the host did not start");
         Host { address, handle, thread: Some(thread.expect("a thread")) }
     }
 
@@ -70,84 +70,86 @@ impl Host {
         connect(self.address)
     }
 
-    /// Asks on the loop's thread, in phase 5 of a turn, and waits for the answer.
+    /// Runs `task` on the loop's thread, in phase 5 of a turn, and returns its result.
     pub(crate) fn ask<R: Send + 'static>(
         &self,
-        question: impl FnOnce(&EventLoop, &mut Option<TcpServer>) -> R + Send + 'static,
+        task: impl FnOnce(&EventLoop, &mut Option<TcpServer>) -> R + Send + 'static,
     ) -> R {
-        let (answer, answered) = mpsc::channel();
-        let asked = self.handle.queue_in_loop(move |event_loop| {
-            let _ = answer.send(SERVER.with_borrow_mut(|server| question(event_loop, server)));
+        let (sender, receiver) = mpsc::channel();
+        let posted = self.handle.queue_in_loop(move |event_loop| {
+            let _ = sender.send(SERVER.with_borrow_mut(|server| task(event_loop, server)));
         });
-        asked.expect("a loop that is there");
-        answered.recv_timeout(LIMIT).expect("a loop that answers")
+        posted.expect("the loop has ended");
+        receiver.recv_timeout(LIMIT).expect("the task did not run")
     }
 
     pub(crate) fn open_connections(&self) -> u64 {
         self.ask(|_, server| server.as_ref().expect("a server").open_connections())
     }
 
-    /// How many turns the loop makes while nobody asks anything of it, over a while.
+    /// Counts the turns that the loop makes in a period without requests.
     pub(crate) fn turns_at_rest(&self) -> u64 {
-        // What is under way has a turn to end in; the second question is itself the cause of one.
+        // The first task gives pending work a turn to complete. The last one causes a turn.
         self.ask(|_, _| ());
         let before = self.ask(|event_loop, _| event_loop.iteration());
         thread::sleep(Duration::from_millis(150));
         self.ask(|event_loop, _| event_loop.iteration()) - before - 1
     }
 
-    /// That the loop does not spin, which would be thousands of turns. The kernel may have
-    /// something to say now and then.
+    /// Checks that the loop does not spin. A loop that spins makes thousands of turns. A few turns
+    /// are allowed, because the kernel may report events.
     #[track_caller]
     pub(crate) fn assert_rests(&self) {
         let turns = self.turns_at_rest();
-        assert!(turns < 20, "{turns} turns with nothing to do");
+        assert!(turns < 20, "an idle loop made {turns} turns");
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
         self.handle.quit();
-        let ended = self.thread.take().expect("not dropped before").join();
+        let ended = self.thread.take().expect("dropped only once").join();
         if ended.is_err() && !thread::panicking() {
             panic!("the host's thread panicked");
         }
     }
 }
 
-/// A host whose connections follow a script.
+/// Starts a host whose connections are handled by a script.
 pub(crate) fn scripted(script: impl Fn(Script) -> Script + Send + 'static) -> (Host, Journal) {
     scripted_with(|builder| builder, script)
 }
 
-/// The same, of a server with settings.
+/// Same as [`scripted`], with settings of the server.
 pub(crate) fn scripted_with(
     settings: impl for<'a> FnOnce(TcpServerBuilder<'a>) -> TcpServerBuilder<'a> + Send + 'static,
     script: impl Fn(Script) -> Script + Send + 'static,
 ) -> (Host, Journal) {
     let journal = Journal::new();
-    let written = journal.clone();
+    let server_journal = journal.clone();
     let host = Host::new(move |event_loop| {
-        settings(TcpServer::bind(event_loop, "127.0.0.1:0")?).serve(move |_| script(written.script()))
+        settings(TcpServer::bind(event_loop, "127.0.0.1:0")?).serve(move |_| script(server_journal.script()))
     });
     (host, journal)
 }
 
-/// Has the kernel take few bytes on each connection of a server. With a peer that has little room
-/// as well, and reads nothing, most of a megabyte stays unsent.
+/// Gives each connection of a server a small send buffer. If the peer has a small receive buffer
+/// and does not read, most of a megabyte remains unsent.
 pub(crate) fn with_little_room(builder: TcpServerBuilder<'_>) -> TcpServerBuilder<'_> {
     builder.socket_options(SocketOptions::new().send_buffer(32 << 10))
 }
 
-/// A scripted server over several loops, on the loop of a host.
+/// Starts a host whose scripted server has loops on several threads.
 pub(crate) fn scripted_over(
     threads: usize,
     script: impl Fn(Script) -> Script + Send + Sync + 'static,
 ) -> (Host, Journal) {
     let journal = Journal::new();
-    let written = journal.clone();
+    let server_journal = journal.clone();
     let host = Host::new(move |event_loop| {
-        TcpServer::bind(event_loop, "127.0.0.1:0")?.threads(threads).serve(move |_| script(written.script()))
+        TcpServer::bind(event_loop, "127.0.0.1:0")?
+            .threads(threads)
+            .serve(move |_| script(server_journal.script()))
     });
     (host, journal)
 }
@@ -157,33 +159,33 @@ pub(crate) fn loops(n: usize) -> NonZeroUsize {
     n.try_into().expect("at least one")
 }
 
-/// A host whose connections give their handles away when they open.
+/// Starts a host whose connections send their handles to the test when they open.
 pub(crate) fn giving_handles() -> (Host, Journal, mpsc::Receiver<ConnectionHandle>) {
-    let (give, given) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let (host, journal) = scripted(move |script| {
-        let give = give.clone();
-        script.on_open(move |conn| give.send(conn.handle()).unwrap())
+        let sender = sender.clone();
+        script.on_open(move |conn| sender.send(conn.handle()).unwrap())
     });
-    (host, journal, given)
+    (host, journal, receiver)
 }
 
-/// Turns a loop of this thread until `done`.
+/// Turns a loop of this thread until `done` returns true.
 #[track_caller]
 pub(crate) fn turn_until(event_loop: &EventLoop, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < LIMIT, "the loop turns and turns");
-        // Briefly, since what makes it so may happen on another thread.
-        event_loop.run_once(Duration::from_millis(2)).expect("a loop that turns");
+        assert!(start.elapsed() < LIMIT, "the condition is not met after {LIMIT:?}");
+        // A short timeout, because the condition may depend on another thread.
+        event_loop.run_once(Duration::from_millis(2)).expect("a turn");
     }
 }
 
-/// Waits until `done`, for what nobody reports.
+/// Waits until `done` returns true, by polling. For conditions without a notification.
 #[track_caller]
 pub(crate) fn until(mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < LIMIT, "it does not happen");
+        assert!(start.elapsed() < LIMIT, "the condition is not met after {LIMIT:?}");
         thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,4 +1,4 @@
-//! Channels that have something to say as soon as they are made.
+//! Channels that are ready when they are created.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use reveille::EventLoop;
 use reveille::io::{Channel, ChannelEvent, Interest};
 
-/// A channel that is ready at once; its callback reads the one byte, then calls `then`.
+/// Creates a channel with one byte to read. Its callback reads the byte, then calls `then`.
 pub(crate) fn ready_channel(
     event_loop: &EventLoop,
     mut then: impl FnMut(&EventLoop) + 'static,
@@ -15,7 +15,7 @@ pub(crate) fn ready_channel(
     ours.set_nonblocking(true).unwrap();
     theirs.write_all(b"x").unwrap();
     let callback = move |event: &ChannelEvent<'_, UnixStream>| {
-        // The other end lives as long as the channel, so that no hang-up calls it again.
+        // The callback owns the other end, so that no hang-up causes a second call.
         let _ = &theirs;
         assert_eq!(event.source().read(&mut [0; 8]).unwrap(), 1);
         then(event.event_loop());

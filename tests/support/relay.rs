@@ -1,4 +1,4 @@
-//! For the tests of linked connections: a server that relays, and peers at either side.
+//! For the tests of linked connections: a relaying server, and a peer on each side.
 
 use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,15 +11,15 @@ use super::net::{self, Host, Journal, Script};
 pub(crate) const HIGH: usize = MIB;
 
 thread_local! {
-    /// The clients of a relay's thread, which must outlive the connections that made them.
+    /// The clients on a relay's thread. They must outlive the connections that created them.
     pub(crate) static CLIENTS: RefCell<Vec<TcpClient>> = const { RefCell::new(Vec::new()) };
 
-    /// The handles of the connections that a relay's server has.
+    /// The handles of the connections of a relay's server.
     pub(crate) static FRONTS: RefCell<Vec<ConnectionHandle>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A server that links each connection with one of its own to `target`. Its journals are those of
-/// the two sides.
+/// Starts a server that links each connection with a new connection to `target`. Returns it with
+/// the journals of the accepted connections and of the connections to `target`.
 pub(crate) fn relay(
     target: SocketAddr,
     front: impl Fn(Script) -> Script + Send + 'static,
@@ -27,7 +27,7 @@ pub(crate) fn relay(
     relay_with(target, front, |script| script)
 }
 
-/// The same, of connections to `target` that follow a script as well.
+/// Same as [`relay`], with a script for the connections to `target`.
 pub(crate) fn relay_with(
     target: SocketAddr,
     front: impl Fn(Script) -> Script + Send + 'static,
@@ -41,7 +41,7 @@ pub(crate) fn relay_with(
             let script = fronts.script().terse().on_open(move |conn| {
                 conn.pause_reading();
                 FRONTS.with_borrow_mut(|fronts| fronts.push(conn.handle()));
-                let back = back.take().expect("one opening");
+                let back = back.take().expect("on_open was called twice");
                 connect(conn.event_loop(), target, conn.handle(), back);
             });
             front(script)
@@ -50,6 +50,7 @@ pub(crate) fn relay_with(
     (host, front_journal, back_journal)
 }
 
+/// Connects to `target` and relays between that connection and `front`.
 pub(crate) fn connect(event_loop: &EventLoop, target: SocketAddr, front: ConnectionHandle, back: Script) {
     let back = RefCell::new(Some(back));
     let client = TcpClient::connect(event_loop, target)
@@ -57,7 +58,7 @@ pub(crate) fn connect(event_loop: &EventLoop, target: SocketAddr, front: Connect
         .on_failure(|_, error| panic!("{error}"))
         .serve(move |_| {
             let front = front.clone();
-            back.take().expect("one session").on_open(move |conn| conn.relay_to(&front))
+            back.take().expect("the client connected twice").on_open(move |conn| conn.relay_to(&front))
         });
     CLIENTS.with_borrow_mut(|clients| clients.push(client.unwrap()));
 }
@@ -75,7 +76,7 @@ pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
     stream
 }
 
-/// A relay, and a peer at either side of one link.
+/// A relay, and a peer on each side of one link.
 pub(crate) struct Linked {
     pub(crate) host: Host,
     pub(crate) fronts: Journal,
@@ -89,7 +90,7 @@ impl Linked {
         let (listener, target) = backend();
         let (host, fronts, backs) = relay(target, |script| script);
         let (mut client, mut server) = (host.connect(), accept(&listener));
-        // That the link is there is seen by bytes that have come through it.
+        // The link is established when bytes have passed through it.
         assert_eq!(net::exchange_between(&mut client, &mut server, b"before"), b"before");
         Linked { host, fronts, backs, client, server }
     }

@@ -1,4 +1,4 @@
-//! Both ends of a shared ring, and looks at what goes on between them.
+//! For the tests of shared rings: both ends of a ring, and observation of its bells and messages.
 
 use std::os::fd::OwnedFd;
 
@@ -7,22 +7,23 @@ use reveille::{EventFd, EventLoop};
 
 use super::Recorder;
 
-/// The largest ring that is taken.
+/// The largest capacity that the tests accept from a peer.
 pub(crate) const MOST: usize = 1 << 20;
 
-/// Both ends, and descriptors of what they share: the memory, the maker's bell, the other one's.
+/// Both ends of a ring, and duplicates of the shared descriptors: the memory, the creator's bell
+/// and the other end's bell.
 pub(crate) fn pair(capacity: usize) -> (SharedRing, SharedRing, [OwnedFd; 3]) {
-    let (here, descriptors) = SharedRing::create(capacity).unwrap();
-    let copies = clones(&descriptors);
-    let there = SharedRing::from_descriptors(descriptors, MOST).unwrap();
-    (here, there, copies.try_into().unwrap())
+    let (creator, descriptors) = SharedRing::create(capacity).unwrap();
+    let duplicates = clones(&descriptors);
+    let other = SharedRing::from_descriptors(descriptors, MOST).unwrap();
+    (creator, other, duplicates.try_into().unwrap())
 }
 
 pub(crate) fn clones(descriptors: &[OwnedFd]) -> Vec<OwnedFd> {
     descriptors.iter().map(|descriptor| descriptor.try_clone().unwrap()).collect()
 }
 
-/// How often a bell has been rung: each time takes 1 from its counter.
+/// The number of rings of a bell. Each ring subtracts 1 from its counter.
 pub(crate) fn rings(bell: &OwnedFd) -> u64 {
     (1 << 63) - EventFd::from(bell.try_clone().unwrap()).counter().unwrap()
 }
@@ -32,7 +33,7 @@ pub(crate) fn received(ring: &mut SharedRing) -> Option<Vec<u8>> {
     ring.receive(&mut message).unwrap().then_some(message)
 }
 
-/// Watches an end, and records its messages.
+/// Watches one end and records the messages that it receives.
 pub(crate) fn watch(event_loop: &EventLoop, ring: SharedRing) -> (SharedRingSource, Recorder<Vec<u8>>) {
     let messages = Recorder::new();
     let recording = messages.clone();

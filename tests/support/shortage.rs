@@ -27,7 +27,7 @@ impl log::Log for Warnings {
     fn flush(&self) {}
 }
 
-/// From now on what the library warns of in this process is counted.
+/// Installs a logger that counts the library's warnings in this process.
 pub(crate) fn count_warnings() {
     log::set_logger(&WARNINGS).expect("the only logger");
     log::set_max_level(log::LevelFilter::Warn);
@@ -37,35 +37,34 @@ pub(crate) fn warnings() -> u64 {
     WARNINGS.0.load(SeqCst)
 }
 
-/// Lets this process have descriptors with numbers below `limit`, or as many as it may.
+/// Sets this process's descriptor limit to `limit`, or to its hard limit if that is lower.
 pub(crate) fn limit_descriptors(limit: u64) {
     let maximum = getrlimit(Resource::Nofile).maximum;
     let current = maximum.map_or(limit, |maximum| maximum.min(limit));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum }).expect("a limit that is allowed");
+    setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum }).expect("a permitted limit");
 }
 
-/// Waits for what becomes of a client of an echo server: whether it is served. If not, it has been
-/// turned away.
+/// Waits until an echo server has served or rejected a client. Returns whether it was served.
 #[track_caller]
 pub(crate) fn is_served(mut client: &TcpStream) -> bool {
     wait(client, PollFlags::OUT);
-    // The write may come before the end or after it.
+    // The write fails if the server has closed the connection already.
     let _ = client.write_all(b"x");
     wait(client, PollFlags::IN);
     match client.read(&mut [0; 8]) {
         Ok(n) => n == 1,
         Err(error) => {
             let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
-            assert!(kinds.contains(&error.kind()), "neither served nor turned away: {error}");
+            assert!(kinds.contains(&error.kind()), "neither served nor rejected: {error}");
             false
         }
     }
 }
 
 #[track_caller]
-fn wait(client: &TcpStream, until: PollFlags) {
+fn wait(client: &TcpStream, flags: PollFlags) {
     let limit = Timespec::try_from(net::LIMIT).unwrap();
-    let mut fds = [PollFd::new(client, until)];
+    let mut fds = [PollFd::new(client, flags)];
     let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&limit))).expect("a poll");
-    assert_eq!(ready, 1, "neither served nor turned away");
+    assert_eq!(ready, 1, "neither served nor rejected");
 }

@@ -1,11 +1,10 @@
-//! For the tests of tasks: what a loop has counted of them, and tasks that say that they ran.
+//! For the tests of tasks: a loop's counters of tasks, and tasks that record that they ran.
 
 use std::sync::{Arc, Mutex};
 
 use reveille::LoopHandle;
 
-/// Every figure about tasks; all are there, so that a test of one also says that the others stay as
-/// they are.
+/// All counters of tasks. A test that compares them also checks those that must not change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tasks {
     pub(crate) posted: u64,
@@ -31,8 +30,8 @@ pub(crate) fn tasks(handle: &LoopHandle) -> Tasks {
 pub(crate) const NO_TASKS: Tasks =
     Tasks { posted: 0, run: 0, dropped: 0, refused: 0, batches: 0, longest: 0 };
 
-/// Queues a task that records `what`, from wherever this is called.
-pub(crate) fn post(handle: &LoopHandle, seen: &Arc<Mutex<Vec<&'static str>>>, what: &'static str) -> bool {
-    let seen = Arc::clone(seen);
-    handle.queue_in_loop(move |_| seen.lock().unwrap().push(what)).is_ok()
+/// Queues a task that records `name`. Returns whether it was accepted.
+pub(crate) fn post(handle: &LoopHandle, ran: &Arc<Mutex<Vec<&'static str>>>, name: &'static str) -> bool {
+    let ran = Arc::clone(ran);
+    handle.queue_in_loop(move |_| ran.lock().unwrap().push(name)).is_ok()
 }

@@ -1,4 +1,4 @@
-//! For the tests that count system calls: a server in a child process, whose threads are traced.
+//! For the tests that count system calls: a server in a child process with traced threads.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -15,40 +15,40 @@ use super::clock::MINUTE;
 use super::net::{self, Child, Host, answer};
 use super::tracer::Traced;
 
-/// What a message's first byte asks for besides an echo.
+/// The commands to the server. The first byte of a message is a command, executed before the echo.
 pub(crate) mod order {
     pub(crate) const NOTHING: u8 = b'.';
-    /// To pause and resume reading, a thousand times.
+    /// Pauses and resumes reading a thousand times.
     pub(crate) const PAUSE: u8 = b'p';
-    /// To make a thousand timers, move them and cancel them.
+    /// Creates a thousand timers, resets them and cancels them.
     pub(crate) const TIMERS_THAT_GO: u8 = b't';
-    /// To make a thousand timers, each closer than the one before, and leave them.
+    /// Creates a thousand timers, each due earlier than the previous one, and keeps them.
     pub(crate) const TIMERS_THAT_STAY: u8 = b'T';
-    /// To pause and resume accepting, a thousand times.
+    /// Pauses and resumes accepting a thousand times.
     pub(crate) const PAUSE_SERVER: u8 = b's';
-    /// To hold up the loop until another thread has posted a hundred tasks to it.
+    /// Blocks the loop until another thread has posted a hundred tasks to it.
     pub(crate) const HOLD_UP: u8 = b'h';
-    /// To send the echo in ten pieces at once.
+    /// Sends the echo in ten pieces with one call.
     pub(crate) const PIECES: u8 = b'v';
-    /// To connect to the port that the next five bytes give.
+    /// Connects to the port in the next five bytes.
     pub(crate) const DIAL: u8 = b'd';
-    /// To echo datagrams at one address, from where it sends one to the port that the next five
-    /// bytes give.
+    /// Opens a UDP socket on one address that echoes datagrams. It sends a first datagram to the
+    /// port in the next five bytes.
     pub(crate) const DATAGRAMS: u8 = b'u';
-    /// The same at all addresses.
+    /// Same as `DATAGRAMS`, on all addresses.
     pub(crate) const DATAGRAMS_TO_ALL: u8 = b'U';
 }
 
-struct Orders {
-    /// Has so many tasks posted from another thread, and says when that is done.
+/// Executes the commands of a connection's messages.
+struct Executor {
+    /// Requests a number of tasks from the posting thread, which reports completion to the sender.
     post: mpsc::Sender<(u32, mpsc::Sender<()>)>,
-    /// Those that were made as told.
     clients: Vec<TcpClient>,
     sockets: Vec<UdpSocket>,
     server: Arc<OnceLock<ServerHandle>>,
 }
 
-impl ConnectionHandler for Orders {
+impl ConnectionHandler for Executor {
     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
         match input.readable()[0] {
             order::PAUSE => {
@@ -70,16 +70,16 @@ impl ConnectionHandler for Orders {
                 }
             }
             order::PAUSE_SERVER => {
-                let server = self.server.get().expect("a server that is told of itself");
+                let server = self.server.get().expect("the server was not set");
                 for _ in 0..1000 {
                     server.pause_accepting();
                     server.resume_accepting();
                 }
             }
             order::HOLD_UP => {
-                let (done, is_done) = mpsc::channel();
-                self.post.send((100, done)).map_err(io::Error::other)?;
-                is_done.recv().map_err(io::Error::other)?;
+                let (sender, receiver) = mpsc::channel();
+                self.post.send((100, sender)).map_err(io::Error::other)?;
+                receiver.recv().map_err(io::Error::other)?;
             }
             order::PIECES => {
                 let pieces: Vec<_> = input.readable().chunks(7).map(io::IoSlice::new).collect();
@@ -93,8 +93,8 @@ impl ConnectionHandler for Orders {
                 self.clients.push(client);
             }
             order @ (order::DATAGRAMS | order::DATAGRAMS_TO_ALL) => {
-                let at = if order == order::DATAGRAMS { "127.0.0.1:0" } else { "0.0.0.0:0" };
-                let socket = UdpSocket::bind(conn.event_loop(), at)?
+                let address = if order == order::DATAGRAMS { "127.0.0.1:0" } else { "0.0.0.0:0" };
+                let socket = UdpSocket::bind(conn.event_loop(), address)?
                     .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))?;
                 socket.send_to("here", address_in(input)?)?;
                 self.sockets.push(socket);
@@ -106,22 +106,26 @@ impl ConnectionHandler for Orders {
     }
 }
 
-/// The address of the port that a message gives.
+/// The loopback address with the port that a message contains.
 fn address_in(message: &Buffer) -> io::Result<SocketAddr> {
     let port = std::str::from_utf8(&message.readable()[1..6]).map_err(io::Error::other)?;
     let port: u16 = port.parse().map_err(io::Error::other)?;
     Ok(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-/// The thread that posts. Says its id first, and nothing after that.
-fn post_as_told(handle: &LoopHandle, id: &mpsc::Sender<i32>, told: &mpsc::Receiver<(u32, mpsc::Sender<()>)>) {
-    id.send(thread_id()).expect("somebody waits for it");
-    for (tasks, done) in told {
+/// The posting thread. Sends its id, then posts the requested tasks.
+fn post_on_request(
+    handle: &LoopHandle,
+    id: &mpsc::Sender<i32>,
+    requests: &mpsc::Receiver<(u32, mpsc::Sender<()>)>,
+) {
+    id.send(thread_id()).expect("the receiver was dropped");
+    for (tasks, done) in requests {
         for _ in 0..tasks {
             let done = done.clone();
-            handle.queue_in_loop(move |_| drop(done)).expect("a loop that is there");
+            handle.queue_in_loop(move |_| drop(done)).expect("the loop has ended");
         }
-        // Whoever holds up the loop goes on when all is posted.
+        // Releases a handler that blocks the loop until all tasks are posted.
         let _ = done.send(());
     }
 }
@@ -130,64 +134,65 @@ fn thread_id() -> i32 {
     rustix::thread::gettid().as_raw_nonzero().get()
 }
 
-/// The child: says its address, the ids of its loop's thread, of the thread that posts, and of that
-/// of a loop without descriptors, and then does what its parent asks for.
+/// The child process. Sends its parent the server's address and the ids of three threads: the
+/// loop's thread, the posting thread, and the thread of a loop without descriptors. Then it
+/// executes the lines that the parent sends.
 pub(crate) fn serve() {
-    let (post, posts) = mpsc::channel();
-    let orders = post.clone();
+    let (post, requests) = mpsc::channel();
+    let executor_post = post.clone();
     let server = Arc::new(OnceLock::new());
-    let own_server = Arc::clone(&server);
+    let executor_server = Arc::clone(&server);
     let host = Host::new(move |event_loop| {
-        TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Orders {
-            post: orders.clone(),
+        TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(move |_| Executor {
+            post: executor_post.clone(),
             clients: Vec::new(),
             sockets: Vec::new(),
-            server: Arc::clone(&own_server),
+            server: Arc::clone(&executor_server),
         })
     });
     server.set(host.ask(|_, server| server.as_ref().expect("a server").handle())).expect("set once");
     let loop_thread = host.ask(|_, _| thread_id());
-    let (id, has_id) = mpsc::channel();
+    let (id_sender, id_receiver) = mpsc::channel();
     let handle = host.handle().clone();
-    thread::spawn(move || post_as_told(&handle, &id, &posts));
-    let posting = has_id.recv().expect("a thread that starts");
+    thread::spawn(move || post_on_request(&handle, &id_sender, &requests));
+    let posting_thread = id_receiver.recv().expect("the posting thread did not start");
     let bare = LoopThread::spawn("bare").expect("a thread");
-    let bare_thread = bare.handle().call(|_| thread_id()).expect("a loop that is there");
-    answer(format!("{} {loop_thread} {posting} {bare_thread}", host.address()));
+    let bare_thread = bare.handle().call(|_| thread_id()).expect("the loop has ended");
+    answer(format!("{} {loop_thread} {posting_thread} {bare_thread}", host.address()));
     for line in io::stdin().lines() {
-        let line = line.expect("a parent that speaks");
+        let line = line.expect("cannot read from the parent");
         if line == "call the bare loop" {
-            bare.handle().call(|_| ()).expect("a loop that is there");
+            bare.handle().call(|_| ()).expect("the loop has ended");
             answer("called");
             continue;
         }
-        // One task for the loop, from outside.
+        // Posts one task from another thread.
         assert_eq!(line, "post");
-        let (done, is_done) = mpsc::channel();
-        post.send((1, done)).expect("a thread that posts");
-        // Not over before the task is: it holds a sender, and the message comes from the other.
-        while is_done.recv().is_ok() {}
+        let (sender, receiver) = mpsc::channel();
+        post.send((1, sender)).expect("the posting thread has ended");
+        // The task owns a sender, so this loop does not end before the task has run.
+        while receiver.recv().is_ok() {}
         answer("posted");
     }
 }
 
-/// The child, as its parent has it.
+/// The parent's side of the child process.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) child: Child,
     pub(crate) on_loop: Traced,
     pub(crate) posting: Traced,
-    /// Another loop of the same process, with nothing but its tasks.
+    /// The loop without descriptors of the same process. It only runs tasks.
     pub(crate) on_bare_loop: Traced,
 }
 
 impl Server {
-    /// `None` where tracing is not allowed.
+    /// Starts the child process and traces its threads. Returns `None` if tracing is not permitted.
     pub(crate) fn start() -> Option<Server> {
         let mut child = Child::start("server");
         let introduction = child.hear();
         let mut words = introduction.split(' ');
-        let mut word = || words.next().expect("four words");
+        let mut word = || words.next().expect("the child sent fewer than four words");
         let address = word().parse().expect("an address");
         let on_loop = Traced::attach(word().parse().expect("a thread"), &[libc::SYS_epoll_wait])?;
         let posting = Traced::attach(word().parse().expect("a thread"), &[libc::SYS_futex])?;
@@ -202,7 +207,7 @@ impl Server {
     }
 }
 
-/// Sends a message that asks for `order`, and has its echo.
+/// Sends a message with the command `order` and reads the echo.
 #[track_caller]
 pub(crate) fn order(client: &mut TcpStream, order: u8) {
     let mut message = [b'-'; 64];

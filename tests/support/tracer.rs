@@ -1,4 +1,4 @@
-//! Counts the system calls of another process's threads, by tracing them.
+//! Counts the system calls of threads of another process with ptrace(2).
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -17,8 +17,8 @@ use super::net;
 /// A thread of another process whose system calls are counted.
 pub(crate) struct Traced {
     state: Arc<State>,
-    /// The calls in which it waits for something to do.
-    rests_in: &'static [i64],
+    /// The system calls in which it sleeps while it is idle.
+    idle_calls: &'static [i64],
 }
 
 struct State {
@@ -26,80 +26,77 @@ struct State {
     changed: Condvar,
 }
 
+/// The observations of a tracer.
 #[derive(Default)]
 pub(crate) struct Seen {
-    /// How often each call was entered.
+    /// The number of entries into each call.
     pub(crate) calls: BTreeMap<i64, u64>,
-    /// The arguments of each `epoll_ctl` and `sendto`.
+    /// The operation argument of each `epoll_ctl`.
     pub(crate) epoll_operations: Vec<u64>,
+    /// The flags argument of each `sendto`.
     pub(crate) send_flags: Vec<u64>,
     /// The call that the thread is in.
     inside: Option<i64>,
-    /// How often the thread was stopped, for whatever reason.
+    /// The number of stops of the thread, for any reason.
     pub(crate) stops: u64,
-    /// At its next stop the thread stays stopped.
+    /// Whether the thread remains stopped after its next stop.
     held: bool,
 }
 
 impl Traced {
-    /// Traces the thread `id`, which rests in one of the calls `rests_in`, unless that is not
-    /// allowed here.
-    pub(crate) fn attach(id: i32, rests_in: &'static [i64]) -> Option<Traced> {
+    /// Traces the thread `id`, which sleeps in one of `idle_calls` while it is idle. Prints a
+    /// message and returns `None` if tracing is not permitted.
+    pub(crate) fn attach(id: i32, idle_calls: &'static [i64]) -> Option<Traced> {
         let state = Arc::new(State { seen: Mutex::default(), changed: Condvar::new() });
-        let (report, attached) = mpsc::channel();
-        let seen = Arc::clone(&state);
-        // A tracer is a thread, so all that is asked of the traced one is asked by this. It ends
-        // with the traced one.
+        let (sender, receiver) = mpsc::channel();
+        let tracer_state = Arc::clone(&state);
+        // The kernel accepts ptrace calls only from the thread that attached. So one thread makes
+        // all of them. It ends with the traced thread.
         thread::spawn(move || {
             let traced = Pid::from_raw(id);
             let seized = ptrace::seize(traced, ptrace::Options::PTRACE_O_TRACESYSGOOD)
                 .and_then(|()| ptrace::interrupt(traced));
-            report.send(seized).expect("somebody waits for it");
+            sender.send(seized).expect("the receiver was dropped");
             if seized.is_ok() {
-                seen.follow(traced);
+                tracer_state.follow(traced);
             }
         });
-        let seized = attached.recv().expect("a tracer that starts");
+        let seized = receiver.recv().expect("the tracer did not start");
         match seized {
-            Ok(()) => Some(Traced { state, rests_in }),
+            Ok(()) => Some(Traced { state, idle_calls }),
             Err(Errno::EPERM | Errno::ENOSYS) => {
-                // Not `println!`, which a passing test would keep to itself.
-                let _ = writeln!(io::stderr(), "system calls are not counted: ptrace is not allowed here");
+                // Not `println!`, because the test harness captures its output.
+                let _ = writeln!(io::stderr(), "system calls are not counted: ptrace is not permitted");
                 None
             }
             Err(error) => panic!("cannot trace thread {id}: {error}"),
         }
     }
 
-    /// How often it has entered `call`.
+    /// Returns the number of entries into `call`.
     pub(crate) fn count(&self, call: i64) -> u64 {
         self.state.lock().calls.get(&call).copied().unwrap_or(0)
     }
 
-    fn wait(&self, mut until: impl FnMut(&Seen) -> bool) -> MutexGuard<'_, Seen> {
+    /// Waits until the thread is idle.
+    pub(crate) fn settle(&self) -> MutexGuard<'_, Seen> {
+        let is_busy = |seen: &mut Seen| seen.inside.is_none_or(|call| !self.idle_calls.contains(&call));
         let seen = self.state.lock();
-        let (seen, limit) =
-            self.state.changed.wait_timeout_while(seen, net::LIMIT, |seen| !until(seen)).unwrap();
-        assert!(!limit.timed_out(), "it does not happen; the calls were {:?}", seen.calls);
+        let (seen, limit) = self.state.changed.wait_timeout_while(seen, net::LIMIT, is_busy).unwrap();
+        assert!(!limit.timed_out(), "the thread does not become idle; its calls were {:?}", seen.calls);
         seen
     }
 
-    /// Waits until the thread waits for something to do.
-    pub(crate) fn settle(&self) -> MutexGuard<'_, Seen> {
-        self.wait(|seen| seen.inside.is_some_and(|call| self.rests_in.contains(&call)))
-    }
-
-    /// The calls that `doing` leads to, from rest to rest. What `doing` waits for must be the last
-    /// that the thread does.
-    pub(crate) fn calls_of(&self, doing: impl FnOnce()) -> Calls {
+    /// Counts the calls that the thread makes because of `action`, from idle to idle. `action` must
+    /// wait for the last effect that it causes on the thread.
+    pub(crate) fn calls_of(&self, action: impl FnOnce()) -> Calls {
         let before = self.settle().calls.clone();
-        doing();
+        action();
         let after = self.settle().calls.clone();
         let mut calls = Calls(BTreeMap::new());
         for (call, count) in after {
             let count = count - before.get(&call).copied().unwrap_or(0);
-            // A system without a clock in user space asks the kernel for the time; that is not the
-            // loop's doing.
+            // Reading the time is a system call only on a system without a clock in user space.
             if count > 0 && call != libc::SYS_clock_gettime {
                 calls.0.insert(call, count);
             }
@@ -124,12 +121,12 @@ impl Drop for Traced {
 }
 
 impl State {
-    /// A test that fails with this in its hands leaves it as good as it was.
+    /// Ignores poisoning: a test that fails while it holds the guard leaves the state consistent.
     fn lock(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the thread run from one end of a system call to the other, until it is gone.
+    /// Runs the thread from one entry or exit of a system call to the next, until it has ended.
     fn follow(&self, traced: Pid) {
         loop {
             let status = match waitpid(traced, Some(WaitPidFlag::__WALL)) {
@@ -143,15 +140,14 @@ impl State {
             match status {
                 WaitStatus::PtraceSyscall(_) => {
                     let Ok(registers) = ptrace::getregs(traced) else { break };
-                    // On the way in the kernel has put this where the result will be; no call that
-                    // is made here has it.
+                    // At the entry of a call the kernel sets the result register to -ENOSYS. No
+                    // call of the tests returns that.
                     if registers.rax as i64 == -i64::from(libc::ENOSYS) {
                         let call = registers.orig_rax as i64;
                         *seen.calls.entry(call).or_default() += 1;
-                        // With a timeout of zero it looks for something to do, and does not wait
-                        // for it.
-                        let looks = call == libc::SYS_epoll_wait && registers.r10 == 0;
-                        seen.inside = (!looks).then_some(call);
+                        // With a timeout of zero the call does not sleep: the thread is not idle.
+                        let never_sleeps = call == libc::SYS_epoll_wait && registers.r10 == 0;
+                        seen.inside = (!never_sleeps).then_some(call);
                         match call {
                             libc::SYS_epoll_ctl => seen.epoll_operations.push(registers.rsi),
                             libc::SYS_sendto => seen.send_flags.push(registers.r10),
@@ -161,7 +157,7 @@ impl State {
                         seen.inside = None;
                     }
                 }
-                WaitStatus::Stopped(_, with) => signal = Some(with),
+                WaitStatus::Stopped(_, received) => signal = Some(received),
                 WaitStatus::PtraceEvent(..) => seen.inside = None,
                 WaitStatus::Exited(..) | WaitStatus::Signaled(..) => break,
                 _ => {}
@@ -188,7 +184,7 @@ impl Calls {
         self.0.get(&call).copied().unwrap_or(0)
     }
 
-    /// Takes the count of `call` out.
+    /// Removes the count of `call` and returns it.
     pub(crate) fn take(&mut self, call: i64) -> u64 {
         self.0.remove(&call).unwrap_or(0)
     }

@@ -1,5 +1,5 @@
-//! For the tests of datagram sockets: sockets of the test's own, and a handler that writes down
-//! what it is told.
+//! For the tests of datagram sockets: sockets of the standard library, and a handler that records
+//! its calls.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket as Plain};
@@ -9,7 +9,7 @@ use reveille::{EventLoop, UdpSocket};
 
 use super::{Recorder, net, turn};
 
-/// A socket of the test's own, which never hangs.
+/// A socket of the standard library whose receive calls fail after a time limit.
 pub(crate) fn plain() -> Plain {
     plain_at("127.0.0.1:0")
 }
@@ -31,6 +31,7 @@ pub(crate) fn receive(socket: &Plain) -> Vec<u8> {
     bytes
 }
 
+/// One call of a handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
     Datagram(Vec<u8>),
@@ -45,15 +46,15 @@ pub(crate) fn datagram(text: impl AsRef<[u8]>) -> Told {
 
 type OnDatagram = Box<dyn FnMut(&UdpRef<'_>, &[u8], SocketAddr) -> io::Result<()>>;
 
-/// A handler that writes down what it is told.
+/// A handler that records its calls and then runs a closure for each datagram.
 pub(crate) struct Script {
-    told: Recorder<Told>,
+    calls: Recorder<Told>,
     on_datagram: OnDatagram,
 }
 
 impl Script {
-    pub(crate) fn new(told: &Recorder<Told>) -> Script {
-        Script { told: told.clone(), on_datagram: Box::new(|_, _, _| Ok(())) }
+    pub(crate) fn new(calls: &Recorder<Told>) -> Script {
+        Script { calls: calls.clone(), on_datagram: Box::new(|_, _, _| Ok(())) }
     }
 
     pub(crate) fn on_datagram(
@@ -67,34 +68,35 @@ impl Script {
 
 impl DatagramHandler for Script {
     fn on_datagram(&mut self, socket: &UdpRef<'_>, bytes: &[u8], from: SocketAddr) -> io::Result<()> {
-        self.told.record(datagram(bytes));
+        self.calls.record(datagram(bytes));
         (self.on_datagram)(socket, bytes, from)
     }
 
     fn on_error(&mut self, _: &UdpRef<'_>, error: io::Error, peer: Option<SocketAddr>) {
-        self.told.record(Told::Error(error.kind(), peer));
+        self.calls.record(Told::Error(error.kind(), peer));
     }
 
     fn on_drained(&mut self, _: &UdpRef<'_>) {
-        self.told.record(Told::Drained);
+        self.calls.record(Told::Drained);
     }
 
     fn on_close(&mut self, _: &UdpRef<'_>, reason: &CloseReason) {
-        self.told.record(Told::Close(reason.to_string()));
+        self.calls.record(Told::Close(reason.to_string()));
     }
 }
 
-/// A socket, and what its handler is told.
+/// A socket, and the calls of its handler.
 pub(crate) fn recording(event_loop: &EventLoop) -> (UdpSocket, Recorder<Told>) {
-    let told = Recorder::new();
+    let calls = Recorder::new();
     let builder = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap();
-    (builder.serve(Script::new(&told)).unwrap(), told)
+    (builder.serve(Script::new(&calls)).unwrap(), calls)
 }
 
-/// Turns the loop until so much has been told, and answers it.
+/// Turns the loop until the handler has had `n` calls, and one more time to detect superfluous
+/// calls. Returns all calls.
 #[track_caller]
-pub(crate) fn told_in_time(event_loop: &EventLoop, told: &Recorder<Told>, n: usize) -> Vec<Told> {
-    net::turn_until(event_loop, || told.len() >= n);
+pub(crate) fn told_in_time(event_loop: &EventLoop, calls: &Recorder<Told>, n: usize) -> Vec<Told> {
+    net::turn_until(event_loop, || calls.len() >= n);
     turn(event_loop);
-    told.take()
+    calls.take()
 }

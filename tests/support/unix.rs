@@ -1,4 +1,4 @@
-//! For the tests of Unix sockets: names of their own, servers and clients.
+//! For the tests of Unix sockets: unique names, servers and clients.
 
 use std::fs;
 use std::io::Read;
@@ -13,13 +13,13 @@ use reveille::{EventLoop, TcpServer};
 
 use super::net;
 
-/// A folder that is removed with all that is in it.
+/// A temporary folder. Dropping this removes it with its contents.
 pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
     pub(crate) fn new() -> Folder {
-        static MADE: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("reveille-{}-{}", process::id(), MADE.fetch_add(1, SeqCst));
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("reveille-{}-{}", process::id(), NEXT.fetch_add(1, SeqCst));
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).expect("a new folder");
         Folder(path)
@@ -32,14 +32,14 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).expect("a folder of this test's own");
+        fs::remove_dir_all(&self.0).expect("cannot remove the folder");
     }
 }
 
-/// A name that no other test has.
+/// A unique abstract name.
 pub(crate) fn abstract_name() -> UnixAddress {
-    static MADE: AtomicUsize = AtomicUsize::new(0);
-    UnixAddress::abstract_name(format!("reveille {} {}", process::id(), MADE.fetch_add(1, SeqCst)))
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    UnixAddress::abstract_name(format!("reveille {} {}", process::id(), NEXT.fetch_add(1, SeqCst)))
 }
 
 pub(crate) fn echo_server(event_loop: &EventLoop, address: impl Into<UnixAddress>) -> TcpServer {
@@ -49,17 +49,17 @@ pub(crate) fn echo_server(event_loop: &EventLoop, address: impl Into<UnixAddress
         .unwrap()
 }
 
-/// A client of the standard library's, connected. It never blocks for ever.
+/// Connects a client of the standard library, whose reads fail after a time limit.
 pub(crate) fn connect(server: &TcpServer) -> UnixStream {
     connect_to(server.address().as_unix().expect("a Unix socket"))
 }
 
-/// The same, by the address.
+/// Same as [`connect`], for an address.
 pub(crate) fn connect_to(address: &UnixAddress) -> UnixStream {
     let address = match (address.as_path(), address.as_abstract_name()) {
         (Some(path), _) => StdAddress::from_pathname(path),
         (None, Some(name)) => StdAddress::from_abstract_name(name),
-        (None, None) => panic!("a server without a name"),
+        (None, None) => panic!("the server has no name"),
     };
     let client = UnixStream::connect_addr(&address.unwrap()).expect("a server that listens");
     client.set_read_timeout(Some(net::LIMIT)).unwrap();
@@ -68,6 +68,6 @@ pub(crate) fn connect_to(address: &UnixAddress) -> UnixStream {
 
 pub(crate) fn read_exact(client: &mut UnixStream, n: usize) -> Vec<u8> {
     let mut bytes = vec![0; n];
-    client.read_exact(&mut bytes).expect("so many bytes");
+    client.read_exact(&mut bytes).expect("too few bytes");
     bytes
 }

@@ -1,5 +1,4 @@
-//! What connections were told: a journal that their handlers write, and handlers that follow a
-//! script of the test's.
+//! Handlers that run closures of a test and record their calls in a journal.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
@@ -14,7 +13,7 @@ use super::LIMIT;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
     Open,
-    /// With all of the input that was offered, unless the script is terse.
+    /// The whole input buffer; empty if the script is terse.
     Message(String),
     Drained,
     PeerShutdown,
@@ -49,7 +48,7 @@ impl From<&CloseReason> for End {
             CloseReason::Idle => End::Idle,
             CloseReason::Panicked => End::Panicked,
             CloseReason::Error(error) => End::Error(error.kind(), error.to_string()),
-            _ => panic!("a reason that the tests do not know: {reason:?}"),
+            _ => panic!("unknown reason: {reason:?}"),
         }
     }
 }
@@ -58,13 +57,13 @@ pub(crate) fn message(text: &str) -> Told {
     Told::Message(text.to_owned())
 }
 
-/// What the connections of a server were told, in order, with the number of the connection from 0.
+/// The handler calls of all connections of a server, in order. Connections are numbered from 0.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Journal(Arc<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
-    /// How many handlers there have been, and what they were told.
+    /// The number of handlers created, and each call with the number of its connection.
     list: Mutex<(usize, Vec<(usize, Told)>)>,
     changed: Condvar,
 }
@@ -74,8 +73,8 @@ impl Journal {
         Journal::default()
     }
 
-    /// A handler that writes this journal, echoes, and answers a peer's end with its own, unless
-    /// told otherwise.
+    /// Creates a handler that records its calls in this journal. By default it echoes, and shuts
+    /// down its own direction when the peer has half-closed.
     pub(crate) fn script(&self) -> Script {
         let mut list = self.0.list.lock().unwrap();
         list.0 += 1;
@@ -94,64 +93,64 @@ impl Journal {
         }
     }
 
-    fn write(&self, number: usize, told: Told) {
-        self.0.list.lock().unwrap().1.push((number, told));
+    fn write(&self, number: usize, call: Told) {
+        self.0.list.lock().unwrap().1.push((number, call));
         self.0.changed.notify_all();
     }
 
-    /// What connection `number` has been told so far.
+    /// Returns the calls for connection `number` so far.
     pub(crate) fn of(&self, number: usize) -> Vec<Told> {
         let list = self.0.list.lock().unwrap();
         list.1.iter().filter(|entry| entry.0 == number).map(|entry| entry.1.clone()).collect()
     }
 
-    /// How many handlers have been made.
+    /// Returns the number of handlers created.
     pub(crate) fn handlers(&self) -> usize {
         self.0.list.lock().unwrap().0
     }
 
-    /// Waits until connection `number` has been told something that `is` it.
+    /// Waits for a call for connection `number` that matches, and returns it.
     #[track_caller]
-    pub(crate) fn wait_for(&self, number: usize, is: impl Fn(&Told) -> bool) -> Told {
+    pub(crate) fn wait_for(&self, number: usize, matches: impl Fn(&Told) -> bool) -> Told {
         let start = Instant::now();
         let mut list = self.0.list.lock().unwrap();
         loop {
-            if let Some(found) = list.1.iter().find(|entry| entry.0 == number && is(&entry.1)) {
+            if let Some(found) = list.1.iter().find(|entry| entry.0 == number && matches(&entry.1)) {
                 return found.1.clone();
             }
-            assert!(start.elapsed() < LIMIT, "not told to {number}; of {:?}", list.1);
+            assert!(start.elapsed() < LIMIT, "no such call for connection {number}: {:?}", list.1);
             list = self.0.changed.wait_timeout(list, LIMIT).unwrap().0;
         }
     }
 
-    /// Waits until connection `number` is closed, and answers how.
+    /// Waits until connection `number` is closed, and returns the reason.
     #[track_caller]
     pub(crate) fn end_of(&self, number: usize) -> End {
-        match self.wait_for(number, |told| matches!(told, Told::Close(_))) {
+        match self.wait_for(number, |call| matches!(call, Told::Close(_))) {
             Told::Close(end) => end,
             _ => unreachable!(),
         }
     }
 
-    /// Waits until connection `number` is closed, and answers all that it was told.
+    /// Waits until connection `number` is closed, and returns all its calls.
     #[track_caller]
     pub(crate) fn life_of(&self, number: usize) -> Vec<Told> {
         self.end_of(number);
         self.of(number)
     }
 
-    /// That each of `connections` was opened first, closed last, and either but once. To be called
-    /// when the loop has ended.
+    /// Checks that there were `connections` connections, and that for each `on_open` was the first
+    /// call, `on_close` the last, and both were called once. For use after the loop has ended.
     #[track_caller]
     pub(crate) fn assert_whole_lives(&self, connections: usize) {
         assert_eq!(self.handlers(), connections);
         for number in 0..connections {
-            let life = self.of(number);
-            assert_eq!(life.first(), Some(&Told::Open), "{number}: {life:?}");
-            assert!(matches!(life.last(), Some(Told::Close(_))), "{number}: {life:?}");
-            assert_eq!(life.iter().filter(|told| **told == Told::Open).count(), 1, "{number}: {life:?}");
-            let ends = life.iter().filter(|told| matches!(told, Told::Close(_))).count();
-            assert_eq!(ends, 1, "{number}: {life:?}");
+            let calls = self.of(number);
+            assert_eq!(calls.first(), Some(&Told::Open), "{number}: {calls:?}");
+            assert!(matches!(calls.last(), Some(Told::Close(_))), "{number}: {calls:?}");
+            assert_eq!(calls.iter().filter(|call| **call == Told::Open).count(), 1, "{number}: {calls:?}");
+            let closes = calls.iter().filter(|call| matches!(call, Told::Close(_))).count();
+            assert_eq!(closes, 1, "{number}: {calls:?}");
         }
     }
 }
@@ -183,7 +182,7 @@ impl Returned for Result<SendStatus, SendError> {
     }
 }
 
-/// A handler made of closures, which writes a [`Journal`] before it calls them.
+/// A handler that records each call in a [`Journal`] and then runs the closure for it.
 pub(crate) struct Script {
     number: usize,
     journal: Journal,
@@ -200,7 +199,7 @@ impl Script {
         self.number
     }
 
-    /// Notes of messages only that there were some, for tests that send much.
+    /// Records messages without their text, for tests that send much data.
     pub(crate) fn terse(mut self) -> Script {
         self.terse = true;
         self

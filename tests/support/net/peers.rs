@@ -1,5 +1,5 @@
-//! The other ends of connections: clients that fail rather than hang, how they end, and bytes for
-//! them to send.
+//! The peers of connections: clients that fail instead of hanging, ways to close them, and test
+//! data.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::LIMIT;
 
-/// A client whose reads and writes fail when they take too long.
+/// Connects a client whose reads and writes fail after a time limit.
 #[track_caller]
 pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     with_limits(TcpStream::connect_timeout(&address, LIMIT).expect("a server that listens"))
@@ -25,9 +25,10 @@ fn with_limits(client: TcpStream) -> TcpStream {
     client
 }
 
-/// A client with packets as small as those of a real network, which takes few bytes until it reads.
-/// The packets of the loopback are so large that a small send buffer holds but one of them, which
-/// is then acknowledged with a delay.
+/// Connects a client with a small receive buffer and packets of the size on a real network.
+///
+/// The packets of the loopback interface are so large that a small send buffer holds only one. A
+/// single packet is acknowledged with a delay.
 #[track_caller]
 pub(crate) fn connect_with_small_packets(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
@@ -37,7 +38,7 @@ pub(crate) fn connect_with_small_packets(address: SocketAddr) -> TcpStream {
     with_limits(socket.into())
 }
 
-/// A client that takes few bytes until it reads.
+/// Connects a client with a small receive buffer.
 #[track_caller]
 pub(crate) fn connect_with_little_room(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -46,21 +47,22 @@ pub(crate) fn connect_with_little_room(address: SocketAddr) -> TcpStream {
     with_limits(socket.into())
 }
 
-/// Sends `bytes` and reads as many.
+/// Sends `bytes` and reads the same number of bytes.
 #[track_caller]
 pub(crate) fn exchange(client: &mut TcpStream, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     client.write_all(bytes.as_ref()).expect("a server that reads");
     read_exact(client, bytes.as_ref().len())
 }
 
-/// Sends `bytes` at one end and reads as many at the other.
+/// Sends `bytes` on one stream and reads the same number of bytes on the other.
 #[track_caller]
 pub(crate) fn exchange_between(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
     from.write_all(bytes).expect("a connection");
     read_exact(to, bytes.len())
 }
 
-/// Sends `bytes` and reads as many at the same time, when they may be more than the way holds.
+/// Same as [`exchange`], but sends and reads concurrently: for more bytes than the socket buffers
+/// hold.
 #[track_caller]
 pub(crate) fn exchange_meanwhile(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
     let mut writer = client.try_clone().expect("a descriptor");
@@ -70,7 +72,7 @@ pub(crate) fn exchange_meanwhile(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8
     })
 }
 
-/// Sends `bytes` and a FIN, and at the same time reads until the server has sent its own.
+/// Sends `bytes` and a FIN, and concurrently reads until the FIN of the server.
 #[track_caller]
 pub(crate) fn finish_meanwhile(client: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
     let mut writer = client.try_clone().expect("a descriptor");
@@ -91,29 +93,28 @@ pub(crate) fn assert_echoes(client: &mut TcpStream) {
 #[track_caller]
 pub(crate) fn read_exact(client: &mut TcpStream, n: usize) -> Vec<u8> {
     let mut bytes = vec![0; n];
-    client.read_exact(&mut bytes).expect("so many bytes");
+    client.read_exact(&mut bytes).expect("too few bytes");
     bytes
 }
 
-/// Reads until the server has sent its FIN.
+/// Reads until the FIN of the server.
 #[track_caller]
 pub(crate) fn read_to_end(client: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
-    client.read_to_end(&mut bytes).expect("an orderly end");
+    client.read_to_end(&mut bytes).expect("no FIN");
     bytes
 }
 
-/// Reads until the server has reset the connection, from which it can be told that there was to be
-/// more.
+/// Reads until the server has reset the connection. The reset shows that the data is incomplete.
 #[track_caller]
 pub(crate) fn read_until_reset(client: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let error = client.read_to_end(&mut bytes).expect_err("no orderly end");
+    let error = client.read_to_end(&mut bytes).expect_err("a FIN instead of a reset");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     bytes
 }
 
-/// Waits until the server has closed, in order or not.
+/// Waits until the server has closed the connection, with a FIN or a reset.
 #[track_caller]
 pub(crate) fn wait_for_end(client: &mut TcpStream) {
     match io::copy(client, &mut io::sink()) {
@@ -122,24 +123,24 @@ pub(crate) fn wait_for_end(client: &mut TcpStream) {
     }
 }
 
-/// Closes such that the server gets a reset.
+/// Closes the connection with a reset.
 pub(crate) fn reset(client: TcpStream) {
     SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// A second descriptor of a connection's socket, to look at what has come.
+/// A second descriptor of a connection's socket, to examine its state and input.
 pub(crate) fn peephole(socket: impl AsFd) -> TcpStream {
     socket.as_fd().try_clone_to_owned().expect("a descriptor").into()
 }
 
-/// What a poll says of a socket now, of its end in particular.
+/// Returns the current poll flags of a socket: readable, half-closed and hung up.
 pub(crate) fn condition(socket: impl AsFd) -> PollFlags {
     let mut fds = [PollFd::new(&socket, PollFlags::IN | PollFlags::RDHUP)];
     rustix::event::poll(&mut fds, Some(&Timespec::default())).expect("a poll");
     fds[0].revents()
 }
 
-/// `len` bytes of which no piece is like another.
+/// `len` bytes of a pattern in which no section repeats.
 pub(crate) fn pattern(len: usize) -> Vec<u8> {
     let mut random = Random::new(len as u64);
     let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| random.next().to_le_bytes()).collect();
@@ -147,7 +148,7 @@ pub(crate) fn pattern(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// xorshift64*: small, and the same everywhere.
+/// A deterministic random number generator (xorshift64*).
 pub(crate) struct Random(u64);
 
 impl Random {

@@ -1,5 +1,5 @@
-//! What belongs to a process: the descriptors that it has open, and a child in which the test
-//! binary plays a role of its own.
+//! Processes: the open descriptors of this process, and child processes that run the test binary in
+//! a role.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -12,9 +12,9 @@ use std::thread;
 
 use super::LIMIT;
 
-/// How many descriptors of the kinds that the library uses this process has open: sockets, pollers,
-/// counters, and `/dev/null` for the reserve. The standard library reads a file of its own now and
-/// then.
+/// Returns the number of open descriptors of the kinds that the library uses: sockets, epoll and
+/// eventfd descriptors, pipes, and `/dev/null` for the reserve. Other files are not counted,
+/// because the standard library opens files occasionally.
 pub(crate) fn open_descriptors() -> usize {
     let kinds = ["socket:", "anon_inode:", "pipe:", "/dev/null"];
     descriptors()
@@ -22,7 +22,7 @@ pub(crate) fn open_descriptors() -> usize {
         .count()
 }
 
-/// The descriptors that are sockets, each by its path in procfs and the name of the socket.
+/// Returns the open sockets: the path of each descriptor in procfs and the name of its socket.
 pub(crate) fn open_sockets() -> BTreeSet<(PathBuf, PathBuf)> {
     descriptors().filter(|(_, file)| file.to_string_lossy().starts_with("socket:")).collect()
 }
@@ -38,11 +38,11 @@ fn descriptors() -> impl Iterator<Item = (PathBuf, PathBuf)> {
 
 const ROLE: &str = "REVEILLE_TEST_ROLE";
 
-/// Another process of this test binary. It runs only the test `child_role` of the module of the
-/// test that starts it, which is ignored otherwise.
+/// A child process that runs this test binary. It runs only the test `child_role` in the module of
+/// the test that starts it. That test is marked as ignored. Dropping this kills the child.
 pub(crate) struct Child {
     process: process::Child,
-    answers: mpsc::Receiver<String>,
+    replies: mpsc::Receiver<String>,
 }
 
 impl Child {
@@ -60,32 +60,35 @@ impl Child {
             .spawn()
             .expect("a child");
         let output = BufReader::new(process.stdout.take().expect("a pipe"));
-        let (heard, answers) = mpsc::channel();
+        let (sender, replies) = mpsc::channel();
         thread::spawn(move || {
             for line in output.lines() {
                 let Ok(line) = line else { return };
-                // The test harness speaks as well, and not always in whole lines.
-                if let Some((_, answer)) = line.split_once(MARK) {
-                    let _ = heard.send(answer.to_owned());
+                // The test harness prints to the same output, and its text may precede a reply on
+                // the same line.
+                if let Some((_, reply)) = line.split_once(MARK) {
+                    let _ = sender.send(reply.to_owned());
                 }
             }
         });
-        Child { process, answers }
+        Child { process, replies }
     }
 
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
 
+    /// Waits for the next line that the child sends.
     #[track_caller]
     pub(crate) fn hear(&mut self) -> String {
-        self.answers.recv_timeout(LIMIT).expect("a child that answers")
+        self.replies.recv_timeout(LIMIT).expect("no line from the child")
     }
 
+    /// Sends a line to the child and waits for the reply.
     #[track_caller]
-    pub(crate) fn ask(&mut self, question: &str) -> String {
+    pub(crate) fn ask(&mut self, line: &str) -> String {
         let input = self.process.stdin.as_mut().expect("a pipe");
-        writeln!(input, "{question}").expect("a child that listens");
+        writeln!(input, "{line}").expect("cannot write to the child");
         self.hear()
     }
 }
@@ -97,14 +100,15 @@ impl Drop for Child {
     }
 }
 
+/// Precedes each line that the child sends, to distinguish it from the output of the test harness.
 const MARK: &str = "@@ ";
 
-/// For the child: the role it is to play, if it is a child at all.
+/// In a child process: returns its role. In any other process: `None`.
 pub(crate) fn role() -> Option<String> {
     env::var(ROLE).ok()
 }
 
-/// For the child: what its parent will [hear](Child::hear).
-pub(crate) fn answer(text: impl std::fmt::Display) {
-    println!("{MARK}{text}");
+/// In a child process: sends a line to the parent.
+pub(crate) fn answer(line: impl std::fmt::Display) {
+    println!("{MARK}{line}");
 }
