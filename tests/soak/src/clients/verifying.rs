@@ -92,7 +92,11 @@ fn receive(
             thread::sleep(Duration::from_millis(1));
         }
     }
-    if received == total { Ok(received) } else { Err(format!("{received} bytes received instead of {total}")) }
+    if received == total {
+        Ok(received)
+    } else {
+        Err(format!("{received} bytes received instead of {total}"))
+    }
 }
 
 pub(super) fn echo(random: &mut Rng, services: &Services) -> Verdict {
