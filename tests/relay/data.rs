@@ -1,4 +1,4 @@
-//! Two linked connections: all bytes arrive in order, ends of input are passed on, and memory stays
+//! Two linked connections: all bytes arrive in order, ends of input are forwarded, and memory stays
 //! bounded.
 
 use std::cell::RefCell;
@@ -18,25 +18,25 @@ use reveille::{ConnectionHandle, TcpServer};
 use socket2::SockRef;
 
 #[test]
-fn bytes_and_ends_are_passed_on_in_both_directions() {
+fn bytes_and_ends_are_forwarded_in_both_directions() {
     with_watchdog(LIMIT, || {
         let (listener, target) = backend();
         let (host, fronts, backs) = relay(target, |script| script);
         let mut client = host.connect();
         let mut server = accept(&listener);
-        let (question, answer) = (pattern(3 * MIB), pattern(5 * MIB + 1));
+        let (request, reply) = (pattern(3 * MIB), pattern(5 * MIB + 1));
         thread::scope(|scope| {
-            scope.spawn(|| assert!(net::read_to_end(&mut server) == question));
-            client.write_all(&question).unwrap();
+            scope.spawn(|| assert!(net::read_to_end(&mut server) == request));
+            client.write_all(&request).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
         });
         // The reverse direction is still open.
         thread::scope(|scope| {
             scope.spawn(|| {
-                server.write_all(&answer).unwrap();
+                server.write_all(&reply).unwrap();
                 server.shutdown(Shutdown::Write).unwrap();
             });
-            assert!(net::read_to_end(&mut client) == answer);
+            assert!(net::read_to_end(&mut client) == reply);
         });
         for journal in [&fronts, &backs] {
             // The handlers were not called for any of the forwarded bytes.
@@ -72,7 +72,7 @@ fn assert_rounds(mut from: impl Read, total: usize, mut after_each: impl FnMut(u
         if n == 0 {
             break;
         }
-        assert!(bytes[..n] == twice[read % len..][..n], "other bytes after {read}");
+        assert!(bytes[..n] == twice[read % len..][..n], "the bytes differ after {read}");
         read += n;
         after_each(read);
     }
@@ -91,26 +91,26 @@ fn a_relay_buffers_less_than_twice_the_high_water_mark() {
             reset_peak();
             peak()
         });
-        let held = |host: &Host| host.ask(move |_, _| peak() - before);
-        let most = thread::scope(|scope| {
+        let buffered = |host: &Host| host.ask(move |_, _| peak() - before);
+        let max = thread::scope(|scope| {
             scope.spawn(|| {
                 write_rounds(&client, TOTAL);
                 client.shutdown(Shutdown::Write).unwrap();
             });
             // Nothing is read until the relay is full.
-            net::until(|| held(&host) > HIGH as i64);
+            net::until(|| buffered(&host) > HIGH as i64);
             let mut last_pause = 0;
             assert_rounds(&server, TOTAL, |read| {
                 // The reader pauses periodically, for a measurement.
                 if read > last_pause + 8 * MIB {
                     last_pause = read;
-                    held(&host);
+                    buffered(&host);
                 }
             });
-            held(&host)
+            buffered(&host)
         });
-        println!("{most} bytes at the most");
-        assert!(most < 2 * HIGH as i64, "{most} bytes were kept");
+        println!("at most {max} bytes were buffered");
+        assert!(max < 2 * HIGH as i64, "{max} bytes were buffered");
         server.shutdown(Shutdown::Write).unwrap();
         assert_eq!(fronts.end_of(0), End::Finished);
         assert_eq!(backs.end_of(0), End::Finished);
@@ -150,7 +150,7 @@ fn input_unread_before_the_link_is_forwarded_first() {
         let (listener, target) = backend();
         let back_journal = Journal::new();
         let backs = back_journal.clone();
-        // Links when the first line has arrived, and not earlier.
+        // Links when the first line has arrived.
         let (host, journal) = scripted(move |script| {
             let backs = backs.clone();
             script.on_message(move |conn, input| {
@@ -181,7 +181,7 @@ fn an_end_before_the_link_is_forwarded_after_unread_input() {
         let (listener, target) = backend();
         let back_journal = Journal::new();
         let backs = back_journal.clone();
-        // Links when the peer has finished. The end of input has no other effect.
+        // Links at the end of input, which has no other effect.
         let (host, journal) = scripted(move |script| {
             let backs = backs.clone();
             script.on_message(|_, _| ()).on_peer_shutdown(move |conn| {
@@ -229,18 +229,18 @@ fn a_reset_of_either_peer_resets_the_other() {
 fn closing_one_linked_connection_closes_the_other() {
     with_watchdog(LIMIT, || {
         let (listener, target) = backend();
-        let (give, given) = std::sync::mpsc::channel();
+        let (sender, reports) = std::sync::mpsc::channel();
         let (host, fronts, backs) = relay(target, move |script| {
-            let give = give.clone();
-            script.on_close(move |conn, _| give.send(conn.undelivered().unwrap()).unwrap())
+            let sender = sender.clone();
+            script.on_close(move |conn, _| sender.send(conn.undelivered().unwrap()).unwrap())
         });
         let (_client, mut server) = (host.connect(), accept(&listener));
-        CLIENTS.with_borrow(|clients| assert!(clients.is_empty(), "they are the host's"));
-        host.ask(|_, _| CLIENTS.with_borrow(|clients| clients[0].handle().expect("it is open").close()));
+        CLIENTS.with_borrow(|clients| assert!(clients.is_empty(), "this thread has clients of its own"));
+        host.ask(|_, _| CLIENTS.with_borrow(|clients| clients[0].handle().expect("a handle").close()));
         assert_eq!(net::read_to_end(&mut server), b"");
         assert_eq!(backs.end_of(0), End::Closed);
         assert_eq!(fronts.end_of(0), End::RelayEnded);
-        assert_eq!(given.recv_timeout(net::LIMIT), Ok(0));
+        assert_eq!(reports.recv_timeout(net::LIMIT), Ok(0));
     });
 }
 
@@ -284,7 +284,7 @@ fn a_graceful_close_applies_to_both_linked_connections() {
     with_watchdog(LIMIT, || {
         let Linked { host, fronts, backs, mut client, mut server } = Linked::new();
         host.ask(|_, _| {
-            let back = CLIENTS.with_borrow(|clients| clients[0].handle().expect("it is open"));
+            let back = CLIENTS.with_borrow(|clients| clients[0].handle().expect("a handle"));
             back.close_gracefully(Duration::from_millis(1));
         });
         assert_eq!(fronts.end_of(0), End::DeadlinePassed);
@@ -298,9 +298,9 @@ fn a_graceful_close_applies_to_both_linked_connections() {
 fn a_failed_link_reports_its_reason() {
     with_watchdog(LIMIT, || {
         let (elsewhere, _journal) = scripted(|script| script);
-        let (other_host, _others, given) = net::giving_handles();
+        let (other_host, _others, handles) = net::giving_handles();
         let _other_client = other_host.connect();
-        let other = given.recv_timeout(net::LIMIT).unwrap();
+        let other = handles.recv_timeout(net::LIMIT).unwrap();
         drop(elsewhere);
         let tried = Arc::new(AtomicBool::new(false));
         with_loop(move |event_loop| {
@@ -323,7 +323,7 @@ fn a_failed_link_reports_its_reason() {
                             assert_eq!(kind(&kept[0]), Err(io::ErrorKind::NotConnected));
                         }
                         _ => {
-                            assert_eq!(kind(&kept[0]), Err(io::ErrorKind::NotConnected), "it is linked");
+                            assert_eq!(kind(&kept[0]), Err(io::ErrorKind::NotConnected), "linked twice");
                             conn.close();
                             assert_eq!(kind(&kept[0]), Err(io::ErrorKind::NotConnected));
                             done.store(true, SeqCst);

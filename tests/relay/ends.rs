@@ -1,5 +1,5 @@
-//! Linked connections, one of which ends out of order: bytes that were forwarded still arrive, and
-//! the peer can distinguish a truncated stream from a complete one.
+//! Linked connections, one of which does not end in order: bytes that were forwarded still arrive,
+//! and the peer can distinguish a truncated stream from a complete one.
 
 use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
@@ -63,7 +63,7 @@ fn a_complete_reply_is_delivered_while_the_request_continues() {
         client.write_all(b"more").unwrap();
         assert_error(&backs.end_of(0));
         client.write_all(b"and more").unwrap();
-        assert!(net::read_to_end(&mut client) == pattern(REPLY), "other bytes came");
+        assert!(net::read_to_end(&mut client) == pattern(REPLY), "the received bytes differ");
         drop(client);
         assert_eq!(fronts.end_of(0), End::RelayEnded);
     });
@@ -76,7 +76,7 @@ fn a_client_that_finishes_late_receives_the_complete_reply() {
         let (_host, fronts, backs, mut client) = replied_and_closed();
         client.write_all(b"more").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        assert!(net::read_to_end(&mut client) == pattern(REPLY), "other bytes came");
+        assert!(net::read_to_end(&mut client) == pattern(REPLY), "the received bytes differ");
         backs.end_of(0);
         fronts.end_of(0);
     });
@@ -89,7 +89,7 @@ fn a_client_that_never_finishes_is_closed_in_time() {
         let (_host, fronts, backs, mut client) = replied_and_closed();
         client.write_all(b"more").unwrap();
         assert_error(&backs.end_of(0));
-        assert!(net::read_to_end(&mut client) == pattern(REPLY), "other bytes came");
+        assert!(net::read_to_end(&mut client) == pattern(REPLY), "the received bytes differ");
         assert_eq!(fronts.end_of(0), End::RelayEnded);
     });
 }
@@ -107,7 +107,7 @@ fn a_relay_delivers_input_before_forwarding_a_reset() {
         net::reset(server);
         client.write_all(b"more").unwrap();
         assert_error(&backs.end_of(0));
-        assert!(net::read_until_reset(&mut client) == pattern(REPLY), "other bytes came");
+        assert!(net::read_until_reset(&mut client) == pattern(REPLY), "the received bytes differ");
         assert_eq!(fronts.end_of(0), End::RelayEnded);
     });
 }
@@ -132,7 +132,7 @@ fn a_closed_client_ends_an_endless_reply() {
                     net::reset(client);
                 } else {
                     client.shutdown(Shutdown::Write).unwrap();
-                    // The orderly end was passed on before the reset.
+                    // The orderly end was forwarded before the reset.
                     assert_eq!(net::read_exact(&mut reader, 6), b"upload");
                     assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
                     drop(client);
@@ -142,30 +142,30 @@ fn a_closed_client_ends_an_endless_reply() {
                 reply.join().unwrap();
             });
             if is_reset {
-                // The reset after it was delivered to the writer.
+                // The writer has received the reset that follows.
                 assert_eq!(net::read_exact(&mut reader, 6), b"upload");
             }
         });
     }
 }
 
-/// A connection that its owner has shut down meets no error, so both connections continue.
+/// A shutdown by the owner of a connection is not an error, so both connections continue.
 #[test]
 fn bytes_for_a_shut_down_connection_are_dropped_and_counted() {
     with_watchdog(LIMIT, || {
         let (listener, target) = backend();
-        let (give, given) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let (host, fronts, backs) = relay_with(
             target,
             |script| script,
             move |script| {
-                let give = give.clone();
-                script.on_close(move |conn, _| give.send(conn.unsent()).unwrap())
+                let sender = sender.clone();
+                script.on_close(move |conn, _| sender.send(conn.unsent()).unwrap())
             },
         );
         let (mut client, mut server) = (host.connect(), accept(&listener));
         assert_eq!(net::exchange_between(&mut client, &mut server, b"ask"), b"ask");
-        host.ask(|_, _| CLIENTS.with_borrow(|clients| clients[0].handle().expect("it is open").shutdown()));
+        host.ask(|_, _| CLIENTS.with_borrow(|clients| clients[0].handle().expect("a handle").shutdown()));
         assert_eq!(net::read_to_end(&mut server), b"");
         client.write_all(b"dropped").unwrap();
         wait_until_acknowledged(&client);
@@ -175,19 +175,20 @@ fn bytes_for_a_shut_down_connection_are_dropped_and_counted() {
         assert_eq!(net::read_to_end(&mut client), b"");
         let end = backs.end_of(0);
         assert!(matches!(end, End::Error(ErrorKind::BrokenPipe, _)), "{end:?}");
-        assert_eq!(given.recv_timeout(net::LIMIT), Ok("dropped".len()));
+        assert_eq!(reports.recv_timeout(net::LIMIT), Ok("dropped".len()));
         drop(client);
         assert_eq!(fronts.end_of(0), End::RelayEnded);
     });
 }
 
-/// The back end has reset the connection, and the client has not read the reply.
+/// A relay whose back end has reset the connection, while the client has not read the reply. The
+/// receiver gets the number of unsent bytes when the client's connection closes.
 fn reset_behind_a_reply() -> (Host, Journal, TcpStream, mpsc::Receiver<usize>) {
     let (listener, target) = backend();
-    let (give, given) = mpsc::channel();
+    let (sender, reports) = mpsc::channel();
     let (host, fronts, backs) = relay(target, move |script| {
-        let give = give.clone();
-        script.on_close(move |conn, _| give.send(conn.unsent()).unwrap())
+        let sender = sender.clone();
+        script.on_close(move |conn, _| sender.send(conn.unsent()).unwrap())
     });
     let mut client = net::connect_with_little_room(host.address());
     let mut server = accept(&listener);
@@ -196,35 +197,35 @@ fn reset_behind_a_reply() -> (Host, Journal, TcpStream, mpsc::Receiver<usize>) {
     wait_until_acknowledged(&server);
     net::reset(server);
     assert_error(&backs.end_of(0));
-    (host, fronts, client, given)
+    (host, fronts, client, reports)
 }
 
 #[test]
 fn a_stop_aborts_a_connection_that_still_delivers() {
     with_watchdog(LIMIT, || {
-        let (host, fronts, mut client, given) = reset_behind_a_reply();
+        let (host, fronts, mut client, reports) = reset_behind_a_reply();
         host.ask(|_, server| {
             let stopping = server.take().expect("a server");
             stopping.stop(Duration::from_millis(1), |_, report| assert_eq!(report.aborted, 1));
         });
         assert_eq!(fronts.end_of(0), End::Stopped);
-        let unsent = given.recv_timeout(net::LIMIT).unwrap();
+        let unsent = reports.recv_timeout(net::LIMIT).unwrap();
         let received = net::read_until_reset(&mut client).len();
-        assert!(received + unsent <= REPLY, "{received} bytes have come, and {unsent} have not");
+        assert!(received + unsent <= REPLY, "{received} bytes received, {unsent} unsent");
     });
 }
 
 #[test]
 fn a_close_ends_a_connection_that_still_delivers() {
     with_watchdog(LIMIT, || {
-        let (host, fronts, mut client, _given) = reset_behind_a_reply();
+        let (host, fronts, mut client, _reports) = reset_behind_a_reply();
         host.ask(|_, _| FRONTS.with_borrow(|fronts| fronts[0].close()));
         assert_eq!(fronts.end_of(0), End::Closed);
         net::read_until_reset(&mut client);
     });
 }
 
-/// Both peers miss bytes that were still to be sent.
+/// Both peers expect more bytes.
 #[test]
 fn a_dropped_server_resets_both_ends_of_a_link() {
     with_watchdog(LIMIT, || {
@@ -249,7 +250,7 @@ fn relay_from(builder: TcpServerBuilder<'_>, target: SocketAddr) -> (TcpServer, 
         front_journal.script().on_open(move |conn| {
             SockRef::from(conn).set_send_buffer_size(4096).unwrap();
             conn.pause_reading();
-            let back = back.take().expect("one opening");
+            let back = back.take().expect("the first connection");
             connect(conn.event_loop(), target, conn.handle(), back);
         })
     });
@@ -272,14 +273,14 @@ fn a_relay_to_a_unix_peer_delivers_all_before_the_end() {
         // The client does not read until the relay has seen the reset.
         net::turn_until(event_loop, || is_closed(&backs, 0));
         back_end.join().unwrap();
-        assert!(!is_closed(&fronts, 0), "there is more than a Unix socket takes");
+        assert!(!is_closed(&fronts, 0), "the Unix socket accepted all bytes");
         let reader = thread::spawn(move || {
             let mut bytes = Vec::new();
             client.read_to_end(&mut bytes).map(|_| bytes)
         });
         net::turn_until(event_loop, || is_closed(&fronts, 0));
         assert_eq!(fronts.end_of(0), End::RelayEnded);
-        assert!(reader.join().unwrap().unwrap() == pattern(REPLY), "other bytes came");
+        assert!(reader.join().unwrap().unwrap() == pattern(REPLY), "the received bytes differ");
         CLIENTS.take();
     });
 }
@@ -315,7 +316,7 @@ fn input_is_forwarded_though_output_failed_before_the_link() {
             front_journal.script().on_open(move |conn| {
                 conn.pause_reading();
                 assert_eq!(conn.send("greeting"), Err(SendError::Closed));
-                connect(conn.event_loop(), target, conn.handle(), back.take().expect("one opening"));
+                connect(conn.event_loop(), target, conn.handle(), back.take().expect("the first connection"));
             })
         });
         // The client has closed before the relay accepts the connection.
@@ -363,11 +364,11 @@ fn a_client_that_has_received_all_has_time_to_finish() {
             clock.advance(Duration::from_millis(100));
             (0..3).for_each(|_| turn(event_loop));
         }
-        assert!(!is_closed(&fronts, 0), "the client has not finished");
+        assert!(!is_closed(&fronts, 0), "the connection closed before the client's end of input");
         client.write_all(b"and more").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         net::turn_until(event_loop, || is_closed(&fronts, 0));
-        assert!(client.take_error().unwrap().is_none(), "the client is reset");
+        assert!(client.take_error().unwrap().is_none(), "the client was reset");
         CLIENTS.take();
     });
 }
@@ -388,7 +389,7 @@ fn an_idle_timeout_ends_a_connection_that_cannot_deliver() {
         });
         net::turn_until(event_loop, || is_closed(&backs, 0));
         back_end.join().unwrap();
-        assert!(!is_closed(&fronts, 0), "nothing is read");
+        assert!(!is_closed(&fronts, 0), "the connection closed before the idle timeout");
         net::turn_until(event_loop, || {
             clock.advance(TIMEOUT);
             is_closed(&fronts, 0)

@@ -1,7 +1,8 @@
-//! A server that runs out of descriptors: it survives, serves its connections, rejects others, and
-//! resumes accepting when it can.
+//! A server without free descriptors serves its open connections, rejects others, and accepts again
+//! when descriptors are free.
 //!
-//! The limit applies to a child process, which runs the server. The clients are in this process.
+//! The server runs in a child process, to which the descriptor limit applies. The clients are in
+//! this process.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -16,9 +17,9 @@ use reveille::{EventLoop, TcpServer};
 
 const DESCRIPTORS: u64 = 64;
 
-/// The child: an echo server that replies to its parent's queries.
+/// The child process: an echo server that replies to its parent's queries.
 #[test]
-#[ignore = "is run in a process of its own by the tests of this file"]
+#[ignore = "the tests of this file run it in a child process"]
 fn child_role() {
     if net::role().is_none() {
         return;
@@ -30,7 +31,7 @@ fn child_role() {
     });
     answer(host.address());
     for line in io::stdin().lines() {
-        match line.expect("a parent that speaks").split_once(' ').expect("a word and a number") {
+        match line.expect("a query").split_once(' ').expect("a word and a number") {
             ("open", _) => answer(host.open_connections()),
             ("turns", _) => answer(host.turns_at_rest()),
             ("warnings", _) => answer(warnings()),
@@ -38,7 +39,7 @@ fn child_role() {
                 limit_descriptors(number.parse().expect("a number"));
                 answer("done");
             }
-            (other, _) => panic!("what is `{other}`?"),
+            (other, _) => panic!("unknown query `{other}`"),
         }
     }
 }
@@ -77,29 +78,30 @@ fn without_descriptors_each_client_is_served_or_rejected() {
         let clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
         let (mut served, rejected): (Vec<_>, Vec<_>) =
             clients.into_iter().map(|client| (is_served(&client), client)).partition(|(served, _)| *served);
-        // No client is left waiting, although no further client has connected.
+        // No client waits, although no further client has connected.
         assert!(served.len() >= 40 && served.len() < DESCRIPTORS as usize, "{} are served", served.len());
         assert_eq!(served.len() + rejected.len(), 100);
         assert_eq!(server.ask("open"), served.len() as u64);
 
-        // Without events the loop does not turn.
+        // Without events the loop makes no turns.
         assert_eq!(server.ask("turns"), 0);
         let warnings = server.ask("warnings");
         assert!(warnings >= 1 && warnings < rejected.len() as u64 / 2, "{warnings} warnings");
 
         // The served connections keep working. When some of them leave, others can connect.
         served.iter_mut().for_each(|(_, client)| net::assert_echoes(client));
-        let left = served.len() / 2;
-        let stay = served.split_off(left);
+        let leaving = served.len() / 2;
+        let staying = served.split_off(leaving);
         drop(served);
-        net::until(|| server.ask("open") == stay.len() as u64);
-        let mut later: Vec<_> = (0..left).map(|_| server.connect()).collect();
+        net::until(|| server.ask("open") == staying.len() as u64);
+        let mut later: Vec<_> = (0..leaving).map(|_| server.connect()).collect();
         later.iter_mut().for_each(net::assert_echoes);
-        assert_eq!(server.ask("open"), (stay.len() + left) as u64);
+        assert_eq!(server.ask("open"), (staying.len() + leaving) as u64);
     });
 }
 
-/// No descriptor is available at all, so the reserve does not help.
+/// The limit is below the number of the reserve descriptor, so releasing the reserve does not make
+/// an accept possible.
 #[test]
 fn a_listener_without_descriptors_backs_off_and_recovers() {
     with_watchdog(LIMIT, || {
@@ -108,15 +110,16 @@ fn a_listener_without_descriptors_backs_off_and_recovers() {
         net::assert_echoes(&mut before);
         server.limit(3);
         let mut waiting: Vec<_> = (0..20).map(|_| server.connect()).collect();
-        // The listener retries at intervals: a few turns, and not thousands.
+        // The listener retries at intervals, which takes a few turns. A spinning loop would make
+        // thousands.
         net::until(|| server.ask("warnings") >= 1);
         let turns = server.ask("turns");
-        assert!(turns <= 20, "{turns} turns in a moment");
+        assert!(turns <= 20, "{turns} turns during the back-off");
         net::assert_echoes(&mut before);
         assert_eq!(server.ask("open"), 1);
 
-        // Once descriptors are available, the listener accepts all of them without a new
-        // connection.
+        // When descriptors are free, the listener accepts all waiting connections. It needs no new
+        // connection for that.
         server.limit(DESCRIPTORS);
         waiting.iter_mut().for_each(net::assert_echoes);
         assert_eq!(server.ask("open"), 21);
@@ -124,10 +127,9 @@ fn a_listener_without_descriptors_backs_off_and_recovers() {
     });
 }
 
-/// The reserve is lost when it cannot be replaced. When descriptors are available again, the
-/// reserve must be restored as well.
+/// A reserve that cannot be reopened is lost. It must be restored when descriptors are free again.
 #[test]
-fn a_lost_reserve_is_replaced() {
+fn a_lost_reserve_is_restored() {
     with_watchdog(LIMIT, || {
         let mut server = Server::start();
         server.limit(3);
@@ -147,7 +149,7 @@ fn notifications_do_not_cut_a_back_off_short() {
         let clock = VirtualClock::new();
         let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _| ()).unwrap();
-        let _waits = net::connect(server.local_addr());
+        let _client = net::connect(server.local_addr());
         limit_descriptors(3);
         for _ in 0..20 {
             server.pause_accepting();

@@ -1,9 +1,8 @@
-//! Twenty thousand connections that arrive as fast as they can be opened, at a server with a
-//! thousand descriptors.
+//! A server with 1000 descriptors survives 20 000 connections that are opened as fast as possible.
 //!
-//! The server is a child process; this process generates the connections. Its own limit may be no
-//! higher than the number of connections, so it keeps a window of some thousands open at a time:
-//! the oldest connection that has been rejected makes room for the next.
+//! The server is a child process, and this process opens the connections. Its own descriptor limit
+//! may be lower than the number of connections, so it keeps at most some thousands pending. Then it
+//! waits for the outcome of the oldest one before it opens the next.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,15 +20,15 @@ use socket2::{Domain, Socket, Type};
 const CONNECTIONS: usize = 20_000;
 const DESCRIPTORS: u64 = 1000;
 
-/// Connections that exist before the storm.
+/// The number of connections that are open before the storm.
 const REGULARS: usize = 100;
 
-/// A storm takes a few seconds. Everything else takes a fraction of one.
+/// The time limit of a test. A storm takes a few seconds.
 const STORM_LIMIT: Duration = Duration::from_secs(120);
 
-/// The child: an echo server that replies to its parent's queries.
+/// The child process: an echo server that replies to its parent's queries.
 #[test]
-#[ignore = "is run in a process of its own by the tests of this file"]
+#[ignore = "the tests of this file run it in a child process"]
 fn child_role() {
     let Some(role) = net::role() else { return };
     count_warnings();
@@ -46,20 +45,20 @@ fn child_role() {
                 .max_connections(500)
                 .overflow_policy(OverflowPolicy::Reject)
                 .serve_fn(|conn, input| conn.send(input.take_all())),
-            other => panic!("what is `{other}`?"),
+            other => panic!("unknown role `{other}`"),
         }
     });
     let handle = host.ask(|_, server| server.as_ref().expect("a server").handle());
     answer(host.address());
     for line in io::stdin().lines() {
         let counters = handle.counters();
-        match &*line.expect("a parent that speaks") {
+        match &*line.expect("a query") {
             "open" => answer(handle.open_connections()),
             "accepted" => answer(counters.accepted),
             "shed" => answer(counters.shed),
             "refused" => answer(counters.refused_at_maximum),
             "warnings" => answer(warnings()),
-            other => panic!("what is `{other}`?"),
+            other => panic!("unknown query `{other}`"),
         }
     }
 }
@@ -82,7 +81,7 @@ impl Server {
     }
 }
 
-/// Same as the tracer: only for one processor architecture.
+/// Uses the tracer, which supports only this processor architecture.
 #[cfg(target_arch = "x86_64")]
 mod idle {
     use std::fs;
@@ -98,16 +97,15 @@ mod idle {
     impl Server {
         /// The traced threads of the server that run a loop; `None` where tracing is not permitted.
         fn loops(&self) -> Option<Vec<Traced>> {
-            let threads =
-                fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a child that lives");
+            let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a running child");
             let of_loops = threads.map(|thread| thread.expect("a thread")).filter(|thread| {
-                let name = fs::read_to_string(thread.path().join("comm")).expect("a thread that lives");
+                let name = fs::read_to_string(thread.path().join("comm")).expect("a running thread");
                 name.starts_with("host") || name.starts_with("reveille-")
             });
             let id = |thread: fs::DirEntry| {
                 thread.file_name().to_str().expect("a number").parse().expect("a number")
             };
-            // A loop without descriptors blocks in the read of its counter.
+            // A loop without descriptors sleeps in read(2) on its counter instead of epoll_wait(2).
             of_loops
                 .map(|thread| Traced::attach(id(thread), &[libc::SYS_epoll_wait, libc::SYS_read]))
                 .collect()
@@ -123,15 +121,15 @@ mod idle {
                 thread::sleep(time);
                 stops() - before
             };
-            // A listener that lost its reserve in the storm completes its back-off first.
+            // A listener that lost its reserve in the storm first completes its back-off.
             net::until(|| stops_within(Duration::from_millis(100)) == 0);
-            assert_eq!(stops_within(Duration::from_secs(1)), 0, "system calls in an idle second");
+            assert_eq!(stops_within(Duration::from_secs(1)), 0, "the idle server makes system calls");
         }
     }
 }
 
-/// Starts a connection from one of several addresses, so that their ports do not run out.
-fn begin(number: usize, to: SocketAddr) -> TcpStream {
+/// Starts to connect from one of several addresses: one address has too few ports.
+fn start_connecting(number: usize, to: SocketAddr) -> TcpStream {
     let from: SocketAddr = format!("127.0.0.{}:0", 2 + number % 8).parse().unwrap();
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).expect("a descriptor");
     socket.bind(&from.into()).expect("a free port");
@@ -141,24 +139,25 @@ fn begin(number: usize, to: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// Opens all connections and waits for the outcome of each. Returns those that are served.
+/// Opens all connections, at most `window` of them pending, and waits for the outcome of each.
+/// Returns those that are served.
 fn storm(server: &Server, regulars: &mut [TcpStream], window: usize) -> Vec<TcpStream> {
-    let mut waiting = VecDeque::with_capacity(window);
+    let mut pending = VecDeque::with_capacity(window);
     let mut served = Vec::new();
     for number in 0..CONNECTIONS {
-        if waiting.len() == window {
-            let oldest: TcpStream = waiting.pop_front().expect("a window of them");
+        if pending.len() == window {
+            let oldest: TcpStream = pending.pop_front().expect("a pending connection");
             if is_served(&oldest) {
                 served.push(oldest);
             }
         }
-        waiting.push_back(begin(number, server.address));
+        pending.push_back(start_connecting(number, server.address));
         if number % 500 == 0 {
             let regular = &mut regulars[number / 500 % REGULARS];
             net::assert_echoes(regular);
         }
     }
-    served.extend(waiting.into_iter().filter(is_served));
+    served.extend(pending.into_iter().filter(is_served));
     served
 }
 
@@ -167,7 +166,7 @@ fn survive_storm(role: &'static str, expected: std::ops::Range<usize>) {
         limit_descriptors(20_000);
         let own = getrlimit(Resource::Nofile).current.unwrap_or(20_000) as usize;
         let window = 4000.min(own.saturating_sub(1500));
-        assert!(window >= 1000, "this process may have only {own} descriptors");
+        assert!(window >= 1000, "the descriptor limit of this process is only {own}");
         let mut server = Server::start(role);
         let mut regulars: Vec<_> = (0..REGULARS).map(|_| net::connect(server.address)).collect();
         regulars.iter_mut().for_each(net::assert_echoes);
@@ -175,7 +174,7 @@ fn survive_storm(role: &'static str, expected: std::ops::Range<usize>) {
         let mut served = storm(&server, &mut regulars, window);
         regulars.iter_mut().for_each(net::assert_echoes);
         let all = REGULARS + served.len();
-        assert!(expected.contains(&all), "{all} have places");
+        assert!(expected.contains(&all), "{all} connections are served");
         assert_eq!(server.ask("open"), all as u64);
         // Every connection was accepted, or rejected and counted.
         assert_eq!(server.ask("accepted"), all as u64);
@@ -188,12 +187,11 @@ fn survive_storm(role: &'static str, expected: std::ops::Range<usize>) {
         #[cfg(target_arch = "x86_64")]
         server.assert_idle();
 
-        // As many clients can connect as have left.
-        let leave = served.len() / 2;
-        served.truncate(served.len() - leave);
-        let left = (all - leave) as u64;
-        net::until(|| server.ask("open") == left);
-        let mut later: Vec<_> = (0..leave).map(|_| net::connect(server.address)).collect();
+        // For each connection that closes, another client can connect.
+        let leaving = served.len() / 2;
+        served.truncate(served.len() - leaving);
+        net::until(|| server.ask("open") == (all - leaving) as u64);
+        let mut later: Vec<_> = (0..leaving).map(|_| net::connect(server.address)).collect();
         later.iter_mut().for_each(net::assert_echoes);
         regulars.iter_mut().for_each(net::assert_echoes);
         assert_eq!(server.ask("open"), all as u64);
@@ -205,7 +203,8 @@ fn a_server_without_descriptors_survives_a_storm() {
     survive_storm("one listener", 900..1000);
 }
 
-/// Each listener has one reserve, and another thread may take its descriptor for a moment.
+/// Each listener has its own reserve. When one releases its reserve, another thread may take the
+/// descriptor.
 #[test]
 fn a_server_with_several_listeners_survives_a_storm() {
     survive_storm("a listener each", 900..1000);

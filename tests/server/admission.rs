@@ -108,13 +108,13 @@ fn take_replied(waiting: &mut Vec<TcpStream>) -> Vec<TcpStream> {
 #[track_caller]
 fn assert_rejected(mut client: TcpStream) {
     match client.read(&mut [0; 8]) {
-        Ok(n) => assert_eq!(n, 0, "it is answered"),
+        Ok(n) => assert_eq!(n, 0, "the connection was served"),
         Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}"),
     }
 }
 
-/// Connects until a connection is served. The count of open connections falls a moment before the
-/// permit is released.
+/// Connects until a connection is served. The count of open connections decreases before the permit
+/// is released, so the first connections may be rejected.
 #[track_caller]
 fn connect_until_served(connect: impl Fn() -> TcpStream) -> TcpStream {
     let mut served = None;
@@ -148,12 +148,12 @@ fn connections_beyond_the_maximum_queue_until_others_leave() {
             let mut served: Vec<TcpStream> = Vec::new();
             while !waiting.is_empty() || !served.is_empty() {
                 let expected = waiting.len().min(5 - served.len());
-                let mut came = 0;
+                let mut count = 0;
                 net::until(|| {
                     let replied = take_replied(&mut waiting);
-                    came += replied.len();
+                    count += replied.len();
                     served.extend(replied);
-                    came == expected
+                    count == expected
                 });
                 // One client leaves, then two, then three at the same time.
                 let leaving = served.len().min(1 + waiting.len() % 3);
@@ -294,15 +294,15 @@ fn connections_during_a_pause_are_accepted_after_it() {
 #[test]
 fn a_pause_takes_effect_within_a_turn() {
     with_loop(|event_loop| {
-        let (give, handles) = mpsc::channel::<ServerHandle>();
+        let (sender, handles) = mpsc::channel::<ServerHandle>();
         let server = TcpServer::bind(event_loop, "127.0.0.1:0")
             .unwrap()
             .serve(move |_| {
-                handles.recv().expect("a handle for each").pause_accepting();
+                handles.recv().expect("a handle for each connection").pause_accepting();
                 Counted(Census::default())
             })
             .unwrap();
-        (0..3).for_each(|_| give.send(server.handle()).unwrap());
+        (0..3).for_each(|_| sender.send(server.handle()).unwrap());
         let clients: Vec<_> = (0..3).map(|_| net::connect(server.local_addr())).collect();
         net::wait_for_backlog(server.local_addr(), 3);
         for open in 1..=3 {
@@ -417,7 +417,7 @@ fn no_connection_starves_when_permits_and_pauses_interleave() {
             }
             callers.into_iter().for_each(|caller| caller.join().unwrap());
             assert_eq!(handle.counters().accepted, (CALLERS * CALLS) as u64);
-            assert!(census.peak() <= 2, "{} at a time", census.peak());
+            assert!(census.peak() <= 2, "{} connections at the same time", census.peak());
         }
     });
 }

@@ -78,7 +78,7 @@ fn the_loop_with_fewest_connections_gets_new_ones() {
         // All connections of one loop leave, and ten of another.
         let (first, second) = ("reveille-0", "reveille-1");
         let mut ten = 0;
-        let mut stay: Vec<_> = all
+        let mut staying: Vec<_> = all
             .into_iter()
             .filter(|client| {
                 let assigned = assignments.of(client);
@@ -88,11 +88,11 @@ fn the_loop_with_fewest_connections_gets_new_ones() {
             })
             .collect();
         net::until(|| handle.open_connections() == 190);
-        assert_eq!(assignments.count(&stay), [90, 100]);
-        stay.extend(clients(&host, 90));
-        assert_eq!(assignments.count(&stay), [90, 90, 100]);
-        stay.extend(clients(&host, 20));
-        assert_eq!(assignments.count(&stay), [100; LOOPS]);
+        assert_eq!(assignments.count(&staying), [90, 100]);
+        staying.extend(clients(&host, 90));
+        assert_eq!(assignments.count(&staying), [90, 90, 100]);
+        staying.extend(clients(&host, 20));
+        assert_eq!(assignments.count(&staying), [100; LOOPS]);
     });
 }
 
@@ -116,8 +116,8 @@ fn addresses_stick_to_one_loop_and_spread_over_all() {
             assert_eq!(of_address.len(), 1, "{local} is on {of_address:?}");
             used.extend(of_address);
         }
-        // One run in ten thousand million leaves a loop without a connection.
-        assert_eq!(used.len(), LOOPS, "only {used:?}");
+        // About one run in 10^10 leaves a loop without a connection.
+        assert_eq!(used.len(), LOOPS, "only {used:?} are used");
     });
 }
 
@@ -148,12 +148,12 @@ fn a_listener_per_loop_serves_on_all_loops() {
     });
 }
 
-/// A blocked loop closes its listener later than the others. The stop waits for it.
+/// A blocked loop closes its listener later than the others. The report waits for it.
 #[test]
 fn a_stop_waits_until_every_listener_is_closed() {
     with_watchdog(LIMIT, || {
         let (release, released) = mpsc::channel::<()>();
-        let (held, holds) = mpsc::channel();
+        let (sender, blocked) = mpsc::channel();
         let released = Arc::new(Mutex::new(released));
         let refusing = Refusing::new();
         let address = refusing.address();
@@ -162,12 +162,12 @@ fn a_stop_waits_until_every_listener_is_closed() {
                 .threads(LOOPS)
                 .load_balancing(LoadBalancing::ListenerPerLoop)
                 .serve_fn(move |conn, _| {
-                    let (released, held) = (Arc::clone(&released), held.clone());
+                    let (released, sender) = (Arc::clone(&released), sender.clone());
                     // The connection is closed when the second task blocks its loop.
                     conn.close();
                     conn.event_loop().queue_in_loop(move |event_loop| {
                         event_loop.queue_in_loop(move |_| {
-                            held.send(()).unwrap();
+                            sender.send(()).unwrap();
                             let _ = released.lock().unwrap().recv();
                         });
                     });
@@ -176,8 +176,8 @@ fn a_stop_waits_until_every_listener_is_closed() {
         // Dropped before the host, which waits for its loops to end.
         let release = release;
         let mut client = host.connect();
-        client.write_all(b"hold").unwrap();
-        holds.recv_timeout(net::LIMIT).expect("a loop that is held up");
+        client.write_all(b"block").unwrap();
+        blocked.recv_timeout(net::LIMIT).expect("a blocked loop");
         assert_eq!(host.open_connections(), 0);
         let (report, reported) = mpsc::channel();
         host.ask(move |_, server| {
@@ -185,7 +185,7 @@ fn a_stop_waits_until_every_listener_is_closed() {
             server.stop(Duration::from_secs(3600), move |_, stopped| report.send(stopped).unwrap());
         });
         host.assert_rests();
-        assert_eq!(reported.try_recv(), Err(mpsc::TryRecvError::Empty), "one listens still");
+        assert_eq!(reported.try_recv(), Err(mpsc::TryRecvError::Empty), "a listener is still open");
         drop(release);
         reported.recv_timeout(net::LIMIT).expect("a report");
         refusing.assert_refuses();
@@ -199,9 +199,9 @@ fn dropping_a_server_with_several_listeners_frees_its_port() {
         let address = refusing.address();
         let (host, _, _) = host_at(address, LoadBalancing::ListenerPerLoop);
         // The listeners share the port only with sockets that set SO_REUSEPORT.
-        let taken = std::net::TcpListener::bind(address).expect_err("it is in use");
+        let taken = std::net::TcpListener::bind(address).expect_err("the address was bound twice");
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         host.ask(|_, server| drop(server.take()));
-        drop(std::net::TcpListener::bind(address).expect("nobody has it any more"));
+        drop(std::net::TcpListener::bind(address).expect("a free port"));
     });
 }

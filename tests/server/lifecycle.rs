@@ -1,5 +1,5 @@
 //! The life of a server: bind addresses, counts of open connections, and drops at any time and in
-//! any order. `server_stop.rs` tests an orderly stop.
+//! any order. `stop.rs` tests an orderly stop.
 
 use std::cell::RefCell;
 use std::fs;
@@ -21,10 +21,7 @@ use reveille::{ConnectionHandle, EventLoop, TcpServer};
 fn a_server_on_port_0_reports_its_real_port() {
     with_loop(|event_loop| {
         let bind = |address| {
-            TcpServer::bind(event_loop, address)
-                .unwrap()
-                .serve_fn(|_, _| ())
-                .expect("an address that is free")
+            TcpServer::bind(event_loop, address).unwrap().serve_fn(|_, _| ()).expect("a free address")
         };
         let server = bind("127.0.0.1:0");
         assert_ne!(server.local_addr().port(), 0);
@@ -39,12 +36,14 @@ fn binding_an_address_in_use_names_it_in_the_error() {
     with_loop(|event_loop| {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        let error =
-            TcpServer::bind(event_loop, address).unwrap().serve_fn(|_, _| ()).expect_err("it is taken");
+        let error = TcpServer::bind(event_loop, address)
+            .unwrap()
+            .serve_fn(|_, _| ())
+            .expect_err("the address was bound twice");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&address.to_string()), "{error}");
         let over_threads = TcpServer::bind(event_loop, address).unwrap().threads(2);
-        let error = over_threads.serve_fn(|_, _| ()).expect_err("it is taken");
+        let error = over_threads.serve_fn(|_, _| ()).expect_err("the address was bound twice");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     });
 }
@@ -53,7 +52,7 @@ fn binding_an_address_in_use_names_it_in_the_error() {
 fn zero_threads_are_an_error_when_the_server_is_built() {
     with_loop(|event_loop| {
         let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().threads(0);
-        let error = builder.serve_fn(|_, _| ()).expect_err("no thread");
+        let error = builder.serve_fn(|_, _| ()).expect_err("zero threads were accepted");
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     });
 }
@@ -87,7 +86,7 @@ fn dropping_a_server_frees_its_port() {
                 .serve(move |_| written.script().on_open(|conn| conn.shutdown()))
         });
         for number in 0..3 {
-            // The server's end has closed first, so the address lingers in TIME-WAIT.
+            // The server has closed first, so its address stays in TIME-WAIT.
             let mut client = net::connect(address);
             assert_eq!(net::read_to_end(&mut client), b"");
             drop(client);
@@ -99,7 +98,7 @@ fn dropping_a_server_frees_its_port() {
                 let next = TcpServer::bind(event_loop, address)
                     .unwrap()
                     .serve(move |_| written.script().on_open(|conn| conn.shutdown()));
-                *server = Some(next.expect("the port is free"));
+                *server = Some(next.expect("a free port"));
             });
         }
     });
@@ -119,7 +118,7 @@ fn the_backlog_limits_waiting_connections() {
         let waiting: Vec<_> = (0..3).map(|_| net::connect(short.local_addr())).collect();
         net::wait_for_backlog(short.local_addr(), 3);
         let refused = TcpStream::connect_timeout(&short.local_addr(), Duration::from_millis(50));
-        assert_eq!(refused.expect_err("no room").kind(), io::ErrorKind::TimedOut);
+        assert_eq!(refused.expect_err("the backlog exceeded its limit").kind(), io::ErrorKind::TimedOut);
         drop(waiting);
 
         let maximum = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
@@ -159,11 +158,11 @@ fn open_connections_are_counted_on_one_and_several_loops() {
 #[test]
 fn connections_in_transit_to_a_loop_are_counted() {
     with_watchdog(LIMIT, || {
-        let (release, held) = mpsc::channel::<()>();
-        let held = Mutex::new(held);
+        let (release, released) = mpsc::channel::<()>();
+        let released = Mutex::new(released);
         let (host, _journal) = scripted_over(2, move |script| {
             // Both loops block in the factory call of their first connection.
-            let _ = held.lock().unwrap().recv_timeout(net::LIMIT);
+            let _ = released.lock().unwrap().recv_timeout(net::LIMIT);
             script
         });
         let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
@@ -253,9 +252,9 @@ fn a_server_may_be_dropped_in_its_connections_callbacks() {
             crate::support::turn(event_loop);
             net::wait_for_end(&mut client);
             net::wait_for_end(&mut other);
-            assert_eq!(event_loop.handle().counters().panics, 0, "dropped in {callback}");
+            assert_eq!(event_loop.handle().counters().panics, 0, "the server was dropped in {callback}");
             if callback == "factory" {
-                assert_eq!(journal.handlers(), 1, "the listener is closed by then");
+                assert_eq!(journal.handlers(), 1, "a connection was accepted after the drop");
                 assert_eq!(journal.of(0), [Told::Close(End::Stopped)]);
             } else {
                 journal.assert_whole_lives(journal.handlers());
@@ -287,12 +286,12 @@ fn loop_server_handle_and_client_drop_in_any_order() {
             for order in permutations(["loop", "server", "handle", "client"]) {
                 let journal = Journal::new();
                 let writing = journal.clone();
-                let (give, given) = mpsc::channel::<ConnectionHandle>();
-                let give = Mutex::new(give);
+                let (sender, handles) = mpsc::channel::<ConnectionHandle>();
+                let sender = Mutex::new(sender);
                 let event_loop = EventLoop::new().unwrap();
                 let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().threads(threads).serve(
                     move |conn| {
-                        give.lock().unwrap().send(conn.handle()).unwrap();
+                        sender.lock().unwrap().send(conn.handle()).unwrap();
                         writing.script()
                     },
                 );
@@ -300,25 +299,25 @@ fn loop_server_handle_and_client_drop_in_any_order() {
                 let client = net::connect(server.local_addr());
                 let mut handle = None;
                 net::turn_until(&event_loop, || {
-                    handle = given.try_recv().ok();
+                    handle = handles.try_recv().ok();
                     handle.is_some()
                 });
                 journal.wait_for(0, |event| *event == Told::Open);
                 let loop_handle = event_loop.handle();
-                let mut things = (Some(event_loop), Some(server), handle, Some(client));
-                for thing in order {
-                    match thing {
-                        "loop" => things.0 = None,
-                        "server" => things.1 = None,
+                let mut objects = (Some(event_loop), Some(server), handle, Some(client));
+                for object in order {
+                    match object {
+                        "loop" => objects.0 = None,
+                        "server" => objects.1 = None,
                         "handle" => {
-                            let sent = things.2.take().unwrap().send("still there?");
+                            let sent = objects.2.take().unwrap().send("still there?");
                             let served_here = threads == 1;
-                            let loop_gone = things.0.is_none();
-                            if loop_gone && (served_here || things.1.is_none()) {
+                            let loop_gone = objects.0.is_none();
+                            if loop_gone && (served_here || objects.1.is_none()) {
                                 assert_eq!(sent, Err(SendError::Closed), "{order:?}");
                             }
                         }
-                        _ => things.3 = None,
+                        _ => objects.3 = None,
                     }
                 }
                 assert_eq!(loop_handle.counters().panics, 0, "{order:?}");
@@ -328,12 +327,12 @@ fn loop_server_handle_and_client_drop_in_any_order() {
     });
 }
 
-fn permutations(things: [&'static str; 4]) -> Vec<[&'static str; 4]> {
+fn permutations(items: [&'static str; 4]) -> Vec<[&'static str; 4]> {
     let mut all = Vec::new();
     for a in 0..4 {
         for b in (0..4).filter(|b| *b != a) {
             for c in (0..4).filter(|c| *c != a && *c != b) {
-                all.push([things[a], things[b], things[c], things[6 - a - b - c]]);
+                all.push([items[a], items[b], items[c], items[6 - a - b - c]]);
             }
         }
     }

@@ -35,11 +35,11 @@ fn only_report(reported: &mpsc::Receiver<StopReport>) -> (u64, u64) {
     (report.drained, report.aborted)
 }
 
-/// The output that a connection has accepted for sending. The kernel does not take all of it at
-/// once.
-const OWED: usize = 6 << 20;
+/// The size of the output of a connection. The kernel does not accept all of it at once.
+const OUTPUT: usize = 6 << 20;
 
-fn owing(bytes: &Arc<[u8]>, script: Script) -> Script {
+/// A script that sends `bytes` when the connection opens.
+fn sending(bytes: &Arc<[u8]>, script: Script) -> Script {
     let bytes = Arc::clone(bytes);
     script.on_open(move |conn| conn.send(&bytes))
 }
@@ -62,15 +62,15 @@ fn a_stop_without_connections_completes_at_once() {
 #[test]
 fn a_stop_sends_queued_output_to_a_slow_reader() {
     with_watchdog(LIMIT, || {
-        let bytes: Arc<[u8]> = net::pattern(OWED).into();
+        let bytes: Arc<[u8]> = net::pattern(OUTPUT).into();
         for threads in [1, 2] {
-            let owed = Arc::clone(&bytes);
-            let (host, journal) = scripted_over(threads, move |script| owing(&owed, script));
+            let output = Arc::clone(&bytes);
+            let (host, journal) = scripted_over(threads, move |script| sending(&output, script));
             let mut client = host.connect();
             journal.wait_for(0, |event| *event == Told::Open);
             let reported = stop(&host, HOUR);
             // The client has read nothing so far.
-            assert!(net::read_to_end(&mut client) == *bytes, "other bytes came");
+            assert!(net::read_to_end(&mut client) == *bytes, "the received bytes differ");
             drop(client);
             assert_eq!(only_report(&reported), (1, 0));
             assert_eq!(journal.end_of(0), End::Finished);
@@ -84,14 +84,10 @@ fn a_stop_sends_queued_output_to_a_slow_reader() {
 fn a_stop_aborts_late_connections() {
     with_watchdog(LIMIT, || {
         for threads in [1, 3] {
-            let owed: Arc<[u8]> = vec![0; OWED].into();
-            let (host, journal) =
-                scripted_over(
-                    threads,
-                    move |script| {
-                        if script.number() % 2 == 0 { owing(&owed, script) } else { script }
-                    },
-                );
+            let output: Arc<[u8]> = vec![0; OUTPUT].into();
+            let (host, journal) = scripted_over(threads, move |script| {
+                if script.number() % 2 == 0 { sending(&output, script) } else { script }
+            });
             let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
             (0..6).for_each(|number| _ = journal.wait_for(number, |event| *event == Told::Open));
             let reported = stop(&host, Duration::from_millis(30));
@@ -106,8 +102,8 @@ fn a_stop_aborts_late_connections() {
     });
 }
 
-/// More than a client with a small receive buffer takes, and less than the server's send buffer
-/// takes.
+/// More than a client with a small receive buffer receives at once, and less than the size of the
+/// server's send buffer.
 const SIZE: usize = 200_000;
 
 fn send_into_the_kernel(conn: &TcpConnection<'_>) -> io::Result<()> {
@@ -116,7 +112,7 @@ fn send_into_the_kernel(conn: &TcpConnection<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The kernel has taken all output and the FIN, and the peer has not received them.
+/// The kernel holds the last part of the output and the FIN, which the peer has not received.
 #[test]
 fn a_deadline_discards_output_left_in_the_kernel() {
     with_watchdog(LIMIT, || {
@@ -146,7 +142,7 @@ fn a_deadline_before_the_stop_is_processed_resets_connections() {
                 script.on_message(move |_, input| {
                     input.clear();
                     let report = report.clone();
-                    let server = stopped.get().expect("the server is made");
+                    let server = stopped.get().expect("a server");
                     server.stop(Duration::from_nanos(1), move |_, outcome| report.send(outcome).unwrap());
                 })
             })
@@ -174,17 +170,17 @@ fn a_deadline_before_the_stop_is_processed_resets_connections() {
 fn a_deadline_resets_connections_of_a_busy_loop() {
     for ends in [false, true] {
         with_watchdog(LIMIT, move || {
-            let (release, held) = mpsc::channel::<()>();
-            let (busy, is_busy) = mpsc::channel();
-            let held = Arc::new(Mutex::new(held));
+            let (release, released) = mpsc::channel::<()>();
+            let (sender, busy) = mpsc::channel();
+            let released = Arc::new(Mutex::new(released));
             let (host, journal) = scripted_over(2, move |script| {
-                let (busy, held) = (busy.clone(), Arc::clone(&held));
+                let (sender, released) = (sender.clone(), Arc::clone(&released));
                 script.on_open(send_into_the_kernel).on_message(move |conn, input| {
                     input.clear();
-                    let (busy, held) = (busy.clone(), Arc::clone(&held));
+                    let (sender, released) = (sender.clone(), Arc::clone(&released));
                     conn.event_loop().queue_in_loop(move |event_loop| {
-                        busy.send(()).unwrap();
-                        let _ = held.lock().unwrap().recv_timeout(net::LIMIT);
+                        sender.send(()).unwrap();
+                        let _ = released.lock().unwrap().recv_timeout(net::LIMIT);
                         if ends {
                             event_loop.quit();
                         }
@@ -193,7 +189,7 @@ fn a_deadline_resets_connections_of_a_busy_loop() {
             });
             let mut client = net::connect_with_little_room(host.address());
             client.write_all(b"be busy").unwrap();
-            is_busy.recv_timeout(net::LIMIT).unwrap();
+            busy.recv_timeout(net::LIMIT).unwrap();
             let (report, reported) = mpsc::channel();
             host.ask(move |_, server| {
                 let server = server.as_ref().expect("a server").handle();
@@ -240,7 +236,7 @@ fn a_stop_reports_drained_and_aborted_connections() {
             let (drained, aborted) = only_report(&reported);
             assert_eq!(drained + aborted, 6);
             // Exactly two are aborted, unless this machine needs the whole delay for the others.
-            assert!(aborted >= 2, "{aborted}");
+            assert!(aborted >= 2, "only {aborted} connections were aborted");
             let ends: Vec<End> = (0..6).map(|number| journal.end_of(number)).collect();
             let stopped = ends.iter().filter(|end| **end == End::Stopped).count() as u64;
             let finished = ends.iter().filter(|end| **end == End::Finished).count() as u64;
@@ -300,7 +296,7 @@ fn on_stop_runs_once_and_may_send_a_message() {
             assert_eq!(net::exchange(&mut clients[3], b"fail"), b"fail");
             let reported = stop(&host, HOUR);
             for client in &mut clients {
-                assert_eq!(net::read_to_end(client), b"goodbye", "once, and then the end");
+                assert_eq!(net::read_to_end(client), b"goodbye", "not exactly one message before the end");
             }
             drop(clients);
             assert_eq!(only_report(&reported), (4, 0));
@@ -323,20 +319,20 @@ fn a_stop_proceeds_despite_paused_reading() {
     });
 }
 
-/// The peer writes everything before it reads anything. It would block for ever if the server did
-/// not read either.
+/// The peer writes all bytes before it reads. It would block forever if the server did not read
+/// either.
 #[test]
 fn a_stop_frees_a_throttled_peer() {
     with_watchdog(LIMIT, || {
         let throttled = Arc::new(AtomicBool::new(false));
         let noted = Arc::clone(&throttled);
         let (host, journal) = scripted_with(
-            |builder| builder.water_marks(OWED / 2, 0),
+            |builder| builder.water_marks(OUTPUT / 2, 0),
             move |script| {
                 let noted = Arc::clone(&noted);
                 script.terse().on_message(move |conn, input| {
                     conn.send(input.take_all())?;
-                    noted.fetch_or(conn.unsent() > OWED / 2, SeqCst);
+                    noted.fetch_or(conn.unsent() > OUTPUT / 2, SeqCst);
                     Ok(())
                 })
             },
@@ -344,11 +340,11 @@ fn a_stop_frees_a_throttled_peer() {
         let mut client = host.connect();
         let mut writer = client.try_clone().unwrap();
         thread::scope(|scope| {
-            let writing = scope.spawn(move || writer.write_all(&vec![0; 8 * OWED]));
+            let writing = scope.spawn(move || writer.write_all(&vec![0; 8 * OUTPUT]));
             net::until(|| throttled.load(SeqCst));
             let reported = stop(&host, HOUR);
             writing.join().unwrap().unwrap();
-            assert!(net::read_to_end(&mut client).len() > OWED / 2);
+            assert!(net::read_to_end(&mut client).len() > OUTPUT / 2);
             client.shutdown(Shutdown::Both).unwrap();
             assert_eq!(only_report(&reported), (1, 0));
             assert_eq!(journal.end_of(0), End::Finished);
@@ -359,10 +355,10 @@ fn a_stop_frees_a_throttled_peer() {
 #[test]
 fn a_stop_refuses_connections_in_transit() {
     with_watchdog(LIMIT, || {
-        let (release, held) = mpsc::channel::<()>();
-        let held = Mutex::new(held);
+        let (release, released) = mpsc::channel::<()>();
+        let released = Mutex::new(released);
         let (host, journal) = scripted_over(2, move |script| {
-            let _ = held.lock().unwrap().recv_timeout(net::LIMIT);
+            let _ = released.lock().unwrap().recv_timeout(net::LIMIT);
             script
         });
         let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
@@ -376,9 +372,9 @@ fn a_stop_refuses_connections_in_transit() {
         drop(clients);
         let (drained, aborted) = only_report(&reported);
         assert_eq!(drained + aborted, 6);
-        assert!(aborted >= 4, "{aborted}: nobody has served these");
+        assert!(aborted >= 4, "only {aborted} connections were aborted");
         drop(host);
-        assert!(journal.handlers() <= 2, "opened after the stop: {journal:?}");
+        assert!(journal.handlers() <= 2, "a connection opened after the stop: {journal:?}");
         journal.assert_whole_lives(journal.handlers());
     });
 }
@@ -403,10 +399,10 @@ fn a_stop_ends_with_its_dropped_loop() {
             let token = OnDrop::new(move || *noted.lock().unwrap() = true);
             server.stop(HOUR, move |_, _| {
                 token.keep();
-                unreachable!("its loop has gone");
+                unreachable!("the loop was dropped");
             });
             drop(event_loop);
-            assert!(*dropped.lock().unwrap(), "what it was to call is kept by nobody");
+            assert!(*dropped.lock().unwrap(), "the callback was not dropped");
             assert_eq!(journal.end_of(0), End::LoopEnded);
             journal.assert_whole_lives(1);
             drop(client);

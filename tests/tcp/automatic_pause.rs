@@ -14,7 +14,7 @@ use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, T
 
 const HIGH: usize = 256 * KIB;
 const LOW: usize = 64 * KIB;
-/// Far more than the limited buffers of the kernel accept.
+/// Far more than the kernel's limited buffers hold.
 const PAYLOAD: usize = MIB;
 
 /// A server with the marks, whose kernel buffers are limited.
@@ -56,7 +56,7 @@ fn connect(
 ) -> (TcpServer, TcpStream, Recorder<usize>) {
     let messages = Recorder::new();
     let sender = Cell::new(Some(Sender { on_open, on_message, messages: messages.clone() }));
-    let server = settings(server(event_loop)).serve(move |_| sender.take().expect("one peer")).unwrap();
+    let server = settings(server(event_loop)).serve(move |_| sender.take().expect("one connection")).unwrap();
     let peer = net::connect_with_little_room(server.local_addr());
     net::turn_until(event_loop, || server.open_connections() == 1);
     (server, peer, messages)
@@ -89,19 +89,19 @@ fn assert_is_read(event_loop: &EventLoop, peer: &mut TcpStream, messages: &Recor
     }
 }
 
-/// Asserts that a connection reads nothing until its peer has read, and everything afterwards.
+/// Asserts that a connection does not read until its peer has read.
 #[track_caller]
 fn assert_pauses(event_loop: &EventLoop, peer: &mut TcpStream, messages: &Recorder<usize>) {
     messages.take();
     peer.write_all(b"y").unwrap();
     turns(event_loop);
-    assert_eq!(messages.take(), [], "a message above the mark");
+    assert_eq!(messages.take(), [], "a message was delivered above the high-water mark");
     peer.set_nonblocking(true).unwrap();
     net::turn_until(event_loop, || {
         let _ = peer.read(&mut [0; 16 * KIB]);
         messages.len() > 0
     });
-    assert!(messages.take()[0] <= LOW, "the pause ended above the low mark");
+    assert!(messages.take()[0] <= LOW, "reading resumed above the low-water mark");
 }
 
 #[test]
@@ -198,15 +198,15 @@ fn no_unsolicited_output_stops_reading() {
 fn output_for_another_connection_pauses_neither() {
     with_loop(|event_loop| {
         let handle = Rc::new(Cell::new(None));
-        let given = Rc::clone(&handle);
-        let give: Callback = Box::new(move |conn| {
-            given.set(Some(conn.handle()));
+        let handle_slot = Rc::clone(&handle);
+        let store_handle: Callback = Box::new(move |conn| {
+            handle_slot.set(Some(conn.handle()));
             Ok(())
         });
-        let (_to, mut to, at_to) = connect(event_loop, |b| b, give, nothing());
+        let (_to, mut to, at_to) = connect(event_loop, |b| b, store_handle, nothing());
         let handle = handle.take().unwrap();
-        let pass_on: Callback = Box::new(move |_| Ok(handle.send(vec![0; PAYLOAD])?));
-        let (_from, mut from, at_from) = connect(event_loop, |b| b, nothing(), fill_once(pass_on));
+        let send_to_other: Callback = Box::new(move |_| Ok(handle.send(vec![0; PAYLOAD])?));
+        let (_from, mut from, at_from) = connect(event_loop, |b| b, nothing(), fill_once(send_to_other));
         from.write_all(b"x").unwrap();
         net::turn_until(event_loop, || at_from.take().len() == 1);
         assert_is_read(event_loop, &mut to, &at_to);
@@ -228,13 +228,13 @@ fn reading_resumes_when_only_unsolicited_output_is_left() {
         net::turn_until(event_loop, || messages.take().len() == 1);
         peer.write_all(b"y").unwrap();
         turns(event_loop);
-        assert_eq!(messages.take(), [], "a message above the mark");
+        assert_eq!(messages.take(), [], "a message was delivered above the high-water mark");
         peer.set_nonblocking(true).unwrap();
         net::turn_until(event_loop, || {
             let _ = peer.read(&mut [0; 16 * KIB]);
             messages.len() > 0
         });
-        assert!(messages.take()[0] > HIGH, "the pause ended late");
+        assert!(messages.take()[0] > HIGH, "reading resumed only after unsolicited output was sent");
     });
 }
 

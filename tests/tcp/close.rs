@@ -1,5 +1,5 @@
-//! Connections that end in order: the peer finishes, or this end shuts down or closes. In each case
-//! `on_close` is called once.
+//! The end of a connection: a half-close by the peer, and `shutdown`, `close` and `close_after` on
+//! this side. In each case `on_close` is called once.
 
 use std::io::{self, Write};
 use std::net::Shutdown;
@@ -13,10 +13,10 @@ use reveille::net::{ConnectionState, SendError, SendStatus};
 use reveille::{ConnectionHandle, EventLoop, TcpConnection};
 use rustix::event::PollFlags;
 
-// --- The peer finishes
+// --- A half-close by the peer
 
 #[test]
-fn a_finished_peer_receives_the_reply_before_the_close() {
+fn a_peer_receives_the_reply_to_its_half_close() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| {
             script.on_peer_shutdown(|conn| {
@@ -39,16 +39,16 @@ fn a_finished_peer_receives_the_reply_before_the_close() {
 }
 
 #[test]
-fn a_handler_may_keep_sending_to_a_finished_peer() {
+fn a_handler_may_send_after_the_peers_half_close() {
     with_watchdog(LIMIT, || {
-        let (give, given) = mpsc::channel();
+        let (sender, handles) = mpsc::channel();
         let (host, journal) = scripted(move |script| {
-            let give = give.clone();
-            script.on_peer_shutdown(move |conn| give.send(conn.handle()).unwrap())
+            let sender = sender.clone();
+            script.on_peer_shutdown(move |conn| sender.send(conn.handle()).unwrap())
         });
         let mut client = host.connect();
         client.shutdown(Shutdown::Write).unwrap();
-        let handle: ConnectionHandle = given.recv_timeout(net::LIMIT).unwrap();
+        let handle: ConnectionHandle = handles.recv_timeout(net::LIMIT).unwrap();
         for n in 0..100u8 {
             handle.send([n]).unwrap();
             assert_eq!(net::read_exact(&mut client, 1), [n]);
@@ -60,7 +60,7 @@ fn a_handler_may_keep_sending_to_a_finished_peer() {
     });
 }
 
-/// The kernel reports both with one event, and one read returns only the bytes.
+/// The kernel reports the bytes and the end with one event, but one read returns only the bytes.
 #[test]
 fn bytes_and_end_of_input_in_one_event_are_delivered() {
     with_watchdog(LIMIT, || {
@@ -84,14 +84,14 @@ fn bytes_and_end_of_input_in_one_event_are_delivered() {
 }
 
 #[test]
-fn a_peer_that_finishes_before_reading_receives_all_bytes() {
+fn a_peer_that_half_closes_before_reading_receives_all_bytes() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(Script::terse);
         let bytes = pattern(4 << 20);
         let mut client = host.connect();
         client.write_all(&bytes).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        assert!(net::read_to_end(&mut client) == bytes, "other bytes came back");
+        assert!(net::read_to_end(&mut client) == bytes, "the echoed bytes differ");
         assert_eq!(journal.end_of(0), End::Finished);
         assert_eq!(journal.of(0).iter().filter(|event| **event == Told::PeerShutdown).count(), 1);
     });
@@ -100,10 +100,10 @@ fn a_peer_that_finishes_before_reading_receives_all_bytes() {
 #[test]
 fn on_peer_shutdown_is_called_once_before_on_close() {
     with_watchdog(LIMIT, || {
-        let (host, journal) = scripted(|script| script.terse());
+        let (host, journal) = scripted(Script::terse);
         let bytes = pattern(300_000);
         let mut client = host.connect();
-        assert!(net::finish_meanwhile(&mut client, &bytes) == bytes, "other bytes came back");
+        assert!(net::finish_meanwhile(&mut client, &bytes) == bytes, "the echoed bytes differ");
         let life = journal.life_of(0);
         assert_eq!(life[life.len() - 2..], [Told::PeerShutdown, Told::Close(End::Finished)]);
         assert!(!life[..life.len() - 2].contains(&Told::PeerShutdown));
@@ -111,7 +111,7 @@ fn on_peer_shutdown_is_called_once_before_on_close() {
 }
 
 #[test]
-fn both_ends_may_shut_down_simultaneously_and_repeatedly() {
+fn both_sides_may_shut_down_and_repeatedly() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| {
             script
@@ -139,7 +139,7 @@ fn both_ends_may_shut_down_simultaneously_and_repeatedly() {
     });
 }
 
-// --- This end finishes
+// --- `shutdown` and `close` on this side
 
 #[test]
 fn a_connection_that_was_shut_down_still_receives() {
@@ -178,21 +178,21 @@ fn a_connection_that_was_shut_down_still_receives() {
 fn bytes_queued_before_a_shutdown_are_sent() {
     with_watchdog(LIMIT, || {
         let bytes = pattern(2 << 20);
-        let (sent, has_sent) = mpsc::channel();
+        let (sender, sent) = mpsc::channel();
         let queued = bytes.clone();
         let (host, journal) = scripted_with(net::with_little_room, move |script| {
-            let (queued, sent) = (queued.clone(), sent.clone());
+            let (queued, sender) = (queued.clone(), sender.clone());
             script.on_open(move |conn| {
                 conn.send(&queued)?;
-                assert!(conn.unsent() > 0, "nothing is read before the shutdown");
+                assert!(conn.unsent() > 0, "the kernel accepted all bytes before the shutdown");
                 conn.shutdown();
-                sent.send(()).unwrap();
+                sender.send(()).unwrap();
                 Ok(())
             })
         });
         let mut client = net::connect_with_little_room(host.address());
-        has_sent.recv_timeout(net::LIMIT).unwrap();
-        assert!(net::read_to_end(&mut client) == bytes, "other bytes came");
+        sent.recv_timeout(net::LIMIT).unwrap();
+        assert!(net::read_to_end(&mut client) == bytes, "the received bytes differ");
         drop(client);
         assert_eq!(
             journal.life_of(0),
@@ -201,10 +201,10 @@ fn bytes_queued_before_a_shutdown_are_sent() {
     });
 }
 
-/// Both ends have finished before the loop polls: nothing is left to shut down, but there is input
-/// to read.
+/// Both directions have ended before the loop polls: no output is left to shut down, but there is
+/// input to read.
 #[test]
-fn a_shutdown_with_on_drained_requested_ends_in_order() {
+fn a_shutdown_with_notify_drained_delivers_events_in_order() {
     with_loop(|event_loop| {
         let (server, journal, sockets) = scripted_here(event_loop, |script| {
             script
@@ -240,7 +240,7 @@ fn a_connection_may_be_closed_in_any_callback() {
         (|script| script.on_open(|conn| conn.close()), &[OPEN, CLOSED]),
         (
             |script| {
-                // Drained and readable in one turn: events after the close are not delivered.
+                // One turn reports drained output and input. The close suppresses the input.
                 script.on_open(|conn| conn.notify_drained()).on_drained(|conn| conn.close())
             },
             &[OPEN, Told::Drained, CLOSED],
@@ -275,7 +275,7 @@ fn a_close_in_on_message_prevents_further_messages() {
                 conn.close();
                 assert_eq!(conn.state(), ConnectionState::Closed);
                 assert_eq!(conn.send(b"late"), Err(SendError::Closed));
-                // None of these calls affects the closed connection.
+                // These calls have no effect on a closed connection.
                 conn.resume_reading();
                 conn.notify_drained();
                 conn.shutdown();
@@ -302,23 +302,23 @@ fn a_close_in_on_message_prevents_further_messages() {
 fn a_close_reports_its_unsent_bytes() {
     with_watchdog(LIMIT, || {
         const SENT: usize = 2 << 20;
-        let (lost, loses) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let (host, journal) = scripted_with(net::with_little_room, move |script| {
-            let lost = lost.clone();
+            let sender = sender.clone();
             script
                 .on_open(|conn| {
                     conn.send(vec![0; SENT])?;
                     conn.close();
                     Ok(())
                 })
-                .on_close(move |conn, _| lost.send(conn.unsent()).unwrap())
+                .on_close(move |conn, _| sender.send(conn.unsent()).unwrap())
         });
         let mut client = net::connect_with_little_room(host.address());
         assert_eq!(journal.end_of(0), End::Closed);
-        let lost = loses.recv_timeout(net::LIMIT).unwrap();
-        // The reset also discards the bytes that the kernel has queued.
+        let unsent = reports.recv_timeout(net::LIMIT).unwrap();
+        // The reset also discards bytes that the kernel has queued.
         let received = net::read_until_reset(&mut client).len();
-        assert!(lost > 0 && received + lost <= SENT, "{received} bytes have come, and {lost} have not");
+        assert!(unsent > 0 && received + unsent <= SENT, "{received} bytes received, {unsent} unsent");
     });
 }
 
@@ -328,7 +328,7 @@ fn a_close_reports_its_unsent_bytes() {
 fn a_peer_can_distinguish_truncated_from_complete_streams() {
     with_watchdog(LIMIT, || {
         type Close = fn(&TcpConnection<'_>) -> io::Result<()>;
-        const ENDS: [Close; 3] = [
+        const CLOSES: [Close; 3] = [
             |conn| {
                 conn.close();
                 Ok(())
@@ -336,23 +336,24 @@ fn a_peer_can_distinguish_truncated_from_complete_streams() {
             |_| Err(io::Error::other("on purpose")),
             |_| panic!("on purpose"),
         ];
-        for (end, owes) in ENDS.into_iter().flat_map(|end| [(end, false), (end, true)]) {
-            let (sent, has_sent) = mpsc::channel();
+        for (close, truncates) in CLOSES.into_iter().flat_map(|close| [(close, false), (close, true)]) {
+            let (sender, sent) = mpsc::channel();
             let (host, _) = scripted_with(net::with_little_room, move |script| {
-                let sent = sent.clone();
+                let sender = sender.clone();
                 script.on_open(move |conn| {
                     conn.send("all")?;
-                    if owes {
+                    if truncates {
                         assert_eq!(conn.send(vec![0; 2 << 20]), Ok(SendStatus::Queued));
                     }
-                    sent.send(()).unwrap();
-                    end(conn)
+                    sender.send(()).unwrap();
+                    close(conn)
                 })
             });
             let mut client = net::connect_with_little_room(host.address());
-            // The kernel accepts fewer bytes than are sent while the client does not read.
-            has_sent.recv_timeout(net::LIMIT).unwrap();
-            if owes {
+            // The client does not read before the handler has sent. So the kernel accepts only a
+            // part of the bytes.
+            sent.recv_timeout(net::LIMIT).unwrap();
+            if truncates {
                 net::read_until_reset(&mut client);
             } else {
                 assert_eq!(net::read_to_end(&mut client), b"all");
@@ -383,14 +384,13 @@ fn a_deadline_closes_only_its_own_connection() {
         net::wait_for_end(&mut first);
         assert_eq!(journal.life_of(0), [Told::Open, Told::Close(End::Closed)]);
 
-        // The third connection reuses what the second has released, before the deadline of the
-        // second.
+        // The third connection reuses the slot of the second, before the deadline of the second.
         net::wait_for_end(&mut host.connect());
         let mut third = host.connect();
         net::assert_echoes(&mut third);
-        let (later, is_later) = mpsc::channel();
-        host.ask(move |event_loop, _| event_loop.run_after(2 * DELAY, move |_| later.send(()).unwrap()));
-        is_later.recv_timeout(net::LIMIT).unwrap();
+        let (sender, expired) = mpsc::channel();
+        host.ask(move |event_loop, _| event_loop.run_after(2 * DELAY, move |_| sender.send(()).unwrap()));
+        expired.recv_timeout(net::LIMIT).unwrap();
         net::assert_echoes(&mut third);
         assert_eq!(journal.life_of(1), [Told::Open, Told::Close(End::Closed)]);
         drop(host);

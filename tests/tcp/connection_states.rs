@@ -1,10 +1,10 @@
 //! Random connections, on real sockets and a virtual clock, are checked against the invariants of
 //! every connection.
 //!
-//! Whatever the two ends do, in whatever order: each accepted byte arrives in order or is reported
-//! as undelivered, each connection is opened once and closed once, no callback follows the close,
-//! states only advance, and no descriptor leaks. A connection is generated from a seed, which a
-//! failure prints; `REVEILLE_SEED=n` repeats that connection.
+//! For all operations of the two ends, in any order: each accepted byte arrives in order or is
+//! reported as undelivered, each connection is opened once and closed once, no callback follows the
+//! close, states only advance, and no descriptor leaks. Each connection is generated from a seed. A
+//! failure prints the seed, and `REVEILLE_SEED=n` repeats that connection.
 
 use std::cell::RefCell;
 use std::env;
@@ -105,7 +105,7 @@ impl Subject {
         };
         let mut facts = self.facts.borrow_mut();
         let state = conn.state();
-        assert!(facts.closed.is_none(), "called after the close");
+        assert!(facts.closed.is_none(), "a callback followed the close");
         assert!(
             facts.last_state.is_none_or(|last| order(last) <= order(state)),
             "{:?} to {state:?}",
@@ -160,8 +160,8 @@ impl Subject {
 }
 
 fn length(random: &mut Random) -> usize {
-    let most = [10, 2_000, 2_000, 60_000][random.below(4)];
-    random.below(most)
+    let max = [10, 2_000, 2_000, 60_000][random.below(4)];
+    random.below(max)
 }
 
 impl ConnectionHandler for Subject {
@@ -235,13 +235,13 @@ struct Peer {
 }
 
 impl Peer {
-    fn read(&mut self, most: usize) {
+    fn read(&mut self, max: usize) {
         let Some(socket) = &mut self.socket else { return };
         let mut bytes = [0; 16 * 1024];
-        let mut left = most;
+        let mut left = max;
         while left > 0 {
-            let room = left.min(bytes.len());
-            match socket.read(&mut bytes[..room]) {
+            let len = left.min(bytes.len());
+            match socket.read(&mut bytes[..len]) {
                 Ok(0) => return self.is_at_end = true,
                 Ok(n) => {
                     self.read.check(&bytes[..n]);
@@ -263,7 +263,7 @@ impl Peer {
     fn finish(&mut self, facts: &RefCell<Facts>) {
         if let Some(socket) = &self.socket {
             facts.borrow_mut().peer_has_finished = true;
-            // Without effect on a connection that has been reset.
+            // Fails if the connection has been reset.
             let _ = socket.shutdown(Shutdown::Write);
         }
     }
@@ -317,7 +317,7 @@ impl World {
     }
 
     fn step(&self, random: &mut Random, facts: &RefCell<Facts>, peer: &mut Peer) {
-        let handle = facts.borrow().handle.clone().expect("it is open");
+        let handle = facts.borrow().handle.clone().expect("an open connection");
         match random.below(40) {
             0 => peer.reset(),
             1 => peer.finish(facts),
@@ -346,7 +346,7 @@ impl World {
     /// Ends the connection, in one of several ways: the peer reads all bytes and finishes, and this
     /// end shuts down or closes gracefully in case it has not done so.
     fn end(&self, random: &mut Random, facts: &RefCell<Facts>, peer: &mut Peer) {
-        let handle = facts.borrow().handle.clone().expect("it is open");
+        let handle = facts.borrow().handle.clone().expect("an open connection");
         let ending = random.below(3);
         facts.borrow_mut().may_ignore_input |= ending > 0;
         match ending {
@@ -382,7 +382,7 @@ impl World {
 
 fn check(facts: &Facts, peer: &Peer) {
     assert_eq!(facts.opened, 1);
-    let closed = facts.closed.as_ref().expect("it is closed");
+    let closed = facts.closed.as_ref().expect("a closed connection");
     let (accepted, arrived) = (facts.accepted.total(), peer.read.total());
     let (seen, written) = (facts.seen.total(), peer.written.total());
     assert!(arrived <= accepted, "{arrived} of {accepted} bytes");
@@ -401,9 +401,9 @@ fn check(facts: &Facts, peer: &Peer) {
 }
 
 /// Prints the seed of a connection that has failed.
-struct Witness(u64);
+struct SeedPrinter(u64);
 
-impl Drop for Witness {
+impl Drop for SeedPrinter {
     fn drop(&mut self) {
         if thread::panicking() {
             let _ = writeln!(io::stderr(), "REVEILLE_SEED={}", self.0);
@@ -420,7 +420,7 @@ fn random_connections_report_every_loss_and_every_event() {
         {
             let world = World::new();
             for seed in seeds {
-                let _witness = Witness(seed);
+                let _printer = SeedPrinter(seed);
                 world.run(seed);
             }
         }

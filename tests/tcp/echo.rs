@@ -34,12 +34,12 @@ fn the_five_lines_of_the_readme_are_an_echo_server() {
             let (address, handle) = (server.local_addr(), event_loop.handle());
             thread = Some(thread::spawn(move || {
                 let mut client = net::connect(address);
-                let answer = net::exchange(&mut client, b"hello");
+                let reply = net::exchange(&mut client, b"hello");
                 handle.quit();
-                answer
+                reply
             }));
         });
-        served.expect("a server that runs");
+        served.expect("a running server");
         assert_eq!(thread.unwrap().join().unwrap(), b"hello");
     });
 }
@@ -114,7 +114,7 @@ fn connections_are_assigned_to_three_loops_round_robin() {
         assert_eq!(counts.len(), 3, "{names:?}");
         assert!(counts.values().all(|&count| count == 4), "{names:?}");
         assert!(names.windows(4).all(|turn| turn[0] == turn[3]), "{names:?}");
-        assert!(!names.iter().any(|name| name == "host"), "the server's own loop only accepts: {names:?}");
+        assert!(!names.iter().any(|name| name == "host"), "the accepting loop served: {names:?}");
     });
 }
 
@@ -251,7 +251,7 @@ fn eight_mebibytes_are_echoed_while_being_sent() {
         let host = Host::new(echo);
         let bytes = pattern(8 << 20);
         let mut client = host.connect();
-        assert!(net::finish_meanwhile(&mut client, &bytes) == bytes, "other bytes came back");
+        assert!(net::finish_meanwhile(&mut client, &bytes) == bytes, "the echoed bytes differ");
     });
 }
 
@@ -343,14 +343,14 @@ fn a_busy_connection_does_not_starve_a_quiet_one() {
 
             let order = order.borrow();
             assert!(order.iter().all(|read| read.1 <= BUFFER), "{order:?}");
-            let quiet_turn = order.iter().position(|read| *read == (1, 6)).expect("the quiet one is served");
-            assert!(quiet_turn <= 1, "after {quiet_turn} reads of the busy connection, in round {round}");
+            let quiet_turn = order.iter().position(|read| *read == (1, 6)).expect("quiet input");
+            assert!(quiet_turn <= 1, "the quiet connection waited for {quiet_turn} reads, round {round}");
         }
         sockets.borrow_mut().clear();
     });
 }
 
-/// Input of exactly the size of the buffer is the case in which no read is short.
+/// No read is short if the input has exactly the size of the buffer.
 #[test]
 fn input_of_exactly_one_buffer_is_read_without_waiting() {
     with_watchdog(LIMIT, || {
@@ -361,7 +361,7 @@ fn input_of_exactly_one_buffer_is_read_without_waiting() {
             let bytes = pattern(buffers * BUFFER);
             assert_eq!(net::exchange(&mut client, &bytes), bytes);
         }
-        // The read that finds no bytes is the last one.
+        // The loop stops reading after the read that finds no bytes.
         host.assert_rests();
     });
 }
@@ -369,14 +369,14 @@ fn input_of_exactly_one_buffer_is_read_without_waiting() {
 #[test]
 fn a_closure_that_returns_unit_is_a_handler() {
     with_watchdog(LIMIT, || {
-        let (seen, sees) = mpsc::channel();
+        let (sender, messages) = mpsc::channel();
         let host = Host::new(move |event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(move |_, input| {
-                seen.send(input.take_all().to_vec()).unwrap();
+                sender.send(input.take_all().to_vec()).unwrap();
             })
         });
         host.connect().write_all(b"quietly").unwrap();
-        assert_eq!(sees.recv_timeout(net::LIMIT).unwrap(), b"quietly");
+        assert_eq!(messages.recv_timeout(net::LIMIT).unwrap(), b"quietly");
     });
 }
 
@@ -399,7 +399,7 @@ fn a_small_send_buffer_preserves_all_bytes_in_order() {
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| TcpServer::bind(event_loop, "127.0.0.1:0")?.serve(|_| Narrow));
         let bytes = pattern(1 << 20);
-        let answer = net::exchange_meanwhile(&mut host.connect(), &bytes);
-        assert!(answer == bytes, "other bytes came back");
+        let reply = net::exchange_meanwhile(&mut host.connect(), &bytes);
+        assert!(reply == bytes, "the echoed bytes differ");
     });
 }

@@ -1,5 +1,5 @@
 //! Connections that end by an error, by a panic, or with their loop. `on_close` is called once,
-//! with the first reason, and other connections are unaffected.
+//! with the first reason. Other connections are unaffected.
 
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
@@ -121,7 +121,7 @@ fn a_send_that_fails_by_a_reset_closes_the_connection() {
         let (server, journal, sockets) = scripted_here(event_loop, |script| {
             script.on_open(|conn| conn.notify_drained()).on_drained(|conn| {
                 assert_eq!(conn.send(b"hello?"), Err(SendError::Closed));
-                assert_eq!(conn.state(), ConnectionState::Closing, "there may be input before the reset");
+                assert_eq!(conn.state(), ConnectionState::Closing, "input may precede the reset");
             })
         });
         let client = net::connect(server.local_addr());
@@ -164,7 +164,7 @@ fn resets_before_accept_affect_no_other_connection() {
 #[test]
 fn an_error_returned_by_a_handler_closes_its_connection() {
     fn failure<T>() -> io::Result<T> {
-        Err(io::Error::new(io::ErrorKind::InvalidData, "not what I was promised"))
+        Err(io::Error::new(io::ErrorKind::InvalidData, "invalid input"))
     }
     let failing: [fn(Script) -> Script; 4] = [
         |script| script.on_open(|_| failure()),
@@ -176,11 +176,11 @@ fn an_error_returned_by_a_handler_closes_its_connection() {
         for script in failing {
             let (host, journal) = scripted(script);
             let mut client = host.connect();
-            // The connection may have failed before either.
+            // These calls fail if the connection has already failed.
             let _ = client.write_all(b"x");
             let _ = client.shutdown(Shutdown::Write);
             net::wait_for_end(&mut client);
-            let expected = End::Error(io::ErrorKind::InvalidData, "not what I was promised".to_owned());
+            let expected = End::Error(io::ErrorKind::InvalidData, "invalid input".to_owned());
             assert_eq!(journal.end_of(0), expected);
             drop(host);
             journal.assert_whole_lives(1);
@@ -282,7 +282,7 @@ fn a_panicking_factory_destructor_does_not_prevent_a_stop() {
             net::turn_until(event_loop, || journal.of(0) == [Told::Open]);
             end(event_loop, server);
             if number == 1 {
-                // Until the report arrives.
+                // The report ends this run.
                 event_loop.run().unwrap();
             }
             net::turn_until(event_loop, || journal.of(0) == [Told::Open, Told::Close(End::Stopped)]);
@@ -309,7 +309,7 @@ fn a_destructor_panic_in_a_dropped_loop_is_contained() {
         assert!(dropped.is_ok(), "the panic came out of the loop's destructor");
         assert_eq!(handle.counters().panics, 1);
         for number in 0..3 {
-            assert_eq!(journal.of(number), [Told::Open, Told::Close(End::LoopEnded)], "of {number}");
+            assert_eq!(journal.of(number), [Told::Open, Told::Close(End::LoopEnded)], "connection {number}");
         }
         drop((server, clients));
     });
@@ -323,7 +323,7 @@ fn dropping_a_loop_calls_on_close_of_open_connections() {
         let event_loop = EventLoop::new().unwrap();
         let (server, journal, sockets) = scripted_here(&event_loop, |script| {
             script.on_close(|conn, _| {
-                // These calls have no effect and do no harm.
+                // These calls have no effect.
                 conn.event_loop().queue_in_loop(|_| unreachable!());
                 conn.close_after(Duration::ZERO);
                 conn.close();

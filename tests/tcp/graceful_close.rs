@@ -1,5 +1,5 @@
-//! Graceful closes: orderly if the peer permits, aborted at the timeout otherwise. The connection
-//! reports the undelivered bytes.
+//! Graceful closes: orderly if the peer finishes in time, aborted at the timeout otherwise. The
+//! connection reports the undelivered bytes.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
@@ -74,9 +74,9 @@ fn a_graceful_close_sends_queued_bytes_and_ignores_input() {
     with_watchdog(LIMIT, || {
         let bytes = pattern(PAYLOAD);
         let sent = bytes.clone();
-        let (report, reported) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let (host, journal) = scripted_with(net::with_little_room, move |script| {
-            let (sent, report) = (sent.clone(), report.clone());
+            let (sent, sender) = (sent.clone(), sender.clone());
             script
                 .on_message(move |conn, input| {
                     input.clear();
@@ -87,16 +87,16 @@ fn a_graceful_close_sends_queued_bytes_and_ignores_input() {
                     assert!(conn.undelivered()? > 0);
                     io::Result::Ok(())
                 })
-                .on_close(move |conn, _| report.send(conn.undelivered().unwrap()).unwrap())
+                .on_close(move |conn, _| sender.send(conn.undelivered().unwrap()).unwrap())
         });
         let mut client = net::connect_with_little_room(host.address());
         client.write_all(b"begin").unwrap();
         assert_eq!(net::read_exact(&mut client, 1), bytes[..1]);
-        client.write_all(b"nobody reads this").unwrap();
-        assert!(net::read_to_end(&mut client) == bytes[1..], "other bytes came");
-        client.write_all(b"nor this").unwrap();
+        client.write_all(b"ignored").unwrap();
+        assert!(net::read_to_end(&mut client) == bytes[1..], "the received bytes differ");
+        client.write_all(b"also ignored").unwrap();
         drop(client);
-        assert_eq!(reported.recv_timeout(net::LIMIT), Ok(0));
+        assert_eq!(reports.recv_timeout(net::LIMIT), Ok(0));
         let life = [Told::Open, message("begin"), Told::Drained, Told::Close(End::Finished)];
         assert_eq!(journal.life_of(0), life);
     });
@@ -128,7 +128,7 @@ fn bytes_aborted_by_the_timeout_are_counted() {
         let bench = Bench::new(|conn| {
             conn.send_owned(pattern(PAYLOAD)).unwrap();
             conn.close_gracefully(MINUTE);
-            assert!(conn.unsent() > 0, "more than the kernels take");
+            assert!(conn.unsent() > 0, "the kernel accepted all bytes");
         });
         let mut client = bench.connect();
         bench.turns();
@@ -138,8 +138,8 @@ fn bytes_aborted_by_the_timeout_are_counted() {
         let arrived = net::read_until_reset(&mut client).len();
         // The acknowledgement of a byte that has arrived may be too late to be counted. A byte that
         // has not arrived is never counted as delivered.
-        assert!(arrived + undelivered >= PAYLOAD, "{arrived} and {undelivered}");
-        assert!(undelivered > 0 && undelivered < PAYLOAD, "{undelivered}");
+        assert!(arrived + undelivered >= PAYLOAD, "{arrived} bytes arrived, {undelivered} undelivered");
+        assert!(undelivered > 0 && undelivered < PAYLOAD, "{undelivered} bytes undelivered");
     });
 }
 
@@ -148,8 +148,8 @@ const PIECE: usize = 1000;
 /// More than fits into the peer's receive buffer.
 const IN_TRANSIT: usize = 16_000;
 
-/// Both ends have finished and the queue is empty, but bytes that only the kernel holds have not
-/// arrived yet.
+/// Both directions have ended and the queue is empty, but the kernel still holds bytes that the
+/// peer has not received.
 #[test]
 fn a_graceful_close_waits_for_bytes_in_the_kernel() {
     with_watchdog(LIMIT, || {
@@ -169,7 +169,7 @@ fn a_graceful_close_waits_for_bytes_in_the_kernel() {
             bench.turns();
             bench.clock.advance(Duration::from_secs(1));
         }
-        assert_eq!(bench.journal.of(0), [Told::Open], "not all has arrived");
+        assert_eq!(bench.journal.of(0), [Told::Open], "the connection closed before all bytes had arrived");
         let mut read = Vec::new();
         client.set_nonblocking(true).unwrap();
         net::turn_until(&bench.event_loop, || {
@@ -185,7 +185,7 @@ fn a_graceful_close_waits_for_bytes_in_the_kernel() {
         assert_eq!(read.len(), sent.get());
         assert!(
             read.chunks(PIECE).enumerate().all(|(n, piece)| piece == [n as u8; PIECE]),
-            "other bytes came"
+            "the received bytes differ"
         );
         bench.clock.advance(Duration::from_millis(100));
         assert_eq!(bench.end(), (End::Finished, 0));
@@ -260,14 +260,14 @@ fn a_close_aborts_a_graceful_close() {
 #[test]
 fn a_graceful_close_of_a_handle_follows_its_sends() {
     with_watchdog(LIMIT, || {
-        let (host, journal, given) = net::giving_handles();
+        let (host, journal, handles) = net::giving_handles();
         let mut client = host.connect();
-        let handle = given.recv_timeout(net::LIMIT).unwrap();
+        let handle = handles.recv_timeout(net::LIMIT).unwrap();
         handle.send("the last").unwrap();
         handle.close_gracefully(net::LIMIT);
         assert_eq!(handle.send("too late"), Err(SendError::Closed));
         assert_eq!(net::read_to_end(&mut client), b"the last");
-        client.write_all(b"not heard").unwrap();
+        client.write_all(b"ignored").unwrap();
         drop(client);
         assert_eq!(journal.life_of(0), [Told::Open, Told::Close(End::Finished)]);
     });

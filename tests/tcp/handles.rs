@@ -14,9 +14,9 @@ use reveille::net::{ConnectionState, SendError};
 #[test]
 fn a_handle_sends_from_another_thread_in_order() {
     with_watchdog(LIMIT, || {
-        let (host, _, given) = giving_handles();
+        let (host, _, handles) = giving_handles();
         let mut client = host.connect();
-        let handle = given.recv_timeout(net::LIMIT).unwrap();
+        let handle = handles.recv_timeout(net::LIMIT).unwrap();
         assert!(handle.is_open());
         let expected: String = (0..3000).map(|n| format!("{n}\n")).collect();
         for n in 0..3000 {
@@ -36,7 +36,7 @@ fn sends_on_the_loop_follow_earlier_sends_of_handles() {
             script.on_message(|conn, input| {
                 input.clear();
                 let handle = conn.handle();
-                // The loop is in this callback throughout, and does not drain the mailbox.
+                // The loop does not drain the mailbox during this callback.
                 thread::spawn(move || ["1 ", "2 "].map(|text| handle.send(text).unwrap())).join().unwrap();
                 conn.send("3 ")?;
                 let handle = conn.handle();
@@ -56,9 +56,9 @@ fn sends_on_the_loop_follow_earlier_sends_of_handles() {
 #[test]
 fn sends_of_several_threads_are_not_interleaved() {
     with_watchdog(LIMIT, || {
-        let (host, _, given) = giving_handles();
+        let (host, _, handles) = giving_handles();
         let mut client = host.connect();
-        let handle = given.recv_timeout(net::LIMIT).unwrap();
+        let handle = handles.recv_timeout(net::LIMIT).unwrap();
         thread::scope(|scope| {
             for name in ["a", "b", "c", "d"] {
                 let handle = handle.clone();
@@ -72,9 +72,9 @@ fn sends_of_several_threads_are_not_interleaved() {
         handle.shutdown();
         let text = String::from_utf8(net::read_to_end(&mut client)).unwrap();
         for name in ["a", "b", "c", "d"] {
-            let theirs: Vec<_> = text.lines().filter(|line| line.starts_with(name)).collect();
+            let lines: Vec<_> = text.lines().filter(|line| line.starts_with(name)).collect();
             let expected: Vec<_> = (0..300).map(|n| format!("{name} {n}")).collect();
-            assert_eq!(theirs, expected);
+            assert_eq!(lines, expected);
         }
     });
 }
@@ -82,9 +82,9 @@ fn sends_of_several_threads_are_not_interleaved() {
 #[test]
 fn a_handle_closes_its_connection_and_reports_it_closed() {
     with_watchdog(LIMIT, || {
-        let (host, journal, given) = giving_handles();
+        let (host, journal, handles) = giving_handles();
         let mut client = host.connect();
-        let handle = given.recv_timeout(net::LIMIT).unwrap();
+        let handle = handles.recv_timeout(net::LIMIT).unwrap();
         handle.close();
         net::wait_for_end(&mut client);
         assert_eq!(journal.life_of(0), [Told::Open, Told::Close(End::Closed)]);
@@ -101,13 +101,13 @@ fn a_handle_closes_its_connection_and_reports_it_closed() {
 #[test]
 fn a_handle_made_in_on_close_is_closed() {
     with_watchdog(LIMIT, || {
-        let (give, given) = mpsc::channel();
+        let (sender, handles) = mpsc::channel();
         let (host, _journal) = scripted(move |script| {
-            let give = give.clone();
-            script.on_close(move |conn, _| give.send(conn.handle()).unwrap())
+            let sender = sender.clone();
+            script.on_close(move |conn, _| sender.send(conn.handle()).unwrap())
         });
         drop(host.connect());
-        let handle: ConnectionHandle = given.recv_timeout(net::LIMIT).unwrap();
+        let handle: ConnectionHandle = handles.recv_timeout(net::LIMIT).unwrap();
         assert!(!handle.is_open());
         assert_eq!(handle.send("too late"), Err(SendError::Closed));
     });
@@ -118,14 +118,14 @@ fn a_handle_made_in_on_close_is_closed() {
 #[test]
 fn a_handle_refuses_bytes_after_a_shutdown() {
     with_watchdog(LIMIT, || {
-        let (host, journal, given) = giving_handles();
+        let (host, journal, handles) = giving_handles();
         let mut client = host.connect();
-        let handle = given.recv_timeout(net::LIMIT).unwrap();
+        let handle = handles.recv_timeout(net::LIMIT).unwrap();
         handle.send("before").unwrap();
         handle.shutdown();
-        assert_eq!(handle.send("behind"), Err(SendError::Closed), "accepted, and then lost in silence");
+        assert_eq!(handle.send("behind"), Err(SendError::Closed), "accepted after the shutdown");
         assert_eq!(net::read_to_end(&mut client), b"before");
-        assert_eq!(handle.send("long after"), Err(SendError::Closed), "accepted, and then lost in silence");
+        assert_eq!(handle.send("long after"), Err(SendError::Closed), "accepted after the shutdown");
         assert!(!is_closed(&journal, 0));
     });
 }
@@ -159,16 +159,16 @@ fn bytes_accepted_by_a_handle_are_sent_before_the_end() {
 #[test]
 fn a_producer_that_respects_refusals_keeps_its_connection() {
     with_watchdog(LIMIT, || {
-        let (give, given) = mpsc::channel();
+        let (sender, handles) = mpsc::channel();
         let (host, journal) = scripted_with(
             |builder| builder.max_unsent(MIB),
             move |script| {
-                let give = give.clone();
-                script.on_open(move |conn| give.send(conn.handle()).unwrap())
+                let sender = sender.clone();
+                script.on_open(move |conn| sender.send(conn.handle()).unwrap())
             },
         );
         let mut client = host.connect();
-        let handle = given.recv_timeout(net::LIMIT).unwrap();
+        let handle = handles.recv_timeout(net::LIMIT).unwrap();
         let (mut accepted, mut refused) = (0, 0);
         while refused < 100 {
             match handle.send([0; 10_000]) {
@@ -180,9 +180,9 @@ fn a_producer_that_respects_refusals_keeps_its_connection() {
                 }
                 Err(error) => panic!("{error}"),
             }
-            assert!(handle.unsent() <= MIB, "{}", handle.unsent());
+            assert!(handle.unsent() <= MIB, "{} unsent bytes", handle.unsent());
         }
-        assert!(handle.unsent() > MIB - 10_000, "{}", handle.unsent());
+        assert!(handle.unsent() > MIB - 10_000, "{} unsent bytes", handle.unsent());
         net::read_exact(&mut client, accepted);
         net::until(|| handle.unsent() == 0);
         handle.send("the end").unwrap();
@@ -195,19 +195,19 @@ fn a_producer_that_respects_refusals_keeps_its_connection() {
 #[test]
 fn accepted_bytes_lost_by_a_close_count_as_unsent() {
     with_watchdog(LIMIT, || {
-        let (lost, loses) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let (host, _journal) = scripted(move |script| {
-            let lost = lost.clone();
+            let sender = sender.clone();
             script
                 .on_message(|conn, _| {
                     assert_eq!(conn.handle().send("accepted"), Ok(()));
                     conn.close();
                 })
-                .on_close(move |conn, _| lost.send(conn.unsent()).unwrap())
+                .on_close(move |conn, _| sender.send(conn.unsent()).unwrap())
         });
         let mut client = host.connect();
         client.write_all(b"x").unwrap();
-        assert_eq!(loses.recv_timeout(net::LIMIT).unwrap(), "accepted".len());
+        assert_eq!(reports.recv_timeout(net::LIMIT).unwrap(), "accepted".len());
         net::wait_for_end(&mut client);
     });
 }
@@ -234,13 +234,12 @@ fn a_handle_used_on_the_loop_sends_in_order_with_the_connection() {
 #[test]
 fn a_handle_never_sends_to_another_connection() {
     with_watchdog(LIMIT, || {
-        let (host, journal, given) = giving_handles();
+        let (host, journal, handles) = giving_handles();
         let mut past: Vec<ConnectionHandle> = Vec::new();
         for number in 0..200 {
             let mut client = host.connect();
-            let handle = given.recv_timeout(net::LIMIT).unwrap();
-            // In transit to the loop, or refused: in both cases these bytes belong to closed
-            // connections.
+            let handle = handles.recv_timeout(net::LIMIT).unwrap();
+            // These connections have ended, or end while the bytes are in transit to the loop.
             for old in past.iter().rev().take(5) {
                 let _ = old.send("for another one");
                 old.shutdown();

@@ -1,4 +1,4 @@
-//! Idle connections, with hours of virtual time.
+//! The idle timeout of connections, over hours of virtual time.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
@@ -111,7 +111,7 @@ impl Stage<'_> {
         client
     }
 
-    /// Sends, and waits until the server has received the message. No time passes.
+    /// Sends a message, and waits until the server has received it. The clock does not advance.
     fn send(&self, client: &mut TcpStream, message: &str) {
         let messages =
             |log: &EventLog| log.entries.borrow().iter().filter(|entry| entry.0 == "message").count();
@@ -159,7 +159,7 @@ fn an_idle_connection_is_closed() {
         assert_eq!(stage.log.take(), [("closed for being idle", 60)]);
         assert_eq!(read_to_end(&mut client), b"");
         assert_eq!(server.open_connections(), 0);
-        assert_eq!(stage.event_loop.next_deadline(), None, "its timer is over");
+        assert_eq!(stage.event_loop.next_deadline(), None, "a timer is left");
     });
 }
 
@@ -173,7 +173,7 @@ fn every_message_extends_the_deadline() {
             stage.send(&mut client, "still here");
         }
         let last = 20 * 59;
-        assert_eq!(stage.log.take().len(), 21, "open, and the messages");
+        assert_eq!(stage.log.take().len(), 21, "not one open and 20 messages");
         stage.pass(10 * MINUTE);
         assert_eq!(stage.log.take(), [("idle", last + 60), ("closed", last + 60)]);
     });
@@ -185,11 +185,11 @@ fn sent_bytes_extend_the_deadline() {
         let server = stage.server(|server| server.idle_timeout(MINUTE), close);
         let log = stage.log.clone();
         let handle = Rc::new(RefCell::new(None));
-        let keeps = Rc::clone(&handle);
+        let handle_slot = Rc::clone(&handle);
         let sending = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap().idle_timeout(MINUTE);
         let sending = sending
             .serve(move |conn| {
-                *keeps.borrow_mut() = Some(conn.handle());
+                *handle_slot.borrow_mut() = Some(conn.handle());
                 Recording { log: log.clone(), on_idle: close }
             })
             .unwrap();
@@ -211,12 +211,12 @@ fn bytes_leaving_the_output_queue_extend_the_deadline() {
     on_stage(|stage| {
         let log = stage.log.clone();
         let handle = Rc::new(RefCell::new(None));
-        let keeps = Rc::clone(&handle);
+        let handle_slot = Rc::clone(&handle);
         let bind = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap();
         let server = with_little_room(bind)
             .idle_timeout(MINUTE)
             .serve(move |conn| {
-                *keeps.borrow_mut() = Some(conn.handle());
+                *handle_slot.borrow_mut() = Some(conn.handle());
                 Recording { log: log.clone(), on_idle: close }
             })
             .unwrap();
@@ -225,16 +225,16 @@ fn bytes_leaving_the_output_queue_extend_the_deadline() {
         turn_until(stage.event_loop, || server.open_connections() == 1);
         let handle = handle.take().unwrap();
         handle.send(vec![0; 1 << 20]).unwrap();
-        let mut read_until_unsent = |most: usize| {
+        let mut read_until_unsent = |max: usize| {
             turn_until(stage.event_loop, || {
                 let _ = client.read(&mut [0; 4096]);
-                handle.unsent() <= most
+                handle.unsent() <= max
             });
         };
         for _ in 0..3 {
             stage.pass(40 * SECOND);
             let before = handle.unsent();
-            assert!(before > 0, "all is in the kernel");
+            assert!(before > 0, "the kernel accepted all bytes");
             read_until_unsent(before - 1);
         }
         read_until_unsent(0);
@@ -259,8 +259,8 @@ fn on_idle_is_called_again_for_a_kept_connection() {
 #[test]
 fn a_probe_sent_to_an_idle_peer_counts_as_activity() {
     on_stage(|stage| {
-        let ask = |conn: &TcpConnection<'_>| conn.send("are you there?").map(drop).map_err(Into::into);
-        let server = stage.server(|server| server.idle_timeout(MINUTE), ask);
+        let probe = |conn: &TcpConnection<'_>| conn.send("are you there?").map(drop).map_err(Into::into);
+        let server = stage.server(|server| server.idle_timeout(MINUTE), probe);
         let mut client = stage.connect(&server);
         stage.pass(MINUTE);
         assert_eq!(net::read_exact(&mut client, 14), b"are you there?");
@@ -289,7 +289,7 @@ fn an_idle_timeout_can_be_changed_or_disabled() {
         );
         let _unlimited = stage.connect(&limited);
         stage.pass(100 * MINUTE);
-        assert_eq!(stage.log.take(), [("open", 6000)], "no limit but the one that is set");
+        assert_eq!(stage.log.take(), [("open", 6000)], "the connection closed without a timeout");
 
         let log = stage.log.clone();
         let own = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap();
@@ -303,7 +303,7 @@ fn an_idle_timeout_can_be_changed_or_disabled() {
         let _client = stage.connect(&own);
         stage.pass(MINUTE);
         assert_eq!(stage.log.take(), [("open", 12000), ("idle", 12010), ("closed", 12010)]);
-        assert_eq!(stage.event_loop.next_deadline(), None, "of two limits one is left, and that is over");
+        assert_eq!(stage.event_loop.next_deadline(), None, "a timer is left");
     });
 }
 

@@ -35,7 +35,7 @@ fn a_send_that_would_exceed_the_limit_is_refused() {
                             Ok(SendStatus::Written) => assert_eq!((before, conn.unsent()), (0, 0)),
                             Ok(SendStatus::Queued) => assert!(conn.unsent() > before && conn.unsent() <= MAX),
                             Err(refusal) => {
-                                assert_eq!(conn.unsent(), before, "a refused send leaves nothing");
+                                assert_eq!(conn.unsent(), before, "a refused send changed the queue");
                                 assert!(before + PIECE > MAX, "refused at {before}");
                                 break refusal;
                             }
@@ -43,7 +43,7 @@ fn a_send_that_would_exceed_the_limit_is_refused() {
                         accepted += PIECE;
                     };
                     assert_eq!(refusal, SendError::Full);
-                    // A send that fits exactly is accepted, and then not a byte more.
+                    // A send that reaches the limit exactly is accepted. One more byte is refused.
                     let capacity = MAX - conn.unsent();
                     assert_eq!(conn.send(piece(accepted, capacity)), Ok(SendStatus::Queued));
                     assert_eq!(conn.unsent(), MAX);
@@ -61,7 +61,7 @@ fn a_send_that_would_exceed_the_limit_is_refused() {
         let received = net::read_to_end(&mut client);
         assert_eq!(received.len(), accepted);
         let whole = received.chunks(round.len()).all(|piece| *piece == round[..piece.len()]);
-        assert!(whole, "the stream has a hole in it");
+        assert!(whole, "the received bytes differ");
         drop(client);
         assert_eq!(journal.end_of(0), End::Finished);
         assert_eq!(host.handle().counters().panics, 0);
@@ -92,24 +92,24 @@ fn no_part_of_a_send_above_the_limit_is_sent() {
 fn a_handle_enforces_the_limit_of_its_connection() {
     const MAX: usize = 100 * KIB;
     with_watchdog(LIMIT, || {
-        let (give, given) = mpsc::channel();
+        let (sender, handles) = mpsc::channel();
         let (host, _journal) = scripted_with(
             |builder| builder.max_unsent(MAX),
             move |script| {
-                let give = give.clone();
-                script.on_open(move |conn| give.send(conn.handle()).unwrap())
+                let sender = sender.clone();
+                script.on_open(move |conn| sender.send(conn.handle()).unwrap())
             },
         );
         let mut client = host.connect();
-        let handle: ConnectionHandle = given.recv_timeout(net::LIMIT).unwrap();
-        let (release, held) = mpsc::channel::<()>();
-        let (hold, holds) = mpsc::channel();
-        let holding = move |_: &EventLoop| {
-            hold.send(()).unwrap();
-            let _ = held.recv_timeout(net::LIMIT);
+        let handle: ConnectionHandle = handles.recv_timeout(net::LIMIT).unwrap();
+        let (release, released) = mpsc::channel::<()>();
+        let (sender, blocked) = mpsc::channel();
+        let block = move |_: &EventLoop| {
+            sender.send(()).unwrap();
+            let _ = released.recv_timeout(net::LIMIT);
         };
-        host.handle().queue_in_loop(holding).unwrap();
-        holds.recv_timeout(net::LIMIT).unwrap();
+        host.handle().queue_in_loop(block).unwrap();
+        blocked.recv_timeout(net::LIMIT).unwrap();
         for n in 0..100u8 {
             handle.send([n; KIB]).unwrap();
         }
@@ -120,35 +120,35 @@ fn a_handle_enforces_the_limit_of_its_connection() {
         assert!(received.chunks(KIB).enumerate().all(|(n, piece)| piece == [n as u8; KIB]));
         // Bytes that the kernel has accepted free capacity as soon as the loop has recorded them.
         net::until(|| handle.unsent() == 0);
-        handle.send("and on").unwrap();
-        assert_eq!(net::read_exact(&mut client, 6), b"and on");
+        handle.send("more!!").unwrap();
+        assert_eq!(net::read_exact(&mut client, 6), b"more!!");
     });
 }
 
 #[test]
 fn a_handle_is_refused_while_the_handler_fills_the_limit() {
     with_watchdog(LIMIT, || {
-        let (give, given) = mpsc::channel();
+        let (sender, handles) = mpsc::channel();
         let (release, released) = mpsc::channel();
         let released = Cell::new(Some(released));
         let (host, _) = scripted_with(
             |builder| net::with_little_room(builder).max_unsent(100 * KIB),
             move |script| {
-                let (give, released) = (give.clone(), released.take().unwrap());
+                let (sender, released) = (sender.clone(), released.take().unwrap());
                 script.on_open(move |conn| {
                     let handle = conn.handle();
                     let mut sent = 0;
                     while conn.send([0; KIB]).is_ok() {
                         sent += KIB;
                     }
-                    give.send((handle, sent)).unwrap();
-                    // Until then the loop does not turn, so no capacity is freed.
+                    sender.send((handle, sent)).unwrap();
+                    // The loop makes no turn before the release, so no capacity is freed.
                     released.recv_timeout(net::LIMIT).unwrap();
                 })
             },
         );
         let mut client = net::connect_with_little_room(host.address());
-        let (handle, sent): (ConnectionHandle, usize) = given.recv_timeout(net::LIMIT).unwrap();
+        let (handle, sent): (ConnectionHandle, usize) = handles.recv_timeout(net::LIMIT).unwrap();
         assert_eq!(handle.send([1; KIB]), Err(SendError::Full));
         assert!(handle.is_open() && handle.unsent() > 99 * KIB);
         release.send(()).unwrap();
@@ -206,7 +206,7 @@ fn the_default_limits_are_sixteen_mebibytes_per_direction() {
                 })
                 .on_message(move |_, input| recorded.store(input.len(), SeqCst))
         });
-        // The client reads none of the server's output. This keeps neither side from sending.
+        // The client does not read the server's output. Both sides can still send.
         let mut client = net::connect_with_little_room(host.address());
         client.write_all(&vec![0; MAX]).unwrap();
         net::until(|| unread.load(SeqCst) == MAX);

@@ -1,6 +1,6 @@
 //! Writes that fail because the peer has closed or reset the connection: the output is dropped and
-//! counted. Input that arrived earlier is still delivered, up to the end, regardless of the reason
-//! that keeps the connection from reading meanwhile.
+//! counted. Input that arrived earlier is still delivered, up to the end, for every reason that
+//! keeps the connection from reading meanwhile.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -23,7 +23,7 @@ fn offered_input(life: &[Told]) -> String {
     life.iter().map(|event| if let Told::Message(text) = event { text.as_str() } else { "" }).collect()
 }
 
-// --- Input that had arrived is delivered
+// --- Earlier input is delivered
 
 /// The peer's orderly close is followed by a reset once anything is sent to it.
 #[test]
@@ -32,13 +32,13 @@ fn input_before_an_orderly_close_survives_failed_writes() {
         let builder = EventLoop::builder().propagate_panics(true).input_buffer(1024);
         let event_loop = builder.build().unwrap();
         let refused = Rc::new(Cell::new(0));
-        let (counted, answered) = (Rc::clone(&refused), Rc::new(Cell::new(false)));
+        let (counted, has_replied) = (Rc::clone(&refused), Rc::new(Cell::new(false)));
         let bench = Bench::new(&event_loop, move |script| {
-            let (counted, answered) = (Rc::clone(&counted), Rc::clone(&answered));
+            let (counted, has_replied) = (Rc::clone(&counted), Rc::clone(&has_replied));
             script
                 .on_message(move |conn, input| {
                     input.clear();
-                    if !answered.replace(true) {
+                    if !has_replied.replace(true) {
                         assert_eq!(conn.send("ok"), Ok(SendStatus::Written));
                         net::until(|| net::condition(conn).contains(PollFlags::HUP));
                     }
@@ -61,7 +61,7 @@ fn input_before_an_orderly_close_survives_failed_writes() {
         assert_eq!(offered_input(&life).len(), 5000);
         assert_eq!(life[life.len() - 2], Told::PeerShutdown);
         assert_ends_with(&life, ErrorKind::BrokenPipe);
-        assert_eq!(refused.get(), 5, "each of five replies was refused");
+        assert_eq!(refused.get(), 5, "not every reply was refused");
     });
 }
 
@@ -145,7 +145,7 @@ fn input_before_a_reset_survives_every_failed_write() {
                         net::until(|| net::condition(conn).contains(PollFlags::HUP));
                         write(conn);
                         assert_eq!(conn.state(), ConnectionState::Closing);
-                        // Has no effect from now on.
+                        // Has no effect after the failed write.
                         conn.notify_drained();
                         conn.resume_reading();
                     })

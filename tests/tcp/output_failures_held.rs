@@ -1,4 +1,4 @@
-//! Connections that do not read when their peer resets them: the input is kept for them or
+//! Connections that do not read when their peer resets them: the input is delivered later or
 //! discarded, and each connection ends.
 
 use std::io::{ErrorKind, Write};
@@ -181,7 +181,7 @@ fn a_pause_for_output_ends_when_the_output_has_failed() {
             script.on_message(move |conn, input| {
                 input.clear();
                 if mem::take(&mut is_first) {
-                    // Until `on_drained`, which does not come.
+                    // `on_drained` would resume reading, but is never called.
                     conn.pause_reading();
                     assert_eq!(conn.send(vec![0; 8 << 20]), Ok(SendStatus::Queued));
                 }
@@ -213,7 +213,7 @@ fn a_graceful_close_ends_immediately_at_a_reset() {
             })
         });
         let mut client = bench.connect(event_loop);
-        client.write_all(b"thrown away").unwrap();
+        client.write_all(b"discarded").unwrap();
         net::reset(client);
         let life = bench.life(event_loop);
         assert_eq!(life.len(), 2, "{life:?}");
@@ -224,7 +224,7 @@ fn a_graceful_close_ends_immediately_at_a_reset() {
     });
 }
 
-/// The close begins when the output has failed already.
+/// The close starts after the output has failed.
 #[test]
 fn a_graceful_close_after_failed_output_ends_immediately() {
     with_loop(|event_loop| {
@@ -237,7 +237,7 @@ fn a_graceful_close_after_failed_output_ends_immediately() {
             })
         });
         let mut client = net::connect(bench.server.local_addr());
-        client.write_all(b"thrown away").unwrap();
+        client.write_all(b"discarded").unwrap();
         net::reset(client);
         let life = bench.life(event_loop);
         assert_eq!(life.len(), 2, "{life:?}");

@@ -1,5 +1,5 @@
-//! Handlers that pause reading: the loop sleeps meanwhile. Input and an end of input that arrive
-//! during the pause are delivered when reading resumes.
+//! Handlers that pause reading. The loop sleeps during the pause. Input and an end of input that
+//! arrive during it are delivered when reading resumes.
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
@@ -27,12 +27,12 @@ fn reading_paused_after_each_message_loses_nothing() {
                 .on_drained(|conn| conn.resume_reading())
         });
         let bytes = pattern(1 << 20);
-        let answer = net::exchange_meanwhile(&mut host.connect(), &bytes);
-        assert!(answer == bytes, "other bytes came back");
+        let reply = net::exchange_meanwhile(&mut host.connect(), &bytes);
+        assert!(reply == bytes, "the echoed bytes differ");
     });
 }
 
-/// A script that takes one line per message, and then pauses until the next turn.
+/// A script that echoes one line per message, and then pauses until the next turn.
 fn line_by_line(script: Script) -> Script {
     script
         .on_message(|conn, input| {
@@ -52,9 +52,9 @@ fn unconsumed_input_is_offered_again_without_new_input() {
         let (host, journal) = scripted(line_by_line);
         let mut client = host.connect();
         assert_eq!(net::exchange(&mut client, b"one\ntwo\nthree\n"), b"one\ntwo\nthree\n");
-        let offered: Vec<_> =
+        let messages: Vec<_> =
             journal.of(0).into_iter().filter(|event| matches!(event, Told::Message(_))).collect();
-        assert_eq!(offered, [message("one\ntwo\nthree\n"), message("two\nthree\n"), message("three\n")]);
+        assert_eq!(messages, [message("one\ntwo\nthree\n"), message("two\nthree\n"), message("three\n")]);
         assert_eq!(net::exchange(&mut client, b"four\n"), b"four\n");
     });
 }
@@ -64,10 +64,10 @@ fn unconsumed_input_is_offered_again_before_the_end() {
     with_loop(|event_loop| {
         let journal = Journal::new();
         let sockets = Rc::new(RefCell::new(Vec::new()));
-        let (writing, opening) = (journal.clone(), Rc::clone(&sockets));
+        let (factory_journal, factory_sockets) = (journal.clone(), Rc::clone(&sockets));
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |conn| {
-            opening.borrow_mut().push(net::peephole(conn));
-            line_by_line(writing.script())
+            factory_sockets.borrow_mut().push(net::peephole(conn));
+            line_by_line(factory_journal.script())
         });
         let server = server.unwrap();
         let mut client = net::connect(server.local_addr());
@@ -77,28 +77,28 @@ fn unconsumed_input_is_offered_again_before_the_end() {
         net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::RDHUP));
         net::turn_until(event_loop, || journal.of(0).contains(&Told::PeerShutdown));
         sockets.borrow_mut().clear();
-        let before: Vec<_> =
+        let messages: Vec<_> =
             journal.of(0).into_iter().filter(|event| matches!(event, Told::Message(_))).collect();
-        assert_eq!(before, [message("one\ntwo\nthree\n"), message("two\nthree\n"), message("three\n")]);
+        assert_eq!(messages, [message("one\ntwo\nthree\n"), message("two\nthree\n"), message("three\n")]);
         net::turn_until(event_loop, || server.open_connections() == 0);
         assert_eq!(net::read_to_end(&mut client), b"one\ntwo\nthree\n");
     });
 }
 
-/// This holds after `on_peer_shutdown` as well, since the handler may pause for a reason of its
-/// own.
+/// The offer is repeated after `on_peer_shutdown` as well: the handler may pause for its own
+/// reasons.
 #[test]
 fn a_pause_in_on_peer_shutdown_offers_unconsumed_input_again() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| {
-            let mut finished = false;
+            let mut is_second = false;
             script
                 .on_message(move |conn, input| {
-                    if finished {
+                    if is_second {
                         conn.send(input.take_all())?;
                         conn.shutdown();
                     }
-                    finished = true;
+                    is_second = true;
                     Ok(())
                 })
                 .on_peer_shutdown(|conn| {
@@ -113,18 +113,18 @@ fn a_pause_in_on_peer_shutdown_offers_unconsumed_input_again() {
         journal.wait_for(0, |event| *event == message("for later"));
         client.shutdown(Shutdown::Write).unwrap();
         journal.wait_for(0, |event| *event == Told::Drained);
-        // Two turns are more than sufficient.
+        // One turn would be sufficient.
         host.ask(|_, _| ());
         host.ask(|_, _| ());
-        let offered = journal.of(0).into_iter().filter(|event| *event == message("for later")).count();
-        assert_eq!(offered, 2, "resumed, and not offered again: {journal:?}");
+        let offers = journal.of(0).into_iter().filter(|event| *event == message("for later")).count();
+        assert_eq!(offers, 2, "the input was not offered again: {journal:?}");
         assert_eq!(net::read_to_end(&mut client), b"for later");
     });
 }
 
-/// A script that pauses reading on open, until `go` is set.
-fn paused_until(go: &Rc<Cell<bool>>, script: Script) -> Script {
-    let go = Rc::clone(go);
+/// A script that pauses reading on open, until `may_resume` is set.
+fn paused_until(may_resume: &Rc<Cell<bool>>, script: Script) -> Script {
+    let may_resume = Rc::clone(may_resume);
     script
         .on_open(|conn| {
             conn.pause_reading();
@@ -132,7 +132,7 @@ fn paused_until(go: &Rc<Cell<bool>>, script: Script) -> Script {
             Ok(())
         })
         .on_drained(move |conn| {
-            if go.get() {
+            if may_resume.get() {
                 conn.resume_reading()
             } else {
                 conn.notify_drained()
@@ -143,14 +143,15 @@ fn paused_until(go: &Rc<Cell<bool>>, script: Script) -> Script {
 
 #[test]
 fn input_and_its_end_during_a_pause_are_delivered_afterwards() {
-    for bytes in [&b""[..], b"in the meantime"] {
+    for bytes in [&b""[..], b"during the pause"] {
         with_loop(move |event_loop| {
-            let (go, journal) = (Rc::new(Cell::new(false)), Journal::new());
+            let (may_resume, journal) = (Rc::new(Cell::new(false)), Journal::new());
             let sockets = Rc::new(RefCell::new(Vec::<TcpStream>::new()));
-            let (writing, opening, going) = (journal.clone(), Rc::clone(&sockets), Rc::clone(&go));
+            let (factory_journal, factory_sockets) = (journal.clone(), Rc::clone(&sockets));
+            let factory_may_resume = Rc::clone(&may_resume);
             let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |conn| {
-                opening.borrow_mut().push(net::peephole(conn));
-                paused_until(&going, writing.script())
+                factory_sockets.borrow_mut().push(net::peephole(conn));
+                paused_until(&factory_may_resume, factory_journal.script())
             });
             let server = server.unwrap();
             let mut client = net::connect(server.local_addr());
@@ -165,15 +166,15 @@ fn input_and_its_end_during_a_pause_are_delivered_afterwards() {
             let events = journal.of(0);
             assert!(
                 events.iter().all(|event| matches!(event, Told::Open | Told::Drained)),
-                "paused: {events:?}"
+                "input was delivered during the pause: {events:?}"
             );
 
-            go.set(true);
+            may_resume.set(true);
             net::turn_until(event_loop, || server.open_connections() == 0);
             let events: Vec<_> = journal.of(0).into_iter().filter(|event| *event != Told::Drained).collect();
             let mut expected = vec![Told::Open, Told::PeerShutdown, Told::Close(End::Finished)];
             if !bytes.is_empty() {
-                expected.insert(1, message("in the meantime"));
+                expected.insert(1, message("during the pause"));
             }
             assert_eq!(events, expected);
             assert_eq!(net::read_to_end(&mut client), bytes);
@@ -181,10 +182,10 @@ fn input_and_its_end_during_a_pause_are_delivered_afterwards() {
     }
 }
 
-/// Both ends have finished. The kernel reports this as a hang-up regardless of the requested
+/// Both directions have ended. The kernel reports this as a hang-up, regardless of the requested
 /// events.
 #[test]
-fn a_hang_up_does_not_spin_the_loop_while_reading_is_paused() {
+fn a_hang_up_during_a_pause_does_not_spin_the_loop() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| {
             script.on_open(|conn| {
@@ -207,12 +208,14 @@ fn a_hang_up_does_not_spin_the_loop_while_reading_is_paused() {
 fn a_pause_during_a_burst_takes_effect_immediately() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().input_buffer(KIB).build().unwrap();
-        let (go, journal) = (Rc::new(Cell::new(false)), Journal::new());
+        let (may_resume, journal) = (Rc::new(Cell::new(false)), Journal::new());
         let sockets = Rc::new(RefCell::new(Vec::new()));
-        let (writing, opening, going) = (journal.clone(), Rc::clone(&sockets), Rc::clone(&go));
+        let (factory_journal, factory_sockets) = (journal.clone(), Rc::clone(&sockets));
+        let factory_may_resume = Rc::clone(&may_resume);
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve(move |conn| {
-            opening.borrow_mut().push(net::peephole(conn));
-            paused_until(&going, writing.script()).on_open(|_| Ok(())).on_message(|conn, input| {
+            factory_sockets.borrow_mut().push(net::peephole(conn));
+            let script = paused_until(&factory_may_resume, factory_journal.script());
+            script.on_open(|_| Ok(())).on_message(|conn, input| {
                 input.clear();
                 conn.pause_reading();
                 conn.notify_drained();
@@ -229,14 +232,14 @@ fn a_pause_during_a_burst_takes_effect_immediately() {
         for _ in 0..10 {
             crate::support::turn(&event_loop);
         }
-        assert_eq!(messages(), 1, "read on while paused");
-        go.set(true);
+        assert_eq!(messages(), 1, "reading continued during the pause");
+        may_resume.set(true);
         net::turn_until(&event_loop, || messages() == 3);
         sockets.borrow_mut().clear();
     });
 }
 
-/// The consumer on another thread may finish before the handler does.
+/// A consumer on another thread may resume reading before the handler returns.
 #[test]
 fn a_resume_during_on_message_offers_unconsumed_input_again() {
     with_watchdog(LIMIT, || {
@@ -246,7 +249,7 @@ fn a_resume_during_on_message_offers_unconsumed_input_again() {
                 conn.pause_reading();
                 let handle = conn.handle();
                 on_another_thread(move || handle.resume_reading());
-                // This send is ordered after the earlier request of the handle.
+                // The resume of the handle takes effect before this send.
                 conn.send(input.take(end + 1))?;
                 Ok(())
             })

@@ -1,4 +1,5 @@
-//! Files among other sends: in order, at the pace of the peer, and without their weight.
+//! `send_file`: the order among other sends, fairness to other connections, the limits, errors of
+//! files, and how many descriptors are open.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,7 +12,7 @@ use crate::support::net::{self, End, Random, pattern, scripted, scripted_with};
 use crate::support::{LIMIT, MIB, with_watchdog};
 use reveille::net::{SendError, SendStatus};
 
-/// A file that goes with this value.
+/// A file that is removed on drop.
 struct TempFile(PathBuf);
 
 impl TempFile {
@@ -44,28 +45,28 @@ fn files_and_other_sends_keep_their_order() {
                 let mut random = Random::new(11);
                 let mut at = 0;
                 while at < bytes.len() {
-                    let most = [10, 5_000, 500_000][random.below(3)];
-                    let len = (1 + random.below(most)).min(bytes.len() - at);
+                    let max = [10, 5_000, 500_000][random.below(3)];
+                    let len = (1 + random.below(max)).min(bytes.len() - at);
                     match random.below(2) {
                         0 => conn.send(&bytes[at..at + len])?,
                         _ => conn.send_file(file.try_clone()?, at as u64, len as u64)?,
                     };
                     at += len;
                 }
-                assert!(conn.unsent() > 0, "more than a kernel takes at once");
+                assert!(conn.unsent() > 0, "the kernel accepted all bytes at once");
                 conn.shutdown();
                 io::Result::Ok(())
             })
         });
         let mut client = net::connect_with_small_packets(host.address());
-        assert!(net::read_to_end(&mut client) == expected, "other bytes came");
+        assert!(net::read_to_end(&mut client) == expected, "the received bytes differ");
         drop(client);
         assert_eq!(journal.end_of(0), End::Finished);
     });
 }
 
 #[test]
-fn a_file_counts_as_unsent_and_not_against_the_limit() {
+fn a_file_counts_as_unsent_but_not_towards_max_unsent() {
     with_watchdog(LIMIT, || {
         let bytes = pattern(16 * MIB);
         let temporary = TempFile::new("limit", &bytes);
@@ -77,8 +78,8 @@ fn a_file_counts_as_unsent_and_not_against_the_limit() {
                 script.on_open(move |conn| {
                     assert_eq!(conn.send_file(file.try_clone()?, 0, 0), Ok(SendStatus::Written));
                     assert_eq!(conn.send_file(file.try_clone()?, 0, 16 << 20), Ok(SendStatus::Queued));
-                    // What one turn sends at most, and a first try is no other.
-                    assert!(conn.unsent() >= 15 * MIB, "{}", conn.unsent());
+                    // The first attempt sends at most 1 MiB, as every turn does.
+                    assert!(conn.unsent() >= 15 * MIB, "{} unsent bytes", conn.unsent());
                     let before = conn.unsent();
                     assert_eq!(conn.send([b'!'; 1000]), Ok(SendStatus::Queued));
                     assert_eq!(conn.unsent(), before + 1000);
@@ -90,13 +91,13 @@ fn a_file_counts_as_unsent_and_not_against_the_limit() {
             },
         );
         let received = net::read_to_end(&mut host.connect());
-        assert!(received == [&bytes[..], &[b'!'; 1000]].concat(), "other bytes came");
+        assert!(received == [&bytes[..], &[b'!'; 1000]].concat(), "the received bytes differ");
         assert_eq!(host.handle().counters().panics, 0);
     });
 }
 
 #[test]
-fn a_file_does_not_keep_the_others_waiting() {
+fn a_large_file_does_not_delay_other_connections() {
     const SIZE: usize = 64 * MIB;
     with_watchdog(LIMIT, || {
         let temporary = TempFile::new("others", &[]);
@@ -127,23 +128,23 @@ fn a_file_does_not_keep_the_others_waiting() {
 }
 
 #[test]
-fn a_file_that_is_shorter_than_promised_closes_with_an_error() {
+fn a_file_shorter_than_the_range_closes_with_an_error() {
     with_watchdog(LIMIT, || {
         let temporary = TempFile::new("short", b"not so long");
         let file = temporary.open();
-        let (tell, told) = mpsc::channel();
+        let (sender, unsent_at_close) = mpsc::channel();
         let (host, journal) = scripted(move |script| {
-            let (file, tell) = (file.try_clone().unwrap(), tell.clone());
+            let (file, sender) = (file.try_clone().unwrap(), sender.clone());
             script
                 .on_message(move |conn, input| {
                     input.clear();
                     conn.send("begin: ")?;
                     conn.send_file(file.try_clone()?, 4, 100).map(drop).map_err(io::Error::from)
                 })
-                .on_close(move |conn, _| tell.send(conn.unsent()).unwrap())
+                .on_close(move |conn, _| sender.send(conn.unsent()).unwrap())
         });
         let mut client = host.connect();
-        // Not from `on_open`: the reset could come before connect(2) has returned.
+        // If `on_open` sent the file, the reset could arrive before connect(2) has returned.
         client.write_all(b"go").unwrap();
         match journal.end_of(0) {
             End::Error(io::ErrorKind::UnexpectedEof, message) => {
@@ -151,14 +152,18 @@ fn a_file_that_is_shorter_than_promised_closes_with_an_error() {
             }
             end => panic!("{end:?}"),
         }
-        assert_eq!(told.recv_timeout(net::LIMIT), Ok(0), "what was refused is not owed");
-        // What there is of it may have arrived, and the peer can tell that it is not all.
+        assert_eq!(
+            unsent_at_close.recv_timeout(net::LIMIT),
+            Ok(0),
+            "a rejected file must not count as unsent"
+        );
+        // The existing bytes of the file may have arrived. The reset shows that they are not all.
         assert!(b"begin: so long".starts_with(&net::read_until_reset(&mut client)));
     });
 }
 
 #[test]
-fn what_is_no_file_closes_with_the_error_of_the_kernel() {
+fn a_pipe_as_a_file_closes_with_the_kernels_error() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(move |script| {
             script.on_message(move |conn, input| {
@@ -175,15 +180,14 @@ fn what_is_no_file_closes_with_the_error_of_the_kernel() {
         assert_eq!(net::read_until_reset(&mut client), b"");
         let end = journal.end_of(0);
         assert!(matches!(end, End::Error(_, _)), "{end:?}");
-        println!("{end:?}");
         assert_eq!(host.handle().counters().panics, 0);
     });
 }
 
 #[test]
-fn a_file_on_its_way_to_a_peer_that_goes_is_given_up() {
+fn a_reset_by_the_peer_closes_the_queued_file() {
     with_watchdog(LIMIT, || {
-        let temporary = TempFile::new("given-up", &pattern(32 * MIB));
+        let temporary = TempFile::new("reset", &pattern(32 * MIB));
         let file = temporary.open();
         let (host, journal) = scripted(move |script| {
             let file = file.try_clone().unwrap();
@@ -204,8 +208,8 @@ fn a_file_on_its_way_to_a_peer_that_goes_is_given_up() {
     });
 }
 
-/// How many descriptors this process has of the file.
-fn opened(file: &TempFile) -> usize {
+/// The number of open descriptors of the file in this process.
+fn open_descriptors(file: &TempFile) -> usize {
     let path = file.0.canonicalize().unwrap();
     let links = fs::read_dir("/proc/self/fd").expect("procfs");
     links
@@ -214,32 +218,32 @@ fn opened(file: &TempFile) -> usize {
 }
 
 #[test]
-fn small_files_that_wait_keep_no_descriptors_and_arrive_in_order() {
+fn queued_small_files_hold_no_descriptors_and_arrive_in_order() {
     with_watchdog(LIMIT, || {
         const SMALL: usize = 10_000;
         const FILES: usize = 2_000;
         let bytes = pattern(SMALL);
         let temporary = Arc::new(TempFile::new("small", &bytes));
         let serving = Arc::clone(&temporary);
-        let (opened_then, is_opened) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let (host, _) = scripted_with(
             |builder| builder.max_unsent(64 * MIB).water_marks(64 * MIB, 0),
             move |script| {
-                let (file, opened_then) = (Arc::clone(&serving), opened_then.clone());
+                let (file, sender) = (Arc::clone(&serving), sender.clone());
                 script.on_open(move |conn| {
                     for number in 0..FILES {
                         conn.send(format!("{number:04}"))?;
                         conn.send_file(file.open(), 0, SMALL as u64)?;
                     }
-                    assert!(conn.unsent() > SMALL * FILES / 2, "the kernel takes it all");
-                    opened_then.send(opened(&file)).unwrap();
+                    assert!(conn.unsent() > SMALL * FILES / 2, "the kernel accepted most of the bytes");
+                    sender.send(open_descriptors(&file)).unwrap();
                     conn.shutdown();
                     io::Result::Ok(())
                 })
             },
         );
         let mut client = host.connect();
-        assert_eq!(is_opened.recv_timeout(net::LIMIT), Ok(0));
+        assert_eq!(reports.recv_timeout(net::LIMIT), Ok(0));
         for number in 0..FILES {
             assert_eq!(net::read_exact(&mut client, 4), format!("{number:04}").as_bytes());
             assert!(net::read_exact(&mut client, SMALL) == bytes);
@@ -249,9 +253,9 @@ fn small_files_that_wait_keep_no_descriptors_and_arrive_in_order() {
 }
 
 #[test]
-fn a_small_file_that_is_shorter_than_promised_closes_with_an_error_behind_others_as_well() {
+fn a_queued_file_shorter_than_the_range_closes_with_an_error() {
     with_watchdog(LIMIT, || {
-        let temporary = TempFile::new("short-behind", b"short");
+        let temporary = TempFile::new("queued-short", b"short");
         let file = temporary.open();
         let (host, journal) = scripted(move |script| {
             let file = file.try_clone().unwrap();
@@ -270,15 +274,15 @@ fn a_small_file_that_is_shorter_than_promised_closes_with_an_error_behind_others
 }
 
 #[test]
-fn so_many_large_files_may_wait_and_one_more_is_refused() {
+fn at_most_64_large_files_may_be_queued() {
     with_watchdog(LIMIT, || {
         const SIZE: usize = 200_000;
         let bytes = pattern(SIZE);
         let temporary = TempFile::new("many", &bytes);
         let file = temporary.open();
-        let (tell, told) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let (host, _) = scripted(move |script| {
-            let (file, tell) = (file.try_clone().unwrap(), tell.clone());
+            let (file, sender) = (file.try_clone().unwrap(), sender.clone());
             script.on_open(move |conn| {
                 assert_eq!(conn.send(vec![0; 8 * MIB]), Ok(SendStatus::Queued));
                 let mut files = 0;
@@ -286,14 +290,14 @@ fn so_many_large_files_may_wait_and_one_more_is_refused() {
                     files += 1;
                 }
                 assert_eq!(conn.send_file(file.try_clone()?, 0, SIZE as u64), Err(SendError::Full));
-                tell.send(files).unwrap();
+                sender.send(files).unwrap();
                 conn.send("the end")?;
                 conn.shutdown();
                 io::Result::Ok(())
             })
         });
         let mut client = host.connect();
-        assert_eq!(told.recv_timeout(net::LIMIT), Ok(64));
+        assert_eq!(reports.recv_timeout(net::LIMIT), Ok(64));
         net::read_exact(&mut client, 8 * MIB);
         for _ in 0..64 {
             assert!(net::read_exact(&mut client, SIZE) == bytes);

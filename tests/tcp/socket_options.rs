@@ -1,4 +1,4 @@
-//! The options of sockets, as the kernel has them in the end.
+//! Socket options of servers, clients and connections, as the kernel reports them.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, T
 use rustix::net::sockopt;
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// What the kernel says of a socket.
+/// The options of a socket, as the kernel reports them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Options {
     nodelay: bool,
@@ -43,7 +43,8 @@ impl Options {
     }
 }
 
-fn unusual() -> SocketOptions {
+/// Options that all differ from the system's defaults.
+fn custom_options() -> SocketOptions {
     let keep_alive = KeepAlive::new(Duration::from_secs(71)).interval(Duration::from_secs(13)).count(4);
     SocketOptions::new()
         .nodelay(false)
@@ -54,7 +55,7 @@ fn unusual() -> SocketOptions {
 }
 
 #[track_caller]
-fn assert_unusual(found: &Options) {
+fn assert_custom_options(found: &Options) {
     let expected = Options {
         nodelay: false,
         keep_alive: true,
@@ -62,17 +63,17 @@ fn assert_unusual(found: &Options) {
         interval: Duration::from_secs(13),
         count: 4,
         user_timeout: 12_345,
-        // Doubled by the kernel.
+        // The kernel doubles the requested sizes.
         send_buffer: 40_000,
         receive_buffer: 60_000,
     };
     assert_eq!(*found, expected);
 }
 
-/// Says what options its connection has when it is opened.
-struct Tell(mpsc::Sender<Options>);
+/// Sends the options of its connection when the connection opens.
+struct OptionReporter(mpsc::Sender<Options>);
 
-impl ConnectionHandler for Tell {
+impl ConnectionHandler for OptionReporter {
     fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         self.0.send(Options::of(conn)).map_err(io::Error::other)
     }
@@ -83,92 +84,88 @@ impl ConnectionHandler for Tell {
     }
 }
 
-/// Turns the loop until the handler of a connection sends its message.
+/// Turns the loop until a handler has sent a report.
 #[track_caller]
-fn opened<T>(event_loop: &EventLoop, told: &mpsc::Receiver<T>) -> T {
+fn wait_for_report<T>(event_loop: &EventLoop, reports: &mpsc::Receiver<T>) -> T {
     let mut received = None;
     turn_until(event_loop, || {
-        received = told.try_recv().ok();
+        received = reports.try_recv().ok();
         received.is_some()
     });
     received.unwrap()
 }
 
-/// The options of a connection of a server that has these.
-fn of_server(options: Option<SocketOptions>) -> Options {
+/// The options of a connection of a server with `options`.
+fn options_of_server_connection(options: Option<SocketOptions>) -> Options {
     with_loop(|event_loop| {
-        let (tell, told) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let mut builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
         if let Some(options) = options {
             builder = builder.socket_options(options);
         }
-        let server = builder.serve(move |_| Tell(tell.clone())).unwrap();
+        let server = builder.serve(move |_| OptionReporter(sender.clone())).unwrap();
         let _client = net::connect(server.local_addr());
-        opened(event_loop, &told)
+        wait_for_report(event_loop, &reports)
     })
 }
 
-fn of_client(options: Option<SocketOptions>) -> Options {
+/// The options of the connection of a client with `options`.
+fn options_of_client_connection(options: Option<SocketOptions>) -> Options {
     with_loop(|event_loop| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (tell, told) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let mut builder = TcpClient::connect(event_loop, listener.local_addr().unwrap());
         if let Some(options) = options {
             builder = builder.socket_options(options);
         }
-        let _client = builder.serve(move |_| Tell(tell.clone())).unwrap();
-        let mut found = None;
-        turn_until(event_loop, || {
-            found = told.try_recv().ok();
-            found.is_some()
-        });
-        found.expect("just found")
+        let _client = builder.serve(move |_| OptionReporter(sender.clone())).unwrap();
+        wait_for_report(event_loop, &reports)
     })
 }
 
 #[test]
-fn what_is_set_for_a_server_holds_for_its_connections() {
-    assert_unusual(&of_server(Some(unusual())));
+fn socket_options_of_a_server_apply_to_its_connections() {
+    assert_custom_options(&options_of_server_connection(Some(custom_options())));
 }
 
 #[test]
-fn what_is_set_for_a_client_holds_for_its_connection() {
-    assert_unusual(&of_client(Some(unusual())));
+fn socket_options_of_a_client_apply_to_its_connection() {
+    assert_custom_options(&options_of_client_connection(Some(custom_options())));
 }
 
 #[test]
-fn usually_small_writes_go_out_at_once_and_all_else_is_as_the_system_has_it() {
+fn only_nodelay_differs_from_the_systems_defaults() {
     let plain = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let systems = Options::of(&plain);
-    assert!(!systems.nodelay);
-    for found in [of_server(None), of_client(None)] {
+    let defaults = Options::of(&plain);
+    assert!(!defaults.nodelay);
+    for found in [options_of_server_connection(None), options_of_client_connection(None)] {
         assert!(found.nodelay);
-        // Not the buffers, which the kernel adapts to the way as soon as it knows it.
+        // The buffer sizes are not compared: the kernel adapts them to the path.
         let expected = Options {
             nodelay: true,
             send_buffer: found.send_buffer,
             receive_buffer: found.receive_buffer,
-            ..systems.clone()
+            ..defaults.clone()
         };
         assert_eq!(found, expected);
     }
 }
 
 #[test]
-fn nodelay_alone_may_be_said_for_short() {
+fn nodelay_of_a_server_builder_applies_to_its_connections() {
     with_loop(|event_loop| {
-        let (tell, told) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().nodelay(false);
-        let server = server.serve(move |_| Tell(tell.clone())).unwrap();
+        let server = server.serve(move |_| OptionReporter(sender.clone())).unwrap();
         let _client = net::connect(server.local_addr());
-        assert!(!opened(event_loop, &told).nodelay);
+        assert!(!wait_for_report(event_loop, &reports).nodelay);
     });
 }
 
 #[test]
 fn a_connection_may_change_its_options() {
     with_loop(|event_loop| {
-        let (tell, told) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let server = TcpServer::bind(event_loop, "127.0.0.1:0")
             .unwrap()
             .serve_fn(move |conn, input| {
@@ -180,10 +177,10 @@ fn a_connection_may_change_its_options() {
                 assert!(!sockopt::tcp_quickack(conn)?);
                 conn.set_quickack(true)?;
                 assert!(sockopt::tcp_quickack(conn)?);
-                tell.send(Options::of(conn)).map_err(io::Error::other)?;
+                sender.send(Options::of(conn)).map_err(io::Error::other)?;
                 conn.set_keep_alive(None)?;
                 conn.set_user_timeout(Duration::ZERO)?;
-                tell.send(Options::of(conn)).map_err(io::Error::other)?;
+                sender.send(Options::of(conn)).map_err(io::Error::other)?;
                 let invalid = conn.set_keep_alive(Some(KeepAlive::new(Duration::ZERO))).unwrap_err();
                 assert_eq!(invalid.kind(), io::ErrorKind::InvalidInput);
                 Ok::<_, io::Error>(())
@@ -193,22 +190,22 @@ fn a_connection_may_change_its_options() {
         io::Write::write_all(&mut client, b"x").unwrap();
         let mut found = Vec::new();
         turn_until(event_loop, || {
-            found.extend(told.try_iter());
+            found.extend(reports.try_iter());
             found.len() == 2
         });
-        let [with, without] = &found[..] else { panic!("two") };
-        assert!(!with.nodelay && with.keep_alive, "{with:?}");
-        assert_eq!((with.idle, with.count, with.user_timeout), (Duration::from_secs(5), 2, 9000));
-        assert!(!without.keep_alive && without.user_timeout == 0, "{without:?}");
+        let [changed, restored] = &found[..] else { panic!("not two reports: {found:?}") };
+        assert!(!changed.nodelay && changed.keep_alive, "{changed:?}");
+        assert_eq!((changed.idle, changed.count, changed.user_timeout), (Duration::from_secs(5), 2, 9000));
+        assert!(!restored.keep_alive && restored.user_timeout == 0, "{restored:?}");
     });
 }
 
 #[test]
-fn an_option_that_the_kernel_does_not_take_is_an_error_that_names_it() {
+fn the_error_for_an_invalid_option_names_it() {
     with_loop(|event_loop| {
         let listen = |options: SocketOptions| {
             let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().socket_options(options);
-            builder.serve_fn(|_, _| ()).expect_err("an option that makes no sense")
+            builder.serve_fn(|_, _| ()).expect_err("an invalid option was accepted")
         };
         let too_long = Duration::from_secs(1_000_000);
         let options = [
@@ -227,8 +224,8 @@ fn an_option_that_the_kernel_does_not_take_is_an_error_that_names_it() {
             let client = TcpClient::connect(event_loop, address).socket_options(options).reporting(&reports);
             let _client = client.serve_fn(|_, _| ()).unwrap();
             turn_until(event_loop, || reports.len() == 2);
-            let failed = Reported::Failed(Some(address), io::ErrorKind::InvalidInput);
-            assert_eq!(reports.take()[0], failed);
+            let failure = Reported::Failed(Some(address), io::ErrorKind::InvalidInput);
+            assert_eq!(reports.take()[0], failure);
         }
         let error = listen(SocketOptions::new().device("no-such-device"));
         assert!(error.to_string().contains("SO_BINDTODEVICE"), "{error}");
@@ -236,7 +233,7 @@ fn an_option_that_the_kernel_does_not_take_is_an_error_that_names_it() {
 }
 
 #[test]
-fn servers_that_ask_for_it_share_a_port() {
+fn servers_with_reuse_port_share_a_port() {
     with_loop(|event_loop| {
         let listen = |address: SocketAddr, reuse_port| {
             let options = SocketOptions::new().reuse_port(reuse_port);
@@ -244,17 +241,17 @@ fn servers_that_ask_for_it_share_a_port() {
             builder.serve_fn(|conn, input| conn.send(input.take_all()))
         };
         let first = listen("127.0.0.1:0".parse().unwrap(), true).unwrap();
-        let _second = listen(first.local_addr(), true).expect("a port that is shared");
-        let error = listen(first.local_addr(), false).expect_err("a port that is taken");
+        let _second = listen(first.local_addr(), true).expect("a shared port");
+        let error = listen(first.local_addr(), false).expect_err("the port was shared without reuse_port");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     });
 }
 
 #[test]
-fn a_server_for_ipv6_takes_ipv4_or_not_as_it_is_told() {
+fn only_v6_determines_whether_ipv4_clients_can_connect() {
     with_loop(|event_loop| {
         if TcpListener::bind("[::1]:0").is_err() {
-            return; // Not on this machine.
+            return; // This machine has no IPv6.
         }
         for only_v6 in [true, false] {
             let options = SocketOptions::new().only_v6(only_v6);
@@ -265,7 +262,7 @@ fn a_server_for_ipv6_takes_ipv4_or_not_as_it_is_told() {
             let over_v4 = TcpStream::connect(("127.0.0.1", port));
             assert_eq!(over_v4.is_err(), only_v6, "{over_v4:?}");
         }
-        // Where it has no meaning it does no harm.
+        // A server for IPv4 ignores the option.
         let options = SocketOptions::new().only_v6(true);
         let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().socket_options(options);
         net::connect(builder.serve_fn(|_, _| ()).unwrap().local_addr());
@@ -273,42 +270,43 @@ fn a_server_for_ipv6_takes_ipv4_or_not_as_it_is_told() {
 }
 
 #[test]
-fn sockets_keep_to_their_device() {
+fn connections_are_bound_to_the_device_of_their_server() {
     with_loop(|event_loop| {
-        let (tell, told) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
         let builder = builder.socket_options(SocketOptions::new().device("lo"));
         let server = builder.serve(move |conn: &TcpConnection<'_>| {
-            tell.send(SockRef::from(conn).device().unwrap()).unwrap();
-            Tell(mpsc::channel().0)
+            sender.send(SockRef::from(conn).device().unwrap()).unwrap();
+            OptionReporter(mpsc::channel().0)
         });
         let server = match server {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return, // An old kernel's policy.
+            // Old kernels require a capability for this option.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return,
             server => server.unwrap(),
         };
         let _client = net::connect(server.local_addr());
-        let device = opened(event_loop, &told).expect("a device");
+        let device = wait_for_report(event_loop, &reports).expect("a device");
         assert_eq!(device.strip_suffix(b"\0").unwrap_or(&device), b"lo");
     });
 }
 
 #[test]
-fn a_connection_says_what_the_kernel_knows_of_it() {
+fn a_connection_reports_its_tcp_info_and_unacknowledged_bytes() {
     with_watchdog(LIMIT, || {
-        let (tell, told) = mpsc::channel();
+        let (sender, reports) = mpsc::channel();
         let host = net::Host::new(move |event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(move |conn, input| {
                 conn.send(input.take_all())?;
-                let told = (conn.tcp_info()?, conn.unacknowledged()?);
-                tell.send(told).map_err(io::Error::other)
+                let report = (conn.tcp_info()?, conn.unacknowledged()?);
+                sender.send(report).map_err(io::Error::other)
             })
         });
         let mut client = host.connect();
         let bytes = net::pattern(5000);
         assert_eq!(net::exchange(&mut client, &bytes), bytes);
-        let (info, unacknowledged) = told.recv_timeout(net::LIMIT).expect("an answer");
+        let (info, unacknowledged) = reports.recv_timeout(net::LIMIT).expect("a report");
         assert_eq!(info.state, TcpState::Established);
         assert!(info.bytes_received.is_none_or(|received| (1..=5000).contains(&received)), "{info:?}");
-        assert!(unacknowledged <= 5000, "{unacknowledged}");
+        assert!(unacknowledged <= 5000, "{unacknowledged} unacknowledged bytes");
     });
 }

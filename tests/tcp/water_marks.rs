@@ -1,4 +1,4 @@
-//! The callbacks at the water marks of unsent bytes, and handles that pause and resume reading from
+//! The callbacks at the water marks of unsent bytes. Handles that pause and resume reading from
 //! another thread.
 
 use std::io::{self, Read, Write};
@@ -23,9 +23,9 @@ enum Event {
 
 /// Fills the queue to slightly above the high-water mark at each message, and reports its
 /// callbacks.
-struct Witness(Sender<Event>);
+struct Filler(Sender<Event>);
 
-impl Witness {
+impl Filler {
     fn fill(conn: &TcpConnection) -> io::Result<()> {
         while conn.unsent() <= HIGH {
             conn.send([0; 10 * KIB])?;
@@ -39,10 +39,10 @@ impl Witness {
     }
 }
 
-impl ConnectionHandler for Witness {
+impl ConnectionHandler for Filler {
     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
         input.clear();
-        Witness::fill(conn)
+        Filler::fill(conn)
     }
 
     fn on_high_water(&mut self, conn: &TcpConnection, unsent: usize) -> io::Result<()> {
@@ -59,9 +59,9 @@ impl ConnectionHandler for Witness {
     }
 }
 
-impl FrameHandler<LineCodec> for Witness {
+impl FrameHandler<LineCodec> for Filler {
     fn on_frame(&mut self, conn: &TcpConnection, _: &[u8]) -> io::Result<()> {
-        Witness::fill(conn)
+        Filler::fill(conn)
     }
 
     fn on_high_water(&mut self, conn: &TcpConnection, unsent: usize) -> io::Result<()> {
@@ -77,30 +77,30 @@ impl FrameHandler<LineCodec> for Witness {
     }
 }
 
-fn assert_marks_are_reported<H: ConnectionHandler>(make: impl Fn(Witness) -> H + Send + 'static) {
-    let (report, received) = mpsc::channel();
+fn assert_marks_are_reported<H: ConnectionHandler>(make: impl Fn(Filler) -> H + Send + 'static) {
+    let (sender, reports) = mpsc::channel();
     let host = Host::new(move |event_loop| {
         net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
             .water_marks(HIGH, LOW)
-            .serve(move |_| make(Witness(report.clone())))
+            .serve(move |_| make(Filler(sender.clone())))
     });
     let mut client = net::connect_with_little_room(host.address());
     for _ in 0..3 {
         client.write_all(b"more\n").unwrap();
-        let event = received.recv_timeout(net::LIMIT).unwrap();
+        let event = reports.recv_timeout(net::LIMIT).unwrap();
         assert!(matches!(event, Event::High(unsent) if unsent > HIGH + 9 * KIB), "{event:?}");
-        // Once, and nothing more until the peer reads.
+        // Once; no further callback until the peer reads.
         for _ in 0..20 {
             host.ask(|_, _| ());
         }
-        assert_eq!(received.try_recv().ok(), None);
+        assert_eq!(reports.try_recv().ok(), None);
         host.assert_rests();
         client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         let mut events = Vec::new();
         while events.last() != Some(&Event::Drained) {
             // Reads the available bytes, or none after the timeout.
             let _ = io::Read::read(&mut client, &mut [0; 4 * KIB]);
-            events.extend(received.try_iter());
+            events.extend(reports.try_iter());
         }
         assert!(matches!(events[..], [Event::Low(unsent), Event::Drained] if unsent <= LOW), "{events:?}");
     }
@@ -109,20 +109,20 @@ fn assert_marks_are_reported<H: ConnectionHandler>(make: impl Fn(Witness) -> H +
 
 #[test]
 fn each_water_mark_is_reported_once() {
-    with_watchdog(LIMIT, || assert_marks_are_reported(|witness| witness));
+    with_watchdog(LIMIT, || assert_marks_are_reported(|filler| filler));
 }
 
 #[test]
 fn water_marks_are_reported_to_a_frame_handler() {
-    with_watchdog(LIMIT, || assert_marks_are_reported(|witness| Framed::new(LineCodec::new(100), witness)));
+    with_watchdog(LIMIT, || assert_marks_are_reported(|filler| Framed::new(LineCodec::new(100), filler)));
 }
 
 #[test]
 fn a_handle_pauses_reading_and_resumes_it() {
     with_watchdog(LIMIT, || {
-        let (host, journal, given) = net::giving_handles();
+        let (host, journal, handles) = net::giving_handles();
         let mut client = host.connect();
-        let handle = given.recv_timeout(net::LIMIT).unwrap();
+        let handle = handles.recv_timeout(net::LIMIT).unwrap();
         for n in 0..10 {
             handle.pause_reading();
             host.ask(|_, _| ());
@@ -131,7 +131,7 @@ fn a_handle_pauses_reading_and_resumes_it() {
             for _ in 0..5 {
                 host.ask(|_, _| ());
             }
-            assert!(!journal.of(0).contains(&message(&text)), "read while it was paused");
+            assert!(!journal.of(0).contains(&message(&text)), "input was delivered during the pause");
             handle.resume_reading();
             assert_eq!(net::read_exact(&mut client, text.len()), text.as_bytes());
         }
@@ -184,8 +184,8 @@ impl ConnectionHandler for Closer {
     }
 }
 
-/// Returns the events of a connection that is closed at one of its marks while its peer reads all
-/// available bytes.
+/// Returns the events of a connection that closes in the callback named by `closes_at`. Its peer
+/// reads all available bytes.
 fn events_until_close(closes_at: &'static str) -> Vec<(&'static str, usize)> {
     with_loop(move |event_loop| {
         let events = Recorder::new();
@@ -198,8 +198,8 @@ fn events_until_close(closes_at: &'static str) -> Vec<(&'static str, usize)> {
         client.set_nonblocking(true).unwrap();
         let mut all = Vec::new();
         net::turn_until(event_loop, || {
-            // Reads until no bytes are available, so that writability and the notification of the
-            // mark fall into one turn.
+            // Reads until no bytes are available, so that one turn has both the writability of the
+            // socket and the notification of the mark.
             let _ = client.read_to_end(&mut all);
             server.counters().accepted == 1 && server.open_connections() == 0
         });
@@ -210,7 +210,7 @@ fn events_until_close(closes_at: &'static str) -> Vec<(&'static str, usize)> {
 #[test]
 fn a_close_in_on_high_water_stops_output_and_events() {
     let events = events_until_close("high");
-    assert!(matches!(events[..], [("high", unsent), ("close", lost)] if unsent == lost), "{events:?}");
+    assert!(matches!(events[..], [("high", before), ("close", after)] if before == after), "{events:?}");
 }
 
 #[test]

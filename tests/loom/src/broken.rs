@@ -1,15 +1,14 @@
-//! The protocols with one bug each, as `build.rs` wrote it. The bugs themselves are the table
-//! there.
+//! Copies of the protocols with one bug each. `build.rs` defines the bugs and writes the copies.
 
-/// Every mutation that `build.rs` knows.
+/// The names of all bugs.
 pub const NAMES: &[&str] = include!(concat!(env!("OUT_DIR"), "/names.rs"));
 
 macro_rules! broken {
     ($($on_loom:ident { $($name:ident)* })*) => {
         $($(
-            #[doc = concat!("The protocol, but: ", stringify!($name), ".")]
+            #[doc = concat!("A protocol with the bug `", stringify!($name), "`.")]
             pub mod $name {
-                #[allow(warnings, clippy::all, reason = "broken on purpose, and not by hand")]
+                #[allow(warnings, clippy::all, reason = "generated code that is broken on purpose")]
                 mod source {
                     include!(concat!(env!("OUT_DIR"), "/", stringify!($name), ".rs"));
                 }

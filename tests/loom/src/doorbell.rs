@@ -1,7 +1,7 @@
 //! A model of a shared ring: the event indices, and a ring of numbers around them.
 //!
-//! The lines under test are those of the library's `shared_ring/event_index.rs`. The rest of a
-//! ring, the location and the checks of its bytes, does not depend on the order of steps.
+//! The code under test is the library's `shared_ring/event_index.rs`. The rest of a ring is not
+//! modelled: how it locates and checks bytes does not depend on the order of steps.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::epoll::Epoll;
 
-/// The event index functions that the models use; documented where they are implemented.
-#[expect(missing_docs, reason = "documented where they are implemented, in event_index.rs")]
+/// The event index functions that the models use.
+#[expect(missing_docs, reason = "documented in event_index.rs")]
 pub trait Indices: 'static {
     fn move_on(position: &AtomicU64, mark: &AtomicU64, from: u64, to: u64) -> bool;
     fn set_mark(position: &AtomicU64, mark: &AtomicU64, at: u64) -> u64;
@@ -71,7 +71,8 @@ macro_rules! words_on_loom {
     };
 }
 
-/// A ring of numbers, each one step of the positions, and the epolls in which its two sides sleep.
+/// A ring of numbers, and the polls in which its two sides sleep. Each number advances a position
+/// by 1.
 #[derive(Debug)]
 pub struct Shared {
     tail: AtomicU64,
@@ -79,14 +80,15 @@ pub struct Shared {
     head: AtomicU64,
     head_mark: AtomicU64,
     slots: Vec<AtomicU64>,
-    /// Where the consumer sleeps.
+    /// The poll in which the consumer sleeps.
     pub consumer: Epoll,
-    /// Where the producer sleeps when the ring is full.
+    /// The poll in which the producer sleeps while the ring is full.
     pub producer: Epoll,
 }
 
 impl Shared {
-    /// An empty ring with `slots` slots. Its consumer starts asleep, its producer awake.
+    /// An empty ring with `slots` slots. At first the consumer counts as asleep and the producer as
+    /// awake.
     pub fn new(slots: u64) -> Arc<Shared> {
         Arc::new(Shared {
             tail: AtomicU64::new(0),
@@ -99,13 +101,13 @@ impl Shared {
         })
     }
 
-    /// Makes the consumer start awake.
+    /// Makes the consumer count as awake. To be called before the threads start.
     pub fn consumer_is_awake(&self) {
         self.tail_mark.store(u64::MAX, Relaxed);
     }
 
-    /// Runs the producer: sends the numbers from 1 to `count`. Returns how often it has slept for
-    /// lack of space.
+    /// Runs the producer: sends the numbers from 1 to `count`. Returns how often it slept because
+    /// the ring was full.
     pub fn produce<I: Indices>(&self, count: u64) -> usize {
         let slots = self.slots.len() as u64;
         let mut sleeps = 0;
@@ -128,8 +130,8 @@ impl Shared {
         sleeps
     }
 
-    /// Runs the consumer: takes `count` numbers, and checks that they are those sent. Returns how
-    /// often it has slept.
+    /// Runs the consumer: takes `count` numbers and checks that they are those that were sent.
+    /// Returns how often it slept.
     pub fn consume<I: Indices>(&self, count: u64) -> usize {
         let slots = self.slots.len() as u64;
         let mut sleeps = 0;

@@ -1,45 +1,48 @@
-//! A model of the poll that the loop sleeps in, with an eventfd and a socket in it.
+//! A model of the poll in which the loop sleeps. It watches an eventfd and a socket.
 //!
-//! loom knows no kernel, so what the protocol needs of one is rebuilt from loom's own primitives:
+//! loom does not model a kernel. The parts of epoll(7) that the protocol needs are built from
+//! loom's primitives:
 //!
-//! - A write adds one to the counter and ends a poll that waits. Writes coalesce; a drain sets the
-//!   counter to zero.
-//! - A poll finds the eventfd readable while its counter is not zero. The library's poll is
-//!   edge-triggered and would tell once for each write; as every turn that is told drains, nothing
-//!   is left unread, and the two are the same.
-//! - A poll that may wait does so until something is readable, for ever if need be: no time-out
-//!   rescues a lost wake, and loom reports a deadlock. A poll that may not wait looks and returns.
-//! - The socket is whatever else ends a wait: traffic, a due timer, an error of the poll. To the
-//!   protocol it is just a consumer that is awake without having been woken.
+//! - A write adds 1 to the counter and wakes a waiting poll. Writes coalesce. A drain sets the
+//!   counter to 0.
+//! - A poll reports the eventfd as readable while its counter is above 0. The library's poll is
+//!   edge-triggered and reports each write once. Every turn with such a report drains the eventfd,
+//!   so the two are equivalent.
+//! - A poll that may wait returns when something is readable. It has no timeout, so after a lost
+//!   wake-up it waits forever, and loom reports a deadlock. A poll that may not wait returns
+//!   immediately.
+//! - The socket stands for everything else that ends a wait: traffic, an expired timer, an error of
+//!   the poll. The consumer is then awake although no producer has woken it.
 //!
-//! The model must not be kinder than the kernel. The counter and the socket are relaxed atomics,
-//! and only a poll that may wait takes the lock that makes its last look and its falling asleep one
-//! step, which epoll_wait(2) does promise. A poll that may not wait can thus miss a write that has
-//! just been made, and orders nothing between the threads. (They are never merely stored to, for
-//! the reason given at `on_loom!`.)
+//! The model must not guarantee more than the kernel. The counter and the socket are relaxed
+//! atomics. Only a poll that may wait takes the lock, which makes its last check and the start of
+//! its sleep one step, as epoll_wait(2) guarantees. So a poll that may not wait can miss a write
+//! that has just been made, and orders nothing between the threads. The atomics are changed with
+//! swaps and additions instead of stores, for the reason given at `on_loom!`.
 
-use std::sync::atomic::AtomicUsize as Unseen;
+use std::sync::atomic::AtomicUsize as StdAtomicUsize;
 
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use loom::sync::{Condvar, Mutex};
 
-/// The poll and what it watches.
+/// The poll, the eventfd and the socket.
 #[derive(Debug)]
 pub struct Epoll {
     counter: AtomicUsize,
     socket: AtomicBool,
-    falling_asleep: Mutex<()>,
+    /// Held by a poll between its last check and its sleep.
+    sleep_lock: Mutex<()>,
     readable: Condvar,
-    /// std's, so that loom does not see it: counting must not order anything.
-    writes: Unseen,
+    /// The type of std, which loom does not track: the count must not order anything.
+    writes: StdAtomicUsize,
 }
 
-/// What a poll found readable.
+/// What a poll has found readable.
 #[derive(Clone, Copy, Debug)]
 pub struct Events {
-    /// The eventfd.
+    /// The eventfd is readable.
     pub woken: bool,
-    /// The socket.
+    /// The socket is readable.
     pub socket: bool,
 }
 
@@ -48,9 +51,9 @@ impl Default for Epoll {
         Epoll {
             counter: AtomicUsize::new(0),
             socket: AtomicBool::new(false),
-            falling_asleep: Mutex::new(()),
+            sleep_lock: Mutex::new(()),
             readable: Condvar::new(),
-            writes: Unseen::new(0),
+            writes: StdAtomicUsize::new(0),
         }
     }
 }
@@ -63,7 +66,7 @@ impl Epoll {
         self.end_wait();
     }
 
-    /// How many writes there were.
+    /// The number of writes so far.
     pub fn writes(&self) -> usize {
         self.writes.load(Relaxed)
     }
@@ -75,37 +78,37 @@ impl Epoll {
     }
 
     fn end_wait(&self) {
-        // A poll between its last look and its sleep holds the lock. Once that is free, the poll
-        // either will see what has become readable or sleeps already and is notified.
-        drop(self.falling_asleep.lock().unwrap());
+        // A poll between its last check and its sleep holds the lock. When the lock is free, the
+        // poll either has yet to check or already sleeps and is notified.
+        drop(self.sleep_lock.lock().unwrap());
         self.readable.notify_one();
     }
 
-    /// Looks what is readable; if it `may_wait`, waits until something is.
+    /// Returns what is readable. If it `may_wait`, waits until something is.
     pub fn poll(&self, may_wait: bool) -> Events {
         if !may_wait {
-            return self.look();
+            return self.events();
         }
-        let mut awake = self.falling_asleep.lock().unwrap();
+        let mut guard = self.sleep_lock.lock().unwrap();
         loop {
-            let events = self.look();
+            let events = self.events();
             if events.woken || events.socket {
                 return events;
             }
-            awake = self.readable.wait(awake).unwrap();
+            guard = self.readable.wait(guard).unwrap();
         }
     }
 
-    fn look(&self) -> Events {
+    fn events(&self) -> Events {
         Events { woken: self.counter.load(Relaxed) != 0, socket: self.socket.load(Relaxed) }
     }
 
-    /// Reads the eventfd, which sets its counter to zero.
+    /// Reads the eventfd, which sets its counter to 0.
     pub fn drain(&self) {
         self.counter.swap(0, Relaxed);
     }
 
-    /// Reads the socket until there is no more.
+    /// Reads all bytes of the socket.
     pub fn read_socket(&self) {
         self.socket.swap(false, Relaxed);
     }

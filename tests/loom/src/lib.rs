@@ -1,28 +1,28 @@
-//! Model checks of the wake protocol: a loop and the threads that post to it, in every order of
-//! their steps.
+//! Model checks of the wake-up protocols: a loop and the threads that post to it, in all
+//! interleavings of their steps.
 //!
-//! The lines under test are those of the library: `task_queue.rs`, included from where it is and
-//! built on loom's lock and flag, with the orderings that the library uses ([`protocol`]). Around
-//! it stands a model of what the protocol is for: a descriptor that wakes a poll ([`epoll`]) and a
-//! loop that takes its turns ([`reactor`]). The claims are the functions of [`models`];
-//! `tests/holds.rs` checks that the protocol keeps them.
+//! The code under test is the library's `task_queue.rs`. It is included from its place in the
+//! library and built on loom's lock and flag, with the memory orderings that the library uses
+//! ([`protocol`]). Its environment is a model: a descriptor that wakes a poll ([`epoll`]) and a
+//! loop that makes turns ([`reactor`]). The claims are the functions of [`models`], and
+//! `tests/holds.rs` checks that the protocol fulfils them.
 //!
-//! A check that cannot fail proves nothing, so `build.rs` writes copies of the protocol with one
-//! bug each ([`broken`]), and `tests/rejects.rs` demands that a claim refutes every one of them.
-//! The models are generic over [`protocol::Protocol`], so that the refuted claim is the very same
-//! code as the one that holds.
+//! A check that cannot fail proves nothing. So `build.rs` writes copies of the protocol with one
+//! bug each ([`broken`]), and `tests/rejects.rs` requires that a claim refutes each copy. The
+//! models are generic over [`protocol::Protocol`], so both tests run the same claim.
 //!
-//! The same is done to the event indices of a shared ring, `shared_ring/event_index.rs`:
+//! The event indices of a shared ring, `shared_ring/event_index.rs`, are checked in the same way.
 //! [`doorbell`] is a ring around them.
 //!
-//! What this does not cover: loom explores what C11 allows except loads that read from stores yet
-//! to come, and knows the last seven stores of an atomic only. It knows no time, so a thread that
-//! waits for room has no deadline, and its conditions wake nobody for nothing. A model that bounds
-//! the pre-emptions of threads, to end in seconds, says so; the others are exhaustive.
+//! The limits of loom: it explores what C11 permits, except loads that read from later stores, and
+//! it keeps only the last seven stores of an atomic. It has no clock, so a thread that waits for
+//! capacity has no deadline. Its condition variables have no spurious wake-ups. Some models bound
+//! the number of preemptions, to complete within seconds, and state the bound. The others are
+//! exhaustive.
 //!
 //! Run with `cargo test --release -p reveille-loom`.
 
-// `on_loom!` and `words_on_loom!`, textually before their users.
+// These two modules define `on_loom!` and `words_on_loom!`, which must precede their uses.
 #[macro_use]
 pub mod protocol;
 #[macro_use]
@@ -36,16 +36,16 @@ pub mod reactor;
 mod event_index;
 
 #[path = "../../../src/event_loop/tasks/task_queue.rs"]
-#[allow(dead_code, reason = "the models need no more than what threads can race for")]
+#[allow(dead_code, reason = "the models use only the operations that threads can race for")]
 mod task_queue;
 
-/// The protocol as it is.
+/// The protocol of the library.
 pub mod correct {
     use crate::task_queue as source;
     on_loom!(source);
 }
 
-/// The event indices as they are.
+/// The event indices of the library.
 pub mod correct_indices {
     use crate::event_index as source;
     words_on_loom!(source);

@@ -1,4 +1,5 @@
-//! The claims. Each is a function that explores its model to the end and returns, or panics.
+//! The claims. Each is a function that explores its model completely. It panics if the claim does
+//! not hold.
 
 mod bounded;
 mod busy;
@@ -20,9 +21,10 @@ use crate::reactor::Reactor;
 
 pub use self::{bounded::*, busy::*, closing::*, errands::*, ringing::*, stopping::*, waking::*, writing::*};
 
-/// Which of the outcomes that a model tells apart were reached, over all interleavings.
+/// The outcomes that a model has reached, over all interleavings.
 ///
-/// A claim about a race is empty if the model never gets into it, so each says where it must get.
+/// A claim about a race proves nothing if the model never reaches the race. So each model states
+/// the outcomes that it must reach.
 #[derive(Debug, Default)]
 struct Outcomes(Mutex<BTreeSet<&'static str>>);
 
@@ -39,17 +41,17 @@ fn sleeps<Q>(reactor: &Reactor<Q>) -> &'static str {
     if reactor.sleeps > 0 { SLEPT } else { NEVER_SLEPT }
 }
 
-const WAITED: &str = "a producer waited for room";
-const NOBODY_WAITED: &str = "no producer waited for room";
+const WAITED: &str = "a producer waited for capacity";
+const NOBODY_WAITED: &str = "no producer waited for capacity";
 
 fn waits() -> &'static str {
     if protocol::waits() > 0 { WAITED } else { NOBODY_WAITED }
 }
 
-/// Explores `model`, and checks that its outcomes are exactly those `expected`.
+/// Explores `model`, and checks that its outcomes are exactly the `expected` ones.
 ///
-/// With a bound it explores the interleavings with at most so many pre-emptions of a thread that
-/// could have gone on; without one, all there are.
+/// With a `bound`, explores the interleavings with at most `bound` preemptions of a thread that
+/// could have continued. Without one, explores all interleavings.
 fn explore(
     bound: Option<usize>,
     expected: &[&'static str],
@@ -63,7 +65,7 @@ fn explore(
         let (outcomes, interleavings) = (Arc::clone(&outcomes), Arc::clone(&interleavings));
         move || {
             interleavings.fetch_add(1, Relaxed);
-            protocol::forget_waits();
+            protocol::reset_waits();
             model(&outcomes);
         }
     });
@@ -71,5 +73,5 @@ fn explore(
     let reached: Vec<_> = outcomes.0.lock().unwrap().iter().copied().collect();
     let mut expected = expected.to_vec();
     expected.sort_unstable();
-    assert_eq!(reached, expected, "the outcomes that the model reaches");
+    assert_eq!(reached, expected, "the model did not reach exactly the expected outcomes");
 }

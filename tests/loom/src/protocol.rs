@@ -1,47 +1,47 @@
-//! One face for the correct protocol and its broken copies, and the primitives they run on in a
-//! model.
+//! A common interface of the correct protocol and its broken copies, and the primitives that they
+//! run on in a model.
 
 use std::cell::Cell;
 
-/// Models need to tell tasks apart and nothing else.
+/// A task is a number: the models only need to distinguish tasks.
 pub type Task = u8;
 
-/// What a producer is asked to do.
+/// What a producer must do after a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
-    /// To write to the eventfd.
+    /// Write to the eventfd.
     Needed,
     /// Nothing.
     NotNeeded,
 }
 
-/// Why a task is not accepted.
+/// Why a task was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The queue is closed.
     Closed,
-    /// There is no room.
+    /// The queue is at its capacity.
     Full,
 }
 
-/// What a take or a close has handed out.
+/// The result of a take or a close.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// What had been pushed, waiting or not.
+    /// The tasks of `push` and `push_waiting`.
     pub tasks: Vec<Task>,
-    /// What had been pushed as an internal task.
+    /// The internal tasks.
     pub internal: Vec<Task>,
 }
 
 /// The capacity of a queue that is never full.
 pub const UNBOUNDED: usize = usize::MAX;
 
-/// What the models use of a `TaskQueue`; the documentation of each operation is there.
+/// The operations of a `TaskQueue` that the models use.
 ///
-/// Every copy of the protocol is a module with traits and types of its own. This is what they have
-/// in common. `waiting` is `len` there. A producer that waits for room has no deadline: loom knows
-/// no time, and to the protocol a producer that gives up is one that never came.
-#[expect(missing_docs, reason = "documented where they are implemented, in task_queue.rs")]
+/// Every copy of the protocol is a module with its own traits and types. This trait is their common
+/// interface. A producer that waits for capacity has no deadline: loom has no clock, and a producer
+/// whose wait has timed out has not changed the queue.
+#[expect(missing_docs, reason = "documented in task_queue.rs")]
 pub trait Protocol: Send + Sync + 'static {
     fn new(capacity: usize) -> Self;
     fn push(&self, task: Task) -> Result<Wake, (Refusal, Task)>;
@@ -56,7 +56,7 @@ pub trait Protocol: Send + Sync + 'static {
     fn close(&self) -> Batch;
 }
 
-/// A mutex with a condition, on loom's.
+/// A mutex with a condition variable, both of loom.
 #[derive(Debug)]
 pub struct Lock<T> {
     content: loom::sync::Mutex<T>,
@@ -69,54 +69,55 @@ impl<T> Lock<T> {
         Lock { content: loom::sync::Mutex::new(value), changed: loom::sync::Condvar::new() }
     }
 
-    /// Calls `f` with the content, locked.
+    /// Calls `f` with the locked content.
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         f(&mut self.content.lock().unwrap())
     }
 
-    /// Calls `f` with the content, locked, until it answers, and waits for a notice in between.
+    /// Calls `f` with the locked content until it returns a value, and waits for
+    /// [`notify_all`](Lock::notify_all) in between.
     pub fn wait_with<R>(&self, mut f: impl FnMut(&mut T) -> Option<R>) -> Option<R> {
         let mut content = self.content.lock().unwrap();
         loop {
-            let answer = f(&mut content);
-            if answer.is_some() {
-                return answer;
+            let result = f(&mut content);
+            if result.is_some() {
+                return result;
             }
             WAITS.set(WAITS.get() + 1);
             content = self.changed.wait(content).unwrap();
         }
     }
 
-    /// Has every thread that waits look again.
+    /// Wakes every thread in [`wait_with`](Lock::wait_with), which then calls its `f` again.
     pub fn notify_all(&self) {
         self.changed.notify_all();
     }
 }
 
 thread_local! {
-    /// std's, so that loom does not see it. All threads of a model are the one of the system that
-    /// explores it.
+    /// The type of std, which loom does not track. All threads of a model run on one thread of the
+    /// system, so they share this count.
     static WAITS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How often a producer has waited for room, in this interleaving.
+/// How often a producer has waited for capacity in this interleaving.
 pub fn waits() -> usize {
     WAITS.get()
 }
 
-/// To be called when an interleaving begins.
-pub(crate) fn forget_waits() {
+/// Sets the count of [`waits`] to 0. To be called at the start of an interleaving.
+pub(crate) fn reset_waits() {
     WAITS.set(0);
 }
 
 /// Builds the copy of the protocol in the module `$source` on loom's primitives, as a [`Protocol`]
-/// called `Queue`.
+/// named `Queue`.
 ///
-/// The flag is relaxed throughout, as it is in the library: with a stronger ordering the models
-/// would be about another program. Its `store` is a swap whose answer is ignored, because loom 0.7
-/// lets a store slip in between the two halves of another thread's swap (its issues 254 and 389),
-/// and then finds deadlocks that cannot be. That hides nothing: to whoever reads the flag, a
-/// relaxed store and a relaxed swap that looks at nothing are the same.
+/// All operations on the flag are relaxed, as in the library: with a stronger ordering the models
+/// would check a different program. `store` is a swap whose result is ignored. In loom 0.7 a store
+/// can come between the load and the store of another thread's swap (its issues 254 and 389), which
+/// leads to deadlocks that cannot occur in reality. This hides no bug: for a thread that reads the
+/// flag, a relaxed swap with an ignored result is the same as a relaxed store.
 macro_rules! on_loom {
     ($source:ident) => {
         use std::mem;
@@ -148,7 +149,7 @@ macro_rules! on_loom {
                 deadline: Option<Instant>,
                 f: impl FnMut(&mut T) -> Option<R>,
             ) -> Option<R> {
-                assert!(deadline.is_none(), "loom knows no time");
+                assert!(deadline.is_none(), "loom has no clock");
                 Lock::wait_with(self, f)
             }
 
@@ -167,7 +168,7 @@ macro_rules! on_loom {
             }
 
             fn store(&self, value: bool) {
-                // See above: a swap, for loom's sake.
+                // A swap, for the reason given at `on_loom!`.
                 AtomicBool::swap(self, value, Relaxed);
             }
 
@@ -186,23 +187,23 @@ macro_rules! on_loom {
             }
 
             fn push(&self, task: Task) -> Result<Wake, (Refusal, Task)> {
-                self.0.push(task, |task| task).map(in_common).map_err(refused)
+                self.0.push(task, |task| task).map(common_wake).map_err(common_refusal)
             }
 
             fn push_waiting(&self, task: Task) -> Result<Wake, (Refusal, Task)> {
-                self.0.push_waiting(None, task, |task| task).map(in_common).map_err(refused)
+                self.0.push_waiting(None, task, |task| task).map(common_wake).map_err(common_refusal)
             }
 
             fn push_internal(&self, task: Task) -> Result<Wake, Task> {
-                self.0.push_internal(task).map(in_common)
+                self.0.push_internal(task).map(common_wake)
             }
 
             fn quit(&self) -> Wake {
-                in_common(self.0.quit())
+                common_wake(self.0.quit())
             }
 
             fn end_sleep(&self) -> Wake {
-                in_common(self.0.end_sleep())
+                common_wake(self.0.end_sleep())
             }
 
             fn may_sleep(&self) -> bool {
@@ -231,14 +232,14 @@ macro_rules! on_loom {
             }
         }
 
-        fn in_common(wake: $source::Wake) -> Wake {
+        fn common_wake(wake: $source::Wake) -> Wake {
             match wake {
                 $source::Wake::Needed => Wake::Needed,
                 $source::Wake::NotNeeded => Wake::NotNeeded,
             }
         }
 
-        fn refused((refusal, task): ($source::Refusal, Task)) -> (Refusal, Task) {
+        fn common_refusal((refusal, task): ($source::Refusal, Task)) -> (Refusal, Task) {
             let refusal = match refusal {
                 $source::Refusal::Closed => Refusal::Closed,
                 $source::Refusal::Full => Refusal::Full,

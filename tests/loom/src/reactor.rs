@@ -1,4 +1,4 @@
-//! The loop around the protocol, and what other threads do to it.
+//! A model of the loop around the protocol, and the operations of other threads.
 
 use std::mem;
 use std::sync::Arc;
@@ -8,56 +8,56 @@ use loom::thread::{self, JoinHandle};
 use crate::epoll::{Epoll, Events};
 use crate::protocol::{Batch, Protocol, Refusal, Task, UNBOUNDED, Wake};
 
-/// What the loop and the threads that post to it share.
+/// The data that the loop shares with the threads that post to it.
 ///
-/// The `Arc` around it is std's, which orders nothing in loom's eyes.
+/// The `Arc` around it is that of std. loom does not track it, so it orders nothing.
 #[derive(Debug)]
 pub struct Shared<Q> {
     /// The protocol under test.
     pub queue: Q,
-    /// What the loop sleeps in.
+    /// The poll in which the loop sleeps.
     pub epoll: Epoll,
 }
 
 impl<Q: Protocol> Shared<Q> {
-    /// Hands a task over, and wakes the loop if asked to. A refused task comes back.
+    /// Pushes a task, and wakes the loop if necessary. A refused task is given back.
     pub fn post(&self, task: Task) -> Result<Wake, (Refusal, Task)> {
         let wake = self.queue.push(task)?;
-        self.pass_on(wake);
+        self.write_if_needed(wake);
         Ok(wake)
     }
 
     /// As [`post`](Shared::post), but waits while the queue is full.
     pub fn post_waiting(&self, task: Task) -> Result<Wake, (Refusal, Task)> {
         let wake = self.queue.push_waiting(task)?;
-        self.pass_on(wake);
+        self.write_if_needed(wake);
         Ok(wake)
     }
 
-    /// Hands an internal task over, and wakes the loop if asked to. A refused internal task comes
+    /// Pushes an internal task, and wakes the loop if necessary. A refused internal task is given
     /// back.
     pub fn post_internal(&self, task: Task) -> Result<Wake, Task> {
         let wake = self.queue.push_internal(task)?;
-        self.pass_on(wake);
+        self.write_if_needed(wake);
         Ok(wake)
     }
 
-    /// Asks the loop to stop.
+    /// Requests that the loop stop.
     pub fn quit(&self) -> Wake {
         let wake = self.queue.quit();
-        self.pass_on(wake);
+        self.write_if_needed(wake);
         wake
     }
 
-    fn pass_on(&self, wake: Wake) {
+    fn write_if_needed(&self, wake: Wake) {
         if wake == Wake::Needed {
             self.epoll.write();
         }
     }
 }
 
-/// The consumer: takes its turns on the model's main thread, as the library's loop does, and notes
-/// what it did.
+/// The consumer. It makes turns on the model's main thread, as the library's loop does, and records
+/// them.
 #[derive(Debug)]
 pub struct Reactor<Q> {
     shared: Arc<Shared<Q>>,
@@ -77,12 +77,12 @@ pub struct Reactor<Q> {
 }
 
 impl<Q: Protocol> Reactor<Q> {
-    /// A loop that has yet to take its first turn, and room for whatever comes.
+    /// A loop before its first turn, whose queue is unbounded.
     pub fn new() -> Self {
         Self::with_room_for(UNBOUNDED)
     }
 
-    /// A loop that has yet to take its first turn, and room for so many tasks.
+    /// A loop before its first turn, whose queue holds `capacity` tasks.
     pub fn with_room_for(capacity: usize) -> Self {
         Reactor {
             shared: Arc::new(Shared { queue: Q::new(capacity), epoll: Epoll::default() }),
@@ -97,32 +97,32 @@ impl<Q: Protocol> Reactor<Q> {
         }
     }
 
-    /// What other threads have of it.
+    /// The part that is shared with other threads.
     pub fn shared(&self) -> &Shared<Q> {
         &self.shared
     }
 
-    /// Starts a thread that does something to it.
+    /// Starts a thread that calls `f` with the shared part.
     pub fn spawn<R: 'static>(&self, f: impl FnOnce(&Shared<Q>) -> R + 'static) -> JoinHandle<R> {
         let shared = Arc::clone(&self.shared);
         thread::spawn(move || f(&shared))
     }
 
-    /// One turn of a loop that runs by itself. Answers whether to stop.
+    /// Makes one turn of a loop that is not embedded. Returns whether to stop.
     ///
-    /// `run` is what running a task does.
+    /// Each task is run by a call of `run`.
     pub fn turn(&mut self, run: impl FnMut(&Arc<Shared<Q>>, Task)) -> bool {
         let may_sleep = self.local.is_empty() && self.shared.queue.may_sleep();
         self.sleeps += usize::from(may_sleep);
         self.poll_and_run(may_sleep, run)
     }
 
-    /// One turn of a loop that looks for work up to `looks` times before it sleeps. Answers whether
-    /// to stop.
-    pub fn busy_turn(&mut self, looks: usize) -> bool {
-        // A look at the queue and one at the descriptors, as in the library if there it had one of
-        // the former for each of the latter.
-        for _ in 0..looks {
+    /// Makes one turn of a loop that polls busily: it checks for work up to `checks` times before
+    /// it sleeps. Returns whether to stop.
+    pub fn busy_turn(&mut self, checks: usize) -> bool {
+        // A check covers the queue and the descriptors. The library checks the queue more often
+        // than the descriptors.
+        for _ in 0..checks {
             let has_work = self.shared.queue.has_work();
             let events = self.shared.epoll.poll(false);
             if has_work || events.woken || events.socket {
@@ -132,13 +132,13 @@ impl<Q: Protocol> Reactor<Q> {
         self.turn(|_, _| ())
     }
 
-    /// Turns until one says to stop.
+    /// Makes turns until one returns that the loop must stop.
     pub fn run(&mut self) {
         while !self.turn(|_, _| ()) {}
         self.leave();
     }
 
-    /// Turns until `count` tasks have been run. A loop that has lost a wake sleeps for ever
+    /// Makes turns until `count` tasks have been run. After a lost wake-up the loop sleeps forever
     /// instead.
     pub fn run_until_ran(&mut self, count: usize) {
         while self.ran.len() < count {
@@ -146,7 +146,7 @@ impl<Q: Protocol> Reactor<Q> {
         }
     }
 
-    /// One turn of a loop that lives inside another one, which waits in its stead.
+    /// Makes one turn of a loop that is embedded in another one. The other loop waits for it.
     pub fn run_once(&mut self) {
         self.poll_and_run(false, |_, _| ());
         self.leave();
@@ -155,10 +155,10 @@ impl<Q: Protocol> Reactor<Q> {
     /// Queues a task on the loop's own thread, between the turns of an embedded loop.
     pub fn queue_in_loop(&mut self, task: Task) {
         self.local.push(task);
-        self.shared.pass_on(self.shared.queue.end_sleep());
+        self.shared.write_if_needed(self.shared.queue.end_sleep());
     }
 
-    /// The poll and what follows it in a turn, in the library's order.
+    /// The steps of a turn, in the library's order.
     fn poll_and_run(&mut self, may_sleep: bool, run: impl FnMut(&Arc<Shared<Q>>, Task)) -> bool {
         let events = self.shared.epoll.poll(may_sleep);
         self.run_after_poll(events, run)
@@ -176,7 +176,7 @@ impl<Q: Protocol> Reactor<Q> {
             self.sockets += 1;
         }
         let quit = queue.take(&mut self.batch);
-        assert!(self.batch.tasks.len() <= self.capacity, "more tasks waited than may");
+        assert!(self.batch.tasks.len() <= self.capacity, "the batch exceeds the queue's capacity");
         self.internal.append(&mut self.batch.internal);
         for task in self.batch.tasks.drain(..).chain(mem::take(&mut self.local)) {
             self.ran.push(task);
@@ -185,8 +185,8 @@ impl<Q: Protocol> Reactor<Q> {
         quit
     }
 
-    /// Leaves the loop, between its turns, such that its descriptor shows whether there is work:
-    /// either producers will write, or it has.
+    /// Ends a run. Until the next one, the descriptor must show whether there is work. So either
+    /// the queue counts as asleep, and the next producer writes to the eventfd, or the loop writes.
     fn leave(&self) {
         if !self.local.is_empty() || !self.shared.queue.may_sleep() {
             self.shared.epoll.write();

@@ -1,4 +1,4 @@
-//! The protocols keep every claim.
+//! The correct protocols fulfil every claim.
 
 use reveille_loom::{correct::Queue, correct_indices::Marks, models};
 

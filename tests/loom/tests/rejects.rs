@@ -1,24 +1,23 @@
-//! Every broken copy of a protocol is rejected, by the claim that its bug breaks and for the right
-//! reason.
+//! Every broken copy of a protocol is rejected: a claim that its bug violates fails, with the
+//! expected message.
 //!
-//! loom may abort when a model fails, so each runs in a child process: the test runs its own binary
-//! again, for the one ignored test that explores the broken copy, and reads what the child had to
-//! say.
+//! loom may abort when a model fails, so each model runs in a child process. The test starts its
+//! own binary with the ignored test that explores the broken copy, and reads the output.
 
 use std::{env, panic, process};
 
 use reveille_loom::{broken, models};
 
-/// Set for the children alone, so that `cargo test -- --include-ignored` explores nothing that must
-/// fail.
+/// The environment variable that marks a child process. Without it the ignored tests do nothing, so
+/// `cargo test -- --include-ignored` passes.
 const CHILD: &str = "REVEILLE_LOOM_MUST_FAIL";
 
-/// What loom says when no thread can go on: the loop sleeps or a thread waits for room, and nobody
-/// is left to wake it.
+/// loom's message when no thread can continue: the loop sleeps or a thread waits for capacity, and
+/// no thread is left to wake it.
 const LOST_WAKE: &str = "deadlock; threads = ";
 
-/// What loom says when the loop goes on for ever without sleeping: here, for something that it is
-/// told waits, and does not.
+/// loom's message when an execution has too many steps: here the loop makes turns without end,
+/// because its queue reports work that does not exist.
 const SPINS: &str = "Model exceeded maximum number of branches";
 
 /// The exit code of a child whose model has failed.
@@ -31,7 +30,7 @@ macro_rules! rejects {
                 use super::*;
 
                 #[test]
-                #[ignore = "fails on purpose, in a child process that the other test starts"]
+                #[ignore = "fails on purpose; `is_rejected` runs it in a child process"]
                 fn model() {
                     explore_in_child(models::$claim::<broken::$bug::$protocol>);
                 }
@@ -72,11 +71,11 @@ rejects! {
 
         queue_has_room_for_one_more: a_queue_holds_no_more_than_it_may, "one of the tasks has room";
         push_looks_for_room_before_the_lock: a_queue_holds_no_more_than_it_may, "one of the tasks has room";
-        waiting_push_ignores_capacity: two_threads_that_wait_for_room_for_one_are_let_in, "more tasks waited than may";
+        waiting_push_ignores_capacity: two_threads_that_wait_for_room_for_one_are_let_in, "the batch exceeds the queue's capacity";
         waiting_push_adds_after_the_lock: two_threads_that_wait_for_room_for_one_are_let_in,
             SPINS;
         waiting_push_waits_with_its_task_added: two_threads_that_wait_for_room_for_one_are_let_in,
-            "more tasks waited than may";
+            "the batch exceeds the queue's capacity";
         take_lets_nobody_in: two_threads_that_wait_for_room_for_one_are_let_in, LOST_WAKE;
         take_lets_in_above_capacity_only: two_threads_that_wait_for_room_for_one_are_let_in, LOST_WAKE;
         take_lets_in_below_capacity_only: two_threads_that_wait_for_room_for_two_are_let_in, LOST_WAKE;
@@ -134,8 +133,7 @@ fn explore_in_child(model: fn()) {
     if env::var_os(CHILD).is_none() {
         return;
     }
-    // The first panic is the reason. What would follow it is loom unwinding through its own
-    // destructors.
+    // Only the first panic counts. loom's destructors may cause further ones.
     panic::set_hook(Box::new(|panic| {
         eprintln!("{panic}");
         process::exit(FAILED);
@@ -149,10 +147,10 @@ fn expect_rejection(test: &str, reason: &str) {
         .env(CHILD, "1")
         .output()
         .unwrap();
-    let said = [&child.stdout[..], &child.stderr[..]].concat();
-    let said = String::from_utf8_lossy(&said);
-    println!("{said}");
-    assert!(said.contains("running 1 test"), "the child must run {test}, but said:\n{said}");
-    assert_eq!(child.status.code(), Some(FAILED), "the child must fail, but said:\n{said}");
-    assert!(said.contains(reason), "the child must fail with `{reason}`, but said:\n{said}");
+    let output = [&child.stdout[..], &child.stderr[..]].concat();
+    let output = String::from_utf8_lossy(&output);
+    println!("{output}");
+    assert!(output.contains("running 1 test"), "the child did not run {test}:\n{output}");
+    assert_eq!(child.status.code(), Some(FAILED), "the child did not fail:\n{output}");
+    assert!(output.contains(reason), "the child did not fail with `{reason}`:\n{output}");
 }

@@ -1,4 +1,4 @@
-//! The clients: each thread runs one scenario after the other, drawn from its random numbers.
+//! The clients. Each client thread runs one scenario after another, selected at random.
 
 mod misbehaving;
 mod pattern;
@@ -12,17 +12,18 @@ use fastrand::Rng;
 use crate::server::Services;
 use crate::tally::Tally;
 
-/// What a scenario returns: how many bytes it has verified, or what was wrong.
+/// The result of a scenario: the number of verified bytes, or a description of the failure.
 pub(crate) type Verdict = Result<u64, String>;
 
 type Scenario = fn(&mut Rng, &Services) -> Verdict;
 
-/// Half of the runs verify, and half misbehave.
+/// Scenarios that verify the bytes that they receive. Half of the runs select one of these, and
+/// half one of [`MISBEHAVING`].
 const VERIFYING: &[(&str, Scenario)] = &[
     ("echo", verifying::echo),
     ("echo, slow reader", verifying::slow_reader),
     ("echo, byte by byte", verifying::byte_by_byte),
-    ("echo, large requests first", verifying::late_reader),
+    ("echo, late reader", verifying::late_reader),
     ("lines, pipelined", verifying::lines),
     ("relay", verifying::relay),
     ("Unix socket", verifying::unix_socket),
@@ -31,16 +32,16 @@ const VERIFYING: &[(&str, Scenario)] = &[
 ];
 
 const MISBEHAVING: &[(&str, Scenario)] = &[
-    ("resets in mid-transfer", misbehaving::resets),
-    ("resets a relay in mid-transfer", misbehaving::resets_a_relay),
+    ("resets during a transfer", misbehaving::resets),
+    ("resets during a relayed transfer", misbehaving::resets_a_relay),
     ("sends and never reads", misbehaving::never_reads),
     ("half-closes and never reads", misbehaving::half_closes_and_never_reads),
     ("connects and closes", misbehaving::connects_and_closes),
-    ("connects many times at once", misbehaving::storms),
-    ("says nothing", misbehaving::says_nothing),
+    ("opens many connections", misbehaving::opens_many_connections),
+    ("sends nothing", misbehaving::sends_nothing),
     ("sends urgent data", misbehaving::sends_urgent_data),
     ("makes the handler panic", misbehaving::panics_the_handler),
-    ("sends a line without an end", misbehaving::sends_an_endless_line),
+    ("sends a line that is too long", misbehaving::sends_a_line_that_is_too_long),
     ("passes descriptors", misbehaving::passes_descriptors),
     ("passes a lingering socket", misbehaving::passes_a_lingering_socket),
     ("closes with unread replies", misbehaving::closes_with_unread_replies),

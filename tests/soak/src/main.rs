@@ -1,12 +1,13 @@
-//! A soak: a server process under misbehaving peers, beside clients that verify every byte.
+//! A soak test: a server process serves misbehaving clients and clients that verify every byte.
 //!
-//! `cargo run --release -p reveille-soak -- --seconds 120 --seed 7` runs it. The clients run in
-//! this process and the servers in a child, so that the child's memory, descriptors and CPU time
-//! are the servers' alone. The seed determines which scenarios each client thread runs, in which
-//! order and with which sizes.
+//! Run with `cargo run --release -p reveille-soak -- --seconds 120 --seed 7`. The clients run in
+//! this process and the servers in a child process, so the memory, descriptors and CPU time of the
+//! child are those of the servers. The seed determines which scenarios each client thread runs, in
+//! which order and with which sizes.
 //!
-//! The run passes if no verified byte was lost, and if the server process, with all clients gone,
-//! has as many descriptors as at its start, at most 16 MiB more resident memory, and uses no CPU.
+//! The run passes if all verified bytes are correct and complete, and if the server process returns
+//! to its initial state after the last client: the same number of descriptors, at most 16 MiB more
+//! resident memory, and no CPU use.
 
 mod clients;
 mod process;
@@ -22,14 +23,15 @@ use tally::Tally;
 
 const USAGE: &str = "usage: reveille-soak [--seconds N] [--seed N] [--clients N]
 
-  --seconds  how long clients connect; default 120
-  --seed     what the scenarios are drawn from; default from the clock, and printed
-  --clients  how many client threads; default 24";
+  --seconds  how long the clients run; default: 120
+  --seed     selects the scenarios; default: random, and printed
+  --clients  number of client threads; default: 24";
 
-/// How much more resident memory the server process may have after the run than at its start.
+/// By how much the server's resident memory may grow between the start and the end of the run.
 const MEMORY_LIMIT: u64 = 16 << 20;
 
-/// How long connections may take to end, and memory to be released, after the last client.
+/// How long the server may take to close its connections and release its memory after the last
+/// client.
 const SETTLE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
@@ -61,7 +63,7 @@ fn report(result: io::Result<bool>) -> ExitCode {
     }
 }
 
-/// Runs the soak. Returns whether everything held.
+/// Runs the soak test. Returns whether it has passed.
 fn soak(settings: &Settings) -> io::Result<bool> {
     println!("seed {}, {} s, {} clients", settings.seed, settings.seconds, settings.clients);
     let mut server = Server::start()?;
@@ -79,13 +81,13 @@ fn soak(settings: &Settings) -> io::Result<bool> {
     });
     print!("{tally}");
 
-    let settled = Instant::now() + SETTLE;
+    let deadline = Instant::now() + SETTLE;
     let after = loop {
         let (open, usage) = (server.open_connections()?, server.usage()?);
         let is_settled = open == 0
             && usage.descriptors == before.descriptors
             && usage.resident <= before.resident + MEMORY_LIMIT;
-        if is_settled || Instant::now() > settled {
+        if is_settled || Instant::now() > deadline {
             println!("at the end: {usage}, {open} connections");
             break (open, usage);
         }
@@ -96,21 +98,21 @@ fn soak(settings: &Settings) -> io::Result<bool> {
     server.stop()?;
 
     let (open, after) = after;
-    let mut holds = true;
-    let mut require = |condition: bool, what: &str| {
+    let mut passed = true;
+    let mut require = |condition: bool, failure: &str| {
         if !condition {
-            println!("FAILED: {what}");
-            holds = false;
+            println!("FAILED: {failure}");
+            passed = false;
         }
     };
     require(tally.failures() == 0, "verifying clients lost bytes or stalled");
-    require(tally.verified() > 0, "clients verified something");
-    require(open == 0, "connections are left");
+    require(tally.verified() > 0, "no client verified any bytes");
+    require(open == 0, "connections are still open");
     require(after.descriptors == before.descriptors, "the descriptor count has changed");
-    require(after.resident <= before.resident + MEMORY_LIMIT, "memory is not released");
+    require(after.resident <= before.resident + MEMORY_LIMIT, "the server has not released its memory");
     require(idle.is_idle(), "the idle server uses the CPU");
-    println!("{}", if holds { "the soak passed" } else { "the soak failed" });
-    Ok(holds)
+    println!("{}", if passed { "the soak passed" } else { "the soak failed" });
+    Ok(passed)
 }
 
 struct Settings {
@@ -120,7 +122,7 @@ struct Settings {
 }
 
 impl Settings {
-    /// `None` for a request for help.
+    /// Parses the arguments. `None` if they request help.
     fn parse(arguments: &[String]) -> Result<Option<Settings>, String> {
         let mut settings = Settings { seconds: 120, seed: fastrand::u64(..1 << 32), clients: 24 };
         let mut arguments = arguments.iter();

@@ -1,4 +1,5 @@
-//! The server process: started, queried through its standard input, and measured through /proc.
+//! The server process, as seen by its parent: it is queried through its standard input and measured
+//! through /proc.
 
 use std::fmt;
 use std::fs;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use crate::server::Services;
 
-/// A server process; it ends when its standard input does.
+/// A server process. It ends at the end of its standard input.
 pub(crate) struct Server {
     child: Child,
     requests: Option<ChildStdin>,
@@ -34,8 +35,8 @@ impl Server {
         &self.services
     }
 
-    /// How many connections its servers have. The reply comes from the loop, so the loop has made a
-    /// turn.
+    /// The number of open connections of all services. The reply comes from the loop, so it shows
+    /// that the loop makes turns.
     pub(crate) fn open_connections(&mut self) -> io::Result<u64> {
         let requests = self.requests.as_mut().expect("not stopped");
         writeln!(requests, "open")?;
@@ -51,7 +52,7 @@ impl Server {
         Ok(Usage { resident: pages * page, descriptors })
     }
 
-    /// What the process uses of the CPU in a second in which nothing happens.
+    /// The CPU use of the process over one second. To be called while no client is connected.
     pub(crate) fn cpu_when_idle(&self) -> io::Result<Cpu> {
         let before = self.cpu()?;
         thread::sleep(Duration::from_secs(1));
@@ -62,7 +63,7 @@ impl Server {
         })
     }
 
-    /// Over all threads: the CPU time, and how often they slept.
+    /// The CPU time and the voluntary context switches of all threads so far.
     fn cpu(&self) -> io::Result<Cpu> {
         let mut cpu = Cpu { nanoseconds: 0, switches: 0 };
         for thread in fs::read_dir(self.path("task"))? {
@@ -110,7 +111,7 @@ fn read_line(from: &mut impl BufRead) -> io::Result<String> {
     Ok(line.trim_end().to_owned())
 }
 
-/// What a process holds.
+/// The resources that a process holds.
 #[derive(Clone, Copy)]
 pub(crate) struct Usage {
     /// Resident memory, in bytes.
@@ -124,13 +125,15 @@ impl fmt::Display for Usage {
     }
 }
 
+/// CPU time and voluntary context switches.
 pub(crate) struct Cpu {
     nanoseconds: u64,
     switches: u64,
 }
 
 impl Cpu {
-    /// The kernel may wake a thread once or twice for its own reasons.
+    /// Whether the values are those of an idle process. The kernel may wake a thread once or twice
+    /// without a cause in the process.
     pub(crate) fn is_idle(&self) -> bool {
         self.nanoseconds < 5_000_000 && self.switches <= 3
     }

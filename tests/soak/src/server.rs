@@ -1,4 +1,4 @@
-//! The server process: one service of each kind that the scenarios use.
+//! The code of the server process: one service for each kind of scenario.
 
 use std::cell::RefCell;
 use std::io::{self, BufRead, Write};
@@ -15,32 +15,33 @@ use reveille::{
 /// The longest line that the line service accepts.
 pub(crate) const LONGEST_LINE: usize = 1000;
 
-/// How long a connection to the idle service may be idle.
+/// The idle timeout of the idle service.
 const IDLE: Duration = Duration::from_millis(300);
 
-/// Where the services are.
+/// The addresses of the services.
 #[derive(Clone)]
 pub(crate) struct Services {
     /// Echoes, on two loops.
     pub(crate) echo: SocketAddr,
-    /// Echoes lines with their numbers; the line `panic` makes the handler panic.
+    /// Echoes each line with its number. The line `panic` makes the handler panic.
     pub(crate) lines: SocketAddr,
-    /// Replies `413` to the first bytes and closes in order.
+    /// Replies `413` to the first bytes and closes gracefully.
     pub(crate) early: SocketAddr,
     /// Relays to the echo service.
     pub(crate) relay: SocketAddr,
-    /// Closes connections that are idle for a moment.
+    /// Echoes, and closes connections that are idle for [`IDLE`].
     pub(crate) idle: SocketAddr,
     /// Echoes datagrams.
     pub(crate) udp: SocketAddr,
-    /// Abstract names of Unix sockets: an echo, and one that accepts descriptors.
+    /// Echoes on a Unix socket with this abstract name.
     pub(crate) unix: String,
+    /// Echoes on a Unix socket with this abstract name, and accepts descriptors.
     pub(crate) descriptors: String,
 }
 
 impl Services {
     pub(crate) fn parse(line: &str) -> io::Result<Services> {
-        let invalid = || io::Error::new(io::ErrorKind::InvalidData, format!("not the services: `{line}`"));
+        let invalid = || io::Error::new(io::ErrorKind::InvalidData, format!("invalid services: `{line}`"));
         let mut fields = line.split(' ');
         let mut field = || fields.next().ok_or_else(invalid);
         let address = |text: &str| text.parse().map_err(|_| invalid());
@@ -67,11 +68,11 @@ pub(crate) fn run() -> io::Result<()> {
     let event_loop = EventLoop::new()?;
     let any = "127.0.0.1:0";
     let echo = TcpServer::bind(&event_loop, any)?.threads(2).serve(|_| Echo)?;
-    let back = echo.local_addr();
+    let back_end = echo.local_addr();
     let lines = TcpServer::bind(&event_loop, any)?
         .serve(|_| Framed::new(LineCodec::new(LONGEST_LINE), Lines::default()))?;
     let early = TcpServer::bind(&event_loop, any)?.serve(|_| Early { replied: false })?;
-    let relay = TcpServer::bind(&event_loop, any)?.serve(move |_| Front { back, client: None })?;
+    let relay = TcpServer::bind(&event_loop, any)?.serve(move |_| Front { back_end, client: None })?;
     let idle = TcpServer::bind(&event_loop, any)?.idle_timeout(IDLE).serve(|_| Echo)?;
     let udp = UdpSocket::bind(&event_loop, any)?
         .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))?;
@@ -123,7 +124,7 @@ struct Lines {
 impl FrameHandler<LineCodec> for Lines {
     fn on_frame(&mut self, conn: &TcpConnection, line: &[u8]) -> io::Result<()> {
         if line == b"panic" {
-            // Without the panic hook, whose output would fill the log.
+            // Skips the panic hook, whose output would fill the log.
             std::panic::resume_unwind(Box::new("a client requested this panic"));
         }
         self.number += 1;
@@ -151,9 +152,9 @@ impl ConnectionHandler for Early {
     }
 }
 
-/// The client's side of a relay; the connection to the back end is made when the client connects.
+/// The relay's connection from a client. When it opens, it connects to the back end.
 struct Front {
-    back: SocketAddr,
+    back_end: SocketAddr,
     client: Option<TcpClient>,
 }
 
@@ -161,7 +162,7 @@ impl ConnectionHandler for Front {
     fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
         conn.pause_reading();
         let (front, failed) = (conn.handle(), conn.handle());
-        let client = TcpClient::connect(conn.event_loop(), self.back)
+        let client = TcpClient::connect(conn.event_loop(), self.back_end)
             .on_failure(move |_, _| failed.close())
             .serve(move |_| Back { front: front.clone() })?;
         self.client = Some(client);
@@ -173,7 +174,7 @@ impl ConnectionHandler for Front {
     }
 }
 
-/// The back end's side.
+/// The relay's connection to the back end.
 struct Back {
     front: ConnectionHandle,
 }

@@ -1,23 +1,23 @@
-//! What the clients count, and what they report.
+//! The results of the clients.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
 
-/// Counts by scenario, from any thread.
+/// Counts for each scenario. May be changed from any thread.
 #[derive(Default)]
 pub(crate) struct Tally(Mutex<BTreeMap<&'static str, Count>>);
 
 #[derive(Clone, Copy, Default)]
 struct Count {
     runs: u64,
-    /// Bytes that came back and were compared.
+    /// The number of received bytes that were compared and correct.
     verified: u64,
     failures: u64,
 }
 
 impl Tally {
-    /// Counts one run of a scenario: the bytes it has verified, or why it failed.
+    /// Counts one run of a scenario: its verified bytes, or its failure, which is also printed.
     pub(crate) fn count(&self, scenario: &'static str, result: Result<u64, String>) {
         let mut counts = self.0.lock().expect("no panic while it is locked");
         let count = counts.entry(scenario).or_default();
@@ -39,8 +39,8 @@ impl Tally {
         self.sum(|count| count.verified)
     }
 
-    fn sum(&self, part: impl Fn(&Count) -> u64) -> u64 {
-        self.0.lock().expect("no panic while it is locked").values().map(part).sum()
+    fn sum(&self, field: impl Fn(&Count) -> u64) -> u64 {
+        self.0.lock().expect("no panic while it is locked").values().map(field).sum()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Clients that misbehave. What they lose is their own; some verify that the server ends them.
+//! Clients that misbehave. A loss of their own bytes is not a failure. Some of them verify that the
+//! server closes the connection.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -16,10 +17,10 @@ use super::Verdict;
 use super::socket::{connect, connect_unix, connect_with_small_buffer, describe, reset};
 use crate::server::{LONGEST_LINE, Services};
 
-/// How long a client that never reads goes on sending.
+/// How long a client that never reads keeps sending.
 const FLOOD: Duration = Duration::from_secs(2);
 
-/// Sends without reading until `end`, or until the connection takes no more.
+/// Sends without reading until `end`, or until the server closes the connection.
 fn flood(mut stream: &TcpStream, end: Instant) -> Result<(), String> {
     let bytes = [b'z'; 64 * 1024];
     stream.set_write_timeout(Some(Duration::from_millis(100))).map_err(describe("SO_SNDTIMEO"))?;
@@ -27,21 +28,21 @@ fn flood(mut stream: &TcpStream, end: Instant) -> Result<(), String> {
         match stream.write(&bytes) {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(_) => return Ok(()), // the server has closed it
+            Err(_) => return Ok(()), // the server has closed the connection
         }
     }
     Ok(())
 }
 
 pub(super) fn resets(random: &mut Rng, services: &Services) -> Verdict {
-    reset_after_some(random, connect(services.echo)?)
+    reset_during_transfer(random, connect(services.echo)?)
 }
 
 pub(super) fn resets_a_relay(random: &mut Rng, services: &Services) -> Verdict {
-    reset_after_some(random, connect(services.relay)?)
+    reset_during_transfer(random, connect(services.relay)?)
 }
 
-fn reset_after_some(random: &mut Rng, stream: TcpStream) -> Verdict {
+fn reset_during_transfer(random: &mut Rng, stream: TcpStream) -> Verdict {
     flood(&stream, Instant::now() + Duration::from_millis(random.u64(0..30)))?;
     reset(stream)?;
     Ok(0)
@@ -71,7 +72,7 @@ pub(super) fn connects_and_closes(random: &mut Rng, services: &Services) -> Verd
     Ok(0)
 }
 
-pub(super) fn storms(random: &mut Rng, services: &Services) -> Verdict {
+pub(super) fn opens_many_connections(random: &mut Rng, services: &Services) -> Verdict {
     let streams: Result<Vec<TcpStream>, String> = (0..50).map(|_| connect(services.echo)).collect();
     for stream in streams? {
         if random.bool() {
@@ -81,8 +82,8 @@ pub(super) fn storms(random: &mut Rng, services: &Services) -> Verdict {
     Ok(0)
 }
 
-/// The idle service must end the connection.
-pub(super) fn says_nothing(_: &mut Rng, services: &Services) -> Verdict {
+/// The idle service must close the connection.
+pub(super) fn sends_nothing(_: &mut Rng, services: &Services) -> Verdict {
     expect_end(connect(services.idle)?)
 }
 
@@ -92,26 +93,26 @@ pub(super) fn sends_urgent_data(random: &mut Rng, services: &Services) -> Verdic
         rustix::net::send(&stream, b"!", SendFlags::OOB).map_err(|error| describe("send")(error.into()))?;
         (&stream).write_all(b"data").map_err(describe("write"))?;
     }
-    // The urgent bytes may be taken out of the stream, but the end must come.
+    // The service may or may not echo the urgent bytes, but the connection must end.
     let _ = stream.shutdown(Shutdown::Write);
     expect_end(stream)
 }
 
-/// The panic costs this connection only, and ends it.
+/// The panic must close this connection.
 pub(super) fn panics_the_handler(_: &mut Rng, services: &Services) -> Verdict {
     let mut stream = connect(services.lines)?;
     stream.write_all(b"panic\n").map_err(describe("write"))?;
     expect_end(stream)
 }
 
-/// The limit of the line ends the connection.
-pub(super) fn sends_an_endless_line(_: &mut Rng, services: &Services) -> Verdict {
+/// The service must close the connection at its limit of the line length.
+pub(super) fn sends_a_line_that_is_too_long(_: &mut Rng, services: &Services) -> Verdict {
     let mut stream = connect(services.lines)?;
     let _ = stream.write_all(&vec![b'x'; LONGEST_LINE * 3]);
     expect_end(stream)
 }
 
-/// Reads to the end, which may be a reset.
+/// Reads until the end of input or a reset.
 fn expect_end(mut stream: TcpStream) -> Verdict {
     let mut buffer = [0; 16 * 1024];
     loop {
@@ -124,27 +125,29 @@ fn expect_end(mut stream: TcpStream) -> Verdict {
     }
 }
 
-/// To the service that accepts some, and to one that accepts none.
+/// Passes descriptors to the service that accepts them, or to one that does not.
 pub(super) fn passes_descriptors(random: &mut Rng, services: &Services) -> Verdict {
     let to = if random.bool() { &services.unix } else { &services.descriptors };
     let stream = connect_unix(to)?;
     for _ in 0..random.usize(1..10) {
         let (ours, theirs) = UnixStream::pair().map_err(describe("socketpair"))?;
         let descriptors: Vec<BorrowedFd<'_>> = [ours.as_fd(), theirs.as_fd()].repeat(random.usize(1..5));
-        // Refused where the service accepts none and the kernel knows so.
+        // Fails if the service has made the kernel reject descriptors.
         let _ = pass(&stream, &descriptors);
     }
     Ok(0)
 }
 
-/// A TCP socket whose close waits for bytes that cannot be delivered; the server holds the last
-/// copy. It must not wait, so the next request is answered.
+/// Passes a TCP socket with SO_LINGER and unsent bytes that its peer does not read. The close of
+/// its last descriptor blocks, and the server may hold the last one. The server must not block: it
+/// must reply to the next request.
 pub(super) fn passes_a_lingering_socket(_: &mut Rng, services: &Services) -> Verdict {
     let stream = connect_unix(&services.unix)?;
     let (lingering, peer) = lingering_socket().map_err(describe("a lingering socket"))?;
     let _ = pass(&stream, &[lingering.as_fd()]);
-    let copy = OwnedFd::from(lingering);
-    thread::spawn(move || drop(copy)); // if the server holds none, this close waits itself
+    let own = OwnedFd::from(lingering);
+    // On another thread, since this close blocks if the server holds no descriptor.
+    thread::spawn(move || drop(own));
     let mut other = connect_unix(&services.unix)?;
     other.write_all(b"x").map_err(describe("write"))?;
     other.read_exact(&mut [0]).map_err(describe("read"))?;
@@ -171,7 +174,7 @@ fn pass(stream: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> rustix::io::Resu
     rustix::net::sendmsg(stream, &[IoSlice::new(b"fd")], &mut ancillary, SendFlags::NOSIGNAL)
 }
 
-/// The kernel resets such a connection.
+/// The kernel resets a connection that is closed with unread bytes.
 pub(super) fn closes_with_unread_replies(random: &mut Rng, services: &Services) -> Verdict {
     let mut stream = connect(services.echo)?;
     let _ = stream.write_all(&vec![b'u'; random.usize(1..200_000)]);

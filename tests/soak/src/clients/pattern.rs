@@ -2,10 +2,10 @@
 
 use fastrand::Rng;
 
-/// A prime, so that a lost piece of a round size shows.
+/// A prime, so that the loss of a block of any common size is detected.
 const BLOCK: usize = 65_521;
 
-/// An endless sequence of bytes, the same for the same seed.
+/// An endless sequence of bytes. The same seed yields the same sequence.
 pub(super) struct Pattern(Vec<u8>);
 
 impl Pattern {
@@ -15,13 +15,13 @@ impl Pattern {
         Pattern(block)
     }
 
-    /// Bytes from `position` on: at most `most` of them, and not none.
-    pub(super) fn at(&self, position: u64, most: usize) -> &[u8] {
+    /// The bytes from `position` on: at least one, and at most `max`.
+    pub(super) fn at(&self, position: u64, max: usize) -> &[u8] {
         let start = (position % BLOCK as u64) as usize;
-        &self.0[start..BLOCK.min(start + most)]
+        &self.0[start..BLOCK.min(start + max)]
     }
 
-    /// Whether `bytes` are those from `position` on.
+    /// Whether `bytes` are the bytes from `position` on.
     pub(super) fn matches(&self, mut position: u64, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let expected = self.at(position, bytes.len());

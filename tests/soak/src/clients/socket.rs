@@ -1,4 +1,4 @@
-//! Sockets of the clients.
+//! The sockets of the clients.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-/// How long any single read or write may take. A server that needs longer has stalled.
+/// The timeout of each read and write. A server that takes longer has stalled.
 const LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) fn connect(address: SocketAddr) -> Result<TcpStream, String> {
     connect_with(address, |_| Ok(()))
 }
 
-/// Connects a socket whose receive buffer is small, so that the server meets back-pressure early.
+/// Connects a socket with a small receive buffer, so that back-pressure reaches the server early.
 pub(super) fn connect_with_small_buffer(address: SocketAddr) -> Result<TcpStream, String> {
     connect_with(address, |socket| socket.set_recv_buffer_size(4096))
 }
@@ -50,7 +50,7 @@ pub(super) fn reset(stream: TcpStream) -> Result<(), String> {
     Socket::from(stream).set_linger(Some(Duration::ZERO)).map_err(describe("SO_LINGER"))
 }
 
-/// Turns an error into a message that names what was being done.
-pub(super) fn describe(what: &'static str) -> impl Fn(io::Error) -> String {
-    move |error| format!("{what}: {error}")
+/// Converts an error to a message that names the failed operation.
+pub(super) fn describe(operation: &'static str) -> impl Fn(io::Error) -> String {
+    move |error| format!("{operation}: {error}")
 }

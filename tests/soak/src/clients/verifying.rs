@@ -1,4 +1,4 @@
-//! Clients that verify every byte that comes back.
+//! Clients that verify every byte that they receive.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, UdpSocket};
@@ -13,7 +13,7 @@ use super::pattern::Pattern;
 use super::socket::{connect, connect_unix, connect_with_small_buffer, describe};
 use crate::server::Services;
 
-/// A stream whose two directions are used by two threads.
+/// A stream that one thread reads and another one writes.
 trait Duplex: Sync {
     fn read(&self, into: &mut [u8]) -> io::Result<usize>;
     fn write(&self, from: &[u8]) -> io::Result<usize>;
@@ -38,13 +38,19 @@ macro_rules! duplex {
 duplex!(TcpStream);
 duplex!(UnixStream);
 
-/// Sends `total` bytes, half-closes, and verifies that exactly these come back before the end.
-fn exchange(stream: &impl Duplex, random: &mut Rng, total: u64, pace: impl Fn(u64) -> bool) -> Verdict {
+/// Sends `total` bytes and half-closes. Verifies that exactly these bytes are received before the
+/// end.
+fn exchange(
+    stream: &impl Duplex,
+    random: &mut Rng,
+    total: u64,
+    pauses_after: impl Fn(u64) -> bool,
+) -> Verdict {
     let pattern = Pattern::new(random);
     let mut sizes = random.fork();
     thread::scope(|scope| {
         let sender = scope.spawn(|| send(stream, &pattern, total, &mut sizes));
-        let received = receive(stream, &pattern, total, pace);
+        let received = receive(stream, &pattern, total, pauses_after);
         let sent = sender.join().expect("a sender without a panic");
         let received = received.map_err(|message| format!("{message} (sender: {sent:?})"))?;
         sent?;
@@ -55,15 +61,21 @@ fn exchange(stream: &impl Duplex, random: &mut Rng, total: u64, pace: impl Fn(u6
 fn send(stream: &impl Duplex, pattern: &Pattern, total: u64, sizes: &mut Rng) -> Result<(), String> {
     let mut sent = 0;
     while sent < total {
-        let most = sizes.u64(1..=32 * 1024).min(total - sent);
-        let written = stream.write(pattern.at(sent, most as usize));
+        let max = sizes.u64(1..=32 * 1024).min(total - sent);
+        let written = stream.write(pattern.at(sent, max as usize));
         sent += written.map_err(|error| format!("write after {sent} of {total} bytes: {error}"))? as u64;
     }
     stream.finish().map_err(describe("half-close"))
 }
 
-/// Pauses for a moment after each read at which `pace` returns true.
-fn receive(stream: &impl Duplex, pattern: &Pattern, total: u64, pace: impl Fn(u64) -> bool) -> Verdict {
+/// Receives and verifies `total` bytes and the end. After each read, calls `pauses_after` with the
+/// number of bytes received so far, and pauses briefly if it returns true.
+fn receive(
+    stream: &impl Duplex,
+    pattern: &Pattern,
+    total: u64,
+    pauses_after: impl Fn(u64) -> bool,
+) -> Verdict {
     let mut received = 0;
     let mut buffer = [0; 16 * 1024];
     loop {
@@ -76,11 +88,15 @@ fn receive(stream: &impl Duplex, pattern: &Pattern, total: u64, pace: impl Fn(u6
             return Err(format!("wrong bytes at {received} of {total}"));
         }
         received += n as u64;
-        if pace(received) {
+        if pauses_after(received) {
             thread::sleep(Duration::from_millis(1));
         }
     }
-    if received == total { Ok(received) } else { Err(format!("{received} of {total} bytes came back")) }
+    if received == total {
+        Ok(received)
+    } else {
+        Err(format!("{received} bytes received instead of {total}"))
+    }
 }
 
 pub(super) fn echo(random: &mut Rng, services: &Services) -> Verdict {
@@ -106,7 +122,7 @@ pub(super) fn byte_by_byte(random: &mut Rng, services: &Services) -> Verdict {
     Ok(0)
 }
 
-/// Sends all it has before it reads, more than the kernel buffers and less than the server's
+/// Sends all bytes before it reads. They may exceed the kernel's buffers, but not the server's
 /// limits.
 pub(super) fn late_reader(random: &mut Rng, services: &Services) -> Verdict {
     let total = random.u64(1..2 << 20);
@@ -146,7 +162,8 @@ pub(super) fn unix_socket(random: &mut Rng, services: &Services) -> Verdict {
     exchange(&connect_unix(&services.unix)?, random, total, |_| false)
 }
 
-/// The server replies to the first bytes; the rest of the request may meet a closed connection.
+/// The server replies to the first bytes and closes, so the rest of the request may fail. The reply
+/// must arrive.
 pub(super) fn early_reply(random: &mut Rng, services: &Services) -> Verdict {
     let (stream, pattern) = (connect(services.early)?, Pattern::new(random));
     let total = random.u64(1..4 << 20);
@@ -161,8 +178,8 @@ pub(super) fn early_reply(random: &mut Rng, services: &Services) -> Verdict {
     if reply == b"413" { Ok(3) } else { Err(format!("the reply is {reply:?}")) }
 }
 
-/// Datagrams may be lost or late, as the kernel drops them under load; each that comes back must be
-/// one that was sent.
+/// The kernel drops datagrams under load, so they may be lost or late. Each received datagram must
+/// be one that was sent.
 pub(super) fn datagrams(random: &mut Rng, services: &Services) -> Verdict {
     let socket = UdpSocket::bind("127.0.0.1:0").map_err(describe("bind"))?;
     socket.connect(services.udp).map_err(describe("connect"))?;
