@@ -142,7 +142,7 @@ fn frames_split_at_any_byte_are_delivered_whole() {
             let mut client = host.connect();
             client.write_all(&stream[..split]).unwrap();
             // When the loop has run this task, it has read the first part.
-            host.ask(|_, _| ());
+            host.request(|_, _| ());
             client.write_all(&stream[split..]).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
             net::wait_for_end(&mut client);
@@ -408,7 +408,7 @@ fn received_frames_wait_while_replies_are_unread() {
         // replies.
         let mut delivered = 0;
         loop {
-            (0..10).for_each(|_| host.ask(|_, _| ()));
+            (0..10).for_each(|_| host.request(|_, _| ()));
             let more = calls.try_iter().inspect(|call| assert_eq!(*call, frame("?"))).count();
             delivered += more;
             if delivered > 0 && more == 0 {

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use reveille::net::{Backoff, ConnectTarget, LoadBalancing};
 use reveille::{EventFd, EventLoop, LoopPool, LoopThread, TcpClient, TcpServer};
-use support::client::{Refusing, Reporting, Reports, Silent, turn_to_rest};
-use support::net::{self, End, Script, Told, scripted};
+use support::client::{FullBacklog, Refusing, Reporting, Reports, turn_until_idle};
+use support::net::{self, End, HandlerCall, Script, scripted};
 use support::{LIMIT, Recorder, turn, with_watchdog};
 
 /// Makes the tests run one at a time, since they count the descriptors of the whole process.
@@ -47,7 +47,7 @@ fn assert_closes_connections(script: fn(Script) -> Script, end: fn(TcpStream), e
         }
         // `on_close` is called before the descriptor is closed, but in the same turn. This waits
         // for the end of that turn.
-        host.ask(|_, _| ());
+        host.request(|_, _| ());
         assert_eq!(net::open_descriptors(), with_server, "connections have left descriptors");
         assert_eq!(host.open_connections(), 0);
     });
@@ -116,9 +116,9 @@ fn a_stopped_server_closes_its_connections_and_its_listener() {
         // A server has two descriptors: its listener, and the one that it keeps in reserve.
         let without_server = net::open_descriptors() - 2;
         let mut clients: Vec<_> = (0..200).map(|_| host.connect()).collect();
-        (0..200).for_each(|number| _ = journal.wait_for(number, |event| *event == Told::Open));
+        (0..200).for_each(|number| _ = journal.wait_for(number, |event| *event == HandlerCall::Open));
         let (sender, reports) = mpsc::channel();
-        host.ask(move |_, server| {
+        host.request(move |_, server| {
             let timeout = Duration::from_millis(50);
             server.take().unwrap().stop(timeout, move |_, outcome| sender.send(outcome).unwrap());
         });
@@ -127,7 +127,7 @@ fn a_stopped_server_closes_its_connections_and_its_listener() {
         let report = reports.recv_timeout(net::LIMIT).unwrap();
         assert_eq!(report.drained + report.aborted, 200);
         drop(staying);
-        host.ask(|_, _| ());
+        host.request(|_, _| ());
         assert_eq!(net::open_descriptors(), without_server);
     });
 }
@@ -142,7 +142,7 @@ fn a_dropped_server_with_several_loops_leaves_no_descriptor() {
         });
         let mut clients: Vec<_> = (0..60).map(|_| host.connect()).collect();
         clients.iter_mut().for_each(net::assert_echoes);
-        host.ask(|_, server| *server = None);
+        host.request(|_, server| *server = None);
         clients.iter_mut().for_each(net::wait_for_end);
     });
 }
@@ -196,13 +196,13 @@ fn a_stopped_server_ends_its_loops_after_the_last_connection() {
         let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
         clients.iter_mut().for_each(net::assert_echoes);
         let (sender, reports) = mpsc::channel();
-        host.ask(move |_, server| {
+        host.request(move |_, server| {
             let timeout = Duration::from_secs(3600);
             server.take().unwrap().stop(timeout, move |_, outcome| sender.send(outcome).unwrap());
         });
         drop(clients);
         assert_eq!(reports.recv_timeout(net::LIMIT).unwrap().drained, 6);
-        assert_eq!(host.ask(|event_loop, _| event_loop.next_deadline()), None);
+        assert_eq!(host.request(|event_loop, _| event_loop.next_deadline()), None);
         assert_eq!(net::open_descriptors(), before + per_loop);
     });
 }
@@ -226,7 +226,7 @@ fn an_address_in_use_leaves_no_descriptor() {
 #[test]
 fn failed_attempts_leave_no_descriptor() {
     assert_closes_all(|| {
-        let (refusing, silent) = (Refusing::new(), Silent::new());
+        let (refusing, silent) = (Refusing::new(), FullBacklog::new());
         let event_loop = EventLoop::new().unwrap();
         let with_loop = net::open_descriptors();
         // A label of a name cannot be that long, so the resolver rejects it without a query.
@@ -241,7 +241,7 @@ fn failed_attempts_leave_no_descriptor() {
                 .serve_fn(|_, _| ())
                 .unwrap();
             net::turn_until(&event_loop, || reports.len() == 51);
-            turn_to_rest(&event_loop);
+            turn_until_idle(&event_loop);
             // A lookup that has timed out may still hold its descriptor.
             net::until(|| net::open_descriptors() == with_loop);
             drop(client);
@@ -253,7 +253,7 @@ fn failed_attempts_leave_no_descriptor() {
 fn clients_dropped_in_any_state_leave_no_descriptor() {
     assert_closes_all(|| {
         let (host, _) = scripted(|script| script);
-        let (refusing, silent) = (Refusing::new(), Silent::new());
+        let (refusing, silent) = (Refusing::new(), FullBacklog::new());
         let event_loop = EventLoop::new().unwrap();
         let with_loop = net::open_descriptors();
         let targets: [ConnectTarget; 4] = [
@@ -268,7 +268,7 @@ fn clients_dropped_in_any_state_leave_no_descriptor() {
             });
             (0..turns).for_each(|_| turn(&event_loop));
             drop(clients);
-            turn_to_rest(&event_loop);
+            turn_until_idle(&event_loop);
             // A lookup holds its descriptor until the resolver returns, and the host may not have
             // accepted its connection yet.
             net::until(|| net::open_descriptors() == with_loop);
@@ -292,7 +292,7 @@ fn consecutive_sessions_leave_no_descriptor() {
             .unwrap();
         net::turn_until(&event_loop, || sessions.len() == 100);
         drop(client);
-        turn_to_rest(&event_loop);
+        turn_until_idle(&event_loop);
         assert!(sessions.take().iter().all(|connected| *connected));
         // The host may not have accepted the last connection yet.
         net::until(|| host.open_connections() == 0 && net::open_descriptors() == with_loop);

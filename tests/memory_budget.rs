@@ -15,17 +15,17 @@ use std::time::Instant;
 use reveille::net::{SendError, ServerCounters};
 use reveille::{ConnectionHandle, EventLoop, TcpServer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::net::{self, Child, End, Host, Journal, answer};
+use support::net::{self, Child, End, Host, Journal, send_to_parent};
 use support::{KIB, LIMIT, MIB, shortage, turn, with_loop, with_watchdog};
 
 const BUDGET: usize = 1024 * KIB;
 
 fn buffered(host: &Host) -> usize {
-    host.ask(|_, server| server.as_ref().expect("a server").buffered())
+    host.request(|_, server| server.as_ref().expect("a server").buffered())
 }
 
 fn counters(host: &Host) -> ServerCounters {
-    host.ask(|_, server| server.as_ref().expect("a server").counters())
+    host.request(|_, server| server.as_ref().expect("a server").counters())
 }
 
 /// Peers that send as fast as they can and never read.
@@ -34,7 +34,7 @@ struct Flooders(Vec<TcpStream>);
 impl Flooders {
     fn new(address: SocketAddr, peers: usize) -> Flooders {
         let peer = || {
-            let peer = net::connect_with_little_room(address);
+            let peer = net::connect_with_small_receive_buffer(address);
             peer.set_nonblocking(true).unwrap();
             peer
         };
@@ -89,7 +89,7 @@ fn assert_serves_others(host: &Host, peers: usize) {
 fn peers_that_do_not_read_are_closed_at_the_limit() {
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| {
-            net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
+            net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0")?)
                 .max_buffered(BUDGET)
                 .serve_fn(|conn, input| conn.send(input.take_all()))
         });
@@ -101,7 +101,7 @@ fn peers_that_do_not_read_are_closed_at_the_limit() {
 fn connections_of_several_loops_share_the_limit() {
     with_watchdog(LIMIT, || {
         let host = Host::new(|event_loop| {
-            net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
+            net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0")?)
                 .max_buffered(BUDGET)
                 .threads(3)
                 .serve_fn(|conn, input| conn.send(input.take_all()))
@@ -116,7 +116,7 @@ fn the_connection_that_buffers_most_is_reset() {
     with_loop(|event_loop| {
         let journal = Journal::new();
         let server_journal = journal.clone();
-        let server = net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap())
+        let server = net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap())
             .max_buffered(BUDGET)
             .serve(move |_| {
                 let script = server_journal.script();
@@ -126,7 +126,7 @@ fn the_connection_that_buffers_most_is_reset() {
             .unwrap();
         let mut peers = Vec::new();
         for number in 0..SENDS.len() {
-            peers.push(net::connect_with_little_room(server.local_addr()));
+            peers.push(net::connect_with_small_receive_buffer(server.local_addr()));
             net::turn_until(event_loop, || journal.handlers() > number);
         }
         net::turn_until(event_loop, || server.counters().closed_for_memory > 0);
@@ -182,14 +182,14 @@ fn bytes_in_mailboxes_of_handles_count_towards_the_limit() {
         let (sender, receiver) = mpsc::channel();
         let host = Host::new(move |event_loop| {
             let journal = Journal::new();
-            net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?).max_buffered(BUDGET).serve(
-                move |_| {
+            net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0")?)
+                .max_buffered(BUDGET)
+                .serve(move |_| {
                     let sender = sender.clone();
                     journal.script().on_open(move |conn| sender.send(conn.handle()).unwrap())
-                },
-            )
+                })
         });
-        let peers: Vec<_> = (0..3).map(|_| net::connect_with_little_room(host.address())).collect();
+        let peers: Vec<_> = (0..3).map(|_| net::connect_with_small_receive_buffer(host.address())).collect();
         let handles: Vec<ConnectionHandle> =
             (0..3).map(|_| receiver.recv_timeout(net::LIMIT).unwrap()).collect();
         // A task that blocks the loop until `release` is dropped.
@@ -223,7 +223,7 @@ fn near_the_limit_a_connection_queues_fewer_replies() {
         let unsent = Rc::new(Cell::new(0));
         let latest_unsent = Rc::clone(&unsent);
         let journal = Journal::new();
-        let server = net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap())
+        let server = net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap())
             .max_buffered(LARGE)
             .serve(move |_| {
                 let latest_unsent = Rc::clone(&latest_unsent);
@@ -242,7 +242,7 @@ fn near_the_limit_a_connection_queues_fewer_replies() {
                     })
             })
             .unwrap();
-        let idle = net::connect_with_little_room(server.local_addr());
+        let idle = net::connect_with_small_receive_buffer(server.local_addr());
         net::turn_until(event_loop, || server.buffered() > LARGE - LARGE / 4);
         let mut peer = Flooders::new(server.local_addr(), 1);
         let mut quiet_turns = 0;
@@ -272,15 +272,15 @@ fn child_role() {
     let current = Some(role.parse().unwrap());
     setrlimit(Resource::Data, Rlimit { current, maximum: getrlimit(Resource::Data).maximum }).unwrap();
     let echo = |event_loop: &EventLoop| {
-        net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
+        net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0")?)
             .serve_fn(|conn, input| conn.send(input.take_all()))
     };
     let hosts = [Host::new(echo), Host::new(echo)];
-    answer(format!("{} {}", hosts[0].address(), hosts[1].address()));
+    send_to_parent(format!("{} {}", hosts[0].address(), hosts[1].address()));
     for _ in std::io::stdin().lines() {
         let held: usize = hosts.iter().map(buffered).sum();
         let closed: u64 = hosts.iter().map(|host| counters(host).closed_for_memory).sum();
-        answer(format!("{held} {closed} {}", shortage::warnings()));
+        send_to_parent(format!("{held} {closed} {}", shortage::warnings()));
     }
 }
 
@@ -292,7 +292,7 @@ fn servers_without_own_limits_share_the_limit_of_the_process() {
         let started = Instant::now();
         let mut child = Child::start(&MEMORY_LIMIT.to_string());
         let addresses: Vec<SocketAddr> =
-            child.hear().split(' ').map(|address| address.parse().unwrap()).collect();
+            child.next_reply().split(' ').map(|address| address.parse().unwrap()).collect();
         let mut floods: Vec<_> = addresses.iter().map(|&address| Flooders::new(address, PEERS / 2)).collect();
         let mut clients: Vec<_> = addresses.iter().map(|&address| net::connect(address)).collect();
         loop {
@@ -303,7 +303,7 @@ fn servers_without_own_limits_share_the_limit_of_the_process() {
             floods.iter_mut().for_each(Flooders::flood);
             clients.iter_mut().for_each(net::assert_echoes);
             let counts: Vec<u64> =
-                child.ask("counts").split(' ').map(|number| number.parse().unwrap()).collect();
+                child.request("counts").split(' ').map(|number| number.parse().unwrap()).collect();
             let [held, closed, warnings] = counts[..] else { panic!("not three counts: {counts:?}") };
             assert!(held as usize <= MEMORY_LIMIT / 4 + PEERS * 128 * KIB, "{held} bytes were buffered");
             if closed > 3 && warnings > 0 {

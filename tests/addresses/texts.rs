@@ -18,7 +18,7 @@ fn tried(event_loop: &EventLoop, target: impl Into<ConnectTarget>) -> Option<Soc
     match reports.take().swap_remove(0) {
         Reported::Connected(address) => Some(address),
         Reported::Failed(address, _) => address,
-        Reported::GaveUp(..) => panic!("an attempt comes first"),
+        Reported::RetriesExhausted(..) => panic!("an attempt comes first"),
     }
 }
 

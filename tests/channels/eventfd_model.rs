@@ -11,8 +11,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc;
 use std::thread;
 
-use crate::support::net::{self, Child, Random, answer};
-use crate::support::{LIMIT, until_asleep, with_watchdog};
+use crate::support::net::{self, Child, Random, send_to_parent};
+use crate::support::{LIMIT, wait_until_asleep, with_watchdog};
 use reveille::EventFd;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 use rustix::io::Errno;
@@ -289,7 +289,7 @@ fn blocked_readers_and_writers_wake_as_in_the_model() {
                             result_sender.send((id, call())).expect("a listener");
                         });
                         let id = id_receiver.recv_timeout(LIMIT).expect("a thread");
-                        until_asleep(id);
+                        wait_until_asleep(id);
                         asleep.push(id);
                     } else {
                         assert_eq!(call(), expected, "{context}");
@@ -304,7 +304,7 @@ fn blocked_readers_and_writers_wake_as_in_the_model() {
                             at.unwrap_or_else(|| panic!("{result:?} and not {woken:?}: {context}")),
                         );
                     }
-                    asleep.iter().for_each(|id| until_asleep(*id));
+                    asleep.iter().for_each(|id| wait_until_asleep(*id));
                     assert!(result_receiver.try_recv().is_err(), "spurious wake-up: {context}");
                     assert_eq!(
                         (eventfd.counter().unwrap(), poll(&eventfd)),
@@ -394,7 +394,7 @@ fn an_eventfd_passed_over_a_socket_works_in_another_process() {
         let path = std::env::temp_dir().join(format!("reveille-eventfd-{}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
         let mut child = Child::start("receiver");
-        assert_eq!(child.ask(path.to_str().unwrap()), "ready");
+        assert_eq!(child.request(path.to_str().unwrap()), "ready");
         std::fs::remove_file(&path).unwrap();
         let (socket, _) = listener.accept().unwrap();
         let (there, back) = (make(5, false, false), make(0, false, true));
@@ -416,7 +416,7 @@ fn child_role() {
     let mut path = String::new();
     io::stdin().read_line(&mut path).expect("a path");
     let socket = UnixStream::connect(path.trim_end()).expect("a parent that listens");
-    answer("ready");
+    send_to_parent("ready");
     let [there, back] = [receive(&socket), receive(&socket)];
     back.write(there.read().expect("a count") + 1).expect("room");
     // Waits until the parent has read its results and closes the pipe.

@@ -5,9 +5,11 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsFd;
 
-use crate::support::client::{LONG, Refusing, Reported, Reporting, Reports, Silent, echo_server, loopback};
+use crate::support::client::{
+    FullBacklog, LONG_TIMEOUT, Refusing, Reported, Reporting, Reports, echo_server, loopback,
+};
 use crate::support::clock::MINUTE;
-use crate::support::net::{self, End, Journal, Told, message};
+use crate::support::net::{self, End, HandlerCall, Journal, message};
 use crate::support::{Recorder, turn, with_clock, with_loop};
 use reveille::net::{ConnectTarget, ConnectionState, SendError};
 use reveille::{TcpClient, TcpConnection, TcpServer};
@@ -38,15 +40,20 @@ fn a_client_connects_and_receives_a_reply() {
                 })
             })
             .unwrap();
-        net::turn_until(event_loop, || matches!(journal.of(0).last(), Some(Told::Close(_))));
+        net::turn_until(event_loop, || matches!(journal.of(0).last(), Some(HandlerCall::Close(_))));
         assert_eq!(
             journal.of(0),
-            [Told::Open, message("hello"), Told::PeerShutdown, Told::Close(End::Finished)]
+            [
+                HandlerCall::Open,
+                message("hello"),
+                HandlerCall::PeerShutdown,
+                HandlerCall::Close(End::Finished)
+            ]
         );
         assert_eq!(reports.take(), [], "the attempt has been reported once");
-        crate::support::client::turn_to_rest(event_loop);
+        crate::support::client::turn_until_idle(event_loop);
         drop(client);
-        journal.assert_whole_lives(1);
+        journal.assert_opened_and_closed_once(1);
     });
 }
 
@@ -95,7 +102,7 @@ fn a_client_keeps_its_configured_limits() {
                 writing.script().terse().on_message(|_, _| ())
             })
             .unwrap();
-        net::turn_until(event_loop, || matches!(journal.of(0).last(), Some(Told::Close(_))));
+        net::turn_until(event_loop, || matches!(journal.of(0).last(), Some(HandlerCall::Close(_))));
         let end = journal.end_of(0);
         assert!(matches!(end, End::Error(ErrorKind::StorageFull, _)), "{end:?}");
         drop(client);
@@ -139,10 +146,15 @@ fn input_before_the_peers_end_is_received() {
         let _client = TcpClient::connect(event_loop, server.as_ref().unwrap().local_addr())
             .serve(move |_| writing.script().on_message(|_, input| input.clear()))
             .unwrap();
-        net::turn_until(event_loop, || matches!(journal.of(0).last(), Some(Told::Close(_))));
+        net::turn_until(event_loop, || matches!(journal.of(0).last(), Some(HandlerCall::Close(_))));
         assert_eq!(
             journal.of(0),
-            [Told::Open, message("all there is"), Told::PeerShutdown, Told::Close(End::Finished)]
+            [
+                HandlerCall::Open,
+                message("all there is"),
+                HandlerCall::PeerShutdown,
+                HandlerCall::Close(End::Finished)
+            ]
         );
     });
 }
@@ -153,7 +165,7 @@ fn input_before_the_peers_end_is_received() {
 fn addresses_are_tried_in_turn_until_one_accepts() {
     with_clock(|event_loop, clock| {
         let (refusing, silent, server) =
-            (Refusing::new(), Silent::new(), echo_server(event_loop, loopback()));
+            (Refusing::new(), FullBacklog::new(), echo_server(event_loop, loopback()));
         let untried = Refusing::new();
         let addresses = vec![refusing.address(), silent.address(), server.local_addr(), untried.address()];
         let reports = Reports::new();
@@ -188,7 +200,7 @@ fn a_name_is_looked_up() {
         let server = echo_server(event_loop, loopback());
         let reports = Reports::new();
         let client = TcpClient::connect(event_loop, ("localhost", server.local_addr().port()))
-            .timeout(LONG)
+            .timeout(LONG_TIMEOUT)
             .reporting(&reports)
             .serve_fn(|_, _| ())
             .unwrap();
@@ -260,9 +272,9 @@ fn clients_and_their_server_share_one_loop() {
             })
             .collect();
         net::turn_until(event_loop, || {
-            (0..50).all(|number| matches!(journal.of(number).last(), Some(Told::Close(_))))
+            (0..50).all(|number| matches!(journal.of(number).last(), Some(HandlerCall::Close(_))))
         });
-        journal.assert_whole_lives(50);
+        journal.assert_opened_and_closed_once(50);
         net::turn_until(event_loop, || server.open_connections() == 0);
         drop(clients);
     });

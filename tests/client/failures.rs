@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use crate::support::alone::alone_after;
 use crate::support::client::{
-    LONG, Refusing, Reported, Reporting, Reports, Silent, backoff, echo_server, loopback,
+    FullBacklog, LONG_TIMEOUT, Refusing, Reported, Reporting, Reports, backoff, echo_server, loopback,
 };
-use crate::support::net::{self, Child, answer};
+use crate::support::net::{self, Child, send_to_parent};
 use crate::support::shortage::limit_descriptors;
 use crate::support::{LIMIT, turn, with_loop, with_watchdog};
 use reveille::net::{ConnectAttempt, ConnectError, ConnectTarget};
@@ -36,10 +36,10 @@ fn reports_of_a_failure(
     let mut all = Vec::new();
     net::turn_until(event_loop, || {
         all.extend(reports.take());
-        gave_up.set(matches!(all.last(), Some(Reported::GaveUp(..))));
+        gave_up.set(matches!(all.last(), Some(Reported::RetriesExhausted(..))));
         gave_up.get()
     });
-    crate::support::client::turn_to_rest(event_loop);
+    crate::support::client::turn_until_idle(event_loop);
     assert_eq!(reports.take(), [], "something is reported after the end");
     assert!(client.handle().is_none());
     all
@@ -51,12 +51,12 @@ fn reports_of_a_failure(
 fn a_refused_connection_is_reported_once_with_its_address() {
     with_loop(|event_loop| {
         let refusing = Refusing::new();
-        let reports = reports_of_a_failure(event_loop, refusing.address(), LONG);
+        let reports = reports_of_a_failure(event_loop, refusing.address(), LONG_TIMEOUT);
         assert_eq!(
             reports,
             [
                 Reported::Failed(Some(refusing.address()), ErrorKind::ConnectionRefused),
-                Reported::GaveUp(ErrorKind::ConnectionRefused, 1, 1),
+                Reported::RetriesExhausted(ErrorKind::ConnectionRefused, 1, 1),
             ]
         );
     });
@@ -104,9 +104,9 @@ fn a_failure_names_target_address_and_kernel_error() {
 fn an_unreachable_address_is_reported() {
     with_loop(|event_loop| {
         let broadcast: SocketAddr = "255.255.255.255:9".parse().unwrap();
-        let reports = reports_of_a_failure(event_loop, broadcast, LONG);
+        let reports = reports_of_a_failure(event_loop, broadcast, LONG_TIMEOUT);
         let kinds = [ErrorKind::NetworkUnreachable, ErrorKind::PermissionDenied];
-        let [Reported::Failed(address, kind), Reported::GaveUp(last, 1, 1)] = reports[..] else {
+        let [Reported::Failed(address, kind), Reported::RetriesExhausted(last, 1, 1)] = reports[..] else {
             panic!("{reports:?}");
         };
         assert_eq!((address, kind), (Some(broadcast), last));
@@ -117,14 +117,14 @@ fn an_unreachable_address_is_reported() {
 #[test]
 fn an_attempt_without_a_reply_times_out() {
     with_loop(|event_loop| {
-        let silent = Silent::new();
+        let silent = FullBacklog::new();
         let reports = reports_of_a_failure(event_loop, silent.address(), Duration::from_millis(5));
         assert_eq!(silent.waiting(), 1, "somebody else has been answered");
         assert_eq!(
             reports,
             [
                 Reported::Failed(Some(silent.address()), ErrorKind::TimedOut),
-                Reported::GaveUp(ErrorKind::TimedOut, 1, 1),
+                Reported::RetriesExhausted(ErrorKind::TimedOut, 1, 1),
             ]
         );
     });
@@ -147,7 +147,10 @@ fn an_unusable_local_address_is_reported() {
             net::turn_until(event_loop, || reports.len() == 2);
             assert_eq!(
                 reports.take(),
-                [Reported::Failed(Some(server.local_addr()), expected), Reported::GaveUp(expected, 1, 1)]
+                [
+                    Reported::Failed(Some(server.local_addr()), expected),
+                    Reported::RetriesExhausted(expected, 1, 1)
+                ]
             );
         }
     });
@@ -168,7 +171,7 @@ fn a_socket_connected_to_itself_is_refused() {
             reports.take(),
             [
                 Reported::Failed(Some(address), ErrorKind::ConnectionRefused),
-                Reported::GaveUp(ErrorKind::ConnectionRefused, 1, 1),
+                Reported::RetriesExhausted(ErrorKind::ConnectionRefused, 1, 1),
             ]
         );
         // Nothing of it lingers, so the port is free for others, with SO_REUSEADDR or without. The
@@ -196,7 +199,7 @@ fn child_role() {
                 TcpClient::connect(event_loop, target).reporting(&reports).serve_fn(|_, _| ()).unwrap();
             net::turn_until(event_loop, || reports.len() == 2);
             setrlimit(Resource::Nofile, Rlimit { current: before, maximum }).expect("the limit as it was");
-            answer(format_args!("{:?}", reports.take()));
+            send_to_parent(format_args!("{:?}", reports.take()));
             drop(client);
         }
     });
@@ -207,9 +210,9 @@ fn a_client_without_a_free_descriptor_reports_that() {
     with_watchdog(LIMIT, || {
         let mut child = Child::start("client");
         for _ in 0..2 {
-            let reports = child.hear();
+            let reports = child.next_reply();
             assert!(reports.starts_with("[Failed("), "{reports}");
-            assert!(reports.contains("GaveUp(Uncategorized, 1, 1)"), "{reports}");
+            assert!(reports.contains("RetriesExhausted(Uncategorized, 1, 1)"), "{reports}");
         }
     });
 }
@@ -221,11 +224,11 @@ fn a_failure_of_all_addresses_lists_them_all() {
     with_loop(|event_loop| {
         let nobodies = [Refusing::new(), Refusing::new(), Refusing::new()];
         let addresses: Vec<SocketAddr> = nobodies.iter().map(Refusing::address).collect();
-        let reports = reports_of_a_failure(event_loop, addresses.clone(), LONG);
+        let reports = reports_of_a_failure(event_loop, addresses.clone(), LONG_TIMEOUT);
         let refused = ErrorKind::ConnectionRefused;
         let mut expected: Vec<_> =
             addresses.iter().map(|address| Reported::Failed(Some(*address), refused)).collect();
-        expected.push(Reported::GaveUp(refused, 1, 3));
+        expected.push(Reported::RetriesExhausted(refused, 1, 3));
         assert_eq!(reports, expected);
     });
 }
@@ -234,8 +237,8 @@ fn a_failure_of_all_addresses_lists_them_all() {
 fn a_name_that_does_not_exist_is_reported() {
     with_loop(|event_loop| {
         // RFC 6761: this name does not exist.
-        let reports = reports_of_a_failure(event_loop, "no-such-host.invalid:80", LONG);
-        let [Reported::Failed(None, kind), Reported::GaveUp(last, 1, 1)] = reports[..] else {
+        let reports = reports_of_a_failure(event_loop, "no-such-host.invalid:80", LONG_TIMEOUT);
+        let [Reported::Failed(None, kind), Reported::RetriesExhausted(last, 1, 1)] = reports[..] else {
             panic!("{reports:?}");
         };
         assert_eq!(kind, last);
@@ -292,6 +295,9 @@ fn a_failed_lookup_tries_no_earlier_address() {
         client.handle().expect("a session").close();
         net::turn_until(&event_loop, || reports.len() >= 2);
         let reports = reports.take();
-        assert!(matches!(reports[..], [Reported::Failed(None, _), Reported::GaveUp(_, 1, 1)]), "{reports:?}");
+        assert!(
+            matches!(reports[..], [Reported::Failed(None, _), Reported::RetriesExhausted(_, 1, 1)]),
+            "{reports:?}"
+        );
     });
 }

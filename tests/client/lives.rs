@@ -7,10 +7,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::support::client::{
-    Refusing, Reported, Reporting, Reports, backoff, echo_server, loopback, turn_to_rest,
+    Refusing, Reported, Reporting, Reports, backoff, echo_server, loopback, turn_until_idle,
 };
 use crate::support::clock::HOUR;
-use crate::support::net::{self, End, Journal, Told, message};
+use crate::support::net::{self, End, HandlerCall, Journal, message};
 use crate::support::{panic_of, turn, with_catching_loop, with_loop};
 use reveille::net::Backoff;
 use reveille::{EventLoop, TcpClient, TcpServer};
@@ -70,12 +70,12 @@ fn a_client_gives_up_after_its_allowed_retries() {
                 .unwrap();
             let attempts = 2 * (retries as usize + 1);
             net::turn_until(event_loop, || reports.len() > attempts);
-            turn_to_rest(event_loop);
+            turn_until_idle(event_loop);
             let reports = reports.take();
             for (n, report) in reports[..attempts].iter().enumerate() {
                 assert_eq!(*report, refused(addresses[n % 2]));
             }
-            let gave_up = Reported::GaveUp(ErrorKind::ConnectionRefused, retries + 1, 2);
+            let gave_up = Reported::RetriesExhausted(ErrorKind::ConnectionRefused, retries + 1, 2);
             assert_eq!(reports[attempts..], [gave_up]);
         }
     });
@@ -94,7 +94,7 @@ fn a_name_is_looked_up_in_every_round() {
         net::turn_until(event_loop, || reports.len() == 4);
         let reports = reports.take();
         assert!(reports[..3].iter().all(|report| matches!(report, Reported::Failed(None, _))), "{reports:?}");
-        assert!(matches!(reports[3], Reported::GaveUp(_, 3, 1)), "{reports:?}");
+        assert!(matches!(reports[3], Reported::RetriesExhausted(_, 3, 1)), "{reports:?}");
     });
 }
 
@@ -116,7 +116,7 @@ fn a_timed_out_lookup_ignores_its_late_reply() {
         });
         assert!(all.iter().all(|report| matches!(report, Reported::Failed(None, _))), "{all:?}");
         drop(client);
-        turn_to_rest(event_loop);
+        turn_until_idle(event_loop);
         assert_eq!(reports.take(), []);
     });
 }
@@ -134,11 +134,11 @@ fn a_client_without_reconnect_ends_with_its_session() {
             .reporting(&reports)
             .serve(move |_| writing.script())
             .unwrap();
-        net::turn_until(event_loop, || matches!(journal.of(0).last(), Some(Told::Close(_))));
-        turn_to_rest(event_loop);
+        net::turn_until(event_loop, || matches!(journal.of(0).last(), Some(HandlerCall::Close(_))));
+        turn_until_idle(event_loop);
         assert_eq!(reports.take(), [Reported::Connected(server.local_addr())]);
         assert!(client.handle().is_none());
-        journal.assert_whole_lives(1);
+        journal.assert_opened_and_closed_once(1);
     });
 }
 
@@ -156,7 +156,10 @@ fn each_session_of_a_reconnecting_client_has_its_handler() {
                 let script = writing.script();
                 if let Some(before) = script.number().checked_sub(1) {
                     let life = writing.of(before);
-                    assert!(matches!(life.last(), Some(Told::Close(_))), "not told of its end: {life:?}");
+                    assert!(
+                        matches!(life.last(), Some(HandlerCall::Close(_))),
+                        "not told of its end: {life:?}"
+                    );
                 }
                 // Each session ends in a different way.
                 let number = script.number();
@@ -173,8 +176,8 @@ fn each_session_of_a_reconnecting_client_has_its_handler() {
             .unwrap();
         net::turn_until(event_loop, || journal.handlers() == 7);
         client.stop();
-        turn_to_rest(event_loop);
-        journal.assert_whole_lives(7);
+        turn_until_idle(event_loop);
+        journal.assert_opened_and_closed_once(7);
         let expected = vec![Reported::Connected(server.local_addr()); 7];
         assert_eq!(reports.take(), expected);
         let invalid = End::Error(ErrorKind::InvalidData, "invalid data".to_owned());
@@ -203,10 +206,10 @@ fn a_failed_reconnect_gives_up_after_its_retries() {
             net::turn_until(event_loop, || client.handle().is_some());
             drop(server);
             net::turn_until(event_loop, || matches!(reports.len(), n if n == rounds + 2));
-            turn_to_rest(event_loop);
+            turn_until_idle(event_loop);
             let mut expected = vec![Reported::Connected(address)];
             expected.extend(vec![refused(address); rounds]);
-            expected.push(Reported::GaveUp(ErrorKind::ConnectionRefused, rounds as u32, 1));
+            expected.push(Reported::RetriesExhausted(ErrorKind::ConnectionRefused, rounds as u32, 1));
             assert_eq!(reports.take(), expected);
         }
     });
@@ -302,8 +305,8 @@ fn a_panic_in_a_report_changes_nothing() {
             .serve_fn(|_, _| ())
             .unwrap();
         net::turn_until(event_loop, || reports.len() == 5);
-        turn_to_rest(event_loop);
-        assert_eq!(reports.take()[4], Reported::GaveUp(ErrorKind::ConnectionRefused, 2, 2));
+        turn_until_idle(event_loop);
+        assert_eq!(reports.take()[4], Reported::RetriesExhausted(ErrorKind::ConnectionRefused, 2, 2));
         assert_eq!(event_loop.handle().counters().panics, 5);
     });
 }
@@ -341,7 +344,7 @@ fn a_panicking_factory_or_handler_loses_only_its_session() {
         drop(client);
         turn(event_loop);
         turn(event_loop);
-        journal.assert_whole_lives(4);
+        journal.assert_opened_and_closed_once(4);
     });
 }
 

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::support::client::{
-    Refusing, Reporting, Reports, Silent, backoff, echo_server, loopback, turn_to_rest,
+    FullBacklog, Refusing, Reporting, Reports, backoff, echo_server, loopback, turn_until_idle,
 };
 use crate::support::clock::HOUR;
-use crate::support::net::{self, End, Journal, Script, Told, message};
+use crate::support::net::{self, End, HandlerCall, Journal, Script, message};
 use crate::support::{Count, LIMIT, with_loop, with_watchdog};
 use reveille::net::{Backoff, TcpClientBuilder};
 use reveille::{EventLoop, TcpClient, TcpServer};
@@ -61,7 +61,7 @@ fn stops_outside(
             assert_eq!(event_loop.next_deadline(), None, "a timer outlives the client");
             assert_eq!(given_up.get(), 1, "the factory outlives the client");
             assert_eq!(self::channels(event_loop), channels, "a channel of the client is left");
-            turn_to_rest(event_loop);
+            turn_until_idle(event_loop);
             assert_eq!(reports.take(), [], "reported after the stop");
         });
     }
@@ -84,7 +84,7 @@ fn a_client_stopped_during_its_lookup_does_nothing_more() {
 
 #[test]
 fn a_client_stopped_while_connecting_does_nothing_more() {
-    let silent = Silent::new();
+    let silent = FullBacklog::new();
     let address = silent.address();
     stops_outside(
         move |event_loop| TcpClient::connect(event_loop, address).timeout(HOUR),
@@ -163,7 +163,7 @@ fn a_client_may_be_stopped_in_each_of_its_reports() {
                     .serve_fn(|_, _| ());
                 *kept.borrow_mut() = Some(client.unwrap());
                 net::turn_until(event_loop, || reports.len() == stopping);
-                turn_to_rest(event_loop);
+                turn_until_idle(event_loop);
                 assert_eq!(reports.len(), stopping, "{:?}", reports.take());
                 assert_eq!(given_up.get(), 1, "what is the user's outlives the client");
             });
@@ -188,7 +188,7 @@ fn a_client_stopped_in_its_connect_report_makes_no_handler() {
                 .serve(|_| -> Script { unreachable!("it was stopped") });
             *kept.borrow_mut() = Some(client.unwrap());
             net::turn_until(event_loop, || reports.get() == 1);
-            turn_to_rest(event_loop);
+            turn_until_idle(event_loop);
             net::turn_until(event_loop, || server.open_connections() == 0);
             assert_eq!(reports.get(), 1);
         });
@@ -238,22 +238,22 @@ fn a_client_may_be_stopped_in_any_callback() {
                 });
             *kept.borrow_mut() = Some(client.unwrap());
             net::turn_until(event_loop, || stopped.get() == 1);
-            turn_to_rest(event_loop);
+            turn_until_idle(event_loop);
             assert_eq!(stopped.get(), 1, "called again after a stop in {callback}");
             let life = journal.of(0);
             if callback == "factory" {
-                assert_eq!(life, [Told::Close(End::Stopped)]);
+                assert_eq!(life, [HandlerCall::Close(End::Stopped)]);
                 return;
             }
-            journal.assert_whole_lives(1);
+            journal.assert_opened_and_closed_once(1);
             let expected = if callback == "on_close" { End::Finished } else { End::Stopped };
-            assert_eq!(life.last(), Some(&Told::Close(expected)), "{callback}: {life:?}");
+            assert_eq!(life.last(), Some(&HandlerCall::Close(expected)), "{callback}: {life:?}");
             // The end is the only event after the stop.
             let last = match callback {
-                "on_open" => Told::Open,
+                "on_open" => HandlerCall::Open,
                 "on_message" => message("x"),
-                "on_drained" => Told::Drained,
-                _ => Told::PeerShutdown,
+                "on_drained" => HandlerCall::Drained,
+                _ => HandlerCall::PeerShutdown,
             };
             assert_eq!(life[life.len() - 2], last, "{callback}: {life:?}");
         });
@@ -284,7 +284,7 @@ fn a_session_stopped_by_another_callback_gets_no_input() {
             kept.borrow_mut().push(client.unwrap());
         }
         net::turn_until(event_loop, || messages.get() > 0);
-        turn_to_rest(event_loop);
+        turn_until_idle(event_loop);
         assert_eq!(messages.get(), 1);
     });
 }
@@ -294,7 +294,7 @@ fn a_session_stopped_by_another_callback_gets_no_input() {
 #[test]
 fn dropping_a_loop_ends_its_clients_in_every_phase() {
     with_watchdog(LIMIT, || {
-        let (refusing, silent) = (Refusing::new(), Silent::new());
+        let (refusing, silent) = (Refusing::new(), FullBacklog::new());
         let listener = std::net::TcpListener::bind(loopback()).unwrap();
         let (reports, given_up, journal) = (Reports::new(), Count::default(), Journal::new());
         for phase in ["connecting", "looking up", "waiting", "open"] {
@@ -330,7 +330,7 @@ fn dropping_a_loop_ends_its_clients_in_every_phase() {
             assert_eq!(handle.counters().panics, 0);
         }
         assert_eq!(given_up.get(), 4, "the factories outlive their clients");
-        journal.assert_whole_lives(1);
+        journal.assert_opened_and_closed_once(1);
         assert_eq!(journal.end_of(0), End::LoopEnded);
     });
 }

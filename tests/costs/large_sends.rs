@@ -180,7 +180,7 @@ fn slices_that_exceed_the_limit_together_are_refused_whole() {
 #[test]
 fn a_handle_sends_shared_bytes_in_order() {
     with_watchdog(LIMIT, || {
-        let (host, _journal, given) = net::giving_handles();
+        let (host, _journal, given) = net::scripted_with_handles();
         let mut client = host.connect();
         let handle = given.recv_timeout(net::LIMIT).unwrap();
         let shared: Arc<[u8]> = pattern(2 * MIB).into();

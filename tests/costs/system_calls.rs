@@ -44,7 +44,7 @@ fn an_echoed_message_costs_one_read_one_write_and_one_wait() {
             assert_eq!(calls, expected);
         }
         // A send to a closed connection must fail instead of raising SIGPIPE.
-        let seen = server.on_loop.settle();
+        let seen = server.on_loop.wait_until_idle();
         let no_signal = libc::MSG_NOSIGNAL as u64;
         assert!(seen.send_flags.iter().all(|flags| flags & no_signal != 0), "{:?}", seen.send_flags);
     });
@@ -75,7 +75,7 @@ fn messages_that_arrive_together_share_their_waits() {
         clients.iter_mut().for_each(|client| order(client, order::NOTHING));
         let mut calls = server.on_loop.calls_of(|| {
             for _ in 0..ROUNDS {
-                drop(server.on_loop.settle());
+                drop(server.on_loop.wait_until_idle());
                 server.on_loop.hold();
                 clients.iter_mut().for_each(|client| client.write_all(&[order::NOTHING; 64]).unwrap());
                 server.on_loop.release();
@@ -106,7 +106,7 @@ fn a_connection_is_registered_once_in_its_life() {
             // The server finishes in turn and closes, before it waits again.
             client.shutdown(std::net::Shutdown::Write).unwrap();
             assert_eq!(net::read_to_end(&mut client), b"");
-            drop(server.on_loop.settle());
+            drop(server.on_loop.wait_until_idle());
         };
         life();
         for lives in [5, 10] {
@@ -129,7 +129,7 @@ fn a_connection_is_registered_once_in_its_life() {
             assert_eq!(calls.count(libc::SYS_fcntl), checks, "{calls:?}");
             assert_eq!(calls.count(libc::SYS_ioctl), 0, "{calls:?}");
         }
-        let operations = &server.on_loop.settle().epoll_operations;
+        let operations = &server.on_loop.wait_until_idle().epoll_operations;
         assert!(operations.iter().all(|operation| *operation == libc::EPOLL_CTL_ADD as u64));
     });
 }
@@ -181,7 +181,7 @@ fn an_echoed_datagram_costs_one_write_and_its_reads() {
             let exchange = || {
                 datagrams.send(b"there and back").unwrap();
                 assert_eq!(crate::support::udp::receive(&datagrams), b"there and back");
-                drop(server.on_loop.settle());
+                drop(server.on_loop.wait_until_idle());
             };
             exchange();
             let calls = server.on_loop.calls_of(|| (0..100).for_each(|_| exchange()));
@@ -203,7 +203,7 @@ fn an_outgoing_connection_is_registered_once_in_its_life() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = server.connect();
         let mut dial = [b'-'; 64];
-        dial[0] = order::DIAL;
+        dial[0] = order::CONNECT;
         dial[1..6].copy_from_slice(format!("{:05}", listener.local_addr().unwrap().port()).as_bytes());
         let mut life = || {
             assert_eq!(net::exchange(&mut client, dial), dial);
@@ -211,7 +211,7 @@ fn an_outgoing_connection_is_registered_once_in_its_life() {
             net::assert_echoes(&mut peer);
             peer.shutdown(std::net::Shutdown::Write).unwrap();
             assert_eq!(net::read_to_end(&mut peer), b"");
-            drop(server.on_loop.settle());
+            drop(server.on_loop.wait_until_idle());
         };
         life();
         for lives in [5, 10] {
@@ -241,7 +241,7 @@ fn an_outgoing_connection_is_registered_once_in_its_life() {
                 );
             }
         }
-        let operations = &server.on_loop.settle().epoll_operations;
+        let operations = &server.on_loop.wait_until_idle().epoll_operations;
         assert!(operations.iter().all(|operation| *operation == libc::EPOLL_CTL_ADD as u64));
     });
 }
@@ -252,9 +252,9 @@ fn an_idle_loop_makes_no_system_call() {
         let Some(server) = Server::start() else { return };
         let mut clients: Vec<_> = (0..10).map(|_| server.connect()).collect();
         clients.iter_mut().for_each(|client| order(client, order::NOTHING));
-        let before = server.on_loop.settle().stops;
+        let before = server.on_loop.wait_until_idle().stops;
         thread::sleep(Duration::from_millis(300));
-        let seen = server.on_loop.settle();
+        let seen = server.on_loop.wait_until_idle();
         assert_eq!(seen.stops, before, "{:?}", seen.calls);
         drop(seen);
         clients.iter_mut().for_each(|client| order(client, order::NOTHING));
@@ -280,10 +280,10 @@ fn timers_cost_a_call_only_for_an_earlier_deadline() {
         let mut client = server.connect();
         order(&mut client, order::NOTHING);
         for (timers, settings) in [
-            (order::TIMERS_THAT_GO, 0),
-            (order::TIMERS_THAT_STAY, 1),
-            (order::TIMERS_THAT_STAY, 0),
-            (order::TIMERS_THAT_GO, 0),
+            (order::CANCELLED_TIMERS, 0),
+            (order::KEPT_TIMERS, 1),
+            (order::KEPT_TIMERS, 0),
+            (order::CANCELLED_TIMERS, 0),
         ] {
             // Other calls are not compared, because the allocator may request memory.
             let calls = server.on_loop.calls_of(|| order(&mut client, timers));
@@ -317,7 +317,7 @@ fn a_task_for_a_sleeping_loop_costs_one_write() {
         let Some(mut server) = Server::start() else { return };
         for _ in 0..10 {
             let before = server.posting.count(libc::SYS_write);
-            let mut calls = server.on_loop.calls_of(|| assert_eq!(server.child.ask("post"), "posted"));
+            let mut calls = server.on_loop.calls_of(|| assert_eq!(server.child.request("post"), "posted"));
             let posted = server.posting.count(libc::SYS_write) - before;
             assert_eq!(posted, 1);
             // The loop reads its eventfd once.
@@ -335,8 +335,8 @@ fn a_loop_without_descriptors_is_woken_by_one_write_and_one_read() {
         for tasks in [1, 10] {
             let calls = server.on_bare_loop.calls_of(|| {
                 for _ in 0..tasks {
-                    drop(server.on_bare_loop.settle());
-                    assert_eq!(server.child.ask("call the bare loop"), "called");
+                    drop(server.on_bare_loop.wait_until_idle());
+                    assert_eq!(server.child.request("call the bare loop"), "called");
                 }
             });
             // Other calls wake the thread that waits for the result, and are not compared.
@@ -353,7 +353,8 @@ fn tasks_for_an_awake_loop_cost_no_write() {
         let mut client = server.connect();
         order(&mut client, order::NOTHING);
         let before = server.posting.count(libc::SYS_write);
-        let mut calls = server.on_loop.calls_of(|| (0..5).for_each(|_| order(&mut client, order::HOLD_UP)));
+        let mut calls =
+            server.on_loop.calls_of(|| (0..5).for_each(|_| order(&mut client, order::BLOCK_LOOP)));
         let after = server.posting.count(libc::SYS_write);
         assert_eq!(after, before, "500 tasks were posted");
         // The loop was not woken for them.

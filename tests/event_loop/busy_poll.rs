@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::clock::HOUR;
-use crate::support::{Count, LIMIT, OnDrop, turn, until_asleep, wakes, with_watchdog};
+use crate::support::{Count, LIMIT, OnDrop, turn, wait_until_asleep, wakes, with_watchdog};
 use reveille::io::{Channel, Interest};
 use reveille::{EventLoop, EventLoopBuilder, LoopHandle};
 use rustix::thread::Pid;
@@ -255,7 +255,7 @@ fn a_loop_sleeps_after_an_unsuccessful_spin() {
     with_running_loop(spinning_for(Duration::from_micros(200)), |handle, loops| {
         handle.call(|_| ()).unwrap();
         for _ in 0..50 {
-            until_asleep(loops);
+            wait_until_asleep(loops);
             let before = wakes(handle);
             handle.call(|_| ()).unwrap();
             assert_eq!(wakes(handle), before + 1);
@@ -270,7 +270,7 @@ fn a_loop_spins_for_the_configured_time_before_it_sleeps() {
         for _ in 0..5 {
             // The turn that runs the call has made its last check of the clock before this call.
             let began = handle.call(|_| Instant::now()).unwrap();
-            until_asleep(loops);
+            wait_until_asleep(loops);
             assert!(began.elapsed() >= spin);
         }
     });

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Count, LIMIT, Recorder, is_readable, on_another_thread, panic_of, poll, turn, until_asleep,
-    wait_readable, with_loop, with_watchdog,
+    Count, LIMIT, Recorder, is_readable, on_another_thread, panic_of, poll, turn, wait_readable,
+    wait_until_asleep, with_loop, with_watchdog,
 };
 use reveille::io::{Channel, ChannelEvent, Interest};
 use reveille::{EventLoop, LoopThread, TcpServer};
@@ -103,7 +103,7 @@ fn run_once_ends_its_wait_for_a_post_or_a_descriptor() {
             let (p, mut theirs) = (posted.clone(), &theirs);
             scope.spawn(move || {
                 for what in from_main {
-                    until_asleep(loops);
+                    wait_until_asleep(loops);
                     let p = p.clone();
                     match what {
                         "post" => handle.queue_in_loop(move |_| p.add()).unwrap(),

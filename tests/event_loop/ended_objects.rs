@@ -11,7 +11,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use crate::support::clock::HOUR;
-use crate::support::net::{self, End, Host, Journal, Script, Told};
+use crate::support::net::{self, End, HandlerCall, Host, Journal, Script};
 use crate::support::unix::{self, Folder};
 use crate::support::{Count, LIMIT, udp, with_loop, with_watchdog};
 use reveille::fs::{FileChanges, Watcher};
@@ -51,11 +51,11 @@ fn assert_one_message_then_closes(
         client.write_all(b"x").unwrap();
     }
     let lives = || (0..clients.len()).map(|number| journal.of(number)).collect::<Vec<_>>();
-    let is_closed = |life: &Vec<Told>| matches!(life.last(), Some(Told::Close(_)));
+    let is_closed = |life: &Vec<HandlerCall>| matches!(life.last(), Some(HandlerCall::Close(_)));
     net::turn_until(event_loop, || lives().iter().all(is_closed));
-    let count = |event: &Told| lives().iter().flatten().filter(|one| *one == event).count();
+    let count = |event: &HandlerCall| lives().iter().flatten().filter(|one| *one == event).count();
     assert_eq!(count(&net::message("x")), 1, "{:?}", lives());
-    assert_eq!(count(&Told::Close(end.clone())), clients.len(), "{:?}", lives());
+    assert_eq!(count(&HandlerCall::Close(end.clone())), clients.len(), "{:?}", lives());
 }
 
 #[test]
@@ -96,7 +96,11 @@ fn a_stop_precedes_input_of_the_same_turn() {
         clients.iter().for_each(|client| client.shutdown(std::net::Shutdown::Write).unwrap());
         net::turn_until(event_loop, || handle.open_connections() == 0);
         let events: Vec<_> = (0..5).flat_map(|number| journal.of(number)).collect();
-        assert_eq!(events.iter().filter(|event| matches!(event, Told::Message(_))).count(), 1, "{events:?}");
+        assert_eq!(
+            events.iter().filter(|event| matches!(event, HandlerCall::Message(_))).count(),
+            1,
+            "{events:?}"
+        );
     });
 }
 
@@ -126,7 +130,7 @@ fn a_connection_closed_by_another_gets_no_input() {
                 net::turn_until(event_loop, || ends() == 5);
                 let events: Vec<_> = (0..5).flat_map(|number| journal.of(number)).collect();
                 assert_eq!(
-                    events.iter().filter(|event| matches!(event, Told::Message(_))).count(),
+                    events.iter().filter(|event| matches!(event, HandlerCall::Message(_))).count(),
                     1,
                     "{events:?}"
                 );
@@ -267,7 +271,7 @@ fn a_stop_ends_listening_on_blocked_loops() {
         client.write_all(b"x").unwrap();
         begun.recv_timeout(net::LIMIT).unwrap();
         let (report, reported) = mpsc::channel();
-        host.ask(move |event_loop, server| {
+        host.request(move |event_loop, server| {
             server.take().unwrap().stop(HOUR, move |_, outcome| report.send(outcome).unwrap());
             for _ in 0..20 {
                 let refused = TcpStream::connect(address).expect_err("nobody listens");
@@ -323,7 +327,8 @@ fn a_source_dropped_by_another_callback_is_not_called() {
     });
     assert_the_second_is_not_called(|event_loop, mut call| {
         let (here, descriptors) = SharedRing::create(4096).unwrap();
-        let mut there = SharedRing::from_descriptors(descriptors, crate::support::ring::MOST).unwrap();
+        let mut there =
+            SharedRing::from_descriptors(descriptors, crate::support::ring::MAX_CAPACITY).unwrap();
         there.send(b"x").unwrap();
         (here.watch(event_loop, move |_, _| call()).unwrap(), there)
     });
@@ -378,6 +383,6 @@ fn a_udp_handle_sends_its_datagrams_before_it_closes() {
         handle.close();
         assert!(!socket.is_open());
         assert_eq!(udp::receive(&plain), b"first");
-        assert_eq!(udp::told_in_time(event_loop, &events, 1).len(), 1);
+        assert_eq!(udp::wait_for_calls(event_loop, &events, 1).len(), 1);
     });
 }

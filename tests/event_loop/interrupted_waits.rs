@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::alone::alone_with_loop;
-use crate::support::{Count, OnDrop, until_asleep};
+use crate::support::{Count, OnDrop, wait_until_asleep};
 use reveille::EventLoop;
 use rustix::process::{Signal, kill_process};
 use rustix::thread::{Pid, gettid};
@@ -36,7 +36,7 @@ fn under_signals(call: impl FnOnce(&Count)) {
         let _done = OnDrop::new(|| done.store(true, SeqCst));
         scope.spawn(|| {
             while !done.load(SeqCst) {
-                until_asleep(thread);
+                wait_until_asleep(thread);
                 let before = sleeps(thread);
                 // The thread is asleep. When it sleeps again, a signal has interrupted it, or it
                 // has completed `call` and is joining this thread.

@@ -9,7 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::tasks::post;
-use crate::support::{Count, LIMIT, Recorder, on_another_thread, until_asleep, with_loop, with_watchdog};
+use crate::support::{
+    Count, LIMIT, Recorder, on_another_thread, wait_until_asleep, with_loop, with_watchdog,
+};
 use reveille::EventLoop;
 use reveille::io::{Channel, Interest};
 
@@ -173,7 +175,7 @@ fn quit_from_another_thread_ends_a_sleeping_loop() {
             let (handle, loops) = (event_loop.handle(), rustix::thread::gettid());
             thread::scope(|scope| {
                 scope.spawn(move || {
-                    until_asleep(loops);
+                    wait_until_asleep(loops);
                     handle.quit();
                 });
                 event_loop.run().unwrap();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Count, LIMIT, OnDrop, panic_of, until_asleep, with_watchdog};
+use crate::support::{Count, LIMIT, OnDrop, panic_of, wait_until_asleep, with_watchdog};
 use reveille::{EventLoop, LoopHandle, LoopPool, LoopThread};
 
 /// Runs `question` on the loop's thread and returns its result.
@@ -84,7 +84,7 @@ fn dropping_a_thread_runs_earlier_posts_and_ends_its_loop() {
 fn a_sleeping_thread_ends_when_it_is_joined() {
     with_watchdog(LIMIT, || {
         let thread = LoopThread::spawn("loop").unwrap();
-        until_asleep(run_on_loop(thread.handle(), |_| rustix::thread::gettid()));
+        wait_until_asleep(run_on_loop(thread.handle(), |_| rustix::thread::gettid()));
         thread.join().unwrap();
     });
 }

@@ -10,7 +10,7 @@ use std::sync::mpsc;
 
 use crate::support::alone::skipped;
 use crate::support::folder::Folder;
-use crate::support::net::{Child, answer, role};
+use crate::support::net::{Child, role, send_to_parent};
 use crate::support::tracer::Traced;
 use crate::support::{LIMIT, with_watchdog};
 use nix::libc;
@@ -94,8 +94,8 @@ fn child_role() {
         Reader::prepare(event_loop, &path).map(|()| rustix::thread::gettid().as_raw_nonzero().get())
     });
     match prepared.expect("a running loop") {
-        Ok(thread) => answer(thread),
-        Err(error) => return answer(error),
+        Ok(thread) => send_to_parent(thread),
+        Err(error) => return send_to_parent(error),
     }
     for line in io::stdin().lines() {
         assert_eq!(line.expect("a line from the parent"), "read");
@@ -109,7 +109,7 @@ fn child_role() {
             (0..IN_FLIGHT).for_each(|_| reader.start_read(vec![0; SIZE as usize]));
         };
         loop_thread.handle().queue_in_loop(start).expect("a running loop");
-        answer(results.recv().expect("a sum"));
+        send_to_parent(results.recv().expect("a sum"));
     }
 }
 
@@ -120,14 +120,14 @@ fn ten_thousand_reads_take_under_600_system_calls() {
         let data = data();
         std::fs::write(folder.join("file"), &data).unwrap();
         let mut child = Child::start(folder.join("file").to_str().unwrap());
-        let reply = child.hear();
+        let reply = child.next_reply();
         let Ok(thread) = reply.parse() else { return skipped(reply) };
         let Some(traced) = Traced::attach(thread, &[libc::SYS_epoll_wait]) else { return };
         let sums: Vec<u64> = data.chunks(SIZE as usize).map(checksum).collect();
         let expected = (0..READS).map(|i| sums[(i % PIECES) as usize]).fold(0, u64::wrapping_add);
         for _ in 0..2 {
             let mut sum = String::new();
-            let mut calls = traced.calls_of(|| sum = child.ask("read"));
+            let mut calls = traced.calls_of(|| sum = child.request("read"));
             assert_eq!(sum, expected.to_string());
             let rounds = READS.div_ceil(IN_FLIGHT);
             let all_calls = format!("{calls:?}");

@@ -9,13 +9,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use crate::support::alone::alone;
-use crate::support::files::{bytes, open, outcome, pipe, read, settle, with_both};
+use crate::support::files::{bytes, finish_operations, open, outcome, pipe, read, with_both_backends};
 use crate::support::folder::Folder;
 use crate::support::{Count, Recorder, turn, with_catching_loop, with_loop};
 use reveille::EventLoop;
 use reveille::fs::{File, FileIo, FileIoBuilder, OpenOptions};
 
-with_both! {
+with_both_backends! {
     a_file_may_be_closed_while_it_is_read
     thousands_of_reads_each_complete_once_with_their_data
     callbacks_are_deferred_and_do_not_nest
@@ -52,7 +52,7 @@ fn a_file_may_be_closed_while_it_is_read(builder: FileIoBuilder) {
             assert!(![other_reader.as_raw_fd(), other_writer.as_raw_fd()].contains(&number));
             other_writer.write_all(b"none").unwrap();
             writer.write_all(b"mine").unwrap();
-            settle(event_loop, &files);
+            finish_operations(event_loop, &files);
             assert_eq!(events.take(), [(4, b"mine".to_vec())]);
             turn(event_loop);
             assert_eq!(writer.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
@@ -79,7 +79,7 @@ fn thousands_of_reads_each_complete_once_with_their_data(builder: FileIoBuilder)
             });
         }
         assert_eq!(files.pending(), READS);
-        settle(event_loop, &files);
+        finish_operations(event_loop, &files);
         turn(event_loop);
         assert!(calls.borrow().iter().all(|n| *n == 1));
     });
@@ -108,7 +108,7 @@ fn callbacks_are_deferred_and_do_not_nest(builder: FileIoBuilder) {
             inside.set(false);
         }
         read_both(&files, &file, &inside, &calls);
-        settle(event_loop, &files);
+        finish_operations(event_loop, &files);
         assert!(calls.get() >= 100);
     });
 }
@@ -151,7 +151,7 @@ fn a_cancelled_operation_calls_back_and_returns_its_buffer(builder: FileIoBuilde
             // A thread that has already started the read completes it.
             (&pipes[0].1).write_all(b"text").unwrap();
         }
-        settle(event_loop, &files);
+        finish_operations(event_loop, &files);
         let done = results.take();
         let read_by_thread =
             files.backend() == reveille::fs::FileIoBackend::ThreadPool && done == [(Ok(4), b"text".to_vec())];
@@ -161,7 +161,7 @@ fn a_cancelled_operation_calls_back_and_returns_its_buffer(builder: FileIoBuilde
         let [.., (reader, writer)] = pipes;
         let closing = files.close(File::from(writer), |_, closed| closed.unwrap());
         assert!(files.cancel(closing));
-        settle(event_loop, &files);
+        finish_operations(event_loop, &files);
         assert_eq!((&reader).read(&mut [0; 4]).unwrap(), 0);
     });
 }
@@ -186,7 +186,7 @@ fn many_operations_may_be_cancelled_at_once(builder: FileIoBuilder) {
             assert!(ids.into_iter().rev().all(|id| files.cancel(id)));
             // Completes the reads that threads have already started.
             writer.write_all(&[0; 2]).unwrap();
-            settle(event_loop, &files);
+            finish_operations(event_loop, &files);
             assert!(cancelled.get() >= 98 * (round + 1), "{} in round {round}", cancelled.get());
         }
     });
@@ -208,7 +208,7 @@ fn a_panic_in_a_callback_affects_only_that_callback(builder: FileIoBuilder) {
                 assert!(i % 10 != 3, "intended by the test");
             });
         }
-        settle(event_loop, &files);
+        finish_operations(event_loop, &files);
         assert_eq!(calls.get(), 200);
         assert_eq!(event_loop.handle().counters().panics, 20);
         assert_eq!(read(event_loop, &files, &file, 3).0.unwrap(), 3);

@@ -5,12 +5,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use crate::support::files::{bytes, open, outcome, pipe, read, read_at, settle, status, with_both};
+use crate::support::files::{
+    bytes, finish_operations, open, outcome, pipe, read, read_at, status, with_both_backends,
+};
 use crate::support::folder::Folder;
 use crate::support::{Recorder, turn, with_loop};
 use reveille::fs::{File, FileIoBuilder, FileKind, OpenOptions};
 
-with_both! {
+with_both_backends! {
     written_data_is_read_back_unchanged
     missing_files_and_invalid_paths_are_errors
     contradictory_open_options_are_rejected
@@ -211,7 +213,7 @@ fn pipes_are_read_and_written_with_and_without_an_offset(builder: FileIoBuilder)
             turn(event_loop);
             assert_eq!(text.len(), 0);
             writer.write_all(b"abc").unwrap();
-            settle(event_loop, &files);
+            finish_operations(event_loop, &files);
             assert_eq!(text.take(), [(3, b"abc\0\0\0\0\0\0\0".to_vec())]);
         }
         writer.write_all(b"def").unwrap();
@@ -233,7 +235,7 @@ fn pipes_are_read_and_written_with_and_without_an_offset(builder: FileIoBuilder)
         });
         turn(event_loop);
         writer.write_all(b"mno").unwrap();
-        settle(event_loop, &files);
+        finish_operations(event_loop, &files);
         assert_eq!(text.take(), [(3, b"mno".to_vec())]);
     });
 }
@@ -253,7 +255,7 @@ fn opening_a_named_pipe_waits_for_its_other_end(builder: FileIoBuilder) {
         status(event_loop, &files, &path).unwrap();
         assert_eq!(opened.len(), 0);
         let mut writer = fs::OpenOptions::new().write(true).open(&path).unwrap();
-        settle(event_loop, &files);
+        finish_operations(event_loop, &files);
         writer.write_all(b"there").unwrap();
         let file = opened.take().remove(0);
         assert_eq!(read(event_loop, &files, &file, 5).1, b"there");

@@ -205,11 +205,11 @@ fn a_child_forked_in_a_callback_does_not_continue_the_turn() {
             CALLS.store(0, SeqCst);
             let _channels = schedule(&event_loop, |_| {
                 if CALLS.fetch_add(1, SeqCst) == 0 {
-                    forked::fork_here();
+                    forked::fork_process();
                 }
             });
             let result = event_loop.run_once(Duration::ZERO);
-            forked::end_here(|| {
+            forked::exit_child_and_wait(|| {
                 assert_eq!(result.as_ref().unwrap_err().kind(), ErrorKind::Unsupported);
                 assert_eq!(CALLS.load(SeqCst), 1);
             });

@@ -202,7 +202,7 @@ fn storage_of_unread_input_shrinks_to_its_content() {
                 held() < before + 16 * KIB as i64
             });
             assert_released(before, full.load(SeqCst), 16 * KIB);
-            assert!(host.ask(|_, server| server.as_ref().unwrap().buffered()) < KIB);
+            assert!(host.request(|_, server| server.as_ref().unwrap().buffered()) < KIB);
             assert_eq!(exchange(&mut client, b"is there."), b"the rest is there.");
         }
     });
@@ -224,7 +224,7 @@ fn an_input_buffer_grown_by_a_handler_is_released() {
         assert_eq!(exchange(&mut client, b"hello."), b"hello.");
         let before = held();
         assert_eq!(exchange(&mut client, b"grow."), b"grow.");
-        let full = host.ask(|_, _| held());
+        let full = host.request(|_, _| held());
         until(|| held() < before + 16 * KIB as i64);
         assert_released(before, full, 16 * KIB);
         assert_eq!(exchange(&mut client, b"hello."), b"hello.");

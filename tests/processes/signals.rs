@@ -12,7 +12,7 @@ use std::{fs, io, thread};
 
 use crate::support::alone::{alone, outcome_alone};
 use crate::support::net::{open_descriptors, turn_until};
-use crate::support::{Count, Recorder, turn, until_asleep};
+use crate::support::{Count, Recorder, turn, wait_until_asleep};
 use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, LoopThread};
 use rustix::process::{Resource, Rlimit, getrlimit, kill_process, setrlimit};
@@ -100,7 +100,7 @@ fn a_signal_wakes_its_loop() {
             .unwrap();
         let sleeper = is_ready.recv().unwrap();
         for _ in 0..3 {
-            until_asleep(sleeper);
+            wait_until_asleep(sleeper);
             raise(Signal::USR1);
             assert_eq!(is_signalled.recv(), Ok(Signal::USR1));
         }

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::counting::{peak, reset_peak};
-use crate::support::net::{self, End, Host, Journal, Told, message, pattern, scripted};
+use crate::support::net::{self, End, HandlerCall, Host, Journal, message, pattern, scripted};
 use crate::support::relay::{CLIENTS, HIGH, Linked, accept, backend, connect, relay};
 use crate::support::{KIB, LIMIT, MIB, with_loop, with_watchdog};
 use reveille::{ConnectionHandle, TcpServer};
@@ -40,7 +40,7 @@ fn bytes_and_ends_are_forwarded_in_both_directions() {
         });
         for journal in [&fronts, &backs] {
             // The handlers were not called for any of the forwarded bytes.
-            assert_eq!(journal.life_of(0), [Told::Open, Told::Close(End::Finished)]);
+            assert_eq!(journal.calls_until_close(0), [HandlerCall::Open, HandlerCall::Close(End::Finished)]);
         }
         assert_eq!(host.handle().counters().panics, 0);
     });
@@ -87,11 +87,11 @@ fn a_relay_buffers_less_than_twice_the_high_water_mark() {
         let (host, fronts, backs) = relay(target, |script| script);
         let client = host.connect();
         let server = accept(&listener);
-        let before = host.ask(|_, _| {
+        let before = host.request(|_, _| {
             reset_peak();
             peak()
         });
-        let buffered = |host: &Host| host.ask(move |_, _| peak() - before);
+        let buffered = |host: &Host| host.request(move |_, _| peak() - before);
         let max = thread::scope(|scope| {
             scope.spawn(|| {
                 write_rounds(&client, TOTAL);
@@ -170,8 +170,8 @@ fn input_unread_before_the_link_is_forwarded_first() {
         server.write_all(b"goodbye").unwrap();
         drop(server);
         assert_eq!(net::read_to_end(&mut client), b"goodbye");
-        let life = [Told::Open, message("connect\nhello"), Told::Close(End::Finished)];
-        assert_eq!(journal.life_of(0), life);
+        let life = [HandlerCall::Open, message("connect\nhello"), HandlerCall::Close(End::Finished)];
+        assert_eq!(journal.calls_until_close(0), life);
     });
 }
 
@@ -236,7 +236,7 @@ fn closing_one_linked_connection_closes_the_other() {
         });
         let (_client, mut server) = (host.connect(), accept(&listener));
         CLIENTS.with_borrow(|clients| assert!(clients.is_empty(), "this thread has clients of its own"));
-        host.ask(|_, _| CLIENTS.with_borrow(|clients| clients[0].handle().expect("a handle").close()));
+        host.request(|_, _| CLIENTS.with_borrow(|clients| clients[0].handle().expect("a handle").close()));
         assert_eq!(net::read_to_end(&mut server), b"");
         assert_eq!(backs.end_of(0), End::Closed);
         assert_eq!(fronts.end_of(0), End::RelayEnded);
@@ -249,7 +249,7 @@ fn closing_one_linked_connection_closes_the_other() {
 fn a_stop_lets_linked_connections_finish() {
     with_watchdog(LIMIT, || {
         let Linked { host, fronts, backs, mut client, mut server } = Linked::new();
-        host.ask(|_, server| {
+        host.request(|_, server| {
             server.take().expect("a server").stop(net::LIMIT, |_, report| assert_eq!(report.aborted, 0))
         });
         assert_eq!(net::exchange_between(&mut client, &mut server, b"after"), b"after");
@@ -267,7 +267,7 @@ fn a_stop_lets_linked_connections_finish() {
 fn an_expired_stop_resets_both_peers_of_a_link() {
     with_watchdog(LIMIT, || {
         let Linked { host, fronts, backs, mut client, mut server } = Linked::new();
-        host.ask(|_, server| {
+        host.request(|_, server| {
             let stopping = server.take().expect("a server");
             stopping.stop(Duration::from_millis(1), |_, report| assert_eq!(report.aborted, 1));
         });
@@ -283,7 +283,7 @@ fn an_expired_stop_resets_both_peers_of_a_link() {
 fn a_graceful_close_applies_to_both_linked_connections() {
     with_watchdog(LIMIT, || {
         let Linked { host, fronts, backs, mut client, mut server } = Linked::new();
-        host.ask(|_, _| {
+        host.request(|_, _| {
             let back = CLIENTS.with_borrow(|clients| clients[0].handle().expect("a handle"));
             back.close_gracefully(Duration::from_millis(1));
         });
@@ -298,7 +298,7 @@ fn a_graceful_close_applies_to_both_linked_connections() {
 fn a_failed_link_reports_its_reason() {
     with_watchdog(LIMIT, || {
         let (elsewhere, _journal) = scripted(|script| script);
-        let (other_host, _others, handles) = net::giving_handles();
+        let (other_host, _others, handles) = net::scripted_with_handles();
         let _other_client = other_host.connect();
         let other = handles.recv_timeout(net::LIMIT).unwrap();
         drop(elsewhere);

@@ -46,7 +46,7 @@ fn assert_error(end: &End) {
 fn replied_and_closed() -> (Host, Journal, Journal, TcpStream) {
     let (listener, target) = backend();
     let (host, fronts, backs) = relay(target, |script| script);
-    let mut client = net::connect_with_little_room(host.address());
+    let mut client = net::connect_with_small_receive_buffer(host.address());
     let mut server = accept(&listener);
     assert_eq!(net::exchange_between(&mut client, &mut server, b"ask"), b"ask");
     server.write_all(&pattern(REPLY)).unwrap();
@@ -99,7 +99,7 @@ fn a_relay_delivers_input_before_forwarding_a_reset() {
     with_watchdog(LIMIT, || {
         let (listener, target) = backend();
         let (host, fronts, backs) = relay(target, |script| script);
-        let mut client = net::connect_with_little_room(host.address());
+        let mut client = net::connect_with_small_receive_buffer(host.address());
         let mut server = accept(&listener);
         assert_eq!(net::exchange_between(&mut client, &mut server, b"ask"), b"ask");
         server.write_all(&pattern(REPLY)).unwrap();
@@ -165,12 +165,12 @@ fn bytes_for_a_shut_down_connection_are_dropped_and_counted() {
         );
         let (mut client, mut server) = (host.connect(), accept(&listener));
         assert_eq!(net::exchange_between(&mut client, &mut server, b"ask"), b"ask");
-        host.ask(|_, _| CLIENTS.with_borrow(|clients| clients[0].handle().expect("a handle").shutdown()));
+        host.request(|_, _| CLIENTS.with_borrow(|clients| clients[0].handle().expect("a handle").shutdown()));
         assert_eq!(net::read_to_end(&mut server), b"");
         client.write_all(b"dropped").unwrap();
         wait_until_acknowledged(&client);
         assert_eq!(net::exchange_between(&mut server, &mut client, b"reply"), b"reply");
-        host.ask(|_, _| ());
+        host.request(|_, _| ());
         drop(server);
         assert_eq!(net::read_to_end(&mut client), b"");
         let end = backs.end_of(0);
@@ -190,7 +190,7 @@ fn reset_behind_a_reply() -> (Host, Journal, TcpStream, mpsc::Receiver<usize>) {
         let sender = sender.clone();
         script.on_close(move |conn, _| sender.send(conn.unsent()).unwrap())
     });
-    let mut client = net::connect_with_little_room(host.address());
+    let mut client = net::connect_with_small_receive_buffer(host.address());
     let mut server = accept(&listener);
     assert_eq!(net::exchange_between(&mut client, &mut server, b"ask"), b"ask");
     server.write_all(&pattern(REPLY)).unwrap();
@@ -204,7 +204,7 @@ fn reset_behind_a_reply() -> (Host, Journal, TcpStream, mpsc::Receiver<usize>) {
 fn a_stop_aborts_a_connection_that_still_delivers() {
     with_watchdog(LIMIT, || {
         let (host, fronts, mut client, reports) = reset_behind_a_reply();
-        host.ask(|_, server| {
+        host.request(|_, server| {
             let stopping = server.take().expect("a server");
             stopping.stop(Duration::from_millis(1), |_, report| assert_eq!(report.aborted, 1));
         });
@@ -219,7 +219,7 @@ fn a_stop_aborts_a_connection_that_still_delivers() {
 fn a_close_ends_a_connection_that_still_delivers() {
     with_watchdog(LIMIT, || {
         let (host, fronts, mut client, _reports) = reset_behind_a_reply();
-        host.ask(|_, _| FRONTS.with_borrow(|fronts| fronts[0].close()));
+        host.request(|_, _| FRONTS.with_borrow(|fronts| fronts[0].close()));
         assert_eq!(fronts.end_of(0), End::Closed);
         net::read_until_reset(&mut client);
     });
@@ -230,7 +230,7 @@ fn a_close_ends_a_connection_that_still_delivers() {
 fn a_dropped_server_resets_both_ends_of_a_link() {
     with_watchdog(LIMIT, || {
         let Linked { host, mut client, mut server, .. } = Linked::new();
-        host.ask(|_, server| drop(server.take()));
+        host.request(|_, server| drop(server.take()));
         assert_eq!(net::read_until_reset(&mut client), b"");
         assert_eq!(net::read_until_reset(&mut server), b"");
     });
@@ -380,7 +380,7 @@ fn an_idle_timeout_ends_a_connection_that_cannot_deliver() {
         let (listener, target) = backend();
         let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().idle_timeout(TIMEOUT);
         let (server, fronts, backs) = relay_from(builder, target);
-        let mut client = net::connect_with_little_room(server.local_addr());
+        let mut client = net::connect_with_small_receive_buffer(server.local_addr());
         let back_end = thread::spawn(move || {
             let mut server = accept(&listener);
             server.write_all(&pattern(REPLY)).unwrap();

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::support::alone::alone;
-use crate::support::net::{self, Child, Host, answer};
+use crate::support::net::{self, Child, Host, send_to_parent};
 use crate::support::shortage::{count_warnings, is_served, limit_descriptors, warnings};
 use crate::support::{LIMIT, turn, with_watchdog};
 use reveille::time::VirtualClock;
@@ -29,15 +29,15 @@ fn child_role() {
     let host = Host::new(|event_loop| {
         TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(|conn, input| conn.send(input.take_all()))
     });
-    answer(host.address());
+    send_to_parent(host.address());
     for line in io::stdin().lines() {
         match line.expect("a query").split_once(' ').expect("a word and a number") {
-            ("open", _) => answer(host.open_connections()),
-            ("turns", _) => answer(host.turns_at_rest()),
-            ("warnings", _) => answer(warnings()),
+            ("open", _) => send_to_parent(host.open_connections()),
+            ("turns", _) => send_to_parent(host.turns_while_idle()),
+            ("warnings", _) => send_to_parent(warnings()),
             ("limit", number) => {
                 limit_descriptors(number.parse().expect("a number"));
-                answer("done");
+                send_to_parent("done");
             }
             (other, _) => panic!("unknown query `{other}`"),
         }
@@ -52,7 +52,7 @@ struct Server {
 impl Server {
     fn start() -> Server {
         let mut child = Child::start("server");
-        let address = child.hear().parse().expect("an address");
+        let address = child.next_reply().parse().expect("an address");
         Server { child, address }
     }
 
@@ -61,13 +61,13 @@ impl Server {
     }
 
     #[track_caller]
-    fn ask(&mut self, query: &str) -> u64 {
-        self.child.ask(&format!("{query} 0")).parse().expect("a number")
+    fn request(&mut self, query: &str) -> u64 {
+        self.child.request(&format!("{query} 0")).parse().expect("a number")
     }
 
     #[track_caller]
     fn limit(&mut self, descriptors: u64) {
-        assert_eq!(self.child.ask(&format!("limit {descriptors}")), "done");
+        assert_eq!(self.child.request(&format!("limit {descriptors}")), "done");
     }
 }
 
@@ -81,11 +81,11 @@ fn without_descriptors_each_client_is_served_or_rejected() {
         // No client waits, although no further client has connected.
         assert!(served.len() >= 40 && served.len() < DESCRIPTORS as usize, "{} are served", served.len());
         assert_eq!(served.len() + rejected.len(), 100);
-        assert_eq!(server.ask("open"), served.len() as u64);
+        assert_eq!(server.request("open"), served.len() as u64);
 
         // Without events the loop makes no turns.
-        assert_eq!(server.ask("turns"), 0);
-        let warnings = server.ask("warnings");
+        assert_eq!(server.request("turns"), 0);
+        let warnings = server.request("warnings");
         assert!(warnings >= 1 && warnings < rejected.len() as u64 / 2, "{warnings} warnings");
 
         // The served connections keep working. When some of them leave, others can connect.
@@ -93,10 +93,10 @@ fn without_descriptors_each_client_is_served_or_rejected() {
         let leaving = served.len() / 2;
         let staying = served.split_off(leaving);
         drop(served);
-        net::until(|| server.ask("open") == staying.len() as u64);
+        net::until(|| server.request("open") == staying.len() as u64);
         let mut later: Vec<_> = (0..leaving).map(|_| server.connect()).collect();
         later.iter_mut().for_each(net::assert_echoes);
-        assert_eq!(server.ask("open"), (staying.len() + leaving) as u64);
+        assert_eq!(server.request("open"), (staying.len() + leaving) as u64);
     });
 }
 
@@ -112,18 +112,18 @@ fn a_listener_without_descriptors_backs_off_and_recovers() {
         let mut waiting: Vec<_> = (0..20).map(|_| server.connect()).collect();
         // The listener retries at intervals, which takes a few turns. A spinning loop would make
         // thousands.
-        net::until(|| server.ask("warnings") >= 1);
-        let turns = server.ask("turns");
+        net::until(|| server.request("warnings") >= 1);
+        let turns = server.request("turns");
         assert!(turns <= 20, "{turns} turns during the back-off");
         net::assert_echoes(&mut before);
-        assert_eq!(server.ask("open"), 1);
+        assert_eq!(server.request("open"), 1);
 
         // When descriptors are free, the listener accepts all waiting connections. It needs no new
         // connection for that.
         server.limit(DESCRIPTORS);
         waiting.iter_mut().for_each(net::assert_echoes);
-        assert_eq!(server.ask("open"), 21);
-        assert_eq!(server.ask("turns"), 0);
+        assert_eq!(server.request("open"), 21);
+        assert_eq!(server.request("turns"), 0);
     });
 }
 
@@ -134,7 +134,7 @@ fn a_lost_reserve_is_restored() {
         let mut server = Server::start();
         server.limit(3);
         let mut first = server.connect();
-        net::until(|| server.ask("warnings") >= 1);
+        net::until(|| server.request("warnings") >= 1);
         server.limit(DESCRIPTORS);
         net::assert_echoes(&mut first);
         let clients: Vec<_> = (0..100).map(|_| server.connect()).collect();

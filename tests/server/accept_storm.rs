@@ -9,7 +9,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::support::net::{self, Child, Host, answer};
+use crate::support::net::{self, Child, Host, send_to_parent};
 use crate::support::shortage::{count_warnings, is_served, limit_descriptors, warnings};
 use crate::support::with_watchdog;
 use reveille::TcpServer;
@@ -48,16 +48,16 @@ fn child_role() {
             other => panic!("unknown role `{other}`"),
         }
     });
-    let handle = host.ask(|_, server| server.as_ref().expect("a server").handle());
-    answer(host.address());
+    let handle = host.request(|_, server| server.as_ref().expect("a server").handle());
+    send_to_parent(host.address());
     for line in io::stdin().lines() {
         let counters = handle.counters();
         match &*line.expect("a query") {
-            "open" => answer(handle.open_connections()),
-            "accepted" => answer(counters.accepted),
-            "shed" => answer(counters.shed),
-            "refused" => answer(counters.refused_at_maximum),
-            "warnings" => answer(warnings()),
+            "open" => send_to_parent(handle.open_connections()),
+            "accepted" => send_to_parent(counters.accepted),
+            "shed" => send_to_parent(counters.shed),
+            "refused" => send_to_parent(counters.refused_at_maximum),
+            "warnings" => send_to_parent(warnings()),
             other => panic!("unknown query `{other}`"),
         }
     }
@@ -71,13 +71,13 @@ struct Server {
 impl Server {
     fn start(role: &str) -> Server {
         let mut child = Child::start(role);
-        let address = child.hear().parse().expect("an address");
+        let address = child.next_reply().parse().expect("an address");
         Server { child, address }
     }
 
     #[track_caller]
-    fn ask(&mut self, query: &str) -> u64 {
-        self.child.ask(query).parse().expect("a number")
+    fn request(&mut self, query: &str) -> u64 {
+        self.child.request(query).parse().expect("a number")
     }
 }
 
@@ -115,7 +115,7 @@ mod idle {
         #[track_caller]
         pub(crate) fn assert_idle(&self) {
             let Some(loops) = self.loops() else { return };
-            let stops = || loops.iter().map(|traced| traced.settle().stops).sum::<u64>();
+            let stops = || loops.iter().map(|traced| traced.wait_until_idle().stops).sum::<u64>();
             let stops_within = |time| {
                 let before = stops();
                 thread::sleep(time);
@@ -175,12 +175,12 @@ fn survive_storm(role: &'static str, expected: std::ops::Range<usize>) {
         regulars.iter_mut().for_each(net::assert_echoes);
         let all = REGULARS + served.len();
         assert!(expected.contains(&all), "{all} connections are served");
-        assert_eq!(server.ask("open"), all as u64);
+        assert_eq!(server.request("open"), all as u64);
         // Every connection was accepted, or rejected and counted.
-        assert_eq!(server.ask("accepted"), all as u64);
-        let rejected = server.ask("shed") + server.ask("refused");
+        assert_eq!(server.request("accepted"), all as u64);
+        let rejected = server.request("shed") + server.request("refused");
         assert_eq!(rejected, (CONNECTIONS - served.len()) as u64);
-        let warnings = server.ask("warnings");
+        let warnings = server.request("warnings");
         assert!(warnings <= 3 * STORM_LIMIT.as_secs(), "{warnings} warnings");
 
         // Without new connections the server is idle.
@@ -190,11 +190,11 @@ fn survive_storm(role: &'static str, expected: std::ops::Range<usize>) {
         // For each connection that closes, another client can connect.
         let leaving = served.len() / 2;
         served.truncate(served.len() - leaving);
-        net::until(|| server.ask("open") == (all - leaving) as u64);
+        net::until(|| server.request("open") == (all - leaving) as u64);
         let mut later: Vec<_> = (0..leaving).map(|_| net::connect(server.address)).collect();
         later.iter_mut().for_each(net::assert_echoes);
         regulars.iter_mut().for_each(net::assert_echoes);
-        assert_eq!(server.ask("open"), all as u64);
+        assert_eq!(server.request("open"), all as u64);
     });
 }
 

@@ -82,7 +82,7 @@ fn host_at(
                 .serve(move |_| Counted(counted.clone())),
         }
     });
-    let handle = host.ask(|_, server| server.as_ref().expect("a server").handle());
+    let handle = host.request(|_, server| server.as_ref().expect("a server").handle());
     (host, handle, census)
 }
 
@@ -94,7 +94,7 @@ fn connect_and_request(address: SocketAddr) -> TcpStream {
 }
 
 fn has_reply(client: &TcpStream) -> bool {
-    net::condition(client).contains(PollFlags::IN)
+    net::poll_flags(client).contains(PollFlags::IN)
 }
 
 /// Takes out the clients that have received a reply.
@@ -174,7 +174,7 @@ fn a_server_at_its_maximum_stays_idle() {
         let mut served: Vec<_> = (0..2).map(|_| host.connect()).collect();
         served.iter_mut().for_each(net::assert_echoes);
         let mut waiting: Vec<_> = (0..10).map(|_| connect_and_request(host.address())).collect();
-        host.assert_rests();
+        host.assert_idle();
         assert!(take_replied(&mut waiting).is_empty());
         assert_eq!((handle.open_connections(), handle.counters().accepted), (2, 2));
         served.iter_mut().for_each(net::assert_echoes);
@@ -186,7 +186,7 @@ fn a_maximum_of_zero_accepts_no_connection() {
     with_watchdog(LIMIT, || {
         let (host, handle, _) = host(Spread::OneLoop, |builder| builder.max_connections(0));
         let client = connect_and_request(host.address());
-        host.assert_rests();
+        host.assert_idle();
         assert!(!has_reply(&client));
         assert_eq!(handle.counters(), ServerCounters::default());
     });
@@ -274,7 +274,7 @@ fn connections_during_a_pause_are_accepted_after_it() {
             for _ in 0..3 {
                 handle.pause_accepting();
                 let mut waiting: Vec<_> = (0..6).map(|_| connect_and_request(host.address())).collect();
-                host.assert_rests();
+                host.assert_idle();
                 assert!(take_replied(&mut waiting).is_empty(), "{spread:?}");
                 net::assert_echoes(&mut before);
                 assert_eq!(handle.open_connections(), 1, "{spread:?}");
@@ -381,7 +381,7 @@ fn dropping_a_stopping_server_aborts_remaining_connections() {
         assert_eq!(net::read_to_end(&mut client), b"");
         // The client does not close its end.
         assert_eq!(handle.open_connections(), 1);
-        host.ask(|_, server| drop(server.take()));
+        host.request(|_, server| drop(server.take()));
         let stopped = reported.recv_timeout(net::LIMIT).expect("a report");
         assert_eq!((stopped.drained, stopped.aborted), (0, 1));
     });

@@ -50,7 +50,7 @@ fn host_at(address: SocketAddr, distribution: LoadBalancing) -> (Host, ServerHan
             },
         )
     });
-    let handle = host.ask(|_, server| server.as_ref().expect("a server").handle());
+    let handle = host.request(|_, server| server.as_ref().expect("a server").handle());
     (host, handle, assignments)
 }
 
@@ -134,7 +134,7 @@ fn a_listener_per_loop_serves_on_all_loops() {
         assert_eq!((handle.open_connections(), handle.counters().accepted), (300, 300));
 
         let (report, reported) = mpsc::channel();
-        host.ask(move |_, server| {
+        host.request(move |_, server| {
             let server = server.take().expect("a server");
             server.stop(Duration::from_secs(3600), move |_, stopped| report.send(stopped).unwrap());
         });
@@ -180,11 +180,11 @@ fn a_stop_waits_until_every_listener_is_closed() {
         blocked.recv_timeout(net::LIMIT).expect("a blocked loop");
         assert_eq!(host.open_connections(), 0);
         let (report, reported) = mpsc::channel();
-        host.ask(move |_, server| {
+        host.request(move |_, server| {
             let server = server.take().expect("a server");
             server.stop(Duration::from_secs(3600), move |_, stopped| report.send(stopped).unwrap());
         });
-        host.assert_rests();
+        host.assert_idle();
         assert_eq!(reported.try_recv(), Err(mpsc::TryRecvError::Empty), "a listener is still open");
         drop(release);
         reported.recv_timeout(net::LIMIT).expect("a report");
@@ -201,7 +201,7 @@ fn dropping_a_server_with_several_listeners_frees_its_port() {
         // The listeners share the port only with sockets that set SO_REUSEPORT.
         let taken = std::net::TcpListener::bind(address).expect_err("the address was bound twice");
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
-        host.ask(|_, server| drop(server.take()));
+        host.request(|_, server| drop(server.take()));
         drop(std::net::TcpListener::bind(address).expect("a free port"));
     });
 }

@@ -44,7 +44,7 @@ impl Fragile {
                 conn.send(input.take_all())
             })
         });
-        let server = host.ask(|_, server| server.as_ref().expect("a server").handle());
+        let server = host.request(|_, server| server.as_ref().expect("a server").handle());
         Fragile { host, server, ending, release }
     }
 
@@ -119,7 +119,7 @@ fn a_server_without_loops_closes_connections_and_idles() {
                     ),
                 }
             }
-            fragile.host.assert_rests();
+            fragile.host.assert_idle();
             net::until(|| fragile.server.open_connections() == 0);
         }
     });
@@ -132,7 +132,7 @@ fn a_permit_is_released_when_no_loop_is_left() {
             let builder = TcpServer::bind(event_loop, "127.0.0.1:0")?.max_connections(1);
             builder.threads(2).serve_fn(|conn, _| conn.event_loop().quit())
         });
-        let server = host.ask(|_, server| server.as_ref().expect("a server").handle());
+        let server = host.request(|_, server| server.as_ref().expect("a server").handle());
         while server.live_loops() > 0 {
             let mut client = host.connect();
             // While the last loop ends, the server may have reset the connection already.

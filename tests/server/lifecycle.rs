@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use crate::support::client::Refusing;
-use crate::support::net::{self, End, Host, Journal, Told, scripted_over};
+use crate::support::net::{self, End, HandlerCall, Host, Journal, scripted_with_threads};
 use crate::support::{LIMIT, with_loop, with_watchdog};
 use reveille::net::SendError;
 use reveille::{ConnectionHandle, EventLoop, TcpServer};
@@ -92,7 +92,7 @@ fn dropping_a_server_frees_its_port() {
             drop(client);
             journal.end_of(number);
             let (written, refusing) = (journal.clone(), Arc::clone(&refusing));
-            host.ask(move |event_loop, server| {
+            host.request(move |event_loop, server| {
                 *server = None;
                 refusing.assert_refuses();
                 let next = TcpServer::bind(event_loop, address)
@@ -137,7 +137,7 @@ fn the_backlog_limits_waiting_connections() {
 fn open_connections_are_counted_on_one_and_several_loops() {
     with_watchdog(LIMIT, || {
         for threads in [1, 3] {
-            let (host, journal) = scripted_over(threads, |script| script);
+            let (host, journal) = scripted_with_threads(threads, |script| script);
             assert_eq!(host.open_connections(), 0);
             let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
             clients.iter_mut().for_each(net::assert_echoes);
@@ -150,7 +150,7 @@ fn open_connections_are_counted_on_one_and_several_loops() {
             drop(clients);
             net::until(|| host.open_connections() == 0);
             drop(host);
-            journal.assert_whole_lives(6);
+            journal.assert_opened_and_closed_once(6);
         }
     });
 }
@@ -160,7 +160,7 @@ fn connections_in_transit_to_a_loop_are_counted() {
     with_watchdog(LIMIT, || {
         let (release, released) = mpsc::channel::<()>();
         let released = Mutex::new(released);
-        let (host, _journal) = scripted_over(2, move |script| {
+        let (host, _journal) = scripted_with_threads(2, move |script| {
             // Both loops block in the factory call of their first connection.
             let _ = released.lock().unwrap().recv_timeout(net::LIMIT);
             script
@@ -179,18 +179,18 @@ fn connections_in_transit_to_a_loop_are_counted() {
 fn dropping_a_server_closes_its_connections() {
     with_watchdog(LIMIT, || {
         for threads in [1, 3] {
-            let (host, journal) = scripted_over(threads, |script| script);
+            let (host, journal) = scripted_with_threads(threads, |script| script);
             let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
             clients.iter_mut().for_each(net::assert_echoes);
-            host.ask(|_, server| *server = None);
+            host.request(|_, server| *server = None);
             for (number, client) in clients.iter_mut().enumerate() {
                 assert_eq!(net::read_to_end(client), b"");
                 assert_eq!(journal.end_of(number), End::Stopped);
             }
             // The loop itself keeps running.
-            host.ask(|_, _| ());
+            host.request(|_, _| ());
             drop(host);
-            journal.assert_whole_lives(6);
+            journal.assert_opened_and_closed_once(6);
         }
     });
 }
@@ -198,14 +198,14 @@ fn dropping_a_server_closes_its_connections() {
 #[test]
 fn a_drop_over_several_loops_returns_after_all_closes() {
     with_watchdog(LIMIT, || {
-        let (host, journal) = scripted_over(3, |script| script);
+        let (host, journal) = scripted_with_threads(3, |script| script);
         let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
         clients.iter_mut().for_each(net::assert_echoes);
         let closes = journal.clone();
-        host.ask(move |_, server| {
+        host.request(move |_, server| {
             *server = None;
             for number in 0..6 {
-                assert_eq!(closes.of(number).last(), Some(&Told::Close(End::Stopped)));
+                assert_eq!(closes.of(number).last(), Some(&HandlerCall::Close(End::Stopped)));
             }
         });
     });
@@ -255,9 +255,9 @@ fn a_server_may_be_dropped_in_its_connections_callbacks() {
             assert_eq!(event_loop.handle().counters().panics, 0, "the server was dropped in {callback}");
             if callback == "factory" {
                 assert_eq!(journal.handlers(), 1, "a connection was accepted after the drop");
-                assert_eq!(journal.of(0), [Told::Close(End::Stopped)]);
+                assert_eq!(journal.of(0), [HandlerCall::Close(End::Stopped)]);
             } else {
-                journal.assert_whole_lives(journal.handlers());
+                journal.assert_opened_and_closed_once(journal.handlers());
             }
         });
     }
@@ -267,13 +267,13 @@ fn a_server_may_be_dropped_in_its_connections_callbacks() {
 fn dropping_a_server_loses_no_connection_in_transit() {
     with_watchdog(LIMIT, || {
         for _ in 0..20 {
-            let (host, journal) = scripted_over(2, |script| script);
+            let (host, journal) = scripted_with_threads(2, |script| script);
             let mut clients: Vec<_> = (0..10).map(|_| host.connect()).collect();
-            host.ask(|_, server| *server = None);
+            host.request(|_, server| *server = None);
             clients.iter_mut().for_each(net::wait_for_end);
             drop(host);
             // Every connection that arrived has a whole life, from on_open to on_close.
-            journal.assert_whole_lives(journal.handlers());
+            journal.assert_opened_and_closed_once(journal.handlers());
         }
     });
 }
@@ -302,7 +302,7 @@ fn loop_server_handle_and_client_drop_in_any_order() {
                     handle = handles.try_recv().ok();
                     handle.is_some()
                 });
-                journal.wait_for(0, |event| *event == Told::Open);
+                journal.wait_for(0, |event| *event == HandlerCall::Open);
                 let loop_handle = event_loop.handle();
                 let mut objects = (Some(event_loop), Some(server), handle, Some(client));
                 for object in order {
@@ -321,7 +321,7 @@ fn loop_server_handle_and_client_drop_in_any_order() {
                     }
                 }
                 assert_eq!(loop_handle.counters().panics, 0, "{order:?}");
-                journal.assert_whole_lives(1);
+                journal.assert_opened_and_closed_once(1);
             }
         }
     });

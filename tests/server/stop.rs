@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use crate::support::client::Refusing;
 use crate::support::clock::HOUR;
-use crate::support::net::{self, End, Host, Journal, Script, Told, scripted, scripted_over, scripted_with};
+use crate::support::net::{
+    self, End, HandlerCall, Host, Journal, Script, scripted, scripted_with, scripted_with_threads,
+};
 use crate::support::{LIMIT, OnDrop, with_watchdog};
 use reveille::net::{SendStatus, ServerHandle, StopReport};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
@@ -21,7 +23,7 @@ use socket2::SockRef;
 /// Stops the host's server. Returns the receiver of its report.
 fn stop(host: &Host, within: Duration) -> mpsc::Receiver<StopReport> {
     let (report, reported) = mpsc::channel();
-    host.ask(move |_, server| {
+    host.request(move |_, server| {
         server.take().expect("a server").stop(within, move |_, outcome| report.send(outcome).unwrap());
     });
     reported
@@ -65,9 +67,9 @@ fn a_stop_sends_queued_output_to_a_slow_reader() {
         let bytes: Arc<[u8]> = net::pattern(OUTPUT).into();
         for threads in [1, 2] {
             let output = Arc::clone(&bytes);
-            let (host, journal) = scripted_over(threads, move |script| sending(&output, script));
+            let (host, journal) = scripted_with_threads(threads, move |script| sending(&output, script));
             let mut client = host.connect();
-            journal.wait_for(0, |event| *event == Told::Open);
+            journal.wait_for(0, |event| *event == HandlerCall::Open);
             let reported = stop(&host, HOUR);
             // The client has read nothing so far.
             assert!(net::read_to_end(&mut client) == *bytes, "the received bytes differ");
@@ -75,7 +77,7 @@ fn a_stop_sends_queued_output_to_a_slow_reader() {
             assert_eq!(only_report(&reported), (1, 0));
             assert_eq!(journal.end_of(0), End::Finished);
             drop(host);
-            journal.assert_whole_lives(1);
+            journal.assert_opened_and_closed_once(1);
         }
     });
 }
@@ -85,11 +87,11 @@ fn a_stop_aborts_late_connections() {
     with_watchdog(LIMIT, || {
         for threads in [1, 3] {
             let output: Arc<[u8]> = vec![0; OUTPUT].into();
-            let (host, journal) = scripted_over(threads, move |script| {
+            let (host, journal) = scripted_with_threads(threads, move |script| {
                 if script.number() % 2 == 0 { sending(&output, script) } else { script }
             });
             let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
-            (0..6).for_each(|number| _ = journal.wait_for(number, |event| *event == Told::Open));
+            (0..6).for_each(|number| _ = journal.wait_for(number, |event| *event == HandlerCall::Open));
             let reported = stop(&host, Duration::from_millis(30));
             assert_eq!(only_report(&reported), (0, 6));
             (0..6).for_each(|number| assert_eq!(journal.end_of(number), End::Stopped));
@@ -97,7 +99,7 @@ fn a_stop_aborts_late_connections() {
             let ends = clients.iter_mut().map(|client| client.read_to_end(&mut Vec::new()));
             assert_eq!(ends.filter(|end| end.is_err()).count(), 3);
             drop(host);
-            journal.assert_whole_lives(6);
+            journal.assert_opened_and_closed_once(6);
         }
     });
 }
@@ -117,8 +119,8 @@ fn send_into_the_kernel(conn: &TcpConnection<'_>) -> io::Result<()> {
 fn a_deadline_discards_output_left_in_the_kernel() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| script.on_open(send_into_the_kernel));
-        let mut client = net::connect_with_little_room(host.address());
-        journal.wait_for(0, |event| *event == Told::Open);
+        let mut client = net::connect_with_small_receive_buffer(host.address());
+        journal.wait_for(0, |event| *event == HandlerCall::Open);
         assert_eq!(only_report(&stop(&host, Duration::from_millis(1))), (0, 1));
         assert!(net::read_until_reset(&mut client).len() < SIZE);
     });
@@ -148,7 +150,7 @@ fn a_deadline_before_the_stop_is_processed_resets_connections() {
             })
             .unwrap();
         handle.set(server.handle()).unwrap();
-        let mut client = net::connect_with_little_room(server.local_addr());
+        let mut client = net::connect_with_small_receive_buffer(server.local_addr());
         let mut idle = net::connect(server.local_addr());
         net::turn_until(&event_loop, || journal.handlers() == 2);
         client.write_all(b"stop").unwrap();
@@ -173,7 +175,7 @@ fn a_deadline_resets_connections_of_a_busy_loop() {
             let (release, released) = mpsc::channel::<()>();
             let (sender, busy) = mpsc::channel();
             let released = Arc::new(Mutex::new(released));
-            let (host, journal) = scripted_over(2, move |script| {
+            let (host, journal) = scripted_with_threads(2, move |script| {
                 let (sender, released) = (sender.clone(), Arc::clone(&released));
                 script.on_open(send_into_the_kernel).on_message(move |conn, input| {
                     input.clear();
@@ -187,16 +189,16 @@ fn a_deadline_resets_connections_of_a_busy_loop() {
                     });
                 })
             });
-            let mut client = net::connect_with_little_room(host.address());
+            let mut client = net::connect_with_small_receive_buffer(host.address());
             client.write_all(b"be busy").unwrap();
             busy.recv_timeout(net::LIMIT).unwrap();
             let (report, reported) = mpsc::channel();
-            host.ask(move |_, server| {
+            host.request(move |_, server| {
                 let server = server.as_ref().expect("a server").handle();
                 server.stop(Duration::from_nanos(1), move |_, outcome| report.send(outcome).unwrap());
             });
             // This is a task of a later turn, so the timers have run.
-            host.ask(|_, _| ());
+            host.request(|_, _| ());
             drop(release);
             assert_eq!(only_report(&reported), (0, 1));
             assert!(net::read_until_reset(&mut client).len() < SIZE);
@@ -224,7 +226,7 @@ fn a_stop_without_time_ends_drained_connections_cleanly() {
 fn a_stop_reports_drained_and_aborted_connections() {
     with_watchdog(LIMIT, || {
         for threads in [1, 3] {
-            let (host, journal) = scripted_over(threads, |script| script);
+            let (host, journal) = scripted_with_threads(threads, |script| script);
             let mut clients: Vec<_> = (0..6).map(|_| host.connect()).collect();
             clients.iter_mut().for_each(net::assert_echoes);
             let reported = stop(&host, Duration::from_millis(150));
@@ -258,9 +260,9 @@ fn a_stop_discards_later_input() {
         client.write_all(&[0; 100_000]).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(only_report(&reported), (1, 0));
-        let life = journal.life_of(0);
+        let life = journal.calls_until_close(0);
         assert_eq!(life[..life.len() - 1], before[..]);
-        assert_eq!(life.last(), Some(&Told::Close(End::Finished)));
+        assert_eq!(life.last(), Some(&HandlerCall::Close(End::Finished)));
     });
 }
 
@@ -310,12 +312,12 @@ fn a_stop_proceeds_despite_paused_reading() {
         let (host, journal) = scripted(|script| script.on_open(|conn| conn.pause_reading()));
         let mut client = host.connect();
         client.write_all(b"never read").unwrap();
-        journal.wait_for(0, |event| *event == Told::Open);
+        journal.wait_for(0, |event| *event == HandlerCall::Open);
         let reported = stop(&host, HOUR);
         assert_eq!(net::read_to_end(&mut client), b"");
         drop(client);
         assert_eq!(only_report(&reported), (1, 0));
-        assert_eq!(journal.of(0), [Told::Open, Told::Close(End::Finished)]);
+        assert_eq!(journal.of(0), [HandlerCall::Open, HandlerCall::Close(End::Finished)]);
     });
 }
 
@@ -357,7 +359,7 @@ fn a_stop_refuses_connections_in_transit() {
     with_watchdog(LIMIT, || {
         let (release, released) = mpsc::channel::<()>();
         let released = Mutex::new(released);
-        let (host, journal) = scripted_over(2, move |script| {
+        let (host, journal) = scripted_with_threads(2, move |script| {
             let _ = released.lock().unwrap().recv_timeout(net::LIMIT);
             script
         });
@@ -375,7 +377,7 @@ fn a_stop_refuses_connections_in_transit() {
         assert!(aborted >= 4, "only {aborted} connections were aborted");
         drop(host);
         assert!(journal.handlers() <= 2, "a connection opened after the stop: {journal:?}");
-        journal.assert_whole_lives(journal.handlers());
+        journal.assert_opened_and_closed_once(journal.handlers());
     });
 }
 
@@ -393,7 +395,7 @@ fn a_stop_ends_with_its_dropped_loop() {
                 .unwrap();
             let client = net::connect(server.local_addr());
             net::turn_until(&event_loop, || journal.handlers() == 1);
-            journal.wait_for(0, |event| *event == Told::Open);
+            journal.wait_for(0, |event| *event == HandlerCall::Open);
             let dropped = Arc::new(Mutex::new(false));
             let noted = Arc::clone(&dropped);
             let token = OnDrop::new(move || *noted.lock().unwrap() = true);
@@ -404,7 +406,7 @@ fn a_stop_ends_with_its_dropped_loop() {
             drop(event_loop);
             assert!(*dropped.lock().unwrap(), "the callback was not dropped");
             assert_eq!(journal.end_of(0), End::LoopEnded);
-            journal.assert_whole_lives(1);
+            journal.assert_opened_and_closed_once(1);
             drop(client);
         }
     });

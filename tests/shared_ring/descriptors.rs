@@ -10,7 +10,7 @@ use std::process::Command;
 
 use crate::support::alone::alone;
 use crate::support::net::until;
-use crate::support::ring::{MOST, pair, watch};
+use crate::support::ring::{MAX_CAPACITY, pair, watch};
 use crate::support::{LIMIT, turn, with_loop, with_watchdog};
 use reveille::ipc::{Doorbell, SharedRing};
 use reveille::{EventFd, EventLoop};
@@ -22,7 +22,7 @@ use rustix::fs::{MemfdFlags, OFlags, SealFlags};
 fn refused(change: impl FnOnce(&mut Vec<OwnedFd>)) -> (ErrorKind, String) {
     let (_here, mut descriptors) = SharedRing::create(4096).unwrap();
     change(&mut descriptors);
-    let error = SharedRing::from_descriptors(descriptors, MOST).unwrap_err();
+    let error = SharedRing::from_descriptors(descriptors, MAX_CAPACITY).unwrap_err();
     (error.kind(), error.to_string())
 }
 
@@ -58,7 +58,7 @@ fn memory_whose_size_is_not_sealed_is_refused() {
     // With all seals it is accepted, so the refusals above are due to the seals.
     let (_here, mut descriptors) = SharedRing::create(4096).unwrap();
     descriptors[0] = copy_of(&descriptors[0], SIZE, all);
-    SharedRing::from_descriptors(descriptors, MOST).unwrap();
+    SharedRing::from_descriptors(descriptors, MAX_CAPACITY).unwrap();
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_plain_eventfd_that_blocks_is_refused() {
     for index in [1, 2] {
         let (_here, passed) = SharedRing::create_with(4096, Doorbell::Plain).unwrap();
         make_blocking(&passed[index]);
-        let error = SharedRing::from_descriptors_with(passed, MOST, Doorbell::Plain).unwrap_err();
+        let error = SharedRing::from_descriptors_with(passed, MAX_CAPACITY, Doorbell::Plain).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains("blocks"), "{error}");
     }
@@ -141,7 +141,7 @@ fn bells_of_the_other_kind_are_refused() {
     for (made, taken) in [(Doorbell::Plain, Doorbell::NeverBlocks), (Doorbell::NeverBlocks, Doorbell::Plain)]
     {
         let (_here, passed) = SharedRing::create_with(4096, made).unwrap();
-        let error = SharedRing::from_descriptors_with(passed, MOST, taken).unwrap_err();
+        let error = SharedRing::from_descriptors_with(passed, MAX_CAPACITY, taken).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData);
         assert!(error.to_string().contains("bells of the other kind"), "{error}");
     }
@@ -173,7 +173,7 @@ fn a_bell_made_blocking_before_the_transfer_still_rings() {
         let (here, passed) = SharedRing::create(4096).unwrap();
         make_blocking(&passed[1]);
         make_blocking(&passed[2]);
-        let mut there = SharedRing::from_descriptors(passed, MOST).unwrap();
+        let mut there = SharedRing::from_descriptors(passed, MAX_CAPACITY).unwrap();
         let event_loop = EventLoop::new().unwrap();
         let (_source, messages) = watch(&event_loop, here);
         turn(&event_loop);
@@ -215,7 +215,7 @@ fn no_descriptor_is_left_and_none_is_inherited() {
             for descriptor in &descriptors {
                 rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty()).unwrap();
             }
-            let there = SharedRing::from_descriptors(descriptors, MOST).unwrap();
+            let there = SharedRing::from_descriptors(descriptors, MAX_CAPACITY).unwrap();
             assert_eq!(seen_by_another_program(), original);
             let event_loop = EventLoop::new().unwrap();
             let (here, _) = watch(&event_loop, here);

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::net::{Random, turn_until};
-use crate::support::ring::{MOST, clones, pair, received, rings, watch};
+use crate::support::ring::{MAX_CAPACITY, clones, pair, received, rings, watch};
 use crate::support::unix::abstract_name;
 use crate::support::{LIMIT, Recorder, turn, with_catching_loop, with_loop, with_watchdog};
 use reveille::ipc::{RingError, RingHandler, RingRef, RingSendError, SharedRing, SharedRingSource};
@@ -109,7 +109,7 @@ impl ConnectionHandler for Taker {
     }
 
     fn on_descriptors(&mut self, conn: &TcpConnection, descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        let ring = SharedRing::from_descriptors(descriptors, MOST)?;
+        let ring = SharedRing::from_descriptors(descriptors, MAX_CAPACITY)?;
         self.ring = Some(ring.watch(conn.event_loop(), |ring, message| ring.send(message).unwrap())?);
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 use reveille::{LoopHandle, LoopThread};
 use rustix::thread::Pid;
 
-use super::{LIMIT, until_asleep, with_watchdog};
+use super::{LIMIT, wait_until_asleep, with_watchdog};
 
 /// Runs `test` with a loop that runs on a separate thread, under a watchdog.
 pub(crate) fn with_loop_thread<R: Send + 'static>(test: impl FnOnce(&LoopHandle) -> R + Send + 'static) -> R {
@@ -28,6 +28,6 @@ pub(crate) fn start_waiting<'scope, R: Send + 'scope>(
         id_sender.send(rustix::thread::gettid()).unwrap();
         call()
     });
-    until_asleep(id_receiver.recv().unwrap());
+    wait_until_asleep(id_receiver.recv().unwrap());
     caller
 }

@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use super::Recorder;
 
 /// A timeout that no attempt reaches.
-pub(crate) const LONG: Duration = Duration::from_secs(30);
+pub(crate) const LONG_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A report of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(crate) enum Reported {
     Connected(SocketAddr),
     Failed(Option<SocketAddr>, ErrorKind),
     /// The error kind, the number of rounds, and the number of failures in the last round.
-    GaveUp(ErrorKind, u32, usize),
+    RetriesExhausted(ErrorKind, u32, usize),
 }
 
 pub(crate) type Reports = Recorder<Reported>;
@@ -51,7 +51,7 @@ impl From<&ConnectAttempt<'_>> for Reported {
 
 impl From<&ConnectError> for Reported {
     fn from(error: &ConnectError) -> Reported {
-        Reported::GaveUp(error.kind(), error.rounds(), error.failures().len())
+        Reported::RetriesExhausted(error.kind(), error.rounds(), error.failures().len())
     }
 }
 
@@ -105,13 +105,13 @@ impl Refusing {
 }
 
 /// A listener with a full backlog. Further connection attempts get no reply.
-pub(crate) struct Silent {
+pub(crate) struct FullBacklog {
     listener: Socket,
     clients: Vec<Socket>,
 }
 
-impl Silent {
-    pub(crate) fn new() -> Silent {
+impl FullBacklog {
+    pub(crate) fn new() -> FullBacklog {
         let listener = bind_any_port();
         listener.listen(0).unwrap();
         let address = address_of(&listener);
@@ -122,7 +122,7 @@ impl Silent {
             socket
         });
         let clients = clients.collect();
-        Silent { listener, clients }
+        FullBacklog { listener, clients }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -147,7 +147,7 @@ pub(crate) fn lookups() -> usize {
 /// Turns the loop until it is idle: no work is pending and no lookup is in progress. Checks that no
 /// timer is armed.
 #[track_caller]
-pub(crate) fn turn_to_rest(event_loop: &EventLoop) {
+pub(crate) fn turn_until_idle(event_loop: &EventLoop) {
     while lookups() > 0 {
         super::turn(event_loop);
         thread::yield_now();

@@ -12,7 +12,7 @@ use rustix::event::PollFlags;
 use socket2::SockRef;
 
 use super::endings::is_closed;
-use super::net::{self, End, Journal, Script, Told};
+use super::net::{self, End, HandlerCall, Journal, Script};
 use super::turn;
 use super::unix::{self, abstract_name};
 
@@ -43,7 +43,7 @@ impl Bench {
         let server = builder.serve(move |conn| {
             SockRef::from(conn).set_send_buffer_size(4096).unwrap();
             server_handle.replace(Some(conn.handle()));
-            server_socket.replace(Some(net::peephole(conn)));
+            server_socket.replace(Some(net::second_descriptor(conn)));
             let lost = Rc::clone(&server_lost);
             script(server_journal.script())
                 .on_close(move |conn, _| lost.set((conn.unsent(), conn.undelivered().unwrap())))
@@ -53,7 +53,7 @@ impl Bench {
 
     /// Connects a peer with a small receive buffer.
     pub(crate) fn connect(&self, event_loop: &EventLoop) -> TcpStream {
-        let client = net::connect_with_little_room(self.server.local_addr());
+        let client = net::connect_with_small_receive_buffer(self.server.local_addr());
         net::turn_until(event_loop, || self.journal.handlers() == 1);
         client
     }
@@ -70,11 +70,11 @@ impl Bench {
 
     /// Waits until a poll of the connection's socket returns `flags`, which report the peer's end.
     pub(crate) fn wait_for(&self, flags: PollFlags) {
-        net::until(|| net::condition(self.socket.borrow().as_ref().unwrap()).contains(flags));
+        net::until(|| net::poll_flags(self.socket.borrow().as_ref().unwrap()).contains(flags));
     }
 
     /// Turns the loop until the connection is closed. Returns all calls of its handler.
-    pub(crate) fn life(&self, event_loop: &EventLoop) -> Vec<Told> {
+    pub(crate) fn calls_until_close(&self, event_loop: &EventLoop) -> Vec<HandlerCall> {
         net::turn_until(event_loop, || is_closed(&self.journal, 0));
         self.socket.borrow_mut().take();
         self.journal.of(0)
@@ -90,6 +90,9 @@ pub(crate) fn turns(event_loop: &EventLoop) {
 
 /// Checks that the last call is `on_close` with an error of this kind.
 #[track_caller]
-pub(crate) fn assert_ends_with(calls: &[Told], kind: ErrorKind) {
-    assert!(matches!(calls.last(), Some(Told::Close(End::Error(found, _))) if *found == kind), "{calls:?}");
+pub(crate) fn assert_ends_with(calls: &[HandlerCall], kind: ErrorKind) {
+    assert!(
+        matches!(calls.last(), Some(HandlerCall::Close(End::Error(found, _))) if *found == kind),
+        "{calls:?}"
+    );
 }

@@ -13,7 +13,7 @@ use super::{alone::skipped, with_loop};
 
 /// Makes one test per back end of each function, which receives a builder for the back end.
 #[allow(unused_macros, reason = "each test binary uses a part of this")]
-macro_rules! with_both {
+macro_rules! with_both_backends {
     ($($(#[$doc:meta])* $name:ident)+) => {
         mod threads {
             $(#[test]
@@ -34,7 +34,7 @@ macro_rules! with_both {
     };
 }
 #[allow(unused_imports, reason = "each test binary uses a part of this")]
-pub(crate) use with_both;
+pub(crate) use with_both_backends;
 
 /// Returns a builder for the io_uring back end. Prints a message and returns `None` if io_uring is
 /// not available.
@@ -47,7 +47,7 @@ pub(crate) fn ring() -> Option<reveille::fs::FileIoBuilder> {
 }
 
 /// Turns the loop until no file operation is pending.
-pub(crate) fn settle(event_loop: &EventLoop, files: &FileIo) {
+pub(crate) fn finish_operations(event_loop: &EventLoop, files: &FileIo) {
     while files.pending() > 0 {
         event_loop.run_once(None).expect("a turn");
     }

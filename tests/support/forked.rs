@@ -9,7 +9,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, alarm, fork};
 
 thread_local! {
-    /// The result of [`fork_here`], in the parent and in the child.
+    /// The result of [`fork_process`], in the parent and in the child.
     static FORKED: Cell<Option<ForkResult>> = const { Cell::new(None) };
 }
 
@@ -17,12 +17,12 @@ thread_local! {
 /// or a hang of the child fails the test. For tests that run in a separate process.
 #[track_caller]
 pub(crate) fn in_child(child: impl FnOnce()) {
-    fork_here();
-    end_here(child);
+    fork_process();
+    exit_child_and_wait(child);
 }
 
-/// Forks. Both processes return and must call [`end_here`].
-pub(crate) fn fork_here() {
+/// Forks. Both processes return and must call [`exit_child_and_wait`].
+pub(crate) fn fork_process() {
     // SAFETY: the C library makes its allocator usable in the child, and the other threads of the
     // test's process hold no lock of the standard library that the child needs.
     let forked = unsafe { fork() }.expect("a child");
@@ -35,7 +35,7 @@ pub(crate) fn fork_here() {
 
 /// In the child: calls `child` and exits. In the parent: waits for the child and checks its status.
 #[track_caller]
-pub(crate) fn end_here(child: impl FnOnce()) {
+pub(crate) fn exit_child_and_wait(child: impl FnOnce()) {
     match FORKED.take().expect("not forked") {
         ForkResult::Child => {
             let succeeded = catch_unwind(AssertUnwindSafe(child)).is_ok();

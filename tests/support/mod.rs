@@ -247,7 +247,7 @@ pub(crate) fn poll(fd: impl AsFd, timeout: Option<Duration>) -> bool {
 
 /// Waits until the thread sleeps in the kernel. A thread that only runs a loop then sleeps in the
 /// poll.
-pub(crate) fn until_asleep(thread: Pid) {
+pub(crate) fn wait_until_asleep(thread: Pid) {
     let path = format!("/proc/self/task/{}/stat", thread.as_raw_nonzero());
     loop {
         let stat = fs::read_to_string(&path).expect("the thread lives");

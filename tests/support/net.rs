@@ -71,7 +71,7 @@ impl Host {
     }
 
     /// Runs `task` on the loop's thread, in phase 5 of a turn, and returns its result.
-    pub(crate) fn ask<R: Send + 'static>(
+    pub(crate) fn request<R: Send + 'static>(
         &self,
         task: impl FnOnce(&EventLoop, &mut Option<TcpServer>) -> R + Send + 'static,
     ) -> R {
@@ -84,23 +84,23 @@ impl Host {
     }
 
     pub(crate) fn open_connections(&self) -> u64 {
-        self.ask(|_, server| server.as_ref().expect("a server").open_connections())
+        self.request(|_, server| server.as_ref().expect("a server").open_connections())
     }
 
     /// Counts the turns that the loop makes in a period without requests.
-    pub(crate) fn turns_at_rest(&self) -> u64 {
+    pub(crate) fn turns_while_idle(&self) -> u64 {
         // The first task gives pending work a turn to complete. The last one causes a turn.
-        self.ask(|_, _| ());
-        let before = self.ask(|event_loop, _| event_loop.iteration());
+        self.request(|_, _| ());
+        let before = self.request(|event_loop, _| event_loop.iteration());
         thread::sleep(Duration::from_millis(150));
-        self.ask(|event_loop, _| event_loop.iteration()) - before - 1
+        self.request(|event_loop, _| event_loop.iteration()) - before - 1
     }
 
     /// Checks that the loop does not spin. A loop that spins makes thousands of turns. A few turns
     /// are allowed, because the kernel may report events.
     #[track_caller]
-    pub(crate) fn assert_rests(&self) {
-        let turns = self.turns_at_rest();
+    pub(crate) fn assert_idle(&self) {
+        let turns = self.turns_while_idle();
         assert!(turns < 20, "an idle loop made {turns} turns");
     }
 }
@@ -135,12 +135,12 @@ pub(crate) fn scripted_with(
 
 /// Gives each connection of a server a small send buffer. If the peer has a small receive buffer
 /// and does not read, most of a megabyte remains unsent.
-pub(crate) fn with_little_room(builder: TcpServerBuilder<'_>) -> TcpServerBuilder<'_> {
+pub(crate) fn with_small_send_buffer(builder: TcpServerBuilder<'_>) -> TcpServerBuilder<'_> {
     builder.socket_options(SocketOptions::new().send_buffer(32 << 10))
 }
 
 /// Starts a host whose scripted server has loops on several threads.
-pub(crate) fn scripted_over(
+pub(crate) fn scripted_with_threads(
     threads: usize,
     script: impl Fn(Script) -> Script + Send + Sync + 'static,
 ) -> (Host, Journal) {
@@ -160,7 +160,7 @@ pub(crate) fn loops(n: usize) -> NonZeroUsize {
 }
 
 /// Starts a host whose connections send their handles to the test when they open.
-pub(crate) fn giving_handles() -> (Host, Journal, mpsc::Receiver<ConnectionHandle>) {
+pub(crate) fn scripted_with_handles() -> (Host, Journal, mpsc::Receiver<ConnectionHandle>) {
     let (sender, receiver) = mpsc::channel();
     let (host, journal) = scripted(move |script| {
         let sender = sender.clone();

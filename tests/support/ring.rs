@@ -8,14 +8,14 @@ use reveille::{EventFd, EventLoop};
 use super::Recorder;
 
 /// The largest capacity that the tests accept from a peer.
-pub(crate) const MOST: usize = 1 << 20;
+pub(crate) const MAX_CAPACITY: usize = 1 << 20;
 
 /// Both ends of a ring, and duplicates of the shared descriptors: the memory, the creator's bell
 /// and the other end's bell.
 pub(crate) fn pair(capacity: usize) -> (SharedRing, SharedRing, [OwnedFd; 3]) {
     let (creator, descriptors) = SharedRing::create(capacity).unwrap();
     let duplicates = clones(&descriptors);
-    let other = SharedRing::from_descriptors(descriptors, MOST).unwrap();
+    let other = SharedRing::from_descriptors(descriptors, MAX_CAPACITY).unwrap();
     (creator, other, duplicates.try_into().unwrap())
 }
 

@@ -12,7 +12,7 @@ use reveille::{
 };
 
 use super::clock::MINUTE;
-use super::net::{self, Child, Host, answer};
+use super::net::{self, Child, Host, send_to_parent};
 use super::tracer::Traced;
 
 /// The commands to the server. The first byte of a message is a command, executed before the echo.
@@ -21,17 +21,17 @@ pub(crate) mod order {
     /// Pauses and resumes reading a thousand times.
     pub(crate) const PAUSE: u8 = b'p';
     /// Creates a thousand timers, resets them and cancels them.
-    pub(crate) const TIMERS_THAT_GO: u8 = b't';
+    pub(crate) const CANCELLED_TIMERS: u8 = b't';
     /// Creates a thousand timers, each due earlier than the previous one, and keeps them.
-    pub(crate) const TIMERS_THAT_STAY: u8 = b'T';
+    pub(crate) const KEPT_TIMERS: u8 = b'T';
     /// Pauses and resumes accepting a thousand times.
     pub(crate) const PAUSE_SERVER: u8 = b's';
     /// Blocks the loop until another thread has posted a hundred tasks to it.
-    pub(crate) const HOLD_UP: u8 = b'h';
+    pub(crate) const BLOCK_LOOP: u8 = b'h';
     /// Sends the echo in ten pieces with one call.
     pub(crate) const PIECES: u8 = b'v';
     /// Connects to the port in the next five bytes.
-    pub(crate) const DIAL: u8 = b'd';
+    pub(crate) const CONNECT: u8 = b'd';
     /// Opens a UDP socket on one address that echoes datagrams. It sends a first datagram to the
     /// port in the next five bytes.
     pub(crate) const DATAGRAMS: u8 = b'u';
@@ -57,14 +57,14 @@ impl ConnectionHandler for Executor {
                     conn.resume_reading();
                 }
             }
-            order::TIMERS_THAT_GO => {
+            order::CANCELLED_TIMERS => {
                 for minutes in (1..=1000).rev() {
                     let id = conn.event_loop().run_after(minutes * MINUTE, |_| ());
                     assert!(conn.event_loop().reset(id, minutes * MINUTE / 2));
                     assert!(conn.event_loop().cancel(id));
                 }
             }
-            order::TIMERS_THAT_STAY => {
+            order::KEPT_TIMERS => {
                 for minutes in (1..=1000).rev() {
                     conn.event_loop().run_after(minutes * MINUTE, |_| ());
                 }
@@ -76,7 +76,7 @@ impl ConnectionHandler for Executor {
                     server.resume_accepting();
                 }
             }
-            order::HOLD_UP => {
+            order::BLOCK_LOOP => {
                 let (sender, receiver) = mpsc::channel();
                 self.post.send((100, sender)).map_err(io::Error::other)?;
                 receiver.recv().map_err(io::Error::other)?;
@@ -87,7 +87,7 @@ impl ConnectionHandler for Executor {
                 input.clear();
                 return Ok(());
             }
-            order::DIAL => {
+            order::CONNECT => {
                 let client = TcpClient::connect(conn.event_loop(), address_in(input)?)
                     .serve_fn(|conn, input| conn.send(input.take_all()))?;
                 self.clients.push(client);
@@ -150,20 +150,20 @@ pub(crate) fn serve() {
             server: Arc::clone(&executor_server),
         })
     });
-    server.set(host.ask(|_, server| server.as_ref().expect("a server").handle())).expect("set once");
-    let loop_thread = host.ask(|_, _| thread_id());
+    server.set(host.request(|_, server| server.as_ref().expect("a server").handle())).expect("set once");
+    let loop_thread = host.request(|_, _| thread_id());
     let (id_sender, id_receiver) = mpsc::channel();
     let handle = host.handle().clone();
     thread::spawn(move || post_on_request(&handle, &id_sender, &requests));
     let posting_thread = id_receiver.recv().expect("the posting thread did not start");
     let bare = LoopThread::spawn("bare").expect("a thread");
     let bare_thread = bare.handle().call(|_| thread_id()).expect("the loop has ended");
-    answer(format!("{} {loop_thread} {posting_thread} {bare_thread}", host.address()));
+    send_to_parent(format!("{} {loop_thread} {posting_thread} {bare_thread}", host.address()));
     for line in io::stdin().lines() {
         let line = line.expect("cannot read from the parent");
         if line == "call the bare loop" {
             bare.handle().call(|_| ()).expect("the loop has ended");
-            answer("called");
+            send_to_parent("called");
             continue;
         }
         // Posts one task from another thread.
@@ -172,7 +172,7 @@ pub(crate) fn serve() {
         post.send((1, sender)).expect("the posting thread has ended");
         // The task owns a sender, so this loop does not end before the task has run.
         while receiver.recv().is_ok() {}
-        answer("posted");
+        send_to_parent("posted");
     }
 }
 
@@ -190,15 +190,15 @@ impl Server {
     /// Starts the child process and traces its threads. Returns `None` if tracing is not permitted.
     pub(crate) fn start() -> Option<Server> {
         let mut child = Child::start("server");
-        let introduction = child.hear();
+        let introduction = child.next_reply();
         let mut words = introduction.split(' ');
         let mut word = || words.next().expect("the child sent fewer than four words");
         let address = word().parse().expect("an address");
         let on_loop = Traced::attach(word().parse().expect("a thread"), &[libc::SYS_epoll_wait])?;
         let posting = Traced::attach(word().parse().expect("a thread"), &[libc::SYS_futex])?;
         let on_bare_loop = Traced::attach(word().parse().expect("a thread"), &[libc::SYS_read])?;
-        drop(on_loop.settle());
-        drop(on_bare_loop.settle());
+        drop(on_loop.wait_until_idle());
+        drop(on_bare_loop.wait_until_idle());
         Some(Server { address, child, on_loop, posting, on_bare_loop })
     }
 

@@ -79,7 +79,7 @@ impl Traced {
     }
 
     /// Waits until the thread is idle.
-    pub(crate) fn settle(&self) -> MutexGuard<'_, Seen> {
+    pub(crate) fn wait_until_idle(&self) -> MutexGuard<'_, Seen> {
         let is_busy = |seen: &mut Seen| seen.inside.is_none_or(|call| !self.idle_calls.contains(&call));
         let seen = self.state.lock();
         let (seen, limit) = self.state.changed.wait_timeout_while(seen, net::LIMIT, is_busy).unwrap();
@@ -90,9 +90,9 @@ impl Traced {
     /// Counts the calls that the thread makes because of `action`, from idle to idle. `action` must
     /// wait for the last effect that it causes on the thread.
     pub(crate) fn calls_of(&self, action: impl FnOnce()) -> Calls {
-        let before = self.settle().calls.clone();
+        let before = self.wait_until_idle().calls.clone();
         action();
-        let after = self.settle().calls.clone();
+        let after = self.wait_until_idle().calls.clone();
         let mut calls = Calls(BTreeMap::new());
         for (call, count) in after {
             let count = count - before.get(&call).copied().unwrap_or(0);

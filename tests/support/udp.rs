@@ -33,27 +33,27 @@ pub(crate) fn receive(socket: &Plain) -> Vec<u8> {
 
 /// One call of a handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum HandlerCall {
     Datagram(Vec<u8>),
     Error(ErrorKind, Option<SocketAddr>),
     Drained,
     Close(String),
 }
 
-pub(crate) fn datagram(text: impl AsRef<[u8]>) -> Told {
-    Told::Datagram(text.as_ref().to_vec())
+pub(crate) fn datagram(text: impl AsRef<[u8]>) -> HandlerCall {
+    HandlerCall::Datagram(text.as_ref().to_vec())
 }
 
 type OnDatagram = Box<dyn FnMut(&UdpRef<'_>, &[u8], SocketAddr) -> io::Result<()>>;
 
 /// A handler that records its calls and then runs a closure for each datagram.
 pub(crate) struct Script {
-    calls: Recorder<Told>,
+    calls: Recorder<HandlerCall>,
     on_datagram: OnDatagram,
 }
 
 impl Script {
-    pub(crate) fn new(calls: &Recorder<Told>) -> Script {
+    pub(crate) fn new(calls: &Recorder<HandlerCall>) -> Script {
         Script { calls: calls.clone(), on_datagram: Box::new(|_, _, _| Ok(())) }
     }
 
@@ -73,20 +73,20 @@ impl DatagramHandler for Script {
     }
 
     fn on_error(&mut self, _: &UdpRef<'_>, error: io::Error, peer: Option<SocketAddr>) {
-        self.calls.record(Told::Error(error.kind(), peer));
+        self.calls.record(HandlerCall::Error(error.kind(), peer));
     }
 
     fn on_drained(&mut self, _: &UdpRef<'_>) {
-        self.calls.record(Told::Drained);
+        self.calls.record(HandlerCall::Drained);
     }
 
     fn on_close(&mut self, _: &UdpRef<'_>, reason: &CloseReason) {
-        self.calls.record(Told::Close(reason.to_string()));
+        self.calls.record(HandlerCall::Close(reason.to_string()));
     }
 }
 
 /// A socket, and the calls of its handler.
-pub(crate) fn recording(event_loop: &EventLoop) -> (UdpSocket, Recorder<Told>) {
+pub(crate) fn recording(event_loop: &EventLoop) -> (UdpSocket, Recorder<HandlerCall>) {
     let calls = Recorder::new();
     let builder = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap();
     (builder.serve(Script::new(&calls)).unwrap(), calls)
@@ -95,7 +95,11 @@ pub(crate) fn recording(event_loop: &EventLoop) -> (UdpSocket, Recorder<Told>) {
 /// Turns the loop until the handler has had `n` calls, and one more time to detect superfluous
 /// calls. Returns all calls.
 #[track_caller]
-pub(crate) fn told_in_time(event_loop: &EventLoop, calls: &Recorder<Told>, n: usize) -> Vec<Told> {
+pub(crate) fn wait_for_calls(
+    event_loop: &EventLoop,
+    calls: &Recorder<HandlerCall>,
+    n: usize,
+) -> Vec<HandlerCall> {
     net::turn_until(event_loop, || calls.len() >= n);
     turn(event_loop);
     calls.take()

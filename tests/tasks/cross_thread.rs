@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::clock::HOUR;
 use crate::support::{
-    Count, LIMIT, Recorder, assert_posts_keep_their_order, turn, unread_wakes, until_asleep, with_loop,
+    Count, LIMIT, Recorder, assert_posts_keep_their_order, turn, unread_wakes, wait_until_asleep, with_loop,
     with_watchdog,
 };
 use reveille::{EventLoop, LoopHandle, LoopThread};
@@ -30,7 +30,7 @@ fn a_post_wakes_a_loop_that_sleeps_without_a_limit() {
         thread::scope(|scope| {
             scope.spawn(move || {
                 for _ in 0..200 {
-                    until_asleep(loops);
+                    wait_until_asleep(loops);
                     let ran = ran.clone();
                     handle.queue_in_loop(move |_| ran.send(()).unwrap()).unwrap();
                     has_run.recv().unwrap();
@@ -50,7 +50,7 @@ fn with_sleeping_loop(wake: impl FnOnce(LoopHandle) + Send + 'static) {
         let (handle, loops) = (event_loop.handle(), rustix::thread::gettid());
         thread::scope(|scope| {
             scope.spawn(move || {
-                until_asleep(loops);
+                wait_until_asleep(loops);
                 wake(handle);
             });
             event_loop.run().unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::support::mailbox::{post, with_mailbox};
 use crate::support::{
-    Count, LIMIT, assert_posts_keep_their_order, on_another_thread, turn, until_asleep, with_watchdog,
+    Count, LIMIT, assert_posts_keep_their_order, on_another_thread, turn, wait_until_asleep, with_watchdog,
 };
 use reveille::task::{MailboxLimit, PostErrorReason};
 use reveille::{EventLoop, LoopHandle};
@@ -41,7 +41,7 @@ impl<'scope> Poster<'scope> {
     /// Waits until the thread sleeps. It can sleep only in its post.
     #[track_caller]
     fn assert_waits(&self) {
-        until_asleep(self.id);
+        wait_until_asleep(self.id);
         assert!(!self.posted.load(SeqCst));
     }
 }
@@ -150,7 +150,7 @@ fn a_refused_waiting_producer_gets_its_task_back() {
                 let refused = handle.queue_in_loop(move |_| c.add()).unwrap_err();
                 EventLoop::new().unwrap().run_in_loop(refused.into_task());
             });
-            until_asleep(id_receiver.recv().unwrap());
+            wait_until_asleep(id_receiver.recv().unwrap());
             drop(event_loop);
             producer.join().unwrap();
         });

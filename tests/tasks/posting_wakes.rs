@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{LIMIT, turn, unread_wakes, until_asleep, wakes, with_loop, with_watchdog};
+use crate::support::{LIMIT, turn, unread_wakes, wait_until_asleep, wakes, with_loop, with_watchdog};
 use reveille::{EventLoop, LoopThread};
 
 const MILLION: usize = 1_000_000;
@@ -154,7 +154,7 @@ fn posts_of_many_threads_to_a_sleeping_loop_write_once() {
                 });
             }
             for _ in 0..50 {
-                until_asleep(loops);
+                wait_until_asleep(loops);
                 let wakes_before = wakes(handle);
                 before.wait();
                 after.wait();

@@ -19,7 +19,7 @@ const PAYLOAD: usize = MIB;
 
 /// A server with the marks, whose kernel buffers are limited.
 fn server(event_loop: &EventLoop) -> TcpServerBuilder<'_> {
-    net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap()).water_marks(HIGH, LOW)
+    net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap()).water_marks(HIGH, LOW)
 }
 
 type Callback = Box<dyn FnMut(&TcpConnection) -> io::Result<()>>;
@@ -57,7 +57,7 @@ fn connect(
     let messages = Recorder::new();
     let sender = Cell::new(Some(Sender { on_open, on_message, messages: messages.clone() }));
     let server = settings(server(event_loop)).serve(move |_| sender.take().expect("one connection")).unwrap();
-    let peer = net::connect_with_little_room(server.local_addr());
+    let peer = net::connect_with_small_receive_buffer(server.local_addr());
     net::turn_until(event_loop, || server.open_connections() == 1);
     (server, peer, messages)
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::net::{self, End, Host, Told, message, pattern, scripted_with};
+use crate::support::net::{self, End, HandlerCall, Host, message, pattern, scripted_with};
 use crate::support::{KIB, LIMIT, with_watchdog};
 use reveille::net::SendStatus;
 use reveille::{Buffer, ConnectionHandler, TcpConnection, TcpServer};
@@ -81,10 +81,10 @@ fn flood(host: &Host, stats: &Stats, bytes: &[u8]) {
         // The connection stays throttled for any number of turns.
         let messages = stats.messages.load(SeqCst);
         for _ in 0..20 {
-            host.ask(|_, _| ());
+            host.request(|_, _| ());
         }
         assert_eq!(stats.messages.load(SeqCst), messages, "reading continued above the high-water mark");
-        host.assert_rests();
+        host.assert_idle();
         // Another connection is served normally.
         net::assert_echoes(&mut host.connect());
 
@@ -137,7 +137,7 @@ fn reading_continues_at_exactly_the_high_water_mark() {
                 )
             },
         );
-        let mut client = net::connect_with_little_room(host.address());
+        let mut client = net::connect_with_small_receive_buffer(host.address());
         client.write_all(b"fill").unwrap();
         journal.wait_for(0, |event| *event == message("fill"));
         client.write_all(b"still there?").unwrap();
@@ -154,7 +154,7 @@ fn no_input_is_offered_after_the_end_of_input() {
     with_watchdog(LIMIT, || {
         let (sender, filled) = mpsc::channel();
         let (host, journal) = scripted_with(
-            |builder| net::with_little_room(builder.water_marks(HIGH, HIGH / 2)),
+            |builder| net::with_small_send_buffer(builder.water_marks(HIGH, HIGH / 2)),
             move |script| {
                 let sender = sender.clone();
                 script
@@ -170,14 +170,20 @@ fn no_input_is_offered_after_the_end_of_input() {
                     .on_drained(|conn| conn.close_after(Duration::from_millis(20)))
             },
         );
-        let mut client = net::connect_with_little_room(host.address());
+        let mut client = net::connect_with_small_receive_buffer(host.address());
         client.write_all(b"left").unwrap();
         journal.wait_for(0, |event| *event == message("left"));
         client.shutdown(Shutdown::Write).unwrap();
         filled.recv_timeout(net::LIMIT).unwrap();
         assert!(net::read_to_end(&mut client).len() > HIGH);
-        let life = [Told::Open, message("left"), Told::PeerShutdown, Told::Drained, Told::Close(End::Closed)];
-        assert_eq!(journal.life_of(0), life);
+        let life = [
+            HandlerCall::Open,
+            message("left"),
+            HandlerCall::PeerShutdown,
+            HandlerCall::Drained,
+            HandlerCall::Close(End::Closed),
+        ];
+        assert_eq!(journal.calls_until_close(0), life);
     });
 }
 
@@ -230,7 +236,7 @@ fn the_default_marks_are_four_and_one_mebibytes() {
 fn on_drained_is_called_once_when_the_queue_drains() {
     with_watchdog(LIMIT, || {
         const LARGE: usize = 2 << 20;
-        let (host, journal) = scripted_with(net::with_little_room, |script| {
+        let (host, journal) = scripted_with(net::with_small_send_buffer, |script| {
             script
                 .on_open(|conn| {
                     assert_eq!(conn.send(b"small"), Ok(SendStatus::Written));
@@ -243,23 +249,23 @@ fn on_drained_is_called_once_when_the_queue_drains() {
                     Ok(())
                 })
         });
-        let mut client = net::connect_with_little_room(host.address());
-        journal.wait_for(0, |event| *event == Told::Open);
-        host.ask(|_, _| ());
-        assert_eq!(journal.of(0), [Told::Open], "on_drained was called before the queue drained");
+        let mut client = net::connect_with_small_receive_buffer(host.address());
+        journal.wait_for(0, |event| *event == HandlerCall::Open);
+        host.request(|_, _| ());
+        assert_eq!(journal.of(0), [HandlerCall::Open], "on_drained was called before the queue drained");
         let bytes = net::read_exact(&mut client, 5 + LARGE + 6);
         assert_eq!((&bytes[..5], &bytes[bytes.len() - 6..]), (&b"small"[..], &b"behind"[..]));
         net::assert_echoes(&mut client);
-        host.assert_rests();
+        host.assert_idle();
         drop(client);
         let life = [
-            Told::Open,
-            Told::Drained,
+            HandlerCall::Open,
+            HandlerCall::Drained,
             message("are you there?"),
-            Told::PeerShutdown,
-            Told::Close(End::Finished),
+            HandlerCall::PeerShutdown,
+            HandlerCall::Close(End::Finished),
         ];
-        assert_eq!(journal.life_of(0), life);
+        assert_eq!(journal.calls_until_close(0), life);
         assert_eq!(host.handle().counters().panics, 0);
     });
 }
@@ -297,7 +303,7 @@ fn chargen(piece: usize) -> (Host, Arc<AtomicUsize>) {
     let max_unsent = Arc::new(AtomicUsize::new(0));
     let recorded = Arc::clone(&max_unsent);
     let host = Host::new(move |event_loop| {
-        net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
+        net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0")?)
             .serve(move |_| Chargen { piece: pattern(piece), max_unsent: Arc::clone(&recorded) })
     });
     (host, max_unsent)
@@ -338,11 +344,11 @@ fn an_endless_producer_is_paced_by_its_peer() {
 fn an_endless_producer_sleeps_while_its_peer_does_not_read() {
     with_watchdog(LIMIT, || {
         let (host, max_unsent) = chargen(1 << 20);
-        let mut stalled = net::connect_with_little_room(host.address());
+        let mut stalled = net::connect_with_small_receive_buffer(host.address());
         stalled.write_all(b"go").unwrap();
         net::until(|| max_unsent.load(SeqCst) > 0);
         net::assert_echoes(&mut host.connect());
-        host.assert_rests();
+        host.assert_idle();
         // As soon as the client reads, it is served again.
         let expected = pattern(1 << 20);
         for _ in 0..8 {

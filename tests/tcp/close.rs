@@ -6,8 +6,8 @@ use std::net::Shutdown;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::support::endings::{is_closed, scripted_here};
-use crate::support::net::{self, End, Script, Told, message, pattern, scripted, scripted_with};
+use crate::support::endings::{is_closed, scripted_server};
+use crate::support::net::{self, End, HandlerCall, Script, message, pattern, scripted, scripted_with};
 use crate::support::{LIMIT, with_loop, with_watchdog};
 use reveille::net::{ConnectionState, SendError, SendStatus};
 use reveille::{ConnectionHandle, EventLoop, TcpConnection};
@@ -30,11 +30,16 @@ fn a_peer_receives_the_reply_to_its_half_close() {
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(net::read_to_end(&mut client), b"hello, and goodbye");
         assert_eq!(
-            journal.life_of(0),
-            [Told::Open, message("hello"), Told::PeerShutdown, Told::Close(End::Finished)]
+            journal.calls_until_close(0),
+            [
+                HandlerCall::Open,
+                message("hello"),
+                HandlerCall::PeerShutdown,
+                HandlerCall::Close(End::Finished)
+            ]
         );
         drop(host);
-        journal.assert_whole_lives(1);
+        journal.assert_opened_and_closed_once(1);
     });
 }
 
@@ -53,7 +58,7 @@ fn a_handler_may_send_after_the_peers_half_close() {
             handle.send([n]).unwrap();
             assert_eq!(net::read_exact(&mut client, 1), [n]);
         }
-        assert_eq!(journal.of(0), [Told::Open, Told::PeerShutdown]);
+        assert_eq!(journal.of(0), [HandlerCall::Open, HandlerCall::PeerShutdown]);
         handle.shutdown();
         assert_eq!(net::read_to_end(&mut client), b"");
         assert_eq!(journal.end_of(0), End::Finished);
@@ -66,17 +71,20 @@ fn bytes_and_end_of_input_in_one_event_are_delivered() {
     with_watchdog(LIMIT, || {
         for size in [1, 1000, 1024, 2048, 5000] {
             let event_loop = EventLoop::builder().input_buffer(1024).build().unwrap();
-            let (server, journal, sockets) = scripted_here(&event_loop, |script| script);
+            let (server, journal, sockets) = scripted_server(&event_loop, |script| script);
             let mut client = net::connect(server.local_addr());
             net::turn_until(&event_loop, || journal.handlers() == 1);
             let bytes = vec![b'x'; size];
             client.write_all(&bytes).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
-            net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::RDHUP));
+            net::until(|| net::poll_flags(&sockets.borrow()[0]).contains(PollFlags::RDHUP));
             net::turn_until(&event_loop, || is_closed(&journal, 0));
 
             let events = journal.of(0);
-            assert_eq!(events[events.len() - 2..], [Told::PeerShutdown, Told::Close(End::Finished)]);
+            assert_eq!(
+                events[events.len() - 2..],
+                [HandlerCall::PeerShutdown, HandlerCall::Close(End::Finished)]
+            );
             sockets.borrow_mut().clear();
             assert_eq!(net::read_to_end(&mut client), bytes);
         }
@@ -93,7 +101,7 @@ fn a_peer_that_half_closes_before_reading_receives_all_bytes() {
         client.shutdown(Shutdown::Write).unwrap();
         assert!(net::read_to_end(&mut client) == bytes, "the echoed bytes differ");
         assert_eq!(journal.end_of(0), End::Finished);
-        assert_eq!(journal.of(0).iter().filter(|event| **event == Told::PeerShutdown).count(), 1);
+        assert_eq!(journal.of(0).iter().filter(|event| **event == HandlerCall::PeerShutdown).count(), 1);
     });
 }
 
@@ -104,9 +112,9 @@ fn on_peer_shutdown_is_called_once_before_on_close() {
         let bytes = pattern(300_000);
         let mut client = host.connect();
         assert!(net::finish_meanwhile(&mut client, &bytes) == bytes, "the echoed bytes differ");
-        let life = journal.life_of(0);
-        assert_eq!(life[life.len() - 2..], [Told::PeerShutdown, Told::Close(End::Finished)]);
-        assert!(!life[..life.len() - 2].contains(&Told::PeerShutdown));
+        let life = journal.calls_until_close(0);
+        assert_eq!(life[life.len() - 2..], [HandlerCall::PeerShutdown, HandlerCall::Close(End::Finished)]);
+        assert!(!life[..life.len() - 2].contains(&HandlerCall::PeerShutdown));
     });
 }
 
@@ -131,11 +139,14 @@ fn both_sides_may_shut_down_and_repeatedly() {
             let mut client = host.connect();
             client.shutdown(Shutdown::Write).unwrap();
             assert_eq!(net::read_to_end(&mut client), b"");
-            assert_eq!(journal.life_of(number), [Told::Open, Told::PeerShutdown, Told::Close(End::Finished)]);
+            assert_eq!(
+                journal.calls_until_close(number),
+                [HandlerCall::Open, HandlerCall::PeerShutdown, HandlerCall::Close(End::Finished)]
+            );
         }
         assert_eq!(host.handle().counters().panics, 0);
         drop(host);
-        journal.assert_whole_lives(20);
+        journal.assert_opened_and_closed_once(20);
     });
 }
 
@@ -170,7 +181,7 @@ fn a_connection_that_was_shut_down_still_receives() {
         assert_eq!(journal.end_of(0), End::Finished);
         assert_eq!(host.handle().counters().panics, 0);
         drop(host);
-        journal.assert_whole_lives(1);
+        journal.assert_opened_and_closed_once(1);
     });
 }
 
@@ -180,7 +191,7 @@ fn bytes_queued_before_a_shutdown_are_sent() {
         let bytes = pattern(2 << 20);
         let (sender, sent) = mpsc::channel();
         let queued = bytes.clone();
-        let (host, journal) = scripted_with(net::with_little_room, move |script| {
+        let (host, journal) = scripted_with(net::with_small_send_buffer, move |script| {
             let (queued, sender) = (queued.clone(), sender.clone());
             script.on_open(move |conn| {
                 conn.send(&queued)?;
@@ -190,13 +201,18 @@ fn bytes_queued_before_a_shutdown_are_sent() {
                 Ok(())
             })
         });
-        let mut client = net::connect_with_little_room(host.address());
+        let mut client = net::connect_with_small_receive_buffer(host.address());
         sent.recv_timeout(net::LIMIT).unwrap();
         assert!(net::read_to_end(&mut client) == bytes, "the received bytes differ");
         drop(client);
         assert_eq!(
-            journal.life_of(0),
-            [Told::Open, Told::Drained, Told::PeerShutdown, Told::Close(End::Finished)]
+            journal.calls_until_close(0),
+            [
+                HandlerCall::Open,
+                HandlerCall::Drained,
+                HandlerCall::PeerShutdown,
+                HandlerCall::Close(End::Finished)
+            ]
         );
     });
 }
@@ -206,7 +222,7 @@ fn bytes_queued_before_a_shutdown_are_sent() {
 #[test]
 fn a_shutdown_with_notify_drained_delivers_events_in_order() {
     with_loop(|event_loop| {
-        let (server, journal, sockets) = scripted_here(event_loop, |script| {
+        let (server, journal, sockets) = scripted_server(event_loop, |script| {
             script
                 .on_open(|conn| {
                     conn.notify_drained();
@@ -220,22 +236,27 @@ fn a_shutdown_with_notify_drained_delivers_events_in_order() {
         assert_eq!(net::read_to_end(&mut client), b"");
         client.write_all(b"goodbye").unwrap();
         drop(client);
-        net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::HUP));
+        net::until(|| net::poll_flags(&sockets.borrow()[0]).contains(PollFlags::HUP));
         net::turn_until(event_loop, || is_closed(&journal, 0));
         sockets.borrow_mut().clear();
-        let life =
-            [Told::Open, Told::Drained, message("goodbye"), Told::PeerShutdown, Told::Close(End::Finished)];
+        let life = [
+            HandlerCall::Open,
+            HandlerCall::Drained,
+            message("goodbye"),
+            HandlerCall::PeerShutdown,
+            HandlerCall::Close(End::Finished),
+        ];
         assert_eq!(journal.of(0), life);
     });
 }
 
 /// A script that closes in one of its callbacks, and the resulting events.
-type Closing = (fn(Script) -> Script, &'static [Told]);
+type Closing = (fn(Script) -> Script, &'static [HandlerCall]);
 
 #[test]
 fn a_connection_may_be_closed_in_any_callback() {
-    const OPEN: Told = Told::Open;
-    const CLOSED: Told = Told::Close(End::Closed);
+    const OPEN: HandlerCall = HandlerCall::Open;
+    const CLOSED: HandlerCall = HandlerCall::Close(End::Closed);
     let closings: [Closing; 4] = [
         (|script| script.on_open(|conn| conn.close()), &[OPEN, CLOSED]),
         (
@@ -243,12 +264,12 @@ fn a_connection_may_be_closed_in_any_callback() {
                 // One turn reports drained output and input. The close suppresses the input.
                 script.on_open(|conn| conn.notify_drained()).on_drained(|conn| conn.close())
             },
-            &[OPEN, Told::Drained, CLOSED],
+            &[OPEN, HandlerCall::Drained, CLOSED],
         ),
-        (|script| script.on_peer_shutdown(|conn| conn.close()), &[OPEN, Told::PeerShutdown, CLOSED]),
+        (|script| script.on_peer_shutdown(|conn| conn.close()), &[OPEN, HandlerCall::PeerShutdown, CLOSED]),
         (
             |script| script.on_open(|conn| conn.shutdown()).on_peer_shutdown(|conn| conn.close()),
-            &[OPEN, Told::PeerShutdown, CLOSED],
+            &[OPEN, HandlerCall::PeerShutdown, CLOSED],
         ),
     ];
     with_watchdog(LIMIT, move || {
@@ -257,10 +278,10 @@ fn a_connection_may_be_closed_in_any_callback() {
             let mut client = host.connect();
             client.shutdown(Shutdown::Write).unwrap();
             net::wait_for_end(&mut client);
-            assert_eq!(journal.life_of(0), life);
+            assert_eq!(journal.calls_until_close(0), life);
             assert_eq!(host.open_connections(), 0);
             drop(host);
-            journal.assert_whole_lives(1);
+            journal.assert_opened_and_closed_once(1);
         }
     });
 }
@@ -269,7 +290,7 @@ fn a_connection_may_be_closed_in_any_callback() {
 fn a_close_in_on_message_prevents_further_messages() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::builder().input_buffer(1024).build().unwrap();
-        let (server, journal, sockets) = scripted_here(&event_loop, |script| {
+        let (server, journal, sockets) = scripted_server(&event_loop, |script| {
             script.on_message(|conn, _| {
                 conn.close();
                 conn.close();
@@ -291,8 +312,8 @@ fn a_close_in_on_message_prevents_further_messages() {
         for _ in 0..5 {
             event_loop.run_once(Duration::ZERO).unwrap();
         }
-        let first = Told::Message("x".repeat(1024));
-        assert_eq!(journal.of(0), [Told::Open, first, Told::Close(End::Closed)]);
+        let first = HandlerCall::Message("x".repeat(1024));
+        assert_eq!(journal.of(0), [HandlerCall::Open, first, HandlerCall::Close(End::Closed)]);
         assert_eq!(event_loop.handle().counters().panics, 0);
         net::wait_for_end(&mut client);
     });
@@ -303,7 +324,7 @@ fn a_close_reports_its_unsent_bytes() {
     with_watchdog(LIMIT, || {
         const SENT: usize = 2 << 20;
         let (sender, reports) = mpsc::channel();
-        let (host, journal) = scripted_with(net::with_little_room, move |script| {
+        let (host, journal) = scripted_with(net::with_small_send_buffer, move |script| {
             let sender = sender.clone();
             script
                 .on_open(|conn| {
@@ -313,7 +334,7 @@ fn a_close_reports_its_unsent_bytes() {
                 })
                 .on_close(move |conn, _| sender.send(conn.unsent()).unwrap())
         });
-        let mut client = net::connect_with_little_room(host.address());
+        let mut client = net::connect_with_small_receive_buffer(host.address());
         assert_eq!(journal.end_of(0), End::Closed);
         let unsent = reports.recv_timeout(net::LIMIT).unwrap();
         // The reset also discards bytes that the kernel has queued.
@@ -338,7 +359,7 @@ fn a_peer_can_distinguish_truncated_from_complete_streams() {
         ];
         for (close, truncates) in CLOSES.into_iter().flat_map(|close| [(close, false), (close, true)]) {
             let (sender, sent) = mpsc::channel();
-            let (host, _) = scripted_with(net::with_little_room, move |script| {
+            let (host, _) = scripted_with(net::with_small_send_buffer, move |script| {
                 let sender = sender.clone();
                 script.on_open(move |conn| {
                     conn.send("all")?;
@@ -349,7 +370,7 @@ fn a_peer_can_distinguish_truncated_from_complete_streams() {
                     close(conn)
                 })
             });
-            let mut client = net::connect_with_little_room(host.address());
+            let mut client = net::connect_with_small_receive_buffer(host.address());
             // The client does not read before the handler has sent. So the kernel accepts only a
             // part of the bytes.
             sent.recv_timeout(net::LIMIT).unwrap();
@@ -382,18 +403,18 @@ fn a_deadline_closes_only_its_own_connection() {
         });
         let mut first = host.connect();
         net::wait_for_end(&mut first);
-        assert_eq!(journal.life_of(0), [Told::Open, Told::Close(End::Closed)]);
+        assert_eq!(journal.calls_until_close(0), [HandlerCall::Open, HandlerCall::Close(End::Closed)]);
 
         // The third connection reuses the slot of the second, before the deadline of the second.
         net::wait_for_end(&mut host.connect());
         let mut third = host.connect();
         net::assert_echoes(&mut third);
         let (sender, expired) = mpsc::channel();
-        host.ask(move |event_loop, _| event_loop.run_after(2 * DELAY, move |_| sender.send(()).unwrap()));
+        host.request(move |event_loop, _| event_loop.run_after(2 * DELAY, move |_| sender.send(()).unwrap()));
         expired.recv_timeout(net::LIMIT).unwrap();
         net::assert_echoes(&mut third);
-        assert_eq!(journal.life_of(1), [Told::Open, Told::Close(End::Closed)]);
+        assert_eq!(journal.calls_until_close(1), [HandlerCall::Open, HandlerCall::Close(End::Closed)]);
         drop(host);
-        journal.assert_whole_lives(3);
+        journal.assert_opened_and_closed_once(3);
     });
 }

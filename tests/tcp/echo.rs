@@ -320,7 +320,7 @@ fn a_busy_connection_does_not_starve_a_quiet_one() {
             }
         }
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve(move |conn| {
-            opening.borrow_mut().push(net::peephole(conn));
+            opening.borrow_mut().push(net::second_descriptor(conn));
             Order(opening.borrow().len() - 1, Rc::clone(&writing))
         });
         let server = server.unwrap();
@@ -362,7 +362,7 @@ fn input_of_exactly_one_buffer_is_read_without_waiting() {
             assert_eq!(net::exchange(&mut client, &bytes), bytes);
         }
         // The loop stops reading after the read that finds no bytes.
-        host.assert_rests();
+        host.assert_idle();
     });
 }
 

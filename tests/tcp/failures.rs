@@ -7,8 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::endings::{is_closed, scripted_here};
-use crate::support::net::{self, End, Host, Journal, Script, Told, message, scripted};
+use crate::support::endings::{is_closed, scripted_server};
+use crate::support::net::{self, End, HandlerCall, Host, Journal, Script, message, scripted};
 use crate::support::{LIMIT, OnDrop, with_catching_loop, with_loop, with_watchdog};
 use reveille::net::{ConnectionState, SendError};
 use reveille::{EventLoop, TcpConnection, TcpServer};
@@ -46,9 +46,12 @@ fn on_close_receives_the_first_reason_to_close() {
             let mut client = host.connect();
             client.write_all(b"x").unwrap();
             net::wait_for_end(&mut client);
-            assert_eq!(journal.life_of(0), [Told::Open, message("x"), Told::Close(End::Closed)]);
+            assert_eq!(
+                journal.calls_until_close(0),
+                [HandlerCall::Open, message("x"), HandlerCall::Close(End::Closed)]
+            );
             drop(host);
-            journal.assert_whole_lives(1);
+            journal.assert_opened_and_closed_once(1);
         }
     });
 }
@@ -71,7 +74,7 @@ fn a_reset_of_an_idle_connection_is_an_error() {
         assert!(matches!(end, End::Error(io::ErrorKind::ConnectionReset, _)), "{end:?}");
         assert_eq!(host.open_connections(), 0);
         drop(host);
-        journal.assert_whole_lives(1);
+        journal.assert_opened_and_closed_once(1);
     });
 }
 
@@ -91,7 +94,7 @@ fn a_reset_during_a_transfer_is_reported_once() {
         }
         assert_eq!(host.handle().counters().panics, 0);
         drop(host);
-        journal.assert_whole_lives(10);
+        journal.assert_opened_and_closed_once(10);
     });
 }
 
@@ -100,15 +103,17 @@ fn a_reset_during_a_transfer_is_reported_once() {
 fn input_before_a_reset_is_delivered() {
     with_loop(|event_loop| {
         let (server, journal, sockets) =
-            scripted_here(event_loop, |script| script.on_message(|_, input| input.clear()));
+            scripted_server(event_loop, |script| script.on_message(|_, input| input.clear()));
         let mut client = net::connect(server.local_addr());
         net::turn_until(event_loop, || journal.handlers() == 1);
         client.write_all(b"last words").unwrap();
         net::reset(client);
-        net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::HUP));
+        net::until(|| net::poll_flags(&sockets.borrow()[0]).contains(PollFlags::HUP));
         net::turn_until(event_loop, || is_closed(&journal, 0));
         sockets.borrow_mut().clear();
-        let [Told::Open, input, Told::Close(end)] = &journal.of(0)[..] else { panic!("{journal:?}") };
+        let [HandlerCall::Open, input, HandlerCall::Close(end)] = &journal.of(0)[..] else {
+            panic!("{journal:?}")
+        };
         assert_eq!(*input, message("last words"));
         assert!(matches!(end, End::Error(io::ErrorKind::ConnectionReset, _)), "{end:?}");
     });
@@ -118,7 +123,7 @@ fn input_before_a_reset_is_delivered() {
 #[test]
 fn a_send_that_fails_by_a_reset_closes_the_connection() {
     with_loop(|event_loop| {
-        let (server, journal, sockets) = scripted_here(event_loop, |script| {
+        let (server, journal, sockets) = scripted_server(event_loop, |script| {
             script.on_open(|conn| conn.notify_drained()).on_drained(|conn| {
                 assert_eq!(conn.send(b"hello?"), Err(SendError::Closed));
                 assert_eq!(conn.state(), ConnectionState::Closing, "input may precede the reset");
@@ -127,11 +132,13 @@ fn a_send_that_fails_by_a_reset_closes_the_connection() {
         let client = net::connect(server.local_addr());
         net::turn_until(event_loop, || journal.handlers() == 1);
         net::reset(client);
-        net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::HUP));
+        net::until(|| net::poll_flags(&sockets.borrow()[0]).contains(PollFlags::HUP));
         net::turn_until(event_loop, || is_closed(&journal, 0));
         sockets.borrow_mut().clear();
         assert_eq!(event_loop.handle().counters().panics, 0);
-        let [Told::Open, Told::Drained, Told::Close(end)] = &journal.of(0)[..] else { panic!("{journal:?}") };
+        let [HandlerCall::Open, HandlerCall::Drained, HandlerCall::Close(end)] = &journal.of(0)[..] else {
+            panic!("{journal:?}")
+        };
         assert_broken(end);
     });
 }
@@ -139,7 +146,7 @@ fn a_send_that_fails_by_a_reset_closes_the_connection() {
 #[test]
 fn resets_before_accept_affect_no_other_connection() {
     with_loop(|event_loop| {
-        let (server, journal, sockets) = scripted_here(event_loop, |script| script);
+        let (server, journal, sockets) = scripted_server(event_loop, |script| script);
         for _ in 0..50 {
             net::reset(net::connect(server.local_addr()));
         }
@@ -157,7 +164,7 @@ fn resets_before_accept_affect_no_other_connection() {
             assert_broken(&journal.end_of(number));
         }
         assert_eq!(journal.end_of(last), End::Finished);
-        journal.assert_whole_lives(last + 1);
+        journal.assert_opened_and_closed_once(last + 1);
     });
 }
 
@@ -183,7 +190,7 @@ fn an_error_returned_by_a_handler_closes_its_connection() {
             let expected = End::Error(io::ErrorKind::InvalidData, "invalid input".to_owned());
             assert_eq!(journal.end_of(0), expected);
             drop(host);
-            journal.assert_whole_lives(1);
+            journal.assert_opened_and_closed_once(1);
         }
     });
 }
@@ -219,7 +226,7 @@ fn a_panic_in_a_handler_closes_only_its_connection() {
             net::assert_echoes(&mut host.connect());
             assert_eq!(host.handle().counters().panics, 1);
             drop(host);
-            journal.assert_whole_lives(3);
+            journal.assert_opened_and_closed_once(3);
         }
     });
 }
@@ -258,7 +265,7 @@ fn panics_in_on_close_and_destructors_are_caught_and_counted() {
             assert_eq!(host.handle().counters().panics, 1);
             assert_eq!(host.open_connections(), 1);
             drop(host);
-            journal.assert_whole_lives(2);
+            journal.assert_opened_and_closed_once(2);
         }
     });
 }
@@ -279,13 +286,15 @@ fn a_panicking_factory_destructor_does_not_prevent_a_stop() {
             };
             let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(make).unwrap();
             let mut client = net::connect(server.local_addr());
-            net::turn_until(event_loop, || journal.of(0) == [Told::Open]);
+            net::turn_until(event_loop, || journal.of(0) == [HandlerCall::Open]);
             end(event_loop, server);
             if number == 1 {
                 // The report ends this run.
                 event_loop.run().unwrap();
             }
-            net::turn_until(event_loop, || journal.of(0) == [Told::Open, Told::Close(End::Stopped)]);
+            net::turn_until(event_loop, || {
+                journal.of(0) == [HandlerCall::Open, HandlerCall::Close(End::Stopped)]
+            });
             net::wait_for_end(&mut client);
             assert_eq!(event_loop.handle().counters().panics, 1);
         });
@@ -296,7 +305,7 @@ fn a_panicking_factory_destructor_does_not_prevent_a_stop() {
 fn a_destructor_panic_in_a_dropped_loop_is_contained() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
-        let (server, journal, sockets) = scripted_here(&event_loop, |script| {
+        let (server, journal, sockets) = scripted_server(&event_loop, |script| {
             let number = script.number();
             let bomb = OnDrop::new(move || assert_ne!(number, 1, "a handler's destructor"));
             script.on_close(move |_, _| bomb.keep())
@@ -309,7 +318,11 @@ fn a_destructor_panic_in_a_dropped_loop_is_contained() {
         assert!(dropped.is_ok(), "the panic came out of the loop's destructor");
         assert_eq!(handle.counters().panics, 1);
         for number in 0..3 {
-            assert_eq!(journal.of(number), [Told::Open, Told::Close(End::LoopEnded)], "connection {number}");
+            assert_eq!(
+                journal.of(number),
+                [HandlerCall::Open, HandlerCall::Close(End::LoopEnded)],
+                "connection {number}"
+            );
         }
         drop((server, clients));
     });
@@ -321,7 +334,7 @@ fn a_destructor_panic_in_a_dropped_loop_is_contained() {
 fn dropping_a_loop_calls_on_close_of_open_connections() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
-        let (server, journal, sockets) = scripted_here(&event_loop, |script| {
+        let (server, journal, sockets) = scripted_server(&event_loop, |script| {
             script.on_close(|conn, _| {
                 // These calls have no effect.
                 conn.event_loop().queue_in_loop(|_| unreachable!());
@@ -337,10 +350,10 @@ fn dropping_a_loop_calls_on_close_of_open_connections() {
         drop(event_loop);
         for (number, client) in clients.iter_mut().enumerate() {
             net::wait_for_end(client);
-            assert_eq!(journal.of(number), [Told::Open, Told::Close(End::LoopEnded)]);
+            assert_eq!(journal.of(number), [HandlerCall::Open, HandlerCall::Close(End::LoopEnded)]);
         }
         assert_eq!(handle.counters().panics, 0);
-        journal.assert_whole_lives(3);
+        journal.assert_opened_and_closed_once(3);
         assert_eq!(server.open_connections(), 0);
     });
 }

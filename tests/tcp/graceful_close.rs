@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::support::clock::MINUTE;
-use crate::support::net::{self, End, Journal, Told, message, pattern, scripted_with};
+use crate::support::net::{self, End, HandlerCall, Journal, message, pattern, scripted_with};
 use crate::support::{LIMIT, turn, with_watchdog};
 use reveille::net::{ConnectionState, SendError, SendStatus};
 use reveille::time::VirtualClock;
@@ -36,7 +36,7 @@ impl Bench {
         let event_loop = builder.build().unwrap();
         let (journal, undelivered) = (Journal::new(), Rc::<RefCell<Vec<usize>>>::default());
         let (written, recorded, first) = (journal.clone(), Rc::clone(&undelivered), Rc::new(first));
-        let builder = net::with_little_room(TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap());
+        let builder = net::with_small_send_buffer(TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap());
         let server = builder.serve(move |_| {
             let (recorded, first) = (Rc::clone(&recorded), Rc::clone(&first));
             written
@@ -49,7 +49,7 @@ impl Bench {
 
     fn connect(&self) -> TcpStream {
         let before = self.journal.handlers();
-        let client = net::connect_with_little_room(self.server.local_addr());
+        let client = net::connect_with_small_receive_buffer(self.server.local_addr());
         net::turn_until(&self.event_loop, || self.journal.handlers() > before);
         client
     }
@@ -75,7 +75,7 @@ fn a_graceful_close_sends_queued_bytes_and_ignores_input() {
         let bytes = pattern(PAYLOAD);
         let sent = bytes.clone();
         let (sender, reports) = mpsc::channel();
-        let (host, journal) = scripted_with(net::with_little_room, move |script| {
+        let (host, journal) = scripted_with(net::with_small_send_buffer, move |script| {
             let (sent, sender) = (sent.clone(), sender.clone());
             script
                 .on_message(move |conn, input| {
@@ -89,7 +89,7 @@ fn a_graceful_close_sends_queued_bytes_and_ignores_input() {
                 })
                 .on_close(move |conn, _| sender.send(conn.undelivered().unwrap()).unwrap())
         });
-        let mut client = net::connect_with_little_room(host.address());
+        let mut client = net::connect_with_small_receive_buffer(host.address());
         client.write_all(b"begin").unwrap();
         assert_eq!(net::read_exact(&mut client, 1), bytes[..1]);
         client.write_all(b"ignored").unwrap();
@@ -97,8 +97,9 @@ fn a_graceful_close_sends_queued_bytes_and_ignores_input() {
         client.write_all(b"also ignored").unwrap();
         drop(client);
         assert_eq!(reports.recv_timeout(net::LIMIT), Ok(0));
-        let life = [Told::Open, message("begin"), Told::Drained, Told::Close(End::Finished)];
-        assert_eq!(journal.life_of(0), life);
+        let life =
+            [HandlerCall::Open, message("begin"), HandlerCall::Drained, HandlerCall::Close(End::Finished)];
+        assert_eq!(journal.calls_until_close(0), life);
     });
 }
 
@@ -113,7 +114,7 @@ fn a_peer_that_does_not_finish_is_reset_at_the_timeout() {
         assert_eq!(net::read_to_end(&mut client), b"all there is");
         bench.clock.advance(MINUTE - Duration::from_nanos(1));
         bench.turns();
-        assert_eq!(bench.journal.of(0), [Told::Open]);
+        assert_eq!(bench.journal.of(0), [HandlerCall::Open]);
         assert_eq!(client.take_error().unwrap().map(|error| error.kind()), None);
         bench.clock.advance(Duration::from_nanos(1));
         assert_eq!(bench.end(), (End::DeadlinePassed, 0));
@@ -169,7 +170,11 @@ fn a_graceful_close_waits_for_bytes_in_the_kernel() {
             bench.turns();
             bench.clock.advance(Duration::from_secs(1));
         }
-        assert_eq!(bench.journal.of(0), [Told::Open], "the connection closed before all bytes had arrived");
+        assert_eq!(
+            bench.journal.of(0),
+            [HandlerCall::Open],
+            "the connection closed before all bytes had arrived"
+        );
         let mut read = Vec::new();
         client.set_nonblocking(true).unwrap();
         net::turn_until(&bench.event_loop, || {
@@ -260,7 +265,7 @@ fn a_close_aborts_a_graceful_close() {
 #[test]
 fn a_graceful_close_of_a_handle_follows_its_sends() {
     with_watchdog(LIMIT, || {
-        let (host, journal, handles) = net::giving_handles();
+        let (host, journal, handles) = net::scripted_with_handles();
         let mut client = host.connect();
         let handle = handles.recv_timeout(net::LIMIT).unwrap();
         handle.send("the last").unwrap();
@@ -269,6 +274,6 @@ fn a_graceful_close_of_a_handle_follows_its_sends() {
         assert_eq!(net::read_to_end(&mut client), b"the last");
         client.write_all(b"ignored").unwrap();
         drop(client);
-        assert_eq!(journal.life_of(0), [Told::Open, Told::Close(End::Finished)]);
+        assert_eq!(journal.calls_until_close(0), [HandlerCall::Open, HandlerCall::Close(End::Finished)]);
     });
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use crate::support::endings::is_closed;
-use crate::support::net::{self, End, Told, giving_handles, scripted, scripted_with};
+use crate::support::net::{self, End, HandlerCall, scripted, scripted_with, scripted_with_handles};
 use crate::support::{LIMIT, MIB, with_watchdog};
 use reveille::ConnectionHandle;
 use reveille::net::{ConnectionState, SendError};
@@ -14,7 +14,7 @@ use reveille::net::{ConnectionState, SendError};
 #[test]
 fn a_handle_sends_from_another_thread_in_order() {
     with_watchdog(LIMIT, || {
-        let (host, _, handles) = giving_handles();
+        let (host, _, handles) = scripted_with_handles();
         let mut client = host.connect();
         let handle = handles.recv_timeout(net::LIMIT).unwrap();
         assert!(handle.is_open());
@@ -56,7 +56,7 @@ fn sends_on_the_loop_follow_earlier_sends_of_handles() {
 #[test]
 fn sends_of_several_threads_are_not_interleaved() {
     with_watchdog(LIMIT, || {
-        let (host, _, handles) = giving_handles();
+        let (host, _, handles) = scripted_with_handles();
         let mut client = host.connect();
         let handle = handles.recv_timeout(net::LIMIT).unwrap();
         thread::scope(|scope| {
@@ -82,19 +82,19 @@ fn sends_of_several_threads_are_not_interleaved() {
 #[test]
 fn a_handle_closes_its_connection_and_reports_it_closed() {
     with_watchdog(LIMIT, || {
-        let (host, journal, handles) = giving_handles();
+        let (host, journal, handles) = scripted_with_handles();
         let mut client = host.connect();
         let handle = handles.recv_timeout(net::LIMIT).unwrap();
         handle.close();
         net::wait_for_end(&mut client);
-        assert_eq!(journal.life_of(0), [Told::Open, Told::Close(End::Closed)]);
+        assert_eq!(journal.calls_until_close(0), [HandlerCall::Open, HandlerCall::Close(End::Closed)]);
         assert!(!handle.is_open());
         assert_eq!(handle.send("anybody?"), Err(SendError::Closed));
         handle.shutdown();
         handle.close();
         drop(host);
         assert_eq!(handle.send("anybody?"), Err(SendError::Closed));
-        journal.assert_whole_lives(1);
+        journal.assert_opened_and_closed_once(1);
     });
 }
 
@@ -118,7 +118,7 @@ fn a_handle_made_in_on_close_is_closed() {
 #[test]
 fn a_handle_refuses_bytes_after_a_shutdown() {
     with_watchdog(LIMIT, || {
-        let (host, journal, handles) = giving_handles();
+        let (host, journal, handles) = scripted_with_handles();
         let mut client = host.connect();
         let handle = handles.recv_timeout(net::LIMIT).unwrap();
         handle.send("before").unwrap();
@@ -176,7 +176,7 @@ fn a_producer_that_respects_refusals_keeps_its_connection() {
                 Err(SendError::Full) => {
                     refused += 1;
                     // All bytes in transit have reached the loop.
-                    host.ask(|_, _| ());
+                    host.request(|_, _| ());
                 }
                 Err(error) => panic!("{error}"),
             }
@@ -234,7 +234,7 @@ fn a_handle_used_on_the_loop_sends_in_order_with_the_connection() {
 #[test]
 fn a_handle_never_sends_to_another_connection() {
     with_watchdog(LIMIT, || {
-        let (host, journal, handles) = giving_handles();
+        let (host, journal, handles) = scripted_with_handles();
         let mut past: Vec<ConnectionHandle> = Vec::new();
         for number in 0..200 {
             let mut client = host.connect();
@@ -265,7 +265,7 @@ fn a_handle_never_sends_to_another_connection() {
             past.push(handle);
         }
         drop(host);
-        journal.assert_whole_lives(200);
+        journal.assert_opened_and_closed_once(200);
         assert!(past.iter().all(|handle| !handle.is_open()));
     });
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::support::clock::{MINUTE, SECOND};
-use crate::support::net::{self, connect, read_to_end, turn_until, with_little_room};
+use crate::support::net::{self, connect, read_to_end, turn_until, with_small_send_buffer};
 use crate::support::{LIMIT, panic_of, with_watchdog};
 use reveille::net::{CloseReason, TcpServerBuilder};
 use reveille::time::VirtualClock;
@@ -213,14 +213,14 @@ fn bytes_leaving_the_output_queue_extend_the_deadline() {
         let handle = Rc::new(RefCell::new(None));
         let handle_slot = Rc::clone(&handle);
         let bind = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap();
-        let server = with_little_room(bind)
+        let server = with_small_send_buffer(bind)
             .idle_timeout(MINUTE)
             .serve(move |conn| {
                 *handle_slot.borrow_mut() = Some(conn.handle());
                 Recording { log: log.clone(), on_idle: close }
             })
             .unwrap();
-        let mut client = net::connect_with_little_room(server.local_addr());
+        let mut client = net::connect_with_small_receive_buffer(server.local_addr());
         client.set_nonblocking(true).unwrap();
         turn_until(stage.event_loop, || server.open_connections() == 1);
         let handle = handle.take().unwrap();

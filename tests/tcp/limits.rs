@@ -132,7 +132,7 @@ fn a_handle_is_refused_while_the_handler_fills_the_limit() {
         let (release, released) = mpsc::channel();
         let released = Cell::new(Some(released));
         let (host, _) = scripted_with(
-            |builder| net::with_little_room(builder).max_unsent(100 * KIB),
+            |builder| net::with_small_send_buffer(builder).max_unsent(100 * KIB),
             move |script| {
                 let (sender, released) = (sender.clone(), released.take().unwrap());
                 script.on_open(move |conn| {
@@ -147,7 +147,7 @@ fn a_handle_is_refused_while_the_handler_fills_the_limit() {
                 })
             },
         );
-        let mut client = net::connect_with_little_room(host.address());
+        let mut client = net::connect_with_small_receive_buffer(host.address());
         let (handle, sent): (ConnectionHandle, usize) = handles.recv_timeout(net::LIMIT).unwrap();
         assert_eq!(handle.send([1; KIB]), Err(SendError::Full));
         assert!(handle.is_open() && handle.unsent() > 99 * KIB);
@@ -193,7 +193,7 @@ fn the_default_limits_are_sixteen_mebibytes_per_direction() {
     with_watchdog(LIMIT, || {
         let unread = Arc::new(AtomicUsize::new(0));
         let recorded = Arc::clone(&unread);
-        let (host, journal) = scripted_with(net::with_little_room, move |script| {
+        let (host, journal) = scripted_with(net::with_small_send_buffer, move |script| {
             let recorded = Arc::clone(&recorded);
             script
                 .terse()
@@ -207,7 +207,7 @@ fn the_default_limits_are_sixteen_mebibytes_per_direction() {
                 .on_message(move |_, input| recorded.store(input.len(), SeqCst))
         });
         // The client does not read the server's output. Both sides can still send.
-        let mut client = net::connect_with_little_room(host.address());
+        let mut client = net::connect_with_small_receive_buffer(host.address());
         client.write_all(&vec![0; MAX]).unwrap();
         net::until(|| unread.load(SeqCst) == MAX);
         client.write_all(b"!").unwrap();

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use crate::support::failures::{Bench, assert_ends_with};
-use crate::support::net::{self, Told, message};
+use crate::support::net::{self, HandlerCall, message};
 use reveille::codec::{FrameHandler, Framed, LineCodec};
 use reveille::net::{ConnectionState, SendError, SendStatus};
 use reveille::{EventLoop, TcpConnection, TcpServer};
@@ -19,8 +19,8 @@ use rustix::event::PollFlags;
 use crate::support::{Recorder, with_loop};
 
 /// All input that was offered, concatenated.
-fn offered_input(life: &[Told]) -> String {
-    life.iter().map(|event| if let Told::Message(text) = event { text.as_str() } else { "" }).collect()
+fn offered_input(life: &[HandlerCall]) -> String {
+    life.iter().map(|event| if let HandlerCall::Message(text) = event { text.as_str() } else { "" }).collect()
 }
 
 // --- Earlier input is delivered
@@ -40,7 +40,7 @@ fn input_before_an_orderly_close_survives_failed_writes() {
                     input.clear();
                     if !has_replied.replace(true) {
                         assert_eq!(conn.send("ok"), Ok(SendStatus::Written));
-                        net::until(|| net::condition(conn).contains(PollFlags::HUP));
+                        net::until(|| net::poll_flags(conn).contains(PollFlags::HUP));
                     }
                     if conn.send("ok").is_err() {
                         counted.set(counted.get() + 1);
@@ -57,9 +57,9 @@ fn input_before_an_orderly_close_survives_failed_writes() {
         client.write_all(&[b'x'; 5000]).unwrap();
         drop(client);
         bench.wait_for(PollFlags::RDHUP);
-        let life = bench.life(&event_loop);
+        let life = bench.calls_until_close(&event_loop);
         assert_eq!(offered_input(&life).len(), 5000);
-        assert_eq!(life[life.len() - 2], Told::PeerShutdown);
+        assert_eq!(life[life.len() - 2], HandlerCall::PeerShutdown);
         assert_ends_with(&life, ErrorKind::BrokenPipe);
         assert_eq!(refused.get(), 5, "not every reply was refused");
     });
@@ -79,9 +79,9 @@ fn input_before_a_unix_close_survives_failed_writes() {
         let mut client = bench.connect_unix(&event_loop);
         client.write_all(&[b'x'; 5000]).unwrap();
         drop(client);
-        let life = bench.life(&event_loop);
+        let life = bench.calls_until_close(&event_loop);
         assert_eq!(offered_input(&life).len(), 5000);
-        assert_eq!(life[life.len() - 2], Told::PeerShutdown);
+        assert_eq!(life[life.len() - 2], HandlerCall::PeerShutdown);
         assert_ends_with(&life, ErrorKind::BrokenPipe);
     });
 }
@@ -100,9 +100,9 @@ fn an_early_reply_survives_the_loss_of_the_request() {
         client.write_all(b"413").unwrap();
         drop(client);
         bench.wait_for(PollFlags::HUP);
-        let life = bench.life(event_loop);
+        let life = bench.calls_until_close(event_loop);
         // The queue did not drain, and the peer has not finished in order.
-        assert_eq!(life[..life.len() - 1], [Told::Open, message("413")]);
+        assert_eq!(life[..life.len() - 1], [HandlerCall::Open, message("413")]);
         assert_ends_with(&life, ErrorKind::ConnectionReset);
         let (unsent, undelivered) = bench.lost.get();
         assert!(unsent > 0 && unsent <= undelivered && undelivered <= REQUEST, "{:?}", bench.lost);
@@ -142,7 +142,7 @@ fn input_before_a_reset_survives_every_failed_write() {
                         conn.notify_drained();
                     })
                     .on_drained(move |conn| {
-                        net::until(|| net::condition(conn).contains(PollFlags::HUP));
+                        net::until(|| net::poll_flags(conn).contains(PollFlags::HUP));
                         write(conn);
                         assert_eq!(conn.state(), ConnectionState::Closing);
                         // Has no effect after the failed write.
@@ -151,13 +151,13 @@ fn input_before_a_reset_survives_every_failed_write() {
                     })
                     .on_message(|_, input| input.clear())
             });
-            let mut client = net::connect_with_little_room(bench.server.local_addr());
+            let mut client = net::connect_with_small_receive_buffer(bench.server.local_addr());
             client.write_all(b"last words").unwrap();
             net::reset(client);
-            let life = bench.life(event_loop);
+            let life = bench.calls_until_close(event_loop);
             assert_eq!(
                 life[..life.len() - 1],
-                [Told::Open, Told::Drained, message("last words")],
+                [HandlerCall::Open, HandlerCall::Drained, message("last words")],
                 "{number}"
             );
             assert_ends_with(&life, ErrorKind::ConnectionReset);
@@ -187,8 +187,8 @@ fn a_peer_that_stopped_reading_is_read_while_it_writes() {
             net::turn_until(event_loop, || bench.journal.of(0).last() == Some(&message(text)));
         }
         client.shutdown(Shutdown::Write).unwrap();
-        let life = bench.life(event_loop);
-        assert_eq!(life[4], Told::PeerShutdown);
+        let life = bench.calls_until_close(event_loop);
+        assert_eq!(life[4], HandlerCall::PeerShutdown);
         assert_ends_with(&life, ErrorKind::BrokenPipe);
     });
 }
@@ -198,7 +198,7 @@ fn received_frames_are_delivered_though_replies_fail() {
     struct Lines(Recorder<String>);
     impl FrameHandler<LineCodec> for Lines {
         fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-            net::until(|| net::condition(conn).contains(PollFlags::HUP));
+            net::until(|| net::poll_flags(conn).contains(PollFlags::HUP));
             Ok(())
         }
 

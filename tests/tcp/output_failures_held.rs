@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::support::endings::is_closed;
 use crate::support::failures::{Bench, assert_ends_with, turns};
-use crate::support::net::{self, End, Script, Told, message};
+use crate::support::net::{self, End, HandlerCall, Script, message};
 use crate::support::{with_clock, with_loop};
 use reveille::net::{ConnectionState, SendError, SendStatus};
 use reveille::{EventLoop, TcpServer};
@@ -23,7 +23,7 @@ fn reset_while_paused(event_loop: &EventLoop, bench: &Bench) {
     net::reset(client);
     bench.wait_for(PollFlags::HUP);
     turns(event_loop);
-    assert_eq!(bench.journal.of(0), [Told::Open]);
+    assert_eq!(bench.journal.of(0), [HandlerCall::Open]);
 }
 
 fn pausing(script: Script) -> Script {
@@ -41,8 +41,8 @@ fn input_before_a_reset_waits_while_reading_is_paused() {
         let turns = event_loop.iteration() - before;
         assert!(turns < 10, "{turns} turns with nothing to do");
         bench.handle().resume_reading();
-        let life = bench.life(event_loop);
-        assert_eq!(life[..life.len() - 1], [Told::Open, message("last words")]);
+        let life = bench.calls_until_close(event_loop);
+        assert_eq!(life[..life.len() - 1], [HandlerCall::Open, message("last words")]);
         assert_ends_with(&life, ErrorKind::ConnectionReset);
     });
 }
@@ -52,7 +52,7 @@ fn a_reset_without_input_is_detected_while_reading_is_paused() {
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, pausing);
         net::reset(bench.connect(event_loop));
-        let life = bench.life(event_loop);
+        let life = bench.calls_until_close(event_loop);
         assert_eq!(life.len(), 2);
         assert_ends_with(&life, ErrorKind::ConnectionReset);
     });
@@ -77,11 +77,11 @@ fn unconsumed_input_before_a_reset_is_offered_on_resumption() {
         net::reset(client);
         bench.wait_for(PollFlags::HUP);
         turns(event_loop);
-        assert_eq!(bench.journal.of(0), [Told::Open, message("left")]);
+        assert_eq!(bench.journal.of(0), [HandlerCall::Open, message("left")]);
         assert_eq!(bench.handle().send(*b"x"), Err(SendError::Closed));
         bench.handle().resume_reading();
-        let life = bench.life(event_loop);
-        assert_eq!(life[..life.len() - 1], [Told::Open, message("left"), message("left")]);
+        let life = bench.calls_until_close(event_loop);
+        assert_eq!(life[..life.len() - 1], [HandlerCall::Open, message("left"), message("left")]);
         assert_ends_with(&life, ErrorKind::ConnectionReset);
     });
 }
@@ -92,7 +92,7 @@ fn a_close_ends_a_reset_connection_that_stays_paused() {
         let bench = Bench::new(event_loop, pausing);
         reset_while_paused(event_loop, &bench);
         bench.handle().close();
-        assert_eq!(bench.life(event_loop), [Told::Open, Told::Close(End::Closed)]);
+        assert_eq!(bench.calls_until_close(event_loop), [HandlerCall::Open, HandlerCall::Close(End::Closed)]);
     });
 }
 
@@ -119,7 +119,7 @@ fn an_idle_timeout_ends_a_reset_connection_that_stays_paused() {
         let bench = Bench::of(builder, pausing);
         reset_while_paused(event_loop, &bench);
         clock.advance(TIMEOUT);
-        assert_eq!(bench.life(event_loop), [Told::Open, Told::Close(End::Idle)]);
+        assert_eq!(bench.calls_until_close(event_loop), [HandlerCall::Open, HandlerCall::Close(End::Idle)]);
     });
 }
 
@@ -138,12 +138,12 @@ fn input_delayed_by_unsent_replies_survives_a_reset() {
         net::turn_until(event_loop, || bench.journal.of(0).len() == 2);
         client.write_all(b"two").unwrap();
         turns(event_loop);
-        assert_eq!(bench.journal.of(0), [Told::Open, message("one")]);
+        assert_eq!(bench.journal.of(0), [HandlerCall::Open, message("one")]);
         net::reset(client);
         bench.wait_for(PollFlags::HUP);
-        let life = bench.life(event_loop);
+        let life = bench.calls_until_close(event_loop);
         // Neither the low-water mark nor the drained queue is reported: nothing was sent.
-        assert_eq!(life[..life.len() - 1], [Told::Open, message("one"), message("two")]);
+        assert_eq!(life[..life.len() - 1], [HandlerCall::Open, message("one"), message("two")]);
         assert_ends_with(&life, ErrorKind::ConnectionReset);
         assert!(bench.lost.get().0 > 0);
     });
@@ -167,8 +167,8 @@ fn unconsumed_input_is_offered_again_after_a_reset() {
         client.write_all(b"onetwo").unwrap();
         net::turn_until(event_loop, || bench.journal.of(0).len() == 2);
         net::reset(client);
-        let life = bench.life(event_loop);
-        assert_eq!(life[..life.len() - 1], [Told::Open, message("onetwo"), message("two")]);
+        let life = bench.calls_until_close(event_loop);
+        assert_eq!(life[..life.len() - 1], [HandlerCall::Open, message("onetwo"), message("two")]);
         assert_ends_with(&life, ErrorKind::ConnectionReset);
     });
 }
@@ -192,11 +192,11 @@ fn a_pause_for_output_ends_when_the_output_has_failed() {
         net::turn_until(event_loop, || bench.journal.of(0).len() == 2);
         client.write_all(b"two").unwrap();
         turns(event_loop);
-        assert_eq!(bench.journal.of(0), [Told::Open, message("one")]);
+        assert_eq!(bench.journal.of(0), [HandlerCall::Open, message("one")]);
         net::reset(client);
         bench.wait_for(PollFlags::HUP);
-        let life = bench.life(event_loop);
-        assert_eq!(life[..life.len() - 1], [Told::Open, message("one"), message("two")]);
+        let life = bench.calls_until_close(event_loop);
+        assert_eq!(life[..life.len() - 1], [HandlerCall::Open, message("one"), message("two")]);
         assert_ends_with(&life, ErrorKind::ConnectionReset);
     });
 }
@@ -215,7 +215,7 @@ fn a_graceful_close_ends_immediately_at_a_reset() {
         let mut client = bench.connect(event_loop);
         client.write_all(b"discarded").unwrap();
         net::reset(client);
-        let life = bench.life(event_loop);
+        let life = bench.calls_until_close(event_loop);
         assert_eq!(life.len(), 2, "{life:?}");
         assert_ends_with(&life, ErrorKind::ConnectionReset);
         let (unsent, undelivered) = bench.lost.get();
@@ -230,7 +230,7 @@ fn a_graceful_close_after_failed_output_ends_immediately() {
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, |script| {
             script.on_open(|conn| {
-                net::until(|| net::condition(conn).contains(PollFlags::HUP));
+                net::until(|| net::poll_flags(conn).contains(PollFlags::HUP));
                 assert_eq!(conn.send("x"), Err(SendError::Closed));
                 conn.close_gracefully(net::LIMIT);
                 assert_eq!(conn.state(), ConnectionState::Closed);
@@ -239,7 +239,7 @@ fn a_graceful_close_after_failed_output_ends_immediately() {
         let mut client = net::connect(bench.server.local_addr());
         client.write_all(b"discarded").unwrap();
         net::reset(client);
-        let life = bench.life(event_loop);
+        let life = bench.calls_until_close(event_loop);
         assert_eq!(life.len(), 2, "{life:?}");
         assert_ends_with(&life, ErrorKind::ConnectionReset);
         assert_eq!(event_loop.next_deadline(), None, "a timer is left");
@@ -257,7 +257,7 @@ fn bytes_unread_by_a_closed_unix_peer_are_undelivered() {
             })
         });
         drop(bench.connect_unix(event_loop));
-        let life = bench.life(event_loop);
+        let life = bench.calls_until_close(event_loop);
         assert_ends_with(&life, ErrorKind::ConnectionReset);
         let (unsent, undelivered) = bench.lost.get();
         assert!(unsent == 0 && undelivered > 0, "{:?}", bench.lost);

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
 
-use crate::support::net::{self, End, Journal, Script, Told, message, pattern, scripted};
+use crate::support::net::{self, End, HandlerCall, Journal, Script, message, pattern, scripted};
 use crate::support::{KIB, LIMIT, on_another_thread, with_loop, with_watchdog};
 use reveille::{EventLoop, TcpServer};
 use rustix::event::PollFlags;
@@ -53,7 +53,7 @@ fn unconsumed_input_is_offered_again_without_new_input() {
         let mut client = host.connect();
         assert_eq!(net::exchange(&mut client, b"one\ntwo\nthree\n"), b"one\ntwo\nthree\n");
         let messages: Vec<_> =
-            journal.of(0).into_iter().filter(|event| matches!(event, Told::Message(_))).collect();
+            journal.of(0).into_iter().filter(|event| matches!(event, HandlerCall::Message(_))).collect();
         assert_eq!(messages, [message("one\ntwo\nthree\n"), message("two\nthree\n"), message("three\n")]);
         assert_eq!(net::exchange(&mut client, b"four\n"), b"four\n");
     });
@@ -66,7 +66,7 @@ fn unconsumed_input_is_offered_again_before_the_end() {
         let sockets = Rc::new(RefCell::new(Vec::new()));
         let (factory_journal, factory_sockets) = (journal.clone(), Rc::clone(&sockets));
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |conn| {
-            factory_sockets.borrow_mut().push(net::peephole(conn));
+            factory_sockets.borrow_mut().push(net::second_descriptor(conn));
             line_by_line(factory_journal.script())
         });
         let server = server.unwrap();
@@ -74,11 +74,11 @@ fn unconsumed_input_is_offered_again_before_the_end() {
         net::turn_until(event_loop, || journal.handlers() == 1);
         client.write_all(b"one\ntwo\nthree\n").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::RDHUP));
-        net::turn_until(event_loop, || journal.of(0).contains(&Told::PeerShutdown));
+        net::until(|| net::poll_flags(&sockets.borrow()[0]).contains(PollFlags::RDHUP));
+        net::turn_until(event_loop, || journal.of(0).contains(&HandlerCall::PeerShutdown));
         sockets.borrow_mut().clear();
         let messages: Vec<_> =
-            journal.of(0).into_iter().filter(|event| matches!(event, Told::Message(_))).collect();
+            journal.of(0).into_iter().filter(|event| matches!(event, HandlerCall::Message(_))).collect();
         assert_eq!(messages, [message("one\ntwo\nthree\n"), message("two\nthree\n"), message("three\n")]);
         net::turn_until(event_loop, || server.open_connections() == 0);
         assert_eq!(net::read_to_end(&mut client), b"one\ntwo\nthree\n");
@@ -112,10 +112,10 @@ fn a_pause_in_on_peer_shutdown_offers_unconsumed_input_again() {
         client.write_all(b"for later").unwrap();
         journal.wait_for(0, |event| *event == message("for later"));
         client.shutdown(Shutdown::Write).unwrap();
-        journal.wait_for(0, |event| *event == Told::Drained);
+        journal.wait_for(0, |event| *event == HandlerCall::Drained);
         // One turn would be sufficient.
-        host.ask(|_, _| ());
-        host.ask(|_, _| ());
+        host.request(|_, _| ());
+        host.request(|_, _| ());
         let offers = journal.of(0).into_iter().filter(|event| *event == message("for later")).count();
         assert_eq!(offers, 2, "the input was not offered again: {journal:?}");
         assert_eq!(net::read_to_end(&mut client), b"for later");
@@ -150,7 +150,7 @@ fn input_and_its_end_during_a_pause_are_delivered_afterwards() {
             let (factory_journal, factory_sockets) = (journal.clone(), Rc::clone(&sockets));
             let factory_may_resume = Rc::clone(&may_resume);
             let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |conn| {
-                factory_sockets.borrow_mut().push(net::peephole(conn));
+                factory_sockets.borrow_mut().push(net::second_descriptor(conn));
                 paused_until(&factory_may_resume, factory_journal.script())
             });
             let server = server.unwrap();
@@ -158,21 +158,23 @@ fn input_and_its_end_during_a_pause_are_delivered_afterwards() {
             net::turn_until(event_loop, || journal.handlers() == 1);
             client.write_all(bytes).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
-            net::until(|| net::condition(&sockets.borrow()[0]).contains(PollFlags::RDHUP));
+            net::until(|| net::poll_flags(&sockets.borrow()[0]).contains(PollFlags::RDHUP));
             for _ in 0..10 {
                 crate::support::turn(event_loop);
             }
             sockets.borrow_mut().clear();
             let events = journal.of(0);
             assert!(
-                events.iter().all(|event| matches!(event, Told::Open | Told::Drained)),
+                events.iter().all(|event| matches!(event, HandlerCall::Open | HandlerCall::Drained)),
                 "input was delivered during the pause: {events:?}"
             );
 
             may_resume.set(true);
             net::turn_until(event_loop, || server.open_connections() == 0);
-            let events: Vec<_> = journal.of(0).into_iter().filter(|event| *event != Told::Drained).collect();
-            let mut expected = vec![Told::Open, Told::PeerShutdown, Told::Close(End::Finished)];
+            let events: Vec<_> =
+                journal.of(0).into_iter().filter(|event| *event != HandlerCall::Drained).collect();
+            let mut expected =
+                vec![HandlerCall::Open, HandlerCall::PeerShutdown, HandlerCall::Close(End::Finished)];
             if !bytes.is_empty() {
                 expected.insert(1, message("during the pause"));
             }
@@ -199,8 +201,8 @@ fn a_hang_up_during_a_pause_does_not_spin_the_loop() {
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(net::read_to_end(&mut client), b"");
         net::until(|| host.open_connections() == 1);
-        host.assert_rests();
-        assert_eq!(journal.of(0), [Told::Open]);
+        host.assert_idle();
+        assert_eq!(journal.of(0), [HandlerCall::Open]);
     });
 }
 
@@ -213,7 +215,7 @@ fn a_pause_during_a_burst_takes_effect_immediately() {
         let (factory_journal, factory_sockets) = (journal.clone(), Rc::clone(&sockets));
         let factory_may_resume = Rc::clone(&may_resume);
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve(move |conn| {
-            factory_sockets.borrow_mut().push(net::peephole(conn));
+            factory_sockets.borrow_mut().push(net::second_descriptor(conn));
             let script = paused_until(&factory_may_resume, factory_journal.script());
             script.on_open(|_| Ok(())).on_message(|conn, input| {
                 input.clear();
@@ -227,7 +229,8 @@ fn a_pause_during_a_burst_takes_effect_immediately() {
         net::turn_until(&event_loop, || journal.handlers() == 1);
         client.write_all(&[b'x'; 3 * KIB]).unwrap();
         net::until(|| sockets.borrow()[0].peek(&mut [0; 3 * KIB]).unwrap() == 3 * KIB);
-        let messages = || journal.of(0).iter().filter(|event| matches!(event, Told::Message(_))).count();
+        let messages =
+            || journal.of(0).iter().filter(|event| matches!(event, HandlerCall::Message(_))).count();
         net::turn_until(&event_loop, || messages() == 1);
         for _ in 0..10 {
             crate::support::turn(&event_loop);
@@ -257,6 +260,6 @@ fn a_resume_during_on_message_offers_unconsumed_input_again() {
         let mut client = host.connect();
         assert_eq!(net::exchange(&mut client, b"one\ntwo\nthree\n"), b"one\ntwo\nthree\n");
         client.write_all(b"half").unwrap();
-        host.assert_rests();
+        host.assert_idle();
     });
 }

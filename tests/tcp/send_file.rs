@@ -117,12 +117,12 @@ fn a_large_file_does_not_delay_other_connections() {
         });
         let mut client = host.connect();
         let mut other = host.connect();
-        let turns = host.ask(|event_loop, _| event_loop.iteration());
+        let turns = host.request(|event_loop, _| event_loop.iteration());
         client.write_all(b"file").unwrap();
         net::assert_echoes(&mut other);
         assert!(net::read_exact(&mut client, SIZE).iter().all(|byte| *byte == 0));
         net::assert_echoes(&mut other);
-        let turns = host.ask(|event_loop, _| event_loop.iteration()) - turns;
+        let turns = host.request(|event_loop, _| event_loop.iteration()) - turns;
         assert!(turns >= (SIZE / MIB) as u64, "{SIZE} bytes in {turns} turns");
     });
 }

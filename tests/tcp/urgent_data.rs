@@ -20,7 +20,7 @@ fn bytes_after_an_urgent_byte_are_read_without_waiting() {
         for n in 0..50u8 {
             // All bytes have arrived when the loop polls.
             let (client_here, mut sender) = (client.try_clone().unwrap(), client.try_clone().unwrap());
-            host.ask(move |_, _| {
+            host.request(move |_, _| {
                 sender.write_all(&[n; 3]).unwrap();
                 send_urgent(&client_here);
                 sender.write_all(&[n; 4]).unwrap();
@@ -37,8 +37,8 @@ fn an_unread_urgent_byte_does_not_spin_the_loop() {
         let mut client = host.connect();
         net::assert_echoes(&mut client);
         send_urgent(&client);
-        host.assert_rests();
+        host.assert_idle();
         net::assert_echoes(&mut client);
-        host.assert_rests();
+        host.assert_idle();
     });
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
-use crate::support::net::{self, Host, Told, message};
+use crate::support::net::{self, HandlerCall, Host, message};
 use crate::support::{KIB, LIMIT, MIB, Recorder, with_loop, with_watchdog};
 use reveille::codec::{FrameHandler, Framed, LineCodec};
 use reveille::net::CloseReason;
@@ -80,21 +80,21 @@ impl FrameHandler<LineCodec> for Filler {
 fn assert_marks_are_reported<H: ConnectionHandler>(make: impl Fn(Filler) -> H + Send + 'static) {
     let (sender, reports) = mpsc::channel();
     let host = Host::new(move |event_loop| {
-        net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0")?)
+        net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0")?)
             .water_marks(HIGH, LOW)
             .serve(move |_| make(Filler(sender.clone())))
     });
-    let mut client = net::connect_with_little_room(host.address());
+    let mut client = net::connect_with_small_receive_buffer(host.address());
     for _ in 0..3 {
         client.write_all(b"more\n").unwrap();
         let event = reports.recv_timeout(net::LIMIT).unwrap();
         assert!(matches!(event, Event::High(unsent) if unsent > HIGH + 9 * KIB), "{event:?}");
         // Once; no further callback until the peer reads.
         for _ in 0..20 {
-            host.ask(|_, _| ());
+            host.request(|_, _| ());
         }
         assert_eq!(reports.try_recv().ok(), None);
-        host.assert_rests();
+        host.assert_idle();
         client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         let mut events = Vec::new();
         while events.last() != Some(&Event::Drained) {
@@ -120,23 +120,23 @@ fn water_marks_are_reported_to_a_frame_handler() {
 #[test]
 fn a_handle_pauses_reading_and_resumes_it() {
     with_watchdog(LIMIT, || {
-        let (host, journal, handles) = net::giving_handles();
+        let (host, journal, handles) = net::scripted_with_handles();
         let mut client = host.connect();
         let handle = handles.recv_timeout(net::LIMIT).unwrap();
         for n in 0..10 {
             handle.pause_reading();
-            host.ask(|_, _| ());
+            host.request(|_, _| ());
             let text = format!("message {n}");
             client.write_all(text.as_bytes()).unwrap();
             for _ in 0..5 {
-                host.ask(|_, _| ());
+                host.request(|_, _| ());
             }
             assert!(!journal.of(0).contains(&message(&text)), "input was delivered during the pause");
             handle.resume_reading();
             assert_eq!(net::read_exact(&mut client, text.len()), text.as_bytes());
         }
         handle.close();
-        assert_eq!(journal.life_of(0).first(), Some(&Told::Open));
+        assert_eq!(journal.calls_until_close(0).first(), Some(&HandlerCall::Open));
         handle.pause_reading();
         handle.resume_reading();
         assert_eq!(host.handle().counters().panics, 0);
@@ -190,10 +190,10 @@ fn events_until_close(closes_at: &'static str) -> Vec<(&'static str, usize)> {
     with_loop(move |event_loop| {
         let events = Recorder::new();
         let recorder = events.clone();
-        let builder = net::with_little_room(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap());
+        let builder = net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap());
         let server = builder.water_marks(HIGH, LOW);
         let server = server.serve(move |_| Closer { closes_at, events: recorder.clone() }).unwrap();
-        let mut client = net::connect_with_little_room(server.local_addr());
+        let mut client = net::connect_with_small_receive_buffer(server.local_addr());
         client.write_all(b"x").unwrap();
         client.set_nonblocking(true).unwrap();
         let mut all = Vec::new();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::clock::{HOUR, MINUTE, SECOND};
 use crate::support::{
-    Count, LIMIT, Recorder, on_another_thread, turn, until_asleep, with_clock, with_watchdog,
+    Count, LIMIT, Recorder, on_another_thread, turn, wait_until_asleep, with_clock, with_watchdog,
 };
 use reveille::EventLoop;
 use reveille::io::{Channel, Interest};
@@ -220,11 +220,11 @@ fn a_step_wakes_a_loop_sleeping_on_another_thread() {
             event_loop.run().unwrap();
         });
         let (handle, thread_id) = handed_out.recv().unwrap();
-        until_asleep(thread_id);
+        wait_until_asleep(thread_id);
         clock.advance(HOUR / 2);
         handle.call(|_| ()).unwrap();
         assert!(!thread.is_finished());
-        until_asleep(thread_id);
+        wait_until_asleep(thread_id);
         clock.advance(HOUR / 2);
         thread.join().unwrap();
     });

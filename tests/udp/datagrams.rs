@@ -10,7 +10,7 @@ use std::thread;
 
 use crate::support::net::{self, pattern};
 use crate::support::udp::{
-    Script, Told, address, datagram, plain, plain_at, receive, recording, told_in_time,
+    HandlerCall, Script, address, datagram, plain, plain_at, receive, recording, wait_for_calls,
 };
 use crate::support::{LIMIT, Recorder, turn, with_loop, with_watchdog};
 use reveille::io::{Channel, Interest};
@@ -49,7 +49,7 @@ fn an_empty_datagram_is_delivered_and_sent() {
         for bytes in ["", "between", ""] {
             other.send_to(bytes.as_bytes(), socket.local_addr()).unwrap();
         }
-        assert_eq!(told_in_time(event_loop, &events, 3), [datagram(""), datagram("between"), datagram("")]);
+        assert_eq!(wait_for_calls(event_loop, &events, 3), [datagram(""), datagram("between"), datagram("")]);
         assert_eq!(socket.send_to("", address(&other)).unwrap(), SendStatus::Written);
         assert_eq!(receive(&other), b"");
     });
@@ -66,7 +66,7 @@ fn the_longest_datagram_arrives_whole_with_a_small_buffer() {
         for bytes in [&longest[..], b"short"] {
             other.send_to(bytes, socket.local_addr()).unwrap();
         }
-        assert_eq!(told_in_time(&event_loop, &events, 2), [datagram(&longest), datagram("short")]);
+        assert_eq!(wait_for_calls(&event_loop, &events, 2), [datagram(&longest), datagram("short")]);
         assert_eq!(socket.send_to(&longest, address(&other)).unwrap(), SendStatus::Written);
         assert_eq!(receive(&other), longest);
     });
@@ -138,7 +138,7 @@ fn a_paused_socket_receives_datagrams_on_resume() {
             other.send_to(text.as_bytes(), socket.local_addr()).unwrap();
         }
         for text in ["one", "two"] {
-            assert_eq!(told_in_time(event_loop, &events, 1), [datagram(text)]);
+            assert_eq!(wait_for_calls(event_loop, &events, 1), [datagram(text)]);
             turn(event_loop);
             assert_eq!(events.take(), [], "it is paused");
             socket.resume_receiving();
@@ -161,7 +161,7 @@ fn a_connected_socket_receives_only_from_its_peer() {
         assert_eq!(receive(&peer), b"question");
         stranger.send_to(b"not for you", socket.local_addr()).unwrap();
         peer.send_to(b"answer", socket.local_addr()).unwrap();
-        assert_eq!(told_in_time(event_loop, &events, 1), [datagram("answer")]);
+        assert_eq!(wait_for_calls(event_loop, &events, 1), [datagram("answer")]);
     });
 }
 
@@ -178,18 +178,18 @@ fn a_refusing_port_is_reported_and_the_socket_survives() {
         for _ in 0..3 {
             assert_eq!(socket.send("is anybody there?").unwrap(), SendStatus::Written);
         }
-        let refused = Told::Error(ErrorKind::ConnectionRefused, Some(at));
-        let all = told_in_time(event_loop, &events, 2);
+        let refused = HandlerCall::Error(ErrorKind::ConnectionRefused, Some(at));
+        let all = wait_for_calls(event_loop, &events, 2);
         assert_eq!(all, [refused.clone(), refused.clone()], "those before it, told as one, and the last");
         socket.pause_receiving();
         socket.send("hello?").unwrap();
-        assert_eq!(told_in_time(event_loop, &events, 1), [refused], "also while receiving is paused");
+        assert_eq!(wait_for_calls(event_loop, &events, 1), [refused], "also while receiving is paused");
         socket.resume_receiving();
         peer.connect(socket.local_addr()).unwrap();
         socket.send("now").unwrap();
         assert_eq!(receive(&peer), b"now");
         peer.send(b"here").unwrap();
-        assert_eq!(told_in_time(event_loop, &events, 1), [datagram("here")]);
+        assert_eq!(wait_for_calls(event_loop, &events, 1), [datagram("here")]);
     });
 }
 
@@ -249,7 +249,7 @@ fn a_multicast_group_is_received_only_while_joined() {
         let sender = plain();
         socket2::SockRef::from(&sender).set_multicast_if_v4(&Ipv4Addr::LOCALHOST).unwrap();
         sender.send_to(b"to all", to).unwrap();
-        assert_eq!(told_in_time(event_loop, &events, 1), [datagram("to all")]);
+        assert_eq!(wait_for_calls(event_loop, &events, 1), [datagram("to all")]);
         assert_eq!(deaf.take(), [], "a group that another socket has joined");
         member.with(|socket| socket.leave_v4(group, Ipv4Addr::LOCALHOST)).unwrap().unwrap();
         sender.send_to(b"to all others", to).unwrap();
@@ -331,7 +331,7 @@ fn an_ipv6_socket_works_like_an_ipv4_socket() {
         let socket = UdpSocket::bind(event_loop, "[::1]:0").unwrap().serve(answering).unwrap();
         let other = plain_at("[::1]:0");
         other.send_to(b"six", socket.local_addr()).unwrap();
-        assert_eq!(told_in_time(event_loop, &events, 1), [datagram("six")]);
+        assert_eq!(wait_for_calls(event_loop, &events, 1), [datagram("six")]);
         assert_eq!(receive(&other), b"6");
     });
 }

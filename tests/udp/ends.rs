@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::support::udp::{Script, Told, address, datagram, plain, receive, recording, told_in_time};
+use crate::support::udp::{
+    HandlerCall, Script, address, datagram, plain, receive, recording, wait_for_calls,
+};
 use crate::support::{LIMIT, Recorder, turn, with_catching_loop, with_loop, with_watchdog};
 use reveille::net::DatagramError;
 use reveille::{EventLoop, UdpSocket};
@@ -28,8 +30,8 @@ fn a_handler_error_is_reported_and_ends_nothing() {
         for text in ["bad", "good"] {
             other.send_to(text.as_bytes(), socket.local_addr()).unwrap();
         }
-        let error = Told::Error(ErrorKind::InvalidData, Some(address(&other)));
-        assert_eq!(told_in_time(event_loop, &events, 3), [datagram("bad"), datagram("good"), error]);
+        let error = HandlerCall::Error(ErrorKind::InvalidData, Some(address(&other)));
+        assert_eq!(wait_for_calls(event_loop, &events, 3), [datagram("bad"), datagram("good"), error]);
         assert!(socket.is_open());
     });
 }
@@ -46,12 +48,12 @@ fn a_handler_panic_ends_only_its_socket() {
         for _ in 0..2 {
             sender.send_to(b"boo", socket.local_addr()).unwrap();
         }
-        let all = told_in_time(event_loop, &events, 2);
-        assert_eq!(all, [datagram("boo"), Told::Close("the handler panicked".to_owned())]);
+        let all = wait_for_calls(event_loop, &events, 2);
+        assert_eq!(all, [datagram("boo"), HandlerCall::Close("the handler panicked".to_owned())]);
         assert_eq!(event_loop.handle().counters().panics, 1);
         assert!(!socket.is_open() && !handle.is_open());
         sender.send_to(b"well", other.local_addr()).unwrap();
-        assert_eq!(told_in_time(event_loop, &told_other, 1), [datagram("well")]);
+        assert_eq!(wait_for_calls(event_loop, &told_other, 1), [datagram("well")]);
     });
 }
 
@@ -78,13 +80,13 @@ fn a_dropped_socket_is_silent_and_leaves_no_descriptor() {
         plain().send_to(b"too late", at).unwrap();
         drop(socket);
         turn(&event_loop);
-        assert_eq!(events.take(), [Told::Close("closed by this end".to_owned())]);
+        assert_eq!(events.take(), [HandlerCall::Close("closed by this end".to_owned())]);
         assert!(!is_open(&name));
         // A socket whose loop ends first.
         let (socket, events) = recording(&event_loop);
         let name = inode(&socket);
         drop(event_loop);
-        assert_eq!(events.take(), [Told::Close("the event loop was dropped".to_owned())]);
+        assert_eq!(events.take(), [HandlerCall::Close("the event loop was dropped".to_owned())]);
         assert!(!is_open(&name) && !socket.is_open());
         assert!(matches!(socket.send_to("x", at), Err(DatagramError::Closed)));
     });
@@ -104,8 +106,8 @@ fn a_socket_may_be_closed_in_its_callback() {
         for _ in 0..3 {
             sender.send_to(b"end", socket.local_addr()).unwrap();
         }
-        let close = Told::Close("closed by this end".to_owned());
-        assert_eq!(told_in_time(event_loop, &events, 2), [datagram("end"), close]);
+        let close = HandlerCall::Close("closed by this end".to_owned());
+        assert_eq!(wait_for_calls(event_loop, &events, 2), [datagram("end"), close]);
         assert!(!socket.is_open());
     });
 }
@@ -133,7 +135,7 @@ fn datagrams_from_another_thread_keep_their_order() {
         });
         event_loop.run().unwrap();
         sender.join().unwrap();
-        assert!(events.take().iter().all(|event| *event == Told::Drained));
+        assert!(events.take().iter().all(|event| *event == HandlerCall::Drained));
     });
 }
 
@@ -153,8 +155,10 @@ fn a_refused_datagram_is_reported_and_later_ones_are_sent() {
         sender.join().unwrap();
         // Sending takes more than one turn, so the handler is also notified that the queue has
         // drained.
-        let events = told_in_time(event_loop, &events, 2);
-        let [Told::Drained, Told::Error(_, Some(peer))] = events[..] else { panic!("{events:?}") };
+        let events = wait_for_calls(event_loop, &events, 2);
+        let [HandlerCall::Drained, HandlerCall::Error(_, Some(peer))] = events[..] else {
+            panic!("{events:?}")
+        };
         assert_eq!(peer, nowhere);
         for n in (0..100).filter(|n| *n != 30) {
             assert_eq!(receive(&other), n.to_string().as_bytes());
@@ -171,8 +175,8 @@ fn a_handle_closes_its_socket_after_its_datagrams() {
         handle.send_to("the last", address(&other)).unwrap();
         handle.close();
         assert!(matches!(handle.send_to("x", address(&other)), Err(DatagramError::Closed)));
-        let close = Told::Close("closed by this end".to_owned());
-        assert_eq!(told_in_time(event_loop, &events, 1), [close]);
+        let close = HandlerCall::Close("closed by this end".to_owned());
+        assert_eq!(wait_for_calls(event_loop, &events, 1), [close]);
         assert_eq!(receive(&other), b"the last");
     });
 }

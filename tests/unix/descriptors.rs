@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use crate::support::net::{self, Child, Journal, answer};
+use crate::support::net::{self, Child, Journal, send_to_parent};
 use crate::support::unix::{abstract_name, connect};
 use crate::support::{LIMIT, Recorder, turn, with_loop, with_watchdog};
 use reveille::net::{CloseReason, SendStatus};
@@ -221,7 +221,7 @@ fn child_role() {
         turn(event_loop);
         assert_eq!(taken.len(), 0);
         assert_closed(&mut reader);
-        answer(events.take().join(", "));
+        send_to_parent(events.take().join(", "));
     });
 }
 
@@ -229,7 +229,7 @@ fn child_role() {
 fn descriptors_beyond_the_process_limit_are_reported() {
     with_watchdog(LIMIT, || {
         let mut child = Child::start("server");
-        assert_eq!(child.hear(), "InvalidData");
+        assert_eq!(child.next_reply(), "InvalidData");
     });
 }
 

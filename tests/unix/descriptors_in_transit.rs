@@ -10,8 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use crate::support::alone::alone_with_loop;
 use crate::support::unix::abstract_name;
-use crate::support::{Recorder, net, with_loop};
+use crate::support::{Recorder, net};
 use reveille::net::{ConnectionState, SendStatus};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -66,7 +67,7 @@ impl ConnectionHandler for Receiver {
 
 #[test]
 fn too_many_descriptors_in_transit_close_no_connection() {
-    with_loop(|event_loop: &EventLoop| {
+    alone_with_loop(|event_loop: &EventLoop| {
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: Some(DESCRIPTOR_LIMIT), maximum: limit.maximum })
             .unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process;
 use std::time::Duration;
 
-use crate::support::net::{self, End, Journal, Told, message, pattern};
+use crate::support::net::{self, End, HandlerCall, Journal, message, pattern};
 use crate::support::unix::{Folder, abstract_name, connect, echo_server, read_exact};
 use crate::support::{Recorder, turn, with_loop};
 use reveille::net::{LoadBalancing, SendStatus, UnixAddress};
@@ -15,7 +15,7 @@ use reveille::{Buffer, ConnectionHandler, LoopThread, TcpClient, TcpConnection, 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 fn has_ended(journal: &Journal) -> bool {
-    matches!(journal.of(0).last(), Some(Told::Close(_)))
+    matches!(journal.of(0).last(), Some(HandlerCall::Close(_)))
 }
 
 // --- Servers and clients -------------------------------------------------------------------------
@@ -61,10 +61,10 @@ fn each_half_of_a_unix_connection_closes_separately() {
                 })
                 .unwrap();
             net::turn_until(event_loop, || has_ended(&serving) && has_ended(&calling));
-            let end = [Told::PeerShutdown, Told::Close(End::Finished)];
-            assert_eq!(serving.of(0)[..2], [Told::Open, message("hello")]);
+            let end = [HandlerCall::PeerShutdown, HandlerCall::Close(End::Finished)];
+            assert_eq!(serving.of(0)[..2], [HandlerCall::Open, message("hello")]);
             assert_eq!(serving.of(0)[2..], end);
-            assert_eq!(calling.of(0)[..2], [Told::Open, message("bye")]);
+            assert_eq!(calling.of(0)[..2], [HandlerCall::Open, message("bye")]);
             assert_eq!(calling.of(0)[2..], end);
         }
     });
@@ -120,7 +120,7 @@ fn an_orderly_close_waits_for_the_peer_to_read() {
         for _ in 0..5 {
             turn(event_loop);
         }
-        assert_eq!(journal.of(0), [Told::Open], "the peer has read nothing");
+        assert_eq!(journal.of(0), [HandlerCall::Open], "the peer has read nothing");
         assert_eq!(read_exact(&mut client, 10), b"last words");
         net::turn_until(event_loop, || has_ended(&journal));
         assert_eq!(journal.end_of(0), End::Finished);

@@ -11,7 +11,7 @@ use super::LIMIT;
 
 /// One call of a handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum HandlerCall {
     Open,
     /// The whole input buffer; empty if the script is terse.
     Message(String),
@@ -53,8 +53,8 @@ impl From<&CloseReason> for End {
     }
 }
 
-pub(crate) fn message(text: &str) -> Told {
-    Told::Message(text.to_owned())
+pub(crate) fn message(text: &str) -> HandlerCall {
+    HandlerCall::Message(text.to_owned())
 }
 
 /// The handler calls of all connections of a server, in order. Connections are numbered from 0.
@@ -64,7 +64,7 @@ pub(crate) struct Journal(Arc<Entries>);
 #[derive(Debug, Default)]
 struct Entries {
     /// The number of handlers created, and each call with the number of its connection.
-    list: Mutex<(usize, Vec<(usize, Told)>)>,
+    list: Mutex<(usize, Vec<(usize, HandlerCall)>)>,
     changed: Condvar,
 }
 
@@ -93,13 +93,13 @@ impl Journal {
         }
     }
 
-    fn write(&self, number: usize, call: Told) {
+    fn write(&self, number: usize, call: HandlerCall) {
         self.0.list.lock().unwrap().1.push((number, call));
         self.0.changed.notify_all();
     }
 
     /// Returns the calls for connection `number` so far.
-    pub(crate) fn of(&self, number: usize) -> Vec<Told> {
+    pub(crate) fn of(&self, number: usize) -> Vec<HandlerCall> {
         let list = self.0.list.lock().unwrap();
         list.1.iter().filter(|entry| entry.0 == number).map(|entry| entry.1.clone()).collect()
     }
@@ -111,7 +111,7 @@ impl Journal {
 
     /// Waits for a call for connection `number` that matches, and returns it.
     #[track_caller]
-    pub(crate) fn wait_for(&self, number: usize, matches: impl Fn(&Told) -> bool) -> Told {
+    pub(crate) fn wait_for(&self, number: usize, matches: impl Fn(&HandlerCall) -> bool) -> HandlerCall {
         let start = Instant::now();
         let mut list = self.0.list.lock().unwrap();
         loop {
@@ -126,15 +126,15 @@ impl Journal {
     /// Waits until connection `number` is closed, and returns the reason.
     #[track_caller]
     pub(crate) fn end_of(&self, number: usize) -> End {
-        match self.wait_for(number, |call| matches!(call, Told::Close(_))) {
-            Told::Close(end) => end,
+        match self.wait_for(number, |call| matches!(call, HandlerCall::Close(_))) {
+            HandlerCall::Close(end) => end,
             _ => unreachable!(),
         }
     }
 
     /// Waits until connection `number` is closed, and returns all its calls.
     #[track_caller]
-    pub(crate) fn life_of(&self, number: usize) -> Vec<Told> {
+    pub(crate) fn calls_until_close(&self, number: usize) -> Vec<HandlerCall> {
         self.end_of(number);
         self.of(number)
     }
@@ -142,14 +142,18 @@ impl Journal {
     /// Checks that there were `connections` connections, and that for each `on_open` was the first
     /// call, `on_close` the last, and both were called once. For use after the loop has ended.
     #[track_caller]
-    pub(crate) fn assert_whole_lives(&self, connections: usize) {
+    pub(crate) fn assert_opened_and_closed_once(&self, connections: usize) {
         assert_eq!(self.handlers(), connections);
         for number in 0..connections {
             let calls = self.of(number);
-            assert_eq!(calls.first(), Some(&Told::Open), "{number}: {calls:?}");
-            assert!(matches!(calls.last(), Some(Told::Close(_))), "{number}: {calls:?}");
-            assert_eq!(calls.iter().filter(|call| **call == Told::Open).count(), 1, "{number}: {calls:?}");
-            let closes = calls.iter().filter(|call| matches!(call, Told::Close(_))).count();
+            assert_eq!(calls.first(), Some(&HandlerCall::Open), "{number}: {calls:?}");
+            assert!(matches!(calls.last(), Some(HandlerCall::Close(_))), "{number}: {calls:?}");
+            assert_eq!(
+                calls.iter().filter(|call| **call == HandlerCall::Open).count(),
+                1,
+                "{number}: {calls:?}"
+            );
+            let closes = calls.iter().filter(|call| matches!(call, HandlerCall::Close(_))).count();
             assert_eq!(closes, 1, "{number}: {calls:?}");
         }
     }
@@ -245,28 +249,28 @@ impl Script {
 
 impl ConnectionHandler for Script {
     fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-        self.journal.write(self.number, Told::Open);
+        self.journal.write(self.number, HandlerCall::Open);
         (self.on_open)(conn)
     }
 
     fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
         let bytes = if self.terse { &[] } else { input.readable() };
-        self.journal.write(self.number, Told::Message(String::from_utf8_lossy(bytes).into_owned()));
+        self.journal.write(self.number, HandlerCall::Message(String::from_utf8_lossy(bytes).into_owned()));
         (self.on_message)(conn, input)
     }
 
     fn on_drained(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-        self.journal.write(self.number, Told::Drained);
+        self.journal.write(self.number, HandlerCall::Drained);
         (self.on_drained)(conn)
     }
 
     fn on_peer_shutdown(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-        self.journal.write(self.number, Told::PeerShutdown);
+        self.journal.write(self.number, HandlerCall::PeerShutdown);
         (self.on_peer_shutdown)(conn)
     }
 
     fn on_close(&mut self, conn: &TcpConnection<'_>, reason: &CloseReason) {
-        self.journal.write(self.number, Told::Close(reason.into()));
+        self.journal.write(self.number, HandlerCall::Close(reason.into()));
         (self.on_close)(conn, reason);
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn connect_with_small_packets(address: SocketAddr) -> TcpStream {
 
 /// Connects a client with a small receive buffer.
 #[track_caller]
-pub(crate) fn connect_with_little_room(address: SocketAddr) -> TcpStream {
+pub(crate) fn connect_with_small_receive_buffer(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a smaller buffer");
     socket.connect(&address.into()).expect("a server that listens");
@@ -129,12 +129,12 @@ pub(crate) fn reset(client: TcpStream) {
 }
 
 /// A second descriptor of a connection's socket, to examine its state and input.
-pub(crate) fn peephole(socket: impl AsFd) -> TcpStream {
+pub(crate) fn second_descriptor(socket: impl AsFd) -> TcpStream {
     socket.as_fd().try_clone_to_owned().expect("a descriptor").into()
 }
 
 /// Returns the current poll flags of a socket: readable, half-closed and hung up.
-pub(crate) fn condition(socket: impl AsFd) -> PollFlags {
+pub(crate) fn poll_flags(socket: impl AsFd) -> PollFlags {
     let mut fds = [PollFd::new(&socket, PollFlags::IN | PollFlags::RDHUP)];
     rustix::event::poll(&mut fds, Some(&Timespec::default())).expect("a poll");
     fds[0].revents()

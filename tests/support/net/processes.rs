@@ -80,16 +80,16 @@ impl Child {
 
     /// Waits for the next line that the child sends.
     #[track_caller]
-    pub(crate) fn hear(&mut self) -> String {
+    pub(crate) fn next_reply(&mut self) -> String {
         self.replies.recv_timeout(LIMIT).expect("no line from the child")
     }
 
     /// Sends a line to the child and waits for the reply.
     #[track_caller]
-    pub(crate) fn ask(&mut self, line: &str) -> String {
+    pub(crate) fn request(&mut self, line: &str) -> String {
         let input = self.process.stdin.as_mut().expect("a pipe");
         writeln!(input, "{line}").expect("cannot write to the child");
-        self.hear()
+        self.next_reply()
     }
 }
 
@@ -109,6 +109,6 @@ pub(crate) fn role() -> Option<String> {
 }
 
 /// In a child process: sends a line to the parent.
-pub(crate) fn answer(line: impl std::fmt::Display) {
+pub(crate) fn send_to_parent(line: impl std::fmt::Display) {
     println!("{MARK}{line}");
 }
