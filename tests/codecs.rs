@@ -11,7 +11,7 @@ use std::time::Duration;
 use reveille::codec::{
     Decoder, FrameError, FrameHandler, Framed, Frames, LengthCodec, LengthPrefix, LineCodec, LineError,
 };
-use reveille::net::{CloseReason, TcpServerBuilder};
+use reveille::net::{CloseReason, ConnectionLimits, TcpServerBuilder};
 use reveille::{Buffer, TcpConnection, TcpServer};
 use support::net::{self, End, Host};
 use support::{LIMIT, with_watchdog};
@@ -393,7 +393,9 @@ fn frames_that_are_there_wait_while_the_peer_does_not_read_the_answers() {
     const HIGH: usize = 256 << 10;
     with_watchdog(LIMIT, || {
         let (host, heard) = telling_with(
-            |builder| builder.water_marks(HIGH, HIGH / 4).max_unsent(HIGH + ANSWER),
+            |builder| {
+                builder.limits(ConnectionLimits::new().water_marks(HIGH, HIGH / 4).max_unsent(HIGH + ANSWER))
+            },
             LineCodec::new(8),
             false,
             |conn, _| {

@@ -160,7 +160,7 @@ fn a_stop_is_reported_when_the_listeners_of_all_loops_are_closed() {
             let listeners: Vec<_> = net::open_sockets().difference(&before).cloned().collect();
             assert!(listeners.len() >= 3);
             server.pause_accepting();
-            let clients: Vec<_> = (0..30).map(|_| net::connect(server.local_addr())).collect();
+            let clients: Vec<_> = (0..30).map(|_| net::connect(server.local_addr().unwrap())).collect();
             let (report, reported) = mpsc::channel();
             server.handle().stop(LIMIT, move |event_loop, _| {
                 let is_open = |(path, socket): &(PathBuf, PathBuf)| {
@@ -261,7 +261,7 @@ fn clients_that_are_dropped_leave_no_descriptor_whatever_they_do() {
         ];
         for turns in 0..8 {
             let clients = targets.clone().map(|target| {
-                TcpClient::connect(&event_loop, target).reconnect(true).serve_fn(|_, _| ()).unwrap()
+                TcpClient::connect(&event_loop, target).reconnect().serve_fn(|_, _| ()).unwrap()
             });
             (0..turns).for_each(|_| turn(&event_loop));
             drop(clients);
@@ -283,7 +283,7 @@ fn sessions_that_follow_one_another_leave_no_descriptor() {
         let counting = sessions.clone();
         let client = TcpClient::connect(&event_loop, host.address())
             .retry(Backoff::new().start(Duration::ZERO).cap(Duration::ZERO))
-            .reconnect(true)
+            .reconnect()
             .on_attempt(move |_, attempt| counting.record(attempt.result.is_ok()))
             .serve_fn(|_, _| ())
             .unwrap();

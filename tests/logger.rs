@@ -78,7 +78,7 @@ fn lines() -> Vec<String> {
 
 /// Connects, says something, and waits for the end of the connection.
 fn provoke(event_loop: &EventLoop, server: &TcpServer) {
-    let mut client = TcpStream::connect(server.local_addr()).unwrap();
+    let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     client.write_all(b"!").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     turn_until(event_loop, || server.counters().accepted > 0 && server.open_connections() == 0);
@@ -177,7 +177,7 @@ fn a_logger_that_uses_files_posts_sends_and_closes_finds_everything_usable() {
         {
             let (files, ended, handle) = (Rc::clone(&files), ended.clone(), event_loop.handle());
             let (posted, closed) = (posted.clone(), Rc::clone(&closed));
-            let address = socket.local_addr();
+            let address = socket.local_addr().unwrap();
             on_line(move |_| {
                 begin(&files, &ended);
                 assert!(files.pending() > 0);

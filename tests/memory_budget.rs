@@ -125,7 +125,7 @@ fn the_one_that_holds_most_is_reset_with_a_reason_of_its_own() {
             .unwrap();
         let mut peers = Vec::new();
         for number in 0..SENDS.len() {
-            peers.push(net::connect_with_little_room(server.local_addr()));
+            peers.push(net::connect_with_little_room(server.local_addr().unwrap()));
             net::turn_until(event_loop, || journal.handlers() > number);
         }
         net::turn_until(event_loop, || server.counters().closed_for_memory > 0);
@@ -240,9 +240,9 @@ fn while_memory_is_scarce_a_connection_keeps_less_of_its_replies() {
                     })
             })
             .unwrap();
-        let idle = net::connect_with_little_room(server.local_addr());
+        let idle = net::connect_with_little_room(server.local_addr().unwrap());
         net::turn_until(event_loop, || server.buffered() > LARGE - LARGE / 4);
-        let mut peer = Flooders::new(server.local_addr(), 1);
+        let mut peer = Flooders::new(server.local_addr().unwrap(), 1);
         let mut quiet_turns = 0;
         net::turn_until(event_loop, || {
             let before = unsent.replace(0);

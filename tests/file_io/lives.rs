@@ -271,7 +271,7 @@ fn it_may_be_dropped_in_its_own_callback(builder: FileIoBuilder) {
 
 fn a_loop_that_is_dropped_first_drops_what_is_under_way(builder: FileIoBuilder) {
     crate::support::with_watchdog(crate::support::LIMIT, || {
-        let event_loop = EventLoop::builder().propagate_panics(true).build().unwrap();
+        let event_loop = EventLoop::builder().propagate_panics().build().unwrap();
         let files = Rc::new(builder.build(&event_loop).unwrap());
         let (reads, _writes) = pipe();
         let (reads, dropped) = (File::from(reads), Count::default());

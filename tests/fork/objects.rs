@@ -25,7 +25,7 @@ use reveille::{EventFd, EventLoop, LoopPool, LoopThread, TcpClient, TcpServer, U
 use rustix::process::{getpid, kill_process};
 
 fn with_parent(test: impl FnOnce(EventLoop) + Send + 'static) {
-    alone(|| test(EventLoop::builder().propagate_panics(true).build().unwrap()));
+    alone(|| test(EventLoop::builder().propagate_panics().build().unwrap()));
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn dropped_copies_leave_the_parents_sources_as_they_are() {
             assert!(how.unwrap().success());
             tell();
         });
-        let mut child = Some(child.unwrap().kill_on_drop(true));
+        let mut child = Some(child.unwrap().kill_on_drop());
         let folder = Folder::new();
         let tell = tells("watcher");
         let watcher = Watcher::new(&event_loop, move |_| tell()).unwrap();
@@ -105,15 +105,15 @@ fn dropped_copies_leave_the_parents_sockets_as_they_are() {
         let udp = udp.serve_fn(|socket, datagram, from| socket.send_to(datagram, from)).unwrap();
         let answers = Recorder::new();
         let a = answers.clone();
-        let client = TcpClient::connect(&event_loop, tcp.local_addr());
+        let client = TcpClient::connect(&event_loop, tcp.local_addr().unwrap());
         let client = client.serve_fn(move |_, input| a.record(input.take_all().to_vec())).unwrap();
-        let plain = TcpStream::connect(tcp.local_addr()).unwrap();
+        let plain = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
         let mut early = UnixStream::connect(&path).unwrap();
         turn_until(&event_loop, || {
             tcp.open_connections() == 2 && unix.open_connections() == 1 && client.handle().is_some()
         });
         let (address, spread_address, udp_address) =
-            (tcp.local_addr(), spread.local_addr(), udp.local_addr());
+            (tcp.local_addr().unwrap(), spread.local_addr().unwrap(), udp.local_addr().unwrap());
         let mut objects = Some((unix, tcp, spread, udp, client));
         let mut event_loop = Some(event_loop);
 
@@ -204,7 +204,7 @@ fn a_close_in_a_child_does_not_reset_the_parents_connection() {
                 Ok::<(), std::io::Error>(())
             })
             .unwrap();
-        let mut client = TcpStream::connect(server.local_addr()).unwrap();
+        let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         client.write_all(b"all of it").unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
         let reader = thread::spawn(move || {

@@ -145,7 +145,7 @@ impl ConnectionHandler for Blows {
 
 /// A client that sends a word and its end.
 fn visit(server: &TcpServer) -> TcpStream {
-    let mut client = TcpStream::connect(server.local_addr()).unwrap();
+    let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     io::Write::write_all(&mut client, b"word").unwrap();
     client.shutdown(std::net::Shutdown::Write).unwrap();
     client
@@ -163,7 +163,7 @@ fn handlers_of_connections_may_panic_with_any_payload() {
                 .unwrap()
                 .serve_fn(|conn, input| conn.send(input.take_all()))
                 .unwrap();
-            let client = TcpClient::connect(event_loop, server.local_addr()).serve(move |conn| {
+            let client = TcpClient::connect(event_loop, server.local_addr().unwrap()).serve(move |conn| {
                 conn.handle().send("word").unwrap();
                 conn.handle().shutdown();
                 blows
@@ -220,7 +220,7 @@ fn handlers_of_datagrams_may_panic_with_any_payload() {
     survives_times(2, |event_loop| {
         let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve(Receives).unwrap();
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        sender.send_to(b"word", socket.local_addr()).unwrap();
+        sender.send_to(b"word", socket.local_addr().unwrap()).unwrap();
         (socket, sender)
     });
 }
@@ -248,7 +248,7 @@ fn errors_behind_one_whose_report_panics_are_dropped_and_counted() {
         let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve(handler).unwrap();
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         for _ in 0..3 {
-            sender.send_to(b"word", socket.local_addr()).unwrap();
+            sender.send_to(b"word", socket.local_addr().unwrap()).unwrap();
         }
         turn_until(event_loop, || drops.get() == 2);
         assert_eq!(panics(event_loop), 3);
@@ -342,7 +342,7 @@ fn a_call_that_is_not_run_drops_what_it_captures() {
 #[test]
 fn of_several_payloads_the_first_comes_out_of_the_loop() {
     with_watchdog(LIMIT, || {
-        let event_loop = EventLoop::builder().propagate_panics(true).build().unwrap();
+        let event_loop = EventLoop::builder().propagate_panics().build().unwrap();
         for _ in 0..3 {
             event_loop.queue_in_loop(|_| blow());
         }

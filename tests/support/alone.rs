@@ -30,7 +30,7 @@ pub(crate) fn alone(test: impl FnOnce() + Send + 'static) {
 /// Runs `test` with a loop in a process of its own, which is to succeed.
 #[track_caller]
 pub(crate) fn alone_with_loop(test: impl FnOnce(&EventLoop) + Send + 'static) {
-    alone(|| test(&EventLoop::builder().propagate_panics(true).build().expect("a loop")));
+    alone(|| test(&EventLoop::builder().propagate_panics().build().expect("a loop")));
 }
 
 /// Runs `test` in a process of its own, and returns how that has ended.

@@ -49,7 +49,7 @@ impl Host {
         let thread = thread::Builder::new().name("host".to_owned()).spawn(move || {
             let event_loop = builder.build().expect("a loop");
             let server = make(&event_loop).expect("a server");
-            started.send((server.local_addr(), event_loop.handle())).expect("somebody waits for it");
+            started.send((server.local_addr().unwrap(), event_loop.handle())).expect("somebody waits for it");
             SERVER.set(Some(server));
             event_loop.run().expect("a loop that runs");
             drop(SERVER.take());

@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 
 use crate::support::net::{self, End, Random, pattern, scripted, scripted_with};
 use crate::support::{LIMIT, MIB, with_watchdog};
-use reveille::net::{SendError, SendStatus};
+use reveille::net::{ConnectionLimits, SendError, SendStatus};
 
 /// A file that goes with this value.
 struct TempFile(PathBuf);
@@ -71,7 +71,7 @@ fn a_file_counts_as_unsent_and_not_against_the_limit() {
         let temporary = TempFile::new("limit", &bytes);
         let file = temporary.open();
         let (host, _journal) = scripted_with(
-            |builder| builder.max_unsent(1000),
+            |builder| builder.limits(ConnectionLimits::new().max_unsent(1000)),
             move |script| {
                 let file = file.try_clone().unwrap();
                 script.on_open(move |conn| {
@@ -223,7 +223,7 @@ fn small_files_that_wait_keep_no_descriptors_and_arrive_in_order() {
         let serving = Arc::clone(&temporary);
         let (opened_then, is_opened) = mpsc::channel();
         let (host, _) = scripted_with(
-            |builder| builder.max_unsent(64 * MIB).water_marks(64 * MIB, 0),
+            |builder| builder.limits(ConnectionLimits::new().max_unsent(64 * MIB).water_marks(64 * MIB, 0)),
             move |script| {
                 let (file, opened_then) = (Arc::clone(&serving), opened_then.clone());
                 script.on_open(move |conn| {

@@ -46,7 +46,7 @@ impl Options {
 fn unusual() -> SocketOptions {
     let keep_alive = KeepAlive::new(Duration::from_secs(71)).interval(Duration::from_secs(13)).count(4);
     SocketOptions::new()
-        .nodelay(false)
+        .delay_small_writes()
         .keep_alive(keep_alive)
         .user_timeout(Duration::from_micros(12_344_001))
         .send_buffer(20_000)
@@ -103,7 +103,7 @@ fn of_server(options: Option<SocketOptions>) -> Options {
             builder = builder.socket_options(options);
         }
         let server = builder.serve(move |_| Tell(tell.clone())).unwrap();
-        let _client = net::connect(server.local_addr());
+        let _client = net::connect(server.local_addr().unwrap());
         opened(event_loop, &told)
     })
 }
@@ -155,17 +155,6 @@ fn usually_small_writes_go_out_at_once_and_all_else_is_as_the_system_has_it() {
 }
 
 #[test]
-fn nodelay_alone_may_be_said_for_short() {
-    with_loop(|event_loop| {
-        let (tell, told) = mpsc::channel();
-        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().nodelay(false);
-        let server = server.serve(move |_| Tell(tell.clone())).unwrap();
-        let _client = net::connect(server.local_addr());
-        assert!(!opened(event_loop, &told).nodelay);
-    });
-}
-
-#[test]
 fn a_connection_may_change_its_options() {
     with_loop(|event_loop| {
         let (tell, told) = mpsc::channel();
@@ -189,7 +178,7 @@ fn a_connection_may_change_its_options() {
                 Ok::<_, io::Error>(())
             })
             .unwrap();
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         io::Write::write_all(&mut client, b"x").unwrap();
         let mut found = Vec::new();
         turn_until(event_loop, || {
@@ -238,14 +227,15 @@ fn an_option_that_the_kernel_does_not_take_is_an_error_that_names_it() {
 #[test]
 fn servers_that_ask_for_it_share_a_port() {
     with_loop(|event_loop| {
-        let listen = |address: SocketAddr, reuse_port| {
-            let options = SocketOptions::new().reuse_port(reuse_port);
+        let listen = |address: SocketAddr, options| {
             let builder = TcpServer::bind(event_loop, address).unwrap().socket_options(options);
             builder.serve_fn(|conn, input| conn.send(input.take_all()))
         };
-        let first = listen("127.0.0.1:0".parse().unwrap(), true).unwrap();
-        let _second = listen(first.local_addr(), true).expect("a port that is shared");
-        let error = listen(first.local_addr(), false).expect_err("a port that is taken");
+        let shared = || SocketOptions::new().reuse_port();
+        let first = listen("127.0.0.1:0".parse().unwrap(), shared()).unwrap();
+        let _second = listen(first.local_addr().unwrap(), shared()).expect("a port that is shared");
+        let error =
+            listen(first.local_addr().unwrap(), SocketOptions::new()).expect_err("a port that is taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     });
 }
@@ -257,18 +247,19 @@ fn a_server_for_ipv6_takes_ipv4_or_not_as_it_is_told() {
             return; // Not on this machine.
         }
         for only_v6 in [true, false] {
-            let options = SocketOptions::new().only_v6(only_v6);
+            let options = SocketOptions::new();
+            let options = if only_v6 { options.only_v6() } else { options.dual_stack() };
             let builder = TcpServer::bind(event_loop, "[::]:0").unwrap().socket_options(options);
             let server = builder.serve_fn(|_, _| ()).unwrap();
-            let port = server.local_addr().port();
+            let port = server.local_addr().unwrap().port();
             net::connect(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port)));
             let over_v4 = TcpStream::connect(("127.0.0.1", port));
             assert_eq!(over_v4.is_err(), only_v6, "{over_v4:?}");
         }
         // Where it has no meaning it does no harm.
-        let options = SocketOptions::new().only_v6(true);
+        let options = SocketOptions::new().only_v6();
         let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().socket_options(options);
-        net::connect(builder.serve_fn(|_, _| ()).unwrap().local_addr());
+        net::connect(builder.serve_fn(|_, _| ()).unwrap().local_addr().unwrap());
     });
 }
 
@@ -286,7 +277,7 @@ fn sockets_keep_to_their_device() {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return, // An old kernel's policy.
             server => server.unwrap(),
         };
-        let _client = net::connect(server.local_addr());
+        let _client = net::connect(server.local_addr().unwrap());
         let device = opened(event_loop, &told).expect("a device");
         assert_eq!(device.strip_suffix(b"\0").unwrap_or(&device), b"lo");
     });
