@@ -51,7 +51,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         .threads(arguments.threads)
         .serve(move |_| Echo { totals: Arc::clone(&counted), messages: 0, bytes: 0 })?;
 
-    let local = server.local_addr();
+    let local = server.local_addr()?;
     let mut server = Some(server);
     let grace = arguments.grace;
     let _signals =

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use reveille::codec::{FrameError, FrameHandler, Framed, LineCodec, LineError};
 use reveille::fs::{FileIo, FileIoBackend, FileIoBuilder};
-use reveille::net::CloseReason;
+use reveille::net::{CloseReason, ConnectionLimits};
 use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, TcpConnection, TcpServer};
 
@@ -100,8 +100,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let server = TcpServer::bind(&event_loop, arguments.listen)?
         .max_connections(MAX_CONNECTIONS)
         .max_per_address(MAX_PER_ADDRESS)
-        .idle_timeout(IDLE)
-        .water_marks(HIGH_WATER, LOW_WATER)
+        .limits(ConnectionLimits::new().idle_timeout(IDLE).water_marks(HIGH_WATER, LOW_WATER))
         .serve(move |_| {
             serving.connections.set(serving.connections.get() + 1);
             Framed::new(
@@ -109,7 +108,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
                 Session { service: Rc::clone(&serving), transfer: None },
             )
         })?;
-    let local = server.local_addr();
+    let local = server.local_addr()?;
     service.server.replace(Some(server));
 
     let ending = Rc::clone(&service);

@@ -52,7 +52,7 @@ fn run(address: &str) -> io::Result<()> {
     let mut poll = Poll::new()?;
     poll.registry().register(&mut SourceFd(&event_loop.as_raw_fd()), LOOP, Interest::READABLE)?;
     poll.registry().register(&mut SourceFd(&datagrams.as_raw_fd()), DATAGRAMS, Interest::READABLE)?;
-    let _ = writeln!(io::stdout(), "TCP on {}\nUDP on {}", server.local_addr(), datagrams.local_addr()?);
+    let _ = writeln!(io::stdout(), "TCP on {}\nUDP on {}", server.local_addr()?, datagrams.local_addr()?);
     let mut events = Events::with_capacity(16);
     while !event_loop.is_quitting() {
         match poll.poll(&mut events, None) {

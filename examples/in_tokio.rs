@@ -49,7 +49,7 @@ fn run(address: &str) -> io::Result<()> {
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
     runtime.block_on(async {
         let descriptor = watched(&event_loop)?;
-        let _ = writeln!(io::stdout(), "echoing on {}", server.local_addr());
+        let _ = writeln!(io::stdout(), "echoing on {}", server.local_addr()?);
         embed(&event_loop, &descriptor).await
     })
 }

@@ -57,7 +57,7 @@ fn run(first: SocketAddr) -> io::Result<()> {
         [("discard", &discard), ("daytime", &daytime), ("chargen", &chargen), ("time", &time)]
     {
         // Serving does not depend on the output, so the write may fail.
-        let _ = writeln!(io::stdout(), "{name} on {}", server.local_addr());
+        let _ = writeln!(io::stdout(), "{name} on {}", server.local_addr()?);
     }
     event_loop.run()
 }

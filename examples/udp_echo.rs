@@ -43,7 +43,7 @@ fn run(address: &str) -> io::Result<()> {
     let socket = UdpSocket::bind(&event_loop, address)?.serve(Echo::default())?;
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
     // Serving does not depend on the output, so the write may fail.
-    let _ = writeln!(io::stdout(), "receiving on {}", socket.local_addr());
+    let _ = writeln!(io::stdout(), "receiving on {}", socket.local_addr()?);
     event_loop.run()
 }
 
@@ -60,7 +60,7 @@ impl DatagramHandler for Echo {
         self.datagrams += 1;
         // The sender's address may be forged. Port 0 cannot receive a reply, and a reply to this
         // socket would be replied to forever.
-        if from.port() == 0 || is_own(socket.local_addr(), from) {
+        if from.port() == 0 || is_own(socket.local_addr()?, from) {
             return Ok(());
         }
         socket.send_to(datagram, from)?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use reveille::codec::{
     Decoder, FrameError, FrameHandler, Framed, Frames, LengthCodec, LengthPrefix, LineCodec, LineError,
 };
-use reveille::net::{CloseReason, TcpServerBuilder};
+use reveille::net::{CloseReason, ConnectionLimits, TcpServerBuilder};
 use reveille::{Buffer, TcpConnection, TcpServer};
 use support::net::{self, End, Host};
 use support::{LIMIT, with_watchdog};
@@ -392,7 +392,9 @@ fn received_frames_wait_while_replies_are_unread() {
     const HIGH: usize = 256 << 10;
     with_watchdog(LIMIT, || {
         let (host, calls) = reporting_with(
-            |builder| builder.water_marks(HIGH, HIGH / 4).max_unsent(HIGH + REPLY),
+            |builder| {
+                builder.limits(ConnectionLimits::new().water_marks(HIGH, HIGH / 4).max_unsent(HIGH + REPLY))
+            },
             LineCodec::new(8),
             false,
             |conn, _| {

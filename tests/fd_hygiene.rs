@@ -162,7 +162,7 @@ fn a_stop_is_reported_after_all_listeners_are_closed() {
             let listeners: Vec<_> = net::open_sockets().difference(&before).cloned().collect();
             assert!(listeners.len() >= 3);
             server.pause_accepting();
-            let clients: Vec<_> = (0..30).map(|_| net::connect(server.local_addr())).collect();
+            let clients: Vec<_> = (0..30).map(|_| net::connect(server.local_addr().unwrap())).collect();
             let (sender, reports) = mpsc::channel();
             server.handle().stop(LIMIT, move |event_loop, _| {
                 let is_open = |(path, socket): &(PathBuf, PathBuf)| {
@@ -264,7 +264,7 @@ fn clients_dropped_in_any_state_leave_no_descriptor() {
         ];
         for turns in 0..8 {
             let clients = targets.clone().map(|target| {
-                TcpClient::connect(&event_loop, target).reconnect(true).serve_fn(|_, _| ()).unwrap()
+                TcpClient::connect(&event_loop, target).reconnect().serve_fn(|_, _| ()).unwrap()
             });
             (0..turns).for_each(|_| turn(&event_loop));
             drop(clients);
@@ -286,7 +286,7 @@ fn consecutive_sessions_leave_no_descriptor() {
         let counting = sessions.clone();
         let client = TcpClient::connect(&event_loop, host.address())
             .retry(Backoff::new().start(Duration::ZERO).cap(Duration::ZERO))
-            .reconnect(true)
+            .reconnect()
             .on_attempt(move |_, attempt| counting.record(attempt.result.is_ok()))
             .serve_fn(|_, _| ())
             .unwrap();

@@ -77,7 +77,7 @@ fn lines() -> Vec<String> {
 
 /// Connects, sends a byte, and waits until the connection is closed.
 fn provoke(event_loop: &EventLoop, server: &TcpServer) {
-    let mut client = TcpStream::connect(server.local_addr()).unwrap();
+    let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     client.write_all(b"!").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     turn_until(event_loop, || server.counters().accepted > 0 && server.open_connections() == 0);
@@ -175,7 +175,7 @@ fn a_logger_may_use_files_post_send_and_close() {
         {
             let (files, completed, handle) = (Rc::clone(&files), completed.clone(), event_loop.handle());
             let (posted, closed) = (posted.clone(), Rc::clone(&closed));
-            let address = socket.local_addr();
+            let address = socket.local_addr().unwrap();
             on_line(move |_| {
                 start_operation(&files, &completed);
                 assert!(files.pending() > 0);

@@ -126,7 +126,7 @@ fn the_connection_that_buffers_most_is_reset() {
             .unwrap();
         let mut peers = Vec::new();
         for number in 0..SENDS.len() {
-            peers.push(net::connect_with_small_receive_buffer(server.local_addr()));
+            peers.push(net::connect_with_small_receive_buffer(server.local_addr().unwrap()));
             net::turn_until(event_loop, || journal.handlers() > number);
         }
         net::turn_until(event_loop, || server.counters().closed_for_memory > 0);
@@ -242,9 +242,9 @@ fn near_the_limit_a_connection_queues_fewer_replies() {
                     })
             })
             .unwrap();
-        let idle = net::connect_with_small_receive_buffer(server.local_addr());
+        let idle = net::connect_with_small_receive_buffer(server.local_addr().unwrap());
         net::turn_until(event_loop, || server.buffered() > LARGE - LARGE / 4);
-        let mut peer = Flooders::new(server.local_addr(), 1);
+        let mut peer = Flooders::new(server.local_addr().unwrap(), 1);
         let mut quiet_turns = 0;
         net::turn_until(event_loop, || {
             let before = unsent.replace(0);

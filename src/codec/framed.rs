@@ -14,12 +14,12 @@ use crate::net::{CloseReason, ConnectionHandler, ConnectionState, TcpConnection}
 ///
 /// A complete frame borrows from the input without a copy. Only the received bytes of an incomplete
 /// frame are buffered. Memory is therefore bounded by the decoder's limit; a length prefix never
-/// preallocates. The server's [`max_unread`](crate::net::TcpServerBuilder::max_unread) also
+/// preallocates. The server's [`max_unread`](crate::net::ConnectionLimits::max_unread) also
 /// applies, and belongs above the decoder's limit.
 ///
 /// Sends within [`on_frame`](FrameHandler::on_frame) are replies. No frames are delivered while the
 /// handler has [paused](TcpConnection::pause_reading) reading, or while the connection has
-/// [paused itself](crate::net::TcpServerBuilder::water_marks) because too many replies are unsent.
+/// [paused itself](crate::net::ConnectionLimits::water_marks) because too many replies are unsent.
 /// This includes frames that have been received already; they are delivered when reading resumes.
 /// After [`close`](TcpConnection::close) no frames are delivered.
 ///

@@ -42,11 +42,11 @@ impl LengthCodec {
         LengthCodec { prefix, limit, counts_prefix: false }
     }
 
-    /// Sets whether the length in the prefix includes the prefix itself. The limit never does.
-    /// Default: `false`.
+    /// The length in the prefix includes the prefix itself. Default: it does not. The limit never
+    /// does.
     #[must_use]
-    pub fn counts_prefix(mut self, counts_prefix: bool) -> LengthCodec {
-        self.counts_prefix = counts_prefix;
+    pub fn counts_prefix(mut self) -> LengthCodec {
+        self.counts_prefix = true;
         self
     }
 

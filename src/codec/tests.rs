@@ -109,7 +109,8 @@ where
 }
 
 fn random_length_codec(rng: &mut Rng) -> LengthCodec {
-    LengthCodec::new(PREFIXES[rng.below(PREFIXES.len())], LIMIT).counts_prefix(rng.below(2) == 0)
+    let codec = LengthCodec::new(PREFIXES[rng.below(PREFIXES.len())], LIMIT);
+    if rng.below(2) == 0 { codec.counts_prefix() } else { codec }
 }
 
 fn random_line_codec(rng: &mut Rng) -> LineCodec {

@@ -24,7 +24,7 @@ use crate::readiness::Interest;
 /// ```
 /// # fn main() -> std::io::Result<()> {
 /// let event_loop =
-///     reveille::EventLoop::builder().events_per_turn(256).propagate_panics(true).build()?;
+///     reveille::EventLoop::builder().events_per_turn(256).propagate_panics().build()?;
 /// # drop(event_loop);
 /// # Ok(())
 /// # }
@@ -69,17 +69,16 @@ impl EventLoopBuilder {
         self
     }
 
-    /// Whether [`EventLoop::run`] resumes a panic of a callback at the end of the turn. Default:
-    /// no.
-    pub fn propagate_panics(mut self, propagate: bool) -> EventLoopBuilder {
-        self.propagate_panics = propagate;
+    /// Makes [`EventLoop::run`] resume a panic of a callback at the end of the turn. Default: the
+    /// panic is caught, logged and counted.
+    pub fn propagate_panics(mut self) -> EventLoopBuilder {
+        self.propagate_panics = true;
         self
     }
 
-    /// Whether the tasks that are pending when the loop quits are dropped and counted instead of
-    /// run. Default: no.
-    pub fn drop_tasks_on_quit(mut self, drop: bool) -> EventLoopBuilder {
-        self.drop_tasks_on_quit = drop;
+    /// Drops and counts the tasks that are pending when the loop quits. Default: it runs them.
+    pub fn drop_tasks_on_quit(mut self) -> EventLoopBuilder {
+        self.drop_tasks_on_quit = true;
         self
     }
 

@@ -23,6 +23,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The backend of a [`FileIo`](super::FileIo).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum FileIoBackend {
     /// The kernel's io_uring (io_uring(7)).
     #[cfg_attr(docsrs, doc(cfg(feature = "uring")))]

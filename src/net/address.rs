@@ -61,6 +61,15 @@ impl Address {
         }
     }
 
+    /// The IP address and the port, for the methods that return them as those of `std::net` do.
+    ///
+    /// # Errors
+    /// [`Unsupported`](io::ErrorKind::Unsupported) for a Unix socket.
+    pub(super) fn to_inet(&self) -> io::Result<SocketAddr> {
+        let none = || io::Error::new(io::ErrorKind::Unsupported, "a Unix socket has no IP address");
+        self.as_inet().ok_or_else(none)
+    }
+
     /// The address of a Unix socket; `None` for an IP address.
     pub fn as_unix(&self) -> Option<&UnixAddress> {
         match self {

@@ -16,7 +16,8 @@ use self::attempt::{ConnectAttempt, ConnectError};
 use self::backoff::Backoff;
 use self::connector::{Connector, Dial, OnAttempt, OnFailure, Settings};
 use super::connection::{ConnectionHandle, PendingConnection, TcpConnection};
-use super::group::{Group, Limits};
+use super::group::Group;
+use super::limits::ConnectionLimits;
 use super::options::SocketOptions;
 use super::result::IntoHandlerResult;
 use super::target::ConnectTarget;
@@ -116,7 +117,7 @@ impl TcpClient {
                 local: None,
                 options: SocketOptions::new(),
             },
-            limits: Limits::default(),
+            limits: ConnectionLimits::new(),
             on_attempt: None,
             on_failure: None,
         }
@@ -158,25 +159,12 @@ pub struct TcpClientBuilder<'a> {
     event_loop: &'a EventLoop,
     target: ConnectTarget,
     settings: Settings,
-    limits: Limits,
+    limits: ConnectionLimits,
     on_attempt: Option<OnAttempt>,
     on_failure: Option<OnFailure>,
 }
 
 impl TcpClientBuilder<'_> {
-    /// The time after which an idle connection's handler gets
-    /// [`on_idle`](ConnectionHandler::on_idle), which closes the connection unless the handler
-    /// overrides it. Default: no limit. See [`set_idle_timeout`](TcpConnection::set_idle_timeout).
-    ///
-    /// # Panics
-    /// If the timeout is zero.
-    #[track_caller]
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        assert!(!timeout.is_zero(), "a connection cannot be idle for no time at all");
-        self.limits.idle_timeout = Some(timeout);
-        self
-    }
-
     /// The time-out of one attempt. It applies to the lookup of the name, and then to each address.
     /// Default: 10 s. The kernel's own limit is about two minutes.
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -190,7 +178,7 @@ impl TcpClientBuilder<'_> {
         self
     }
 
-    /// Whether the client reconnects after a session has ended for any reason. Default: `false`.
+    /// Makes the client reconnect after a session has ended for any reason. Default: it does not.
     ///
     /// It waits first, for the delays of [`retry`](TcpClientBuilder::retry), or of `Backoff::new()`
     /// if that is not set. A session that lasted as long as the longest delay resets the delays;
@@ -200,8 +188,8 @@ impl TcpClientBuilder<'_> {
     /// The new session has a handler of its own. The `on_close` of the old session comes before any
     /// callback of the new one. Without `retry` a lost session is reconnected with a single round
     /// of attempts.
-    pub fn reconnect(mut self, reconnect: bool) -> Self {
-        self.settings.reconnect = reconnect;
+    pub fn reconnect(mut self) -> Self {
+        self.settings.reconnect = true;
         self
     }
 
@@ -215,47 +203,16 @@ impl TcpClientBuilder<'_> {
         self
     }
 
-    /// Whether small writes are sent immediately (`TCP_NODELAY`). Default: `true`.
-    pub fn nodelay(mut self, nodelay: bool) -> Self {
-        self.settings.options = self.settings.options.nodelay(nodelay);
-        self
-    }
-
-    /// The options of the client's sockets. Replaces all options set before, including
-    /// [`nodelay`](TcpClientBuilder::nodelay). An option that the kernel rejects fails the attempt.
+    /// The options of the client's sockets. Default: those of [`SocketOptions::new`]. An option that
+    /// the kernel rejects fails the attempt.
     pub fn socket_options(mut self, options: SocketOptions) -> Self {
         self.settings.options = options;
         self
     }
 
-    /// The high-water mark and the low-water mark of the connection's unsent bytes. Default: 4 MiB
-    /// and 1 MiB.
-    ///
-    /// Only replies, which the handler sends while it is given input, pause reading; unsolicited
-    /// output does not. See
-    /// [`TcpServerBuilder::water_marks`](crate::net::TcpServerBuilder::water_marks) for the rule.
-    pub fn water_marks(mut self, high: usize, low: usize) -> Self {
-        self.limits.high_water = high;
-        self.limits.low_water = low.min(high);
-        self
-    }
-
-    /// Disables the automatic pause. Same as
-    /// [`TcpServerBuilder::no_automatic_pause`](crate::net::TcpServerBuilder::no_automatic_pause).
-    pub fn no_automatic_pause(mut self) -> Self {
-        self.limits.pauses_for_replies = false;
-        self
-    }
-
-    /// Same as [`TcpServerBuilder::max_unsent`](crate::net::TcpServerBuilder::max_unsent).
-    pub fn max_unsent(mut self, bytes: usize) -> Self {
-        self.limits.max_unsent = bytes;
-        self
-    }
-
-    /// Same as [`TcpServerBuilder::max_unread`](crate::net::TcpServerBuilder::max_unread).
-    pub fn max_unread(mut self, bytes: usize) -> Self {
-        self.limits.max_unread = bytes;
+    /// The limits of the connection. Default: those of [`ConnectionLimits::new`].
+    pub fn limits(mut self, limits: ConnectionLimits) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -315,7 +272,7 @@ impl TcpClientBuilder<'_> {
                 let make = move |conn: &TcpConnection<'_>| (factory.borrow_mut())(conn);
                 dial(event_loop, pending, Outgoing::new(dialer, make))
             });
-        let group = Group::new(limits, Quota::default(), [event_loop.handle()]);
+        let group = Group::new(limits, None, Quota::default(), [event_loop.handle()]);
         let connector = Connector::new(target, settings, group, dial, on_attempt, on_failure);
         connector.start(event_loop);
         Ok(TcpClient { event_loop: event_loop.downgrade(), connector })

@@ -13,7 +13,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -23,37 +22,7 @@ use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::process_mark::ProcessMark;
 use crate::event_loop::{EventLoop, LoopHandle};
-
-/// The limits of each connection of a group. Sizes are in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) high_water: usize,
-    pub(crate) low_water: usize,
-    /// Whether a connection stops reading when its replies exceed the high-water mark.
-    pub(crate) pauses_for_replies: bool,
-    pub(crate) max_unsent: usize,
-    pub(crate) max_unread: usize,
-    /// The idle time-out; `None` for no limit.
-    pub(crate) idle_timeout: Option<Duration>,
-    /// The limit of all connections together; `None` for the budget that all such groups of the
-    /// process share.
-    pub(crate) max_buffered: Option<usize>,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        const KIB: usize = 1024;
-        Limits {
-            high_water: 4096 * KIB,
-            low_water: 1024 * KIB,
-            pauses_for_replies: true,
-            max_unsent: 16 * 1024 * KIB,
-            max_unread: 16 * 1024 * KIB,
-            idle_timeout: None,
-            max_buffered: None,
-        }
-    }
-}
+use crate::net::limits::ConnectionLimits;
 
 /// The stages in the life of a group, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,7 +52,7 @@ pub struct StopReport {
 pub(super) type WhenEmpty = Contained<Box<dyn FnOnce(&EventLoop, StopReport) + Send>>;
 
 pub(crate) struct Group {
-    pub(crate) limits: Limits,
+    pub(crate) limits: ConnectionLimits,
     pub(super) admission: Admission,
     budget: Arc<Budget>,
     /// The bytes that the connections hold together.
@@ -111,8 +80,11 @@ struct Shard {
 }
 
 impl Group {
+    /// `max_buffered` limits the memory of all connections together. With `None` the group uses the
+    /// budget that all such groups of the process share.
     pub(super) fn new(
-        limits: Limits,
+        limits: ConnectionLimits,
+        max_buffered: Option<usize>,
         quota: Quota,
         loops: impl IntoIterator<Item = LoopHandle>,
     ) -> Arc<Group> {
@@ -125,7 +97,7 @@ impl Group {
         Arc::new(Group {
             limits,
             admission: Admission::new(quota),
-            budget: limits.max_buffered.map_or_else(Budget::of_this_process, Budget::new),
+            budget: max_buffered.map_or_else(Budget::of_this_process, Budget::new),
             buffered: Arc::default(),
             stage: AtomicU8::new(Stage::Serving as u8),
             drained: AtomicU64::new(0),

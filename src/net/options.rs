@@ -112,9 +112,10 @@ impl SocketOptions {
         SocketOptions::default()
     }
 
-    /// Sends small writes at once (`TCP_NODELAY`). Default: `true`.
-    pub fn nodelay(mut self, nodelay: bool) -> SocketOptions {
-        self.nodelay = nodelay;
+    /// Lets the kernel delay small writes to combine them (Nagle's algorithm, RFC 896). Default:
+    /// they are sent at once (`TCP_NODELAY`).
+    pub fn delay_small_writes(mut self) -> SocketOptions {
+        self.nodelay = false;
         self
     }
 
@@ -155,17 +156,24 @@ impl SocketOptions {
 
     /// Shares the address and port with other sockets that also set this option (`SO_REUSEPORT`,
     /// socket(7)): several processes of one user, among which the kernel distributes incoming
-    /// connections. Default: `false`. The loops of one server do not need it:
+    /// connections. Default: off. The loops of one server do not need it:
     /// [`ListenerPerLoop`](crate::net::LoadBalancing::ListenerPerLoop) sets it itself.
-    pub fn reuse_port(mut self, reuse_port: bool) -> SocketOptions {
-        self.reuse_port = reuse_port;
+    pub fn reuse_port(mut self) -> SocketOptions {
+        self.reuse_port = true;
         self
     }
 
-    /// Restricts an IPv6 socket to IPv6; otherwise it also accepts IPv4 (`IPV6_V6ONLY`, ipv6(7)).
-    /// Default: the system's (`net.ipv6.bindv6only`). No effect on an IPv4 socket.
-    pub fn only_v6(mut self, only_v6: bool) -> SocketOptions {
-        self.only_v6 = Some(only_v6);
+    /// Restricts an IPv6 socket to IPv6 (`IPV6_V6ONLY`, ipv6(7)). Default: the system's setting
+    /// (`net.ipv6.bindv6only`). No effect on an IPv4 socket.
+    pub fn only_v6(mut self) -> SocketOptions {
+        self.only_v6 = Some(true);
+        self
+    }
+
+    /// Lets an IPv6 socket accept IPv4 too, whose addresses it maps to IPv6. The opposite of
+    /// [`only_v6`](SocketOptions::only_v6).
+    pub fn dual_stack(mut self) -> SocketOptions {
+        self.only_v6 = Some(false);
         self
     }
 

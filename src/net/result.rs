@@ -56,6 +56,7 @@ impl fmt::Display for CloseReason {
 
 /// How the bytes of a successful send were handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SendStatus {
     /// The kernel has accepted all of them.
     Written,

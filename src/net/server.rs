@@ -23,7 +23,8 @@ use self::listener::{Establish, Listener};
 use self::socket_path::PathOptions;
 use super::address::Address;
 use super::connection::TcpConnection;
-use super::group::{Group, Limits, Stage, StopReport, WhenEmpty};
+use super::group::{Group, Stage, StopReport, WhenEmpty};
+use super::limits::ConnectionLimits;
 use super::options::SocketOptions;
 use super::result::IntoHandlerResult;
 use super::target::ConnectTarget;
@@ -92,10 +93,9 @@ impl TcpServer {
     /// The IP address and port that the server listens on. [`address`](TcpServer::address) works
     /// for every address family.
     ///
-    /// # Panics
-    /// If the server listens on a Unix socket.
-    #[track_caller]
-    pub fn local_addr(&self) -> SocketAddr {
+    /// # Errors
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if the server listens on a Unix socket.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.handle.local_addr()
     }
 
@@ -219,7 +219,8 @@ struct Settings {
     /// Used by Unix sockets only.
     path_options: PathOptions,
     quota: Quota,
-    limits: Limits,
+    limits: ConnectionLimits,
+    max_buffered: Option<usize>,
 }
 
 impl Default for Settings {
@@ -232,7 +233,8 @@ impl Default for Settings {
             options: SocketOptions::new(),
             path_options: PathOptions::default(),
             quota: Quota::default(),
-            limits: Limits::default(),
+            limits: ConnectionLimits::new(),
+            max_buffered: None,
         }
     }
 }
@@ -269,14 +271,8 @@ impl<'a, S> TcpServerBuilder<'a, S> {
         self
     }
 
-    /// Whether small writes are sent immediately (`TCP_NODELAY`). Default: `true`.
-    pub fn nodelay(mut self, nodelay: bool) -> Self {
-        self.settings.options = self.settings.options.nodelay(nodelay);
-        self
-    }
-
-    /// The options of the server's sockets. Replaces all options set before, including
-    /// [`nodelay`](TcpServerBuilder::nodelay). Connections inherit them from the listening socket.
+    /// The options of the server's sockets. Default: those of [`SocketOptions::new`]. Connections
+    /// inherit them from the listening socket.
     pub fn socket_options(mut self, options: SocketOptions) -> Self {
         self.settings.options = options;
         self
@@ -291,11 +287,11 @@ impl<'a, S> TcpServerBuilder<'a, S> {
             _ => 1,
         };
         let (address, mut acceptors) = bind::bind(&addresses, &settings, listeners)?;
+        let Settings { limits, max_buffered, quota, accepts_per_turn, .. } = settings;
         let group = match &pool {
-            None => Group::new(settings.limits, settings.quota, [event_loop.handle()]),
-            Some(pool) => Group::new(settings.limits, settings.quota, pool.handles().cloned()),
+            None => Group::new(limits, max_buffered, quota, [event_loop.handle()]),
+            Some(pool) => Group::new(limits, max_buffered, quota, pool.handles().cloned()),
         };
-        let accepts_per_turn = settings.accepts_per_turn;
         match (&pool, establish) {
             (Some(pool), Establish::AnyLoop(establish)) if listeners > 1 => {
                 bind::listen_on_each(pool, acceptors, accepts_per_turn, &group, &establish)?;

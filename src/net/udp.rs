@@ -104,7 +104,7 @@ impl UdpSocket {
     /// let event_loop = EventLoop::new()?;
     /// let server = UdpSocket::bind(&event_loop, "127.0.0.1:0")?
     ///     .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))?;
-    /// let client = UdpSocket::connect(&event_loop, server.local_addr())?;
+    /// let client = UdpSocket::connect(&event_loop, server.local_addr()?)?;
     /// let client = client.serve_fn(|socket, datagram, _| {
     ///     assert_eq!(datagram, b"hello");
     ///     socket.event_loop().quit();
@@ -141,13 +141,19 @@ impl UdpSocket {
     }
 
     /// The address that the socket is bound to.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local
+    ///
+    /// # Errors
+    /// None. The signature is that of the other sockets.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.local)
     }
 
     /// The peer of a connected socket.
-    pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.peer
+    ///
+    /// # Errors
+    /// [`NotConnected`](io::ErrorKind::NotConnected) if the socket is not connected.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.peer.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Sends one datagram. Same as [`UdpRef::send_to`].

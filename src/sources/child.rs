@@ -170,12 +170,12 @@ impl Child {
         Ok(child)
     }
 
-    /// Whether dropping this value, or the loop, kills the process (SIGKILL). Default: no. The
-    /// callback is called in either case.
-    pub fn kill_on_drop(mut self, kill: bool) -> Child {
-        self.kill_on_drop = kill;
+    /// Kills the process (SIGKILL) when this value or the loop is dropped. Default: the process
+    /// continues. The callback is called in either case.
+    pub fn kill_on_drop(mut self) -> Child {
+        self.kill_on_drop = true;
         if let Some(process) = self.process.upgrade() {
-            process.kill_on_close.set(kill);
+            process.kill_on_close.set(true);
         }
         self
     }

@@ -23,6 +23,7 @@ use crate::sources::Registration;
 
 /// A resource that tasks can stall on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PressureResource {
     /// CPU time.
     Cpu,

@@ -21,6 +21,7 @@ use crate::threads::loop_thread::LoopThread;
 /// # }
 /// ```
 #[derive(Debug)]
+#[must_use = "dropping the pool makes its loops quit and waits for their threads"]
 pub struct LoopPool {
     threads: Vec<LoopThread>,
     next: AtomicUsize,

@@ -22,6 +22,7 @@ use crate::event_loop::{EventLoop, LoopHandle};
 /// # }
 /// ```
 #[derive(Debug)]
+#[must_use = "dropping the thread makes its loop quit and waits for the thread"]
 pub struct LoopThread {
     handle: LoopHandle,
     own: ThreadMark,

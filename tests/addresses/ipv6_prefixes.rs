@@ -45,7 +45,7 @@ fn host(
     settings: impl for<'a> FnOnce(TcpServerBuilder<'a>) -> TcpServerBuilder<'a> + Send + 'static,
 ) -> Host {
     Host::new(move |event_loop| {
-        let options = reveille::net::SocketOptions::new().only_v6(false);
+        let options = reveille::net::SocketOptions::new().dual_stack();
         let builder = TcpServer::bind(event_loop, "[::]:0")?.socket_options(options);
         settings(builder).serve_fn(|conn, input| conn.send(input.take_all()))
     })

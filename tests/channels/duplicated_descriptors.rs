@@ -60,7 +60,7 @@ fn a_closed_connection_of_a_server_does_not_wake_the_loop() {
         let handler_copy = Rc::clone(&kept_duplicate);
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
         let server = server.serve(move |_| Duplicating(Rc::clone(&handler_copy))).unwrap();
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         client.write_all(b"x").unwrap();
         net::turn_until(event_loop, || kept_duplicate.borrow().is_some() && server.open_connections() == 0);
         let duplicate = kept_duplicate.take().unwrap();
@@ -105,7 +105,7 @@ fn a_closed_udp_socket_does_not_wake_the_loop() {
         let kept_duplicate = Duplicate::default();
         let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap();
         let socket = socket.serve(Duplicating(Rc::clone(&kept_duplicate))).unwrap();
-        let (plain, to) = (udp::plain(), socket.local_addr());
+        let (plain, to) = (udp::plain(), socket.local_addr().unwrap());
         plain.send_to(b"x", to).unwrap();
         net::turn_until(event_loop, || kept_duplicate.borrow().is_some());
         let duplicate = kept_duplicate.take().unwrap();
@@ -169,7 +169,7 @@ fn a_closed_connection_without_duplicate_does_not_wake_the_loop() {
     with_loop(|event_loop| {
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
         let server = server.serve_fn(|conn, _| conn.close()).unwrap();
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         client.write_all(b"x").unwrap();
         net::turn_until(event_loop, || server.counters().accepted == 1 && server.open_connections() == 0);
         net::wait_for_end(&mut client);

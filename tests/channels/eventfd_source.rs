@@ -131,7 +131,7 @@ fn a_source_dropped_in_its_callback_receives_no_more_counts() {
 #[test]
 fn a_dropped_source_is_deregistered_and_its_descriptor_closed() {
     with_watchdog(LIMIT, || {
-        let event_loop = EventLoop::builder().propagate_panics(true).build().unwrap();
+        let event_loop = EventLoop::builder().propagate_panics().build().unwrap();
         let (source, other, counts) = watch(&event_loop, EventFd::new(0).unwrap());
         // Checks the descriptor by its number, which another test may reuse at once, and by the
         // kernel's id of the counter.

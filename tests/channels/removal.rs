@@ -334,7 +334,7 @@ fn a_channel_whose_callback_panics_is_closed() {
         assert_eq!(event_loop.handle().counters().panics, 1);
 
         drop(event_loop);
-        let event_loop = EventLoop::builder().propagate_panics(true).build().unwrap();
+        let event_loop = EventLoop::builder().propagate_panics().build().unwrap();
         let (ours, mut theirs) = pair();
         theirs.write_all(b"x").unwrap();
         let channel = Channel::new(&event_loop, ours, Interest::READABLE, |_| panic!("broken too"));

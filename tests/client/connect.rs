@@ -11,7 +11,7 @@ use crate::support::client::{
 use crate::support::clock::MINUTE;
 use crate::support::net::{self, End, HandlerCall, Journal, message};
 use crate::support::{Recorder, turn, with_clock, with_loop};
-use reveille::net::{ConnectTarget, ConnectionState, SendError};
+use reveille::net::{ConnectTarget, ConnectionLimits, ConnectionState, SendError, SocketOptions};
 use reveille::{TcpClient, TcpConnection, TcpServer};
 use socket2::SockRef;
 
@@ -28,8 +28,8 @@ fn a_client_connects_and_receives_a_reply() {
         let server = echo_server(event_loop, loopback());
         let (journal, reports) = (Journal::new(), Reports::new());
         let (writing, before) = (journal.clone(), reports.clone());
-        let connected = vec![Reported::Connected(server.local_addr())];
-        let client = TcpClient::connect(event_loop, server.local_addr())
+        let connected = vec![Reported::Connected(server.local_addr().unwrap())];
+        let client = TcpClient::connect(event_loop, server.local_addr().unwrap())
             .reporting(&reports)
             .serve(move |conn| {
                 assert_eq!(before.take(), connected, "before the handler is made");
@@ -62,15 +62,17 @@ fn a_connection_has_the_configured_addresses_and_options() {
     with_loop(|event_loop| {
         for nodelay in [true, false] {
             let server = echo_server(event_loop, loopback());
-            let address = server.local_addr();
+            let address = server.local_addr().unwrap();
+            let options = SocketOptions::new();
+            let options = if nodelay { options } else { options.delay_small_writes() };
             let seen = Recorder::new();
             let seeing = seen.clone();
             let journal = Journal::new();
             let client = TcpClient::connect(event_loop, address)
                 .local_addr("127.0.0.5:0".parse().unwrap())
-                .nodelay(nodelay)
+                .socket_options(options)
                 .serve(move |conn| {
-                    assert_eq!(conn.peer_addr(), Some(address));
+                    assert_eq!(conn.peer_addr().unwrap(), address);
                     assert_ne!(conn.local_addr().unwrap().port(), 0);
                     seeing.record(conn.local_addr().unwrap().ip());
                     assert_eq!(SockRef::from(&conn.as_fd()).tcp_nodelay().unwrap(), nodelay);
@@ -93,9 +95,8 @@ fn a_client_keeps_its_configured_limits() {
         });
         let journal = Journal::new();
         let writing = journal.clone();
-        let client = TcpClient::connect(event_loop, server.as_ref().unwrap().local_addr())
-            .max_unsent(1000)
-            .max_unread(2000)
+        let client = TcpClient::connect(event_loop, server.as_ref().unwrap().local_addr().unwrap())
+            .limits(ConnectionLimits::new().max_unsent(1000).max_unread(2000))
             .serve(move |conn| {
                 assert_eq!(conn.send([0; 1001]), Err(SendError::Full));
                 conn.send([0; 1000]).unwrap();
@@ -115,7 +116,7 @@ fn other_threads_use_a_client_through_its_handle() {
         let server = echo_server(event_loop, loopback());
         let received = Recorder::new();
         let receiving = received.clone();
-        let client = TcpClient::connect(event_loop, server.local_addr())
+        let client = TcpClient::connect(event_loop, server.local_addr().unwrap())
             .serve_fn(move |_, input| receiving.record(input.take_all().to_vec()))
             .unwrap();
         assert!(client.handle().is_none(), "not connected yet");
@@ -143,7 +144,7 @@ fn input_before_the_peers_end_is_received() {
         });
         let journal = Journal::new();
         let writing = journal.clone();
-        let _client = TcpClient::connect(event_loop, server.as_ref().unwrap().local_addr())
+        let _client = TcpClient::connect(event_loop, server.as_ref().unwrap().local_addr().unwrap())
             .serve(move |_| writing.script().on_message(|_, input| input.clear()))
             .unwrap();
         net::turn_until(event_loop, || matches!(journal.of(0).last(), Some(HandlerCall::Close(_))));
@@ -167,7 +168,8 @@ fn addresses_are_tried_in_turn_until_one_accepts() {
         let (refusing, silent, server) =
             (Refusing::new(), FullBacklog::new(), echo_server(event_loop, loopback()));
         let untried = Refusing::new();
-        let addresses = vec![refusing.address(), silent.address(), server.local_addr(), untried.address()];
+        let addresses =
+            vec![refusing.address(), silent.address(), server.local_addr().unwrap(), untried.address()];
         let reports = Reports::new();
         let client = TcpClient::connect(event_loop, addresses)
             .timeout(MINUTE)
@@ -186,7 +188,7 @@ fn addresses_are_tried_in_turn_until_one_accepts() {
             [
                 Reported::Failed(Some(refusing.address()), ErrorKind::ConnectionRefused),
                 Reported::Failed(Some(silent.address()), ErrorKind::TimedOut),
-                Reported::Connected(server.local_addr()),
+                Reported::Connected(server.local_addr().unwrap()),
             ]
         );
     });
@@ -199,7 +201,7 @@ fn a_name_is_looked_up() {
     with_loop(|event_loop| {
         let server = echo_server(event_loop, loopback());
         let reports = Reports::new();
-        let client = TcpClient::connect(event_loop, ("localhost", server.local_addr().port()))
+        let client = TcpClient::connect(event_loop, ("localhost", server.local_addr().unwrap().port()))
             .timeout(LONG_TIMEOUT)
             .reporting(&reports)
             .serve_fn(|_, _| ())
@@ -208,7 +210,7 @@ fn a_name_is_looked_up() {
         assert!(format!("{client:?}").contains("looking up"), "{client:?}");
         net::turn_until(event_loop, || client.handle().is_some());
         // The machine may have other addresses for the name, which are then tried first.
-        assert_eq!(reports.take().last(), Some(&Reported::Connected(server.local_addr())));
+        assert_eq!(reports.take().last(), Some(&Reported::Connected(server.local_addr().unwrap())));
     });
 }
 
@@ -259,7 +261,7 @@ fn clients_and_their_server_share_one_loop() {
         let clients: Vec<_> = (0..50)
             .map(|_| {
                 let writing = journal.clone();
-                TcpClient::connect(event_loop, server.local_addr())
+                TcpClient::connect(event_loop, server.local_addr().unwrap())
                     .serve(move |_| {
                         writing.script().on_open(sends_hello).on_message(|conn, input| {
                             if input.len() == 5 {

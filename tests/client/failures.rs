@@ -139,7 +139,7 @@ fn an_unusable_local_address_is_reported() {
             ("[::1]:0", ErrorKind::InvalidInput),         // of another family
         ] {
             let reports = Reports::new();
-            let _client = TcpClient::connect(event_loop, server.local_addr())
+            let _client = TcpClient::connect(event_loop, server.local_addr().unwrap())
                 .local_addr(local.parse().unwrap())
                 .reporting(&reports)
                 .serve_fn(|_, _| ())
@@ -148,7 +148,7 @@ fn an_unusable_local_address_is_reported() {
             assert_eq!(
                 reports.take(),
                 [
-                    Reported::Failed(Some(server.local_addr()), expected),
+                    Reported::Failed(Some(server.local_addr().unwrap()), expected),
                     Reported::RetriesExhausted(expected, 1, 1)
                 ]
             );
@@ -283,14 +283,14 @@ fn a_failed_lookup_tries_no_earlier_address() {
         let event_loop = EventLoop::new().unwrap();
         let server = echo_server(&event_loop, loopback());
         let reports = Reports::new();
-        let client = TcpClient::connect(&event_loop, ("two", server.local_addr().port()))
-            .reconnect(true)
+        let client = TcpClient::connect(&event_loop, ("two", server.local_addr().unwrap().port()))
+            .reconnect()
             .retry(backoff().max_retries(0))
             .reporting(&reports)
             .serve_fn(|_, _| ())
             .unwrap();
         net::turn_until(&event_loop, || reports.len() == 1);
-        assert_eq!(reports.take(), [Reported::Connected(server.local_addr())]);
+        assert_eq!(reports.take(), [Reported::Connected(server.local_addr().unwrap())]);
         limit_descriptors(3);
         client.handle().expect("a session").close();
         net::turn_until(&event_loop, || reports.len() >= 2);

@@ -129,14 +129,14 @@ fn a_client_without_reconnect_ends_with_its_session() {
         let server = closing_server(event_loop);
         let (journal, reports) = (Journal::new(), Reports::new());
         let writing = journal.clone();
-        let client = TcpClient::connect(event_loop, server.local_addr())
+        let client = TcpClient::connect(event_loop, server.local_addr().unwrap())
             .retry(backoff())
             .reporting(&reports)
             .serve(move |_| writing.script())
             .unwrap();
         net::turn_until(event_loop, || matches!(journal.of(0).last(), Some(HandlerCall::Close(_))));
         turn_until_idle(event_loop);
-        assert_eq!(reports.take(), [Reported::Connected(server.local_addr())]);
+        assert_eq!(reports.take(), [Reported::Connected(server.local_addr().unwrap())]);
         assert!(client.handle().is_none());
         journal.assert_opened_and_closed_once(1);
     });
@@ -148,9 +148,9 @@ fn each_session_of_a_reconnecting_client_has_its_handler() {
         let server = echo_server(event_loop, loopback());
         let (journal, reports) = (Journal::new(), Reports::new());
         let writing = journal.clone();
-        let client = TcpClient::connect(event_loop, server.local_addr())
+        let client = TcpClient::connect(event_loop, server.local_addr().unwrap())
             .retry(backoff())
-            .reconnect(true)
+            .reconnect()
             .reporting(&reports)
             .serve(move |_| {
                 let script = writing.script();
@@ -178,7 +178,7 @@ fn each_session_of_a_reconnecting_client_has_its_handler() {
         client.stop();
         turn_until_idle(event_loop);
         journal.assert_opened_and_closed_once(7);
-        let expected = vec![Reported::Connected(server.local_addr()); 7];
+        let expected = vec![Reported::Connected(server.local_addr().unwrap()); 7];
         assert_eq!(reports.take(), expected);
         let invalid = End::Error(ErrorKind::InvalidData, "invalid data".to_owned());
         let ends: Vec<End> = (0..6).map(|number| journal.end_of(number)).collect();
@@ -198,7 +198,7 @@ fn a_failed_reconnect_gives_up_after_its_retries() {
             let address = refusing.address();
             let server = echo_server(event_loop, address);
             let reports = Reports::new();
-            let mut builder = TcpClient::connect(event_loop, address).reconnect(true).reporting(&reports);
+            let mut builder = TcpClient::connect(event_loop, address).reconnect().reporting(&reports);
             if let Some(backoff) = retry {
                 builder = builder.retry(backoff);
             }
@@ -221,9 +221,9 @@ fn a_session_resets_the_count_of_rounds() {
         let server = closing_server(event_loop);
         let rounds = crate::support::Recorder::new();
         let recording = rounds.clone();
-        let _client = TcpClient::connect(event_loop, server.local_addr())
+        let _client = TcpClient::connect(event_loop, server.local_addr().unwrap())
             .retry(backoff().max_retries(0))
-            .reconnect(true)
+            .reconnect()
             .on_attempt(move |_, attempt| recording.record(attempt.round))
             .serve({
                 let journal = Journal::new();
@@ -242,9 +242,9 @@ fn delays_grow_over_short_sessions() {
         let server = closing_server(event_loop);
         let journal = Journal::new();
         let writing = journal.clone();
-        let client = TcpClient::connect(event_loop, server.local_addr())
+        let client = TcpClient::connect(event_loop, server.local_addr().unwrap())
             .retry(Backoff::new().start(Duration::from_millis(1)).cap(HOUR))
-            .reconnect(true)
+            .reconnect()
             .serve(move |_| writing.script())
             .unwrap();
         let mut before = Instant::now();
@@ -268,9 +268,9 @@ fn a_lasting_session_resets_the_delay() {
         let journal = Journal::new();
         let writing = journal.clone();
         let (start, cap) = (Duration::from_millis(1), Duration::from_millis(16));
-        let client = TcpClient::connect(event_loop, server.local_addr())
+        let client = TcpClient::connect(event_loop, server.local_addr().unwrap())
             .retry(Backoff::new().start(start).cap(cap))
-            .reconnect(true)
+            .reconnect()
             .serve(move |_| {
                 let script = writing.script();
                 let lasts = script.number() == 6;
@@ -318,9 +318,9 @@ fn a_panicking_factory_or_handler_loses_only_its_session() {
         let server = echo_server(event_loop, loopback());
         let (journal, factories) = (Journal::new(), Cell::new(0));
         let writing = journal.clone();
-        let client = TcpClient::connect(event_loop, server.local_addr())
+        let client = TcpClient::connect(event_loop, server.local_addr().unwrap())
             .retry(backoff())
-            .reconnect(true)
+            .reconnect()
             .serve(move |_| {
                 factories.set(factories.get() + 1);
                 match factories.get() {

@@ -178,8 +178,8 @@ fn a_client_stopped_in_its_connect_report_makes_no_handler() {
             let server = echo_server(event_loop, loopback());
             let (kept, reports) = (Kept::default(), Count::default());
             let (stopping, reporting) = (Rc::clone(&kept), reports.clone());
-            let client = TcpClient::connect(event_loop, server.local_addr())
-                .reconnect(true)
+            let client = TcpClient::connect(event_loop, server.local_addr().unwrap())
+                .reconnect()
                 .on_attempt(move |_, _| {
                     reporting.add();
                     stop(&stopping, by_drop);
@@ -212,9 +212,9 @@ fn a_client_may_be_stopped_in_any_callback() {
                 .unwrap();
             let (journal, kept, stopped) = (Journal::new(), Kept::default(), Count::default());
             let (writing, stopping, noting) = (journal.clone(), Rc::clone(&kept), stopped.clone());
-            let client = TcpClient::connect(event_loop, server.local_addr())
+            let client = TcpClient::connect(event_loop, server.local_addr().unwrap())
                 .retry(backoff())
-                .reconnect(true)
+                .reconnect()
                 .on_failure(|_, _| unreachable!("it has not failed"))
                 .serve(move |_| {
                     let (kept, noting, script) = (Rc::clone(&stopping), noting.clone(), writing.script());
@@ -275,12 +275,13 @@ fn a_session_stopped_by_another_callback_gets_no_input() {
         let (kept, messages) = (Rc::new(RefCell::new(Vec::new())), Count::default());
         for _ in 0..2 {
             let (stopping, counting) = (Rc::clone(&kept), messages.clone());
-            let client = TcpClient::connect(event_loop, server.local_addr()).serve_fn(move |_, input| {
-                input.clear();
-                counting.add();
-                let clients: Vec<TcpClient> = stopping.borrow_mut().drain(..).collect();
-                drop(clients);
-            });
+            let client =
+                TcpClient::connect(event_loop, server.local_addr().unwrap()).serve_fn(move |_, input| {
+                    input.clear();
+                    counting.add();
+                    let clients: Vec<TcpClient> = stopping.borrow_mut().drain(..).collect();
+                    drop(clients);
+                });
             kept.borrow_mut().push(client.unwrap());
         }
         net::turn_until(event_loop, || messages.get() > 0);
@@ -309,7 +310,7 @@ fn dropping_a_loop_ends_its_clients_in_every_phase() {
             let client = builder
                 .timeout(HOUR)
                 .retry(Backoff::new().start(HOUR).cap(HOUR))
-                .reconnect(true)
+                .reconnect()
                 .reporting(&reports)
                 .serve(move |_| {
                     token.keep();

@@ -123,7 +123,7 @@ fn assert_echo_of_datagrams_allocates_nothing(at: &'static str) {
             .unwrap();
         let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         client.set_read_timeout(Some(net::LIMIT)).unwrap();
-        client.connect(("127.0.0.1", echo.local_addr().port())).unwrap();
+        client.connect(("127.0.0.1", echo.local_addr().unwrap().port())).unwrap();
         let mut echoed = [0; 64];
         let mut after = |rounds| {
             for _ in 0..rounds {

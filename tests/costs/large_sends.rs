@@ -9,7 +9,7 @@ use std::thread;
 use crate::support::counting::counts;
 use crate::support::net::{self, End, Random, pattern, scripted, scripted_with};
 use crate::support::{LIMIT, MIB, with_loop, with_watchdog};
-use reveille::net::{SendError, SendStatus};
+use reveille::net::{ConnectionLimits, SendError, SendStatus};
 use reveille::{EventLoop, TcpConnection, TcpServer};
 use socket2::SockRef;
 
@@ -40,7 +40,7 @@ fn cost_of(
             conn.shutdown();
         })
     });
-    let address = server.as_ref().unwrap().local_addr();
+    let address = server.as_ref().unwrap().local_addr().unwrap();
     let mut clients: Vec<_> = (0..PEERS).map(|_| net::connect_with_small_packets(address)).collect();
     net::turn_until(event_loop, || journal.handlers() == PEERS);
     let expected = Arc::clone(bytes);
@@ -158,7 +158,7 @@ fn more_slices_than_one_system_call_takes_are_all_sent() {
 fn slices_that_exceed_the_limit_together_are_refused_whole() {
     with_watchdog(LIMIT, || {
         let (host, _journal) = scripted_with(
-            |builder| builder.max_unsent(1000),
+            |builder| builder.limits(ConnectionLimits::new().max_unsent(1000)),
             |script| {
                 script.on_open(|conn| {
                     let (one, two) = ([1; 600], [2; 401]);

@@ -20,7 +20,7 @@ use reveille::{EventLoop, EventLoopBuilder, LoopHandle};
 use rustix::thread::Pid;
 
 fn spinning_for(duration: Duration) -> EventLoopBuilder {
-    EventLoop::builder().propagate_panics(true).busy_poll(duration)
+    EventLoop::builder().propagate_panics().busy_poll(duration)
 }
 
 /// Runs a loop on a thread of its own while `test` uses its handle, and then quits the loop.

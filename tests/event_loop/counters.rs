@@ -140,7 +140,7 @@ fn internal_tasks_are_not_counted() {
             conn.send(input.take_all())
         });
         let server = server.unwrap();
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         client.write_all(b"hello").unwrap();
         let connection = loop {
             event_loop.run_once(None).unwrap();

@@ -211,7 +211,7 @@ fn the_descriptor_shows_work_left_by_a_turn() {
 #[test]
 fn the_descriptor_shows_work_left_by_a_panicked_turn() {
     with_watchdog(LIMIT, || {
-        let event_loop = EventLoop::builder().propagate_panics(true).build().unwrap();
+        let event_loop = EventLoop::builder().propagate_panics().build().unwrap();
         event_loop.queue_in_loop(|event_loop| {
             event_loop.queue_in_loop(|_| ());
             panic!("half way");
@@ -303,7 +303,7 @@ fn the_descriptor_shows_that_a_connection_has_more_to_read() {
             Ok::<_, io::Error>(())
         });
         let server = server.unwrap();
-        let mut client = TcpStream::connect(server.local_addr()).unwrap();
+        let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         client.write_all(&[0; BYTES]).unwrap();
         let (mut left, mut turns) = (BYTES, 0);
         while left > 0 {

@@ -184,7 +184,7 @@ const KINDS: &[(&str, Prepare)] = &[
         let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap();
         let socket = socket.serve_fn(move |_, _, _| count.add()).unwrap();
         socket.pause_receiving();
-        plain().send_to(b"x", socket.local_addr()).unwrap();
+        plain().send_to(b"x", socket.local_addr().unwrap()).unwrap();
         wait_readable(event_loop);
         turn(event_loop);
         Box::new(|_, _| {
@@ -213,7 +213,7 @@ const KINDS: &[(&str, Prepare)] = &[
             }
         });
         let server = server.unwrap();
-        let mut client = TcpStream::connect(server.local_addr()).unwrap();
+        let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         client.write_all(b"pause").unwrap();
         while handles.borrow().is_none() {
             wait_readable(event_loop);

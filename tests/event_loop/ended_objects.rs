@@ -34,7 +34,7 @@ fn open_connections(
         .unwrap()
         .serve(move |conn| script(conn, writing.script()))
         .unwrap();
-    let clients: Vec<_> = (0..number).map(|_| net::connect(server.local_addr())).collect();
+    let clients: Vec<_> = (0..number).map(|_| net::connect(server.local_addr().unwrap())).collect();
     net::turn_until(event_loop, || journal.handlers() == number);
     (server, journal, clients)
 }
@@ -363,7 +363,7 @@ fn a_closed_udp_socket_gets_no_more_datagrams() {
                     }
                 });
                 let socket = socket.unwrap();
-                (0..3).for_each(|_| _ = plain.send_to(b"x", socket.local_addr()).unwrap());
+                (0..3).for_each(|_| _ = plain.send_to(b"x", socket.local_addr().unwrap()).unwrap());
                 kept.borrow_mut().push(socket);
             }
             net::turn_until(event_loop, || calls.get() > 0);

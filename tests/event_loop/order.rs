@@ -62,7 +62,7 @@ fn on_close_runs_after_the_tasks_of_the_turn() {
         let s = seen.clone();
         let server =
             TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(move |_| Handler(s.clone())).unwrap();
-        let mut client = TcpStream::connect(server.local_addr()).unwrap();
+        let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         client.write_all(b"x").unwrap();
         event_loop.run().unwrap();
         let seen = seen.take();

@@ -147,7 +147,7 @@ fn a_panic_in_a_timer_of_a_handle_costs_only_that_timer() {
 }
 
 fn propagating_loop() -> EventLoop {
-    EventLoop::builder().propagate_panics(true).build().unwrap()
+    EventLoop::builder().propagate_panics().build().unwrap()
 }
 
 #[test]

@@ -273,7 +273,7 @@ fn file_io_may_be_dropped_in_its_own_callback(builder: FileIoBuilder) {
 
 fn dropping_the_loop_drops_operations_in_progress(builder: FileIoBuilder) {
     crate::support::with_watchdog(crate::support::LIMIT, || {
-        let event_loop = EventLoop::builder().propagate_panics(true).build().unwrap();
+        let event_loop = EventLoop::builder().propagate_panics().build().unwrap();
         let files = Rc::new(builder.build(&event_loop).unwrap());
         let (reader, _writer) = pipe();
         let (file, dropped) = (File::from(reader), Count::default());

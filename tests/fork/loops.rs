@@ -25,7 +25,7 @@ use reveille::task::{CallError, MailboxLimit, PostErrorReason};
 use reveille::{EventLoop, LoopThread, TcpClient, TcpServer, UdpSocket};
 
 fn with_parent(test: impl FnOnce(EventLoop) + Send + 'static) {
-    alone(|| test(EventLoop::builder().propagate_panics(true).build().unwrap()));
+    alone(|| test(EventLoop::builder().propagate_panics().build().unwrap()));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn posts_in_a_child_fail_without_waking_the_parent() {
             net::Journal::new().script()
         });
         let server = server.unwrap();
-        let _client = TcpStream::connect(server.local_addr()).unwrap();
+        let _client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         turn_until(&event_loop, || opened.borrow().is_some());
         let connection = opened.take().unwrap();
         let wakes_before = unread_wakes(&event_loop);
@@ -123,7 +123,7 @@ fn use_a_loop() {
     assert!(event_loop.handle().is_in_loop_thread());
     let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
     let server = server.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
-    let client = TcpClient::connect(&event_loop, server.local_addr());
+    let client = TcpClient::connect(&event_loop, server.local_addr().unwrap());
     let client = client.serve_fn(|conn, _| conn.event_loop().quit()).unwrap();
     turn_until(&event_loop, || client.handle().is_some());
     client.handle().unwrap().send("word").unwrap();

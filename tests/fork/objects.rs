@@ -25,7 +25,7 @@ use reveille::{EventFd, EventLoop, LoopPool, LoopThread, TcpClient, TcpServer, U
 use rustix::process::{getpid, kill_process};
 
 fn with_parent(test: impl FnOnce(EventLoop) + Send + 'static) {
-    alone(|| test(EventLoop::builder().propagate_panics(true).build().unwrap()));
+    alone(|| test(EventLoop::builder().propagate_panics().build().unwrap()));
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn dropping_copies_does_not_affect_the_parents_sources() {
             assert!(status.unwrap().success());
             record_call();
         });
-        let mut child = Some(child.unwrap().kill_on_drop(true));
+        let mut child = Some(child.unwrap().kill_on_drop());
         let folder = Folder::new();
         let record_call = recorder("watcher");
         let watcher = Watcher::new(&event_loop, move |_| record_call()).unwrap();
@@ -105,15 +105,15 @@ fn dropping_copies_does_not_affect_the_parents_sockets() {
         let udp = udp.serve_fn(|socket, datagram, from| socket.send_to(datagram, from)).unwrap();
         let replies = Recorder::new();
         let recording = replies.clone();
-        let client = TcpClient::connect(&event_loop, tcp.local_addr());
+        let client = TcpClient::connect(&event_loop, tcp.local_addr().unwrap());
         let client = client.serve_fn(move |_, input| recording.record(input.take_all().to_vec())).unwrap();
-        let plain = TcpStream::connect(tcp.local_addr()).unwrap();
+        let plain = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
         let mut early = UnixStream::connect(&path).unwrap();
         turn_until(&event_loop, || {
             tcp.open_connections() == 2 && unix.open_connections() == 1 && client.handle().is_some()
         });
         let (address, pool_address, udp_address) =
-            (tcp.local_addr(), pool_server.local_addr(), udp.local_addr());
+            (tcp.local_addr().unwrap(), pool_server.local_addr().unwrap(), udp.local_addr().unwrap());
         let mut objects = Some((unix, tcp, pool_server, udp, client));
         let mut event_loop = Some(event_loop);
 
@@ -204,7 +204,7 @@ fn a_close_in_a_child_does_not_reset_the_parents_connection() {
                 Ok::<(), std::io::Error>(())
             })
             .unwrap();
-        let mut client = TcpStream::connect(server.local_addr()).unwrap();
+        let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         client.write_all(b"all of it").unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
         let reader = thread::spawn(move || {

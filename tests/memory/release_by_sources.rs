@@ -131,7 +131,7 @@ fn a_server_keeps_no_memory_of_closed_connections() {
         let burst = |server: &TcpServer| {
             let mut clients = Vec::new();
             for number in 0..CONNECTIONS {
-                let mut client = connect_from(Ipv4Addr::new(127, 0, 1, number), server.local_addr());
+                let mut client = connect_from(Ipv4Addr::new(127, 0, 1, number), server.local_addr().unwrap());
                 client.write_all(b"x").unwrap();
                 clients.push(client);
                 turn(event_loop);

@@ -132,7 +132,7 @@ fn child(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
         at_exit.add();
         bomb.keep();
     });
-    let child = child.unwrap().kill_on_drop(true);
+    let child = child.unwrap().kill_on_drop();
     Box::new(move |event_loop| {
         drop(child);
         turn_until(event_loop, || exited.get() == 1);
@@ -212,7 +212,7 @@ impl FrameHandler<LineCodec> for Failing {
 
 /// Opens one connection to the server. The result ends both.
 fn with_client(event_loop: &EventLoop, server: TcpServer) -> End {
-    let client = TcpStream::connect(server.local_addr()).unwrap();
+    let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     turn_until(event_loop, || server.open_connections() == 1);
     Box::new(move |event_loop| {
         let handle = server.handle();
@@ -246,7 +246,7 @@ fn frame_server(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
         Framed::new(LineCodec::new(80), handler.take().expect("one connection"))
     });
     let server = server.unwrap();
-    let mut client = TcpStream::connect(server.local_addr()).unwrap();
+    let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     turn_until(event_loop, || server.counters().accepted == 1 && server.open_connections() == 0);
     net::wait_for_end(&mut client);
     by_drop(server)
@@ -268,7 +268,7 @@ fn stop_report(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
     let bomb = bomb();
     let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _| ()).unwrap();
     let (handle, reported) = (server.handle(), Count::default());
-    let client = TcpStream::connect(server.local_addr()).unwrap();
+    let client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     turn_until(event_loop, || handle.open_connections() == 1);
     let at_report = reported.clone();
     server.stop(Duration::MAX, move |_, _| {

@@ -150,7 +150,7 @@ impl ConnectionHandler for PanicsIn {
 
 /// A client that sends a word and then finishes its output.
 fn connect(server: &TcpServer) -> TcpStream {
-    let mut client = TcpStream::connect(server.local_addr()).unwrap();
+    let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
     io::Write::write_all(&mut client, b"word").unwrap();
     client.shutdown(std::net::Shutdown::Write).unwrap();
     client
@@ -168,7 +168,7 @@ fn handlers_of_connections_may_panic_with_any_payload() {
                 .unwrap()
                 .serve_fn(|conn, input| conn.send(input.take_all()))
                 .unwrap();
-            let client = TcpClient::connect(event_loop, server.local_addr()).serve(move |conn| {
+            let client = TcpClient::connect(event_loop, server.local_addr().unwrap()).serve(move |conn| {
                 conn.handle().send("word").unwrap();
                 conn.handle().shutdown();
                 handler
@@ -227,7 +227,7 @@ fn handlers_of_datagrams_may_panic_with_any_payload() {
     survives_times(2, |event_loop| {
         let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve(PanicsOnDatagram).unwrap();
         let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        peer.send_to(b"word", socket.local_addr()).unwrap();
+        peer.send_to(b"word", socket.local_addr().unwrap()).unwrap();
         (socket, peer)
     });
 }
@@ -256,7 +256,7 @@ fn errors_after_a_panicking_report_are_dropped_and_counted() {
         let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve(handler).unwrap();
         let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         for _ in 0..3 {
-            peer.send_to(b"word", socket.local_addr()).unwrap();
+            peer.send_to(b"word", socket.local_addr().unwrap()).unwrap();
         }
         turn_until(event_loop, || drops.get() == 2);
         assert_eq!(panics(event_loop), 3);
@@ -351,7 +351,7 @@ fn a_call_that_does_not_run_drops_its_captures() {
 #[test]
 fn only_the_first_payload_of_a_turn_is_propagated() {
     with_watchdog(LIMIT, || {
-        let event_loop = EventLoop::builder().propagate_panics(true).build().unwrap();
+        let event_loop = EventLoop::builder().propagate_panics().build().unwrap();
         for _ in 0..3 {
             event_loop.queue_in_loop(|_| panic_with_payload());
         }

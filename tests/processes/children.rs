@@ -72,7 +72,7 @@ fn has_no_children() -> bool {
 }
 
 fn event_loop() -> EventLoop {
-    EventLoop::builder().propagate_panics(true).build().unwrap()
+    EventLoop::builder().propagate_panics().build().unwrap()
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_child_killed_on_drop_reports_its_end() {
     alone(|| {
         let event_loop = event_loop();
         let (child, events) = recorded(&event_loop, &mut waiting());
-        let mut child = child.kill_on_drop(true);
+        let mut child = child.kill_on_drop();
         let _input = child.take_stdin();
         drop(child);
         turn_until(&event_loop, || events.len() > 0);
@@ -218,7 +218,7 @@ fn a_dropped_loop_reports_and_kills_its_children() {
         let (ended, ended_events) = recorded(&event_loop, &mut shell("exit 4"));
         let (mut running, running_events) = recorded(&event_loop, &mut waiting());
         let (killed, killed_events) = recorded(&event_loop, &mut waiting());
-        let killed = killed.kill_on_drop(true);
+        let killed = killed.kill_on_drop();
         until(|| is_zombie(ended.id()));
         drop(event_loop);
         assert_eq!(ended_events.take(), [End::Code(4)]);
@@ -407,7 +407,7 @@ fn children_leak_and_inherit_no_descriptor() {
             assert_eq!(open_descriptors(), with_loop);
         }
         let (child, _) = recorded(&event_loop, &mut waiting());
-        drop((child.kill_on_drop(true), event_loop));
+        drop((child.kill_on_drop(), event_loop));
         assert_eq!(open_descriptors(), before);
     });
 }

@@ -332,7 +332,7 @@ fn a_failed_link_reports_its_reason() {
                     kept.push(conn.handle());
                 })
             });
-            let address = server.as_ref().unwrap().local_addr();
+            let address = server.as_ref().unwrap().local_addr().unwrap();
             let _clients = [net::connect(address), net::connect(address), net::connect(address)];
             net::turn_until(event_loop, || tried.load(SeqCst));
         });

@@ -13,7 +13,7 @@ use crate::support::net::{self, End, Host, Journal, pattern};
 use crate::support::relay::{CLIENTS, FRONTS, Linked, accept, backend, connect, relay, relay_with};
 use crate::support::unix::{self, abstract_name};
 use crate::support::{LIMIT, turn, with_clock, with_loop, with_watchdog};
-use reveille::net::{SendError, TcpServerBuilder};
+use reveille::net::{ConnectionLimits, SendError, TcpServerBuilder};
 use reveille::{EventLoop, TcpServer};
 use socket2::SockRef;
 
@@ -340,7 +340,7 @@ fn a_client_that_has_received_all_has_time_to_finish() {
         let (listener, target) = backend();
         let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
         let (server, fronts, backs) = relay_from(builder, target);
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         client.write_all(b"ask").unwrap();
         let back_end = thread::spawn(move || {
             let mut server = accept(&listener);
@@ -356,7 +356,7 @@ fn a_client_that_has_received_all_has_time_to_finish() {
         back_end.join().unwrap();
         client.write_all(b"more").unwrap();
         net::turn_until(event_loop, || is_closed(&backs, 0));
-        let (relay, peer) = (server.local_addr(), client.local_addr().unwrap());
+        let (relay, peer) = (server.local_addr().unwrap(), client.local_addr().unwrap());
         net::until(|| net::queues(relay, Some(peer)).is_some_and(|queues| queues.unsent == 0));
         // The relay checks whether all bytes have been acknowledged, and then waits for the
         // client's end of input.
@@ -378,9 +378,11 @@ fn an_idle_timeout_ends_a_connection_that_cannot_deliver() {
     const TIMEOUT: Duration = Duration::from_secs(10);
     with_clock(|event_loop, clock| {
         let (listener, target) = backend();
-        let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().idle_timeout(TIMEOUT);
+        let builder = TcpServer::bind(event_loop, "127.0.0.1:0")
+            .unwrap()
+            .limits(ConnectionLimits::new().idle_timeout(TIMEOUT));
         let (server, fronts, backs) = relay_from(builder, target);
-        let mut client = net::connect_with_small_receive_buffer(server.local_addr());
+        let mut client = net::connect_with_small_receive_buffer(server.local_addr().unwrap());
         let back_end = thread::spawn(move || {
             let mut server = accept(&listener);
             server.write_all(&pattern(REPLY)).unwrap();

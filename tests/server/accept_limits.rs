@@ -149,7 +149,7 @@ fn notifications_do_not_cut_a_back_off_short() {
         let clock = VirtualClock::new();
         let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _| ()).unwrap();
-        let _client = net::connect(server.local_addr());
+        let _client = net::connect(server.local_addr().unwrap());
         limit_descriptors(3);
         for _ in 0..20 {
             server.pause_accepting();

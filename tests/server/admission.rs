@@ -303,8 +303,8 @@ fn a_pause_takes_effect_within_a_turn() {
             })
             .unwrap();
         (0..3).for_each(|_| sender.send(server.handle()).unwrap());
-        let clients: Vec<_> = (0..3).map(|_| net::connect(server.local_addr())).collect();
-        net::wait_for_backlog(server.local_addr(), 3);
+        let clients: Vec<_> = (0..3).map(|_| net::connect(server.local_addr().unwrap())).collect();
+        net::wait_for_backlog(server.local_addr().unwrap(), 3);
         for open in 1..=3 {
             (0..3).for_each(|_| turn(event_loop));
             assert_eq!(server.open_connections(), open);
@@ -322,8 +322,8 @@ fn accepts_per_turn_limits_each_turn() {
             .accepts_per_turn(3)
             .serve_fn(|_, _| ())
             .unwrap();
-        let clients: Vec<_> = (0..10).map(|_| net::connect(server.local_addr())).collect();
-        net::wait_for_backlog(server.local_addr(), 10);
+        let clients: Vec<_> = (0..10).map(|_| net::connect(server.local_addr().unwrap())).collect();
+        net::wait_for_backlog(server.local_addr().unwrap(), 10);
         for open in [3, 6, 9, 10] {
             turn(event_loop);
             assert_eq!(server.open_connections(), open);

@@ -24,10 +24,10 @@ fn a_server_on_port_0_reports_its_real_port() {
             TcpServer::bind(event_loop, address).unwrap().serve_fn(|_, _| ()).expect("a free address")
         };
         let server = bind("127.0.0.1:0");
-        assert_ne!(server.local_addr().port(), 0);
-        assert!(server.local_addr().ip().is_loopback());
+        assert_ne!(server.local_addr().unwrap().port(), 0);
+        assert!(server.local_addr().unwrap().ip().is_loopback());
         // The server listens before its loop runs.
-        net::connect(server.local_addr());
+        net::connect(server.local_addr().unwrap());
     });
 }
 
@@ -64,7 +64,7 @@ fn a_server_binds_the_first_free_address() {
         let taken = listener.local_addr().unwrap();
         let addresses = [taken, SocketAddr::from(([127, 0, 0, 1], 0))];
         let server = TcpServer::bind(event_loop, &addresses[..]).unwrap().serve_fn(|_, _| ()).unwrap();
-        assert_ne!(server.local_addr(), taken);
+        assert_ne!(server.local_addr().unwrap(), taken);
         drop(listener);
         let nowhere: &[SocketAddr] = &[];
         let error = TcpServer::bind(event_loop, nowhere).unwrap_err();
@@ -115,9 +115,9 @@ fn the_backlog_limits_waiting_connections() {
         };
         let short = listen(Some(2));
         // The kernel queues one connection more than the backlog.
-        let waiting: Vec<_> = (0..3).map(|_| net::connect(short.local_addr())).collect();
-        net::wait_for_backlog(short.local_addr(), 3);
-        let refused = TcpStream::connect_timeout(&short.local_addr(), Duration::from_millis(50));
+        let waiting: Vec<_> = (0..3).map(|_| net::connect(short.local_addr().unwrap())).collect();
+        net::wait_for_backlog(short.local_addr().unwrap(), 3);
+        let refused = TcpStream::connect_timeout(&short.local_addr().unwrap(), Duration::from_millis(50));
         assert_eq!(refused.expect_err("the backlog exceeded its limit").kind(), io::ErrorKind::TimedOut);
         drop(waiting);
 
@@ -126,7 +126,7 @@ fn the_backlog_limits_waiting_connections() {
         // More than 128, the default elsewhere, unless the limit of this system is lower.
         let waiting_count = maximum.trim().parse::<usize>().unwrap().min(300);
         let waiting: Vec<_> =
-            (0..waiting_count).map(|_| net::connect(default_backlog.local_addr())).collect();
+            (0..waiting_count).map(|_| net::connect(default_backlog.local_addr().unwrap())).collect();
         drop(waiting);
     });
 }
@@ -240,7 +240,7 @@ fn a_server_may_be_dropped_in_its_connections_callbacks() {
                     _ => script.on_close(move |_, _| drop_server()),
                 }
             });
-            let address = server.as_ref().unwrap().local_addr();
+            let address = server.as_ref().unwrap().local_addr().unwrap();
             *kept.borrow_mut() = Some(server.unwrap());
             let mut client = net::connect(address);
             let mut other = net::connect(address);
@@ -296,7 +296,7 @@ fn loop_server_handle_and_client_drop_in_any_order() {
                     },
                 );
                 let server = server.unwrap();
-                let client = net::connect(server.local_addr());
+                let client = net::connect(server.local_addr().unwrap());
                 let mut handle = None;
                 net::turn_until(&event_loop, || {
                     handle = handles.try_recv().ok();

@@ -16,7 +16,7 @@ use crate::support::net::{
     self, End, HandlerCall, Host, Journal, Script, scripted, scripted_with, scripted_with_threads,
 };
 use crate::support::{LIMIT, OnDrop, with_watchdog};
-use reveille::net::{SendStatus, ServerHandle, StopReport};
+use reveille::net::{ConnectionLimits, SendStatus, ServerHandle, StopReport};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 use socket2::SockRef;
 
@@ -150,8 +150,8 @@ fn a_deadline_before_the_stop_is_processed_resets_connections() {
             })
             .unwrap();
         handle.set(server.handle()).unwrap();
-        let mut client = net::connect_with_small_receive_buffer(server.local_addr());
-        let mut idle = net::connect(server.local_addr());
+        let mut client = net::connect_with_small_receive_buffer(server.local_addr().unwrap());
+        let mut idle = net::connect(server.local_addr().unwrap());
         net::turn_until(&event_loop, || journal.handlers() == 2);
         client.write_all(b"stop").unwrap();
         let mut outcome = None;
@@ -329,7 +329,7 @@ fn a_stop_frees_a_throttled_peer() {
         let throttled = Arc::new(AtomicBool::new(false));
         let noted = Arc::clone(&throttled);
         let (host, journal) = scripted_with(
-            |builder| builder.water_marks(OUTPUT / 2, 0),
+            |builder| builder.limits(ConnectionLimits::new().water_marks(OUTPUT / 2, 0)),
             move |script| {
                 let noted = Arc::clone(&noted);
                 script.terse().on_message(move |conn, input| {
@@ -393,7 +393,7 @@ fn a_stop_ends_with_its_dropped_loop() {
                 .threads(threads)
                 .serve(move |_| writing.script())
                 .unwrap();
-            let client = net::connect(server.local_addr());
+            let client = net::connect(server.local_addr().unwrap());
             net::turn_until(&event_loop, || journal.handlers() == 1);
             journal.wait_for(0, |event| *event == HandlerCall::Open);
             let dropped = Arc::new(Mutex::new(false));
@@ -420,7 +420,7 @@ fn a_stop_callback_may_quit_the_loop() {
             .unwrap()
             .serve_fn(|conn, input| conn.send(input.take_all()))
             .unwrap();
-        let address = server.local_addr();
+        let address = server.local_addr().unwrap();
         let client = thread::spawn(move || {
             let mut client = net::connect(address);
             net::assert_echoes(&mut client);

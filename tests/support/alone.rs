@@ -30,7 +30,7 @@ pub(crate) fn alone(test: impl FnOnce() + Send + 'static) {
 /// Same as [`alone`], with a loop.
 #[track_caller]
 pub(crate) fn alone_with_loop(test: impl FnOnce(&EventLoop) + Send + 'static) {
-    alone(|| test(&EventLoop::builder().propagate_panics(true).build().expect("a loop")));
+    alone(|| test(&EventLoop::builder().propagate_panics().build().expect("a loop")));
 }
 
 /// Runs `test` in a separate process and returns the process's status and output.

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
-use reveille::net::TcpServerBuilder;
+use reveille::net::{ConnectionLimits, TcpServerBuilder};
 use reveille::{ConnectionHandle, EventLoop, TcpServer};
 use rustix::event::PollFlags;
 use socket2::SockRef;
@@ -28,7 +28,12 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(event_loop: &EventLoop, script: impl Fn(Script) -> Script + 'static) -> Bench {
-        Bench::of(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().water_marks(64 * 1024, 0), script)
+        Bench::of(
+            TcpServer::bind(event_loop, "127.0.0.1:0")
+                .unwrap()
+                .limits(ConnectionLimits::new().water_marks(64 * 1024, 0)),
+            script,
+        )
     }
 
     pub(crate) fn on_unix(event_loop: &EventLoop, script: impl Fn(Script) -> Script + 'static) -> Bench {
@@ -53,7 +58,7 @@ impl Bench {
 
     /// Connects a peer with a small receive buffer.
     pub(crate) fn connect(&self, event_loop: &EventLoop) -> TcpStream {
-        let client = net::connect_with_small_receive_buffer(self.server.local_addr());
+        let client = net::connect_with_small_receive_buffer(self.server.local_addr().unwrap());
         net::turn_until(event_loop, || self.journal.handlers() == 1);
         client
     }

@@ -11,7 +11,7 @@ pub(crate) fn with_mailbox<R: Send + 'static>(
     test: impl FnOnce(&EventLoop) -> R + Send + 'static,
 ) -> R {
     with_watchdog(LIMIT, move || {
-        test(&EventLoop::builder().propagate_panics(true).mailbox(mailbox).build().unwrap())
+        test(&EventLoop::builder().propagate_panics().mailbox(mailbox).build().unwrap())
     })
 }
 

@@ -77,7 +77,7 @@ pub(crate) fn with_watchdog<R: Send + 'static>(
 /// Runs `test` with a loop, under a watchdog. An assertion that fails in a callback fails the test.
 #[track_caller]
 pub(crate) fn with_loop<R: Send + 'static>(test: impl FnOnce(&EventLoop) -> R + Send + 'static) -> R {
-    with_watchdog(LIMIT, || test(&EventLoop::builder().propagate_panics(true).build().expect("a loop")))
+    with_watchdog(LIMIT, || test(&EventLoop::builder().propagate_panics().build().expect("a loop")))
 }
 
 /// Same as [`with_loop`], with the default settings: a panic in a callback is caught and counted.
@@ -95,7 +95,7 @@ pub(crate) fn with_clock<R: Send + 'static>(
 ) -> R {
     with_watchdog(LIMIT, || {
         let clock = VirtualClock::new();
-        let builder = EventLoop::builder().propagate_panics(true).virtual_clock(clock.clone());
+        let builder = EventLoop::builder().propagate_panics().virtual_clock(clock.clone());
         test(&builder.build().expect("a loop"), &clock)
     })
 }

@@ -49,7 +49,9 @@ impl Host {
         let thread = thread::Builder::new().name("host".to_owned()).spawn(move || {
             let event_loop = builder.build().expect("a loop");
             let server = make(&event_loop).expect("a server");
-            sender.send((server.local_addr(), event_loop.handle())).expect("the receiver was dropped");
+            sender
+                .send((server.local_addr().unwrap(), event_loop.handle()))
+                .expect("the receiver was dropped");
             SERVER.set(Some(server));
             event_loop.run().expect("the loop failed");
             drop(SERVER.take());

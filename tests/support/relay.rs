@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
+use reveille::net::ConnectionLimits;
 use reveille::{ConnectionHandle, EventLoop, TcpClient, TcpServer};
 
 use super::MIB;
@@ -36,16 +37,18 @@ pub(crate) fn relay_with(
     let (front_journal, back_journal) = (Journal::new(), Journal::new());
     let (fronts, backs) = (front_journal.clone(), back_journal.clone());
     let host = Host::new(move |event_loop| {
-        TcpServer::bind(event_loop, "127.0.0.1:0")?.water_marks(HIGH, HIGH / 4).serve(move |_| {
-            let back = RefCell::new(Some(back(backs.script())));
-            let script = fronts.script().terse().on_open(move |conn| {
-                conn.pause_reading();
-                FRONTS.with_borrow_mut(|fronts| fronts.push(conn.handle()));
-                let back = back.take().expect("on_open was called twice");
-                connect(conn.event_loop(), target, conn.handle(), back);
-            });
-            front(script)
-        })
+        TcpServer::bind(event_loop, "127.0.0.1:0")?
+            .limits(ConnectionLimits::new().water_marks(HIGH, HIGH / 4))
+            .serve(move |_| {
+                let back = RefCell::new(Some(back(backs.script())));
+                let script = fronts.script().terse().on_open(move |conn| {
+                    conn.pause_reading();
+                    FRONTS.with_borrow_mut(|fronts| fronts.push(conn.handle()));
+                    let back = back.take().expect("on_open was called twice");
+                    connect(conn.event_loop(), target, conn.handle(), back);
+                });
+                front(script)
+            })
     });
     (host, front_journal, back_journal)
 }
@@ -54,7 +57,7 @@ pub(crate) fn relay_with(
 pub(crate) fn connect(event_loop: &EventLoop, target: SocketAddr, front: ConnectionHandle, back: Script) {
     let back = RefCell::new(Some(back));
     let client = TcpClient::connect(event_loop, target)
-        .water_marks(HIGH, HIGH / 4)
+        .limits(ConnectionLimits::new().water_marks(HIGH, HIGH / 4))
         .on_failure(|_, error| panic!("{error}"))
         .serve(move |_| {
             let front = front.clone();

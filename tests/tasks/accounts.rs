@@ -101,7 +101,7 @@ fn fates<const TEST: usize>() -> (usize, usize, usize) {
 }
 
 fn dropping(builder: EventLoopBuilder) -> EventLoop {
-    builder.drop_tasks_on_quit(true).build().unwrap()
+    builder.drop_tasks_on_quit().build().unwrap()
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn drop_tasks_on_quit_drops_pending_tasks_once_and_counts_them() {
 #[test]
 fn drop_tasks_on_quit_runs_the_batch_and_drops_later_tasks() {
     with_watchdog(LIMIT, || {
-        let event_loop = dropping(EventLoop::builder().propagate_panics(true));
+        let event_loop = dropping(EventLoop::builder().propagate_panics());
         let (ran, late) = (Count::default(), Count::default());
         let (r, l) = (ran.clone(), late.clone());
         event_loop.queue_in_loop(move |event_loop| {
@@ -231,7 +231,7 @@ fn drop_tasks_on_quit_runs_the_batch_and_drops_later_tasks() {
 #[test]
 fn internal_tasks_run_at_quit_even_if_tasks_are_dropped() {
     with_watchdog(LIMIT, || {
-        let event_loop = dropping(EventLoop::builder().propagate_panics(true));
+        let event_loop = dropping(EventLoop::builder().propagate_panics());
         let (handle, fired) = (event_loop.handle(), Count::default());
         let timers = || {
             let (once, every) = (fired.clone(), fired.clone());
@@ -340,7 +340,7 @@ fn posts_that_race_with_quit_are_accounted_for() {
 #[test]
 fn posts_that_race_with_a_dropping_quit_are_accounted_for() {
     with_watchdog(LIMIT, || {
-        race::<6>(|round| EventLoop::builder().mailbox(mailbox_of(round)).drop_tasks_on_quit(true));
+        race::<6>(|round| EventLoop::builder().mailbox(mailbox_of(round)).drop_tasks_on_quit());
     });
 }
 

@@ -198,7 +198,7 @@ fn a_call_fails_when_its_loop_is_dropped() {
 #[test]
 fn a_call_fails_when_quit_drops_its_task() {
     with_watchdog(LIMIT, || {
-        let event_loop = EventLoop::builder().drop_tasks_on_quit(true).build().unwrap();
+        let event_loop = EventLoop::builder().drop_tasks_on_quit().build().unwrap();
         let handle = event_loop.handle();
         thread::scope(|scope| {
             let caller = start_waiting(scope, || handle.call(|_| ()));

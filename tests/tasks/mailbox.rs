@@ -243,7 +243,7 @@ fn connections_work_while_the_mailbox_is_full() {
         });
         let server = server.unwrap();
         let handle = event_loop.handle();
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         client.write_all(b"one").unwrap();
         let connection = loop {
             // The connection is accepted and read while the mailbox is full. The turn empties the
@@ -293,7 +293,7 @@ fn a_server_works_while_the_mailbox_is_always_full() {
         let here = here.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         let elsewhere = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().threads(2);
         let elsewhere = elsewhere.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
-        let addresses = [here.local_addr(), elsewhere.local_addr()];
+        let addresses = [here.local_addr().unwrap(), elsewhere.local_addr().unwrap()];
         let (kept_here, _kept_elsewhere) = thread::scope(|scope| {
             let clients = scope.spawn(|| {
                 let mut clients = addresses.map(|address| [(); 5].map(|()| net::connect(address)));

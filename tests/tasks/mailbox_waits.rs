@@ -161,7 +161,7 @@ fn a_refused_waiting_producer_gets_its_task_back() {
 #[test]
 fn a_batch_dropped_at_quit_frees_its_capacity() {
     with_watchdog(LIMIT, || {
-        let builder = EventLoop::builder().mailbox(MailboxLimit::Block(1)).drop_tasks_on_quit(true);
+        let builder = EventLoop::builder().mailbox(MailboxLimit::Block(1)).drop_tasks_on_quit();
         let event_loop = builder.build().unwrap();
         let (handle, ran) = (event_loop.handle(), Count::default());
         on_another_thread(|| post(&handle).unwrap());
@@ -183,7 +183,7 @@ fn waiting_producers_keep_their_order_and_lose_nothing() {
     // Each batch of eight requires a context switch. A busy machine makes few of them in a minute.
     with_watchdog(LIMIT * 5, || {
         let event_loop =
-            &EventLoop::builder().propagate_panics(true).mailbox(MailboxLimit::Block(8)).build().unwrap();
+            &EventLoop::builder().propagate_panics().mailbox(MailboxLimit::Block(8)).build().unwrap();
         let posted = assert_posts_keep_their_order(event_loop, 50_000);
         let counters = event_loop.handle().counters();
         assert_eq!(counters.tasks_run, posted);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::support::net;
 use crate::support::{KIB, MIB, Recorder, folder, turn, with_loop};
-use reveille::net::{SendError, SocketOptions, TcpServerBuilder};
+use reveille::net::{ConnectionLimits, SendError, SocketOptions, TcpServerBuilder};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 
 const HIGH: usize = 256 * KIB;
@@ -17,9 +17,13 @@ const LOW: usize = 64 * KIB;
 /// Far more than the kernel's limited buffers hold.
 const PAYLOAD: usize = MIB;
 
+fn marks() -> ConnectionLimits {
+    ConnectionLimits::new().water_marks(HIGH, LOW)
+}
+
 /// A server with the marks, whose kernel buffers are limited.
 fn server(event_loop: &EventLoop) -> TcpServerBuilder<'_> {
-    net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap()).water_marks(HIGH, LOW)
+    net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap()).limits(marks())
 }
 
 type Callback = Box<dyn FnMut(&TcpConnection) -> io::Result<()>>;
@@ -57,7 +61,7 @@ fn connect(
     let messages = Recorder::new();
     let sender = Cell::new(Some(Sender { on_open, on_message, messages: messages.clone() }));
     let server = settings(server(event_loop)).serve(move |_| sender.take().expect("one connection")).unwrap();
-    let peer = net::connect_with_small_receive_buffer(server.local_addr());
+    let peer = net::connect_with_small_receive_buffer(server.local_addr().unwrap());
     net::turn_until(event_loop, || server.open_connections() == 1);
     (server, peer, messages)
 }
@@ -124,9 +128,9 @@ fn two_peers_that_both_send_before_they_read_finish() {
         let [at_server, at_client] = counts.clone();
         let server = server(event_loop).serve(move |_| Both { received: Rc::clone(&at_server) }).unwrap();
         let options = SocketOptions::new().send_buffer(32 * KIB).receive_buffer(32 * KIB);
-        let _client = TcpClient::connect(event_loop, server.local_addr())
+        let _client = TcpClient::connect(event_loop, server.local_addr().unwrap())
             .socket_options(options)
-            .water_marks(HIGH, LOW)
+            .limits(marks())
             .serve(move |_| Both { received: Rc::clone(&at_client) })
             .unwrap();
         net::turn_until(event_loop, || counts.iter().all(|received| received.get() == PAYLOAD));
@@ -242,7 +246,7 @@ fn reading_resumes_when_only_unsolicited_output_is_left() {
 fn without_the_automatic_pause_replies_are_bounded_by_the_limit() {
     with_loop(|event_loop| {
         let (server, mut peer, messages) =
-            connect(event_loop, |b| b.no_automatic_pause(), nothing(), fill_once(fill));
+            connect(event_loop, |b| b.limits(marks().no_automatic_pause()), nothing(), fill_once(fill));
         peer.write_all(b"x").unwrap();
         net::turn_until(event_loop, || messages.take().len() == 1);
         assert_is_read(event_loop, &mut peer, &messages);
@@ -253,8 +257,12 @@ fn without_the_automatic_pause_replies_are_bounded_by_the_limit() {
             assert_eq!(conn.send([0; KIB]), Err(SendError::Full));
             Ok(())
         });
-        let (_server, mut peer, messages) =
-            connect(event_loop, |b| b.no_automatic_pause().max_unsent(2 * HIGH), nothing(), to_the_limit);
+        let (_server, mut peer, messages) = connect(
+            event_loop,
+            |b| b.limits(marks().no_automatic_pause().max_unsent(2 * HIGH)),
+            nothing(),
+            to_the_limit,
+        );
         peer.write_all(b"x").unwrap();
         net::turn_until(event_loop, || messages.take().len() == 1);
         assert_is_read(event_loop, &mut peer, &messages);
@@ -272,8 +280,7 @@ fn a_client_pauses_automatically_unless_disabled() {
             let options = SocketOptions::new().send_buffer(32 * KIB);
             let builder = TcpClient::connect(event_loop, listener.local_addr().unwrap())
                 .socket_options(options)
-                .water_marks(HIGH, LOW);
-            let builder = if disabled { builder.no_automatic_pause() } else { builder };
+                .limits(if disabled { marks().no_automatic_pause() } else { marks() });
             let _client = builder
                 .serve(move |_| Sender {
                     on_open: nothing(),

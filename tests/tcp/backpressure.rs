@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::support::net::{self, End, HandlerCall, Host, message, pattern, scripted_with};
 use crate::support::{KIB, LIMIT, with_watchdog};
-use reveille::net::SendStatus;
+use reveille::net::{ConnectionLimits, SendStatus};
 use reveille::{Buffer, ConnectionHandler, TcpConnection, TcpServer};
 use socket2::SockRef;
 
@@ -108,7 +108,7 @@ fn a_flooding_peer_that_does_not_read_is_throttled_losslessly() {
         let watched = Arc::clone(&stats);
         let host = Host::new(move |event_loop| {
             TcpServer::bind(event_loop, "127.0.0.1:0")?
-                .water_marks(HIGH, LOW)
+                .limits(ConnectionLimits::new().water_marks(HIGH, LOW))
                 .serve(move |_| Watched::new(&watched, HIGH, LOW))
         });
         flood(&host, &stats, &pattern(3 << 20));
@@ -121,7 +121,7 @@ fn reading_continues_at_exactly_the_high_water_mark() {
     const HIGH: usize = 256 * KIB;
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted_with(
-            |builder| builder.water_marks(HIGH, 0),
+            |builder| builder.limits(ConnectionLimits::new().water_marks(HIGH, 0)),
             |script| {
                 script.on_open(|conn| SockRef::from(conn).set_send_buffer_size(32 * KIB)).on_message(
                     |conn, input| {
@@ -154,7 +154,11 @@ fn no_input_is_offered_after_the_end_of_input() {
     with_watchdog(LIMIT, || {
         let (sender, filled) = mpsc::channel();
         let (host, journal) = scripted_with(
-            |builder| net::with_small_send_buffer(builder.water_marks(HIGH, HIGH / 2)),
+            |builder| {
+                net::with_small_send_buffer(
+                    builder.limits(ConnectionLimits::new().water_marks(HIGH, HIGH / 2)),
+                )
+            },
             move |script| {
                 let sender = sender.clone();
                 script
@@ -195,7 +199,7 @@ fn a_low_mark_above_the_high_mark_is_clamped() {
         let max_unsent = Arc::new(AtomicUsize::new(0));
         let recorded = Arc::clone(&max_unsent);
         let (host, _journal) = scripted_with(
-            |builder| builder.water_marks(HIGH, 100 * HIGH),
+            |builder| builder.limits(ConnectionLimits::new().water_marks(HIGH, 100 * HIGH)),
             move |script| {
                 let recorded = Arc::clone(&recorded);
                 script.terse().on_open(|conn| SockRef::from(conn).set_send_buffer_size(32 * KIB)).on_message(

@@ -72,7 +72,7 @@ fn bytes_and_end_of_input_in_one_event_are_delivered() {
         for size in [1, 1000, 1024, 2048, 5000] {
             let event_loop = EventLoop::builder().input_buffer(1024).build().unwrap();
             let (server, journal, sockets) = scripted_server(&event_loop, |script| script);
-            let mut client = net::connect(server.local_addr());
+            let mut client = net::connect(server.local_addr().unwrap());
             net::turn_until(&event_loop, || journal.handlers() == 1);
             let bytes = vec![b'x'; size];
             client.write_all(&bytes).unwrap();
@@ -231,7 +231,7 @@ fn a_shutdown_with_notify_drained_delivers_events_in_order() {
                 })
                 .on_message(|_, input| input.clear())
         });
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         net::turn_until(event_loop, || journal.handlers() == 1);
         assert_eq!(net::read_to_end(&mut client), b"");
         client.write_all(b"goodbye").unwrap();
@@ -303,7 +303,7 @@ fn a_close_in_on_message_prevents_further_messages() {
                 Ok(())
             })
         });
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         net::turn_until(&event_loop, || journal.handlers() == 1);
         client.write_all(&[b'x'; 3000]).unwrap();
         net::until(|| sockets.borrow()[0].peek(&mut [0; 3000]).unwrap() == 3000);

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::support::alone::alone;
 use crate::support::net::{self, Random};
 use crate::support::turn;
-use reveille::net::{CloseReason, ConnectionState, SendError};
+use reveille::net::{CloseReason, ConnectionLimits, ConnectionState, SendError};
 use reveille::time::VirtualClock;
 use reveille::{Buffer, ConnectionHandle, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 use socket2::SockRef;
@@ -287,14 +287,13 @@ struct World {
 impl World {
     fn new() -> World {
         let clock = VirtualClock::new();
-        let builder = EventLoop::builder().virtual_clock(clock.clone()).propagate_panics(true);
+        let builder = EventLoop::builder().virtual_clock(clock.clone()).propagate_panics();
         let event_loop = builder.input_buffer(4096).build().unwrap();
         let next: Rc<RefCell<Option<Subject>>> = Rc::default();
         let taken = Rc::clone(&next);
         let server = TcpServer::bind(&event_loop, "127.0.0.1:0")
             .unwrap()
-            .water_marks(50_000, 10_000)
-            .max_unsent(MAX_UNSENT)
+            .limits(ConnectionLimits::new().water_marks(50_000, 10_000).max_unsent(MAX_UNSENT))
             .serve(move |_| taken.take().expect("a handler for each connection"))
             .unwrap();
         World { event_loop, clock, server, next }
@@ -304,7 +303,7 @@ impl World {
         let mut random = Random::new(seed);
         let facts: Rc<RefCell<Facts>> = Rc::default();
         *self.next.borrow_mut() = Some(Subject { facts: Rc::clone(&facts), random: Random::new(!seed) });
-        let socket = net::connect_with_small_packets(self.server.local_addr());
+        let socket = net::connect_with_small_packets(self.server.local_addr().unwrap());
         socket.set_nonblocking(true).unwrap();
         let (read, written) = (Numbered::default(), Numbered::default());
         let mut peer = Peer { socket: Some(socket), read, written, has_reset: false, is_at_end: false };

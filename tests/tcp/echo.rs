@@ -12,6 +12,7 @@ use std::thread;
 
 use crate::support::net::{self, Host, Random, pattern};
 use crate::support::{LIMIT, with_loop, with_watchdog};
+use reveille::net::SocketOptions;
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 use socket2::SockRef;
 
@@ -31,7 +32,7 @@ fn the_five_lines_of_the_readme_are_an_echo_server() {
     with_watchdog(LIMIT, || {
         let mut thread = None;
         let served = five_lines(|event_loop, server| {
-            let (address, handle) = (server.local_addr(), event_loop.handle());
+            let (address, handle) = (server.local_addr().unwrap(), event_loop.handle());
             thread = Some(thread::spawn(move || {
                 let mut client = net::connect(address);
                 let reply = net::exchange(&mut client, b"hello");
@@ -233,7 +234,7 @@ fn unconsumed_input_is_offered_again_with_new_input() {
             left = input.len();
         });
         let server = server.unwrap();
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         let mut remaining = text.as_bytes();
         while !remaining.is_empty() {
             let piece = remaining.len().min(1 + random.below(50));
@@ -270,7 +271,8 @@ fn tcp_nodelay_is_the_default_and_can_be_disabled() {
             Host::new(|event_loop| TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(options));
         assert_eq!(net::exchange(&mut default_host.connect(), [b'?'; 11]), b"true false\n");
         let other = Host::new(|event_loop| {
-            TcpServer::bind(event_loop, "127.0.0.1:0")?.nodelay(false).serve_fn(options)
+            let nagle = SocketOptions::new().delay_small_writes();
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.socket_options(nagle).serve_fn(options)
         });
         assert_eq!(net::exchange(&mut other.connect(), [b'?'; 11]), b"false true\n");
     });
@@ -324,9 +326,9 @@ fn a_busy_connection_does_not_starve_a_quiet_one() {
             Order(opening.borrow().len() - 1, Rc::clone(&writing))
         });
         let server = server.unwrap();
-        let mut busy = net::connect(server.local_addr());
+        let mut busy = net::connect(server.local_addr().unwrap());
         net::turn_until(&event_loop, || sockets.borrow().len() == 1);
-        let mut quiet = net::connect(server.local_addr());
+        let mut quiet = net::connect(server.local_addr().unwrap());
         net::turn_until(&event_loop, || sockets.borrow().len() == 2);
 
         for round in 0..3 {

@@ -104,7 +104,7 @@ fn input_before_a_reset_is_delivered() {
     with_loop(|event_loop| {
         let (server, journal, sockets) =
             scripted_server(event_loop, |script| script.on_message(|_, input| input.clear()));
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         net::turn_until(event_loop, || journal.handlers() == 1);
         client.write_all(b"last words").unwrap();
         net::reset(client);
@@ -129,7 +129,7 @@ fn a_send_that_fails_by_a_reset_closes_the_connection() {
                 assert_eq!(conn.state(), ConnectionState::Closing, "input may precede the reset");
             })
         });
-        let client = net::connect(server.local_addr());
+        let client = net::connect(server.local_addr().unwrap());
         net::turn_until(event_loop, || journal.handlers() == 1);
         net::reset(client);
         net::until(|| net::poll_flags(&sockets.borrow()[0]).contains(PollFlags::HUP));
@@ -148,9 +148,9 @@ fn resets_before_accept_affect_no_other_connection() {
     with_loop(|event_loop| {
         let (server, journal, sockets) = scripted_server(event_loop, |script| script);
         for _ in 0..50 {
-            net::reset(net::connect(server.local_addr()));
+            net::reset(net::connect(server.local_addr().unwrap()));
         }
-        let address = server.local_addr();
+        let address = server.local_addr().unwrap();
         let client = thread::spawn(move || {
             let mut client = net::connect(address);
             net::assert_echoes(&mut client);
@@ -285,7 +285,7 @@ fn a_panicking_factory_destructor_does_not_prevent_a_stop() {
                 written.script()
             };
             let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve(make).unwrap();
-            let mut client = net::connect(server.local_addr());
+            let mut client = net::connect(server.local_addr().unwrap());
             net::turn_until(event_loop, || journal.of(0) == [HandlerCall::Open]);
             end(event_loop, server);
             if number == 1 {
@@ -310,7 +310,7 @@ fn a_destructor_panic_in_a_dropped_loop_is_contained() {
             let bomb = OnDrop::new(move || assert_ne!(number, 1, "a handler's destructor"));
             script.on_close(move |_, _| bomb.keep())
         });
-        let clients: Vec<_> = (0..3).map(|_| net::connect(server.local_addr())).collect();
+        let clients: Vec<_> = (0..3).map(|_| net::connect(server.local_addr().unwrap())).collect();
         net::turn_until(&event_loop, || journal.handlers() == 3);
         sockets.borrow_mut().clear();
         let handle = event_loop.handle();
@@ -343,7 +343,7 @@ fn dropping_a_loop_calls_on_close_of_open_connections() {
                 assert_eq!(conn.send("goodbye"), Err(SendError::Closed));
             })
         });
-        let mut clients: Vec<_> = (0..3).map(|_| net::connect(server.local_addr())).collect();
+        let mut clients: Vec<_> = (0..3).map(|_| net::connect(server.local_addr().unwrap())).collect();
         net::turn_until(&event_loop, || journal.handlers() == 3);
         sockets.borrow_mut().clear();
         let handle = event_loop.handle();

@@ -32,7 +32,7 @@ impl Bench {
     /// Each connection calls `first` when it opens.
     fn new(first: impl Fn(&TcpConnection) + 'static) -> Bench {
         let clock = VirtualClock::new();
-        let builder = EventLoop::builder().virtual_clock(clock.clone()).propagate_panics(true);
+        let builder = EventLoop::builder().virtual_clock(clock.clone()).propagate_panics();
         let event_loop = builder.build().unwrap();
         let (journal, undelivered) = (Journal::new(), Rc::<RefCell<Vec<usize>>>::default());
         let (written, recorded, first) = (journal.clone(), Rc::clone(&undelivered), Rc::new(first));
@@ -49,7 +49,7 @@ impl Bench {
 
     fn connect(&self) -> TcpStream {
         let before = self.journal.handlers();
-        let client = net::connect_with_small_receive_buffer(self.server.local_addr());
+        let client = net::connect_with_small_receive_buffer(self.server.local_addr().unwrap());
         net::turn_until(&self.event_loop, || self.journal.handlers() > before);
         client
     }

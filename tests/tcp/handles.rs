@@ -9,7 +9,7 @@ use crate::support::endings::is_closed;
 use crate::support::net::{self, End, HandlerCall, scripted, scripted_with, scripted_with_handles};
 use crate::support::{LIMIT, MIB, with_watchdog};
 use reveille::ConnectionHandle;
-use reveille::net::{ConnectionState, SendError};
+use reveille::net::{ConnectionLimits, ConnectionState, SendError};
 
 #[test]
 fn a_handle_sends_from_another_thread_in_order() {
@@ -161,7 +161,7 @@ fn a_producer_that_respects_refusals_keeps_its_connection() {
     with_watchdog(LIMIT, || {
         let (sender, handles) = mpsc::channel();
         let (host, journal) = scripted_with(
-            |builder| builder.max_unsent(MIB),
+            |builder| builder.limits(ConnectionLimits::new().max_unsent(MIB)),
             move |script| {
                 let sender = sender.clone();
                 script.on_open(move |conn| sender.send(conn.handle()).unwrap())

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::support::clock::{MINUTE, SECOND};
 use crate::support::net::{self, connect, read_to_end, turn_until, with_small_send_buffer};
 use crate::support::{LIMIT, panic_of, with_watchdog};
-use reveille::net::{CloseReason, TcpServerBuilder};
+use reveille::net::{CloseReason, ConnectionLimits, TcpServerBuilder};
 use reveille::time::VirtualClock;
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 
@@ -106,7 +106,7 @@ impl Stage<'_> {
     /// A client whose connection is open at the server.
     fn connect(&self, server: &TcpServer) -> TcpStream {
         let before = server.open_connections();
-        let client = connect(server.local_addr());
+        let client = connect(server.local_addr().unwrap());
         turn_until(self.event_loop, || server.open_connections() > before);
         client
     }
@@ -128,7 +128,7 @@ impl Stage<'_> {
 fn on_stage(test: impl FnOnce(&Stage<'_>) + Send + 'static) {
     with_watchdog(LIMIT, || {
         let clock = VirtualClock::new();
-        let builder = EventLoop::builder().propagate_panics(true).virtual_clock(clock.clone());
+        let builder = EventLoop::builder().propagate_panics().virtual_clock(clock.clone());
         let event_loop = builder.build().expect("a loop");
         test(&Stage {
             event_loop: &event_loop,
@@ -150,7 +150,9 @@ fn keep(_: &TcpConnection<'_>) -> io::Result<()> {
 fn an_idle_connection_is_closed() {
     on_stage(|stage| {
         let log = stage.log.clone();
-        let server = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap().idle_timeout(MINUTE);
+        let server = TcpServer::bind(stage.event_loop, "127.0.0.1:0")
+            .unwrap()
+            .limits(ConnectionLimits::new().idle_timeout(MINUTE));
         let server = server.serve(move |_| Plain(log.clone())).unwrap();
         let mut client = stage.connect(&server);
         stage.pass(MINUTE - SECOND);
@@ -166,7 +168,8 @@ fn an_idle_connection_is_closed() {
 #[test]
 fn every_message_extends_the_deadline() {
     on_stage(|stage| {
-        let server = stage.server(|server| server.idle_timeout(MINUTE), close);
+        let server =
+            stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
         let mut client = stage.connect(&server);
         for _ in 0..20 {
             stage.pass(MINUTE - SECOND);
@@ -182,11 +185,14 @@ fn every_message_extends_the_deadline() {
 #[test]
 fn sent_bytes_extend_the_deadline() {
     on_stage(|stage| {
-        let server = stage.server(|server| server.idle_timeout(MINUTE), close);
+        let server =
+            stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
         let log = stage.log.clone();
         let handle = Rc::new(RefCell::new(None));
         let handle_slot = Rc::clone(&handle);
-        let sending = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap().idle_timeout(MINUTE);
+        let sending = TcpServer::bind(stage.event_loop, "127.0.0.1:0")
+            .unwrap()
+            .limits(ConnectionLimits::new().idle_timeout(MINUTE));
         let sending = sending
             .serve(move |conn| {
                 *handle_slot.borrow_mut() = Some(conn.handle());
@@ -214,13 +220,13 @@ fn bytes_leaving_the_output_queue_extend_the_deadline() {
         let handle_slot = Rc::clone(&handle);
         let bind = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap();
         let server = with_small_send_buffer(bind)
-            .idle_timeout(MINUTE)
+            .limits(ConnectionLimits::new().idle_timeout(MINUTE))
             .serve(move |conn| {
                 *handle_slot.borrow_mut() = Some(conn.handle());
                 Recording { log: log.clone(), on_idle: close }
             })
             .unwrap();
-        let mut client = net::connect_with_small_receive_buffer(server.local_addr());
+        let mut client = net::connect_with_small_receive_buffer(server.local_addr().unwrap());
         client.set_nonblocking(true).unwrap();
         turn_until(stage.event_loop, || server.open_connections() == 1);
         let handle = handle.take().unwrap();
@@ -246,7 +252,7 @@ fn bytes_leaving_the_output_queue_extend_the_deadline() {
 #[test]
 fn on_idle_is_called_again_for_a_kept_connection() {
     on_stage(|stage| {
-        let server = stage.server(|server| server.idle_timeout(MINUTE), keep);
+        let server = stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), keep);
         let mut client = stage.connect(&server);
         stage.pass(3 * MINUTE + 30 * SECOND);
         assert_eq!(stage.log.take(), [("open", 0), ("idle", 60), ("idle", 120), ("idle", 180)]);
@@ -260,7 +266,8 @@ fn on_idle_is_called_again_for_a_kept_connection() {
 fn a_probe_sent_to_an_idle_peer_counts_as_activity() {
     on_stage(|stage| {
         let probe = |conn: &TcpConnection<'_>| conn.send("are you there?").map(drop).map_err(Into::into);
-        let server = stage.server(|server| server.idle_timeout(MINUTE), probe);
+        let server =
+            stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), probe);
         let mut client = stage.connect(&server);
         stage.pass(MINUTE);
         assert_eq!(net::read_exact(&mut client, 14), b"are you there?");
@@ -274,7 +281,8 @@ fn a_probe_sent_to_an_idle_peer_counts_as_activity() {
 #[test]
 fn an_idle_timeout_can_be_changed_or_disabled() {
     on_stage(|stage| {
-        let server = stage.server(|server| server.idle_timeout(MINUTE), close);
+        let server =
+            stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
         let mut endless = stage.connect(&server);
         stage.send(&mut endless, "no limit");
         stage.pass(100 * MINUTE);
@@ -317,7 +325,8 @@ fn an_error_or_panic_in_on_idle_closes_that_connection() {
         let fails = |_: &TcpConnection<'_>| Err(io::Error::other("enough"));
         let panics = |_: &TcpConnection<'_>| panic!("enough");
         for on_idle in [fails as fn(&TcpConnection<'_>) -> io::Result<()>, panics] {
-            let server = stage.server(|server| server.idle_timeout(MINUTE), on_idle);
+            let server =
+                stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), on_idle);
             let _client = stage.connect(&server);
             stage.pass(MINUTE);
             let events: Vec<_> = stage.log.take().into_iter().map(|entry| entry.0).collect();
@@ -331,7 +340,8 @@ fn an_error_or_panic_in_on_idle_closes_that_connection() {
 #[test]
 fn the_timer_of_a_connection_ends_with_it() {
     on_stage(|stage| {
-        let server = stage.server(|server| server.idle_timeout(MINUTE), close);
+        let server =
+            stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
         let client = stage.connect(&server);
         assert!(stage.event_loop.next_deadline().is_some());
         drop(client);
@@ -344,7 +354,8 @@ fn the_timer_of_a_connection_ends_with_it() {
 #[test]
 fn a_connection_drained_by_a_stop_gets_no_on_idle() {
     on_stage(|stage| {
-        let server = stage.server(|server| server.idle_timeout(MINUTE), close);
+        let server =
+            stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
         let _client = stage.connect(&server);
         let report = Rc::new(Cell::new(None));
         let (sender, reports) = std::sync::mpsc::channel();
@@ -363,8 +374,8 @@ fn a_client_connection_may_have_an_idle_timeout() {
     on_stage(|stage| {
         let server = stage.server(|server| server, keep);
         let log = stage.log.clone();
-        let _client = TcpClient::connect(stage.event_loop, server.local_addr())
-            .idle_timeout(MINUTE)
+        let _client = TcpClient::connect(stage.event_loop, server.local_addr().unwrap())
+            .limits(ConnectionLimits::new().idle_timeout(MINUTE))
             .serve(move |_| Plain(log.clone()))
             .unwrap();
         turn_until(stage.event_loop, || server.open_connections() == 1 && stage.log.has("open"));
@@ -378,7 +389,7 @@ fn an_idle_timeout_of_zero_panics() {
     on_stage(|stage| {
         let bind = || TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap();
         let message = "a connection cannot be idle for no time at all";
-        assert_eq!(panic_of(|| bind().idle_timeout(Duration::ZERO)), message);
+        assert_eq!(panic_of(|| bind().limits(ConnectionLimits::new().idle_timeout(Duration::ZERO))), message);
         let refused = Rc::new(Cell::new(false));
         let seen = Rc::clone(&refused);
         let log = stage.log.clone();

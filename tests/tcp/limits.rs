@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 
 use crate::support::net::{self, End, pattern, scripted_with};
 use crate::support::{KIB, LIMIT, with_watchdog};
-use reveille::net::{SendError, SendStatus};
+use reveille::net::{ConnectionLimits, SendError, SendStatus};
 use reveille::{ConnectionHandle, EventLoop};
 
 #[test]
@@ -21,7 +21,7 @@ fn a_send_that_would_exceed_the_limit_is_refused() {
         let twice = [&round[..], &round[..]].concat();
         let (report, reported) = mpsc::channel();
         let (host, journal) = scripted_with(
-            |builder| builder.max_unsent(MAX),
+            |builder| builder.limits(ConnectionLimits::new().max_unsent(MAX)),
             move |script| {
                 let (report, twice) = (report.clone(), twice.clone());
                 script.on_open(move |conn| {
@@ -34,6 +34,7 @@ fn a_send_that_would_exceed_the_limit_is_refused() {
                         match conn.send(piece(accepted, PIECE)) {
                             Ok(SendStatus::Written) => assert_eq!((before, conn.unsent()), (0, 0)),
                             Ok(SendStatus::Queued) => assert!(conn.unsent() > before && conn.unsent() <= MAX),
+                            Ok(status) => panic!("{status:?}"),
                             Err(refusal) => {
                                 assert_eq!(conn.unsent(), before, "a refused send changed the queue");
                                 assert!(before + PIECE > MAX, "refused at {before}");
@@ -72,7 +73,7 @@ fn a_send_that_would_exceed_the_limit_is_refused() {
 fn no_part_of_a_send_above_the_limit_is_sent() {
     with_watchdog(LIMIT, || {
         let (host, _journal) = scripted_with(
-            |builder| builder.max_unsent(KIB),
+            |builder| builder.limits(ConnectionLimits::new().max_unsent(KIB)),
             |script| {
                 script.on_open(|conn| {
                     assert_eq!(conn.send([1; KIB + 1]), Err(SendError::Full));
@@ -94,7 +95,7 @@ fn a_handle_enforces_the_limit_of_its_connection() {
     with_watchdog(LIMIT, || {
         let (sender, handles) = mpsc::channel();
         let (host, _journal) = scripted_with(
-            |builder| builder.max_unsent(MAX),
+            |builder| builder.limits(ConnectionLimits::new().max_unsent(MAX)),
             move |script| {
                 let sender = sender.clone();
                 script.on_open(move |conn| sender.send(conn.handle()).unwrap())
@@ -132,7 +133,9 @@ fn a_handle_is_refused_while_the_handler_fills_the_limit() {
         let (release, released) = mpsc::channel();
         let released = Cell::new(Some(released));
         let (host, _) = scripted_with(
-            |builder| net::with_small_send_buffer(builder).max_unsent(100 * KIB),
+            |builder| {
+                net::with_small_send_buffer(builder).limits(ConnectionLimits::new().max_unsent(100 * KIB))
+            },
             move |script| {
                 let (sender, released) = (sender.clone(), released.take().unwrap());
                 script.on_open(move |conn| {
@@ -166,7 +169,7 @@ fn unread_input_above_the_limit_closes_the_connection() {
         let unread = Arc::new(AtomicUsize::new(0));
         let recorded = Arc::clone(&unread);
         let (host, journal) = scripted_with(
-            |builder| builder.max_unread(MAX),
+            |builder| builder.limits(ConnectionLimits::new().max_unread(MAX)),
             move |script| {
                 let recorded = Arc::clone(&recorded);
                 script.terse().on_message(move |_, input| recorded.store(input.len(), SeqCst))

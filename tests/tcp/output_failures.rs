@@ -29,7 +29,7 @@ fn offered_input(life: &[HandlerCall]) -> String {
 #[test]
 fn input_before_an_orderly_close_survives_failed_writes() {
     crate::support::with_watchdog(crate::support::LIMIT, || {
-        let builder = EventLoop::builder().propagate_panics(true).input_buffer(1024);
+        let builder = EventLoop::builder().propagate_panics().input_buffer(1024);
         let event_loop = builder.build().unwrap();
         let refused = Rc::new(Cell::new(0));
         let (counted, has_replied) = (Rc::clone(&refused), Rc::new(Cell::new(false)));
@@ -68,7 +68,7 @@ fn input_before_an_orderly_close_survives_failed_writes() {
 #[test]
 fn input_before_a_unix_close_survives_failed_writes() {
     crate::support::with_watchdog(crate::support::LIMIT, || {
-        let builder = EventLoop::builder().propagate_panics(true).input_buffer(1024);
+        let builder = EventLoop::builder().propagate_panics().input_buffer(1024);
         let event_loop = builder.build().unwrap();
         let bench = Bench::on_unix(&event_loop, |script| {
             script.on_message(|conn, input| {
@@ -151,7 +151,7 @@ fn input_before_a_reset_survives_every_failed_write() {
                     })
                     .on_message(|_, input| input.clear())
             });
-            let mut client = net::connect_with_small_receive_buffer(bench.server.local_addr());
+            let mut client = net::connect_with_small_receive_buffer(bench.server.local_addr().unwrap());
             client.write_all(b"last words").unwrap();
             net::reset(client);
             let life = bench.calls_until_close(event_loop);
@@ -220,7 +220,7 @@ fn received_frames_are_delivered_though_replies_fail() {
             .unwrap()
             .serve(move |_| Framed::new(LineCodec::new(100), Lines(recorder.clone())))
             .unwrap();
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         client.write_all(b"one\ntwo\nthree\n").unwrap();
         net::reset(client);
         net::turn_until(event_loop, || lines.len() == 4);

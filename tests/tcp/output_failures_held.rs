@@ -10,7 +10,7 @@ use crate::support::endings::is_closed;
 use crate::support::failures::{Bench, assert_ends_with, turns};
 use crate::support::net::{self, End, HandlerCall, Script, message};
 use crate::support::{with_clock, with_loop};
-use reveille::net::{ConnectionState, SendError, SendStatus};
+use reveille::net::{ConnectionLimits, ConnectionState, SendError, SendStatus};
 use reveille::{EventLoop, TcpServer};
 use rustix::event::PollFlags;
 
@@ -115,7 +115,9 @@ fn a_stop_ends_a_reset_connection_that_stays_paused() {
 fn an_idle_timeout_ends_a_reset_connection_that_stays_paused() {
     const TIMEOUT: Duration = Duration::from_secs(10);
     with_clock(|event_loop, clock| {
-        let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().idle_timeout(TIMEOUT);
+        let builder = TcpServer::bind(event_loop, "127.0.0.1:0")
+            .unwrap()
+            .limits(ConnectionLimits::new().idle_timeout(TIMEOUT));
         let bench = Bench::of(builder, pausing);
         reset_while_paused(event_loop, &bench);
         clock.advance(TIMEOUT);
@@ -236,7 +238,7 @@ fn a_graceful_close_after_failed_output_ends_immediately() {
                 assert_eq!(conn.state(), ConnectionState::Closed);
             })
         });
-        let mut client = net::connect(bench.server.local_addr());
+        let mut client = net::connect(bench.server.local_addr().unwrap());
         client.write_all(b"discarded").unwrap();
         net::reset(client);
         let life = bench.calls_until_close(event_loop);

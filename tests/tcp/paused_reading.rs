@@ -70,7 +70,7 @@ fn unconsumed_input_is_offered_again_before_the_end() {
             line_by_line(factory_journal.script())
         });
         let server = server.unwrap();
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         net::turn_until(event_loop, || journal.handlers() == 1);
         client.write_all(b"one\ntwo\nthree\n").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
@@ -154,7 +154,7 @@ fn input_and_its_end_during_a_pause_are_delivered_afterwards() {
                 paused_until(&factory_may_resume, factory_journal.script())
             });
             let server = server.unwrap();
-            let mut client = net::connect(server.local_addr());
+            let mut client = net::connect(server.local_addr().unwrap());
             net::turn_until(event_loop, || journal.handlers() == 1);
             client.write_all(bytes).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
@@ -225,7 +225,7 @@ fn a_pause_during_a_burst_takes_effect_immediately() {
             })
         });
         let server = server.unwrap();
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         net::turn_until(&event_loop, || journal.handlers() == 1);
         client.write_all(&[b'x'; 3 * KIB]).unwrap();
         net::until(|| sockets.borrow()[0].peek(&mut [0; 3 * KIB]).unwrap() == 3 * KIB);

@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 
 use crate::support::net::{self, End, Random, pattern, scripted, scripted_with};
 use crate::support::{LIMIT, MIB, with_watchdog};
-use reveille::net::{SendError, SendStatus};
+use reveille::net::{ConnectionLimits, SendError, SendStatus};
 
 /// A file that is removed on drop.
 struct TempFile(PathBuf);
@@ -72,7 +72,7 @@ fn a_file_counts_as_unsent_but_not_towards_max_unsent() {
         let temporary = TempFile::new("limit", &bytes);
         let file = temporary.open();
         let (host, _journal) = scripted_with(
-            |builder| builder.max_unsent(1000),
+            |builder| builder.limits(ConnectionLimits::new().max_unsent(1000)),
             move |script| {
                 let file = file.try_clone().unwrap();
                 script.on_open(move |conn| {
@@ -227,7 +227,7 @@ fn queued_small_files_hold_no_descriptors_and_arrive_in_order() {
         let serving = Arc::clone(&temporary);
         let (sender, reports) = mpsc::channel();
         let (host, _) = scripted_with(
-            |builder| builder.max_unsent(64 * MIB).water_marks(64 * MIB, 0),
+            |builder| builder.limits(ConnectionLimits::new().max_unsent(64 * MIB).water_marks(64 * MIB, 0)),
             move |script| {
                 let (file, sender) = (Arc::clone(&serving), sender.clone());
                 script.on_open(move |conn| {

@@ -47,7 +47,7 @@ impl Options {
 fn custom_options() -> SocketOptions {
     let keep_alive = KeepAlive::new(Duration::from_secs(71)).interval(Duration::from_secs(13)).count(4);
     SocketOptions::new()
-        .nodelay(false)
+        .delay_small_writes()
         .keep_alive(keep_alive)
         .user_timeout(Duration::from_micros(12_344_001))
         .send_buffer(20_000)
@@ -104,7 +104,7 @@ fn options_of_server_connection(options: Option<SocketOptions>) -> Options {
             builder = builder.socket_options(options);
         }
         let server = builder.serve(move |_| OptionReporter(sender.clone())).unwrap();
-        let _client = net::connect(server.local_addr());
+        let _client = net::connect(server.local_addr().unwrap());
         wait_for_report(event_loop, &reports)
     })
 }
@@ -152,17 +152,6 @@ fn only_nodelay_differs_from_the_systems_defaults() {
 }
 
 #[test]
-fn nodelay_of_a_server_builder_applies_to_its_connections() {
-    with_loop(|event_loop| {
-        let (sender, reports) = mpsc::channel();
-        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().nodelay(false);
-        let server = server.serve(move |_| OptionReporter(sender.clone())).unwrap();
-        let _client = net::connect(server.local_addr());
-        assert!(!wait_for_report(event_loop, &reports).nodelay);
-    });
-}
-
-#[test]
 fn a_connection_may_change_its_options() {
     with_loop(|event_loop| {
         let (sender, reports) = mpsc::channel();
@@ -186,7 +175,7 @@ fn a_connection_may_change_its_options() {
                 Ok::<_, io::Error>(())
             })
             .unwrap();
-        let mut client = net::connect(server.local_addr());
+        let mut client = net::connect(server.local_addr().unwrap());
         io::Write::write_all(&mut client, b"x").unwrap();
         let mut found = Vec::new();
         turn_until(event_loop, || {
@@ -235,14 +224,16 @@ fn the_error_for_an_invalid_option_names_it() {
 #[test]
 fn servers_with_reuse_port_share_a_port() {
     with_loop(|event_loop| {
-        let listen = |address: SocketAddr, reuse_port| {
-            let options = SocketOptions::new().reuse_port(reuse_port);
+        let listen = |address: SocketAddr, options| {
             let builder = TcpServer::bind(event_loop, address).unwrap().socket_options(options);
             builder.serve_fn(|conn, input| conn.send(input.take_all()))
         };
-        let first = listen("127.0.0.1:0".parse().unwrap(), true).unwrap();
-        let _second = listen(first.local_addr(), true).expect("a shared port");
-        let error = listen(first.local_addr(), false).expect_err("the port was shared without reuse_port");
+        let shared = || SocketOptions::new().reuse_port();
+        let first = listen("127.0.0.1:0".parse().unwrap(), shared()).unwrap();
+        let address = first.local_addr().unwrap();
+        let _second = listen(address, shared()).expect("a shared port");
+        let error =
+            listen(address, SocketOptions::new()).expect_err("the port was shared without reuse_port");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     });
 }
@@ -254,18 +245,19 @@ fn only_v6_determines_whether_ipv4_clients_can_connect() {
             return; // This machine has no IPv6.
         }
         for only_v6 in [true, false] {
-            let options = SocketOptions::new().only_v6(only_v6);
+            let options = SocketOptions::new();
+            let options = if only_v6 { options.only_v6() } else { options.dual_stack() };
             let builder = TcpServer::bind(event_loop, "[::]:0").unwrap().socket_options(options);
             let server = builder.serve_fn(|_, _| ()).unwrap();
-            let port = server.local_addr().port();
+            let port = server.local_addr().unwrap().port();
             net::connect(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port)));
             let over_v4 = TcpStream::connect(("127.0.0.1", port));
             assert_eq!(over_v4.is_err(), only_v6, "{over_v4:?}");
         }
         // A server for IPv4 ignores the option.
-        let options = SocketOptions::new().only_v6(true);
+        let options = SocketOptions::new().only_v6();
         let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().socket_options(options);
-        net::connect(builder.serve_fn(|_, _| ()).unwrap().local_addr());
+        net::connect(builder.serve_fn(|_, _| ()).unwrap().local_addr().unwrap());
     });
 }
 
@@ -284,7 +276,7 @@ fn connections_are_bound_to_the_device_of_their_server() {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return,
             server => server.unwrap(),
         };
-        let _client = net::connect(server.local_addr());
+        let _client = net::connect(server.local_addr().unwrap());
         let device = wait_for_report(event_loop, &reports).expect("a device");
         assert_eq!(device.strip_suffix(b"\0").unwrap_or(&device), b"lo");
     });

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::support::net::{self, HandlerCall, Host, message};
 use crate::support::{KIB, LIMIT, MIB, Recorder, with_loop, with_watchdog};
 use reveille::codec::{FrameHandler, Framed, LineCodec};
-use reveille::net::CloseReason;
+use reveille::net::{CloseReason, ConnectionLimits};
 use reveille::{Buffer, ConnectionHandler, TcpConnection, TcpServer};
 
 const HIGH: usize = 256 * KIB;
@@ -81,7 +81,7 @@ fn assert_marks_are_reported<H: ConnectionHandler>(make: impl Fn(Filler) -> H + 
     let (sender, reports) = mpsc::channel();
     let host = Host::new(move |event_loop| {
         net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0")?)
-            .water_marks(HIGH, LOW)
+            .limits(ConnectionLimits::new().water_marks(HIGH, LOW))
             .serve(move |_| make(Filler(sender.clone())))
     });
     let mut client = net::connect_with_small_receive_buffer(host.address());
@@ -191,9 +191,9 @@ fn events_until_close(closes_at: &'static str) -> Vec<(&'static str, usize)> {
         let events = Recorder::new();
         let recorder = events.clone();
         let builder = net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0").unwrap());
-        let server = builder.water_marks(HIGH, LOW);
+        let server = builder.limits(ConnectionLimits::new().water_marks(HIGH, LOW));
         let server = server.serve(move |_| Closer { closes_at, events: recorder.clone() }).unwrap();
-        let mut client = net::connect_with_small_receive_buffer(server.local_addr());
+        let mut client = net::connect_with_small_receive_buffer(server.local_addr().unwrap());
         client.write_all(b"x").unwrap();
         client.set_nonblocking(true).unwrap();
         let mut all = Vec::new();

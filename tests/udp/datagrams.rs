@@ -26,7 +26,7 @@ fn many_datagrams_are_echoed_whole_and_in_order() {
             .unwrap()
             .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))
             .unwrap();
-        let (to, quit) = (echo.local_addr(), event_loop.handle());
+        let (to, quit) = (echo.local_addr().unwrap(), event_loop.handle());
         let client = thread::spawn(move || {
             let socket = plain();
             for n in 0..500_usize {
@@ -47,7 +47,7 @@ fn an_empty_datagram_is_delivered_and_sent() {
         let (socket, events) = recording(event_loop);
         let other = plain();
         for bytes in ["", "between", ""] {
-            other.send_to(bytes.as_bytes(), socket.local_addr()).unwrap();
+            other.send_to(bytes.as_bytes(), socket.local_addr().unwrap()).unwrap();
         }
         assert_eq!(wait_for_calls(event_loop, &events, 3), [datagram(""), datagram("between"), datagram("")]);
         assert_eq!(socket.send_to("", address(&other)).unwrap(), SendStatus::Written);
@@ -58,13 +58,13 @@ fn an_empty_datagram_is_delivered_and_sent() {
 #[test]
 fn the_longest_datagram_arrives_whole_with_a_small_buffer() {
     with_watchdog(LIMIT, || {
-        let builder = EventLoop::builder().propagate_panics(true).input_buffer(1024);
+        let builder = EventLoop::builder().propagate_panics().input_buffer(1024);
         let event_loop = builder.build().unwrap();
         let (socket, events) = recording(&event_loop);
         let other = plain();
         let longest = pattern(65_507);
         for bytes in [&longest[..], b"short"] {
-            other.send_to(bytes, socket.local_addr()).unwrap();
+            other.send_to(bytes, socket.local_addr().unwrap()).unwrap();
         }
         assert_eq!(wait_for_calls(&event_loop, &events, 2), [datagram(&longest), datagram("short")]);
         assert_eq!(socket.send_to(&longest, address(&other)).unwrap(), SendStatus::Written);
@@ -101,7 +101,7 @@ fn a_flood_of_datagrams_does_not_starve_other_channels() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"always readable").unwrap();
         // Each call of the channel, one a turn, sends more datagrams than a turn may receive.
-        let (sender, to) = (plain(), socket.local_addr());
+        let (sender, to) = (plain(), socket.local_addr().unwrap());
         let (calls, sent) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let (called, sending) = (Rc::clone(&calls), Rc::clone(&sent));
         let _channel = Channel::new(event_loop, ours, Interest::READABLE, move |_| {
@@ -135,7 +135,7 @@ fn a_paused_socket_receives_datagrams_on_resume() {
         let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve(pausing).unwrap();
         let other = plain();
         for text in ["one", "two"] {
-            other.send_to(text.as_bytes(), socket.local_addr()).unwrap();
+            other.send_to(text.as_bytes(), socket.local_addr().unwrap()).unwrap();
         }
         for text in ["one", "two"] {
             assert_eq!(wait_for_calls(event_loop, &events, 1), [datagram(text)]);
@@ -156,11 +156,11 @@ fn a_connected_socket_receives_only_from_its_peer() {
         let (peer, stranger, events) = (plain(), plain(), Recorder::new());
         let builder = UdpSocket::connect(event_loop, address(&peer)).unwrap();
         let socket = builder.serve(Script::new(&events)).unwrap();
-        assert_eq!(socket.peer_addr(), Some(address(&peer)));
+        assert_eq!(socket.peer_addr().unwrap(), address(&peer));
         assert_eq!(socket.send("question").unwrap(), SendStatus::Written);
         assert_eq!(receive(&peer), b"question");
-        stranger.send_to(b"not for you", socket.local_addr()).unwrap();
-        peer.send_to(b"answer", socket.local_addr()).unwrap();
+        stranger.send_to(b"not for you", socket.local_addr().unwrap()).unwrap();
+        peer.send_to(b"answer", socket.local_addr().unwrap()).unwrap();
         assert_eq!(wait_for_calls(event_loop, &events, 1), [datagram("answer")]);
     });
 }
@@ -185,7 +185,7 @@ fn a_refusing_port_is_reported_and_the_socket_survives() {
         socket.send("hello?").unwrap();
         assert_eq!(wait_for_calls(event_loop, &events, 1), [refused], "also while receiving is paused");
         socket.resume_receiving();
-        peer.connect(socket.local_addr()).unwrap();
+        peer.connect(socket.local_addr().unwrap()).unwrap();
         socket.send("now").unwrap();
         assert_eq!(receive(&peer), b"now");
         peer.send(b"here").unwrap();
@@ -220,12 +220,12 @@ fn two_sockets_may_share_a_port_if_both_opt_in() {
         };
         let bind = |at: SocketAddr| UdpSocket::bind(event_loop, at).unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
-        let one = bind(any).reuse_port(true).serve_fn(counting(0)).unwrap();
-        let at = one.local_addr();
+        let one = bind(any).reuse_port().serve_fn(counting(0)).unwrap();
+        let at = one.local_addr().unwrap();
         let refused = bind(at).serve_fn(|_, _, _| ()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::AddrInUse);
         assert!(refused.to_string().contains(&at.to_string()), "{refused}");
-        let _two = bind(at).reuse_port(true).serve_fn(counting(1)).unwrap();
+        let _two = bind(at).reuse_port().serve_fn(counting(1)).unwrap();
         let senders: Vec<Plain> = (0..64).map(|_| plain()).collect();
         senders.iter().for_each(|sender| assert_eq!(sender.send_to(b"x", at).unwrap(), 1));
         net::turn_until(event_loop, || counts.borrow().iter().sum::<usize>() == 64);
@@ -239,12 +239,12 @@ fn a_multicast_group_is_received_only_while_joined() {
         let group = Ipv4Addr::new(239, 255, 77, 9);
         let bind = || UdpSocket::bind(event_loop, "0.0.0.0:0").unwrap();
         let events = Recorder::new();
-        let builder = bind().join_v4(group, Ipv4Addr::LOCALHOST).reuse_address(true);
+        let builder = bind().join_v4(group, Ipv4Addr::LOCALHOST).reuse_address();
         let member = builder.serve(Script::new(&events)).unwrap();
-        let to = SocketAddr::from((group, member.local_addr().port()));
+        let to = SocketAddr::from((group, member.local_addr().unwrap().port()));
         let deaf = Recorder::new();
         let at = SocketAddr::from((Ipv4Addr::UNSPECIFIED, to.port()));
-        let builder = UdpSocket::bind(event_loop, at).unwrap().reuse_address(true);
+        let builder = UdpSocket::bind(event_loop, at).unwrap().reuse_address();
         let _other = builder.serve(Script::new(&deaf)).unwrap();
         let sender = plain();
         socket2::SockRef::from(&sender).set_multicast_if_v4(&Ipv4Addr::LOCALHOST).unwrap();
@@ -264,7 +264,7 @@ fn a_multicast_group_is_received_only_while_joined() {
 fn the_options_have_their_configured_values() {
     with_loop(|event_loop| {
         let builder = UdpSocket::bind(event_loop, "0.0.0.0:0").unwrap();
-        let builder = builder.ttl(7).multicast_ttl(3).multicast_loop(false).broadcast(true);
+        let builder = builder.ttl(7).multicast_ttl(3).no_multicast_loop().broadcast();
         let socket = builder.send_buffer(9000).receive_buffer(10_000).serve_fn(|_, _, _| ()).unwrap();
         socket
             .with(|socket| {
@@ -280,7 +280,7 @@ fn the_options_have_their_configured_values() {
             })
             .expect("an open socket");
         let builder = UdpSocket::bind(event_loop, (Ipv6Addr::LOCALHOST, 0)).unwrap();
-        let socket = builder.only_v6(true).ttl(9).serve_fn(|_, _, _| ()).unwrap();
+        let socket = builder.only_v6().ttl(9).serve_fn(|_, _, _| ()).unwrap();
         socket.with(|socket| {
             let socket = socket2::SockRef::from(socket);
             assert!(socket.only_v6().unwrap());
@@ -330,7 +330,7 @@ fn an_ipv6_socket_works_like_an_ipv4_socket() {
             Script::new(&events).on_datagram(|socket, _, from| Ok(socket.send_to("6", from).map(drop)?));
         let socket = UdpSocket::bind(event_loop, "[::1]:0").unwrap().serve(answering).unwrap();
         let other = plain_at("[::1]:0");
-        other.send_to(b"six", socket.local_addr()).unwrap();
+        other.send_to(b"six", socket.local_addr().unwrap()).unwrap();
         assert_eq!(wait_for_calls(event_loop, &events, 1), [datagram("six")]);
         assert_eq!(receive(&other), b"6");
     });

@@ -69,7 +69,7 @@ fn exchange(
 fn a_reply_comes_from_its_destination_address() {
     with_loop(|event_loop| {
         for at in ["0.0.0.0:0", "[::ffff:0.0.0.0]:0", "[::]:0"] {
-            let dual = UdpSocket::bind(event_loop, at).unwrap().only_v6(false).serve_fn(|_, _, _| ());
+            let dual = UdpSocket::bind(event_loop, at).unwrap().dual_stack().serve_fn(|_, _, _| ());
             if let Err(error) = dual {
                 skipped(error);
                 continue;
@@ -79,7 +79,7 @@ fn a_reply_comes_from_its_destination_address() {
             let client = plain();
             for last in [1, 2, 77] {
                 let address = Ipv4Addr::new(127, 0, 0, last);
-                let to = SocketAddr::from((address, server.local_addr().port()));
+                let to = SocketAddr::from((address, server.local_addr().unwrap().port()));
                 let (destination, from) = exchange(event_loop, &destinations, &client, to);
                 assert_eq!(from, to, "{at}");
                 assert_eq!(destination.address, address, "{at}");
@@ -98,7 +98,7 @@ fn a_reply_over_ipv6_comes_from_its_destination_address() {
             let client = plain_at("[::1]:0");
             for address in ["::1", "2001:db8::1", "2001:db8::2"] {
                 let address: Ipv6Addr = address.parse().unwrap();
-                let to = SocketAddr::from((address, server.local_addr().port()));
+                let to = SocketAddr::from((address, server.local_addr().unwrap().port()));
                 let (destination, from) = exchange(event_loop, &destinations, &client, to);
                 assert_eq!(from, to);
                 assert_eq!(
@@ -116,7 +116,7 @@ fn a_link_local_address_replies_through_its_interface() {
         with_loop(|event_loop| {
             let (server, destinations) = echo(event_loop, "[::]:0");
             let lo = loopback_interface();
-            let port = server.local_addr().port();
+            let port = server.local_addr().unwrap().port();
             // The last sender has no zone that could name the interface.
             for (at, address) in [("fe80::2", "fe80::1"), ("fe80::2", "fe80::2"), ("::1", "fe80::1")] {
                 let scope = if at == "::1" { 0 } else { lo };
@@ -147,7 +147,8 @@ fn a_broadcast_address_is_reported_and_is_no_source() {
             let (server, destinations) = echo(event_loop, at);
             let client = plain();
             client.set_broadcast(true).unwrap();
-            let to = SocketAddr::from((Ipv4Addr::new(127, 255, 255, 255), server.local_addr().port()));
+            let to =
+                SocketAddr::from((Ipv4Addr::new(127, 255, 255, 255), server.local_addr().unwrap().port()));
             let (destination, from) = exchange(event_loop, &destinations, &client, to);
             assert_is_no_source(destination, from, to);
         }
@@ -162,7 +163,7 @@ fn a_group_is_reported_and_is_no_source() {
         server.with(|socket| socket.join_v4(group, Ipv4Addr::LOCALHOST)).unwrap().unwrap();
         let client = plain();
         socket2::SockRef::from(&client).set_multicast_if_v4(&Ipv4Addr::LOCALHOST).unwrap();
-        let to = SocketAddr::from((group, server.local_addr().port()));
+        let to = SocketAddr::from((group, server.local_addr().unwrap().port()));
         let (destination, from) = exchange(event_loop, &destinations, &client, to);
         assert_is_no_source(destination, from, to);
         assert_eq!(destination.interface, loopback_interface());
@@ -173,8 +174,8 @@ fn a_group_is_reported_and_is_no_source() {
 fn a_socket_at_one_address_reports_that_address() {
     with_loop(|event_loop| {
         let (server, destinations) = echo(event_loop, "127.0.0.3:0");
-        let (destination, from) = exchange(event_loop, &destinations, &plain(), server.local_addr());
-        assert_eq!(from, server.local_addr());
+        let (destination, from) = exchange(event_loop, &destinations, &plain(), server.local_addr().unwrap());
+        assert_eq!(from, server.local_addr().unwrap());
         assert_eq!((destination.address, destination.interface), (from.ip(), 0));
         assert_eq!(destination.source(), None);
     });
@@ -189,7 +190,7 @@ fn a_forwarded_datagram_has_the_kernels_source() {
             .unwrap()
             .serve_fn(move |socket, datagram, _| socket.send_to(datagram, to_other))
             .unwrap();
-        plain().send_to(b"forward", ("127.0.0.2", server.local_addr().port())).unwrap();
+        plain().send_to(b"forward", ("127.0.0.2", server.local_addr().unwrap().port())).unwrap();
         net::turn_until(event_loop, || {
             let mut bytes = [0; 16];
             other.set_nonblocking(true).unwrap();
@@ -219,7 +220,10 @@ fn sockets_and_handles_send_from_a_given_address() {
             socket.handle().send_from(via, "through a handle", to).unwrap();
             event_loop.run_once(net::LIMIT).unwrap();
             for _ in 0..2 {
-                assert_eq!(client.recv_from(&mut bytes).unwrap().1, (via, socket.local_addr().port()).into());
+                assert_eq!(
+                    client.recv_from(&mut bytes).unwrap().1,
+                    (via, socket.local_addr().unwrap().port()).into()
+                );
             }
         }
     });

@@ -353,7 +353,7 @@ fn tcp_has_neither_credentials_nor_descriptors() {
                 Journal::new().script()
             })
             .unwrap();
-        let _client = net::connect(server.local_addr());
+        let _client = net::connect(server.local_addr().unwrap());
         net::turn_until(event_loop, || errors.len() == 3);
         assert_eq!(errors.take(), [ErrorKind::Unsupported; 3]);
     });

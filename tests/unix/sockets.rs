@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::support::net::{self, End, HandlerCall, Journal, message, pattern};
 use crate::support::unix::{Folder, abstract_name, connect, echo_server, read_exact};
 use crate::support::{Recorder, turn, with_loop};
-use reveille::net::{LoadBalancing, SendStatus, UnixAddress};
+use reveille::net::{ConnectionLimits, LoadBalancing, SendStatus, UnixAddress};
 use reveille::{Buffer, ConnectionHandler, LoopThread, TcpClient, TcpConnection, TcpServer};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -92,7 +92,7 @@ fn large_transfers_arrive_whole_in_both_directions() {
             }
         }
         let _client = TcpClient::connect(event_loop, server.address())
-            .water_marks(2 * BYTES, 0)
+            .limits(ConnectionLimits::new().water_marks(2 * BYTES, 0))
             .serve(move |_| Sender(getting.clone()))
             .unwrap();
         net::turn_until(event_loop, || got.len() == 1);

@@ -227,7 +227,7 @@ fn a_dropped_threshold_reports_nothing_and_leaks_no_descriptor() {
     }
     alone(|| {
         let group = Group::new("dropped").unwrap();
-        let event_loop = EventLoop::builder().propagate_panics(true).build().unwrap();
+        let event_loop = EventLoop::builder().propagate_panics().build().unwrap();
         let before = open_descriptors();
         let files = || fs::read_dir("/proc/self/fd").unwrap().count();
         let files_before = files();
@@ -320,7 +320,7 @@ fn the_example_prints_its_watches_and_stops_on_sigint() {
             e.record(status.unwrap().code());
         })
         .unwrap()
-        .kill_on_drop(true);
+        .kill_on_drop();
         let output = child.take_stdout().unwrap();
         rustix::io::ioctl_fionbio(&output, false).unwrap();
         let lines = BufReader::new(output).lines().map(Result::unwrap);

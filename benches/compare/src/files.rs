@@ -64,7 +64,7 @@ impl Reader {
             Reader::Pread => "pread-loop",
             Reader::Pool => "pool-by-hand",
             Reader::Reveille(FileIoBackend::ThreadPool) => "reveille-threads",
-            Reader::Reveille(FileIoBackend::IoUring) => "reveille-ring",
+            Reader::Reveille(_) => "reveille-ring",
         }
     }
 

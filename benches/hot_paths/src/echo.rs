@@ -14,7 +14,7 @@ pub(crate) fn tcp_message() -> Round {
     let left = Rc::new(Cell::new(0));
     let server = TcpServer::bind(&event_loop, "127.0.0.1:0").expect("an address");
     let server = server.serve_fn(reply(&left)).expect("a server");
-    let client = TcpClient::connect(&event_loop, server.local_addr());
+    let client = TcpClient::connect(&event_loop, server.local_addr().expect("an IP address"));
     let client = client.serve_fn(reply(&left)).expect("a client");
     let connection = loop {
         event_loop.run_once(None).expect("a turn");

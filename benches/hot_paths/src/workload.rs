@@ -44,7 +44,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
 
 /// A loop that does not contain panics: a failed assertion in a callback ends the program.
 pub(crate) fn new_loop(builder: EventLoopBuilder) -> EventLoop {
-    builder.propagate_panics(true).build().expect("an event loop")
+    builder.propagate_panics().build().expect("an event loop")
 }
 
 /// Runs a batch of operations inside a turn, as callbacks do. Between two turns some of them cost

@@ -2,11 +2,17 @@ use super::*;
 use crate::codec::tests::PREFIXES;
 use crate::codec::{FrameError, Frames};
 
+/// A codec whose prefix counts itself if `counts` is true.
+fn codec_of(prefix: LengthPrefix, limit: usize, counts: bool) -> LengthCodec {
+    let codec = LengthCodec::new(prefix, limit);
+    if counts { codec.counts_prefix() } else { codec }
+}
+
 #[test]
 fn prefixes_are_encoded_as_their_names_state() {
     let encoded = |prefix, counts| {
         let mut output = Buffer::new();
-        LengthCodec::new(prefix, 1000).counts_prefix(counts).encode(&[b'-'; 200], &mut output).unwrap();
+        codec_of(prefix, 1000, counts).encode(&[b'-'; 200], &mut output).unwrap();
         output.readable()[..output.len() - 200].to_vec()
     };
     assert_eq!(encoded(LengthPrefix::U8, false), [200]);
@@ -27,7 +33,7 @@ fn prefixes_are_encoded_as_their_names_state() {
 fn a_frame_has_at_most_limit_bytes() {
     for prefix in PREFIXES {
         for counts in [false, true] {
-            let codec = LengthCodec::new(prefix, 100).counts_prefix(counts);
+            let codec = codec_of(prefix, 100, counts);
             let mut output = Buffer::new();
             codec.encode(&[1; 100], &mut output).unwrap();
             let found: Vec<_> = Frames::new(codec, output.readable()).collect();
@@ -36,7 +42,7 @@ fn a_frame_has_at_most_limit_bytes() {
             let too_long = LengthError::TooLong { length: 101, limit: 100 };
             assert_eq!(codec.encode(&[1; 101], &mut output), Err(too_long));
             let mut longer = Buffer::new();
-            LengthCodec::new(prefix, 101).counts_prefix(counts).encode(&[1; 101], &mut longer).unwrap();
+            codec_of(prefix, 101, counts).encode(&[1; 101], &mut longer).unwrap();
             // Before any byte of the frame has arrived.
             let header = &longer.readable()[..longer.len() - 101];
             assert_eq!(codec.clone().decode(header), Err(too_long), "{prefix:?}");
@@ -52,11 +58,11 @@ fn the_largest_lengths_are_rejected_as_too_long() {
             _ => &[255; 10],
         };
         for counts in [false, true] {
-            let mut codec = LengthCodec::new(prefix, 100).counts_prefix(counts);
+            let mut codec = codec_of(prefix, 100, counts);
             let error = codec.decode(input).unwrap_err();
             assert!(matches!(error, LengthError::TooLong { limit: 100, .. }), "{prefix:?}: {error:?}");
             // Without a limit the decoder waits for the frame.
-            let mut unlimited = LengthCodec::new(prefix, usize::MAX).counts_prefix(counts);
+            let mut unlimited = codec_of(prefix, usize::MAX, counts);
             assert_eq!(unlimited.decode(input), Ok(None), "{prefix:?}");
         }
     }
@@ -64,7 +70,7 @@ fn the_largest_lengths_are_rejected_as_too_long() {
 
 #[test]
 fn a_length_less_than_its_counted_prefix_is_rejected() {
-    let codec = LengthCodec::new(LengthPrefix::U32Be, 100).counts_prefix(true);
+    let codec = LengthCodec::new(LengthPrefix::U32Be, 100).counts_prefix();
     let found: Vec<_> = Frames::new(codec, b"\0\0\0\x05a\0\0\0\x04\0\0\0\x03").collect();
     let too_short = FrameError::Malformed(LengthError::TooShort { number: 3 });
     assert_eq!(found, [Ok(&b"a"[..]), Ok(&b""[..]), Err(too_short)]);
@@ -74,7 +80,7 @@ fn a_length_less_than_its_counted_prefix_is_rejected() {
 fn a_length_that_does_not_fit_its_prefix_is_rejected() {
     let assert_rejected = |prefix, counts, len: usize| {
         let mut output = Buffer::from(b"before".to_vec());
-        let codec = LengthCodec::new(prefix, usize::MAX).counts_prefix(counts);
+        let codec = codec_of(prefix, usize::MAX, counts);
         let not_expressible = Err(LengthError::NotExpressible { length: len as u64 });
         assert_eq!(codec.encode(&vec![0; len], &mut output), not_expressible);
         assert_eq!(output.readable(), b"before");
@@ -116,7 +122,7 @@ fn overlong_and_too_large_varints_are_rejected() {
 /// Around the sizes at which a varint, and therefore a length that includes it, grows.
 #[test]
 fn a_varint_that_counts_itself_round_trips() {
-    let codec = LengthCodec::new(LengthPrefix::Varint, usize::MAX).counts_prefix(true);
+    let codec = LengthCodec::new(LengthPrefix::Varint, usize::MAX).counts_prefix();
     for len in (0..300).chain(16_370..16_400) {
         let frame = vec![7; len];
         let mut output = Buffer::new();

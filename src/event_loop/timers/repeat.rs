@@ -60,6 +60,7 @@ impl From<Duration> for Repeat {
 /// The behaviour of a repeating timer that is late: the loop was busy, the machine was suspended,
 /// or a callback took longer than a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum MissedTickBehavior {
     /// A fixed rate: the deadlines are the first one and whole periods after it, so the timer does
     /// not drift. Deadlines that have passed by the time of a call are skipped.

@@ -21,7 +21,7 @@ use crate::net::result::{CloseReason, IntoHandlerResult};
 /// [`on_descriptors`](ConnectionHandler::on_descriptors) are replies. A connection whose unsent
 /// replies exceed the high-water mark stops reading until they have fallen to the low-water mark.
 /// Bytes sent at any other time are unsolicited, and never stop the connection from reading. See
-/// [`water_marks`](crate::net::TcpServerBuilder::water_marks).
+/// [`water_marks`](crate::net::ConnectionLimits::water_marks).
 ///
 /// A callback that returns an error closes its connection, and
 /// [`on_close`](ConnectionHandler::on_close) receives the error. A panic also closes the
@@ -63,7 +63,7 @@ pub trait ConnectionHandler: 'static {
     /// Bytes have arrived. Bytes left in `input` are delivered again together with later input, and
     /// also on their own when reading resumes: after
     /// [`resume_reading`](TcpConnection::resume_reading), and at the end of an
-    /// [automatic pause](crate::net::TcpServerBuilder::water_marks). Bytes sent from here count
+    /// [automatic pause](crate::net::ConnectionLimits::water_marks). Bytes sent from here count
     /// towards that pause.
     ///
     /// # Errors
@@ -107,7 +107,7 @@ pub trait ConnectionHandler: 'static {
     /// [`on_low_water`](ConnectionHandler::on_low_water).
     ///
     /// Replies need no action here: the connection [pauses
-    /// reading](crate::net::TcpServerBuilder::water_marks) when they alone exceed the mark. This
+    /// reading](crate::net::ConnectionLimits::water_marks) when they alone exceed the mark. This
     /// callback is for unsolicited output, for example from a timer or another connection, whose
     /// producer should stop. The connection keeps reading, and accepts bytes up to `max_unsent`.
     ///

@@ -53,7 +53,7 @@ impl<'a> TcpConnection<'a> {
     /// everything that [handles](ConnectionHandle) accepted before this call.
     ///
     /// Bytes sent from [`on_message`](crate::ConnectionHandler::on_message) are replies: while more
-    /// of them are queued than the [high-water mark](crate::net::TcpServerBuilder::water_marks),
+    /// of them are queued than the [high-water mark](crate::net::ConnectionLimits::water_marks),
     /// the connection does not read. Bytes sent from any other callback are unsolicited; for them
     /// only [`on_high_water`](crate::ConnectionHandler::on_high_water) and the limit `max_unsent`
     /// report that too much is queued.
@@ -132,7 +132,7 @@ impl<'a> TcpConnection<'a> {
     /// sends at most about 1 MiB.
     ///
     /// The unsent part of the file counts as [unsent](TcpConnection::unsent), also for the
-    /// [automatic pause](crate::net::TcpServerBuilder::water_marks). It takes no memory, so
+    /// [automatic pause](crate::net::ConnectionLimits::water_marks). It takes no memory, so
     /// `max_unsent` does not apply to it. At most 64 files are queued. When at most 64 KiB of a
     /// file is left, it is copied into memory if the limit permits, so that many small replies hold
     /// no descriptors.

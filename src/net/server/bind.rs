@@ -45,7 +45,7 @@ fn bind_all(
     }
     let shared;
     let options = if listeners > 1 {
-        shared = settings.options.clone().reuse_port(true);
+        shared = settings.options.clone().reuse_port();
         &shared
     } else {
         &settings.options

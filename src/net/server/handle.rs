@@ -1,6 +1,7 @@
 //! `ServerHandle`: a server as seen from any thread.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,11 +42,10 @@ impl ServerHandle {
     /// Same as [`TcpServer::local_addr`](crate::TcpServer::local_addr), also after the server has
     /// ended.
     ///
-    /// # Panics
-    /// If the server listens on a Unix socket.
-    #[track_caller]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address.as_inet().expect("a server on a Unix socket has no IP address: see `address`")
+    /// # Errors
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if the server listens on a Unix socket.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.address.to_inet()
     }
 
     /// The address that the server listens on, or has listened on.

@@ -13,7 +13,7 @@ impl TcpServer {
     /// handles, loops, and `TcpConnection` as the handler's view of a connection.
     ///
     /// TCP-only settings have no effect ([`socket_options`](TcpServerBuilder::socket_options),
-    /// [`nodelay`](TcpServerBuilder::nodelay)); TCP-only methods of the connection return an error.
+    /// [`socket_options`](TcpServerBuilder::socket_options)); TCP-only methods of the connection return an error.
     /// Unix sockets add [`peer_credentials`](crate::TcpConnection::peer_credentials) and
     /// [descriptor passing](crate::TcpConnection::send_with_descriptors).
     ///
@@ -54,15 +54,15 @@ impl TcpServer {
 }
 
 impl<S> TcpServerBuilder<'_, S> {
-    /// Whether a server on a Unix socket replaces a stale socket, which a previous server left at
-    /// the path: one that refuses connections. Default: `false`, and an existing path is an error.
+    /// Makes a server on a Unix socket replace a stale socket, which a previous server left at the
+    /// path: one that refuses connections. Default: an existing path is an error.
     /// A regular file or the socket of a running server is never replaced.
     ///
     /// The check connects once, which a running server sees as a client that connects and
     /// disconnects. Two servers that start at the same time may each take the other's socket for a
     /// stale one. Programs that may start that way need a lock of their own.
-    pub fn replace_stale(mut self, replace: bool) -> Self {
-        self.settings.path_options.replace_stale = replace;
+    pub fn replace_stale(mut self) -> Self {
+        self.settings.path_options.replace_stale = true;
         self
     }
 

@@ -31,7 +31,7 @@ struct Options {
     send_buffer: Option<usize>,
     ttl: Option<u32>,
     multicast_ttl: Option<u32>,
-    multicast_loop: Option<bool>,
+    no_multicast_loop: bool,
     groups_v4: Vec<(Ipv4Addr, Ipv4Addr)>,
     groups_v6: Vec<(Ipv6Addr, u32)>,
 }
@@ -61,30 +61,37 @@ impl<'a> UdpSocketBuilder<'a> {
 
     /// Shares the address with other sockets that set this option (`SO_REUSEPORT`, socket(7)). The
     /// kernel distributes datagrams among them by source, so those of one peer go to one socket.
-    /// Default: `false`.
-    pub fn reuse_port(mut self, reuse: bool) -> Self {
-        self.options.reuse_port = reuse;
+    /// Default: off.
+    pub fn reuse_port(mut self) -> Self {
+        self.options.reuse_port = true;
         self
     }
 
     /// Shares the address with other sockets that set this option (`SO_REUSEADDR`, socket(7)). Each
     /// of them receives the datagrams of a multicast group; any other datagram goes to one of them.
-    /// Default: `false`.
-    pub fn reuse_address(mut self, reuse: bool) -> Self {
-        self.options.reuse_address = reuse;
+    /// Default: off.
+    pub fn reuse_address(mut self) -> Self {
+        self.options.reuse_address = true;
         self
     }
 
-    /// Allows broadcast addresses as destinations (`SO_BROADCAST`). Default: `false`.
-    pub fn broadcast(mut self, broadcast: bool) -> Self {
-        self.options.broadcast = broadcast;
+    /// Allows broadcast addresses as destinations (`SO_BROADCAST`). Default: a send to one fails.
+    pub fn broadcast(mut self) -> Self {
+        self.options.broadcast = true;
         self
     }
 
-    /// Restricts a socket at `[::]` to IPv6 (`IPV6_V6ONLY`). Default: the system's
+    /// Restricts a socket at `[::]` to IPv6 (`IPV6_V6ONLY`). Default: the system's setting
     /// (`net.ipv6.bindv6only`). No effect on an IPv4 socket.
-    pub fn only_v6(mut self, only: bool) -> Self {
-        self.options.only_v6 = Some(only);
+    pub fn only_v6(mut self) -> Self {
+        self.options.only_v6 = Some(true);
+        self
+    }
+
+    /// Lets a socket at `[::]` receive IPv4 datagrams too. The opposite of
+    /// [`only_v6`](UdpSocketBuilder::only_v6).
+    pub fn dual_stack(mut self) -> Self {
+        self.options.only_v6 = Some(false);
         self
     }
 
@@ -117,9 +124,10 @@ impl<'a> UdpSocketBuilder<'a> {
         self
     }
 
-    /// Delivers datagrams to a multicast group on this machine too. Default: `true`.
-    pub fn multicast_loop(mut self, on_this_machine: bool) -> Self {
-        self.options.multicast_loop = Some(on_this_machine);
+    /// Does not deliver datagrams to a multicast group on this machine (`IP_MULTICAST_LOOP`).
+    /// Default: they are delivered here too.
+    pub fn no_multicast_loop(mut self) -> Self {
+        self.options.no_multicast_loop = true;
         self
     }
 
@@ -270,8 +278,8 @@ fn set_options_v4(socket: &Socket, options: &Options) -> io::Result<()> {
     if let Some(hops) = options.multicast_ttl {
         socket.set_multicast_ttl_v4(hops)?;
     }
-    if let Some(on_this_machine) = options.multicast_loop {
-        socket.set_multicast_loop_v4(on_this_machine)?;
+    if options.no_multicast_loop {
+        socket.set_multicast_loop_v4(false)?;
     }
     Ok(())
 }
@@ -288,8 +296,8 @@ fn set_options_v6(socket: &Socket, options: &Options) -> io::Result<()> {
     if let Some(hops) = options.multicast_ttl {
         socket.set_multicast_hops_v6(hops)?;
     }
-    if let Some(on_this_machine) = options.multicast_loop {
-        socket.set_multicast_loop_v6(on_this_machine)?;
+    if options.no_multicast_loop {
+        socket.set_multicast_loop_v6(false)?;
     }
     Ok(())
 }

@@ -54,9 +54,10 @@ pub trait DatagramHandler: 'static {
     /// `peer` is the peer that the error concerns, if known. The kernel keeps only one pending
     /// error of a connected socket. Default: logs the error, at level debug.
     fn on_error(&mut self, socket: &UdpRef<'_>, error: io::Error, peer: Option<SocketAddr>) {
+        let local = socket.local();
         logger::call(|| match peer {
-            Some(peer) => log::debug!("{}: error of {peer}: {error}", socket.local_addr()),
-            None => log::debug!("{}: {error}", socket.local_addr()),
+            Some(peer) => log::debug!("{local}: error of {peer}: {error}"),
+            None => log::debug!("{local}: {error}"),
         });
     }
 

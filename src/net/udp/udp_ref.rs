@@ -152,13 +152,23 @@ impl<'a> UdpRef<'a> {
     }
 
     /// The address that the socket is bound to.
-    pub fn local_addr(&self) -> SocketAddr {
+    ///
+    /// # Errors
+    /// None. The signature is that of the other sockets.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.local())
+    }
+
+    pub(super) fn local(&self) -> SocketAddr {
         self.core.local()
     }
 
     /// The peer of a connected socket.
-    pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.core.peer()
+    ///
+    /// # Errors
+    /// [`NotConnected`](io::ErrorKind::NotConnected) if the socket is not connected.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.core.peer().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Joins the multicast group `group` on the interface with the address `interface`. `0.0.0.0`
@@ -210,8 +220,8 @@ impl AsFd for UdpRef<'_> {
 impl fmt::Debug for UdpRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UdpRef")
-            .field("local_addr", &self.local_addr())
-            .field("peer_addr", &self.peer_addr())
+            .field("local_addr", &self.local())
+            .field("peer_addr", &self.core.peer())
             .field("unsent", &self.unsent())
             .finish_non_exhaustive()
     }

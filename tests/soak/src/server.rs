@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use reveille::codec::{FrameHandler, Framed, LineCodec};
-use reveille::net::UnixAddress;
+use reveille::net::{ConnectionLimits, UnixAddress};
 use reveille::{
     Buffer, ConnectionHandle, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer, UdpSocket,
 };
@@ -68,12 +68,14 @@ pub(crate) fn run() -> io::Result<()> {
     let event_loop = EventLoop::new()?;
     let any = "127.0.0.1:0";
     let echo = TcpServer::bind(&event_loop, any)?.threads(2).serve(|_| Echo)?;
-    let back_end = echo.local_addr();
+    let back_end = echo.local_addr()?;
     let lines = TcpServer::bind(&event_loop, any)?
         .serve(|_| Framed::new(LineCodec::new(LONGEST_LINE), Lines::default()))?;
     let early = TcpServer::bind(&event_loop, any)?.serve(|_| Early { replied: false })?;
     let relay = TcpServer::bind(&event_loop, any)?.serve(move |_| Front { back_end, client: None })?;
-    let idle = TcpServer::bind(&event_loop, any)?.idle_timeout(IDLE).serve(|_| Echo)?;
+    let idle = TcpServer::bind(&event_loop, any)?
+        .limits(ConnectionLimits::new().idle_timeout(IDLE))
+        .serve(|_| Echo)?;
     let udp = UdpSocket::bind(&event_loop, any)?
         .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))?;
     let (unix, descriptors) = (abstract_name("echo"), abstract_name("descriptors"));
@@ -81,8 +83,8 @@ pub(crate) fn run() -> io::Result<()> {
     let receiver =
         TcpServer::bind_unix(&event_loop, UnixAddress::abstract_name(&descriptors))?.serve(|_| Receiver)?;
 
-    let addresses = [&echo, &lines, &early, &relay, &idle].map(|server| server.local_addr().to_string());
-    let line = format!("{} {} {unix} {descriptors}", addresses.join(" "), udp.local_addr());
+    let addresses = [&echo, &lines, &early, &relay, &idle].map(|server| server.address().to_string());
+    let line = format!("{} {} {unix} {descriptors}", addresses.join(" "), udp.local_addr()?);
     SERVERS.set(vec![echo, lines, early, relay, idle, unix_echo, receiver]);
     let handle = event_loop.handle();
     thread::spawn(move || {

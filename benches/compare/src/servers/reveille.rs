@@ -10,7 +10,7 @@ pub(super) fn serve() -> Result<()> {
     // By default the backlog is 4096 and TCP_NODELAY is set, as for the other peers.
     let server =
         TcpServer::bind(&event_loop, "127.0.0.1:0")?.serve_fn(|conn, input| conn.send(input.take_all()))?;
-    announce(server.local_addr())?;
+    announce(server.local_addr()?)?;
     event_loop.run()?;
     Ok(())
 }

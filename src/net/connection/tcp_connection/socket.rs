@@ -19,9 +19,12 @@ impl<'a> TcpConnection<'a> {
         self.core.peer()
     }
 
-    /// The peer's IP address and port; `None` on a Unix socket.
-    pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.core.peer().as_inet()
+    /// The peer's IP address and port.
+    ///
+    /// # Errors
+    /// [`Unsupported`](io::ErrorKind::Unsupported) on a Unix socket.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.core.peer().to_inet()
     }
 
     /// The local address, of any family.
@@ -38,8 +41,7 @@ impl<'a> TcpConnection<'a> {
     /// [`Unsupported`](io::ErrorKind::Unsupported) on a Unix socket; otherwise returns the error of
     /// getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        let none = || io::Error::new(io::ErrorKind::Unsupported, "a Unix socket has no IP address");
-        self.local()?.as_inet().ok_or_else(none)
+        self.local()?.to_inet()
     }
 
     /// The process at the other end of a Unix socket, with its user and group, as of when it

@@ -1,0 +1,127 @@
+//! The limits of a connection.
+
+use std::time::Duration;
+
+/// The limits of each connection of a server or a client. Sizes are in bytes.
+///
+/// ```
+/// use reveille::net::ConnectionLimits;
+/// use reveille::{EventLoop, TcpServer};
+/// use std::time::Duration;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let event_loop = EventLoop::new()?;
+/// let limits = ConnectionLimits::new()
+///     .water_marks(256 * 1024, 64 * 1024)
+///     .idle_timeout(Duration::from_secs(60));
+/// let _server = TcpServer::bind(&event_loop, "127.0.0.1:0")?
+///     .limits(limits)
+///     .serve_fn(|conn, input| conn.send(input.take_all()))?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "limits take effect when they are given to a server or a client"]
+pub struct ConnectionLimits {
+    pub(super) high_water: usize,
+    pub(super) low_water: usize,
+    /// Whether a connection stops reading when its replies exceed the high-water mark.
+    pub(super) pauses_for_replies: bool,
+    pub(super) max_unsent: usize,
+    pub(super) max_unread: usize,
+    pub(super) idle_timeout: Option<Duration>,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> ConnectionLimits {
+        const MIB: usize = 1024 * 1024;
+        ConnectionLimits {
+            high_water: 4 * MIB,
+            low_water: MIB,
+            pauses_for_replies: true,
+            max_unsent: 16 * MIB,
+            max_unread: 16 * MIB,
+            idle_timeout: None,
+        }
+    }
+}
+
+impl ConnectionLimits {
+    /// The defaults, which each method names.
+    pub fn new() -> ConnectionLimits {
+        ConnectionLimits::default()
+    }
+
+    /// The high-water mark and low-water mark of a connection's unsent bytes. Default: 4 MiB and
+    /// 1 MiB. A low mark above the high mark is reduced to it.
+    ///
+    /// The marks serve two purposes:
+    ///
+    /// - **Notification.** [`on_high_water`](crate::ConnectionHandler::on_high_water) and
+    ///   [`on_low_water`](crate::ConnectionHandler::on_low_water) refer to all unsent output.
+    /// - **Automatic pause.** A connection whose unsent *replies* exceed the high mark stops
+    ///   reading until they have fallen to the low mark. This bounds the replies to a peer that
+    ///   sends requests and does not read. A reply is output that the handler sends on its own
+    ///   connection while it is given input: in
+    ///   [`on_message`](crate::ConnectionHandler::on_message),
+    ///   [`on_descriptors`](crate::ConnectionHandler::on_descriptors) or
+    ///   [`on_frame`](crate::codec::FrameHandler::on_frame). Parts of files count.
+    ///
+    /// All other output is *unsolicited*: output that is sent in any other callback, such as
+    /// `on_open` or `on_drained`, or through a [`ConnectionHandle`](crate::ConnectionHandle),
+    /// whether from a timer, a task, another connection or another thread. It never stops the
+    /// connection from reading. Otherwise two peers that both send much before they read would
+    /// deadlock. It is bounded by [`max_unsent`](ConnectionLimits::max_unsent): a send that would
+    /// exceed it fails with [`SendError::Full`](crate::net::SendError::Full).
+    ///
+    /// A handler whose replies are computed elsewhere and sent through a handle therefore limits
+    /// its input itself, with [`pause_reading`](crate::TcpConnection::pause_reading).
+    /// [Linked](crate::TcpConnection::relay_to) connections pause each other instead.
+    pub fn water_marks(mut self, high: usize, low: usize) -> ConnectionLimits {
+        self.high_water = high;
+        self.low_water = low.min(high);
+        self
+    }
+
+    /// Disables the automatic pause that [`water_marks`](ConnectionLimits::water_marks) describes:
+    /// the connection keeps reading regardless of its unsent output.
+    ///
+    /// For protocols in which a peer may send any amount before it reads its first reply. Replies
+    /// are then bounded like unsolicited output, by [`max_unsent`](ConnectionLimits::max_unsent)
+    /// alone.
+    pub fn no_automatic_pause(mut self) -> ConnectionLimits {
+        self.pauses_for_replies = false;
+        self
+    }
+
+    /// The maximum number of unsent bytes. A send that would exceed it fails with
+    /// [`SendError::Full`](crate::net::SendError::Full). Default: 16 MiB.
+    ///
+    /// Set it well above the sum of the high-water mark and the unsolicited output. Otherwise
+    /// replies are refused before the connection pauses.
+    pub fn max_unsent(mut self, bytes: usize) -> ConnectionLimits {
+        self.max_unsent = bytes;
+        self
+    }
+
+    /// The maximum number of input bytes that a handler may leave unread. A connection that exceeds
+    /// it is closed. Default: 16 MiB.
+    pub fn max_unread(mut self, bytes: usize) -> ConnectionLimits {
+        self.max_unread = bytes;
+        self
+    }
+
+    /// The time after which an idle connection's handler gets
+    /// [`on_idle`](crate::ConnectionHandler::on_idle), which closes the connection unless the
+    /// handler overrides it. Default: no limit. See
+    /// [`set_idle_timeout`](crate::TcpConnection::set_idle_timeout).
+    ///
+    /// # Panics
+    /// If the timeout is zero.
+    #[track_caller]
+    pub fn idle_timeout(mut self, timeout: Duration) -> ConnectionLimits {
+        assert!(!timeout.is_zero(), "a connection cannot be idle for no time at all");
+        self.idle_timeout = Some(timeout);
+        self
+    }
+}
