@@ -72,7 +72,7 @@ use crate::net::group::admission::Quota;
 /// let server = TcpServer::bind(&event_loop, "127.0.0.1:0")?
 ///     .serve_fn(|conn, input| conn.send(input.take_all()))?;
 ///
-/// let _client = TcpClient::connect(&event_loop, server.local_addr())
+/// let _client = TcpClient::connect(&event_loop, server.address())
 ///     .timeout(Duration::from_secs(5))
 ///     .on_failure(|event_loop, error| {
 ///         eprintln!("{error}");
@@ -203,8 +203,8 @@ impl TcpClientBuilder<'_> {
         self
     }
 
-    /// The options of the client's sockets. Default: those of [`SocketOptions::new`]. An option that
-    /// the kernel rejects fails the attempt.
+    /// The options of the client's sockets. Default: those of [`SocketOptions::new`]. An option
+    /// that the kernel rejects fails the attempt.
     pub fn socket_options(mut self, options: SocketOptions) -> Self {
         self.settings.options = options;
         self

@@ -12,8 +12,8 @@ impl TcpServer {
     /// [chooses](UnixAddress::unnamed). Everything else is the same as with TCP: handlers, limits,
     /// handles, loops, and `TcpConnection` as the handler's view of a connection.
     ///
-    /// TCP-only settings have no effect ([`socket_options`](TcpServerBuilder::socket_options),
-    /// [`socket_options`](TcpServerBuilder::socket_options)); TCP-only methods of the connection return an error.
+    /// TCP-only [options](TcpServerBuilder::socket_options) have no effect, and TCP-only methods of
+    /// the connection return an error.
     /// Unix sockets add [`peer_credentials`](crate::TcpConnection::peer_credentials) and
     /// [descriptor passing](crate::TcpConnection::send_with_descriptors).
     ///

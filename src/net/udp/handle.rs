@@ -110,7 +110,7 @@ pub(super) struct CloseNow;
 ///     assert_eq!(datagram, b"from another thread");
 ///     socket.event_loop().quit();
 /// })?;
-/// let (handle, to) = (socket.handle(), socket.local_addr());
+/// let (handle, to) = (socket.handle(), socket.local_addr()?);
 /// std::thread::spawn(move || handle.send_to("from another thread", to));
 /// event_loop.run()?;
 /// # Ok(())
