@@ -13,7 +13,7 @@ mod sys;
 mod target;
 pub(crate) mod udp;
 
-pub use address::{Address, UnixAddress};
+pub use address::{Address, AddressError, UnixAddress};
 pub use client::TcpClientBuilder;
 pub use client::attempt::{ConnectAttempt, ConnectError, ConnectFailure};
 pub use client::backoff::Backoff;

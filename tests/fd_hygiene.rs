@@ -231,7 +231,7 @@ fn failed_attempts_leave_no_descriptor() {
         let with_loop = net::open_descriptors();
         // A label of a name cannot be that long, so the resolver rejects it without a query.
         let targets: [ConnectTarget; 3] =
-            [refusing.address().into(), silent.address().into(), ("x".repeat(300), 80).into()];
+            [refusing.address().into(), silent.address().into(), ("x".repeat(300), 80).try_into().unwrap()];
         for target in targets {
             let reports = Reports::new();
             let client = TcpClient::connect(&event_loop, target)
@@ -260,7 +260,7 @@ fn clients_dropped_in_any_state_leave_no_descriptor() {
             host.address().into(),
             refusing.address().into(),
             silent.address().into(),
-            "no-such-host.invalid:80".into(),
+            "no-such-host.invalid:80".parse().unwrap(),
         ];
         for turns in 0..8 {
             let clients = targets.clone().map(|target| {

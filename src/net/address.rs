@@ -1,6 +1,8 @@
 //! Addresses of the ends of a connection: an IP address and a port, or a Unix socket of this
 //! machine.
 
+use std::borrow::Cow;
+use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
@@ -8,6 +10,7 @@ use std::mem::offset_of;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -39,8 +42,11 @@ pub enum Address {
 /// ```
 /// use reveille::net::UnixAddress;
 ///
-/// assert_eq!(UnixAddress::from("/run/greeter.sock").to_string(), "/run/greeter.sock");
-/// assert_eq!(UnixAddress::abstract_name("greeter").to_string(), "@greeter");
+/// # fn main() -> Result<(), reveille::net::AddressError> {
+/// assert_eq!(UnixAddress::path("/run/greeter.sock")?.to_string(), "/run/greeter.sock");
+/// assert_eq!(UnixAddress::abstract_name("greeter")?.to_string(), "@greeter");
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct UnixAddress(Name);
@@ -121,16 +127,30 @@ impl Name {
 }
 
 impl UnixAddress {
-    /// A path: the socket is a file there. At most 107 bytes, checked when the address is used.
-    pub fn path(path: impl AsRef<Path>) -> UnixAddress {
-        UnixAddress(Name::Path(Arc::from(path.as_ref())))
+    /// A path: the socket is a file there.
+    ///
+    /// # Errors
+    /// If the path is empty, longer than 107 bytes, or contains a 0 byte.
+    pub fn path(path: impl AsRef<Path>) -> Result<UnixAddress, AddressError> {
+        let path = path.as_ref();
+        let bytes = path.as_os_str().as_bytes();
+        check_name(bytes)?;
+        if bytes.contains(&0) {
+            return Err(AddressError::new(path.to_string_lossy(), "a path has no byte 0 in it"));
+        }
+        Ok(UnixAddress(Name::Path(Arc::from(path))))
     }
 
     /// A name in the abstract namespace, outside the file system and its permissions: every process
-    /// of the same network namespace can connect to it, and it disappears with the socket. At most
-    /// 107 bytes, of any value.
-    pub fn abstract_name(name: impl AsRef<[u8]>) -> UnixAddress {
-        UnixAddress(Name::Abstract(Arc::from(name.as_ref())))
+    /// of the same network namespace can connect to it, and it disappears with the socket. It may
+    /// contain any bytes.
+    ///
+    /// # Errors
+    /// If the name is empty or longer than 107 bytes.
+    pub fn abstract_name(name: impl AsRef<[u8]>) -> Result<UnixAddress, AddressError> {
+        let name = name.as_ref();
+        check_name(name)?;
+        Ok(UnixAddress(Name::Abstract(Arc::from(name))))
     }
 
     /// No name. A server that binds to it gets a free abstract name from the kernel (autobind,
@@ -180,7 +200,7 @@ impl UnixAddress {
     /// abstract name.
     ///
     /// # Errors
-    /// Same as [`to_kernel`](UnixAddress::to_kernel).
+    /// None for an address of this type; the conversion checks it again.
     pub(super) fn to_kernel_for_bind(&self) -> io::Result<SocketAddrUnix> {
         if self.is_unnamed() { Ok(SocketAddrUnix::new_unnamed()) } else { self.to_kernel() }
     }
@@ -188,29 +208,68 @@ impl UnixAddress {
     /// The address in the form that connect(2) takes.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the address cannot be connected to: it is
-    /// unnamed, empty, longer than 107 bytes, or a path that contains a 0 byte.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the address is unnamed.
     pub(super) fn to_kernel(&self) -> io::Result<SocketAddrUnix> {
-        let invalid = |message| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-        let bytes = match &self.0 {
-            Name::Path(path) => path.as_os_str().as_bytes(),
-            Name::Abstract(name) => name,
-            Name::Unnamed => return invalid("a socket without a name cannot be addressed".to_owned()),
-        };
-        if bytes.is_empty() {
-            return invalid("the name of the Unix socket is empty".to_owned());
+        match &self.0 {
+            Name::Abstract(name) => Ok(SocketAddrUnix::new_abstract_name(name)?),
+            Name::Path(path) => Ok(SocketAddrUnix::new(path.as_os_str().as_bytes())?),
+            Name::Unnamed => {
+                let message = "a socket without a name cannot be addressed";
+                Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+            }
         }
-        if bytes.len() > MAX_NAME_LEN {
-            let len = bytes.len();
-            return invalid(format!(
-                "the name of a Unix socket has at most {MAX_NAME_LEN} bytes, and not {len}"
-            ));
-        }
-        Ok(match &self.0 {
-            Name::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,
-            _ if bytes.contains(&0) => return invalid("a path has no byte 0 in it".to_owned()),
-            _ => SocketAddrUnix::new(bytes)?,
-        })
+    }
+}
+
+/// Checks the length of a path or an abstract name.
+fn check_name(name: &[u8]) -> Result<(), AddressError> {
+    let error = |reason: String| Err(AddressError::new(String::from_utf8_lossy(name), reason));
+    match name.len() {
+        0 => error("the name of the Unix socket is empty".to_owned()),
+        1..=MAX_NAME_LEN => Ok(()),
+        len => error(format!("the name of a Unix socket has at most {MAX_NAME_LEN} bytes, and not {len}")),
+    }
+}
+
+/// Why a text, a path or a list is not an address.
+///
+/// Converts to [`io::Error`], with the kind [`InvalidInput`](io::ErrorKind::InvalidInput).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressError {
+    text: String,
+    reason: Cow<'static, str>,
+}
+
+impl AddressError {
+    pub(super) fn new(text: impl Into<String>, reason: impl Into<Cow<'static, str>>) -> AddressError {
+        AddressError { text: text.into(), reason: reason.into() }
+    }
+
+    /// The error of an operation that needs the address, for example `connect to`.
+    pub(super) fn for_purpose(self, purpose: &str) -> io::Error {
+        let AddressError { text, reason } = self;
+        io::Error::new(io::ErrorKind::InvalidInput, format!("cannot {purpose} {text:?}: {reason}"))
+    }
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not an address: {}", self.text, self.reason)
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+impl From<AddressError> for io::Error {
+    fn from(error: AddressError) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidInput, error)
+    }
+}
+
+/// The error of a conversion that cannot fail, for methods that take any conversion.
+impl From<Infallible> for AddressError {
+    fn from(never: Infallible) -> AddressError {
+        match never {}
     }
 }
 
@@ -238,26 +297,43 @@ impl From<UnixAddress> for Address {
     }
 }
 
-impl From<&str> for UnixAddress {
-    fn from(path: &str) -> UnixAddress {
+impl FromStr for UnixAddress {
+    type Err = AddressError;
+
+    /// Same as [`path`](UnixAddress::path).
+    fn from_str(path: &str) -> Result<UnixAddress, AddressError> {
         UnixAddress::path(path)
     }
 }
 
-impl From<&Path> for UnixAddress {
-    fn from(path: &Path) -> UnixAddress {
+impl TryFrom<&str> for UnixAddress {
+    type Error = AddressError;
+
+    fn try_from(path: &str) -> Result<UnixAddress, AddressError> {
         UnixAddress::path(path)
     }
 }
 
-impl From<&PathBuf> for UnixAddress {
-    fn from(path: &PathBuf) -> UnixAddress {
+impl TryFrom<&Path> for UnixAddress {
+    type Error = AddressError;
+
+    fn try_from(path: &Path) -> Result<UnixAddress, AddressError> {
         UnixAddress::path(path)
     }
 }
 
-impl From<PathBuf> for UnixAddress {
-    fn from(path: PathBuf) -> UnixAddress {
+impl TryFrom<&PathBuf> for UnixAddress {
+    type Error = AddressError;
+
+    fn try_from(path: &PathBuf) -> Result<UnixAddress, AddressError> {
+        UnixAddress::path(path)
+    }
+}
+
+impl TryFrom<PathBuf> for UnixAddress {
+    type Error = AddressError;
+
+    fn try_from(path: PathBuf) -> Result<UnixAddress, AddressError> {
         UnixAddress::path(path)
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use self::attempt::{ConnectAttempt, ConnectError};
 use self::backoff::Backoff;
 use self::connector::{Connector, Dial, OnAttempt, OnFailure, Settings};
+use super::address::AddressError;
 use super::connection::{ConnectionHandle, PendingConnection, TcpConnection};
 use super::group::Group;
 use super::limits::ConnectionLimits;
@@ -106,10 +107,13 @@ impl TcpClient {
     /// fails with [`WouldBlock`](io::ErrorKind::WouldBlock); use
     /// [`retry`](TcpClientBuilder::retry). With a Unix socket,
     /// [`local_addr`](TcpClientBuilder::local_addr) is an error.
-    pub fn connect(event_loop: &EventLoop, target: impl Into<ConnectTarget>) -> TcpClientBuilder<'_> {
+    pub fn connect(
+        event_loop: &EventLoop,
+        target: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
+    ) -> TcpClientBuilder<'_> {
         TcpClientBuilder {
             event_loop,
-            target: target.into(),
+            target: ConnectTarget::new(target, "connect to"),
             settings: Settings {
                 timeout: Duration::from_secs(10),
                 retry: None,
@@ -157,7 +161,7 @@ impl fmt::Debug for TcpClient {
 #[must_use = "`serve` or `serve_fn` builds the client"]
 pub struct TcpClientBuilder<'a> {
     event_loop: &'a EventLoop,
-    target: ConnectTarget,
+    target: io::Result<ConnectTarget>,
     settings: Settings,
     limits: ConnectionLimits,
     on_attempt: Option<OnAttempt>,
@@ -264,6 +268,7 @@ impl TcpClientBuilder<'_> {
     {
         let factory = Rc::new(RefCell::new(Contained::new(factory)));
         let TcpClientBuilder { event_loop, target, settings, limits, on_attempt, on_failure } = self;
+        let target = target?;
         target.check("connect to")?;
         event_loop.check_process()?;
         let dial: Rc<Dial> =

@@ -21,7 +21,7 @@ use std::time::Duration;
 use self::balancer::LoadBalancing;
 use self::listener::{Establish, Listener};
 use self::socket_path::PathOptions;
-use super::address::Address;
+use super::address::{Address, AddressError};
 use super::connection::TcpConnection;
 use super::group::{Group, Stage, StopReport, WhenEmpty};
 use super::limits::ConnectionLimits;
@@ -84,9 +84,9 @@ impl TcpServer {
     /// the address is in use, is not local, or its port is privileged. The error names the address.
     pub fn bind(
         event_loop: &EventLoop,
-        address: impl Into<ConnectTarget>,
+        address: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
     ) -> io::Result<TcpServerBuilder<'_>> {
-        let addresses = address.into().resolve_blocking("listen on")?;
+        let addresses = ConnectTarget::new(address, "listen on")?.resolve_blocking("listen on")?;
         Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), loops: SingleLoop })
     }
 

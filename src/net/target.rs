@@ -4,18 +4,20 @@ mod text;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
+use std::str::FromStr;
 
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
-use super::address::{Address, UnixAddress};
+use super::address::{Address, AddressError, UnixAddress};
 
 /// The address that a client connects to, or that a server or a UDP socket binds to: one or more
 /// socket addresses, a host name and a port, or a Unix socket.
 ///
-/// Made from text, from a pair of host and port, from one or more [`SocketAddr`]s, which are tried
-/// in order, or from a [`UnixAddress`], which has no textual form. A client resolves a host name on
-/// each connection attempt; an address is never looked up.
+/// Converts from text, from a pair of host and port, from one or more [`SocketAddr`]s, which are
+/// tried in order, and from a [`UnixAddress`], which has no textual form. The methods that take a
+/// target take all of these. A client resolves a host name on each connection attempt; an address
+/// is never looked up.
 ///
 /// | text | meaning |
 /// |---|---|
@@ -25,25 +27,29 @@ use super::address::{Address, UnixAddress};
 /// | `example.org:80` | a host name |
 ///
 /// A zone of digits is an interface index. An interface name is translated to its index on each
-/// connection attempt. Any other text is rejected with
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) when the client, server or socket is created: text
-/// without a host or a port, an IPv6 address without brackets, a zone that is not the name of an
-/// interface, a host that ends in a number and is not a complete IPv4 address, and anything before
-/// or after an address.
+/// connection attempt, and when the client, server or socket is created.
+///
+/// Any other text is an [`AddressError`]: text without a host or a port, an IPv6 address without
+/// brackets, a host that ends in a number and is not a complete IPv4 address, and anything before
+/// or after an address. So is an empty list of addresses.
 ///
 /// ```
-/// use reveille::net::{ConnectTarget, UnixAddress};
+/// use reveille::net::{AddressError, ConnectTarget, UnixAddress};
 /// use std::net::SocketAddr;
 ///
+/// # fn main() -> Result<(), AddressError> {
 /// let [a, b]: [SocketAddr; 2] = ["10.1.2.3:80", "10.1.2.4:80"].map(|text| text.parse().unwrap());
 /// let targets: [ConnectTarget; 5] = [
-///     "example.org:80".into(),
-///     ("example.org", 80).into(),
-///     "[fe80::1%eth0]:80".into(),
-///     [a, b].into(),
-///     UnixAddress::path("/run/greeter.sock").into(),
+///     "example.org:80".parse()?,
+///     ("example.org", 80).try_into()?,
+///     "[fe80::1%eth0]:80".parse()?,
+///     [a, b].try_into()?,
+///     UnixAddress::path("/run/greeter.sock")?.into(),
 /// ];
+/// assert!("example.org".parse::<ConnectTarget>().is_err());
 /// # let _ = targets;
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct ConnectTarget {
@@ -58,8 +64,6 @@ pub(super) enum Endpoint {
     Host(String, u16),
     /// An address with the name of an interface. Its index may change.
     Zoned(Ipv6Addr, String, u16),
-    /// The text is invalid, for this reason.
-    Invalid(&'static str),
 }
 
 impl ConnectTarget {
@@ -71,11 +75,22 @@ impl ConnectTarget {
         &self.endpoint
     }
 
-    /// Checks that the target is valid. Does not check that anything listens there. `purpose`
-    /// begins the error message, for example `connect to`.
+    /// Converts what a method of the API takes. `purpose` begins the message of an error, for
+    /// example `connect to`.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the target is invalid, or if no interface
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is not an address.
+    pub(super) fn new(
+        target: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
+        purpose: &str,
+    ) -> io::Result<ConnectTarget> {
+        target.try_into().map_err(|error| error.into().for_purpose(purpose))
+    }
+
+    /// Checks that the target can be connected to. Does not check that anything listens there.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for an unnamed Unix socket, or if no interface
     /// has the zone's name.
     pub(super) fn check(&self, purpose: &str) -> io::Result<()> {
         let checked = match &self.endpoint {
@@ -85,7 +100,6 @@ impl ConnectTarget {
                 .filter_map(Address::as_unix)
                 .try_for_each(|address| address.to_kernel().map(drop)),
             Endpoint::Zoned(_, zone, _) => interface_index(zone).map(drop),
-            Endpoint::Invalid(reason) => Err(io::Error::new(io::ErrorKind::InvalidInput, *reason)),
         };
         checked.map_err(|error| {
             io::Error::new(error.kind(), format!("cannot {purpose} {:?}: {error}", self.text))
@@ -107,7 +121,6 @@ impl ConnectTarget {
                 self.check(purpose)?;
                 Ok(vec![with_zone(*address, zone, *port)?])
             }
-            Endpoint::Invalid(_) => self.check(purpose).map(|()| Vec::new()),
         }
     }
 }
@@ -144,31 +157,56 @@ impl Endpoint {
     }
 }
 
-impl From<&str> for ConnectTarget {
-    fn from(text: &str) -> ConnectTarget {
-        ConnectTarget {
-            text: text.to_owned(),
-            endpoint: text::endpoint(text).unwrap_or_else(Endpoint::Invalid),
+impl FromStr for ConnectTarget {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<ConnectTarget, AddressError> {
+        let endpoint = text::endpoint(text).map_err(|reason| AddressError::new(text, reason))?;
+        Ok(ConnectTarget { text: text.to_owned(), endpoint })
+    }
+}
+
+impl TryFrom<&str> for ConnectTarget {
+    type Error = AddressError;
+
+    fn try_from(text: &str) -> Result<ConnectTarget, AddressError> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for ConnectTarget {
+    type Error = AddressError;
+
+    fn try_from(text: String) -> Result<ConnectTarget, AddressError> {
+        text.parse()
+    }
+}
+
+impl TryFrom<&String> for ConnectTarget {
+    type Error = AddressError;
+
+    fn try_from(text: &String) -> Result<ConnectTarget, AddressError> {
+        text.parse()
+    }
+}
+
+impl TryFrom<(&str, u16)> for ConnectTarget {
+    type Error = AddressError;
+
+    fn try_from((host, port): (&str, u16)) -> Result<ConnectTarget, AddressError> {
+        let text = format!("{host}:{port}");
+        match text::host(host, port) {
+            Ok(endpoint) => Ok(ConnectTarget { text, endpoint }),
+            Err(reason) => Err(AddressError::new(text, reason)),
         }
     }
 }
 
-impl From<String> for ConnectTarget {
-    fn from(text: String) -> ConnectTarget {
-        ConnectTarget::from(text.as_str())
-    }
-}
+impl TryFrom<(String, u16)> for ConnectTarget {
+    type Error = AddressError;
 
-impl From<(&str, u16)> for ConnectTarget {
-    fn from((host, port): (&str, u16)) -> ConnectTarget {
-        let endpoint = text::host(host, port).unwrap_or_else(Endpoint::Invalid);
-        ConnectTarget { text: format!("{host}:{port}"), endpoint }
-    }
-}
-
-impl From<(String, u16)> for ConnectTarget {
-    fn from((host, port): (String, u16)) -> ConnectTarget {
-        ConnectTarget::from((host.as_str(), port))
+    fn try_from((host, port): (String, u16)) -> Result<ConnectTarget, AddressError> {
+        (host.as_str(), port).try_into()
     }
 }
 
@@ -220,25 +258,32 @@ impl From<Address> for ConnectTarget {
     }
 }
 
-impl From<Vec<SocketAddr>> for ConnectTarget {
-    fn from(addresses: Vec<SocketAddr>) -> ConnectTarget {
+impl TryFrom<&[SocketAddr]> for ConnectTarget {
+    type Error = AddressError;
+
+    fn try_from(addresses: &[SocketAddr]) -> Result<ConnectTarget, AddressError> {
         let text = addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
-        let empty = Endpoint::Invalid("the list of addresses is empty");
-        let addresses: Vec<Address> = addresses.into_iter().map(Address::Inet).collect();
-        let endpoint = if addresses.is_empty() { empty } else { Endpoint::Addresses(addresses) };
-        ConnectTarget { text, endpoint }
+        if addresses.is_empty() {
+            return Err(AddressError::new(text, "the list of addresses is empty"));
+        }
+        let addresses = addresses.iter().copied().map(Address::Inet).collect();
+        Ok(ConnectTarget { text, endpoint: Endpoint::Addresses(addresses) })
     }
 }
 
-impl From<&[SocketAddr]> for ConnectTarget {
-    fn from(addresses: &[SocketAddr]) -> ConnectTarget {
-        ConnectTarget::from(addresses.to_vec())
+impl TryFrom<Vec<SocketAddr>> for ConnectTarget {
+    type Error = AddressError;
+
+    fn try_from(addresses: Vec<SocketAddr>) -> Result<ConnectTarget, AddressError> {
+        addresses.as_slice().try_into()
     }
 }
 
-impl<const N: usize> From<[SocketAddr; N]> for ConnectTarget {
-    fn from(addresses: [SocketAddr; N]) -> ConnectTarget {
-        ConnectTarget::from(Vec::from(addresses))
+impl<const N: usize> TryFrom<[SocketAddr; N]> for ConnectTarget {
+    type Error = AddressError;
+
+    fn try_from(addresses: [SocketAddr; N]) -> Result<ConnectTarget, AddressError> {
+        addresses.as_slice().try_into()
     }
 }
 

@@ -29,7 +29,7 @@ pub use handler::DatagramHandler;
 pub use udp_ref::UdpRef;
 
 use self::core::UdpCore;
-use super::address::Address;
+use super::address::{Address, AddressError};
 use super::result::{CloseReason, SendStatus};
 use super::target::ConnectTarget;
 use crate::event_loop::{EventLoop, WeakLoop};
@@ -82,9 +82,9 @@ impl UdpSocket {
     /// the socket is created.
     pub fn bind(
         event_loop: &EventLoop,
-        address: impl Into<ConnectTarget>,
+        address: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
     ) -> io::Result<UdpSocketBuilder<'_>> {
-        Ok(UdpSocketBuilder::new(event_loop, inet_addresses(address.into(), "bind a UDP socket to")?))
+        Ok(UdpSocketBuilder::new(event_loop, inet_addresses(address, "bind a UDP socket to")?))
     }
 
     /// Builds a socket that is bound to an ephemeral port of any address and connected to `peer`,
@@ -116,9 +116,9 @@ impl UdpSocket {
     /// ```
     pub fn connect(
         event_loop: &EventLoop,
-        peer: impl Into<ConnectTarget>,
+        peer: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
     ) -> io::Result<UdpSocketBuilder<'_>> {
-        let peers = inet_addresses(peer.into(), "connect a UDP socket to")?;
+        let peers = inet_addresses(peer, "connect a UDP socket to")?;
         let Some(&peer) = peers.first() else {
             let message = "the peer resolves to no address";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -222,8 +222,11 @@ impl UdpSocket {
     pub fn close(self) {}
 }
 
-fn inet_addresses(target: ConnectTarget, purpose: &str) -> io::Result<Vec<SocketAddr>> {
-    let addresses = target.resolve_blocking(purpose)?;
+fn inet_addresses(
+    target: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
+    purpose: &str,
+) -> io::Result<Vec<SocketAddr>> {
+    let addresses = ConnectTarget::new(target, purpose)?.resolve_blocking(purpose)?;
     let inet = |address: Address| {
         address.as_inet().ok_or_else(|| {
             let message = format!("cannot {purpose} {address}: it is the address of a Unix socket");

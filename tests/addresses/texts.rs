@@ -1,17 +1,21 @@
 //! Addresses as text: how each text is parsed, and which texts are refused.
 
+use std::fmt::Debug;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::support::client::{Reported, Reporting, Reports};
 use crate::support::{net, with_loop};
-use reveille::net::{ConnectTarget, SocketOptions, UnixAddress};
+use reveille::net::{AddressError, ConnectTarget, SocketOptions, UnixAddress};
 use reveille::{EventLoop, TcpClient, TcpServer, UdpSocket};
 use rustix::net::netdevice::name_to_index;
 
 /// Returns the address that a client tries first.
 #[track_caller]
-fn tried(event_loop: &EventLoop, target: impl Into<ConnectTarget>) -> Option<SocketAddr> {
+fn tried(
+    event_loop: &EventLoop,
+    target: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
+) -> Option<SocketAddr> {
     let reports = Reports::new();
     let _client = TcpClient::connect(event_loop, target).reporting(&reports).serve_fn(|_, _| ()).unwrap();
     net::turn_until(event_loop, || reports.len() > 0);
@@ -108,12 +112,16 @@ const REFUSED: [&str; 44] = [
 ];
 
 #[track_caller]
-fn assert_is_refused_everywhere(event_loop: &EventLoop, target: &ConnectTarget) {
+fn assert_is_refused_everywhere<T>(event_loop: &EventLoop, target: T)
+where
+    T: TryInto<ConnectTarget, Error: Into<AddressError>> + Clone + Debug,
+{
+    let copy = || target.clone();
     let refused = [
-        TcpClient::connect(event_loop, target).serve_fn(|_, _| ()).err(),
-        TcpServer::bind(event_loop, target).and_then(|server| server.serve_fn(|_, _| ())).err(),
-        UdpSocket::bind(event_loop, target).and_then(|socket| socket.serve_fn(|_, _, _| ())).err(),
-        UdpSocket::connect(event_loop, target).and_then(|socket| socket.serve_fn(|_, _, _| ())).err(),
+        TcpClient::connect(event_loop, copy()).serve_fn(|_, _| ()).err(),
+        TcpServer::bind(event_loop, copy()).and_then(|server| server.serve_fn(|_, _| ())).err(),
+        UdpSocket::bind(event_loop, copy()).and_then(|socket| socket.serve_fn(|_, _, _| ())).err(),
+        UdpSocket::connect(event_loop, copy()).and_then(|socket| socket.serve_fn(|_, _, _| ())).err(),
     ];
     for (n, refused) in refused.into_iter().enumerate() {
         let kind = refused.map(|error| error.kind());
@@ -125,20 +133,20 @@ fn assert_is_refused_everywhere(event_loop: &EventLoop, target: &ConnectTarget) 
 fn ambiguous_and_invalid_texts_are_refused_everywhere() {
     with_loop(|event_loop| {
         for text in REFUSED {
-            assert_is_refused_everywhere(event_loop, &text.into());
+            assert_is_refused_everywhere(event_loop, text);
         }
         for zone in
             ["", "lo\0", "lo:x", "lo x", "99999999999", "+1", "-1", "25lo", "no-such-interface-has-this"]
         {
-            assert_is_refused_everywhere(event_loop, &format!("[fe80::1%{zone}]:80").as_str().into());
-            assert_is_refused_everywhere(event_loop, &(format!("fe80::1%{zone}"), 80).into());
+            assert_is_refused_everywhere(event_loop, format!("[fe80::1%{zone}]:80"));
+            assert_is_refused_everywhere(event_loop, (format!("fe80::1%{zone}"), 80));
         }
         for host in
             ["", "localhost:80", "[::1", "::1]", "[::1]:80", "[localhost]", "127.1", "::1\0", "local\0host"]
         {
-            assert_is_refused_everywhere(event_loop, &(host, 80).into());
+            assert_is_refused_everywhere(event_loop, (host, 80));
         }
-        assert_is_refused_everywhere(event_loop, &Vec::<SocketAddr>::new().into());
+        assert_is_refused_everywhere(event_loop, Vec::<SocketAddr>::new());
     });
 }
 
@@ -171,7 +179,8 @@ fn host_names_are_left_to_the_resolver() {
             "ñ.example",
         ];
         for name in names {
-            for target in [ConnectTarget::from((name, 9)), ConnectTarget::from(format!("{name}:9"))] {
+            for target in [ConnectTarget::try_from((name, 9)).unwrap(), format!("{name}:9").parse().unwrap()]
+            {
                 // Stopped before the loop runs, so no lookup starts.
                 TcpClient::connect(event_loop, target).serve_fn(|_, _| ()).unwrap().stop();
             }
@@ -184,15 +193,15 @@ fn servers_and_udp_sockets_accept_the_targets_of_clients() {
     with_loop(|event_loop| {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let targets: [ConnectTarget; 9] = [
-            "127.0.0.1:0".into(),
-            "localhost:0".into(),
-            ("127.0.0.1", 0).into(),
-            ("127.0.0.1".to_owned(), 0).into(),
+            "127.0.0.1:0".try_into().unwrap(),
+            "localhost:0".try_into().unwrap(),
+            ("127.0.0.1", 0).try_into().unwrap(),
+            ("127.0.0.1".to_owned(), 0).try_into().unwrap(),
             (Ipv4Addr::LOCALHOST, 0).into(),
             any.into(),
             (&any).into(),
-            (&[any][..]).into(),
-            [any, any].into(),
+            (&[any][..]).try_into().unwrap(),
+            [any, any].try_into().unwrap(),
         ];
         for target in targets {
             let server = TcpServer::bind(event_loop, &target).unwrap().serve_fn(|_, _| ()).unwrap();
@@ -202,9 +211,9 @@ fn servers_and_udp_sockets_accept_the_targets_of_clients() {
         }
         if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
             for target in [
-                ConnectTarget::from("[::1]:0"),
-                ("[::1]", 0).into(),
-                ("::1%lo", 0).into(),
+                ConnectTarget::try_from("[::1]:0").unwrap(),
+                ("[::1]", 0).try_into().unwrap(),
+                ("::1%lo", 0).try_into().unwrap(),
                 (Ipv6Addr::LOCALHOST, 0).into(),
             ] {
                 let server = TcpServer::bind(event_loop, &target).unwrap().serve_fn(|_, _| ()).unwrap();
@@ -217,7 +226,7 @@ fn servers_and_udp_sockets_accept_the_targets_of_clients() {
 #[test]
 fn a_datagram_socket_has_no_unix_address() {
     with_loop(|event_loop| {
-        let refused = UdpSocket::bind(event_loop, UnixAddress::abstract_name("x")).unwrap_err();
+        let refused = UdpSocket::bind(event_loop, UnixAddress::abstract_name("x").unwrap()).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::InvalidInput);
     });
 }

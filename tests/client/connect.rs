@@ -219,10 +219,10 @@ fn an_address_is_never_looked_up() {
     with_loop(|event_loop| {
         let port = Refusing::new().address().port();
         let targets: [ConnectTarget; 5] = [
-            format!("127.0.0.1:{port}").into(),
-            ("127.0.0.1", port).into(),
-            format!("[::1]:{port}").into(),
-            ("::1", port).into(),
+            format!("127.0.0.1:{port}").try_into().unwrap(),
+            ("127.0.0.1", port).try_into().unwrap(),
+            format!("[::1]:{port}").try_into().unwrap(),
+            ("::1", port).try_into().unwrap(),
             (IpAddr::from([127, 0, 0, 1]), port).into(),
         ];
         for target in targets {

@@ -14,7 +14,7 @@ use crate::support::client::{
 use crate::support::net::{self, Child, send_to_parent};
 use crate::support::shortage::limit_descriptors;
 use crate::support::{LIMIT, turn, with_loop, with_watchdog};
-use reveille::net::{ConnectAttempt, ConnectError, ConnectTarget};
+use reveille::net::{AddressError, ConnectAttempt, ConnectError, ConnectTarget};
 use reveille::{EventLoop, TcpClient};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -22,7 +22,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 #[track_caller]
 fn reports_of_a_failure(
     event_loop: &EventLoop,
-    target: impl Into<ConnectTarget>,
+    target: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
     timeout: Duration,
 ) -> Vec<Reported> {
     let reports = Reports::new();
@@ -191,7 +191,7 @@ fn child_role() {
     with_loop(|event_loop| {
         let refusing = Refusing::new();
         let maximum = getrlimit(Resource::Nofile).maximum;
-        for target in [ConnectTarget::from(refusing.address()), ConnectTarget::from("localhost:9")] {
+        for target in [ConnectTarget::from(refusing.address()), "localhost:9".parse().unwrap()] {
             let before = getrlimit(Resource::Nofile).current;
             setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum }).expect("a lower limit");
             let reports = Reports::new();
@@ -249,19 +249,11 @@ fn a_name_that_does_not_exist_is_reported() {
 fn an_unreadable_target_is_refused_at_once() {
     with_loop(|event_loop| {
         let none: &[SocketAddr] = &[];
-        let targets: [ConnectTarget; 7] = [
-            "".into(),
-            "localhost".into(),
-            "localhost:".into(),
-            "localhost:http".into(),
-            "localhost:65536".into(),
-            (":80").into(),
-            none.into(),
-        ];
-        for target in targets {
-            let shown = format!("{target:?}");
-            let refused =
-                TcpClient::connect(event_loop, target).serve_fn(|_, _| ()).expect_err("no such target");
+        let texts = ["", "localhost", "localhost:", "localhost:http", "localhost:65536", ":80"];
+        let builders = texts.map(|text| TcpClient::connect(event_loop, text));
+        for builder in builders.into_iter().chain([TcpClient::connect(event_loop, none)]) {
+            let shown = format!("{builder:?}");
+            let refused = builder.serve_fn(|_, _| ()).expect_err("no such target");
             assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{shown}");
             assert!(refused.to_string().starts_with("cannot connect to"), "{refused}");
         }

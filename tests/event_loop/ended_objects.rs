@@ -211,7 +211,7 @@ fn client_of(address: &Address) -> OwnedFd {
 #[test]
 fn a_callback_may_rebind_its_ended_servers_address() {
     let folder = Folder::new();
-    let path = UnixAddress::path(folder.path("again"));
+    let path = UnixAddress::path(folder.path("again")).unwrap();
     let inet = Address::Inet("127.0.0.1:0".parse().unwrap());
     for address in [inet, Address::Unix(unix::abstract_name()), Address::Unix(path)] {
         for callback in ["factory", "on_open", "on_message", "on_close"] {

@@ -242,7 +242,7 @@ fn a_child_owns_the_objects_that_it_creates() {
         let path = folder.join("socket");
         in_child(|| {
             let event_loop = EventLoop::new().unwrap();
-            let address = UnixAddress::from(path.as_path());
+            let address = UnixAddress::path(path.as_path()).unwrap();
             let server = TcpServer::bind_unix(&event_loop, address).unwrap().serve_fn(|_, _| ()).unwrap();
             assert!(path.exists());
             drop(server);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use reveille::net::UnixAddress;
+use reveille::net::{AddressError, UnixAddress};
 use reveille::{EventLoop, TcpServer};
 
 use super::net;
@@ -39,10 +39,13 @@ impl Drop for Folder {
 /// A unique abstract name.
 pub(crate) fn abstract_name() -> UnixAddress {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    UnixAddress::abstract_name(format!("reveille {} {}", process::id(), NEXT.fetch_add(1, SeqCst)))
+    UnixAddress::abstract_name(format!("reveille {} {}", process::id(), NEXT.fetch_add(1, SeqCst))).unwrap()
 }
 
-pub(crate) fn echo_server(event_loop: &EventLoop, address: impl Into<UnixAddress>) -> TcpServer {
+pub(crate) fn echo_server(
+    event_loop: &EventLoop,
+    address: impl TryInto<UnixAddress, Error: Into<AddressError>>,
+) -> TcpServer {
     TcpServer::bind_unix(event_loop, address)
         .unwrap()
         .serve_fn(|conn, input| conn.send(input.take_all()))

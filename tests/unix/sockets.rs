@@ -24,7 +24,7 @@ fn has_ended(journal: &Journal) -> bool {
 fn a_server_echoes_at_a_path_and_an_abstract_name() {
     with_loop(|event_loop| {
         let folder = Folder::new();
-        for address in [UnixAddress::path(folder.path("echo")), abstract_name()] {
+        for address in [UnixAddress::path(folder.path("echo")).unwrap(), abstract_name()] {
             let server = echo_server(event_loop, address.clone());
             assert_eq!(server.address().as_unix(), Some(&address));
             let mut client = connect(&server);
@@ -40,7 +40,7 @@ fn a_server_echoes_at_a_path_and_an_abstract_name() {
 fn each_half_of_a_unix_connection_closes_separately() {
     with_loop(|event_loop| {
         let folder = Folder::new();
-        for address in [UnixAddress::path(folder.path("halves")), abstract_name()] {
+        for address in [UnixAddress::path(folder.path("halves")).unwrap(), abstract_name()] {
             let (serving, calling) = (Journal::new(), Journal::new());
             let (server_side, client_side) = (serving.clone(), calling.clone());
             let _server = TcpServer::bind_unix(event_loop, address.clone())
@@ -190,7 +190,7 @@ fn a_failed_unix_connection_reports_its_reason() {
         let failure_of = |path: &Path, local: bool| {
             let failures = Recorder::new();
             let recording = failures.clone();
-            let mut builder = TcpClient::connect(event_loop, UnixAddress::from(path));
+            let mut builder = TcpClient::connect(event_loop, UnixAddress::path(path).unwrap());
             if local {
                 builder = builder.local_addr("127.0.0.1:0".parse().unwrap());
             }

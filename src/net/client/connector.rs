@@ -200,8 +200,6 @@ impl Connector {
                 }
                 Err(error) => self.fail(event_loop, None, error),
             },
-            // Unreachable: the builder rejects such a target.
-            Endpoint::Invalid(_) => self.give_up(event_loop),
         }
     }
 

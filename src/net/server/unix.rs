@@ -4,7 +4,7 @@ use std::io;
 
 use super::{Settings, SingleLoop, TcpServer, TcpServerBuilder};
 use crate::event_loop::EventLoop;
-use crate::net::address::{Address, UnixAddress};
+use crate::net::address::{Address, AddressError, UnixAddress};
 
 impl TcpServer {
     /// A builder of a server that listens on a Unix socket: at a path, at an [abstract
@@ -27,7 +27,7 @@ impl TcpServer {
     ///
     /// # fn main() -> std::io::Result<()> {
     /// let event_loop = EventLoop::new()?;
-    /// let name = UnixAddress::abstract_name(format!("greeter of {}", std::process::id()));
+    /// let name = UnixAddress::abstract_name(format!("greeter of {}", std::process::id()))?;
     /// let _server = TcpServer::bind_unix(&event_loop, name.clone())?
     ///     .serve_fn(|conn, input| conn.send(input.take_all()))?;
     /// let _client = TcpClient::connect(&event_loop, name).serve_fn(|_, _| ())?;
@@ -36,18 +36,16 @@ impl TcpServer {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a name that is empty or longer than 107
-    /// bytes.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a path that is not a [`UnixAddress`].
     ///
     /// The finishers `serve` and `serve_fn` return [`AddrInUse`](io::ErrorKind::AddrInUse) for a
     /// path that exists, of any file type, and for an abstract name that is taken; and the errors
     /// of socket(2), bind(2) and listen(2).
     pub fn bind_unix(
         event_loop: &EventLoop,
-        address: impl Into<UnixAddress>,
+        address: impl TryInto<UnixAddress, Error: Into<AddressError>>,
     ) -> io::Result<TcpServerBuilder<'_>> {
-        let address = address.into();
-        address.to_kernel_for_bind()?;
+        let address = address.try_into().map_err(|error| error.into().for_purpose("listen on"))?;
         let addresses = vec![Address::Unix(address)];
         Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), loops: SingleLoop })
     }

@@ -79,9 +79,9 @@ pub(crate) fn run() -> io::Result<()> {
     let udp = UdpSocket::bind(&event_loop, any)?
         .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))?;
     let (unix, descriptors) = (abstract_name("echo"), abstract_name("descriptors"));
-    let unix_echo = TcpServer::bind_unix(&event_loop, UnixAddress::abstract_name(&unix))?.serve(|_| Echo)?;
+    let unix_echo = TcpServer::bind_unix(&event_loop, UnixAddress::abstract_name(&unix)?)?.serve(|_| Echo)?;
     let receiver =
-        TcpServer::bind_unix(&event_loop, UnixAddress::abstract_name(&descriptors))?.serve(|_| Receiver)?;
+        TcpServer::bind_unix(&event_loop, UnixAddress::abstract_name(&descriptors)?)?.serve(|_| Receiver)?;
 
     let addresses = [&echo, &lines, &early, &relay, &idle].map(|server| server.address().to_string());
     let line = format!("{} {} {unix} {descriptors}", addresses.join(" "), udp.local_addr()?);
