@@ -185,9 +185,9 @@ impl<Q: Protocol> Reactor<Q> {
         quit
     }
 
-    /// Ends a run. Until the next one, the descriptor must be readable if there is work. So the loop
-    /// announces a sleep, and the next producer writes to the eventfd; if there is work already,
-    /// the loop writes itself.
+    /// Ends a run. Until the next one, the descriptor must be readable if there is work. So the
+    /// loop announces a sleep, and the next producer writes to the eventfd. If there is work
+    /// already, the loop itself writes.
     fn end_run(&self) {
         if !self.local.is_empty() || !self.shared.queue.may_sleep() {
             self.shared.epoll.write();
