@@ -1,32 +1,32 @@
-//! Writes the broken copies of the protocols, one file a mutation, for the must-fail tests to
-//! compile and model.
+//! Writes the broken copies of the protocols, one file for each mutation. `tests/rejects.rs` checks
+//! that the models reject them.
 //!
-//! A mutation names the lines that it replaces. Each must occur exactly once in its function, so
-//! that no mutation can silently stop mutating when the source changes: the build fails, and
-//! whoever changed the line says here what the bug looks like now.
+//! A mutation names the lines that it replaces. Each line must occur exactly once in its function,
+//! otherwise the build fails. So a change of the source cannot disable a mutation: the change must
+//! update the mutation here.
 
 use std::{env, fs, path::Path};
 
 const QUEUE: &str = "../../src/event_loop/tasks/task_queue.rs";
 const INDICES: &str = "../../src/shared_ring/event_index.rs";
 
-/// A bug: its name, and what to change.
+/// A bug: its name and its edits.
 ///
-/// One line does for a step that is missing or wrong; a step that moves is two, where it was and
-/// where it goes.
+/// A missing or wrong step is one edit. A moved step is two: one at its old place and one at its
+/// new place.
 type Mutation = (&'static str, &'static [Edit]);
 
-/// The function that the line is in, the line (without its indentation), and what takes its place,
-/// in which `LINE` stands for the line itself.
+/// The function that contains the line, the line (without its indentation), and its replacement, in
+/// which `LINE` stands for the line itself.
 type Edit = (&'static str, &'static str, &'static str);
 
 const PUSH: &str =
     "pub(crate) fn push<B>(&self, task: B, into_task: impl FnOnce(B) -> T) -> Result<Wake, (Refusal, B)> {";
-const PUSHED: &str = "Ok(self.end_sleep())";
-const ROOM: &str = "self.inbox.with(|inbox| match inbox.refusal(self.capacity) {";
-const WAIT: &str =
+const END_SLEEP: &str = "Ok(self.end_sleep())";
+const PUSH_CHECK: &str = "self.inbox.with(|inbox| match inbox.refusal(self.capacity) {";
+const WAITING_CHECK: &str =
     "let refusal = self.inbox.wait_with(deadline, |inbox| match inbox.refusal(self.capacity) {";
-const WAITED: &str = "None => Ok(self.end_sleep()),";
+const WAITING_END_SLEEP: &str = "None => Ok(self.end_sleep()),";
 const TAKE: &str = "pub(crate) fn take(&self, batch: &mut Batch<T>) -> bool {";
 const SWAP: &str = "std::mem::swap(&mut inbox.batch, batch);";
 const TAKE_QUIT: &str = "std::mem::take(&mut inbox.quit)";
@@ -35,16 +35,16 @@ const NOTIFY: &str = "self.inbox.notify_all();";
 const ANNOUNCE: &str = "self.asleep.0.store(true);";
 const IDLE: &str = "self.batch.is_empty() && !self.quit";
 const MAY_SLEEP: &str = "pub(crate) fn may_sleep(&self) -> bool {";
-const LOOK: &str = "self.pending.0.load()";
+const HAS_WORK: &str = "self.pending.0.load()";
 const CLOSE: &str = "inbox.closed = true;";
-const HAND_OUT: &str = "std::mem::take(&mut inbox.batch)";
+const CLOSE_TAKE: &str = "std::mem::take(&mut inbox.batch)";
 
 const MUTATIONS: &[Mutation] = &[
     // Going to sleep.
     ("sleep_is_not_announced", &[("may_sleep", ANNOUNCE, "")]),
-    ("sleeps_over_a_task", &[("is_idle", IDLE, "self.batch.internal.is_empty() && !self.quit")]),
-    ("sleeps_over_an_internal_task", &[("is_idle", IDLE, "self.batch.tasks.is_empty() && !self.quit")]),
-    ("sleeps_over_a_quit", &[("is_idle", IDLE, "self.batch.is_empty()")]),
+    ("may_sleep_ignores_tasks", &[("is_idle", IDLE, "self.batch.internal.is_empty() && !self.quit")]),
+    ("may_sleep_ignores_internal_tasks", &[("is_idle", IDLE, "self.batch.tasks.is_empty() && !self.quit")]),
+    ("may_sleep_ignores_quit", &[("is_idle", IDLE, "self.batch.is_empty()")]),
     (
         "sleep_is_announced_after_the_lock",
         &[
@@ -52,13 +52,13 @@ const MUTATIONS: &[Mutation] = &[
                 "may_sleep",
                 MAY_SLEEP,
                 "LINE
-                     let idle = self.finds_nothing();
+                     let idle = self.inbox_is_idle();
                      if idle {
                          self.asleep.0.store(true);
                      }
                      idle
                  }
-                 fn finds_nothing(&self) -> bool {",
+                 fn inbox_is_idle(&self) -> bool {",
             ),
             ("may_sleep", ANNOUNCE, ""),
         ],
@@ -67,52 +67,55 @@ const MUTATIONS: &[Mutation] = &[
         "new_queue_counts_as_awake",
         &[("new", "asleep: CachePadded(P::Flag::new(true)),", "asleep: CachePadded(P::Flag::new(false)),")],
     ),
-    // Looking without going to sleep.
+    // Checking for work without going to sleep.
     (
-        "has_work_stands_for_may_sleep",
+        "has_work_replaces_may_sleep",
         &[("may_sleep", MAY_SLEEP, "LINE !self.has_work() } fn announce(&self) -> bool {")],
     ),
-    ("may_sleep_stands_for_has_work", &[("has_work", LOOK, "!self.may_sleep()")]),
-    ("has_work_overlooks_tasks", &[("has_work", LOOK, "self.inbox.with(|inbox| inbox.quit)")]),
+    ("may_sleep_replaces_has_work", &[("has_work", HAS_WORK, "!self.may_sleep()")]),
+    ("has_work_ignores_tasks", &[("has_work", HAS_WORK, "self.inbox.with(|inbox| inbox.quit)")]),
     // Ending the sleep.
-    ("push_wakes_nobody", &[("push", PUSHED, "Ok(Wake::NotNeeded)")]),
-    ("waiting_push_wakes_nobody", &[("push_waiting", WAITED, "None => Ok(Wake::NotNeeded),")]),
-    ("internal_push_wakes_nobody", &[("push_internal", PUSHED, "Ok(Wake::NotNeeded)")]),
-    ("quit_wakes_nobody", &[("quit", "self.end_sleep()", "Wake::NotNeeded")]),
+    ("push_omits_the_wake_up", &[("push", END_SLEEP, "Ok(Wake::NotNeeded)")]),
     (
-        "push_looks_before_it_adds",
-        &[("push", PUSH, "LINE let wake = self.end_sleep();"), ("push", PUSHED, "Ok(wake)")],
+        "waiting_push_omits_the_wake_up",
+        &[("push_waiting", WAITING_END_SLEEP, "None => Ok(Wake::NotNeeded),")],
+    ),
+    ("internal_push_omits_the_wake_up", &[("push_internal", END_SLEEP, "Ok(Wake::NotNeeded)")]),
+    ("quit_omits_the_wake_up", &[("quit", "self.end_sleep()", "Wake::NotNeeded")]),
+    (
+        "push_ends_sleep_before_it_adds",
+        &[("push", PUSH, "LINE let wake = self.end_sleep();"), ("push", END_SLEEP, "Ok(wake)")],
     ),
     (
-        "waiting_push_looks_before_it_adds",
+        "waiting_push_ends_sleep_before_it_adds",
         &[
-            ("push_waiting", WAIT, "let wake = self.end_sleep(); LINE"),
-            ("push_waiting", WAITED, "None => Ok(wake),"),
+            ("push_waiting", WAITING_CHECK, "let wake = self.end_sleep(); LINE"),
+            ("push_waiting", WAITING_END_SLEEP, "None => Ok(wake),"),
         ],
     ),
     (
-        "internal_push_looks_before_it_adds",
+        "internal_push_ends_sleep_before_it_adds",
         &[
             (
                 "push_internal",
                 "pub(crate) fn push_internal(&self, task: T) -> Result<Wake, T> {",
                 "LINE let wake = self.end_sleep();",
             ),
-            ("push_internal", PUSHED, "Ok(wake)"),
+            ("push_internal", END_SLEEP, "Ok(wake)"),
         ],
     ),
     (
-        "end_sleep_is_two_steps",
+        "end_sleep_is_not_atomic",
         &[(
             "end_sleep",
             "if self.asleep.0.load() && self.asleep.0.swap(false) { Wake::Needed } else { Wake::NotNeeded }",
             "if self.asleep.0.load() { self.asleep.0.store(false); Wake::Needed } else { Wake::NotNeeded }",
         )],
     ),
-    ("awake_is_not_noted", &[("awake", "self.asleep.0.store(false);", "")]),
-    // Room.
+    ("awake_does_not_clear_the_sleep", &[("awake", "self.asleep.0.store(false);", "")]),
+    // The capacity.
     (
-        "queue_has_room_for_one_more",
+        "capacity_is_exceeded_by_one",
         &[(
             "refusal",
             "} else if self.batch.tasks.len() >= capacity {",
@@ -120,21 +123,21 @@ const MUTATIONS: &[Mutation] = &[
         )],
     ),
     (
-        "push_looks_for_room_before_the_lock",
+        "push_checks_capacity_before_the_lock",
         &[
             (
                 "push",
                 PUSH,
                 "LINE if self.inbox.with(|inbox| inbox.batch.tasks.len()) >= self.capacity { return Err((Refusal::Full, task)); }",
             ),
-            ("push", ROOM, "self.inbox.with(|inbox| match inbox.refusal(usize::MAX) {"),
+            ("push", PUSH_CHECK, "self.inbox.with(|inbox| match inbox.refusal(usize::MAX) {"),
         ],
     ),
     (
         "waiting_push_ignores_capacity",
         &[(
             "push_waiting",
-            WAIT,
+            WAITING_CHECK,
             "let refusal = self.inbox.wait_with(deadline, |inbox| match inbox.refusal(usize::MAX) {",
         )],
     ),
@@ -158,7 +161,7 @@ const MUTATIONS: &[Mutation] = &[
         ],
     ),
     (
-        "waiting_push_waits_with_its_task_added",
+        "waiting_push_adds_before_it_waits",
         &[(
             "push_waiting",
             "Some(Refusal::Full) => None,",
@@ -168,15 +171,15 @@ const MUTATIONS: &[Mutation] = &[
              }",
         )],
     ),
-    ("take_lets_nobody_in", &[("take", NOTIFY, "")]),
-    ("take_lets_in_above_capacity_only", &[("take", WAS_FULL, "if batch.tasks.len() > self.capacity {")]),
-    ("take_lets_in_below_capacity_only", &[("take", WAS_FULL, "if batch.tasks.len() < self.capacity {")]),
+    ("take_does_not_notify", &[("take", NOTIFY, "")]),
+    ("take_notifies_only_above_capacity", &[("take", WAS_FULL, "if batch.tasks.len() > self.capacity {")]),
+    ("take_notifies_only_below_capacity", &[("take", WAS_FULL, "if batch.tasks.len() < self.capacity {")]),
     (
-        "take_lets_in_before_it_takes",
+        "take_notifies_before_it_takes",
         &[("take", TAKE, "LINE self.inbox.notify_all();"), ("take", NOTIFY, "")],
     ),
     (
-        "take_looks_who_waits_before_the_lock",
+        "take_checks_capacity_before_the_lock",
         &[
             (
                 "take",
@@ -188,12 +191,12 @@ const MUTATIONS: &[Mutation] = &[
     ),
     // Internal tasks.
     (
-        "internal_tasks_need_room",
+        "internal_push_checks_capacity",
         &[("push_internal", "if inbox.closed {", "if inbox.refusal(self.capacity).is_some() {")],
     ),
-    ("take_forgets_internal_tasks", &[("take", SWAP, "LINE batch.internal.clear();")]),
+    ("take_drops_internal_tasks", &[("take", SWAP, "LINE batch.internal.clear();")]),
     (
-        "take_leaves_internal_tasks_to_the_next",
+        "take_defers_internal_tasks",
         &[(
             "take",
             SWAP,
@@ -236,27 +239,27 @@ const MUTATIONS: &[Mutation] = &[
         ],
     ),
     ("quit_is_not_cleared", &[("take", TAKE_QUIT, "inbox.quit")]),
-    // The end of the loop.
-    ("close_refuses_nothing", &[("close", CLOSE, "")]),
-    ("close_lets_nobody_go", &[("close", NOTIFY, "")]),
+    // Closing.
+    ("close_leaves_the_queue_open", &[("close", CLOSE, "")]),
+    ("close_does_not_notify", &[("close", NOTIFY, "")]),
     (
-        "close_lets_go_before_it_closes",
+        "close_notifies_before_it_closes",
         &[
             ("close", CLOSE, "inbox.closed = false;"),
             ("close", NOTIFY, "LINE self.inbox.with(|inbox| inbox.closed = true);"),
         ],
     ),
-    ("close_hands_out_nothing", &[("close", HAND_OUT, "Batch::default()")]),
+    ("close_returns_nothing", &[("close", CLOSE_TAKE, "Batch::default()")]),
     (
-        "close_hands_out_no_internal_tasks",
+        "close_returns_no_internal_tasks",
         &[(
             "close",
-            HAND_OUT,
+            CLOSE_TAKE,
             "Batch { tasks: std::mem::take(&mut inbox.batch.tasks), internal: Vec::new() }",
         )],
     ),
     (
-        "push_looks_for_close_before_the_lock",
+        "push_checks_closed_before_the_lock",
         &[
             (
                 "push",
@@ -265,7 +268,7 @@ const MUTATIONS: &[Mutation] = &[
             ),
             (
                 "push",
-                ROOM,
+                PUSH_CHECK,
                 "self.inbox.with(|inbox| match inbox.refusal(self.capacity).filter(|why| *why == Refusal::Full) {",
             ),
         ],
@@ -278,7 +281,7 @@ const MUTATIONS: &[Mutation] = &[
         ],
     ),
     (
-        "waiting_push_waits_at_a_closed_queue",
+        "waiting_push_waits_on_a_closed_queue",
         &[(
             "push_waiting",
             "Some(Refusal::Closed) => Some(Refusal::Closed),",
@@ -286,7 +289,7 @@ const MUTATIONS: &[Mutation] = &[
         )],
     ),
     (
-        "waiting_push_takes_closed_for_full",
+        "waiting_push_reports_closed_as_full",
         &[(
             "push_waiting",
             "Some(Refusal::Closed) => Some(Refusal::Closed),",
@@ -298,21 +301,21 @@ const MUTATIONS: &[Mutation] = &[
 
 /// Bugs of the event indices.
 const INDEX_MUTATIONS: &[Mutation] = &[
-    ("move_has_no_fence", &[("move_on", FENCE, "")]),
-    ("mark_has_no_fence", &[("set_mark", FENCE, "")]),
+    ("move_on_has_no_fence", &[("move_on", FENCE, "")]),
+    ("set_mark_has_no_fence", &[("set_mark", FENCE, "")]),
     (
-        "mark_is_looked_at_before_the_move",
+        "mark_is_read_before_the_move",
         &[
             ("move_on", MOVE, "let rings = passes(mark.load_relaxed(), from, to); LINE"),
             ("move_on", RINGS, "rings"),
         ],
     ),
     (
-        "mark_is_set_after_the_last_look",
-        &[("set_mark", SET, ""), ("set_mark", LOOK_AGAIN, "let last = LINE; mark.store_relaxed(at); last")],
+        "mark_is_set_after_the_recheck",
+        &[("set_mark", SET, ""), ("set_mark", RECHECK, "let last = LINE; mark.store_relaxed(at); last")],
     ),
     ("move_is_relaxed", &[("move_on", MOVE, "position.store_relaxed(to);")]),
-    ("mark_is_beyond_itself", &[("passes", PASSES, "to.wrapping_sub(mark) < to.wrapping_sub(from)")]),
+    ("passes_is_off_by_one", &[("passes", PASSES, "to.wrapping_sub(mark) < to.wrapping_sub(from)")]),
     ("every_move_rings", &[("passes", PASSES, "let _ = (mark, from, to); true")]),
     ("no_move_rings", &[("passes", PASSES, "let _ = (mark, from, to); false")]),
 ];
@@ -321,51 +324,51 @@ const FENCE: &str = "W::fence();";
 const MOVE: &str = "position.store_release(to);";
 const RINGS: &str = "passes(mark.load_relaxed(), from, to)";
 const SET: &str = "mark.store_relaxed(at);";
-const LOOK_AGAIN: &str = "position.load_acquire()";
+const RECHECK: &str = "position.load_acquire()";
 const PASSES: &str = "to.wrapping_sub(mark).wrapping_sub(1) < to.wrapping_sub(from)";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let mut names: Vec<&str> = Vec::new();
-    let out = env::var("OUT_DIR").expect("cargo sets it for build scripts");
+    let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR for build scripts");
     for (path, mutations) in [(QUEUE, MUTATIONS), (INDICES, INDEX_MUTATIONS)] {
         println!("cargo::rerun-if-changed={path}");
         let source = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
         for (name, edits) in mutations {
             let mutated = mutate(path, &source, name, edits);
-            fs::write(Path::new(&out).join(format!("{name}.rs")), mutated).expect("writable");
+            fs::write(Path::new(&out).join(format!("{name}.rs")), mutated).expect("OUT_DIR is writable");
             names.push(name);
         }
     }
-    fs::write(Path::new(&out).join("names.rs"), format!("&{names:?}")).expect("writable");
+    fs::write(Path::new(&out).join("names.rs"), format!("&{names:?}")).expect("OUT_DIR is writable");
 }
 
 fn mutate(path: &str, source: &str, name: &str, edits: &[Edit]) -> String {
-    let mut made = vec![0; edits.len()];
+    let mut replaced = vec![0; edits.len()];
     let mut mutated = String::new();
     let mut function = "";
     for line in source.lines() {
         let code = if line.trim().starts_with("//") { "" } else { line.trim() };
-        function = declared(code).unwrap_or(function);
+        function = declared_function(code).unwrap_or(function);
         match edits.iter().position(|(place, old, _)| (*place, *old) == (function, code)) {
             Some(edit) => {
-                made[edit] += 1;
+                replaced[edit] += 1;
                 mutated.push_str(&edits[edit].2.replace("LINE", code));
             }
-            // `include!` takes no inner documentation.
+            // `include!` does not accept inner documentation.
             None if line.starts_with("//!") => mutated.push_str(&line.replacen("//!", "//", 1)),
             None => mutated.push_str(line),
         }
         mutated.push('\n');
     }
-    for ((place, line, _), made) in edits.iter().zip(made) {
-        assert_eq!(made, 1, "mutation {name}: {path} must have exactly one line `{line}` in {place}");
+    for ((place, line, _), replaced) in edits.iter().zip(replaced) {
+        assert_eq!(replaced, 1, "mutation {name}: {path} must have exactly one line `{line}` in {place}");
     }
     mutated
 }
 
-/// The name of the function that the line begins, if it does.
-fn declared(line: &str) -> Option<&str> {
+/// The name of the function whose declaration starts on the line, if any.
+fn declared_function(line: &str) -> Option<&str> {
     let (before, after) = line.split_once("fn ")?;
     let name = after.split(['(', '<']).next()?;
     (before.is_empty() || before.ends_with(' ')).then_some(name)

@@ -21,57 +21,57 @@ macro_rules! broken {
 broken! {
     on_loom {
         sleep_is_not_announced
-        sleeps_over_a_task
-        sleeps_over_an_internal_task
-        sleeps_over_a_quit
+        may_sleep_ignores_tasks
+        may_sleep_ignores_internal_tasks
+        may_sleep_ignores_quit
         sleep_is_announced_after_the_lock
         new_queue_counts_as_awake
-        has_work_stands_for_may_sleep
-        may_sleep_stands_for_has_work
-        has_work_overlooks_tasks
-        push_wakes_nobody
-        waiting_push_wakes_nobody
-        internal_push_wakes_nobody
-        quit_wakes_nobody
-        push_looks_before_it_adds
-        waiting_push_looks_before_it_adds
-        internal_push_looks_before_it_adds
-        end_sleep_is_two_steps
-        awake_is_not_noted
-        queue_has_room_for_one_more
-        push_looks_for_room_before_the_lock
+        has_work_replaces_may_sleep
+        may_sleep_replaces_has_work
+        has_work_ignores_tasks
+        push_omits_the_wake_up
+        waiting_push_omits_the_wake_up
+        internal_push_omits_the_wake_up
+        quit_omits_the_wake_up
+        push_ends_sleep_before_it_adds
+        waiting_push_ends_sleep_before_it_adds
+        internal_push_ends_sleep_before_it_adds
+        end_sleep_is_not_atomic
+        awake_does_not_clear_the_sleep
+        capacity_is_exceeded_by_one
+        push_checks_capacity_before_the_lock
         waiting_push_ignores_capacity
         waiting_push_adds_after_the_lock
-        waiting_push_waits_with_its_task_added
-        take_lets_nobody_in
-        take_lets_in_above_capacity_only
-        take_lets_in_below_capacity_only
-        take_lets_in_before_it_takes
-        take_looks_who_waits_before_the_lock
-        internal_tasks_need_room
-        take_forgets_internal_tasks
-        take_leaves_internal_tasks_to_the_next
+        waiting_push_adds_before_it_waits
+        take_does_not_notify
+        take_notifies_only_above_capacity
+        take_notifies_only_below_capacity
+        take_notifies_before_it_takes
+        take_checks_capacity_before_the_lock
+        internal_push_checks_capacity
+        take_drops_internal_tasks
+        take_defers_internal_tasks
         take_reads_quit_after_the_lock
         quit_is_cleared_after_the_lock
         quit_is_not_cleared
-        close_refuses_nothing
-        close_lets_nobody_go
-        close_lets_go_before_it_closes
-        close_hands_out_nothing
-        close_hands_out_no_internal_tasks
-        push_looks_for_close_before_the_lock
+        close_leaves_the_queue_open
+        close_does_not_notify
+        close_notifies_before_it_closes
+        close_returns_nothing
+        close_returns_no_internal_tasks
+        push_checks_closed_before_the_lock
         waiting_push_ignores_close
-        waiting_push_waits_at_a_closed_queue
-        waiting_push_takes_closed_for_full
+        waiting_push_waits_on_a_closed_queue
+        waiting_push_reports_closed_as_full
         internal_push_ignores_close
     }
     words_on_loom {
-        move_has_no_fence
-        mark_has_no_fence
-        mark_is_looked_at_before_the_move
-        mark_is_set_after_the_last_look
+        move_on_has_no_fence
+        set_mark_has_no_fence
+        mark_is_read_before_the_move
+        mark_is_set_after_the_recheck
         move_is_relaxed
-        mark_is_beyond_itself
+        passes_is_off_by_one
         every_move_rings
         no_move_rings
     }

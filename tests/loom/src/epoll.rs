@@ -1,4 +1,4 @@
-//! A model of the poll in which the loop sleeps. It watches an eventfd and a socket.
+//! A model of the epoll instance in which the loop sleeps. It watches an eventfd and a socket.
 //!
 //! loom does not model a kernel. The parts of epoll(7) that the protocol needs are built from
 //! loom's primitives:
@@ -7,11 +7,11 @@
 //!   counter to 0.
 //! - A poll reports the eventfd as readable while its counter is above 0. The library's poll is
 //!   edge-triggered and reports each write once. Every turn with such a report drains the eventfd,
-//!   so the two are equivalent.
+//!   so the model is equivalent.
 //! - A poll that may wait returns when something is readable. It has no timeout, so after a lost
 //!   wake-up it waits forever, and loom reports a deadlock. A poll that may not wait returns
 //!   immediately.
-//! - The socket stands for everything else that ends a wait: traffic, an expired timer, an error of
+//! - The socket represents everything else that ends a wait: traffic, an expired timer, an error of
 //!   the poll. The consumer is then awake although no producer has woken it.
 //!
 //! The model must not guarantee more than the kernel. The counter and the socket are relaxed
@@ -30,14 +30,14 @@ use loom::sync::{Condvar, Mutex};
 pub struct Epoll {
     counter: AtomicUsize,
     socket: AtomicBool,
-    /// Held by a poll between its last check and its sleep.
+    /// A poll that may wait holds it from its last check until its sleep starts.
     sleep_lock: Mutex<()>,
     readable: Condvar,
-    /// The type of std, which loom does not track: the count must not order anything.
+    /// An atomic of std, which loom does not track: the count must not order anything.
     writes: StdAtomicUsize,
 }
 
-/// What a poll has found readable.
+/// The descriptors that a poll reports as readable.
 #[derive(Clone, Copy, Debug)]
 pub struct Events {
     /// The eventfd is readable.
@@ -78,13 +78,13 @@ impl Epoll {
     }
 
     fn end_wait(&self) {
-        // A poll between its last check and its sleep holds the lock. When the lock is free, the
-        // poll either has yet to check or already sleeps and is notified.
+        // A poll holds the lock from its last check until its sleep starts. When the lock is free,
+        // the poll either has not made that check yet, or sleeps and is notified.
         drop(self.sleep_lock.lock().unwrap());
         self.readable.notify_one();
     }
 
-    /// Returns what is readable. If it `may_wait`, waits until something is.
+    /// Returns which descriptors are readable. If it `may_wait`, waits until one of them is.
     pub fn poll(&self, may_wait: bool) -> Events {
         if !may_wait {
             return self.events();

@@ -2,17 +2,17 @@
 //! interleavings of their steps.
 //!
 //! The code under test is the library's `task_queue.rs`. It is included from its place in the
-//! library and built on loom's lock and flag, with the memory orderings that the library uses
+//! library and built on loom's mutex and atomics, with the memory orderings that the library uses
 //! ([`protocol`]). Its environment is a model: a descriptor that wakes a poll ([`epoll`]) and a
 //! loop that makes turns ([`reactor`]). The claims are the functions of [`models`], and
 //! `tests/holds.rs` checks that the protocol fulfils them.
 //!
 //! A check that cannot fail proves nothing. So `build.rs` writes copies of the protocol with one
-//! bug each ([`broken`]), and `tests/rejects.rs` requires that a claim refutes each copy. The
-//! models are generic over [`protocol::Protocol`], so both tests run the same claim.
+//! bug each ([`broken`]), and `tests/rejects.rs` checks that a claim rejects each copy. The models
+//! are generic over [`protocol::Protocol`], so both tests run the same claims.
 //!
 //! The event indices of a shared ring, `shared_ring/event_index.rs`, are checked in the same way.
-//! [`doorbell`] is a ring around them.
+//! [`shared_ring`] is a ring around them.
 //!
 //! The limits of loom: it explores what C11 permits, except loads that read from later stores, and
 //! it keeps only the last seven stores of an atomic. It has no clock, so a thread that waits for
@@ -26,7 +26,7 @@
 #[macro_use]
 pub mod protocol;
 #[macro_use]
-pub mod doorbell;
+pub mod shared_ring;
 pub mod broken;
 pub mod epoll;
 pub mod models;
@@ -36,7 +36,7 @@ pub mod reactor;
 mod event_index;
 
 #[path = "../../../src/event_loop/tasks/task_queue.rs"]
-#[allow(dead_code, reason = "the models use only the operations that threads can race for")]
+#[allow(dead_code, reason = "the models use only the operations that can race")]
 mod task_queue;
 
 /// The protocol of the library.

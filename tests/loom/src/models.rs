@@ -1,10 +1,10 @@
-//! The claims. Each is a function that explores its model completely. It panics if the claim does
+//! The claims. Each is a function that explores its model completely, and panics if the claim does
 //! not hold.
 
 mod bounded;
 mod busy;
 mod closing;
-mod errands;
+mod internal;
 mod ringing;
 mod stopping;
 mod waking;
@@ -17,14 +17,15 @@ use std::sync::{Arc, Mutex};
 use loom::model::Builder;
 
 use crate::protocol;
-use crate::reactor::Reactor;
 
-pub use self::{bounded::*, busy::*, closing::*, errands::*, ringing::*, stopping::*, waking::*, writing::*};
+pub use self::{
+    bounded::*, busy::*, closing::*, internal::*, ringing::*, stopping::*, waking::*, writing::*,
+};
 
 /// The outcomes that a model has reached, over all interleavings.
 ///
-/// A claim about a race proves nothing if the model never reaches the race. So each model states
-/// the outcomes that it must reach.
+/// A claim about a race proves nothing if the model never reaches the race. So each model lists the
+/// outcomes that it must reach.
 #[derive(Debug, Default)]
 struct Outcomes(Mutex<BTreeSet<&'static str>>);
 
@@ -37,15 +38,15 @@ impl Outcomes {
 const SLEPT: &str = "slept";
 const NEVER_SLEPT: &str = "never slept";
 
-fn sleeps<Q>(reactor: &Reactor<Q>) -> &'static str {
-    if reactor.sleeps > 0 { SLEPT } else { NEVER_SLEPT }
+fn sleep_outcome(sleeps: usize) -> &'static str {
+    if sleeps > 0 { SLEPT } else { NEVER_SLEPT }
 }
 
 const WAITED: &str = "a producer waited for capacity";
-const NOBODY_WAITED: &str = "no producer waited for capacity";
+const NEVER_WAITED: &str = "no producer waited for capacity";
 
-fn waits() -> &'static str {
-    if protocol::waits() > 0 { WAITED } else { NOBODY_WAITED }
+fn wait_outcome() -> &'static str {
+    if protocol::waits() > 0 { WAITED } else { NEVER_WAITED }
 }
 
 /// Explores `model`, and checks that its outcomes are exactly the `expected` ones.

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-/// A task is a number: the models only need to distinguish tasks.
+/// A number: the models only need to distinguish tasks.
 pub type Task = u8;
 
 /// What a producer must do after a push.
@@ -27,9 +27,9 @@ pub enum Refusal {
 /// The result of a take or a close.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The tasks of `push` and `push_waiting`.
+    /// The tasks added by `push` and `push_waiting`.
     pub tasks: Vec<Task>,
-    /// The internal tasks.
+    /// The tasks added by `push_internal`.
     pub internal: Vec<Task>,
 }
 
@@ -95,8 +95,8 @@ impl<T> Lock<T> {
 }
 
 thread_local! {
-    /// The type of std, which loom does not track. All threads of a model run on one thread of the
-    /// system, so they share this count.
+    /// A cell of std, which loom does not track. All threads of a model run on one thread of the
+    /// operating system, so they share this count.
     static WAITS: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -105,19 +105,19 @@ pub fn waits() -> usize {
     WAITS.get()
 }
 
-/// Sets the count of [`waits`] to 0. To be called at the start of an interleaving.
+/// Sets the count of [`waits`] to 0. Must be called at the start of each interleaving.
 pub(crate) fn reset_waits() {
     WAITS.set(0);
 }
 
-/// Builds the copy of the protocol in the module `$source` on loom's primitives, as a [`Protocol`]
-/// named `Queue`.
+/// Builds the copy of the protocol in the module `$source` on loom's primitives. The result is a
+/// type `Queue`, which implements [`Protocol`].
 ///
 /// All operations on the flag are relaxed, as in the library: with a stronger ordering the models
 /// would check a different program. `store` is a swap whose result is ignored. In loom 0.7 a store
-/// can come between the load and the store of another thread's swap (its issues 254 and 389), which
-/// leads to deadlocks that cannot occur in reality. This hides no bug: for a thread that reads the
-/// flag, a relaxed swap with an ignored result is the same as a relaxed store.
+/// can occur between the load and the store of another thread's swap (its issues 254 and 389),
+/// which causes deadlocks that cannot occur in reality. The swap hides no bug: for a thread that
+/// reads the flag, a relaxed swap with an ignored result is the same as a relaxed store.
 macro_rules! on_loom {
     ($source:ident) => {
         use std::mem;
@@ -227,8 +227,8 @@ macro_rules! on_loom {
             }
 
             fn close(&self) -> Batch {
-                let left = self.0.close();
-                Batch { tasks: left.tasks, internal: left.internal }
+                let remaining = self.0.close();
+                Batch { tasks: remaining.tasks, internal: remaining.internal }
             }
         }
 

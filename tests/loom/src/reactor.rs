@@ -10,7 +10,7 @@ use crate::protocol::{Batch, Protocol, Refusal, Task, UNBOUNDED, Wake};
 
 /// The data that the loop shares with the threads that post to it.
 ///
-/// The `Arc` around it is that of std. loom does not track it, so it orders nothing.
+/// It is in an `Arc` of std, which loom does not track, so the `Arc` orders nothing.
 #[derive(Debug)]
 pub struct Shared<Q> {
     /// The protocol under test.
@@ -20,29 +20,28 @@ pub struct Shared<Q> {
 }
 
 impl<Q: Protocol> Shared<Q> {
-    /// Pushes a task, and wakes the loop if necessary. A refused task is given back.
+    /// Pushes a task, and wakes the loop if necessary. Returns a refused task.
     pub fn post(&self, task: Task) -> Result<Wake, (Refusal, Task)> {
         let wake = self.queue.push(task)?;
         self.write_if_needed(wake);
         Ok(wake)
     }
 
-    /// As [`post`](Shared::post), but waits while the queue is full.
+    /// Same as [`post`](Shared::post), but waits while the queue is full.
     pub fn post_waiting(&self, task: Task) -> Result<Wake, (Refusal, Task)> {
         let wake = self.queue.push_waiting(task)?;
         self.write_if_needed(wake);
         Ok(wake)
     }
 
-    /// Pushes an internal task, and wakes the loop if necessary. A refused internal task is given
-    /// back.
+    /// Pushes an internal task, and wakes the loop if necessary. Returns a refused task.
     pub fn post_internal(&self, task: Task) -> Result<Wake, Task> {
         let wake = self.queue.push_internal(task)?;
         self.write_if_needed(wake);
         Ok(wake)
     }
 
-    /// Requests that the loop stop.
+    /// Requests that the loop stop, and wakes it if necessary.
     pub fn quit(&self) -> Wake {
         let wake = self.queue.quit();
         self.write_if_needed(wake);
@@ -56,8 +55,8 @@ impl<Q: Protocol> Shared<Q> {
     }
 }
 
-/// The consumer. It makes turns on the model's main thread, as the library's loop does, and records
-/// them.
+/// The consumer. It makes turns on the model's main thread in the same way as the library's loop,
+/// and records them.
 #[derive(Debug)]
 pub struct Reactor<Q> {
     shared: Arc<Shared<Q>>,
@@ -79,11 +78,11 @@ pub struct Reactor<Q> {
 impl<Q: Protocol> Reactor<Q> {
     /// A loop before its first turn, whose queue is unbounded.
     pub fn new() -> Self {
-        Self::with_room_for(UNBOUNDED)
+        Self::with_capacity(UNBOUNDED)
     }
 
     /// A loop before its first turn, whose queue holds `capacity` tasks.
-    pub fn with_room_for(capacity: usize) -> Self {
+    pub fn with_capacity(capacity: usize) -> Self {
         Reactor {
             shared: Arc::new(Shared { queue: Q::new(capacity), epoll: Epoll::default() }),
             capacity,
@@ -110,7 +109,7 @@ impl<Q: Protocol> Reactor<Q> {
 
     /// Makes one turn of a loop that is not embedded. Returns whether to stop.
     ///
-    /// Each task is run by a call of `run`.
+    /// Calls `run` for each task.
     pub fn turn(&mut self, run: impl FnMut(&Arc<Shared<Q>>, Task)) -> bool {
         let may_sleep = self.local.is_empty() && self.shared.queue.may_sleep();
         self.sleeps += usize::from(may_sleep);
@@ -132,24 +131,25 @@ impl<Q: Protocol> Reactor<Q> {
         self.turn(|_, _| ())
     }
 
-    /// Makes turns until one returns that the loop must stop.
+    /// Makes turns until the loop must stop.
     pub fn run(&mut self) {
         while !self.turn(|_, _| ()) {}
-        self.leave();
+        self.end_run();
     }
 
-    /// Makes turns until `count` tasks have been run. After a lost wake-up the loop sleeps forever
-    /// instead.
+    /// Makes turns until `count` tasks have been run. After a lost wake-up it never returns, which
+    /// loom reports as a deadlock.
     pub fn run_until_ran(&mut self, count: usize) {
         while self.ran.len() < count {
             self.turn(|_, _| ());
         }
     }
 
-    /// Makes one turn of a loop that is embedded in another one. The other loop waits for it.
+    /// Makes one turn of a loop that is embedded in another one. It does not wait: the other loop
+    /// waits for its descriptor.
     pub fn run_once(&mut self) {
         self.poll_and_run(false, |_, _| ());
-        self.leave();
+        self.end_run();
     }
 
     /// Queues a task on the loop's own thread, between the turns of an embedded loop.
@@ -185,9 +185,10 @@ impl<Q: Protocol> Reactor<Q> {
         quit
     }
 
-    /// Ends a run. Until the next one, the descriptor must show whether there is work. So either
-    /// the queue counts as asleep, and the next producer writes to the eventfd, or the loop writes.
-    fn leave(&self) {
+    /// Ends a run. Until the next one, the descriptor must be readable if there is work. So the
+    /// loop announces a sleep, and the next producer writes to the eventfd. If there is work
+    /// already, the loop itself writes.
+    fn end_run(&self) {
         if !self.local.is_empty() || !self.shared.queue.may_sleep() {
             self.shared.epoll.write();
         }

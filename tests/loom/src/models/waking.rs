@@ -1,38 +1,38 @@
-//! Claims about waking: a loop never sleeps over a task.
+//! Claims about wake-ups: a loop never sleeps while a task is in its queue.
 //!
-//! None of these models ends unless the loop has run every task, so a lost wake is a deadlock.
+//! Each model ends only if the loop has run every task, so a lost wake-up is a deadlock.
 
-use super::{NEVER_SLEPT, SLEPT, explore, sleeps};
+use super::{NEVER_SLEPT, SLEPT, explore, sleep_outcome};
 use crate::protocol::Protocol;
 use crate::reactor::Reactor;
 
-/// A task that another thread pushes is run, whether the loop is about to sleep, asleep or awake.
+/// A task of another thread is run, whether the loop is about to sleep, asleep or awake.
 pub fn a_task_of_another_thread_is_run<Q: Protocol>() {
     explore(None, &[SLEPT, NEVER_SLEPT], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
         reactor.spawn(|shared| shared.post(1).unwrap());
         reactor.run_until_ran(1);
-        outcomes.note(sleeps(&reactor));
+        outcomes.note(sleep_outcome(reactor.sleeps));
     });
 }
 
-/// Tasks of one thread are run in the order in which it pushed them. The second may come while the
-/// loop runs the first or is on its way into another sleep, where one task alone never comes.
+/// Tasks of one thread are run in the order posted. The second one may arrive while the loop runs
+/// the first, or while it is about to sleep again.
 pub fn tasks_of_one_thread_are_run_in_order<Q: Protocol>() {
-    explore(None, &["in one batch", "in two"], |outcomes| {
+    explore(None, &["in one batch", "in two batches"], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
         reactor.spawn(|shared| {
             shared.post(1).unwrap();
             shared.post(2).unwrap();
         });
         reactor.turn(|_, _| ());
-        outcomes.note(if reactor.ran.len() == 2 { "in one batch" } else { "in two" });
+        outcomes.note(if reactor.ran.len() == 2 { "in one batch" } else { "in two batches" });
         reactor.run_until_ran(2);
-        assert_eq!(reactor.ran, [1, 2], "the order of the tasks");
+        assert_eq!(reactor.ran, [1, 2], "the tasks ran out of order");
     });
 }
 
-/// Two threads push a task each: both are run. Up to four pre-emptions.
+/// Two threads post a task each: both are run. Up to four preemptions.
 pub fn tasks_of_two_threads_are_all_run<Q: Protocol>() {
     explore(Some(4), &[SLEPT, NEVER_SLEPT], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
@@ -40,14 +40,14 @@ pub fn tasks_of_two_threads_are_all_run<Q: Protocol>() {
             reactor.spawn(move |shared| shared.post(task).unwrap());
         }
         reactor.run_until_ran(2);
-        outcomes.note(sleeps(&reactor));
+        outcomes.note(sleep_outcome(reactor.sleeps));
         reactor.ran.sort_unstable();
-        assert_eq!(reactor.ran, [1, 2], "the tasks that were run");
+        assert_eq!(reactor.ran, [1, 2], "each task must be run exactly once");
     });
 }
 
-/// Two threads push two tasks each: all are run, those of a thread in its order. Up to three
-/// pre-emptions.
+/// Two threads post two tasks each: all are run, those of each thread in the order posted. Up to
+/// three preemptions.
 pub fn two_tasks_of_each_of_two_threads_are_all_run<Q: Protocol>() {
     explore(Some(3), &[SLEPT, NEVER_SLEPT], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
@@ -59,15 +59,19 @@ pub fn two_tasks_of_each_of_two_threads_are_all_run<Q: Protocol>() {
             });
         }
         reactor.run_until_ran(4);
-        outcomes.note(sleeps(&reactor));
+        outcomes.note(sleep_outcome(reactor.sleeps));
         let (first, second): (Vec<_>, Vec<_>) = reactor.ran.into_iter().partition(|task| *task < 3);
-        assert_eq!((&first[..], &second[..]), (&[1, 2][..], &[3, 4][..]), "the order of the tasks");
+        assert_eq!(
+            (&first[..], &second[..]),
+            (&[1, 2][..], &[3, 4][..]),
+            "a thread's tasks ran out of order"
+        );
     });
 }
 
-/// A socket wakes the loop while a task is pushed: the task is run, be it in that turn or after
-/// another sleep, and the event of the socket is not lost either. Up to four pre-emptions.
-pub fn a_task_pushed_while_a_socket_wakes_the_loop_is_run<Q: Protocol>() {
+/// A socket wakes the loop while a task is posted. The task is run, in that turn or after another
+/// sleep, and the event of the socket is not lost. Up to four preemptions.
+pub fn a_task_posted_while_a_socket_wakes_the_loop_is_run<Q: Protocol>() {
     explore(Some(4), &["socket first", "task first", "both in one turn"], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
         reactor.spawn(|shared| shared.epoll.fill_socket());
@@ -82,14 +86,14 @@ pub fn a_task_pushed_while_a_socket_wakes_the_loop_is_run<Q: Protocol>() {
                 (_, _) => Some("both in one turn"),
             });
         }
-        outcomes.note(first.expect("something ended the last turn"));
+        outcomes.note(first.expect("the last turn had neither a task nor a socket event"));
     });
 }
 
-/// A loop inside another one, which waits on its descriptor and then lets it take one turn: every
-/// task shows on the descriptor, also one pushed before the first turn, and one of the loop's own
-/// thread pushed between two turns.
-pub fn an_embedded_loop_shows_every_task<Q: Protocol>() {
+/// Another loop waits for the descriptor of an embedded loop and then makes it take one turn. The
+/// descriptor becomes readable for every task: one posted before the first turn, one posted later,
+/// and one queued by the loop's own thread between turns.
+pub fn an_embedded_loop_becomes_readable_for_every_task<Q: Protocol>() {
     explore(None, &["one turn", "two turns", "three turns"], |outcomes| {
         let mut reactor = Reactor::<Q>::new();
         reactor.spawn(|shared| {
@@ -107,6 +111,6 @@ pub fn an_embedded_loop_shows_every_task<Q: Protocol>() {
         }
         outcomes.note(["one turn", "two turns", "three turns"][turns - 1]);
         let posted: Vec<_> = reactor.ran.into_iter().filter(|task| *task != 3).collect();
-        assert_eq!(posted, [1, 2], "the order of the tasks");
+        assert_eq!(posted, [1, 2], "the tasks ran out of order");
     });
 }

@@ -17,8 +17,8 @@ pub trait Indices: 'static {
     fn load_acquire(position: &AtomicU64) -> u64;
 }
 
-/// Builds the copy of the event indices in the module `$source` on loom's words, as [`Indices`]
-/// named `Marks`.
+/// Builds the copy of the event indices in the module `$source` on loom's atomics. The result is a
+/// type `Marks`, which implements [`Indices`].
 macro_rules! words_on_loom {
     ($source:ident) => {
         use loom::sync::atomic::{
@@ -51,11 +51,11 @@ macro_rules! words_on_loom {
             }
         }
 
-        /// This copy of the event indices, on loom's words.
+        /// This copy of the event indices, on loom's atomics.
         #[derive(Debug)]
         pub struct Marks;
 
-        impl $crate::doorbell::Indices for Marks {
+        impl $crate::shared_ring::Indices for Marks {
             fn move_on(position: &AtomicU64, mark: &AtomicU64, from: u64, to: u64) -> bool {
                 $source::move_on(position, mark, from, to)
             }
@@ -87,8 +87,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// An empty ring with `slots` slots. At first the consumer counts as asleep and the producer as
-    /// awake.
+    /// An empty ring with `slots` slots. The consumer starts as asleep and the producer as awake.
     pub fn new(slots: u64) -> Arc<Shared> {
         Arc::new(Shared {
             tail: AtomicU64::new(0),
@@ -101,8 +100,8 @@ impl Shared {
         })
     }
 
-    /// Makes the consumer count as awake. To be called before the threads start.
-    pub fn consumer_is_awake(&self) {
+    /// Makes the consumer start as awake. Must be called before the threads start.
+    pub fn mark_consumer_awake(&self) {
         self.tail_mark.store(u64::MAX, Relaxed);
     }
 
@@ -130,8 +129,8 @@ impl Shared {
         sleeps
     }
 
-    /// Runs the consumer: takes `count` numbers and checks that they are those that were sent.
-    /// Returns how often it slept.
+    /// Runs the consumer: takes `count` numbers and checks that they are the numbers sent. Returns
+    /// how often it slept because the ring was empty.
     pub fn consume<I: Indices>(&self, count: u64) -> usize {
         let slots = self.slots.len() as u64;
         let mut sleeps = 0;
@@ -150,7 +149,7 @@ impl Shared {
                 }
             }
             let number = self.slots[(head % slots) as usize].load(Relaxed);
-            assert_eq!(number, head + 1, "a number that was not sent");
+            assert_eq!(number, head + 1, "the consumer took a number that was not sent");
             if I::move_on(&self.head, &self.head_mark, head, head + 1) {
                 self.producer.write();
             }
