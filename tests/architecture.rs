@@ -85,6 +85,34 @@ fn every_file_named_in_the_document_exists() {
     }
 }
 
+/// The functions of the echo path, each with its file, in the order of the document.
+fn echo_path() -> Vec<(String, String)> {
+    let text = read("ARCHITECTURE.md");
+    let (_, path) = text.split_once("- **An echo**").expect("the echo path");
+    let path = path.split("\n- ").next().expect("one item");
+    let steps = path.split('→').map(quoted);
+    steps.map(|step| <[String; 2]>::try_from(step).expect("a function and its file").into()).collect()
+}
+
+#[test]
+fn an_echo_is_in_twelve_files_at_most() {
+    let steps = echo_path();
+    let files: BTreeSet<&String> = steps.iter().map(|(_, file)| file).collect();
+    assert!(files.len() <= 12, "an echo is in {} files: {files:?}", files.len());
+    // A step that is missing would leave a function that no earlier step calls. The handler is that
+    // of the README.
+    let mut earlier = read("README.md");
+    for (n, (function, file)) in steps.iter().enumerate() {
+        let calls = [format!(".{function}("), format!("::{function}(")];
+        let is_called = calls.iter().any(|text| earlier.contains(text));
+        assert!(n == 0 || is_called, "no step before `{file}` calls `{function}`");
+        let code = read(file);
+        let is_defined = [format!("fn {function}("), format!("fn {function}<")];
+        assert!(is_defined.iter().any(|text| code.contains(text)), "{file} has no function `{function}`");
+        earlier.push_str(&code);
+    }
+}
+
 #[test]
 fn the_code_map_covers_every_file_once() {
     let map = code_map();
