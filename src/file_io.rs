@@ -11,12 +11,12 @@
 mod backend;
 mod builder;
 mod core;
+mod fault;
 mod file;
 mod metadata;
 mod open_options;
 mod operation;
 mod slab;
-mod trouble;
 mod write;
 
 use std::ffi::CString;

@@ -88,7 +88,7 @@ impl Readiness {
 
     /// The readiness that satisfies `interest`. A closed direction counts as ready, since the next
     /// read or write reports the close to the caller.
-    pub(crate) const fn answering(interest: Interest) -> Readiness {
+    pub(crate) const fn satisfying(interest: Interest) -> Readiness {
         let mut bits = 0;
         if interest.is_readable() {
             bits |= Readiness::READABLE.0 | Readiness::READ_CLOSED.0;

@@ -306,7 +306,7 @@ fn loops_threads_and_pools_leave_no_descriptor() {
             let event_loop = EventLoop::new().unwrap();
             event_loop.run_once(Duration::ZERO).unwrap();
             let thread = LoopThread::spawn("one").unwrap();
-            let pool = LoopPool::new(3.try_into().unwrap(), "pool").unwrap();
+            let pool = LoopPool::new(3, "pool").unwrap();
             // A handle that outlives its loop keeps the eventfd open until it is dropped.
             let handle = event_loop.handle();
             drop(event_loop);

@@ -134,7 +134,7 @@ fn loop_threads_can_be_created_while_a_thread_ends() {
     let (sender, results) = channel();
     at_exit(move || {
         let sender = sender.clone();
-        let (kept, pool) = (LoopThread::spawn("kept").unwrap(), LoopPool::new(2.try_into().unwrap(), "pool"));
+        let (kept, pool) = (LoopThread::spawn("kept").unwrap(), LoopPool::new(2, "pool"));
         let call = last(move || {
             let made = LoopThread::spawn("made").unwrap();
             let values =

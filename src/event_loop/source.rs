@@ -84,7 +84,7 @@ impl EventLoop {
             self.discard(removed);
             return Err(error);
         }
-        self.set_wanted(id, Readiness::answering(interest));
+        self.set_wanted(id, Readiness::satisfying(interest));
         Ok(source)
     }
 

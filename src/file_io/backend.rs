@@ -13,9 +13,9 @@ use std::time::Duration;
 use self::threads::ThreadPool;
 #[cfg(feature = "uring")]
 use self::uring::Ring;
+use super::fault::Fault;
 use super::operation::{Operation, Outcome};
 use super::slab::Key;
-use super::trouble::Trouble;
 use crate::eventfd::EventFd;
 
 /// How long a thread stays idle before it ends.
@@ -124,11 +124,11 @@ impl Backend {
     }
 
     /// The errors since the last call, to be logged when nothing is borrowed.
-    pub(super) fn troubles(&mut self) -> Vec<Trouble> {
+    pub(super) fn faults(&mut self) -> Vec<Fault> {
         match self {
             #[cfg(feature = "uring")]
-            Backend::Ring(ring) => ring.troubles(),
-            Backend::Threads(pool) => pool.trouble().into_iter().collect(),
+            Backend::Ring(ring) => ring.faults(),
+            Backend::Threads(pool) => pool.fault().into_iter().collect(),
         }
     }
 

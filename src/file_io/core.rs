@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::backend::Backend;
+use super::fault::Fault;
 use super::operation::{Operation, Outcome};
 use super::slab::{Key, Slab};
-use super::trouble::Trouble;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::trimming::slack::{release_capacity, release_if_empty};
@@ -159,19 +159,19 @@ impl FileIoCore {
             return;
         }
         let mut batch = self.batch.take();
-        let (submitted, troubles) = {
+        let (submitted, faults) = {
             let State { backend, waiting, refused, .. } = &mut *self.state.borrow_mut();
             let submitted = backend.submit(waiting, refused);
             batch.append(refused);
             release_if_empty(waiting);
             release_capacity(refused);
-            (submitted, backend.troubles())
+            (submitted, backend.faults())
         };
         if submitted.is_err() {
             self.flush_again(event_loop);
         }
         self.deliver(event_loop, batch);
-        troubles.into_iter().chain(submitted.err().map(Trouble::NotAccepted)).for_each(Trouble::log);
+        faults.into_iter().chain(submitted.err().map(Fault::NotAccepted)).for_each(Fault::log);
     }
 
     /// Retries after a delay. A submission also makes the kernel report outstanding completions.
@@ -213,15 +213,15 @@ impl FileIoCore {
     /// Closes the backend and drops pending operations, with nothing borrowed: the destructors of
     /// callbacks are user code.
     fn end(&self) {
-        let (dropped, troubles) = {
+        let (dropped, faults) = {
             let state = &mut *self.state.borrow_mut();
             state.backend.close();
             let dropped =
                 (mem::take(&mut state.waiting), mem::take(&mut state.refused), state.callbacks.drain());
-            (dropped, state.backend.troubles())
+            (dropped, state.backend.faults())
         };
         drop(dropped);
-        troubles.into_iter().for_each(Trouble::log);
+        faults.into_iter().for_each(Fault::log);
     }
 }
 
@@ -235,11 +235,11 @@ impl Source for FileIoCore {
         let read = self.done.read();
         event_loop.clear_ready(self.id, !Readiness::NONE);
         let mut batch = self.batch.take();
-        let (taken, has_waiting, troubles) = {
+        let (taken, has_waiting, faults) = {
             let State { backend, waiting, .. } = &mut *self.state.borrow_mut();
             let taken = backend.take(&mut batch);
             // The backend can accept more now.
-            (taken, !waiting.is_empty() || backend.has_more(), backend.troubles())
+            (taken, !waiting.is_empty() || backend.has_more(), backend.faults())
         };
         if has_waiting {
             self.flush_later(event_loop);
@@ -248,7 +248,7 @@ impl Source for FileIoCore {
             self.flush_again(event_loop);
         }
         self.deliver(event_loop, batch);
-        troubles.into_iter().chain(taken.err().map(Trouble::NotAccepted)).for_each(Trouble::log);
+        faults.into_iter().chain(taken.err().map(Fault::NotAccepted)).for_each(Fault::log);
         match read {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
                 logger::recurring("reading the counter of file operations", |left_out| {

@@ -54,8 +54,8 @@ use queue::Queue;
 use relay::{Relay, RelayMessage};
 use write::HighWater;
 
-pub(super) const INPUT: Readiness = Readiness::answering(Interest::READABLE);
-const OUTPUT: Readiness = Readiness::answering(Interest::WRITABLE);
+pub(super) const INPUT: Readiness = Readiness::satisfying(Interest::READABLE);
+const OUTPUT: Readiness = Readiness::satisfying(Interest::WRITABLE);
 
 /// The state of a connection.
 ///

@@ -14,7 +14,6 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -397,13 +396,13 @@ impl TcpServerBuilder<'_, MultiLoop> {
             establish(event_loop, pending, &*factory);
         };
         let MultiLoop { threads, load_balancing } = self.loops;
-        match NonZeroUsize::new(threads) {
-            None => Err(io::Error::new(
+        match threads {
+            0 => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "a server needs a thread to serve connections on",
             )),
-            Some(NonZeroUsize::MIN) => self.build(None, Establish::ThisLoop(Box::new(establish))),
-            Some(threads) => {
+            1 => self.build(None, Establish::ThisLoop(Box::new(establish))),
+            threads => {
                 let pool = LoopPool::new(threads, "reveille")?;
                 self.build(Some((pool, load_balancing)), Establish::AnyLoop(Arc::new(establish)))
             }

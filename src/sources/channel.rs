@@ -209,7 +209,7 @@ impl<F: AsFd + 'static> ChannelSource<F> {
         }
         self.interest.set(interest);
         event_loop.clear_ready(self.id, !Readiness::NONE);
-        event_loop.set_wanted(self.id, Readiness::answering(interest));
+        event_loop.set_wanted(self.id, Readiness::satisfying(interest));
         Ok(())
     }
 

@@ -1,7 +1,6 @@
 //! A pool of threads with a loop each.
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::event_loop::LoopHandle;
@@ -13,7 +12,7 @@ use crate::threads::loop_thread::LoopThread;
 /// use reveille::LoopPool;
 ///
 /// # fn main() -> std::io::Result<()> {
-/// let pool = LoopPool::new(2.try_into().unwrap(), "worker")?; // "worker-0" and "worker-1"
+/// let pool = LoopPool::new(2, "worker")?; // "worker-0" and "worker-1"
 /// for _ in 0..4 {
 ///     pool.next().queue_in_loop(|_| println!("{:?}", std::thread::current().name()))?;
 /// }
@@ -31,13 +30,14 @@ impl LoopPool {
     /// Starts `size` threads, named `name` followed by a number.
     ///
     /// # Errors
-    /// Same as [`LoopThread::spawn`]. The threads that were started before the error are stopped.
-    ///
-    /// # Panics
-    /// If `name` contains a NUL byte.
-    pub fn new(size: NonZeroUsize, name: &str) -> io::Result<LoopPool> {
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `size` is 0, and the errors of
+    /// [`LoopThread::spawn`]. The threads that were started before the error are stopped.
+    pub fn new(size: usize, name: &str) -> io::Result<LoopPool> {
+        if size == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a pool of loops needs a thread"));
+        }
         let threads: io::Result<Vec<_>> =
-            (0..size.get()).map(|number| LoopThread::spawn(format!("{name}-{number}"))).collect();
+            (0..size).map(|number| LoopThread::spawn(format!("{name}-{number}"))).collect();
         Ok(LoopPool { threads: threads?, next: AtomicUsize::new(0) })
     }
 

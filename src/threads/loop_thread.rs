@@ -35,12 +35,15 @@ impl LoopThread {
     ///
     /// # Errors
     /// The error of starting the thread, or of creating the loop's descriptors.
-    ///
-    /// # Panics
-    /// If `name` contains a NUL byte.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `name` contains a NUL byte.
     pub fn spawn(name: impl Into<String>) -> io::Result<LoopThread> {
+        let name = name.into();
+        if name.contains('\0') {
+            let message = "the name of a thread contains a NUL byte";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         let (started, start) = mpsc::sync_channel(1);
-        let thread = thread::Builder::new().name(name.into()).spawn(move || {
+        let thread = thread::Builder::new().name(name).spawn(move || {
             let event_loop = match EventLoop::new() {
                 Ok(event_loop) => event_loop,
                 Err(error) => {

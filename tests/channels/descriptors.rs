@@ -164,7 +164,7 @@ fn threads_with_loops_leak_no_descriptor() {
             let thread = LoopThread::spawn("one").unwrap();
             thread.handle().queue_in_loop(|_| ()).unwrap();
             drop(thread);
-            let pool = LoopPool::new(3.try_into().unwrap(), "of three").unwrap();
+            let pool = LoopPool::new(3, "of three").unwrap();
             pool.next().run_after(Duration::MAX, |_| ()).unwrap();
             drop(pool);
         }

@@ -1,6 +1,7 @@
 //! Threads that run one loop each: their names, how they end, and what they run before that.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
@@ -37,8 +38,13 @@ fn a_thread_has_its_name_and_runs_its_loop() {
 
 #[test]
 fn a_name_with_a_zero_byte_is_refused() {
-    assert!(catch_unwind(|| LoopThread::spawn("zero\0byte")).is_err());
-    assert!(catch_unwind(|| LoopPool::new(2.try_into().unwrap(), "zero\0byte")).is_err());
+    assert_eq!(LoopThread::spawn("zero\0byte").unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(LoopPool::new(2, "zero\0byte").unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn a_pool_without_threads_is_refused() {
+    assert_eq!(LoopPool::new(0, "worker").unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
 #[test]
@@ -177,7 +183,7 @@ fn a_task_may_drop_the_thread_of_another_loop() {
 #[test]
 fn a_pool_numbers_its_threads_and_returns_them_round_robin() {
     with_watchdog(LIMIT, || {
-        let pool = LoopPool::new(3.try_into().unwrap(), "worker").unwrap();
+        let pool = LoopPool::new(3, "worker").unwrap();
         let names: Vec<_> = pool.handles().map(name_of_thread).collect();
         assert_eq!(names, ["worker-0", "worker-1", "worker-2"]);
         assert_eq!(pool.handles().len(), 3);
@@ -192,7 +198,7 @@ fn a_pool_numbers_its_threads_and_returns_them_round_robin() {
 #[test]
 fn a_pool_distributes_evenly_to_concurrent_callers() {
     with_watchdog(LIMIT, || {
-        let pool = LoopPool::new(3.try_into().unwrap(), "worker").unwrap();
+        let pool = LoopPool::new(3, "worker").unwrap();
         let counts: Arc<Mutex<Vec<_>>> = Arc::default();
         thread::scope(|scope| {
             for _ in 0..4 {
@@ -218,7 +224,7 @@ fn a_pool_distributes_evenly_to_concurrent_callers() {
 #[test]
 fn the_loops_of_a_pool_run_in_parallel() {
     with_watchdog(LIMIT, || {
-        let pool = LoopPool::new(4.try_into().unwrap(), "worker").unwrap();
+        let pool = LoopPool::new(4, "worker").unwrap();
         // All loops are inside a task at the same time; otherwise none passes the barrier.
         let met = Arc::new(Barrier::new(5));
         for handle in pool.handles() {
@@ -235,7 +241,7 @@ fn the_loops_of_a_pool_end_in_parallel() {
         // The last task of one loop ends only after the other loop has ended. This must work for
         // either loop.
         for (waits, ends) in [(0, 1), (1, 0)] {
-            let pool = LoopPool::new(2.try_into().unwrap(), "worker").unwrap();
+            let pool = LoopPool::new(2, "worker").unwrap();
             let handles: Vec<_> = pool.handles().cloned().collect();
             let (dropped, is_dropped) = mpsc::channel();
             let signals_when_dropped = OnDrop::new(move || dropped.send(()).unwrap());
@@ -249,7 +255,7 @@ fn the_loops_of_a_pool_end_in_parallel() {
 #[test]
 fn dropping_a_pool_runs_earlier_posts() {
     with_watchdog(LIMIT, || {
-        let (pool, ran) = (LoopPool::new(2.try_into().unwrap(), "worker").unwrap(), Count::default());
+        let (pool, ran) = (LoopPool::new(2, "worker").unwrap(), Count::default());
         for _ in 0..1_000 {
             let ran = ran.clone();
             pool.next().queue_in_loop(move |_| ran.add()).unwrap();
@@ -265,7 +271,7 @@ fn dropping_a_pool_runs_earlier_posts() {
 fn a_pool_can_be_dropped_at_once() {
     with_watchdog(LIMIT, || {
         for _ in 0..200 {
-            drop(LoopPool::new(2.try_into().unwrap(), "worker").unwrap());
+            drop(LoopPool::new(2, "worker").unwrap());
         }
     });
 }
@@ -274,7 +280,7 @@ fn a_pool_can_be_dropped_at_once() {
 fn a_task_may_drop_the_pool_of_its_loop() {
     with_watchdog(LIMIT, || {
         for number in 0..2 {
-            let pool = LoopPool::new(2.try_into().unwrap(), "worker").unwrap();
+            let pool = LoopPool::new(2, "worker").unwrap();
             let handles: Vec<_> = pool.handles().cloned().collect();
             let (dropped, is_dropped) = mpsc::channel();
             for handle in &handles {

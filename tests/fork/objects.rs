@@ -12,7 +12,7 @@ use crate::support::alone::alone;
 use crate::support::files::pipe;
 use crate::support::folder::Folder;
 use crate::support::forked::in_child;
-use crate::support::net::{self, turn_until};
+use crate::support::net::turn_until;
 use crate::support::{Recorder, is_readable, turn};
 use reveille::fs::{File, FileChanges, FileIo, FileIoBackend, Watcher};
 use reveille::io::{Channel, Interest};
@@ -220,7 +220,7 @@ fn a_close_in_a_child_does_not_reset_the_parents_connection() {
 fn a_child_does_not_wait_for_inherited_threads() {
     with_parent(|_| {
         let mut thread = Some(LoopThread::spawn("thread").unwrap());
-        let mut pool = Some(LoopPool::new(net::loops(2), "pool").unwrap());
+        let mut pool = Some(LoopPool::new(2, "pool").unwrap());
         in_child(|| {
             let thread = thread.take().unwrap();
             assert_eq!(thread.handle().call(|_| 1), Err(CallError::LoopGone));

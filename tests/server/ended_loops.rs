@@ -150,7 +150,7 @@ fn a_permit_is_released_when_no_loop_is_left() {
 #[test]
 fn a_pool_gives_only_live_loops() {
     with_watchdog(LIMIT, || {
-        let pool = LoopPool::new(net::loops(LOOPS), "worker").unwrap();
+        let pool = LoopPool::new(LOOPS, "worker").unwrap();
         let ended: Vec<_> = pool.handles().take(2).cloned().collect();
         for handle in &ended {
             handle.quit();

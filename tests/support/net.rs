@@ -10,7 +10,6 @@ mod queues;
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::num::NonZeroUsize;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -154,11 +153,6 @@ pub(crate) fn scripted_with_threads(
             .serve(move |_| script(server_journal.script()))
     });
     (host, journal)
-}
-
-/// A number of loops, for [`LoopPool::new`](reveille::LoopPool::new).
-pub(crate) fn loops(n: usize) -> NonZeroUsize {
-    n.try_into().expect("at least one")
 }
 
 /// Starts a host whose connections send their handles to the test when they open.

@@ -19,9 +19,9 @@ use parking_lot::{Condvar, Mutex};
 use crate::event_loop::containment::logger;
 use crate::event_loop::trimming::slack::{release_capacity, release_if_empty};
 use crate::eventfd::EventFd;
+use crate::file_io::fault::Fault;
 use crate::file_io::operation::{Operation, Outcome};
 use crate::file_io::slab::Key;
-use crate::file_io::trouble::Trouble;
 
 pub(in crate::file_io) struct ThreadPool {
     shared: Arc<Shared>,
@@ -29,7 +29,7 @@ pub(in crate::file_io) struct ThreadPool {
     /// How long a thread stays idle before it ends.
     idle_timeout: Duration,
     /// The last error, if it was not logged.
-    trouble: Cell<Option<Trouble>>,
+    fault: Cell<Option<Fault>>,
 }
 
 struct Shared {
@@ -59,7 +59,7 @@ impl ThreadPool {
     ) -> ThreadPool {
         let done = Mutex::new(Some(done));
         let shared = Shared { state: Mutex::default(), changed: Condvar::new(), done };
-        ThreadPool { shared: Arc::new(shared), limit, idle_timeout, trouble: Cell::default() }
+        ThreadPool { shared: Arc::new(shared), limit, idle_timeout, fault: Cell::default() }
     }
 
     /// Takes all waiting operations. Those that cannot be performed for lack of a thread are
@@ -85,7 +85,7 @@ impl ThreadPool {
             let thread = thread::Builder::new().name("reveille-file".to_owned());
             if let Err(error) = thread.spawn(move || shared.work(idle_timeout)) {
                 self.handle_missing(to_start - started, &error, refused);
-                return self.trouble.set(Some(Trouble::NoThread(error)));
+                return self.fault.set(Some(Fault::NoThread(error)));
             }
         }
     }
@@ -130,8 +130,8 @@ impl ThreadPool {
     }
 
     /// The last error since the previous call.
-    pub(in crate::file_io) fn trouble(&self) -> Option<Trouble> {
-        self.trouble.take()
+    pub(in crate::file_io) fn fault(&self) -> Option<Fault> {
+        self.fault.take()
     }
 
     #[cfg(test)]

@@ -23,10 +23,10 @@ use rustix::io::Errno;
 
 use crate::event_loop::process_mark::ProcessMark;
 use crate::eventfd::EventFd;
+use crate::file_io::fault::Fault;
 use crate::file_io::metadata::Metadata;
 use crate::file_io::operation::{Operation, Outcome, Position, Sync, Target};
 use crate::file_io::slab::{Key, Slab};
-use crate::file_io::trouble::Trouble;
 
 /// How long closing a ring waits for the operations that it has cancelled. Only a disk or a file
 /// system that does not respond takes longer.
@@ -66,7 +66,7 @@ pub(in crate::file_io) struct Ring {
     /// How often the completion queue has overflowed.
     overflows: u32,
     /// Errors that have not been logged.
-    troubles: Vec<Trouble>,
+    faults: Vec<Fault>,
 }
 
 /// Operations of dropped rings that the kernel has not completed. They stay reachable, so that leak
@@ -104,13 +104,13 @@ impl Ring {
             to_cancel: Vec::new(),
             retries: Vec::new(),
             overflows: 0,
-            troubles: Vec::new(),
+            faults: Vec::new(),
         })
     }
 
     /// Takes the errors since the last call.
-    pub(in crate::file_io) fn troubles(&mut self) -> Vec<Trouble> {
-        mem::take(&mut self.troubles)
+    pub(in crate::file_io) fn faults(&mut self) -> Vec<Fault> {
+        mem::take(&mut self.faults)
     }
 
     /// Whether [`submit`](Ring::submit) has work apart from waiting operations.
@@ -217,7 +217,7 @@ impl Ring {
                 // Cannot happen, as there is space for all held operations. The kernel keeps
                 // completions that have no space.
                 self.overflows += 1;
-                self.troubles.push(Trouble::Overflowed);
+                self.faults.push(Fault::Overflowed);
             }
             if !is_overflowed && !has_work {
                 return Ok(());
@@ -227,7 +227,7 @@ impl Ring {
     }
 
     fn take_completions(&mut self, outcomes: &mut Vec<(Key, Outcome)>) {
-        let Ring { ring, held, retries, cancels, troubles, .. } = self;
+        let Ring { ring, held, retries, cancels, faults, .. } = self;
         for completion in ring.completion() {
             if completion.user_data() == CANCEL {
                 *cancels -= 1;
@@ -236,7 +236,7 @@ impl Ring {
             // The kernel has completed it: by the invariant it may be accessed again.
             let Some(Held { key, operation, statx, is_cancelled }) = held.remove(completion.user_data())
             else {
-                troubles.push(Trouble::Unknown);
+                faults.push(Fault::Unknown);
                 continue;
             };
             let result = completion.result();
@@ -275,7 +275,7 @@ impl Ring {
             }
         }
         if let Err(error) = self.push_cancels().and_then(|()| self.enter()) {
-            self.troubles.push(Trouble::NotCancelled(error));
+            self.faults.push(Fault::NotCancelled(error));
         }
     }
 
@@ -285,7 +285,7 @@ impl Ring {
         loop {
             let mut outcomes = Vec::new();
             if let Err(error) = self.take(&mut outcomes) {
-                self.troubles.push(Trouble::NotReported(error));
+                self.faults.push(Fault::NotReported(error));
             }
             drop(outcomes);
             self.retries.clear();
@@ -298,7 +298,7 @@ impl Ring {
             match rustix::event::poll(&mut fds, Some(&timeout)) {
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => drop(self.done.read()),
-                Err(error) => return self.troubles.push(Trouble::NotAwaited(error.into())),
+                Err(error) => return self.faults.push(Fault::NotAwaited(error.into())),
             }
         }
     }
@@ -308,7 +308,7 @@ impl Ring {
     fn abandon(&mut self) {
         let left = self.held.drain();
         if !left.is_empty() {
-            self.troubles.push(Trouble::Abandoned(left.len()));
+            self.faults.push(Fault::Abandoned(left.len()));
             ABANDONED.lock().extend(left);
         }
     }
@@ -319,7 +319,7 @@ impl Drop for Ring {
         if self.process.is_current() {
             self.close();
             self.abandon();
-            self.troubles().into_iter().for_each(Trouble::log);
+            self.faults().into_iter().for_each(Fault::log);
             // SAFETY: the ring is not used again.
             unsafe { ManuallyDrop::drop(&mut self.ring) };
         } else {

@@ -142,7 +142,7 @@ impl Listener {
         if let Some(acceptor) = &*self.acceptor.borrow() {
             event_loop.watch(self.id, acceptor.as_fd(), Interest::READABLE)?;
         }
-        event_loop.set_wanted(self.id, Readiness::answering(Interest::READABLE));
+        event_loop.set_wanted(self.id, Readiness::satisfying(Interest::READABLE));
         Ok(())
     }
 
@@ -360,7 +360,7 @@ impl Source for Listener {
     /// timer.
     fn on_notified(&self, event_loop: &EventLoop) {
         if !self.is_backing_off.get() {
-            event_loop.set_wanted(self.id, Readiness::answering(Interest::READABLE));
+            event_loop.set_wanted(self.id, Readiness::satisfying(Interest::READABLE));
         }
     }
 

@@ -20,7 +20,7 @@ use crate::net::result::CloseReason;
 use crate::readiness::{Interest, Readiness};
 
 /// The readiness that is cleared when there is nothing to receive.
-const INPUT: Readiness = Readiness::answering(Interest::READABLE);
+const INPUT: Readiness = Readiness::satisfying(Interest::READABLE);
 
 /// An error, and the peer that it concerns.
 pub(super) type Report = (Contained<io::Error>, Option<SocketAddr>);

@@ -6,7 +6,7 @@ use std::io;
 use crate::event_loop::containment::logger;
 
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum Fault {
     /// A thread could not be started.
     NoThread(io::Error),
     /// The kernel accepts no operations at the moment.
@@ -28,41 +28,41 @@ pub(super) enum Trouble {
     Abandoned(usize),
 }
 
-impl Trouble {
+impl Fault {
     pub(super) fn log(self) {
         match self {
-            Trouble::NoThread(error) => logger::recurring("a thread for files", |left_out| {
+            Fault::NoThread(error) => logger::recurring("a thread for files", |left_out| {
                 log::warn!("cannot start a thread for files: {error}{left_out}");
             }),
-            Trouble::NotAccepted(error) => logger::recurring("file operations not accepted", |left_out| {
+            Fault::NotAccepted(error) => logger::recurring("file operations not accepted", |left_out| {
                 log::warn!(
                     "the kernel does not accept file operations, which will be submitted again: {error}{left_out}"
                 );
             }),
             #[cfg(feature = "uring")]
-            Trouble::Overflowed => logger::recurring("the completion queue", |left_out| {
+            Fault::Overflowed => logger::recurring("the completion queue", |left_out| {
                 log::error!(
                     "the completion queue of file operations has overflowed; nothing is lost{left_out}"
                 );
             }),
             #[cfg(feature = "uring")]
-            Trouble::Unknown => logger::recurring("an unknown file operation", |left_out| {
+            Fault::Unknown => logger::recurring("an unknown file operation", |left_out| {
                 log::error!("the kernel reports the completion of an unknown file operation{left_out}");
             }),
             #[cfg(feature = "uring")]
-            Trouble::NotCancelled(error) => {
+            Fault::NotCancelled(error) => {
                 logger::call(|| log::error!("cannot cancel file operations: {error}"));
             }
             #[cfg(feature = "uring")]
-            Trouble::NotReported(error) => logger::recurring("outcomes not reported", |left_out| {
+            Fault::NotReported(error) => logger::recurring("outcomes not reported", |left_out| {
                 log::error!("the kernel does not report the outcome of file operations: {error}{left_out}");
             }),
             #[cfg(feature = "uring")]
-            Trouble::NotAwaited(error) => {
+            Fault::NotAwaited(error) => {
                 logger::call(|| log::error!("cannot wait for file operations: {error}"));
             }
             #[cfg(feature = "uring")]
-            Trouble::Abandoned(operations) => logger::call(|| {
+            Fault::Abandoned(operations) => logger::call(|| {
                 log::error!("{operations} file operations do not complete: their memory is never freed");
             }),
         }
