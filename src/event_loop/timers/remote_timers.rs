@@ -20,8 +20,8 @@ use crate::event_loop::trimming::slack::Slack;
 type Single = Contained<Box<dyn FnOnce(&EventLoop) + Send>>;
 type Repeated = Contained<Box<dyn FnMut(&EventLoop) + Send>>;
 
-/// A number, in two halves: so a [`TimerId`](crate::event_loop::TimerId) takes 16 bytes instead of
-/// 24.
+/// A timer's number, stored in two halves, so that a [`TimerId`](crate::event_loop::TimerId) takes
+/// 16 bytes instead of 24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::event_loop) struct RemoteKey(u32, u32);
 
