@@ -85,8 +85,8 @@ fn a_hanging_test_fails_by_name_and_other_tests_run() {
         "test role_2_hangs_at_the_end_of_its_thread ... FAILED",
         "test role_3_fails ... FAILED",
         "test role_4_passes ... ok",
-        "role_1_hangs is not done within 200ms",
-        "role_2_hangs_at_the_end_of_its_thread is not done within 200ms",
+        "role_1_hangs has not ended within 200ms",
+        "role_2_hangs_at_the_end_of_its_thread has not ended within 200ms",
         "an assertion in the body",
     ] {
         assert!(output.contains(line), "no `{line}` in:\n{output}");

@@ -63,7 +63,7 @@ fn files_are_printed_byte_for_byte_in_the_order_given() {
         for back_end in BACK_ENDS {
             for (path, bytes) in paths.iter().zip(&contents) {
                 let printed = printed(cat(back_end).arg(path));
-                assert!(printed == *bytes, "{} bytes of {}", printed.len(), bytes.len());
+                assert!(printed == *bytes, "{} bytes were printed, not {}", printed.len(), bytes.len());
             }
             assert!(printed(cat(back_end).args(&paths)) == contents.concat());
             paths.push(PathBuf::from("/etc/passwd"));
@@ -313,7 +313,7 @@ fn sigint_terminates_it() {
         for back_end in BACK_ENDS {
             let mut process =
                 cat(back_end).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the example");
-            // It runs when its first output arrives.
+            // The program runs, since its first output arrives.
             process.stdin.as_mut().expect("a pipe").write_all(b"!").unwrap();
             process.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).unwrap();
             let id = rustix::process::Pid::from_child(&process);

@@ -154,10 +154,10 @@ fn the_limit_applies_to_handles_on_the_loops_thread() {
                     assert_eq!(post(&h), expected, "in a task");
                 }
                 h.run_in_loop(|_| ()).unwrap();
-                r.record("to the end");
+                r.record("ended");
             });
             turn(event_loop);
-            assert_eq!(ran.take(), ["to the end"]);
+            assert_eq!(ran.take(), ["ended"]);
             turn(event_loop);
             assert_eq!(handle.counters().tasks_run, 3 + 1 + 3);
             assert_eq!(handle.counters().tasks_refused, 3);
@@ -174,7 +174,7 @@ fn the_loop_itself_queues_without_a_limit() {
                 let ran = ran.clone();
                 event_loop.queue_in_loop(move |_| ran.record("ran"));
             }
-            assert_eq!(on_another_thread(|| post(&handle)), Ok(()), "which takes no room from other threads");
+            assert_eq!(on_another_thread(|| post(&handle)), Ok(()), "tasks of the loop itself count towards the limit");
             turn(event_loop);
             assert_eq!(ran.len(), 1_000);
             assert_eq!(handle.counters().tasks_refused, 0);
@@ -209,7 +209,7 @@ fn remote_timers_work_while_the_mailbox_is_full() {
             assert_eq!(on_another_thread(|| post(&handle)), Ok(()));
             assert!(on_another_thread(|| handle.cancel(local)));
             turn(event_loop);
-            assert!(!event_loop.cancel(local), "it was cancelled");
+            assert!(!event_loop.cancel(local), "the timer is still pending");
             assert!(repeating.into_iter().all(|id| on_another_thread(|| handle.cancel(id))));
             assert_eq!(handle.counters().tasks_run, 3);
         });
@@ -260,7 +260,7 @@ fn connections_work_while_the_mailbox_is_full() {
         on_another_thread(|| {
             connection.send("two").unwrap();
             connection.send("three").unwrap();
-            assert_eq!(post(&handle), FULL, "which made no room, and took none");
+            assert_eq!(post(&handle), FULL, "the sends changed the free capacity");
         });
         turn(event_loop);
         assert_eq!(net::read_exact(&mut client, 8), b"twothree");

@@ -13,7 +13,7 @@ use reveille::net::{CloseReason, ConnectionLimits, TcpServerBuilder};
 use reveille::time::VirtualClock;
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 
-/// The events of the connections of a test, each with the second in which it occurred.
+/// The events of all connections of a test, each with its time in seconds since the start.
 #[derive(Clone)]
 struct EventLog {
     start: Instant,
@@ -34,7 +34,8 @@ impl EventLog {
     }
 }
 
-/// Consumes its input and records its events. `on_idle` calls the function of that name.
+/// Consumes its input and records its events. Its `on_idle` calls the function in the field
+/// `on_idle`.
 struct Recording {
     log: EventLog,
     on_idle: fn(&TcpConnection<'_>) -> io::Result<()>,
@@ -176,7 +177,7 @@ fn every_message_extends_the_deadline() {
             stage.send(&mut client, "still here");
         }
         let last = 20 * 59;
-        assert_eq!(stage.log.take().len(), 21, "not one open and 20 messages");
+        assert_eq!(stage.log.take().len(), 21, "expected one open and 20 messages");
         stage.pass(10 * MINUTE);
         assert_eq!(stage.log.take(), [("idle", last + 60), ("closed", last + 60)]);
     });
@@ -388,7 +389,7 @@ fn a_client_connection_may_have_an_idle_timeout() {
 fn an_idle_timeout_of_zero_panics() {
     on_stage(|stage| {
         let bind = || TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap();
-        let message = "a connection cannot be idle for no time at all";
+        let message = "an idle timeout must be more than zero";
         assert_eq!(panic_of(|| bind().limits(ConnectionLimits::new().idle_timeout(Duration::ZERO))), message);
         let refused = Rc::new(Cell::new(false));
         let seen = Rc::clone(&refused);

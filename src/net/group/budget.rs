@@ -176,7 +176,7 @@ impl Budget {
         drop(ledger);
         let limit = self.limit;
         logger::call(|| {
-            log::warn!("all connections together exceeded {limit} bytes: {closed} were closed since the last warning");
+            log::warn!("memory of connections exceeded {limit} bytes: closed {closed} since the last warning");
         });
     }
 }

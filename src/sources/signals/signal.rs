@@ -9,7 +9,7 @@ use rustix::process::Signal as Known;
 /// A signal number, with its name.
 ///
 /// Covers the signals that programs send to each other and those by which the kernel reports an
-/// event. It excludes real-time signals, and signals that report a fault of the program itself
+/// event. Excludes real-time signals, and signals that report a fault of the program itself
 /// (SIGSEGV and similar), since their handler could not return.
 ///
 /// ```

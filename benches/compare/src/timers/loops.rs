@@ -55,7 +55,7 @@ pub(super) trait Reset: Loop {
     fn reset(&mut self, id: &mut Self::Id, delay: Duration) -> bool;
 }
 
-/// A timer that is used without a loop: it waits for one deadline.
+/// An implementation that can run a single timer.
 pub(super) trait Alone {
     /// Returns the lateness of each of `count` timers that run one after the other.
     fn lateness(delay: Duration, count: usize) -> Result<Vec<Duration>>;
