@@ -312,8 +312,8 @@ fn receive(socket: &OwnedFd, message: &mut [u8]) -> io::Result<usize> {
 
 fn send_descriptors(socket: BorrowedFd<'_>, descriptors: &[OwnedFd]) -> io::Result<()> {
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut control = SendAncillaryBuffer::new(&mut room);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)), "space for three descriptors");
     // Sent with one byte, since an empty message could not be distinguished from end of file.
     rustix::net::sendmsg(socket, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL)?;
@@ -321,8 +321,8 @@ fn send_descriptors(socket: BorrowedFd<'_>, descriptors: &[OwnedFd]) -> io::Resu
 }
 
 fn receive_descriptors(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
-    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut control = RecvAncillaryBuffer::new(&mut room);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
     // Close-on-exec is set atomically; otherwise a program started concurrently by another thread
     // could inherit them.
     let flags = RecvFlags::CMSG_CLOEXEC;

@@ -289,11 +289,11 @@ impl Arguments {
                     by = Some(match &*value()? {
                         "io_uring" => FileIoBackend::IoUring,
                         "threads" => FileIoBackend::ThreadPool,
-                        _ => return Err("--by wants io_uring or threads".to_owned()),
+                        _ => return Err("--by takes io_uring or threads".to_owned()),
                     });
                 }
                 Some(option) if option.starts_with('-') => {
-                    return Err(format!("there is no argument `{option}`"));
+                    return Err(format!("unknown argument `{option}`"));
                 }
                 _ if directory.is_some() => {
                     return Err(format!("`{}` is one directory too many", argument.to_string_lossy()));

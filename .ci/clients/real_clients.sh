@@ -561,10 +561,10 @@ descriptors_of() {
 check_own_ring() {
   local said
   said=$(bounded 10 "$examples/own_ring" /etc/passwd) || die "status $? of: $said"
-  [[ $said == *'5 in all' || $said == 'There is no io_uring for this process: '* ]] || die "it says: $said"
+  [[ $said == *'5 operations completed' || $said == 'io_uring is not available: '* ]] || die "it says: $said"
   echo "    $(tail -n 1 <<<"$said")"
   said=$("$here/without_io_uring.py" "$examples/own_ring" /etc/passwd) || die "without io_uring: status $?"
-  [[ $said == 'There is no io_uring for this process: '* ]] || die "without io_uring: $said"
+  [[ $said == 'io_uring is not available: '* ]] || die "without io_uring: $said"
   rejects 2 own_ring
   rejects 1 own_ring /no/such/file
 }

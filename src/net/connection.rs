@@ -391,11 +391,11 @@ impl ConnectionCore {
     /// reset in any state, even if the stop was not delivered to it. A graceful close in progress
     /// also ends by a reset, since the peer may not have all data.
     pub(super) fn abort(&self, event_loop: &EventLoop) {
-        let time_is_up = self.stage() == Stage::Resetting;
-        if time_is_up {
+        let deadline_passed = self.stage() == Stage::Resetting;
+        if deadline_passed {
             self.send_fin_before_reset(event_loop);
         }
-        if time_is_up || self.discarding.get() {
+        if deadline_passed || self.discarding.get() {
             self.reset(event_loop, CloseReason::Stopped);
         } else {
             self.close(event_loop, CloseReason::Stopped);

@@ -420,12 +420,12 @@ fn outcome_of(arguments: &[&str]) -> Output {
 fn invalid_arguments_are_rejected_with_the_usage() {
     let invalid: [(&[&str], &str); 8] = [
         (&[], "whose files are to be served?"),
-        (&["--nonsense", "/"], "there is no argument `--nonsense`"),
+        (&["--nonsense", "/"], "unknown argument `--nonsense`"),
         (&["/", "/tmp"], "`/tmp` is one directory too many"),
         (&["--port"], "--port wants a value"),
         (&["--listen"], "--listen wants a value"),
         (&["--by"], "--by wants a value"),
-        (&["--by", "magic", "/"], "--by wants io_uring or threads"),
+        (&["--by", "magic", "/"], "--by takes io_uring or threads"),
         (&["--port", "many", "/"], "`127.0.0.1:many` is not an address with a port, such as 127.0.0.1:2008"),
     ];
     for (arguments, message) in invalid {

@@ -181,14 +181,14 @@ fn no_input_is_offered_after_the_end_of_input() {
         client.shutdown(Shutdown::Write).unwrap();
         filled.recv_timeout(net::LIMIT).unwrap();
         assert!(net::read_to_end(&mut client).len() > HIGH);
-        let life = [
+        let expected = [
             HandlerCall::Open,
             message("left"),
             HandlerCall::PeerShutdown,
             HandlerCall::Drained,
             HandlerCall::Close(End::Closed),
         ];
-        assert_eq!(journal.calls_until_close(0), life);
+        assert_eq!(journal.calls_until_close(0), expected);
     });
 }
 
@@ -263,14 +263,14 @@ fn on_drained_is_called_once_when_the_queue_drains() {
         net::assert_echoes(&mut client);
         host.assert_idle();
         drop(client);
-        let life = [
+        let expected = [
             HandlerCall::Open,
             HandlerCall::Drained,
             message("are you there?"),
             HandlerCall::PeerShutdown,
             HandlerCall::Close(End::Finished),
         ];
-        assert_eq!(journal.calls_until_close(0), life);
+        assert_eq!(journal.calls_until_close(0), expected);
         assert_eq!(host.handle().counters().panics, 0);
     });
 }

@@ -84,8 +84,8 @@ fn taking(event_loop: &EventLoop, limit: usize, close: bool) -> Taking {
 /// Sends with a plain system call, as another program might.
 fn send_raw(client: &UnixStream, bytes: &[u8], descriptors: &[&File]) {
     let borrowed: Vec<_> = descriptors.iter().map(|pipe| pipe.as_fd()).collect();
-    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
-    let mut control = SendAncillaryBuffer::new(&mut room);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)));
     let sent = rustix::net::sendmsg(client, &[IoSlice::new(bytes)], &mut control, SendFlags::empty());
     assert_eq!(sent, Ok(bytes.len()));
