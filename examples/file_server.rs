@@ -251,7 +251,7 @@ impl FrameHandler<LineCodec> for Session {
         Ok(())
     }
 
-    /// The grace period is over. The abort tells the client that the file is incomplete.
+    /// The grace period is over. The reset signals to the client that the file is incomplete.
     fn on_stop(&mut self, conn: &TcpConnection) -> io::Result<()> {
         if self.transfer.as_ref().is_some_and(|transfer| !transfer.is_done()) {
             conn.close();

@@ -167,7 +167,7 @@ impl Cat {
 
     /// Writes the pieces that are next in order, and issues reads for the free capacity.
     fn advance(self: &Rc<Cat>, event_loop: &EventLoop) {
-        self.ask();
+        self.issue_reads();
         let ended = {
             let State { input, is_writing, .. } = &mut *self.state.borrow_mut();
             let (Some(now), false) = (&mut *input, *is_writing) else { return };
@@ -191,7 +191,7 @@ impl Cat {
         }
     }
 
-    fn ask(self: &Rc<Cat>) {
+    fn issue_reads(self: &Rc<Cat>) {
         let State { input: Some(input), number, spare, .. } = &mut *self.state.borrow_mut() else { return };
         while input.may_read() {
             let offset = input.requested;

@@ -115,7 +115,7 @@ fn a_task_queued_from_a_task_waits_for_the_next_turn() {
             event_loop.handle().queue_in_loop(move |_| count.add()).unwrap();
             let s = s.clone();
             event_loop.queue_in_loop(move |_| {
-                assert_eq!(through_handle.get(), 1, "the order is kept, whichever face was asked");
+                assert_eq!(through_handle.get(), 1, "tasks of the loop and of its handle ran out of order");
                 s.record("third");
             });
         };

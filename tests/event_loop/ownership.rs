@@ -139,7 +139,7 @@ fn a_loop_dropped_inside_its_call_ends_with_that_call() {
         handle
             .run_in_loop(move |event_loop| {
                 drop(KEPT.take());
-                assert_eq!(d.get(), 0, "the loop is there for as long as it is lent");
+                assert_eq!(d.get(), 0, "the loop was dropped while it was borrowed");
                 assert_eq!(event_loop.iteration(), 0);
             })
             .unwrap();

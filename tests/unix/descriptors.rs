@@ -202,7 +202,7 @@ fn too_many_descriptors_close_the_connection_without_leaks() {
 
 /// The child: a server with one free descriptor that is sent three.
 #[test]
-#[ignore = "is run in a process of its own by the test below"]
+#[ignore = "runs only in a child process of another test"]
 fn child_role() {
     if net::role().is_none() {
         return;
