@@ -209,12 +209,12 @@ struct Session {
 impl FrameHandler<LineCodec> for Session {
     fn on_frame(&mut self, conn: &TcpConnection, line: &[u8]) -> io::Result<()> {
         let Some(name) = line.strip_prefix(b"GET ") else {
-            conn.send("ERR a request is GET and a name\n")?;
+            conn.send("ERR invalid request\n")?;
             return Ok(());
         };
         match self.service.path_of(name) {
             None => {
-                conn.send("ERR this is no file's name\n")?;
+                conn.send("ERR invalid file name\n")?;
             }
             Some(path) => {
                 // If the previous file could not be sent completely, reading has been resumed.
@@ -231,7 +231,7 @@ impl FrameHandler<LineCodec> for Session {
 
     fn on_frame_error(&mut self, conn: &TcpConnection, error: FrameError<LineError>) -> io::Result<()> {
         if let FrameError::Malformed(_) = error {
-            conn.send("ERR no file has so long a name\n")?;
+            conn.send("ERR the file name is too long\n")?;
         }
         conn.close_gracefully(GRACE);
         Ok(())
@@ -296,7 +296,7 @@ impl Arguments {
                     return Err(format!("unknown argument `{option}`"));
                 }
                 _ if directory.is_some() => {
-                    return Err(format!("`{}` is one directory too many", argument.to_string_lossy()));
+                    return Err(format!("`{}` is an extra directory", argument.to_string_lossy()));
                 }
                 _ => directory = Some(PathBuf::from(argument)),
             }

@@ -519,10 +519,10 @@ check_file_server() {
     is_served nc -N "$HOST" "$PORT"
     is_served ncat "$HOST" "$PORT"
     is_served socat -t10 - "TCP:$HOST:$PORT"
-    is_refused ../secret "ERR this is no file's name"
-    is_refused "$work/secret" "ERR this is no file's name"
-    is_refused link 'ERR this cannot be read'
-    is_refused none 'ERR there is no such file'
+    is_refused ../secret "ERR invalid file name"
+    is_refused "$work/secret" "ERR invalid file name"
+    is_refused link 'ERR cannot be read'
+    is_refused none 'ERR no such file'
     before=$(descriptors_of "$SERVER")
     # Clients that stop reading and are killed during a transfer.
     for client in 1 2 3 4; do

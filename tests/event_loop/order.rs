@@ -189,7 +189,7 @@ fn the_iteration_is_the_number_of_turns_made() {
             event_loop.queue_in_loop(move |event_loop| s.record(event_loop.iteration()));
             turn(event_loop);
         }
-        assert_eq!(seen.take(), [0, 1, 2], "in a callback the turn that is under way does not count");
+        assert_eq!(seen.take(), [0, 1, 2], "the current turn was counted inside its callbacks");
         assert_eq!(event_loop.iteration(), 3);
         event_loop.quit();
         event_loop.run().unwrap();

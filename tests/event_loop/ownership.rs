@@ -22,7 +22,7 @@ fn running_a_loop_from_its_own_callback_is_an_error() {
             assert_eq!(event_loop.run_once(Duration::ZERO).unwrap_err().kind(), ErrorKind::ResourceBusy);
             assert_eq!(event_loop.run_once(None).unwrap_err().kind(), ErrorKind::ResourceBusy);
         }
-        assert_eq!(event_loop.now(), now, "the turn under way has not noticed");
+        assert_eq!(event_loop.now(), now, "the calls changed the time of the current turn");
     }
 
     with_loop(|event_loop| {

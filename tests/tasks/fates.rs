@@ -247,7 +247,7 @@ fn a_dropped_loop_gives_every_post_back() {
             post(handle.run_at(Instant::now(), add()).unwrap_err());
             post(handle.run_after(Duration::ZERO, add()).unwrap_err());
             post(handle.run_every(Duration::from_secs(1), add()).unwrap_err());
-            assert_eq!(called.get(), 5, "what comes back can still be called");
+            assert_eq!(called.get(), 5, "a returned task could not be called");
 
             assert!(!handle.is_in_loop_thread());
             handle.quit();

@@ -1,7 +1,7 @@
 //! `Connector`: resolves, connects to one address after another, backs off and retries.
 //!
 //! The client is a state machine over the phases of [`Phase`]. Each step runs directly on the loop
-//! (in an internal task, a timer or a source), with no callback under way. So every step may call
+//! (in an internal task, a timer or a source), while no callback is running. So every step may call
 //! user code.
 //!
 //! Only [`Connector::stop`] is called from inside callbacks. It enters the last phase and removes
