@@ -1,15 +1,15 @@
-//! Two processes exchange messages through shared memory, and ring a doorbell only if the peer
+//! Two processes exchange messages through shared memory, and signal a doorbell only if the peer
 //! sleeps.
 //!
-//! `cargo run --release --example doorbell` takes no arguments and ends after a few seconds with a
-//! table. It shows the messages per second in both directions together, with up to 64 in flight,
-//! and the median round-trip time with one in flight: through a shared ring, and for comparison
-//! over a pair of Unix sockets that preserve message boundaries (`SOCK_SEQPACKET`, one send and one
-//! receive per message).
+//! `cargo run --release --example doorbell` takes no arguments and prints a table after a few
+//! seconds. The table shows the messages per second in both directions together, with up to 64 in
+//! flight, and the median round-trip time with one in flight: through a shared ring, and for
+//! comparison over a pair of Unix sockets that preserve message boundaries (`SOCK_SEQPACKET`, one
+//! send and one receive per message).
 //!
-//! The other process is this program again. It is given one Unix socket, as its standard input, and
-//! receives the ring's three descriptors through it. Both sides keep the socket open and watch it:
-//! a process that dies rings no doorbell, but its end of the socket is closed.
+//! The other process runs the same program. Its standard input is a Unix socket, over which it
+//! receives the ring's three descriptors. Both sides keep the socket open and watch it, because a
+//! process that dies signals no doorbell, but its end of the socket is closed.
 
 #[path = "shared/arguments.rs"]
 mod arguments;
@@ -39,14 +39,14 @@ const IS_CHILD: &str = "DOORBELL_EXAMPLE_CHILD";
 
 const MESSAGE: [u8; 64] = [0x2a; 64];
 
-/// Bytes of each direction's ring: about 900 messages.
+/// The size of each direction's ring in bytes: about 900 messages.
 const CAPACITY: usize = 64 * 1024;
 
-/// Messages in flight in the throughput measurement. Fewer than a socket buffers; otherwise both
-/// processes could wait for space.
+/// Messages in flight in the throughput measurement. A socket can buffer more than that; otherwise
+/// both processes could block in a send.
 const IN_FLIGHT: usize = 64;
 
-/// Each measurement ends at the first of these limits.
+/// Each measurement ends when it reaches one of these limits.
 const MAX_TRIPS: u64 = 500_000;
 const MAX_TIME: Duration = Duration::from_millis(800);
 
@@ -127,7 +127,7 @@ impl Outcome {
         }
 
         let (ring, passed) = SharedRing::create(CAPACITY)?;
-        // Each ring takes 1 from the bell's counter.
+        // Each signal subtracts 1 from the bell's counter.
         let bells = [passed[1].try_clone()?, passed[2].try_clone()?].map(EventFd::from);
         let before = sum_of_counters(&bells)?;
         send_descriptors(socket.as_fd(), &passed)?;
@@ -226,8 +226,8 @@ fn exchange_by_ring(ring: SharedRing, socket: &OwnedFd) -> io::Result<Exchange> 
             ring.event_loop().quit();
         }
     })?;
-    // The other process sends nothing here, so readiness means that it has ended. The loop then
-    // stops before all messages are back.
+    // The other process sends nothing over the socket in this phase, so readiness means that it has
+    // ended. The loop then stops before all messages are back.
     let _socket = Channel::new(&event_loop, socket.try_clone()?, Interest::READABLE, |event| {
         event.event_loop().quit();
     })?;
@@ -312,8 +312,8 @@ fn receive(socket: &OwnedFd, message: &mut [u8]) -> io::Result<usize> {
 
 fn send_descriptors(socket: BorrowedFd<'_>, descriptors: &[OwnedFd]) -> io::Result<()> {
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut control = SendAncillaryBuffer::new(&mut room);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)), "space for three descriptors");
     // Sent with one byte, since an empty message could not be distinguished from end of file.
     rustix::net::sendmsg(socket, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL)?;
@@ -321,8 +321,8 @@ fn send_descriptors(socket: BorrowedFd<'_>, descriptors: &[OwnedFd]) -> io::Resu
 }
 
 fn receive_descriptors(socket: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
-    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut control = RecvAncillaryBuffer::new(&mut room);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
     // Close-on-exec is set atomically; otherwise a program started concurrently by another thread
     // could inherit them.
     let flags = RecvFlags::CMSG_CLOEXEC;
@@ -350,7 +350,7 @@ fn run_on_cpu(number: usize) -> io::Result<()> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Which {
     All,
-    /// Those that a child process inherits, unless they are replaced.
+    /// Those that a child process inherits.
     Inheritable,
 }
 

@@ -148,7 +148,7 @@ impl Arguments {
                         .map(Duration::from_secs)
                         .map_err(|_| format!("`{grace}` is not a number of seconds"))?;
                 }
-                _ => return Err(format!("there is no argument `{name}`")),
+                _ => return Err(format!("unknown argument `{name}`")),
             }
         }
         Ok(Some(arguments))

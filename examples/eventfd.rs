@@ -128,7 +128,7 @@ impl Arguments {
                         return Err("--read-every wants a time above 0".to_owned());
                     }
                 }
-                _ if argument.starts_with('-') => return Err(format!("there is no argument `{argument}`")),
+                _ if argument.starts_with('-') => return Err(format!("unknown argument `{argument}`")),
                 number => match number.parse() {
                     Ok(number) if number <= EventFd::MAX => arguments.numbers.push(number),
                     _ => return Err(format!("`{number}` is not a number from 0 to {}", EventFd::MAX)),

@@ -209,12 +209,12 @@ struct Session {
 impl FrameHandler<LineCodec> for Session {
     fn on_frame(&mut self, conn: &TcpConnection, line: &[u8]) -> io::Result<()> {
         let Some(name) = line.strip_prefix(b"GET ") else {
-            conn.send("ERR a request is GET and a name\n")?;
+            conn.send("ERR invalid request\n")?;
             return Ok(());
         };
         match self.service.path_of(name) {
             None => {
-                conn.send("ERR this is no file's name\n")?;
+                conn.send("ERR invalid file name\n")?;
             }
             Some(path) => {
                 // If the previous file could not be sent completely, reading has been resumed.
@@ -231,7 +231,7 @@ impl FrameHandler<LineCodec> for Session {
 
     fn on_frame_error(&mut self, conn: &TcpConnection, error: FrameError<LineError>) -> io::Result<()> {
         if let FrameError::Malformed(_) = error {
-            conn.send("ERR no file has so long a name\n")?;
+            conn.send("ERR the file name is too long\n")?;
         }
         conn.close_gracefully(GRACE);
         Ok(())
@@ -251,7 +251,7 @@ impl FrameHandler<LineCodec> for Session {
         Ok(())
     }
 
-    /// The grace period is over. The abort tells the client that the file is incomplete.
+    /// The grace period is over. The reset signals to the client that the file is incomplete.
     fn on_stop(&mut self, conn: &TcpConnection) -> io::Result<()> {
         if self.transfer.as_ref().is_some_and(|transfer| !transfer.is_done()) {
             conn.close();
@@ -289,14 +289,14 @@ impl Arguments {
                     by = Some(match &*value()? {
                         "io_uring" => FileIoBackend::IoUring,
                         "threads" => FileIoBackend::ThreadPool,
-                        _ => return Err("--by wants io_uring or threads".to_owned()),
+                        _ => return Err("--by takes io_uring or threads".to_owned()),
                     });
                 }
                 Some(option) if option.starts_with('-') => {
-                    return Err(format!("there is no argument `{option}`"));
+                    return Err(format!("unknown argument `{option}`"));
                 }
                 _ if directory.is_some() => {
-                    return Err(format!("`{}` is one directory too many", argument.to_string_lossy()));
+                    return Err(format!("`{}` is an extra directory", argument.to_string_lossy()));
                 }
                 _ => directory = Some(PathBuf::from(argument)),
             }

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         Err(error)
             if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) =>
         {
-            writeln!(io::stdout(), "There is no io_uring for this process: {error}.")
+            writeln!(io::stdout(), "io_uring is not available: {error}.")
         }
         Err(error) => Err(error),
     };
@@ -62,7 +62,7 @@ fn run(ring: IoUring, file: File) -> io::Result<()> {
     let ring = Rc::new(RefCell::new(Ring { ring, in_flight: HashMap::new(), next: 0 }));
     // The callback belongs to the loop; it passes its error to this function.
     let error = Rc::new(Cell::new(None));
-    let (on_event, told) = (Rc::clone(&ring), Rc::clone(&error));
+    let (on_event, reported) = (Rc::clone(&ring), Rc::clone(&error));
     let mut completed = 0;
     let _source = eventfd.watch(&event_loop, move |event_loop, count| {
         // The count reports that operations have completed, not how many. One signal may cover
@@ -72,11 +72,11 @@ fn run(ring: IoUring, file: File) -> io::Result<()> {
         completed += completions.len();
         let is_done = on_event.borrow().in_flight.is_empty();
         let printed = print(count, &completions).and_then(|()| match is_done {
-            true => writeln!(io::stdout(), "{completed} in all"),
+            true => writeln!(io::stdout(), "{completed} operations completed"),
             false => Ok(()),
         });
         if is_done || printed.is_err() {
-            told.set(printed.err());
+            reported.set(printed.err());
             event_loop.quit();
         }
     })?;
@@ -96,7 +96,7 @@ fn run(ring: IoUring, file: File) -> io::Result<()> {
 
 fn print(count: u64, completions: &[(Operation, i32)]) -> io::Result<()> {
     let mut output = io::stdout().lock();
-    writeln!(output, "the counter was at {count}, and {} had completed", completions.len())?;
+    writeln!(output, "counter: {count}, completions: {}", completions.len())?;
     completions
         .iter()
         .try_for_each(|(operation, result)| writeln!(output, "{operation}: {}", outcome(operation, *result)))
@@ -169,18 +169,18 @@ impl Operation {
 impl std::fmt::Display for Operation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Operation::Nothing => f.write_str("nothing"),
-            Operation::Read { offset, .. } => write!(f, "a read from {offset} on"),
-            Operation::Wait(_) => f.write_str("a wait"),
+            Operation::Nothing => f.write_str("no-op"),
+            Operation::Read { offset, .. } => write!(f, "read at offset {offset}"),
+            Operation::Wait(_) => f.write_str("timeout"),
         }
     }
 }
 
-/// Describes a result. A ring reports errors as negative numbers, and an elapsed wait as ETIME.
+/// Describes a result. A ring reports errors as negative numbers, and an expired timeout as ETIME.
 fn outcome(operation: &Operation, result: i32) -> String {
     let is_error = |errno: rustix::io::Errno| result == -errno.raw_os_error();
     match operation {
-        Operation::Wait(_) if is_error(rustix::io::Errno::TIME) => "over".to_owned(),
+        Operation::Wait(_) if is_error(rustix::io::Errno::TIME) => "expired".to_owned(),
         _ if result < 0 => io::Error::from_raw_os_error(-result).to_string(),
         Operation::Nothing | Operation::Wait(_) => "done".to_owned(),
         Operation::Read { buffer, .. } => {

@@ -154,7 +154,7 @@ impl Cat {
         let is_output = self.state.borrow().output.as_ref().is_some_and(|output| is_same(output, status));
         if is_output {
             // It would never end, since each byte read appends another one.
-            return self.fail(event_loop, &name, "is the output as well");
+            return self.fail(event_loop, &name, "input file is output file");
         }
         // The standard input may have been read by other processes, up to a position. Files in
         // /proc report a size of zero.
@@ -167,7 +167,7 @@ impl Cat {
 
     /// Writes the pieces that are next in order, and issues reads for the free capacity.
     fn advance(self: &Rc<Cat>, event_loop: &EventLoop) {
-        self.ask();
+        self.issue_reads();
         let ended = {
             let State { input, is_writing, .. } = &mut *self.state.borrow_mut();
             let (Some(now), false) = (&mut *input, *is_writing) else { return };
@@ -191,7 +191,7 @@ impl Cat {
         }
     }
 
-    fn ask(self: &Rc<Cat>) {
+    fn issue_reads(self: &Rc<Cat>) {
         let State { input: Some(input), number, spare, .. } = &mut *self.state.borrow_mut() else { return };
         while input.may_read() {
             let offset = input.requested;
@@ -320,7 +320,7 @@ impl Arguments {
                     arguments.by = Some(match given.next().as_ref().and_then(|by| by.to_str()) {
                         Some("io_uring") => FileIoBackend::IoUring,
                         Some("threads") => FileIoBackend::ThreadPool,
-                        _ => return Err("--by wants io_uring or threads".to_owned()),
+                        _ => return Err("--by takes io_uring or threads".to_owned()),
                     });
                 }
                 Some("--") => {
@@ -328,7 +328,7 @@ impl Arguments {
                     break;
                 }
                 Some(option) if option.starts_with('-') && option != "-" => {
-                    return Err(format!("there is no argument `{option}`"));
+                    return Err(format!("unknown argument `{option}`"));
                 }
                 _ => arguments.names.push(argument),
             }

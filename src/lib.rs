@@ -41,10 +41,10 @@
 //!
 //! # Threads
 //! Objects that are bound to the thread of a loop act at once and are neither `Send` nor `Sync`:
-//! [`EventLoop`], [`Channel`], [`TcpConnection`], [`TcpServer`], [`TcpClient`],
-//! [`UdpSocket`]. Objects for any thread only queue: [`LoopHandle`], [`ConnectionHandle`],
-//! [`ServerHandle`], [`UdpHandle`]. The compiler distinguishes
-//! the two, so no call checks the thread at run time.
+//! [`EventLoop`], [`Channel`], [`TcpConnection`], [`TcpServer`], [`TcpClient`], [`UdpSocket`].
+//! Objects for use on any thread only queue requests: [`LoopHandle`], [`ConnectionHandle`],
+//! [`ServerHandle`], [`UdpHandle`]. The compiler distinguishes the two, so no call checks the
+//! thread at run time.
 //!
 //! # Fork
 //! A forked process has copies of all objects, and shares their descriptors with its parent. It may
@@ -60,7 +60,7 @@
 //! - Posting through an inherited handle is refused, and does not wake the parent.
 //! - If a callback forks and returns in the child, the [`run`](EventLoop::run) of the child returns
 //!   that error at once.
-//! - Operations on a descriptor itself reach the other side as if the parent had made them:
+//! - Operations on a descriptor itself take effect as if the parent had made them:
 //!   `TcpConnection::send` in a callback that has forked, [`EventFd::write`], and calls of a
 //!   [`SharedRing`].
 //!
@@ -85,12 +85,11 @@
 //!   [`RingSendError::Closed`],
 //!   [`PostErrorReason::LoopGone`],
 //!   [`CallError::LoopGone`].
-//! - `InvalidInput`: it is too long, and can never be accepted.
-//!   [`DatagramError::TooLong`],
-//!   [`RingSendError::TooLong`].
+//! - `InvalidInput`: the message is longer than the limit, and can never be accepted.
+//!   [`DatagramError::TooLong`], [`RingSendError::TooLong`].
 //! - `InvalidData`: the peer or the input violates the protocol. [`RingError`],
 //!   [`LineError`], [`LengthError`].
-//! - `TimedOut`: it did not complete in time. [`CallError::TimedOut`].
+//! - `TimedOut`: the operation did not complete in time. [`CallError::TimedOut`].
 //! - `Other`: user code panicked. [`CallError::Panicked`].
 //!
 //! Errors of the kernel keep the kind that the standard library gives them, such as
@@ -102,8 +101,9 @@
 //!
 //! # Logging
 //! Errors that cannot be returned to a caller are logged through the `log` crate: panics in
-//! callbacks, failed accepts, a client that gives up. Normal operation logs nothing, except why
-//! [`FileIo`] uses threads instead of io_uring. The crate never installs a logger.
+//! callbacks, failed accepts, a client whose last attempt to connect has failed. Normal operation
+//! logs nothing, except why [`FileIo`] uses threads instead of io_uring. The crate never installs a
+//! logger.
 //!
 //! [`Backoff`]: net::Backoff
 //! [`CallError::Full`]: task::CallError::Full
@@ -163,9 +163,7 @@ mod sources;
 mod threads;
 
 #[cfg(not(target_os = "linux"))]
-compile_error!(
-    "reveille runs on Linux only: it is built on epoll and eventfd, and other systems have neither"
-);
+compile_error!("reveille runs on Linux only: it needs epoll, eventfd and timerfd");
 
 pub use buffer::Buffer;
 pub use event_loop::{EventLoop, EventLoopBuilder, LoopHandle, TimerId};
@@ -178,7 +176,7 @@ pub use net::udp::UdpSocket;
 pub use threads::loop_pool::LoopPool;
 pub use threads::loop_thread::LoopThread;
 
-/// Any descriptor on a loop, and the builder and the source of an [`EventFd`].
+/// Channels for any descriptor, and the builder and the source of an [`EventFd`].
 pub mod io {
     pub use crate::eventfd::EventFdBuilder;
     pub use crate::readiness::{Interest, Readiness};
@@ -186,12 +184,13 @@ pub mod io {
     pub use crate::sources::eventfd_source::EventFdSource;
 }
 
-/// Tasks from other threads: how many may wait, and why one was refused; what a loop counts.
+/// Tasks from other threads: the limit of the mailbox, the errors of posting, and the counters of a
+/// loop.
 pub mod task {
     pub use crate::event_loop::{CallError, LoopCounters, MailboxLimit, PostError, PostErrorReason};
 }
 
-/// Timers that repeat, and a clock for tests.
+/// Repeating timers, and a clock for tests.
 pub mod time {
     pub use crate::event_loop::timers::clock::VirtualClock;
     pub use crate::event_loop::{MissedTickBehavior, Repeat};
@@ -222,7 +221,7 @@ pub mod signal {
     pub use crate::sources::signals::signal::Signal;
 }
 
-/// Notice from the kernel that memory or another resource runs short.
+/// Notifications of the kernel about shortages of memory, CPU time and I/O.
 pub mod pressure {
     pub use crate::sources::cgroup_memory::{MemoryCounts, MemoryEvents, MemoryThreshold};
     pub use crate::sources::pressure::{PressureResource, PressureTrigger, PressureWatch};

@@ -265,7 +265,7 @@ fn near_the_limit_a_connection_queues_fewer_replies() {
 /// The child process: two servers without a limit of their own, in a process with a low limit of
 /// memory.
 #[test]
-#[ignore = "is run in a process of its own by the test below"]
+#[ignore = "runs only in a child process of another test"]
 fn child_role() {
     let Some(role) = net::role() else { return };
     shortage::count_warnings();

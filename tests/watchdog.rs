@@ -39,7 +39,7 @@ fn at_thread_end(then: impl FnOnce() + 'static) {
 }
 
 #[test]
-#[ignore = "is run in a process of its own by the tests of this file"]
+#[ignore = "runs only in a child process of another test"]
 fn role_1_hangs() {
     if is_child() {
         with_watchdog(SHORT, never_returns);
@@ -47,7 +47,7 @@ fn role_1_hangs() {
 }
 
 #[test]
-#[ignore = "is run in a process of its own by the tests of this file"]
+#[ignore = "runs only in a child process of another test"]
 fn role_2_hangs_at_the_end_of_its_thread() {
     if is_child() {
         with_watchdog(SHORT, || at_thread_end(never_returns));
@@ -55,7 +55,7 @@ fn role_2_hangs_at_the_end_of_its_thread() {
 }
 
 #[test]
-#[ignore = "is run in a process of its own by the tests of this file"]
+#[ignore = "runs only in a child process of another test"]
 fn role_3_fails() {
     if is_child() {
         with_loop(|_| assert_eq!(1 + 1, 3, "an assertion in the body"));
@@ -63,7 +63,7 @@ fn role_3_fails() {
 }
 
 #[test]
-#[ignore = "is run in a process of its own by the tests of this file"]
+#[ignore = "runs only in a child process of another test"]
 fn role_4_passes() {
     with_loop(|_| ());
 }
@@ -85,8 +85,8 @@ fn a_hanging_test_fails_by_name_and_other_tests_run() {
         "test role_2_hangs_at_the_end_of_its_thread ... FAILED",
         "test role_3_fails ... FAILED",
         "test role_4_passes ... ok",
-        "role_1_hangs is not done within 200ms",
-        "role_2_hangs_at_the_end_of_its_thread is not done within 200ms",
+        "role_1_hangs has not ended within 200ms",
+        "role_2_hangs_at_the_end_of_its_thread has not ended within 200ms",
         "an assertion in the body",
     ] {
         assert!(output.contains(line), "no `{line}` in:\n{output}");

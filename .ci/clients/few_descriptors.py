@@ -1,9 +1,9 @@
 #!/usr/bin/env -S python3 -B
-"""More clients than the server has descriptors: each is served or turned away, and none is left to wait.
+"""More clients than the server has descriptors: each is served or rejected, and none is left waiting.
 
 usage: few_descriptors.py HOST PORT --limit DESCRIPTORS [--seed N]
 
-Those that are served go on being served, and when some of them leave there is room for as many others.
+Accepted clients continue to be served. When some of them disconnect, the same number of new clients is accepted.
 """
 
 import peer
@@ -13,12 +13,12 @@ SECONDS_TO_SETTLE = 5
 
 
 def is_served(sock):
-    """Whether the client gets an answer; if not, the server has ended the connection."""
+    """Whether the server echoes a byte. If not, it has ended the connection."""
     try:
         sock.sendall(b"x")
         return sock.recv(8) == b"x"
     except TimeoutError:
-        raise peer.CheckFailed("a client is neither served nor turned away") from None
+        raise peer.CheckFailed("a client is neither served nor rejected") from None
     except ConnectionError:
         return False
 
@@ -35,12 +35,12 @@ def check(options):
         sock.close()
     newcomers = [newcomer(options) for _ in leaving]
     for sock in staying + newcomers:
-        peer.round_trip(sock, options.random.randbytes(1000), "a client that had been served")
-    print(f"    {options.limit} descriptors, {count} clients: {len(served)} served, the others turned away")
+        peer.round_trip(sock, options.random.randbytes(1000), "a client that was served before")
+    print(f"    {options.limit} descriptors, {count} clients: {len(served)} served, the others rejected")
 
 
 def newcomer(options):
-    """A client that is served, soon after somebody has left."""
+    """Returns a client that is served, soon after another client has disconnected."""
     accepted = []
 
     def one_is_served():
@@ -50,7 +50,7 @@ def newcomer(options):
         return accepted
 
     if not peer.wait_until(one_is_served, SECONDS_TO_SETTLE):
-        raise peer.CheckFailed("no room for another client though some have left")
+        raise peer.CheckFailed("no new client is served after some have disconnected")
     return accepted[0]
 
 

@@ -1,10 +1,11 @@
 #!/usr/bin/env -S python3 -B
-"""A peer that sends, half-closes, and reads only then: it must get everything back, then the end.
+"""A peer that sends, half-closes, and then reads: it must receive the whole echo and the end of the stream.
 
 usage: half_close.py HOST PORT [--bytes 1048576] [--times 20] [--seed N]
 
-Once over loopback's large buffers, which take the whole stream at once, and some times with the segments and
-the window of a slow link, so that the server is likely to have output queued when it meets the peer's FIN.
+The first run uses the large buffers of the loopback interface, which accept the whole stream at once. The other runs
+use the segment size and the window of a slow link, so that the server probably has queued output when it
+receives the peer's FIN.
 """
 
 import select
@@ -18,18 +19,18 @@ SECONDS_BLOCKED = 0.3
 
 
 def send_then_read(sock, data, what):
-    """Sends everything and half-closes, then reads; it reads earlier only if the server takes no more."""
+    """Sends everything, half-closes and then reads. Reads earlier only if the server stops reading."""
     sock.setblocking(False)
     sent = send_while_accepted(sock, data, 0, SECONDS_BLOCKED)
     received = 0
     while received < len(data):
         if not select.select([sock], [], [], peer.DEADLINE)[0]:
-            raise peer.CheckFailed(f"{what}: silence after {received} of {len(data)} bytes, {sent} sent")
+            raise peer.CheckFailed(f"{what}: nothing received after {received} of {len(data)} bytes, {sent} sent")
         chunk = sock.recv(4096)
         if not chunk:
-            raise peer.CheckFailed(f"{what}: the end after {received} of {len(data)} bytes, {sent} sent")
+            raise peer.CheckFailed(f"{what}: end of stream after {received} of {len(data)} bytes, {sent} sent")
         if chunk != data[received : received + len(chunk)]:
-            raise peer.CheckFailed(f"{what}: a wrong byte after {received}")
+            raise peer.CheckFailed(f"{what}: a wrong byte after {received} bytes")
         received += len(chunk)
         if sent < len(data):
             sent = send_while_accepted(sock, data, sent, 0)
@@ -37,10 +38,10 @@ def send_then_read(sock, data, what):
     peer.expect_end(sock, what)
 
 
-def send_while_accepted(sock, data, sent, patience):
-    """Sends until the kernel takes no more for `patience` seconds; half-closes after the last byte."""
+def send_while_accepted(sock, data, sent, timeout):
+    """Sends until the kernel accepts no bytes for `timeout` seconds. Half-closes after the last byte."""
     while sent < len(data):
-        if not select.select([], [sock], [], patience)[1]:
+        if not select.select([], [sock], [], timeout)[1]:
             return sent
         sent += sock.send(data[sent : sent + 65536])
     sock.shutdown(socket.SHUT_WR)
@@ -54,7 +55,7 @@ def check(options):
     for _ in range(options.times):
         with peer.connect(options.host, options.port, SMALL_WINDOW, ETHERNET_SEGMENT) as sock:
             send_then_read(sock, data, "a half-close over a slow link")
-    print(f"    {options.bytes} bytes back after the half-close, and {options.times} times over a slow link")
+    print(f"    {options.bytes} bytes echoed after a half-close, once fast and {options.times} times over a slow link")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env -S python3 -B
-"""Many connections at once, their messages cut at random points and interleaved.
+"""Many concurrent connections, whose messages are split at random points and interleaved.
 
 usage: interleave.py HOST PORT [--connections 1000] [--seed N]
 
-Every connection sends several messages as fragments that respect no message's border, in an order drawn anew
-at each step, while whatever has come back is read. Each connection must get back exactly what it sent, then,
-after its half-close, the end of the stream.
+Each connection sends several messages as fragments, which are independent of the message boundaries. Each step
+sends on randomly selected connections and reads the echoes that have arrived. Each connection must receive exactly
+the bytes that it sent and, after its half-close, the end of the stream.
 """
 
 import selectors
@@ -19,7 +19,7 @@ FRAGMENTS_A_STEP = 64
 
 
 class Conversation:
-    """One connection: what it sends, where that is cut, and how far each direction has come."""
+    """One connection: its data, where it is split, and the progress of each direction."""
 
     def __init__(self, number, options):
         draw = options.random
@@ -34,7 +34,7 @@ class Conversation:
         self.sock.setblocking(False)
 
     def send_fragment(self):
-        """Sends up to the next cut, as far as the kernel takes it; says whether all has been sent."""
+        """Sends up to the next cut, as much as the kernel accepts. Returns whether everything has been sent."""
         try:
             self.sent += self.sock.send(self.data[self.sent : self.ends[0]])
         except BlockingIOError:
@@ -47,16 +47,16 @@ class Conversation:
         return True
 
     def receive(self):
-        """Reads and compares what is there; says whether the stream has ended as it should."""
+        """Reads and compares the available bytes. Returns whether the stream has ended after the last byte."""
         chunk = self.sock.recv(65536)
         if not chunk:
             if self.received < len(self.data):
                 raise peer.CheckFailed(f"{self.name}: ended after {self.received} of {len(self.data)} bytes")
             return True
         if chunk != self.data[self.received : self.received + len(chunk)]:
-            raise peer.CheckFailed(f"{self.name}: a wrong byte after {self.received}")
+            raise peer.CheckFailed(f"{self.name}: a wrong byte after {self.received} bytes")
         if self.received + len(chunk) > self.sent:
-            raise peer.CheckFailed(f"{self.name}: got more than it had sent")
+            raise peer.CheckFailed(f"{self.name}: more bytes received than sent")
         self.received += len(chunk)
         return False
 
@@ -79,13 +79,13 @@ def check(options):
                 key.fileobj.close()
                 open_count -= 1
         if time.monotonic() - last_progress > peer.DEADLINE:
-            raise peer.CheckFailed(f"{open_count} connections got nothing more for {peer.DEADLINE:.0f} s")
+            raise peer.CheckFailed(f"{open_count} connections received nothing for {peer.DEADLINE:.0f} s")
     total = sum(len(conversation.data) for conversation in conversations)
-    print(f"    {options.connections} connections, {total} bytes, every one as sent")
+    print(f"    {options.connections} connections, {total} bytes, all echoed unchanged")
 
 
 def send_some(sending, draw):
-    """Sends one fragment on each of a few connections drawn at random, and drops those that have sent all."""
+    """Sends one fragment on each of a few random connections. Removes those that have sent everything."""
     for _ in range(min(FRAGMENTS_A_STEP, len(sending))):
         at = draw.randrange(len(sending))
         if sending[at].send_fragment():

@@ -1,11 +1,12 @@
 #!/usr/bin/env -S python3 -B
-"""Clients that die in the middle of a transfer, while others go on and stay byte-exact.
+"""Clients that are killed during a transfer, while other clients still receive correct echoes.
 
 usage: killed_clients.py HOST PORT [--victims 6] [--resets 12] [--seed N]
 
-Half of the victims are nc, half socat; each is fed a random stream without end and gets SIGKILL once enough
-of it has come back. The resets are connections closed with SO_LINGER 0 while bytes are on their way in both
-directions. Meanwhile bystanders exchange blocks with the server, and must still do so after the last death.
+Half of the victims run nc, half run socat. Each receives an endless random stream as its input and is killed by
+SIGKILL when enough bytes have been echoed. The resets are connections closed with SO_LINGER 0 while bytes are in
+flight in both directions. Meanwhile, bystanders exchange blocks with the server. They must still be served
+after the last victim has been killed.
 """
 
 import contextlib
@@ -16,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 import peer
 
 BYSTANDERS = 8
-BACK_BEFORE_DEATH = 4 << 20
+ECHOED_BEFORE_KILL = 4 << 20
 ROUNDS_AFTERWARDS = 20
 BLOCK = 1 << 16
 
 
 class Bystander:
-    """A connection that exchanges random blocks with the server until told to stop."""
+    """A connection that exchanges random blocks with the server until an event is set."""
 
     def __init__(self, number, options, block):
         self.name = f"bystander {number}"
@@ -34,14 +35,14 @@ class Bystander:
     def run(self, stop):
         with self.sock:
             while not stop.is_set():
-                # A different length each round, so that a byte lost or doubled cannot go unseen.
+                # The length differs in each round, so that a lost or duplicated byte is detected.
                 self.cut = 1 + (self.cut * 31) % (len(self.block) - 1)
                 peer.round_trip(self.sock, self.block[: self.cut], self.name)
                 self.rounds += 1
 
 
 def kill_midway(command, block):
-    """Feeds the client until enough has come back, then kills it."""
+    """Writes to the client until enough bytes have been echoed, then kills it."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as victim:
         watchdog = threading.Timer(peer.DEADLINE, victim.kill)
         watchdog.start()
@@ -49,10 +50,10 @@ def kill_midway(command, block):
         feeder.start()
         try:
             back = 0
-            while back < BACK_BEFORE_DEATH:
+            while back < ECHOED_BEFORE_KILL:
                 chunk = victim.stdout.read(BLOCK)
                 if not chunk:
-                    raise peer.CheckFailed(f"{command[0]} ended by itself after {back} bytes had come back")
+                    raise peer.CheckFailed(f"{command[0]} ended before it was killed, after {back} echoed bytes")
                 back += len(chunk)
         finally:
             victim.kill()
@@ -62,14 +63,14 @@ def kill_midway(command, block):
 
 
 def feed(pipe, block):
-    """Writes until the reader is dead."""
+    """Writes until the reader has ended."""
     with contextlib.suppress(BrokenPipeError):
         while True:
             pipe.write(block)
 
 
 def reset_midway(options, block):
-    """Leaves bytes unread on both sides and resets the connection."""
+    """Resets a connection while both sides have unread bytes."""
     sock = peer.connect(options.host, options.port)
     sock.sendall(block)
     peer.receive_exactly(sock, block[:1000], "a connection about to be reset")
@@ -95,11 +96,11 @@ def check(options):
         for bystander in going_on:
             bystander.result()
     rounds = sum(bystander.rounds for bystander in bystanders)
-    print(f"    {options.victims} clients killed, {options.resets} reset; {rounds} rounds of others exact")
+    print(f"    {options.victims} clients killed, {options.resets} reset; {rounds} correct round trips of others")
 
 
 def wait_for_more_rounds(bystanders, going_on):
-    """Requires each bystander to get further than it is now."""
+    """Requires that each bystander completes more round trips from now on."""
     goals = [bystander.rounds + ROUNDS_AFTERWARDS for bystander in bystanders]
 
     def all_there():
@@ -107,7 +108,7 @@ def wait_for_more_rounds(bystanders, going_on):
         return failed or all(b.rounds >= goal for b, goal in zip(bystanders, goals))
 
     if not peer.wait_until(all_there, peer.DEADLINE):
-        raise peer.CheckFailed("a bystander was no longer served after the others had died")
+        raise peer.CheckFailed("a bystander was not served after the victims had been killed")
 
 
 if __name__ == "__main__":

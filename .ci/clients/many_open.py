@@ -1,9 +1,9 @@
 #!/usr/bin/env -S python3 -B
-"""Thousands of connections open at once, each echoing a message in turn, then all closed.
+"""Thousands of open connections. Each exchanges a message in turn, then all are closed.
 
 usage: many_open.py HOST PORT --pid SERVER [--connections 5000] [--seed N]
 
-Afterwards the server must have as many descriptors open as before: one more is a leak.
+Afterwards the server must have the same number of open descriptors as before. Otherwise it leaks descriptors.
 """
 
 import peer
@@ -13,7 +13,7 @@ SECONDS_TO_SETTLE = 10
 
 def check(options):
     peer.allow_descriptors(options.connections)
-    # The first connection may make the server open something that it keeps, so it is not part of the count.
+    # The first connection may make the server open descriptors that it keeps, so they are counted only after it.
     with peer.connect(options.host, options.port) as first:
         peer.round_trip(first, b"warm up", "the first connection")
     before = settled_descriptors(options.pid)
@@ -21,19 +21,19 @@ def check(options):
     for number, sock in enumerate(open_sockets):
         message = f"{number}:".encode() + options.random.randbytes(options.random.randrange(1, 200))
         peer.round_trip(sock, message, f"connection {number} of {options.connections}")
-    at_most = peer.open_descriptors(options.pid)
-    if at_most < options.connections:
-        raise peer.CheckFailed(f"{options.connections} connections, but only {at_most} descriptors")
+    most = peer.open_descriptors(options.pid)
+    if most < options.connections:
+        raise peer.CheckFailed(f"{options.connections} connections, but only {most} descriptors")
     for sock in open_sockets:
         sock.close()
     if not peer.wait_until(lambda: peer.open_descriptors(options.pid) == before, SECONDS_TO_SETTLE):
         after = peer.open_descriptors(options.pid)
         raise peer.CheckFailed(f"descriptors: {before} before, {after} {SECONDS_TO_SETTLE} s after the end")
-    print(f"    {options.connections} connections; descriptors {before}, then {at_most}, then {before} again")
+    print(f"    {options.connections} connections; descriptors {before}, then {most}, then {before} again")
 
 
 def settled_descriptors(pid):
-    """The server's descriptors once it has seen the first peer leave: the least count of a short while."""
+    """The number of the server's descriptors after the first peer has disconnected: the minimum over a short time."""
     counts = []
 
     def enough():

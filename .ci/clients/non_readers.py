@@ -1,10 +1,10 @@
 #!/usr/bin/env -S python3 -B
-"""Many peers that send as fast as they can and never read, at a server that may use little memory.
+"""Many peers that send as fast as possible and never read, with a server whose memory is limited.
 
 usage: non_readers.py HOST PORT --pid SERVER [--peers N] [--seconds N] [--seed N]
 
-The server stays alive for as long as they try, and other clients are answered within a second all the time: one that is
-connected throughout, and new ones.
+The server must survive, and must reply to other clients within a second: to one that stays connected, and to new
+clients.
 """
 
 import select
@@ -14,20 +14,20 @@ import time
 import peer
 
 BLOCK = b"z" * (1 << 20)
-OTHERS_WAIT_AT_MOST = 1.0
+MAX_WAIT_OF_OTHERS = 1.0
 
 
-def answered(sock, message, what):
+def timed_round_trip(sock, message, what):
     begin = time.monotonic()
     peer.round_trip(sock, message, what)
     took = time.monotonic() - begin
-    if took > OTHERS_WAIT_AT_MOST:
-        raise peer.CheckFailed(f"{what}: answered after {took:.2f} s")
+    if took > MAX_WAIT_OF_OTHERS:
+        raise peer.CheckFailed(f"{what}: the reply took {took:.2f} s")
     return took
 
 
 def flood(socks):
-    """Sends on every socket that takes something; those that the server has closed are left out of the answer."""
+    """Sends on each writable socket. Returns the sockets that the server has not closed, and the bytes sent."""
     open_socks, sent = list(socks), 0
     _, writable, _ = select.select([], open_socks, [], 0.02)
     for sock in writable:
@@ -57,9 +57,9 @@ def check(options):
         non_readers, more = flood(non_readers)
         sent += more
         message = options.random.randbytes(sizes[echoes % len(sizes)])
-        worst = max(worst, answered(regular, message, "a client beside peers that do not read"))
+        worst = max(worst, timed_round_trip(regular, message, "a client while other peers do not read"))
         with peer.connect(options.host, options.port) as new:
-            worst = max(worst, answered(new, message, "a new client beside peers that do not read"))
+            worst = max(worst, timed_round_trip(new, message, "a new client while other peers do not read"))
         echoes += 2
     memory = peer.resident_bytes(options.pid) >> 20
     for sock in non_readers:
@@ -67,7 +67,7 @@ def check(options):
     regular.close()
     print(
         f"    {options.peers} peers that do not read: {sent >> 20} MiB sent, {len(non_readers)} still open,"
-        f" {memory} MiB of memory; {echoes} echoes beside, the slowest {worst:.3f} s"
+        f" {memory} MiB of memory; {echoes} echoes to others, the slowest {worst:.3f} s"
     )
 
 

@@ -1,6 +1,6 @@
-"""What the checks in this directory share: a blocking peer whose every wait has a deadline.
+"""Code that the checks in this directory share: a blocking peer, all of whose waits have a deadline.
 
-Standard library only. A check that fails ends in one sentence on stderr and exit status 1.
+Uses only the standard library. A failed check prints one sentence to stderr and exits with status 1.
 """
 
 import argparse
@@ -12,21 +12,21 @@ import struct
 import sys
 import time
 
-# No single wait on loopback should come near this, even on a busy machine.
+# Much longer than any single wait on loopback, even on a busy machine.
 DEADLINE = 15.0
-# Bounded output is the point; how many bytes exactly is the server's choice.
-MOST_MEMORY_FOR_ONE_PEER = 64 << 20
-# At 100 ticks a second, a loop that spins uses 100 of them.
+# The checks verify that memory is bounded. The exact limit depends on the server.
+MAX_MEMORY_PER_PEER = 64 << 20
+# A tick is 10 ms, so a spinning loop uses about 100 ticks in a second.
 SECONDS_WATCHED = 1.0
-MOST_TICKS_WATCHED = 2
+MAX_TICKS_WATCHED = 2
 
 
 class CheckFailed(Exception):
-    """The server did not do what an echo server must; the text is the sentence to print."""
+    """The server has violated a requirement. The text is the sentence to print."""
 
 
 def arguments(description, **numbers):
-    """Parses `HOST PORT`, `--seed`, and one `--name N` for each of `numbers`; prints the seed in use."""
+    """Parses `HOST PORT`, `--seed`, and `--name N` for each of `numbers`. Prints the seed."""
     parser = argparse.ArgumentParser(description=description.strip().splitlines()[0])
     parser.add_argument("host")
     parser.add_argument("port", type=int)
@@ -40,7 +40,7 @@ def arguments(description, **numbers):
 
 
 def run(check, options):
-    """Runs `check(options)` and turns a failure into one sentence and exit status 1."""
+    """Runs `check(options)`. If it fails, prints one sentence and exits with status 1."""
     try:
         check(options)
     except (CheckFailed, OSError) as failure:
@@ -50,15 +50,15 @@ def run(check, options):
 
 
 def connect(host, port, receive_buffer=None, segment=None):
-    """Connects with TCP_NODELAY, so that a partial message leaves as one.
+    """Connects with TCP_NODELAY, so that the kernel sends a partial message at once.
 
-    A small receive buffer and segment size make the kernel's own buffers as small as those of a slow link: on
-    loopback they are otherwise sized for segments of 64 KiB and swallow megabytes.
+    With a small receive buffer and a small segment size, the kernel buffers as little as on a slow link. Otherwise,
+    it uses segments of 64 KiB on loopback and buffers megabytes.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.settimeout(DEADLINE)
-    # Both only count before the connection is made.
+    # Both options take effect only before the connect.
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     if segment is not None:
@@ -69,13 +69,13 @@ def connect(host, port, receive_buffer=None, segment=None):
 
 
 def receive_exactly(sock, expected, what):
-    """Reads as many bytes as `expected` has and requires them to be the same."""
+    """Reads as many bytes as `expected` has, and requires that they are equal."""
     at = 0
     while at < len(expected):
         try:
             chunk = sock.recv(min(len(expected) - at, 1 << 18))
         except TimeoutError:
-            raise CheckFailed(f"{what}: silence after {at} of {len(expected)} bytes") from None
+            raise CheckFailed(f"{what}: nothing received after {at} of {len(expected)} bytes") from None
         if not chunk:
             raise CheckFailed(f"{what}: end of stream after {at} of {len(expected)} bytes")
         if chunk != expected[at : at + len(chunk)]:
@@ -90,23 +90,23 @@ def expect_end(sock, what):
     except TimeoutError:
         raise CheckFailed(f"{what}: the stream did not end") from None
     if extra:
-        raise CheckFailed(f"{what}: more bytes came back than were sent")
+        raise CheckFailed(f"{what}: more bytes received than sent")
 
 
 def round_trip(sock, message, what):
-    """Sends one message, small enough for the kernel's buffers, and reads it back."""
+    """Sends one message, which must fit into the kernel's buffers, and reads its echo."""
     sock.sendall(message)
     receive_exactly(sock, message, what)
 
 
 def close_with_reset(sock):
-    """Closes so that the server sees ECONNRESET and not the end of the stream."""
+    """Closes the connection by a reset: the server sees ECONNRESET and not the end of the stream."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 
 
 def allow_descriptors(wanted):
-    """Raises the soft limit far enough for `wanted` sockets of this process."""
+    """Raises this process's soft limit of descriptors, if needed for `wanted` sockets."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + 64
     if hard != resource.RLIM_INFINITY and hard < needed:
@@ -116,7 +116,7 @@ def allow_descriptors(wanted):
 
 
 def wait_until(condition, seconds):
-    """Asks `condition` again and again; says whether it came true in time."""
+    """Polls `condition`. Returns whether it became true in time."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -126,7 +126,7 @@ def wait_until(condition, seconds):
 
 
 def unread_by_server(sock):
-    """Bytes of this connection on their way to the server, or there and not yet read (IPv4 only)."""
+    """The number of bytes of this connection that the server has not read: in flight, or received (IPv4 only)."""
     local, remote = sock.getsockname()[1], sock.getpeername()[1]
     unread = 0
     with open("/proc/net/tcp", encoding="ascii") as table:
@@ -147,12 +147,12 @@ def open_descriptors(pid):
 
 
 def has_ended(pid):
-    """Whether the process has exited, be it that nobody has asked for its status yet."""
+    """Whether the process has exited, including one that has not been reaped."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
             return stat.read().rpartition(")")[2].split()[0] in "ZX"
     except (FileNotFoundError, ProcessLookupError):
-        # Gone before the file was opened, or while it was read.
+        # The process was reaped before the file was opened, or while it was read.
         return True
 
 
@@ -162,7 +162,7 @@ def resident_bytes(pid):
         for line in status:
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
-    raise CheckFailed(f"process {pid} has no resident memory: it has died")
+    raise CheckFailed(f"process {pid} has ended")
 
 
 def cpu_ticks(pid):
@@ -173,13 +173,13 @@ def cpu_ticks(pid):
 
 
 def must_be_idle(pid, while_what):
-    """No CPU while nothing happens. The first moments, when buffers still fill, do not count."""
+    """Requires that the process uses almost no CPU time. It may use some at first, while buffers fill."""
     settle_until = time.monotonic() + DEADLINE
     while True:
         before = cpu_ticks(pid)
         time.sleep(SECONDS_WATCHED)
         used = cpu_ticks(pid) - before
-        if used <= MOST_TICKS_WATCHED:
+        if used <= MAX_TICKS_WATCHED:
             return
         if time.monotonic() > settle_until:
             raise CheckFailed(f"{used} ticks of CPU in {SECONDS_WATCHED:.0f} s while {while_what}")

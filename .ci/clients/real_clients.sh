@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The examples against clients that are not ours: nc, ncat, socat, and peers written with Python's sockets.
+# Checks the examples with independent clients: nc, ncat, socat, and Python scripts.
 #
 # usage: real_clients.sh [DIRECTORY [CHECK...]]
-#   DIRECTORY  where the built examples are; target/release/examples if not given
-#   CHECK      the checks to run, by name; all of them if none is given
+#   DIRECTORY  the directory of the built examples; default: target/release/examples
+#   CHECK      the names of the checks to run; default: all
 #
-# Needs nc (the OpenBSD one), ncat, socat, python3, prlimit, and strace where it may attach. Uses loopback only,
-# on ports that the system picks. Every client runs under a time limit, and every process started here is ended
-# here, by id.
+# Needs nc (that of OpenBSD), ncat, socat, python3 and prlimit. Uses strace if it is allowed to attach. Uses only the
+# loopback interface, with ports that the kernel selects. Every client runs under a time limit. At the end the script
+# kills all processes that it has started, by id.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,9 +22,9 @@ readonly THREAD_COUNTS=(1 4)
 work=$(mktemp -d)
 current_check=setup
 servers_started=0
-declare -A log_of=() # of each server that may still run: where its output goes
-background=()        # clients that may still run
-within=()            # a command that sets limits for the servers that are launched
+declare -A log_of=() # process id of each server that may still run -> path of its log files
+background=()        # process ids of clients that may still run
+within=()            # a command that sets limits for the next server
 
 # --- Processes ------------------------------------------------------------------------------------
 
@@ -40,7 +40,7 @@ clean_up() {
   done
   if ((status != 0)); then
     for pid in "${!log_of[@]}"; do
-      echo "the last the server said:" >&2
+      echo "the last output of the server:" >&2
       tail -q -n 20 "${log_of[$pid]}.out" "${log_of[$pid]}.err" >&2 || true
     done
     echo "FAILED: $current_check" >&2
@@ -57,18 +57,19 @@ die() {
   exit 1
 }
 
-# Runs a client that must end in time: `bounded SECONDS COMMAND...`.
-# In the foreground, so that a signal to this script's process group ends the client too.
+# Runs a client with a time limit: `bounded SECONDS COMMAND...`.
+# It runs in the foreground, so that a signal to this script's process group also ends the client.
 bounded() {
   timeout --foreground --kill-after=5 "$@"
 }
 
-# The same, without waiting; `await_background` waits for all of them and fails if one did.
+# Starts a client in the background, with a time limit of 60 seconds.
 in_background() {
   timeout --kill-after=5 60 "$@" </dev/null &
   background+=("$!")
 }
 
+# Waits for all clients in the background. Fails if one of them has failed.
 await_background() {
   local pid
   for pid in "${background[@]}"; do
@@ -77,7 +78,7 @@ await_background() {
   background=()
 }
 
-# Starts a server and waits until it says where it listens: `start EXAMPLE ARGUMENT...`.
+# Starts a server and waits until it prints its address: `start EXAMPLE ARGUMENT...`.
 # Sets SERVER (its process id), HOST and PORT.
 start() {
   launch "$@"
@@ -91,7 +92,7 @@ launch() {
   servers_started=$((servers_started + 1))
   log=$work/server.$servers_started
   : >"$log.out"
-  # A shell's background child ignores SIGINT, which is one of the signals to be tried.
+  # A shell makes background processes ignore SIGINT. One check sends this signal, so its default is restored.
   env --default-signal=INT "${within[@]}" "$examples/$program" "$@" >"$log.out" 2>"$log.err" </dev/null &
   SERVER=$!
   log_of[$SERVER]=$log
@@ -109,10 +110,10 @@ await_address() {
       HOST=${HOST%]}
       return
     fi
-    kill -0 "$SERVER" 2>/dev/null || die "the server ended and has not said: $1 on ..."
+    kill -0 "$SERVER" 2>/dev/null || die "the server ended without the line: $1 on ..."
     sleep 0.05
   done
-  die "10 seconds, and the server has not said: $1 on ..."
+  die "the server did not print within 10 seconds: $1 on ..."
 }
 
 # Waits for a server to end: `await_exit PID SECONDS`; sets STATUS.
@@ -123,10 +124,10 @@ await_exit() {
   wait "$1" || STATUS=$?
 }
 
-# Ends a server by a signal and requires what every orderly end has: `stop PID [SIGNAL]`; sets TOTALS.
+# Stops a server by a signal and requires an orderly end: `stop PID [SIGNAL]`. Sets TOTALS.
 stop() {
   local pid=$1 signal=${2:-TERM}
-  kill -s "$signal" "$pid" || die "the server had died before SIG$signal"
+  kill -s "$signal" "$pid" || die "the server ended before SIG$signal"
   await_orderly_end "$pid" 10
 }
 
@@ -144,7 +145,7 @@ await_orderly_end() {
   forget "$pid"
 }
 
-# This child has ended: its id may be somebody else's from now on.
+# Called when the child has been reaped. From now on another process may have its id.
 forget() {
   unset "log_of[$1]"
 }
@@ -165,12 +166,12 @@ check_large_file() {
   done
 }
 
-# Sends the blob with the given client and requires the same bytes back. `expected` and `threads` are the
-# caller's.
+# Sends the blob with the given client and requires that the echo is equal. Uses the variables `expected` and `threads`
+# of the caller.
 same_back() {
   local back
   back=$(bounded 60 "$@" <"$work/blob" | sha256sum) || die "$1 failed with a file of $BLOB_BYTES bytes"
-  [[ $back == "$expected" ]] || die "$1 got back something else than the file of $BLOB_BYTES bytes it sent"
+  [[ $back == "$expected" ]] || die "$1: the echo differs from the file of $BLOB_BYTES bytes"
   echo "    $1: $BLOB_BYTES bytes, same checksum, $threads thread(s)"
 }
 
@@ -202,7 +203,7 @@ check_many_open() {
   done
 }
 
-# As many connections as the descriptor limit allows, at most the number asked for.
+# Prints the number of connections to use: the given number, or fewer if the descriptor limit requires it.
 affordable() {
   local most=$(($(ulimit -n) - 100))
   if ((most < $1)); then
@@ -220,7 +221,7 @@ check_half_close() {
     start echo --listen 127.0.0.1:0 --threads "$threads"
     bounded 30 "$here/half_close.py" "$HOST" "$PORT"
     bounded 30 socat -t5 - "TCP:$HOST:$PORT" <"$work/mib" >"$work/back" || die "socat failed"
-    cmp "$work/back" "$work/mib" || die "socat did not get everything back after its half-close"
+    cmp "$work/back" "$work/mib" || die "socat: the echo after the half-close differs"
     stop "$SERVER"
   done
 }
@@ -247,7 +248,7 @@ check_few_descriptors() {
   done
 }
 
-# The limit is there before the server is, as it derives its own from it when it starts.
+# The limit is set before the server starts, because the server derives its memory limit from it at the start.
 check_non_readers() {
   local threads
   for threads in "${THREAD_COUNTS[@]}"; do
@@ -260,12 +261,13 @@ check_non_readers() {
   done
 }
 
-# Clock ticks a process has used so far, in user and kernel (fields 14 and 15, counted from behind its name).
+# Prints the clock ticks that a process has used in user and kernel mode: fields 14 and 15 of its stat file, which are
+# counted from the end of its name.
 ticks() {
   sed 's/^.*) //' "/proc/$1/stat" | awk '{ print $12 + $13 }'
 }
 
-# Nobody is connected, so two seconds cost no more than two ticks: `must_be_idle PID`.
+# Requires that a server without clients uses at most two ticks in two seconds: `must_be_idle PID`.
 must_be_idle() {
   local before used
   before=$(ticks "$1")
@@ -275,8 +277,8 @@ must_be_idle() {
   echo "    idle: $used ticks in 2 seconds"
 }
 
-# An idle server makes no system call at all: `must_make_no_calls PID`.
-# To attach interrupts the call each thread sleeps in, so the first half second is not counted.
+# Requires that an idle server makes no system call: `must_make_no_calls PID`.
+# Attaching interrupts the call in which each thread sleeps, so the first half second is not counted.
 must_make_no_calls() {
   local log=$work/strace from calls
   from=$(date +%s.%N)
@@ -297,7 +299,7 @@ check_ipv6() {
     return
   fi
   start echo --listen '[::1]:0'
-  [[ $HOST == ::1 ]] || die "asked to listen on ::1, listens on $HOST"
+  [[ $HOST == ::1 ]] || die "the server listens on $HOST instead of ::1"
   bounded 30 "$here/interleave.py" "$HOST" "$PORT" --connections 50
   stop "$SERVER"
 }
@@ -314,8 +316,8 @@ check_command_line() {
   stop "$SERVER"
 }
 
-# An example refuses these arguments: `rejects STATUS EXAMPLE ARGUMENT...`.
-# Status 2 comes with the usage, 1 with one line on stderr.
+# Requires that an example rejects its arguments: `rejects STATUS EXAMPLE ARGUMENT...`.
+# With status 2 it must print its usage, with status 1 one line on stderr.
 rejects() {
   local expected=$1 status=0 out=$work/rejected.out err=$work/rejected.err
   shift
@@ -334,7 +336,7 @@ check_signals() {
   for signal in TERM INT; do
     start echo --listen 127.0.0.1:0
     for ((client = 0; client < clients; client++)); do
-      [[ $(echo hello | bounded 10 nc -N "$HOST" "$PORT") == hello ]] || die "nc did not get its line back"
+      [[ $(echo hello | bounded 10 nc -N "$HOST" "$PORT") == hello ]] || die "nc did not receive its line"
     done
     stop "$SERVER" "$signal"
     has_total connection "$clients"
@@ -344,7 +346,7 @@ check_signals() {
   done
 }
 
-# The line of totals counts so many of a thing: `has_total THING NUMBER`.
+# Requires a number in the line of totals: `has_total UNIT NUMBER`.
 has_total() {
   [[ $TOTALS =~ (^|[^0-9])$2\ $1 ]] || die "not $2 $1(s) in the totals: $TOTALS"
 }
@@ -359,7 +361,7 @@ check_stop_under_load() {
   done
 }
 
-# Two servers at once, each with its own clients.
+# Two servers at the same time, each with its own clients.
 check_two_servers() {
   local first second
   start echo --listen 127.0.0.1:0 --threads 2
@@ -375,7 +377,7 @@ check_two_servers() {
 
 # --- Other examples -------------------------------------------------------------------------------
 
-# A new example gets a function here and its name in `all_checks`.
+# Each example needs a function here, and the name of the function in `all_checks`.
 
 # Discard, daytime, chargen and time, all in one process on one loop.
 check_simple() {
@@ -392,12 +394,12 @@ check_simple() {
   bounded 60 "$here/services.py" "$HOST" "$discard" \
     --daytime "$daytime" --chargen "$chargen" --time "$time" --pid "$SERVER"
   bounded 10 nc "$HOST" "$daytime" </dev/null | grep -q '^20[0-9][0-9]-.* UTC' ||
-    die "nc did not get the day and time"
-  (($(bounded 10 socat -u "TCP:$HOST:$time" - | wc -c) == 4)) || die "socat did not get four bytes of time"
+    die "nc did not receive the date and time"
+  (($(bounded 10 socat -u "TCP:$HOST:$time" - | wc -c) == 4)) || die "socat did not receive four bytes from the time service"
   (($(head -c 1000000 /dev/zero | bounded 10 ncat "$HOST" "$discard" | wc -c) == 0)) ||
-    die "discard answered ncat"
+    die "discard sent bytes to ncat"
   simple_refuses "$HOST:$discard"
-  kill -TERM "$SERVER" || die "the server had died"
+  kill -TERM "$SERVER" || die "the server ended before SIGTERM"
   await_exit "$SERVER" 10
   ((STATUS == 0)) || die "status $STATUS after SIGTERM"
   forget "$SERVER"
@@ -410,22 +412,21 @@ simple_refuses() {
 }
 
 check_udp_echo() {
-  local size answer
+  local size echoed
   launch udp_echo 127.0.0.1:0
   await_address receiving
   for size in 1 64 1400 9000; do
-    answer=$(head -c "$size" /dev/zero | tr '\0' x | bounded 10 socat -t 1 -b 65536 - "UDP:$HOST:$PORT,shut-none" | wc -c)
-    ((answer == size)) || die "of a datagram of $size bytes $answer came back"
+    echoed=$(head -c "$size" /dev/zero | tr '\0' x | bounded 10 socat -t 1 -b 65536 - "UDP:$HOST:$PORT,shut-none" | wc -c)
+    ((echoed == size)) || die "of a datagram of $size bytes, $echoed were echoed"
   done
-  kill -TERM "$SERVER" || die "the server had died"
+  kill -TERM "$SERVER" || die "the server ended before SIGTERM"
   await_exit "$SERVER" 10
   ((STATUS == 0)) || die "status $STATUS after SIGTERM"
   rejects 2 udp_echo nonsense
   forget "$SERVER"
 }
 
-# Two processes and one counter; what they print in which order is tested elsewhere.
-# Loops inside another poller: echo servers, which end in order.
+# Loops inside another poller: echo servers that end in order.
 check_embedded() {
   local example word
   for example in in_tokio in_mio; do
@@ -434,7 +435,7 @@ check_embedded() {
     [[ $example == in_mio ]] || word=echoing
     await_address "$word"
     [[ $(printf 'to and fro' | bounded 10 nc -q 1 "$HOST" "$PORT") == 'to and fro' ]] || die "no echo from $example"
-    kill -TERM "$SERVER" || die "the server had died"
+    kill -TERM "$SERVER" || die "the server ended before SIGTERM"
     await_exit "$SERVER" 10
     ((STATUS == 0)) || die "status $STATUS after SIGTERM"
     forget "$SERVER"
@@ -444,6 +445,7 @@ check_embedded() {
   done
 }
 
+# Two processes and one counter. tests/examples checks the complete output.
 check_eventfd() {
   local lines
   lines=$(bounded 20 "$examples/eventfd" -s --write-every 1ms --read-every 1ms 1 2 3 4 5 | grep -c '^Parent read 1 (0x1) from efd')
@@ -451,59 +453,60 @@ check_eventfd() {
   rejects 2 eventfd not-a-number
 }
 
-# A guest that rings and is interrupted, where there is a /dev/kvm to have one. What it prints is compared elsewhere.
+# A guest that rings and is interrupted, if /dev/kvm is available. tests/examples checks the complete output.
 check_kvm_doorbell() {
-  local said
-  said=$(bounded 20 "$examples/kvm_doorbell") || die "status $? of: $said"
-  case $said in
-    "not run: "*) echo "    $said" ;;
-    *"1 exit to user space") echo "    with /dev/kvm: ${said##*$'\n'}" ;;
-    *) die "neither its end nor why there is none: $said" ;;
+  local output
+  output=$(bounded 20 "$examples/kvm_doorbell") || die "status $?: $output"
+  case $output in
+    "not run: "*) echo "    $output" ;;
+    *"1 exit to user space") echo "    with /dev/kvm: ${output##*$'\n'}" ;;
+    *) die "unexpected output: $output" ;;
   esac
 }
 
-# Files byte for byte, by io_uring and by threads, and by threads where there is no io_uring.
+# Files are printed byte for byte, through io_uring and through threads, and through threads if io_uring is not available.
 check_uring_cat() {
-  local by said errors=$work/cat.err
+  local by message errors=$work/cat.err
   head -c $((5 << 20)) /dev/urandom >"$work/large"
   : >"$work/empty"
   cat "$work/large" /etc/passwd >"$work/both"
   for by in $(readers uring_cat /etc/passwd); do
     prints_as_cat --by "$by"
     bounded 10 "$examples/uring_cat" --by "$by" "$work/large" - </etc/passwd | cmp - "$work/both" ||
-      die "not a file, and another from the standard input, by $by"
+      die "$by: the output differs from a file followed by the standard input"
     bounded 10 cat "$work/large" | bounded 10 "$examples/uring_cat" --by "$by" | cmp - "$work/large" ||
-      die "not what came through a pipe, by $by"
-    # Whoever has enough is no reason for a word.
+      die "$by: the output differs from the input of the pipe"
+    # A closed output pipe causes no message.
     bounded 10 "$examples/uring_cat" --by "$by" "$work/large" 2>"$errors" | head -c 1 >"$work/one" || true
-    [[ ! -s $errors ]] || die "by $by: $(head -n 3 "$errors")"
-    said=$(bounded 10 "$examples/uring_cat" --by "$by" /etc/passwd "$work/none" 2>&1 >/dev/null) && die "a file is missing, and it does not fail"
-    [[ $said == "uring_cat: $work/none: No such file or directory" ]] || die "by $by: $said"
-    echo "    by $by: as cat"
+    [[ ! -s $errors ]] || die "$by: $(head -n 3 "$errors")"
+    message=$(bounded 10 "$examples/uring_cat" --by "$by" /etc/passwd "$work/none" 2>&1 >/dev/null) &&
+      die "$by: no failure for a missing file"
+    [[ $message == "uring_cat: $work/none: No such file or directory" ]] || die "$by: $message"
+    echo "    $by: same output as cat"
   done
-  said=$("$here/without_io_uring.py" "$examples/uring_cat" -v /etc/passwd 2>&1 >"$work/printed")
-  cmp "$work/printed" /etc/passwd || die "not the file, without io_uring"
-  [[ $said == 'uring_cat: threads' ]] || die "without io_uring it says: $said"
+  message=$("$here/without_io_uring.py" "$examples/uring_cat" -v /etc/passwd 2>&1 >"$work/printed")
+  cmp "$work/printed" /etc/passwd || die "without io_uring: the output differs from the file"
+  [[ $message == 'uring_cat: threads' ]] || die "without io_uring: $message"
   rejects 2 uring_cat --nonsense
   rejects 1 uring_cat /no/such/file
 }
 
 prints_as_cat() {
   local files=("$work/large" "$work/empty" /etc/passwd "$work/large" /proc/filesystems)
-  cmp <(bounded 10 "$examples/uring_cat" "$@" "${files[@]}") <(cat "${files[@]}") || die "not the files, with $*"
+  cmp <(bounded 10 "$examples/uring_cat" "$@" "${files[@]}") <(cat "${files[@]}") || die "$*: the output differs from that of cat"
 }
 
-# What the example can read by: `readers EXAMPLE ARGUMENT...`, which must come to an end.
+# Prints the back ends that the example supports: `readers EXAMPLE ARGUMENT...`. The example must end by itself.
 readers() {
   if bounded 10 "$examples/$1" --by io_uring "${@:2}" >"$work/readers.out" 2>"$work/readers.err" </dev/null; then
     echo io_uring
   else
-    echo "    skipped: by io_uring; $(head -n 1 "$work/readers.err")" >&2
+    echo "    skipped: io_uring; $(head -n 1 "$work/readers.err")" >&2
   fi
   echo threads
 }
 
-# The files of a directory to whoever asks, and nothing else.
+# The server sends the files of a directory, and no others.
 check_file_server() {
   local by expected before client
   mkdir -p "$work/served"
@@ -516,19 +519,19 @@ check_file_server() {
     is_served nc -N "$HOST" "$PORT"
     is_served ncat "$HOST" "$PORT"
     is_served socat -t10 - "TCP:$HOST:$PORT"
-    is_refused ../secret "ERR this is no file's name"
-    is_refused "$work/secret" "ERR this is no file's name"
-    is_refused link 'ERR this cannot be read'
-    is_refused none 'ERR there is no such file'
+    is_refused ../secret "ERR invalid file name"
+    is_refused "$work/secret" "ERR invalid file name"
+    is_refused link 'ERR cannot be read'
+    is_refused none 'ERR no such file'
     before=$(descriptors_of "$SERVER")
-    # Clients that do not read on, and are killed in mid-transfer.
+    # Clients that stop reading and are killed during a transfer.
     for client in 1 2 3 4; do
       echo 'GET blob' | timeout --foreground 0.3 nc "$HOST" "$PORT" | { head -c 100000 && sleep 0.5; } >/dev/null || true
     done
     must_be_idle "$SERVER"
-    (($(descriptors_of "$SERVER") == before)) || die "descriptors are left of clients that were killed"
+    (($(descriptors_of "$SERVER") == before)) || die "the server leaks descriptors of killed clients"
     is_served nc -N "$HOST" "$PORT"
-    kill -TERM "$SERVER" || die "the server had died"
+    kill -TERM "$SERVER" || die "the server ended before SIGTERM"
     await_exit "$SERVER" 10
     ((STATUS == 0)) || die "status $STATUS after SIGTERM"
     grep -q '^12 connections, ' "${log_of[$SERVER]}.out" || die "the totals: $(tail -n 1 "${log_of[$SERVER]}.out")"
@@ -538,46 +541,47 @@ check_file_server() {
   rejects 1 file_server /etc/passwd
 }
 
-# The blob comes as it is through the given client, behind its length. `expected` and `by` are the caller's.
+# Requires that the given client receives the length and the bytes of the blob. Uses the variables `expected` and `by` of
+# the caller.
 is_served() {
-  local answer
-  answer=$(echo 'GET blob' | bounded 60 "$@" | { IFS= read -r line && echo "$line" && sha256sum; }) || die "$1 failed"
-  [[ $answer == "OK $BLOB_BYTES"$'\n'"$expected" ]] || die "$1 got something else than the file: $answer"
-  echo "    $1: $BLOB_BYTES bytes, same checksum, by $by"
+  local reply
+  reply=$(echo 'GET blob' | bounded 60 "$@" | { IFS= read -r line && echo "$line" && sha256sum; }) || die "$1 failed"
+  [[ $reply == "OK $BLOB_BYTES"$'\n'"$expected" ]] || die "$1: the reply differs from the file: $reply"
+  echo "    $1: $BLOB_BYTES bytes, same checksum, $by"
 }
 
-# No file is given for this name: `is_refused NAME ANSWER`.
+# Requires that the server replies to a request for NAME with this line: `is_refused NAME REPLY`.
 is_refused() {
-  local answer
-  answer=$(echo "GET $1" | bounded 10 nc -N "$HOST" "$PORT")
-  [[ $answer == "$2" ]] || die "the answer for $1: $answer"
+  local reply
+  reply=$(echo "GET $1" | bounded 10 nc -N "$HOST" "$PORT")
+  [[ $reply == "$2" ]] || die "the reply for $1: $reply"
 }
 
 descriptors_of() {
   find "/proc/$1/fd" -mindepth 1 | wc -l
 }
 
-# A ring that is not the crate's; what it says is tested elsewhere.
+# An io_uring of the program itself. tests/examples checks the complete output.
 check_own_ring() {
-  local said
-  said=$(bounded 10 "$examples/own_ring" /etc/passwd) || die "status $? of: $said"
-  [[ $said == *'5 in all' || $said == 'There is no io_uring for this process: '* ]] || die "it says: $said"
-  echo "    $(tail -n 1 <<<"$said")"
-  said=$("$here/without_io_uring.py" "$examples/own_ring" /etc/passwd) || die "without io_uring: status $?"
-  [[ $said == 'There is no io_uring for this process: '* ]] || die "without io_uring: $said"
+  local output
+  output=$(bounded 10 "$examples/own_ring" /etc/passwd) || die "status $?: $output"
+  [[ $output == *'5 operations completed' || $output == 'io_uring is not available: '* ]] || die "unexpected output: $output"
+  echo "    $(tail -n 1 <<<"$output")"
+  output=$("$here/without_io_uring.py" "$examples/own_ring" /etc/passwd) || die "without io_uring: status $?"
+  [[ $output == 'io_uring is not available: '* ]] || die "without io_uring: $output"
   rejects 2 own_ring
   rejects 1 own_ring /no/such/file
 }
 
-# Two processes that need nobody else: it ends by itself, with a table, and says itself if a descriptor is left.
+# Two processes without a client. The example ends by itself with a table, and fails if it leaks a descriptor.
 check_doorbell() {
-  bounded 10 "$examples/doorbell" >"$work/doorbell" || die "it failed, or did not end within 10 seconds"
-  grep -q '^shared ring : socket pair = ' "$work/doorbell" || die "no ratio in: $(cat "$work/doorbell")"
+  bounded 10 "$examples/doorbell" >"$work/doorbell" || die "the example failed, or did not end within 10 seconds"
+  grep -q '^shared ring : socket pair = ' "$work/doorbell" || die "no ratio in the output: $(cat "$work/doorbell")"
   sed 's/^/    /' "$work/doorbell"
   rejects 2 doorbell an-argument
 }
 
-# --- All of it ------------------------------------------------------------------------------------
+# --- All checks -----------------------------------------------------------------------------------
 
 all_checks=(large_file interleaved killed_clients many_open half_close bad_peers non_readers few_descriptors ipv6
   command_line signals stop_under_load two_servers simple udp_echo embedded eventfd doorbell kvm_doorbell uring_cat file_server own_ring)
@@ -590,8 +594,8 @@ run_check() {
   awk -v a="$begin" -v b="$EPOCHREALTIME" 'BEGIN { printf "  ok %.1f s\n", b - a }'
 }
 
-# Enough descriptors for thousands of connections, but not so many that a client which closes every possible
-# one takes for ever.
+# Enough descriptors for thousands of connections, but few enough for a client that closes every possible descriptor
+# number at its start.
 raise_descriptor_limit() {
   local wanted=20000 hard
   hard=$(ulimit -Hn)

@@ -3,11 +3,10 @@
 
 usage: stop_under_load.py HOST PORT --pid SERVER [--seconds 10] [--seed N]
 
-Sends the signal once a good part of the transfer has come back, and goes on sending and reading. Until the
-server ends the transfer every byte that comes back must be the right one. The slow reader still gets all that
-the server had read from it, the idle connection ends, new ones are refused, and the server itself ends in
-time although one peer never takes what is queued for it. The caller, whose child the server is, looks at its
-exit status.
+Sends the signal when 8 MiB of the transfer have been echoed, and continues to send and to read. Until the server
+ends the transfer, every echoed byte must be correct. The slow reader still receives all bytes that the server had
+read from it, the idle connection ends, new connections are refused, and the server exits in time although one
+peer never reads its queued output. The caller is the parent of the server and checks its exit status.
 """
 
 import os
@@ -17,17 +16,17 @@ import time
 
 import peer
 
-BACK_BEFORE_SIGNAL = 8 << 20
+ECHOED_BEFORE_SIGNAL = 8 << 20
 ETHERNET_SEGMENT = 1460
 SMALL_WINDOW = 32768
 SECONDS_BLOCKED = 0.5
-MOST_BLOCKS = 4096
-# More than the kernel takes for so small a window, so that the server itself has some of it queued.
+MAX_BLOCKS = 4096
+# More than the kernel buffers for such a small window, so that the server itself queues some of the bytes.
 SLOW_BYTES = 200_000
 
 
 class Transfer:
-    """A stream without end that repeats one block, out and back."""
+    """An endless stream that repeats one block, and its echo."""
 
     def __init__(self, options):
         self.block = options.random.randbytes((1 << 18) + 1)
@@ -37,7 +36,7 @@ class Transfer:
         self.sock.setblocking(False)
 
     def step(self, events):
-        """Sends and receives what the socket allows; False once the server has ended the connection."""
+        """Sends and receives as much as the socket allows. Returns False if the server has ended the connection."""
         try:
             if events & selectors.EVENT_READ and not self.receive():
                 return False
@@ -53,20 +52,20 @@ class Transfer:
         at = self.received % len(self.block)
         chunk = self.sock.recv(len(self.block) - at)
         if chunk != self.block[at : at + len(chunk)]:
-            raise peer.CheckFailed(f"a wrong byte after {self.received}")
+            raise peer.CheckFailed(f"a wrong byte after {self.received} bytes")
         self.received += len(chunk)
         return bool(chunk)
 
 
 class SlowReader:
-    """A peer whose message the server has read, and whose echo is still on the server's side."""
+    """A peer that does not read. The server has read its message and still holds a part of the echo."""
 
     def __init__(self, options):
         self.data = options.random.randbytes(SLOW_BYTES)
         self.sock = peer.connect(options.host, options.port, SMALL_WINDOW, ETHERNET_SEGMENT)
         self.sock.sendall(self.data)
         if not peer.wait_until(lambda: peer.unread_by_server(self.sock) == 0, peer.DEADLINE):
-            raise peer.CheckFailed(f"the server leaves {SLOW_BYTES} bytes of a slow peer unread")
+            raise peer.CheckFailed(f"the server does not read all {SLOW_BYTES} bytes of a slow peer")
 
     def read_all(self):
         peer.receive_exactly(self.sock, self.data, "a slow reader, after the signal")
@@ -86,27 +85,27 @@ def check(options):
     if not peer.wait_until(lambda: refuses(options), remaining(options, signalled_at)):
         raise peer.CheckFailed("new connections are still accepted after the signal")
     if not peer.wait_until(lambda: peer.has_ended(options.pid), remaining(options, signalled_at)):
-        raise peer.CheckFailed(f"a peer that never reads keeps the server alive for {options.seconds} s")
+        raise peer.CheckFailed(f"with a peer that never reads, the server has not exited after {options.seconds} s")
     server_took = time.monotonic() - signalled_at
     stuck.close()
     print(f"    connections ended {connections_took:.1f} s after the signal, the server {server_took:.1f} s")
 
 
 def send_until_blocked(options):
-    """A connection that has sent all the server takes from a peer that reads nothing."""
+    """Returns a connection that reads nothing, and that has sent until the server stopped reading."""
     sock = peer.connect(options.host, options.port, SMALL_WINDOW, ETHERNET_SEGMENT)
     sock.settimeout(SECONDS_BLOCKED)
     block = options.random.randbytes(1 << 16)
     try:
-        for _ in range(MOST_BLOCKS):
+        for _ in range(MAX_BLOCKS):
             sock.sendall(block)
     except TimeoutError:
         return sock
-    raise peer.CheckFailed(f"the server took {MOST_BLOCKS} blocks from a peer that reads nothing")
+    raise peer.CheckFailed(f"the server read {MAX_BLOCKS} blocks from a peer that reads nothing")
 
 
 def transfer_until_ended(options):
-    """Transfers until the server ends the connection, and signals it midway; returns when that was."""
+    """Transfers until the server ends the connection, and sends the signal meanwhile. Returns its time."""
     transfer = Transfer(options)
     signalled_at = None
     with selectors.DefaultSelector() as selector:
@@ -116,20 +115,20 @@ def transfer_until_ended(options):
             events = selector.select(1)
             if events and not transfer.step(events[0][1]):
                 break
-            if signalled_at is None and transfer.received >= BACK_BEFORE_SIGNAL:
+            if signalled_at is None and transfer.received >= ECHOED_BEFORE_SIGNAL:
                 os.kill(options.pid, signal.SIGTERM)
                 signalled_at = time.monotonic()
                 limit = signalled_at + options.seconds
             if time.monotonic() > limit:
-                when = "too slow before the signal" if signalled_at is None else "not ended by the signal"
-                raise peer.CheckFailed(f"a transfer {when}, {transfer.received} bytes back")
+                what = "was too slow before the signal" if signalled_at is None else "did not end after the signal"
+                raise peer.CheckFailed(f"the transfer {what}; {transfer.received} bytes were echoed")
     if signalled_at is None:
-        raise peer.CheckFailed(f"the transfer ended by itself after {transfer.received} bytes")
+        raise peer.CheckFailed(f"the transfer ended before the signal, after {transfer.received} bytes")
     return signalled_at
 
 
 def remaining(options, signalled_at):
-    """What is left of the time in which everything must have ended."""
+    """The seconds that are left until everything must have ended, at least 0.1."""
     return max(0.1, signalled_at + options.seconds - time.monotonic())
 
 
@@ -143,7 +142,7 @@ def refuses(options):
 
 
 def expect_idle_to_end(idle, seconds):
-    """The idle connection ends too, by the end of the stream or by a reset."""
+    """Checks that the idle connection ends, by the end of the stream or by a reset."""
     idle.settimeout(seconds)
     try:
         peer.expect_end(idle, "the idle connection after the signal")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Becomes a program that has no io_uring, as in a container whose filter of system calls does not let it through.
+"""Executes a program without io_uring, as in a container whose system call filter rejects it.
 
 usage: without_io_uring.py PROGRAM [ARGUMENT...]
 """
@@ -20,7 +20,7 @@ EPERM = 1
 # Instructions of the filter: load a word, jump if equal, return.
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 
-# The same number on every architecture that has it.
+# The number of the system call is the same on all architectures.
 IO_URING_SETUP = 425
 
 

@@ -67,9 +67,9 @@ impl Transfer {
 
     fn refuse(&self, error: &io::Error) {
         let reason = match error.kind() {
-            io::ErrorKind::NotFound => "there is no such file",
-            io::ErrorKind::PermissionDenied => "this file is not for you",
-            _ => "this cannot be read",
+            io::ErrorKind::NotFound => "no such file",
+            io::ErrorKind::PermissionDenied => "permission denied",
+            _ => "cannot be read",
         };
         // Fails if the connection has closed: the reply is dropped.
         let _ = self.client.send(format!("ERR {reason}\n"));

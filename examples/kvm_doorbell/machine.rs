@@ -81,7 +81,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Creates a machine whose guest rings the doorbell `rings` times, answers `interrupts`
+    /// Creates a machine whose guest rings the doorbell `rings` times, handles `interrupts`
     /// interrupts, and ends.
     pub(crate) fn new(kvm: &Kvm, rings: u16, interrupts: u16) -> io::Result<Machine> {
         let vm = kvm.create_vm()?;

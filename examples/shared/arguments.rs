@@ -20,13 +20,13 @@ pub(crate) fn positional(
     }
     let option = arguments.iter().find(|argument| argument.as_encoded_bytes().starts_with(b"-"));
     if let Some(option) = option {
-        return Err(wrong(name, usage, &format!("there is no argument `{}`", option.to_string_lossy())));
+        return Err(wrong(name, usage, &format!("unknown argument `{}`", option.to_string_lossy())));
     }
     if arguments.len() < *number.start() {
         return Err(wrong(name, usage, "an argument is missing"));
     }
     if let Some(extra) = arguments.get(*number.end()) {
-        return Err(wrong(name, usage, &format!("`{}` is one argument too many", extra.to_string_lossy())));
+        return Err(wrong(name, usage, &format!("`{}` is an extra argument", extra.to_string_lossy())));
     }
     Ok(arguments)
 }

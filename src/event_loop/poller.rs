@@ -1,8 +1,8 @@
 //! A thin layer over `mio::Poll`, in the types of this crate.
 //!
 //! mio registers every descriptor edge-triggered: it reports a readiness once, and again only after
-//! it has been cleared and set anew. The [`ChannelTable`](crate::event_loop::channel_table) caches
-//! the readiness in between; this module only translates.
+//! the readiness has ended and begun anew. The [`ChannelTable`](crate::event_loop::channel_table)
+//! caches the readiness in between; this module only translates.
 
 use std::cell::RefCell;
 use std::io;
@@ -28,7 +28,8 @@ pub(crate) enum Wait {
 
 #[derive(Debug)]
 pub(crate) struct Poller {
-    /// A duplicate of the poll's descriptor: registering needs no exclusive access, waiting does.
+    /// A duplicate of the poll's descriptor, because a wait borrows `poll` exclusively and
+    /// registering does not need that.
     registry: mio::Registry,
     poll: RefCell<mio::Poll>,
     events: RefCell<mio::Events>,
@@ -75,7 +76,7 @@ impl Poller {
             };
             match poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The kernel waits for 24 days at most.
+                // One wait of the kernel lasts 24 days at most.
                 Ok(()) if events.is_empty() && matches!(wait, Wait::Until(end) if end > Instant::now()) => {}
                 result => return result,
             }
@@ -104,7 +105,7 @@ impl Poller {
             return false;
         }
         let ready = retry_on_intr(|| poll(&mut [PollFd::new(&self.registry, PollFlags::IN)], Some(&NOW)));
-        // An error counts as readiness: the next wait finds out.
+        // An error counts as readiness. The next wait then returns the error or the events.
         ready != Ok(0)
     }
 

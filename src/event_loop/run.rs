@@ -13,10 +13,10 @@ const MAX_READY_TURNS: usize = 128;
 impl EventLoop {
     /// Runs until [`quit`](EventLoop::quit) is called.
     ///
-    /// The tasks accepted before that call run before this returns. A request made before `run` is
-    /// honoured as well: ready channels are called once, and `run` returns without waiting. The
-    /// request is then done, and the loop can be run again. A request made after the last batch of
-    /// tasks was taken stays pending for the next `run`.
+    /// All tasks accepted before that call run before `run` returns. A request made before `run`
+    /// takes effect as well: `run` makes one turn without waiting and returns. The request is then
+    /// cleared, and the loop can be run again. A request made after the last batch of tasks was
+    /// taken stays pending and ends the next `run`.
     ///
     /// # Errors
     /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) from inside a callback of this loop; otherwise
@@ -36,13 +36,13 @@ impl EventLoop {
     ///
     /// For a loop inside another one, which is woken by the loop's
     /// [descriptor](EventLoop#inside-another-loop). [`run_ready`](EventLoop::run_ready) makes turns
-    /// while there is work, this one makes exactly one.
+    /// while there is work; `run_once` makes exactly one.
     ///
-    /// The timeout has a resolution of one millisecond, rounded up. It is in real time also in a
-    /// loop with a virtual clock.
+    /// The timeout has a resolution of one millisecond, rounded up. It is measured in real time
+    /// even if the loop has a virtual clock.
     ///
-    /// A request to quit stays pending ([`is_quitting`](EventLoop::is_quitting)). While it does, a
-    /// turn does not wait.
+    /// A request to quit stays pending ([`is_quitting`](EventLoop::is_quitting)). While it is
+    /// pending, a turn does not wait.
     ///
     /// # Errors
     /// Same as [`run`](EventLoop::run).
@@ -68,8 +68,8 @@ impl EventLoop {
     /// remaining work makes the descriptor readable, with a new edge.
     ///
     /// A request to quit ends the call and stays pending ([`is_quitting`](EventLoop::is_quitting)),
-    /// same as with [`run_once`](EventLoop::run_once). The outer loop should then stop calling: a
-    /// loop with a pending request always has work.
+    /// same as with [`run_once`](EventLoop::run_once). The outer loop should then stop calling
+    /// `run_ready`, because a loop with a pending request always has work.
     ///
     /// ```
     /// use reveille::EventLoop;
@@ -101,9 +101,10 @@ impl EventLoop {
     /// Runs for `duration` by the loop's clock, or until [`quit`](EventLoop::quit) is called.
     ///
     /// A loop with a [`VirtualClock`](crate::time::VirtualClock) does not wait: whenever it has no
-    /// work left, it moves the clock to the next deadline. So all events of that time happen, in
-    /// order and each at its instant, and finally the clock has moved by `duration`. The clock
-    /// stands still while there is work or a descriptor is ready. Descriptors are not waited for.
+    /// work left, it moves the clock to the next deadline. All timers of the period fire in order,
+    /// each at its deadline, and at the end the clock has moved by `duration`. The clock stands
+    /// still while there is work or a descriptor is ready. The loop does not wait for descriptors
+    /// to become ready.
     ///
     /// # Errors
     /// Same as [`run`](EventLoop::run).
@@ -157,7 +158,7 @@ impl EventLoop {
     }
 }
 
-/// Marks the loop as running for the length of one of the calls that run it.
+/// Marks the loop as running until this is dropped.
 struct Running<'a>(&'a EventLoop);
 
 impl<'a> Running<'a> {
@@ -176,7 +177,7 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.inner.running.set(false);
-        // The counter that signals pending work is shared with the parent.
+        // An inherited loop shares the counter that signals pending work with the parent process.
         if !self.0.is_inherited() {
             self.0.leave();
         }

@@ -20,8 +20,9 @@ use crate::eventfd::EventFd;
 /// A task or an internal task from another thread.
 pub(super) type Posted = SendTask<EventLoop>;
 
-/// The shared part of a loop. Handles keep it alive, and with it the eventfd: a wake-up after the
-/// loop's drop is written to a counter without a reader, and never to another descriptor.
+/// The shared part of a loop. Handles keep it alive, and with it the eventfd. So a wake-up after
+/// the loop was dropped is written to an eventfd without a reader, and never to another file that
+/// reuses the descriptor's number.
 pub(super) struct Shared {
     /// Distinguishes this loop's timers from those of other loops.
     id: u32,
@@ -46,8 +47,8 @@ impl Shared {
             tasks: TaskQueue::new(mailbox.capacity()),
             mailbox,
             // Blocking, so that a loop without sources can sleep in the read. Every other read
-            // follows a readiness event, and the loop is the only reader. A write would block at
-            // 2^64 - 2 unread wake-ups, and each sleep has one.
+            // follows a readiness event and does not block, because the loop is the only reader. A
+            // write would block only at 2^64 - 2 unread wake-ups, and each sleep has at most one.
             wakeup: EventFd::builder().blocking().build()?,
             remote_timers: RemoteTimers::new(),
             clock,
@@ -79,7 +80,7 @@ impl Shared {
             // Only loops write to the counter, so it cannot be full. A plain write is enough;
             // `signal` would poll for writability first.
             if let Err(error) = self.wakeup.write(1) {
-                // The kernel has lost the object.
+                // Not expected: the descriptor is open and the counter is not full.
                 logger::recurring("waking a loop", |suppressed| {
                     log::error!("cannot wake the loop: {error}{suppressed}");
                 });
@@ -128,17 +129,17 @@ impl Shared {
     }
 }
 
-/// Names a timer, for [`cancel`](EventLoop::cancel) and [`reset`](EventLoop::reset) on the loop or
-/// on any of its handles.
+/// Identifies a timer, for [`cancel`](EventLoop::cancel) and [`reset`](EventLoop::reset) on the
+/// loop or on any of its handles.
 ///
-/// An id is never reused, so a stale id finds nothing.
+/// An id is never reused, so the id of an ended timer matches no other timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TimerId {
     owner: u32,
     name: TimerName,
 }
 
-/// Where a timer's callback is stored: in the loop, or in a table that every thread can reach.
+/// Where a timer's callback is stored: in the loop, or in a table that all threads share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum TimerName {
     Local(TimerKey),

@@ -1,4 +1,5 @@
-//! Operations in progress, and their way to the backend and back.
+//! Operations in progress: how they are submitted to the backend, and how their outcomes are
+//! delivered.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -28,8 +29,7 @@ pub(super) type Callback = Contained<Box<dyn FnOnce(&EventLoop, Outcome)>>;
 const RETRY: Duration = Duration::from_millis(10);
 
 /// Identifies an operation of a [`FileIo`](super::FileIo), for [`cancel`](super::FileIo::cancel).
-/// The id of a completed operation matches no other for at least the next four thousand million
-/// operations.
+/// The id of a completed operation is not reused for at least four thousand million operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OperationId {
     core: u32,
@@ -117,7 +117,7 @@ impl FileIoCore {
         OperationId { core: self.instance, key }
     }
 
-    /// Cancels an operation, if possible. Returns whether its callback is still to be called.
+    /// Cancels an operation, if possible. Returns whether its callback will still be called.
     pub(super) fn cancel(&self, event_loop: &EventLoop, id: OperationId) -> bool {
         {
             let State { backend, callbacks, waiting, refused } = &mut *self.state.borrow_mut();
@@ -139,9 +139,9 @@ impl FileIoCore {
 
     /// Queues a flush, which submits all operations of a turn together.
     ///
-    /// The flush runs in phase 5 as an internal task. So the operations of callbacks in phases 3
-    /// and 4 are submitted in the same turn, and an embedded loop is woken for them. The operations
-    /// of a task are submitted with those of the next turn's callbacks, before that loop can sleep.
+    /// The flush runs in phase 5 as an internal task. So operations started by callbacks in phases
+    /// 3 and 4 are submitted in the same turn, and an embedded loop is woken for them. Operations
+    /// started by a task are submitted in the next turn, before the loop can sleep.
     fn flush_later(&self, event_loop: &EventLoop) {
         if !self.flush_queued.replace(true) {
             let this = Weak::clone(&self.this);
@@ -230,7 +230,8 @@ impl Source for FileIoCore {
         Some(self.done.as_fd())
     }
 
-    /// The counter is read before the outcomes are taken, so a later outcome signals again.
+    /// The counter is read before the outcomes are taken, so a later outcome makes it readable
+    /// again.
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
         let read = self.done.read();
         event_loop.clear_ready(self.id, !Readiness::NONE);
@@ -265,7 +266,7 @@ impl Source for FileIoCore {
     }
 
     fn on_panic(&self, event_loop: &EventLoop) {
-        // Only after a bug in this crate: callbacks are caught one by one.
+        // Called only after a bug in this crate, since panics of callbacks are caught one by one.
         self.close(event_loop);
     }
 

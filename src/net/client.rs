@@ -176,7 +176,7 @@ impl TcpClientBuilder<'_> {
         self
     }
 
-    /// Makes the client retry after `backoff` when all addresses have failed. Default: it gives up.
+    /// Makes the client retry after `backoff` when all addresses have failed. Default: no retry.
     pub fn retry(mut self, backoff: Backoff) -> Self {
         self.settings.retry = Some(backoff);
         self

@@ -1,10 +1,10 @@
 //! One TCP or Unix-socket connection: its state machine, its limits, and its close.
 //!
-//! Four types share the work. [`ConnectionCore`] is everything except the handler; it is not
-//! generic, so it is compiled once. `ConnectionDriver<H>` adds the handler and sits in a slot of
-//! the loop, which owns it. [`TcpConnection`] is the view that a callback gets, and lasts for one
-//! call. [`ConnectionHandle`] is what other threads hold; it only queues requests. Everything else
-//! refers to a connection by its id.
+//! A connection consists of four types. [`ConnectionCore`] contains everything except the handler;
+//! it is not generic, so it is compiled once. `ConnectionDriver<H>` adds the handler; the loop owns
+//! it. A [`TcpConnection`] is the view that a callback receives; it exists for one call. A
+//! [`ConnectionHandle`] belongs to other code, on any thread; it only queues requests. All other
+//! modules refer to a connection by its id.
 //!
 //! An idle connection owns neither an input buffer nor an output queue.
 
@@ -119,14 +119,15 @@ pub(super) struct ConnectionCore {
     passing: Cell<FdPassing>,
     /// A timer for another attempt to send descriptors is armed.
     is_fd_retry_armed: Cell<bool>,
-    /// Why the connection does not read, if it does not.
+    /// The reasons for which the connection does not read.
     read_blocks: Cell<ReadBlocks>,
     /// Reading was resumed, by another thread or by a failed output, since the handler was last
     /// given input.
     resume_pending: Cell<bool>,
-    /// The handler is being given input, so what it sends is a reply.
+    /// A callback that delivers input is running, so the bytes that it sends are replies.
     replying: Cell<bool>,
-    /// Whether the unsent bytes have passed the high-water mark, and whether the handler knows.
+    /// Whether the unsent bytes have passed the high-water mark, and whether the handler was
+    /// notified.
     high_water: Cell<HighWater>,
     /// The memory that the connection has reported to its account, without the handles' mailbox.
     reported_memory: Cell<usize>,
@@ -141,7 +142,7 @@ pub(super) struct ConnectionCore {
     wants_drained: Cell<bool>,
     /// Input that the handler did not consume. Never an empty buffer.
     unread: Cell<Option<Box<Buffer>>>,
-    /// `unread` was seen with much more storage than content since the last trim.
+    /// Since the last trim, `unread` had much more storage than content at some time.
     unread_is_spacious: Cell<bool>,
     /// Output that was accepted and not yet taken by the kernel. Never an empty queue.
     unsent: RefCell<Option<Box<Queue>>>,
@@ -175,9 +176,9 @@ impl ConnectionCore {
     pub(super) fn new(id: ChannelId, pending: PendingConnection, state: ConnectionState) -> ConnectionCore {
         let PendingConnection { fd, peer, mut membership } = pending;
         membership.enlist(id);
-        // A connect target may resolve to a different address, as 0.0.0.0 does, so the peer is read
-        // after the connect. A Unix path is kept as the client gave it: the kernel would return the
-        // path as the server bound it, which may be relative to another directory.
+        // The peer may differ from the target of the connect (0.0.0.0 connects to 127.0.0.1), so it
+        // is read after the connect. A Unix path is kept as the client passed it: the kernel would
+        // return the path that the server bound, which may be relative to another directory.
         let passing = if peer.is_unix() { FdPassing::Discarded } else { FdPassing::None };
         let is_known = state != ConnectionState::Connecting || peer.is_unix();
         let peer = if is_known { OnceCell::from(peer) } else { OnceCell::new() };
@@ -280,7 +281,7 @@ impl ConnectionCore {
         self.cancel_graceful_close(event_loop);
         self.cancel_delivery(event_loop);
         if let Some(mailbox) = self.mailbox.get() {
-            // Requests that other threads had queued count as unsent; `on_close` sees them.
+            // Bytes in requests that other threads have queued count as unsent, also in `on_close`.
             self.count_lost(mailbox.close());
         }
         // The FIN is sent only after all accepted bytes, so after a FIN nothing is missing.
@@ -379,22 +380,22 @@ impl ConnectionCore {
 
     /// Returns whether `on_stop` is due; the drain begins after it.
     pub(super) fn take_deferred_stop(&self) -> bool {
-        let is_news = self.stop.get() == Stop::Deferred && self.state.get() != ConnectionState::Closed;
-        if is_news {
+        let is_due = self.stop.get() == Stop::Deferred && self.state.get() != ConnectionState::Closed;
+        if is_due {
             self.stop.set(Stop::Delivered);
         }
-        is_news
+        is_due
     }
 
-    /// Ends the connection together with its group. After the deadline of a stop it is reset in any
-    /// state, even if it had not seen the stop before. A graceful close in progress also ends by a
-    /// reset, since the peer may not have all data.
+    /// Ends the connection together with its group. After the deadline of a stop, the connection is
+    /// reset in any state, even if the stop was not delivered to it. A graceful close in progress
+    /// also ends by a reset, since the peer may not have all data.
     pub(super) fn abort(&self, event_loop: &EventLoop) {
-        let time_is_up = self.stage() == Stage::Resetting;
-        if time_is_up {
+        let deadline_passed = self.stage() == Stage::Resetting;
+        if deadline_passed {
             self.send_fin_before_reset(event_loop);
         }
-        if time_is_up || self.discarding.get() {
+        if deadline_passed || self.discarding.get() {
             self.reset(event_loop, CloseReason::Stopped);
         } else {
             self.close(event_loop, CloseReason::Stopped);
@@ -411,8 +412,8 @@ impl ConnectionCore {
         self.report_memory();
         self.redeliver.set(false);
         self.shutdown(event_loop);
-        // The connection may already be shut down, and may only have waited for the handler to
-        // consume its input.
+        // The connection may already have been shut down. Then only unconsumed input may have kept
+        // it open.
         self.close_if_finished(event_loop);
         self.update_wanted(event_loop);
     }

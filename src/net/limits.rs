@@ -120,7 +120,7 @@ impl ConnectionLimits {
     /// If the timeout is zero.
     #[track_caller]
     pub fn idle_timeout(mut self, timeout: Duration) -> ConnectionLimits {
-        assert!(!timeout.is_zero(), "a connection cannot be idle for no time at all");
+        assert!(!timeout.is_zero(), "an idle timeout must be more than zero");
         self.idle_timeout = Some(timeout);
         self
     }

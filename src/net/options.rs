@@ -131,8 +131,8 @@ impl SocketOptions {
     /// Resolution: milliseconds, rounded up. Default: the limit of retransmission, about a quarter
     /// of an hour; for a peer that does not read, there is no limit.
     ///
-    /// With [keep-alive](SocketOptions::keep_alive) this timeout decides when to give up, and not
-    /// the count of probes.
+    /// With [keep-alive](SocketOptions::keep_alive), the connection fails after this timeout, not
+    /// after the count of probes.
     pub fn user_timeout(mut self, timeout: Duration) -> SocketOptions {
         self.user_timeout = Some(timeout);
         self

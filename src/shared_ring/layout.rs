@@ -158,10 +158,10 @@ impl Layout {
             return invalid("the shared ring has an impossible capacity");
         };
         if capacity > max {
-            return invalid("the shared ring is larger than this end takes");
+            return invalid("the shared ring is larger than this end accepts");
         }
         if words.len() as u64 * 8 != bytes_for(capacity) {
-            return invalid("the memory has not the size that its header says");
+            return invalid("the size of the memory differs from that in its header");
         }
         Ok((Layout { memory, capacity }, [creator, joiner]))
     }

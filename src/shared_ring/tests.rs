@@ -145,7 +145,7 @@ fn a_sleeping_reader_is_rung_once_an_awake_one_never() {
     assert_eq!(pair.rings(), (1, 1));
     for round in 2..5 {
         while next(&mut pair.there).is_some() {}
-        pair.here.send("it has not said that it sleeps").unwrap();
+        pair.here.send("sent before the sleep is known").unwrap();
         assert_eq!(pair.rings(), (1, round - 1));
         assert!(!pair.there.link.may_sleep().unwrap(), "there is a message");
         next(&mut pair.there).unwrap();

@@ -56,9 +56,10 @@ use crate::sources::Registration;
 /// for the standard library's `spawn`, unless the command has hooks or other settings that need a
 /// fork; then this process's handler runs in the child, and the signal is lost.
 ///
-/// A report says that a signal was raised, not how often. Signals with the same number that arrive
-/// before the loop's next check are coalesced into one, as the kernel itself does. No signal is
-/// lost to one with a different number. They are reported in the order in which they were listed.
+/// A report shows that a signal was raised, but not how often. Signals with the same number that
+/// arrive before the loop's next check are coalesced into one, as the kernel itself does. No signal
+/// is lost to one with a different number. They are reported in the order in which they were
+/// listed.
 ///
 /// # When the last source of a signal is dropped
 /// The disposition from before the first source is restored. If it was the default, the signal has

@@ -1,4 +1,4 @@
-//! A pool of threads with a loop each.
+//! A pool of threads, each of which runs a loop.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use crate::event_loop::LoopHandle;
 use crate::threads::loop_thread::LoopThread;
 
-/// A fixed number of threads that run a loop each, until the pool is dropped.
+/// A fixed number of threads, each of which runs a loop until the pool is dropped.
 ///
 /// ```
 /// use reveille::LoopPool;
@@ -42,8 +42,8 @@ impl LoopPool {
     }
 
     /// Returns the loops round robin, skipping those that have
-    /// [terminated](LoopHandle::is_terminated). If all have, it returns one of them. Can be called
-    /// from any thread.
+    /// [terminated](LoopHandle::is_terminated). If all loops have terminated, returns one of them.
+    /// Can be called from any thread.
     pub fn next(&self) -> &LoopHandle {
         let turn = || self.next.fetch_add(1, Relaxed) % self.threads.len();
         let first = self.threads[turn()].handle();

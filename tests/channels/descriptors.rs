@@ -1,7 +1,7 @@
 //! The descriptors of channels and loops: which descriptors are refused, and that none leaks, is
-//! inherited or is reported after its channel has ended.
+//! inherited on exec, or is reported after its channel has ended.
 //!
-//! Descriptors belong to the process, so each of these tests has a process of its own.
+//! These tests count the descriptors of the process, so each runs in a separate process.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -57,7 +57,7 @@ fn a_second_channel_for_one_descriptor_is_refused() {
         let first =
             Channel::new(event_loop, Rc::clone(&shared), Interest::READABLE, move |_| c.add()).unwrap();
         let second =
-            Channel::new(event_loop, Rc::clone(&shared), Interest::READABLE, |_| panic!("not the first"));
+            Channel::new(event_loop, Rc::clone(&shared), Interest::READABLE, |_| panic!("called"));
         assert_eq!(second.unwrap_err().kind(), ErrorKind::AlreadyExists);
         theirs.write_all(b"x").unwrap();
         turn(event_loop);
@@ -105,7 +105,7 @@ fn a_duplicate_descriptor_does_not_keep_a_channel_registered() {
             let duplicate = ours.try_clone().unwrap();
             how(counted(&event_loop, ours, &calls));
             theirs.write_all(b"x").unwrap();
-            assert!(!is_readable(&event_loop), "the kernel reports nothing for it");
+            assert!(!is_readable(&event_loop), "the kernel still reports the duplicate");
             turn(&event_loop);
             assert_eq!(calls.get(), 0);
             (duplicate, theirs)
@@ -119,7 +119,7 @@ fn a_duplicate_descriptor_does_not_keep_a_channel_registered() {
 
         let ((ours, theirs), duplicate) = (pair(), Rc::new(Cell::new(None)));
         duplicate.set(Some(ours.try_clone().unwrap()));
-        let channel = Channel::new(&event_loop, ours, Interest::WRITABLE, |_| panic!("closed by a panic"));
+        let channel = Channel::new(&event_loop, ours, Interest::WRITABLE, |_| panic!("intended by the test"));
         turn(&event_loop);
         assert!(!channel.unwrap().is_open());
         assert!(!is_readable(&event_loop));
@@ -191,7 +191,7 @@ fn an_executed_program_inherits_no_descriptor_of_a_loop() {
         let open = open_in_child();
         assert!(!open.contains("eventpoll") && !open.contains("eventfd"), "{open}");
         let inherited = EventFd::builder().inherit_on_exec().build().unwrap();
-        assert!(open_in_child().contains("eventfd"), "an inherited eventfd would show here");
+        assert!(open_in_child().contains("eventfd"), "the list lacks an inherited eventfd");
         drop(inherited);
     });
 }
@@ -216,7 +216,7 @@ fn a_loop_without_enough_descriptors_is_an_error() {
                 Some(rustix::io::Errno::MFILE.raw_os_error()),
                 "{free_slots} free descriptors"
             );
-            assert_eq!(open_descriptors(), before, "the descriptors that it opened are closed");
+            assert_eq!(open_descriptors(), before, "the failed loop left descriptors open");
         }
         turn(&EventLoop::new().expect("the thread has no loop"));
     });

@@ -408,7 +408,7 @@ fn an_eventfd_passed_over_a_socket_works_in_another_process() {
 
 /// The child process: receives two eventfds.
 #[test]
-#[ignore = "is run in a process of its own by the tests of this file"]
+#[ignore = "runs only in a child process of another test"]
 fn child_role() {
     if net::role().is_none() {
         return;
@@ -418,7 +418,7 @@ fn child_role() {
     let socket = UnixStream::connect(path.trim_end()).expect("a parent that listens");
     send_to_parent("ready");
     let [there, back] = [receive(&socket), receive(&socket)];
-    back.write(there.read().expect("a count") + 1).expect("room");
+    back.write(there.read().expect("a count") + 1).expect("a counter that is not full");
     // Waits until the parent has read its results and closes the pipe.
     let _ = io::stdin().read(&mut [0]);
 }

@@ -233,7 +233,7 @@ fn an_address_is_never_looked_up() {
     });
 }
 
-/// The lookups run while the loop turns, or this test would not end.
+/// The lookups run while the loop makes turns; otherwise this test would not end.
 #[test]
 fn a_lookup_does_not_block_the_loop() {
     with_loop(|event_loop| {
@@ -246,7 +246,7 @@ fn a_lookup_does_not_block_the_loop() {
             .collect();
         turn(event_loop);
         let looking_up = clients.iter().filter(|client| format!("{client:?}").contains("looking up")).count();
-        assert_eq!(looking_up, 8, "all of them are asked in one turn");
+        assert_eq!(looking_up, 8, "the lookups were not all started in one turn");
         net::turn_until(event_loop, || clients.iter().all(|client| client.handle().is_some()));
     });
 }

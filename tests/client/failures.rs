@@ -18,7 +18,7 @@ use reveille::net::{AddressError, ConnectAttempt, ConnectError, ConnectTarget};
 use reveille::{EventLoop, TcpClient};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Runs a client that cannot connect. Returns its reports until it gives up.
+/// Runs a client that cannot connect. Returns its reports until its last attempt has failed.
 #[track_caller]
 fn reports_of_a_failure(
     event_loop: &EventLoop,
@@ -29,9 +29,9 @@ fn reports_of_a_failure(
     let client = TcpClient::connect(event_loop, target)
         .timeout(timeout)
         .reporting(&reports)
-        .serve(|_| -> net::Script { unreachable!("there is nobody") })
+        .serve(|_| -> net::Script { unreachable!("no connection is possible") })
         .unwrap();
-    assert_eq!(reports.take(), [], "nothing is reported from inside the call that makes the client");
+    assert_eq!(reports.take(), [], "an event was reported inside the call that creates the client");
     let gave_up = Cell::new(false);
     let mut all = Vec::new();
     net::turn_until(event_loop, || {
@@ -40,7 +40,7 @@ fn reports_of_a_failure(
         gave_up.get()
     });
     crate::support::client::turn_until_idle(event_loop);
-    assert_eq!(reports.take(), [], "something is reported after the end");
+    assert_eq!(reports.take(), [], "an event was reported after the end");
     assert!(client.handle().is_none());
     all
 }
@@ -119,7 +119,7 @@ fn an_attempt_without_a_reply_times_out() {
     with_loop(|event_loop| {
         let silent = FullBacklog::new();
         let reports = reports_of_a_failure(event_loop, silent.address(), Duration::from_millis(5));
-        assert_eq!(silent.waiting(), 1, "somebody else has been answered");
+        assert_eq!(silent.waiting(), 1, "the backlog contains another connection");
         assert_eq!(
             reports,
             [
@@ -164,7 +164,7 @@ fn a_socket_connected_to_itself_is_refused() {
         let _client = TcpClient::connect(event_loop, address)
             .local_addr(address)
             .reporting(&reports)
-            .serve(|_| -> net::Script { unreachable!("there is nobody but itself") })
+            .serve(|_| -> net::Script { unreachable!("connected to itself") })
             .unwrap();
         net::turn_until(event_loop, || reports.len() == 2);
         assert_eq!(
@@ -183,7 +183,7 @@ fn a_socket_connected_to_itself_is_refused() {
 
 /// The child: a process with few descriptors, and a client that needs one more.
 #[test]
-#[ignore = "is run in a process of its own by the tests of this file"]
+#[ignore = "runs only in a child process of another test"]
 fn child_role() {
     if net::role().is_none() {
         return;

@@ -158,7 +158,7 @@ fn each_session_of_a_reconnecting_client_has_its_handler() {
                     let life = writing.of(before);
                     assert!(
                         matches!(life.last(), Some(HandlerCall::Close(_))),
-                        "not told of its end: {life:?}"
+                        "the previous session was not closed: {life:?}"
                     );
                 }
                 // Each session ends in a different way.
@@ -296,11 +296,11 @@ fn a_panic_in_a_report_changes_nothing() {
             .retry(backoff().max_retries(1))
             .on_attempt(move |_, attempt| {
                 attempts.record(attempt.into());
-                panic!("as I was told");
+                panic!("intended by the test");
             })
             .on_failure(move |_, error| {
                 failures.record((&error).into());
-                panic!("as I was told");
+                panic!("intended by the test");
             })
             .serve_fn(|_, _| ())
             .unwrap();

@@ -51,7 +51,7 @@ fn stops_outside(
                 .reporting(&reports)
                 .serve(move |_| -> Script {
                     token.keep();
-                    unreachable!("nobody is to be connected to")
+                    unreachable!("no connection is possible")
                 })
                 .unwrap();
             net::turn_until(event_loop, || until(event_loop, &format!("{client:?}"), &reports));

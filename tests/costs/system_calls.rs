@@ -19,7 +19,7 @@ use nix::libc;
 
 /// The child process; see [`traced_server`].
 #[test]
-#[ignore = "is run in a process of its own by the tests of this file"]
+#[ignore = "runs only in a child process of another test"]
 fn child_role() {
     if net::role().is_some() {
         traced_server::serve();

@@ -260,7 +260,7 @@ fn the_descriptor_shows_readiness_of_a_channels_interest() {
 
         theirs.write_all(b"4").unwrap();
         channel.close();
-        assert!(!is_readable(event_loop), "nobody waits for it any more");
+        assert!(!is_readable(event_loop), "the closed channel keeps the descriptor readable");
     });
 }
 

@@ -171,7 +171,7 @@ const KINDS: &[(&str, Prepare)] = &[
             Box::new((Channel::new(event_loop, ours, Interest::READABLE, reading(count)).unwrap(), theirs))
         })
     }),
-    ("a channel that waits for what is there", |event_loop, count| {
+    ("a channel whose new interest is ready", |event_loop, count| {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"x").unwrap();
         let channel = Channel::new(event_loop, ours, Interest::EMPTY, reading(count)).unwrap();

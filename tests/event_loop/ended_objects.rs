@@ -274,7 +274,7 @@ fn a_stop_ends_listening_on_blocked_loops() {
         host.request(move |event_loop, server| {
             server.take().unwrap().stop(HOUR, move |_, outcome| report.send(outcome).unwrap());
             for _ in 0..20 {
-                let refused = TcpStream::connect(address).expect_err("nobody listens");
+                let refused = TcpStream::connect(address).expect_err("a closed listener");
                 assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
             }
             let again = TcpServer::bind(event_loop, address).unwrap().serve_fn(|_, _| ());

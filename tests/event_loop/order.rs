@@ -115,7 +115,7 @@ fn a_task_queued_from_a_task_waits_for_the_next_turn() {
             event_loop.handle().queue_in_loop(move |_| count.add()).unwrap();
             let s = s.clone();
             event_loop.queue_in_loop(move |_| {
-                assert_eq!(through_handle.get(), 1, "the order is kept, whichever face was asked");
+                assert_eq!(through_handle.get(), 1, "tasks of the loop and of its handle ran out of order");
                 s.record("third");
             });
         };
@@ -189,7 +189,7 @@ fn the_iteration_is_the_number_of_turns_made() {
             event_loop.queue_in_loop(move |event_loop| s.record(event_loop.iteration()));
             turn(event_loop);
         }
-        assert_eq!(seen.take(), [0, 1, 2], "in a callback the turn that is under way does not count");
+        assert_eq!(seen.take(), [0, 1, 2], "the current turn was counted inside its callbacks");
         assert_eq!(event_loop.iteration(), 3);
         event_loop.quit();
         event_loop.run().unwrap();

@@ -22,7 +22,7 @@ fn running_a_loop_from_its_own_callback_is_an_error() {
             assert_eq!(event_loop.run_once(Duration::ZERO).unwrap_err().kind(), ErrorKind::ResourceBusy);
             assert_eq!(event_loop.run_once(None).unwrap_err().kind(), ErrorKind::ResourceBusy);
         }
-        assert_eq!(event_loop.now(), now, "the turn under way has not noticed");
+        assert_eq!(event_loop.now(), now, "the calls changed the time of the current turn");
     }
 
     with_loop(|event_loop| {
@@ -139,7 +139,7 @@ fn a_loop_dropped_inside_its_call_ends_with_that_call() {
         handle
             .run_in_loop(move |event_loop| {
                 drop(KEPT.take());
-                assert_eq!(d.get(), 0, "the loop is there for as long as it is lent");
+                assert_eq!(d.get(), 0, "the loop was dropped while it was borrowed");
                 assert_eq!(event_loop.iteration(), 0);
             })
             .unwrap();

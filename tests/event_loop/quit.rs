@@ -1,5 +1,5 @@
-//! A request to quit: the tasks that still run before `run` returns, the work that waits for the
-//! next run, the loops that the request affects, and posts that race with it.
+//! A request to quit: which tasks run before `run` returns, which work is left for the next run,
+//! which loops the request affects, and posts that race with it.
 
 use std::cell::Cell;
 use std::os::unix::net::UnixStream;
@@ -55,14 +55,14 @@ fn tasks_accepted_before_a_callback_quits_are_run() {
 }
 
 #[test]
-fn a_quit_of_the_last_turn_ends_the_next_run() {
+fn quit_in_the_last_turn_ends_the_next_run() {
     with_loop(|event_loop| {
         let (handle, seen) = (event_loop.handle(), Arc::default());
         let (h, s) = (handle.clone(), Arc::clone(&seen));
         event_loop.quit();
         event_loop.queue_in_loop(move |event_loop| {
-            // The batch that honours the first request has already been taken. These tasks and this
-            // request are not part of it.
+            // This batch is the last one of the first run. These tasks and this request come too
+            // late for it, and belong to the next run.
             assert!(post(&h, &s, "own thread"));
             assert!(on_another_thread(|| post(&h, &s, "another thread")));
             event_loop.quit();
@@ -163,7 +163,7 @@ fn quit_is_reset_when_run_returns() {
                 event_loop.quit();
             });
             event_loop.run().unwrap();
-            assert!(fired.get(), "round {round}: the loop has waited for its timer");
+            assert!(fired.get(), "round {round}: run returned before the timer fired");
         }
     });
 }
@@ -172,10 +172,10 @@ fn quit_is_reset_when_run_returns() {
 fn quit_from_another_thread_ends_a_sleeping_loop() {
     with_loop(|event_loop| {
         for _ in 0..20 {
-            let (handle, loops) = (event_loop.handle(), rustix::thread::gettid());
+            let (handle, loop_thread) = (event_loop.handle(), rustix::thread::gettid());
             thread::scope(|scope| {
                 scope.spawn(move || {
-                    wait_until_asleep(loops);
+                    wait_until_asleep(loop_thread);
                     handle.quit();
                 });
                 event_loop.run().unwrap();
@@ -188,7 +188,7 @@ fn quit_from_another_thread_ends_a_sleeping_loop() {
 fn quit_persists_until_run_honours_it() {
     with_loop(|event_loop| {
         event_loop.quit();
-        // Neither call waits, although there is nothing to do.
+        // Neither call waits, although the loop has no work.
         event_loop.run_once(None).unwrap();
         event_loop.run_once(None).unwrap();
         assert!(event_loop.is_quitting());
@@ -210,7 +210,7 @@ fn quit_affects_only_its_own_loop() {
     });
 }
 
-/// The counts of the outcomes of one thread's tasks.
+/// The number of posts of one thread, and how many of them were refused.
 #[derive(Default)]
 struct Tally {
     posted: usize,
@@ -232,12 +232,12 @@ fn posts_that_race_with_quit_and_drop_have_one_outcome() {
             let post = |tally: &mut Tally, also: Option<&Count>| {
                 let (ran, token, also) = (ran.clone(), drops.drop_token(), also.cloned());
                 tally.posted += 1;
-                let answer = handle.queue_in_loop(move |_| {
+                let result = handle.queue_in_loop(move |_| {
                     token.keep();
                     ran.add();
                     also.iter().for_each(Count::add);
                 });
-                let Err(refused) = answer else { return true };
+                let Err(refused) = result else { return true };
                 tally.refused += 1;
                 drop(refused.into_task());
                 false
@@ -264,7 +264,7 @@ fn posts_that_race_with_quit_and_drop_have_one_outcome() {
                     .collect();
                 start.wait();
                 event_loop.run().unwrap();
-                assert_eq!(certain.get(), BEFORE_QUIT + round % 7, "accepted before the request to quit");
+                assert_eq!(certain.get(), BEFORE_QUIT + round % 7, "a task accepted before the request to quit did not run");
                 drop(event_loop);
                 let mut sum = Tally::default();
                 for producer in producers {
@@ -276,7 +276,7 @@ fn posts_that_race_with_quit_and_drop_have_one_outcome() {
             });
             let dropped = handle.counters().tasks_dropped as usize;
             assert_eq!(tally.posted, ran.get() + tally.refused + dropped, "round {round}");
-            assert_eq!(drops.get(), tally.posted, "round {round}: every task is dropped once");
+            assert_eq!(drops.get(), tally.posted, "round {round}: a task was not dropped exactly once");
         }
     });
 }

@@ -47,7 +47,7 @@ fn an_argument_is_rejected_with_the_usage() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(
         String::from_utf8(output.stderr).expect("text"),
-        "doorbell: `fast` is one argument too many\nusage: doorbell\n"
+        "doorbell: `fast` is an extra argument\nusage: doorbell\n"
     );
     assert!(output.stdout.is_empty());
 }

@@ -188,7 +188,12 @@ fn a_slow_reader_receives_all_replies_after_a_signal() {
             echo.signal(Signal::TERM);
             net::until(|| net::queues(theirs, None).is_none());
             let received = net::read_to_end(&mut client);
-            assert!(received == bytes, "{} of {} bytes came back", received.len(), bytes.len());
+            assert!(
+                received == bytes,
+                "{} of {} bytes were echoed, or they differ",
+                received.len(),
+                bytes.len()
+            );
             drop(client);
             let (status, totals) = echo.end();
             assert_eq!(status.code(), Some(0));

@@ -130,8 +130,8 @@ fn requests_of_a_connection_are_answered_in_order() {
                 b"OK 4\nfew\n",
                 &file[..],
                 b"OK 0\n",
-                b"ERR there is no such file\n",
-                b"ERR a request is GET and a name\n",
+                b"ERR no such file\n",
+                b"ERR invalid request\n",
                 &file,
                 b"OK 4\nfew\n",
             ];
@@ -207,9 +207,9 @@ fn only_files_of_the_directory_are_served() {
             let server = FileServer::start(back_end, &folder);
             let mut client = server.connect();
             let reasons = [
-                (&invalid[..], "this is no file's name"),
-                (&unreadable, "this cannot be read"),
-                (&missing, "there is no such file"),
+                (&invalid[..], "invalid file name"),
+                (&unreadable, "cannot be read"),
+                (&missing, "no such file"),
             ];
             for (names, reason) in reasons {
                 for name in names {
@@ -218,16 +218,16 @@ fn only_files_of_the_directory_are_served() {
             }
             for bytes in [&b"GET \xFF\xFE\n"[..], format!("GET {}\n", "x".repeat(255)).as_bytes()] {
                 client.write_all(bytes).unwrap();
-                assert_eq!(read_line(&mut client), "ERR there is no such file");
+                assert_eq!(read_line(&mut client), "ERR no such file");
             }
             for line in ["", "GET", "get small", "GETsmall", "HEAD small"] {
                 client.write_all(format!("{line}\n").as_bytes()).unwrap();
-                assert_eq!(read_line(&mut client), "ERR a request is GET and a name", "{line}");
+                assert_eq!(read_line(&mut client), "ERR invalid request", "{line}");
             }
-            assert_eq!(get(&mut client, "small"), b"few\n", "a valid request fails after the rejected ones");
+            assert_eq!(get(&mut client, "small"), b"few\n", "a valid request failed after the rejected ones");
             // A line that is too long ends the connection before its end arrives.
             client.write_all(&[b'x'; 1000]).unwrap();
-            assert_eq!(net::read_to_end(&mut client), b"ERR no file has so long a name\n");
+            assert_eq!(net::read_to_end(&mut client), b"ERR the file name is too long\n");
             // An incomplete request is ignored.
             let mut client = server.connect();
             client.write_all(b"GET small").unwrap();
@@ -420,12 +420,12 @@ fn outcome_of(arguments: &[&str]) -> Output {
 fn invalid_arguments_are_rejected_with_the_usage() {
     let invalid: [(&[&str], &str); 8] = [
         (&[], "whose files are to be served?"),
-        (&["--nonsense", "/"], "there is no argument `--nonsense`"),
-        (&["/", "/tmp"], "`/tmp` is one directory too many"),
+        (&["--nonsense", "/"], "unknown argument `--nonsense`"),
+        (&["/", "/tmp"], "`/tmp` is an extra directory"),
         (&["--port"], "--port wants a value"),
         (&["--listen"], "--listen wants a value"),
         (&["--by"], "--by wants a value"),
-        (&["--by", "magic", "/"], "--by wants io_uring or threads"),
+        (&["--by", "magic", "/"], "--by takes io_uring or threads"),
         (&["--port", "many", "/"], "`127.0.0.1:many` is not an address with a port, such as 127.0.0.1:2008"),
     ];
     for (arguments, message) in invalid {

@@ -63,7 +63,7 @@ fn files_are_printed_byte_for_byte_in_the_order_given() {
         for back_end in BACK_ENDS {
             for (path, bytes) in paths.iter().zip(&contents) {
                 let printed = printed(cat(back_end).arg(path));
-                assert!(printed == *bytes, "{} bytes of {}", printed.len(), bytes.len());
+                assert!(printed == *bytes, "{} bytes were printed, not {}", printed.len(), bytes.len());
             }
             assert!(printed(cat(back_end).args(&paths)) == contents.concat());
             paths.push(PathBuf::from("/etc/passwd"));
@@ -249,7 +249,7 @@ fn a_file_is_not_printed_to_itself() {
             let output = outcome_of_appending(cat(back_end).args([&path, &other]), output);
             assert_eq!(
                 text(&output.stderr),
-                format!("uring_cat: {}: is the output as well\n", path.display())
+                format!("uring_cat: {}: input file is output file\n", path.display())
             );
             assert_eq!(output.status.code(), Some(1));
             assert_eq!(fs::read_to_string(&path).unwrap(), "a line\nanother\n");
@@ -291,14 +291,11 @@ fn invalid_arguments_are_rejected_with_the_usage() {
     let output = outcome_of(&mut cat(&["--nonsense"]));
     assert_eq!(output.status.code(), Some(2));
     let errors = text(&output.stderr);
-    assert!(
-        errors.starts_with("uring_cat: there is no argument `--nonsense`\nusage: uring_cat "),
-        "{errors}"
-    );
+    assert!(errors.starts_with("uring_cat: unknown argument `--nonsense`\nusage: uring_cat "), "{errors}");
     for by in [&["--by"][..], &["--by", "magic"]] {
         let output = outcome_of(&mut cat(by));
         assert_eq!(output.status.code(), Some(2));
-        assert!(text(&output.stderr).starts_with("uring_cat: --by wants io_uring or threads\n"));
+        assert!(text(&output.stderr).starts_with("uring_cat: --by takes io_uring or threads\n"));
     }
     let output = outcome_of(&mut cat(&["--help"]));
     assert!(output.status.success() && text(&output.stdout).starts_with("usage: uring_cat "));
@@ -313,7 +310,7 @@ fn sigint_terminates_it() {
         for back_end in BACK_ENDS {
             let mut process =
                 cat(back_end).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the example");
-            // It runs when its first output arrives.
+            // The program runs, since its first output arrives.
             process.stdin.as_mut().expect("a pipe").write_all(b"!").unwrap();
             process.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).unwrap();
             let id = rustix::process::Pid::from_child(&process);
@@ -335,30 +332,29 @@ fn own_ring_reports_completions_through_an_eventfd() {
         let path = write(&folder, "file", b"sixteen bytes\r\n\0and 4");
         let printed = printed(Command::new(example::program("own_ring")).arg(&path).stdin(Stdio::null()));
         let printed = text(&printed);
-        if let Some(reason) = printed.strip_prefix("There is no io_uring for this process: ") {
+        if let Some(reason) = printed.strip_prefix("io_uring is not available: ") {
             return skipped(reason.trim_end());
         }
         let mut completed = 0;
         let mut results = Vec::new();
         for line in printed.lines() {
-            match line.strip_prefix("the counter was at ") {
+            match line.strip_prefix("counter: ") {
                 None => results.push(line),
                 Some(counts) => {
-                    let (_, number) =
-                        counts.strip_suffix(" had completed").unwrap().split_once(", and ").unwrap();
+                    let (_, number) = counts.split_once(", completions: ").unwrap();
                     completed += number.parse::<usize>().unwrap();
                 }
             }
         }
         assert_eq!(completed, 5, "{printed}");
-        assert_eq!(results.pop(), Some("5 in all"));
+        assert_eq!(results.pop(), Some("5 operations completed"));
         results.sort_unstable();
         let expected = [
-            "a read from 0 on: 16 bytes, \"sixteen bytes\\r\\n\\0\"",
-            "a read from 1099511627776 on: 0 bytes, \"\"",
-            "a read from 16 on: 5 bytes, \"and 4\"",
-            "a wait: over",
-            "nothing: done",
+            "no-op: done",
+            "read at offset 0: 16 bytes, \"sixteen bytes\\r\\n\\0\"",
+            "read at offset 1099511627776: 0 bytes, \"\"",
+            "read at offset 16: 5 bytes, \"and 4\"",
+            "timeout: expired",
         ];
         assert_eq!(results, expected);
     });

@@ -86,7 +86,7 @@ impl Reader {
 
 /// The child process: reports the thread id of its loop, then performs the reads at each request.
 #[test]
-#[ignore = "run in a separate process by the test of this file"]
+#[ignore = "runs only in a child process of another test"]
 fn child_role() {
     let Some(path) = role() else { return };
     let loop_thread = LoopThread::spawn("reads").expect("a thread");

@@ -280,7 +280,7 @@ fn pipes_of_a_process_work_as_channels() {
         };
         let (output, errors) = (reader(stdout), reader(stderr));
         turn_until(&event_loop, || ends.get() == 2 && events.len() == 1);
-        assert!(*output.1.borrow() == sent, "{} bytes came back", output.1.borrow().len());
+        assert!(*output.1.borrow() == sent, "the output differs; it has {} bytes", output.1.borrow().len());
         assert_eq!(*errors.1.borrow(), b"done\n");
         assert_eq!(events.take(), [End::Code(0)]);
         drop(writer);

@@ -96,7 +96,7 @@ fn a_start_preserves_the_masks_of_both_processes() {
     alone(|| {
         let event_loop = event_loop();
         let _signals = Signals::new(&event_loop, [Signal::USR1], |_, _| ()).unwrap();
-        // SAFETY: the set is there to be filled, and then read.
+        // SAFETY: the set is a local variable, which is initialised before it is read.
         unsafe {
             let mut set: libc::sigset_t = mem::zeroed();
             libc::sigaddset(&raw mut set, libc::SIGALRM);

@@ -1,5 +1,5 @@
-//! Linked connections, one of which does not end in order: bytes that were forwarded still arrive,
-//! and the peer can distinguish a truncated stream from a complete one.
+//! Linked connections, one of which ends by a reset or an error: forwarded bytes still arrive, and
+//! the peer can distinguish a truncated stream from a complete one.
 
 use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
@@ -17,7 +17,7 @@ use reveille::net::{ConnectionLimits, SendError, TcpServerBuilder};
 use reveille::{EventLoop, TcpServer};
 use socket2::SockRef;
 
-/// Less than the relay buffers for a peer that does not read.
+/// Fewer bytes than the relay buffers for a peer that does not read.
 const REPLY: usize = 300_000;
 
 /// Waits until the relay's kernel has received all bytes that `server` has sent.
@@ -26,9 +26,9 @@ fn wait_until_acknowledged(server: &TcpStream) {
     net::until(|| net::queues(local, Some(remote)).is_some_and(|queues| queues.unsent == 0));
 }
 
-/// Waits until the relay has read all bytes that `server` has sent, so that nothing keeps a FIN
-/// from arriving at once. If bytes before the FIN have not arrived, the kernel responds with a
-/// reset to bytes that arrive after the close, and drops them.
+/// Waits until the relay has read all bytes that `server` has sent. A FIN then arrives at once.
+/// Otherwise, bytes that the relay sends after `server` has closed could cause a reset, and the
+/// kernel would drop the bytes that have not arrived.
 fn wait_until_read(server: &TcpStream) {
     wait_until_acknowledged(server);
     let (local, remote) = (server.local_addr().unwrap(), server.peer_addr().unwrap());
@@ -41,8 +41,8 @@ fn assert_error(end: &End) {
     assert!(matches!(end, End::Error(kind, _) if kinds.contains(kind)), "{end:?}");
 }
 
-/// A relay whose back end has replied and closed in order, while the client continues to send and
-/// has not read.
+/// A relay whose back end has replied and closed in order. The client has read nothing and may
+/// still send.
 fn replied_and_closed() -> (Host, Journal, Journal, TcpStream) {
     let (listener, target) = backend();
     let (host, fronts, backs) = relay(target, |script| script);
@@ -82,7 +82,7 @@ fn a_client_that_finishes_late_receives_the_complete_reply() {
     });
 }
 
-/// The orderly end was sent, so a client that does not finish has only limited time.
+/// The relay has sent a FIN to the client, and waits only for a limited time for the client's FIN.
 #[test]
 fn a_client_that_never_finishes_is_closed_in_time() {
     with_watchdog(LIMIT, || {
@@ -112,8 +112,8 @@ fn a_relay_delivers_input_before_forwarding_a_reset() {
     });
 }
 
-/// In the other direction: the client's upload is complete or truncated, while the back end sends
-/// an endless reply.
+/// The client closes after an upload, in order or by a reset, while the back end sends an endless
+/// reply.
 #[test]
 fn a_closed_client_ends_an_endless_reply() {
     for is_reset in [false, true] {
@@ -132,7 +132,7 @@ fn a_closed_client_ends_an_endless_reply() {
                     net::reset(client);
                 } else {
                     client.shutdown(Shutdown::Write).unwrap();
-                    // The orderly end was forwarded before the reset.
+                    // The client's FIN is forwarded before the reset.
                     assert_eq!(net::read_exact(&mut reader, 6), b"upload");
                     assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
                     drop(client);
@@ -142,7 +142,8 @@ fn a_closed_client_ends_an_endless_reply() {
                 reply.join().unwrap();
             });
             if is_reset {
-                // The writer has received the reset that follows.
+                // The reset was reported to the thread that writes. The bytes that arrived before
+                // it are still readable.
                 assert_eq!(net::read_exact(&mut reader, 6), b"upload");
             }
         });
@@ -225,7 +226,7 @@ fn a_close_ends_a_connection_that_still_delivers() {
     });
 }
 
-/// Both peers expect more bytes.
+/// Both streams are incomplete, so neither peer may see an orderly end.
 #[test]
 fn a_dropped_server_resets_both_ends_of_a_link() {
     with_watchdog(LIMIT, || {
@@ -257,7 +258,7 @@ fn relay_from(builder: TcpServerBuilder<'_>, target: SocketAddr) -> (TcpServer, 
     (server.unwrap(), fronts, backs)
 }
 
-/// A Unix socket has no reset. Bytes sent before the end arrive nevertheless.
+/// A Unix socket has no reset. The bytes sent before the back end's reset must still arrive.
 #[test]
 fn a_relay_to_a_unix_peer_delivers_all_before_the_end() {
     with_loop(|event_loop| {
@@ -333,7 +334,8 @@ fn input_is_forwarded_though_output_failed_before_the_link() {
     });
 }
 
-/// A close would respond with a reset to the bytes that the client still sends.
+/// If the relay closed at once, the kernel would respond to the client's further bytes with a
+/// reset.
 #[test]
 fn a_client_that_has_received_all_has_time_to_finish() {
     with_clock(|event_loop, clock| {

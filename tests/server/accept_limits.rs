@@ -19,7 +19,7 @@ const DESCRIPTORS: u64 = 64;
 
 /// The child process: an echo server that replies to its parent's queries.
 #[test]
-#[ignore = "the tests of this file run it in a child process"]
+#[ignore = "runs only in a child process of another test"]
 fn child_role() {
     if net::role().is_none() {
         return;

@@ -28,7 +28,7 @@ const STORM_LIMIT: Duration = Duration::from_secs(120);
 
 /// The child process: an echo server that replies to its parent's queries.
 #[test]
-#[ignore = "the tests of this file run it in a child process"]
+#[ignore = "runs only in a child process of another test"]
 fn child_role() {
     let Some(role) = net::role() else { return };
     count_warnings();

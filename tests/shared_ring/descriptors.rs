@@ -70,7 +70,7 @@ fn memory_with_a_wrong_header_or_size_is_refused() {
     for bytes in [4096, SIZE - 8, SIZE + 8, 2 * SIZE] {
         let (kind, message) = refused(|passed| passed[0] = copy_of(&passed[0], bytes, all));
         assert_eq!(kind, ErrorKind::InvalidData);
-        assert!(message.contains("not the size that its header says"), "{message}");
+        assert!(message.contains("differs from that in its header"), "{message}");
     }
 }
 
@@ -145,7 +145,7 @@ fn bells_of_the_other_kind_are_refused() {
         assert_eq!(error.kind(), ErrorKind::InvalidData);
         assert!(error.to_string().contains("bells of the other kind"), "{error}");
     }
-    // The header says one kind and the descriptors are of the other.
+    // The header specifies one kind, and the descriptors are of the other kind.
     for index in [1, 2] {
         let (kind, message) = refused(|passed| passed[index] = EventFd::new(u32::MAX).unwrap().into());
         assert_eq!(kind, ErrorKind::InvalidInput);

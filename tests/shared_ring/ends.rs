@@ -135,9 +135,9 @@ fn a_ring_passed_over_a_socket_ends_with_its_connection() {
                 Taker::default()
             })
             .unwrap();
-        source.send("sent before the other end is there").unwrap();
+        source.send("sent before the other end exists").unwrap();
         turn_until(event_loop, || messages.len() == 1);
-        assert_eq!(messages.take(), [b"sent before the other end is there"]);
+        assert_eq!(messages.take(), [b"sent before the other end exists"]);
 
         // The other end rings for its messages until it has ended.
         let [_, bell, _] = &copies[..] else { panic!("three descriptors") };

@@ -1,4 +1,5 @@
-//! For the tests of file I/O: tests that run with each back end, and blocking operations.
+//! Support for the tests of file I/O: a macro that runs a test with each back end, and operations
+//! that wait for completion.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -11,7 +12,8 @@ use reveille::fs::{File, FileIo, Metadata, OpenOptions};
 #[cfg(feature = "uring")]
 use super::{alone::skipped, with_loop};
 
-/// Makes one test per back end of each function, which receives a builder for the back end.
+/// Defines a test per back end for each function. The function receives a builder for that back
+/// end.
 #[allow(unused_macros, reason = "each test binary uses a part of this")]
 macro_rules! with_both_backends {
     ($($(#[$doc:meta])* $name:ident)+) => {
@@ -108,12 +110,12 @@ pub(crate) fn status(event_loop: &EventLoop, files: &FileIo, path: impl AsRef<Pa
     outcome(event_loop, |complete| files.metadata_at(path, |_, status| complete(status)))
 }
 
-/// `n` bytes of a pattern in which no section repeats.
+/// Returns `n` bytes of a pattern in which no section repeats.
 pub(crate) fn bytes(n: usize) -> Vec<u8> {
     (0..n).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
 }
 
-/// A pipe: the end to read from and the end to write to.
+/// Returns the read end and the write end of a pipe.
 pub(crate) fn pipe() -> (fs::File, fs::File) {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
     (fs::File::from(reader), fs::File::from(writer))

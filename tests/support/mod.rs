@@ -50,7 +50,7 @@ use rustix::thread::Pid;
 pub(crate) const KIB: usize = 1024;
 pub(crate) const MIB: usize = 1024 * KIB;
 
-/// The time after which a test counts as hanging. No other behaviour depends on it.
+/// The time limit of a test. A test that exceeds it fails; no other behaviour depends on it.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs `test` on a new thread, which has the name of the test. A panic of `test` is propagated. If
@@ -70,7 +70,7 @@ pub(crate) fn with_watchdog<R: Send + 'static>(
     match has_ended.recv_timeout(limit) {
         Ok(Ok(result)) => result,
         Ok(Err(payload)) => resume_unwind(payload),
-        Err(_) => panic!("{name} is not done within {limit:?}"),
+        Err(_) => panic!("{name} has not ended within {limit:?}"),
     }
 }
 
@@ -228,7 +228,7 @@ impl<F: FnOnce()> Drop for OnDrop<F> {
     }
 }
 
-/// Whether a poll of the descriptor for input returns at once.
+/// Whether the descriptor is readable now.
 pub(crate) fn is_readable(fd: impl AsFd) -> bool {
     poll(fd, Some(Duration::ZERO))
 }

@@ -13,8 +13,8 @@ use crate::support::{
 use reveille::task::MailboxLimit;
 use reveille::{EventLoop, EventLoopBuilder, LoopHandle};
 
-/// The outcomes of the witnesses of one test.
-struct Fates {
+/// The numbers of tasks of one test, by outcome.
+struct Outcomes {
     made: AtomicUsize,
     run: AtomicUsize,
     dropped: AtomicUsize,
@@ -22,41 +22,41 @@ struct Fates {
 
 const TESTS: usize = 8;
 
-/// Indexed by the number that a test gives its witnesses. The number is part of the witness's type,
-/// so that a witness of size zero can be counted too.
-static FATES: [Fates; TESTS] =
-    [const { Fates { made: AtomicUsize::new(0), run: AtomicUsize::new(0), dropped: AtomicUsize::new(0) } };
-        TESTS];
+/// Indexed by the number of the test. The number is part of the type of the captured value, so that
+/// a value of size zero can be counted too.
+static OUTCOMES: [Outcomes; TESTS] = [const {
+    Outcomes { made: AtomicUsize::new(0), run: AtomicUsize::new(0), dropped: AtomicUsize::new(0) }
+}; TESTS];
 
-/// A captured value of any size, including zero.
-struct Witness<const TEST: usize, const WORDS: usize>([usize; WORDS]);
+/// A value that a task captures, of any size including zero.
+struct Captured<const TEST: usize, const WORDS: usize>([usize; WORDS]);
 
-impl<const TEST: usize, const WORDS: usize> Witness<TEST, WORDS> {
+impl<const TEST: usize, const WORDS: usize> Captured<TEST, WORDS> {
     fn new() -> Self {
-        FATES[TEST].made.fetch_add(1, SeqCst);
-        Witness([usize::MAX - WORDS; WORDS])
+        OUTCOMES[TEST].made.fetch_add(1, SeqCst);
+        Captured([usize::MAX - WORDS; WORDS])
     }
 
     fn record_run(&self) {
         self.assert_intact();
-        FATES[TEST].run.fetch_add(1, SeqCst);
+        OUTCOMES[TEST].run.fetch_add(1, SeqCst);
     }
 
     fn assert_intact(&self) {
-        assert!(self.0.iter().all(|&word| word == usize::MAX - WORDS), "the captures came through");
+        assert!(self.0.iter().all(|&word| word == usize::MAX - WORDS), "a captured value was altered");
     }
 }
 
-impl<const TEST: usize, const WORDS: usize> Drop for Witness<TEST, WORDS> {
+impl<const TEST: usize, const WORDS: usize> Drop for Captured<TEST, WORDS> {
     fn drop(&mut self) {
-        FATES[TEST].dropped.fetch_add(1, SeqCst);
+        OUTCOMES[TEST].dropped.fetch_add(1, SeqCst);
         self.assert_intact();
     }
 }
 
 fn task<const TEST: usize, const WORDS: usize>() -> impl FnOnce(&EventLoop) + Send + 'static {
-    let witness = Witness::<TEST, WORDS>::new();
-    let task = move |_: &EventLoop| witness.record_run();
+    let captured = Captured::<TEST, WORDS>::new();
+    let task = move |_: &EventLoop| captured.record_run();
     assert_eq!(size_of_val(&task), WORDS * size_of::<usize>());
     task
 }
@@ -94,9 +94,9 @@ fn post_everywhere<const TEST: usize>(event_loop: &EventLoop) -> usize {
     accepted + SIZES
 }
 
-/// The numbers of witnesses made, run and dropped since the test began.
-fn fates<const TEST: usize>() -> (usize, usize, usize) {
-    let Fates { made, run, dropped } = &FATES[TEST];
+/// The numbers of tasks made, run and dropped since the test began.
+fn outcomes<const TEST: usize>() -> (usize, usize, usize) {
+    let Outcomes { made, run, dropped } = &OUTCOMES[TEST];
     (made.load(SeqCst), run.load(SeqCst), dropped.load(SeqCst))
 }
 
@@ -109,9 +109,9 @@ fn a_task_of_any_size_is_run_once_and_dropped_once() {
     with_loop(|event_loop| {
         for round in 1..=3 {
             assert_eq!(post_everywhere::<0>(event_loop), 15);
-            assert_eq!(fates::<0>(), (15 * round, 15 * (round - 1), 15 * (round - 1)));
+            assert_eq!(outcomes::<0>(), (15 * round, 15 * (round - 1), 15 * (round - 1)));
             turn(event_loop);
-            assert_eq!(fates::<0>(), (15 * round, 15 * round, 15 * round));
+            assert_eq!(outcomes::<0>(), (15 * round, 15 * round, 15 * round));
         }
         assert_eq!(
             tasks(&event_loop.handle()),
@@ -124,7 +124,7 @@ fn a_task_of_any_size_is_run_once_and_dropped_once() {
 fn post_panics_among_others<const TEST: usize>(event_loop: &EventLoop) {
     let handle = event_loop.handle();
     post_everywhere::<TEST>(event_loop);
-    let (small, large) = (Witness::<TEST, 2>::new(), Witness::<TEST, 50>::new());
+    let (small, large) = (Captured::<TEST, 2>::new(), Captured::<TEST, 50>::new());
     on_another_thread(|| {
         let panics = move |_: &EventLoop| {
             small.record_run();
@@ -144,12 +144,12 @@ fn a_caught_panic_does_not_affect_other_tasks() {
     with_catching_loop(|event_loop| {
         post_panics_among_others::<1>(event_loop);
         turn(event_loop);
-        assert_eq!(fates::<1>(), (32, 32, 32));
+        assert_eq!(outcomes::<1>(), (32, 32, 32));
         let handle = event_loop.handle();
         assert_eq!(tasks(&handle), Tasks { posted: 32, run: 32, batches: 1, longest: 32, ..NO_TASKS });
         assert_eq!(handle.counters().panics, 2);
         turn(event_loop);
-        assert_eq!(fates::<1>(), (32, 32, 32));
+        assert_eq!(outcomes::<1>(), (32, 32, 32));
     });
 }
 
@@ -158,12 +158,12 @@ fn a_propagated_panic_does_not_affect_other_tasks() {
     with_loop(|event_loop| {
         post_panics_among_others::<2>(event_loop);
         assert_eq!(panic_of(|| turn(event_loop)), "small");
-        assert_eq!(fates::<2>(), (32, 32, 32));
+        assert_eq!(outcomes::<2>(), (32, 32, 32));
         let handle = event_loop.handle();
         assert_eq!(tasks(&handle), Tasks { posted: 32, run: 32, batches: 1, longest: 32, ..NO_TASKS });
         assert_eq!(handle.counters().panics, 2);
         turn(event_loop);
-        assert_eq!(fates::<2>(), (32, 32, 32));
+        assert_eq!(outcomes::<2>(), (32, 32, 32));
     });
 }
 
@@ -176,11 +176,11 @@ fn pending_tasks_of_any_size_are_dropped_once_and_counted() {
         turn(&event_loop);
         post_everywhere::<3>(&event_loop);
         drop(event_loop);
-        assert_eq!(fates::<3>(), (30, 15, 30));
+        assert_eq!(outcomes::<3>(), (30, 15, 30));
         let mut expected = Tasks { posted: 30, run: 15, dropped: 15, batches: 1, longest: 15, ..NO_TASKS };
         assert_eq!(tasks(&handle), expected);
         assert_eq!(post::<3>(&handle), 0);
-        assert_eq!(fates::<3>(), (35, 15, 35), "what is given back is whole, and the caller's to drop");
+        assert_eq!(outcomes::<3>(), (35, 15, 35), "a refused task was not returned intact");
         expected.refused = 5;
         assert_eq!(tasks(&handle), expected);
     });
@@ -193,20 +193,20 @@ fn drop_tasks_on_quit_drops_pending_tasks_once_and_counts_them() {
         let handle = event_loop.handle();
         assert_eq!(post_everywhere::<4>(&event_loop), 15);
         turn(&event_loop);
-        assert_eq!(fates::<4>(), (15, 15, 15), "without a quit they run");
+        assert_eq!(outcomes::<4>(), (15, 15, 15), "tasks did not run without a request to quit");
         post_everywhere::<4>(&event_loop);
         event_loop.quit();
         post_everywhere::<4>(&event_loop);
         event_loop.run().unwrap();
-        assert_eq!(fates::<4>(), (45, 15, 45));
+        assert_eq!(outcomes::<4>(), (45, 15, 45));
         let expected = Tasks { posted: 45, run: 15, dropped: 30, batches: 2, longest: 30, ..NO_TASKS };
         assert_eq!(tasks(&handle), expected);
         // The request has been honoured; tasks are no longer dropped.
         post_everywhere::<4>(&event_loop);
         turn(&event_loop);
-        assert_eq!(fates::<4>(), (60, 30, 60));
+        assert_eq!(outcomes::<4>(), (60, 30, 60));
         drop(event_loop);
-        assert_eq!(fates::<4>(), (60, 30, 60));
+        assert_eq!(outcomes::<4>(), (60, 30, 60));
     });
 }
 
@@ -285,7 +285,7 @@ fn race<const TEST: usize>(builders: impl Fn(usize) -> EventLoopBuilder) {
     const ROUNDS: usize = 60;
     const PRODUCERS: usize = 3;
     for round in 0..ROUNDS {
-        let before = fates::<TEST>();
+        let before = outcomes::<TEST>();
         let event_loop = builders(round).build().unwrap();
         let handle = event_loop.handle();
         let start = Barrier::new(PRODUCERS + 1);
@@ -315,7 +315,7 @@ fn race<const TEST: usize>(builders: impl Fn(usize) -> EventLoopBuilder) {
             drop(event_loop);
             producers.into_iter().map(|producer| producer.join().unwrap()).sum()
         });
-        let after = fates::<TEST>();
+        let after = outcomes::<TEST>();
         let (made, run, dropped) = (after.0 - before.0, after.1 - before.1, after.2 - before.2);
         assert_eq!(dropped, made, "round {round}: each is dropped once");
         let counted = handle.counters();
@@ -348,7 +348,7 @@ fn posts_that_race_with_a_dropping_quit_are_accounted_for() {
 fn posts_that_race_with_a_drop_are_accounted_for() {
     with_watchdog(LIMIT, || {
         for round in 0..90 {
-            let before = fates::<7>();
+            let before = outcomes::<7>();
             let event_loop = EventLoop::builder().mailbox(mailbox_of(round)).build().unwrap();
             let (handle, start) = (event_loop.handle(), Barrier::new(4));
             let accepted: usize = thread::scope(|scope| {
@@ -364,7 +364,7 @@ fn posts_that_race_with_a_drop_are_accounted_for() {
                 drop(event_loop);
                 producers.into_iter().map(|producer| producer.join().unwrap()).sum()
             });
-            let after = fates::<7>();
+            let after = outcomes::<7>();
             let made = after.0 - before.0;
             assert_eq!((after.1, after.2 - before.2), (0, made), "round {round}");
             let (accepted, refused) = (accepted as u64, (made - accepted) as u64);

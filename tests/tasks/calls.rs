@@ -237,11 +237,11 @@ fn concurrent_calls_each_get_their_own_result() {
                 scope.spawn(move || {
                     start.wait();
                     for number in 0..CALLS {
-                        let answer = match number % 2 {
+                        let result = match number % 2 {
                             0 => handle.call(move |_| (caller, number)),
                             _ => handle.call_timeout(LIMIT * 10, move |_| (caller, number)),
                         };
-                        assert_eq!(answer, Ok((caller, number)));
+                        assert_eq!(result, Ok((caller, number)));
                     }
                 });
             }
@@ -263,7 +263,7 @@ fn calls_that_race_with_the_loops_end_all_return() {
                         let mut number = 0;
                         loop {
                             match handle.call(move |_| number) {
-                                Ok(answer) => assert_eq!(answer, number),
+                                Ok(result) => assert_eq!(result, number),
                                 Err(error) => break assert_eq!(error, CallError::LoopGone),
                             }
                             number += 1;
@@ -284,13 +284,13 @@ fn calls_that_race_with_the_loops_end_all_return() {
 
 #[test]
 fn a_call_error_describes_its_cause() {
-    let said = [
+    let expected = [
         (CallError::LoopGone, ErrorKind::BrokenPipe, "the event loop has been dropped"),
         (CallError::Full, ErrorKind::WouldBlock, "the event loop's mailbox is full"),
         (CallError::Panicked, ErrorKind::Other, "the task panicked"),
         (CallError::TimedOut, ErrorKind::TimedOut, "the call to the event loop timed out"),
     ];
-    for (error, kind, text) in said {
+    for (error, kind, text) in expected {
         assert_eq!(error.to_string(), text);
         let error = io::Error::from(error);
         assert_eq!((error.kind(), error.to_string().as_str()), (kind, text));

@@ -234,7 +234,7 @@ fn a_remote_task_can_use_the_loops_thread_locals() {
             handle.run_in_loop(task).unwrap();
         };
         thread::spawn(post).join().unwrap();
-        assert_eq!(seen.take(), [""; 0], "not on the thread that asked");
+        assert_eq!(seen.take(), [""; 0], "the task ran on the posting thread");
         event_loop.run().unwrap();
         assert_eq!(seen.take(), ["posted task", "task of its own"]);
     });

@@ -99,25 +99,26 @@ fn a_task_posted_from_the_destructor_of_a_timer_or_channel_runs() {
     });
 }
 
-/// The results of posts that destructors made while their loop was being dropped.
-type Answers = Arc<Mutex<Vec<(&'static str, bool)>>>;
+/// The results of posts by destructors while their loop was dropped: a name, and whether the post
+/// was accepted.
+type PostResults = Arc<Mutex<Vec<(&'static str, bool)>>>;
 
 /// A value that posts to the loop when it is dropped, checks that the task is given back, and
 /// records whether it was accepted.
 fn attempts_post_when_dropped(
     handle: &LoopHandle,
-    answers: &Answers,
+    results: &PostResults,
     what: &'static str,
 ) -> OnDrop<impl FnOnce() + Send + use<>> {
-    let (handle, answers) = (handle.clone(), Arc::clone(answers));
+    let (handle, results) = (handle.clone(), Arc::clone(results));
     OnDrop::new(move || {
         let drops = Count::default();
         let token = drops.drop_token();
-        let answer = handle.queue_in_loop(move |_| token.keep());
-        assert_eq!(drops.get(), 0, "neither dropped in silence nor run");
-        answers.lock().unwrap().push((what, answer.is_ok()));
-        drop(answer);
-        assert_eq!(drops.get(), 1, "the error holds the task");
+        let result = handle.queue_in_loop(move |_| token.keep());
+        assert_eq!(drops.get(), 0, "the refused task was dropped or run");
+        results.lock().unwrap().push((what, result.is_ok()));
+        drop(result);
+        assert_eq!(drops.get(), 1, "the task was not returned with the error");
     })
 }
 
@@ -125,8 +126,8 @@ fn attempts_post_when_dropped(
 fn a_post_during_the_loops_drop_is_given_back() {
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
-        let (handle, answers) = (event_loop.handle(), Answers::default());
-        let posts = |what| attempts_post_when_dropped(&handle, &answers, what);
+        let (handle, results) = (event_loop.handle(), PostResults::default());
+        let posts = |what| attempts_post_when_dropped(&handle, &results, what);
 
         let timer = posts("timer");
         event_loop.run_after(Duration::MAX, move |_| timer.keep());
@@ -147,8 +148,8 @@ fn a_post_during_the_loops_drop_is_given_back() {
         on_another_thread(|| handle.queue_in_loop(move |_| posted.keep()).unwrap());
 
         drop_loop(event_loop);
-        let mut answers = answers.lock().unwrap();
-        answers.sort_unstable();
+        let mut results = results.lock().unwrap();
+        results.sort_unstable();
         let refused = [
             "channel",
             "local task",
@@ -158,7 +159,7 @@ fn a_post_during_the_loops_drop_is_given_back() {
             "timer of a handle",
             "timer of a handle that the loop has not seen",
         ];
-        assert_eq!(*answers, refused.map(|what| (what, false)));
+        assert_eq!(*results, refused.map(|what| (what, false)));
     });
 }
 
@@ -246,7 +247,7 @@ fn a_dropped_loop_gives_every_post_back() {
             post(handle.run_at(Instant::now(), add()).unwrap_err());
             post(handle.run_after(Duration::ZERO, add()).unwrap_err());
             post(handle.run_every(Duration::from_secs(1), add()).unwrap_err());
-            assert_eq!(called.get(), 5, "what comes back can still be called");
+            assert_eq!(called.get(), 5, "a returned task could not be called");
 
             assert!(!handle.is_in_loop_thread());
             handle.quit();
@@ -309,7 +310,7 @@ fn internal_tasks_are_not_counted_as_dropped() {
             assert!(handle.cancel(id));
         });
         drop(event_loop);
-        assert_eq!(handle.counters().tasks_dropped, 0, "timers are no tasks, and nobody queued any");
+        assert_eq!(handle.counters().tasks_dropped, 0, "timers were counted as tasks");
     });
 }
 

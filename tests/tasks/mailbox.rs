@@ -18,9 +18,9 @@ const FULL: Result<(), PostErrorReason> = Err(PostErrorReason::Full);
 /// Posts from another thread until a post is refused. Returns the number of accepted tasks.
 fn fill(handle: &LoopHandle) -> usize {
     on_another_thread(|| {
-        let taken = (0..1_000).take_while(|_| post(handle).is_ok()).count();
+        let accepted = (0..1_000).take_while(|_| post(handle).is_ok()).count();
         assert_eq!(post(handle), FULL);
-        taken
+        accepted
     })
 }
 
@@ -28,16 +28,16 @@ fn fill(handle: &LoopHandle) -> usize {
 
 #[test]
 fn a_mailbox_accepts_tasks_up_to_its_capacity() {
-    for (capacity, room) in [(1, 1), (2, 2), (7, 7), (100, 100)] {
+    for (capacity, accepted) in [(1, 1), (2, 2), (7, 7), (100, 100)] {
         with_mailbox(MailboxLimit::Reject(capacity), move |event_loop| {
             let handle = event_loop.handle();
             for round in 1..=3 {
-                assert_eq!(fill(&handle), room);
+                assert_eq!(fill(&handle), accepted);
                 turn(event_loop);
                 let counters = handle.counters();
                 assert_eq!(
                     (counters.tasks_run, counters.tasks_refused),
-                    ((round * room) as u64, 2 * round as u64)
+                    ((round * accepted) as u64, 2 * round as u64)
                 );
             }
         });
@@ -154,10 +154,10 @@ fn the_limit_applies_to_handles_on_the_loops_thread() {
                     assert_eq!(post(&h), expected, "in a task");
                 }
                 h.run_in_loop(|_| ()).unwrap();
-                r.record("to the end");
+                r.record("ended");
             });
             turn(event_loop);
-            assert_eq!(ran.take(), ["to the end"]);
+            assert_eq!(ran.take(), ["ended"]);
             turn(event_loop);
             assert_eq!(handle.counters().tasks_run, 3 + 1 + 3);
             assert_eq!(handle.counters().tasks_refused, 3);
@@ -174,7 +174,11 @@ fn the_loop_itself_queues_without_a_limit() {
                 let ran = ran.clone();
                 event_loop.queue_in_loop(move |_| ran.record("ran"));
             }
-            assert_eq!(on_another_thread(|| post(&handle)), Ok(()), "which takes no room from other threads");
+            assert_eq!(
+                on_another_thread(|| post(&handle)),
+                Ok(()),
+                "tasks of the loop itself count towards the limit"
+            );
             turn(event_loop);
             assert_eq!(ran.len(), 1_000);
             assert_eq!(handle.counters().tasks_refused, 0);
@@ -209,7 +213,7 @@ fn remote_timers_work_while_the_mailbox_is_full() {
             assert_eq!(on_another_thread(|| post(&handle)), Ok(()));
             assert!(on_another_thread(|| handle.cancel(local)));
             turn(event_loop);
-            assert!(!event_loop.cancel(local), "it was cancelled");
+            assert!(!event_loop.cancel(local), "the timer is still pending");
             assert!(repeating.into_iter().all(|id| on_another_thread(|| handle.cancel(id))));
             assert_eq!(handle.counters().tasks_run, 3);
         });
@@ -260,7 +264,7 @@ fn connections_work_while_the_mailbox_is_full() {
         on_another_thread(|| {
             connection.send("two").unwrap();
             connection.send("three").unwrap();
-            assert_eq!(post(&handle), FULL, "which made no room, and took none");
+            assert_eq!(post(&handle), FULL, "the sends changed the free capacity");
         });
         turn(event_loop);
         assert_eq!(net::read_exact(&mut client, 8), b"twothree");
@@ -276,10 +280,10 @@ fn connections_work_while_the_mailbox_is_full() {
 
 /// A task that, before it returns, has another thread post the next task of this kind. After the
 /// first one, a mailbox with a capacity of one task is full whenever the loop is not inside a task.
-fn keep_full(event_loop: &EventLoop, enough: Arc<AtomicBool>) {
-    if !enough.load(SeqCst) {
+fn keep_full(event_loop: &EventLoop, done: Arc<AtomicBool>) {
+    if !done.load(SeqCst) {
         let handle = event_loop.handle();
-        let next = move |event_loop: &EventLoop| keep_full(event_loop, enough);
+        let next = move |event_loop: &EventLoop| keep_full(event_loop, done);
         on_another_thread(move || handle.queue_in_loop(next).unwrap());
     }
 }
@@ -287,14 +291,14 @@ fn keep_full(event_loop: &EventLoop, enough: Arc<AtomicBool>) {
 #[test]
 fn a_server_works_while_the_mailbox_is_always_full() {
     with_mailbox(MailboxLimit::Reject(1), |event_loop| {
-        let (handle, enough) = (event_loop.handle(), Arc::new(AtomicBool::new(false)));
-        keep_full(event_loop, Arc::clone(&enough));
+        let (handle, done) = (event_loop.handle(), Arc::new(AtomicBool::new(false)));
+        keep_full(event_loop, Arc::clone(&done));
         let here = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
         let here = here.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         let elsewhere = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().threads(2);
         let elsewhere = elsewhere.serve_fn(|conn, input| conn.send(input.take_all())).unwrap();
         let addresses = [here.local_addr().unwrap(), elsewhere.local_addr().unwrap()];
-        let (kept_here, _kept_elsewhere) = thread::scope(|scope| {
+        let (clients_here, _clients_elsewhere) = thread::scope(|scope| {
             let clients = scope.spawn(|| {
                 let mut clients = addresses.map(|address| [(); 5].map(|()| net::connect(address)));
                 for _ in 0..5 {
@@ -307,15 +311,15 @@ fn a_server_works_while_the_mailbox_is_always_full() {
             clients.join().unwrap()
         });
         here.stop(LIMIT, |event_loop, _| event_loop.quit());
-        let ends = thread::spawn(move || {
-            kept_here.into_iter().for_each(|mut client| assert_eq!(net::read_to_end(&mut client), b""));
+        let reader = thread::spawn(move || {
+            clients_here.into_iter().for_each(|mut client| assert_eq!(net::read_to_end(&mut client), b""));
         });
         event_loop.run().unwrap();
-        ends.join().unwrap();
+        reader.join().unwrap();
         // The last of these connections ends on another loop, which has to notify this one.
         elsewhere.stop(Duration::ZERO, |event_loop, _| event_loop.quit());
         event_loop.run().unwrap();
-        enough.store(true, SeqCst);
+        done.store(true, SeqCst);
         assert_eq!(handle.counters().tasks_refused, 0);
     });
 }

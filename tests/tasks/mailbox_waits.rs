@@ -31,9 +31,9 @@ impl<'scope> Poster<'scope> {
         let (handle, ran, p) = (handle.clone(), ran.clone(), Arc::clone(&posted));
         let thread = scope.spawn(move || {
             id_sender.send(rustix::thread::gettid()).unwrap();
-            let answer = handle.queue_in_loop(move |_| ran.add()).map_err(|error| error.reason());
+            let result = handle.queue_in_loop(move |_| ran.add()).map_err(|error| error.reason());
             p.store(true, SeqCst);
-            answer
+            result
         });
         Poster { id: id_receiver.recv().unwrap(), posted, thread }
     }

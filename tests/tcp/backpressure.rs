@@ -16,21 +16,22 @@ use socket2::SockRef;
 
 // --- A peer that does not read
 
-/// Statistics of an echo's connection.
+/// Statistics of a connection of [`Watched`].
 #[derive(Default)]
 struct Stats {
     max_unsent: AtomicUsize,
     throttled: AtomicBool,
     messages: AtomicUsize,
-    /// Messages that arrived while more bytes were unsent than the low-water mark, after the
-    /// high-water mark had been exceeded.
+    /// Messages that arrived too early: after the high-water mark was exceeded, and while the
+    /// unsent bytes still exceeded the low-water mark.
     too_early: AtomicUsize,
-    /// The maximum of unsent bytes at the first message after the high-water mark had been
+    /// The maximum number of unsent bytes at the first message after the high-water mark was
     /// exceeded.
     max_at_resumption: AtomicUsize,
 }
 
-/// An echo with a small send buffer: the kernel accepts few bytes at once, compared to the marks.
+/// An echo handler with a small send buffer: compared to the water marks, the kernel accepts few
+/// bytes at a time.
 struct Watched {
     stats: Arc<Stats>,
     high: usize,
@@ -67,8 +68,8 @@ impl ConnectionHandler for Watched {
     }
 }
 
-/// Floods a host's echo with `bytes`. Reads nothing until the host has stopped reading, and then
-/// all bytes.
+/// Sends `bytes` to the echo server of a host. Reads nothing until the server has stopped reading,
+/// then reads all bytes.
 fn flood(host: &Host, stats: &Stats, bytes: &[u8]) {
     let mut client = net::connect_with_small_packets(host.address());
     let mut writer = client.try_clone().unwrap();
@@ -180,18 +181,18 @@ fn no_input_is_offered_after_the_end_of_input() {
         client.shutdown(Shutdown::Write).unwrap();
         filled.recv_timeout(net::LIMIT).unwrap();
         assert!(net::read_to_end(&mut client).len() > HIGH);
-        let life = [
+        let expected = [
             HandlerCall::Open,
             message("left"),
             HandlerCall::PeerShutdown,
             HandlerCall::Drained,
             HandlerCall::Close(End::Closed),
         ];
-        assert_eq!(journal.calls_until_close(0), life);
+        assert_eq!(journal.calls_until_close(0), expected);
     });
 }
 
-/// Each reply exceeds the mark, and the queue drains to it in many steps.
+/// Each reply exceeds the high-water mark, and the queue drains to it in many steps.
 #[test]
 fn a_low_mark_above_the_high_mark_is_clamped() {
     const HIGH: usize = 256 * KIB;
@@ -212,7 +213,7 @@ fn a_low_mark_above_the_high_mark_is_clamped() {
             },
         );
         let mut client = net::connect_with_small_packets(host.address());
-        // A message is at most a full buffer, so there were several.
+        // A message is at most a full buffer, so the input takes several messages.
         assert!(net::finish_meanwhile(&mut client, &[0; 256 * KIB]).len() >= 4 * 4 * HIGH);
         let max = max_unsent.load(SeqCst);
         assert!(max <= HIGH, "a message was delivered while {max} bytes were unsent");
@@ -262,22 +263,22 @@ fn on_drained_is_called_once_when_the_queue_drains() {
         net::assert_echoes(&mut client);
         host.assert_idle();
         drop(client);
-        let life = [
+        let expected = [
             HandlerCall::Open,
             HandlerCall::Drained,
             message("are you there?"),
             HandlerCall::PeerShutdown,
             HandlerCall::Close(End::Finished),
         ];
-        assert_eq!(journal.calls_until_close(0), life);
+        assert_eq!(journal.calls_until_close(0), expected);
         assert_eq!(host.handle().counters().panics, 0);
     });
 }
 
 // --- An endless producer
 
-/// Sends endlessly after the message `go`: one piece whenever the kernel has accepted the last one.
-/// Echoes other messages.
+/// After the message `go`, sends without end: a new piece whenever the kernel has accepted the
+/// previous one. Echoes other messages.
 struct Chargen {
     piece: Vec<u8>,
     max_unsent: Arc<AtomicUsize>,
@@ -353,7 +354,7 @@ fn an_endless_producer_sleeps_while_its_peer_does_not_read() {
         net::until(|| max_unsent.load(SeqCst) > 0);
         net::assert_echoes(&mut host.connect());
         host.assert_idle();
-        // As soon as the client reads, it is served again.
+        // When the client reads, it is served again.
         let expected = pattern(1 << 20);
         for _ in 0..8 {
             assert!(net::read_exact(&mut stalled, 1 << 20) == expected, "the received bytes differ");

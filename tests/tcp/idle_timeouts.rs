@@ -13,7 +13,7 @@ use reveille::net::{CloseReason, ConnectionLimits, TcpServerBuilder};
 use reveille::time::VirtualClock;
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 
-/// The events of the connections of a test, each with the second in which it occurred.
+/// The events of all connections of a test, each with its time in seconds since the start.
 #[derive(Clone)]
 struct EventLog {
     start: Instant,
@@ -34,7 +34,8 @@ impl EventLog {
     }
 }
 
-/// Consumes its input and records its events. `on_idle` calls the function of that name.
+/// Consumes its input and records its events. Its `on_idle` calls the function in the field
+/// `on_idle`.
 struct Recording {
     log: EventLog,
     on_idle: fn(&TcpConnection<'_>) -> io::Result<()>,
@@ -86,12 +87,12 @@ impl ConnectionHandler for Plain {
     }
 }
 
-struct Stage<'a> {
+struct Fixture<'a> {
     event_loop: &'a EventLoop,
     log: EventLog,
 }
 
-impl Stage<'_> {
+impl Fixture<'_> {
     fn server(
         &self,
         settings: impl FnOnce(TcpServerBuilder<'_>) -> TcpServerBuilder<'_>,
@@ -120,17 +121,17 @@ impl Stage<'_> {
         turn_until(self.event_loop, || messages(&self.log) > before);
     }
 
-    fn pass(&self, duration: Duration) {
+    fn run_for(&self, duration: Duration) {
         self.event_loop.run_for(duration).unwrap();
     }
 }
 
-fn on_stage(test: impl FnOnce(&Stage<'_>) + Send + 'static) {
+fn with_fixture(test: impl FnOnce(&Fixture<'_>) + Send + 'static) {
     with_watchdog(LIMIT, || {
         let clock = VirtualClock::new();
         let builder = EventLoop::builder().propagate_panics().virtual_clock(clock.clone());
         let event_loop = builder.build().expect("a loop");
-        test(&Stage {
+        test(&Fixture {
             event_loop: &event_loop,
             log: EventLog { start: clock.now(), entries: Rc::default() },
         });
@@ -148,49 +149,49 @@ fn keep(_: &TcpConnection<'_>) -> io::Result<()> {
 
 #[test]
 fn an_idle_connection_is_closed() {
-    on_stage(|stage| {
-        let log = stage.log.clone();
-        let server = TcpServer::bind(stage.event_loop, "127.0.0.1:0")
+    with_fixture(|fixture| {
+        let log = fixture.log.clone();
+        let server = TcpServer::bind(fixture.event_loop, "127.0.0.1:0")
             .unwrap()
             .limits(ConnectionLimits::new().idle_timeout(MINUTE));
         let server = server.serve(move |_| Plain(log.clone())).unwrap();
-        let mut client = stage.connect(&server);
-        stage.pass(MINUTE - SECOND);
-        assert_eq!(stage.log.take(), []);
-        stage.pass(SECOND);
-        assert_eq!(stage.log.take(), [("closed for being idle", 60)]);
+        let mut client = fixture.connect(&server);
+        fixture.run_for(MINUTE - SECOND);
+        assert_eq!(fixture.log.take(), []);
+        fixture.run_for(SECOND);
+        assert_eq!(fixture.log.take(), [("closed for being idle", 60)]);
         assert_eq!(read_to_end(&mut client), b"");
         assert_eq!(server.open_connections(), 0);
-        assert_eq!(stage.event_loop.next_deadline(), None, "a timer is left");
+        assert_eq!(fixture.event_loop.next_deadline(), None, "a timer is left");
     });
 }
 
 #[test]
 fn every_message_extends_the_deadline() {
-    on_stage(|stage| {
+    with_fixture(|fixture| {
         let server =
-            stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
-        let mut client = stage.connect(&server);
+            fixture.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
+        let mut client = fixture.connect(&server);
         for _ in 0..20 {
-            stage.pass(MINUTE - SECOND);
-            stage.send(&mut client, "still here");
+            fixture.run_for(MINUTE - SECOND);
+            fixture.send(&mut client, "still here");
         }
         let last = 20 * 59;
-        assert_eq!(stage.log.take().len(), 21, "not one open and 20 messages");
-        stage.pass(10 * MINUTE);
-        assert_eq!(stage.log.take(), [("idle", last + 60), ("closed", last + 60)]);
+        assert_eq!(fixture.log.take().len(), 21, "expected one open and 20 messages");
+        fixture.run_for(10 * MINUTE);
+        assert_eq!(fixture.log.take(), [("idle", last + 60), ("closed", last + 60)]);
     });
 }
 
 #[test]
 fn sent_bytes_extend_the_deadline() {
-    on_stage(|stage| {
+    with_fixture(|fixture| {
         let server =
-            stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
-        let log = stage.log.clone();
+            fixture.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
+        let log = fixture.log.clone();
         let handle = Rc::new(RefCell::new(None));
         let handle_slot = Rc::clone(&handle);
-        let sending = TcpServer::bind(stage.event_loop, "127.0.0.1:0")
+        let sending = TcpServer::bind(fixture.event_loop, "127.0.0.1:0")
             .unwrap()
             .limits(ConnectionLimits::new().idle_timeout(MINUTE));
         let sending = sending
@@ -200,25 +201,25 @@ fn sent_bytes_extend_the_deadline() {
             })
             .unwrap();
         drop(server);
-        let _client = stage.connect(&sending);
+        let _client = fixture.connect(&sending);
         for _ in 0..5 {
-            stage.pass(40 * SECOND);
+            fixture.run_for(40 * SECOND);
             handle.borrow().as_ref().unwrap().send("news").unwrap();
         }
-        stage.pass(MINUTE - SECOND);
-        assert_eq!(stage.log.take(), [("open", 0)]);
-        stage.pass(SECOND);
-        assert_eq!(stage.log.take(), [("idle", 260), ("closed", 260)]);
+        fixture.run_for(MINUTE - SECOND);
+        assert_eq!(fixture.log.take(), [("open", 0)]);
+        fixture.run_for(SECOND);
+        assert_eq!(fixture.log.take(), [("idle", 260), ("closed", 260)]);
     });
 }
 
 #[test]
 fn bytes_leaving_the_output_queue_extend_the_deadline() {
-    on_stage(|stage| {
-        let log = stage.log.clone();
+    with_fixture(|fixture| {
+        let log = fixture.log.clone();
         let handle = Rc::new(RefCell::new(None));
         let handle_slot = Rc::clone(&handle);
-        let bind = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap();
+        let bind = TcpServer::bind(fixture.event_loop, "127.0.0.1:0").unwrap();
         let server = with_small_send_buffer(bind)
             .limits(ConnectionLimits::new().idle_timeout(MINUTE))
             .serve(move |conn| {
@@ -228,79 +229,80 @@ fn bytes_leaving_the_output_queue_extend_the_deadline() {
             .unwrap();
         let mut client = net::connect_with_small_receive_buffer(server.local_addr().unwrap());
         client.set_nonblocking(true).unwrap();
-        turn_until(stage.event_loop, || server.open_connections() == 1);
+        turn_until(fixture.event_loop, || server.open_connections() == 1);
         let handle = handle.take().unwrap();
         handle.send(vec![0; 1 << 20]).unwrap();
         let mut read_until_unsent = |max: usize| {
-            turn_until(stage.event_loop, || {
+            turn_until(fixture.event_loop, || {
                 let _ = client.read(&mut [0; 4096]);
                 handle.unsent() <= max
             });
         };
         for _ in 0..3 {
-            stage.pass(40 * SECOND);
+            fixture.run_for(40 * SECOND);
             let before = handle.unsent();
             assert!(before > 0, "the kernel accepted all bytes");
             read_until_unsent(before - 1);
         }
         read_until_unsent(0);
-        stage.pass(10 * MINUTE);
-        assert_eq!(stage.log.take(), [("open", 0), ("idle", 180), ("closed", 180)]);
+        fixture.run_for(10 * MINUTE);
+        assert_eq!(fixture.log.take(), [("open", 0), ("idle", 180), ("closed", 180)]);
     });
 }
 
 #[test]
 fn on_idle_is_called_again_for_a_kept_connection() {
-    on_stage(|stage| {
-        let server = stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), keep);
-        let mut client = stage.connect(&server);
-        stage.pass(3 * MINUTE + 30 * SECOND);
-        assert_eq!(stage.log.take(), [("open", 0), ("idle", 60), ("idle", 120), ("idle", 180)]);
-        stage.send(&mut client, "awake");
-        stage.pass(MINUTE);
-        assert_eq!(stage.log.take(), [("message", 210), ("idle", 270)]);
+    with_fixture(|fixture| {
+        let server =
+            fixture.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), keep);
+        let mut client = fixture.connect(&server);
+        fixture.run_for(3 * MINUTE + 30 * SECOND);
+        assert_eq!(fixture.log.take(), [("open", 0), ("idle", 60), ("idle", 120), ("idle", 180)]);
+        fixture.send(&mut client, "awake");
+        fixture.run_for(MINUTE);
+        assert_eq!(fixture.log.take(), [("message", 210), ("idle", 270)]);
     });
 }
 
 #[test]
 fn a_probe_sent_to_an_idle_peer_counts_as_activity() {
-    on_stage(|stage| {
+    with_fixture(|fixture| {
         let probe = |conn: &TcpConnection<'_>| conn.send("are you there?").map(drop).map_err(Into::into);
         let server =
-            stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), probe);
-        let mut client = stage.connect(&server);
-        stage.pass(MINUTE);
+            fixture.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), probe);
+        let mut client = fixture.connect(&server);
+        fixture.run_for(MINUTE);
         assert_eq!(net::read_exact(&mut client, 14), b"are you there?");
-        stage.pass(MINUTE - SECOND);
-        stage.send(&mut client, "yes");
-        stage.pass(MINUTE - SECOND);
-        assert_eq!(stage.log.take(), [("open", 0), ("idle", 60), ("message", 119)]);
+        fixture.run_for(MINUTE - SECOND);
+        fixture.send(&mut client, "yes");
+        fixture.run_for(MINUTE - SECOND);
+        assert_eq!(fixture.log.take(), [("open", 0), ("idle", 60), ("message", 119)]);
     });
 }
 
 #[test]
 fn an_idle_timeout_can_be_changed_or_disabled() {
-    on_stage(|stage| {
+    with_fixture(|fixture| {
         let server =
-            stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
-        let mut endless = stage.connect(&server);
-        stage.send(&mut endless, "no limit");
-        stage.pass(100 * MINUTE);
-        assert_eq!(stage.log.take(), [("open", 0), ("message", 0)]);
+            fixture.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
+        let mut endless = fixture.connect(&server);
+        fixture.send(&mut endless, "no limit");
+        fixture.run_for(100 * MINUTE);
+        assert_eq!(fixture.log.take(), [("open", 0), ("message", 0)]);
 
-        let limited = stage.server(
+        let limited = fixture.server(
             |server| server,
             |conn| {
                 conn.set_idle_timeout(Some(10 * SECOND));
                 Ok(())
             },
         );
-        let _unlimited = stage.connect(&limited);
-        stage.pass(100 * MINUTE);
-        assert_eq!(stage.log.take(), [("open", 6000)], "the connection closed without a timeout");
+        let _unlimited = fixture.connect(&limited);
+        fixture.run_for(100 * MINUTE);
+        assert_eq!(fixture.log.take(), [("open", 6000)], "the connection closed without a timeout");
 
-        let log = stage.log.clone();
-        let own = TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap();
+        let log = fixture.log.clone();
+        let own = TcpServer::bind(fixture.event_loop, "127.0.0.1:0").unwrap();
         let own = own
             .serve(move |conn| {
                 conn.set_idle_timeout(Some(2 * MINUTE));
@@ -308,10 +310,10 @@ fn an_idle_timeout_can_be_changed_or_disabled() {
                 Recording { log: log.clone(), on_idle: close }
             })
             .unwrap();
-        let _client = stage.connect(&own);
-        stage.pass(MINUTE);
-        assert_eq!(stage.log.take(), [("open", 12000), ("idle", 12010), ("closed", 12010)]);
-        assert_eq!(stage.event_loop.next_deadline(), None, "a timer is left");
+        let _client = fixture.connect(&own);
+        fixture.run_for(MINUTE);
+        assert_eq!(fixture.log.take(), [("open", 12000), ("idle", 12010), ("closed", 12010)]);
+        assert_eq!(fixture.event_loop.next_deadline(), None, "a timer is left");
     });
 }
 
@@ -321,15 +323,15 @@ fn an_error_or_panic_in_on_idle_closes_that_connection() {
         let clock = VirtualClock::new();
         let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
         let log = EventLog { start: clock.now(), entries: Rc::default() };
-        let stage = Stage { event_loop: &event_loop, log };
-        let fails = |_: &TcpConnection<'_>| Err(io::Error::other("enough"));
-        let panics = |_: &TcpConnection<'_>| panic!("enough");
+        let fixture = Fixture { event_loop: &event_loop, log };
+        let fails = |_: &TcpConnection<'_>| Err(io::Error::other("intended by the test"));
+        let panics = |_: &TcpConnection<'_>| panic!("intended by the test");
         for on_idle in [fails as fn(&TcpConnection<'_>) -> io::Result<()>, panics] {
             let server =
-                stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), on_idle);
-            let _client = stage.connect(&server);
-            stage.pass(MINUTE);
-            let events: Vec<_> = stage.log.take().into_iter().map(|entry| entry.0).collect();
+                fixture.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), on_idle);
+            let _client = fixture.connect(&server);
+            fixture.run_for(MINUTE);
+            let events: Vec<_> = fixture.log.take().into_iter().map(|entry| entry.0).collect();
             assert_eq!(events, ["open", "idle", "closed for another reason"]);
             assert_eq!(server.open_connections(), 0);
         }
@@ -339,31 +341,31 @@ fn an_error_or_panic_in_on_idle_closes_that_connection() {
 
 #[test]
 fn the_timer_of_a_connection_ends_with_it() {
-    on_stage(|stage| {
+    with_fixture(|fixture| {
         let server =
-            stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
-        let client = stage.connect(&server);
-        assert!(stage.event_loop.next_deadline().is_some());
+            fixture.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
+        let client = fixture.connect(&server);
+        assert!(fixture.event_loop.next_deadline().is_some());
         drop(client);
-        turn_until(stage.event_loop, || server.open_connections() == 0);
-        assert_eq!(stage.event_loop.next_deadline(), None);
-        assert!(!stage.log.has("idle"));
+        turn_until(fixture.event_loop, || server.open_connections() == 0);
+        assert_eq!(fixture.event_loop.next_deadline(), None);
+        assert!(!fixture.log.has("idle"));
     });
 }
 
 #[test]
 fn a_connection_drained_by_a_stop_gets_no_on_idle() {
-    on_stage(|stage| {
+    with_fixture(|fixture| {
         let server =
-            stage.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
-        let _client = stage.connect(&server);
+            fixture.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), close);
+        let _client = fixture.connect(&server);
         let report = Rc::new(Cell::new(None));
         let (sender, reports) = std::sync::mpsc::channel();
         server.stop(10 * MINUTE, move |_, report| sender.send(report).unwrap());
-        stage.pass(5 * MINUTE);
-        assert_eq!(stage.log.take(), [("open", 0)]);
-        stage.pass(5 * MINUTE);
-        assert_eq!(stage.log.take(), [("stopped", 600)]);
+        fixture.run_for(5 * MINUTE);
+        assert_eq!(fixture.log.take(), [("open", 0)]);
+        fixture.run_for(5 * MINUTE);
+        assert_eq!(fixture.log.take(), [("stopped", 600)]);
         report.set(reports.try_recv().ok());
         assert_eq!(report.get().map(|report| (report.drained, report.aborted)), Some((0, 1)));
     });
@@ -371,35 +373,35 @@ fn a_connection_drained_by_a_stop_gets_no_on_idle() {
 
 #[test]
 fn a_client_connection_may_have_an_idle_timeout() {
-    on_stage(|stage| {
-        let server = stage.server(|server| server, keep);
-        let log = stage.log.clone();
-        let _client = TcpClient::connect(stage.event_loop, server.local_addr().unwrap())
+    with_fixture(|fixture| {
+        let server = fixture.server(|server| server, keep);
+        let log = fixture.log.clone();
+        let _client = TcpClient::connect(fixture.event_loop, server.local_addr().unwrap())
             .limits(ConnectionLimits::new().idle_timeout(MINUTE))
             .serve(move |_| Plain(log.clone()))
             .unwrap();
-        turn_until(stage.event_loop, || server.open_connections() == 1 && stage.log.has("open"));
-        stage.pass(MINUTE);
-        assert!(stage.log.has("closed for being idle"));
+        turn_until(fixture.event_loop, || server.open_connections() == 1 && fixture.log.has("open"));
+        fixture.run_for(MINUTE);
+        assert!(fixture.log.has("closed for being idle"));
     });
 }
 
 #[test]
 fn an_idle_timeout_of_zero_panics() {
-    on_stage(|stage| {
-        let bind = || TcpServer::bind(stage.event_loop, "127.0.0.1:0").unwrap();
-        let message = "a connection cannot be idle for no time at all";
+    with_fixture(|fixture| {
+        let bind = || TcpServer::bind(fixture.event_loop, "127.0.0.1:0").unwrap();
+        let message = "an idle timeout must be more than zero";
         assert_eq!(panic_of(|| bind().limits(ConnectionLimits::new().idle_timeout(Duration::ZERO))), message);
         let refused = Rc::new(Cell::new(false));
         let seen = Rc::clone(&refused);
-        let log = stage.log.clone();
+        let log = fixture.log.clone();
         let server = bind()
             .serve(move |conn| {
                 seen.set(panic_of(|| conn.set_idle_timeout(Some(Duration::ZERO))) == message);
                 Plain(log.clone())
             })
             .unwrap();
-        let _client = stage.connect(&server);
+        let _client = fixture.connect(&server);
         assert!(refused.get());
     });
 }

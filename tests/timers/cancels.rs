@@ -1,5 +1,5 @@
 //! Cancelling timers on the loop's thread and on other threads. A cancelled timer does not fire.
-//! The return value says whether the cancel or the timer came first.
+//! The return value shows whether the timer was cancelled before it fired.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -84,7 +84,7 @@ fn an_oversized_datagram_is_refused_to_its_sender() {
             assert!(matches!(refused, Err(DatagramError::TooLong)), "{bytes}: {refused:?}");
         }
         turn(event_loop);
-        assert_eq!(events.take(), [], "nothing else was told");
+        assert_eq!(events.take(), [], "further events were reported");
         assert!(socket.is_open());
     });
 }
@@ -180,7 +180,11 @@ fn a_refusing_port_is_reported_and_the_socket_survives() {
         }
         let refused = HandlerCall::Error(ErrorKind::ConnectionRefused, Some(at));
         let all = wait_for_calls(event_loop, &events, 2);
-        assert_eq!(all, [refused.clone(), refused.clone()], "those before it, told as one, and the last");
+        assert_eq!(
+            all,
+            [refused.clone(), refused.clone()],
+            "expected one report for the earlier sends, and one for the last"
+        );
         socket.pause_receiving();
         socket.send("hello?").unwrap();
         assert_eq!(wait_for_calls(event_loop, &events, 1), [refused], "also while receiving is paused");
@@ -326,9 +330,9 @@ fn a_buffer_beyond_the_kernels_range_is_an_error() {
 fn an_ipv6_socket_works_like_an_ipv4_socket() {
     with_loop(|event_loop| {
         let events = Recorder::new();
-        let answering =
+        let replying =
             Script::new(&events).on_datagram(|socket, _, from| Ok(socket.send_to("6", from).map(drop)?));
-        let socket = UdpSocket::bind(event_loop, "[::1]:0").unwrap().serve(answering).unwrap();
+        let socket = UdpSocket::bind(event_loop, "[::1]:0").unwrap().serve(replying).unwrap();
         let other = plain_at("[::1]:0");
         other.send_to(b"six", socket.local_addr().unwrap()).unwrap();
         assert_eq!(wait_for_calls(event_loop, &events, 1), [datagram("six")]);

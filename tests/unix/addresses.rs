@@ -104,7 +104,7 @@ fn the_longest_path_works_for_servers_and_clients() {
         let seen = seen.take();
         assert_eq!(seen[0].0, *server.address());
         assert_eq!(seen[0].1.as_unix().unwrap().as_path(), Some(&*fill(106)));
-        assert!(seen[1].1.as_unix().unwrap().is_unnamed(), "the kernel cannot tell");
+        assert!(seen[1].1.as_unix().unwrap().is_unnamed(), "the kernel returned a name");
     });
 }
 
@@ -190,7 +190,7 @@ fn only_a_stale_socket_is_replaced_and_only_on_request() {
         let error = serve(&path, false).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
         assert!(error.to_string().contains("replace_stale"), "{error}");
-        let server = serve(&path, true).expect("nobody is there");
+        let server = serve(&path, true).expect("a stale socket");
         let mut client = connect(&server);
         client.write_all(b"x").unwrap();
         net::turn_until(event_loop, || crate::support::is_readable(&client));

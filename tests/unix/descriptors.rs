@@ -84,8 +84,8 @@ fn taking(event_loop: &EventLoop, limit: usize, close: bool) -> Taking {
 /// Sends with a plain system call, as another program might.
 fn send_raw(client: &UnixStream, bytes: &[u8], descriptors: &[&File]) {
     let borrowed: Vec<_> = descriptors.iter().map(|pipe| pipe.as_fd()).collect();
-    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
-    let mut control = SendAncillaryBuffer::new(&mut room);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&borrowed)));
     let sent = rustix::net::sendmsg(client, &[IoSlice::new(bytes)], &mut control, SendFlags::empty());
     assert_eq!(sent, Ok(bytes.len()));
@@ -202,7 +202,7 @@ fn too_many_descriptors_close_the_connection_without_leaks() {
 
 /// The child: a server with one free descriptor that is sent three.
 #[test]
-#[ignore = "is run in a process of its own by the test below"]
+#[ignore = "runs only in a child process of another test"]
 fn child_role() {
     if net::role().is_none() {
         return;

@@ -1,5 +1,5 @@
 //! Pressure triggers and the memory of groups. A test that the kernel or the user's permissions do
-//! not allow is skipped, and reports that.
+//! not allow is skipped with a message.
 
 use std::env;
 use std::fs::{self, File};
@@ -20,11 +20,12 @@ use reveille::pressure::{MemoryCounts, MemoryEvents, MemoryThreshold, PressureRe
 use reveille::process::Child;
 use reveille::signal::Signal;
 
-/// Returns whether the kernel has pressure stall information and lets this user register triggers.
+/// Whether the kernel provides pressure stall information and allows this user to register
+/// triggers.
 fn has_pressure() -> bool {
     let has = File::options().read(true).write(true).open("/proc/pressure/cpu").is_ok();
     if !has {
-        skipped("the kernel does not let us watch /proc/pressure/cpu");
+        skipped("/proc/pressure/cpu cannot be opened for reading and writing");
     }
     has
 }
@@ -66,7 +67,8 @@ fn pressure_is_reported_repeatedly_while_it_lasts() {
         under_load(|| {
             event_loop.run_once(None).unwrap();
             assert_eq!(received.get(), 1);
-            // The reported event is consumed. These turns take less than a window.
+            // The event has been consumed. These turns take less than one window, in which at most
+            // one more event occurs.
             (0..10).for_each(|_| turn(event_loop));
             assert!(received.get() <= 2, "{} events", received.get());
             turn_until(event_loop, || received.get() >= 2);
@@ -173,7 +175,7 @@ impl Group {
             false => Err(ErrorKind::Unsupported.into()),
         };
         if let Err(error) = made {
-            skipped(format_args!("no memory group of cgroup v1 can be made: {error}"));
+            skipped(format_args!("a memory group of cgroup v1 cannot be created: {error}"));
             return None;
         }
         Some(Group(path))
@@ -202,7 +204,7 @@ fn an_allocation_past_the_threshold_is_reported() {
         let c = crossings.clone();
         let threshold = MemoryThreshold::new(event_loop, &group.0, 4 << 20, move |_, n| c.record(n)).unwrap();
         // A threshold that usage does not reach is not crossed.
-        let far = MemoryThreshold::new(event_loop, &group.0, 1 << 40, |_, _| panic!("not crossed")).unwrap();
+        let far = MemoryThreshold::new(event_loop, &group.0, 1 << 40, |_, _| panic!("the threshold is not crossed")).unwrap();
         turn(event_loop);
         assert_eq!(crossings.len(), 0);
         let ended = Count::default();
@@ -221,7 +223,8 @@ fn an_allocation_past_the_threshold_is_reported() {
 
 #[test]
 fn a_dropped_threshold_reports_nothing_and_leaks_no_descriptor() {
-    // The group is created again in the test's own process, where a skip would not be visible.
+    // This check is made outside the separate process, where the message of a skip would be lost.
+    // The group is created again inside it.
     if Group::new("possible").is_none() {
         return;
     }
@@ -231,7 +234,7 @@ fn a_dropped_threshold_reports_nothing_and_leaks_no_descriptor() {
         let before = open_descriptors();
         let files = || fs::read_dir("/proc/self/fd").unwrap().count();
         let files_before = files();
-        let received = |_: &EventLoop, _| panic!("it is dropped");
+        let received = |_: &EventLoop, _| panic!("the threshold is dropped");
         let threshold = MemoryThreshold::new(&event_loop, &group.0, 4 << 20, received).unwrap();
         assert_eq!((open_descriptors(), files()), (before + 1, files_before + 1));
         drop(threshold);
@@ -271,7 +274,8 @@ fn an_error_names_a_directory_that_is_no_group() {
     });
 }
 
-/// Uses a regular file instead of the kernel's. Its modification is reported in the same way.
+/// Uses a regular file in place of the kernel's `memory.events`. A change of either is reported in
+/// the same way.
 #[test]
 fn memory_events_are_reported_when_a_count_changes() {
     with_loop(|event_loop| {
@@ -290,7 +294,7 @@ fn memory_events_are_reported_when_a_count_changes() {
         write("low 0\nhigh 3\n");
         assert_eq!(received.take(), []);
         write("low 0\nhigh 4\nmax 1\noom 2\noom_kill 1\n");
-        let [counts] = received.take()[..] else { panic!("not reported once") };
+        let [counts] = received.take()[..] else { panic!("expected one report") };
         assert_eq!((counts.low, counts.high, counts.max, counts.oom, counts.oom_kill), (0, 4, 1, 2, 1));
         assert_eq!(MemoryCounts::of(folder.path()).unwrap(), counts);
         write("low 1");

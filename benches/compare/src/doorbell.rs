@@ -244,7 +244,7 @@ fn table(ways: &[Way], rounds: &[Vec<Sample>]) -> Table {
         "doorbell, two processes, messages of {MESSAGE} B: median (min-max) of {} rounds",
         rounds.len()
     );
-    let both = format!("both ways, {IN_FLIGHT} under way/s");
+    let both = format!("both ways, {IN_FLIGHT} in flight/s");
     let heading = ["way", "one way/s", "x socket", &both, "x socket", "round trip us", "x socket"];
     let mut table = Table::new(title, &heading);
     for (index, way) in ways.iter().enumerate() {

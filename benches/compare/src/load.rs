@@ -5,9 +5,9 @@
 //! message begins with its number and ends with the low byte of the number. Numbers differ between
 //! connections, so a reply that is late, early or of another connection is detected.
 //!
-//! It must cost less than the servers: one thread, edge-triggered epoll registered once per
-//! connection, no memory per message (it can be reconstructed from its number), one receive and one
-//! send each.
+//! The generator must take less CPU time than the servers. It runs on one thread, with
+//! edge-triggered epoll and one registration per connection. A message takes one send and one
+//! receive, and no memory of its own, because its bytes follow from its number.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -19,11 +19,12 @@ use rustix::net::{self, RecvFlags, SendFlags};
 
 use crate::Result;
 
-/// Connections opened together. Each must have had a reply before the next batch, so that no
-/// server's accept queue overflows and the kernel's SYN retry of one second never occurs.
+/// The number of connections opened in one batch. All of them must have received a reply before the
+/// next batch is opened. Otherwise a server's accept queue could overflow, and the kernel would
+/// retry the SYN only after one second.
 const OPENED_AT_ONCE: usize = 100;
 
-/// A server that takes longer for a reply counts as broken.
+/// A server that takes longer for a reply has failed.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 const RECEIVE_BUFFER: usize = 64 * 1024;
@@ -44,21 +45,21 @@ struct Connection {
     stream: TcpStream,
     /// The number of the current message.
     number: u64,
-    /// Bytes of the message sent, and bytes of its reply received. Both equal the message size
-    /// exactly when nothing is in flight.
+    /// Bytes of the message sent, and bytes of its reply received. If nothing is in flight, and
+    /// only then, both equal the message size.
     sent: usize,
     received: usize,
 }
 
-/// What a connection does after a complete reply.
+/// The action after a complete reply.
 #[derive(Clone, Copy)]
 enum AfterReply {
     SendNext,
-    Rest,
+    StayIdle,
 }
 
 impl Load {
-    /// Opens connections that have echoed one message of `size` bytes each, and are now idle.
+    /// Opens connections. Each has echoed one message of `size` bytes and is idle.
     pub(crate) fn open(server: SocketAddr, connections: usize, size: usize) -> Result<Load> {
         let nothing = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
         let mut load = Load {
@@ -112,19 +113,19 @@ impl Load {
         Ok(self.drive(deadline, AfterReply::SendNext)? + self.settle()?)
     }
 
-    /// Same as [`run_for`](Self::run_for), but closes the connections with replies pending.
+    /// Same as [`run_for`](Self::run_for), but closes the connections while replies are pending.
     pub(crate) fn abandon_after(mut self, window: Duration) -> Result<()> {
         self.begin_all()?;
         self.drive(Instant::now() + window, AfterReply::SendNext)?;
         Ok(())
     }
 
-    /// Waits for all pending replies. Detects a server that has forgotten a connection.
+    /// Waits for all pending replies. Fails if one is missing after the timeout.
     fn settle(&mut self) -> Result<u64> {
-        let completed = self.drive(Instant::now() + TIMEOUT, AfterReply::Rest)?;
+        let completed = self.drive(Instant::now() + TIMEOUT, AfterReply::StayIdle)?;
         match self.in_flight {
             0 => Ok(completed),
-            missing => Err(format!("{missing} replies did not come within {TIMEOUT:?}").into()),
+            missing => Err(format!("{missing} replies are missing after {TIMEOUT:?}").into()),
         }
     }
 
@@ -192,7 +193,7 @@ impl Connection {
             match net::send(&self.stream, &bytes[self.sent..], SendFlags::NOSIGNAL) {
                 Ok(count) => self.sent += count,
                 Err(Errno::INTR) => {}
-                // Only a full socket refuses, so an event will follow.
+                // Only a full send buffer causes this error, so an event will follow.
                 Err(Errno::AGAIN) => break,
                 Err(error) => return Err(format!("sending: {error}").into()),
             }
@@ -205,7 +206,7 @@ impl Connection {
         let size = message.size();
         while self.received < size {
             let count = match net::recv(&self.stream, &mut *buffer, RecvFlags::empty()) {
-                Ok((0, _)) => return Err("the server closed it".into()),
+                Ok((0, _)) => return Err("the server closed the connection".into()),
                 Ok((count, _)) => count,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => return Ok(false),
@@ -213,7 +214,7 @@ impl Connection {
             };
             let end = self.received + count;
             if end > self.sent {
-                return Err(format!("{end} bytes came back where {} were sent", self.sent).into());
+                return Err(format!("{end} bytes were received, but only {} were sent", self.sent).into());
             }
             if buffer[..count] != message.numbered(self.number)[self.received..end] {
                 let range = self.received..end;
@@ -222,7 +223,7 @@ impl Connection {
                 );
             }
             self.received = end;
-            // A short receive has drained the socket; the next byte raises an event.
+            // A short receive has drained the socket. The next byte causes a new event.
             if count < buffer.len() {
                 break;
             }
@@ -231,14 +232,14 @@ impl Connection {
     }
 }
 
-/// The message of a load; only its number changes.
+/// The message that all connections send. Only its number changes.
 struct Message {
     bytes: Vec<u8>,
 }
 
 impl Message {
     fn new(size: usize) -> Message {
-        assert!(size > 8, "a message holds its number and one byte more");
+        assert!(size > 8, "a message must be longer than its number");
         Message { bytes: (0..size).map(|position| (position % 251) as u8).collect() }
     }
 
@@ -263,8 +264,8 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
-    /// Serves one connection, and replies to every message of 64 bytes with its copy, modified by
-    /// `spoil`.
+    /// Opens a load of one connection. The server replies to every message of 64 bytes with a copy
+    /// that `spoil` has modified.
     fn open(spoil: impl Fn(&mut Vec<u8>) + Send + 'static) -> std::result::Result<Load, String> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -297,8 +298,8 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_too_many_is_noticed() {
+    fn an_extra_byte_is_detected() {
         let error = open(|reply| reply.push(0)).err().unwrap();
-        assert!(error.contains("65 bytes came back"), "{error}");
+        assert!(error.contains("65 bytes were received"), "{error}");
     }
 }

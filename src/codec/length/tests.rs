@@ -43,7 +43,7 @@ fn a_frame_has_at_most_limit_bytes() {
             assert_eq!(codec.encode(&[1; 101], &mut output), Err(too_long));
             let mut longer = Buffer::new();
             codec_of(prefix, 101, counts).encode(&[1; 101], &mut longer).unwrap();
-            // Before any byte of the frame has arrived.
+            // The length is rejected before any byte of the frame has arrived.
             let header = &longer.readable()[..longer.len() - 101];
             assert_eq!(codec.clone().decode(header), Err(too_long), "{prefix:?}");
         }
@@ -119,7 +119,8 @@ fn overlong_and_too_large_varints_are_rejected() {
     assert_eq!(tenth(0), bad);
 }
 
-/// Around the sizes at which a varint, and therefore a length that includes it, grows.
+/// Tests lengths near those at which the varint takes one byte more, since this byte is part of the
+/// encoded length.
 #[test]
 fn a_varint_that_counts_itself_round_trips() {
     let codec = LengthCodec::new(LengthPrefix::Varint, usize::MAX).counts_prefix();

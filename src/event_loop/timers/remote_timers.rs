@@ -1,9 +1,9 @@
 //! Timers created through a handle.
 //!
-//! Their callbacks are stored in a table that every thread can reach. The loop's queue holds only
-//! their keys. So the id is valid before the loop knows the timer, and operations from any thread
-//! are exact: the thread that removes the callback from the table, the loop to call it or another
-//! to cancel it, owns it alone. The deadline in the table is authoritative.
+//! Their callbacks are stored in a table that all threads share under a lock. The loop's queue
+//! holds only their keys. An id is therefore valid before the loop has inserted its timer. A
+//! callback is taken out of the table either by the loop, to call it, or by a thread that cancels
+//! it, never by both. The deadline in the table is the valid one.
 
 use std::collections::HashMap;
 use std::mem;
@@ -20,8 +20,8 @@ use crate::event_loop::trimming::slack::Slack;
 type Single = Contained<Box<dyn FnOnce(&EventLoop) + Send>>;
 type Repeated = Contained<Box<dyn FnMut(&EventLoop) + Send>>;
 
-/// The two halves of a counter, which makes a [`TimerId`](crate::event_loop::TimerId) 16 bytes
-/// instead of 24.
+/// A timer's number, stored in two halves, so that a [`TimerId`](crate::event_loop::TimerId) takes
+/// 16 bytes instead of 24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::event_loop) struct RemoteKey(u32, u32);
 
@@ -49,8 +49,8 @@ pub(in crate::event_loop) struct RemoteTimer {
     /// earlier one.
     deadline: u64,
     queue_key: Option<TimerKey>,
-    /// The timer was moved by its own callback, which is running: the new deadline counts, not that
-    /// of the schedule.
+    /// The timer was moved since its callback was last started. The new deadline then replaces the
+    /// next one of the schedule.
     moved: bool,
 }
 
@@ -91,7 +91,7 @@ struct Table {
 }
 
 impl Table {
-    /// Removes a timer. The table gives up capacity that has been mostly unused for some time.
+    /// Removes a timer. The table releases capacity that has been mostly unused for some time.
     fn remove(&mut self, number: u64) -> Option<RemoteTimer> {
         let removed = self.timers.remove(&number)?;
         let Table { timers, slack } = self;
@@ -107,7 +107,7 @@ impl RemoteTimers {
         RemoteTimers { next: AtomicU64::new(0), timers: Mutex::new(Some(Table::default())) }
     }
 
-    /// Returns the callback if the loop has been dropped.
+    /// Adds a timer. Returns the callback as the error if the loop has been dropped.
     pub(in crate::event_loop) fn insert<F>(
         &self,
         deadline: u64,
@@ -155,8 +155,8 @@ impl RemoteTimers {
         self.with_timer(key, |timer| (timer.queue_key, timer.deadline))
     }
 
-    /// Returns the callback to run for a timer that was in the loop's queue for `deadline`. A
-    /// repeating timer stays in the table meanwhile, a one-shot timer ends.
+    /// Returns the callback to run for a timer whose entry in the loop's queue had this `deadline`.
+    /// A repeating timer stays in the table while its callback runs; a one-shot timer is removed.
     pub(in crate::event_loop) fn start(&self, key: RemoteKey, deadline: u64) -> Started {
         self.with(|timers| {
             let Some(timers) = timers else { return Started::Ended };
@@ -176,8 +176,8 @@ impl RemoteTimers {
         })
     }
 
-    /// Puts the callback of a repeating timer back. Returns the next deadline: `next`, unless its
-    /// own callback has moved the timer.
+    /// Puts the callback of a repeating timer back. Returns the next deadline: `next`, unless the
+    /// timer was moved while the callback ran.
     ///
     /// # Errors
     /// Returns the callback if the timer was cancelled while it ran.

@@ -21,7 +21,7 @@ const MIN_DELAY: Duration = Duration::from_millis(1);
 /// use reveille::net::Backoff;
 /// use std::time::Duration;
 ///
-/// // Retries after at most 100, 200, 400 and 500 ms, then gives up.
+/// // Retries after at most 100, 200, 400 and 500 ms, then reports the failure.
 /// let backoff = Backoff::new()
 ///     .start(Duration::from_millis(100))
 ///     .cap(Duration::from_millis(500))

@@ -1,7 +1,7 @@
 //! `Connector`: resolves, connects to one address after another, backs off and retries.
 //!
 //! The client is a state machine over the phases of [`Phase`]. Each step runs directly on the loop
-//! (in an internal task, a timer or a source), with no callback under way. So every step may call
+//! (in an internal task, a timer or a source), while no callback is running. So every step may call
 //! user code.
 //!
 //! Only [`Connector::stop`] is called from inside callbacks. It enters the last phase and removes
@@ -290,7 +290,7 @@ impl Connector {
         }
     }
 
-    /// Backs off or gives up after all addresses have failed.
+    /// Backs off, or ends the client, after all addresses have failed.
     fn end_round(self: &Rc<Self>, event_loop: &EventLoop) {
         match self.settings.retry {
             Some(backoff) if backoff.allows(self.rounds.get() - 1) => self.back_off(event_loop, backoff),
@@ -311,7 +311,7 @@ impl Connector {
         self.enter(Phase::Ended);
         let error = ConnectError::new(self.target.text().to_owned(), self.rounds.get(), self.failures.take());
         match self.on_failure.take() {
-            None => logger::recurring("a client that gives up", |left_out| log::warn!("{error}{left_out}")),
+            None => logger::recurring("a client that has failed", |left_out| log::warn!("{error}{left_out}")),
             Some(on_failure) => {
                 event_loop.catch("a client's on_failure", || on_failure.into_inner()(event_loop, error));
             }

@@ -13,13 +13,14 @@ use crate::event_loop::{EventLoop, TimerId};
 use crate::net::result::CloseReason;
 use crate::net::sys::stream;
 
-/// First and longest interval for polling SIOCOUTQ; epoll does not report acknowledgements.
+/// The first and the longest interval of polling SIOCOUTQ. Polling is needed because epoll does not
+/// report acknowledgements.
 const FIRST_INTERVAL: Duration = Duration::from_millis(1);
 const MAX_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a peer that has received everything, including the FIN, has to send its own FIN. An
-/// earlier close would answer further data of the peer with a reset, on which some systems discard
-/// data that the peer's program has not read.
+/// The time that a peer has to send its own FIN after it has received everything, including ours.
+/// After an earlier close, the kernel would respond to further data of the peer with a reset. Some
+/// systems then discard data that the peer's program has not read.
 const LINGER: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -144,7 +144,7 @@ impl ConnectionCore {
         }
     }
 
-    /// Records that the peer has left bytes unread, if the read error `error` says so: a Unix
+    /// Records that the peer has left bytes unread, if the read error `error` shows it: a Unix
     /// socket is reset when the peer closes with unread input.
     #[cold]
     pub(super) fn record_left_unread(&self, error: &io::Error) {

@@ -11,7 +11,8 @@ use crate::event_loop::{EventLoop, TimerId};
 use crate::net::result::CloseReason;
 use crate::net::sys::stream;
 
-/// First and longest interval for polling SIOCOUTQ; epoll does not report acknowledgements.
+/// The first and the longest interval of polling SIOCOUTQ. Polling is needed because epoll does not
+/// report acknowledgements.
 const FIRST_INTERVAL: Duration = Duration::from_millis(1);
 const MAX_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -61,7 +62,7 @@ impl ConnectionCore {
         self.set_timer(event_loop, delay, CloseTimer::Delayed);
     }
 
-    /// Sends `message` to this connection after `after`.
+    /// Sends `message` to this connection after a delay.
     pub(super) fn set_timer(
         &self,
         event_loop: &EventLoop,
@@ -80,7 +81,7 @@ impl ConnectionCore {
         has_deadline
     }
 
-    /// The connection is closed, or is no longer closing gracefully.
+    /// Ends a graceful close in progress, and cancels its timers.
     pub(super) fn cancel_graceful_close(&self, event_loop: &EventLoop) {
         if let Some(graceful) = self.graceful.take() {
             event_loop.cancel(graceful.deadline);
@@ -118,7 +119,7 @@ impl ConnectionCore {
         must_wait
     }
 
-    /// Closes the connection now, in a way that the peer cannot take for a normal end.
+    /// Closes the connection now, by a reset, which the peer can distinguish from an orderly end.
     pub(super) fn reset(&self, event_loop: &EventLoop, reason: CloseReason) {
         if self.state.get() != ConnectionState::Closed {
             self.reset_when_closed();
@@ -126,8 +127,8 @@ impl ConnectionCore {
         }
     }
 
-    /// Makes the close reset the connection. Not in a forked child: the setting belongs to the
-    /// connection, which is the parent's.
+    /// Makes a later close reset the connection. Has no effect in a forked child, where the socket
+    /// option would apply to the parent's connection.
     pub(super) fn reset_when_closed(&self) {
         if self.membership.group().is_inherited() {
             return;

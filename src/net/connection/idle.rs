@@ -27,7 +27,7 @@ impl ConnectionCore {
 
     #[track_caller]
     pub(super) fn set_idle_timeout(&self, event_loop: &EventLoop, timeout: Option<Duration>) {
-        assert!(timeout != Some(Duration::ZERO), "a connection cannot be idle for no time at all");
+        assert!(timeout != Some(Duration::ZERO), "an idle timeout must be more than zero");
         self.idle_timeout.set(timeout);
         self.cancel_idle_timer(event_loop);
         if self.state.get() != ConnectionState::Closed {

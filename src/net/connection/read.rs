@@ -222,7 +222,7 @@ impl ConnectionCore {
     }
 
     /// Reports the memory that the connection takes to its account, if it has changed. Not called
-    /// for a message that is answered at once and leaves nothing buffered.
+    /// for a message that is consumed at once and whose reply is sent at once.
     pub(in crate::net) fn report_memory(&self) {
         let now = self.unsent.borrow().as_ref().map_or(0, |queue| queue.memory()) + self.unread_memory();
         let before = self.reported_memory.replace(now);

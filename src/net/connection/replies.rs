@@ -1,15 +1,16 @@
-//! Counts the replies in a connection's queue: bytes that the handler sent while it was given
-//! input.
+//! Counts the replies in a connection's queue. Replies are the bytes that the handler sends in a
+//! callback that delivers input; all other output is unsolicited.
 //!
-//! The queue also holds unsolicited output. Both leave in the order in which they were queued, so
-//! the count follows the queue in runs. A run is some replies followed by some unsolicited bytes.
-//! Replies that follow only a few unsolicited bytes join the run before these; the count may
-//! therefore fall up to [`GRAIN`] bytes early, and never exceeds the number of unsent replies.
+//! The queue holds bytes of both kinds, in the order in which they were sent. They are recorded as
+//! a sequence of runs; a run is a number of replies followed by a number of unsolicited bytes. To
+//! keep the runs few, replies that follow fewer than [`GRAIN`] unsolicited bytes are counted in the
+//! current run, ahead of these bytes. The count may therefore fall up to [`GRAIN`] bytes early, and
+//! it never exceeds the number of unsent replies.
 
 use std::collections::VecDeque;
 
-/// The number of unsolicited bytes that start a new run, so that alternating small sends of both
-/// kinds do not take more memory here than in the queue.
+/// A run with this many unsolicited bytes is complete, and the next reply starts a new one. So
+/// alternating small sends of both kinds do not take more memory here than in the queue.
 const GRAIN: usize = 4096;
 
 /// The replies in a queue of bytes.
@@ -79,7 +80,7 @@ mod tests {
         replies.add(500);
         assert_eq!(replies.unsent(), 1500);
         replies.take(2 * GRAIN);
-        assert_eq!(replies.unsent(), 1500, "unsolicited bytes were before them");
+        assert_eq!(replies.unsent(), 1500, "the unsolicited bytes before them counted as replies");
         replies.take(999);
         assert_eq!(replies.unsent(), 501);
         replies.take(1 + 3 * GRAIN);

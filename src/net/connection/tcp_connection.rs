@@ -87,13 +87,13 @@ impl<'a> TcpConnection<'a> {
         self.ordered_core().send(self.event_loop, slices).map_err(|(error, _)| error)
     }
 
-    /// Sends bytes that the caller gives up. Same as [`send`](TcpConnection::send), but what the
-    /// kernel does not take now is queued without a copy.
+    /// Sends bytes and takes ownership of them. Same as [`send`](TcpConnection::send), but bytes
+    /// that the kernel does not accept now are queued without a copy.
     ///
     /// The whole vector stays allocated until its last byte has been sent.
     ///
     /// # Errors
-    /// Same as [`send`](TcpConnection::send). The bytes are dropped then.
+    /// Same as [`send`](TcpConnection::send). After an error the bytes are dropped.
     pub fn send_owned(&self, bytes: impl Into<Vec<u8>>) -> Result<SendStatus, SendError> {
         self.ordered_core().send(self.event_loop, Bytes::Owned(bytes.into())).map_err(|(error, _)| error)
     }

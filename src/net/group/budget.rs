@@ -1,14 +1,14 @@
-//! `Budget`: the memory limit of all connections together, and the choice of connections to close
-//! when it is exceeded.
+//! `Budget`: the memory limit of all connections together, and the selection of connections to
+//! close when it is exceeded.
 //!
 //! Each connection that holds any bytes has an [`Account`]. Accounts and the total are atomic
-//! counters, so a change takes no lock. The change that takes the total above the limit selects
-//! connections under the ledger's lock, and their loops reset them, down to seven eighths of the
-//! limit. Their bytes stay in the total until they are closed, but no longer count towards the
-//! limit, so that one excess is handled once.
+//! counters, so a change takes no lock. The thread whose change takes the total above the limit
+//! selects connections under the ledger's lock, enough of them to reduce the total to seven eighths
+//! of the limit. Their loops reset them. Their bytes stay in the total until they are closed, but
+//! no longer count towards the limit, so that one excess causes one selection.
 //!
 //! Above three quarters of the limit memory is [scarce](Budget::is_scarce): connections buffer
-//! fewer replies. This costs peers that read some throughput. In return it bounds the memory of
+//! fewer replies. This reduces the throughput of peers that read. In return it bounds the memory of
 //! peers that do not read, before any connection has to be closed.
 
 use std::collections::BTreeMap;
@@ -53,7 +53,7 @@ struct Ledger {
     last_warning: Option<Instant>,
 }
 
-/// Control message to a connection: close, because the budget is exceeded.
+/// Control message that makes a connection close, because the budget is exceeded.
 pub(in crate::net) struct Condemned;
 
 impl Budget {
@@ -78,14 +78,14 @@ impl Budget {
         Arc::clone(budget)
     }
 
-    /// Whether connections should buffer less. One relaxed load.
+    /// Whether connections should buffer less. Costs one relaxed load.
     #[inline]
     pub(in crate::net) fn is_scarce(&self) -> bool {
         self.used.load(Relaxed) > self.limit - self.limit / 4
     }
 
-    /// Whether `more` bytes would exceed the hard limit, which is twice the limit. The loops need a
-    /// moment to close connections; the hard limit bounds the memory used meanwhile.
+    /// Whether `more` bytes would exceed the hard limit, which is twice the limit. The loops need
+    /// some time to close connections; the hard limit bounds the memory used until then.
     pub(in crate::net) fn is_exhausted_by(&self, more: usize) -> bool {
         self.used.load(Relaxed).saturating_add(more) > self.limit.saturating_mul(2)
     }
@@ -125,8 +125,8 @@ impl Budget {
         used.saturating_sub(self.limit)
     }
 
-    /// Selects connections and has them closed, if the limit is exceeded without those already
-    /// selected.
+    /// If the connections that are not yet selected exceed the limit, selects some of them and
+    /// makes their loops close them.
     #[cold]
     fn enforce(&self) {
         let now = self.millis(Instant::now());
@@ -154,8 +154,8 @@ impl Budget {
         drop(ledger);
         for account in chosen {
             let connection = account.connection;
-            // Posted, since this may run in the middle of any connection's send. When the loop runs
-            // the task, nothing is borrowed.
+            // Posted, because this function may be called inside a send of any connection. When the
+            // loop runs the task, nothing is borrowed.
             account.event_loop.clone().post_internal(move |event_loop: &EventLoop| {
                 event_loop.send_control(connection, &mut Condemned);
                 account.budget.warn();
@@ -176,7 +176,7 @@ impl Budget {
         drop(ledger);
         let limit = self.limit;
         logger::call(|| {
-            log::warn!("connections together exceeded {limit} bytes: closed {closed} since the last warning");
+            log::warn!("memory of connections exceeded {limit} bytes: closed {closed} since the last warning");
         });
     }
 }
@@ -211,7 +211,7 @@ impl Account {
         &self.budget
     }
 
-    /// Adds `bytes`, and closes connections if that exceeds the budget. Not to be called under a
+    /// Adds `bytes`, and closes connections if that exceeds the budget. Must not be called under a
     /// lock.
     pub(in crate::net) fn add(&self, bytes: usize) {
         self.count(bytes);
@@ -230,7 +230,7 @@ impl Account {
         allocator::add_held(bytes);
     }
 
-    /// Closes connections if the budget is exceeded. Not to be called under a lock.
+    /// Closes connections if the budget is exceeded. Must not be called under a lock.
     pub(in crate::net) fn enforce(&self) {
         if self.budget.excess() > 0 {
             self.budget.enforce();
@@ -247,8 +247,8 @@ impl Account {
 
     /// Records that `bytes` have left the connection, to the kernel or to the handler.
     ///
-    /// An eighth of the bytes held counts as progress, so that a peer that reads a byte now and
-    /// then makes none.
+    /// The connection has made progress when an eighth of the held bytes has left. A peer that
+    /// reads only a few bytes at long intervals therefore makes no progress.
     pub(in crate::net) fn record_moved(&self, bytes: usize) {
         let moved = self.moved.fetch_add(bytes, Relaxed) + bytes;
         if moved >= self.held.load(Relaxed) / 8 {
@@ -286,14 +286,14 @@ struct Holding {
 }
 
 impl Holding {
-    /// The memory that the connection has withheld from others, in byte-milliseconds.
+    /// The bytes held times the milliseconds without progress.
     fn weight(&self) -> u128 {
         self.bytes as u128 * u128::from(self.idle + 1)
     }
 }
 
-/// Selects holdings that add up to at least `bytes`, or all, in descending order of weight: those
-/// that hold most and progress least come first.
+/// Selects holdings in descending order of weight, until they add up to at least `bytes` or all are
+/// selected.
 fn select(mut holdings: Vec<Holding>, bytes: usize) -> Vec<Holding> {
     holdings.retain(|holding| holding.bytes > 0);
     holdings.sort_unstable_by_key(|holding| std::cmp::Reverse(holding.weight()));

@@ -31,7 +31,7 @@ pub(crate) enum Accepted {
     Exhausted(io::Error),
 }
 
-/// Locked exclusively while a listener gives up its reserve descriptor, and shared while one
+/// Locked exclusively while a listener has closed its reserve descriptor, and shared while one
 /// accepts.
 ///
 /// Descriptors belong to the whole process. Without the lock, a listener on another thread could

@@ -13,8 +13,8 @@ use crate::net::server::balancer::{Balancer, LoadBalancing};
 use crate::net::server::listener::{Establish, EstablishOnAnyLoop, Listener};
 use crate::threads::loop_pool::LoopPool;
 
-/// Listens on the first of `addresses` that binds, with one socket per listener. All sockets share
-/// one port.
+/// Binds one socket per listener to the first of `addresses` that can be bound, and listens on
+/// them. All sockets have the same port.
 pub(super) fn bind(
     addresses: &[Address],
     settings: &Settings,
@@ -53,7 +53,7 @@ fn bind_all(
     let mut acceptors = Vec::with_capacity(listeners);
     for _ in 0..listeners {
         let acceptor = Acceptor::bind(&address, settings.backlog, options, settings.path_options)?;
-        // With port 0 the first socket selects the port for all.
+        // With port 0 the kernel selects a port for the first socket. The others bind to that port.
         address = acceptor.local_address()?;
         acceptors.push(acceptor);
     }
@@ -74,7 +74,7 @@ pub(super) fn listen_on(
 }
 
 /// Starts a listener on each loop of the pool. If one fails to start, the caller drops the pool,
-/// which ends the others.
+/// and with it the other listeners.
 pub(super) fn listen_on_each(
     pool: &LoopPool,
     acceptors: Vec<Acceptor>,

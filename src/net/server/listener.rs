@@ -56,8 +56,8 @@ pub(in crate::net) struct Listener {
     group: Arc<Group>,
     balancer: Balancer,
     establish: Establish,
-    /// Whether a [back-off](BACKOFF) is under way. Nothing is accepted until its timer fires,
-    /// and notifications are ignored.
+    /// Whether a [back-off](BACKOFF) is in progress. Nothing is accepted until its timer fires, and
+    /// notifications are ignored.
     is_backing_off: Cell<bool>,
 }
 

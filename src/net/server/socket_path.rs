@@ -20,7 +20,7 @@ pub(crate) struct PathOptions {
 }
 
 /// A path at which a socket of this process is bound. Dropping the guard removes the path, unless
-/// another file is there by then.
+/// another file has replaced the socket.
 #[derive(Debug)]
 pub(in crate::net) struct PathGuard {
     /// Absolute, since the working directory may change before the drop.

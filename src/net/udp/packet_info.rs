@@ -1,9 +1,9 @@
-//! Receiving a datagram with its destination, and sending one with its source: the system calls.
+//! The system calls that receive a datagram with its destination, and send one with its source.
 //!
 //! The kernel passes both in control messages (`IP_PKTINFO`, ip(7); `IPV6_PKTINFO`, ipv6(7)), which
 //! rustix and socket2 cannot read or write. They are read and written here as bytes.
 
-#![allow(unsafe_code, reason = "recvmsg(2) and sendmsg(2) with IP_PKTINFO have no safe call")]
+#![allow(unsafe_code, reason = "recvmsg(2) and sendmsg(2) with IP_PKTINFO have no safe wrapper")]
 
 use std::io;
 use std::mem;
@@ -21,7 +21,7 @@ const ALIGNMENT: usize = size_of::<usize>();
 /// The offset of a control message's data.
 const HEADER: usize = size_of::<cmsghdr>().next_multiple_of(ALIGNMENT);
 
-/// Space for control messages of both families, and for some that a user may have enabled.
+/// Space for the control messages of both families, and for others that the user may have enabled.
 const CONTROL_LEN: usize = 256;
 
 /// Space for one control message of either family.
@@ -57,8 +57,8 @@ pub(super) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Rec
     header.msg_controllen = control.0.len() as _;
     let bytes = retry_on_interrupt(|| {
         // SAFETY: the descriptor is open, as it is borrowed for longer than the call. Each pointer
-        // of `header` is to memory of this function or its caller that is writable for the
-        // accompanying length and not borrowed elsewhere; any byte is a valid value there. The
+        // of `header` points to memory of this function or its caller that is writable for the
+        // accompanying length and not borrowed elsewhere; every byte value is valid there. The
         // kernel keeps none of the pointers. A call that fails with EINTR writes nothing, so the
         // lengths are still valid for the retry.
         unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_TRUNC) }
@@ -80,7 +80,7 @@ pub(super) fn send(
     source: UdpSource,
 ) -> io::Result<usize> {
     if to.ip().to_canonical().is_ipv4() != source.address().is_ipv4() {
-        let message = format!("a datagram to {to} cannot come from {}", source.address());
+        let message = format!("a datagram to {to} cannot be sent from {}", source.address());
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
     }
     let name = SockAddr::from(to);
@@ -97,7 +97,7 @@ pub(super) fn send(
     header.msg_controllen = length as _;
     retry_on_interrupt(|| {
         // SAFETY: the descriptor is open, as it is borrowed for longer than the call. Each pointer
-        // of `header` is to memory that is readable for the accompanying length and lives until
+        // of `header` points to memory that is readable for the accompanying length and lives until
         // this function returns. The call only reads through them and keeps none of them.
         unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) }
     })
@@ -140,8 +140,9 @@ fn address(name: &[u8]) -> Option<SocketAddr> {
     }
 }
 
-/// Returns the destination if a control message contains it. For an IPv4 datagram an IPv6 socket
-/// gets one message of each family, of which only that of IPv4 shows whether the address is local.
+/// Returns the destination if a control message contains it. An IPv6 socket receives two messages
+/// for an IPv4 datagram, one of each family. Only the IPv4 message shows whether the address is
+/// local.
 fn destination(mut control: &[u8]) -> Option<UdpDestination> {
     let mut found = None;
     while let Some(length) = field(control, mem::offset_of!(cmsghdr, cmsg_len)).map(usize::from_ne_bytes) {

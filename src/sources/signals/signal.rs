@@ -9,8 +9,8 @@ use rustix::process::Signal as Known;
 /// A signal number, with its name.
 ///
 /// Covers the signals that programs send to each other and those by which the kernel reports an
-/// event. Signals that report a fault of the program itself (SIGSEGV and similar) are excluded,
-/// since their handler could not return, as are real-time signals.
+/// event. Excludes real-time signals, and signals that report a fault of the program itself
+/// (SIGSEGV and similar), since their handler could not return.
 ///
 /// ```
 /// use reveille::signal::Signal;
@@ -45,7 +45,8 @@ const ALL: [(Signal, Known, &str); 17] = [
 ];
 
 impl Signal {
-    /// SIGHUP: the terminal was closed. By convention, a daemon reloads its configuration.
+    /// SIGHUP: the terminal was closed. By convention, a daemon reloads its configuration when it
+    /// receives this signal.
     pub const HUP: Signal = Signal(Known::HUP.as_raw());
     /// SIGINT: Ctrl-C.
     pub const INT: Signal = Signal(Known::INT.as_raw());
@@ -62,7 +63,7 @@ impl Signal {
     pub const PIPE: Signal = Signal(Known::PIPE.as_raw());
     /// SIGALRM: the timer of alarm(2).
     pub const ALRM: Signal = Signal(Known::ALARM.as_raw());
-    /// SIGTERM: a request to terminate.
+    /// SIGTERM: requests the process to terminate.
     pub const TERM: Signal = Signal(Known::TERM.as_raw());
     /// SIGCHLD: a child has terminated or stopped. [`Child`](crate::process::Child) does not need
     /// it.

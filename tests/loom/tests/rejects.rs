@@ -31,7 +31,7 @@ macro_rules! rejects {
                 use super::*;
 
                 #[test]
-                #[ignore = "fails on purpose; `is_rejected` runs it in a child process"]
+                #[ignore = "runs only in a child process of another test"]
                 fn model() {
                     explore_in_child(models::$claim::<broken::$bug::$protocol>);
                 }

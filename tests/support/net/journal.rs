@@ -163,7 +163,7 @@ type OnEvent = Box<dyn FnMut(&TcpConnection<'_>) -> io::Result<()>>;
 type OnMessage = Box<dyn FnMut(&TcpConnection<'_>, &mut Buffer) -> io::Result<()>>;
 type OnClose = Box<dyn FnMut(&TcpConnection<'_>, &CloseReason)>;
 
-/// What the closures of a [`Script`] may return.
+/// A return type of the closures of a [`Script`].
 pub(crate) trait Returned {
     fn result(self) -> io::Result<()>;
 }

@@ -72,8 +72,8 @@ impl Drop for Peer {
 
 pub(super) fn pass(socket: BorrowedFd<'_>, descriptors: &[OwnedFd]) -> Result<()> {
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-    let mut control = SendAncillaryBuffer::new(&mut room);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
         return Err("too many descriptors".into());
     }
@@ -82,8 +82,8 @@ pub(super) fn pass(socket: BorrowedFd<'_>, descriptors: &[OwnedFd]) -> Result<()
 }
 
 pub(super) fn take(socket: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
-    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut room);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
     recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC)?;
     let mut taken = Vec::new();
     for part in control.drain() {

@@ -36,7 +36,7 @@ pub(super) fn be_peer(doorbell: Doorbell, task: Task) -> Result<()> {
             (Task::Count, _) => ring.send(count.to_ne_bytes()),
             (Task::Echo, _) => ring.send(message),
         };
-        sent.expect("room for all that are under way");
+        sent.expect("capacity for all messages in flight");
     })?;
     source.send(CONTROL)?;
     let _channel =
@@ -127,7 +127,7 @@ pub(super) fn flood(peer: &Peer, doorbell: Doorbell, window: Duration) -> Result
     let result = Rc::default();
     let flood = Flood { window, began: None, sent: 0, has_requested: false, result: Rc::clone(&result) };
     serve(peer, doorbell, flood)?;
-    counted(result.take().ok_or("the peer does not answer")?)
+    counted(result.take().ok_or("the peer does not reply")?)
 }
 
 fn counted((sent, count, took): (u64, u64, Duration)) -> Result<(u64, Duration)> {
@@ -151,14 +151,14 @@ impl RingHandler for Echo {
         let Some(trips) = &mut *trips else {
             *trips = Some(Trips::begin(self.in_flight, self.window));
             for _ in 0..self.in_flight {
-                ring.send([7; MESSAGE]).expect("room for all that are under way");
+                ring.send([7; MESSAGE]).expect("capacity for all messages in flight");
             }
             self.out = self.in_flight;
             return;
         };
-        assert!(message == [7; MESSAGE], "a message came back as another");
+        assert!(message == [7; MESSAGE], "a returned message was altered");
         if trips.returned() {
-            ring.send(message).expect("room for what has come back");
+            ring.send(message).expect("the space of the returned message");
         } else {
             self.out -= 1;
             if self.out == 0 {
@@ -172,7 +172,7 @@ pub(super) fn echo(peer: &Peer, doorbell: Doorbell, in_flight: usize, window: Du
     let trips = Rc::default();
     serve(peer, doorbell, Echo { in_flight, window, out: 0, trips: Rc::clone(&trips) })?;
     let trips: Option<Trips> = trips.take();
-    Ok(trips.filter(|trips| !trips.took.is_zero()).ok_or("the peer does not answer")?)
+    Ok(trips.filter(|trips| !trips.took.is_zero()).ok_or("the peer does not reply")?)
 }
 
 /// Polls until there is a message.
@@ -182,7 +182,7 @@ fn receive(ring: &mut SharedRing, message: &mut Vec<u8>) -> Result<()> {
         spin_loop();
         looks += 1;
         if looks % 1_000_000_000 == 0 {
-            return Err("the peer does not answer".into());
+            return Err("the peer does not reply".into());
         }
     }
     Ok(())
@@ -190,8 +190,8 @@ fn receive(ring: &mut SharedRing, message: &mut Vec<u8>) -> Result<()> {
 
 pub(super) fn flood_awake(peer: &Peer, window: Duration) -> Result<(u64, Duration)> {
     let mut ring = offer(peer, Doorbell::default())?;
-    let mut answer = Vec::new();
-    receive(&mut ring, &mut answer)?;
+    let mut reply = Vec::new();
+    receive(&mut ring, &mut reply)?;
     let began = Instant::now();
     let mut sent = 0_u64;
     while sent % 64 != 0 || began.elapsed() < window {
@@ -199,8 +199,8 @@ pub(super) fn flood_awake(peer: &Peer, window: Duration) -> Result<(u64, Duratio
         sent += 1;
     }
     send(&mut ring, &CONTROL)?;
-    receive(&mut ring, &mut answer)?;
-    let count = answer.as_slice().try_into().map_err(|_| "an answer that is no count")?;
+    receive(&mut ring, &mut reply)?;
+    let count = reply.as_slice().try_into().map_err(|_| "the reply is not a count")?;
     counted((sent, u64::from_ne_bytes(count), began.elapsed()))
 }
 
@@ -226,7 +226,7 @@ pub(super) fn echo_awake(peer: &Peer, in_flight: usize, window: Duration) -> Res
     while out > 0 {
         receive(&mut ring, &mut message)?;
         if message != [7; MESSAGE] {
-            return Err("a message came back as another".into());
+            return Err("a returned message was altered".into());
         }
         if trips.returned() {
             ring.send(&message)?;

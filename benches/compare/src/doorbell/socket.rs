@@ -16,34 +16,34 @@ const CONTROL: [u8; 1] = [1];
 pub(super) fn be_peer(task: Task) -> Result<()> {
     let stdin = stdin();
     let socket = stdin.as_fd();
-    say(socket, &CONTROL)?;
+    send_message(socket, &CONTROL)?;
     let mut message = [0; MESSAGE];
     let mut count = 0_u64;
     loop {
         match (receive(socket, &mut message)?, task) {
             (0, _) => return Ok(()),
             (MESSAGE, Task::Count) => count += 1,
-            (_, Task::Count) => say(socket, &count.to_ne_bytes())?,
-            (n, Task::Echo) => say(socket, &message[..n])?,
+            (_, Task::Count) => send_message(socket, &count.to_ne_bytes())?,
+            (n, Task::Echo) => send_message(socket, &message[..n])?,
         }
     }
 }
 
 pub(super) fn flood(peer: &Peer, window: Duration) -> Result<(u64, Duration)> {
     let socket = peer.socket();
-    let mut answer = [0; 8];
-    receive(socket, &mut answer)?;
+    let mut reply = [0; 8];
+    receive(socket, &mut reply)?;
     let began = Instant::now();
     let mut sent = 0_u64;
     while sent % 64 != 0 || began.elapsed() < window {
-        say(socket, &[7; MESSAGE])?;
+        send_message(socket, &[7; MESSAGE])?;
         sent += 1;
     }
-    say(socket, &CONTROL)?;
-    let n = receive(socket, &mut answer)?;
+    send_message(socket, &CONTROL)?;
+    let n = receive(socket, &mut reply)?;
     let took = began.elapsed();
-    if n != answer.len() || u64::from_ne_bytes(answer) != sent {
-        return Err(format!("{sent} messages were sent, and {} counted", u64::from_ne_bytes(answer)).into());
+    if n != reply.len() || u64::from_ne_bytes(reply) != sent {
+        return Err(format!("{sent} messages were sent, and {} counted", u64::from_ne_bytes(reply)).into());
     }
     Ok((sent, took))
 }
@@ -54,15 +54,15 @@ pub(super) fn echo(peer: &Peer, in_flight: usize, window: Duration) -> Result<Tr
     receive(socket, &mut message)?;
     let mut trips = Trips::begin(in_flight, window);
     for _ in 0..in_flight {
-        say(socket, &[7; MESSAGE])?;
+        send_message(socket, &[7; MESSAGE])?;
     }
     let mut out = in_flight;
     while out > 0 {
         if receive(socket, &mut message)? != MESSAGE || message != [7; MESSAGE] {
-            return Err("a message came back as another".into());
+            return Err("a returned message was altered".into());
         }
         if trips.returned() {
-            say(socket, &message)?;
+            send_message(socket, &message)?;
         } else {
             out -= 1;
         }
@@ -70,7 +70,7 @@ pub(super) fn echo(peer: &Peer, in_flight: usize, window: Duration) -> Result<Tr
     Ok(trips)
 }
 
-fn say(socket: BorrowedFd<'_>, message: &[u8]) -> Result<()> {
+fn send_message(socket: BorrowedFd<'_>, message: &[u8]) -> Result<()> {
     match send(socket, message, SendFlags::NOSIGNAL)? {
         n if n == message.len() => Ok(()),
         n => Err(format!("{n} bytes of a message were sent").into()),

@@ -118,7 +118,7 @@ impl Check {
             return Err(format!("{} reads of {reads}", self.count()).into());
         }
         if self.sum.get() != expected {
-            return Err("what was read is not what is there".into());
+            return Err("the bytes read differ from the file".into());
         }
         Ok(())
     }

@@ -193,7 +193,7 @@ fn queues(cpus: Cpus, trips: usize) -> Result<Vec<Duration>> {
             read(&back.0)?;
             mem::swap(&mut batch, &mut *back.1.lock());
             if batch.pop() != Some([trip; 5]) {
-                return Err("another task came back than went out".into());
+                return Err("the returned task differs from the sent one".into());
             }
             if trip >= WARM_UP {
                 taken.push(began.elapsed());

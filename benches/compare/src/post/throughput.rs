@@ -186,7 +186,7 @@ fn produce<P: Poster>(poster: &P, progress: &Progress) -> Option<Instant> {
 /// One row per peer; `rounds` holds a sample of each peer per round.
 fn table(rounds: &[Vec<Turn>], producers: usize) -> Table {
     let title = format!(
-        "post, {producers} producer{}, at most {WINDOW} tasks under way: median (min-max) of {} rounds",
+        "post, {producers} producer{}, at most {WINDOW} tasks in flight: median (min-max) of {} rounds",
         if producers == 1 { "" } else { "s" },
         rounds.len()
     );

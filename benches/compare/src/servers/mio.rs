@@ -25,7 +25,7 @@ struct Connection {
     read_closed: bool,
 }
 
-/// The fate of a connection after an event: `Break` closes it.
+/// Whether a connection stays open after an event: `Break` closes it.
 type Next = ControlFlow<()>;
 
 pub(super) fn serve() -> Result<()> {

@@ -51,7 +51,7 @@ impl Calls {
     }
 }
 
-/// The fate of a connection after an event: `Break` closes it.
+/// Whether a connection stays open after an event: `Break` closes it.
 type Next = ControlFlow<()>;
 
 pub(super) fn serve(calls: Calls) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The compared loops, each with its timers: one file each.
+//! The compared loops and their timers, one file for each loop.
 
 mod by_hand;
 mod calloop;
@@ -24,7 +24,7 @@ pub(super) trait Loop: Sized {
 
     fn new() -> Result<Self>;
 
-    /// Sets the instant that the offsets of timers refer to.
+    /// Sets the instant from which the offsets of timers are measured.
     fn begin(&mut self, beginning: Instant);
 
     /// Runs the body in a context where the loop's timers may be changed.
@@ -34,7 +34,7 @@ pub(super) trait Loop: Sized {
 
     fn add(&mut self, timer: Timer) -> Result<Self::Id>;
 
-    /// Returns whether there was a timer to cancel, as far as the loop reports it.
+    /// Returns whether the timer was pending, if the loop reports it.
     fn cancel(&mut self, id: Self::Id) -> bool;
 
     /// Fails if the loop still has a timer.
@@ -55,9 +55,9 @@ pub(super) trait Reset: Loop {
     fn reset(&mut self, id: &mut Self::Id, delay: Duration) -> bool;
 }
 
-/// Something that can wait until one deadline.
+/// An implementation that can run a single timer.
 pub(super) trait Alone {
-    /// The lateness of each of `count` timers that wait one after the other.
+    /// Returns the lateness of each of `count` timers that run one after the other.
     fn lateness(delay: Duration, count: usize) -> Result<Vec<Duration>>;
 }
 

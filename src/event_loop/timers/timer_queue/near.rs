@@ -1,8 +1,9 @@
-//! The near timers, in exact order: a sorted run and a heap.
+//! The near timers in exact order. They are stored in two parts: the run, which is a sorted array,
+//! and a heap.
 //!
-//! Timers leave the wheel many at a time. Sorting them at once and popping them from the end costs
-//! half as much as a heap. So they form the run. A timer that is near already when it is armed goes
-//! into the heap.
+//! Timers leave the timing wheel many at a time. They go into the run, because sorting them
+//! together and popping them from the end costs half as much as a heap. A timer that is already
+//! near when it is armed goes into the heap.
 
 use std::cmp::Reverse;
 
@@ -11,11 +12,13 @@ use super::nodes::{NONE, Nodes, State};
 use crate::event_loop::trimming::slack::retained;
 
 pub(super) struct Near {
-    /// Sorted, the first to fire at the end. A timer that is removed from the middle leaves a gap,
-    /// an entry with the index [`NONE`]. The last entry is never a gap.
+    /// Sorted in descending order: the first timer to fire is at the end. A timer that is removed
+    /// from the middle leaves a gap, an entry with the index [`NONE`]. The last entry is never a
+    /// gap.
     run: Vec<Entry>,
     heap: Heap,
-    /// Entries that have been gathered and not settled.
+    /// Entries that [`gather`](Near::gather) has added and [`settle`](Near::settle) has not yet
+    /// sorted.
     gathered: Vec<Entry>,
 }
 
@@ -33,18 +36,19 @@ impl Near {
         }
     }
 
-    /// All entries, in no order.
+    /// All entries, in no particular order.
     pub(super) fn entries(&self) -> impl Iterator<Item = Entry> {
         let run = self.run.iter().filter(|entry| entry.index != NONE);
         run.chain(self.heap.entries()).copied()
     }
 
-    /// Adds a timer. Its sequence must be in its node and must not change while the timer is here.
+    /// Adds a timer. Its node must contain its sequence number, which must not change before the
+    /// timer is removed.
     pub(super) fn push<C>(&mut self, entry: Entry, nodes: &mut Nodes<C>) {
         self.heap.push(entry, nodes);
     }
 
-    /// Adds one of many timers. They count as present after they have been [settled](Near::settle).
+    /// Adds one timer of a batch. The batch takes effect with the next [`settle`](Near::settle).
     pub(super) fn gather(&mut self, entry: Entry) {
         self.gathered.push(entry);
     }
@@ -54,15 +58,16 @@ impl Near {
         if self.gathered.is_empty() {
             return;
         }
-        // A few timers that would have to go into a long run are cheaper in the heap. So no entry
-        // is sorted again before the run has doubled.
+        // Adding a few timers to the heap is cheaper than sorting a long run again. So entries are
+        // sorted again only if the run at least doubles.
         if self.gathered.len() < self.run.len() {
             self.gathered.drain(..).for_each(|entry| self.heap.push(entry, nodes));
             return;
         }
         self.run.retain(|entry| entry.index != NONE);
         self.run.append(&mut self.gathered);
-        // By deadline first, which is fast because it reads nothing else. Ties are few.
+        // Sorted by deadline first, which is fast because it reads no nodes. Equal deadlines are
+        // rare.
         self.run.sort_unstable_by_key(|entry| Reverse(entry.deadline));
         for ties in self.run.chunk_by_mut(|a, b| a.deadline == b.deadline).filter(|ties| ties.len() > 1) {
             ties.sort_unstable_by_key(|entry| Reverse(nodes[entry.index].sequence()));

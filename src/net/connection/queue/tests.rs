@@ -49,7 +49,7 @@ fn sent_by(mut queue: Queue) -> Vec<u8> {
     let mut received = Vec::new();
     while !queue.is_empty() {
         queue.write_to(ours.as_fd()).unwrap();
-        // Reads everything that is there before it returns WouldBlock.
+        // Reads all available bytes before it returns WouldBlock.
         assert_eq!(theirs.read_to_end(&mut received).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
     assert_eq!((queue.len(), queue.in_memory()), (0, 0));

@@ -1,5 +1,5 @@
-//! Clients that misbehave. A loss of their own bytes is not a failure. Some of them verify that the
-//! server closes the connection.
+//! Clients that misbehave. Bytes that such a client loses are not a failure. Some clients verify
+//! that the server closes the connection.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -105,7 +105,7 @@ pub(super) fn panics_the_handler(_: &mut Rng, services: &Services) -> Verdict {
     expect_end(stream)
 }
 
-/// The service must close the connection at its limit of the line length.
+/// The service must close a connection that exceeds its limit of the line length.
 pub(super) fn sends_a_line_that_is_too_long(_: &mut Rng, services: &Services) -> Verdict {
     let mut stream = connect(services.lines)?;
     let _ = stream.write_all(&vec![b'x'; LONGEST_LINE * 3]);
@@ -139,8 +139,8 @@ pub(super) fn passes_descriptors(random: &mut Rng, services: &Services) -> Verdi
 }
 
 /// Passes a TCP socket with SO_LINGER and unsent bytes that its peer does not read. The close of
-/// its last descriptor blocks, and the server may hold the last one. The server must not block: it
-/// must reply to the next request.
+/// the last descriptor of such a socket blocks, and the server may hold that descriptor. The server
+/// must not block: it must reply to the next request.
 pub(super) fn passes_a_lingering_socket(_: &mut Rng, services: &Services) -> Verdict {
     let stream = connect_unix(&services.unix)?;
     let (lingering, peer) = lingering_socket().map_err(describe("a lingering socket"))?;
@@ -170,7 +170,7 @@ fn lingering_socket() -> std::io::Result<(TcpStream, TcpStream)> {
 fn pass(stream: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> rustix::io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)), "at most 8 descriptors");
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)), "more than 8 descriptors");
     rustix::net::sendmsg(stream, &[IoSlice::new(b"fd")], &mut ancillary, SendFlags::NOSIGNAL)
 }
 
