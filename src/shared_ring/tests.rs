@@ -259,7 +259,7 @@ fn an_invalid_header_is_an_error_with_a_message() {
         (2, 32, "impossible capacity"),
         (2, 4104, "impossible capacity"),
         (2, u64::MAX, "impossible capacity"),
-        (2, 2048, "not the size"),
+        (2, 2048, "the size of the memory differs"),
         (3, 1 << 40, "not those of this shared ring"),
     ];
     for (word, value, problem) in wrong {

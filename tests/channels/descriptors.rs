@@ -56,8 +56,7 @@ fn a_second_channel_for_one_descriptor_is_refused() {
         let c = calls.clone();
         let first =
             Channel::new(event_loop, Rc::clone(&shared), Interest::READABLE, move |_| c.add()).unwrap();
-        let second =
-            Channel::new(event_loop, Rc::clone(&shared), Interest::READABLE, |_| panic!("called"));
+        let second = Channel::new(event_loop, Rc::clone(&shared), Interest::READABLE, |_| panic!("called"));
         assert_eq!(second.unwrap_err().kind(), ErrorKind::AlreadyExists);
         theirs.write_all(b"x").unwrap();
         turn(event_loop);

@@ -264,7 +264,11 @@ fn posts_that_race_with_quit_and_drop_have_one_outcome() {
                     .collect();
                 start.wait();
                 event_loop.run().unwrap();
-                assert_eq!(certain.get(), BEFORE_QUIT + round % 7, "a task accepted before the request to quit did not run");
+                assert_eq!(
+                    certain.get(),
+                    BEFORE_QUIT + round % 7,
+                    "a task accepted before the request to quit did not run"
+                );
                 drop(event_loop);
                 let mut sum = Tally::default();
                 for producer in producers {

@@ -204,7 +204,10 @@ fn an_allocation_past_the_threshold_is_reported() {
         let c = crossings.clone();
         let threshold = MemoryThreshold::new(event_loop, &group.0, 4 << 20, move |_, n| c.record(n)).unwrap();
         // A threshold that usage does not reach is not crossed.
-        let far = MemoryThreshold::new(event_loop, &group.0, 1 << 40, |_, _| panic!("the threshold is not crossed")).unwrap();
+        let far = MemoryThreshold::new(event_loop, &group.0, 1 << 40, |_, _| {
+            panic!("the threshold is not crossed")
+        })
+        .unwrap();
         turn(event_loop);
         assert_eq!(crossings.len(), 0);
         let ended = Count::default();

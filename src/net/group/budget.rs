@@ -176,7 +176,9 @@ impl Budget {
         drop(ledger);
         let limit = self.limit;
         logger::call(|| {
-            log::warn!("memory of connections exceeded {limit} bytes: closed {closed} since the last warning");
+            log::warn!(
+                "memory of connections exceeded {limit} bytes: closed {closed} since the last warning"
+            );
         });
     }
 }
