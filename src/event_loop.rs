@@ -317,7 +317,7 @@ impl EventLoop {
                 return;
             }
             if returned.is_none() {
-                self.close_after_panic(&source);
+                self.close_after_panic(id, &source);
             }
             inner.channels.borrow_mut().finish(id);
             if Rc::strong_count(&source) == 1 {
@@ -371,8 +371,8 @@ impl EventLoop {
     }
 
     /// Closes a source whose callback has panicked.
-    fn close_after_panic(&self, source: &Rc<dyn Source>) {
-        self.catch("the close after a panic", || source.on_panic(self));
+    fn close_after_panic(&self, id: ChannelId, source: &Rc<dyn Source>) {
+        self.catch("the close after a panic", || source.on_panic(self, id));
     }
 
     /// Calls user code and catches its panic. `None` if it panicked.

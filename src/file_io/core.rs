@@ -264,7 +264,7 @@ impl Source for FileIoCore {
         false
     }
 
-    fn on_panic(&self, event_loop: &EventLoop) {
+    fn on_panic(&self, event_loop: &EventLoop, _id: ChannelId) {
         // Only after a bug in this crate: callbacks are caught one by one.
         self.close(event_loop);
     }

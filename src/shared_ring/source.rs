@@ -165,7 +165,7 @@ impl<'a> RingRef<'a> {
 
     /// Closes the link: after the current callback, if any, the handler is not called again.
     pub fn close(&self) {
-        self.source.close(self.event_loop);
+        self.event_loop.remove(self.source.id);
     }
 }
 
@@ -210,10 +210,6 @@ impl RingSource {
         }
         Ok(())
     }
-
-    fn close(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
-    }
 }
 
 impl Source for RingSource {
@@ -226,12 +222,8 @@ impl Source for RingSource {
         let delivered = self.deliver(event_loop, &mut message);
         self.message.set(message);
         if let Err(error) = delivered {
-            self.close(event_loop);
+            event_loop.remove(self.id);
             self.handler.borrow_mut().on_end(&RingRef { event_loop, source: self }, error);
         }
-    }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        self.close(event_loop);
     }
 }

@@ -133,10 +133,6 @@ impl Source for Threshold {
             }
         }
     }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
-    }
 }
 
 /// Counters of a group's `memory.events`: how often each memory limit has taken effect.

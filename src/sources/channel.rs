@@ -138,7 +138,7 @@ impl<F: AsFd + 'static> Channel<F> {
 
 impl<F: AsFd + 'static> Drop for Channel<F> {
     fn drop(&mut self) {
-        self.with_channel(|event_loop, channel| channel.close(event_loop));
+        self.with_channel(|event_loop, channel| event_loop.remove(channel.id));
     }
 }
 
@@ -186,7 +186,7 @@ impl<'a, F: AsFd + 'static> ChannelEvent<'a, F> {
 
     /// Closes the channel. Its descriptor is closed after the callback returns.
     pub fn close(&self) {
-        self.channel.close(self.event_loop);
+        self.event_loop.remove(self.channel.id);
     }
 }
 
@@ -212,10 +212,6 @@ impl<F: AsFd + 'static> ChannelSource<F> {
         event_loop.set_wanted(self.id, Readiness::answering(interest));
         Ok(())
     }
-
-    fn close(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
-    }
 }
 
 impl<F: AsFd + 'static> Source for ChannelSource<F> {
@@ -230,16 +226,12 @@ impl<F: AsFd + 'static> Source for ChannelSource<F> {
         if event_loop.is_registered(self.id) && !interest.is_empty() {
             event_loop.clear_ready(self.id, !Readiness::NONE);
             if let Err(error) = event_loop.rewatch(self.id, self.source.as_fd(), interest) {
-                self.close(event_loop);
+                event_loop.remove(self.id);
                 logger::recurring("a channel that cannot be watched", |left_out| {
                     log::error!("a channel's descriptor can no longer be watched: {error}{left_out}");
                 });
             }
         }
-    }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        self.close(event_loop);
     }
 }
 

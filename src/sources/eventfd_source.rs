@@ -106,7 +106,7 @@ impl EventFdSource {
 impl Drop for EventFdSource {
     fn drop(&mut self) {
         if let Some(watch) = self.watch.upgrade() {
-            self.event_loop.with(|event_loop| watch.close(event_loop));
+            self.event_loop.with(|event_loop| event_loop.remove(watch.id));
         }
     }
 }
@@ -114,12 +114,6 @@ impl Drop for EventFdSource {
 impl fmt::Debug for EventFdSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventFdSource").field("open", &self.is_open()).finish_non_exhaustive()
-    }
-}
-
-impl EventFdWatch {
-    fn close(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
     }
 }
 
@@ -145,7 +139,7 @@ impl Source for EventFdWatch {
                     return event_loop.clear_ready(self.id, !Readiness::NONE);
                 }
                 Err(error) => {
-                    self.close(event_loop);
+                    event_loop.remove(self.id);
                     return logger::recurring("an eventfd that cannot be read", |left_out| {
                         log::error!("an eventfd can no longer be read: {error}{left_out}");
                     });
@@ -155,9 +149,5 @@ impl Source for EventFdWatch {
                 return; // Closed by the callback.
             }
         }
-    }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        self.close(event_loop);
     }
 }

@@ -232,10 +232,6 @@ impl Source for Trigger {
         event_loop.clear_ready(self.id, !Readiness::NONE);
         (self.callback.borrow_mut())(event_loop);
     }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
-    }
 }
 
 fn invalid(message: &str) -> io::Error {

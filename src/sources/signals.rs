@@ -196,10 +196,6 @@ impl Source for SignalSource {
             }
         }
     }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
-    }
 }
 
 /// One signal of a source, and the handler's actions for it.

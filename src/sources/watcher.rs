@@ -292,10 +292,6 @@ impl Source for WatcherSource {
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
         event_loop.clear_ready(self.id, !Readiness::NONE);
     }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
-    }
 }
 
 fn quota(message: &str) -> io::Error {
