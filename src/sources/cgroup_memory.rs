@@ -11,10 +11,9 @@ use std::rc::Rc;
 
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::{EventLoop, Registration, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
-use crate::sources::Registration;
 use crate::sources::watcher::{FileChange, FileChanges, Watcher};
 
 /// A memory usage threshold of a cgroup v1 group.
@@ -44,7 +43,7 @@ use crate::sources::watcher::{FileChange, FileChanges, Watcher};
 /// have only cgroup v2; use [`MemoryEvents`] there.
 #[must_use = "dropping this closes the source; `detach` leaves it to the loop"]
 pub struct MemoryThreshold {
-    registration: Registration,
+    registration: Registration<Threshold>,
 }
 
 type Callback = Contained<Box<dyn FnMut(&EventLoop, u64)>>;
@@ -93,7 +92,7 @@ impl MemoryThreshold {
         let threshold = event_loop.register(Interest::READABLE, |id| {
             Rc::new(Threshold { id, crossings, callback: RefCell::new(callback) })
         })?;
-        Ok(MemoryThreshold { registration: Registration::new(event_loop, threshold.id) })
+        Ok(MemoryThreshold { registration: Registration::new(event_loop, threshold.id, &threshold) })
     }
 
     /// Whether crossings are still reported: neither has the callback panicked nor the loop been

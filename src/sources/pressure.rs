@@ -17,9 +17,8 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::{EventLoop, Registration, Source};
 use crate::readiness::{Interest, Readiness};
-use crate::sources::Registration;
 
 /// A resource that tasks can stall on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,7 +130,7 @@ impl PressureTrigger {
         let source = event_loop.register(Interest::PRIORITY, |id| {
             Rc::new(Trigger { id, trigger, callback: RefCell::new(callback) })
         })?;
-        Ok(PressureWatch { registration: Registration::new(event_loop, source.id) })
+        Ok(PressureWatch { registration: Registration::new(event_loop, source.id, &source) })
     }
 
     fn open(&self) -> io::Result<OwnedFd> {
@@ -186,7 +185,7 @@ impl PressureTrigger {
 /// Bound to the loop's thread, like the loop.
 #[must_use = "dropping this closes the source; `detach` leaves it to the loop"]
 pub struct PressureWatch {
-    registration: Registration,
+    registration: Registration<Trigger>,
 }
 
 impl PressureWatch {

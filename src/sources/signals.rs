@@ -35,9 +35,8 @@ use self::signal::{Signal, action};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::process_mark::ProcessMark;
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::{EventLoop, Registration, Source};
 use crate::readiness::{Interest, Readiness};
-use crate::sources::Registration;
 
 /// Delivers signals of the process to a callback on a loop.
 ///
@@ -87,7 +86,7 @@ use crate::sources::Registration;
 /// ```
 #[must_use = "dropping this restores the signals' former dispositions; `detach` leaves the source to the loop"]
 pub struct Signals {
-    registration: Registration,
+    registration: Registration<SignalSource>,
 }
 
 type Callback = Contained<Box<dyn FnMut(&EventLoop, Signal)>>;
@@ -135,7 +134,7 @@ impl Signals {
         let source = event_loop.register(Interest::READABLE, |id| {
             Rc::new(SignalSource { id, pipe, watches, callback: RefCell::new(callback) })
         })?;
-        Ok(Signals { registration: Registration::new(event_loop, source.id) })
+        Ok(Signals { registration: Registration::new(event_loop, source.id, &source) })
     }
 
     /// Whether signals are still reported: neither has the callback panicked nor the loop been
