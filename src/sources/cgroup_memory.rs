@@ -2,7 +2,6 @@
 //! v2.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -94,27 +93,9 @@ impl MemoryThreshold {
         })?;
         Ok(MemoryThreshold { registration: Registration::new(event_loop, threshold.id, &threshold) })
     }
-
-    /// Whether crossings are still reported: neither has the callback panicked nor the loop been
-    /// dropped.
-    pub fn is_open(&self) -> bool {
-        self.registration.is_open()
-    }
-
-    /// Closes the source: the callback is not called again.
-    pub fn close(self) {}
-
-    /// Leaves the source to the loop, until the loop is dropped.
-    pub fn detach(self) {
-        self.registration.detach();
-    }
 }
 
-impl fmt::Debug for MemoryThreshold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryThreshold").field("is_open", &self.is_open()).finish_non_exhaustive()
-    }
-}
+user_value!(MemoryThreshold, registration);
 
 impl Source for Threshold {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -201,7 +182,6 @@ impl MemoryCounts {
 ///
 /// See Documentation/admin-guide/cgroup-v2.rst of Linux, `memory.events`.
 #[must_use = "dropping this closes the source; `detach` leaves it to the loop"]
-#[derive(Debug)]
 pub struct MemoryEvents {
     watcher: Watcher,
 }
@@ -239,20 +219,9 @@ impl MemoryEvents {
         *known.borrow_mut() = MemoryCounts::of(&group)?;
         Ok(MemoryEvents { watcher })
     }
-
-    /// Whether changes are still reported.
-    pub fn is_open(&self) -> bool {
-        self.watcher.is_open()
-    }
-
-    /// Closes the source: the callback is not called again.
-    pub fn close(self) {}
-
-    /// Leaves the source to the loop, until the loop is dropped.
-    pub fn detach(self) {
-        self.watcher.detach();
-    }
 }
+
+user_value!(MemoryEvents, watcher);
 
 fn events_of(group: &Path) -> PathBuf {
     group.join("memory.events")

@@ -188,26 +188,7 @@ pub struct PressureWatch {
     registration: Registration<Trigger>,
 }
 
-impl PressureWatch {
-    /// Whether the source has not been closed.
-    pub fn is_open(&self) -> bool {
-        self.registration.is_open()
-    }
-
-    /// Closes the source: the callback is not called again.
-    pub fn close(self) {}
-
-    /// Leaves the source to the loop, until the loop is dropped.
-    pub fn detach(self) {
-        self.registration.detach();
-    }
-}
-
-impl fmt::Debug for PressureWatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PressureWatch").field("is_open", &self.is_open()).finish_non_exhaustive()
-    }
-}
+user_value!(PressureWatch, registration);
 
 type Callback = Contained<Box<dyn FnMut(&EventLoop)>>;
 

@@ -17,7 +17,6 @@ mod disposition;
 pub(crate) mod signal;
 
 use std::cell::RefCell;
-use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -136,27 +135,9 @@ impl Signals {
         })?;
         Ok(Signals { registration: Registration::new(event_loop, source.id, &source) })
     }
-
-    /// Whether signals are still reported: neither has the callback panicked nor the loop been
-    /// dropped.
-    pub fn is_open(&self) -> bool {
-        self.registration.is_open()
-    }
-
-    /// Closes the source: its callback is not called again.
-    pub fn close(self) {}
-
-    /// Leaves the source to the loop, until the loop is dropped.
-    pub fn detach(self) {
-        self.registration.detach();
-    }
 }
 
-impl fmt::Debug for Signals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signals").field("is_open", &self.is_open()).finish_non_exhaustive()
-    }
-}
+user_value!(Signals, registration);
 
 impl SignalSource {
     /// Drains the pipe. This happens before the flags are read, so the byte of a later signal stays
