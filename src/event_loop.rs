@@ -16,6 +16,7 @@ mod embedding;
 mod handle;
 pub(crate) mod poller;
 pub(crate) mod process_mark;
+mod registration;
 mod run;
 mod shared;
 mod source;
@@ -40,6 +41,7 @@ pub use counters::LoopCounters;
 pub use handle::call::CallError;
 pub use handle::mailbox_limit::MailboxLimit;
 pub use handle::{LoopHandle, PostError, PostErrorReason};
+pub(crate) use registration::Registration;
 pub use shared::TimerId;
 pub(crate) use source::{Source, WeakLoop};
 pub use timers::repeat::{MissedTickBehavior, Repeat};
@@ -317,7 +319,7 @@ impl EventLoop {
                 return;
             }
             if returned.is_none() {
-                self.close_after_panic(&source);
+                self.close_after_panic(id, &source);
             }
             inner.channels.borrow_mut().finish(id);
             if Rc::strong_count(&source) == 1 {
@@ -371,8 +373,8 @@ impl EventLoop {
     }
 
     /// Closes a source whose callback has panicked.
-    fn close_after_panic(&self, source: &Rc<dyn Source>) {
-        self.catch("the close after a panic", || source.on_panic(self));
+    fn close_after_panic(&self, id: ChannelId, source: &Rc<dyn Source>) {
+        self.catch("the close after a panic", || source.on_panic(self, id));
     }
 
     /// Calls user code and catches its panic. `None` if it panicked.

@@ -24,7 +24,6 @@ use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::rc::{Rc, Weak};
 
 pub use self::backend::FileIoBackend;
 pub use self::builder::FileIoBuilder;
@@ -35,7 +34,7 @@ pub use self::metadata::{FileKind, FileTime, Metadata};
 pub use self::open_options::OpenOptions;
 use self::operation::{Operation, Outcome, Position, Sync, Target};
 use crate::event_loop::containment::Contained;
-use crate::event_loop::{EventLoop, WeakLoop};
+use crate::event_loop::{EventLoop, Registration};
 
 /// Asynchronous file I/O on a loop: each operation is started here, runs elsewhere, and completes
 /// with a callback on the loop.
@@ -126,8 +125,7 @@ use crate::event_loop::{EventLoop, WeakLoop};
 /// ```
 #[must_use = "its operations are aborted when it is dropped"]
 pub struct FileIo {
-    event_loop: WeakLoop,
-    core: Weak<FileIoCore>,
+    core: Registration<FileIoCore>,
     backend: FileIoBackend,
 }
 
@@ -152,7 +150,7 @@ impl FileIo {
 
     /// Returns the number of operations that were started and whose callback has not been called.
     pub fn pending(&self) -> usize {
-        self.core.upgrade().map_or(0, |core| core.pending())
+        self.core.source().map_or(0, |core| core.pending())
     }
 
     /// Opens the file at `path`. A relative path is resolved against the working directory of the
@@ -335,8 +333,7 @@ impl FileIo {
     /// Operations that have not begun can be cancelled, and those that a ring waits for, such as a
     /// read of an empty pipe. Operations that a thread has begun continue, and so does a close.
     pub fn cancel(&self, id: OperationId) -> bool {
-        let cancelled = |core: Rc<FileIoCore>| self.event_loop.with(|event_loop| core.cancel(event_loop, id));
-        self.core.upgrade().and_then(cancelled).unwrap_or(false)
+        self.core.with(|event_loop, core| core.cancel(event_loop, id)).unwrap_or(false)
     }
 
     fn start(
@@ -345,17 +342,14 @@ impl FileIo {
         then: impl FnOnce(&EventLoop, Outcome) + 'static,
     ) -> OperationId {
         let then: Callback = Contained::new(Box::new(then));
-        let begin =
-            |core: Rc<FileIoCore>| self.event_loop.with(|event_loop| core.start(event_loop, operation, then));
-        self.core.upgrade().and_then(begin).unwrap_or(OperationId::NONE)
+        let started = self.core.with(|event_loop, core| core.start(event_loop, operation, then));
+        started.unwrap_or(OperationId::NONE)
     }
 }
 
 impl Drop for FileIo {
     fn drop(&mut self) {
-        if let Some(core) = self.core.upgrade() {
-            self.event_loop.with(|event_loop| core.close(event_loop));
-        }
+        self.core.with(|event_loop, core| core.close(event_loop));
     }
 }
 

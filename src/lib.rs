@@ -157,6 +157,9 @@ mod eventfd;
 mod file_io;
 pub mod guide;
 pub mod net;
+#[cfg(test)]
+#[path = "../tests/support/random.rs"]
+mod random;
 mod readiness;
 mod shared_ring;
 mod sources;

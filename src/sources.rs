@@ -1,6 +1,33 @@
 //! Event sources other than sockets: user descriptors, eventfds, signals, child processes, file
 //! changes, and pressure and memory notifications.
 
+/// Implements the methods and `Debug` of a user's value, for which `$field` refers to the source.
+macro_rules! user_value {
+    ($name:ident, $field:ident) => {
+        impl $name {
+            /// Whether the source is open. A panic in its callback and the end of its loop close
+            /// it.
+            pub fn is_open(&self) -> bool {
+                self.$field.is_open()
+            }
+
+            /// Closes the source: its callback is not called again.
+            pub fn close(self) {}
+
+            /// Leaves the source to the loop, until the loop is dropped.
+            pub fn detach(self) {
+                self.$field.detach();
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name)).field("is_open", &self.is_open()).finish_non_exhaustive()
+            }
+        }
+    };
+}
+
 pub(crate) mod cgroup_memory;
 pub(crate) mod channel;
 pub(crate) mod child;
@@ -8,39 +35,3 @@ pub(crate) mod eventfd_source;
 pub(crate) mod pressure;
 pub(crate) mod signals;
 pub(crate) mod watcher;
-
-use crate::event_loop::channel_table::ChannelId;
-use crate::event_loop::{EventLoop, WeakLoop};
-
-/// The user's handle of a source that the loop owns. Dropping it removes the source from the loop.
-///
-/// Weak: the loop may already have removed the source, or have been dropped.
-pub(crate) struct Registration {
-    event_loop: WeakLoop,
-    /// `None` after `detach`.
-    id: Option<ChannelId>,
-}
-
-impl Registration {
-    pub(crate) fn new(event_loop: &EventLoop, id: ChannelId) -> Registration {
-        Registration { event_loop: event_loop.downgrade(), id: Some(id) }
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        let is_registered = |id| self.event_loop.with(|event_loop| event_loop.is_registered(id));
-        self.id.and_then(is_registered).unwrap_or(false)
-    }
-
-    /// Leaves the source to the loop: dropping the handle no longer removes it.
-    pub(crate) fn detach(mut self) {
-        self.id = None;
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.event_loop.with(|event_loop| event_loop.remove(id));
-        }
-    }
-}

@@ -1,4 +1,5 @@
 use super::*;
+use crate::random::Random;
 use std::collections::VecDeque;
 use std::io::Write;
 
@@ -158,7 +159,7 @@ fn formatting_appends() {
 #[test]
 fn a_flow_of_bytes_costs_linear_work_and_bounded_memory() {
     for (fullest, piece) in [(100, 1), (100, 99), (1000, 7), (4096, 4096), (5000, 1460), (1, 1)] {
-        let mut rng = Rng::new(fullest as u64);
+        let mut rng = Random::new(fullest as u64);
         let mut buffer = Buffer::new();
         let (mut moved, mut consumed) = (0, 0);
         for _ in 0..20_000 {
@@ -181,7 +182,7 @@ fn a_flow_of_bytes_costs_linear_work_and_bounded_memory() {
 #[test]
 fn random_operations_agree_with_a_deque() {
     for seed in 1..=200 {
-        let mut rng = Rng::new(seed);
+        let mut rng = Random::new(seed);
         let mut buffer = Buffer::new();
         let mut model = VecDeque::new();
         let mut counter = 0u8;
@@ -247,34 +248,6 @@ fn random_operations_agree_with_a_deque() {
             assert_eq!(buffer.len(), model.len());
             assert_eq!(buffer.is_empty(), model.is_empty());
             assert!(!buffer.is_empty() || (buffer.head, buffer.tail) == (0, 0));
-        }
-    }
-}
-
-/// A xorshift generator that prints its seed if the test fails.
-struct Rng {
-    seed: u64,
-    state: u64,
-}
-
-impl Rng {
-    fn new(seed: u64) -> Rng {
-        // Spread out, because xorshift starts slowly from a state of few bits. Odd, so never 0.
-        Rng { seed, state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 }
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        (self.state % n as u64) as usize
-    }
-}
-
-impl Drop for Rng {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the seed was {}", self.seed);
         }
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::buffer::Buffer;
+use crate::random::Random;
 
 pub(super) const PREFIXES: [LengthPrefix; 10] = [
     LengthPrefix::U8,
@@ -89,7 +90,7 @@ const LIMIT: usize = 300;
 
 /// Checks that the split makes no difference and that no frame exceeds the limit. Returns the
 /// frames.
-fn check<D>(decoder: D, input: &[u8], rng: &mut Rng) -> DecodedFrames<D::Error>
+fn check<D>(decoder: D, input: &[u8], rng: &mut Random) -> DecodedFrames<D::Error>
 where
     D: for<'a> Decoder<Frame<'a> = &'a [u8]> + Clone,
     D::Error: fmt::Debug + PartialEq,
@@ -108,19 +109,19 @@ where
     whole
 }
 
-fn random_length_codec(rng: &mut Rng) -> LengthCodec {
+fn random_length_codec(rng: &mut Random) -> LengthCodec {
     let codec = LengthCodec::new(PREFIXES[rng.below(PREFIXES.len())], LIMIT);
     if rng.below(2) == 0 { codec.counts_prefix() } else { codec }
 }
 
-fn random_line_codec(rng: &mut Rng) -> LineCodec {
+fn random_line_codec(rng: &mut Random) -> LineCodec {
     LineCodec::new(LIMIT).ending(ENDINGS[rng.below(ENDINGS.len())])
 }
 
 /// Bytes that are often significant to one of the codecs.
-fn random_bytes(rng: &mut Rng, len: usize) -> Vec<u8> {
+fn random_bytes(rng: &mut Random, len: usize) -> Vec<u8> {
     let kind = rng.below(4);
-    let byte = |rng: &mut Rng| match rng.below(if kind == 0 { 4 } else { 40 * kind }) {
+    let byte = |rng: &mut Random| match rng.below(if kind == 0 { 4 } else { 40 * kind }) {
         0 => b'\n',
         1 => b'\r',
         2 => 0,
@@ -130,7 +131,7 @@ fn random_bytes(rng: &mut Rng, len: usize) -> Vec<u8> {
     (0..len).map(|_| byte(rng)).collect()
 }
 
-fn random_len(rng: &mut Rng) -> usize {
+fn random_len(rng: &mut Random) -> usize {
     match rng.below(8) {
         0 => LIMIT - 2 + rng.below(5),
         1 => rng.below(LIMIT),
@@ -141,7 +142,7 @@ fn random_len(rng: &mut Rng) -> usize {
 #[test]
 fn random_frames_survive_any_split_of_the_stream() {
     for seed in 1..=6_000 {
-        let mut rng = Rng::new(seed);
+        let mut rng = Random::new(seed);
         let mut output = Buffer::new();
         let mut frames = Vec::new();
         let (length, line) = (random_length_codec(&mut rng), random_line_codec(&mut rng));
@@ -175,7 +176,7 @@ fn random_frames_survive_any_split_of_the_stream() {
 fn arbitrary_bytes_decode_the_same_for_any_split() {
     let mut valid = 0;
     for seed in 1..=12_000 {
-        let mut rng = Rng::new(seed);
+        let mut rng = Random::new(seed);
         let len = random_len(&mut rng) * (1 + rng.below(3));
         let input = random_bytes(&mut rng, len);
         let length = random_length_codec(&mut rng);
@@ -185,34 +186,4 @@ fn arbitrary_bytes_decode_the_same_for_any_split() {
     }
     // Input without any valid frame would test little.
     assert!(valid > 4_000, "only {valid} of the inputs contain a frame");
-}
-
-/// A xorshift generator that prints its seed if the test fails.
-struct Rng {
-    seed: u64,
-    state: u64,
-}
-
-impl Rng {
-    fn new(seed: u64) -> Rng {
-        // Scrambled, because xorshift starts slowly from a state with few bits set. Odd, so never
-        // 0.
-        Rng { seed, state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 }
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        // The low bits are the weaker ones.
-        ((self.state >> 32) % n as u64) as usize
-    }
-}
-
-impl Drop for Rng {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the seed was {}", self.seed);
-        }
-    }
 }

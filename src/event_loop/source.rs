@@ -52,8 +52,10 @@ pub(crate) trait Source {
         false
     }
 
-    /// The source's callback has panicked.
-    fn on_panic(&self, event_loop: &EventLoop);
+    /// The source's callback has panicked. Default: removes the source, whose id is `id`.
+    fn on_panic(&self, event_loop: &EventLoop, id: ChannelId) {
+        event_loop.remove(id);
+    }
 
     /// The loop is being dropped; [`on_close`](Source::on_close) follows.
     fn on_loop_end(&self, _event_loop: &EventLoop) {}
@@ -222,7 +224,7 @@ impl Source for Wakeup {
         }
     }
 
-    fn on_panic(&self, _event_loop: &EventLoop) {}
+    fn on_panic(&self, _event_loop: &EventLoop, _id: ChannelId) {}
 }
 
 /// A weak reference to the loop, for its channels and servers: they do not keep it alive.

@@ -286,7 +286,7 @@ impl EventLoop {
         let source = self.inner.channels.borrow().get(id).cloned();
         if let Some(source) = source {
             if self.catch("a deadline's callback", || source.on_deadline(self)).is_none() {
-                self.close_after_panic(&source);
+                self.close_after_panic(id, &source);
             }
         }
     }

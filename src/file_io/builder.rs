@@ -2,7 +2,6 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::FileIo;
@@ -75,7 +74,7 @@ impl FileIoBuilder {
         let backend = self.make_backend(&done)?;
         let kind = backend.kind();
         let core = FileIoCore::register(event_loop, done, backend)?;
-        Ok(FileIo { event_loop: event_loop.downgrade(), core: Rc::downgrade(&core), backend: kind })
+        Ok(FileIo { core, backend: kind })
     }
 
     fn make_backend(&self, done: &Arc<EventFd>) -> io::Result<Backend> {

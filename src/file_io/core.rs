@@ -18,7 +18,7 @@ use super::slab::{Key, Slab};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::trimming::slack::{release_capacity, release_if_empty};
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::{EventLoop, Registration, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
 
@@ -71,11 +71,11 @@ impl FileIoCore {
         event_loop: &EventLoop,
         done: Arc<EventFd>,
         backend: Backend,
-    ) -> io::Result<Rc<FileIoCore>> {
+    ) -> io::Result<Registration<FileIoCore>> {
         let state = State { backend, callbacks: Slab::new(), waiting: VecDeque::new(), refused: Vec::new() };
         static NEXT_INSTANCE: AtomicU32 = AtomicU32::new(0);
         let instance = NEXT_INSTANCE.fetch_add(1, Relaxed);
-        event_loop.register(Interest::READABLE, |id| {
+        let core = event_loop.register(Interest::READABLE, |id| {
             Rc::new_cyclic(|this| FileIoCore {
                 id,
                 instance,
@@ -85,7 +85,8 @@ impl FileIoCore {
                 flush_queued: Cell::new(false),
                 batch: Cell::default(),
             })
-        })
+        })?;
+        Ok(Registration::new(event_loop, core.id, &core))
     }
 
     /// The number of operations whose callback has not been called.
@@ -93,17 +94,13 @@ impl FileIoCore {
         self.state.borrow().callbacks.len()
     }
 
-    /// Starts `operation` at the end of this turn, or delivers the error that it failed with. After
-    /// a close, drops the operation and `then`.
+    /// Starts `operation` at the end of this turn, or delivers the error that it failed with.
     pub(super) fn start(
         &self,
         event_loop: &EventLoop,
         operation: Result<Operation, Outcome>,
         then: Callback,
     ) -> OperationId {
-        if !event_loop.is_registered(self.id) {
-            return OperationId::NONE;
-        }
         let key = {
             let mut state = self.state.borrow_mut();
             let key = state.callbacks.insert(then);
@@ -265,7 +262,7 @@ impl Source for FileIoCore {
         false
     }
 
-    fn on_panic(&self, event_loop: &EventLoop) {
+    fn on_panic(&self, event_loop: &EventLoop, _id: ChannelId) {
         // Called only after a bug in this crate, since panics of callbacks are caught one by one.
         self.close(event_loop);
     }

@@ -6,13 +6,13 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use self::handler::OnMessage;
 pub use self::handler::RingHandler;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
-use crate::event_loop::{EventLoop, Source, WeakLoop};
+use crate::event_loop::{EventLoop, Registration, Source};
 use crate::readiness::Readiness;
 use crate::shared_ring::{Bell, Link, RingError, RingSendError, SharedRing};
 
@@ -28,8 +28,7 @@ const BYTES_PER_TURN: usize = 256 * 1024;
 /// Bound to the loop's thread, like the loop. Other threads post a task that sends.
 #[must_use = "dropping this closes the link"]
 pub struct SharedRingSource {
-    event_loop: WeakLoop,
-    source: Weak<RingSource>,
+    registration: Registration<RingSource>,
 }
 
 /// An end of a shared ring, lent on its loop's thread for the duration of a call.
@@ -87,7 +86,7 @@ impl SharedRing {
         // The peer may have rung before the bell was watched, or not at all if this end was used
         // without a loop.
         event_loop.add_ready(source.id, Readiness::READABLE);
-        Ok(SharedRingSource { event_loop: event_loop.downgrade(), source: Rc::downgrade(&source) })
+        Ok(SharedRingSource { registration: Registration::new(event_loop, source.id, &source) })
     }
 }
 
@@ -105,27 +104,17 @@ impl SharedRingSource {
     /// Whether the link is open. A panic in a callback, a protocol violation by the peer, and the
     /// end of the loop close it.
     pub fn is_open(&self) -> bool {
-        self.with(|_| ()).is_some()
+        self.registration.is_open()
     }
 
     /// Calls `f` with the end. Returns `None` once it has been closed.
     pub fn with<R>(&self, f: impl FnOnce(&RingRef<'_>) -> R) -> Option<R> {
-        let source = self.source.upgrade()?;
-        let lend = |event_loop: &EventLoop| {
-            event_loop.is_registered(source.id).then(|| f(&RingRef { event_loop, source: &source }))
-        };
-        self.event_loop.with(lend).flatten()
+        self.registration.with(|event_loop, source| f(&RingRef { event_loop, source }))
     }
 
     /// Closes the link: the handler is not called again. The descriptors are closed at once; if
     /// this is called inside a callback, after the callback returns.
     pub fn close(self) {}
-}
-
-impl Drop for SharedRingSource {
-    fn drop(&mut self) {
-        self.with(|ring| ring.close());
-    }
 }
 
 impl fmt::Debug for SharedRingSource {
@@ -165,7 +154,7 @@ impl<'a> RingRef<'a> {
 
     /// Closes the link: after the current callback, if any, the handler is not called again.
     pub fn close(&self) {
-        self.source.close(self.event_loop);
+        self.event_loop.remove(self.source.id);
     }
 }
 
@@ -210,10 +199,6 @@ impl RingSource {
         }
         Ok(())
     }
-
-    fn close(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
-    }
 }
 
 impl Source for RingSource {
@@ -226,12 +211,8 @@ impl Source for RingSource {
         let delivered = self.deliver(event_loop, &mut message);
         self.message.set(message);
         if let Err(error) = delivered {
-            self.close(event_loop);
+            event_loop.remove(self.id);
             self.handler.borrow_mut().on_end(&RingRef { event_loop, source: self }, error);
         }
-    }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        self.close(event_loop);
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::event_index::Word;
 use super::*;
 use crate::eventfd::EventFd;
+use crate::random::Random;
 
 /// The largest capacity accepted.
 const MAX: usize = 4096;
@@ -40,26 +41,6 @@ pub(super) fn next(end: &mut SharedRing) -> Option<Vec<u8>> {
 
 fn message(seed: usize, length: usize) -> Vec<u8> {
     (0..length).map(|n| (seed * 31 + n) as u8).collect()
-}
-
-/// A xorshift generator.
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        (self.next() >> 16) as usize % bound
-    }
 }
 
 #[test]

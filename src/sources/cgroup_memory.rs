@@ -2,7 +2,6 @@
 //! v2.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -11,10 +10,9 @@ use std::rc::Rc;
 
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::{EventLoop, Registration, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
-use crate::sources::Registration;
 use crate::sources::watcher::{FileChange, FileChanges, Watcher};
 
 /// A memory usage threshold of a cgroup v1 group.
@@ -44,7 +42,7 @@ use crate::sources::watcher::{FileChange, FileChanges, Watcher};
 /// have only cgroup v2; use [`MemoryEvents`] there.
 #[must_use = "dropping this closes the source; `detach` leaves it to the loop"]
 pub struct MemoryThreshold {
-    registration: Registration,
+    registration: Registration<Threshold>,
 }
 
 type Callback = Contained<Box<dyn FnMut(&EventLoop, u64)>>;
@@ -93,29 +91,11 @@ impl MemoryThreshold {
         let threshold = event_loop.register(Interest::READABLE, |id| {
             Rc::new(Threshold { id, crossings, callback: RefCell::new(callback) })
         })?;
-        Ok(MemoryThreshold { registration: Registration::new(event_loop, threshold.id) })
-    }
-
-    /// Whether crossings are still reported: neither has the callback panicked nor the loop been
-    /// dropped.
-    pub fn is_open(&self) -> bool {
-        self.registration.is_open()
-    }
-
-    /// Closes the source: the callback is not called again.
-    pub fn close(self) {}
-
-    /// Leaves the source to the loop, until the loop is dropped.
-    pub fn detach(self) {
-        self.registration.detach();
+        Ok(MemoryThreshold { registration: Registration::new(event_loop, threshold.id, &threshold) })
     }
 }
 
-impl fmt::Debug for MemoryThreshold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryThreshold").field("is_open", &self.is_open()).finish_non_exhaustive()
-    }
-}
+user_value!(MemoryThreshold, registration);
 
 impl Source for Threshold {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -132,10 +112,6 @@ impl Source for Threshold {
                 logger::call(|| log::error!("a memory threshold can no longer be read: {error}"));
             }
         }
-    }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
     }
 }
 
@@ -206,7 +182,6 @@ impl MemoryCounts {
 ///
 /// See Documentation/admin-guide/cgroup-v2.rst of Linux, `memory.events`.
 #[must_use = "dropping this closes the source; `detach` leaves it to the loop"]
-#[derive(Debug)]
 pub struct MemoryEvents {
     watcher: Watcher,
 }
@@ -244,20 +219,9 @@ impl MemoryEvents {
         *known.borrow_mut() = MemoryCounts::of(&group)?;
         Ok(MemoryEvents { watcher })
     }
-
-    /// Whether changes are still reported.
-    pub fn is_open(&self) -> bool {
-        self.watcher.is_open()
-    }
-
-    /// Closes the source: the callback is not called again.
-    pub fn close(self) {}
-
-    /// Leaves the source to the loop, until the loop is dropped.
-    pub fn detach(self) {
-        self.watcher.detach();
-    }
 }
+
+user_value!(MemoryEvents, watcher);
 
 fn events_of(group: &Path) -> PathBuf {
     group.join("memory.events")

@@ -8,11 +8,11 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::{EventLoop, Source, WeakLoop};
+use crate::event_loop::{EventLoop, Registration, Source};
 use crate::readiness::{Interest, Readiness};
 
 /// A descriptor registered on a loop, with a callback for its readiness.
@@ -52,8 +52,7 @@ use crate::readiness::{Interest, Readiness};
 /// ```
 #[must_use = "a channel is closed when it is dropped; `detach` leaves it to the loop"]
 pub struct Channel<F: AsFd + 'static> {
-    event_loop: WeakLoop,
-    channel: Weak<ChannelSource<F>>,
+    registration: Registration<ChannelSource<F>>,
 }
 
 type Callback<F> = Contained<Box<dyn FnMut(&ChannelEvent<'_, F>)>>;
@@ -90,7 +89,7 @@ impl<F: AsFd + 'static> Channel<F> {
                 callback: RefCell::new(callback),
             })
         })?;
-        Ok(Channel { event_loop: event_loop.downgrade(), channel: Rc::downgrade(&channel) })
+        Ok(Channel { registration: Registration::new(event_loop, channel.id, &channel) })
     }
 
     /// Changes the interest. Readiness that exists already is reported.
@@ -99,23 +98,24 @@ impl<F: AsFd + 'static> Channel<F> {
     /// [`NotFound`](io::ErrorKind::NotFound) if the channel is closed; otherwise the error of
     /// epoll_ctl(2).
     pub fn set_interest(&self, interest: Interest) -> io::Result<()> {
-        self.with_channel(|event_loop, channel| channel.set_interest(event_loop, interest))
+        self.registration
+            .with(|event_loop, channel| channel.set_interest(event_loop, interest))
             .unwrap_or_else(|| Err(closed()))
     }
 
     /// The current interest; [`Interest::EMPTY`] once the channel is closed.
     pub fn interest(&self) -> Interest {
-        self.with_channel(|_, channel| channel.interest.get()).unwrap_or(Interest::EMPTY)
+        self.registration.with(|_, channel| channel.interest.get()).unwrap_or(Interest::EMPTY)
     }
 
     /// Returns `true` until the channel is closed.
     pub fn is_open(&self) -> bool {
-        self.with_channel(|_, _| ()).is_some()
+        self.registration.is_open()
     }
 
     /// Calls `f` with the descriptor. Returns `None` once the channel is closed.
     pub fn with<R>(&self, f: impl FnOnce(&F) -> R) -> Option<R> {
-        self.with_channel(|_, channel| f(&channel.source))
+        self.registration.with(|_, channel| f(&channel.source))
     }
 
     /// Closes the channel: its callback is not called again. The descriptor is closed at once; if
@@ -124,21 +124,8 @@ impl<F: AsFd + 'static> Channel<F> {
 
     /// Leaves the channel to the loop. It stays open until its callback closes it or the loop is
     /// dropped.
-    pub fn detach(mut self) {
-        self.channel = Weak::new();
-    }
-
-    fn with_channel<R>(&self, f: impl FnOnce(&EventLoop, &ChannelSource<F>) -> R) -> Option<R> {
-        let channel = self.channel.upgrade()?;
-        self.event_loop
-            .with(|event_loop| event_loop.is_registered(channel.id).then(|| f(event_loop, &channel)))
-            .flatten()
-    }
-}
-
-impl<F: AsFd + 'static> Drop for Channel<F> {
-    fn drop(&mut self) {
-        self.with_channel(|event_loop, channel| channel.close(event_loop));
+    pub fn detach(self) {
+        self.registration.detach();
     }
 }
 
@@ -186,7 +173,7 @@ impl<'a, F: AsFd + 'static> ChannelEvent<'a, F> {
 
     /// Closes the channel. Its descriptor is closed after the callback returns.
     pub fn close(&self) {
-        self.channel.close(self.event_loop);
+        self.event_loop.remove(self.channel.id);
     }
 }
 
@@ -212,10 +199,6 @@ impl<F: AsFd + 'static> ChannelSource<F> {
         event_loop.set_wanted(self.id, Readiness::satisfying(interest));
         Ok(())
     }
-
-    fn close(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
-    }
 }
 
 impl<F: AsFd + 'static> Source for ChannelSource<F> {
@@ -230,16 +213,12 @@ impl<F: AsFd + 'static> Source for ChannelSource<F> {
         if event_loop.is_registered(self.id) && !interest.is_empty() {
             event_loop.clear_ready(self.id, !Readiness::NONE);
             if let Err(error) = event_loop.rewatch(self.id, self.source.as_fd(), interest) {
-                self.close(event_loop);
+                event_loop.remove(self.id);
                 logger::recurring("a channel that cannot be watched", |left_out| {
                     log::error!("a channel's descriptor can no longer be watched: {error}{left_out}");
                 });
             }
         }
-    }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        self.close(event_loop);
     }
 }
 

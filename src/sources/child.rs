@@ -322,10 +322,6 @@ impl Source for ChildSource {
         }
     }
 
-    fn on_panic(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
-    }
-
     fn on_close(&self, event_loop: &EventLoop) {
         let status = if self.kill_on_close.get() && self.signal(Signal::KILL).is_ok() {
             self.reap(WaitIdOptions::empty())

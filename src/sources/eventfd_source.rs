@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::{EventLoop, Source, WeakLoop};
+use crate::event_loop::{EventLoop, Registration, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
 
@@ -25,8 +25,7 @@ const READS_PER_TURN: usize = 64;
 /// descriptor of its own.
 #[must_use = "dropping this stops the watch"]
 pub struct EventFdSource {
-    event_loop: WeakLoop,
-    watch: Weak<EventFdWatch>,
+    registration: Registration<EventFdWatch>,
 }
 
 type OnCount = dyn FnMut(&EventLoop, u64);
@@ -79,7 +78,7 @@ impl EventFd {
         let on_count = RefCell::new(Contained::new(Box::new(on_count) as Box<OnCount>));
         let watch = event_loop
             .register(Interest::READABLE, |id| Rc::new(EventFdWatch { id, eventfd: self, on_count }))?;
-        Ok(EventFdSource { event_loop: event_loop.downgrade(), watch: Rc::downgrade(&watch) })
+        Ok(EventFdSource { registration: Registration::new(event_loop, watch.id, &watch) })
     }
 }
 
@@ -87,15 +86,13 @@ impl EventFdSource {
     /// Whether the eventfd is still watched. A panic in the callback, a read error, and the end of
     /// the loop stop the watch.
     pub fn is_open(&self) -> bool {
-        self.with(|_| ()).is_some()
+        self.registration.is_open()
     }
 
     /// Calls `f` with the eventfd. Returns `None` once it is not watched any longer. A count read
     /// here is not reported to the callback.
     pub fn with<R>(&self, f: impl FnOnce(&EventFd) -> R) -> Option<R> {
-        let watch = self.watch.upgrade()?;
-        let is_registered = self.event_loop.with(|event_loop| event_loop.is_registered(watch.id))?;
-        is_registered.then(|| f(&watch.eventfd))
+        self.registration.with(|_, watch| f(&watch.eventfd))
     }
 
     /// Stops the watch: the callback is not called again. The descriptor is closed at once; if this
@@ -103,23 +100,9 @@ impl EventFdSource {
     pub fn close(self) {}
 }
 
-impl Drop for EventFdSource {
-    fn drop(&mut self) {
-        if let Some(watch) = self.watch.upgrade() {
-            self.event_loop.with(|event_loop| watch.close(event_loop));
-        }
-    }
-}
-
 impl fmt::Debug for EventFdSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventFdSource").field("open", &self.is_open()).finish_non_exhaustive()
-    }
-}
-
-impl EventFdWatch {
-    fn close(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
     }
 }
 
@@ -145,7 +128,7 @@ impl Source for EventFdWatch {
                     return event_loop.clear_ready(self.id, !Readiness::NONE);
                 }
                 Err(error) => {
-                    self.close(event_loop);
+                    event_loop.remove(self.id);
                     return logger::recurring("an eventfd that cannot be read", |left_out| {
                         log::error!("an eventfd can no longer be read: {error}{left_out}");
                     });
@@ -155,9 +138,5 @@ impl Source for EventFdWatch {
                 return; // Closed by the callback.
             }
         }
-    }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        self.close(event_loop);
     }
 }

@@ -17,9 +17,8 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::{EventLoop, Registration, Source};
 use crate::readiness::{Interest, Readiness};
-use crate::sources::Registration;
 
 /// A resource that tasks can stall on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,7 +130,7 @@ impl PressureTrigger {
         let source = event_loop.register(Interest::PRIORITY, |id| {
             Rc::new(Trigger { id, trigger, callback: RefCell::new(callback) })
         })?;
-        Ok(PressureWatch { registration: Registration::new(event_loop, source.id) })
+        Ok(PressureWatch { registration: Registration::new(event_loop, source.id, &source) })
     }
 
     fn open(&self) -> io::Result<OwnedFd> {
@@ -186,29 +185,10 @@ impl PressureTrigger {
 /// Bound to the loop's thread, like the loop.
 #[must_use = "dropping this closes the source; `detach` leaves it to the loop"]
 pub struct PressureWatch {
-    registration: Registration,
+    registration: Registration<Trigger>,
 }
 
-impl PressureWatch {
-    /// Whether the source has not been closed.
-    pub fn is_open(&self) -> bool {
-        self.registration.is_open()
-    }
-
-    /// Closes the source: the callback is not called again.
-    pub fn close(self) {}
-
-    /// Leaves the source to the loop, until the loop is dropped.
-    pub fn detach(self) {
-        self.registration.detach();
-    }
-}
-
-impl fmt::Debug for PressureWatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PressureWatch").field("is_open", &self.is_open()).finish_non_exhaustive()
-    }
-}
+user_value!(PressureWatch, registration);
 
 type Callback = Contained<Box<dyn FnMut(&EventLoop)>>;
 
@@ -231,10 +211,6 @@ impl Source for Trigger {
         }
         event_loop.clear_ready(self.id, !Readiness::NONE);
         (self.callback.borrow_mut())(event_loop);
-    }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
     }
 }
 

@@ -17,7 +17,6 @@ mod disposition;
 pub(crate) mod signal;
 
 use std::cell::RefCell;
-use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -35,9 +34,8 @@ use self::signal::{Signal, action};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::process_mark::ProcessMark;
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::{EventLoop, Registration, Source};
 use crate::readiness::{Interest, Readiness};
-use crate::sources::Registration;
 
 /// Delivers signals of the process to a callback on a loop.
 ///
@@ -88,7 +86,7 @@ use crate::sources::Registration;
 /// ```
 #[must_use = "dropping this restores the signals' former dispositions; `detach` leaves the source to the loop"]
 pub struct Signals {
-    registration: Registration,
+    registration: Registration<SignalSource>,
 }
 
 type Callback = Contained<Box<dyn FnMut(&EventLoop, Signal)>>;
@@ -136,29 +134,11 @@ impl Signals {
         let source = event_loop.register(Interest::READABLE, |id| {
             Rc::new(SignalSource { id, pipe, watches, callback: RefCell::new(callback) })
         })?;
-        Ok(Signals { registration: Registration::new(event_loop, source.id) })
-    }
-
-    /// Whether signals are still reported: neither has the callback panicked nor the loop been
-    /// dropped.
-    pub fn is_open(&self) -> bool {
-        self.registration.is_open()
-    }
-
-    /// Closes the source: its callback is not called again.
-    pub fn close(self) {}
-
-    /// Leaves the source to the loop, until the loop is dropped.
-    pub fn detach(self) {
-        self.registration.detach();
+        Ok(Signals { registration: Registration::new(event_loop, source.id, &source) })
     }
 }
 
-impl fmt::Debug for Signals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signals").field("is_open", &self.is_open()).finish_non_exhaustive()
-    }
-}
+user_value!(Signals, registration);
 
 impl SignalSource {
     /// Drains the pipe. This happens before the flags are read, so the byte of a later signal stays
@@ -196,10 +176,6 @@ impl Source for SignalSource {
                 (self.callback.borrow_mut())(event_loop, watch.signal);
             }
         }
-    }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
     }
 }
 

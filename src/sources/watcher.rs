@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use rustix::fs::inotify::ReadFlags;
 
@@ -18,9 +18,8 @@ pub use self::change::{FileChange, FileChanges};
 use self::instance::Instance;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::{EventLoop, Registration, Source};
 use crate::readiness::{Interest, Readiness};
-use crate::sources::Registration;
 
 /// Watches files and directories, and reports their changes to one callback.
 ///
@@ -65,8 +64,7 @@ use crate::sources::Registration;
 /// ```
 #[must_use = "dropping this removes the watches; `detach` leaves them to the loop"]
 pub struct Watcher {
-    registration: Registration,
-    watcher: Weak<WatcherSource>,
+    registration: Registration<WatcherSource>,
 }
 
 /// Identifies one watch of one [`Watcher`]. Ids are never reused.
@@ -120,8 +118,7 @@ impl Watcher {
             Rc::new(WatcherSource { id, number, instance, watches: RefCell::default(), callback })
         })?;
         watcher.instance.add(&watcher);
-        let registration = Registration::new(event_loop, watcher.id);
-        Ok(Watcher { registration, watcher: Rc::downgrade(&watcher) })
+        Ok(Watcher { registration: Registration::new(event_loop, watcher.id, &watcher) })
     }
 
     /// Watches the file or directory at `path`, following symbolic links, for `changes` from now
@@ -136,16 +133,15 @@ impl Watcher {
     ///   of watches (`fs.inotify.max_user_watches`).
     /// - [`PermissionDenied`](io::ErrorKind::PermissionDenied) if the file is not readable.
     pub fn watch(&self, path: impl AsRef<Path>, changes: FileChanges) -> io::Result<WatchId> {
-        let watcher = self.watcher.upgrade().filter(|_| self.registration.is_open());
         let closed = || io::Error::new(io::ErrorKind::NotFound, "the watcher is closed");
-        watcher.ok_or_else(closed)?.watch(path.as_ref(), changes)
+        self.registration.with(|_, watcher| watcher.watch(path.as_ref(), changes)).ok_or_else(closed)?
     }
 
     /// Removes a watch: no further change is reported for it, not even one that has already
     /// event. Returns whether the watch existed.
     pub fn unwatch(&self, id: WatchId) -> bool {
         // A forked process shares the inotify instance of an inherited loop with its parent.
-        self.is_open() && self.watcher.upgrade().is_some_and(|watcher| watcher.unwatch(id))
+        self.registration.with(|_, watcher| watcher.unwatch(id)).unwrap_or(false)
     }
 
     /// Whether changes are still reported: neither has the callback panicked nor the loop been
@@ -165,7 +161,7 @@ impl Watcher {
 
 impl fmt::Debug for Watcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let watches = self.watcher.upgrade().map_or(0, |watcher| watcher.watches.borrow().len());
+        let watches = self.registration.source().map_or(0, |watcher| watcher.watches.borrow().len());
         f.debug_struct("Watcher").field("watches", &watches).finish_non_exhaustive()
     }
 }
@@ -291,10 +287,6 @@ impl Source for WatcherSource {
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {
         event_loop.clear_ready(self.id, !Readiness::NONE);
-    }
-
-    fn on_panic(&self, event_loop: &EventLoop) {
-        event_loop.remove(self.id);
     }
 }
 

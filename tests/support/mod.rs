@@ -18,6 +18,7 @@ pub(crate) mod folder;
 pub(crate) mod forked;
 pub(crate) mod mailbox;
 pub(crate) mod net;
+pub(crate) mod random;
 pub(crate) mod ready;
 pub(crate) mod relay;
 pub(crate) mod ring;

@@ -19,6 +19,7 @@ use reveille::{ConnectionHandle, EventLoop, EventLoopBuilder, LoopHandle, TcpSer
 
 #[allow(unused_imports, reason = "each test binary uses a part of it")]
 pub(crate) use self::{journal::*, peers::*, processes::*, queues::*};
+pub(crate) use super::random::Random;
 
 /// The time limit of each wait. A wait that takes longer fails the test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);

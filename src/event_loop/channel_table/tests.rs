@@ -1,4 +1,5 @@
 use super::*;
+use crate::random::Random;
 
 const READ: Readiness = Readiness::READABLE;
 const WRITE: Readiness = Readiness::WRITABLE;
@@ -123,13 +124,8 @@ fn a_key_contains_the_whole_id() {
 /// Random operations against a plain list of (id, name, ready, wanted).
 #[test]
 fn random_operations_match_a_plain_list() {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut random = move |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % below as u64) as usize
-    };
+    let mut generator = Random::new(1);
+    let mut random = |below| generator.below(below);
     let bits = [READ, WRITE, READ | WRITE];
     let mut table: ChannelTable<usize> = ChannelTable::new();
     let mut model: Vec<(ChannelId, usize, Readiness, Readiness)> = Vec::new();

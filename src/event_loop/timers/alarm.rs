@@ -80,5 +80,5 @@ impl Source for Alarm {
         event_loop.clear_ready(self.id, Readiness::READABLE);
     }
 
-    fn on_panic(&self, _event_loop: &EventLoop) {}
+    fn on_panic(&self, _event_loop: &EventLoop, _id: ChannelId) {}
 }

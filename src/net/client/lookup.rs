@@ -84,7 +84,7 @@ impl Source for Lookup {
         }
     }
 
-    fn on_panic(&self, _event_loop: &EventLoop) {
+    fn on_panic(&self, _event_loop: &EventLoop, _id: ChannelId) {
         // User code called from here has its own catch.
     }
 }

@@ -128,7 +128,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         });
         self.core.refuse_unwanted_descriptors();
         if opened.is_none() {
-            self.on_panic(event_loop);
+            self.core.close(event_loop, CloseReason::Panicked);
         }
     }
 
@@ -323,7 +323,7 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
         self.core.trim_unread()
     }
 
-    fn on_panic(&self, event_loop: &EventLoop) {
+    fn on_panic(&self, event_loop: &EventLoop, _id: ChannelId) {
         self.core.close(event_loop, CloseReason::Panicked);
     }
 

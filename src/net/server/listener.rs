@@ -381,7 +381,7 @@ impl Source for Listener {
         self.close(event_loop);
     }
 
-    fn on_panic(&self, _event_loop: &EventLoop) {
+    fn on_panic(&self, _event_loop: &EventLoop, _id: ChannelId) {
         // User code called from here has its own catch, so this panic is a bug of the crate. Keep
         // listening.
     }

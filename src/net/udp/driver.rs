@@ -112,7 +112,7 @@ impl<H: DatagramHandler> Source for UdpDriver<H> {
         }
     }
 
-    fn on_panic(&self, event_loop: &EventLoop) {
+    fn on_panic(&self, event_loop: &EventLoop, _id: ChannelId) {
         self.core.close(event_loop, CloseReason::Panicked);
     }
 

@@ -8,9 +8,10 @@ use std::thread;
 use rustix::fs::OFlags;
 
 use super::super::event_index::Word;
-use super::super::tests::{Pair, Random, next};
+use super::super::tests::{Pair, next};
 use super::super::*;
 use crate::eventfd::EventFd;
+use crate::random::Random;
 
 /// Upper bound for a call that does not sleep.
 const LIMIT: Duration = Duration::from_secs(60);

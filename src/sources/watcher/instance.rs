@@ -335,7 +335,7 @@ impl Source for Instance {
         }
     }
 
-    fn on_panic(&self, event_loop: &EventLoop) {
+    fn on_panic(&self, event_loop: &EventLoop, _id: ChannelId) {
         // Reached only through a bug in this crate: panics of callbacks are caught individually.
         self.fail(event_loop);
     }

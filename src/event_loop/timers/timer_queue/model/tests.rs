@@ -1,6 +1,7 @@
 //! Random operations on the queue, compared with a model: a plain list of all timers.
 
 use super::super::*;
+use crate::random::Random;
 
 #[test]
 fn random_operations_agree_with_a_plain_list() {
@@ -36,7 +37,7 @@ fn a_random_crowd_agrees_with_a_plain_list() {
 
 /// The queue and its model.
 struct Pair {
-    rng: Rng,
+    rng: Random,
     /// The scales of this sequence of operations.
     scales: &'static [u64],
     queue: TimerQueue<u64>,
@@ -88,7 +89,7 @@ const SCALES: [u64; 12] = [
 
 impl Pair {
     fn new(seed: u64) -> Pair {
-        let mut rng = Rng { seed, state: seed };
+        let mut rng = Random::new(seed);
         let scales = match rng.below(4) {
             0 => &SCALES[1..2],
             1 => &SCALES[..5],
@@ -103,7 +104,7 @@ impl Pair {
     /// Returns a deadline: one that was used before, one in the past, or one on some scale ahead.
     fn deadline(&mut self) -> u64 {
         if self.rng.below(4) == 0 {
-            return self.seen[self.rng.below(self.seen.len() as u64) as usize];
+            return self.seen[self.rng.below(self.seen.len())];
         }
         let distance = self.distance();
         let deadline = match self.rng.below(5) {
@@ -115,12 +116,12 @@ impl Pair {
     }
 
     fn distance(&mut self) -> u64 {
-        let scale = self.scales[self.rng.below(self.scales.len() as u64) as usize];
-        self.rng.below(scale) + self.rng.below(2)
+        let scale = self.scales[self.rng.below(self.scales.len())];
+        self.rng.next() % scale + self.rng.below(2) as u64
     }
 
     fn one_of(&mut self, len: usize) -> Option<usize> {
-        (len > 0).then(|| self.rng.below(len as u64) as usize)
+        (len > 0).then(|| self.rng.below(len))
     }
 
     fn step(&mut self) {
@@ -317,7 +318,7 @@ impl Pair {
         let expected: Vec<_> = self.waiting.iter().map(|timer| timer.payload).collect();
         assert_eq!(self.queue.drain(), expected);
         assert_sound(&mut self.queue);
-        assert!(self.rng.seed % 16 > 0 || self.queue.far.lists() == 0);
+        assert!(self.rng.seed() % 16 > 0 || self.queue.far.lists() == 0);
         let all = 0..self.queue.nodes.len() as u32;
         assert!(self.queue.nodes.vacant().into_iter().eq(all), "every node is vacant, once");
         assert!(self.queue.is_empty() && self.queue.next_wake().is_none());
@@ -335,28 +336,4 @@ fn assert_sound<C>(queue: &mut TimerQueue<C>) {
     assert_eq!(queue.near.entries().count() + far, queue.len());
     let payloads = queue.nodes.iter().filter(|(_, node)| node.payload.is_some()).count();
     assert_eq!(payloads, queue.len(), "only waiting timers have payloads");
-}
-
-/// The generator SplitMix64 (Steele, Lea and Flood, 2014). It prints its seed if the test fails.
-struct Rng {
-    seed: u64,
-    state: u64,
-}
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-}
-
-impl Drop for Rng {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("the seed was {}", self.seed);
-        }
-    }
 }
