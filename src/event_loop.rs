@@ -152,6 +152,8 @@ struct Inner {
     closing: RefCell<Vec<ChannelId>>,
     /// The one buffer that input is read into. A connection borrows it while it reads.
     input: Cell<Option<Box<Buffer>>>,
+    /// Collects the output of a connection while its callback runs. At most about 64 KiB.
+    output: Cell<Option<Box<Buffer>>>,
     input_size: usize,
     /// The time of this turn, once it has been read.
     now: Cell<Option<Instant>>,

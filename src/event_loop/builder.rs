@@ -135,6 +135,7 @@ impl EventLoopBuilder {
             local_tasks: RefCell::default(),
             closing: RefCell::default(),
             input: Cell::new(None),
+            output: Cell::new(None),
             input_size: self.input_buffer,
             now: Cell::new(None),
             iteration: Cell::new(0),

@@ -191,6 +191,19 @@ impl EventLoop {
         input.clear();
         self.inner.input.set(Some(input));
     }
+
+    /// Lends the loop's output buffer, empty. [`return_output`](EventLoop::return_output) takes it
+    /// back. If it is lent already, the call returns a new buffer.
+    #[inline]
+    pub(crate) fn lend_output(&self) -> Box<Buffer> {
+        self.inner.output.take().unwrap_or_default()
+    }
+
+    #[inline]
+    pub(crate) fn return_output(&self, mut output: Box<Buffer>) {
+        output.clear();
+        self.inner.output.set(Some(output));
+    }
 }
 
 /// The channel that wakes the loop: an eventfd that other threads write to.

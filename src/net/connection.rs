@@ -8,6 +8,7 @@
 //!
 //! An idle connection owns neither an input buffer nor an output queue.
 
+mod coalescing;
 mod delivery;
 pub(in crate::net) mod driver;
 mod failure;
@@ -146,6 +147,10 @@ pub(super) struct ConnectionCore {
     unread_is_spacious: Cell<bool>,
     /// Output that was accepted and not yet taken by the kernel. Never an empty queue.
     unsent: RefCell<Option<Box<Queue>>>,
+    /// A callback of the connection is running, so its output is collected.
+    is_collecting: Cell<bool>,
+    /// Output that has been collected. Only while a callback runs, and while nothing is queued.
+    collected: Cell<Option<Box<Buffer>>>,
     /// A write has failed: nothing more is sent, and earlier input is still delivered.
     output_failed: Cell<bool>,
     /// The error to close with when the input has ended.
@@ -205,6 +210,8 @@ impl ConnectionCore {
             unread_is_spacious: Cell::new(false),
             unread: Cell::default(),
             unsent: RefCell::default(),
+            is_collecting: Cell::new(false),
+            collected: Cell::default(),
             output_failed: Cell::new(false),
             first_error: Cell::new(None),
             lost: Cell::new(0),
@@ -267,6 +274,8 @@ impl ConnectionCore {
     /// delivery, mailbox, link.
     pub(super) fn close(&self, event_loop: &EventLoop, reason: CloseReason) {
         let reason = Contained::new(reason);
+        // Output that the current callback has sent was accepted.
+        self.send_collected(event_loop);
         if self.state.replace(ConnectionState::Closed) == ConnectionState::Closed {
             return;
         }

@@ -58,7 +58,8 @@ impl fmt::Display for CloseReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendStatus {
-    /// The kernel has accepted all of them.
+    /// None of them waits for the socket: the kernel has accepted them, or gets them when the
+    /// callback of the connection returns.
     Written,
     /// Some of them wait in the queue until the socket becomes writable.
     /// [`on_drained`](crate::ConnectionHandler::on_drained) is called when the queue is empty.

@@ -51,15 +51,17 @@ fn an_echoed_message_costs_one_read_one_write_and_one_wait() {
 }
 
 #[test]
-fn several_slices_cost_one_write() {
+fn several_sends_of_a_turn_cost_one_write() {
     with_watchdog(LIMIT, || {
         let Some(server) = Server::start() else { return };
         let mut client = server.connect();
-        order(&mut client, order::PIECES);
-        let calls = server.on_loop.calls_of(|| (0..100).for_each(|_| order(&mut client, order::PIECES)));
         let expected =
-            Calls::of([(libc::SYS_recvfrom, 100), (libc::SYS_sendmsg, 100), (libc::SYS_epoll_wait, 100)]);
-        assert_eq!(calls, expected);
+            Calls::of([(libc::SYS_recvfrom, 100), (libc::SYS_sendto, 100), (libc::SYS_epoll_wait, 100)]);
+        for pieces in [order::PIECES, order::SENDS, order::HANDLE_SENDS] {
+            order(&mut client, pieces);
+            let calls = server.on_loop.calls_of(|| (0..100).for_each(|_| order(&mut client, pieces)));
+            assert_eq!(calls, expected, "{}", char::from(pieces));
+        }
     });
 }
 

@@ -11,9 +11,9 @@ use std::time::Instant;
 use crate::support::alone::alone;
 use crate::support::files::pipe;
 use crate::support::folder::Folder;
-use crate::support::forked::in_child;
+use crate::support::forked::{self, in_child};
 use crate::support::net::turn_until;
-use crate::support::{Recorder, is_readable, turn};
+use crate::support::{LIMIT, Recorder, is_readable, turn};
 use reveille::fs::{File, FileChanges, FileIo, FileIoBackend, Watcher};
 use reveille::io::{Channel, Interest};
 use reveille::ipc::SharedRing;
@@ -213,6 +213,34 @@ fn a_close_in_a_child_does_not_reset_the_parents_connection() {
         });
         turn_until(&event_loop, || reader.is_finished());
         assert_eq!(reader.join().unwrap().unwrap(), 8 << 20);
+    });
+}
+
+/// The output of a callback is collected until the callback returns, also in a child.
+#[test]
+fn a_child_forked_in_a_callback_does_not_repeat_its_output() {
+    with_parent(|event_loop| {
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
+        let server = server
+            .serve_fn(|conn, input| {
+                input.clear();
+                conn.send("once")?;
+                forked::fork_process();
+                std::io::Result::Ok(())
+            })
+            .unwrap();
+        let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        while server.open_connections() == 0 {
+            turn(&event_loop);
+        }
+        client.write_all(b"?").unwrap();
+        let turned = event_loop.run_once(LIMIT);
+        forked::exit_child_and_wait(|| assert!(turned.is_err()));
+        drop(server);
+        turn(&event_loop);
+        let mut bytes = Vec::new();
+        client.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"once");
     });
 }
 

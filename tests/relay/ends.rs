@@ -315,8 +315,8 @@ fn input_is_forwarded_though_output_failed_before_the_link() {
         let server = builder.serve(move |_| {
             let back = Cell::new(Some(back_journal.script()));
             front_journal.script().on_open(move |conn| {
+                assert_eq!(conn.send("greeting").and_then(|_| conn.flush()), Err(SendError::Closed));
                 conn.pause_reading();
-                assert_eq!(conn.send("greeting"), Err(SendError::Closed));
                 connect(conn.event_loop(), target, conn.handle(), back.take().expect("the first connection"));
             })
         });

@@ -30,6 +30,10 @@ pub(crate) mod order {
     pub(crate) const BLOCK_LOOP: u8 = b'h';
     /// Sends the echo in ten pieces with one call.
     pub(crate) const PIECES: u8 = b'v';
+    /// Sends the echo in ten pieces, each with its own call.
+    pub(crate) const SENDS: u8 = b'm';
+    /// Same as `SENDS`, through a handle.
+    pub(crate) const HANDLE_SENDS: u8 = b'M';
     /// Connects to the port in the next five bytes.
     pub(crate) const CONNECT: u8 = b'd';
     /// Opens a UDP socket on one address that echoes datagrams. It sends a first datagram to the
@@ -84,6 +88,21 @@ impl ConnectionHandler for Executor {
             order::PIECES => {
                 let pieces: Vec<_> = input.readable().chunks(7).map(io::IoSlice::new).collect();
                 conn.send_vectored(&pieces)?;
+                input.clear();
+                return Ok(());
+            }
+            order::SENDS => {
+                for piece in input.readable().chunks(7) {
+                    conn.send(piece)?;
+                }
+                input.clear();
+                return Ok(());
+            }
+            order::HANDLE_SENDS => {
+                let handle = conn.handle();
+                for piece in input.readable().chunks(7) {
+                    handle.send(piece)?;
+                }
                 input.clear();
                 return Ok(());
             }

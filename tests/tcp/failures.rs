@@ -82,9 +82,9 @@ fn a_reset_of_an_idle_connection_is_an_error() {
 fn a_reset_during_a_transfer_is_reported_once() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| {
-            script
-                .on_open(|conn| conn.send(vec![1; 8 << 20]))
-                .on_close(|conn, _| assert_eq!(conn.send(b"still there?"), Err(SendError::Closed)))
+            script.on_open(|conn| conn.send(vec![1; 8 << 20])).on_close(|conn, _| {
+                assert_eq!(conn.send(b"still there?").and_then(|_| conn.flush()), Err(SendError::Closed))
+            })
         });
         for number in 0..10 {
             let mut client = host.connect();
@@ -125,7 +125,7 @@ fn a_send_that_fails_by_a_reset_closes_the_connection() {
     with_loop(|event_loop| {
         let (server, journal, sockets) = scripted_server(event_loop, |script| {
             script.on_open(|conn| conn.notify_drained()).on_drained(|conn| {
-                assert_eq!(conn.send(b"hello?"), Err(SendError::Closed));
+                assert_eq!(conn.send(b"hello?").and_then(|_| conn.flush()), Err(SendError::Closed));
                 assert_eq!(conn.state(), ConnectionState::Closing, "input may precede the reset");
             })
         });
@@ -340,7 +340,7 @@ fn dropping_a_loop_calls_on_close_of_open_connections() {
                 conn.event_loop().queue_in_loop(|_| unreachable!());
                 conn.close_after(Duration::ZERO);
                 conn.close();
-                assert_eq!(conn.send("goodbye"), Err(SendError::Closed));
+                assert_eq!(conn.send("goodbye").and_then(|_| conn.flush()), Err(SendError::Closed));
             })
         });
         let mut clients: Vec<_> = (0..3).map(|_| net::connect(server.local_addr().unwrap())).collect();

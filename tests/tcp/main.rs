@@ -6,6 +6,7 @@ mod support;
 mod automatic_pause;
 mod backpressure;
 mod close;
+mod coalescing;
 mod connection_states;
 mod echo;
 mod failures;

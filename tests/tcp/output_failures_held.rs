@@ -233,7 +233,7 @@ fn a_graceful_close_after_failed_output_ends_immediately() {
         let bench = Bench::new(event_loop, |script| {
             script.on_open(|conn| {
                 net::until(|| net::poll_flags(conn).contains(PollFlags::HUP));
-                assert_eq!(conn.send("x"), Err(SendError::Closed));
+                assert_eq!(conn.send("x").and_then(|_| conn.flush()), Err(SendError::Closed));
                 conn.close_gracefully(net::LIMIT);
                 assert_eq!(conn.state(), ConnectionState::Closed);
             })

@@ -173,7 +173,8 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
     ) {
         let mut handler = self.handler.borrow_mut();
         let Some(handler) = handler.as_mut() else { return };
-        if let Err(error) = callback(handler, &TcpConnection::new(event_loop, &self.core)) {
+        let conn = TcpConnection::new(event_loop, &self.core);
+        if let Err(error) = self.core.collecting(event_loop, || callback(handler, &conn)) {
             self.core.close(event_loop, CloseReason::Error(error));
         }
     }

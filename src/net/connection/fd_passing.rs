@@ -10,6 +10,7 @@ use rustix::net::Shutdown;
 use super::ConnectionCore;
 use super::queue::Queue;
 use super::write::Payload;
+use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::event_loop::containment::logger;
 use crate::net::disposal::close_descriptors;
@@ -102,6 +103,10 @@ impl Payload for WithFds {
             0 => queue.push_with_fds(self.bytes, self.descriptors),
             _ => queue.push_owned(self.bytes, sent),
         }
+    }
+
+    fn append_to(&self, _: &mut Buffer) -> bool {
+        false
     }
 }
 

@@ -152,10 +152,22 @@ impl ConnectionCore {
 
     pub(in crate::net) fn read_mailbox(&self, event_loop: &EventLoop) {
         let Some(mailbox) = self.mailbox.get() else { return };
+        let requests = mailbox.take();
+        if requests.is_empty() {
+            return;
+        }
         // Bytes sent through a handle are unsolicited, even if the mailbox is drained by a send of
-        // the handler while it is given input.
+        // the handler while it is given input. So they are not collected together with its replies.
+        self.send_collected(event_loop);
         let replying = self.replying.replace(false);
-        for request in mailbox.take() {
+        self.collecting(event_loop, || self.run_requests(event_loop, requests));
+        self.send_collected(event_loop);
+        self.replying.set(replying);
+        self.publish_queued();
+    }
+
+    fn run_requests(&self, event_loop: &EventLoop, requests: Vec<Request>) {
+        for request in requests {
             match request {
                 Request::Shutdown => self.shutdown(event_loop),
                 Request::Close => self.close(event_loop, CloseReason::Closed),
@@ -174,8 +186,6 @@ impl ConnectionCore {
                 }
             }
         }
-        self.replying.set(replying);
-        self.publish_queued();
     }
 
     /// Publishes how many bytes are queued, so that other threads stay within the limit.

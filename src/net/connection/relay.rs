@@ -108,6 +108,8 @@ impl ConnectionCore {
     }
 
     fn link(&self, event_loop: &EventLoop, with: ChannelId) {
+        // Relayed bytes go after it.
+        self.send_collected(event_loop);
         self.relay.set(Some(Relay { with, linked_paused: false, eof_forwarded: false, unlinked: false }));
         self.read_blocks.set(ReadBlocks::NONE);
         // Earlier input, including the end of input, is forwarded first. It raises no edge.

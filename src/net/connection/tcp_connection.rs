@@ -58,14 +58,17 @@ impl<'a> TcpConnection<'a> {
     /// only [`on_high_water`](crate::ConnectionHandler::on_high_water) and the limit `max_unsent`
     /// report that too much is queued.
     ///
-    /// Returns whether the kernel has [taken](SendStatus::Written) everything, or bytes are
-    /// [queued](SendStatus::Queued). The bytes are accepted in both cases: they are sent, or
+    /// Small sends of a callback are collected, and leave in one system call when the callback
+    /// returns; [`flush`](TcpConnection::flush) sends them before. Order is the order of the calls.
+    ///
+    /// Returns whether bytes are [queued](SendStatus::Queued), because the socket is full, or
+    /// [not](SendStatus::Written). The bytes are accepted in both cases: they are sent, or
     /// [`unsent`](TcpConnection::unsent) counts them at the close.
     ///
     /// # Errors
     /// - [`SendError::Closed`] after [`shutdown`](TcpConnection::shutdown) or
-    ///   [`close`](TcpConnection::close), or if this or an earlier write found that the peer has
-    ///   closed or reset the connection. In the latter case the input continues: what the peer sent
+    ///   [`close`](TcpConnection::close), or if a write has found that the peer has closed or reset
+    ///   the connection. In the latter case the input continues: what the peer sent
     ///   before is still delivered, and then the connection closes with the error of the write. A
     ///   handler that returns this error, as with `?`, closes the connection at once and discards
     ///   that input.
@@ -76,7 +79,19 @@ impl<'a> TcpConnection<'a> {
         self.ordered_core().send(self.event_loop, bytes.as_ref()).map_err(|(error, _)| error)
     }
 
-    /// Sends several slices as one, in one system call: for example a separate header and body.
+    /// Sends now what the current callback has sent so far, instead of when it returns. For a
+    /// callback that continues to work for long. Without effect outside a callback of this
+    /// connection.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] if the connection is closed or shut down, or the peer is found to have
+    /// closed or reset it.
+    pub fn flush(&self) -> Result<(), SendError> {
+        self.core.send_collected(self.event_loop);
+        if self.core.state() == ConnectionState::Open { Ok(()) } else { Err(SendError::Closed) }
+    }
+
+    /// Sends several slices as one: for example a separate header and body.
     ///
     /// Otherwise the same as [`send`](TcpConnection::send): all slices are accepted or refused
     /// together.
@@ -244,7 +259,8 @@ impl<'a> TcpConnection<'a> {
         self.core.shutdown(self.event_loop);
     }
 
-    /// Closes the connection now. Queued output and unread input are lost. If there is either, the
+    /// Closes the connection now. What the current callback has sent is offered to the kernel.
+    /// Queued output and unread input are lost. If there is either, the
     /// connection is reset, so that the peer does not take a truncated stream for a complete one. A
     /// Unix socket has no reset.
     pub fn close(&self) {
@@ -428,6 +444,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of the ioctl `SIOCOUTQ` (tcp(7)).
     pub fn undelivered(&self) -> io::Result<usize> {
+        self.core.send_collected(self.event_loop);
         self.core.undelivered()
     }
 

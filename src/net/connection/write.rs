@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::queue::{Queue, WriteOutcome};
 use super::read::ReadBlocks;
 use super::{ConnectionCore, ConnectionState, OUTPUT};
+use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::net::result::{CloseReason, SendError, SendStatus};
 use crate::net::sys::fd_passing::is_too_many_refs;
@@ -26,6 +27,9 @@ pub(super) trait Payload {
 
     /// Queues the bytes after the first `sent`; there is at least one.
     fn queue(self, queue: &mut Queue, sent: usize);
+
+    /// Appends a copy of the bytes. Returns `false` if the payload is more than bytes.
+    fn append_to(&self, output: &mut Buffer) -> bool;
 }
 
 impl Payload for &[u8] {
@@ -40,6 +44,12 @@ impl Payload for &[u8] {
 
     fn queue(self, queue: &mut Queue, sent: usize) {
         queue.push(&self[sent..]);
+    }
+
+    #[inline]
+    fn append_to(&self, output: &mut Buffer) -> bool {
+        output.append(self);
+        true
     }
 }
 
@@ -80,6 +90,14 @@ impl Payload for Bytes {
             Bytes::Shared(bytes) => queue.push_shared(bytes, sent),
         }
     }
+
+    fn append_to(&self, output: &mut Buffer) -> bool {
+        match self {
+            Bytes::Owned(bytes) => output.append(bytes),
+            Bytes::Shared(bytes) => output.append(bytes),
+        }
+        true
+    }
 }
 
 impl Payload for &[IoSlice<'_>] {
@@ -97,6 +115,11 @@ impl Payload for &[IoSlice<'_>] {
             queue.push(&slice[skipped..]);
             sent -= skipped;
         }
+    }
+
+    fn append_to(&self, output: &mut Buffer) -> bool {
+        self.iter().for_each(|slice| output.append(slice));
+        true
     }
 }
 
@@ -155,6 +178,13 @@ impl ConnectionCore {
         if self.state.get() != ConnectionState::Open {
             return Err((SendError::Closed, payload));
         }
+        if self.collect(event_loop, &payload, max_unsent) {
+            return Ok(SendStatus::Written);
+        }
+        // Collected output that was sent just now may have found the peer gone.
+        if self.state.get() != ConnectionState::Open {
+            return Err((SendError::Closed, payload));
+        }
         let len = payload.len();
         let mut unsent = self.unsent.borrow_mut();
         let queued = unsent.as_ref().map_or(0, |queue| queue.in_memory());
@@ -191,7 +221,7 @@ impl ConnectionCore {
     }
 
     /// Records whether the last `bytes` of the queue are replies.
-    fn count_reply(&self, queue: &mut Queue, bytes: usize) {
+    pub(super) fn count_reply(&self, queue: &mut Queue, bytes: usize) {
         if self.replying.get() {
             queue.replies.add(bytes);
         } else {
@@ -216,6 +246,10 @@ impl ConnectionCore {
         offset: u64,
         length: u64,
     ) -> Result<SendStatus, SendError> {
+        if self.state.get() != ConnectionState::Open {
+            return Err(SendError::Closed);
+        }
+        self.send_collected(event_loop);
         if self.state.get() != ConnectionState::Open {
             return Err(SendError::Closed);
         }
@@ -267,7 +301,7 @@ impl ConnectionCore {
         }
     }
 
-    fn on_queue_grown(&self, event_loop: &EventLoop) {
+    pub(super) fn on_queue_grown(&self, event_loop: &EventLoop) {
         self.report_memory();
         self.publish_queued();
         // A relayed connection has its own back-pressure: its input leaves on the other connection.
@@ -432,6 +466,7 @@ impl ConnectionCore {
             mailbox.refuse_sends();
             self.read_mailbox(event_loop);
         }
+        self.send_collected(event_loop);
         // The mailbox may have contained a shutdown or close.
         self.state.get() == ConnectionState::Open
     }

@@ -1,0 +1,114 @@
+//! Output that is collected while a callback runs, and leaves in one system call afterwards.
+//!
+//! The collected bytes are in a buffer that the loop lends, so they take no memory of the
+//! connection, and a steady load allocates nothing. Only small payloads are collected. A larger one
+//! is written at once, after what has been collected, because copying it costs more than the system
+//! call saves.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::write::Payload;
+use super::{ConnectionCore, ConnectionState, OUTPUT};
+use crate::buffer::Buffer;
+use crate::event_loop::EventLoop;
+use crate::net::sys::stream::{self, Transferred};
+
+/// The largest payload that is collected, in bytes.
+const LARGEST: usize = 4 * 1024;
+
+/// Collected output leaves before it exceeds this, in bytes. So a callback that sends without end
+/// finds that the socket is full.
+const MOST: usize = 64 * 1024;
+
+impl ConnectionCore {
+    /// Runs `callback`, and then sends what it has sent on this connection.
+    pub(in crate::net) fn collecting<R>(&self, event_loop: &EventLoop, callback: impl FnOnce() -> R) -> R {
+        let was_collecting = self.is_collecting.replace(true);
+        let returned = callback();
+        // Skipped by a panic, which closes the connection.
+        self.is_collecting.set(was_collecting);
+        if !was_collecting {
+            self.send_collected(event_loop);
+        }
+        returned
+    }
+
+    /// Collects the payload if a callback is running, nothing is queued, and the payload is small.
+    /// `max_unsent` is the limit of unsent bytes. Returns whether the payload is collected. If it
+    /// is not, earlier collected output has been sent or queued.
+    #[inline]
+    pub(super) fn collect(&self, event_loop: &EventLoop, payload: &impl Payload, max_unsent: usize) -> bool {
+        if !self.is_collecting.get() {
+            return false;
+        }
+        let len = payload.len();
+        let mut collected = self.collected.take();
+        if collected.as_ref().is_some_and(|output| output.len() + len > MOST.min(max_unsent)) {
+            self.collected.set(collected.take());
+            self.send_collected(event_loop);
+            if self.state.get() != ConnectionState::Open {
+                return false;
+            }
+        }
+        let is_small = len <= LARGEST.min(max_unsent);
+        if is_small && (collected.is_some() || self.unsent.borrow().is_none()) {
+            let mut output = collected.unwrap_or_else(|| event_loop.lend_output());
+            let is_collected = payload.append_to(&mut output);
+            self.collected.set(Some(output));
+            if is_collected {
+                return true;
+            }
+        } else {
+            self.collected.set(collected);
+        }
+        self.send_collected(event_loop);
+        false
+    }
+
+    /// Offers the collected output to the kernel, and queues the rest.
+    #[inline]
+    pub(super) fn send_collected(&self, event_loop: &EventLoop) {
+        let Some(output) = self.collected.take() else { return };
+        // The callback may have forked. The parent sends this output.
+        if output.is_empty() || self.membership.group().is_inherited() {
+            return event_loop.return_output(output);
+        }
+        match stream::send(self.fd.as_fd(), output.readable()) {
+            Ok(Transferred::Bytes(n)) if n == output.len() => {
+                self.record_activity(event_loop);
+                event_loop.return_output(output);
+            }
+            sent => self.queue_collected(event_loop, output, sent),
+        }
+    }
+
+    /// Queues what the kernel has not taken of the collected output.
+    #[cold]
+    fn queue_collected(
+        &self,
+        event_loop: &EventLoop,
+        mut output: Box<Buffer>,
+        sent: io::Result<Transferred>,
+    ) {
+        if let Ok(Transferred::Bytes(n)) = sent {
+            output.consume(n);
+            self.record_activity(event_loop);
+        }
+        let mut unsent = self.unsent.borrow_mut();
+        let queue = unsent.get_or_insert_default();
+        queue.push(output.readable());
+        self.count_reply(queue, output.len());
+        drop(unsent);
+        event_loop.return_output(output);
+        match sent {
+            Ok(_) => {
+                // The kernel's buffer is full; a WRITABLE edge follows when it has space.
+                event_loop.clear_ready(self.id, OUTPUT);
+                self.on_queue_grown(event_loop);
+            }
+            // Drops and counts the queue.
+            Err(error) => self.fail_output(event_loop, error),
+        }
+    }
+}
