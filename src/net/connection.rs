@@ -21,6 +21,7 @@ mod queue;
 mod read;
 mod relay;
 mod replies;
+mod send_file;
 mod tcp_connection;
 mod write;
 

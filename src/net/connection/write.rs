@@ -5,7 +5,7 @@
 //! stream never has a gap. A connection with nothing queued has no queue.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::queue::{Queue, WriteOutcome};
@@ -13,7 +13,7 @@ use super::read::ReadBlocks;
 use super::{ConnectionCore, ConnectionState, OUTPUT};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
-use crate::net::result::{CloseReason, SendError, SendStatus};
+use crate::net::result::{SendError, SendStatus};
 use crate::net::sys::fd_passing::is_too_many_refs;
 use crate::net::sys::stream::{self, Transferred};
 use crate::readiness::Readiness;
@@ -238,69 +238,6 @@ impl ConnectionCore {
         self.replying.set(false);
     }
 
-    /// Sends a part of a file after the queue.
-    pub(super) fn send_file(
-        &self,
-        event_loop: &EventLoop,
-        file: OwnedFd,
-        offset: u64,
-        length: u64,
-    ) -> Result<SendStatus, SendError> {
-        if self.state.get() != ConnectionState::Open {
-            return Err(SendError::Closed);
-        }
-        self.send_collected(event_loop);
-        if self.state.get() != ConnectionState::Open {
-            return Err(SendError::Closed);
-        }
-        if length == 0 {
-            return Ok(if self.unsent.borrow().is_none() { SendStatus::Written } else { SendStatus::Queued });
-        }
-        let mut unsent = self.unsent.borrow_mut();
-        let is_first = unsent.is_none();
-        if unsent.as_ref().is_some_and(|queue| !queue.can_queue_file()) {
-            return Err(SendError::Full);
-        }
-        let queue = unsent.get_or_insert_default();
-        queue.push_file(file, offset, length);
-        self.count_reply(queue, usize::try_from(length).unwrap_or(usize::MAX));
-        drop(unsent);
-        let wrote = if is_first { self.write_queue(event_loop) } else { Ok(()) };
-        if let Err(error) = wrote {
-            self.pop_last_file();
-            // A part may have been sent, so the peer expects the remainder.
-            if !stream::is_disconnected(&self.fd, &error) {
-                self.reset_when_closed();
-            }
-            self.fail_output(event_loop, error);
-            return Err(SendError::Closed);
-        }
-        let mut unsent = self.unsent.borrow_mut();
-        let Some(queue) = unsent.as_mut() else { return Ok(SendStatus::Written) };
-        let available = self.membership.group().limits.max_unsent.saturating_sub(queue.in_memory());
-        let kept = queue.read_small_file(available);
-        drop(unsent);
-        if let Err(error) = kept {
-            self.close(event_loop, CloseReason::Error(error));
-            self.pop_last_file();
-            return Err(SendError::Closed);
-        }
-        self.on_queue_grown(event_loop);
-        Ok(SendStatus::Queued)
-    }
-
-    /// A file whose send ended the output was not accepted, so its remainder does not count as
-    /// unsent.
-    fn pop_last_file(&self) {
-        let mut unsent = self.unsent.borrow_mut();
-        if let Some(queue) = unsent.as_mut() {
-            queue.pop_last_file();
-            if queue.is_empty() {
-                *unsent = None;
-            }
-        }
-    }
-
     pub(super) fn on_queue_grown(&self, event_loop: &EventLoop) {
         self.report_memory();
         self.publish_queued();
@@ -372,7 +309,7 @@ impl ConnectionCore {
     }
 
     /// Writes as much of the queue as the kernel takes.
-    fn write_queue(&self, event_loop: &EventLoop) -> io::Result<()> {
+    pub(super) fn write_queue(&self, event_loop: &EventLoop) -> io::Result<()> {
         let mut unsent = self.unsent.borrow_mut();
         let Some(queue) = unsent.as_mut() else { return Ok(()) };
         let before = queue.len();
