@@ -40,7 +40,7 @@
 //! | pressure and memory events | [`PressureTrigger`], [`MemoryThreshold`], [`MemoryEvents`] |
 //!
 //! # Threads
-//! Objects that are bound to the thread of a loop act at once and are neither `Send` nor `Sync`:
+//! Objects that are bound to the thread of a loop take no lock, and are not `Send` or `Sync`:
 //! [`EventLoop`], [`Channel`], [`TcpConnection`], [`TcpServer`], [`TcpClient`], [`UdpSocket`].
 //! Objects for use on any thread only queue requests: [`LoopHandle`], [`ConnectionHandle`],
 //! [`ServerHandle`], [`UdpHandle`]. The compiler distinguishes the two, so no call checks the

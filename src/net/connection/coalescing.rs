@@ -39,7 +39,7 @@ impl ConnectionCore {
     /// is not, earlier collected output has been sent or queued.
     #[inline]
     pub(super) fn collect(&self, event_loop: &EventLoop, payload: &impl Payload, max_unsent: usize) -> bool {
-        if !self.is_collecting.get() {
+        if !self.is_collecting.get() || self.state.get() != ConnectionState::Open {
             return false;
         }
         let len = payload.len();

@@ -161,6 +161,7 @@ impl ConnectionCore {
         self.send_collected(event_loop);
         let replying = self.replying.replace(false);
         self.collecting(event_loop, || self.run_requests(event_loop, requests));
+        // Still collected if a callback is running.
         self.send_collected(event_loop);
         self.replying.set(replying);
         self.publish_queued();

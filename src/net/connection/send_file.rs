@@ -16,9 +16,6 @@ impl ConnectionCore {
         offset: u64,
         length: u64,
     ) -> Result<SendStatus, SendError> {
-        if self.state.get() != ConnectionState::Open {
-            return Err(SendError::Closed);
-        }
         self.send_collected(event_loop);
         if self.state.get() != ConnectionState::Open {
             return Err(SendError::Closed);

@@ -175,13 +175,10 @@ impl ConnectionCore {
         payload: P,
         max_unsent: usize,
     ) -> Result<SendStatus, (SendError, P)> {
-        if self.state.get() != ConnectionState::Open {
-            return Err((SendError::Closed, payload));
-        }
         if self.collect(event_loop, &payload, max_unsent) {
             return Ok(SendStatus::Written);
         }
-        // Collected output that was sent just now may have found the peer gone.
+        // After the collection: output that was sent just now may have found the peer gone.
         if self.state.get() != ConnectionState::Open {
             return Err((SendError::Closed, payload));
         }
