@@ -15,7 +15,6 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use reveille::net::SendStatus;
 use reveille::signal::{Signal, Signals};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 
@@ -134,12 +133,10 @@ impl Chargen {
             page.extend(b"\r\n");
             self.line += 1;
         }
-        // If the page was queued, `on_drained` is called once the peer has read enough.
-        // Otherwise the loop queues a later call: a producer that continued at once would
-        // starve other connections for as long as its peer reads fast enough.
-        if conn.send(page)? == SendStatus::Written {
-            conn.notify_drained();
-        }
+        conn.send(page)?;
+        // `on_drained` is called in a later turn, once the peer has read enough. A producer that
+        // continued at once would starve other connections if its peer reads fast enough.
+        conn.notify_drained();
         Ok(())
     }
 }

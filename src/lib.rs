@@ -77,13 +77,13 @@
 //! - `WouldBlock`: a limit is reached. Nothing was accepted, and a later attempt may succeed.
 //!   [`SendError::Full`], [`DatagramError::Full`],
 //!   [`RingSendError::Full`],
-//!   [`PostErrorReason::Full`],
+//!   [`PostError::Full`],
 //!   [`CallError::Full`].
-//! - `BrokenPipe`: the other side has ended: the connection, socket, link or loop.
-//!   [`SendError::Closed`],
+//! - `BrokenPipe`: the other side has ended, or this side has ended its output: the connection,
+//!   socket, link or loop. [`SendError::Closed`], [`SendError::ShutDown`],
 //!   [`DatagramError::Closed`],
 //!   [`RingSendError::Closed`],
-//!   [`PostErrorReason::LoopGone`],
+//!   [`PostError::LoopGone`],
 //!   [`CallError::LoopGone`].
 //! - `InvalidInput`: the message is longer than the limit, and can never be accepted.
 //!   [`DatagramError::TooLong`], [`RingSendError::TooLong`].
@@ -91,6 +91,9 @@
 //!   [`LineError`], [`LengthError`].
 //! - `TimedOut`: the operation did not complete in time. [`CallError::TimedOut`].
 //! - `Other`: user code panicked. [`CallError::Panicked`].
+//!
+//! An operation that takes a value returns it with the error, in a [`Refused`]: a task, a closure,
+//! bytes, a file.
 //!
 //! Errors of the kernel keep the kind that the standard library gives them, such as
 //! [`DatagramError::Refused`] and [`ConnectError`].
@@ -129,8 +132,8 @@
 //! [`MemoryEvents`]: pressure::MemoryEvents
 //! [`MemoryThreshold`]: pressure::MemoryThreshold
 //! [`OverflowPolicy`]: net::OverflowPolicy
-//! [`PostErrorReason::Full`]: task::PostErrorReason::Full
-//! [`PostErrorReason::LoopGone`]: task::PostErrorReason::LoopGone
+//! [`PostError::Full`]: task::PostError::Full
+//! [`PostError::LoopGone`]: task::PostError::LoopGone
 //! [`PressureTrigger`]: pressure::PressureTrigger
 //! [`Repeat`]: time::Repeat
 //! [`RingError`]: ipc::RingError
@@ -139,6 +142,7 @@
 //! [`RingSendError::TooLong`]: ipc::RingSendError::TooLong
 //! [`SendError::Closed`]: net::SendError::Closed
 //! [`SendError::Full`]: net::SendError::Full
+//! [`SendError::ShutDown`]: net::SendError::ShutDown
 //! [`ServerHandle`]: net::ServerHandle
 //! [`SharedRing`]: ipc::SharedRing
 //! [`Signals`]: signal::Signals
@@ -169,7 +173,7 @@ mod threads;
 compile_error!("reveille runs on Linux only: it needs epoll, eventfd and timerfd");
 
 pub use buffer::Buffer;
-pub use event_loop::{EventLoop, EventLoopBuilder, LoopHandle, TimerId};
+pub use event_loop::{EventLoop, EventLoopBuilder, LoopHandle, Refused, TimerId};
 pub use eventfd::EventFd;
 pub use net::client::TcpClient;
 pub use net::connection::handler::ConnectionHandler;
@@ -190,7 +194,7 @@ pub mod io {
 /// Tasks from other threads: the limit of the mailbox, the errors of posting, and the counters of a
 /// loop.
 pub mod task {
-    pub use crate::event_loop::{CallError, LoopCounters, MailboxLimit, PostError, PostErrorReason};
+    pub use crate::event_loop::{CallError, LoopCounters, MailboxLimit, PostError};
 }
 
 /// Repeating timers, and a clock for tests.

@@ -75,7 +75,7 @@ fn connections_closed_by_the_server_leave_no_descriptor() {
 #[test]
 fn connections_with_unsent_output_leave_no_descriptor() {
     assert_closes_connections(
-        |script| script.on_open(|conn| conn.send(vec![0; 4 << 20])),
+        |script| script.on_open(|conn| Ok(conn.send(vec![0; 4 << 20])?)),
         |client| {
             client.shutdown(Shutdown::Both).unwrap();
         },

@@ -12,6 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
+use crate::support::net::reason;
 use reveille::net::{SendError, ServerCounters};
 use reveille::{ConnectionHandle, EventLoop, TcpServer};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -121,7 +122,7 @@ fn the_connection_that_buffers_most_is_reset() {
             .serve(move |_| {
                 let script = server_journal.script();
                 let bytes = SENDS[script.number()];
-                script.on_open(move |conn| conn.send_owned(vec![0; bytes]))
+                script.on_open(move |conn| Ok(conn.send_owned(vec![0; bytes])?))
             })
             .unwrap();
         let mut peers = Vec::new();
@@ -201,9 +202,13 @@ fn bytes_in_mailboxes_of_handles_count_towards_the_limit() {
         };
         host.handle().queue_in_loop(blocking).unwrap();
         has_started.recv_timeout(net::LIMIT).unwrap();
-        assert_eq!(handles[0].send(vec![0; 700 * KIB]), Ok(()));
-        assert_eq!(handles[1].send(vec![0; 600 * KIB]), Ok(()));
-        assert_eq!(handles[2].send(vec![0; 800 * KIB]), Err(SendError::Full), "above twice the limit");
+        assert_eq!(reason(handles[0].send(vec![0; 700 * KIB])), Ok(()));
+        assert_eq!(reason(handles[1].send(vec![0; 600 * KIB])), Ok(()));
+        assert_eq!(
+            reason(handles[2].send(vec![0; 800 * KIB])),
+            Err(SendError::Full),
+            "above twice the limit"
+        );
         drop(release);
         net::until(|| counters(&host).closed_for_memory > 0);
         net::until(|| host.open_connections() == 2);

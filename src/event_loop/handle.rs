@@ -15,7 +15,7 @@ use self::mailbox_limit::MailboxLimit;
 use super::EventLoop;
 use super::counters::LoopCounters;
 use super::shared::Shared;
-use crate::event_loop::containment::Contained;
+use crate::event_loop::refused::Refused;
 use crate::event_loop::tasks::task::{SendTask, Task};
 use crate::event_loop::tasks::task_queue::Refusal;
 
@@ -43,7 +43,7 @@ impl LoopHandle {
     ///
     /// # Errors
     /// Returns `task` if the loop has been dropped.
-    pub fn run_in_loop<F>(&self, task: F) -> Result<(), PostError<F>>
+    pub fn run_in_loop<F>(&self, task: F) -> Result<(), Refused<F, PostError>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
     {
@@ -75,7 +75,7 @@ impl LoopHandle {
     /// [`MailboxLimit`] is reached, and the limit does not block callers or
     /// this is the loop's own thread.
     #[inline]
-    pub fn queue_in_loop<F>(&self, task: F) -> Result<(), PostError<F>>
+    pub fn queue_in_loop<F>(&self, task: F) -> Result<(), Refused<F, PostError>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
     {
@@ -87,7 +87,7 @@ impl LoopHandle {
         }
     }
 
-    fn queue_here<F>(&self, event_loop: &EventLoop, task: F) -> Result<(), PostError<F>>
+    fn queue_here<F>(&self, event_loop: &EventLoop, task: F) -> Result<(), Refused<F, PostError>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
     {
@@ -108,7 +108,7 @@ impl LoopHandle {
 
     /// For threads other than the loop's. If the mailbox blocks, it waits until the deadline.
     #[inline]
-    pub(super) fn post<F>(&self, deadline: Option<Instant>, task: F) -> Result<(), PostError<F>>
+    pub(super) fn post<F>(&self, deadline: Option<Instant>, task: F) -> Result<(), Refused<F, PostError>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
     {
@@ -130,13 +130,13 @@ impl LoopHandle {
     }
 
     #[cold]
-    fn refused<F>(&self, refusal: Refusal, task: F) -> PostError<F> {
+    fn refused<F>(&self, refusal: Refusal, task: F) -> Refused<F, PostError> {
         self.shared.counters.count_refused();
         let reason = match refusal {
-            Refusal::Closed => PostErrorReason::LoopGone,
-            Refusal::Full => PostErrorReason::Full,
+            Refusal::Closed => PostError::LoopGone,
+            Refusal::Full => PostError::Full,
         };
-        PostError { task, reason }
+        Refused::new(task, reason)
     }
 
     /// Queues an internal task. It runs in phase 5, is not counted, and ignores the mailbox limit.
@@ -226,28 +226,10 @@ impl fmt::Debug for LoopHandle {
     }
 }
 
-/// A task that was refused, and the reason.
-///
-/// ```
-/// use reveille::EventLoop;
-///
-/// # fn main() -> std::io::Result<()> {
-/// let handle = EventLoop::new()?.handle(); // the loop is dropped at once
-/// let refused = handle.queue_in_loop(|_| println!("never on the loop")).unwrap_err();
-/// let task = refused.into_task(); // to be run elsewhere, or dropped knowingly
-/// # drop(task);
-/// # Ok(())
-/// # }
-/// ```
-pub struct PostError<F> {
-    task: F,
-    reason: PostErrorReason,
-}
-
 /// Why a task was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum PostErrorReason {
+pub enum PostError {
     /// The loop has been dropped, is being dropped, or belongs to the process that this one was
     /// forked from.
     LoopGone,
@@ -255,44 +237,23 @@ pub enum PostErrorReason {
     Full,
 }
 
-impl<F> PostError<F> {
-    /// Returns the task unchanged.
-    pub fn into_task(self) -> F {
-        self.task
-    }
-
-    /// Why the task was refused.
-    pub fn reason(&self) -> PostErrorReason {
-        self.reason
-    }
-}
-
-impl<F> fmt::Debug for PostError<F> {
+impl fmt::Display for PostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostError").field("reason", &self.reason).finish_non_exhaustive()
-    }
-}
-
-impl<F> fmt::Display for PostError<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.reason {
-            PostErrorReason::LoopGone => "the event loop has been dropped",
-            PostErrorReason::Full => "the event loop's mailbox is full",
+        f.write_str(match self {
+            PostError::LoopGone => "the event loop has been dropped",
+            PostError::Full => "the event loop's mailbox is full",
         })
     }
 }
 
-impl<F> Error for PostError<F> {}
+impl Error for PostError {}
 
-impl<F> From<PostError<F>> for io::Error {
-    /// Drops the task.
-    fn from(error: PostError<F>) -> io::Error {
-        let kind = match error.reason {
-            PostErrorReason::LoopGone => io::ErrorKind::BrokenPipe,
-            PostErrorReason::Full => io::ErrorKind::WouldBlock,
+impl From<PostError> for io::Error {
+    fn from(error: PostError) -> io::Error {
+        let kind = match error {
+            PostError::LoopGone => io::ErrorKind::BrokenPipe,
+            PostError::Full => io::ErrorKind::WouldBlock,
         };
-        let message = error.to_string();
-        drop(Contained::new(error.task));
-        io::Error::new(kind, message)
+        io::Error::new(kind, error)
     }
 }

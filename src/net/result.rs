@@ -54,15 +54,13 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// How the bytes of a successful send were handled.
+/// How a datagram was handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendStatus {
-    /// None of them waits for the socket: the kernel has accepted them, or gets them when the
-    /// callback of the connection returns.
+    /// The kernel has accepted it.
     Written,
-    /// Some of them wait in the queue until the socket becomes writable.
-    /// [`on_drained`](crate::ConnectionHandler::on_drained) is called when the queue is empty.
+    /// It waits in the queue until the socket becomes writable.
     Queued,
 }
 
@@ -70,8 +68,10 @@ pub enum SendStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The connection is closed, or has been shut down for sending.
+    /// The connection is closed, or its output has [failed](crate::net::ConnectionState).
     Closed,
+    /// This end has shut the connection down, or is closing it gracefully.
+    ShutDown,
     /// The connection's unsent bytes or descriptors would exceed its limit, or all connections
     /// together would exceed twice
     /// [their memory limit](crate::net::TcpServerBuilder::max_buffered).
@@ -81,7 +81,8 @@ pub enum SendError {
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            SendError::Closed => "the connection is closed for sending",
+            SendError::Closed => "the connection is closed",
+            SendError::ShutDown => "this end has shut the connection down",
             SendError::Full => "the connection's unsent data would exceed its limit",
         })
     }
@@ -92,7 +93,7 @@ impl Error for SendError {}
 impl From<SendError> for io::Error {
     fn from(error: SendError) -> io::Error {
         let kind = match error {
-            SendError::Closed => io::ErrorKind::BrokenPipe,
+            SendError::Closed | SendError::ShutDown => io::ErrorKind::BrokenPipe,
             SendError::Full => io::ErrorKind::WouldBlock,
         };
         io::Error::new(kind, error)

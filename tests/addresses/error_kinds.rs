@@ -7,7 +7,7 @@ use reveille::EventLoop;
 use reveille::codec::{LengthError, LineError};
 use reveille::ipc::{RingError, RingSendError};
 use reveille::net::{DatagramError, SendError};
-use reveille::task::{CallError, MailboxLimit, PostErrorReason};
+use reveille::task::{CallError, MailboxLimit, PostError};
 
 #[test]
 fn one_meaning_has_one_kind_in_every_error_type() {
@@ -17,8 +17,9 @@ fn one_meaning_has_one_kind_in_every_error_type() {
         RingSendError::Full.into(),
         CallError::Full.into(),
     ];
-    let closed: [io::Error; 4] = [
+    let closed: [io::Error; 5] = [
         SendError::Closed.into(),
+        SendError::ShutDown.into(),
         DatagramError::Closed.into(),
         RingSendError::Closed.into(),
         CallError::LoopGone.into(),
@@ -49,11 +50,11 @@ fn a_refused_task_has_the_kind_of_its_reason() {
         let handle = event_loop.handle();
         handle.queue_in_loop(|_| ()).unwrap();
         let full = handle.queue_in_loop(|_| ()).unwrap_err();
-        assert_eq!(full.reason(), PostErrorReason::Full);
+        assert_eq!(full.reason(), PostError::Full);
         assert_eq!(io::Error::from(full).kind(), ErrorKind::WouldBlock);
         drop(event_loop);
         let gone = handle.queue_in_loop(|_| ()).unwrap_err();
-        assert_eq!(gone.reason(), PostErrorReason::LoopGone);
+        assert_eq!(gone.reason(), PostError::LoopGone);
         assert_eq!(io::Error::from(gone).kind(), ErrorKind::BrokenPipe);
     });
 }

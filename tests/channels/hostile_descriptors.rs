@@ -68,7 +68,7 @@ impl<F: FnMut(&TcpConnection<'_>) -> io::Result<()> + 'static> ConnectionHandler
     }
 
     fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
-        conn.send(input.take_all()).map(drop).map_err(io::Error::from)
+        conn.send(input.take_all()).map_err(io::Error::from)
     }
 }
 
@@ -260,7 +260,7 @@ impl FrameHandler<LineCodec> for PlainLines {
     }
 
     fn on_frame(&mut self, conn: &TcpConnection<'_>, line: &[u8]) -> io::Result<()> {
-        conn.send(line).map(drop).map_err(io::Error::from)
+        conn.send(line).map_err(io::Error::from)
     }
 }
 
@@ -283,7 +283,7 @@ impl FrameHandler<LineCodec> for Lines {
     }
 
     fn on_frame(&mut self, conn: &TcpConnection<'_>, line: &[u8]) -> io::Result<()> {
-        conn.send(line).map(drop).map_err(io::Error::from)
+        conn.send(line).map_err(io::Error::from)
     }
 
     fn on_descriptors(&mut self, _: &TcpConnection<'_>, descriptors: Vec<OwnedFd>) -> io::Result<()> {

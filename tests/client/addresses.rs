@@ -153,7 +153,7 @@ fn an_unnamed_unix_server_gets_a_name_from_the_kernel() {
             let chosen = name.as_unix().and_then(UnixAddress::as_abstract_name).expect("an abstract name");
             assert!(!chosen.is_empty());
             let journal = Journal::new();
-            let script = journal.script().on_open(|conn| conn.send("hello")).on_message(|_, input| {
+            let script = journal.script().on_open(|conn| Ok(conn.send("hello")?)).on_message(|_, input| {
                 input.take_all();
             });
             let script = Cell::new(Some(script));

@@ -91,7 +91,7 @@ fn a_client_keeps_its_configured_limits() {
     with_loop(|event_loop| {
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve({
             let journal = Journal::new();
-            move |_| journal.script().on_open(|conn| conn.send(vec![7; 3000]))
+            move |_| journal.script().on_open(|conn| Ok(conn.send(vec![7; 3000])?))
         });
         let journal = Journal::new();
         let writing = journal.clone();

@@ -163,7 +163,7 @@ fn each_session_of_a_reconnecting_client_has_its_handler() {
                 }
                 // Each session ends in a different way.
                 let number = script.number();
-                script.on_open(|conn| conn.send("x")).on_message(move |conn, input| {
+                script.on_open(|conn| Ok(conn.send("x")?)).on_message(move |conn, input| {
                     input.clear();
                     match number % 3 {
                         0 => conn.close(),
@@ -328,7 +328,7 @@ fn a_panicking_factory_or_handler_loses_only_its_session() {
                     2 => writing.script().on_open(|_| -> () { panic!("no opening") }),
                     3 => writing
                         .script()
-                        .on_open(|conn| conn.send("x"))
+                        .on_open(|conn| Ok(conn.send("x")?))
                         .on_message(|_, _| -> () { panic!("no message") }),
                     4 => writing.script().on_open(|conn| conn.close()).on_close(|_, _| panic!("no closing")),
                     _ => writing.script(),

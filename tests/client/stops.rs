@@ -267,7 +267,7 @@ fn a_session_stopped_by_another_callback_gets_no_input() {
             .unwrap()
             .serve({
                 let journal = Journal::new();
-                move |_| journal.script().on_open(|conn| conn.send("x"))
+                move |_| journal.script().on_open(|conn| Ok(conn.send("x")?))
             })
             .unwrap();
         // The first of the two that is called stops both, so the other is not called in the same

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::thread;
 
 use crate::support::counting::counts;
-use crate::support::net::{self, End, Random, pattern, scripted, scripted_with};
+use crate::support::net::{
+    self, End, Random, assert_queued, assert_written, pattern, reason, scripted, scripted_with,
+};
 use crate::support::{LIMIT, MIB, with_loop, with_watchdog};
-use reveille::net::{ConnectionLimits, SendError, SendStatus};
+use reveille::net::{ConnectionLimits, SendError};
 use reveille::{EventLoop, TcpConnection, TcpServer};
 use socket2::SockRef;
 
@@ -59,7 +61,7 @@ fn shared_bytes_for_slow_readers_are_never_copied() {
     with_loop(|event_loop| {
         let bytes: Arc<[u8]> = pattern(MIB).into();
         let shared = Arc::clone(&bytes);
-        let send = move |conn: &TcpConnection| assert_eq!(conn.send_shared(&shared), Ok(SendStatus::Queued));
+        let send = move |conn: &TcpConnection| assert_queued(conn, conn.send_shared(&shared));
         let (requested, unsent) = cost_of(event_loop, &bytes, send);
         println!("{requested} bytes allocated, {unsent} queued");
         assert!(unsent > PEERS * MIB / 4, "only {unsent} bytes were queued");
@@ -76,7 +78,7 @@ fn owned_bytes_are_never_copied() {
         let copies = RefCell::new(vec![bytes.to_vec(); PEERS]);
         let send = move |conn: &TcpConnection| {
             let copy = copies.borrow_mut().pop().unwrap();
-            assert_eq!(conn.send_owned(copy), Ok(SendStatus::Queued));
+            assert_queued(conn, conn.send_owned(copy));
         };
         let (requested, _) = cost_of(event_loop, &bytes, send);
         assert!(requested < PEERS * QUEUE_OVERHEAD, "{requested} bytes were allocated");
@@ -144,8 +146,8 @@ fn more_slices_than_one_system_call_takes_are_all_sent() {
             let bytes = bytes.clone();
             script.on_open(move |conn| {
                 let slices: Vec<_> = bytes.iter().map(std::slice::from_ref).map(IoSlice::new).collect();
-                assert_eq!(conn.send_vectored(&slices), Ok(SendStatus::Written));
-                assert_eq!(conn.send_vectored(&[]), Ok(SendStatus::Written));
+                assert_written(conn, conn.send_vectored(&slices));
+                assert_written(conn, conn.send_vectored(&[]));
                 conn.shutdown();
             })
         });
@@ -164,10 +166,10 @@ fn slices_that_exceed_the_limit_together_are_refused_whole() {
                     let (one, two) = ([1; 600], [2; 401]);
                     let both = [IoSlice::new(&one), IoSlice::new(&two)];
                     assert_eq!(conn.send_vectored(&both), Err(SendError::Full));
-                    assert_eq!(conn.send_owned([3; 1001]), Err(SendError::Full));
+                    assert_eq!(reason(conn.send_owned([3; 1001])), Err(SendError::Full));
                     assert_eq!(conn.send_shared(&[4; 1001].into()), Err(SendError::Full));
                     assert_eq!(conn.unsent(), 0);
-                    assert_eq!(conn.send_vectored(&both[..1]), Ok(SendStatus::Written));
+                    assert_written(conn, conn.send_vectored(&both[..1]));
                     conn.shutdown();
                 })
             },

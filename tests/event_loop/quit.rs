@@ -239,7 +239,7 @@ fn posts_that_race_with_quit_and_drop_have_one_outcome() {
                 });
                 let Err(refused) = result else { return true };
                 tally.refused += 1;
-                drop(refused.into_task());
+                drop(refused.into_inner());
                 false
             };
             let tally = thread::scope(|scope| {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::alone::alone;
 use crate::support::forked::{self, in_child};
-use crate::support::net::{self, turn_until};
+use crate::support::net::{self, reason, turn_until};
 use crate::support::ready::ready_channel;
 use crate::support::{Count, OnDrop, on_another_thread, turn, unread_wakes};
 use reveille::fs::FileIo;
@@ -21,7 +21,7 @@ use reveille::io::{Channel, Interest};
 use reveille::net::SendError;
 use reveille::process::Child;
 use reveille::signal::{Signal, Signals};
-use reveille::task::{CallError, MailboxLimit, PostErrorReason};
+use reveille::task::{CallError, MailboxLimit, PostError};
 use reveille::{EventLoop, LoopThread, TcpClient, TcpServer, UdpSocket};
 
 fn with_parent(test: impl FnOnce(EventLoop) + Send + 'static) {
@@ -80,7 +80,7 @@ fn posts_in_a_child_fail_without_waking_the_parent() {
         let wakes_before = unread_wakes(&event_loop);
         in_child(|| {
             let refused = handle.queue_in_loop(|_| ()).unwrap_err();
-            assert_eq!(refused.reason(), PostErrorReason::LoopGone);
+            assert_eq!(refused.reason(), PostError::LoopGone);
             assert!(handle.run_in_loop(|_| ()).is_err());
             assert!(handle.run_after(Duration::ZERO, |_| ()).is_err());
             assert_eq!(handle.call(|_| 1), Err(CallError::LoopGone));
@@ -90,7 +90,7 @@ fn posts_in_a_child_fail_without_waking_the_parent() {
             event_loop.quit();
             event_loop.run_after(Duration::ZERO, |_| ());
             event_loop.queue_in_loop(|_| ());
-            assert_eq!(connection.send("word"), Err(SendError::Closed));
+            assert_eq!(reason(connection.send("word")), Err(SendError::Closed));
             assert!(!connection.is_open());
             connection.close();
             server.handle().pause_accepting();

@@ -19,7 +19,7 @@ use reveille::ipc::SharedRing;
 use reveille::net::{CloseReason, DatagramHandler, StopReport, UdpRef};
 use reveille::process::Child;
 use reveille::signal::{Signal, Signals};
-use reveille::task::{CallError, PostErrorReason};
+use reveille::task::{CallError, PostError};
 use reveille::{
     Buffer, ConnectionHandler, EventFd, EventLoop, LoopHandle, LoopThread, TcpClient, TcpConnection,
     TcpServer, UdpSocket,
@@ -342,7 +342,7 @@ fn a_call_that_does_not_run_drops_its_captures() {
         // The task is refused, and then dropped by the conversion into an I/O error.
         let bomb = Bomb::new(&drops);
         let refused = handle.queue_in_loop(move |_| bomb.keep()).unwrap_err();
-        assert_eq!(refused.reason(), PostErrorReason::LoopGone);
+        assert_eq!(refused.reason(), PostError::LoopGone);
         assert_eq!(io::Error::from(refused).kind(), io::ErrorKind::BrokenPipe);
         assert_eq!(drops.get(), 4);
     });

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use crate::support::client::Refusing;
-use crate::support::net::{self, End, HandlerCall, Host, Journal, scripted_with_threads};
+use crate::support::net::{self, End, HandlerCall, Host, Journal, reason, scripted_with_threads};
 use crate::support::{LIMIT, with_loop, with_watchdog};
 use reveille::net::SendError;
 use reveille::{ConnectionHandle, EventLoop, TcpServer};
@@ -314,7 +314,7 @@ fn loop_server_handle_and_client_drop_in_any_order() {
                             let served_here = threads == 1;
                             let loop_gone = objects.0.is_none();
                             if loop_gone && (served_here || objects.1.is_none()) {
-                                assert_eq!(sent, Err(SendError::Closed), "{order:?}");
+                                assert_eq!(reason(sent), Err(SendError::Closed), "{order:?}");
                             }
                         }
                         _ => objects.3 = None,

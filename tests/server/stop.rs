@@ -13,10 +13,11 @@ use std::time::Duration;
 use crate::support::client::Refusing;
 use crate::support::clock::HOUR;
 use crate::support::net::{
-    self, End, HandlerCall, Host, Journal, Script, scripted, scripted_with, scripted_with_threads,
+    self, End, HandlerCall, Host, Journal, Script, assert_written, scripted, scripted_with,
+    scripted_with_threads,
 };
 use crate::support::{LIMIT, OnDrop, with_watchdog};
-use reveille::net::{ConnectionLimits, SendStatus, ServerHandle, StopReport};
+use reveille::net::{ConnectionLimits, ServerHandle, StopReport};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 use socket2::SockRef;
 
@@ -43,7 +44,7 @@ const OUTPUT: usize = 6 << 20;
 /// A script that sends `bytes` when the connection opens.
 fn sending(bytes: &Arc<[u8]>, script: Script) -> Script {
     let bytes = Arc::clone(bytes);
-    script.on_open(move |conn| conn.send(&bytes))
+    script.on_open(move |conn| Ok(conn.send(&bytes)?))
 }
 
 #[test]
@@ -110,7 +111,7 @@ const SIZE: usize = 200_000;
 
 fn send_into_the_kernel(conn: &TcpConnection<'_>) -> io::Result<()> {
     SockRef::from(conn).set_send_buffer_size(2 * SIZE)?;
-    assert_eq!(conn.send(vec![0; SIZE]), Ok(SendStatus::Written));
+    assert_written(conn, conn.send(vec![0; SIZE]));
     Ok(())
 }
 
@@ -335,7 +336,7 @@ fn a_stop_frees_a_throttled_peer() {
                 script.terse().on_message(move |conn, input| {
                     conn.send(input.take_all())?;
                     noted.fetch_or(conn.unsent() > OUTPUT / 2, SeqCst);
-                    Ok(())
+                    io::Result::Ok(())
                 })
             },
         );

@@ -1,6 +1,6 @@
 //! For the tests of bounded mailboxes: a loop with a mailbox limit, and posts of empty tasks.
 
-use reveille::task::{MailboxLimit, PostErrorReason};
+use reveille::task::{MailboxLimit, PostError};
 use reveille::{EventLoop, LoopHandle};
 
 use super::{LIMIT, with_watchdog};
@@ -16,6 +16,6 @@ pub(crate) fn with_mailbox<R: Send + 'static>(
 }
 
 /// Posts a task that does nothing. Returns the reason if it is rejected.
-pub(crate) fn post(handle: &LoopHandle) -> Result<(), PostErrorReason> {
+pub(crate) fn post(handle: &LoopHandle) -> Result<(), PostError> {
     handle.queue_in_loop(|_| ()).map_err(|error| error.reason())
 }

@@ -8,6 +8,7 @@ mod processes;
 mod queues;
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc;
@@ -15,7 +16,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use reveille::net::{SocketOptions, TcpServerBuilder};
-use reveille::{ConnectionHandle, EventLoop, EventLoopBuilder, LoopHandle, TcpServer};
+use reveille::{
+    ConnectionHandle, EventLoop, EventLoopBuilder, LoopHandle, Refused, TcpConnection, TcpServer,
+};
 
 #[allow(unused_imports, reason = "each test binary uses a part of it")]
 pub(crate) use self::{journal::*, peers::*, processes::*, queues::*};
@@ -23,6 +26,25 @@ pub(crate) use super::random::Random;
 
 /// The time limit of each wait. A wait that takes longer fails the test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Checks that a send was accepted, and that some of its bytes, or earlier ones, are queued.
+#[track_caller]
+pub(crate) fn assert_queued<E: fmt::Debug>(conn: &TcpConnection<'_>, sent: Result<(), E>) {
+    sent.expect("the send was refused");
+    assert!(conn.unsent() > 0, "nothing is queued");
+}
+
+/// Checks that a send was accepted, and that nothing is queued.
+#[track_caller]
+pub(crate) fn assert_written<E: fmt::Debug>(conn: &TcpConnection<'_>, sent: Result<(), E>) {
+    sent.expect("the send was refused");
+    assert_eq!(conn.unsent(), 0, "bytes are queued");
+}
+
+/// The result of an operation, without the refused value.
+pub(crate) fn reason<T, E: Copy>(result: Result<(), Refused<T, E>>) -> Result<(), E> {
+    result.map_err(|refused| refused.reason())
+}
 
 thread_local! {
     /// The server of a [`Host`]'s thread.

@@ -241,7 +241,8 @@ fn a_dropped_loop_gives_every_post_back() {
                 move |_: &EventLoop| called.add()
             };
             let here = EventLoop::new().unwrap();
-            let post = |error: reveille::task::PostError<_>| here.run_in_loop(error.into_task());
+            let post =
+                |error: reveille::Refused<_, reveille::task::PostError>| here.run_in_loop(error.into_inner());
             post(handle.queue_in_loop(add()).unwrap_err());
             post(handle.run_in_loop(add()).unwrap_err());
             post(handle.run_at(Instant::now(), add()).unwrap_err());
@@ -272,7 +273,7 @@ fn a_dropped_loops_own_thread_gets_its_tasks_back() {
         let handle = event_loop.handle();
         drop(event_loop);
         let value = String::from("kept");
-        let task = handle.queue_in_loop(move |_| drop(value)).unwrap_err().into_task();
+        let task = handle.queue_in_loop(move |_| drop(value)).unwrap_err().into_inner();
         assert!(handle.run_in_loop(task).is_err());
         assert!(!handle.is_in_loop_thread());
         assert_eq!(handle.counters().tasks_dropped, 0, "what is given back is not counted");

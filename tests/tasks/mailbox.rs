@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use crate::support::mailbox::{post, with_mailbox};
 use crate::support::net;
 use crate::support::{Count, LIMIT, Recorder, on_another_thread, turn, with_watchdog};
-use reveille::task::{MailboxLimit, PostErrorReason};
+use reveille::task::{MailboxLimit, PostError};
 use reveille::{EventLoop, LoopHandle, TcpServer};
 
-const FULL: Result<(), PostErrorReason> = Err(PostErrorReason::Full);
+const FULL: Result<(), PostError> = Err(PostError::Full);
 
 /// Posts from another thread until a post is refused. Returns the number of accepted tasks.
 fn fill(handle: &LoopHandle) -> usize {
@@ -92,11 +92,11 @@ fn a_refused_task_is_returned_and_can_be_called() {
         let (queued, run) = on_another_thread(|| {
             (handle.queue_in_loop(task()).unwrap_err(), handle.run_in_loop(task()).unwrap_err())
         });
-        assert_eq!((queued.reason(), run.reason()), (PostErrorReason::Full, PostErrorReason::Full));
+        assert_eq!((queued.reason(), run.reason()), (PostError::Full, PostError::Full));
         assert_eq!((called.get(), drops.get()), (0, 0));
         assert_eq!(queued.to_string(), "the event loop's mailbox is full");
-        event_loop.run_in_loop(queued.into_task());
-        event_loop.run_in_loop(run.into_task());
+        event_loop.run_in_loop(queued.into_inner());
+        event_loop.run_in_loop(run.into_inner());
         assert_eq!((called.get(), drops.get()), (2, 2));
         let error = std::io::Error::from(on_another_thread(|| handle.queue_in_loop(task()).unwrap_err()));
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
@@ -112,7 +112,7 @@ fn a_refused_task_can_be_posted_after_a_turn() {
         let (handle, ran) = (event_loop.handle(), Count::default());
         assert_eq!(fill(&handle), 1);
         let r = ran.clone();
-        let task = on_another_thread(|| handle.queue_in_loop(move |_| r.add()).unwrap_err().into_task());
+        let task = on_another_thread(|| handle.queue_in_loop(move |_| r.add()).unwrap_err().into_inner());
         turn(event_loop);
         assert!(on_another_thread(|| handle.queue_in_loop(task).is_ok()));
         turn(event_loop);

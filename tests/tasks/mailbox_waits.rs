@@ -10,17 +10,17 @@ use crate::support::mailbox::{post, with_mailbox};
 use crate::support::{
     Count, LIMIT, assert_posts_keep_their_order, on_another_thread, turn, wait_until_asleep, with_watchdog,
 };
-use reveille::task::{MailboxLimit, PostErrorReason};
+use reveille::task::{MailboxLimit, PostError};
 use reveille::{EventLoop, LoopHandle};
 use rustix::thread::Pid;
 
-const GONE: Result<(), PostErrorReason> = Err(PostErrorReason::LoopGone);
+const GONE: Result<(), PostError> = Err(PostError::LoopGone);
 
 /// A thread that posts, and a flag that is set once its post has returned.
 struct Poster<'scope> {
     id: Pid,
     posted: Arc<AtomicBool>,
-    thread: ScopedJoinHandle<'scope, Result<(), PostErrorReason>>,
+    thread: ScopedJoinHandle<'scope, Result<(), PostError>>,
 }
 
 impl<'scope> Poster<'scope> {
@@ -148,7 +148,7 @@ fn a_refused_waiting_producer_gets_its_task_back() {
             let producer = scope.spawn(move || {
                 id_sender.send(rustix::thread::gettid()).unwrap();
                 let refused = handle.queue_in_loop(move |_| c.add()).unwrap_err();
-                EventLoop::new().unwrap().run_in_loop(refused.into_task());
+                EventLoop::new().unwrap().run_in_loop(refused.into_inner());
             });
             wait_until_asleep(id_receiver.recv().unwrap());
             drop(event_loop);

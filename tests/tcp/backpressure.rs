@@ -8,9 +8,11 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::net::{self, End, HandlerCall, Host, message, pattern, scripted_with};
+use crate::support::net::{
+    self, End, HandlerCall, Host, assert_queued, assert_written, message, pattern, scripted_with,
+};
 use crate::support::{KIB, LIMIT, with_watchdog};
-use reveille::net::{ConnectionLimits, SendStatus};
+use reveille::net::ConnectionLimits;
 use reveille::{Buffer, ConnectionHandler, TcpConnection, TcpServer};
 use socket2::SockRef;
 
@@ -207,7 +209,7 @@ fn a_low_mark_above_the_high_mark_is_clamped() {
                     move |conn, input| {
                         recorded.fetch_max(conn.unsent(), SeqCst);
                         input.clear();
-                        conn.send(vec![0; 4 * HIGH])
+                        Ok(conn.send(vec![0; 4 * HIGH])?)
                     },
                 )
             },
@@ -244,9 +246,9 @@ fn on_drained_is_called_once_when_the_queue_drains() {
         let (host, journal) = scripted_with(net::with_small_send_buffer, |script| {
             script
                 .on_open(|conn| {
-                    assert_eq!(conn.send(b"small"), Ok(SendStatus::Written));
-                    assert_eq!(conn.send(vec![0; LARGE]), Ok(SendStatus::Queued));
-                    assert_eq!(conn.send(b"behind"), Ok(SendStatus::Queued));
+                    assert_written(conn, conn.send(b"small"));
+                    assert_queued(conn, conn.send(vec![0; LARGE]));
+                    assert_queued(conn, conn.send(b"behind"));
                     Ok(())
                 })
                 .on_drained(|conn| {

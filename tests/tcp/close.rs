@@ -7,9 +7,11 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::support::endings::{is_closed, scripted_server};
-use crate::support::net::{self, End, HandlerCall, Script, message, pattern, scripted, scripted_with};
+use crate::support::net::{
+    self, End, HandlerCall, Script, assert_queued, message, pattern, scripted, scripted_with,
+};
 use crate::support::{LIMIT, with_loop, with_watchdog};
-use reveille::net::{ConnectionState, SendError, SendStatus};
+use reveille::net::{ConnectionState, SendError};
 use reveille::{ConnectionHandle, EventLoop, TcpConnection};
 use rustix::event::PollFlags;
 
@@ -165,7 +167,7 @@ fn a_connection_that_was_shut_down_still_receives() {
                 })
                 .on_message(|conn, input| {
                     input.clear();
-                    assert_eq!(conn.send(b"more"), Err(SendError::Closed));
+                    assert_eq!(conn.send(b"more"), Err(SendError::ShutDown));
                     Ok(())
                 })
         });
@@ -364,7 +366,7 @@ fn a_peer_can_distinguish_truncated_from_complete_streams() {
                 script.on_open(move |conn| {
                     conn.send("all")?;
                     if truncates {
-                        assert_eq!(conn.send(vec![0; 2 << 20]), Ok(SendStatus::Queued));
+                        assert_queued(conn, conn.send(vec![0; 2 << 20]));
                     }
                     sender.send(()).unwrap();
                     close(conn)

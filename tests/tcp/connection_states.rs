@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::alone::alone;
-use crate::support::net::{self, Random};
+use crate::support::net::{self, Random, reason};
 use crate::support::turn;
 use reveille::net::{CloseReason, ConnectionLimits, ConnectionState, SendError};
 use reveille::time::VirtualClock;
@@ -138,7 +138,7 @@ impl Subject {
         let bytes = self.facts.borrow().accepted.make(DIRECTLY, len);
         let (before, state) = (conn.unsent(), conn.state());
         let sent = match self.random.below(4) {
-            0 => conn.send_owned(bytes),
+            0 => net::reason(conn.send_owned(bytes)),
             1 => conn.send_shared(&bytes.into()),
             2 => {
                 let (one, two) = bytes.split_at(len / 3);
@@ -151,6 +151,7 @@ impl Subject {
                 assert_eq!(state, ConnectionState::Open);
                 self.facts.borrow_mut().accepted.accept(DIRECTLY, len);
             }
+            Err(SendError::ShutDown) => assert_eq!(conn.state(), ConnectionState::Closing),
             Err(SendError::Closed) => assert_ne!(conn.state(), ConnectionState::Open),
             Err(SendError::Full) => assert!(before + len > MAX_UNSENT),
             Err(error) => panic!("{error}"),
@@ -371,7 +372,7 @@ impl World {
             peer.read(usize::MAX);
             facts.borrow().dropped && (peer.is_at_end || peer.socket.is_none())
         });
-        assert_eq!(handle.send("late"), Err(SendError::Closed));
+        assert_eq!(reason(handle.send("late")), Err(SendError::Closed));
         handle.close();
         turn(&self.event_loop);
         assert_eq!(self.event_loop.next_deadline(), None, "a timer is left");

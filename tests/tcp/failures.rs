@@ -82,7 +82,7 @@ fn a_reset_of_an_idle_connection_is_an_error() {
 fn a_reset_during_a_transfer_is_reported_once() {
     with_watchdog(LIMIT, || {
         let (host, journal) = scripted(|script| {
-            script.on_open(|conn| conn.send(vec![1; 8 << 20])).on_close(|conn, _| {
+            script.on_open(|conn| Ok(conn.send(vec![1; 8 << 20])?)).on_close(|conn, _| {
                 assert_eq!(conn.send(b"still there?").and_then(|_| conn.flush()), Err(SendError::Closed))
             })
         });

@@ -9,9 +9,11 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::support::clock::MINUTE;
-use crate::support::net::{self, End, HandlerCall, Journal, message, pattern, scripted_with};
+use crate::support::net::{
+    self, End, HandlerCall, Journal, assert_written, message, pattern, reason, scripted_with,
+};
 use crate::support::{LIMIT, turn, with_watchdog};
-use reveille::net::{ConnectionState, SendError, SendStatus};
+use reveille::net::{ConnectionState, SendError};
 use reveille::time::VirtualClock;
 use reveille::{EventLoop, TcpConnection, TcpServer};
 
@@ -83,7 +85,7 @@ fn a_graceful_close_sends_queued_bytes_and_ignores_input() {
                     conn.send(&sent)?;
                     conn.close_gracefully(net::LIMIT);
                     assert_eq!(conn.state(), ConnectionState::Closing);
-                    assert_eq!(conn.send("more"), Err(SendError::Closed));
+                    assert_eq!(conn.send("more"), Err(SendError::ShutDown));
                     assert!(conn.undelivered()? > 0);
                     io::Result::Ok(())
                 })
@@ -159,7 +161,7 @@ fn a_graceful_close_waits_for_bytes_in_the_kernel() {
         let bench = Bench::new(move |conn| {
             while conn.undelivered().unwrap() < IN_TRANSIT {
                 let piece = vec![(sending.get() / PIECE) as u8; PIECE];
-                assert_eq!(conn.send(piece), Ok(SendStatus::Written));
+                assert_written(conn, conn.send(piece));
                 sending.set(sending.get() + PIECE);
             }
             conn.close_gracefully(MINUTE);
@@ -202,7 +204,7 @@ fn a_reset_of_bytes_in_the_kernel_leaves_no_timer() {
     with_watchdog(LIMIT, || {
         let bench = Bench::new(|conn| {
             while conn.undelivered().unwrap() < IN_TRANSIT {
-                assert_eq!(conn.send([0; PIECE]), Ok(SendStatus::Written));
+                assert_written(conn, conn.send([0; PIECE]));
             }
             conn.close_gracefully(MINUTE);
         });
@@ -270,7 +272,7 @@ fn a_graceful_close_of_a_handle_follows_its_sends() {
         let handle = handles.recv_timeout(net::LIMIT).unwrap();
         handle.send("the last").unwrap();
         handle.close_gracefully(net::LIMIT);
-        assert_eq!(handle.send("too late"), Err(SendError::Closed));
+        assert_eq!(reason(handle.send("too late")), Err(SendError::ShutDown));
         assert_eq!(net::read_to_end(&mut client), b"the last");
         client.write_all(b"ignored").unwrap();
         drop(client);

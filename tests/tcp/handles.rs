@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use crate::support::endings::is_closed;
-use crate::support::net::{self, End, HandlerCall, scripted, scripted_with, scripted_with_handles};
+use crate::support::net::{self, End, HandlerCall, reason, scripted, scripted_with, scripted_with_handles};
 use crate::support::{LIMIT, MIB, with_watchdog};
 use reveille::ConnectionHandle;
 use reveille::net::{ConnectionLimits, ConnectionState, SendError};
@@ -89,11 +89,11 @@ fn a_handle_closes_its_connection_and_reports_it_closed() {
         net::wait_for_end(&mut client);
         assert_eq!(journal.calls_until_close(0), [HandlerCall::Open, HandlerCall::Close(End::Closed)]);
         assert!(!handle.is_open());
-        assert_eq!(handle.send("anybody?"), Err(SendError::Closed));
+        assert_eq!(reason(handle.send("anybody?")), Err(SendError::Closed));
         handle.shutdown();
         handle.close();
         drop(host);
-        assert_eq!(handle.send("anybody?"), Err(SendError::Closed));
+        assert_eq!(reason(handle.send("anybody?")), Err(SendError::Closed));
         journal.assert_opened_and_closed_once(1);
     });
 }
@@ -109,7 +109,7 @@ fn a_handle_made_in_on_close_is_closed() {
         drop(host.connect());
         let handle: ConnectionHandle = handles.recv_timeout(net::LIMIT).unwrap();
         assert!(!handle.is_open());
-        assert_eq!(handle.send("too late"), Err(SendError::Closed));
+        assert_eq!(reason(handle.send("too late")), Err(SendError::Closed));
     });
 }
 
@@ -123,9 +123,13 @@ fn a_handle_refuses_bytes_after_a_shutdown() {
         let handle = handles.recv_timeout(net::LIMIT).unwrap();
         handle.send("before").unwrap();
         handle.shutdown();
-        assert_eq!(handle.send("behind"), Err(SendError::Closed), "accepted after the shutdown");
+        assert_eq!(reason(handle.send("behind")), Err(SendError::ShutDown), "accepted after the shutdown");
         assert_eq!(net::read_to_end(&mut client), b"before");
-        assert_eq!(handle.send("long after"), Err(SendError::Closed), "accepted after the shutdown");
+        assert_eq!(
+            reason(handle.send("long after")),
+            Err(SendError::ShutDown),
+            "accepted after the shutdown"
+        );
         assert!(!is_closed(&journal, 0));
     });
 }
@@ -139,9 +143,9 @@ fn bytes_accepted_by_a_handle_are_sent_before_the_end() {
                 let handle = conn.handle();
                 conn.send("at once, ")?;
                 // Still in transit to the loop when the connection is shut down.
-                assert_eq!(handle.send("accepted"), Ok(()));
+                assert_eq!(reason(handle.send("accepted")), Ok(()));
                 conn.shutdown();
-                assert_eq!(handle.send("too late"), Err(SendError::Closed));
+                assert_eq!(reason(handle.send("too late")), Err(SendError::ShutDown));
                 assert_eq!(conn.state(), ConnectionState::Closing);
                 Ok(())
             })
@@ -173,12 +177,12 @@ fn a_producer_that_respects_refusals_keeps_its_connection() {
         while refused < 100 {
             match handle.send([0; 10_000]) {
                 Ok(()) => accepted += 10_000,
-                Err(SendError::Full) => {
+                Err(error) => {
+                    assert_eq!(error.reason(), SendError::Full);
                     refused += 1;
                     // All bytes in transit have reached the loop.
                     host.request(|_, _| ());
                 }
-                Err(error) => panic!("{error}"),
             }
             assert!(handle.unsent() <= MIB, "{} unsent bytes", handle.unsent());
         }
@@ -200,7 +204,7 @@ fn accepted_bytes_lost_by_a_close_count_as_unsent() {
             let sender = sender.clone();
             script
                 .on_message(|conn, _| {
-                    assert_eq!(conn.handle().send("accepted"), Ok(()));
+                    assert_eq!(reason(conn.handle().send("accepted")), Ok(()));
                     conn.close();
                 })
                 .on_close(move |conn, _| sender.send(conn.unsent()).unwrap())
@@ -260,7 +264,7 @@ fn a_handle_never_sends_to_another_connection() {
             // completely.
             if number % 2 == 0 {
                 journal.end_of(number);
-                assert_eq!(handle.send("gone?"), Err(SendError::Closed));
+                assert_eq!(reason(handle.send("gone?")), Err(SendError::Closed));
             }
             past.push(handle);
         }

@@ -267,7 +267,7 @@ fn on_idle_is_called_again_for_a_kept_connection() {
 #[test]
 fn a_probe_sent_to_an_idle_peer_counts_as_activity() {
     with_fixture(|fixture| {
-        let probe = |conn: &TcpConnection<'_>| conn.send("are you there?").map(drop).map_err(Into::into);
+        let probe = |conn: &TcpConnection<'_>| conn.send("are you there?").map_err(Into::into);
         let server =
             fixture.server(|server| server.limits(ConnectionLimits::new().idle_timeout(MINUTE)), probe);
         let mut client = fixture.connect(&server);

@@ -10,9 +10,9 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use crate::support::failures::{Bench, assert_ends_with};
-use crate::support::net::{self, HandlerCall, message};
+use crate::support::net::{self, HandlerCall, assert_queued, message, reason};
 use reveille::codec::{FrameHandler, Framed, LineCodec};
-use reveille::net::{ConnectionState, SendError, SendStatus};
+use reveille::net::{ConnectionState, SendError};
 use reveille::{EventLoop, TcpConnection, TcpServer};
 use rustix::event::PollFlags;
 
@@ -93,7 +93,7 @@ fn an_early_reply_survives_the_loss_of_the_request() {
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, |script| {
             script
-                .on_open(|conn| assert_eq!(conn.send(vec![0; REQUEST]), Ok(SendStatus::Queued)))
+                .on_open(|conn| assert_queued(conn, conn.send(vec![0; REQUEST])))
                 .on_message(|_, input| input.clear())
         });
         let mut client = bench.connect(event_loop);
@@ -117,7 +117,12 @@ fn input_before_a_reset_survives_every_failed_write() {
     }
     let writes: [fn(&TcpConnection<'_>); 7] = [
         |conn| assert_eq!(conn.send("x").and_then(|_| conn.flush()), Err(SendError::Closed)),
-        |conn| assert_eq!(conn.send_owned(vec![0; 5000]).and_then(|_| conn.flush()), Err(SendError::Closed)),
+        |conn| {
+            assert_eq!(
+                reason(conn.send_owned(vec![0; 5000])).and_then(|_| conn.flush()),
+                Err(SendError::Closed)
+            )
+        },
         |conn| {
             assert_eq!(conn.send_shared(&[0; 5000].into()).and_then(|_| conn.flush()), Err(SendError::Closed))
         },
@@ -125,14 +130,14 @@ fn input_before_a_reset_survives_every_failed_write() {
             let slices = [IoSlice::new(b"x"), IoSlice::new(b"y")];
             assert_eq!(conn.send_vectored(&slices).and_then(|_| conn.flush()), Err(SendError::Closed));
         },
-        |conn| assert_eq!(conn.send_file(file(), 0, 1000), Err(SendError::Closed)),
+        |conn| assert_eq!(reason(conn.send_file(file(), 0, 1000)), Err(SendError::Closed)),
         |conn| conn.shutdown(),
         // The bytes are accepted, and count as unsent.
         |conn| {
             let sender = conn.handle();
-            assert_eq!(sender.send(*b"accepted"), Ok(()));
+            assert_eq!(reason(sender.send(*b"accepted")), Ok(()));
             assert_eq!(conn.send("x").and_then(|_| conn.flush()), Err(SendError::Closed));
-            assert_eq!(sender.send(*b"refused"), Err(SendError::Closed));
+            assert_eq!(reason(sender.send(*b"refused")), Err(SendError::Closed));
         },
     ];
     for (number, write) in writes.into_iter().enumerate() {

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::support::endings::is_closed;
 use crate::support::failures::{Bench, assert_ends_with, turns};
-use crate::support::net::{self, End, HandlerCall, Script, message};
+use crate::support::net::{self, End, HandlerCall, Script, assert_queued, assert_written, message, reason};
 use crate::support::{with_clock, with_loop};
-use reveille::net::{ConnectionLimits, ConnectionState, SendError, SendStatus};
+use reveille::net::{ConnectionLimits, ConnectionState, SendError};
 use reveille::{EventLoop, TcpServer};
 use rustix::event::PollFlags;
 
@@ -78,7 +78,7 @@ fn unconsumed_input_before_a_reset_is_offered_on_resumption() {
         bench.wait_for(PollFlags::HUP);
         turns(event_loop);
         assert_eq!(bench.journal.of(0), [HandlerCall::Open, message("left")]);
-        assert_eq!(bench.handle().send(*b"x"), Err(SendError::Closed));
+        assert_eq!(reason(bench.handle().send(*b"x")), Err(SendError::Closed));
         bench.handle().resume_reading();
         let life = bench.calls_until_close(event_loop);
         assert_eq!(life[..life.len() - 1], [HandlerCall::Open, message("left"), message("left")]);
@@ -159,7 +159,7 @@ fn unconsumed_input_is_offered_again_after_a_reset() {
             script.on_message(move |conn, input| {
                 if mem::take(&mut is_first) {
                     input.consume(3);
-                    assert_eq!(conn.send(vec![0; 8 << 20]), Ok(SendStatus::Queued));
+                    assert_queued(conn, conn.send(vec![0; 8 << 20]));
                 } else {
                     input.clear();
                 }
@@ -185,7 +185,7 @@ fn a_pause_for_output_ends_when_the_output_has_failed() {
                 if mem::take(&mut is_first) {
                     // `on_drained` would resume reading, but is never called.
                     conn.pause_reading();
-                    assert_eq!(conn.send(vec![0; 8 << 20]), Ok(SendStatus::Queued));
+                    assert_queued(conn, conn.send(vec![0; 8 << 20]));
                 }
             })
         });
@@ -210,7 +210,7 @@ fn a_graceful_close_ends_immediately_at_a_reset() {
     with_loop(|event_loop| {
         let bench = Bench::new(event_loop, |script| {
             script.on_open(|conn| {
-                assert_eq!(conn.send(vec![0; 8 << 20]), Ok(SendStatus::Queued));
+                assert_queued(conn, conn.send(vec![0; 8 << 20]));
                 conn.close_gracefully(net::LIMIT);
             })
         });
@@ -254,7 +254,7 @@ fn bytes_unread_by_a_closed_unix_peer_are_undelivered() {
     with_loop(|event_loop| {
         let bench = Bench::on_unix(event_loop, |script| {
             script.on_open(|conn| {
-                assert_eq!(conn.send("never read"), Ok(SendStatus::Written));
+                assert_written(conn, conn.send("never read"));
                 conn.close_gracefully(net::LIMIT);
             })
         });

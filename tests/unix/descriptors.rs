@@ -7,10 +7,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use crate::support::net::{self, Child, Journal, send_to_parent};
+use crate::support::net::{self, Child, Journal, assert_queued, assert_written, send_to_parent};
 use crate::support::unix::{abstract_name, connect};
 use crate::support::{LIMIT, Recorder, turn, with_loop, with_watchdog};
-use reveille::net::{CloseReason, SendStatus};
+use reveille::net::CloseReason;
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -101,7 +101,7 @@ fn a_descriptor_arrives_before_its_bytes_and_works() {
             .serve(move |conn| {
                 conn.send("before, ").unwrap();
                 let descriptor = to_send.take().unwrap().into();
-                assert_eq!(conn.send_with_descriptors("with", [descriptor]).unwrap(), SendStatus::Written);
+                assert_written(conn, conn.send_with_descriptors("with", [descriptor]));
                 Journal::new().script()
             })
             .unwrap();
@@ -259,10 +259,10 @@ fn queued_descriptors_keep_their_position_among_the_bytes() {
         let server = TcpServer::bind_unix(event_loop, abstract_name())
             .unwrap()
             .serve(move |conn| {
-                assert_eq!(conn.send(vec![b'.'; BEFORE]).unwrap(), SendStatus::Queued);
+                assert_queued(conn, conn.send(vec![b'.'; BEFORE]));
                 let descriptor = to_send.take().unwrap().into();
-                assert_eq!(conn.send_with_descriptors("|with", [descriptor]).unwrap(), SendStatus::Queued);
-                assert_eq!(conn.send("|after").unwrap(), SendStatus::Queued);
+                assert_queued(conn, conn.send_with_descriptors("|with", [descriptor]));
+                assert_queued(conn, conn.send("|after"));
                 Journal::new().script()
             })
             .unwrap();
@@ -314,7 +314,7 @@ fn unsent_descriptors_are_closed_with_the_connection() {
                 conn.send(vec![0; 1 << 20]).unwrap();
                 let some = |n: usize| (0..n).map(|_| writer.try_clone().unwrap().into()).collect::<Vec<_>>();
                 for _ in 0..4 {
-                    assert_eq!(conn.send_with_descriptors("x", some(250)).unwrap(), SendStatus::Queued);
+                    assert_queued(conn, conn.send_with_descriptors("x", some(250)));
                 }
                 let refusals = [
                     conn.send_with_descriptors("x", some(1)),

@@ -11,9 +11,10 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use crate::support::alone::alone_with_loop;
+use crate::support::net::assert_queued;
 use crate::support::unix::abstract_name;
 use crate::support::{Recorder, net};
-use reveille::net::{ConnectionState, SendStatus};
+use reveille::net::ConnectionState;
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -85,8 +86,8 @@ fn too_many_descriptors_in_transit_close_no_connection() {
                 let refused = conn.send_with_descriptors("refused", [descriptor()]).unwrap_err();
                 recording_states.record((refused.kind(), conn.state(), conn.unsent()));
                 // More than the kernel accepts, so all later output is queued.
-                assert_eq!(conn.send(vec![0; LARGE]).unwrap(), SendStatus::Queued);
-                assert_eq!(conn.send_with_descriptors("queued", [descriptor()]).unwrap(), SendStatus::Queued);
+                assert_queued(conn, conn.send(vec![0; LARGE]));
+                assert_queued(conn, conn.send_with_descriptors("queued", [descriptor()]));
                 conn.send("behind").unwrap();
                 Receiver(Recorder::new())
             })

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process;
 use std::time::Duration;
 
-use crate::support::net::{self, End, HandlerCall, Journal, message, pattern};
+use crate::support::net::{self, End, HandlerCall, Journal, assert_queued, message, pattern};
 use crate::support::unix::{Folder, abstract_name, connect, echo_server, read_exact};
 use crate::support::{Recorder, turn, with_loop};
-use reveille::net::{ConnectionLimits, LoadBalancing, SendStatus, UnixAddress};
+use reveille::net::{ConnectionLimits, LoadBalancing, UnixAddress};
 use reveille::{Buffer, ConnectionHandler, LoopThread, TcpClient, TcpConnection, TcpServer};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -81,7 +81,7 @@ fn large_transfers_arrive_whole_in_both_directions() {
         struct Sender(Recorder<Vec<u8>>);
         impl ConnectionHandler for Sender {
             fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
-                assert_eq!(conn.send(pattern(BYTES))?, SendStatus::Queued);
+                assert_queued(conn, conn.send(pattern(BYTES)));
                 Ok(())
             }
             fn on_message(&mut self, _: &TcpConnection, input: &mut Buffer) -> io::Result<()> {

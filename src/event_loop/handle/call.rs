@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::event_loop::EventLoop;
 use crate::event_loop::containment::Contained;
-use crate::event_loop::handle::{LoopHandle, PostErrorReason};
+use crate::event_loop::handle::{LoopHandle, PostError};
 
 /// Why a call has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,9 +181,9 @@ impl LoopHandle {
             }
         });
         posted.map_err(|error| match error.reason() {
-            PostErrorReason::LoopGone => CallError::LoopGone,
-            PostErrorReason::Full if self.blocks_when_full() => CallError::TimedOut,
-            PostErrorReason::Full => CallError::Full,
+            PostError::LoopGone => CallError::LoopGone,
+            PostError::Full if self.blocks_when_full() => CallError::TimedOut,
+            PostError::Full => CallError::Full,
         })?;
         slot.wait(deadline)
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{EventLoop, LoopHandle, PostError};
 use crate::event_loop::containment::Contained;
+use crate::event_loop::refused::Refused;
 use crate::event_loop::shared::{TimerId, TimerName};
 use crate::event_loop::tasks::task_queue::Refusal;
 use crate::event_loop::timers::remote_timers::Callback;
@@ -15,7 +16,7 @@ impl LoopHandle {
     ///
     /// # Errors
     /// Returns `callback` if the loop has been dropped.
-    pub fn run_at<F>(&self, deadline: Instant, callback: F) -> Result<TimerId, PostError<F>>
+    pub fn run_at<F>(&self, deadline: Instant, callback: F) -> Result<TimerId, Refused<F, PostError>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
     {
@@ -27,7 +28,7 @@ impl LoopHandle {
     ///
     /// # Errors
     /// Returns `callback` if the loop has been dropped.
-    pub fn run_after<F>(&self, delay: Duration, callback: F) -> Result<TimerId, PostError<F>>
+    pub fn run_after<F>(&self, delay: Duration, callback: F) -> Result<TimerId, Refused<F, PostError>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
     {
@@ -43,7 +44,11 @@ impl LoopHandle {
     /// # Panics
     /// If the period is zero.
     #[track_caller]
-    pub fn run_every<F>(&self, repeat: impl Into<Repeat>, callback: F) -> Result<TimerId, PostError<F>>
+    pub fn run_every<F>(
+        &self,
+        repeat: impl Into<Repeat>,
+        callback: F,
+    ) -> Result<TimerId, Refused<F, PostError>>
     where
         F: FnMut(&EventLoop) + Send + 'static,
     {
@@ -58,7 +63,7 @@ impl LoopHandle {
         callback: F,
         deadline: u64,
         wrap: impl FnOnce(F) -> Callback,
-    ) -> Result<TimerId, PostError<F>> {
+    ) -> Result<TimerId, Refused<F, PostError>> {
         if self.is_inherited() {
             return Err(self.refused(Refusal::Closed, callback));
         }

@@ -12,7 +12,7 @@ use super::read::ReadBlocks;
 use super::write::HighWater;
 use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
-use crate::net::result::CloseReason;
+use crate::net::result::{CloseReason, SendError};
 use crate::net::sys::stream::{self, Transferred};
 use crate::readiness::Readiness;
 
@@ -40,7 +40,7 @@ impl ConnectionCore {
         self.output_failed.set(true);
         self.state.set(ConnectionState::Closing);
         if let Some(mailbox) = self.mailbox.get() {
-            mailbox.refuse_sends();
+            mailbox.refuse_sends(SendError::Closed);
         }
         let dropped = self.unsent.take();
         self.count_lost(dropped.as_ref().map_or(0, |queue| queue.len()));

@@ -14,7 +14,7 @@ use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::event_loop::containment::logger;
 use crate::net::disposal::close_descriptors;
-use crate::net::result::{SendError, SendStatus};
+use crate::net::result::SendError;
 use crate::net::sys::fd_passing::{self, refuse_descriptors, send_with_descriptors};
 use crate::net::sys::stream::Transferred;
 use crate::readiness::Readiness;
@@ -111,13 +111,13 @@ impl Payload for WithFds {
 }
 
 impl ConnectionCore {
-    pub(super) fn send_with_fds(&self, event_loop: &EventLoop, with_fds: WithFds) -> io::Result<SendStatus> {
+    pub(super) fn send_with_fds(&self, event_loop: &EventLoop, with_fds: WithFds) -> io::Result<()> {
         self.check_unix()?;
         let queued = self.unsent.borrow().as_ref().map_or(0, |queue| queue.descriptors());
         if queued + with_fds.descriptors.len() > MAX_QUEUED_FDS {
             return Err(SendError::Full.into());
         }
-        self.send(event_loop, with_fds).map_err(|(error, _)| error.into())
+        self.send(event_loop, with_fds).map_err(|refused| refused.reason().into())
     }
 
     pub(super) fn accept_descriptors(&self, max: usize) -> io::Result<()> {

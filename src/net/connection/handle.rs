@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::write::{Bytes, Payload};
 use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::channel_table::ChannelId;
-use crate::event_loop::{EventLoop, LoopHandle};
+use crate::event_loop::{EventLoop, LoopHandle, Refused};
 use crate::net::group::budget::Account;
 use crate::net::result::{CloseReason, SendError};
 
@@ -51,8 +51,8 @@ struct Content {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accepts {
     All,
-    /// The connection is shut down, or about to be: no more sends.
-    NoSends,
+    /// The output has ended, or is about to: no more sends, for this reason.
+    NoSends(SendError),
     Nothing,
 }
 
@@ -63,22 +63,26 @@ impl Mailbox {
     }
 
     /// Adds a request. Returns `true` if the mailbox was empty, so that the loop must be notified.
-    fn push(&self, request: Request) -> Result<bool, SendError> {
+    fn push(&self, request: Request) -> Result<bool, Refused<Request, SendError>> {
         let mut content = self.content.lock();
         match (&request, content.accepts) {
-            (_, Accepts::Nothing) | (Request::Send(_), Accepts::NoSends) => return Err(SendError::Closed),
+            (_, Accepts::Nothing) => return Err(Refused::new(request, SendError::Closed)),
+            (Request::Send(_), Accepts::NoSends(reason)) => return Err(Refused::new(request, reason)),
             (Request::Send(bytes), Accepts::All) => {
                 let memory = bytes.memory();
                 if bytes.len() > self.max_bytes.saturating_sub(content.unsent())
                     || self.account.budget().is_exhausted_by(memory)
                 {
-                    return Err(SendError::Full);
+                    return Err(Refused::new(request, SendError::Full));
                 }
                 content.bytes += bytes.len();
                 content.memory += memory;
                 self.account.count(memory);
             }
-            (Request::Shutdown | Request::CloseGracefully(_), _) => content.accepts = Accepts::NoSends,
+            (Request::Shutdown | Request::CloseGracefully(_), Accepts::All) => {
+                content.accepts = Accepts::NoSends(SendError::ShutDown);
+            }
+            (Request::Shutdown | Request::CloseGracefully(_), Accepts::NoSends(_)) => {}
             (Request::Close | Request::PauseReading | Request::ResumeReading, _) => {}
         }
         content.requests.push(request);
@@ -104,11 +108,11 @@ impl Mailbox {
         self.content.lock().accepts != Accepts::Nothing
     }
 
-    /// Refuses all later sends. Earlier requests stay in the mailbox.
-    pub(super) fn refuse_sends(&self) {
+    /// Refuses all later sends with `reason`. Earlier requests stay in the mailbox.
+    pub(super) fn refuse_sends(&self, reason: SendError) {
         let mut content = self.content.lock();
-        if content.accepts == Accepts::All {
-            content.accepts = Accepts::NoSends;
+        if content.accepts != Accepts::Nothing {
+            content.accepts = Accepts::NoSends(reason);
         }
     }
 
@@ -134,10 +138,10 @@ impl Content {
 impl ConnectionCore {
     pub(super) fn handle(&self) -> ConnectionHandle {
         let mailbox = self.mailbox.get_or_init(|| {
-            let accepts = match self.state.get() {
-                ConnectionState::Connecting | ConnectionState::Open => Accepts::All,
-                ConnectionState::Closing => Accepts::NoSends,
-                ConnectionState::Closed => Accepts::Nothing,
+            let accepts = match (self.state.get(), self.check_output()) {
+                (ConnectionState::Closed, _) => Accepts::Nothing,
+                (ConnectionState::Closing, Err(reason)) => Accepts::NoSends(reason),
+                _ => Accepts::All,
             };
             let max_bytes = self.membership.group().limits.max_unsent;
             let account = Arc::clone(self.membership.account());
@@ -176,12 +180,13 @@ impl ConnectionCore {
                 Request::PauseReading => self.pause_reading(event_loop),
                 Request::ResumeReading => self.resume_reading_remotely(event_loop),
                 Request::Send(bytes) => {
-                    if let Err((error, bytes)) = self.send(event_loop, bytes) {
+                    if let Err(refused) = self.send(event_loop, bytes) {
+                        let reason = refused.reason();
                         // These bytes were accepted, so they cannot be left out of the stream. The
                         // stream ends here, and they count as unsent.
-                        self.count_lost(bytes.len());
+                        self.count_lost(refused.into_inner().len());
                         if !self.has_output_failed() {
-                            self.close(event_loop, CloseReason::Error(error.into()));
+                            self.close(event_loop, CloseReason::Error(reason.into()));
                         }
                     }
                 }
@@ -236,22 +241,30 @@ impl ConnectionHandle {
     /// mailbox, the connection is closed: its handler's `on_close` gets [`SendError::Full`].
     ///
     /// # Errors
-    /// - [`SendError::Closed`] if the connection is closed or shut down.
+    /// - [`SendError::Closed`] if the connection is closed, or its output has failed.
+    /// - [`SendError::ShutDown`] if this end has shut it down.
     /// - [`SendError::Full`] if the [unsent](ConnectionHandle::unsent) bytes would exceed the
     ///   limit.
     ///
-    /// None of the bytes are sent then, and the connection is unaffected.
-    pub fn send(&self, bytes: impl Into<Vec<u8>>) -> Result<(), SendError> {
-        self.request(Request::Send(Bytes::Owned(bytes.into())))
+    /// The error returns the bytes. None of them are sent, and the connection is unaffected.
+    pub fn send(&self, bytes: impl Into<Vec<u8>>) -> Result<(), Refused<Vec<u8>, SendError>> {
+        self.request(Request::Send(Bytes::Owned(bytes.into()))).map_err(|refused| {
+            let reason = refused.reason();
+            match refused.into_inner() {
+                Request::Send(Bytes::Owned(bytes)) => Refused::new(bytes, reason),
+                _ => unreachable!("the request is returned unchanged"),
+            }
+        })
     }
 
     /// Same as [`send`](ConnectionHandle::send), for bytes that several connections may be sending
     /// at the same time; see [`TcpConnection::send_shared`](super::TcpConnection::send_shared).
     ///
     /// # Errors
-    /// Same as [`send`](ConnectionHandle::send).
+    /// Same as [`send`](ConnectionHandle::send), without the bytes.
     pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<(), SendError> {
-        self.request(Request::Send(Bytes::Shared(Arc::clone(bytes))))
+        let request = Request::Send(Bytes::Shared(Arc::clone(bytes)));
+        self.request(request).map_err(|refused| refused.reason())
     }
 
     /// The number of unsent bytes, without those in files: bytes in the mailbox, and bytes queued
@@ -322,22 +335,21 @@ impl ConnectionHandle {
         &self.event_loop
     }
 
-    fn request(&self, request: Request) -> Result<(), SendError> {
+    fn request(&self, request: Request) -> Result<(), Refused<Request, SendError>> {
         if self.event_loop.is_inherited() {
-            return Err(SendError::Closed);
+            return Err(Refused::new(request, SendError::Closed));
         }
         if self.mailbox.push(request)? {
             let id = self.id;
-            if !self.event_loop.post_internal(move |event_loop| event_loop.notify(id)) {
-                return Err(SendError::Closed);
-            }
+            // If the loop is gone, the connection's close has counted the request, or will.
+            self.event_loop.post_internal(move |event_loop| event_loop.notify(id));
         }
         Ok(())
     }
 
     /// Same as [`request`](ConnectionHandle::request). On the connection's own loop, the request
     /// and all earlier ones have run when this returns.
-    fn request_now(&self, request: Request) -> Result<(), SendError> {
+    fn request_now(&self, request: Request) -> Result<(), Refused<Request, SendError>> {
         if !self.event_loop.is_in_loop_thread() {
             return self.request(request);
         }

@@ -210,11 +210,17 @@ impl Queue {
     }
 
     /// Removes the last file, if nothing has been queued after it.
-    pub(super) fn pop_last_file(&mut self) {
-        if let Some(Segment::File { left, .. }) = self.segments.back() {
-            self.in_files -= left;
-            self.files -= 1;
-            self.segments.pop_back();
+    pub(super) fn pop_last_file(&mut self) -> Option<OwnedFd> {
+        match self.segments.pop_back()? {
+            Segment::File { file, left, .. } => {
+                self.in_files -= left;
+                self.files -= 1;
+                Some(file)
+            }
+            other => {
+                self.segments.push_back(other);
+                None
+            }
         }
     }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 use super::handle::ConnectionHandle;
 use super::write::Bytes;
 use super::{ConnectionCore, ConnectionState};
-use crate::event_loop::EventLoop;
-use crate::net::result::{CloseReason, SendError, SendStatus};
+use crate::event_loop::{EventLoop, Refused};
+use crate::net::result::{CloseReason, SendError};
 
 /// A TCP or Unix-socket connection, on its loop's thread, for the duration of a callback.
 ///
@@ -62,22 +62,22 @@ impl<'a> TcpConnection<'a> {
     /// Small sends of a callback are collected, and leave in one system call when the callback
     /// returns; [`flush`](TcpConnection::flush) sends them before. Order is the order of the calls.
     ///
-    /// Returns whether bytes are [queued](SendStatus::Queued), because the socket is full, or
-    /// [not](SendStatus::Written). The bytes are accepted in both cases: they are sent, or
-    /// [`unsent`](TcpConnection::unsent) counts them at the close.
+    /// An accepted byte is sent, or [`unsent`](TcpConnection::unsent) counts it at the close.
+    /// `unsent` also returns how much waits because the socket is full.
     ///
     /// # Errors
-    /// - [`SendError::Closed`] after [`shutdown`](TcpConnection::shutdown) or
-    ///   [`close`](TcpConnection::close), or if a write has found that the peer has closed or reset
-    ///   the connection. In the latter case the input continues: what the peer sent
-    ///   before is still delivered, and then the connection closes with the error of the write. A
-    ///   handler that returns this error, as with `?`, closes the connection at once and discards
-    ///   that input.
+    /// - [`SendError::Closed`] after [`close`](TcpConnection::close), or if a write has found that
+    ///   the peer has closed or reset the connection. In the latter case the input continues: what
+    ///   the peer sent before is still delivered, and then the connection closes with the error of
+    ///   the write. A handler that returns this error, as with `?`, closes the connection at once
+    ///   and discards that input.
+    /// - [`SendError::ShutDown`] after [`shutdown`](TcpConnection::shutdown) or
+    ///   [`close_gracefully`](TcpConnection::close_gracefully), and while the server stops.
     /// - [`SendError::Full`] if the bytes would exceed the limit of the queue.
     ///
-    /// In both cases none of the bytes are sent.
-    pub fn send(&self, bytes: impl AsRef<[u8]>) -> Result<SendStatus, SendError> {
-        self.ordered_core().send(self.event_loop, bytes.as_ref()).map_err(|(error, _)| error)
+    /// In all cases none of the bytes are sent.
+    pub fn send(&self, bytes: impl AsRef<[u8]>) -> Result<(), SendError> {
+        self.ordered_core().send(self.event_loop, bytes.as_ref()).map_err(|refused| refused.reason())
     }
 
     /// Sends now what the current callback has sent so far, instead of when it returns. For a
@@ -85,11 +85,12 @@ impl<'a> TcpConnection<'a> {
     /// connection.
     ///
     /// # Errors
-    /// [`SendError::Closed`] if the connection is closed or shut down, or the peer is found to have
-    /// closed or reset it.
+    /// - [`SendError::Closed`] if the connection is closed, or the peer is found to have closed or
+    ///   reset it.
+    /// - [`SendError::ShutDown`] if this end has shut it down; its output is being sent.
     pub fn flush(&self) -> Result<(), SendError> {
         self.core.send_collected(self.event_loop);
-        if self.core.state() == ConnectionState::Open { Ok(()) } else { Err(SendError::Closed) }
+        self.core.check_output()
     }
 
     /// Sends several slices as one: for example a separate header and body.
@@ -99,8 +100,8 @@ impl<'a> TcpConnection<'a> {
     ///
     /// # Errors
     /// Same as [`send`](TcpConnection::send).
-    pub fn send_vectored(&self, slices: &[IoSlice<'_>]) -> Result<SendStatus, SendError> {
-        self.ordered_core().send(self.event_loop, slices).map_err(|(error, _)| error)
+    pub fn send_vectored(&self, slices: &[IoSlice<'_>]) -> Result<(), SendError> {
+        self.ordered_core().send(self.event_loop, slices).map_err(|refused| refused.reason())
     }
 
     /// Sends bytes and takes ownership of them. Same as [`send`](TcpConnection::send), but bytes
@@ -109,9 +110,9 @@ impl<'a> TcpConnection<'a> {
     /// The whole vector stays allocated until its last byte has been sent.
     ///
     /// # Errors
-    /// Same as [`send`](TcpConnection::send). After an error the bytes are dropped.
-    pub fn send_owned(&self, bytes: impl Into<Vec<u8>>) -> Result<SendStatus, SendError> {
-        self.ordered_core().send(self.event_loop, Bytes::Owned(bytes.into())).map_err(|(error, _)| error)
+    /// Same as [`send`](TcpConnection::send), with the bytes.
+    pub fn send_owned(&self, bytes: impl Into<Vec<u8>>) -> Result<(), Refused<Vec<u8>, SendError>> {
+        self.ordered_core().send(self.event_loop, bytes.into())
     }
 
     /// Sends bytes that several connections may be sending at the same time, such as a broadcast
@@ -127,16 +128,16 @@ impl<'a> TcpConnection<'a> {
     /// use std::sync::Arc;
     ///
     /// fn announce(conn: &TcpConnection, news: &Arc<[u8]>) -> Result<(), SendError> {
-    ///     conn.send_shared(news).map(drop)
+    ///     conn.send_shared(news)
     /// }
     /// ```
     ///
     /// # Errors
     /// Same as [`send`](TcpConnection::send).
-    pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<SendStatus, SendError> {
+    pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<(), SendError> {
         self.ordered_core()
             .send(self.event_loop, Bytes::Shared(Arc::clone(bytes)))
-            .map_err(|(error, _)| error)
+            .map_err(|refused| refused.reason())
     }
 
     /// Sends `length` bytes of a file, starting at `offset`, after everything sent before. The
@@ -172,8 +173,8 @@ impl<'a> TcpConnection<'a> {
     /// ```
     ///
     /// # Errors
-    /// [`SendError::Closed`] as from [`send`](TcpConnection::send); [`SendError::Full`] if 64 files
-    /// are queued.
+    /// [`SendError::Closed`] and [`SendError::ShutDown`] as from [`send`](TcpConnection::send);
+    /// [`SendError::Full`] if 64 files are queued. The error returns the file.
     ///
     /// An error of the file itself resets the connection, since bytes that were promised to the
     /// peer cannot be sent: [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) for a file that is too
@@ -184,7 +185,7 @@ impl<'a> TcpConnection<'a> {
         file: impl Into<OwnedFd>,
         offset: u64,
         length: u64,
-    ) -> Result<SendStatus, SendError> {
+    ) -> Result<(), Refused<OwnedFd, SendError>> {
         self.ordered_core().send_file(self.event_loop, file.into(), offset, length)
     }
 

@@ -12,8 +12,8 @@ use super::queue::{Queue, WriteOutcome};
 use super::read::ReadBlocks;
 use super::{ConnectionCore, ConnectionState, OUTPUT};
 use crate::buffer::Buffer;
-use crate::event_loop::EventLoop;
-use crate::net::result::{SendError, SendStatus};
+use crate::event_loop::{EventLoop, Refused};
+use crate::net::result::SendError;
 use crate::net::sys::fd_passing::is_too_many_refs;
 use crate::net::sys::stream::{self, Transferred};
 use crate::readiness::Readiness;
@@ -47,6 +47,25 @@ impl Payload for &[u8] {
     }
 
     #[inline]
+    fn append_to(&self, output: &mut Buffer) -> bool {
+        output.append(self);
+        true
+    }
+}
+
+impl Payload for Vec<u8> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
+        stream::send(socket, self)
+    }
+
+    fn queue(self, queue: &mut Queue, sent: usize) {
+        queue.push_owned(self, sent);
+    }
+
     fn append_to(&self, output: &mut Buffer) -> bool {
         output.append(self);
         true
@@ -154,7 +173,7 @@ impl ConnectionCore {
         &self,
         event_loop: &EventLoop,
         payload: P,
-    ) -> Result<SendStatus, (SendError, P)> {
+    ) -> Result<(), Refused<P, SendError>> {
         let group = self.membership.group();
         // A small send on an empty queue, as of an echo, skips the check.
         let may_be_kept = payload.len() > SMALL_SEND || self.unsent.borrow().is_some();
@@ -162,7 +181,7 @@ impl ConnectionCore {
             && self.state.get() == ConnectionState::Open
             && group.budget().is_exhausted_by(payload.len())
         {
-            return Err((SendError::Full, payload));
+            return Err(Refused::new(payload, SendError::Full));
         }
         self.send_within(event_loop, payload, group.limits.max_unsent)
     }
@@ -174,19 +193,19 @@ impl ConnectionCore {
         event_loop: &EventLoop,
         payload: P,
         max_unsent: usize,
-    ) -> Result<SendStatus, (SendError, P)> {
+    ) -> Result<(), Refused<P, SendError>> {
         if self.collect(event_loop, &payload, max_unsent) {
-            return Ok(SendStatus::Written);
+            return Ok(());
         }
         // After the collection: output that was sent just now may have found the peer gone.
-        if self.state.get() != ConnectionState::Open {
-            return Err((SendError::Closed, payload));
+        if let Err(reason) = self.check_output() {
+            return Err(Refused::new(payload, reason));
         }
         let len = payload.len();
         let mut unsent = self.unsent.borrow_mut();
         let queued = unsent.as_ref().map_or(0, |queue| queue.in_memory());
         if len > max_unsent.saturating_sub(queued) {
-            return Err((SendError::Full, payload));
+            return Err(Refused::new(payload, SendError::Full));
         }
         let mut sent = 0;
         if unsent.is_none() {
@@ -194,16 +213,18 @@ impl ConnectionCore {
                 Ok(Transferred::Bytes(n)) => {
                     self.record_activity(event_loop);
                     if n == len {
-                        return Ok(SendStatus::Written);
+                        return Ok(());
                     }
                     sent = n;
                 }
                 Ok(Transferred::WouldBlock) => {}
-                Err(error) if is_too_many_refs(&error) => return Err((SendError::Full, payload)),
+                Err(error) if is_too_many_refs(&error) => {
+                    return Err(Refused::new(payload, SendError::Full));
+                }
                 Err(error) => {
                     drop(unsent);
                     self.fail_output(event_loop, error);
-                    return Err((SendError::Closed, payload));
+                    return Err(Refused::new(payload, SendError::Closed));
                 }
             }
             // The kernel's buffer is full; a WRITABLE edge follows when it has space.
@@ -214,7 +235,20 @@ impl ConnectionCore {
         self.count_reply(queue, len - sent);
         drop(unsent);
         self.on_queue_grown(event_loop);
-        Ok(SendStatus::Queued)
+        Ok(())
+    }
+
+    /// # Errors
+    /// Why the connection takes no output, if it takes none.
+    #[inline]
+    pub(super) fn check_output(&self) -> Result<(), SendError> {
+        match self.state.get() {
+            ConnectionState::Open => Ok(()),
+            ConnectionState::Closing if !self.has_output_failed() => Err(SendError::ShutDown),
+            ConnectionState::Connecting | ConnectionState::Closing | ConnectionState::Closed => {
+                Err(SendError::Closed)
+            }
+        }
     }
 
     /// Records whether the last `bytes` of the queue are replies.
@@ -397,7 +431,7 @@ impl ConnectionCore {
             return false;
         }
         if let Some(mailbox) = self.mailbox.get() {
-            mailbox.refuse_sends();
+            mailbox.refuse_sends(SendError::ShutDown);
             self.read_mailbox(event_loop);
         }
         self.send_collected(event_loop);

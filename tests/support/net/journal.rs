@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use reveille::net::{CloseReason, SendError, SendStatus};
+use reveille::net::CloseReason;
 use reveille::{Buffer, ConnectionHandler, TcpConnection};
 
 use super::LIMIT;
@@ -83,7 +83,7 @@ impl Journal {
             journal: self.clone(),
             terse: false,
             on_open: Box::new(|_| Ok(())),
-            on_message: Box::new(|conn, input| Ok(conn.send(input.take_all()).map(drop)?)),
+            on_message: Box::new(|conn, input| Ok(conn.send(input.take_all())?)),
             on_drained: Box::new(|_| Ok(())),
             on_peer_shutdown: Box::new(|conn| {
                 conn.shutdown();
@@ -177,12 +177,6 @@ impl Returned for () {
 impl Returned for io::Result<()> {
     fn result(self) -> io::Result<()> {
         self
-    }
-}
-
-impl Returned for Result<SendStatus, SendError> {
-    fn result(self) -> io::Result<()> {
-        self.map(drop).map_err(io::Error::from)
     }
 }
 

@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 
 use super::TcpConnection;
 use crate::net::connection::fd_passing::WithFds;
-use crate::net::result::SendStatus;
 
 impl TcpConnection<'_> {
     /// Sends open descriptors, together with `bytes`, to the process at the other end of a Unix
@@ -23,7 +22,7 @@ impl TcpConnection<'_> {
     /// use std::io;
     ///
     /// fn hand_over(conn: &TcpConnection, path: &str) -> io::Result<()> {
-    ///     conn.send_with_descriptors("file\n", [File::open(path)?.into()]).map(drop)
+    ///     conn.send_with_descriptors("file\n", [File::open(path)?.into()])
     /// }
     /// ```
     ///
@@ -41,7 +40,7 @@ impl TcpConnection<'_> {
         &self,
         bytes: impl Into<Vec<u8>>,
         descriptors: impl IntoIterator<Item = OwnedFd>,
-    ) -> io::Result<SendStatus> {
+    ) -> io::Result<()> {
         let with_fds = WithFds::new(bytes.into(), descriptors.into_iter().collect())?;
         self.ordered_core().send_with_fds(self.event_loop, with_fds)
     }
