@@ -12,7 +12,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-pub use framed::{FrameHandler, Framed};
+pub use framed::{FrameHandler, Framed, OnFrame};
 pub use length::{LengthCodec, LengthError};
 pub use line::{LineCodec, LineEnding, LineError};
 pub use prefix::LengthPrefix;
@@ -125,13 +125,23 @@ pub enum FrameError<E> {
         /// The number of bytes of that frame, including its prefix; at least one.
         bytes: usize,
     },
+    /// The rest of a frame did not arrive within the [time limit](Framed::frame_timeout).
+    TimedOut {
+        /// The number of bytes of that frame that have arrived; at least one.
+        bytes: usize,
+    },
 }
 
 impl<E: fmt::Display> fmt::Display for FrameError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FrameError::Malformed(error) => error.fmt(f),
-            FrameError::Incomplete { bytes } => f.write_str(&incomplete(*bytes)),
+            FrameError::Incomplete { bytes } => {
+                write!(f, "the input ends within a frame, of which there are {bytes} bytes")
+            }
+            FrameError::TimedOut { bytes } => {
+                write!(f, "a frame, of which there are {bytes} bytes, was not complete in time")
+            }
         }
     }
 }
@@ -141,26 +151,26 @@ impl<E: Error + 'static> Error for FrameError<E> {
         match self {
             // `Display` includes the whole error, so the source is the next one in the chain.
             FrameError::Malformed(error) => error.source(),
-            FrameError::Incomplete { .. } => None,
+            FrameError::Incomplete { .. } | FrameError::TimedOut { .. } => None,
         }
     }
 }
 
-/// The decoder's error, converted by its own `Into`, or
-/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
+/// The decoder's error, converted by its own `Into`;
+/// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof); or [`TimedOut`](io::ErrorKind::TimedOut).
 impl<E: Into<io::Error>> From<FrameError<E>> for io::Error {
     fn from(error: FrameError<E>) -> io::Error {
-        match error {
-            FrameError::Malformed(error) => error.into(),
+        let (kind, error) = match error {
+            FrameError::Malformed(error) => return error.into(),
             FrameError::Incomplete { bytes } => {
-                io::Error::new(io::ErrorKind::UnexpectedEof, incomplete(bytes))
+                (io::ErrorKind::UnexpectedEof, FrameError::<io::Error>::Incomplete { bytes })
             }
-        }
+            FrameError::TimedOut { bytes } => {
+                (io::ErrorKind::TimedOut, FrameError::<io::Error>::TimedOut { bytes })
+            }
+        };
+        io::Error::new(kind, error)
     }
-}
-
-fn incomplete(bytes: usize) -> String {
-    format!("the input ends within a frame, of which there are {bytes} bytes")
 }
 
 /// Iterates over the frames in a slice: a datagram, a file, or a frame that contains frames.

@@ -1,27 +1,34 @@
 //! A connection handler whose input is frames.
 
+use std::any::{Any, TypeId};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use super::{Decoder, FrameError, decode_checked};
 use crate::buffer::Buffer;
 use crate::event_loop::containment::Contained;
 use crate::net::disposal::close_descriptors;
-use crate::net::{CloseReason, ConnectionHandler, ConnectionState, TcpConnection};
+use crate::net::{CloseReason, ConnectionHandler, ConnectionState, IntoHandlerResult, TcpConnection};
 
 /// A [`ConnectionHandler`] for frames instead of bytes: combines a decoder with a handler of its
 /// frames.
 ///
 /// A complete frame borrows from the input without a copy. Only the received bytes of an incomplete
 /// frame are buffered. Memory is therefore bounded by the decoder's limit; a length prefix never
-/// preallocates. The server's [`max_unread`](crate::net::ConnectionLimits::max_unread) also
-/// applies, and belongs above the decoder's limit.
+/// reserves memory. The server's [`max_unread`](crate::net::ConnectionLimits::max_unread) also
+/// applies, and must be larger than the decoder's limit.
 ///
-/// Sends within [`on_frame`](FrameHandler::on_frame) are replies. No frames are delivered while the
-/// handler has [paused](TcpConnection::pause_reading) reading, or while the connection has
+/// Sends within [`on_frame`](FrameHandler::on_frame) are replies. All frames of an input are
+/// delivered in one batch, and what the handler sends leaves in one system call after the last of
+/// them. No frames are delivered while the handler has [paused](TcpConnection::pause_reading)
+/// reading, or while the connection has
 /// [paused itself](crate::net::ConnectionLimits::water_marks) because too many replies are unsent.
 /// This includes frames that have been received already; they are delivered when reading resumes.
-/// After [`close`](TcpConnection::close) no frames are delivered.
+///
+/// After a [`close`](TcpConnection::close), and after a [`shutdown`](TcpConnection::shutdown) in
+/// `on_frame`, no more frames are delivered, and further input is discarded. A handler that shuts
+/// down elsewhere, such as a client in `on_open` after its request, still gets frames.
 ///
 /// # Examples
 /// ```no_run
@@ -58,17 +65,21 @@ pub struct Framed<D, H> {
     handler: Contained<H>,
     /// The number of buffered bytes of an incomplete frame.
     buffered: usize,
-    /// No more frames are decoded.
-    failed: bool,
+    /// The time limit of an incomplete frame.
+    frame_timeout: Option<Duration>,
+    /// The deadline of an incomplete frame is set.
+    is_timing: bool,
+    /// No more frames are delivered.
+    ended: bool,
 }
 
-/// Handles the frames of one connection, and its other events like a [`ConnectionHandler`]. Wrapped
-/// in a [`Framed`].
+/// The callbacks of a connection whose input is frames. Wrapped in a [`Framed`], which is a
+/// [`ConnectionHandler`].
 pub trait FrameHandler<D: Decoder>: 'static {
     /// Same as [`ConnectionHandler::on_open`].
     ///
     /// # Errors
-    /// Those of the implementation; the connection is closed.
+    /// Returned by the implementation; the connection is closed.
     fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         let _ = conn;
         Ok(())
@@ -77,12 +88,22 @@ pub trait FrameHandler<D: Decoder>: 'static {
     /// A frame has arrived.
     ///
     /// # Errors
-    /// Those of the implementation; the connection is closed.
+    /// Returned by the implementation; the connection is closed.
     fn on_frame(&mut self, conn: &TcpConnection<'_>, frame: D::Frame<'_>) -> io::Result<()>;
 
-    /// No more frames follow. Either the input is malformed, or the peer has finished within a
-    /// frame; in the latter case [`on_peer_shutdown`](FrameHandler::on_peer_shutdown) follows.
-    /// Called at most once.
+    /// All frames that have arrived are processed; at least one was. What was sent leaves when this
+    /// returns.
+    ///
+    /// # Errors
+    /// Returned by the implementation; the connection is closed.
+    fn on_batch_end(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        let _ = conn;
+        Ok(())
+    }
+
+    /// The input cannot be decoded further: it is malformed, the peer has finished within a frame,
+    /// or a frame was not complete [in time](Framed::frame_timeout). In the second case
+    /// [`on_peer_shutdown`](FrameHandler::on_peer_shutdown) follows. Called at most once.
     ///
     /// Default: returns the error, which closes the connection. An implementation that returns `Ok`
     /// keeps the connection open and discards further input, so that it can report the error to the
@@ -100,26 +121,24 @@ pub trait FrameHandler<D: Decoder>: 'static {
     ///     error: FrameError<LineError>,
     /// ) -> io::Result<()> {
     ///     conn.send(format!("500 {error}\r\n"))?;
-    ///     conn.shutdown();
-    ///     // Closes earlier if the peer finishes.
-    ///     conn.close_after(std::time::Duration::from_secs(5));
+    ///     conn.close_gracefully(std::time::Duration::from_secs(5));
     ///     Ok(())
     /// }
     /// # }
     /// ```
     ///
     /// # Errors
-    /// Those of the implementation; the connection is closed.
+    /// Returned by the implementation; the connection is closed.
     fn on_frame_error(&mut self, conn: &TcpConnection<'_>, error: FrameError<D::Error>) -> io::Result<()> {
         let _ = conn;
         Err(error.into())
     }
 
-    /// Same as [`ConnectionHandler::on_descriptors`]. The descriptors precede the frames that end
-    /// in the bytes they were sent with.
+    /// Same as [`ConnectionHandler::on_descriptors`]. Called before `on_frame` for the frames that
+    /// end in the bytes sent with the descriptors.
     ///
     /// # Errors
-    /// Those of the implementation; the connection is closed.
+    /// Returned by the implementation; the connection is closed.
     fn on_descriptors(&mut self, conn: &TcpConnection<'_>, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let _ = conn;
         close_descriptors(descriptors);
@@ -129,7 +148,7 @@ pub trait FrameHandler<D: Decoder>: 'static {
     /// Same as [`ConnectionHandler::on_drained`].
     ///
     /// # Errors
-    /// Those of the implementation; the connection is closed.
+    /// Returned by the implementation; the connection is closed.
     fn on_drained(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         let _ = conn;
         Ok(())
@@ -138,7 +157,7 @@ pub trait FrameHandler<D: Decoder>: 'static {
     /// Same as [`ConnectionHandler::on_high_water`].
     ///
     /// # Errors
-    /// Those of the implementation; the connection is closed.
+    /// Returned by the implementation; the connection is closed.
     fn on_high_water(&mut self, conn: &TcpConnection<'_>, unsent: usize) -> io::Result<()> {
         let _ = (conn, unsent);
         Ok(())
@@ -147,7 +166,7 @@ pub trait FrameHandler<D: Decoder>: 'static {
     /// Same as [`ConnectionHandler::on_low_water`].
     ///
     /// # Errors
-    /// Those of the implementation; the connection is closed.
+    /// Returned by the implementation; the connection is closed.
     fn on_low_water(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         let _ = conn;
         Ok(())
@@ -156,25 +175,34 @@ pub trait FrameHandler<D: Decoder>: 'static {
     /// Same as [`ConnectionHandler::on_peer_shutdown`]. All frames have been delivered.
     ///
     /// # Errors
-    /// Those of the implementation; the connection is closed.
+    /// Returned by the implementation; the connection is closed.
     fn on_peer_shutdown(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-        conn.shutdown();
+        conn.shutdown_after_work();
         Ok(())
     }
 
     /// Same as [`ConnectionHandler::on_idle`].
     ///
     /// # Errors
-    /// Those of the implementation; the connection is closed.
+    /// Returned by the implementation; the connection is closed.
     fn on_idle(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         conn.close_for(CloseReason::Idle);
+        Ok(())
+    }
+
+    /// Same as [`ConnectionHandler::on_deadline`].
+    ///
+    /// # Errors
+    /// Returned by the implementation; the connection is closed.
+    fn on_deadline(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        conn.close_for(CloseReason::TimedOut);
         Ok(())
     }
 
     /// Same as [`ConnectionHandler::on_stop`].
     ///
     /// # Errors
-    /// Those of the implementation; the connection is closed.
+    /// Returned by the implementation; the connection is closed.
     fn on_stop(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         let _ = conn;
         Ok(())
@@ -190,22 +218,30 @@ impl<D: Decoder, H: FrameHandler<D>> Framed<D, H> {
     /// Creates the handler of a new connection.
     pub fn new(decoder: D, handler: H) -> Framed<D, H> {
         let (decoder, handler) = (Contained::new(decoder), Contained::new(handler));
-        Framed { decoder, handler, buffered: 0, failed: false }
+        Framed { decoder, handler, buffered: 0, frame_timeout: None, is_timing: false, ended: false }
+    }
+
+    /// Limits the time from the arrival of the first bytes of a frame to its last. Default: no
+    /// limit. When it passes, [`on_frame_error`](FrameHandler::on_frame_error) gets
+    /// [`FrameError::TimedOut`]. This ends connections whose peers send a byte from time to time,
+    /// which an idle timeout does not.
+    ///
+    /// A frame that arrives in one piece costs nothing, and any other a few nanoseconds.
+    pub fn frame_timeout(mut self, limit: Duration) -> Framed<D, H> {
+        self.frame_timeout = Some(limit);
+        self
     }
 
     fn fail(&mut self, conn: &TcpConnection<'_>, error: FrameError<D::Error>) -> io::Result<()> {
-        self.failed = true;
+        self.ended = true;
         self.handler.on_frame_error(conn, error)
     }
-}
 
-impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H> {
-    fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-        self.handler.on_open(conn)
-    }
-
-    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
-        while !self.failed && !input.is_empty() {
+    /// Delivers the complete frames at the front of `input`. Returns whether there were any.
+    fn deliver(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<bool> {
+        let could_send = !conn.is_shut_down();
+        let mut delivered = false;
+        while !self.ended && !input.is_empty() {
             let taken = match decode_checked(&mut *self.decoder, input.readable()) {
                 Ok(Some((frame, taken))) => {
                     self.handler.on_frame(conn, frame)?;
@@ -217,16 +253,107 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
                     break;
                 }
             };
+            delivered = true;
             input.consume(taken);
+            // Replies to further frames could not be sent.
+            self.ended = could_send && conn.is_shut_down();
             if conn.state() == ConnectionState::Closed || conn.is_held() {
                 break;
             }
         }
-        if self.failed || conn.state() == ConnectionState::Closed {
+        Ok(delivered)
+    }
+
+    /// Sets the deadline of an incomplete frame when its first bytes have arrived, and removes it
+    /// when the frame is complete.
+    fn update_deadline(&mut self, conn: &TcpConnection<'_>, is_new: bool) {
+        if self.frame_timeout.is_none() {
+            return;
+        }
+        let is_incomplete = self.buffered > 0 && !self.ended && !conn.is_held();
+        if is_incomplete != self.is_timing || (is_incomplete && is_new) {
+            self.is_timing = is_incomplete;
+            conn.set_frame_deadline(self.frame_timeout.filter(|_| is_incomplete));
+        }
+    }
+}
+
+impl<D: Decoder, F> Framed<D, OnFrame<F>> {
+    /// Creates a handler that calls `on_frame` for each frame.
+    ///
+    /// ```no_run
+    /// use reveille::codec::{Framed, LineCodec};
+    /// use reveille::{EventLoop, TcpServer};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let event_loop = EventLoop::new()?;
+    /// let _server = TcpServer::bind(&event_loop, "127.0.0.1:2007")?.serve(|_| {
+    ///     Framed::from_fn(LineCodec::new(1000), |conn, line| {
+    ///         conn.send(format!("{} bytes\n", line.len()))
+    ///     })
+    /// })?;
+    /// event_loop.run()
+    /// # }
+    /// ```
+    pub fn from_fn<R>(decoder: D, on_frame: F) -> Framed<D, OnFrame<F>>
+    where
+        F: for<'a> FnMut(&TcpConnection<'_>, D::Frame<'a>) -> R + 'static,
+        R: IntoHandlerResult,
+    {
+        Framed::new(decoder, OnFrame(on_frame))
+    }
+}
+
+/// A closure as a [`FrameHandler`]. Created by [`Framed::from_fn`].
+#[derive(Debug)]
+pub struct OnFrame<F>(F);
+
+impl<D: Decoder, F, R> FrameHandler<D> for OnFrame<F>
+where
+    F: for<'a> FnMut(&TcpConnection<'_>, D::Frame<'a>) -> R + 'static,
+    R: IntoHandlerResult,
+{
+    fn on_frame(&mut self, conn: &TcpConnection<'_>, frame: D::Frame<'_>) -> io::Result<()> {
+        (self.0)(conn, frame).into_result()
+    }
+}
+
+impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H> {
+    fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        self.handler.on_open(conn)
+    }
+
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
+        let delivered = self.deliver(conn, input)?;
+        if delivered && conn.state() != ConnectionState::Closed {
+            self.handler.on_batch_end(conn)?;
+        }
+        if self.ended || conn.state() == ConnectionState::Closed {
             input.clear();
         }
         self.buffered = input.len();
+        self.update_deadline(conn, delivered);
         Ok(())
+    }
+
+    fn on_frame_timeout(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        self.is_timing = false;
+        match self.buffered {
+            0 => Ok(()),
+            bytes => self.fail(conn, FrameError::TimedOut { bytes }),
+        }
+    }
+
+    fn on_deadline(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        self.handler.on_deadline(conn)
+    }
+
+    fn locate(wanted: TypeId) -> Option<fn(&mut Self) -> &mut dyn Any> {
+        if wanted == TypeId::of::<H>() {
+            Some(|this| &mut *this.handler)
+        } else {
+            (wanted == TypeId::of::<Self>()).then_some(|this: &mut Self| this as &mut dyn Any)
+        }
     }
 
     fn on_descriptors(&mut self, conn: &TcpConnection<'_>, descriptors: Vec<OwnedFd>) -> io::Result<()> {
@@ -254,7 +381,7 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
     }
 
     fn on_peer_shutdown(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-        if self.buffered > 0 {
+        if self.buffered > 0 && !self.ended {
             self.fail(conn, FrameError::Incomplete { bytes: self.buffered })?;
             if conn.state() == ConnectionState::Closed {
                 return Ok(());

@@ -214,7 +214,7 @@ impl LoopHandle {
     }
 
     /// The loop itself, if this is its thread.
-    pub(super) fn local_loop(&self) -> Option<EventLoop> {
+    pub(crate) fn local_loop(&self) -> Option<EventLoop> {
         EventLoop::current()
             .filter(|current| Arc::ptr_eq(&current.inner.shared, &self.shared) && !self.is_inherited())
     }

@@ -42,6 +42,10 @@ pub(crate) trait Source {
     /// A synchronous message from this thread. The receiver may write a reply into `message`.
     fn on_control(&self, _event_loop: &EventLoop, _message: &mut dyn Any) {}
 
+    /// A call of the source's user code, made by [`EventLoop::call_source`]. It may be made inside
+    /// a callback of another source, or of this one. In the latter case the source makes it later.
+    fn on_call(&self, _event_loop: &EventLoop, _call: &mut dyn Any) {}
+
     /// Phase 4: a deadline [set](EventLoop::set_deadline) for this source has passed.
     fn on_deadline(&self, _event_loop: &EventLoop) {}
 
@@ -177,6 +181,13 @@ impl EventLoop {
     pub(crate) fn send_control(&self, id: ChannelId, message: &mut dyn Any) -> bool {
         let source = self.inner.channels.borrow().get(id).cloned();
         source.map(|source| source.on_control(self, message)).is_some()
+    }
+
+    /// Passes a call of user code to the source's [`on_call`](Source::on_call). Returns whether the
+    /// source exists.
+    pub(crate) fn call_source(&self, id: ChannelId, call: &mut dyn Any) -> bool {
+        let source = self.inner.channels.borrow().get(id).cloned();
+        source.map(|source| source.on_call(self, call)).is_some()
     }
 
     /// Lends the loop's input buffer, empty. [`return_input`](EventLoop::return_input) takes it

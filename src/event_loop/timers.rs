@@ -152,6 +152,18 @@ impl EventLoop {
         }
     }
 
+    /// Returns the deadline of a timer. `None` if the timer has ended: it has fired, was cancelled,
+    /// or belongs to another loop. In the callback of a repeating timer, it is the deadline that
+    /// the callback runs for.
+    pub fn deadline(&self, id: TimerId) -> Option<Instant> {
+        let shared = &self.inner.shared;
+        let deadline = match shared.resolve(id)? {
+            TimerName::Local(key) => self.inner.timers.borrow().deadline(key),
+            TimerName::Remote(key) => shared.remote_timers.queue_entry(key).map(|(_, deadline)| deadline),
+        };
+        deadline.map(|deadline| shared.clock.instant(deadline))
+    }
+
     /// Returns the deadline of the next timer. For a timer that is never due this is past the end
     /// of the clock. The call scans the timers of about a millisecond or, if the next is more than
     /// two seconds away, of about two seconds.

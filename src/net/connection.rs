@@ -8,7 +8,9 @@
 //!
 //! An idle connection owns neither an input buffer nor an output queue.
 
+mod calls;
 mod coalescing;
+mod deadlines;
 mod delivery;
 pub(in crate::net) mod driver;
 mod failure;
@@ -16,25 +18,32 @@ mod fd_passing;
 mod graceful_close;
 mod handle;
 pub(crate) mod handler;
-mod idle;
+mod mailbox;
+mod ordered_replies;
+mod outstanding_work;
+mod payload;
 mod queue;
 mod read;
 mod relay;
 mod replies;
 mod send_file;
+mod shutdown;
+mod state;
 mod tcp_connection;
 mod write;
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 pub use handle::ConnectionHandle;
+pub use ordered_replies::ReplySlot;
+pub use outstanding_work::KeepOpen;
 use read::ReadBlocks;
 pub(super) use read::Received;
+pub use state::{ConnectionId, ConnectionState};
 pub use tcp_connection::TcpConnection;
 
 use super::address::Address;
@@ -44,50 +53,22 @@ use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
-use crate::event_loop::timers::timer_queue::TimerKey;
 use crate::net::group::budget::Condemned;
 use crate::net::sys::stream;
 use crate::readiness::{Interest, Readiness};
+use calls::{Call, WaitingCalls};
+use deadlines::Deadlines;
 use delivery::Delivery;
 use fd_passing::{FdPassing, LastFd, RetryFds};
 use graceful_close::{CloseTimer, GracefulClose};
-use handle::Mailbox;
+use mailbox::Mailbox;
 use queue::Queue;
 use relay::{Relay, RelayMessage};
+use tcp_connection::timers::Timers;
 use write::HighWater;
 
 pub(super) const INPUT: Readiness = Readiness::satisfying(Interest::READABLE);
 const OUTPUT: Readiness = Readiness::satisfying(Interest::WRITABLE);
-
-/// The state of a connection.
-///
-/// | state | may send | left by |
-/// |---|---|---|
-/// | `Connecting` | no | the connection is established, or fails |
-/// | `Open` | yes | shutdown, graceful close, write error: `Closing`; close, read error: `Closed` |
-/// | `Closing` | no | queue and FIN sent, FIN received; close; error; deadline: `Closed` |
-/// | `Closed` | no | never |
-///
-/// The peer's FIN alone does not change the state. It ends the input; accepted output is still
-/// sent.
-///
-/// A write that fails because the peer has closed or reset the connection ends the output only. The
-/// queue is dropped and stays counted as [unsent](TcpConnection::unsent), later sends are refused,
-/// and the input that the peer sent before is still delivered. When the input has ended, the
-/// connection closes with the first error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ConnectionState {
-    /// Not established yet.
-    Connecting,
-    /// Established; both ends may send.
-    Open,
-    /// Shut down by this end: the queue is sent, then the FIN. Also entered when the output has
-    /// failed; the input is still delivered.
-    Closing,
-    /// Closed.
-    Closed,
-}
 
 /// A socket, accepted or connecting, that has not reached the loop that will serve it.
 pub(super) struct PendingConnection {
@@ -108,6 +89,9 @@ enum Stop {
 /// A connection without its handler.
 pub(super) struct ConnectionCore {
     id: ChannelId,
+    connection_id: ConnectionId,
+    /// Whether the handler is, or contains, a handler of a type.
+    has_handler: fn(TypeId) -> bool,
     fd: OwnedFd,
     /// Declared after `fd`, so that it drops last and closes the last descriptor of the socket.
     last_fd: LastFd,
@@ -161,11 +145,14 @@ pub(super) struct ConnectionCore {
     /// The peer of a Unix socket has closed with unread data in its receive queue.
     left_unread: Cell<bool>,
     reason: Cell<Option<Contained<CloseReason>>>,
-    /// When bytes were last received or sent.
-    last_active: Cell<Option<Instant>>,
-    /// The idle timeout, if there is one.
-    idle_timeout: Cell<Option<Duration>>,
-    idle_timer: Cell<Option<TimerKey>>,
+    deadlines: Deadlines,
+    timers: Cell<Option<Box<Timers>>>,
+    /// Calls of the handler that wait until no callback is running. Never an empty list.
+    waiting_calls: Cell<Option<Box<WaitingCalls>>>,
+    /// The handler has returned an error; only its `on_close` is still called.
+    handler_failed: Cell<bool>,
+    /// The connection shuts down when no work is outstanding.
+    is_shutdown_due: Cell<bool>,
     /// The FIN has been sent, or at least handed to the kernel.
     fin_sent: Cell<bool>,
     /// The link to another connection, if this one is relayed.
@@ -179,7 +166,12 @@ pub(super) struct ConnectionCore {
 }
 
 impl ConnectionCore {
-    pub(super) fn new(id: ChannelId, pending: PendingConnection, state: ConnectionState) -> ConnectionCore {
+    pub(super) fn new(
+        id: ChannelId,
+        pending: PendingConnection,
+        state: ConnectionState,
+        has_handler: fn(TypeId) -> bool,
+    ) -> ConnectionCore {
         let PendingConnection { fd, peer, mut membership } = pending;
         membership.enlist(id);
         // The peer may differ from the target of the connect (0.0.0.0 connects to 127.0.0.1), so it
@@ -190,6 +182,8 @@ impl ConnectionCore {
         let peer = if is_known { OnceCell::from(peer) } else { OnceCell::new() };
         ConnectionCore {
             id,
+            connection_id: ConnectionId::next(),
+            has_handler,
             fd,
             last_fd: LastFd::default(),
             lent: Cell::new(false),
@@ -218,9 +212,11 @@ impl ConnectionCore {
             lost: Cell::new(0),
             left_unread: Cell::new(false),
             reason: Cell::new(None),
-            last_active: Cell::new(None),
-            idle_timeout: Cell::new(None),
-            idle_timer: Cell::new(None),
+            deadlines: Deadlines::default(),
+            timers: Cell::default(),
+            waiting_calls: Cell::default(),
+            handler_failed: Cell::new(false),
+            is_shutdown_due: Cell::new(false),
             fin_sent: Cell::new(false),
             relay: Cell::new(None),
             delivery: Cell::default(),
@@ -271,8 +267,8 @@ impl ConnectionCore {
     /// or relayed bytes are lost, the connection is reset: after a FIN the peer would take a
     /// truncated stream for a complete one.
     ///
-    /// Each part of the connection releases its own state here: idle timer, graceful close,
-    /// delivery, mailbox, link.
+    /// Each part of the connection releases its own state here: timers, graceful close, delivery,
+    /// mailbox, link.
     pub(super) fn close(&self, event_loop: &EventLoop, reason: CloseReason) {
         let reason = Contained::new(reason);
         // Output that the current callback has sent was accepted.
@@ -287,15 +283,19 @@ impl ConnectionCore {
         };
         let link_end = self.link_end_for(&reason);
         self.reason.set(Some(reason));
-        self.cancel_idle_timer(event_loop);
+        self.cancel_deadlines(event_loop);
+        self.cancel_timers(event_loop);
         self.cancel_graceful_close(event_loop);
         self.cancel_delivery(event_loop);
         if let Some(mailbox) = self.mailbox.get() {
             // Bytes in requests that other threads have queued count as unsent, also in `on_close`.
-            self.count_lost(mailbox.close());
+            let undone = mailbox.close();
+            self.count_lost(undone.bytes);
+            undone.calls.into_iter().for_each(|call| self.add_call(Call::from(call)));
         }
-        // The FIN is sent only after all accepted bytes, so after a FIN nothing is missing.
-        let is_truncated = self.unsent() > 0 && !self.fin_sent.get();
+        // The FIN is sent only after all accepted bytes and reserved replies, so after a FIN
+        // nothing is missing.
+        let is_truncated = (self.lost.get() > 0 || self.unsent.borrow().is_some()) && !self.fin_sent.get();
         if is_truncated || self.truncates_relay(link_end) {
             self.reset_when_closed();
         }
@@ -375,6 +375,11 @@ impl ConnectionCore {
         self.discarding.get()
     }
 
+    /// Whether the handler has returned an error.
+    pub(super) fn has_handler_failed(&self) -> bool {
+        self.handler_failed.get()
+    }
+
     pub(super) fn take_reason(&self) -> Contained<CloseReason> {
         self.reason.take().unwrap_or_else(|| Contained::new(CloseReason::Closed))
     }
@@ -411,29 +416,14 @@ impl ConnectionCore {
             self.close(event_loop, CloseReason::Stopped);
         }
     }
-
-    /// Starts an orderly end: the queue is sent, and input is discarded.
-    pub(super) fn drain(&self, event_loop: &EventLoop) {
-        if self.discarding.replace(true) {
-            return;
-        }
-        self.read_blocks.set(ReadBlocks::NONE);
-        self.unread.take();
-        self.report_memory();
-        self.redeliver.set(false);
-        self.shutdown(event_loop);
-        // The connection may already have been shut down. Then only unconsumed input may have kept
-        // it open.
-        self.close_if_finished(event_loop);
-        self.update_wanted(event_loop);
-    }
 }
 
 impl Drop for ConnectionCore {
     fn drop(&mut self) {
         // Dropped connections must leave no bytes in the account.
         if let Some(mailbox) = self.mailbox.get() {
-            mailbox.close();
+            // Calls that are left have no handler.
+            drop(mailbox.close());
         }
         self.close_unread_descriptors();
     }

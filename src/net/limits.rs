@@ -30,6 +30,8 @@ pub struct ConnectionLimits {
     pub(super) max_unsent: usize,
     pub(super) max_unread: usize,
     pub(super) idle_timeout: Option<Duration>,
+    pub(super) drain_timeout: Duration,
+    pub(super) max_open_replies: usize,
 }
 
 impl Default for ConnectionLimits {
@@ -42,6 +44,8 @@ impl Default for ConnectionLimits {
             max_unsent: 16 * MIB,
             max_unread: 16 * MIB,
             idle_timeout: None,
+            drain_timeout: Duration::from_secs(10),
+            max_open_replies: 1024,
         }
     }
 }
@@ -122,6 +126,23 @@ impl ConnectionLimits {
     pub fn idle_timeout(mut self, timeout: Duration) -> ConnectionLimits {
         assert!(!timeout.is_zero(), "an idle timeout must be more than zero");
         self.idle_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a connection whose handler has returned an error may take to send the output that
+    /// was accepted before, and to receive the peer's FIN. Default: 10 s. Then it is reset, as by
+    /// [`close_gracefully`](crate::TcpConnection::close_gracefully). With zero, it is reset at once
+    /// if output is queued.
+    pub fn drain_timeout(mut self, timeout: Duration) -> ConnectionLimits {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// The maximum number of [reserved replies](crate::TcpConnection::reserve_reply) that are not
+    /// filled, or wait for an earlier one. At the limit the connection stops reading, until there
+    /// is one less. Default: 1024. 0 counts as 1.
+    pub fn max_open_replies(mut self, replies: usize) -> ConnectionLimits {
+        self.max_open_replies = replies.max(1);
         self
     }
 }

@@ -26,6 +26,11 @@ pub enum CloseReason {
     /// The connection was [idle](crate::TcpConnection::set_idle_timeout) for the whole idle
     /// timeout.
     Idle,
+    /// The [deadline](crate::TcpConnection::set_deadline) of the handler passed.
+    TimedOut,
+    /// A [reserved reply](crate::TcpConnection::reserve_reply) was dropped unfilled, and the
+    /// connection was reset.
+    ReplyDropped,
     /// All connections together exceeded their
     /// [memory limit](crate::net::TcpServerBuilder::max_buffered), and this one held the most and
     /// made the least progress. It was reset.
@@ -47,6 +52,8 @@ impl fmt::Display for CloseReason {
             CloseReason::Stopped => f.write_str("the server or client was stopped"),
             CloseReason::LoopEnded => f.write_str("the event loop was dropped"),
             CloseReason::Idle => f.write_str("the connection was idle for too long"),
+            CloseReason::TimedOut => f.write_str("the deadline of the connection passed"),
+            CloseReason::ReplyDropped => f.write_str("a reserved reply was dropped unfilled"),
             CloseReason::MemoryLimit => f.write_str("all connections together exceeded their memory limit"),
             CloseReason::Panicked => f.write_str("the handler panicked"),
             CloseReason::Error(error) => error.fmt(f),
@@ -100,7 +107,42 @@ impl From<SendError> for io::Error {
     }
 }
 
-/// The return value of a message closure: nothing, or a `Result` whose error closes the connection.
+/// Why a handler was not called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WithError {
+    /// The connection is closed.
+    Closed,
+    /// The connection's handler has another type.
+    WrongHandler,
+    /// The connection is on another loop.
+    WrongLoop,
+}
+
+impl fmt::Display for WithError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WithError::Closed => "the connection is closed",
+            WithError::WrongHandler => "the handler of the connection has another type",
+            WithError::WrongLoop => "the connection is on another loop",
+        })
+    }
+}
+
+impl Error for WithError {}
+
+impl From<WithError> for io::Error {
+    fn from(error: WithError) -> io::Error {
+        let kind = match error {
+            WithError::Closed => io::ErrorKind::BrokenPipe,
+            WithError::WrongHandler | WithError::WrongLoop => io::ErrorKind::InvalidInput,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// The return value of a closure that gets a connection: nothing, or a `Result` whose error closes
+/// the connection.
 ///
 /// Implemented for `()` and for every `Result` whose error converts into an [`io::Error`].
 pub trait IntoHandlerResult: sealed::Sealed {

@@ -239,6 +239,12 @@ impl<C> TimerQueue<C> {
         payload.map(Cancelled::Waiting)
     }
 
+    /// The deadline of a timer that has not ended. A popped repeating timer has the deadline that
+    /// it was popped for, until it is re-armed or reset.
+    pub(crate) fn deadline(&self, key: TimerKey) -> Option<u64> {
+        self.nodes.find(key).map(|index| self.nodes[index].deadline)
+    }
+
     /// Whether the timer has not ended yet, so that [`cancel`](TimerQueue::cancel) would find it.
     #[cfg(test)]
     pub(crate) fn contains(&self, key: TimerKey) -> bool {

@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use super::write::Payload;
+use super::payload::Payload;
 use super::{ConnectionCore, ConnectionState, OUTPUT};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;

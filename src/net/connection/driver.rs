@@ -3,12 +3,13 @@
 //! Input is read into the loop's shared buffer. Only the bytes that a handler leaves there are
 //! copied into a buffer of the connection's own.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
+use super::calls::Call;
 use super::handler::ConnectionHandler;
 use crate::buffer::Buffer;
 use crate::event_loop::channel_table::ChannelId;
@@ -79,7 +80,7 @@ pub(in crate::net) fn dial<H: ConnectionHandler>(
     outgoing: Outgoing<H>,
 ) -> io::Result<ChannelId> {
     let connection = event_loop.register(watched(), |id| {
-        let core = ConnectionCore::new(id, pending, ConnectionState::Connecting);
+        let core = ConnectionCore::new(id, pending, ConnectionState::Connecting, has_handler::<H>);
         Rc::new(ConnectionDriver { core, handler: RefCell::new(None), outgoing: Some(Box::new(outgoing)) })
     })?;
     connection.core.update_wanted(event_loop);
@@ -100,7 +101,7 @@ pub(in crate::net) fn establish<H: ConnectionHandler>(
     }
     let peer = pending.peer.clone();
     let registered = event_loop.register(watched(), |id| {
-        let core = ConnectionCore::new(id, pending, ConnectionState::Open);
+        let core = ConnectionCore::new(id, pending, ConnectionState::Open, has_handler::<H>);
         Rc::new(ConnectionDriver { core, handler: RefCell::new(None), outgoing: None })
     });
     let connection = match registered {
@@ -113,6 +114,11 @@ pub(in crate::net) fn establish<H: ConnectionHandler>(
     };
     connection.core.update_wanted(event_loop);
     connection.open(event_loop, make);
+}
+
+/// Whether `H` is a handler of the type, or contains one.
+fn has_handler<H: ConnectionHandler>(wanted: TypeId) -> bool {
+    H::locate(wanted).is_some()
 }
 
 impl<H: ConnectionHandler> ConnectionDriver<H> {
@@ -130,6 +136,8 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         if opened.is_none() {
             self.core.close(event_loop, CloseReason::Panicked);
         }
+        // Calls that were made while there was no handler.
+        self.core.run_calls_later(event_loop);
     }
 
     /// The connecting socket has become writable, or has failed.
@@ -160,22 +168,57 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
             // A relay may continue past the stop: only its two peers know how much data is still to
             // come.
             if !core.is_relaying() {
-                core.drain(event_loop);
+                core.drain_after_work(event_loop);
             }
         }
     }
 
-    /// Calls the handler. An error that it returns closes the connection.
+    /// Calls the handler, unless it has returned an error before. An error that it returns closes
+    /// the connection.
     fn call(
         &self,
         event_loop: &EventLoop,
         callback: impl FnOnce(&mut H, &TcpConnection<'_>) -> io::Result<()>,
     ) {
+        if self.core.has_handler_failed() {
+            return;
+        }
         let mut handler = self.handler.borrow_mut();
         let Some(handler) = handler.as_mut() else { return };
         let conn = TcpConnection::new(event_loop, &self.core);
         if let Err(error) = self.core.collecting(event_loop, || callback(handler, &conn)) {
-            self.core.close(event_loop, CloseReason::Error(error));
+            self.core.end_with_error(event_loop, error);
+        }
+    }
+
+    /// Runs the calls that are waiting now, unless a callback is running.
+    fn run_calls(&self, event_loop: &EventLoop) {
+        for _ in 0..self.core.waiting_calls() {
+            // While there is no handler yet, the calls wait until the connection is open.
+            if !self.handler.try_borrow().is_ok_and(|handler| handler.is_some()) {
+                break;
+            }
+            let Some(call) = self.core.next_call() else { break };
+            self.run_call(event_loop, call);
+        }
+        if self.handler.try_borrow().map_or(true, |handler| handler.is_some()) {
+            self.core.run_calls_later(event_loop);
+        }
+    }
+
+    fn run_call(&self, event_loop: &EventLoop, call: Call) {
+        let returned = event_loop.catch("a call of a connection's handler", || {
+            let mut handler = self.handler.borrow_mut();
+            let Some(handler) = handler.as_mut() else { return };
+            let locate = H::locate(call.wanted()).expect("the type was checked when the call was accepted");
+            let conn = TcpConnection::new(event_loop, &self.core);
+            let returned = self.core.collecting(event_loop, || call.run(locate(handler), &conn));
+            if let Err(error) = returned {
+                self.core.end_with_error(event_loop, error);
+            }
+        });
+        if returned.is_none() {
+            self.core.close(event_loop, CloseReason::Panicked);
         }
     }
 
@@ -303,6 +346,7 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
     fn on_notified(&self, event_loop: &EventLoop) {
         let core = &self.core;
         core.read_mailbox(event_loop);
+        core.run_calls_later(event_loop);
         match core.stage() {
             Stage::Serving => {}
             Stage::Draining => core.defer_stop(event_loop),
@@ -311,9 +355,28 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
     }
 
     fn on_deadline(&self, event_loop: &EventLoop) {
-        if self.core.check_idle(event_loop) {
+        let passed = self.core.take_passed_deadlines(event_loop);
+        let is_open = || self.core.state() != ConnectionState::Closed;
+        if passed.frame && !self.core.is_linked() {
+            self.call(event_loop, |handler, conn| handler.on_frame_timeout(conn));
+        }
+        if passed.handler && is_open() {
+            self.call(event_loop, |handler, conn| handler.on_deadline(conn));
+        }
+        if passed.idle && is_open() {
             self.call(event_loop, |handler, conn| handler.on_idle(conn));
         }
+    }
+
+    fn on_call(&self, event_loop: &EventLoop, call: &mut dyn Any) {
+        let Some(call) = call.downcast_mut::<Option<Call>>() else { return };
+        self.core.on_calls_task();
+        // Earlier requests of handles come first.
+        self.core.read_mailbox(event_loop);
+        if let Some(call) = call.take() {
+            self.core.add_call(call);
+        }
+        self.run_calls(event_loop);
     }
 
     fn on_control(&self, event_loop: &EventLoop, message: &mut dyn Any) {
@@ -338,6 +401,9 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
     }
 
     fn on_close(&self, event_loop: &EventLoop) {
+        while let Some(call) = self.core.next_call() {
+            self.run_call(event_loop, call);
+        }
         let reason = self.core.take_reason();
         let call_on_close = || {
             if let Some(handler) = self.handler.borrow_mut().as_mut() {

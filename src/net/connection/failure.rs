@@ -76,6 +76,10 @@ impl ConnectionCore {
             (CloseReason::Error(_) | CloseReason::Finished | CloseReason::RelayEnded, Some(first)) => {
                 Some(CloseReason::Error(first))
             }
+            // The deadline was set because of the handler's error.
+            (CloseReason::DeadlinePassed, Some(first)) if self.handler_failed.get() => {
+                Some(CloseReason::Error(first))
+            }
             (CloseReason::Finished, None) if self.lost.get() > 0 => {
                 let message = "the linked connection sent bytes after this one was shut down";
                 Some(CloseReason::Error(io::Error::new(io::ErrorKind::BrokenPipe, message)))

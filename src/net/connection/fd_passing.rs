@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::net::Shutdown;
 
 use super::ConnectionCore;
+use super::payload::Payload;
 use super::queue::Queue;
-use super::write::Payload;
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::event_loop::containment::logger;

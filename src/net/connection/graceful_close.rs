@@ -58,8 +58,42 @@ impl ConnectionCore {
         self.drain(event_loop);
     }
 
+    /// Closes the connection after `delay`, which replaces an earlier delay.
     pub(super) fn close_after(&self, event_loop: &EventLoop, delay: Duration) {
-        self.set_timer(event_loop, delay, CloseTimer::Delayed);
+        self.cancel_close(event_loop);
+        if self.state.get() != ConnectionState::Closed {
+            let timer = self.set_timer(event_loop, delay, CloseTimer::Delayed);
+            self.change_timers(|timers| timers.close = Some(timer));
+        }
+    }
+
+    /// Cancels [`close_after`](ConnectionCore::close_after). Returns whether it was in effect.
+    pub(super) fn cancel_close(&self, event_loop: &EventLoop) -> bool {
+        let Some(mut timers) = self.timers.take() else { return false };
+        let timer = timers.close.take();
+        self.timers.set(Some(timers));
+        timer.is_some_and(|timer| event_loop.cancel(timer))
+    }
+
+    /// The handler has returned `error`. Output that was accepted before is sent, as by a graceful
+    /// close, and then the connection closes with the error.
+    #[cold]
+    pub(super) fn end_with_error(&self, event_loop: &EventLoop, error: io::Error) {
+        if self.state.get() == ConnectionState::Closed {
+            return;
+        }
+        self.handler_failed.set(true);
+        self.send_collected(event_loop);
+        let limit = self.membership.group().limits.drain_timeout;
+        let has_output = self.unsent.borrow().is_some() && !self.has_output_failed();
+        if !has_output || self.is_linked() || limit.is_zero() {
+            return self.close(event_loop, CloseReason::Error(error));
+        }
+        self.record_error(error);
+        match self.has_close_deadline() {
+            true => self.drain(event_loop),
+            false => self.close_gracefully(event_loop, limit),
+        }
     }
 
     /// Sends `message` to this connection after a delay.

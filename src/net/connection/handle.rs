@@ -1,203 +1,25 @@
 //! [`ConnectionHandle`]: a connection, used from any thread.
-//!
-//! Requests of other threads queue in the connection's mailbox, in order. One task on the
-//! connection's loop drains all of them. The mailbox is bounded, like the output queue that it
-//! feeds.
 
+use std::any::TypeId;
 use std::fmt;
-use std::mem;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
-use super::write::{Bytes, Payload};
-use super::{ConnectionCore, ConnectionState};
+use super::calls::{Call, SendCall};
+use super::mailbox::{Mailbox, Request};
+use super::payload::Bytes;
+use super::{ConnectionCore, ConnectionId, TcpConnection};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::{EventLoop, LoopHandle, Refused};
-use crate::net::group::budget::Account;
-use crate::net::result::{CloseReason, SendError};
-
-/// What a handle requests of the connection.
-enum Request {
-    Send(Bytes),
-    Shutdown,
-    Close,
-    CloseGracefully(Duration),
-    PauseReading,
-    ResumeReading,
-}
-
-/// The requests of all handles of a connection, and the limit on their bytes.
-pub(super) struct Mailbox {
-    content: Mutex<Content>,
-    max_bytes: usize,
-    /// The memory account of the connection; these bytes are counted in it.
-    account: Arc<Account>,
-}
-
-struct Content {
-    requests: Vec<Request>,
-    /// The number of bytes that the requests are to send.
-    bytes: usize,
-    /// The memory that these bytes take.
-    memory: usize,
-    /// The number of bytes in the connection's queue, as last published by it. While it drains the
-    /// mailbox, the drained bytes count here.
-    queued: usize,
-    accepts: Accepts,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Accepts {
-    All,
-    /// The output has ended, or is about to: no more sends, for this reason.
-    NoSends(SendError),
-    Nothing,
-}
-
-impl Mailbox {
-    fn new(max_bytes: usize, queued: usize, accepts: Accepts, account: Arc<Account>) -> Mailbox {
-        let content = Content { requests: Vec::new(), bytes: 0, memory: 0, queued, accepts };
-        Mailbox { content: Mutex::new(content), max_bytes, account }
-    }
-
-    /// Adds a request. Returns `true` if the mailbox was empty, so that the loop must be notified.
-    fn push(&self, request: Request) -> Result<bool, Refused<Request, SendError>> {
-        let mut content = self.content.lock();
-        match (&request, content.accepts) {
-            (_, Accepts::Nothing) => return Err(Refused::new(request, SendError::Closed)),
-            (Request::Send(_), Accepts::NoSends(reason)) => return Err(Refused::new(request, reason)),
-            (Request::Send(bytes), Accepts::All) => {
-                let memory = bytes.memory();
-                if bytes.len() > self.max_bytes.saturating_sub(content.unsent())
-                    || self.account.budget().is_exhausted_by(memory)
-                {
-                    return Err(Refused::new(request, SendError::Full));
-                }
-                content.bytes += bytes.len();
-                content.memory += memory;
-                self.account.count(memory);
-            }
-            (Request::Shutdown | Request::CloseGracefully(_), Accepts::All) => {
-                content.accepts = Accepts::NoSends(SendError::ShutDown);
-            }
-            (Request::Shutdown | Request::CloseGracefully(_), Accepts::NoSends(_)) => {}
-            (Request::Close | Request::PauseReading | Request::ResumeReading, _) => {}
-        }
-        content.requests.push(request);
-        let is_first = content.requests.len() == 1;
-        drop(content);
-        self.account.enforce();
-        Ok(is_first)
-    }
-
-    fn take(&self) -> Vec<Request> {
-        let mut content = self.content.lock();
-        content.queued = content.unsent();
-        content.bytes = 0;
-        self.account.subtract(mem::take(&mut content.memory));
-        mem::take(&mut content.requests)
-    }
-
-    fn set_queued(&self, queued: usize) {
-        self.content.lock().queued = queued;
-    }
-
-    fn is_open(&self) -> bool {
-        self.content.lock().accepts != Accepts::Nothing
-    }
-
-    /// Refuses all later sends with `reason`. Earlier requests stay in the mailbox.
-    pub(super) fn refuse_sends(&self, reason: SendError) {
-        let mut content = self.content.lock();
-        if content.accepts != Accepts::Nothing {
-            content.accepts = Accepts::NoSends(reason);
-        }
-    }
-
-    /// Refuses all later requests and drops the pending ones. Returns how many bytes these were to
-    /// send.
-    pub(super) fn close(&self) -> usize {
-        self.content.lock().accepts = Accepts::Nothing;
-        let dropped = self.take();
-        let bytes = dropped.iter().map(|request| match request {
-            Request::Send(bytes) => bytes.len(),
-            _ => 0,
-        });
-        bytes.sum()
-    }
-}
-
-impl Content {
-    fn unsent(&self) -> usize {
-        self.bytes.saturating_add(self.queued)
-    }
-}
+use crate::net::result::{IntoHandlerResult, SendError, WithError};
 
 impl ConnectionCore {
     pub(super) fn handle(&self) -> ConnectionHandle {
-        let mailbox = self.mailbox.get_or_init(|| {
-            let accepts = match (self.state.get(), self.check_output()) {
-                (ConnectionState::Closed, _) => Accepts::Nothing,
-                (ConnectionState::Closing, Err(reason)) => Accepts::NoSends(reason),
-                _ => Accepts::All,
-            };
-            let max_bytes = self.membership.group().limits.max_unsent;
-            let account = Arc::clone(self.membership.account());
-            Arc::new(Mailbox::new(max_bytes, self.unsent_in_memory(), accepts, account))
-        });
         ConnectionHandle {
             event_loop: self.membership.event_loop().clone(),
-            id: self.id,
-            mailbox: Arc::clone(mailbox),
-        }
-    }
-
-    pub(in crate::net) fn read_mailbox(&self, event_loop: &EventLoop) {
-        let Some(mailbox) = self.mailbox.get() else { return };
-        let requests = mailbox.take();
-        if requests.is_empty() {
-            return;
-        }
-        // Bytes sent through a handle are unsolicited, even if the mailbox is drained by a send of
-        // the handler while it is given input. So they are not collected together with its replies.
-        self.send_collected(event_loop);
-        let replying = self.replying.replace(false);
-        self.collecting(event_loop, || self.run_requests(event_loop, requests));
-        // Still collected if a callback is running.
-        self.send_collected(event_loop);
-        self.replying.set(replying);
-        self.publish_queued();
-    }
-
-    fn run_requests(&self, event_loop: &EventLoop, requests: Vec<Request>) {
-        for request in requests {
-            match request {
-                Request::Shutdown => self.shutdown(event_loop),
-                Request::Close => self.close(event_loop, CloseReason::Closed),
-                Request::CloseGracefully(within) => self.close_gracefully(event_loop, within),
-                Request::PauseReading => self.pause_reading(event_loop),
-                Request::ResumeReading => self.resume_reading_remotely(event_loop),
-                Request::Send(bytes) => {
-                    if let Err(refused) = self.send(event_loop, bytes) {
-                        let reason = refused.reason();
-                        // These bytes were accepted, so they cannot be left out of the stream. The
-                        // stream ends here, and they count as unsent.
-                        self.count_lost(refused.into_inner().len());
-                        if !self.has_output_failed() {
-                            self.close(event_loop, CloseReason::Error(reason.into()));
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Publishes how many bytes are queued, so that other threads stay within the limit.
-    pub(super) fn publish_queued(&self) {
-        if let Some(mailbox) = self.mailbox.get() {
-            mailbox.set_queued(self.unsent_in_memory());
+            channel: self.id,
+            mailbox: Arc::clone(self.mailbox()),
         }
     }
 }
@@ -229,11 +51,16 @@ impl ConnectionCore {
 #[derive(Clone)]
 pub struct ConnectionHandle {
     event_loop: LoopHandle,
-    id: ChannelId,
+    channel: ChannelId,
     mailbox: Arc<Mailbox>,
 }
 
 impl ConnectionHandle {
+    /// The id of the connection.
+    pub fn id(&self) -> ConnectionId {
+        self.mailbox.id
+    }
+
     /// Sends `bytes` after everything sent before through any handle of the connection.
     ///
     /// From any thread. Bytes that the connection's own callbacks send after this has returned go
@@ -273,7 +100,117 @@ impl ConnectionHandle {
     ///
     /// From any thread; takes a lock that is held only briefly.
     pub fn unsent(&self) -> usize {
-        if self.event_loop.is_inherited() { 0 } else { self.mailbox.content.lock().unsent() }
+        if self.event_loop.is_inherited() { 0 } else { self.mailbox.unsent() }
+    }
+
+    /// The part of the [unsent](ConnectionHandle::unsent) bytes that the connection's loop has not
+    /// taken yet. If most bytes are in transit, the loop is slow; otherwise the peer is.
+    ///
+    /// From any thread; takes a lock that is held only briefly.
+    pub fn in_transit(&self) -> usize {
+        if self.event_loop.is_inherited() { 0 } else { self.mailbox.in_transit() }
+    }
+
+    /// Calls `call` with the connection's handler, on the connection's loop. The type of the first
+    /// parameter selects the handler: the one that was created for the connection, or the frame
+    /// handler inside a [`Framed`](crate::codec::Framed). An error that `call` returns closes the
+    /// connection, as if a callback had returned it.
+    ///
+    /// From any thread. On the connection's own loop the call runs before this returns, unless a
+    /// callback of the connection is running; then it runs after that callback. On other threads
+    /// it is queued. Requests of handles and calls run in order.
+    ///
+    /// An accepted call always runs. If the connection closes first, it runs right before
+    /// [`on_close`](crate::ConnectionHandler::on_close), and
+    /// [`state`](TcpConnection::state) is `Closed`. The exception is a connection whose factory
+    /// panics: it has no handler, and the call is dropped.
+    ///
+    /// ```
+    /// use reveille::{Buffer, ConnectionHandle, ConnectionHandler, TcpConnection};
+    /// use std::io;
+    ///
+    /// struct Session {
+    ///     topics: Vec<String>,
+    /// }
+    ///
+    /// impl ConnectionHandler for Session {
+    ///     fn on_message(&mut self, _: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+    ///         self.topics.push(String::from_utf8_lossy(input.take_all()).into_owned());
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// /// On any thread.
+    /// fn publish(connection: &ConnectionHandle, topic: String, news: String) -> io::Result<()> {
+    ///     connection.with(move |session: &mut Session, conn| {
+    ///         if session.topics.contains(&topic) { conn.send(news) } else { Ok(()) }
+    ///     })?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// - [`WithError::Closed`] if the connection is closed.
+    /// - [`WithError::WrongHandler`] if the handler has another type.
+    ///
+    /// The error returns `call`.
+    pub fn with<H, F, R>(&self, call: F) -> Result<(), Refused<F, WithError>>
+    where
+        H: 'static,
+        F: FnOnce(&mut H, &TcpConnection<'_>) -> R + Send + 'static,
+        R: IntoHandlerResult,
+    {
+        if let Some(event_loop) = self.event_loop.local_loop() {
+            return self.with_local(&event_loop, call);
+        }
+        if let Err(reason) = self.check_handler::<H>() {
+            return Err(Refused::new(call, reason));
+        }
+        match self.mailbox.push_call(call, SendCall::new) {
+            Err(call) => Err(Refused::new(call, WithError::Closed)),
+            Ok(is_first) => {
+                if is_first {
+                    self.notify();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Same as [`with`](ConnectionHandle::with), for a caller on the connection's own loop; `call`
+    /// need not be `Send`.
+    ///
+    /// # Errors
+    /// Same as [`with`](ConnectionHandle::with), and [`WithError::WrongLoop`] if `event_loop` is
+    /// not the loop of the connection.
+    pub fn with_local<H, F, R>(&self, event_loop: &EventLoop, call: F) -> Result<(), Refused<F, WithError>>
+    where
+        H: 'static,
+        F: FnOnce(&mut H, &TcpConnection<'_>) -> R + 'static,
+        R: IntoHandlerResult,
+    {
+        let checked = match self.event_loop.is_in_loop_thread() {
+            false if !self.event_loop.is_terminated() => Err(WithError::WrongLoop),
+            _ => self.check_handler::<H>(),
+        };
+        match checked {
+            Ok(()) if self.mailbox.is_open() && event_loop.is_registered(self.channel) => {
+                event_loop.call_source(self.channel, &mut Some(Call::new(call)));
+                Ok(())
+            }
+            Ok(()) => Err(Refused::new(call, WithError::Closed)),
+            Err(reason) => Err(Refused::new(call, reason)),
+        }
+    }
+
+    fn check_handler<H: 'static>(&self) -> Result<(), WithError> {
+        if self.event_loop.is_inherited() {
+            Err(WithError::Closed)
+        } else if !(self.mailbox.has_handler)(TypeId::of::<H>()) {
+            Err(WithError::WrongHandler)
+        } else {
+            Ok(())
+        }
     }
 
     /// Shuts the connection down, same as
@@ -321,8 +258,12 @@ impl ConnectionHandle {
         let _ = self.request(Request::ResumeReading);
     }
 
-    pub(super) fn id(&self) -> ChannelId {
-        self.id
+    pub(super) fn channel(&self) -> ChannelId {
+        self.channel
+    }
+
+    pub(super) fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
     }
 
     /// Whether the connection is not closed, as far as is known here.
@@ -335,16 +276,21 @@ impl ConnectionHandle {
         &self.event_loop
     }
 
-    fn request(&self, request: Request) -> Result<(), Refused<Request, SendError>> {
+    pub(super) fn request(&self, request: Request) -> Result<(), Refused<Request, SendError>> {
         if self.event_loop.is_inherited() {
             return Err(Refused::new(request, SendError::Closed));
         }
         if self.mailbox.push(request)? {
-            let id = self.id;
-            // If the loop is gone, the connection's close has counted the request, or will.
-            self.event_loop.post_internal(move |event_loop| event_loop.notify(id));
+            self.notify();
         }
         Ok(())
+    }
+
+    /// Queues the task that drains the mailbox. If the loop is gone, the connection's close has
+    /// drained it, or will.
+    fn notify(&self) {
+        let id = self.channel;
+        self.event_loop.post_internal(move |event_loop| _ = event_loop.call_source(id, &mut None::<Call>));
     }
 
     /// Same as [`request`](ConnectionHandle::request). On the connection's own loop, the request
@@ -354,14 +300,32 @@ impl ConnectionHandle {
             return self.request(request);
         }
         self.mailbox.push(request)?;
-        let id = self.id;
+        let id = self.channel;
         self.event_loop.run_internal(move |event_loop| event_loop.notify(id));
         Ok(())
     }
 }
 
+impl PartialEq for ConnectionHandle {
+    /// Two handles are equal if they refer to the same connection.
+    fn eq(&self, other: &ConnectionHandle) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for ConnectionHandle {}
+
+impl Hash for ConnectionHandle {
+    fn hash<S: Hasher>(&self, state: &mut S) {
+        self.id().hash(state);
+    }
+}
+
 impl fmt::Debug for ConnectionHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectionHandle").field("open", &self.is_open()).finish_non_exhaustive()
+        f.debug_struct("ConnectionHandle")
+            .field("id", &self.id())
+            .field("open", &self.is_open())
+            .finish_non_exhaustive()
     }
 }

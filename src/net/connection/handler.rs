@@ -1,5 +1,6 @@
 //! The callbacks of a connection.
 
+use std::any::{Any, TypeId};
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,9 +24,10 @@ use crate::net::result::{CloseReason, IntoHandlerResult};
 /// Bytes sent at any other time are unsolicited, and never stop the connection from reading. See
 /// [`water_marks`](crate::net::ConnectionLimits::water_marks).
 ///
-/// A callback that returns an error closes its connection, and
-/// [`on_close`](ConnectionHandler::on_close) receives the error. A panic also closes the
-/// connection. Other connections are not affected.
+/// A callback that returns an error closes its connection. Output that was accepted before is still
+/// sent, within the [drain timeout](crate::net::ConnectionLimits::drain_timeout); the only later
+/// callback is [`on_close`](ConnectionHandler::on_close), which receives the error. A panic closes
+/// the connection at once. Other connections are not affected.
 ///
 /// ```
 /// use reveille::{Buffer, ConnectionHandler, TcpConnection};
@@ -133,13 +135,16 @@ pub trait ConnectionHandler: 'static {
     /// The peer has shut down its sending side (FIN); it may still read. All its bytes have been
     /// passed to [`on_message`](ConnectionHandler::on_message).
     ///
-    /// Default: [shuts down](TcpConnection::shutdown) this end too. Accepted output is still sent,
-    /// and then the connection closes.
+    /// Default: shuts down this end too, [when no work is
+    /// outstanding](TcpConnection::shutdown_after_work). Accepted output is still sent, and then
+    /// the connection closes. A handler whose replies are computed elsewhere either declares that
+    /// work, by [`reserve_reply`](TcpConnection::reserve_reply) or
+    /// [`keep_open`](TcpConnection::keep_open), or overrides this callback.
     ///
     /// # Errors
     /// Returned by the implementation; the connection is closed.
     fn on_peer_shutdown(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-        conn.shutdown();
+        conn.shutdown_after_work();
         Ok(())
     }
 
@@ -152,6 +157,26 @@ pub trait ConnectionHandler: 'static {
     /// Returned by the implementation; the connection is closed.
     fn on_idle(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         conn.close_for(CloseReason::Idle);
+        Ok(())
+    }
+
+    /// The [deadline](TcpConnection::set_deadline) of the connection has passed. It is no longer
+    /// set.
+    ///
+    /// Default: closes the connection with [`CloseReason::TimedOut`].
+    ///
+    /// # Errors
+    /// Returned by the implementation; the connection is closed.
+    fn on_deadline(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        conn.close_for(CloseReason::TimedOut);
+        Ok(())
+    }
+
+    /// The deadline of an incomplete frame has passed, see
+    /// [`Framed::frame_timeout`](crate::codec::Framed::frame_timeout).
+    #[doc(hidden)]
+    fn on_frame_timeout(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        let _ = conn;
         Ok(())
     }
 
@@ -172,6 +197,19 @@ pub trait ConnectionHandler: 'static {
     /// [`unsent`](TcpConnection::unsent) still counts are lost.
     fn on_close(&mut self, conn: &TcpConnection<'_>, reason: &CloseReason) {
         let _ = (conn, reason);
+    }
+
+    /// Returns how to get from this handler to the one of type `wanted`: to itself, or to one
+    /// inside. `None` if there is none.
+    ///
+    /// Only a handler that wraps another one overrides this, such as
+    /// [`Framed`](crate::codec::Framed). It is a static function, so that a handle knows on any
+    /// thread whether a type is right.
+    fn locate(wanted: TypeId) -> Option<fn(&mut Self) -> &mut dyn Any>
+    where
+        Self: Sized,
+    {
+        (wanted == TypeId::of::<Self>()).then_some(|this: &mut Self| this as &mut dyn Any)
     }
 }
 

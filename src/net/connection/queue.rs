@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -34,7 +35,12 @@ const BYTES_PER_TURN: u64 = 1024 * 1024;
 /// Bytes and file ranges that are waiting to be sent.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
+    /// Output that can be sent now.
     segments: VecDeque<Segment>,
+    /// The reserved places of replies, in order. The first of them follows the segments.
+    places: VecDeque<Place>,
+    /// The number of the first place.
+    first_place: u64,
     /// The number of unsent bytes in memory.
     in_memory: usize,
     /// The memory that the segments take, including bytes already sent.
@@ -68,6 +74,14 @@ enum Segment {
         bytes: Vec<u8>,
         descriptors: Vec<OwnedFd>,
     },
+}
+
+/// The place of a reply that is filled later.
+#[derive(Debug, Default)]
+struct Place {
+    reply: Option<Vec<u8>>,
+    /// Output that was queued after the place was reserved.
+    after: VecDeque<Segment>,
 }
 
 impl Segment {
@@ -105,7 +119,17 @@ pub(super) enum WriteOutcome {
 
 impl Queue {
     pub(super) fn is_empty(&self) -> bool {
-        self.segments.is_empty()
+        self.segments.is_empty() && self.places.is_empty()
+    }
+
+    /// Whether there is output that does not wait for a reply.
+    pub(super) fn is_sendable(&self) -> bool {
+        !self.segments.is_empty()
+    }
+
+    /// The number of reserved places.
+    pub(super) fn places(&self) -> usize {
+        self.places.len()
     }
 
     /// The number of queued bytes.
@@ -123,9 +147,14 @@ impl Queue {
         self.memory
     }
 
+    /// The segments that new output is appended to.
+    fn tail(&mut self) -> &mut VecDeque<Segment> {
+        self.places.back_mut().map_or(&mut self.segments, |place| &mut place.after)
+    }
+
     fn add(&mut self, segment: Segment) {
         self.memory += segment.memory();
-        self.segments.push_back(segment);
+        self.tail().push_back(segment);
     }
 
     fn pop_front_segment(&mut self) {
@@ -140,16 +169,7 @@ impl Queue {
             return;
         }
         self.in_memory += bytes.len();
-        if let Some(Segment::Owned { bytes: last, .. }) = self.segments.back_mut() {
-            let len = last.len() + bytes.len();
-            if len <= last.capacity() || len <= PIECE {
-                let before = last.capacity();
-                last.extend_from_slice(bytes);
-                self.memory += last.capacity() - before;
-                return;
-            }
-        }
-        self.add(Segment::Owned { bytes: bytes.to_vec(), sent: 0 });
+        self.memory += append_copy(self.tail(), bytes);
     }
 
     /// Appends `bytes` without the first `sent`, which the kernel has taken.
@@ -191,7 +211,7 @@ impl Queue {
     /// # Errors
     /// Same as [`write_to`](Queue::write_to); the file stays queued.
     pub(super) fn read_small_file(&mut self, available: usize) -> io::Result<()> {
-        let Some(Segment::File { file, offset, left }) = self.segments.back() else { return Ok(()) };
+        let Some(Segment::File { file, offset, left }) = self.tail().back() else { return Ok(()) };
         if *left > SMALL_FILE.min(available as u64) {
             return Ok(());
         }
@@ -211,16 +231,63 @@ impl Queue {
 
     /// Removes the last file, if nothing has been queued after it.
     pub(super) fn pop_last_file(&mut self) -> Option<OwnedFd> {
-        match self.segments.pop_back()? {
+        match self.tail().pop_back()? {
             Segment::File { file, left, .. } => {
                 self.in_files -= left;
                 self.files -= 1;
                 Some(file)
             }
             other => {
-                self.segments.push_back(other);
+                self.tail().push_back(other);
                 None
             }
+        }
+    }
+
+    /// Reserves the next place for a reply, and returns its number.
+    pub(super) fn reserve(&mut self) -> u64 {
+        self.places.push_back(Place::default());
+        self.first_place + self.places.len() as u64 - 1
+    }
+
+    /// Fills a place. Returns whether it exists.
+    pub(super) fn fill(&mut self, number: u64, reply: Vec<u8>) -> bool {
+        let index = number.checked_sub(self.first_place).and_then(|index| usize::try_from(index).ok());
+        let Some(place) = index.and_then(|index| self.places.get_mut(index)) else { return false };
+        self.in_memory += reply.len();
+        self.memory += reply.capacity();
+        self.replies.add(reply.len());
+        place.reply = Some(reply);
+        true
+    }
+
+    /// Makes the filled replies before the first open place sendable, with the output after each.
+    /// Returns whether there were any.
+    pub(super) fn release(&mut self) -> bool {
+        let mut released = false;
+        while self.places.front().is_some_and(|place| place.reply.is_some()) {
+            let Place { reply, after } = self.places.pop_front().unwrap_or_default();
+            self.first_place += 1;
+            let reply = Segment::Owned { bytes: reply.unwrap_or_default(), sent: 0 };
+            for segment in iter::once(reply).chain(after) {
+                self.release_segment(segment);
+            }
+            released = true;
+        }
+        released
+    }
+
+    /// Appends a segment that is counted already. A small one is copied, so that one system call
+    /// sends many of them.
+    fn release_segment(&mut self, segment: Segment) {
+        match &segment {
+            Segment::Owned { bytes, .. } if bytes.len() < PIECE / 16 => {
+                self.memory -= segment.memory();
+                if !bytes.is_empty() {
+                    self.memory += append_copy(&mut self.segments, bytes);
+                }
+            }
+            _ => self.segments.push_back(segment),
         }
     }
 
@@ -232,7 +299,8 @@ impl Queue {
 
     /// The number of descriptors that are waiting to be sent.
     pub(super) fn descriptors(&self) -> usize {
-        let waiting = self.segments.iter().map(|segment| match segment {
+        let held = self.places.iter().flat_map(|place| &place.after);
+        let waiting = self.segments.iter().chain(held).map(|segment| match segment {
             Segment::WithFds { descriptors, .. } => descriptors.len(),
             _ => 0,
         });
@@ -246,7 +314,7 @@ impl Queue {
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a file is shorter than promised.
     pub(super) fn write_to(&mut self, socket: BorrowedFd<'_>) -> io::Result<WriteOutcome> {
         let mut budget = BYTES_PER_TURN;
-        while budget > 0 && !self.is_empty() {
+        while budget > 0 && self.is_sendable() {
             let (wrote, offered) = match self.segments.front() {
                 Some(Segment::File { .. }) => (self.write_file(socket, budget)?, 0),
                 Some(Segment::WithFds { .. }) => match self.write_with_fds(socket) {
@@ -347,6 +415,22 @@ impl Queue {
         }
         Ok(taken)
     }
+}
+
+/// Appends a copy of `bytes`, which are not empty. Returns by how much the memory grows.
+fn append_copy(segments: &mut VecDeque<Segment>, bytes: &[u8]) -> usize {
+    if let Some(Segment::Owned { bytes: last, .. }) = segments.back_mut() {
+        let len = last.len() + bytes.len();
+        if len <= last.capacity() || len <= PIECE {
+            let before = last.capacity();
+            last.extend_from_slice(bytes);
+            return last.capacity() - before;
+        }
+    }
+    let copy = bytes.to_vec();
+    let memory = copy.capacity();
+    segments.push_back(Segment::Owned { bytes: copy, sent: 0 });
+    memory
 }
 
 fn file_too_short(missing: u64) -> io::Error {

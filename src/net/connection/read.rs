@@ -33,6 +33,8 @@ impl ReadBlocks {
     pub(super) const HIGH_WATER: ReadBlocks = ReadBlocks(1 << 1);
     /// The linked connection has too many unsent bytes.
     pub(super) const RELAY: ReadBlocks = ReadBlocks(1 << 2);
+    /// As many replies as the limit allows are reserved and not filled.
+    pub(super) const REPLIES: ReadBlocks = ReadBlocks(1 << 3);
 
     pub(super) fn is_empty(self) -> bool {
         self == ReadBlocks::NONE

@@ -66,8 +66,10 @@ impl From<&CloseReason> for LinkEnd {
     fn from(reason: &CloseReason) -> LinkEnd {
         match reason {
             CloseReason::Finished => LinkEnd::Finished,
-            CloseReason::Closed | CloseReason::RelayEnded | CloseReason::Idle => LinkEnd::Closed,
-            CloseReason::Error(_) | CloseReason::Panicked => LinkEnd::Broken,
+            CloseReason::Closed | CloseReason::RelayEnded | CloseReason::Idle | CloseReason::TimedOut => {
+                LinkEnd::Closed
+            }
+            CloseReason::Error(_) | CloseReason::Panicked | CloseReason::ReplyDropped => LinkEnd::Broken,
             CloseReason::DeadlinePassed
             | CloseReason::MemoryLimit
             | CloseReason::Stopped
@@ -83,12 +85,12 @@ impl ConnectionCore {
         if !other.event_loop().is_in_loop_thread() {
             return refuse(io::ErrorKind::InvalidInput, "the other connection is on another loop");
         }
-        if other.id() == self.id {
+        if other.channel() == self.id {
             return refuse(io::ErrorKind::InvalidInput, "a connection cannot be linked to itself");
         }
         let mut message = RelayMessage::Link { with: self.id, linked: false };
         let refused = !self.can_be_linked()
-            || !event_loop.send_control(other.id(), &mut message)
+            || !event_loop.send_control(other.channel(), &mut message)
             || matches!(message, RelayMessage::Link { linked: false, .. });
         if refused {
             return refuse(
@@ -96,7 +98,7 @@ impl ConnectionCore {
                 "one of the connections is not open, or is already linked",
             );
         }
-        self.link(event_loop, other.id());
+        self.link(event_loop, other.channel());
         Ok(())
     }
 

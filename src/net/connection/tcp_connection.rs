@@ -1,19 +1,21 @@
 //! [`TcpConnection`]: the view of a connection that its handler's callbacks get.
 
 mod descriptors;
+mod ending;
 mod socket;
+pub(super) mod timers;
 
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::handle::ConnectionHandle;
-use super::write::Bytes;
-use super::{ConnectionCore, ConnectionState};
+use super::ordered_replies::ReplySlot;
+use super::payload::Bytes;
+use super::{ConnectionCore, ConnectionId, ConnectionState};
 use crate::event_loop::{EventLoop, Refused};
-use crate::net::result::{CloseReason, SendError};
+use crate::net::result::SendError;
 
 /// A TCP or Unix-socket connection, on its loop's thread, for the duration of a callback.
 ///
@@ -43,6 +45,11 @@ impl<'a> TcpConnection<'a> {
     /// The loop of the connection.
     pub fn event_loop(&self) -> &'a EventLoop {
         self.event_loop
+    }
+
+    /// The id of the connection.
+    pub fn id(&self) -> ConnectionId {
+        self.core.connection_id
     }
 
     /// Returns a handle that can be stored and used from any thread.
@@ -189,93 +196,26 @@ impl<'a> TcpConnection<'a> {
         self.ordered_core().send_file(self.event_loop, file.into(), offset, length)
     }
 
+    /// Reserves the next place in the output for a reply that is computed elsewhere. Output that is
+    /// sent after this call leaves after the slot is filled. Replies therefore leave in the order
+    /// of the requests, however long each takes.
+    ///
+    /// Open slots are outstanding work: a [shutdown](TcpConnection::shutdown) sends the FIN after
+    /// them. At [`max_open_replies`](crate::net::ConnectionLimits::max_open_replies) slots the
+    /// connection stops reading until one is free.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] and [`SendError::ShutDown`] as from [`send`](TcpConnection::send).
+    /// [`SendError::Full`] if the maximum of slots is reserved: a handler that reads several
+    /// requests from one input leaves the rest there, and gets it again when a slot is free.
+    pub fn reserve_reply(&self) -> Result<ReplySlot, SendError> {
+        self.ordered_core().reserve_reply(self.event_loop)
+    }
+
     /// Drains the handle mailbox first, so that sends stay ordered.
     fn ordered_core(&self) -> &'a ConnectionCore {
         self.core.read_mailbox(self.event_loop);
         self.core
-    }
-
-    /// Half-closes the connection: the queue is sent, then the FIN. The connection still receives,
-    /// and closes when the peer has sent its FIN too.
-    ///
-    /// A peer that never does so keeps the connection open: see
-    /// [`close_after`](TcpConnection::close_after).
-    pub fn shutdown(&self) {
-        self.core.shutdown(self.event_loop);
-    }
-
-    /// Closes the connection now. What the current callback has sent is offered to the kernel.
-    /// Queued output and unread input are lost. If there is either, the
-    /// connection is reset, so that the peer does not take a truncated stream for a complete one. A
-    /// Unix socket has no reset.
-    pub fn close(&self) {
-        self.core.close(self.event_loop, CloseReason::Closed);
-    }
-
-    /// Closes the connection now, for one of the crate's own reasons.
-    pub(crate) fn close_for(&self, reason: CloseReason) {
-        self.core.close(self.event_loop, reason);
-    }
-
-    /// Closes the connection after `delay`, unless it has closed by then.
-    pub fn close_after(&self, delay: Duration) {
-        self.core.close_after(self.event_loop, delay);
-    }
-
-    /// Sets the idle timeout, replacing that of the server or client; `None` disables it. The
-    /// timeout restarts now.
-    ///
-    /// A connection is idle while no byte is received, and none is taken by the kernel for sending.
-    /// At the timeout [`on_idle`](crate::ConnectionHandler::on_idle) is called, which closes the
-    /// connection by default.
-    ///
-    /// Activity costs a few nanoseconds per message: no system call, and no timer is moved.
-    ///
-    /// # Panics
-    /// If the timeout is zero.
-    #[track_caller]
-    pub fn set_idle_timeout(&self, timeout: Option<Duration>) {
-        self.core.set_idle_timeout(self.event_loop, timeout);
-    }
-
-    /// Closes the connection gracefully, `within` a deadline: the queue is sent, then the FIN, and
-    /// the connection closes once the peer has sent its FIN and acknowledged all data
-    /// ([`CloseReason::Finished`]). At the deadline the connection is reset instead
-    /// ([`CloseReason::DeadlinePassed`]), and neither end keeps any state. A Unix socket has no
-    /// reset; its peer sees an end of input.
-    ///
-    /// Further input is discarded: [`on_message`](crate::ConnectionHandler::on_message) and
-    /// [`on_peer_shutdown`](crate::ConnectionHandler::on_peer_shutdown) are not called again. In
-    /// [`on_close`](crate::ConnectionHandler::on_close),
-    /// [`undelivered`](TcpConnection::undelivered) returns the number of bytes that were not
-    /// acknowledged. Calling this again sets a new deadline.
-    ///
-    /// ```
-    /// use reveille::{Buffer, ConnectionHandler, TcpConnection};
-    /// use reveille::net::CloseReason;
-    /// use std::io;
-    /// use std::time::Duration;
-    ///
-    /// struct EchoOnce;
-    ///
-    /// impl ConnectionHandler for EchoOnce {
-    ///     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
-    ///         conn.send(input.take_all())?;
-    ///         conn.close_gracefully(Duration::from_secs(10));
-    ///         Ok(())
-    ///     }
-    ///
-    ///     fn on_close(&mut self, conn: &TcpConnection, reason: &CloseReason) {
-    ///         match conn.undelivered() {
-    ///             Ok(0) => println!("{}: all bytes delivered", conn.peer()),
-    ///             Ok(bytes) => println!("{}: {bytes} bytes undelivered: {reason}", conn.peer()),
-    ///             Err(error) => println!("{}: {error}", conn.peer()),
-    ///         }
-    ///     }
-    /// }
-    /// ```
-    pub fn close_gracefully(&self, within: Duration) {
-        self.core.close_gracefully(self.event_loop, within);
     }
 
     /// Relays between this connection and another one of the same loop: from now on the input of
@@ -366,6 +306,11 @@ impl<'a> TcpConnection<'a> {
     /// them. Within a callback for a message, the bytes being delivered are not counted.
     pub fn unread(&self) -> usize {
         self.core.unread_len()
+    }
+
+    /// Whether this end has shut the connection down.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.core.check_output() == Err(SendError::ShutDown)
     }
 
     /// Whether the handler gets no input for now, or no more at all: paused by the user or by

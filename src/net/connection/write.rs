@@ -4,143 +4,18 @@
 //! queue. The queue is bounded, and a send that would exceed the limit is refused as a whole, so a
 //! stream never has a gap. A connection with nothing queued has no queue.
 
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::io::{self};
+use std::os::fd::AsFd;
 
+use super::payload::Payload;
 use super::queue::{Queue, WriteOutcome};
 use super::read::ReadBlocks;
 use super::{ConnectionCore, ConnectionState, OUTPUT};
-use crate::buffer::Buffer;
 use crate::event_loop::{EventLoop, Refused};
 use crate::net::result::SendError;
 use crate::net::sys::fd_passing::is_too_many_refs;
-use crate::net::sys::stream::{self, Transferred};
+use crate::net::sys::stream::Transferred;
 use crate::readiness::Readiness;
-
-/// Bytes to be sent, in one of the forms that callers pass.
-pub(super) trait Payload {
-    fn len(&self) -> usize;
-
-    /// Offers all of the bytes to the kernel, in one call.
-    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred>;
-
-    /// Queues the bytes after the first `sent`; there is at least one.
-    fn queue(self, queue: &mut Queue, sent: usize);
-
-    /// Appends a copy of the bytes. Returns `false` if the payload is more than bytes.
-    fn append_to(&self, output: &mut Buffer) -> bool;
-}
-
-impl Payload for &[u8] {
-    fn len(&self) -> usize {
-        <[u8]>::len(self)
-    }
-
-    #[inline]
-    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
-        stream::send(socket, self)
-    }
-
-    fn queue(self, queue: &mut Queue, sent: usize) {
-        queue.push(&self[sent..]);
-    }
-
-    #[inline]
-    fn append_to(&self, output: &mut Buffer) -> bool {
-        output.append(self);
-        true
-    }
-}
-
-impl Payload for Vec<u8> {
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
-        stream::send(socket, self)
-    }
-
-    fn queue(self, queue: &mut Queue, sent: usize) {
-        queue.push_owned(self, sent);
-    }
-
-    fn append_to(&self, output: &mut Buffer) -> bool {
-        output.append(self);
-        true
-    }
-}
-
-/// Bytes that can be queued without a copy.
-pub(super) enum Bytes {
-    Owned(Vec<u8>),
-    Shared(Arc<[u8]>),
-}
-
-impl Bytes {
-    /// The memory that they take, as counted by [`Queue::memory`].
-    pub(super) fn memory(&self) -> usize {
-        match self {
-            Bytes::Owned(bytes) => bytes.capacity(),
-            Bytes::Shared(bytes) => bytes.len() / Arc::strong_count(bytes),
-        }
-    }
-}
-
-impl Payload for Bytes {
-    fn len(&self) -> usize {
-        match self {
-            Bytes::Owned(bytes) => bytes.len(),
-            Bytes::Shared(bytes) => bytes.len(),
-        }
-    }
-
-    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
-        match self {
-            Bytes::Owned(bytes) => stream::send(socket, bytes),
-            Bytes::Shared(bytes) => stream::send(socket, bytes),
-        }
-    }
-
-    fn queue(self, queue: &mut Queue, sent: usize) {
-        match self {
-            Bytes::Owned(bytes) => queue.push_owned(bytes, sent),
-            Bytes::Shared(bytes) => queue.push_shared(bytes, sent),
-        }
-    }
-
-    fn append_to(&self, output: &mut Buffer) -> bool {
-        match self {
-            Bytes::Owned(bytes) => output.append(bytes),
-            Bytes::Shared(bytes) => output.append(bytes),
-        }
-        true
-    }
-}
-
-impl Payload for &[IoSlice<'_>] {
-    fn len(&self) -> usize {
-        self.iter().map(|slice| slice.len()).sum()
-    }
-
-    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
-        stream::send_vectored(socket, self)
-    }
-
-    fn queue(self, queue: &mut Queue, mut sent: usize) {
-        for slice in self {
-            let skipped = sent.min(slice.len());
-            queue.push(&slice[skipped..]);
-            sent -= skipped;
-        }
-    }
-
-    fn append_to(&self, output: &mut Buffer) -> bool {
-        self.iter().for_each(|slice| output.append(slice));
-        true
-    }
-}
 
 /// A connection with nothing queued may send at most this much without a check of the memory
 /// budget.
@@ -336,7 +211,11 @@ impl ConnectionCore {
     /// rejects makes the socket writable once more, so the loop would spin.
     #[inline]
     pub(in crate::net) fn has_output(&self) -> bool {
-        (self.wants_drained.get() || self.unsent.borrow().is_some()) && !self.is_fd_retry_armed.get()
+        let has_output = match &*self.unsent.borrow() {
+            None => self.wants_drained.get(),
+            Some(queue) => queue.is_sendable(),
+        };
+        has_output && !self.is_fd_retry_armed.get()
     }
 
     /// Writes as much of the queue as the kernel takes.
@@ -388,77 +267,14 @@ impl ConnectionCore {
             }
         }
         self.resume_linked(event_loop);
-        if left == 0 {
+        let drained = self.unsent.borrow().is_none();
+        if drained {
             self.wants_drained.set(false);
             if self.state.get() == ConnectionState::Closing {
                 self.send_fin(event_loop);
             }
         }
         self.update_wanted(event_loop);
-        Flushed { low, drained: left == 0 }
-    }
-
-    pub(super) fn shutdown(&self, event_loop: &EventLoop) {
-        if !self.drain_last_sends(event_loop) {
-            return;
-        }
-        self.state.set(ConnectionState::Closing);
-        if self.unsent.borrow().is_none() {
-            self.send_fin(event_loop);
-        }
-    }
-
-    /// Sends the FIN of a connection that is about to be reset, if everything is sent and it is not
-    /// relayed. A peer that has received everything then reads a normal end of input; for any other
-    /// peer the reset overtakes the FIN. A connection that was shut down when the stop began ends
-    /// in the same way, so peers see no difference if the stop was noticed late.
-    pub(super) fn send_fin_before_reset(&self, event_loop: &EventLoop) {
-        // A forked child leaves the socket untouched.
-        if self.membership.group().is_inherited() {
-            return;
-        }
-        let is_whole =
-            self.drain_last_sends(event_loop) && self.unsent.borrow().is_none() && !self.is_relaying();
-        // An error means that the peer has closed; the reset follows in any case.
-        self.fin_sent
-            .set(self.fin_sent.get() || (is_whole && stream::shutdown_write(self.fd.as_fd()).is_ok()));
-    }
-
-    /// Drains the mailbox, whose bytes go out before the FIN, and refuses further sends. Returns
-    /// whether the connection is still open.
-    fn drain_last_sends(&self, event_loop: &EventLoop) -> bool {
-        if self.state.get() != ConnectionState::Open {
-            return false;
-        }
-        if let Some(mailbox) = self.mailbox.get() {
-            mailbox.refuse_sends(SendError::ShutDown);
-            self.read_mailbox(event_loop);
-        }
-        self.send_collected(event_loop);
-        // The mailbox may have contained a shutdown or close.
-        self.state.get() == ConnectionState::Open
-    }
-
-    /// Sends the FIN, after all other output.
-    fn send_fin(&self, event_loop: &EventLoop) {
-        if self.ends_by_reset() {
-            return self.finish_delivery(event_loop);
-        }
-        if self.peer_finished.get() {
-            // No more input can arrive and none is unread, so the close sends the FIN as well,
-            // unless it has to wait for something.
-            self.close_if_finished(event_loop);
-            if self.state.get() == ConnectionState::Closed {
-                return;
-            }
-        }
-        match stream::shutdown_write(self.fd.as_fd()) {
-            Ok(()) => {
-                self.fin_sent.set(true);
-                self.close_if_finished(event_loop);
-                self.finish_delivery(event_loop);
-            }
-            Err(error) => self.fail_output(event_loop, error),
-        }
+        Flushed { low, drained }
     }
 }

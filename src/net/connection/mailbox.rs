@@ -1,0 +1,302 @@
+//! The mailbox of a connection: what its handles have requested, in order.
+//!
+//! Requests of other threads queue here. One task on the connection's loop drains all of them. The
+//! bytes in the mailbox are bounded, like the output queue that they go to.
+
+use std::any::TypeId;
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::calls::{Call, SendCall};
+use super::payload::{Bytes, Payload};
+use super::{ConnectionCore, ConnectionId, ConnectionState};
+use crate::event_loop::{EventLoop, Refused};
+use crate::net::group::budget::Account;
+use crate::net::result::{CloseReason, SendError};
+
+/// What a handle requests of the connection.
+pub(super) enum Request {
+    Send(Bytes),
+    /// Fills the reserved reply of this number.
+    Reply(u64, Vec<u8>),
+    /// A reserved reply will not be filled.
+    DropReply,
+    Call(SendCall),
+    /// No work is outstanding any longer.
+    WorkEnded,
+    Shutdown,
+    Close,
+    CloseGracefully(Duration),
+    PauseReading,
+    ResumeReading,
+}
+
+impl Request {
+    /// The number of bytes that the request is to send, and the memory that they take.
+    fn size(&self) -> Option<(usize, usize)> {
+        match self {
+            Request::Send(bytes) => Some((bytes.len(), bytes.memory())),
+            Request::Reply(_, bytes) => Some((bytes.len(), bytes.capacity())),
+            _ => None,
+        }
+    }
+}
+
+/// The requests of all handles of a connection, and the limit on their bytes.
+pub(super) struct Mailbox {
+    pub(super) id: ConnectionId,
+    /// Whether the connection's handler is, or contains, a handler of a type.
+    pub(super) has_handler: fn(TypeId) -> bool,
+    content: Mutex<Content>,
+    max_bytes: usize,
+    /// The memory account of the connection; these bytes are counted in it.
+    account: Arc<Account>,
+}
+
+struct Content {
+    requests: Vec<Request>,
+    /// The number of bytes that the requests are to send.
+    bytes: usize,
+    /// The memory that these bytes take.
+    memory: usize,
+    /// The number of bytes in the connection's queue, as last published by it. While it drains the
+    /// mailbox, the drained bytes count here.
+    queued: usize,
+    accepts: Accepts,
+    /// The number of [`KeepOpen`](super::outstanding_work::KeepOpen) values.
+    work: usize,
+    /// The connection shuts down when no work is left.
+    is_work_awaited: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepts {
+    All,
+    /// The output has ended, or is about to: no more sends, for this reason.
+    NoSends(SendError),
+    Nothing,
+}
+
+/// What a mailbox still held when it was closed.
+pub(super) struct Undone {
+    /// The number of bytes that were to be sent.
+    pub(super) bytes: usize,
+    pub(super) calls: Vec<SendCall>,
+}
+
+impl Mailbox {
+    /// Adds a request. Returns `true` if the mailbox was empty, so that the loop must be notified.
+    pub(super) fn push(&self, request: Request) -> Result<bool, Refused<Request, SendError>> {
+        let mut content = self.content.lock();
+        if let Err(reason) = content.check(&request) {
+            return Err(Refused::new(request, reason));
+        }
+        if let Some((bytes, memory)) = request.size() {
+            if bytes > self.max_bytes.saturating_sub(content.unsent())
+                || self.account.budget().is_exhausted_by(memory)
+            {
+                return Err(Refused::new(request, SendError::Full));
+            }
+            content.bytes += bytes;
+            content.memory += memory;
+            self.account.count(memory);
+        }
+        let is_first = content.add(request);
+        drop(content);
+        self.account.enforce();
+        Ok(is_first)
+    }
+
+    /// Same as [`push`](Mailbox::push), for a call. Fails only if the connection is closed.
+    pub(super) fn push_call<F>(&self, call: F, box_it: fn(F) -> SendCall) -> Result<bool, F> {
+        let mut content = self.content.lock();
+        match content.accepts {
+            Accepts::Nothing => Err(call),
+            Accepts::All | Accepts::NoSends(_) => Ok(content.add(Request::Call(box_it(call)))),
+        }
+    }
+
+    fn take(&self) -> Vec<Request> {
+        let mut content = self.content.lock();
+        content.queued = content.unsent();
+        content.bytes = 0;
+        self.account.subtract(mem::take(&mut content.memory));
+        mem::take(&mut content.requests)
+    }
+
+    fn set_queued(&self, queued: usize) {
+        self.content.lock().queued = queued;
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.content.lock().accepts != Accepts::Nothing
+    }
+
+    /// The number of bytes in the mailbox.
+    pub(super) fn in_transit(&self) -> usize {
+        self.content.lock().bytes
+    }
+
+    /// The number of bytes in the mailbox, and of those in the connection's queue.
+    pub(super) fn unsent(&self) -> usize {
+        self.content.lock().unsent()
+    }
+
+    /// Refuses all later sends with `reason`. Earlier requests stay in the mailbox.
+    pub(super) fn refuse_sends(&self, reason: SendError) {
+        let mut content = self.content.lock();
+        if content.accepts != Accepts::Nothing {
+            content.accepts = Accepts::NoSends(reason);
+        }
+    }
+
+    /// Refuses all later requests, and returns what is left of the earlier ones.
+    pub(super) fn close(&self) -> Undone {
+        self.content.lock().accepts = Accepts::Nothing;
+        let mut undone = Undone { bytes: 0, calls: Vec::new() };
+        for request in self.take() {
+            undone.bytes += request.size().map_or(0, |(bytes, _)| bytes);
+            if let Request::Call(call) = request {
+                undone.calls.push(call);
+            }
+        }
+        undone
+    }
+
+    /// Counts one more outstanding work.
+    pub(super) fn begin_work(&self) {
+        self.content.lock().work += 1;
+    }
+
+    /// Counts one less. Returns `true` if the connection waits for this.
+    pub(super) fn end_work(&self) -> bool {
+        let mut content = self.content.lock();
+        content.work -= 1;
+        content.work == 0 && content.is_work_awaited
+    }
+
+    /// Returns whether work is outstanding. If so, its end is reported to the connection.
+    pub(super) fn await_work(&self) -> bool {
+        let mut content = self.content.lock();
+        content.is_work_awaited = content.work > 0;
+        content.is_work_awaited
+    }
+}
+
+impl Content {
+    fn unsent(&self) -> usize {
+        self.bytes.saturating_add(self.queued)
+    }
+
+    /// # Errors
+    /// Why the request is refused, if it is.
+    fn check(&mut self, request: &Request) -> Result<(), SendError> {
+        match (request, self.accepts) {
+            (_, Accepts::Nothing) => Err(SendError::Closed),
+            (Request::Send(_), Accepts::NoSends(reason)) => Err(reason),
+            // The place of a reply was reserved before the shutdown.
+            (Request::Reply(..), Accepts::NoSends(SendError::Closed)) => Err(SendError::Closed),
+            (Request::Shutdown | Request::CloseGracefully(_), Accepts::All) => {
+                self.accepts = Accepts::NoSends(SendError::ShutDown);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns whether the request is the only one.
+    fn add(&mut self, request: Request) -> bool {
+        self.requests.push(request);
+        self.requests.len() == 1
+    }
+}
+
+impl ConnectionCore {
+    /// The mailbox, created by the first call.
+    pub(super) fn mailbox(&self) -> &Arc<Mailbox> {
+        self.mailbox.get_or_init(|| {
+            let accepts = match (self.state.get(), self.check_output()) {
+                (ConnectionState::Closed, _) => Accepts::Nothing,
+                (ConnectionState::Closing, Err(reason)) => Accepts::NoSends(reason),
+                _ => Accepts::All,
+            };
+            let content = Content {
+                requests: Vec::new(),
+                bytes: 0,
+                memory: 0,
+                queued: self.unsent_in_memory(),
+                accepts,
+                work: 0,
+                is_work_awaited: false,
+            };
+            Arc::new(Mailbox {
+                id: self.connection_id,
+                has_handler: self.has_handler,
+                content: Mutex::new(content),
+                max_bytes: self.membership.group().limits.max_unsent,
+                account: Arc::clone(self.membership.account()),
+            })
+        })
+    }
+
+    /// Runs the requests of handles. Calls of the handler are only moved to the connection, since
+    /// this may run inside a callback of the handler.
+    pub(in crate::net) fn read_mailbox(&self, event_loop: &EventLoop) {
+        let Some(mailbox) = self.mailbox.get() else { return };
+        let requests = mailbox.take();
+        if requests.is_empty() {
+            return;
+        }
+        // Bytes sent through a handle are unsolicited, even if the mailbox is drained by a send of
+        // the handler while it is given input. So they are not collected together with its replies.
+        self.send_collected(event_loop);
+        let replying = self.replying.replace(false);
+        self.collecting(event_loop, || self.run_requests(event_loop, requests));
+        // Still collected if a callback is running.
+        self.send_collected(event_loop);
+        self.send_released_replies(event_loop);
+        self.replying.set(replying);
+        self.publish_queued();
+    }
+
+    fn run_requests(&self, event_loop: &EventLoop, requests: Vec<Request>) {
+        for request in requests {
+            match request {
+                Request::Shutdown => self.shutdown(event_loop),
+                Request::Close => self.close(event_loop, CloseReason::Closed),
+                Request::CloseGracefully(within) => self.close_gracefully(event_loop, within),
+                Request::PauseReading => self.pause_reading(event_loop),
+                Request::ResumeReading => self.resume_reading_remotely(event_loop),
+                Request::WorkEnded => self.shut_down_if_due(event_loop),
+                Request::Call(call) => self.add_call(Call::from(call)),
+                Request::Reply(number, bytes) => self.fill_reply(number, bytes),
+                Request::DropReply => self.drop_reply(event_loop),
+                Request::Send(bytes) => {
+                    if let Err(refused) = self.send(event_loop, bytes) {
+                        let reason = refused.reason();
+                        self.end_stream(event_loop, refused.into_inner().len(), reason);
+                    }
+                }
+            }
+        }
+    }
+
+    /// `lost` bytes were accepted and cannot be sent, so they cannot be left out of the stream. The
+    /// stream ends here, and they count as unsent.
+    pub(super) fn end_stream(&self, event_loop: &EventLoop, lost: usize, reason: SendError) {
+        self.count_lost(lost);
+        if !self.has_output_failed() {
+            self.close(event_loop, CloseReason::Error(reason.into()));
+        }
+    }
+
+    /// Publishes how many bytes are queued, so that other threads stay within the limit.
+    pub(super) fn publish_queued(&self) {
+        if let Some(mailbox) = self.mailbox.get() {
+            mailbox.set_queued(self.unsent_in_memory());
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! [`Payload`]: bytes to be sent, in each of the forms that callers pass.
+
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use super::queue::Queue;
+use crate::buffer::Buffer;
+use crate::net::sys::stream::{self, Transferred};
+
+/// Bytes to be sent, in one of the forms that callers pass.
+pub(super) trait Payload {
+    fn len(&self) -> usize;
+
+    /// Offers all of the bytes to the kernel, in one call.
+    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred>;
+
+    /// Queues the bytes after the first `sent`; there is at least one.
+    fn queue(self, queue: &mut Queue, sent: usize);
+
+    /// Appends a copy of the bytes. Returns `false` if the payload is more than bytes.
+    fn append_to(&self, output: &mut Buffer) -> bool;
+}
+
+impl Payload for &[u8] {
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+
+    #[inline]
+    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
+        stream::send(socket, self)
+    }
+
+    fn queue(self, queue: &mut Queue, sent: usize) {
+        queue.push(&self[sent..]);
+    }
+
+    #[inline]
+    fn append_to(&self, output: &mut Buffer) -> bool {
+        output.append(self);
+        true
+    }
+}
+
+impl Payload for Vec<u8> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
+        stream::send(socket, self)
+    }
+
+    fn queue(self, queue: &mut Queue, sent: usize) {
+        queue.push_owned(self, sent);
+    }
+
+    fn append_to(&self, output: &mut Buffer) -> bool {
+        output.append(self);
+        true
+    }
+}
+
+/// Bytes that can be queued without a copy.
+pub(super) enum Bytes {
+    Owned(Vec<u8>),
+    Shared(Arc<[u8]>),
+}
+
+impl Bytes {
+    /// The memory that they take, as counted by [`Queue::memory`].
+    pub(super) fn memory(&self) -> usize {
+        match self {
+            Bytes::Owned(bytes) => bytes.capacity(),
+            Bytes::Shared(bytes) => bytes.len() / Arc::strong_count(bytes),
+        }
+    }
+}
+
+impl Payload for Bytes {
+    fn len(&self) -> usize {
+        match self {
+            Bytes::Owned(bytes) => bytes.len(),
+            Bytes::Shared(bytes) => bytes.len(),
+        }
+    }
+
+    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
+        match self {
+            Bytes::Owned(bytes) => stream::send(socket, bytes),
+            Bytes::Shared(bytes) => stream::send(socket, bytes),
+        }
+    }
+
+    fn queue(self, queue: &mut Queue, sent: usize) {
+        match self {
+            Bytes::Owned(bytes) => queue.push_owned(bytes, sent),
+            Bytes::Shared(bytes) => queue.push_shared(bytes, sent),
+        }
+    }
+
+    fn append_to(&self, output: &mut Buffer) -> bool {
+        match self {
+            Bytes::Owned(bytes) => output.append(bytes),
+            Bytes::Shared(bytes) => output.append(bytes),
+        }
+        true
+    }
+}
+
+impl Payload for &[IoSlice<'_>] {
+    fn len(&self) -> usize {
+        self.iter().map(|slice| slice.len()).sum()
+    }
+
+    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
+        stream::send_vectored(socket, self)
+    }
+
+    fn queue(self, queue: &mut Queue, mut sent: usize) {
+        for slice in self {
+            let skipped = sent.min(slice.len());
+            queue.push(&slice[skipped..]);
+            sent -= skipped;
+        }
+    }
+
+    fn append_to(&self, output: &mut Buffer) -> bool {
+        self.iter().for_each(|slice| output.append(slice));
+        true
+    }
+}

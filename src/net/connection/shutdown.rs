@@ -1,0 +1,106 @@
+//! Shutdown of a connection: the FIN after the queue, and the drain of a connection that takes no
+//! more input.
+
+use std::os::fd::AsFd;
+
+use super::read::ReadBlocks;
+use super::{ConnectionCore, ConnectionState};
+use crate::event_loop::EventLoop;
+use crate::net::result::SendError;
+use crate::net::sys::stream;
+
+impl ConnectionCore {
+    pub(super) fn shutdown(&self, event_loop: &EventLoop) {
+        if !self.drain_last_sends(event_loop) {
+            return;
+        }
+        self.state.set(ConnectionState::Closing);
+        if self.unsent.borrow().is_none() {
+            self.send_fin(event_loop);
+        }
+    }
+
+    /// Sends the FIN of a connection that is about to be reset, if everything is sent and it is not
+    /// relayed. A peer that has received everything then reads a normal end of input; for any other
+    /// peer the reset overtakes the FIN. A connection that was shut down when the stop began ends
+    /// in the same way, so peers see no difference if the stop was noticed late.
+    pub(super) fn send_fin_before_reset(&self, event_loop: &EventLoop) {
+        // A forked child leaves the socket untouched.
+        if self.membership.group().is_inherited() {
+            return;
+        }
+        let is_whole =
+            self.drain_last_sends(event_loop) && self.unsent.borrow().is_none() && !self.is_relaying();
+        // An error means that the peer has closed; the reset follows in any case.
+        self.fin_sent
+            .set(self.fin_sent.get() || (is_whole && stream::shutdown_write(self.fd.as_fd()).is_ok()));
+    }
+
+    /// Drains the mailbox, whose bytes go out before the FIN, and refuses further sends. Returns
+    /// whether the connection is still open.
+    fn drain_last_sends(&self, event_loop: &EventLoop) -> bool {
+        if self.state.get() != ConnectionState::Open {
+            return false;
+        }
+        if let Some(mailbox) = self.mailbox.get() {
+            mailbox.refuse_sends(SendError::ShutDown);
+            self.read_mailbox(event_loop);
+        }
+        self.send_collected(event_loop);
+        // The mailbox may have contained a shutdown or close.
+        self.state.get() == ConnectionState::Open
+    }
+
+    /// Sends the FIN, after all other output.
+    pub(super) fn send_fin(&self, event_loop: &EventLoop) {
+        if self.ends_by_reset() {
+            return self.finish_delivery(event_loop);
+        }
+        if self.peer_finished.get() {
+            // No more input can arrive and none is unread, so the close sends the FIN as well,
+            // unless it has to wait for something.
+            self.close_if_finished(event_loop);
+            if self.state.get() == ConnectionState::Closed {
+                return;
+            }
+        }
+        match stream::shutdown_write(self.fd.as_fd()) {
+            Ok(()) => {
+                self.fin_sent.set(true);
+                self.close_if_finished(event_loop);
+                self.finish_delivery(event_loop);
+            }
+            Err(error) => self.fail_output(event_loop, error),
+        }
+    }
+
+    /// Starts an orderly end: the queue is sent, and input is discarded.
+    pub(super) fn drain(&self, event_loop: &EventLoop) {
+        self.discard_input();
+        self.shutdown(event_loop);
+        self.finish_drain(event_loop);
+    }
+
+    /// Same as [`drain`](ConnectionCore::drain), but the output remains open while work is
+    /// outstanding.
+    pub(super) fn drain_after_work(&self, event_loop: &EventLoop) {
+        self.discard_input();
+        self.shutdown_after_work(event_loop);
+        self.finish_drain(event_loop);
+    }
+
+    fn discard_input(&self) {
+        self.discarding.set(true);
+        self.read_blocks.set(ReadBlocks::NONE);
+        self.unread.take();
+        self.report_memory();
+        self.redeliver.set(false);
+    }
+
+    fn finish_drain(&self, event_loop: &EventLoop) {
+        // The connection may already have been shut down. Then only unconsumed input may have kept
+        // it open.
+        self.close_if_finished(event_loop);
+        self.update_wanted(event_loop);
+    }
+}
