@@ -29,8 +29,8 @@ use crate::net::connection::driver::{Dialer, Outgoing, dial};
 use crate::net::connection::handler::{ConnectionHandler, shared};
 use crate::net::group::admission::Quota;
 
-/// A TCP or Unix-socket client, which runs until this value is dropped. It connects and serves one
-/// connection, its session.
+/// A TCP or Unix-socket client, which runs until this value is dropped, or its loop if it is
+/// [detached](TcpClient::detach). It connects and serves one connection, its session.
 ///
 /// The client starts when its loop runs. The session uses the same handlers, limits and handles as
 /// the connections of a server. By default the client ends with its first session, or when it
@@ -87,6 +87,8 @@ use crate::net::group::admission::Quota;
 pub struct TcpClient {
     event_loop: WeakLoop,
     connector: Rc<Connector>,
+    /// The client is left to the loop: dropping this value does not stop it.
+    is_left: bool,
 }
 
 impl TcpClient {
@@ -140,11 +142,34 @@ impl TcpClient {
     pub fn stop(&self) {
         self.event_loop.with(|event_loop| self.connector.stop(event_loop));
     }
+
+    /// Leaves the client to the loop, until the loop is dropped. Without
+    /// [`reconnect`](TcpClientBuilder::reconnect) the client ends earlier, with its session or when
+    /// it cannot connect. With it, only the loop ends the client.
+    ///
+    /// ```
+    /// use reveille::{EventLoop, TcpClient, TcpServer};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let event_loop = EventLoop::new()?;
+    /// let server = TcpServer::bind(&event_loop, "127.0.0.1:0")?.serve_fn(|_, _| ())?;
+    /// TcpClient::connect(&event_loop, server.address())
+    ///     .on_attempt(|event_loop, _| event_loop.quit())
+    ///     .serve_fn(|_, _| ())?
+    ///     .detach();
+    /// event_loop.run()
+    /// # }
+    /// ```
+    pub fn detach(mut self) {
+        self.is_left = true;
+    }
 }
 
 impl Drop for TcpClient {
     fn drop(&mut self) {
-        self.stop();
+        if !self.is_left {
+            self.stop();
+        }
     }
 }
 
@@ -280,7 +305,7 @@ impl TcpClientBuilder<'_> {
         let group = Group::new(limits, None, Quota::default(), [event_loop.handle()]);
         let connector = Connector::new(target, settings, group, dial, on_attempt, on_failure);
         connector.start(event_loop);
-        Ok(TcpClient { event_loop: event_loop.downgrade(), connector })
+        Ok(TcpClient { event_loop: event_loop.downgrade(), connector, is_left: false })
     }
 }
 

@@ -68,6 +68,8 @@ pub(crate) struct Group {
     process: ProcessMark,
     /// The callbacks to run when the last connection has ended, each with its loop.
     when_empty: Mutex<Vec<(LoopHandle, WhenEmpty)>>,
+    /// Sources to be removed from their loops then.
+    attached: Mutex<Vec<(LoopHandle, ChannelId)>>,
 }
 
 struct Shard {
@@ -106,6 +108,7 @@ impl Group {
             shards: shards.collect(),
             process: ProcessMark::current(),
             when_empty: Mutex::default(),
+            attached: Mutex::default(),
         })
     }
 
@@ -195,6 +198,18 @@ impl Group {
         self.check_empty();
     }
 
+    /// Attaches a source of this thread's loop to the group: it is removed from the loop once no
+    /// connection and no listener is left, before the callbacks for that moment are called.
+    pub(super) fn attach(&self, event_loop: &EventLoop, id: ChannelId) {
+        self.attached.lock().push((event_loop.handle(), id));
+        self.check_empty();
+    }
+
+    /// Detaches and returns all sources, which the caller removes.
+    pub(super) fn take_attached(&self) -> Vec<(LoopHandle, ChannelId)> {
+        std::mem::take(&mut *self.attached.lock())
+    }
+
     /// Advances the group to `stage` and notifies every connection.
     ///
     /// The connections of this thread's loop are notified before this returns, so that none of them
@@ -223,9 +238,15 @@ impl Group {
         self.buffered.load(Relaxed)
     }
 
-    fn check_empty(&self) {
+    /// Does what is left to do if the group has no connection and no listener any more.
+    pub(super) fn check_empty(&self) {
         if self.stage() == Stage::Serving || self.listeners.load(SeqCst) > 0 || self.open() > 0 {
             return;
+        }
+        for (event_loop, id) in self.take_attached() {
+            // Deferred: this may be inside a callback, and the source drops values of the user. A
+            // loop that has ended has dropped the source.
+            event_loop.post_internal(move |event_loop| event_loop.remove(id));
         }
         // Taken under the lock, so that the last connection and `call_when_empty` cannot both run a
         // callback. They run, or are dropped, without the lock.

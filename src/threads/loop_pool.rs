@@ -1,9 +1,11 @@
 //! A pool of threads, each of which runs a loop.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use crate::event_loop::LoopHandle;
+use crate::event_loop::containment::Contained;
+use crate::event_loop::{EventLoop, LoopHandle};
 use crate::threads::loop_thread::LoopThread;
 
 /// A fixed number of threads, each of which runs a loop until the pool is dropped.
@@ -33,12 +35,48 @@ impl LoopPool {
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `size` is 0, and the errors of
     /// [`LoopThread::spawn`]. The threads that were started before the error are stopped.
     pub fn new(size: usize, name: &str) -> io::Result<LoopPool> {
+        LoopPool::new_with(size, name, |_, _| Ok(()))
+    }
+
+    /// Same as [`new`](LoopPool::new), with objects on each loop: calls `init` on each thread with
+    /// its loop and its number, before the loop runs. The threads start one after the other.
+    ///
+    /// Each thread keeps its value of `init` and drops it, as with [`LoopThread::spawn_with`].
+    ///
+    /// ```
+    /// use reveille::{LoopPool, UdpSocket};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let pool = LoopPool::new_with(2, "worker", |event_loop, number| {
+    ///     UdpSocket::bind(event_loop, "127.0.0.1:0")?.serve_fn(move |_, datagram, from| {
+    ///         println!("loop {number}: {} bytes from {from}", datagram.len());
+    ///     })
+    /// })?;
+    /// # drop(pool);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `size` is 0, and the errors of
+    /// [`LoopThread::spawn_with`]. The threads that were started before the error are stopped, and
+    /// no other is started.
+    pub fn new_with<T: 'static>(
+        size: usize,
+        name: &str,
+        init: impl Fn(&EventLoop, usize) -> io::Result<T> + Send + Sync + 'static,
+    ) -> io::Result<LoopPool> {
+        let init = Arc::new(Contained::new(init));
         if size == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a pool of loops needs a thread"));
         }
-        let threads: io::Result<Vec<_>> =
-            (0..size).map(|number| LoopThread::spawn(format!("{name}-{number}"))).collect();
-        Ok(LoopPool { threads: threads?, next: AtomicUsize::new(0) })
+        let mut pool = LoopPool { threads: Vec::new(), next: AtomicUsize::new(0) };
+        for number in 0..size {
+            let init = Arc::clone(&init);
+            let init = move |event_loop: &EventLoop| init(event_loop, number);
+            pool.threads.push(LoopThread::spawn_with(format!("{name}-{number}"), init)?);
+        }
+        Ok(pool)
     }
 
     /// Returns the loops round robin, skipping those that have

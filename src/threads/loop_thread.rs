@@ -3,10 +3,10 @@
 use std::io;
 use std::mem;
 use std::ptr;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
-use crate::event_loop::containment::{dispose, logger};
+use crate::event_loop::containment::{Contained, dispose, logger};
 use crate::event_loop::{EventLoop, LoopHandle};
 
 /// A thread that runs a loop, until this value is dropped or its loop quits by other means.
@@ -37,27 +37,58 @@ impl LoopThread {
     /// The error of starting the thread, or of creating the loop's descriptors.
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `name` contains a NUL byte.
     pub fn spawn(name: impl Into<String>) -> io::Result<LoopThread> {
+        LoopThread::spawn_with(name, |_| Ok(()))
+    }
+
+    /// Same as [`spawn`](LoopThread::spawn), with objects on the loop: calls `init` on the thread,
+    /// before the loop runs, and returns when `init` has returned.
+    ///
+    /// The thread keeps the value of `init`, which need not be `Send`. The value is dropped on the
+    /// thread when the loop has stopped running, and before the loop itself is dropped. So it may
+    /// contain objects of the loop, such as a server or a channel. Tasks that its destructor queues
+    /// do not run.
+    ///
+    /// ```
+    /// use reveille::{LoopThread, TcpServer};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let thread = LoopThread::spawn_with("echo", |event_loop| {
+    ///     TcpServer::bind(event_loop, "127.0.0.1:0")?
+    ///         .serve_fn(|conn, input| conn.send(input.take_all()))
+    /// })?;
+    /// // The server listens now, and ends with the thread.
+    /// # drop(thread);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The errors of [`spawn`](LoopThread::spawn) and the error of `init`. If `init` panics, the
+    /// panic is logged, and the kind of the error is [`Other`](io::ErrorKind::Other). After an
+    /// error the thread and its loop have ended.
+    pub fn spawn_with<T: 'static>(
+        name: impl Into<String>,
+        init: impl FnOnce(&EventLoop) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<LoopThread> {
         let name = name.into();
+        let init = Contained::new(init);
         if name.contains('\0') {
             let message = "the name of a thread contains a NUL byte";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let (started, start) = mpsc::sync_channel(1);
-        let thread = thread::Builder::new().name(name).spawn(move || {
-            let event_loop = match EventLoop::new() {
-                Ok(event_loop) => event_loop,
-                Err(error) => {
-                    // The caller waits for this message, so the receiver exists.
-                    let _ = started.send(Err(error));
-                    return Ok(());
+        let thread = thread::Builder::new().name(name).spawn(move || run(init, started))?;
+        match start.recv() {
+            Ok(Ok((handle, own))) => Ok(LoopThread { handle, own, thread: Some(thread) }),
+            failed => {
+                let ended = thread.join();
+                let error = failed.ok().and_then(Result::err);
+                if let Err(payload) = ended {
+                    dispose(payload);
                 }
-            };
-            let _ = started.send(Ok((event_loop.handle(), ThreadMark::current())));
-            event_loop.run()
-        })?;
-        let (handle, own) =
-            start.recv().map_err(|_| io::Error::other("the thread ended before its loop existed"))??;
-        Ok(LoopThread { handle, own, thread: Some(thread) })
+                Err(error.unwrap_or_else(|| io::Error::other("the thread ended before its loop existed")))
+            }
+        }
     }
 
     /// Returns the handle of the thread's loop.
@@ -112,6 +143,46 @@ impl Drop for LoopThread {
             }
         }
     }
+}
+
+/// What a new thread reports to its creator: its loop, or why there is none.
+type Started = io::Result<(LoopHandle, ThreadMark)>;
+
+/// The thread: creates the loop, initializes it and runs it.
+fn run<T, I>(init: Contained<I>, started: SyncSender<Started>) -> io::Result<()>
+where
+    I: FnOnce(&EventLoop) -> io::Result<T>,
+{
+    let event_loop = match EventLoop::new() {
+        Ok(event_loop) => event_loop,
+        Err(error) => {
+            // The creator waits for this message, so the receiver exists.
+            let _ = started.send(Err(error));
+            return Ok(());
+        }
+    };
+    let init = init.into_inner();
+    let returned = event_loop.catch("the initialization of a loop's thread", || init(&event_loop));
+    let returned = returned.map(|result| result.map(Contained::new));
+    if let Err(error) = event_loop.check_process() {
+        // `init` has forked, and this is the child. The creator exists only in the parent, and may
+        // have been using the channel.
+        mem::forget(started);
+        return Err(error);
+    }
+    let _kept = match returned {
+        Some(Ok(value)) => value,
+        Some(Err(error)) => {
+            let _ = started.send(Err(error));
+            return Ok(());
+        }
+        None => {
+            let _ = started.send(Err(io::Error::other("the initialization of the loop panicked")));
+            return Ok(());
+        }
+    };
+    let _ = started.send(Ok((event_loop.handle(), ThreadMark::current())));
+    event_loop.run()
 }
 
 /// Identifies a thread among all running threads. In contrast to [`thread::ThreadId`], it is

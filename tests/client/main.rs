@@ -5,6 +5,7 @@ mod support;
 
 mod addresses;
 mod connect;
+mod detached;
 mod failures;
 mod lives;
 mod stops;

@@ -13,4 +13,5 @@ mod order;
 mod ownership;
 mod panics;
 mod quit;
+mod thread_values;
 mod threads;

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 use std::thread;
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use crate::support::files::pipe;
 use crate::support::folder::Folder;
 use crate::support::forked::{self, in_child};
 use crate::support::net::turn_until;
-use crate::support::{LIMIT, Recorder, is_readable, turn};
+use crate::support::{LIMIT, OnDrop, Recorder, is_readable, turn};
 use reveille::fs::{File, FileChanges, FileIo, FileIoBackend, Watcher};
 use reveille::io::{Channel, Interest};
 use reveille::ipc::SharedRing;
@@ -21,7 +22,8 @@ use reveille::net::UnixAddress;
 use reveille::process::Child;
 use reveille::signal::{Signal, Signals};
 use reveille::task::CallError;
-use reveille::{EventFd, EventLoop, LoopPool, LoopThread, TcpClient, TcpServer, UdpSocket};
+use reveille::{Buffer, ConnectionHandler, EventFd, EventLoop, LoopPool, LoopThread, TcpClient};
+use reveille::{TcpConnection, TcpServer, UdpSocket};
 use rustix::process::{getpid, kill_process};
 
 fn with_parent(test: impl FnOnce(EventLoop) + Send + 'static) {
@@ -276,5 +278,71 @@ fn a_child_owns_the_objects_that_it_creates() {
             drop(server);
             assert!(!path.exists());
         });
+    });
+}
+
+struct Echo;
+
+impl ConnectionHandler for Echo {
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> std::io::Result<()> {
+        conn.send(input.take_all())?;
+        Ok(())
+    }
+}
+
+#[test]
+fn a_child_cannot_use_a_pool_or_end_its_servers() {
+    with_parent(|event_loop| {
+        let mut pool = Some(LoopPool::new(2, "pool").unwrap());
+        let serve = |pool: &Option<LoopPool>| {
+            let builder = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
+            let builder = builder.pool(pool.as_ref().unwrap());
+            builder.serve_per_loop(|_| Ok(Rc::new(())), |_, _| Echo).unwrap()
+        };
+        let (detached, mut server) = (serve(&pool).detach(), Some(serve(&pool)));
+        let addresses = [detached.local_addr().unwrap(), server.as_ref().unwrap().local_addr().unwrap()];
+        let mut event_loop = Some(event_loop);
+        in_child(|| {
+            let builder = TcpServer::bind(event_loop.as_ref().unwrap(), "127.0.0.1:0").unwrap();
+            let inherited = builder.threads(2).serve_fn(|_, _| ());
+            assert_eq!(inherited.unwrap_err().kind(), ErrorKind::Unsupported);
+            drop(event_loop.take());
+            let own = EventLoop::new().unwrap();
+            let builder = TcpServer::bind(&own, "127.0.0.1:0").unwrap().pool(pool.as_ref().unwrap());
+            let inherited = builder.serve_per_loop(|_| Ok(()), |(), _| Echo);
+            assert_eq!(inherited.unwrap_err().kind(), ErrorKind::Unsupported);
+            drop(server.take());
+            drop(pool.take());
+        });
+        in_child(|| drop(server.take().unwrap().detach()));
+        let event_loop = event_loop.unwrap();
+        for address in addresses {
+            for _ in 0..2 {
+                let mut client = TcpStream::connect(address).unwrap();
+                client.write_all(b"word").unwrap();
+                turn_until(&event_loop, || is_readable(&client));
+                let mut word = [0; 4];
+                client.read_exact(&mut word).unwrap();
+                assert_eq!(&word, b"word");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_child_forked_in_init_does_not_run_the_loop() {
+    with_parent(|_| {
+        let parent = getpid();
+        let thread = LoopThread::spawn_with("forking", move |event_loop| {
+            event_loop.queue_in_loop(move |_| assert_eq!(getpid(), parent));
+            forked::fork_process();
+            if getpid() == parent {
+                forked::exit_child_and_wait(|| ());
+                return Ok(None);
+            }
+            // The thread drops the value, which ends the child.
+            Ok(Some(OnDrop::new(|| forked::exit_child_and_wait(|| ()))))
+        });
+        thread.unwrap().join().unwrap();
     });
 }

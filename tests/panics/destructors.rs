@@ -7,6 +7,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::support::alone::alone;
@@ -42,7 +43,7 @@ struct Entry {
     begin: fn(&EventLoop, &mut dyn FnMut() -> Bomb) -> End,
 }
 
-static ENTRIES: [Entry; 20] = [
+static ENTRIES: [Entry; 21] = [
     Entry { name: "task", bombs: 1, begin: task },
     Entry { name: "posted task", bombs: 1, begin: posted_task },
     Entry { name: "timer", bombs: 1, begin: timer },
@@ -61,6 +62,7 @@ static ENTRIES: [Entry; 20] = [
     Entry { name: "server", bombs: 2, begin: server },
     Entry { name: "server that calls a closure", bombs: 1, begin: closure_server },
     Entry { name: "server of frames", bombs: 3, begin: frame_server },
+    Entry { name: "server with a value per loop", bombs: 2, begin: per_loop_server },
     Entry { name: "client", bombs: 3, begin: client },
     Entry { name: "report of a stop", bombs: 1, begin: stop_report },
 ];
@@ -235,6 +237,19 @@ fn closure_server(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End
     let bomb = bomb();
     let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(move |_, _| bomb.keep());
     with_client(event_loop, server.unwrap())
+}
+
+/// One bomb in the value of the loop, and one in the factory.
+fn per_loop_server(event_loop: &EventLoop, bomb: &mut dyn FnMut() -> Bomb) -> End {
+    let (value, factory) = (Mutex::new(Some(bomb())), bomb());
+    let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().threads(1).serve_per_loop(
+        move |_| Ok(value.lock().unwrap().take()),
+        move |_, _| {
+            factory.keep();
+            Holder(Bomb::new(&Count::default()))
+        },
+    );
+    by_drop(server.unwrap())
 }
 
 /// One bomb in the factory, and in a connection one in the handler and one in the close reason.

@@ -4,14 +4,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::Settings;
-use crate::event_loop::EventLoop;
+use super::{Settings, abort};
+use crate::event_loop::{CallError, EventLoop};
 use crate::net::address::Address;
 use crate::net::group::Group;
 use crate::net::server::acceptor::Acceptor;
 use crate::net::server::balancer::{Balancer, LoadBalancing};
 use crate::net::server::listener::{Establish, EstablishOnAnyLoop, Listener};
-use crate::threads::loop_pool::LoopPool;
 
 /// Binds one socket per listener to the first of `addresses` that can be bound, and listens on
 /// them. All sockets have the same port.
@@ -73,22 +72,51 @@ pub(super) fn listen_on(
     Listener::start(event_loop, acceptor, accepts_per_turn, group, balancer, establish, None)
 }
 
-/// Starts a listener on each loop of the pool. If one fails to start, the caller drops the pool,
-/// and with it the other listeners.
+/// Starts a listener on each loop of the group that has not ended.
 pub(super) fn listen_on_each(
-    pool: &LoopPool,
     acceptors: Vec<Acceptor>,
     accepts_per_turn: usize,
     group: &Arc<Group>,
     establish: &Arc<EstablishOnAnyLoop>,
 ) -> io::Result<()> {
-    for (shard, (handle, acceptor)) in pool.handles().zip(acceptors).enumerate() {
-        let (group, establish) = (Arc::clone(group), Arc::clone(establish));
+    let mut listening = false;
+    for (shard, acceptor) in acceptors.into_iter().enumerate() {
         let duplicate = Some(acceptor.as_fd().try_clone_to_owned()?);
-        handle.call(move |event_loop| {
+        let establish = Arc::clone(establish);
+        let started = on_loop(group, shard, move |event_loop, group| {
             let (balancer, establish) = (Balancer::Own(shard), Establish::AnyLoop(establish));
-            Listener::start(event_loop, acceptor, accepts_per_turn, &group, balancer, establish, duplicate)
-        })??;
+            Listener::start(event_loop, acceptor, accepts_per_turn, group, balancer, establish, duplicate)
+        })?;
+        listening |= started.is_some();
     }
-    Ok(())
+    if listening { Ok(()) } else { Err(no_loop_left()) }
+}
+
+/// Calls `task` on one of the group's loops and waits for its result. `None` if the loop has ended.
+pub(super) fn on_loop<R: Send + 'static>(
+    group: &Arc<Group>,
+    shard: usize,
+    task: impl FnOnce(&EventLoop, &Arc<Group>) -> io::Result<R> + Send + 'static,
+) -> io::Result<Option<R>> {
+    let shared = Arc::clone(group);
+    match group.event_loop(shard).call(move |event_loop| task(event_loop, &shared)) {
+        Ok(result) => result.map(Some),
+        Err(CallError::LoopGone) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Undoes the beginning of a server: closes its listeners, and removes what it has attached to its
+/// loops. Waits for the latter.
+pub(super) fn undo(group: &Arc<Group>) {
+    let attached = group.take_attached();
+    abort(group);
+    for (event_loop, id) in attached {
+        // An error means that the loop has ended, and the source with it.
+        let _ = event_loop.call(move |event_loop| event_loop.remove(id));
+    }
+}
+
+pub(super) fn no_loop_left() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "all loops of the pool have ended")
 }

@@ -88,12 +88,12 @@ impl ServerHandle {
     /// loop has ended, `then` is dropped and nothing else happens.
     ///
     /// The [`TcpServer`](crate::TcpServer) value remains with its owner, and dropping it aborts the
-    /// remaining connections. A server may be stopped several times: each `then` is called, and the
-    /// earliest deadline applies.
+    /// remaining connections, unless the server is [detached](crate::TcpServer::detach). A server
+    /// may be stopped several times: each `then` is called, and the earliest deadline applies.
     pub fn stop(&self, within: Duration, then: impl FnOnce(&EventLoop, StopReport) + Send + 'static) {
         let then: WhenEmpty = Contained::new(Box::new(then));
         let group = Arc::clone(&self.group);
-        self.home.run_internal(move |event_loop| begin_stop(event_loop, &group, None, within, then));
+        self.home.run_internal(move |event_loop| begin_stop(event_loop, &group, within, then));
     }
 }
 
