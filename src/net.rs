@@ -3,6 +3,7 @@
 mod address;
 pub(crate) mod client;
 pub(crate) mod connection;
+pub(in crate::net) mod connection_group;
 pub(crate) mod disposal;
 mod group;
 mod limits;
@@ -20,6 +21,7 @@ pub use client::backoff::Backoff;
 pub(crate) use connection::TcpConnection;
 pub(crate) use connection::handler::ConnectionHandler;
 pub use connection::{ConnectionId, ConnectionState, KeepOpen, ReplySlot};
+pub use connection_group::{ConnectionGroup, FullPolicy, GroupMap};
 pub use disposal::close_descriptors;
 pub use group::StopReport;
 pub use group::admission::{OverflowPolicy, ServerCounters};

@@ -193,6 +193,11 @@ impl LoopHandle {
         self.local_loop().is_some()
     }
 
+    /// Whether both handles refer to the same loop.
+    pub(crate) fn is_same_loop(&self, other: &LoopHandle) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// The loop's counters, also after it has been dropped.
     pub fn counters(&self) -> LoopCounters {
         self.shared.counters()

@@ -16,6 +16,7 @@ pub(in crate::net) mod driver;
 mod failure;
 mod fd_passing;
 mod graceful_close;
+pub(in crate::net) mod group_send;
 mod handle;
 pub(crate) mod handler;
 mod mailbox;
@@ -57,10 +58,12 @@ use crate::net::group::budget::Condemned;
 use crate::net::sys::stream;
 use crate::readiness::{Interest, Readiness};
 use calls::{Call, WaitingCalls};
+use coalescing::SendCollected;
 use deadlines::Deadlines;
 use delivery::Delivery;
 use fd_passing::{FdPassing, LastFd, RetryFds};
 use graceful_close::{CloseTimer, GracefulClose};
+use group_send::GroupSend;
 use mailbox::Mailbox;
 use queue::Queue;
 use relay::{Relay, RelayMessage};
@@ -134,7 +137,9 @@ pub(super) struct ConnectionCore {
     unsent: RefCell<Option<Box<Queue>>>,
     /// A callback of the connection is running, so its output is collected.
     is_collecting: Cell<bool>,
-    /// Output that has been collected. Only while a callback runs, and while nothing is queued.
+    /// A task that sends the collected output is queued.
+    is_send_queued: Cell<bool>,
+    /// Output that has been collected. Only while nothing is queued.
     collected: Cell<Option<Box<Buffer>>>,
     /// A write has failed: nothing more is sent, and earlier input is still delivered.
     output_failed: Cell<bool>,
@@ -206,6 +211,7 @@ impl ConnectionCore {
             unread: Cell::default(),
             unsent: RefCell::default(),
             is_collecting: Cell::new(false),
+            is_send_queued: Cell::new(false),
             collected: Cell::default(),
             output_failed: Cell::new(false),
             first_error: Cell::new(None),
@@ -334,6 +340,10 @@ impl ConnectionCore {
             self.on_relay_message(event_loop, message);
         } else if let Some(timer) = message.downcast_ref::<CloseTimer>() {
             self.on_close_timer(event_loop, timer);
+        } else if let Some(send) = message.downcast_mut::<GroupSend>() {
+            self.on_group_send(event_loop, send);
+        } else if message.is::<SendCollected>() {
+            self.on_send_collected(event_loop);
         } else if message.is::<RetryFds>() {
             self.retry_fds(event_loop);
         } else if message.is::<Condemned>() {

@@ -18,7 +18,7 @@ fn a_detached_client_ends_with_its_session() {
             .reporting(&reports)
             .serve(move |_| {
                 token.keep();
-                writing.script().on_open(|conn| conn.send("word")).on_message(|conn, input| {
+                writing.script().on_open(|conn| Ok(conn.send("word")?)).on_message(|conn, input| {
                     assert_eq!(input.take_all(), b"word");
                     conn.shutdown();
                 })

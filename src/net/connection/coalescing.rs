@@ -1,4 +1,5 @@
-//! Output that is collected while a callback runs, and leaves in one system call afterwards.
+//! Output that is collected while a callback runs, and leaves in one system call afterwards. The
+//! output of calls from outside, of which there may be many in a turn, leaves in the task phase.
 //!
 //! The collected bytes are in a buffer that the loop lends, so they take no memory of the
 //! connection, and a steady load allocates nothing. Only small payloads are collected. A larger one
@@ -21,6 +22,9 @@ const LARGEST: usize = 4 * 1024;
 /// finds that the socket is full.
 const MOST: usize = 64 * 1024;
 
+/// Control message that sends what calls from outside have sent in this turn.
+pub(super) struct SendCollected;
+
 impl ConnectionCore {
     /// Runs `callback`, and then sends what it has sent on this connection.
     pub(in crate::net) fn collecting<R>(&self, event_loop: &EventLoop, callback: impl FnOnce() -> R) -> R {
@@ -34,12 +38,40 @@ impl ConnectionCore {
         returned
     }
 
+    /// Same as [`collecting`](ConnectionCore::collecting), for a call from outside the connection's
+    /// callbacks. What it has sent leaves in the next task phase.
+    pub(in crate::net) fn collecting_for_turn<R>(
+        &self,
+        event_loop: &EventLoop,
+        call: impl FnOnce() -> R,
+    ) -> R {
+        let was_collecting = self.is_collecting.replace(true);
+        let returned = call();
+        self.is_collecting.set(was_collecting);
+        let collected = self.collected.take();
+        if collected.is_some() && !was_collecting && !self.is_send_queued.replace(true) {
+            let id = self.id;
+            event_loop.queue_internal(move |event_loop| {
+                event_loop.send_control(id, &mut SendCollected);
+            });
+        }
+        self.collected.set(collected);
+        returned
+    }
+
+    pub(super) fn on_send_collected(&self, event_loop: &EventLoop) {
+        self.is_send_queued.set(false);
+        self.send_collected(event_loop);
+    }
+
     /// Collects the payload if a callback is running, nothing is queued, and the payload is small.
     /// `max_unsent` is the limit of unsent bytes. Returns whether the payload is collected. If it
     /// is not, earlier collected output has been sent or queued.
     #[inline]
     pub(super) fn collect(&self, event_loop: &EventLoop, payload: &impl Payload, max_unsent: usize) -> bool {
         if !self.is_collecting.get() || self.state.get() != ConnectionState::Open {
+            // There may be output of a call from outside.
+            self.send_collected(event_loop);
             return false;
         }
         let len = payload.len();
@@ -68,7 +100,7 @@ impl ConnectionCore {
 
     /// Offers the collected output to the kernel, and queues the rest.
     #[inline]
-    pub(super) fn send_collected(&self, event_loop: &EventLoop) {
+    pub(in crate::net) fn send_collected(&self, event_loop: &EventLoop) {
         let Some(output) = self.collected.take() else { return };
         // The callback may have forked. The parent sends this output.
         if output.is_empty() || self.membership.group().is_inherited() {

@@ -212,7 +212,8 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
             let Some(handler) = handler.as_mut() else { return };
             let locate = H::locate(call.wanted()).expect("the type was checked when the call was accepted");
             let conn = TcpConnection::new(event_loop, &self.core);
-            let returned = self.core.collecting(event_loop, || call.run(locate(handler), &conn));
+            let call = || call.run(locate(handler), &conn);
+            let returned = self.core.collecting_for_turn(event_loop, call);
             if let Err(error) = returned {
                 self.core.end_with_error(event_loop, error);
             }
@@ -229,6 +230,8 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         event_loop: &EventLoop,
         callback: impl FnOnce(&mut H, &TcpConnection<'_>) -> io::Result<()>,
     ) {
+        // Output of calls from outside is unsolicited.
+        self.core.send_collected(event_loop);
         self.core.while_replying(|| self.call(event_loop, callback));
     }
 

@@ -258,7 +258,12 @@ impl ConnectionHandle {
         let _ = self.request(Request::ResumeReading);
     }
 
-    pub(super) fn channel(&self) -> ChannelId {
+    /// Whether a payload of `len` bytes is within the limit of unsent bytes.
+    pub(in crate::net) fn has_room_for(&self, len: usize) -> bool {
+        self.mailbox.has_room_for(len)
+    }
+
+    pub(in crate::net) fn channel(&self) -> ChannelId {
         self.channel
     }
 

@@ -145,6 +145,11 @@ impl Mailbox {
         self.content.lock().unsent()
     }
 
+    pub(super) fn has_room_for(&self, len: usize) -> bool {
+        let content = self.content.lock();
+        content.accepts != Accepts::All || len <= self.max_bytes.saturating_sub(content.unsent())
+    }
+
     /// Refuses all later sends with `reason`. Earlier requests stay in the mailbox.
     pub(super) fn refuse_sends(&self, reason: SendError) {
         let mut content = self.content.lock();
