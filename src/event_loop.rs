@@ -45,11 +45,11 @@ pub use handle::{LoopHandle, PostError};
 pub use refused::Refused;
 pub(crate) use registration::Registration;
 pub use shared::TimerId;
-pub(crate) use source::{Source, WeakLoop};
+pub(crate) use source::{Description, Source, WeakLoop};
 pub use timers::repeat::{MissedTickBehavior, Repeat};
 
 use self::channel_table::{ChannelId, ChannelTable};
-use self::containment::{Contained, Payload, catch, dispose};
+use self::containment::{Contained, Payload, catch, catch_in, dispose};
 use self::poller::{Poller, Wait};
 use self::tasks::task::Task;
 use self::tasks::task_queue::Batch;
@@ -119,6 +119,11 @@ use timers::alarm::Alarm;
 /// The same holds for the destructors of callbacks, handlers, errors and other values given to the
 /// loop, and for the payload of a panic. A payload whose destructor panics is logged and counted as
 /// one panic.
+///
+/// The log line names the callback and what it belongs to, such as a connection with its peer. Each
+/// thread logs at most one such line a second for each kind of callback and owner, with the number
+/// of lines suppressed since the last one. The panic hook of the process
+/// ([`set_hook`](std::panic::set_hook)) and [`LoopCounters::panics`] report every panic.
 ///
 /// # Dropping
 /// Dropping the loop closes its channels (each connection's handler gets its `on_close`) and drops
@@ -218,7 +223,7 @@ impl EventLoop {
         EventLoopBuilder::new()
     }
 
-    /// A handle to this loop, for any thread.
+    /// A handle to this loop, for use from any thread.
     pub fn handle(&self) -> LoopHandle {
         LoopHandle::new(Arc::clone(&self.inner.shared))
     }
@@ -318,7 +323,7 @@ impl EventLoop {
         for id in batch.drain(..) {
             let started = inner.channels.borrow_mut().start(id);
             let Some((source, ready)) = started else { continue };
-            let returned = self.catch("a channel's callback", || source.on_ready(self, ready));
+            let returned = self.catch_in("a callback", &*source, || source.on_ready(self, ready));
             if self.is_inherited() {
                 return;
             }
@@ -355,10 +360,8 @@ impl EventLoop {
 
     fn close_now(&self, id: ChannelId) {
         if let Some(source) = self.unregister(id) {
-            self.catch("a close callback", || {
-                source.on_close(self);
-                drop(source);
-            });
+            self.catch_in("a close callback", &*source, || source.on_close(self));
+            self.discard(source);
         }
     }
 
@@ -378,12 +381,17 @@ impl EventLoop {
 
     /// Closes a source whose callback has panicked.
     fn close_after_panic(&self, id: ChannelId, source: &Rc<dyn Source>) {
-        self.catch("the close after a panic", || source.on_panic(self, id));
+        self.catch_in("the close after a panic", &**source, || source.on_panic(self, id));
     }
 
     /// Calls user code and catches its panic. `None` if it panicked.
     pub(crate) fn catch<R>(&self, what: &'static str, call: impl FnOnce() -> R) -> Option<R> {
         catch(what, call).map_err(|payload| self.take_panic(payload)).ok()
+    }
+
+    /// Same as [`catch`](EventLoop::catch), for a call of the source. The log names the source.
+    fn catch_in<R>(&self, what: &'static str, source: &dyn Source, call: impl FnOnce() -> R) -> Option<R> {
+        catch_in(what, || source.describe(), call).map_err(|payload| self.take_panic(payload)).ok()
     }
 
     /// Drops a value that is, or may contain, a value of the user: its destructor is user code too.

@@ -62,7 +62,7 @@ impl EventLoop {
             for id in ids {
                 let source = inner.channels.borrow().get(id).cloned();
                 if let Some(source) = source {
-                    self.catch("a loop-end callback", || source.on_loop_end(self));
+                    self.catch_in("a loop-end callback", &*source, || source.on_loop_end(self));
                     self.close_now(id);
                     self.discard(source);
                 }

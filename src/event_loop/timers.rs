@@ -285,7 +285,7 @@ impl EventLoop {
     fn run_deadline(&self, id: ChannelId) {
         let source = self.inner.channels.borrow().get(id).cloned();
         if let Some(source) = source {
-            if self.catch("a deadline's callback", || source.on_deadline(self)).is_none() {
+            if self.catch_in("a callback", &*source, || source.on_deadline(self)).is_none() {
                 self.close_after_panic(id, &source);
             }
         }

@@ -6,5 +6,5 @@ mod support;
 mod addresses;
 mod connect;
 mod failures;
-mod lives;
+mod retries_and_reconnects;
 mod stops;
