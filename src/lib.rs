@@ -16,8 +16,8 @@
 //! }
 //! ```
 //!
-//! The [`guide`] explains the crate step by step, with pages on ending connections, back-pressure,
-//! embedding and testing.
+//! The [`guide`] explains the crate step by step, with pages on clients, other event sources,
+//! ending connections, back-pressure, embedding and testing.
 //!
 //! # Overview
 //!

@@ -70,9 +70,9 @@ pub struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// Returns a builder of a socket that is bound to `address`: a socket address or `host:port`, as
-    /// [`ConnectTarget`] describes. The first address that can be bound is used. Port 0 selects an
-    /// ephemeral port: see [`local_addr`](UdpSocket::local_addr).
+    /// Returns a builder of a socket that is bound to `address`: a socket address or `host:port`,
+    /// as [`ConnectTarget`] describes. The first address that can be bound is used. Port 0 selects
+    /// an ephemeral port: see [`local_addr`](UdpSocket::local_addr).
     ///
     /// A host name is resolved here, which may block. An address is never looked up.
     ///
@@ -87,9 +87,9 @@ impl UdpSocket {
         Ok(UdpSocketBuilder::new(event_loop, inet_addresses(address, "bind a UDP socket to")?))
     }
 
-    /// Returns a builder of a socket that is bound to an ephemeral port of any address and connected
-    /// to `peer`, same as [`UdpSocketBuilder::connect`]. If `peer` resolves to several addresses, the
-    /// first is used.
+    /// Returns a builder of a socket that is bound to an ephemeral port of any address and
+    /// connected to `peer`, same as [`UdpSocketBuilder::connect`]. If `peer` resolves to several
+    /// addresses, the first is used.
     ///
     /// A host name is resolved here, which may block. An address is never looked up.
     ///
