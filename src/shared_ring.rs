@@ -263,7 +263,7 @@ impl SharedRing {
 
     /// Sleeps until there is a message to receive, until there is space after a send failed with
     /// [`Full`](RingSendError::Full), or until `timeout` has elapsed. Without a timeout it waits
-    /// indefinitely.
+    /// indefinitely; with a timeout of zero it returns at once.
     ///
     /// Spurious returns are possible, so retry the operation. Returns at once if there is a
     /// message. The first call creates an epoll instance, which uses a descriptor until the ring is

@@ -1,7 +1,7 @@
 //! UDP sockets on an event loop.
 //!
 //! [`UdpSocket`] is the owner's value. [`UdpRef`] is the handler's view of the socket for the
-//! duration of a callback. [`UdpHandle`] is for other threads.
+//! duration of a callback. [`UdpHandle`] is for use from any thread.
 
 mod builder;
 mod core;
@@ -48,7 +48,7 @@ use crate::event_loop::{EventLoop, WeakLoop};
 /// datagram was sent to: see [`UdpRef::send_to`] and [`UdpRef::destination`].
 ///
 /// Bound to the loop's thread, like the loop. [`handle`](UdpSocket::handle) returns a handle for
-/// other threads.
+/// use from any thread.
 ///
 /// ```no_run
 /// use reveille::{EventLoop, UdpSocket};

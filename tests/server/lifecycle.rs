@@ -272,7 +272,7 @@ fn dropping_a_server_loses_no_connection_in_transit() {
             host.request(|_, server| *server = None);
             clients.iter_mut().for_each(net::wait_for_end);
             drop(host);
-            // Every connection that arrived has a whole life, from on_open to on_close.
+            // Every connection that arrived gets its on_open and its on_close.
             journal.assert_opened_and_closed_once(journal.handlers());
         }
     });

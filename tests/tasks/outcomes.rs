@@ -133,10 +133,10 @@ fn a_post_during_the_loops_drop_is_given_back() {
         event_loop.run_after(Duration::MAX, move |_| timer.keep());
         let every = posts("repeating timer");
         event_loop.run_every(Duration::MAX, move |_| every.keep());
-        let remote = posts("timer of a handle");
+        let remote = posts("timer created through a handle");
         on_another_thread(|| handle.run_after(Duration::MAX, move |_| remote.keep()).unwrap());
         turn(&event_loop);
-        let unseen = posts("timer of a handle that the loop has not seen");
+        let unseen = posts("timer created through a handle that the loop has not seen");
         on_another_thread(|| handle.run_every(Duration::MAX, move |_| unseen.keep()).unwrap());
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let callback = posts("channel");
@@ -156,8 +156,8 @@ fn a_post_during_the_loops_drop_is_given_back() {
             "posted task",
             "repeating timer",
             "timer",
-            "timer of a handle",
-            "timer of a handle that the loop has not seen",
+            "timer created through a handle",
+            "timer created through a handle that the loop has not seen",
         ];
         assert_eq!(*results, refused.map(|what| (what, false)));
     });
