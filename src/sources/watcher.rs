@@ -137,8 +137,8 @@ impl Watcher {
         self.registration.with(|_, watcher| watcher.watch(path.as_ref(), changes)).ok_or_else(closed)?
     }
 
-    /// Removes a watch: no further change is reported for it, not even one that has already
-    /// event. Returns whether the watch existed.
+    /// Removes a watch: no further change is reported for it, not even one that has been made
+    /// already. Returns whether the watch existed.
     pub fn unwatch(&self, id: WatchId) -> bool {
         // A forked process shares the inotify instance of an inherited loop with its parent.
         self.registration.with(|_, watcher| watcher.unwatch(id)).unwrap_or(false)

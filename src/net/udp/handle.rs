@@ -1,4 +1,4 @@
-//! A handle on a UDP socket, for any thread.
+//! `UdpHandle`: a handle to a UDP socket, for use from any thread.
 //!
 //! Requests of other threads wait in the mailbox, in order. The socket takes as many as its queue
 //! has capacity for. The contents of both are therefore bounded, and a datagram that was accepted

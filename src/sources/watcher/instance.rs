@@ -171,7 +171,7 @@ impl Instance {
             !entries.is_empty()
         };
         if others {
-            // Events that event before, for the other entries, must not reach the new entry.
+            // Earlier events, which are for the other entries, must not reach the new entry.
             self.read_ahead();
         }
         let number = next_number();
