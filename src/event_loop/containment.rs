@@ -46,9 +46,7 @@ pub(crate) fn set_observer(observer: Observer) {
 /// # Errors
 /// The payload of the panic.
 pub(crate) fn catch<R>(what: &'static str, call: impl FnOnce() -> R) -> Result<R, Payload> {
-    catch_unwind(AssertUnwindSafe(call)).inspect_err(|payload| {
-        logger::recurring(what, |suppressed| log_panic(what, payload, suppressed));
-    })
+    catch_unwind(AssertUnwindSafe(call)).inspect_err(|payload| log_panic(what, payload))
 }
 
 /// Same as [`catch`], for a call of a source's code. A panic is logged at most once a second for
@@ -61,16 +59,7 @@ pub(super) fn catch_in<R>(
     describe: impl FnOnce() -> Description,
     call: impl FnOnce() -> R,
 ) -> Result<R, Payload> {
-    catch_unwind(AssertUnwindSafe(call)).inspect_err(|payload| {
-        log_panic_in(what, &describe(), payload);
-    })
-}
-
-#[cold]
-fn log_panic_in(what: &'static str, source: &Description, payload: &Payload) {
-    logger::recurring_in(what, source.kind(), |suppressed| {
-        log_panic(format_args!("{what} of {source}"), payload, suppressed);
-    });
+    catch_unwind(AssertUnwindSafe(call)).inspect_err(|payload| log_panic_in(what, describe, payload))
 }
 
 /// Calls a user's destructor. A panic is caught, logged, and passed to the thread's observer.
@@ -95,7 +84,19 @@ pub(crate) fn dispose(payload: Payload) {
 }
 
 #[cold]
-fn log_panic(what: impl fmt::Display, payload: &Payload, suppressed: Suppressed) {
+fn log_panic(what: &'static str, payload: &Payload) {
+    logger::recurring(what, |suppressed| log_line(what, payload, suppressed));
+}
+
+#[cold]
+fn log_panic_in(what: &'static str, describe: impl FnOnce() -> Description, payload: &Payload) {
+    let source = describe();
+    logger::recurring_in(what, source.kind(), |suppressed| {
+        log_line(format_args!("{what} of {source}"), payload, suppressed);
+    });
+}
+
+fn log_line(what: impl fmt::Display, payload: &Payload, suppressed: Suppressed) {
     let message = message(payload).unwrap_or("no message");
     log::error!("{what} panicked: {message}{suppressed}");
 }
