@@ -60,7 +60,7 @@ struct LateEcho;
 impl ConnectionHandler for LateEcho {
     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
         let (bytes, connection) = (input.take_all().to_vec(), conn.handle());
-        // The runtime is entered: the loop runs inside `block_on`.
+        // `tokio::spawn` works here because the loop runs inside `block_on`.
         tokio::spawn(async move {
             tokio::time::sleep(DELAY).await;
             // Fails if the connection has been closed: the reply is dropped.
@@ -80,11 +80,11 @@ impl ConnectionHandler for LateEcho {
     }
 }
 
-/// Runs the loop, on the edges of its descriptor, until it quits. Other tasks of the runtime run in
-/// between.
+/// Runs the loop whenever its descriptor becomes readable, until it quits. Other tasks of the
+/// runtime run in between.
 async fn embed(event_loop: &EventLoop, descriptor: &AsyncFd<OwnedFd>) -> io::Result<()> {
     while !event_loop.is_quitting() {
-        // Cleared before the turns: an event during them is a new edge.
+        // Clear first, so that an event during the turns is reported again.
         descriptor.readable().await?.clear_ready();
         event_loop.run_ready()?;
     }

@@ -4,8 +4,8 @@
 //! Run it with `cargo run --release --example simple`; it listens on four ports from 127.0.0.1:2009
 //! upwards and prints which service is on which. Its only argument is another address for the first
 //! one; with port 0 each service gets a free port. It shows four kinds of handler: a closure that
-//! reads, handlers that send on open and shut down, and a handler that sends without end at its
-//! peer's pace.
+//! reads, handlers that send on open and shut down, and a handler that sends without end, as fast
+//! as its peer reads.
 
 #[path = "shared/arguments.rs"]
 mod arguments;
@@ -50,7 +50,7 @@ fn run(first: SocketAddr) -> io::Result<()> {
     let daytime = TcpServer::bind(&event_loop, port(1))?.serve(|_| Once(daytime))?;
     let chargen = TcpServer::bind(&event_loop, port(2))?.serve(|_| Chargen::default())?;
     let time = TcpServer::bind(&event_loop, port(3))?.serve(|_| Once(time))?;
-    // Installed first: a reader of the addresses may send a signal.
+    // Installed before the addresses are printed: a program that reads them may send a signal.
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
     for (name, server) in
         [("discard", &discard), ("daytime", &daytime), ("chargen", &chargen), ("time", &time)]

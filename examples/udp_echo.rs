@@ -58,8 +58,8 @@ struct Echo {
 impl DatagramHandler for Echo {
     fn on_datagram(&mut self, socket: &UdpRef, datagram: &[u8], from: SocketAddr) -> io::Result<()> {
         self.datagrams += 1;
-        // The sender's address may be forged. Port 0 cannot receive a reply, and a reply to this
-        // socket would be replied to forever.
+        // The sender's address may be forged. Port 0 cannot receive a reply. If the address is that
+        // of this socket, it would reply to its own replies forever.
         if from.port() == 0 || is_own(socket.local_addr()?, from) {
             return Ok(());
         }

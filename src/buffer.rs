@@ -23,7 +23,7 @@ const SMALLEST: usize = 64;
 /// content and the requested space.
 ///
 /// A new buffer owns no memory. Storage is kept when a buffer becomes empty, ready for the next
-/// bytes; [`release`](Buffer::release) gives it back.
+/// bytes; [`release`](Buffer::release) frees it.
 ///
 /// # Examples
 /// Splitting a stream into lines, independent of how it is split into pieces:
@@ -175,9 +175,9 @@ impl Buffer {
             return;
         }
         let len = self.len();
-        // Moving `len` bytes gains `head` bytes of space, and at least as many have been consumed
-        // or appended since the last move: if `len <= head`, those have paid for it. Moving
-        // whenever that makes enough space would make a nearly full buffer copy itself for every
+        // A move copies `len` bytes and gains `head` bytes of space. At least `head` bytes have
+        // been consumed or appended since the last move, so with `len <= head` the cost per byte is
+        // constant. Without this condition a nearly full buffer would copy its content for every
         // few bytes that pass through.
         let moving_pays = len <= self.head && self.capacity() - len >= n;
         let capacity = if moving_pays { self.capacity() } else { self.grown_by(n) };

@@ -1,7 +1,7 @@
 //! The event loop: waits for descriptors, deadlines and tasks, and calls back.
 //!
-//! Start reading at [`turn`](EventLoop::turn). Its six phases are the whole reactor; everything
-//! else here serves one of them.
+//! Start reading at [`turn`](EventLoop::turn). Its six phases are the whole reactor; the rest of
+//! the file serves one of them.
 //!
 //! Two rules keep it simple. No borrow and no lock is held while user code runs: the callback is
 //! looked up, cloned or taken out, the borrow ends, then the call is made. And callbacks never
@@ -14,6 +14,7 @@ pub(crate) mod containment;
 mod counters;
 mod embedding;
 mod handle;
+mod panics;
 pub(crate) mod poller;
 pub(crate) mod process_mark;
 mod refused;
@@ -32,7 +33,6 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::panic::resume_unwind;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,11 +45,11 @@ pub use handle::{LoopHandle, PostError};
 pub use refused::Refused;
 pub(crate) use registration::Registration;
 pub use shared::TimerId;
-pub(crate) use source::{Source, WeakLoop};
+pub(crate) use source::{Description, Source, WeakLoop};
 pub use timers::repeat::{MissedTickBehavior, Repeat};
 
 use self::channel_table::{ChannelId, ChannelTable};
-use self::containment::{Contained, Payload, catch, dispose};
+use self::containment::{Contained, Payload};
 use self::poller::{Poller, Wait};
 use self::tasks::task::Task;
 use self::tasks::task_queue::Batch;
@@ -119,6 +119,11 @@ use timers::alarm::Alarm;
 /// The same holds for the destructors of callbacks, handlers, errors and other values given to the
 /// loop, and for the payload of a panic. A payload whose destructor panics is logged and counted as
 /// one panic.
+///
+/// The log line names the callback and what it belongs to, such as a connection with its peer. Each
+/// thread logs at most one such line a second for each kind of callback and owner, with the number
+/// of lines suppressed since the last one. The panic hook of the process
+/// ([`set_hook`](std::panic::set_hook)) and [`LoopCounters::panics`] report every panic.
 ///
 /// # Dropping
 /// Dropping the loop closes its channels (each connection's handler gets its `on_close`) and drops
@@ -218,7 +223,7 @@ impl EventLoop {
         EventLoopBuilder::new()
     }
 
-    /// A handle to this loop, for any thread.
+    /// A handle to this loop, for use from any thread.
     pub fn handle(&self) -> LoopHandle {
         LoopHandle::new(Arc::clone(&self.inner.shared))
     }
@@ -318,7 +323,7 @@ impl EventLoop {
         for id in batch.drain(..) {
             let started = inner.channels.borrow_mut().start(id);
             let Some((source, ready)) = started else { continue };
-            let returned = self.catch("a channel's callback", || source.on_ready(self, ready));
+            let returned = self.catch_in("a callback", &*source, || source.on_ready(self, ready));
             if self.is_inherited() {
                 return;
             }
@@ -355,10 +360,8 @@ impl EventLoop {
 
     fn close_now(&self, id: ChannelId) {
         if let Some(source) = self.unregister(id) {
-            self.catch("a close callback", || {
-                source.on_close(self);
-                drop(source);
-            });
+            self.catch_in("a close callback", &*source, || source.on_close(self));
+            self.discard(source);
         }
     }
 
@@ -376,43 +379,6 @@ impl EventLoop {
         self.inner.shared.process().check()
     }
 
-    /// Closes a source whose callback has panicked.
-    fn close_after_panic(&self, id: ChannelId, source: &Rc<dyn Source>) {
-        self.catch("the close after a panic", || source.on_panic(self, id));
-    }
-
-    /// Calls user code and catches its panic. `None` if it panicked.
-    pub(crate) fn catch<R>(&self, what: &'static str, call: impl FnOnce() -> R) -> Option<R> {
-        catch(what, call).map_err(|payload| self.take_panic(payload)).ok()
-    }
-
-    /// Drops a value that is, or may contain, a value of the user: its destructor is user code too.
-    fn discard<T>(&self, value: T) {
-        self.catch("a destructor", || drop(value));
-    }
-
-    /// Counts a caught panic. The first of a turn is kept if panics are to be propagated; any other
-    /// payload is dropped.
-    fn take_panic(&self, payload: Payload) {
-        let Inner { shared, panic, propagate_panics, .. } = &*self.inner;
-        shared.counters.count_panic();
-        let first = panic.take();
-        if *propagate_panics && first.is_none() {
-            panic.set(Some(Contained::new(payload)));
-        } else {
-            panic.set(first);
-            dispose(payload);
-        }
-    }
-
-    /// Takes the payload of a panic raised by the destructor of a user value on this thread.
-    fn observe_panic(payload: Payload) {
-        match EventLoop::current() {
-            Some(event_loop) => event_loop.take_panic(payload),
-            None => dispose(payload),
-        }
-    }
-
     /// The time of this thread's loop, or of the system's clock without one.
     fn current_time() -> Instant {
         EventLoop::current().map_or_else(Instant::now, |event_loop| event_loop.now())
@@ -425,12 +391,6 @@ impl EventLoop {
 
     fn set_current(inner: Weak<Inner>) {
         drop(ManuallyDrop::into_inner(CURRENT.replace(ManuallyDrop::new(inner))));
-    }
-
-    fn propagate_panic(&self) {
-        if let Some(payload) = self.inner.panic.take() {
-            resume_unwind(payload.into_inner());
-        }
     }
 }
 

@@ -10,6 +10,8 @@
 //!
 //! Subjects:
 //!
+//! - [`clients`]: connecting, retrying, reconnecting, sending and stopping.
+//! - [`other_sources`]: UDP sockets, Unix sockets, and any other descriptor.
 //! - [`ending_connections`]: the five ways to end a connection, and what happens to bytes in
 //!   flight.
 //! - [`back_pressure`]: what happens when a peer or a handler is slower than its input.
@@ -26,6 +28,12 @@ pub mod first_server {}
 
 #[doc = include_str!("guide/time_and_threads.md")]
 pub mod time_and_threads {}
+
+#[doc = include_str!("guide/clients.md")]
+pub mod clients {}
+
+#[doc = include_str!("guide/other_sources.md")]
+pub mod other_sources {}
 
 #[doc = include_str!("guide/ending_connections.md")]
 pub mod ending_connections {}

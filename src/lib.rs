@@ -16,8 +16,8 @@
 //! }
 //! ```
 //!
-//! The [`guide`] explains the crate step by step, with pages on ending connections, back-pressure,
-//! embedding and testing.
+//! The [`guide`] explains the crate step by step, with pages on clients, other event sources,
+//! ending connections, back-pressure, embedding and testing.
 //!
 //! # Overview
 //!
@@ -104,9 +104,10 @@
 //!
 //! # Logging
 //! Errors that cannot be returned to a caller are logged through the `log` crate: panics in
-//! callbacks, failed accepts, a client whose last attempt to connect has failed. Normal operation
-//! logs nothing, except why [`FileIo`] uses threads instead of io_uring. The crate never installs a
-//! logger.
+//! callbacks, failed accepts, a client whose last attempt to connect has failed. Lines that a peer
+//! or a shortage can cause repeatedly are limited to one a second on each thread for each kind. At
+//! levels above debug, normal operation logs nothing, except why [`FileIo`] uses threads instead of
+//! io_uring. At debug, a client logs each attempt to connect. The crate never installs a logger.
 //!
 //! [`Backoff`]: net::Backoff
 //! [`CallError::Full`]: task::CallError::Full

@@ -120,11 +120,13 @@ impl Readiness {
     }
 
     /// Whether the other end has closed its sending side. Bytes sent before may still be unread.
+    /// Also set on a hang-up (`EPOLLHUP`).
     pub const fn is_read_closed(self) -> bool {
         self.intersects(Readiness::READ_CLOSED)
     }
 
-    /// Whether the other end reads no more, so that writes are pointless.
+    /// Whether the other end reads no more, so that writes are pointless. Also set on a hang-up
+    /// (`EPOLLHUP`), such as at the read end of a pipe whose write end is closed.
     pub const fn is_write_closed(self) -> bool {
         self.intersects(Readiness::WRITE_CLOSED)
     }

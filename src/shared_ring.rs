@@ -263,7 +263,7 @@ impl SharedRing {
 
     /// Sleeps until there is a message to receive, until there is space after a send failed with
     /// [`Full`](RingSendError::Full), or until `timeout` has elapsed. Without a timeout it waits
-    /// indefinitely.
+    /// indefinitely; with a timeout of zero it returns at once.
     ///
     /// Spurious returns are possible, so retry the operation. Returns at once if there is a
     /// message. The first call creates an epoll instance, which uses a descriptor until the ring is
@@ -274,8 +274,8 @@ impl SharedRing {
     /// free; the error of poll(2).
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        // Before the checks: a ring that precedes this call is not reported, but the checks see its
-        // cause.
+        // Called before the checks: a signal that precedes this call is not reported, but the
+        // checks see its cause.
         self.sleeper.prepare(&self.bell)?;
         if self.link.take_space_event()? || !self.link.may_sleep()? {
             return Ok(());
@@ -345,7 +345,8 @@ impl Link {
         has_space.map_err(|error| self.end(error))
     }
 
-    /// Requests a ring for the next message. Returns `false` if there already is a message.
+    /// Requests a doorbell signal for the next message. Returns `false` if there already is a
+    /// message.
     pub(crate) fn may_sleep(&mut self) -> Result<bool, RingError> {
         self.check()?;
         let ring = self.layout.ring_of(self.side.other());

@@ -9,16 +9,20 @@ use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use reveille::fs::{FileIo, FileIoBackend};
+use reveille::io::{Channel, Interest};
 use reveille::ipc::SharedRing;
+use reveille::signal::{Signal, Signals};
 use reveille::time::VirtualClock;
-use reveille::{EventFd, EventLoop, TcpServer, UdpSocket};
+use reveille::{EventFd, EventLoop, TcpClient, TcpServer, UdpSocket};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::alone::alone;
+use support::client::Refusing;
 use support::net::{turn_until, until};
 use support::{Count, turn};
 
@@ -107,6 +111,79 @@ fn repeated_handler_panics_are_logged_once_a_second() {
         assert_eq!(second.len(), 1, "{second:?}");
         assert!(second[0].ends_with("as the peer likes (19 more since the last such line)"), "{second:?}");
         assert_eq!(event_loop.handle().counters().panics, 21);
+    });
+}
+
+#[test]
+fn the_line_of_a_panic_names_what_panicked() {
+    with_logger(|| {
+        let event_loop = EventLoop::new().unwrap();
+        let socket = UdpSocket::bind(&event_loop, "127.0.0.1:0").unwrap();
+        let socket = socket.serve_fn(|_, _, _| -> std::io::Result<()> { panic!("a bug") }).unwrap();
+        let address = socket.local_addr().unwrap();
+        std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", address).unwrap();
+        turn_until(&event_loop, || !socket.is_open());
+
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        let channel = Channel::new(&event_loop, ours, Interest::READABLE, |_| panic!("a bug")).unwrap();
+        turn_until(&event_loop, || !channel.is_open());
+
+        let eventfd = EventFd::new(1).unwrap().watch(&event_loop, |_, _| panic!("a bug")).unwrap();
+        turn_until(&event_loop, || !eventfd.is_open());
+
+        let usr1 = Signals::new(&event_loop, [Signal::USR1], |_, _| panic!("a bug")).unwrap();
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::USR1).unwrap();
+        turn_until(&event_loop, || event_loop.handle().counters().panics == 4);
+        drop(usr1);
+
+        event_loop.run_after(Duration::ZERO, |_| panic!("a bug"));
+        turn_until(&event_loop, || event_loop.handle().counters().panics == 5);
+        event_loop.queue_in_loop(|_| panic!("a bug"));
+        turn_until(&event_loop, || event_loop.handle().counters().panics == 6);
+        assert_eq!(
+            lines(),
+            [
+                format!("a callback of a UDP socket at {address} panicked: a bug").as_str(),
+                "a callback of a channel panicked: a bug",
+                "a callback of a watched eventfd panicked: a bug",
+                "a callback of a signal source panicked: a bug",
+                "a timer's callback panicked: a bug",
+                "a task panicked: a bug",
+            ]
+        );
+    });
+}
+
+#[test]
+fn attempts_to_connect_are_logged_at_debug() {
+    with_logger(|| {
+        let event_loop = EventLoop::new().unwrap();
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
+        let server = server.serve_fn(|_, _| ()).unwrap();
+        let address = server.local_addr().unwrap();
+        let session = || {
+            let client = TcpClient::connect(&event_loop, address).serve_fn(|_, _| ()).unwrap();
+            turn_until(&event_loop, || client.handle().is_some());
+        };
+        session();
+        assert!(lines().is_empty());
+        log::set_max_level(log::LevelFilter::Debug);
+        session();
+        assert_eq!(lines(), [format!("connected to {address}")]);
+
+        let refusing = [Refusing::new(), Refusing::new()];
+        let [a, b] = [refusing[0].address(), refusing[1].address()];
+        let failed = Count::default();
+        let adding = failed.clone();
+        let _client = TcpClient::connect(&event_loop, [a, b])
+            .on_failure(move |_, _| adding.add())
+            .serve_fn(|_, _| ())
+            .unwrap();
+        turn_until(&event_loop, || failed.get() == 1);
+        let line =
+            |address| format!("cannot connect to {a}, {b} ({address}): Connection refused (os error 111)");
+        assert_eq!(lines(), [line(a), line(b)]);
     });
 }
 

@@ -45,7 +45,7 @@ impl Drop for Last {
 
 /// Runs `test` on a thread that then ends. The returned closure is called in the destructor of a
 /// thread-local. The returned loop is kept in another thread-local. Runs twice: the closure is
-/// called before the loop is dropped, and after that.
+/// called before the loop is dropped in one run, after it in the other.
 fn at_exit(test: impl Fn() -> (Option<EventLoop>, AtExit) + Send + Clone + 'static) {
     with_watchdog(LIMIT, move || {
         for is_first in [true, false] {

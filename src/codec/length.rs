@@ -36,14 +36,15 @@ pub struct LengthCodec {
 }
 
 impl LengthCodec {
-    /// Frames of at most `limit` bytes, not counting the prefix. The prefix does not count itself.
+    /// Frames of at most `limit` bytes without the prefix. The length in the prefix does not
+    /// include the prefix itself.
     #[must_use]
     pub fn new(prefix: LengthPrefix, limit: usize) -> LengthCodec {
         LengthCodec { prefix, limit, counts_prefix: false }
     }
 
     /// The length in the prefix includes the prefix itself. Default: it does not. The limit never
-    /// does.
+    /// includes it.
     #[must_use]
     pub fn counts_prefix(mut self) -> LengthCodec {
         self.counts_prefix = true;
@@ -62,8 +63,8 @@ impl LengthCodec {
         Ok(())
     }
 
-    /// Prepends the prefix to the contents of `frame`. For a frame that was written there in
-    /// pieces: its contents are not copied.
+    /// Prepends the prefix to the contents of `frame`, for a frame that is written to the buffer in
+    /// pieces. The contents move only if there is no space before them.
     ///
     /// # Errors
     /// Same as [`encode`](LengthCodec::encode). `frame` is unchanged.

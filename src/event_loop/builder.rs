@@ -61,8 +61,8 @@ impl EventLoopBuilder {
         self
     }
 
-    /// The size in bytes of the input buffer shared by the loop's connections. It is also the most
-    /// that one connection reads before the others have their turn. Default: 64 KiB. Minimum: 1
+    /// The size in bytes of the input buffer shared by the loop's connections. A connection reads
+    /// at most this many bytes before the other connections are served. Default: 64 KiB. Minimum: 1
     /// KiB.
     pub fn input_buffer(mut self, bytes: usize) -> EventLoopBuilder {
         self.input_buffer = bytes.max(1024);
@@ -70,7 +70,7 @@ impl EventLoopBuilder {
     }
 
     /// Makes [`EventLoop::run`] resume a panic of a callback at the end of the turn. Default: the
-    /// panic is caught, logged and counted.
+    /// panic is caught, logged and counted ([details](EventLoop#panics-in-callbacks)).
     pub fn propagate_panics(mut self) -> EventLoopBuilder {
         self.propagate_panics = true;
         self
@@ -119,7 +119,7 @@ impl EventLoopBuilder {
     /// Same as [`EventLoop::new`].
     pub fn build(self) -> io::Result<EventLoop> {
         if EventLoop::current().is_some_and(|current| !current.is_inherited()) {
-            let message = "this thread has an event loop already; a loop is bound to its thread, and a thread to one loop";
+            let message = "this thread has an event loop already; a thread has at most one";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
         let clock = self.virtual_clock.map_or_else(Clock::system, Clock::from);

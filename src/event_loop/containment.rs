@@ -20,6 +20,9 @@ use std::mem::{self, ManuallyDrop};
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use self::logger::Suppressed;
+use super::source::Description;
+
 /// The payload of a panic. It may be a user's value, so it must be stored in a [`Contained`] or
 /// passed to [`dispose`].
 pub(crate) type Payload = Box<dyn Any + Send>;
@@ -46,6 +49,19 @@ pub(crate) fn catch<R>(what: &'static str, call: impl FnOnce() -> R) -> Result<R
     catch_unwind(AssertUnwindSafe(call)).inspect_err(|payload| log_panic(what, payload))
 }
 
+/// Same as [`catch`], for a call of a source's code. A panic is logged at most once a second for
+/// each `what` and kind of source. `describe` is called only after a panic.
+///
+/// # Errors
+/// The payload of the panic.
+pub(super) fn catch_in<R>(
+    what: &'static str,
+    describe: impl FnOnce() -> Description,
+    call: impl FnOnce() -> R,
+) -> Result<R, Payload> {
+    catch_unwind(AssertUnwindSafe(call)).inspect_err(|payload| log_panic_in(what, describe, payload))
+}
+
 /// Calls a user's destructor. A panic is caught, logged, and passed to the thread's observer.
 pub(crate) fn catch_drop(call: impl FnOnce()) {
     if let Err(payload) = catch("a destructor", call) {
@@ -69,8 +85,20 @@ pub(crate) fn dispose(payload: Payload) {
 
 #[cold]
 fn log_panic(what: &'static str, payload: &Payload) {
+    logger::recurring(what, |suppressed| log_line(what, payload, suppressed));
+}
+
+#[cold]
+fn log_panic_in(what: &'static str, describe: impl FnOnce() -> Description, payload: &Payload) {
+    let source = describe();
+    logger::recurring_in(what, source.kind(), |suppressed| {
+        log_line(format_args!("{what} of {source}"), payload, suppressed);
+    });
+}
+
+fn log_line(what: impl fmt::Display, payload: &Payload, suppressed: Suppressed) {
     let message = message(payload).unwrap_or("no message");
-    logger::recurring(what, |suppressed| log::error!("{what} panicked: {message}{suppressed}"));
+    log::error!("{what} panicked: {message}{suppressed}");
 }
 
 /// The argument of `panic!`, if it is a text.

@@ -113,6 +113,7 @@ pub struct LoopCounters {
     pub batches: u64,
     /// Tasks in the longest batch.
     pub longest_batch: u64,
-    /// Panics caught in callbacks and tasks.
+    /// Panics caught in callbacks, tasks and destructors. Every panic is counted, also if its line
+    /// in the log is suppressed.
     pub panics: u64,
 }

@@ -13,8 +13,7 @@
 //! ([`leave`](EventLoop::leave)). Deadlines need no write, as the alarm is one of the descriptors.
 //! Between turns the alarm is armed at once.
 //!
-//! A loop in [`run`](EventLoop::run) has nothing to signal between turns, and pays nothing for
-//! this.
+//! A loop in [`run`](EventLoop::run) has nothing to signal between turns, and makes no such write.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};

@@ -1,4 +1,4 @@
-//! `LoopHandle`: a reference to a loop for any thread.
+//! `LoopHandle`: a handle to a loop, for use from any thread.
 
 pub(in crate::event_loop) mod call;
 pub(in crate::event_loop) mod mailbox_limit;
@@ -19,7 +19,7 @@ use crate::event_loop::refused::Refused;
 use crate::event_loop::tasks::task::{SendTask, Task};
 use crate::event_loop::tasks::task_queue::Refusal;
 
-/// A reference to a loop, for any thread. Clones refer to the same loop.
+/// A handle to a loop, for use from any thread. Clones refer to the same loop.
 ///
 /// Calls through a handle take effect on the loop's thread. A handle does not keep its loop alive.
 /// Once the loop has been dropped, a post is refused and returns the task.

@@ -48,8 +48,13 @@ impl Poller {
     }
 
     /// Starts watching `fd`. The next wait reports readiness that exists already.
+    ///
+    /// # Errors
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) for a file that epoll does not support
+    /// (EPERM); otherwise the error of epoll_ctl(2).
     pub(crate) fn register(&self, fd: BorrowedFd<'_>, key: u64, interest: Interest) -> io::Result<()> {
-        self.registry.register(&mut SourceFd(&fd.as_raw_fd()), token(key), to_mio(interest)?)
+        let mut source = SourceFd(&fd.as_raw_fd());
+        self.registry.register(&mut source, token(key), to_mio(interest)?).map_err(explain)
     }
 
     /// Changes the interest in `fd`. Existing readiness is reported again. A channel that is
@@ -121,6 +126,18 @@ impl Poller {
 impl AsFd for Poller {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.registry.as_fd()
+    }
+}
+
+/// Replaces the text of EPERM, which is not about permissions here.
+#[cold]
+fn explain(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let message = "epoll cannot watch a regular file or a directory; use FileIo for files";
+            io::Error::new(io::ErrorKind::PermissionDenied, message)
+        }
+        _ => error,
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 
 use crate::event_loop::containment::Contained;
 
-/// An operation has refused the value that it was given. The error returns the value unchanged.
+/// The error of an operation that has not accepted a value. It contains the value, unchanged.
 ///
 /// Every operation that takes a value, such as a task, a closure or bytes, fails with this type.
 /// The [`reason`](Refused::reason) is a plain enum of the operation's module. The conversion into
@@ -20,7 +20,7 @@ use crate::event_loop::containment::Contained;
 /// let handle = EventLoop::new()?.handle(); // the loop is dropped at once
 /// let refused = handle.queue_in_loop(|_| println!("never on the loop")).unwrap_err();
 /// assert_eq!(refused.reason(), PostError::LoopGone);
-/// let task = refused.into_inner(); // to be run elsewhere, or dropped knowingly
+/// let task = refused.into_inner(); // to be run elsewhere or dropped
 /// # drop(task);
 /// # Ok(())
 /// # }

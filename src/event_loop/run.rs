@@ -38,8 +38,8 @@ impl EventLoop {
     /// [descriptor](EventLoop#inside-another-loop). [`run_ready`](EventLoop::run_ready) makes turns
     /// while there is work; `run_once` makes exactly one.
     ///
-    /// The timeout has a resolution of one millisecond, rounded up. It is measured in real time
-    /// even if the loop has a virtual clock.
+    /// The timeout has a resolution of one millisecond, rounded up. With a timeout of zero the turn
+    /// does not wait. The timeout is measured in real time even if the loop has a virtual clock.
     ///
     /// A request to quit stays pending ([`is_quitting`](EventLoop::is_quitting)). While it is
     /// pending, a turn does not wait.
@@ -98,7 +98,8 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Runs for `duration` by the loop's clock, or until [`quit`](EventLoop::quit) is called.
+    /// Runs for `duration` by the loop's clock, or until [`quit`](EventLoop::quit) is called. With
+    /// a duration of zero it makes at least one turn and does not wait.
     ///
     /// A loop with a [`VirtualClock`](crate::time::VirtualClock) does not wait: whenever it has no
     /// work left, it moves the clock to the next deadline. All timers of the period fire in order,

@@ -1,6 +1,7 @@
 //! The trait of all event sources, and the loop's interface to them.
 
 use std::any::Any;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::{Rc, Weak};
@@ -13,7 +14,7 @@ use crate::event_loop::channel_table::{ChannelId, ChannelTable};
 use crate::event_loop::containment::logger;
 use crate::readiness::{Interest, Readiness};
 
-/// An event source: usually a descriptor and its callback. The loop owns it from registration to
+/// An event source, such as a descriptor and its callback. The loop owns it from registration to
 /// close.
 ///
 /// The loop calls every method with nothing borrowed, and never while another method runs. The
@@ -56,6 +57,14 @@ pub(crate) trait Source {
         false
     }
 
+    /// What the source is, for the log line of a panic in one of its callbacks. Called only after
+    /// a panic, so it may allocate. It must not call user code, nor borrow state that is borrowed
+    /// while a callback runs, such as the handler.
+    #[cold]
+    fn describe(&self) -> Description {
+        Description::of("a channel")
+    }
+
     /// The source's callback has panicked. Default: removes the source, whose id is `id`.
     fn on_panic(&self, event_loop: &EventLoop, id: ChannelId) {
         event_loop.remove(id);
@@ -66,6 +75,37 @@ pub(crate) trait Source {
 
     /// The last call. The id is void already, and the descriptor is dropped with the source.
     fn on_close(&self, _event_loop: &EventLoop) {}
+}
+
+/// What a source is, such as `a connection with 192.0.2.1:80`.
+#[derive(Debug)]
+pub(crate) struct Description {
+    kind: &'static str,
+    detail: String,
+}
+
+impl Description {
+    /// A source of this kind: a noun with its article. For each kind at most one line a second is
+    /// logged.
+    pub(crate) fn of(kind: &'static str) -> Description {
+        Description { kind, detail: String::new() }
+    }
+
+    /// Adds what identifies the source among those of its kind, such as `with 192.0.2.1:80`.
+    pub(crate) fn detail(mut self, detail: impl fmt::Display) -> Description {
+        self.detail = format!(" {detail}");
+        self
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        self.kind
+    }
+}
+
+impl fmt::Display for Description {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.kind, self.detail)
+    }
 }
 
 impl EventLoop {
@@ -246,6 +286,10 @@ impl Source for Wakeup {
                 log::error!("cannot read the wake-up counter: {error}{suppressed}");
             }),
         }
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("the wake-up of a loop")
     }
 
     fn on_panic(&self, _event_loop: &EventLoop, _id: ChannelId) {}

@@ -34,9 +34,8 @@ impl BatchSlack {
 }
 
 impl EventLoop {
-    /// Runs `task` at once. The counterpart of
-    /// [`LoopHandle::run_in_loop`](super::LoopHandle::run_in_loop), for code that works with a loop
-    /// or a handle.
+    /// Runs `task` at once, as [`LoopHandle::run_in_loop`](super::LoopHandle::run_in_loop) does on
+    /// the loop's thread.
     pub fn run_in_loop(&self, task: impl FnOnce(&EventLoop)) {
         task(self);
     }

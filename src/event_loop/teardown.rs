@@ -11,9 +11,9 @@ use crate::event_loop::containment::logger;
 
 impl Drop for EventLoop {
     fn drop(&mut self) {
-        // A handle that is used on the loop's own thread holds the loop for the length of a call.
-        // Only the last holder ends the loop, so that the `on_close` callbacks made here have a
-        // loop.
+        // While a handle is used on the loop's own thread, it holds a second reference to the loop.
+        // Only the drop of the last reference ends the loop, so the callbacks called here can still
+        // use it.
         if Rc::strong_count(&self.inner) == 1 {
             if self.is_inherited() {
                 self.abandon()
@@ -62,7 +62,7 @@ impl EventLoop {
             for id in ids {
                 let source = inner.channels.borrow().get(id).cloned();
                 if let Some(source) = source {
-                    self.catch("a loop-end callback", || source.on_loop_end(self));
+                    self.catch_in("a loop-end callback", &*source, || source.on_loop_end(self));
                     self.close_now(id);
                     self.discard(source);
                 }

@@ -73,7 +73,8 @@ impl EventLoop {
     /// Calls `callback` once, after `delay` from now.
     ///
     /// The delay counts from this call, not from the beginning of the turn, so that a slow callback
-    /// before it does not shorten it. A delay beyond the range of the clock never elapses.
+    /// before it does not shorten it. With a delay of zero the callback is called in the next phase
+    /// of timers, never inside this call. A delay beyond the range of the clock never elapses.
     pub fn run_after(&self, delay: Duration, callback: impl FnOnce(&EventLoop) + 'static) -> TimerId {
         let deadline = self.inner.shared.clock.after(delay);
         self.name_timer(self.arm(deadline, move |firing| callback(&firing.event_loop)))
@@ -125,9 +126,10 @@ impl EventLoop {
     /// from the new deadline, even if its own callback moves it. A one-shot timer has ended when
     /// its callback starts.
     ///
-    /// Moving a deadline back, as an idle timeout does on every activity, only stores the new
-    /// deadline. The cost is that of reading the clock, which [`reset_at`](EventLoop::reset_at)
-    /// with a delay from [`now`](EventLoop::now) avoids.
+    /// Postponing a timer, as an idle timeout does on every activity, only stores the new deadline.
+    /// Most of the cost is the reading of the clock. [`reset_at`](EventLoop::reset_at) with a
+    /// deadline that counts from [`now`](EventLoop::now) does not read it. A delay of zero is the
+    /// same as for [`run_after`](EventLoop::run_after).
     pub fn reset(&self, id: TimerId, delay: Duration) -> bool {
         self.move_timer(id, self.inner.shared.clock.after(delay))
     }
@@ -165,8 +167,8 @@ impl EventLoop {
     }
 
     /// Returns the deadline of the next timer. For a timer that is never due this is past the end
-    /// of the clock. The call scans the timers of about a millisecond or, if the next is more than
-    /// two seconds away, of about two seconds.
+    /// of the clock. The call scans the timers of about one millisecond, or of about two seconds if
+    /// the next timer is more than two seconds away.
     pub fn next_deadline(&self) -> Option<Instant> {
         let next = self.inner.timers.borrow_mut().next_deadline();
         next.map(|deadline| self.inner.shared.clock.instant(deadline))
@@ -212,7 +214,8 @@ impl EventLoop {
         }
         let now = inner.shared.clock.moment(self.now());
         let freed = inner.timers.borrow_mut().begin_phase(now);
-        // The allocator returns the memory when the loop is idle: that takes tens of milliseconds.
+        // The memory is returned to the system only when the loop is idle, because that takes tens
+        // of milliseconds.
         inner.freed_bytes.set(inner.freed_bytes.get() + freed);
         let mut firing = None;
         let mut fired = 0;
@@ -267,8 +270,8 @@ impl EventLoop {
     }
 
     /// Inserts a timer that was created through a handle into the queue, unless it has been
-    /// cancelled. Another thread may have moved it meanwhile: its internal task may run before the
-    /// one that calls this.
+    /// cancelled. If another thread has moved it meanwhile, the internal task of the move may run
+    /// before the one that calls this.
     pub(super) fn arm_remote_timer(&self, key: RemoteKey) {
         let Some((_, deadline)) = self.inner.shared.remote_timers.queue_entry(key) else { return };
         let armed = self.arm_repeating(deadline, move |firing| firing.run_remote(key));
@@ -297,7 +300,7 @@ impl EventLoop {
     fn run_deadline(&self, id: ChannelId) {
         let source = self.inner.channels.borrow().get(id).cloned();
         if let Some(source) = source {
-            if self.catch("a deadline's callback", || source.on_deadline(self)).is_none() {
+            if self.catch_in("a callback", &*source, || source.on_deadline(self)).is_none() {
                 self.close_after_panic(id, &source);
             }
         }

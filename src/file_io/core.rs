@@ -18,7 +18,7 @@ use super::slab::{Key, Slab};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::trimming::slack::{release_capacity, release_if_empty};
-use crate::event_loop::{EventLoop, Registration, Source};
+use crate::event_loop::{Description, EventLoop, Registration, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
 
@@ -225,6 +225,10 @@ impl FileIoCore {
 impl Source for FileIoCore {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.done.as_fd())
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("file I/O")
     }
 
     /// The counter is read before the outcomes are taken, so a later outcome makes it readable

@@ -129,7 +129,7 @@ impl TcpClient {
         }
     }
 
-    /// The handle of the open session, if there is one. With
+    /// A handle to the open session, for use from any thread; `None` without a session. With
     /// [`reconnect`](TcpClientBuilder::reconnect) each session has its own handle.
     pub fn handle(&self) -> Option<ConnectionHandle> {
         self.connector.handle()
@@ -196,7 +196,11 @@ pub struct TcpClientBuilder<'a> {
 impl TcpClientBuilder<'_> {
     /// The time-out of one attempt. It applies to the lookup of the name, and then to each address.
     /// Default: 10 s. The kernel's own limit is about two minutes.
+    ///
+    /// # Panics
+    /// If the time-out is zero.
     pub fn timeout(mut self, timeout: Duration) -> Self {
+        assert!(!timeout.is_zero(), "the time-out of an attempt must be more than zero");
         self.settings.timeout = timeout;
         self
     }

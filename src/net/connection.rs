@@ -360,6 +360,11 @@ impl ConnectionCore {
         self.peer.get().expect("a connection is not used before it is established")
     }
 
+    /// The peer; `None` while the connection is not established.
+    pub(super) fn known_peer(&self) -> Option<&Address> {
+        self.peer.get()
+    }
+
     /// Lends the descriptor to the user.
     pub(super) fn lend_fd(&self) -> BorrowedFd<'_> {
         self.lent.set(true);

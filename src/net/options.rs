@@ -57,13 +57,14 @@ pub struct KeepAlive {
 
 impl KeepAlive {
     /// Sends the first probe after the peer has been idle for `idle` (`TCP_KEEPIDLE`). Resolution:
-    /// seconds, from 1 to 32767.
+    /// seconds, from 1 to 32767. The kernel rejects any other value, such as zero.
     pub fn new(idle: Duration) -> KeepAlive {
         KeepAlive { idle, interval: None, count: None }
     }
 
-    /// The time between probes (`TCP_KEEPINTVL`). Resolution: seconds, from 1 to 32767. Default:
-    /// the system's, which is 75 s unless configured otherwise.
+    /// The time between probes (`TCP_KEEPINTVL`). Resolution: seconds, from 1 to 32767. The kernel
+    /// rejects any other value, such as zero. Default: the system's, which is 75 s unless
+    /// configured otherwise.
     pub fn interval(mut self, interval: Duration) -> KeepAlive {
         self.interval = Some(interval);
         self
@@ -128,8 +129,9 @@ impl SocketOptions {
 
     /// How long sent data may stay unacknowledged, or unsent because of a closed receive window,
     /// before the connection fails with [`TimedOut`](io::ErrorKind::TimedOut) (`TCP_USER_TIMEOUT`).
-    /// Resolution: milliseconds, rounded up. Default: the limit of retransmission, about a quarter
-    /// of an hour; for a peer that does not read, there is no limit.
+    /// Resolution: milliseconds, rounded up. Default, and with a timeout of zero: the limit of
+    /// retransmission, about a quarter of an hour; for a peer that does not read, there is no
+    /// limit.
     ///
     /// With [keep-alive](SocketOptions::keep_alive), the connection fails after this timeout, not
     /// after the count of probes.

@@ -77,7 +77,7 @@ impl TcpServer {
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for text that is not an address, and the
     /// errors of the lookup.
     ///
-    /// The errors of bind(2) and listen(2) are returned by the finishers `serve` and `serve_fn`:
+    /// The errors of bind(2) and listen(2) are returned by the methods `serve` and `serve_fn`:
     /// the address is in use, is not local, or its port is privileged. The error names the address.
     pub fn bind(
         event_loop: &EventLoop,

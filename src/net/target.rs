@@ -15,9 +15,9 @@ use super::address::{Address, AddressError, UnixAddress};
 /// socket addresses, a host name and a port, or a Unix socket.
 ///
 /// Converts from text, from a pair of host and port, from one or more [`SocketAddr`]s, which are
-/// tried in order, and from a [`UnixAddress`], which has no textual form. The methods that take a
-/// target take all of these. A client resolves a host name on each connection attempt; an address
-/// is never looked up.
+/// tried in order, and from a [`UnixAddress`]. The methods that take a target take all of these.
+/// Text is never the path of a Unix socket. A client resolves a host name on each connection
+/// attempt; an address is never looked up.
 ///
 /// | text | meaning |
 /// |---|---|
@@ -101,9 +101,12 @@ impl ConnectTarget {
                 .try_for_each(|address| address.to_kernel().map(drop)),
             Endpoint::Zoned(_, zone, _) => interface_index(zone).map(drop),
         };
-        checked.map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot {purpose} {:?}: {error}", self.text))
-        })
+        checked.map_err(|error| self.error(purpose, error))
+    }
+
+    /// An error of the same kind that names the operation and the target.
+    fn error(&self, purpose: &str, error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("cannot {purpose} {:?}: {error}", self.text))
     }
 
     /// Returns the target's addresses. Resolves a host name, which may block.
@@ -115,7 +118,8 @@ impl ConnectTarget {
             // bind(2) checks whether the address of a Unix socket can be bound.
             Endpoint::Addresses(addresses) => Ok(addresses.clone()),
             Endpoint::Host(host, port) => {
-                Ok((host.as_str(), *port).to_socket_addrs()?.map(Address::Inet).collect())
+                let addresses = (host.as_str(), *port).to_socket_addrs();
+                Ok(addresses.map_err(|error| self.error(purpose, error))?.map(Address::Inet).collect())
             }
             Endpoint::Zoned(address, zone, port) => {
                 self.check(purpose)?;
@@ -161,7 +165,12 @@ impl FromStr for ConnectTarget {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<ConnectTarget, AddressError> {
-        let endpoint = text::endpoint(text).map_err(|reason| AddressError::new(text, reason))?;
+        let endpoint = text::endpoint(text).map_err(|reason| {
+            // Probably the path of a socket, unless it is a URL.
+            let is_path = text.contains('/') && !text.contains("://");
+            let hint = if is_path { "; for a Unix socket pass a UnixAddress" } else { "" };
+            AddressError::new(text, format!("{reason}{hint}"))
+        })?;
         Ok(ConnectTarget { text: text.to_owned(), endpoint })
     }
 }

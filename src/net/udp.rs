@@ -1,7 +1,7 @@
 //! UDP sockets on an event loop.
 //!
 //! [`UdpSocket`] is the owner's value. [`UdpRef`] is the handler's view of the socket for the
-//! duration of a callback. [`UdpHandle`] is for other threads.
+//! duration of a callback. [`UdpHandle`] is for use from any thread.
 
 mod builder;
 mod core;
@@ -48,7 +48,7 @@ use crate::event_loop::{EventLoop, WeakLoop};
 /// datagram was sent to: see [`UdpRef::send_to`] and [`UdpRef::destination`].
 ///
 /// Bound to the loop's thread, like the loop. [`handle`](UdpSocket::handle) returns a handle for
-/// other threads.
+/// use from any thread.
 ///
 /// ```no_run
 /// use reveille::{EventLoop, UdpSocket};
@@ -70,8 +70,8 @@ pub struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// Builds a socket bound to `address`: a socket address or `host:port`, as [`ConnectTarget`]
-    /// describes. Tries each address in order and uses the first that can be bound. Port 0 selects
+    /// Returns a builder of a socket that is bound to `address`: a socket address or `host:port`,
+    /// as [`ConnectTarget`] describes. The first address that can be bound is used. Port 0 selects
     /// an ephemeral port: see [`local_addr`](UdpSocket::local_addr).
     ///
     /// A host name is resolved here, which may block. An address is never looked up.
@@ -87,9 +87,9 @@ impl UdpSocket {
         Ok(UdpSocketBuilder::new(event_loop, inet_addresses(address, "bind a UDP socket to")?))
     }
 
-    /// Builds a socket that is bound to an ephemeral port of any address and connected to `peer`,
-    /// same as [`UdpSocketBuilder::connect`]. If `peer` resolves to several addresses, the first is
-    /// used.
+    /// Returns a builder of a socket that is bound to an ephemeral port of any address and
+    /// connected to `peer`, same as [`UdpSocketBuilder::connect`]. If `peer` resolves to several
+    /// addresses, the first is used.
     ///
     /// A host name is resolved here, which may block. An address is never looked up.
     ///
@@ -185,7 +185,7 @@ impl UdpSocket {
         self.with(|socket| socket.send(datagram)).unwrap_or(Err(DatagramError::Closed))
     }
 
-    /// Returns a handle that any thread may use. It does not keep the socket open.
+    /// A handle to this socket, for use from any thread. It does not keep the socket open.
     pub fn handle(&self) -> UdpHandle {
         self.handle.clone()
     }

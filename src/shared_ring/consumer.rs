@@ -67,7 +67,7 @@ impl Consumer {
         Ok(Polled { found: true, must_ring: is_due && self.publish(ring) })
     }
 
-    /// Requests a ring for the next message, then rechecks whether there is one.
+    /// Requests a doorbell signal for the next message, then rechecks whether there is one.
     pub(super) fn prepare_sleep(&mut self, ring: Ring<'_>, capacity: usize) -> Result<Polled, RingError> {
         let tail = event_index::set_mark(ring.tail, ring.tail_mark, self.head);
         self.accept_tail(tail, capacity)?;

@@ -12,7 +12,7 @@ use self::handler::OnMessage;
 pub use self::handler::RingHandler;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
-use crate::event_loop::{EventLoop, Registration, Source};
+use crate::event_loop::{Description, EventLoop, Registration, Source};
 use crate::readiness::Readiness;
 use crate::shared_ring::{Bell, Link, RingError, RingSendError, SharedRing};
 
@@ -204,6 +204,10 @@ impl RingSource {
 impl Source for RingSource {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.bell.as_fd())
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("a shared ring")
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::{EventLoop, Registration, Source};
+use crate::event_loop::{Description, EventLoop, Registration, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
 use crate::sources::watcher::{FileChange, FileChanges, Watcher};
@@ -100,6 +100,10 @@ user_value!(MemoryThreshold, registration);
 impl Source for Threshold {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.crossings.as_fd())
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("a memory threshold")
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

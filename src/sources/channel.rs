@@ -18,7 +18,7 @@ use crate::readiness::{Interest, Readiness};
 /// A descriptor registered on a loop, with a callback for its readiness.
 ///
 /// The loop owns the descriptor: while the loop watches it, the descriptor cannot be closed and its
-/// number cannot be reused. The `Channel` is the caller's handle. Dropping it
+/// number cannot be reused. The `Channel` is the caller's reference to it. Dropping it
 /// [closes](Channel::close) the channel; [`detach`](Channel::detach) leaves the channel to the
 /// loop.
 ///
@@ -71,8 +71,8 @@ impl<F: AsFd + 'static> Channel<F> {
     ///
     /// # Errors
     /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) for a regular file or a directory,
-    /// which epoll does not support; otherwise the error of epoll_ctl(2). `source` is dropped on
-    /// error.
+    /// which epoll does not support: use [`FileIo`](crate::fs::FileIo). Otherwise the error of
+    /// epoll_ctl(2). `source` is dropped on error.
     pub fn new(
         event_loop: &EventLoop,
         source: F,

@@ -23,7 +23,7 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::process_mark::ProcessMark;
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::{Description, EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use crate::sources::signals::signal::Signal;
 
@@ -309,6 +309,10 @@ impl ChildSource {
 impl Source for ChildSource {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.pidfd.as_fd())
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("a child process")
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

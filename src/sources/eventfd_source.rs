@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::{EventLoop, Registration, Source};
+use crate::event_loop::{Description, EventLoop, Registration, Source};
 use crate::eventfd::EventFd;
 use crate::readiness::{Interest, Readiness};
 
@@ -40,9 +40,9 @@ impl EventFd {
     /// Watches the counter on a loop, and calls `on_count` with each value read from it, never 0.
     ///
     /// A plain eventfd is read until empty, so writes that arrive together are reported as one call
-    /// with their sum. Each unit of a [semaphore](crate::io::EventFdBuilder::semaphore) is a call
-    /// with 1, at most 64 per turn, so that a large count does not starve other channels. Units
-    /// that another reader takes first are not reported here.
+    /// with their sum. A [semaphore](crate::io::EventFdBuilder::semaphore) causes one call with 1
+    /// for each unit, at most 64 per turn, so that a large count does not starve other channels.
+    /// Units that another reader takes first are not reported here.
     ///
     /// A counter that is already above 0 is reported. A blocking eventfd works the same: the loop
     /// never sleeps in a read of it.
@@ -52,7 +52,8 @@ impl EventFd {
     ///
     /// # Errors
     /// The error of epoll_ctl(2): ENOSPC if the user has reached `fs.epoll.max_user_watches`,
-    /// ENOMEM, or EPERM for the descriptor of a file or directory. The eventfd is closed then.
+    /// ENOMEM, or [`PermissionDenied`](io::ErrorKind::PermissionDenied) for the descriptor of a
+    /// file or directory. On error the eventfd is closed.
     ///
     /// # Examples
     /// ```
@@ -60,13 +61,13 @@ impl EventFd {
     ///
     /// let event_loop = EventLoop::new()?;
     /// let eventfd = EventFd::new(0)?;
-    /// let signals = eventfd.try_clone()?;
+    /// let writer = eventfd.try_clone()?;
     /// let _source = eventfd.watch(&event_loop, |event_loop, count| {
     ///     assert_eq!(count, 3);
     ///     event_loop.quit();
     /// })?;
-    /// signals.write(2)?;
-    /// signals.signal()?;
+    /// writer.write(2)?;
+    /// writer.signal()?;
     /// event_loop.run()?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -109,6 +110,10 @@ impl fmt::Debug for EventFdSource {
 impl Source for EventFdWatch {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.eventfd.as_fd())
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("a watched eventfd")
     }
 
     /// Reads until the counter is zero; every later write raises a new edge.

@@ -17,7 +17,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::{EventLoop, Registration, Source};
+use crate::event_loop::{Description, EventLoop, Registration, Source};
 use crate::readiness::{Interest, Readiness};
 
 /// A resource that tasks can stall on.
@@ -201,6 +201,10 @@ struct Trigger {
 impl Source for Trigger {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.trigger.as_fd())
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("a pressure trigger")
     }
 
     /// Nothing needs to be read: the poll that reported the event has consumed it.

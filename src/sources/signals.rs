@@ -34,7 +34,7 @@ use self::signal::{Signal, action};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::process_mark::ProcessMark;
-use crate::event_loop::{EventLoop, Registration, Source};
+use crate::event_loop::{Description, EventLoop, Registration, Source};
 use crate::readiness::{Interest, Readiness};
 
 /// Delivers signals of the process to a callback on a loop.
@@ -161,6 +161,10 @@ impl SignalSource {
 impl Source for SignalSource {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.pipe.as_fd())
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("a signal source")
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

@@ -18,7 +18,7 @@ pub use self::change::{FileChange, FileChanges};
 use self::instance::Instance;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
-use crate::event_loop::{EventLoop, Registration, Source};
+use crate::event_loop::{Description, EventLoop, Registration, Source};
 use crate::readiness::{Interest, Readiness};
 
 /// Watches files and directories, and reports their changes to one callback.
@@ -137,8 +137,8 @@ impl Watcher {
         self.registration.with(|_, watcher| watcher.watch(path.as_ref(), changes)).ok_or_else(closed)?
     }
 
-    /// Removes a watch: no further change is reported for it, not even one that has already
-    /// event. Returns whether the watch existed.
+    /// Removes a watch: no further change is reported for it, not even one that has been made
+    /// already. Returns whether the watch existed.
     pub fn unwatch(&self, id: WatchId) -> bool {
         // A forked process shares the inotify instance of an inherited loop with its parent.
         self.registration.with(|_, watcher| watcher.unwatch(id)).unwrap_or(false)
@@ -283,6 +283,10 @@ impl Drop for WatcherSource {
 impl Source for WatcherSource {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("a watcher")
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

@@ -166,6 +166,38 @@ fn an_unknown_zone_is_refused_by_name() {
 }
 
 #[test]
+fn a_failed_lookup_names_its_operation_and_target() {
+    with_loop(|event_loop| {
+        // RFC 6761: this name does not exist.
+        let target = "no-such-host.invalid:80";
+        let errors = [
+            ("listen on", TcpServer::bind(event_loop, target).unwrap_err()),
+            ("bind a UDP socket to", UdpSocket::bind(event_loop, target).unwrap_err()),
+            ("connect a UDP socket to", UdpSocket::connect(event_loop, target).unwrap_err()),
+        ];
+        for (operation, error) in errors {
+            let begin = format!("cannot {operation} {target:?}: ");
+            assert!(error.to_string().starts_with(&begin), "{error}");
+        }
+    });
+}
+
+#[test]
+fn the_error_for_a_path_names_unix_addresses() {
+    with_loop(|event_loop| {
+        for path in ["/run/greeter.sock", "./greeter", "/run/greeter:1"] {
+            let error = TcpClient::connect(event_loop, path).serve_fn(|_, _| ()).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("cannot connect to {path:?}: ")), "{error}");
+            assert!(error.ends_with("; for a Unix socket pass a UnixAddress"), "{error}");
+        }
+        for other in ["localhost", "http://localhost:80"] {
+            let error = other.parse::<ConnectTarget>().unwrap_err().to_string();
+            assert!(!error.contains("UnixAddress"), "{error}");
+        }
+    });
+}
+
+#[test]
 fn host_names_are_left_to_the_resolver() {
     with_loop(|event_loop| {
         let names = [

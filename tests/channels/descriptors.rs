@@ -18,6 +18,8 @@ use crate::support::{Count, is_readable, turn};
 use reveille::io::{Channel, Interest};
 use reveille::{EventFd, EventLoop, LoopPool, LoopThread};
 
+const NOT_WATCHED: &str = "epoll cannot watch a regular file or a directory; use FileIo for files";
+
 fn open_descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
@@ -32,14 +34,20 @@ fn a_regular_file_is_refused_without_leaks() {
             let error =
                 Channel::new(event_loop, file, Interest::READABLE, move |_| token.keep()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{path}");
+            assert_eq!(error.to_string(), NOT_WATCHED, "{path}");
             assert_eq!(drops.get(), 1);
+
+            let eventfd = EventFd::from(OwnedFd::from(File::open(path).unwrap()));
+            let error = eventfd.watch(event_loop, |_, _| ()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{path}");
+            assert_eq!(error.to_string(), NOT_WATCHED, "{path}");
         }
         assert_eq!(open_descriptors(), before);
 
         let file = File::open("/proc/self/exe").unwrap();
         let channel = Channel::new(event_loop, file, Interest::EMPTY, |_| ()).unwrap();
         let error = channel.set_interest(Interest::READABLE).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        assert_eq!(error.to_string(), NOT_WATCHED);
         assert_eq!(channel.interest(), Interest::EMPTY);
         assert!(channel.is_open());
         turn(event_loop);

@@ -1,8 +1,8 @@
 //! A model of the kernel's eventfd, checked against the kernel: the same calls give the same
 //! results.
 //!
-//! The model covers the guarantees of eventfd(2) and sleeping callers. The kernel itself may add
-//! past the maximum, but only for a device that signals. This part of the model is tested alone.
+//! The model covers the guarantees of eventfd(2) and sleeping callers. Only a device's signal, made
+//! in the kernel, may exceed the maximum. This part of the model is tested alone.
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
@@ -267,8 +267,8 @@ fn blocked_readers_and_writers_wake_as_in_the_model() {
                     let context =
                         format!("step {step} of sequence {sequence}, {n}, reads {reads}, after {model:?}");
                     // At most one writer may be blocked, so that the order of wake-ups is
-                    // determined. On a semaphore, freeing enough of the counter for a large write
-                    // would take forever.
+                    // determined. On a semaphore, a large write would need too many reads before it
+                    // fits.
                     let is_bad_sleeper = !model.sleeping_writers.is_empty() || semaphore && is_large;
                     if !reads && !model.fits(n) && is_bad_sleeper
                         || reads && model.counter == 0 && asleep.len() == 3

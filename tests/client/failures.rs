@@ -13,7 +13,7 @@ use crate::support::client::{
 };
 use crate::support::net::{self, Child, send_to_parent};
 use crate::support::shortage::limit_descriptors;
-use crate::support::{LIMIT, turn, with_loop, with_watchdog};
+use crate::support::{LIMIT, Recorder, turn, with_loop, with_watchdog};
 use reveille::net::{AddressError, ConnectAttempt, ConnectError, ConnectTarget};
 use reveille::{EventLoop, TcpClient};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -89,14 +89,37 @@ fn a_failure_names_target_address_and_kernel_error() {
         assert_eq!(error.failures()[0].address, Some(address.into()));
         assert_eq!(error.failures()[0].error.raw_os_error(), Some(nix::libc::ECONNREFUSED));
         let text = error.to_string();
-        assert_eq!(
-            text,
-            format!("cannot connect to {address}: {address}: Connection refused (os error 111)")
-        );
+        assert_eq!(text, format!("cannot connect to {address}: Connection refused (os error 111)"));
         assert!(error.source().is_some());
         let error = io::Error::from(error);
         assert_eq!((error.kind(), error.to_string()), (ErrorKind::ConnectionRefused, text));
     });
+}
+
+#[test]
+fn a_failure_names_its_rounds_and_the_addresses_of_a_list() {
+    with_loop(|event_loop| {
+        let refusing = [Refusing::new(), Refusing::new()];
+        let [a, b] = [refusing[0].address(), refusing[1].address()];
+        let texts = Recorder::new();
+        let recorder = texts.clone();
+        let _client = TcpClient::connect(event_loop, [a, b])
+            .retry(backoff().max_retries(1))
+            .on_failure(move |_, error| recorder.record(error.to_string()))
+            .serve_fn(|_, _| ())
+            .unwrap();
+        net::turn_until(event_loop, || texts.len() > 0);
+        let refused = "Connection refused (os error 111)";
+        let expected = format!("cannot connect to {a}, {b} in 2 rounds: {a}: {refused}; {b}: {refused}");
+        assert_eq!(texts.take(), [expected]);
+    });
+}
+
+#[test]
+#[should_panic(expected = "more than zero")]
+fn a_timeout_of_zero_is_refused() {
+    let event_loop = EventLoop::new().unwrap();
+    let _ = TcpClient::connect(&event_loop, loopback()).timeout(Duration::ZERO);
 }
 
 /// connect(2) itself returns the error.

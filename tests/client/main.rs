@@ -7,5 +7,5 @@ mod addresses;
 mod connect;
 mod detached;
 mod failures;
-mod lives;
+mod retries_and_reconnects;
 mod stops;

@@ -1,4 +1,5 @@
-//! Clients that are stopped, and clients whose loop is dropped. Nothing follows, in any phase.
+//! Clients that are stopped, and clients whose loop is dropped. No callback follows, in any phase
+//! of the client.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;

@@ -101,7 +101,7 @@ fn a_panic_in_any_callback_is_counted_once() {
         on_another_thread(|| _ = handle.run_at(Instant::now(), |_| panic!("on purpose")).unwrap());
         turn(event_loop);
         turn(event_loop);
-        assert_eq!(panics(), 4, "a timer of a handle");
+        assert_eq!(panics(), 4, "a timer created through a handle");
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let channel = Channel::new(event_loop, ours, Interest::WRITABLE, |_| panic!("on purpose")).unwrap();
         turn(event_loop);

@@ -122,7 +122,7 @@ const KINDS: &[(&str, Prepare)] = &[
             Box::new(())
         })
     }),
-    ("a timer of a handle", |_, _| {
+    ("a timer created through a handle", |_, _| {
         Box::new(|event_loop, count| {
             let delay = Duration::from_millis(2);
             Box::new(event_loop.handle().run_after(delay, counting(count)).unwrap())
@@ -135,7 +135,7 @@ const KINDS: &[(&str, Prepare)] = &[
             Box::new(on_another_thread(make))
         })
     }),
-    ("a timer of a handle that is moved closer", |event_loop, count| {
+    ("a timer created through a handle that is moved closer", |event_loop, count| {
         let id = event_loop.handle().run_after(Duration::from_secs(3600), counting(count)).unwrap();
         Box::new(move |event_loop, _| {
             let handle = event_loop.handle();

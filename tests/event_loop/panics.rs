@@ -114,7 +114,7 @@ fn a_repeating_timer_that_panics_ends() {
         let period = Duration::from_nanos(1);
         let id = event_loop.run_every(period, callback());
         let remote = event_loop.handle().run_every(period, callback()).unwrap();
-        // The remote timer is armed by a task, and is due in the following turn.
+        // The timer created through a handle is armed by a task, and is due in the following turn.
         for _ in 0..4 {
             wait_for_tick(Instant::now());
             turn(event_loop);

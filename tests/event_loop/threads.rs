@@ -10,13 +10,13 @@ use std::time::Duration;
 use crate::support::{Count, LIMIT, OnDrop, panic_of, wait_until_asleep, with_watchdog};
 use reveille::{EventLoop, LoopHandle, LoopPool, LoopThread};
 
-/// Runs `question` on the loop's thread and returns its result.
+/// Runs `task` on the loop's thread and returns its result.
 fn run_on_loop<R: Send + 'static>(
     handle: &LoopHandle,
-    question: impl FnOnce(&EventLoop) -> R + Send + 'static,
+    task: impl FnOnce(&EventLoop) -> R + Send + 'static,
 ) -> R {
     let (sender, receiver) = mpsc::channel();
-    handle.queue_in_loop(move |event_loop| sender.send(question(event_loop)).unwrap()).unwrap();
+    handle.queue_in_loop(move |event_loop| sender.send(task(event_loop)).unwrap()).unwrap();
     receiver.recv().unwrap()
 }
 
@@ -81,7 +81,7 @@ fn dropping_a_thread_runs_earlier_posts_and_ends_its_loop() {
             drop(thread);
             assert_eq!((ran.get(), drops.get()), (100, 101));
             assert_eq!(handle.counters().tasks_dropped, 0);
-            assert!(handle.queue_in_loop(|_| ()).is_err(), "the loop has gone with its thread");
+            assert!(handle.queue_in_loop(|_| ()).is_err(), "the loop was dropped with its thread");
         }
     });
 }

@@ -155,7 +155,8 @@ fn resident() -> usize {
     1024 * line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
 }
 
-/// The bursts recur within the uses for which a collection keeps its capacity.
+/// The bursts follow each other within the number of uses for which a collection keeps its
+/// capacity.
 #[test]
 fn recurring_bursts_allocate_nothing() {
     let _alone = one_at_a_time();

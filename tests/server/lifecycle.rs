@@ -108,7 +108,7 @@ fn dropping_a_server_frees_its_port() {
 #[test]
 fn the_backlog_limits_waiting_connections() {
     with_loop(|event_loop| {
-        let listen = |backlog: Option<i32>| {
+        let listen = |backlog: Option<u32>| {
             let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
             let builder = if let Some(backlog) = backlog { builder.backlog(backlog) } else { builder };
             builder.serve_fn(|_, _| ()).unwrap()
@@ -272,7 +272,7 @@ fn dropping_a_server_loses_no_connection_in_transit() {
             host.request(|_, server| *server = None);
             clients.iter_mut().for_each(net::wait_for_end);
             drop(host);
-            // Every connection that arrived has a whole life, from on_open to on_close.
+            // Every connection that arrived gets its on_open and its on_close.
             journal.assert_opened_and_closed_once(journal.handlers());
         }
     });

@@ -73,7 +73,8 @@ impl Bench {
         self.handle.borrow().clone().expect("a connection")
     }
 
-    /// Waits until a poll of the connection's socket returns `flags`, which report the peer's end.
+    /// Waits until a poll of the connection's socket returns `flags`, which report that the peer
+    /// has closed.
     pub(crate) fn wait_for(&self, flags: PollFlags) {
         net::until(|| net::poll_flags(self.socket.borrow().as_ref().unwrap()).contains(flags));
     }

@@ -7,7 +7,7 @@ mod accounts;
 mod call_timeouts;
 mod calls;
 mod cross_thread;
-mod fates;
 mod mailbox;
 mod mailbox_waits;
+mod outcomes;
 mod posting_wakes;

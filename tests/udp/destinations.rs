@@ -34,7 +34,7 @@ fn with_addresses(addresses: &str) -> String {
     script.replace("ADDRESSES", addresses)
 }
 
-/// A socket that echoes each datagram, and the destinations that it reports.
+/// Returns a socket that echoes each datagram, and a recorder of the destinations that it reports.
 fn echo(event_loop: &EventLoop, at: &str) -> (UdpSocket, Recorder<UdpDestination>) {
     let destinations = Recorder::new();
     let recorded = destinations.clone();

@@ -68,7 +68,7 @@ fn each_watcher_receives_only_its_requested_changes() {
         let folder = Folder::new();
         let [(created, created_events), (deleted, deleted_events), (both, both_events)] =
             [(); 3].map(|()| recorded(event_loop));
-        // The later watches request fewer changes, and take none from the first.
+        // The later watches request fewer changes. The first still receives all of its own.
         let both_id = both.watch(folder.path(), FileChanges::CREATED | FileChanges::DELETED).unwrap();
         created.watch(folder.path(), FileChanges::CREATED).unwrap();
         deleted.watch(folder.path().join("."), FileChanges::DELETED).unwrap();

@@ -25,7 +25,8 @@ thread_local! {
 }
 
 struct Kind {
-    name: &'static str,
+    /// The two parts of its name; the second may be empty.
+    name: [&'static str; 2],
     last: Instant,
     suppressed: u64,
 }
@@ -45,16 +46,23 @@ pub(crate) fn call(line: impl FnOnce()) {
 /// Same as [`call`], for a line that a peer or a shortage can cause without limit: at most one a
 /// second for each kind on this thread. `line` must put its argument at the end of the text.
 pub(crate) fn recurring(kind: &'static str, line: impl FnOnce(Suppressed)) {
+    recurring_in(kind, "", line);
+}
+
+/// Same as [`recurring`], with one limit for each pair of `kind` and `owner`.
+pub(crate) fn recurring_in(kind: &'static str, owner: &'static str, line: impl FnOnce(Suppressed)) {
     let now = CLOCK.get()();
     // While a thread exits, the kinds may be destroyed before the last line.
-    let due = KINDS.try_with(|kinds| due(&mut kinds.borrow_mut(), kind, now)).unwrap_or(Some(Suppressed(0)));
+    let due = KINDS
+        .try_with(|kinds| due(&mut kinds.borrow_mut(), [kind, owner], now))
+        .unwrap_or(Some(Suppressed(0)));
     if let Some(suppressed) = due {
         call(|| line(suppressed));
     }
 }
 
 /// The number of suppressed lines, if a line is due now.
-fn due(kinds: &mut Vec<Kind>, name: &'static str, now: Instant) -> Option<Suppressed> {
+fn due(kinds: &mut Vec<Kind>, name: [&'static str; 2], now: Instant) -> Option<Suppressed> {
     let Some(kind) = kinds.iter_mut().find(|kind| kind.name == name) else {
         kinds.push(Kind { name, last: now, suppressed: 0 });
         return Some(Suppressed(0));
@@ -88,7 +96,7 @@ mod tests {
         let begin = Instant::now();
         let mut suppressed = |name, milliseconds| {
             let at = begin + Duration::from_millis(milliseconds);
-            due(&mut kinds, name, at).map(|suppressed| suppressed.0)
+            due(&mut kinds, [name, ""], at).map(|suppressed| suppressed.0)
         };
         assert_eq!(suppressed("one", 0), Some(0));
         assert_eq!(suppressed("other", 1), Some(0));
@@ -105,9 +113,9 @@ mod tests {
     fn a_restarted_clock_does_not_suppress_lines() {
         let mut kinds = Vec::new();
         let begin = Instant::now();
-        assert!(due(&mut kinds, "one", begin + Duration::from_secs(3600)).is_some());
-        assert!(due(&mut kinds, "one", begin).is_some());
-        assert!(due(&mut kinds, "one", begin).is_none());
+        assert!(due(&mut kinds, ["one", ""], begin + Duration::from_secs(3600)).is_some());
+        assert!(due(&mut kinds, ["one", ""], begin).is_some());
+        assert!(due(&mut kinds, ["one", ""], begin).is_none());
     }
 
     #[test]

@@ -142,7 +142,8 @@ impl LoopHandle {
     /// there is no limit.
     ///
     /// A task that has not started when the timeout elapses never runs. A task that has started
-    /// runs to its end, and its result is dropped.
+    /// runs to its end, and its result is dropped. With a timeout of zero the call does not wait;
+    /// it succeeds only if the task has completed already.
     ///
     /// # Errors
     /// A [`CallError`] with the reason why there is no result.

@@ -13,9 +13,9 @@ pub enum MailboxLimit {
     ///
     /// A loop that is not run takes no batch, so the caller blocks until the loop is run or
     /// dropped. The loop's own thread never blocks, as it would deadlock: its post to a full queue
-    /// is refused. Two loops that post to each other's full queues deadlock. So does a loop that
-    /// joins the thread of a loop blocked on it, as the drop of a [server with
-    /// threads](crate::net::TcpServerBuilder::threads) does.
+    /// is refused. Two loops that post to each other's full queues deadlock. A loop that joins the
+    /// thread of another loop deadlocks if that loop is blocked in a post to it. The drop of a
+    /// [server with threads](crate::net::TcpServerBuilder::threads) joins its threads.
     Block(usize),
 }
 

@@ -12,7 +12,7 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 
 use crate::event_loop::EventLoop;
 use crate::event_loop::channel_table::ChannelId;
-use crate::event_loop::source::Source;
+use crate::event_loop::source::{Description, Source};
 use crate::event_loop::timers::clock::{Clock, NEVER};
 use crate::readiness::Readiness;
 
@@ -68,6 +68,10 @@ impl Alarm {
 impl Source for Alarm {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.fd.as_fd())
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("the alarm of a loop")
     }
 
     /// The timerfd has expired and has ended the wait; no other work is needed. It is not read:

@@ -141,7 +141,8 @@ impl VirtualClock {
     ///
     /// The move is one step: a timer that repeats every second fires once if a minute has passed in
     /// one step, the same as in a loop that was blocked for a minute. At the end of its range,
-    /// after more than 500 years, the clock stops. A timer with a later deadline never fires.
+    /// after more than 500 years, the clock stops. A timer with a later deadline never fires. With
+    /// a duration of zero the loops only check their timers.
     pub fn advance(&self, duration: Duration) {
         let step = nanos(duration);
         let step_up = |elapsed: u64| Some(elapsed.saturating_add(step).min(END));

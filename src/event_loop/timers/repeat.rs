@@ -33,7 +33,8 @@ pub struct Repeat {
 }
 
 impl Repeat {
-    /// Repeats every `period`. Default: the first call is after one period.
+    /// Repeats every `period`. Default: the first call is after one period. A period of zero makes
+    /// `run_every` panic.
     pub fn every(period: Duration) -> Repeat {
         Repeat { period, first: None, when_late: MissedTickBehavior::Skip }
     }

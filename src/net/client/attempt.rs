@@ -74,11 +74,12 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot connect to {}", self.target)?;
         if self.rounds > 1 {
-            write!(f, ", tried {} times", self.rounds)?;
+            write!(f, " in {} rounds", self.rounds)?;
         }
         for (n, ConnectFailure { address, error }) in self.failures.iter().enumerate() {
             f.write_str(if n == 0 { ": " } else { "; " })?;
-            match address {
+            // The target is named already.
+            match address.as_ref().map(Address::to_string).filter(|address| *address != self.target) {
                 Some(address) => write!(f, "{address}: {error}")?,
                 None => write!(f, "{error}")?,
             }

@@ -281,12 +281,24 @@ impl Connector {
 
     fn report(&self, event_loop: &EventLoop, address: Option<&Address>, result: Result<(), &io::Error>) {
         let attempt = ConnectAttempt { address, round: self.rounds.get(), result };
-        logger::call(|| log::debug!("{}: {attempt:?}", self.target.text()));
+        logger::call(|| match result {
+            Ok(()) => log::debug!("connected to {}", self.name_of(address)),
+            Err(error) => log::debug!("cannot connect to {}: {error}", self.name_of(address)),
+        });
         let Some(mut on_attempt) = self.on_attempt.take() else { return };
         event_loop.catch("a client's on_attempt", || on_attempt(event_loop, &attempt));
         self.on_attempt.set(Some(on_attempt));
         if self.has_ended() {
             self.release(event_loop);
+        }
+    }
+
+    /// The target, with the address that was tried if they differ.
+    fn name_of(&self, address: Option<&Address>) -> String {
+        let target = self.target.text();
+        match address.map(Address::to_string).filter(|address| address != target) {
+            None => target.to_owned(),
+            Some(address) => format!("{target} ({address})"),
         }
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::process_mark::ProcessMark;
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::{Description, EventLoop, Source};
 use crate::readiness::{Interest, Readiness};
 use resolver::{Request, Resolver};
 
@@ -72,6 +72,10 @@ fn look_up_by(
 impl Source for Lookup {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.request.responded().as_fd())
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("a name lookup")
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

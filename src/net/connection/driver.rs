@@ -14,7 +14,7 @@ use super::handler::ConnectionHandler;
 use crate::buffer::Buffer;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::{Description, EventLoop, Source};
 use crate::net::connection::{
     ConnectionCore, ConnectionState, INPUT, PendingConnection, Received, TcpConnection,
 };
@@ -124,7 +124,7 @@ fn has_handler<H: ConnectionHandler>(wanted: TypeId) -> bool {
 impl<H: ConnectionHandler> ConnectionDriver<H> {
     fn open(&self, event_loop: &EventLoop, make: impl FnOnce(&TcpConnection<'_>) -> H) {
         self.core.start_idle_timeout(event_loop);
-        let opened = event_loop.catch("a connection's factory or on_open", || {
+        let opened = event_loop.catch_in("a factory or on_open", self, || {
             let conn = TcpConnection::new(event_loop, &self.core);
             *self.handler.borrow_mut() = Some(Contained::new(make(&conn)));
             // The factory may have closed the connection or stopped its server.
@@ -207,7 +207,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
     }
 
     fn run_call(&self, event_loop: &EventLoop, call: Call) {
-        let returned = event_loop.catch("a call of a connection's handler", || {
+        let returned = event_loop.catch_in("a call of a handler", self, || {
             let mut handler = self.handler.borrow_mut();
             let Some(handler) = handler.as_mut() else { return };
             let locate = H::locate(call.wanted()).expect("the type was checked when the call was accepted");
@@ -390,6 +390,13 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
         self.core.trim_unread()
     }
 
+    fn describe(&self) -> Description {
+        match self.core.known_peer() {
+            Some(peer) => Description::of("a connection").detail(format_args!("with {peer}")),
+            None => Description::of("a connection"),
+        }
+    }
+
     fn on_panic(&self, event_loop: &EventLoop, _id: ChannelId) {
         self.core.close(event_loop, CloseReason::Panicked);
     }
@@ -417,7 +424,7 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
             None => call_on_close(),
             Some(outgoing) => {
                 // The dialer is notified even if `on_close` panics.
-                event_loop.catch("a close callback", call_on_close);
+                event_loop.catch_in("a close callback", self, call_on_close);
                 Rc::clone(&outgoing.dialer).on_end(event_loop, reason);
             }
         }

@@ -138,8 +138,8 @@ pub struct TcpServerBuilder<'a, S = SingleLoop> {
 impl<'a, S> TcpServerBuilder<'a, S> {
     /// The maximum number of connections that wait to be accepted. Default: 4096. The kernel limits
     /// it to `net.core.somaxconn`.
-    pub fn backlog(mut self, connections: i32) -> Self {
-        self.settings.backlog = connections;
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.settings.backlog = i32::try_from(connections).unwrap_or(i32::MAX);
         self
     }
 

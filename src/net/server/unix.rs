@@ -38,7 +38,7 @@ impl TcpServer {
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a path that is not a [`UnixAddress`].
     ///
-    /// The finishers `serve` and `serve_fn` return [`AddrInUse`](io::ErrorKind::AddrInUse) for a
+    /// The methods `serve` and `serve_fn` return [`AddrInUse`](io::ErrorKind::AddrInUse) for a
     /// path that exists, of any file type, and for an abstract name that is taken; and the errors
     /// of socket(2), bind(2) and listen(2).
     pub fn bind_unix(

@@ -12,7 +12,7 @@ use super::handler::DatagramHandler;
 use super::udp_ref::UdpRef;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
-use crate::event_loop::{EventLoop, Source};
+use crate::event_loop::{Description, EventLoop, Source};
 use crate::net::result::CloseReason;
 use crate::readiness::{Interest, Readiness};
 
@@ -84,6 +84,10 @@ impl<H: DatagramHandler> UdpDriver<H> {
 impl<H: DatagramHandler> Source for UdpDriver<H> {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.core.as_fd())
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("a UDP socket").detail(format_args!("at {}", self.core.local()))
     }
 
     /// Output first: earlier datagrams are sent before replies to new ones.

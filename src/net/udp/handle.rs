@@ -1,4 +1,4 @@
-//! A handle on a UDP socket, for any thread.
+//! `UdpHandle`: a handle to a UDP socket, for use from any thread.
 //!
 //! Requests of other threads wait in the mailbox, in order. The socket takes as many as its queue
 //! has capacity for. The contents of both are therefore bounded, and a datagram that was accepted
@@ -92,10 +92,11 @@ impl Mailbox {
 /// The queue has no capacity for the next datagram.
 pub(super) struct QueueFull;
 
-/// The control message of a handle on the socket's own loop, after it has enqueued a close.
+/// The control message of a handle that is used on the socket's own loop, after it has enqueued a
+/// close.
 pub(super) struct CloseNow;
 
-/// A handle on a UDP socket, for any thread. Clones refer to the same socket.
+/// A handle to a UDP socket, for use from any thread. Clones refer to the same socket.
 ///
 /// Requests run on the socket's loop, in the order in which they were made. The handle keeps
 /// neither the socket nor its descriptor open. After a close, sends return

@@ -34,7 +34,7 @@ impl<'a> UdpRef<'a> {
         self.event_loop
     }
 
-    /// Returns a handle that can be kept and that any thread may use.
+    /// A handle to this socket, for use from any thread. It can be kept.
     pub fn handle(&self) -> UdpHandle {
         self.core.handle(self.event_loop)
     }

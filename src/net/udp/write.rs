@@ -98,9 +98,9 @@ impl UdpCore {
         }
     }
 
-    /// Closes the socket at once, for a handle on the socket's own loop. Datagrams that were sent
-    /// through its handles are passed to the kernel first; those that it does not accept count as
-    /// unsent.
+    /// Closes the socket at once, for a handle that is used on the socket's own loop. Datagrams
+    /// that were sent through its handles are passed to the kernel first; those that it does not
+    /// accept count as unsent.
     pub(super) fn close_now(&self, event_loop: &EventLoop) {
         self.read_mailbox(event_loop);
         if self.is_open() {

@@ -30,7 +30,7 @@ use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::logger;
 use crate::event_loop::process_mark::ProcessMark;
 use crate::event_loop::trimming::slack::release_if_empty;
-use crate::event_loop::{EventLoop, Source, WeakLoop};
+use crate::event_loop::{Description, EventLoop, Source, WeakLoop};
 use crate::readiness::{Interest, Readiness};
 
 /// Numbers are unique across loops and never reused.
@@ -171,7 +171,7 @@ impl Instance {
             !entries.is_empty()
         };
         if others {
-            // Events that event before, for the other entries, must not reach the new entry.
+            // Earlier events, which are for the other entries, must not reach the new entry.
             self.read_ahead();
         }
         let number = next_number();
@@ -291,6 +291,10 @@ impl Source for Instance {
 
     fn may_be_duplicated(&self) -> bool {
         false
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("the watchers of a loop")
     }
 
     /// Reads until at least `EVENTS_PER_TURN` events are delivered and the buffer is empty. If more

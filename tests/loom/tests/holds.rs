@@ -1,4 +1,4 @@
-//! The correct protocols fulfil every claim.
+//! Every claim holds for the correct protocols.
 
 use reveille_loom::{correct::Queue, correct_indices::Marks, models};
 

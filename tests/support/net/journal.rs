@@ -13,7 +13,7 @@ use super::LIMIT;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HandlerCall {
     Open,
-    /// The whole input buffer; empty if the script is terse.
+    /// The whole input buffer; empty if the script records no text.
     Message(String),
     Drained,
     PeerShutdown,

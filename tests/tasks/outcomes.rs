@@ -1,4 +1,4 @@
-//! Every task has exactly one outcome: it is run once, or given back, or dropped with the loop and
+//! Every task has exactly one outcome: it is run once, or returned, or dropped with the loop and
 //! counted. The effect of a request to quit on tasks is tested in `quit.rs`.
 
 use std::cell::RefCell;
@@ -103,7 +103,7 @@ fn a_task_posted_from_the_destructor_of_a_timer_or_channel_runs() {
 /// was accepted.
 type PostResults = Arc<Mutex<Vec<(&'static str, bool)>>>;
 
-/// A value that posts to the loop when it is dropped, checks that the task is given back, and
+/// A value that posts to the loop when it is dropped, checks that the task is returned, and
 /// records whether it was accepted.
 fn attempts_post_when_dropped(
     handle: &LoopHandle,
@@ -133,10 +133,10 @@ fn a_post_during_the_loops_drop_is_given_back() {
         event_loop.run_after(Duration::MAX, move |_| timer.keep());
         let every = posts("repeating timer");
         event_loop.run_every(Duration::MAX, move |_| every.keep());
-        let remote = posts("timer of a handle");
+        let remote = posts("timer created through a handle");
         on_another_thread(|| handle.run_after(Duration::MAX, move |_| remote.keep()).unwrap());
         turn(&event_loop);
-        let unseen = posts("timer of a handle that the loop has not seen");
+        let unseen = posts("timer created through a handle that the loop has not seen");
         on_another_thread(|| handle.run_every(Duration::MAX, move |_| unseen.keep()).unwrap());
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let callback = posts("channel");
@@ -156,8 +156,8 @@ fn a_post_during_the_loops_drop_is_given_back() {
             "posted task",
             "repeating timer",
             "timer",
-            "timer of a handle",
-            "timer of a handle that the loop has not seen",
+            "timer created through a handle",
+            "timer created through a handle that the loop has not seen",
         ];
         assert_eq!(*results, refused.map(|what| (what, false)));
     });
@@ -231,7 +231,7 @@ fn a_dropped_loop_gives_every_post_back() {
         let (to_main, from_thread) = mpsc::channel();
         let outlives_the_loop = thread::spawn(move || {
             let handle = from_main.recv().unwrap();
-            to_main.send("have it").unwrap();
+            to_main.send("received").unwrap();
             // Runs after the loop has been dropped.
             from_main.recv().unwrap_err();
 
@@ -259,7 +259,7 @@ fn a_dropped_loop_gives_every_post_back() {
         });
         let event_loop = EventLoop::new().unwrap();
         to_thread.send(event_loop.handle()).unwrap();
-        assert_eq!(from_thread.recv().unwrap(), "have it");
+        assert_eq!(from_thread.recv().unwrap(), "received");
         drop(event_loop);
         drop(to_thread);
         outlives_the_loop.join().unwrap();
@@ -276,7 +276,7 @@ fn a_dropped_loops_own_thread_gets_its_tasks_back() {
         let task = handle.queue_in_loop(move |_| drop(value)).unwrap_err().into_inner();
         assert!(handle.run_in_loop(task).is_err());
         assert!(!handle.is_in_loop_thread());
-        assert_eq!(handle.counters().tasks_dropped, 0, "what is given back is not counted");
+        assert_eq!(handle.counters().tasks_dropped, 0, "a returned task is not counted");
     });
 }
 

@@ -1,0 +1,65 @@
+//! Panics of user code on a loop: each is caught, logged and counted, and may be propagated.
+
+use std::panic::resume_unwind;
+use std::rc::Rc;
+
+use super::channel_table::ChannelId;
+use super::containment::{Contained, Payload, catch, catch_in, dispose};
+use super::source::Source;
+use super::{EventLoop, Inner};
+
+impl EventLoop {
+    /// Closes a source whose callback has panicked.
+    pub(super) fn close_after_panic(&self, id: ChannelId, source: &Rc<dyn Source>) {
+        self.catch_in("the close after a panic", &**source, || source.on_panic(self, id));
+    }
+
+    /// Calls user code and catches its panic. `None` if it panicked.
+    pub(crate) fn catch<R>(&self, what: &'static str, call: impl FnOnce() -> R) -> Option<R> {
+        catch(what, call).map_err(|payload| self.take_panic(payload)).ok()
+    }
+
+    /// Same as [`catch`](EventLoop::catch), for a call of the source. The log names the source.
+    pub(crate) fn catch_in<R>(
+        &self,
+        what: &'static str,
+        source: &dyn Source,
+        call: impl FnOnce() -> R,
+    ) -> Option<R> {
+        catch_in(what, || source.describe(), call).map_err(|payload| self.take_panic(payload)).ok()
+    }
+
+    /// Drops a value that is, or may contain, a value of the user: its destructor is user code too.
+    pub(super) fn discard<T>(&self, value: T) {
+        self.catch("a destructor", || drop(value));
+    }
+
+    /// Counts a caught panic. The first of a turn is kept if panics are to be propagated; any other
+    /// payload is dropped.
+    fn take_panic(&self, payload: Payload) {
+        let Inner { shared, panic, propagate_panics, .. } = &*self.inner;
+        shared.counters.count_panic();
+        let first = panic.take();
+        if *propagate_panics && first.is_none() {
+            panic.set(Some(Contained::new(payload)));
+        } else {
+            panic.set(first);
+            dispose(payload);
+        }
+    }
+
+    /// Takes the payload of a panic raised by the destructor of a user value on this thread.
+    pub(super) fn observe_panic(payload: Payload) {
+        match EventLoop::current() {
+            Some(event_loop) => event_loop.take_panic(payload),
+            None => dispose(payload),
+        }
+    }
+
+    /// Resumes the first panic of the turn, if panics are to be propagated.
+    pub(super) fn propagate_panic(&self) {
+        if let Some(payload) = self.inner.panic.take() {
+            resume_unwind(payload.into_inner());
+        }
+    }
+}
