@@ -245,6 +245,16 @@ impl AddressError {
         AddressError { text: text.into(), reason: reason.into() }
     }
 
+    /// The reason, as the error of an operation whose target is named elsewhere.
+    pub(super) fn reason(&self) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidInput, self.reason.clone())
+    }
+
+    /// The text that is not an address.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The error of an operation that needs the address, for example `connect to`.
     pub(super) fn for_purpose(self, purpose: &str) -> io::Error {
         let AddressError { text, reason } = self;

@@ -4,6 +4,7 @@ pub(in crate::net) mod attempt;
 pub(in crate::net) mod backoff;
 pub(in crate::net) mod connector;
 pub(in crate::net) mod lookup;
+mod waiting;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -14,18 +15,19 @@ use std::time::Duration;
 
 use self::attempt::{ConnectAttempt, ConnectError};
 use self::backoff::Backoff;
-use self::connector::{Connector, Dial, OnAttempt, OnFailure, Settings};
+use self::connector::{Connector, Dial, OnAttempt, OnFailure, Settings, Target};
+use self::waiting::QueueLimits;
 use super::address::AddressError;
 use super::connection::{ConnectionHandle, PendingConnection, TcpConnection};
 use super::group::Group;
 use super::limits::ConnectionLimits;
 use super::options::SocketOptions;
-use super::result::IntoHandlerResult;
+use super::result::{IntoHandlerResult, SendError, WithError};
 use super::target::ConnectTarget;
 use crate::buffer::Buffer;
 use crate::event_loop::containment::Contained;
-use crate::event_loop::{EventLoop, WeakLoop};
-use crate::net::connection::driver::{Dialer, Outgoing, dial};
+use crate::event_loop::{EventLoop, Refused, WeakLoop};
+use crate::net::connection::driver::{Dialer, Outgoing, dial, has_handler};
 use crate::net::connection::handler::{ConnectionHandler, shared};
 use crate::net::group::admission::Quota;
 
@@ -115,13 +117,14 @@ impl TcpClient {
     ) -> TcpClientBuilder<'_> {
         TcpClientBuilder {
             event_loop,
-            target: ConnectTarget::new(target, "connect to"),
+            target: target.try_into().map_err(Into::into),
             settings: Settings {
                 timeout: Duration::from_secs(10),
                 retry: None,
                 reconnect: false,
                 local: None,
                 options: SocketOptions::new(),
+                queue: QueueLimits::default(),
             },
             limits: ConnectionLimits::new(),
             on_attempt: None,
@@ -133,6 +136,90 @@ impl TcpClient {
     /// [`reconnect`](TcpClientBuilder::reconnect) each session has its own handle.
     pub fn handle(&self) -> Option<ConnectionHandle> {
         self.connector.handle()
+    }
+
+    /// Sends `bytes` on the session, as [`ConnectionHandle::send`] does. While there is no session,
+    /// the bytes are [queued](TcpClientBuilder::max_queued); they are sent after the next session's
+    /// `on_open`. If the client fails, [`ConnectError::unsent`] counts them.
+    ///
+    /// # Errors
+    /// - [`SendError::Closed`] if the client has ended.
+    /// - [`SendError::Full`] if too many bytes are queued.
+    /// - [`SendError::ShutDown`] if the session is shut down.
+    ///
+    /// The error returns the bytes.
+    pub fn send(&self, bytes: impl Into<Vec<u8>>) -> Result<(), Refused<Vec<u8>, SendError>> {
+        self.connector.send(bytes.into())
+    }
+
+    /// Calls `call` with the handler of the session, as [`ConnectionHandle::with_local`] does.
+    /// While there is no session, the call is [queued](TcpClientBuilder::max_queued); it runs after
+    /// the next session's `on_open`, in order with queued sends.
+    ///
+    /// If the client ends first, queued calls are dropped: after
+    /// [`on_failure`](TcpClientBuilder::on_failure), whose error
+    /// [counts](ConnectError::calls) them, or in [`stop`](TcpClient::stop). A value that the call
+    /// has captured can report this in its `Drop`.
+    ///
+    /// ```
+    /// use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
+    /// use std::collections::VecDeque;
+    /// use std::io;
+    ///
+    /// /// Calls back for each reply, in order.
+    /// #[derive(Default)]
+    /// struct Session {
+    ///     requests: VecDeque<Box<dyn FnOnce(&[u8], &EventLoop)>>,
+    /// }
+    ///
+    /// impl ConnectionHandler for Session {
+    ///     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+    ///         if let Some(callback) = self.requests.pop_front() {
+    ///             callback(input.take_all(), conn.event_loop());
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> io::Result<()> {
+    /// let event_loop = EventLoop::new()?;
+    /// let server = TcpServer::bind(&event_loop, "127.0.0.1:0")?
+    ///     .serve_fn(|conn, input| conn.send(input.take_all()))?;
+    /// let client =
+    ///     TcpClient::connect(&event_loop, server.address()).serve(|_| Session::default())?;
+    /// // There is no session yet.
+    /// client.with(|session: &mut Session, conn| {
+    ///     session.requests.push_back(Box::new(|reply, event_loop| {
+    ///         assert_eq!(reply, b"ping");
+    ///         event_loop.quit();
+    ///     }));
+    ///     conn.send("ping")
+    /// })?;
+    /// event_loop.run()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// - [`WithError::Closed`] if the client has ended.
+    /// - [`WithError::WrongHandler`] if the sessions have handlers of another type.
+    /// - [`WithError::Full`] if too many calls are queued.
+    ///
+    /// The error returns `call`.
+    pub fn with<H, F, R>(&self, call: F) -> Result<(), Refused<F, WithError>>
+    where
+        H: 'static,
+        F: FnOnce(&mut H, &TcpConnection<'_>) -> R + 'static,
+        R: IntoHandlerResult,
+    {
+        let mut call = Some(call);
+        let called = self
+            .event_loop
+            .with(|event_loop| call.take().map_or(Ok(()), |call| self.connector.with(event_loop, call)));
+        match (called, call) {
+            (Some(called), _) => called,
+            (None, Some(call)) => Err(Refused::new(call, WithError::Closed)),
+            (None, None) => unreachable!("the call was not taken"),
+        }
     }
 
     /// Aborts the client, same as dropping it. Does nothing if the client has already ended.
@@ -186,7 +273,7 @@ impl fmt::Debug for TcpClient {
 #[must_use = "`serve` or `serve_fn` builds the client"]
 pub struct TcpClientBuilder<'a> {
     event_loop: &'a EventLoop,
-    target: io::Result<ConnectTarget>,
+    target: Target,
     settings: Settings,
     limits: ConnectionLimits,
     on_attempt: Option<OnAttempt>,
@@ -249,6 +336,13 @@ impl TcpClientBuilder<'_> {
         self
     }
 
+    /// The maximum numbers of bytes and of calls that [`send`](TcpClient::send) and
+    /// [`with`](TcpClient::with) queue while there is no session. Default: 1 MiB and 1024.
+    pub fn max_queued(mut self, bytes: usize, calls: usize) -> Self {
+        self.settings.queue = QueueLimits { bytes, calls };
+        self
+    }
+
     /// Sets a callback for the result of each attempt, successful or not. It is called once per
     /// attempt, for example for logging or counting.
     ///
@@ -286,10 +380,10 @@ impl TcpClientBuilder<'_> {
     /// Builds a client that calls `factory` to create a handler for each session.
     ///
     /// # Errors
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a [`ConnectTarget`] that cannot be parsed,
-    /// or that names a network interface that does not exist. All other failures are reported later
-    /// to [`on_attempt`](TcpClientBuilder::on_attempt) and
-    /// [`on_failure`](TcpClientBuilder::on_failure).
+    /// [`Unsupported`](io::ErrorKind::Unsupported) in a forked child of the loop's process. All
+    /// other failures are reported later to [`on_attempt`](TcpClientBuilder::on_attempt) and
+    /// [`on_failure`](TcpClientBuilder::on_failure), including a target that is not an address. A
+    /// client with such a target does not retry.
     pub fn serve<F, H>(self, factory: F) -> io::Result<TcpClient>
     where
         F: FnMut(&TcpConnection<'_>) -> H + 'static,
@@ -297,8 +391,6 @@ impl TcpClientBuilder<'_> {
     {
         let factory = Rc::new(RefCell::new(Contained::new(factory)));
         let TcpClientBuilder { event_loop, target, settings, limits, on_attempt, on_failure } = self;
-        let target = target?;
-        target.check("connect to")?;
         event_loop.check_process()?;
         let dial: Rc<Dial> =
             Rc::new(move |event_loop: &EventLoop, pending: PendingConnection, dialer: Rc<dyn Dialer>| {
@@ -307,7 +399,8 @@ impl TcpClientBuilder<'_> {
                 dial(event_loop, pending, Outgoing::new(dialer, make))
             });
         let group = Group::new(limits, None, Quota::default(), [event_loop.handle()]);
-        let connector = Connector::new(target, settings, group, dial, on_attempt, on_failure);
+        let connector =
+            Connector::new(target, settings, group, has_handler::<H>, dial, on_attempt, on_failure);
         connector.start(event_loop);
         Ok(TcpClient { event_loop: event_loop.downgrade(), connector, is_left: false })
     }

@@ -117,6 +117,8 @@ pub enum WithError {
     WrongHandler,
     /// The connection is on another loop.
     WrongLoop,
+    /// Too many calls wait for the [session](crate::net::TcpClientBuilder::max_queued) of a client.
+    Full,
 }
 
 impl fmt::Display for WithError {
@@ -125,6 +127,7 @@ impl fmt::Display for WithError {
             WithError::Closed => "the connection is closed",
             WithError::WrongHandler => "the handler of the connection has another type",
             WithError::WrongLoop => "the connection is on another loop",
+            WithError::Full => "too many calls wait for the client's session",
         })
     }
 }
@@ -136,6 +139,7 @@ impl From<WithError> for io::Error {
         let kind = match error {
             WithError::Closed => io::ErrorKind::BrokenPipe,
             WithError::WrongHandler | WithError::WrongLoop => io::ErrorKind::InvalidInput,
+            WithError::Full => io::ErrorKind::WouldBlock,
         };
         io::Error::new(kind, error)
     }

@@ -1,6 +1,6 @@
 //! Clients that cannot connect: their reports are complete, and each failure is reported once.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::support::client::{
 use crate::support::net::{self, Child, send_to_parent};
 use crate::support::shortage::limit_descriptors;
 use crate::support::{LIMIT, Recorder, turn, with_loop, with_watchdog};
-use reveille::net::{AddressError, ConnectAttempt, ConnectError, ConnectTarget};
+use reveille::net::{AddressError, Backoff, ConnectAttempt, ConnectError, ConnectTarget, SendError};
 use reveille::{EventLoop, TcpClient};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -269,16 +269,30 @@ fn a_name_that_does_not_exist_is_reported() {
 }
 
 #[test]
-fn an_unreadable_target_is_refused_at_once() {
+fn an_unreadable_target_is_a_failed_attempt_without_a_retry() {
     with_loop(|event_loop| {
         let none: &[SocketAddr] = &[];
         let texts = ["", "localhost", "localhost:", "localhost:http", "localhost:65536", ":80"];
         let builders = texts.map(|text| TcpClient::connect(event_loop, text));
         for builder in builders.into_iter().chain([TcpClient::connect(event_loop, none)]) {
             let shown = format!("{builder:?}");
-            let refused = builder.serve_fn(|_, _| ()).expect_err("no such target");
-            assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{shown}");
-            assert!(refused.to_string().starts_with("cannot connect to"), "{refused}");
+            let reports = Reports::new();
+            let failure = Rc::new(RefCell::new(None));
+            let reported = Rc::clone(&failure);
+            let client = builder
+                .reporting(&reports)
+                .retry(Backoff::new())
+                .on_failure(move |_, error| *reported.borrow_mut() = Some(error))
+                .serve_fn(|_, _| ())
+                .unwrap();
+            client.send("never sent").unwrap();
+            net::turn_until(event_loop, || failure.borrow().is_some());
+            let error = failure.take().unwrap();
+            assert_eq!((error.kind(), error.rounds()), (ErrorKind::InvalidInput, 1), "{shown}");
+            assert!(error.to_string().starts_with("cannot connect to"), "{error}");
+            assert_eq!((error.unsent(), error.calls()), ("never sent".len(), 0));
+            assert_eq!(reports.take(), [Reported::Failed(None, ErrorKind::InvalidInput)], "{shown}");
+            assert_eq!(client.send("late").unwrap_err().reason(), SendError::Closed);
         }
         assert_eq!(event_loop.next_deadline(), None);
     });

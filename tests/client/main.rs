@@ -7,5 +7,6 @@ mod addresses;
 mod connect;
 mod detached;
 mod failures;
+mod queued;
 mod retries_and_reconnects;
 mod stops;

@@ -42,11 +42,32 @@ pub struct ConnectError {
     rounds: u32,
     /// Never empty.
     failures: Vec<ConnectFailure>,
+    unsent: usize,
+    calls: usize,
 }
 
 impl ConnectError {
-    pub(in crate::net) fn new(target: String, rounds: u32, failures: Vec<ConnectFailure>) -> ConnectError {
-        ConnectError { target, rounds, failures }
+    /// `waiting` is the number of bytes and of calls that were queued.
+    pub(in crate::net) fn new(
+        target: String,
+        rounds: u32,
+        failures: Vec<ConnectFailure>,
+        waiting: (usize, usize),
+    ) -> ConnectError {
+        let (unsent, calls) = waiting;
+        ConnectError { target, rounds, failures, unsent, calls }
+    }
+
+    /// The number of bytes that [`TcpClient::send`](crate::TcpClient::send) had accepted and that
+    /// are not sent.
+    pub fn unsent(&self) -> usize {
+        self.unsent
+    }
+
+    /// The number of calls that [`TcpClient::with`](crate::TcpClient::with) had accepted and that
+    /// do not run.
+    pub fn calls(&self) -> usize {
+        self.calls
     }
 
     /// The target of the client, as it was passed to the builder.

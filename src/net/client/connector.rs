@@ -9,6 +9,7 @@
 //! keeps the ids of its source and timers. Each step that has called user code checks the phase
 //! again.
 
+use std::any::TypeId;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,16 +22,17 @@ use std::time::{Duration, Instant};
 use super::attempt::{ConnectAttempt, ConnectError, ConnectFailure};
 use super::backoff::{self, Backoff};
 use super::lookup::look_up;
+use super::waiting::{QueueLimits, WaitingQueue};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::{EventLoop, TimerId};
-use crate::net::address::Address;
-use crate::net::connection::driver::Dialer;
+use crate::event_loop::{EventLoop, Refused, TimerId};
+use crate::net::address::{Address, AddressError};
+use crate::net::connection::driver::{Call, Dialer, Waiting};
 use crate::net::connection::{ConnectionHandle, PendingConnection, TcpConnection};
 use crate::net::group::admission::AdmissionGuard;
 use crate::net::group::{Group, Stage};
 use crate::net::options::SocketOptions;
-use crate::net::result::CloseReason;
+use crate::net::result::{CloseReason, IntoHandlerResult, SendError, WithError};
 use crate::net::sys::stream;
 use crate::net::target::{ConnectTarget, Endpoint, with_zone};
 
@@ -47,7 +49,11 @@ pub(in crate::net) struct Settings {
     pub(in crate::net) reconnect: bool,
     pub(in crate::net) local: Option<SocketAddr>,
     pub(in crate::net) options: SocketOptions,
+    pub(in crate::net) queue: QueueLimits,
 }
+
+/// The target of a client, or why there is none. The client then fails with its first attempt.
+pub(in crate::net) type Target = Result<ConnectTarget, AddressError>;
 
 /// The state of a client.
 enum Phase {
@@ -74,10 +80,14 @@ enum Phase {
 }
 
 pub(in crate::net) struct Connector {
-    target: ConnectTarget,
+    target: Target,
     settings: Settings,
     group: Arc<Group>,
     phase: RefCell<Phase>,
+    /// Sends and calls that wait for the next session.
+    waiting: WaitingQueue,
+    /// Whether the handler of a session is, or contains, a handler of a type.
+    has_handler: fn(TypeId) -> bool,
     /// The pending lookup. It is kept after its time-out, so that a slow lookup is not started
     /// twice.
     lookup: Cell<Option<ChannelId>>,
@@ -98,18 +108,22 @@ pub(in crate::net) struct Connector {
 
 impl Connector {
     pub(in crate::net) fn new(
-        target: ConnectTarget,
+        target: Target,
         settings: Settings,
         group: Arc<Group>,
+        has_handler: fn(TypeId) -> bool,
         dial: Rc<Dial>,
         on_attempt: Option<OnAttempt>,
         on_failure: Option<OnFailure>,
     ) -> Rc<Connector> {
+        let waiting = WaitingQueue::new(settings.queue);
         Rc::new(Connector {
             target,
             settings,
             group,
             phase: RefCell::new(Phase::Between),
+            waiting,
+            has_handler,
             lookup: Cell::new(None),
             untried: RefCell::default(),
             failures: RefCell::default(),
@@ -149,8 +163,41 @@ impl Connector {
         }
     }
 
+    /// The session, if it can be given sends and calls.
+    fn ready_session(&self) -> Option<ConnectionHandle> {
+        self.handle().filter(|_| self.waiting.is_session_ready.get())
+    }
+
+    pub(in crate::net) fn send(&self, bytes: Vec<u8>) -> Result<(), Refused<Vec<u8>, SendError>> {
+        match self.ready_session() {
+            Some(session) => session.send(bytes),
+            None if self.has_ended() => Err(Refused::new(bytes, SendError::Closed)),
+            None => self.waiting.push_bytes(bytes),
+        }
+    }
+
+    pub(in crate::net) fn with<H, F, R>(
+        &self,
+        event_loop: &EventLoop,
+        call: F,
+    ) -> Result<(), Refused<F, WithError>>
+    where
+        H: 'static,
+        F: FnOnce(&mut H, &TcpConnection<'_>) -> R + 'static,
+        R: IntoHandlerResult,
+    {
+        if !(self.has_handler)(TypeId::of::<H>()) {
+            return Err(Refused::new(call, WithError::WrongHandler));
+        }
+        match self.ready_session() {
+            Some(session) => session.with_local(event_loop, call),
+            None if self.has_ended() => Err(Refused::new(call, WithError::Closed)),
+            None => self.waiting.push_call(call, |call| Waiting::Call(Call::new(call))),
+        }
+    }
+
     pub(in crate::net) fn target(&self) -> &str {
-        self.target.text()
+        target_text(&self.target)
     }
 
     pub(in crate::net) fn phase_name(&self) -> &'static str {
@@ -187,7 +234,11 @@ impl Connector {
         self.failures.borrow_mut().clear();
         // A round that led to a session may have left untried addresses.
         self.untried.borrow_mut().clear();
-        match self.target.endpoint() {
+        let target = match &self.target {
+            Ok(target) => target,
+            Err(error) => return self.fail(event_loop, None, error.reason()),
+        };
+        match target.endpoint() {
             Endpoint::Host(host, port) => self.look_up(event_loop, host, *port),
             Endpoint::Addresses(addresses) => {
                 *self.untried.borrow_mut() = addresses.iter().cloned().collect();
@@ -295,7 +346,7 @@ impl Connector {
 
     /// The target, with the address that was tried if they differ.
     fn name_of(&self, address: Option<&Address>) -> String {
-        let target = self.target.text();
+        let target = self.target();
         match address.map(Address::to_string).filter(|address| address != target) {
             None => target.to_owned(),
             Some(address) => format!("{target} ({address})"),
@@ -305,6 +356,8 @@ impl Connector {
     /// Backs off, or ends the client, after all addresses have failed.
     fn end_round(self: &Rc<Self>, event_loop: &EventLoop) {
         match self.settings.retry {
+            // No attempt can succeed.
+            Some(_) if self.target.is_err() => self.give_up(event_loop),
             Some(backoff) if backoff.allows(self.rounds.get() - 1) => self.back_off(event_loop, backoff),
             _ => self.give_up(event_loop),
         }
@@ -316,12 +369,13 @@ impl Connector {
         let this = Rc::clone(self);
         let timer = event_loop.run_after(delay, move |event_loop| this.begin_round(event_loop));
         self.enter(Phase::Waiting { timer });
-        logger::call(|| log::debug!("{}: retrying in {delay:?}", self.target.text()));
+        logger::call(|| log::debug!("{}: retrying in {delay:?}", self.target()));
     }
 
     fn give_up(&self, event_loop: &EventLoop) {
         self.enter(Phase::Ended);
-        let error = ConnectError::new(self.target.text().to_owned(), self.rounds.get(), self.failures.take());
+        let (rounds, failures) = (self.rounds.get(), self.failures.take());
+        let error = ConnectError::new(self.target().to_owned(), rounds, failures, self.waiting.len());
         match self.on_failure.take() {
             None => logger::recurring("a client that has failed", |left_out| log::warn!("{error}{left_out}")),
             Some(on_failure) => {
@@ -351,7 +405,8 @@ impl Connector {
         if let Some(lookup) = self.lookup.take() {
             event_loop.remove(lookup);
         }
-        let released = (self.dial.take(), self.on_attempt.take(), self.on_failure.take());
+        let waiting = self.waiting.take();
+        let released = (self.dial.take(), self.on_attempt.take(), self.on_failure.take(), waiting);
         drop(released);
     }
 }
@@ -369,7 +424,13 @@ impl Dialer for Connector {
         self.report(event_loop, Some(&address), Ok(()));
     }
 
+    fn on_opened(&self) -> VecDeque<Waiting> {
+        self.waiting.is_session_ready.set(true);
+        self.waiting.take()
+    }
+
     fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: Contained<CloseReason>) {
+        self.waiting.is_session_ready.set(false);
         match self.phase.replace(Phase::Between) {
             // A client whose loop ends reports nothing itself.
             _ if matches!(*reason, CloseReason::LoopEnded) => self.stop(event_loop),
@@ -387,6 +448,13 @@ impl Dialer for Connector {
             // The session was open when the client was stopped.
             phase => self.enter(phase),
         }
+    }
+}
+
+fn target_text(target: &Target) -> &str {
+    match target {
+        Ok(target) => target.text(),
+        Err(error) => error.text(),
     }
 }
 

@@ -18,7 +18,7 @@ type SendRun = dyn FnOnce(&mut dyn Any, &TcpConnection<'_>) -> io::Result<()> + 
 
 /// A closure that gets the handler of a type. It takes four machine words, so a timer that owns a
 /// call and the connection's id needs no allocation of its own.
-pub(super) struct Call {
+pub(in crate::net) struct Call {
     /// Returns the type of handler that `run` expects.
     wanted: fn() -> TypeId,
     run: Contained<Box<Run>>,
@@ -31,7 +31,7 @@ pub(super) struct SendCall {
 }
 
 impl Call {
-    pub(super) fn new<H, R>(call: impl FnOnce(&mut H, &TcpConnection<'_>) -> R + 'static) -> Call
+    pub(in crate::net) fn new<H, R>(call: impl FnOnce(&mut H, &TcpConnection<'_>) -> R + 'static) -> Call
     where
         H: 'static,
         R: IntoHandlerResult,

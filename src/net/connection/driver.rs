@@ -5,11 +5,12 @@
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
-use super::calls::Call;
+pub(in crate::net) use super::calls::Call;
 use super::handler::ConnectionHandler;
 use crate::buffer::Buffer;
 use crate::event_loop::channel_table::ChannelId;
@@ -47,9 +48,19 @@ pub(in crate::net) trait Dialer {
     /// meanwhile.
     fn on_connected(&self, conn: &TcpConnection<'_>);
 
+    /// The handler has been created, and its `on_open` has returned. Returns what has waited for
+    /// that. Later sends and calls go to the connection.
+    fn on_opened(&self) -> VecDeque<Waiting>;
+
     /// The last call: the connection was closed, or could not be established. The handler's
     /// `on_close`, if there is a handler, has already run.
     fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: Contained<CloseReason>);
+}
+
+/// What has waited for an outgoing connection to open.
+pub(in crate::net) enum Waiting {
+    Bytes(Vec<u8>),
+    Call(Call),
 }
 
 /// State of an outgoing connection: its initiator, and the factory of its handler until the
@@ -117,7 +128,7 @@ pub(in crate::net) fn establish<H: ConnectionHandler>(
 }
 
 /// Whether `H` is a handler of the type, or contains one.
-fn has_handler<H: ConnectionHandler>(wanted: TypeId) -> bool {
+pub(in crate::net) fn has_handler<H: ConnectionHandler>(wanted: TypeId) -> bool {
     H::locate(wanted).is_some()
 }
 
@@ -136,8 +147,13 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         if opened.is_none() {
             self.core.close(event_loop, CloseReason::Panicked);
         }
-        // Calls that were made while there was no handler.
-        self.core.run_calls_later(event_loop);
+        for waiting in self.outgoing.iter().flat_map(|outgoing| outgoing.dialer.on_opened()) {
+            self.core.add_call(match waiting {
+                Waiting::Call(call) => call,
+                Waiting::Bytes(bytes) => Call::new(|_: &mut H, conn| conn.send_accepted(bytes)),
+            });
+        }
+        self.run_calls(event_loop);
     }
 
     /// The connecting socket has become writable, or has failed.

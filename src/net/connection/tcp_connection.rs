@@ -212,6 +212,14 @@ impl<'a> TcpConnection<'a> {
         self.ordered_core().reserve_reply(self.event_loop)
     }
 
+    /// Sends bytes that a client has accepted before it had a session.
+    pub(super) fn send_accepted(&self, bytes: Vec<u8>) {
+        if let Err(refused) = self.core.send(self.event_loop, bytes) {
+            let reason = refused.reason();
+            self.core.end_stream(self.event_loop, refused.into_inner().len(), reason);
+        }
+    }
+
     /// Drains the handle mailbox first, so that sends stay ordered.
     fn ordered_core(&self) -> &'a ConnectionCore {
         self.core.read_mailbox(self.event_loop);

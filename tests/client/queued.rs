@@ -1,0 +1,159 @@
+//! Sends and calls that a client accepts while it has no session.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+
+use crate::support::client::{Refusing, backoff, echo_server};
+use crate::support::net::{self, Host, reason};
+use crate::support::{Recorder, with_loop};
+use reveille::net::{SendError, WithError};
+use reveille::{Buffer, ConnectionHandler, TcpClient, TcpConnection};
+
+/// Records what the peer sends, and how the session ends.
+#[derive(Clone, Default)]
+struct Session {
+    received: Rc<RefCell<Vec<u8>>>,
+    opened: Rc<Cell<u32>>,
+}
+
+impl ConnectionHandler for Session {
+    fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        self.opened.set(self.opened.get() + 1);
+        conn.send("open ")?;
+        Ok(())
+    }
+
+    fn on_message(&mut self, _: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        self.received.borrow_mut().extend(input.take_all());
+        Ok(())
+    }
+}
+
+#[test]
+fn queued_sends_and_calls_follow_on_open_in_order() {
+    with_loop(|event_loop| {
+        let server = echo_server(event_loop, "127.0.0.1:0".parse().unwrap());
+        let (session, running) = (Session::default(), Rc::new(Cell::new(false)));
+        let made = session.clone();
+        let client = TcpClient::connect(event_loop, server.address()).serve(move |_| made.clone()).unwrap();
+        client.send("one ").unwrap();
+        let noted = Rc::clone(&running);
+        client
+            .with(move |session: &mut Session, conn| {
+                assert_eq!(session.opened.get(), 1);
+                noted.set(true);
+                conn.send("two ")
+            })
+            .unwrap();
+        client.send("three").unwrap();
+        assert!(!running.get(), "the call ran without a session");
+        let expected = b"open one two three";
+        net::turn_until(event_loop, || session.received.borrow().len() >= expected.len());
+        assert_eq!(*session.received.borrow(), expected);
+        // With a session, a call runs at once.
+        running.set(false);
+        let noted = Rc::clone(&running);
+        client.with(move |_: &mut Session, _| noted.set(true)).unwrap();
+        assert!(running.get());
+    });
+}
+
+#[test]
+fn what_exceeds_the_limits_of_the_queue_is_returned() {
+    with_loop(|event_loop| {
+        let refusing = Refusing::new();
+        let client = TcpClient::connect(event_loop, refusing.address())
+            .max_queued(10, 1)
+            .serve(|_| Session::default())
+            .unwrap();
+        assert_eq!(reason(client.send([0; 10])), Ok(()));
+        let refused = client.send("x").unwrap_err();
+        assert_eq!((refused.reason(), refused.into_inner()), (SendError::Full, b"x".to_vec()));
+        assert_eq!(reason(client.with(|_: &mut Session, _| ())), Ok(()));
+        assert_eq!(reason(client.with(|_: &mut Session, _| ())), Err(WithError::Full));
+        assert_eq!(reason(client.with(|_: &mut String, _| ())), Err(WithError::WrongHandler));
+        client.stop();
+        assert_eq!(reason(client.send("x")), Err(SendError::Closed));
+        assert_eq!(reason(client.with(|_: &mut Session, _| ())), Err(WithError::Closed));
+    });
+}
+
+#[test]
+fn sends_between_two_sessions_go_to_the_next() {
+    with_loop(|event_loop| {
+        let server = echo_server(event_loop, "127.0.0.1:0".parse().unwrap());
+        let session = Session::default();
+        let made = session.clone();
+        let client = TcpClient::connect(event_loop, server.address())
+            .retry(backoff())
+            .reconnect()
+            .serve(move |_| made.clone())
+            .unwrap();
+        net::turn_until(event_loop, || session.received.borrow().ends_with(b"open "));
+        client.handle().unwrap().close();
+        session.received.borrow_mut().clear();
+        client.send("queued").unwrap();
+        net::turn_until(event_loop, || session.received.borrow().ends_with(b"queued"));
+        assert_eq!(*session.received.borrow(), b"open queued");
+        assert_eq!(session.opened.get(), 2);
+    });
+}
+
+#[test]
+fn calls_of_a_failed_client_are_dropped_after_on_failure() {
+    with_loop(|event_loop| {
+        let refusing = Refusing::new();
+        let events = Recorder::new();
+        let failed = events.clone();
+        let client = TcpClient::connect(event_loop, refusing.address())
+            .on_failure(move |_, error| {
+                failed.record(format!("failed with {} bytes, {} calls", error.unsent(), error.calls()));
+            })
+            .serve(|_| Session::default())
+            .unwrap();
+        struct Dropped(Recorder<String>);
+        impl Drop for Dropped {
+            fn drop(&mut self) {
+                self.0.record("dropped".to_owned());
+            }
+        }
+        let captured = Dropped(events.clone());
+        client
+            .with(move |session: &mut Session, _| {
+                drop(captured);
+                assert_eq!(session.opened.get(), 0, "there is no session");
+            })
+            .unwrap();
+        client.send("12345").unwrap();
+        net::turn_until(event_loop, || events.len() == 2);
+        assert_eq!(events.take(), ["failed with 5 bytes, 1 calls", "dropped"]);
+    });
+}
+
+/// A call may send on the client, which is possible while the session is just opening.
+#[test]
+fn a_queued_call_may_use_its_client() {
+    with_loop(|event_loop| {
+        let host = Host::new(|event_loop| {
+            reveille::TcpServer::bind(event_loop, "127.0.0.1:0")?
+                .serve_fn(|conn, input| conn.send(input.take_all()))
+        });
+        let session = Session::default();
+        let made = session.clone();
+        let client =
+            Rc::new(TcpClient::connect(event_loop, host.address()).serve(move |_| made.clone()).unwrap());
+        let again = Rc::downgrade(&client);
+        client
+            .with(move |_: &mut Session, conn| {
+                conn.send("one ")?;
+                let client = again.upgrade().expect("the client exists");
+                client.send("two")?;
+                io::Result::Ok(())
+            })
+            .unwrap();
+        let expected = b"open one two";
+        net::turn_until(event_loop, || session.received.borrow().len() >= expected.len());
+        assert_eq!(*session.received.borrow(), expected);
+    });
+}
