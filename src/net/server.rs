@@ -11,6 +11,7 @@ mod limits;
 pub(in crate::net) mod listener;
 mod per_loop;
 pub(in crate::net) mod socket_path;
+mod stopped_callback;
 mod unix;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use self::builder::Settings;
 use self::detached::DetachedServer;
 use self::listener::Listener;
+use self::stopped_callback::StoppedCallback;
 use super::address::{Address, AddressError};
 use super::group::{Group, Stage, StopReport, WhenEmpty};
 use super::target::ConnectTarget;
@@ -157,10 +159,14 @@ impl TcpServer {
     /// `then` is called on this server's loop when the last connection has ended, on any loop, and
     /// the last listener is closed. Its argument counts the connections by the way they ended. It
     /// is called once, unless the loop itself ends earlier.
-    pub fn stop(mut self, within: Duration, then: impl FnOnce(&EventLoop, StopReport) + Send + 'static) {
-        let then: WhenEmpty = Contained::new(Box::new(then));
+    pub fn stop(mut self, within: Duration, then: impl FnOnce(&EventLoop, StopReport) + 'static) {
         self.leave_to_loop();
-        self.event_loop.with(|event_loop| begin_stop(event_loop, &self.handle.group, within, then));
+        let then = Contained::new(then);
+        self.event_loop.with(|event_loop| {
+            if let Ok(then) = StoppedCallback::register(event_loop, then.into_inner()) {
+                begin_stop(event_loop, &self.handle.group, within, then);
+            }
+        });
     }
 
     /// Leaves the server to the loop, until the loop is dropped. Returns a handle, with which the

@@ -1,7 +1,7 @@
 //! The orderly stop of a server: the output that it still sends, the input that it discards, the
 //! connections that it aborts at the deadline, and its report.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use crate::support::net::{
     self, End, HandlerCall, Host, Journal, Script, assert_written, scripted, scripted_with,
     scripted_with_threads,
 };
-use crate::support::{LIMIT, OnDrop, with_watchdog};
+use crate::support::{LIMIT, OnDrop, with_loop, with_watchdog};
 use reveille::net::{ConnectionLimits, ServerHandle, StopReport};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 use socket2::SockRef;
@@ -58,6 +58,21 @@ fn a_stop_without_connections_completes_at_once() {
             });
             assert_eq!(only_report(&stop(&host, HOUR)), (0, 0));
             refusing.assert_refuses();
+        }
+    });
+}
+
+#[test]
+fn the_callback_of_a_stop_need_not_be_send() {
+    with_loop(|event_loop| {
+        for threads in [1, 2] {
+            let server =
+                TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().threads(threads).serve_fn(|_, _| ());
+            let stopped = Rc::new(Cell::new(false));
+            let noted = Rc::clone(&stopped);
+            server.unwrap().stop(HOUR, move |_, _| noted.set(true));
+            net::turn_until(event_loop, || stopped.get());
+            assert_eq!(Rc::strong_count(&stopped), 1, "the callback was not dropped");
         }
     });
 }
