@@ -247,7 +247,8 @@ impl<'a> TcpConnection<'a> {
     ///   had been relayed, nothing is missing: the peer sees a normal end, and has two seconds to
     ///   send its FIN.
     /// - A [`close`](TcpConnection::close) of one connection closes the other at once, with
-    ///   [`CloseReason::RelayEnded`](crate::net::CloseReason::RelayEnded); if output is queued there, by a reset.
+    ///   [`CloseReason::RelayEnded`](crate::net::CloseReason::RelayEnded); if output is queued
+    ///   there, by a reset.
     /// - A Unix socket has no reset: its peer sees an end of input in all these cases, and cannot
     ///   detect missing bytes. A protocol that is relayed to a Unix socket should mark its own end.
     /// - A [`close_gracefully`](TcpConnection::close_gracefully) of one connection applies to both,
@@ -256,9 +257,10 @@ impl<'a> TcpConnection<'a> {
     ///   [`on_stop`](crate::ConnectionHandler::on_stop) ends it. At the deadline of the stop both
     ///   connections are reset.
     ///
-    /// The handlers are called only for the close, for a stop, and for the [idle
-    /// timeout](TcpConnection::set_idle_timeout). Bytes sent through a handle are inserted into the
-    /// relayed stream. Paused reading is resumed. The link lasts as long as the connections.
+    /// The handlers are called only for the close, for a stop, for the [idle
+    /// timeout](TcpConnection::set_idle_timeout) and the
+    /// [deadline](TcpConnection::set_deadline), and by timers and handles. Bytes sent through a
+    /// handle are inserted into the relayed stream. Paused reading is resumed. The link lasts as long as the connections.
     ///
     /// # Errors
     /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if the other connection is on another loop
