@@ -3,7 +3,9 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod actor;
 pub(crate) mod alone;
+pub(crate) mod bench;
 pub(crate) mod bomb;
 pub(crate) mod calls;
 pub(crate) mod channels;

@@ -11,6 +11,7 @@ mod connection_states;
 mod echo;
 mod failures;
 mod graceful_close;
+mod handler_errors;
 mod handles;
 mod idle_timeouts;
 mod limits;
