@@ -95,8 +95,9 @@ impl Mailbox {
             return Err(Refused::new(request, reason));
         }
         if let Some((bytes, memory)) = request.size() {
+            // A request without bytes is never refused: otherwise a reply could not be skipped.
             if bytes > self.max_bytes.saturating_sub(content.unsent())
-                || self.account.budget().is_exhausted_by(memory)
+                || (bytes > 0 && self.account.budget().is_exhausted_by(memory))
             {
                 return Err(Refused::new(request, SendError::Full));
             }
