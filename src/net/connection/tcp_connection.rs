@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::handle::ConnectionHandle;
+use super::mailbox::Taken;
 use super::ordered_replies::ReplySlot;
 use super::payload::Bytes;
 use super::{ConnectionCore, ConnectionId, ConnectionState};
@@ -214,7 +215,7 @@ impl<'a> TcpConnection<'a> {
 
     /// Drains the handle mailbox first, so that sends stay ordered.
     fn ordered_core(&self) -> &'a ConnectionCore {
-        self.core.read_mailbox(self.event_loop);
+        self.core.read_mailbox(self.event_loop, Taken::UpToCall);
         self.core
     }
 
