@@ -196,7 +196,10 @@ impl ConnectionHandle {
         R: IntoHandlerResult,
     {
         let checked = match self.event_loop.is_in_loop_thread() {
-            false if !self.event_loop.is_terminated() => Err(WithError::WrongLoop),
+            // In a forked child, the connection is closed whatever the loop.
+            false if !self.event_loop.is_inherited() && !self.event_loop.is_terminated() => {
+                Err(WithError::WrongLoop)
+            }
             _ => self.check_handler::<H>(),
         };
         match checked {
