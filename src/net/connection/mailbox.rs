@@ -166,7 +166,7 @@ impl Mailbox {
     }
 
     /// Moves on to the next call, under one lock: ends the running call, if there is one, takes the
-    /// requests before the next call, and begins that, if it `may_begin`. A call that runs keeps its
+    /// requests before the next call, and begins that, if it `may_begin`. A running call keeps its
     /// place, so that the requests behind it wait.
     fn advance(&self, is_running: bool, may_begin: bool) -> (VecDeque<Queued>, Option<WaitingCall>) {
         let mut content = self.content.lock();

@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// sent.
 ///
 /// A write that fails because the peer has closed or reset the connection ends the output only. The
-/// queue is dropped and stays counted as [unsent](TcpConnection::unsent), later sends are refused,
-/// and the input that the peer sent before is still delivered. When the input has ended, the
-/// connection closes with the first error.
+/// queue is dropped and stays counted as [unsent](crate::TcpConnection::unsent), later sends are
+/// refused, and the input that the peer sent before is still delivered. When the input has ended,
+/// the connection closes with the first error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectionState {

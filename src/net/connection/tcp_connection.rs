@@ -59,7 +59,8 @@ impl<'a> TcpConnection<'a> {
     }
 
     /// Sends `bytes`, or queues what the kernel does not take now. Sends are ordered, and follow
-    /// everything that [handles](ConnectionHandle) accepted before this call.
+    /// everything that [handles](ConnectionHandle) accepted before this, except what waits behind a
+    /// [call](ConnectionHandle::with).
     ///
     /// Bytes sent from [`on_message`](crate::ConnectionHandler::on_message) are replies: while more
     /// of them are queued than the [high-water mark](crate::net::ConnectionLimits::water_marks),
@@ -229,17 +230,18 @@ impl<'a> TcpConnection<'a> {
     ///   high-water mark and one read.
     /// - When one peer sends its FIN, the other connection is [shut down](TcpConnection::shutdown)
     ///   after all earlier bytes. When both have, both connections close with
-    ///   [`CloseReason::Finished`].
+    ///   [`CloseReason::Finished`](crate::net::CloseReason::Finished).
     /// - Bytes that a connection cannot take, because its peer has closed or it was shut down, are
     ///   dropped and counted as its [unsent](TcpConnection::unsent) bytes. The other direction
     ///   continues to its end; then this connection closes with its first error.
-    /// - An error of one connection ends the other with [`CloseReason::RelayEnded`], once the bytes
-    ///   relayed before have been acknowledged. If the input was cut short, the other connection is
+    /// - An error of one connection ends the other with
+    ///   [`CloseReason::RelayEnded`](crate::net::CloseReason::RelayEnded), once the bytes relayed
+    ///   before have been acknowledged. If the input was cut short, the other connection is
     ///   reset, so that its peer does not take a truncated stream for a complete one. If the FIN
     ///   had been relayed, nothing is missing: the peer sees a normal end, and has two seconds to
     ///   send its FIN.
     /// - A [`close`](TcpConnection::close) of one connection closes the other at once, with
-    ///   [`CloseReason::RelayEnded`]; if output is queued there, by a reset.
+    ///   `RelayEnded`; if output is queued there, by a reset.
     /// - A Unix socket has no reset: its peer sees an end of input in all these cases, and cannot
     ///   detect missing bytes. A protocol that is relayed to a Unix socket should mark its own end.
     /// - A [`close_gracefully`](TcpConnection::close_gracefully) of one connection applies to both,
