@@ -4,11 +4,14 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
-use reveille::net::CloseReason;
-use reveille::{Buffer, ConnectionHandler, TcpConnection};
+use reveille::net::{CloseReason, WithError};
+use reveille::time::VirtualClock;
+use reveille::{Buffer, ConnectionHandle, ConnectionHandler, EventLoop, EventLoopBuilder, TcpConnection};
 
 use super::Recorder;
-use super::net::End;
+use super::bench::{Bench, defaults};
+use super::clock::SECOND;
+use super::net::{End, reason};
 
 type Act = dyn FnMut(&'static str, &TcpConnection<'_>) -> io::Result<()>;
 
@@ -93,4 +96,69 @@ impl ConnectionHandler for Actor {
         *self.end.borrow_mut() = Some(reason.into());
         self.call("close", conn).expect("no error");
     }
+}
+
+/// A bench of actors that call `act`.
+pub(crate) fn actors_that(
+    act: impl FnMut(&'static str, &TcpConnection<'_>) + Clone + 'static,
+) -> (Bench, Actors) {
+    actors_on(EventLoop::builder().propagate_panics(), act)
+}
+
+/// Same as [`actors_that`], on a loop of the builder.
+pub(crate) fn actors_on(
+    builder: EventLoopBuilder,
+    act: impl FnMut(&'static str, &TcpConnection<'_>) + Clone + 'static,
+) -> (Bench, Actors) {
+    let actors = Actors::new();
+    let cast = actors.clone();
+    let bench = Bench::new(builder, defaults, move |_| {
+        let mut act = act.clone();
+        cast.actor(move |name, conn| {
+            act(name, conn);
+            Ok(())
+        })
+    });
+    (bench, actors)
+}
+
+/// Calls the actor of a connection through its handle.
+pub(crate) fn record(handle: &ConnectionHandle, name: &'static str) -> Result<(), WithError> {
+    reason(handle.with(move |actor: &mut Actor, conn| actor.call(name, conn)))
+}
+
+type Open = dyn FnMut(&TcpConnection<'_>);
+
+/// A bench of actors that call `open` when they open.
+pub(crate) fn opening(
+    builder: EventLoopBuilder,
+    open: impl FnMut(&TcpConnection<'_>) + 'static,
+) -> (Bench, Actors) {
+    let actors = Actors::new();
+    let (cast, open) = (actors.clone(), Rc::new(RefCell::new(Box::new(open) as Box<Open>)));
+    let bench = Bench::new(builder, defaults, move |_| {
+        let open = Rc::clone(&open);
+        cast.actor(move |name, conn| {
+            if name == "open" {
+                (open.borrow_mut())(conn);
+            }
+            Ok(())
+        })
+    });
+    (bench, actors)
+}
+
+/// Advances the clock second by second, and returns what was called in each.
+pub(crate) fn seconds(
+    bench: &Bench,
+    clock: &VirtualClock,
+    actors: &Actors,
+    n: usize,
+) -> Vec<Vec<&'static str>> {
+    let second = || {
+        clock.advance(SECOND);
+        bench.settle();
+        actors.calls.take()
+    };
+    (0..n).map(|_| second()).collect()
 }

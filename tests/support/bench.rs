@@ -1,5 +1,5 @@
-//! A server on a loop of this thread, and clients of the same thread. While a client waits, the loop
-//! turns, so a test controls what happens in which order.
+//! A server on a loop of this thread, and clients of the same thread. While a client waits, the
+//! loop turns, so a test controls what happens in which order.
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};

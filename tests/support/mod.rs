@@ -23,6 +23,7 @@ pub(crate) mod net;
 pub(crate) mod random;
 pub(crate) mod ready;
 pub(crate) mod relay;
+pub(crate) mod replies;
 pub(crate) mod ring;
 pub(crate) mod shortage;
 pub(crate) mod tasks;

@@ -5,46 +5,18 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::support::actor::{Actor, Actors};
+use crate::support::actor::{Actor, Actors, opening, seconds};
 use crate::support::bench::{Bench, defaults, with_virtual_time};
 use crate::support::clock::{HOUR, MINUTE, SECOND};
 use crate::support::counting;
 use crate::support::net::End;
-use crate::support::{Count, LIMIT, on_another_thread, panic_of, turn, with_watchdog};
+use crate::support::{Count, LIMIT, panic_of, turn, with_watchdog};
 use reveille::codec::{FrameHandler, Framed, LineCodec};
 use reveille::time::VirtualClock;
-use reveille::{ConnectionHandle, EventLoop, EventLoopBuilder, TcpConnection, TimerId};
-
-type Open = dyn FnMut(&TcpConnection<'_>);
-
-/// A bench of actors that call `open` when they open.
-fn opening(builder: EventLoopBuilder, open: impl FnMut(&TcpConnection<'_>) + 'static) -> (Bench, Actors) {
-    let actors = Actors::new();
-    let (cast, open) = (actors.clone(), Rc::new(RefCell::new(Box::new(open) as Box<Open>)));
-    let bench = Bench::new(builder, defaults, move |_| {
-        let open = Rc::clone(&open);
-        cast.actor(move |name, conn| {
-            if name == "open" {
-                (open.borrow_mut())(conn);
-            }
-            Ok(())
-        })
-    });
-    (bench, actors)
-}
+use reveille::{ConnectionHandle, EventLoop, TcpConnection, TimerId};
 
 fn tick(actor: &mut Actor, conn: &TcpConnection<'_>) -> io::Result<()> {
     actor.call("tick", conn)
-}
-
-/// Advances the clock second by second, and returns what was called in each.
-fn seconds(bench: &Bench, clock: &VirtualClock, actors: &Actors, n: usize) -> Vec<Vec<&'static str>> {
-    let second = || {
-        clock.advance(SECOND);
-        bench.settle();
-        actors.calls.take()
-    };
-    (0..n).map(|_| second()).collect()
 }
 
 // --- Calls ---------------------------------------------------------------------------------------
@@ -392,153 +364,5 @@ fn many_timers_at_once_all_end_with_the_connection() {
         bench.settle();
         assert_eq!((drops.get(), actors.calls.take()), (1000, vec!["close"]));
         assert_eq!(bench.event_loop.next_deadline(), None);
-    });
-}
-
-// --- The deadline of a timer ---------------------------------------------------------------------
-
-#[test]
-fn a_loop_knows_the_deadlines_of_its_timers() {
-    with_virtual_time(|builder, clock| {
-        let event_loop = &builder.build().unwrap();
-        let start = clock.now();
-        let local = event_loop.run_after(2 * SECOND, |_| ());
-        let handle = event_loop.handle();
-        let remote = on_another_thread(|| handle.run_after(3 * SECOND, |_| ()).unwrap());
-        assert_eq!(event_loop.deadline(local), Some(start + 2 * SECOND));
-        turn(event_loop);
-        assert_eq!(event_loop.deadline(remote), Some(start + 3 * SECOND));
-        assert!(event_loop.reset(remote, 4 * SECOND));
-        assert!(event_loop.reset(local, SECOND));
-        assert_eq!(event_loop.deadline(remote), Some(start + 4 * SECOND));
-        assert_eq!(event_loop.deadline(local), Some(start + SECOND));
-        clock.advance(SECOND);
-        turn(event_loop);
-        assert_eq!(event_loop.deadline(local), None, "the timer has fired");
-        assert!(event_loop.cancel(remote));
-        assert_eq!(event_loop.deadline(remote), None, "the timer was cancelled");
-        let other_loop = on_another_thread(|| EventLoop::new().unwrap().run_after(SECOND, |_| ()));
-        assert_eq!(event_loop.deadline(other_loop), None);
-    });
-}
-
-#[test]
-fn the_deadline_of_a_repeating_timer_moves_with_each_call() {
-    with_virtual_time(|builder, clock| {
-        let event_loop = &builder.build().unwrap();
-        let start = clock.now();
-        let id = Rc::new(Cell::new(None::<TimerId>));
-        let seen = Rc::new(RefCell::new(Vec::new()));
-        let (own, recorded) = (Rc::clone(&id), Rc::clone(&seen));
-        id.set(Some(event_loop.run_every(SECOND, move |event_loop| {
-            recorded.borrow_mut().push(event_loop.deadline(own.get().unwrap()));
-        })));
-        let timer = id.get().unwrap();
-        for number in 1..=3 {
-            assert_eq!(event_loop.deadline(timer), Some(start + number * SECOND));
-            clock.advance(SECOND);
-            turn(event_loop);
-        }
-        // Within the callback it is the deadline that the callback runs for.
-        assert_eq!(seen.take(), [1, 2, 3].map(|number| Some(start + number * SECOND)));
-        assert!(event_loop.cancel(timer));
-        assert_eq!(event_loop.deadline(timer), None);
-    });
-}
-
-#[test]
-fn a_fired_remote_timer_has_no_deadline() {
-    with_virtual_time(|builder, clock| {
-        let event_loop = &builder.build().unwrap();
-        let handle = event_loop.handle();
-        let timer = on_another_thread(|| handle.run_after(SECOND, |_| ()).unwrap());
-        turn(event_loop);
-        clock.advance(SECOND);
-        turn(event_loop);
-        assert_eq!(event_loop.deadline(timer), None);
-    });
-}
-
-// --- The delayed close ---------------------------------------------------------------------------
-
-#[test]
-fn a_second_delay_of_a_close_replaces_the_first() {
-    for (first, second) in [(SECOND, 3 * SECOND), (10 * SECOND, 3 * SECOND)] {
-        with_virtual_time(move |builder, clock| {
-            let (bench, actors) = opening(builder, move |conn| {
-                conn.close_after(first);
-                conn.close_after(second);
-            });
-            let mut client = bench.connect();
-            bench.settle();
-            actors.calls.take();
-            assert_eq!(seconds(&bench, &clock, &actors, 3), [vec![], vec![], vec!["close"]]);
-            assert_eq!(actors.end(), Some(End::Closed));
-            assert_eq!(bench.read_to_fin(&mut client), b"");
-            assert_eq!(bench.event_loop.next_deadline(), None, "a timer is left");
-        });
-    }
-}
-
-#[test]
-fn a_delayed_close_can_be_cancelled() {
-    with_virtual_time(|builder, clock| {
-        let (bench, actors) = opening(builder, |conn| {
-            assert!(!conn.cancel_close());
-            conn.close_after(SECOND);
-            assert!(conn.cancel_close());
-            assert!(!conn.cancel_close());
-        });
-        let mut client = bench.connect();
-        bench.settle();
-        assert_eq!(bench.event_loop.next_deadline(), None);
-        clock.advance(HOUR);
-        bench.send(&mut client, "still open");
-        assert_eq!(actors.calls.take(), ["open", "message"]);
-        // A new delay takes effect after a cancelled one.
-        bench.handle(0).with(|_: &mut Actor, conn| conn.close_after(SECOND)).unwrap();
-        assert_eq!(seconds(&bench, &clock, &actors, 1), [vec!["close"]]);
-    });
-}
-
-#[test]
-fn a_closed_connection_has_no_delayed_close() {
-    with_virtual_time(|builder, _| {
-        let (bench, _) = opening(builder, |conn| {
-            conn.close_after(SECOND);
-            conn.close();
-            assert!(!conn.cancel_close());
-            conn.close_after(SECOND);
-            assert!(!conn.cancel_close());
-        });
-        let _client = bench.connect();
-        bench.settle();
-        assert_eq!(bench.event_loop.next_deadline(), None);
-    });
-}
-
-#[test]
-fn a_delay_of_zero_closes_in_this_turn_or_the_next() {
-    with_virtual_time(|builder, _| {
-        let (bench, actors) = opening(builder, |_| ());
-        let _client = bench.connect();
-        bench.handle(0).with(|_: &mut Actor, conn| conn.close_after(Duration::ZERO)).unwrap();
-        turn(&bench.event_loop);
-        turn(&bench.event_loop);
-        assert_eq!(actors.calls.take(), ["open", "close"]);
-    });
-}
-
-#[test]
-fn a_delayed_close_discards_neither_earlier_replies_nor_their_order() {
-    with_virtual_time(|builder, clock| {
-        let (bench, actors) = opening(builder, |conn| conn.close_after(SECOND));
-        let mut client = bench.connect();
-        assert!(bench.handle(0).send("all of it").is_ok());
-        bench.settle();
-        clock.advance(SECOND);
-        bench.settle();
-        assert_eq!(bench.read_to_fin(&mut client), b"all of it");
-        assert_eq!(actors.end(), Some(End::Closed));
     });
 }
