@@ -81,7 +81,8 @@ impl<'a> TcpConnection<'a> {
     ///   the write. A handler that returns this error, as with `?`, closes the connection at once
     ///   and discards that input.
     /// - [`SendError::ShutDown`] after [`shutdown`](TcpConnection::shutdown) or
-    ///   [`close_gracefully`](TcpConnection::close_gracefully), and while the server stops.
+    ///   [`close_gracefully`](TcpConnection::close_gracefully), and while the server stops, unless
+    ///   [work](TcpConnection::keep_open) is outstanding.
     /// - [`SendError::Full`] if the bytes would exceed the limit of the queue.
     ///
     /// In all cases none of the bytes are sent.
