@@ -224,7 +224,8 @@ impl<D: Decoder, H: FrameHandler<D>> Framed<D, H> {
     /// Limits the time from the arrival of the first bytes of a frame to its last. Default: no
     /// limit. When it passes, [`on_frame_error`](FrameHandler::on_frame_error) gets
     /// [`FrameError::TimedOut`]. This ends connections whose peers send a byte from time to time,
-    /// which an idle timeout does not.
+    /// which an idle timeout does not. A connection does not time out while its reading is paused;
+    /// then the time starts again when reading resumes.
     ///
     /// A frame that arrives in one piece costs nothing, and any other a few nanoseconds.
     pub fn frame_timeout(mut self, limit: Duration) -> Framed<D, H> {
@@ -324,15 +325,25 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
     }
 
     fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
-        let delivered = self.deliver(conn, input)?;
-        if delivered && conn.state() != ConnectionState::Closed {
-            self.handler.on_batch_end(conn)?;
+        let mut any_delivered = false;
+        loop {
+            let delivered = self.deliver(conn, input)?;
+            any_delivered |= delivered;
+            let was_held = conn.is_held();
+            if delivered && conn.state() != ConnectionState::Closed {
+                self.handler.on_batch_end(conn)?;
+            }
+            // Reading that is paused and resumed within one callback redelivers nothing.
+            let has_resumed = was_held && !conn.is_held() && conn.state() != ConnectionState::Closed;
+            if !has_resumed {
+                break;
+            }
         }
         if self.ended || conn.state() == ConnectionState::Closed {
             input.clear();
         }
         self.buffered = input.len();
-        self.update_deadline(conn, delivered);
+        self.update_deadline(conn, any_delivered);
         Ok(())
     }
 
@@ -340,6 +351,8 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
         self.is_timing = false;
         match self.buffered {
             0 => Ok(()),
+            // The limit starts again when reading resumes, which delivers the buffered bytes again.
+            _ if conn.is_held() => Ok(()),
             bytes => self.fail(conn, FrameError::TimedOut { bytes }),
         }
     }

@@ -57,7 +57,7 @@ use crate::event_loop::containment::Contained;
 use crate::net::group::budget::Condemned;
 use crate::net::sys::stream;
 use crate::readiness::{Interest, Readiness};
-use calls::{Call, WaitingCalls};
+use calls::WaitingCalls;
 use coalescing::SendCollected;
 use deadlines::Deadlines;
 use delivery::Delivery;
@@ -152,7 +152,7 @@ pub(super) struct ConnectionCore {
     reason: Cell<Option<Contained<CloseReason>>>,
     deadlines: Deadlines,
     timers: Cell<Option<Box<Timers>>>,
-    /// Calls of the handler that wait until no callback is running. Never an empty list.
+    /// Calls of the handler that wait until no callback is running.
     waiting_calls: Cell<Option<Box<WaitingCalls>>>,
     /// The handler has returned an error; only its `on_close` is still called.
     handler_failed: Cell<bool>,
@@ -297,7 +297,7 @@ impl ConnectionCore {
             // Bytes in requests that other threads have queued count as unsent, also in `on_close`.
             let undone = mailbox.close();
             self.count_lost(undone.bytes);
-            undone.calls.into_iter().for_each(|call| self.add_call(Call::from(call)));
+            self.keep_undone_calls(undone.calls);
         }
         // The FIN is sent only after all accepted bytes and reserved replies, so after a FIN
         // nothing is missing.

@@ -77,7 +77,8 @@ pub enum SendStatus {
 pub enum SendError {
     /// The connection is closed, or its output has [failed](crate::net::ConnectionState).
     Closed,
-    /// This end has shut the connection down, or is closing it gracefully.
+    /// This end has shut the connection down, or is closing it gracefully. While a server stops, a
+    /// connection accepts sends as long as [work](crate::TcpConnection::keep_open) is outstanding.
     ShutDown,
     /// The connection's unsent bytes or descriptors would exceed its limit, or all connections
     /// together would exceed twice

@@ -271,6 +271,28 @@ fn frames_in_one_buffer_are_decoded_without_allocating() {
     check(LengthCodec::new(LengthPrefix::Varint, 80), Buffer::from(b"\x05three".repeat(1000)));
 }
 
+#[test]
+fn a_deadline_that_moves_with_each_message_allocates_nothing() {
+    with_watchdog(LIMIT, || {
+        let host = Host::new(|event_loop| {
+            TcpServer::bind(event_loop, "127.0.0.1:0")?.serve_fn(|conn, input| {
+                conn.set_deadline(Duration::from_secs(3600));
+                match input.take_all() {
+                    b"?" => conn.send(counts_as_bytes()),
+                    message => conn.send(message),
+                }
+            })
+        });
+        let mut client = host.connect();
+        let mut after = |rounds| {
+            (0..rounds).for_each(|_| net::assert_echoes(&mut client));
+            host_counts(&mut client)
+        };
+        let before = after(20);
+        assert_eq!(after(500), before, "500 deadlines allocated");
+    });
+}
+
 /// Replies to the frame `?` with the counts of the loop's thread. Ignores other frames.
 struct FrameCounts;
 

@@ -65,6 +65,38 @@ fn several_sends_of_a_turn_cost_one_write() {
     });
 }
 
+#[test]
+fn a_deadline_that_moves_with_each_message_costs_no_system_call() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        // Sets the timer.
+        order(&mut client, order::DEADLINE);
+        let calls = server.on_loop.calls_of(|| (0..100).for_each(|_| order(&mut client, order::DEADLINE)));
+        let expected =
+            Calls::of([(libc::SYS_recvfrom, 100), (libc::SYS_sendto, 100), (libc::SYS_epoll_wait, 100)]);
+        assert_eq!(calls, expected);
+    });
+}
+
+#[test]
+fn all_replies_of_a_batch_of_frames_cost_one_write() {
+    const LINES: usize = 40;
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = net::connect(server.lines);
+        let mut exchange = || {
+            client.write_all(b"line\n".repeat(LINES).as_slice()).unwrap();
+            net::read_exact(&mut client, 6 * LINES);
+        };
+        exchange();
+        let calls = server.on_loop.calls_of(|| (0..50).for_each(|_| exchange()));
+        let expected =
+            Calls::of([(libc::SYS_recvfrom, 50), (libc::SYS_sendto, 50), (libc::SYS_epoll_wait, 50)]);
+        assert_eq!(calls, expected);
+    });
+}
+
 /// The loop is stopped until all messages are sent, so the number of waits does not depend on
 /// timing.
 #[test]

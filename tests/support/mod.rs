@@ -3,7 +3,9 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod actor;
 pub(crate) mod alone;
+pub(crate) mod bench;
 pub(crate) mod bomb;
 pub(crate) mod calls;
 pub(crate) mod channels;
@@ -21,6 +23,7 @@ pub(crate) mod net;
 pub(crate) mod random;
 pub(crate) mod ready;
 pub(crate) mod relay;
+pub(crate) mod replies;
 pub(crate) mod ring;
 pub(crate) mod shortage;
 pub(crate) mod tasks;

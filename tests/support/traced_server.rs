@@ -6,9 +6,11 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 
 use nix::libc;
+use reveille::codec::{Framed, LineCodec};
 use reveille::net::ServerHandle;
 use reveille::{
-    Buffer, ConnectionHandler, LoopHandle, LoopThread, TcpClient, TcpConnection, TcpServer, UdpSocket,
+    Buffer, ConnectionHandler, EventLoop, LoopHandle, LoopThread, TcpClient, TcpConnection, TcpServer,
+    UdpSocket,
 };
 
 use super::clock::MINUTE;
@@ -34,6 +36,8 @@ pub(crate) mod order {
     pub(crate) const SENDS: u8 = b'm';
     /// Same as `SENDS`, through a handle.
     pub(crate) const HANDLE_SENDS: u8 = b'M';
+    /// Sets the deadline and the idle timeout of the connection.
+    pub(crate) const DEADLINE: u8 = b'D';
     /// Connects to the port in the next five bytes.
     pub(crate) const CONNECT: u8 = b'd';
     /// Opens a UDP socket on one address that echoes datagrams. It sends a first datagram to the
@@ -106,6 +110,10 @@ impl ConnectionHandler for Executor {
                 input.clear();
                 return Ok(());
             }
+            order::DEADLINE => {
+                conn.set_idle_timeout(Some(MINUTE));
+                conn.set_deadline(MINUTE);
+            }
             order::CONNECT => {
                 let client = TcpClient::connect(conn.event_loop(), address_in(input)?)
                     .serve_fn(|conn, input| conn.send(input.take_all()))?;
@@ -153,9 +161,23 @@ fn thread_id() -> i32 {
     rustix::thread::gettid().as_raw_nonzero().get()
 }
 
+/// Starts a server on the same loop that sends each line back, after its number. Returns its
+/// address. It ends with the process.
+fn serve_lines(event_loop: &EventLoop) -> SocketAddr {
+    let server = TcpServer::bind(event_loop, "127.0.0.1:0").expect("a port").serve(|_| {
+        let mut number = 0u8;
+        let framed = Framed::from_fn(LineCodec::new(100), move |conn, line| {
+            number = number.wrapping_add(1);
+            conn.send([&[number][..], line, b"\n"].concat())
+        });
+        framed.frame_timeout(MINUTE)
+    });
+    Box::leak(Box::new(server.expect("a server"))).local_addr().expect("an address")
+}
+
 /// The child process. Sends its parent the server's address and the ids of three threads: the
-/// loop's thread, the posting thread, and the thread of a loop without descriptors. Then it
-/// executes the lines that the parent sends.
+/// loop's thread, the posting thread, and the thread of a loop without descriptors. The address of
+/// the server of lines follows. Then it executes the lines that the parent sends.
 pub(crate) fn serve() {
     let (post, requests) = mpsc::channel();
     let executor_post = post.clone();
@@ -177,7 +199,8 @@ pub(crate) fn serve() {
     let posting_thread = id_receiver.recv().expect("the posting thread did not start");
     let bare = LoopThread::spawn("bare").expect("a thread");
     let bare_thread = bare.handle().call(|_| thread_id()).expect("the loop has ended");
-    send_to_parent(format!("{} {loop_thread} {posting_thread} {bare_thread}", host.address()));
+    let lines = host.request(|event_loop, _| serve_lines(event_loop));
+    send_to_parent(format!("{} {loop_thread} {posting_thread} {bare_thread} {lines}", host.address()));
     for line in io::stdin().lines() {
         let line = line.expect("cannot read from the parent");
         if line == "call the bare loop" {
@@ -198,6 +221,8 @@ pub(crate) fn serve() {
 /// The parent's side of the child process.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    /// A server of lines on the same loop.
+    pub(crate) lines: SocketAddr,
     pub(crate) child: Child,
     pub(crate) on_loop: Traced,
     pub(crate) posting: Traced,
@@ -211,14 +236,15 @@ impl Server {
         let mut child = Child::start("server");
         let introduction = child.next_reply();
         let mut words = introduction.split(' ');
-        let mut word = || words.next().expect("the child sent fewer than four words");
+        let mut word = || words.next().expect("the child sent fewer than five words");
         let address = word().parse().expect("an address");
         let on_loop = Traced::attach(word().parse().expect("a thread"), &[libc::SYS_epoll_wait])?;
         let posting = Traced::attach(word().parse().expect("a thread"), &[libc::SYS_futex])?;
         let on_bare_loop = Traced::attach(word().parse().expect("a thread"), &[libc::SYS_read])?;
+        let lines = word().parse().expect("an address");
         drop(on_loop.wait_until_idle());
         drop(on_bare_loop.wait_until_idle());
-        Some(Server { address, child, on_loop, posting, on_bare_loop })
+        Some(Server { address, lines, child, on_loop, posting, on_bare_loop })
     }
 
     pub(crate) fn connect(&self) -> TcpStream {

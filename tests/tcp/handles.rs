@@ -5,11 +5,12 @@ use std::io::{self, Write};
 use std::sync::mpsc;
 use std::thread;
 
+use crate::support::bench::Bench;
 use crate::support::endings::is_closed;
 use crate::support::net::{self, End, HandlerCall, reason, scripted, scripted_with, scripted_with_handles};
-use crate::support::{LIMIT, MIB, with_watchdog};
-use reveille::ConnectionHandle;
+use crate::support::{LIMIT, MIB, on_another_thread, with_watchdog};
 use reveille::net::{ConnectionLimits, ConnectionState, SendError};
+use reveille::{ConnectionHandle, EventLoop};
 
 #[test]
 fn a_handle_sends_from_another_thread_in_order() {
@@ -271,5 +272,35 @@ fn a_handle_never_sends_to_another_connection() {
         drop(host);
         journal.assert_opened_and_closed_once(200);
         assert!(past.iter().all(|handle| !handle.is_open()));
+    });
+}
+
+/// Bytes in transit wait for the loop; the other unsent bytes wait for the peer.
+#[test]
+fn bytes_in_transit_tell_a_slow_loop_from_a_slow_peer() {
+    const BYTES: usize = 2 * MIB;
+    with_watchdog(LIMIT, || {
+        let builder = EventLoop::builder().propagate_panics();
+        let (bench, _) = Bench::scripted_on(builder, net::with_small_send_buffer, |script| script);
+        let mut client = bench.connect_slow_reader();
+        let handle = bench.handle(0);
+        let amounts = || (handle.in_transit(), handle.unsent());
+        assert_eq!(amounts(), (0, 0));
+        // The loop does not turn.
+        on_another_thread(|| handle.send(vec![0; BYTES]).unwrap());
+        assert_eq!(amounts(), (BYTES, BYTES));
+        assert_eq!(on_another_thread(amounts), (BYTES, BYTES));
+        // The peer does not read.
+        bench.settle();
+        let (in_transit, unsent) = amounts();
+        assert_eq!(in_transit, 0);
+        assert!(0 < unsent && unsent < BYTES, "{unsent} bytes are unsent");
+        on_another_thread(|| handle.send("more").unwrap());
+        assert_eq!(amounts(), (4, unsent + 4));
+        bench.read_exact(&mut client, BYTES + 4);
+        bench.settle();
+        assert_eq!(amounts(), (0, 0));
+        handle.close();
+        assert_eq!(handle.in_transit(), 0);
     });
 }

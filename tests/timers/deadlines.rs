@@ -1,13 +1,14 @@
 //! When timers fire: never early, in the order of their deadlines, and at multiples of their
-//! period. Also covers `next_deadline`.
+//! period. Also covers `next_deadline` and `deadline`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::support::clock::{HOUR, wait_until};
+use crate::support::bench::with_virtual_time;
+use crate::support::clock::{HOUR, SECOND, wait_until};
 use crate::support::{Count, Recorder, on_another_thread, panic_of, turn, with_loop};
-use reveille::{EventLoop, LoopThread};
+use reveille::{EventLoop, LoopThread, TimerId};
 
 #[test]
 fn a_timer_is_never_early() {
@@ -279,5 +280,67 @@ fn a_wait_of_weeks_neither_spins_nor_ends_early() {
             }
             assert!(event_loop.cancel(id));
         }
+    });
+}
+
+#[test]
+fn a_loop_knows_the_deadlines_of_its_timers() {
+    with_virtual_time(|builder, clock| {
+        let event_loop = &builder.build().unwrap();
+        let start = clock.now();
+        let local = event_loop.run_after(2 * SECOND, |_| ());
+        let handle = event_loop.handle();
+        let remote = on_another_thread(|| handle.run_after(3 * SECOND, |_| ()).unwrap());
+        assert_eq!(event_loop.deadline(local), Some(start + 2 * SECOND));
+        turn(event_loop);
+        assert_eq!(event_loop.deadline(remote), Some(start + 3 * SECOND));
+        assert!(event_loop.reset(remote, 4 * SECOND));
+        assert!(event_loop.reset(local, SECOND));
+        assert_eq!(event_loop.deadline(remote), Some(start + 4 * SECOND));
+        assert_eq!(event_loop.deadline(local), Some(start + SECOND));
+        clock.advance(SECOND);
+        turn(event_loop);
+        assert_eq!(event_loop.deadline(local), None, "the timer has fired");
+        assert!(event_loop.cancel(remote));
+        assert_eq!(event_loop.deadline(remote), None, "the timer was cancelled");
+        let other_loop = on_another_thread(|| EventLoop::new().unwrap().run_after(SECOND, |_| ()));
+        assert_eq!(event_loop.deadline(other_loop), None);
+    });
+}
+
+#[test]
+fn the_deadline_of_a_repeating_timer_moves_with_each_call() {
+    with_virtual_time(|builder, clock| {
+        let event_loop = &builder.build().unwrap();
+        let start = clock.now();
+        let id = Rc::new(Cell::new(None::<TimerId>));
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let (own, recorded) = (Rc::clone(&id), Rc::clone(&seen));
+        id.set(Some(event_loop.run_every(SECOND, move |event_loop| {
+            recorded.borrow_mut().push(event_loop.deadline(own.get().unwrap()));
+        })));
+        let timer = id.get().unwrap();
+        for number in 1..=3 {
+            assert_eq!(event_loop.deadline(timer), Some(start + number * SECOND));
+            clock.advance(SECOND);
+            turn(event_loop);
+        }
+        // Within the callback it is the deadline that the callback runs for.
+        assert_eq!(seen.take(), [1, 2, 3].map(|number| Some(start + number * SECOND)));
+        assert!(event_loop.cancel(timer));
+        assert_eq!(event_loop.deadline(timer), None);
+    });
+}
+
+#[test]
+fn a_fired_remote_timer_has_no_deadline() {
+    with_virtual_time(|builder, clock| {
+        let event_loop = &builder.build().unwrap();
+        let handle = event_loop.handle();
+        let timer = on_another_thread(|| handle.run_after(SECOND, |_| ()).unwrap());
+        turn(event_loop);
+        clock.advance(SECOND);
+        turn(event_loop);
+        assert_eq!(event_loop.deadline(timer), None);
     });
 }

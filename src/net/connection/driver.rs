@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 pub(in crate::net) use super::calls::Call;
 use super::handler::ConnectionHandler;
+use super::mailbox::Taken;
 use crate::buffer::Buffer;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
@@ -153,7 +154,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
                 Waiting::Bytes(bytes) => Call::new(|_: &mut H, conn| conn.send_accepted(bytes)),
             });
         }
-        self.run_calls(event_loop);
+        self.run_requests(event_loop);
     }
 
     /// The connecting socket has become writable, or has failed.
@@ -207,19 +208,27 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         }
     }
 
-    /// Runs the calls that are waiting now, unless a callback is running.
-    fn run_calls(&self, event_loop: &EventLoop) {
-        for _ in 0..self.core.waiting_calls() {
-            // While there is no handler yet, the calls wait until the connection is open.
-            if !self.handler.try_borrow().is_ok_and(|handler| handler.is_some()) {
-                break;
-            }
-            let Some(call) = self.core.next_call() else { break };
+    /// Runs the requests of handles, and the calls that are waiting now, in order. While a callback
+    /// is running, only the requests before the first call.
+    fn run_requests(&self, event_loop: &EventLoop) {
+        let core = &self.core;
+        // Calls that are made meanwhile wait for the next task, so that they starve nothing.
+        let limit = if self.is_callable() { core.waiting_calls() } else { 0 };
+        let mut is_running = false;
+        for number in 0..=limit {
+            let Some(call) = core.advance(event_loop, is_running, number < limit) else { break };
             self.run_call(event_loop, call);
+            is_running = true;
         }
+        // While there is no handler yet, the calls wait until the connection is open.
         if self.handler.try_borrow().map_or(true, |handler| handler.is_some()) {
-            self.core.run_calls_later(event_loop);
+            core.run_calls_later(event_loop);
         }
+    }
+
+    /// Whether there is a handler, and none of its callbacks is running.
+    fn is_callable(&self) -> bool {
+        self.handler.try_borrow().is_ok_and(|handler| handler.is_some())
     }
 
     fn run_call(&self, event_loop: &EventLoop, call: Call) {
@@ -364,7 +373,8 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
 
     fn on_notified(&self, event_loop: &EventLoop) {
         let core = &self.core;
-        core.read_mailbox(event_loop);
+        // The caller relies on the effect of its request, so this does not wait for calls.
+        core.read_mailbox(event_loop, Taken::AllButCalls);
         core.run_calls_later(event_loop);
         match core.stage() {
             Stage::Serving => {}
@@ -391,11 +401,15 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
         let Some(call) = call.downcast_mut::<Option<Call>>() else { return };
         self.core.on_calls_task();
         // Earlier requests of handles come first.
-        self.core.read_mailbox(event_loop);
-        if let Some(call) = call.take() {
+        self.run_requests(event_loop);
+        let Some(call) = call.take() else { return };
+        let is_first = self.core.waiting_calls() == 0 && self.core.state() != ConnectionState::Closed;
+        if is_first && self.is_callable() {
+            self.run_call(event_loop, call);
+        } else {
             self.core.add_call(call);
         }
-        self.run_calls(event_loop);
+        self.run_requests(event_loop);
     }
 
     fn on_control(&self, event_loop: &EventLoop, message: &mut dyn Any) {
@@ -427,7 +441,7 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
     }
 
     fn on_close(&self, event_loop: &EventLoop) {
-        while let Some(call) = self.core.next_call() {
+        while let Some(call) = self.core.next_kept_call() {
             self.run_call(event_loop, call);
         }
         let reason = self.core.take_reason();

@@ -90,6 +90,7 @@ impl ConnectionCore {
             return self.close(event_loop, CloseReason::Error(error));
         }
         self.record_error(error);
+        self.cancel_handler_timers(event_loop);
         match self.has_close_deadline() {
             true => self.drain(event_loop),
             false => self.close_gracefully(event_loop, limit),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::mailbox::Taken;
 use super::payload::Bytes;
 use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
@@ -60,7 +61,7 @@ impl GroupSend {
 impl ConnectionCore {
     pub(super) fn on_group_send(&self, event_loop: &EventLoop, send: &mut GroupSend) {
         // Bytes that handles have sent before come first.
-        self.read_mailbox(event_loop);
+        self.read_mailbox(event_loop, Taken::UpToCall);
         send.outcome = match self.send(event_loop, Bytes::Shared(Arc::clone(&send.joined))) {
             Ok(()) => Outcome::Sent { missed: 0 },
             Err(refused) if refused.reason() == SendError::Full => self.send_each(event_loop, send),

@@ -28,7 +28,8 @@ impl ConnectionCore {
 ///
 /// Requests made through handles run on the connection's loop, in the order they were made, over
 /// all threads. A send on the loop itself goes after everything that handles accepted before it
-/// began; two concurrent sends have no defined order.
+/// began, except what waits behind a [call](ConnectionHandle::with); two concurrent sends have no
+/// defined order.
 ///
 /// The handle keeps neither the connection nor its descriptor alive. Once the connection is closed,
 /// the methods report that, and they never affect another connection that reuses its slot.
@@ -118,7 +119,12 @@ impl ConnectionHandle {
     ///
     /// From any thread. On the connection's own loop the call runs before this returns, unless a
     /// callback of the connection is running; then it runs after that callback. On other threads
-    /// it is queued. Requests of handles and calls run in order.
+    /// it is queued.
+    ///
+    /// Requests of handles and calls run in order: a request that is made after a queued call waits
+    /// until the call has returned, also if the call itself makes it. A
+    /// [shutdown](TcpConnection::shutdown) or close by the connection's own callback does not wait
+    /// for queued calls. The shutdown still sends all bytes that were accepted before it.
     ///
     /// An accepted call always runs. If the connection closes first, it runs right before
     /// [`on_close`](crate::ConnectionHandler::on_close), and
@@ -190,7 +196,10 @@ impl ConnectionHandle {
         R: IntoHandlerResult,
     {
         let checked = match self.event_loop.is_in_loop_thread() {
-            false if !self.event_loop.is_terminated() => Err(WithError::WrongLoop),
+            // In a forked child, the connection is closed whatever the loop.
+            false if !self.event_loop.is_inherited() && !self.event_loop.is_terminated() => {
+                Err(WithError::WrongLoop)
+            }
             _ => self.check_handler::<H>(),
         };
         match checked {

@@ -2,15 +2,20 @@
 //!
 //! Requests of other threads queue here. One task on the connection's loop drains all of them. The
 //! bytes in the mailbox are bounded, like the output queue that they go to.
+//!
+//! A call of the handler has its place among the requests: those behind it wait until it has
+//! returned. A shutdown is the exception. It sends all accepted bytes before the FIN, also those
+//! behind a call.
 
 use std::any::TypeId;
+use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::calls::{Call, SendCall};
+use super::calls::{Call, SendCall, WaitingCall};
 use super::payload::{Bytes, Payload};
 use super::{ConnectionCore, ConnectionId, ConnectionState};
 use crate::event_loop::{EventLoop, Refused};
@@ -24,7 +29,7 @@ pub(super) enum Request {
     Reply(u64, Vec<u8>),
     /// A reserved reply will not be filled.
     DropReply,
-    Call(SendCall),
+    Call(WaitingCall),
     /// No work is outstanding any longer.
     WorkEnded,
     Shutdown,
@@ -45,6 +50,36 @@ impl Request {
     }
 }
 
+/// A request in the mailbox.
+struct Queued {
+    request: Request,
+    /// The memory that it was counted with.
+    memory: usize,
+}
+
+impl Queued {
+    fn is_call(&self) -> bool {
+        matches!(self.request, Request::Call(_))
+    }
+
+    fn is_running_call(&self) -> bool {
+        matches!(self.request, Request::Call(WaitingCall::Running))
+    }
+
+    fn bytes(&self) -> usize {
+        self.request.size().map_or(0, |(bytes, _)| bytes)
+    }
+}
+
+/// Which requests are taken from a mailbox.
+#[derive(Clone, Copy)]
+pub(in crate::net) enum Taken {
+    /// Those before the first call.
+    UpToCall,
+    /// All but the calls.
+    AllButCalls,
+}
+
 /// The requests of all handles of a connection, and the limit on their bytes.
 pub(super) struct Mailbox {
     pub(super) id: ConnectionId,
@@ -57,11 +92,11 @@ pub(super) struct Mailbox {
 }
 
 struct Content {
-    requests: Vec<Request>,
+    requests: VecDeque<Queued>,
+    /// The number of calls among the requests.
+    calls: usize,
     /// The number of bytes that the requests are to send.
     bytes: usize,
-    /// The memory that these bytes take.
-    memory: usize,
     /// The number of bytes in the connection's queue, as last published by it. While it drains the
     /// mailbox, the drained bytes count here.
     queued: usize,
@@ -84,7 +119,7 @@ enum Accepts {
 pub(super) struct Undone {
     /// The number of bytes that were to be sent.
     pub(super) bytes: usize,
-    pub(super) calls: Vec<SendCall>,
+    pub(super) calls: Vec<WaitingCall>,
 }
 
 impl Mailbox {
@@ -94,17 +129,18 @@ impl Mailbox {
         if let Err(reason) = content.check(&request) {
             return Err(Refused::new(request, reason));
         }
-        if let Some((bytes, memory)) = request.size() {
+        let size = request.size();
+        if let Some((bytes, memory)) = size {
+            // A request without bytes is never refused: otherwise a reply could not be skipped.
             if bytes > self.max_bytes.saturating_sub(content.unsent())
-                || self.account.budget().is_exhausted_by(memory)
+                || (bytes > 0 && self.account.budget().is_exhausted_by(memory))
             {
                 return Err(Refused::new(request, SendError::Full));
             }
             content.bytes += bytes;
-            content.memory += memory;
             self.account.count(memory);
         }
-        let is_first = content.add(request);
+        let is_first = content.add(request, size.map_or(0, |(_, memory)| memory));
         drop(content);
         self.account.enforce();
         Ok(is_first)
@@ -115,16 +151,50 @@ impl Mailbox {
         let mut content = self.content.lock();
         match content.accepts {
             Accepts::Nothing => Err(call),
-            Accepts::All | Accepts::NoSends(_) => Ok(content.add(Request::Call(box_it(call)))),
+            Accepts::All | Accepts::NoSends(_) => {
+                content.calls += 1;
+                Ok(content.add(Request::Call(WaitingCall::Remote(box_it(call))), 0))
+            }
         }
     }
 
-    fn take(&self) -> Vec<Request> {
+    /// Adds the place of a call that the connection keeps.
+    pub(super) fn push_local_call(&self) {
         let mut content = self.content.lock();
-        content.queued = content.unsent();
-        content.bytes = 0;
-        self.account.subtract(mem::take(&mut content.memory));
-        mem::take(&mut content.requests)
+        content.calls += 1;
+        content.add(Request::Call(WaitingCall::Local), 0);
+    }
+
+    /// Moves on to the next call, under one lock: ends the running call, if there is one, takes the
+    /// requests before the next call, and begins that, if it `may_begin`. A running call keeps its
+    /// place, so that the requests behind it wait.
+    fn advance(&self, is_running: bool, may_begin: bool) -> (VecDeque<Queued>, Option<WaitingCall>) {
+        let mut content = self.content.lock();
+        // A close has removed the running call.
+        if is_running && content.requests.front().is_some_and(Queued::is_running_call) {
+            content.requests.pop_front();
+            content.calls -= 1;
+        }
+        let taken = content.take_up_to_call(&self.account);
+        let next = content.requests.front_mut().filter(|_| may_begin);
+        let call = next.and_then(|queued| match &mut queued.request {
+            Request::Call(call) => Some(mem::replace(call, WaitingCall::Running)),
+            _ => None,
+        });
+        (taken, call)
+    }
+
+    /// The number of calls, including a running one.
+    pub(super) fn calls(&self) -> usize {
+        self.content.lock().calls
+    }
+
+    fn take(&self, which: Taken) -> VecDeque<Queued> {
+        let mut content = self.content.lock();
+        match which {
+            Taken::UpToCall => content.take_up_to_call(&self.account),
+            Taken::AllButCalls => content.take_all_but_calls(&self.account),
+        }
     }
 
     fn set_queued(&self, queued: usize) {
@@ -161,14 +231,16 @@ impl Mailbox {
     /// Refuses all later requests, and returns what is left of the earlier ones.
     pub(super) fn close(&self) -> Undone {
         self.content.lock().accepts = Accepts::Nothing;
-        let mut undone = Undone { bytes: 0, calls: Vec::new() };
-        for request in self.take() {
-            undone.bytes += request.size().map_or(0, |(bytes, _)| bytes);
-            if let Request::Call(call) = request {
-                undone.calls.push(call);
-            }
-        }
-        undone
+        let mut content = self.content.lock();
+        let others = content.take_all_but_calls(&self.account);
+        content.calls = 0;
+        let calls = mem::take(&mut content.requests);
+        drop(content);
+        let call = |queued: Queued| match queued.request {
+            Request::Call(call) => call,
+            _ => unreachable!("only calls are left"),
+        };
+        Undone { bytes: others.iter().map(Queued::bytes).sum(), calls: calls.into_iter().map(call).collect() }
     }
 
     /// Counts one more outstanding work.
@@ -212,9 +284,34 @@ impl Content {
         }
     }
 
+    fn take_up_to_call(&mut self, account: &Account) -> VecDeque<Queued> {
+        if self.calls == 0 {
+            let all = mem::take(&mut self.requests);
+            return self.taken(account, all);
+        }
+        let end = self.requests.iter().position(Queued::is_call).unwrap_or(self.requests.len());
+        let taken = self.requests.drain(..end).collect();
+        self.taken(account, taken)
+    }
+
+    fn take_all_but_calls(&mut self, account: &Account) -> VecDeque<Queued> {
+        let (calls, others) = mem::take(&mut self.requests).into_iter().partition(Queued::is_call);
+        self.requests = calls;
+        self.taken(account, others)
+    }
+
+    /// Accounts for requests that are taken; their bytes now count as queued.
+    fn taken(&mut self, account: &Account, requests: VecDeque<Queued>) -> VecDeque<Queued> {
+        let bytes: usize = requests.iter().map(Queued::bytes).sum();
+        self.queued = self.queued.saturating_add(bytes);
+        self.bytes -= bytes;
+        account.subtract(requests.iter().map(|queued| queued.memory).sum());
+        requests
+    }
+
     /// Returns whether the request is the only one.
-    fn add(&mut self, request: Request) -> bool {
-        self.requests.push(request);
+    fn add(&mut self, request: Request, memory: usize) -> bool {
+        self.requests.push_back(Queued { request, memory });
         self.requests.len() == 1
     }
 }
@@ -229,9 +326,9 @@ impl ConnectionCore {
                 _ => Accepts::All,
             };
             let content = Content {
-                requests: Vec::new(),
+                requests: VecDeque::new(),
+                calls: 0,
                 bytes: 0,
-                memory: 0,
                 queued: self.unsent_in_memory(),
                 accepts,
                 work: 0,
@@ -247,11 +344,26 @@ impl ConnectionCore {
         })
     }
 
-    /// Runs the requests of handles. Calls of the handler are only moved to the connection, since
-    /// this may run inside a callback of the handler.
-    pub(in crate::net) fn read_mailbox(&self, event_loop: &EventLoop) {
+    /// Runs the requests of handles, except calls of the handler, since this may run inside one of
+    /// its callbacks.
+    pub(in crate::net) fn read_mailbox(&self, event_loop: &EventLoop, which: Taken) {
         let Some(mailbox) = self.mailbox.get() else { return };
-        let requests = mailbox.take();
+        self.run_requests(event_loop, mailbox.take(which));
+    }
+
+    /// Ends the running call, if there is one, runs the requests up to the next call, and returns
+    /// that, if it may begin.
+    pub(super) fn advance(&self, event_loop: &EventLoop, is_running: bool, may_begin: bool) -> Option<Call> {
+        let (requests, call) = self.mailbox.get()?.advance(is_running, may_begin);
+        self.run_requests(event_loop, requests);
+        match call? {
+            WaitingCall::Remote(call) => Some(Call::from(call)),
+            WaitingCall::Local => self.next_kept_call(),
+            WaitingCall::Running => None,
+        }
+    }
+
+    fn run_requests(&self, event_loop: &EventLoop, requests: VecDeque<Queued>) {
         if requests.is_empty() {
             return;
         }
@@ -259,7 +371,9 @@ impl ConnectionCore {
         // the handler while it is given input. So they are not collected together with its replies.
         self.send_collected(event_loop);
         let replying = self.replying.replace(false);
-        self.collecting(event_loop, || self.run_requests(event_loop, requests));
+        self.collecting(event_loop, || {
+            requests.into_iter().for_each(|queued| self.run_request(event_loop, queued.request))
+        });
         // Still collected if a callback is running.
         self.send_collected(event_loop);
         self.send_released_replies(event_loop);
@@ -267,23 +381,21 @@ impl ConnectionCore {
         self.publish_queued();
     }
 
-    fn run_requests(&self, event_loop: &EventLoop, requests: Vec<Request>) {
-        for request in requests {
-            match request {
-                Request::Shutdown => self.shutdown(event_loop),
-                Request::Close => self.close(event_loop, CloseReason::Closed),
-                Request::CloseGracefully(within) => self.close_gracefully(event_loop, within),
-                Request::PauseReading => self.pause_reading(event_loop),
-                Request::ResumeReading => self.resume_reading_remotely(event_loop),
-                Request::WorkEnded => self.shut_down_if_due(event_loop),
-                Request::Call(call) => self.add_call(Call::from(call)),
-                Request::Reply(number, bytes) => self.fill_reply(number, bytes),
-                Request::DropReply => self.drop_reply(event_loop),
-                Request::Send(bytes) => {
-                    if let Err(refused) = self.send(event_loop, bytes) {
-                        let reason = refused.reason();
-                        self.end_stream(event_loop, refused.into_inner().len(), reason);
-                    }
+    fn run_request(&self, event_loop: &EventLoop, request: Request) {
+        match request {
+            Request::Shutdown => self.shutdown(event_loop),
+            Request::Close => self.close(event_loop, CloseReason::Closed),
+            Request::CloseGracefully(within) => self.close_gracefully(event_loop, within),
+            Request::PauseReading => self.pause_reading(event_loop),
+            Request::ResumeReading => self.resume_reading_remotely(event_loop),
+            Request::WorkEnded => self.shut_down_if_due(event_loop),
+            Request::Call(_) => unreachable!("calls are not taken"),
+            Request::Reply(number, bytes) => self.fill_reply(number, bytes),
+            Request::DropReply => self.drop_reply(event_loop),
+            Request::Send(bytes) => {
+                if let Err(refused) = self.send(event_loop, bytes) {
+                    let reason = refused.reason();
+                    self.end_stream(event_loop, refused.into_inner().len(), reason);
                 }
             }
         }

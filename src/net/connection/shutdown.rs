@@ -3,6 +3,7 @@
 
 use std::os::fd::AsFd;
 
+use super::mailbox::Taken;
 use super::read::ReadBlocks;
 use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
@@ -44,7 +45,7 @@ impl ConnectionCore {
         }
         if let Some(mailbox) = self.mailbox.get() {
             mailbox.refuse_sends(SendError::ShutDown);
-            self.read_mailbox(event_loop);
+            self.read_mailbox(event_loop, Taken::AllButCalls);
         }
         self.send_collected(event_loop);
         // The mailbox may have contained a shutdown or close.

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::handle::ConnectionHandle;
+use super::mailbox::Taken;
 use super::ordered_replies::ReplySlot;
 use super::payload::Bytes;
 use super::{ConnectionCore, ConnectionId, ConnectionState};
@@ -58,7 +59,8 @@ impl<'a> TcpConnection<'a> {
     }
 
     /// Sends `bytes`, or queues what the kernel does not take now. Sends are ordered, and follow
-    /// everything that [handles](ConnectionHandle) accepted before this call.
+    /// everything that [handles](ConnectionHandle) accepted before this, except what waits behind a
+    /// [call](ConnectionHandle::with).
     ///
     /// Bytes sent from [`on_message`](crate::ConnectionHandler::on_message) are replies: while more
     /// of them are queued than the [high-water mark](crate::net::ConnectionLimits::water_marks),
@@ -79,7 +81,8 @@ impl<'a> TcpConnection<'a> {
     ///   the write. A handler that returns this error, as with `?`, closes the connection at once
     ///   and discards that input.
     /// - [`SendError::ShutDown`] after [`shutdown`](TcpConnection::shutdown) or
-    ///   [`close_gracefully`](TcpConnection::close_gracefully), and while the server stops.
+    ///   [`close_gracefully`](TcpConnection::close_gracefully), and while the server stops, unless
+    ///   [work](TcpConnection::keep_open) is outstanding.
     /// - [`SendError::Full`] if the bytes would exceed the limit of the queue.
     ///
     /// In all cases none of the bytes are sent.
@@ -222,7 +225,7 @@ impl<'a> TcpConnection<'a> {
 
     /// Drains the handle mailbox first, so that sends stay ordered.
     fn ordered_core(&self) -> &'a ConnectionCore {
-        self.core.read_mailbox(self.event_loop);
+        self.core.read_mailbox(self.event_loop, Taken::UpToCall);
         self.core
     }
 
@@ -241,14 +244,13 @@ impl<'a> TcpConnection<'a> {
     ///   dropped and counted as its [unsent](TcpConnection::unsent) bytes. The other direction
     ///   continues to its end; then this connection closes with its first error.
     /// - An error of one connection ends the other with
-    ///   [`CloseReason::RelayEnded`](crate::net::CloseReason::RelayEnded), once the bytes
-    ///   relayed before have been acknowledged. If the input was cut short, the other connection is
+    ///   [`CloseReason::RelayEnded`](crate::net::CloseReason::RelayEnded), once the bytes relayed
+    ///   before have been acknowledged. If the input was cut short, the other connection is
     ///   reset, so that its peer does not take a truncated stream for a complete one. If the FIN
     ///   had been relayed, nothing is missing: the peer sees a normal end, and has two seconds to
     ///   send its FIN.
     /// - A [`close`](TcpConnection::close) of one connection closes the other at once, with
-    ///   [`CloseReason::RelayEnded`](crate::net::CloseReason::RelayEnded); if output is queued
-    ///   there, by a reset.
+    ///   `RelayEnded`; if output is queued there, by a reset.
     /// - A Unix socket has no reset: its peer sees an end of input in all these cases, and cannot
     ///   detect missing bytes. A protocol that is relayed to a Unix socket should mark its own end.
     /// - A [`close_gracefully`](TcpConnection::close_gracefully) of one connection applies to both,
@@ -258,9 +260,9 @@ impl<'a> TcpConnection<'a> {
     ///   connections are reset.
     ///
     /// The handlers are called only for the close, for a stop, for the [idle
-    /// timeout](TcpConnection::set_idle_timeout) and the
-    /// [deadline](TcpConnection::set_deadline), and by timers and handles. Bytes sent through a
-    /// handle are inserted into the relayed stream. Paused reading is resumed. The link lasts as long as the connections.
+    /// timeout](TcpConnection::set_idle_timeout) and the [deadline](TcpConnection::set_deadline),
+    /// and by timers and handles. Bytes sent through a handle are inserted into the relayed stream.
+    /// Paused reading is resumed. The link lasts as long as the connections.
     ///
     /// # Errors
     /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if the other connection is on another loop

@@ -31,6 +31,8 @@ pub(crate) enum End {
     LoopEnded,
     MemoryLimit,
     Idle,
+    TimedOut,
+    ReplyDropped,
     Panicked,
     Error(io::ErrorKind, String),
 }
@@ -46,6 +48,8 @@ impl From<&CloseReason> for End {
             CloseReason::LoopEnded => End::LoopEnded,
             CloseReason::MemoryLimit => End::MemoryLimit,
             CloseReason::Idle => End::Idle,
+            CloseReason::TimedOut => End::TimedOut,
+            CloseReason::ReplyDropped => End::ReplyDropped,
             CloseReason::Panicked => End::Panicked,
             CloseReason::Error(error) => End::Error(error.kind(), error.to_string()),
             _ => panic!("unknown reason: {reason:?}"),

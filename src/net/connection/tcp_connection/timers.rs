@@ -3,6 +3,7 @@
 use std::any::TypeId;
 use std::any::type_name;
 use std::cell::RefCell;
+use std::mem;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -53,8 +54,8 @@ impl TcpConnection<'_> {
     }
 
     /// Calls `callback` once, after `delay`, with the handler of this connection. The timer ends
-    /// with the connection. [`EventLoop::cancel`] and [`EventLoop::reset`] accept its id. An error
-    /// that `callback` returns closes the connection.
+    /// with the connection, and when the handler returns an error. [`EventLoop::cancel`] and
+    /// [`EventLoop::reset`] accept its id. An error that `callback` returns closes the connection.
     ///
     /// The type of the first parameter selects the handler, see
     /// [`ConnectionHandle::with`](crate::ConnectionHandle::with).
@@ -160,9 +161,10 @@ impl ConnectionCore {
         self.timers.set(Some(timers));
     }
 
-    /// Cancels the timer when the connection closes; at once if it has closed.
+    /// Cancels the timer when the connection closes or its handler fails; at once if either has
+    /// happened.
     fn keep_timer(&self, event_loop: &EventLoop, timer: TimerId) {
-        if self.state() == ConnectionState::Closed {
+        if self.state() == ConnectionState::Closed || self.has_handler_failed() {
             event_loop.cancel(timer);
             return;
         }
@@ -173,6 +175,17 @@ impl ConnectionCore {
             }
             with_handler.push(timer);
         });
+    }
+
+    /// The handler has failed, so its timers end. The timer of `close_after` does not call it.
+    pub(in crate::net::connection) fn cancel_handler_timers(&self, event_loop: &EventLoop) {
+        let Some(mut timers) = self.timers.take() else { return };
+        let with_handler = mem::take(&mut timers.with_handler);
+        self.timers.set(Some(timers));
+        // Drops values of the user.
+        for timer in with_handler {
+            event_loop.cancel(timer);
+        }
     }
 
     /// The connection is closed, and with it all timers.

@@ -1,19 +1,17 @@
-//! Connections whose input is frames: the calls of their handlers, and malformed input.
-
-mod support;
+//! Frames and malformed input: the calls of the handlers of connections.
 
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
+use crate::support::net::{self, End, Host};
+use crate::support::{LIMIT, with_watchdog};
 use reveille::codec::{
     Decoder, FrameError, FrameHandler, Framed, Frames, LengthCodec, LengthPrefix, LineCodec, LineError,
 };
 use reveille::net::{CloseReason, ConnectionLimits, TcpServerBuilder};
 use reveille::{Buffer, TcpConnection, TcpServer};
-use support::net::{self, End, Host};
-use support::{LIMIT, with_watchdog};
 
 /// One call of a handler.
 #[derive(Debug, PartialEq, Eq)]
