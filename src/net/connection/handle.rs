@@ -258,7 +258,7 @@ impl ConnectionHandle {
         let _ = self.request(Request::ResumeReading);
     }
 
-    /// Whether a payload of `len` bytes is within the limit of unsent bytes.
+    /// Whether a payload of `len` bytes is within the limits of unsent bytes and of memory.
     pub(in crate::net) fn has_room_for(&self, len: usize) -> bool {
         self.mailbox.has_room_for(len)
     }

@@ -147,7 +147,9 @@ impl Mailbox {
 
     pub(super) fn has_room_for(&self, len: usize) -> bool {
         let content = self.content.lock();
-        content.accepts != Accepts::All || len <= self.max_bytes.saturating_sub(content.unsent())
+        let is_full = len > self.max_bytes.saturating_sub(content.unsent())
+            || self.account.budget().is_exhausted_by(len);
+        content.accepts != Accepts::All || !is_full
     }
 
     /// Refuses all later sends with `reason`. Earlier requests stay in the mailbox.
