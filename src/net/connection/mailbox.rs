@@ -17,6 +17,13 @@ use crate::event_loop::{EventLoop, Refused};
 use crate::net::group::budget::Account;
 use crate::net::result::{CloseReason, SendError};
 
+/// A payload of at most this size is appended to the previous request, if that is a send too. So many
+/// small sends are few blocks of memory and few system calls.
+const SMALL: usize = 4 * 1024;
+
+/// The maximum size of a block that payloads are appended to.
+const BLOCK: usize = 64 * 1024;
+
 /// What a handle requests of the connection.
 pub(super) enum Request {
     Send(Bytes),
@@ -101,8 +108,21 @@ impl Mailbox {
                 return Err(Refused::new(request, SendError::Full));
             }
             content.bytes += bytes;
-            content.memory += memory;
-            self.account.count(memory);
+            match content.append(&request) {
+                // Most appended payloads take no more memory, and the account is shared.
+                Some(0) => return Ok(false),
+                Some(growth) => {
+                    content.memory += growth;
+                    self.account.count(growth);
+                    drop(content);
+                    self.account.enforce();
+                    return Ok(false);
+                }
+                None => {
+                    content.memory += memory;
+                    self.account.count(memory);
+                }
+            }
         }
         let is_first = content.add(request);
         drop(content);
@@ -212,6 +232,22 @@ impl Content {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Appends the payload of a small send to the previous request, if that has room. Returns by how
+    /// much its memory has grown.
+    fn append(&mut self, request: &Request) -> Option<usize> {
+        let (Request::Send(payload), Some(Request::Send(Bytes::Owned(block)))) =
+            (request, self.requests.last_mut())
+        else {
+            return None;
+        };
+        if payload.len() > SMALL || block.len() + payload.len() > BLOCK {
+            return None;
+        }
+        let before = block.capacity();
+        block.extend_from_slice(payload);
+        Some(block.capacity() - before)
     }
 
     /// Returns whether the request is the only one.
