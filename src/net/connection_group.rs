@@ -166,13 +166,13 @@ impl ConnectionGroup {
             return Err(SendError::Closed);
         }
         let mut loops = self.shared.loops.lock();
-        if loops.iter().any(|on_loop| !on_loop.accepts(bytes.len(), self.shared.policy)) {
+        let has_members = |on_loop: &LoopMembers| !on_loop.members.is_empty();
+        let mut receiving = loops.iter().filter(|on_loop| has_members(on_loop));
+        if receiving.any(|on_loop| !on_loop.accepts(bytes.len(), self.shared.policy)) {
             return Err(SendError::Full);
         }
         let mut to_notify = Vec::new();
-        for (index, on_loop) in
-            loops.iter_mut().enumerate().filter(|(_, on_loop)| !on_loop.members.is_empty())
-        {
+        for (index, on_loop) in loops.iter_mut().enumerate().filter(|(_, on_loop)| has_members(on_loop)) {
             if on_loop.add(&bytes) {
                 to_notify.push((index, on_loop.event_loop.clone()));
             }

@@ -242,10 +242,15 @@ impl Content {
         else {
             return None;
         };
-        if payload.len() > SMALL || block.len() + payload.len() > BLOCK {
+        let len = block.len() + payload.len();
+        if payload.len() > SMALL || len > BLOCK {
             return None;
         }
         let before = block.capacity();
+        if len > before {
+            // Doubles at most up to the size of a block.
+            block.reserve_exact(len.max(BLOCK.min(2 * before)) - block.len());
+        }
         block.extend_from_slice(payload);
         Some(block.capacity() - before)
     }
