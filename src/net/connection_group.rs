@@ -1,8 +1,8 @@
 //! [`ConnectionGroup`]: connections on any loops that are sent the same bytes.
 //!
 //! Each loop has one list of payloads that are on their way to it, and one task that delivers all
-//! of them. The small payloads that a member gets in one turn are joined, so they leave in one system
-//! call.
+//! of them. The small payloads that a member gets in one turn are joined, so they leave in one
+//! system call.
 
 mod group_map;
 
@@ -34,8 +34,8 @@ const MAX_IN_TRANSIT: usize = 16 * 1024 * 1024;
 ///
 /// All methods can be called from any thread. Payloads of one thread arrive in order. A connection
 /// gets the payloads that are sent after it has joined and before it leaves. A payload follows the
-/// bytes that the same thread has sent before through a [`ConnectionHandle`] of a member; bytes that
-/// it sends through the handle afterwards may arrive before the payload.
+/// bytes that the same thread has sent before through a [`ConnectionHandle`] of a member. Bytes
+/// that it sends through the handle afterwards may arrive before the payload.
 ///
 /// ```
 /// use reveille::net::{ConnectionGroup, FullPolicy};

@@ -1,16 +1,16 @@
-//! The memory that sends through groups and handles take, and the system calls of sends from
-//! outside a connection's callbacks.
+//! The memory of sends through groups and through handles.
 
-use std::sync::Arc;
-
-use crate::support::counting::counts;
-use crate::support::net::{self, Journal, pattern};
-use crate::support::{KIB, MIB, turn, with_loop};
-use reveille::net::{ConnectionGroup, ConnectionLimits, FullPolicy};
-use reveille::{ConnectionHandle, EventLoop, TcpServer};
 use std::cell::RefCell;
 use std::net::TcpStream;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+
+use crate::support::counting::counts;
+use crate::support::net::{self, Journal, Random, Script, pattern};
+use crate::support::{KIB, MIB, turn, with_loop};
+use reveille::net::{ConnectionGroup, ConnectionLimits, FullPolicy};
+use reveille::{ConnectionHandle, EventLoop, TcpConnection, TcpServer};
 
 const MEMBERS: usize = 40;
 
@@ -49,7 +49,7 @@ impl Members {
     fn assert_receive(&mut self, event_loop: &EventLoop, expected: &Arc<[u8]>) {
         let mut peers: Vec<_> = self.peers.iter().map(|peer| peer.try_clone().unwrap()).collect();
         let expected = Arc::clone(expected);
-        let reader = std::thread::spawn(move || {
+        let reader = thread::spawn(move || {
             peers.iter_mut().all(|peer| net::read_exact(peer, expected.len()) == *expected)
         });
         net::turn_until(event_loop, || reader.is_finished());
@@ -130,7 +130,7 @@ fn sends_of_a_handle_keep_their_order_in_any_sizes() {
         let mut members = Members::open(event_loop, 1);
         let handle = members.handles.borrow()[0].clone();
         let expected: Arc<[u8]> = pattern(2 * MIB).into();
-        let mut random = net::Random::new(3);
+        let mut random = Random::new(3);
         let mut rest = &expected[..];
         while !rest.is_empty() {
             let most = [1, 100, 4096, 4097, 70_000][random.below(5)];
@@ -139,7 +139,7 @@ fn sends_of_a_handle_keep_their_order_in_any_sizes() {
                 0 => handle.send_shared(&now.into()).unwrap(),
                 1 => {
                     let now = now.to_vec();
-                    let call = move |_: &mut net::Script, conn: &reveille::TcpConnection| conn.send(&now);
+                    let call = move |_: &mut Script, conn: &TcpConnection| conn.send(&now);
                     assert!(handle.with_local(event_loop, call).is_ok());
                 }
                 _ => handle.send(now).unwrap(),

@@ -65,8 +65,8 @@ fn several_sends_of_a_turn_cost_one_write() {
     });
 }
 
-/// Sends from outside the connection's callbacks leave in the task phase. They may take another turn,
-/// so waits are not compared.
+/// Sends from outside the connection's callbacks leave in the task phase. They may take another
+/// turn, so waits are not compared.
 #[test]
 fn several_sends_from_outside_cost_one_write_a_turn() {
     with_watchdog(LIMIT, || {
@@ -97,7 +97,8 @@ fn several_sends_from_outside_cost_one_write_a_turn() {
     });
 }
 
-/// The number of writes depends on the sizes of the sockets' buffers, but not on the number of sends.
+/// The number of writes depends on the sizes of the sockets' buffers, but not on the number of
+/// sends.
 #[test]
 fn many_small_sends_of_a_handle_cost_few_writes() {
     with_watchdog(LIMIT, || {

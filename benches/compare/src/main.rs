@@ -8,10 +8,10 @@
 //! generator in this process on another. The comparison is of the CPU time per message that a
 //! server needs, as reported by the kernel: it is valid even if the generator is the slower side,
 //! as with the leanest servers. Posting tasks and sending between threads are compared within this
-//! process, by elapsed time; timers by CPU time and lateness; file reads by both. Messages between two
-//! processes go through shared memory and over a pair of sockets. Peers take turns (A B C, A B C,
-//! ...) and are compared within a round, so that a temporary slow-down of the machine affects all
-//! of them.
+//! process, by elapsed time; timers by CPU time and lateness; file reads by both. Messages between
+//! two processes go through shared memory and over a pair of sockets. Peers take turns (A B C, A B
+//! C, ...) and are compared within a round, so that a temporary slow-down of the machine affects
+//! all of them.
 
 mod arguments;
 mod churn;

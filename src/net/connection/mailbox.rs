@@ -17,8 +17,8 @@ use crate::event_loop::{EventLoop, Refused};
 use crate::net::group::budget::Account;
 use crate::net::result::{CloseReason, SendError};
 
-/// A payload of at most this size is appended to the previous request, if that is a send too. So many
-/// small sends are few blocks of memory and few system calls.
+/// A payload of at most this size is appended to the previous request, if that is a send too. So
+/// many small sends take few blocks of memory and few system calls.
 const SMALL: usize = 4 * 1024;
 
 /// The maximum size of a block that payloads are appended to.
@@ -234,8 +234,8 @@ impl Content {
         }
     }
 
-    /// Appends the payload of a small send to the previous request, if that has room. Returns by how
-    /// much its memory has grown.
+    /// Appends the payload of a small send to the previous request, if that has room. Returns by
+    /// how much its memory has grown.
     fn append(&mut self, request: &Request) -> Option<usize> {
         let (Request::Send(payload), Some(Request::Send(Bytes::Owned(block)))) =
             (request, self.requests.last_mut())

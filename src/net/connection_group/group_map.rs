@@ -15,8 +15,8 @@ use crate::net::connection::{ConnectionHandle, ConnectionId};
 use crate::net::result::SendError;
 
 /// [Groups](ConnectionGroup) by key, such as rooms or topics. A group exists while it has members.
-/// Clones refer to the same groups. All methods can be called from any thread. Payloads of different
-/// groups may arrive in another order than they are sent in.
+/// Clones refer to the same groups. All methods can be called from any thread. Payloads of
+/// different groups may arrive in another order than they are sent in.
 ///
 /// `Hash` and `Eq` of the keys run while a lock is held, so they must not use the map. The
 /// destructors of keys run without it.
