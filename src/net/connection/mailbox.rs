@@ -108,26 +108,39 @@ impl Mailbox {
                 return Err(Refused::new(request, SendError::Full));
             }
             content.bytes += bytes;
-            match content.append(&request) {
-                // Most appended payloads take no more memory, and the account is shared.
-                Some(0) => return Ok(false),
-                Some(growth) => {
-                    content.memory += growth;
-                    self.account.count(growth);
-                    drop(content);
-                    self.account.enforce();
-                    return Ok(false);
-                }
-                None => {
-                    content.memory += memory;
-                    self.account.count(memory);
-                }
-            }
+            content.memory += memory;
+            self.account.count(memory);
         }
         let is_first = content.add(request);
         drop(content);
         self.account.enforce();
         Ok(is_first)
+    }
+
+    /// Appends a small send to the previous request. Returns `false` without effect if the previous
+    /// request is no send with room, or if the send is to be refused. The loop has been notified
+    /// already.
+    pub(super) fn append(&self, payload: &[u8]) -> bool {
+        if payload.len() > SMALL {
+            return false;
+        }
+        let mut content = self.content.lock();
+        if content.accepts != Accepts::All
+            || payload.len() > self.max_bytes.saturating_sub(content.unsent())
+            || self.account.budget().is_exhausted_by(payload.len())
+        {
+            return false;
+        }
+        let Some(growth) = content.append(payload) else { return false };
+        content.bytes += payload.len();
+        // Most payloads fit the block, and the account is shared.
+        if growth > 0 {
+            content.memory += growth;
+            self.account.count(growth);
+            drop(content);
+            self.account.enforce();
+        }
+        true
     }
 
     /// Same as [`push`](Mailbox::push), for a call. Fails only if the connection is closed.
@@ -234,16 +247,12 @@ impl Content {
         }
     }
 
-    /// Appends the payload of a small send to the previous request, if that has room. Returns by
-    /// how much its memory has grown.
-    fn append(&mut self, request: &Request) -> Option<usize> {
-        let (Request::Send(payload), Some(Request::Send(Bytes::Owned(block)))) =
-            (request, self.requests.last_mut())
-        else {
-            return None;
-        };
+    /// Appends a small payload to the previous request, if that is a send with room. Returns by how
+    /// much its memory has grown.
+    fn append(&mut self, payload: &[u8]) -> Option<usize> {
+        let Some(Request::Send(Bytes::Owned(block))) = self.requests.last_mut() else { return None };
         let len = block.len() + payload.len();
-        if payload.len() > SMALL || len > BLOCK {
+        if len > BLOCK {
             return None;
         }
         let before = block.capacity();
