@@ -1,7 +1,8 @@
 //! [`ConnectionGroup`]: connections on any loops that are sent the same bytes.
 //!
 //! Each loop has one list of payloads that are on their way to it, and one task that delivers all
-//! of them. The payloads that a member gets in one turn leave in one system call.
+//! of them. The small payloads that a member gets in one turn are joined, so they leave in one
+//! system call.
 
 mod group_map;
 
@@ -32,7 +33,9 @@ const MAX_IN_TRANSIT: usize = 16 * 1024 * 1024;
 /// Clones refer to the same group.
 ///
 /// All methods can be called from any thread. Payloads of one thread arrive in order. A connection
-/// gets the payloads that are sent after it has joined and before it leaves.
+/// gets the payloads that are sent after it has joined and before it leaves. A payload follows the
+/// bytes that the same thread has sent before through a [`ConnectionHandle`] of a member. Bytes
+/// that it sends through the handle afterwards may arrive before the payload.
 ///
 /// ```
 /// use reveille::net::{ConnectionGroup, FullPolicy};
@@ -108,8 +111,15 @@ impl ConnectionGroup {
         let mut loops = self.shared.loops.lock();
         let index = loops.iter().position(|on_loop| on_loop.event_loop.is_same_loop(member.event_loop()));
         let index = index.unwrap_or_else(|| {
-            loops.push(LoopMembers::new(member.event_loop()));
-            loops.len() - 1
+            // Reuses the place of a loop that has ended, so that handles of such loops do not
+            // accumulate.
+            let unused = loops.iter().position(LoopMembers::is_unused);
+            let joined = LoopMembers::new(member.event_loop());
+            match unused {
+                Some(place) => loops[place] = joined,
+                None => loops.push(joined),
+            }
+            unused.unwrap_or(loops.len() - 1)
         });
         loops[index].join(member);
     }
@@ -147,7 +157,7 @@ impl ConnectionGroup {
     /// is no exception.
     ///
     /// # Errors
-    /// [`SendError::Full`] if a loop has more than 16 MiB in transit, and with
+    /// [`SendError::Full`] if more than 16 MiB would be in transit to a loop, and with
     /// [`FullPolicy::Refuse`] if a member is full. No member gets the payload then.
     /// [`SendError::Closed`] in a forked child of the process that created the group.
     pub fn send(&self, bytes: impl Into<Arc<[u8]>>) -> Result<(), SendError> {
@@ -156,26 +166,49 @@ impl ConnectionGroup {
             return Err(SendError::Closed);
         }
         let mut loops = self.shared.loops.lock();
-        if loops.iter().any(|on_loop| !on_loop.accepts(bytes.len(), self.shared.policy)) {
+        let has_members = |on_loop: &LoopMembers| !on_loop.members.is_empty();
+        let mut receiving = loops.iter().filter(|on_loop| has_members(on_loop));
+        if receiving.any(|on_loop| !on_loop.accepts(bytes.len(), self.shared.policy)) {
             return Err(SendError::Full);
         }
         let mut to_notify = Vec::new();
-        for (index, on_loop) in
-            loops.iter_mut().enumerate().filter(|(_, on_loop)| !on_loop.members.is_empty())
-        {
+        for (index, on_loop) in loops.iter_mut().enumerate().filter(|(_, on_loop)| has_members(on_loop)) {
             if on_loop.add(&bytes) {
                 to_notify.push((index, on_loop.event_loop.clone()));
             }
         }
         drop(loops);
         for (index, event_loop) in to_notify {
-            let shared = Arc::clone(&self.shared);
-            if !event_loop.post_internal(move |event_loop| shared.deliver(event_loop, index)) {
-                // The members have closed with their loop.
-                self.shared.loops.lock()[index].clear();
-            }
+            let task = DeliveryTask { shared: Some(Arc::clone(&self.shared)), index };
+            event_loop.post_internal(move |event_loop| task.run(event_loop));
         }
         Ok(())
+    }
+}
+
+/// Delivers the payloads that are on their way to one loop. There is one such task for a loop while
+/// its list of payloads is not empty.
+struct DeliveryTask {
+    /// `None` once the task has run.
+    shared: Option<Arc<Shared>>,
+    index: usize,
+}
+
+impl DeliveryTask {
+    fn run(mut self, event_loop: &EventLoop) {
+        if let Some(shared) = self.shared.take() {
+            shared.deliver(event_loop, self.index);
+        }
+    }
+}
+
+impl Drop for DeliveryTask {
+    /// A task that has not run was refused by a loop that has ended, or is dropped with its loop.
+    /// The members close with the loop too.
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take().filter(|shared| shared.process.is_current()) {
+            shared.loops.lock()[self.index].clear();
+        }
     }
 }
 
@@ -255,6 +288,11 @@ impl LoopMembers {
         self.in_transit += bytes.len();
         self.deliveries.push(Delivery { bytes: Arc::clone(bytes), members: Arc::clone(&self.members) });
         self.deliveries.len() == 1
+    }
+
+    /// Whether the loop has ended, and no task refers to its place.
+    fn is_unused(&self) -> bool {
+        self.event_loop.is_terminated() && self.deliveries.is_empty()
     }
 
     fn clear(&mut self) {

@@ -4,6 +4,7 @@
 mod support;
 
 mod allocations;
+mod group_sends;
 mod large_sends;
 mod posting_costs;
 mod system_calls;

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::net;
-use crate::support::traced_server::{self, Server, order};
+use crate::support::traced_server::{self, MANY, MANY_SIZE, Server, order};
 use crate::support::tracer::Calls;
 use crate::support::{LIMIT, with_watchdog};
 use nix::libc;
@@ -95,6 +95,58 @@ fn all_replies_of_a_batch_of_frames_cost_one_write() {
             Calls::of([(libc::SYS_recvfrom, 50), (libc::SYS_sendto, 50), (libc::SYS_epoll_wait, 50)]);
         assert_eq!(calls, expected);
     });
+}
+
+/// Sends from outside the connection's callbacks leave in the task phase. They may take another
+/// turn, so waits are not compared.
+#[test]
+fn several_sends_from_outside_cost_one_write_a_turn() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        for sends in [
+            order::TASK_SENDS,
+            order::TIMER_SENDS,
+            order::CALL_SENDS,
+            order::CALL_SENDS_IN_TASK,
+            order::GROUP_SENDS,
+        ] {
+            order(&mut client, sends);
+            let calls = server.on_loop.calls_of(|| (0..100).for_each(|_| order(&mut client, sends)));
+            assert_eq!(writes(&calls), 100, "{}: {calls:?}", char::from(sends));
+        }
+        // Sends in the callback of another connection, which sends its own echo.
+        order(&mut client, order::KEEP_HANDLE);
+        let mut other = server.connect();
+        order(&mut other, order::NOTHING);
+        let calls = server.on_loop.calls_of(|| {
+            for _ in 0..100 {
+                order(&mut other, order::SENDS_TO_KEPT);
+                assert_eq!(net::read_exact(&mut client, 64)[0], order::SENDS_TO_KEPT);
+            }
+        });
+        assert_eq!(writes(&calls), 200, "{calls:?}");
+    });
+}
+
+/// The number of writes depends on the sizes of the sockets' buffers, but not on the number of
+/// sends.
+#[test]
+fn many_small_sends_of_a_handle_cost_few_writes() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let mut client = server.connect();
+        let calls = server.on_loop.calls_of(|| {
+            client.write_all(&[order::MANY_SENDS]).unwrap();
+            assert_eq!(net::read_exact(&mut client, MANY * MANY_SIZE), [b'-'].repeat(MANY * MANY_SIZE));
+        });
+        assert!(writes(&calls) < MANY as u64 / 50, "{calls:?}");
+    });
+}
+
+/// The number of writes to sockets.
+fn writes(calls: &Calls) -> u64 {
+    calls.count(libc::SYS_sendto) + calls.count(libc::SYS_sendmsg)
 }
 
 /// The loop is stopped until all messages are sent, so the number of waits does not depend on

@@ -1,17 +1,17 @@
 //! For the tests that count system calls: a server in a child process with traced threads.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
+use std::time::Instant;
 
 use nix::libc;
 use reveille::codec::{Framed, LineCodec};
-use reveille::net::ServerHandle;
-use reveille::{
-    Buffer, ConnectionHandler, EventLoop, LoopHandle, LoopThread, TcpClient, TcpConnection, TcpServer,
-    UdpSocket,
-};
+use reveille::net::{ConnectionGroup, FullPolicy, ServerHandle};
+use reveille::{Buffer, ConnectionHandle, ConnectionHandler, EventLoop, LoopHandle, LoopThread};
+use reveille::{TcpClient, TcpConnection, TcpServer, UdpSocket};
 
 use super::clock::MINUTE;
 use super::net::{self, Child, Host, send_to_parent};
@@ -38,6 +38,22 @@ pub(crate) mod order {
     pub(crate) const HANDLE_SENDS: u8 = b'M';
     /// Sets the deadline and the idle timeout of the connection.
     pub(crate) const DEADLINE: u8 = b'D';
+    /// Same as `HANDLE_SENDS`, in a task for each piece.
+    pub(crate) const TASK_SENDS: u8 = b'1';
+    /// Same as `HANDLE_SENDS`, in a timer for each piece.
+    pub(crate) const TIMER_SENDS: u8 = b'2';
+    /// Same as `HANDLE_SENDS`, in a call of the handler for each piece.
+    pub(crate) const CALL_SENDS: u8 = b'3';
+    /// Same as `CALL_SENDS`, with the calls made in a task.
+    pub(crate) const CALL_SENDS_IN_TASK: u8 = b'4';
+    /// Same as `HANDLE_SENDS`, through a group.
+    pub(crate) const GROUP_SENDS: u8 = b'5';
+    /// Keeps a handle of this connection.
+    pub(crate) const KEEP_HANDLE: u8 = b'k';
+    /// Sends the message in ten pieces through the handle that was kept.
+    pub(crate) const SENDS_TO_KEPT: u8 = b'K';
+    /// Sends a hundred bytes 20,000 times through a handle.
+    pub(crate) const MANY_SENDS: u8 = b'n';
     /// Connects to the port in the next five bytes.
     pub(crate) const CONNECT: u8 = b'd';
     /// Opens a UDP socket on one address that echoes datagrams. It sends a first datagram to the
@@ -114,6 +130,41 @@ impl ConnectionHandler for Executor {
                 conn.set_idle_timeout(Some(MINUTE));
                 conn.set_deadline(MINUTE);
             }
+            order::TASK_SENDS | order::TIMER_SENDS | order::CALL_SENDS_IN_TASK => {
+                send_later(input.readable()[0], conn, input);
+                input.clear();
+                return Ok(());
+            }
+            order::CALL_SENDS => {
+                call_for_each_piece(&conn.handle(), input.readable());
+                input.clear();
+                return Ok(());
+            }
+            order::GROUP_SENDS => {
+                let group = ConnectionGroup::new(FullPolicy::Close);
+                group.join(&conn.handle());
+                for piece in input.readable().chunks(7) {
+                    group.send(piece)?;
+                }
+                input.clear();
+                return Ok(());
+            }
+            order::KEEP_HANDLE => KEPT.set(Some(conn.handle())),
+            order::SENDS_TO_KEPT => {
+                let kept = KEPT.take().expect("no handle was kept");
+                for piece in input.readable().chunks(7) {
+                    kept.send(piece)?;
+                }
+                KEPT.set(Some(kept));
+            }
+            order::MANY_SENDS => {
+                let handle = conn.handle();
+                for _ in 0..MANY {
+                    handle.send([b'-'; MANY_SIZE])?;
+                }
+                input.clear();
+                return Ok(());
+            }
             order::CONNECT => {
                 let client = TcpClient::connect(conn.event_loop(), address_in(input)?)
                     .serve_fn(|conn, input| conn.send(input.take_all()))?;
@@ -130,6 +181,43 @@ impl ConnectionHandler for Executor {
         }
         conn.send(input.take_all())?;
         Ok(())
+    }
+}
+
+/// The sends of [`MANY_SENDS`](order::MANY_SENDS), and the bytes of each.
+pub(crate) const MANY: usize = 20_000;
+pub(crate) const MANY_SIZE: usize = 100;
+
+thread_local! {
+    /// The handle that [`KEEP_HANDLE`](order::KEEP_HANDLE) has kept.
+    static KEPT: Cell<Option<ConnectionHandle>> = const { Cell::new(None) };
+}
+
+/// Sends the pieces of the message in the tasks or the timers of a later turn.
+fn send_later(order: u8, conn: &TcpConnection, message: &Buffer) {
+    let (handle, event_loop) = (conn.handle(), conn.event_loop());
+    if order == order::CALL_SENDS_IN_TASK {
+        let message = message.readable().to_vec();
+        return event_loop.queue_in_loop(move |_| call_for_each_piece(&handle, &message));
+    }
+    let due = Instant::now();
+    for piece in message.readable().chunks(7) {
+        let (handle, piece) = (handle.clone(), piece.to_vec());
+        let send = move |_: &EventLoop| handle.send(piece).expect("an open connection");
+        if order == order::TASK_SENDS {
+            event_loop.queue_in_loop(send);
+        } else {
+            event_loop.run_at(due, send);
+        }
+    }
+}
+
+/// Calls the handler for each piece of the message, to send it.
+fn call_for_each_piece(handle: &ConnectionHandle, message: &[u8]) {
+    for piece in message.chunks(7) {
+        let piece = piece.to_vec();
+        let called = handle.with(move |_: &mut Executor, conn: &TcpConnection| conn.send(&piece));
+        assert!(called.is_ok(), "the call was refused");
     }
 }
 

@@ -14,14 +14,16 @@ commands (all the comparisons without one):
   memory   resident memory of a server for each idle connection
   post     tasks from other threads: tasks per second, from 1 and 2 producers, and the round trip
            between two loops; by hand (inline, eventfd-each), reveille, tokio, calloop, mill-io
+  sends    sends from another thread, compared with each other: 1,500 lines to 40 members on two loops,
+           by handles and by a group; 20,000 sends of 100 B through a handle, and one send of all
   doorbell messages between two processes: through a shared ring with doorbells, and over a pair of
            Unix sockets
   timers   adding, cancelling, resetting and firing many timers, and their lateness; compared with a
            flat wheel, a heap and a bare timerfd: reveille, tokio, calloop
   files    10,000 reads of 4 KiB with 64 in flight: reveille's file I/O by io_uring and by threads,
            a hand-written thread pool, and pread in a loop
-  smoke    a short run of every server, way to post, way between processes, kind of timer and way to
-           read files; wrong replies and crashes are fatal; prints no figures
+  smoke    a short run of every server, way to post and to send, way between processes, kind of timer
+           and way to read files; wrong replies and crashes are fatal; prints no figures
 
 options:
   --rounds N   samples of each peer and case; default: 5
@@ -38,6 +40,7 @@ pub(crate) enum Command {
     Churn,
     Memory,
     Post,
+    Sends,
     Doorbell,
     Timers,
     Files,
@@ -88,6 +91,7 @@ impl Arguments {
                 "churn" => Command::Churn,
                 "memory" => Command::Memory,
                 "post" => Command::Post,
+                "sends" => Command::Sends,
                 "doorbell" => Command::Doorbell,
                 "timers" => Command::Timers,
                 "files" => Command::Files,

@@ -7,11 +7,11 @@
 //! Every server runs in a child process of its own (this binary again) on one CPU, and the load
 //! generator in this process on another. The comparison is of the CPU time per message that a
 //! server needs, as reported by the kernel: it is valid even if the generator is the slower side,
-//! as with the leanest servers. Posting tasks between threads is compared within this process, by
-//! elapsed time; timers by CPU time and lateness; file reads by both. Messages between two
-//! processes go through shared memory and over a pair of sockets. Peers take turns (A B C, A B C,
-//! ...) and are compared within a round, so that a temporary slow-down of the machine affects all
-//! of them.
+//! as with the leanest servers. Posting tasks and sending between threads are compared within this
+//! process, by elapsed time; timers by CPU time and lateness; file reads by both. Messages between
+//! two processes go through shared memory and over a pair of sockets. Peers take turns (A B C, A B
+//! C, ...) and are compared within a round, so that a temporary slow-down of the machine affects
+//! all of them.
 
 mod arguments;
 mod churn;
@@ -24,6 +24,7 @@ mod memory;
 mod post;
 mod process;
 mod report;
+mod sends;
 mod servers;
 mod smoke;
 mod timers;
@@ -80,6 +81,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Churn => churn::run(&machine, peers, *rounds),
         Command::Memory => memory::run(&machine, peers, *rounds),
         Command::Post => post::run(&machine, *rounds),
+        Command::Sends => sends::run(&machine, *rounds),
         Command::Doorbell => doorbell::run(&machine, *rounds),
         Command::Timers => timers::run(peers, *rounds),
         Command::Files => files::run(&machine, *rounds),
@@ -89,6 +91,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             churn::run(&machine, peers, *rounds)?;
             memory::run(&machine, peers, *rounds)?;
             post::run(&machine, *rounds)?;
+            sends::run(&machine, *rounds)?;
             doorbell::run(&machine, *rounds)?;
             timers::run(peers, *rounds)?;
             files::run(&machine, *rounds)

@@ -1,6 +1,6 @@
 //! Runs each server briefly: it must start, reply correctly, survive its clients, and end. Then
-//! each way of posting tasks, each transport between processes, each kind of timer, and each way to
-//! read files.
+//! each way of posting tasks and of sending, each transport between processes, each kind of timer,
+//! and each way to read files.
 //!
 //! For build and test machines: figures from there are meaningless, so none are printed.
 
@@ -14,6 +14,7 @@ use crate::load::Load;
 use crate::machine::Machine;
 use crate::post;
 use crate::process::Server;
+use crate::sends;
 use crate::servers::Peer;
 use crate::timers;
 
@@ -30,6 +31,7 @@ pub(crate) fn run(machine: &Machine, peers: &[Peer]) -> Result<()> {
         println!("{}: {messages} messages, every reply correct", peer.name());
     }
     post::smoke(machine)?;
+    sends::smoke(machine)?;
     doorbell::smoke(machine)?;
     timers::smoke(peers)?;
     files::smoke(machine)

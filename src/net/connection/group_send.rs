@@ -24,14 +24,25 @@ pub enum FullPolicy {
     Refuse,
 }
 
+/// The largest payload that is joined with others. A larger one has a system call of its own,
+/// because copying it costs more than the call.
+const LARGEST_JOINED: usize = 4 * 1024;
+
+/// The maximum size of joined payloads.
+const PART: usize = 64 * 1024;
+
 /// Payloads for a member of a group. The receiver sets the outcome.
 pub(in crate::net) struct GroupSend {
-    /// All payloads, one after the other.
-    joined: Arc<[u8]>,
-    /// The payloads, if there are several.
-    payloads: Vec<Arc<[u8]>>,
+    parts: Vec<Part>,
     policy: FullPolicy,
     pub(in crate::net) outcome: Outcome,
+}
+
+/// Payloads that are sent together.
+struct Part {
+    /// All payloads, one after the other.
+    joined: Arc<[u8]>,
+    payloads: Vec<Arc<[u8]>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,18 +54,36 @@ pub(in crate::net) enum Outcome {
 }
 
 impl GroupSend {
-    /// Joins the payloads, of which there is at least one: each member then needs a single system
-    /// call, and one reference if its peer is slow.
+    /// Joins small payloads once for all members: each member then needs one system call, and one
+    /// reference if its peer is slow.
     pub(in crate::net) fn new<'a>(
         payloads: impl Iterator<Item = &'a Arc<[u8]>>,
         policy: FullPolicy,
     ) -> GroupSend {
         let payloads: Vec<_> = payloads.cloned().collect();
-        let joined = match &payloads[..] {
+        let mut parts = Vec::new();
+        let mut rest = &payloads[..];
+        while !rest.is_empty() {
+            let mut len = 0;
+            let fits = |payload: &&Arc<[u8]>| {
+                len += payload.len();
+                payload.len() <= LARGEST_JOINED && len <= PART
+            };
+            let count = rest.iter().take_while(fits).count().max(1);
+            parts.push(Part::new(&rest[..count]));
+            rest = &rest[count..];
+        }
+        GroupSend { parts, policy, outcome: Outcome::Closed }
+    }
+}
+
+impl Part {
+    fn new(payloads: &[Arc<[u8]>]) -> Part {
+        let joined = match payloads {
             [one] => Arc::clone(one),
             several => several.concat().into(),
         };
-        GroupSend { joined, payloads, policy, outcome: Outcome::Closed }
+        Part { joined, payloads: payloads.to_vec() }
     }
 }
 
@@ -62,20 +91,33 @@ impl ConnectionCore {
     pub(super) fn on_group_send(&self, event_loop: &EventLoop, send: &mut GroupSend) {
         // Bytes that handles have sent before come first.
         self.read_mailbox(event_loop, Taken::UpToCall);
-        send.outcome = match self.send(event_loop, Bytes::Shared(Arc::clone(&send.joined))) {
+        let mut missed = 0;
+        for part in &send.parts {
+            match self.send_part(event_loop, part, send.policy) {
+                Outcome::Sent { missed: more } => missed += more,
+                Outcome::Closed => {
+                    send.outcome = Outcome::Closed;
+                    return;
+                }
+            }
+        }
+        send.outcome = Outcome::Sent { missed };
+    }
+
+    fn send_part(&self, event_loop: &EventLoop, part: &Part, policy: FullPolicy) -> Outcome {
+        match self.send(event_loop, Bytes::Shared(Arc::clone(&part.joined))) {
             Ok(()) => Outcome::Sent { missed: 0 },
-            Err(refused) if refused.reason() == SendError::Full => self.send_each(event_loop, send),
+            Err(refused) if refused.reason() == SendError::Full => self.send_each(event_loop, part, policy),
             Err(_) => Outcome::Closed,
-        };
+        }
     }
 
     /// Not all payloads fit.
     #[cold]
-    fn send_each(&self, event_loop: &EventLoop, send: &GroupSend) -> Outcome {
+    fn send_each(&self, event_loop: &EventLoop, part: &Part, policy: FullPolicy) -> Outcome {
         let mut missed = 0;
-        for payload in &send.payloads {
-            let sent = self.send(event_loop, Bytes::Shared(Arc::clone(payload)));
-            match (sent, send.policy) {
+        for payload in &part.payloads {
+            match (self.send(event_loop, Bytes::Shared(Arc::clone(payload))), policy) {
                 (Ok(()), _) => {}
                 (Err(refused), FullPolicy::Skip) if refused.reason() == SendError::Full => missed += 1,
                 (Err(refused), _) => {

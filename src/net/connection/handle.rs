@@ -75,7 +75,10 @@ impl ConnectionHandle {
     ///   limit.
     ///
     /// The error returns the bytes. None of them are sent, and the connection is unaffected.
-    pub fn send(&self, bytes: impl Into<Vec<u8>>) -> Result<(), Refused<Vec<u8>, SendError>> {
+    pub fn send(&self, bytes: impl AsRef<[u8]> + Into<Vec<u8>>) -> Result<(), Refused<Vec<u8>, SendError>> {
+        if self.append(bytes.as_ref()) {
+            return Ok(());
+        }
         self.request(Request::Send(Bytes::Owned(bytes.into()))).map_err(|refused| {
             let reason = refused.reason();
             match refused.into_inner() {
@@ -91,6 +94,9 @@ impl ConnectionHandle {
     /// # Errors
     /// Same as [`send`](ConnectionHandle::send), without the bytes.
     pub fn send_shared(&self, bytes: &Arc<[u8]>) -> Result<(), SendError> {
+        if self.append(bytes) {
+            return Ok(());
+        }
         let request = Request::Send(Bytes::Shared(Arc::clone(bytes)));
         self.request(request).map_err(|refused| refused.reason())
     }
@@ -267,7 +273,7 @@ impl ConnectionHandle {
         let _ = self.request(Request::ResumeReading);
     }
 
-    /// Whether a payload of `len` bytes is within the limit of unsent bytes.
+    /// Whether a payload of `len` bytes is within the limits of unsent bytes and of memory.
     pub(in crate::net) fn has_room_for(&self, len: usize) -> bool {
         self.mailbox.has_room_for(len)
     }
@@ -288,6 +294,12 @@ impl ConnectionHandle {
     /// The loop of the connection.
     pub fn event_loop(&self) -> &LoopHandle {
         &self.event_loop
+    }
+
+    /// Copies the bytes of a small send behind those of the last request, so that they need no
+    /// block of their own. Returns whether this was possible; otherwise they are sent as a request.
+    fn append(&self, bytes: &[u8]) -> bool {
+        !self.event_loop.is_inherited() && self.mailbox.append(bytes)
     }
 
     pub(super) fn request(&self, request: Request) -> Result<(), Refused<Request, SendError>> {

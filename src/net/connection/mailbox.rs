@@ -22,6 +22,13 @@ use crate::event_loop::{EventLoop, Refused};
 use crate::net::group::budget::Account;
 use crate::net::result::{CloseReason, SendError};
 
+/// A payload of at most this size is appended to the previous request, if that is a send too. So
+/// many small sends take few blocks of memory and few system calls.
+const SMALL: usize = 4 * 1024;
+
+/// The maximum size of a block that payloads are appended to.
+const BLOCK: usize = 64 * 1024;
+
 /// What a handle requests of the connection.
 pub(super) enum Request {
     Send(Bytes),
@@ -146,6 +153,31 @@ impl Mailbox {
         Ok(is_first)
     }
 
+    /// Appends a small send to the previous request. Returns `false` without effect if the previous
+    /// request is no send with room, or if the send is to be refused. The loop has been notified
+    /// already.
+    pub(super) fn append(&self, payload: &[u8]) -> bool {
+        if payload.len() > SMALL {
+            return false;
+        }
+        let mut content = self.content.lock();
+        if content.accepts != Accepts::All
+            || payload.len() > self.max_bytes.saturating_sub(content.unsent())
+            || self.account.budget().is_exhausted_by(payload.len())
+        {
+            return false;
+        }
+        let Some(growth) = content.append(payload) else { return false };
+        content.bytes += payload.len();
+        // Most payloads fit the block, and the account is shared.
+        if growth > 0 {
+            self.account.count(growth);
+            drop(content);
+            self.account.enforce();
+        }
+        true
+    }
+
     /// Same as [`push`](Mailbox::push), for a call. Fails only if the connection is closed.
     pub(super) fn push_call<F>(&self, call: F, box_it: fn(F) -> SendCall) -> Result<bool, F> {
         let mut content = self.content.lock();
@@ -217,7 +249,9 @@ impl Mailbox {
 
     pub(super) fn has_room_for(&self, len: usize) -> bool {
         let content = self.content.lock();
-        content.accepts != Accepts::All || len <= self.max_bytes.saturating_sub(content.unsent())
+        let is_full = len > self.max_bytes.saturating_sub(content.unsent())
+            || self.account.budget().is_exhausted_by(len);
+        content.accepts != Accepts::All || !is_full
     }
 
     /// Refuses all later sends with `reason`. Earlier requests stay in the mailbox.
@@ -230,8 +264,8 @@ impl Mailbox {
 
     /// Refuses all later requests, and returns what is left of the earlier ones.
     pub(super) fn close(&self) -> Undone {
-        self.content.lock().accepts = Accepts::Nothing;
         let mut content = self.content.lock();
+        content.accepts = Accepts::Nothing;
         let others = content.take_all_but_calls(&self.account);
         content.calls = 0;
         let calls = mem::take(&mut content.requests);
@@ -307,6 +341,26 @@ impl Content {
         self.bytes -= bytes;
         account.subtract(requests.iter().map(|queued| queued.memory).sum());
         requests
+    }
+
+    /// Appends a small payload to the previous request, if that is a send with room. Returns by how
+    /// much its memory has grown.
+    fn append(&mut self, payload: &[u8]) -> Option<usize> {
+        let Queued { request, memory } = self.requests.back_mut()?;
+        let Request::Send(Bytes::Owned(block)) = request else { return None };
+        let len = block.len() + payload.len();
+        if len > BLOCK {
+            return None;
+        }
+        let before = block.capacity();
+        if len > before {
+            // Doubles at most up to the size of a block.
+            block.reserve_exact(len.max(BLOCK.min(2 * before)) - block.len());
+        }
+        block.extend_from_slice(payload);
+        let growth = block.capacity() - before;
+        *memory += growth;
+        Some(growth)
     }
 
     /// Returns whether the request is the only one.

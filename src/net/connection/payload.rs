@@ -1,6 +1,7 @@
 //! [`Payload`]: bytes to be sent, in each of the forms that callers pass.
 
 use std::io::{self, IoSlice};
+use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -78,19 +79,24 @@ impl Bytes {
     }
 }
 
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Owned(bytes) => bytes,
+            Bytes::Shared(bytes) => bytes,
+        }
+    }
+}
+
 impl Payload for Bytes {
     fn len(&self) -> usize {
-        match self {
-            Bytes::Owned(bytes) => bytes.len(),
-            Bytes::Shared(bytes) => bytes.len(),
-        }
+        <[u8]>::len(self)
     }
 
     fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
-        match self {
-            Bytes::Owned(bytes) => stream::send(socket, bytes),
-            Bytes::Shared(bytes) => stream::send(socket, bytes),
-        }
+        stream::send(socket, self)
     }
 
     fn queue(self, queue: &mut Queue, sent: usize) {
@@ -101,10 +107,7 @@ impl Payload for Bytes {
     }
 
     fn append_to(&self, output: &mut Buffer) -> bool {
-        match self {
-            Bytes::Owned(bytes) => output.append(bytes),
-            Bytes::Shared(bytes) => output.append(bytes),
-        }
+        output.append(self);
         true
     }
 }

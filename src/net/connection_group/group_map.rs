@@ -15,7 +15,11 @@ use crate::net::connection::{ConnectionHandle, ConnectionId};
 use crate::net::result::SendError;
 
 /// [Groups](ConnectionGroup) by key, such as rooms or topics. A group exists while it has members.
-/// Clones refer to the same groups. All methods can be called from any thread.
+/// Clones refer to the same groups. All methods can be called from any thread. Payloads of
+/// different groups may arrive in another order than they are sent in.
+///
+/// `Hash` and `Eq` of the keys run while a lock is held, so they must not use the map. The
+/// destructors of keys run without it.
 pub struct GroupMap<K> {
     shared: Arc<Shared<K>>,
 }
@@ -50,10 +54,27 @@ impl<K: Eq + Hash> GroupMap<K> {
         if !self.shared.process.is_current() {
             return;
         }
-        let mut closed = HashMap::new();
         let mut locked = self.shared.groups.lock();
         let Groups { groups, prune_at } = &mut *locked;
-        groups.entry(key).or_insert_with(|| ConnectionGroup::new(self.shared.policy)).join(member);
+        let unused_key = match groups.get(&key) {
+            Some(group) => {
+                group.join(member);
+                Some(key)
+            }
+            None => {
+                let group = ConnectionGroup::new(self.shared.policy);
+                group.join(member);
+                // A closed connection does not join, and a group without members is not kept.
+                match group.is_empty() {
+                    true => Some(key),
+                    false => {
+                        groups.insert(key, group);
+                        None
+                    }
+                }
+            }
+        };
+        let mut closed = HashMap::new();
         // Members that have closed are found only by a send to their group.
         if groups.len() >= *prune_at {
             (*groups, closed) = mem::take(groups).into_iter().partition(|(_, group)| group.has_open_member());
@@ -61,7 +82,7 @@ impl<K: Eq + Hash> GroupMap<K> {
         }
         drop(locked);
         // The destructors of keys are the user's code, so they run without the lock.
-        drop(closed);
+        drop((unused_key, closed));
     }
 
     /// Removes a connection from the group of `key`. Returns whether it was a member.
@@ -83,7 +104,7 @@ impl<K: Eq + Hash> GroupMap<K> {
     }
 
     /// The group of `key`, if it has members. A connection that joins the returned group after its
-    /// last member has left is not in the map.
+    /// last member has left may not be in the map.
     pub fn get<Q>(&self, key: &Q) -> Option<ConnectionGroup>
     where
         K: Borrow<Q>,
@@ -92,7 +113,16 @@ impl<K: Eq + Hash> GroupMap<K> {
         if !self.shared.process.is_current() {
             return None;
         }
-        self.shared.groups.lock().groups.get(key).cloned()
+        let mut groups = self.shared.groups.lock();
+        let group = groups.groups.get(key)?;
+        if !group.is_empty() {
+            return Some(group.clone());
+        }
+        // All members have closed, or have left through a group that was returned here.
+        let removed = groups.groups.remove_entry(key);
+        drop(groups);
+        drop(removed);
+        None
     }
 
     /// Sends `bytes` to the members of the group of `key`; see [`ConnectionGroup::send`]. Without
@@ -105,6 +135,9 @@ impl<K: Eq + Hash> GroupMap<K> {
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
+        if !self.shared.process.is_current() {
+            return Err(SendError::Closed);
+        }
         self.get(key).map_or(Ok(()), |group| group.send(bytes))
     }
 }
