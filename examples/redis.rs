@@ -198,7 +198,8 @@ impl Session {
                 });
                 Ok(())
             }
-            // Clients send these when they start. No command is described, and no setting has a value.
+            // Clients send these when they start. No command is described, and no setting has a
+            // value.
             (b"COMMAND", _) => conn.send("*0\r\n"),
             (b"CONFIG", [get, setting]) if get.eq_ignore_ascii_case(b"GET") => {
                 conn.send("*2\r\n")?;
