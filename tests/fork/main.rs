@@ -5,3 +5,4 @@ mod support;
 
 mod loops;
 mod objects;
+mod workers;
