@@ -5,8 +5,8 @@
 //! First steps:
 //!
 //! 1. [`first_server`]: an empty loop, an echo server, state for each connection, frames.
-//! 2. [`time_and_threads`]: timers and deadlines, tasks from other threads, several loops,
-//!    stopping.
+//! 2. [`time_and_threads`]: timers and deadlines, tasks from other threads, work off the loop,
+//!    several loops, stopping.
 //!
 //! Subjects:
 //!

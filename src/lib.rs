@@ -25,6 +25,7 @@
 //! |---|---|
 //! | event loop, turns, panics, tasks | [`EventLoop`], [`LoopHandle`] |
 //! | loops on threads | [`LoopThread`], [`LoopPool`] |
+//! | work off the loop | [`Workers`] |
 //! | timers | [`EventLoop::run_after`], [`Repeat`], [`VirtualClock`] |
 //! | servers | [`TcpServer`], [`ConnectionHandler`], [`LoadBalancing`], [`OverflowPolicy`] |
 //! | clients | [`TcpClient`], [`Backoff`] |
@@ -78,19 +79,24 @@
 //!   [`SendError::Full`], [`DatagramError::Full`],
 //!   [`RingSendError::Full`],
 //!   [`PostError::Full`],
-//!   [`CallError::Full`].
+//!   [`CallError::Full`], [`WorkersError::Full`].
 //! - `BrokenPipe`: the other side has ended, or this side has ended its output: the connection,
-//!   socket, link or loop. [`SendError::Closed`], [`SendError::ShutDown`],
+//!   socket, link, loop or pool. [`SendError::Closed`], [`SendError::ShutDown`],
 //!   [`DatagramError::Closed`],
 //!   [`RingSendError::Closed`],
 //!   [`PostError::LoopGone`],
-//!   [`CallError::LoopGone`].
+//!   [`CallError::LoopGone`],
+//!   [`WorkersError::Closed`], [`WorkersError::LoopGone`].
 //! - `InvalidInput`: the message is longer than the limit, and can never be accepted.
 //!   [`DatagramError::TooLong`], [`RingSendError::TooLong`].
 //! - `InvalidData`: the peer or the input violates the protocol. [`RingError`],
 //!   [`LineError`], [`LengthError`].
 //! - `TimedOut`: the operation did not complete in time. [`CallError::TimedOut`].
-//! - `Other`: user code panicked. [`CallError::Panicked`].
+//! - `Other`: user code panicked. [`CallError::Panicked`], [`JobError::Panicked`].
+//!
+//! A cancelled operation has the error code ECANCELED
+//! ([`raw_os_error`](std::io::Error::raw_os_error) 125), which has no kind:
+//! [`JobError::Cancelled`], and the operations of a [`FileIo`].
 //!
 //! An operation that takes a value returns it with the error, in a [`Refused`]: a task, a closure,
 //! bytes, a file.
@@ -125,6 +131,8 @@
 //! [`Decoder`]: codec::Decoder
 //! [`FileIo`]: fs::FileIo
 //! [`Framed`]: codec::Framed
+//! [`JobError::Cancelled`]: task::JobError::Cancelled
+//! [`JobError::Panicked`]: task::JobError::Panicked
 //! [`LengthCodec`]: codec::LengthCodec
 //! [`LengthError`]: codec::LengthError
 //! [`LineCodec`]: codec::LineCodec
@@ -152,6 +160,10 @@
 //! [`UnixAddress`]: net::UnixAddress
 //! [`VirtualClock`]: time::VirtualClock
 //! [`Watcher`]: fs::Watcher
+//! [`Workers`]: task::Workers
+//! [`WorkersError::Closed`]: task::WorkersError::Closed
+//! [`WorkersError::Full`]: task::WorkersError::Full
+//! [`WorkersError::LoopGone`]: task::WorkersError::LoopGone
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -193,9 +205,12 @@ pub mod io {
 }
 
 /// Tasks from other threads: the limit of the mailbox, the errors of posting, and the counters of a
-/// loop.
+/// loop. Work on other threads: [`Workers`](task::Workers).
 pub mod task {
     pub use crate::event_loop::{CallError, LoopCounters, MailboxLimit, PostError};
+    pub use crate::threads::workers::builder::WorkersBuilder;
+    pub use crate::threads::workers::error::{JobError, WorkersError};
+    pub use crate::threads::workers::{JobId, Workers};
 }
 
 /// Repeating timers, and a clock for tests.

@@ -1,4 +1,5 @@
-//! Loops on threads of their own.
+//! Loops on threads of their own, and threads that work for loops.
 
 pub(crate) mod loop_pool;
 pub(crate) mod loop_thread;
+pub(crate) mod workers;

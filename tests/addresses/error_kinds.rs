@@ -7,22 +7,25 @@ use reveille::EventLoop;
 use reveille::codec::{LengthError, LineError};
 use reveille::ipc::{RingError, RingSendError};
 use reveille::net::{DatagramError, SendError};
-use reveille::task::{CallError, MailboxLimit, PostError};
+use reveille::task::{CallError, JobError, MailboxLimit, PostError, WorkersError};
 
 #[test]
 fn one_meaning_has_one_kind_in_every_error_type() {
-    let full: [io::Error; 4] = [
+    let full: [io::Error; 5] = [
         SendError::Full.into(),
         DatagramError::Full.into(),
         RingSendError::Full.into(),
         CallError::Full.into(),
+        WorkersError::Full.into(),
     ];
-    let closed: [io::Error; 5] = [
+    let closed: [io::Error; 7] = [
         SendError::Closed.into(),
         SendError::ShutDown.into(),
         DatagramError::Closed.into(),
         RingSendError::Closed.into(),
         CallError::LoopGone.into(),
+        WorkersError::Closed.into(),
+        WorkersError::LoopGone.into(),
     ];
     let too_long: [io::Error; 2] =
         [DatagramError::TooLong.into(), RingSendError::TooLong { longest: 1 }.into()];
@@ -32,15 +35,18 @@ fn one_meaning_has_one_kind_in_every_error_type() {
         LineError::TooLong { limit: 1 }.into(),
         LengthError::TooLong { length: 2, limit: 1 }.into(),
     ];
+    let panicked: [io::Error; 2] = [CallError::Panicked.into(), JobError::Panicked.into()];
     let meanings = [
         (ErrorKind::WouldBlock, &full[..]),
         (ErrorKind::BrokenPipe, &closed[..]),
         (ErrorKind::InvalidInput, &too_long[..]),
         (ErrorKind::InvalidData, &broken[..]),
+        (ErrorKind::Other, &panicked[..]),
     ];
     for (kind, errors) in meanings {
         errors.iter().for_each(|error| assert_eq!(error.kind(), kind, "{error}"));
     }
+    assert_eq!(io::Error::from(JobError::Cancelled).raw_os_error(), Some(libc::ECANCELED));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Tasks and calls from other threads, and bounded mailboxes.
+//! Tasks and calls from other threads, bounded mailboxes, and jobs on other threads.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -11,3 +11,4 @@ mod mailbox;
 mod mailbox_waits;
 mod outcomes;
 mod posting_wakes;
+mod workers;
