@@ -118,10 +118,14 @@ fn a_payload_follows_earlier_handle_sends_of_its_thread() {
         let member = event_loop.connect();
         let group = ConnectionGroup::new(FullPolicy::Close);
         group.join(&member.handle);
+        // The delivery of the first payload is queued before the handle notifies the loop.
+        let blocked = event_loop.block();
+        group.send(*b"first\n").unwrap();
         for number in 0..500 {
             member.handle.send(format!("handle {number}\n")).unwrap();
             group.send(format!("group {number}\n").as_bytes()).unwrap();
         }
+        drop(blocked);
         event_loop.run_tasks();
         let text = String::from_utf8(member.received()).unwrap();
         let position =
