@@ -130,7 +130,9 @@ impl ConnectionLimits {
     }
 
     /// How long a connection whose handler has returned an error may take to send the output that
-    /// was accepted before, and to receive the peer's FIN. Default: 10 s. Then it is reset, as by
+    /// was accepted before, and to receive the peer's FIN. [Reserved
+    /// replies](crate::TcpConnection::reserve_reply) are waited for. Default: 10 s. Then it is
+    /// reset, as by
     /// [`close_gracefully`](crate::TcpConnection::close_gracefully). With zero, it is reset at once
     /// if output is queued.
     pub fn drain_timeout(mut self, timeout: Duration) -> ConnectionLimits {

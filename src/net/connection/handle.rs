@@ -31,6 +31,9 @@ impl ConnectionCore {
 /// began, except what waits behind a [call](ConnectionHandle::with); two concurrent sends have no
 /// defined order.
 ///
+/// Handles are equal if they refer to the same connection. As the key of a map, use the
+/// [id](ConnectionHandle::id), which is `Copy` and ordered.
+///
 /// The handle keeps neither the connection nor its descriptor alive. Once the connection is closed,
 /// the methods report that, and they never affect another connection that reuses its slot.
 ///

@@ -26,7 +26,8 @@ use crate::net::result::{CloseReason, IntoHandlerResult};
 ///
 /// A callback that returns an error closes its connection. Output that was accepted before is still
 /// sent, within the [drain timeout](crate::net::ConnectionLimits::drain_timeout); the only later
-/// callback is [`on_close`](ConnectionHandler::on_close), which receives the error. A panic closes
+/// callback is [`on_close`](ConnectionHandler::on_close), which receives the error. Calls of
+/// [handles](crate::ConnectionHandle::with) still run until then. A panic closes
 /// the connection at once. Other connections are not affected.
 ///
 /// ```
