@@ -14,6 +14,7 @@ pub(crate) mod containment;
 mod counters;
 mod embedding;
 mod handle;
+mod idle;
 mod panics;
 pub(crate) mod poller;
 pub(crate) mod process_mark;
@@ -30,6 +31,7 @@ pub(crate) mod trimming;
 mod wait;
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
@@ -147,6 +149,8 @@ struct Inner {
     poller: Poller,
     channels: RefCell<ChannelTable<Rc<dyn Source>>>,
     timers: RefCell<TimerQueue<TimerTask>>,
+    /// Timers that do not keep `run_until_idle` running. Some may have ended.
+    excluded_timers: RefCell<HashSet<TimerId>>,
     /// Bytes of timer storage released since the loop was last idle.
     freed_bytes: Cell<usize>,
     /// Timers that fired in the last turn.

@@ -200,7 +200,7 @@ pub use threads::loop_thread::LoopThread;
 pub mod io {
     pub use crate::eventfd::EventFdBuilder;
     pub use crate::readiness::{Interest, Readiness};
-    pub use crate::sources::channel::{Channel, ChannelEvent};
+    pub use crate::sources::channel::{Channel, ChannelEvent, Trigger};
     pub use crate::sources::eventfd_source::EventFdSource;
 }
 

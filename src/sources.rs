@@ -11,6 +11,18 @@ macro_rules! user_value {
                 self.$field.is_open()
             }
 
+            /// Excludes the source from what
+            /// [`run_until_idle`](crate::EventLoop::run_until_idle) waits for. Its callback is
+            /// called as long as the loop runs.
+            pub fn exclude_from_idle(&self) {
+                self.$field.exclude_from_idle();
+            }
+
+            /// Ends the effect of [`exclude_from_idle`](Self::exclude_from_idle).
+            pub fn include_in_idle(&self) {
+                self.$field.include_in_idle();
+            }
+
             /// Closes the source: its callback is not called again.
             pub fn close(self) {}
 

@@ -130,6 +130,7 @@ impl EventLoopBuilder {
             channels: RefCell::new(ChannelTable::new()),
             alarm: OnceCell::new(),
             timers: RefCell::new(TimerQueue::new()),
+            excluded_timers: RefCell::default(),
             freed_bytes: Cell::new(0),
             timers_fired: Cell::new(0),
             local_tasks: RefCell::default(),
@@ -169,7 +170,9 @@ impl EventLoopBuilder {
             }
         }
         event_loop.register(Interest::READABLE, |id| Rc::new(Wakeup::new(id, shared)))?;
-        event_loop.inner.own_channels.set(event_loop.inner.channels.borrow().len());
+        let own = event_loop.inner.channels.borrow().ids();
+        own.iter().for_each(|id| event_loop.set_counted(*id, false));
+        event_loop.inner.own_channels.set(own.len());
         EventLoop::set_current(Rc::downgrade(&event_loop.inner));
         set_observer(EventLoop::observe_panic);
         logger::set_clock(EventLoop::current_time);

@@ -47,6 +47,8 @@ struct Slot<C> {
     wanted: Readiness,
     /// In `active` or running. In both cases the slot will be checked again.
     scheduled: bool,
+    /// Whether the channel keeps a loop running that runs until it is idle.
+    counted: bool,
     entry: Option<C>,
 }
 
@@ -55,6 +57,8 @@ pub(crate) struct ChannelTable<C> {
     slots: Vec<Slot<C>>,
     free: Vec<u32>,
     len: usize,
+    /// How many channels are not counted.
+    uncounted: usize,
     /// The generation of a new slot: larger than that of any slot that has been freed.
     first_generation: u32,
     /// The number of slots after the last trim.
@@ -69,6 +73,7 @@ impl<C> ChannelTable<C> {
             slots: Vec::new(),
             free: Vec::new(),
             len: 0,
+            uncounted: 0,
             first_generation: 0,
             trimmed: 0,
             active: Vec::new(),
@@ -77,6 +82,20 @@ impl<C> ChannelTable<C> {
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// The number of channels that are counted: all except those that
+    /// [`set_counted`](ChannelTable::set_counted) has excluded.
+    pub(crate) fn counted(&self) -> usize {
+        self.len - self.uncounted
+    }
+
+    /// Sets whether the channel is counted. A void id is ignored.
+    pub(crate) fn set_counted(&mut self, id: ChannelId, counted: bool) {
+        if let Some(slot) = find(&mut self.slots, id) {
+            self.uncounted = self.uncounted + usize::from(!counted) - usize::from(!slot.counted);
+            slot.counted = counted;
+        }
     }
 
     /// Inserts the entry that `make` returns for its id. Its interest is empty.
@@ -91,12 +110,14 @@ impl<C> ChannelTable<C> {
                 ready: Readiness::NONE,
                 wanted: Readiness::NONE,
                 scheduled: false,
+                counted: true,
                 entry: None,
             });
             index
         });
         let slot = &mut self.slots[index as usize];
         let id = ChannelId { index, generation: slot.generation };
+        slot.counted = true;
         slot.entry = Some(make(id));
         self.len += 1;
         id
@@ -111,6 +132,7 @@ impl<C> ChannelTable<C> {
         slot.wanted = Readiness::NONE;
         slot.scheduled = false;
         let entry = slot.entry.take();
+        self.uncounted -= usize::from(!slot.counted);
         self.len -= 1;
         if next.is_some() {
             self.free.push(id.index);

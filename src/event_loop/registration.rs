@@ -38,6 +38,16 @@ impl<S> Registration<S> {
         self.with(|_, _| ()).is_some()
     }
 
+    /// The source does not keep a loop running that runs until it is idle.
+    pub(crate) fn exclude_from_idle(&self) {
+        self.with(|event_loop, _| self.id.map(|id| event_loop.set_counted(id, false)));
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](Registration::exclude_from_idle).
+    pub(crate) fn include_in_idle(&self) {
+        self.with(|event_loop, _| self.id.map(|id| event_loop.set_counted(id, true)));
+    }
+
     /// Leaves the source to the loop: dropping this no longer removes it.
     pub(crate) fn detach(mut self) {
         self.id = None;

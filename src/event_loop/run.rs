@@ -92,7 +92,7 @@ impl EventLoop {
     /// Same as [`run`](EventLoop::run).
     pub fn run_ready(&self) -> io::Result<()> {
         let running = Running::enter(self)?;
-        self.run_until_idle(MAX_READY_TURNS)?;
+        self.run_while_ready(MAX_READY_TURNS)?;
         drop(running);
         self.propagate_panic();
         Ok(())
@@ -116,7 +116,7 @@ impl EventLoop {
         let quit = loop {
             let quit = match clock.virtual_clock() {
                 None => self.turn(Wait::Until(clock.instant(end)))?,
-                Some(_) => self.run_until_idle(usize::MAX)?,
+                Some(_) => self.run_while_ready(usize::MAX)?,
             };
             if quit || clock.moment(self.now()) >= end {
                 break quit;
@@ -136,7 +136,7 @@ impl EventLoop {
 
     /// Makes turns until one has found no work, at most `max_turns` of them. Returns whether a
     /// request to quit is pending.
-    fn run_until_idle(&self, max_turns: usize) -> io::Result<bool> {
+    pub(super) fn run_while_ready(&self, max_turns: usize) -> io::Result<bool> {
         for _ in 0..max_turns {
             let idle = self.next_work() > self.moment();
             if self.turn(Wait::No)? {
@@ -151,7 +151,7 @@ impl EventLoop {
     }
 
     /// The instant of the next work: 0 if there is work now, [`NEVER`] if there is none.
-    fn next_work(&self) -> u64 {
+    pub(super) fn next_work(&self) -> u64 {
         if self.has_work() || self.inner.shared.tasks.has_work() {
             return 0;
         }
@@ -160,10 +160,10 @@ impl EventLoop {
 }
 
 /// Marks the loop as running until this is dropped.
-struct Running<'a>(&'a EventLoop);
+pub(super) struct Running<'a>(&'a EventLoop);
 
 impl<'a> Running<'a> {
-    fn enter(event_loop: &'a EventLoop) -> io::Result<Running<'a>> {
+    pub(super) fn enter(event_loop: &'a EventLoop) -> io::Result<Running<'a>> {
         event_loop.check_process()?;
         if event_loop.inner.running.replace(true) {
             let message = "the loop is running already: a loop cannot be run from its own callbacks";

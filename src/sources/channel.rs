@@ -1,8 +1,8 @@
 //! Watches a descriptor of the user's on the loop.
 //!
 //! The loop does not see the I/O that the user does on the descriptor, so it cannot track when
-//! readiness is exhausted. Instead the descriptor is registered again after each callback, which
-//! makes the kernel report the readiness that remains.
+//! readiness is exhausted. Instead a level-triggered descriptor is registered again after each
+//! callback, which makes the kernel report the readiness that remains. The other modes do without.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -22,9 +22,10 @@ use crate::readiness::{Interest, Readiness};
 /// [closes](Channel::close) the channel; [`detach`](Channel::detach) leaves the channel to the
 /// loop.
 ///
-/// Level-triggered: the callback is called in every turn in which the descriptor is ready for the
-/// channel's interest. The callback may close, drop, or change any channel, including its own. A
-/// closed channel is never called again, not even for events that the kernel has already reported.
+/// Level-triggered by default: the callback is called in every turn in which the descriptor is
+/// ready for the channel's interest. [`with_trigger`](Channel::with_trigger) selects another
+/// [`Trigger`]. The callback may close, drop, or change any channel, including its own. A closed
+/// channel is never called again, not even for events that the kernel has already reported.
 ///
 /// Bound to the loop's thread, like the loop.
 ///
@@ -55,12 +56,39 @@ pub struct Channel<F: AsFd + 'static> {
     registration: Registration<ChannelSource<F>>,
 }
 
+/// When a ready [`Channel`] is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Trigger {
+    /// In every turn in which the descriptor is ready. Costs one system call for each callback.
+    #[default]
+    Level,
+    /// Once for each edge: when the descriptor becomes ready, and when more arrives while it is
+    /// ready. Edges that occur between two callbacks are reported as one.
+    ///
+    /// The callback must read or write until the operation returns `WouldBlock`. Input that it
+    /// leaves is not reported until more arrives, or until
+    /// [`set_interest`](ChannelEvent::set_interest) is called, which reports existing readiness
+    /// again. The loop makes no system call for a callback.
+    Edge,
+    /// Once. The interest is [empty](Interest::EMPTY) when the callback is called;
+    /// [`set_interest`](ChannelEvent::set_interest) arms the channel again, in the callback or
+    /// later. Readiness that exists by then is reported. The callback may thus leave the I/O to
+    /// other code without being called again in the meantime.
+    OneShot,
+}
+
 type Callback<F> = Contained<Box<dyn FnMut(&ChannelEvent<'_, F>)>>;
 
 struct ChannelSource<F: AsFd + 'static> {
     id: ChannelId,
     source: Contained<F>,
+    trigger: Trigger,
     interest: Cell<Interest>,
+    /// The descriptor is registered with the poller. It is while the interest is not empty, and in
+    /// the callback of a one-shot channel.
+    watched: Cell<bool>,
+    excluded_from_idle: Cell<bool>,
     callback: RefCell<Callback<F>>,
 }
 
@@ -79,16 +107,65 @@ impl<F: AsFd + 'static> Channel<F> {
         interest: Interest,
         callback: impl FnMut(&ChannelEvent<'_, F>) + 'static,
     ) -> io::Result<Channel<F>> {
+        Channel::with_trigger(event_loop, source, interest, Trigger::Level, callback)
+    }
+
+    /// Same as [`new`](Channel::new), with another [`Trigger`].
+    ///
+    /// ```
+    /// use reveille::EventLoop;
+    /// use reveille::io::{Channel, Interest, Trigger};
+    /// use std::io::{ErrorKind, Read, Write};
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let event_loop = EventLoop::new()?;
+    /// let (ours, mut theirs) = UnixStream::pair()?;
+    /// ours.set_nonblocking(true)?;
+    /// let read_all = |event: &reveille::io::ChannelEvent<'_, UnixStream>| {
+    ///     let mut bytes = [0; 1024];
+    ///     loop {
+    ///         match event.source().read(&mut bytes) {
+    ///             Ok(0) => return event.close(),
+    ///             Ok(n) => println!("{n} bytes"),
+    ///             Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+    ///             Err(error) => panic!("{error}"),
+    ///         }
+    ///     }
+    /// };
+    /// let channel =
+    ///     Channel::with_trigger(&event_loop, ours, Interest::READABLE, Trigger::Edge, read_all)?;
+    /// theirs.write_all(b"hello")?;
+    /// drop(theirs);
+    /// event_loop.run_until_idle()?; // until the end of input
+    /// assert!(!channel.is_open());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Same as [`new`](Channel::new).
+    pub fn with_trigger(
+        event_loop: &EventLoop,
+        source: F,
+        interest: Interest,
+        trigger: Trigger,
+        callback: impl FnMut(&ChannelEvent<'_, F>) + 'static,
+    ) -> io::Result<Channel<F>> {
         let source = Contained::new(source);
         let callback: Callback<F> = Contained::new(Box::new(callback));
         let channel = event_loop.register(interest, |id| {
             Rc::new(ChannelSource {
                 id,
                 source,
+                trigger,
                 interest: Cell::new(interest),
+                watched: Cell::new(!interest.is_empty()),
+                excluded_from_idle: Cell::new(false),
                 callback: RefCell::new(callback),
             })
         })?;
+        channel.update_counted(event_loop);
         Ok(Channel { registration: Registration::new(event_loop, channel.id, &channel) })
     }
 
@@ -103,7 +180,8 @@ impl<F: AsFd + 'static> Channel<F> {
             .unwrap_or_else(|| Err(closed()))
     }
 
-    /// The current interest; [`Interest::EMPTY`] once the channel is closed.
+    /// The current interest; [`Interest::EMPTY`] once the channel is closed, and once a
+    /// [one-shot](Trigger::OneShot) channel has been called.
     pub fn interest(&self) -> Interest {
         self.registration.with(|_, channel| channel.interest.get()).unwrap_or(Interest::EMPTY)
     }
@@ -116,6 +194,17 @@ impl<F: AsFd + 'static> Channel<F> {
     /// Calls `f` with the descriptor. Returns `None` once the channel is closed.
     pub fn with<R>(&self, f: impl FnOnce(&F) -> R) -> Option<R> {
         self.registration.with(|_, channel| f(&channel.source))
+    }
+
+    /// Excludes the channel from what [`run_until_idle`](EventLoop::run_until_idle) waits for. Its
+    /// callback is called as long as the loop runs.
+    pub fn exclude_from_idle(&self) {
+        self.registration.with(|event_loop, channel| channel.set_excluded(event_loop, true));
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](Channel::exclude_from_idle).
+    pub fn include_in_idle(&self) {
+        self.registration.with(|event_loop, channel| channel.set_excluded(event_loop, false));
     }
 
     /// Closes the channel: its callback is not called again. The descriptor is closed at once; if
@@ -185,34 +274,65 @@ impl<F: AsFd + 'static> fmt::Debug for ChannelEvent<'_, F> {
 
 impl<F: AsFd + 'static> ChannelSource<F> {
     fn set_interest(&self, event_loop: &EventLoop, interest: Interest) -> io::Result<()> {
-        let fd = self.source.as_fd();
-        match (self.interest.get().is_empty(), interest.is_empty()) {
-            (true, true) => {}
-            (true, false) => event_loop.watch(self.id, fd, interest)?,
-            // A descriptor registered with an empty interest would still report hang-ups,
-            // indefinitely.
-            (false, true) => event_loop.unwatch(fd)?,
-            (false, false) => event_loop.rewatch(self.id, fd, interest)?,
-        }
+        self.watch(event_loop, interest)?;
         self.interest.set(interest);
         event_loop.clear_ready(self.id, !Readiness::NONE);
         event_loop.set_wanted(self.id, Readiness::satisfying(interest));
+        self.update_counted(event_loop);
         Ok(())
+    }
+
+    /// Makes the poller watch the descriptor for this interest, and report its readiness again.
+    fn watch(&self, event_loop: &EventLoop, interest: Interest) -> io::Result<()> {
+        let fd = self.source.as_fd();
+        match (self.watched.get(), !interest.is_empty()) {
+            (false, false) => {}
+            (false, true) => event_loop.watch(self.id, fd, interest)?,
+            // A descriptor registered with an empty interest would still report hang-ups,
+            // indefinitely.
+            (true, false) => event_loop.unwatch(fd)?,
+            (true, true) => event_loop.rewatch(self.id, fd, interest)?,
+        }
+        self.watched.set(!interest.is_empty());
+        Ok(())
+    }
+
+    fn set_excluded(&self, event_loop: &EventLoop, excluded: bool) {
+        self.excluded_from_idle.set(excluded);
+        self.update_counted(event_loop);
+    }
+
+    /// A channel without an interest is not called, so it does not keep a loop running.
+    fn update_counted(&self, event_loop: &EventLoop) {
+        let counted = !self.excluded_from_idle.get() && !self.interest.get().is_empty();
+        event_loop.set_counted(self.id, counted);
     }
 }
 
 impl<F: AsFd + 'static> Source for ChannelSource<F> {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        (!self.interest.get().is_empty()).then(|| self.source.as_fd())
+        self.watched.get().then(|| self.source.as_fd())
     }
 
     fn on_ready(&self, event_loop: &EventLoop, readiness: Readiness) {
+        if self.trigger == Trigger::OneShot {
+            // The descriptor stays registered. If the callback arms the channel again, that saves a
+            // system call.
+            self.interest.set(Interest::EMPTY);
+            event_loop.set_wanted(self.id, Readiness::NONE);
+            self.update_counted(event_loop);
+        }
+        event_loop.clear_ready(self.id, !Readiness::NONE);
         let event = ChannelEvent { event_loop, channel: self, readiness };
         (self.callback.borrow_mut())(&event);
         let interest = self.interest.get();
-        if event_loop.is_registered(self.id) && !interest.is_empty() {
-            event_loop.clear_ready(self.id, !Readiness::NONE);
-            if let Err(error) = event_loop.rewatch(self.id, self.source.as_fd(), interest) {
+        let is_settled = match self.trigger {
+            Trigger::Level => interest.is_empty(),
+            Trigger::Edge => true,
+            Trigger::OneShot => !interest.is_empty(),
+        };
+        if !is_settled && event_loop.is_registered(self.id) {
+            if let Err(error) = self.watch(event_loop, interest) {
                 event_loop.remove(self.id);
                 logger::recurring("a channel that cannot be watched", |left_out| {
                     log::error!("a channel's descriptor can no longer be watched: {error}{left_out}");

@@ -96,6 +96,17 @@ impl EventFdSource {
         self.registration.with(|_, watch| f(&watch.eventfd))
     }
 
+    /// Excludes the eventfd from what [`run_until_idle`](EventLoop::run_until_idle) waits for. Its
+    /// callback is called as long as the loop runs.
+    pub fn exclude_from_idle(&self) {
+        self.registration.exclude_from_idle();
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](Self::exclude_from_idle).
+    pub fn include_in_idle(&self) {
+        self.registration.include_in_idle();
+    }
+
     /// Stops the watch: the callback is not called again. The descriptor is closed at once; if this
     /// is called inside the callback, after the callback returns.
     pub fn close(self) {}

@@ -150,6 +150,17 @@ impl Watcher {
         self.registration.is_open()
     }
 
+    /// Excludes the watcher from what [`run_until_idle`](EventLoop::run_until_idle) waits for. Its
+    /// callback is called as long as the loop runs.
+    pub fn exclude_from_idle(&self) {
+        self.registration.exclude_from_idle();
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](Self::exclude_from_idle).
+    pub fn include_in_idle(&self) {
+        self.registration.include_in_idle();
+    }
+
     /// Removes all watches: the callback is not called again.
     pub fn close(self) {}
 

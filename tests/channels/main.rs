@@ -10,3 +10,4 @@ mod eventfd_source;
 mod events;
 mod hostile_descriptors;
 mod removal;
+mod triggers;

@@ -8,6 +8,7 @@ mod counters;
 mod embedding;
 mod embedding_edges;
 mod ended_objects;
+mod idle;
 mod interrupted_waits;
 mod order;
 mod ownership;

@@ -40,6 +40,7 @@ fn a_child_cannot_use_an_inherited_loop() {
             assert_eq!(kind(event_loop.run_once(None)), ErrorKind::Unsupported);
             assert_eq!(kind(event_loop.run_ready()), ErrorKind::Unsupported);
             assert_eq!(kind(event_loop.run_for(Duration::MAX)), ErrorKind::Unsupported);
+            assert_eq!(kind(event_loop.run_until_idle()), ErrorKind::Unsupported);
             let (local, _peer) = UnixStream::pair().unwrap();
             let created = Channel::new(&event_loop, local, Interest::READABLE, |_| ());
             assert_eq!(kind(created.map(drop)), ErrorKind::Unsupported);

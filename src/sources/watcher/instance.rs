@@ -120,6 +120,8 @@ impl Instance {
             let process = ProcessMark::current();
             Rc::new(Instance { id, event_loop, inotify, process, state: RefCell::default() })
         })?;
+        // The watchers count.
+        event_loop.set_counted(instance.id, false);
         let _ = CURRENT.try_with(|current| *current.borrow_mut() = Rc::downgrade(&instance));
         Ok(instance)
     }

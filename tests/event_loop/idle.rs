@@ -1,0 +1,300 @@
+//! `run_until_idle`: what keeps a loop running, and what does not.
+
+use std::cell::Cell;
+use std::io::Write;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::channels::{drain, pair};
+use crate::support::{
+    Count, LIMIT, Recorder, on_another_thread, panic_of, with_clock, with_loop, with_watchdog,
+};
+use reveille::io::{Channel, ChannelEvent, Interest, Trigger};
+use reveille::signal::{Signal, Signals};
+use reveille::task::Workers;
+use reveille::time::VirtualClock;
+use reveille::{EventFd, EventLoop, TcpServer, UdpSocket};
+
+/// Longer than any test. A loop that waits for it fails the watchdog.
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn a_loop_without_work_returns_at_once() {
+    with_loop(|event_loop| {
+        event_loop.run_until_idle().unwrap();
+        assert_eq!(event_loop.iteration(), 0);
+        event_loop.run_until_idle().unwrap();
+    });
+}
+
+#[test]
+fn queued_tasks_run_before_the_loop_returns() {
+    with_loop(|event_loop| {
+        let (ran, handle) = (Count::default(), event_loop.handle());
+        let (local, remote) = (ran.clone(), ran.clone());
+        event_loop.queue_in_loop(move |event_loop| event_loop.queue_in_loop(move |_| local.add()));
+        on_another_thread(|| handle.queue_in_loop(move |_| remote.add()).unwrap());
+        event_loop.run_until_idle().unwrap();
+        assert_eq!(ran.get(), 2);
+    });
+}
+
+#[test]
+fn pending_timers_of_any_thread_keep_the_loop_running() {
+    with_loop(|event_loop| {
+        let (fired, handle) = (Count::default(), event_loop.handle());
+        let (local, remote, repeated) = (fired.clone(), fired.clone(), fired.clone());
+        event_loop.run_after(Duration::from_millis(1), move |_| local.add());
+        on_another_thread(|| handle.run_after(Duration::from_millis(2), move |_| remote.add()).unwrap());
+        let id = Rc::new(Cell::new(None));
+        let own = Rc::clone(&id);
+        id.set(Some(event_loop.run_every(Duration::from_millis(1), move |event_loop| {
+            repeated.add();
+            if repeated.get() >= 5 {
+                event_loop.cancel(own.get().unwrap());
+            }
+        })));
+        let cancelled = event_loop.run_after(HOUR, |_| unreachable!("cancelled"));
+        event_loop.cancel(cancelled);
+        event_loop.run_until_idle().unwrap();
+        assert!(fired.get() >= 5);
+    });
+}
+
+#[test]
+fn a_request_to_quit_ends_the_run_and_is_cleared() {
+    with_loop(|event_loop| {
+        let timer = event_loop.run_after(HOUR, |_| unreachable!("too late"));
+        event_loop.quit();
+        event_loop.run_until_idle().unwrap();
+        assert!(!event_loop.is_quitting() && event_loop.cancel(timer));
+        event_loop.run_until_idle().unwrap();
+        let handle = event_loop.handle();
+        let channel = EventFd::new(0).unwrap().watch(event_loop, |_, _| ()).unwrap();
+        let quitting = thread::spawn(move || handle.quit());
+        event_loop.run_until_idle().unwrap();
+        quitting.join().unwrap();
+        assert!(channel.is_open());
+    });
+}
+
+#[test]
+fn a_channel_keeps_the_loop_running_until_it_is_closed() {
+    with_loop(|event_loop| {
+        let ((ours, mut theirs), seen) = (pair(), Recorder::new());
+        let recording = seen.clone();
+        let channel = Channel::new(event_loop, ours, Interest::READABLE, move |event| {
+            let (bytes, ended) = drain(event);
+            recording.record(bytes);
+            if ended {
+                event.close();
+            }
+        });
+        let writer = thread::spawn(move || theirs.write_all(b"hello").unwrap());
+        event_loop.run_until_idle().unwrap();
+        writer.join().unwrap();
+        assert!(!channel.unwrap().is_open());
+        assert_eq!(seen.take().iter().sum::<usize>(), 5);
+    });
+}
+
+#[test]
+fn a_channel_without_interest_does_not_count() {
+    with_loop(|event_loop| {
+        let ((ours, mut theirs), calls) = (pair(), Count::default());
+        let counting = calls.clone();
+        let callback = move |event: &ChannelEvent<'_, _>| {
+            drain(event);
+            counting.add();
+        };
+        let channel =
+            Channel::with_trigger(event_loop, ours, Interest::EMPTY, Trigger::OneShot, callback).unwrap();
+        event_loop.run_until_idle().unwrap();
+        for expected in 1..=2 {
+            channel.set_interest(Interest::READABLE).unwrap();
+            theirs.write_all(b"x").unwrap();
+            event_loop.run_until_idle().unwrap();
+            assert_eq!(calls.get(), expected);
+        }
+    });
+}
+
+#[test]
+fn excluded_sources_are_served_but_do_not_count() {
+    with_loop(|event_loop| {
+        let ((ours, mut theirs), calls) = (pair(), Count::default());
+        let counting = calls.clone();
+        let channel = Channel::new(event_loop, ours, Interest::READABLE, move |event| {
+            drain(event);
+            counting.add();
+        });
+        let channel = channel.unwrap();
+        let signals = Signals::new(event_loop, [Signal::USR2], |_, _| ()).unwrap();
+        let eventfd = EventFd::new(0).unwrap().watch(event_loop, |_, _| ()).unwrap();
+        channel.exclude_from_idle();
+        channel.set_interest(Interest::READABLE).unwrap();
+        channel.exclude_from_idle();
+        signals.exclude_from_idle();
+        eventfd.exclude_from_idle();
+        theirs.write_all(b"x").unwrap();
+        event_loop.run_until_idle().unwrap();
+        assert_eq!(calls.get(), 0, "nothing has to be done");
+        event_loop.queue_in_loop(|_| ());
+        event_loop.run_until_idle().unwrap();
+        assert_eq!(calls.get(), 1);
+        channel.include_in_idle();
+        drop((signals, eventfd));
+        event_loop.run_after(Duration::from_millis(1), move |_| drop(channel));
+        event_loop.run_until_idle().unwrap();
+    });
+}
+
+#[test]
+fn a_slot_of_an_excluded_source_counts_again_when_it_is_reused() {
+    with_loop(|event_loop| {
+        let source = EventFd::new(0).unwrap().watch(event_loop, |_, _| ()).unwrap();
+        source.exclude_from_idle();
+        drop(source);
+        let eventfd = EventFd::new(1).unwrap();
+        let source = Rc::new(Cell::new(None));
+        let own = Rc::clone(&source);
+        source.set(Some(eventfd.watch(event_loop, move |_, _| drop(own.take())).unwrap()));
+        event_loop.run_until_idle().unwrap();
+        assert!(source.take().is_none(), "its callback has been called");
+    });
+}
+
+#[test]
+fn excluded_timers_fire_but_do_not_count() {
+    with_loop(|event_loop| {
+        let (ticks, handle) = (Count::default(), event_loop.handle());
+        let counting = ticks.clone();
+        let every = event_loop.run_every(Duration::from_millis(1), move |_| counting.add());
+        let remote = on_another_thread(|| handle.run_after(HOUR, |_| ()).unwrap());
+        assert!(event_loop.exclude_from_idle(every) && event_loop.exclude_from_idle(remote));
+        assert!(event_loop.exclude_from_idle(every), "twice has the effect of once");
+        event_loop.run_until_idle().unwrap();
+        event_loop.run_after(Duration::from_millis(20), |_| ());
+        event_loop.run_until_idle().unwrap();
+        assert!(ticks.get() >= 1);
+        assert!(event_loop.cancel(every) && event_loop.cancel(remote));
+        assert!(!event_loop.exclude_from_idle(every));
+        event_loop.run_until_idle().unwrap();
+    });
+}
+
+#[test]
+fn a_server_counts_until_it_has_stopped() {
+    with_loop(|event_loop| {
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _| ()).unwrap();
+        let stopped = Count::default();
+        let counting = stopped.clone();
+        event_loop.queue_in_loop(move |_| server.stop(Duration::ZERO, move |_, _| counting.add()));
+        event_loop.run_until_idle().unwrap();
+        assert_eq!(stopped.get(), 1);
+        let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _, _| ()).unwrap();
+        event_loop.run_after(Duration::from_millis(1), move |_| drop(socket));
+        event_loop.run_until_idle().unwrap();
+    });
+}
+
+#[test]
+fn a_job_counts_until_its_result_is_delivered() {
+    with_loop(|event_loop| {
+        let workers = Workers::builder().threads(1).build().unwrap();
+        let (open, gate) = mpsc::channel();
+        let delivered = Count::default();
+        let counting = delivered.clone();
+        workers.submit(event_loop, move || gate.recv().unwrap(), move |_, _| counting.add()).unwrap();
+        event_loop.queue_in_loop(move |_| open.send(()).unwrap());
+        event_loop.run_until_idle().unwrap();
+        assert_eq!(delivered.get(), 1);
+    });
+}
+
+#[test]
+fn a_virtual_clock_moves_from_deadline_to_deadline() {
+    with_clock(|event_loop, clock| {
+        let (start, times) = (clock.now(), Recorder::new());
+        let recording = times.clone();
+        event_loop.run_after(HOUR, move |event_loop| {
+            recording.record(event_loop.now() - start);
+            event_loop.run_after(HOUR, move |event_loop| recording.record(event_loop.now() - start));
+        });
+        let ticks = Count::default();
+        let counting = ticks.clone();
+        let every = event_loop.run_every(HOUR / 2, move |_| counting.add());
+        assert!(event_loop.exclude_from_idle(every));
+        event_loop.run_until_idle().unwrap();
+        assert_eq!(times.take(), [HOUR, 2 * HOUR]);
+        assert_eq!((clock.now() - start, ticks.get()), (2 * HOUR, 4));
+    });
+}
+
+/// Watches an eventfd that another thread signals. Its callback ends the watch.
+fn signalled_by_a_thread(event_loop: &EventLoop) -> thread::JoinHandle<()> {
+    let eventfd = EventFd::new(0).unwrap();
+    let writer = eventfd.try_clone().unwrap();
+    let source = Rc::new(Cell::new(None));
+    let own = Rc::clone(&source);
+    source.set(Some(eventfd.watch(event_loop, move |_, _| drop(own.take())).unwrap()));
+    thread::spawn(move || writer.signal().unwrap())
+}
+
+#[test]
+fn in_virtual_time_an_excluded_timer_does_not_move_the_clock() {
+    with_clock(|event_loop, clock| {
+        let start = clock.now();
+        let every = event_loop.run_every(HOUR, |_| unreachable!("it does not move the clock"));
+        event_loop.exclude_from_idle(every);
+        let signalling = signalled_by_a_thread(event_loop);
+        event_loop.run_until_idle().unwrap();
+        signalling.join().unwrap();
+        assert_eq!(clock.now(), start);
+    });
+}
+
+#[test]
+fn in_virtual_time_a_loop_waits_for_a_timer_that_is_never_due() {
+    with_clock(|event_loop, clock| {
+        let (start, handle) = (clock.now(), event_loop.handle());
+        let never = event_loop.run_after(Duration::MAX, |_| unreachable!("past the end of time"));
+        let signalling = signalled_by_a_thread(event_loop);
+        let cancelling = thread::spawn(move || {
+            signalling.join().unwrap();
+            handle.queue_in_loop(move |event_loop| _ = event_loop.cancel(never)).unwrap();
+        });
+        event_loop.run_until_idle().unwrap();
+        cancelling.join().unwrap();
+        assert_eq!(clock.now(), start);
+    });
+}
+
+#[test]
+fn a_panic_is_propagated_and_the_loop_can_be_run_again() {
+    with_watchdog(LIMIT, || {
+        for builder in [EventLoop::builder(), EventLoop::builder().virtual_clock(VirtualClock::new())] {
+            let event_loop = builder.propagate_panics().build().unwrap();
+            let ran = Count::default();
+            let counting = ran.clone();
+            event_loop.queue_in_loop(|_| panic!("on purpose"));
+            event_loop.run_after(Duration::from_millis(1), move |_| counting.add());
+            assert_eq!(panic_of(|| event_loop.run_until_idle()), "on purpose");
+            event_loop.run_until_idle().unwrap();
+            assert_eq!(ran.get(), 1);
+        }
+    });
+}
+
+#[test]
+fn a_loop_cannot_be_run_until_idle_in_its_own_callback() {
+    with_loop(|event_loop| {
+        event_loop.queue_in_loop(|event_loop| {
+            let error = event_loop.run_until_idle().unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ResourceBusy);
+        });
+        event_loop.run_until_idle().unwrap();
+    });
+}
