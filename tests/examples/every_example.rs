@@ -3,6 +3,7 @@
 //! message.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
@@ -12,6 +13,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use crate::support::alone::skipped;
+use crate::support::example::Server;
 use crate::support::net::{self, connect, read_to_end, until};
 use crate::support::{LIMIT, example, with_watchdog};
 use nix::errno::Errno;
@@ -37,6 +39,8 @@ struct Example {
 enum Lifetime {
     /// Ends by itself.
     Ends,
+    /// Connects to the example with this name, and ends by itself.
+    Requests { server: &'static str },
     /// Is ready when it has printed the line that begins with `ready`, and ends on a signal.
     /// `visit` gets the addresses from its output, and closes all of its connections.
     Serves { ready: &'static str, visit: fn(&[SocketAddr]) },
@@ -50,11 +54,18 @@ enum OnClosedOutput {
     Fails,
 }
 
-use Lifetime::{Ends, Serves};
+use Lifetime::{Ends, Requests, Serves};
 use OnClosedOutput::{Continues, Fails};
 
 /// All examples. A test checks that the table is complete.
 const EXAMPLES: &[Example] = &[
+    Example {
+        name: "chat",
+        arguments: &["--listen", "127.0.0.1:0", "--threads", "2"],
+        lifetime: Serves { ready: "try: ", visit: visit_chat },
+        on_closed_output: Continues,
+        started_inputs: &[],
+    },
     Example {
         name: "doorbell",
         arguments: &[],
@@ -125,6 +136,20 @@ const EXAMPLES: &[Example] = &[
         started_inputs: &[],
     },
     Example {
+        name: "redis",
+        arguments: &["--listen", "127.0.0.1:0"],
+        lifetime: Serves { ready: "try: ", visit: visit_redis },
+        on_closed_output: Continues,
+        started_inputs: &[],
+    },
+    Example {
+        name: "redis_client",
+        arguments: &[],
+        lifetime: Requests { server: "redis" },
+        on_closed_output: Fails,
+        started_inputs: &[],
+    },
+    Example {
         name: "simple",
         arguments: &["127.0.0.1:0"],
         lifetime: Serves { ready: "time on ", visit: visit_services },
@@ -146,6 +171,19 @@ const EXAMPLES: &[Example] = &[
         started_inputs: &[],
     },
 ];
+
+fn visit_chat(addresses: &[SocketAddr]) {
+    let mut client = connect(addresses[0]);
+    client.write_all(b"/nick visitor\n").unwrap();
+    let mut lines = BufReader::new(client).lines().map(|line| line.expect("a line"));
+    assert!(lines.any(|line| line.ends_with(" is now visitor")));
+}
+
+fn visit_redis(addresses: &[SocketAddr]) {
+    let mut client = connect(addresses[0]);
+    client.write_all(b"PING\r\n").unwrap();
+    assert_eq!(net::read_exact(&mut client, 7), b"+PONG\r\n");
+}
 
 fn visit_file_server(addresses: &[SocketAddr]) {
     let passwd = fs::read("/etc/passwd").unwrap();
@@ -174,6 +212,15 @@ fn visit_udp_echo(addresses: &[SocketAddr]) {
     socket.set_read_timeout(Some(net::LIMIT)).unwrap();
     socket.send_to(b"who is there?", addresses[0]).unwrap();
     assert_eq!(socket.recv_from(&mut [0; 64]).unwrap(), (13, addresses[0]));
+}
+
+/// The arguments of an example, and the server that it needs.
+fn command_of(example: &Example) -> (Vec<String>, Option<Server>) {
+    let mut arguments: Vec<String> = example.arguments.iter().map(|&argument| argument.to_owned()).collect();
+    let Requests { server } = example.lifetime else { return (arguments, None) };
+    let server = Server::start(Command::new(example::program(server)).args(["--listen", "127.0.0.1:0"]));
+    arguments.extend(["--connect".to_owned(), server.address.to_string()]);
+    (arguments, Some(server))
 }
 
 /// Returns the addresses that a program prints, up to the line that begins with `last`.
@@ -232,6 +279,7 @@ struct Observed {
 struct Traced {
     id: Pid,
     output: BufReader<ChildStdout>,
+    _server: Option<Server>,
     tracer: Option<JoinHandle<Observed>>,
 }
 
@@ -244,7 +292,8 @@ impl Traced {
         command
             .args(["-c", "echo; read -r _; exec \"$@\" </dev/null", "sh"])
             .arg(example::program(example.name));
-        command.args(example.arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let (arguments, server) = command_of(example);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let (sender, receiver) = mpsc::channel();
         // A tracer is a single thread. It can wait only for processes that it has started or
         // traced.
@@ -254,7 +303,7 @@ impl Traced {
             return None;
         };
         let output = BufReader::new(output);
-        Some(Traced { id, output, tracer: Some(tracer) })
+        Some(Traced { id, output, _server: server, tracer: Some(tracer) })
     }
 
     /// Waits for the end of the example and of all processes that it has started.
@@ -363,8 +412,8 @@ fn every_example_has_a_usage_and_rejects_invalid_arguments() {
             let invalid: [&[&str]; 3] =
                 [&["--no-such-option"], &["x", "y", "z", "-"], &["not an address", "x"]];
             for arguments in invalid {
-                // It accepts any number of file names.
-                if *name == "uring_cat" && arguments[0] != "--no-such-option" {
+                // They accept any number of arguments: file names, or a command.
+                if matches!(*name, "uring_cat" | "redis_client") && arguments[0] != "--no-such-option" {
                     continue;
                 }
                 let rejected = example::outcome_of(name, arguments);
@@ -427,9 +476,13 @@ fn no_example_leaks_or_passes_on_a_descriptor() {
     }
 }
 
-fn start(example: &Example, output: impl Into<Stdio>) -> (process::Child, Pid) {
+fn start(
+    example: &Example,
+    arguments: &[impl AsRef<OsStr>],
+    output: impl Into<Stdio>,
+) -> (process::Child, Pid) {
     let mut command = Command::new(example::program(example.name));
-    command.args(example.arguments).stdin(Stdio::null()).stdout(output).stderr(Stdio::piped());
+    command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(Stdio::piped());
     let process = command.spawn().expect("the example");
     let id = Pid::from_raw(process.id().try_into().expect("a process id"));
     (process, id)
@@ -473,14 +526,14 @@ fn a_serving_example_continues_without_a_reader_of_its_output() {
     for example in EXAMPLES.iter().filter(|example| example.on_closed_output == Continues) {
         with_watchdog(LIMIT, || {
             let Serves { ready, visit } = example.lifetime else { panic!("{} ends by itself", example.name) };
-            let (mut process, id) = start(example, Stdio::piped());
+            let (mut process, id) = start(example, example.arguments, Stdio::piped());
             // The pipe is closed after the addresses have been read.
             let addresses = read_addresses(BufReader::new(process.stdout.take().expect("a pipe")), ready);
             visit(&addresses);
             kill(id, Signal::SIGTERM).expect("a running process");
             assert_ends(example, process, 0);
 
-            let (process, id) = start(example, pipe_without_reader());
+            let (process, id) = start(example, example.arguments, pipe_without_reader());
             until(|| watches_signals(id));
             // Only one signal: a second one, after the loop has ended, would kill the process.
             kill(id, Signal::SIGTERM).expect("a running process");
@@ -492,6 +545,9 @@ fn a_serving_example_continues_without_a_reader_of_its_output() {
 #[test]
 fn other_examples_fail_without_a_reader_of_their_output() {
     for example in EXAMPLES.iter().filter(|example| example.on_closed_output == Fails) {
-        with_watchdog(LIMIT, || assert_ends(example, start(example, pipe_without_reader()).0, 1));
+        with_watchdog(LIMIT, || {
+            let (arguments, _server) = command_of(example);
+            assert_ends(example, start(example, &arguments, pipe_without_reader()).0, 1);
+        });
     }
 }

@@ -3,11 +3,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod chat;
 mod doorbell;
 mod echo;
 mod eventfd;
 mod every_example;
 mod file_server;
 mod kvm_doorbell;
+mod redis;
 mod udp_echo;
 mod uring_cat;
