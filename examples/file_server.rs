@@ -19,6 +19,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,13 +34,14 @@ use reveille::{EventLoop, TcpConnection, TcpServer};
 
 use transfer::{PIECE, Transfer};
 
-const USAGE: &str =
-    "usage: file_server [--listen ADDRESS:PORT] [--port PORT] [--by io_uring|threads] DIRECTORY
+const USAGE: &str = "usage: file_server [OPTION VALUE]... DIRECTORY
 
   DIRECTORY  the files in it are served; subdirectories are not
   --listen   the address to listen on; default: 127.0.0.1:2008; port 0 selects a free port
   --port     the port to listen on, at 127.0.0.1
-  --by       the backend that reads files; default: io_uring if available";
+  --by       the backend that reads files: io_uring or threads; default: io_uring if available
+  --timeout  the time in seconds that a client has to complete a request; default: 10
+  --slowest  the bytes per second at which a client must read a file; default: 16384";
 
 /// The command, and the longest file name.
 const LONGEST_REQUEST: usize = 255 + "GET ".len();
@@ -56,7 +58,8 @@ const MAX_CONNECTIONS: usize = 400;
 const MAX_PER_ADDRESS: usize = 100;
 
 /// Time without progress after which a connection is closed, whether the client does not request or
-/// does not read.
+/// does not read. A client that makes little progress is closed by the time limit of its request,
+/// or by that of its file.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// Time after a signal for pending files to be sent; the same time then applies to closing the
@@ -95,7 +98,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
 
     let event_loop = EventLoop::new()?;
     let builder = arguments.by.into_iter().fold(FileIo::builder(), FileIoBuilder::backend);
-    let service = Rc::new(Service::new(builder.build(&event_loop)?, directory));
+    let service = Rc::new(Service::new(builder.build(&event_loop)?, directory, arguments));
     let serving = Rc::clone(&service);
     let server = TcpServer::bind(&event_loop, arguments.listen)?
         .max_connections(MAX_CONNECTIONS)
@@ -103,10 +106,8 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         .limits(ConnectionLimits::new().idle_timeout(IDLE).water_marks(HIGH_WATER, LOW_WATER))
         .serve(move |_| {
             serving.connections.set(serving.connections.get() + 1);
-            Framed::new(
-                LineCodec::new(LONGEST_REQUEST),
-                Session { service: Rc::clone(&serving), transfer: None },
-            )
+            let session = Session { service: Rc::clone(&serving), transfer: None };
+            Framed::new(LineCodec::new(LONGEST_REQUEST), session).frame_timeout(serving.timeout)
         })?;
     let local = server.local_addr()?;
     service.server.replace(Some(server));
@@ -139,6 +140,10 @@ fn run(arguments: &Arguments) -> io::Result<()> {
 struct Service {
     files: FileIo,
     directory: PathBuf,
+    /// The time limit of a request.
+    timeout: Duration,
+    /// The bytes per second at which a client must read a file.
+    slowest: NonZeroU64,
     /// `None` once it is being stopped.
     server: RefCell<Option<TcpServer>>,
     /// Number of requests whose reply is not complete.
@@ -151,10 +156,12 @@ struct Service {
 }
 
 impl Service {
-    fn new(files: FileIo, directory: PathBuf) -> Service {
+    fn new(files: FileIo, directory: PathBuf, arguments: &Arguments) -> Service {
         Service {
             files,
             directory,
+            timeout: arguments.timeout,
+            slowest: arguments.slowest,
             server: RefCell::new(None),
             in_flight: Cell::new(0),
             is_ending: Cell::new(false),
@@ -230,8 +237,10 @@ impl FrameHandler<LineCodec> for Session {
     }
 
     fn on_frame_error(&mut self, conn: &TcpConnection, error: FrameError<LineError>) -> io::Result<()> {
-        if let FrameError::Malformed(_) = error {
-            conn.send("ERR the file name is too long\n")?;
+        match error {
+            FrameError::Malformed(_) => conn.send("ERR the file name is too long\n")?,
+            FrameError::TimedOut { .. } => conn.send("ERR the request is incomplete\n")?,
+            _ => {}
         }
         conn.close_gracefully(GRACE);
         Ok(())
@@ -247,6 +256,15 @@ impl FrameHandler<LineCodec> for Session {
     fn on_low_water(&mut self, _conn: &TcpConnection) -> io::Result<()> {
         if let Some(transfer) = &self.transfer {
             transfer.set_paused(false);
+        }
+        Ok(())
+    }
+
+    /// The time limit of the last file has passed.
+    fn on_deadline(&mut self, conn: &TcpConnection) -> io::Result<()> {
+        if conn.unsent() > 0 || self.transfer.as_ref().is_some_and(|transfer| !transfer.is_done()) {
+            log::info!("{}: reads too slowly", conn.peer());
+            conn.close();
         }
         Ok(())
     }
@@ -269,6 +287,8 @@ impl FrameHandler<LineCodec> for Session {
 struct Arguments {
     listen: SocketAddr,
     by: Option<FileIoBackend>,
+    timeout: Duration,
+    slowest: NonZeroU64,
     directory: PathBuf,
 }
 
@@ -276,6 +296,7 @@ impl Arguments {
     /// Returns `None` for `--help`.
     fn parse(mut given: impl Iterator<Item = OsString>) -> Result<Option<Arguments>, String> {
         let (mut listen, mut by, mut directory) = ("127.0.0.1:2008".to_owned(), None, None);
+        let (mut timeout, mut slowest) = (Duration::from_secs(10), NonZeroU64::MIN.saturating_add(16383));
         while let Some(argument) = given.next() {
             let mut value = || match given.next() {
                 Some(value) => Ok(value.to_string_lossy().into_owned()),
@@ -292,6 +313,16 @@ impl Arguments {
                         _ => return Err("--by takes io_uring or threads".to_owned()),
                     });
                 }
+                Some("--timeout") => {
+                    let value = value()?;
+                    let seconds =
+                        value.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+                    timeout = seconds.ok_or_else(|| format!("`{value}` is not a number of seconds"))?;
+                }
+                Some("--slowest") => {
+                    let value = value()?;
+                    slowest = value.parse().map_err(|_| format!("`{value}` is not a number from 1"))?;
+                }
                 Some(option) if option.starts_with('-') => {
                     return Err(format!("unknown argument `{option}`"));
                 }
@@ -305,6 +336,6 @@ impl Arguments {
         let listen = listen
             .parse()
             .map_err(|_| format!("`{listen}` is not an address with a port, such as 127.0.0.1:2008"))?;
-        Ok(Some(Arguments { listen, by, directory }))
+        Ok(Some(Arguments { listen, by, timeout, slowest, directory }))
     }
 }

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Checks the examples with independent clients: nc, ncat, socat, and Python scripts.
+# Checks the examples with independent clients and servers: nc, ncat, socat, the programs of Redis, and Python scripts.
 #
 # usage: real_clients.sh [DIRECTORY [CHECK...]]
 #   DIRECTORY  the directory of the built examples; default: target/release/examples
 #   CHECK      the names of the checks to run; default: all
 #
-# Needs nc (that of OpenBSD), ncat, socat, python3 and prlimit. Uses strace if it is allowed to attach. Uses only the
+# Needs nc (that of OpenBSD), ncat, socat, python3, redis-cli, redis-benchmark, redis-server and prlimit. Uses strace if it is allowed to attach. Uses only the
 # loopback interface, with ports that the kernel selects. Every client runs under a time limit. At the end the script
 # kills all processes that it has started, by id.
 set -euo pipefail
@@ -506,6 +506,123 @@ readers() {
   echo threads
 }
 
+# Guests on several loops, one of whom does not read.
+check_chat() {
+  local threads
+  for threads in 1 2; do
+    start chat --listen 127.0.0.1:0 --threads "$threads"
+    bounded 60 "$here/chat.py" "$HOST" "$PORT"
+    (printf '/nick netcat\n' && sleep 0.5) | bounded 10 nc -N "$HOST" "$PORT" | grep -q '^\* guest[0-9]* is now netcat$' ||
+      die "nc did not receive its line"
+    must_be_idle "$SERVER"
+    end_in_order "$SERVER"
+  done
+  rejects 2 chat --threads 0
+}
+
+# Requires exit status 0 after a signal, and no panic: `end_in_order PID`.
+end_in_order() {
+  kill -TERM "$1" || die "the server ended before SIGTERM"
+  await_exit "$1" 10
+  ((STATUS == 0)) || die "status $STATUS after SIGTERM"
+  ! grep 'panicked at' "${log_of[$1]}.err" || die "a panic in the server"
+  forget "$1"
+}
+
+# The server with the clients of Redis.
+check_redis() {
+  local pipelined output
+  start redis --listen 127.0.0.1:0
+  replies_to OK SET key 5
+  replies_to 6 INCR key
+  replies_to 6 GET key
+  replies_to 1 EXPIRE key 100
+  replies_to 100 TTL key
+  replies_to 1 DEL key none
+  replies_to '' GET key
+  replies_to "ERR unknown command 'FLUSHALL'" FLUSHALL
+  # The value is the standard input. redis-cli prints a line end after a value.
+  head -c 5000000 /dev/urandom >"$work/value"
+  bounded 10 redis-cli -h "$HOST" -p "$PORT" -x SET file <"$work/value" >/dev/null
+  bounded 10 redis-cli -h "$HOST" -p "$PORT" GET file | head -c -1 | cmp - "$work/value" || die "a large value differs"
+  for pipelined in 1 16; do
+    output=$(bounded 60 redis-benchmark -h "$HOST" -p "$PORT" -t set,get,incr,ping -n 20000 -P "$pipelined" -q 2>&1) ||
+      die "redis-benchmark failed: $output"
+    (($(grep -c 'requests per second' <<<"${output//$'\r'/$'\n'}") >= 5)) && [[ ${output,,} != *error* ]] ||
+      die "redis-benchmark: $output"
+  done
+  must_be_idle "$SERVER"
+  end_in_order "$SERVER"
+  grep -q '[0-9] commands$' "$work/server.$servers_started.out" || die "no totals"
+}
+
+# Requires a reply to redis-cli: `replies_to REPLY COMMAND ARGUMENT...`.
+replies_to() {
+  local reply
+  reply=$(bounded 10 redis-cli -h "$HOST" -p "$PORT" "${@:2}") || die "redis-cli failed with ${*:2}"
+  [[ $reply == "$1" ]] || die "the reply to ${*:2}: $reply"
+}
+
+# The client with the server of Redis, which ends and is started again.
+check_redis_client() {
+  local port client status=0 printed=$work/replies demonstration
+  port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+  # The client starts first: its requests wait.
+  in_background "$examples/redis_client" --connect "127.0.0.1:$port" --retries 1000 --repeat 100000 --every 2 \
+    INCR count >"$printed" 2>"$printed.err"
+  client=${background[-1]}
+  start_redis_server "$port"
+  await_line "$printed" 1 1
+  await_line "$printed" 20 1
+  kill -TERM "$SERVER"
+  await_exit "$SERVER" 10
+  forget "$SERVER"
+  start_redis_server "$port"
+  # Nothing was stored, so the server counts from 1 again.
+  await_line "$printed" 1 2
+  await_line "$printed" 20 2
+  kill -TERM "$client"
+  wait "$client" || status=$?
+  background=()
+  # The status is 1 if a request was lost.
+  ((status <= 1)) && ! grep 'panicked at' "$printed.err" || die "the client ended with status $status"
+  echo "    $(grep -c '^[0-9]*$' "$printed") replies, $(grep -c '^failed' "$printed") requests lost"
+  demonstration=$(bounded 10 "$examples/redis_client" --connect "127.0.0.1:$port") || die "the demonstration failed"
+  [[ $demonstration == $'OK\n11\n12\n13\n"13"\n1' ]] || die "the demonstration: $demonstration"
+  kill -TERM "$SERVER"
+  await_exit "$SERVER" 10
+  forget "$SERVER"
+  rejects 2 redis_client --connect nonsense
+  rejects 1 redis_client --connect "127.0.0.1:$port" --retries 1 PING
+}
+
+# Starts the server of Redis and waits until it replies: `start_redis_server PORT`. Sets SERVER, HOST and PORT.
+start_redis_server() {
+  local log tries
+  servers_started=$((servers_started + 1))
+  log=$work/server.$servers_started
+  redis-server --port "$1" --bind 127.0.0.1 --dir "$work" --save "" --appendonly no >"$log.out" 2>"$log.err" </dev/null &
+  SERVER=$!
+  log_of[$SERVER]=$log
+  HOST=127.0.0.1
+  PORT=$1
+  for ((tries = 0; tries < 200; tries++)); do
+    [[ $(bounded 5 redis-cli -h "$HOST" -p "$PORT" PING 2>/dev/null) != PONG ]] || return 0
+    sleep 0.05
+  done
+  die "redis-server did not start"
+}
+
+# Waits until a file contains a line at least COUNT times: `await_line FILE LINE COUNT`.
+await_line() {
+  local tries
+  for ((tries = 0; tries < 400; tries++)); do
+    (($(grep -cxF -- "$2" "$1") < $3)) || return 0
+    sleep 0.05
+  done
+  die "the line $2 was not printed $3 times; the last line: $(tail -n 1 "$1")"
+}
+
 # The server sends the files of a directory, and no others.
 check_file_server() {
   local by expected before client
@@ -584,7 +701,8 @@ check_doorbell() {
 # --- All checks -----------------------------------------------------------------------------------
 
 all_checks=(large_file interleaved killed_clients many_open half_close bad_peers non_readers few_descriptors ipv6
-  command_line signals stop_under_load two_servers simple udp_echo embedded eventfd doorbell kvm_doorbell uring_cat file_server own_ring)
+  command_line signals stop_under_load two_servers chat redis redis_client simple udp_echo embedded eventfd doorbell
+  kvm_doorbell uring_cat file_server own_ring)
 
 run_check() {
   local begin=$EPOCHREALTIME

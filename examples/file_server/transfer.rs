@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use reveille::ConnectionHandle;
 use reveille::fs::{File, OpenOptions};
 
-use super::Service;
+use super::{Service, Session};
 
 /// Size of one read.
 pub(crate) const PIECE: usize = 64 << 10;
@@ -87,6 +88,9 @@ impl Transfer {
         }
         // An error here closes the connection, which ends the transfer.
         let _ = self.client.send(format!("OK {length}\n"));
+        // A client that reads a byte from time to time is not idle, but must not hold a connection.
+        let within = self.service.timeout + Duration::from_secs(length / self.service.slowest);
+        let _ = self.client.with(move |_: &mut Session, conn| conn.set_deadline(within));
         if length == 0 {
             self.service.files_sent.set(self.service.files_sent.get() + 1);
             self.end();

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -13,7 +13,7 @@ use crate::support::folder::Folder;
 use crate::support::net::{self, pattern, until};
 use crate::support::{LIMIT, example, with_watchdog};
 use rustix::process::Signal;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// The options of each back end. The first is the default: a ring if the build and the machine
 /// support it, otherwise threads.
@@ -26,13 +26,16 @@ const LARGE: usize = 16 << 20;
 struct FileServer(Server);
 
 impl FileServer {
-    /// Starts the example, which serves the directory `served`.
-    fn start(back_end: &[&str], folder: &Folder) -> FileServer {
+    /// Starts the example with these options. It serves the directory `served`.
+    fn start(options: &[&str], folder: &Folder) -> FileServer {
         let mut command = Command::new(example::program("file_server"));
-        let command = command.env("RUST_LOG", "error").args(["--port", "0"]).args(back_end);
+        let command = command.env("RUST_LOG", "error").args(["--port", "0"]).args(options);
         let mut server = Server::start(command.arg(folder.join("served")));
         let by = server.line();
-        assert!(by == "reading by threads" || by == "reading by io_uring" && back_end.is_empty(), "{by}");
+        assert!(
+            by == "reading by threads" || by == "reading by io_uring" && !options.contains(&"--by"),
+            "{by}"
+        );
         let (ip, port) = (server.address.ip(), server.address.port());
         assert_eq!(server.line(), format!("try: echo 'GET name' | nc -N {ip} {port}"));
         FileServer(server)
@@ -138,6 +141,46 @@ fn requests_of_a_connection_are_answered_in_order() {
             assert!(net::read_to_end(&mut client) == expected.concat());
             server.0.signal(Signal::TERM);
             assert_eq!(server.end(), format!("1 connections, 5 files, {} bytes", 2 * LARGE + 8));
+        }
+    });
+}
+
+#[test]
+fn incomplete_requests_give_way_to_other_clients() {
+    with_watchdog(LIMIT, || {
+        let (folder, _) = folder();
+        let server = FileServer::start(&["--timeout", "0.05"], &folder);
+        // As many as the server accepts, and as many of each address as it accepts.
+        let slow: Vec<TcpStream> = (0..400u16)
+            .map(|number| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+                let local = SocketAddr::from(([127, 0, 0, 2 + (number / 100) as u8], 0));
+                socket.bind(&local.into()).expect("an address of this machine");
+                socket.connect(&server.0.address.into()).expect("a server that listens");
+                socket.send(b"G").expect("an open connection");
+                let client = TcpStream::from(socket);
+                client.set_read_timeout(Some(net::LIMIT)).unwrap();
+                client
+            })
+            .collect();
+        assert_eq!(get(&mut server.connect(), "small"), b"few\n");
+        for mut client in slow {
+            assert_eq!(net::read_to_end(&mut client), b"ERR the request is incomplete\n");
+        }
+    });
+}
+
+#[test]
+fn a_client_that_reads_too_slowly_is_closed() {
+    with_watchdog(LIMIT, || {
+        let (folder, _) = folder();
+        for back_end in BACK_ENDS {
+            let options = [back_end, &["--timeout", "0.05", "--slowest", "1000000000"]].concat();
+            let server = FileServer::start(&options, &folder);
+            let mut client = server.connect();
+            assert_eq!(request(&mut client, "large"), format!("OK {LARGE}"));
+            until(|| server.has_no_clients());
+            assert!(net::read_until_reset(&mut client).len() < LARGE);
         }
     });
 }
