@@ -124,6 +124,7 @@ impl FrameHandler<Commands> for Session {
     fn on_frame(&mut self, conn: &TcpConnection, arguments: Vec<&[u8]>) -> io::Result<()> {
         let Some((given, arguments)) = arguments.split_first() else { return Ok(()) };
         self.executed.set(self.executed.get() + 1);
+        // Longer than the name of any command.
         let mut name = [0; 16];
         let name = &mut name[..given.len().min(16)];
         name.copy_from_slice(&given[..name.len()]);
@@ -192,9 +193,9 @@ impl Session {
                     return conn.send("-ERR timeout is not an integer or out of range\r\n");
                 };
                 let reply = conn.reserve_reply()?;
-                event_loop.run_after(Duration::from_millis(time.unsigned_abs()), move |_| {
-                    // Fails if the connection has closed.
-                    let _ = reply.fill(":0\r\n");
+                // The timer ends with the connection.
+                conn.run_after(Duration::from_millis(time.unsigned_abs()), move |_: &mut Session, _| {
+                    reply.fill(":0\r\n").map_err(|refused| refused.reason())
                 });
                 Ok(())
             }

@@ -38,6 +38,7 @@ const USAGE: &str = "usage: redis_client [OPTION VALUE]... [COMMAND ARGUMENT...]
 
   --connect  the address and port, or name and port, of the server; default: 127.0.0.1:6380
   --retries  how often a failed attempt to connect is repeated; default: 10
+  --timeout  the time in milliseconds that the server has for a reply; default: 10000
   --repeat   how often the command is sent; default: 1
   --every    the time in milliseconds between repetitions; default: 1000
 
@@ -59,6 +60,8 @@ fn main() -> ExitCode {
 struct Arguments {
     target: Target,
     retries: u32,
+    /// In milliseconds.
+    timeout: u64,
     repeat: NonZeroU32,
     /// In milliseconds.
     every: NonZeroU64,
@@ -82,13 +85,14 @@ impl FromStr for Target {
 
 impl Arguments {
     fn parse() -> Result<Arguments, ExitCode> {
-        let names = ["--connect", "--retries", "--repeat", "--every"];
+        let names = ["--connect", "--retries", "--timeout", "--repeat", "--every"];
         let mut options = Options::parse("redis_client", USAGE, &names)?;
         let second = NonZeroU64::MIN.saturating_add(999);
         let default = Target("127.0.0.1:6380".to_owned());
         Ok(Arguments {
             target: options.get("--connect", default, "an address with a port, such as 127.0.0.1:6380")?,
             retries: options.get("--retries", 10, "a number of retries")?,
+            timeout: options.get("--timeout", 10_000, "a number of milliseconds")?,
             repeat: options.get("--repeat", NonZeroU32::MIN, "a number from 1")?,
             every: options.get("--every", second, "a number of milliseconds from 1")?,
             command: options.rest(usize::MAX)?,
@@ -98,14 +102,15 @@ impl Arguments {
 
 /// Returns whether all commands have succeeded.
 fn run(arguments: Arguments) -> io::Result<bool> {
-    let Arguments { target: Target(target), retries, repeat, every, command } = arguments;
+    let Arguments { target: Target(target), retries, timeout, repeat, every, command } = arguments;
     let event_loop = EventLoop::new()?;
     let outcome = Rc::new(Outcome { has_failed: Cell::new(false), event_loop: event_loop.handle() });
     let failed = Rc::clone(&outcome);
-    let redis = Redis::connect(&event_loop, &target, retries, move |_, error| {
-        // The requests that wait are dropped next, so their callbacks get an error too.
-        failed.fail(&error);
-    })?;
+    let redis =
+        Redis::connect(&event_loop, &target, retries, Duration::from_millis(timeout), move |_, error| {
+            // The requests that wait are dropped next, so their callbacks get an error too.
+            failed.fail(&error);
+        })?;
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
 
     let (redis, reporting) = (Rc::new(redis), Rc::clone(&outcome));

@@ -13,7 +13,7 @@ mod arguments;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reveille::signal::{Signal, Signals};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
@@ -61,13 +61,17 @@ fn run(first: SocketAddr) -> io::Result<()> {
     event_loop.run()
 }
 
-/// Sends one reply as soon as the connection is open, then shuts down.
+/// The time that a peer has to read a reply and to close its end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Sends one reply as soon as the connection is open, then closes it. A peer that does not read the
+/// reply, or does not close its end, is reset after a time.
 struct Once<F>(F);
 
 impl<F: FnMut() -> Vec<u8> + 'static> ConnectionHandler for Once<F> {
     fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
         conn.send((self.0)())?;
-        conn.shutdown();
+        conn.close_gracefully(CLOSE_TIMEOUT);
         Ok(())
     }
 

@@ -11,9 +11,6 @@ use reveille::{EventLoop, TcpClient, TcpConnection};
 use super::replies::{MAX_REPLY, Replies, Reply, encode};
 use super::resp::ProtocolError;
 
-/// The time without a reply, while requests are outstanding, after which the connection is closed.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
-
 type Callback = Box<dyn FnOnce(Result<Reply<'_>, &str>)>;
 
 /// The callback of a request. It is called exactly once: with the reply, or with an error when this
@@ -43,12 +40,13 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// Connects in the background. `on_failure` is called when `retries` attempts in a row have
-    /// failed.
+    /// Connects in the background. `on_failure` is called when an attempt and then `retries` more
+    /// have failed. A connection is closed when a request waits `timeout` for its reply.
     pub(crate) fn connect(
         event_loop: &EventLoop,
         target: &str,
         retries: u32,
+        timeout: Duration,
         on_failure: impl FnOnce(&EventLoop, ConnectError) + 'static,
     ) -> io::Result<Redis> {
         let backoff = Backoff::new().start(Duration::from_millis(50)).cap(Duration::from_secs(2));
@@ -57,7 +55,9 @@ impl Redis {
             .reconnect()
             .limits(ConnectionLimits::new().max_unread(2 * MAX_REPLY))
             .on_failure(on_failure)
-            .serve(|_| Framed::new(Replies::default(), Session::default()))?;
+            .serve(move |_| {
+                Framed::new(Replies::default(), Session { in_flight: VecDeque::new(), timeout })
+            })?;
         Ok(Redis { client })
     }
 
@@ -78,10 +78,11 @@ impl Redis {
     }
 }
 
-/// The requests of one connection that have no reply yet, in order.
-#[derive(Default)]
+/// One connection.
 struct Session {
+    /// The requests that have no reply yet, in order.
     in_flight: VecDeque<Request>,
+    timeout: Duration,
 }
 
 impl Session {
@@ -90,7 +91,7 @@ impl Session {
             Ok(()) => {
                 self.in_flight.push_back(request);
                 if self.in_flight.len() == 1 {
-                    conn.set_deadline(REPLY_TIMEOUT);
+                    conn.set_deadline(self.timeout);
                 }
             }
             Err(error) => request.complete(Err(&error.to_string())),
@@ -101,7 +102,7 @@ impl Session {
 impl FrameHandler<Replies> for Session {
     fn on_frame(&mut self, conn: &TcpConnection, reply: Reply<'_>) -> io::Result<()> {
         let request = self.in_flight.pop_front().ok_or(ProtocolError("a reply without a request"))?;
-        conn.set_deadline((!self.in_flight.is_empty()).then_some(REPLY_TIMEOUT));
+        conn.set_deadline((!self.in_flight.is_empty()).then_some(self.timeout));
         request.complete(Ok(reply));
         Ok(())
     }

@@ -301,6 +301,18 @@ fn a_request_whose_connection_is_lost_fails_and_others_follow() {
     });
 }
 
+#[test]
+fn a_request_whose_reply_is_late_fails() {
+    with_watchdog(LIMIT, || {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let options = ["--timeout", "10", "--retries", "0", "PING"];
+        let mut client = Repeating::start(server.local_addr().unwrap(), &options);
+        let _connection = receive(&server, &encode(&["PING"]));
+        client.prints("failed: the deadline of the connection passed");
+        assert_eq!(client.process.wait().expect("a child").code(), Some(1));
+    });
+}
+
 /// Accepts a connection and reads these bytes from it.
 fn receive(server: &TcpListener, bytes: &[u8]) -> TcpStream {
     let (mut connection, _) = server.accept().expect("a client");
