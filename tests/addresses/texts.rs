@@ -1,14 +1,32 @@
 //! Addresses as text: how each text is parsed, and which texts are refused.
 
+use std::cell::RefCell;
 use std::fmt::Debug;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::rc::Rc;
 
 use crate::support::client::{Reported, Reporting, Reports};
 use crate::support::{net, with_loop};
-use reveille::net::{AddressError, ConnectTarget, SocketOptions, UnixAddress};
+use reveille::net::{AddressError, ConnectError, ConnectTarget, SocketOptions, UnixAddress};
 use reveille::{EventLoop, TcpClient, TcpServer, UdpSocket};
 use rustix::net::netdevice::name_to_index;
+
+/// Returns the error of a client that cannot connect.
+#[track_caller]
+fn failure_of(
+    event_loop: &EventLoop,
+    target: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
+) -> ConnectError {
+    let failure = Rc::new(RefCell::new(None));
+    let reported = Rc::clone(&failure);
+    let _client = TcpClient::connect(event_loop, target)
+        .on_failure(move |_, error| *reported.borrow_mut() = Some(error))
+        .serve_fn(|_, _| ())
+        .unwrap();
+    net::turn_until(event_loop, || failure.borrow().is_some());
+    failure.take().expect("a failure")
+}
 
 /// Returns the address that a client tries first.
 #[track_caller]
@@ -118,7 +136,7 @@ where
 {
     let copy = || target.clone();
     let refused = [
-        TcpClient::connect(event_loop, copy()).serve_fn(|_, _| ()).err(),
+        Some(failure_of(event_loop, copy()).into()),
         TcpServer::bind(event_loop, copy()).and_then(|server| server.serve_fn(|_, _| ())).err(),
         UdpSocket::bind(event_loop, copy()).and_then(|socket| socket.serve_fn(|_, _, _| ())).err(),
         UdpSocket::connect(event_loop, copy()).and_then(|socket| socket.serve_fn(|_, _, _| ())).err(),
@@ -155,7 +173,7 @@ fn an_unknown_zone_is_refused_by_name() {
     with_loop(|event_loop| {
         let target = "[fe80::1%nowhere0]:9";
         let messages = [
-            TcpClient::connect(event_loop, target).serve_fn(|_, _| ()).unwrap_err().to_string(),
+            failure_of(event_loop, target).to_string(),
             TcpServer::bind(event_loop, target).unwrap_err().to_string(),
             UdpSocket::bind(event_loop, target).unwrap_err().to_string(),
         ];
@@ -186,8 +204,8 @@ fn a_failed_lookup_names_its_operation_and_target() {
 fn the_error_for_a_path_names_unix_addresses() {
     with_loop(|event_loop| {
         for path in ["/run/greeter.sock", "./greeter", "/run/greeter:1"] {
-            let error = TcpClient::connect(event_loop, path).serve_fn(|_, _| ()).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("cannot connect to {path:?}: ")), "{error}");
+            let error = failure_of(event_loop, path).to_string();
+            assert!(error.starts_with(&format!("cannot connect to {path}: ")), "{error}");
             assert!(error.ends_with("; for a Unix socket pass a UnixAddress"), "{error}");
         }
         for other in ["localhost", "http://localhost:80"] {
