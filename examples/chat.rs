@@ -5,7 +5,7 @@
 //! said in the room.
 //!
 //! It shows groups of connections whose members are on several loops (`--threads N`), without a
-//! lock in the program. A guest who does not read is removed, so that nobody waits for one. The
+//! lock in the program. A guest who does not read is removed, so that no other guest waits. The
 //! guests of one loop share a counter.
 
 #[path = "shared/options.rs"]

@@ -11,6 +11,7 @@ use std::any::TypeId;
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -93,6 +94,10 @@ pub(super) struct Mailbox {
     /// Whether the connection's handler is, or contains, a handler of a type.
     pub(super) has_handler: fn(TypeId) -> bool,
     content: Mutex<Content>,
+    /// Whether there are requests; written under the lock. Without any, a send of the connection
+    /// takes no lock. A request that was accepted before the send began is seen, as whatever
+    /// orders the two also orders these accesses.
+    has_requests: AtomicBool,
     max_bytes: usize,
     /// The memory account of the connection; these bytes are counted in it.
     account: Arc<Account>,
@@ -148,6 +153,7 @@ impl Mailbox {
             self.account.count(memory);
         }
         let is_first = content.add(request, size.map_or(0, |(_, memory)| memory));
+        self.has_requests.store(true, Release);
         drop(content);
         self.account.enforce();
         Ok(is_first)
@@ -185,6 +191,7 @@ impl Mailbox {
             Accepts::Nothing => Err(call),
             Accepts::All | Accepts::NoSends(_) => {
                 content.calls += 1;
+                self.has_requests.store(true, Release);
                 Ok(content.add(Request::Call(WaitingCall::Remote(box_it(call))), 0))
             }
         }
@@ -195,6 +202,7 @@ impl Mailbox {
         let mut content = self.content.lock();
         content.calls += 1;
         content.add(Request::Call(WaitingCall::Local), 0);
+        self.has_requests.store(true, Release);
     }
 
     /// Moves on to the next call, under one lock: ends the running call, if there is one, takes the
@@ -213,6 +221,7 @@ impl Mailbox {
             Request::Call(call) => Some(mem::replace(call, WaitingCall::Running)),
             _ => None,
         });
+        self.has_requests.store(!content.requests.is_empty(), Release);
         (taken, call)
     }
 
@@ -223,10 +232,12 @@ impl Mailbox {
 
     fn take(&self, which: Taken) -> VecDeque<Queued> {
         let mut content = self.content.lock();
-        match which {
+        let taken = match which {
             Taken::UpToCall => content.take_up_to_call(&self.account),
             Taken::AllButCalls => content.take_all_but_calls(&self.account),
-        }
+        };
+        self.has_requests.store(!content.requests.is_empty(), Release);
+        taken
     }
 
     fn set_queued(&self, queued: usize) {
@@ -392,6 +403,7 @@ impl ConnectionCore {
                 id: self.connection_id,
                 has_handler: self.has_handler,
                 content: Mutex::new(content),
+                has_requests: AtomicBool::new(false),
                 max_bytes: self.membership.group().limits.max_unsent,
                 account: Arc::clone(self.membership.account()),
             })
@@ -400,9 +412,11 @@ impl ConnectionCore {
 
     /// Runs the requests of handles, except calls of the handler, since this may run inside one of
     /// its callbacks.
+    #[inline]
     pub(in crate::net) fn read_mailbox(&self, event_loop: &EventLoop, which: Taken) {
-        let Some(mailbox) = self.mailbox.get() else { return };
-        self.run_requests(event_loop, mailbox.take(which));
+        if let Some(mailbox) = self.mailbox.get().filter(|mailbox| mailbox.has_requests.load(Acquire)) {
+            self.run_requests(event_loop, mailbox.take(which));
+        }
     }
 
     /// Ends the running call, if there is one, runs the requests up to the next call, and returns
