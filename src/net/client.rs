@@ -4,7 +4,6 @@ pub(in crate::net) mod attempt;
 pub(in crate::net) mod backoff;
 pub(in crate::net) mod connector;
 pub(in crate::net) mod lookup;
-mod waiting;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,8 +14,7 @@ use std::time::Duration;
 
 use self::attempt::{ConnectAttempt, ConnectError};
 use self::backoff::Backoff;
-use self::connector::{Connector, Dial, OnAttempt, OnFailure, Settings, Target};
-use self::waiting::QueueLimits;
+use self::connector::{Connector, Dial, OnAttempt, OnFailure, QueueLimits, Settings, Target};
 use super::address::AddressError;
 use super::connection::{ConnectionHandle, PendingConnection, TcpConnection};
 use super::group::Group;

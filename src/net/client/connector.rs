@@ -9,6 +9,8 @@
 //! keeps the ids of its source and timers. Each step that has called user code checks the phase
 //! again.
 
+mod waiting;
+
 use std::any::TypeId;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,20 +21,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(in crate::net) use self::waiting::QueueLimits;
+use self::waiting::WaitingQueue;
 use super::attempt::{ConnectAttempt, ConnectError, ConnectFailure};
 use super::backoff::{self, Backoff};
 use super::lookup::look_up;
-use super::waiting::{QueueLimits, WaitingQueue};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::{EventLoop, Refused, TimerId};
+use crate::event_loop::{EventLoop, TimerId};
 use crate::net::address::{Address, AddressError};
-use crate::net::connection::driver::{Call, Dialer, Waiting};
+use crate::net::connection::driver::{Dialer, Waiting};
 use crate::net::connection::{ConnectionHandle, PendingConnection, TcpConnection};
 use crate::net::group::admission::AdmissionGuard;
 use crate::net::group::{Group, Stage};
 use crate::net::options::SocketOptions;
-use crate::net::result::{CloseReason, IntoHandlerResult, SendError, WithError};
+use crate::net::result::CloseReason;
 use crate::net::sys::stream;
 use crate::net::target::{ConnectTarget, Endpoint, with_zone};
 
@@ -160,39 +163,6 @@ impl Connector {
         match &*self.phase.borrow() {
             Phase::Open { handle, .. } if handle.is_open() => Some(handle.clone()),
             _ => None,
-        }
-    }
-
-    /// The session, if it can be given sends and calls.
-    fn ready_session(&self) -> Option<ConnectionHandle> {
-        self.handle().filter(|_| self.waiting.is_session_ready.get())
-    }
-
-    pub(in crate::net) fn send(&self, bytes: Vec<u8>) -> Result<(), Refused<Vec<u8>, SendError>> {
-        match self.ready_session() {
-            Some(session) => session.send(bytes),
-            None if self.has_ended() => Err(Refused::new(bytes, SendError::Closed)),
-            None => self.waiting.push_bytes(bytes),
-        }
-    }
-
-    pub(in crate::net) fn with<H, F, R>(
-        &self,
-        event_loop: &EventLoop,
-        call: F,
-    ) -> Result<(), Refused<F, WithError>>
-    where
-        H: 'static,
-        F: FnOnce(&mut H, &TcpConnection<'_>) -> R + 'static,
-        R: IntoHandlerResult,
-    {
-        if !(self.has_handler)(TypeId::of::<H>()) {
-            return Err(Refused::new(call, WithError::WrongHandler));
-        }
-        match self.ready_session() {
-            Some(session) => session.with_local(event_loop, call),
-            None if self.has_ended() => Err(Refused::new(call, WithError::Closed)),
-            None => self.waiting.push_call(call, |call| Waiting::Call(Call::new(call))),
         }
     }
 

@@ -3,6 +3,8 @@
 //! Input is read into the loop's shared buffer. Only the bytes that a handler leaves there are
 //! copied into a buffer of the connection's own.
 
+mod calls;
+
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -205,46 +207,6 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         let conn = TcpConnection::new(event_loop, &self.core);
         if let Err(error) = self.core.collecting(event_loop, || callback(handler, &conn)) {
             self.core.end_with_error(event_loop, error);
-        }
-    }
-
-    /// Runs the requests of handles, and the calls that are waiting now, in order. While a callback
-    /// is running, only the requests before the first call.
-    fn run_requests(&self, event_loop: &EventLoop) {
-        let core = &self.core;
-        // Calls that are made meanwhile wait for the next task, so that they starve nothing.
-        let limit = if self.is_callable() { core.waiting_calls() } else { 0 };
-        let mut is_running = false;
-        for number in 0..=limit {
-            let Some(call) = core.advance(event_loop, is_running, number < limit) else { break };
-            self.run_call(event_loop, call);
-            is_running = true;
-        }
-        // While there is no handler yet, the calls wait until the connection is open.
-        if self.handler.try_borrow().map_or(true, |handler| handler.is_some()) {
-            core.run_calls_later(event_loop);
-        }
-    }
-
-    /// Whether there is a handler, and none of its callbacks is running.
-    fn is_callable(&self) -> bool {
-        self.handler.try_borrow().is_ok_and(|handler| handler.is_some())
-    }
-
-    fn run_call(&self, event_loop: &EventLoop, call: Call) {
-        let returned = event_loop.catch_in("a call of a handler", self, || {
-            let mut handler = self.handler.borrow_mut();
-            let Some(handler) = handler.as_mut() else { return };
-            let locate = H::locate(call.wanted()).expect("the type was checked when the call was accepted");
-            let conn = TcpConnection::new(event_loop, &self.core);
-            let call = || call.run(locate(handler), &conn);
-            let returned = self.core.collecting_for_turn(event_loop, call);
-            if let Err(error) = returned {
-                self.core.end_with_error(event_loop, error);
-            }
-        });
-        if returned.is_none() {
-            self.core.close(event_loop, CloseReason::Panicked);
         }
     }
 

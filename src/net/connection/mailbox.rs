@@ -7,6 +7,8 @@
 //! returned. A shutdown is the exception. It sends all accepted bytes before the FIN, also those
 //! behind a call.
 
+mod content;
+
 use std::any::TypeId;
 use std::collections::VecDeque;
 use std::mem;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use self::content::{Accepts, Content, Queued};
 use super::calls::{Call, SendCall, WaitingCall};
 use super::payload::{Bytes, Payload};
 use super::{ConnectionCore, ConnectionId, ConnectionState};
@@ -26,9 +29,6 @@ use crate::net::result::{CloseReason, SendError};
 /// A payload of at most this size is appended to the previous request, if that is a send too. So
 /// many small sends take few blocks of memory and few system calls.
 const SMALL: usize = 4 * 1024;
-
-/// The maximum size of a block that payloads are appended to.
-const BLOCK: usize = 64 * 1024;
 
 /// What a handle requests of the connection.
 pub(super) enum Request {
@@ -58,27 +58,6 @@ impl Request {
     }
 }
 
-/// A request in the mailbox.
-struct Queued {
-    request: Request,
-    /// The memory that it was counted with.
-    memory: usize,
-}
-
-impl Queued {
-    fn is_call(&self) -> bool {
-        matches!(self.request, Request::Call(_))
-    }
-
-    fn is_running_call(&self) -> bool {
-        matches!(self.request, Request::Call(WaitingCall::Running))
-    }
-
-    fn bytes(&self) -> usize {
-        self.request.size().map_or(0, |(bytes, _)| bytes)
-    }
-}
-
 /// Which requests are taken from a mailbox.
 #[derive(Clone, Copy)]
 pub(in crate::net) enum Taken {
@@ -101,30 +80,6 @@ pub(super) struct Mailbox {
     max_bytes: usize,
     /// The memory account of the connection; these bytes are counted in it.
     account: Arc<Account>,
-}
-
-struct Content {
-    requests: VecDeque<Queued>,
-    /// The number of calls among the requests.
-    calls: usize,
-    /// The number of bytes that the requests are to send.
-    bytes: usize,
-    /// The number of bytes in the connection's queue, as last published by it. While it drains the
-    /// mailbox, the drained bytes count here.
-    queued: usize,
-    accepts: Accepts,
-    /// The number of [`KeepOpen`](super::outstanding_work::KeepOpen) values.
-    work: usize,
-    /// The connection shuts down when no work is left.
-    is_work_awaited: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Accepts {
-    All,
-    /// The output has ended, or is about to: no more sends, for this reason.
-    NoSends(SendError),
-    Nothing,
 }
 
 /// What a mailbox still held when it was closed.
@@ -305,79 +260,6 @@ impl Mailbox {
         let mut content = self.content.lock();
         content.is_work_awaited = content.work > 0;
         content.is_work_awaited
-    }
-}
-
-impl Content {
-    fn unsent(&self) -> usize {
-        self.bytes.saturating_add(self.queued)
-    }
-
-    /// # Errors
-    /// Why the request is refused, if it is.
-    fn check(&mut self, request: &Request) -> Result<(), SendError> {
-        match (request, self.accepts) {
-            (_, Accepts::Nothing) => Err(SendError::Closed),
-            (Request::Send(_), Accepts::NoSends(reason)) => Err(reason),
-            // The place of a reply was reserved before the shutdown.
-            (Request::Reply(..), Accepts::NoSends(SendError::Closed)) => Err(SendError::Closed),
-            (Request::Shutdown | Request::CloseGracefully(_), Accepts::All) => {
-                self.accepts = Accepts::NoSends(SendError::ShutDown);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn take_up_to_call(&mut self, account: &Account) -> VecDeque<Queued> {
-        if self.calls == 0 {
-            let all = mem::take(&mut self.requests);
-            return self.taken(account, all);
-        }
-        let end = self.requests.iter().position(Queued::is_call).unwrap_or(self.requests.len());
-        let taken = self.requests.drain(..end).collect();
-        self.taken(account, taken)
-    }
-
-    fn take_all_but_calls(&mut self, account: &Account) -> VecDeque<Queued> {
-        let (calls, others) = mem::take(&mut self.requests).into_iter().partition(Queued::is_call);
-        self.requests = calls;
-        self.taken(account, others)
-    }
-
-    /// Accounts for requests that are taken; their bytes now count as queued.
-    fn taken(&mut self, account: &Account, requests: VecDeque<Queued>) -> VecDeque<Queued> {
-        let bytes: usize = requests.iter().map(Queued::bytes).sum();
-        self.queued = self.queued.saturating_add(bytes);
-        self.bytes -= bytes;
-        account.subtract(requests.iter().map(|queued| queued.memory).sum());
-        requests
-    }
-
-    /// Appends a small payload to the previous request, if that is a send with room. Returns by how
-    /// much its memory has grown.
-    fn append(&mut self, payload: &[u8]) -> Option<usize> {
-        let Queued { request, memory } = self.requests.back_mut()?;
-        let Request::Send(Bytes::Owned(block)) = request else { return None };
-        let len = block.len() + payload.len();
-        if len > BLOCK {
-            return None;
-        }
-        let before = block.capacity();
-        if len > before {
-            // Doubles at most up to the size of a block.
-            block.reserve_exact(len.max(BLOCK.min(2 * before)) - block.len());
-        }
-        block.extend_from_slice(payload);
-        let growth = block.capacity() - before;
-        *memory += growth;
-        Some(growth)
-    }
-
-    /// Returns whether the request is the only one.
-    fn add(&mut self, request: Request, memory: usize) -> bool {
-        self.requests.push_back(Queued { request, memory });
-        self.requests.len() == 1
     }
 }
 

@@ -1,11 +1,14 @@
 //! What a client has been given to send, or to call, while it has no session.
 
+use std::any::TypeId;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
-use crate::event_loop::Refused;
-use crate::net::connection::driver::Waiting;
-use crate::net::result::{SendError, WithError};
+use super::Connector;
+use crate::event_loop::{EventLoop, Refused};
+use crate::net::connection::driver::{Call, Waiting};
+use crate::net::connection::{ConnectionHandle, TcpConnection};
+use crate::net::result::{IntoHandlerResult, SendError, WithError};
 
 /// The maximum numbers of bytes and of calls that wait for a session.
 #[derive(Clone, Copy, Debug)]
@@ -72,5 +75,40 @@ impl WaitingQueue {
     /// The numbers of bytes and of calls.
     pub(super) fn len(&self) -> (usize, usize) {
         (self.bytes.get(), self.calls.get())
+    }
+}
+
+impl Connector {
+    /// The session, if it can be given sends and calls.
+    fn ready_session(&self) -> Option<ConnectionHandle> {
+        self.handle().filter(|_| self.waiting.is_session_ready.get())
+    }
+
+    pub(in crate::net) fn send(&self, bytes: Vec<u8>) -> Result<(), Refused<Vec<u8>, SendError>> {
+        match self.ready_session() {
+            Some(session) => session.send(bytes),
+            None if self.has_ended() => Err(Refused::new(bytes, SendError::Closed)),
+            None => self.waiting.push_bytes(bytes),
+        }
+    }
+
+    pub(in crate::net) fn with<H, F, R>(
+        &self,
+        event_loop: &EventLoop,
+        call: F,
+    ) -> Result<(), Refused<F, WithError>>
+    where
+        H: 'static,
+        F: FnOnce(&mut H, &TcpConnection<'_>) -> R + 'static,
+        R: IntoHandlerResult,
+    {
+        if !(self.has_handler)(TypeId::of::<H>()) {
+            return Err(Refused::new(call, WithError::WrongHandler));
+        }
+        match self.ready_session() {
+            Some(session) => session.with_local(event_loop, call),
+            None if self.has_ended() => Err(Refused::new(call, WithError::Closed)),
+            None => self.waiting.push_call(call, |call| Waiting::Call(Call::new(call))),
+        }
     }
 }
