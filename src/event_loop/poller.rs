@@ -53,7 +53,8 @@ impl Poller {
     /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) for a file that epoll does not support
     /// (EPERM); otherwise the error of epoll_ctl(2).
     pub(crate) fn register(&self, fd: BorrowedFd<'_>, key: u64, interest: Interest) -> io::Result<()> {
-        let mut source = SourceFd(&fd.as_raw_fd());
+        let fd = fd.as_raw_fd();
+        let mut source = SourceFd(&fd);
         self.registry.register(&mut source, token(key), to_mio(interest)?).map_err(explain)
     }
 
