@@ -12,6 +12,9 @@ use crate::net::result::SendError;
 /// The maximum size of a block that payloads are appended to.
 const BLOCK: usize = 64 * 1024;
 
+/// The size of a block when the second payload is appended.
+const FIRST: usize = 4 * 1024;
+
 /// A request in the mailbox.
 pub(super) struct Queued {
     pub(super) request: Request,
@@ -115,8 +118,8 @@ impl Content {
         }
         let before = block.capacity();
         if len > before {
-            // Doubles at most up to the size of a block.
-            block.reserve_exact(len.max(BLOCK.min(2 * before)) - block.len());
+            // Doubles, but at least to a size that holds several payloads.
+            block.reserve_exact(len.max(BLOCK.min((2 * before).max(FIRST))) - block.len());
         }
         block.extend_from_slice(payload);
         let growth = block.capacity() - before;
