@@ -113,6 +113,8 @@ pub(super) struct ConnectionCore {
     /// Reading was resumed, by another thread or by a failed output, since the handler was last
     /// given input.
     resume_pending: Cell<bool>,
+    /// Requests of handles are running, and their bytes still count as queued.
+    is_draining_mailbox: Cell<bool>,
     /// A callback that delivers input is running, so the bytes that it sends are replies.
     replying: Cell<bool>,
     /// Whether the unsent bytes have passed the high-water mark, and whether the handler was
@@ -199,6 +201,7 @@ impl ConnectionCore {
             is_fd_retry_armed: Cell::new(false),
             read_blocks: Cell::new(ReadBlocks::NONE),
             resume_pending: Cell::new(false),
+            is_draining_mailbox: Cell::new(false),
             replying: Cell::new(false),
             high_water: Cell::default(),
             reported_memory: Cell::new(0),

@@ -317,6 +317,9 @@ impl ConnectionCore {
         if requests.is_empty() {
             return;
         }
+        // The bytes of these requests count as queued until all of them have run. Otherwise another
+        // thread could use their room, and one of them would be refused after it was accepted.
+        let was_draining = self.is_draining_mailbox.replace(true);
         // Bytes sent through a handle are unsolicited, even if the mailbox is drained by a send of
         // the handler while it is given input. So they are not collected together with its replies.
         self.send_collected(event_loop);
@@ -328,6 +331,7 @@ impl ConnectionCore {
         self.send_collected(event_loop);
         self.send_released_replies(event_loop);
         self.replying.set(replying);
+        self.is_draining_mailbox.set(was_draining);
         self.publish_queued();
     }
 
@@ -362,7 +366,7 @@ impl ConnectionCore {
 
     /// Publishes how many bytes are queued, so that other threads stay within the limit.
     pub(super) fn publish_queued(&self) {
-        if let Some(mailbox) = self.mailbox.get() {
+        if let Some(mailbox) = self.mailbox.get().filter(|_| !self.is_draining_mailbox.get()) {
             mailbox.set_queued(self.unsent_in_memory());
         }
     }
