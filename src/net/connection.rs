@@ -30,6 +30,7 @@ mod replies;
 mod send_file;
 mod shutdown;
 mod state;
+mod stop;
 mod tcp_connection;
 mod write;
 
@@ -48,7 +49,7 @@ pub use state::{ConnectionId, ConnectionState};
 pub use tcp_connection::TcpConnection;
 
 use super::address::Address;
-use super::group::{Membership, Stage};
+use super::group::Membership;
 use super::result::CloseReason;
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
@@ -67,6 +68,7 @@ use group_send::GroupSend;
 use mailbox::Mailbox;
 use queue::Queue;
 use relay::{Relay, RelayMessage};
+use stop::Stop;
 use tcp_connection::timers::Timers;
 use write::HighWater;
 
@@ -78,15 +80,6 @@ pub(super) struct PendingConnection {
     pub(super) fd: OwnedFd,
     pub(super) peer: Address,
     pub(super) membership: Membership,
-}
-
-/// How far the server's stop has been delivered to the connection's handler.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stop {
-    No,
-    /// `on_stop` is due in a later callback.
-    Deferred,
-    Delivered,
 }
 
 /// A connection without its handler.
@@ -156,7 +149,7 @@ pub(super) struct ConnectionCore {
     timers: Cell<Option<Box<Timers>>>,
     /// Calls of the handler that wait until no callback is running.
     waiting_calls: Cell<Option<Box<WaitingCalls>>>,
-    /// The handler has returned an error; only its `on_close` is still called.
+    /// The handler has returned an error: of its callbacks only `on_close` is still called.
     handler_failed: Cell<bool>,
     /// The connection shuts down when no work is outstanding.
     is_shutdown_due: Cell<bool>,
@@ -383,11 +376,6 @@ impl ConnectionCore {
         self.state.get()
     }
 
-    /// The stage of the group's shutdown.
-    pub(super) fn stage(&self) -> Stage {
-        self.membership.group().stage()
-    }
-
     /// Whether the connection only flushes its output, and no longer gives input to the handler.
     pub(super) fn is_draining(&self) -> bool {
         self.discarding.get()
@@ -400,39 +388,6 @@ impl ConnectionCore {
 
     pub(super) fn take_reason(&self) -> Contained<CloseReason> {
         self.reason.take().unwrap_or_else(|| Contained::new(CloseReason::Closed))
-    }
-
-    /// The server is stopping. Defers the handler's `on_stop`, since this may run inside one of its
-    /// callbacks.
-    pub(super) fn defer_stop(&self, event_loop: &EventLoop) {
-        if self.stop.get() == Stop::No {
-            self.stop.set(Stop::Deferred);
-            event_loop.add_ready(self.id, Readiness::SELF_WAKE);
-        }
-    }
-
-    /// Returns whether `on_stop` is due; the drain begins after it.
-    pub(super) fn take_deferred_stop(&self) -> bool {
-        let is_due = self.stop.get() == Stop::Deferred && self.state.get() != ConnectionState::Closed;
-        if is_due {
-            self.stop.set(Stop::Delivered);
-        }
-        is_due
-    }
-
-    /// Ends the connection together with its group. After the deadline of a stop, the connection is
-    /// reset in any state, even if the stop was not delivered to it. A graceful close in progress
-    /// also ends by a reset, since the peer may not have all data.
-    pub(super) fn abort(&self, event_loop: &EventLoop) {
-        let deadline_passed = self.stage() == Stage::Resetting;
-        if deadline_passed {
-            self.send_fin_before_reset(event_loop);
-        }
-        if deadline_passed || self.discarding.get() {
-            self.reset(event_loop, CloseReason::Stopped);
-        } else {
-            self.close(event_loop, CloseReason::Stopped);
-        }
     }
 }
 
