@@ -57,6 +57,7 @@ use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
 use crate::net::group::budget::Condemned;
 use crate::net::sys::stream;
+use crate::net::sys::transport::Transport;
 use crate::readiness::{Interest, Readiness};
 use calls::WaitingCalls;
 use coalescing::SendCollected;
@@ -88,8 +89,8 @@ pub(super) struct ConnectionCore {
     connection_id: ConnectionId,
     /// Whether the handler is, or contains, a handler of a type.
     has_handler: fn(TypeId) -> bool,
-    fd: OwnedFd,
-    /// Declared after `fd`, so that it drops last and closes the last descriptor of the socket.
+    transport: Transport,
+    /// Declared after `transport`, so that it drops last and closes the last descriptor of the socket.
     last_fd: LastFd,
     /// The descriptor was lent to the user, who may have duplicated it.
     lent: Cell<bool>,
@@ -184,7 +185,7 @@ impl ConnectionCore {
             id,
             connection_id: ConnectionId::next(),
             has_handler,
-            fd,
+            transport: Transport::Socket(fd),
             last_fd: LastFd::default(),
             lent: Cell::new(false),
             peer,
@@ -249,7 +250,7 @@ impl ConnectionCore {
     /// Returns `true` if the connection has just been established; it is `Open` then. A failed
     /// connect closes it with the error.
     pub(super) fn finish_connecting(&self, event_loop: &EventLoop) -> bool {
-        match stream::finish_connecting(&self.fd) {
+        match stream::finish_connecting(self.transport.socket()) {
             Ok(Some(peer)) => {
                 self.peer.get_or_init(|| peer);
                 self.state.set(ConnectionState::Open);
@@ -364,7 +365,7 @@ impl ConnectionCore {
     /// Lends the descriptor to the user.
     pub(super) fn lend_fd(&self) -> BorrowedFd<'_> {
         self.lent.set(true);
-        self.fd.as_fd()
+        self.transport.fd()
     }
 
     /// Whether a duplicate of the descriptor may exist, now or when the connection is dropped.
@@ -404,6 +405,6 @@ impl Drop for ConnectionCore {
 
 impl AsFd for ConnectionCore {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.transport.fd()
     }
 }

@@ -4,3 +4,4 @@ pub(in crate::net) mod fd_passing;
 pub(in crate::net) mod int_options;
 pub(in crate::net) mod stream;
 pub(in crate::net) mod tcp_info;
+pub(in crate::net) mod transport;

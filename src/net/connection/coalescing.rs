@@ -7,13 +7,12 @@
 //! call saves.
 
 use std::io;
-use std::os::fd::AsFd;
 
 use super::payload::Payload;
 use super::{ConnectionCore, ConnectionState, OUTPUT};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
-use crate::net::sys::stream::{self, Transferred};
+use crate::net::sys::transport::Transferred;
 
 /// The largest payload that is collected, in bytes.
 const LARGEST: usize = 4 * 1024;
@@ -106,7 +105,7 @@ impl ConnectionCore {
         if output.is_empty() || self.membership.group().is_inherited() {
             return event_loop.return_output(output);
         }
-        match stream::send(self.fd.as_fd(), output.readable()) {
+        match self.transport.send(output.readable()) {
             Ok(Transferred::Bytes(n)) if n == output.len() => {
                 self.record_activity(event_loop);
                 event_loop.return_output(output);

@@ -11,7 +11,6 @@ use super::graceful_close::CloseTimer;
 use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::{EventLoop, TimerId};
 use crate::net::result::CloseReason;
-use crate::net::sys::stream;
 
 /// The first and the longest interval of polling SIOCOUTQ. Polling is needed because epoll does not
 /// report acknowledgements.
@@ -96,7 +95,7 @@ impl ConnectionCore {
             // Bytes that a Unix socket has taken are in the peer's receive queue, and a close
             // leaves them there.
             let has_arrived =
-                self.peer().is_unix() || stream::unacknowledged(&self.fd).is_ok_and(|bytes| bytes == 0);
+                self.peer().is_unix() || self.transport.unacknowledged().is_ok_and(|bytes| bytes == 0);
             let wait = match has_arrived {
                 false => Some(delivery.interval),
                 true if delivery.ending == Ending::Fin && !delivery.lingers => Some(LINGER),

@@ -6,14 +6,13 @@
 //! or an error. Then it closes, with the first error.
 
 use std::io;
-use std::os::fd::AsFd;
 
 use super::read::ReadBlocks;
 use super::write::HighWater;
 use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
 use crate::net::result::{CloseReason, SendError};
-use crate::net::sys::stream::{self, Transferred};
+use crate::net::sys::transport::Transferred;
 use crate::readiness::Readiness;
 
 impl ConnectionCore {
@@ -33,7 +32,7 @@ impl ConnectionCore {
         if self.state.get() == ConnectionState::Closed {
             return;
         }
-        if self.discarding.get() || !stream::is_disconnected(&self.fd, &error) {
+        if self.discarding.get() || !self.transport.is_disconnected(&error) {
             return self.close(event_loop, CloseReason::Error(error));
         }
         self.record_error(error);
@@ -114,7 +113,7 @@ impl ConnectionCore {
     /// error.
     #[cold]
     pub(super) fn record_error_after_eof(&self) {
-        if let Ok(Some(error)) = stream::take_error(&self.fd) {
+        if let Ok(Some(error)) = self.transport.take_error() {
             self.record_error(error);
         }
     }
@@ -129,12 +128,12 @@ impl ConnectionCore {
         event_loop.clear_ready(self.id, Readiness::ERROR);
         let peeked = match self.peer_finished.get() {
             true => Ok(Transferred::Bytes(0)),
-            false => stream::peek(self.fd.as_fd()),
+            false => self.transport.peek(),
         };
         match peeked {
             Ok(Transferred::Bytes(0)) => self.check_error_after_eof(event_loop),
             Ok(Transferred::Bytes(_)) => {}
-            Ok(Transferred::WouldBlock) => match stream::take_error(&self.fd) {
+            Ok(Transferred::WouldBlock) => match self.transport.take_error() {
                 Ok(None) => {}
                 Ok(Some(error)) | Err(error) => self.fail_output(event_loop, error),
             },

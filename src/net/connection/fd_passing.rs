@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::net::Shutdown;
@@ -16,7 +16,8 @@ use crate::event_loop::containment::logger;
 use crate::net::disposal::close_descriptors;
 use crate::net::result::SendError;
 use crate::net::sys::fd_passing::{self, refuse_descriptors, send_with_descriptors};
-use crate::net::sys::stream::Transferred;
+use crate::net::sys::transport::Transferred;
+use crate::net::sys::transport::Transport;
 use crate::readiness::Readiness;
 
 /// The maximum number of descriptors that a connection queues for sending. Bytes have their own
@@ -93,8 +94,8 @@ impl Payload for WithFds {
         self.bytes.len()
     }
 
-    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
-        send_with_descriptors(socket, &self.bytes, &self.descriptors)
+    fn write(&self, transport: &Transport) -> io::Result<Transferred> {
+        send_with_descriptors(transport.fd(), &self.bytes, &self.descriptors)
     }
 
     fn queue(self, queue: &mut Queue, sent: usize) {
@@ -125,7 +126,7 @@ impl ConnectionCore {
         let max = u8::try_from(max).unwrap_or(u8::MAX).min(fd_passing::MAX_FDS);
         match self.passing.get() {
             FdPassing::None | FdPassing::Leftover if max > 0 => {
-                refuse_descriptors(self.fd.as_fd(), false);
+                refuse_descriptors(self.transport.fd(), false);
             }
             FdPassing::None | FdPassing::Leftover => return Ok(()),
             FdPassing::Discarded | FdPassing::Accepted(_) => {}
@@ -137,7 +138,7 @@ impl ConnectionCore {
     /// Called after `on_open`: makes the kernel refuse descriptors if the handler has not accepted
     /// any. Before that a peer may have sent some, even before the connection was accepted.
     pub(in crate::net) fn refuse_unwanted_descriptors(&self) {
-        if self.passing.get() == FdPassing::Discarded && refuse_descriptors(self.fd.as_fd(), true) {
+        if self.passing.get() == FdPassing::Discarded && refuse_descriptors(self.transport.fd(), true) {
             self.passing.set(FdPassing::Leftover);
         }
     }
@@ -160,12 +161,12 @@ impl ConnectionCore {
         // From here on no descriptors can arrive. A duplicate that the user has made stays as it
         // is.
         if !self.lent.get() {
-            let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
+            let _ = rustix::net::shutdown(self.transport.fd(), Shutdown::Both);
         }
-        if rustix::io::ioctl_fionread(&self.fd).is_ok_and(|unread| unread == 0) {
+        if rustix::io::ioctl_fionread(self.transport.fd()).is_ok_and(|unread| unread == 0) {
             return;
         }
-        match self.fd.try_clone() {
+        match self.transport.fd().try_clone_to_owned() {
             Ok(duplicate) => self.last_fd.0.set(Some(duplicate)),
             Err(error) => logger::recurring("a Unix socket is closed unread", |left_out| {
                 log::warn!("a Unix socket is closed with unread descriptors: {error}{left_out}");

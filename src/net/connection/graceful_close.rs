@@ -9,7 +9,6 @@ use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::containment::logger;
 use crate::event_loop::{EventLoop, TimerId};
 use crate::net::result::CloseReason;
-use crate::net::sys::stream;
 
 /// The first and the longest interval of polling SIOCOUTQ. Polling is needed because epoll does not
 /// report acknowledgements.
@@ -168,7 +167,7 @@ impl ConnectionCore {
         if self.membership.group().is_inherited() {
             return;
         }
-        if let Err(error) = stream::reset_on_close(&self.fd) {
+        if let Err(error) = self.transport.reset_on_close() {
             logger::call(|| log::debug!("cannot set SO_LINGER: {error}"));
         }
     }
@@ -177,7 +176,7 @@ impl ConnectionCore {
     pub(super) fn undelivered(&self) -> io::Result<usize> {
         // The FIN is acknowledged last, and the kernel counts it as a byte.
         let fin = u32::from(self.fin_sent.get());
-        let unacknowledged = stream::unacknowledged(&self.fd)?.saturating_sub(fin);
+        let unacknowledged = self.transport.unacknowledged()?.saturating_sub(fin);
         let bytes = self.unsent().saturating_add(unacknowledged as usize);
         // The queue of a Unix socket whose peer has closed is empty. The kernel reports only that
         // unread data was discarded, not how much.

@@ -2,19 +2,19 @@
 
 use std::io::{self, IoSlice};
 use std::ops::Deref;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::queue::Queue;
 use crate::buffer::Buffer;
-use crate::net::sys::stream::{self, Transferred};
+use crate::net::sys::transport::Transferred;
+use crate::net::sys::transport::Transport;
 
 /// Bytes to be sent, in one of the forms that callers pass.
 pub(super) trait Payload {
     fn len(&self) -> usize;
 
     /// Offers all of the bytes to the kernel, in one call.
-    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred>;
+    fn write(&self, transport: &Transport) -> io::Result<Transferred>;
 
     /// Queues the bytes after the first `sent`; there is at least one.
     fn queue(self, queue: &mut Queue, sent: usize);
@@ -29,8 +29,8 @@ impl Payload for &[u8] {
     }
 
     #[inline]
-    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
-        stream::send(socket, self)
+    fn write(&self, transport: &Transport) -> io::Result<Transferred> {
+        transport.send(self)
     }
 
     fn queue(self, queue: &mut Queue, sent: usize) {
@@ -49,8 +49,8 @@ impl Payload for Vec<u8> {
         self.len()
     }
 
-    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
-        stream::send(socket, self)
+    fn write(&self, transport: &Transport) -> io::Result<Transferred> {
+        transport.send(self)
     }
 
     fn queue(self, queue: &mut Queue, sent: usize) {
@@ -95,8 +95,8 @@ impl Payload for Bytes {
         <[u8]>::len(self)
     }
 
-    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
-        stream::send(socket, self)
+    fn write(&self, transport: &Transport) -> io::Result<Transferred> {
+        transport.send(self)
     }
 
     fn queue(self, queue: &mut Queue, sent: usize) {
@@ -117,8 +117,8 @@ impl Payload for &[IoSlice<'_>] {
         self.iter().map(|slice| slice.len()).sum()
     }
 
-    fn write(&self, socket: BorrowedFd<'_>) -> io::Result<Transferred> {
-        stream::send_vectored(socket, self)
+    fn write(&self, transport: &Transport) -> io::Result<Transferred> {
+        transport.send_vectored(self)
     }
 
     fn queue(self, queue: &mut Queue, mut sent: usize) {

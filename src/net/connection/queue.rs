@@ -7,14 +7,15 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::iter;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::retry_on_intr;
 
 use super::replies::Replies;
 use crate::net::sys::fd_passing::{is_too_many_refs, send_with_descriptors};
-use crate::net::sys::stream::{self, Transferred};
+use crate::net::sys::transport::Transferred;
+use crate::net::sys::transport::Transport;
 
 /// Small sends are appended to a piece up to this size.
 const PIECE: usize = 64 * 1024;
@@ -312,16 +313,16 @@ impl Queue {
     /// # Errors
     /// Returns the error of the socket or of a file;
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if a file is shorter than promised.
-    pub(super) fn write_to(&mut self, socket: BorrowedFd<'_>) -> io::Result<WriteOutcome> {
+    pub(super) fn write_to(&mut self, transport: &Transport) -> io::Result<WriteOutcome> {
         let mut budget = BYTES_PER_TURN;
         while budget > 0 && self.is_sendable() {
             let (wrote, offered) = match self.segments.front() {
-                Some(Segment::File { .. }) => (self.write_file(socket, budget)?, 0),
-                Some(Segment::WithFds { .. }) => match self.write_with_fds(socket) {
+                Some(Segment::File { .. }) => (self.write_file(transport, budget)?, 0),
+                Some(Segment::WithFds { .. }) => match self.write_with_fds(transport) {
                     Err(error) if is_too_many_refs(&error) => return Ok(WriteOutcome::FdsBlocked),
                     wrote => wrote?,
                 },
-                _ => self.write_bytes(socket)?,
+                _ => self.write_bytes(transport)?,
             };
             // For bytes in memory, a short write means that the socket is full. For a file it may
             // have other causes, so it is retried.
@@ -335,7 +336,7 @@ impl Queue {
 
     /// Sends the bytes at the front in one call. Returns how many were taken, and how many were
     /// offered.
-    fn write_bytes(&mut self, socket: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    fn write_bytes(&mut self, transport: &Transport) -> io::Result<(u64, u64)> {
         let mut slices = [IoSlice::new(&[]); MAX_IOVECS];
         let pieces = self.segments.iter().map_while(Segment::bytes);
         let (mut count, mut offered) = (0, 0);
@@ -345,8 +346,8 @@ impl Queue {
             count += 1;
         }
         let taken = match &slices[..count] {
-            [one] => stream::send(socket, one)?,
-            several => stream::send_vectored(socket, several)?,
+            [one] => transport.send(one)?,
+            several => transport.send_vectored(several)?,
         };
         let taken = match taken {
             Transferred::Bytes(n) => n,
@@ -379,12 +380,12 @@ impl Queue {
 
     /// Sends the bytes at the front with their descriptors, which are then closed. Returns the same
     /// as [`write_bytes`](Queue::write_bytes).
-    fn write_with_fds(&mut self, socket: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
+    fn write_with_fds(&mut self, transport: &Transport) -> io::Result<(u64, u64)> {
         let Some(Segment::WithFds { bytes, descriptors }) = self.segments.front_mut() else {
             return Ok((0, 0));
         };
         let offered = bytes.len();
-        let taken = match send_with_descriptors(socket, bytes, descriptors)? {
+        let taken = match send_with_descriptors(transport.fd(), bytes, descriptors)? {
             Transferred::WouldBlock => 0,
             Transferred::Bytes(n) => n,
         };
@@ -399,10 +400,10 @@ impl Queue {
 
     /// Sends at most `max` bytes of the file at the front. Returns how many the socket has taken; 0
     /// if it is full.
-    fn write_file(&mut self, socket: BorrowedFd<'_>, max: u64) -> io::Result<u64> {
+    fn write_file(&mut self, transport: &Transport, max: u64) -> io::Result<u64> {
         let Some(Segment::File { file, offset, left }) = self.segments.front_mut() else { return Ok(0) };
         let wanted = max.min(*left);
-        let taken = match stream::send_file(socket, file.as_fd(), offset, wanted as usize)? {
+        let taken = match transport.send_file(file.as_fd(), offset, wanted as usize)? {
             Transferred::WouldBlock => return Ok(0),
             Transferred::Bytes(0) => return Err(file_too_short(*left)),
             Transferred::Bytes(n) => n as u64,

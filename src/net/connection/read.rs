@@ -1,7 +1,7 @@
 //! The input side of a connection.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use super::fd_passing::FdPassing;
 use super::{ConnectionCore, ConnectionState, INPUT};
@@ -10,7 +10,7 @@ use crate::event_loop::EventLoop;
 use crate::net::disposal::close_descriptors;
 use crate::net::result::CloseReason;
 use crate::net::sys::fd_passing::receive_with_descriptors;
-use crate::net::sys::stream::{self, Transferred};
+use crate::net::sys::transport::Transferred;
 use crate::readiness::Readiness;
 
 /// A buffer of unread input with at most this much storage is never trimmed.
@@ -105,8 +105,10 @@ impl ConnectionCore {
         let capacity = space.len();
         let mut descriptors = Vec::new();
         let received = match self.passing.get() {
-            FdPassing::None => stream::receive(self.fd.as_fd(), space),
-            passing => receive_with_descriptors(self.fd.as_fd(), space, passing.limit(), &mut descriptors),
+            FdPassing::None => self.transport.receive(space),
+            passing => {
+                receive_with_descriptors(self.transport.fd(), space, passing.limit(), &mut descriptors)
+            }
         };
         match received {
             Ok(Transferred::Bytes(0)) if self.has_taken_reset() => {

@@ -5,7 +5,6 @@ use std::os::fd::OwnedFd;
 use super::ConnectionCore;
 use crate::event_loop::{EventLoop, Refused};
 use crate::net::result::{CloseReason, SendError};
-use crate::net::sys::stream;
 
 impl ConnectionCore {
     /// Sends a part of a file after the queue.
@@ -36,7 +35,7 @@ impl ConnectionCore {
         if let Err(error) = wrote {
             let file = self.pop_last_file();
             // A part may have been sent, so the peer expects the remainder.
-            if !stream::is_disconnected(&self.fd, &error) {
+            if !self.transport.is_disconnected(&error) {
                 self.reset_when_closed();
             }
             self.fail_output(event_loop, error);

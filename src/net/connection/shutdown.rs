@@ -1,14 +1,11 @@
 //! Shutdown of a connection: the FIN after the queue, and the drain of a connection that takes no
 //! more input.
 
-use std::os::fd::AsFd;
-
 use super::mailbox::Taken;
 use super::read::ReadBlocks;
 use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
 use crate::net::result::SendError;
-use crate::net::sys::stream;
 
 impl ConnectionCore {
     pub(super) fn shutdown(&self, event_loop: &EventLoop) {
@@ -33,8 +30,7 @@ impl ConnectionCore {
         let is_whole =
             self.drain_last_sends(event_loop) && self.unsent.borrow().is_none() && !self.is_relaying();
         // An error means that the peer has closed; the reset follows in any case.
-        self.fin_sent
-            .set(self.fin_sent.get() || (is_whole && stream::shutdown_write(self.fd.as_fd()).is_ok()));
+        self.fin_sent.set(self.fin_sent.get() || (is_whole && self.transport.shutdown_write().is_ok()));
     }
 
     /// Drains the mailbox, whose bytes go out before the FIN, and refuses further sends. Returns
@@ -65,7 +61,7 @@ impl ConnectionCore {
                 return;
             }
         }
-        match stream::shutdown_write(self.fd.as_fd()) {
+        match self.transport.shutdown_write() {
             Ok(()) => {
                 self.fin_sent.set(true);
                 self.close_if_finished(event_loop);

@@ -4,8 +4,7 @@
 //! queue. The queue is bounded, and a send that would exceed the limit is refused as a whole, so a
 //! stream never has a gap. A connection with nothing queued has no queue.
 
-use std::io::{self};
-use std::os::fd::AsFd;
+use std::io;
 
 use super::payload::Payload;
 use super::queue::{Queue, WriteOutcome};
@@ -14,7 +13,7 @@ use super::{ConnectionCore, ConnectionState, OUTPUT};
 use crate::event_loop::{EventLoop, Refused};
 use crate::net::result::SendError;
 use crate::net::sys::fd_passing::is_too_many_refs;
-use crate::net::sys::stream::Transferred;
+use crate::net::sys::transport::Transferred;
 use crate::readiness::Readiness;
 
 /// A connection with nothing queued may send at most this much without a check of the memory
@@ -84,7 +83,7 @@ impl ConnectionCore {
         }
         let mut sent = 0;
         if unsent.is_none() {
-            match payload.write(self.fd.as_fd()) {
+            match payload.write(&self.transport) {
                 Ok(Transferred::Bytes(n)) => {
                     self.record_activity(event_loop);
                     if n == len {
@@ -223,7 +222,7 @@ impl ConnectionCore {
         let mut unsent = self.unsent.borrow_mut();
         let Some(queue) = unsent.as_mut() else { return Ok(()) };
         let before = queue.len();
-        let wrote = queue.write_to(self.fd.as_fd());
+        let wrote = queue.write_to(&self.transport);
         if queue.len() < before {
             queue.replies.take(before - queue.len());
             self.note_moved(before - queue.len());

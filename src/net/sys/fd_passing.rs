@@ -11,8 +11,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 
-use super::stream::{Transferred, transferred};
 use super::tcp_info::set_pass_rights;
+use super::transport::{Transferred, transferred};
 use crate::event_loop::containment::logger;
 use crate::net::address::Address;
 use crate::net::disposal::close_descriptors;

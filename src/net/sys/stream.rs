@@ -1,15 +1,12 @@
-//! Stream sockets: the system calls only.
-//!
-//! All bytes of a connection pass through [`receive`] and [`send`].
+//! Stream sockets: creating, connecting and accepting them, and their options.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags};
+use rustix::net::{Shutdown, SocketFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::int_options::set_bind_address_no_port;
@@ -169,106 +166,13 @@ pub(crate) fn set_quickack(socket: impl AsFd, quickack: bool) -> io::Result<()> 
     Ok(rustix::net::sockopt::set_tcp_quickack(socket, quickack)?)
 }
 
-/// Returns `true` if the socket's write direction is disconnected. `error` is the error of a write.
-pub(crate) fn is_disconnected(socket: impl AsFd, error: &io::Error) -> bool {
-    if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
-        return true;
-    }
-    let mut fds = [PollFd::new(&socket, PollFlags::empty())];
-    let polled = retry_on_intr(|| rustix::event::poll(&mut fds, Some(&Timespec::default())));
-    polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
-}
-
 /// Takes the socket's pending error (`SO_ERROR`).
 pub(crate) fn take_error(socket: impl AsFd) -> io::Result<Option<io::Error>> {
     SockRef::from(&socket).take_error()
-}
-
-/// The result of a read or a write.
-#[derive(Debug)]
-pub(crate) enum Transferred {
-    /// The number of bytes. For a read, 0 is the end of input.
-    Bytes(usize),
-    WouldBlock,
-}
-
-pub(crate) fn receive(socket: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<Transferred> {
-    transferred(retry_on_intr(|| rustix::net::recv(socket, &mut *into, RecvFlags::empty())).map(|(_, n)| n))
-}
-
-/// Returns what a read would return, for at most one byte. It consumes no byte, but it does consume
-/// a pending error.
-pub(crate) fn peek(socket: BorrowedFd<'_>) -> io::Result<Transferred> {
-    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    transferred(retry_on_intr(|| rustix::net::recv(socket, &mut [0; 1], flags)).map(|(_, n)| n))
-}
-
-/// Sends without `SIGPIPE`: a closed peer is an error like any other.
-pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<Transferred> {
-    transferred(retry_on_intr(|| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)))
-}
-
-/// The maximum number of slices in one call (`IOV_MAX`, readv(2)).
-const MAX_SLICES: usize = 1024;
-
-/// Same as [`send`], for several slices in sequence. One system call, unless there are more slices
-/// than the kernel takes in one call.
-pub(crate) fn send_vectored(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<Transferred> {
-    let mut total = 0;
-    for slices in slices.chunks(MAX_SLICES) {
-        let send =
-            || rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL);
-        match transferred(retry_on_intr(send)) {
-            Ok(Transferred::Bytes(n)) => {
-                total += n;
-                if n < slices.iter().map(|slice| slice.len()).sum() {
-                    break;
-                }
-            }
-            // If the condition persists, the next call reports it again.
-            Ok(Transferred::WouldBlock) | Err(_) if total > 0 => break,
-            blocked_or_failed => return blocked_or_failed,
-        }
-    }
-    Ok(Transferred::Bytes(total))
-}
-
-/// Sends up to `max` bytes of `file`, beginning at `offset`, and advances the offset (sendfile(2)).
-/// 0 bytes mean the end of the file.
-///
-/// The bytes go from the page cache to the socket inside the kernel. Bytes that are not in the
-/// cache are read from the disk, and the call blocks for that time. Unlike the other calls it has
-/// no flag that suppresses `SIGPIPE`.
-pub(crate) fn send_file(
-    socket: BorrowedFd<'_>,
-    file: BorrowedFd<'_>,
-    offset: &mut u64,
-    max: usize,
-) -> io::Result<Transferred> {
-    transferred(retry_on_intr(|| rustix::fs::sendfile(socket, file, Some(&mut *offset), max)))
-}
-
-/// Sends the FIN: the peer reads the end of input after the bytes that were sent before.
-pub(crate) fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
-    match rustix::net::shutdown(socket, Shutdown::Write) {
-        Ok(()) => Ok(()),
-        // A reset from the peer ends the connected state. The error of the reset is pending, and
-        // the caller needs it now rather than at the next read.
-        Err(Errno::NOTCONN) => Err(take_error(socket)?.unwrap_or_else(|| Errno::CONNRESET.into())),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Makes the close of the socket reset the connection and discard unsent data (`SO_LINGER`,
 /// socket(7)).
 pub(crate) fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket).set_linger(Some(Duration::ZERO))
-}
-
-pub(in crate::net) fn transferred(result: Result<usize, Errno>) -> io::Result<Transferred> {
-    match result {
-        Ok(n) => Ok(Transferred::Bytes(n)),
-        Err(Errno::AGAIN) => Ok(Transferred::WouldBlock),
-        Err(error) => Err(error.into()),
-    }
 }

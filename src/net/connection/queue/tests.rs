@@ -1,9 +1,9 @@
 use std::io::{ErrorKind, Read};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use super::{PIECE, Queue};
+use crate::net::sys::transport::Transport;
 
 #[test]
 fn a_block_counts_fully_until_its_last_byte_is_sent() {
@@ -46,9 +46,10 @@ fn sent_by(mut queue: Queue) -> Vec<u8> {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     theirs.set_nonblocking(true).unwrap();
+    let ours = Transport::Socket(ours.into());
     let mut received = Vec::new();
     while !queue.is_empty() {
-        queue.write_to(ours.as_fd()).unwrap();
+        queue.write_to(&ours).unwrap();
         // Reads all available bytes before it returns WouldBlock.
         assert_eq!(theirs.read_to_end(&mut received).unwrap_err().kind(), ErrorKind::WouldBlock);
     }

@@ -1,0 +1,187 @@
+//! [`Transport`]: where the bytes of a connection come from, and where they go.
+//!
+//! All input and output of a connection passes through [`receive`](Transport::receive) and
+//! [`send`](Transport::send).
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+
+use super::stream::{self, take_error};
+
+/// The maximum number of slices in one call (`IOV_MAX`, readv(2)).
+const MAX_SLICES: usize = 1024;
+
+/// The result of a read or a write.
+#[derive(Debug)]
+pub(in crate::net) enum Transferred {
+    /// The number of bytes. For a read, 0 is the end of input.
+    Bytes(usize),
+    WouldBlock,
+}
+
+pub(in crate::net) fn transferred(result: Result<usize, Errno>) -> io::Result<Transferred> {
+    match result {
+        Ok(n) => Ok(Transferred::Bytes(n)),
+        Err(Errno::AGAIN) => Ok(Transferred::WouldBlock),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Where the bytes of a connection come from, and where they go. Makes the system calls, and keeps
+/// no state.
+pub(in crate::net) enum Transport {
+    /// A connected stream socket, or one that is connecting.
+    Socket(OwnedFd),
+}
+
+impl Transport {
+    /// The descriptor that is watched.
+    pub(in crate::net) fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Transport::Socket(socket) => socket.as_fd(),
+        }
+    }
+
+    /// The socket, for calls that only sockets have.
+    pub(in crate::net) fn socket(&self) -> &OwnedFd {
+        match self {
+            Transport::Socket(socket) => socket,
+        }
+    }
+
+    /// Reads once. 0 bytes are the end of input.
+    #[inline]
+    pub(in crate::net) fn receive(&self, into: &mut [u8]) -> io::Result<Transferred> {
+        match self {
+            Transport::Socket(socket) => {
+                let receive = || rustix::net::recv(socket, &mut *into, RecvFlags::empty());
+                transferred(retry_on_intr(receive).map(|(_, n)| n))
+            }
+        }
+    }
+
+    /// Returns what a read would return, for at most one byte. It consumes no byte, but it does
+    /// consume a pending error.
+    pub(in crate::net) fn peek(&self) -> io::Result<Transferred> {
+        match self {
+            Transport::Socket(socket) => {
+                let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                let peek = || rustix::net::recv(socket, &mut [0; 1], flags);
+                transferred(retry_on_intr(peek).map(|(_, n)| n))
+            }
+        }
+    }
+
+    /// Offers `bytes` to the kernel, in one call. Without `SIGPIPE`: a closed peer is an error like
+    /// any other.
+    #[inline]
+    pub(in crate::net) fn send(&self, bytes: &[u8]) -> io::Result<Transferred> {
+        match self {
+            Transport::Socket(socket) => {
+                transferred(retry_on_intr(|| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)))
+            }
+        }
+    }
+
+    /// Same as [`send`](Transport::send), for several slices in sequence. One system call, unless
+    /// there are more slices than the kernel takes in one call.
+    pub(in crate::net) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<Transferred> {
+        let mut total = 0;
+        for slices in slices.chunks(MAX_SLICES) {
+            match self.send_slices(slices) {
+                Ok(Transferred::Bytes(n)) => {
+                    total += n;
+                    if n < slices.iter().map(|slice| slice.len()).sum() {
+                        break;
+                    }
+                }
+                // If the condition persists, the next call reports it again.
+                Ok(Transferred::WouldBlock) | Err(_) if total > 0 => break,
+                blocked_or_failed => return blocked_or_failed,
+            }
+        }
+        Ok(Transferred::Bytes(total))
+    }
+
+    fn send_slices(&self, slices: &[IoSlice<'_>]) -> io::Result<Transferred> {
+        match self {
+            Transport::Socket(socket) => transferred(retry_on_intr(|| {
+                let mut no_control = SendAncillaryBuffer::default();
+                rustix::net::sendmsg(socket, slices, &mut no_control, SendFlags::NOSIGNAL)
+            })),
+        }
+    }
+
+    /// Sends up to `max` bytes of `file`, beginning at `offset`, and advances the offset
+    /// (sendfile(2)). 0 bytes mean the end of the file.
+    ///
+    /// The bytes go from the page cache to the socket inside the kernel. Bytes that are not in the
+    /// cache are read from the disk, and the call blocks for that time. Unlike the other calls it
+    /// has no flag that suppresses `SIGPIPE`.
+    pub(in crate::net) fn send_file(
+        &self,
+        file: BorrowedFd<'_>,
+        offset: &mut u64,
+        max: usize,
+    ) -> io::Result<Transferred> {
+        match self {
+            Transport::Socket(socket) => {
+                transferred(retry_on_intr(|| rustix::fs::sendfile(socket, file, Some(&mut *offset), max)))
+            }
+        }
+    }
+
+    /// Ends the output: the peer reads the end of input after the bytes that were sent before.
+    pub(in crate::net) fn shutdown_write(&self) -> io::Result<()> {
+        match self {
+            Transport::Socket(socket) => match rustix::net::shutdown(socket, Shutdown::Write) {
+                Ok(()) => Ok(()),
+                // A reset from the peer ends the connected state. The error of the reset is
+                // pending, and the caller needs it now rather than at the next read.
+                Err(Errno::NOTCONN) => Err(take_error(socket)?.unwrap_or_else(|| Errno::CONNRESET.into())),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    /// Takes the pending error (`SO_ERROR`).
+    pub(in crate::net) fn take_error(&self) -> io::Result<Option<io::Error>> {
+        match self {
+            Transport::Socket(socket) => take_error(socket),
+        }
+    }
+
+    /// Returns `true` if the write direction is disconnected. `error` is the error of a write.
+    pub(in crate::net) fn is_disconnected(&self, error: &io::Error) -> bool {
+        if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+            return true;
+        }
+        match self {
+            Transport::Socket(socket) => {
+                let mut fds = [PollFd::new(socket, PollFlags::empty())];
+                let polled = retry_on_intr(|| rustix::event::poll(&mut fds, Some(&Timespec::default())));
+                polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
+            }
+        }
+    }
+
+    /// Makes the close reset the connection and discard unsent data, so that the peer can
+    /// distinguish it from an orderly end.
+    pub(in crate::net) fn reset_on_close(&self) -> io::Result<()> {
+        match self {
+            Transport::Socket(socket) => stream::reset_on_close(socket),
+        }
+    }
+
+    /// The number of sent bytes that the peer's system has not acknowledged; see
+    /// [`stream::unacknowledged`].
+    pub(in crate::net) fn unacknowledged(&self) -> io::Result<u32> {
+        match self {
+            Transport::Socket(socket) => stream::unacknowledged(socket),
+        }
+    }
+}
