@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem;
 
 /// The smallest allocation, so that a buffer filled byte by byte does not start with a series of
 /// tiny ones.
@@ -90,6 +91,12 @@ impl Buffer {
         &self.storage[self.head..self.tail]
     }
 
+    /// All readable bytes, to be changed in place.
+    #[must_use]
+    pub fn readable_mut(&mut self) -> &mut [u8] {
+        &mut self.storage[self.head..self.tail]
+    }
+
     /// Drops the first `n` bytes.
     ///
     /// # Panics
@@ -131,6 +138,22 @@ impl Buffer {
         self.reserve(bytes.len());
         self.writable_mut()[..bytes.len()].copy_from_slice(bytes);
         self.commit(bytes.len());
+    }
+
+    /// Moves all bytes of `other` after the readable bytes; `other` is empty afterwards.
+    ///
+    /// Copies nothing if this buffer is empty: the two exchange their storage. Otherwise the bytes
+    /// are copied.
+    ///
+    /// # Panics
+    /// If the length would pass `isize::MAX`, as with [`Vec`].
+    pub fn append_buffer(&mut self, other: &mut Buffer) {
+        if self.is_empty() {
+            mem::swap(self, other);
+        } else {
+            self.append(other.readable());
+        }
+        other.clear();
     }
 
     /// Inserts `bytes` before the readable bytes: a header whose contents are known only once the

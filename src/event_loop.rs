@@ -165,6 +165,8 @@ struct Inner {
     input: Cell<Option<Box<Buffer>>>,
     /// Collects the output of a connection while its callback runs. At most about 64 KiB.
     output: Cell<Option<Box<Buffer>>>,
+    /// Empty buffers for the filters of connections.
+    spare_buffers: RefCell<Vec<Buffer>>,
     input_size: usize,
     /// The time of this turn, once it has been read.
     now: Cell<Option<Instant>>,

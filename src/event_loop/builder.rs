@@ -137,6 +137,7 @@ impl EventLoopBuilder {
             closing: RefCell::default(),
             input: Cell::new(None),
             output: Cell::new(None),
+            spare_buffers: RefCell::default(),
             input_size: self.input_buffer,
             now: Cell::new(None),
             iteration: Cell::new(0),

@@ -257,6 +257,26 @@ impl EventLoop {
     }
 }
 
+/// The number of spare buffers that a loop keeps, and the largest one.
+const MAX_SPARES: usize = 4;
+const MAX_SPARE: usize = 128 * 1024;
+
+impl EventLoop {
+    /// Lends an empty buffer. [`return_spare`](EventLoop::return_spare) takes it back; one that is
+    /// not returned is replaced.
+    pub(crate) fn lend_spare(&self) -> Buffer {
+        self.inner.spare_buffers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn return_spare(&self, mut buffer: Buffer) {
+        buffer.clear();
+        let mut spares = self.inner.spare_buffers.borrow_mut();
+        if spares.len() < MAX_SPARES && buffer.capacity() <= MAX_SPARE {
+            spares.push(buffer);
+        }
+    }
+}
+
 /// The channel that wakes the loop: an eventfd that other threads write to.
 pub(super) struct Wakeup {
     id: ChannelId,

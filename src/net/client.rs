@@ -17,6 +17,7 @@ use self::backoff::Backoff;
 use self::connector::{Connector, Dial, OnAttempt, OnFailure, QueueLimits, Settings, Target};
 use super::address::AddressError;
 use super::connection::{ConnectionHandle, PendingConnection, TcpConnection};
+use super::filter::{Filter, FilterFactories};
 use super::group::Group;
 use super::limits::ConnectionLimits;
 use super::options::SocketOptions;
@@ -125,6 +126,7 @@ impl TcpClient {
                 queue: QueueLimits::default(),
             },
             limits: ConnectionLimits::new(),
+            filters: FilterFactories::default(),
             on_attempt: None,
             on_failure: None,
         }
@@ -274,6 +276,7 @@ pub struct TcpClientBuilder<'a> {
     target: Target,
     settings: Settings,
     limits: ConnectionLimits,
+    filters: FilterFactories,
     on_attempt: Option<OnAttempt>,
     on_failure: Option<OnFailure>,
 }
@@ -334,6 +337,14 @@ impl TcpClientBuilder<'_> {
         self
     }
 
+    /// Adds a [`Filter`](crate::net::Filter) between the connection's socket and its handler.
+    /// `make` creates one for each session. The order of the calls is the order from the socket to
+    /// the handler.
+    pub fn filter<F: Filter>(mut self, make: impl Fn() -> F + Send + Sync + 'static) -> Self {
+        self.filters.add(make);
+        self
+    }
+
     /// The maximum numbers of bytes and of calls that [`send`](TcpClient::send) and
     /// [`with`](TcpClient::with) queue while there is no session. Default: 1 MiB and 1024.
     pub fn max_queued(mut self, bytes: usize, calls: usize) -> Self {
@@ -388,7 +399,7 @@ impl TcpClientBuilder<'_> {
         H: ConnectionHandler,
     {
         let factory = Rc::new(RefCell::new(Contained::new(factory)));
-        let TcpClientBuilder { event_loop, target, settings, limits, on_attempt, on_failure } = self;
+        let TcpClientBuilder { event_loop, target, settings, limits, filters, on_attempt, on_failure } = self;
         event_loop.check_process()?;
         let dial: Rc<Dial> =
             Rc::new(move |event_loop: &EventLoop, pending: PendingConnection, dialer: Rc<dyn Dialer>| {
@@ -396,7 +407,7 @@ impl TcpClientBuilder<'_> {
                 let make = move |conn: &TcpConnection<'_>| (factory.borrow_mut())(conn);
                 dial(event_loop, pending, Outgoing::new(dialer, make))
             });
-        let group = Group::new(limits, None, Quota::default(), [event_loop.handle()]);
+        let group = Group::new(limits, filters, None, Quota::default(), [event_loop.handle()]);
         let connector =
             Connector::new(target, settings, group, has_handler::<H>, dial, on_attempt, on_failure);
         connector.start(event_loop);

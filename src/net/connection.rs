@@ -15,6 +15,7 @@ mod delivery;
 pub(in crate::net) mod driver;
 mod failure;
 mod fd_passing;
+mod filters;
 mod graceful_close;
 pub(in crate::net) mod group_send;
 mod handle;
@@ -64,6 +65,7 @@ use coalescing::SendCollected;
 use deadlines::Deadlines;
 use delivery::Delivery;
 use fd_passing::{FdPassing, LastFd, RetryFds};
+use filters::Filtering;
 use graceful_close::{CloseTimer, GracefulClose};
 use group_send::GroupSend;
 use mailbox::Mailbox;
@@ -130,6 +132,8 @@ pub(super) struct ConnectionCore {
     unread: Cell<Option<Box<Buffer>>>,
     /// Since the last trim, `unread` had much more storage than content at some time.
     unread_is_spacious: Cell<bool>,
+    /// Set if the connection has filters.
+    filtering: OnceCell<Box<Filtering>>,
     /// Output that was accepted and not yet taken by the kernel. Never an empty queue.
     unsent: RefCell<Option<Box<Queue>>>,
     /// A callback of the connection is running, so its output is collected.
@@ -207,6 +211,7 @@ impl ConnectionCore {
             wants_drained: Cell::new(false),
             unread_is_spacious: Cell::new(false),
             unread: Cell::default(),
+            filtering: OnceCell::new(),
             unsent: RefCell::default(),
             is_collecting: Cell::new(false),
             is_send_queued: Cell::new(false),

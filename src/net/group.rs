@@ -22,6 +22,7 @@ use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::process_mark::ProcessMark;
 use crate::event_loop::{EventLoop, LoopHandle};
+use crate::net::filter::FilterFactories;
 use crate::net::limits::ConnectionLimits;
 
 /// The stages in the life of a group, in order.
@@ -53,6 +54,7 @@ pub(super) type WhenEmpty = Contained<Box<dyn FnOnce(&EventLoop, StopReport) + S
 
 pub(crate) struct Group {
     pub(crate) limits: ConnectionLimits,
+    pub(super) filters: FilterFactories,
     pub(super) admission: Admission,
     budget: Arc<Budget>,
     /// The bytes that the connections hold together.
@@ -86,6 +88,7 @@ impl Group {
     /// budget that all such groups of the process share.
     pub(super) fn new(
         limits: ConnectionLimits,
+        filters: FilterFactories,
         max_buffered: Option<usize>,
         quota: Quota,
         loops: impl IntoIterator<Item = LoopHandle>,
@@ -98,6 +101,7 @@ impl Group {
         });
         Arc::new(Group {
             limits,
+            filters,
             admission: Admission::new(quota),
             budget: max_buffered.map_or_else(Budget::of_this_process, Budget::new),
             buffered: Arc::default(),

@@ -15,7 +15,7 @@ use crate::support::{LIMIT, with_loop, with_watchdog};
 use reveille::codec::{Decoder, FrameHandler, Framed, LengthCodec, LengthPrefix, LineCodec};
 use reveille::fs::{File, FileIo};
 use reveille::ipc::SharedRing;
-use reveille::net::CloseReason;
+use reveille::net::{CloseReason, Filter, TcpServerBuilder};
 use reveille::time::VirtualClock;
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer, UdpSocket};
 
@@ -59,10 +59,17 @@ fn counts_as_bytes() -> [u8; COUNTS_SIZE] {
 /// Its counts are requested by messages. Tasks would change them, because a task is allocated on
 /// one thread and freed on another.
 fn counting_host() -> (Host, Arc<AtomicUsize>) {
+    counting_host_with(|builder| builder)
+}
+
+/// Same as [`counting_host`], with settings of the server.
+fn counting_host_with(
+    settings: impl for<'a> FnOnce(TcpServerBuilder<'a>) -> TcpServerBuilder<'a> + Send + 'static,
+) -> (Host, Arc<AtomicUsize>) {
     let closed = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&closed);
     let host = Host::new(move |event_loop| {
-        TcpServer::bind(event_loop, "127.0.0.1:0")?
+        settings(TcpServer::bind(event_loop, "127.0.0.1:0")?)
             .serve(move |_| CountingEcho { closed: Arc::clone(&counter) })
     });
     (host, closed)
@@ -89,25 +96,39 @@ fn request_counts(client: &mut TcpStream, request: &[u8]) -> Counts {
 
 #[test]
 fn an_echoed_message_allocates_and_frees_nothing() {
+    with_watchdog(LIMIT, || assert_echo_allocates_nothing(counting_host().0));
+}
+
+/// Passes all bytes on.
+struct PassThrough;
+
+impl Filter for PassThrough {}
+
+#[test]
+fn a_message_through_filters_allocates_and_frees_nothing() {
     with_watchdog(LIMIT, || {
-        let (host, _) = counting_host();
-        let mut client = host.connect();
-        let mut other = host.connect();
-        for size in [1, 64, 4096] {
-            let bytes = message(size);
-            let mut after = |rounds| {
-                for _ in 0..rounds {
-                    assert_eq!(net::exchange(&mut client, &bytes), bytes);
-                    assert_eq!(net::exchange(&mut other, &bytes), bytes);
-                }
-                host_counts(&mut client)
-            };
-            // The buffers reach their final capacity.
-            let before = after(20);
-            let after = after(500);
-            assert_eq!(after, before, "1000 messages of {size} bytes allocated");
-        }
+        let (host, _) = counting_host_with(|builder| builder.filter(|| PassThrough).filter(|| PassThrough));
+        assert_echo_allocates_nothing(host);
     });
+}
+
+fn assert_echo_allocates_nothing(host: Host) {
+    let mut client = host.connect();
+    let mut other = host.connect();
+    for size in [1, 64, 4096] {
+        let bytes = message(size);
+        let mut after = |rounds| {
+            for _ in 0..rounds {
+                assert_eq!(net::exchange(&mut client, &bytes), bytes);
+                assert_eq!(net::exchange(&mut other, &bytes), bytes);
+            }
+            host_counts(&mut client)
+        };
+        // The buffers reach their final capacity.
+        let before = after(20);
+        let after = after(500);
+        assert_eq!(after, before, "1000 messages of {size} bytes allocated");
+    }
 }
 
 #[test]

@@ -105,6 +105,9 @@ impl ConnectionCore {
         if output.is_empty() || self.membership.group().is_inherited() {
             return event_loop.return_output(output);
         }
+        if self.has_filters() {
+            return self.send_collected_filtered(event_loop, output);
+        }
         match self.transport.send(output.readable()) {
             Ok(Transferred::Bytes(n)) if n == output.len() => {
                 self.record_activity(event_loop);

@@ -9,6 +9,7 @@ use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
@@ -138,6 +139,9 @@ pub(in crate::net) fn has_handler<H: ConnectionHandler>(wanted: TypeId) -> bool 
 impl<H: ConnectionHandler> ConnectionDriver<H> {
     fn open(&self, event_loop: &EventLoop, make: impl FnOnce(&TcpConnection<'_>) -> H) {
         self.core.start_idle_timeout(event_loop);
+        if !self.core.open_filters(event_loop) {
+            return;
+        }
         let opened = event_loop.catch_in("a factory or on_open", self, || {
             let conn = TcpConnection::new(event_loop, &self.core);
             *self.handler.borrow_mut() = Some(Contained::new(make(&conn)));
@@ -260,8 +264,25 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         event_loop.return_input(input);
     }
 
-    /// Gives the handler earlier unread input followed by `input`, and keeps what it leaves.
+    /// Passes `input` through the filters, if there are any, and delivers the result.
     fn deliver(&self, event_loop: &EventLoop, input: &mut Buffer) {
+        if !self.core.has_filters() {
+            return self.deliver_decoded(event_loop, input);
+        }
+        let is_redelivery = input.is_empty() && (self.core.is_linked() || self.core.has_unread());
+        let mut decoded = event_loop.lend_spare();
+        if self.core.decode(event_loop, input, &mut decoded) && (is_redelivery || !decoded.is_empty()) {
+            self.deliver_decoded(event_loop, &mut decoded);
+        }
+        // A filter that passes bytes on has moved the loop's own storage.
+        if decoded.capacity() > input.capacity() {
+            mem::swap(input, &mut decoded);
+        }
+        event_loop.return_spare(decoded);
+    }
+
+    /// Gives the handler earlier unread input followed by `input`, and keeps what it leaves.
+    fn deliver_decoded(&self, event_loop: &EventLoop, input: &mut Buffer) {
         if self.core.is_linked() {
             return self.core.forward(event_loop, input);
         }
@@ -289,6 +310,19 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
     }
 
     fn end_input(&self, event_loop: &EventLoop) {
+        if self.core.has_filters() && !self.core.is_draining() {
+            let mut last = event_loop.lend_spare();
+            if !self.core.decode_end(event_loop, &mut last) {
+                return;
+            }
+            if !last.is_empty() {
+                self.deliver_decoded(event_loop, &mut last);
+            }
+            event_loop.return_spare(last);
+            if !self.core.has_peer_finished() {
+                return;
+            }
+        }
         if self.core.is_linked() {
             return self.core.forward(event_loop, &mut Buffer::new());
         }

@@ -188,10 +188,10 @@ impl ConnectionCore {
     }
 
     fn check_unix(&self) -> io::Result<()> {
-        if self.peer().is_unix() {
+        if self.peer().is_unix() && !self.has_filters() {
             return Ok(());
         }
-        let message = "descriptors can only be passed over Unix sockets";
+        let message = "descriptors can only be passed over Unix sockets without filters";
         Err(io::Error::new(io::ErrorKind::Unsupported, message))
     }
 }

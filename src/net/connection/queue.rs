@@ -4,6 +4,8 @@
 //! copied once. Small sends are collected in pieces of bounded size, so a growing queue never moves
 //! its content.
 
+mod encoding;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::iter;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 use rustix::io::retry_on_intr;
 
 use super::replies::Replies;
+use crate::buffer::Buffer;
 use crate::net::sys::fd_passing::{is_too_many_refs, send_with_descriptors};
 use crate::net::sys::transport::Transferred;
 use crate::net::sys::transport::Transport;
@@ -42,6 +45,10 @@ pub(super) struct Queue {
     places: VecDeque<Place>,
     /// The number of the first place.
     first_place: u64,
+    /// Bytes that the filters have encoded and that go before the segments, and how many bytes of
+    /// the handler they stand for. These count until the last encoded byte is sent.
+    encoded: Buffer,
+    in_encoded: usize,
     /// The number of unsent bytes in memory.
     in_memory: usize,
     /// The memory that the segments take, including bytes already sent.
@@ -120,12 +127,12 @@ pub(super) enum WriteOutcome {
 
 impl Queue {
     pub(super) fn is_empty(&self) -> bool {
-        self.segments.is_empty() && self.places.is_empty()
+        self.segments.is_empty() && self.places.is_empty() && self.encoded.is_empty()
     }
 
     /// Whether there is output that does not wait for a reply.
     pub(super) fn is_sendable(&self) -> bool {
-        !self.segments.is_empty()
+        !self.segments.is_empty() || !self.encoded.is_empty()
     }
 
     /// The number of reserved places.
@@ -145,7 +152,7 @@ impl Queue {
 
     /// The memory that they take: whole blocks, and a share of shared ones.
     pub(super) fn memory(&self) -> usize {
-        self.memory
+        self.memory + self.encoded.capacity()
     }
 
     /// The segments that new output is appended to.

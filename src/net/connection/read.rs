@@ -169,6 +169,15 @@ impl ConnectionCore {
         self.unread.take()
     }
 
+    pub(in crate::net) fn has_unread(&self) -> bool {
+        self.unread_len() > 0
+    }
+
+    /// Whether the end of the input has been received.
+    pub(in crate::net) fn has_peer_finished(&self) -> bool {
+        self.peer_finished.get()
+    }
+
     /// The number of unread bytes.
     pub(super) fn unread_len(&self) -> usize {
         let unread = self.unread.take();
@@ -228,7 +237,8 @@ impl ConnectionCore {
     /// Reports the memory that the connection takes to its account, if it has changed. Not called
     /// for a message that is consumed at once and whose reply is sent at once.
     pub(in crate::net) fn report_memory(&self) {
-        let now = self.unsent.borrow().as_ref().map_or(0, |queue| queue.memory()) + self.unread_memory();
+        let queue = self.unsent.borrow().as_ref().map_or(0, |queue| queue.memory());
+        let now = queue + self.unread_memory() + self.undecoded_memory();
         let before = self.reported_memory.replace(now);
         if now > before {
             self.membership.account().add(now - before);

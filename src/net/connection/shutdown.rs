@@ -27,8 +27,10 @@ impl ConnectionCore {
         if self.membership.group().is_inherited() {
             return;
         }
-        let is_whole =
-            self.drain_last_sends(event_loop) && self.unsent.borrow().is_none() && !self.is_relaying();
+        let is_whole = self.drain_last_sends(event_loop)
+            && self.unsent.borrow().is_none()
+            && !self.is_relaying()
+            && self.finish_filters(event_loop);
         // An error means that the peer has closed; the reset follows in any case.
         self.fin_sent.set(self.fin_sent.get() || (is_whole && self.transport.shutdown_write().is_ok()));
     }
@@ -52,6 +54,9 @@ impl ConnectionCore {
     pub(super) fn send_fin(&self, event_loop: &EventLoop) {
         if self.ends_by_reset() {
             return self.finish_delivery(event_loop);
+        }
+        if !self.finish_filters(event_loop) {
+            return;
         }
         if self.peer_finished.get() {
             // No more input can arrive and none is unread, so the close sends the FIN as well,

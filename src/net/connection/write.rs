@@ -82,7 +82,8 @@ impl ConnectionCore {
             return Err(Refused::new(payload, SendError::Full));
         }
         let mut sent = 0;
-        if unsent.is_none() {
+        let is_first = unsent.is_none();
+        if is_first && !self.has_filters() {
             match payload.write(&self.transport) {
                 Ok(Transferred::Bytes(n)) => {
                     self.record_activity(event_loop);
@@ -108,6 +109,13 @@ impl ConnectionCore {
         payload.queue(queue, sent);
         self.count_reply(queue, len - sent);
         drop(unsent);
+        if is_first && self.has_filters() {
+            if let Err(error) = self.write_queue(event_loop) {
+                // Drops and counts the queue.
+                self.fail_output(event_loop, error);
+                return Ok(());
+            }
+        }
         self.on_queue_grown(event_loop);
         Ok(())
     }
@@ -141,6 +149,16 @@ impl ConnectionCore {
         give();
         // Skipped by a panic, which closes the connection.
         self.replying.set(false);
+    }
+
+    /// Counts what has left the queue, whose length was `before`. Returns whether anything has.
+    pub(super) fn count_sent(&self, queue: &mut Queue, before: usize) -> bool {
+        let sent = before - queue.len();
+        if sent > 0 {
+            queue.replies.take(sent);
+            self.note_moved(sent);
+        }
+        sent > 0
     }
 
     pub(super) fn on_queue_grown(&self, event_loop: &EventLoop) {
@@ -219,13 +237,14 @@ impl ConnectionCore {
 
     /// Writes as much of the queue as the kernel takes.
     pub(super) fn write_queue(&self, event_loop: &EventLoop) -> io::Result<()> {
+        if self.has_filters() {
+            return self.write_queue_filtered(event_loop);
+        }
         let mut unsent = self.unsent.borrow_mut();
         let Some(queue) = unsent.as_mut() else { return Ok(()) };
         let before = queue.len();
         let wrote = queue.write_to(&self.transport);
-        if queue.len() < before {
-            queue.replies.take(before - queue.len());
-            self.note_moved(before - queue.len());
+        if self.count_sent(queue, before) {
             self.record_activity(event_loop);
         }
         match wrote? {

@@ -16,6 +16,7 @@ use crate::net::address::Address;
 use crate::net::connection::driver::establish;
 use crate::net::connection::handler::{ConnectionHandler, OnMessage, shared};
 use crate::net::connection::{PendingConnection, TcpConnection};
+use crate::net::filter::{Filter, FilterFactories};
 use crate::net::group::Group;
 use crate::net::group::admission::Quota;
 use crate::net::limits::ConnectionLimits;
@@ -32,6 +33,7 @@ pub(super) struct Settings {
     pub(super) path_options: PathOptions,
     pub(super) quota: Quota,
     pub(super) limits: ConnectionLimits,
+    pub(super) filters: FilterFactories,
     pub(super) max_buffered: Option<usize>,
 }
 
@@ -46,6 +48,7 @@ impl Default for Settings {
             path_options: PathOptions::default(),
             quota: Quota::default(),
             limits: ConnectionLimits::new(),
+            filters: FilterFactories::default(),
             max_buffered: None,
         }
     }
@@ -147,6 +150,14 @@ impl<'a, S> TcpServerBuilder<'a, S> {
     /// inherit them from the listening socket.
     pub fn socket_options(mut self, options: SocketOptions) -> Self {
         self.settings.options = options;
+        self
+    }
+
+    /// Adds a [`Filter`](crate::net::Filter) between each connection's socket and its handler.
+    /// `make` creates one for each connection. The order of the calls is the order from the socket
+    /// to the handler.
+    pub fn filter<F: Filter>(mut self, make: impl Fn() -> F + Send + Sync + 'static) -> Self {
+        self.settings.filters.add(make);
         self
     }
 }
@@ -372,8 +383,8 @@ fn build(
     let has_listener_per_loop = !is_home && load_balancing == LoadBalancing::ListenerPerLoop;
     let listeners = if has_listener_per_loop { loops.len() } else { 1 };
     let (address, mut acceptors) = bind::bind(addresses, &settings, listeners)?;
-    let Settings { limits, max_buffered, quota, accepts_per_turn, .. } = settings;
-    let group = Group::new(limits, max_buffered, quota, loops);
+    let Settings { limits, filters, max_buffered, quota, accepts_per_turn, .. } = settings;
+    let group = Group::new(limits, filters, max_buffered, quota, loops);
     let listening = make_establish(&group).and_then(|establish| match establish {
         Establish::AnyLoop(establish) if has_listener_per_loop => {
             bind::listen_on_each(acceptors, accepts_per_turn, &group, &establish)

@@ -1,0 +1,494 @@
+//! The filters of a connection: received input passes through them before its handler gets it, and
+//! output before it is sent.
+//!
+//! The output queue holds the handler's bytes. They are encoded in pieces, when the previous piece
+//! has been sent. So back-pressure, limits and counts are those of a connection without filters,
+//! and the memory for encoded bytes is bounded.
+//!
+//! A filter is user code, and may use the connection through a handle. So no borrow is held while
+//! it runs, and it is taken out of the connection for that time. Output that is sent meanwhile is
+//! queued, and encoded afterwards.
+
+use std::cell::Cell;
+use std::io;
+use std::mem;
+use std::slice;
+
+use super::{ConnectionCore, ConnectionState, OUTPUT};
+use crate::buffer::Buffer;
+use crate::event_loop::EventLoop;
+use crate::event_loop::containment::Contained;
+use crate::net::filter::{Filter, FilterContext};
+use crate::net::result::CloseReason;
+use crate::net::sys::transport::Transferred;
+use crate::readiness::Readiness;
+
+/// After this many bytes in one turn of the loop, other connections get their turn.
+const BYTES_PER_TURN: usize = 1024 * 1024;
+
+/// The filters of a connection and what belongs to them.
+pub(super) struct Filtering {
+    /// `None` while a filter is called, and after one has panicked.
+    filters: Cell<Option<Filters>>,
+    /// The memory of the input that the filters have left, as it was last reported.
+    undecoded: Cell<usize>,
+    /// Output was queued while a filter was called.
+    has_deferred: Cell<bool>,
+    has_finished: Cell<bool>,
+}
+
+/// In order from the transport to the handler.
+struct Filters(Vec<Stage>);
+
+struct Stage {
+    filter: Contained<Box<dyn Filter>>,
+    /// Input that the filter has left.
+    undecoded: Buffer,
+    /// The filter has more to decode.
+    decodes_again: bool,
+    /// The filter has been given the end of the input.
+    has_ended: bool,
+}
+
+impl Filters {
+    fn open(&mut self, event_loop: &EventLoop, to_peer: &mut Buffer) -> io::Result<()> {
+        self.for_each(event_loop, to_peer, |stage, context| stage.filter.on_open(context))
+    }
+
+    /// Decodes `input`, and appends the result to `output`, which is empty.
+    fn decode(
+        &mut self,
+        event_loop: &EventLoop,
+        input: &mut Buffer,
+        output: &mut Buffer,
+        to_peer: &mut Buffer,
+    ) -> io::Result<()> {
+        output.append_buffer(input);
+        self.for_each(event_loop, to_peer, |stage, context| stage.pass(context, output))
+    }
+
+    /// Same as [`decode`](Filters::decode), for the end of the input. Filters after one that has
+    /// more to decode are not called.
+    fn decode_end(
+        &mut self,
+        event_loop: &EventLoop,
+        output: &mut Buffer,
+        to_peer: &mut Buffer,
+    ) -> io::Result<()> {
+        let mut is_complete = true;
+        self.for_each(event_loop, to_peer, |stage, context| {
+            if !is_complete || stage.has_ended {
+                return Ok(());
+            }
+            // What the filters before this one have decoded at their end comes first.
+            stage.pass(context, output)?;
+            is_complete = !stage.decodes_again;
+            if !is_complete {
+                return Ok(());
+            }
+            stage.has_ended = true;
+            let mut input = mem::take(&mut stage.undecoded);
+            let mut last = context.event_loop.lend_spare();
+            let result = stage.filter.on_peer_shutdown(context, &mut input, &mut last);
+            output.append_buffer(&mut last);
+            context.event_loop.return_spare(last);
+            result
+        })
+    }
+
+    /// Calls the filters in the order of the input. What each sends to its peer passes through
+    /// those before it.
+    fn for_each(
+        &mut self,
+        event_loop: &EventLoop,
+        to_peer: &mut Buffer,
+        mut call: impl FnMut(&mut Stage, &mut FilterContext<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        for n in 0..self.0.len() {
+            let (nearer, stage) = self.0.split_at_mut(n);
+            let mut reply = event_loop.lend_spare();
+            let mut context = FilterContext { event_loop, to_peer: &mut reply, decode_again: false };
+            let result = call(&mut stage[0], &mut context);
+            if !reply.is_empty() {
+                encode(nearer, event_loop, &mut reply)?;
+                to_peer.append_buffer(&mut reply);
+            }
+            event_loop.return_spare(reply);
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Ends the output: appends the last bytes of all filters to `output`, which is empty.
+    fn finish(&mut self, event_loop: &EventLoop, output: &mut Buffer) -> io::Result<()> {
+        for stage in self.0.iter_mut().rev() {
+            encode(slice::from_mut(stage), event_loop, output)?;
+            call_for_output(event_loop, output, |context, output| stage.filter.finish(context, output))?;
+        }
+        Ok(())
+    }
+
+    fn undecoded(&self) -> impl Iterator<Item = &Buffer> {
+        self.0.iter().map(|stage| &stage.undecoded)
+    }
+}
+
+impl Stage {
+    /// Decodes `bytes`, after those that were left before. `bytes` is replaced by the result.
+    fn pass(&mut self, context: &mut FilterContext<'_>, bytes: &mut Buffer) -> io::Result<()> {
+        let has_left = !self.undecoded.is_empty();
+        if has_left {
+            self.undecoded.append(bytes.readable());
+            bytes.clear();
+        }
+        let input = if has_left { &mut self.undecoded } else { &mut *bytes };
+        if input.is_empty() && !self.decodes_again {
+            return Ok(());
+        }
+        let mut decoded = context.event_loop.lend_spare();
+        let result = self.filter.decode(context, input, &mut decoded);
+        self.decodes_again = mem::take(&mut context.decode_again);
+        if !bytes.is_empty() {
+            // Copied, as the storage is the loop's large input buffer.
+            self.undecoded.append(bytes.readable());
+            bytes.clear();
+        }
+        self.undecoded.release();
+        bytes.append_buffer(&mut decoded);
+        context.event_loop.return_spare(decoded);
+        result
+    }
+}
+
+/// Replaces `bytes` by their encoded form.
+fn encode(stages: &mut [Stage], event_loop: &EventLoop, bytes: &mut Buffer) -> io::Result<()> {
+    for stage in stages.iter_mut().rev() {
+        if bytes.is_empty() {
+            continue;
+        }
+        let mut encoded = event_loop.lend_spare();
+        call_for_output(event_loop, &mut encoded, |context, encoded| {
+            stage.filter.encode(context, bytes, encoded)
+        })?;
+        if !bytes.is_empty() {
+            let message = format!("a filter has left {} bytes of output", bytes.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        bytes.append_buffer(&mut encoded);
+        event_loop.return_spare(encoded);
+    }
+    Ok(())
+}
+
+/// Calls a method whose result goes toward the peer, as everything in its context does.
+fn call_for_output(
+    event_loop: &EventLoop,
+    output: &mut Buffer,
+    call: impl FnOnce(&mut FilterContext<'_>, &mut Buffer) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut more = event_loop.lend_spare();
+    let result = call(&mut FilterContext { event_loop, to_peer: &mut more, decode_again: false }, output);
+    if !more.is_empty() {
+        output.append_buffer(&mut more);
+    }
+    event_loop.return_spare(more);
+    result
+}
+
+impl ConnectionCore {
+    pub(in crate::net) fn has_filters(&self) -> bool {
+        self.filtering.get().is_some()
+    }
+
+    /// Creates the filters that the group's builder was given, and opens them. Returns whether the
+    /// connection is still open.
+    pub(in crate::net) fn open_filters(&self, event_loop: &EventLoop) -> bool {
+        let factories = &self.membership.group().filters;
+        if factories.is_empty() {
+            return true;
+        }
+        let Some(filters) = event_loop.catch("the factory of a filter", || factories.create()) else {
+            self.close(event_loop, CloseReason::Panicked);
+            return false;
+        };
+        let stage =
+            |filter| Stage { filter, undecoded: Buffer::new(), decodes_again: false, has_ended: false };
+        self.filtering.get_or_init(|| {
+            Box::new(Filtering {
+                filters: Cell::new(Some(Filters(filters.into_iter().map(stage).collect()))),
+                undecoded: Cell::new(0),
+                has_deferred: Cell::new(false),
+                has_finished: Cell::new(false),
+            })
+        });
+        self.run_filters(event_loop, Filters::open)
+    }
+
+    /// Decodes `input`, and appends the result to `output`, which is empty. Returns whether the
+    /// connection is still open.
+    pub(in crate::net) fn decode(
+        &self,
+        event_loop: &EventLoop,
+        input: &mut Buffer,
+        output: &mut Buffer,
+    ) -> bool {
+        self.run_filters(event_loop, |filters, event_loop, to_peer| {
+            filters.decode(event_loop, input, output, to_peer)
+        })
+    }
+
+    /// The end of the input was received. Decodes what the filters have left to `output`, which is
+    /// empty. Returns whether the connection is still open. If there is output, or more to decode,
+    /// the end of the input is to be received again after it.
+    pub(in crate::net) fn decode_end(&self, event_loop: &EventLoop, output: &mut Buffer) -> bool {
+        let is_open = self.run_filters(event_loop, |filters, event_loop, to_peer| {
+            filters.decode_end(event_loop, output, to_peer)
+        });
+        if is_open && (!output.is_empty() || self.redeliver.get()) {
+            self.peer_finished.set(false);
+            event_loop.add_ready(self.id, Readiness::READABLE);
+            self.update_wanted(event_loop);
+        }
+        is_open
+    }
+
+    /// Calls the filters for input. An error closes the connection. Returns whether it is still
+    /// open.
+    fn run_filters(
+        &self,
+        event_loop: &EventLoop,
+        call: impl FnOnce(&mut Filters, &EventLoop, &mut Buffer) -> io::Result<()>,
+    ) -> bool {
+        let mut to_peer = event_loop.lend_spare();
+        let Some(result) = self.with_filters(event_loop, |filters| call(filters, event_loop, &mut to_peer))
+        else {
+            return false;
+        };
+        self.send_encoded(event_loop, to_peer, 0);
+        if let Err(error) = result {
+            self.close(event_loop, CloseReason::Error(error));
+        }
+        self.note_undecoded(event_loop);
+        self.send_deferred(event_loop);
+        self.state.get() != ConnectionState::Closed
+    }
+
+    /// Calls the filters. `None` if one is being called already or has panicked; a panic closes the
+    /// connection.
+    fn with_filters<R>(&self, event_loop: &EventLoop, call: impl FnOnce(&mut Filters) -> R) -> Option<R> {
+        let filtering = self.filtering.get()?;
+        let mut filters = filtering.filters.take()?;
+        let returned = event_loop.catch("a filter", || call(&mut filters));
+        if returned.is_some() {
+            filtering.filters.set(Some(filters));
+        } else {
+            drop(filters);
+            self.close(event_loop, CloseReason::Panicked);
+        }
+        returned
+    }
+
+    /// Whether the filters can be called now.
+    fn are_filters_free(&self) -> bool {
+        let Some(filtering) = self.filtering.get() else { return false };
+        let filters = filtering.filters.take();
+        let are_free = filters.is_some();
+        filtering.filters.set(filters);
+        are_free
+    }
+
+    /// Accounts for the input that the filters have left, and arranges for the next decoding.
+    fn note_undecoded(&self, event_loop: &EventLoop) {
+        let Some(filtering) = self.filtering.get() else { return };
+        let Some(filters) = filtering.filters.take() else { return };
+        let undecoded: usize = filters.undecoded().map(Buffer::len).sum();
+        let memory = filters.undecoded().map(Buffer::capacity).sum();
+        let decodes_again = filters.0.iter().any(|stage| stage.decodes_again);
+        filtering.filters.set(Some(filters));
+        if filtering.undecoded.replace(memory) != memory {
+            self.report_memory();
+        }
+        if undecoded > self.membership.group().limits.max_unread {
+            let message = "a filter leaves more undecoded input than the limit of unread input allows";
+            self.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::StorageFull, message)));
+        } else if decodes_again && !self.discarding.get() {
+            // The bytes raise no edge.
+            self.redeliver.set(true);
+            event_loop.add_ready(self.id, Readiness::READABLE);
+            self.update_wanted(event_loop);
+        }
+    }
+
+    /// The memory of the input that the filters have left.
+    pub(super) fn undecoded_memory(&self) -> usize {
+        self.filtering.get().map_or(0, |filtering| filtering.undecoded.get())
+    }
+
+    /// Encodes and sends the output that was collected in a callback.
+    #[cold]
+    pub(super) fn send_collected_filtered(&self, event_loop: &EventLoop, mut output: Box<Buffer>) {
+        let len = output.len();
+        let mut bytes = event_loop.lend_spare();
+        bytes.append_buffer(&mut output);
+        event_loop.return_output(output);
+        if !self.are_filters_free() {
+            let mut unsent = self.unsent.borrow_mut();
+            let queue = unsent.get_or_insert_default();
+            queue.push(bytes.readable());
+            self.count_reply(queue, len);
+            drop(unsent);
+            event_loop.return_spare(bytes);
+            return self.defer_output();
+        }
+        match self.with_filters(event_loop, |filters| encode(&mut filters.0, event_loop, &mut bytes)) {
+            Some(Ok(())) => self.send_encoded(event_loop, bytes, len),
+            Some(Err(error)) => {
+                self.count_lost(len);
+                self.fail_output(event_loop, error);
+            }
+            // The panic has closed the connection.
+            None => self.count_lost(len),
+        }
+        self.send_deferred(event_loop);
+    }
+
+    /// Sends encoded bytes, which stand for `len` bytes of the handler, and queues the rest.
+    fn send_encoded(&self, event_loop: &EventLoop, mut bytes: Buffer, len: usize) {
+        if self.state.get() == ConnectionState::Closed {
+            return self.count_lost(len);
+        }
+        if bytes.is_empty() {
+            return event_loop.return_spare(bytes);
+        }
+        let is_behind = self.unsent.borrow().as_ref().is_some_and(|queue| queue.has_encoded());
+        let sent = match is_behind {
+            true => Ok(Transferred::WouldBlock),
+            false => self.transport.send(bytes.readable()),
+        };
+        match sent {
+            Ok(Transferred::Bytes(n)) => {
+                bytes.consume(n);
+                self.record_activity(event_loop);
+            }
+            Ok(Transferred::WouldBlock) => {}
+            Err(error) => {
+                self.count_lost(len);
+                return self.fail_output(event_loop, error);
+            }
+        }
+        if bytes.is_empty() {
+            return event_loop.return_spare(bytes);
+        }
+        // The kernel's buffer is full; a WRITABLE edge follows when it has space.
+        event_loop.clear_ready(self.id, OUTPUT);
+        let mut unsent = self.unsent.borrow_mut();
+        let queue = unsent.get_or_insert_default();
+        queue.push_encoded(&mut bytes, len);
+        self.count_reply(queue, len);
+        drop(unsent);
+        event_loop.return_spare(bytes);
+        self.on_queue_grown(event_loop);
+    }
+
+    /// Encodes and writes the queue, as far as the transport takes it.
+    #[cold]
+    pub(super) fn write_queue_filtered(&self, event_loop: &EventLoop) -> io::Result<()> {
+        let mut budget = BYTES_PER_TURN;
+        loop {
+            if !self.write_encoded(event_loop)? || budget == 0 {
+                return Ok(());
+            }
+            if !self.are_filters_free() {
+                self.defer_output();
+                return Ok(());
+            }
+            let mut piece = event_loop.lend_spare();
+            if let Some(queue) = self.unsent.borrow_mut().as_mut() {
+                queue.take_piece(&mut piece, FilterContext::PIECE)?;
+            }
+            if piece.is_empty() {
+                event_loop.return_spare(piece);
+                return Ok(());
+            }
+            budget = budget.saturating_sub(piece.len());
+            let encoded =
+                self.with_filters(event_loop, |filters| encode(&mut filters.0, event_loop, &mut piece));
+            // `None`: the panic has closed the connection.
+            let Some(encoded) = encoded else { return Ok(()) };
+            encoded?;
+            if let Some(queue) = self.unsent.borrow_mut().as_mut() {
+                let before = queue.len();
+                queue.finish_piece(&mut piece);
+                self.count_sent(queue, before);
+            }
+            event_loop.return_spare(piece);
+        }
+    }
+
+    /// Writes the encoded bytes at the front of the queue. Returns whether all were taken.
+    fn write_encoded(&self, event_loop: &EventLoop) -> io::Result<bool> {
+        let mut unsent = self.unsent.borrow_mut();
+        let Some(queue) = unsent.as_mut() else { return Ok(false) };
+        let before = queue.len();
+        let has_encoded = queue.has_encoded();
+        let wrote = queue.write_encoded(&self.transport);
+        self.count_sent(queue, before);
+        if has_encoded {
+            self.record_activity(event_loop);
+        }
+        let is_written = wrote?;
+        if !is_written {
+            event_loop.clear_ready(self.id, OUTPUT);
+        }
+        if queue.is_empty() {
+            *unsent = None;
+            return Ok(false);
+        }
+        Ok(is_written)
+    }
+
+    /// The filters are being called: the queue is written when they have returned.
+    fn defer_output(&self) {
+        if let Some(filtering) = self.filtering.get() {
+            filtering.has_deferred.set(true);
+        }
+    }
+
+    /// Writes the output that was queued while a filter was called, and shuts down if that was
+    /// requested meanwhile.
+    fn send_deferred(&self, event_loop: &EventLoop) {
+        let Some(filtering) = self.filtering.get() else { return };
+        if !self.are_filters_free() || !filtering.has_deferred.replace(false) {
+            return;
+        }
+        if let Err(error) = self.write_queue_filtered(event_loop) {
+            return self.fail_output(event_loop, error);
+        }
+        if self.unsent.borrow().is_some() {
+            self.on_queue_grown(event_loop);
+        } else if self.state.get() == ConnectionState::Closing {
+            self.send_fin(event_loop);
+        }
+    }
+
+    /// Called before the FIN, when all output is sent: sends the last bytes of the filters. Returns
+    /// whether the FIN may be sent; otherwise it follows when these bytes are sent.
+    pub(super) fn finish_filters(&self, event_loop: &EventLoop) -> bool {
+        let Some(filtering) = self.filtering.get() else { return true };
+        if filtering.has_finished.get() {
+            return self.unsent.borrow().is_none();
+        }
+        if !self.are_filters_free() {
+            self.defer_output();
+            return false;
+        }
+        filtering.has_finished.set(true);
+        let mut last = event_loop.lend_spare();
+        match self.with_filters(event_loop, |filters| filters.finish(event_loop, &mut last)) {
+            Some(Ok(())) => self.send_encoded(event_loop, last, 0),
+            Some(Err(error)) => self.fail_output(event_loop, error),
+            None => {}
+        }
+        self.state.get() != ConnectionState::Closed && self.unsent.borrow().is_none()
+    }
+}
