@@ -188,7 +188,7 @@ fn a_descriptor_for_a_full_server_is_not_closed_on_the_loop() {
         let server = builder.serve(|_| Echo(|_: &TcpConnection<'_>| Ok(()))).unwrap();
         let client = connect(&server);
         let _peer = Lingering::new().send(&client, 1).unwrap();
-        net::turn_until(event_loop, || server.counters().refused_at_maximum == 1);
+        net::turn_until(event_loop, || server.counters().rejected_at_maximum == 1);
     });
 }
 

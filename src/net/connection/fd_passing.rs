@@ -187,7 +187,7 @@ impl ConnectionCore {
     }
 
     fn check_unix(&self) -> io::Result<()> {
-        if self.peer().is_unix() {
+        if self.peer_address().is_unix() {
             return Ok(());
         }
         let message = "descriptors can only be passed over Unix sockets";

@@ -31,7 +31,7 @@ impl ConnectionCore {
             return;
         }
         let is_whole =
-            self.drain_last_sends(event_loop) && self.unsent.borrow().is_none() && !self.is_relaying();
+            self.drain_last_sends(event_loop) && self.unsent.borrow().is_none() && !self.is_still_linked();
         // An error means that the peer has closed; the reset follows in any case.
         self.fin_sent
             .set(self.fin_sent.get() || (is_whole && stream::shutdown_write(self.fd.as_fd()).is_ok()));
