@@ -19,8 +19,9 @@ const TEN_PORTS: &str = r#"
         echo "40000 40009" > /proc/sys/net/ipv4/ip_local_port_range
         exec "$@"' sh "$@""#;
 
+/// The kernel shares a local port between connections to different addresses.
 #[test]
-fn a_local_address_takes_a_port_of_one_destination() {
+fn clients_to_different_servers_share_their_local_ports() {
     alone_after(TEN_PORTS, || {
         with_loop(|event_loop| {
             for host in ["127.0.0.1", "[::1]"] {
