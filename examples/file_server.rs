@@ -263,7 +263,7 @@ impl FrameHandler<LineCodec> for Session {
     /// The time limit of the last file has passed.
     fn on_deadline(&mut self, conn: &TcpConnection) -> io::Result<()> {
         if conn.unsent() > 0 || self.transfer.as_ref().is_some_and(|transfer| !transfer.is_done()) {
-            log::info!("{}: reads too slowly", conn.peer());
+            log::info!("{}: reads too slowly", conn.peer_address());
             conn.close();
         }
         Ok(())

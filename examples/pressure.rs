@@ -1,10 +1,12 @@
 //! Reports shortages of memory, CPU or I/O, as observed by the kernel.
 //!
 //! Run it with `cargo run --release --example pressure`, and keep the machine busy. It reports when
-//! tasks stalled for more than 100 ms within 2 s, until Ctrl-C. Given the directory of a control
-//! group, it also reports the group's memory events: of cgroup v2 the counts of its limits, of
-//! cgroup v1 the crossings of a threshold in bytes (default: 4 MiB): `cargo run --release --example
-//! pressure -- /sys/fs/cgroup/memory/mine 4194304`.
+//! tasks stalled for more than 100 ms within 2 s, until Ctrl-C.
+//!
+//! With the directory of a control group as its first argument, it also reports the group's memory
+//! events. For cgroup v2 these are the counts of its limits. For cgroup v1 they are the crossings
+//! of a threshold in bytes, which is the second argument (default: 4 MiB): `cargo run --release
+//! --example pressure -- /sys/fs/cgroup/memory/mine 4194304`.
 
 #[path = "shared/arguments.rs"]
 mod arguments;

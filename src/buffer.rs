@@ -159,9 +159,9 @@ impl Buffer {
     /// Inserts `bytes` before the readable bytes: a header whose contents are known only once the
     /// body is written.
     ///
-    /// Costs the length of `bytes` if that much has been consumed or was left by an earlier call.
-    /// Otherwise the readable bytes move once, and the free space is split evenly before and after
-    /// them.
+    /// Costs the length of `bytes` if there is enough space before the readable bytes: that of
+    /// consumed bytes, or what an earlier call has left. Otherwise the readable bytes move once,
+    /// and the free space is split evenly before and after them.
     ///
     /// # Panics
     /// If the length would pass `isize::MAX`, as with [`Vec`].

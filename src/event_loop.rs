@@ -1,7 +1,7 @@
 //! The event loop: waits for descriptors, deadlines and tasks, and calls back.
 //!
-//! Start reading at [`turn`](EventLoop::turn). Its six phases are the whole reactor; the rest of
-//! the file serves one of them.
+//! Start reading at [`turn`](EventLoop::turn). Its six phases are the whole reactor. All other code
+//! of this file serves one of these phases.
 //!
 //! Two rules keep it simple. No borrow and no lock is held while user code runs: the callback is
 //! looked up, cloned or taken out, the borrow ends, then the call is made. And callbacks never
@@ -172,8 +172,8 @@ struct Inner {
     now: Cell<Option<Instant>>,
     iteration: Cell<u64>,
     running: Cell<bool>,
-    /// The descriptors have not been polled since the loop last ran with its sleep announced, so a
-    /// wake-up may be unread.
+    /// The loop has announced a sleep to other threads and has not polled since. Their wake-up may
+    /// therefore be unread.
     wake_unread: Cell<bool>,
     /// The loop has written to its own counter, to signal work between turns, and has not read it
     /// back.
@@ -197,8 +197,8 @@ struct Inner {
     slack: RefCell<TaskSlack>,
     /// The capacity that the queue has been lent for its next batch.
     lent_capacity: Cell<(usize, usize)>,
-    /// How many sleeps in a row have begun with much more memory held than was needed since the
-    /// first of them.
+    /// The number of consecutive sleeps that have begun with slack: the loop holds much more memory
+    /// than it has needed since the first of these sleeps.
     sleeps_with_slack: Cell<u32>,
     /// Sources that hold much more memory than they need.
     trim_requests: trimming::TrimRequests,
@@ -385,7 +385,8 @@ impl EventLoop {
         self.inner.shared.process().check()
     }
 
-    /// The time of this thread's loop, or of the system's clock without one.
+    /// The time of this thread's loop. On a thread without a loop, the time of the system's
+    /// monotonic clock.
     fn current_time() -> Instant {
         EventLoop::current().map_or_else(Instant::now, |event_loop| event_loop.now())
     }

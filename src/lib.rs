@@ -84,9 +84,9 @@
 //!   socket, link, loop or pool. [`SendError::Closed`], [`SendError::ShutDown`],
 //!   [`DatagramError::Closed`],
 //!   [`RingSendError::Closed`],
-//!   [`PostError::LoopGone`],
-//!   [`CallError::LoopGone`],
-//!   [`WorkersError::Closed`], [`WorkersError::LoopGone`].
+//!   [`PostError::LoopEnded`],
+//!   [`CallError::LoopEnded`],
+//!   [`WorkersError::Closed`], [`WorkersError::LoopEnded`].
 //! - `InvalidInput`: the message is longer than the limit, and can never be accepted.
 //!   [`DatagramError::TooLong`], [`RingSendError::TooLong`].
 //! - `InvalidData`: the peer or the input violates the protocol. [`RingError`],
@@ -117,7 +117,7 @@
 //!
 //! [`Backoff`]: net::Backoff
 //! [`CallError::Full`]: task::CallError::Full
-//! [`CallError::LoopGone`]: task::CallError::LoopGone
+//! [`CallError::LoopEnded`]: task::CallError::LoopEnded
 //! [`CallError::Panicked`]: task::CallError::Panicked
 //! [`CallError::TimedOut`]: task::CallError::TimedOut
 //! [`Channel`]: io::Channel
@@ -142,7 +142,7 @@
 //! [`MemoryThreshold`]: pressure::MemoryThreshold
 //! [`OverflowPolicy`]: net::OverflowPolicy
 //! [`PostError::Full`]: task::PostError::Full
-//! [`PostError::LoopGone`]: task::PostError::LoopGone
+//! [`PostError::LoopEnded`]: task::PostError::LoopEnded
 //! [`PressureTrigger`]: pressure::PressureTrigger
 //! [`Repeat`]: time::Repeat
 //! [`RingError`]: ipc::RingError
@@ -163,7 +163,7 @@
 //! [`Workers`]: task::Workers
 //! [`WorkersError::Closed`]: task::WorkersError::Closed
 //! [`WorkersError::Full`]: task::WorkersError::Full
-//! [`WorkersError::LoopGone`]: task::WorkersError::LoopGone
+//! [`WorkersError::LoopEnded`]: task::WorkersError::LoopEnded
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

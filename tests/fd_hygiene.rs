@@ -125,7 +125,7 @@ fn a_stopped_server_closes_its_connections_and_its_listener() {
         let staying = clients.split_off(100);
         drop(clients);
         let report = reports.recv_timeout(net::LIMIT).unwrap();
-        assert_eq!(report.drained + report.aborted, 200);
+        assert_eq!(report.ended_in_time + report.aborted, 200);
         drop(staying);
         host.request(|_, _| ());
         assert_eq!(net::open_descriptors(), without_server);
@@ -201,7 +201,7 @@ fn a_stopped_server_ends_its_loops_after_the_last_connection() {
             server.take().unwrap().stop(timeout, move |_, outcome| sender.send(outcome).unwrap());
         });
         drop(clients);
-        assert_eq!(reports.recv_timeout(net::LIMIT).unwrap().drained, 6);
+        assert_eq!(reports.recv_timeout(net::LIMIT).unwrap().ended_in_time, 6);
         assert_eq!(host.request(|event_loop, _| event_loop.next_deadline()), None);
         assert_eq!(net::open_descriptors(), before + per_loop);
     });

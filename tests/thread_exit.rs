@@ -90,7 +90,7 @@ fn a_handle_recognises_its_thread_until_the_loop_is_dropped() {
     let mut results: Vec<_> = results.iter().collect();
     results.sort_by_key(|(is_here, ..)| *is_here);
     // The loop is dropped before the closure is called in one of the two runs.
-    assert_eq!(results, [(false, Err(CallError::LoopGone), false), (true, Ok(false), true)]);
+    assert_eq!(results, [(false, Err(CallError::LoopEnded), false), (true, Ok(false), true)]);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_loop_thread_may_be_dropped_when_its_thread_ends() {
             })
             .unwrap();
         handle.quit();
-        assert_eq!(handles.recv().unwrap().call(|_| 1), Err(CallError::LoopGone));
+        assert_eq!(handles.recv().unwrap().call(|_| 1), Err(CallError::LoopEnded));
     });
 }
 

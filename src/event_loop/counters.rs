@@ -104,7 +104,7 @@ pub struct LoopCounters {
     /// [`quit`](super::EventLoop::quit) with
     /// [`drop_tasks_on_quit`](super::EventLoopBuilder::drop_tasks_on_quit).
     pub tasks_dropped: u64,
-    /// Tasks and timers refused, because the mailbox was full or the loop had been dropped.
+    /// Tasks and timers refused, because the mailbox was full or the loop had ended.
     pub tasks_refused: u64,
     /// Writes to the eventfd: those that ended a sleep, and those by which a loop inside another
     /// one signals that it has work left.

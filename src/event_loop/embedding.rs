@@ -6,12 +6,15 @@
 //! all other work the loop writes to its own counter, which the epoll instance watches: each write
 //! is an edge, even if the counter has not been read since the last one.
 //!
-//! That write is needed in two cases. Between two turns the first new work causes it
-//! ([`signal_work`](EventLoop::signal_work)), through the protocol that lets other threads wake a
-//! sleeping loop: so there is one write for each time that the loop returns to its caller, from
-//! whichever thread. And at the end of a turn the loop writes if it has left work
-//! ([`leave`](EventLoop::leave)). Deadlines need no write, as the alarm is one of the descriptors.
-//! Between turns the alarm is armed at once.
+//! That write is needed in two cases:
+//!
+//! - Between two turns, the first new work causes it ([`signal_work`](EventLoop::signal_work)).
+//!   Later work causes no further write until the next turn, on the loop's thread or on others: all
+//!   use the protocol that wakes a sleeping loop.
+//! - At the end of a turn, the loop writes if it has left work ([`leave`](EventLoop::leave)).
+//!
+//! Deadlines need no write, as the alarm is one of the descriptors. Between turns the alarm is
+//! armed at once.
 //!
 //! A loop in [`run`](EventLoop::run) has nothing to signal between turns, and makes no such write.
 
@@ -56,9 +59,9 @@ impl EventLoop {
         }
     }
 
-    /// Reads back the loop's own signal before a turn, which does the work. The poller cannot do
-    /// this: it returns a limited number of events, and a signal left behind would remain after the
-    /// work is done.
+    /// Reads back the loop's own signal, before the turn that does the work. This is not left to
+    /// the events of the poller: their number is limited, and a signal that is not among them would
+    /// keep the descriptor readable after the work is done.
     pub(super) fn enter(&self) -> io::Result<()> {
         let Inner { self_wake, shared, .. } = &*self.inner;
         // There is a value to read, so this does not sleep.

@@ -22,7 +22,7 @@ use crate::event_loop::tasks::task_queue::Refusal;
 /// A handle to a loop, for use from any thread. Clones refer to the same loop.
 ///
 /// Calls through a handle take effect on the loop's thread. A handle does not keep its loop alive.
-/// Once the loop has been dropped, a post is refused and returns the task.
+/// Once the loop has [ended](LoopHandle::has_ended), a post is refused and returns the task.
 ///
 /// Tasks from one thread run in FIFO order, and so do its timer operations. There is no ordering
 /// between the two.
@@ -42,7 +42,7 @@ impl LoopHandle {
     /// From any thread. On the loop's thread a panic of the task propagates to the caller.
     ///
     /// # Errors
-    /// Returns `task` if the loop has been dropped.
+    /// Returns `task` if the loop has ended.
     pub fn run_in_loop<F>(&self, task: F) -> Result<(), Refused<F, PostError>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
@@ -71,7 +71,7 @@ impl LoopHandle {
     /// posted meanwhile. A task whose captures are at most four words needs no heap block.
     ///
     /// # Errors
-    /// Returns `task` if the loop has been dropped or is being dropped. Also if its
+    /// Returns `task` if the loop has ended. Also if its
     /// [`MailboxLimit`] is reached, and the limit does not block callers or
     /// this is the loop's own thread.
     #[inline]
@@ -118,7 +118,7 @@ impl LoopHandle {
         let tasks = &self.shared.tasks;
         let pushed = match self.shared.mailbox {
             MailboxLimit::Block(_) => tasks.push_waiting(deadline, task, SendTask::new),
-            MailboxLimit::Unbounded | MailboxLimit::Reject(_) => tasks.push(task, SendTask::new),
+            MailboxLimit::Unbounded | MailboxLimit::Refuse(_) => tasks.push(task, SendTask::new),
         };
         match pushed {
             Ok(wake) => {
@@ -133,7 +133,7 @@ impl LoopHandle {
     fn refused<F>(&self, refusal: Refusal, task: F) -> Refused<F, PostError> {
         self.shared.counters.count_refused();
         let reason = match refusal {
-            Refusal::Closed => PostError::LoopGone,
+            Refusal::Closed => PostError::LoopEnded,
             Refusal::Full => PostError::Full,
         };
         Refused::new(task, reason)
@@ -173,19 +173,18 @@ impl LoopHandle {
     }
 
     /// Requests that [`EventLoop::run`] return; same as [`EventLoop::quit`]. From any thread. Has
-    /// no effect on a loop that has been dropped.
+    /// no effect on a loop that has ended.
     pub fn quit(&self) {
         self.shared.quit();
     }
 
-    /// Whether the loop has been dropped or is being dropped. A [`LoopThread`](crate::LoopThread)
-    /// drops its loop when its thread ends. A terminated loop runs nothing and refuses posts. From
-    /// any thread; takes no lock and makes no system call.
+    /// Whether the loop has ended: it has been dropped or is being dropped. A
+    /// [`LoopThread`](crate::LoopThread) drops its loop when its thread ends. A loop that has ended
+    /// runs nothing and refuses posts. From any thread; takes no lock and makes no system call.
     ///
-    /// A loop may terminate at any moment, so a post may be refused even after this has returned
-    /// `false`.
-    pub fn is_terminated(&self) -> bool {
-        self.shared.terminated.load(Relaxed)
+    /// A loop may end at any moment, so a post may be refused even after this has returned `false`.
+    pub fn has_ended(&self) -> bool {
+        self.shared.ended.load(Relaxed)
     }
 
     /// Whether the caller is on the loop's thread and the loop still exists.
@@ -235,9 +234,9 @@ impl fmt::Debug for LoopHandle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PostError {
-    /// The loop has been dropped, is being dropped, or belongs to the process that this one was
+    /// The loop has [ended](LoopHandle::has_ended), or belongs to the process that this one was
     /// forked from.
-    LoopGone,
+    LoopEnded,
     /// The loop's [`MailboxLimit`] is reached.
     Full,
 }
@@ -245,7 +244,7 @@ pub enum PostError {
 impl fmt::Display for PostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            PostError::LoopGone => "the event loop has been dropped",
+            PostError::LoopEnded => "the event loop has ended",
             PostError::Full => "the event loop's mailbox is full",
         })
     }
@@ -256,7 +255,7 @@ impl Error for PostError {}
 impl From<PostError> for io::Error {
     fn from(error: PostError) -> io::Error {
         let kind = match error {
-            PostError::LoopGone => io::ErrorKind::BrokenPipe,
+            PostError::LoopEnded => io::ErrorKind::BrokenPipe,
             PostError::Full => io::ErrorKind::WouldBlock,
         };
         io::Error::new(kind, error)

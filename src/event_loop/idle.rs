@@ -21,9 +21,10 @@ impl EventLoop {
     /// - a [`Channel`](crate::io::Channel) with an interest. One without is not called, and does
     ///   not count.
     ///
-    /// A handle does not keep the loop running, as it may never be used again: a job of
-    /// [`Workers::submit_to`](crate::task::Workers::submit_to), or a thread that will post a task,
-    /// counts only from its post on. A repeating timer counts until it is cancelled.
+    /// A handle does not keep the loop running, as it may never be used again. So a thread counts
+    /// only once it has posted a task. The same holds for a job of
+    /// [`Workers::submit_to`](crate::task::Workers::submit_to), which posts its result. A repeating
+    /// timer counts until it is cancelled.
     ///
     /// A source that only serves the others, such as signals or a timer for statistics, can be
     /// excluded. It is served as long as the loop runs: see
@@ -93,7 +94,7 @@ impl EventLoop {
         }
     }
 
-    /// Whether a timer has a deadline within the range of the clock. Any other never fires.
+    /// Whether a timer has a deadline within the range of the clock. A later deadline never passes.
     fn has_reachable_deadline(&self) -> bool {
         let Inner { shared, timers, .. } = &*self.inner;
         let end = shared.clock.end_of(Duration::MAX);

@@ -19,7 +19,7 @@ use crate::event_loop::containment::Contained;
 /// # fn main() -> std::io::Result<()> {
 /// let handle = EventLoop::new()?.handle(); // the loop is dropped at once
 /// let refused = handle.queue_in_loop(|_| println!("never on the loop")).unwrap_err();
-/// assert_eq!(refused.reason(), PostError::LoopGone);
+/// assert_eq!(refused.reason(), PostError::LoopEnded);
 /// let task = refused.into_inner(); // to be run elsewhere or dropped
 /// # drop(task);
 /// # Ok(())

@@ -35,8 +35,8 @@ pub(super) struct Shared {
     /// The process that created the loop. In a forked child the loop is a copy: its locks may be
     /// held by threads that do not exist there, and it shares its descriptors with the parent.
     process: ProcessMark,
-    /// The loop has been dropped or is being dropped: posted tasks do not run.
-    pub(super) terminated: AtomicBool,
+    /// The loop has been dropped or is being dropped. Posted tasks do not run.
+    pub(super) ended: AtomicBool,
 }
 
 impl Shared {
@@ -54,7 +54,7 @@ impl Shared {
             clock,
             counters: AtomicCounters::default(),
             process: ProcessMark::current(),
-            terminated: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         })
     }
 

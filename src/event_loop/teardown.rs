@@ -50,7 +50,7 @@ impl EventLoop {
     fn end(&self) {
         let inner = &*self.inner;
         inner.dropping.set(true);
-        inner.shared.terminated.store(true, Relaxed);
+        inner.shared.ended.store(true, Relaxed);
         let tasks = inner.shared.tasks.close();
         loop {
             // An `on_close` may close other channels. No channel can be registered any more, so

@@ -154,8 +154,8 @@ impl UnixAddress {
     }
 
     /// No name. A server that binds to it gets a free abstract name from the kernel (autobind,
-    /// unix(7)), which [`TcpServer::address`](crate::TcpServer::address) returns. A client cannot
-    /// connect to it.
+    /// unix(7)), which [`TcpServer::local_address`](crate::TcpServer::local_address) returns. A
+    /// client cannot connect to it.
     ///
     /// ```
     /// use reveille::{EventLoop, TcpClient, TcpServer};
@@ -165,8 +165,8 @@ impl UnixAddress {
     /// let event_loop = EventLoop::new()?;
     /// let server = TcpServer::bind_unix(&event_loop, UnixAddress::unnamed())?;
     /// let server = server.serve_fn(|_, _| ())?;
-    /// assert!(server.address().as_unix().unwrap().as_abstract_name().is_some());
-    /// let _client = TcpClient::connect(&event_loop, server.address()).serve_fn(|_, _| ())?;
+    /// assert!(server.local_address().as_unix().unwrap().as_abstract_name().is_some());
+    /// let _client = TcpClient::connect(&event_loop, server.local_address()).serve_fn(|_, _| ())?;
     /// # Ok(())
     /// # }
     /// ```

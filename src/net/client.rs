@@ -74,7 +74,7 @@ use crate::net::group::admission::Quota;
 /// let server = TcpServer::bind(&event_loop, "127.0.0.1:0")?
 ///     .serve_fn(|conn, input| conn.send(input.take_all()))?;
 ///
-/// let _client = TcpClient::connect(&event_loop, server.address())
+/// let _client = TcpClient::connect(&event_loop, server.local_address())
 ///     .timeout(Duration::from_secs(5))
 ///     .on_failure(|event_loop, error| {
 ///         eprintln!("{error}");
@@ -186,7 +186,7 @@ impl TcpClient {
     /// let server = TcpServer::bind(&event_loop, "127.0.0.1:0")?
     ///     .serve_fn(|conn, input| conn.send(input.take_all()))?;
     /// let client =
-    ///     TcpClient::connect(&event_loop, server.address()).serve(|_| Session::default())?;
+    ///     TcpClient::connect(&event_loop, server.local_address()).serve(|_| Session::default())?;
     /// // There is no session yet.
     /// client.with(|session: &mut Session, conn| {
     ///     session.requests.push_back(Box::new(|reply, event_loop| {
@@ -240,7 +240,7 @@ impl TcpClient {
     /// # fn main() -> std::io::Result<()> {
     /// let event_loop = EventLoop::new()?;
     /// let server = TcpServer::bind(&event_loop, "127.0.0.1:0")?.serve_fn(|_, _| ())?;
-    /// TcpClient::connect(&event_loop, server.address())
+    /// TcpClient::connect(&event_loop, server.local_address())
     ///     .on_attempt(|event_loop, _| event_loop.quit())
     ///     .serve_fn(|_, _| ())?
     ///     .detach();

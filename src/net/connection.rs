@@ -161,7 +161,7 @@ pub(super) struct ConnectionCore {
     is_shutdown_due: Cell<bool>,
     /// The FIN has been sent, or at least handed to the kernel.
     fin_sent: Cell<bool>,
-    /// The link to another connection, if this one is relayed.
+    /// The link with another connection, also after it has ended.
     relay: Cell<Option<Relay>>,
     /// Set after a link has ended, while the relayed bytes are still being delivered.
     delivery: Cell<Option<Box<Delivery>>>,
@@ -359,7 +359,7 @@ impl ConnectionCore {
     }
 
     /// The peer of an established connection.
-    fn peer(&self) -> &Address {
+    fn peer_address(&self) -> &Address {
         self.peer.get().expect("a connection is not used before it is established")
     }
 

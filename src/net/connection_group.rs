@@ -292,7 +292,7 @@ impl LoopMembers {
 
     /// Whether the loop has ended, and no task refers to its place.
     fn is_unused(&self) -> bool {
-        self.event_loop.is_terminated() && self.deliveries.is_empty()
+        self.event_loop.has_ended() && self.deliveries.is_empty()
     }
 
     fn clear(&mut self) {

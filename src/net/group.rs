@@ -44,7 +44,7 @@ pub(crate) enum Stage {
 pub struct StopReport {
     /// Connections that ended before the deadline: all their output was passed to the kernel, or
     /// their peers had disconnected.
-    pub drained: u64,
+    pub ended_in_time: u64,
     /// Connections that were reset at the deadline, and those that were on their way to a loop when
     /// the stop began and so never had a handler.
     pub aborted: u64,
@@ -60,7 +60,7 @@ pub(crate) struct Group {
     /// The bytes that the connections hold together.
     buffered: Arc<AtomicUsize>,
     stage: AtomicU8,
-    drained: AtomicU64,
+    ended_in_time: AtomicU64,
     aborted: AtomicU64,
     /// The number of listeners that are not closed yet.
     listeners: AtomicU64,
@@ -106,7 +106,7 @@ impl Group {
             budget: max_buffered.map_or_else(Budget::of_this_process, Budget::new),
             buffered: Arc::default(),
             stage: AtomicU8::new(Stage::Serving as u8),
-            drained: AtomicU64::new(0),
+            ended_in_time: AtomicU64::new(0),
             aborted: AtomicU64::new(0),
             listeners: AtomicU64::new(0),
             shards: shards.collect(),
@@ -136,7 +136,7 @@ impl Group {
         if ended.load(SeqCst) {
             return false;
         }
-        let is_alive = !event_loop.is_terminated();
+        let is_alive = !event_loop.has_ended();
         if !is_alive {
             self.mark_ended(shard);
         }
@@ -155,7 +155,7 @@ impl Group {
 
     /// The number of loops that have not ended.
     pub(super) fn live_loops(&self) -> usize {
-        let is_alive = |shard: &&Shard| !shard.ended.load(SeqCst) && !shard.event_loop.is_terminated();
+        let is_alive = |shard: &&Shard| !shard.ended.load(SeqCst) && !shard.event_loop.has_ended();
         self.shards.iter().filter(is_alive).count()
     }
 
@@ -256,8 +256,10 @@ impl Group {
         // callback. They run, or are dropped, without the lock.
         let taken = std::mem::take(&mut *self.when_empty.lock());
         for (home, when_empty) in taken {
-            let report =
-                StopReport { drained: self.drained.load(SeqCst), aborted: self.aborted.load(SeqCst) };
+            let report = StopReport {
+                ended_in_time: self.ended_in_time.load(SeqCst),
+                aborted: self.aborted.load(SeqCst),
+            };
             if !home.post_internal(move |event_loop| when_empty.into_inner()(event_loop, report)) {
                 logger::call(|| log::debug!("a server has stopped after its loop ended"));
             }
@@ -342,7 +344,7 @@ impl Drop for Membership {
         }
         match self.group.stage() {
             Stage::Serving => {}
-            Stage::Draining if self.listed.is_some() => _ = self.group.drained.fetch_add(1, SeqCst),
+            Stage::Draining if self.listed.is_some() => _ = self.group.ended_in_time.fetch_add(1, SeqCst),
             Stage::Draining | Stage::Aborting | Stage::Resetting => {
                 _ = self.group.aborted.fetch_add(1, SeqCst)
             }

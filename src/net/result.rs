@@ -15,13 +15,13 @@ pub enum CloseReason {
     /// The deadline of a [graceful close](crate::TcpConnection::close_gracefully) passed, and the
     /// connection was reset.
     DeadlinePassed,
-    /// The connection that this one was [linked](crate::TcpConnection::relay_to) with closed with
+    /// The connection that this one was [linked](crate::TcpConnection::relay_to) to closed with
     /// an error. The peer may miss bytes. A TCP peer sees a reset; a Unix socket has no reset, so
     /// its peer sees an ordinary end of input.
     RelayEnded,
     /// The server or client was stopped or dropped.
     Stopped,
-    /// The loop was dropped.
+    /// The loop [ended](crate::LoopHandle::has_ended).
     LoopEnded,
     /// The connection was [idle](crate::TcpConnection::set_idle_timeout) for the whole idle
     /// timeout.
@@ -50,7 +50,7 @@ impl fmt::Display for CloseReason {
             CloseReason::DeadlinePassed => f.write_str("the deadline of a graceful close passed"),
             CloseReason::RelayEnded => f.write_str("the linked connection ended abnormally"),
             CloseReason::Stopped => f.write_str("the server or client was stopped"),
-            CloseReason::LoopEnded => f.write_str("the event loop was dropped"),
+            CloseReason::LoopEnded => f.write_str("the event loop has ended"),
             CloseReason::Idle => f.write_str("the connection was idle for too long"),
             CloseReason::TimedOut => f.write_str("the deadline of the connection passed"),
             CloseReason::ReplyDropped => f.write_str("a reserved reply was dropped unfilled"),

@@ -89,8 +89,8 @@ impl TcpServer {
         Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), loops: SingleLoop })
     }
 
-    /// The IP address and port that the server listens on. [`address`](TcpServer::address) works
-    /// for every address family.
+    /// The IP address and port that the server listens on.
+    /// [`local_address`](TcpServer::local_address) works for every address family.
     ///
     /// # Errors
     /// [`Unsupported`](io::ErrorKind::Unsupported) if the server listens on a Unix socket.
@@ -99,8 +99,8 @@ impl TcpServer {
     }
 
     /// The address that the server listens on, of any family.
-    pub fn address(&self) -> &Address {
-        self.handle.address()
+    pub fn local_address(&self) -> &Address {
+        self.handle.local_address()
     }
 
     /// A handle to this server, for use from any thread.
@@ -178,7 +178,7 @@ impl TcpServer {
     /// [pool](TcpServerBuilder::pool) with [`Stopped`](crate::net::CloseReason::Stopped), as their
     /// loops continue.
     ///
-    /// If the loop has been dropped already, the server ends as if it were dropped.
+    /// If the loop has ended already, the server ends as if it were dropped.
     ///
     /// ```
     /// use reveille::{EventLoop, TcpServer};
@@ -201,7 +201,7 @@ impl TcpServer {
     }
 
     /// Makes the loop end the server, and own its threads, instead of this value. Without effect if
-    /// the loop is being dropped or has been dropped.
+    /// the loop has ended.
     fn leave_to_loop(&mut self) {
         let (group, pool) = (&self.handle.group, &mut self.pool);
         let left = self.event_loop.with(|event_loop| DetachedServer::leave(event_loop, group, pool));
@@ -242,7 +242,7 @@ impl Drop for TcpServer {
 impl fmt::Debug for TcpServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TcpServer")
-            .field("address", self.address())
+            .field("local_address", self.local_address())
             .field("open_connections", &self.open_connections())
             .finish_non_exhaustive()
     }

@@ -126,7 +126,7 @@ impl Watcher {
     ///
     /// # Errors
     /// - [`NotFound`](io::ErrorKind::NotFound) if `path` does not exist; also if a panic has closed
-    ///   the watcher, or its loop has been dropped.
+    ///   the watcher, or its loop has ended.
     /// - [`AlreadyExists`](io::ErrorKind::AlreadyExists) if this watcher already watches that file,
     ///   under any name.
     /// - [`QuotaExceeded`](io::ErrorKind::QuotaExceeded) (ENOSPC) if the user has reached the limit

@@ -80,20 +80,20 @@ impl LoopPool {
     }
 
     /// Returns the loops round robin, skipping those that have
-    /// [terminated](LoopHandle::is_terminated). If all loops have terminated, returns one of them.
+    /// [ended](LoopHandle::has_ended). If all loops have ended, returns one of them.
     /// Can be called from any thread.
     pub fn next(&self) -> &LoopHandle {
         let turn = || self.next.fetch_add(1, Relaxed) % self.threads.len();
         let first = self.threads[turn()].handle();
-        if !first.is_terminated() {
+        if !first.has_ended() {
             return first;
         }
         let others = (1..self.threads.len()).map(|_| self.threads[turn()].handle());
-        others.into_iter().find(|handle| !handle.is_terminated()).unwrap_or(first)
+        others.into_iter().find(|handle| !handle.has_ended()).unwrap_or(first)
     }
 
     /// Returns all loops in the order of their numbers, including those that have
-    /// [terminated](LoopHandle::is_terminated).
+    /// [ended](LoopHandle::has_ended).
     pub fn handles(&self) -> impl ExactSizeIterator<Item = &LoopHandle> {
         self.threads.iter().map(LoopThread::handle)
     }

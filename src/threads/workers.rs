@@ -132,7 +132,7 @@ impl Workers {
     /// submit the next job: the thread of its own job counts as free by then.
     ///
     /// # Errors
-    /// Returns `work` and `done` if the pool is full or closed, or if the loop is being dropped.
+    /// Returns `work` and `done` if the pool is full or closed, or if the loop has ended.
     pub fn submit<F, R, D>(
         &self,
         event_loop: &EventLoop,
@@ -145,7 +145,7 @@ impl Workers {
         D: FnOnce(&EventLoop, Result<R, JobError>) + 'static,
     {
         let Ok(delivery) = Delivery::register(event_loop) else {
-            return Err(Refused::new((work, done), WorkersError::LoopGone));
+            return Err(Refused::new((work, done), WorkersError::LoopEnded));
         };
         let (address, handle) = (delivery.address(), event_loop.handle());
         let pushed = self.push(work, |work| {
@@ -169,7 +169,7 @@ impl Workers {
     /// Same as [`submit`](Workers::submit), for the loop of another thread.
     ///
     /// # Errors
-    /// Returns `work` and `done` if the pool is full or closed, or if the loop has been dropped.
+    /// Returns `work` and `done` if the pool is full or closed, or if the loop has ended.
     pub fn submit_to<F, R, D>(
         &self,
         handle: &LoopHandle,
@@ -181,8 +181,8 @@ impl Workers {
         R: Send + 'static,
         D: FnOnce(&EventLoop, Result<R, JobError>) + Send + 'static,
     {
-        if handle.is_terminated() {
-            return Err(Refused::new((work, done), WorkersError::LoopGone));
+        if handle.has_ended() {
+            return Err(Refused::new((work, done), WorkersError::LoopEnded));
         }
         self.push((work, done), |(work, done)| {
             let (work, done, handle) = (Contained::new(work), Contained::new(done), handle.clone());

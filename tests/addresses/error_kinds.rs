@@ -23,9 +23,9 @@ fn one_meaning_has_one_kind_in_every_error_type() {
         SendError::ShutDown.into(),
         DatagramError::Closed.into(),
         RingSendError::Closed.into(),
-        CallError::LoopGone.into(),
+        CallError::LoopEnded.into(),
         WorkersError::Closed.into(),
-        WorkersError::LoopGone.into(),
+        WorkersError::LoopEnded.into(),
     ];
     let too_long: [io::Error; 2] =
         [DatagramError::TooLong.into(), RingSendError::TooLong { longest: 1 }.into()];
@@ -52,7 +52,7 @@ fn one_meaning_has_one_kind_in_every_error_type() {
 #[test]
 fn a_refused_task_has_the_kind_of_its_reason() {
     with_watchdog(crate::support::LIMIT, || {
-        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Reject(1)).build().unwrap();
+        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Refuse(1)).build().unwrap();
         let handle = event_loop.handle();
         handle.queue_in_loop(|_| ()).unwrap();
         let full = handle.queue_in_loop(|_| ()).unwrap_err();
@@ -60,7 +60,7 @@ fn a_refused_task_has_the_kind_of_its_reason() {
         assert_eq!(io::Error::from(full).kind(), ErrorKind::WouldBlock);
         drop(event_loop);
         let gone = handle.queue_in_loop(|_| ()).unwrap_err();
-        assert_eq!(gone.reason(), PostError::LoopGone);
+        assert_eq!(gone.reason(), PostError::LoopEnded);
         assert_eq!(io::Error::from(gone).kind(), ErrorKind::BrokenPipe);
     });
 }

@@ -1,6 +1,6 @@
-//! Received descriptors whose close blocks: lingering TCP sockets with unsent bytes, whose last
-//! descriptor is the one that was sent. No code path closes one on the thread of the loop, which is
-//! that of the test: the close would block it for an hour.
+//! Received descriptors whose close blocks. Each is the only descriptor of a lingering TCP socket
+//! with unsent bytes. No code path closes one on the thread of the loop. Here that is the thread of
+//! the test, so such a close would block the test for an hour.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
@@ -107,7 +107,8 @@ fn a_descriptor_sent_before_the_accept_is_not_closed_on_the_loop() {
     });
 }
 
-/// The kernel rejects them, or the connection does so if the kernel is too old.
+/// The kernel fails the peer's send. A kernel that is too old for that delivers the descriptors,
+/// and the connection closes them.
 #[test]
 fn a_connection_that_accepts_no_descriptors_rejects_them() {
     with_loop(|event_loop| {
@@ -188,7 +189,7 @@ fn a_descriptor_for_a_full_server_is_not_closed_on_the_loop() {
         let server = builder.serve(|_| Echo(|_: &TcpConnection<'_>| Ok(()))).unwrap();
         let client = connect(&server);
         let _peer = Lingering::new().send(&client, 1).unwrap();
-        net::turn_until(event_loop, || server.counters().refused_at_maximum == 1);
+        net::turn_until(event_loop, || server.counters().rejected_at_maximum == 1);
     });
 }
 
@@ -318,8 +319,9 @@ fn callbacks(file: &str, name: &str) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// `on_frame` corresponds to `on_message`. Only frames have errors and batches, and a time-out of
-/// their own, which the wrapper receives. All other callbacks have the same names.
+/// `on_frame` corresponds to `on_message`. A connection handler has no callbacks for the errors and
+/// batches of frames. A frame handler has none for their time-out, which `Framed` turns into an
+/// error. All other callbacks have the same names.
 #[test]
 fn a_frame_handler_has_every_callback_of_a_connection_handler() {
     let mut of_connections = callbacks("src/net/connection/handler.rs", "ConnectionHandler");

@@ -19,8 +19,9 @@ const TEN_PORTS: &str = r#"
         echo "40000 40009" > /proc/sys/net/ipv4/ip_local_port_range
         exec "$@"' sh "$@""#;
 
+/// The kernel shares a local port between connections to different addresses.
 #[test]
-fn a_local_address_takes_a_port_of_one_destination() {
+fn clients_to_different_servers_share_their_local_ports() {
     alone_after(TEN_PORTS, || {
         with_loop(|event_loop| {
             for host in ["127.0.0.1", "[::1]"] {
@@ -76,7 +77,7 @@ fn assert_peer(target: SocketAddr, expected: SocketAddr) {
         let _client = TcpClient::connect(event_loop, target)
             .reporting(&reports)
             .serve(move |conn| {
-                recorded.record((conn.peer().clone(), conn.peer_addr().ok()));
+                recorded.record((conn.peer_address().clone(), conn.peer_addr().ok()));
                 Journal::new().script()
             })
             .unwrap();
@@ -134,7 +135,7 @@ fn the_peer_of_a_unix_client_is_its_target() {
         let recorded = peers.clone();
         let _client = TcpClient::connect(event_loop, name.clone())
             .serve(move |conn| {
-                recorded.record(conn.peer().clone());
+                recorded.record(conn.peer_address().clone());
                 Journal::new().script()
             })
             .unwrap();
@@ -148,7 +149,7 @@ fn an_unnamed_unix_server_gets_a_name_from_the_kernel() {
     with_loop(|event_loop| {
         let servers = [UnixAddress::unnamed(), UnixAddress::unnamed()]
             .map(|unnamed| crate::support::unix::echo_server(event_loop, unnamed));
-        let names = servers.each_ref().map(|server| server.address().clone());
+        let names = servers.each_ref().map(|server| server.local_address().clone());
         assert_ne!(names[0], names[1]);
         for name in &names {
             let chosen = name.as_unix().and_then(UnixAddress::as_abstract_name).expect("an abstract name");

@@ -36,7 +36,8 @@ fn queued_sends_and_calls_follow_on_open_in_order() {
         let server = echo_server(event_loop, "127.0.0.1:0".parse().unwrap());
         let (session, running) = (Session::default(), Rc::new(Cell::new(false)));
         let made = session.clone();
-        let client = TcpClient::connect(event_loop, server.address()).serve(move |_| made.clone()).unwrap();
+        let client =
+            TcpClient::connect(event_loop, server.local_address()).serve(move |_| made.clone()).unwrap();
         client.send("one ").unwrap();
         let noted = Rc::clone(&running);
         client
@@ -85,7 +86,7 @@ fn sends_between_two_sessions_go_to_the_next() {
         let server = echo_server(event_loop, "127.0.0.1:0".parse().unwrap());
         let session = Session::default();
         let made = session.clone();
-        let client = TcpClient::connect(event_loop, server.address())
+        let client = TcpClient::connect(event_loop, server.local_address())
             .retry(backoff())
             .reconnect()
             .serve(move |_| made.clone())

@@ -103,7 +103,7 @@ fn assert_all(rounds: &[Round], expected: &Round) {
 
 #[test]
 fn a_small_task_from_another_thread_allocates_nothing() {
-    for mailbox in [MailboxLimit::Unbounded, MailboxLimit::Reject(TASKS), MailboxLimit::Block(TASKS)] {
+    for mailbox in [MailboxLimit::Unbounded, MailboxLimit::Refuse(TASKS), MailboxLimit::Block(TASKS)] {
         with_watchdog(LIMIT, move || {
             let event_loop = EventLoop::builder().mailbox(mailbox).build().unwrap();
             fn post<const WORDS: usize>(handle: &LoopHandle) {
@@ -194,7 +194,7 @@ fn a_larger_task_allocates_once_and_is_freed_where_it_runs() {
 #[test]
 fn a_refused_task_of_any_size_allocates_nothing() {
     with_watchdog(LIMIT, || {
-        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Reject(1)).build().unwrap();
+        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Refuse(1)).build().unwrap();
         let handle = event_loop.handle();
         let refused = || {
             let fill = handle.queue_in_loop(|_| ());

@@ -180,7 +180,7 @@ fn unarmed_remote_timers_are_not_counted_on_drop() {
 #[test]
 fn a_returned_task_is_counted_only_as_refused() {
     with_watchdog(LIMIT, || {
-        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Reject(2)).build().unwrap();
+        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Refuse(2)).build().unwrap();
         let handle = event_loop.handle();
         let post = || handle.queue_in_loop(|_| ()).is_ok();
         let accepted = on_another_thread(|| (0..5).filter(|_| post()).count());

@@ -223,7 +223,7 @@ fn a_callback_may_rebind_its_ended_servers_address() {
                     let (ending, doing) = (Rc::clone(&kept), done.clone());
                     let server = serve_at(event_loop, address, callback, move |event_loop| {
                         let server = ending.borrow_mut().pop().expect("the server");
-                        let address = server.address().clone();
+                        let address = server.local_address().clone();
                         if stops {
                             server.stop(HOUR, |_, _| ())
                         } else {
@@ -234,7 +234,7 @@ fn a_callback_may_rebind_its_ended_servers_address() {
                         doing.add();
                     });
                     let server = server.unwrap();
-                    let (address, first) = (server.address().clone(), server.handle());
+                    let (address, first) = (server.local_address().clone(), server.handle());
                     kept.borrow_mut().push(server);
                     let client = client_of(&address);
                     net::turn_until(event_loop, || done.get() == 1);

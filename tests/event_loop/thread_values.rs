@@ -44,7 +44,7 @@ fn the_value_of_a_thread_is_dropped_before_its_loop() {
             |thread| thread.join().unwrap(),
             |thread| {
                 thread.handle().quit();
-                net::until(|| thread.handle().is_terminated());
+                net::until(|| thread.handle().has_ended());
             },
         ];
         for end in ends {
@@ -54,7 +54,7 @@ fn the_value_of_a_thread_is_dropped_before_its_loop() {
                 let not_send = Rc::new(());
                 Ok(OnDrop::new(move || {
                     drop(not_send);
-                    sender.send((handle.is_in_loop_thread(), handle.is_terminated())).unwrap();
+                    sender.send((handle.is_in_loop_thread(), handle.has_ended())).unwrap();
                 }))
             });
             let thread = thread.unwrap();

@@ -272,7 +272,7 @@ fn a_signal_fails_the_requests_without_a_reply() {
         let mut client = Repeating::start(server.local_addr().unwrap(), &["PING"]);
         let _connection = receive(&server, &encode(&["PING"]));
         kill_process(Pid::from_child(&client.process), Signal::TERM).expect("a running process");
-        client.prints("failed: the event loop was dropped");
+        client.prints("failed: the event loop has ended");
         assert_eq!(client.process.wait().expect("a child").code(), Some(1));
     });
 }

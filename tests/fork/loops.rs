@@ -81,10 +81,10 @@ fn posts_in_a_child_fail_without_waking_the_parent() {
         let wakes_before = unread_wakes(&event_loop);
         in_child(|| {
             let refused = handle.queue_in_loop(|_| ()).unwrap_err();
-            assert_eq!(refused.reason(), PostError::LoopGone);
+            assert_eq!(refused.reason(), PostError::LoopEnded);
             assert!(handle.run_in_loop(|_| ()).is_err());
             assert!(handle.run_after(Duration::ZERO, |_| ()).is_err());
-            assert_eq!(handle.call(|_| 1), Err(CallError::LoopGone));
+            assert_eq!(handle.call(|_| 1), Err(CallError::LoopEnded));
             assert!(!handle.cancel(timer) && !handle.reset(timer, Duration::ZERO));
             assert!(!handle.is_in_loop_thread());
             handle.quit();
@@ -224,7 +224,7 @@ fn a_child_forked_in_a_callback_does_not_continue_the_turn() {
 fn a_child_does_not_wait_for_locks_held_at_the_fork() {
     const TIMERS_PER_TURN: usize = 10_000;
     alone(|| {
-        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Reject(64)).build().unwrap();
+        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Refuse(64)).build().unwrap();
         let (handle, done) = (event_loop.handle(), AtomicBool::new(false));
         let timers = AtomicUsize::new(0);
         let mut event_loop = Some(event_loop);

@@ -253,7 +253,7 @@ fn a_child_does_not_wait_for_inherited_threads() {
         let mut pool = Some(LoopPool::new(2, "pool").unwrap());
         in_child(|| {
             let thread = thread.take().unwrap();
-            assert_eq!(thread.handle().call(|_| 1), Err(CallError::LoopGone));
+            assert_eq!(thread.handle().call(|_| 1), Err(CallError::LoopEnded));
             assert_eq!(thread.join().unwrap_err().kind(), ErrorKind::Unsupported);
             drop(pool.take());
         });

@@ -319,7 +319,7 @@ fn a_call_that_does_not_run_drops_its_captures() {
         // The call is refused.
         let handle = EventLoop::new().unwrap().handle();
         let bomb = Bomb::new(&drops);
-        assert_eq!(handle.call(move |_| bomb.keep()), Err(CallError::LoopGone));
+        assert_eq!(handle.call(move |_| bomb.keep()), Err(CallError::LoopEnded));
         assert_eq!(drops.get(), 1);
 
         // Both calls are accepted. The first waits until the loop is dropped, the second times out
@@ -335,14 +335,14 @@ fn a_call_that_does_not_run_drops_its_captures() {
             let late = scope.spawn(move || own.call_timeout(Duration::ZERO, move |_| bomb.keep()));
             assert_eq!(late.join().unwrap(), Err(CallError::TimedOut));
             drop(event_loop);
-            assert_eq!(caller.join().unwrap(), Err(CallError::LoopGone));
+            assert_eq!(caller.join().unwrap(), Err(CallError::LoopEnded));
         });
         assert_eq!((drops.get(), handle.counters().panics), (3, 2));
 
         // The task is refused, and then dropped by the conversion into an I/O error.
         let bomb = Bomb::new(&drops);
         let refused = handle.queue_in_loop(move |_| bomb.keep()).unwrap_err();
-        assert_eq!(refused.reason(), PostError::LoopGone);
+        assert_eq!(refused.reason(), PostError::LoopEnded);
         assert_eq!(io::Error::from(refused).kind(), io::ErrorKind::BrokenPipe);
         assert_eq!(drops.get(), 4);
     });

@@ -58,8 +58,8 @@ fn child_role() {
         match &*line.expect("a query") {
             "open" => send_to_parent(handle.open_connections()),
             "accepted" => send_to_parent(counters.accepted),
-            "shed" => send_to_parent(counters.shed),
-            "refused" => send_to_parent(counters.refused_at_maximum),
+            "rejected without descriptor" => send_to_parent(counters.rejected_without_descriptor),
+            "rejected at maximum" => send_to_parent(counters.rejected_at_maximum),
             "warnings" => send_to_parent(warnings()),
             other => panic!("unknown query `{other}`"),
         }
@@ -181,7 +181,7 @@ fn survive_storm(role: &'static str, expected: std::ops::Range<usize>) {
         assert_eq!(server.request("open"), all as u64);
         // Every connection was accepted, or rejected and counted.
         assert_eq!(server.request("accepted"), all as u64);
-        let rejected = server.request("shed") + server.request("refused");
+        let rejected = server.request("rejected without descriptor") + server.request("rejected at maximum");
         assert_eq!(rejected, (CONNECTIONS - served.len()) as u64);
         let warnings = server.request("warnings");
         assert!(warnings <= 3 * STORM_LIMIT.as_secs(), "{warnings} warnings");

@@ -162,7 +162,7 @@ fn connections_beyond_the_maximum_queue_until_others_leave() {
             net::until(|| handle.open_connections() == 0);
             assert_eq!(census.peak(), 5, "{spread:?}");
             assert_eq!(handle.counters().accepted, 20, "{spread:?}");
-            assert_eq!(handle.counters().refused_at_maximum, 0);
+            assert_eq!(handle.counters().rejected_at_maximum, 0);
         }
     });
 }
@@ -203,7 +203,7 @@ fn connections_beyond_the_maximum_are_rejected_by_policy() {
             for _ in 0..7 {
                 assert_rejected(host.connect());
             }
-            assert_eq!(handle.counters().refused_at_maximum, 7, "{spread:?}");
+            assert_eq!(handle.counters().rejected_at_maximum, 7, "{spread:?}");
             served.pop();
             net::until(|| handle.open_connections() == 4);
             served.push(connect_until_served(|| host.connect()));
@@ -226,17 +226,17 @@ fn the_limit_per_address_applies_to_each_address() {
             let mut of_another: Vec<_> = (0..3).map(|_| connect_from("127.0.0.3", host.address())).collect();
             of_another.iter_mut().for_each(net::assert_echoes);
             assert_rejected(connect_from("127.0.0.3", host.address()));
-            assert_eq!(handle.counters().refused_by_address, 2, "{spread:?}");
+            assert_eq!(handle.counters().rejected_by_address, 2, "{spread:?}");
 
             // A closed connection releases exactly one permit.
             of_one.pop();
             net::until(|| handle.open_connections() == 5);
             of_one.push(connect_until_served(|| connect_from("127.0.0.2", host.address())));
-            let refused = handle.counters().refused_by_address;
+            let rejected = handle.counters().rejected_by_address;
             assert_rejected(connect_from("127.0.0.2", host.address()));
             assert_eq!(
-                (handle.counters().accepted, handle.counters().refused_by_address),
-                (7, refused + 1),
+                (handle.counters().accepted, handle.counters().rejected_by_address),
+                (7, rejected + 1),
                 "{spread:?}"
             );
         }
@@ -356,7 +356,7 @@ fn a_server_is_stopped_from_another_thread() {
                 }
                 for _ in 0..2 {
                     let stopped = reported.recv_timeout(net::LIMIT).expect("a report");
-                    assert_eq!((stopped.drained, stopped.aborted), (6, 0), "{spread:?}");
+                    assert_eq!((stopped.ended_in_time, stopped.aborted), (6, 0), "{spread:?}");
                 }
                 // Every listener is closed when the report arrives.
                 for _ in 0..10 {
@@ -383,7 +383,7 @@ fn dropping_a_stopping_server_aborts_remaining_connections() {
         assert_eq!(handle.open_connections(), 1);
         host.request(|_, server| drop(server.take()));
         let stopped = reported.recv_timeout(net::LIMIT).expect("a report");
-        assert_eq!((stopped.drained, stopped.aborted), (0, 1));
+        assert_eq!((stopped.ended_in_time, stopped.aborted), (0, 1));
     });
 }
 

@@ -54,7 +54,7 @@ fn a_detached_server_ends_with_its_loop() {
             let detached =
                 Detached::new(move |builder| builder.threads(threads).load_balancing(distribution));
             drop(detached.host);
-            assert!(detached.loops.iter().all(LoopHandle::is_terminated));
+            assert!(detached.loops.iter().all(LoopHandle::has_ended));
             detached.refusing.assert_refuses();
             (0..6).for_each(|number| assert_eq!(detached.journal.end_of(number), End::LoopEnded));
             detached.journal.assert_opened_and_closed_once(6);
@@ -71,8 +71,8 @@ fn a_handle_stops_a_detached_server_and_its_threads() {
                 Detached::new(move |builder| builder.threads(threads));
             let (sender, reported) = mpsc::channel();
             server.stop(HOUR, move |event_loop, report| {
-                let ended = loops.iter().filter(|handle| handle.is_terminated()).count();
-                sender.send((event_loop.handle().is_in_loop_thread(), report.drained, ended)).unwrap();
+                let ended = loops.iter().filter(|handle| handle.has_ended()).count();
+                sender.send((event_loop.handle().is_in_loop_thread(), report.ended_in_time, ended)).unwrap();
             });
             // The stop waits for the peers.
             host.request(|_, _| ());
@@ -95,7 +95,7 @@ fn a_deadline_ends_a_detached_server_and_its_threads() {
                 Detached::new(|builder| builder.threads(3));
             let (sender, reported) = mpsc::channel();
             server.stop(within, move |_, _| {
-                sender.send(loops.iter().all(LoopHandle::is_terminated)).unwrap();
+                sender.send(loops.iter().all(LoopHandle::has_ended)).unwrap();
             });
             assert_eq!(reported.recv_timeout(net::LIMIT), Ok(true));
             drop((host, clients));
@@ -121,9 +121,9 @@ fn a_server_detached_after_its_stop_keeps_no_threads() {
             server.as_ref().unwrap().handle().stop(HOUR, move |_, _| sender.send(()).unwrap());
         });
         reported.recv_timeout(net::LIMIT).unwrap();
-        assert!(!used.is_terminated(), "the threads belong to the server's value");
+        assert!(!used.has_ended(), "the threads belong to the server's value");
         host.request(|_, server| drop(server.take().unwrap().detach()));
-        net::until(|| used.is_terminated());
+        net::until(|| used.has_ended());
         host.request(|_, _| ());
     });
 }

@@ -141,7 +141,7 @@ fn a_listener_per_loop_serves_on_all_loops() {
         for mut client in all {
             assert_eq!(net::read_to_end(&mut client), b"");
         }
-        assert_eq!(reported.recv_timeout(net::LIMIT).expect("a report").drained, 300);
+        assert_eq!(reported.recv_timeout(net::LIMIT).expect("a report").ended_in_time, 300);
         for _ in 0..20 {
             refusing.assert_refuses();
         }

@@ -56,9 +56,9 @@ impl Fragile {
 
     fn end_a_loop(&self) {
         let ended = self.block_a_loop();
-        assert!(!ended.is_terminated());
+        assert!(!ended.has_ended());
         self.release.send(()).unwrap();
-        net::until(|| ended.is_terminated());
+        net::until(|| ended.has_ended());
     }
 }
 
@@ -154,16 +154,16 @@ fn a_pool_gives_only_live_loops() {
         let ended: Vec<_> = pool.handles().take(2).cloned().collect();
         for handle in &ended {
             handle.quit();
-            net::until(|| handle.is_terminated());
+            net::until(|| handle.has_ended());
         }
         for _ in 0..10 {
-            assert!(!pool.next().is_terminated());
+            assert!(!pool.next().has_ended());
             assert_eq!(pool.next().call(|_| 7).unwrap(), 7);
         }
         let last = pool.next().clone();
         last.quit();
-        net::until(|| last.is_terminated());
-        assert!(pool.next().is_terminated());
+        net::until(|| last.has_ended());
+        assert!(pool.next().has_ended());
         assert!(pool.next().queue_in_loop(|_| ()).is_err());
     });
 }

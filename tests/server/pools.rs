@@ -80,7 +80,7 @@ fn a_stopped_server_leaves_its_pool_running() {
                 server.take().unwrap().stop(HOUR, move |_, report| sender.send(report).unwrap());
             });
             drop(clients);
-            assert_eq!(reported.recv_timeout(net::LIMIT).unwrap().drained, 6);
+            assert_eq!(reported.recv_timeout(net::LIMIT).unwrap().ended_in_time, 6);
             drop(host);
             journal.assert_opened_and_closed_once(6);
             assert!(pool.handles().all(|handle| handle.call(|_| ()).is_ok()));
@@ -122,7 +122,7 @@ fn loops_that_have_ended_are_left_out() {
             let end = |number| {
                 let handle = pool.handles().nth(number).unwrap().clone();
                 handle.quit();
-                net::until(|| handle.is_terminated());
+                net::until(|| handle.has_ended());
             };
             end(0);
             let (host, journal, _refusing) = host(&pool, distribution);

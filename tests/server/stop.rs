@@ -35,7 +35,7 @@ fn stop(host: &Host, within: Duration) -> mpsc::Receiver<StopReport> {
 fn only_report(reported: &mpsc::Receiver<StopReport>) -> (u64, u64) {
     let report = reported.recv_timeout(net::LIMIT).expect("a report");
     assert_eq!(reported.recv_timeout(net::LIMIT), Err(mpsc::RecvTimeoutError::Disconnected));
-    (report.drained, report.aborted)
+    (report.ended_in_time, report.aborted)
 }
 
 /// The size of the output of a connection. The kernel does not accept all of it at once.
@@ -175,7 +175,7 @@ fn a_deadline_before_the_stop_is_processed_resets_connections() {
             outcome = outcome.or(reported.try_recv().ok());
             outcome.is_some()
         });
-        assert_eq!(outcome.map(|report| (report.drained, report.aborted)), Some((0, 2)));
+        assert_eq!(outcome.map(|report| (report.ended_in_time, report.aborted)), Some((0, 2)));
         assert!(net::read_until_reset(&mut client).len() < SIZE);
         net::wait_for_end(&mut idle);
         (0..2).for_each(|number| assert_eq!(journal.end_of(number), End::Stopped));
@@ -239,7 +239,7 @@ fn a_stop_without_time_ends_drained_connections_cleanly() {
 
 /// The deadline comes after the connections that end by themselves have ended.
 #[test]
-fn a_stop_reports_drained_and_aborted_connections() {
+fn a_stop_reports_connections_in_time_and_aborted_ones() {
     with_watchdog(LIMIT, || {
         for threads in [1, 3] {
             let (host, journal) = scripted_with_threads(threads, |script| script);
@@ -251,14 +251,14 @@ fn a_stop_reports_drained_and_aborted_connections() {
                 assert_eq!(net::read_to_end(client), b"");
             }
             drop(clients);
-            let (drained, aborted) = only_report(&reported);
-            assert_eq!(drained + aborted, 6);
+            let (ended_in_time, aborted) = only_report(&reported);
+            assert_eq!(ended_in_time + aborted, 6);
             // Exactly two are aborted, unless this machine needs the whole delay for the others.
             assert!(aborted >= 2, "only {aborted} connections were aborted");
             let ends: Vec<End> = (0..6).map(|number| journal.end_of(number)).collect();
             let stopped = ends.iter().filter(|end| **end == End::Stopped).count() as u64;
             let finished = ends.iter().filter(|end| **end == End::Finished).count() as u64;
-            assert_eq!((finished, stopped), (drained, aborted));
+            assert_eq!((finished, stopped), (ended_in_time, aborted));
             drop(staying);
         }
     });
@@ -388,8 +388,8 @@ fn a_stop_refuses_connections_in_transit() {
             net::wait_for_end(client);
         }
         drop(clients);
-        let (drained, aborted) = only_report(&reported);
-        assert_eq!(drained + aborted, 6);
+        let (ended_in_time, aborted) = only_report(&reported);
+        assert_eq!(ended_in_time + aborted, 6);
         assert!(aborted >= 4, "only {aborted} connections were aborted");
         drop(host);
         assert!(journal.handlers() <= 2, "a connection opened after the stop: {journal:?}");

@@ -129,7 +129,7 @@ fn a_ring_passed_over_a_socket_ends_with_its_connection() {
         let copies = clones(&descriptors);
         let (source, messages) = watch(event_loop, here);
         let mut to_send = Some(descriptors);
-        let client = TcpClient::connect(event_loop, server.address())
+        let client = TcpClient::connect(event_loop, server.local_address())
             .serve(move |conn| {
                 conn.send_with_descriptors("a ring", to_send.take().unwrap()).unwrap();
                 Taker::default()

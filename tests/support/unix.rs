@@ -54,7 +54,7 @@ pub(crate) fn echo_server(
 
 /// Connects a client of the standard library, whose reads fail after a time limit.
 pub(crate) fn connect(server: &TcpServer) -> UnixStream {
-    connect_to(server.address().as_unix().expect("a Unix socket"))
+    connect_to(server.local_address().as_unix().expect("a Unix socket"))
 }
 
 /// Same as [`connect`], for an address.

@@ -329,7 +329,7 @@ fn race<const TEST: usize>(builders: impl Fn(usize) -> EventLoopBuilder) {
 }
 
 fn mailbox_of(round: usize) -> MailboxLimit {
-    [MailboxLimit::Unbounded, MailboxLimit::Reject(3), MailboxLimit::Block(2)][round % 3]
+    [MailboxLimit::Unbounded, MailboxLimit::Refuse(3), MailboxLimit::Block(2)][round % 3]
 }
 
 #[test]

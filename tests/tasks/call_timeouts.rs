@@ -161,7 +161,7 @@ fn full_loop(mailbox: fn(usize) -> MailboxLimit, tasks: usize) -> EventLoop {
 #[test]
 fn a_call_to_a_full_rejecting_mailbox_fails() {
     with_watchdog(LIMIT, || {
-        let event_loop = full_loop(MailboxLimit::Reject, 3);
+        let event_loop = full_loop(MailboxLimit::Refuse, 3);
         let (handle, drops) = (event_loop.handle(), Count::default());
         let (first, second) = (drops.drop_token(), drops.drop_token());
         let call = || {
@@ -184,7 +184,7 @@ fn a_call_to_a_full_rejecting_mailbox_fails() {
 #[test]
 fn a_zero_timeout_call_to_a_full_mailbox_fails_as_full() {
     with_watchdog(LIMIT, || {
-        let event_loop = full_loop(MailboxLimit::Reject, 3);
+        let event_loop = full_loop(MailboxLimit::Refuse, 3);
         let handle = event_loop.handle();
         let result = on_another_thread(|| handle.call_timeout(Duration::ZERO, |_| ()));
         assert_eq!(result, Err(CallError::Full));
@@ -241,8 +241,8 @@ fn a_call_that_waits_for_capacity_fails_at_the_loops_drop() {
             let caller = start_waiting(scope, || handle.call(|_| ()));
             let caller_with_timeout = start_waiting(scope, || handle.call_timeout(Duration::MAX, |_| ()));
             drop(event_loop);
-            assert_eq!(caller.join().unwrap(), Err(CallError::LoopGone));
-            assert_eq!(caller_with_timeout.join().unwrap(), Err(CallError::LoopGone));
+            assert_eq!(caller.join().unwrap(), Err(CallError::LoopEnded));
+            assert_eq!(caller_with_timeout.join().unwrap(), Err(CallError::LoopEnded));
         });
     });
 }

@@ -161,10 +161,10 @@ fn a_call_to_a_dropped_loop_is_an_error() {
                 ran.add();
             }
         };
-        assert_eq!(handle.call(task()), Err(CallError::LoopGone));
-        assert_eq!(handle.call_timeout(Duration::ZERO, task()), Err(CallError::LoopGone));
-        assert_eq!(handle.call_timeout(Duration::MAX, task()), Err(CallError::LoopGone));
-        assert_eq!(on_another_thread(|| handle.call(task())), Err(CallError::LoopGone));
+        assert_eq!(handle.call(task()), Err(CallError::LoopEnded));
+        assert_eq!(handle.call_timeout(Duration::ZERO, task()), Err(CallError::LoopEnded));
+        assert_eq!(handle.call_timeout(Duration::MAX, task()), Err(CallError::LoopEnded));
+        assert_eq!(on_another_thread(|| handle.call(task())), Err(CallError::LoopEnded));
         assert_eq!((ran.get(), drops.get()), (0, 4));
         assert_eq!(handle.counters().tasks_refused, 4);
     });
@@ -187,7 +187,7 @@ fn a_call_fails_when_its_loop_is_dropped() {
                 });
                 assert_eq!((handle.counters().tasks_posted, drops.get()), (1, 0), "it waits");
                 drop(event_loop);
-                assert_eq!(caller.join().unwrap(), Err(CallError::LoopGone));
+                assert_eq!(caller.join().unwrap(), Err(CallError::LoopEnded));
             });
             assert_eq!(drops.get(), 1);
             assert_eq!(handle.counters().tasks_dropped, 1);
@@ -204,7 +204,7 @@ fn a_call_fails_when_quit_drops_its_task() {
             let caller = start_waiting(scope, || handle.call(|_| ()));
             event_loop.quit();
             event_loop.run().unwrap();
-            assert_eq!(caller.join().unwrap(), Err(CallError::LoopGone));
+            assert_eq!(caller.join().unwrap(), Err(CallError::LoopEnded));
         });
         let counters = handle.counters();
         assert_eq!((counters.tasks_run, counters.tasks_dropped), (0, 1));
@@ -264,7 +264,7 @@ fn calls_that_race_with_the_loops_end_all_return() {
                         loop {
                             match handle.call(move |_| number) {
                                 Ok(result) => assert_eq!(result, number),
-                                Err(error) => break assert_eq!(error, CallError::LoopGone),
+                                Err(error) => break assert_eq!(error, CallError::LoopEnded),
                             }
                             number += 1;
                         }
@@ -285,7 +285,7 @@ fn calls_that_race_with_the_loops_end_all_return() {
 #[test]
 fn a_call_error_describes_its_cause() {
     let expected = [
-        (CallError::LoopGone, ErrorKind::BrokenPipe, "the event loop has been dropped"),
+        (CallError::LoopEnded, ErrorKind::BrokenPipe, "the event loop has ended"),
         (CallError::Full, ErrorKind::WouldBlock, "the event loop's mailbox is full"),
         (CallError::Panicked, ErrorKind::Other, "the task panicked"),
         (CallError::TimedOut, ErrorKind::TimedOut, "the call to the event loop timed out"),

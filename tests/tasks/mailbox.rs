@@ -29,7 +29,7 @@ fn fill(handle: &LoopHandle) -> usize {
 #[test]
 fn a_mailbox_accepts_tasks_up_to_its_capacity() {
     for (capacity, accepted) in [(1, 1), (2, 2), (7, 7), (100, 100)] {
-        with_mailbox(MailboxLimit::Reject(capacity), move |event_loop| {
+        with_mailbox(MailboxLimit::Refuse(capacity), move |event_loop| {
             let handle = event_loop.handle();
             for round in 1..=3 {
                 assert_eq!(fill(&handle), accepted);
@@ -46,7 +46,7 @@ fn a_mailbox_accepts_tasks_up_to_its_capacity() {
 
 #[test]
 fn a_mailbox_of_capacity_zero_accepts_one_task() {
-    with_mailbox(MailboxLimit::Reject(0), |event_loop| {
+    with_mailbox(MailboxLimit::Refuse(0), |event_loop| {
         assert_eq!(fill(&event_loop.handle()), 1);
         turn(event_loop);
         assert_eq!(event_loop.handle().counters().tasks_run, 1);
@@ -78,7 +78,7 @@ fn without_a_limit_nothing_is_refused() {
 
 #[test]
 fn a_refused_task_is_returned_and_can_be_called() {
-    with_mailbox(MailboxLimit::Reject(2), |event_loop| {
+    with_mailbox(MailboxLimit::Refuse(2), |event_loop| {
         let handle = event_loop.handle();
         assert_eq!(fill(&handle), 2);
         let (called, drops) = (Count::default(), Count::default());
@@ -108,7 +108,7 @@ fn a_refused_task_is_returned_and_can_be_called() {
 
 #[test]
 fn a_refused_task_can_be_posted_after_a_turn() {
-    with_mailbox(MailboxLimit::Reject(1), |event_loop| {
+    with_mailbox(MailboxLimit::Refuse(1), |event_loop| {
         let (handle, ran) = (event_loop.handle(), Count::default());
         assert_eq!(fill(&handle), 1);
         let r = ran.clone();
@@ -122,7 +122,7 @@ fn a_refused_task_can_be_posted_after_a_turn() {
 
 #[test]
 fn taking_the_batch_frees_the_mailboxs_capacity() {
-    with_mailbox(MailboxLimit::Reject(3), |event_loop| {
+    with_mailbox(MailboxLimit::Refuse(3), |event_loop| {
         let (handle, seen) = (event_loop.handle(), Arc::new(AtomicU64::new(0)));
         let (h, s) = (handle.clone(), Arc::clone(&seen));
         let task = move |_: &EventLoop| {
@@ -140,7 +140,7 @@ fn taking_the_batch_frees_the_mailboxs_capacity() {
 
 #[test]
 fn the_limit_applies_to_handles_on_the_loops_thread() {
-    for mailbox in [MailboxLimit::Reject(3), MailboxLimit::Block(3)] {
+    for mailbox in [MailboxLimit::Refuse(3), MailboxLimit::Block(3)] {
         with_mailbox(mailbox, |event_loop| {
             let handle = event_loop.handle();
             let ran = Recorder::new();
@@ -167,7 +167,7 @@ fn the_limit_applies_to_handles_on_the_loops_thread() {
 
 #[test]
 fn the_loop_itself_queues_without_a_limit() {
-    for mailbox in [MailboxLimit::Reject(2), MailboxLimit::Block(2)] {
+    for mailbox in [MailboxLimit::Refuse(2), MailboxLimit::Block(2)] {
         with_mailbox(mailbox, |event_loop| {
             let (handle, ran) = (event_loop.handle(), Recorder::new());
             for _ in 0..1_000 {
@@ -190,7 +190,7 @@ fn the_loop_itself_queues_without_a_limit() {
 
 #[test]
 fn remote_timers_work_while_the_mailbox_is_full() {
-    for mailbox in [MailboxLimit::Reject(1), MailboxLimit::Block(1)] {
+    for mailbox in [MailboxLimit::Refuse(1), MailboxLimit::Block(1)] {
         with_mailbox(mailbox, |event_loop| {
             let (handle, fired) = (event_loop.handle(), Count::default());
             assert_eq!(on_another_thread(|| post(&handle)), Ok(()));
@@ -222,7 +222,7 @@ fn remote_timers_work_while_the_mailbox_is_full() {
 
 #[test]
 fn quit_works_while_the_mailbox_is_full() {
-    for mailbox in [MailboxLimit::Reject(1), MailboxLimit::Block(1)] {
+    for mailbox in [MailboxLimit::Refuse(1), MailboxLimit::Block(1)] {
         with_mailbox(mailbox, |event_loop| {
             let handle = event_loop.handle();
             on_another_thread(|| {
@@ -238,7 +238,7 @@ fn quit_works_while_the_mailbox_is_full() {
 
 #[test]
 fn connections_work_while_the_mailbox_is_full() {
-    with_mailbox(MailboxLimit::Reject(1), |event_loop| {
+    with_mailbox(MailboxLimit::Refuse(1), |event_loop| {
         thread_local!(static OPENED: RefCell<Option<reveille::ConnectionHandle>> = const { RefCell::new(None) });
         let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
         let server = server.serve_fn(|conn, input| {
@@ -290,7 +290,7 @@ fn keep_full(event_loop: &EventLoop, done: Arc<AtomicBool>) {
 
 #[test]
 fn a_server_works_while_the_mailbox_is_always_full() {
-    with_mailbox(MailboxLimit::Reject(1), |event_loop| {
+    with_mailbox(MailboxLimit::Refuse(1), |event_loop| {
         let (handle, done) = (event_loop.handle(), Arc::new(AtomicBool::new(false)));
         keep_full(event_loop, Arc::clone(&done));
         let here = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();

@@ -14,7 +14,7 @@ use reveille::task::{MailboxLimit, PostError};
 use reveille::{EventLoop, LoopHandle};
 use rustix::thread::Pid;
 
-const GONE: Result<(), PostError> = Err(PostError::LoopGone);
+const GONE: Result<(), PostError> = Err(PostError::LoopEnded);
 
 /// A thread that posts, and a flag that is set once its post has returned.
 struct Poster<'scope> {

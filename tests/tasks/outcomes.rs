@@ -254,7 +254,7 @@ fn a_dropped_loop_gives_every_post_back() {
             handle.quit();
             assert_eq!(handle.counters().tasks_dropped, 0);
             let error = handle.queue_in_loop(|_| ()).unwrap_err();
-            assert_eq!(error.to_string(), "the event loop has been dropped");
+            assert_eq!(error.to_string(), "the event loop has ended");
             assert_eq!(std::io::Error::from(error).kind(), ErrorKind::BrokenPipe);
         });
         let event_loop = EventLoop::new().unwrap();

@@ -321,7 +321,7 @@ fn dropping_the_loop_drops_result_and_callback_on_their_threads() {
         drop(event_loop);
         assert_eq!(done_dropped.try_recv(), Ok(thread::current().id()));
         let refused = workers.submit_to(&handle, || (), |_, _| ()).map_err(|refused| refused.reason());
-        assert_eq!(refused, Err(WorkersError::LoopGone));
+        assert_eq!(refused, Err(WorkersError::LoopEnded));
         drop(open);
         let worker = worker.recv().unwrap();
         assert_eq!(result_dropped.recv(), Ok(worker));
@@ -371,7 +371,7 @@ fn a_loop_that_is_being_dropped_returns_the_closures() {
         }
         turn(&event_loop);
         drop(event_loop);
-        assert_eq!(receiver.recv(), Ok((WorkersError::LoopGone, 1)));
+        assert_eq!(receiver.recv(), Ok((WorkersError::LoopEnded, 1)));
     });
 }
 
@@ -402,7 +402,7 @@ fn destructors_that_panic_end_neither_threads_nor_loop() {
 #[test]
 fn results_are_not_lost_to_a_full_mailbox() {
     with_watchdog(LIMIT, || {
-        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Reject(1)).build().unwrap();
+        let event_loop = EventLoop::builder().mailbox(MailboxLimit::Refuse(1)).build().unwrap();
         let (workers, handle) = (pool(1, 100), event_loop.handle());
         let delivered = Count::default();
         on_another_thread(|| handle.queue_in_loop(|_| ()).unwrap());

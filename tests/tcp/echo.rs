@@ -177,7 +177,8 @@ fn ipv4_and_ipv6_addresses_are_served() {
         for address in addresses {
             let host = Host::new(move |event_loop| {
                 TcpServer::bind(event_loop, address)?.serve_fn(|conn, _| {
-                    conn.send(format!("{} {}\n", conn.local_addr()?, conn.peer())).map_err(io::Error::from)
+                    conn.send(format!("{} {}\n", conn.local_addr()?, conn.peer_address()))
+                        .map_err(io::Error::from)
                 })
             });
             assert_eq!(host.address().is_ipv6(), address.contains("::1"));

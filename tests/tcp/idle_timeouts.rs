@@ -367,7 +367,7 @@ fn a_connection_drained_by_a_stop_gets_no_on_idle() {
         fixture.run_for(5 * MINUTE);
         assert_eq!(fixture.log.take(), [("stopped", 600)]);
         report.set(reports.try_recv().ok());
-        assert_eq!(report.get().map(|report| (report.drained, report.aborted)), Some((0, 1)));
+        assert_eq!(report.get().map(|report| (report.ended_in_time, report.aborted)), Some((0, 1)));
     });
 }
 

@@ -387,7 +387,7 @@ fn a_stop_waits_for_outstanding_work() {
         bench.until(|| end.borrow().is_some());
         bench.settle();
         let report = reports.try_recv().unwrap();
-        assert_eq!((report.drained, report.aborted), (1, 0));
+        assert_eq!((report.ended_in_time, report.aborted), (1, 0));
     });
 }
 
@@ -406,7 +406,7 @@ fn a_stop_resets_connections_with_outstanding_work_at_its_deadline() {
         bench.settle();
         assert_eq!(end.take(), Some(End::Stopped));
         let report = reports.try_recv().unwrap();
-        assert_eq!((report.drained, report.aborted), (0, 1));
+        assert_eq!((report.ended_in_time, report.aborted), (0, 1));
         drop_elsewhere(&bench, work);
         // All output was sent, so the end may be a FIN or a reset.
         let (received, ended) = bench.read_all(&mut client);

@@ -82,7 +82,7 @@ fn a_reply_comes_from_its_destination_address() {
                 let to = SocketAddr::from((address, server.local_addr().unwrap().port()));
                 let (destination, from) = exchange(event_loop, &destinations, &client, to);
                 assert_eq!(from, to, "{at}");
-                assert_eq!(destination.address, address, "{at}");
+                assert_eq!(destination.ip, address, "{at}");
                 assert_eq!(destination.interface, loopback_interface());
                 assert_eq!(destination.source(), Some(address.into()));
             }
@@ -101,10 +101,7 @@ fn a_reply_over_ipv6_comes_from_its_destination_address() {
                 let to = SocketAddr::from((address, server.local_addr().unwrap().port()));
                 let (destination, from) = exchange(event_loop, &destinations, &client, to);
                 assert_eq!(from, to);
-                assert_eq!(
-                    (destination.address, destination.interface),
-                    (address.into(), loopback_interface())
-                );
+                assert_eq!((destination.ip, destination.interface), (address.into(), loopback_interface()));
             }
         });
     });
@@ -133,7 +130,7 @@ fn a_link_local_address_replies_through_its_interface() {
 /// Checks that the source of the reply is the address of one host, and not `to`.
 #[track_caller]
 fn assert_is_no_source(destination: UdpDestination, from: SocketAddr, to: SocketAddr) {
-    assert_eq!(destination.address, to.ip());
+    assert_eq!(destination.ip, to.ip());
     assert_eq!(destination.source(), None);
     assert_eq!(from.port(), to.port());
     assert!(from.ip().is_loopback(), "{from}");
@@ -176,7 +173,7 @@ fn a_socket_at_one_address_reports_that_address() {
         let (server, destinations) = echo(event_loop, "127.0.0.3:0");
         let (destination, from) = exchange(event_loop, &destinations, &plain(), server.local_addr().unwrap());
         assert_eq!(from, server.local_addr().unwrap());
-        assert_eq!((destination.address, destination.interface), (from.ip(), 0));
+        assert_eq!((destination.ip, destination.interface), (from.ip(), 0));
         assert_eq!(destination.source(), None);
     });
 }

@@ -86,7 +86,7 @@ fn a_dropped_socket_is_silent_and_leaves_no_descriptor() {
         let (socket, events) = recording(&event_loop);
         let name = inode(&socket);
         drop(event_loop);
-        assert_eq!(events.take(), [HandlerCall::Close("the event loop was dropped".to_owned())]);
+        assert_eq!(events.take(), [HandlerCall::Close("the event loop has ended".to_owned())]);
         assert!(!is_open(&name) && !socket.is_open());
         assert!(matches!(socket.send_to("x", at), Err(DatagramError::Closed)));
     });

@@ -28,7 +28,7 @@ fn both_ends_know_their_addresses_and_refuse_tcp_features() {
             assert_eq!(conn.local_addr().unwrap_err().kind(), ErrorKind::Unsupported);
             assert!(conn.tcp_info().is_err());
             assert!(conn.set_nodelay(true).is_err());
-            seen.record(format!("{} {}", conn.peer(), conn.local().unwrap()));
+            seen.record(format!("{} {}", conn.peer_address(), conn.local_address().unwrap()));
         };
         let _server = TcpServer::bind_unix(event_loop, &path)
             .unwrap()
@@ -86,11 +86,11 @@ fn the_longest_path_works_for_servers_and_clients() {
         let server = TcpServer::bind_unix(event_loop, fill(107))
             .unwrap()
             .serve(move |conn| {
-                seeing.record((conn.local().unwrap(), conn.peer().clone()));
+                seeing.record((conn.local_address().unwrap(), conn.peer_address().clone()));
                 Journal::new().script()
             })
             .unwrap();
-        assert_eq!(server.address().to_string(), fill(107).display().to_string());
+        assert_eq!(server.local_address().to_string(), fill(107).display().to_string());
         let connect_from = |path: &Path| {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
             // The standard library refuses 108 bytes, and the kernel accepts them.
@@ -102,7 +102,7 @@ fn the_longest_path_works_for_servers_and_clients() {
         let _clients = [connect_from(&fill(106)), connect_from(&fill(108))];
         net::turn_until(event_loop, || seen.len() == 2);
         let seen = seen.take();
-        assert_eq!(seen[0].0, *server.address());
+        assert_eq!(seen[0].0, *server.local_address());
         assert_eq!(seen[0].1.as_unix().unwrap().as_path(), Some(&*fill(106)));
         assert!(seen[1].1.as_unix().unwrap().is_unnamed(), "the kernel returned a name");
     });
@@ -127,7 +127,7 @@ fn a_path_is_removed_when_its_server_ends() {
         server.stop(Duration::from_secs(60), |event_loop, _| event_loop.quit());
         event_loop.run().unwrap();
         assert!(!path.exists(), "after a stop");
-        assert_eq!(handle.address().to_string(), path.display().to_string());
+        assert_eq!(handle.local_address().to_string(), path.display().to_string());
         ended.record(());
     });
     let folder = Folder::new();

@@ -97,7 +97,7 @@ fn a_descriptor_arrives_before_its_bytes_and_works() {
         let Taking { server, events, taken } = taking(event_loop, 4, false);
         let (mut reader, writer) = pipe();
         let mut to_send = Some(writer);
-        let _client = TcpClient::connect(event_loop, server.address())
+        let _client = TcpClient::connect(event_loop, server.local_address())
             .serve(move |conn| {
                 conn.send("before, ").unwrap();
                 let descriptor = to_send.take().unwrap().into();
@@ -286,7 +286,7 @@ fn queued_descriptors_keep_their_position_among_the_bytes() {
         }
         let (found, all) = (Recorder::new(), Recorder::new());
         let (finding, reading) = (found.clone(), all.clone());
-        let _client = TcpClient::connect(event_loop, server.address())
+        let _client = TcpClient::connect(event_loop, server.local_address())
             .serve(move |_| Seeker(Vec::new(), finding.clone(), reading.clone()))
             .unwrap();
         net::turn_until(event_loop, || all.len() == 1);

@@ -80,7 +80,7 @@ fn too_many_descriptors_in_transit_close_no_connection() {
         let server = TcpServer::bind_unix(event_loop, abstract_name()).unwrap();
         let server = server.serve(move |_| Receiver(recording_received.clone())).unwrap();
         const LARGE: usize = 4 << 20;
-        let client = TcpClient::connect(event_loop, server.address())
+        let client = TcpClient::connect(event_loop, server.local_address())
             .serve(move |conn| {
                 let descriptor = || OwnedFd::from(File::open("/dev/null").unwrap());
                 let refused = conn.send_with_descriptors("refused", [descriptor()]).unwrap_err();

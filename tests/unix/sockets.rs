@@ -26,7 +26,7 @@ fn a_server_echoes_at_a_path_and_an_abstract_name() {
         let folder = Folder::new();
         for address in [UnixAddress::path(folder.path("echo")).unwrap(), abstract_name()] {
             let server = echo_server(event_loop, address.clone());
-            assert_eq!(server.address().as_unix(), Some(&address));
+            assert_eq!(server.local_address().as_unix(), Some(&address));
             let mut client = connect(&server);
             client.write_all(b"hello").unwrap();
             net::turn_until(event_loop, || server.counters().accepted == 1);
@@ -91,7 +91,7 @@ fn large_transfers_arrive_whole_in_both_directions() {
                 Ok(())
             }
         }
-        let _client = TcpClient::connect(event_loop, server.address())
+        let _client = TcpClient::connect(event_loop, server.local_address())
             .limits(ConnectionLimits::new().water_marks(2 * BYTES, 0))
             .serve(move |_| Sender(getting.clone()))
             .unwrap();
@@ -157,7 +157,7 @@ fn each_end_sees_the_credentials_of_the_other() {
                 Journal::new().script()
             })
             .unwrap();
-        let _client = TcpClient::connect(event_loop, server.address())
+        let _client = TcpClient::connect(event_loop, server.local_address())
             .serve(move |conn| {
                 at_client.record(conn.peer_credentials().unwrap());
                 Journal::new().script()
@@ -178,7 +178,7 @@ fn the_limit_per_address_applies_per_user() {
         let builder = TcpServer::bind_unix(event_loop, abstract_name()).unwrap().max_per_address(1);
         let server = builder.serve_fn(|_, _| ()).unwrap();
         let _clients = [connect(&server), connect(&server)];
-        net::turn_until(event_loop, || server.counters().refused_by_address == 1);
+        net::turn_until(event_loop, || server.counters().rejected_by_address == 1);
         assert_eq!(server.counters().accepted, 1);
     });
 }

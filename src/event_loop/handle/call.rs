@@ -17,9 +17,9 @@ use crate::event_loop::handle::{LoopHandle, PostError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The loop has been dropped, was dropped before it had run the task, or belongs to the process
-    /// that this one was forked from.
-    LoopGone,
+    /// The loop has [ended](LoopHandle::has_ended) before it has run the task, or belongs to the
+    /// process that this one was forked from.
+    LoopEnded,
     /// The loop's mailbox is full.
     Full,
     /// The task panicked.
@@ -31,7 +31,7 @@ pub enum CallError {
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            CallError::LoopGone => "the event loop has been dropped",
+            CallError::LoopEnded => "the event loop has ended",
             CallError::Full => "the event loop's mailbox is full",
             CallError::Panicked => "the task panicked",
             CallError::TimedOut => "the call to the event loop timed out",
@@ -44,7 +44,7 @@ impl Error for CallError {}
 impl From<CallError> for io::Error {
     fn from(error: CallError) -> io::Error {
         let kind = match error {
-            CallError::LoopGone => io::ErrorKind::BrokenPipe,
+            CallError::LoopEnded => io::ErrorKind::BrokenPipe,
             CallError::Full => io::ErrorKind::WouldBlock,
             CallError::Panicked => io::ErrorKind::Other,
             CallError::TimedOut => io::ErrorKind::TimedOut,
@@ -70,7 +70,7 @@ struct CallSlot<R> {
 }
 
 /// The task's end of a slot. The caller always gets a result: dropping this without one completes
-/// the call with [`CallError::LoopGone`].
+/// the call with [`CallError::LoopEnded`].
 struct Responder<R>(Arc<CallSlot<R>>);
 
 impl<R> Responder<R> {
@@ -105,7 +105,7 @@ impl<R> Responder<R> {
 
 impl<R> Drop for Responder<R> {
     fn drop(&mut self) {
-        self.complete(CallState::Failed(CallError::LoopGone));
+        self.complete(CallState::Failed(CallError::LoopEnded));
     }
 }
 
@@ -182,7 +182,7 @@ impl LoopHandle {
             }
         });
         posted.map_err(|error| match error.reason() {
-            PostError::LoopGone => CallError::LoopGone,
+            PostError::LoopEnded => CallError::LoopEnded,
             PostError::Full if self.blocks_when_full() => CallError::TimedOut,
             PostError::Full => CallError::Full,
         })?;

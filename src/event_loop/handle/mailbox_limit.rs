@@ -8,7 +8,7 @@ pub enum MailboxLimit {
     #[default]
     Unbounded,
     /// At most this many. A post to a full queue is refused and returns the task.
-    Reject(usize),
+    Refuse(usize),
     /// At most this many. A post to a full queue blocks until the loop takes a batch.
     ///
     /// A loop that is not run takes no batch, so the caller blocks until the loop is run or
@@ -24,7 +24,7 @@ impl MailboxLimit {
         match self {
             MailboxLimit::Unbounded => usize::MAX,
             // A capacity of zero would block every post for ever.
-            MailboxLimit::Reject(tasks) | MailboxLimit::Block(tasks) => tasks.max(1),
+            MailboxLimit::Refuse(tasks) | MailboxLimit::Block(tasks) => tasks.max(1),
         }
     }
 }

@@ -15,7 +15,7 @@ impl LoopHandle {
     /// loop has seen the timer.
     ///
     /// # Errors
-    /// Returns `callback` if the loop has been dropped.
+    /// Returns `callback` if the loop has ended.
     pub fn run_at<F>(&self, deadline: Instant, callback: F) -> Result<TimerId, Refused<F, PostError>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
@@ -27,7 +27,7 @@ impl LoopHandle {
     /// Same as [`EventLoop::run_after`], from any thread. The delay counts from this call.
     ///
     /// # Errors
-    /// Returns `callback` if the loop has been dropped.
+    /// Returns `callback` if the loop has ended.
     pub fn run_after<F>(&self, delay: Duration, callback: F) -> Result<TimerId, Refused<F, PostError>>
     where
         F: FnOnce(&EventLoop) + Send + 'static,
@@ -39,7 +39,7 @@ impl LoopHandle {
     /// Same as [`EventLoop::run_every`], from any thread. The first period counts from this call.
     ///
     /// # Errors
-    /// Returns `callback` if the loop has been dropped.
+    /// Returns `callback` if the loop has ended.
     ///
     /// # Panics
     /// If the period is zero.

@@ -80,7 +80,7 @@ pub(in crate::event_loop) struct Moved {
 
 pub(in crate::event_loop) struct RemoteTimers {
     next: AtomicU64,
-    /// `None` once the loop has been dropped.
+    /// `None` once the loop has ended.
     timers: Mutex<Option<Table>>,
 }
 
@@ -107,7 +107,7 @@ impl RemoteTimers {
         RemoteTimers { next: AtomicU64::new(0), timers: Mutex::new(Some(Table::default())) }
     }
 
-    /// Adds a timer. Returns the callback as the error if the loop has been dropped.
+    /// Adds a timer. Returns the callback as the error if the loop has ended.
     pub(in crate::event_loop) fn insert<F>(
         &self,
         deadline: u64,

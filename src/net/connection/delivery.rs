@@ -1,4 +1,4 @@
-//! The end of a relayed connection after its link has ended, while relayed bytes are still in
+//! The end of a connection after its link has ended, while relayed bytes are still in
 //! flight.
 //!
 //! The linked connection has ended with an error. Closing this one immediately would lose its
@@ -94,8 +94,8 @@ impl ConnectionCore {
         let must_wait = delivery.timer.is_some() || {
             // Bytes that a Unix socket has taken are in the peer's receive queue, and a close
             // leaves them there.
-            let has_arrived =
-                self.peer().is_unix() || self.transport.unacknowledged().is_ok_and(|bytes| bytes == 0);
+            let has_arrived = self.peer_address().is_unix()
+                || self.transport.unacknowledged().is_ok_and(|bytes| bytes == 0);
             let wait = match has_arrived {
                 false => Some(delivery.interval),
                 true if delivery.ending == Ending::Fin && !delivery.lingers => Some(LINGER),

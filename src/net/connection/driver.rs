@@ -190,7 +190,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
             self.call(event_loop, |handler, conn| handler.on_stop(conn));
             // A relay may continue past the stop: only its two peers know how much data is still to
             // come.
-            if !core.is_relaying() {
+            if !core.is_still_linked() {
                 core.drain_after_work(event_loop);
             }
         }
@@ -228,7 +228,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
 
     fn flush(&self, event_loop: &EventLoop) {
         let flushed = self.core.flush(event_loop);
-        if self.core.is_linked() {
+        if self.core.was_ever_linked() {
             return;
         }
         let was_closed = self.core.state() == ConnectionState::Closed;
@@ -246,8 +246,8 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         match self.core.receive(event_loop, ready, &mut input) {
             Received::Input => self.deliver(event_loop, &mut input),
             Received::InputAndDescriptors(descriptors) => {
-                // A relayed connection has no handler for descriptors, and does not forward them.
-                if self.core.is_linked() {
+                // A linked connection has no handler for descriptors, and does not forward them.
+                if self.core.was_ever_linked() {
                     close_descriptors(descriptors);
                 } else {
                     self.call_with_input(event_loop, |handler, conn| {
@@ -269,7 +269,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         if !self.core.has_filters() {
             return self.deliver_decoded(event_loop, input);
         }
-        let is_redelivery = input.is_empty() && (self.core.is_linked() || self.core.has_unread());
+        let is_redelivery = input.is_empty() && (self.core.was_ever_linked() || self.core.has_unread());
         let mut decoded = event_loop.lend_spare();
         if self.core.decode(event_loop, input, &mut decoded) && (is_redelivery || !decoded.is_empty()) {
             self.deliver_decoded(event_loop, &mut decoded);
@@ -283,7 +283,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
 
     /// Gives the handler earlier unread input followed by `input`, and keeps what it leaves.
     fn deliver_decoded(&self, event_loop: &EventLoop, input: &mut Buffer) {
-        if self.core.is_linked() {
+        if self.core.was_ever_linked() {
             return self.core.forward(event_loop, input);
         }
         match self.core.take_unread() {
@@ -323,7 +323,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
                 return;
             }
         }
-        if self.core.is_linked() {
+        if self.core.was_ever_linked() {
             return self.core.forward(event_loop, &mut Buffer::new());
         }
         if !self.core.is_draining() {
@@ -382,7 +382,7 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
     fn on_deadline(&self, event_loop: &EventLoop) {
         let passed = self.core.take_passed_deadlines(event_loop);
         let is_open = || self.core.state() != ConnectionState::Closed;
-        if passed.frame && !self.core.is_linked() {
+        if passed.frame && !self.core.was_ever_linked() {
             self.call(event_loop, |handler, conn| handler.on_frame_timeout(conn));
         }
         if passed.handler && is_open() {

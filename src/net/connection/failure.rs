@@ -151,7 +151,7 @@ impl ConnectionCore {
     /// socket is reset when the peer closes with unread input.
     #[cold]
     pub(super) fn record_left_unread(&self, error: &io::Error) {
-        if self.peer().is_unix() && error.kind() == io::ErrorKind::ConnectionReset {
+        if self.peer_address().is_unix() && error.kind() == io::ErrorKind::ConnectionReset {
             self.left_unread.set(true);
         }
     }
@@ -166,7 +166,7 @@ impl ConnectionCore {
         // that has paused may never resume.
         let end_is_read = self.peer_finished.get()
             || has_taken_reset
-            || (self.is_blocked_by(ReadBlocks::USER) && !self.is_linked());
+            || (self.is_blocked_by(ReadBlocks::USER) && !self.was_ever_linked());
         if self.has_error() && end_is_read && !self.holds_input() {
             // `close` replaces this reason by the first error.
             self.close(event_loop, CloseReason::Finished);

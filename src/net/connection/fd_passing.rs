@@ -188,7 +188,7 @@ impl ConnectionCore {
     }
 
     fn check_unix(&self) -> io::Result<()> {
-        if self.peer().is_unix() && !self.has_filters() {
+        if self.peer_address().is_unix() && !self.has_filters() {
             return Ok(());
         }
         let message = "descriptors can only be passed over Unix sockets without filters";

@@ -85,7 +85,7 @@ impl ConnectionCore {
         self.send_collected(event_loop);
         let limit = self.membership.group().limits.drain_timeout;
         let has_output = self.unsent.borrow().is_some() && !self.has_output_failed();
-        if !has_output || self.is_linked() || limit.is_zero() {
+        if !has_output || self.was_ever_linked() || limit.is_zero() {
             return self.close(event_loop, CloseReason::Error(error));
         }
         self.record_error(error);

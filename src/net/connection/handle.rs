@@ -206,7 +206,7 @@ impl ConnectionHandle {
     {
         let checked = match self.event_loop.is_in_loop_thread() {
             // In a forked child, the connection is closed whatever the loop.
-            false if !self.event_loop.is_inherited() && !self.event_loop.is_terminated() => {
+            false if !self.event_loop.is_inherited() && !self.event_loop.has_ended() => {
                 Err(WithError::WrongLoop)
             }
             _ => self.check_handler::<H>(),
@@ -315,7 +315,7 @@ impl ConnectionHandle {
         Ok(())
     }
 
-    /// Queues the task that drains the mailbox. If the loop is gone, the connection's close has
+    /// Queues the task that drains the mailbox. If the loop has ended, the connection's close has
     /// drained it, or will.
     fn notify(&self) {
         let id = self.channel;

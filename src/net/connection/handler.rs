@@ -185,7 +185,7 @@ pub trait ConnectionHandler: 'static {
     /// returns, the connection is shut down, further input is discarded, and
     /// [`on_message`](ConnectionHandler::on_message) is not called again. Unread input is lost, so
     /// a partly received request has to be finished here. A connection that is
-    /// [relayed](TcpConnection::relay_to) continues instead.
+    /// [linked](TcpConnection::relay_to) continues instead.
     ///
     /// # Errors
     /// Returned by the implementation; the connection is closed.

@@ -133,7 +133,7 @@ impl ConnectionCore {
                 // received.
                 let is_all =
                     !ready.intersects(Readiness::READ_CLOSED | Readiness::ERROR | Readiness::PRIORITY);
-                if n < capacity && is_all && !self.peer().is_unix() {
+                if n < capacity && is_all && !self.peer_address().is_unix() {
                     event_loop.clear_ready(self.id, Readiness::READABLE);
                 }
                 input.commit(n);

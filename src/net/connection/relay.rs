@@ -1,4 +1,5 @@
-//! Relays: the input of one connection is the output of another, in both directions.
+//! Relays: the input of one connection is the output of another, in both directions. Two such
+//! connections are linked, and the bytes that pass through them are relayed.
 //!
 //! The two connections are on the same loop. Each knows only the other's id, and they communicate
 //! through the loop by [`RelayMessage`]s, which are delivered synchronously. Input is passed on in
@@ -120,13 +121,14 @@ impl ConnectionCore {
         self.update_wanted(event_loop);
     }
 
-    /// Whether the connection is, or was, linked: its handler gets no input any more.
-    pub(in crate::net) fn is_linked(&self) -> bool {
+    /// Whether the connection is linked, or was until its link ended. Its handler gets no input any
+    /// more.
+    pub(in crate::net) fn was_ever_linked(&self) -> bool {
         self.relay.get().is_some()
     }
 
-    /// Whether the connection is still linked.
-    pub(in crate::net) fn is_relaying(&self) -> bool {
+    /// Whether the connection is linked and its link has not ended.
+    pub(in crate::net) fn is_still_linked(&self) -> bool {
         self.relay.get().is_some_and(|relay| !relay.unlinked)
     }
 
@@ -167,7 +169,7 @@ impl ConnectionCore {
         let RelayMessage::Data { bytes: returned, pause } = message else { return };
         // The loop's own buffer, now empty.
         *bytes = returned;
-        if pause && self.is_relaying() {
+        if pause && self.is_still_linked() {
             self.block_reading(ReadBlocks::RELAY);
             self.update_wanted(event_loop);
         }
@@ -240,7 +242,7 @@ impl ConnectionCore {
 
     /// Whether, with this end, the peer misses relayed bytes, or bytes that were still to come.
     pub(super) fn truncates_relay(&self, end: LinkEnd) -> bool {
-        self.is_relaying()
+        self.is_still_linked()
             && match end {
                 LinkEnd::Broken | LinkEnd::Aborted => true,
                 LinkEnd::Delivered => !self.fin_sent.get(),
@@ -250,7 +252,7 @@ impl ConnectionCore {
 
     /// Ends the link, and with it the linked connection.
     pub(super) fn end_link(&self, event_loop: &EventLoop, end: LinkEnd) {
-        if let Some(relay) = self.relay.get().filter(|_| self.is_relaying()) {
+        if let Some(relay) = self.relay.get().filter(|_| self.is_still_linked()) {
             self.unlink();
             event_loop.send_control(relay.with, &mut RelayMessage::Unlinked(end));
         }

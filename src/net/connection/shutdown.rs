@@ -29,7 +29,7 @@ impl ConnectionCore {
         }
         let is_whole = self.drain_last_sends(event_loop)
             && self.unsent.borrow().is_none()
-            && !self.is_relaying()
+            && !self.is_still_linked()
             && self.finish_filters(event_loop);
         // An error means that the peer has closed; the reset follows in any case.
         self.fin_sent.set(self.fin_sent.get() || (is_whole && self.transport.shutdown_write().is_ok()));

@@ -229,8 +229,8 @@ impl<'a> TcpConnection<'a> {
         self.core
     }
 
-    /// Relays between this connection and another one of the same loop: from now on the input of
-    /// each is sent on the other.
+    /// Links this connection with another one of the same loop: from now on the input of each is
+    /// relayed, that is, sent on the other.
     ///
     /// - Input that either handler has left unread is sent first. In a callback for a message, that
     ///   includes the rest of the message.
@@ -255,8 +255,8 @@ impl<'a> TcpConnection<'a> {
     ///   detect missing bytes. A protocol that is relayed to a Unix socket should mark its own end.
     /// - A [`close_gracefully`](TcpConnection::close_gracefully) of one connection applies to both,
     ///   with the same deadline.
-    /// - A server's [stop](crate::TcpServer::stop) lets the relay continue, unless
-    ///   [`on_stop`](crate::ConnectionHandler::on_stop) ends it. At the deadline of the stop both
+    /// - A server's [stop](crate::TcpServer::stop) lets linked connections continue, unless
+    ///   [`on_stop`](crate::ConnectionHandler::on_stop) ends them. At the deadline of the stop both
     ///   connections are reset.
     ///
     /// The handlers are called only for the close, for a stop, for the [idle
@@ -269,7 +269,7 @@ impl<'a> TcpConnection<'a> {
     ///   (a relay across threads would have to copy the bytes and synchronise its back-pressure;
     ///   place both on one loop), or is this connection.
     /// - [`NotConnected`](io::ErrorKind::NotConnected) if either is not
-    ///   [open](ConnectionState::Open), or is already relayed. A connection whose output has
+    ///   [open](ConnectionState::Open), or is linked already. A connection whose output has
     ///   [failed](ConnectionState) can be linked, to relay its remaining input.
     pub fn relay_to(&self, other: &ConnectionHandle) -> io::Result<()> {
         self.core.relay_to(self.event_loop, other)
@@ -327,10 +327,10 @@ impl<'a> TcpConnection<'a> {
     }
 
     /// Whether the handler gets no input for now, or no more at all: paused by the user or by
-    /// unsent replies, relayed, or draining.
+    /// unsent replies, linked, or draining.
     pub(crate) fn is_held(&self) -> bool {
         let core = self.core;
-        !core.read_blocks.get().is_empty() || core.is_linked() || core.is_draining()
+        !core.read_blocks.get().is_empty() || core.was_ever_linked() || core.is_draining()
     }
 
     /// The number of bytes that were accepted for sending and not acknowledged by the peer: those
@@ -372,7 +372,7 @@ impl AsFd for TcpConnection<'_> {
 impl fmt::Debug for TcpConnection<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TcpConnection")
-            .field("peer", self.core.peer())
+            .field("peer_address", self.core.peer_address())
             .field("state", &self.state())
             .field("unsent", &self.unsent())
             .finish_non_exhaustive()

@@ -164,8 +164,8 @@ impl ConnectionCore {
     pub(super) fn on_queue_grown(&self, event_loop: &EventLoop) {
         self.report_memory();
         self.publish_queued();
-        // A relayed connection has its own back-pressure: its input leaves on the other connection.
-        if !self.is_linked() {
+        // A linked connection has its own back-pressure: its input leaves on the other connection.
+        if !self.was_ever_linked() {
             let limits = &self.membership.group().limits;
             // Unsolicited output is excluded: two peers that both send before they read would
             // deadlock.
@@ -214,7 +214,7 @@ impl ConnectionCore {
 
     /// Returns whether `on_high_water` is due now.
     pub(in crate::net) fn take_deferred_high_water(&self) -> bool {
-        let is_news = self.high_water.get() == HighWater::Deferred && !self.is_linked();
+        let is_news = self.high_water.get() == HighWater::Deferred && !self.was_ever_linked();
         if is_news {
             self.high_water.set(HighWater::Delivered);
         }

@@ -29,25 +29,29 @@ pub enum OverflowPolicy {
     /// dropped.
     #[default]
     Queue,
-    /// They are accepted and closed at once, so that the clients notice and may try another server.
+    /// They are [rejected](ServerCounters), so that the clients notice and may try another server.
     Reject,
 }
 
 /// The counters of a server since it started.
+///
+/// A server accepts the connections that its limits permit. It rejects the others: it takes them
+/// from the kernel and closes them at once, without a handler. Their clients see an end of input or
+/// a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ServerCounters {
-    /// Connections that were accepted and served.
+    /// Connections that were accepted.
     pub accepted: u64,
-    /// Connections that were closed at once because the server was at its
+    /// Connections that were rejected because the server was at its
     /// [maximum](crate::net::TcpServerBuilder::max_connections).
-    pub refused_at_maximum: u64,
-    /// Connections that were closed at once because their address, or its prefix, was at the
+    pub rejected_at_maximum: u64,
+    /// Connections that were rejected because their address, or its prefix, was at the
     /// [maximum per address](crate::net::TcpServerBuilder::max_per_address).
-    pub refused_by_address: u64,
-    /// Connections that were closed at once because no file descriptor was left.
-    pub shed: u64,
-    /// Connections that were reset because all together exceeded the [memory
+    pub rejected_by_address: u64,
+    /// Connections that were rejected because no file descriptor was left.
+    pub rejected_without_descriptor: u64,
+    /// Accepted connections that were reset because all together exceeded the [memory
     /// limit](crate::net::TcpServerBuilder::max_buffered).
     pub closed_for_memory: u64,
 }
@@ -93,9 +97,9 @@ pub(in crate::net) struct ListenerEntry {
 #[derive(Default)]
 struct AtomicCounters {
     accepted: AtomicU64,
-    refused_at_maximum: AtomicU64,
-    refused_by_address: AtomicU64,
-    shed: AtomicU64,
+    rejected_at_maximum: AtomicU64,
+    rejected_by_address: AtomicU64,
+    rejected_without_descriptor: AtomicU64,
     closed_for_memory: AtomicU64,
 }
 
@@ -159,7 +163,7 @@ impl Admission {
         if let (OverflowPolicy::Reject, Some(maximum)) = (self.quota.overflow_policy, self.quota.connections)
         {
             if !self.count_permit(maximum) {
-                self.counters.refused_at_maximum.fetch_add(1, Relaxed);
+                self.counters.rejected_at_maximum.fetch_add(1, Relaxed);
                 return None;
             }
             permit.is_counted = true;
@@ -167,7 +171,7 @@ impl Admission {
         let mut admitted = AdmissionGuard::default();
         if let Some(maximum) = self.quota.per_address {
             if !self.count_address(address, maximum) {
-                self.counters.refused_by_address.fetch_add(1, Relaxed);
+                self.counters.rejected_by_address.fetch_add(1, Relaxed);
                 return None;
             }
             admitted.address = Some(address);
@@ -201,8 +205,8 @@ impl Admission {
         }
     }
 
-    pub(in crate::net) fn count_shed(&self) {
-        self.counters.shed.fetch_add(1, Relaxed);
+    pub(in crate::net) fn count_rejected_without_descriptor(&self) {
+        self.counters.rejected_without_descriptor.fetch_add(1, Relaxed);
     }
 
     pub(in crate::net) fn count_closed_for_memory(&self) {
@@ -212,9 +216,9 @@ impl Admission {
     pub(in crate::net) fn counters(&self) -> ServerCounters {
         ServerCounters {
             accepted: self.counters.accepted.load(Relaxed),
-            refused_at_maximum: self.counters.refused_at_maximum.load(Relaxed),
-            refused_by_address: self.counters.refused_by_address.load(Relaxed),
-            shed: self.counters.shed.load(Relaxed),
+            rejected_at_maximum: self.counters.rejected_at_maximum.load(Relaxed),
+            rejected_by_address: self.counters.rejected_by_address.load(Relaxed),
+            rejected_without_descriptor: self.counters.rejected_without_descriptor.load(Relaxed),
             closed_for_memory: self.counters.closed_for_memory.load(Relaxed),
         }
     }

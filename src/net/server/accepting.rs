@@ -26,8 +26,8 @@ impl<S> TcpServerBuilder<'_, S> {
     }
 
     /// The maximum number of open connections per peer address, over all loops of the server.
-    /// Further ones are closed as soon as they are accepted, and
-    /// [counted](crate::net::ServerCounters::refused_by_address). Default: no limit.
+    /// Further ones are [rejected](crate::net::ServerCounters::rejected_by_address). Default: no
+    /// limit.
     ///
     /// The port is ignored. Clients behind one router share one address. Of an IPv6 address only
     /// the [prefix](TcpServerBuilder::ipv6_prefix) counts, since a host may have any number of

@@ -23,8 +23,8 @@ pub(crate) enum Accepted {
     Connection(OwnedFd, Address),
     /// The backlog is empty.
     Drained,
-    /// One connection was closed because no file descriptor was left. There may be more.
-    Shed(io::Error),
+    /// One connection was rejected because no file descriptor was left. There may be more.
+    Rejected(io::Error),
     /// One connection was lost to an error. There may be more.
     Lost(io::Error),
     /// Accepting failed although connections may wait. Retry after a back-off, not at once.
@@ -37,7 +37,7 @@ pub(crate) enum Accepted {
 /// Descriptors belong to the whole process. Without the lock, a listener on another thread could
 /// use the freed descriptor for a connection. Then the reserve, and with it the ability to reject
 /// connections, would be lost until some connection closes.
-static SHEDDING: RwLock<()> = RwLock::new(());
+static REJECTING: RwLock<()> = RwLock::new(());
 
 /// A listening socket with a reserve file descriptor.
 #[derive(Debug)]
@@ -75,18 +75,18 @@ impl Acceptor {
     }
 
     pub(crate) fn accept(&self) -> Accepted {
-        // If the last shedding could not reopen the reserve, retry that first.
+        // If the last rejection could not reopen the reserve, retry that first.
         if self.reserve.borrow().is_none() {
             *self.reserve.borrow_mut() = open_reserve().ok();
         }
         let accepted = {
-            let _no_shedding = SHEDDING.read();
+            let _no_rejection = REJECTING.read();
             stream::accept(self.listener.as_fd())
         };
         match accepted {
             Ok((fd, peer)) => Accepted::Connection(fd, peer),
             Err(Errno::AGAIN) => Accepted::Drained,
-            Err(error @ (Errno::MFILE | Errno::NFILE)) => self.shed(error),
+            Err(error @ (Errno::MFILE | Errno::NFILE)) => self.reject(error),
             Err(error) if is_of_connection(error) => Accepted::Lost(error.into()),
             // Out of memory, denied by a sandbox (EPERM, which takes nothing from the backlog), or
             // an unknown error: an immediate retry does not help.
@@ -101,19 +101,19 @@ impl Acceptor {
         rustix::event::poll(&mut fds, Some(&Timespec::default())) != Ok(0)
     }
 
-    /// Accepts and closes the first connection of the backlog.
+    /// Rejects the first connection of the backlog.
     ///
     /// The backlog may be empty: the kernel allocates a descriptor before it checks the backlog.
-    fn shed(&self, out_of: Errno) -> Accepted {
+    fn reject(&self, out_of: Errno) -> Accepted {
         let mut reserve = self.reserve.borrow_mut();
         // Without a reserve this fails like the call before, unless a descriptor has been freed.
-        let _exclusive = SHEDDING.write();
+        let _exclusive = REJECTING.write();
         drop(reserve.take());
-        let shed = stream::accept(self.listener.as_fd()).map(|(fd, peer)| close_unopened(fd, &peer));
+        let closed = stream::accept(self.listener.as_fd()).map(|(fd, peer)| close_unopened(fd, &peer));
         *reserve = open_reserve().ok();
-        match shed {
+        match closed {
             Err(Errno::AGAIN) => Accepted::Drained,
-            Ok(()) => Accepted::Shed(out_of.into()),
+            Ok(()) => Accepted::Rejected(out_of.into()),
             Err(error) if is_of_connection(error) => Accepted::Lost(error.into()),
             Err(error) => Accepted::Exhausted(error.into()),
         }

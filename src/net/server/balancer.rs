@@ -9,7 +9,7 @@ use crate::net::group::peer_key::PeerKey;
 /// How a server [distributes its connections](crate::net::TcpServerBuilder::load_balancing) over
 /// several loops.
 ///
-/// A loop that has [ended](crate::LoopHandle::is_terminated) gets no more connections, and those on
+/// A loop that has [ended](crate::LoopHandle::has_ended) gets no more connections, and those on
 /// their way to it go to another loop. The end of each loop is logged once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[non_exhaustive]

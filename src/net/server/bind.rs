@@ -101,7 +101,7 @@ pub(super) fn on_loop<R: Send + 'static>(
     let shared = Arc::clone(group);
     match group.event_loop(shard).call(move |event_loop| task(event_loop, &shared)) {
         Ok(result) => result.map(Some),
-        Err(CallError::LoopGone) => Ok(None),
+        Err(CallError::LoopEnded) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -113,7 +113,7 @@ impl MultiLoop {
             }
             Loops::Pool(mut loops) => {
                 loops.iter().try_for_each(LoopHandle::check_process)?;
-                loops.retain(|handle| !handle.is_terminated());
+                loops.retain(|handle| !handle.has_ended());
                 if loops.is_empty() {
                     return Err(bind::no_loop_left());
                 }

@@ -49,7 +49,7 @@ impl ServerHandle {
     }
 
     /// The address that the server listens on, or has listened on.
-    pub fn address(&self) -> &Address {
+    pub fn local_address(&self) -> &Address {
         &self.address
     }
 
@@ -58,7 +58,7 @@ impl ServerHandle {
         self.group.open()
     }
 
-    /// The number of the server's loops that have not [ended](LoopHandle::is_terminated). A loop
+    /// The number of the server's loops that have not [ended](LoopHandle::has_ended). A loop
     /// ends early if a handler quits it.
     pub fn live_loops(&self) -> usize {
         self.group.live_loops()

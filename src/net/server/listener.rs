@@ -272,10 +272,10 @@ impl Listener {
                 }
             }
             Accepted::Drained => return Next::Drained,
-            Accepted::Shed(error) => {
-                admission.count_shed();
-                logger::recurring("a connection that was shed", |left_out| {
-                    log::warn!("a connection was closed for lack of a file descriptor: {error}{left_out}");
+            Accepted::Rejected(error) => {
+                admission.count_rejected_without_descriptor();
+                logger::recurring("a rejected connection", |left_out| {
+                    log::warn!("a connection was rejected for lack of a file descriptor: {error}{left_out}");
                 });
             }
             Accepted::Lost(error) => {

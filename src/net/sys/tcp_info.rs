@@ -84,7 +84,8 @@ impl From<u8> for TcpState {
 /// impl ConnectionHandler for Careful {
 ///     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
 ///         let info = conn.tcp_info()?;
-///         log::debug!("{}: {:?} away, {} lost", conn.peer(), info.rtt, info.total_retrans);
+///         let peer = conn.peer_address();
+///         log::debug!("{peer}: {:?} away, {} lost", info.rtt, info.total_retrans);
 ///         conn.send(input.take_all())?;
 ///         Ok(())
 ///     }

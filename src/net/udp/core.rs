@@ -214,7 +214,7 @@ impl UdpCore {
 
     /// The destination of each datagram to a socket that is bound to one address.
     fn bound_destination(&self) -> UdpDestination {
-        UdpDestination { address: self.local.ip().to_canonical(), interface: 0, source: None }
+        UdpDestination { ip: self.local.ip().to_canonical(), interface: 0, source: None }
     }
 
     /// Queues an error for the handler, which gets it in a separate callback.

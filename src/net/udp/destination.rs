@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct UdpDestination {
     /// The destination address of the datagram: a local address, a multicast group, or a broadcast
     /// address. It is IPv4 for an IPv4 datagram, on an IPv6 socket too.
-    pub address: IpAddr,
+    pub ip: IpAddr,
     /// The index of the network interface that received the datagram; 0 on a socket that is bound
     /// to one address.
     pub interface: u32,
@@ -30,7 +30,7 @@ impl UdpDestination {
 /// Made from an [`IpAddr`], or returned by [`UdpDestination::source`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UdpSource {
-    address: IpAddr,
+    ip: IpAddr,
     interface: u32,
 }
 
@@ -43,8 +43,8 @@ impl UdpSource {
     }
 
     /// The source address.
-    pub fn address(&self) -> IpAddr {
-        self.address
+    pub fn ip(&self) -> IpAddr {
+        self.ip
     }
 
     /// The index of the network interface; 0 if the routes choose it.
@@ -54,8 +54,8 @@ impl UdpSource {
 }
 
 impl From<IpAddr> for UdpSource {
-    fn from(address: IpAddr) -> UdpSource {
-        UdpSource { address: address.to_canonical(), interface: 0 }
+    fn from(ip: IpAddr) -> UdpSource {
+        UdpSource { ip: ip.to_canonical(), interface: 0 }
     }
 }
 

@@ -79,8 +79,8 @@ pub(super) fn send(
     to: SocketAddr,
     source: UdpSource,
 ) -> io::Result<usize> {
-    if to.ip().to_canonical().is_ipv4() != source.address().is_ipv4() {
-        let message = format!("a datagram to {to} cannot be sent from {}", source.address());
+    if to.ip().to_canonical().is_ipv4() != source.ip().is_ipv4() {
+        let message = format!("a datagram to {to} cannot be sent from {}", source.ip());
         return Err(io::Error::new(io::ErrorKind::Unsupported, message));
     }
     let name = SockAddr::from(to);
@@ -167,7 +167,7 @@ fn destination_v4(data: &[u8]) -> Option<UdpDestination> {
     // For a multicast group or a broadcast address the kernel returns an address of the interface
     // as the local one.
     let source = (address == local).then(|| UdpSource::from(address));
-    Some(UdpDestination { address: address.into(), interface, source })
+    Some(UdpDestination { ip: address.into(), interface, source })
 }
 
 fn destination_v6(data: &[u8]) -> Option<UdpDestination> {
@@ -178,13 +178,13 @@ fn destination_v6(data: &[u8]) -> Option<UdpDestination> {
         let source = UdpSource::from(address);
         if address.is_unicast_link_local() { source.through(interface) } else { source }
     });
-    Some(UdpDestination { address: IpAddr::from(address).to_canonical(), interface, source })
+    Some(UdpDestination { ip: IpAddr::from(address).to_canonical(), interface, source })
 }
 
 /// Writes the control message that sets the source. Returns its length.
 fn write_source(control: &mut [u8; ONE_MESSAGE_LEN], source: UdpSource) -> usize {
     let interface = source.interface().to_ne_bytes();
-    let (level, kind, length) = match source.address() {
+    let (level, kind, length) = match source.ip() {
         IpAddr::V4(address) => {
             write_at(control, HEADER + mem::offset_of!(in_pktinfo, ipi_ifindex), &interface);
             write_at(control, HEADER + mem::offset_of!(in_pktinfo, ipi_spec_dst), &address.octets());

@@ -55,14 +55,14 @@ where
 }
 
 impl<R: Send + 'static> Address<R> {
-    /// Posts the result to the loop. If the loop has been dropped, the result is dropped here.
+    /// Posts the result to the loop. If the loop has ended, the result is dropped here.
     pub(super) fn deliver(self, handle: &LoopHandle, result: Result<R, JobError>) {
         let mut result = Contained::new(Some(result));
         handle.post_internal(move |event_loop| _ = event_loop.call_source(self.id, &mut *result));
     }
 }
 
-/// Posts a callback and its argument to the loop. If the loop has been dropped, both are dropped
+/// Posts a callback and its argument to the loop. If the loop has ended, both are dropped
 /// here.
 pub(super) fn deliver_with<R, D>(handle: &LoopHandle, result: Result<R, JobError>, done: Contained<D>)
 where

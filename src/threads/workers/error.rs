@@ -16,9 +16,9 @@ pub enum WorkersError {
     /// The pool is [closed](crate::task::Workers::close), or belongs to the process that this one
     /// was forked from.
     Closed,
-    /// The loop of the job has been dropped or is being dropped, or belongs to the process that
-    /// this one was forked from.
-    LoopGone,
+    /// The loop of the job has [ended](crate::LoopHandle::has_ended), or belongs to the process
+    /// that this one was forked from.
+    LoopEnded,
 }
 
 impl fmt::Display for WorkersError {
@@ -26,7 +26,7 @@ impl fmt::Display for WorkersError {
         f.write_str(match self {
             WorkersError::Full => "the queue of the worker threads is full",
             WorkersError::Closed => "the pool of worker threads is closed",
-            WorkersError::LoopGone => "the event loop has been dropped",
+            WorkersError::LoopEnded => "the event loop has ended",
         })
     }
 }
@@ -37,7 +37,7 @@ impl From<WorkersError> for io::Error {
     fn from(error: WorkersError) -> io::Error {
         let kind = match error {
             WorkersError::Full => io::ErrorKind::WouldBlock,
-            WorkersError::Closed | WorkersError::LoopGone => io::ErrorKind::BrokenPipe,
+            WorkersError::Closed | WorkersError::LoopEnded => io::ErrorKind::BrokenPipe,
         };
         io::Error::new(kind, error)
     }

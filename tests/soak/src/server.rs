@@ -83,7 +83,7 @@ pub(crate) fn run() -> io::Result<()> {
     let receiver =
         TcpServer::bind_unix(&event_loop, UnixAddress::abstract_name(&descriptors)?)?.serve(|_| Receiver)?;
 
-    let addresses = [&echo, &lines, &early, &relay, &idle].map(|server| server.address().to_string());
+    let addresses = [&echo, &lines, &early, &relay, &idle].map(|server| server.local_address().to_string());
     let line = format!("{} {} {unix} {descriptors}", addresses.join(" "), udp.local_addr()?);
     SERVERS.set(vec![echo, lines, early, relay, idle, unix_echo, receiver]);
     let handle = event_loop.handle();

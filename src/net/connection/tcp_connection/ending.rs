@@ -103,9 +103,9 @@ impl TcpConnection<'_> {
     ///
     ///     fn on_close(&mut self, conn: &TcpConnection, reason: &CloseReason) {
     ///         match conn.undelivered() {
-    ///             Ok(0) => println!("{}: all bytes delivered", conn.peer()),
-    ///             Ok(bytes) => println!("{}: {bytes} bytes undelivered: {reason}", conn.peer()),
-    ///             Err(error) => println!("{}: {error}", conn.peer()),
+    ///             Ok(0) => println!("{}: all bytes delivered", conn.peer_address()),
+    ///             Ok(bytes) => println!("{}: {bytes} undelivered: {reason}", conn.peer_address()),
+    ///             Err(error) => println!("{}: {error}", conn.peer_address()),
     ///         }
     ///     }
     /// }

@@ -14,9 +14,10 @@ use crate::net::sys::tcp_info::TcpInfo;
 impl<'a> TcpConnection<'a> {
     /// The address of the peer, of any family, as the kernel reports it: a client that connects to
     /// `0.0.0.0` has the peer `127.0.0.1`. For a client on a Unix socket it is the address that it
-    /// connected to. The peers of a server on a Unix socket are usually unnamed.
-    pub fn peer(&self) -> &'a Address {
-        self.core.peer()
+    /// connected to. The peers of a server on a Unix socket are unnamed, unless they have bound a
+    /// path or a name.
+    pub fn peer_address(&self) -> &'a Address {
+        self.core.peer_address()
     }
 
     /// The peer's IP address and port.
@@ -24,14 +25,14 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// [`Unsupported`](io::ErrorKind::Unsupported) on a Unix socket.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.core.peer().to_inet()
+        self.core.peer_address().to_inet()
     }
 
     /// The local address, of any family.
     ///
     /// # Errors
     /// Returns the error of getsockname(2).
-    pub fn local(&self) -> io::Result<Address> {
+    pub fn local_address(&self) -> io::Result<Address> {
         stream::local_address(self.core.transport.socket())
     }
 
@@ -41,7 +42,7 @@ impl<'a> TcpConnection<'a> {
     /// [`Unsupported`](io::ErrorKind::Unsupported) on a Unix socket; otherwise returns the error of
     /// getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.local()?.to_inet()
+        self.local_address()?.to_inet()
     }
 
     /// The process at the other end of a Unix socket, with its user and group, as of when it
@@ -51,7 +52,7 @@ impl<'a> TcpConnection<'a> {
     /// [`Unsupported`](io::ErrorKind::Unsupported) for a TCP connection; otherwise returns the
     /// error of getsockopt(2).
     pub fn peer_credentials(&self) -> io::Result<PeerCredentials> {
-        PeerCredentials::of(self.core.transport.socket(), self.core.peer())
+        PeerCredentials::of(self.core.transport.socket(), self.core.peer_address())
     }
 
     /// Whether small writes are sent immediately (`TCP_NODELAY`). Default: `true`, unless the

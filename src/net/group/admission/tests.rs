@@ -33,7 +33,7 @@ fn an_address_is_removed_with_its_last_connection() {
     let of_a_network =
         [admit("2001:db8::1").expect("its first"), admit("2001:db8::2:1").expect("its second")];
     assert!(admit("2001:db8::3").is_none());
-    assert_eq!(admission.counters().refused_by_address, 2);
+    assert_eq!(admission.counters().rejected_by_address, 2);
     for admitted in [first, second].into_iter().chain(of_a_network) {
         admission.release(&admitted);
     }
