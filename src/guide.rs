@@ -15,6 +15,7 @@
 //! - [`ending_connections`]: the five ways to end a connection, and what happens to bytes in
 //!   flight.
 //! - [`back_pressure`]: what happens when a peer or a handler is slower than its input.
+//! - [`filters`]: compression or encryption between a socket and a handler.
 //! - [`embedding`]: a loop inside another poller or runtime.
 //! - [`testing`]: tests with a virtual clock.
 //! - [`coming_from`]: the calls of muduo, libevent, libuv and tokio, and their counterparts.
@@ -40,6 +41,9 @@ pub mod ending_connections {}
 
 #[doc = include_str!("guide/back_pressure.md")]
 pub mod back_pressure {}
+
+#[doc = include_str!("guide/filters.md")]
+pub mod filters {}
 
 #[doc = include_str!("guide/embedding.md")]
 pub mod embedding {}
