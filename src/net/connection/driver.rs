@@ -264,11 +264,16 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         event_loop.return_input(input);
     }
 
-    /// Passes `input` through the filters, if there are any, and delivers the result.
     fn deliver(&self, event_loop: &EventLoop, input: &mut Buffer) {
-        if !self.core.has_filters() {
-            return self.deliver_decoded(event_loop, input);
+        match self.core.has_filters() {
+            false => self.deliver_decoded(event_loop, input),
+            true => self.deliver_filtered(event_loop, input),
         }
+    }
+
+    /// Passes `input` through the filters, and delivers the result.
+    #[cold]
+    fn deliver_filtered(&self, event_loop: &EventLoop, input: &mut Buffer) {
         let is_redelivery = input.is_empty() && (self.core.was_ever_linked() || self.core.has_unread());
         let mut decoded = event_loop.lend_spare();
         if self.core.decode(event_loop, input, &mut decoded) && (is_redelivery || !decoded.is_empty()) {
@@ -282,6 +287,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
     }
 
     /// Gives the handler earlier unread input followed by `input`, and keeps what it leaves.
+    #[inline]
     fn deliver_decoded(&self, event_loop: &EventLoop, input: &mut Buffer) {
         if self.core.was_ever_linked() {
             return self.core.forward(event_loop, input);

@@ -196,6 +196,7 @@ fn call_for_output(
 }
 
 impl ConnectionCore {
+    #[inline]
     pub(in crate::net) fn has_filters(&self) -> bool {
         self.filtering.get().is_some()
     }
