@@ -38,6 +38,13 @@ const MAX_IN_TRANSIT: usize = 16 * 1024 * 1024;
 /// bytes that the same thread has sent before through a [`ConnectionHandle`] of a member. Bytes
 /// that it sends through the handle afterwards may arrive before the payload.
 ///
+/// A member that closes or shuts down first sends the payloads that are on their way to its loop,
+/// and so do all members on a loop that is dropped. Payloads that it cannot send count as
+/// [unsent](crate::TcpConnection::unsent), and the connection is reset. Payloads that are sent
+/// later are not for this member; nothing counts them. A close or shutdown that is requested
+/// through a handle takes effect when the request reaches the loop. A loop that is being dropped
+/// has no members any longer.
+///
 /// ```
 /// use reveille::net::{ConnectionGroup, FullPolicy};
 /// use reveille::{Buffer, ConnectionHandler, TcpConnection};
@@ -154,8 +161,8 @@ impl ConnectionGroup {
         self.shared.missed.load(Relaxed)
     }
 
-    /// Sends `bytes` to all members. They leave in the task phase of each loop; one on this thread
-    /// is no exception.
+    /// Sends `bytes` to all members. They leave in the task phase of each loop, that of this thread
+    /// included, or earlier if a member of any group ends its output on that loop.
     ///
     /// # Errors
     /// [`SendError::Full`] if more than 16 MiB would be in transit to a loop, and with

@@ -126,9 +126,11 @@ fn refuse_gives_no_member_a_payload_that_one_cannot_take() {
         group.send(payload.as_bytes()).unwrap();
         drop(blocked);
         limited.run_tasks();
+        group.send(*b"end").unwrap();
+        limited.run_tasks();
         other.run_tasks();
         assert_eq!((group.len(), group.missed()), (1, 0));
-        fits.assert_received(&payload.repeat(2));
+        fits.assert_received(&[&payload, &payload, "end"].concat());
     });
 }
 

@@ -79,7 +79,7 @@ impl MemberLoop {
 }
 
 impl Member {
-    /// Ends the output, and returns what the peer received. Payloads in transit may be lost.
+    /// Ends the output, and returns what the peer received.
     #[track_caller]
     pub(crate) fn received(mut self) -> Vec<u8> {
         self.handle.shutdown();

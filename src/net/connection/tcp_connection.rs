@@ -311,6 +311,10 @@ impl<'a> TcpConnection<'a> {
     /// The number of bytes that were accepted for sending and not taken by the kernel: those
     /// queued, in memory and in files, and those dropped because the output has
     /// [failed](ConnectionState), which are counted until the close.
+    ///
+    /// Small sends of a callback are collected, at most 64 KiB of them. While the callback runs,
+    /// they are not counted unless it calls [`flush`](TcpConnection::flush); in
+    /// [`on_close`](crate::ConnectionHandler::on_close) the number is exact.
     pub fn unsent(&self) -> usize {
         self.core.unsent()
     }
