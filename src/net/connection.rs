@@ -273,8 +273,8 @@ impl ConnectionCore {
     /// mailbox, link.
     pub(super) fn close(&self, event_loop: &EventLoop, reason: CloseReason) {
         let reason = Contained::new(reason);
-        // Output that the current callback has sent was accepted, and so were the payloads of groups
-        // on their way to this loop.
+        // The payloads of groups on their way to this loop were accepted, and so was the output
+        // that the current callback has sent.
         if self.takes_payloads() {
             event_loop.run_deliveries();
         }
