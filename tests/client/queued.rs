@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::support::client::{Refusing, backoff, echo_server};
 use crate::support::net::{self, Host, reason};
-use crate::support::{LIMIT, Recorder, with_catching_loop, with_loop, with_watchdog};
+use crate::support::{LIMIT, Recorder, on_another_thread, with_catching_loop, with_loop, with_watchdog};
 use reveille::net::{CloseReason, SendError, WithError};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection};
 
@@ -187,6 +187,30 @@ fn a_client_without_a_loop_refuses_and_counts_what_waits() {
         assert_eq!(reason(client.send("x")), Err(SendError::Closed));
         assert_eq!(reason(client.with(|_: &mut Session, _| ())), Err(WithError::Closed));
         assert_eq!((client.unsent(), client.calls()), (5, 0));
+    });
+}
+
+#[test]
+fn the_handle_of_a_session_calls_its_handler_from_any_thread() {
+    with_loop(|event_loop| {
+        let server = echo_server(event_loop, "127.0.0.1:0".parse().unwrap());
+        let session = Session::default();
+        let made = session.clone();
+        // The handler is not `Send`.
+        let client = TcpClient::connect(event_loop, server.address()).serve(move |_| made.clone()).unwrap();
+        net::turn_until(event_loop, || session.received.borrow().ends_with(b"open "));
+        let handle = client.handle().unwrap();
+        on_another_thread(|| {
+            let call = |session: &mut Session, conn: &TcpConnection<'_>| {
+                assert_eq!(session.opened.get(), 1);
+                conn.send("called")
+            };
+            handle.with(call).unwrap();
+            assert_eq!(reason(handle.with(|_: &mut String, _| ())), Err(WithError::WrongHandler));
+        });
+        net::turn_until(event_loop, || session.received.borrow().ends_with(b"called"));
+        client.stop();
+        assert_eq!(reason(handle.with(|_: &mut Session, _| ())), Err(WithError::Closed));
     });
 }
 

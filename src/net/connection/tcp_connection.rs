@@ -249,6 +249,8 @@ impl<'a> TcpConnection<'a> {
     ///   reset, so that its peer does not take a truncated stream for a complete one. If the FIN
     ///   had been relayed, nothing is missing: the peer sees a normal end, and has two seconds to
     ///   send its FIN.
+    /// - Relayed bytes and a relayed FIN wait for the [replies](TcpConnection::reserve_reply) that
+    ///   are reserved before them. A slot that is dropped ends the link as an error does.
     /// - A [`close`](TcpConnection::close) of one connection closes the other at once, with
     ///   `RelayEnded`; if output is queued there, by a reset.
     /// - A Unix socket has no reset: its peer sees an end of input in all these cases, and cannot
