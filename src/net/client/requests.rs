@@ -6,8 +6,9 @@ use crate::net::connection::TcpConnection;
 use crate::net::result::{IntoHandlerResult, SendError, WithError};
 
 impl TcpClient {
-    /// Sends `bytes` on the session, as [`ConnectionHandle::send`](crate::ConnectionHandle::send) does. While there is no session,
-    /// the bytes are [queued](crate::net::TcpClientBuilder::max_queued); they are sent after the next session's
+    /// Sends `bytes` on the session, as [`ConnectionHandle::send`](crate::ConnectionHandle::send)
+    /// does. While there is no session, the bytes are
+    /// [queued](crate::net::TcpClientBuilder::max_queued); they are sent after the next session's
     /// `on_open`. If the client ends first, they are dropped, and [`unsent`](TcpClient::unsent)
     /// counts them.
     ///
@@ -26,14 +27,15 @@ impl TcpClient {
         }
     }
 
-    /// Calls `call` with the handler of the session, as [`ConnectionHandle::with_local`](crate::ConnectionHandle::with_local) does.
-    /// While there is no session, the call is [queued](crate::net::TcpClientBuilder::max_queued); it runs after
+    /// Calls `call` with the handler of the session, as
+    /// [`ConnectionHandle::with_local`](crate::ConnectionHandle::with_local) does. While there is
+    /// no session, the call is [queued](crate::net::TcpClientBuilder::max_queued); it runs after
     /// the next session's `on_open`, in order with queued sends.
     ///
     /// If the client ends first, queued calls are dropped, and [`calls`](TcpClient::calls) counts
     /// them: after [`on_failure`](crate::net::TcpClientBuilder::on_failure), whose error
-    /// [counts](crate::net::ConnectError::calls) them too, or in [`stop`](TcpClient::stop). Each call is dropped
-    /// once, so a value that it has captured can report this in its `Drop`.
+    /// [counts](crate::net::ConnectError::calls) them too, or in [`stop`](TcpClient::stop). Each
+    /// call is dropped once, so a value that it has captured can report this in its `Drop`.
     ///
     /// ```
     /// use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
