@@ -10,6 +10,8 @@
 
 #[path = "shared/options.rs"]
 mod options;
+#[path = "shared/serving.rs"]
+mod serving;
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -24,7 +26,6 @@ use std::time::Duration;
 
 use reveille::codec::{FrameError, FrameHandler, Framed, LineCodec, LineError};
 use reveille::net::{CloseReason, ConnectionLimits, FullPolicy, GroupMap};
-use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, TcpConnection, TcpServer};
 
 use options::Options;
@@ -67,11 +68,10 @@ impl Arguments {
     fn parse() -> Result<Arguments, ExitCode> {
         let mut options = Options::parse("chat", USAGE, &["--listen", "--threads", "--grace"])?;
         options.rest(0)?;
-        let default = SocketAddr::from(([127, 0, 0, 1], 2011));
         Ok(Arguments {
-            listen: options.get("--listen", default, "an address with a port, such as 127.0.0.1:2011")?,
+            listen: serving::listen(&options, 2011)?,
             threads: options.get("--threads", NonZeroUsize::MIN.saturating_add(1), "a number from 1")?,
-            grace: Duration::from_secs(options.get("--grace", 3, "a number of seconds")?),
+            grace: serving::grace(&options)?,
         })
     }
 }
@@ -94,18 +94,8 @@ fn run(arguments: &Arguments) -> io::Result<()> {
             },
         )?;
 
-    let (local, counters) = (server.local_addr()?, server.handle());
-    let mut server = Some(server);
-    let grace = arguments.grace;
-    let _signals =
-        Signals::new(&event_loop, [Signal::INT, Signal::TERM], move |event_loop, _| match server.take() {
-            // The second signal skips the grace period.
-            None => event_loop.quit(),
-            Some(server) => server.stop(grace, |event_loop, _| event_loop.quit()),
-        })?;
-    // Serving does not depend on the output, so the write may fail.
-    let _ = writeln!(io::stdout(), "listening on {local}\ntry: nc {} {}", local.ip(), local.port());
-    event_loop.run()?;
+    let counters = server.handle();
+    serving::run(&event_loop, server, arguments.grace, |ip, port| format!("nc {ip} {port}"))?;
     // The other loops end here.
     drop(event_loop);
     let guests = counters.counters().accepted;

@@ -4,16 +4,23 @@
 //! shows a server with state, a server on several loops (`--threads 4`), and a graceful shutdown on
 //! a signal.
 
-use std::env;
+#[path = "shared/options.rs"]
+mod options;
+#[path = "shared/serving.rs"]
+mod serving;
+
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use reveille::signal::{Signal, Signals};
+use reveille::net::ConnectionLimits;
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
+
+use options::Options;
 
 const USAGE: &str = "usage: echo [--listen ADDRESS:PORT] [--threads N] [--grace SECONDS]
 
@@ -21,25 +28,32 @@ const USAGE: &str = "usage: echo [--listen ADDRESS:PORT] [--threads N] [--grace 
   --threads  the number of loops that serve connections; default: 1
   --grace    the time in seconds for connections to close after a signal; default: 3";
 
+/// The time without a byte in either direction after which a connection is closed.
+const IDLE: Duration = Duration::from_secs(300);
+
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let arguments = match Arguments::parse(env::args().skip(1)) {
-        Ok(Some(arguments)) => arguments,
-        Ok(None) => {
-            let _ = writeln!(io::stdout(), "{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        Err(message) => {
-            eprintln!("echo: {message}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("echo: {error}");
-            ExitCode::FAILURE
-        }
+    match Arguments::parse() {
+        Ok(arguments) => options::status_of("echo", run(&arguments)),
+        Err(status) => status,
+    }
+}
+
+struct Arguments {
+    listen: SocketAddr,
+    threads: NonZeroUsize,
+    grace: Duration,
+}
+
+impl Arguments {
+    fn parse() -> Result<Arguments, ExitCode> {
+        let mut options = Options::parse("echo", USAGE, &["--listen", "--threads", "--grace"])?;
+        options.rest(0)?;
+        Ok(Arguments {
+            listen: serving::listen(&options, 2007)?,
+            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
+            grace: serving::grace(&options)?,
+        })
     }
 }
 
@@ -48,22 +62,11 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let totals = Arc::new(Totals::default());
     let counted = Arc::clone(&totals);
     let server = TcpServer::bind(&event_loop, arguments.listen)?
-        .threads(arguments.threads)
+        .threads(arguments.threads.get())
+        .limits(ConnectionLimits::new().idle_timeout(IDLE))
         .serve(move |_| Echo { totals: Arc::clone(&counted), messages: 0, bytes: 0 })?;
 
-    let local = server.local_addr()?;
-    let mut server = Some(server);
-    let grace = arguments.grace;
-    let _signals =
-        Signals::new(&event_loop, [Signal::INT, Signal::TERM], move |event_loop, _| match server.take() {
-            // The second signal skips the grace period.
-            None => event_loop.quit(),
-            Some(server) => server.stop(grace, |event_loop, _| event_loop.quit()),
-        })?;
-    // Printed last: a reader of this line may send a signal. Serving does not depend on it, so the
-    // write may fail.
-    let _ = writeln!(io::stdout(), "listening on {local}\ntry: nc {} {}", local.ip(), local.port());
-    event_loop.run()?;
+    serving::run(&event_loop, server, arguments.grace, |ip, port| format!("nc {ip} {port}"))?;
     // Connections left open by a second signal are closed with the loop, and counted then.
     drop(event_loop);
     let _ = writeln!(
@@ -105,52 +108,4 @@ struct Totals {
     connections: AtomicU64,
     messages: AtomicU64,
     bytes: AtomicU64,
-}
-
-struct Arguments {
-    listen: SocketAddr,
-    threads: usize,
-    grace: Duration,
-}
-
-impl Arguments {
-    /// Returns `None` for `--help`.
-    fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Arguments>, String> {
-        let mut arguments = Arguments {
-            listen: SocketAddr::from(([127, 0, 0, 1], 2007)),
-            threads: 1,
-            grace: Duration::from_secs(3),
-        };
-        while let Some(name) = given.next() {
-            let mut value = || given.next().ok_or_else(|| format!("{name} wants a value"));
-            match name.as_str() {
-                "--help" | "-h" => return Ok(None),
-                "--listen" => {
-                    let listen = value()?;
-                    arguments.listen = listen.parse().map_err(|_| {
-                        format!(
-                            "`{listen}` is not an address with a port, such as 127.0.0.1:2007 or [::1]:2007"
-                        )
-                    })?;
-                }
-                "--threads" => {
-                    let threads = value()?;
-                    arguments.threads = threads
-                        .parse()
-                        .ok()
-                        .filter(|&number| number > 0)
-                        .ok_or_else(|| format!("`{threads}` is not a number of threads from 1"))?;
-                }
-                "--grace" => {
-                    let grace = value()?;
-                    let seconds = grace.parse();
-                    arguments.grace = seconds
-                        .map(Duration::from_secs)
-                        .map_err(|_| format!("`{grace}` is not a number of seconds"))?;
-                }
-                _ => return Err(format!("unknown argument `{name}`")),
-            }
-        }
-        Ok(Some(arguments))
-    }
 }

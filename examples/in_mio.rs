@@ -11,9 +11,11 @@ use std::io::{self, ErrorKind, Write};
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use reveille::net::ConnectionLimits;
 use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, TcpServer};
 
@@ -21,6 +23,9 @@ const USAGE: &str = "usage: in_mio [ADDRESS:PORT]";
 
 const LOOP: Token = Token(0);
 const DATAGRAMS: Token = Token(1);
+
+/// The time without a byte in either direction after which a connection is closed.
+const IDLE: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
@@ -43,8 +48,9 @@ fn main() -> ExitCode {
 
 fn run(address: &str) -> io::Result<()> {
     let event_loop = EventLoop::new()?;
-    let server =
-        TcpServer::bind(&event_loop, address)?.serve_fn(|conn, input| conn.send(input.take_all()))?;
+    let server = TcpServer::bind(&event_loop, address)?
+        .limits(ConnectionLimits::new().idle_timeout(IDLE))
+        .serve_fn(|conn, input| conn.send(input.take_all()))?;
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
     let datagrams = UdpSocket::bind(address)?;
     datagrams.set_nonblocking(true)?;

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use reveille::net::ConnectionLimits;
 use reveille::signal::{Signal, Signals};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 use tokio::io::Interest;
@@ -20,6 +21,9 @@ use tokio::io::unix::AsyncFd;
 
 /// The delay of a reply.
 const DELAY: Duration = Duration::from_millis(10);
+
+/// The time without a byte in either direction after which a connection is closed.
+const IDLE: Duration = Duration::from_secs(300);
 
 const USAGE: &str = "usage: in_tokio [ADDRESS:PORT]";
 
@@ -45,7 +49,8 @@ fn main() -> ExitCode {
 fn run(address: &str) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let event_loop = EventLoop::new()?;
-    let server = TcpServer::bind(&event_loop, address)?.serve(|_| LateEcho)?;
+    let limits = ConnectionLimits::new().idle_timeout(IDLE);
+    let server = TcpServer::bind(&event_loop, address)?.limits(limits).serve(|_| LateEcho)?;
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
     runtime.block_on(async {
         let descriptor = watched(&event_loop)?;

@@ -18,6 +18,8 @@ mod keys;
 mod options;
 #[path = "shared/resp.rs"]
 mod resp;
+#[path = "shared/serving.rs"]
+mod serving;
 
 use std::cell::Cell;
 use std::io::{self, IoSlice, Write};
@@ -28,7 +30,6 @@ use std::time::Duration;
 
 use reveille::codec::{FrameError, FrameHandler, Framed};
 use reveille::net::{ConnectionLimits, SendError};
-use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, TcpConnection, TcpServer};
 
 use commands::{Commands, MAX_COMMAND};
@@ -75,10 +76,7 @@ impl Arguments {
     fn parse() -> Result<Arguments, ExitCode> {
         let mut options = Options::parse("redis", USAGE, &["--listen", "--grace"])?;
         options.rest(0)?;
-        let default = SocketAddr::from(([127, 0, 0, 1], 6380));
-        let listen = options.get("--listen", default, "an address with a port, such as 127.0.0.1:6380")?;
-        let grace = options.get("--grace", 3, "a number of seconds")?;
-        Ok(Arguments { listen, grace: Duration::from_secs(grace) })
+        Ok(Arguments { listen: serving::listen(&options, 6380)?, grace: serving::grace(&options)? })
     }
 }
 
@@ -95,19 +93,8 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         Framed::new(Commands::default(), session).frame_timeout(COMMAND_TIMEOUT)
     })?;
 
-    let (local, counters) = (server.local_addr()?, server.handle());
-    let mut server = Some(server);
-    let grace = arguments.grace;
-    let _signals =
-        Signals::new(&event_loop, [Signal::INT, Signal::TERM], move |event_loop, _| match server.take() {
-            // The second signal skips the grace period.
-            None => event_loop.quit(),
-            Some(server) => server.stop(grace, |event_loop, _| event_loop.quit()),
-        })?;
-    // Serving does not depend on the output, so the write may fail.
-    let (ip, port) = (local.ip(), local.port());
-    let _ = writeln!(io::stdout(), "listening on {local}\ntry: redis-cli -h {ip} -p {port}");
-    event_loop.run()?;
+    let counters = server.handle();
+    serving::run(&event_loop, server, arguments.grace, |ip, port| format!("redis-cli -h {ip} -p {port}"))?;
     let accepted = counters.counters().accepted;
     let _ = writeln!(io::stdout(), "{accepted} connections, {} commands", executed.get());
     Ok(())

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use reveille::net::ConnectionLimits;
 use reveille::signal::{Signal, Signals};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 
@@ -46,9 +47,10 @@ fn run(first: SocketAddr) -> io::Result<()> {
         let port = if first.port() == 0 { 0 } else { first.port().saturating_add(offset) };
         SocketAddr::new(first.ip(), port)
     };
-    let discard = TcpServer::bind(&event_loop, port(0))?.serve_fn(|_, input| input.clear())?;
+    let limits = ConnectionLimits::new().idle_timeout(IDLE);
+    let discard = TcpServer::bind(&event_loop, port(0))?.limits(limits).serve_fn(|_, input| input.clear())?;
     let daytime = TcpServer::bind(&event_loop, port(1))?.serve(|_| Once(daytime))?;
-    let chargen = TcpServer::bind(&event_loop, port(2))?.serve(|_| Chargen::default())?;
+    let chargen = TcpServer::bind(&event_loop, port(2))?.limits(limits).serve(|_| Chargen::default())?;
     let time = TcpServer::bind(&event_loop, port(3))?.serve(|_| Once(time))?;
     // Installed before the addresses are printed: a program that reads them may send a signal.
     let _signals = Signals::new(&event_loop, [Signal::INT, Signal::TERM], |event_loop, _| event_loop.quit())?;
@@ -60,6 +62,9 @@ fn run(first: SocketAddr) -> io::Result<()> {
     }
     event_loop.run()
 }
+
+/// The time without a byte in either direction after which a connection is closed.
+const IDLE: Duration = Duration::from_secs(300);
 
 /// The time that a peer has to read a reply and to close its end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -28,14 +28,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use reveille::net::{CloseReason, ConnectionLimits};
-use reveille::{
-    Buffer, ConnectionHandle, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer,
-};
+use reveille::{Buffer, ConnectionHandle, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
 
 use options::Options;
 use zlib::Zlib;
 
-const USAGE: &str = "usage: zlib_tunnel [--listen ADDRESS:PORT] [--connect ADDRESS:PORT] [--zlib SIDE] [--grace SECONDS]
+const USAGE: &str =
+    "usage: zlib_tunnel [--listen ADDRESS:PORT] [--connect ADDRESS:PORT] [--zlib SIDE] [--grace SECONDS]
 
   --listen   the address to listen on; default: 127.0.0.1:2012; port 0 selects a free port
   --connect  the address to relay to; default: 127.0.0.1:2007
@@ -78,8 +77,7 @@ struct Tunnel {
 }
 
 fn parse() -> Result<(SocketAddr, Tunnel, Duration), ExitCode> {
-    let mut options =
-        Options::parse("zlib_tunnel", USAGE, &["--listen", "--connect", "--zlib", "--grace"])?;
+    let mut options = Options::parse("zlib_tunnel", USAGE, &["--listen", "--connect", "--zlib", "--grace"])?;
     options.rest(0)?;
     let target = SocketAddr::from(([127, 0, 0, 1], 2007));
     let target = options.get("--connect", target, "an address with a port, such as 127.0.0.1:2007")?;

@@ -12,6 +12,7 @@ mod builder;
 pub(crate) mod channel_table;
 pub(crate) mod containment;
 mod counters;
+pub(crate) mod deliveries;
 mod embedding;
 mod handle;
 mod idle;
@@ -182,6 +183,7 @@ struct Inner {
     quitting: Cell<bool>,
     /// The loop is being dropped and accepts no new work.
     dropping: Cell<bool>,
+    is_delivering: Cell<bool>,
     propagate_panics: bool,
     drop_tasks_on_quit: bool,
     /// How many channels belong to the loop itself.

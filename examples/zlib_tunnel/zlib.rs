@@ -73,7 +73,9 @@ impl Filter for Zlib {
         }
         match input.is_empty() {
             true => Ok(()),
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, "there are bytes after the compressed stream")),
+            false => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "there are bytes after the compressed stream"))
+            }
         }
     }
 

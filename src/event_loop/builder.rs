@@ -146,6 +146,7 @@ impl EventLoopBuilder {
             self_wake: Cell::new(false),
             quitting: Cell::new(false),
             dropping: Cell::new(false),
+            is_delivering: Cell::new(false),
             propagate_panics: self.propagate_panics,
             drop_tasks_on_quit: self.drop_tasks_on_quit,
             spin: Spin::new(self.busy_poll, shared.mailbox.capacity()),

@@ -14,6 +14,7 @@ use std::time::Instant;
 use self::mailbox_limit::MailboxLimit;
 use super::EventLoop;
 use super::counters::LoopCounters;
+use super::deliveries::Deliveries;
 use super::shared::Shared;
 use crate::event_loop::refused::Refused;
 use crate::event_loop::tasks::task::{SendTask, Task};
@@ -170,6 +171,10 @@ impl LoopHandle {
         }
         let pushed = self.shared.tasks.push_internal(SendTask::new(task));
         pushed.map(|wake| self.shared.wake(wake)).is_ok()
+    }
+
+    pub(super) fn deliveries(&self) -> &Deliveries {
+        &self.shared.deliveries
     }
 
     /// Requests that [`EventLoop::run`] return; same as [`EventLoop::quit`]. From any thread. Has

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use super::EventLoop;
 use super::counters::{AtomicCounters, LoopCounters};
 use crate::event_loop::containment::logger;
+use crate::event_loop::deliveries::Deliveries;
 use crate::event_loop::handle::mailbox_limit::MailboxLimit;
 use crate::event_loop::process_mark::ProcessMark;
 use crate::event_loop::tasks::sync::ParkingLot;
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     /// Distinguishes this loop's timers from those of other loops.
     id: u32,
     pub(super) tasks: TaskQueue<Posted, ParkingLot>,
+    pub(super) deliveries: Deliveries,
     pub(super) mailbox: MailboxLimit,
     pub(super) wakeup: EventFd,
     pub(super) remote_timers: RemoteTimers,
@@ -45,6 +47,7 @@ impl Shared {
         Ok(Shared {
             id: NEXT_ID.fetch_add(1, Relaxed),
             tasks: TaskQueue::new(mailbox.capacity()),
+            deliveries: Deliveries::default(),
             mailbox,
             // Blocking, so that a loop without sources can sleep in the read. Every other read
             // follows a readiness event and does not block, because the loop is the only reader. A

@@ -52,6 +52,8 @@ impl EventLoop {
         inner.dropping.set(true);
         inner.shared.ended.store(true, Relaxed);
         let tasks = inner.shared.tasks.close();
+        inner.shared.deliveries.close();
+        self.run_deliveries();
         loop {
             // An `on_close` may close other channels. No channel can be registered any more, so
             // this terminates.

@@ -4,6 +4,7 @@ pub(in crate::net) mod attempt;
 pub(in crate::net) mod backoff;
 pub(in crate::net) mod connector;
 pub(in crate::net) mod lookup;
+mod requests;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -21,11 +22,11 @@ use super::filter::{Filter, FilterFactories};
 use super::group::Group;
 use super::limits::ConnectionLimits;
 use super::options::SocketOptions;
-use super::result::{IntoHandlerResult, SendError, WithError};
+use super::result::IntoHandlerResult;
 use super::target::ConnectTarget;
 use crate::buffer::Buffer;
 use crate::event_loop::containment::Contained;
-use crate::event_loop::{EventLoop, Refused, WeakLoop};
+use crate::event_loop::{EventLoop, WeakLoop};
 use crate::net::connection::driver::{Dialer, Outgoing, dial, has_handler};
 use crate::net::connection::handler::{ConnectionHandler, shared};
 use crate::net::group::admission::Quota;
@@ -136,90 +137,6 @@ impl TcpClient {
     /// [`reconnect`](TcpClientBuilder::reconnect) each session has its own handle.
     pub fn handle(&self) -> Option<ConnectionHandle> {
         self.connector.handle()
-    }
-
-    /// Sends `bytes` on the session, as [`ConnectionHandle::send`] does. While there is no session,
-    /// the bytes are [queued](TcpClientBuilder::max_queued); they are sent after the next session's
-    /// `on_open`. If the client fails, [`ConnectError::unsent`] counts them.
-    ///
-    /// # Errors
-    /// - [`SendError::Closed`] if the client has ended.
-    /// - [`SendError::Full`] if too many bytes are queued.
-    /// - [`SendError::ShutDown`] if the session is shut down.
-    ///
-    /// The error returns the bytes.
-    pub fn send(&self, bytes: impl Into<Vec<u8>>) -> Result<(), Refused<Vec<u8>, SendError>> {
-        self.connector.send(bytes.into())
-    }
-
-    /// Calls `call` with the handler of the session, as [`ConnectionHandle::with_local`] does.
-    /// While there is no session, the call is [queued](TcpClientBuilder::max_queued); it runs after
-    /// the next session's `on_open`, in order with queued sends.
-    ///
-    /// If the client ends first, queued calls are dropped: after
-    /// [`on_failure`](TcpClientBuilder::on_failure), whose error
-    /// [counts](ConnectError::calls) them, or in [`stop`](TcpClient::stop). A value that the call
-    /// has captured can report this in its `Drop`.
-    ///
-    /// ```
-    /// use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection, TcpServer};
-    /// use std::collections::VecDeque;
-    /// use std::io;
-    ///
-    /// /// Calls back for each reply, in order.
-    /// #[derive(Default)]
-    /// struct Session {
-    ///     requests: VecDeque<Box<dyn FnOnce(&[u8], &EventLoop)>>,
-    /// }
-    ///
-    /// impl ConnectionHandler for Session {
-    ///     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
-    ///         if let Some(callback) = self.requests.pop_front() {
-    ///             callback(input.take_all(), conn.event_loop());
-    ///         }
-    ///         Ok(())
-    ///     }
-    /// }
-    ///
-    /// # fn main() -> io::Result<()> {
-    /// let event_loop = EventLoop::new()?;
-    /// let server = TcpServer::bind(&event_loop, "127.0.0.1:0")?
-    ///     .serve_fn(|conn, input| conn.send(input.take_all()))?;
-    /// let client =
-    ///     TcpClient::connect(&event_loop, server.local_address()).serve(|_| Session::default())?;
-    /// // There is no session yet.
-    /// client.with(|session: &mut Session, conn| {
-    ///     session.requests.push_back(Box::new(|reply, event_loop| {
-    ///         assert_eq!(reply, b"ping");
-    ///         event_loop.quit();
-    ///     }));
-    ///     conn.send("ping")
-    /// })?;
-    /// event_loop.run()
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// - [`WithError::Closed`] if the client has ended.
-    /// - [`WithError::WrongHandler`] if the sessions have handlers of another type.
-    /// - [`WithError::Full`] if too many calls are queued.
-    ///
-    /// The error returns `call`.
-    pub fn with<H, F, R>(&self, call: F) -> Result<(), Refused<F, WithError>>
-    where
-        H: 'static,
-        F: FnOnce(&mut H, &TcpConnection<'_>) -> R + 'static,
-        R: IntoHandlerResult,
-    {
-        let mut call = Some(call);
-        let called = self
-            .event_loop
-            .with(|event_loop| call.take().map_or(Ok(()), |call| self.connector.with(event_loop, call)));
-        match (called, call) {
-            (Some(called), _) => called,
-            (None, Some(call)) => Err(Refused::new(call, WithError::Closed)),
-            (None, None) => unreachable!("the call was not taken"),
-        }
     }
 
     /// Aborts the client, same as dropping it. Does nothing if the client has already ended.

@@ -280,7 +280,11 @@ impl ConnectionCore {
     /// mailbox, link.
     pub(super) fn close(&self, event_loop: &EventLoop, reason: CloseReason) {
         let reason = Contained::new(reason);
-        // Output that the current callback has sent was accepted.
+        // The payloads of groups on their way to this loop were accepted, and so was the output
+        // that the current callback has sent.
+        if self.takes_payloads() {
+            event_loop.run_deliveries();
+        }
         self.send_collected(event_loop);
         if self.state.replace(ConnectionState::Closed) == ConnectionState::Closed {
             return;

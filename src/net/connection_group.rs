@@ -1,8 +1,8 @@
 //! [`ConnectionGroup`]: connections on any loops that are sent the same bytes.
 //!
-//! Each loop has one list of payloads that are on their way to it, and one task that delivers all
-//! of them. The small payloads that a member gets in one turn are joined, so they leave in one
-//! system call.
+//! Each loop has one list of payloads that are on their way to it. They are delivered together, by
+//! a task, or before a member there ends its output. The small payloads that a member gets in one
+//! turn are joined, so they leave in one system call.
 
 mod group_map;
 
@@ -19,6 +19,7 @@ pub use group_map::GroupMap;
 use super::connection::group_send::{GroupSend, Outcome};
 use super::connection::{ConnectionHandle, ConnectionId};
 use super::result::SendError;
+use crate::event_loop::deliveries::Deliver;
 use crate::event_loop::process_mark::ProcessMark;
 use crate::event_loop::{EventLoop, LoopHandle};
 
@@ -36,6 +37,13 @@ const MAX_IN_TRANSIT: usize = 16 * 1024 * 1024;
 /// gets the payloads that are sent after it has joined and before it leaves. A payload follows the
 /// bytes that the same thread has sent before through a [`ConnectionHandle`] of a member. Bytes
 /// that it sends through the handle afterwards may arrive before the payload.
+///
+/// A member that closes or shuts down first sends the payloads that are on their way to its loop,
+/// and so do all members on a loop that is dropped. Payloads that it cannot send count as
+/// [unsent](crate::TcpConnection::unsent), and the connection is reset. Payloads that are sent
+/// later are not for this member; nothing counts them. A close or shutdown that is requested
+/// through a handle takes effect when the request reaches the loop. A loop that is being dropped
+/// has no members any longer.
 ///
 /// ```
 /// use reveille::net::{ConnectionGroup, FullPolicy};
@@ -153,8 +161,8 @@ impl ConnectionGroup {
         self.shared.missed.load(Relaxed)
     }
 
-    /// Sends `bytes` to all members. They leave in the task phase of each loop; one on this thread
-    /// is no exception.
+    /// Sends `bytes` to all members. They leave in the task phase of each loop, that of this thread
+    /// included, or earlier if a member of any group ends its output on that loop.
     ///
     /// # Errors
     /// [`SendError::Full`] if more than 16 MiB would be in transit to a loop, and with
@@ -172,55 +180,38 @@ impl ConnectionGroup {
             return Err(SendError::Full);
         }
         let mut to_notify = Vec::new();
-        for (index, on_loop) in loops.iter_mut().enumerate().filter(|(_, on_loop)| has_members(on_loop)) {
-            if on_loop.add(&bytes) {
-                to_notify.push((index, on_loop.event_loop.clone()));
+        for on_loop in loops.iter_mut().filter(|on_loop| has_members(on_loop)) {
+            // Under the lock, so that a list that is not empty has a delivery.
+            let added = match on_loop.add(&bytes) {
+                true => on_loop.event_loop.add_delivery(Arc::clone(&self.shared) as Arc<dyn Deliver>),
+                false => Some(false),
+            };
+            match added {
+                Some(true) => to_notify.push(on_loop.event_loop.clone()),
+                Some(false) => {}
+                // The loop has ended, and its members with it.
+                None => on_loop.clear(),
             }
         }
         drop(loops);
-        for (index, event_loop) in to_notify {
-            let task = DeliveryTask { shared: Some(Arc::clone(&self.shared)), index };
-            event_loop.post_internal(move |event_loop| task.run(event_loop));
-        }
+        to_notify.iter().for_each(LoopHandle::notify_of_deliveries);
         Ok(())
     }
 }
 
-/// Delivers the payloads that are on their way to one loop. There is one such task for a loop while
-/// its list of payloads is not empty.
-struct DeliveryTask {
-    /// `None` once the task has run.
-    shared: Option<Arc<Shared>>,
-    index: usize,
-}
-
-impl DeliveryTask {
-    fn run(mut self, event_loop: &EventLoop) {
-        if let Some(shared) = self.shared.take() {
-            shared.deliver(event_loop, self.index);
-        }
-    }
-}
-
-impl Drop for DeliveryTask {
-    /// A task that has not run was refused by a loop that has ended, or is dropped with its loop.
-    /// The members close with the loop too.
-    fn drop(&mut self) {
-        if let Some(shared) = self.shared.take().filter(|shared| shared.process.is_current()) {
-            shared.loops.lock()[self.index].clear();
-        }
-    }
-}
-
 impl Shared {
-    /// Delivers the payloads that are on their way to this loop. Runs in the task phase, so no
-    /// callback of a member is running.
-    fn deliver(&self, event_loop: &EventLoop, index: usize) {
-        let deliveries = {
-            let mut loops = self.loops.lock();
-            loops[index].in_transit = 0;
-            mem::take(&mut loops[index].deliveries)
-        };
+    /// The members on a loop.
+    fn members_on<R>(&self, event_loop: &LoopHandle, f: impl FnOnce(&mut LoopMembers) -> R) -> Option<R> {
+        let mut loops = self.loops.lock();
+        loops.iter_mut().find(|on_loop| on_loop.event_loop.is_same_loop(event_loop)).map(f)
+    }
+}
+
+impl Deliver for Shared {
+    /// Delivers the payloads that are on their way to this loop.
+    fn deliver(&self, event_loop: &EventLoop) {
+        let handle = event_loop.handle();
+        let deliveries = self.members_on(&handle, LoopMembers::take).unwrap_or_default();
         let mut closed = Vec::new();
         // Payloads with the same members are sent together.
         for run in deliveries.chunk_by(|one, next| Arc::ptr_eq(&one.members, &next.members)) {
@@ -236,8 +227,9 @@ impl Shared {
         }
         drop(deliveries);
         if !closed.is_empty() {
-            let mut loops = self.loops.lock();
-            closed.into_iter().for_each(|member| _ = loops[index].leave(member));
+            self.members_on(&handle, |on_loop| {
+                closed.into_iter().for_each(|member| _ = on_loop.leave(member))
+            });
         }
     }
 }
@@ -283,14 +275,19 @@ impl LoopMembers {
             && (policy != FullPolicy::Refuse || self.members.iter().all(fits))
     }
 
-    /// Adds a payload. Returns whether it is the first, so that the loop must be notified.
+    /// Adds a payload. Returns whether it is the first, so that the loop needs a delivery.
     fn add(&mut self, bytes: &Arc<[u8]>) -> bool {
         self.in_transit += bytes.len();
         self.deliveries.push(Delivery { bytes: Arc::clone(bytes), members: Arc::clone(&self.members) });
         self.deliveries.len() == 1
     }
 
-    /// Whether the loop has ended, and no task refers to its place.
+    fn take(&mut self) -> Vec<Delivery> {
+        self.in_transit = 0;
+        mem::take(&mut self.deliveries)
+    }
+
+    /// Whether the loop has ended, and nothing is on its way to it.
     fn is_unused(&self) -> bool {
         self.event_loop.has_ended() && self.deliveries.is_empty()
     }

@@ -1,12 +1,10 @@
 //! Clients that are left to their loops.
 
-use crate::support::client::{FullBacklog, Refusing, Reported, Reporting, Reports, backoff, loopback};
+use crate::support::client::{Refusing, Reported, Reporting, Reports, backoff, loopback};
 use crate::support::client::{echo_server, turn_until_idle};
-use crate::support::clock::HOUR;
 use crate::support::net::{self, End, HandlerCall, Journal};
-use crate::support::{Count, LIMIT, turn, with_loop, with_watchdog};
-use reveille::net::Backoff;
-use reveille::{EventLoop, TcpClient};
+use crate::support::{Count, turn, with_loop};
+use reveille::TcpClient;
 
 #[test]
 fn a_detached_client_ends_with_its_session() {
@@ -65,48 +63,5 @@ fn a_detached_client_reconnects() {
             .unwrap()
             .detach();
         net::turn_until(event_loop, || journal.handlers() == 3);
-    });
-}
-
-#[test]
-fn a_detached_client_ends_with_its_loop_in_every_phase() {
-    with_watchdog(LIMIT, || {
-        let (refusing, silent) = (Refusing::new(), FullBacklog::new());
-        let listener = std::net::TcpListener::bind(loopback()).unwrap();
-        for phase in ["new", "connecting", "looking up", "waiting", "open"] {
-            let (reports, drops, journal) = (Reports::new(), Count::default(), Journal::new());
-            let event_loop = EventLoop::new().unwrap();
-            let builder = match phase {
-                "new" | "connecting" => TcpClient::connect(&event_loop, silent.address()),
-                "looking up" => TcpClient::connect(&event_loop, "no-such-host.invalid:80"),
-                "waiting" => TcpClient::connect(&event_loop, refusing.address()),
-                _ => TcpClient::connect(&event_loop, listener.local_addr().unwrap()),
-            };
-            let (token, writing) = (drops.drop_token(), journal.clone());
-            let client = builder
-                .timeout(HOUR)
-                .retry(Backoff::new().start(HOUR).cap(HOUR))
-                .reconnect()
-                .reporting(&reports)
-                .serve(move |_| {
-                    token.keep();
-                    writing.script()
-                })
-                .unwrap();
-            net::turn_until(&event_loop, || {
-                phase == "new"
-                    || (format!("{client:?}").contains(phase)
-                        && (phase == "open" || event_loop.next_deadline().is_some()))
-            });
-            client.detach();
-            reports.take();
-            assert_eq!(drops.get(), 0);
-            drop(event_loop);
-            assert_eq!(reports.take(), [], "reported by a client whose loop is dropped while {phase}");
-            assert_eq!(drops.get(), 1, "{phase}");
-            if phase == "open" {
-                assert_eq!(journal.end_of(0), End::LoopEnded);
-            }
-        }
     });
 }

@@ -1,14 +1,14 @@
 //! Sends and calls that a client accepts while it has no session.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::rc::Rc;
 
 use crate::support::client::{Refusing, backoff, echo_server};
 use crate::support::net::{self, Host, reason};
-use crate::support::{Recorder, with_loop};
-use reveille::net::{SendError, WithError};
-use reveille::{Buffer, ConnectionHandler, TcpClient, TcpConnection};
+use crate::support::{LIMIT, Recorder, on_another_thread, with_catching_loop, with_loop, with_watchdog};
+use reveille::net::{CloseReason, SendError, WithError};
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpClient, TcpConnection};
 
 /// Records what the peer sends, and how the session ends.
 #[derive(Clone, Default)]
@@ -156,5 +156,129 @@ fn a_queued_call_may_use_its_client() {
         let expected = b"open one two";
         net::turn_until(event_loop, || session.received.borrow().len() >= expected.len());
         assert_eq!(*session.received.borrow(), expected);
+    });
+}
+
+#[test]
+fn a_stopped_client_counts_what_it_has_dropped() {
+    with_loop(|event_loop| {
+        let refusing = Refusing::new();
+        let client =
+            TcpClient::connect(event_loop, refusing.address()).serve(|_| Session::default()).unwrap();
+        client.send("12345").unwrap();
+        let captured = Rc::new(());
+        let held = Rc::clone(&captured);
+        client.with(move |_: &mut Session, _| drop(held)).unwrap();
+        assert_eq!((client.unsent(), client.calls()), (5, 1));
+        client.stop();
+        assert_eq!((client.unsent(), client.calls()), (5, 1));
+        assert_eq!(Rc::strong_count(&captured), 1, "the call was not dropped");
+    });
+}
+
+#[test]
+fn a_client_without_a_loop_refuses_and_counts_what_waits() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let refusing = Refusing::new();
+        let client =
+            TcpClient::connect(&event_loop, refusing.address()).serve(|_| Session::default()).unwrap();
+        client.send("12345").unwrap();
+        drop(event_loop);
+        assert_eq!(reason(client.send("x")), Err(SendError::Closed));
+        assert_eq!(reason(client.with(|_: &mut Session, _| ())), Err(WithError::Closed));
+        assert_eq!((client.unsent(), client.calls()), (5, 0));
+    });
+}
+
+#[test]
+fn the_handle_of_a_session_calls_its_handler_from_any_thread() {
+    with_loop(|event_loop| {
+        let server = echo_server(event_loop, "127.0.0.1:0".parse().unwrap());
+        let session = Session::default();
+        let made = session.clone();
+        // The handler is not `Send`.
+        let client =
+            TcpClient::connect(event_loop, server.local_address()).serve(move |_| made.clone()).unwrap();
+        net::turn_until(event_loop, || session.received.borrow().ends_with(b"open "));
+        let handle = client.handle().unwrap();
+        on_another_thread(|| {
+            let call = |session: &mut Session, conn: &TcpConnection<'_>| {
+                assert_eq!(session.opened.get(), 1);
+                conn.send("called")
+            };
+            handle.with(call).unwrap();
+            assert_eq!(reason(handle.with(|_: &mut String, _| ())), Err(WithError::WrongHandler));
+        });
+        net::turn_until(event_loop, || session.received.borrow().ends_with(b"called"));
+        client.stop();
+        assert_eq!(reason(handle.with(|_: &mut Session, _| ())), Err(WithError::Closed));
+    });
+}
+
+/// Makes a request of its client in `on_close`.
+struct Closing {
+    client: Rc<OnceCell<TcpClient>>,
+    results: Recorder<(Result<(), SendError>, Result<(), WithError>)>,
+}
+
+impl ConnectionHandler for Closing {
+    fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        input.clear();
+        conn.close();
+        Ok(())
+    }
+
+    fn on_close(&mut self, _: &TcpConnection, _: &CloseReason) {
+        let client = self.client.get().expect("a client");
+        let with = client.with(|_: &mut Closing, _| ());
+        self.results.record((reason(client.send("x")), reason(with)));
+    }
+}
+
+#[test]
+fn a_request_in_the_last_on_close_is_refused() {
+    for reconnects in [false, true] {
+        with_loop(move |event_loop| {
+            let server = echo_server(event_loop, "127.0.0.1:0".parse().unwrap());
+            let (cell, results) = (Rc::new(OnceCell::new()), Recorder::new());
+            let (client, recorder) = (Rc::clone(&cell), results.clone());
+            let builder = TcpClient::connect(event_loop, server.local_address()).retry(backoff());
+            let builder = if reconnects { builder.reconnect() } else { builder };
+            let made =
+                builder.serve(move |_| Closing { client: Rc::clone(&client), results: recorder.clone() });
+            assert!(cell.set(made.unwrap()).is_ok());
+            let client = cell.get().unwrap();
+            client.send("first").unwrap();
+            net::turn_until(event_loop, || results.len() > 0);
+            let expected = match reconnects {
+                true => (Ok(()), Ok(())),
+                false => (Err(SendError::Closed), Err(WithError::Closed)),
+            };
+            assert_eq!(results.take()[0], expected);
+            client.stop();
+        });
+    }
+}
+
+#[test]
+fn requests_outlast_a_factory_that_panics() {
+    with_catching_loop(|event_loop| {
+        let server = echo_server(event_loop, "127.0.0.1:0".parse().unwrap());
+        let session = Session::default();
+        let (made, is_first) = (session.clone(), Cell::new(true));
+        let client = TcpClient::connect(event_loop, server.local_address())
+            .retry(backoff())
+            .reconnect()
+            .serve(move |_| {
+                assert!(!is_first.replace(false), "deliberate");
+                made.clone()
+            })
+            .unwrap();
+        client.with(|_: &mut Session, conn| conn.send("called ")).unwrap();
+        client.send("sent").unwrap();
+        net::turn_until(event_loop, || session.received.borrow().ends_with(b"sent"));
+        assert_eq!(*session.received.borrow(), b"open called sent");
+        assert_eq!((client.unsent(), client.calls()), (0, 0));
     });
 }

@@ -298,16 +298,17 @@ fn dropping_a_loop_ends_its_clients_in_every_phase() {
     with_watchdog(LIMIT, || {
         let (refusing, silent) = (Refusing::new(), FullBacklog::new());
         let listener = std::net::TcpListener::bind(loopback()).unwrap();
-        let (reports, given_up, journal) = (Reports::new(), Count::default(), Journal::new());
-        for phase in ["connecting", "looking up", "waiting", "open"] {
+        let phases = ["new", "connecting", "looking up", "waiting", "open"];
+        for (phase, detaches) in phases.into_iter().flat_map(|phase| [(phase, false), (phase, true)]) {
+            let (reports, drops, journal) = (Reports::new(), Count::default(), Journal::new());
             let event_loop = EventLoop::new().unwrap();
             let builder = match phase {
-                "connecting" => TcpClient::connect(&event_loop, silent.address()),
+                "new" | "connecting" => TcpClient::connect(&event_loop, silent.address()),
                 "looking up" => TcpClient::connect(&event_loop, "no-such-host.invalid:80"),
                 "waiting" => TcpClient::connect(&event_loop, refusing.address()),
                 _ => TcpClient::connect(&event_loop, listener.local_addr().unwrap()),
             };
-            let (token, writing) = (given_up.drop_token(), journal.clone());
+            let (token, writing) = (drops.drop_token(), journal.clone());
             let client = builder
                 .timeout(HOUR)
                 .retry(Backoff::new().start(HOUR).cap(HOUR))
@@ -319,20 +320,28 @@ fn dropping_a_loop_ends_its_clients_in_every_phase() {
                 })
                 .unwrap();
             net::turn_until(&event_loop, || {
-                format!("{client:?}").contains(phase)
-                    && (phase == "open" || event_loop.next_deadline().is_some())
+                phase == "new"
+                    || (format!("{client:?}").contains(phase)
+                        && (phase == "open" || event_loop.next_deadline().is_some()))
             });
+            let mut client = Some(client);
+            if detaches {
+                client.take().unwrap().detach();
+            }
             reports.take();
+            assert_eq!(drops.get(), 0, "{phase}");
             let handle = event_loop.handle();
             drop(event_loop);
             assert_eq!(reports.take(), [], "reported by a client whose loop is dropped while {phase}");
-            assert!(client.handle().is_none());
-            client.stop();
-            drop(client);
+            if let Some(client) = client {
+                assert!(client.handle().is_none());
+                client.stop();
+            }
+            assert_eq!(drops.get(), 1, "the factory outlives its client: {phase}");
             assert_eq!(handle.counters().panics, 0);
+            let opened = usize::from(phase == "open");
+            journal.assert_opened_and_closed_once(opened);
+            (0..opened).for_each(|number| assert_eq!(journal.end_of(number), End::LoopEnded));
         }
-        assert_eq!(given_up.get(), 4, "the factories outlive their clients");
-        journal.assert_opened_and_closed_once(1);
-        assert_eq!(journal.end_of(0), End::LoopEnded);
     });
 }

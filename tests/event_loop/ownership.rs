@@ -12,6 +12,11 @@ use crate::support::ready::ready_channel;
 use crate::support::{Count, LIMIT, Recorder, turn, with_loop, with_watchdog};
 use reveille::EventLoop;
 
+thread_local! {
+    /// A loop that the test of this thread does not hold itself.
+    static KEPT: RefCell<Option<EventLoop>> = const { RefCell::new(None) };
+}
+
 #[test]
 fn running_a_loop_from_its_own_callback_is_an_error() {
     fn check(event_loop: &EventLoop) {
@@ -104,9 +109,6 @@ fn two_loops_in_two_threads_run_in_parallel() {
 
 #[test]
 fn a_loop_in_a_thread_local_ends_with_its_thread() {
-    thread_local! {
-        static KEPT: RefCell<Option<EventLoop>> = const { RefCell::new(None) };
-    }
     with_watchdog(LIMIT, || {
         let drops = Count::default();
         let token = drops.drop_token();
@@ -126,9 +128,6 @@ fn a_loop_in_a_thread_local_ends_with_its_thread() {
 
 #[test]
 fn a_loop_dropped_inside_its_call_ends_with_that_call() {
-    thread_local! {
-        static KEPT: RefCell<Option<EventLoop>> = const { RefCell::new(None) };
-    }
     with_watchdog(LIMIT, || {
         let event_loop = EventLoop::new().unwrap();
         let (handle, drops) = (event_loop.handle(), Count::default());
@@ -143,6 +142,27 @@ fn a_loop_dropped_inside_its_call_ends_with_that_call() {
                 assert_eq!(event_loop.iteration(), 0);
             })
             .unwrap();
+        assert_eq!(drops.get(), 1);
+        assert!(handle.queue_in_loop(|_| ()).is_err());
+    });
+}
+
+#[test]
+fn a_repeating_timer_that_drops_its_loop_is_dropped_once() {
+    with_watchdog(LIMIT, || {
+        let event_loop = EventLoop::new().unwrap();
+        let (handle, drops) = (event_loop.handle(), Count::default());
+        let token = drops.drop_token();
+        let callback = move |event_loop: &EventLoop| {
+            token.keep();
+            // Drops the owning reference in the thread-local. The running loop is borrowed through
+            // the handle.
+            drop(KEPT.take());
+            event_loop.quit();
+        };
+        handle.run_every(Duration::from_nanos(1), callback).unwrap();
+        KEPT.set(Some(event_loop));
+        handle.run_in_loop(|event_loop| event_loop.run().unwrap()).unwrap();
         assert_eq!(drops.get(), 1);
         assert!(handle.queue_in_loop(|_| ()).is_err());
     });

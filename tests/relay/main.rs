@@ -5,3 +5,4 @@ mod support;
 
 mod data;
 mod ends;
+mod reply_slots;

@@ -85,6 +85,31 @@ fn a_slow_peer_gets_whole_payloads_in_order() {
 }
 
 #[test]
+fn a_payload_above_the_memory_limit_is_skipped_or_refused() {
+    with_watchdog(LIMIT, || {
+        const BUDGET: usize = 64 * KIB;
+        let limited = MemberLoop::with_settings(|builder| builder.max_buffered(BUDGET));
+        let [skipping, refusing] = [limited.connect(), limited.connect()];
+        let skip = ConnectionGroup::new(FullPolicy::Skip);
+        skip.join(&skipping.handle);
+        let refuse = ConnectionGroup::new(FullPolicy::Refuse);
+        refuse.join(&refusing.handle);
+        // No send may take the total above twice the limit.
+        let above = vec![b'x'; 2 * BUDGET + 1];
+        for payload in [b"1 ", &above[..], b"2"] {
+            skip.send(payload).unwrap();
+        }
+        assert_eq!(refuse.send(above), Err(SendError::Full));
+        refuse.send(*b"small").unwrap();
+        limited.run_tasks();
+        assert_eq!((skip.len(), skip.missed()), (1, 1));
+        assert_eq!((refuse.len(), refuse.missed()), (1, 0));
+        skipping.assert_received("1 2");
+        refusing.assert_received("small");
+    });
+}
+
+#[test]
 fn close_resets_a_full_member_and_serves_the_others() {
     with_watchdog(LIMIT, || {
         let (limited, other) = (MemberLoop::with_max_unsent(LIMITED), MemberLoop::new());
@@ -126,9 +151,11 @@ fn refuse_gives_no_member_a_payload_that_one_cannot_take() {
         group.send(payload.as_bytes()).unwrap();
         drop(blocked);
         limited.run_tasks();
+        group.send(*b"end").unwrap();
+        limited.run_tasks();
         other.run_tasks();
         assert_eq!((group.len(), group.missed()), (1, 0));
-        fits.assert_received(&payload.repeat(2));
+        fits.assert_received(&[&payload, &payload, "end"].concat());
     });
 }
 

@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::support::alone::alone;
 use crate::support::forked::in_child;
-use crate::support::members::MemberLoop;
+use crate::support::members::{MemberLoop, group_of};
 use crate::support::net::{self, End};
 use crate::support::{LIMIT, MIB, OnDrop, with_watchdog};
 use reveille::net::{ConnectionGroup, FullPolicy, GroupMap, SendError};
@@ -17,8 +17,7 @@ fn members_on_two_loops_get_each_payload_in_order() {
     with_watchdog(LIMIT, || {
         let loops = [MemberLoop::new(), MemberLoop::new()];
         let members: Vec<_> = (0..10).map(|number| loops[number % 2].connect()).collect();
-        let group = ConnectionGroup::new(FullPolicy::Close);
-        members.iter().for_each(|member| group.join(&member.handle));
+        let group = group_of(&members);
         assert_eq!((group.len(), group.is_empty()), (10, false));
         let (small, large) = ("a line\n", "x".repeat(100_000));
         let sends: Vec<String> = (0..600)
@@ -43,8 +42,7 @@ fn payloads_of_several_threads_keep_the_order_of_each() {
     with_watchdog(LIMIT, || {
         let loops = [MemberLoop::new(), MemberLoop::new()];
         let members = [loops[0].connect(), loops[1].connect()];
-        let group = ConnectionGroup::new(FullPolicy::Close);
-        members.iter().for_each(|member| group.join(&member.handle));
+        let group = group_of(&members);
         thread::scope(|scope| {
             for name in ["a", "b", "c"] {
                 let group = &group;
@@ -102,8 +100,7 @@ fn a_send_of_a_member_reaches_itself_and_the_others() {
     with_watchdog(LIMIT, || {
         let loops = [MemberLoop::new(), MemberLoop::new()];
         let members = [loops[0].connect(), loops[1].connect()];
-        let group = ConnectionGroup::new(FullPolicy::Close);
-        members.iter().for_each(|member| group.join(&member.handle));
+        let group = group_of(&members);
         let own = group.clone();
         loops[0].host.request(move |_, _| own.send(*b"from the loop")).unwrap();
         loops.iter().for_each(MemberLoop::run_tasks);
@@ -116,8 +113,7 @@ fn a_payload_follows_earlier_handle_sends_of_its_thread() {
     with_watchdog(LIMIT, || {
         let event_loop = MemberLoop::new();
         let member = event_loop.connect();
-        let group = ConnectionGroup::new(FullPolicy::Close);
-        group.join(&member.handle);
+        let group = group_of([&member]);
         // The delivery of the first payload is queued before the handle notifies the loop.
         let blocked = event_loop.block();
         group.send(*b"first\n").unwrap();
@@ -143,9 +139,7 @@ fn closed_members_leave_and_do_not_join() {
     with_watchdog(LIMIT, || {
         let loops = [MemberLoop::new(), MemberLoop::new()];
         let [gone, stays] = [loops[0].connect(), loops[1].connect()];
-        let group = ConnectionGroup::new(FullPolicy::Close);
-        group.join(&gone.handle);
-        group.join(&stays.handle);
+        let group = group_of([&gone, &stays]);
         let handle = gone.handle.clone();
         drop(gone);
         loops[0].journal.end_of(0);
@@ -172,6 +166,7 @@ fn a_member_that_is_shut_down_gets_nothing_more() {
             group.send(*b"before ").unwrap();
             event_loop.run_tasks();
             ending.handle.shutdown();
+            event_loop.run_tasks();
             group.send(*b"after").unwrap();
             event_loop.run_tasks();
             assert_eq!((group.len(), group.missed()), (1, 0));
@@ -187,8 +182,7 @@ fn payloads_in_transit_outlive_the_group() {
     with_watchdog(LIMIT, || {
         let event_loop = MemberLoop::new();
         let member = event_loop.connect();
-        let group = ConnectionGroup::new(FullPolicy::Close);
-        group.join(&member.handle);
+        let group = group_of([&member]);
         let blocked = event_loop.block();
         group.send(*b"1 ").unwrap();
         group.send(*b"2").unwrap();
@@ -209,14 +203,13 @@ impl ConnectionHandler for Deaf {
     }
 }
 
-/// The task that delivers the payload is dropped with the loop.
+/// The payload is sent when the loop has made its last turn.
 #[test]
 fn a_loop_that_ends_with_payloads_in_transit_releases_them() {
     with_watchdog(LIMIT, || {
         let staying = MemberLoop::new();
         let mut stays = staying.connect();
-        let group = ConnectionGroup::new(FullPolicy::Close);
-        group.join(&stays.handle);
+        let group = group_of([&stays]);
         let payload: Arc<[u8]> = vec![b'x'; MIB].into();
         let (last_group, last_payload) = (group.clone(), Arc::clone(&payload));
         let (addresses, address) = mpsc::channel();
@@ -237,12 +230,12 @@ fn a_loop_that_ends_with_payloads_in_transit_releases_them() {
         is_open.recv_timeout(net::LIMIT).unwrap();
         assert_eq!(group.len(), 2);
         drop(ending.unwrap());
-        assert_eq!(group.len(), 1);
         for _ in 0..20 {
             assert!(net::read_exact(&mut stays.peer, MIB) == *payload);
             group.send(Arc::clone(&payload)).unwrap();
         }
         assert!(net::read_exact(&mut stays.peer, MIB) == *payload);
+        assert_eq!(group.len(), 1);
         net::until(|| Arc::strong_count(&payload) == 1);
         drop(peer);
     });
@@ -253,8 +246,7 @@ fn members_on_ended_loops_leave_and_their_places_are_reused() {
     with_watchdog(LIMIT, || {
         let staying = MemberLoop::new();
         let member = staying.connect();
-        let group = ConnectionGroup::new(FullPolicy::Close);
-        group.join(&member.handle);
+        let group = group_of([&member]);
         let life = || {
             let ending = MemberLoop::new();
             let member = ending.connect();

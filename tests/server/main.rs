@@ -9,6 +9,7 @@ mod admission;
 mod detached;
 mod distribution;
 mod ended_loops;
+mod group_ends;
 mod group_map;
 mod group_model;
 mod group_policies;

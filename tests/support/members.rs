@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::sync::mpsc;
 
 use reveille::ConnectionHandle;
-use reveille::net::{ConnectionLimits, TcpServerBuilder};
+use reveille::net::{ConnectionGroup, ConnectionLimits, FullPolicy, TcpServerBuilder};
 
 use super::net::{self, Host, Journal, scripted_with};
 
@@ -19,6 +19,13 @@ pub(crate) struct MemberLoop {
 pub(crate) struct Member {
     pub(crate) peer: TcpStream,
     pub(crate) handle: ConnectionHandle,
+}
+
+/// A group that closes members that are full.
+pub(crate) fn group_of<'a>(members: impl IntoIterator<Item = &'a Member>) -> ConnectionGroup {
+    let group = ConnectionGroup::new(FullPolicy::Close);
+    members.into_iter().for_each(|member| group.join(&member.handle));
+    group
 }
 
 impl MemberLoop {
@@ -79,7 +86,7 @@ impl MemberLoop {
 }
 
 impl Member {
-    /// Ends the output, and returns what the peer received. Payloads in transit may be lost.
+    /// Ends the output, and returns what the peer received.
     #[track_caller]
     pub(crate) fn received(mut self) -> Vec<u8> {
         self.handle.shutdown();

@@ -1,7 +1,6 @@
 //! Every task has exactly one outcome: it is run once, or returned, or dropped with the loop and
 //! counted. The effect of a request to quit on tasks is tested in `quit.rs`.
 
-use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -354,29 +353,5 @@ fn remote_timers_racing_the_loops_end_have_one_outcome() {
                 assert_eq!(producer.join().unwrap(), drops.get(), "round {round}");
             });
         }
-    });
-}
-
-#[test]
-fn a_repeating_timer_that_drops_its_loop_is_dropped_once() {
-    thread_local! {
-        static KEPT: RefCell<Option<EventLoop>> = const { RefCell::new(None) };
-    }
-    with_watchdog(LIMIT, || {
-        let event_loop = EventLoop::new().unwrap();
-        let (handle, drops) = (event_loop.handle(), Count::default());
-        let token = drops.drop_token();
-        let callback = move |event_loop: &EventLoop| {
-            token.keep();
-            // Drops the owning reference in the thread-local. The running loop is borrowed through
-            // the handle.
-            drop(KEPT.take());
-            event_loop.quit();
-        };
-        handle.run_every(Duration::from_nanos(1), callback).unwrap();
-        KEPT.set(Some(event_loop));
-        handle.run_in_loop(|event_loop| event_loop.run().unwrap()).unwrap();
-        assert_eq!(drops.get(), 1);
-        assert!(handle.queue_in_loop(|_| ()).is_err());
     });
 }

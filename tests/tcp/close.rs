@@ -329,7 +329,9 @@ fn a_close_reports_its_unsent_bytes() {
         let (host, journal) = scripted_with(net::with_small_send_buffer, move |script| {
             let sender = sender.clone();
             script
-                .on_open(|conn| {
+                // Not in `on_open`: a reset could reach the client within its connect(2).
+                .on_message(|conn, input| {
+                    input.clear();
                     conn.send(vec![0; SENT])?;
                     conn.close();
                     Ok(())
@@ -337,6 +339,7 @@ fn a_close_reports_its_unsent_bytes() {
                 .on_close(move |conn, _| sender.send(conn.unsent()).unwrap())
         });
         let mut client = net::connect_with_small_receive_buffer(host.address());
+        client.write_all(b"x").unwrap();
         assert_eq!(journal.end_of(0), End::Closed);
         let unsent = reports.recv_timeout(net::LIMIT).unwrap();
         // The reset also discards bytes that the kernel has queued.

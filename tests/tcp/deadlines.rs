@@ -1,33 +1,25 @@
 //! The deadline that a handler sets, over virtual time, alone and together with an idle timeout.
 
 use std::cell::Cell;
+use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::support::actor::{Actor, Actors};
+use crate::support::actor::{Actor, Actors, actors_on};
 use crate::support::bench::{Bench, Ended, defaults, with_virtual_time};
 use crate::support::clock::{HOUR, MINUTE, SECOND};
 use crate::support::net::{End, HandlerCall, with_small_send_buffer};
+use reveille::TcpConnection;
 use reveille::codec::{FrameHandler, Framed, LineCodec};
 use reveille::net::ConnectionLimits;
 use reveille::time::VirtualClock;
-use reveille::{EventLoopBuilder, TcpConnection};
 
-/// A bench of actors that call `act`, and stay open when a deadline passes.
-fn acting(
-    builder: EventLoopBuilder,
-    act: impl FnMut(&'static str, &TcpConnection<'_>) + Clone + 'static,
-) -> (Bench, Actors) {
-    let actors = Actors::new();
-    let cast = actors.clone();
-    let bench = Bench::new(builder, defaults, move |_| {
-        let mut act = act.clone();
-        cast.actor(move |name, conn| {
-            act(name, conn);
-            Ok(())
-        })
-    });
-    (bench, actors)
+/// Connects, and forgets the calls for that.
+fn connect(bench: &Bench, actors: &Actors) -> TcpStream {
+    let client = bench.connect();
+    bench.settle();
+    actors.calls.take();
+    client
 }
 
 fn set(bench: &Bench, within: impl Into<Option<Duration>>) {
@@ -107,7 +99,7 @@ fn a_deadline_closes_a_framed_connection_by_default() {
 #[test]
 fn a_deadline_is_called_once_and_is_then_no_longer_set() {
     with_virtual_time(|builder, clock| {
-        let (bench, actors) = acting(builder, |name, conn| match name {
+        let (bench, actors) = actors_on(builder, |name, conn| match name {
             "open" => conn.set_deadline(SECOND),
             "deadline" => assert_eq!(conn.deadline(), None),
             _ => {}
@@ -128,14 +120,12 @@ fn a_deadline_is_called_once_and_is_then_no_longer_set() {
 #[test]
 fn a_deadline_may_be_set_again_when_it_passes() {
     with_virtual_time(|builder, clock| {
-        let (bench, actors) = acting(builder, |name, conn| {
+        let (bench, actors) = actors_on(builder, |name, conn| {
             if name == "open" || name == "deadline" {
                 conn.set_deadline(SECOND);
             }
         });
-        let _client = bench.connect();
-        bench.settle();
-        actors.calls.take();
+        let _client = connect(&bench, &actors);
         for _ in 0..3 {
             assert_eq!(pass(&bench, &clock, &actors, SECOND), [vec![], vec!["deadline"]]);
         }
@@ -145,10 +135,8 @@ fn a_deadline_may_be_set_again_when_it_passes() {
 #[test]
 fn a_new_deadline_replaces_the_previous_one() {
     with_virtual_time(|builder, clock| {
-        let (bench, actors) = acting(builder, |_, _| ());
-        let _client = bench.connect();
-        bench.settle();
-        actors.calls.take();
+        let (bench, actors) = actors_on(builder, |_, _| ());
+        let _client = connect(&bench, &actors);
         // Later, earlier, and later again after the timer of the earlier one has been set.
         for series in [&[1, 5][..], &[5, 1], &[9, 1, 5], &[1, 9, 5], &[5, 5]] {
             for seconds in series {
@@ -165,10 +153,8 @@ fn a_new_deadline_replaces_the_previous_one() {
 #[test]
 fn a_removed_deadline_does_not_pass() {
     with_virtual_time(|builder, clock| {
-        let (bench, actors) = acting(builder, |_, _| ());
-        let _client = bench.connect();
-        bench.settle();
-        actors.calls.take();
+        let (bench, actors) = actors_on(builder, |_, _| ());
+        let _client = connect(&bench, &actors);
         set(&bench, SECOND);
         set(&bench, None);
         assert_eq!(deadline(&bench), None);
@@ -184,7 +170,7 @@ fn a_removed_deadline_does_not_pass() {
 #[test]
 fn a_deadline_of_zero_passes_in_this_turn_or_the_next() {
     with_virtual_time(|builder, _| {
-        let (bench, actors) = acting(builder, |name, conn| {
+        let (bench, actors) = actors_on(builder, |name, conn| {
             if name == "message" {
                 conn.set_deadline(Duration::ZERO);
             }
@@ -208,10 +194,8 @@ fn a_deadline_of_zero_passes_in_this_turn_or_the_next() {
 #[test]
 fn a_deadline_beyond_the_range_of_the_clock_never_passes() {
     with_virtual_time(|builder, clock| {
-        let (bench, actors) = acting(builder, |_, _| ());
-        let _client = bench.connect();
-        bench.settle();
-        actors.calls.take();
+        let (bench, actors) = actors_on(builder, |_, _| ());
+        let _client = connect(&bench, &actors);
         set(&bench, SECOND);
         set(&bench, Duration::MAX);
         assert_eq!(pass(&bench, &clock, &actors, HOUR), NOTHING);
@@ -221,7 +205,7 @@ fn a_deadline_beyond_the_range_of_the_clock_never_passes() {
 #[test]
 fn activity_does_not_move_a_deadline() {
     with_virtual_time(|builder, clock| {
-        let (bench, actors) = acting(builder, |name, conn| match name {
+        let (bench, actors) = actors_on(builder, |name, conn| match name {
             "open" => conn.set_deadline(10 * SECOND),
             "message" => conn.send("reply").unwrap(),
             _ => {}
@@ -240,15 +224,13 @@ fn activity_does_not_move_a_deadline() {
 #[test]
 fn a_deadline_and_an_idle_timeout_pass_independently() {
     with_virtual_time(|builder, clock| {
-        let (bench, actors) = acting(builder, |name, conn| {
+        let (bench, actors) = actors_on(builder, |name, conn| {
             if name == "open" {
                 conn.set_idle_timeout(Some(4 * SECOND));
                 conn.set_deadline(6 * SECOND);
             }
         });
-        let mut client = bench.connect();
-        bench.settle();
-        actors.calls.take();
+        let mut client = connect(&bench, &actors);
         assert_eq!(pass(&bench, &clock, &actors, 4 * SECOND), [vec![], vec!["idle"]]);
         assert_eq!(pass(&bench, &clock, &actors, 2 * SECOND), [vec![], vec!["deadline"]]);
         assert_eq!(pass(&bench, &clock, &actors, 2 * SECOND), [vec![], vec!["idle"]]);
@@ -274,7 +256,7 @@ fn a_deadline_and_an_idle_timeout_pass_independently() {
 #[test]
 fn a_close_at_the_deadline_prevents_on_idle() {
     with_virtual_time(|builder, clock| {
-        let (bench, actors) = acting(builder, |name, conn| match name {
+        let (bench, actors) = actors_on(builder, |name, conn| match name {
             "open" => {
                 conn.set_idle_timeout(Some(SECOND));
                 conn.set_deadline(SECOND);
@@ -293,7 +275,7 @@ fn a_close_at_the_deadline_prevents_on_idle() {
 #[test]
 fn a_closed_connection_has_no_deadline() {
     with_virtual_time(|builder, clock| {
-        let (bench, actors) = acting(builder, |name, conn| {
+        let (bench, actors) = actors_on(builder, |name, conn| {
             if name == "message" || name == "close" {
                 conn.set_deadline(SECOND);
                 conn.close();
@@ -312,7 +294,7 @@ fn a_closed_connection_has_no_deadline() {
 #[test]
 fn a_connection_that_closes_gracefully_gets_no_on_deadline() {
     with_virtual_time(|builder, clock| {
-        let (bench, actors) = acting(builder, |name, conn| {
+        let (bench, actors) = actors_on(builder, |name, conn| {
             if name == "open" {
                 conn.set_deadline(SECOND);
                 conn.close_gracefully(MINUTE);
@@ -359,7 +341,7 @@ fn a_deadline_passes_while_reading_is_paused_or_output_is_queued() {
 #[test]
 fn a_deadline_that_moves_with_each_message_costs_no_timer_per_message() {
     with_virtual_time(|builder, clock| {
-        let (bench, actors) = acting(builder, |name, conn| {
+        let (bench, actors) = actors_on(builder, |name, conn| {
             if name == "message" {
                 conn.set_deadline(10 * SECOND);
             }

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process;
 use std::time::Duration;
 
-use crate::support::net::{self, End, HandlerCall, Journal, assert_queued, message, pattern};
+use crate::support::net::{self, End, HandlerCall, Journal, Script, assert_queued, message, pattern, reason};
 use crate::support::unix::{Folder, abstract_name, connect, echo_server, read_exact};
-use crate::support::{Recorder, turn, with_loop};
-use reveille::net::{ConnectionLimits, LoadBalancing, UnixAddress};
+use crate::support::{Recorder, on_another_thread, turn, with_loop};
+use reveille::net::{ConnectionLimits, LoadBalancing, UnixAddress, WithError};
 use reveille::{Buffer, ConnectionHandler, LoopThread, TcpClient, TcpConnection, TcpServer};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -33,6 +33,42 @@ fn a_server_echoes_at_a_path_and_an_abstract_name() {
             turn(event_loop);
             assert_eq!(read_exact(&mut client, 5), b"hello");
         }
+    });
+}
+
+#[test]
+fn calls_reach_the_handlers_at_both_ends_of_a_unix_socket() {
+    with_loop(|event_loop| {
+        let (serving, calling) = (Journal::new(), Journal::new());
+        let (server_side, client_side) = (serving.clone(), calling.clone());
+        let handles = Recorder::new();
+        let opened = handles.clone();
+        let server = TcpServer::bind_unix(event_loop, abstract_name()).unwrap().serve(move |conn| {
+            opened.record(conn.handle());
+            server_side.script().on_message(|_, input| input.clear())
+        });
+        let server = server.unwrap();
+        let client = TcpClient::connect(event_loop, server.local_address())
+            .serve(move |_| client_side.script().on_message(|_, input| input.clear()))
+            .unwrap();
+        net::turn_until(event_loop, || handles.len() == 1 && client.handle().is_some());
+        let (accepted, connected) = (handles.take().remove(0), client.handle().unwrap());
+        on_another_thread(|| {
+            for (handle, bytes) in [(&accepted, "from the server"), (&connected, "from the client")] {
+                let call = move |script: &mut Script, conn: &TcpConnection<'_>| {
+                    assert_eq!(script.number(), 0);
+                    conn.send(bytes)
+                };
+                handle.with(call).unwrap();
+                assert_eq!(reason(handle.with(|_: &mut String, _| ())), Err(WithError::WrongHandler));
+            }
+        });
+        net::turn_until(event_loop, || {
+            calling.of(0).contains(&message("from the server"))
+                && serving.of(0).contains(&message("from the client"))
+        });
+        client.stop();
+        assert_eq!(reason(connected.with(|_: &mut Script, _| ())), Err(WithError::Closed));
     });
 }
 

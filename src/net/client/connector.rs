@@ -188,6 +188,15 @@ impl Connector {
         matches!(*self.phase.borrow(), Phase::Ended)
     }
 
+    /// Whether a session can still be given what waits.
+    fn expects_session(&self) -> bool {
+        match &*self.phase.borrow() {
+            Phase::Ended => false,
+            Phase::Open { handle, .. } => handle.is_open() || self.settings.reconnect,
+            _ => true,
+        }
+    }
+
     /// Queues `step` for phase 5 of the turn, when the descriptors of the previous step are closed.
     /// The step is skipped if the client has ended by then.
     fn queue_step(self: &Rc<Self>, event_loop: &EventLoop, step: fn(&Rc<Self>, &EventLoop)) {
@@ -375,9 +384,9 @@ impl Connector {
         if let Some(lookup) = self.lookup.take() {
             event_loop.remove(lookup);
         }
-        let waiting = self.waiting.take();
-        let released = (self.dial.take(), self.on_attempt.take(), self.on_failure.take(), waiting);
+        let released = (self.dial.take(), self.on_attempt.take(), self.on_failure.take());
         drop(released);
+        self.waiting.release();
     }
 }
 

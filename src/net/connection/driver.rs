@@ -154,7 +154,9 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         if opened.is_none() {
             self.core.close(event_loop, CloseReason::Panicked);
         }
-        for waiting in self.outgoing.iter().flat_map(|outgoing| outgoing.dialer.on_opened()) {
+        // Without a handler, because the factory has panicked, they wait for the next session.
+        let outgoing = self.outgoing.iter().filter(|_| self.handler.borrow().is_some());
+        for waiting in outgoing.flat_map(|outgoing| outgoing.dialer.on_opened()) {
             self.core.add_call(match waiting {
                 Waiting::Call(call) => call,
                 Waiting::Bytes(bytes) => Call::new(|_: &mut H, conn| conn.send_accepted(bytes)),

@@ -82,6 +82,7 @@ impl ConnectionCore {
             return;
         }
         self.handler_failed.set(true);
+        event_loop.run_deliveries();
         self.send_collected(event_loop);
         let limit = self.membership.group().limits.drain_timeout;
         let has_output = self.unsent.borrow().is_some() && !self.has_output_failed();

@@ -31,7 +31,7 @@ const LARGEST_JOINED: usize = 4 * 1024;
 /// The maximum size of joined payloads.
 const PART: usize = 64 * 1024;
 
-/// Payloads for a member of a group. The receiver sets the outcome.
+/// Payloads for a member of a group. The receiver sets the outcome if it is not `Closed`.
 pub(in crate::net) struct GroupSend {
     parts: Vec<Part>,
     policy: FullPolicy,
@@ -88,46 +88,76 @@ impl Part {
 }
 
 impl ConnectionCore {
+    /// Whether payloads of groups that are on their way are sent, or counted as unsent if that
+    /// fails. A connection that has been shut down or closed has been given all that were sent to
+    /// it before.
+    pub(super) fn takes_payloads(&self) -> bool {
+        match self.state.get() {
+            ConnectionState::Open => true,
+            ConnectionState::Closing => self.has_output_failed(),
+            ConnectionState::Connecting | ConnectionState::Closed => false,
+        }
+    }
+
     pub(super) fn on_group_send(&self, event_loop: &EventLoop, send: &mut GroupSend) {
-        // Bytes that handles have sent before come first.
-        self.read_mailbox(event_loop, Taken::UpToCall);
+        // Bytes that handles have sent before come first. A shutdown or close may have been
+        // requested after the payloads were sent, so it waits for its task.
+        self.read_mailbox(event_loop, Taken::OutputUpToCall);
+        if !self.takes_payloads() {
+            return;
+        }
+        let mut left: usize = send.parts.iter().map(|part| part.joined.len()).sum();
         let mut missed = 0;
         for part in &send.parts {
-            match self.send_part(event_loop, part, send.policy) {
-                Outcome::Sent { missed: more } => missed += more,
-                Outcome::Closed => {
-                    send.outcome = Outcome::Closed;
-                    return;
-                }
+            match self.send_part(event_loop, part, send.policy, &mut left) {
+                Ok(more) => missed += more,
+                Err(reason) => return self.end_stream(event_loop, left, reason),
             }
         }
         send.outcome = Outcome::Sent { missed };
     }
 
-    fn send_part(&self, event_loop: &EventLoop, part: &Part, policy: FullPolicy) -> Outcome {
+    /// Subtracts what has been sent, or is missed, from `left`. Returns how many payloads the
+    /// member misses.
+    fn send_part(
+        &self,
+        event_loop: &EventLoop,
+        part: &Part,
+        policy: FullPolicy,
+        left: &mut usize,
+    ) -> Result<u64, SendError> {
         match self.send(event_loop, Bytes::Shared(Arc::clone(&part.joined))) {
-            Ok(()) => Outcome::Sent { missed: 0 },
-            Err(refused) if refused.reason() == SendError::Full => self.send_each(event_loop, part, policy),
-            Err(_) => Outcome::Closed,
+            Ok(()) => {
+                *left -= part.joined.len();
+                Ok(0)
+            }
+            Err(refused) if refused.reason() == SendError::Full => {
+                self.send_each(event_loop, part, policy, left)
+            }
+            Err(refused) => Err(refused.reason()),
         }
     }
 
     /// Not all payloads fit.
     #[cold]
-    fn send_each(&self, event_loop: &EventLoop, part: &Part, policy: FullPolicy) -> Outcome {
+    fn send_each(
+        &self,
+        event_loop: &EventLoop,
+        part: &Part,
+        policy: FullPolicy,
+        left: &mut usize,
+    ) -> Result<u64, SendError> {
         let mut missed = 0;
         for payload in &part.payloads {
-            match (self.send(event_loop, Bytes::Shared(Arc::clone(payload))), policy) {
-                (Ok(()), _) => {}
-                (Err(refused), FullPolicy::Skip) if refused.reason() == SendError::Full => missed += 1,
-                (Err(refused), _) => {
-                    if self.state.get() != ConnectionState::Closed {
-                        self.end_stream(event_loop, payload.len(), refused.reason());
-                    }
-                    return Outcome::Closed;
+            match self.send(event_loop, Bytes::Shared(Arc::clone(payload))) {
+                Ok(()) => {}
+                Err(refused) if refused.reason() == SendError::Full && policy == FullPolicy::Skip => {
+                    missed += 1;
                 }
+                Err(refused) => return Err(refused.reason()),
             }
+            *left -= payload.len();
         }
-        Outcome::Sent { missed }
+        Ok(missed)
     }
 }

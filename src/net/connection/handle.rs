@@ -105,7 +105,8 @@ impl ConnectionHandle {
     }
 
     /// The number of unsent bytes, without those in files: bytes in the mailbox, and bytes queued
-    /// on the connection's loop as last published. Use it to pace a producer on another thread, in
+    /// on the connection's loop as last published. Those that a running callback has collected are
+    /// not included, see [`TcpConnection::unsent`]. Use it to pace a producer on another thread, in
     /// addition to [`SendError::Full`].
     ///
     /// From any thread; takes a lock that is held only briefly.

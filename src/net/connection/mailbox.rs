@@ -63,6 +63,8 @@ impl Request {
 pub(in crate::net) enum Taken {
     /// Those before the first call.
     UpToCall,
+    /// The sends and replies before the first call.
+    OutputUpToCall,
     /// All but the calls.
     AllButCalls,
 }
@@ -189,6 +191,7 @@ impl Mailbox {
         let mut content = self.content.lock();
         let taken = match which {
             Taken::UpToCall => content.take_up_to_call(&self.account),
+            Taken::OutputUpToCall => content.take_output_up_to_call(&self.account),
             Taken::AllButCalls => content.take_all_but_calls(&self.account),
         };
         self.has_requests.store(!content.requests.is_empty(), Release);

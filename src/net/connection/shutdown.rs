@@ -35,7 +35,8 @@ impl ConnectionCore {
         self.fin_sent.set(self.fin_sent.get() || (is_whole && self.transport.shutdown_write().is_ok()));
     }
 
-    /// Drains the mailbox, whose bytes go out before the FIN, and refuses further sends. Returns
+    /// Drains the mailbox, and the payloads of groups that are on their way, whose bytes go out
+    /// before the FIN. Refuses further sends. Returns
     /// whether the connection is still open.
     fn drain_last_sends(&self, event_loop: &EventLoop) -> bool {
         if self.state.get() != ConnectionState::Open {
@@ -45,6 +46,7 @@ impl ConnectionCore {
             mailbox.refuse_sends(SendError::ShutDown);
             self.read_mailbox(event_loop, Taken::AllButCalls);
         }
+        event_loop.run_deliveries();
         self.send_collected(event_loop);
         // The mailbox may have contained a shutdown or close.
         self.state.get() == ConnectionState::Open

@@ -249,6 +249,8 @@ impl<'a> TcpConnection<'a> {
     ///   reset, so that its peer does not take a truncated stream for a complete one. If the FIN
     ///   had been relayed, nothing is missing: the peer sees a normal end, and has two seconds to
     ///   send its FIN.
+    /// - Relayed bytes and a relayed FIN wait for the [replies](TcpConnection::reserve_reply) that
+    ///   are reserved before them. A slot that is dropped ends the link as an error does.
     /// - A [`close`](TcpConnection::close) of one connection closes the other at once, with
     ///   `RelayEnded`; if output is queued there, by a reset.
     /// - A Unix socket has no reset: its peer sees an end of input in all these cases, and cannot
@@ -311,6 +313,10 @@ impl<'a> TcpConnection<'a> {
     /// The number of bytes that were accepted for sending and not taken by the kernel: those
     /// queued, in memory and in files, and those dropped because the output has
     /// [failed](ConnectionState), which are counted until the close.
+    ///
+    /// Small sends of a callback are collected, at most 64 KiB of them. While the callback runs,
+    /// they are not counted unless it calls [`flush`](TcpConnection::flush); in
+    /// [`on_close`](crate::ConnectionHandler::on_close) the number is exact.
     pub fn unsent(&self) -> usize {
         self.core.unsent()
     }

@@ -72,7 +72,13 @@ impl WaitingQueue {
         self.waiting.take()
     }
 
-    /// The numbers of bytes and of calls.
+    /// Drops what waits. It is still counted.
+    pub(super) fn release(&self) {
+        let waiting = self.waiting.take();
+        drop(waiting);
+    }
+
+    /// The numbers of bytes and of calls that wait, or were dropped in the end.
     pub(super) fn len(&self) -> (usize, usize) {
         (self.bytes.get(), self.calls.get())
     }
@@ -84,10 +90,15 @@ impl Connector {
         self.handle().filter(|_| self.waiting.is_session_ready.get())
     }
 
+    /// The numbers of bytes and of calls that no session was given.
+    pub(in crate::net) fn waiting(&self) -> (usize, usize) {
+        self.waiting.len()
+    }
+
     pub(in crate::net) fn send(&self, bytes: Vec<u8>) -> Result<(), Refused<Vec<u8>, SendError>> {
         match self.ready_session() {
             Some(session) => session.send(bytes),
-            None if self.has_ended() => Err(Refused::new(bytes, SendError::Closed)),
+            None if !self.expects_session() => Err(Refused::new(bytes, SendError::Closed)),
             None => self.waiting.push_bytes(bytes),
         }
     }
@@ -107,7 +118,7 @@ impl Connector {
         }
         match self.ready_session() {
             Some(session) => session.with_local(event_loop, call),
-            None if self.has_ended() => Err(Refused::new(call, WithError::Closed)),
+            None if !self.expects_session() => Err(Refused::new(call, WithError::Closed)),
             None => self.waiting.push_call(call, |call| Waiting::Call(Call::new(call))),
         }
     }

@@ -92,6 +92,16 @@ impl Content {
         self.taken(account, taken)
     }
 
+    pub(super) fn take_output_up_to_call(&mut self, account: &Account) -> VecDeque<Queued> {
+        let end = self.requests.iter().position(Queued::is_call).unwrap_or(self.requests.len());
+        let mut later = self.requests.split_off(end);
+        let (output, mut others): (VecDeque<_>, VecDeque<_>) =
+            mem::take(&mut self.requests).into_iter().partition(|queued| queued.request.size().is_some());
+        others.append(&mut later);
+        self.requests = others;
+        self.taken(account, output)
+    }
+
     pub(super) fn take_all_but_calls(&mut self, account: &Account) -> VecDeque<Queued> {
         let (calls, others) = mem::take(&mut self.requests).into_iter().partition(Queued::is_call);
         self.requests = calls;
