@@ -19,6 +19,7 @@ pub use client::TcpClientBuilder;
 pub use client::attempt::{ConnectAttempt, ConnectError, ConnectFailure};
 pub use client::backoff::Backoff;
 pub(crate) use connection::TcpConnection;
+pub use connection::driver::ConnectionBuilder;
 pub(crate) use connection::handler::ConnectionHandler;
 pub use connection::{ConnectionId, ConnectionState, KeepOpen, ReplySlot};
 pub use connection_group::{ConnectionGroup, FullPolicy, GroupMap};

@@ -1,5 +1,6 @@
 //! System calls on sockets.
 
+pub(in crate::net) mod adopted;
 pub(in crate::net) mod fd_passing;
 pub(in crate::net) mod int_options;
 pub(in crate::net) mod stream;

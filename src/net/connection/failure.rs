@@ -33,7 +33,7 @@ impl ConnectionCore {
         if self.state.get() == ConnectionState::Closed {
             return;
         }
-        if self.discarding.get() || !stream::is_disconnected(&self.fd, &error) {
+        if self.discards_input() || !stream::is_disconnected(&self.fd, &error) {
             return self.close(event_loop, CloseReason::Error(error));
         }
         self.record_error(error);
