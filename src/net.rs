@@ -32,6 +32,7 @@ pub use options::{KeepAlive, SocketOptions};
 pub use result::{CloseReason, IntoHandlerResult, SendError, SendStatus, WithError};
 pub use server::balancer::LoadBalancing;
 pub use server::{MultiLoop, ServerHandle, SingleLoop, TcpServerBuilder};
+pub use sys::systemd::{SystemdListener, systemd_listeners};
 pub use sys::tcp_info::{TcpInfo, TcpState};
 pub use target::ConnectTarget;
 pub use udp::{

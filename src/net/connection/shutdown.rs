@@ -9,6 +9,7 @@ use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
 use crate::net::result::{CloseReason, SendError};
 use crate::net::sys::stream;
+use crate::readiness::Readiness;
 
 impl ConnectionCore {
     pub(super) fn shutdown(&self, event_loop: &EventLoop) {
@@ -104,6 +105,10 @@ impl ConnectionCore {
             return self.close(event_loop, CloseReason::Finished);
         }
         self.update_wanted(event_loop);
+        // The close for this error was delayed while reading was paused.
+        if self.has_error() {
+            event_loop.add_ready(self.id, Readiness::READABLE | Readiness::ERROR);
+        }
     }
 
     fn discard_input(&self) {

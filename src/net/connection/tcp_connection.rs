@@ -327,6 +327,11 @@ impl<'a> TcpConnection<'a> {
         self.core.check_output() == Err(SendError::ShutDown)
     }
 
+    /// Whether the handler gets no more input, except its end.
+    pub(crate) fn discards_input(&self) -> bool {
+        self.core.discards_input()
+    }
+
     /// Whether the handler gets no input for now, or no more at all: paused by the user or by
     /// unsent replies, relayed, or discarded.
     pub(crate) fn is_held(&self) -> bool {

@@ -24,11 +24,7 @@ pub(super) struct Bound {
 
 impl Bound {
     /// Binds each listener `copies` times, and listens. An adopted socket exists once.
-    pub(super) fn bind(
-        listeners: Vec<Listening>,
-        settings: &Settings,
-        copies: usize,
-    ) -> io::Result<Bound> {
+    pub(super) fn bind(listeners: Vec<Listening>, settings: &Settings, copies: usize) -> io::Result<Bound> {
         let mut addresses = Vec::with_capacity(listeners.len());
         let mut acceptors: Vec<Vec<Acceptor>> = (0..copies).map(|_| Vec::new()).collect();
         let mut adopted = Vec::new();
@@ -63,11 +59,7 @@ fn check_copies(copies: usize, what: &str) -> io::Result<()> {
 
 /// Binds one socket per copy to the first of `addresses` that can be bound, and listens on them.
 /// All sockets have the same port.
-fn bind(
-    addresses: &[Address],
-    settings: &Settings,
-    copies: usize,
-) -> io::Result<(Address, Vec<Acceptor>)> {
+fn bind(addresses: &[Address], settings: &Settings, copies: usize) -> io::Result<(Address, Vec<Acceptor>)> {
     let mut first_error = None;
     for address in addresses {
         match bind_all(address.clone(), settings, copies) {
@@ -139,7 +131,8 @@ pub(super) fn listen_on_each(
         let started = on_loop(group, shard, move |event_loop, group| {
             let balancer = Rc::new(Balancer::Own(shard));
             for (acceptor, duplicate) in acceptors.into_iter().zip(duplicates) {
-                let (balancer, establish) = (Rc::clone(&balancer), Establish::AnyLoop(Arc::clone(&establish)));
+                let (balancer, establish) =
+                    (Rc::clone(&balancer), Establish::AnyLoop(Arc::clone(&establish)));
                 let duplicate = Some(duplicate);
                 Listener::start(
                     event_loop,

@@ -119,7 +119,12 @@ impl TcpServer {
 
 impl<'a> TcpServerBuilder<'a, SingleLoop> {
     fn new(event_loop: &'a EventLoop) -> TcpServerBuilder<'a> {
-        TcpServerBuilder { event_loop, listen_on: Vec::new(), settings: Settings::default(), loops: SingleLoop }
+        TcpServerBuilder {
+            event_loop,
+            listen_on: Vec::new(),
+            settings: Settings::default(),
+            loops: SingleLoop,
+        }
     }
 }
 
