@@ -19,6 +19,7 @@ pub use client::TcpClientBuilder;
 pub use client::attempt::{ConnectAttempt, ConnectError, ConnectFailure};
 pub use client::backoff::Backoff;
 pub(crate) use connection::TcpConnection;
+pub use connection::driver::ConnectionBuilder;
 pub(crate) use connection::handler::ConnectionHandler;
 pub use connection::{ConnectionId, ConnectionState, KeepOpen, ReplySlot};
 pub use connection_group::{ConnectionGroup, FullPolicy, GroupMap};
@@ -31,6 +32,7 @@ pub use options::{KeepAlive, SocketOptions};
 pub use result::{CloseReason, IntoHandlerResult, SendError, SendStatus, WithError};
 pub use server::balancer::LoadBalancing;
 pub use server::{MultiLoop, ServerHandle, SingleLoop, TcpServerBuilder};
+pub use sys::systemd::{SystemdListener, systemd_listeners};
 pub use sys::tcp_info::{TcpInfo, TcpState};
 pub use target::ConnectTarget;
 pub use udp::{

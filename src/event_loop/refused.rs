@@ -40,6 +40,11 @@ impl<T, E> Refused<T, E> {
         self.value
     }
 
+    /// Changes the value, for an operation that has converted it.
+    pub(crate) fn map<U>(self, convert: impl FnOnce(T) -> U) -> Refused<U, E> {
+        Refused { value: convert(self.value), reason: self.reason }
+    }
+
     /// Why the value was refused.
     pub fn reason(&self) -> E
     where

@@ -3,12 +3,12 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::shared::Shared;
-use super::{EventLoop, Inner};
+use super::{EventLoop, Inner, Refused};
 use crate::buffer::Buffer;
 use crate::event_loop::channel_table::{ChannelId, ChannelTable};
 use crate::event_loop::containment::logger;
@@ -130,6 +130,29 @@ impl EventLoop {
             self.discard(removed);
             return Err(error);
         }
+        self.set_wanted(id, Readiness::satisfying(interest));
+        Ok(source)
+    }
+
+    /// Same as [`register`](EventLoop::register), for a descriptor that returns to the caller with
+    /// an error. `make` must not call user code.
+    pub(crate) fn register_adopted<S: Source + 'static>(
+        &self,
+        fd: OwnedFd,
+        interest: Interest,
+        make: impl FnOnce(ChannelId, OwnedFd) -> Rc<S>,
+    ) -> Result<Rc<S>, Refused<OwnedFd, io::Error>> {
+        let id = self.inner.channels.borrow().next_id();
+        let watched = match self.inner.dropping.get() {
+            true => Err(io::Error::other("the event loop is being dropped")),
+            false => self.watch(id, fd.as_fd(), interest),
+        };
+        if let Err(error) = watched {
+            return Err(Refused::new(fd, error));
+        }
+        let source = make(id, fd);
+        let inserted = self.inner.channels.borrow_mut().insert_with(|_| source.clone() as Rc<dyn Source>);
+        debug_assert_eq!(inserted, id);
         self.set_wanted(id, Readiness::satisfying(interest));
         Ok(source)
     }

@@ -121,6 +121,8 @@ pub(super) struct ConnectionCore {
     stop: Cell<Stop>,
     /// Input is discarded: the connection drains before it closes.
     discarding: Cell<bool>,
+    /// The user has shut the input down: it is discarded, and the output continues.
+    input_shut: Cell<bool>,
     /// Input left in `unread` by the handler is due to be delivered again.
     redeliver: Cell<bool>,
     /// `on_drained` was requested, even if nothing is queued.
@@ -202,6 +204,7 @@ impl ConnectionCore {
             peer_finished: Cell::new(false),
             stop: Cell::new(Stop::No),
             discarding: Cell::new(false),
+            input_shut: Cell::new(false),
             redeliver: Cell::new(false),
             wants_drained: Cell::new(false),
             unread_is_spacious: Cell::new(false),
@@ -380,6 +383,11 @@ impl ConnectionCore {
     /// Whether the connection only flushes its output, and no longer gives input to the handler.
     pub(super) fn is_draining(&self) -> bool {
         self.discarding.get()
+    }
+
+    /// Whether input is discarded, except its end.
+    fn discards_input(&self) -> bool {
+        self.discarding.get() || self.input_shut.get()
     }
 
     /// Whether the handler has returned an error.

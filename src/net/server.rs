@@ -8,6 +8,7 @@ mod builder;
 mod detached;
 mod handle;
 mod limits;
+mod listen_on;
 pub(in crate::net) mod listener;
 mod per_loop;
 pub(in crate::net) mod socket_path;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use self::builder::Settings;
 use self::detached::DetachedServer;
+use self::listen_on::ListenOn;
 use self::listener::Listener;
 use self::stopped_callback::StoppedCallback;
 use super::address::{Address, AddressError};
@@ -86,21 +88,27 @@ impl TcpServer {
         address: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
     ) -> io::Result<TcpServerBuilder<'_>> {
         let addresses = ConnectTarget::new(address, "listen on")?.resolve_blocking("listen on")?;
-        Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), loops: SingleLoop })
+        Ok(TcpServer::builder(event_loop).adding(Ok(ListenOn::Addresses(addresses))))
     }
 
-    /// The IP address and port that the server listens on. [`address`](TcpServer::address) works
-    /// for every address family.
+    /// The IP address and port that the server listens on, with its first listener.
+    /// [`address`](TcpServer::address) works for every address family.
     ///
     /// # Errors
-    /// [`Unsupported`](io::ErrorKind::Unsupported) if the server listens on a Unix socket.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if that is a Unix socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.handle.local_addr()
     }
 
-    /// The address that the server listens on, of any family.
+    /// The address that the server listens on, of any family. The first one, if there are
+    /// [several](TcpServer::addresses).
     pub fn address(&self) -> &Address {
         self.handle.address()
+    }
+
+    /// The addresses of all listeners, in the order in which the builder got them.
+    pub fn addresses(&self) -> &[Address] {
+        self.handle.addresses()
     }
 
     /// A handle to this server, for use from any thread.
@@ -242,7 +250,7 @@ impl Drop for TcpServer {
 impl fmt::Debug for TcpServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TcpServer")
-            .field("address", self.address())
+            .field("addresses", &self.addresses())
             .field("open_connections", &self.open_connections())
             .finish_non_exhaustive()
     }

@@ -3,6 +3,7 @@
 //! Input is read into the loop's shared buffer. Only the bytes that a handler leaves there are
 //! copied into a buffer of the connection's own.
 
+mod adopted;
 mod calls;
 
 use std::any::{Any, TypeId};
@@ -12,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
+pub use self::adopted::ConnectionBuilder;
 pub(in crate::net) use super::calls::Call;
 use super::handler::ConnectionHandler;
 use super::mailbox::Taken;
@@ -38,7 +40,7 @@ fn watched() -> Interest {
 struct ConnectionDriver<H> {
     /// `None` until the factory has created it.
     handler: RefCell<Option<Contained<H>>>,
-    /// Set for a connection that this end initiates.
+    /// Set for a connection that this end initiates or adopts.
     outgoing: Option<Box<Outgoing<H>>>,
     /// Declared last, so that it drops last: the connection counts as open until its handler has
     /// been dropped.
@@ -66,8 +68,8 @@ pub(in crate::net) enum Waiting {
     Call(Call),
 }
 
-/// State of an outgoing connection: its initiator, and the factory of its handler until the
-/// connection is established.
+/// State of an outgoing or adopted connection: its initiator, and the factory of its handler until
+/// the connection opens.
 pub(in crate::net) struct Outgoing<H> {
     dialer: Rc<dyn Dialer>,
     make: Cell<Option<Box<Make<H>>>>,
@@ -173,12 +175,13 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         }
     }
 
-    /// Delivers the events that were raised inside a handler callback: high-water mark, server
-    /// stop.
+    /// Delivers the events that were raised inside a callback: the adoption of the connection, the
+    /// high-water mark, the server's stop.
     #[cold]
     fn deliver_deferred(&self, event_loop: &EventLoop) {
         let core = &self.core;
         event_loop.clear_ready(core.id(), Readiness::SELF_WAKE);
+        self.open_adopted(event_loop);
         if core.take_deferred_high_water() {
             self.call(event_loop, |handler, conn| handler.on_high_water(conn, conn.unsent()));
         }

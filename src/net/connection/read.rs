@@ -76,8 +76,11 @@ impl ConnectionCore {
         self.read_blocks.get().contains(reason)
     }
 
-    /// Stops reading for `reason`. The caller updates the interest.
+    /// Stops reading for `reason`, unless the input is discarded. The caller updates the interest.
     pub(super) fn block_reading(&self, reason: ReadBlocks) {
+        if self.discards_input() {
+            return;
+        }
         self.read_blocks.set(self.read_blocks.get().with(reason));
     }
 
@@ -138,7 +141,7 @@ impl ConnectionCore {
                 }
                 input.commit(n);
                 self.record_activity(event_loop);
-                match (self.discarding.get(), descriptors.is_empty()) {
+                match (self.discards_input(), descriptors.is_empty()) {
                     (true, _) => {
                         close_descriptors(descriptors);
                         Received::Nothing
@@ -188,7 +191,7 @@ impl ConnectionCore {
     /// Keeps the input that the handler has not consumed, which is not empty, within the limit.
     pub(in crate::net) fn keep_unread(&self, event_loop: &EventLoop, unread: Box<Buffer>) {
         // The handler may have ended its input in this callback.
-        if self.discarding.get() {
+        if self.discards_input() {
             return;
         }
         if unread.len() > self.membership.group().limits.max_unread {
@@ -254,10 +257,6 @@ impl ConnectionCore {
     }
 
     pub(super) fn pause_reading(&self, event_loop: &EventLoop) {
-        // Input is discarded without calling the handler, and its end must be seen.
-        if self.discarding.get() {
-            return;
-        }
         self.block_reading(ReadBlocks::USER);
         self.update_wanted(event_loop);
     }

@@ -269,7 +269,8 @@ impl<'a> TcpConnection<'a> {
     ///   (a relay across threads would have to copy the bytes and synchronise its back-pressure;
     ///   place both on one loop), or is this connection.
     /// - [`NotConnected`](io::ErrorKind::NotConnected) if either is not
-    ///   [open](ConnectionState::Open), or is already relayed. A connection whose output has
+    ///   [open](ConnectionState::Open), has [shut its input down](TcpConnection::shutdown_read), or
+    ///   is already relayed. A connection whose output has
     ///   [failed](ConnectionState) can be linked, to relay its remaining input.
     pub fn relay_to(&self, other: &ConnectionHandle) -> io::Result<()> {
         self.core.relay_to(self.event_loop, other)
@@ -326,11 +327,16 @@ impl<'a> TcpConnection<'a> {
         self.core.check_output() == Err(SendError::ShutDown)
     }
 
+    /// Whether the handler gets no more input, except its end.
+    pub(crate) fn discards_input(&self) -> bool {
+        self.core.discards_input()
+    }
+
     /// Whether the handler gets no input for now, or no more at all: paused by the user or by
-    /// unsent replies, relayed, or draining.
+    /// unsent replies, relayed, or discarded.
     pub(crate) fn is_held(&self) -> bool {
         let core = self.core;
-        !core.read_blocks.get().is_empty() || core.is_linked() || core.is_draining()
+        !core.read_blocks.get().is_empty() || core.is_linked() || core.discards_input()
     }
 
     /// The number of bytes that were accepted for sending and not acknowledged by the peer: those

@@ -1,0 +1,192 @@
+//! `ConnectionBuilder`: makes connections of sockets that the program has.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use super::{ConnectionDriver, Dialer, Outgoing, Waiting, has_handler, watched};
+use crate::event_loop::containment::Contained;
+use crate::event_loop::{EventLoop, Refused};
+use crate::net::connection::handler::ConnectionHandler;
+use crate::net::connection::{
+    ConnectionCore, ConnectionHandle, ConnectionState, PendingConnection, TcpConnection,
+};
+use crate::net::group::Group;
+use crate::net::group::admission::{AdmissionGuard, Quota};
+use crate::net::limits::ConnectionLimits;
+use crate::net::result::CloseReason;
+use crate::net::sys::adopted::{Flags, check_connection};
+use crate::readiness::Readiness;
+
+/// Makes a connection of a socket that the program has. Created by [`TcpConnection::builder`].
+#[derive(Debug)]
+#[must_use = "`adopt` makes the connection"]
+pub struct ConnectionBuilder<'a> {
+    event_loop: &'a EventLoop,
+    limits: ConnectionLimits,
+}
+
+impl TcpConnection<'_> {
+    /// Makes a connection on `event_loop` of a connected socket that the program has. Same as
+    /// [`ConnectionBuilder::adopt`](crate::net::ConnectionBuilder::adopt), with the default
+    /// [limits](crate::net::ConnectionLimits).
+    ///
+    /// ```
+    /// use reveille::{Buffer, EventLoop, ConnectionHandler, TcpConnection};
+    /// use std::io::{self, Read, Write};
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// struct Echo;
+    ///
+    /// impl ConnectionHandler for Echo {
+    ///     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+    ///         conn.send(input.take_all())?;
+    ///         conn.event_loop().quit();
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> io::Result<()> {
+    /// let event_loop = EventLoop::new()?;
+    /// let (mut peer, socket) = UnixStream::pair()?;
+    /// let connection = TcpConnection::adopt(&event_loop, socket, |_| Echo)?;
+    /// peer.write_all(b"hello")?;
+    /// event_loop.run()?;
+    /// peer.read_exact(&mut [0; 5])?;
+    /// connection.close();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Same as [`ConnectionBuilder::adopt`](crate::net::ConnectionBuilder::adopt).
+    pub fn adopt<D, F, H>(
+        event_loop: &EventLoop,
+        socket: D,
+        factory: F,
+    ) -> Result<ConnectionHandle, Refused<D, io::Error>>
+    where
+        D: Into<OwnedFd> + From<OwnedFd>,
+        F: FnOnce(&TcpConnection<'_>) -> H + 'static,
+        H: ConnectionHandler,
+    {
+        TcpConnection::builder(event_loop).adopt(socket, factory)
+    }
+
+    /// A builder of a connection on `event_loop` that is made of a socket which the program has.
+    pub fn builder(event_loop: &EventLoop) -> ConnectionBuilder<'_> {
+        ConnectionBuilder { event_loop, limits: ConnectionLimits::new() }
+    }
+}
+
+impl ConnectionBuilder<'_> {
+    /// The limits of the connection. Default: those of [`ConnectionLimits::new`].
+    pub fn limits(mut self, limits: ConnectionLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Makes a connection of `socket`: a [`TcpStream`](std::net::TcpStream), a
+    /// [`UnixStream`](std::os::unix::net::UnixStream), or an [`OwnedFd`] of either kind, such as
+    /// one that was received over a Unix socket. Everything that holds for other connections holds
+    /// for this one.
+    ///
+    /// The descriptor becomes non-blocking and close-on-exec; the socket's options remain. Bytes
+    /// that arrived before are delivered. The loop calls `factory`, and then
+    /// [`on_open`](ConnectionHandler::on_open), in its current or next turn, but never within this
+    /// call. If the connection is closed before that, there is no handler, and `factory` is
+    /// dropped.
+    ///
+    /// The connection lives until it closes or its loop ends; it belongs to no server or client. To
+    /// adopt a socket on the loop of another thread, call this in a task that
+    /// [`LoopHandle::run_in_loop`](crate::LoopHandle::run_in_loop) posts there.
+    ///
+    /// A duplicate of the descriptor, here or in another process, keeps the socket open after the
+    /// close, so the peer sees neither the end nor a reset until it is closed too. It shares the
+    /// non-blocking mode.
+    ///
+    /// # Errors
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if `socket` is not a TCP or Unix stream
+    ///   socket, or if it listens.
+    /// - [`NotConnected`](io::ErrorKind::NotConnected) if it is not connected, or was reset.
+    /// - [`Unsupported`](io::ErrorKind::Unsupported) in a forked child of the loop's process.
+    /// - The errors of fcntl(2) and epoll_ctl(2).
+    ///
+    /// The error returns `socket`, with its flags unchanged. A socket whose peer has closed is
+    /// adopted: its remaining input is delivered, and then the end.
+    pub fn adopt<D, F, H>(self, socket: D, factory: F) -> Result<ConnectionHandle, Refused<D, io::Error>>
+    where
+        D: Into<OwnedFd> + From<OwnedFd>,
+        F: FnOnce(&TcpConnection<'_>) -> H + 'static,
+        H: ConnectionHandler,
+    {
+        let factory = Contained::new(factory);
+        let make = move |conn: &TcpConnection<'_>| factory.into_inner()(conn);
+        let outgoing = Outgoing::new(Rc::new(Adopter), make);
+        self.register(socket.into(), outgoing).map_err(|refused| refused.map(D::from))
+    }
+
+    fn register<H: ConnectionHandler>(
+        self,
+        fd: OwnedFd,
+        outgoing: Outgoing<H>,
+    ) -> Result<ConnectionHandle, Refused<OwnedFd, io::Error>> {
+        let ConnectionBuilder { event_loop, limits } = self;
+        let checked = event_loop.check_process().and_then(|()| check_connection(&fd));
+        let prepared = checked.and_then(|peer| Ok((peer, Flags::prepare(&fd)?)));
+        let (peer, flags) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return Err(Refused::new(fd, error)),
+        };
+        let registered = event_loop.register_adopted(fd, watched(), |id, fd| {
+            let group = Group::new(limits, None, Quota::default(), [event_loop.handle()]);
+            let membership = group.join(0, AdmissionGuard::default());
+            let pending = PendingConnection { fd, peer, membership };
+            let core = ConnectionCore::new(id, pending, ConnectionState::Open, has_handler::<H>);
+            // The program may have duplicated it.
+            core.lend_fd();
+            let outgoing = Some(Box::new(outgoing));
+            Rc::new(ConnectionDriver { core, handler: RefCell::new(None), outgoing })
+        });
+        match registered {
+            Ok(connection) => {
+                let core = &connection.core;
+                core.update_wanted(event_loop);
+                // Callbacks do not nest, so the connection opens when it first runs.
+                event_loop.add_ready(core.id(), Readiness::SELF_WAKE);
+                Ok(core.handle())
+            }
+            Err(refused) => Err(refused.map(|fd| {
+                flags.restore(&fd);
+                fd
+            })),
+        }
+    }
+}
+
+/// The initiator of an adopted connection. Nothing waits for the connection.
+struct Adopter;
+
+impl Dialer for Adopter {
+    fn on_connected(&self, _conn: &TcpConnection<'_>) {}
+
+    fn on_opened(&self) -> VecDeque<Waiting> {
+        VecDeque::new()
+    }
+
+    fn on_end(self: Rc<Self>, _event_loop: &EventLoop, _reason: Contained<CloseReason>) {}
+}
+
+impl<H: ConnectionHandler> ConnectionDriver<H> {
+    /// Opens a connection that has been adopted and is not open yet.
+    pub(super) fn open_adopted(&self, event_loop: &EventLoop) {
+        if matches!(self.core.state(), ConnectionState::Connecting | ConnectionState::Closed) {
+            return;
+        }
+        if let Some(make) = self.outgoing.as_ref().and_then(|outgoing| outgoing.make.take()) {
+            self.open(event_loop, make);
+        }
+    }
+}
