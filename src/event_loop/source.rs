@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -134,23 +134,25 @@ impl EventLoop {
         Ok(source)
     }
 
-    /// Same as [`register`](EventLoop::register), for a descriptor that returns to the caller with
-    /// an error. `make` must not call user code.
-    pub(crate) fn register_adopted<S: Source + 'static>(
+    /// Same as [`register`](EventLoop::register), for a value that returns to the caller with an
+    /// error: a descriptor, or what `watched` returns the descriptor of. `make` must not call user
+    /// code.
+    pub(crate) fn register_adopted<S: Source + 'static, D>(
         &self,
-        fd: OwnedFd,
+        adopted: D,
+        watched: impl FnOnce(&D) -> Option<BorrowedFd<'_>>,
         interest: Interest,
-        make: impl FnOnce(ChannelId, OwnedFd) -> Rc<S>,
-    ) -> Result<Rc<S>, Refused<OwnedFd, io::Error>> {
+        make: impl FnOnce(ChannelId, D) -> Rc<S>,
+    ) -> Result<Rc<S>, Refused<D, io::Error>> {
         let id = self.inner.channels.borrow().next_id();
         let watched = match self.inner.dropping.get() {
             true => Err(io::Error::other("the event loop is being dropped")),
-            false => self.watch(id, fd.as_fd(), interest),
+            false => watched(&adopted).map_or(Ok(()), |fd| self.watch(id, fd, interest)),
         };
         if let Err(error) = watched {
-            return Err(Refused::new(fd, error));
+            return Err(Refused::new(adopted, error));
         }
-        let source = make(id, fd);
+        let source = make(id, adopted);
         let inserted = self.inner.channels.borrow_mut().insert_with(|_| source.clone() as Rc<dyn Source>);
         debug_assert_eq!(inserted, id);
         self.set_wanted(id, Readiness::satisfying(interest));

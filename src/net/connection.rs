@@ -37,7 +37,7 @@ mod write;
 use std::any::{Any, TypeId};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 pub use handle::ConnectionHandle;
@@ -175,7 +175,18 @@ impl ConnectionCore {
         state: ConnectionState,
         has_handler: fn(TypeId) -> bool,
     ) -> ConnectionCore {
-        let PendingConnection { fd, peer, mut membership } = pending;
+        let PendingConnection { fd, peer, membership } = pending;
+        ConnectionCore::with_transport(id, Transport::Socket(fd), peer, membership, state, has_handler)
+    }
+
+    pub(super) fn with_transport(
+        id: ChannelId,
+        transport: Transport,
+        peer: Address,
+        mut membership: Membership,
+        state: ConnectionState,
+        has_handler: fn(TypeId) -> bool,
+    ) -> ConnectionCore {
         membership.enlist(id);
         // The peer may differ from the target of the connect (0.0.0.0 connects to 127.0.0.1), so it
         // is read after the connect. A Unix path is kept as the client passed it: the kernel would
@@ -187,7 +198,7 @@ impl ConnectionCore {
             id,
             connection_id: ConnectionId::next(),
             has_handler,
-            transport: Transport::Socket(fd),
+            transport,
             last_fd: LastFd::default(),
             lent: Cell::new(false),
             peer,
@@ -231,6 +242,16 @@ impl ConnectionCore {
         }
     }
 
+    /// Restricts a new connection to the directions that its descriptors have. Without an output it
+    /// is shut down from the start, without an input the input has ended.
+    fn limit_directions(&self, has_input: bool, has_output: bool) {
+        self.peer_finished.set(!has_input);
+        if !has_output {
+            self.state.set(ConnectionState::Closing);
+            self.fin_sent.set(true);
+        }
+    }
+
     /// Passes the connection's interest to the loop. Errors are always included, even while reading
     /// is paused.
     pub(super) fn update_wanted(&self, event_loop: &EventLoop) {
@@ -253,7 +274,7 @@ impl ConnectionCore {
     /// Returns `true` if the connection has just been established; it is `Open` then. A failed
     /// connect closes it with the error.
     pub(super) fn finish_connecting(&self, event_loop: &EventLoop) -> bool {
-        match stream::finish_connecting(self.transport.socket()) {
+        match self.transport.socket().and_then(stream::finish_connecting) {
             Ok(Some(peer)) => {
                 self.peer.get_or_init(|| peer);
                 self.state.set(ConnectionState::Open);
@@ -365,10 +386,15 @@ impl ConnectionCore {
         self.peer.get()
     }
 
-    /// Lends the descriptor to the user.
-    pub(super) fn lend_fd(&self) -> BorrowedFd<'_> {
+    /// Lends the descriptor to the user, if there is one.
+    pub(super) fn lend_fd(&self) -> Option<BorrowedFd<'_>> {
         self.lent.set(true);
         self.transport.fd()
+    }
+
+    /// The descriptor that the connection's channel watches.
+    pub(super) fn watched_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.transport.watched_fd()
     }
 
     /// Whether a duplicate of the descriptor may exist, now or when the connection is dropped.
@@ -408,11 +434,5 @@ impl Drop for ConnectionCore {
             drop(mailbox.close());
         }
         self.close_unread_descriptors();
-    }
-}
-
-impl AsFd for ConnectionCore {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.transport.fd()
     }
 }

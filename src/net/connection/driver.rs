@@ -5,12 +5,13 @@
 
 mod adopted;
 mod calls;
+mod streams;
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 pub use self::adopted::ConnectionBuilder;
@@ -304,7 +305,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
 
 impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.core.as_fd())
+        self.core.watched_fd()
     }
 
     /// The socket belongs to this connection alone. Unless its descriptor was lent to the user,

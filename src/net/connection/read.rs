@@ -1,7 +1,7 @@
 //! The input side of a connection.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::fd_passing::FdPassing;
 use super::{ConnectionCore, ConnectionState, INPUT};
@@ -110,7 +110,10 @@ impl ConnectionCore {
         let received = match self.passing.get() {
             FdPassing::None => self.transport.receive(space),
             passing => {
-                receive_with_descriptors(self.transport.fd(), space, passing.limit(), &mut descriptors)
+                let socket = self.transport.socket();
+                socket.and_then(|socket| {
+                    receive_with_descriptors(socket.as_fd(), space, passing.limit(), &mut descriptors)
+                })
             }
         };
         match received {
@@ -133,10 +136,10 @@ impl ConnectionCore {
                 // input or an error was reported, its edge is spent, and only further reads reach
                 // it. If there is urgent data, a read stops before it (tcp(7)).
                 // On a Unix socket a read stops after attached descriptors, even if they are not
-                // received.
+                // received; on a terminal, after a line.
                 let is_all =
                     !ready.intersects(Readiness::READ_CLOSED | Readiness::ERROR | Readiness::PRIORITY);
-                if n < capacity && is_all && !self.peer().is_unix() {
+                if n < capacity && is_all && self.peer().is_inet() {
                     event_loop.clear_ready(self.id, Readiness::READABLE);
                 }
                 input.commit(n);

@@ -367,11 +367,15 @@ impl AsFd for TcpConnection<'_> {
     /// Borrows the socket, for options that have no method here. Only the connection itself may
     /// read from or write to it.
     ///
+    /// Of a connection with two descriptors this is the input. An end of a
+    /// [pair](TcpConnection::pair) has no descriptor: this is then the
+    /// [loop's](crate::EventLoop#inside-another-loop), on which all calls for sockets fail.
+    ///
     /// A duplicate of it keeps the connection open towards the peer, but does not keep the loop
     /// busy: a connection whose descriptor was lent is removed from the poller before it is closed,
     /// which costs one system call.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.core.lend_fd()
+        self.core.lend_fd().unwrap_or_else(|| self.event_loop.as_fd())
     }
 }
 

@@ -70,6 +70,7 @@ impl Acceptor {
         let (path, listener) = match address {
             Address::Inet(address) => (None, stream::listen(*address, backlog, options)?),
             Address::Unix(address) => path_options.listen(address, backlog)?,
+            Address::Unaddressed => return Err(stream::unaddressed()),
         };
         let process = ProcessMark::current();
         let is_unix = address.is_unix();

@@ -28,19 +28,23 @@ pub(in crate::net) fn check_listener(socket: impl AsFd) -> io::Result<Address> {
     local_address(socket)
 }
 
-/// Checks that a socket is a TCP or Unix stream socket that is connected. Returns its peer.
+/// Checks that a socket is a stream socket that is connected. Returns its peer.
 ///
 /// # Errors
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) for another type or family, and for a listening
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) for another type or protocol, and for a listening
 /// socket. [`NotConnected`](io::ErrorKind::NotConnected) for a socket that is not connected yet, or
 /// no longer because of a reset. The error of the system call, such as `EBADF`.
 pub(in crate::net) fn check_connection(socket: impl AsFd) -> io::Result<Address> {
-    check_stream(&socket)?;
+    let (family, protocol) = check_type(&socket, SocketType::STREAM, "a stream socket")?;
+    if is_inet(family) && !is_tcp(family, protocol) {
+        return refuse(io::ErrorKind::InvalidInput, "the socket is not a TCP socket");
+    }
     if sockopt::socket_acceptconn(&socket)? {
         return refuse(io::ErrorKind::InvalidInput, "the socket listens, and is not a connection");
     }
     match getpeername(&socket) {
-        Ok(peer) => Ok(peer.ok_or(Errno::AFNOSUPPORT).and_then(Address::from_kernel)?),
+        // A socket of another family, such as vsock.
+        Ok(peer) => Ok(peer.and_then(|peer| Address::from_kernel(peer).ok()).unwrap_or(Address::Unaddressed)),
         Err(Errno::NOTCONN) => refuse(io::ErrorKind::NotConnected, "the socket is not connected"),
         Err(error) => Err(error.into()),
     }
@@ -71,13 +75,16 @@ pub(in crate::net) fn check_udp(socket: impl AsFd) -> io::Result<(SocketAddr, Op
 
 fn check_stream(socket: impl AsFd) -> io::Result<()> {
     let (family, protocol) = check_type(socket, SocketType::STREAM, "a stream socket")?;
-    // Sockets of Multipath TCP behave like those of TCP.
-    let is_tcp = is_inet(family) && matches!(protocol, Some(ipproto::TCP | ipproto::MPTCP));
-    if is_tcp || family == AddressFamily::UNIX {
+    if is_tcp(family, protocol) || family == AddressFamily::UNIX {
         Ok(())
     } else {
         refuse(io::ErrorKind::InvalidInput, "the socket is neither a TCP nor a Unix socket")
     }
+}
+
+/// Sockets of Multipath TCP behave like those of TCP.
+fn is_tcp(family: AddressFamily, protocol: Option<Protocol>) -> bool {
+    is_inet(family) && matches!(protocol, Some(ipproto::TCP | ipproto::MPTCP))
 }
 
 fn is_inet(family: AddressFamily) -> bool {
@@ -129,8 +136,19 @@ impl Flags {
         Ok(flags)
     }
 
+    /// Makes a descriptor closed on exec, and leaves its mode as it is.
+    ///
+    /// # Errors
+    /// The error of fcntl(2). The flags are unchanged then.
+    pub(in crate::net) fn close_on_exec(fd: impl AsFd) -> io::Result<Flags> {
+        let descriptor = rustix::io::fcntl_getfd(&fd)?;
+        let status = rustix::fs::fcntl_getfl(&fd)?;
+        rustix::io::fcntl_setfd(&fd, descriptor | FdFlags::CLOEXEC)?;
+        Ok(Flags { status, descriptor })
+    }
+
     /// Restores the flags of a descriptor that is returned to the caller.
-    pub(in crate::net) fn restore(self, fd: impl AsFd) {
+    pub(in crate::net) fn restore(&self, fd: impl AsFd) {
         // They were valid before, so this does not fail.
         let _ = rustix::fs::fcntl_setfl(&fd, self.status);
         let _ = rustix::io::fcntl_setfd(&fd, self.descriptor);

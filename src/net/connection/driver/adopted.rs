@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use super::{ConnectionDriver, Dialer, Outgoing, Waiting, has_handler, watched};
@@ -18,6 +18,7 @@ use crate::net::group::admission::{AdmissionGuard, Quota};
 use crate::net::limits::ConnectionLimits;
 use crate::net::result::CloseReason;
 use crate::net::sys::adopted::{Flags, check_connection};
+use crate::net::sys::stream_fd::is_socket;
 use crate::readiness::Readiness;
 
 /// Makes a connection of a socket that the program has. Created by [`TcpConnection::builder`].
@@ -81,7 +82,11 @@ impl TcpConnection<'_> {
     }
 }
 
-impl ConnectionBuilder<'_> {
+impl<'a> ConnectionBuilder<'a> {
+    pub(super) fn parts(&self) -> (&'a EventLoop, ConnectionLimits) {
+        (self.event_loop, self.limits.clone())
+    }
+
     /// The limits of the connection. Default: those of [`ConnectionLimits::new`].
     pub fn limits(mut self, limits: ConnectionLimits) -> Self {
         self.limits = limits;
@@ -116,7 +121,7 @@ impl ConnectionBuilder<'_> {
     ///
     /// The error returns `socket`, with its flags unchanged. A socket whose peer has closed is
     /// adopted: its remaining input is delivered, and then the end.
-    pub fn adopt<D, F, H>(self, socket: D, factory: F) -> Result<ConnectionHandle, Refused<D, io::Error>>
+    pub fn adopt<D, F, H>(self, descriptor: D, factory: F) -> Result<ConnectionHandle, Refused<D, io::Error>>
     where
         D: Into<OwnedFd> + From<OwnedFd>,
         F: FnOnce(&TcpConnection<'_>) -> H + 'static,
@@ -125,7 +130,12 @@ impl ConnectionBuilder<'_> {
         let factory = Contained::new(factory);
         let make = move |conn: &TcpConnection<'_>| factory.into_inner()(conn);
         let outgoing = Outgoing::new(Rc::new(Adopter), make);
-        self.register(socket.into(), outgoing).map_err(|refused| refused.map(D::from))
+        let fd = descriptor.into();
+        let registered = match is_socket(fd.as_fd()) {
+            true => self.register(fd, outgoing),
+            false => self.register_stream(fd, outgoing),
+        };
+        registered.map_err(|refused| refused.map(D::from))
     }
 
     fn register<H: ConnectionHandler>(
@@ -140,16 +150,21 @@ impl ConnectionBuilder<'_> {
             Ok(prepared) => prepared,
             Err(error) => return Err(Refused::new(fd, error)),
         };
-        let registered = event_loop.register_adopted(fd, watched(), |id, fd| {
-            let group = Group::new(limits, None, Quota::default(), [event_loop.handle()]);
-            let membership = group.join(0, AdmissionGuard::default());
-            let pending = PendingConnection { fd, peer, membership };
-            let core = ConnectionCore::new(id, pending, ConnectionState::Open, has_handler::<H>);
-            // The program may have duplicated it.
-            core.lend_fd();
-            let outgoing = Some(Box::new(outgoing));
-            Rc::new(ConnectionDriver { core, handler: RefCell::new(None), outgoing })
-        });
+        let registered = event_loop.register_adopted(
+            fd,
+            |fd| Some(fd.as_fd()),
+            watched(),
+            |id, fd| {
+                let group = Group::new(limits, None, Quota::default(), [event_loop.handle()]);
+                let membership = group.join(0, AdmissionGuard::default());
+                let pending = PendingConnection { fd, peer, membership };
+                let core = ConnectionCore::new(id, pending, ConnectionState::Open, has_handler::<H>);
+                // The program may have duplicated it.
+                core.lend_fd();
+                let outgoing = Some(Box::new(outgoing));
+                Rc::new(ConnectionDriver { core, handler: RefCell::new(None), outgoing })
+            },
+        );
         match registered {
             Ok(connection) => {
                 let core = &connection.core;
@@ -167,7 +182,7 @@ impl ConnectionBuilder<'_> {
 }
 
 /// The initiator of an adopted connection. Nothing waits for the connection.
-struct Adopter;
+pub(super) struct Adopter;
 
 impl Dialer for Adopter {
     fn on_connected(&self, _conn: &TcpConnection<'_>) {}

@@ -32,7 +32,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of getsockname(2).
     pub fn local(&self) -> io::Result<Address> {
-        stream::local_address(self.core.transport.socket())
+        stream::local_address(self.core.transport.socket()?)
     }
 
     /// The local IP address and port.
@@ -51,7 +51,7 @@ impl<'a> TcpConnection<'a> {
     /// [`Unsupported`](io::ErrorKind::Unsupported) for a TCP connection; otherwise returns the
     /// error of getsockopt(2).
     pub fn peer_credentials(&self) -> io::Result<PeerCredentials> {
-        PeerCredentials::of(self.core.transport.socket(), self.core.peer())
+        PeerCredentials::of(self.core.transport.socket()?, self.core.peer())
     }
 
     /// Whether small writes are sent immediately (`TCP_NODELAY`). Default: `true`, unless the
@@ -60,7 +60,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of setsockopt(2).
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        stream::set_nodelay(self.core.transport.socket(), nodelay)
+        stream::set_nodelay(self.core.transport.socket()?, nodelay)
     }
 
     /// Enables or disables keep-alive probes, which detect a dead peer while nothing is being sent.
@@ -70,8 +70,8 @@ impl<'a> TcpConnection<'a> {
     /// Returns the error of setsockopt(2).
     pub fn set_keep_alive(&self, keep_alive: Option<KeepAlive>) -> io::Result<()> {
         match keep_alive {
-            Some(keep_alive) => keep_alive.apply(self.core.transport.socket()),
-            None => stream::disable_keep_alive(self.core.transport.socket()),
+            Some(keep_alive) => keep_alive.apply(self.core.transport.socket()?),
+            None => stream::disable_keep_alive(self.core.transport.socket()?),
         }
     }
 
@@ -82,7 +82,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of setsockopt(2).
     pub fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
-        options::set_user_timeout(self.core.transport.socket(), timeout)
+        options::set_user_timeout(self.core.transport.socket()?, timeout)
     }
 
     /// Whether input is acknowledged immediately rather than together with a reply
@@ -92,7 +92,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of setsockopt(2).
     pub fn set_quickack(&self, quickack: bool) -> io::Result<()> {
-        stream::set_quickack(self.core.transport.socket(), quickack)
+        stream::set_quickack(self.core.transport.socket()?, quickack)
     }
 
     /// The kernel's statistics of the connection: round-trip time, losses and retransmissions,
@@ -101,7 +101,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of getsockopt(2).
     pub fn tcp_info(&self) -> io::Result<TcpInfo> {
-        TcpInfo::of(self.core.transport.socket())
+        TcpInfo::of(self.core.transport.socket()?)
     }
 
     /// The number of bytes that the kernel has taken and the peer has not acknowledged
@@ -110,6 +110,6 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of the ioctl (tcp(7)).
     pub fn unacknowledged(&self) -> io::Result<u32> {
-        stream::unacknowledged(self.core.transport.socket())
+        stream::unacknowledged(self.core.transport.socket()?)
     }
 }
