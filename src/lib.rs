@@ -34,6 +34,8 @@
 //! | Unix sockets | [`TcpServer::bind_unix`], [`UnixAddress`] |
 //! | UDP | [`UdpSocket`], [`DatagramHandler`] |
 //! | any other descriptor | [`Channel`] |
+//! | pipes, terminals, streams in memory | [`TcpConnection::adopt`], [`adopt_pipes`], [`pair`], [`Terminal`] |
+//! | tests of handlers | [`testing`] |
 //! | eventfds | [`EventFd`], [`EventFd::watch`] |
 //! | messages between processes | [`SharedRing`] |
 //! | signals and child processes | [`Signals`], [`Child`] |
@@ -115,6 +117,7 @@
 //! levels above debug, normal operation logs nothing, except why [`FileIo`] uses threads instead of
 //! io_uring. At debug, a client logs each attempt to connect. The crate never installs a logger.
 //!
+//! [`adopt_pipes`]: TcpConnection::adopt_pipes
 //! [`Backoff`]: net::Backoff
 //! [`CallError::Full`]: task::CallError::Full
 //! [`CallError::LoopGone`]: task::CallError::LoopGone
@@ -141,6 +144,7 @@
 //! [`MemoryEvents`]: pressure::MemoryEvents
 //! [`MemoryThreshold`]: pressure::MemoryThreshold
 //! [`OverflowPolicy`]: net::OverflowPolicy
+//! [`pair`]: TcpConnection::pair
 //! [`PostError::Full`]: task::PostError::Full
 //! [`PostError::LoopGone`]: task::PostError::LoopGone
 //! [`PressureTrigger`]: pressure::PressureTrigger
@@ -156,6 +160,7 @@
 //! [`SharedRing`]: ipc::SharedRing
 //! [`Signals`]: signal::Signals
 //! [`SocketOptions`]: net::SocketOptions
+//! [`Terminal`]: io::Terminal
 //! [`UdpHandle`]: net::UdpHandle
 //! [`UnixAddress`]: net::UnixAddress
 //! [`VirtualClock`]: time::VirtualClock
@@ -180,6 +185,7 @@ mod random;
 mod readiness;
 mod shared_ring;
 mod sources;
+pub mod testing;
 mod threads;
 
 #[cfg(not(target_os = "linux"))]
@@ -196,12 +202,13 @@ pub use net::udp::UdpSocket;
 pub use threads::loop_pool::LoopPool;
 pub use threads::loop_thread::LoopThread;
 
-/// Channels for any descriptor, and the builder and the source of an [`EventFd`].
+/// Channels for any descriptor, the builder and the source of an [`EventFd`], and terminals.
 pub mod io {
     pub use crate::eventfd::EventFdBuilder;
     pub use crate::readiness::{Interest, Readiness};
     pub use crate::sources::channel::{Channel, ChannelEvent, Trigger};
     pub use crate::sources::eventfd_source::EventFdSource;
+    pub use crate::sources::terminal::{RawMode, Terminal, WindowSize};
 }
 
 /// Tasks from other threads: the limit of the mailbox, the errors of posting, and the counters of a

@@ -32,8 +32,10 @@ pub use options::{KeepAlive, SocketOptions};
 pub use result::{CloseReason, IntoHandlerResult, SendError, SendStatus, WithError};
 pub use server::balancer::LoadBalancing;
 pub use server::{MultiLoop, ServerHandle, SingleLoop, TcpServerBuilder};
+pub(crate) use sys::memory::MemoryEnd;
 pub use sys::systemd::{SystemdListener, systemd_listeners};
 pub use sys::tcp_info::{TcpInfo, TcpState};
+pub(crate) use sys::transport::Transferred;
 pub use target::ConnectTarget;
 pub use udp::{
     DatagramError, DatagramHandler, UdpDestination, UdpHandle, UdpRef, UdpSocketBuilder, UdpSource,

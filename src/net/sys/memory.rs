@@ -17,7 +17,7 @@ use crate::event_loop::{EventLoop, WeakLoop};
 use crate::readiness::Readiness;
 
 /// The number of bytes that a direction holds.
-pub(crate) const CAPACITY: usize = 64 * 1024;
+const CAPACITY: usize = 64 * 1024;
 
 /// One end of a pair. Dropping it closes it: by an orderly end, or by a reset if input is unread or
 /// a [reset](MemoryEnd::reset_on_close) was requested.
@@ -133,11 +133,22 @@ impl MemoryEnd {
         CAPACITY - self.output.bytes.borrow().len()
     }
 
-    /// Ends the output.
-    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
-        self.check_reset()?;
-        self.output.is_ended.set(true);
+    /// The number of bytes that can be read now.
+    pub(crate) fn available(&self) -> usize {
+        self.input.bytes.borrow().len()
+    }
+
+    /// Ends the output. Returns `false` if it has ended before.
+    pub(crate) fn end_output(&self) -> bool {
+        let is_first = !self.output.is_ended.replace(true);
         wake(&self.output.reader, Readiness::READABLE | Readiness::READ_CLOSED);
+        is_first
+    }
+
+    /// Ends the output, for a connection.
+    pub(in crate::net) fn shutdown_write(&self) -> io::Result<()> {
+        self.check_reset()?;
+        self.end_output();
         Ok(())
     }
 
