@@ -464,6 +464,26 @@ check_socket_activation() {
   rejects 2 socket_activation nonsense
 }
 
+# socat runs a program with its standard streams as a pseudo-terminal, as two pipes, and as one socket.
+check_terminal() {
+  local options shown expected
+  for options in ,pty,raw,echo=0 ,pipes ''; do
+    shown=$(printf 'ab\003cq' | bounded 10 socat -t5 - "EXEC:$examples/terminal$options" | tr -d '\r') ||
+      die "socat with EXEC$options failed"
+    expected=$(printf '%s\n' 'q ends' a b '\x03' c)
+    [[ $shown == "$expected" ]] || die "$options: it shows: $shown"
+  done
+  # Without the last key it ends with its input. A terminal has no such end.
+  for options in ,pipes ''; do
+    shown=$(head -c 100000 /dev/zero | bounded 10 socat -t5 - "EXEC:$examples/terminal$options" | wc -c) ||
+      die "socat with EXEC$options failed"
+    ((shown == 7 + 100000 * 5)) || die "$options: $shown bytes"
+  done
+  [[ $("$examples/terminal" <"$examples/terminal" 2>/dev/null | head -n 2 | tail -n 1) == '\x7f' ]] || die "a file as input"
+  [[ $("$examples/terminal" </dev/null) == 'q ends' ]] || die "/dev/null as input"
+  rejects 2 terminal an-argument
+}
+
 # Loops inside another poller: echo servers that end in order.
 check_embedded() {
   local example word
@@ -741,7 +761,7 @@ check_doorbell() {
 # --- All checks -----------------------------------------------------------------------------------
 
 all_checks=(large_file interleaved killed_clients many_open half_close bad_peers non_readers few_descriptors ipv6
-  command_line signals stop_under_load two_servers chat redis redis_client simple udp_echo socket_activation embedded eventfd
+  command_line signals stop_under_load two_servers chat redis redis_client simple udp_echo socket_activation terminal embedded eventfd
   doorbell kvm_doorbell uring_cat file_server own_ring)
 
 run_check() {

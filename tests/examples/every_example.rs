@@ -167,6 +167,13 @@ const EXAMPLES: &[Example] = &[
         started_inputs: &[],
     },
     Example {
+        name: "terminal",
+        arguments: &[],
+        lifetime: Ends,
+        on_closed_output: Fails,
+        started_inputs: &[],
+    },
+    Example {
         name: "udp_echo",
         arguments: &["127.0.0.1:0"],
         lifetime: Serves { ready: "receiving on ", visit: visit_udp_echo },

@@ -146,7 +146,8 @@ fn output_of_a_child_is_delivered_though_it_does_not_read() {
     with_loop(|event_loop| {
         let seen = Seen::default();
         let mut child = spawn(event_loop, &mut piped("sh", &["-c", "exec <&-; echo first; echo last"]));
-        let handler = seen.opening(|conn| conn.send_owned(vec![7; 4 * MIB]).unwrap());
+        // It is refused if the child has already closed its input.
+        let handler = seen.opening(|conn| _ = conn.send_owned(vec![7; 4 * MIB]));
         child.connect(event_loop, |_| handler).unwrap();
         event_loop.run_until_idle().unwrap();
         assert_eq!(seen.input(), b"first\nlast\n");
