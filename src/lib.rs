@@ -34,7 +34,7 @@
 //! | Unix sockets | [`TcpServer::bind_unix`], [`UnixAddress`] |
 //! | UDP | [`UdpSocket`], [`DatagramHandler`] |
 //! | any other descriptor | [`Channel`] |
-//! | pipes, terminals, streams in memory | [`TcpConnection::adopt`], [`adopt_pipes`], [`pair`], [`Terminal`] |
+//! | pipes, terminals, pairs in memory | [`adopt`], [`adopt_pipes`], [`pair`], [`Terminal`] |
 //! | tests of handlers | [`testing`] |
 //! | eventfds | [`EventFd`], [`EventFd::watch`] |
 //! | messages between processes | [`SharedRing`] |
@@ -117,6 +117,7 @@
 //! levels above debug, normal operation logs nothing, except why [`FileIo`] uses threads instead of
 //! io_uring. At debug, a client logs each attempt to connect. The crate never installs a logger.
 //!
+//! [`adopt`]: TcpConnection::adopt
 //! [`adopt_pipes`]: TcpConnection::adopt_pipes
 //! [`Backoff`]: net::Backoff
 //! [`CallError::Full`]: task::CallError::Full
@@ -185,7 +186,6 @@ mod random;
 mod readiness;
 mod shared_ring;
 mod sources;
-pub mod testing;
 mod threads;
 
 #[cfg(not(target_os = "linux"))]
@@ -224,6 +224,11 @@ pub mod task {
 pub mod time {
     pub use crate::event_loop::timers::clock::VirtualClock;
     pub use crate::event_loop::{MissedTickBehavior, Repeat};
+}
+
+/// Tests of connection handlers, without a socket and without waiting.
+pub mod testing {
+    pub use crate::net::test_peer::Peer;
 }
 
 /// Files: operations that do not block the loop, and changes of files and directories.

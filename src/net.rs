@@ -12,6 +12,7 @@ mod result;
 pub(crate) mod server;
 mod sys;
 mod target;
+pub(crate) mod test_peer;
 pub(crate) mod udp;
 
 pub use address::{Address, AddressError, UnixAddress};
@@ -32,10 +33,8 @@ pub use options::{KeepAlive, SocketOptions};
 pub use result::{CloseReason, IntoHandlerResult, SendError, SendStatus, WithError};
 pub use server::balancer::LoadBalancing;
 pub use server::{MultiLoop, ServerHandle, SingleLoop, TcpServerBuilder};
-pub(crate) use sys::memory::MemoryEnd;
 pub use sys::systemd::{SystemdListener, systemd_listeners};
 pub use sys::tcp_info::{TcpInfo, TcpState};
-pub(crate) use sys::transport::Transferred;
 pub use target::ConnectTarget;
 pub use udp::{
     DatagramError, DatagramHandler, UdpDestination, UdpHandle, UdpRef, UdpSocketBuilder, UdpSource,

@@ -21,7 +21,7 @@ const CAPACITY: usize = 64 * 1024;
 
 /// One end of a pair. Dropping it closes it: by an orderly end, or by a reset if input is unread or
 /// a [reset](MemoryEnd::reset_on_close) was requested.
-pub(crate) struct MemoryEnd {
+pub(in crate::net) struct MemoryEnd {
     input: Rc<Direction>,
     output: Rc<Direction>,
     resets: Cell<bool>,
@@ -48,7 +48,7 @@ struct Wake {
 
 impl MemoryEnd {
     /// Two ends that are connected to each other.
-    pub(crate) fn pair() -> (MemoryEnd, MemoryEnd) {
+    pub(in crate::net) fn pair() -> (MemoryEnd, MemoryEnd) {
         let (one, other) = (Rc::<Direction>::default(), Rc::<Direction>::default());
         let end = |input: &Rc<Direction>, output: &Rc<Direction>| MemoryEnd {
             input: Rc::clone(input),
@@ -69,7 +69,7 @@ impl MemoryEnd {
     ///
     /// # Errors
     /// `ECONNRESET`, once and after the last byte, if the other end was reset.
-    pub(crate) fn receive(&self, into: &mut [u8]) -> io::Result<Transferred> {
+    pub(in crate::net) fn receive(&self, into: &mut [u8]) -> io::Result<Transferred> {
         let read = {
             let mut bytes = self.input.bytes.borrow_mut();
             let n = bytes.len().min(into.len());
@@ -101,7 +101,7 @@ impl MemoryEnd {
     ///
     /// # Errors
     /// `ECONNRESET`, once, if the other end was reset. `EPIPE` if it is closed.
-    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<Transferred> {
+    pub(in crate::net) fn send(&self, bytes: &[u8]) -> io::Result<Transferred> {
         self.check_reset()?;
         if self.output.is_abandoned.get() || self.output.is_ended.get() {
             return Err(Errno::PIPE.into());
@@ -134,12 +134,12 @@ impl MemoryEnd {
     }
 
     /// The number of bytes that can be read now.
-    pub(crate) fn available(&self) -> usize {
+    pub(in crate::net) fn available(&self) -> usize {
         self.input.bytes.borrow().len()
     }
 
     /// Ends the output. Returns `false` if it has ended before.
-    pub(crate) fn end_output(&self) -> bool {
+    pub(in crate::net) fn end_output(&self) -> bool {
         let is_first = !self.output.is_ended.replace(true);
         wake(&self.output.reader, Readiness::READABLE | Readiness::READ_CLOSED);
         is_first
@@ -153,7 +153,7 @@ impl MemoryEnd {
     }
 
     /// Makes the close a reset.
-    pub(crate) fn reset_on_close(&self) {
+    pub(in crate::net) fn reset_on_close(&self) {
         self.resets.set(true);
     }
 

@@ -22,7 +22,7 @@ const PIECE: usize = 64 * 1024;
 
 /// The result of a read or a write.
 #[derive(Debug)]
-pub(crate) enum Transferred {
+pub(in crate::net) enum Transferred {
     /// The number of bytes. For a read, 0 is the end of input.
     Bytes(usize),
     WouldBlock,

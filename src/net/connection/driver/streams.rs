@@ -193,7 +193,7 @@ impl ConnectionBuilder<'_> {
     }
 
     /// Makes a connection of one end of a pair.
-    pub(crate) fn connect_end<F, H>(&self, end: MemoryEnd, factory: F) -> io::Result<ConnectionHandle>
+    pub(in crate::net) fn connect_end<F, H>(&self, end: MemoryEnd, factory: F) -> io::Result<ConnectionHandle>
     where
         F: FnOnce(&TcpConnection<'_>) -> H + 'static,
         H: ConnectionHandler,

@@ -1,12 +1,15 @@
-//! Tests of connection handlers and codecs, without a socket and without waiting.
+//! `Peer`: a test acts as the peer of a handler, without a socket and without waiting.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 
 use crate::event_loop::EventLoop;
-use crate::net::connection::ConnectionHandle;
-use crate::net::{ConnectionHandler, ConnectionLimits, MemoryEnd, TcpConnection, Transferred};
+use crate::net::connection::handler::ConnectionHandler;
+use crate::net::connection::{ConnectionHandle, TcpConnection};
+use crate::net::limits::ConnectionLimits;
+use crate::net::sys::memory::MemoryEnd;
+use crate::net::sys::transport::Transferred;
 
 /// The other end of a connection, with which a test acts as the peer of a handler.
 ///
