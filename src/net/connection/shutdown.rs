@@ -2,7 +2,7 @@
 //! connection that takes no more input.
 
 use super::mailbox::Taken;
-use super::read::ReadBlocks;
+use super::read::{InputUse, ReadBlocks};
 use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
 use crate::net::result::{CloseReason, SendError};
@@ -94,7 +94,7 @@ impl ConnectionCore {
         if !is_usable || self.is_linked() || self.discards_input() {
             return;
         }
-        self.input_shut.set(true);
+        self.input_use.set(InputUse::Shut);
         self.drop_input();
         // An output that has failed waited only for the input.
         if self.has_output_failed() {
@@ -108,7 +108,7 @@ impl ConnectionCore {
     }
 
     fn discard_input(&self) {
-        self.discarding.set(true);
+        self.input_use.set(InputUse::Draining);
         self.drop_input();
     }
 
