@@ -11,13 +11,13 @@
 //! Subjects:
 //!
 //! - [`clients`]: connecting, retrying, reconnecting, sending and stopping.
-//! - [`other_sources`]: UDP sockets, Unix sockets, sockets that the program has, and any other
+//! - [`other_sources`]: UDP sockets, Unix sockets, pipes, terminals, child processes, and any other
 //!   descriptor.
 //! - [`ending_connections`]: the six ways to end a connection, and what happens to bytes in
 //!   flight.
 //! - [`back_pressure`]: what happens when a peer or a handler is slower than its input.
 //! - [`embedding`]: a loop inside another poller or runtime.
-//! - [`testing`]: tests with a virtual clock.
+//! - [`testing`]: tests with a virtual clock, and with connections in memory.
 //! - [`coming_from`]: the calls of muduo, libevent, libuv and tokio, and their counterparts.
 //!
 //! See also the documentation of [`EventLoop`](crate::EventLoop), which defines a turn of the loop,

@@ -229,7 +229,9 @@ fn imports_go_downwards_in_the_code_map() {
 #[test]
 fn the_import_parser_finds_known_imports() {
     let found = imports("src/net/connection/write.rs");
-    for file in ["src/net/connection.rs", "src/event_loop.rs", "src/net/result.rs", "src/net/sys/transport.rs"] {
+    for file in
+        ["src/net/connection.rs", "src/event_loop.rs", "src/net/result.rs", "src/net/sys/transport.rs"]
+    {
         assert!(found.contains(file), "{file} is not among {found:?}");
     }
 }

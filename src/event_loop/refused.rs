@@ -41,11 +41,6 @@ impl<T, E> Refused<T, E> {
         self.value
     }
 
-    /// Why the value was refused, and the value.
-    pub(crate) fn into_parts(self) -> (E, T) {
-        (self.reason, self.value)
-    }
-
     /// Changes the value, for an operation that has converted it.
     pub(crate) fn map<U>(self, convert: impl FnOnce(T) -> U) -> Refused<U, E> {
         Refused { value: convert(self.value), reason: self.reason }

@@ -5,6 +5,7 @@
 
 mod adopted;
 mod calls;
+mod pairs;
 mod streams;
 
 use std::any::{Any, TypeId};

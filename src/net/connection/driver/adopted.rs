@@ -1,4 +1,4 @@
-//! `ConnectionBuilder`: makes connections of sockets that the program has.
+//! `ConnectionBuilder`: makes connections of descriptors that the program has.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -21,7 +21,8 @@ use crate::net::sys::adopted::{Flags, check_connection};
 use crate::net::sys::stream_fd::is_socket;
 use crate::readiness::Readiness;
 
-/// Makes a connection of a socket that the program has. Created by [`TcpConnection::builder`].
+/// Makes a connection of descriptors that the program has, or in memory. Created by
+/// [`TcpConnection::builder`].
 #[derive(Debug)]
 #[must_use = "`adopt` makes the connection"]
 pub struct ConnectionBuilder<'a> {
@@ -30,7 +31,8 @@ pub struct ConnectionBuilder<'a> {
 }
 
 impl TcpConnection<'_> {
-    /// Makes a connection on `event_loop` of a connected socket that the program has. Same as
+    /// Makes a connection on `event_loop` of a descriptor that the program has: a connected socket,
+    /// a pipe, a terminal, a file. Same as
     /// [`ConnectionBuilder::adopt`](crate::net::ConnectionBuilder::adopt), with the default
     /// [limits](crate::net::ConnectionLimits).
     ///
@@ -65,7 +67,7 @@ impl TcpConnection<'_> {
     /// Same as [`ConnectionBuilder::adopt`](crate::net::ConnectionBuilder::adopt).
     pub fn adopt<D, F, H>(
         event_loop: &EventLoop,
-        socket: D,
+        descriptor: D,
         factory: F,
     ) -> Result<ConnectionHandle, Refused<D, io::Error>>
     where
@@ -73,10 +75,10 @@ impl TcpConnection<'_> {
         F: FnOnce(&TcpConnection<'_>) -> H + 'static,
         H: ConnectionHandler,
     {
-        TcpConnection::builder(event_loop).adopt(socket, factory)
+        TcpConnection::builder(event_loop).adopt(descriptor, factory)
     }
 
-    /// A builder of a connection on `event_loop` that is made of a socket which the program has.
+    /// A builder of a connection on `event_loop` that is made of what the program has.
     pub fn builder(event_loop: &EventLoop) -> ConnectionBuilder<'_> {
         ConnectionBuilder { event_loop, limits: ConnectionLimits::new() }
     }
@@ -93,10 +95,10 @@ impl<'a> ConnectionBuilder<'a> {
         self
     }
 
-    /// Makes a connection of `socket`: a [`TcpStream`](std::net::TcpStream), a
-    /// [`UnixStream`](std::os::unix::net::UnixStream), or an [`OwnedFd`] of either kind, such as
-    /// one that was received over a Unix socket. Everything that holds for other connections holds
-    /// for this one.
+    /// Makes a connection of a descriptor: a [`TcpStream`](std::net::TcpStream), a
+    /// [`UnixStream`](std::os::unix::net::UnixStream), a stream socket of another family such as
+    /// vsock, a pipe, a FIFO, a terminal, a serial line, a file, or an [`OwnedFd`] of one of these.
+    /// Everything that holds for other connections holds for this one.
     ///
     /// The descriptor becomes non-blocking and close-on-exec; the socket's options remain. Bytes
     /// that arrived before are delivered. The loop calls `factory`, and then
@@ -112,14 +114,41 @@ impl<'a> ConnectionBuilder<'a> {
     /// close, so the peer sees neither the end nor a reset until it is closed too. It shares the
     /// non-blocking mode.
     ///
+    /// # Descriptors that are not sockets
+    /// - The directions are those that the descriptor is open for. A connection without an input
+    ///   has no end of input, and closes when it is [shut down](TcpConnection::shutdown), or when
+    ///   nothing reads the pipe any more. One without an output is shut down from the start: it is
+    ///   [`Closing`](crate::net::ConnectionState::Closing), and closes after the end of its input.
+    ///   A FIFO that is open for both directions is an input, which has no end.
+    /// - A shutdown of a terminal or serial line ends the output for the handler only. Two
+    ///   descriptors have a half-close: [`adopt_pipes`](ConnectionBuilder::adopt_pipes).
+    /// - The end of input is the close of the last writer of a pipe, the end of a file, Ctrl-D in a
+    ///   terminal, or the hang-up of a terminal (on the master, `EIO`).
+    /// - There is no reset, and nothing is acknowledged: a close is always the same for the reader,
+    ///   and bytes that the kernel has taken count as delivered. The
+    ///   [peer](TcpConnection::peer) is [`Unaddressed`](crate::net::Address::Unaddressed), and
+    ///   methods for sockets fail with [`Unsupported`](io::ErrorKind::Unsupported).
+    /// - Regular files and devices such as `/dev/null`, which epoll rejects, are always ready. One
+    ///   read of the size of the loop's input buffer is made per turn. It may block the loop while
+    ///   the disk is read: [`FileIo`](crate::fs::FileIo) does not.
+    /// - A terminal, pipe or FIFO that is not in non-blocking mode is opened again through
+    ///   `/proc/self/fd`, because that mode would also apply to all other programs that share it,
+    ///   such as the shell. If that is not possible, its mode is changed, and restored when the
+    ///   connection closes. A program that is killed does not restore it.
+    /// - A write to a pipe without a reader raises `SIGPIPE`, which Rust programs ignore by default,
+    ///   and returns `EPIPE`, which ends the output. In a program that does not ignore it (started by
+    ///   a `main` in C), the signal ends the process.
+    /// - If a write fails after a part of the bytes, all of them count as unsent.
+    ///
     /// # Errors
-    /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if `socket` is not a TCP or Unix stream
-    ///   socket, or if it listens.
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if the descriptor is not a stream (a
+    ///   directory, an eventfd, a datagram socket), if it listens, or if it is a regular file that is
+    ///   open for reading and writing.
     /// - [`NotConnected`](io::ErrorKind::NotConnected) if it is not connected, or was reset.
     /// - [`Unsupported`](io::ErrorKind::Unsupported) in a forked child of the loop's process.
     /// - The errors of fcntl(2) and epoll_ctl(2).
     ///
-    /// The error returns `socket`, with its flags unchanged. A socket whose peer has closed is
+    /// The error returns the descriptor, with its flags unchanged. A socket whose peer has closed is
     /// adopted: its remaining input is delivered, and then the end.
     pub fn adopt<D, F, H>(self, descriptor: D, factory: F) -> Result<ConnectionHandle, Refused<D, io::Error>>
     where

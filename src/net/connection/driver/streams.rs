@@ -1,5 +1,4 @@
-//! Connections without a socket: of pipes, terminals and other descriptors, of the streams of a
-//! child process, and pairs in memory.
+//! Connections of pipes, terminals and other descriptors, and of the streams of a child process.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -19,10 +18,9 @@ use crate::net::group::Group;
 use crate::net::group::admission::{AdmissionGuard, Quota};
 use crate::net::limits::ConnectionLimits;
 use crate::net::sys::descriptors::{Descriptors, Directions};
-use crate::net::sys::memory::MemoryEnd;
 use crate::net::sys::stream_fd::{StreamFd, check_direction, directions};
 use crate::net::sys::transport::Transport;
-use crate::readiness::{Interest, Readiness};
+use crate::readiness::Readiness;
 use crate::sources::child::Child;
 
 impl TcpConnection<'_> {
@@ -68,58 +66,6 @@ impl TcpConnection<'_> {
     {
         TcpConnection::builder(event_loop).adopt_pipes(input, output, factory)
     }
-
-    /// Makes two connections on `event_loop` that are each other's peers. Same as
-    /// [`ConnectionBuilder::pair`](crate::net::ConnectionBuilder::pair), with the default
-    /// [limits](crate::net::ConnectionLimits).
-    ///
-    /// ```
-    /// use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection};
-    /// use std::io;
-    ///
-    /// struct Ask;
-    /// struct Reply;
-    ///
-    /// impl ConnectionHandler for Ask {
-    ///     fn on_open(&mut self, conn: &TcpConnection) -> io::Result<()> {
-    ///         Ok(conn.send("6 * 7")?)
-    ///     }
-    ///     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
-    ///         assert_eq!(input.take_all(), b"42");
-    ///         conn.close();
-    ///         Ok(())
-    ///     }
-    /// }
-    ///
-    /// impl ConnectionHandler for Reply {
-    ///     fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
-    ///         assert_eq!(input.take_all(), b"6 * 7");
-    ///         Ok(conn.send("42")?)
-    ///     }
-    /// }
-    ///
-    /// # fn main() -> io::Result<()> {
-    /// let event_loop = EventLoop::new()?;
-    /// TcpConnection::pair(&event_loop, |_| Ask, |_| Reply)?;
-    /// event_loop.run_until_idle()
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// Same as [`ConnectionBuilder::pair`](crate::net::ConnectionBuilder::pair).
-    pub fn pair<F, G, A, B>(
-        event_loop: &EventLoop,
-        one: F,
-        other: G,
-    ) -> io::Result<(ConnectionHandle, ConnectionHandle)>
-    where
-        F: FnOnce(&TcpConnection<'_>) -> A + 'static,
-        G: FnOnce(&TcpConnection<'_>) -> B + 'static,
-        A: ConnectionHandler,
-        B: ConnectionHandler,
-    {
-        TcpConnection::builder(event_loop).pair(one, other)
-    }
 }
 
 impl ConnectionBuilder<'_> {
@@ -157,69 +103,6 @@ impl ConnectionBuilder<'_> {
         let outgoing = outgoing(factory);
         let registered = self.register_pipes(input.into(), output.into(), outgoing);
         registered.map_err(|refused| refused.map(|(input, output)| (D::from(input), E::from(output))))
-    }
-
-    /// Makes two connections that are each other's peers, with the same limits. Their bytes are
-    /// passed in memory: no descriptor is used, and no system call is made. Each direction holds at
-    /// most 64 KiB, then sends are queued as with a socket.
-    ///
-    /// It connects two handlers of a program, or runs handlers and codecs in a test; see also
-    /// [`Peer`](crate::testing::Peer). The ends behave like a pair of connected sockets. The close
-    /// of one that has unread input is a reset for the other.
-    ///
-    /// The connections do not count for [`run_until_idle`](EventLoop::run_until_idle): while both
-    /// are idle, nothing but a timer, a task or another source can change that.
-    ///
-    /// # Errors
-    /// [`Unsupported`](io::ErrorKind::Unsupported) in a forked child of the loop's process.
-    /// [`Other`](io::ErrorKind::Other) while the loop is being dropped.
-    pub fn pair<F, G, A, B>(self, one: F, other: G) -> io::Result<(ConnectionHandle, ConnectionHandle)>
-    where
-        F: FnOnce(&TcpConnection<'_>) -> A + 'static,
-        G: FnOnce(&TcpConnection<'_>) -> B + 'static,
-        A: ConnectionHandler,
-        B: ConnectionHandler,
-    {
-        let (one, other) = (outgoing(one), outgoing(other));
-        let (one_end, other_end) = MemoryEnd::pair();
-        let one = self.register_end(one_end, one)?;
-        match self.register_end(other_end, other) {
-            Ok(other) => Ok((one, other)),
-            Err(error) => {
-                one.close();
-                Err(error)
-            }
-        }
-    }
-
-    /// Makes a connection of one end of a pair.
-    pub(in crate::net) fn connect_end<F, H>(&self, end: MemoryEnd, factory: F) -> io::Result<ConnectionHandle>
-    where
-        F: FnOnce(&TcpConnection<'_>) -> H + 'static,
-        H: ConnectionHandler,
-    {
-        self.register_end(end, outgoing(factory))
-    }
-
-    fn register_end<H: ConnectionHandler>(
-        &self,
-        end: MemoryEnd,
-        outgoing: Outgoing<H>,
-    ) -> io::Result<ConnectionHandle> {
-        let (event_loop, limits) = self.parts();
-        event_loop.check_process()?;
-        let registered = event_loop.register_adopted(
-            end,
-            |_| None,
-            Interest::READABLE | Interest::WRITABLE,
-            |id, end| {
-                end.attach(event_loop, id);
-                connect(event_loop, limits, id, Transport::Memory(Box::new(end)), outgoing)
-            },
-        );
-        let connection = registered.map_err(|refused| refused.into_parts().0)?;
-        event_loop.set_counted(connection.core.id(), false);
-        Ok(start(event_loop, &connection, Readiness::READABLE | Readiness::WRITABLE))
     }
 
     /// Makes a connection of one descriptor that is not a socket.
@@ -351,7 +234,7 @@ impl Child {
         match (self.take_stdin(), self.take_stdout()) {
             (Some(input), Some(output)) => TcpConnection::adopt_pipes(event_loop, output, input, factory)
                 .map_err(|refused| {
-                    let (error, (output, input)) = refused.into_parts();
+                    let ((output, input), error) = refused.into_parts();
                     self.put_back(Some(input), Some(output));
                     error
                 }),
@@ -360,7 +243,7 @@ impl Child {
                 let none = || io::Error::new(io::ErrorKind::NotFound, "the process has no pipe to connect");
                 let pipe: File = input.or(output).ok_or_else(none)?;
                 TcpConnection::adopt(event_loop, pipe, factory).map_err(|refused| {
-                    let (error, pipe) = refused.into_parts();
+                    let (pipe, error) = refused.into_parts();
                     if is_input {
                         self.put_back(Some(pipe), None)
                     } else {
@@ -373,7 +256,7 @@ impl Child {
     }
 }
 
-fn outgoing<F, H>(factory: F) -> Outgoing<H>
+pub(super) fn outgoing<F, H>(factory: F) -> Outgoing<H>
 where
     F: FnOnce(&TcpConnection<'_>) -> H + 'static,
     H: ConnectionHandler,
@@ -382,7 +265,7 @@ where
     Outgoing::new(Rc::new(Adopter), move |conn: &TcpConnection<'_>| factory.into_inner()(conn))
 }
 
-fn connect<H: ConnectionHandler>(
+pub(super) fn connect<H: ConnectionHandler>(
     event_loop: &EventLoop,
     limits: ConnectionLimits,
     id: ChannelId,
@@ -399,7 +282,7 @@ fn connect<H: ConnectionHandler>(
 }
 
 /// Callbacks do not nest, so the connection opens when it first runs.
-fn start<H: ConnectionHandler>(
+pub(super) fn start<H: ConnectionHandler>(
     event_loop: &EventLoop,
     connection: &ConnectionDriver<H>,
     ready: Readiness,

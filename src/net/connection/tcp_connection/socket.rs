@@ -1,4 +1,5 @@
-//! The addresses of a connection's two ends, and the options of its socket.
+//! The addresses of a connection's two ends, and the options of its socket. On a connection that is
+//! not a socket, all of them except `peer` fail with `Unsupported`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +15,8 @@ use crate::net::sys::tcp_info::TcpInfo;
 impl<'a> TcpConnection<'a> {
     /// The address of the peer, of any family, as the kernel reports it: a client that connects to
     /// `0.0.0.0` has the peer `127.0.0.1`. For a client on a Unix socket it is the address that it
-    /// connected to. The peers of a server on a Unix socket are usually unnamed.
+    /// connected to. The peers of a server on a Unix socket are usually unnamed. Streams that are
+    /// not TCP or Unix sockets have [no address](Address::Unaddressed).
     pub fn peer(&self) -> &'a Address {
         self.core.peer()
     }
