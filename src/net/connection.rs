@@ -90,7 +90,8 @@ pub(super) struct ConnectionCore {
     /// Whether the handler is, or contains, a handler of a type.
     has_handler: fn(TypeId) -> bool,
     transport: Transport,
-    /// Declared after `transport`, so that it drops last and closes the last descriptor of the socket.
+    /// Declared after `transport`, so that it drops last and closes the last descriptor of the
+    /// socket.
     last_fd: LastFd,
     /// The descriptor was lent to the user, who may have duplicated it.
     lent: Cell<bool>,

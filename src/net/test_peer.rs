@@ -5,9 +5,9 @@ use std::fmt;
 use std::io;
 
 use crate::event_loop::EventLoop;
+use crate::net::connection::driver::ConnectionBuilder;
 use crate::net::connection::handler::ConnectionHandler;
 use crate::net::connection::{ConnectionHandle, TcpConnection};
-use crate::net::limits::ConnectionLimits;
 use crate::net::sys::memory::MemoryEnd;
 use crate::net::sys::transport::Transferred;
 
@@ -82,24 +82,40 @@ impl<'a> Peer<'a> {
         F: FnOnce(&TcpConnection<'_>) -> H + 'static,
         H: ConnectionHandler,
     {
-        Peer::connect_with(event_loop, ConnectionLimits::new(), factory)
+        Peer::connect_with(TcpConnection::builder(event_loop), factory)
     }
 
-    /// Same as [`connect`](Peer::connect), with the limits of the handler's connection.
+    /// Same as [`connect`](Peer::connect), with the settings of the handler's connection, such as
+    /// its limits.
+    ///
+    /// ```
+    /// use reveille::codec::{Framed, LineCodec};
+    /// use reveille::net::ConnectionLimits;
+    /// use reveille::testing::Peer;
+    /// use reveille::{EventLoop, TcpConnection};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let event_loop = EventLoop::new()?;
+    /// let limits = ConnectionLimits::new().max_unread(1024);
+    /// let builder = TcpConnection::builder(&event_loop).limits(limits);
+    /// let echo = Framed::from_fn(LineCodec::new(100), |conn, line: &[u8]| conn.send(line));
+    /// let peer = Peer::connect_with(builder, |_| echo)?;
+    /// peer.send("hello\n")?;
+    /// assert_eq!(peer.received()?, b"hello");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Same as [`connect`](Peer::connect).
-    pub fn connect_with<F, H>(
-        event_loop: &'a EventLoop,
-        limits: ConnectionLimits,
-        factory: F,
-    ) -> io::Result<Peer<'a>>
+    pub fn connect_with<F, H>(builder: ConnectionBuilder<'a>, factory: F) -> io::Result<Peer<'a>>
     where
         F: FnOnce(&TcpConnection<'_>) -> H + 'static,
         H: ConnectionHandler,
     {
         let (end, connected) = MemoryEnd::pair();
-        let connection = TcpConnection::builder(event_loop).limits(limits).connect_end(connected, factory)?;
+        let connection = builder.connect_end(connected, factory)?;
+        let event_loop = builder.parts().0;
         let peer = Peer {
             event_loop,
             end: RefCell::new(Some(end)),

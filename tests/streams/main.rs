@@ -9,6 +9,7 @@ mod pairs;
 mod peers;
 mod pipes;
 mod refusals;
+mod sockets;
 mod terminals;
 
 use std::cell::RefCell;

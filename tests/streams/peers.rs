@@ -51,7 +51,8 @@ fn a_slow_peer_pauses_the_handler() {
         let seen = Seen::default();
         let handler = seen.echo();
         let limits = ConnectionLimits::new().water_marks(64 * KIB, 16 * KIB);
-        let peer = Peer::connect_with(event_loop, limits, |_| handler).unwrap();
+        let peer =
+            Peer::connect_with(TcpConnection::builder(event_loop).limits(limits), |_| handler).unwrap();
         peer.send(vec![1; MIB]).unwrap();
         // The handler does not read while its replies are unread.
         assert!(peer.unsent() > MIB / 2, "{}", peer.unsent());

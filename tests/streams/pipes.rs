@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use super::{Seen, pipe};
@@ -201,28 +200,6 @@ fn a_mode_that_had_to_be_changed_is_restored_at_the_close() {
         event_loop.run_until_idle().unwrap();
         assert_eq!(seen.ends(), 1);
         assert!(!is_nonblocking(&shared));
-    });
-}
-
-#[test]
-fn a_socket_as_input_and_output_is_half_closed() {
-    with_loop(|event_loop| {
-        let (mut peer, socket) = UnixStream::pair().unwrap();
-        let seen = Seen::default();
-        let handler = seen.opening(|conn| {
-            conn.send("bye").unwrap();
-            conn.shutdown();
-        });
-        let output = socket.try_clone().unwrap();
-        TcpConnection::adopt_pipes(event_loop, socket, output, |_| handler).unwrap();
-        event_loop.run_ready().unwrap();
-        let mut received = String::new();
-        peer.read_to_string(&mut received).unwrap();
-        assert_eq!(received, "bye");
-        peer.write_all(b"well").unwrap();
-        drop(peer);
-        event_loop.run_until_idle().unwrap();
-        assert_eq!((seen.input(), seen.ends()), (b"well".to_vec(), 1));
     });
 }
 

@@ -85,8 +85,9 @@ impl TcpConnection<'_> {
 }
 
 impl<'a> ConnectionBuilder<'a> {
-    pub(super) fn parts(&self) -> (&'a EventLoop, ConnectionLimits) {
-        (self.event_loop, self.limits.clone())
+    /// The loop and the limits.
+    pub(in crate::net) fn parts(&self) -> (&'a EventLoop, ConnectionLimits) {
+        (self.event_loop, self.limits)
     }
 
     /// The limits of the connection. Default: those of [`ConnectionLimits::new`].
