@@ -11,13 +11,14 @@
 //! Subjects:
 //!
 //! - [`clients`]: connecting, retrying, reconnecting, sending and stopping.
-//! - [`other_sources`]: UDP sockets, Unix sockets, and any other descriptor.
-//! - [`ending_connections`]: the five ways to end a connection, and what happens to bytes in
+//! - [`other_sources`]: UDP sockets, Unix sockets, pipes, terminals, child processes, and any other
+//!   descriptor.
+//! - [`ending_connections`]: the six ways to end a connection, and what happens to bytes in
 //!   flight.
 //! - [`back_pressure`]: what happens when a peer or a handler is slower than its input.
 //! - [`filters`]: compression or encryption between a socket and a handler.
 //! - [`embedding`]: a loop inside another poller or runtime.
-//! - [`testing`]: tests with a virtual clock.
+//! - [`testing`]: tests with a virtual clock, and with connections in memory.
 //! - [`coming_from`]: the calls of muduo, libevent, libuv and tokio, and their counterparts.
 //!
 //! See also the documentation of [`EventLoop`](crate::EventLoop), which defines a turn of the loop,

@@ -32,8 +32,11 @@
 //! | connections | [`TcpConnection`], [`ConnectionHandle`], [`SocketOptions`] |
 //! | frames | [`Framed`], [`LineCodec`], [`LengthCodec`], [`Decoder`] |
 //! | Unix sockets | [`TcpServer::bind_unix`], [`UnixAddress`] |
+//! | sockets that the program has | [`TcpServer::from_listener`], [`TcpConnection::adopt`] |
 //! | UDP | [`UdpSocket`], [`DatagramHandler`] |
 //! | any other descriptor | [`Channel`] |
+//! | pipes, terminals, pairs in memory | [`adopt`], [`adopt_pipes`], [`pair`], [`Terminal`] |
+//! | tests of handlers | [`testing`] |
 //! | eventfds | [`EventFd`], [`EventFd::watch`] |
 //! | messages between processes | [`SharedRing`] |
 //! | signals and child processes | [`Signals`], [`Child`] |
@@ -99,7 +102,7 @@
 //! [`JobError::Cancelled`], and the operations of a [`FileIo`].
 //!
 //! An operation that takes a value returns it with the error, in a [`Refused`]: a task, a closure,
-//! bytes, a file.
+//! bytes, a file, a socket.
 //!
 //! Errors of the kernel keep the kind that the standard library gives them, such as
 //! [`DatagramError::Refused`] and [`ConnectError`].
@@ -115,6 +118,8 @@
 //! levels above debug, normal operation logs nothing, except why [`FileIo`] uses threads instead of
 //! io_uring. At debug, a client logs each attempt to connect. The crate never installs a logger.
 //!
+//! [`adopt`]: TcpConnection::adopt
+//! [`adopt_pipes`]: TcpConnection::adopt_pipes
 //! [`Backoff`]: net::Backoff
 //! [`CallError::Full`]: task::CallError::Full
 //! [`CallError::LoopEnded`]: task::CallError::LoopEnded
@@ -141,6 +146,7 @@
 //! [`MemoryEvents`]: pressure::MemoryEvents
 //! [`MemoryThreshold`]: pressure::MemoryThreshold
 //! [`OverflowPolicy`]: net::OverflowPolicy
+//! [`pair`]: TcpConnection::pair
 //! [`PostError::Full`]: task::PostError::Full
 //! [`PostError::LoopEnded`]: task::PostError::LoopEnded
 //! [`PressureTrigger`]: pressure::PressureTrigger
@@ -156,6 +162,7 @@
 //! [`SharedRing`]: ipc::SharedRing
 //! [`Signals`]: signal::Signals
 //! [`SocketOptions`]: net::SocketOptions
+//! [`Terminal`]: io::Terminal
 //! [`UdpHandle`]: net::UdpHandle
 //! [`UnixAddress`]: net::UnixAddress
 //! [`VirtualClock`]: time::VirtualClock
@@ -196,12 +203,13 @@ pub use net::udp::UdpSocket;
 pub use threads::loop_pool::LoopPool;
 pub use threads::loop_thread::LoopThread;
 
-/// Channels for any descriptor, and the builder and the source of an [`EventFd`].
+/// Channels for any descriptor, the builder and the source of an [`EventFd`], and terminals.
 pub mod io {
     pub use crate::eventfd::EventFdBuilder;
     pub use crate::readiness::{Interest, Readiness};
     pub use crate::sources::channel::{Channel, ChannelEvent, Trigger};
     pub use crate::sources::eventfd_source::EventFdSource;
+    pub use crate::sources::terminal::{RawMode, Terminal, WindowSize};
 }
 
 /// Tasks from other threads: the limit of the mailbox, the errors of posting, and the counters of a
@@ -217,6 +225,11 @@ pub mod task {
 pub mod time {
     pub use crate::event_loop::timers::clock::VirtualClock;
     pub use crate::event_loop::{MissedTickBehavior, Repeat};
+}
+
+/// Tests of connection handlers, without a socket and without waiting.
+pub mod testing {
+    pub use crate::net::test_peer::Peer;
 }
 
 /// Files: operations that do not block the loop, and changes of files and directories.

@@ -13,6 +13,7 @@ mod result;
 pub(crate) mod server;
 mod sys;
 mod target;
+pub(crate) mod test_peer;
 pub(crate) mod udp;
 
 pub use address::{Address, AddressError, UnixAddress};
@@ -20,6 +21,7 @@ pub use client::TcpClientBuilder;
 pub use client::attempt::{ConnectAttempt, ConnectError, ConnectFailure};
 pub use client::backoff::Backoff;
 pub(crate) use connection::TcpConnection;
+pub use connection::driver::ConnectionBuilder;
 pub(crate) use connection::handler::ConnectionHandler;
 pub use connection::{ConnectionId, ConnectionState, KeepOpen, ReplySlot};
 pub use connection_group::{ConnectionGroup, FullPolicy, GroupMap};
@@ -33,6 +35,7 @@ pub use options::{KeepAlive, SocketOptions};
 pub use result::{CloseReason, IntoHandlerResult, SendError, SendStatus, WithError};
 pub use server::balancer::LoadBalancing;
 pub use server::{MultiLoop, ServerHandle, SingleLoop, TcpServerBuilder};
+pub use sys::systemd::{SystemdListener, systemd_listeners};
 pub use sys::tcp_info::{TcpInfo, TcpState};
 pub use target::ConnectTarget;
 pub use udp::{

@@ -46,4 +46,5 @@ pub(crate) mod child;
 pub(crate) mod eventfd_source;
 pub(crate) mod pressure;
 pub(crate) mod signals;
+pub(crate) mod terminal;
 pub(crate) mod watcher;

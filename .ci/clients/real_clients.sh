@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Checks the examples with independent clients and servers: nc, ncat, socat, the programs of Redis, and Python scripts.
+# Checks the examples with independent clients and servers: nc, ncat, socat, the programs of Redis, systemd-socket-activate,
+# and Python scripts.
 #
 # usage: real_clients.sh [DIRECTORY [CHECK...]]
 #   DIRECTORY  the directory of the built examples; default: target/release/examples
 #   CHECK      the names of the checks to run; default: all
 #
-# Needs nc (that of OpenBSD), ncat, socat, python3, redis-cli, redis-benchmark, redis-server and prlimit. Uses strace if it is allowed to attach. Uses only the
-# loopback interface, with ports that the kernel selects. Every client runs under a time limit. At the end the script
-# kills all processes that it has started, by id.
+# Needs nc (that of OpenBSD), ncat, socat, python3, redis-cli, redis-benchmark, redis-server, systemd-socket-activate and
+# prlimit. Uses strace if it is allowed to attach. Uses only the loopback interface, with ports that the kernel selects.
+# Every client runs under a time limit. At the end the script kills all processes that it has started, by id.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -24,7 +25,7 @@ current_check=setup
 servers_started=0
 declare -A log_of=() # process id of each server that may still run -> path of its log files
 background=()        # process ids of clients that may still run
-within=()            # a command that sets limits for the next server
+within=()            # a command that starts the next server
 
 # --- Processes ------------------------------------------------------------------------------------
 
@@ -426,6 +427,62 @@ check_udp_echo() {
   forget "$SERVER"
 }
 
+# A program of systemd listens on a TCP and on a Unix socket, and passes both when the first client connects.
+check_socket_activation() {
+  local port expected echoed client tries path=$work/activated.sock
+  port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+  within=(systemd-socket-activate -l "127.0.0.1:$port" -l "$path" --fdname=tcp:unix)
+  launch socket_activation
+  within=()
+  for ((tries = 0; tries < 200; tries++)); do
+    ! grep -q "Listening on $path as 4" "${log_of[$SERVER]}.err" || break
+    kill -0 "$SERVER" 2>/dev/null || die "systemd-socket-activate has ended"
+    sleep 0.05
+  done
+  head -c 1000000 /dev/urandom >"$work/input"
+  expected=$(sha256sum <"$work/input")
+  for client in "socat -t10 - UNIX-CONNECT:$path" "nc -N 127.0.0.1 $port" "socat -t10 - TCP:127.0.0.1:$port"; do
+    # shellcheck disable=SC2086 # a command with arguments
+    echoed=$(bounded 30 $client <"$work/input" | sha256sum) || die "$client failed"
+    [[ $echoed == "$expected" ]] || die "$client: the echo differs"
+  done
+  await_address listening
+  [[ $PORT == "$port" ]] || die "it listens on port $PORT instead of $port"
+  kill -TERM "$SERVER" || die "the server ended before SIGTERM"
+  await_exit "$SERVER" 10
+  ((STATUS == 0)) || die "status $STATUS after SIGTERM"
+  [[ -S $path ]] || die "the server has removed a path that is not its own"
+  forget "$SERVER"
+  # Without passed sockets it listens by itself.
+  start socket_activation 127.0.0.1:0
+  [[ $(printf 'to and fro' | bounded 10 nc -N "$HOST" "$PORT") == 'to and fro' ]] || die "no echo without activation"
+  kill -TERM "$SERVER" || die "the server ended before SIGTERM"
+  await_exit "$SERVER" 10
+  ((STATUS == 0)) || die "status $STATUS after SIGTERM"
+  forget "$SERVER"
+  rejects 2 socket_activation nonsense
+}
+
+# socat runs a program with its standard streams as a pseudo-terminal, as two pipes, and as one socket.
+check_terminal() {
+  local options shown expected
+  for options in ,pty,raw,echo=0 ,pipes ''; do
+    shown=$(printf 'ab\003cq' | bounded 10 socat -t5 - "EXEC:$examples/terminal$options" | tr -d '\r') ||
+      die "socat with EXEC$options failed"
+    expected=$(printf '%s\n' 'q ends' a b '\x03' c)
+    [[ $shown == "$expected" ]] || die "$options: it shows: $shown"
+  done
+  # Without the last key it ends with its input. A terminal has no such end.
+  for options in ,pipes ''; do
+    shown=$(head -c 100000 /dev/zero | bounded 10 socat -t5 - "EXEC:$examples/terminal$options" | wc -c) ||
+      die "socat with EXEC$options failed"
+    ((shown == 7 + 100000 * 5)) || die "$options: $shown bytes"
+  done
+  [[ $("$examples/terminal" <"$examples/terminal" 2>/dev/null | head -n 2 | tail -n 1) == '\x7f' ]] || die "a file as input"
+  [[ $("$examples/terminal" </dev/null) == 'q ends' ]] || die "/dev/null as input"
+  rejects 2 terminal an-argument
+}
+
 # Loops inside another poller: echo servers that end in order.
 check_embedded() {
   local example word
@@ -703,8 +760,8 @@ check_doorbell() {
 # --- All checks -----------------------------------------------------------------------------------
 
 all_checks=(large_file interleaved killed_clients many_open half_close bad_peers non_readers few_descriptors ipv6
-  command_line signals stop_under_load two_servers chat redis redis_client simple udp_echo embedded eventfd doorbell
-  kvm_doorbell uring_cat file_server own_ring)
+  command_line signals stop_under_load two_servers chat redis redis_client simple udp_echo socket_activation terminal embedded eventfd
+  doorbell kvm_doorbell uring_cat file_server own_ring)
 
 run_check() {
   local begin=$EPOCHREALTIME

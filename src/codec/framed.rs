@@ -394,7 +394,7 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
     }
 
     fn on_peer_shutdown(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-        if self.buffered > 0 && !self.ended {
+        if self.buffered > 0 && !self.ended && !conn.discards_input() {
             self.fail(conn, FrameError::Incomplete { bytes: self.buffered })?;
             if conn.state() == ConnectionState::Closed {
                 return Ok(());

@@ -98,6 +98,17 @@ impl<C> ChannelTable<C> {
         }
     }
 
+    /// The id of the channel that is inserted next.
+    pub(crate) fn next_id(&self) -> ChannelId {
+        match self.free.last() {
+            Some(&index) => ChannelId { index, generation: self.slots[index as usize].generation },
+            None => {
+                let index = u32::try_from(self.slots.len()).expect("fewer channels than 2^32");
+                ChannelId { index, generation: self.first_generation }
+            }
+        }
+    }
+
     /// Inserts the entry that `make` returns for its id. Its interest is empty.
     ///
     /// # Panics

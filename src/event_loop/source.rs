@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::shared::Shared;
-use super::{EventLoop, Inner};
+use super::{EventLoop, Inner, Refused};
 use crate::buffer::Buffer;
 use crate::event_loop::channel_table::{ChannelId, ChannelTable};
 use crate::event_loop::containment::logger;
@@ -130,6 +130,31 @@ impl EventLoop {
             self.discard(removed);
             return Err(error);
         }
+        self.set_wanted(id, Readiness::satisfying(interest));
+        Ok(source)
+    }
+
+    /// Same as [`register`](EventLoop::register), for a value that returns to the caller with an
+    /// error: a descriptor, or what `watched` returns the descriptor of. `make` must not call user
+    /// code.
+    pub(crate) fn register_adopted<S: Source + 'static, D>(
+        &self,
+        adopted: D,
+        watched: impl FnOnce(&D) -> Option<BorrowedFd<'_>>,
+        interest: Interest,
+        make: impl FnOnce(ChannelId, D) -> Rc<S>,
+    ) -> Result<Rc<S>, Refused<D, io::Error>> {
+        let id = self.inner.channels.borrow().next_id();
+        let watched = match self.inner.dropping.get() {
+            true => Err(io::Error::other("the event loop is being dropped")),
+            false => watched(&adopted).map_or(Ok(()), |fd| self.watch(id, fd, interest)),
+        };
+        if let Err(error) = watched {
+            return Err(Refused::new(adopted, error));
+        }
+        let source = make(id, adopted);
+        let inserted = self.inner.channels.borrow_mut().insert_with(|_| source.clone() as Rc<dyn Source>);
+        debug_assert_eq!(inserted, id);
         self.set_wanted(id, Readiness::satisfying(interest));
         Ok(source)
     }

@@ -30,6 +30,9 @@ pub enum Address {
     Inet(SocketAddr),
     /// The address of a Unix socket.
     Unix(UnixAddress),
+    /// No address: the other end of a stream that is not a TCP or Unix socket, such as a pipe, a
+    /// terminal, a vsock, or a pair in memory. A server or client cannot use it.
+    Unaddressed,
 }
 
 /// The address of a Unix socket (unix(7)): a path, an abstract name outside the file system, or
@@ -59,28 +62,36 @@ enum Name {
 }
 
 impl Address {
-    /// The IP address and the port; `None` for a Unix socket.
+    /// The IP address and the port; `None` for any other address.
     pub fn as_inet(&self) -> Option<SocketAddr> {
         match self {
             Address::Inet(address) => Some(*address),
-            Address::Unix(_) => None,
+            Address::Unix(_) | Address::Unaddressed => None,
         }
     }
 
     /// The IP address and the port, for the methods that return them as those of `std::net` do.
     ///
     /// # Errors
-    /// [`Unsupported`](io::ErrorKind::Unsupported) for a Unix socket.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) for any other address.
     pub(super) fn to_inet(&self) -> io::Result<SocketAddr> {
-        let none = || io::Error::new(io::ErrorKind::Unsupported, "a Unix socket has no IP address");
-        self.as_inet().ok_or_else(none)
+        let message = match self {
+            Address::Inet(address) => return Ok(*address),
+            Address::Unix(_) => "a Unix socket has no IP address",
+            Address::Unaddressed => "a stream that is not a TCP connection has no IP address",
+        };
+        Err(io::Error::new(io::ErrorKind::Unsupported, message))
     }
 
-    /// The address of a Unix socket; `None` for an IP address.
+    pub(super) fn is_inet(&self) -> bool {
+        matches!(self, Address::Inet(_))
+    }
+
+    /// The address of a Unix socket; `None` for any other address.
     pub fn as_unix(&self) -> Option<&UnixAddress> {
         match self {
             Address::Unix(address) => Some(address),
-            Address::Inet(_) => None,
+            Address::Inet(_) | Address::Unaddressed => None,
         }
     }
 
@@ -353,6 +364,7 @@ impl fmt::Display for Address {
         match self {
             Address::Inet(address) => address.fmt(f),
             Address::Unix(address) => address.fmt(f),
+            Address::Unaddressed => f.write_str("an end without an address"),
         }
     }
 }

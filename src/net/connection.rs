@@ -38,14 +38,14 @@ mod write;
 use std::any::{Any, TypeId};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 pub use handle::ConnectionHandle;
 pub use ordered_replies::ReplySlot;
 pub use outstanding_work::KeepOpen;
-use read::ReadBlocks;
 pub(super) use read::Received;
+use read::{InputUse, ReadBlocks};
 pub use state::{ConnectionId, ConnectionState};
 pub use tcp_connection::TcpConnection;
 
@@ -122,8 +122,8 @@ pub(super) struct ConnectionCore {
     /// The peer's FIN has been read; there is no more input.
     peer_finished: Cell<bool>,
     stop: Cell<Stop>,
-    /// Input is discarded: the connection drains before it closes.
-    discarding: Cell<bool>,
+    /// Whether input is delivered or discarded.
+    input_use: Cell<InputUse>,
     /// Input left in `unread` by the handler is due to be delivered again.
     redeliver: Cell<bool>,
     /// `on_drained` was requested, even if nothing is queued.
@@ -178,7 +178,18 @@ impl ConnectionCore {
         state: ConnectionState,
         has_handler: fn(TypeId) -> bool,
     ) -> ConnectionCore {
-        let PendingConnection { fd, peer, mut membership } = pending;
+        let PendingConnection { fd, peer, membership } = pending;
+        ConnectionCore::with_transport(id, Transport::Socket(fd), peer, membership, state, has_handler)
+    }
+
+    pub(super) fn with_transport(
+        id: ChannelId,
+        transport: Transport,
+        peer: Address,
+        mut membership: Membership,
+        state: ConnectionState,
+        has_handler: fn(TypeId) -> bool,
+    ) -> ConnectionCore {
         membership.enlist(id);
         // The peer may differ from the target of the connect (0.0.0.0 connects to 127.0.0.1), so it
         // is read after the connect. A Unix path is kept as the client passed it: the kernel would
@@ -190,7 +201,7 @@ impl ConnectionCore {
             id,
             connection_id: ConnectionId::next(),
             has_handler,
-            transport: Transport::Socket(fd),
+            transport,
             last_fd: LastFd::default(),
             lent: Cell::new(false),
             peer,
@@ -206,7 +217,7 @@ impl ConnectionCore {
             reported_memory: Cell::new(0),
             peer_finished: Cell::new(false),
             stop: Cell::new(Stop::No),
-            discarding: Cell::new(false),
+            input_use: Cell::new(InputUse::Delivered),
             redeliver: Cell::new(false),
             wants_drained: Cell::new(false),
             unread_is_spacious: Cell::new(false),
@@ -234,6 +245,16 @@ impl ConnectionCore {
         }
     }
 
+    /// Restricts a new connection to the directions that its descriptors have. Without an output it
+    /// is shut down from the start, without an input the input has ended.
+    fn limit_directions(&self, has_input: bool, has_output: bool) {
+        self.peer_finished.set(!has_input);
+        if !has_output {
+            self.state.set(ConnectionState::Closing);
+            self.fin_sent.set(true);
+        }
+    }
+
     /// Passes the connection's interest to the loop. Errors are always included, even while reading
     /// is paused.
     pub(super) fn update_wanted(&self, event_loop: &EventLoop) {
@@ -256,7 +277,7 @@ impl ConnectionCore {
     /// Returns `true` if the connection has just been established; it is `Open` then. A failed
     /// connect closes it with the error.
     pub(super) fn finish_connecting(&self, event_loop: &EventLoop) -> bool {
-        match stream::finish_connecting(self.transport.socket()) {
+        match self.transport.socket().and_then(stream::finish_connecting) {
             Ok(Some(peer)) => {
                 self.peer.get_or_init(|| peer);
                 self.state.set(ConnectionState::Open);
@@ -320,7 +341,7 @@ impl ConnectionCore {
     /// Closes the connection if both directions have ended and the queue is sent, or if the output
     /// has failed and all input is delivered.
     pub(super) fn close_if_finished(&self, event_loop: &EventLoop) {
-        let input_ended = self.discarding.get() || (self.peer_finished.get() && !self.holds_input());
+        let input_ended = self.is_draining() || (self.peer_finished.get() && !self.holds_input());
         let is_finished = match self.has_output_failed() {
             true => input_ended,
             false => {
@@ -372,10 +393,15 @@ impl ConnectionCore {
         self.peer.get()
     }
 
-    /// Lends the descriptor to the user.
-    pub(super) fn lend_fd(&self) -> BorrowedFd<'_> {
+    /// Lends the descriptor to the user, if there is one.
+    pub(super) fn lend_fd(&self) -> Option<BorrowedFd<'_>> {
         self.lent.set(true);
         self.transport.fd()
+    }
+
+    /// The descriptor that the connection's channel watches.
+    pub(super) fn watched_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.transport.watched_fd()
     }
 
     /// Whether a duplicate of the descriptor may exist, now or when the connection is dropped.
@@ -389,7 +415,12 @@ impl ConnectionCore {
 
     /// Whether the connection only flushes its output, and no longer gives input to the handler.
     pub(super) fn is_draining(&self) -> bool {
-        self.discarding.get()
+        self.input_use.get() == InputUse::Draining
+    }
+
+    /// Whether input is discarded, except its end.
+    fn discards_input(&self) -> bool {
+        self.input_use.get() != InputUse::Delivered
     }
 
     /// Whether the handler has returned an error.
@@ -410,11 +441,5 @@ impl Drop for ConnectionCore {
             drop(mailbox.close());
         }
         self.close_unread_descriptors();
-    }
-}
-
-impl AsFd for ConnectionCore {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.transport.fd()
     }
 }

@@ -12,6 +12,8 @@ pub enum CloseReason {
     Finished,
     /// [`close`](crate::TcpConnection::close) was called.
     Closed,
+    /// [`reset`](crate::TcpConnection::reset) was called.
+    Reset,
     /// The deadline of a [graceful close](crate::TcpConnection::close_gracefully) passed, and the
     /// connection was reset.
     DeadlinePassed,
@@ -47,6 +49,7 @@ impl fmt::Display for CloseReason {
         match self {
             CloseReason::Finished => f.write_str("both ends have finished"),
             CloseReason::Closed => f.write_str("closed by this end"),
+            CloseReason::Reset => f.write_str("reset by this end"),
             CloseReason::DeadlinePassed => f.write_str("the deadline of a graceful close passed"),
             CloseReason::RelayEnded => f.write_str("the linked connection ended abnormally"),
             CloseReason::Stopped => f.write_str("the server or client was stopped"),

@@ -8,6 +8,7 @@ mod builder;
 mod detached;
 mod handle;
 mod limits;
+mod listen_on;
 pub(in crate::net) mod listener;
 mod per_loop;
 pub(in crate::net) mod socket_path;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use self::builder::Settings;
 use self::detached::DetachedServer;
+use self::listen_on::ListenOn;
 use self::listener::Listener;
 use self::stopped_callback::StoppedCallback;
 use super::address::{Address, AddressError};
@@ -73,7 +75,8 @@ impl TcpServer {
     /// selects an ephemeral port; [`local_addr`](TcpServer::local_addr) returns it. `[::]` is
     /// dual-stack unless `net.ipv6.bindv6only` is set.
     ///
-    /// Resolving a name may block; an address never does.
+    /// Resolving a name may block; an address never does. For several listeners, or one that exists
+    /// already, see [`builder`](TcpServer::builder).
     ///
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for text that is not an address, and the
@@ -86,21 +89,27 @@ impl TcpServer {
         address: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
     ) -> io::Result<TcpServerBuilder<'_>> {
         let addresses = ConnectTarget::new(address, "listen on")?.resolve_blocking("listen on")?;
-        Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), loops: SingleLoop })
+        Ok(TcpServer::builder(event_loop).adding(Ok(ListenOn::Addresses(addresses))))
     }
 
-    /// The IP address and port that the server listens on.
+    /// The IP address and port that the server listens on, with its first listener.
     /// [`local_address`](TcpServer::local_address) works for every address family.
     ///
     /// # Errors
-    /// [`Unsupported`](io::ErrorKind::Unsupported) if the server listens on a Unix socket.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if that is a Unix socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.handle.local_addr()
     }
 
-    /// The address that the server listens on, of any family.
+    /// The address that the server listens on, of any family. The first one, if there are
+    /// [several](TcpServer::local_addresses).
     pub fn local_address(&self) -> &Address {
         self.handle.local_address()
+    }
+
+    /// The addresses of all listeners, in the order in which the builder got them.
+    pub fn local_addresses(&self) -> &[Address] {
+        self.handle.local_addresses()
     }
 
     /// A handle to this server, for use from any thread.
@@ -242,7 +251,7 @@ impl Drop for TcpServer {
 impl fmt::Debug for TcpServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TcpServer")
-            .field("local_address", self.local_address())
+            .field("local_addresses", &self.local_addresses())
             .field("open_connections", &self.open_connections())
             .finish_non_exhaustive()
     }

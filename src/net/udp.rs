@@ -10,6 +10,7 @@ mod driver;
 mod error;
 mod handle;
 mod handler;
+mod open;
 mod packet_info;
 mod queue;
 mod socket;
@@ -19,6 +20,7 @@ mod write;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
 pub use builder::UdpSocketBuilder;
@@ -29,10 +31,12 @@ pub use handler::DatagramHandler;
 pub use udp_ref::UdpRef;
 
 use self::core::UdpCore;
+use self::open::Origin;
 use super::address::{Address, AddressError};
 use super::result::{CloseReason, SendStatus};
 use super::target::ConnectTarget;
-use crate::event_loop::{EventLoop, WeakLoop};
+use crate::event_loop::{EventLoop, Refused, WeakLoop};
+use crate::net::sys::adopted::check_udp;
 
 /// A UDP socket on an event loop, open for as long as this value lives.
 ///
@@ -84,7 +88,49 @@ impl UdpSocket {
         event_loop: &EventLoop,
         address: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
     ) -> io::Result<UdpSocketBuilder<'_>> {
-        Ok(UdpSocketBuilder::new(event_loop, inet_addresses(address, "bind a UDP socket to")?))
+        let addresses = inet_addresses(address, "bind a UDP socket to")?;
+        Ok(UdpSocketBuilder::new(event_loop, Origin::Addresses(addresses)))
+    }
+
+    /// Returns a builder of a socket that the program has: a [`std::net::UdpSocket`], or an
+    /// [`OwnedFd`] that another program has passed. It may be connected.
+    ///
+    /// Creating the socket makes the descriptor non-blocking and close-on-exec, and enables
+    /// `IP_PKTINFO` if it is bound to all addresses and not connected. Other options remain, except
+    /// those that are set in the builder. Of these, `reuse_address`, `reuse_port`, `only_v6` and
+    /// `dual_stack` take effect only before a bind, so they are errors. Datagrams that arrived
+    /// before are delivered.
+    ///
+    /// A duplicate of the descriptor, here or in another process, takes datagrams away if it
+    /// receives, and keeps the port in use after the close.
+    ///
+    /// ```
+    /// use reveille::{EventLoop, UdpSocket};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let event_loop = EventLoop::new()?;
+    /// let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    /// let _echo = UdpSocket::from_socket(&event_loop, socket)?
+    ///     .serve_fn(|socket, datagram, from| socket.send_to(datagram, from))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if `socket` is not a UDP socket, or is not
+    /// bound. The error of the system call. In each case the error returns `socket` unchanged.
+    pub fn from_socket<D>(
+        event_loop: &EventLoop,
+        socket: D,
+    ) -> Result<UdpSocketBuilder<'_>, Refused<D, io::Error>>
+    where
+        D: Into<OwnedFd> + From<OwnedFd>,
+    {
+        let socket = socket.into();
+        match check_udp(&socket) {
+            Ok(_) => Ok(UdpSocketBuilder::new(event_loop, Origin::Adopted(socket))),
+            Err(error) => Err(Refused::new(D::from(socket), error)),
+        }
     }
 
     /// Returns a builder of a socket that is bound to an ephemeral port of any address and
@@ -127,7 +173,7 @@ impl UdpSocket {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
-        Ok(UdpSocketBuilder::new(event_loop, vec![any]).connect(peer))
+        Ok(UdpSocketBuilder::new(event_loop, Origin::Addresses(vec![any])).connect(peer))
     }
 
     fn new(event_loop: &EventLoop, core: &Rc<UdpCore>) -> UdpSocket {

@@ -225,6 +225,12 @@ impl Child {
     pub fn take_stderr(&mut self) -> Option<File> {
         self.stderr.take()
     }
+
+    /// Returns pipes that were taken.
+    pub(crate) fn put_back(&mut self, stdin: Option<File>, stdout: Option<File>) {
+        self.stdin = stdin;
+        self.stdout = stdout;
+    }
 }
 
 impl Drop for Child {

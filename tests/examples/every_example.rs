@@ -157,6 +157,23 @@ const EXAMPLES: &[Example] = &[
         started_inputs: &[],
     },
     Example {
+        name: "socket_activation",
+        arguments: &["127.0.0.1:0"],
+        lifetime: Serves {
+            ready: "listening on ",
+            visit: |addresses| net::assert_echoes(&mut connect(addresses[0])),
+        },
+        on_closed_output: Continues,
+        started_inputs: &[],
+    },
+    Example {
+        name: "terminal",
+        arguments: &[],
+        lifetime: Ends,
+        on_closed_output: Fails,
+        started_inputs: &[],
+    },
+    Example {
         name: "udp_echo",
         arguments: &["127.0.0.1:0"],
         lifetime: Serves { ready: "receiving on ", visit: visit_udp_echo },

@@ -11,5 +11,6 @@ mod every_example;
 mod file_server;
 mod kvm_doorbell;
 mod redis;
+mod terminal;
 mod udp_echo;
 mod uring_cat;

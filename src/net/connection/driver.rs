@@ -3,16 +3,20 @@
 //! Input is read into the loop's shared buffer. Only the bytes that a handler leaves there are
 //! copied into a buffer of the connection's own.
 
+mod adopted;
 mod calls;
+mod pairs;
+mod streams;
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
+pub use self::adopted::ConnectionBuilder;
 pub(in crate::net) use super::calls::Call;
 use super::handler::ConnectionHandler;
 use super::mailbox::Taken;
@@ -39,7 +43,7 @@ fn watched() -> Interest {
 struct ConnectionDriver<H> {
     /// `None` until the factory has created it.
     handler: RefCell<Option<Contained<H>>>,
-    /// Set for a connection that this end initiates.
+    /// Set for a connection that this end initiates or adopts.
     outgoing: Option<Box<Outgoing<H>>>,
     /// Declared last, so that it drops last: the connection counts as open until its handler has
     /// been dropped.
@@ -67,8 +71,8 @@ pub(in crate::net) enum Waiting {
     Call(Call),
 }
 
-/// State of an outgoing connection: its initiator, and the factory of its handler until the
-/// connection is established.
+/// State of an outgoing or adopted connection: its initiator, and the factory of its handler until
+/// the connection opens.
 pub(in crate::net) struct Outgoing<H> {
     dialer: Rc<dyn Dialer>,
     make: Cell<Option<Box<Make<H>>>>,
@@ -179,12 +183,13 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         }
     }
 
-    /// Delivers the events that were raised inside a handler callback: high-water mark, server
-    /// stop.
+    /// Delivers the events that were raised inside a callback: the adoption of the connection, the
+    /// high-water mark, the server's stop.
     #[cold]
     fn deliver_deferred(&self, event_loop: &EventLoop) {
         let core = &self.core;
         event_loop.clear_ready(core.id(), Readiness::SELF_WAKE);
+        self.open_adopted(event_loop);
         if core.take_deferred_high_water() {
             self.call(event_loop, |handler, conn| handler.on_high_water(conn, conn.unsent()));
         }
@@ -343,7 +348,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
 
 impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.core.as_fd())
+        self.core.watched_fd()
     }
 
     /// The socket belongs to this connection alone. Unless its descriptor was lent to the user,

@@ -32,7 +32,7 @@ impl ConnectionCore {
         if self.state.get() == ConnectionState::Closed {
             return;
         }
-        if self.discarding.get() || !self.transport.is_disconnected(&error) {
+        if self.discards_input() || !self.transport.is_disconnected(&error) {
             return self.close(event_loop, CloseReason::Error(error));
         }
         self.record_error(error);

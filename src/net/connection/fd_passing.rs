@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::net::Shutdown;
@@ -95,7 +95,7 @@ impl Payload for WithFds {
     }
 
     fn write(&self, transport: &Transport) -> io::Result<Transferred> {
-        send_with_descriptors(transport.fd(), &self.bytes, &self.descriptors)
+        send_with_descriptors(transport.socket()?.as_fd(), &self.bytes, &self.descriptors)
     }
 
     fn queue(self, queue: &mut Queue, sent: usize) {
@@ -126,7 +126,7 @@ impl ConnectionCore {
         let max = u8::try_from(max).unwrap_or(u8::MAX).min(fd_passing::MAX_FDS);
         match self.passing.get() {
             FdPassing::None | FdPassing::Leftover if max > 0 => {
-                refuse_descriptors(self.transport.fd(), false);
+                refuse_descriptors(self.transport.socket()?.as_fd(), false);
             }
             FdPassing::None | FdPassing::Leftover => return Ok(()),
             FdPassing::Discarded | FdPassing::Accepted(_) => {}
@@ -138,7 +138,10 @@ impl ConnectionCore {
     /// Called after `on_open`: makes the kernel refuse descriptors if the handler has not accepted
     /// any. Before that a peer may have sent some, even before the connection was accepted.
     pub(in crate::net) fn refuse_unwanted_descriptors(&self) {
-        if self.passing.get() == FdPassing::Discarded && refuse_descriptors(self.transport.fd(), true) {
+        if self.passing.get() != FdPassing::Discarded {
+            return;
+        }
+        if self.transport.socket().is_ok_and(|socket| refuse_descriptors(socket.as_fd(), true)) {
             self.passing.set(FdPassing::Leftover);
         }
     }
@@ -158,15 +161,16 @@ impl ConnectionCore {
         if self.passing.get() == FdPassing::None || self.membership.group().is_inherited() {
             return;
         }
+        let Ok(socket) = self.transport.socket() else { return };
         // From here on no descriptors can arrive. A duplicate that the user has made stays as it
         // is.
         if !self.lent.get() {
-            let _ = rustix::net::shutdown(self.transport.fd(), Shutdown::Both);
+            let _ = rustix::net::shutdown(socket, Shutdown::Both);
         }
-        if rustix::io::ioctl_fionread(self.transport.fd()).is_ok_and(|unread| unread == 0) {
+        if rustix::io::ioctl_fionread(socket).is_ok_and(|unread| unread == 0) {
             return;
         }
-        match self.transport.fd().try_clone_to_owned() {
+        match socket.try_clone() {
             Ok(duplicate) => self.last_fd.0.set(Some(duplicate)),
             Err(error) => logger::recurring("a Unix socket is closed unread", |left_out| {
                 log::warn!("a Unix socket is closed with unread descriptors: {error}{left_out}");

@@ -312,7 +312,7 @@ impl ConnectionCore {
         if undecoded > self.membership.group().limits.max_unread {
             let message = "a filter leaves more undecoded input than the limit of unread input allows";
             self.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::StorageFull, message)));
-        } else if decodes_again && !self.discarding.get() {
+        } else if decodes_again && !self.is_draining() {
             // The bytes raise no edge.
             self.redeliver.set(true);
             event_loop.add_ready(self.id, Readiness::READABLE);

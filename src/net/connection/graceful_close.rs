@@ -162,6 +162,19 @@ impl ConnectionCore {
         }
     }
 
+    /// Resets the connection for the user. All output that has not been offered to the kernel is
+    /// dropped and counted.
+    pub(super) fn reset_by_user(&self, event_loop: &EventLoop) {
+        if self.state.get() == ConnectionState::Closed {
+            return;
+        }
+        if let Some(collected) = self.collected.take() {
+            self.count_lost(collected.len());
+            event_loop.return_output(collected);
+        }
+        self.reset(event_loop, CloseReason::Reset);
+    }
+
     /// Makes a later close reset the connection. Has no effect in a forked child, where the socket
     /// option would apply to the parent's connection.
     pub(super) fn reset_when_closed(&self) {

@@ -250,6 +250,25 @@ impl ConnectionHandle {
         let _ = self.request_now(Request::Close);
     }
 
+    /// Resets the connection, same as [`TcpConnection::reset`](super::TcpConnection::reset).
+    ///
+    /// From any thread; no effect if the connection is closed. On the connection's own loop it is
+    /// closed when this returns, and of its handler only
+    /// [`on_close`](crate::ConnectionHandler::on_close) is still called.
+    pub fn reset(&self) {
+        let _ = self.request_now(Request::Reset);
+    }
+
+    /// Ends the input, same as
+    /// [`TcpConnection::shutdown_read`](super::TcpConnection::shutdown_read).
+    ///
+    /// From any thread; no effect if the connection is closed. On the connection's own loop the
+    /// input has ended when this returns. From another thread it is queued, and input that arrives
+    /// before is still delivered.
+    pub fn shutdown_read(&self) {
+        let _ = self.request_now(Request::ShutdownRead);
+    }
+
     /// Closes the connection gracefully, same as
     /// [`TcpConnection::close_gracefully`](super::TcpConnection::close_gracefully), after
     /// everything sent before. The time starts when the request reaches the loop, which is

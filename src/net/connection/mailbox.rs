@@ -43,6 +43,8 @@ pub(super) enum Request {
     Shutdown,
     Close,
     CloseGracefully(Duration),
+    Reset,
+    ShutdownRead,
     PauseReading,
     ResumeReading,
 }
@@ -343,6 +345,8 @@ impl ConnectionCore {
             Request::Shutdown => self.shutdown(event_loop),
             Request::Close => self.close(event_loop, CloseReason::Closed),
             Request::CloseGracefully(within) => self.close_gracefully(event_loop, within),
+            Request::Reset => self.reset_by_user(event_loop),
+            Request::ShutdownRead => self.shutdown_read(event_loop),
             Request::PauseReading => self.pause_reading(event_loop),
             Request::ResumeReading => self.resume_reading_remotely(event_loop),
             Request::WorkEnded => self.shut_down_if_due(event_loop),

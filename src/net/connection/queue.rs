@@ -392,7 +392,7 @@ impl Queue {
             return Ok((0, 0));
         };
         let offered = bytes.len();
-        let taken = match send_with_descriptors(transport.fd(), bytes, descriptors)? {
+        let taken = match send_with_descriptors(transport.socket()?.as_fd(), bytes, descriptors)? {
             Transferred::WouldBlock => 0,
             Transferred::Bytes(n) => n,
         };

@@ -1,7 +1,7 @@
 //! The input side of a connection.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::fd_passing::FdPassing;
 use super::{ConnectionCore, ConnectionState, INPUT};
@@ -53,6 +53,16 @@ impl ReadBlocks {
     }
 }
 
+/// What happens to input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InputUse {
+    Delivered,
+    /// The user has shut the input down: it is discarded, and the output continues.
+    Shut,
+    /// The connection drains before it closes: input is discarded.
+    Draining,
+}
+
 /// The result of one attempt to read.
 pub(in crate::net) enum Received {
     /// There is input for the handler, new or left over.
@@ -76,8 +86,11 @@ impl ConnectionCore {
         self.read_blocks.get().contains(reason)
     }
 
-    /// Stops reading for `reason`. The caller updates the interest.
+    /// Stops reading for `reason`, unless the input is discarded. The caller updates the interest.
     pub(super) fn block_reading(&self, reason: ReadBlocks) {
+        if self.discards_input() {
+            return;
+        }
         self.read_blocks.set(self.read_blocks.get().with(reason));
     }
 
@@ -107,7 +120,10 @@ impl ConnectionCore {
         let received = match self.passing.get() {
             FdPassing::None => self.transport.receive(space),
             passing => {
-                receive_with_descriptors(self.transport.fd(), space, passing.limit(), &mut descriptors)
+                let socket = self.transport.socket();
+                socket.and_then(|socket| {
+                    receive_with_descriptors(socket.as_fd(), space, passing.limit(), &mut descriptors)
+                })
             }
         };
         match received {
@@ -130,15 +146,15 @@ impl ConnectionCore {
                 // input or an error was reported, its edge is spent, and only further reads reach
                 // it. If there is urgent data, a read stops before it (tcp(7)).
                 // On a Unix socket a read stops after attached descriptors, even if they are not
-                // received.
+                // received; on a terminal, after a line.
                 let is_all =
                     !ready.intersects(Readiness::READ_CLOSED | Readiness::ERROR | Readiness::PRIORITY);
-                if n < capacity && is_all && !self.peer_address().is_unix() {
+                if n < capacity && is_all && self.peer_address().is_inet() {
                     event_loop.clear_ready(self.id, Readiness::READABLE);
                 }
                 input.commit(n);
                 self.record_activity(event_loop);
-                match (self.discarding.get(), descriptors.is_empty()) {
+                match (self.discards_input(), descriptors.is_empty()) {
                     (true, _) => {
                         close_descriptors(descriptors);
                         Received::Nothing
@@ -197,7 +213,7 @@ impl ConnectionCore {
     /// Keeps the input that the handler has not consumed, which is not empty, within the limit.
     pub(in crate::net) fn keep_unread(&self, event_loop: &EventLoop, unread: Box<Buffer>) {
         // The handler may have ended its input in this callback.
-        if self.discarding.get() {
+        if self.discards_input() {
             return;
         }
         if unread.len() > self.membership.group().limits.max_unread {
@@ -264,10 +280,6 @@ impl ConnectionCore {
     }
 
     pub(super) fn pause_reading(&self, event_loop: &EventLoop) {
-        // Input is discarded without calling the handler, and its end must be seen.
-        if self.discarding.get() {
-            return;
-        }
         self.block_reading(ReadBlocks::USER);
         self.update_wanted(event_loop);
     }

@@ -70,7 +70,10 @@ impl From<&CloseReason> for LinkEnd {
             CloseReason::Closed | CloseReason::RelayEnded | CloseReason::Idle | CloseReason::TimedOut => {
                 LinkEnd::Closed
             }
-            CloseReason::Error(_) | CloseReason::Panicked | CloseReason::ReplyDropped => LinkEnd::Broken,
+            CloseReason::Error(_)
+            | CloseReason::Panicked
+            | CloseReason::ReplyDropped
+            | CloseReason::Reset => LinkEnd::Broken,
             CloseReason::DeadlinePassed
             | CloseReason::MemoryLimit
             | CloseReason::Stopped
@@ -96,7 +99,7 @@ impl ConnectionCore {
         if refused {
             return refuse(
                 io::ErrorKind::NotConnected,
-                "one of the connections is not open, or is already linked",
+                "one of the connections is not open, has shut its input down, or is already linked",
             );
         }
         self.link(event_loop, other.channel());
@@ -107,7 +110,8 @@ impl ConnectionCore {
     /// and bytes from the linked connection are dropped.
     fn can_be_linked(&self) -> bool {
         let has_input = self.state.get() == ConnectionState::Closing && self.has_output_failed();
-        (self.state.get() == ConnectionState::Open || has_input) && self.relay.get().is_none()
+        let has_ends = self.state.get() == ConnectionState::Open || has_input;
+        has_ends && self.relay.get().is_none() && !self.discards_input()
     }
 
     fn link(&self, event_loop: &EventLoop, with: ChannelId) {

@@ -1,11 +1,12 @@
-//! Shutdown of a connection: the FIN after the queue, and the drain of a connection that takes no
-//! more input.
+//! Shutdown of a connection: the FIN after the queue, the end of its input, and the drain of a
+//! connection that takes no more input.
 
 use super::mailbox::Taken;
-use super::read::ReadBlocks;
+use super::read::{InputUse, ReadBlocks};
 use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
-use crate::net::result::SendError;
+use crate::net::result::{CloseReason, SendError};
+use crate::readiness::Readiness;
 
 impl ConnectionCore {
     pub(super) fn shutdown(&self, event_loop: &EventLoop) {
@@ -93,8 +94,33 @@ impl ConnectionCore {
         self.finish_drain(event_loop);
     }
 
+    /// Discards the input from now on. Its end is still delivered. Without effect on a connection
+    /// that is relayed, whose input belongs to the other one, or that is draining.
+    pub(super) fn shutdown_read(&self, event_loop: &EventLoop) {
+        let is_usable = matches!(self.state.get(), ConnectionState::Open | ConnectionState::Closing);
+        if !is_usable || self.was_ever_linked() || self.discards_input() {
+            return;
+        }
+        self.input_use.set(InputUse::Shut);
+        self.drop_input();
+        // An output that has failed waited only for the input.
+        if self.has_output_failed() {
+            return self.close(event_loop, CloseReason::Finished);
+        }
+        self.update_wanted(event_loop);
+        // The close for this error was delayed while reading was paused.
+        if self.has_error() {
+            event_loop.add_ready(self.id, Readiness::READABLE | Readiness::ERROR);
+        }
+    }
+
     fn discard_input(&self) {
-        self.discarding.set(true);
+        self.input_use.set(InputUse::Draining);
+        self.drop_input();
+    }
+
+    /// Drops the unread input. Nothing blocks reading, as what is read is discarded.
+    fn drop_input(&self) {
         self.read_blocks.set(ReadBlocks::NONE);
         self.unread.take();
         self.report_memory();

@@ -18,7 +18,8 @@ use super::{ConnectionCore, ConnectionId, ConnectionState};
 use crate::event_loop::{EventLoop, Refused};
 use crate::net::result::SendError;
 
-/// A TCP or Unix-socket connection, on its loop's thread, for the duration of a callback.
+/// A connection, on its loop's thread, for the duration of a callback: of a TCP or Unix socket, or of
+/// another [stream](crate::net::ConnectionBuilder::adopt#descriptors-that-are-not-sockets).
 ///
 /// Methods act immediately, except that small sends leave together when the callback returns. The
 /// callbacks that they cause (a close, a drained queue) run after the current callback has
@@ -271,7 +272,8 @@ impl<'a> TcpConnection<'a> {
     ///   (a relay across threads would have to copy the bytes and synchronise its back-pressure;
     ///   place both on one loop), or is this connection.
     /// - [`NotConnected`](io::ErrorKind::NotConnected) if either is not
-    ///   [open](ConnectionState::Open), or is linked already. A connection whose output has
+    ///   [open](ConnectionState::Open), has [shut its input down](TcpConnection::shutdown_read), or
+    ///   is linked already. A connection whose output has
     ///   [failed](ConnectionState) can be linked, to relay its remaining input.
     pub fn relay_to(&self, other: &ConnectionHandle) -> io::Result<()> {
         self.core.relay_to(self.event_loop, other)
@@ -332,11 +334,16 @@ impl<'a> TcpConnection<'a> {
         self.core.check_output() == Err(SendError::ShutDown)
     }
 
+    /// Whether the handler gets no more input, except its end.
+    pub(crate) fn discards_input(&self) -> bool {
+        self.core.discards_input()
+    }
+
     /// Whether the handler gets no input for now, or no more at all: paused by the user or by
-    /// unsent replies, linked, or draining.
+    /// unsent replies, linked, or discarded.
     pub(crate) fn is_held(&self) -> bool {
         let core = self.core;
-        !core.read_blocks.get().is_empty() || core.was_ever_linked() || core.is_draining()
+        !core.read_blocks.get().is_empty() || core.was_ever_linked() || core.discards_input()
     }
 
     /// The number of bytes that were accepted for sending and not acknowledged by the peer: those
@@ -367,11 +374,15 @@ impl AsFd for TcpConnection<'_> {
     /// Borrows the socket, for options that have no method here. Only the connection itself may
     /// read from or write to it.
     ///
+    /// Of a connection with two descriptors this is the input. An end of a
+    /// [pair](TcpConnection::pair) has no descriptor: this is then the
+    /// [loop's](crate::EventLoop#inside-another-loop), on which all calls for sockets fail.
+    ///
     /// A duplicate of it keeps the connection open towards the peer, but does not keep the loop
     /// busy: a connection whose descriptor was lent is removed from the poller before it is closed,
     /// which costs one system call.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.core.lend_fd()
+        self.core.lend_fd().unwrap_or_else(|| self.event_loop.as_fd())
     }
 }
 

@@ -84,6 +84,8 @@ impl PeerKey {
         match peer {
             Address::Inet(address) => PeerKey::host(address.ip(), prefix),
             Address::Unix(_) => PeerKey::User(PeerCredentials::of(socket, peer).ok().map(|peer| peer.uid)),
+            // No server accepts such a socket.
+            Address::Unaddressed => PeerKey::User(None),
         }
     }
 }

@@ -13,7 +13,9 @@ use rustix::io::Errno;
 use super::socket_path::{PathGuard, PathOptions};
 use crate::event_loop::process_mark::ProcessMark;
 use crate::net::address::Address;
+use crate::net::disposal::close_descriptors;
 use crate::net::options::SocketOptions;
+use crate::net::sys::adopted::Flags;
 use crate::net::sys::fd_passing::close_unopened;
 use crate::net::sys::stream;
 
@@ -46,7 +48,10 @@ pub(crate) struct Acceptor {
     /// server can have found the path to be stale.
     _path: Option<PathGuard>,
     is_unix: bool,
-    listener: OwnedFd,
+    /// Other processes may have the socket too, and accept from it later.
+    is_adopted: bool,
+    /// `None` only during the drop of an adopted one.
+    listener: Option<OwnedFd>,
     /// Given up to accept and close a connection when no other descriptor is left. The peer sees a
     /// regular close, and the backlog is drained, whose edge the failed accept has consumed.
     reserve: RefCell<Option<File>>,
@@ -65,13 +70,28 @@ impl Acceptor {
         let (path, listener) = match address {
             Address::Inet(address) => (None, stream::listen(*address, backlog, options)?),
             Address::Unix(address) => path_options.listen(address, backlog)?,
+            Address::Unaddressed => return Err(stream::unaddressed()),
         };
         let process = ProcessMark::current();
-        Ok(Acceptor { _path: path, is_unix: address.is_unix(), listener, reserve, process })
+        let is_unix = address.is_unix();
+        Ok(Acceptor { _path: path, is_unix, is_adopted: false, listener: Some(listener), reserve, process })
+    }
+
+    /// Takes over a socket that listens already.
+    pub(super) fn adopt(socket: OwnedFd) -> io::Result<Acceptor> {
+        let reserve = RefCell::new(Some(open_reserve()?));
+        let is_unix = stream::local_address(&socket)?.is_unix();
+        Flags::prepare(&socket)?;
+        let process = ProcessMark::current();
+        Ok(Acceptor { _path: None, is_unix, is_adopted: true, listener: Some(socket), reserve, process })
+    }
+
+    fn listener(&self) -> &OwnedFd {
+        self.listener.as_ref().expect("it is taken by the drop only")
     }
 
     pub(crate) fn local_address(&self) -> io::Result<Address> {
-        stream::local_address(&self.listener)
+        stream::local_address(self.listener())
     }
 
     pub(crate) fn accept(&self) -> Accepted {
@@ -81,7 +101,7 @@ impl Acceptor {
         }
         let accepted = {
             let _no_rejection = REJECTING.read();
-            stream::accept(self.listener.as_fd())
+            stream::accept(self.listener().as_fd())
         };
         match accepted {
             Ok((fd, peer)) => Accepted::Connection(fd, peer),
@@ -96,7 +116,7 @@ impl Acceptor {
 
     /// Whether the next [`accept`](Acceptor::accept) may find a connection. `false` is definite.
     pub(crate) fn may_have_more(&self) -> bool {
-        let mut fds = [PollFd::new(&self.listener, PollFlags::IN)];
+        let mut fds = [PollFd::new(self.listener(), PollFlags::IN)];
         // If the poll fails, leave it to accept(2).
         rustix::event::poll(&mut fds, Some(&Timespec::default())) != Ok(0)
     }
@@ -109,7 +129,7 @@ impl Acceptor {
         // Without a reserve this fails like the call before, unless a descriptor has been freed.
         let _exclusive = REJECTING.write();
         drop(reserve.take());
-        let closed = stream::accept(self.listener.as_fd()).map(|(fd, peer)| close_unopened(fd, &peer));
+        let closed = stream::accept(self.listener().as_fd()).map(|(fd, peer)| close_unopened(fd, &peer));
         *reserve = open_reserve().ok();
         match closed {
             Err(Errno::AGAIN) => Accepted::Drained,
@@ -143,20 +163,27 @@ impl Drop for Acceptor {
     /// Drains the backlog of a Unix socket. Connections in it may carry descriptors, whose close
     /// could block this thread; `close_unopened` closes them elsewhere. A forked child closes only
     /// its copy of the socket: a shutdown would end the listening of its parent.
+    ///
+    /// An adopted socket may listen on in another process. If this descriptor is the last one, its
+    /// close discards the backlog, so it is closed elsewhere.
     fn drop(&mut self) {
-        if self.is_unix && self.process.is_current() {
-            // From here on no connection can arrive.
-            let _ = stream::stop_listening(&self.listener);
-            while let Ok((fd, peer)) = stream::accept(self.listener.as_fd()) {
-                close_unopened(fd, &peer);
-            }
+        if !self.is_unix || !self.process.is_current() {
+            return;
+        }
+        if self.is_adopted {
+            return close_descriptors(self.listener.take());
+        }
+        // From here on no connection can arrive.
+        let _ = stream::stop_listening(self.listener());
+        while let Ok((fd, peer)) = stream::accept(self.listener().as_fd()) {
+            close_unopened(fd, &peer);
         }
     }
 }
 
 impl AsFd for Acceptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        self.listener().as_fd()
     }
 }
 

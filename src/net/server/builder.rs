@@ -3,16 +3,18 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::balancer::LoadBalancing;
+use super::bind::Bound;
+use super::listen_on::{ListenOn, Listening, resolve_all};
 use super::listener::Establish;
 use super::socket_path::PathOptions;
 use super::{ServerHandle, TcpServer, bind};
 use crate::buffer::Buffer;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, LoopHandle};
-use crate::net::address::Address;
 use crate::net::connection::driver::establish;
 use crate::net::connection::handler::{ConnectionHandler, OnMessage, shared};
 use crate::net::connection::{PendingConnection, TcpConnection};
@@ -123,7 +125,7 @@ impl MultiLoop {
     }
 }
 
-/// Builds a [`TcpServer`]. Created by [`TcpServer::bind`].
+/// Builds a [`TcpServer`]. Created by [`TcpServer::bind`] or [`TcpServer::builder`].
 ///
 /// On a single loop, handlers and the closures that create them need not be `Send`. With several
 /// loops ([`threads`](TcpServerBuilder::threads) or [`pool`](TcpServerBuilder::pool)) the closures
@@ -133,7 +135,8 @@ impl MultiLoop {
 #[must_use = "`serve` or `serve_fn` builds the server"]
 pub struct TcpServerBuilder<'a, S = SingleLoop> {
     pub(super) event_loop: &'a EventLoop,
-    pub(super) addresses: Vec<Address>,
+    /// One for each listener. An error is returned by the finishing call.
+    pub(super) listen_on: Vec<io::Result<ListenOn>>,
     pub(super) settings: Settings,
     pub(super) loops: S,
 }
@@ -246,8 +249,8 @@ impl<'a> TcpServerBuilder<'a, SingleLoop> {
     }
 
     fn with_loops(self, loops: Loops) -> TcpServerBuilder<'a, MultiLoop> {
-        let TcpServerBuilder { event_loop, addresses, settings, .. } = self;
-        TcpServerBuilder { event_loop, addresses, settings, loops: MultiLoop::new(loops) }
+        let TcpServerBuilder { event_loop, listen_on, settings, .. } = self;
+        TcpServerBuilder { event_loop, listen_on, settings, loops: MultiLoop::new(loops) }
     }
 
     /// Builds a server that calls `on_message` whenever a connection has received bytes, see
@@ -276,9 +279,10 @@ impl<'a> TcpServerBuilder<'a, SingleLoop> {
         let establish = move |event_loop: &EventLoop, pending| {
             establish(event_loop, pending, |conn| (factory.borrow_mut())(conn));
         };
-        let TcpServerBuilder { event_loop, addresses, settings, .. } = self;
+        let TcpServerBuilder { event_loop, listen_on, settings, .. } = self;
+        let listen_on = resolve_all(listen_on)?;
         let placement = Placement::home(event_loop);
-        build(event_loop, &addresses, settings, placement, |_| Ok(Establish::ThisLoop(Box::new(establish))))
+        build(event_loop, listen_on, settings, placement, |_| Ok(Establish::ThisLoop(Rc::new(establish))))
     }
 }
 
@@ -347,13 +351,14 @@ impl TcpServerBuilder<'_, MultiLoop> {
     where
         E: Fn(&EventLoop, PendingConnection) + Send + Sync + 'static,
     {
-        let TcpServerBuilder { event_loop, addresses, settings, loops } = self;
+        let TcpServerBuilder { event_loop, listen_on, settings, loops } = self;
+        let listen_on = resolve_all(listen_on)?;
         let placement = loops.place(event_loop)?;
         let is_home = placement.is_home;
-        build(event_loop, &addresses, settings, placement, |group| {
+        build(event_loop, listen_on, settings, placement, |group| {
             let establish = make_establish(group)?;
             Ok(if is_home {
-                Establish::ThisLoop(Box::new(establish))
+                Establish::ThisLoop(Rc::new(establish))
             } else {
                 Establish::AnyLoop(Arc::new(establish))
             })
@@ -364,7 +369,7 @@ impl TcpServerBuilder<'_, MultiLoop> {
 impl<S> fmt::Debug for TcpServerBuilder<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TcpServerBuilder")
-            .field("addresses", &self.addresses)
+            .field("listen_on", &self.listen_on)
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
@@ -374,15 +379,17 @@ impl<S> fmt::Debug for TcpServerBuilder<'_, S> {
 /// server accepts.
 fn build(
     event_loop: &EventLoop,
-    addresses: &[Address],
+    listen_on: Vec<Listening>,
     settings: Settings,
     placement: Placement,
     make_establish: impl FnOnce(&Arc<Group>) -> io::Result<Establish>,
 ) -> io::Result<TcpServer> {
+    // In a forked child, adopting would change the flags of the parent's sockets.
+    event_loop.check_process()?;
     let Placement { loops, pool, load_balancing, is_home } = placement;
     let has_listener_per_loop = !is_home && load_balancing == LoadBalancing::ListenerPerLoop;
-    let listeners = if has_listener_per_loop { loops.len() } else { 1 };
-    let (address, mut acceptors) = bind::bind(addresses, &settings, listeners)?;
+    let copies = if has_listener_per_loop { loops.len() } else { 1 };
+    let Bound { addresses, acceptors } = Bound::bind(listen_on, &settings, copies)?;
     let Settings { limits, filters, max_buffered, quota, accepts_per_turn, .. } = settings;
     let group = Group::new(limits, filters, max_buffered, quota, loops);
     let listening = make_establish(&group).and_then(|establish| match establish {
@@ -390,14 +397,14 @@ fn build(
             bind::listen_on_each(acceptors, accepts_per_turn, &group, &establish)
         }
         establish => {
-            let acceptor = acceptors.remove(0);
-            bind::listen_on(event_loop, acceptor, accepts_per_turn, &group, load_balancing, establish)
+            let acceptors = acceptors.into_iter().flatten().collect();
+            bind::listen_on(event_loop, acceptors, accepts_per_turn, &group, load_balancing, &establish)
         }
     });
     if let Err(error) = listening {
         bind::undo(&group);
         return Err(error);
     }
-    let handle = ServerHandle { home: event_loop.handle(), address, group };
+    let handle = ServerHandle { home: event_loop.handle(), addresses, group };
     Ok(TcpServer { event_loop: event_loop.downgrade(), handle, pool, is_left: false })
 }

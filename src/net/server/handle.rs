@@ -34,7 +34,8 @@ use crate::net::group::{Group, StopReport, WhenEmpty};
 #[derive(Clone)]
 pub struct ServerHandle {
     pub(super) home: LoopHandle,
-    pub(super) address: Address,
+    /// One for each listener; never empty.
+    pub(super) addresses: Arc<[Address]>,
     pub(super) group: Arc<Group>,
 }
 
@@ -43,14 +44,20 @@ impl ServerHandle {
     /// ended.
     ///
     /// # Errors
-    /// [`Unsupported`](io::ErrorKind::Unsupported) if the server listens on a Unix socket.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if that is a Unix socket.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.address.to_inet()
+        self.local_address().to_inet()
     }
 
-    /// The address that the server listens on, or has listened on.
+    /// Same as [`TcpServer::local_address`](crate::TcpServer::local_address), also after the server has ended.
     pub fn local_address(&self) -> &Address {
-        &self.address
+        &self.addresses[0]
+    }
+
+    /// Same as [`TcpServer::local_addresses`](crate::TcpServer::local_addresses), also after the server has
+    /// ended.
+    pub fn local_addresses(&self) -> &[Address] {
+        &self.addresses
     }
 
     /// Same as [`TcpServer::open_connections`](crate::TcpServer::open_connections).
@@ -100,7 +107,7 @@ impl ServerHandle {
 impl fmt::Debug for ServerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerHandle")
-            .field("address", &self.address)
+            .field("addresses", &self.addresses)
             .field("open_connections", &self.open_connections())
             .finish_non_exhaustive()
     }

@@ -40,8 +40,9 @@ pub(in crate::net) type EstablishOnThisLoop = dyn Fn(&EventLoop, PendingConnecti
 pub(in crate::net) type EstablishOnAnyLoop = dyn Fn(&EventLoop, PendingConnection) + Send + Sync;
 
 /// Creates a connection from an accepted socket, on the loop it is called with.
+#[derive(Clone)]
 pub(in crate::net) enum Establish {
-    ThisLoop(Box<EstablishOnThisLoop>),
+    ThisLoop(Rc<EstablishOnThisLoop>),
     AnyLoop(Arc<EstablishOnAnyLoop>),
 }
 
@@ -54,7 +55,8 @@ pub(in crate::net) struct Listener {
     /// open ones.
     accepts_per_turn: usize,
     group: Arc<Group>,
-    balancer: Balancer,
+    /// Shared by the listeners of a loop.
+    balancer: Rc<Balancer>,
     establish: Establish,
     /// Whether a [back-off](BACKOFF) is in progress. Nothing is accepted until its timer fires, and
     /// notifications are ignored.
@@ -114,7 +116,7 @@ impl Listener {
         acceptor: Acceptor,
         accepts_per_turn: usize,
         group: &Arc<Group>,
-        balancer: Balancer,
+        balancer: Rc<Balancer>,
         establish: Establish,
         duplicate: Option<OwnedFd>,
     ) -> io::Result<()> {
@@ -343,7 +345,7 @@ impl Source for Listener {
     /// Hands the connections in the backlog over to the remaining loops, if each loop has a
     /// listener. Connections that arrive later are reset.
     fn on_loop_end(&self, event_loop: &EventLoop) {
-        let Balancer::Own(shard) = self.balancer else { return };
+        let Balancer::Own(shard) = *self.balancer else { return };
         // `is_alive` also logs the end of the loop.
         if self.group.stage() != Stage::Serving || self.group.is_alive(shard) {
             return;

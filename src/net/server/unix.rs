@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::{Settings, SingleLoop, TcpServer, TcpServerBuilder};
+use super::listen_on::ListenOn;
+use super::{TcpServer, TcpServerBuilder};
 use crate::event_loop::EventLoop;
 use crate::net::address::{Address, AddressError, UnixAddress};
 
@@ -46,8 +47,8 @@ impl TcpServer {
         address: impl TryInto<UnixAddress, Error: Into<AddressError>>,
     ) -> io::Result<TcpServerBuilder<'_>> {
         let address = address.try_into().map_err(|error| error.into().for_purpose("listen on"))?;
-        let addresses = vec![Address::Unix(address)];
-        Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), loops: SingleLoop })
+        let addresses = ListenOn::Addresses(vec![Address::Unix(address)]);
+        Ok(TcpServer::builder(event_loop).adding(Ok(addresses)))
     }
 }
 

@@ -99,6 +99,7 @@ pub(crate) fn connect_to(
     match (address, local) {
         (Address::Inet(address), local) => connect(*address, local, options),
         (Address::Unix(address), None) => connect_unix(address, options),
+        (Address::Unaddressed, _) => Err(unaddressed()),
         (Address::Unix(_), Some(local)) => {
             let message = format!("the local address {local} is of another family");
             Err(io::Error::new(io::ErrorKind::InvalidInput, message))
@@ -146,6 +147,11 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Address), Err
 /// Returns the address of this end, of any supported family.
 pub(crate) fn local_address(socket: impl AsFd) -> io::Result<Address> {
     Ok(Address::from_kernel(rustix::net::getsockname(socket)?)?)
+}
+
+/// The error of an operation that needs the address of a socket.
+pub(crate) fn unaddressed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "an end without an address cannot be addressed")
 }
 
 pub(crate) fn local_socket_addr(socket: impl AsFd) -> io::Result<SocketAddr> {

@@ -10,10 +10,15 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
+use super::descriptors::Descriptors;
+use super::memory::MemoryEnd;
 use super::stream::{self, take_error};
 
 /// The maximum number of slices in one call (`IOV_MAX`, readv(2)).
 const MAX_SLICES: usize = 1024;
+
+/// The size of the pieces in which a file is copied that the kernel does not copy.
+const PIECE: usize = 64 * 1024;
 
 /// The result of a read or a write.
 #[derive(Debug)]
@@ -31,25 +36,45 @@ pub(in crate::net) fn transferred(result: Result<usize, Errno>) -> io::Result<Tr
     }
 }
 
-/// Where the bytes of a connection come from, and where they go. Makes the system calls, and keeps
-/// no state.
+/// Where the bytes of a connection come from, and where they go. Makes the system calls.
 pub(in crate::net) enum Transport {
     /// A connected stream socket, or one that is connecting.
     Socket(OwnedFd),
+    /// Pipes, terminals, files: one or two descriptors.
+    Descriptors(Box<Descriptors>),
+    /// An end of a pair in memory.
+    Memory(Box<MemoryEnd>),
 }
 
 impl Transport {
-    /// The descriptor that is watched.
-    pub(in crate::net) fn fd(&self) -> BorrowedFd<'_> {
+    /// The descriptor that is watched. `None` if there is none, or if epoll rejects it.
+    pub(in crate::net) fn watched_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Transport::Socket(socket) => socket.as_fd(),
+            Transport::Socket(socket) => Some(socket.as_fd()),
+            Transport::Descriptors(descriptors) => descriptors.watched(),
+            Transport::Memory(_) => None,
+        }
+    }
+
+    /// The descriptor, or that of the input if there are two.
+    pub(in crate::net) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Transport::Socket(socket) => Some(socket.as_fd()),
+            Transport::Descriptors(descriptors) => Some(descriptors.main()),
+            Transport::Memory(_) => None,
         }
     }
 
     /// The socket, for calls that only sockets have.
-    pub(in crate::net) fn socket(&self) -> &OwnedFd {
+    ///
+    /// # Errors
+    /// [`Unsupported`](io::ErrorKind::Unsupported) for any other kind.
+    pub(in crate::net) fn socket(&self) -> io::Result<&OwnedFd> {
         match self {
-            Transport::Socket(socket) => socket,
+            Transport::Socket(socket) => Ok(socket),
+            Transport::Descriptors(_) | Transport::Memory(_) => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, "the connection is not a socket"))
+            }
         }
     }
 
@@ -61,6 +86,8 @@ impl Transport {
                 let receive = || rustix::net::recv(socket, &mut *into, RecvFlags::empty());
                 transferred(retry_on_intr(receive).map(|(_, n)| n))
             }
+            Transport::Descriptors(descriptors) => descriptors.receive(into),
+            Transport::Memory(end) => end.receive(into),
         }
     }
 
@@ -73,17 +100,22 @@ impl Transport {
                 let peek = || rustix::net::recv(socket, &mut [0; 1], flags);
                 transferred(retry_on_intr(peek).map(|(_, n)| n))
             }
+            Transport::Descriptors(descriptors) => descriptors.peek(),
+            Transport::Memory(end) => end.peek(),
         }
     }
 
     /// Offers `bytes` to the kernel, in one call. Without `SIGPIPE`: a closed peer is an error like
-    /// any other.
+    /// any other. The exception are descriptors that are not sockets, for which no flag suppresses
+    /// the signal.
     #[inline]
     pub(in crate::net) fn send(&self, bytes: &[u8]) -> io::Result<Transferred> {
         match self {
             Transport::Socket(socket) => {
                 transferred(retry_on_intr(|| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)))
             }
+            Transport::Descriptors(descriptors) => descriptors.send(bytes),
+            Transport::Memory(end) => end.send(bytes),
         }
     }
 
@@ -113,6 +145,8 @@ impl Transport {
                 let mut no_control = SendAncillaryBuffer::default();
                 rustix::net::sendmsg(socket, slices, &mut no_control, SendFlags::NOSIGNAL)
             })),
+            Transport::Descriptors(descriptors) => descriptors.send_slices(slices),
+            Transport::Memory(end) => end.send_slices(slices),
         }
     }
 
@@ -132,6 +166,9 @@ impl Transport {
             Transport::Socket(socket) => {
                 transferred(retry_on_intr(|| rustix::fs::sendfile(socket, file, Some(&mut *offset), max)))
             }
+            Transport::Descriptors(descriptors) => descriptors.send_file(file, offset, max),
+            Transport::Memory(end) if end.space() == 0 => end.send(&[0]),
+            Transport::Memory(end) => copy_file(file, offset, max.min(end.space()), |bytes| end.send(bytes)),
         }
     }
 
@@ -145,6 +182,8 @@ impl Transport {
                 Err(Errno::NOTCONN) => Err(take_error(socket)?.unwrap_or_else(|| Errno::CONNRESET.into())),
                 Err(error) => Err(error.into()),
             },
+            Transport::Descriptors(descriptors) => descriptors.shutdown_write(),
+            Transport::Memory(end) => end.shutdown_write(),
         }
     }
 
@@ -152,6 +191,8 @@ impl Transport {
     pub(in crate::net) fn take_error(&self) -> io::Result<Option<io::Error>> {
         match self {
             Transport::Socket(socket) => take_error(socket),
+            Transport::Descriptors(descriptors) => descriptors.take_error(),
+            Transport::Memory(end) => Ok(end.check_reset().err()),
         }
     }
 
@@ -166,22 +207,51 @@ impl Transport {
                 let polled = retry_on_intr(|| rustix::event::poll(&mut fds, Some(&Timespec::default())));
                 polled.is_ok() && fds[0].revents().contains(PollFlags::HUP)
             }
+            Transport::Descriptors(descriptors) => descriptors.has_output_hung_up(),
+            Transport::Memory(_) => false,
         }
     }
 
     /// Makes the close reset the connection and discard unsent data, so that the peer can
-    /// distinguish it from an orderly end.
+    /// distinguish it from an orderly end. Descriptors that are not sockets have no reset.
     pub(in crate::net) fn reset_on_close(&self) -> io::Result<()> {
         match self {
             Transport::Socket(socket) => stream::reset_on_close(socket),
+            Transport::Descriptors(_) => Ok(()),
+            Transport::Memory(end) => {
+                end.reset_on_close();
+                Ok(())
+            }
         }
     }
 
     /// The number of sent bytes that the peer's system has not acknowledged; see
-    /// [`stream::unacknowledged`].
+    /// [`stream::unacknowledged`]. 0 for descriptors that are not sockets: nothing acknowledges
+    /// their bytes, and a close leaves them to the reader.
     pub(in crate::net) fn unacknowledged(&self) -> io::Result<u32> {
         match self {
             Transport::Socket(socket) => stream::unacknowledged(socket),
+            Transport::Descriptors(_) => Ok(0),
+            Transport::Memory(end) => Ok(end.unacknowledged()),
         }
     }
+}
+
+/// Same as [`send_file`](Transport::send_file), through memory. Calls `write` once.
+pub(super) fn copy_file(
+    file: BorrowedFd<'_>,
+    offset: &mut u64,
+    max: usize,
+    write: impl FnOnce(&[u8]) -> io::Result<Transferred>,
+) -> io::Result<Transferred> {
+    let mut piece = vec![0; max.min(PIECE)];
+    let read = retry_on_intr(|| rustix::io::pread(file, &mut piece[..], *offset))?;
+    if read == 0 {
+        return Ok(Transferred::Bytes(0));
+    }
+    let written = write(&piece[..read])?;
+    if let Transferred::Bytes(n) = written {
+        *offset += n as u64;
+    }
+    Ok(written)
 }

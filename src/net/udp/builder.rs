@@ -1,54 +1,35 @@
-//! Options of a UDP socket, and its creation.
+//! `UdpSocketBuilder`: the options of a UDP socket, and the finishing calls.
 
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
-
-use rustix::net::{getpeername, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::UdpSocket;
 use super::core::UdpCore;
 use super::driver::establish;
 use super::handler::{DatagramHandler, OnDatagram};
+use super::open::{Options, Origin};
 use super::queue::Limits;
 use super::udp_ref::UdpRef;
 use crate::event_loop::EventLoop;
 use crate::event_loop::containment::Contained;
 use crate::net::result::IntoHandlerResult;
-use crate::net::sys::int_options::report_destinations;
-use crate::net::sys::stream::local_socket_addr;
+use crate::net::sys::adopted::check_udp;
 
-#[derive(Clone, Debug, Default)]
-struct Options {
-    peer: Option<SocketAddr>,
-    reuse_address: bool,
-    reuse_port: bool,
-    broadcast: bool,
-    only_v6: Option<bool>,
-    receive_buffer: Option<usize>,
-    send_buffer: Option<usize>,
-    ttl: Option<u32>,
-    multicast_ttl: Option<u32>,
-    no_multicast_loop: bool,
-    groups_v4: Vec<(Ipv4Addr, Ipv4Addr)>,
-    groups_v6: Vec<(Ipv6Addr, u32)>,
-}
-
-/// Builds a UDP socket, from [`UdpSocket::bind`] or [`UdpSocket::connect`].
+/// Builds a UDP socket, from [`UdpSocket::bind`], [`UdpSocket::connect`] or
+/// [`UdpSocket::from_socket`].
 #[must_use = "a socket is created by `serve` or `serve_fn`"]
 pub struct UdpSocketBuilder<'a> {
     event_loop: &'a EventLoop,
-    addresses: Vec<SocketAddr>,
+    origin: Origin,
     options: Options,
     limits: Limits,
 }
 
 impl<'a> UdpSocketBuilder<'a> {
-    pub(super) fn new(event_loop: &'a EventLoop, addresses: Vec<SocketAddr>) -> UdpSocketBuilder<'a> {
+    pub(super) fn new(event_loop: &'a EventLoop, origin: Origin) -> UdpSocketBuilder<'a> {
         let limits = Limits { datagrams: 1024, bytes: 1024 * 1024 };
-        UdpSocketBuilder { event_loop, addresses, options: Options::default(), limits }
+        UdpSocketBuilder { event_loop, origin, options: Options::default(), limits }
     }
 
     /// Connects the socket to `peer`. It then receives only from `peer`, [`send`](UdpSocket::send)
@@ -177,14 +158,11 @@ impl<'a> UdpSocketBuilder<'a> {
     /// without permission, an unsupported option, an unreachable peer. The error names the address.
     pub fn serve<H: DatagramHandler>(self, handler: H) -> io::Result<UdpSocket> {
         let handler = Contained::new(handler);
-        let UdpSocketBuilder { event_loop, addresses, options, limits } = self;
-        let fd = open_first(&addresses, &options)?;
-        let local = local_socket_addr(&fd)?;
+        let UdpSocketBuilder { event_loop, origin, options, limits } = self;
+        event_loop.check_process()?;
+        let fd = origin.open(&options)?;
         // The kernel's address of the peer: a connection to 0.0.0.0 is one to 127.0.0.1.
-        let peer = match options.peer {
-            Some(_) => getpeername(&fd)?.and_then(|peer| SocketAddr::try_from(peer).ok()),
-            None => None,
-        };
+        let (local, peer) = check_udp(&fd)?;
         let core = establish(event_loop, |id| UdpCore::new(id, fd, local, peer, limits), handler)?;
         Ok(UdpSocket::new(event_loop, &core))
     }
@@ -193,111 +171,9 @@ impl<'a> UdpSocketBuilder<'a> {
 impl fmt::Debug for UdpSocketBuilder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UdpSocketBuilder")
-            .field("addresses", &self.addresses)
+            .field("origin", &self.origin)
             .field("options", &self.options)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
-}
-
-fn open_first(addresses: &[SocketAddr], options: &Options) -> io::Result<OwnedFd> {
-    check_hops("ttl", 1, options.ttl)?;
-    check_hops("multicast_ttl", 0, options.multicast_ttl)?;
-    let mut first_error = None;
-    for &address in addresses {
-        match open(address, options) {
-            Ok(fd) => return Ok(fd),
-            Err(error) => {
-                let error =
-                    io::Error::new(error.kind(), format!("cannot create a UDP socket at {address}: {error}"));
-                first_error.get_or_insert(error);
-            }
-        }
-    }
-    let none = || io::Error::new(io::ErrorKind::InvalidInput, "the address resolves to no socket address");
-    Err(first_error.unwrap_or_else(none))
-}
-
-/// Outside of this range the kernel would take some numbers as its default.
-fn check_hops(option: &str, least: u32, hops: Option<u32>) -> io::Result<()> {
-    match hops {
-        Some(hops) if !(least..=255).contains(&hops) => {
-            let message = format!("{option}: {hops} is not a number from {least} to 255");
-            Err(io::Error::new(io::ErrorKind::InvalidInput, message))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn open(address: SocketAddr, options: &Options) -> io::Result<OwnedFd> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-    if options.reuse_address {
-        socket.set_reuse_address(true)?;
-    }
-    if options.reuse_port {
-        socket.set_reuse_port(true)?;
-    }
-    if options.broadcast {
-        socket.set_broadcast(true)?;
-    }
-    if let Some(bytes) = options.receive_buffer {
-        sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
-    }
-    if let Some(bytes) = options.send_buffer {
-        sockopt::set_socket_send_buffer_size(&socket, bytes)?;
-    }
-    match address {
-        SocketAddr::V4(_) => set_options_v4(&socket, options)?,
-        SocketAddr::V6(_) => set_options_v6(&socket, options)?,
-    }
-    if options.peer.is_none() && address.ip().to_canonical().is_unspecified() {
-        report_destinations(&socket, address.is_ipv6())?;
-    }
-    socket.bind(&address.into())?;
-    for (group, interface) in &options.groups_v4 {
-        socket.join_multicast_v4(group, interface)?;
-    }
-    for (group, interface) in &options.groups_v6 {
-        socket.join_multicast_v6(group, *interface)?;
-    }
-    if let Some(peer) = options.peer {
-        let error =
-            |error: io::Error| io::Error::new(error.kind(), format!("cannot connect to {peer}: {error}"));
-        socket.connect(&peer.into()).map_err(error)?;
-    }
-    Ok(socket.into())
-}
-
-fn set_options_v4(socket: &Socket, options: &Options) -> io::Result<()> {
-    // Otherwise a socket at 0.0.0.0 would receive datagrams of groups that other sockets on this
-    // machine have joined.
-    socket.set_multicast_all_v4(false)?;
-    if let Some(hops) = options.ttl {
-        socket.set_ttl_v4(hops)?;
-    }
-    if let Some(hops) = options.multicast_ttl {
-        socket.set_multicast_ttl_v4(hops)?;
-    }
-    if options.no_multicast_loop {
-        socket.set_multicast_loop_v4(false)?;
-    }
-    Ok(())
-}
-
-fn set_options_v6(socket: &Socket, options: &Options) -> io::Result<()> {
-    // Same for IPv6. Linux before 4.20 has no such option, which is no reason to fail.
-    let _ = socket.set_multicast_all_v6(false);
-    if let Some(only) = options.only_v6 {
-        socket.set_only_v6(only)?;
-    }
-    if let Some(hops) = options.ttl {
-        socket.set_unicast_hops_v6(hops)?;
-    }
-    if let Some(hops) = options.multicast_ttl {
-        socket.set_multicast_hops_v6(hops)?;
-    }
-    if options.no_multicast_loop {
-        socket.set_multicast_loop_v6(false)?;
-    }
-    Ok(())
 }

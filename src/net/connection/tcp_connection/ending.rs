@@ -57,6 +57,41 @@ impl TcpConnection<'_> {
         self.core.close(self.event_loop, CloseReason::Closed);
     }
 
+    /// Ends the input: from now on, bytes of the peer are discarded as they arrive. Unread input is
+    /// dropped, also what the current callback leaves. Sending is not affected.
+    ///
+    /// Of the handler's callbacks, [`on_message`](crate::ConnectionHandler::on_message) and
+    /// [`on_descriptors`](crate::ConnectionHandler::on_descriptors) are not called again. All
+    /// others are: [`on_peer_shutdown`](crate::ConnectionHandler::on_peer_shutdown) still reports
+    /// the peer's FIN, and by default ends the connection. A failed write closes the connection at
+    /// once, as no input is to be delivered any more.
+    ///
+    /// The peer observes nothing, and is not blocked. As with shutdown(2) of a TCP socket for
+    /// reading, no message says that the input is not wanted. The same holds for Unix sockets,
+    /// where shutdown(2) would make the peer's sends fail. No system call.
+    ///
+    /// This cannot be undone. It ends a [pause](TcpConnection::pause_reading); later pauses have
+    /// no effect. No effect on a [relayed](TcpConnection::relay_to) connection.
+    pub fn shutdown_read(&self) {
+        self.core.shutdown_read(self.event_loop);
+    }
+
+    /// Resets the connection now ([`CloseReason::Reset`]), for a peer that must not take what it
+    /// has received for complete, or whose connection must leave no state in the kernel. The
+    /// peer's next read or write fails with `ECONNRESET` or `EPIPE`.
+    ///
+    /// Output is dropped: what is queued and what the current callback has sent count as
+    /// [`unsent`](TcpConnection::unsent). The kernel discards what it has and the peer has not
+    /// received; in [`on_close`](crate::ConnectionHandler::on_close),
+    /// [`undelivered`](TcpConnection::undelivered) counts that too. Unread input is lost. A
+    /// [linked](TcpConnection::relay_to) connection ends as after an error of this one.
+    ///
+    /// The reset is sent when the descriptor is closed, at the end of the current turn. A Unix
+    /// socket has no reset; its peer sees an end of input.
+    pub fn reset(&self) {
+        self.core.reset_by_user(self.event_loop);
+    }
+
     /// Closes the connection now, for one of the crate's own reasons.
     pub(crate) fn close_for(&self, reason: CloseReason) {
         self.core.close(self.event_loop, reason);

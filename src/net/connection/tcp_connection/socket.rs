@@ -1,4 +1,5 @@
-//! The addresses of a connection's two ends, and the options of its socket.
+//! The addresses of a connection's two ends, and the options of its socket. On a connection that is
+//! not a socket, all of them except `peer` fail with `Unsupported`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +16,8 @@ impl<'a> TcpConnection<'a> {
     /// The address of the peer, of any family, as the kernel reports it: a client that connects to
     /// `0.0.0.0` has the peer `127.0.0.1`. For a client on a Unix socket it is the address that it
     /// connected to. The peers of a server on a Unix socket are unnamed, unless they have bound a
-    /// path or a name.
+    /// path or a name. Streams that are not TCP or Unix sockets have [no
+    /// address](Address::Unaddressed).
     pub fn peer_address(&self) -> &'a Address {
         self.core.peer_address()
     }
@@ -33,7 +35,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of getsockname(2).
     pub fn local_address(&self) -> io::Result<Address> {
-        stream::local_address(self.core.transport.socket())
+        stream::local_address(self.core.transport.socket()?)
     }
 
     /// The local IP address and port.
@@ -52,7 +54,7 @@ impl<'a> TcpConnection<'a> {
     /// [`Unsupported`](io::ErrorKind::Unsupported) for a TCP connection; otherwise returns the
     /// error of getsockopt(2).
     pub fn peer_credentials(&self) -> io::Result<PeerCredentials> {
-        PeerCredentials::of(self.core.transport.socket(), self.core.peer_address())
+        PeerCredentials::of(self.core.transport.socket()?, self.core.peer_address())
     }
 
     /// Whether small writes are sent immediately (`TCP_NODELAY`). Default: `true`, unless the
@@ -61,7 +63,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of setsockopt(2).
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        stream::set_nodelay(self.core.transport.socket(), nodelay)
+        stream::set_nodelay(self.core.transport.socket()?, nodelay)
     }
 
     /// Enables or disables keep-alive probes, which detect a dead peer while nothing is being sent.
@@ -71,8 +73,8 @@ impl<'a> TcpConnection<'a> {
     /// Returns the error of setsockopt(2).
     pub fn set_keep_alive(&self, keep_alive: Option<KeepAlive>) -> io::Result<()> {
         match keep_alive {
-            Some(keep_alive) => keep_alive.apply(self.core.transport.socket()),
-            None => stream::disable_keep_alive(self.core.transport.socket()),
+            Some(keep_alive) => keep_alive.apply(self.core.transport.socket()?),
+            None => stream::disable_keep_alive(self.core.transport.socket()?),
         }
     }
 
@@ -83,7 +85,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of setsockopt(2).
     pub fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
-        options::set_user_timeout(self.core.transport.socket(), timeout)
+        options::set_user_timeout(self.core.transport.socket()?, timeout)
     }
 
     /// Whether input is acknowledged immediately rather than together with a reply
@@ -93,7 +95,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of setsockopt(2).
     pub fn set_quickack(&self, quickack: bool) -> io::Result<()> {
-        stream::set_quickack(self.core.transport.socket(), quickack)
+        stream::set_quickack(self.core.transport.socket()?, quickack)
     }
 
     /// The kernel's statistics of the connection: round-trip time, losses and retransmissions,
@@ -102,7 +104,7 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of getsockopt(2).
     pub fn tcp_info(&self) -> io::Result<TcpInfo> {
-        TcpInfo::of(self.core.transport.socket())
+        TcpInfo::of(self.core.transport.socket()?)
     }
 
     /// The number of bytes that the kernel has taken and the peer has not acknowledged
@@ -111,6 +113,6 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// Returns the error of the ioctl (tcp(7)).
     pub fn unacknowledged(&self) -> io::Result<u32> {
-        stream::unacknowledged(self.core.transport.socket())
+        stream::unacknowledged(self.core.transport.socket()?)
     }
 }
