@@ -45,6 +45,11 @@ impl<T, E> Refused<T, E> {
         Refused { value: convert(self.value), reason: self.reason }
     }
 
+    /// Returns the refused value, and why it was refused.
+    pub fn into_parts(self) -> (T, E) {
+        (self.value, self.reason)
+    }
+
     /// Why the value was refused.
     pub fn reason(&self) -> E
     where

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adopted_connections;
 mod automatic_pause;
 mod backpressure;
 mod close;
@@ -29,7 +30,9 @@ mod outstanding_work;
 mod paused_reading;
 mod reply_ends;
 mod reply_limits;
+mod resets;
 mod send_file;
+mod shut_input;
 mod socket_options;
 mod urgent_data;
 mod water_marks;

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adopted;
 mod datagrams;
 mod destinations;
 mod ends;

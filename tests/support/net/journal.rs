@@ -25,6 +25,7 @@ pub(crate) enum HandlerCall {
 pub(crate) enum End {
     Finished,
     Closed,
+    Reset,
     DeadlinePassed,
     RelayEnded,
     Stopped,
@@ -42,6 +43,7 @@ impl From<&CloseReason> for End {
         match reason {
             CloseReason::Finished => End::Finished,
             CloseReason::Closed => End::Closed,
+            CloseReason::Reset => End::Reset,
             CloseReason::DeadlinePassed => End::DeadlinePassed,
             CloseReason::RelayEnded => End::RelayEnded,
             CloseReason::Stopped => End::Stopped,
