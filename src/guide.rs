@@ -11,8 +11,9 @@
 //! Subjects:
 //!
 //! - [`clients`]: connecting, retrying, reconnecting, sending and stopping.
-//! - [`other_sources`]: UDP sockets, Unix sockets, and any other descriptor.
-//! - [`ending_connections`]: the five ways to end a connection, and what happens to bytes in
+//! - [`other_sources`]: UDP sockets, Unix sockets, sockets that the program has, and any other
+//!   descriptor.
+//! - [`ending_connections`]: the six ways to end a connection, and what happens to bytes in
 //!   flight.
 //! - [`back_pressure`]: what happens when a peer or a handler is slower than its input.
 //! - [`embedding`]: a loop inside another poller or runtime.

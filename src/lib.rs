@@ -32,6 +32,7 @@
 //! | connections | [`TcpConnection`], [`ConnectionHandle`], [`SocketOptions`] |
 //! | frames | [`Framed`], [`LineCodec`], [`LengthCodec`], [`Decoder`] |
 //! | Unix sockets | [`TcpServer::bind_unix`], [`UnixAddress`] |
+//! | sockets that the program has | [`TcpServer::from_listener`], [`TcpConnection::adopt`] |
 //! | UDP | [`UdpSocket`], [`DatagramHandler`] |
 //! | any other descriptor | [`Channel`] |
 //! | eventfds | [`EventFd`], [`EventFd::watch`] |
@@ -99,7 +100,7 @@
 //! [`JobError::Cancelled`], and the operations of a [`FileIo`].
 //!
 //! An operation that takes a value returns it with the error, in a [`Refused`]: a task, a closure,
-//! bytes, a file.
+//! bytes, a file, a socket.
 //!
 //! Errors of the kernel keep the kind that the standard library gives them, such as
 //! [`DatagramError::Refused`] and [`ConnectError`].

@@ -6,10 +6,9 @@
 #   DIRECTORY  the directory of the built examples; default: target/release/examples
 #   CHECK      the names of the checks to run; default: all
 #
-# Needs nc (that of OpenBSD), ncat, socat, python3, redis-cli, redis-benchmark, redis-server,
-# systemd-socket-activate and prlimit. Uses strace if it is allowed to attach. Uses only the
-# loopback interface, with ports that the kernel selects. Every client runs under a time limit. At the end the script
-# kills all processes that it has started, by id.
+# Needs nc (that of OpenBSD), ncat, socat, python3, redis-cli, redis-benchmark, redis-server, systemd-socket-activate and
+# prlimit. Uses strace if it is allowed to attach. Uses only the loopback interface, with ports that the kernel selects.
+# Every client runs under a time limit. At the end the script kills all processes that it has started, by id.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -26,7 +25,7 @@ current_check=setup
 servers_started=0
 declare -A log_of=() # process id of each server that may still run -> path of its log files
 background=()        # process ids of clients that may still run
-within=()            # a command that sets limits for the next server
+within=()            # a command that starts the next server
 
 # --- Processes ------------------------------------------------------------------------------------
 

@@ -75,7 +75,8 @@ impl TcpServer {
     /// selects an ephemeral port; [`local_addr`](TcpServer::local_addr) returns it. `[::]` is
     /// dual-stack unless `net.ipv6.bindv6only` is set.
     ///
-    /// Resolving a name may block; an address never does.
+    /// Resolving a name may block; an address never does. For several listeners, or one that exists
+    /// already, see [`builder`](TcpServer::builder).
     ///
     /// # Errors
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for text that is not an address, and the

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream, UdpSocket as PlainUdp};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::alone::alone;
 use crate::support::forked::{self, in_child};
-use crate::support::net::{self, reason, turn_until};
+use crate::support::net::{self, Journal, reason, turn_until};
 use crate::support::ready::ready_channel;
 use crate::support::{Count, OnDrop, on_another_thread, turn, unread_wakes};
 use reveille::fs::FileIo;
@@ -22,7 +22,7 @@ use reveille::net::SendError;
 use reveille::process::Child;
 use reveille::signal::{Signal, Signals};
 use reveille::task::{CallError, MailboxLimit, PostError};
-use reveille::{EventLoop, LoopThread, TcpClient, TcpServer, UdpSocket};
+use reveille::{EventLoop, LoopThread, TcpClient, TcpConnection, TcpServer, UdpSocket};
 
 fn with_parent(test: impl FnOnce(EventLoop) + Send + 'static) {
     alone(|| test(EventLoop::builder().propagate_panics().build().unwrap()));
@@ -50,6 +50,23 @@ fn a_child_cannot_use_an_inherited_loop() {
             assert_eq!(kind(created.map(drop)), ErrorKind::Unsupported);
             let created = UdpSocket::bind(&event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _, _| ());
             assert_eq!(kind(created.map(drop)), ErrorKind::Unsupported);
+            let (local, _peer) = UnixStream::pair().unwrap();
+            let flags = rustix::fs::fcntl_getfl(&local).unwrap();
+            let refused = TcpConnection::adopt(&event_loop, local, |_| Journal::new().script());
+            let (local, error) = refused.expect_err("an inherited loop").into_parts();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let inherited = listener.try_clone().unwrap();
+            let created = TcpServer::from_listener(&event_loop, listener).unwrap().serve_fn(|_, _| ());
+            assert_eq!(kind(created.map(drop)), ErrorKind::Unsupported);
+            let socket = PlainUdp::bind("127.0.0.1:0").unwrap();
+            let inherited_udp = socket.try_clone().unwrap();
+            let created = UdpSocket::from_socket(&event_loop, socket).unwrap().serve_fn(|_, _, _| ());
+            assert_eq!(kind(created.map(drop)), ErrorKind::Unsupported);
+            // The parent may have the sockets too.
+            assert_eq!(rustix::fs::fcntl_getfl(&local).unwrap(), flags);
+            assert_eq!(rustix::fs::fcntl_getfl(&inherited).unwrap(), flags);
+            assert_eq!(rustix::fs::fcntl_getfl(&inherited_udp).unwrap(), flags);
             let created = Child::spawn(&event_loop, &mut Command::new("true"), |_, _| ());
             assert_eq!(kind(created.map(drop)), ErrorKind::Unsupported);
             let created = Signals::new(&event_loop, [Signal::USR1], |_, _| ());

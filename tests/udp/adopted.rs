@@ -67,10 +67,10 @@ fn options_of_the_builder_apply_to_an_adopted_socket() {
 fn options_that_precede_a_bind_are_errors() {
     with_loop(|event_loop| {
         let set: [fn(UdpSocketBuilder<'_>) -> UdpSocketBuilder<'_>; 4] = [
-            UdpSocketBuilder::reuse_address,
-            UdpSocketBuilder::reuse_port,
-            UdpSocketBuilder::only_v6,
-            UdpSocketBuilder::dual_stack,
+            |builder| builder.reuse_address(),
+            |builder| builder.reuse_port(),
+            |builder| builder.only_v6(),
+            |builder| builder.dual_stack(),
         ];
         for set in set {
             let socket = plain();

@@ -32,8 +32,9 @@ pub enum LoadBalancing {
     ///
     /// No connection passes between threads, which suits many short ones. But the kernel does not
     /// know how busy a loop is, and a blocked loop delays the connections in its backlog. Another
-    /// process of the same user can listen on the port as well. Unix sockets do not support this:
-    /// building such a server is an error.
+    /// process of the same user can listen on the port as well. Unix sockets and [adopted
+    /// sockets](crate::net::TcpServerBuilder::listener) do not support this: building such a server
+    /// is an error.
     ListenerPerLoop,
 }
 

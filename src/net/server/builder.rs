@@ -373,6 +373,8 @@ fn build(
     placement: Placement,
     make_establish: impl FnOnce(&Arc<Group>) -> io::Result<Establish>,
 ) -> io::Result<TcpServer> {
+    // In a forked child, adopting would change the flags of the parent's sockets.
+    event_loop.check_process()?;
     let Placement { loops, pool, load_balancing, is_home } = placement;
     let has_listener_per_loop = !is_home && load_balancing == LoadBalancing::ListenerPerLoop;
     let copies = if has_listener_per_loop { loops.len() } else { 1 };
