@@ -43,8 +43,8 @@ use std::sync::Arc;
 pub use handle::ConnectionHandle;
 pub use ordered_replies::ReplySlot;
 pub use outstanding_work::KeepOpen;
-use read::ReadBlocks;
 pub(super) use read::Received;
+use read::{InputUse, ReadBlocks};
 pub use state::{ConnectionId, ConnectionState};
 pub use tcp_connection::TcpConnection;
 
@@ -118,10 +118,8 @@ pub(super) struct ConnectionCore {
     /// The peer's FIN has been read; there is no more input.
     peer_finished: Cell<bool>,
     stop: Cell<Stop>,
-    /// Input is discarded: the connection drains before it closes.
-    discarding: Cell<bool>,
-    /// The user has shut the input down: it is discarded, and the output continues.
-    input_shut: Cell<bool>,
+    /// Whether input is delivered or discarded.
+    input_use: Cell<InputUse>,
     /// Input left in `unread` by the handler is due to be delivered again.
     redeliver: Cell<bool>,
     /// `on_drained` was requested, even if nothing is queued.
@@ -202,8 +200,7 @@ impl ConnectionCore {
             reported_memory: Cell::new(0),
             peer_finished: Cell::new(false),
             stop: Cell::new(Stop::No),
-            discarding: Cell::new(false),
-            input_shut: Cell::new(false),
+            input_use: Cell::new(InputUse::Delivered),
             redeliver: Cell::new(false),
             wants_drained: Cell::new(false),
             unread_is_spacious: Cell::new(false),
@@ -312,7 +309,7 @@ impl ConnectionCore {
     /// Closes the connection if both directions have ended and the queue is sent, or if the output
     /// has failed and all input is delivered.
     pub(super) fn close_if_finished(&self, event_loop: &EventLoop) {
-        let input_ended = self.discarding.get() || (self.peer_finished.get() && !self.holds_input());
+        let input_ended = self.is_draining() || (self.peer_finished.get() && !self.holds_input());
         let is_finished = match self.has_output_failed() {
             true => input_ended,
             false => {
@@ -381,12 +378,12 @@ impl ConnectionCore {
 
     /// Whether the connection only flushes its output, and no longer gives input to the handler.
     pub(super) fn is_draining(&self) -> bool {
-        self.discarding.get()
+        self.input_use.get() == InputUse::Draining
     }
 
     /// Whether input is discarded, except its end.
     fn discards_input(&self) -> bool {
-        self.discarding.get() || self.input_shut.get()
+        self.input_use.get() != InputUse::Delivered
     }
 
     /// Whether the handler has returned an error.

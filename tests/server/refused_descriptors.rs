@@ -16,6 +16,7 @@ use reveille::net::{TcpServerBuilder, UnixAddress};
 use reveille::{EventLoop, Refused, TcpConnection, TcpServer, UdpSocket};
 use rustix::fs::OFlags;
 use rustix::io::FdFlags;
+use rustix::pipe::{PipeFlags, pipe_with};
 use socket2::{Domain, Protocol, Socket, Type};
 
 fn flags(fd: impl AsFd) -> (OFlags, FdFlags) {
@@ -34,6 +35,10 @@ fn assert_refused(adopt: Adopt<'_>, kind: ErrorKind, message: &str, fd: impl Int
     let (fd, error) = adopt(fd).expect_err(message).into_parts();
     assert_eq!((error.kind(), error.to_string().as_str()), (kind, message));
     assert_eq!((fd.as_raw_fd(), flags(&fd)), before, "{message}");
+}
+
+fn pipe() -> (OwnedFd, OwnedFd) {
+    pipe_with(PipeFlags::CLOEXEC).expect("a pipe")
 }
 
 fn socket(domain: Domain, kind: Type) -> Socket {
@@ -61,7 +66,7 @@ const NO_STREAM: &str = "the socket is not a stream socket";
 /// Descriptors that are no stream sockets are refused in both roles.
 #[track_caller]
 fn assert_refuses_all_but_streams(adopt: Adopt<'_>) {
-    let (reader, writer) = io::pipe().unwrap();
+    let (reader, writer) = pipe();
     assert_refused(adopt, ErrorKind::InvalidInput, NO_SOCKET, reader);
     assert_refused(adopt, ErrorKind::InvalidInput, NO_SOCKET, writer);
     assert_refused(adopt, ErrorKind::InvalidInput, NO_SOCKET, File::open("/proc/self/exe").unwrap());
@@ -111,7 +116,7 @@ fn a_refused_connection_comes_back_unchanged() {
 fn a_refused_udp_socket_comes_back_unchanged() {
     alone_with_loop(|event_loop| {
         let adopt: Adopt<'_> = &|fd| UdpSocket::from_socket(event_loop, fd).map(drop);
-        assert_refused(adopt, ErrorKind::InvalidInput, NO_SOCKET, io::pipe().unwrap().0);
+        assert_refused(adopt, ErrorKind::InvalidInput, NO_SOCKET, pipe().0);
         let message = "the socket is not a datagram socket";
         assert_refused(adopt, ErrorKind::InvalidInput, message, TcpListener::bind("127.0.0.1:0").unwrap());
         assert_refused(adopt, ErrorKind::InvalidInput, message, UnixStream::pair().unwrap().0);
@@ -168,7 +173,7 @@ fn a_builder_reports_its_first_error_and_listens_nowhere() {
             refusing.assert_refuses();
             (error.kind(), error.to_string())
         };
-        let (reader, _writer) = io::pipe().unwrap();
+        let (reader, _writer) = pipe();
         let pipe = format!("cannot adopt a listener: {NO_SOCKET}");
         assert_eq!(error_of(builder().listener(reader).listen("nonsense")), (ErrorKind::InvalidInput, pipe));
         let (kind, message) = error_of(builder().listen("nonsense"));

@@ -111,7 +111,7 @@ impl ConnectionCore {
         self.arm_timer(event_loop);
         // A connection that discards input has a deadline of its own, unless it does so because its
         // link has ended.
-        let is_ending = self.discarding.get() && (!self.is_linked() || self.has_close_deadline());
+        let is_ending = self.is_draining() && (!self.is_linked() || self.has_close_deadline());
         if is_ending { Passed::default() } else { passed }
     }
 

@@ -53,6 +53,16 @@ impl ReadBlocks {
     }
 }
 
+/// What happens to input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InputUse {
+    Delivered,
+    /// The user has shut the input down: it is discarded, and the output continues.
+    Shut,
+    /// The connection drains before it closes: input is discarded.
+    Draining,
+}
+
 /// The result of one attempt to read.
 pub(in crate::net) enum Received {
     /// There is input for the handler, new or left over.

@@ -110,7 +110,7 @@ impl ConnectionCore {
     fn can_be_linked(&self) -> bool {
         let has_input = self.state.get() == ConnectionState::Closing && self.has_output_failed();
         let has_ends = self.state.get() == ConnectionState::Open || has_input;
-        has_ends && self.relay.get().is_none() && !self.input_shut.get()
+        has_ends && self.relay.get().is_none() && !self.discards_input()
     }
 
     fn link(&self, event_loop: &EventLoop, with: ChannelId) {

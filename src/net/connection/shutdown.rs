@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use super::mailbox::Taken;
-use super::read::ReadBlocks;
+use super::read::{InputUse, ReadBlocks};
 use super::{ConnectionCore, ConnectionState};
 use crate::event_loop::EventLoop;
 use crate::net::result::{CloseReason, SendError};
@@ -98,7 +98,7 @@ impl ConnectionCore {
         if !is_usable || self.is_linked() || self.discards_input() {
             return;
         }
-        self.input_shut.set(true);
+        self.input_use.set(InputUse::Shut);
         self.drop_input();
         // An output that has failed waited only for the input.
         if self.has_output_failed() {
@@ -112,7 +112,7 @@ impl ConnectionCore {
     }
 
     fn discard_input(&self) {
-        self.discarding.set(true);
+        self.input_use.set(InputUse::Draining);
         self.drop_input();
     }
 

@@ -47,7 +47,7 @@ impl ConnectionCore {
         if deadline_passed {
             self.send_fin_before_reset(event_loop);
         }
-        if deadline_passed || self.discarding.get() {
+        if deadline_passed || self.is_draining() {
             self.reset(event_loop, CloseReason::Stopped);
         } else {
             self.close(event_loop, CloseReason::Stopped);

@@ -153,7 +153,7 @@ impl ConnectionCore {
             // Unsolicited output is excluded: two peers that both send before they read would
             // deadlock.
             if limits.pauses_for_replies
-                && !self.discarding.get()
+                && !self.is_draining()
                 && self.unsent_replies() > self.reply_marks().0
             {
                 self.block_reading(ReadBlocks::HIGH_WATER);

@@ -155,7 +155,8 @@ impl<'a, S> TcpServerBuilder<'a, S> {
     /// of the socket, so without `TCP_NODELAY` there, small writes may be delayed.
     ///
     /// The end of the server closes its descriptor. If another process, or a duplicate, has the
-    /// socket too, it still listens: connections wait in its backlog for the next server. The path
+    /// socket too, it still listens: connections wait in its backlog for the next server. It also
+    /// shares the non-blocking mode, which none of them may change. The path
     /// of a Unix socket is not removed, and an abstract name may be free a moment after the end.
     ///
     /// An adopted socket cannot be bound once more for each loop, so with
