@@ -38,7 +38,7 @@ fn a_listener_of_the_standard_library_serves() {
         let mut early = net::connect(address);
         let server = echo(event_loop, listener);
         assert_eq!(server.local_addr().unwrap(), address);
-        assert_eq!(server.addresses(), [address.into()]);
+        assert_eq!(server.local_addresses(), [address.into()]);
         assert!(rustix::fs::fcntl_getfl(&duplicate).unwrap().contains(OFlags::NONBLOCK));
         while_turning(event_loop, || {
             assert_echoes(&mut early);
