@@ -65,7 +65,7 @@ fn all_listeners_serve_and_end_with_one_stop() {
             }
             drop(clients);
             let report = reported.recv_timeout(net::LIMIT).expect("a report");
-            assert_eq!((report.drained, report.aborted), (3, 0));
+            assert_eq!((report.ended_in_time, report.aborted), (3, 0));
             drop(host);
             journal.assert_opened_and_closed_once(3);
         }
