@@ -26,6 +26,7 @@ use self::listener::Listener;
 use self::stopped_callback::StoppedCallback;
 use super::address::{Address, AddressError};
 use super::group::{Group, Stage, StopReport, WhenEmpty};
+use super::names::Transport;
 use super::target::ConnectTarget;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, WeakLoop};
@@ -85,7 +86,8 @@ impl TcpServer {
         event_loop: &EventLoop,
         address: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
     ) -> io::Result<TcpServerBuilder<'_>> {
-        let addresses = ConnectTarget::new(address, "listen on")?.resolve_blocking("listen on")?;
+        let addresses =
+            ConnectTarget::new(address, "listen on")?.resolve_blocking("listen on", Transport::Tcp)?;
         Ok(TcpServerBuilder { event_loop, addresses, settings: Settings::default(), loops: SingleLoop })
     }
 
