@@ -95,17 +95,18 @@ impl TcpClient {
     /// A builder of a client that connects to `target`: one or several socket addresses, a name
     /// with a port, or a Unix socket ([`UnixAddress`](crate::net::UnixAddress)).
     ///
-    /// This never blocks. A name is resolved later on another thread, as by a [`Resolver`]; an
+    /// This never blocks. A name is looked up later on another thread, as by a [`Resolver`]; an
     /// address needs no lookup and no thread. Clients without a
-    /// [resolver](TcpClientBuilder::resolver) of their own share at most 16 lookup threads, and none
-    /// while there is nothing to look up. Those that need the same name at the same time share a
-    /// lookup. Other names wait for a thread in FIFO order, and the wait counts towards the
-    /// [time limit](TcpClientBuilder::timeout).
+    /// [resolver](TcpClientBuilder::resolver) share at most 16 lookup threads in the process, which
+    /// exist only while there is something to look up. Those that need the same name at the same
+    /// time share a query. Other names wait for a thread in FIFO order, and the wait counts towards
+    /// the [time limit](TcpClientBuilder::timeout). A client that ends
+    /// [cancels](Resolver#cancelling) its lookup.
     ///
     /// # Several addresses
     /// A client tries the addresses of its target in order, and uses the first connection that is
     /// established (Happy Eyeballs, RFC 8305). The next attempt starts at once when one fails, and
-    /// [250 ms](TcpClientBuilder::attempt_delay) after the last one if that has not ended by then.
+    /// [250 ms](TcpClientBuilder::attempt_delay) after the last start while none has connected.
     /// So an address that does not reply delays the connection by that time only. When a connection
     /// is established, the other attempts are abandoned: their sockets are closed, and they are not
     /// reported.
