@@ -128,9 +128,9 @@ impl Resolver {
     /// Looks up the socket addresses of `target`, and calls `then` with them.
     ///
     /// The [target](ConnectTarget) is what a client connects to: `"example.org:80"`,
-    /// `("example.org", 80)`, or `"example.org:https"` with the name of a TCP service. The addresses
-    /// are in the system's order of preference (RFC 6724), and each occurs once. There is at least
-    /// one.
+    /// `("example.org", 80)`, or `"example.org:https"` with the name of a TCP service. The
+    /// addresses of a name are in the system's order of preference (RFC 6724), and each occurs
+    /// once. There is at least one.
     ///
     /// A numeric address with a numeric port, and a result in the cache, need no query and no
     /// thread. `then` is never called before this returns.
@@ -138,8 +138,8 @@ impl Resolver {
     /// `then` gets an error if the lookup fails:
     /// - [`NotFound`](io::ErrorKind::NotFound) if there is no such host or service, or the host has
     ///   no address.
-    /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if the target is not an address, or is a Unix
-    ///   socket.
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if the target is not an address, or is a
+    ///   Unix socket.
     /// - Otherwise the error of the resolver, or of starting a thread.
     ///
     /// # Errors

@@ -218,6 +218,44 @@ fn panics_of_callbacks_and_their_values_are_contained() {
     });
 }
 
+/// A name with two addresses of each family, on which nothing listens.
+#[test]
+fn the_addresses_of_a_name_alternate_between_families() {
+    const BOTH_FAMILIES: &str = r#"
+        exec unshare -rmn sh -ec '
+            ip link set lo up
+            ip address add fd00::2/128 dev lo nodad
+            mount -t tmpfs names /mnt
+            echo "hosts: files" > /mnt/nsswitch.conf
+            for address in ::1 fd00::2 127.0.0.1 127.0.0.2; do echo "$address four"; done > /mnt/hosts
+            for file in nsswitch.conf hosts; do mount --bind /mnt/$file /etc/$file; done
+            exec "$@"' sh "$@""#;
+    alone_after(BOTH_FAMILIES, || {
+        let event_loop = EventLoop::new().unwrap();
+        let resolver = Resolver::new(&event_loop).unwrap();
+        let found = addresses_of(&event_loop, &resolver, "four:9").unwrap();
+        assert_eq!(found.len(), 4, "{found:?}");
+        let reports = Reports::new();
+        let _client =
+            TcpClient::connect(&event_loop, "four:9").reporting(&reports).serve_fn(|_, _| ()).unwrap();
+        net::turn_until(&event_loop, || reports.len() == 5);
+        let mut tried: Vec<_> = reports
+            .take()
+            .into_iter()
+            .filter_map(|report| match report {
+                Reported::Failed(address, ErrorKind::ConnectionRefused) => address,
+                _ => None,
+            })
+            .collect();
+        assert_eq!(tried[0], found[0], "the preferred address is the first");
+        assert!(tried.windows(2).all(|two| two[0].is_ipv6() != two[1].is_ipv6()), "{tried:?}");
+        tried.sort();
+        let mut found = found;
+        found.sort();
+        assert_eq!(tried, found);
+    });
+}
+
 // --- Clients -------------------------------------------------------------------------------------
 
 #[test]

@@ -201,6 +201,7 @@ impl Connector {
     }
 
     fn begin_round(self: &Rc<Self>, event_loop: &EventLoop) {
+        self.enter(Phase::Between);
         self.rounds.set(self.rounds.get().saturating_add(1));
         self.failures.borrow_mut().clear();
         let this = Rc::clone(self);

@@ -2,8 +2,8 @@
 //!
 //! The grammar is unambiguous. An IPv6 address followed by a port is in brackets. A host that ends
 //! in a number is an IPv4 address. A port is a number or the name of a service, which begins with a
-//! letter. Nothing follows it. Every other text is an error and is not passed to the resolver, which
-//! would look for a host named `2001:db8:` or take `127.1` for an address.
+//! letter. Nothing follows it. Every other text is an error and is not passed to the resolver,
+//! which would look for a host named `2001:db8:` or take `127.1` for an address.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 

@@ -93,7 +93,7 @@ impl Connector {
     fn start_attempt(self: &Rc<Self>, event_loop: &EventLoop) {
         self.race.is_queued.set(false);
         self.cancel_delay(event_loop);
-        if matches!(*self.phase.borrow(), Phase::Open { .. }) {
+        if !matches!(*self.phase.borrow(), Phase::Between | Phase::Connecting) {
             return; // Another attempt has connected meanwhile.
         }
         let Some(address) = self.race.next() else {
