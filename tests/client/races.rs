@@ -108,6 +108,7 @@ fn the_next_attempt_starts_at_once_when_one_fails() {
         net::turn_until(event_loop, || client.handle().is_some());
         let refused = failed(refusing.address(), ErrorKind::ConnectionRefused);
         assert_eq!(reports.take(), [refused, Reported::Connected(address)]);
+        assert_eq!(event_loop.next_deadline(), None, "the delay of the failed attempt is left");
     });
 }
 

@@ -92,7 +92,6 @@ impl Connector {
     /// attempt is in progress.
     fn start_attempt(self: &Rc<Self>, event_loop: &EventLoop) {
         self.race.is_queued.set(false);
-        self.cancel_delay(event_loop);
         if !matches!(*self.phase.borrow(), Phase::Between | Phase::Connecting) {
             return; // Another attempt has connected meanwhile.
         }
