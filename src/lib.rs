@@ -29,6 +29,7 @@
 //! | timers | [`EventLoop::run_after`], [`Repeat`], [`VirtualClock`] |
 //! | servers | [`TcpServer`], [`ConnectionHandler`], [`LoadBalancing`], [`OverflowPolicy`] |
 //! | clients | [`TcpClient`], [`Backoff`] |
+//! | lookups of names | [`Resolver`] |
 //! | connections | [`TcpConnection`], [`ConnectionHandle`], [`SocketOptions`] |
 //! | frames | [`Framed`], [`LineCodec`], [`LengthCodec`], [`Decoder`] |
 //! | Unix sockets | [`TcpServer::bind_unix`], [`UnixAddress`] |
@@ -82,14 +83,14 @@
 //!   [`SendError::Full`], [`DatagramError::Full`],
 //!   [`RingSendError::Full`],
 //!   [`PostError::Full`],
-//!   [`CallError::Full`], [`WorkersError::Full`].
+//!   [`CallError::Full`], [`WorkersError::Full`], [`ResolverError::Full`].
 //! - `BrokenPipe`: the other side has ended, or this side has ended its output: the connection,
 //!   socket, link, loop or pool. [`SendError::Closed`], [`SendError::ShutDown`],
 //!   [`DatagramError::Closed`],
 //!   [`RingSendError::Closed`],
 //!   [`PostError::LoopEnded`],
 //!   [`CallError::LoopEnded`],
-//!   [`WorkersError::Closed`], [`WorkersError::LoopEnded`].
+//!   [`WorkersError::Closed`], [`WorkersError::LoopEnded`], [`ResolverError::LoopEnded`].
 //! - `InvalidInput`: the message is longer than the limit, and can never be accepted.
 //!   [`DatagramError::TooLong`], [`RingSendError::TooLong`].
 //! - `InvalidData`: the peer or the input violates the protocol. [`RingError`],
@@ -151,6 +152,9 @@
 //! [`PostError::LoopEnded`]: task::PostError::LoopEnded
 //! [`PressureTrigger`]: pressure::PressureTrigger
 //! [`Repeat`]: time::Repeat
+//! [`Resolver`]: net::Resolver
+//! [`ResolverError::Full`]: net::ResolverError::Full
+//! [`ResolverError::LoopEnded`]: net::ResolverError::LoopEnded
 //! [`RingError`]: ipc::RingError
 //! [`RingSendError::Closed`]: ipc::RingSendError::Closed
 //! [`RingSendError::Full`]: ipc::RingSendError::Full

@@ -1,4 +1,5 @@
-//! TCP and Unix sockets: servers and clients, and the connections they serve. UDP sockets.
+//! TCP and Unix sockets: servers and clients, and the connections they serve. UDP sockets. Lookups
+//! of names.
 
 mod address;
 pub(crate) mod client;
@@ -8,7 +9,9 @@ pub(crate) mod disposal;
 mod filter;
 mod group;
 mod limits;
+mod names;
 mod options;
+pub(crate) mod resolver;
 mod result;
 pub(crate) mod server;
 mod sys;
@@ -32,6 +35,9 @@ pub use group::admission::{OverflowPolicy, ServerCounters};
 pub use group::peer_key::PeerCredentials;
 pub use limits::ConnectionLimits;
 pub use options::{KeepAlive, SocketOptions};
+pub use resolver::builder::ResolverBuilder;
+pub use resolver::error::ResolverError;
+pub use resolver::{Lookup, Resolver};
 pub use result::{CloseReason, IntoHandlerResult, SendError, SendStatus, WithError};
 pub use server::balancer::LoadBalancing;
 pub use server::{MultiLoop, ServerHandle, SingleLoop, TcpServerBuilder};

@@ -3,7 +3,6 @@
 pub(in crate::net) mod attempt;
 pub(in crate::net) mod backoff;
 pub(in crate::net) mod connector;
-pub(in crate::net) mod lookup;
 mod requests;
 
 use std::cell::RefCell;
@@ -22,6 +21,7 @@ use super::filter::{Filter, FilterFactories};
 use super::group::Group;
 use super::limits::ConnectionLimits;
 use super::options::SocketOptions;
+use super::resolver::Resolver;
 use super::result::IntoHandlerResult;
 use super::target::ConnectTarget;
 use crate::buffer::Buffer;
@@ -97,16 +97,26 @@ impl TcpClient {
     /// A builder of a client that connects to `target`: one or several socket addresses, a name
     /// with a port, or a Unix socket ([`UnixAddress`](crate::net::UnixAddress)).
     ///
-    /// This never blocks. A name is resolved later on another thread; an address needs no lookup
-    /// and no thread. The process has at most 16 lookup threads, and none while there is nothing to
-    /// look up. Clients that need the same name at the same time share a lookup. Other names wait
-    /// for a thread in FIFO order, and the wait counts towards the
-    /// [time-out](TcpClientBuilder::timeout) of the attempt.
+    /// This never blocks. A name is looked up later on another thread, as by a [`Resolver`]; an
+    /// address needs no lookup and no thread. Clients without a
+    /// [resolver](TcpClientBuilder::resolver) share at most 16 lookup threads in the process, which
+    /// exist only while there is something to look up. Those that need the same name at the same
+    /// time share a query. Other names wait for a thread in FIFO order, and the wait counts towards
+    /// the [time limit](TcpClientBuilder::timeout). A client that ends
+    /// [cancels](Resolver#cancelling) its lookup.
     ///
-    /// A client that ends cancels its waiting lookup. The system's resolver cannot be interrupted:
-    /// a lookup that has started occupies its thread until the resolver returns, and its late
-    /// result is discarded. No lookup keeps the process from exiting.
+    /// # Several addresses
+    /// A client tries the addresses of its target in order, and uses the first connection that is
+    /// established (Happy Eyeballs, RFC 8305). The next attempt starts at once when one fails, and
+    /// [250 ms](TcpClientBuilder::attempt_delay) after the last start while none has connected.
+    /// So an address that does not reply delays the connection by that time only. When a connection
+    /// is established, the other attempts are abandoned: their sockets are closed, and they are not
+    /// reported.
     ///
+    /// The addresses of a name alternate between IPv6 and IPv4, beginning with the address that the
+    /// system prefers (RFC 6724). A list of addresses keeps its order.
+    ///
+    /// # Unix sockets
     /// A Unix-socket connect completes or fails immediately. If the listener's backlog is full it
     /// fails with [`WouldBlock`](io::ErrorKind::WouldBlock); use
     /// [`retry`](TcpClientBuilder::retry). With a Unix socket,
@@ -120,6 +130,8 @@ impl TcpClient {
             target: target.try_into().map_err(Into::into),
             settings: Settings {
                 timeout: Duration::from_secs(10),
+                attempt_delay: Duration::from_millis(250),
+                resolver: None,
                 retry: None,
                 reconnect: false,
                 local: None,
@@ -199,14 +211,31 @@ pub struct TcpClientBuilder<'a> {
 }
 
 impl TcpClientBuilder<'_> {
-    /// The time-out of one attempt. It applies to the lookup of the name, and then to each address.
-    /// Default: 10 s. The kernel's own limit is about two minutes.
+    /// The time limit of a round: the lookup of the name and the attempts to connect to all its
+    /// addresses. Default: 10 s. The kernel's own limit of an attempt is about two minutes.
     ///
     /// # Panics
-    /// If the time-out is zero.
+    /// If the limit is zero.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        assert!(!timeout.is_zero(), "the time-out of an attempt must be more than zero");
+        assert!(!timeout.is_zero(), "the time limit of a client must be more than zero");
         self.settings.timeout = timeout;
+        self
+    }
+
+    /// How long an attempt may be in progress before the next address is tried as well. Default:
+    /// 250 ms. It is limited to between 10 ms and 2 s, as RFC 8305 requires.
+    pub fn attempt_delay(mut self, delay: Duration) -> Self {
+        self.settings.attempt_delay = delay.clamp(Duration::from_millis(10), Duration::from_secs(2));
+        self
+    }
+
+    /// Looks up the name of the target with `resolver`, which clients of a loop can share. Default:
+    /// threads that all clients of the process share, without a cache.
+    ///
+    /// If the resolver is [full](crate::net::ResolverError::Full), or belongs to a loop that has
+    /// been dropped, the attempt fails.
+    pub fn resolver(mut self, resolver: &Resolver) -> Self {
+        self.settings.resolver = Some(resolver.clone());
         self
     }
 
@@ -270,7 +299,8 @@ impl TcpClientBuilder<'_> {
     }
 
     /// Sets a callback for the result of each attempt, successful or not. It is called once per
-    /// attempt, for example for logging or counting.
+    /// attempt, for example for logging or counting. Attempts that are abandoned because another
+    /// one has connected have no result.
     ///
     /// A success is reported before the session's handler is created. A panic in the callback is
     /// caught and has no other effect.

@@ -28,6 +28,7 @@ use self::listener::Listener;
 use self::stopped_callback::StoppedCallback;
 use super::address::{Address, AddressError};
 use super::group::{Group, Stage, StopReport, WhenEmpty};
+use super::names::Protocol;
 use super::target::ConnectTarget;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, WeakLoop};
@@ -88,7 +89,8 @@ impl TcpServer {
         event_loop: &EventLoop,
         address: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
     ) -> io::Result<TcpServerBuilder<'_>> {
-        let addresses = ConnectTarget::new(address, "listen on")?.resolve_blocking("listen on")?;
+        let addresses =
+            ConnectTarget::new(address, "listen on")?.resolve_blocking("listen on", Protocol::Tcp)?;
         Ok(TcpServer::builder(event_loop).adding(Ok(ListenOn::Addresses(addresses))))
     }
 

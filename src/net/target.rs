@@ -3,13 +3,14 @@
 mod text;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::str::FromStr;
 
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::address::{Address, AddressError, UnixAddress};
+use super::names::{Protocol, Service, addresses_of};
 
 /// The address that a client connects to, or that a server or a UDP socket binds to: one or more
 /// socket addresses, a host name and a port, or a Unix socket.
@@ -17,7 +18,7 @@ use super::address::{Address, AddressError, UnixAddress};
 /// Converts from text, from a pair of host and port, from one or more [`SocketAddr`]s, which are
 /// tried in order, and from a [`UnixAddress`]. The methods that take a target take all of these.
 /// Text is never the path of a Unix socket. A client resolves a host name on each connection
-/// attempt; an address is never looked up.
+/// attempt; an address with a numeric port is never looked up.
 ///
 /// | text | meaning |
 /// |---|---|
@@ -25,6 +26,7 @@ use super::address::{Address, AddressError, UnixAddress};
 /// | `[2001:db8::5]:80` | an IPv6 address; brackets are required in text and optional in a pair |
 /// | `[fe80::1%eth0]:80`, `[fe80::1%2]:80` | IPv6 with a zone: interface name or index |
 /// | `example.org:80` | a host name |
+/// | `example.org:https`, `[::1]:https` | a service name, as in `/etc/services` |
 ///
 /// A zone of digits is an interface index. An interface name is translated to its index on each
 /// connection attempt, and when the client, server or socket is created.
@@ -61,7 +63,8 @@ pub struct ConnectTarget {
 #[derive(Clone, Debug)]
 pub(super) enum Endpoint {
     Addresses(Vec<Address>),
-    Host(String, u16),
+    /// A host name, or any host with a service name. It has to be looked up.
+    Host(String, Service),
     /// An address with the name of an interface. Its index may change.
     Zoned(Ipv6Addr, String, u16),
 }
@@ -109,17 +112,18 @@ impl ConnectTarget {
         io::Error::new(error.kind(), format!("cannot {purpose} {:?}: {error}", self.text))
     }
 
-    /// Returns the target's addresses. Resolves a host name, which may block.
+    /// Returns the target's addresses. Resolves a host name and a service name, which may block.
     ///
     /// # Errors
     /// Same as [`check`](ConnectTarget::check), and the errors of the lookup.
-    pub(super) fn resolve_blocking(&self, purpose: &str) -> io::Result<Vec<Address>> {
+    pub(super) fn resolve_blocking(&self, purpose: &str, protocol: Protocol) -> io::Result<Vec<Address>> {
         match &self.endpoint {
             // bind(2) checks whether the address of a Unix socket can be bound.
             Endpoint::Addresses(addresses) => Ok(addresses.clone()),
-            Endpoint::Host(host, port) => {
-                let addresses = (host.as_str(), *port).to_socket_addrs();
-                Ok(addresses.map_err(|error| self.error(purpose, error))?.map(Address::Inet).collect())
+            Endpoint::Host(host, service) => {
+                let found = addresses_of(host, service.name(), protocol);
+                let found = found.map_err(|error| self.error(purpose, error))?.into_iter();
+                Ok(found.map(|address| Address::Inet(service.complete(address))).collect())
             }
             Endpoint::Zoned(address, zone, port) => {
                 self.check(purpose)?;
@@ -204,7 +208,7 @@ impl TryFrom<(&str, u16)> for ConnectTarget {
 
     fn try_from((host, port): (&str, u16)) -> Result<ConnectTarget, AddressError> {
         let text = format!("{host}:{port}");
-        match text::host(host, port) {
+        match text::host(host, Service::Port(port)) {
             Ok(endpoint) => Ok(ConnectTarget { text, endpoint }),
             Err(reason) => Err(AddressError::new(text, reason)),
         }

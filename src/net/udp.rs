@@ -33,6 +33,7 @@ pub use udp_ref::UdpRef;
 use self::core::UdpCore;
 use self::open::Origin;
 use super::address::{Address, AddressError};
+use super::names::Protocol;
 use super::result::{CloseReason, SendStatus};
 use super::target::ConnectTarget;
 use crate::event_loop::{EventLoop, Refused, WeakLoop};
@@ -272,7 +273,7 @@ fn inet_addresses(
     target: impl TryInto<ConnectTarget, Error: Into<AddressError>>,
     purpose: &str,
 ) -> io::Result<Vec<SocketAddr>> {
-    let addresses = ConnectTarget::new(target, purpose)?.resolve_blocking(purpose)?;
+    let addresses = ConnectTarget::new(target, purpose)?.resolve_blocking(purpose, Protocol::Udp)?;
     let inet = |address: Address| {
         address.as_inet().ok_or_else(|| {
             let message = format!("cannot {purpose} {address}: it is the address of a Unix socket");

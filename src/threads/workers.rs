@@ -20,7 +20,7 @@ use crate::event_loop::{EventLoop, LoopHandle, Refused};
 /// A pool of threads that runs closures off the loop and delivers their results on the loop.
 ///
 /// For work that would block a loop: computations, and calls of blocking libraries. For files there
-/// is [`FileIo`](crate::fs::FileIo), and names are looked up by [`TcpClient`](crate::TcpClient).
+/// is [`FileIo`](crate::fs::FileIo), and for names [`Resolver`](crate::net::Resolver).
 ///
 /// Clones share the pool. All methods can be called from any thread.
 ///

@@ -6,19 +6,20 @@ use crate::support::with_watchdog;
 use reveille::EventLoop;
 use reveille::codec::{LengthError, LineError};
 use reveille::ipc::{RingError, RingSendError};
-use reveille::net::{DatagramError, SendError};
+use reveille::net::{DatagramError, ResolverError, SendError};
 use reveille::task::{CallError, JobError, MailboxLimit, PostError, WorkersError};
 
 #[test]
 fn one_meaning_has_one_kind_in_every_error_type() {
-    let full: [io::Error; 5] = [
+    let full: [io::Error; 6] = [
         SendError::Full.into(),
         DatagramError::Full.into(),
         RingSendError::Full.into(),
         CallError::Full.into(),
         WorkersError::Full.into(),
+        ResolverError::Full.into(),
     ];
-    let closed: [io::Error; 7] = [
+    let closed: [io::Error; 8] = [
         SendError::Closed.into(),
         SendError::ShutDown.into(),
         DatagramError::Closed.into(),
@@ -26,6 +27,7 @@ fn one_meaning_has_one_kind_in_every_error_type() {
         CallError::LoopEnded.into(),
         WorkersError::Closed.into(),
         WorkersError::LoopEnded.into(),
+        ResolverError::LoopEnded.into(),
     ];
     let too_long: [io::Error; 2] =
         [DatagramError::TooLong.into(), RingSendError::TooLong { longest: 1 }.into()];

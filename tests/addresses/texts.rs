@@ -82,14 +82,15 @@ fn every_address_notation_connects_without_a_lookup() {
 }
 
 /// Every text here is ambiguous or invalid.
-const REFUSED: [&str; 44] = [
+const REFUSED: [&str; 45] = [
     "",
     ":",
     ":80",
     "80",
     "localhost",
     "localhost:",
-    "localhost:http",
+    "localhost:-http",
+    "localhost:http ",
     "localhost:65536",
     "localhost:-1",
     "localhost:+80",

@@ -1,16 +1,12 @@
-//! TCP clients: how they connect, which of their target's addresses they use, and the properties of
-//! their connections.
+//! TCP clients: how they connect, and the properties of their connections.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsFd;
 
-use crate::support::client::{
-    FullBacklog, LONG_TIMEOUT, Refusing, Reported, Reporting, Reports, echo_server, loopback,
-};
-use crate::support::clock::MINUTE;
+use crate::support::client::{LONG_TIMEOUT, Refusing, Reported, Reporting, Reports, echo_server, loopback};
 use crate::support::net::{self, End, HandlerCall, Journal, message};
-use crate::support::{Recorder, turn, with_clock, with_loop};
+use crate::support::{Recorder, turn, with_loop};
 use reveille::net::{ConnectTarget, ConnectionLimits, ConnectionState, SendError, SocketOptions};
 use reveille::{TcpClient, TcpConnection, TcpServer};
 use socket2::SockRef;
@@ -155,40 +151,6 @@ fn input_before_the_peers_end_is_received() {
                 message("all there is"),
                 HandlerCall::PeerShutdown,
                 HandlerCall::Close(End::Finished)
-            ]
-        );
-    });
-}
-
-// --- Several addresses ---------------------------------------------------------------------------
-
-#[test]
-fn addresses_are_tried_in_turn_until_one_accepts() {
-    with_clock(|event_loop, clock| {
-        let (refusing, silent, server) =
-            (Refusing::new(), FullBacklog::new(), echo_server(event_loop, loopback()));
-        let untried = Refusing::new();
-        let addresses =
-            vec![refusing.address(), silent.address(), server.local_addr().unwrap(), untried.address()];
-        let reports = Reports::new();
-        let client = TcpClient::connect(event_loop, addresses)
-            .timeout(MINUTE)
-            .reporting(&reports)
-            .serve_fn(|_, _| ())
-            .unwrap();
-        net::turn_until(event_loop, || {
-            // Only during the second attempt.
-            if reports.len() == 1 {
-                clock.advance(MINUTE);
-            }
-            client.handle().is_some()
-        });
-        assert_eq!(
-            reports.take(),
-            [
-                Reported::Failed(Some(refusing.address()), ErrorKind::ConnectionRefused),
-                Reported::Failed(Some(silent.address()), ErrorKind::TimedOut),
-                Reported::Connected(server.local_addr().unwrap()),
             ]
         );
     });

@@ -232,11 +232,12 @@ fn child_role() {
 fn a_client_without_a_free_descriptor_reports_that() {
     with_watchdog(LIMIT, || {
         let mut child = Child::start("client");
-        for _ in 0..2 {
-            let reports = child.next_reply();
-            assert!(reports.starts_with("[Failed("), "{reports}");
-            assert!(reports.contains("RetriesExhausted(Uncategorized, 1, 1)"), "{reports}");
-        }
+        let reports = child.next_reply();
+        assert!(reports.starts_with("[Failed("), "{reports}");
+        assert!(reports.contains("RetriesExhausted(Uncategorized, 1, 1)"), "{reports}");
+        // The system's resolver fails, and does not report why.
+        let reports = child.next_reply();
+        assert!(reports.starts_with("[Failed(None"), "{reports}");
     });
 }
 
@@ -272,7 +273,7 @@ fn a_name_that_does_not_exist_is_reported() {
 fn an_unreadable_target_is_a_failed_attempt_without_a_retry() {
     with_loop(|event_loop| {
         let none: &[SocketAddr] = &[];
-        let texts = ["", "localhost", "localhost:", "localhost:http", "localhost:65536", ":80"];
+        let texts = ["", "localhost", "localhost:", "localhost:80x", "localhost:65536", ":80"];
         let builders = texts.map(|text| TcpClient::connect(event_loop, text));
         for builder in builders.into_iter().chain([TcpClient::connect(event_loop, none)]) {
             let shown = format!("{builder:?}");

@@ -8,5 +8,7 @@ mod connect;
 mod detached;
 mod failures;
 mod queued;
+mod races;
+mod resolver;
 mod retries_and_reconnects;
 mod stops;

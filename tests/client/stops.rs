@@ -4,13 +4,14 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::support::client::{
-    FullBacklog, Refusing, Reporting, Reports, backoff, echo_server, loopback, turn_until_idle,
+    FullBacklog, Refusing, Reporting, Reports, backoff, channels, echo_server, loopback, turn_until_idle,
 };
 use crate::support::clock::HOUR;
 use crate::support::net::{self, End, HandlerCall, Journal, Script, message};
-use crate::support::{Count, LIMIT, with_loop, with_watchdog};
+use crate::support::{Count, LIMIT, on_another_thread, with_loop, with_watchdog};
 use reveille::net::{Backoff, TcpClientBuilder};
 use reveille::{EventLoop, TcpClient, TcpServer};
 
@@ -29,13 +30,6 @@ fn stop(kept: &Kept, by_drop: bool) {
     }
 }
 
-/// The number of channels in the loop's debug output.
-fn channels(event_loop: &EventLoop) -> String {
-    let shown = format!("{event_loop:?}");
-    let (_, channels) = shown.split_once("channels: ").expect("how many there are");
-    channels.split(',').next().expect("a number").to_owned()
-}
-
 /// Makes a client, turns the loop until `until` returns true, stops the client from outside its
 /// callbacks, and checks that nothing follows.
 fn stops_outside(
@@ -47,7 +41,7 @@ fn stops_outside(
         with_loop(move |event_loop| {
             let (reports, given_up) = (Reports::new(), Count::default());
             let token = given_up.drop_token();
-            let channels = channels(event_loop);
+            let before = channels(event_loop);
             let client = make(event_loop)
                 .reporting(&reports)
                 .serve(move |_| -> Script {
@@ -61,7 +55,7 @@ fn stops_outside(
             stop(&kept, by_drop);
             assert_eq!(event_loop.next_deadline(), None, "a timer outlives the client");
             assert_eq!(given_up.get(), 1, "the factory outlives the client");
-            assert_eq!(self::channels(event_loop), channels, "a channel of the client is left");
+            assert_eq!(channels(event_loop), before, "a channel of the client is left");
             turn_until_idle(event_loop);
             assert_eq!(reports.take(), [], "reported after the stop");
         });
@@ -90,6 +84,22 @@ fn a_client_stopped_while_connecting_does_nothing_more() {
     stops_outside(
         move |event_loop| TcpClient::connect(event_loop, address).timeout(HOUR),
         |event_loop, client, _| client.contains("connecting") && event_loop.next_deadline().is_some(),
+    );
+}
+
+#[test]
+fn a_client_stopped_during_a_race_does_nothing_more() {
+    let silent = [FullBacklog::new(), FullBacklog::new(), FullBacklog::new()];
+    let addresses = silent.each_ref().map(FullBacklog::address);
+    stops_outside(
+        move |event_loop| {
+            TcpClient::connect(event_loop, addresses).timeout(HOUR).attempt_delay(Duration::from_millis(10))
+        },
+        |event_loop, _, _| {
+            // Two attempts are in progress, or all three. The loop has channels of its own.
+            let own = on_another_thread(|| channels(&EventLoop::new().unwrap()));
+            channels(event_loop) >= own + 2
+        },
     );
 }
 

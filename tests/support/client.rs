@@ -129,10 +129,24 @@ impl FullBacklog {
         address_of(&self.listener)
     }
 
+    /// The listener, which accepts connections from now on. The kernel repeats earlier requests.
+    pub(crate) fn into_accepting(self) -> Socket {
+        drop(self.clients);
+        self.listener.listen(128).unwrap();
+        self.listener
+    }
+
     /// The number of clients that the kernel has connected and that wait to be accepted.
     pub(crate) fn waiting(&self) -> usize {
         self.clients.iter().filter(|socket| socket.peer_addr().is_ok()).count()
     }
+}
+
+/// The number of channels of a loop, its own included.
+pub(crate) fn channels(event_loop: &EventLoop) -> usize {
+    let shown = format!("{event_loop:?}");
+    let (_, channels) = shown.split_once("channels: ").expect("how many there are");
+    channels.split(',').next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
 /// The number of lookups in progress in this process, including those of other tests.

@@ -9,7 +9,7 @@ use crate::net::address::Address;
 /// The result of one attempt to connect to one address.
 ///
 /// A client makes its attempts in rounds. A round resolves the name, if there is one, and tries its
-/// addresses in turn until one connects.
+/// addresses until one connects.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ConnectAttempt<'a> {
@@ -34,7 +34,7 @@ pub struct ConnectFailure {
 
 /// The error of a client that could not connect and will not retry.
 ///
-/// It contains the failures of the last round, in the order of the addresses.
+/// It contains the failures of the last round, in the order in which the attempts have failed.
 /// [`source`](Error::source) returns the first of them.
 #[derive(Debug)]
 pub struct ConnectError {
@@ -80,7 +80,7 @@ impl ConnectError {
         self.rounds
     }
 
-    /// The failures of the last round, one per address.
+    /// The failures of the last round, one for each address that was tried.
     pub fn failures(&self) -> &[ConnectFailure] {
         &self.failures
     }

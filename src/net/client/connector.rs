@@ -1,14 +1,15 @@
-//! `Connector`: resolves, connects to one address after another, backs off and retries.
+//! `Connector`: resolves, connects, backs off and retries.
 //!
 //! The client is a state machine over the phases of [`Phase`]. Each step runs directly on the loop
 //! (in an internal task, a timer or a source), while no callback is running. So every step may call
 //! user code.
 //!
 //! Only [`Connector::stop`] is called from inside callbacks. It enters the last phase and removes
-//! every source and timer that could call back; nothing happens after it. For that, each phase
-//! keeps the ids of its source and timers. Each step that has called user code checks the phase
+//! every source and timer that could call back; nothing happens after it. For that, the connector
+//! keeps the ids of its sources and timers. Each step that has called user code checks the phase
 //! again.
 
+mod race;
 mod waiting;
 
 use std::any::TypeId;
@@ -21,22 +22,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::race::Race;
 pub(in crate::net) use self::waiting::QueueLimits;
 use self::waiting::WaitingQueue;
 use super::attempt::{ConnectAttempt, ConnectError, ConnectFailure};
 use super::backoff::{self, Backoff};
-use super::lookup::look_up;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::{EventLoop, TimerId};
 use crate::net::address::{Address, AddressError};
 use crate::net::connection::driver::{Dialer, Waiting};
 use crate::net::connection::{ConnectionHandle, PendingConnection, TcpConnection};
-use crate::net::group::admission::AdmissionGuard;
 use crate::net::group::{Group, Stage};
+use crate::net::names::Service;
 use crate::net::options::SocketOptions;
+use crate::net::resolver::{Lookup, Resolver};
 use crate::net::result::CloseReason;
-use crate::net::sys::stream;
 use crate::net::target::{ConnectTarget, Endpoint, with_zone};
 
 /// Creates a connection from a connecting socket. Hides the type of the handler.
@@ -47,7 +48,12 @@ pub(in crate::net) type OnFailure = Contained<Box<dyn FnOnce(&EventLoop, Connect
 
 #[derive(Debug)]
 pub(in crate::net) struct Settings {
+    /// The time limit of a round.
     pub(in crate::net) timeout: Duration,
+    /// The delay between the starts of two attempts.
+    pub(in crate::net) attempt_delay: Duration,
+    /// `None` for that of the process.
+    pub(in crate::net) resolver: Option<Resolver>,
     pub(in crate::net) retry: Option<Backoff>,
     pub(in crate::net) reconnect: bool,
     pub(in crate::net) local: Option<SocketAddr>,
@@ -62,15 +68,11 @@ pub(in crate::net) type Target = Result<ConnectTarget, AddressError>;
 enum Phase {
     /// Between two steps: an internal task for the next one is queued or about to be.
     Between,
-    LookingUp {
-        timer: TimerId,
-    },
-    Connecting {
-        id: ChannelId,
-        address: Address,
-        timer: TimerId,
-    },
+    LookingUp,
+    /// At least one attempt is in progress.
+    Connecting,
     Open {
+        id: ChannelId,
         handle: ConnectionHandle,
         since: Instant,
     },
@@ -91,11 +93,11 @@ pub(in crate::net) struct Connector {
     waiting: WaitingQueue,
     /// Whether the handler of a session is, or contains, a handler of a type.
     has_handler: fn(TypeId) -> bool,
-    /// The pending lookup. It is kept after its time-out, so that a slow lookup is not started
-    /// twice.
-    lookup: Cell<Option<ChannelId>>,
-    /// The addresses that this round has not tried yet, in order.
-    untried: RefCell<VecDeque<Address>>,
+    /// The end of the time limit of this round.
+    limit: Cell<Option<TimerId>>,
+    lookup: Cell<Option<Lookup>>,
+    /// The addresses of this round.
+    race: Race,
     /// The failures of this round.
     failures: RefCell<Vec<ConnectFailure>>,
     /// The number of rounds since the start or the last session.
@@ -127,8 +129,9 @@ impl Connector {
             phase: RefCell::new(Phase::Between),
             waiting,
             has_handler,
+            limit: Cell::new(None),
             lookup: Cell::new(None),
-            untried: RefCell::default(),
+            race: Race::default(),
             failures: RefCell::default(),
             rounds: Cell::new(0),
             delays: Cell::new(0),
@@ -147,15 +150,13 @@ impl Connector {
     /// callback is called from then on.
     pub(in crate::net) fn stop(&self, event_loop: &EventLoop) {
         match self.phase.replace(Phase::Ended) {
-            Phase::Between | Phase::Ended => {}
-            Phase::LookingUp { timer } | Phase::Waiting { timer } => _ = event_loop.cancel(timer),
-            Phase::Connecting { id, timer, .. } => {
-                event_loop.cancel(timer);
-                event_loop.remove(id);
-            }
+            Phase::Between | Phase::LookingUp | Phase::Connecting | Phase::Ended => {}
+            Phase::Waiting { timer } => _ = event_loop.cancel(timer),
             Phase::Open { .. } => self.group.advance(Stage::Aborting),
         }
-        self.release(event_loop);
+        self.end_limit(event_loop);
+        self.abandon(event_loop);
+        self.release();
     }
 
     /// The handle of the open session.
@@ -172,8 +173,8 @@ impl Connector {
 
     pub(in crate::net) fn phase_name(&self) -> &'static str {
         match *self.phase.borrow() {
-            Phase::Between | Phase::Connecting { .. } => "connecting",
-            Phase::LookingUp { .. } => "looking up",
+            Phase::Between | Phase::Connecting => "connecting",
+            Phase::LookingUp => "looking up",
             Phase::Open { .. } => "open",
             Phase::Waiting { .. } => "waiting",
             Phase::Ended => "ended",
@@ -209,90 +210,73 @@ impl Connector {
     }
 
     fn begin_round(self: &Rc<Self>, event_loop: &EventLoop) {
+        self.enter(Phase::Between);
         self.rounds.set(self.rounds.get().saturating_add(1));
         self.failures.borrow_mut().clear();
-        // A round that led to a session may have left untried addresses.
-        self.untried.borrow_mut().clear();
+        let this = Rc::clone(self);
+        let limit = event_loop.run_after(self.settings.timeout, move |event_loop| this.on_limit(event_loop));
+        self.limit.set(Some(limit));
         let target = match &self.target {
             Ok(target) => target,
             Err(error) => return self.fail(event_loop, None, error.reason()),
         };
         match target.endpoint() {
-            Endpoint::Host(host, port) => self.look_up(event_loop, host, *port),
-            Endpoint::Addresses(addresses) => {
-                *self.untried.borrow_mut() = addresses.iter().cloned().collect();
-                self.try_next(event_loop);
-            }
+            Endpoint::Host(host, service) => self.look_up(event_loop, host, service),
+            Endpoint::Addresses(addresses) => self.try_all(event_loop, addresses.iter().cloned()),
             Endpoint::Zoned(address, zone, port) => match with_zone(*address, zone, *port) {
-                Ok(address) => {
-                    *self.untried.borrow_mut() = VecDeque::from([address]);
-                    self.try_next(event_loop);
-                }
+                Ok(address) => self.try_all(event_loop, [address]),
                 Err(error) => self.fail(event_loop, None, error),
             },
         }
     }
 
-    fn look_up(self: &Rc<Self>, event_loop: &EventLoop, host: &str, port: u16) {
-        if self.lookup.get().is_none() {
-            let this = Rc::clone(self);
-            match look_up(event_loop, host, port, move |event_loop, response| {
-                this.looked_up(event_loop, response)
-            }) {
-                Ok(id) => self.lookup.set(Some(id)),
-                Err(error) => return self.fail(event_loop, None, error),
-            }
-        }
+    fn look_up(self: &Rc<Self>, event_loop: &EventLoop, host: &str, service: &Service) {
         let this = Rc::clone(self);
-        let timer = event_loop.run_after(self.settings.timeout, move |event_loop| {
-            let error = this.timed_out("the name could not be looked up");
-            this.fail(event_loop, None, error);
-        });
-        self.enter(Phase::LookingUp { timer });
+        let then = move |event_loop: &EventLoop, found| this.looked_up(event_loop, found);
+        let started = match &self.settings.resolver {
+            Some(resolver) => resolver.lookup_host(host, service, then),
+            None => Resolver::of_process(event_loop).lookup_host(host, service, then),
+        };
+        match started {
+            Ok(lookup) => {
+                self.lookup.set(Some(lookup));
+                self.enter(Phase::LookingUp);
+            }
+            Err(refused) => self.fail(event_loop, None, refused.into()),
+        }
     }
 
-    fn looked_up(self: &Rc<Self>, event_loop: &EventLoop, response: io::Result<Vec<SocketAddr>>) {
-        self.lookup.set(None);
-        let Phase::LookingUp { timer } = *self.phase.borrow() else {
-            return; // The round that requested it has timed out.
-        };
-        event_loop.cancel(timer);
+    fn looked_up(self: &Rc<Self>, event_loop: &EventLoop, found: io::Result<Vec<SocketAddr>>) {
+        self.lookup.take();
         self.enter(Phase::Between);
-        match response {
-            Ok(addresses) if addresses.is_empty() => {
-                let error = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-                self.fail(event_loop, None, error);
-            }
+        match found {
             Ok(addresses) => {
-                *self.untried.borrow_mut() = addresses.into_iter().map(Address::Inet).collect();
-                self.try_next(event_loop);
+                let addresses = race::interleave(addresses);
+                self.try_all(event_loop, addresses.into_iter().map(Address::Inet));
             }
             Err(error) => self.fail(event_loop, None, error),
         }
     }
 
-    fn try_next(self: &Rc<Self>, event_loop: &EventLoop) {
-        let address = self.untried.borrow_mut().pop_front();
-        let Some(address) = address else { return self.end_round(event_loop) };
-        match self.dial(event_loop, &address) {
-            Err(error) => self.fail(event_loop, Some(address), error),
-            Ok(id) => {
-                let (this, target) = (Rc::clone(self), address.clone());
-                let timer = event_loop.run_after(self.settings.timeout, move |event_loop| {
-                    event_loop.remove(id);
-                    this.fail(event_loop, Some(target), this.timed_out("not connected"));
-                });
-                self.enter(Phase::Connecting { id, address, timer });
+    /// The time limit of the round has passed.
+    fn on_limit(self: &Rc<Self>, event_loop: &EventLoop) {
+        self.limit.take();
+        if self.lookup.take().is_some() {
+            let error = self.timed_out("the name could not be looked up");
+            return self.fail(event_loop, None, error);
+        }
+        for address in self.abandon(event_loop) {
+            if self.has_ended() {
+                return;
             }
+            self.fail(event_loop, Some(address), self.timed_out("not connected"));
         }
     }
 
-    fn dial(self: &Rc<Self>, event_loop: &EventLoop, address: &Address) -> io::Result<ChannelId> {
-        let dial = self.dial.borrow().clone().expect("kept until the client has ended");
-        let fd = stream::connect_to(address, self.settings.local, &self.settings.options)?;
-        let membership = self.group.join(0, AdmissionGuard::default());
-        let pending = PendingConnection { fd, peer: address.clone(), membership };
-        dial(event_loop, pending, Rc::clone(self) as Rc<dyn Dialer>)
+    fn end_limit(&self, event_loop: &EventLoop) {
+        if let Some(limit) = self.limit.take() {
+            event_loop.cancel(limit);
+        }
     }
 
     fn timed_out(&self, what: &str) -> io::Error {
@@ -300,13 +284,13 @@ impl Connector {
         io::Error::new(io::ErrorKind::TimedOut, message)
     }
 
-    /// Records a failed attempt, whose timer and source have been removed already, and continues
-    /// with the next address.
+    /// Records a failed attempt, whose source has been removed already. The next attempt starts at
+    /// once.
     fn fail(self: &Rc<Self>, event_loop: &EventLoop, address: Option<Address>, error: io::Error) {
         self.enter(Phase::Between);
         self.report(event_loop, address.as_ref(), Err(&error));
         self.failures.borrow_mut().push(ConnectFailure { address, error });
-        self.queue_step(event_loop, Connector::try_next);
+        self.queue_attempt(event_loop);
     }
 
     fn report(&self, event_loop: &EventLoop, address: Option<&Address>, result: Result<(), &io::Error>) {
@@ -319,7 +303,7 @@ impl Connector {
         event_loop.catch("a client's on_attempt", || on_attempt(event_loop, &attempt));
         self.on_attempt.set(Some(on_attempt));
         if self.has_ended() {
-            self.release(event_loop);
+            self.release();
         }
     }
 
@@ -334,6 +318,7 @@ impl Connector {
 
     /// Backs off, or ends the client, after all addresses have failed.
     fn end_round(self: &Rc<Self>, event_loop: &EventLoop) {
+        self.end_limit(event_loop);
         match self.settings.retry {
             // No attempt can succeed.
             Some(_) if self.target.is_err() => self.give_up(event_loop),
@@ -361,13 +346,13 @@ impl Connector {
                 event_loop.catch("a client's on_failure", || on_failure.into_inner()(event_loop, error));
             }
         }
-        self.release(event_loop);
+        self.release();
     }
 
     fn session_ended(self: &Rc<Self>, event_loop: &EventLoop, lasted: Duration) {
         if !self.settings.reconnect {
             self.enter(Phase::Ended);
-            return self.release(event_loop);
+            return self.release();
         }
         let backoff = self.settings.retry.unwrap_or_default();
         // A server that accepts connections and closes them at once is as bad as an unreachable
@@ -380,26 +365,21 @@ impl Connector {
     }
 
     /// Drops the user's closures, which may own the client itself.
-    fn release(&self, event_loop: &EventLoop) {
-        if let Some(lookup) = self.lookup.take() {
-            event_loop.remove(lookup);
-        }
-        let released = (self.dial.take(), self.on_attempt.take(), self.on_failure.take());
+    fn release(&self) {
+        let lookup = self.lookup.take();
+        let released = (self.dial.take(), self.on_attempt.take(), self.on_failure.take(), lookup);
         drop(released);
         self.waiting.release();
     }
 }
 
 impl Dialer for Connector {
-    fn on_connected(&self, conn: &TcpConnection<'_>) {
+    fn on_connected(&self, conn: &TcpConnection<'_>, id: ChannelId) {
         let event_loop = conn.event_loop();
-        let phase = self.phase.replace(Phase::Between);
-        let Phase::Connecting { timer, address, .. } = phase else {
-            self.enter(phase);
-            return conn.close();
-        };
-        event_loop.cancel(timer);
-        self.enter(Phase::Open { handle: conn.handle(), since: event_loop.now() });
+        let Some(address) = self.race.take(id) else { return conn.close() };
+        self.end_limit(event_loop);
+        self.abandon(event_loop);
+        self.enter(Phase::Open { id, handle: conn.handle(), since: event_loop.now() });
         self.report(event_loop, Some(&address), Ok(()));
     }
 
@@ -408,25 +388,26 @@ impl Dialer for Connector {
         self.waiting.take()
     }
 
-    fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: Contained<CloseReason>) {
+    fn on_end(self: Rc<Self>, event_loop: &EventLoop, ended: ChannelId, reason: Contained<CloseReason>) {
         self.waiting.is_session_ready.set(false);
-        match self.phase.replace(Phase::Between) {
-            // A client whose loop ends reports nothing itself.
-            _ if matches!(*reason, CloseReason::LoopEnded) => self.stop(event_loop),
-            Phase::Connecting { address, timer, .. } => {
-                event_loop.cancel(timer);
-                let error = match reason.into_inner() {
-                    CloseReason::Error(error) => error,
-                    reason => io::Error::other(reason.to_string()),
-                };
-                self.fail(event_loop, Some(address), error);
-            }
-            Phase::Open { since, .. } => {
-                self.session_ended(event_loop, event_loop.now().saturating_duration_since(since));
-            }
-            // The session was open when the client was stopped.
-            phase => self.enter(phase),
+        // A client whose loop ends reports nothing itself.
+        if matches!(*reason, CloseReason::LoopEnded) {
+            self.enter(Phase::Between);
+            return self.stop(event_loop);
         }
+        if let Some(address) = self.race.take(ended) {
+            let error = match reason.into_inner() {
+                CloseReason::Error(error) => error,
+                reason => io::Error::other(reason.to_string()),
+            };
+            return self.fail(event_loop, Some(address), error);
+        }
+        let since = match &*self.phase.borrow() {
+            Phase::Open { id, since, .. } if *id == ended => *since,
+            // The session was open when the client was stopped.
+            _ => return,
+        };
+        self.session_ended(event_loop, event_loop.now().saturating_duration_since(since));
     }
 }
 

@@ -52,17 +52,17 @@ struct ConnectionDriver<H> {
 
 /// The initiator of an outgoing connection.
 pub(in crate::net) trait Dialer {
-    /// The connection is established. It opens when this returns, unless it has been closed
-    /// meanwhile.
-    fn on_connected(&self, conn: &TcpConnection<'_>);
+    /// The connection with the source `id` is established. It opens when this returns, unless it
+    /// has been closed meanwhile.
+    fn on_connected(&self, conn: &TcpConnection<'_>, id: ChannelId);
 
     /// The handler has been created, and its `on_open` has returned. Returns what has waited for
     /// that. Later sends and calls go to the connection.
     fn on_opened(&self) -> VecDeque<Waiting>;
 
-    /// The last call: the connection was closed, or could not be established. The handler's
-    /// `on_close`, if there is a handler, has already run.
-    fn on_end(self: Rc<Self>, event_loop: &EventLoop, reason: Contained<CloseReason>);
+    /// The last call for the source `id`: the connection was closed, or could not be established.
+    /// The handler's `on_close`, if there is a handler, has already run.
+    fn on_end(self: Rc<Self>, event_loop: &EventLoop, id: ChannelId, reason: Contained<CloseReason>);
 }
 
 /// What has waited for an outgoing connection to open.
@@ -176,7 +176,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         if !self.core.finish_connecting(event_loop) {
             return;
         }
-        outgoing.dialer.on_connected(&TcpConnection::new(event_loop, &self.core));
+        outgoing.dialer.on_connected(&TcpConnection::new(event_loop, &self.core), self.core.id());
         let make = outgoing.make.take().filter(|_| self.core.state() == ConnectionState::Open);
         if let Some(make) = make {
             self.open(event_loop, make);
@@ -464,7 +464,7 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
             Some(outgoing) => {
                 // The dialer is notified even if `on_close` panics.
                 event_loop.catch_in("a close callback", self, call_on_close);
-                Rc::clone(&outgoing.dialer).on_end(event_loop, reason);
+                Rc::clone(&outgoing.dialer).on_end(event_loop, self.core.id(), reason);
             }
         }
     }

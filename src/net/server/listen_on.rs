@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use super::{Settings, SingleLoop, TcpServer, TcpServerBuilder};
 use crate::event_loop::{EventLoop, Refused};
 use crate::net::address::{Address, AddressError};
+use crate::net::names::Protocol;
 use crate::net::sys::adopted::check_listener;
 use crate::net::target::ConnectTarget;
 
@@ -37,7 +38,7 @@ impl ListenOn {
     pub(super) fn resolve(self) -> io::Result<Listening> {
         let addresses = match self {
             ListenOn::Adopted(listener) => return Ok(Listening::Adopted(listener)),
-            ListenOn::Target(target) => target.resolve_blocking("listen on")?,
+            ListenOn::Target(target) => target.resolve_blocking("listen on", Protocol::Tcp)?,
             ListenOn::Addresses(addresses) => addresses,
         };
         if addresses.is_empty() {

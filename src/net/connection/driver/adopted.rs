@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{ConnectionDriver, Dialer, Outgoing, Waiting, has_handler, watched};
+use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, Refused};
 use crate::net::connection::handler::ConnectionHandler;
@@ -232,13 +233,13 @@ impl<'a> ConnectionBuilder<'a> {
 pub(super) struct Adopter;
 
 impl Dialer for Adopter {
-    fn on_connected(&self, _conn: &TcpConnection<'_>) {}
+    fn on_connected(&self, _conn: &TcpConnection<'_>, _id: ChannelId) {}
 
     fn on_opened(&self) -> VecDeque<Waiting> {
         VecDeque::new()
     }
 
-    fn on_end(self: Rc<Self>, _event_loop: &EventLoop, _reason: Contained<CloseReason>) {}
+    fn on_end(self: Rc<Self>, _event_loop: &EventLoop, _id: ChannelId, _reason: Contained<CloseReason>) {}
 }
 
 impl<H: ConnectionHandler> ConnectionDriver<H> {
