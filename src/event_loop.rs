@@ -14,7 +14,9 @@ pub(crate) mod containment;
 mod counters;
 mod embedding;
 mod handle;
+pub(crate) mod hooks;
 mod idle;
+pub(crate) mod observation;
 mod panics;
 pub(crate) mod poller;
 pub(crate) mod process_mark;
@@ -52,6 +54,8 @@ pub use timers::repeat::{MissedTickBehavior, Repeat};
 
 use self::channel_table::{ChannelId, ChannelTable};
 use self::containment::{Contained, Payload};
+use self::hooks::Hooks;
+use self::observation::metrics::Phase;
 use self::poller::{Poller, Wait};
 use self::tasks::task::Task;
 use self::tasks::task_queue::Batch;
@@ -200,6 +204,11 @@ struct Inner {
     sleeps_with_slack: Cell<u32>,
     /// Sources that hold much more memory than they need.
     trim_requests: trimming::TrimRequests,
+    hooks: Hooks,
+    /// The phase of the turn and when it began, if the loop is measured.
+    phase: Cell<Option<(Phase, Instant)>>,
+    /// How many published callbacks are running.
+    callback_depth: Cell<u32>,
 }
 
 thread_local! {
@@ -268,8 +277,10 @@ impl EventLoop {
     /// Phases 1 to 6. Returns whether a request to quit is pending.
     fn turn(&self, limit: Wait) -> io::Result<bool> {
         let inner = &*self.inner;
+        self.begin_turn(Phase::Waiting);
 
-        // 1. The timeout, and the alarm for the next deadline.
+        // 1. The timeout, and the alarm for the next deadline. What a hook adds is seen here.
+        let limit = self.run_before_wait(limit)?;
         let wait = self.allowed_wait(limit)?;
 
         // 2. The wait. All events are recorded before the first callback runs. So none of them can
@@ -282,22 +293,28 @@ impl EventLoop {
             let mut channels = inner.channels.borrow_mut();
             inner.poller.for_each_event(|key, ready| channels.add_ready(ChannelId::from_key(key), ready));
         }
+        self.run_after_wait()?;
 
         // 3. Channels, including the one that wakes the loop.
+        self.enter_phase(Phase::Channels);
         self.run_channels();
         self.check_process()?;
 
         // 4. Timers.
+        self.enter_phase(Phase::Timers);
         self.run_timers();
         self.check_process()?;
 
         // 5. One batch of tasks.
+        self.enter_phase(Phase::Tasks);
         self.run_tasks();
         self.check_process()?;
 
         // 6. Deferred closes.
+        self.enter_phase(Phase::Closes);
         self.run_closes();
         self.check_process()?;
+        self.end_turn();
 
         inner.iteration.set(inner.iteration.get() + 1);
         Ok(inner.quitting.get())

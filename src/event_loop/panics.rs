@@ -7,6 +7,7 @@ use super::channel_table::ChannelId;
 use super::containment::{Contained, Payload, catch, catch_in, dispose};
 use super::source::Source;
 use super::{EventLoop, Inner};
+use crate::event_loop::observation::pulse::Activity;
 
 impl EventLoop {
     /// Closes a source whose callback has panicked.
@@ -16,6 +17,27 @@ impl EventLoop {
 
     /// Calls user code and catches its panic. `None` if it panicked.
     pub(crate) fn catch<R>(&self, what: &'static str, call: impl FnOnce() -> R) -> Option<R> {
+        let entered = self.enter_callback(|| Activity::of(what));
+        let returned = self.catch_unwatched(what, call);
+        self.leave_callback(entered);
+        returned
+    }
+
+    /// Same as [`catch`](EventLoop::catch), for a closure of the type `name`.
+    pub(crate) fn catch_named<R>(
+        &self,
+        what: &'static str,
+        name: &'static str,
+        call: impl FnOnce() -> R,
+    ) -> Option<R> {
+        let entered = self.enter_callback(|| Activity::named(what, name));
+        let returned = self.catch_unwatched(what, call);
+        self.leave_callback(entered);
+        returned
+    }
+
+    /// Same as [`catch`](EventLoop::catch), without publishing the call to a watchdog.
+    pub(super) fn catch_unwatched<R>(&self, what: &'static str, call: impl FnOnce() -> R) -> Option<R> {
         catch(what, call).map_err(|payload| self.take_panic(payload)).ok()
     }
 
@@ -26,7 +48,10 @@ impl EventLoop {
         source: &dyn Source,
         call: impl FnOnce() -> R,
     ) -> Option<R> {
-        catch_in(what, || source.describe(), call).map_err(|payload| self.take_panic(payload)).ok()
+        let entered = self.enter_callback(|| Activity::of_source(what, source.describe()));
+        let returned = catch_in(what, || source.describe(), call);
+        self.leave_callback(entered);
+        returned.map_err(|payload| self.take_panic(payload)).ok()
     }
 
     /// Drops a value that is, or may contain, a value of the user: its destructor is user code too.

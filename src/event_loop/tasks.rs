@@ -54,7 +54,10 @@ impl EventLoop {
         if self.inner.dropping.get() {
             self.inner.shared.counters.count_dropped(1);
         } else {
-            self.queue_local(|batch| batch.tasks.push(task));
+            self.queue_local(|batch| {
+                batch.tasks.push(task);
+                self.record_queued(batch);
+            });
         }
     }
 
@@ -97,11 +100,11 @@ impl EventLoop {
         if let Some(local) = &mut local {
             self.run_internal(&mut local.internal, Task::call);
         }
-        self.run_each(dropped, &mut posted.tasks, SendTask::call);
+        self.run_each(dropped, &mut posted, SendTask::name, SendTask::call);
         let mut needed = inner.slack.borrow_mut().posted.record(posted_lengths, &mut posted);
         inner.task_batch.replace(posted);
         if let (Some(mut local), Some(lengths)) = (local, local_lengths) {
-            self.run_each(dropped, &mut local.tasks, Task::call);
+            self.run_each(dropped, &mut local, Task::name, Task::call);
             needed |= inner.slack.borrow_mut().local.record(lengths, &mut local);
             inner.local_batch.set(local);
         }
@@ -122,14 +125,21 @@ impl EventLoop {
         }
     }
 
-    fn run_each<T>(&self, dropped: bool, tasks: &mut Vec<T>, call: fn(T, &EventLoop)) {
+    fn run_each<T>(
+        &self,
+        dropped: bool,
+        batch: &mut Batch<T>,
+        name: fn(&T) -> &'static str,
+        call: fn(T, &EventLoop),
+    ) {
         if dropped {
-            tasks.clear();
-        } else if !tasks.is_empty() {
+            batch.tasks.clear();
+            batch.posted.clear();
+        } else if !batch.tasks.is_empty() && !self.run_each_observed(batch, name, call) {
             let counters = &self.inner.shared.counters;
-            for task in tasks.drain(..) {
+            for task in batch.tasks.drain(..) {
                 counters.count_run();
-                self.catch("a task", || call(task, self));
+                self.catch_unwatched("a task", || call(task, self));
                 if self.is_inherited() {
                     return;
                 }

@@ -15,6 +15,10 @@ impl Drop for EventLoop {
         // Only the drop of the last reference ends the loop, so the callbacks called here can still
         // use it.
         if Rc::strong_count(&self.inner) == 1 {
+            if !self.is_inherited() {
+                self.run_at_end();
+            }
+            // A hook may have forked.
             if self.is_inherited() {
                 self.abandon()
             } else {
@@ -80,5 +84,6 @@ impl EventLoop {
         drop(timers);
         let remote_timers = inner.shared.remote_timers.close();
         drop(remote_timers);
+        inner.shared.observation.pulse().end_loop();
     }
 }

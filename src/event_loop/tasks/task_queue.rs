@@ -98,6 +98,8 @@ struct Inbox<T> {
     accepted: u64,
     quit: bool,
     closed: bool,
+    /// Whether the time of each push is recorded.
+    is_timed: bool,
 }
 
 /// The tasks pushed since the last take.
@@ -108,11 +110,13 @@ pub(crate) struct Batch<T> {
     /// Tasks of the crate itself, in the order pushed. They are short, and the capacity does not
     /// limit them.
     pub(crate) internal: Vec<T>,
+    /// When the last tasks of `tasks` were pushed, if that is recorded. Empty otherwise.
+    pub(crate) posted: Vec<Instant>,
 }
 
 impl<T> Default for Batch<T> {
     fn default() -> Self {
-        Batch { tasks: Vec::new(), internal: Vec::new() }
+        Batch { tasks: Vec::new(), internal: Vec::new(), posted: Vec::new() }
     }
 }
 
@@ -140,7 +144,8 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     /// An empty queue for `capacity` tasks whose consumer is asleep: the first push requires a
     /// wake-up.
     pub(crate) fn new(capacity: usize) -> Self {
-        let inbox = Inbox { batch: Batch::default(), accepted: 0, quit: false, closed: false };
+        let batch = Batch::default();
+        let inbox = Inbox { batch, accepted: 0, quit: false, closed: false, is_timed: false };
         TaskQueue {
             inbox: P::Mutex::new(inbox),
             asleep: CachePadded(P::Flag::new(true)),
@@ -163,7 +168,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
             None => {
                 self.mark_pending(inbox);
                 inbox.batch.tasks.push(into_task(task));
-                inbox.accepted += 1;
+                inbox.accept();
                 Ok(())
             }
         })?;
@@ -187,8 +192,8 @@ impl<T, P: Primitives> TaskQueue<T, P> {
             Some(Refusal::Closed) => Some(Refusal::Closed),
             None => {
                 self.mark_pending(inbox);
-                inbox.accepted += 1;
                 inbox.batch.tasks.extend(to_push.take().map(|(task, into_task)| into_task(task)));
+                inbox.accept();
                 Some(Refusal::Full) // ignored, since the task has been accepted
             }
         });
@@ -298,6 +303,11 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         })
     }
 
+    /// Records the time of each push from now on.
+    pub(crate) fn record_times(&self) {
+        self.inbox.with(|inbox| inbox.is_timed = true);
+    }
+
     /// The number of tasks accepted so far.
     pub(crate) fn accepted(&self) -> u64 {
         self.inbox.with(|inbox| inbox.accepted)
@@ -329,6 +339,15 @@ impl<T> Inbox<T> {
             Some(Refusal::Full)
         } else {
             None
+        }
+    }
+
+    /// Counts a task that has been added to the batch.
+    #[inline]
+    fn accept(&mut self) {
+        self.accepted += 1;
+        if self.is_timed {
+            self.batch.posted.push(Instant::now());
         }
     }
 

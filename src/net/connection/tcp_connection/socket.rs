@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::TcpConnection;
+use crate::event_loop::EventLoop;
 use crate::net::address::Address;
 use crate::net::group::peer_key::PeerCredentials;
 use crate::net::options::{self, KeepAlive};
@@ -25,6 +26,17 @@ impl<'a> TcpConnection<'a> {
     /// [`Unsupported`](io::ErrorKind::Unsupported) on a Unix socket.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.core.peer().to_inet()
+    }
+
+    /// Excludes the connection from what [`run_until_idle`](EventLoop::run_until_idle) waits for.
+    /// It is served as long as the loop runs.
+    pub fn exclude_from_idle(&self) {
+        self.event_loop.set_counted(self.core.id(), false);
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](TcpConnection::exclude_from_idle).
+    pub fn include_in_idle(&self) {
+        self.event_loop.set_counted(self.core.id(), true);
     }
 
     /// The local address, of any family.
