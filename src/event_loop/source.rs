@@ -63,7 +63,7 @@ pub(crate) trait Source {
     /// user code, nor borrow state that is borrowed while a callback runs, such as the handler.
     #[cold]
     fn describe(&self) -> Description {
-        Description::of("a channel")
+        Description::of("an internal source")
     }
 
     /// The source's callback has panicked. Default: removes the source, whose id is `id`.

@@ -256,7 +256,7 @@ impl<R: FnMut(&Blocked)> Patrol<R> {
     fn check(&mut self) {
         let Patrol { limit, loops, report, .. } = self;
         for watched in loops.iter_mut() {
-            for blocked in watched.check(*limit) {
+            if let Some(blocked) = watched.check(*limit) {
                 if let Err(payload) = catch("the report of a watchdog", || report(&blocked)) {
                     dispose(payload);
                 }
@@ -295,3 +295,6 @@ impl Watched {
         Blocked { loop_name: self.event_loop.name().to_owned(), callback, duration, is_over }
     }
 }
+
+#[cfg(test)]
+mod tests;

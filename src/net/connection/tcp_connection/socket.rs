@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::TcpConnection;
-use crate::event_loop::EventLoop;
 use crate::net::address::Address;
 use crate::net::group::peer_key::PeerCredentials;
 use crate::net::options::{self, KeepAlive};
@@ -28,8 +27,9 @@ impl<'a> TcpConnection<'a> {
         self.core.peer().to_inet()
     }
 
-    /// Excludes the connection from what [`run_until_idle`](EventLoop::run_until_idle) waits for.
-    /// It is served as long as the loop runs.
+    /// Excludes the connection from what
+    /// [`run_until_idle`](crate::EventLoop::run_until_idle) waits for. It is served as long as the
+    /// loop runs.
     pub fn exclude_from_idle(&self) {
         self.event_loop.set_counted(self.core.id(), false);
     }
