@@ -92,6 +92,8 @@ use timers::alarm::Alarm;
 /// ```
 ///
 /// # One turn
+/// [Hooks](crate::observe::Hook) run before phase 1 and after phase 2.
+///
 /// 1. Compute the wait timeout (zero if work is pending) and arm the timerfd if the next deadline
 ///    has changed.
 /// 2. Wait. An idle loop stays here and makes no system call.

@@ -16,6 +16,7 @@
 //!   flight.
 //! - [`back_pressure`]: what happens when a peer or a handler is slower than its input.
 //! - [`embedding`]: a loop inside another poller or runtime.
+//! - [`observing`]: hooks, metrics, and callbacks that block a loop.
 //! - [`testing`]: tests with a virtual clock.
 //! - [`coming_from`]: the calls of muduo, libevent, libuv and tokio, and their counterparts.
 //!
@@ -43,6 +44,9 @@ pub mod back_pressure {}
 
 #[doc = include_str!("guide/embedding.md")]
 pub mod embedding {}
+
+#[doc = include_str!("guide/observing.md")]
+pub mod observing {}
 
 #[doc = include_str!("guide/testing.md")]
 pub mod testing {}

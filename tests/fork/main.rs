@@ -6,4 +6,5 @@ mod support;
 mod connections;
 mod loops;
 mod objects;
+mod observers;
 mod workers;
