@@ -55,7 +55,9 @@ pub use timers::repeat::{MissedTickBehavior, Repeat};
 use self::channel_table::{ChannelId, ChannelTable};
 use self::containment::{Contained, Payload};
 use self::hooks::Hooks;
+use self::observation::TaskTimes;
 use self::observation::metrics::Phase;
+use self::observation::pulse::Activity;
 use self::poller::{Poller, Wait};
 use self::tasks::task::Task;
 use self::tasks::task_queue::Batch;
@@ -209,8 +211,11 @@ struct Inner {
     hooks: Hooks,
     /// The phase of the turn and when it began, if the loop is measured.
     phase: Cell<Option<(Phase, Instant)>>,
-    /// How many published callbacks are running.
-    callback_depth: Cell<u32>,
+    /// For each published callback that is running, the one around it.
+    outer_callbacks: RefCell<Vec<Option<Activity>>>,
+    task_times: TaskTimes,
+    /// Whether times of tasks are recorded, or the loop is being dropped.
+    queues_specially: Cell<bool>,
 }
 
 thread_local! {
@@ -279,10 +284,10 @@ impl EventLoop {
     /// Phases 1 to 6. Returns whether a request to quit is pending.
     fn turn(&self, limit: Wait) -> io::Result<bool> {
         let inner = &*self.inner;
-        self.begin_turn(Phase::Waiting);
+        let is_observed = self.begin_turn();
 
         // 1. The timeout, and the alarm for the next deadline. What a hook adds is seen here.
-        let limit = self.run_before_wait(limit)?;
+        let limit = if is_observed { self.run_before_wait(limit)? } else { limit };
         let wait = self.allowed_wait(limit)?;
 
         // 2. The wait. All events are recorded before the first callback runs. So none of them can
@@ -295,28 +300,37 @@ impl EventLoop {
             let mut channels = inner.channels.borrow_mut();
             inner.poller.for_each_event(|key, ready| channels.add_ready(ChannelId::from_key(key), ready));
         }
-        self.run_after_wait()?;
+        if is_observed {
+            self.run_after_wait()?;
+        }
 
         // 3. Channels, including the one that wakes the loop.
-        self.enter_phase(Phase::Channels);
         self.run_channels();
         self.check_process()?;
 
         // 4. Timers.
-        self.enter_phase(Phase::Timers);
+        if is_observed {
+            self.enter_phase(Some(Phase::Timers));
+        }
         self.run_timers();
         self.check_process()?;
 
         // 5. One batch of tasks.
-        self.enter_phase(Phase::Tasks);
+        if is_observed {
+            self.enter_phase(Some(Phase::Tasks));
+        }
         self.run_tasks();
         self.check_process()?;
 
         // 6. Deferred closes.
-        self.enter_phase(Phase::Closes);
+        if is_observed {
+            self.enter_phase(Some(Phase::Closes));
+        }
         self.run_closes();
         self.check_process()?;
-        self.end_turn();
+        if is_observed {
+            self.enter_phase(None);
+        }
 
         inner.iteration.set(inner.iteration.get() + 1);
         Ok(inner.quitting.get())

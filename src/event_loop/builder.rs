@@ -14,6 +14,7 @@ use crate::event_loop::channel_table::ChannelTable;
 use crate::event_loop::containment::{logger, set_observer};
 use crate::event_loop::handle::mailbox_limit::MailboxLimit;
 use crate::event_loop::hooks::Hooks;
+use crate::event_loop::observation::TaskTimes;
 use crate::event_loop::poller::Poller;
 use crate::event_loop::timers::alarm::Alarm;
 use crate::event_loop::timers::clock::{Clock, VirtualClock};
@@ -182,9 +183,12 @@ impl EventLoopBuilder {
             trim_requests: Default::default(),
             hooks: Hooks::default(),
             phase: Cell::new(None),
-            callback_depth: Cell::new(0),
+            outer_callbacks: RefCell::default(),
+            task_times: TaskTimes::default(),
+            queues_specially: Cell::new(false),
         });
         let event_loop = EventLoop { inner };
+        event_loop.note_metrics();
         // Sets the present as the origin of the timer queue, instead of the clock's origin.
         event_loop.inner.timers.borrow_mut().begin_phase(event_loop.moment());
         match shared.clock.virtual_clock() {

@@ -218,6 +218,9 @@ impl LoopHandle {
     /// each task.
     pub fn enable_metrics(&self) {
         self.shared.enable_metrics();
+        if let Some(event_loop) = self.local_loop() {
+            event_loop.note_metrics();
+        }
     }
 
     /// The loop's metrics, also after it has been dropped. `None` if they have not been

@@ -97,12 +97,7 @@ impl Source for HookSource {
 }
 
 /// The hooks of one kind, in the order of their creation. Some may have been removed.
-#[derive(Default)]
-pub(super) struct HookList {
-    hooks: RefCell<Vec<ChannelId>>,
-    /// Whether the list has an entry.
-    is_used: Cell<bool>,
-}
+type HookList = RefCell<Vec<ChannelId>>;
 
 /// The hooks of a loop.
 #[derive(Default)]
@@ -110,6 +105,19 @@ pub(super) struct Hooks {
     before_wait: HookList,
     after_wait: HookList,
     at_end: HookList,
+    /// Whether there are hooks in a turn.
+    are_used: Cell<bool>,
+}
+
+impl Hooks {
+    #[inline]
+    pub(super) fn are_used(&self) -> bool {
+        self.are_used.get()
+    }
+
+    fn update(&self) {
+        self.are_used.set(!self.before_wait.borrow().is_empty() || !self.after_wait.borrow().is_empty());
+    }
 }
 
 impl EventLoop {
@@ -181,42 +189,37 @@ impl EventLoop {
         })?;
         let id = id.expect("`register` has called the closure");
         self.set_counted(id, false);
-        list.hooks.borrow_mut().push(id);
-        list.is_used.set(true);
+        list.borrow_mut().push(id);
+        self.inner.hooks.update();
         Ok(Hook { registration: Registration::new(self, id, &hook) })
     }
 
-    /// Before phase 1. Returns how long the turn may wait: a hook that has panicked may have a
-    /// panic to propagate.
-    #[inline]
+    /// Before phase 1 of a turn with hooks, or one that is measured. Returns how long the turn may
+    /// wait: a hook that has panicked may have a panic to propagate.
+    #[cold]
     pub(super) fn run_before_wait(&self, limit: Wait) -> io::Result<Wait> {
         let list = &self.inner.hooks.before_wait;
-        if !list.is_used.get() {
+        if list.borrow().is_empty() {
             return Ok(limit);
         }
-        self.enter_phase(Phase::Hooks);
         let all_returned = self.run_hooks(list)?;
-        self.enter_phase(Phase::Waiting);
+        self.enter_phase(Some(Phase::Waiting));
         Ok(if all_returned { limit } else { Wait::No })
     }
 
     /// After phase 2.
-    #[inline]
+    #[cold]
     pub(super) fn run_after_wait(&self) -> io::Result<()> {
-        let list = &self.inner.hooks.after_wait;
-        if list.is_used.get() {
-            self.enter_phase(Phase::Hooks);
-            self.run_hooks(list)?;
-        }
+        self.run_hooks(&self.inner.hooks.after_wait)?;
+        self.enter_phase(Some(Phase::Channels));
         Ok(())
     }
 
     /// At the beginning of the loop's drop. The loop cannot be run from these hooks.
     pub(super) fn run_at_end(&self) {
-        let list = &self.inner.hooks.at_end;
-        if list.is_used.get() {
+        let hooks = self.inner.hooks.at_end.take();
+        if !hooks.is_empty() {
             self.inner.running.set(true);
-            let hooks = list.hooks.take();
             for id in hooks {
                 if self.run_hook(id).is_none() {
                     return;
@@ -228,21 +231,23 @@ impl EventLoop {
     }
 
     /// Calls the hooks that exist now. Returns whether none of them has panicked.
-    #[cold]
     fn run_hooks(&self, list: &HookList) -> io::Result<bool> {
-        let mut all_returned = true;
         // Hooks can be added meanwhile, but entries are removed only below.
-        let count = list.hooks.borrow().len();
+        let count = list.borrow().len();
+        if count == 0 {
+            return Ok(true);
+        }
+        self.enter_phase(Some(Phase::Hooks));
+        let mut all_returned = true;
         for n in 0..count {
-            let id = list.hooks.borrow()[n];
+            let id = list.borrow()[n];
             match self.run_hook(id) {
                 Some(returned) => all_returned &= returned,
                 None => self.check_process()?,
             }
         }
-        let mut hooks = list.hooks.borrow_mut();
-        hooks.retain(|id| self.is_registered(*id));
-        list.is_used.set(!hooks.is_empty());
+        list.borrow_mut().retain(|id| self.is_registered(*id));
+        self.inner.hooks.update();
         Ok(all_returned)
     }
 

@@ -1,19 +1,21 @@
 //! What other threads can observe of a loop: its times and delays, and the callback that runs.
 //!
 //! Nothing is recorded until it is requested. Until then a turn has one branch for each phase, and
-//! a callback of a source or a timer has one branch. A task has none.
+//! a callback of a source or a timer has one. A task has none on its way, apart from a test of its
+//! queue.
 
 pub(crate) mod metrics;
 pub(crate) mod pulse;
 
+use std::cell::RefCell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use self::metrics::{AtomicMetrics, Phase};
 use self::pulse::{Activity, Pulse};
-use super::EventLoop;
-use crate::event_loop::tasks::task_queue::Batch;
+use super::{EventLoop, Inner};
+use crate::event_loop::trimming::slack::release_capacity;
 
 /// The part of a loop's shared state that is observed.
 #[derive(Debug, Default)]
@@ -61,7 +63,7 @@ impl Observation {
     }
 
     #[inline]
-    fn is_observed(&self) -> bool {
+    pub(super) fn is_observed(&self) -> bool {
         self.observers.load(Relaxed) != 0
     }
 
@@ -71,42 +73,48 @@ impl Observation {
     }
 }
 
-/// A callback that has been published.
-#[must_use = "the callback counts as running until it is left"]
-pub(super) struct Entered {
-    /// The callback around it.
-    outer: Option<Activity>,
+/// When the tasks of this thread and of the current batch were queued. A time belongs to a task with
+/// the same distance from the end of its list. Tasks that were queued before the metrics were
+/// enabled have none.
+#[derive(Debug, Default)]
+pub(super) struct TaskTimes {
+    /// Of the tasks that have been queued on this thread since the last batch.
+    queued: RefCell<Vec<Instant>>,
+    /// Of the batch.
+    pub(super) local: RefCell<Vec<Instant>>,
+    pub(super) posted: RefCell<Vec<Instant>>,
 }
 
 impl EventLoop {
-    /// Starts the time of a turn, which begins with `phase`.
+    /// Begins a turn. Returns whether it has hooks or is observed.
     #[inline]
-    pub(super) fn begin_turn(&self, phase: Phase) {
-        if self.inner.shared.observation.is_observed() {
-            // A turn that has failed has left its phase.
-            self.inner.phase.set(None);
-            self.record_phase(Some(phase));
+    pub(super) fn begin_turn(&self) -> bool {
+        let Inner { shared, hooks, .. } = &*self.inner;
+        let is_observed = shared.observation.is_observed() || hooks.are_used();
+        if is_observed {
+            self.begin_observed_turn();
         }
-    }
-
-    /// Ends the time of the current phase, and starts that of `phase`.
-    #[inline]
-    pub(super) fn enter_phase(&self, phase: Phase) {
-        if self.inner.shared.observation.is_observed() {
-            self.record_phase(Some(phase));
-        }
-    }
-
-    /// Ends the time of the last phase.
-    #[inline]
-    pub(super) fn end_turn(&self) {
-        if self.inner.shared.observation.is_observed() {
-            self.record_phase(None);
-        }
+        is_observed
     }
 
     #[cold]
-    fn record_phase(&self, next: Option<Phase>) {
+    fn begin_observed_turn(&self) {
+        self.note_metrics();
+        // A turn that has failed has left its phase.
+        self.inner.phase.set(None);
+        self.enter_phase(Some(Phase::Waiting));
+    }
+
+    /// If the loop has metrics, the times of its tasks are recorded from now on.
+    pub(super) fn note_metrics(&self) {
+        if self.inner.shared.observation.metrics().is_some() {
+            self.inner.queues_specially.set(true);
+        }
+    }
+
+    /// Ends the time of the current phase and starts that of `next`. `None` ends the turn.
+    #[cold]
+    pub(super) fn enter_phase(&self, next: Option<Phase>) {
         let Some(metrics) = self.inner.shared.observation.metrics() else { return };
         let now = Instant::now();
         if let Some((ended, start)) = self.inner.phase.replace(next.map(|next| (next, now))) {
@@ -117,85 +125,108 @@ impl EventLoop {
         }
     }
 
-    /// Publishes a callback that is about to be called, if a watchdog watches the loop.
+    /// Publishes a callback that is about to be called, if a watchdog watches the loop. Returns
+    /// whether it does; then [`leave_callback`](EventLoop::leave_callback) has to follow.
     #[inline]
-    pub(super) fn enter_callback(&self, describe: impl FnOnce() -> Activity) -> Option<Entered> {
-        self.inner.shared.observation.is_watched().then(|| self.publish(describe()))
+    pub(super) fn enter_callback(&self, describe: impl FnOnce() -> Activity) -> bool {
+        let is_watched = self.inner.shared.observation.is_watched();
+        if is_watched {
+            self.publish(describe);
+        }
+        is_watched
     }
 
     #[cold]
-    fn publish(&self, activity: Activity) -> Entered {
-        let depth = self.inner.callback_depth.get();
-        self.inner.callback_depth.set(depth + 1);
-        let outer = self.inner.shared.observation.pulse.begin(activity, depth == 0);
-        Entered { outer: outer.filter(|_| depth > 0) }
+    fn publish(&self, describe: impl FnOnce() -> Activity) {
+        let Inner { shared, outer_callbacks, .. } = &*self.inner;
+        let activity = describe();
+        let is_outermost = outer_callbacks.borrow().is_empty();
+        let before = shared.observation.pulse.begin(activity, is_outermost);
+        outer_callbacks.borrow_mut().push(before.filter(|_| !is_outermost));
     }
 
-    /// The callback has returned. To be called with the result of
+    /// A callback has returned. `is_published` is the result of
     /// [`enter_callback`](EventLoop::enter_callback).
     #[inline]
-    pub(super) fn leave_callback(&self, entered: Option<Entered>) {
-        if let Some(entered) = entered {
-            self.withdraw(entered);
+    pub(super) fn leave_callback(&self, is_published: bool) {
+        if is_published {
+            self.withdraw();
         }
     }
 
     #[cold]
-    fn withdraw(&self, entered: Entered) {
-        let depth = self.inner.callback_depth.get() - 1;
-        self.inner.callback_depth.set(depth);
+    fn withdraw(&self) {
+        let Inner { shared, outer_callbacks, .. } = &*self.inner;
+        let outer = outer_callbacks.borrow_mut().pop().flatten();
         // The callback may have forked. In the child, the lock may be held for ever.
         if !self.is_inherited() {
-            let pulse = &self.inner.shared.observation.pulse;
-            if depth == 0 { pulse.end() } else { pulse.resume(entered.outer) }
+            let pulse = &shared.observation.pulse;
+            if outer_callbacks.borrow().is_empty() { pulse.end() } else { pulse.resume(outer) }
         }
     }
 
     /// Notes when a task of this thread is queued.
-    #[inline]
-    pub(super) fn record_queued<T>(&self, batch: &mut Batch<T>) {
-        if self.inner.shared.observation.metrics().is_some() {
-            batch.posted.push(Instant::now());
-        }
+    pub(super) fn record_queued(&self) {
+        self.inner.task_times.queued.borrow_mut().push(Instant::now());
     }
 
-    /// Runs the tasks of a batch, same as `run_each`, if the loop is observed. Returns whether it
-    /// is.
+    /// Takes the batch of phase 5, with its times. Returns whether there is a request to quit.
+    #[cold]
+    pub(super) fn take_observed_batch(&self) -> bool {
+        let Inner { shared, task_batch, task_times, .. } = &*self.inner;
+        // The metrics may have been enabled during the wait.
+        self.note_metrics();
+        let TaskTimes { queued, local, posted } = task_times;
+        for times in [local, posted] {
+            let times = &mut *times.borrow_mut();
+            times.clear();
+            release_capacity(times);
+        }
+        queued.swap(local);
+        shared.tasks.take_timed(&mut task_batch.borrow_mut(), &mut posted.borrow_mut())
+    }
+
+    /// Runs the tasks of a batch, if the loop is observed. Returns whether it is.
     #[inline]
-    pub(super) fn run_each_observed<T>(
+    pub(super) fn run_observed<T>(
         &self,
-        batch: &mut Batch<T>,
+        tasks: &mut Vec<T>,
+        times: &RefCell<Vec<Instant>>,
         name: fn(&T) -> &'static str,
         call: fn(T, &EventLoop),
     ) -> bool {
         let is_observed = self.inner.shared.observation.is_observed();
         if is_observed {
-            self.observe_each(batch, name, call);
+            self.observe_each(tasks, times, name, call);
         }
         is_observed
     }
 
     #[cold]
-    fn observe_each<T>(&self, batch: &mut Batch<T>, name: fn(&T) -> &'static str, call: fn(T, &EventLoop)) {
+    fn observe_each<T>(
+        &self,
+        tasks: &mut Vec<T>,
+        times: &RefCell<Vec<Instant>>,
+        name: fn(&T) -> &'static str,
+        call: fn(T, &EventLoop),
+    ) {
         let shared = &self.inner.shared;
         let metrics = shared.observation.metrics();
-        // Tasks that were queued before the metrics were started have no time.
-        let untimed = batch.tasks.len().saturating_sub(batch.posted.len());
-        let mut posted = batch.posted.drain(..);
-        for (number, task) in batch.tasks.drain(..).enumerate() {
+        let (count, timed) = (tasks.len(), times.borrow().len());
+        for (number, task) in tasks.drain(..).enumerate() {
             shared.counters.count_run();
-            let posted = if number < untimed { None } else { posted.next() };
-            if let (Some(metrics), Some(posted)) = (metrics, posted) {
-                metrics.record_task_delay(posted.elapsed());
+            // Counted from the end of both lists.
+            let at = (number + timed).checked_sub(count);
+            let queued = at.and_then(|at| times.borrow().get(at).copied());
+            if let (Some(metrics), Some(queued)) = (metrics, queued) {
+                metrics.record_task_delay(queued.elapsed());
             }
-            let entered = self.enter_callback(|| Activity::named("a task", name(&task)));
+            let is_published = self.enter_callback(|| Activity::named("a task", name(&task)));
             self.catch_unwatched("a task", || call(task, self));
-            self.leave_callback(entered);
+            self.leave_callback(is_published);
             if self.is_inherited() {
                 return;
             }
         }
-        drop(posted);
-        batch.posted.shrink_to(batch.tasks.capacity());
     }
 }

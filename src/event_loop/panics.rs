@@ -17,9 +17,9 @@ impl EventLoop {
 
     /// Calls user code and catches its panic. `None` if it panicked.
     pub(crate) fn catch<R>(&self, what: &'static str, call: impl FnOnce() -> R) -> Option<R> {
-        let entered = self.enter_callback(|| Activity::of(what));
+        let is_published = self.enter_callback(|| Activity::of(what));
         let returned = self.catch_unwatched(what, call);
-        self.leave_callback(entered);
+        self.leave_callback(is_published);
         returned
     }
 
@@ -30,9 +30,9 @@ impl EventLoop {
         name: &'static str,
         call: impl FnOnce() -> R,
     ) -> Option<R> {
-        let entered = self.enter_callback(|| Activity::named(what, name));
+        let is_published = self.enter_callback(|| Activity::named(what, name));
         let returned = self.catch_unwatched(what, call);
-        self.leave_callback(entered);
+        self.leave_callback(is_published);
         returned
     }
 
@@ -48,9 +48,9 @@ impl EventLoop {
         source: &dyn Source,
         call: impl FnOnce() -> R,
     ) -> Option<R> {
-        let entered = self.enter_callback(|| Activity::of_source(what, source.describe()));
+        let is_published = self.enter_callback(|| Activity::of_source(what, source.describe()));
         let returned = catch_in(what, || source.describe(), call);
-        self.leave_callback(entered);
+        self.leave_callback(is_published);
         returned.map_err(|payload| self.take_panic(payload)).ok()
     }
 

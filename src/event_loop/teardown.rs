@@ -39,6 +39,7 @@ impl EventLoop {
     fn abandon(&self) {
         let inner = &*self.inner;
         inner.dropping.set(true);
+        inner.queues_specially.set(true);
         mem::forget(Arc::clone(&inner.shared));
         let ids = inner.channels.borrow().ids();
         for id in ids {
@@ -54,6 +55,7 @@ impl EventLoop {
     fn end(&self) {
         let inner = &*self.inner;
         inner.dropping.set(true);
+        inner.queues_specially.set(true);
         inner.shared.terminated.store(true, Relaxed);
         let tasks = inner.shared.tasks.close();
         loop {

@@ -79,6 +79,7 @@ impl EventLoop {
         self.run_at_moment(self.inner.shared.clock.after(delay), callback)
     }
 
+    #[inline]
     fn run_at_moment<F: FnOnce(&EventLoop) + 'static>(&self, deadline: u64, callback: F) -> TimerId {
         let task = Task::new_as::<F, _>(move |firing: &Firing| callback(&firing.event_loop));
         self.name_timer(self.arm_task(deadline, task))
@@ -238,9 +239,9 @@ impl EventLoop {
             if let Some(metrics) = metrics {
                 metrics.record_timer_delay(self.moment().saturating_sub(deadline));
             }
-            let entered = self.enter_callback(|| Activity::named("a timer's callback", payload.name()));
+            let is_published = self.enter_callback(|| Activity::named("a timer's callback", payload.name()));
             self.catch_unwatched("a timer's callback", || payload.call(firing));
-            self.leave_callback(entered);
+            self.leave_callback(is_published);
             if self.is_inherited() {
                 return;
             }
@@ -255,6 +256,7 @@ impl EventLoop {
         self.arm_task(deadline, Task::new(task))
     }
 
+    #[inline]
     fn arm_task(&self, deadline: u64, task: TimerTask) -> TimerKey {
         let key = self.inner.timers.borrow_mut().insert(deadline, task);
         self.arm_deadline(deadline);

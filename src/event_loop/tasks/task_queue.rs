@@ -94,6 +94,8 @@ struct CachePadded<T>(T);
 #[derive(Debug)]
 struct Inbox<T> {
     batch: Batch<T>,
+    /// When the last tasks of the batch were pushed, if that is recorded. Empty otherwise.
+    times: Vec<Instant>,
     /// The number of tasks pushed so far.
     accepted: u64,
     quit: bool,
@@ -110,13 +112,11 @@ pub(crate) struct Batch<T> {
     /// Tasks of the crate itself, in the order pushed. They are short, and the capacity does not
     /// limit them.
     pub(crate) internal: Vec<T>,
-    /// When the last tasks of `tasks` were pushed, if that is recorded. Empty otherwise.
-    pub(crate) posted: Vec<Instant>,
 }
 
 impl<T> Default for Batch<T> {
     fn default() -> Self {
-        Batch { tasks: Vec::new(), internal: Vec::new(), posted: Vec::new() }
+        Batch { tasks: Vec::new(), internal: Vec::new() }
     }
 }
 
@@ -144,8 +144,14 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     /// An empty queue for `capacity` tasks whose consumer is asleep: the first push requires a
     /// wake-up.
     pub(crate) fn new(capacity: usize) -> Self {
-        let batch = Batch::default();
-        let inbox = Inbox { batch, accepted: 0, quit: false, closed: false, is_timed: false };
+        let inbox = Inbox {
+            batch: Batch::default(),
+            times: Vec::new(),
+            accepted: 0,
+            quit: false,
+            closed: false,
+            is_timed: false,
+        };
         TaskQueue {
             inbox: P::Mutex::new(inbox),
             asleep: CachePadded(P::Flag::new(true)),
@@ -281,10 +287,17 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     /// taken under one lock. On `true`, every task accepted before that request is in this batch or
     /// was in an earlier one. A later request is left for a later take, and so are the tasks
     /// accepted before it.
+    #[inline]
     pub(crate) fn take(&self, batch: &mut Batch<T>) -> bool {
+        self.take_with(batch, |_| ())
+    }
+
+    #[inline]
+    fn take_with(&self, batch: &mut Batch<T>, take_more: impl FnOnce(&mut Inbox<T>)) -> bool {
         debug_assert!(batch.is_empty());
         let quit = self.inbox.with(|inbox| {
             std::mem::swap(&mut inbox.batch, batch);
+            take_more(inbox);
             if inbox.quit || !batch.is_empty() {
                 self.pending.0.store(false);
             }
@@ -294,6 +307,13 @@ impl<T, P: Primitives> TaskQueue<T, P> {
             self.inbox.notify_all();
         }
         quit
+    }
+
+    /// For the consumer: same as [`take`](TaskQueue::take). Also swaps the recorded times of the
+    /// batch's last tasks into `times`, which must be empty.
+    pub(crate) fn take_timed(&self, batch: &mut Batch<T>, times: &mut Vec<Instant>) -> bool {
+        debug_assert!(times.is_empty());
+        self.take_with(batch, |inbox| std::mem::swap(&mut inbox.times, times))
     }
 
     /// For the consumer: takes the storage of an empty inbox, to be dropped.
@@ -347,7 +367,7 @@ impl<T> Inbox<T> {
     fn accept(&mut self) {
         self.accepted += 1;
         if self.is_timed {
-            self.batch.posted.push(Instant::now());
+            self.times.push(Instant::now());
         }
     }
 
