@@ -73,8 +73,8 @@ impl Observation {
     }
 }
 
-/// When the tasks of this thread and of the current batch were queued. A time belongs to a task with
-/// the same distance from the end of its list. Tasks that were queued before the metrics were
+/// When the tasks of this thread and of the current batch were queued. A time belongs to the task
+/// with the same distance from the end of its list. Tasks that were queued before the metrics were
 /// enabled have none.
 #[derive(Debug, Default)]
 pub(super) struct TaskTimes {
@@ -125,44 +125,33 @@ impl EventLoop {
         }
     }
 
-    /// Publishes a callback that is about to be called, if a watchdog watches the loop. Returns
-    /// whether it does; then [`leave_callback`](EventLoop::leave_callback) has to follow.
+    /// Whether a watchdog watches the callbacks. Then each is called through
+    /// [`publishing`](EventLoop::publishing).
     #[inline]
-    pub(super) fn enter_callback(&self, describe: impl FnOnce() -> Activity) -> bool {
-        let is_watched = self.inner.shared.observation.is_watched();
-        if is_watched {
-            self.publish(describe);
-        }
-        is_watched
+    pub(super) fn is_watched(&self) -> bool {
+        self.inner.shared.observation.is_watched()
     }
 
+    /// Publishes a callback, and calls it. `call` catches its panic.
     #[cold]
-    fn publish(&self, describe: impl FnOnce() -> Activity) {
+    #[inline(never)]
+    pub(super) fn publishing<R>(
+        &self,
+        describe: impl FnOnce() -> Activity,
+        call: impl FnOnce() -> Option<R>,
+    ) -> Option<R> {
         let Inner { shared, outer_callbacks, .. } = &*self.inner;
-        let activity = describe();
+        let pulse = &shared.observation.pulse;
         let is_outermost = outer_callbacks.borrow().is_empty();
-        let before = shared.observation.pulse.begin(activity, is_outermost);
+        let before = pulse.begin(describe(), is_outermost);
         outer_callbacks.borrow_mut().push(before.filter(|_| !is_outermost));
-    }
-
-    /// A callback has returned. `is_published` is the result of
-    /// [`enter_callback`](EventLoop::enter_callback).
-    #[inline]
-    pub(super) fn leave_callback(&self, is_published: bool) {
-        if is_published {
-            self.withdraw();
-        }
-    }
-
-    #[cold]
-    fn withdraw(&self) {
-        let Inner { shared, outer_callbacks, .. } = &*self.inner;
+        let returned = call();
         let outer = outer_callbacks.borrow_mut().pop().flatten();
         // The callback may have forked. In the child, the lock may be held for ever.
         if !self.is_inherited() {
-            let pulse = &shared.observation.pulse;
-            if outer_callbacks.borrow().is_empty() { pulse.end() } else { pulse.resume(outer) }
+            if is_outermost { pulse.end() } else { pulse.resume(outer) }
         }
+        returned
     }
 
     /// Notes when a task of this thread is queued.
@@ -221,9 +210,7 @@ impl EventLoop {
             if let (Some(metrics), Some(queued)) = (metrics, queued) {
                 metrics.record_task_delay(queued.elapsed());
             }
-            let is_published = self.enter_callback(|| Activity::named("a task", name(&task)));
-            self.catch_unwatched("a task", || call(task, self));
-            self.leave_callback(is_published);
+            self.catch_named("a task", name(&task), || call(task, self));
             if self.is_inherited() {
                 return;
             }

@@ -21,7 +21,6 @@ use super::EventLoop;
 use super::shared::{TimerId, TimerName};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
-use crate::event_loop::observation::pulse::Activity;
 use crate::event_loop::tasks::task::Task;
 
 /// Deadlines within this time after a turn, in nanoseconds, are coalesced into one wake-up. The
@@ -239,9 +238,11 @@ impl EventLoop {
             if let Some(metrics) = metrics {
                 metrics.record_timer_delay(self.moment().saturating_sub(deadline));
             }
-            let is_published = self.enter_callback(|| Activity::named("a timer's callback", payload.name()));
-            self.catch_unwatched("a timer's callback", || payload.call(firing));
-            self.leave_callback(is_published);
+            if self.is_watched() {
+                self.catch_named("a timer's callback", payload.name(), || payload.call(firing));
+            } else {
+                self.catch_unwatched("a timer's callback", || payload.call(firing));
+            }
             if self.is_inherited() {
                 return;
             }

@@ -53,8 +53,8 @@ pub(crate) struct Task<A: ?Sized + 'static> {
     closure: PhantomData<*mut ()>,
 }
 
-/// The operations of a closure type, as a constant that can be promoted to a static. `N` is the type
-/// that gives the name.
+/// The operations of a closure type, as a constant that can be promoted to a static. `N` is the
+/// type that gives the name.
 struct OperationsOf<N: ?Sized, F, A: ?Sized + 'static>(PhantomData<F>, PhantomData<A>, PhantomData<N>);
 
 impl<N: ?Sized, F: FnOnce(&A), A: ?Sized + 'static> OperationsOf<N, F, A> {
