@@ -15,7 +15,9 @@ mod counters;
 pub(crate) mod deliveries;
 mod embedding;
 mod handle;
+pub(crate) mod hooks;
 mod idle;
+pub(crate) mod observation;
 mod panics;
 pub(crate) mod poller;
 pub(crate) mod process_mark;
@@ -53,6 +55,10 @@ pub use timers::repeat::{MissedTickBehavior, Repeat};
 
 use self::channel_table::{ChannelId, ChannelTable};
 use self::containment::{Contained, Payload};
+use self::hooks::Hooks;
+use self::observation::TaskTimes;
+use self::observation::metrics::Phase;
+use self::observation::pulse::Activity;
 use self::poller::{Poller, Wait};
 use self::tasks::task::Task;
 use self::tasks::task_queue::Batch;
@@ -89,6 +95,8 @@ use timers::alarm::Alarm;
 /// ```
 ///
 /// # One turn
+/// [Hooks](crate::observe::Hook) run before phase 1 and after phase 2.
+///
 /// 1. Compute the wait timeout (zero if work is pending) and arm the timerfd if the next deadline
 ///    has changed.
 /// 2. Wait. An idle loop stays here and makes no system call.
@@ -204,6 +212,14 @@ struct Inner {
     sleeps_with_slack: Cell<u32>,
     /// Sources that hold much more memory than they need.
     trim_requests: trimming::TrimRequests,
+    hooks: Hooks,
+    /// The phase of the turn and when it began, if the loop is measured.
+    phase: Cell<Option<(Phase, Instant)>>,
+    /// For each published callback that is running, the one around it.
+    outer_callbacks: RefCell<Vec<Option<Activity>>>,
+    task_times: TaskTimes,
+    /// Whether times of tasks are recorded, or the loop is being dropped.
+    queues_specially: Cell<bool>,
 }
 
 thread_local! {
@@ -272,8 +288,10 @@ impl EventLoop {
     /// Phases 1 to 6. Returns whether a request to quit is pending.
     fn turn(&self, limit: Wait) -> io::Result<bool> {
         let inner = &*self.inner;
+        let is_observed = self.begin_turn();
 
-        // 1. The timeout, and the alarm for the next deadline.
+        // 1. The timeout, and the alarm for the next deadline. What a hook adds is seen here.
+        let limit = if is_observed { self.run_before_wait(limit)? } else { limit };
         let wait = self.allowed_wait(limit)?;
 
         // 2. The wait. All events are recorded before the first callback runs. So none of them can
@@ -286,22 +304,37 @@ impl EventLoop {
             let mut channels = inner.channels.borrow_mut();
             inner.poller.for_each_event(|key, ready| channels.add_ready(ChannelId::from_key(key), ready));
         }
+        if is_observed {
+            self.run_after_wait()?;
+        }
 
         // 3. Channels, including the one that wakes the loop.
         self.run_channels();
         self.check_process()?;
 
         // 4. Timers.
+        if is_observed {
+            self.enter_phase(Some(Phase::Timers));
+        }
         self.run_timers();
         self.check_process()?;
 
         // 5. One batch of tasks.
+        if is_observed {
+            self.enter_phase(Some(Phase::Tasks));
+        }
         self.run_tasks();
         self.check_process()?;
 
         // 6. Deferred closes.
+        if is_observed {
+            self.enter_phase(Some(Phase::Closes));
+        }
         self.run_closes();
         self.check_process()?;
+        if is_observed {
+            self.enter_phase(None);
+        }
 
         inner.iteration.set(inner.iteration.get() + 1);
         Ok(inner.quitting.get())

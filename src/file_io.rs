@@ -336,6 +336,17 @@ impl FileIo {
         self.core.with(|event_loop, core| core.cancel(event_loop, id)).unwrap_or(false)
     }
 
+    /// Excludes pending operations from what [`run_until_idle`](EventLoop::run_until_idle) waits
+    /// for. They are completed, and their callbacks called, as long as the loop runs.
+    pub fn exclude_from_idle(&self) {
+        self.core.with(|event_loop, core| core.set_excluded(event_loop, true));
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](FileIo::exclude_from_idle).
+    pub fn include_in_idle(&self) {
+        self.core.with(|event_loop, core| core.set_excluded(event_loop, false));
+    }
+
     fn start(
         &self,
         operation: Result<Operation, Outcome>,

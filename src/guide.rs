@@ -19,6 +19,7 @@
 //! - [`filters`]: compression or encryption between a socket and a handler.
 //! - [`embedding`]: a loop inside another poller or runtime.
 //! - [`testing`]: tests with a virtual clock, and with connections in memory.
+//! - [`observing`]: hooks, metrics, and callbacks that block a loop.
 //! - [`coming_from`]: the calls of muduo, libevent, libuv and tokio, and their counterparts.
 //!
 //! See also the documentation of [`EventLoop`](crate::EventLoop), which defines a turn of the loop,
@@ -48,6 +49,9 @@ pub mod filters {}
 
 #[doc = include_str!("guide/embedding.md")]
 pub mod embedding {}
+
+#[doc = include_str!("guide/observing.md")]
+pub mod observing {}
 
 #[doc = include_str!("guide/testing.md")]
 pub mod testing {}

@@ -42,6 +42,7 @@
 //! | messages between processes | [`SharedRing`] |
 //! | signals and child processes | [`Signals`], [`Child`] |
 //! | files, and changes of files | [`FileIo`], [`Watcher`] |
+//! | hooks, metrics, blocked loops | [`Hook`], [`LoopHandle::metrics`], [`Watchdog`] |
 //! | pressure and memory events | [`PressureTrigger`], [`MemoryThreshold`], [`MemoryEvents`] |
 //!
 //! # Threads
@@ -137,6 +138,7 @@
 //! [`Decoder`]: codec::Decoder
 //! [`FileIo`]: fs::FileIo
 //! [`Framed`]: codec::Framed
+//! [`Hook`]: observe::Hook
 //! [`JobError::Cancelled`]: task::JobError::Cancelled
 //! [`JobError::Panicked`]: task::JobError::Panicked
 //! [`LengthCodec`]: codec::LengthCodec
@@ -170,6 +172,7 @@
 //! [`UdpHandle`]: net::UdpHandle
 //! [`UnixAddress`]: net::UnixAddress
 //! [`VirtualClock`]: time::VirtualClock
+//! [`Watchdog`]: observe::Watchdog
 //! [`Watcher`]: fs::Watcher
 //! [`Workers`]: task::Workers
 //! [`WorkersError::Closed`]: task::WorkersError::Closed
@@ -223,6 +226,13 @@ pub mod task {
     pub use crate::threads::workers::builder::WorkersBuilder;
     pub use crate::threads::workers::error::{JobError, WorkersError};
     pub use crate::threads::workers::{JobId, Workers};
+}
+
+/// Observing a loop: hooks, metrics, and a watchdog for callbacks that block.
+pub mod observe {
+    pub use crate::event_loop::hooks::Hook;
+    pub use crate::event_loop::observation::metrics::{Delays, LoopMetrics};
+    pub use crate::threads::watchdog::{Blocked, Watchdog};
 }
 
 /// Repeating timers, and a clock for tests.

@@ -2,4 +2,5 @@
 
 pub(crate) mod loop_pool;
 pub(crate) mod loop_thread;
+pub(crate) mod watchdog;
 pub(crate) mod workers;

@@ -13,6 +13,8 @@ use super::{EventLoop, Inner};
 use crate::event_loop::channel_table::ChannelTable;
 use crate::event_loop::containment::{logger, set_observer};
 use crate::event_loop::handle::mailbox_limit::MailboxLimit;
+use crate::event_loop::hooks::Hooks;
+use crate::event_loop::observation::TaskTimes;
 use crate::event_loop::poller::Poller;
 use crate::event_loop::timers::alarm::Alarm;
 use crate::event_loop::timers::clock::{Clock, VirtualClock};
@@ -39,6 +41,8 @@ pub struct EventLoopBuilder {
     busy_poll: Option<Duration>,
     mailbox: MailboxLimit,
     virtual_clock: Option<VirtualClock>,
+    name: Option<String>,
+    metrics: bool,
 }
 
 impl EventLoopBuilder {
@@ -51,6 +55,8 @@ impl EventLoopBuilder {
             busy_poll: None,
             mailbox: MailboxLimit::Unbounded,
             virtual_clock: None,
+            name: None,
+            metrics: false,
         }
     }
 
@@ -113,6 +119,20 @@ impl EventLoopBuilder {
         self
     }
 
+    /// The name of the loop, for the reports of a [`Watchdog`](crate::observe::Watchdog). Default:
+    /// the name of the thread that creates it, of which the kernel keeps 15 bytes.
+    pub fn name(mut self, name: impl Into<String>) -> EventLoopBuilder {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Measures times and delays from the beginning. Same as
+    /// [`LoopHandle::enable_metrics`](crate::LoopHandle::enable_metrics).
+    pub fn metrics(mut self) -> EventLoopBuilder {
+        self.metrics = true;
+        self
+    }
+
     /// Creates the loop, for this thread.
     ///
     /// # Errors
@@ -123,7 +143,11 @@ impl EventLoopBuilder {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
         let clock = self.virtual_clock.map_or_else(Clock::system, Clock::from);
-        let shared = Arc::new(Shared::new(self.mailbox, clock)?);
+        let name = self.name.unwrap_or_else(thread_name);
+        let shared = Arc::new(Shared::new(name, self.mailbox, clock)?);
+        if self.metrics {
+            shared.enable_metrics();
+        }
         let inner = Rc::new(Inner {
             shared: Arc::clone(&shared),
             poller: Poller::new(self.events_per_turn)?,
@@ -159,8 +183,14 @@ impl EventLoopBuilder {
             lent_capacity: Cell::default(),
             sleeps_with_slack: Cell::new(0),
             trim_requests: Default::default(),
+            hooks: Hooks::default(),
+            phase: Cell::new(None),
+            outer_callbacks: RefCell::default(),
+            task_times: TaskTimes::default(),
+            queues_specially: Cell::new(false),
         });
         let event_loop = EventLoop { inner };
+        event_loop.note_metrics();
         // Sets the present as the origin of the timer queue, instead of the clock's origin.
         event_loop.inner.timers.borrow_mut().begin_phase(event_loop.moment());
         match shared.clock.virtual_clock() {
@@ -180,4 +210,10 @@ impl EventLoopBuilder {
         logger::set_clock(EventLoop::current_time);
         Ok(event_loop)
     }
+}
+
+/// The name of this thread in the kernel. The standard library's may not be available: a loop can
+/// be created while thread-locals are destroyed.
+fn thread_name() -> String {
+    rustix::thread::name().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned())
 }

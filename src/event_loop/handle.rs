@@ -16,6 +16,8 @@ use super::EventLoop;
 use super::counters::LoopCounters;
 use super::deliveries::Deliveries;
 use super::shared::Shared;
+use crate::event_loop::observation::metrics::LoopMetrics;
+use crate::event_loop::observation::pulse::Pulse;
 use crate::event_loop::refused::Refused;
 use crate::event_loop::tasks::task::{SendTask, Task};
 use crate::event_loop::tasks::task_queue::Refusal;
@@ -205,6 +207,44 @@ impl LoopHandle {
     /// The loop's counters, also after it has been dropped.
     pub fn counters(&self) -> LoopCounters {
         self.shared.counters()
+    }
+
+    /// The name of the loop: that of its [builder](super::EventLoopBuilder::name), or of its
+    /// thread.
+    pub fn name(&self) -> &str {
+        self.shared.name()
+    }
+
+    /// Makes the loop measure times and delays from now on, for [`metrics`](LoopHandle::metrics).
+    /// They cannot be disabled. From any thread, without waiting for the loop.
+    ///
+    /// Costs the loop six readings of the clock each turn, one more for each timer, and two for
+    /// each task.
+    pub fn enable_metrics(&self) {
+        self.shared.enable_metrics();
+        if let Some(event_loop) = self.local_loop() {
+            event_loop.note_metrics();
+        }
+    }
+
+    /// The loop's metrics, also after it has been dropped. `None` if they have not been
+    /// [enabled](LoopHandle::enable_metrics). From any thread; the loop is neither stopped nor
+    /// slowed down.
+    pub fn metrics(&self) -> Option<LoopMetrics> {
+        self.shared.observation.metrics().map(|metrics| metrics.read())
+    }
+
+    /// Makes the loop publish its callbacks, until as many watchers have been removed.
+    pub(crate) fn add_watcher(&self) {
+        self.shared.observation.add_watcher();
+    }
+
+    pub(crate) fn remove_watcher(&self) {
+        self.shared.observation.remove_watcher();
+    }
+
+    pub(crate) fn pulse(&self) -> &Pulse {
+        self.shared.observation.pulse()
     }
 
     /// Whether this is a forked child of the process that created the loop. The child must not

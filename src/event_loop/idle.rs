@@ -17,7 +17,8 @@ impl EventLoop {
     /// - a timer, or a task that has been queued;
     /// - a source: a server, client, connection, socket, signal source or watcher, a child process
     ///   until it has been reaped, a job of [`Workers::submit`](crate::task::Workers::submit) until
-    ///   its result has been delivered, a [`FileIo`](crate::fs::FileIo) while it is open;
+    ///   its result has been delivered, a [`FileIo`](crate::fs::FileIo) while operations are
+    ///   pending;
     /// - a [`Channel`](crate::io::Channel) with an interest. One without is not called, and does
     ///   not count.
     ///
@@ -26,12 +27,15 @@ impl EventLoop {
     /// [`Workers::submit_to`](crate::task::Workers::submit_to), which posts its result. A repeating
     /// timer counts until it is cancelled.
     ///
-    /// A source that only serves the others, such as signals or a timer for statistics, can be
-    /// excluded. It is served as long as the loop runs: see
-    /// [`exclude_from_idle`](EventLoop::exclude_from_idle) for timers, and the method with the same
-    /// name of [`Channel`](crate::io::Channel#method.exclude_from_idle),
-    /// [`EventFdSource`](crate::io::EventFdSource), [`Signals`](crate::signal::Signals),
-    /// [`Watcher`](crate::fs::Watcher) and the sources of [`pressure`](crate::pressure).
+    /// What only serves the rest, such as signals or a timer for statistics, can be excluded. It is
+    /// served as long as the loop runs: see [`exclude_from_idle`](EventLoop::exclude_from_idle) for
+    /// timers, and the method with the same name of each source: [`Channel`](crate::io::Channel),
+    /// [`TcpServer`](crate::TcpServer), [`TcpConnection`](crate::TcpConnection),
+    /// [`UdpSocket`](crate::UdpSocket), [`SharedRingSource`](crate::ipc::SharedRingSource),
+    /// [`FileIo`](crate::fs::FileIo), [`Watcher`](crate::fs::Watcher),
+    /// [`Child`](crate::process::Child), [`Signals`](crate::signal::Signals),
+    /// [`EventFdSource`](crate::io::EventFdSource), and the sources of
+    /// [`pressure`](crate::pressure). A [hook](crate::observe::Hook) never counts.
     ///
     /// A loop with a [`VirtualClock`](crate::time::VirtualClock) does not wait for timers: whenever
     /// it has no work left, it moves the clock to the next deadline. It waits for descriptors and

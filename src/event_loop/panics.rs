@@ -7,6 +7,7 @@ use super::channel_table::ChannelId;
 use super::containment::{Contained, Payload, catch, catch_in, dispose};
 use super::source::Source;
 use super::{EventLoop, Inner};
+use crate::event_loop::observation::pulse::Activity;
 
 impl EventLoop {
     /// Closes a source whose callback has panicked.
@@ -15,12 +16,51 @@ impl EventLoop {
     }
 
     /// Calls user code and catches its panic. `None` if it panicked.
+    #[inline]
     pub(crate) fn catch<R>(&self, what: &'static str, call: impl FnOnce() -> R) -> Option<R> {
+        if self.is_watched() {
+            return self.publishing(|| Activity::of(what), || self.catch_unwatched(what, call));
+        }
+        self.catch_unwatched(what, call)
+    }
+
+    /// Same as [`catch`](EventLoop::catch), for a closure of the type `name`.
+    #[inline]
+    pub(crate) fn catch_named<R>(
+        &self,
+        what: &'static str,
+        name: &'static str,
+        call: impl FnOnce() -> R,
+    ) -> Option<R> {
+        if self.is_watched() {
+            return self.publishing(|| Activity::named(what, name), || self.catch_unwatched(what, call));
+        }
+        self.catch_unwatched(what, call)
+    }
+
+    /// Same as [`catch`](EventLoop::catch), without publishing the call to a watchdog.
+    #[inline]
+    pub(super) fn catch_unwatched<R>(&self, what: &'static str, call: impl FnOnce() -> R) -> Option<R> {
         catch(what, call).map_err(|payload| self.take_panic(payload)).ok()
     }
 
     /// Same as [`catch`](EventLoop::catch), for a call of the source. The log names the source.
+    #[inline]
     pub(crate) fn catch_in<R>(
+        &self,
+        what: &'static str,
+        source: &dyn Source,
+        call: impl FnOnce() -> R,
+    ) -> Option<R> {
+        if self.is_watched() {
+            let describe = || Activity::of_source(what, source.describe());
+            return self.publishing(describe, || self.catch_in_unwatched(what, source, call));
+        }
+        self.catch_in_unwatched(what, source, call)
+    }
+
+    #[inline]
+    fn catch_in_unwatched<R>(
         &self,
         what: &'static str,
         source: &dyn Source,

@@ -142,7 +142,8 @@ impl EventLoop {
             if self.turn(Wait::No)? {
                 return Ok(true);
             }
-            if idle && !self.inner.poller.has_events() {
+            // A hook may have queued a task, and the task more work.
+            if idle && !self.inner.poller.has_events() && self.next_work() > self.moment() {
                 return Ok(false);
             }
             self.propagate_panic();

@@ -9,6 +9,7 @@ use super::counters::{AtomicCounters, LoopCounters};
 use crate::event_loop::containment::logger;
 use crate::event_loop::deliveries::Deliveries;
 use crate::event_loop::handle::mailbox_limit::MailboxLimit;
+use crate::event_loop::observation::Observation;
 use crate::event_loop::process_mark::ProcessMark;
 use crate::event_loop::tasks::sync::ParkingLot;
 use crate::event_loop::tasks::task::SendTask;
@@ -27,6 +28,7 @@ pub(super) type Posted = SendTask<EventLoop>;
 pub(super) struct Shared {
     /// Distinguishes this loop's timers from those of other loops.
     id: u32,
+    name: String,
     pub(super) tasks: TaskQueue<Posted, ParkingLot>,
     pub(super) deliveries: Deliveries,
     pub(super) mailbox: MailboxLimit,
@@ -34,6 +36,7 @@ pub(super) struct Shared {
     pub(super) remote_timers: RemoteTimers,
     pub(super) clock: Clock,
     pub(super) counters: AtomicCounters,
+    pub(super) observation: Observation,
     /// The process that created the loop. In a forked child the loop is a copy: its locks may be
     /// held by threads that do not exist there, and it shares its descriptors with the parent.
     process: ProcessMark,
@@ -42,10 +45,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(mailbox: MailboxLimit, clock: Clock) -> io::Result<Shared> {
+    pub(super) fn new(name: String, mailbox: MailboxLimit, clock: Clock) -> io::Result<Shared> {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         Ok(Shared {
             id: NEXT_ID.fetch_add(1, Relaxed),
+            name,
             tasks: TaskQueue::new(mailbox.capacity()),
             deliveries: Deliveries::default(),
             mailbox,
@@ -56,6 +60,7 @@ impl Shared {
             remote_timers: RemoteTimers::new(),
             clock,
             counters: AtomicCounters::default(),
+            observation: Observation::default(),
             process: ProcessMark::current(),
             ended: AtomicBool::new(false),
         })
@@ -63,6 +68,17 @@ impl Shared {
 
     pub(super) fn id(&self) -> u32 {
         self.id
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Has no effect on an inherited loop.
+    pub(super) fn enable_metrics(&self) {
+        if !self.is_inherited() && self.observation.enable_metrics() {
+            self.tasks.record_times();
+        }
     }
 
     /// The process that the loop belongs to.

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -57,12 +58,12 @@ pub(crate) trait Source {
         false
     }
 
-    /// What the source is, for the log line of a panic in one of its callbacks. Called only after
-    /// a panic, so it may allocate. It must not call user code, nor borrow state that is borrowed
-    /// while a callback runs, such as the handler.
+    /// What the source is, for the log line of a panic in one of its callbacks, and for a watchdog.
+    /// Called after a panic, and before each callback while the loop is watched. It must not call
+    /// user code, nor borrow state that is borrowed while a callback runs, such as the handler.
     #[cold]
     fn describe(&self) -> Description {
-        Description::of("a channel")
+        Description::of("an internal source")
     }
 
     /// The source's callback has panicked. Default: removes the source, whose id is `id`.
@@ -81,20 +82,46 @@ pub(crate) trait Source {
 #[derive(Debug)]
 pub(crate) struct Description {
     kind: &'static str,
-    detail: String,
+    detail: Detail,
+    handler: Option<&'static str>,
+}
+
+/// What identifies a source among those of its kind.
+#[derive(Debug)]
+enum Detail {
+    None,
+    Text(String),
+    /// A preposition and an address. It is formatted only if it is displayed.
+    Address(&'static str, SocketAddr),
 }
 
 impl Description {
     /// A source of this kind: a noun with its article. For each kind at most one line a second is
     /// logged.
     pub(crate) fn of(kind: &'static str) -> Description {
-        Description { kind, detail: String::new() }
+        Description { kind, detail: Detail::None, handler: None }
     }
 
     /// Adds what identifies the source among those of its kind, such as `with 192.0.2.1:80`.
     pub(crate) fn detail(mut self, detail: impl fmt::Display) -> Description {
-        self.detail = format!(" {detail}");
+        self.detail = Detail::Text(format!(" {detail}"));
         self
+    }
+
+    /// Adds a preposition and an address, without an allocation.
+    pub(crate) fn address(mut self, preposition: &'static str, address: SocketAddr) -> Description {
+        self.detail = Detail::Address(preposition, address);
+        self
+    }
+
+    /// Adds the name of the type of the source's handler. A line of the log does not contain it.
+    pub(crate) fn handler(mut self, name: &'static str) -> Description {
+        self.handler = Some(name);
+        self
+    }
+
+    pub(super) fn handler_type(&self) -> Option<&'static str> {
+        self.handler
     }
 
     pub(super) fn kind(&self) -> &'static str {
@@ -104,7 +131,12 @@ impl Description {
 
 impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.kind, self.detail)
+        f.write_str(self.kind)?;
+        match &self.detail {
+            Detail::None => Ok(()),
+            Detail::Text(text) => f.write_str(text),
+            Detail::Address(preposition, address) => write!(f, " {preposition} {address}"),
+        }
     }
 }
 

@@ -5,6 +5,9 @@ pub(crate) mod sync;
 pub(crate) mod task;
 pub(crate) mod task_queue;
 
+use std::cell::RefCell;
+use std::time::Instant;
+
 use self::task::{SendTask, Task};
 use self::task_queue::Batch;
 use super::EventLoop;
@@ -51,9 +54,20 @@ impl EventLoop {
     pub fn queue_in_loop(&self, task: impl FnOnce(&EventLoop) + 'static) {
         let task = Task::new(task);
         self.inner.shared.counters.count_queued();
+        if self.inner.queues_specially.get() {
+            self.queue_specially(task);
+        } else {
+            self.queue_local(|batch| batch.tasks.push(task));
+        }
+    }
+
+    /// Queues a task of a loop that is being dropped, or that records the times of its tasks.
+    #[cold]
+    fn queue_specially(&self, task: Task<EventLoop>) {
         if self.inner.dropping.get() {
             self.inner.shared.counters.count_dropped(1);
         } else {
+            self.record_queued();
             self.queue_local(|batch| batch.tasks.push(task));
         }
     }
@@ -73,7 +87,12 @@ impl EventLoop {
     pub(super) fn run_tasks(&self) {
         let inner = &*self.inner;
         inner.lent_capacity.set(inner.task_batch.borrow().capacities());
-        if inner.shared.tasks.take(&mut inner.task_batch.borrow_mut()) {
+        let quit = if inner.shared.observation.is_observed() {
+            self.take_observed_batch()
+        } else {
+            inner.shared.tasks.take(&mut inner.task_batch.borrow_mut())
+        };
+        if quit {
             inner.quitting.set(true);
         }
         let posted = inner.task_batch.borrow().len();
@@ -97,11 +116,11 @@ impl EventLoop {
         if let Some(local) = &mut local {
             self.run_internal(&mut local.internal, Task::call);
         }
-        self.run_each(dropped, &mut posted.tasks, SendTask::call);
+        self.run_each(dropped, &mut posted.tasks, &inner.task_times.posted, SendTask::name, SendTask::call);
         let mut needed = inner.slack.borrow_mut().posted.record(posted_lengths, &mut posted);
         inner.task_batch.replace(posted);
         if let (Some(mut local), Some(lengths)) = (local, local_lengths) {
-            self.run_each(dropped, &mut local.tasks, Task::call);
+            self.run_each(dropped, &mut local.tasks, &inner.task_times.local, Task::name, Task::call);
             needed |= inner.slack.borrow_mut().local.record(lengths, &mut local);
             inner.local_batch.set(local);
         }
@@ -122,14 +141,21 @@ impl EventLoop {
         }
     }
 
-    fn run_each<T>(&self, dropped: bool, tasks: &mut Vec<T>, call: fn(T, &EventLoop)) {
+    fn run_each<T>(
+        &self,
+        dropped: bool,
+        tasks: &mut Vec<T>,
+        times: &RefCell<Vec<Instant>>,
+        name: fn(&T) -> &'static str,
+        call: fn(T, &EventLoop),
+    ) {
         if dropped {
             tasks.clear();
-        } else if !tasks.is_empty() {
+        } else if !tasks.is_empty() && !self.run_observed(tasks, times, name, call) {
             let counters = &self.inner.shared.counters;
             for task in tasks.drain(..) {
                 counters.count_run();
-                self.catch("a task", || call(task, self));
+                self.catch_unwatched("a task", || call(task, self));
                 if self.is_inherited() {
                     return;
                 }

@@ -15,6 +15,10 @@ impl Drop for EventLoop {
         // Only the drop of the last reference ends the loop, so the callbacks called here can still
         // use it.
         if Rc::strong_count(&self.inner) == 1 {
+            if !self.is_inherited() {
+                self.run_at_end();
+            }
+            // A hook may have forked.
             if self.is_inherited() {
                 self.abandon()
             } else {
@@ -35,6 +39,7 @@ impl EventLoop {
     fn abandon(&self) {
         let inner = &*self.inner;
         inner.dropping.set(true);
+        inner.queues_specially.set(true);
         mem::forget(Arc::clone(&inner.shared));
         let ids = inner.channels.borrow().ids();
         for id in ids {
@@ -50,6 +55,7 @@ impl EventLoop {
     fn end(&self) {
         let inner = &*self.inner;
         inner.dropping.set(true);
+        inner.queues_specially.set(true);
         inner.shared.ended.store(true, Relaxed);
         let tasks = inner.shared.tasks.close();
         inner.shared.deliveries.close();
@@ -82,5 +88,6 @@ impl EventLoop {
         drop(timers);
         let remote_timers = inner.shared.remote_timers.close();
         drop(remote_timers);
+        inner.shared.observation.pulse().end_loop();
     }
 }

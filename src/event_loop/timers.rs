@@ -1,6 +1,7 @@
 //! The loop's timers: phase 4 of a turn, and the calls that create, move and cancel timers.
 
 pub(in crate::event_loop) mod alarm;
+mod callback;
 pub(crate) mod clock;
 pub(in crate::event_loop) mod remote_timers;
 pub(in crate::event_loop) mod repeat;
@@ -11,6 +12,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use self::callback::CallMut;
 use self::clock::nanos;
 use self::remote_timers::{RemoteKey, Started};
 use self::repeat::{Repeat, Schedule};
@@ -47,12 +49,10 @@ pub(super) struct Firing {
     timer: Cell<(TimerKey, u64)>,
 }
 
-type Callback = dyn FnMut(&EventLoop);
-
 /// A repeating callback with its schedule.
 struct Every {
     schedule: Schedule,
-    callback: Contained<Box<Callback>>,
+    callback: Contained<Box<dyn CallMut>>,
 }
 
 impl EventLoop {
@@ -66,8 +66,7 @@ impl EventLoop {
     /// Makes no system call, and no heap allocation if the callback captures at most four machine
     /// words: the loop sets one timerfd for the nearest of its deadlines before it waits.
     pub fn run_at(&self, deadline: Instant, callback: impl FnOnce(&EventLoop) + 'static) -> TimerId {
-        let deadline = self.inner.shared.clock.moment(deadline);
-        self.name_timer(self.arm(deadline, move |firing| callback(&firing.event_loop)))
+        self.run_at_moment(self.inner.shared.clock.moment(deadline), callback)
     }
 
     /// Calls `callback` once, after `delay` from now.
@@ -76,8 +75,13 @@ impl EventLoop {
     /// before it does not shorten it. With a delay of zero the callback is called in the next phase
     /// of timers, never inside this call. A delay beyond the range of the clock never elapses.
     pub fn run_after(&self, delay: Duration, callback: impl FnOnce(&EventLoop) + 'static) -> TimerId {
-        let deadline = self.inner.shared.clock.after(delay);
-        self.name_timer(self.arm(deadline, move |firing| callback(&firing.event_loop)))
+        self.run_at_moment(self.inner.shared.clock.after(delay), callback)
+    }
+
+    #[inline]
+    fn run_at_moment<F: FnOnce(&EventLoop) + 'static>(&self, deadline: u64, callback: F) -> TimerId {
+        let task = Task::new_as::<F, _>(move |firing: &Firing| callback(&firing.event_loop));
+        self.name_timer(self.arm_task(deadline, task))
     }
 
     /// Calls `callback` repeatedly, for the first time after one period. The id stays valid for all
@@ -95,7 +99,7 @@ impl EventLoop {
         callback: impl FnMut(&EventLoop) + 'static,
     ) -> TimerId {
         let (first, schedule) = self.inner.shared.schedule(repeat.into());
-        let every = Every { schedule, callback: Contained::new(Box::new(callback) as Box<Callback>) };
+        let every = Every { schedule, callback: Contained::new(Box::new(callback) as Box<dyn CallMut>) };
         self.name_timer(self.arm_repeating(first, move |firing| firing.run_every(every)))
     }
 
@@ -217,6 +221,7 @@ impl EventLoop {
         // The memory is returned to the system only when the loop is idle, because that takes tens
         // of milliseconds.
         inner.freed_bytes.set(inner.freed_bytes.get() + freed);
+        let metrics = inner.shared.observation.metrics();
         let mut firing = None;
         let mut fired = 0;
         loop {
@@ -230,7 +235,14 @@ impl EventLoop {
                 timer: Cell::new(timer),
             });
             firing.timer.set(timer);
-            self.catch("a timer's callback", || payload.call(firing));
+            if let Some(metrics) = metrics {
+                metrics.record_timer_delay(self.moment().saturating_sub(deadline));
+            }
+            if self.is_watched() {
+                self.catch_named("a timer's callback", payload.name(), || payload.call(firing));
+            } else {
+                self.catch_unwatched("a timer's callback", || payload.call(firing));
+            }
             if self.is_inherited() {
                 return;
             }
@@ -242,7 +254,12 @@ impl EventLoop {
     }
 
     fn arm(&self, deadline: u64, task: impl FnOnce(&Firing) + 'static) -> TimerKey {
-        let key = self.inner.timers.borrow_mut().insert(deadline, Task::new(task));
+        self.arm_task(deadline, Task::new(task))
+    }
+
+    #[inline]
+    fn arm_task(&self, deadline: u64, task: TimerTask) -> TimerKey {
+        let key = self.inner.timers.borrow_mut().insert(deadline, task);
         self.arm_deadline(deadline);
         key
     }
@@ -320,7 +337,9 @@ impl EventLoop {
 impl Firing {
     fn run_every(&self, mut every: Every) {
         let event_loop = &self.event_loop;
-        if event_loop.catch("a timer's callback", || (every.callback)(event_loop)).is_some() {
+        let name = every.callback.name();
+        let returned = event_loop.catch_named("a timer's callback", name, || every.callback.call(event_loop));
+        if returned.is_some() {
             let next = every.schedule.next(self.deadline(), self.now, || event_loop.moment());
             self.repeat(next, move |firing| firing.run_every(every));
         } else {
@@ -346,11 +365,14 @@ impl Firing {
             Started::Ended => None,
             Started::Moved(deadline) => Some(deadline),
             Started::Once(callback) => {
-                event_loop.catch("a timer's callback", || callback.into_inner()(event_loop));
+                let name = callback.name();
+                event_loop.catch_named("a timer's callback", name, || callback.into_inner().call(event_loop));
                 None
             }
             Started::Every(mut callback, schedule) => {
-                let returned = event_loop.catch("a timer's callback", || callback(event_loop));
+                let name = callback.name();
+                let returned =
+                    event_loop.catch_named("a timer's callback", name, || callback.call(event_loop));
                 if returned.is_none() {
                     timers.remove(key);
                 }

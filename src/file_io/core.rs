@@ -53,6 +53,7 @@ pub(super) struct FileIoCore {
     state: RefCell<State>,
     /// A flush is queued.
     flush_queued: Cell<bool>,
+    excluded_from_idle: Cell<bool>,
     /// The outcomes being delivered; kept for its capacity.
     batch: Cell<Vec<(Key, Outcome)>>,
 }
@@ -83,15 +84,27 @@ impl FileIoCore {
                 done,
                 state: RefCell::new(state),
                 flush_queued: Cell::new(false),
+                excluded_from_idle: Cell::new(false),
                 batch: Cell::default(),
             })
         })?;
+        core.update_counted(event_loop);
         Ok(Registration::new(event_loop, core.id, &core))
     }
 
     /// The number of operations whose callback has not been called.
     pub(super) fn pending(&self) -> usize {
         self.state.borrow().callbacks.len()
+    }
+
+    pub(super) fn set_excluded(&self, event_loop: &EventLoop, excluded: bool) {
+        self.excluded_from_idle.set(excluded);
+        self.update_counted(event_loop);
+    }
+
+    /// Only pending operations keep a loop running.
+    fn update_counted(&self, event_loop: &EventLoop) {
+        event_loop.set_counted(self.id, !self.excluded_from_idle.get() && self.pending() > 0);
     }
 
     /// Starts `operation` at the end of this turn, or delivers the error that it failed with.
@@ -110,6 +123,7 @@ impl FileIoCore {
             }
             key
         };
+        self.update_counted(event_loop);
         self.flush_later(event_loop);
         OperationId { core: self.instance, key }
     }
@@ -193,6 +207,7 @@ impl FileIoCore {
         }
         release_capacity(&mut batch);
         self.batch.set(batch);
+        self.update_counted(event_loop);
         if self.state.borrow().callbacks.has_slack() {
             event_loop.request_trim(self.id);
         }

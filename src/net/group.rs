@@ -72,6 +72,8 @@ pub(crate) struct Group {
     when_empty: Mutex<Vec<(LoopHandle, WhenEmpty)>>,
     /// Sources to be removed from their loops then.
     attached: Mutex<Vec<(LoopHandle, ChannelId)>>,
+    /// Listeners and attached sources do not keep a loop running that runs until it is idle.
+    excluded_from_idle: AtomicBool,
 }
 
 struct Shard {
@@ -113,6 +115,7 @@ impl Group {
             process: ProcessMark::current(),
             when_empty: Mutex::default(),
             attached: Mutex::default(),
+            excluded_from_idle: AtomicBool::new(false),
         })
     }
 
@@ -206,7 +209,20 @@ impl Group {
     /// connection and no listener is left, before the callbacks for that moment are called.
     pub(super) fn attach(&self, event_loop: &EventLoop, id: ChannelId) {
         self.attached.lock().push((event_loop.handle(), id));
+        if self.excluded_from_idle.load(SeqCst) {
+            event_loop.set_counted(id, false);
+        }
         self.check_empty();
+    }
+
+    /// Sets whether the listeners and the attached sources keep their loops running.
+    pub(super) fn set_counted(&self, counted: bool) {
+        self.excluded_from_idle.store(!counted, SeqCst);
+        self.admission.set_counted(counted);
+        for (event_loop, id) in &*self.attached.lock() {
+            let id = *id;
+            event_loop.run_internal(move |event_loop| event_loop.set_counted(id, counted));
+        }
     }
 
     /// Detaches and returns all sources, which the caller removes.

@@ -148,6 +148,24 @@ impl TcpServer {
         self.handle.resume_accepting();
     }
 
+    /// Excludes the server from what [`run_until_idle`](EventLoop::run_until_idle) waits for. It
+    /// serves as long as a loop runs. Its open connections count, and so does the report of a
+    /// [`stop`](TcpServer::stop). To be called before [`detach`](TcpServer::detach).
+    pub fn exclude_from_idle(&self) {
+        self.set_counted(false);
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](TcpServer::exclude_from_idle).
+    pub fn include_in_idle(&self) {
+        self.set_counted(true);
+    }
+
+    fn set_counted(&self, counted: bool) {
+        if !self.handle.home.is_inherited() {
+            self.handle.group.set_counted(counted);
+        }
+    }
+
     /// The bytes of memory that the connections use for unsent output and unread input, as
     /// [`max_buffered`](TcpServerBuilder::max_buffered) counts them.
     pub fn buffered(&self) -> usize {

@@ -248,6 +248,23 @@ impl UdpSocket {
         self.with(|socket| socket.resume_receiving());
     }
 
+    /// Excludes the socket from what [`run_until_idle`](EventLoop::run_until_idle) waits for. Its
+    /// handler is called, and queued datagrams are sent, as long as the loop runs.
+    pub fn exclude_from_idle(&self) {
+        self.set_counted(false);
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](UdpSocket::exclude_from_idle).
+    pub fn include_in_idle(&self) {
+        self.set_counted(true);
+    }
+
+    fn set_counted(&self, counted: bool) {
+        if let Some(core) = self.core.upgrade() {
+            self.event_loop.with(|event_loop| event_loop.set_counted(core.id(), counted));
+        }
+    }
+
     /// Returns `false` once the socket has been closed: by its handler, by a panic of the handler,
     /// by a handle, or with its loop.
     pub fn is_open(&self) -> bool {

@@ -2,6 +2,7 @@
 
 mod handler;
 
+use std::any::type_name_of_val;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -46,6 +47,8 @@ struct RingSource {
     link: RefCell<Link>,
     /// The buffer for the copy of a message; reused for the next one.
     message: Cell<Vec<u8>>,
+    /// The type of the handler.
+    name: &'static str,
     handler: RefCell<Contained<Box<dyn RingHandler>>>,
 }
 
@@ -78,10 +81,18 @@ impl SharedRing {
     /// # Errors
     /// Same as [`watch`](SharedRing::watch).
     pub fn serve(self, event_loop: &EventLoop, handler: impl RingHandler) -> io::Result<SharedRingSource> {
+        let name = type_name_of_val(&handler);
         let handler = RefCell::new(Contained::new(Box::new(handler) as Box<dyn RingHandler>));
         let (link, bell) = self.into_parts();
         let source = event_loop.register(bell.interest(), |id| {
-            Rc::new(RingSource { id, bell, link: RefCell::new(link), message: Cell::default(), handler })
+            Rc::new(RingSource {
+                id,
+                bell,
+                link: RefCell::new(link),
+                message: Cell::default(),
+                name,
+                handler,
+            })
         })?;
         // The peer may have rung before the bell was watched, or not at all if this end was used
         // without a loop.
@@ -110,6 +121,17 @@ impl SharedRingSource {
     /// Calls `f` with the end. Returns `None` once it has been closed.
     pub fn with<R>(&self, f: impl FnOnce(&RingRef<'_>) -> R) -> Option<R> {
         self.registration.with(|event_loop, source| f(&RingRef { event_loop, source }))
+    }
+
+    /// Excludes the link from what [`run_until_idle`](EventLoop::run_until_idle) waits for. Its
+    /// handler is called as long as the loop runs.
+    pub fn exclude_from_idle(&self) {
+        self.registration.exclude_from_idle();
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](SharedRingSource::exclude_from_idle).
+    pub fn include_in_idle(&self) {
+        self.registration.include_in_idle();
     }
 
     /// Closes the link: the handler is not called again. The descriptors are closed at once; if
@@ -207,7 +229,7 @@ impl Source for RingSource {
     }
 
     fn describe(&self) -> Description {
-        Description::of("a shared ring")
+        Description::of("a shared ring").handler(self.name)
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

@@ -4,6 +4,7 @@
 //! readiness is exhausted. Instead a level-triggered descriptor is registered again after each
 //! callback, which makes the kernel report the readiness that remains. The other modes do without.
 
+use std::any::type_name_of_val;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -12,7 +13,7 @@ use std::rc::Rc;
 
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
-use crate::event_loop::{EventLoop, Registration, Source};
+use crate::event_loop::{Description, EventLoop, Registration, Source};
 use crate::readiness::{Interest, Readiness};
 
 /// A descriptor registered on a loop, with a callback for its readiness.
@@ -89,6 +90,8 @@ struct ChannelSource<F: AsFd + 'static> {
     /// the callback of a one-shot channel.
     watched: Cell<bool>,
     excluded_from_idle: Cell<bool>,
+    /// The type of the callback.
+    name: &'static str,
     callback: RefCell<Callback<F>>,
 }
 
@@ -153,6 +156,7 @@ impl<F: AsFd + 'static> Channel<F> {
         callback: impl FnMut(&ChannelEvent<'_, F>) + 'static,
     ) -> io::Result<Channel<F>> {
         let source = Contained::new(source);
+        let name = type_name_of_val(&callback);
         let callback: Callback<F> = Contained::new(Box::new(callback));
         let channel = event_loop.register(interest, |id| {
             Rc::new(ChannelSource {
@@ -162,6 +166,7 @@ impl<F: AsFd + 'static> Channel<F> {
                 interest: Cell::new(interest),
                 watched: Cell::new(!interest.is_empty()),
                 excluded_from_idle: Cell::new(false),
+                name,
                 callback: RefCell::new(callback),
             })
         })?;
@@ -312,6 +317,10 @@ impl<F: AsFd + 'static> ChannelSource<F> {
 impl<F: AsFd + 'static> Source for ChannelSource<F> {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.watched.get().then(|| self.source.as_fd())
+    }
+
+    fn describe(&self) -> Description {
+        Description::of("a channel").handler(self.name)
     }
 
     fn on_ready(&self, event_loop: &EventLoop, readiness: Readiness) {

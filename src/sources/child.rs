@@ -8,6 +8,7 @@
 
 mod fork;
 
+use std::any::type_name_of_val;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::fs::File;
@@ -23,7 +24,7 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::process_mark::ProcessMark;
-use crate::event_loop::{Description, EventLoop, Source};
+use crate::event_loop::{Description, EventLoop, Source, WeakLoop};
 use crate::readiness::{Interest, Readiness};
 use crate::sources::signals::signal::Signal;
 
@@ -100,6 +101,7 @@ use crate::sources::signals::signal::Signal;
 /// ```
 pub struct Child {
     process: Weak<ChildSource>,
+    event_loop: WeakLoop,
     id: u32,
     kill_on_drop: bool,
     /// The process that started the child. Only this process kills the child on drop, not a fork of
@@ -132,6 +134,7 @@ impl Child {
         command: &mut Command,
         callback: impl FnOnce(&EventLoop, io::Result<ExitStatus>) + 'static,
     ) -> io::Result<Child> {
+        let name = type_name_of_val(&callback);
         let callback: Callback = Contained::new(Box::new(callback));
         event_loop.check_process()?;
         let mut started = Unwatched(Some(fork::with_default_actions(|| command.spawn())?));
@@ -140,6 +143,7 @@ impl Child {
         let pid = Pid::from_child(child);
         let mut child = Child {
             process: Weak::new(),
+            event_loop: event_loop.downgrade(),
             id,
             kill_on_drop: false,
             parent: ProcessMark::current(),
@@ -163,6 +167,7 @@ impl Child {
                 pidfd,
                 kill_on_close: Cell::new(false),
                 callback: RefCell::new(Some(callback)),
+                name,
             })
         })?;
         started.0 = None;
@@ -204,6 +209,23 @@ impl Child {
     pub fn kill(&self, signal: Signal) -> io::Result<()> {
         let process = self.process.upgrade().filter(|process| process.callback.borrow().is_some());
         process.ok_or_else(ended)?.signal(signal)
+    }
+
+    /// Excludes the process from what [`run_until_idle`](EventLoop::run_until_idle) waits for. Its
+    /// callback is called if the process terminates while the loop runs.
+    pub fn exclude_from_idle(&self) {
+        self.set_counted(false);
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](Child::exclude_from_idle).
+    pub fn include_in_idle(&self) {
+        self.set_counted(true);
+    }
+
+    fn set_counted(&self, counted: bool) {
+        if let Some(process) = self.process.upgrade() {
+            self.event_loop.with(|event_loop| event_loop.set_counted(process.id, counted));
+        }
     }
 
     /// Takes the write end of the process's standard input. Non-blocking. Returns `None` if it is
@@ -282,6 +304,8 @@ struct ChildSource {
     kill_on_close: Cell<bool>,
     /// `None` once it has been called.
     callback: RefCell<Option<Callback>>,
+    /// The type of the callback.
+    name: &'static str,
 }
 
 impl ChildSource {
@@ -318,7 +342,7 @@ impl Source for ChildSource {
     }
 
     fn describe(&self) -> Description {
-        Description::of("a child process")
+        Description::of("a child process").handler(self.name)
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

@@ -1,5 +1,6 @@
 //! Watches an eventfd on the loop, with a callback for each count read.
 
+use std::any::type_name_of_val;
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
@@ -33,6 +34,8 @@ type OnCount = dyn FnMut(&EventLoop, u64);
 struct EventFdWatch {
     id: ChannelId,
     eventfd: EventFd,
+    /// The type of the callback.
+    name: &'static str,
     on_count: RefCell<Contained<Box<OnCount>>>,
 }
 
@@ -76,9 +79,10 @@ impl EventFd {
         event_loop: &EventLoop,
         on_count: impl FnMut(&EventLoop, u64) + 'static,
     ) -> io::Result<EventFdSource> {
+        let name = type_name_of_val(&on_count);
         let on_count = RefCell::new(Contained::new(Box::new(on_count) as Box<OnCount>));
         let watch = event_loop
-            .register(Interest::READABLE, |id| Rc::new(EventFdWatch { id, eventfd: self, on_count }))?;
+            .register(Interest::READABLE, |id| Rc::new(EventFdWatch { id, eventfd: self, name, on_count }))?;
         Ok(EventFdSource { registration: Registration::new(event_loop, watch.id, &watch) })
     }
 }
@@ -124,7 +128,7 @@ impl Source for EventFdWatch {
     }
 
     fn describe(&self) -> Description {
-        Description::of("a watched eventfd")
+        Description::of("a watched eventfd").handler(self.name)
     }
 
     /// Reads until the counter is zero; every later write raises a new edge.

@@ -16,6 +16,7 @@
 mod disposition;
 pub(crate) mod signal;
 
+use std::any::type_name_of_val;
 use std::cell::RefCell;
 use std::io;
 use std::mem;
@@ -96,6 +97,8 @@ struct SignalSource {
     /// The read end of the pipe that the handlers write to.
     pipe: OwnedFd,
     watches: Vec<SignalWatch>,
+    /// The type of the callback.
+    name: &'static str,
     callback: RefCell<Callback>,
 }
 
@@ -117,6 +120,7 @@ impl Signals {
         signals: impl IntoIterator<Item = Signal>,
         callback: impl FnMut(&EventLoop, Signal) + 'static,
     ) -> io::Result<Signals> {
+        let name = type_name_of_val(&callback);
         let callback: Callback = Contained::new(Box::new(callback));
         let (pipe, writer) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         let mut watches: Vec<SignalWatch> = Vec::new();
@@ -132,7 +136,7 @@ impl Signals {
             return Err(invalid("a source needs at least one signal".to_owned()));
         }
         let source = event_loop.register(Interest::READABLE, |id| {
-            Rc::new(SignalSource { id, pipe, watches, callback: RefCell::new(callback) })
+            Rc::new(SignalSource { id, pipe, watches, name, callback: RefCell::new(callback) })
         })?;
         Ok(Signals { registration: Registration::new(event_loop, source.id, &source) })
     }
@@ -164,7 +168,7 @@ impl Source for SignalSource {
     }
 
     fn describe(&self) -> Description {
-        Description::of("a signal source")
+        Description::of("a signal source").handler(self.name)
     }
 
     fn on_ready(&self, event_loop: &EventLoop, _ready: Readiness) {

@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, JoinHandle};
 
 use crate::event_loop::containment::{Contained, dispose, logger};
-use crate::event_loop::{EventLoop, LoopHandle};
+use crate::event_loop::{EventLoop, EventLoopBuilder, LoopHandle};
 
 /// A thread that runs a loop, until this value is dropped or its loop quits by other means.
 ///
@@ -77,7 +77,8 @@ impl LoopThread {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let (started, start) = mpsc::sync_channel(1);
-        let thread = thread::Builder::new().name(name).spawn(move || run(init, started))?;
+        let builder = EventLoop::builder().name(name.clone());
+        let thread = thread::Builder::new().name(name).spawn(move || run(builder, init, started))?;
         match start.recv() {
             Ok(Ok((handle, own))) => Ok(LoopThread { handle, own, thread: Some(thread) }),
             failed => {
@@ -149,11 +150,11 @@ impl Drop for LoopThread {
 type Started = io::Result<(LoopHandle, ThreadMark)>;
 
 /// The thread: creates the loop, initializes it and runs it.
-fn run<T, I>(init: Contained<I>, started: SyncSender<Started>) -> io::Result<()>
+fn run<T, I>(builder: EventLoopBuilder, init: Contained<I>, started: SyncSender<Started>) -> io::Result<()>
 where
     I: FnOnce(&EventLoop) -> io::Result<T>,
 {
-    let event_loop = match EventLoop::new() {
+    let event_loop = match builder.build() {
         Ok(event_loop) => event_loop,
         Err(error) => {
             // The creator waits for this message, so the receiver exists.
@@ -188,10 +189,10 @@ where
 /// Identifies a thread among all running threads. In contrast to [`thread::ThreadId`], it is
 /// available while thread-locals are destroyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct ThreadMark(usize);
+pub(super) struct ThreadMark(usize);
 
 impl ThreadMark {
-    fn current() -> ThreadMark {
+    pub(super) fn current() -> ThreadMark {
         thread_local!(static HERE: u8 = const { 0 });
         ThreadMark(HERE.with(|here| ptr::from_ref(here).addr()))
     }

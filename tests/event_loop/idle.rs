@@ -1,17 +1,23 @@
 //! `run_until_idle`: what keeps a loop running, and what does not.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::Write;
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use crate::support::channels::{drain, pair};
+use crate::support::net::turn_until;
 use crate::support::{
     Count, LIMIT, Recorder, on_another_thread, panic_of, with_clock, with_loop, with_watchdog,
 };
+use reveille::fs::{FileIo, OpenOptions};
 use reveille::io::{Channel, ChannelEvent, Interest, Trigger};
+use reveille::ipc::SharedRing;
+use reveille::process::Child;
 use reveille::signal::{Signal, Signals};
 use reveille::task::Workers;
 use reveille::time::VirtualClock;
@@ -198,6 +204,145 @@ fn a_server_counts_until_it_has_stopped() {
         event_loop.run_after(Duration::from_millis(1), move |_| drop(socket));
         event_loop.run_until_idle().unwrap();
     });
+}
+
+#[test]
+fn file_io_counts_while_operations_are_pending() {
+    with_loop(|event_loop| {
+        let (files, opened) = (FileIo::new(event_loop).unwrap(), Count::default());
+        event_loop.run_until_idle().unwrap();
+        assert_eq!(event_loop.iteration(), 0, "nothing is pending");
+        let open = || {
+            let counting = opened.clone();
+            files.open("/dev/null", OpenOptions::reading(), move |_, file| {
+                file.unwrap();
+                counting.add();
+            });
+        };
+        open();
+        event_loop.run_until_idle().unwrap();
+        assert_eq!((opened.get(), files.pending()), (1, 0));
+        files.exclude_from_idle();
+        open();
+        event_loop.run_until_idle().unwrap();
+        files.include_in_idle();
+        event_loop.run_until_idle().unwrap();
+        assert_eq!((opened.get(), files.pending()), (2, 0));
+        // A cancelled operation counts until its callback has been called.
+        open();
+        open();
+        let counting = opened.clone();
+        let id = files.open("/dev/null", OpenOptions::reading(), move |_, _| counting.add());
+        files.cancel(id);
+        event_loop.run_until_idle().unwrap();
+        assert_eq!((opened.get(), files.pending()), (5, 0));
+    });
+}
+
+/// The loop is idle although a source exists. It is not once the source is included, until the
+/// source has ended.
+fn assert_excluded(event_loop: &EventLoop, include: impl FnOnce(), end: impl FnOnce() + 'static) {
+    event_loop.run_until_idle().unwrap();
+    include();
+    let ended = Count::default();
+    let counting = ended.clone();
+    let timer = event_loop.run_after(Duration::from_millis(1), move |_| {
+        end();
+        counting.add();
+    });
+    assert!(event_loop.exclude_from_idle(timer));
+    event_loop.run_until_idle().unwrap();
+    assert_eq!(ended.get(), 1, "the loop has waited for the source");
+}
+
+#[test]
+fn every_kind_of_source_can_be_excluded() {
+    with_loop(|event_loop| {
+        let socket = UdpSocket::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(|_, _, _| ()).unwrap();
+        let socket = Rc::new(Cell::new(Some(socket)));
+        let with = |call: fn(&UdpSocket)| {
+            let taken = socket.take().unwrap();
+            call(&taken);
+            socket.set(Some(taken));
+        };
+        with(UdpSocket::exclude_from_idle);
+        let closed = Rc::clone(&socket);
+        assert_excluded(event_loop, || with(UdpSocket::include_in_idle), move || drop(closed.take()));
+
+        let (ring, _peer) = SharedRing::create(4096).unwrap();
+        let ring = Rc::new(RefCell::new(Some(ring.watch(event_loop, |_, _| ()).unwrap())));
+        ring.borrow().as_ref().unwrap().exclude_from_idle();
+        let closed = Rc::clone(&ring);
+        let include = || ring.borrow().as_ref().unwrap().include_in_idle();
+        assert_excluded(event_loop, include, move || drop(closed.take()));
+
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped());
+        let mut child = Child::spawn(event_loop, &mut command, |_, status| {
+            assert!(status.unwrap().success());
+        })
+        .unwrap();
+        let stdin = child.take_stdin();
+        child.exclude_from_idle();
+        assert_excluded(event_loop, || child.include_in_idle(), move || drop(stdin));
+        assert!(!child.is_running());
+    });
+}
+
+#[test]
+fn an_excluded_server_does_not_count_but_its_connections_do() {
+    with_loop(|event_loop| {
+        for threads in [0, 2] {
+            let builder = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap();
+            let server = match threads {
+                0 => builder.serve_fn(|_, _| ()).unwrap(),
+                _ => builder.threads(threads).serve_fn(|_, _| ()).unwrap(),
+            };
+            server.exclude_from_idle();
+            event_loop.run_until_idle().unwrap();
+            server.include_in_idle();
+            let server = Rc::new(Cell::new(Some(server)));
+            let excluded = Rc::clone(&server);
+            assert_excluded_later(event_loop, move || {
+                let server = excluded.take().unwrap();
+                server.exclude_from_idle();
+                let handle = server.detach();
+                std::mem::forget(handle);
+            });
+        }
+    });
+    with_loop(|event_loop| {
+        let (opened, counts) = (Count::default(), Rc::new(Cell::new(false)));
+        let (counting, excludes) = (opened.clone(), Rc::clone(&counts));
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_fn(move |conn, _| {
+            counting.add();
+            if !excludes.get() {
+                conn.exclude_from_idle();
+            }
+        });
+        let server = server.unwrap();
+        server.exclude_from_idle();
+        let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        client.write_all(b"x").unwrap();
+        turn_until(event_loop, || opened.get() == 1);
+        event_loop.run_until_idle().unwrap();
+        counts.set(true);
+        let mut second = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        second.write_all(b"x").unwrap();
+        turn_until(event_loop, || opened.get() == 2);
+        let closing = thread::spawn(move || drop(second));
+        event_loop.run_until_idle().unwrap();
+        closing.join().unwrap();
+        assert_eq!(server.open_connections(), 1, "the loop has waited for the second");
+    });
+}
+
+/// The loop runs until `exclude` has excluded its last source.
+fn assert_excluded_later(event_loop: &EventLoop, exclude: impl FnOnce() + 'static) {
+    let timer = event_loop.run_after(Duration::from_millis(1), move |_| exclude());
+    event_loop.exclude_from_idle(timer);
+    event_loop.run_until_idle().unwrap();
+    assert!(event_loop.deadline(timer).is_none(), "the loop has waited");
 }
 
 #[test]

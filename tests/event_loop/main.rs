@@ -3,13 +3,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blocked;
 mod busy_poll;
 mod counters;
 mod embedding;
 mod embedding_edges;
 mod ended_objects;
+mod hooks;
 mod idle;
 mod interrupted_waits;
+mod metrics;
 mod order;
 mod ownership;
 mod panics;

@@ -6,5 +6,6 @@ mod support;
 mod connections;
 mod loops;
 mod objects;
+mod observers;
 mod resolver;
 mod workers;

@@ -10,6 +10,7 @@
 
 #![allow(unsafe_code, reason = "closures of any type are kept in one type's storage, without a box")]
 
+use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop, MaybeUninit};
@@ -31,6 +32,8 @@ struct Operations<A: ?Sized + 'static> {
     ///
     /// Safety: same as for `call`.
     drop: unsafe fn(*mut Storage),
+    /// The name of the closure's type.
+    name: fn() -> &'static str,
 }
 
 /// A closure that takes an `&A`, to be called once or dropped. A panic in its destructor is caught
@@ -50,11 +53,13 @@ pub(crate) struct Task<A: ?Sized + 'static> {
     closure: PhantomData<*mut ()>,
 }
 
-/// The operations of a closure type, as a constant that can be promoted to a static.
-struct OperationsOf<F, A: ?Sized + 'static>(PhantomData<F>, PhantomData<A>);
+/// The operations of a closure type, as a constant that can be promoted to a static. `N` is the
+/// type that gives the name.
+struct OperationsOf<N: ?Sized, F, A: ?Sized + 'static>(PhantomData<F>, PhantomData<A>, PhantomData<N>);
 
-impl<F: FnOnce(&A), A: ?Sized + 'static> OperationsOf<F, A> {
-    const OPERATIONS: Operations<A> = Operations { call: call::<F, A>, drop: drop_in_place::<F> };
+impl<N: ?Sized, F: FnOnce(&A), A: ?Sized + 'static> OperationsOf<N, F, A> {
+    const OPERATIONS: Operations<A> =
+        Operations { call: call::<F, A>, drop: drop_in_place::<F>, name: type_name::<N> };
 }
 
 /// Whether an `F` can be stored in place.
@@ -66,27 +71,38 @@ impl<A: ?Sized + 'static> Task<A> {
     /// Stores `closure` in place if it fits, otherwise in a box.
     #[inline]
     pub(crate) fn new<F: FnOnce(&A) + 'static>(closure: F) -> Task<A> {
+        Task::new_as::<F, F>(closure)
+    }
+
+    /// Same as [`new`](Task::new). The name of the task is that of the type `N`.
+    #[inline]
+    pub(crate) fn new_as<N, F: FnOnce(&A) + 'static>(closure: F) -> Task<A> {
         if const { fits::<F>() } {
             // SAFETY: it fits.
-            unsafe { Task::store(closure) }
+            unsafe { Task::store::<N, F>(closure) }
         } else {
             let boxed = Box::new(closure);
             // SAFETY: this closure captures only a box, which is one word.
-            unsafe { Task::store(move |argument: &A| boxed(argument)) }
+            unsafe { Task::store::<N, _>(move |argument: &A| boxed(argument)) }
         }
     }
 
     /// # Safety
     /// An `F` must [fit](fits).
     #[inline]
-    unsafe fn store<F: FnOnce(&A) + 'static>(closure: F) -> Task<A> {
+    unsafe fn store<N, F: FnOnce(&A) + 'static>(closure: F) -> Task<A> {
         debug_assert!(fits::<F>());
         let mut storage = Storage::uninit();
         // SAFETY: the caller guarantees that an `F` fits into the storage in size and alignment,
         // and no other code has access to the storage. This establishes the invariant: the value
         // written has the type that `operations` belongs to.
         unsafe { storage.as_mut_ptr().cast::<F>().write(closure) };
-        Task { storage, operations: &OperationsOf::<F, A>::OPERATIONS, closure: PhantomData }
+        Task { storage, operations: &OperationsOf::<N, F, A>::OPERATIONS, closure: PhantomData }
+    }
+
+    /// The name of the closure's type.
+    pub(crate) fn name(&self) -> &'static str {
+        (self.operations.name)()
     }
 
     /// Calls the closure.
@@ -152,6 +168,11 @@ impl<A: ?Sized + 'static> SendTask<A> {
     #[inline]
     pub(crate) fn call(self, argument: &A) {
         self.0.call(argument);
+    }
+
+    /// Same as [`Task::name`].
+    pub(crate) fn name(&self) -> &'static str {
+        self.0.name()
     }
 }
 

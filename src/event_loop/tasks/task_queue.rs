@@ -94,10 +94,14 @@ struct CachePadded<T>(T);
 #[derive(Debug)]
 struct Inbox<T> {
     batch: Batch<T>,
+    /// When the last tasks of the batch were pushed, if that is recorded. Empty otherwise.
+    times: Vec<Instant>,
     /// The number of tasks pushed so far.
     accepted: u64,
     quit: bool,
     closed: bool,
+    /// Whether the time of each push is recorded.
+    is_timed: bool,
 }
 
 /// The tasks pushed since the last take.
@@ -140,7 +144,14 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     /// An empty queue for `capacity` tasks whose consumer is asleep: the first push requires a
     /// wake-up.
     pub(crate) fn new(capacity: usize) -> Self {
-        let inbox = Inbox { batch: Batch::default(), accepted: 0, quit: false, closed: false };
+        let inbox = Inbox {
+            batch: Batch::default(),
+            times: Vec::new(),
+            accepted: 0,
+            quit: false,
+            closed: false,
+            is_timed: false,
+        };
         TaskQueue {
             inbox: P::Mutex::new(inbox),
             asleep: CachePadded(P::Flag::new(true)),
@@ -163,7 +174,7 @@ impl<T, P: Primitives> TaskQueue<T, P> {
             None => {
                 self.mark_pending(inbox);
                 inbox.batch.tasks.push(into_task(task));
-                inbox.accepted += 1;
+                inbox.accept();
                 Ok(())
             }
         })?;
@@ -187,8 +198,8 @@ impl<T, P: Primitives> TaskQueue<T, P> {
             Some(Refusal::Closed) => Some(Refusal::Closed),
             None => {
                 self.mark_pending(inbox);
-                inbox.accepted += 1;
                 inbox.batch.tasks.extend(to_push.take().map(|(task, into_task)| into_task(task)));
+                inbox.accept();
                 Some(Refusal::Full) // ignored, since the task has been accepted
             }
         });
@@ -276,10 +287,17 @@ impl<T, P: Primitives> TaskQueue<T, P> {
     /// taken under one lock. On `true`, every task accepted before that request is in this batch or
     /// was in an earlier one. A later request is left for a later take, and so are the tasks
     /// accepted before it.
+    #[inline]
     pub(crate) fn take(&self, batch: &mut Batch<T>) -> bool {
+        self.take_with(batch, |_| ())
+    }
+
+    #[inline]
+    fn take_with(&self, batch: &mut Batch<T>, take_more: impl FnOnce(&mut Inbox<T>)) -> bool {
         debug_assert!(batch.is_empty());
         let quit = self.inbox.with(|inbox| {
             std::mem::swap(&mut inbox.batch, batch);
+            take_more(inbox);
             if inbox.quit || !batch.is_empty() {
                 self.pending.0.store(false);
             }
@@ -291,11 +309,23 @@ impl<T, P: Primitives> TaskQueue<T, P> {
         quit
     }
 
+    /// For the consumer: same as [`take`](TaskQueue::take). Also swaps the recorded times of the
+    /// batch's last tasks into `times`, which must be empty.
+    pub(crate) fn take_timed(&self, batch: &mut Batch<T>, times: &mut Vec<Instant>) -> bool {
+        debug_assert!(times.is_empty());
+        self.take_with(batch, |inbox| std::mem::swap(&mut inbox.times, times))
+    }
+
     /// For the consumer: takes the storage of an empty inbox, to be dropped.
     pub(crate) fn take_storage(&self) -> Batch<T> {
         self.inbox.with(|inbox| {
             if inbox.batch.is_empty() { std::mem::take(&mut inbox.batch) } else { Batch::default() }
         })
+    }
+
+    /// Records the time of each push from now on.
+    pub(crate) fn record_times(&self) {
+        self.inbox.with(|inbox| inbox.is_timed = true);
     }
 
     /// The number of tasks accepted so far.
@@ -329,6 +359,15 @@ impl<T> Inbox<T> {
             Some(Refusal::Full)
         } else {
             None
+        }
+    }
+
+    /// Counts a task that has been added to the batch.
+    #[inline]
+    fn accept(&mut self) {
+        self.accepted += 1;
+        if self.is_timed {
+            self.times.push(Instant::now());
         }
     }
 

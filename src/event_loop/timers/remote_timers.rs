@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
+use super::callback::{CallMut, CallOnce};
 use super::repeat::Schedule;
-use crate::event_loop::EventLoop;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::timers::timer_queue::TimerKey;
 use crate::event_loop::trimming::slack::Slack;
 
-type Single = Contained<Box<dyn FnOnce(&EventLoop) + Send>>;
-type Repeated = Contained<Box<dyn FnMut(&EventLoop) + Send>>;
+type Single = Contained<Box<dyn CallOnce + Send>>;
+type Repeated = Contained<Box<dyn CallMut + Send>>;
 
 /// A timer's number, stored in two halves, so that a [`TimerId`](crate::event_loop::TimerId) takes
 /// 16 bytes instead of 24.

@@ -8,7 +8,7 @@ mod calls;
 mod pairs;
 mod streams;
 
-use std::any::{Any, TypeId};
+use std::any::{Any, TypeId, type_name};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -24,6 +24,7 @@ use crate::buffer::Buffer;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::{Description, EventLoop, Source};
+use crate::net::address::Address;
 use crate::net::connection::{
     ConnectionCore, ConnectionState, INPUT, PendingConnection, Received, TcpConnection,
 };
@@ -430,9 +431,11 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
     }
 
     fn describe(&self) -> Description {
+        let connection = Description::of("a connection").handler(type_name::<H>());
         match self.core.known_peer() {
-            Some(peer) => Description::of("a connection").detail(format_args!("with {peer}")),
-            None => Description::of("a connection"),
+            Some(Address::Inet(peer)) => connection.address("with", *peer),
+            Some(peer) => connection.detail(format_args!("with {peer}")),
+            None => connection,
         }
     }
 

@@ -258,6 +258,14 @@ impl Admission {
         }
     }
 
+    /// Sets whether the listeners keep loops running that run until they are idle.
+    pub(super) fn set_counted(&self, counted: bool) {
+        for ListenerEntry { event_loop, id, .. } in &*self.listeners.lock() {
+            let id = *id;
+            event_loop.run_internal(move |event_loop| event_loop.set_counted(id, counted));
+        }
+    }
+
     /// Removes a listener of this thread's loop, and closes the duplicate, which would keep the
     /// socket open.
     pub(in crate::net) fn remove_listener(&self, id: ChannelId) {

@@ -1,6 +1,6 @@
 //! The driver of a UDP socket: receives datagrams and calls the handler.
 
-use std::any::Any;
+use std::any::{Any, type_name};
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -87,7 +87,7 @@ impl<H: DatagramHandler> Source for UdpDriver<H> {
     }
 
     fn describe(&self) -> Description {
-        Description::of("a UDP socket").detail(format_args!("at {}", self.core.local()))
+        Description::of("a UDP socket").address("at", self.core.local()).handler(type_name::<H>())
     }
 
     /// Output first: earlier datagrams are sent before replies to new ones.

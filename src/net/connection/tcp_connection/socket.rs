@@ -30,6 +30,18 @@ impl<'a> TcpConnection<'a> {
         self.core.peer_address().to_inet()
     }
 
+    /// Excludes the connection from what
+    /// [`run_until_idle`](crate::EventLoop::run_until_idle) waits for. It is served as long as the
+    /// loop runs.
+    pub fn exclude_from_idle(&self) {
+        self.event_loop.set_counted(self.core.id(), false);
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](TcpConnection::exclude_from_idle).
+    pub fn include_in_idle(&self) {
+        self.event_loop.set_counted(self.core.id(), true);
+    }
+
     /// The local address, of any family.
     ///
     /// # Errors

@@ -1,0 +1,219 @@
+//! What other threads can observe of a loop: its times and delays, and the callback that runs.
+//!
+//! Nothing is recorded until it is requested. Until then a turn has one branch for each phase, and
+//! a callback of a source or a timer has one. A task has none on its way, apart from a test of its
+//! queue.
+
+pub(crate) mod metrics;
+pub(crate) mod pulse;
+
+use std::cell::RefCell;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+
+use self::metrics::{AtomicMetrics, Phase};
+use self::pulse::{Activity, Pulse};
+use super::{EventLoop, Inner};
+use crate::event_loop::trimming::slack::release_capacity;
+
+/// The part of a loop's shared state that is observed.
+#[derive(Debug, Default)]
+pub(super) struct Observation {
+    /// The watchers, and one more if there are metrics.
+    observers: AtomicUsize,
+    /// How many watchdogs watch the callbacks.
+    watchers: AtomicUsize,
+    metrics: OnceLock<AtomicMetrics>,
+    pulse: Pulse,
+}
+
+impl Observation {
+    /// Starts the metrics. Returns whether they had not been started.
+    pub(super) fn enable_metrics(&self) -> bool {
+        if self.metrics.get().is_some() {
+            return false;
+        }
+        // A thread that sees the metrics also sees that there is an observer.
+        self.observers.fetch_add(1, Relaxed);
+        let is_first = self.metrics.set(AtomicMetrics::default()).is_ok();
+        if !is_first {
+            self.observers.fetch_sub(1, Relaxed);
+        }
+        is_first
+    }
+
+    #[inline]
+    pub(super) fn metrics(&self) -> Option<&AtomicMetrics> {
+        self.metrics.get()
+    }
+
+    pub(super) fn add_watcher(&self) {
+        self.observers.fetch_add(1, Relaxed);
+        self.watchers.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn remove_watcher(&self) {
+        self.watchers.fetch_sub(1, Relaxed);
+        self.observers.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
+
+    #[inline]
+    pub(super) fn is_observed(&self) -> bool {
+        self.observers.load(Relaxed) != 0
+    }
+
+    #[inline]
+    fn is_watched(&self) -> bool {
+        self.watchers.load(Relaxed) != 0
+    }
+}
+
+/// When the tasks of this thread and of the current batch were queued. A time belongs to the task
+/// with the same distance from the end of its list. Tasks that were queued before the metrics were
+/// enabled have none.
+#[derive(Debug, Default)]
+pub(super) struct TaskTimes {
+    /// Of the tasks that have been queued on this thread since the last batch.
+    queued: RefCell<Vec<Instant>>,
+    /// Of the batch.
+    pub(super) local: RefCell<Vec<Instant>>,
+    pub(super) posted: RefCell<Vec<Instant>>,
+}
+
+impl EventLoop {
+    /// Begins a turn. Returns whether it has hooks or is observed.
+    #[inline]
+    pub(super) fn begin_turn(&self) -> bool {
+        let Inner { shared, hooks, .. } = &*self.inner;
+        let is_observed = shared.observation.is_observed() || hooks.are_used();
+        if is_observed {
+            self.begin_observed_turn();
+        }
+        is_observed
+    }
+
+    #[cold]
+    fn begin_observed_turn(&self) {
+        self.note_metrics();
+        // A turn that has failed has left its phase.
+        self.inner.phase.set(None);
+        self.enter_phase(Some(Phase::Waiting));
+    }
+
+    /// If the loop has metrics, the times of its tasks are recorded from now on.
+    pub(super) fn note_metrics(&self) {
+        if self.inner.shared.observation.metrics().is_some() {
+            self.inner.queues_specially.set(true);
+        }
+    }
+
+    /// Ends the time of the current phase and starts that of `next`. `None` ends the turn.
+    #[cold]
+    pub(super) fn enter_phase(&self, next: Option<Phase>) {
+        let Some(metrics) = self.inner.shared.observation.metrics() else { return };
+        let now = Instant::now();
+        if let Some((ended, start)) = self.inner.phase.replace(next.map(|next| (next, now))) {
+            metrics.record_phase(ended, now.saturating_duration_since(start));
+            if next.is_none() {
+                metrics.count_turn();
+            }
+        }
+    }
+
+    /// Whether a watchdog watches the callbacks. Then each is called through
+    /// [`publishing`](EventLoop::publishing).
+    #[inline]
+    pub(super) fn is_watched(&self) -> bool {
+        self.inner.shared.observation.is_watched()
+    }
+
+    /// Publishes a callback, and calls it. `call` catches its panic.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn publishing<R>(
+        &self,
+        describe: impl FnOnce() -> Activity,
+        call: impl FnOnce() -> Option<R>,
+    ) -> Option<R> {
+        let Inner { shared, outer_callbacks, .. } = &*self.inner;
+        let pulse = &shared.observation.pulse;
+        let is_outermost = outer_callbacks.borrow().is_empty();
+        let before = pulse.begin(describe(), is_outermost);
+        outer_callbacks.borrow_mut().push(before.filter(|_| !is_outermost));
+        let returned = call();
+        let outer = outer_callbacks.borrow_mut().pop().flatten();
+        // The callback may have forked. In the child, the lock may be held for ever.
+        if !self.is_inherited() {
+            if is_outermost { pulse.end() } else { pulse.resume(outer) }
+        }
+        returned
+    }
+
+    /// Notes when a task of this thread is queued.
+    pub(super) fn record_queued(&self) {
+        self.inner.task_times.queued.borrow_mut().push(Instant::now());
+    }
+
+    /// Takes the batch of phase 5, with its times. Returns whether there is a request to quit.
+    #[cold]
+    pub(super) fn take_observed_batch(&self) -> bool {
+        let Inner { shared, task_batch, task_times, .. } = &*self.inner;
+        // The metrics may have been enabled during the wait.
+        self.note_metrics();
+        let TaskTimes { queued, local, posted } = task_times;
+        for times in [local, posted] {
+            let times = &mut *times.borrow_mut();
+            times.clear();
+            release_capacity(times);
+        }
+        queued.swap(local);
+        shared.tasks.take_timed(&mut task_batch.borrow_mut(), &mut posted.borrow_mut())
+    }
+
+    /// Runs the tasks of a batch, if the loop is observed. Returns whether it is.
+    #[inline]
+    pub(super) fn run_observed<T>(
+        &self,
+        tasks: &mut Vec<T>,
+        times: &RefCell<Vec<Instant>>,
+        name: fn(&T) -> &'static str,
+        call: fn(T, &EventLoop),
+    ) -> bool {
+        let is_observed = self.inner.shared.observation.is_observed();
+        if is_observed {
+            self.observe_each(tasks, times, name, call);
+        }
+        is_observed
+    }
+
+    #[cold]
+    fn observe_each<T>(
+        &self,
+        tasks: &mut Vec<T>,
+        times: &RefCell<Vec<Instant>>,
+        name: fn(&T) -> &'static str,
+        call: fn(T, &EventLoop),
+    ) {
+        let shared = &self.inner.shared;
+        let metrics = shared.observation.metrics();
+        let (count, timed) = (tasks.len(), times.borrow().len());
+        for (number, task) in tasks.drain(..).enumerate() {
+            shared.counters.count_run();
+            // Counted from the end of both lists.
+            let at = (number + timed).checked_sub(count);
+            let queued = at.and_then(|at| times.borrow().get(at).copied());
+            if let (Some(metrics), Some(queued)) = (metrics, queued) {
+                metrics.record_task_delay(queued.elapsed());
+            }
+            self.catch_named("a task", name(&task), || call(task, self));
+            if self.is_inherited() {
+                return;
+            }
+        }
+    }
+}
