@@ -136,21 +136,21 @@ impl<'a> ConnectionBuilder<'a> {
     ///   `/proc/self/fd`, because that mode would also apply to all other programs that share it,
     ///   such as the shell. If that is not possible, its mode is changed, and restored when the
     ///   connection closes. A program that is killed does not restore it.
-    /// - A write to a pipe without a reader raises `SIGPIPE`, which Rust programs ignore by default,
-    ///   and returns `EPIPE`, which ends the output. In a program that does not ignore it (started by
-    ///   a `main` in C), the signal ends the process.
+    /// - A write to a pipe without a reader raises `SIGPIPE`, which Rust programs ignore by
+    ///   default, and returns `EPIPE`, which ends the output. In a program that does not ignore it
+    ///   (started by a `main` in C), the signal ends the process.
     /// - If a write fails after a part of the bytes, all of them count as unsent.
     ///
     /// # Errors
     /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if the descriptor is not a stream (a
-    ///   directory, an eventfd, a datagram socket), if it listens, or if it is a regular file that is
-    ///   open for reading and writing.
+    ///   directory, an eventfd, a datagram socket), if it listens, or if it is a regular file that
+    ///   is open for reading and writing.
     /// - [`NotConnected`](io::ErrorKind::NotConnected) if it is not connected, or was reset.
     /// - [`Unsupported`](io::ErrorKind::Unsupported) in a forked child of the loop's process.
     /// - The errors of fcntl(2) and epoll_ctl(2).
     ///
-    /// The error returns the descriptor, with its flags unchanged. A socket whose peer has closed is
-    /// adopted: its remaining input is delivered, and then the end.
+    /// The error returns the descriptor, with its flags unchanged. A socket whose peer has closed
+    /// is adopted: its remaining input is delivered, and then the end.
     pub fn adopt<D, F, H>(self, descriptor: D, factory: F) -> Result<ConnectionHandle, Refused<D, io::Error>>
     where
         D: Into<OwnedFd> + From<OwnedFd>,
