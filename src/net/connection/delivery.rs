@@ -92,8 +92,8 @@ impl ConnectionCore {
         }
         let Some(mut delivery) = self.delivery.take() else { return };
         let must_wait = delivery.timer.is_some() || {
-            // Bytes that any other stream has taken, such as a Unix socket, are in the peer's receive
-            // queue, and a close leaves them there.
+            // Bytes that any other stream has taken, such as a Unix socket, are in the peer's
+            // receive queue, and a close leaves them there.
             let has_arrived = !self.peer_address().is_inet()
                 || self.transport.unacknowledged().is_ok_and(|bytes| bytes == 0);
             let wait = match has_arrived {

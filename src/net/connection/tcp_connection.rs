@@ -18,8 +18,8 @@ use super::{ConnectionCore, ConnectionId, ConnectionState};
 use crate::event_loop::{EventLoop, Refused};
 use crate::net::result::SendError;
 
-/// A connection, on its loop's thread, for the duration of a callback: of a TCP or Unix socket, or of
-/// another [stream](crate::net::ConnectionBuilder::adopt#descriptors-that-are-not-sockets).
+/// A connection, on its loop's thread, for the duration of a callback: of a TCP or Unix socket, or
+/// of another [stream](crate::net::ConnectionBuilder#descriptors-that-are-not-sockets).
 ///
 /// Methods act immediately, except that small sends leave together when the callback returns. The
 /// callbacks that they cause (a close, a drained queue) run after the current callback has

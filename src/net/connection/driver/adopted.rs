@@ -26,6 +26,32 @@ use crate::readiness::Readiness;
 
 /// Makes a connection of descriptors that the program has, or in memory. Created by
 /// [`TcpConnection::builder`].
+///
+/// # Descriptors that are not sockets
+/// - The directions are those that the descriptor is open for. A connection without an input
+///   has no end of input, and closes when it is [shut down](TcpConnection::shutdown), or when
+///   nothing reads the pipe any more. One without an output is shut down from the start: it is
+///   [`Closing`](crate::net::ConnectionState::Closing), and closes after the end of its input.
+///   A FIFO that is open for both directions is an input, which has no end.
+/// - A shutdown of a terminal or serial line ends the output for the handler only. Two
+///   descriptors have a half-close: [`adopt_pipes`](ConnectionBuilder::adopt_pipes).
+/// - The end of input is the close of the last writer of a pipe, the end of a file, Ctrl-D in a
+///   terminal, or the hang-up of a terminal (on the master, `EIO`).
+/// - There is no reset, and nothing is acknowledged: a close is always the same for the reader,
+///   and bytes that the kernel has taken count as delivered. The
+///   [peer](TcpConnection::peer_address) is [`Unaddressed`](crate::net::Address::Unaddressed), and
+///   methods for sockets fail with [`Unsupported`](io::ErrorKind::Unsupported).
+/// - Regular files and devices such as `/dev/null`, which epoll rejects, are always ready. One
+///   read of the size of the loop's input buffer is made per turn. It may block the loop while
+///   the disk is read: [`FileIo`](crate::fs::FileIo) does not.
+/// - A terminal, pipe or FIFO that is not in non-blocking mode is opened again through
+///   `/proc/self/fd`, because that mode would also apply to all other programs that share it,
+///   such as the shell. If that is not possible, its mode is changed, and restored when the
+///   connection closes. A program that is killed does not restore it.
+/// - A write to a pipe without a reader raises `SIGPIPE`, which Rust programs ignore by
+///   default, and returns `EPIPE`, which ends the output. In a program that does not ignore it
+///   (started by a `main` in C), the signal ends the process.
+/// - If a write fails after a part of the bytes, all of them count as unsent.
 #[derive(Debug)]
 #[must_use = "`adopt` makes the connection"]
 pub struct ConnectionBuilder<'a> {
@@ -134,42 +160,19 @@ impl<'a> ConnectionBuilder<'a> {
     /// close, so the peer sees neither the end nor a reset until it is closed too. It shares the
     /// non-blocking mode.
     ///
-    /// # Descriptors that are not sockets
-    /// - The directions are those that the descriptor is open for. A connection without an input
-    ///   has no end of input, and closes when it is [shut down](TcpConnection::shutdown), or when
-    ///   nothing reads the pipe any more. One without an output is shut down from the start: it is
-    ///   [`Closing`](crate::net::ConnectionState::Closing), and closes after the end of its input.
-    ///   A FIFO that is open for both directions is an input, which has no end.
-    /// - A shutdown of a terminal or serial line ends the output for the handler only. Two
-    ///   descriptors have a half-close: [`adopt_pipes`](ConnectionBuilder::adopt_pipes).
-    /// - The end of input is the close of the last writer of a pipe, the end of a file, Ctrl-D in a
-    ///   terminal, or the hang-up of a terminal (on the master, `EIO`).
-    /// - There is no reset, and nothing is acknowledged: a close is always the same for the reader,
-    ///   and bytes that the kernel has taken count as delivered. The
-    ///   [peer](TcpConnection::peer_address) is [`Unaddressed`](crate::net::Address::Unaddressed), and
-    ///   methods for sockets fail with [`Unsupported`](io::ErrorKind::Unsupported).
-    /// - Regular files and devices such as `/dev/null`, which epoll rejects, are always ready. One
-    ///   read of the size of the loop's input buffer is made per turn. It may block the loop while
-    ///   the disk is read: [`FileIo`](crate::fs::FileIo) does not.
-    /// - A terminal, pipe or FIFO that is not in non-blocking mode is opened again through
-    ///   `/proc/self/fd`, because that mode would also apply to all other programs that share it,
-    ///   such as the shell. If that is not possible, its mode is changed, and restored when the
-    ///   connection closes. A program that is killed does not restore it.
-    /// - A write to a pipe without a reader raises `SIGPIPE`, which Rust programs ignore by default,
-    ///   and returns `EPIPE`, which ends the output. In a program that does not ignore it (started by
-    ///   a `main` in C), the signal ends the process.
-    /// - If a write fails after a part of the bytes, all of them count as unsent.
+    /// What differs for pipes, terminals and files is described at
+    /// [`ConnectionBuilder`](ConnectionBuilder#descriptors-that-are-not-sockets).
     ///
     /// # Errors
     /// - [`InvalidInput`](io::ErrorKind::InvalidInput) if the descriptor is not a stream (a
-    ///   directory, an eventfd, a datagram socket), if it listens, or if it is a regular file that is
-    ///   open for reading and writing.
+    ///   directory, an eventfd, a datagram socket), if it listens, or if it is a regular file that
+    ///   is open for reading and writing.
     /// - [`NotConnected`](io::ErrorKind::NotConnected) if it is not connected, or was reset.
     /// - [`Unsupported`](io::ErrorKind::Unsupported) in a forked child of the loop's process.
     /// - The errors of fcntl(2) and epoll_ctl(2).
     ///
-    /// The error returns the descriptor, with its flags unchanged. A socket whose peer has closed is
-    /// adopted: its remaining input is delivered, and then the end.
+    /// The error returns the descriptor, with its flags unchanged. A socket whose peer has closed
+    /// is adopted: its remaining input is delivered, and then the end.
     pub fn adopt<D, F, H>(self, descriptor: D, factory: F) -> Result<ConnectionHandle, Refused<D, io::Error>>
     where
         D: Into<OwnedFd> + From<OwnedFd>,

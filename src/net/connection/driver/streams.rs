@@ -25,8 +25,9 @@ use crate::sources::child::Child;
 
 impl TcpConnection<'_> {
     /// Makes a connection of an input and an output, such as the standard input and output of the
-    /// program. Same as [`ConnectionBuilder::adopt_pipes`](crate::net::ConnectionBuilder::adopt_pipes),
-    /// with the default [limits](crate::net::ConnectionLimits).
+    /// program. Same as
+    /// [`ConnectionBuilder::adopt_pipes`](crate::net::ConnectionBuilder::adopt_pipes), with the
+    /// default [limits](crate::net::ConnectionLimits).
     ///
     /// ```no_run
     /// use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection};
@@ -224,8 +225,9 @@ impl Child {
     ///
     /// # Errors
     /// [`NotFound`](io::ErrorKind::NotFound) if neither is a pipe, or they have been taken.
-    /// Otherwise same as [`ConnectionBuilder::adopt_pipes`](crate::net::ConnectionBuilder::adopt_pipes).
-    /// The child keeps the pipes then.
+    /// Otherwise same as
+    /// [`ConnectionBuilder::adopt_pipes`](crate::net::ConnectionBuilder::adopt_pipes). The child
+    /// keeps the pipes then.
     pub fn connect<F, H>(&mut self, event_loop: &EventLoop, factory: F) -> io::Result<ConnectionHandle>
     where
         F: FnOnce(&TcpConnection<'_>) -> H + 'static,
