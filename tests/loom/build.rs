@@ -27,7 +27,8 @@ const PUSH_CHECK: &str = "self.inbox.with(|inbox| match inbox.refusal(self.capac
 const WAITING_CHECK: &str =
     "let refusal = self.inbox.wait_with(deadline, |inbox| match inbox.refusal(self.capacity) {";
 const WAITING_END_SLEEP: &str = "None => Ok(self.end_sleep()),";
-const TAKE: &str = "pub(crate) fn take(&self, batch: &mut Batch<T>) -> bool {";
+const TAKE: &str =
+    "fn take_with(&self, batch: &mut Batch<T>, take_more: impl FnOnce(&mut Inbox<T>)) -> bool {";
 const SWAP: &str = "std::mem::swap(&mut inbox.batch, batch);";
 const TAKE_QUIT: &str = "std::mem::take(&mut inbox.quit)";
 const WAS_FULL: &str = "if batch.tasks.len() >= self.capacity {";
@@ -171,22 +172,28 @@ const MUTATIONS: &[Mutation] = &[
              }",
         )],
     ),
-    ("take_does_not_notify", &[("take", NOTIFY, "")]),
-    ("take_notifies_only_above_capacity", &[("take", WAS_FULL, "if batch.tasks.len() > self.capacity {")]),
-    ("take_notifies_only_below_capacity", &[("take", WAS_FULL, "if batch.tasks.len() < self.capacity {")]),
+    ("take_does_not_notify", &[("take_with", NOTIFY, "")]),
+    (
+        "take_notifies_only_above_capacity",
+        &[("take_with", WAS_FULL, "if batch.tasks.len() > self.capacity {")],
+    ),
+    (
+        "take_notifies_only_below_capacity",
+        &[("take_with", WAS_FULL, "if batch.tasks.len() < self.capacity {")],
+    ),
     (
         "take_notifies_before_it_takes",
-        &[("take", TAKE, "LINE self.inbox.notify_all();"), ("take", NOTIFY, "")],
+        &[("take_with", TAKE, "LINE self.inbox.notify_all();"), ("take_with", NOTIFY, "")],
     ),
     (
         "take_checks_capacity_before_the_lock",
         &[
             (
-                "take",
+                "take_with",
                 TAKE,
                 "LINE let full = self.inbox.with(|inbox| inbox.batch.tasks.len()) >= self.capacity;",
             ),
-            ("take", WAS_FULL, "if full {"),
+            ("take_with", WAS_FULL, "if full {"),
         ],
     ),
     // Internal tasks.
@@ -194,11 +201,11 @@ const MUTATIONS: &[Mutation] = &[
         "internal_push_checks_capacity",
         &[("push_internal", "if inbox.closed {", "if inbox.refusal(self.capacity).is_some() {")],
     ),
-    ("take_drops_internal_tasks", &[("take", SWAP, "LINE batch.internal.clear();")]),
+    ("take_drops_internal_tasks", &[("take_with", SWAP, "LINE batch.internal.clear();")]),
     (
         "take_defers_internal_tasks",
         &[(
-            "take",
+            "take_with",
             SWAP,
             "std::mem::swap(&mut inbox.batch.tasks, &mut batch.tasks);
             if batch.tasks.is_empty() { std::mem::swap(&mut inbox.batch.internal, &mut batch.internal); }",
@@ -209,36 +216,36 @@ const MUTATIONS: &[Mutation] = &[
         "take_reads_quit_after_the_lock",
         &[
             (
-                "take",
+                "take_with",
                 TAKE,
                 "LINE
-                     self.take_batch(batch);
+                     self.take_batch(batch, take_more);
                      self.inbox.with(|inbox| std::mem::take(&mut inbox.quit))
                  }
-                 fn take_batch(&self, batch: &mut Batch<T>) {",
+                 fn take_batch(&self, batch: &mut Batch<T>, take_more: impl FnOnce(&mut Inbox<T>)) {",
             ),
-            ("take", TAKE_QUIT, ""),
+            ("take_with", TAKE_QUIT, ""),
         ],
     ),
     (
         "quit_is_cleared_after_the_lock",
         &[
             (
-                "take",
+                "take_with",
                 TAKE,
                 "LINE
-                     let quit = self.take_batch(batch);
+                     let quit = self.take_batch(batch, take_more);
                      if quit {
                          self.inbox.with(|inbox| inbox.quit = false);
                      }
                      quit
                  }
-                 fn take_batch(&self, batch: &mut Batch<T>) -> bool {",
+                 fn take_batch(&self, batch: &mut Batch<T>, take_more: impl FnOnce(&mut Inbox<T>)) -> bool {",
             ),
-            ("take", TAKE_QUIT, "inbox.quit"),
+            ("take_with", TAKE_QUIT, "inbox.quit"),
         ],
     ),
-    ("quit_is_not_cleared", &[("take", TAKE_QUIT, "inbox.quit")]),
+    ("quit_is_not_cleared", &[("take_with", TAKE_QUIT, "inbox.quit")]),
     // Closing.
     ("close_leaves_the_queue_open", &[("close", CLOSE, "")]),
     ("close_does_not_notify", &[("close", NOTIFY, "")]),
