@@ -55,12 +55,22 @@ use crate::event_loop::containment::Contained;
 /// }
 ///
 /// impl Filter for Rot13 {
-///     fn decode(&mut self, _: &mut FilterContext<'_>, input: &mut Buffer, output: &mut Buffer) -> io::Result<()> {
+///     fn decode(
+///         &mut self,
+///         _: &mut FilterContext<'_>,
+///         input: &mut Buffer,
+///         output: &mut Buffer,
+///     ) -> io::Result<()> {
 ///         rotate(input, output);
 ///         Ok(())
 ///     }
 ///
-///     fn encode(&mut self, _: &mut FilterContext<'_>, input: &mut Buffer, output: &mut Buffer) -> io::Result<()> {
+///     fn encode(
+///         &mut self,
+///         _: &mut FilterContext<'_>,
+///         input: &mut Buffer,
+///         output: &mut Buffer,
+///     ) -> io::Result<()> {
 ///         rotate(input, output);
 ///         Ok(())
 ///     }

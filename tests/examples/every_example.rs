@@ -187,6 +187,14 @@ const EXAMPLES: &[Example] = &[
         on_closed_output: Fails,
         started_inputs: &[],
     },
+    Example {
+        name: "zlib_tunnel",
+        // Nothing listens there.
+        arguments: &["--listen", "127.0.0.1:0", "--connect", "127.0.0.1:1"],
+        lifetime: Serves { ready: "try: ", visit: |addresses| net::wait_for_end(&mut connect(addresses[0])) },
+        on_closed_output: Continues,
+        started_inputs: &[],
+    },
 ];
 
 fn visit_chat(addresses: &[SocketAddr]) {

@@ -14,3 +14,4 @@ mod redis;
 mod terminal;
 mod udp_echo;
 mod uring_cat;
+mod zlib_tunnel;

@@ -5,6 +5,7 @@ mod support;
 
 mod children;
 mod files;
+mod forks;
 mod pairs;
 mod peers;
 mod pipes;

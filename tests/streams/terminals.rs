@@ -15,7 +15,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 /// The master of a new pseudo-terminal, and its slave: the terminal of a program.
-fn pty() -> (OwnedFd, OwnedFd) {
+pub(super) fn pty() -> (OwnedFd, OwnedFd) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&master).unwrap();
     unlockpt(&master).unwrap();
@@ -25,11 +25,11 @@ fn pty() -> (OwnedFd, OwnedFd) {
     (master, slave)
 }
 
-fn is_canonical(terminal: impl AsFd) -> bool {
+pub(super) fn is_canonical(terminal: impl AsFd) -> bool {
     tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ICANON | LocalModes::ECHO)
 }
 
-fn is_nonblocking(fd: impl AsFd) -> bool {
+pub(super) fn is_nonblocking(fd: impl AsFd) -> bool {
     fcntl_getfl(fd).unwrap().contains(OFlags::NONBLOCK)
 }
 
