@@ -11,7 +11,8 @@
 //! --release --example zlib_tunnel -- --listen 127.0.0.1:2013 --connect 127.0.0.1:2012 --zlib
 //! connect`, and then `nc 127.0.0.1 2013`.
 //!
-//! It shows a filter of the program's own, and a relay between a connection with it and one without.
+//! It shows a filter of the program's own, and a relay between a connection with it and one
+//! without.
 
 #[path = "shared/options.rs"]
 mod options;

@@ -55,8 +55,8 @@ impl Filter for Cipher {
     }
 }
 
-/// Blocks with a length before them, as in TLS: `decode` leaves an incomplete block. The output ends
-/// with an empty block, and input without it is truncated.
+/// Blocks with a length before them, as in TLS: `decode` leaves an incomplete block. The output
+/// ends with an empty block, and input without it is truncated.
 ///
 /// A block of the length 0xffff is a request, which the filter answers with an empty request.
 #[derive(Default)]

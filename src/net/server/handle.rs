@@ -49,13 +49,14 @@ impl ServerHandle {
         self.local_address().to_inet()
     }
 
-    /// Same as [`TcpServer::local_address`](crate::TcpServer::local_address), also after the server has ended.
+    /// Same as [`TcpServer::local_address`](crate::TcpServer::local_address), also after the server
+    /// has ended.
     pub fn local_address(&self) -> &Address {
         &self.addresses[0]
     }
 
-    /// Same as [`TcpServer::local_addresses`](crate::TcpServer::local_addresses), also after the server has
-    /// ended.
+    /// Same as [`TcpServer::local_addresses`](crate::TcpServer::local_addresses), also after the
+    /// server has ended.
     pub fn local_addresses(&self) -> &[Address] {
         &self.addresses
     }
