@@ -1,7 +1,7 @@
 //! The input side of a connection.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use super::fd_passing::FdPassing;
 use super::{ConnectionCore, ConnectionState, INPUT};
@@ -9,7 +9,6 @@ use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::net::disposal::close_descriptors;
 use crate::net::result::CloseReason;
-use crate::net::sys::fd_passing::receive_with_descriptors;
 use crate::net::sys::transport::Transferred;
 use crate::readiness::Readiness;
 
@@ -119,12 +118,7 @@ impl ConnectionCore {
         let mut descriptors = Vec::new();
         let received = match self.passing.get() {
             FdPassing::None => self.transport.receive(space),
-            passing => {
-                let socket = self.transport.socket();
-                socket.and_then(|socket| {
-                    receive_with_descriptors(socket.as_fd(), space, passing.limit(), &mut descriptors)
-                })
-            }
+            passing => self.transport.receive_passing(space, passing.limit(), &mut descriptors),
         };
         match received {
             Ok(Transferred::Bytes(0)) if self.has_taken_reset() => {

@@ -11,6 +11,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 use super::descriptors::Descriptors;
+use super::fd_passing::receive_with_descriptors;
 use super::memory::MemoryEnd;
 use super::stream::{self, take_error};
 
@@ -86,9 +87,30 @@ impl Transport {
                 let receive = || rustix::net::recv(socket, &mut *into, RecvFlags::empty());
                 transferred(retry_on_intr(receive).map(|(_, n)| n))
             }
+            _ => self.receive_otherwise(into),
+        }
+    }
+
+    /// Not inlined, so that a socket does not pay for the other kinds.
+    #[cold]
+    #[inline(never)]
+    fn receive_otherwise(&self, into: &mut [u8]) -> io::Result<Transferred> {
+        match self {
+            Transport::Socket(_) => self.receive(into),
             Transport::Descriptors(descriptors) => descriptors.receive(into),
             Transport::Memory(end) => end.receive(into),
         }
+    }
+
+    /// Reads once, with descriptors that the peer has sent; see [`receive_with_descriptors`].
+    #[inline(never)]
+    pub(in crate::net) fn receive_passing(
+        &self,
+        into: &mut [u8],
+        max: u8,
+        received: &mut Vec<OwnedFd>,
+    ) -> io::Result<Transferred> {
+        receive_with_descriptors(self.socket()?.as_fd(), into, max, received)
     }
 
     /// Returns what a read would return, for at most one byte. It consumes no byte, but it does
@@ -114,6 +136,16 @@ impl Transport {
             Transport::Socket(socket) => {
                 transferred(retry_on_intr(|| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)))
             }
+            _ => self.send_otherwise(bytes),
+        }
+    }
+
+    /// Same as [`receive_otherwise`](Transport::receive_otherwise).
+    #[cold]
+    #[inline(never)]
+    fn send_otherwise(&self, bytes: &[u8]) -> io::Result<Transferred> {
+        match self {
+            Transport::Socket(_) => self.send(bytes),
             Transport::Descriptors(descriptors) => descriptors.send(bytes),
             Transport::Memory(end) => end.send(bytes),
         }
