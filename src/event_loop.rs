@@ -288,10 +288,9 @@ impl EventLoop {
     /// Phases 1 to 6. Returns whether a request to quit is pending.
     fn turn(&self, limit: Wait) -> io::Result<bool> {
         let inner = &*self.inner;
-        let is_observed = self.begin_turn();
 
         // 1. The timeout, and the alarm for the next deadline. What a hook adds is seen here.
-        let limit = if is_observed { self.run_before_wait(limit)? } else { limit };
+        let limit = if self.is_observed() { self.begin_observed_turn(limit)? } else { limit };
         let wait = self.allowed_wait(limit)?;
 
         // 2. The wait. All events are recorded before the first callback runs. So none of them can
@@ -304,40 +303,46 @@ impl EventLoop {
             let mut channels = inner.channels.borrow_mut();
             inner.poller.for_each_event(|key, ready| channels.add_ready(ChannelId::from_key(key), ready));
         }
-        if is_observed {
-            self.run_after_wait()?;
-        }
-
-        // 3. Channels, including the one that wakes the loop.
-        self.run_channels();
-        self.check_process()?;
-
-        // 4. Timers.
-        if is_observed {
-            self.enter_phase(Some(Phase::Timers));
-        }
-        self.run_timers();
-        self.check_process()?;
-
-        // 5. One batch of tasks.
-        if is_observed {
-            self.enter_phase(Some(Phase::Tasks));
-        }
-        self.run_tasks();
-        self.check_process()?;
-
-        // 6. Deferred closes.
-        if is_observed {
-            self.enter_phase(Some(Phase::Closes));
-        }
-        self.run_closes();
-        self.check_process()?;
-        if is_observed {
-            self.enter_phase(None);
+        // Tested again, because a watchdog may have begun to watch during the wait.
+        if self.is_observed() {
+            self.run_observed_phases()?
+        } else {
+            self.run_phases::<false>()?
         }
 
         inner.iteration.set(inner.iteration.get() + 1);
         Ok(inner.quitting.get())
+    }
+
+    #[cold]
+    fn run_observed_phases(&self) -> io::Result<()> {
+        self.run_after_wait()?;
+        self.run_phases::<true>()
+    }
+
+    /// Phases 3 to 6. Compiled twice, so that a loop that is not observed has no test for it here.
+    #[inline]
+    fn run_phases<const OBSERVED: bool>(&self) -> io::Result<()> {
+        // 3. Channels, including the one that wakes the loop.
+        self.run_channels::<OBSERVED>();
+        self.check_process()?;
+
+        // 4. Timers.
+        self.enter_phase::<OBSERVED>(Some(Phase::Timers));
+        self.run_timers::<OBSERVED>();
+        self.check_process()?;
+
+        // 5. One batch of tasks.
+        self.enter_phase::<OBSERVED>(Some(Phase::Tasks));
+        self.run_tasks::<OBSERVED>();
+        self.check_process()?;
+
+        // 6. Deferred closes.
+        self.enter_phase::<OBSERVED>(Some(Phase::Closes));
+        self.run_closes();
+        self.check_process()?;
+        self.enter_phase::<OBSERVED>(None);
+        Ok(())
     }
 
     /// Phase 1: how long the loop may wait. It also arms the alarm for the next deadline.
@@ -354,7 +359,8 @@ impl EventLoop {
             || !inner.closing.borrow().is_empty()
     }
 
-    fn run_channels(&self) {
+    #[inline]
+    fn run_channels<const OBSERVED: bool>(&self) {
         let inner = &*self.inner;
         if !inner.channels.borrow().has_active() {
             return;
@@ -364,7 +370,11 @@ impl EventLoop {
         for id in batch.drain(..) {
             let started = inner.channels.borrow_mut().start(id);
             let Some((source, ready)) = started else { continue };
-            let returned = self.catch_in("a callback", &*source, || source.on_ready(self, ready));
+            let call = || source.on_ready(self, ready);
+            let returned = match OBSERVED {
+                true => self.catch_in("a callback", &*source, call),
+                false => self.catch_in_unwatched("a callback", &*source, call),
+            };
             if self.is_inherited() {
                 return;
             }

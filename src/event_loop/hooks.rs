@@ -196,22 +196,20 @@ impl EventLoop {
 
     /// Before phase 1 of a turn with hooks, or one that is measured. Returns how long the turn may
     /// wait: a hook that has panicked may have a panic to propagate.
-    #[cold]
     pub(super) fn run_before_wait(&self, limit: Wait) -> io::Result<Wait> {
         let list = &self.inner.hooks.before_wait;
         if list.borrow().is_empty() {
             return Ok(limit);
         }
         let all_returned = self.run_hooks(list)?;
-        self.enter_phase(Some(Phase::Waiting));
+        self.enter_phase::<true>(Some(Phase::Waiting));
         Ok(if all_returned { limit } else { Wait::No })
     }
 
     /// After phase 2.
-    #[cold]
     pub(super) fn run_after_wait(&self) -> io::Result<()> {
         self.run_hooks(&self.inner.hooks.after_wait)?;
-        self.enter_phase(Some(Phase::Channels));
+        self.enter_phase::<true>(Some(Phase::Channels));
         Ok(())
     }
 
@@ -237,7 +235,7 @@ impl EventLoop {
         if count == 0 {
             return Ok(true);
         }
-        self.enter_phase(Some(Phase::Hooks));
+        self.enter_phase::<true>(Some(Phase::Hooks));
         let mut all_returned = true;
         for n in 0..count {
             let id = list.borrow()[n];

@@ -1,19 +1,20 @@
 //! What other threads can observe of a loop: its times and delays, and the callback that runs.
 //!
-//! Nothing is recorded until it is requested. Until then a turn has one branch for each phase, and
-//! a callback of a source or a timer has one. A task has none on its way, apart from a test of its
-//! queue.
+//! Nothing is recorded until it is requested. Until then a turn has two branches, and its callbacks
+//! have none. A task that is queued has one, in its queue.
 
 pub(crate) mod metrics;
 pub(crate) mod pulse;
 
 use std::cell::RefCell;
+use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use self::metrics::{AtomicMetrics, Phase};
 use self::pulse::{Activity, Pulse};
+use super::poller::Wait;
 use super::{EventLoop, Inner};
 use crate::event_loop::trimming::slack::release_capacity;
 
@@ -86,23 +87,21 @@ pub(super) struct TaskTimes {
 }
 
 impl EventLoop {
-    /// Begins a turn. Returns whether it has hooks or is observed.
+    /// Whether the loop has hooks in its turns, or is observed by other threads.
     #[inline]
-    pub(super) fn begin_turn(&self) -> bool {
+    pub(super) fn is_observed(&self) -> bool {
         let Inner { shared, hooks, .. } = &*self.inner;
-        let is_observed = shared.observation.is_observed() || hooks.are_used();
-        if is_observed {
-            self.begin_observed_turn();
-        }
-        is_observed
+        shared.observation.is_observed() || hooks.are_used()
     }
 
+    /// Begins a turn, and runs its first hooks. Returns how long it may wait.
     #[cold]
-    fn begin_observed_turn(&self) {
+    pub(super) fn begin_observed_turn(&self, limit: Wait) -> io::Result<Wait> {
         self.note_metrics();
         // A turn that has failed has left its phase.
         self.inner.phase.set(None);
-        self.enter_phase(Some(Phase::Waiting));
+        self.enter_phase::<true>(Some(Phase::Waiting));
+        self.run_before_wait(limit)
     }
 
     /// If the loop has metrics, the times of its tasks are recorded from now on.
@@ -112,9 +111,17 @@ impl EventLoop {
         }
     }
 
-    /// Ends the time of the current phase and starts that of `next`. `None` ends the turn.
+    /// Ends the time of the current phase and starts that of `next`. `None` ends the turn. Does
+    /// nothing in a turn that is not observed.
+    #[inline]
+    pub(super) fn enter_phase<const OBSERVED: bool>(&self, next: Option<Phase>) {
+        if OBSERVED {
+            self.enter_observed_phase(next);
+        }
+    }
+
     #[cold]
-    pub(super) fn enter_phase(&self, next: Option<Phase>) {
+    fn enter_observed_phase(&self, next: Option<Phase>) {
         let Some(metrics) = self.inner.shared.observation.metrics() else { return };
         let now = Instant::now();
         if let Some((ended, start)) = self.inner.phase.replace(next.map(|next| (next, now))) {
@@ -175,24 +182,9 @@ impl EventLoop {
         shared.tasks.take_timed(&mut task_batch.borrow_mut(), &mut posted.borrow_mut())
     }
 
-    /// Runs the tasks of a batch, if the loop is observed. Returns whether it is.
-    #[inline]
-    pub(super) fn run_observed<T>(
-        &self,
-        tasks: &mut Vec<T>,
-        times: &RefCell<Vec<Instant>>,
-        name: fn(&T) -> &'static str,
-        call: fn(T, &EventLoop),
-    ) -> bool {
-        let is_observed = self.inner.shared.observation.is_observed();
-        if is_observed {
-            self.observe_each(tasks, times, name, call);
-        }
-        is_observed
-    }
-
+    /// Runs the tasks of a batch.
     #[cold]
-    fn observe_each<T>(
+    pub(super) fn observe_each<T>(
         &self,
         tasks: &mut Vec<T>,
         times: &RefCell<Vec<Instant>>,

@@ -59,8 +59,9 @@ impl EventLoop {
         self.catch_in_unwatched(what, source, call)
     }
 
+    /// Same as [`catch_in`](EventLoop::catch_in), without publishing the call to a watchdog.
     #[inline]
-    fn catch_in_unwatched<R>(
+    pub(super) fn catch_in_unwatched<R>(
         &self,
         what: &'static str,
         source: &dyn Source,

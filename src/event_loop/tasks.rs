@@ -84,10 +84,11 @@ impl EventLoop {
     }
 
     /// Phase 5. If there is a request to quit, all tasks accepted before it are in this batch.
-    pub(super) fn run_tasks(&self) {
+    #[inline]
+    pub(super) fn run_tasks<const OBSERVED: bool>(&self) {
         let inner = &*self.inner;
         inner.lent_capacity.set(inner.task_batch.borrow().capacities());
-        let quit = if inner.shared.observation.is_observed() {
+        let quit = if OBSERVED {
             self.take_observed_batch()
         } else {
             inner.shared.tasks.take(&mut inner.task_batch.borrow_mut())
@@ -116,11 +117,23 @@ impl EventLoop {
         if let Some(local) = &mut local {
             self.run_internal(&mut local.internal, Task::call);
         }
-        self.run_each(dropped, &mut posted.tasks, &inner.task_times.posted, SendTask::name, SendTask::call);
+        self.run_each::<OBSERVED, _>(
+            dropped,
+            &mut posted.tasks,
+            &inner.task_times.posted,
+            SendTask::name,
+            SendTask::call,
+        );
         let mut needed = inner.slack.borrow_mut().posted.record(posted_lengths, &mut posted);
         inner.task_batch.replace(posted);
         if let (Some(mut local), Some(lengths)) = (local, local_lengths) {
-            self.run_each(dropped, &mut local.tasks, &inner.task_times.local, Task::name, Task::call);
+            self.run_each::<OBSERVED, _>(
+                dropped,
+                &mut local.tasks,
+                &inner.task_times.local,
+                Task::name,
+                Task::call,
+            );
             needed |= inner.slack.borrow_mut().local.record(lengths, &mut local);
             inner.local_batch.set(local);
         }
@@ -141,7 +154,7 @@ impl EventLoop {
         }
     }
 
-    fn run_each<T>(
+    fn run_each<const OBSERVED: bool, T>(
         &self,
         dropped: bool,
         tasks: &mut Vec<T>,
@@ -151,7 +164,9 @@ impl EventLoop {
     ) {
         if dropped {
             tasks.clear();
-        } else if !tasks.is_empty() && !self.run_observed(tasks, times, name, call) {
+        } else if OBSERVED {
+            self.observe_each(tasks, times, name, call);
+        } else if !tasks.is_empty() {
             let counters = &self.inner.shared.counters;
             for task in tasks.drain(..) {
                 counters.count_run();

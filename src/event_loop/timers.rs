@@ -210,7 +210,8 @@ impl EventLoop {
     }
 
     /// Phase 4: fires the timers that are due.
-    pub(super) fn run_timers(&self) {
+    #[inline]
+    pub(super) fn run_timers<const OBSERVED: bool>(&self) {
         let inner = &*self.inner;
         inner.timers_fired.set(0);
         if inner.timers.borrow().is_empty() {
@@ -221,7 +222,7 @@ impl EventLoop {
         // The memory is returned to the system only when the loop is idle, because that takes tens
         // of milliseconds.
         inner.freed_bytes.set(inner.freed_bytes.get() + freed);
-        let metrics = inner.shared.observation.metrics();
+        let metrics = inner.shared.observation.metrics().filter(|_| OBSERVED);
         let mut firing = None;
         let mut fired = 0;
         loop {
@@ -238,7 +239,7 @@ impl EventLoop {
             if let Some(metrics) = metrics {
                 metrics.record_timer_delay(self.moment().saturating_sub(deadline));
             }
-            if self.is_watched() {
+            if OBSERVED {
                 self.catch_named("a timer's callback", payload.name(), || payload.call(firing));
             } else {
                 self.catch_unwatched("a timer's callback", || payload.call(firing));
