@@ -17,7 +17,5 @@ mod groups;
 mod lifecycle;
 mod per_loop;
 mod pools;
-mod refused_descriptors;
 mod several_listeners;
 mod stop;
-mod systemd_listeners;

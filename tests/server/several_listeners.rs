@@ -1,17 +1,20 @@
 //! Servers with several listeners: shared limits, counters and loops, and one stop.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 
+use crate::support::client::Refusing;
 use crate::support::clock::HOUR;
 use crate::support::net::{self, End, Host, Journal, assert_echoes};
-use crate::support::unix::{abstract_name, connect_to, read_exact};
-use crate::support::{LIMIT, with_watchdog};
-use reveille::net::{Address, LoadBalancing, StopReport, TcpServerBuilder};
+use crate::support::unix::{Folder, abstract_name, connect_to, read_exact};
+use crate::support::{LIMIT, with_loop, with_watchdog};
+use reveille::net::{Address, LoadBalancing, StopReport, TcpServerBuilder, UnixAddress};
 use reveille::{EventLoop, TcpServer};
+use rustix::fs::OFlags;
 
 /// Two addresses that the server binds, and an adopted listener.
 fn three_listeners(event_loop: &EventLoop) -> TcpServerBuilder<'_> {
@@ -174,5 +177,38 @@ fn a_server_listens_on_tcp_and_unix_sockets() {
         let mut client = connect_to(&address);
         client.write_all(b"hello").unwrap();
         assert_eq!(read_exact(&mut client, 5), b"hello");
+    });
+}
+
+#[test]
+fn a_builder_reports_its_first_error_and_listens_nowhere() {
+    with_loop(|event_loop| {
+        let (refusing, folder) = (Refusing::new(), Folder::new());
+        let builder = || TcpServer::builder(event_loop).listen(refusing.address());
+        let error_of = |builder: TcpServerBuilder<'_>| {
+            let error = builder.serve_fn(|_, _| ()).expect_err("no server");
+            refusing.assert_refuses();
+            (error.kind(), error.to_string())
+        };
+        let file = File::open("/dev/null").unwrap();
+        let message = "cannot adopt a listener: the descriptor is not a socket".to_owned();
+        assert_eq!(error_of(builder().listener(file).listen("nonsense")), (ErrorKind::InvalidInput, message));
+        let (kind, message) = error_of(builder().listen("nonsense"));
+        assert!(kind == ErrorKind::InvalidInput && message.contains("nonsense"), "{message}");
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (kind, message) = error_of(builder().listen(taken.local_addr().unwrap()));
+        assert!(
+            kind == ErrorKind::AddrInUse && message.starts_with("cannot listen on 127.0.0.1:"),
+            "{message}"
+        );
+        let path = UnixAddress::path(folder.path("none/socket")).unwrap();
+        assert_eq!(error_of(builder().listen(path)).0, ErrorKind::NotFound);
+        let (kind, message) = error_of(TcpServer::builder(event_loop));
+        assert_eq!(kind, ErrorKind::InvalidInput);
+        assert_eq!(message, "a server needs an address or a socket to listen on");
+        // The address that could be bound is free, and the failed bind left adopted sockets alone.
+        let duplicate = taken.try_clone().unwrap();
+        error_of(builder().listener(duplicate).listen(taken.local_addr().unwrap()));
+        assert!(!rustix::fs::fcntl_getfl(&taken).unwrap().contains(OFlags::NONBLOCK));
     });
 }

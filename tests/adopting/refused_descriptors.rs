@@ -8,11 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use crate::support::alone::{alone, alone_with_loop};
-use crate::support::client::Refusing;
 use crate::support::net;
 use crate::support::unix::Folder;
 use crate::support::{Recorder, turn, with_loop};
-use reveille::net::{TcpServerBuilder, UnixAddress};
 use reveille::{EventLoop, Refused, TcpConnection, TcpServer, UdpSocket};
 use rustix::fs::OFlags;
 use rustix::io::FdFlags;
@@ -166,38 +164,5 @@ fn a_loop_that_is_dropped_returns_the_socket_unchanged() {
         turn(&event_loop);
         drop(event_loop);
         assert_eq!(refusals.take(), ["refused"]);
-    });
-}
-
-#[test]
-fn a_builder_reports_its_first_error_and_listens_nowhere() {
-    with_loop(|event_loop| {
-        let (refusing, folder) = (Refusing::new(), Folder::new());
-        let builder = || TcpServer::builder(event_loop).listen(refusing.address());
-        let error_of = |builder: TcpServerBuilder<'_>| {
-            let error = builder.serve_fn(|_, _| ()).expect_err("no server");
-            refusing.assert_refuses();
-            (error.kind(), error.to_string())
-        };
-        let (reader, _writer) = pipe();
-        let pipe = format!("cannot adopt a listener: {NO_SOCKET}");
-        assert_eq!(error_of(builder().listener(reader).listen("nonsense")), (ErrorKind::InvalidInput, pipe));
-        let (kind, message) = error_of(builder().listen("nonsense"));
-        assert!(kind == ErrorKind::InvalidInput && message.contains("nonsense"), "{message}");
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (kind, message) = error_of(builder().listen(taken.local_addr().unwrap()));
-        assert!(
-            kind == ErrorKind::AddrInUse && message.starts_with("cannot listen on 127.0.0.1:"),
-            "{message}"
-        );
-        let path = UnixAddress::path(folder.path("none/socket")).unwrap();
-        assert_eq!(error_of(builder().listen(path)).0, ErrorKind::NotFound);
-        let (kind, message) = error_of(TcpServer::builder(event_loop));
-        assert_eq!(kind, ErrorKind::InvalidInput);
-        assert_eq!(message, "a server needs an address or a socket to listen on");
-        // The address that could be bound is free, and the failed bind left adopted sockets alone.
-        let duplicate = taken.try_clone().unwrap();
-        error_of(builder().listener(duplicate).listen(taken.local_addr().unwrap()));
-        assert!(!flags(&taken).0.contains(OFlags::NONBLOCK));
     });
 }
