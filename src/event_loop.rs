@@ -321,7 +321,6 @@ impl EventLoop {
     }
 
     /// Phases 3 to 6. Compiled twice, so that a loop that is not observed has no test for it here.
-    #[inline]
     fn run_phases<const OBSERVED: bool>(&self) -> io::Result<()> {
         // 3. Channels, including the one that wakes the loop.
         self.run_channels::<OBSERVED>();
@@ -359,7 +358,6 @@ impl EventLoop {
             || !inner.closing.borrow().is_empty()
     }
 
-    #[inline]
     fn run_channels<const OBSERVED: bool>(&self) {
         let inner = &*self.inner;
         if !inner.channels.borrow().has_active() {
@@ -390,11 +388,15 @@ impl EventLoop {
         inner.channel_batch.set(batch);
     }
 
+    #[inline]
     fn run_closes(&self) {
-        let inner = &*self.inner;
-        if inner.closing.borrow().is_empty() {
-            return;
+        if !self.inner.closing.borrow().is_empty() {
+            self.close_batch();
         }
+    }
+
+    fn close_batch(&self) {
+        let inner = &*self.inner;
         // Channels that an `on_close` closes wait for the next turn.
         let mut batch = inner.closing.take();
         for id in batch.drain(..) {

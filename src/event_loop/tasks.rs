@@ -84,7 +84,6 @@ impl EventLoop {
     }
 
     /// Phase 5. If there is a request to quit, all tasks accepted before it are in this batch.
-    #[inline]
     pub(super) fn run_tasks<const OBSERVED: bool>(&self) {
         let inner = &*self.inner;
         inner.lent_capacity.set(inner.task_batch.borrow().capacities());
@@ -113,8 +112,10 @@ impl EventLoop {
         }
         let posted_lengths = posted.lengths();
         let local_lengths = local.as_ref().map(Batch::lengths);
-        self.run_internal(&mut posted.internal, SendTask::call);
-        if let Some(local) = &mut local {
+        if !posted.internal.is_empty() {
+            self.run_internal(&mut posted.internal, SendTask::call);
+        }
+        if let Some(local) = local.as_mut().filter(|local| !local.internal.is_empty()) {
             self.run_internal(&mut local.internal, Task::call);
         }
         self.run_each::<OBSERVED, _>(
@@ -142,14 +143,13 @@ impl EventLoop {
         }
     }
 
+    /// Internal tasks are rare, and an empty drain costs as much as a task, so this is called only
+    /// if there are any.
     fn run_internal<T>(&self, tasks: &mut Vec<T>, call: fn(T, &EventLoop)) {
-        // Internal tasks are rare, and an empty drain costs as much as a task.
-        if !tasks.is_empty() {
-            for task in tasks.drain(..) {
-                self.catch("an internal task", || call(task, self));
-                if self.is_inherited() {
-                    return;
-                }
+        for task in tasks.drain(..) {
+            self.catch("an internal task", || call(task, self));
+            if self.is_inherited() {
+                return;
             }
         }
     }

@@ -210,7 +210,6 @@ impl EventLoop {
     }
 
     /// Phase 4: fires the timers that are due.
-    #[inline]
     pub(super) fn run_timers<const OBSERVED: bool>(&self) {
         let inner = &*self.inner;
         inner.timers_fired.set(0);

@@ -20,4 +20,3 @@ mod per_loop;
 mod pools;
 mod several_listeners;
 mod stop;
-mod systemd_listeners;
