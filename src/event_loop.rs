@@ -321,6 +321,7 @@ impl EventLoop {
     }
 
     /// Phases 3 to 6. Compiled twice, so that a loop that is not observed has no test for it here.
+    #[inline]
     fn run_phases<const OBSERVED: bool>(&self) -> io::Result<()> {
         // 3. Channels, including the one that wakes the loop.
         self.run_channels::<OBSERVED>();
@@ -328,7 +329,7 @@ impl EventLoop {
 
         // 4. Timers.
         self.enter_phase::<OBSERVED>(Some(Phase::Timers));
-        self.run_timers::<OBSERVED>();
+        self.run_timers();
         self.check_process()?;
 
         // 5. One batch of tasks.
@@ -358,6 +359,7 @@ impl EventLoop {
             || !inner.closing.borrow().is_empty()
     }
 
+    #[inline]
     fn run_channels<const OBSERVED: bool>(&self) {
         let inner = &*self.inner;
         if !inner.channels.borrow().has_active() {
@@ -388,7 +390,8 @@ impl EventLoop {
         inner.channel_batch.set(batch);
     }
 
-    #[inline]
+    // A turn without closes should not pay for a call.
+    #[inline(always)]
     fn run_closes(&self) {
         if !self.inner.closing.borrow().is_empty() {
             self.close_batch();

@@ -84,6 +84,7 @@ impl EventLoop {
     }
 
     /// Phase 5. If there is a request to quit, all tasks accepted before it are in this batch.
+    #[inline]
     pub(super) fn run_tasks<const OBSERVED: bool>(&self) {
         let inner = &*self.inner;
         inner.lent_capacity.set(inner.task_batch.borrow().capacities());

@@ -210,18 +210,23 @@ impl EventLoop {
     }
 
     /// Phase 4: fires the timers that are due.
-    pub(super) fn run_timers<const OBSERVED: bool>(&self) {
-        let inner = &*self.inner;
-        inner.timers_fired.set(0);
-        if inner.timers.borrow().is_empty() {
-            return;
+    // A turn without timers should not pay for a call.
+    #[inline(always)]
+    pub(super) fn run_timers(&self) {
+        self.inner.timers_fired.set(0);
+        if !self.inner.timers.borrow().is_empty() {
+            self.fire_due_timers();
         }
+    }
+
+    fn fire_due_timers(&self) {
+        let inner = &*self.inner;
         let now = inner.shared.clock.moment(self.now());
         let freed = inner.timers.borrow_mut().begin_phase(now);
         // The memory is returned to the system only when the loop is idle, because that takes tens
         // of milliseconds.
         inner.freed_bytes.set(inner.freed_bytes.get() + freed);
-        let metrics = inner.shared.observation.metrics().filter(|_| OBSERVED);
+        let metrics = inner.shared.observation.metrics();
         let mut firing = None;
         let mut fired = 0;
         loop {
@@ -238,7 +243,7 @@ impl EventLoop {
             if let Some(metrics) = metrics {
                 metrics.record_timer_delay(self.moment().saturating_sub(deadline));
             }
-            if OBSERVED {
+            if self.is_watched() {
                 self.catch_named("a timer's callback", payload.name(), || payload.call(firing));
             } else {
                 self.catch_unwatched("a timer's callback", || payload.call(firing));
