@@ -2,16 +2,19 @@
 //! runs in its own process.
 
 use std::cell::RefCell;
+use std::io::{self, ErrorKind, Write};
+use std::mem;
+use std::net::Shutdown;
 use std::rc::Rc;
 
 use crate::support::actor::{Actor, Actors};
 use crate::support::alone::alone;
 use crate::support::bench::{Bench, defaults};
-use crate::support::forked::in_child;
-use crate::support::net::reason;
+use crate::support::forked::{exit_child_and_wait, fork_process, in_child};
+use crate::support::net::{self, reason};
 use crate::support::on_another_thread;
-use reveille::net::{SendError, WithError};
-use reveille::{EventLoop, TcpConnection};
+use reveille::net::{Filter, FilterContext, SendError, WithError};
+use reveille::{Buffer, EventLoop, TcpConnection, TcpServer};
 
 fn bench() -> (Bench, Actors) {
     let actors = Actors::new();
@@ -121,5 +124,68 @@ fn a_child_does_not_end_the_work_of_its_parent() {
         drop(kept.take());
         assert_eq!(bench.read_to_fin(&mut client), b"still open");
         assert_eq!(actors.end(), None);
+    });
+}
+
+/// Passes bytes on, and forks when it first does so.
+struct Forks {
+    is_encoding: bool,
+    has_forked: bool,
+}
+
+impl Forks {
+    fn pass(&mut self, is_encoding: bool, input: &mut Buffer, output: &mut Buffer) {
+        output.append_buffer(input);
+        if is_encoding == self.is_encoding && !mem::replace(&mut self.has_forked, true) {
+            fork_process();
+        }
+    }
+}
+
+impl Filter for Forks {
+    fn decode(
+        &mut self,
+        _: &mut FilterContext<'_>,
+        input: &mut Buffer,
+        output: &mut Buffer,
+    ) -> io::Result<()> {
+        self.pass(false, input, output);
+        Ok(())
+    }
+
+    fn encode(
+        &mut self,
+        _: &mut FilterContext<'_>,
+        input: &mut Buffer,
+        output: &mut Buffer,
+    ) -> io::Result<()> {
+        self.pass(true, input, output);
+        Ok(())
+    }
+}
+
+#[test]
+fn output_of_a_filter_that_forks_is_sent_by_the_parent_only() {
+    alone(|| {
+        for is_encoding in [false, true] {
+            let event_loop = EventLoop::new().unwrap();
+            let server = TcpServer::bind(&event_loop, "127.0.0.1:0")
+                .unwrap()
+                .filter(move || Forks { is_encoding, has_forked: false })
+                .serve_fn(|conn, input| {
+                    conn.send(input.take_all())?;
+                    conn.event_loop().quit();
+                    io::Result::Ok(())
+                })
+                .unwrap();
+            let mut client = net::connect(server.local_addr().unwrap());
+            client.write_all(b"once").unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            let result = event_loop.run();
+            exit_child_and_wait(|| assert_eq!(result.as_ref().unwrap_err().kind(), ErrorKind::Unsupported));
+            result.unwrap();
+            drop((server, event_loop));
+            assert_eq!(net::read_to_end(&mut client), b"once");
+        }
     });
 }

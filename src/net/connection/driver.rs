@@ -5,18 +5,19 @@
 
 mod adopted;
 mod calls;
+mod outgoing;
 mod pairs;
 mod streams;
 
 use std::any::{Any, TypeId, type_name};
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::RefCell;
 use std::io;
 use std::mem;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 pub use self::adopted::ConnectionBuilder;
+pub(in crate::net) use self::outgoing::{Dialer, Outgoing, Waiting, dial};
 pub(in crate::net) use super::calls::Call;
 use super::handler::ConnectionHandler;
 use super::mailbox::Taken;
@@ -49,62 +50,6 @@ struct ConnectionDriver<H> {
     /// Declared last, so that it drops last: the connection counts as open until its handler has
     /// been dropped.
     core: ConnectionCore,
-}
-
-/// The initiator of an outgoing connection.
-pub(in crate::net) trait Dialer {
-    /// The connection with the source `id` is established. It opens when this returns, unless it
-    /// has been closed meanwhile.
-    fn on_connected(&self, conn: &TcpConnection<'_>, id: ChannelId);
-
-    /// The handler has been created, and its `on_open` has returned. Returns what has waited for
-    /// that. Later sends and calls go to the connection.
-    fn on_opened(&self) -> VecDeque<Waiting>;
-
-    /// The last call for the source `id`: the connection was closed, or could not be established.
-    /// The handler's `on_close`, if there is a handler, has already run.
-    fn on_end(self: Rc<Self>, event_loop: &EventLoop, id: ChannelId, reason: Contained<CloseReason>);
-}
-
-/// What has waited for an outgoing connection to open.
-pub(in crate::net) enum Waiting {
-    Bytes(Vec<u8>),
-    Call(Call),
-}
-
-/// State of an outgoing or adopted connection: its initiator, and the factory of its handler until
-/// the connection opens.
-pub(in crate::net) struct Outgoing<H> {
-    dialer: Rc<dyn Dialer>,
-    make: Cell<Option<Box<Make<H>>>>,
-}
-
-type Make<H> = dyn FnOnce(&TcpConnection<'_>) -> H;
-
-impl<H> Outgoing<H> {
-    pub(in crate::net) fn new(
-        dialer: Rc<dyn Dialer>,
-        make: impl FnOnce(&TcpConnection<'_>) -> H + 'static,
-    ) -> Outgoing<H> {
-        Outgoing { dialer, make: Cell::new(Some(Box::new(make))) }
-    }
-}
-
-/// Registers a connecting socket with the loop. The same registration serves the established
-/// connection.
-///
-/// Calls no user code; the dialer is notified of every result later.
-pub(in crate::net) fn dial<H: ConnectionHandler>(
-    event_loop: &EventLoop,
-    pending: PendingConnection,
-    outgoing: Outgoing<H>,
-) -> io::Result<ChannelId> {
-    let connection = event_loop.register(watched(), |id| {
-        let core = ConnectionCore::new(id, pending, ConnectionState::Connecting, has_handler::<H>);
-        Rc::new(ConnectionDriver { core, handler: RefCell::new(None), outgoing: Some(Box::new(outgoing)) })
-    })?;
-    connection.core.update_wanted(event_loop);
-    Ok(connection.core.id())
 }
 
 /// Registers an accepted socket with the loop, and opens the connection.

@@ -9,16 +9,16 @@
 //! it runs, and it is taken out of the connection for that time. Output that is sent meanwhile is
 //! queued, and encoded afterwards.
 
+mod chain;
+
 use std::cell::Cell;
 use std::io;
-use std::mem;
-use std::slice;
 
+use self::chain::Filters;
 use super::{ConnectionCore, ConnectionState, OUTPUT};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
-use crate::event_loop::containment::Contained;
-use crate::net::filter::{Filter, FilterContext};
+use crate::net::filter::FilterContext;
 use crate::net::result::CloseReason;
 use crate::net::sys::transport::Transferred;
 use crate::readiness::Readiness;
@@ -35,164 +35,6 @@ pub(super) struct Filtering {
     /// Output was queued while a filter was called.
     has_deferred: Cell<bool>,
     has_finished: Cell<bool>,
-}
-
-/// In order from the transport to the handler.
-struct Filters(Vec<Stage>);
-
-struct Stage {
-    filter: Contained<Box<dyn Filter>>,
-    /// Input that the filter has left.
-    undecoded: Buffer,
-    /// The filter has more to decode.
-    decodes_again: bool,
-    /// The filter has been given the end of the input.
-    has_ended: bool,
-}
-
-impl Filters {
-    fn open(&mut self, event_loop: &EventLoop, to_peer: &mut Buffer) -> io::Result<()> {
-        self.for_each(event_loop, to_peer, |stage, context| stage.filter.on_open(context))
-    }
-
-    /// Decodes `input`, and appends the result to `output`, which is empty.
-    fn decode(
-        &mut self,
-        event_loop: &EventLoop,
-        input: &mut Buffer,
-        output: &mut Buffer,
-        to_peer: &mut Buffer,
-    ) -> io::Result<()> {
-        output.append_buffer(input);
-        self.for_each(event_loop, to_peer, |stage, context| stage.pass(context, output))
-    }
-
-    /// Same as [`decode`](Filters::decode), for the end of the input. Filters after one that has
-    /// more to decode are not called.
-    fn decode_end(
-        &mut self,
-        event_loop: &EventLoop,
-        output: &mut Buffer,
-        to_peer: &mut Buffer,
-    ) -> io::Result<()> {
-        let mut is_complete = true;
-        self.for_each(event_loop, to_peer, |stage, context| {
-            if !is_complete || stage.has_ended {
-                return Ok(());
-            }
-            // What the filters before this one have decoded at their end comes first.
-            stage.pass(context, output)?;
-            is_complete = !stage.decodes_again;
-            if !is_complete {
-                return Ok(());
-            }
-            stage.has_ended = true;
-            let mut input = mem::take(&mut stage.undecoded);
-            let mut last = context.event_loop.lend_spare();
-            let result = stage.filter.on_peer_shutdown(context, &mut input, &mut last);
-            output.append_buffer(&mut last);
-            context.event_loop.return_spare(last);
-            result
-        })
-    }
-
-    /// Calls the filters in the order of the input. What each sends to its peer passes through
-    /// those before it.
-    fn for_each(
-        &mut self,
-        event_loop: &EventLoop,
-        to_peer: &mut Buffer,
-        mut call: impl FnMut(&mut Stage, &mut FilterContext<'_>) -> io::Result<()>,
-    ) -> io::Result<()> {
-        for n in 0..self.0.len() {
-            let (nearer, stage) = self.0.split_at_mut(n);
-            let mut reply = event_loop.lend_spare();
-            let mut context = FilterContext { event_loop, to_peer: &mut reply, decode_again: false };
-            let result = call(&mut stage[0], &mut context);
-            if !reply.is_empty() {
-                encode(nearer, event_loop, &mut reply)?;
-                to_peer.append_buffer(&mut reply);
-            }
-            event_loop.return_spare(reply);
-            result?;
-        }
-        Ok(())
-    }
-
-    /// Ends the output: appends the last bytes of all filters to `output`, which is empty.
-    fn finish(&mut self, event_loop: &EventLoop, output: &mut Buffer) -> io::Result<()> {
-        for stage in self.0.iter_mut().rev() {
-            encode(slice::from_mut(stage), event_loop, output)?;
-            call_for_output(event_loop, output, |context, output| stage.filter.finish(context, output))?;
-        }
-        Ok(())
-    }
-
-    fn undecoded(&self) -> impl Iterator<Item = &Buffer> {
-        self.0.iter().map(|stage| &stage.undecoded)
-    }
-}
-
-impl Stage {
-    /// Decodes `bytes`, after those that were left before. `bytes` is replaced by the result.
-    fn pass(&mut self, context: &mut FilterContext<'_>, bytes: &mut Buffer) -> io::Result<()> {
-        let has_left = !self.undecoded.is_empty();
-        if has_left {
-            self.undecoded.append(bytes.readable());
-            bytes.clear();
-        }
-        let input = if has_left { &mut self.undecoded } else { &mut *bytes };
-        if input.is_empty() && !self.decodes_again {
-            return Ok(());
-        }
-        let mut decoded = context.event_loop.lend_spare();
-        let result = self.filter.decode(context, input, &mut decoded);
-        self.decodes_again = mem::take(&mut context.decode_again);
-        if !bytes.is_empty() {
-            // Copied, as the storage is the loop's large input buffer.
-            self.undecoded.append(bytes.readable());
-            bytes.clear();
-        }
-        self.undecoded.release();
-        bytes.append_buffer(&mut decoded);
-        context.event_loop.return_spare(decoded);
-        result
-    }
-}
-
-/// Replaces `bytes` by their encoded form.
-fn encode(stages: &mut [Stage], event_loop: &EventLoop, bytes: &mut Buffer) -> io::Result<()> {
-    for stage in stages.iter_mut().rev() {
-        if bytes.is_empty() {
-            continue;
-        }
-        let mut encoded = event_loop.lend_spare();
-        call_for_output(event_loop, &mut encoded, |context, encoded| {
-            stage.filter.encode(context, bytes, encoded)
-        })?;
-        if !bytes.is_empty() {
-            let message = format!("a filter has left {} bytes of output", bytes.len());
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
-        bytes.append_buffer(&mut encoded);
-        event_loop.return_spare(encoded);
-    }
-    Ok(())
-}
-
-/// Calls a method whose result goes toward the peer, as everything in its context does.
-fn call_for_output(
-    event_loop: &EventLoop,
-    output: &mut Buffer,
-    call: impl FnOnce(&mut FilterContext<'_>, &mut Buffer) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut more = event_loop.lend_spare();
-    let result = call(&mut FilterContext { event_loop, to_peer: &mut more, decode_again: false }, output);
-    if !more.is_empty() {
-        output.append_buffer(&mut more);
-    }
-    event_loop.return_spare(more);
-    result
 }
 
 impl ConnectionCore {
@@ -212,11 +54,9 @@ impl ConnectionCore {
             self.close(event_loop, CloseReason::Panicked);
             return false;
         };
-        let stage =
-            |filter| Stage { filter, undecoded: Buffer::new(), decodes_again: false, has_ended: false };
         self.filtering.get_or_init(|| {
             Box::new(Filtering {
-                filters: Cell::new(Some(Filters(filters.into_iter().map(stage).collect()))),
+                filters: Cell::new(Some(Filters::new(filters))),
                 undecoded: Cell::new(0),
                 has_deferred: Cell::new(false),
                 has_finished: Cell::new(false),
@@ -275,18 +115,19 @@ impl ConnectionCore {
     }
 
     /// Calls the filters. `None` if one is being called already or has panicked; a panic closes the
-    /// connection.
+    /// connection. Also `None` in a forked child, which leaves the socket to its parent: a filter
+    /// may fork.
     fn with_filters<R>(&self, event_loop: &EventLoop, call: impl FnOnce(&mut Filters) -> R) -> Option<R> {
         let filtering = self.filtering.get()?;
         let mut filters = filtering.filters.take()?;
         let returned = event_loop.catch("a filter", || call(&mut filters));
-        if returned.is_some() {
-            filtering.filters.set(Some(filters));
-        } else {
+        if returned.is_none() {
             drop(filters);
             self.close(event_loop, CloseReason::Panicked);
+            return None;
         }
-        returned
+        filtering.filters.set(Some(filters));
+        returned.filter(|_| !self.membership.group().is_inherited())
     }
 
     /// Whether the filters can be called now.
@@ -304,7 +145,7 @@ impl ConnectionCore {
         let Some(filters) = filtering.filters.take() else { return };
         let undecoded: usize = filters.undecoded().map(Buffer::len).sum();
         let memory = filters.undecoded().map(Buffer::capacity).sum();
-        let decodes_again = filters.0.iter().any(|stage| stage.decodes_again);
+        let decodes_again = filters.decodes_again();
         filtering.filters.set(Some(filters));
         if filtering.undecoded.replace(memory) != memory {
             self.report_memory();
@@ -341,7 +182,7 @@ impl ConnectionCore {
             event_loop.return_spare(bytes);
             return self.defer_output();
         }
-        match self.with_filters(event_loop, |filters| encode(&mut filters.0, event_loop, &mut bytes)) {
+        match self.with_filters(event_loop, |filters| filters.encode(event_loop, &mut bytes)) {
             Some(Ok(())) => self.send_encoded(event_loop, bytes, len),
             Some(Err(error)) => {
                 self.count_lost(len);
@@ -412,8 +253,7 @@ impl ConnectionCore {
                 return Ok(());
             }
             budget = budget.saturating_sub(piece.len());
-            let encoded =
-                self.with_filters(event_loop, |filters| encode(&mut filters.0, event_loop, &mut piece));
+            let encoded = self.with_filters(event_loop, |filters| filters.encode(event_loop, &mut piece));
             // `None`: the panic has closed the connection.
             let Some(encoded) = encoded else { return Ok(()) };
             encoded?;

@@ -1,0 +1,185 @@
+//! [`Filters`]: the chain of filters of a connection. Works on buffers only.
+
+use std::io;
+use std::mem;
+use std::slice;
+
+use crate::buffer::Buffer;
+use crate::event_loop::EventLoop;
+use crate::event_loop::containment::Contained;
+use crate::net::filter::{Filter, FilterContext};
+
+/// In order from the transport to the handler.
+pub(super) struct Filters(Vec<Stage>);
+
+struct Stage {
+    filter: Contained<Box<dyn Filter>>,
+    /// Input that the filter has left.
+    undecoded: Buffer,
+    /// The filter has more to decode.
+    decodes_again: bool,
+    /// The filter has been given the end of the input.
+    has_ended: bool,
+}
+
+impl Filters {
+    pub(super) fn new(filters: Vec<Contained<Box<dyn Filter>>>) -> Filters {
+        let stage =
+            |filter| Stage { filter, undecoded: Buffer::new(), decodes_again: false, has_ended: false };
+        Filters(filters.into_iter().map(stage).collect())
+    }
+
+    pub(super) fn open(&mut self, event_loop: &EventLoop, to_peer: &mut Buffer) -> io::Result<()> {
+        self.for_each(event_loop, to_peer, |stage, context| stage.filter.on_open(context))
+    }
+
+    /// Decodes `input`, and appends the result to `output`, which is empty.
+    pub(super) fn decode(
+        &mut self,
+        event_loop: &EventLoop,
+        input: &mut Buffer,
+        output: &mut Buffer,
+        to_peer: &mut Buffer,
+    ) -> io::Result<()> {
+        output.append_buffer(input);
+        self.for_each(event_loop, to_peer, |stage, context| stage.pass(context, output))
+    }
+
+    /// Same as [`decode`](Filters::decode), for the end of the input. Filters after one that has
+    /// more to decode are not called.
+    pub(super) fn decode_end(
+        &mut self,
+        event_loop: &EventLoop,
+        output: &mut Buffer,
+        to_peer: &mut Buffer,
+    ) -> io::Result<()> {
+        let mut is_complete = true;
+        self.for_each(event_loop, to_peer, |stage, context| {
+            if !is_complete || stage.has_ended {
+                return Ok(());
+            }
+            // What the filters before this one have decoded at their end comes first.
+            stage.pass(context, output)?;
+            is_complete = !stage.decodes_again;
+            if !is_complete {
+                return Ok(());
+            }
+            stage.has_ended = true;
+            let mut input = mem::take(&mut stage.undecoded);
+            let mut last = context.event_loop.lend_spare();
+            let result = stage.filter.on_peer_shutdown(context, &mut input, &mut last);
+            output.append_buffer(&mut last);
+            context.event_loop.return_spare(last);
+            result
+        })
+    }
+
+    /// Calls the filters in the order of the input. What each sends to its peer passes through
+    /// those before it.
+    fn for_each(
+        &mut self,
+        event_loop: &EventLoop,
+        to_peer: &mut Buffer,
+        mut call: impl FnMut(&mut Stage, &mut FilterContext<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        for n in 0..self.0.len() {
+            let (nearer, stage) = self.0.split_at_mut(n);
+            let mut reply = event_loop.lend_spare();
+            let mut context = FilterContext { event_loop, to_peer: &mut reply, decode_again: false };
+            let result = call(&mut stage[0], &mut context);
+            if !reply.is_empty() {
+                encode(nearer, event_loop, &mut reply)?;
+                to_peer.append_buffer(&mut reply);
+            }
+            event_loop.return_spare(reply);
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Ends the output: appends the last bytes of all filters to `output`, which is empty.
+    pub(super) fn finish(&mut self, event_loop: &EventLoop, output: &mut Buffer) -> io::Result<()> {
+        for stage in self.0.iter_mut().rev() {
+            encode(slice::from_mut(stage), event_loop, output)?;
+            call_for_output(event_loop, output, |context, output| stage.filter.finish(context, output))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces `bytes` by their encoded form.
+    pub(super) fn encode(&mut self, event_loop: &EventLoop, bytes: &mut Buffer) -> io::Result<()> {
+        encode(&mut self.0, event_loop, bytes)
+    }
+
+    /// Whether a filter has more to decode.
+    pub(super) fn decodes_again(&self) -> bool {
+        self.0.iter().any(|stage| stage.decodes_again)
+    }
+
+    /// The input that each filter has left.
+    pub(super) fn undecoded(&self) -> impl Iterator<Item = &Buffer> {
+        self.0.iter().map(|stage| &stage.undecoded)
+    }
+}
+
+impl Stage {
+    /// Decodes `bytes`, after those that were left before. `bytes` is replaced by the result.
+    fn pass(&mut self, context: &mut FilterContext<'_>, bytes: &mut Buffer) -> io::Result<()> {
+        let has_left = !self.undecoded.is_empty();
+        if has_left {
+            self.undecoded.append(bytes.readable());
+            bytes.clear();
+        }
+        let input = if has_left { &mut self.undecoded } else { &mut *bytes };
+        if input.is_empty() && !self.decodes_again {
+            return Ok(());
+        }
+        let mut decoded = context.event_loop.lend_spare();
+        let result = self.filter.decode(context, input, &mut decoded);
+        self.decodes_again = mem::take(&mut context.decode_again);
+        if !bytes.is_empty() {
+            // Copied, as the storage is the loop's large input buffer.
+            self.undecoded.append(bytes.readable());
+            bytes.clear();
+        }
+        self.undecoded.release();
+        bytes.append_buffer(&mut decoded);
+        context.event_loop.return_spare(decoded);
+        result
+    }
+}
+
+/// Replaces `bytes` by their encoded form.
+fn encode(stages: &mut [Stage], event_loop: &EventLoop, bytes: &mut Buffer) -> io::Result<()> {
+    for stage in stages.iter_mut().rev() {
+        if bytes.is_empty() {
+            continue;
+        }
+        let mut encoded = event_loop.lend_spare();
+        call_for_output(event_loop, &mut encoded, |context, encoded| {
+            stage.filter.encode(context, bytes, encoded)
+        })?;
+        if !bytes.is_empty() {
+            let message = format!("a filter has left {} bytes of output", bytes.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        bytes.append_buffer(&mut encoded);
+        event_loop.return_spare(encoded);
+    }
+    Ok(())
+}
+
+/// Calls a method whose result goes toward the peer, as everything in its context does.
+fn call_for_output(
+    event_loop: &EventLoop,
+    output: &mut Buffer,
+    call: impl FnOnce(&mut FilterContext<'_>, &mut Buffer) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut more = event_loop.lend_spare();
+    let result = call(&mut FilterContext { event_loop, to_peer: &mut more, decode_again: false }, output);
+    if !more.is_empty() {
+        output.append_buffer(&mut more);
+    }
+    event_loop.return_spare(more);
+    result
+}
