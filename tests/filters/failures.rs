@@ -1,14 +1,16 @@
 //! Filters that return errors or panic.
 
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc;
 
 use super::samples::{Cipher, error_of};
+use crate::support::folder::Folder;
 use crate::support::net::{self, End, Host, Journal, scripted_with};
 use crate::support::{LIMIT, MIB, with_watchdog};
-use reveille::net::{CloseReason, ConnectionLimits, Filter, FilterContext};
+use reveille::net::{CloseReason, ConnectionLimits, Filter, FilterContext, SendError};
 use reveille::{Buffer, ConnectionHandler, TcpConnection, TcpServer};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +156,33 @@ fn bytes_toward_the_peer_leave_before_an_error_closes() {
         let mut client = host.connect();
         client.write_all(b"message").unwrap();
         assert_eq!(net::read_exact(&mut client, 11), b"hello alert");
+    });
+}
+
+#[test]
+fn a_file_that_a_filter_fails_to_encode_closes_the_connection() {
+    with_watchdog(LIMIT, || {
+        for len in [5, 1000 * 1000] {
+            let folder = Folder::new();
+            let file = folder.join("file");
+            fs::write(&file, vec![0; len]).unwrap();
+            let (host, journal) = scripted_with(
+                |builder| builder.filter(|| Fails(Method::Encode, Fault::Error)),
+                move |script| {
+                    let file = file.clone();
+                    script.on_message(move |conn, input| {
+                        input.clear();
+                        // Refused if the filter has not been given all of it.
+                        let sent = conn.send_file(File::open(&file).unwrap(), 0, len as u64);
+                        assert_eq!((sent.is_ok(), conn.send("more")), (len == 5, Err(SendError::Closed)));
+                    })
+                },
+            );
+            let mut client = host.connect();
+            client.write_all(b"?").unwrap();
+            net::wait_for_end(&mut client);
+            assert_eq!(error_of(&journal, 0), io::ErrorKind::InvalidData);
+        }
     });
 }
 

@@ -67,8 +67,8 @@ impl ConnectionCore {
     }
 }
 
-/// The result for a file whose send ended the output.
+/// The result for a file whose send ended the output. A filter may have been given all of the file
+/// before it failed. Then the file was accepted, and its bytes count as unsent.
 fn refused(file: Option<OwnedFd>) -> Result<(), Refused<OwnedFd, SendError>> {
-    let file = file.expect("the file is queued last");
-    Err(Refused::new(file, SendError::Closed))
+    file.map_or(Ok(()), |file| Err(Refused::new(file, SendError::Closed)))
 }
