@@ -17,7 +17,7 @@
 //! ```
 //!
 //! The [`guide`] explains the crate step by step, with pages on clients, other event sources,
-//! ending connections, back-pressure, embedding and testing.
+//! ending connections, back-pressure, filters, embedding, observing and testing.
 //!
 //! # Overview
 //!
@@ -31,6 +31,8 @@
 //! | clients | [`TcpClient`], [`Backoff`] |
 //! | lookups of names | [`Resolver`] |
 //! | connections | [`TcpConnection`], [`ConnectionHandle`], [`SocketOptions`] |
+//! | many connections | [`ConnectionGroup`], [`GroupMap`] |
+//! | compression, encryption | [`Filter`] |
 //! | frames | [`Framed`], [`LineCodec`], [`LengthCodec`], [`Decoder`] |
 //! | Unix sockets | [`TcpServer::bind_unix`], [`UnixAddress`] |
 //! | sockets that the program has | [`TcpServer::from_listener`], [`TcpConnection::adopt`] |
@@ -146,6 +148,9 @@
 //! [`LineCodec`]: codec::LineCodec
 //! [`LineError`]: codec::LineError
 //! [`LoadBalancing`]: net::LoadBalancing
+//! [`ConnectionGroup`]: net::ConnectionGroup
+//! [`Filter`]: net::Filter
+//! [`GroupMap`]: net::GroupMap
 //! [`MemoryEvents`]: pressure::MemoryEvents
 //! [`MemoryThreshold`]: pressure::MemoryThreshold
 //! [`OverflowPolicy`]: net::OverflowPolicy

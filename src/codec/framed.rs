@@ -23,7 +23,8 @@ use crate::net::{CloseReason, ConnectionHandler, ConnectionState, IntoHandlerRes
 /// delivered in one batch, and what the handler sends leaves in one system call after the last of
 /// them. No frames are delivered while the handler has [paused](TcpConnection::pause_reading)
 /// reading, or while the connection has
-/// [paused itself](crate::net::ConnectionLimits::water_marks) because too many replies are unsent.
+/// [paused itself](crate::net::ConnectionLimits::water_marks) because too many replies are unsent,
+/// or [as many as allowed](crate::net::ConnectionLimits::max_open_replies) are reserved.
 /// This includes frames that have been received already; they are delivered when reading resumes.
 ///
 /// After a [`close`](TcpConnection::close), and after a [`shutdown`](TcpConnection::shutdown) in

@@ -364,7 +364,7 @@ impl fmt::Display for Address {
         match self {
             Address::Inet(address) => address.fmt(f),
             Address::Unix(address) => address.fmt(f),
-            Address::Unaddressed => f.write_str("an end without an address"),
+            Address::Unaddressed => f.write_str("unaddressed"),
         }
     }
 }

@@ -38,12 +38,12 @@ const MAX_IN_TRANSIT: usize = 16 * 1024 * 1024;
 /// bytes that the same thread has sent before through a [`ConnectionHandle`] of a member. Bytes
 /// that it sends through the handle afterwards may arrive before the payload.
 ///
-/// A member that closes or shuts down first sends the payloads that are on their way to its loop,
-/// and so do all members on a loop that is dropped. Payloads that it cannot send count as
-/// [unsent](crate::TcpConnection::unsent), and the connection is reset. Payloads that are sent
-/// later are not for this member; nothing counts them. A close or shutdown that is requested
-/// through a handle takes effect when the request reaches the loop. A loop that is being dropped
-/// has no members any longer.
+/// Before a member closes or shuts down, it sends the payloads that are on their way to its loop.
+/// So do all members on a loop that is dropped. Payloads that it cannot send count as
+/// [unsent](crate::TcpConnection::unsent), and the connection is reset. A payload that is sent after
+/// the end of a member is not for it, and does not count as missed or unsent. A close or shutdown
+/// that is requested through a handle takes effect when the request reaches the loop. A loop that is
+/// being dropped has no members any longer.
 ///
 /// ```
 /// use reveille::net::{ConnectionGroup, FullPolicy};

@@ -11,9 +11,9 @@ use crate::event_loop::containment::Contained;
 /// Changes the bytes of a connection between its socket and its handler, in both directions: for
 /// example compression or encryption.
 ///
-/// A filter belongs to one connection. It is added by the builder of a server or a client, with a
-/// closure that creates one for each connection. With several filters, the first that was added is
-/// next to the socket:
+/// A filter belongs to one connection. It is added by the builder of a server, a client or an
+/// [adopted](crate::net::ConnectionBuilder) connection, with a closure that creates one for each
+/// connection. With several filters, the first that was added is next to the socket:
 ///
 /// ```text
 /// socket ──▶ decode ──▶ decode ──▶ handler        (input)

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// The limits of each connection of a server or a client. Sizes are in bytes.
+/// The limits of each connection of a server, of a client, or of one that is
+/// [adopted](crate::net::ConnectionBuilder). Sizes are in bytes.
 ///
 /// ```
 /// use reveille::net::ConnectionLimits;

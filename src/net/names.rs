@@ -73,7 +73,9 @@ pub(super) fn name_of(address: IpAddr) -> io::Result<String> {
 
 fn error(error: LookupError) -> io::Error {
     match error.kind() {
-        LookupErrorKind::NoName | LookupErrorKind::NoData | LookupErrorKind::Service => {
+        // The system's own text is "Servname not supported for ai_socktype".
+        LookupErrorKind::Service => io::Error::new(io::ErrorKind::NotFound, "the service is unknown"),
+        LookupErrorKind::NoName | LookupErrorKind::NoData => {
             io::Error::new(io::ErrorKind::NotFound, error.to_string())
         }
         _ => error.into(),

@@ -179,8 +179,8 @@ impl Blocked {
         &self.callback
     }
 
-    /// How long the callback has been seen to run. The real duration is up to a quarter of the
-    /// limit longer, and if the callback [is over](Blocked::is_over) as much shorter.
+    /// How long the callback has been seen to run. The real duration is at most a quarter of the
+    /// limit longer. For a callback that is over, it may also be that much shorter.
     pub fn duration(&self) -> Duration {
         self.duration
     }

@@ -97,8 +97,8 @@ fn record(histogram: &AtomicHistogram, delay: u64) {
 /// [`VirtualClock`](crate::time::VirtualClock). The exception is [`timer_delay`], which is measured
 /// with the clock of the loop.
 ///
-/// A time is added when its phase ends. The values are read one by one, so they need not be
-/// consistent while the loop runs.
+/// A time is added when its phase ends. While the loop runs, the values may belong to
+/// slightly different moments.
 ///
 /// [`timer_delay`]: LoopMetrics::timer_delay
 #[derive(Clone, Debug)]

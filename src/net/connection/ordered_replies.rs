@@ -20,9 +20,11 @@ use crate::net::result::{CloseReason, SendError};
 /// reservation leaves after the slot is filled. A shutdown or a graceful close waits for the slots
 /// that were reserved before it. So a peer that sends requests and half-closes gets all replies.
 ///
-/// Dropping an unfilled slot resets the connection with
+/// Dropping an unfilled slot resets the connection at once, with
 /// [`CloseReason::ReplyDropped`](crate::net::CloseReason::ReplyDropped): a later reply must not
-/// take the place of this one. [`skip`](ReplySlot::skip) gives up the place without a reply.
+/// take the place of this one. Output that is not sent yet is lost and counted, also the replies of
+/// earlier slots. A refused job of [`Workers`](crate::task::Workers) still owns its slot, and a job
+/// that panics drops it. [`skip`](ReplySlot::skip) gives up the place without a reply.
 ///
 /// ```
 /// use reveille::codec::FrameHandler;

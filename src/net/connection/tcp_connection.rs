@@ -211,7 +211,8 @@ impl<'a> TcpConnection<'a> {
     /// # Errors
     /// [`SendError::Closed`] and [`SendError::ShutDown`] as from [`send`](TcpConnection::send).
     /// [`SendError::Full`] if the maximum of slots is reserved: a handler that reads several
-    /// requests from one input leaves the rest there, and gets it again when a slot is free.
+    /// requests from one input leaves the rest there, and gets it again when a slot is free. A
+    /// [`FrameHandler`](crate::codec::FrameHandler) gets no frames at the maximum.
     pub fn reserve_reply(&self) -> Result<ReplySlot, SendError> {
         self.ordered_core().reserve_reply(self.event_loop)
     }

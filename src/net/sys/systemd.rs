@@ -37,9 +37,12 @@ pub struct SystemdListener {
     pub fd: OwnedFd,
 }
 
-/// Takes the sockets that systemd passes to a socket-activated service (sd_listen_fds(3)). The
+/// Takes the descriptors that systemd passes to a socket-activated service (sd_listen_fds(3)). The
 /// result is empty if the program was not started in this way: the variables are not set, or are
 /// those of another process.
+///
+/// Called before the program opens descriptors, it reports one that is missing. Afterwards the
+/// program may have opened another with its number. The types are checked by what takes them.
 ///
 /// Each descriptor is handed out once; the result of a later call is empty. The variables remain.
 /// Child processes ignore them, since they contain the id of this process.
@@ -48,9 +51,9 @@ pub struct SystemdListener {
 /// use reveille::{EventLoop, TcpServer, net};
 ///
 /// # fn main() -> std::io::Result<()> {
+/// let passed = net::systemd_listeners()?; // first: the loop opens descriptors
 /// let event_loop = EventLoop::new()?;
 /// let mut builder = TcpServer::builder(&event_loop);
-/// let passed = net::systemd_listeners()?;
 /// if passed.is_empty() {
 ///     builder = builder.listen("127.0.0.1:0"); // started by hand
 /// }
