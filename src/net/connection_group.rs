@@ -40,10 +40,10 @@ const MAX_IN_TRANSIT: usize = 16 * 1024 * 1024;
 ///
 /// Before a member closes or shuts down, it sends the payloads that are on their way to its loop.
 /// So do all members on a loop that is dropped. Payloads that it cannot send count as
-/// [unsent](crate::TcpConnection::unsent), and the connection is reset. A payload that is sent after
-/// the end of a member is not for it, and does not count as missed or unsent. A close or shutdown
-/// that is requested through a handle takes effect when the request reaches the loop. A loop that is
-/// being dropped has no members any longer.
+/// [unsent](crate::TcpConnection::unsent), and the connection is reset. A payload that is sent
+/// after the end of a member is not for it, and does not count as missed or unsent. A close or
+/// shutdown that is requested through a handle takes effect when the request reaches the loop. A
+/// loop that is being dropped has no members any longer.
 ///
 /// ```
 /// use reveille::net::{ConnectionGroup, FullPolicy};

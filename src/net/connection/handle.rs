@@ -27,9 +27,9 @@ impl ConnectionCore {
 /// A connection, used from any thread. Clones refer to the same connection.
 ///
 /// Requests made through handles run on the connection's loop, in the order they were made, over
-/// all threads. A send on the loop goes after everything that handles accepted before. The exception
-/// is requests that wait behind a queued [call](ConnectionHandle::with). Two concurrent sends have
-/// no defined order.
+/// all threads. A send on the loop goes after everything that handles accepted before. The
+/// exception is requests that wait behind a queued [call](ConnectionHandle::with). Two concurrent
+/// sends have no defined order.
 ///
 /// Handles are equal if they refer to the same connection. As the key of a map, use the
 /// [id](ConnectionHandle::id), which is `Copy` and ordered.
