@@ -1,7 +1,8 @@
 //! What other threads can observe of a loop: its times and delays, and the callback that runs.
 //!
-//! Nothing is recorded until it is requested. Until then a turn has two branches, a timer has
-//! one, and other callbacks have none. A task that is queued has one, in its queue.
+//! Nothing is recorded until it is requested. Until then a turn has two branches, a timer has one,
+//! and tasks and the readiness callbacks of channels have none. A task that is queued has one, in
+//! its queue.
 
 pub(crate) mod metrics;
 pub(crate) mod pulse;
