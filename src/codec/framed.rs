@@ -200,6 +200,15 @@ pub trait FrameHandler<D: Decoder>: 'static {
         Ok(())
     }
 
+    /// Same as [`ConnectionHandler::on_upgrade`].
+    ///
+    /// # Errors
+    /// Returned by the implementation; the connection is closed.
+    fn on_upgrade(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        let _ = conn;
+        Ok(())
+    }
+
     /// Same as [`ConnectionHandler::on_stop`].
     ///
     /// # Errors
@@ -388,6 +397,10 @@ impl<D: Decoder + 'static, H: FrameHandler<D>> ConnectionHandler for Framed<D, H
 
     fn on_idle(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         self.handler.on_idle(conn)
+    }
+
+    fn on_upgrade(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        self.handler.on_upgrade(conn)
     }
 
     fn on_stop(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {

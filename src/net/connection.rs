@@ -132,7 +132,7 @@ pub(super) struct ConnectionCore {
     unread: Cell<Option<Box<Buffer>>>,
     /// Since the last trim, `unread` had much more storage than content at some time.
     unread_is_spacious: Cell<bool>,
-    /// Set if the connection has filters.
+    /// Set if the connection has filters, or is to have them when it is established.
     filtering: OnceCell<Box<Filtering>>,
     /// Output that was accepted and not yet taken by the kernel. Never an empty queue.
     unsent: RefCell<Option<Box<Queue>>>,
@@ -197,6 +197,8 @@ impl ConnectionCore {
         let passing = if peer.is_unix() { FdPassing::Discarded } else { FdPassing::None };
         let is_known = state != ConnectionState::Connecting || peer.is_unix();
         let peer = if is_known { OnceCell::from(peer) } else { OnceCell::new() };
+        let is_filtered = !membership.group().filters.is_empty();
+        let filtering = if is_filtered { OnceCell::from(Filtering::expected()) } else { OnceCell::new() };
         ConnectionCore {
             id,
             connection_id: ConnectionId::next(),
@@ -222,7 +224,7 @@ impl ConnectionCore {
             wants_drained: Cell::new(false),
             unread_is_spacious: Cell::new(false),
             unread: Cell::default(),
-            filtering: OnceCell::new(),
+            filtering,
             unsent: RefCell::default(),
             is_collecting: Cell::new(false),
             is_send_queued: Cell::new(false),
@@ -307,6 +309,7 @@ impl ConnectionCore {
             event_loop.run_deliveries();
         }
         self.send_collected(event_loop);
+        self.send_last_bytes(event_loop, &reason);
         if self.state.replace(ConnectionState::Closed) == ConnectionState::Closed {
             return;
         }

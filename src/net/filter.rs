@@ -1,5 +1,6 @@
 //! [`Filter`]: changes the bytes between a connection's transport and its handler.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -26,6 +27,9 @@ use crate::event_loop::containment::Contained;
 /// relay), passes through the filter. Sizes and limits of the connection count the handler's bytes,
 /// except that a piece counts as unsent until all of its encoded bytes are sent. The input of a
 /// connection that has paused reading is not decoded.
+///
+/// A filter may begin with a handshake, as TLS does: until [`is_ready`](Filter::is_ready) returns
+/// `true` for all filters, the handler is not created, and output waits.
 ///
 /// All methods are called on the connection's loop. Each has a default that passes the bytes on. A
 /// filter that passes on a buffer with [`Buffer::append_buffer`] copies nothing. A method that
@@ -93,6 +97,19 @@ pub trait Filter: 'static {
         Ok(())
     }
 
+    /// Whether the filter can pass on the bytes of the handler. `false` during a handshake.
+    /// Default: `true`. Checked after [`on_open`](Filter::on_open) and
+    /// [`decode`](Filter::decode), until it has returned `true`.
+    ///
+    /// When all filters are ready, the handler is created and
+    /// [`on_open`](crate::ConnectionHandler::on_open) is called. Before that, neither
+    /// [`encode`](Filter::encode) nor [`finish`](Filter::finish) of any filter is called. A
+    /// connection that is not ready after
+    /// [`handshake_timeout`](crate::net::ConnectionLimits::handshake_timeout) closes.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
     /// Moves bytes from `input`, which came from the peer, to `output`, toward the handler.
     ///
     /// Bytes that it leaves in `input` are offered again, before those that arrive next. More than
@@ -154,8 +171,9 @@ pub trait Filter: 'static {
     }
 
     /// The connection shuts down: the last bytes toward the peer go to `output`. Called after all
-    /// output has been encoded, and before the FIN. Not called if the connection is closed without
-    /// a shutdown.
+    /// output has been encoded, and before the FIN. Also called by a close without a shutdown that
+    /// discards no output; then the last bytes are sent as far as the socket takes them. Not called
+    /// before a reset, or if the connection closes with an error.
     ///
     /// # Errors
     /// An error closes the connection.
@@ -170,9 +188,14 @@ pub struct FilterContext<'a> {
     pub(super) event_loop: &'a EventLoop,
     pub(super) to_peer: &'a mut Buffer,
     pub(super) decode_again: bool,
+    pub(super) has_ended: bool,
 }
 
 impl<'a> FilterContext<'a> {
+    pub(super) fn new(event_loop: &'a EventLoop, to_peer: &'a mut Buffer) -> FilterContext<'a> {
+        FilterContext { event_loop, to_peer, decode_again: false, has_ended: false }
+    }
+
     /// The number of bytes, 64 KiB, that a filter should not exceed by much in one call, and that
     /// [`encode`](Filter::encode) gets at most from the queue.
     pub const PIECE: usize = 64 * 1024;
@@ -195,9 +218,33 @@ impl<'a> FilterContext<'a> {
     pub fn decode_again(&mut self) {
         self.decode_again = true;
     }
+
+    /// Ends the input: the peer has ended it by a message of the filter's protocol, such as the
+    /// close_notify of TLS. The handler gets what is in `output`, and then
+    /// [`on_peer_shutdown`](crate::ConnectionHandler::on_peer_shutdown). The filter is given no
+    /// more input, and what follows from the peer is discarded. Without effect in methods other
+    /// than [`decode`](Filter::decode).
+    pub fn end_input(&mut self) {
+        self.has_ended = true;
+    }
 }
 
-type Make = Contained<Box<dyn Fn() -> Box<dyn Filter> + Send + Sync>>;
+/// A filter of any type, which [`TcpConnection::filter`](crate::TcpConnection::filter) finds by its
+/// type.
+pub(super) trait AnyFilter: Filter {
+    fn as_any(&mut self) -> &mut dyn Any;
+}
+
+impl<F: Filter> AnyFilter for F {
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+/// The filter of one connection.
+pub(super) type BoxedFilter = Contained<Box<dyn AnyFilter>>;
+
+type Make = Contained<Box<dyn Fn() -> Box<dyn AnyFilter> + Send + Sync>>;
 
 /// The closures that create the filters of each connection, in order from the socket to the
 /// handler.
@@ -206,7 +253,7 @@ pub(crate) struct FilterFactories(Vec<Arc<Make>>);
 
 impl FilterFactories {
     pub(super) fn add<F: Filter>(&mut self, make: impl Fn() -> F + Send + Sync + 'static) {
-        self.0.push(Arc::new(Contained::new(Box::new(move || Box::new(make()) as Box<dyn Filter>))));
+        self.0.push(Arc::new(Contained::new(Box::new(move || Box::new(make()) as Box<dyn AnyFilter>))));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -214,7 +261,7 @@ impl FilterFactories {
     }
 
     /// Creates the filters of a connection. Calls user code.
-    pub(super) fn create(&self) -> Vec<Contained<Box<dyn Filter>>> {
+    pub(super) fn create(&self) -> Vec<BoxedFilter> {
         self.0.iter().map(|make| Contained::new(make())).collect()
     }
 }

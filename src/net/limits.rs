@@ -31,6 +31,7 @@ pub struct ConnectionLimits {
     pub(super) max_unsent: usize,
     pub(super) max_unread: usize,
     pub(super) idle_timeout: Option<Duration>,
+    pub(super) handshake_timeout: Duration,
     pub(super) drain_timeout: Duration,
     pub(super) max_open_replies: usize,
 }
@@ -45,6 +46,7 @@ impl Default for ConnectionLimits {
             max_unsent: 16 * MIB,
             max_unread: 16 * MIB,
             idle_timeout: None,
+            handshake_timeout: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(10),
             max_open_replies: 1024,
         }
@@ -127,6 +129,20 @@ impl ConnectionLimits {
     pub fn idle_timeout(mut self, timeout: Duration) -> ConnectionLimits {
         assert!(!timeout.is_zero(), "an idle timeout must be more than zero");
         self.idle_timeout = Some(timeout);
+        self
+    }
+
+    /// How long the handshakes of a connection's [filters](crate::net::Filter) may take together,
+    /// for example that of TLS. Default: 10 s. Then the connection closes with
+    /// [`TimedOut`](std::io::ErrorKind::TimedOut). Without effect on a connection without filters,
+    /// or whose filters have no handshake.
+    ///
+    /// # Panics
+    /// If the timeout is zero.
+    #[track_caller]
+    pub fn handshake_timeout(mut self, timeout: Duration) -> ConnectionLimits {
+        assert!(!timeout.is_zero(), "a handshake timeout must be more than zero");
+        self.handshake_timeout = timeout;
         self
     }
 

@@ -5,6 +5,7 @@
 
 mod adopted;
 mod calls;
+mod filtered;
 mod outgoing;
 mod pairs;
 mod streams;
@@ -12,7 +13,6 @@ mod streams;
 use std::any::{Any, TypeId, type_name};
 use std::cell::RefCell;
 use std::io;
-use std::mem;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
@@ -52,22 +52,28 @@ struct ConnectionDriver<H> {
     core: ConnectionCore,
 }
 
-/// Registers an accepted socket with the loop, and opens the connection.
+/// Registers an accepted socket with the loop, and opens the connection. `make` is kept if the
+/// connection has filters, as these may perform a handshake first.
 ///
 /// `make` and the handler are user code. A panic in either closes this connection and has no other
 /// effect.
 pub(in crate::net) fn establish<H: ConnectionHandler>(
     event_loop: &EventLoop,
     pending: PendingConnection,
-    make: impl FnOnce(&TcpConnection<'_>) -> H,
+    make: &(impl Fn(&TcpConnection<'_>) -> H + Clone + 'static),
 ) {
-    if pending.membership.group().stage() != Stage::Serving {
+    let group = pending.membership.group();
+    if group.stage() != Stage::Serving {
         return close_unopened(pending.fd, &pending.peer);
     }
+    let outgoing = match group.filters.is_empty() {
+        true => None,
+        false => Some(Box::new(Outgoing::accepted(make.clone()))),
+    };
     let peer = pending.peer.clone();
     let registered = event_loop.register(watched(), |id| {
         let core = ConnectionCore::new(id, pending, ConnectionState::Open, has_handler::<H>);
-        Rc::new(ConnectionDriver { core, handler: RefCell::new(None), outgoing: None })
+        Rc::new(ConnectionDriver { core, handler: RefCell::new(None), outgoing })
     });
     let connection = match registered {
         Ok(connection) => connection,
@@ -78,7 +84,13 @@ pub(in crate::net) fn establish<H: ConnectionHandler>(
         }
     };
     connection.core.update_wanted(event_loop);
-    connection.open(event_loop, make);
+    match &connection.outgoing {
+        None => {
+            connection.core.start_idle_timeout(event_loop);
+            connection.open(event_loop, make);
+        }
+        Some(_) => connection.begin(event_loop),
+    }
 }
 
 /// Whether `H` is a handler of the type, or contains one.
@@ -87,11 +99,8 @@ pub(in crate::net) fn has_handler<H: ConnectionHandler>(wanted: TypeId) -> bool 
 }
 
 impl<H: ConnectionHandler> ConnectionDriver<H> {
+    /// Creates the handler of an established connection.
     fn open(&self, event_loop: &EventLoop, make: impl FnOnce(&TcpConnection<'_>) -> H) {
-        self.core.start_idle_timeout(event_loop);
-        if !self.core.open_filters(event_loop) {
-            return;
-        }
         let opened = event_loop.catch_in("a factory or on_open", self, || {
             let conn = TcpConnection::new(event_loop, &self.core);
             *self.handler.borrow_mut() = Some(Contained::new(make(&conn)));
@@ -118,14 +127,8 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
     /// The connecting socket has become writable, or has failed.
     #[cold]
     fn finish_connecting(&self, event_loop: &EventLoop) {
-        let Some(outgoing) = &self.outgoing else { return };
-        if !self.core.finish_connecting(event_loop) {
-            return;
-        }
-        outgoing.dialer.on_connected(&TcpConnection::new(event_loop, &self.core), self.core.id());
-        let make = outgoing.make.take().filter(|_| self.core.state() == ConnectionState::Open);
-        if let Some(make) = make {
-            self.open(event_loop, make);
+        if self.core.finish_connecting(event_loop) {
+            self.begin(event_loop);
         }
     }
 
@@ -136,10 +139,16 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         let core = &self.core;
         event_loop.clear_ready(core.id(), Readiness::SELF_WAKE);
         self.open_adopted(event_loop);
+        if core.has_filters() {
+            self.advance_handshake(event_loop);
+        }
         if core.take_deferred_high_water() {
             self.call(event_loop, |handler, conn| handler.on_high_water(conn, conn.unsent()));
         }
         if core.take_deferred_stop() {
+            if core.is_in_handshake() {
+                return core.close(event_loop, CloseReason::Stopped);
+            }
             self.call(event_loop, |handler, conn| handler.on_stop(conn));
             // A relay may continue past the stop: only its two peers know how much data is still to
             // come.
@@ -181,6 +190,9 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
 
     fn flush(&self, event_loop: &EventLoop) {
         let flushed = self.core.flush(event_loop);
+        if self.core.has_filters() {
+            self.advance_handshake(event_loop);
+        }
         if self.core.was_ever_linked() {
             return;
         }
@@ -224,21 +236,6 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         }
     }
 
-    /// Passes `input` through the filters, and delivers the result.
-    #[cold]
-    fn deliver_filtered(&self, event_loop: &EventLoop, input: &mut Buffer) {
-        let is_redelivery = input.is_empty() && (self.core.was_ever_linked() || self.core.has_unread());
-        let mut decoded = event_loop.lend_spare();
-        if self.core.decode(event_loop, input, &mut decoded) && (is_redelivery || !decoded.is_empty()) {
-            self.deliver_decoded(event_loop, &mut decoded);
-        }
-        // A filter that passes bytes on has moved the loop's own storage.
-        if decoded.capacity() > input.capacity() {
-            mem::swap(input, &mut decoded);
-        }
-        event_loop.return_spare(decoded);
-    }
-
     /// Gives the handler earlier unread input followed by `input`, and keeps what it leaves.
     #[inline]
     fn deliver_decoded(&self, event_loop: &EventLoop, input: &mut Buffer) {
@@ -269,18 +266,8 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
     }
 
     fn end_input(&self, event_loop: &EventLoop) {
-        if self.core.has_filters() && !self.core.is_draining() {
-            let mut last = event_loop.lend_spare();
-            if !self.core.decode_end(event_loop, &mut last) {
-                return;
-            }
-            if !last.is_empty() {
-                self.deliver_decoded(event_loop, &mut last);
-            }
-            event_loop.return_spare(last);
-            if !self.core.has_peer_finished() {
-                return;
-            }
+        if self.core.has_filters() && !self.decode_end(event_loop) {
+            return;
         }
         if self.core.was_ever_linked() {
             return self.core.forward(event_loop, &mut Buffer::new());
@@ -341,6 +328,9 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
     fn on_deadline(&self, event_loop: &EventLoop) {
         let passed = self.core.take_passed_deadlines(event_loop);
         let is_open = || self.core.state() != ConnectionState::Closed;
+        if passed.frame && self.core.is_in_handshake() {
+            return self.core.fail_handshake(event_loop);
+        }
         if passed.frame && !self.core.was_ever_linked() {
             self.call(event_loop, |handler, conn| handler.on_frame_timeout(conn));
         }

@@ -10,15 +10,19 @@
 //! queued, and encoded afterwards.
 
 mod chain;
+mod handshake;
+mod upgrade;
 
 use std::cell::Cell;
 use std::io;
 
 use self::chain::Filters;
+pub(super) use self::handshake::Handshake;
+use self::upgrade::Upgrade;
 use super::{ConnectionCore, ConnectionState, OUTPUT};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
-use crate::net::filter::FilterContext;
+use crate::net::filter::{Filter, FilterContext};
 use crate::net::result::CloseReason;
 use crate::net::sys::transport::Transferred;
 use crate::readiness::Readiness;
@@ -27,14 +31,25 @@ use crate::readiness::Readiness;
 const BYTES_PER_TURN: usize = 1024 * 1024;
 
 /// The filters of a connection and what belongs to them.
+#[derive(Default)]
 pub(super) struct Filtering {
-    /// `None` while a filter is called, and after one has panicked.
+    /// `None` until they are created, while a filter is called, and after one has panicked.
     filters: Cell<Option<Filters>>,
+    handshake: Cell<Handshake>,
+    /// The upgrade of the connection that is in progress.
+    upgrade: Cell<Option<Upgrade>>,
     /// The memory of the input that the filters have left, as it was last reported.
     undecoded: Cell<usize>,
-    /// Output was queued while a filter was called.
+    /// A filter has ended the input, and the handler does not know yet.
+    is_end_due: Cell<bool>,
+    /// Output was queued while the filters could not be called.
     has_deferred: Cell<bool>,
     has_finished: Cell<bool>,
+    /// How many bytes of the handler were encoded, and to how many bytes.
+    encoded_from: Cell<u64>,
+    encoded_to: Cell<u64>,
+    /// The number of bytes that [`Filter::finish`] has added after them.
+    last_bytes: Cell<usize>,
 }
 
 impl ConnectionCore {
@@ -43,26 +58,14 @@ impl ConnectionCore {
         self.filtering.get().is_some()
     }
 
-    /// Creates the filters that the group's builder was given, and opens them. Returns whether the
-    /// connection is still open.
-    pub(in crate::net) fn open_filters(&self, event_loop: &EventLoop) -> bool {
-        let factories = &self.membership.group().filters;
-        if factories.is_empty() {
-            return true;
-        }
-        let Some(filters) = event_loop.catch("the factory of a filter", || factories.create()) else {
-            self.close(event_loop, CloseReason::Panicked);
-            return false;
-        };
-        self.filtering.get_or_init(|| {
-            Box::new(Filtering {
-                filters: Cell::new(Some(Filters::new(filters))),
-                undecoded: Cell::new(0),
-                has_deferred: Cell::new(false),
-                has_finished: Cell::new(false),
-            })
-        });
-        self.run_filters(event_loop, Filters::open)
+    /// Calls `call` with the first filter of a type. `None` if there is none, or if a filter is
+    /// being called.
+    pub(super) fn with_filter<F: Filter, R>(&self, call: impl FnOnce(&mut F) -> R) -> Option<R> {
+        let filtering = self.filtering.get()?;
+        let mut filters = filtering.filters.take()?;
+        let returned = filters.find().map(call);
+        filtering.filters.set(Some(filters));
+        returned
     }
 
     /// Decodes `input`, and appends the result to `output`, which is empty. Returns whether the
@@ -73,9 +76,46 @@ impl ConnectionCore {
         input: &mut Buffer,
         output: &mut Buffer,
     ) -> bool {
-        self.run_filters(event_loop, |filters, event_loop, to_peer| {
+        let is_open = self.run_filters(event_loop, |filters, event_loop, to_peer| {
             filters.decode(event_loop, input, output, to_peer)
-        })
+        });
+        is_open && self.note_end(event_loop)
+    }
+
+    /// Notes that a filter has ended the input. The handler gets the end in a later turn, after the
+    /// input before it. Returns `true`.
+    fn note_end(&self, event_loop: &EventLoop) -> bool {
+        let Some(filtering) = self.filtering.get().filter(|_| !self.peer_finished.get()) else { return true };
+        let Some(mut filters) = filtering.filters.take() else { return true };
+        let has_ended = filters.has_ended();
+        filtering.filters.set(Some(filters));
+        if has_ended {
+            filtering.is_end_due.set(true);
+            self.deliver_again(event_loop);
+        }
+        true
+    }
+
+    /// Whether the end that a filter has found is to be delivered now: all input before it has
+    /// been. Nothing more is received then.
+    pub(in crate::net) fn take_end(&self) -> bool {
+        let Some(filtering) = self.filtering.get() else { return false };
+        if self.redeliver.get() || self.is_blocked() {
+            return false;
+        }
+        let is_due = filtering.is_end_due.replace(false);
+        if is_due {
+            self.peer_finished.set(true);
+        }
+        is_due
+    }
+
+    /// Makes the input that is held be delivered in the next turn, or when reading resumes. It
+    /// raises no edge.
+    fn deliver_again(&self, event_loop: &EventLoop) {
+        self.redeliver.set(true);
+        event_loop.add_ready(self.id, Readiness::READABLE);
+        self.update_wanted(event_loop);
     }
 
     /// The end of the input was received. Decodes what the filters have left to `output`, which is
@@ -109,6 +149,7 @@ impl ConnectionCore {
         if let Err(error) = result {
             self.close(event_loop, CloseReason::Error(error));
         }
+        self.note_ready(event_loop);
         self.note_undecoded(event_loop);
         self.send_deferred(event_loop);
         self.state.get() != ConnectionState::Closed
@@ -130,13 +171,13 @@ impl ConnectionCore {
         returned.filter(|_| !self.membership.group().is_inherited())
     }
 
-    /// Whether the filters can be called now.
-    fn are_filters_free(&self) -> bool {
-        let Some(filtering) = self.filtering.get() else { return false };
+    /// Whether output can be encoded now.
+    fn can_encode(&self) -> bool {
+        let Some(filtering) = self.filtering.get().filter(|_| !self.is_in_handshake()) else { return false };
         let filters = filtering.filters.take();
-        let are_free = filters.is_some();
+        let is_free = filters.is_some();
         filtering.filters.set(filters);
-        are_free
+        is_free
     }
 
     /// Accounts for the input that the filters have left, and arranges for the next decoding.
@@ -154,10 +195,7 @@ impl ConnectionCore {
             let message = "a filter leaves more undecoded input than the limit of unread input allows";
             self.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::StorageFull, message)));
         } else if decodes_again && !self.is_draining() {
-            // The bytes raise no edge.
-            self.redeliver.set(true);
-            event_loop.add_ready(self.id, Readiness::READABLE);
-            self.update_wanted(event_loop);
+            self.deliver_again(event_loop);
         }
     }
 
@@ -173,7 +211,7 @@ impl ConnectionCore {
         let mut bytes = event_loop.lend_spare();
         bytes.append_buffer(&mut output);
         event_loop.return_output(output);
-        if !self.are_filters_free() {
+        if !self.can_encode() {
             let mut unsent = self.unsent.borrow_mut();
             let queue = unsent.get_or_insert_default();
             queue.push(bytes.readable());
@@ -183,7 +221,10 @@ impl ConnectionCore {
             return self.defer_output();
         }
         match self.with_filters(event_loop, |filters| filters.encode(event_loop, &mut bytes)) {
-            Some(Ok(())) => self.send_encoded(event_loop, bytes, len),
+            Some(Ok(())) => {
+                self.count_encoded(len, bytes.len());
+                self.send_encoded(event_loop, bytes, len);
+            }
             Some(Err(error)) => {
                 self.count_lost(len);
                 self.fail_output(event_loop, error);
@@ -240,7 +281,7 @@ impl ConnectionCore {
             if !self.write_encoded(event_loop)? || budget == 0 {
                 return Ok(());
             }
-            if !self.are_filters_free() {
+            if !self.can_encode() {
                 self.defer_output();
                 return Ok(());
             }
@@ -252,11 +293,13 @@ impl ConnectionCore {
                 event_loop.return_spare(piece);
                 return Ok(());
             }
-            budget = budget.saturating_sub(piece.len());
+            let len = piece.len();
+            budget = budget.saturating_sub(len);
             let encoded = self.with_filters(event_loop, |filters| filters.encode(event_loop, &mut piece));
             // `None`: the panic has closed the connection.
             let Some(encoded) = encoded else { return Ok(()) };
             encoded?;
+            self.count_encoded(len, piece.len());
             if let Some(queue) = self.unsent.borrow_mut().as_mut() {
                 let before = queue.len();
                 queue.finish_piece(&mut piece);
@@ -288,18 +331,18 @@ impl ConnectionCore {
         Ok(is_written)
     }
 
-    /// The filters are being called: the queue is written when they have returned.
+    /// Writes the queue as soon as output can be encoded.
     fn defer_output(&self) {
         if let Some(filtering) = self.filtering.get() {
             filtering.has_deferred.set(true);
         }
     }
 
-    /// Writes the output that was queued while a filter was called, and shuts down if that was
-    /// requested meanwhile.
+    /// Writes the output that was queued while the filters could not be called, and shuts down if
+    /// that was requested meanwhile.
     fn send_deferred(&self, event_loop: &EventLoop) {
         let Some(filtering) = self.filtering.get() else { return };
-        if !self.are_filters_free() || !filtering.has_deferred.replace(false) {
+        if !self.can_encode() || !filtering.has_deferred.replace(false) {
             return;
         }
         if let Err(error) = self.write_queue_filtered(event_loop) {
@@ -319,17 +362,67 @@ impl ConnectionCore {
         if filtering.has_finished.get() {
             return self.unsent.borrow().is_none();
         }
-        if !self.are_filters_free() {
+        if !self.can_encode() {
             self.defer_output();
             return false;
         }
         filtering.has_finished.set(true);
         let mut last = event_loop.lend_spare();
         match self.with_filters(event_loop, |filters| filters.finish(event_loop, &mut last)) {
-            Some(Ok(())) => self.send_encoded(event_loop, last, 0),
+            Some(Ok(())) => {
+                filtering.last_bytes.set(last.len());
+                self.send_encoded(event_loop, last, 0);
+            }
             Some(Err(error)) => self.fail_output(event_loop, error),
             None => {}
         }
         self.state.get() != ConnectionState::Closed && self.unsent.borrow().is_none()
+    }
+
+    /// The connection is about to close for `reason`. If that loses no output, the last bytes of
+    /// the filters are sent as far as the transport takes them: a peer that has received everything
+    /// then sees a complete stream.
+    pub(super) fn send_last_bytes(&self, event_loop: &EventLoop, reason: &CloseReason) {
+        let Some(filtering) = self.filtering.get() else { return };
+        let is_orderly = matches!(
+            reason,
+            CloseReason::Closed
+                | CloseReason::Stopped
+                | CloseReason::LoopEnded
+                | CloseReason::Idle
+                | CloseReason::TimedOut
+        );
+        let is_open = matches!(self.state.get(), ConnectionState::Open | ConnectionState::Closing);
+        let is_whole = self.lost.get() == 0 && self.unsent.borrow().is_none() && !self.fin_sent.get();
+        if !is_orderly || !is_open || !is_whole || !self.can_encode() || filtering.has_finished.replace(true)
+        {
+            return;
+        }
+        let mut last = event_loop.lend_spare();
+        if let Some(Ok(())) = self.with_filters(event_loop, |filters| filters.finish(event_loop, &mut last)) {
+            // The connection closes whether they are taken or not.
+            let _ = self.transport.send(last.readable());
+        }
+        event_loop.return_spare(last);
+    }
+
+    fn count_encoded(&self, from: usize, to: usize) {
+        if let Some(filtering) = self.filtering.get() {
+            filtering.encoded_from.set(filtering.encoded_from.get().saturating_add(from as u64));
+            filtering.encoded_to.set(filtering.encoded_to.get().saturating_add(to as u64));
+        }
+    }
+
+    /// About how many bytes of the handler the last `sent` bytes on the transport stand for: at the
+    /// ratio of all bytes so far, and at least one if any of them belongs to the handler.
+    pub(super) fn decoded_len(&self, sent: usize) -> usize {
+        let Some(filtering) = self.filtering.get() else { return sent };
+        let encoded = sent.saturating_sub(filtering.last_bytes.get()) as u128;
+        let (from, to) = (filtering.encoded_from.get(), filtering.encoded_to.get());
+        if to == 0 {
+            return 0;
+        }
+        let decoded = (encoded * u128::from(from)).div_ceil(u128::from(to));
+        usize::try_from(decoded.min(u128::from(from))).unwrap_or(usize::MAX)
     }
 }

@@ -191,7 +191,7 @@ impl ConnectionCore {
         // The FIN is acknowledged last, and the kernel counts it as a byte.
         let fin = u32::from(self.fin_sent.get());
         let unacknowledged = self.transport.unacknowledged()?.saturating_sub(fin);
-        let bytes = self.unsent().saturating_add(unacknowledged as usize);
+        let bytes = self.unsent().saturating_add(self.decoded_len(unacknowledged as usize));
         // The queue of a Unix socket whose peer has closed is empty. The kernel reports only that
         // unread data was discarded, not how much.
         Ok(if self.left_unread.get() { bytes.max(1) } else { bytes })

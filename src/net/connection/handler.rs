@@ -181,6 +181,16 @@ pub trait ConnectionHandler: 'static {
         Ok(())
     }
 
+    /// The handshake of a filter that was [added](TcpConnection::add_filter) is done. All input
+    /// that follows has passed through the filter.
+    ///
+    /// # Errors
+    /// Returned by the implementation; the connection is closed.
+    fn on_upgrade(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
+        let _ = conn;
+        Ok(())
+    }
+
     /// The server is [stopping](crate::TcpServer::stop), and the handler can still send. When this
     /// returns, the connection is shut down, further input is discarded, and
     /// [`on_message`](ConnectionHandler::on_message) is not called again. Unread input is lost, so

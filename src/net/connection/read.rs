@@ -34,6 +34,8 @@ impl ReadBlocks {
     pub(super) const RELAY: ReadBlocks = ReadBlocks(1 << 2);
     /// As many replies as the limit allows are reserved and not filled.
     pub(super) const REPLIES: ReadBlocks = ReadBlocks(1 << 3);
+    /// A filter was added, and output from before it is not sent yet.
+    pub(super) const UPGRADE: ReadBlocks = ReadBlocks(1 << 4);
 
     pub(super) fn is_empty(self) -> bool {
         self == ReadBlocks::NONE
@@ -79,6 +81,11 @@ impl ConnectionCore {
     /// again.
     pub(in crate::net) fn is_reading(&self) -> bool {
         self.read_blocks.get().is_empty() && (self.redeliver.get() || !self.peer_finished.get())
+    }
+
+    /// Whether reading is paused, for any reason.
+    pub(in crate::net) fn is_blocked(&self) -> bool {
+        !self.read_blocks.get().is_empty()
     }
 
     pub(super) fn is_blocked_by(&self, reason: ReadBlocks) -> bool {
@@ -148,7 +155,8 @@ impl ConnectionCore {
                 }
                 input.commit(n);
                 self.record_activity(event_loop);
-                match (self.discards_input(), descriptors.is_empty()) {
+                // A handshake continues while the connection drains.
+                match (self.discards_input() && !self.is_in_handshake(), descriptors.is_empty()) {
                     (true, _) => {
                         close_descriptors(descriptors);
                         Received::Nothing

@@ -2,6 +2,7 @@
 
 mod descriptors;
 mod ending;
+mod filters;
 mod socket;
 pub(super) mod timers;
 
@@ -344,7 +345,7 @@ impl<'a> TcpConnection<'a> {
     /// unsent replies, linked, or discarded.
     pub(crate) fn is_held(&self) -> bool {
         let core = self.core;
-        !core.read_blocks.get().is_empty() || core.was_ever_linked() || core.discards_input()
+        core.is_blocked() || core.was_ever_linked() || core.discards_input()
     }
 
     /// The number of bytes that were accepted for sending and not acknowledged by the peer: those

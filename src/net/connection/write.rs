@@ -230,6 +230,7 @@ impl ConnectionCore {
     pub(in crate::net) fn has_output(&self) -> bool {
         let has_output = match &*self.unsent.borrow() {
             None => self.wants_drained.get(),
+            Some(queue) if self.is_in_handshake() => queue.has_encoded(),
             Some(queue) => queue.is_sendable(),
         };
         has_output && !self.is_fd_retry_armed.get()

@@ -275,10 +275,9 @@ impl<'a> TcpServerBuilder<'a, SingleLoop> {
         F: FnMut(&TcpConnection<'_>) -> H + 'static,
         H: ConnectionHandler,
     {
-        let factory = RefCell::new(Contained::new(factory));
-        let establish = move |event_loop: &EventLoop, pending| {
-            establish(event_loop, pending, |conn| (factory.borrow_mut())(conn));
-        };
+        let factory = Rc::new(RefCell::new(Contained::new(factory)));
+        let make = move |conn: &TcpConnection<'_>| (factory.borrow_mut())(conn);
+        let establish = move |event_loop: &EventLoop, pending| establish(event_loop, pending, &make);
         let TcpServerBuilder { event_loop, listen_on, settings, .. } = self;
         let listen_on = resolve_all(listen_on)?;
         let placement = Placement::home(event_loop);
@@ -336,9 +335,10 @@ impl TcpServerBuilder<'_, MultiLoop> {
         F: Fn(&TcpConnection<'_>) -> H + Send + Sync + 'static,
         H: ConnectionHandler,
     {
-        let factory = Contained::new(factory);
+        let factory = Arc::new(Contained::new(factory));
+        let make = move |conn: &TcpConnection<'_>| factory(conn);
         self.build_on_loops(|_| {
-            Ok(move |event_loop: &EventLoop, pending| establish(event_loop, pending, &*factory))
+            Ok(move |event_loop: &EventLoop, pending| establish(event_loop, pending, &make))
         })
     }
 

@@ -80,14 +80,16 @@ impl TcpServerBuilder<'_, MultiLoop> {
         F: Fn(&mut T, &TcpConnection<'_>) -> H + Send + Sync + 'static,
         H: ConnectionHandler,
     {
-        let (init, factory) = (Arc::new(Contained::new(init)), Contained::new(factory));
+        let (init, factory) = (Arc::new(Contained::new(init)), Arc::new(Contained::new(factory)));
         self.build_on_loops(move |group| {
             let values = start_on_each(group, &init)?;
             Ok(move |event_loop: &EventLoop, pending: PendingConnection| {
                 let id = values[pending.membership.shard()];
                 match id.and_then(|id| LoopValue::<T>::find(event_loop, id)) {
                     Some(value) => {
-                        establish(event_loop, pending, |conn| factory(&mut value.borrow_mut(), conn));
+                        let factory = Arc::clone(&factory);
+                        let make = move |conn: &TcpConnection<'_>| factory(&mut value.borrow_mut(), conn);
+                        establish(event_loop, pending, &make);
                     }
                     // The server has ended.
                     None => close_unopened(pending.fd, &pending.peer),

@@ -232,7 +232,7 @@ impl<'a> ConnectionBuilder<'a> {
     }
 }
 
-/// The initiator of an adopted connection. Nothing waits for the connection.
+/// The initiator of an adopted or accepted connection. Nothing waits for the connection.
 pub(super) struct Adopter;
 
 impl Dialer for Adopter {
@@ -248,11 +248,9 @@ impl Dialer for Adopter {
 impl<H: ConnectionHandler> ConnectionDriver<H> {
     /// Opens a connection that has been adopted and is not open yet.
     pub(super) fn open_adopted(&self, event_loop: &EventLoop) {
-        if matches!(self.core.state(), ConnectionState::Connecting | ConnectionState::Closed) {
-            return;
-        }
-        if let Some(make) = self.outgoing.as_ref().and_then(|outgoing| outgoing.make.take()) {
-            self.open(event_loop, make);
+        let is_waiting = self.outgoing.as_ref().is_some_and(|outgoing| !outgoing.has_begun.get());
+        if is_waiting && !matches!(self.core.state(), ConnectionState::Connecting | ConnectionState::Closed) {
+            self.begin(event_loop);
         }
     }
 }

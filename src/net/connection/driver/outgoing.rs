@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 
+use super::adopted::Adopter;
 use super::{Call, ConnectionDriver, has_handler, watched};
 use crate::event_loop::EventLoop;
 use crate::event_loop::channel_table::ChannelId;
@@ -15,8 +16,8 @@ use crate::net::result::CloseReason;
 
 /// The initiator of an outgoing connection.
 pub(in crate::net) trait Dialer {
-    /// The connection with the source `id` is established. It opens when this returns, unless it
-    /// has been closed meanwhile.
+    /// The connection with the source `id` is established, and the handshakes of its filters are
+    /// done. It opens when this returns, unless it has been closed meanwhile.
     fn on_connected(&self, conn: &TcpConnection<'_>, id: ChannelId);
 
     /// The handler has been created, and its `on_open` has returned. Returns what has waited for
@@ -34,11 +35,13 @@ pub(in crate::net) enum Waiting {
     Call(Call),
 }
 
-/// State of an outgoing or adopted connection: its initiator, and the factory of its handler until
-/// the connection opens.
+/// State of a connection whose handler is created later, because it is outgoing, adopted, or has
+/// filters: its initiator, and the factory of its handler until the connection opens.
 pub(in crate::net) struct Outgoing<H> {
     pub(super) dialer: Rc<dyn Dialer>,
     pub(super) make: Cell<Option<Box<Make<H>>>>,
+    /// The connection is established, and its filters have been opened.
+    pub(super) has_begun: Cell<bool>,
 }
 
 pub(super) type Make<H> = dyn FnOnce(&TcpConnection<'_>) -> H;
@@ -48,7 +51,12 @@ impl<H> Outgoing<H> {
         dialer: Rc<dyn Dialer>,
         make: impl FnOnce(&TcpConnection<'_>) -> H + 'static,
     ) -> Outgoing<H> {
-        Outgoing { dialer, make: Cell::new(Some(Box::new(make))) }
+        Outgoing { dialer, make: Cell::new(Some(Box::new(make))), has_begun: Cell::new(false) }
+    }
+
+    /// For a connection of a server, which has no initiator.
+    pub(super) fn accepted(make: impl FnOnce(&TcpConnection<'_>) -> H + 'static) -> Outgoing<H> {
+        Outgoing::new(Rc::new(Adopter), make)
     }
 }
 

@@ -6,31 +6,43 @@ use std::slice;
 
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
-use crate::event_loop::containment::Contained;
-use crate::net::filter::{Filter, FilterContext};
+use crate::net::filter::{BoxedFilter, Filter, FilterContext};
 
 /// In order from the transport to the handler.
+#[derive(Default)]
 pub(super) struct Filters(Vec<Stage>);
 
 struct Stage {
-    filter: Contained<Box<dyn Filter>>,
+    filter: BoxedFilter,
     /// Input that the filter has left.
     undecoded: Buffer,
     /// The filter has more to decode.
     decodes_again: bool,
-    /// The filter has been given the end of the input.
+    /// The filter has been given the end of the input, or has ended it.
     has_ended: bool,
 }
 
 impl Filters {
-    pub(super) fn new(filters: Vec<Contained<Box<dyn Filter>>>) -> Filters {
-        let stage =
-            |filter| Stage { filter, undecoded: Buffer::new(), decodes_again: false, has_ended: false };
-        Filters(filters.into_iter().map(stage).collect())
+    /// Appends filters at the handler's end, and opens them.
+    pub(super) fn add(
+        &mut self,
+        filters: impl IntoIterator<Item = BoxedFilter>,
+        event_loop: &EventLoop,
+        to_peer: &mut Buffer,
+    ) -> io::Result<()> {
+        let first = self.0.len();
+        self.0.extend(filters.into_iter().map(Stage::new));
+        self.for_each(first, event_loop, to_peer, |stage, context| stage.filter.on_open(context))
     }
 
-    pub(super) fn open(&mut self, event_loop: &EventLoop, to_peer: &mut Buffer) -> io::Result<()> {
-        self.for_each(event_loop, to_peer, |stage, context| stage.filter.on_open(context))
+    /// Whether all filters can pass on the bytes of the handler.
+    pub(super) fn are_ready(&self) -> bool {
+        self.0.iter().all(|stage| stage.filter.is_ready())
+    }
+
+    /// The first filter of a type.
+    pub(super) fn find<F: Filter>(&mut self) -> Option<&mut F> {
+        self.0.iter_mut().find_map(|stage| (**stage.filter).as_any().downcast_mut())
     }
 
     /// Decodes `input`, and appends the result to `output`, which is empty.
@@ -42,7 +54,7 @@ impl Filters {
         to_peer: &mut Buffer,
     ) -> io::Result<()> {
         output.append_buffer(input);
-        self.for_each(event_loop, to_peer, |stage, context| stage.pass(context, output))
+        self.for_each(0, event_loop, to_peer, |stage, context| stage.pass(context, output))
     }
 
     /// Same as [`decode`](Filters::decode), for the end of the input. Filters after one that has
@@ -54,14 +66,14 @@ impl Filters {
         to_peer: &mut Buffer,
     ) -> io::Result<()> {
         let mut is_complete = true;
-        self.for_each(event_loop, to_peer, |stage, context| {
+        self.for_each(0, event_loop, to_peer, |stage, context| {
             if !is_complete || stage.has_ended {
                 return Ok(());
             }
             // What the filters before this one have decoded at their end comes first.
             stage.pass(context, output)?;
             is_complete = !stage.decodes_again;
-            if !is_complete {
+            if !is_complete || stage.has_ended {
                 return Ok(());
             }
             stage.has_ended = true;
@@ -74,19 +86,19 @@ impl Filters {
         })
     }
 
-    /// Calls the filters in the order of the input. What each sends to its peer passes through
-    /// those before it.
+    /// Calls the filters from number `first` on, in the order of the input. What each sends to its
+    /// peer passes through those before it.
     fn for_each(
         &mut self,
+        first: usize,
         event_loop: &EventLoop,
         to_peer: &mut Buffer,
         mut call: impl FnMut(&mut Stage, &mut FilterContext<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
-        for n in 0..self.0.len() {
+        for n in first..self.0.len() {
             let (nearer, stage) = self.0.split_at_mut(n);
             let mut reply = event_loop.lend_spare();
-            let mut context = FilterContext { event_loop, to_peer: &mut reply, decode_again: false };
-            let result = call(&mut stage[0], &mut context);
+            let result = call(&mut stage[0], &mut FilterContext::new(event_loop, &mut reply));
             if !reply.is_empty() {
                 encode(nearer, event_loop, &mut reply)?;
                 to_peer.append_buffer(&mut reply);
@@ -116,6 +128,18 @@ impl Filters {
         self.0.iter().any(|stage| stage.decodes_again)
     }
 
+    /// Whether a filter has ended the input, and the filters after it have no more to decode. The
+    /// filters before it are given nothing more.
+    pub(super) fn has_ended(&mut self) -> bool {
+        let Some(last) = self.0.iter().rposition(|stage| stage.has_ended) else { return false };
+        for stage in &mut self.0[..=last] {
+            stage.has_ended = true;
+            stage.decodes_again = false;
+            stage.undecoded = Buffer::new();
+        }
+        !self.decodes_again()
+    }
+
     /// The input that each filter has left.
     pub(super) fn undecoded(&self) -> impl Iterator<Item = &Buffer> {
         self.0.iter().map(|stage| &stage.undecoded)
@@ -123,8 +147,16 @@ impl Filters {
 }
 
 impl Stage {
+    fn new(filter: BoxedFilter) -> Stage {
+        Stage { filter, undecoded: Buffer::new(), decodes_again: false, has_ended: false }
+    }
+
     /// Decodes `bytes`, after those that were left before. `bytes` is replaced by the result.
     fn pass(&mut self, context: &mut FilterContext<'_>, bytes: &mut Buffer) -> io::Result<()> {
+        if self.has_ended {
+            bytes.clear();
+            return Ok(());
+        }
         let has_left = !self.undecoded.is_empty();
         if has_left {
             self.undecoded.append(bytes.readable());
@@ -137,6 +169,7 @@ impl Stage {
         let mut decoded = context.event_loop.lend_spare();
         let result = self.filter.decode(context, input, &mut decoded);
         self.decodes_again = mem::take(&mut context.decode_again);
+        self.has_ended = mem::take(&mut context.has_ended);
         if !bytes.is_empty() {
             // Copied, as the storage is the loop's large input buffer.
             self.undecoded.append(bytes.readable());
@@ -176,7 +209,7 @@ fn call_for_output(
     call: impl FnOnce(&mut FilterContext<'_>, &mut Buffer) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut more = event_loop.lend_spare();
-    let result = call(&mut FilterContext { event_loop, to_peer: &mut more, decode_again: false }, output);
+    let result = call(&mut FilterContext::new(event_loop, &mut more), output);
     if !more.is_empty() {
         output.append_buffer(&mut more);
     }
