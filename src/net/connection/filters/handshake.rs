@@ -1,5 +1,5 @@
-//! The handshakes of a connection's filters. Until they are done there is no handler, or it waits for
-//! the upgrade of its connection, and output is held.
+//! The handshakes of a connection's filters. Until they are done there is no handler, or it waits
+//! for the upgrade of its connection, and output is held.
 
 use std::io;
 

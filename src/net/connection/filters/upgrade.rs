@@ -1,8 +1,8 @@
 //! The upgrade of an open connection: a filter is added.
 //!
-//! Output that was sent before passes the new filter by. Later output is held behind a reserved place
-//! of the queue until the handshake of the filter is done. Bytes that the handler has left in its
-//! input came from before the upgrade. They close the connection: an attacker could have inserted
+//! Output from before does not pass through the new filter. Later output is held behind a reserved
+//! place of the queue until the handshake of the filter is done. Bytes that the handler has left in
+//! its input came before the upgrade. They close the connection: an attacker could have inserted
 //! them, and they would be taken for bytes that the filter has authenticated (CVE-2011-0411).
 
 use std::io;

@@ -29,8 +29,8 @@ impl TcpConnection<'_> {
     ///   [`handshake_timeout`](crate::net::ConnectionLimits::handshake_timeout) applies.
     ///
     /// Input that the handler has not consumed when the callback returns has not passed through the
-    /// filter, and an attacker may have inserted it. It closes the connection, with an error of kind
-    /// [`InvalidData`](io::ErrorKind::InvalidData).
+    /// filter, and an attacker may have inserted it. It closes the connection, with an error of
+    /// kind [`InvalidData`](io::ErrorKind::InvalidData).
     ///
     /// ```
     /// use reveille::net::Filter;
