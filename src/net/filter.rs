@@ -137,7 +137,8 @@ pub trait Filter: 'static {
     /// queue of at most [`PIECE`](FilterContext::PIECE) bytes, as fast as the peer reads them.
     ///
     /// The filter may hold bytes back, until a later call or [`finish`](Filter::finish). The
-    /// connection counts them as sent.
+    /// connection counts them as sent. They are lost if the connection closes without a call of
+    /// `finish`.
     ///
     /// # Errors
     /// An error closes the connection, and so do bytes that are left in `input`.
@@ -173,10 +174,10 @@ pub trait Filter: 'static {
     /// The connection shuts down: the last bytes toward the peer go to `output`. Called after all
     /// output has been encoded, and before the FIN. Also called by a close without a shutdown that
     /// discards no output; then the last bytes are sent as far as the socket takes them. Not called
-    /// before a reset, or if the connection closes with an error.
+    /// before a reset, or if the connection closes with an error of the socket or of a filter.
     ///
     /// # Errors
-    /// An error closes the connection.
+    /// An error resets the connection, since the peer may miss bytes.
     fn finish(&mut self, _context: &mut FilterContext<'_>, _output: &mut Buffer) -> io::Result<()> {
         Ok(())
     }

@@ -245,3 +245,45 @@ fn bytes_that_are_not_sent_are_counted_at_the_close() {
         assert!(unsent > 0 && unsent + received <= total, "{unsent}");
     });
 }
+
+#[test]
+fn a_panic_or_failure_toward_the_peer_resets_the_connection() {
+    for (method, fault) in [
+        (Method::Encode, Fault::Error),
+        (Method::Encode, Fault::Panic),
+        (Method::Finish, Fault::Error),
+        (Method::Finish, Fault::Panic),
+    ] {
+        with_watchdog(LIMIT, move || {
+            let (host, journal) = scripted_with(
+                move |builder| builder.filter(move || Fails(method, fault)),
+                |script| {
+                    script.on_message(|conn, input| {
+                        let sent = conn.send(input.take_all());
+                        conn.shutdown();
+                        Ok(sent?)
+                    })
+                },
+            );
+            let mut client = host.connect();
+            client.write_all(b"message").unwrap();
+            let received = net::read_until_reset(&mut client);
+            assert!(b"hello message".starts_with(&received), "{received:?}");
+            journal.end_of(0);
+        });
+    }
+}
+
+#[test]
+fn a_handler_that_panics_resets_its_filtered_connection() {
+    with_watchdog(LIMIT, || {
+        let (host, journal) = scripted_with(
+            |builder| builder.filter(Cipher::default),
+            |script| script.on_message(|_, _| -> io::Result<()> { panic!("a handler panics") }),
+        );
+        let mut client = host.connect();
+        client.write_all(b"message").unwrap();
+        net::read_until_reset(&mut client);
+        assert_eq!(journal.end_of(0), End::Panicked);
+    });
+}

@@ -7,5 +7,7 @@ mod bytes;
 mod decode_again;
 mod ends;
 mod failures;
+mod handshakes;
 mod nested;
 mod samples;
+mod upgrades;

@@ -147,3 +147,74 @@ impl Filter for Blocks {
         Ok(())
     }
 }
+
+/// A handshake of one byte: each side sends `!`, and is ready when it has received the other's.
+/// After it, `.` is the end of the input. The output ends with `.` too.
+#[derive(Default)]
+pub(crate) struct Greets {
+    is_ready: bool,
+}
+
+impl Filter for Greets {
+    fn on_open(&mut self, context: &mut FilterContext<'_>) -> io::Result<()> {
+        context.to_peer().append(b"!");
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    fn decode(
+        &mut self,
+        context: &mut FilterContext<'_>,
+        input: &mut Buffer,
+        output: &mut Buffer,
+    ) -> io::Result<()> {
+        if !self.is_ready {
+            match input.take(1) {
+                b"!" => self.is_ready = true,
+                other => {
+                    let message = format!("{other:?} is not a greeting");
+                    context.to_peer().append(b"alert");
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+                }
+            }
+        }
+        match input.find(b'.') {
+            None => output.append_buffer(input),
+            Some(end) => {
+                output.append(input.take(end));
+                input.clear();
+                context.end_input();
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(
+        &mut self,
+        _: &mut FilterContext<'_>,
+        input: &mut Buffer,
+        output: &mut Buffer,
+    ) -> io::Result<()> {
+        assert!(self.is_ready, "output before the handshake is done");
+        output.append_buffer(input);
+        Ok(())
+    }
+
+    fn on_peer_shutdown(
+        &mut self,
+        _: &mut FilterContext<'_>,
+        _: &mut Buffer,
+        _: &mut Buffer,
+    ) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the input has no end"))
+    }
+
+    fn finish(&mut self, _: &mut FilterContext<'_>, output: &mut Buffer) -> io::Result<()> {
+        assert!(self.is_ready, "the end before the handshake is done");
+        output.append(b".");
+        Ok(())
+    }
+}

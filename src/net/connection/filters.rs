@@ -40,8 +40,7 @@ pub(super) struct Filtering {
     upgrade: Cell<Option<Upgrade>>,
     /// The memory of the input that the filters have left, as it was last reported.
     undecoded: Cell<usize>,
-    /// A filter has ended the input, and the handler does not know yet.
-    is_end_due: Cell<bool>,
+    end: Cell<EndOfInput>,
     /// Output was queued while the filters could not be called.
     has_deferred: Cell<bool>,
     has_finished: Cell<bool>,
@@ -50,6 +49,16 @@ pub(super) struct Filtering {
     encoded_to: Cell<u64>,
     /// The number of bytes that [`Filter::finish`] has added after them.
     last_bytes: Cell<usize>,
+}
+
+/// Whether a filter has ended the input, and the handler does not know yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum EndOfInput {
+    #[default]
+    NotDue,
+    Due,
+    /// The input that the handler has left is to be delivered again before it.
+    DueAfterUnread,
 }
 
 impl ConnectionCore {
@@ -90,24 +99,36 @@ impl ConnectionCore {
         let has_ended = filters.has_ended();
         filtering.filters.set(Some(filters));
         if has_ended {
-            filtering.is_end_due.set(true);
+            filtering.end.set(EndOfInput::Due);
             self.deliver_again(event_loop);
         }
         true
     }
 
-    /// Whether the end that a filter has found is to be delivered now: all input before it has
-    /// been. Nothing more is received then.
-    pub(in crate::net) fn take_end(&self) -> bool {
+    /// Whether the end that a filter has found is to be delivered now. Nothing more is received
+    /// then.
+    pub(in crate::net) fn take_end(&self, event_loop: &EventLoop) -> bool {
         let Some(filtering) = self.filtering.get() else { return false };
-        if self.redeliver.get() || self.is_blocked() {
-            return false;
+        match filtering.end.get() {
+            EndOfInput::NotDue => return false,
+            EndOfInput::DueAfterUnread => {
+                filtering.end.set(EndOfInput::Due);
+                self.deliver_again(event_loop);
+                return false;
+            }
+            EndOfInput::Due => {}
         }
-        let is_due = filtering.is_end_due.replace(false);
-        if is_due {
-            self.peer_finished.set(true);
+        filtering.end.set(EndOfInput::NotDue);
+        self.peer_finished.set(true);
+        true
+    }
+
+    /// The input that the handler has left is delivered again. An end by a filter follows it.
+    pub(super) fn end_after_unread(&self) {
+        let due = self.filtering.get().filter(|filtering| filtering.end.get() == EndOfInput::Due);
+        if let Some(filtering) = due {
+            filtering.end.set(EndOfInput::DueAfterUnread);
         }
-        is_due
     }
 
     /// Makes the input that is held be delivered in the next turn, or when reading resumes. It
@@ -164,7 +185,8 @@ impl ConnectionCore {
         let returned = event_loop.catch("a filter", || call(&mut filters));
         if returned.is_none() {
             drop(filters);
-            self.close(event_loop, CloseReason::Panicked);
+            // The filter may hold output back, which is lost.
+            self.reset(event_loop, CloseReason::Panicked);
             return None;
         }
         filtering.filters.set(Some(filters));
@@ -218,7 +240,8 @@ impl ConnectionCore {
             self.count_reply(queue, len);
             drop(unsent);
             event_loop.return_spare(bytes);
-            return self.defer_output();
+            self.defer_output();
+            return self.on_queue_grown(event_loop);
         }
         match self.with_filters(event_loop, |filters| filters.encode(event_loop, &mut bytes)) {
             Some(Ok(())) => {
@@ -373,7 +396,7 @@ impl ConnectionCore {
                 filtering.last_bytes.set(last.len());
                 self.send_encoded(event_loop, last, 0);
             }
-            Some(Err(error)) => self.fail_output(event_loop, error),
+            Some(Err(error)) => self.reset(event_loop, CloseReason::Error(error)),
             None => {}
         }
         self.state.get() != ConnectionState::Closed && self.unsent.borrow().is_none()
@@ -384,14 +407,15 @@ impl ConnectionCore {
     /// then sees a complete stream.
     pub(super) fn send_last_bytes(&self, event_loop: &EventLoop, reason: &CloseReason) {
         let Some(filtering) = self.filtering.get() else { return };
-        let is_orderly = matches!(
-            reason,
-            CloseReason::Closed
-                | CloseReason::Stopped
-                | CloseReason::LoopEnded
-                | CloseReason::Idle
-                | CloseReason::TimedOut
-        );
+        let is_orderly = match reason {
+            // A filter may hold output back, which is lost.
+            CloseReason::Panicked => return self.reset_when_closed(),
+            CloseReason::Closed | CloseReason::Stopped | CloseReason::LoopEnded => true,
+            CloseReason::Idle | CloseReason::TimedOut => true,
+            // An error of the handler, not of the transport or of a filter.
+            CloseReason::Error(_) => self.handler_failed.get(),
+            _ => false,
+        };
         let is_open = matches!(self.state.get(), ConnectionState::Open | ConnectionState::Closing);
         let is_whole = self.lost.get() == 0 && self.unsent.borrow().is_none() && !self.fin_sent.get();
         if !is_orderly || !is_open || !is_whole || !self.can_encode() || filtering.has_finished.replace(true)
@@ -399,9 +423,12 @@ impl ConnectionCore {
             return;
         }
         let mut last = event_loop.lend_spare();
-        if let Some(Ok(())) = self.with_filters(event_loop, |filters| filters.finish(event_loop, &mut last)) {
+        match self.with_filters(event_loop, |filters| filters.finish(event_loop, &mut last)) {
             // The connection closes whether they are taken or not.
-            let _ = self.transport.send(last.readable());
+            Some(Ok(())) => _ = self.transport.send(last.readable()),
+            // The filter may hold output back, which is lost.
+            Some(Err(_)) => self.reset_when_closed(),
+            None => {}
         }
         event_loop.return_spare(last);
     }

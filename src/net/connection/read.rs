@@ -314,6 +314,7 @@ impl ConnectionCore {
         let unread = self.unread.take();
         if unread.is_some() {
             self.unread.set(unread);
+            self.end_after_unread();
             // These bytes raise no edge, so the connection is marked readable.
             self.redeliver.set(true);
             event_loop.add_ready(self.id, Readiness::READABLE);

@@ -50,7 +50,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
     #[cold]
     pub(super) fn deliver_filtered(&self, event_loop: &EventLoop, input: &mut Buffer) {
         let core = &self.core;
-        if input.is_empty() && core.take_end() {
+        if input.is_empty() && core.take_end(event_loop) {
             return self.end_input(event_loop);
         }
         let is_redelivery = input.is_empty() && (core.was_ever_linked() || core.has_unread());
