@@ -98,9 +98,16 @@ impl ConnectionCore {
     }
 
     /// Offers the collected output to the kernel, and queues the rest.
-    #[inline]
+    // Called before each input, mostly with nothing collected, which should not cost a call.
+    #[inline(always)]
     pub(in crate::net) fn send_collected(&self, event_loop: &EventLoop) {
-        let Some(output) = self.collected.take() else { return };
+        if let Some(output) = self.collected.take() {
+            self.offer_collected(event_loop, output);
+        }
+    }
+
+    #[inline(never)]
+    fn offer_collected(&self, event_loop: &EventLoop, output: Box<Buffer>) {
         // The callback may have forked. The parent sends this output.
         if output.is_empty() || self.membership.group().is_inherited() {
             return event_loop.return_output(output);
