@@ -98,7 +98,7 @@ impl ConnectionCore {
     }
 
     /// Offers the collected output to the kernel, and queues the rest.
-    // Called before each input, mostly with nothing collected, which should not cost a call.
+    // Called before each input, mostly with nothing collected; that should not pay for a call.
     #[inline(always)]
     pub(in crate::net) fn send_collected(&self, event_loop: &EventLoop) {
         if let Some(output) = self.collected.take() {

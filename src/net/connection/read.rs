@@ -7,6 +7,7 @@ use super::fd_passing::FdPassing;
 use super::{ConnectionCore, ConnectionState, INPUT};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
+use crate::net::address::Address;
 use crate::net::disposal::close_descriptors;
 use crate::net::result::CloseReason;
 use crate::net::sys::transport::Transferred;
@@ -150,7 +151,7 @@ impl ConnectionCore {
                 // received; on a terminal, after a line.
                 let is_all =
                     !ready.intersects(Readiness::READ_CLOSED | Readiness::ERROR | Readiness::PRIORITY);
-                if n < capacity && is_all && self.peer_address().is_inet() {
+                if n < capacity && is_all && self.known_peer().is_some_and(Address::is_inet) {
                     event_loop.clear_ready(self.id, Readiness::READABLE);
                 }
                 input.commit(n);

@@ -228,12 +228,19 @@ impl ConnectionCore {
     /// rejects makes the socket writable once more, so the loop would spin.
     #[inline]
     pub(in crate::net) fn has_output(&self) -> bool {
-        let has_output = match &*self.unsent.borrow() {
-            None => self.wants_drained.get(),
+        let is_queued = self.unsent.borrow().is_some();
+        let has_output = if is_queued { self.has_sendable() } else { self.wants_drained.get() };
+        has_output && !self.is_fd_retry_armed.get()
+    }
+
+    // Not inlined, so that without a queue nothing is written to the borrow flag.
+    #[inline(never)]
+    fn has_sendable(&self) -> bool {
+        match &*self.unsent.borrow() {
+            None => false,
             Some(queue) if self.is_in_handshake() => queue.has_encoded(),
             Some(queue) => queue.is_sendable(),
-        };
-        has_output && !self.is_fd_retry_armed.get()
+        }
     }
 
     /// Writes as much of the queue as the kernel takes.
