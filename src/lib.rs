@@ -246,6 +246,20 @@ pub mod time {
     pub use crate::event_loop::{MissedTickBehavior, Repeat};
 }
 
+/// TLS, with [rustls].
+///
+/// [`ServerTls`](tls::ServerTls) and [`ClientTls`](tls::ClientTls) are given to the builder of a
+/// server or a client, and handlers do not change. The program selects a crypto provider by a
+/// feature of rustls, of which this crate enables none.
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub mod tls {
+    pub use crate::net::tls::{
+        ClientCertificates, ClientTls, ClientTlsBuilder, ServerTls, ServerTlsBuilder, StartTls, TlsError,
+        TlsInfo,
+    };
+}
+
 /// Tests of connection handlers, without a socket and without waiting.
 pub mod testing {
     pub use crate::net::test_peer::Peer;

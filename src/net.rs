@@ -17,6 +17,8 @@ pub(crate) mod server;
 mod sys;
 mod target;
 pub(crate) mod test_peer;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 pub(crate) mod udp;
 
 pub use address::{Address, AddressError, UnixAddress};

@@ -4,6 +4,8 @@ pub(in crate::net) mod attempt;
 pub(in crate::net) mod backoff;
 pub(in crate::net) mod connector;
 mod requests;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -140,6 +142,7 @@ impl TcpClient {
             },
             limits: ConnectionLimits::new(),
             filters: FilterFactories::default(),
+            problem: None,
             on_attempt: None,
             on_failure: None,
         }
@@ -206,6 +209,8 @@ pub struct TcpClientBuilder<'a> {
     settings: Settings,
     limits: ConnectionLimits,
     filters: FilterFactories,
+    /// A setting that is not valid, which `serve` returns.
+    problem: Option<io::Error>,
     on_attempt: Option<OnAttempt>,
     on_failure: Option<OnFailure>,
 }
@@ -346,8 +351,18 @@ impl TcpClientBuilder<'_> {
         H: ConnectionHandler,
     {
         let factory = Rc::new(RefCell::new(Contained::new(factory)));
-        let TcpClientBuilder { event_loop, target, settings, limits, filters, on_attempt, on_failure } = self;
+        let TcpClientBuilder {
+            event_loop,
+            target,
+            settings,
+            limits,
+            filters,
+            problem,
+            on_attempt,
+            on_failure,
+        } = self;
         event_loop.check_process()?;
+        problem.map_or(Ok(()), Err)?;
         let dial: Rc<Dial> =
             Rc::new(move |event_loop: &EventLoop, pending: PendingConnection, dialer: Rc<dyn Dialer>| {
                 let factory = Rc::clone(&factory);

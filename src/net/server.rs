@@ -13,6 +13,8 @@ pub(in crate::net) mod listener;
 mod per_loop;
 pub(in crate::net) mod socket_path;
 mod stopped_callback;
+#[cfg(feature = "tls")]
+mod tls;
 mod unix;
 
 use std::fmt;

@@ -1,0 +1,158 @@
+//! [`ServerTls`]: the server's side of TLS.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use rustls::ServerConfig;
+
+use super::certificates::recording_names;
+use super::error::TlsError;
+use super::filter::{FilterSettings, Start, TlsFilter};
+use super::server_builder::ServerTlsBuilder;
+use crate::event_loop::containment::logger;
+
+/// The server's side of TLS: a configuration of rustls that can be replaced at run time.
+///
+/// A clone shares the configuration. `Send` and `Sync`: it may be used on any thread.
+///
+/// ```no_run
+/// use reveille::tls::ServerTls;
+/// use reveille::{EventLoop, TcpServer};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let tls = ServerTls::from_pem_files("cert.pem", "key.pem")?;
+/// let event_loop = EventLoop::new()?;
+/// let _server = TcpServer::bind(&event_loop, "127.0.0.1:7006")?
+///     .tls(tls)
+///     .serve_fn(|conn, input| conn.send(input.take_all()))?;
+/// event_loop.run()
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use]
+pub struct ServerTls {
+    shared: Arc<Shared>,
+    settings: FilterSettings,
+}
+
+struct Shared {
+    /// Held only to copy or to exchange the reference.
+    config: RwLock<Arc<ServerConfig>>,
+    /// Loads the configuration again.
+    builder: Option<ServerTlsBuilder>,
+}
+
+impl ServerTls {
+    /// Uses a configuration of rustls. It decides on versions and suites, client certificates,
+    /// ALPN, sessions, and early data; all of these keep the defaults of rustls unless it changes
+    /// them.
+    ///
+    /// Early data (RFC 8446, section 2.3) is off unless `max_early_data_size` is set. It is
+    /// delivered after the handshake, and
+    /// [`TlsInfo::early_data`](crate::tls::TlsInfo::early_data) returns its length.
+    pub fn new(config: Arc<ServerConfig>) -> ServerTls {
+        ServerTls::build(&config, None)
+    }
+
+    /// Loads a certificate chain and a key from PEM files, with the defaults of rustls for
+    /// everything else. Same as [`builder`](ServerTls::builder) with one certificate.
+    ///
+    /// # Errors
+    /// A [`TlsError`]: [`File`](TlsError::File) names the file that is missing, unreadable, without
+    /// a certificate or a key, or whose key does not match; [`Settings`](TlsError::Settings) if the
+    /// program has no default crypto provider.
+    pub fn from_pem_files(chain: impl AsRef<Path>, key: impl AsRef<Path>) -> io::Result<ServerTls> {
+        ServerTls::builder().certificate(chain, key).build()
+    }
+
+    /// A builder of a configuration whose certificates are in PEM files.
+    pub fn builder() -> ServerTlsBuilder {
+        ServerTlsBuilder::default()
+    }
+
+    pub(super) fn build(config: &ServerConfig, builder: Option<ServerTlsBuilder>) -> ServerTls {
+        let config = RwLock::new(recording_names(config));
+        ServerTls {
+            shared: Arc::new(Shared { config, builder }),
+            settings: FilterSettings { allow_truncation: false, max_client_hello: 16 * 1024 },
+        }
+    }
+
+    /// Treats a FIN without close_notify as the end of input, if it is not within a record.
+    /// Default: it closes the connection with [`TlsError::Truncated`]. Only for protocols that mark
+    /// the ends of their messages: an attacker can send a FIN.
+    pub fn allow_truncation(mut self) -> Self {
+        self.settings.allow_truncation = true;
+        self
+    }
+
+    /// The maximum length of a ClientHello. Default: 16 KiB. rustls accepts at most 64 KiB.
+    pub fn max_client_hello(mut self, bytes: usize) -> Self {
+        self.settings.max_client_hello = bytes;
+        self
+    }
+
+    /// Replaces the configuration, from any thread. Connections that are established from now on
+    /// use `config`; existing ones keep theirs.
+    pub fn replace(&self, config: &ServerConfig) {
+        let config = recording_names(config);
+        let old = std::mem::replace(&mut *self.shared.config.write(), config);
+        // The lock is released: the old configuration may contain values of the user.
+        drop(old);
+    }
+
+    /// Loads the files again and [replaces](ServerTls::replace) the configuration, from any thread.
+    /// Reads files, so a loop whose files are on a slow disk calls it on
+    /// [`Workers`](crate::task::Workers).
+    ///
+    /// Sessions from before cannot be resumed.
+    ///
+    /// # Errors
+    /// Same as [`ServerTlsBuilder::build`], and [`InvalidInput`](io::ErrorKind::InvalidInput) for a
+    /// configuration that was not loaded from files. The old configuration stays in use, and the
+    /// error is logged too.
+    pub fn reload(&self) -> io::Result<()> {
+        let loaded = match &self.shared.builder {
+            Some(builder) => builder.load(),
+            None => Err(TlsError::Settings("the TLS configuration was not loaded from files".to_owned())),
+        };
+        match loaded {
+            Ok(config) => {
+                self.replace(&config);
+                Ok(())
+            }
+            Err(error) => {
+                logger::call(|| log::error!("the old TLS configuration stays in use: {error}"));
+                Err(error.into())
+            }
+        }
+    }
+
+    pub(in crate::net) fn filter(&self) -> TlsFilter {
+        TlsFilter::new(Start::Server(Arc::clone(&self.shared.config.read())), self.settings)
+    }
+}
+
+impl From<Arc<ServerConfig>> for ServerTls {
+    fn from(config: Arc<ServerConfig>) -> ServerTls {
+        ServerTls::new(config)
+    }
+}
+
+impl From<&ServerTls> for ServerTls {
+    fn from(tls: &ServerTls) -> ServerTls {
+        tls.clone()
+    }
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls")
+            .field("builder", &self.shared.builder)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
