@@ -13,7 +13,7 @@ use super::error::TlsError;
 
 /// Returns the provider that was selected, or else the default of the process.
 pub(super) fn provider(selected: Option<&Arc<CryptoProvider>>) -> Result<Arc<CryptoProvider>, TlsError> {
-    selected.or_else(CryptoProvider::get_default).cloned().ok_or_else(|| {
+    selected.cloned().or_else(|| CryptoProvider::get_default().cloned()).ok_or_else(|| {
         TlsError::Settings(
             "no crypto provider is selected: call `provider`, or `CryptoProvider::install_default` of rustls"
                 .to_owned(),

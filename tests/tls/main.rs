@@ -1,0 +1,20 @@
+//! TLS over connections, with rustls as the peer.
+
+#![cfg(feature = "tls")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod authority;
+mod bad_input;
+mod bytes;
+mod clients;
+mod costs;
+mod ends;
+mod files;
+mod handshakes;
+mod logged;
+mod recorder;
+mod replacement;
+mod tls_peer;
+mod upgrades;
