@@ -31,7 +31,8 @@ fn rejected(event_loop: &EventLoop, tls: &ServerTls, bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn peers_that_do_not_speak_tls_get_at_most_an_alert() {
-    const SSLV2_HELLO: [u8; 20] = [0x80, 0x2e, 1, 0, 2, 0, 0x15, 0, 0, 0, 0x10, 1, 0, 0x80, 3, 0, 0x80, 7, 0, 0xc0];
+    const SSLV2_HELLO: [u8; 20] =
+        [0x80, 0x2e, 1, 0, 2, 0, 0x15, 0, 0, 0, 0x10, 1, 0, 0x80, 3, 0, 0x80, 7, 0, 0xc0];
     let inputs: [&[u8]; 6] = [
         b"GET / HTTP/1.1\r\nHost: server.example\r\n\r\n",
         b"SSH-2.0-OpenSSH_9.2\r\n",

@@ -114,7 +114,7 @@ fn output_leaves_while_a_handshake_message_is_incomplete() {
         peer.session.writer().write_all(b"after the tickets").unwrap();
         let records = peer.take_records();
         assert!(handler.is_open());
-        assert!(records.len() > 400, "the tickets take {} bytes", records.len());
+        assert!(split(&records).len() > 5, "the tickets take {} bytes", records.len());
         for record in split(&records) {
             peer.end.send(record).unwrap();
             peer.end.connection().send("between").unwrap();
