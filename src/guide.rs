@@ -17,6 +17,7 @@
 //!   flight.
 //! - [`back_pressure`]: what happens when a peer or a handler is slower than its input.
 //! - [`filters`]: compression or encryption between a socket and a handler.
+//! - `tls`, with the feature of that name: certificates, names, the ends of connections, STARTTLS.
 //! - [`embedding`]: a loop inside another poller or runtime.
 //! - [`testing`]: tests with a virtual clock, and with connections in memory.
 //! - [`observing`]: hooks, metrics, and callbacks that block a loop.
@@ -46,6 +47,10 @@ pub mod back_pressure {}
 
 #[doc = include_str!("guide/filters.md")]
 pub mod filters {}
+
+#[cfg(feature = "tls")]
+#[doc = include_str!("guide/tls.md")]
+pub mod tls {}
 
 #[doc = include_str!("guide/embedding.md")]
 pub mod embedding {}
