@@ -4,6 +4,7 @@
 use std::env;
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -27,6 +28,16 @@ impl Options {
         usage: &'static str,
         names: &[&str],
     ) -> Result<Options, ExitCode> {
+        Options::parse_with_flags(name, usage, names, &[])
+    }
+
+    /// Same as [`parse`](Options::parse), with options that have no value.
+    pub(crate) fn parse_with_flags(
+        name: &'static str,
+        usage: &'static str,
+        names: &[&str],
+        flags: &[&str],
+    ) -> Result<Options, ExitCode> {
         let mut options = Options { name, usage, values: Vec::new(), rest: Vec::new() };
         let mut given = env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
         while let Some(argument) = given.next() {
@@ -38,6 +49,8 @@ impl Options {
                 let value = given.next();
                 let value = value.ok_or_else(|| options.wrong(format!("{argument} wants a value")))?;
                 options.values.push((argument, value));
+            } else if flags.contains(&argument.as_str()) {
+                options.values.push((argument, String::new()));
             } else if argument.starts_with('-') {
                 return Err(options.wrong(format!("unknown argument `{argument}`")));
             } else {
@@ -56,6 +69,19 @@ impl Options {
         }
     }
 
+    /// Whether an option was given.
+    #[allow(dead_code, reason = "each example uses a part of it")]
+    pub(crate) fn has(&self, option: &str) -> bool {
+        self.values.iter().any(|(name, _)| name == option)
+    }
+
+    /// The file or folder that an option names.
+    #[allow(dead_code, reason = "each example uses a part of it")]
+    pub(crate) fn path(&self, option: &str) -> Option<PathBuf> {
+        let (_, value) = self.values.iter().rfind(|(name, _)| name == option)?;
+        Some(PathBuf::from(value))
+    }
+
     /// Returns the other arguments, of which there may be at most `max`.
     pub(crate) fn rest(&mut self, max: usize) -> Result<Vec<String>, ExitCode> {
         match self.rest.get(max) {
@@ -64,7 +90,8 @@ impl Options {
         }
     }
 
-    fn wrong(&self, message: String) -> ExitCode {
+    /// Prints what is wrong with the arguments, and returns the exit status.
+    pub(crate) fn wrong(&self, message: String) -> ExitCode {
         let _ = writeln!(io::stderr(), "{}: {message}\n{}", self.name, self.usage);
         ExitCode::from(2)
     }

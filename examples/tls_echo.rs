@@ -1,0 +1,139 @@
+//! An echo server over TLS.
+//!
+//! Run it with `cargo run --release --features tls --example tls_echo -- --self-signed`, then connect
+//! with the `openssl` command that it prints. The handler is that of any echo server: TLS is one line
+//! of the builder. The certificate is loaded again on SIGHUP; connections that are open keep theirs.
+
+#[path = "shared/options.rs"]
+mod options;
+#[path = "shared/serving.rs"]
+mod serving;
+
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reveille::net::ConnectionLimits;
+use reveille::signal::{Signal, Signals};
+use reveille::tls::{ClientCertificates, ServerTls};
+use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
+
+use options::Options;
+
+const USAGE: &str = "usage: tls_echo (--cert FILE --key FILE | --self-signed) [OPTION VALUE]...
+
+  --cert         a PEM file: the certificate of the server, and those that lead to its authority
+  --key          a PEM file: the key of the certificate
+  --self-signed  creates a certificate for localhost, which only this server has
+  --client-ca    a PEM file: clients must have a certificate of one of these authorities
+  --listen       the address to listen on; default: 127.0.0.1:7006; port 0 selects a free port
+  --threads      the number of loops that serve connections; default: 1
+  --grace        the time in seconds for connections to close after a signal; default: 3";
+
+/// The time without a byte in either direction after which a connection is closed.
+const IDLE: Duration = Duration::from_secs(300);
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    match Arguments::parse() {
+        Ok(arguments) => options::status_of("tls_echo", run(&arguments)),
+        Err(status) => status,
+    }
+}
+
+struct Arguments {
+    certificate: Certificate,
+    client_ca: Option<PathBuf>,
+    listen: SocketAddr,
+    threads: NonZeroUsize,
+    grace: Duration,
+}
+
+enum Certificate {
+    Files(PathBuf, PathBuf),
+    SelfSigned,
+}
+
+impl Arguments {
+    fn parse() -> Result<Arguments, ExitCode> {
+        let names = ["--cert", "--key", "--client-ca", "--listen", "--threads", "--grace"];
+        let mut options = Options::parse_with_flags("tls_echo", USAGE, &names, &["--self-signed"])?;
+        options.rest(0)?;
+        let (cert, key) = (options.path("--cert"), options.path("--key"));
+        let certificate = match (cert, key, options.has("--self-signed")) {
+            (Some(cert), Some(key), false) => Certificate::Files(cert, key),
+            (None, None, true) => Certificate::SelfSigned,
+            _ => return Err(options.wrong("either --cert and --key, or --self-signed, are needed".to_owned())),
+        };
+        Ok(Arguments {
+            certificate,
+            client_ca: options.path("--client-ca"),
+            listen: serving::listen(&options, 7006)?,
+            threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
+            grace: serving::grace(&options)?,
+        })
+    }
+
+    fn tls(&self) -> io::Result<ServerTls> {
+        match &self.certificate {
+            Certificate::SelfSigned if self.client_ca.is_some() => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "--client-ca needs --cert and --key"))
+            }
+            Certificate::SelfSigned => self_signed(),
+            Certificate::Files(cert, key) => from_files(cert, key, self.client_ca.as_deref()),
+        }
+    }
+}
+
+fn from_files(cert: &Path, key: &Path, client_ca: Option<&Path>) -> io::Result<ServerTls> {
+    let builder = ServerTls::builder().certificate(cert, key);
+    match client_ca {
+        None => builder.build(),
+        Some(authorities) => builder.client_certificates(authorities, ClientCertificates::Required).build(),
+    }
+}
+
+fn self_signed() -> io::Result<ServerTls> {
+    let created = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])
+        .map_err(io::Error::other)?;
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(created.signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![created.cert.der().clone()], key.into())
+        .map_err(io::Error::other)?;
+    Ok(ServerTls::new(Arc::new(config)))
+}
+
+fn run(arguments: &Arguments) -> io::Result<()> {
+    // The program decides which cryptography is used.
+    rustls::crypto::ring::default_provider().install_default().expect("the first provider");
+    let tls = arguments.tls()?;
+    let event_loop = EventLoop::new()?;
+    let server = TcpServer::bind(&event_loop, arguments.listen)?
+        .tls(tls.clone())
+        .threads(arguments.threads.get())
+        .limits(ConnectionLimits::new().idle_timeout(IDLE))
+        .serve(|_| Echo)?;
+    let _reload = Signals::new(&event_loop, [Signal::HUP], move |_, _| match tls.reload() {
+        Ok(()) => _ = writeln!(io::stdout(), "the certificate is loaded again"),
+        Err(error) => _ = writeln!(io::stderr(), "tls_echo: the old certificate stays in use: {error}"),
+    })?;
+    serving::run(&event_loop, server, arguments.grace, command)
+}
+
+/// The command that connects to the server. A self-signed certificate is not verified by it.
+fn command(ip: IpAddr, port: u16) -> String {
+    format!("openssl s_client -quiet -connect {}", SocketAddr::new(ip, port))
+}
+
+struct Echo;
+
+impl ConnectionHandler for Echo {
+    fn on_message(&mut self, conn: &TcpConnection, input: &mut Buffer) -> io::Result<()> {
+        Ok(conn.send(input.take_all())?)
+    }
+}
