@@ -114,8 +114,8 @@
 //! # Features
 //! - `uring`: file I/O through io_uring where the kernel supports it, with the crate `io-uring`.
 //!   Off by default; without it [`FileIo`] uses threads.
-//! - `tls`: TLS for servers, clients and single connections, with the crate `rustls`. Off by default.
-//!   The program selects the crypto provider.
+//! - `tls`: TLS for servers, clients and single connections, with the crate `rustls`. Off by
+//!   default. The program selects the crypto provider.
 //!
 //! # Logging
 //! Errors that cannot be returned to a caller are logged through the `log` crate: panics in
