@@ -51,8 +51,32 @@ use crate::event_loop::{EventLoop, LoopHandle, Refused};
 ///
 /// # Limits
 /// The number of threads is fixed. At most [`queue`](WorkersBuilder::queue) jobs wait for a thread,
-/// 1024 by default. A job beyond that is refused with [`WorkersError::Full`], and its closures are
-/// returned.
+/// 1024 by default. A job beyond that is refused with [`WorkersError::Full`].
+///
+/// # Refused jobs
+/// [`Refused`] returns the closures, with all that they own. They can be submitted again, or be
+/// called. If `done` owns a [`ReplySlot`](crate::net::ReplySlot), the call of it with an error
+/// replies for a refused job as for a cancelled one. A slot that is dropped resets its connection.
+///
+/// ```
+/// use reveille::TcpConnection;
+/// use reveille::net::SendError;
+/// use reveille::task::{JobError, Workers};
+///
+/// fn reply_later(conn: &TcpConnection, workers: &Workers, request: Vec<u8>) -> Result<(), SendError> {
+///     let slot = conn.reserve_reply()?;
+///     let work = move || request.to_ascii_uppercase();
+///     let done = move |_: &_, result: Result<Vec<u8>, JobError>| {
+///         let reply = result.unwrap_or_else(|_| b"busy".to_vec());
+///         let _ = slot.fill(reply); // an error: the connection is closed, or has too much unsent
+///     };
+///     if let Err(refused) = workers.submit(conn.event_loop(), work, done) {
+///         let (_work, done) = refused.into_inner();
+///         done(conn.event_loop(), Err(JobError::Cancelled)); // replies "busy"
+///     }
+///     Ok(())
+/// }
+/// ```
 ///
 /// # Cost
 /// Queueing a job makes a system call only if a thread of the pool sleeps, and the delivery of a
