@@ -21,6 +21,8 @@ pub(crate) struct Workload {
     pub(crate) start: fn() -> Round,
     /// Every run executes the same number of instructions, within 1.5 %: nothing spins or waits.
     /// What varies is the arithmetic of instants, which depends on whether the nanoseconds carry.
+    /// Under callgrind a reading of the clock is a system call, whose instructions in the kernel
+    /// are not counted.
     pub(crate) is_deterministic: bool,
 }
 
