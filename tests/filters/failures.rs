@@ -44,14 +44,14 @@ impl Fails {
 }
 
 impl Filter for Fails {
-    fn on_open(&mut self, context: &mut FilterContext<'_>) -> io::Result<()> {
+    fn on_open(&mut self, context: &mut FilterContext) -> io::Result<()> {
         context.to_peer().append(b"hello ");
         self.check(Method::Open)
     }
 
     fn decode(
         &mut self,
-        context: &mut FilterContext<'_>,
+        context: &mut FilterContext,
         input: &mut Buffer,
         output: &mut Buffer,
     ) -> io::Result<()> {
@@ -62,27 +62,17 @@ impl Filter for Fails {
         self.check(Method::Decode)
     }
 
-    fn encode(
-        &mut self,
-        _: &mut FilterContext<'_>,
-        input: &mut Buffer,
-        output: &mut Buffer,
-    ) -> io::Result<()> {
+    fn encode(&mut self, _: &mut FilterContext, input: &mut Buffer, output: &mut Buffer) -> io::Result<()> {
         self.check(Method::Encode)?;
         output.append_buffer(input);
         Ok(())
     }
 
-    fn on_peer_shutdown(
-        &mut self,
-        _: &mut FilterContext<'_>,
-        _: &mut Buffer,
-        _: &mut Buffer,
-    ) -> io::Result<()> {
+    fn on_peer_shutdown(&mut self, _: &mut FilterContext, _: &mut Buffer, _: &mut Buffer) -> io::Result<()> {
         self.check(Method::PeerShutdown)
     }
 
-    fn finish(&mut self, _: &mut FilterContext<'_>, _: &mut Buffer) -> io::Result<()> {
+    fn finish(&mut self, _: &mut FilterContext, _: &mut Buffer) -> io::Result<()> {
         self.check(Method::Finish)
     }
 }
@@ -193,7 +183,7 @@ fn output_that_a_filter_leaves_is_an_error() {
     impl Filter for TakesHalf {
         fn encode(
             &mut self,
-            _: &mut FilterContext<'_>,
+            _: &mut FilterContext,
             input: &mut Buffer,
             output: &mut Buffer,
         ) -> io::Result<()> {
