@@ -351,7 +351,11 @@ fn an_excluded_job_is_delivered_only_while_the_loop_runs() {
         assert!(!others.exclude_from_idle(event_loop, job), "a job of another pool");
         let other_loop = LoopThread::spawn("other").unwrap();
         let pool = workers.clone();
-        let on_other = other_loop.handle().call(move |other| pool.exclude_from_idle(other, job));
+        let on_other = other_loop.handle().call(move |other| {
+            // The first source of its loop, as the other job.
+            pool.submit(other, || (), |_, _| ()).unwrap();
+            pool.exclude_from_idle(other, job)
+        });
         assert!(!on_other.unwrap(), "a job of another loop");
         assert!(workers.exclude_from_idle(event_loop, job));
         let include = || assert!(workers.include_in_idle(event_loop, job));
