@@ -63,7 +63,7 @@ use crate::event_loop::{EventLoop, LoopHandle, Refused};
 /// use reveille::net::SendError;
 /// use reveille::task::{JobError, Workers};
 ///
-/// fn reply_later(conn: &TcpConnection, workers: &Workers, request: Vec<u8>) -> Result<(), SendError> {
+/// fn reply(conn: &TcpConnection, workers: &Workers, request: Vec<u8>) -> Result<(), SendError> {
 ///     let slot = conn.reserve_reply()?;
 ///     let work = move || request.to_ascii_uppercase();
 ///     let done = move |_: &_, result: Result<Vec<u8>, JobError>| {
@@ -252,7 +252,7 @@ impl Workers {
     /// let event_loop = EventLoop::new()?;
     /// let workers = Workers::new()?;
     /// let (open, gate) = mpsc::channel::<()>();
-    /// let job = workers.submit(&event_loop, move || gate.recv(), |_, _| unreachable!("too late"))?;
+    /// let job = workers.submit(&event_loop, move || gate.recv(), |_, _| ())?;
     /// assert!(workers.exclude_from_idle(&event_loop, job));
     /// event_loop.run_until_idle()?; // does not wait for the job
     /// drop(open); // the drop of the pool waits for it
