@@ -63,7 +63,10 @@ fn a_completed_handshake_releases_its_permit_once() {
     assert!(admission.try_acquire().is_none());
     admission.release(&second);
     assert_eq!(admission.handshakes(), 0);
-    assert_eq!(format!("{:?}", admission.permits), format!("{:?}", Admission::new(admission.quota, true).permits));
+    assert_eq!(
+        format!("{:?}", admission.permits),
+        format!("{:?}", Admission::new(admission.quota, true).permits)
+    );
 }
 
 #[test]
