@@ -8,8 +8,8 @@ use reveille::net::{Filter, FilterContext};
 
 use super::net;
 
-/// Sends [`GREETING`] first. It is ready when it has received [`KNOCK`], and fails for another byte.
-/// It panics for [`BOMB`].
+/// Sends [`GREETING`] first. It is ready when it has received [`KNOCK`], panics for [`BOMB`], and
+/// fails for another byte.
 #[derive(Default)]
 pub(crate) struct Knock {
     is_ready: bool,

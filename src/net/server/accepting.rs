@@ -51,11 +51,10 @@ impl<S> TcpServerBuilder<'_, S> {
     /// instead of rejecting them. The handshakes of open connections that are
     /// [upgraded](crate::TcpConnection::add_filter) do not count.
     ///
-    /// Default: no limit other than that of
-    /// [connections](TcpServerBuilder::max_connections). With a limit, that many silent clients delay
-    /// all others for the [time of a handshake](crate::net::ConnectionLimits::handshake_timeout), so
-    /// it suits a server whose clients are limited
-    /// [per address](TcpServerBuilder::max_per_address) too.
+    /// Default: no limit other than that of [connections](TcpServerBuilder::max_connections). With
+    /// a limit, that many silent clients delay all others for the [time of a
+    /// handshake](crate::net::ConnectionLimits::handshake_timeout), so a limit [per
+    /// address](TcpServerBuilder::max_per_address) should be set too.
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.settings.quota.handshakes = Some(handshakes as u64);
         self
@@ -66,8 +65,8 @@ impl<S> TcpServerBuilder<'_, S> {
     /// [rejected](crate::net::ServerCounters::rejected_by_handshake_rate). Default: no limit. A
     /// server without filters ignores it. With 0 it rejects all connections.
     ///
-    /// The limit is a token bucket: an address may begin `handshakes` at once, and then one more after
-    /// each `per / handshakes`. Addresses are those of
+    /// The limit is a token bucket: an address may begin `handshakes` at once, and then one more
+    /// after each `per / handshakes`. Addresses are those of
     /// [`max_per_address`](TcpServerBuilder::max_per_address). An address without handshakes is
     /// forgotten after twice the time `per`, and the memory for all of them is at most 3 MiB: of
     /// more than about 28,000 addresses in the time `per`, some are forgotten early.
@@ -105,9 +104,8 @@ impl<S> TcpServerBuilder<'_, S> {
     /// The number of leading bits of an IPv6 address that identify a peer, for
     /// [`max_per_address`](TcpServerBuilder::max_per_address),
     /// [`max_handshakes_per_address`](TcpServerBuilder::max_handshakes_per_address) and
-    /// [`LoadBalancing::PeerAddress`].
-    /// Default: 64, the prefix of one network, of which a single host can use every address.
-    /// Providers often assign 56 or 48 bits to one customer.
+    /// [`LoadBalancing::PeerAddress`]. Default: 64, the prefix of one network, of which a single
+    /// host can use every address. Providers often assign 56 or 48 bits to one customer.
     ///
     /// # Panics
     /// If `bits` is not between 1 and 128.

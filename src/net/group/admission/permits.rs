@@ -65,8 +65,8 @@ pub(super) struct Permits {
 }
 
 impl Permits {
-    /// A maximum of `None` is not reached. Listeners acquire `before_accept` for each connection, and
-    /// wait for it.
+    /// A maximum of `None` is not reached. Listeners acquire `before_accept` for each connection,
+    /// and wait for it.
     pub(super) fn new(connections: Option<u64>, handshakes: Option<u64>, before_accept: Share) -> Permits {
         let half = |maximum: Option<u64>| maximum.unwrap_or(GREATEST).min(GREATEST);
         let maximum = Share(half(connections) + (half(handshakes) << HALF));

@@ -25,8 +25,8 @@ impl Rate {
     }
 }
 
-/// The maximum number of addresses in a table. It fills a hash table of 32,768 slots, which is about
-/// 1.3 MiB.
+/// The maximum number of addresses in a table. It fills a hash table of 32,768 slots, which is
+/// about 1.3 MiB.
 const MAX_ADDRESSES: usize = 28_672;
 
 /// When the bucket of each address is full again.
@@ -46,8 +46,8 @@ pub(super) struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// Takes a token of `address`. Returns whether it had one. The time may go back a little between
-    /// two calls, as the loops of a server read their clocks at different times.
+    /// Takes a token of `address`. Returns whether it had one. The time may go back a little
+    /// between two calls, as the loops of a server read their clocks at different times.
     pub(super) fn take(&mut self, rate: Rate, address: PeerKey, now: Instant) -> bool {
         self.forget(rate, now);
         let Some(interval) = rate.period.checked_div(rate.handshakes) else { return false };
