@@ -19,6 +19,7 @@ pub(crate) mod files;
 pub(crate) mod folder;
 pub(crate) mod forked;
 pub(crate) mod idle;
+pub(crate) mod knock;
 pub(crate) mod mailbox;
 pub(crate) mod members;
 pub(crate) mod net;
