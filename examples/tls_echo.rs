@@ -63,15 +63,18 @@ impl Arguments {
         let names = ["--cert", "--key", "--client-ca", "--listen", "--threads", "--grace"];
         let mut options = Options::parse_with_flags("tls_echo", USAGE, &names, &["--self-signed"])?;
         options.rest(0)?;
-        let (cert, key) = (options.path("--cert"), options.path("--key"));
+        let (cert, key) =
+            (options.text("--cert").map(PathBuf::from), options.text("--key").map(PathBuf::from));
         let certificate = match (cert, key, options.has("--self-signed")) {
             (Some(cert), Some(key), false) => Certificate::Files(cert, key),
             (None, None, true) => Certificate::SelfSigned,
-            _ => return Err(options.wrong("either --cert and --key, or --self-signed, are needed".to_owned())),
+            _ => {
+                return Err(options.wrong("either --cert and --key, or --self-signed, are needed".to_owned()));
+            }
         };
         Ok(Arguments {
             certificate,
-            client_ca: options.path("--client-ca"),
+            client_ca: options.text("--client-ca").map(PathBuf::from),
             listen: serving::listen(&options, 7006)?,
             threads: options.get("--threads", NonZeroUsize::MIN, "a number of threads from 1")?,
             grace: serving::grace(&options)?,

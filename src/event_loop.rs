@@ -16,7 +16,7 @@ pub(crate) mod deliveries;
 mod embedding;
 mod handle;
 pub(crate) mod hooks;
-mod idle;
+pub(crate) mod idle;
 pub(crate) mod observation;
 mod panics;
 pub(crate) mod poller;

@@ -20,10 +20,12 @@ use reveille::ipc::SharedRing;
 use reveille::signal::{Signal, Signals};
 use reveille::time::VirtualClock;
 use reveille::{EventFd, EventLoop, TcpClient, TcpServer, UdpSocket};
+use rustix::event::PollFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::alone::alone;
 use support::client::Refusing;
-use support::net::{turn_until, until};
+use support::knock::{BOMB, Knock, read_greeting};
+use support::net::{connect, poll_flags, reset, turn_until, until};
 use support::{Count, turn};
 
 /// Stores all lines, and calls the function that the test has set with [`on_line`] for each.
@@ -184,6 +186,63 @@ fn attempts_to_connect_are_logged_at_debug() {
         let line =
             |address| format!("cannot connect to {a}, {b} ({address}): Connection refused (os error 111)");
         assert_eq!(lines(), [line(a), line(b)]);
+    });
+}
+
+#[test]
+fn failed_handshakes_are_logged_once_a_second() {
+    with_logger(|| {
+        let clock = VirtualClock::new();
+        let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().filter(Knock::default);
+        let server = server.serve_fn(|conn, _| conn.close()).unwrap();
+        let address = server.local_addr().unwrap();
+        let connect = || {
+            let mut peer = connect(address);
+            let accepted = server.counters().accepted;
+            turn_until(&event_loop, || server.counters().accepted > accepted);
+            read_greeting(&mut peer);
+            peer
+        };
+        let end = |peer: &mut TcpStream, bytes: &[u8]| {
+            peer.write_all(bytes).unwrap();
+            turn_until(&event_loop, || server.open_connections() == 0);
+        };
+        let mut first = connect();
+        end(&mut first, b"x");
+        for n in 0..19 {
+            let peer = connect();
+            match n % 2 {
+                0 => peer.shutdown(Shutdown::Write).unwrap(),
+                _ => reset(peer.try_clone().unwrap()),
+            }
+            drop(peer);
+            turn_until(&event_loop, || server.open_connections() == 0);
+        }
+        let from = |peer: &TcpStream| peer.local_addr().unwrap();
+        let line = format!("the handshake of a connection from {} failed: not a knock", from(&first));
+        assert_eq!(lines(), [line]);
+
+        clock.advance(Duration::from_secs(1));
+        let silent = connect();
+        clock.advance(Duration::from_secs(10));
+        turn_until(&event_loop, || server.open_connections() == 0);
+        let reason = "the handshake was not completed within 10s (19 more since the last such line)";
+        let line = format!("the handshake of a connection from {} failed: {reason}", from(&silent));
+        assert_eq!(lines(), [line]);
+        assert_eq!(server.counters().failed_handshakes, 21);
+
+        // Only the panic itself is logged, and nothing if the handshake is completed or the server
+        // ends.
+        clock.advance(Duration::from_secs(1));
+        end(&mut connect(), BOMB);
+        assert_eq!(server.counters().failed_handshakes, 22);
+        end(&mut connect(), b"!close");
+        let last = connect();
+        drop(server);
+        turn_until(&event_loop, || poll_flags(&last).contains(PollFlags::IN));
+        let logged = lines();
+        assert!(logged.len() == 1 && logged[0].ends_with("panicked: a filter"), "{logged:?}");
     });
 }
 

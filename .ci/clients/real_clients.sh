@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Checks the examples with independent clients and servers: nc, ncat, socat, the programs of Redis, systemd-socket-activate,
-# and Python scripts.
+# OpenSSL, curl, and Python scripts.
 #
 # usage: real_clients.sh [DIRECTORY [CHECK...]]
 #   DIRECTORY  the directory of the built examples; default: target/release/examples
 #   CHECK      the names of the checks to run; default: all
 #
-# Needs nc (that of OpenBSD), ncat, socat, python3, redis-cli, redis-benchmark, redis-server, systemd-socket-activate and
-# prlimit. Uses strace if it is allowed to attach. Uses only the loopback interface, with ports that the kernel selects.
+# Needs nc (that of OpenBSD), ncat, socat, python3, redis-cli, redis-benchmark, redis-server, systemd-socket-activate,
+# openssl, curl and prlimit. Uses strace if it is allowed to attach. Uses only the loopback interface, with ports that the kernel selects.
 # Every client runs under a time limit. At the end the script kills all processes that it has started, by id.
 set -euo pipefail
 
@@ -742,6 +742,10 @@ descriptors_of() {
 }
 
 # An io_uring of the program itself. tests/examples checks the complete output.
+check_tls() {
+  bounded 120 "$here/tls.py" "$examples"
+}
+
 check_own_ring() {
   local output
   output=$(bounded 10 "$examples/own_ring" /etc/passwd) || die "status $?: $output"
@@ -765,7 +769,7 @@ check_doorbell() {
 
 all_checks=(large_file interleaved killed_clients many_open half_close bad_peers non_readers few_descriptors ipv6
   command_line signals stop_under_load two_servers chat redis redis_client simple udp_echo socket_activation terminal embedded eventfd
-  doorbell kvm_doorbell uring_cat file_server own_ring)
+  doorbell kvm_doorbell uring_cat file_server own_ring tls)
 
 run_check() {
   local begin=$EPOCHREALTIME

@@ -4,7 +4,6 @@
 use std::env;
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -23,6 +22,7 @@ impl Options {
     ///
     /// # Errors
     /// The exit status, after the usage has been printed: 0 for `--help`, 2 for wrong arguments.
+    #[allow(dead_code, reason = "each example uses a part of it")]
     pub(crate) fn parse(
         name: &'static str,
         usage: &'static str,
@@ -62,6 +62,7 @@ impl Options {
     }
 
     /// The value of an option, or its default. `meaning` completes the message "`value` is not".
+    #[allow(dead_code, reason = "each example uses a part of it")]
     pub(crate) fn get<T: FromStr>(&self, option: &str, default: T, meaning: &str) -> Result<T, ExitCode> {
         match self.values.iter().rfind(|(name, _)| name == option) {
             Some((_, value)) => value.parse().map_err(|_| self.wrong(format!("`{value}` is not {meaning}"))),
@@ -75,11 +76,11 @@ impl Options {
         self.values.iter().any(|(name, _)| name == option)
     }
 
-    /// The file or folder that an option names.
+    /// The value of an option that has no default.
     #[allow(dead_code, reason = "each example uses a part of it")]
-    pub(crate) fn path(&self, option: &str) -> Option<PathBuf> {
+    pub(crate) fn text(&self, option: &str) -> Option<String> {
         let (_, value) = self.values.iter().rfind(|(name, _)| name == option)?;
-        Some(PathBuf::from(value))
+        Some(value.clone())
     }
 
     /// Returns the other arguments, of which there may be at most `max`.

@@ -9,6 +9,13 @@ use super::{EventLoop, Inner};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::poller::Wait;
 
+/// Identifies a source among those of all loops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SourceId {
+    owner: u32,
+    channel: ChannelId,
+}
+
 impl EventLoop {
     /// Runs until nothing is left to do, or until [`quit`](EventLoop::quit) is called.
     ///
@@ -16,9 +23,9 @@ impl EventLoop {
     ///
     /// - a timer, or a task that has been queued;
     /// - a source: a server, client, connection, socket, signal source or watcher, a child process
-    ///   until it has been reaped, a job of [`Workers::submit`](crate::task::Workers::submit) until
-    ///   its result has been delivered, a [`FileIo`](crate::fs::FileIo) while operations are
-    ///   pending;
+    ///   until it has been reaped, a lookup or a job of
+    ///   [`Workers::submit`](crate::task::Workers::submit) until its result has been delivered, a
+    ///   [`FileIo`](crate::fs::FileIo) while operations are pending;
     /// - a [`Channel`](crate::io::Channel) with an interest. One without is not called, and does
     ///   not count.
     ///
@@ -30,12 +37,14 @@ impl EventLoop {
     /// What only serves the rest, such as signals or a timer for statistics, can be excluded. It is
     /// served as long as the loop runs: see [`exclude_from_idle`](EventLoop::exclude_from_idle) for
     /// timers, and the method with the same name of each source: [`Channel`](crate::io::Channel),
-    /// [`TcpServer`](crate::TcpServer), [`TcpConnection`](crate::TcpConnection),
-    /// [`UdpSocket`](crate::UdpSocket), [`SharedRingSource`](crate::ipc::SharedRingSource),
+    /// [`TcpServer`](crate::TcpServer), [`TcpClient`](crate::TcpClient),
+    /// [`TcpConnection`](crate::TcpConnection), [`UdpSocket`](crate::UdpSocket),
+    /// [`Lookup`](crate::net::Lookup), [`SharedRingSource`](crate::ipc::SharedRingSource),
     /// [`FileIo`](crate::fs::FileIo), [`Watcher`](crate::fs::Watcher),
     /// [`Child`](crate::process::Child), [`Signals`](crate::signal::Signals),
     /// [`EventFdSource`](crate::io::EventFdSource), and the sources of
-    /// [`pressure`](crate::pressure). A [hook](crate::observe::Hook) never counts.
+    /// [`pressure`](crate::pressure). [`Workers`](crate::task::Workers::exclude_from_idle) exclude
+    /// a job. A [hook](crate::observe::Hook) never counts.
     ///
     /// A loop with a [`VirtualClock`](crate::time::VirtualClock) does not wait for timers: whenever
     /// it has no work left, it moves the clock to the next deadline. It waits for descriptors and
@@ -150,9 +159,29 @@ impl EventLoop {
         exists
     }
 
+    /// Ends the effect of [`exclude_from_idle`](EventLoop::exclude_from_idle).
+    pub(crate) fn include_timer_in_idle(&self, id: TimerId) {
+        self.inner.excluded_timers.borrow_mut().remove(&id);
+    }
+
     /// Sets whether a source counts for [`run_until_idle`](EventLoop::run_until_idle). By default
     /// it does.
     pub(crate) fn set_counted(&self, id: ChannelId, counted: bool) {
         self.inner.channels.borrow_mut().set_counted(id, counted);
+    }
+
+    /// Same as [`set_counted`](EventLoop::set_counted), for a source that may be of another loop,
+    /// which is not changed. Returns whether the source is of this loop and exists.
+    pub(crate) fn set_own_counted(&self, id: SourceId, counted: bool) -> bool {
+        let is_own = id.owner == self.inner.shared.id() && !self.is_inherited();
+        let exists = is_own && self.is_registered(id.channel);
+        if exists {
+            self.set_counted(id.channel, counted);
+        }
+        exists
+    }
+
+    pub(crate) fn source_id(&self, channel: ChannelId) -> SourceId {
+        SourceId { owner: self.inner.shared.id(), channel }
     }
 }

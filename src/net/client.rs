@@ -162,6 +162,40 @@ impl TcpClient {
         self.event_loop.with(|event_loop| self.connector.stop(event_loop));
     }
 
+    /// Excludes the client from what [`run_until_idle`](EventLoop::run_until_idle) waits for: its
+    /// lookups, attempts and delays, and each of its sessions. It is served as long as the loop
+    /// runs. Timers that a session's handler sets count, and so do steps that are due. To be called
+    /// before [`detach`](TcpClient::detach).
+    ///
+    /// ```
+    /// use reveille::net::Backoff;
+    /// use reveille::{EventLoop, TcpClient};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let event_loop = EventLoop::new()?;
+    /// // Sends statistics while the program runs, and does not keep it running.
+    /// let statistics = TcpClient::connect(&event_loop, "127.0.0.1:8125")
+    ///     .retry(Backoff::new())
+    ///     .reconnect()
+    ///     .serve_fn(|_, _| ())?;
+    /// statistics.exclude_from_idle();
+    /// event_loop.queue_in_loop(|_| println!("the work"));
+    /// event_loop.run_until_idle()
+    /// # }
+    /// ```
+    pub fn exclude_from_idle(&self) {
+        self.set_counted(false);
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](TcpClient::exclude_from_idle).
+    pub fn include_in_idle(&self) {
+        self.set_counted(true);
+    }
+
+    fn set_counted(&self, counted: bool) {
+        self.event_loop.with(|event_loop| self.connector.set_counted(event_loop, counted));
+    }
+
     /// Leaves the client to the loop, until the loop is dropped. Without
     /// [`reconnect`](TcpClientBuilder::reconnect) the client ends earlier, with its session or when
     /// it cannot connect. With it, only the loop ends the client.

@@ -105,7 +105,10 @@ pub trait Filter: 'static {
     /// [`on_open`](crate::ConnectionHandler::on_open) is called. Before that, neither
     /// [`encode`](Filter::encode) nor [`finish`](Filter::finish) of any filter is called. A
     /// connection that is not ready after
-    /// [`handshake_timeout`](crate::net::ConnectionLimits::handshake_timeout) closes.
+    /// [`handshake_timeout`](crate::net::ConnectionLimits::handshake_timeout) closes with
+    /// [`TimedOut`](io::ErrorKind::TimedOut), and one that is not ready after
+    /// [`on_peer_shutdown`](Filter::on_peer_shutdown) with
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
     fn is_ready(&self) -> bool {
         true
     }

@@ -101,10 +101,11 @@ impl Group {
             open: AtomicU64::new(0),
             members: Mutex::default(),
         });
+        let admission = Admission::new(quota, !filters.is_empty());
         Arc::new(Group {
             limits,
             filters,
-            admission: Admission::new(quota),
+            admission,
             budget: max_buffered.map_or_else(Budget::of_this_process, Budget::new),
             buffered: Arc::default(),
             stage: AtomicU8::new(Stage::Serving as u8),
@@ -338,6 +339,18 @@ impl Membership {
         self.group.shards[shard].open.fetch_add(1, SeqCst);
         self.group.shards[self.shard].open.fetch_sub(1, SeqCst);
         self.shard = shard;
+    }
+
+    /// Whether the connection was accepted by a server with filters, and their handshakes are not
+    /// completed.
+    pub(super) fn is_in_handshake(&self) -> bool {
+        self.admitted.is_in_handshake()
+    }
+
+    /// The handshakes of the filters are completed. Without effect on a connection that was not
+    /// accepted.
+    pub(super) fn end_handshake(&self) {
+        self.group.admission.end_handshake(&self.admitted);
     }
 
     /// Registers the connection's id, so that the group can notify it.

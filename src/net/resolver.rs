@@ -298,6 +298,18 @@ impl Lookup {
         self.registration.detach();
     }
 
+    /// Excludes the lookup from what [`run_until_idle`](EventLoop::run_until_idle) waits for. Its
+    /// callback is called if the response comes while the loop runs. To be called before
+    /// [`detach`](Lookup::detach).
+    pub fn exclude_from_idle(&self) {
+        self.registration.exclude_from_idle();
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](Lookup::exclude_from_idle).
+    pub fn include_in_idle(&self) {
+        self.registration.include_in_idle();
+    }
+
     /// Whether the callback has not been called yet.
     pub fn is_pending(&self) -> bool {
         self.registration.is_open()

@@ -126,6 +126,13 @@ impl TcpServer {
         self.handle.open_connections()
     }
 
+    /// The number of open connections whose [filters](crate::net::Filter) have not completed their
+    /// handshakes, on all loops, including those on their way to a loop. Upgrades of open
+    /// connections do not count.
+    pub fn handshakes(&self) -> u64 {
+        self.handle.handshakes()
+    }
+
     /// Same as [`ServerHandle::live_loops`].
     pub fn live_loops(&self) -> usize {
         self.handle.live_loops()

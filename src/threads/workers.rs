@@ -14,6 +14,7 @@ use self::delivery::Delivery;
 use self::error::{JobError, WorkersError};
 use self::pool::{Start, Threads};
 use crate::event_loop::containment::Contained;
+use crate::event_loop::idle::SourceId;
 use crate::event_loop::tasks::task::SendTask;
 use crate::event_loop::{EventLoop, LoopHandle, Refused};
 
@@ -50,8 +51,32 @@ use crate::event_loop::{EventLoop, LoopHandle, Refused};
 ///
 /// # Limits
 /// The number of threads is fixed. At most [`queue`](WorkersBuilder::queue) jobs wait for a thread,
-/// 1024 by default. A job beyond that is refused with [`WorkersError::Full`], and its closures are
-/// returned.
+/// 1024 by default. A job beyond that is refused with [`WorkersError::Full`].
+///
+/// # Refused jobs
+/// [`Refused`] returns the closures, with all that they own. They can be submitted again, or be
+/// called. If `done` owns a [`ReplySlot`](crate::net::ReplySlot), the call of it with an error
+/// replies for a refused job as for a cancelled one. A slot that is dropped resets its connection.
+///
+/// ```
+/// use reveille::TcpConnection;
+/// use reveille::net::SendError;
+/// use reveille::task::{JobError, Workers};
+///
+/// fn reply(conn: &TcpConnection, workers: &Workers, request: Vec<u8>) -> Result<(), SendError> {
+///     let slot = conn.reserve_reply()?;
+///     let work = move || request.to_ascii_uppercase();
+///     let done = move |_: &_, result: Result<Vec<u8>, JobError>| {
+///         let reply = result.unwrap_or_else(|_| b"busy".to_vec());
+///         let _ = slot.fill(reply); // an error: the connection is closed, or has too much unsent
+///     };
+///     if let Err(refused) = workers.submit(conn.event_loop(), work, done) {
+///         let (_work, done) = refused.into_inner();
+///         done(conn.event_loop(), Err(JobError::Cancelled)); // replies "busy"
+///     }
+///     Ok(())
+/// }
+/// ```
 ///
 /// # Cost
 /// Queueing a job makes a system call only if a thread of the pool sleeps, and the delivery of a
@@ -94,6 +119,8 @@ pub struct Workers {
 pub struct JobId {
     pool: u32,
     number: u64,
+    /// What waits for the result on a loop.
+    delivery: Option<SourceId>,
 }
 
 impl Workers {
@@ -156,7 +183,7 @@ impl Workers {
             Ok(id) => {
                 // A result that exists already waits for phase 5.
                 delivery.set_callback(done);
-                Ok(id)
+                Ok(JobId { delivery: Some(event_loop.source_id(delivery.id())), ..id })
             }
             Err(refused) => {
                 delivery.remove(event_loop);
@@ -197,7 +224,7 @@ impl Workers {
     ) -> Result<JobId, Refused<T, WorkersError>> {
         let pool = self.threads.pool();
         match pool.push(job, into_task) {
-            Ok(number) => Ok(JobId { pool: pool.instance(), number }),
+            Ok(number) => Ok(JobId { pool: pool.instance(), number, delivery: None }),
             Err((reason, job)) => Err(Refused::new(job, reason)),
         }
     }
@@ -209,6 +236,41 @@ impl Workers {
     pub fn cancel(&self, id: JobId) -> bool {
         let pool = self.threads.pool();
         id.pool == pool.instance() && pool.cancel(id.number)
+    }
+
+    /// Excludes a job of [`submit`](Workers::submit) from what
+    /// [`run_until_idle`](EventLoop::run_until_idle) waits for. It runs, and its `done` is called
+    /// if it ends while the loop runs. Returns whether its `done` is still to be called on this
+    /// loop. Other jobs never count.
+    ///
+    /// ```
+    /// use reveille::EventLoop;
+    /// use reveille::task::Workers;
+    /// use std::sync::mpsc;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let event_loop = EventLoop::new()?;
+    /// let workers = Workers::new()?;
+    /// let (open, gate) = mpsc::channel::<()>();
+    /// let job = workers.submit(&event_loop, move || gate.recv(), |_, _| ())?;
+    /// assert!(workers.exclude_from_idle(&event_loop, job));
+    /// event_loop.run_until_idle()?; // does not wait for the job
+    /// drop(open); // the drop of the pool waits for it
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn exclude_from_idle(&self, event_loop: &EventLoop, id: JobId) -> bool {
+        self.set_counted(event_loop, id, false)
+    }
+
+    /// Ends the effect of [`exclude_from_idle`](Workers::exclude_from_idle).
+    pub fn include_in_idle(&self, event_loop: &EventLoop, id: JobId) -> bool {
+        self.set_counted(event_loop, id, true)
+    }
+
+    fn set_counted(&self, event_loop: &EventLoop, id: JobId, counted: bool) -> bool {
+        id.pool == self.threads.pool().instance()
+            && id.delivery.is_some_and(|source| event_loop.set_own_counted(source, counted))
     }
 
     /// Cancels all jobs that have not begun. Returns their number.

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket as PlainUdp};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
-use crate::support::alone::{alone, alone_with_loop};
+use crate::support::alone::{alone, alone_with_loop, skipped};
 use crate::support::net;
 use crate::support::unix::Folder;
 use crate::support::{Recorder, turn, with_loop};
@@ -107,6 +107,11 @@ fn a_refused_connection_comes_back_unchanged() {
         assert_refused(adopt, ErrorKind::NotConnected, message, socket(Domain::IPV6, Type::STREAM));
         assert_refused(adopt, ErrorKind::NotConnected, message, socket(Domain::UNIX, Type::STREAM));
         assert_refused(adopt, ErrorKind::NotConnected, message, reset_connection());
+        // Only its state is wrong, not its family.
+        match Socket::new(Domain::VSOCK, Type::STREAM, None) {
+            Ok(vsock) => assert_refused(adopt, ErrorKind::NotConnected, message, vsock),
+            Err(error) => skipped(format_args!("a vsock: {error}")),
+        }
     });
 }
 

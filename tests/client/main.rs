@@ -6,6 +6,7 @@ mod support;
 mod addresses;
 mod connect;
 mod detached;
+mod excluded;
 mod failures;
 mod queued;
 mod races;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::support::clock::HOUR;
 use crate::support::counting::{Counts, counts};
 use crate::support::net::{self, Host};
 use crate::support::{LIMIT, with_loop, with_watchdog};
@@ -16,6 +17,7 @@ use reveille::codec::{Decoder, FrameHandler, Framed, LengthCodec, LengthPrefix, 
 use reveille::fs::{File, FileIo};
 use reveille::ipc::SharedRing;
 use reveille::net::{CloseReason, Filter, TcpServerBuilder};
+use reveille::observe::Watchdog;
 use reveille::time::VirtualClock;
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer, UdpSocket};
 
@@ -96,7 +98,46 @@ fn request_counts(client: &mut TcpStream, request: &[u8]) -> Counts {
 
 #[test]
 fn an_echoed_message_allocates_and_frees_nothing() {
-    with_watchdog(LIMIT, || assert_echo_allocates_nothing(counting_host().0));
+    with_watchdog(LIMIT, || assert_echo_allocates_nothing(&counting_host().0));
+}
+
+#[test]
+fn metrics_and_a_watchdog_allocate_nothing_for_a_message() {
+    with_watchdog(LIMIT, || {
+        let (host, _) = counting_host();
+        host.handle().enable_metrics();
+        let watchdog = Watchdog::new(HOUR).unwrap();
+        watchdog.watch(host.handle());
+        assert_echo_allocates_nothing(&host);
+        let metrics = host.handle().metrics().unwrap();
+        assert!(metrics.turns >= 1000 && !metrics.in_channels.is_zero(), "{metrics:?}");
+    });
+}
+
+/// A task that posts the next one.
+#[test]
+fn metrics_and_a_watchdog_allocate_nothing_for_a_task() {
+    fn post(event_loop: &EventLoop, left: u32) {
+        event_loop.queue_in_loop(move |event_loop| {
+            if left > 1 {
+                post(event_loop, left - 1);
+            }
+        });
+    }
+    with_loop(|event_loop| {
+        event_loop.handle().enable_metrics();
+        let watchdog = Watchdog::new(HOUR).unwrap();
+        watchdog.watch(&event_loop.handle());
+        let after = |tasks| {
+            post(event_loop, tasks);
+            event_loop.run_until_idle().unwrap();
+            counts()
+        };
+        let before = after(100);
+        let after = after(1000);
+        assert_eq!(after, before);
+        assert_eq!(event_loop.handle().metrics().unwrap().task_delay.count(), 1100);
+    });
 }
 
 /// Passes all bytes on.
@@ -108,11 +149,11 @@ impl Filter for PassThrough {}
 fn a_message_through_filters_allocates_and_frees_nothing() {
     with_watchdog(LIMIT, || {
         let (host, _) = counting_host_with(|builder| builder.filter(|| PassThrough).filter(|| PassThrough));
-        assert_echo_allocates_nothing(host);
+        assert_echo_allocates_nothing(&host);
     });
 }
 
-fn assert_echo_allocates_nothing(host: Host) {
+fn assert_echo_allocates_nothing(host: &Host) {
     let mut client = host.connect();
     let mut other = host.connect();
     for size in [1, 64, 4096] {

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::mpsc::{self, Receiver};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::channels::pair;
@@ -191,6 +192,38 @@ fn a_blocked_connection_is_named_by_its_handler_and_peer() {
         let peer = peer.take().unwrap().local_addr().unwrap();
         let expected = format!("a callback of a connection with {peer} (");
         assert_names(&text, &[&expected, "blocked::Blocking"]);
+    });
+}
+
+/// Sleeps in its callback, and then waits for the report if the watchdog has had no core meanwhile.
+struct Sleeping(Receiver<Blocked>);
+
+impl ConnectionHandler for Sleeping {
+    fn on_message(&mut self, conn: &TcpConnection<'_>, input: &mut Buffer) -> io::Result<()> {
+        input.take_all();
+        thread::sleep(Duration::from_millis(200));
+        let is_this = |blocked: &Blocked| blocked.callback().contains("blocked::Sleeping");
+        let blocked = self.0.iter().find(is_this).expect("a watchdog");
+        assert_eq!((blocked.loop_name(), blocked.is_over()), ("sleepy", false));
+        assert!(blocked.callback().starts_with("a callback of a connection"), "{blocked}");
+        assert!(blocked.duration() >= Duration::from_millis(50), "{blocked}");
+        conn.event_loop().quit();
+        Ok(())
+    }
+}
+
+#[test]
+fn a_callback_that_sleeps_200_ms_is_named() {
+    with_watchdog(TEST_LIMIT, || {
+        let event_loop = EventLoop::builder().name("sleepy").propagate_panics().build().unwrap();
+        let (watchdog, reports) = watchdog(Duration::from_millis(50));
+        watchdog.watch(&event_loop.handle());
+        let reports = Cell::new(Some(reports));
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap();
+        let server = server.serve(move |_| Sleeping(reports.take().expect("one connection"))).unwrap();
+        let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        client.write_all(b"x").unwrap();
+        event_loop.run().unwrap();
     });
 }
 

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::channels::{drain, pair};
+use crate::support::idle::{assert_excluded, assert_waits};
 use crate::support::net::turn_until;
 use crate::support::{
     Count, LIMIT, Recorder, on_another_thread, panic_of, with_clock, with_loop, with_watchdog,
@@ -21,7 +22,7 @@ use reveille::process::Child;
 use reveille::signal::{Signal, Signals};
 use reveille::task::Workers;
 use reveille::time::VirtualClock;
-use reveille::{EventFd, EventLoop, TcpServer, UdpSocket};
+use reveille::{EventFd, EventLoop, LoopThread, TcpServer, UdpSocket};
 
 /// Longer than any test. A loop that waits for it fails the watchdog.
 const HOUR: Duration = Duration::from_secs(3600);
@@ -239,22 +240,6 @@ fn file_io_counts_while_operations_are_pending() {
     });
 }
 
-/// The loop is idle although a source exists. It is not once the source is included, until the
-/// source has ended.
-fn assert_excluded(event_loop: &EventLoop, include: impl FnOnce(), end: impl FnOnce() + 'static) {
-    event_loop.run_until_idle().unwrap();
-    include();
-    let ended = Count::default();
-    let counting = ended.clone();
-    let timer = event_loop.run_after(Duration::from_millis(1), move |_| {
-        end();
-        counting.add();
-    });
-    assert!(event_loop.exclude_from_idle(timer));
-    event_loop.run_until_idle().unwrap();
-    assert_eq!(ended.get(), 1, "the loop has waited for the source");
-}
-
 #[test]
 fn every_kind_of_source_can_be_excluded() {
     with_loop(|event_loop| {
@@ -303,7 +288,7 @@ fn an_excluded_server_does_not_count_but_its_connections_do() {
             server.include_in_idle();
             let server = Rc::new(Cell::new(Some(server)));
             let excluded = Rc::clone(&server);
-            assert_excluded_later(event_loop, move || {
+            assert_waits(event_loop, move || {
                 let server = excluded.take().unwrap();
                 server.exclude_from_idle();
                 let handle = server.detach();
@@ -337,14 +322,6 @@ fn an_excluded_server_does_not_count_but_its_connections_do() {
     });
 }
 
-/// The loop runs until `exclude` has excluded its last source.
-fn assert_excluded_later(event_loop: &EventLoop, exclude: impl FnOnce() + 'static) {
-    let timer = event_loop.run_after(Duration::from_millis(1), move |_| exclude());
-    event_loop.exclude_from_idle(timer);
-    event_loop.run_until_idle().unwrap();
-    assert!(event_loop.deadline(timer).is_none(), "the loop has waited");
-}
-
 #[test]
 fn a_job_counts_until_its_result_is_delivered() {
     with_loop(|event_loop| {
@@ -356,6 +333,37 @@ fn a_job_counts_until_its_result_is_delivered() {
         event_loop.queue_in_loop(move |_| open.send(()).unwrap());
         event_loop.run_until_idle().unwrap();
         assert_eq!(delivered.get(), 1);
+    });
+}
+
+#[test]
+fn an_excluded_job_is_delivered_only_while_the_loop_runs() {
+    with_loop(|event_loop| {
+        let [workers, others] = [(); 2].map(|()| Workers::builder().threads(1).build().unwrap());
+        let (open, gate) = mpsc::channel();
+        let delivered = Count::default();
+        let counting = delivered.clone();
+        let done = move |_: &EventLoop, result: Result<(), _>| {
+            result.unwrap();
+            counting.add();
+        };
+        let job = workers.submit(event_loop, move || gate.recv().unwrap(), done).unwrap();
+        assert!(!others.exclude_from_idle(event_loop, job), "a job of another pool");
+        let other_loop = LoopThread::spawn("other").unwrap();
+        let pool = workers.clone();
+        let on_other = other_loop.handle().call(move |other| {
+            // The first source of its loop, as the other job.
+            pool.submit(other, || (), |_, _| ()).unwrap();
+            pool.exclude_from_idle(other, job)
+        });
+        assert!(!on_other.unwrap(), "a job of another loop");
+        assert!(workers.exclude_from_idle(event_loop, job));
+        let include = || assert!(workers.include_in_idle(event_loop, job));
+        assert_excluded(event_loop, include, move || open.send(()).unwrap());
+        assert_eq!(delivered.get(), 1);
+        assert!(!workers.exclude_from_idle(event_loop, job), "its result has been delivered");
+        let never_counts = workers.execute(|| ()).unwrap();
+        assert!(!workers.exclude_from_idle(event_loop, never_counts));
     });
 }
 

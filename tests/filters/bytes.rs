@@ -216,23 +216,13 @@ impl ConnectionHandler for Relay {
 struct Watch(Arc<Mutex<Vec<usize>>>);
 
 impl Filter for Watch {
-    fn decode(
-        &mut self,
-        _: &mut FilterContext<'_>,
-        input: &mut Buffer,
-        output: &mut Buffer,
-    ) -> io::Result<()> {
+    fn decode(&mut self, _: &mut FilterContext, input: &mut Buffer, output: &mut Buffer) -> io::Result<()> {
         self.0.lock().unwrap().push(input.readable().as_ptr() as usize);
         output.append_buffer(input);
         Ok(())
     }
 
-    fn encode(
-        &mut self,
-        _: &mut FilterContext<'_>,
-        input: &mut Buffer,
-        output: &mut Buffer,
-    ) -> io::Result<()> {
+    fn encode(&mut self, _: &mut FilterContext, input: &mut Buffer, output: &mut Buffer) -> io::Result<()> {
         self.0.lock().unwrap().push(input.readable().as_ptr() as usize);
         output.append_buffer(input);
         Ok(())

@@ -20,7 +20,7 @@ struct Expand {
 impl Filter for Expand {
     fn decode(
         &mut self,
-        context: &mut FilterContext<'_>,
+        context: &mut FilterContext,
         input: &mut Buffer,
         output: &mut Buffer,
     ) -> io::Result<()> {
@@ -41,7 +41,7 @@ impl Filter for Expand {
 
     fn on_peer_shutdown(
         &mut self,
-        _: &mut FilterContext<'_>,
+        _: &mut FilterContext,
         input: &mut Buffer,
         _: &mut Buffer,
     ) -> io::Result<()> {

@@ -31,7 +31,7 @@ fn bytes_left_at_the_end_are_an_error_by_default() {
     struct KeepsAll;
 
     impl Filter for KeepsAll {
-        fn decode(&mut self, _: &mut FilterContext<'_>, _: &mut Buffer, _: &mut Buffer) -> io::Result<()> {
+        fn decode(&mut self, _: &mut FilterContext, _: &mut Buffer, _: &mut Buffer) -> io::Result<()> {
             Ok(())
         }
     }

@@ -18,12 +18,7 @@ struct Nested {
 }
 
 impl Filter for Nested {
-    fn decode(
-        &mut self,
-        _: &mut FilterContext<'_>,
-        input: &mut Buffer,
-        output: &mut Buffer,
-    ) -> io::Result<()> {
+    fn decode(&mut self, _: &mut FilterContext, input: &mut Buffer, output: &mut Buffer) -> io::Result<()> {
         if let Some(handle) = self.handle.lock().unwrap().take() {
             (self.act)(&handle);
         }
@@ -31,12 +26,7 @@ impl Filter for Nested {
         Ok(())
     }
 
-    fn encode(
-        &mut self,
-        _: &mut FilterContext<'_>,
-        input: &mut Buffer,
-        output: &mut Buffer,
-    ) -> io::Result<()> {
+    fn encode(&mut self, _: &mut FilterContext, input: &mut Buffer, output: &mut Buffer) -> io::Result<()> {
         output.append_buffer(input);
         output.append(b"|");
         Ok(())

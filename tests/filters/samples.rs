@@ -32,23 +32,13 @@ pub(crate) fn cipher(bytes: &mut [u8], position: &mut usize) {
 }
 
 impl Filter for Cipher {
-    fn decode(
-        &mut self,
-        _: &mut FilterContext<'_>,
-        input: &mut Buffer,
-        output: &mut Buffer,
-    ) -> io::Result<()> {
+    fn decode(&mut self, _: &mut FilterContext, input: &mut Buffer, output: &mut Buffer) -> io::Result<()> {
         cipher(input.readable_mut(), &mut self.decoded);
         output.append_buffer(input);
         Ok(())
     }
 
-    fn encode(
-        &mut self,
-        _: &mut FilterContext<'_>,
-        input: &mut Buffer,
-        output: &mut Buffer,
-    ) -> io::Result<()> {
+    fn encode(&mut self, _: &mut FilterContext, input: &mut Buffer, output: &mut Buffer) -> io::Result<()> {
         cipher(input.readable_mut(), &mut self.encoded);
         output.append_buffer(input);
         Ok(())
@@ -92,7 +82,7 @@ pub(crate) fn unblock(mut bytes: &[u8]) -> (Vec<u8>, bool) {
 impl Filter for Blocks {
     fn decode(
         &mut self,
-        context: &mut FilterContext<'_>,
+        context: &mut FilterContext,
         input: &mut Buffer,
         output: &mut Buffer,
     ) -> io::Result<()> {
@@ -116,12 +106,7 @@ impl Filter for Blocks {
         Ok(())
     }
 
-    fn encode(
-        &mut self,
-        _: &mut FilterContext<'_>,
-        input: &mut Buffer,
-        output: &mut Buffer,
-    ) -> io::Result<()> {
+    fn encode(&mut self, _: &mut FilterContext, input: &mut Buffer, output: &mut Buffer) -> io::Result<()> {
         while !input.is_empty() {
             let len = input.len().min(1000);
             output.append(&(len as u16).to_be_bytes());
@@ -130,19 +115,14 @@ impl Filter for Blocks {
         Ok(())
     }
 
-    fn on_peer_shutdown(
-        &mut self,
-        _: &mut FilterContext<'_>,
-        _: &mut Buffer,
-        _: &mut Buffer,
-    ) -> io::Result<()> {
+    fn on_peer_shutdown(&mut self, _: &mut FilterContext, _: &mut Buffer, _: &mut Buffer) -> io::Result<()> {
         match self.has_ended {
             true => Ok(()),
             false => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "no end block")),
         }
     }
 
-    fn finish(&mut self, _: &mut FilterContext<'_>, output: &mut Buffer) -> io::Result<()> {
+    fn finish(&mut self, _: &mut FilterContext, output: &mut Buffer) -> io::Result<()> {
         output.append(&END);
         Ok(())
     }

@@ -15,6 +15,8 @@ mod group_map;
 mod group_model;
 mod group_policies;
 mod groups;
+mod handshake_limits;
+mod handshake_rates;
 mod lifecycle;
 mod per_loop;
 mod pools;

@@ -3,31 +3,51 @@
 use std::io;
 use std::time::Duration;
 
-use super::Seen;
+use super::{Collector, Seen};
 use crate::support::alone::alone_with_loop;
 use crate::support::net::{open_descriptors, pattern};
 use crate::support::{KIB, MIB, with_clock, with_loop};
 use reveille::net::{Address, CloseReason, ConnectionLimits, SendError};
-use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection};
+use reveille::{Buffer, ConnectionHandle, ConnectionHandler, EventLoop, TcpConnection};
+
+/// An end of a pair, and what its handler has seen.
+struct End {
+    seen: Seen,
+    handle: ConnectionHandle,
+}
+
+/// A pair of the handlers that the closures make. Both have been opened.
+fn pair(
+    event_loop: &EventLoop,
+    one: impl FnOnce(&Seen) -> Collector,
+    other: impl FnOnce(&Seen) -> Collector,
+) -> [End; 2] {
+    let (seen, seen_by_other) = (Seen::default(), Seen::default());
+    let (one, other) = (one(&seen), other(&seen_by_other));
+    let (handle, handle_of_other) = TcpConnection::pair(event_loop, |_| one, |_| other).unwrap();
+    event_loop.run_ready().unwrap();
+    [End { seen, handle }, End { seen: seen_by_other, handle: handle_of_other }]
+}
+
+/// A pair of an end that sends when it opens, and a reader that has paused.
+fn with_paused_reader(event_loop: &EventLoop, send: impl FnOnce(&TcpConnection<'_>) + 'static) -> [End; 2] {
+    pair(event_loop, |seen| seen.opening(send), |seen| seen.opening(|conn| conn.pause_reading()))
+}
 
 #[test]
 fn a_mebibyte_is_echoed_byte_exact() {
     with_loop(|event_loop| {
-        let (one, other) = (Seen::default(), Seen::default());
         let sent = pattern(MIB);
-        let sending = {
-            let sent = sent.clone();
-            one.opening(move |conn| {
-                assert_eq!(*conn.peer_address(), Address::Unaddressed);
-                conn.send_owned(sent).unwrap();
-                conn.shutdown();
-            })
+        let bytes = sent.clone();
+        let send = move |conn: &TcpConnection<'_>| {
+            assert_eq!(*conn.peer_address(), Address::Unaddressed);
+            conn.send_owned(bytes).unwrap();
+            conn.shutdown();
         };
-        let echo = other.echo();
-        TcpConnection::pair(event_loop, |_| sending, |_| echo).unwrap();
+        let ends = pair(event_loop, |seen| seen.opening(send), Seen::echo);
         event_loop.run_until_idle().unwrap();
-        assert!(one.input() == sent && other.input() == sent);
-        for seen in [one, other] {
+        for End { seen, .. } in ends {
+            assert!(seen.input() == sent);
             assert_eq!((seen.opens(), seen.ends()), (1, 1));
             assert_eq!(seen.close(), ("both ends have finished".to_owned(), 0));
         }
@@ -37,66 +57,52 @@ fn a_mebibyte_is_echoed_byte_exact() {
 #[test]
 fn a_reader_that_pauses_fills_the_pair_and_then_the_queue() {
     with_loop(|event_loop| {
-        let (one, other) = (Seen::default(), Seen::default());
-        let sending = one.opening(|conn| conn.send_owned(vec![1; MIB]).unwrap());
-        let paused = other.opening(|conn| conn.pause_reading());
-        let (sender, reader) = TcpConnection::pair(event_loop, |_| sending, |_| paused).unwrap();
+        let [sender, reader] = with_paused_reader(event_loop, |conn| conn.send_owned(vec![1; MIB]).unwrap());
+        assert_eq!((sender.handle.unsent(), reader.seen.received()), (MIB - 64 * KIB, 0));
+        reader.handle.resume_reading();
         event_loop.run_ready().unwrap();
-        assert_eq!((sender.unsent(), other.received()), (MIB - 64 * KIB, 0));
-        reader.resume_reading();
-        event_loop.run_ready().unwrap();
-        assert_eq!((sender.unsent(), other.received()), (0, MIB));
+        assert_eq!((sender.handle.unsent(), reader.seen.received()), (0, MIB));
     });
 }
 
 #[test]
 fn unsent_bytes_are_counted_when_the_peer_resets() {
     with_loop(|event_loop| {
-        let (one, other) = (Seen::default(), Seen::default());
-        let sending = one.opening(|conn| conn.send_owned(vec![1; MIB]).unwrap());
-        let paused = other.opening(|conn| conn.pause_reading());
-        let (sender, reader) = TcpConnection::pair(event_loop, |_| sending, |_| paused).unwrap();
+        let [sender, reader] = with_paused_reader(event_loop, |conn| conn.send_owned(vec![1; MIB]).unwrap());
+        let unsent = sender.handle.unsent();
+        reader.handle.reset();
         event_loop.run_ready().unwrap();
-        let unsent = sender.unsent();
-        reader.reset();
-        event_loop.run_ready().unwrap();
-        let (reason, lost) = one.close();
+        let (reason, lost) = sender.seen.close();
         assert!(reason.contains("reset"), "{reason}");
         assert_eq!(lost, unsent);
-        assert_eq!(other.close().0, CloseReason::Reset.to_string());
+        assert_eq!(reader.seen.close().0, CloseReason::Reset.to_string());
     });
 }
 
 #[test]
 fn bytes_before_a_reset_are_delivered() {
     with_loop(|event_loop| {
-        let (one, other) = (Seen::default(), Seen::default());
-        let sending = one.opening(|conn| conn.send("before").unwrap());
-        let paused = other.opening(|conn| conn.pause_reading());
-        let (sender, reader) = TcpConnection::pair(event_loop, |_| sending, |_| paused).unwrap();
+        let [sender, reader] = with_paused_reader(event_loop, |conn| conn.send("before").unwrap());
+        sender.handle.reset();
         event_loop.run_ready().unwrap();
-        sender.reset();
+        let reset = CloseReason::Reset.to_string();
+        assert_eq!((sender.seen.close().0, reader.seen.received()), (reset, 0));
+        reader.handle.resume_reading();
         event_loop.run_ready().unwrap();
-        assert_eq!((one.close().0, other.received()), (CloseReason::Reset.to_string(), 0));
-        reader.resume_reading();
-        event_loop.run_ready().unwrap();
-        assert_eq!((other.input(), other.ends()), (b"before".to_vec(), 0));
-        assert!(other.close().0.contains("reset"));
+        assert_eq!((reader.seen.input(), reader.seen.ends()), (b"before".to_vec(), 0));
+        assert!(reader.seen.close().0.contains("reset"));
     });
 }
 
 #[test]
 fn a_close_with_unread_input_resets_the_peer() {
     with_loop(|event_loop| {
-        let (one, other) = (Seen::default(), Seen::default());
-        let sending = one.opening(|conn| conn.send("unread").unwrap());
-        let paused = other.opening(|conn| conn.pause_reading());
-        let (_, reader) = TcpConnection::pair(event_loop, |_| sending, |_| paused).unwrap();
+        let [sender, reader] = with_paused_reader(event_loop, |conn| conn.send("unread").unwrap());
+        reader.handle.close();
         event_loop.run_ready().unwrap();
-        reader.close();
-        event_loop.run_ready().unwrap();
-        assert_eq!(other.received(), 0);
-        assert!(one.close().0.contains("reset"), "{:?}", one.close());
+        assert_eq!(reader.seen.received(), 0);
+        let (reason, _) = sender.seen.close();
+        assert!(reason.contains("reset"), "{reason}");
     });
 }
 
@@ -187,34 +193,29 @@ fn either_end_may_close_in_any_callback() {
 #[test]
 fn an_idle_pair_does_not_keep_the_loop_running() {
     with_clock(|event_loop, clock| {
-        let (one, other) = (Seen::default(), Seen::default());
-        let waiting = one.opening(|conn| conn.set_idle_timeout(Some(Duration::from_secs(60))));
-        let idle = other.handler();
+        let wait = |conn: &TcpConnection<'_>| conn.set_idle_timeout(Some(Duration::from_secs(60)));
         let start = clock.now();
-        TcpConnection::pair(event_loop, |_| waiting, |_| idle).unwrap();
+        let [waiting, idle] = pair(event_loop, |seen| seen.opening(wait), Seen::handler);
         // The timeout counts, and the connections alone do not.
         event_loop.run_until_idle().unwrap();
         assert_eq!(clock.now() - start, Duration::from_secs(60));
-        assert!(one.close().0.contains("idle"), "{:?}", one.close());
-        assert_eq!(other.ends(), 1);
+        let (reason, _) = waiting.seen.close();
+        assert!(reason.contains("idle"), "{reason}");
+        assert_eq!(idle.seen.ends(), 1);
     });
 }
 
 #[test]
 fn a_graceful_close_waits_for_the_reader() {
     with_clock(|event_loop, _| {
-        let (one, other) = (Seen::default(), Seen::default());
-        let sending = one.opening(|conn| {
+        let [sender, reader] = with_paused_reader(event_loop, |conn| {
             conn.send("unread").unwrap();
             conn.close_gracefully(Duration::from_secs(5));
         });
-        let paused = other.opening(|conn| conn.pause_reading());
-        let (sender, reader) = TcpConnection::pair(event_loop, |_| sending, |_| paused).unwrap();
-        event_loop.run_ready().unwrap();
-        assert!(sender.is_open());
-        reader.resume_reading();
+        assert!(sender.handle.is_open());
+        reader.handle.resume_reading();
         event_loop.run_for(Duration::from_secs(1)).unwrap();
-        assert_eq!(one.close().0, "both ends have finished");
+        assert_eq!(sender.seen.close().0, "both ends have finished");
     });
 }
 
@@ -225,16 +226,14 @@ fn a_file_is_sent_to_a_pair() {
         let content = pattern(MIB);
         std::fs::write(folder.join("file"), &content).unwrap();
         let file = std::fs::File::open(folder.join("file")).unwrap();
-        let (one, other) = (Seen::default(), Seen::default());
-        let sending = one.opening(|conn| {
+        let send = move |conn: &TcpConnection<'_>| {
             conn.send_file(file, 0, MIB as u64).unwrap();
             conn.shutdown();
-        });
-        let reading = other.handler();
-        TcpConnection::pair(event_loop, |_| sending, |_| reading).unwrap();
+        };
+        let [sender, reader] = pair(event_loop, |seen| seen.opening(send), Seen::handler);
         event_loop.run_until_idle().unwrap();
-        assert!(other.input() == content);
-        assert_eq!(one.close(), ("both ends have finished".to_owned(), 0));
+        assert!(reader.seen.input() == content);
+        assert_eq!(sender.seen.close(), ("both ends have finished".to_owned(), 0));
     });
 }
 
@@ -258,24 +257,18 @@ fn limits_of_a_pair_apply_to_both_ends() {
 fn a_pair_uses_no_descriptor() {
     alone_with_loop(|event_loop| {
         let before = open_descriptors();
-        let (one, other) = (Seen::default(), Seen::default());
-        let (a, b) = (one.opening(|conn| conn.send("x").unwrap()), other.echo());
-        TcpConnection::pair(event_loop, |_| a, |_| b).unwrap();
-        event_loop.run_ready().unwrap();
-        assert_eq!((one.received(), open_descriptors()), (1, before));
+        let [one, _] = pair(event_loop, |seen| seen.opening(|conn| conn.send("x").unwrap()), Seen::echo);
+        assert_eq!((one.seen.received(), open_descriptors()), (1, before));
     });
 }
 
 #[test]
 fn dropping_the_loop_closes_both_ends() {
-    let (one, other) = (Seen::default(), Seen::default());
     let event_loop = EventLoop::new().unwrap();
-    let (a, b) = (one.handler(), other.handler());
-    let (handle, _) = TcpConnection::pair(&event_loop, |_| a, |_| b).unwrap();
-    event_loop.run_ready().unwrap();
+    let [one, other] = pair(&event_loop, Seen::handler, Seen::handler);
     drop(event_loop);
-    assert!(one.is_closed() && other.is_closed());
-    assert_eq!(handle.send("x").unwrap_err().reason(), SendError::Closed);
+    assert!(one.seen.is_closed() && other.seen.is_closed());
+    assert_eq!(one.handle.send("x").unwrap_err().reason(), SendError::Closed);
 }
 
 #[test]

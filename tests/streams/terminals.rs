@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
 
 use super::Seen;
 use crate::support::net::turn_until;
-use crate::support::{Recorder, with_loop};
+use crate::support::{KIB, Recorder, with_loop};
 use reveille::TcpConnection;
 use reveille::io::Terminal;
 use rustix::fs::{Mode, OFlags, fcntl_getfl};
@@ -109,6 +110,32 @@ fn keys_arrive_one_by_one_in_raw_mode() {
     });
 }
 
+/// As on a serial line: 8-bit data, and no character with a meaning for the terminal.
+#[test]
+fn all_byte_values_pass_a_raw_terminal_in_both_directions() {
+    with_loop(|event_loop| {
+        let (master, slave) = pty();
+        let _raw = Terminal::new(&slave).unwrap().raw_mode().unwrap();
+        let seen = Seen::default();
+        let handler = seen.echo();
+        let connection = TcpConnection::adopt(event_loop, slave, |_| handler).unwrap();
+        let sent: Vec<u8> = (0..=255).cycle().take(64 * KIB).collect();
+        let (mut writer, mut reader) = (File::from(master.try_clone().unwrap()), File::from(master));
+        let mut returned = vec![0; sent.len()];
+        let written = sent.clone();
+        let writing = thread::spawn(move || writer.write_all(&written).unwrap());
+        let reading = thread::spawn(move || {
+            reader.read_exact(&mut returned).unwrap();
+            returned
+        });
+        turn_until(event_loop, || reading.is_finished());
+        writing.join().unwrap();
+        assert!(seen.input() == sent && reading.join().unwrap() == sent);
+        connection.close();
+        event_loop.run_until_idle().unwrap();
+    });
+}
+
 #[test]
 fn all_lines_of_a_canonical_terminal_are_delivered() {
     with_loop(|event_loop| {
@@ -198,7 +225,7 @@ fn a_blocked_terminal_receives_all_output() {
     with_loop(|event_loop| {
         let (master, slave) = pty();
         let _raw = Terminal::new(&slave).unwrap().raw_mode().unwrap();
-        let sent = crate::support::net::pattern(256 * 1024);
+        let sent = crate::support::net::pattern(256 * KIB);
         let seen = Seen::default();
         let handler = {
             let sent = sent.clone();
@@ -207,7 +234,7 @@ fn a_blocked_terminal_receives_all_output() {
         let connection = TcpConnection::adopt(event_loop, slave, |_| handler).unwrap();
         turn_until(event_loop, || connection.unsent() > 0);
         let len = sent.len();
-        let reader = std::thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut received = vec![0; len];
             File::from(master).read_exact(&mut received).unwrap();
             received

@@ -18,6 +18,8 @@ pub(crate) mod failures;
 pub(crate) mod files;
 pub(crate) mod folder;
 pub(crate) mod forked;
+pub(crate) mod idle;
+pub(crate) mod knock;
 pub(crate) mod mailbox;
 pub(crate) mod members;
 pub(crate) mod net;

@@ -10,10 +10,11 @@ use std::time::Instant;
 use nix::libc;
 use reveille::codec::{Framed, LineCodec};
 use reveille::net::{ConnectionGroup, FullPolicy, ServerHandle};
+use reveille::observe::Watchdog;
 use reveille::{Buffer, ConnectionHandle, ConnectionHandler, EventLoop, LoopHandle, LoopThread};
 use reveille::{TcpClient, TcpConnection, TcpServer, UdpSocket};
 
-use super::clock::MINUTE;
+use super::clock::{HOUR, MINUTE};
 use super::net::{self, Child, Host, send_to_parent};
 use super::tracer::Traced;
 
@@ -54,6 +55,8 @@ pub(crate) mod order {
     pub(crate) const SENDS_TO_KEPT: u8 = b'K';
     /// Sends a hundred bytes 20,000 times through a handle.
     pub(crate) const MANY_SENDS: u8 = b'n';
+    /// Enables the metrics of the loop, and a watchdog.
+    pub(crate) const OBSERVE: u8 = b'o';
     /// Connects to the port in the next five bytes.
     pub(crate) const CONNECT: u8 = b'd';
     /// Opens a UDP socket on one address that echoes datagrams. It sends a first datagram to the
@@ -69,6 +72,7 @@ struct Executor {
     post: mpsc::Sender<(u32, mpsc::Sender<()>)>,
     clients: Vec<TcpClient>,
     sockets: Vec<UdpSocket>,
+    watchdogs: Vec<Watchdog>,
     server: Arc<OnceLock<ServerHandle>>,
 }
 
@@ -164,6 +168,13 @@ impl ConnectionHandler for Executor {
                 }
                 input.clear();
                 return Ok(());
+            }
+            order::OBSERVE => {
+                let handle = conn.event_loop().handle();
+                handle.enable_metrics();
+                let watchdog = Watchdog::new(HOUR)?;
+                watchdog.watch(&handle);
+                self.watchdogs.push(watchdog);
             }
             order::CONNECT => {
                 let client = TcpClient::connect(conn.event_loop(), address_in(input)?)
@@ -276,6 +287,7 @@ pub(crate) fn serve() {
             post: executor_post.clone(),
             clients: Vec::new(),
             sockets: Vec::new(),
+            watchdogs: Vec::new(),
             server: Arc::clone(&executor_server),
         })
     });

@@ -11,4 +11,5 @@ mod mailbox;
 mod mailbox_waits;
 mod outcomes;
 mod posting_wakes;
+mod refused_jobs;
 mod workers;

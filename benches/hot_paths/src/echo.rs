@@ -6,11 +6,30 @@ use std::rc::Rc;
 use reveille::net::SendError;
 use reveille::{Buffer, EventLoop, TcpClient, TcpConnection, TcpServer};
 
-use crate::workload::{OPERATIONS, Round, new_loop};
+use crate::workload::{OPERATIONS, Round, new_loop, watch};
 
 /// An operation is one message of 64 bytes: a turn, a recv(2) and a send(2).
 pub(crate) fn tcp_message() -> Round {
+    tcp_message_on(new_loop(EventLoop::builder()))
+}
+
+/// Same, on a loop that measures its times and delays.
+pub(crate) fn tcp_message_metrics() -> Round {
+    tcp_message_on(new_loop(EventLoop::builder().metrics()))
+}
+
+/// Same, on a loop that a watchdog watches.
+pub(crate) fn tcp_message_watched() -> Round {
     let event_loop = new_loop(EventLoop::builder());
+    let watchdog = watch(&event_loop);
+    let mut round = tcp_message_on(event_loop);
+    Box::new(move || {
+        let _watched = &watchdog;
+        round();
+    })
+}
+
+fn tcp_message_on(event_loop: EventLoop) -> Round {
     let left = Rc::new(Cell::new(0));
     let server = TcpServer::bind(&event_loop, "127.0.0.1:0").expect("an address");
     let server = server.serve_fn(reply(&left)).expect("a server");

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use reveille::observe::Watchdog;
 use reveille::{EventLoop, EventLoopBuilder};
 
 use crate::{buffer, channels, echo, frames, tasks, timers, wake_up};
@@ -20,6 +21,8 @@ pub(crate) struct Workload {
     pub(crate) start: fn() -> Round,
     /// Every run executes the same number of instructions, within 1.5 %: nothing spins or waits.
     /// What varies is the arithmetic of instants, which depends on whether the nanoseconds carry.
+    /// Under callgrind a reading of the clock is a system call, whose instructions in the kernel
+    /// are not counted.
     pub(crate) is_deterministic: bool,
 }
 
@@ -30,6 +33,8 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     counted("tasks::post_from_loop_thread", tasks::post_from_loop_thread),
     counted("tasks::post_from_other_thread", tasks::post_from_other_thread),
     counted("tasks::one_task_per_turn", tasks::one_task_per_turn),
+    counted("tasks::one_task_per_turn_metrics", tasks::one_task_per_turn_metrics),
+    counted("tasks::one_task_per_turn_watched", tasks::one_task_per_turn_watched),
     timed_only("wake_up::round_trip_asleep", wake_up::round_trip_asleep),
     timed_only("wake_up::round_trip_adaptive", wake_up::round_trip_adaptive),
     counted("timers::add_and_cancel", timers::add_and_cancel),
@@ -40,11 +45,20 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     counted("frames::lines", frames::lines),
     counted("frames::length_prefixed", frames::length_prefixed),
     counted("echo::tcp_message", echo::tcp_message),
+    counted("echo::tcp_message_metrics", echo::tcp_message_metrics),
+    counted("echo::tcp_message_watched", echo::tcp_message_watched),
 ];
 
 /// A loop that does not contain panics: a failed assertion in a callback ends the program.
 pub(crate) fn new_loop(builder: EventLoopBuilder) -> EventLoop {
     builder.propagate_panics().build().expect("an event loop")
+}
+
+/// A watchdog that watches the loop, and checks it too rarely to be counted or timed.
+pub(crate) fn watch(event_loop: &EventLoop) -> Watchdog {
+    let watchdog = Watchdog::new(Duration::from_secs(24 * 3600)).expect("a thread");
+    watchdog.watch(&event_loop.handle());
+    watchdog
 }
 
 /// Runs a batch of operations inside a turn, as callbacks do. Between two turns some of them cost

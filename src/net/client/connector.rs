@@ -9,6 +9,7 @@
 //! keeps the ids of its sources and timers. Each step that has called user code checks the phase
 //! again.
 
+mod idle;
 mod race;
 mod waiting;
 
@@ -91,6 +92,8 @@ pub(in crate::net) struct Connector {
     phase: RefCell<Phase>,
     /// Sends and calls that wait for the next session.
     waiting: WaitingQueue,
+    /// The client does not keep a loop running that runs until it is idle.
+    excluded_from_idle: Cell<bool>,
     /// Whether the handler of a session is, or contains, a handler of a type.
     has_handler: fn(TypeId) -> bool,
     /// The end of the time limit of this round.
@@ -128,6 +131,7 @@ impl Connector {
             group,
             phase: RefCell::new(Phase::Between),
             waiting,
+            excluded_from_idle: Cell::new(false),
             has_handler,
             limit: Cell::new(None),
             lookup: Cell::new(None),
@@ -214,7 +218,8 @@ impl Connector {
         self.rounds.set(self.rounds.get().saturating_add(1));
         self.failures.borrow_mut().clear();
         let this = Rc::clone(self);
-        let limit = event_loop.run_after(self.settings.timeout, move |event_loop| this.on_limit(event_loop));
+        let limit =
+            self.run_after(event_loop, self.settings.timeout, move |event_loop| this.on_limit(event_loop));
         self.limit.set(Some(limit));
         let target = match &self.target {
             Ok(target) => target,
@@ -239,6 +244,7 @@ impl Connector {
         };
         match started {
             Ok(lookup) => {
+                self.count_lookup(&lookup);
                 self.lookup.set(Some(lookup));
                 self.enter(Phase::LookingUp);
             }
@@ -331,7 +337,7 @@ impl Connector {
         let delay = backoff.delay(self.delays.get(), backoff::random());
         self.delays.set(self.delays.get().saturating_add(1));
         let this = Rc::clone(self);
-        let timer = event_loop.run_after(delay, move |event_loop| this.begin_round(event_loop));
+        let timer = self.run_after(event_loop, delay, move |event_loop| this.begin_round(event_loop));
         self.enter(Phase::Waiting { timer });
         logger::call(|| log::debug!("{}: retrying in {delay:?}", self.target()));
     }

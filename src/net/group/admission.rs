@@ -1,19 +1,30 @@
-//! `Admission`: the limits on a server's connections, in total and per address, and whether
-//! accepting is paused.
+//! `Admission`: the limits on a server's connections and handshakes, in total and per address, and
+//! whether accepting is paused.
 //!
 //! The listeners and the connections of a server may be on several loops, so this state is shared.
 //! A listener acquires a [`Permit`] before it accepts. A listener that gets no permit clears its
 //! read interest (no system call) and keeps its cached readiness. Releasing a permit while a
 //! listener waits wakes the listeners on their loops.
+//!
+//! An accepted connection of a server with filters is in its handshake until its handler is about
+//! to be created.
 
+mod permits;
+mod rate_limiter;
+
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use self::permits::{Permits, Share};
+pub(in crate::net) use self::rate_limiter::Rate;
+use self::rate_limiter::RateLimiter;
 use super::peer_key::{Ipv6Prefix, PeerKey};
 use crate::event_loop::LoopHandle;
 use crate::event_loop::channel_table::ChannelId;
@@ -49,11 +60,19 @@ pub struct ServerCounters {
     /// Connections that were rejected because their address, or its prefix, was at the
     /// [maximum per address](crate::net::TcpServerBuilder::max_per_address).
     pub rejected_by_address: u64,
+    /// Connections that were rejected because their address, or its prefix, had begun the [maximum
+    /// of handshakes](crate::net::TcpServerBuilder::max_handshakes_per_address) in a period.
+    pub rejected_by_handshake_rate: u64,
     /// Connections that were rejected because no file descriptor was left.
     pub rejected_without_descriptor: u64,
     /// Accepted connections that were reset because all together exceeded the [memory
     /// limit](crate::net::TcpServerBuilder::max_buffered).
     pub closed_for_memory: u64,
+    /// Accepted connections of a server with [filters](crate::net::Filter) that ended before their
+    /// handshakes were completed: a filter returned an error or panicked, the
+    /// [time](crate::net::ConnectionLimits::handshake_timeout) was over, or the peer ended or reset
+    /// the connection. Those that ended with the server or the loop are not counted.
+    pub failed_handshakes: u64,
 }
 
 /// The limits that [`Admission`] enforces.
@@ -62,22 +81,23 @@ pub(in crate::net) struct Quota {
     pub(in crate::net) connections: Option<u64>,
     pub(in crate::net) overflow_policy: OverflowPolicy,
     pub(in crate::net) per_address: Option<u64>,
+    /// Has no effect on a server without filters.
+    pub(in crate::net) handshakes: Option<u64>,
+    /// Has no effect on a server without filters.
+    pub(in crate::net) handshake_rate: Option<Rate>,
     /// The prefix that counts as one address, here and for load balancing.
     pub(in crate::net) ipv6_prefix: Ipv6Prefix,
 }
 
-/// Flag in [`Admission::permits`]: a listener was refused a permit and has not been woken since.
-const HAS_WAITERS: u64 = 1 << 63;
-
 #[derive(Default)]
 pub(crate) struct Admission {
     quota: Quota,
-    /// The number of permits in use, and [`HAS_WAITERS`]. Counted only if there is a maximum.
-    ///
-    /// Both are in one atomic word, so that no wake-up is lost: if a permit is released while a
-    /// listener is being refused one, either the listener gets that permit or the release sees the
-    /// flag.
-    permits: AtomicU64,
+    /// Whether connections begin with a handshake, because the server has filters.
+    has_handshakes: bool,
+    permits: Permits,
+    /// The number of connections in their handshake. Counted only if `has_handshakes`.
+    handshakes: AtomicU64,
+    rate_limiter: Mutex<RateLimiter>,
     paused: AtomicBool,
     /// The number of connections of each address that has any. Kept only if there is a limit. A
     /// tree retains no memory for removed entries.
@@ -101,54 +121,51 @@ struct AtomicCounters {
     rejected_by_address: AtomicU64,
     rejected_without_descriptor: AtomicU64,
     closed_for_memory: AtomicU64,
+    rejected_by_handshake_rate: AtomicU64,
+    failed_handshakes: AtomicU64,
 }
 
 /// Permission to accept one connection. Dropping the permit releases it, unless
 /// [`admit`](Admission::admit) has consumed it.
 pub(in crate::net) struct Permit<'a> {
     admission: &'a Admission,
-    is_counted: bool,
+    share: Share,
 }
 
 /// The share of the limits that an admitted connection uses, until it is
 /// [released](Admission::release).
 #[derive(Debug, Default)]
 pub(in crate::net) struct AdmissionGuard {
-    is_counted: bool,
+    share: Cell<Share>,
     address: Option<PeerKey>,
+    is_in_handshake: Cell<bool>,
 }
 
 impl Admission {
-    pub(in crate::net) fn new(quota: Quota) -> Admission {
-        Admission { quota, ..Admission::default() }
+    pub(in crate::net) fn new(mut quota: Quota, has_handshakes: bool) -> Admission {
+        if !has_handshakes {
+            quota.handshakes = None;
+            quota.handshake_rate = None;
+        }
+        let connection = match quota.overflow_policy {
+            OverflowPolicy::Queue => Share::CONNECTION.if_limited(quota.connections),
+            // Acquired once the connection has been accepted.
+            OverflowPolicy::Reject => Share::NONE,
+        };
+        let before_accept = connection + Share::HANDSHAKE.if_limited(quota.handshakes);
+        let permits = Permits::new(quota.connections, quota.handshakes, before_accept);
+        Admission { quota, has_handshakes, permits, ..Admission::default() }
     }
 
     /// Acquires a permit for one connection. Returns `None` at the limit; the listener is then
     /// woken when a permit is released.
     pub(in crate::net) fn try_acquire(&self) -> Option<Permit<'_>> {
-        let maximum = match self.quota.overflow_policy {
-            OverflowPolicy::Queue => self.quota.connections,
-            // Checked once the connection has been accepted.
-            OverflowPolicy::Reject => None,
-        };
-        let Some(maximum) = maximum else {
-            return Some(Permit { admission: self, is_counted: false });
-        };
-        let (Ok(before) | Err(before)) = self.permits.fetch_update(SeqCst, SeqCst, |permits| {
-            Some(if in_use(permits) < maximum { permits + 1 } else { permits | HAS_WAITERS })
-        });
-        (in_use(before) < maximum).then(|| Permit { admission: self, is_counted: true })
+        let share = self.permits.acquire_before_accept()?;
+        Some(Permit { admission: self, share })
     }
 
-    fn count_permit(&self, maximum: u64) -> bool {
-        let one_more = |permits| (in_use(permits) < maximum).then_some(permits + 1);
-        self.permits.fetch_update(SeqCst, SeqCst, one_more).is_ok()
-    }
-
-    fn release_permit(&self) {
-        let one_less = |permits| Some(in_use(permits) - 1);
-        let (Ok(before) | Err(before)) = self.permits.fetch_update(SeqCst, SeqCst, one_less);
-        if before & HAS_WAITERS != 0 {
+    fn release_share(&self, share: Share) {
+        if self.permits.release(share) {
             self.wake_listeners();
         }
     }
@@ -159,14 +176,19 @@ impl Admission {
     }
 
     /// Admits a connection from `address`. Returns `None`, and counts that, if a limit is reached.
-    pub(in crate::net) fn admit(&self, mut permit: Permit<'_>, address: PeerKey) -> Option<AdmissionGuard> {
-        if let (OverflowPolicy::Reject, Some(maximum)) = (self.quota.overflow_policy, self.quota.connections)
-        {
-            if !self.count_permit(maximum) {
+    pub(in crate::net) fn admit(
+        &self,
+        mut permit: Permit<'_>,
+        address: PeerKey,
+        now: impl FnOnce() -> Instant,
+    ) -> Option<AdmissionGuard> {
+        if let OverflowPolicy::Reject = self.quota.overflow_policy {
+            let connection = Share::CONNECTION.if_limited(self.quota.connections);
+            if !self.permits.try_acquire(connection) {
                 self.counters.rejected_at_maximum.fetch_add(1, Relaxed);
                 return None;
             }
-            permit.is_counted = true;
+            permit.share = permit.share + connection;
         }
         let mut admitted = AdmissionGuard::default();
         if let Some(maximum) = self.quota.per_address {
@@ -176,7 +198,19 @@ impl Admission {
             }
             admitted.address = Some(address);
         }
-        admitted.is_counted = std::mem::take(&mut permit.is_counted);
+        // The last check, so that a connection which is rejected anyway takes no token.
+        if let Some(rate) = self.quota.handshake_rate {
+            if !self.rate_limiter.lock().take(rate, address, now()) {
+                self.counters.rejected_by_handshake_rate.fetch_add(1, Relaxed);
+                self.release(&admitted);
+                return None;
+            }
+        }
+        admitted.share.set(std::mem::take(&mut permit.share));
+        if self.has_handshakes {
+            self.handshakes.fetch_add(1, SeqCst);
+            admitted.is_in_handshake.set(true);
+        }
         self.counters.accepted.fetch_add(1, Relaxed);
         Some(admitted)
     }
@@ -200,9 +234,30 @@ impl Admission {
                 }
             }
         }
-        if admitted.is_counted {
-            self.release_permit();
+        if admitted.is_in_handshake.take() {
+            self.handshakes.fetch_sub(1, SeqCst);
         }
+        self.release_share(admitted.share.take());
+    }
+
+    /// The connection has completed its handshake.
+    pub(in crate::net) fn end_handshake(&self, admitted: &AdmissionGuard) {
+        if !admitted.is_in_handshake.take() {
+            return;
+        }
+        self.handshakes.fetch_sub(1, SeqCst);
+        let share = Share::HANDSHAKE.if_limited(self.quota.handshakes);
+        admitted.share.set(admitted.share.get() - share);
+        self.release_share(share);
+    }
+
+    /// The number of connections in their handshake.
+    pub(in crate::net) fn handshakes(&self) -> u64 {
+        self.handshakes.load(SeqCst)
+    }
+
+    pub(in crate::net) fn count_failed_handshake(&self) {
+        self.counters.failed_handshakes.fetch_add(1, Relaxed);
     }
 
     pub(in crate::net) fn count_rejected_without_descriptor(&self) {
@@ -220,6 +275,8 @@ impl Admission {
             rejected_by_address: self.counters.rejected_by_address.load(Relaxed),
             rejected_without_descriptor: self.counters.rejected_without_descriptor.load(Relaxed),
             closed_for_memory: self.counters.closed_for_memory.load(Relaxed),
+            rejected_by_handshake_rate: self.counters.rejected_by_handshake_rate.load(Relaxed),
+            failed_handshakes: self.counters.failed_handshakes.load(Relaxed),
         }
     }
 
@@ -279,15 +336,16 @@ impl Admission {
     }
 }
 
-fn in_use(permits: u64) -> u64 {
-    permits & !HAS_WAITERS
+impl AdmissionGuard {
+    /// Whether the connection was accepted, and its handshake is not completed.
+    pub(in crate::net) fn is_in_handshake(&self) -> bool {
+        self.is_in_handshake.get()
+    }
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        if self.is_counted {
-            self.admission.release_permit();
-        }
+        self.admission.release_share(self.share);
     }
 }
 

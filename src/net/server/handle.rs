@@ -66,6 +66,11 @@ impl ServerHandle {
         self.group.open()
     }
 
+    /// Same as [`TcpServer::handshakes`](crate::TcpServer::handshakes).
+    pub fn handshakes(&self) -> u64 {
+        self.group.admission.handshakes()
+    }
+
     /// The number of the server's loops that have not [ended](LoopHandle::has_ended). A loop
     /// ends early if a handler quits it.
     pub fn live_loops(&self) -> usize {

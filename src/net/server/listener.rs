@@ -268,7 +268,7 @@ impl Listener {
         match self.accept() {
             Accepted::Connection(fd, peer) => {
                 let peer_key = admission.peer_key(&fd, &peer);
-                match admission.admit(permit, peer_key) {
+                match admission.admit(permit, peer_key, || event_loop.now()) {
                     Some(admitted) => self.dispatch(event_loop, fd, peer, peer_key, admitted),
                     None => close_unopened(fd, &peer),
                 }

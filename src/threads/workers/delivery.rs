@@ -41,6 +41,10 @@ where
         event_loop.register(Interest::EMPTY, make)
     }
 
+    pub(super) fn id(&self) -> ChannelId {
+        self.id
+    }
+
     pub(super) fn address(&self) -> Address<R> {
         Address { id: self.id, result: PhantomData }
     }

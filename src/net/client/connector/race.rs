@@ -59,6 +59,16 @@ impl Race {
         self.candidates.borrow().iter().any(|candidate| candidate.attempt.is_some())
     }
 
+    /// The sources of the attempts in progress.
+    pub(super) fn attempts(&self) -> Vec<ChannelId> {
+        self.candidates.borrow().iter().filter_map(|candidate| candidate.attempt).collect()
+    }
+
+    /// The timer of the next attempt.
+    pub(super) fn delay(&self) -> Option<TimerId> {
+        self.delay.get()
+    }
+
     /// Takes the address of an attempt that has ended or has connected. `None` if the source is not
     /// an attempt in progress.
     pub(super) fn take(&self, id: ChannelId) -> Option<Address> {
@@ -106,12 +116,15 @@ impl Connector {
         match started {
             Err(error) => self.fail(event_loop, Some(address), error),
             Ok(id) => {
+                // The session has the slot of its attempt.
+                event_loop.set_counted(id, !self.excluded_from_idle.get());
                 self.race.candidates.borrow_mut()[tried].attempt = Some(id);
                 self.enter(Phase::Connecting);
                 if self.race.has_untried() {
                     let this = Rc::clone(self);
                     let delay = self.settings.attempt_delay;
-                    let timer = event_loop.run_after(delay, move |event_loop| this.start_attempt(event_loop));
+                    let next = move |event_loop: &EventLoop| this.start_attempt(event_loop);
+                    let timer = self.run_after(event_loop, delay, next);
                     self.race.delay.set(Some(timer));
                 }
             }

@@ -1,11 +1,14 @@
 //! Connections with filters: their handshakes, and the input that passes through them.
 
+use std::io;
 use std::mem;
 
 use super::{ConnectionDriver, ConnectionHandler};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
+use crate::event_loop::containment::logger;
 use crate::net::connection::{ConnectionState, TcpConnection};
+use crate::net::result::CloseReason;
 
 impl<H: ConnectionHandler> ConnectionDriver<H> {
     /// Begins an established connection whose handler is created later: opens its filters, and then
@@ -39,6 +42,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
 
     fn open_handler(&self, event_loop: &EventLoop) {
         let Some(outgoing) = &self.outgoing else { return };
+        self.core.membership.end_handshake();
         outgoing.dialer.on_connected(&TcpConnection::new(event_loop, &self.core), self.core.id());
         let make = outgoing.make.take().filter(|_| self.core.state() != ConnectionState::Closed);
         if let Some(make) = make {
@@ -99,6 +103,32 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
             self.deliver_if_reading(event_loop, &mut last);
         }
         event_loop.return_spare(last);
-        is_open && core.has_peer_finished()
+        let has_ended = is_open && core.has_peer_finished();
+        if has_ended && core.is_in_handshake() {
+            // Without more input no filter becomes ready.
+            let message = "the peer ended its output during the handshake";
+            core.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::UnexpectedEof, message)));
+            return false;
+        }
+        has_ended
+    }
+
+    /// Counts and logs the end of an accepted connection, if it comes before the end of the
+    /// handshake and the peer may have caused it.
+    #[cold]
+    pub(super) fn report_failed_handshake(&self, reason: &CloseReason) {
+        let membership = &self.core.membership;
+        let is_of_server = matches!(reason, CloseReason::Stopped | CloseReason::LoopEnded);
+        if is_of_server || !membership.is_in_handshake() {
+            return;
+        }
+        membership.group().admission.count_failed_handshake();
+        // A panic has been logged.
+        let (Some(peer), false) = (self.core.known_peer(), matches!(reason, CloseReason::Panicked)) else {
+            return;
+        };
+        logger::recurring("a failed handshake", |left_out| {
+            log::info!("the handshake of a connection from {peer} failed: {reason}{left_out}");
+        });
     }
 }
