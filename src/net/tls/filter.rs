@@ -15,7 +15,6 @@ use super::error::TlsError;
 use super::info::TlsInfo;
 use super::session::{Advanced, HEADER, Sinks, advance, begins_with_record, close_notify, encrypt};
 use crate::buffer::Buffer;
-use crate::event_loop::containment::logger;
 use crate::net::filter::{Filter, FilterContext};
 
 /// A fatal alert before a cipher is negotiated: illegal_parameter, as OpenSSL sends it for messages
@@ -196,16 +195,6 @@ impl TlsFilter {
             error => error.into(),
         }
     }
-
-    /// A failed handshake of a server has no handler to report it to.
-    fn log(&self, error: &TlsError) {
-        let is_server = matches!(self.session, Session::Server(_));
-        if is_server && self.stage != Stage::Established && self.first_byte.is_some() {
-            logger::recurring("a TLS handshake", |left_out| {
-                log::info!("a TLS handshake has failed: {error}{left_out}");
-            });
-        }
-    }
 }
 
 impl Filter for TlsFilter {
@@ -239,7 +228,6 @@ impl Filter for TlsFilter {
             return Err(failure.into());
         }
         let Err(error) = self.process(context, input, output) else { return Ok(()) };
-        self.log(&error);
         if self.stage == Stage::Established && !output.is_empty() {
             self.failure = Some(error);
             context.decode_again();
@@ -271,7 +259,6 @@ impl Filter for TlsFilter {
             Stage::Established => TlsError::Truncated,
             Stage::AwaitsHello | Stage::Handshake => TlsError::HandshakeEnded,
         };
-        self.log(&error);
         Err(error.into())
     }
 
