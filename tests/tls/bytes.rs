@@ -1,8 +1,12 @@
 //! Bytes of all sizes and splits pass through TLS unchanged.
 
+use std::cell::Cell;
 use std::io::Write;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use reveille::net::ConnectionLimits;
+use reveille::net::{ConnectionLimits, Filter, FilterContext};
 use reveille::testing::Peer;
 use reveille::tls::{ClientTls, ServerTls};
 use reveille::{Buffer, TcpConnection};
@@ -206,5 +210,59 @@ fn a_slow_reader_bounds_the_encrypted_output() {
             received.extend(peer.received_so_far());
         }
         assert!(received == pattern(MIB));
+    });
+}
+
+#[test]
+fn one_call_of_the_filter_decodes_a_bounded_amount() {
+    /// While `is_holding`, leaves its input, so that TLS gets all of it at once.
+    struct Holds(Arc<AtomicBool>);
+
+    impl Filter for Holds {
+        fn decode(
+            &mut self,
+            _: &mut FilterContext<'_>,
+            input: &mut Buffer,
+            output: &mut Buffer,
+        ) -> std::io::Result<()> {
+            if !self.0.load(SeqCst) {
+                output.append_buffer(input);
+            }
+            Ok(())
+        }
+    }
+
+    struct Measures {
+        total: Rc<Cell<usize>>,
+        longest: Rc<Cell<usize>>,
+    }
+
+    impl reveille::ConnectionHandler for Measures {
+        fn on_message(&mut self, _: &TcpConnection, input: &mut Buffer) -> std::io::Result<()> {
+            self.longest.set(self.longest.get().max(input.len()));
+            self.total.set(self.total.get() + input.take_all().len());
+            Ok(())
+        }
+    }
+
+    with_loop(|event_loop| {
+        let is_holding = Arc::new(AtomicBool::new(false));
+        let (total, longest) = (Rc::default(), Rc::default());
+        let handler = Measures { total: Rc::clone(&total), longest: Rc::clone(&longest) };
+        let holds = Arc::clone(&is_holding);
+        let builder = TcpConnection::builder(event_loop)
+            .filter(move || Holds(Arc::clone(&holds)))
+            .tls(&ServerTls::new(server_config()))
+            .unwrap();
+        let end = Peer::connect_with(builder, |_| handler).unwrap();
+        let mut peer = TlsPeer::over(end, client_session(client_config(), NAME));
+        peer.turn();
+        is_holding.store(true, SeqCst);
+        peer.send(&pattern(MIB - 1));
+        assert_eq!(total.get(), 0);
+        is_holding.store(false, SeqCst);
+        peer.send(b"x");
+        assert_eq!(total.get(), MIB);
+        assert!(longest.get() <= FilterContext::PIECE + 16 * KIB, "{} bytes", longest.get());
     });
 }

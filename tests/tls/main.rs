@@ -16,5 +16,6 @@ mod handshakes;
 mod logged;
 mod recorder;
 mod replacement;
+mod sends;
 mod tls_peer;
 mod upgrades;

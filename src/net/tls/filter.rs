@@ -171,10 +171,12 @@ impl TlsFilter {
         if self.stage != Stage::AwaitsHello || !self.partial.is_empty() {
             return Ok(());
         }
-        // A handshake record (22) that contains the header of a ClientHello (1).
+        // A handshake record (22) that contains the whole header of a ClientHello (1).
         match *input.readable() {
-            [22, _, _, _, _, 1, high, middle, low, ..]
-                if u32::from_be_bytes([0, high, middle, low]) as usize > self.settings.max_client_hello =>
+            [22, _, _, record_high, record_low, 1, high, middle, low, ..]
+                if u16::from_be_bytes([record_high, record_low]) >= 4
+                    && u32::from_be_bytes([0, high, middle, low]) as usize
+                        > self.settings.max_client_hello =>
             {
                 Err(self.reject_hello(context))
             }
