@@ -73,7 +73,8 @@ fn a_missing_client_certificate_is_reported_to_both_sides() {
         let error = failure(event_loop, verifying_server_config(), client);
         assert!(matches!(tls_error(&error), TlsError::Alert(_)), "{error}");
         let lines = crate::logged::take_lines();
-        assert_eq!(lines[0].1, "a TLS handshake has failed: the client presented no certificate");
+        let line = &lines[0].1;
+        assert!(line.ends_with("failed: the client presented no certificate"), "{line}");
     });
 }
 

@@ -389,6 +389,10 @@ impl Dialer for Connector {
         self.report(event_loop, Some(&address), Ok(()));
     }
 
+    fn reports_failures(&self) -> bool {
+        true
+    }
+
     fn on_opened(&self) -> VecDeque<Waiting> {
         self.waiting.is_session_ready.set(true);
         self.waiting.take()

@@ -400,7 +400,7 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
         match &self.outgoing {
             None => call_on_close(),
             Some(outgoing) => {
-                self.report_failed_handshake(&reason);
+                self.report_failed_handshake(&reason, &*outgoing.dialer);
                 // The dialer is notified even if `on_close` panics.
                 event_loop.catch_in("a close callback", self, call_on_close);
                 Rc::clone(&outgoing.dialer).on_end(event_loop, self.core.id(), reason);

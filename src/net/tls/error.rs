@@ -27,7 +27,8 @@ use rustls::{AlertDescription, CertificateError};
 #[non_exhaustive]
 pub enum TlsError {
     /// The peer has ended the connection without close_notify: the input may be incomplete, because
-    /// of the peer or because of an attacker. Kind: [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
+    /// of the peer or because of an attacker. Kind:
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).
     Truncated,
     /// The peer has ended the connection within the handshake. Kind:
     /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof).

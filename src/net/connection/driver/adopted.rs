@@ -238,6 +238,10 @@ pub(super) struct Adopter;
 impl Dialer for Adopter {
     fn on_connected(&self, _conn: &TcpConnection<'_>, _id: ChannelId) {}
 
+    fn reports_failures(&self) -> bool {
+        false
+    }
+
     fn on_opened(&self) -> VecDeque<Waiting> {
         VecDeque::new()
     }

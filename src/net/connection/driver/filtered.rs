@@ -3,7 +3,7 @@
 use std::io;
 use std::mem;
 
-use super::{ConnectionDriver, ConnectionHandler};
+use super::{ConnectionDriver, ConnectionHandler, Dialer};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::event_loop::containment::logger;
@@ -113,16 +113,21 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         has_ended
     }
 
-    /// Counts and logs the end of an accepted connection, if it comes before the end of the
-    /// handshake and the peer may have caused it.
+    /// Counts and logs the end of an accepted or adopted connection, if it comes before the end of
+    /// the handshake and the peer may have caused it. There is no handler to report it to.
     #[cold]
-    pub(super) fn report_failed_handshake(&self, reason: &CloseReason) {
-        let membership = &self.core.membership;
-        let is_of_server = matches!(reason, CloseReason::Stopped | CloseReason::LoopEnded);
-        if is_of_server || !membership.is_in_handshake() {
+    pub(super) fn report_failed_handshake(&self, reason: &CloseReason, dialer: &dyn Dialer) {
+        let is_own_end =
+            matches!(reason, CloseReason::Closed | CloseReason::Stopped | CloseReason::LoopEnded);
+        if is_own_end || self.handler.borrow().is_some() || !self.core.has_filters() {
             return;
         }
-        membership.group().admission.count_failed_handshake();
+        let membership = &self.core.membership;
+        if membership.is_in_handshake() {
+            membership.group().admission.count_failed_handshake();
+        } else if !self.core.is_in_handshake() || dialer.reports_failures() {
+            return;
+        }
         // A panic has been logged.
         let (Some(peer), false) = (self.core.known_peer(), matches!(reason, CloseReason::Panicked)) else {
             return;

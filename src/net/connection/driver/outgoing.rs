@@ -20,6 +20,9 @@ pub(in crate::net) trait Dialer {
     /// done. It opens when this returns, unless it has been closed meanwhile.
     fn on_connected(&self, conn: &TcpConnection<'_>, id: ChannelId);
 
+    /// Whether [`on_end`](Dialer::on_end) reports a failure.
+    fn reports_failures(&self) -> bool;
+
     /// The handler has been created, and its `on_open` has returned. Returns what has waited for
     /// that. Later sends and calls go to the connection.
     fn on_opened(&self) -> VecDeque<Waiting>;
