@@ -36,7 +36,8 @@ fn hooks_run_around_the_wait_of_every_turn() {
         event_loop.queue_in_loop(move |_| s.record("task"));
         wait_for_tick(Instant::now());
         turn(event_loop);
-        assert_eq!(seen.take(), ["before", "before 2", "after", "channel", "timer", "task"]);
+        let (around, called) = (["before", "before 2"], ["after", "channel", "timer", "task"]);
+        assert_eq!(seen.take(), [&around[..], &called, &around].concat());
         turn(event_loop);
         assert_eq!(seen.take()[..3], ["before", "before 2", "after"]);
     });
@@ -45,9 +46,13 @@ fn hooks_run_around_the_wait_of_every_turn() {
 /// Makes one turn with a hook that adds work. Without the work the turn would sleep for ever.
 fn assert_ends_the_wait(event_loop: &EventLoop, add: impl FnOnce(&EventLoop) + 'static) {
     let mut add = Some(add);
-    let hook = event_loop.before_wait(move |event_loop| add.take().expect("one turn")(event_loop)).unwrap();
+    let hook = event_loop.before_wait(move |event_loop| {
+        if let Some(add) = add.take() {
+            add(event_loop);
+        }
+    });
     event_loop.run_once(None).unwrap();
-    hook.close();
+    hook.unwrap().close();
 }
 
 #[test]
@@ -147,7 +152,7 @@ fn a_hook_may_add_and_remove_hooks() {
         assert_eq!(seen.take(), ["first"]);
         turn(event_loop);
         turn(event_loop);
-        assert_eq!(seen.take(), ["added", "added"]);
+        assert_eq!(seen.take(), ["added", "added"], "no callback has run after the hook");
         hooks.take();
         turn(event_loop);
         assert_eq!(seen.take(), [""; 0]);
@@ -194,6 +199,87 @@ fn panics_in_destructors_of_hooks_are_contained() {
     });
 }
 
+/// Adds a hook before the wait that takes the lines which callbacks have collected since its last
+/// call. Returns the lines, and what it has taken.
+fn flushing(event_loop: &EventLoop) -> (Recorder<&'static str>, Recorder<String>) {
+    let (lines, flushed) = (Recorder::new(), Recorder::new());
+    let (collected, f) = (lines.clone(), flushed.clone());
+    let hook = event_loop.before_wait(move |_| f.record(collected.take().concat()));
+    hook.unwrap().detach();
+    (lines, flushed)
+}
+
+#[test]
+fn hooks_run_once_more_before_every_run_returns() {
+    type Run = fn(&EventLoop);
+    let task = |event_loop: &EventLoop, lines: Recorder<&'static str>| {
+        event_loop.queue_in_loop(move |_| lines.record("x"));
+    };
+    let timer = |event_loop: &EventLoop, lines: Recorder<&'static str>| {
+        event_loop.run_after(Duration::ZERO, move |_| lines.record("x"));
+    };
+    let runs: [Run; 6] = [
+        |event_loop| event_loop.run_until_idle().unwrap(),
+        |event_loop| event_loop.run_once(None).unwrap(),
+        |event_loop| event_loop.run_for(Duration::ZERO).unwrap(),
+        |event_loop| event_loop.run_ready().unwrap(),
+        |event_loop| {
+            event_loop.quit();
+            event_loop.run().unwrap();
+        },
+        |event_loop| {
+            event_loop.run_after(Duration::ZERO, EventLoop::quit);
+            event_loop.run().unwrap();
+        },
+    ];
+    for add in [task, timer] {
+        for (number, run) in runs.into_iter().enumerate() {
+            with_clock(move |event_loop, _| {
+                let (lines, flushed) = flushing(event_loop);
+                add(event_loop, lines.clone());
+                run(event_loop);
+                assert_eq!((lines.len(), flushed.take().concat().as_str()), (0, "x"), "run {number}");
+            });
+        }
+    }
+}
+
+#[test]
+fn what_other_callbacks_collect_is_flushed_before_returning() {
+    with_loop(|event_loop| {
+        let (lines, flushed) = flushing(event_loop);
+        let l = lines.clone();
+        let channel = ready_channel(event_loop, move |_| l.record("channel"));
+        turn(event_loop);
+        assert_eq!(flushed.take(), ["", "channel"]);
+        drop(channel);
+        let (posted, seen) = (Count::default(), Recorder::new());
+        let (count, s) = (posted.clone(), seen.clone());
+        let hook = event_loop.before_wait(move |_| s.record(count.get()));
+        let handle = event_loop.handle();
+        on_another_thread(move || handle.queue_in_loop(move |_| posted.add()).unwrap());
+        turn(event_loop);
+        assert_eq!(seen.take(), [0, 1], "a task of another thread");
+        drop(hook);
+        flushed.take();
+        let l = lines.clone();
+        let _after = event_loop.after_wait(move |_| l.record("after"));
+        turn(event_loop);
+        assert_eq!(flushed.take(), ["", "after"]);
+    });
+}
+
+#[test]
+fn without_callbacks_a_turn_has_one_call_before_the_wait() {
+    with_loop(|event_loop| {
+        let (_, flushed) = flushing(event_loop);
+        turn(event_loop);
+        assert_eq!(flushed.take().len(), 1);
+        event_loop.run_ready().unwrap();
+        assert_eq!(flushed.take().len(), 1);
+    });
+}
+
 #[test]
 fn hooks_do_not_keep_a_loop_running() {
     with_loop(|event_loop| {
@@ -201,10 +287,77 @@ fn hooks_do_not_keep_a_loop_running() {
         let counting = calls.clone();
         event_loop.before_wait(move |_| counting.add()).unwrap().detach();
         event_loop.run_until_idle().unwrap();
-        assert_eq!(calls.get(), 0);
+        assert_eq!(calls.get(), 1, "the program may have left it something before");
         event_loop.queue_in_loop(|_| ());
         event_loop.run_until_idle().unwrap();
-        assert_eq!(calls.get(), 1);
+        assert_eq!(calls.get(), 3, "before the turn and after it");
+    });
+}
+
+#[test]
+fn a_loop_is_idle_only_after_its_hooks() {
+    fn assert_runs_all(event_loop: &EventLoop) {
+        let (ran, mut left) = (Count::default(), 3);
+        let counting = ran.clone();
+        let _hook = event_loop.before_wait(move |event_loop| {
+            if left > 0 {
+                left -= 1;
+                let counting = counting.clone();
+                event_loop.run_after(Duration::from_micros(1), move |_| counting.add());
+            }
+        });
+        event_loop.run_until_idle().unwrap();
+        assert_eq!(ran.get(), 3);
+    }
+    with_loop(assert_runs_all);
+    with_clock(|event_loop, _| assert_runs_all(event_loop));
+}
+
+#[test]
+fn a_request_of_the_last_hook_call_ends_the_next_run() {
+    with_loop(|event_loop| {
+        let (done, ran) = (Rc::new(Cell::new(false)), Count::default());
+        let (d, counting) = (Rc::clone(&done), ran.clone());
+        let _hook = event_loop.before_wait(move |event_loop| {
+            if d.take() {
+                let counting = counting.clone();
+                event_loop.queue_in_loop(move |_| counting.add());
+                event_loop.quit();
+            }
+        });
+        event_loop.run_after(Duration::ZERO, move |event_loop| {
+            done.set(true);
+            event_loop.quit();
+        });
+        event_loop.run().unwrap();
+        assert_eq!((ran.get(), event_loop.is_quitting()), (0, true));
+        event_loop.run().unwrap();
+        assert_eq!((ran.get(), event_loop.is_quitting()), (1, false));
+    });
+}
+
+#[test]
+fn a_panic_of_the_last_hook_call_is_propagated() {
+    with_loop(|event_loop| {
+        let lines = Rc::new(Cell::new(0));
+        let collected = Rc::clone(&lines);
+        let hook = event_loop.before_wait(move |_| assert_eq!(collected.get(), 0, "on purpose")).unwrap();
+        event_loop.queue_in_loop(move |_| lines.set(1));
+        assert!(panic_of(|| event_loop.run_once(None)).contains("on purpose"));
+        assert!(!hook.is_open());
+        event_loop.run_until_idle().unwrap();
+    });
+}
+
+#[test]
+fn the_last_call_of_hooks_is_no_turn() {
+    with_loop(|event_loop| {
+        let (_, flushed) = flushing(event_loop);
+        event_loop.handle().enable_metrics();
+        event_loop.queue_in_loop(|_| ());
+        event_loop.run_until_idle().unwrap();
+        assert_eq!(flushed.take().len(), 2);
+        assert_eq!((event_loop.handle().metrics().unwrap().turns, event_loop.iteration()), (1, 1));
     });
 }
 
@@ -251,7 +404,9 @@ fn the_hook_at_the_end_runs_once_before_sources_close() {
             assert_eq!(event_loop.run_once(Duration::ZERO).unwrap_err().kind(), ErrorKind::ResourceBusy);
             event_loop.queue_in_loop(|_| unreachable!("the loop has ended"));
             let late = event_loop.before_wait(|_| unreachable!("the loop has ended"));
-            late.unwrap().detach();
+            assert!(late.unwrap_err().to_string().contains("is being dropped"));
+            let late = event_loop.at_end(|_| unreachable!("the loop has ended"));
+            assert!(late.unwrap_err().to_string().contains("is being dropped"));
             let handle = event_loop.handle();
             on_another_thread(|| handle.queue_in_loop(|_| unreachable!("the loop has ended")).unwrap());
         });
