@@ -53,9 +53,9 @@ use super::address::Address;
 use super::group::Membership;
 use super::result::CloseReason;
 use crate::buffer::Buffer;
+use crate::event_loop::EventLoop;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
-use crate::event_loop::{Description, EventLoop};
 use crate::net::group::budget::Condemned;
 use crate::net::sys::stream;
 use crate::net::sys::transport::Transport;
@@ -391,15 +391,9 @@ impl ConnectionCore {
         self.peer.get().expect("a connection is not used before it is established")
     }
 
-    /// The connection with its peer, once it is established.
-    fn describe(&self) -> Description {
-        let connection = Description::of("a connection");
-        match self.peer.get() {
-            Some(Address::Inet(peer)) => connection.address("with", *peer),
-            Some(Address::Unaddressed) => connection.detail("without an address"),
-            Some(peer) => connection.detail(format_args!("with {peer}")),
-            None => connection,
-        }
+    /// The peer; `None` while the connection is not established.
+    pub(super) fn known_peer(&self) -> Option<&Address> {
+        self.peer.get()
     }
 
     /// Lends the descriptor to the user, if there is one.
