@@ -71,8 +71,7 @@ impl EventLoop {
     pub fn run_until_idle(&self) -> io::Result<()> {
         let running = Running::enter(self)?;
         let mut quit = false;
-        // A hook may find the loop idle and add work.
-        while !quit && !(self.is_idle() && self.is_idle_after_hooks()?) {
+        while !quit && !self.is_idle_after_hooks()? {
             quit = match self.inner.shared.clock.virtual_clock() {
                 None => self.turn(Wait::Forever)?,
                 Some(_) => self.turn_in_virtual_time()?,
@@ -125,8 +124,11 @@ impl EventLoop {
             && !self.has_counted_timers()
     }
 
-    /// Whether an idle loop is idle after its hooks.
+    /// Whether the loop is idle, and its hooks add no work.
     fn is_idle_after_hooks(&self) -> io::Result<bool> {
+        if !self.is_idle() {
+            return Ok(false);
+        }
         self.run_due_hooks()?;
         Ok(self.is_idle())
     }

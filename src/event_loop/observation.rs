@@ -182,7 +182,7 @@ impl EventLoop {
         queued.swap(local);
         let batch = &mut task_batch.borrow_mut();
         let quit = shared.tasks.take_timed(batch, &mut posted.borrow_mut());
-        if batch.len() > 0 {
+        if !batch.is_empty() {
             hooks.set_due();
         }
         quit
