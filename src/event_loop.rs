@@ -95,8 +95,8 @@ use timers::alarm::Alarm;
 /// ```
 ///
 /// # One turn
-/// [Hooks](crate::observe::Hook) run before phase 1 and after phase 2. Those before phase 1 run once
-/// more before `run` returns.
+/// [Hooks](crate::observe::Hook) run before phase 1 and after phase 2. Those before phase 1 run
+/// once more before `run` returns.
 ///
 /// 1. Compute the wait timeout (zero if work is pending) and arm the timerfd if the next deadline
 ///    has changed.
