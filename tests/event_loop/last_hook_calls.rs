@@ -64,9 +64,14 @@ fn what_other_callbacks_collect_is_flushed_before_returning() {
         drop(channel);
         let (posted, seen) = (Count::default(), Recorder::new());
         let (count, s) = (posted.clone(), seen.clone());
-        let hook = event_loop.before_wait(move |_| s.record(count.get()));
-        let handle = event_loop.handle();
-        on_another_thread(move || handle.queue_in_loop(move |_| posted.add()).unwrap());
+        let mut posted = Some(posted);
+        let hook = event_loop.before_wait(move |event_loop| {
+            s.record(count.get());
+            if let Some(posted) = posted.take() {
+                let handle = event_loop.handle();
+                on_another_thread(move || handle.queue_in_loop(move |_| posted.add()).unwrap());
+            }
+        });
         turn(event_loop);
         assert_eq!(seen.take(), [0, 1], "a task of another thread");
         drop(hook);
@@ -149,6 +154,11 @@ fn the_last_call_of_hooks_is_no_turn() {
     with_loop(|event_loop| {
         let (_, flushed) = flushing(event_loop);
         event_loop.handle().enable_metrics();
+        event_loop.run_until_idle().unwrap();
+        event_loop.run_until_idle().unwrap();
+        assert_eq!(flushed.take().len(), 2);
+        let metrics = event_loop.handle().metrics().unwrap();
+        assert_eq!((metrics.turns, metrics.waiting), (0, Duration::ZERO));
         event_loop.queue_in_loop(|_| ());
         event_loop.run_until_idle().unwrap();
         assert_eq!(flushed.take().len(), 2);

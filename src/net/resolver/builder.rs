@@ -38,8 +38,8 @@ impl ResolverBuilder {
     }
 
     /// Keeps successful results for `time_to_live`, of at most `entries` queries. Default: none are
-    /// kept. A full cache replaces its oldest entry. Failures are not kept. If either value is zero,
-    /// nothing is kept.
+    /// kept. A full cache replaces its oldest entry. Failures are not kept. If one of the values
+    /// is zero, nothing is kept.
     ///
     /// The time is that of the loop's clock.
     pub fn cache(mut self, time_to_live: Duration, entries: usize) -> ResolverBuilder {
