@@ -95,7 +95,8 @@ use timers::alarm::Alarm;
 /// ```
 ///
 /// # One turn
-/// [Hooks](crate::observe::Hook) run before phase 1 and after phase 2.
+/// [Hooks](crate::observe::Hook) run before phase 1 and after phase 2. Those before phase 1 run
+/// once more before `run` returns.
 ///
 /// 1. Compute the wait timeout (zero if work is pending) and arm the timerfd if the next deadline
 ///    has changed.
@@ -317,7 +318,11 @@ impl EventLoop {
     #[cold]
     fn run_observed_phases(&self) -> io::Result<()> {
         self.run_after_wait()?;
-        self.run_phases::<true>()
+        self.run_phases::<true>()?;
+        if self.inner.timers_fired.get() > 0 {
+            self.inner.hooks.set_due();
+        }
+        Ok(())
     }
 
     /// Phases 3 to 6. Compiled twice, so that a loop that is not observed has no test for it here.

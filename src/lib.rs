@@ -106,7 +106,14 @@
 //! [`JobError::Cancelled`], and the operations of a [`FileIo`].
 //!
 //! An operation that takes a value returns it with the error, in a [`Refused`]: a task, a closure,
-//! bytes, a file, a socket.
+//! bytes, a file, a socket. A builder's method that takes one has no error to return it with, and
+//! the finishing call drops it: see [`listener`](net::TcpServerBuilder::listener).
+//!
+//! # Limits of zero
+//! A limit of 0 for what may be open, stored or waiting permits none of it. Where a loop could then
+//! do nothing at all, 0 counts as 1: the tasks of a mailbox, the events or accepts of a turn. With
+//! no threads the finishing call returns an error. A time limit of zero panics, as does the period
+//! of a timer. Each setter with another meaning of zero states it.
 //!
 //! Errors of the kernel keep the kind that the standard library gives them, such as
 //! [`DatagramError::Refused`] and [`ConnectError`].

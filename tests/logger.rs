@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Mutex;
@@ -17,9 +18,12 @@ use std::time::Duration;
 use reveille::fs::{FileIo, FileIoBackend};
 use reveille::io::{Channel, Interest};
 use reveille::ipc::SharedRing;
+use reveille::net::{Filter, FilterContext, Resolver};
 use reveille::signal::{Signal, Signals};
 use reveille::time::VirtualClock;
-use reveille::{EventFd, EventLoop, TcpClient, TcpServer, UdpSocket};
+use reveille::{
+    Buffer, ConnectionHandler, EventFd, EventLoop, TcpClient, TcpConnection, TcpServer, UdpSocket,
+};
 use rustix::event::PollFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::alone::alone;
@@ -152,6 +156,54 @@ fn the_line_of_a_panic_names_what_panicked() {
                 "a callback of a signal source panicked: a bug",
                 "a timer's callback panicked: a bug",
                 "a task panicked: a bug",
+            ]
+        );
+    });
+}
+
+/// Panics as a filter and as a handler.
+struct Buggy;
+
+impl ConnectionHandler for Buggy {
+    fn on_message(&mut self, _: &TcpConnection, _: &mut Buffer) -> std::io::Result<()> {
+        panic!("a bug");
+    }
+}
+
+impl Filter for Buggy {
+    fn decode(&mut self, _: &mut FilterContext<'_>, _: &mut Buffer, _: &mut Buffer) -> std::io::Result<()> {
+        panic!("a bug");
+    }
+}
+
+#[test]
+fn panics_of_filters_and_lookups_name_their_peers_and_targets() {
+    with_logger(|| {
+        let event_loop = EventLoop::new().unwrap();
+        let panics = || event_loop.handle().counters().panics;
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().filter(|| Buggy);
+        let server = server.serve_fn(|_, _| ()).unwrap();
+        let mut peer = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let address = peer.local_addr().unwrap();
+        peer.write_all(b"x").unwrap();
+        turn_until(&event_loop, || panics() == 1);
+
+        let (input, mut writer) = std::io::pipe().unwrap();
+        let (_unread, output) = std::io::pipe().unwrap();
+        let (input, output) = (OwnedFd::from(input), OwnedFd::from(output));
+        TcpConnection::adopt_pipes(&event_loop, input, output, |_| Buggy).unwrap();
+        writer.write_all(b"x").unwrap();
+        turn_until(&event_loop, || panics() == 2);
+
+        let resolver = Resolver::new(&event_loop).unwrap();
+        resolver.lookup("127.0.0.1:80", |_, _| panic!("a bug")).unwrap().detach();
+        turn_until(&event_loop, || panics() == 3);
+        assert_eq!(
+            lines(),
+            [
+                &format!("a filter of a connection with {address} panicked: a bug"),
+                "a callback of a connection without an address panicked: a bug",
+                "the callback of a lookup of \"127.0.0.1:80\" panicked: a bug",
             ]
         );
     });

@@ -238,7 +238,12 @@ impl<D: Decoder, H: FrameHandler<D>> Framed<D, H> {
     /// then the time starts again when reading resumes.
     ///
     /// A frame that arrives in one piece costs nothing, and any other a few nanoseconds.
+    ///
+    /// # Panics
+    /// If the limit is zero.
+    #[track_caller]
     pub fn frame_timeout(mut self, limit: Duration) -> Framed<D, H> {
+        assert!(!limit.is_zero(), "the time limit of a frame must be more than zero");
         self.frame_timeout = Some(limit);
         self
     }

@@ -36,8 +36,8 @@ pub struct LengthCodec {
 }
 
 impl LengthCodec {
-    /// Frames of at most `limit` bytes without the prefix. The length in the prefix does not
-    /// include the prefix itself.
+    /// Frames of at most `limit` bytes without the prefix: with 0 only empty frames. The length in
+    /// the prefix does not include the prefix itself.
     #[must_use]
     pub fn new(prefix: LengthPrefix, limit: usize) -> LengthCodec {
         LengthCodec { prefix, limit, counts_prefix: false }

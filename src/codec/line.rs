@@ -53,8 +53,8 @@ pub struct LineCodec {
 }
 
 impl LineCodec {
-    /// Lines of at most `limit` bytes, not counting their endings. Default ending:
-    /// [`LineEnding::LfOrCrlf`].
+    /// Lines of at most `limit` bytes, not counting their endings: with 0 only empty lines. Default
+    /// ending: [`LineEnding::LfOrCrlf`].
     #[must_use]
     pub fn new(limit: usize) -> LineCodec {
         LineCodec { limit, ending: LineEnding::default(), searched: 0 }

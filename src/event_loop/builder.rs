@@ -21,6 +21,13 @@ use crate::event_loop::timers::clock::{Clock, VirtualClock};
 use crate::event_loop::timers::timer_queue::TimerQueue;
 use crate::readiness::Interest;
 
+/// The maximum number of events of one wait. The loop allocates space for all of them.
+const MAX_EVENTS: usize = 65_536;
+
+/// The sizes of the input buffer, which is allocated whole.
+const MIN_INPUT: usize = 1024;
+const MAX_INPUT: usize = 64 * 1024 * 1024;
+
 /// The settings of an [`EventLoop`], created by [`EventLoop::builder`].
 ///
 /// ```
@@ -61,17 +68,17 @@ impl EventLoopBuilder {
     }
 
     /// The maximum number of events that one wait returns. The remaining ones are returned by the
-    /// next wait. Default: 1024. Minimum: 1.
+    /// next wait. Default: 1024. Range: 1 to 65,536; other values count as the nearest of these.
     pub fn events_per_turn(mut self, events: usize) -> EventLoopBuilder {
-        self.events_per_turn = events.max(1);
+        self.events_per_turn = events.clamp(1, MAX_EVENTS);
         self
     }
 
     /// The size in bytes of the input buffer shared by the loop's connections. A connection reads
-    /// at most this many bytes before the other connections are served. Default: 64 KiB. Minimum: 1
-    /// KiB.
+    /// at most this many bytes before the other connections are served. Default: 64 KiB. Range:
+    /// 1 KiB to 64 MiB; other values count as the nearest of these.
     pub fn input_buffer(mut self, bytes: usize) -> EventLoopBuilder {
-        self.input_buffer = bytes.max(1024);
+        self.input_buffer = bytes.clamp(MIN_INPUT, MAX_INPUT);
         self
     }
 

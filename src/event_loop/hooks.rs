@@ -21,7 +21,7 @@ use crate::readiness::{Interest, Readiness};
 ///
 /// A hook may queue tasks, create and close sources, and quit the loop. It does not keep a loop
 /// running that [runs until it is idle](EventLoop::run_until_idle). A panic in a hook is caught and
-/// removes it. A hook that is added by a hook is called from the next turn on.
+/// removes it. A hook that is added by a hook is called from the next time on.
 ///
 /// ```
 /// use reveille::EventLoop;
@@ -39,8 +39,7 @@ use crate::readiness::{Interest, Readiness};
 ///     let changes = Rc::clone(&changes);
 ///     event_loop.queue_in_loop(move |_| changes.set(changes.get() + 1));
 /// }
-/// event_loop.queue_in_loop(|event_loop| event_loop.queue_in_loop(EventLoop::quit));
-/// event_loop.run()?;
+/// event_loop.run_until_idle()?;
 /// assert_eq!(written.get(), 3);
 /// # Ok(())
 /// # }
@@ -100,19 +99,41 @@ impl Source for HookSource {
 type HookList = RefCell<Vec<ChannelId>>;
 
 /// The hooks of a loop.
-#[derive(Default)]
 pub(super) struct Hooks {
     before_wait: HookList,
     after_wait: HookList,
     at_end: HookList,
     /// Whether there are hooks in a turn.
     are_used: Cell<bool>,
+    /// Whether user code may have run since the last call before the wait. Between two runs it may
+    /// have, so this is set while the loop is not run.
+    is_due: Cell<bool>,
+    /// The hooks at the end have begun.
+    has_ended: Cell<bool>,
+}
+
+impl Default for Hooks {
+    fn default() -> Hooks {
+        Hooks {
+            before_wait: HookList::default(),
+            after_wait: HookList::default(),
+            at_end: HookList::default(),
+            are_used: Cell::new(false),
+            is_due: Cell::new(true),
+            has_ended: Cell::new(false),
+        }
+    }
 }
 
 impl Hooks {
     #[inline]
     pub(super) fn are_used(&self) -> bool {
         self.are_used.get()
+    }
+
+    /// A turn calls user code.
+    pub(super) fn set_due(&self) {
+        self.is_due.set(true);
     }
 
     fn update(&self) {
@@ -128,8 +149,14 @@ impl EventLoop {
     /// ready channel, a due timer, a close or a request to quit. [`now`](EventLoop::now) is the
     /// time of the turn before.
     ///
+    /// The callback is called once more before [`run`](EventLoop::run) or another call that runs
+    /// the loop returns, if other callbacks have run since its last call. What it adds then is left
+    /// to the next run. [`run_until_idle`](EventLoop::run_until_idle) calls it before it decides
+    /// that the loop is idle, and goes on if the callback has added work.
+    ///
     /// # Errors
-    /// If the loop is being dropped. [`Unsupported`](io::ErrorKind::Unsupported) in a forked child
+    /// If the loop is being dropped, as it is in a hook [at the end](EventLoop::at_end).
+    /// [`Unsupported`](io::ErrorKind::Unsupported) in a forked child
     /// of the process that created the loop.
     pub fn before_wait(&self, callback: impl FnMut(&EventLoop) + 'static) -> io::Result<Hook> {
         self.add_hook(&self.inner.hooks.before_wait, "a hook before the wait", callback)
@@ -147,7 +174,8 @@ impl EventLoop {
     /// Calls `callback` once, when the loop is dropped: after the last turn, while all sources,
     /// timers and tasks still exist. Connections can still send and be closed. Sources that it
     /// creates are closed at once, and tasks that it queues are dropped and
-    /// [counted](crate::task::LoopCounters::tasks_dropped).
+    /// [counted](crate::task::LoopCounters::tasks_dropped). The hooks [before the
+    /// wait](EventLoop::before_wait) are not called any more.
     ///
     /// A forked child that drops the loop does not call it.
     ///
@@ -182,6 +210,9 @@ impl EventLoop {
         callback: impl FnMut(&EventLoop) + 'static,
     ) -> io::Result<Hook> {
         let callback: Callback = Contained::new(Box::new(callback));
+        if self.inner.hooks.has_ended.get() {
+            return Err(io::Error::other("the event loop is being dropped"));
+        }
         let mut id = None;
         let hook = self.register(Interest::EMPTY, |new| {
             id = Some(new);
@@ -197,24 +228,46 @@ impl EventLoop {
     /// Before phase 1 of a turn with hooks, or one that is measured. Returns how long the turn may
     /// wait: a hook that has panicked may have a panic to propagate.
     pub(super) fn run_before_wait(&self, limit: Wait) -> io::Result<Wait> {
-        let list = &self.inner.hooks.before_wait;
-        if list.borrow().is_empty() {
+        let Hooks { before_wait, is_due, .. } = &self.inner.hooks;
+        is_due.set(false);
+        if before_wait.borrow().is_empty() {
             return Ok(limit);
         }
-        let all_returned = self.run_hooks(list)?;
+        let all_returned = self.run_hooks(before_wait)?;
         self.enter_phase::<true>(Some(Phase::Waiting));
         Ok(if all_returned { limit } else { Wait::No })
     }
 
+    /// Outside a turn, while the loop is run: calls the hooks before the wait, if they are due.
+    #[inline]
+    pub(super) fn run_due_hooks(&self) -> io::Result<()> {
+        if self.inner.hooks.are_used() { self.run_hooks_outside() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn run_hooks_outside(&self) -> io::Result<()> {
+        if self.inner.hooks.is_due.get() {
+            self.run_before_wait(Wait::No)?;
+            // No phase follows: this is not a turn.
+            self.inner.phase.set(None);
+        }
+        Ok(())
+    }
+
     /// After phase 2.
     pub(super) fn run_after_wait(&self) -> io::Result<()> {
-        self.run_hooks(&self.inner.hooks.after_wait)?;
+        let Hooks { after_wait, .. } = &self.inner.hooks;
+        if self.has_work() || !after_wait.borrow().is_empty() {
+            self.inner.hooks.set_due();
+        }
+        self.run_hooks(after_wait)?;
         self.enter_phase::<true>(Some(Phase::Channels));
         Ok(())
     }
 
     /// At the beginning of the loop's drop. The loop cannot be run from these hooks.
     pub(super) fn run_at_end(&self) {
+        self.inner.hooks.has_ended.set(true);
         let hooks = self.inner.hooks.at_end.take();
         if !hooks.is_empty() {
             self.inner.running.set(true);

@@ -44,7 +44,7 @@ impl EventLoop {
     /// [`Child`](crate::process::Child), [`Signals`](crate::signal::Signals),
     /// [`EventFdSource`](crate::io::EventFdSource), and the sources of
     /// [`pressure`](crate::pressure). [`Workers`](crate::task::Workers::exclude_from_idle) exclude
-    /// a job. A [hook](crate::observe::Hook) never counts.
+    /// a job. A [hook](crate::observe::Hook) never counts, but the work that it adds does.
     ///
     /// A loop with a [`VirtualClock`](crate::time::VirtualClock) does not wait for timers: whenever
     /// it has no work left, it moves the clock to the next deadline. It waits for descriptors and
@@ -71,7 +71,7 @@ impl EventLoop {
     pub fn run_until_idle(&self) -> io::Result<()> {
         let running = Running::enter(self)?;
         let mut quit = false;
-        while !quit && !self.is_idle() {
+        while !quit && !self.is_idle_after_hooks()? {
             quit = match self.inner.shared.clock.virtual_clock() {
                 None => self.turn(Wait::Forever)?,
                 Some(_) => self.turn_in_virtual_time()?,
@@ -80,6 +80,7 @@ impl EventLoop {
                 self.propagate_panic();
             }
         }
+        self.run_due_hooks()?;
         if quit {
             self.inner.quitting.set(false);
         }
@@ -121,6 +122,15 @@ impl EventLoop {
             && !shared.tasks.has_work()
             && channels.borrow().counted() == 0
             && !self.has_counted_timers()
+    }
+
+    /// Whether the loop is idle, and its hooks add no work.
+    fn is_idle_after_hooks(&self) -> io::Result<bool> {
+        if !self.is_idle() {
+            return Ok(false);
+        }
+        self.run_due_hooks()?;
+        Ok(self.is_idle())
     }
 
     fn has_counted_timers(&self) -> bool {

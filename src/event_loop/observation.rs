@@ -170,7 +170,7 @@ impl EventLoop {
     /// Takes the batch of phase 5, with its times. Returns whether there is a request to quit.
     #[cold]
     pub(super) fn take_observed_batch(&self) -> bool {
-        let Inner { shared, task_batch, task_times, .. } = &*self.inner;
+        let Inner { shared, task_batch, task_times, hooks, .. } = &*self.inner;
         // The metrics may have been enabled during the wait.
         self.note_metrics();
         let TaskTimes { queued, local, posted } = task_times;
@@ -180,7 +180,12 @@ impl EventLoop {
             release_capacity(times);
         }
         queued.swap(local);
-        shared.tasks.take_timed(&mut task_batch.borrow_mut(), &mut posted.borrow_mut())
+        let batch = &mut task_batch.borrow_mut();
+        let quit = shared.tasks.take_timed(batch, &mut posted.borrow_mut());
+        if !batch.is_empty() {
+            hooks.set_due();
+        }
+        quit
     }
 
     /// Runs the tasks of a batch.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::channel_table::ChannelId;
 use super::containment::{Contained, Payload, catch, catch_in, dispose};
-use super::source::Source;
+use super::source::{Description, Source};
 use super::{EventLoop, Inner};
 use crate::event_loop::observation::pulse::Activity;
 
@@ -57,6 +57,20 @@ impl EventLoop {
             return self.publishing(describe, || self.catch_in_unwatched(what, source, call));
         }
         self.catch_in_unwatched(what, source, call)
+    }
+
+    /// Same as [`catch_in`](EventLoop::catch_in), for a part of a source.
+    pub(crate) fn catch_described<R>(
+        &self,
+        what: &'static str,
+        describe: impl Fn() -> Description,
+        call: impl FnOnce() -> R,
+    ) -> Option<R> {
+        let catch = || catch_in(what, &describe, call).map_err(|payload| self.take_panic(payload)).ok();
+        if self.is_watched() {
+            return self.publishing(|| Activity::of_source(what, describe()), catch);
+        }
+        catch()
     }
 
     /// Same as [`catch_in`](EventLoop::catch_in), without publishing the call to a watchdog.

@@ -8,7 +8,9 @@ use crate::event_loop::containment::Contained;
 
 /// The error of an operation that has not accepted a value. It contains the value, unchanged.
 ///
-/// Every operation that takes a value, such as a task, a closure or bytes, fails with this type.
+/// Every operation that takes a value, such as a task, a closure or bytes, fails with this type,
+/// except the methods of builders, such as
+/// [`TcpServerBuilder::listener`](crate::net::TcpServerBuilder::listener).
 /// The [`reason`](Refused::reason) is a plain enum of the operation's module, or an [`io::Error`],
 /// which [`into_parts`](Refused::into_parts) returns. The conversion into
 /// an [`io::Error`] drops the value and keeps the reason.

@@ -26,6 +26,7 @@ impl EventLoop {
         while !self.turn(Wait::Forever)? {
             self.propagate_panic();
         }
+        self.run_due_hooks()?;
         self.inner.quitting.set(false);
         drop(running);
         self.propagate_panic();
@@ -55,6 +56,7 @@ impl EventLoop {
             Some(timeout) => Instant::now().checked_add(timeout).map_or(Wait::Forever, Wait::Until),
         };
         self.turn(wait)?;
+        self.run_due_hooks()?;
         drop(running);
         self.propagate_panic();
         Ok(())
@@ -93,6 +95,7 @@ impl EventLoop {
     pub fn run_ready(&self) -> io::Result<()> {
         let running = Running::enter(self)?;
         self.run_while_ready(MAX_READY_TURNS)?;
+        self.run_due_hooks()?;
         drop(running);
         self.propagate_panic();
         Ok(())
@@ -126,6 +129,7 @@ impl EventLoop {
                 virtual_clock.advance_to(self.next_work().min(end));
             }
         };
+        self.run_due_hooks()?;
         if quit {
             self.inner.quitting.set(false);
         }
@@ -179,6 +183,7 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.inner.running.set(false);
+        self.0.inner.hooks.set_due();
         // An inherited loop shares the counter that signals pending work with the parent process.
         if !self.0.is_inherited() {
             self.0.leave();

@@ -45,11 +45,12 @@ impl FileIoBuilder {
     }
 
     /// Sets the maximum number of threads, which is the number of operations at a time. Default: 4.
-    /// Minimum: 1. Threads are started on demand, and end after ten seconds without work.
+    /// With 0 [`build`](FileIoBuilder::build) returns an error. Threads are started on demand, and
+    /// end after ten seconds without work.
     ///
     /// A thread that reads from a pipe or a terminal is blocked until data arrives.
     pub fn threads(mut self, threads: usize) -> FileIoBuilder {
-        self.threads = threads.max(1);
+        self.threads = threads;
         self
     }
 
@@ -64,24 +65,26 @@ impl FileIoBuilder {
     /// Creates the file I/O for this loop.
     ///
     /// # Errors
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the number of threads is 0.
+    ///
     /// If a ring was requested and cannot be created: [`Unsupported`](io::ErrorKind::Unsupported)
     /// if the build is without the feature `uring`, or the kernel is without io_uring (ENOSYS) or
     /// too old (before Linux 5.6); [`PermissionDenied`](io::ErrorKind::PermissionDenied) (EPERM) if
     /// it is disabled for this process, by `kernel.io_uring_disabled` or a seccomp filter.
     /// Otherwise the error of creating a descriptor or allocating memory.
     pub fn build(self, event_loop: &EventLoop) -> io::Result<FileIo> {
+        let Some(threads) = NonZeroUsize::new(self.threads) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "file I/O needs a thread"));
+        };
         let done = Arc::new(EventFd::new(0)?);
-        let backend = self.make_backend(&done)?;
+        let backend = self.make_backend(&done, threads)?;
         let kind = backend.kind();
         let core = FileIoCore::register(event_loop, done, backend)?;
         Ok(FileIo { core, backend: kind })
     }
 
-    fn make_backend(&self, done: &Arc<EventFd>) -> io::Result<Backend> {
-        let threads = || {
-            let limit = NonZeroUsize::new(self.threads).expect("at least 1");
-            Backend::threads(Arc::clone(done), limit)
-        };
+    fn make_backend(&self, done: &Arc<EventFd>, threads: NonZeroUsize) -> io::Result<Backend> {
+        let threads = || Backend::threads(Arc::clone(done), threads);
         match self.backend {
             Some(FileIoBackend::IoUring) => Backend::ring(Arc::clone(done), self.entries),
             Some(FileIoBackend::ThreadPool) => Ok(threads()),

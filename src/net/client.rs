@@ -255,6 +255,7 @@ impl TcpClientBuilder<'_> {
     ///
     /// # Panics
     /// If the limit is zero.
+    #[track_caller]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         assert!(!timeout.is_zero(), "the time limit of a client must be more than zero");
         self.settings.timeout = timeout;
@@ -331,7 +332,8 @@ impl TcpClientBuilder<'_> {
     }
 
     /// The maximum numbers of bytes and of calls that [`send`](TcpClient::send) and
-    /// [`with`](TcpClient::with) queue while there is no session. Default: 1 MiB and 1024.
+    /// [`with`](TcpClient::with) queue while there is no session. Default: 1 MiB and 1024. With 0
+    /// they are refused until there is one.
     pub fn max_queued(mut self, bytes: usize, calls: usize) -> Self {
         self.settings.queue = QueueLimits { bytes, calls };
         self

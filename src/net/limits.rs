@@ -60,7 +60,8 @@ impl ConnectionLimits {
     }
 
     /// The high-water mark and low-water mark of a connection's unsent bytes. Default: 4 MiB and
-    /// 1 MiB. A low mark above the high mark is reduced to it.
+    /// 1 MiB. A low mark above the high mark is reduced to it. A high mark of 0 is passed by every
+    /// unsent byte, and a low mark of 0 is reached when all bytes are sent.
     ///
     /// The marks serve two purposes:
     ///
@@ -105,14 +106,15 @@ impl ConnectionLimits {
     /// [`SendError::Full`](crate::net::SendError::Full). Default: 16 MiB.
     ///
     /// Set it well above the sum of the high-water mark and the unsolicited output. Otherwise
-    /// replies are refused before the connection pauses.
+    /// replies are refused before the connection pauses. With 0 every send of at least one byte is
+    /// refused.
     pub fn max_unsent(mut self, bytes: usize) -> ConnectionLimits {
         self.max_unsent = bytes;
         self
     }
 
     /// The maximum number of input bytes that a handler may leave unread. A connection that exceeds
-    /// it is closed. Default: 16 MiB.
+    /// it is closed. Default: 16 MiB. With 0 a handler must take all input in each call.
     pub fn max_unread(mut self, bytes: usize) -> ConnectionLimits {
         self.max_unread = bytes;
         self

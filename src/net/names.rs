@@ -1,5 +1,6 @@
 //! The system's resolver: getaddrinfo(3) and getnameinfo(3). Both block.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -33,6 +34,15 @@ pub(super) enum Protocol {
     Udp,
 }
 
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+        })
+    }
+}
+
 /// The addresses of a host, in the order of preference (RFC 6724), each once. Their port is that of
 /// the service, or 0.
 ///
@@ -50,7 +60,8 @@ pub(super) fn addresses_of(
     };
     let hints = AddrInfoHints { socktype, ..AddrInfoHints::default() };
     let mut addresses = Vec::new();
-    for found in getaddrinfo(Some(host), service, Some(hints)).map_err(error)? {
+    let found = getaddrinfo(Some(host), service, Some(hints));
+    for found in found.map_err(|error| error_of_lookup(error, service, protocol))? {
         let address = found?.sockaddr;
         if !addresses.contains(&address) {
             addresses.push(address);
@@ -71,10 +82,19 @@ pub(super) fn name_of(address: IpAddr) -> io::Result<String> {
     Ok(getnameinfo(&SocketAddr::new(address, 0), flags).map_err(error)?.0)
 }
 
+fn error_of_lookup(found: LookupError, service: Option<&str>, protocol: Protocol) -> io::Error {
+    match service.filter(|_| matches!(found.kind(), LookupErrorKind::Service)) {
+        // The system's own text is "Servname not supported for ai_socktype".
+        Some(service) => {
+            let message = format!("the {protocol} service {service:?} is unknown");
+            io::Error::new(io::ErrorKind::NotFound, message)
+        }
+        None => error(found),
+    }
+}
+
 fn error(error: LookupError) -> io::Error {
     match error.kind() {
-        // The system's own text is "Servname not supported for ai_socktype".
-        LookupErrorKind::Service => io::Error::new(io::ErrorKind::NotFound, "the service is unknown"),
         LookupErrorKind::NoName | LookupErrorKind::NoData => {
             io::Error::new(io::ErrorKind::NotFound, error.to_string())
         }

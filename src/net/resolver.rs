@@ -7,6 +7,7 @@ mod pending;
 mod question;
 mod threads;
 
+use std::any::type_name;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -130,7 +131,7 @@ impl Resolver {
     /// The [target](ConnectTarget) is what a client connects to: `"example.org:80"`,
     /// `("example.org", 80)`, or `"example.org:https"` with the name of a TCP service. The
     /// addresses of a name are in the system's order of preference (RFC 6724), and each occurs
-    /// once. There is at least one.
+    /// once. There is at least one. Addresses that are given come back as they are.
     ///
     /// A numeric address with a numeric port, and a result in the cache, need no query and no
     /// thread. `then` is never called before this returns.
@@ -152,20 +153,21 @@ impl Resolver {
     where
         D: FnOnce(&EventLoop, io::Result<Vec<SocketAddr>>) + 'static,
     {
-        let endpoint = target
-            .try_into()
-            .map(|target| target.endpoint().clone())
-            .map_err(|error| error.into().for_purpose("look up"));
-        let known = match endpoint {
-            Ok(Endpoint::Host(host, service)) => return self.lookup_host(&host, &service, then),
-            Ok(Endpoint::Zoned(address, zone, port)) => {
-                with_zone(address, &zone, port).and_then(|address| inet(&[address]))
+        let (text, known) = match target.try_into().map_err(Into::into) {
+            Ok(target) => {
+                let known = match target.endpoint() {
+                    Endpoint::Host(host, service) => return self.lookup_host(host, service, then),
+                    Endpoint::Zoned(address, zone, port) => {
+                        with_zone(*address, zone, *port).and_then(|address| inet(&[address]))
+                    }
+                    Endpoint::Addresses(addresses) => inet(addresses),
+                };
+                (target.text().to_owned(), known)
             }
-            Ok(Endpoint::Addresses(addresses)) => inet(&addresses),
-            Err(error) => Err(error),
+            Err(error) => (error.text().to_owned(), Err(error.for_purpose("look up"))),
         };
         let convert = |then| into_then(then, Found::into_addresses);
-        self.start(then, convert, |event_loop, pending| {
+        self.start(text, then, convert, |event_loop, pending| {
             pending.respond_later(event_loop, known.map(Found::Addresses));
         })
     }
@@ -217,7 +219,7 @@ impl Resolver {
         convert: impl FnOnce(D) -> Then,
     ) -> Result<Lookup, Refused<D, ResolverError>> {
         let core = Rc::clone(&self.core);
-        self.start(then, convert, move |event_loop, pending| {
+        self.start(question.to_string(), then, convert, move |event_loop, pending| {
             let known = core.cache.borrow_mut().get(&question, event_loop.now());
             match known {
                 Some(found) => pending.respond_later(event_loop, Ok(found)),
@@ -229,6 +231,7 @@ impl Resolver {
     /// Registers a lookup and starts it.
     fn start<D>(
         &self,
+        target: String,
         then: D,
         convert: impl FnOnce(D) -> Then,
         begin: impl FnOnce(&EventLoop, &Rc<Pending>),
@@ -237,7 +240,8 @@ impl Resolver {
             return Err(Refused::new(then, ResolverError::Full));
         };
         let started = self.core.event_loop.with(|event_loop| {
-            let pending = event_loop.register(Interest::EMPTY, |id| Pending::new(id, slot)).ok()?;
+            let make = |id| Pending::new(id, slot, target, type_name::<D>());
+            let pending = event_loop.register(Interest::EMPTY, make).ok()?;
             let lookup = Lookup { registration: Registration::new(event_loop, pending.id(), &pending) };
             begin(event_loop, &pending);
             Some((lookup, pending))
@@ -259,10 +263,7 @@ fn into_then<T: 'static>(
     convert: impl FnOnce(Found) -> T + 'static,
 ) -> Then {
     let then = Contained::new(then);
-    Box::new(move |event_loop, response| {
-        let response = response.map(convert);
-        event_loop.catch("the callback of a lookup", || then.into_inner()(event_loop, response));
-    })
+    Box::new(move |event_loop, response| then.into_inner()(event_loop, response.map(convert)))
 }
 
 /// # Errors

@@ -37,7 +37,7 @@ pub enum CloseReason {
     /// [memory limit](crate::net::TcpServerBuilder::max_buffered), and this one held the most and
     /// made the least progress. It was reset.
     MemoryLimit,
-    /// The handler panicked.
+    /// A callback of the handler, or a [filter](crate::net::Filter), panicked.
     Panicked,
     /// The kernel reported an error (a reset, a timeout), the handler returned one, or a limit was
     /// exceeded.
@@ -58,7 +58,7 @@ impl fmt::Display for CloseReason {
             CloseReason::TimedOut => f.write_str("the deadline of the connection passed"),
             CloseReason::ReplyDropped => f.write_str("a reserved reply was dropped unfilled"),
             CloseReason::MemoryLimit => f.write_str("all connections together exceeded their memory limit"),
-            CloseReason::Panicked => f.write_str("the handler panicked"),
+            CloseReason::Panicked => f.write_str("a callback panicked"),
             CloseReason::Error(error) => error.fmt(f),
         }
     }

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
@@ -50,7 +52,22 @@ use crate::sources::signals::signal::Signal;
 /// ```
 #[derive(Debug)]
 pub struct Terminal {
+    shared: Arc<Shared>,
+}
+
+/// What a terminal and its raw modes share.
+#[derive(Debug)]
+struct Shared {
     fd: OwnedFd,
+    raw: Mutex<Raw>,
+}
+
+/// The raw modes of a terminal that exist.
+#[derive(Debug, Default)]
+struct Raw {
+    count: usize,
+    /// The mode before the first of them.
+    saved: Option<Termios>,
 }
 
 impl Terminal {
@@ -61,7 +78,10 @@ impl Terminal {
     /// descriptor is free.
     pub fn new(fd: impl AsFd) -> io::Result<Terminal> {
         match tcgetattr(&fd) {
-            Ok(_) => Ok(Terminal { fd: fd.as_fd().try_clone_to_owned()? }),
+            Ok(_) => {
+                let (fd, raw) = (fd.as_fd().try_clone_to_owned()?, Mutex::default());
+                Ok(Terminal { shared: Arc::new(Shared { fd, raw }) })
+            }
             Err(Errno::NOTTY) => {
                 Err(io::Error::new(io::ErrorKind::InvalidInput, "the descriptor is not a terminal"))
             }
@@ -71,7 +91,9 @@ impl Terminal {
 
     /// Switches the terminal to raw mode: each key is input at once, without echo, line editing or
     /// signals, and output is unchanged. The former mode is restored when the result is dropped, in
-    /// any order with the terminal.
+    /// any order with the terminal. If this was called several times, the last of the results
+    /// restores the mode before the first call. Values of `Terminal` for the same terminal do not
+    /// know of each other.
     ///
     /// A panic that unwinds drops it too. If the program aborts or is killed, the terminal stays in
     /// raw mode; the shell command `stty sane` restores it. A panic in a callback is caught by the
@@ -80,12 +102,16 @@ impl Terminal {
     /// # Errors
     /// That of tcsetattr(3), such as EIO for a process in the background.
     pub fn raw_mode(&self) -> io::Result<RawMode> {
-        let saved = tcgetattr(&self.fd)?;
-        let fd = self.fd.try_clone()?;
-        let mut raw = saved.clone();
-        raw.make_raw();
-        tcsetattr(&self.fd, OptionalActions::Now, &raw)?;
-        Ok(RawMode { fd, saved, process: ProcessMark::current() })
+        let Shared { fd, raw } = &*self.shared;
+        let mut raw = raw.lock();
+        let current = tcgetattr(fd)?;
+        let mut mode = current.clone();
+        mode.make_raw();
+        tcsetattr(fd, OptionalActions::Now, &mode)?;
+        raw.count += 1;
+        raw.saved.get_or_insert(current);
+        drop(raw);
+        Ok(RawMode { shared: Arc::clone(&self.shared), process: ProcessMark::current() })
     }
 
     /// The size of the window.
@@ -93,7 +119,7 @@ impl Terminal {
     /// # Errors
     /// That of the ioctl `TIOCGWINSZ`.
     pub fn window_size(&self) -> io::Result<WindowSize> {
-        let size = tcgetwinsize(&self.fd)?;
+        let size = tcgetwinsize(&self.shared.fd)?;
         Ok(WindowSize { rows: size.ws_row, columns: size.ws_col })
     }
 
@@ -108,7 +134,7 @@ impl Terminal {
         event_loop: &EventLoop,
         mut callback: impl FnMut(&EventLoop, WindowSize) + 'static,
     ) -> io::Result<Signals> {
-        let terminal = Terminal { fd: self.fd.try_clone()? };
+        let terminal = Terminal { shared: Arc::clone(&self.shared) };
         Signals::new(event_loop, [Signal::WINCH], move |event_loop, _| match terminal.window_size() {
             Ok(size) => callback(event_loop, size),
             Err(error) => logger::recurring("the size of a terminal", |left_out| {
@@ -120,26 +146,35 @@ impl Terminal {
 
 impl AsFd for Terminal {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.shared.fd.as_fd()
     }
 }
 
-/// The raw mode of a [`Terminal`]. Dropping it restores the mode that the terminal had before. In a
-/// forked child it has no effect.
+/// The raw mode of a [`Terminal`]. Dropping the last of a terminal restores the mode before the
+/// first. In a forked child it has no effect.
 #[must_use = "the former mode is restored when this is dropped"]
 pub struct RawMode {
-    fd: OwnedFd,
-    saved: Termios,
+    shared: Arc<Shared>,
     process: ProcessMark,
 }
 
 impl Drop for RawMode {
     fn drop(&mut self) {
+        // In a forked child the lock may be held for ever.
         if !self.process.is_current() {
             return;
         }
+        let mut raw = self.shared.raw.lock();
+        raw.count -= 1;
+        if raw.count > 0 {
+            return;
+        }
+        let Some(saved) = raw.saved.take() else { return };
+        let restored = tcsetattr(&self.shared.fd, OptionalActions::Now, &saved);
+        // Released before the logger is called.
+        drop(raw);
         // It fails if the terminal has hung up, which has no mode.
-        if let Err(error) = tcsetattr(&self.fd, OptionalActions::Now, &self.saved) {
+        if let Err(error) = restored {
             logger::call(|| log::debug!("cannot restore the mode of a terminal: {error}"));
         }
     }
@@ -147,7 +182,7 @@ impl Drop for RawMode {
 
 impl fmt::Debug for RawMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RawMode").field("fd", &self.fd).finish_non_exhaustive()
+        f.debug_struct("RawMode").field("fd", &self.shared.fd).finish_non_exhaustive()
     }
 }
 

@@ -120,7 +120,8 @@ impl Watchdog {
         Ok(Watchdog { shared, limit, process: ProcessMark::current(), thread: Some(thread) })
     }
 
-    /// Watches a loop, until the loop or this value is dropped. From any thread.
+    /// Watches a loop, until the loop or this value is dropped. From any thread. A loop that is
+    /// watched already is still watched once.
     pub fn watch(&self, event_loop: &LoopHandle) {
         if self.process.is_current() && !event_loop.is_inherited() {
             event_loop.add_watcher();
@@ -246,13 +247,14 @@ impl<R: FnMut(&Blocked)> Patrol<R> {
             }
         }
         let (now, limit) = (Instant::now(), self.limit);
-        self.loops.extend(requests.added.drain(..).map(|event_loop| Watched {
-            beat: event_loop.pulse().beat(),
-            event_loop,
-            since: now,
-            next: limit,
-            reported: None,
-        }));
+        for event_loop in requests.added.drain(..) {
+            if self.loops.iter().any(|watched| watched.event_loop.is_same_loop(&event_loop)) {
+                event_loop.remove_watcher();
+                continue;
+            }
+            let beat = event_loop.pulse().beat();
+            self.loops.push(Watched { beat, event_loop, since: now, next: limit, reported: None });
+        }
         !requests.stopping
     }
 

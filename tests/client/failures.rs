@@ -180,6 +180,20 @@ fn an_unusable_local_address_is_reported() {
 }
 
 #[test]
+fn an_empty_target_is_quoted() {
+    with_loop(|event_loop| {
+        let text = Rc::new(RefCell::default());
+        let failed = Rc::clone(&text);
+        let client = TcpClient::connect(event_loop, "");
+        let client = client.on_failure(move |_, error| failed.replace(error.to_string()).clear());
+        let _client = client.serve_fn(|_, _| ()).unwrap();
+        net::turn_until(event_loop, || !text.borrow().is_empty());
+        let expected = "cannot connect to \"\": the port is missing, as in example.org:80";
+        assert_eq!(*text.borrow(), expected);
+    });
+}
+
+#[test]
 fn a_socket_connected_to_itself_is_refused() {
     with_loop(|event_loop| {
         let address = Refusing::new().address();

@@ -74,6 +74,8 @@ fn hosts_services_and_names_are_looked_up() {
         assert_eq!(look_up("[2001:db8::1]:made-up"), parsed(&["[2001:db8::1]:4321"]));
         assert_eq!(look_up("[fe80::1%1]:made-up"), parsed(&["[fe80::1%1]:4321"]));
         assert_eq!(look_up("one.example:unknown"), Err(ErrorKind::NotFound));
+        let unknown = reveille::TcpServer::bind(&event_loop, "127.0.0.1:unknown").unwrap_err();
+        assert!(unknown.to_string().contains("the TCP service \"unknown\" is unknown"), "{unknown}");
         assert_eq!(look_up("two.example:80"), Err(ErrorKind::NotFound));
         assert_eq!(name_of(&event_loop, &resolver, "192.0.2.8"), Ok("one.example".to_owned()));
         assert_eq!(name_of(&event_loop, &resolver, "192.0.2.9"), Err(ErrorKind::NotFound));
@@ -99,6 +101,7 @@ fn clients_and_servers_accept_service_names() {
         // The service exists for TCP only.
         let error = reveille::UdpSocket::bind(&event_loop, "127.0.0.1:made-up").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains("the UDP service \"made-up\" is unknown"), "{error}");
     });
 }
 

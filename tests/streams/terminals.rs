@@ -48,6 +48,32 @@ fn raw_mode_is_restored_on_drop() {
 }
 
 #[test]
+fn the_last_of_several_raw_modes_restores_the_first() {
+    for in_order in [true, false] {
+        let (_master, slave) = pty();
+        let terminal = Terminal::new(&slave).unwrap();
+        let (first, second) = (terminal.raw_mode().unwrap(), terminal.raw_mode().unwrap());
+        let (earlier, later) = if in_order { (first, second) } else { (second, first) };
+        drop((terminal, earlier));
+        assert!(!is_canonical(&slave));
+        drop(later);
+        assert!(is_canonical(&slave), "{in_order}");
+    }
+}
+
+#[test]
+fn raw_mode_begins_anew_after_it_was_restored() {
+    let (_master, slave) = pty();
+    let terminal = Terminal::new(&slave).unwrap();
+    for _ in 0..2 {
+        let raw = terminal.raw_mode().unwrap();
+        assert!(!is_canonical(&slave));
+        drop(raw);
+        assert!(is_canonical(&slave));
+    }
+}
+
+#[test]
 fn raw_mode_is_restored_on_panic() {
     let (_master, slave) = pty();
     let panicked = catch_unwind(AssertUnwindSafe(|| {

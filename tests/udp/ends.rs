@@ -49,7 +49,7 @@ fn a_handler_panic_ends_only_its_socket() {
             sender.send_to(b"boo", socket.local_addr().unwrap()).unwrap();
         }
         let all = wait_for_calls(event_loop, &events, 2);
-        assert_eq!(all, [datagram("boo"), HandlerCall::Close("the handler panicked".to_owned())]);
+        assert_eq!(all, [datagram("boo"), HandlerCall::Close("a callback panicked".to_owned())]);
         assert_eq!(event_loop.handle().counters().panics, 1);
         assert!(!socket.is_open() && !handle.is_open());
         sender.send_to(b"well", other.local_addr().unwrap()).unwrap();

@@ -7,9 +7,10 @@ pub enum MailboxLimit {
     /// No limit other than memory.
     #[default]
     Unbounded,
-    /// At most this many. A post to a full queue is refused and returns the task.
+    /// At most this many; 0 counts as 1. A post to a full queue is refused and returns the task.
     Refuse(usize),
-    /// At most this many. A post to a full queue blocks until the loop takes a batch.
+    /// At most this many; 0 counts as 1. A post to a full queue blocks until the loop takes a
+    /// batch.
     ///
     /// A loop that is not run takes no batch, so the caller blocks until the loop is run or
     /// dropped. The loop's own thread never blocks, as it would deadlock: its post to a full queue

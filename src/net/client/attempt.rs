@@ -93,7 +93,10 @@ impl ConnectError {
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot connect to {}", self.target)?;
+        match &*self.target {
+            "" => f.write_str("cannot connect to \"\"")?,
+            target => write!(f, "cannot connect to {target}")?,
+        }
         if self.rounds > 1 {
             write!(f, " in {} rounds", self.rounds)?;
         }

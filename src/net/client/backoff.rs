@@ -54,7 +54,8 @@ impl Backoff {
         self
     }
 
-    /// The maximum number of retries after the first failed round. Default: no limit.
+    /// The maximum number of retries after the first failed round. Default: no limit. With 0
+    /// there is none.
     pub fn max_retries(mut self, retries: u32) -> Backoff {
         self.max_retries = Some(retries);
         self

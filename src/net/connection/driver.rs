@@ -25,7 +25,6 @@ use crate::buffer::Buffer;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::{Description, EventLoop, Source};
-use crate::net::address::Address;
 use crate::net::connection::{
     ConnectionCore, ConnectionState, INPUT, PendingConnection, Received, TcpConnection,
 };
@@ -366,12 +365,7 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
     }
 
     fn describe(&self) -> Description {
-        let connection = Description::of("a connection").handler(type_name::<H>());
-        match self.core.known_peer() {
-            Some(Address::Inet(peer)) => connection.address("with", *peer),
-            Some(peer) => connection.detail(format_args!("with {peer}")),
-            None => connection,
-        }
+        self.core.describe().handler(type_name::<H>())
     }
 
     fn on_panic(&self, event_loop: &EventLoop, _id: ChannelId) {

@@ -182,7 +182,7 @@ impl ConnectionCore {
     fn with_filters<R>(&self, event_loop: &EventLoop, call: impl FnOnce(&mut Filters) -> R) -> Option<R> {
         let filtering = self.filtering.get()?;
         let mut filters = filtering.filters.take()?;
-        let returned = event_loop.catch("a filter", || call(&mut filters));
+        let returned = event_loop.catch_described("a filter", || self.describe(), || call(&mut filters));
         if returned.is_none() {
             drop(filters);
             // The filter may hold output back, which is lost.

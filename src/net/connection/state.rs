@@ -1,7 +1,11 @@
-//! The state of a connection, and its id.
+//! The state of a connection, its id, and its description.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::ConnectionCore;
+use crate::event_loop::Description;
+use crate::net::address::Address;
 
 /// The state of a connection.
 ///
@@ -48,5 +52,18 @@ impl ConnectionId {
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+impl ConnectionCore {
+    /// The connection with its peer, once it is established.
+    pub(super) fn describe(&self) -> Description {
+        let connection = Description::of("a connection");
+        match self.peer.get() {
+            Some(Address::Inet(peer)) => connection.address("with", *peer),
+            Some(Address::Unaddressed) => connection.detail("without an address"),
+            Some(peer) => connection.detail(format_args!("with {peer}")),
+            None => connection,
+        }
     }
 }

@@ -23,21 +23,23 @@ impl ResolverBuilder {
         ResolverBuilder { threads: 4, queue: 1024, time_to_live: Duration::ZERO, entries: 0 }
     }
 
-    /// Sets how many queries run at a time, each on a thread. Default: 4.
+    /// Sets how many queries run at a time, each on a thread. Default: 4. With 0
+    /// [`build`](ResolverBuilder::build) returns an error.
     pub fn threads(mut self, threads: usize) -> ResolverBuilder {
         self.threads = threads;
         self
     }
 
     /// Sets how many lookups may be unfinished. Default: 1024. Lookups that share a query count one
-    /// by one.
+    /// by one. With 0 every lookup is refused, also one that needs no query.
     pub fn queue(mut self, lookups: usize) -> ResolverBuilder {
         self.queue = lookups;
         self
     }
 
     /// Keeps successful results for `time_to_live`, of at most `entries` queries. Default: none are
-    /// kept. A full cache replaces its oldest entry. Failures are not kept.
+    /// kept. A full cache replaces its oldest entry. Failures are not kept. If one of the values
+    /// is zero, nothing is kept.
     ///
     /// The time is that of the loop's clock.
     pub fn cache(mut self, time_to_live: Duration, entries: usize) -> ResolverBuilder {

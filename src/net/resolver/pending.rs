@@ -15,13 +15,16 @@ use crate::readiness::Readiness;
 
 type Response = io::Result<Found>;
 
-/// What is done with the response. It contains the panics of user code.
+/// What is done with the response. Its drop contains the panics of user code.
 pub(super) type Then = Box<dyn FnOnce(&EventLoop, Response)>;
 
 /// A source without a descriptor. Removing it from the loop cancels the lookup.
 pub(super) struct Pending {
     id: ChannelId,
     core: Rc<Core>,
+    /// What is looked up, and the type of the callback.
+    target: String,
+    callback: &'static str,
     /// Empty once the lookup has finished.
     slot: Cell<Option<Slot>>,
     /// The query on another thread, if there is one.
@@ -51,10 +54,10 @@ impl Drop for Slot {
 }
 
 impl Pending {
-    pub(super) fn new(id: ChannelId, slot: Slot) -> Rc<Pending> {
+    pub(super) fn new(id: ChannelId, slot: Slot, target: String, callback: &'static str) -> Rc<Pending> {
         let core = Rc::clone(&slot.0);
-        let slot = Cell::new(Some(slot));
-        Rc::new(Pending { id, core, slot, query: Cell::new(None), then: Cell::new(None) })
+        let (slot, query, then) = (Cell::new(Some(slot)), Cell::new(None), Cell::new(None));
+        Rc::new(Pending { id, core, target, callback, slot, query, then })
     }
 
     pub(super) fn id(&self) -> ChannelId {
@@ -86,7 +89,7 @@ impl Source for Pending {
     }
 
     fn describe(&self) -> Description {
-        Description::of("a lookup")
+        Description::of("a lookup").detail(format_args!("of {:?}", self.target)).handler(self.callback)
     }
 
     fn on_ready(&self, _event_loop: &EventLoop, _ready: Readiness) {}
@@ -103,7 +106,7 @@ impl Source for Pending {
         let then = self.then.take();
         event_loop.remove(self.id);
         if let Some(then) = then {
-            then(event_loop, response);
+            event_loop.catch_in("the callback", self, || then(event_loop, response));
         }
     }
 }

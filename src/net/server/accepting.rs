@@ -14,7 +14,7 @@ impl<S> TcpServerBuilder<'_, S> {
     /// [`overflow_policy`](TcpServerBuilder::overflow_policy) decides about further connections.
     /// With [`OverflowPolicy::Queue`] a server at the limit makes no system call, apart from the
     /// wake-ups by new connections. It accepts again as soon as a connection closes, on any loop.
-    /// With 0 it accepts nothing.
+    /// With 0 it serves no connection, and the policy decides about all of them.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.settings.quota.connections = Some(connections as u64);
         self
@@ -34,7 +34,7 @@ impl<S> TcpServerBuilder<'_, S> {
     /// The port is ignored. Clients behind one router share one address. Of an IPv6 address only
     /// the [prefix](TcpServerBuilder::ipv6_prefix) counts, since a host may have any number of
     /// addresses; an IPv4-mapped address counts as the IPv4 address. Peers of a Unix socket are
-    /// counted per user.
+    /// counted per user. With 0 all are rejected.
     pub fn max_per_address(mut self, connections: usize) -> Self {
         self.settings.quota.per_address = Some(connections as u64);
         self

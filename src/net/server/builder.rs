@@ -142,10 +142,10 @@ pub struct TcpServerBuilder<'a, S = SingleLoop> {
 }
 
 impl<'a, S> TcpServerBuilder<'a, S> {
-    /// The maximum number of connections that wait to be accepted. Default: 4096. The kernel limits
-    /// it to `net.core.somaxconn`.
+    /// The maximum number of connections that wait to be accepted. Default: 4096. 0 counts as 1.
+    /// The kernel limits it to `net.core.somaxconn`.
     pub fn backlog(mut self, connections: u32) -> Self {
-        self.settings.backlog = i32::try_from(connections).unwrap_or(i32::MAX);
+        self.settings.backlog = i32::try_from(connections.max(1)).unwrap_or(i32::MAX);
         self
     }
 
@@ -170,6 +170,10 @@ impl<'a> TcpServerBuilder<'a, SingleLoop> {
     /// more the server has this number of threads, named `reveille-0`, `reveille-1` and so on, each
     /// with a loop. The loop it is bound to only accepts; with
     /// [`ListenerPerLoop`](crate::net::LoadBalancing::ListenerPerLoop) the threads accept instead.
+    ///
+    /// Otherwise the loop that the server is bound to must run, or no connection is accepted. A
+    /// blocking client on that loop's thread waits for ever for a reply: it keeps the loop from
+    /// running.
     ///
     /// This call only records the number. The finishing call, such as
     /// [`serve`](TcpServerBuilder::serve), spawns the threads; for 0 it returns an error.

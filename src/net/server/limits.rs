@@ -17,7 +17,8 @@ impl<S> TcpServerBuilder<'_, S> {
     /// without a limit of their own. The available memory is the minimum of the machine's memory,
     /// the limits of the process's control groups (cgroup v2 and v1, including parent groups),
     /// `RLIMIT_AS` and `RLIMIT_DATA`. It is read once, when the first server or client is built.
-    /// `usize::MAX` means no limit.
+    /// `usize::MAX` means no limit. With 0 larger sends are refused, and a connection that keeps
+    /// unsent output or unread input is reset.
     ///
     /// The limits of single connections multiplied by their number may exceed the machine's memory;
     /// this limit protects the machine:

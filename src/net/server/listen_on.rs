@@ -147,7 +147,9 @@ impl<'a, S> TcpServerBuilder<'a, S> {
     /// [`systemd_listeners`](crate::net::systemd_listeners). The server owns the descriptor.
     ///
     /// The finishing call makes it non-blocking and close-on-exec, and returns the error of a
-    /// descriptor that is not a listening TCP or Unix stream socket, which is closed.
+    /// descriptor that is not a listening TCP or Unix stream socket. That descriptor is closed, as
+    /// is every other listener of the builder when the finishing call fails: this is the exception
+    /// from the rule that an operation [returns](crate::Refused) the value that it refuses.
     /// [`TcpServer::from_listener`] returns such a descriptor to the caller.
     ///
     /// Everything else remains as the socket has it. The [backlog](TcpServerBuilder::backlog), the

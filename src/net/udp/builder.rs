@@ -128,7 +128,8 @@ impl<'a> UdpSocketBuilder<'a> {
     /// The limits of the queue for datagrams that the kernel does not accept yet. A datagram that
     /// would exceed either limit is refused with [`Full`](super::DatagramError::Full). Default:
     /// 1024 datagrams and 1 MiB. The same limits apply again to datagrams in transit from other
-    /// threads.
+    /// threads. With 0 nothing waits: a datagram that the kernel does not accept at once is
+    /// refused, and so is every one from another thread.
     pub fn max_unsent(mut self, datagrams: usize, bytes: usize) -> Self {
         self.limits = Limits { datagrams, bytes };
         self

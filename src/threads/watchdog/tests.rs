@@ -37,6 +37,24 @@ fn a_loop_leaves_its_watchdog_when_it_is_dropped() {
 }
 
 #[test]
+fn a_loop_that_is_watched_twice_is_watched_once() {
+    let event_loop = EventLoop::new().unwrap();
+    let mut patrol = patrol(&event_loop);
+    let requests = Arc::clone(&patrol.shared);
+    for _ in 0..2 {
+        event_loop.handle().add_watcher();
+        requests.requests.lock().added.push(event_loop.handle());
+        assert!(patrol.wait(Duration::ZERO));
+        assert_eq!(patrol.loops.len(), 1);
+    }
+    // The patrol's own watcher is left.
+    event_loop.handle().remove_watcher();
+    event_loop.queue_in_loop(|event_loop| assert_eq!(event_loop.handle().pulse().beat(), 0));
+    event_loop.run_once(Duration::ZERO).unwrap();
+    event_loop.handle().add_watcher();
+}
+
+#[test]
 fn a_loop_counts_its_outermost_callbacks() {
     let event_loop = EventLoop::new().unwrap();
     let patrol = patrol(&event_loop);

@@ -33,7 +33,8 @@ impl WorkersBuilder {
     }
 
     /// Sets the number of threads. Default: the number of processors that are
-    /// [available](thread::available_parallelism).
+    /// [available](thread::available_parallelism). With 0 [`build`](WorkersBuilder::build) returns
+    /// an error.
     pub fn threads(mut self, threads: usize) -> WorkersBuilder {
         self.threads = Some(threads);
         self
