@@ -76,11 +76,12 @@ fn the_rate_of_an_address_applies_to_all_loops_together() {
                     .serve_fn(|conn, input| conn.send(input.take_all()))
             });
             let handle = host.request(|_, server| server.as_ref().expect("a server").handle());
-            for n in 0..5 {
+            let ends = FAILURES.into_iter().map(Some).chain([None, None]);
+            for failure in ends {
                 let mut peer = connect_from("127.0.0.2", host.address());
                 read_greeting(&mut peer);
-                match FAILURES.get(n) {
-                    Some(failure) => fail(peer, *failure),
+                match failure {
+                    Some(failure) => fail(peer, failure),
                     None => complete(&mut peer),
                 }
             }
