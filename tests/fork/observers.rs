@@ -54,7 +54,8 @@ fn hooks_may_fork() {
                 assert_eq!(later.get(), kind, "the child does not continue the turn");
                 drop(owned.take());
             });
-            assert!(succeeded && calls == 1);
+            // The parent continues, up to the last call before `run` returns.
+            assert!(succeeded && calls > kind, "{calls} calls");
         }
         // At the end of a loop.
         let event_loop = EventLoop::new().unwrap();
