@@ -68,7 +68,7 @@ impl ConnectionCore {
         let Some(filtering) = self.filtering.get().filter(|_| self.is_in_handshake()) else { return };
         let Some(filters) = filtering.filters.take() else { return };
         // User code, but it is given nothing to call back with.
-        let are_ready = event_loop.catch("a filter", || filters.are_ready());
+        let are_ready = event_loop.catch_described("a filter", || self.describe(), || filters.are_ready());
         filtering.filters.set(Some(filters));
         match are_ready {
             Some(true) if self.state.get() != ConnectionState::Closed => {
