@@ -233,9 +233,11 @@ pub mod io {
     pub use crate::sources::terminal::{RawMode, Terminal, WindowSize};
 }
 
-/// Tasks from other threads: the limit of the mailbox, the errors of posting, and the counters of a
-/// loop. Work on other threads: [`Workers`](task::Workers).
+/// Spawned futures, and tasks from other threads: the limit of the mailbox, the errors of posting,
+/// and the counters of a loop. Work on other threads: [`Workers`](task::Workers).
 pub mod task {
+    pub use crate::event_loop::tasks::executor::{spawn_local, with_loop, yield_now};
+    pub use crate::event_loop::tasks::join_handle::{AbortOnDrop, JoinError, JoinHandle};
     pub use crate::event_loop::{CallError, LoopCounters, MailboxLimit, PostError};
     pub use crate::threads::workers::builder::WorkersBuilder;
     pub use crate::threads::workers::error::{JobError, WorkersError};

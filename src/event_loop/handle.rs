@@ -2,6 +2,7 @@
 
 pub(in crate::event_loop) mod call;
 pub(in crate::event_loop) mod mailbox_limit;
+mod spawn;
 mod timers;
 
 use std::error::Error;
@@ -115,21 +116,7 @@ impl LoopHandle {
     where
         F: FnOnce(&EventLoop) + Send + 'static,
     {
-        if self.is_inherited() {
-            return Err(self.refused(Refusal::Closed, task));
-        }
-        let tasks = &self.shared.tasks;
-        let pushed = match self.shared.mailbox {
-            MailboxLimit::Block(_) => tasks.push_waiting(deadline, task, SendTask::new),
-            MailboxLimit::Unbounded | MailboxLimit::Refuse(_) => tasks.push(task, SendTask::new),
-        };
-        match pushed {
-            Ok(wake) => {
-                self.shared.wake(wake);
-                Ok(())
-            }
-            Err((refusal, task)) => Err(self.refused(refusal, task)),
-        }
+        self.send(deadline, task, SendTask::new)
     }
 
     #[cold]
