@@ -14,7 +14,7 @@ pub(crate) mod containment;
 mod counters;
 pub(crate) mod deliveries;
 mod embedding;
-mod handle;
+pub(crate) mod handle;
 pub(crate) mod hooks;
 pub(crate) mod idle;
 pub(crate) mod observation;

@@ -236,6 +236,7 @@ pub mod io {
 /// Spawned futures, and tasks from other threads: the limit of the mailbox, the errors of posting,
 /// and the counters of a loop. Work on other threads: [`Workers`](task::Workers).
 pub mod task {
+    pub use crate::event_loop::handle::call_async::CallFuture;
     pub use crate::event_loop::tasks::executor::{spawn_local, with_loop, yield_now};
     pub use crate::event_loop::tasks::join_handle::{AbortOnDrop, JoinError, JoinHandle};
     pub use crate::event_loop::{CallError, LoopCounters, MailboxLimit, PostError};
@@ -251,9 +252,12 @@ pub mod observe {
     pub use crate::threads::watchdog::{Blocked, Watchdog};
 }
 
-/// Repeating timers, and a clock for tests.
+/// Repeating timers, waiting in async functions, and a clock for tests.
 pub mod time {
     pub use crate::event_loop::timers::clock::VirtualClock;
+    pub use crate::event_loop::timers::interval::{Interval, interval};
+    pub use crate::event_loop::timers::sleep::{Sleep, sleep, sleep_until};
+    pub use crate::event_loop::timers::timeout::{Elapsed, Timeout, timeout};
     pub use crate::event_loop::{MissedTickBehavior, Repeat};
 }
 

@@ -1,6 +1,7 @@
 //! `LoopHandle`: a handle to a loop, for use from any thread.
 
 pub(in crate::event_loop) mod call;
+pub(crate) mod call_async;
 pub(in crate::event_loop) mod mailbox_limit;
 mod spawn;
 mod timers;
@@ -32,7 +33,7 @@ use crate::event_loop::tasks::task_queue::Refusal;
 /// between the two.
 #[derive(Clone)]
 pub struct LoopHandle {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl LoopHandle {
