@@ -52,6 +52,8 @@ pub struct Sleep {
     armed: Option<Armed>,
 }
 
+const LOOP_ENDED: &str = "the event loop of this sleep has ended";
+
 /// A timer, and the waker that it wakes.
 struct Armed {
     timer: TimerId,
@@ -107,7 +109,7 @@ impl Sleep {
                 let wake = WakeOnDrop(Some(waker));
                 match self.handle.run_at(deadline, move |_| drop(wake)) {
                     Ok(timer) => timer,
-                    Err(_) => panic!("the event loop of this sleep has ended"),
+                    Err(_) => panic!("{}", LOOP_ENDED),
                 }
             }
         }
@@ -123,6 +125,8 @@ impl Future for Sleep {
             self.disarm();
             return Poll::Ready(());
         }
+        // On another thread: the end of the loop has dropped the timer, which has woken this.
+        assert!(event_loop.is_some() || !self.handle.has_ended(), "{}", LOOP_ENDED);
         if !self.armed.as_ref().is_some_and(|armed| armed.waker.will_wake(context.waker())) {
             self.disarm();
             let waker = context.waker().clone();
