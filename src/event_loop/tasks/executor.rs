@@ -34,8 +34,8 @@ impl EventLoop {
     /// and its payload is in the [`JoinError`]. If the handle has been dropped, the panic is
     /// treated like that of a task.
     ///
-    /// While the loop itself is being dropped, and in a forked child, the future is dropped, and its
-    /// handle returns [`LoopEnded`](JoinError::LoopEnded).
+    /// While the loop itself is being dropped, and in a forked child, the future is dropped, and
+    /// its handle returns [`LoopEnded`](JoinError::LoopEnded).
     ///
     /// ```
     /// use reveille::{EventLoop, time};
