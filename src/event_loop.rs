@@ -14,7 +14,7 @@ pub(crate) mod containment;
 mod counters;
 pub(crate) mod deliveries;
 mod embedding;
-mod handle;
+pub(crate) mod handle;
 pub(crate) mod hooks;
 pub(crate) mod idle;
 pub(crate) mod observation;
@@ -60,6 +60,10 @@ use self::observation::TaskTimes;
 use self::observation::metrics::Phase;
 use self::observation::pulse::Activity;
 use self::poller::{Poller, Wait};
+use self::tasks::future_cell::OwnedFuture;
+use self::tasks::future_header::address_of;
+use self::tasks::future_table::FutureTable;
+use self::tasks::ready_queue;
 use self::tasks::task::Task;
 use self::tasks::task_queue::Batch;
 use self::timers::timer_queue::TimerQueue;
@@ -169,6 +173,8 @@ struct Inner {
     alarm: OnceCell<Rc<Alarm>>,
     /// Tasks from this thread. They take no lock and need not be `Send`.
     local_tasks: RefCell<Batch<Task<EventLoop>>>,
+    /// Spawned futures. One that is being polled is not in the table.
+    futures: RefCell<FutureTable<OwnedFuture>>,
     /// Channels to be closed in phase 6.
     closing: RefCell<Vec<ChannelId>>,
     /// The one buffer that input is read into. A connection borrows it while it reads.
@@ -340,6 +346,7 @@ impl EventLoop {
         // 5. One batch of tasks.
         self.enter_phase::<OBSERVED>(Some(Phase::Tasks));
         self.run_tasks::<OBSERVED>();
+        self.poll_futures();
         self.check_process()?;
 
         // 6. Deferred closes.
@@ -361,6 +368,7 @@ impl EventLoop {
         inner.quitting.get()
             || inner.channels.borrow().has_active()
             || !inner.local_tasks.borrow().is_empty()
+            || !ready_queue::is_empty()
             || !inner.closing.borrow().is_empty()
     }
 
@@ -452,6 +460,7 @@ impl EventLoop {
     }
 
     fn set_current(inner: Weak<Inner>) {
+        ready_queue::set_home(inner.upgrade().map_or(0, |inner| address_of(&inner.shared)));
         drop(ManuallyDrop::into_inner(CURRENT.replace(ManuallyDrop::new(inner))));
     }
 }

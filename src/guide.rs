@@ -10,6 +10,7 @@
 //!
 //! Subjects:
 //!
+//! - [`async_functions`]: futures on the loop, waiting for times, results and other executors.
 //! - [`clients`]: connecting, retrying, reconnecting, sending and stopping.
 //! - [`other_sources`]: UDP sockets, Unix sockets, pipes, terminals, child processes, and any other
 //!   descriptor.
@@ -32,6 +33,9 @@ pub mod first_server {}
 
 #[doc = include_str!("guide/time_and_threads.md")]
 pub mod time_and_threads {}
+
+#[doc = include_str!("guide/async_functions.md")]
+pub mod async_functions {}
 
 #[doc = include_str!("guide/clients.md")]
 pub mod clients {}

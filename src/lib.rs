@@ -25,6 +25,7 @@
 //! |---|---|
 //! | event loop, turns, panics, tasks | [`EventLoop`], [`LoopHandle`] |
 //! | loops on threads | [`LoopThread`], [`LoopPool`] |
+//! | async functions | [`EventLoop::spawn_local`], [`LoopHandle::spawn`], [`task`], [`time`] |
 //! | work off the loop | [`Workers`] |
 //! | timers | [`EventLoop::run_after`], [`Repeat`], [`VirtualClock`] |
 //! | servers | [`TcpServer`], [`ConnectionHandler`], [`LoadBalancing`], [`OverflowPolicy`] |
@@ -93,19 +94,22 @@
 //!   [`RingSendError::Closed`],
 //!   [`PostError::LoopEnded`],
 //!   [`CallError::LoopEnded`],
-//!   [`WorkersError::Closed`], [`WorkersError::LoopEnded`], [`ResolverError::LoopEnded`].
+//!   [`WorkersError::Closed`], [`WorkersError::LoopEnded`], [`ResolverError::LoopEnded`],
+//!   [`JoinError::LoopEnded`].
 //! - `InvalidInput`: the message is longer than the limit, and can never be accepted.
 //!   [`DatagramError::TooLong`], [`RingSendError::TooLong`].
 //! - `InvalidData`: the peer or the input violates the protocol. [`RingError`],
 //!   [`LineError`], [`LengthError`].
-//! - `TimedOut`: the operation did not complete in time. [`CallError::TimedOut`].
-//! - `Other`: user code panicked. [`CallError::Panicked`], [`JobError::Panicked`].
+//! - `TimedOut`: the operation did not complete in time. [`CallError::TimedOut`],
+//!   [`Elapsed`](time::Elapsed).
+//! - `Other`: user code panicked. [`CallError::Panicked`], [`JobError::Panicked`],
+//!   [`JoinError::Panicked`].
 //!
 //! A cancelled operation has the error code ECANCELED
 //! ([`raw_os_error`](std::io::Error::raw_os_error) 125), which has no kind:
-//! [`JobError::Cancelled`], and the operations of a [`FileIo`].
+//! [`JobError::Cancelled`], [`JoinError::Aborted`], and the operations of a [`FileIo`].
 //!
-//! An operation that takes a value returns it with the error, in a [`Refused`]: a task, a closure,
+//! An operation that takes a value returns it with the error, in a [`Refused`]: a task, a future,
 //! bytes, a file, a socket. A builder's method that takes one has no error to return it with, and
 //! the finishing call drops it: see [`listener`](net::TcpServerBuilder::listener).
 //!
@@ -152,6 +156,9 @@
 //! [`Hook`]: observe::Hook
 //! [`JobError::Cancelled`]: task::JobError::Cancelled
 //! [`JobError::Panicked`]: task::JobError::Panicked
+//! [`JoinError::Aborted`]: task::JoinError::Aborted
+//! [`JoinError::LoopEnded`]: task::JoinError::LoopEnded
+//! [`JoinError::Panicked`]: task::JoinError::Panicked
 //! [`LengthCodec`]: codec::LengthCodec
 //! [`LengthError`]: codec::LengthError
 //! [`LineCodec`]: codec::LineCodec
@@ -233,9 +240,12 @@ pub mod io {
     pub use crate::sources::terminal::{RawMode, Terminal, WindowSize};
 }
 
-/// Tasks from other threads: the limit of the mailbox, the errors of posting, and the counters of a
-/// loop. Work on other threads: [`Workers`](task::Workers).
+/// Spawned futures, and tasks from other threads: the limit of the mailbox, the errors of posting,
+/// and the counters of a loop. Work on other threads: [`Workers`](task::Workers).
 pub mod task {
+    pub use crate::event_loop::handle::call_async::CallFuture;
+    pub use crate::event_loop::tasks::executor::{spawn_local, with_loop, yield_now};
+    pub use crate::event_loop::tasks::join_handle::{AbortOnDrop, JoinError, JoinHandle};
     pub use crate::event_loop::{CallError, LoopCounters, MailboxLimit, PostError};
     pub use crate::threads::workers::builder::WorkersBuilder;
     pub use crate::threads::workers::error::{JobError, WorkersError};
@@ -249,9 +259,12 @@ pub mod observe {
     pub use crate::threads::watchdog::{Blocked, Watchdog};
 }
 
-/// Repeating timers, and a clock for tests.
+/// Repeating timers, waiting in async functions, and a clock for tests.
 pub mod time {
     pub use crate::event_loop::timers::clock::VirtualClock;
+    pub use crate::event_loop::timers::interval::{Interval, interval};
+    pub use crate::event_loop::timers::sleep::{Sleep, sleep, sleep_until};
+    pub use crate::event_loop::timers::timeout::{Elapsed, Timeout, timeout};
     pub use crate::event_loop::{MissedTickBehavior, Repeat};
 }
 

@@ -165,6 +165,7 @@ impl EventLoopBuilder {
             freed_bytes: Cell::new(0),
             timers_fired: Cell::new(0),
             local_tasks: RefCell::default(),
+            futures: RefCell::default(),
             closing: RefCell::default(),
             input: Cell::new(None),
             output: Cell::new(None),

@@ -1,7 +1,9 @@
 //! `LoopHandle`: a handle to a loop, for use from any thread.
 
 pub(in crate::event_loop) mod call;
+pub(crate) mod call_async;
 pub(in crate::event_loop) mod mailbox_limit;
+mod spawn;
 mod timers;
 
 use std::error::Error;
@@ -31,7 +33,7 @@ use crate::event_loop::tasks::task_queue::Refusal;
 /// between the two.
 #[derive(Clone)]
 pub struct LoopHandle {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl LoopHandle {
@@ -115,21 +117,7 @@ impl LoopHandle {
     where
         F: FnOnce(&EventLoop) + Send + 'static,
     {
-        if self.is_inherited() {
-            return Err(self.refused(Refusal::Closed, task));
-        }
-        let tasks = &self.shared.tasks;
-        let pushed = match self.shared.mailbox {
-            MailboxLimit::Block(_) => tasks.push_waiting(deadline, task, SendTask::new),
-            MailboxLimit::Unbounded | MailboxLimit::Refuse(_) => tasks.push(task, SendTask::new),
-        };
-        match pushed {
-            Ok(wake) => {
-                self.shared.wake(wake);
-                Ok(())
-            }
-            Err((refusal, task)) => Err(self.refused(refusal, task)),
-        }
+        self.send(deadline, task, SendTask::new)
     }
 
     #[cold]

@@ -21,7 +21,7 @@ impl EventLoop {
     ///
     /// The loop goes on while it has any of the following:
     ///
-    /// - a timer, or a task that has been queued;
+    /// - a timer, a task that has been queued, or a spawned future that has been woken;
     /// - a source: a server, client, connection, socket, signal source or watcher, a child process
     ///   until it has been reaped, a lookup or a job of
     ///   [`Workers::submit`](crate::task::Workers::submit) until its result has been delivered, a
@@ -32,7 +32,8 @@ impl EventLoop {
     /// A handle does not keep the loop running, as it may never be used again. So a thread counts
     /// only once it has posted a task. The same holds for a job of
     /// [`Workers::submit_to`](crate::task::Workers::submit_to), which posts its result. A repeating
-    /// timer counts until it is cancelled.
+    /// timer counts until it is cancelled. A spawned future that waits does not count by itself, only
+    /// what it waits for: a sleep is a timer, but a wake-up of another thread may never come.
     ///
     /// What only serves the rest, such as signals or a timer for statistics, can be excluded. It is
     /// served as long as the loop runs: see [`exclude_from_idle`](EventLoop::exclude_from_idle) for

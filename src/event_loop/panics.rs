@@ -92,8 +92,13 @@ impl EventLoop {
     /// Counts a caught panic. The first of a turn is kept if panics are to be propagated; any other
     /// payload is dropped.
     fn take_panic(&self, payload: Payload) {
-        let Inner { shared, panic, propagate_panics, .. } = &*self.inner;
-        shared.counters.count_panic();
+        self.inner.shared.counters.count_panic();
+        self.keep_panic(payload);
+    }
+
+    /// Same as [`take_panic`](EventLoop::take_panic), for a panic that has been counted.
+    pub(super) fn keep_panic(&self, payload: Payload) {
+        let Inner { panic, propagate_panics, .. } = &*self.inner;
         let first = panic.take();
         if *propagate_panics && first.is_none() {
             panic.set(Some(Contained::new(payload)));
@@ -108,6 +113,13 @@ impl EventLoop {
         match EventLoop::current() {
             Some(event_loop) => event_loop.take_panic(payload),
             None => dispose(payload),
+        }
+    }
+
+    /// Counts a caught panic, whose payload goes to a join handle.
+    pub(super) fn count_panic_here() {
+        if let Some(event_loop) = EventLoop::current() {
+            event_loop.inner.shared.counters.count_panic();
         }
     }
 

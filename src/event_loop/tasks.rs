@@ -1,6 +1,13 @@
 //! Tasks on the loop's own thread: queueing them, and phase 5, which runs them and those of other
 //! threads.
 
+pub(crate) mod executor;
+pub(in crate::event_loop) mod future_cell;
+pub(in crate::event_loop) mod future_header;
+mod future_state;
+pub(in crate::event_loop) mod future_table;
+pub(crate) mod join_handle;
+pub(in crate::event_loop) mod ready_queue;
 pub(crate) mod sync;
 pub(crate) mod task;
 pub(crate) mod task_queue;

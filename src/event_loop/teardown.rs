@@ -46,6 +46,7 @@ impl EventLoop {
             let source = inner.channels.borrow_mut().remove(id);
             self.discard(source);
         }
+        self.drop_futures();
         let local_tasks = inner.local_tasks.take();
         drop(local_tasks);
         let timers = inner.timers.borrow_mut().drain();
@@ -60,6 +61,8 @@ impl EventLoop {
         let tasks = inner.shared.tasks.close();
         inner.shared.deliveries.close();
         self.run_deliveries();
+        // Before the sources: futures own some of them.
+        self.drop_futures();
         loop {
             // An `on_close` may close other channels. No channel can be registered any more, so
             // this terminates.

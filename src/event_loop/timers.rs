@@ -3,8 +3,11 @@
 pub(in crate::event_loop) mod alarm;
 mod callback;
 pub(crate) mod clock;
+pub(crate) mod interval;
 pub(in crate::event_loop) mod remote_timers;
 pub(in crate::event_loop) mod repeat;
+pub(crate) mod sleep;
+pub(crate) mod timeout;
 pub(crate) mod timer_queue;
 
 use std::cell::Cell;

@@ -23,6 +23,7 @@ use self::slack::{RETAINED, is_large, release_capacity};
 use super::{EventLoop, Inner};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::poller::Wait;
+use crate::event_loop::tasks::ready_queue;
 use crate::event_loop::tasks::task_queue::Batch;
 
 /// How long the loop, or a source, has to be idle.
@@ -107,6 +108,7 @@ impl EventLoop {
             closing,
             timers,
             channels,
+            futures,
             ..
         } = &*self.inner;
         let has_large_capacity =
@@ -125,6 +127,8 @@ impl EventLoop {
             || has_large_capacity(lent_capacity.get())
             || timers.borrow().has_slack()
             || channels.borrow().has_slack()
+            || futures.borrow().has_slack()
+            || ready_queue::has_slack()
             || self.has_large_input()
             || allocator::is_large(self.inner.freed_bytes.get())
             || allocator::has_fallen()
@@ -169,6 +173,8 @@ impl EventLoop {
         inner.channel_batch.set(batch);
         release_capacity(&mut inner.closing.borrow_mut());
         inner.channels.borrow_mut().trim();
+        inner.futures.borrow_mut().trim();
+        ready_queue::trim();
         allocator::trim_if_fallen();
     }
 

@@ -4,6 +4,7 @@
 mod support;
 
 mod allocations;
+mod futures;
 mod group_sends;
 mod large_sends;
 mod posting_costs;

@@ -63,6 +63,13 @@ const OTHERS: &[&str] = if cfg!(feature = "tls") { &["tls_client"] } else { &["t
 /// All other examples. A test checks that the table is complete.
 const EXAMPLES: &[Example] = &[
     Example {
+        name: "call_from_tokio",
+        arguments: &[],
+        lifetime: Ends,
+        on_closed_output: Fails,
+        started_inputs: &[],
+    },
+    Example {
         name: "chat",
         arguments: &["--listen", "127.0.0.1:0", "--threads", "2"],
         lifetime: Serves { ready: "try: ", visit: visit_chat },

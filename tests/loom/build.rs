@@ -8,6 +8,7 @@
 use std::{env, fs, path::Path};
 
 const QUEUE: &str = "../../src/event_loop/tasks/task_queue.rs";
+const STATE: &str = "../../src/event_loop/tasks/future_state.rs";
 const INDICES: &str = "../../src/shared_ring/event_index.rs";
 
 /// A bug: its name and its edits.
@@ -334,11 +335,65 @@ const SET: &str = "mark.store_relaxed(at);";
 const RECHECK: &str = "position.load_acquire()";
 const PASSES: &str = "to.wrapping_sub(mark).wrapping_sub(1) < to.wrapping_sub(from)";
 
+/// Bugs of the state of a spawned future.
+const STATE_MUTATIONS: &[Mutation] = &[
+    ("wake_loads_before_it_sets", &[("wake", WAKE, "self.0.load() & (WOKEN | COMPLETE) == 0 && LINE")]),
+    ("wake_ignores_pending_ones", &[("wake", WAKE, "self.0.fetch_or(WOKEN) & COMPLETE == 0")]),
+    ("wake_ignores_the_completion", &[("wake", WAKE, "self.0.fetch_or(WOKEN) & WOKEN == 0")]),
+    ("wake_does_not_notify", &[("wake", WAKE, "LINE && false")]),
+    ("deliver_does_nothing", &[("deliver", "self.0.fetch_and(!WOKEN);", "")]),
+    ("abort_does_not_notify", &[("abort", ABORT, "LINE && false")]),
+    ("abort_is_not_stored", &[("abort", ABORT, "self.0.fetch_or(WOKEN) & (WOKEN | COMPLETE) == 0")]),
+    (
+        "arrival_is_not_pending",
+        &[(
+            "new",
+            "FutureState(W::new(if is_arriving { JOINED | WOKEN } else { JOINED }))",
+            "FutureState(W::new(JOINED))",
+        )],
+    ),
+    (
+        "complete_loads_before_it_sets",
+        &[("complete", COMPLETES, "let before = self.0.load(); self.0.fetch_or(COMPLETE);")],
+    ),
+    (
+        "complete_keeps_every_result",
+        &[("complete", COMPLETION, "Completion { is_unclaimed: false, has_joiner: before & WAITING != 0 }")],
+    ),
+    (
+        "complete_forgets_the_joiner",
+        &[("complete", COMPLETION, "Completion { is_unclaimed: before & JOINED == 0, has_joiner: false }")],
+    ),
+    (
+        "publish_ignores_the_completion",
+        &[("publish", "self.0.fetch_or(WAITING) & COMPLETE != 0", "LINE && false")],
+    ),
+    ("withdraw_only_loads", &[("withdraw", WITHDRAW, "before & COMPLETE != 0")]),
+    (
+        "withdraw_ignores_a_late_completion",
+        &[("withdraw", WITHDRAW, "self.0.fetch_and(!WAITING); before & COMPLETE != 0")],
+    ),
+    (
+        "release_keeps_the_waker_published",
+        &[("release", RELEASE, "self.0.fetch_and(!JOINED) & COMPLETE != 0")],
+    ),
+    ("release_ignores_the_completion", &[("release", RELEASE, "LINE && false")]),
+];
+
+const WAKE: &str = "self.0.fetch_or(WOKEN) & (WOKEN | COMPLETE) == 0";
+const ABORT: &str = "self.0.fetch_or(ABORTED | WOKEN) & (WOKEN | COMPLETE) == 0";
+const COMPLETES: &str = "let before = self.0.fetch_or(COMPLETE);";
+const COMPLETION: &str =
+    "Completion { is_unclaimed: before & JOINED == 0, has_joiner: before & WAITING != 0 }";
+const WITHDRAW: &str =
+    "before & COMPLETE != 0 || (before & WAITING != 0 && self.0.fetch_and(!WAITING) & COMPLETE != 0)";
+const RELEASE: &str = "self.0.fetch_and(!(JOINED | WAITING)) & COMPLETE != 0";
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let mut names: Vec<&str> = Vec::new();
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR for build scripts");
-    for (path, mutations) in [(QUEUE, MUTATIONS), (INDICES, INDEX_MUTATIONS)] {
+    for (path, mutations) in [(QUEUE, MUTATIONS), (INDICES, INDEX_MUTATIONS), (STATE, STATE_MUTATIONS)] {
         println!("cargo::rerun-if-changed={path}");
         let source = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
         for (name, edits) in mutations {

@@ -18,6 +18,7 @@ pub(crate) mod failures;
 pub(crate) mod files;
 pub(crate) mod folder;
 pub(crate) mod forked;
+pub(crate) mod futures;
 pub(crate) mod idle;
 pub(crate) mod knock;
 pub(crate) mod mailbox;

@@ -57,6 +57,8 @@ pub(crate) mod order {
     pub(crate) const MANY_SENDS: u8 = b'n';
     /// Enables the metrics of the loop, and a watchdog.
     pub(crate) const OBSERVE: u8 = b'o';
+    /// Sends the echo when two futures have yielded 500 times each.
+    pub(crate) const YIELDS: u8 = b'y';
     /// Connects to the port in the next five bytes.
     pub(crate) const CONNECT: u8 = b'd';
     /// Opens a UDP socket on one address that echoes datagrams. It sends a first datagram to the
@@ -176,6 +178,11 @@ impl ConnectionHandler for Executor {
                 watchdog.watch(&handle);
                 self.watchdogs.push(watchdog);
             }
+            order::YIELDS => {
+                yield_and_send(conn, input);
+                input.clear();
+                return Ok(());
+            }
             order::CONNECT => {
                 let client = TcpClient::connect(conn.event_loop(), address_in(input)?)
                     .serve_fn(|conn, input| conn.send(input.take_all()))?;
@@ -221,6 +228,23 @@ fn send_later(order: u8, conn: &TcpConnection, message: &Buffer) {
             event_loop.run_at(due, send);
         }
     }
+}
+
+/// Makes 1,000 yields and 1,003 polls, and sends the message.
+fn yield_and_send(conn: &TcpConnection, message: &Buffer) {
+    async fn yielding() {
+        for _ in 0..500 {
+            reveille::task::yield_now().await;
+        }
+    }
+    let (handle, message) = (conn.handle(), message.readable().to_vec());
+    let futures = [conn.event_loop().spawn_local(yielding()), conn.event_loop().spawn_local(yielding())];
+    conn.event_loop().spawn_local(async move {
+        for future in futures {
+            future.await.expect("the future ends");
+        }
+        handle.send(message).expect("an open connection");
+    });
 }
 
 /// Calls the handler for each piece of the message, to send it.

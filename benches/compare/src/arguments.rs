@@ -2,6 +2,7 @@
 
 use crate::doorbell::{Task, Way};
 use crate::files::Reader;
+use crate::futures::Executor;
 use crate::servers::Peer;
 
 /// Printed on request and after an error.
@@ -22,6 +23,8 @@ commands (all the comparisons without one):
            flat wheel, a heap and a bare timerfd: reveille, tokio, calloop
   files    10,000 reads of 4 KiB with 64 in flight: reveille's file I/O by io_uring and by threads,
            a hand-written thread pool, and pread in a loop
+  futures  spawning and joining futures, wake-ups, yields, and a million that wait for a timer:
+           reveille and tokio's current_thread
   smoke    a short run of every server, way to post and to send, way between processes, kind of timer
            and way to read files; wrong replies and crashes are fatal; prints no figures
 
@@ -44,6 +47,7 @@ pub(crate) enum Command {
     Doorbell,
     Timers,
     Files,
+    Futures,
     Smoke,
     Help,
     /// Runs the server of one comparison, pinned to a CPU if one is given. Used to start child
@@ -51,6 +55,8 @@ pub(crate) enum Command {
     Serve(Peer, Option<usize>),
     /// Runs the other process of one comparison of messages, likewise.
     DoorbellPeer(Way, Task, Option<usize>),
+    /// Spawns futures for one sample of memory, likewise.
+    FuturesPeer(Executor),
     /// Reads from the file named by the environment, for a run whose system calls are counted.
     /// Likewise.
     ReadFiles(Reader, usize),
@@ -95,6 +101,8 @@ impl Arguments {
                 "doorbell" => Command::Doorbell,
                 "timers" => Command::Timers,
                 "files" => Command::Files,
+                "futures" => Command::Futures,
+                "futures-peer" => Command::FuturesPeer(Executor::parse(&value(&mut words, "futures-peer")?)?),
                 "smoke" => Command::Smoke,
                 "help" | "--help" | "-h" => Command::Help,
                 "serve" => {

@@ -18,6 +18,7 @@ mod churn;
 mod doorbell;
 mod echo;
 mod files;
+mod futures;
 mod load;
 mod machine;
 mod memory;
@@ -69,6 +70,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             return servers::serve(peer);
         }
         Command::DoorbellPeer(way, task, cpu) => return doorbell::be_peer(way, task, cpu),
+        Command::FuturesPeer(executor) => return futures::be_peer(executor),
         Command::ReadFiles(reader, reads) => return files::read(reader, reads),
         _ => {}
     }
@@ -84,6 +86,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Sends => sends::run(&machine, *rounds),
         Command::Doorbell => doorbell::run(&machine, *rounds),
         Command::Timers => timers::run(peers, *rounds),
+        Command::Futures => futures::run(&machine, *rounds),
         Command::Files => files::run(&machine, *rounds),
         Command::Smoke => smoke::run(&machine, peers),
         _ => {
@@ -94,6 +97,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             sends::run(&machine, *rounds)?;
             doorbell::run(&machine, *rounds)?;
             timers::run(peers, *rounds)?;
+            futures::run(&machine, *rounds)?;
             files::run(&machine, *rounds)
         }
     }

@@ -8,7 +8,7 @@
 mod posters;
 mod round_trip;
 mod tally;
-mod threads;
+pub(crate) mod threads;
 mod throughput;
 
 use std::time::Duration;

@@ -10,6 +10,7 @@ use crate::Result;
 use crate::churn;
 use crate::doorbell;
 use crate::files;
+use crate::futures;
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::post;
@@ -34,6 +35,7 @@ pub(crate) fn run(machine: &Machine, peers: &[Peer]) -> Result<()> {
     sends::smoke(machine)?;
     doorbell::smoke(machine)?;
     timers::smoke(peers)?;
+    futures::smoke(machine)?;
     files::smoke(machine)
 }
 

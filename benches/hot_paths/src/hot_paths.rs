@@ -12,6 +12,7 @@ mod buffer;
 mod channels;
 mod echo;
 mod frames;
+mod futures;
 mod tasks;
 mod timers;
 mod wake_up;

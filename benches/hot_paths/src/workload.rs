@@ -6,7 +6,7 @@ use std::time::Duration;
 use reveille::observe::Watchdog;
 use reveille::{EventLoop, EventLoopBuilder};
 
-use crate::{buffer, channels, echo, frames, tasks, timers, wake_up};
+use crate::{buffer, channels, echo, frames, futures, tasks, timers, wake_up};
 
 /// Operations in a round.
 pub(crate) const OPERATIONS: usize = 1000;
@@ -35,6 +35,8 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     counted("tasks::one_task_per_turn", tasks::one_task_per_turn),
     counted("tasks::one_task_per_turn_metrics", tasks::one_task_per_turn_metrics),
     counted("tasks::one_task_per_turn_watched", tasks::one_task_per_turn_watched),
+    counted("futures::spawn_and_join", futures::spawn_and_join),
+    counted("futures::yields", futures::yields),
     timed_only("wake_up::round_trip_asleep", wake_up::round_trip_asleep),
     timed_only("wake_up::round_trip_adaptive", wake_up::round_trip_adaptive),
     counted("timers::add_and_cancel", timers::add_and_cancel),

@@ -75,4 +75,22 @@ broken! {
         every_move_rings
         no_move_rings
     }
+    state_on_loom {
+        wake_loads_before_it_sets
+        wake_ignores_pending_ones
+        wake_ignores_the_completion
+        wake_does_not_notify
+        deliver_does_nothing
+        abort_does_not_notify
+        abort_is_not_stored
+        arrival_is_not_pending
+        complete_loads_before_it_sets
+        complete_keeps_every_result
+        complete_forgets_the_joiner
+        publish_ignores_the_completion
+        withdraw_only_loads
+        withdraw_ignores_a_late_completion
+        release_keeps_the_waker_published
+        release_ignores_the_completion
+    }
 }

@@ -14,6 +14,9 @@
 //! The event indices of a shared ring, `shared_ring/event_index.rs`, are checked in the same way.
 //! [`shared_ring`] is a ring around them.
 //!
+//! The state of a spawned future, `tasks/future_state.rs`, likewise; [`futures`] is a future around
+//! it.
+//!
 //! The limits of loom: it explores what C11 permits, except loads that read from later stores, and
 //! it keeps only the last seven stores of an atomic. It has no clock, so a thread that waits for
 //! capacity has no deadline. Its condition variables have no spurious wake-ups. Some models bound
@@ -22,11 +25,14 @@
 //!
 //! Run with `cargo test --release -p reveille-loom`.
 
-// These two modules define `on_loom!` and `words_on_loom!`, which must precede their uses.
+// These modules define `on_loom!`, `words_on_loom!` and `state_on_loom!`, which must precede their
+// uses.
 #[macro_use]
 pub mod protocol;
 #[macro_use]
 pub mod shared_ring;
+#[macro_use]
+pub mod futures;
 pub mod broken;
 pub mod epoll;
 pub mod models;
@@ -34,6 +40,9 @@ pub mod reactor;
 
 #[path = "../../../src/shared_ring/event_index.rs"]
 mod event_index;
+
+#[path = "../../../src/event_loop/tasks/future_state.rs"]
+mod future_state;
 
 #[path = "../../../src/event_loop/tasks/task_queue.rs"]
 #[allow(dead_code, reason = "the models use only the operations that can race")]
@@ -49,4 +58,10 @@ pub mod correct {
 pub mod correct_indices {
     use crate::event_index as source;
     words_on_loom!(source);
+}
+
+/// The state of a spawned future of the library.
+pub mod correct_state {
+    use crate::future_state as source;
+    state_on_loom!(source);
 }

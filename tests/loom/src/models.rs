@@ -5,6 +5,7 @@ mod bounded;
 mod busy;
 mod closing;
 mod internal;
+mod joining;
 mod ringing;
 mod stopping;
 mod waking;
@@ -19,7 +20,7 @@ use loom::model::Builder;
 use crate::protocol;
 
 pub use self::{
-    bounded::*, busy::*, closing::*, internal::*, ringing::*, stopping::*, waking::*, writing::*,
+    bounded::*, busy::*, closing::*, internal::*, joining::*, ringing::*, stopping::*, waking::*, writing::*,
 };
 
 /// The outcomes that a model has reached, over all interleavings.

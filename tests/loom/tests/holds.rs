@@ -1,6 +1,6 @@
 //! Every claim holds for the correct protocols.
 
-use reveille_loom::{correct::Queue, correct_indices::Marks, models};
+use reveille_loom::{correct::Queue, correct_indices::Marks, correct_state::LoomState, models};
 
 macro_rules! holds {
     ($protocol:ident: $($claim:ident)*) => {
@@ -59,4 +59,13 @@ holds! {
     a_consumer_receives_every_number
     a_producer_resumes_when_space_is_free
     a_mark_causes_at_most_one_ring
+}
+
+holds! {
+    LoomState:
+    a_poll_after_a_wake_up_sees_what_preceded_it
+    wake_ups_are_coalesced_until_they_are_taken
+    an_abort_is_found_by_the_loop
+    a_join_handle_gets_the_result
+    a_result_without_a_handle_is_dropped_once
 }

@@ -21,6 +21,9 @@ const LOST_WAKE_UP: &str = "deadlock; threads = ";
 /// its queue reports work that does not exist.
 const ENDLESS_TURNS: &str = "Model exceeded maximum number of branches";
 
+/// loom's message when two threads use a cell at the same time.
+const CONCURRENT_ACCESS: &str = "Causality violation: Concurrent";
+
 /// The exit code of a child whose model has failed.
 const FAILED: i32 = 42;
 
@@ -116,6 +119,25 @@ rejects! {
         passes_is_off_by_one: a_consumer_receives_every_number, LOST_WAKE_UP;
         every_move_rings: a_mark_causes_at_most_one_ring, "rings for at most two marks";
         no_move_rings: a_producer_resumes_when_space_is_free, LOST_WAKE_UP;
+    }
+
+    LoomState {
+        wake_loads_before_it_sets: a_poll_after_a_wake_up_sees_what_preceded_it, LOST_WAKE_UP;
+        wake_ignores_pending_ones: wake_ups_are_coalesced_until_they_are_taken, "two wake-ups must cause one notice";
+        wake_ignores_the_completion: wake_ups_are_coalesced_until_they_are_taken, "an ended future must not be woken";
+        wake_does_not_notify: a_poll_after_a_wake_up_sees_what_preceded_it, LOST_WAKE_UP;
+        deliver_does_nothing: a_poll_after_a_wake_up_sees_what_preceded_it, LOST_WAKE_UP;
+        abort_does_not_notify: an_abort_is_found_by_the_loop, LOST_WAKE_UP;
+        abort_is_not_stored: an_abort_is_found_by_the_loop, LOST_WAKE_UP;
+        arrival_is_not_pending: an_abort_is_found_by_the_loop, "a notice before the arrival";
+        complete_loads_before_it_sets: a_join_handle_gets_the_result, LOST_WAKE_UP;
+        complete_keeps_every_result: a_result_without_a_handle_is_dropped_once, "the result must be taken once";
+        complete_forgets_the_joiner: a_join_handle_gets_the_result, LOST_WAKE_UP;
+        publish_ignores_the_completion: a_join_handle_gets_the_result, LOST_WAKE_UP;
+        withdraw_only_loads: a_join_handle_gets_the_result, CONCURRENT_ACCESS;
+        withdraw_ignores_a_late_completion: a_join_handle_gets_the_result, CONCURRENT_ACCESS;
+        release_keeps_the_waker_published: a_result_without_a_handle_is_dropped_once, CONCURRENT_ACCESS;
+        release_ignores_the_completion: a_result_without_a_handle_is_dropped_once, CONCURRENT_ACCESS;
     }
 }
 

@@ -10,12 +10,12 @@ use crate::machine::pin_this_thread;
 /// A thread with a result. One that is dropped instead of joined is detached; that happens only in
 /// failed runs, which end with the process.
 #[derive(Debug)]
-pub(super) struct Thread<T> {
+pub(crate) struct Thread<T> {
     handle: JoinHandle<std::result::Result<T, String>>,
 }
 
 /// Starts a thread on that CPU, or on any CPU if none is given.
-pub(super) fn start_on<T: Send + 'static>(
+pub(crate) fn start_on<T: Send + 'static>(
     cpu: Option<usize>,
     body: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<Thread<T>> {
@@ -32,7 +32,7 @@ pub(super) fn start_on<T: Send + 'static>(
 
 impl<T> Thread<T> {
     /// Waits for the end of the thread, with a timeout.
-    pub(super) fn join(self) -> Result<T> {
+    pub(crate) fn join(self) -> Result<T> {
         let deadline = Instant::now() + TIMEOUT;
         while !self.handle.is_finished() {
             if Instant::now() > deadline {

@@ -1,0 +1,187 @@
+//! Posting a task and awaiting its result.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+use super::call::CallError;
+use super::{LoopHandle, PostError};
+use crate::event_loop::EventLoop;
+use crate::event_loop::containment::Contained;
+use crate::event_loop::process_mark::ProcessMark;
+use crate::event_loop::tasks::task::SendTask;
+
+/// What the future and the task share.
+struct Slot<R> {
+    result: Option<Result<Contained<R>, CallError>>,
+    /// Set while the future waits.
+    waker: Option<Contained<Waker>>,
+    /// The future has been dropped.
+    is_abandoned: bool,
+}
+
+/// The task's end of a slot. Dropping it without a result completes the call with
+/// [`CallError::LoopEnded`].
+struct Reply<R>(Arc<Mutex<Slot<R>>>);
+
+impl<R> Reply<R> {
+    fn complete(&self, result: Result<Contained<R>, CallError>) {
+        let mut slot = self.0.lock();
+        if slot.result.is_some() || slot.is_abandoned {
+            // The result is dropped with no lock held.
+            drop(slot);
+            return;
+        }
+        slot.result = Some(result);
+        let waker = slot.waker.take();
+        drop(slot);
+        if let Some(waker) = waker {
+            waker.into_inner().wake();
+        }
+    }
+}
+
+impl<R> Drop for Reply<R> {
+    fn drop(&mut self) {
+        self.complete(Err(CallError::LoopEnded));
+    }
+}
+
+impl LoopHandle {
+    /// Queues `task` for the loop, and returns a future of its result. Any executor can await it,
+    /// on any thread.
+    ///
+    /// The task is queued by this call, in order with the other tasks of this thread; on the loop's
+    /// own thread it runs before this returns, as with [`call`](LoopHandle::call). It runs even if
+    /// the future is dropped, which cancels the wait only. This call never blocks: a full mailbox
+    /// is [`CallError::Full`] even if its limit makes other callers wait.
+    ///
+    /// ```
+    /// use reveille::LoopThread;
+    ///
+    /// async fn turns(thread: &LoopThread) -> std::io::Result<u64> {
+    ///     Ok(thread.handle().call_async(|event_loop| event_loop.iteration()).await?)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The future returns a [`CallError`] with the reason why there is no result.
+    pub fn call_async<R, F>(&self, task: F) -> CallFuture<R>
+    where
+        F: FnOnce(&EventLoop) -> R + Send + 'static,
+        R: Send + 'static,
+    {
+        if let Some(event_loop) = self.local_loop() {
+            let result = event_loop.catch("a called task", || task(&event_loop));
+            return CallFuture(State::Ready(result.map(Contained::new).ok_or(CallError::Panicked)));
+        }
+        if self.is_inherited() {
+            return CallFuture(State::Ready(Err(CallError::LoopEnded)));
+        }
+        let slot = Arc::new(Mutex::new(Slot { result: None, waker: None, is_abandoned: false }));
+        let reply = Reply(Arc::clone(&slot));
+        let task = Contained::new(task);
+        let pushed = self.push_now(move |event_loop: &EventLoop| {
+            let task = task.into_inner();
+            match catch_unwind(AssertUnwindSafe(|| task(event_loop))) {
+                Ok(result) => reply.complete(Ok(Contained::new(result))),
+                Err(payload) => {
+                    reply.complete(Err(CallError::Panicked));
+                    resume_unwind(payload);
+                }
+            }
+        });
+        CallFuture(match pushed {
+            Ok(()) => State::Waiting(slot, self.shared.process()),
+            Err(PostError::LoopEnded) => State::Ready(Err(CallError::LoopEnded)),
+            Err(PostError::Full) => State::Ready(Err(CallError::Full)),
+        })
+    }
+
+    /// Pushes a task without waiting, whatever the mailbox does when it is full.
+    fn push_now(&self, task: impl FnOnce(&EventLoop) + Send + 'static) -> Result<(), PostError> {
+        match self.shared.tasks.push(task, SendTask::new) {
+            Ok(wake) => {
+                self.shared.wake(wake);
+                Ok(())
+            }
+            Err((refusal, task)) => Err(self.refused(refusal, task).reason()),
+        }
+    }
+}
+
+/// The future of a [`call_async`](LoopHandle::call_async). Dropping it cancels the wait, and not
+/// the task. A poll after the result has been returned panics.
+#[must_use = "the result is lost if the future is not awaited"]
+pub struct CallFuture<R>(State<R>);
+
+enum State<R> {
+    /// In the process that has queued the task.
+    Waiting(Arc<Mutex<Slot<R>>>, ProcessMark),
+    Ready(Result<Contained<R>, CallError>),
+    Returned,
+}
+
+impl<R> Unpin for CallFuture<R> {}
+
+impl<R> Future for CallFuture<R> {
+    type Output = Result<R, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let result = match std::mem::replace(&mut self.0, State::Returned) {
+            State::Ready(result) => result,
+            State::Waiting(slot, process) if process.is_current() => match wait(&slot, context) {
+                Some(result) => result,
+                None => {
+                    self.0 = State::Waiting(slot, process);
+                    return Poll::Pending;
+                }
+            },
+            State::Waiting(slot, _) => {
+                std::mem::forget(slot);
+                Err(CallError::LoopEnded)
+            }
+            State::Returned => panic!("a call was polled after it had returned its result"),
+        };
+        Poll::Ready(result.map(Contained::into_inner))
+    }
+}
+
+/// Takes the result, or stores the waker for it.
+fn wait<R>(slot: &Mutex<Slot<R>>, context: &Context<'_>) -> Option<Result<Contained<R>, CallError>> {
+    // Wakers are user code, so they are cloned and dropped with no lock held.
+    let waker = Contained::new(context.waker().clone());
+    let mut slot = slot.lock();
+    let result = slot.result.take();
+    let replaced = if result.is_none() { slot.waker.replace(waker) } else { None };
+    drop(slot);
+    drop(replaced);
+    result
+}
+
+impl<R> Drop for CallFuture<R> {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.0, State::Returned) {
+            State::Waiting(slot, process) if process.is_current() => {
+                let mut slot = slot.lock();
+                slot.is_abandoned = true;
+                let left = (slot.waker.take(), slot.result.take());
+                drop(slot);
+                drop(left);
+            }
+            // In a forked child, the lock may be held for ever.
+            State::Waiting(slot, _) => std::mem::forget(slot),
+            State::Ready(_) | State::Returned => {}
+        }
+    }
+}
+
+impl<R> fmt::Debug for CallFuture<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallFuture").finish_non_exhaustive()
+    }
+}
