@@ -314,9 +314,10 @@ impl EventLoop {
     }
 }
 
-/// The number of spare buffers that a loop keeps, and the largest one.
+/// The number of spare buffers that a loop keeps, and the largest one: twice what the filters of a
+/// connection encode at once, since a buffer at least doubles when it grows.
 const MAX_SPARES: usize = 4;
-const MAX_SPARE: usize = 128 * 1024;
+const MAX_SPARE: usize = 256 * 1024;
 
 impl EventLoop {
     /// Lends an empty buffer. [`return_spare`](EventLoop::return_spare) takes it back; one that is

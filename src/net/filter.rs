@@ -113,7 +113,8 @@ pub trait Filter: 'static {
         true
     }
 
-    /// Moves bytes from `input`, which came from the peer, to `output`, toward the handler.
+    /// Moves bytes from `input`, which came from the peer, to `output`, toward the handler, after
+    /// those that `output` holds already.
     ///
     /// Bytes that it leaves in `input` are offered again, before those that arrive next. More than
     /// [`max_unread`](crate::net::ConnectionLimits::max_unread) of them close the connection.

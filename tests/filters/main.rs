@@ -4,10 +4,12 @@
 mod support;
 
 mod bytes;
+mod collected;
 mod decode_again;
 mod ends;
 mod failures;
 mod handshakes;
+mod left_bytes;
 mod nested;
 mod samples;
 mod upgrades;

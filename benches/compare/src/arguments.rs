@@ -25,6 +25,8 @@ commands (all the comparisons without one):
            a hand-written thread pool, and pread in a loop
   futures  spawning and joining futures, wake-ups, yields, and a million that wait for a timer:
            reveille and tokio's current_thread
+  tls      server CPU time with TLS 1.3 by one rustls: echo of 64 B and 16 to 256 KiB, full
+           and resumed handshakes; memory for each idle connection; reveille-tls, tokio-rustls
   smoke    a short run of every server, way to post and to send, way between processes, kind of timer
            and way to read files; wrong replies and crashes are fatal; prints no figures
 
@@ -32,6 +34,7 @@ options:
   --rounds N   samples of each peer and case; default: 5
   --peers ...  the servers of echo, churn, memory and smoke, and the peers of timers: any of raw,
                raw-recv (raw with recv and send for read and write), reveille, mio, tokio, calloop;
+               the servers of tls: reveille-tls, tokio-rustls;
                a repeated name shows the difference between two runs of one server";
 
 /// The command.
@@ -48,6 +51,7 @@ pub(crate) enum Command {
     Timers,
     Files,
     Futures,
+    Tls,
     Smoke,
     Help,
     /// Runs the server of one comparison, pinned to a CPU if one is given. Used to start child
@@ -76,7 +80,7 @@ impl Arguments {
         let mut words = words.into_iter();
         let mut command = Command::All;
         let mut rounds = 5;
-        let mut peers = Peer::USUAL.to_vec();
+        let mut peers = None;
 
         while let Some(word) = words.next() {
             let named = match word.as_str() {
@@ -90,7 +94,7 @@ impl Arguments {
                 }
                 "--peers" => {
                     let names = value(&mut words, "--peers")?;
-                    peers = names.split(',').map(Peer::parse).collect::<Result<_, _>>()?;
+                    peers = Some(names.split(',').map(Peer::parse).collect::<Result<Vec<_>, _>>()?);
                     continue;
                 }
                 "echo" => Command::Echo,
@@ -103,6 +107,7 @@ impl Arguments {
                 "files" => Command::Files,
                 "futures" => Command::Futures,
                 "futures-peer" => Command::FuturesPeer(Executor::parse(&value(&mut words, "futures-peer")?)?),
+                "tls" => Command::Tls,
                 "smoke" => Command::Smoke,
                 "help" | "--help" | "-h" => Command::Help,
                 "serve" => {
@@ -129,7 +134,12 @@ impl Arguments {
             }
             command = named;
         }
-        Ok(Arguments { command, rounds, peers })
+        let is_tls = command == Command::Tls;
+        let peers = peers.unwrap_or_else(|| if is_tls { Peer::TLS.to_vec() } else { Peer::USUAL.to_vec() });
+        match peers.iter().find(|peer| peer.is_tls() != is_tls) {
+            Some(peer) => Err(format!("{} is not a peer of this command", peer.name())),
+            None => Ok(Arguments { command, rounds, peers }),
+        }
     }
 }
 
@@ -168,10 +178,24 @@ mod tests {
     }
 
     #[test]
+    fn tls_has_peers_of_its_own() {
+        assert_eq!(parse("tls").unwrap().peers, Peer::TLS);
+        assert_eq!(parse("--peers reveille-tls tls").unwrap().peers, [Peer::ReveilleTls]);
+    }
+
+    #[test]
     fn mistakes_are_refused() {
-        for line in
-            ["ehco", "--rounds", "--rounds 0", "--rounds x", "--peers raw,rwa", "echo memory", "serve"]
-        {
+        for line in [
+            "ehco",
+            "--rounds",
+            "--rounds 0",
+            "--rounds x",
+            "--peers raw,rwa",
+            "echo memory",
+            "serve",
+            "tls --peers raw",
+            "echo --peers tokio-rustls",
+        ] {
             assert!(parse(line).is_err(), "{line:?} was accepted");
         }
     }

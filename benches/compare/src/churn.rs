@@ -37,7 +37,8 @@ struct Churn {
 pub(crate) fn run(machine: &Machine, peers: &[Peer], rounds: usize) -> Result<()> {
     for at_once in CASES {
         let title = format!("churn, one message of {MESSAGE} B each, {at_once} at a time");
-        turns::run(machine, peers, rounds, &Words { title, unit: "connection" }, |server| {
+        let words = Words { title, unit: "connection", base: Peer::Raw };
+        turns::run(machine, peers, rounds, &words, |server| {
             let mut churn = Churn::new(server, at_once);
             churn.run_for(WARM_UP)?;
             Ok(churn)

@@ -25,7 +25,8 @@ pub(crate) fn run(machine: &Machine, peers: &[Peer], rounds: usize) -> Result<()
         // All servers run at once, and this process holds the client end of all their connections.
         machine.need_connections(peers.len() * connections)?;
         let title = format!("echo, {size} B, {connections} connections");
-        turns::run(machine, peers, rounds, &Words { title, unit: "message" }, |server| {
+        let words = Words { title, unit: "message", base: Peer::Raw };
+        turns::run(machine, peers, rounds, &words, |server| {
             let mut load = Load::open(server, connections, size)?;
             load.run_for(WARM_UP)?;
             Ok(load)

@@ -29,6 +29,7 @@ mod sends;
 mod servers;
 mod smoke;
 mod timers;
+mod tls;
 mod turns;
 
 use std::error::Error;
@@ -36,6 +37,7 @@ use std::process::ExitCode;
 
 use arguments::{Arguments, Command};
 use machine::Machine;
+use servers::Peer;
 
 /// Every error ends the run with a message, so one boxed type is sufficient.
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -88,6 +90,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Timers => timers::run(peers, *rounds),
         Command::Futures => futures::run(&machine, *rounds),
         Command::Files => files::run(&machine, *rounds),
+        Command::Tls => tls::run(&machine, peers, *rounds),
         Command::Smoke => smoke::run(&machine, peers),
         _ => {
             echo::run(&machine, peers, *rounds)?;
@@ -98,7 +101,8 @@ fn run(arguments: &Arguments) -> Result<()> {
             doorbell::run(&machine, *rounds)?;
             timers::run(peers, *rounds)?;
             futures::run(&machine, *rounds)?;
-            files::run(&machine, *rounds)
+            files::run(&machine, *rounds)?;
+            tls::run(&machine, &Peer::TLS, *rounds)
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Memory of a server per idle connection.
 
+use std::net::SocketAddr;
+
 use crate::Result;
 use crate::load::Load;
 use crate::machine::Machine;
@@ -21,29 +23,57 @@ struct Sample {
     after: u64,
 }
 
+/// Connections to one server, each of which has echoed a message and is idle.
+pub(crate) trait Idle: Sized {
+    fn open(server: SocketAddr, connections: usize) -> Result<Self>;
+
+    /// Echoes one more message on every connection.
+    fn echo_once(&mut self) -> Result<()>;
+}
+
+impl Idle for Load {
+    fn open(server: SocketAddr, connections: usize) -> Result<Load> {
+        Load::open(server, connections, MESSAGE)
+    }
+
+    fn echo_once(&mut self) -> Result<()> {
+        self.echo_once()
+    }
+}
+
 /// Measures every peer and prints the table.
 pub(crate) fn run(machine: &Machine, peers: &[Peer], rounds: usize) -> Result<()> {
+    compare::<Load>(machine, peers, rounds, CONNECTIONS)
+}
+
+/// Measures every peer with connections of a kind, and prints the table.
+pub(crate) fn compare<L: Idle>(
+    machine: &Machine,
+    peers: &[Peer],
+    rounds: usize,
+    wanted: usize,
+) -> Result<()> {
     let rounds = rounds.min(MOST_ROUNDS);
-    let connections = CONNECTIONS.min(machine.connections);
-    if connections < CONNECTIONS {
-        println!("\nthe descriptor limit allows {connections} connections instead of {CONNECTIONS}");
+    let connections = wanted.min(machine.connections);
+    if connections < wanted {
+        println!("\nthe descriptor limit allows {connections} connections instead of {wanted}");
     }
     let mut samples = vec![Vec::with_capacity(rounds); peers.len()];
     for _ in 0..rounds {
         for (peer, samples) in peers.iter().zip(&mut samples) {
-            samples.push(peer.blamed(sample(*peer, machine, connections))?);
+            samples.push(peer.blamed(sample::<L>(*peer, machine, connections))?);
         }
     }
     print!("{}", table(peers, &samples, connections));
     Ok(())
 }
 
-fn sample(peer: Peer, machine: &Machine, connections: usize) -> Result<Sample> {
+fn sample<L: Idle>(peer: Peer, machine: &Machine, connections: usize) -> Result<Sample> {
     let server = Server::start(peer, machine)?;
     // The first connection makes the code and the shared buffers resident.
-    drop(Load::open(server.address(), 1, MESSAGE)?);
+    drop(L::open(server.address(), 1)?);
     let before = server.resident()?;
-    let mut load = Load::open(server.address(), connections, MESSAGE)?;
+    let mut load = L::open(server.address(), connections)?;
     let after = server.resident()?;
     // Idle, but still served.
     load.echo_once()?;

@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::Result;
 use crate::machine::Machine;
 use crate::servers::Peer;
+use crate::tls::Identity;
 
 /// Limit for the start, and for the end, of a server.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,6 +29,9 @@ impl Server {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("serve").arg(peer.name());
         command.args(machine.server_cpu.map(|cpu| cpu.to_string()));
+        if peer.is_tls() {
+            command.envs(Identity::of_this_run()?.variables());
+        }
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut server = Server { child, address: ([0, 0, 0, 0], 0).into() };
         server.address = server.announced_address()?;

@@ -8,7 +8,9 @@ mod calloop;
 mod mio;
 mod raw;
 mod reveille;
+mod reveille_tls;
 mod tokio;
+mod tokio_tls;
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -31,12 +33,17 @@ pub(crate) enum Peer {
     Mio,
     Tokio,
     Calloop,
+    ReveilleTls,
+    TokioTls,
 }
 
 impl Peer {
     /// The default peers. All are compared with the first.
     pub(crate) const USUAL: [Peer; 6] =
         [Peer::Raw, Peer::RawRecvSend, Peer::Reveille, Peer::Mio, Peer::Tokio, Peer::Calloop];
+
+    /// The peers of the command `tls`. All are compared with the first.
+    pub(crate) const TLS: [Peer; 2] = [Peer::TokioTls, Peer::ReveilleTls];
 
     /// The name on the command line and in the tables.
     pub(crate) fn name(self) -> &'static str {
@@ -47,7 +54,14 @@ impl Peer {
             Peer::Mio => "mio",
             Peer::Tokio => "tokio",
             Peer::Calloop => "calloop",
+            Peer::ReveilleTls => "reveille-tls",
+            Peer::TokioTls => "tokio-rustls",
         }
+    }
+
+    /// Whether its connections are encrypted.
+    pub(crate) fn is_tls(self) -> bool {
+        Peer::TLS.contains(&self)
     }
 
     /// Prefixes an error with the name.
@@ -57,7 +71,7 @@ impl Peer {
 
     /// Parses the name of a peer.
     pub(crate) fn parse(name: &str) -> std::result::Result<Peer, String> {
-        let named = Peer::USUAL.into_iter().find(|peer| peer.name() == name);
+        let named = Peer::USUAL.into_iter().chain(Peer::TLS).find(|peer| peer.name() == name);
         named.ok_or_else(|| format!("no peer is called {name:?}"))
     }
 }
@@ -71,6 +85,8 @@ pub(crate) fn serve(peer: Peer) -> Result<()> {
         Peer::Mio => mio::serve(),
         Peer::Tokio => tokio::serve(),
         Peer::Calloop => calloop::serve(),
+        Peer::ReveilleTls => reveille_tls::serve(),
+        Peer::TokioTls => tokio_tls::serve(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Runs each server briefly: it must start, reply correctly, survive its clients, and end. Then
 //! each way of posting tasks and of sending, each transport between processes, each kind of timer,
-//! and each way to read files.
+//! each way to read files, and each server with TLS.
 //!
 //! For build and test machines: figures from there are meaningless, so none are printed.
 
@@ -18,6 +18,7 @@ use crate::process::Server;
 use crate::sends;
 use crate::servers::Peer;
 use crate::timers;
+use crate::tls;
 
 /// Message size and number of connections. The last case exceeds the sockets' buffers, so both ends
 /// see short sends.
@@ -36,7 +37,8 @@ pub(crate) fn run(machine: &Machine, peers: &[Peer]) -> Result<()> {
     doorbell::smoke(machine)?;
     timers::smoke(peers)?;
     futures::smoke(machine)?;
-    files::smoke(machine)
+    files::smoke(machine)?;
+    tls::smoke(machine)
 }
 
 fn smoke(peer: Peer, machine: &Machine) -> Result<u64> {

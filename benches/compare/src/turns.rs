@@ -46,6 +46,8 @@ pub(crate) struct Words {
     pub(crate) title: String,
     /// The unit, such as `message`.
     pub(crate) unit: &'static str,
+    /// The peer that all are compared with, if it takes part.
+    pub(crate) base: Peer,
 }
 
 /// A server and its load.
@@ -173,26 +175,33 @@ impl AddAssign for Sample {
 /// One row per peer; `rounds` holds a sample of each peer per round.
 fn table(peers: &[Peer], rounds: &[Vec<Sample>], words: &Words) -> Table {
     let count = rounds.len();
-    let Words { title, unit } = words;
+    let Words { title, unit, base } = words;
     let title = format!("{title}: median (min-max) of {count} rounds");
     let (rate, cost) = (format!("{unit}s/s"), format!("server CPU us/{unit}"));
-    let mut table = Table::new(title, &["peer", &rate, &cost, "x raw", "server busy", "noisy"]);
-    let raw = peers.iter().position(|&peer| peer == Peer::Raw);
+    let (per_cpu, ratio) = (format!("{unit}s/CPU s"), format!("cost x {}", base.name()));
+    let mut table = Table::new(title, &["peer", &rate, &cost, &per_cpu, &ratio, "server busy", "noisy"]);
+    let base = peers.iter().position(|peer| peer == base);
     for (index, peer) in peers.iter().enumerate() {
         let own = || rounds.iter().map(|round| &round[index]);
-        let to_raw = raw.map(|raw| {
+        let to_base = base.map(|base| {
             let cost = |sample: &Sample| sample.microseconds_each();
-            Spread::of(rounds.iter().map(|round| cost(&round[index]) / cost(&round[raw])))
+            Spread::of(rounds.iter().map(|round| cost(&round[index]) / cost(&round[base])))
         });
         let noisy = own().filter(|sample| sample.others() > NOISY).count();
         table.row([
             peer.name().into(),
-            Spread::of(own().map(Sample::per_second)).show(thousands),
+            Spread::of(own().map(Sample::per_second)).show(rate_of),
             Spread::of(own().map(Sample::microseconds_each)).show(hundredths),
-            to_raw.map_or("-".into(), |spread| spread.show(hundredths)),
+            rate_of(Spread::of(own().map(|sample| 1e6 / sample.microseconds_each())).median),
+            to_base.map_or("-".into(), |spread| spread.show(hundredths)),
             format!("{}%", whole(Spread::of(own().map(|sample| sample.busy() * 100.0)).median)),
             format!("{noisy}/{count}"),
         ]);
     }
     table
+}
+
+/// Thousands, or the number itself if it is small.
+fn rate_of(number: f64) -> String {
+    if number < 10_000.0 { whole(number) } else { thousands(number) }
 }

@@ -4,7 +4,8 @@
 //! The collected bytes are in a buffer that the loop lends, so they take no memory of the
 //! connection, and a steady load allocates nothing. Only small payloads are collected. A larger one
 //! is written at once, after what has been collected, because copying it costs more than the system
-//! call saves.
+//! call saves. With filters it would be copied to the queue anyway, so larger ones are collected
+//! too.
 
 use std::io;
 
@@ -16,6 +17,9 @@ use crate::net::sys::transport::Transferred;
 
 /// The largest payload that is collected, in bytes.
 const LARGEST: usize = 4 * 1024;
+
+/// The same for borrowed bytes on a connection with filters: more than TLS decodes from one input.
+const LARGEST_FILTERED: usize = 96 * 1024;
 
 /// Collected output leaves before it exceeds this, in bytes. So a callback that sends without end
 /// finds that the socket is full.
@@ -67,7 +71,7 @@ impl ConnectionCore {
     /// `max_unsent` is the limit of unsent bytes. Returns whether the payload is collected. If it
     /// is not, earlier collected output has been sent or queued.
     #[inline]
-    pub(super) fn collect(&self, event_loop: &EventLoop, payload: &impl Payload, max_unsent: usize) -> bool {
+    pub(super) fn collect<P: Payload>(&self, event_loop: &EventLoop, payload: &P, max_unsent: usize) -> bool {
         if !self.is_collecting.get() || self.state.get() != ConnectionState::Open {
             // There may be output of a call from outside.
             self.send_collected(event_loop);
@@ -82,7 +86,8 @@ impl ConnectionCore {
                 return false;
             }
         }
-        let is_small = len <= LARGEST.min(max_unsent);
+        let largest = if P::IS_BORROWED && self.has_filters() { LARGEST_FILTERED } else { LARGEST };
+        let is_small = len <= largest.min(max_unsent);
         if is_small && (collected.is_some() || self.unsent.borrow().is_none()) {
             let mut output = collected.unwrap_or_else(|| event_loop.lend_output());
             let is_collected = payload.append_to(&mut output);

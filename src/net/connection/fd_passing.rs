@@ -90,6 +90,8 @@ impl WithFds {
 }
 
 impl Payload for WithFds {
+    const IS_BORROWED: bool = false;
+
     fn len(&self) -> usize {
         self.bytes.len()
     }

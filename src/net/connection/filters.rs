@@ -323,12 +323,24 @@ impl ConnectionCore {
             let Some(encoded) = encoded else { return Ok(()) };
             encoded?;
             self.count_encoded(len, piece.len());
+            // Before the rest is queued, so that the loop mostly gets its buffer back.
+            if !piece.is_empty() {
+                if let Transferred::Bytes(n) = self.transport.send(piece.readable())? {
+                    piece.consume(n);
+                    self.record_activity(event_loop);
+                }
+            }
+            let is_blocked = !piece.is_empty();
             if let Some(queue) = self.unsent.borrow_mut().as_mut() {
                 let before = queue.len();
                 queue.finish_piece(&mut piece);
                 self.count_sent(queue, before);
             }
             event_loop.return_spare(piece);
+            if is_blocked {
+                event_loop.clear_ready(self.id, OUTPUT);
+                return Ok(());
+            }
         }
     }
 

@@ -11,6 +11,9 @@ use crate::net::sys::transport::Transport;
 
 /// Bytes to be sent, in one of the forms that callers pass.
 pub(super) trait Payload {
+    /// Whether a queue has to copy the bytes.
+    const IS_BORROWED: bool;
+
     fn len(&self) -> usize;
 
     /// Offers all of the bytes to the kernel, in one call.
@@ -24,6 +27,8 @@ pub(super) trait Payload {
 }
 
 impl Payload for &[u8] {
+    const IS_BORROWED: bool = true;
+
     fn len(&self) -> usize {
         <[u8]>::len(self)
     }
@@ -45,6 +50,8 @@ impl Payload for &[u8] {
 }
 
 impl Payload for Vec<u8> {
+    const IS_BORROWED: bool = false;
+
     fn len(&self) -> usize {
         self.len()
     }
@@ -91,6 +98,8 @@ impl Deref for Bytes {
 }
 
 impl Payload for Bytes {
+    const IS_BORROWED: bool = false;
+
     fn len(&self) -> usize {
         <[u8]>::len(self)
     }
@@ -113,6 +122,8 @@ impl Payload for Bytes {
 }
 
 impl Payload for &[IoSlice<'_>] {
+    const IS_BORROWED: bool = true;
+
     fn len(&self) -> usize {
         self.iter().map(|slice| slice.len()).sum()
     }

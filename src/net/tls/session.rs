@@ -84,6 +84,8 @@ pub(super) enum Advanced {
 
 enum Step {
     Progress,
+    /// All plaintext that the session holds has been taken.
+    Read,
     NeedsInput,
     Ended,
 }
@@ -97,13 +99,18 @@ pub(super) fn advance(
 ) -> Result<Advanced, Error> {
     let mut stalled = 0;
     loop {
-        if sinks.output.len() >= limit && !input.is_empty() {
+        // An incomplete record waits for more input, not for another call.
+        if sinks.output.len() >= limit && begins_with_record(input.readable()) {
             return Ok(Advanced::IsFull);
         }
         let before = (input.len(), sinks.output.len(), sinks.to_peer.len());
         let step = process(session, input, &mut sinks);
         match step {
-            Ok(Step::Progress) => {}
+            // Saves the call that would find nothing, of the two for a message.
+            Ok(Step::Read) if input.is_empty() && !session.wants_write() => {
+                return Ok(Advanced::NeedsInput);
+            }
+            Ok(Step::Progress | Step::Read) => {}
             Ok(Step::NeedsInput) => return Ok(Advanced::NeedsInput),
             Ok(Step::Ended) => return Ok(Advanced::Ended),
             Err(error) => {
@@ -128,7 +135,7 @@ fn process<S: Side>(session: &mut S, input: &mut Buffer, sinks: &mut Sinks<'_>) 
                 discard += record.discard;
                 sinks.output.append(record.payload);
             }
-            Ok(Step::Progress)
+            Ok(Step::Read)
         }
         ConnectionState::ReadEarlyData(data) => {
             let before = sinks.output.len();

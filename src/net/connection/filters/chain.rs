@@ -8,6 +8,10 @@ use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::net::filter::{BoxedFilter, Filter, FilterContext};
 
+/// As many new bytes are joined with those that a filter has left. More than the largest record of
+/// TLS, so one call completes it.
+const JOINED: usize = 17 * 1024;
+
 /// In order from the transport to the handler.
 #[derive(Default)]
 pub(super) struct Filters(Vec<Stage>);
@@ -157,27 +161,83 @@ impl Stage {
             bytes.clear();
             return Ok(());
         }
-        let has_left = !self.undecoded.is_empty();
-        if has_left {
-            self.undecoded.append(bytes.readable());
-            bytes.clear();
-        }
-        let input = if has_left { &mut self.undecoded } else { &mut *bytes };
-        if input.is_empty() && !self.decodes_again {
+        if self.undecoded.is_empty() && bytes.is_empty() && !self.decodes_again {
             return Ok(());
         }
         let mut decoded = context.event_loop.lend_spare();
-        let result = self.filter.decode(context, input, &mut decoded);
-        self.decodes_again = mem::take(&mut context.decode_again);
-        self.has_ended = mem::take(&mut context.has_ended);
-        if !bytes.is_empty() {
-            // Copied, as the storage is the loop's large input buffer.
-            self.undecoded.append(bytes.readable());
-            bytes.clear();
-        }
+        let result = self.decode(context, bytes, &mut decoded);
         self.undecoded.release();
+        if self.undecoded.is_empty() && !bytes.is_empty() {
+            // Copied, as the storage is the loop's large input buffer. Not by `append`, which zeroes.
+            self.undecoded = Buffer::from(bytes.readable().to_vec());
+        } else {
+            self.undecoded.append(bytes.readable());
+        }
+        bytes.clear();
         bytes.append_buffer(&mut decoded);
         context.event_loop.return_spare(decoded);
+        result
+    }
+
+    /// Decodes the bytes that were left, and then `bytes`. What the filter leaves stays in one of
+    /// the two, or in both.
+    fn decode(
+        &mut self,
+        context: &mut FilterContext<'_>,
+        bytes: &mut Buffer,
+        decoded: &mut Buffer,
+    ) -> io::Result<()> {
+        if (1..=JOINED).contains(&self.undecoded.len()) && bytes.len() > JOINED {
+            self.decode_joined(context, bytes, decoded)?;
+            if self.decodes_again || self.has_ended {
+                return Ok(());
+            }
+        }
+        if self.undecoded.is_empty() {
+            return self.call(context, bytes, decoded);
+        }
+        let mut input = mem::take(&mut self.undecoded);
+        input.append(bytes.readable());
+        bytes.clear();
+        let result = self.call(context, &mut input, decoded);
+        self.undecoded = input;
+        result
+    }
+
+    /// Decodes the bytes that were left together with the first of `bytes`, which complete a unit
+    /// of most filters. So the other bytes need not be copied behind the few that were left.
+    fn decode_joined(
+        &mut self,
+        context: &mut FilterContext<'_>,
+        bytes: &mut Buffer,
+        decoded: &mut Buffer,
+    ) -> io::Result<()> {
+        let mut joined = context.event_loop.lend_spare();
+        joined.append(self.undecoded.readable());
+        joined.append(&bytes.readable()[..JOINED]);
+        let result = self.call(context, &mut joined, decoded);
+        self.undecoded.clear();
+        if joined.len() <= JOINED {
+            // All that is left is from `bytes`. It is copied back, as a filter may change it.
+            bytes.consume(JOINED - joined.len());
+            bytes.readable_mut()[..joined.len()].copy_from_slice(joined.readable());
+        } else {
+            bytes.consume(JOINED);
+            self.undecoded.append(joined.readable());
+        }
+        context.event_loop.return_spare(joined);
+        result
+    }
+
+    fn call(
+        &mut self,
+        context: &mut FilterContext<'_>,
+        input: &mut Buffer,
+        decoded: &mut Buffer,
+    ) -> io::Result<()> {
+        let result = self.filter.decode(context, input, decoded);
+        self.decodes_again = mem::take(&mut context.decode_again);
+        self.has_ended = mem::take(&mut context.has_ended);
         result
     }
 }

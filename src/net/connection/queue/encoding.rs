@@ -26,7 +26,10 @@ impl Queue {
 
     /// Appends the encoded bytes of the pieces that were taken last.
     pub(in crate::net::connection) fn finish_piece(&mut self, encoded: &mut Buffer) {
-        self.encoded.append_buffer(encoded);
+        // An empty one keeps its storage.
+        if !encoded.is_empty() {
+            self.encoded.append_buffer(encoded);
+        }
         self.settle();
     }
 
