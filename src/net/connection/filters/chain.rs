@@ -168,7 +168,7 @@ impl Stage {
         let result = self.decode(context, bytes, &mut decoded);
         self.undecoded.release();
         if self.undecoded.is_empty() && !bytes.is_empty() {
-            // Copied, as the storage is the loop's large input buffer. Not by `append`, which zeroes.
+            // Copied, as the storage is the loop's input buffer. `append` would zero it first.
             self.undecoded = Buffer::from(bytes.readable().to_vec());
         } else {
             self.undecoded.append(bytes.readable());
