@@ -60,9 +60,7 @@ use self::observation::TaskTimes;
 use self::observation::metrics::Phase;
 use self::observation::pulse::Activity;
 use self::poller::{Poller, Wait};
-use self::tasks::future_cell::OwnedFuture;
-use self::tasks::future_header::address_of;
-use self::tasks::future_table::FutureTable;
+use self::tasks::executor::Futures;
 use self::tasks::ready_queue;
 use self::tasks::task::Task;
 use self::tasks::task_queue::Batch;
@@ -173,8 +171,7 @@ struct Inner {
     alarm: OnceCell<Rc<Alarm>>,
     /// Tasks from this thread. They take no lock and need not be `Send`.
     local_tasks: RefCell<Batch<Task<EventLoop>>>,
-    /// Spawned futures. One that is being polled is not in the table.
-    futures: RefCell<FutureTable<OwnedFuture>>,
+    futures: Futures,
     /// Channels to be closed in phase 6.
     closing: RefCell<Vec<ChannelId>>,
     /// The one buffer that input is read into. A connection borrows it while it reads.
@@ -460,7 +457,7 @@ impl EventLoop {
     }
 
     fn set_current(inner: Weak<Inner>) {
-        ready_queue::set_home(inner.upgrade().map_or(0, |inner| address_of(&inner.shared)));
+        ready_queue::set_home(inner.upgrade().map_or(0, |inner| inner.shared.address()));
         drop(ManuallyDrop::into_inner(CURRENT.replace(ManuallyDrop::new(inner))));
     }
 }
