@@ -32,8 +32,8 @@ impl EventLoop {
     /// A handle does not keep the loop running, as it may never be used again. So a thread counts
     /// only once it has posted a task. The same holds for a job of
     /// [`Workers::submit_to`](crate::task::Workers::submit_to), which posts its result. A repeating
-    /// timer counts until it is cancelled. A spawned future that waits does not count by itself, only
-    /// what it waits for: a sleep is a timer, but a wake-up of another thread may never come.
+    /// timer counts until it is cancelled. A spawned future that waits does not count by itself,
+    /// only what it waits for: a sleep is a timer, but a wake-up of another thread may never come.
     ///
     /// What only serves the rest, such as signals or a timer for statistics, can be excluded. It is
     /// served as long as the loop runs: see [`exclude_from_idle`](EventLoop::exclude_from_idle) for
