@@ -12,6 +12,7 @@ mod builder;
 pub(crate) mod channel_table;
 pub(crate) mod containment;
 mod counters;
+mod current;
 pub(crate) mod deliveries;
 mod embedding;
 pub(crate) mod handle;
@@ -37,8 +38,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
-use std::mem::ManuallyDrop;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -60,9 +60,7 @@ use self::observation::TaskTimes;
 use self::observation::metrics::Phase;
 use self::observation::pulse::Activity;
 use self::poller::{Poller, Wait};
-use self::tasks::future_cell::OwnedFuture;
-use self::tasks::future_header::address_of;
-use self::tasks::future_table::FutureTable;
+use self::tasks::executor::Futures;
 use self::tasks::ready_queue;
 use self::tasks::task::Task;
 use self::tasks::task_queue::Batch;
@@ -173,8 +171,7 @@ struct Inner {
     alarm: OnceCell<Rc<Alarm>>,
     /// Tasks from this thread. They take no lock and need not be `Send`.
     local_tasks: RefCell<Batch<Task<EventLoop>>>,
-    /// Spawned futures. One that is being polled is not in the table.
-    futures: RefCell<FutureTable<OwnedFuture>>,
+    futures: Futures,
     /// Channels to be closed in phase 6.
     closing: RefCell<Vec<ChannelId>>,
     /// The one buffer that input is read into. A connection borrows it while it reads.
@@ -227,15 +224,6 @@ struct Inner {
     task_times: TaskTimes,
     /// Whether times of tasks are recorded, or the loop is being dropped.
     queues_specially: Cell<bool>,
-}
-
-thread_local! {
-    /// The loop of this thread. It prevents a second one, and lets a handle find the loop when it
-    /// is used on the loop's thread.
-    ///
-    /// It has no destructor, so it exists as long as the thread does: destructors of other
-    /// thread-locals may still use the loop or create one. The drop of the loop clears it.
-    static CURRENT: RefCell<ManuallyDrop<Weak<Inner>>> = const { RefCell::new(ManuallyDrop::new(Weak::new())) };
 }
 
 impl EventLoop {
@@ -446,22 +434,6 @@ impl EventLoop {
     /// the loop.
     pub(crate) fn check_process(&self) -> io::Result<()> {
         self.inner.shared.process().check()
-    }
-
-    /// The time of this thread's loop. On a thread without a loop, the time of the system's
-    /// monotonic clock.
-    fn current_time() -> Instant {
-        EventLoop::current().map_or_else(Instant::now, |event_loop| event_loop.now())
-    }
-
-    /// The loop of this thread, until it has been dropped.
-    fn current() -> Option<EventLoop> {
-        CURRENT.with_borrow(|current| current.upgrade()).map(|inner| EventLoop { inner })
-    }
-
-    fn set_current(inner: Weak<Inner>) {
-        ready_queue::set_home(inner.upgrade().map_or(0, |inner| address_of(&inner.shared)));
-        drop(ManuallyDrop::into_inner(CURRENT.replace(ManuallyDrop::new(inner))));
     }
 }
 

@@ -70,6 +70,12 @@ impl Shared {
         self.id
     }
 
+    /// Identifies the loop as long as this state exists.
+    #[inline]
+    pub(super) fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }

@@ -6,7 +6,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{CURRENT, EventLoop};
+use super::EventLoop;
+use super::current::CURRENT;
 use crate::event_loop::containment::logger;
 
 impl Drop for EventLoop {

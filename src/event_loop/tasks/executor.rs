@@ -1,12 +1,12 @@
 //! Spawned futures: the part of phase 5 that polls them.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::mem;
 use std::task::Poll;
 
 use super::future_cell::{JoinEnd, OwnedFuture, local, local_deferred};
-use super::future_header::address_of;
-use super::future_table::FutureKey;
+use super::future_table::{FutureKey, FutureTable};
 use super::join_handle::{JoinError, JoinHandle};
 use super::ready_queue;
 use crate::event_loop::EventLoop;
@@ -17,6 +17,9 @@ use crate::event_loop::observation::pulse::Activity;
 /// futures that wake each other cannot starve the descriptors, timers and tasks. A turn that finds
 /// nothing else costs a system call, which is shared by so many polls.
 const POLLS_PER_TURN: usize = 128;
+
+/// The spawned futures of a loop. One that is being polled is not in the table.
+pub(in crate::event_loop) type Futures = RefCell<FutureTable<OwnedFuture>>;
 
 impl EventLoop {
     /// Spawns a future on this loop. The loop polls it in phase 5 of its turns, first in this turn
@@ -164,7 +167,7 @@ impl EventLoop {
     /// Drops futures of this loop, inherited or not.
     #[cold]
     fn end_futures<T>(&self, futures: T) {
-        ready_queue::at_home(address_of(&self.inner.shared), || drop(futures));
+        ready_queue::at_home(self.inner.shared.address(), || drop(futures));
     }
 
     /// Drops a result that no handle waits for.

@@ -142,13 +142,12 @@ impl<F: Future + 'static, N: 'static> Owned for FutureCell<F, N> {
             ManuallyDrop::new(unsafe { Waker::from_raw(raw_waker::<F, N>(Arc::as_ptr(&self).cast())) });
         let polled = catch("a spawned future", || {
             // SAFETY: the caller guarantees that the loop owns the stage.
-            match &mut **unsafe { &mut *self.stage.get() } {
-                // SAFETY: the future is in an allocation that it does not leave before its drop.
-                Stage::Future(future) => {
-                    unsafe { Pin::new_unchecked(future) }.poll(&mut Context::from_waker(&waker)).map(Ok)
-                }
-                Stage::Result(_) | Stage::Taken => Poll::Pending,
-            }
+            let Stage::Future(future) = (unsafe { &mut **self.stage.get() }) else {
+                return Poll::Pending;
+            };
+            // SAFETY: the future is in an allocation that it does not leave before its drop.
+            let future = unsafe { Pin::new_unchecked(future) };
+            future.poll(&mut Context::from_waker(&waker)).map(Ok)
         });
         let result = match polled {
             Ok(Poll::Pending) => return Some(self),
@@ -337,11 +336,14 @@ where
     Departing::new(shared, future)
 }
 
+/// A future that a closure makes on the loop, on its way there.
+type DepartingDeferred<C, F> = Departing<Deferred<C, F>, F>;
+
 /// Creates a future that a closure makes on the loop. Only the closure is sent.
 pub(in crate::event_loop) fn deferred<C, F>(
     shared: &Arc<Shared>,
     closure: C,
-) -> (Departing<Deferred<C, F>, F>, JoinEnd<F::Output>)
+) -> (DepartingDeferred<C, F>, JoinEnd<F::Output>)
 where
     C: FnOnce(&EventLoop) -> F + Send + 'static,
     F: Future<Output: Send> + 'static,

@@ -69,7 +69,7 @@ impl Header {
     }
 
     fn home(&self) -> LoopAddress {
-        address_of(&self.shared)
+        self.shared.address()
     }
 
     /// Whether this is the loop's thread, and the loop has not ended.
@@ -168,10 +168,6 @@ impl Header {
             EventLoop::observe_panic(payload);
         }
     }
-}
-
-pub(in crate::event_loop) fn address_of(shared: &Arc<Shared>) -> LoopAddress {
-    Arc::as_ptr(shared).addr()
 }
 
 /// The ready queue was empty. The loop may be between two turns.
