@@ -30,7 +30,7 @@ struct Send(&'static [usize]);
 impl ConnectionHandler for Send {
     fn on_open(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
         for &len in self.0 {
-            conn.send(&vec![len as u8; len])?;
+            conn.send(&vec![len as u8; len][..])?;
         }
         Ok(())
     }
