@@ -3,6 +3,9 @@
 //! Run it with `cargo run --release --example call_from_tokio`. It shows a call, a future that need
 //! not be `Send` and sleeps on the loop's clock, and the error of a call that panics.
 
+#[path = "shared/arguments.rs"]
+mod arguments;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -11,7 +14,12 @@ use std::time::Duration;
 use reveille::task::CallError;
 use reveille::{LoopThread, time};
 
+const USAGE: &str = "usage: call_from_tokio";
+
 fn main() -> ExitCode {
+    if let Err(status) = arguments::positional("call_from_tokio", USAGE, 0..=0) {
+        return status;
+    }
     // The one panic is expected, and reported by the example itself.
     std::panic::set_hook(Box::new(|_| ()));
     let runtime = tokio::runtime::Builder::new_current_thread().build();
