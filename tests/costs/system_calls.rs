@@ -74,8 +74,8 @@ fn polls_of_futures_share_a_wait_between_128() {
         let mut client = server.connect();
         order(&mut client, order::YIELDS);
         let calls = server.on_loop.calls_of(|| (0..10).for_each(|_| order(&mut client, order::YIELDS)));
-        // 1,005 polls take 8 turns, and the send of the handle one more. Wake-ups and yields make no
-        // call of their own.
+        // 1,005 polls take 8 turns, and the send of the handle one more. Wake-ups and yields make
+        // no call of their own.
         let expected =
             Calls::of([(libc::SYS_recvfrom, 10), (libc::SYS_sendto, 10), (libc::SYS_epoll_wait, 90)]);
         assert_eq!(calls, expected);
