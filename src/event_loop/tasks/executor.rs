@@ -140,10 +140,6 @@ impl EventLoop {
         // Taken out, so that nothing is borrowed while the future is polled.
         let taken = futures.borrow_mut().take(key);
         let Some(owned) = taken else { return };
-        if let Some(header) = owned.header() {
-            // Before the poll: a future that wakes itself is queued again.
-            header.leave_queue();
-        }
         let pending = if self.is_watched() { self.poll_watched(owned) } else { owned.poll() };
         let mut futures = futures.borrow_mut();
         match pending {

@@ -113,10 +113,14 @@ trait Owned: Send + Sync {
 
     fn name(&self) -> &'static str;
 
-    /// Polls the future. Returns the cell while the future has not ended.
+    /// Polls the future, or drops it if it was aborted. Returns the cell while the future has not
+    /// ended. Does all that a poll needs, so that it costs one dynamic call.
+    ///
+    /// # Panics
+    /// On a thread that is not the loop's.
     ///
     /// # Safety
-    /// Same as [`FutureCell::finish`].
+    /// The caller holds the `OwnedFuture`, and the future has not ended.
     unsafe fn poll(self: Arc<Self>) -> Option<Arc<dyn Owned>>;
 
     /// Ends the future without a poll.
@@ -136,6 +140,14 @@ impl<F: Future + 'static, N: 'static> Owned for FutureCell<F, N> {
     }
 
     unsafe fn poll(self: Arc<Self>) -> Option<Arc<dyn Owned>> {
+        self.header.assert_home();
+        // Before the poll: a future that wakes itself is queued again.
+        self.header.leave_queue();
+        if self.header.state.is_aborted() {
+            // SAFETY: the caller guarantees it.
+            unsafe { self.finish(Err(JoinError::Aborted)) };
+            return None;
+        }
         // SAFETY: the pointer is that of an `Arc`, which lives longer than this waker. The waker is
         // never dropped, so it need not be counted. Clones are.
         let waker =
@@ -184,27 +196,29 @@ impl OwnedFuture {
     #[inline]
     pub(super) fn poll(mut self) -> Option<OwnedFuture> {
         let cell = self.0.take()?;
-        cell.header().assert_home();
-        if cell.header().state.is_aborted() {
-            // SAFETY: this is the loop's thread, and the only owner. A future that has ended has
-            // none.
-            unsafe { cell.end(JoinError::Aborted) };
-            return None;
-        }
-        // SAFETY: same.
+        // SAFETY: this is the only owner. A future that has ended has none. The call checks that
+        // this is the loop's thread, before it uses the future.
         unsafe { cell.poll() }.map(|cell| OwnedFuture(Some(cell)))
     }
-}
 
-impl Drop for OwnedFuture {
-    fn drop(&mut self) {
-        // On another thread, the future is leaked. Only the loop's queue and table hold the value,
-        // and both are emptied on its thread.
-        if let Some(cell) = self.0.take().filter(|cell| cell.header().is_home()) {
+    /// On another thread, the future is leaked. Only the loop's queue and table hold the value, and
+    /// both are emptied on its thread.
+    #[cold]
+    fn end(cell: &dyn Owned) {
+        if cell.header().is_home() {
             let reason =
                 if cell.header().state.is_aborted() { JoinError::Aborted } else { JoinError::LoopEnded };
             // SAFETY: this is the loop's thread, and the only owner of a future that has not ended.
             unsafe { cell.end(reason) }
+        }
+    }
+}
+
+impl Drop for OwnedFuture {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(cell) = self.0.take() {
+            OwnedFuture::end(&*cell);
         }
     }
 }
