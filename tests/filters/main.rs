@@ -9,6 +9,7 @@ mod decode_again;
 mod ends;
 mod failures;
 mod handshakes;
+mod input_buffer;
 mod left_bytes;
 mod nested;
 mod samples;

@@ -59,13 +59,15 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         }
         let is_redelivery = input.is_empty() && (core.was_ever_linked() || core.has_unread());
         let mut decoded = event_loop.lend_spare();
+        let capacity = input.capacity();
         let is_open = core.decode(event_loop, input, &mut decoded);
         self.advance_handshake(event_loop);
         if is_open && (is_redelivery || !decoded.is_empty()) {
             self.deliver_if_reading(event_loop, &mut decoded);
         }
-        // A filter that passes bytes on has moved the loop's own storage.
-        if decoded.capacity() > input.capacity() {
+        // A filter that passes bytes on has moved the loop's own storage. A larger one is not
+        // taken: the size of the loop's buffer is a setting, and bounds what filters get at once.
+        if input.capacity() != capacity && decoded.capacity() == capacity {
             mem::swap(input, &mut decoded);
         }
         event_loop.return_spare(decoded);

@@ -49,7 +49,8 @@ impl Filters {
         self.0.iter_mut().find_map(|stage| (**stage.filter).as_any().downcast_mut())
     }
 
-    /// Decodes `input`, and appends the result to `output`, which is empty.
+    /// Decodes `input`, and appends the result to `output`, which is empty. Empties `input`, which
+    /// keeps its storage unless that is moved to `output`.
     pub(super) fn decode(
         &mut self,
         event_loop: &EventLoop,
@@ -57,8 +58,22 @@ impl Filters {
         output: &mut Buffer,
         to_peer: &mut Buffer,
     ) -> io::Result<()> {
-        output.append_buffer(input);
-        self.for_each(0, event_loop, to_peer, |stage, context| stage.pass(context, output))
+        let capacity = input.capacity();
+        let mut is_first = true;
+        self.for_each(0, event_loop, to_peer, |stage, context| {
+            if mem::take(&mut is_first) {
+                return stage.pass(context, input, output);
+            }
+            let mut passed = event_loop.lend_spare();
+            mem::swap(&mut passed, output);
+            let result = stage.pass(context, &mut passed, output);
+            if input.capacity() != capacity && passed.capacity() == capacity {
+                // A filter before this one has moved the storage.
+                mem::swap(input, &mut passed);
+            }
+            event_loop.return_spare(passed);
+            result
+        })
     }
 
     /// Same as [`decode`](Filters::decode), for the end of the input. Filters after one that has
@@ -75,7 +90,11 @@ impl Filters {
                 return Ok(());
             }
             // What the filters before this one have decoded at their end comes first.
-            stage.pass(context, output)?;
+            let mut passed = event_loop.lend_spare();
+            mem::swap(&mut passed, output);
+            let result = stage.pass(context, &mut passed, output);
+            event_loop.return_spare(passed);
+            result?;
             is_complete = !stage.decodes_again;
             if !is_complete || stage.has_ended {
                 return Ok(());
@@ -155,8 +174,13 @@ impl Stage {
         Stage { filter, undecoded: Buffer::new(), decodes_again: false, has_ended: false }
     }
 
-    /// Decodes `bytes`, after those that were left before. `bytes` is replaced by the result.
-    fn pass(&mut self, context: &mut FilterContext<'_>, bytes: &mut Buffer) -> io::Result<()> {
+    /// Decodes `bytes`, after those that were left before, to `decoded`. Empties `bytes`.
+    fn pass(
+        &mut self,
+        context: &mut FilterContext<'_>,
+        bytes: &mut Buffer,
+        decoded: &mut Buffer,
+    ) -> io::Result<()> {
         if self.has_ended {
             bytes.clear();
             return Ok(());
@@ -164,8 +188,7 @@ impl Stage {
         if self.undecoded.is_empty() && bytes.is_empty() && !self.decodes_again {
             return Ok(());
         }
-        let mut decoded = context.event_loop.lend_spare();
-        let result = self.decode(context, bytes, &mut decoded);
+        let result = self.decode(context, bytes, decoded);
         self.undecoded.release();
         if self.undecoded.is_empty() && !bytes.is_empty() {
             // Copied, as the storage is the loop's input buffer. `append` would zero it first.
@@ -174,8 +197,6 @@ impl Stage {
             self.undecoded.append(bytes.readable());
         }
         bytes.clear();
-        bytes.append_buffer(&mut decoded);
-        context.event_loop.return_spare(decoded);
         result
     }
 
