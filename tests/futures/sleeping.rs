@@ -8,8 +8,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::futures::{Gate, block_on, poll_once, run};
-use crate::support::{LIMIT, Recorder, panic_of, turn, with_clock, with_loop, with_watchdog};
+use crate::support::futures::{CountingWaker, Gate, block_on, poll_once, run};
+use crate::support::{Count, LIMIT, Recorder, panic_of, turn, with_clock, with_loop, with_watchdog};
 use reveille::task::{spawn_local, with_loop as with_current_loop};
 use reveille::time::{Elapsed, MissedTickBehavior, Repeat, interval, sleep, sleep_until, timeout};
 use reveille::{EventLoop, LoopThread};
@@ -110,6 +110,21 @@ fn a_reset_moves_a_sleep_in_both_directions() {
 }
 
 #[test]
+fn a_reset_of_a_sleep_whose_timer_has_fired_counts() {
+    with_clock(|event_loop, clock| {
+        let (mut sleeping, wakes) = (pin!(sleep(SECOND)), Count::default());
+        let waker = CountingWaker::waker(&wakes);
+        let context = &mut std::task::Context::from_waker(&waker);
+        assert!(sleeping.as_mut().poll(context).is_pending());
+        event_loop.run_for(2 * SECOND).unwrap();
+        assert_eq!(wakes.get(), 1);
+        sleeping.as_mut().reset(clock.now() + SECOND);
+        assert!(sleeping.as_mut().poll(context).is_pending());
+        assert_eq!(event_loop.next_deadline(), Some(clock.now() + SECOND));
+    });
+}
+
+#[test]
 fn a_sleep_wakes_the_future_that_polled_it_last() {
     with_clock(|event_loop, _| {
         let mut sleeping = sleep(SECOND);
@@ -143,7 +158,7 @@ fn a_timeout_counts_from_its_call_and_prefers_the_future() {
 #[test]
 fn a_timed_out_future_is_dropped_with_the_timeout() {
     with_clock(|event_loop, _| {
-        let drops = crate::support::Count::default();
+        let drops = Count::default();
         let token = drops.drop_token();
         run_for(event_loop, 5, async move {
             let held = async move {

@@ -70,8 +70,8 @@ fn a_waker_of_an_ended_future_does_nothing() {
         let next = Gate::default();
         event_loop.spawn_local(next.wait());
         turn(event_loop);
-        gate.waker().wake();
         let wakes_before = wakes(&event_loop.handle());
+        gate.waker().wake();
         on_another_thread(|| gate.waker().wake());
         assert_eq!(wakes(&event_loop.handle()), wakes_before);
         turn(event_loop);

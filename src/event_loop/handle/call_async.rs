@@ -20,8 +20,6 @@ struct Slot<R> {
     result: Option<Result<Contained<R>, CallError>>,
     /// Set while the future waits.
     waker: Option<Contained<Waker>>,
-    /// The future has been dropped.
-    is_abandoned: bool,
 }
 
 /// The task's end of a slot. Dropping it without a result completes the call with
@@ -31,7 +29,7 @@ struct Reply<R>(Arc<Mutex<Slot<R>>>);
 impl<R> Reply<R> {
     fn complete(&self, result: Result<Contained<R>, CallError>) {
         let mut slot = self.0.lock();
-        if slot.result.is_some() || slot.is_abandoned {
+        if slot.result.is_some() {
             // The result is dropped with no lock held.
             drop(slot);
             return;
@@ -82,7 +80,7 @@ impl LoopHandle {
         if self.is_inherited() {
             return CallFuture(State::Ready(Err(CallError::LoopEnded)));
         }
-        let slot = Arc::new(Mutex::new(Slot { result: None, waker: None, is_abandoned: false }));
+        let slot = Arc::new(Mutex::new(Slot { result: None, waker: None }));
         let reply = Reply(Arc::clone(&slot));
         let task = Contained::new(task);
         let pushed = self.push_now(move |event_loop: &EventLoop| {
@@ -168,7 +166,6 @@ impl<R> Drop for CallFuture<R> {
         match std::mem::replace(&mut self.0, State::Returned) {
             State::Waiting(slot, process) if process.is_current() => {
                 let mut slot = slot.lock();
-                slot.is_abandoned = true;
                 let left = (slot.waker.take(), slot.result.take());
                 drop(slot);
                 drop(left);
