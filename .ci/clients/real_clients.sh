@@ -741,11 +741,16 @@ descriptors_of() {
   find "/proc/$1/fd" -mindepth 1 | wc -l
 }
 
-# An io_uring of the program itself. tests/examples checks the complete output.
+# The programs of the package `integrations` are next to the directory of the examples.
 check_tls() {
-  bounded 120 "$here/tls.py" "$examples"
+  local program
+  for program in tls_echo tls_client; do
+    bounded 5 "$examples/../$program" --help | grep -q "^usage: $program" || die "no usage of $program"
+  done
+  bounded 120 "$here/tls.py" "$examples/.."
 }
 
+# An io_uring of the program itself. tests/examples checks the complete output.
 check_own_ring() {
   local output
   output=$(bounded 10 "$examples/own_ring" /etc/passwd) || die "status $?: $output"

@@ -3,7 +3,7 @@
 
 usage: tls.py DIRECTORY
 
-DIRECTORY contains the built examples tls_echo and tls_client. Needs openssl and curl. Certificates are created by openssl.
+DIRECTORY contains the built programs tls_echo and tls_client. Needs openssl and curl. Certificates are created by openssl.
 """
 
 import contextlib

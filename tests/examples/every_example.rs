@@ -57,10 +57,7 @@ enum OnClosedOutput {
 use Lifetime::{Ends, Requests, Serves};
 use OnClosedOutput::{Continues, Fails};
 
-/// Examples that are not in the table: `tls_client` needs a server with a certificate.
-const OTHERS: &[&str] = if cfg!(feature = "tls") { &["tls_client"] } else { &["tls_client", "tls_echo"] };
-
-/// All other examples. A test checks that the table is complete.
+/// All examples of the package. A test checks that the table is complete.
 const EXAMPLES: &[Example] = &[
     Example {
         name: "call_from_tokio",
@@ -181,15 +178,6 @@ const EXAMPLES: &[Example] = &[
         arguments: &[],
         lifetime: Ends,
         on_closed_output: Fails,
-        started_inputs: &[],
-    },
-    #[cfg(feature = "tls")]
-    Example {
-        name: "tls_echo",
-        arguments: &["--self-signed", "--listen", "127.0.0.1:0", "--threads", "2"],
-        // A client that ends within its handshake.
-        lifetime: Serves { ready: "try: ", visit: |addresses| drop(connect(addresses[0])) },
-        on_closed_output: Continues,
         started_inputs: &[],
     },
     Example {
@@ -439,8 +427,7 @@ fn every_example_is_in_the_table() {
         .filter(|path| path.extension().is_some_and(|rs| rs == "rs") || path.join("main.rs").exists())
         .map(|path| path.file_stem().expect("a name").to_str().expect("UTF-8").to_owned())
         .collect();
-    let names = EXAMPLES.iter().map(|example| example.name).chain(OTHERS.iter().copied());
-    let rows: BTreeSet<String> = names.map(str::to_owned).collect();
+    let rows: BTreeSet<String> = EXAMPLES.iter().map(|example| example.name.to_owned()).collect();
     assert_eq!(rows, files);
 }
 

@@ -1,13 +1,13 @@
 //! An echo server over TLS.
 //!
-//! Run it with `cargo run --release --features tls --example tls_echo -- --self-signed`, then
+//! Run it with `cargo run --release -p integrations --bin tls_echo -- --self-signed`, then
 //! connect with the `openssl` command that it prints. The handler is that of any echo server: TLS
 //! is one line of the builder. The certificate is loaded again on SIGHUP; connections that are open
 //! keep theirs.
 
-#[path = "shared/options.rs"]
+#[path = "../shared/options.rs"]
 mod options;
-#[path = "shared/serving.rs"]
+#[path = "../shared/serving.rs"]
 mod serving;
 
 use std::io::{self, Write};

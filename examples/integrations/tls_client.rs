@@ -3,7 +3,7 @@
 //! Try it with `tls_echo`, whose `--cert` file it gets as `--ca`. It prints the version of TLS, the
 //! cipher suite and the protocol of the session, and says why a server is not trusted.
 
-#[path = "shared/options.rs"]
+#[path = "../shared/options.rs"]
 mod options;
 
 use std::cell::Cell;

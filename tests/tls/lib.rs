@@ -1,6 +1,6 @@
 //! TLS over connections, with rustls as the peer.
 
-#![cfg(feature = "tls")]
+#![cfg(test)]
 
 #[path = "../support/mod.rs"]
 mod support;
