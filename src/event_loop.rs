@@ -205,9 +205,9 @@ struct Inner {
     /// The first panic of this turn, to be resumed at the end of the turn.
     panic: Cell<Option<Contained<Payload>>>,
     /// Storage of the batches of phases 3 and 5, kept for its capacity.
-    channel_batch: Cell<Vec<ChannelId>>,
+    channel_batch: RefCell<Vec<ChannelId>>,
     task_batch: RefCell<Batch<Posted>>,
-    local_batch: Cell<Batch<Task<EventLoop>>>,
+    local_batch: RefCell<Batch<Task<EventLoop>>>,
     slack: RefCell<TaskSlack>,
     /// The capacity that the queue has been lent for its next batch.
     lent_capacity: Cell<(usize, usize)>,
@@ -388,7 +388,7 @@ impl EventLoop {
                 self.discard(source);
             }
         }
-        inner.channel_batch.set(batch);
+        inner.channel_batch.replace(batch);
     }
 
     // A turn without closes should not pay for a call.

@@ -144,7 +144,7 @@ impl EventLoop {
                 Task::call,
             );
             needed |= inner.slack.borrow_mut().local.record(lengths, &mut local);
-            inner.local_batch.set(local);
+            inner.local_batch.replace(local);
         }
         if needed {
             inner.sleeps_with_slack.set(0);

@@ -23,6 +23,7 @@ use self::slack::{RETAINED, is_large, release_capacity};
 use super::{EventLoop, Inner};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::poller::Wait;
+use crate::event_loop::tasks::future_table::FutureTable;
 use crate::event_loop::tasks::ready_queue;
 use crate::event_loop::tasks::task_queue::Batch;
 
@@ -113,22 +114,17 @@ impl EventLoop {
         } = &*self.inner;
         let has_large_capacity =
             |(tasks, internal)| is_large::<super::Posted>(tasks) || is_large::<super::Posted>(internal);
-        let local = local_batch.take();
-        let local_is_large =
-            has_large_capacity(local.capacities()) || has_large_capacity(local_tasks.borrow().capacities());
-        local_batch.set(local);
-        let batch = channel_batch.take();
-        let channel_is_large =
-            is_large::<super::ChannelId>(batch.capacity().max(closing.borrow().capacity()));
-        channel_batch.set(batch);
-        local_is_large
-            || channel_is_large
+        let has_slack_of_futures = |futures: &FutureTable<_>| {
+            futures.is_allocated() && (futures.has_slack() || ready_queue::has_slack())
+        };
+        has_large_capacity(local_batch.borrow().capacities())
+            || has_large_capacity(local_tasks.borrow().capacities())
+            || is_large::<ChannelId>(channel_batch.borrow().capacity().max(closing.borrow().capacity()))
             || has_large_capacity(task_batch.borrow().capacities())
             || has_large_capacity(lent_capacity.get())
             || timers.borrow().has_slack()
             || channels.borrow().has_slack()
-            || futures.borrow().has_slack()
-            || ready_queue::has_slack()
+            || has_slack_of_futures(&futures.borrow())
             || self.has_large_input()
             || allocator::is_large(self.inner.freed_bytes.get())
             || allocator::has_fallen()
@@ -163,14 +159,10 @@ impl EventLoop {
         }
         trim_batch(&mut inner.task_batch.borrow_mut());
         trim_batch(&mut inner.local_tasks.borrow_mut());
-        let mut local = inner.local_batch.take();
-        trim_batch(&mut local);
-        inner.local_batch.set(local);
+        trim_batch(&mut inner.local_batch.borrow_mut());
         drop(inner.shared.tasks.take_storage());
         inner.lent_capacity.set((0, 0));
-        let mut batch = inner.channel_batch.take();
-        release_capacity(&mut batch);
-        inner.channel_batch.set(batch);
+        release_capacity(&mut inner.channel_batch.borrow_mut());
         release_capacity(&mut inner.closing.borrow_mut());
         inner.channels.borrow_mut().trim();
         inner.futures.borrow_mut().trim();

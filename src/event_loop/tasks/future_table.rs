@@ -126,6 +126,11 @@ impl<T> FutureTable<T> {
         values
     }
 
+    /// Whether the table has memory, which it has after the first future until it is trimmed.
+    pub(in crate::event_loop) fn is_allocated(&self) -> bool {
+        self.slots.capacity() > 0
+    }
+
     /// Whether most of a large table is vacant. `false` if a trim could not release it.
     pub(in crate::event_loop) fn has_slack(&self) -> bool {
         !self.is_trimmed && is_excess::<Slot<T>>(self.len, self.slots.capacity())

@@ -20,6 +20,8 @@ struct Ready {
     /// The loop polls futures, and takes new ones from the queue before it returns.
     is_polling: Cell<bool>,
     queue: RefCell<ManuallyDrop<VecDeque<FutureKey>>>,
+    /// Each turn reads it twice; it is cheaper than a borrow of the queue.
+    is_empty: Cell<bool>,
     /// The largest length in the present phase.
     needed: Cell<usize>,
     slack: RefCell<Slack>,
@@ -33,6 +35,7 @@ thread_local! {
             home: Cell::new(0),
             is_polling: Cell::new(false),
             queue: RefCell::new(ManuallyDrop::new(VecDeque::new())),
+            is_empty: Cell::new(true),
             needed: Cell::new(0),
             slack: RefCell::new(Slack::new()),
         }
@@ -53,6 +56,7 @@ pub(in crate::event_loop) fn set_home(home: LoopAddress) {
     READY.with(|ready| {
         ready.home.set(home);
         ready.is_polling.set(false);
+        ready.is_empty.set(true);
         drop(ManuallyDrop::into_inner(ready.queue.replace(ManuallyDrop::new(VecDeque::new()))));
     });
 }
@@ -78,6 +82,7 @@ pub(super) fn push(key: FutureKey) -> Pushed {
     READY.with(|ready| {
         let queue = &mut *ready.queue.borrow_mut();
         queue.push_back(key);
+        ready.is_empty.set(false);
         let is_first = queue.len() == 1 && !ready.is_polling.get();
         if is_first { Pushed::First } else { Pushed::Noted }
     })
@@ -86,12 +91,17 @@ pub(super) fn push(key: FutureKey) -> Pushed {
 /// Takes the next future.
 #[inline]
 pub(super) fn pop() -> Option<FutureKey> {
-    READY.with(|ready| ready.queue.borrow_mut().pop_front())
+    READY.with(|ready| {
+        let mut queue = ready.queue.borrow_mut();
+        let key = queue.pop_front();
+        ready.is_empty.set(queue.is_empty());
+        key
+    })
 }
 
 #[inline]
 pub(in crate::event_loop) fn is_empty() -> bool {
-    READY.with(|ready| ready.queue.borrow().is_empty())
+    READY.with(|ready| ready.is_empty.get())
 }
 
 pub(super) fn begin_phase() {

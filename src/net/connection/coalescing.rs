@@ -86,8 +86,8 @@ impl ConnectionCore {
                 return false;
             }
         }
-        let largest = if P::IS_BORROWED && self.has_filters() { LARGEST_FILTERED } else { LARGEST };
-        let is_small = len <= largest.min(max_unsent);
+        let is_small = len <= LARGEST.min(max_unsent)
+            || P::IS_BORROWED && len <= LARGEST_FILTERED.min(max_unsent) && self.has_filters();
         if is_small && (collected.is_some() || self.unsent.borrow().is_none()) {
             let mut output = collected.unwrap_or_else(|| event_loop.lend_output());
             let is_collected = payload.append_to(&mut output);
