@@ -42,32 +42,32 @@ def openssl(*arguments, **options):
 
 
 def create_certificates():
-    """Authorities `ca` and `other`; server certificates `server`, `second` and `expired`; certificates of clients."""
+    """Authorities `ca` and `other`; certificates of servers and clients, of which one is expired and one not yet valid."""
     for name in ["ca", "other"]:
         openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
                 "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN=reveille test {name}")
+    with open("authority.cnf", "w", encoding="ascii") as settings:
+        settings.write("[ca]\ndefault_ca = authority\n[authority]\ndatabase = index\nnew_certs_dir = .\nrand_serial = yes\n"
+                       "unique_subject = no\ndefault_md = sha256\npolicy = any\n[any]\ncommonName = supplied\n")
+    open("index", "w", encoding="ascii").close()
     issue("server", "ca", "DNS:localhost,IP:127.0.0.1")
     issue("second", "ca", "DNS:localhost,IP:127.0.0.1,DNS:second.test")
     issue("client", "ca", "DNS:client.test")
     issue("stranger", "other", "DNS:client.test")
-    issue("expired", "ca", "DNS:localhost", expired=True)
+    issue("expired", "ca", "DNS:localhost", from_day=-60, to_day=-30)
+    issue("early", "ca", "DNS:localhost", from_day=20, to_day=25)
 
 
-def issue(name, authority, names, expired=False):
+def issue(name, authority, names, from_day=-1, to_day=20):
+    """Issues a certificate that is valid between two days, counted from today."""
     openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
             "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
     with open(f"{name}.ext", "w", encoding="ascii") as extensions:
         extensions.write(f"subjectAltName={names}\n")
-    days = ["-not_before", "20200101000000Z", "-not_after", "20200201000000Z"] if expired else ["-days", "30"]
-    if expired and not has_dates():
-        return
-    openssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.pem", "-CAkey", f"{authority}.key",
-            "-CAcreateserial", "-out", f"{name}.pem", "-extfile", f"{name}.ext", *days)
-
-
-def has_dates():
-    """Whether `openssl x509` can set the dates of a certificate, from OpenSSL 3.4 on."""
-    return b"-not_before" in subprocess.run(["openssl", "x509", "-help"], capture_output=True, check=False).stderr
+    start, end = (time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + 86400 * day)) for day in (from_day, to_day))
+    # Unlike `openssl x509`, `openssl ca` sets both dates in all versions.
+    openssl("ca", "-batch", "-notext", "-config", "authority.cnf", "-cert", f"{authority}.pem", "-keyfile", f"{authority}.key",
+            "-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", f"{name}.ext", "-startdate", start, "-enddate", end)
 
 
 # --- Programs ---------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def check_curl(examples):
 
 
 def check_s_server(examples):
-    """openssl s_server as the server: TLS 1.2 and 1.3, client certificate, wrong name, unknown authority, expired"""
+    """openssl s_server as the server: TLS 1.2 and 1.3, client certificate, wrong name, unknown authority"""
     files = ["-cert", "server.pem", "-key", "server.key"]
     for version, name in [("-tls1_3", b"TLSv1_3"), ("-tls1_2", b"TLSv1_2")]:
         with s_server(version, *files) as port:
@@ -248,10 +248,18 @@ def check_s_server(examples):
     with s_server("-cert", "stranger.pem", "-key", "stranger.key") as port:
         result = client(examples, port)
         expect(result.returncode == 1 and b"UnknownIssuer" in result.stderr, f"unknown authority: {result}")
-    if has_dates():
-        with s_server("-cert", "expired.pem", "-key", "expired.key") as port:
-            result = client(examples, port)
-            expect(result.returncode == 1 and b"expired" in result.stderr.lower(), f"expired: {result}")
+
+
+def check_dates(examples):
+    """an expired certificate and one that is not yet valid, of openssl s_server and of openssl s_client"""
+    for name, problem in [("expired", b"expired"), ("early", b"not valid yet")]:
+        for version in ["-tls1_3", "-tls1_2"]:
+            with s_server(version, "-cert", f"{name}.pem", "-key", f"{name}.key") as port:
+                result = client(examples, port)
+                expect(result.returncode == 1 and problem in result.stderr and not result.stdout, f"{name}: {result}")
+            with server(examples, "--cert", "server.pem", "--key", "server.key", "--client-ca", "ca.pem") as (_, port):
+                output = s_client(port, version, "-cert", f"{name}.pem", "-key", f"{name}.key", succeeds=False)
+                expect(b"alert certificate expired" in output, f"{name}: {output!r}")
 
 
 def check_both_examples(examples):
@@ -326,7 +334,7 @@ def check_wrong_files(examples):
         expect(is_right and result.stderr.count(b"\n") == 1, f"{cert} {key}: {result}")
 
 
-CHECKS = [check_versions, check_client_certificates, check_python, check_curl, check_s_server, check_both_examples,
+CHECKS = [check_versions, check_client_certificates, check_python, check_curl, check_s_server, check_dates, check_both_examples,
           check_reload, check_bad_peers, check_wrong_files]
 
 if __name__ == "__main__":
