@@ -1,9 +1,10 @@
 #!/usr/bin/env -S python3 -B
-"""Checks the TLS examples with OpenSSL's client and server, curl, and Python's ssl module.
+"""Checks the TLS examples with OpenSSL's client and server, curl, Python's ssl module, nginx and stunnel.
 
 usage: tls.py DIRECTORY
 
-DIRECTORY contains the built examples tls_echo and tls_client. Needs openssl and curl. Certificates are created by openssl.
+DIRECTORY contains the built examples tls_echo and tls_client. Needs openssl, curl, nginx with its
+stream module, and stunnel4. Certificates are created by openssl.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import tempfile
 import time
 
 import peer
+import tls_proxies
 
 SECONDS = 20
 
@@ -270,6 +272,32 @@ def check_both_examples(examples):
         expect(result.returncode == 0 and result.stdout == data, f"the echo differs: {result.stderr!r}")
 
 
+def check_proxies_before_echo(examples):
+    """nginx and stunnel as TLS clients of tls_echo: 4 MiB, same bytes back, half-close through stunnel"""
+    data = os.urandom(4 << 20)
+    with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
+        for name, proxy in tls_proxies.client_proxies():
+            with proxy(port) as proxy_port:
+                for _ in range(3):
+                    # nginx half-closes a TLS connection by a FIN alone, which is a truncation.
+                    received = tls_proxies.echoed(proxy_port, data, half_closes=name != "nginx")
+                    expect(received == data, f"{name}: the echo differs: {len(received)} bytes of {len(data)}")
+
+
+def check_proxies_as_servers(examples):
+    """nginx and stunnel as TLS servers of tls_client: 4 MiB, half-closed, same bytes back"""
+    data = os.urandom(4 << 20)
+    with tls_proxies.plain_echo() as port:
+        for name, proxy in tls_proxies.server_proxies():
+            with proxy(port) as proxy_port:
+                for _ in range(3):
+                    result = client(examples, proxy_port, text=data)
+                    expect(result.stdout == data, f"{name}: the echo differs: {len(result.stdout)} bytes, {result.stderr!r}")
+                    # After a half-close, nginx ends its output with a FIN alone. The client must not take it for an end.
+                    is_right = b"ended without close_notify" in result.stderr if name == "nginx" else result.returncode == 0
+                    expect(is_right, f"{name}: the end: {result}"[:2000])
+
+
 def check_reload(examples):
     """SIGHUP: the certificate is replaced; a broken file leaves the old one in use"""
 
@@ -335,7 +363,7 @@ def check_wrong_files(examples):
 
 
 CHECKS = [check_versions, check_client_certificates, check_python, check_curl, check_s_server, check_dates, check_both_examples,
-          check_reload, check_bad_peers, check_wrong_files]
+          check_proxies_before_echo, check_proxies_as_servers, check_reload, check_bad_peers, check_wrong_files]
 
 if __name__ == "__main__":
     try:
