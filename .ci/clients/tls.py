@@ -1,10 +1,10 @@
 #!/usr/bin/env -S python3 -B
-"""Checks the TLS examples with OpenSSL's client and server, curl, Python's ssl module, nginx and stunnel.
+"""Checks the TLS examples with OpenSSL's client and server, curl, Python's ssl module, nginx, stunnel and testssl.sh.
 
 usage: tls.py DIRECTORY
 
 DIRECTORY contains the built examples tls_echo and tls_client. Needs openssl, curl, nginx with its
-stream module, and stunnel4. Certificates are created by openssl.
+stream module, stunnel4 and testssl. Certificates are created by openssl.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ import time
 
 import peer
 import tls_proxies
+import tls_scan
 
 SECONDS = 20
 
@@ -350,6 +351,27 @@ def check_bad_peers(examples):
         s_client(port)
 
 
+def check_renegotiation(examples):
+    """openssl s_client asks for renegotiation 20 times: refused, and not a log line for each"""
+    with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
+        start = time.monotonic()
+        for _ in range(20):
+            # A line R is a command to s_client.
+            output = s_client(port, "-tls1_2", text=b"R\n", succeeds=False)
+            expect(b"RENEGOTIATING" in output and b"no renegotiation" in output, f"renegotiated: {output[-1000:]!r}")
+        seconds = time.monotonic() - start
+        lines = open("server.err", "rb").read().count(b"\n")
+        expect(lines <= seconds + 2, f"{lines} lines in {seconds:.1f} s")
+        s_client(port)
+
+
+def check_scan(examples):
+    """testssl.sh: no old version, weak suite or known weakness"""
+    with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
+        tls_scan.scan(port)
+        s_client(port)
+
+
 def check_wrong_files(examples):
     """wrong files: one line that names the file, before the server listens"""
     cases = [("missing.pem", "server.key", "missing.pem"), ("server.pem", "missing.key", "missing.key"),
@@ -363,7 +385,8 @@ def check_wrong_files(examples):
 
 
 CHECKS = [check_versions, check_client_certificates, check_python, check_curl, check_s_server, check_dates, check_both_examples,
-          check_proxies_before_echo, check_proxies_as_servers, check_reload, check_bad_peers, check_wrong_files]
+          check_proxies_before_echo, check_proxies_as_servers, check_reload, check_bad_peers, check_renegotiation, check_scan,
+          check_wrong_files]
 
 if __name__ == "__main__":
     try:
