@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Checks the examples with independent clients and servers: nc, ncat, socat, the programs of Redis, systemd-socket-activate,
-# OpenSSL, curl, and Python scripts.
+# OpenSSL, curl, nginx, stunnel, testssl.sh, and Python scripts.
 #
 # usage: real_clients.sh [DIRECTORY [CHECK...]]
 #   DIRECTORY  the directory of the built examples; default: target/release/examples
 #   CHECK      the names of the checks to run; default: all
 #
 # Needs nc (that of OpenBSD), ncat, socat, python3, redis-cli, redis-benchmark, redis-server, systemd-socket-activate,
-# openssl, curl and prlimit. Uses strace if it is allowed to attach. Uses only the loopback interface, with ports that the kernel selects.
+# openssl, curl, nginx with its stream module, stunnel4, testssl and prlimit. Uses strace if it is allowed to attach. Uses only the loopback interface, with ports that the kernel selects.
 # Every client runs under a time limit. At the end the script kills all processes that it has started, by id.
 set -euo pipefail
 

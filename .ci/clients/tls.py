@@ -1,9 +1,10 @@
 #!/usr/bin/env -S python3 -B
-"""Checks the TLS examples with OpenSSL's client and server, curl, and Python's ssl module.
+"""Checks the TLS examples with OpenSSL's client and server, curl, Python's ssl module, nginx, stunnel and testssl.sh.
 
 usage: tls.py DIRECTORY
 
-DIRECTORY contains the built programs tls_echo and tls_client. Needs openssl and curl. Certificates are created by openssl.
+DIRECTORY contains the built programs tls_echo and tls_client. Needs openssl, curl, nginx with its
+stream module, stunnel4 and testssl. Certificates are created by openssl.
 """
 
 import contextlib
@@ -19,6 +20,8 @@ import tempfile
 import time
 
 import peer
+import tls_proxies
+import tls_scan
 
 SECONDS = 20
 
@@ -42,32 +45,32 @@ def openssl(*arguments, **options):
 
 
 def create_certificates():
-    """Authorities `ca` and `other`; server certificates `server`, `second` and `expired`; certificates of clients."""
+    """Authorities `ca` and `other`; certificates of servers and clients, of which one is expired and one not yet valid."""
     for name in ["ca", "other"]:
         openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
                 "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN=reveille test {name}")
+    with open("authority.cnf", "w", encoding="ascii") as settings:
+        settings.write("[ca]\ndefault_ca = authority\n[authority]\ndatabase = index\nnew_certs_dir = .\nrand_serial = yes\n"
+                       "unique_subject = no\ndefault_md = sha256\npolicy = any\n[any]\ncommonName = supplied\n")
+    open("index", "w", encoding="ascii").close()
     issue("server", "ca", "DNS:localhost,IP:127.0.0.1")
     issue("second", "ca", "DNS:localhost,IP:127.0.0.1,DNS:second.test")
     issue("client", "ca", "DNS:client.test")
     issue("stranger", "other", "DNS:client.test")
-    issue("expired", "ca", "DNS:localhost", expired=True)
+    issue("expired", "ca", "DNS:localhost", from_day=-60, to_day=-30)
+    issue("early", "ca", "DNS:localhost", from_day=20, to_day=25)
 
 
-def issue(name, authority, names, expired=False):
+def issue(name, authority, names, from_day=-1, to_day=20):
+    """Issues a certificate that is valid between two days, counted from today."""
     openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
             "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
     with open(f"{name}.ext", "w", encoding="ascii") as extensions:
         extensions.write(f"subjectAltName={names}\n")
-    days = ["-not_before", "20200101000000Z", "-not_after", "20200201000000Z"] if expired else ["-days", "30"]
-    if expired and not has_dates():
-        return
-    openssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}.pem", "-CAkey", f"{authority}.key",
-            "-CAcreateserial", "-out", f"{name}.pem", "-extfile", f"{name}.ext", *days)
-
-
-def has_dates():
-    """Whether `openssl x509` can set the dates of a certificate, from OpenSSL 3.4 on."""
-    return b"-not_before" in subprocess.run(["openssl", "x509", "-help"], capture_output=True, check=False).stderr
+    start, end = (time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + 86400 * day)) for day in (from_day, to_day))
+    # Unlike `openssl x509`, `openssl ca` sets both dates in all versions.
+    openssl("ca", "-batch", "-notext", "-config", "authority.cnf", "-cert", f"{authority}.pem", "-keyfile", f"{authority}.key",
+            "-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", f"{name}.ext", "-startdate", start, "-enddate", end)
 
 
 # --- Programs ---------------------------------------------------------------------------------------
@@ -232,7 +235,7 @@ def check_curl(examples):
 
 
 def check_s_server(examples):
-    """openssl s_server as the server: TLS 1.2 and 1.3, client certificate, wrong name, unknown authority, expired"""
+    """openssl s_server as the server: TLS 1.2 and 1.3, client certificate, wrong name, unknown authority"""
     files = ["-cert", "server.pem", "-key", "server.key"]
     for version, name in [("-tls1_3", b"TLSv1_3"), ("-tls1_2", b"TLSv1_2")]:
         with s_server(version, *files) as port:
@@ -248,10 +251,18 @@ def check_s_server(examples):
     with s_server("-cert", "stranger.pem", "-key", "stranger.key") as port:
         result = client(examples, port)
         expect(result.returncode == 1 and b"UnknownIssuer" in result.stderr, f"unknown authority: {result}")
-    if has_dates():
-        with s_server("-cert", "expired.pem", "-key", "expired.key") as port:
-            result = client(examples, port)
-            expect(result.returncode == 1 and b"expired" in result.stderr.lower(), f"expired: {result}")
+
+
+def check_dates(examples):
+    """an expired certificate and one that is not yet valid, of openssl s_server and of openssl s_client"""
+    for name, problem in [("expired", b"expired"), ("early", b"not valid yet")]:
+        for version in ["-tls1_3", "-tls1_2"]:
+            with s_server(version, "-cert", f"{name}.pem", "-key", f"{name}.key") as port:
+                result = client(examples, port)
+                expect(result.returncode == 1 and problem in result.stderr and not result.stdout, f"{name}: {result}")
+            with server(examples, "--cert", "server.pem", "--key", "server.key", "--client-ca", "ca.pem") as (_, port):
+                output = s_client(port, version, "-cert", f"{name}.pem", "-key", f"{name}.key", succeeds=False)
+                expect(b"alert certificate expired" in output, f"{name}: {output!r}")
 
 
 def check_both_examples(examples):
@@ -260,6 +271,32 @@ def check_both_examples(examples):
     with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
         result = client(examples, port, text=data)
         expect(result.returncode == 0 and result.stdout == data, f"the echo differs: {result.stderr!r}")
+
+
+def check_proxies_before_echo(examples):
+    """nginx and stunnel as TLS clients of tls_echo: 4 MiB, same bytes back, half-close through stunnel"""
+    data = os.urandom(4 << 20)
+    with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
+        for name, proxy in tls_proxies.client_proxies():
+            with proxy(port) as proxy_port:
+                for _ in range(3):
+                    # nginx half-closes a TLS connection by a FIN alone, which is a truncation.
+                    received = tls_proxies.echoed(proxy_port, data, half_closes=name != "nginx")
+                    expect(received == data, f"{name}: the echo differs: {len(received)} bytes of {len(data)}")
+
+
+def check_proxies_as_servers(examples):
+    """nginx and stunnel as TLS servers of tls_client: 4 MiB, half-closed, same bytes back"""
+    data = os.urandom(4 << 20)
+    with tls_proxies.plain_echo() as port:
+        for name, proxy in tls_proxies.server_proxies():
+            with proxy(port) as proxy_port:
+                for _ in range(3):
+                    result = client(examples, proxy_port, text=data)
+                    expect(result.stdout == data, f"{name}: the echo differs: {len(result.stdout)} bytes, {result.stderr!r}")
+                    # After a half-close, nginx ends its output with a FIN alone. The client must not take it for an end.
+                    is_right = b"ended without close_notify" in result.stderr if name == "nginx" else result.returncode == 0
+                    expect(is_right, f"{name}: the end: {result}"[:2000])
 
 
 def check_reload(examples):
@@ -314,6 +351,27 @@ def check_bad_peers(examples):
         s_client(port)
 
 
+def check_renegotiation(examples):
+    """openssl s_client asks for renegotiation 20 times: refused, and not a log line for each"""
+    with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
+        start = time.monotonic()
+        for _ in range(20):
+            # A line R is a command to s_client.
+            output = s_client(port, "-tls1_2", text=b"R\n", succeeds=False)
+            expect(b"RENEGOTIATING" in output and b"no renegotiation" in output, f"renegotiated: {output[-1000:]!r}")
+        seconds = time.monotonic() - start
+        lines = open("server.err", "rb").read().count(b"\n")
+        expect(lines <= seconds + 2, f"{lines} lines in {seconds:.1f} s")
+        s_client(port)
+
+
+def check_scan(examples):
+    """testssl.sh: no old version, weak suite or known weakness"""
+    with server(examples, "--cert", "server.pem", "--key", "server.key") as (_, port):
+        tls_scan.scan(port)
+        s_client(port)
+
+
 def check_wrong_files(examples):
     """wrong files: one line that names the file, before the server listens"""
     cases = [("missing.pem", "server.key", "missing.pem"), ("server.pem", "missing.key", "missing.key"),
@@ -326,8 +384,9 @@ def check_wrong_files(examples):
         expect(is_right and result.stderr.count(b"\n") == 1, f"{cert} {key}: {result}")
 
 
-CHECKS = [check_versions, check_client_certificates, check_python, check_curl, check_s_server, check_both_examples,
-          check_reload, check_bad_peers, check_wrong_files]
+CHECKS = [check_versions, check_client_certificates, check_python, check_curl, check_s_server, check_dates, check_both_examples,
+          check_proxies_before_echo, check_proxies_as_servers, check_reload, check_bad_peers, check_renegotiation, check_scan,
+          check_wrong_files]
 
 if __name__ == "__main__":
     try:

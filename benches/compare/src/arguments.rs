@@ -26,7 +26,8 @@ commands (all the comparisons without one):
   futures  spawning and joining futures, wake-ups, yields, and a million that wait for a timer:
            reveille and tokio's current_thread
   tls      server CPU time with TLS 1.3 by one rustls: echo of 64 B and 16 to 256 KiB, full
-           and resumed handshakes; memory for each idle connection; reveille-tls, tokio-rustls
+           and resumed handshakes; memory for each idle connection; reveille-tls, tokio-rustls;
+           the same echo behind a relay that ends TLS: reveille-relay, nginx-relay
   smoke    a short run of every server, way to post and to send, way between processes, kind of timer
            and way to read files; wrong replies and crashes are fatal; prints no figures
 
@@ -34,7 +35,7 @@ options:
   --rounds N   samples of each peer and case; default: 5
   --peers ...  the servers of echo, churn, memory and smoke, and the peers of timers: any of raw,
                raw-recv (raw with recv and send for read and write), reveille, mio, tokio, calloop;
-               the servers of tls: reveille-tls, tokio-rustls;
+               the servers of tls: reveille-tls, tokio-rustls, reveille-relay, nginx-relay;
                a repeated name shows the difference between two runs of one server";
 
 /// The command.
@@ -135,7 +136,7 @@ impl Arguments {
             command = named;
         }
         let is_tls = command == Command::Tls;
-        let peers = peers.unwrap_or_else(|| if is_tls { Peer::TLS.to_vec() } else { Peer::USUAL.to_vec() });
+        let peers = peers.unwrap_or_else(|| if is_tls { Peer::all_tls() } else { Peer::USUAL.to_vec() });
         match peers.iter().find(|peer| peer.is_tls() != is_tls) {
             Some(peer) => Err(format!("{} is not a peer of this command", peer.name())),
             None => Ok(Arguments { command, rounds, peers }),
@@ -179,7 +180,7 @@ mod tests {
 
     #[test]
     fn tls_has_peers_of_its_own() {
-        assert_eq!(parse("tls").unwrap().peers, Peer::TLS);
+        assert_eq!(parse("tls").unwrap().peers, Peer::all_tls());
         assert_eq!(parse("--peers reveille-tls tls").unwrap().peers, [Peer::ReveilleTls]);
     }
 

@@ -102,7 +102,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             timers::run(peers, *rounds)?;
             futures::run(&machine, *rounds)?;
             files::run(&machine, *rounds)?;
-            tls::run(&machine, &Peer::TLS, *rounds)
+            tls::run(&machine, &Peer::all_tls(), *rounds)
         }
     }
 }

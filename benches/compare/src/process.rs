@@ -2,15 +2,16 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Result;
 use crate::machine::Machine;
-use crate::servers::Peer;
+use crate::servers::{self, Peer};
 use crate::tls::Identity;
 
 /// Limit for the start, and for the end, of a server.
@@ -21,20 +22,37 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
+    peer: Peer,
+    /// The server that a relay relays to.
+    backend: Option<Box<Server>>,
 }
 
 impl Server {
     /// Starts this program again as the server of `peer`, and waits until it listens.
     pub(crate) fn start(peer: Peer, machine: &Machine) -> Result<Server> {
+        Server::start_on(peer, machine, machine.server_cpu)
+    }
+
+    fn start_on(peer: Peer, machine: &Machine, cpu: Option<usize>) -> Result<Server> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("serve").arg(peer.name());
-        command.args(machine.server_cpu.map(|cpu| cpu.to_string()));
+        command.args(cpu.map(|cpu| cpu.to_string()));
         if peer.is_tls() {
             command.envs(Identity::of_this_run()?.variables());
         }
+        let mut backend = None;
+        if peer.is_relay() {
+            // On the CPU of the generator: what it costs does not count.
+            let server = Server::start_on(Peer::Raw, machine, machine.generator_cpu)?;
+            command.env(servers::BACKEND, server.address.to_string());
+            backend = Some(Box::new(server));
+        }
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let mut server = Server { child, address: ([0, 0, 0, 0], 0).into() };
+        let mut server = Server { child, address: ([0, 0, 0, 0], 0).into(), peer, backend };
         server.address = server.announced_address()?;
+        if peer == Peer::NginxRelay {
+            server.await_listener()?;
+        }
         Ok(server)
     }
 
@@ -48,6 +66,18 @@ impl Server {
         BufReader::new(stdout).read_line(&mut line)?;
         let address = line.trim().parse();
         Ok(address.map_err(|_| "ended before it served; its message is above")?)
+    }
+
+    /// nginx begins to listen after its address is known.
+    fn await_listener(&mut self) -> Result<()> {
+        let deadline = Instant::now() + TIMEOUT;
+        while TcpStream::connect(self.address).is_err() {
+            if Instant::now() > deadline || self.child.try_wait()?.is_some() {
+                return Err("nginx has not started; its message is above".into());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// The address of the listener.
@@ -79,16 +109,23 @@ impl Server {
     /// error.
     pub(crate) fn stop(mut self) -> Result<()> {
         drop(self.child.stdin.take());
+        if self.peer == Peer::NginxRelay {
+            kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        }
         let deadline = Instant::now() + TIMEOUT;
         loop {
             match self.child.try_wait()? {
-                Some(status) if status.success() => return Ok(()),
+                Some(status) if status.success() => break,
                 Some(status) => return Err(format!("ended with {status}").into()),
                 None if Instant::now() > deadline => {
                     return Err(format!("did not end within {TIMEOUT:?}").into());
                 }
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
+        }
+        match self.backend.take() {
+            Some(backend) => backend.stop(),
+            None => Ok(()),
         }
     }
 }
@@ -98,5 +135,8 @@ impl Drop for Server {
         // Both fail harmlessly after `stop` has reaped the child.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if self.peer == Peer::NginxRelay {
+            servers::clean_up(self.child.id());
+        }
     }
 }

@@ -7,6 +7,7 @@
 mod calloop;
 mod mio;
 mod raw;
+mod relays;
 mod reveille;
 mod reveille_tls;
 mod tokio;
@@ -17,6 +18,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use crate::Result;
 use raw::Calls;
+pub(crate) use relays::{BACKEND, clean_up, has_nginx};
 
 /// Size of the read buffer that a server shares among its connections.
 const SHARED_BUFFER: usize = 64 * 1024;
@@ -35,6 +37,8 @@ pub(crate) enum Peer {
     Calloop,
     ReveilleTls,
     TokioTls,
+    ReveilleRelay,
+    NginxRelay,
 }
 
 impl Peer {
@@ -44,6 +48,15 @@ impl Peer {
 
     /// The peers of the command `tls`. All are compared with the first.
     pub(crate) const TLS: [Peer; 2] = [Peer::TokioTls, Peer::ReveilleTls];
+
+    /// Relays from TLS to a server in plain text, which runs beside each. They belong to the command
+    /// `tls` too, in tables of their own.
+    pub(crate) const RELAYS: [Peer; 2] = [Peer::NginxRelay, Peer::ReveilleRelay];
+
+    /// The default peers of the command `tls`.
+    pub(crate) fn all_tls() -> Vec<Peer> {
+        Peer::TLS.into_iter().chain(Peer::RELAYS).collect()
+    }
 
     /// The name on the command line and in the tables.
     pub(crate) fn name(self) -> &'static str {
@@ -56,12 +69,19 @@ impl Peer {
             Peer::Calloop => "calloop",
             Peer::ReveilleTls => "reveille-tls",
             Peer::TokioTls => "tokio-rustls",
+            Peer::ReveilleRelay => "reveille-relay",
+            Peer::NginxRelay => "nginx-relay",
         }
     }
 
     /// Whether its connections are encrypted.
     pub(crate) fn is_tls(self) -> bool {
-        Peer::TLS.contains(&self)
+        Peer::TLS.contains(&self) || self.is_relay()
+    }
+
+    /// Whether it needs a backend.
+    pub(crate) fn is_relay(self) -> bool {
+        Peer::RELAYS.contains(&self)
     }
 
     /// Prefixes an error with the name.
@@ -71,7 +91,8 @@ impl Peer {
 
     /// Parses the name of a peer.
     pub(crate) fn parse(name: &str) -> std::result::Result<Peer, String> {
-        let named = Peer::USUAL.into_iter().chain(Peer::TLS).find(|peer| peer.name() == name);
+        let named =
+            Peer::USUAL.into_iter().chain(Peer::TLS).chain(Peer::RELAYS).find(|peer| peer.name() == name);
         named.ok_or_else(|| format!("no peer is called {name:?}"))
     }
 }
@@ -87,6 +108,8 @@ pub(crate) fn serve(peer: Peer) -> Result<()> {
         Peer::Calloop => calloop::serve(),
         Peer::ReveilleTls => reveille_tls::serve(),
         Peer::TokioTls => tokio_tls::serve(),
+        Peer::ReveilleRelay => relays::serve_reveille(),
+        Peer::NginxRelay => match relays::become_nginx()? {},
     }
 }
 
@@ -109,6 +132,11 @@ fn announce(address: SocketAddr) -> io::Result<()> {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         std::process::exit(0);
     })?;
+    tell(address)
+}
+
+/// Prints the address for the parent.
+fn tell(address: SocketAddr) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{address}")?;
     stdout.flush()

@@ -1,6 +1,10 @@
 //! [`Identity`]: the certificate of a run, and the configurations of both sides.
 
 use std::env;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::Resumption;
@@ -49,6 +53,14 @@ impl Identity {
         let [certificate, key] =
             VARIABLES.map(|name| env::var(name).map_err(|error| format!("{name}: {error}")));
         Ok(Identity { certificate: certificate?, key: key? })
+    }
+
+    /// Writes the certificate and its key as `certificate.pem` and `key.pem`.
+    pub(crate) fn write_to(&self, folder: &Path) -> Result<()> {
+        fs::write(folder.join("certificate.pem"), &self.certificate)?;
+        let mut options = OpenOptions::new();
+        let mut key = options.write(true).create(true).mode(0o600).open(folder.join("key.pem"))?;
+        Ok(key.write_all(self.key.as_bytes())?)
     }
 
     pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>> {
