@@ -5,10 +5,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../tcp/connection_model.rs"]
+mod connection_model;
+
 mod authority;
 mod bad_input;
 mod bytes;
 mod clients;
+mod connection_states;
 mod costs;
 mod ends;
 mod files;
