@@ -117,7 +117,9 @@ pub trait Filter: 'static {
     /// those that `output` holds already.
     ///
     /// Bytes that it leaves in `input` are offered again, before those that arrive next. More than
-    /// [`max_unread`](crate::net::ConnectionLimits::max_unread) of them close the connection.
+    /// [`max_unread`](crate::net::ConnectionLimits::max_unread) of them, and more than
+    /// [`PIECE`](FilterContext::PIECE), close the connection, unless the filter calls
+    /// [`decode_again`](FilterContext::decode_again).
     ///
     /// A filter whose output may be much longer than its input, such as a decompressor, should stop
     /// after about [`PIECE`](FilterContext::PIECE) bytes and call

@@ -8,8 +8,8 @@
 
 use std::cell::RefCell;
 use std::env;
-use std::io::{self, IoSlice, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::Range;
 use std::rc::Rc;
 use std::thread;
@@ -248,6 +248,24 @@ pub(crate) trait Stream {
     }
 
     fn into_socket(self) -> TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        Read::read(self, bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Write::write(self, bytes)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+
+    fn into_socket(self) -> TcpStream {
+        self
+    }
 }
 
 /// The other end, which reads and writes without waiting.

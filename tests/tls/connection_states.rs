@@ -16,13 +16,17 @@ use crate::tls_peer::client_session;
 const CONNECTIONS: u64 = 1_500;
 
 /// A client whose socket does not block.
-struct TlsStream {
+pub(crate) struct TlsStream {
     socket: TcpStream,
     session: Connection,
     is_finished: bool,
 }
 
 impl TlsStream {
+    pub(crate) fn new(socket: TcpStream, session: Connection) -> TlsStream {
+        TlsStream { socket, session, is_finished: false }
+    }
+
     /// Sends the records that are queued, as far as the socket takes them.
     fn flush(&mut self) {
         while self.session.wants_write() {
@@ -105,7 +109,7 @@ fn random_tls_connections_report_every_loss_and_every_event() {
                 let socket = net::connect_with_small_packets(address);
                 socket.set_nonblocking(true).unwrap();
                 let config = &clients[seed as usize % clients.len()];
-                TlsStream { socket, session: client_session(config.clone(), NAME), is_finished: false }
+                TlsStream::new(socket, client_session(config.clone(), NAME))
             },
         );
     });

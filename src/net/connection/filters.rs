@@ -207,14 +207,17 @@ impl ConnectionCore {
     fn note_undecoded(&self, event_loop: &EventLoop) {
         let Some(filtering) = self.filtering.get() else { return };
         let Some(filters) = filtering.filters.take() else { return };
-        let undecoded: usize = filters.undecoded().map(Buffer::len).sum();
-        let memory = filters.undecoded().map(Buffer::capacity).sum();
+        // A filter that decodes again is given nothing more before.
+        let waiting = filters.undecoded().filter(|(_, decodes_again)| !decodes_again);
+        let undecoded: usize = waiting.map(|(input, _)| input.len()).sum();
+        let memory = filters.undecoded().map(|(input, _)| input.capacity()).sum();
         let decodes_again = filters.decodes_again();
         filtering.filters.set(Some(filters));
         if filtering.undecoded.replace(memory) != memory {
             self.report_memory();
         }
-        if undecoded > self.membership.group().limits.max_unread {
+        // No limit of unread input is so low that a record of TLS exceeds it.
+        if undecoded > self.membership.group().limits.max_unread.max(FilterContext::PIECE) {
             let message = "a filter leaves more undecoded input than the limit of unread input allows";
             self.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::StorageFull, message)));
         } else if decodes_again && !self.is_draining() {

@@ -163,9 +163,9 @@ impl Filters {
         !self.decodes_again()
     }
 
-    /// The input that each filter has left.
-    pub(super) fn undecoded(&self) -> impl Iterator<Item = &Buffer> {
-        self.0.iter().map(|stage| &stage.undecoded)
+    /// The input that each filter has left, and whether it has more to decode.
+    pub(super) fn undecoded(&self) -> impl Iterator<Item = (&Buffer, bool)> {
+        self.0.iter().map(|stage| (&stage.undecoded, stage.decodes_again))
     }
 }
 
