@@ -33,3 +33,4 @@ mod sends;
 mod stalls;
 mod tls_peer;
 mod upgrades;
+mod workers;

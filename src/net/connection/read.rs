@@ -38,6 +38,8 @@ impl ReadBlocks {
     pub(super) const REPLIES: ReadBlocks = ReadBlocks(1 << 3);
     /// A filter was added, and output from before it is not sent yet.
     pub(super) const UPGRADE: ReadBlocks = ReadBlocks(1 << 4);
+    /// A filter waits for something that is not input.
+    pub(super) const FILTER: ReadBlocks = ReadBlocks(1 << 5);
 
     pub(super) fn is_empty(self) -> bool {
         self == ReadBlocks::NONE

@@ -14,6 +14,7 @@ use super::filter::{FilterSettings, Start, TlsFilter};
 use super::server_builder::ServerTlsBuilder;
 use crate::event_loop::containment::logger;
 use crate::event_loop::process_mark::ProcessMark;
+use crate::threads::workers::Workers;
 
 /// The server's side of TLS: a configuration of rustls that can be replaced at run time.
 ///
@@ -37,6 +38,7 @@ use crate::event_loop::process_mark::ProcessMark;
 pub struct ServerTls {
     shared: Arc<Shared>,
     settings: FilterSettings,
+    workers: Option<Workers>,
 }
 
 struct Shared {
@@ -95,6 +97,7 @@ impl ServerTls {
         ServerTls {
             shared: Arc::new(Shared { configs, replacing, process, builder }),
             settings: FilterSettings { allow_truncation: false, max_client_hello: 16 * 1024 },
+            workers: None,
         }
     }
 
@@ -109,6 +112,28 @@ impl ServerTls {
     /// The maximum length of a ClientHello. Default: 16 KiB. rustls accepts at most 64 KiB.
     pub fn max_client_hello(mut self, bytes: usize) -> Self {
         self.settings.max_client_hello = bytes;
+        self
+    }
+
+    /// Moves the expensive step of each handshake to threads: the one after the ClientHello, with
+    /// the signature of the server and its part of the key exchange. Meanwhile the connection reads
+    /// nothing, and its handshake counts and can time out as usual. A loop then serves its other
+    /// connections with less delay. The step runs on the loop if the threads take no more jobs, and
+    /// in a forked child. Default: all steps run on the loop, which costs less in total.
+    ///
+    /// ```
+    /// # fn run(config: std::sync::Arc<rustls::ServerConfig>) -> std::io::Result<()> {
+    /// use reveille::task::Workers;
+    /// use reveille::tls::ServerTls;
+    ///
+    /// let workers = Workers::builder().threads(2).build()?;
+    /// let tls = ServerTls::new(config).workers(&workers);
+    /// # let _ = tls;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn workers(mut self, workers: &Workers) -> Self {
+        self.workers = Some(workers.clone());
         self
     }
 
@@ -162,7 +187,7 @@ impl ServerTls {
     }
 
     pub(in crate::net) fn filter(&self) -> TlsFilter {
-        TlsFilter::new(Start::Server(self.shared.config()), self.settings)
+        TlsFilter::new(Start::Server(self.shared.config()), self.settings, self.workers.clone())
     }
 }
 
