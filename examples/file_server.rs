@@ -9,6 +9,9 @@
 //! connection's input is paused. While the peer does not read its data, the file is not read
 //! further. So a connection holds at most a few pieces of a file. (A file to be sent unmodified
 //! could also be left to `send_file`, which reads it on the loop.)
+//!
+//! `--cert` and `--key` encrypt the connections. They need a build with a crypto provider, which is
+//! the program `tls_file_server` of the package `integrations`: it is this program, with TLS.
 
 #[path = "file_server/transfer.rs"]
 mod transfer;
@@ -21,14 +24,14 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
 use reveille::codec::{FrameError, FrameHandler, Framed, LineCodec, LineError};
 use reveille::fs::{FileIo, FileIoBackend, FileIoBuilder};
-use reveille::net::{CloseReason, ConnectionLimits};
+use reveille::net::{CloseReason, ConnectionLimits, TcpServerBuilder};
 use reveille::signal::{Signal, Signals};
 use reveille::{EventLoop, TcpConnection, TcpServer};
 
@@ -41,7 +44,9 @@ const USAGE: &str = "usage: file_server [OPTION VALUE]... DIRECTORY
   --port     the port to listen on, at 127.0.0.1
   --by       the backend that reads files: io_uring or threads; default: io_uring if available
   --timeout  the time in seconds that a client has to complete a request; default: 10
-  --slowest  the bytes per second at which a client must read a file; default: 16384";
+  --slowest  the bytes per second at which a client must read a file; default: 16384
+  --cert     a PEM file: the certificate; connections use TLS; only in tls_file_server
+  --key      a PEM file: the key of the certificate";
 
 /// The command, and the longest file name.
 const LONGEST_REQUEST: usize = 255 + "GET ".len();
@@ -66,7 +71,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// connections.
 const GRACE: Duration = Duration::from_secs(3);
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let arguments = match Arguments::parse(env::args_os().skip(1)) {
         Ok(Some(arguments)) => arguments,
@@ -100,7 +105,12 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let builder = arguments.by.into_iter().fold(FileIo::builder(), FileIoBuilder::backend);
     let service = Rc::new(Service::new(builder.build(&event_loop)?, directory, arguments));
     let serving = Rc::clone(&service);
-    let server = TcpServer::bind(&event_loop, arguments.listen)?
+    let builder = TcpServer::bind(&event_loop, arguments.listen)?;
+    let builder = match &arguments.tls {
+        Some((cert, key)) => encrypted(builder, cert, key)?,
+        None => builder,
+    };
+    let server = builder
         .max_connections(MAX_CONNECTIONS)
         .max_per_address(MAX_PER_ADDRESS)
         .limits(ConnectionLimits::new().idle_timeout(IDLE).water_marks(HIGH_WATER, LOW_WATER))
@@ -123,17 +133,29 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     })?;
     let by = if service.files.backend() == FileIoBackend::IoUring { "io_uring" } else { "threads" };
     let (ip, port) = (local.ip(), local.port());
+    let client = match arguments.tls {
+        Some(_) => format!("openssl s_client -quiet -connect {local}"),
+        None => format!("nc -N {ip} {port}"),
+    };
     // Serving does not depend on the output, so the write may fail.
-    let _ = writeln!(
-        io::stdout(),
-        "listening on {local}\nreading by {by}\ntry: echo 'GET name' | nc -N {ip} {port}"
-    );
+    let _ = writeln!(io::stdout(), "listening on {local}\nreading by {by}\ntry: echo 'GET name' | {client}");
     event_loop.run()?;
     drop(event_loop);
     let Service { connections, files_sent, bytes, .. } = &*service;
     let (connections, files, bytes) = (connections.get(), files_sent.get(), bytes.get());
     let _ = writeln!(io::stdout(), "{connections} connections, {files} files, {bytes} bytes");
     Ok(())
+}
+
+#[cfg(feature = "tls")]
+fn encrypted<'a>(builder: TcpServerBuilder<'a>, cert: &Path, key: &Path) -> io::Result<TcpServerBuilder<'a>> {
+    Ok(builder.tls(reveille::tls::ServerTls::from_pem_files(cert, key)?))
+}
+
+#[cfg(not(feature = "tls"))]
+fn encrypted<'a>(_: TcpServerBuilder<'a>, _: &Path, _: &Path) -> io::Result<TcpServerBuilder<'a>> {
+    let message = "this build has no TLS: run tls_file_server of the package integrations";
+    Err(io::Error::new(io::ErrorKind::Unsupported, message))
 }
 
 /// State shared by all connections.
@@ -289,6 +311,8 @@ struct Arguments {
     by: Option<FileIoBackend>,
     timeout: Duration,
     slowest: NonZeroU64,
+    /// The certificate and its key.
+    tls: Option<(PathBuf, PathBuf)>,
     directory: PathBuf,
 }
 
@@ -296,6 +320,7 @@ impl Arguments {
     /// Returns `None` for `--help`.
     fn parse(mut given: impl Iterator<Item = OsString>) -> Result<Option<Arguments>, String> {
         let (mut listen, mut by, mut directory) = ("127.0.0.1:2008".to_owned(), None, None);
+        let (mut cert, mut key) = (None, None);
         let (mut timeout, mut slowest) = (Duration::from_secs(10), NonZeroU64::MIN.saturating_add(16383));
         while let Some(argument) = given.next() {
             let mut value = || match given.next() {
@@ -313,6 +338,8 @@ impl Arguments {
                         _ => return Err("--by takes io_uring or threads".to_owned()),
                     });
                 }
+                Some("--cert") => cert = Some(PathBuf::from(value()?)),
+                Some("--key") => key = Some(PathBuf::from(value()?)),
                 Some("--timeout") => {
                     let value = value()?;
                     let seconds =
@@ -336,6 +363,11 @@ impl Arguments {
         let listen = listen
             .parse()
             .map_err(|_| format!("`{listen}` is not an address with a port, such as 127.0.0.1:2008"))?;
-        Ok(Some(Arguments { listen, by, timeout, slowest, directory }))
+        let tls = match (cert, key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => return Err("--cert and --key are needed together".to_owned()),
+        };
+        Ok(Some(Arguments { listen, by, timeout, slowest, tls, directory }))
     }
 }

@@ -65,7 +65,7 @@ use coalescing::SendCollected;
 use deadlines::Deadlines;
 use delivery::Delivery;
 use fd_passing::{FdPassing, LastFd, RetryFds};
-use filters::Filtering;
+use filters::{FilterWoken, Filtering};
 use graceful_close::{CloseTimer, GracefulClose};
 use group_send::GroupSend;
 use mailbox::Mailbox;
@@ -373,6 +373,8 @@ impl ConnectionCore {
             self.on_close_timer(event_loop, timer);
         } else if let Some(send) = message.downcast_mut::<GroupSend>() {
             self.on_group_send(event_loop, send);
+        } else if message.is::<FilterWoken>() {
+            self.on_filter_woken(event_loop);
         } else if message.is::<SendCollected>() {
             self.on_send_collected(event_loop);
         } else if message.is::<RetryFds>() {

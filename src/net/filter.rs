@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
+use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
 
 /// Changes the bytes of a connection between its socket and its handler, in both directions: for
@@ -117,7 +118,9 @@ pub trait Filter: 'static {
     /// those that `output` holds already.
     ///
     /// Bytes that it leaves in `input` are offered again, before those that arrive next. More than
-    /// [`max_unread`](crate::net::ConnectionLimits::max_unread) of them close the connection.
+    /// [`max_unread`](crate::net::ConnectionLimits::max_unread) of them, and more than
+    /// [`PIECE`](FilterContext::PIECE), close the connection, unless the filter calls
+    /// [`decode_again`](FilterContext::decode_again).
     ///
     /// A filter whose output may be much longer than its input, such as a decompressor, should stop
     /// after about [`PIECE`](FilterContext::PIECE) bytes and call
@@ -194,11 +197,52 @@ pub struct FilterContext<'a> {
     pub(super) to_peer: &'a mut Buffer,
     pub(super) decode_again: bool,
     pub(super) has_ended: bool,
+    pub(super) is_waiting: bool,
+    /// `None` in a call for output.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS waits"))]
+    connection: Option<ChannelId>,
+}
+
+/// Ends the wait of a filter.
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS waits"))]
+pub(super) struct FilterWaker(Option<ChannelId>);
+
+/// The message to the connection of a filter whose wait has ended.
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS waits"))]
+pub(super) struct FilterWoken;
+
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS waits"))]
+impl FilterWaker {
+    /// Without effect if the connection has closed. Called while no filter runs.
+    pub(super) fn wake(self, event_loop: &EventLoop) {
+        if let Some(id) = self.0 {
+            event_loop.send_control(id, &mut FilterWoken);
+        }
+    }
 }
 
 impl<'a> FilterContext<'a> {
-    pub(super) fn new(event_loop: &'a EventLoop, to_peer: &'a mut Buffer) -> FilterContext<'a> {
-        FilterContext { event_loop, to_peer, decode_again: false, has_ended: false }
+    pub(super) fn new(
+        event_loop: &'a EventLoop,
+        to_peer: &'a mut Buffer,
+        connection: Option<ChannelId>,
+    ) -> FilterContext<'a> {
+        FilterContext {
+            event_loop,
+            to_peer,
+            decode_again: false,
+            has_ended: false,
+            is_waiting: false,
+            connection,
+        }
+    }
+
+    /// Makes the connection receive nothing until the waker is used. Then [`decode`](Filter::decode)
+    /// is called again. Without effect in methods other than that.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS waits"))]
+    pub(super) fn wait(&mut self) -> FilterWaker {
+        self.is_waiting = true;
+        FilterWaker(self.connection)
     }
 
     /// The number of bytes, 64 KiB, that a filter should not exceed by much in one call, and that

@@ -114,7 +114,8 @@ impl ConnectionLimits {
     }
 
     /// The maximum number of input bytes that a handler may leave unread. A connection that exceeds
-    /// it is closed. Default: 16 MiB. With 0 a handler must take all input in each call.
+    /// it is closed. Default: 16 MiB. With 0 a handler must take all input in each call. Input that
+    /// the handler was not offered yet, such as an incomplete record of TLS, does not count.
     pub fn max_unread(mut self, bytes: usize) -> ConnectionLimits {
         self.max_unread = bytes;
         self

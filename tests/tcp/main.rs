@@ -9,6 +9,7 @@ mod backpressure;
 mod close;
 mod coalescing;
 mod connection_ids;
+mod connection_model;
 mod connection_states;
 mod connection_timers;
 mod deadlines;

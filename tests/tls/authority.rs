@@ -34,7 +34,7 @@ impl Identity {
         &self.certificate
     }
 
-    fn pair(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    pub(crate) fn pair(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         (vec![self.certificate.clone()], PrivateKeyDer::Pkcs8(self.key.clone().into()))
     }
 }

@@ -20,9 +20,11 @@ use std::io;
 use self::chain::Filters;
 pub(super) use self::handshake::Handshake;
 use self::upgrade::Upgrade;
+use super::read::ReadBlocks;
 use super::{ConnectionCore, ConnectionState, OUTPUT};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
+pub(super) use crate::net::filter::FilterWoken;
 use crate::net::filter::{Filter, FilterContext};
 use crate::net::result::CloseReason;
 use crate::net::sys::transport::Transferred;
@@ -207,17 +209,30 @@ impl ConnectionCore {
     fn note_undecoded(&self, event_loop: &EventLoop) {
         let Some(filtering) = self.filtering.get() else { return };
         let Some(filters) = filtering.filters.take() else { return };
-        let undecoded: usize = filters.undecoded().map(Buffer::len).sum();
-        let memory = filters.undecoded().map(Buffer::capacity).sum();
-        let decodes_again = filters.decodes_again();
+        // A filter that decodes again is given nothing more before.
+        let waiting = filters.undecoded().filter(|(_, decodes_again)| !decodes_again);
+        let undecoded: usize = waiting.map(|(input, _)| input.len()).sum();
+        let memory = filters.undecoded().map(|(input, _)| input.capacity()).sum();
+        let (decodes_again, are_waiting) = (filters.decodes_again(), filters.are_waiting());
         filtering.filters.set(Some(filters));
         if filtering.undecoded.replace(memory) != memory {
             self.report_memory();
         }
-        if undecoded > self.membership.group().limits.max_unread {
+        // No limit of unread input is so low that a record of TLS exceeds it.
+        if undecoded > self.membership.group().limits.max_unread.max(FilterContext::PIECE) {
             let message = "a filter leaves more undecoded input than the limit of unread input allows";
             self.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::StorageFull, message)));
+        } else if are_waiting {
+            self.block_reading(ReadBlocks::FILTER);
+            self.update_wanted(event_loop);
         } else if decodes_again && !self.is_draining() {
+            self.deliver_again(event_loop);
+        }
+    }
+
+    /// A filter no longer waits. It is called in the next turn.
+    pub(super) fn on_filter_woken(&self, event_loop: &EventLoop) {
+        if self.unblock_reading(ReadBlocks::FILTER) {
             self.deliver_again(event_loop);
         }
     }

@@ -9,6 +9,7 @@ use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::net::address::Address;
 use crate::net::disposal::close_descriptors;
+use crate::net::filter::FilterContext;
 use crate::net::result::CloseReason;
 use crate::net::sys::transport::Transferred;
 use crate::readiness::Readiness;
@@ -37,6 +38,8 @@ impl ReadBlocks {
     pub(super) const REPLIES: ReadBlocks = ReadBlocks(1 << 3);
     /// A filter was added, and output from before it is not sent yet.
     pub(super) const UPGRADE: ReadBlocks = ReadBlocks(1 << 4);
+    /// A filter waits for something that is not input.
+    pub(super) const FILTER: ReadBlocks = ReadBlocks(1 << 5);
 
     pub(super) fn is_empty(self) -> bool {
         self == ReadBlocks::NONE
@@ -215,11 +218,22 @@ impl ConnectionCore {
 
     /// Keeps the input that the handler has not consumed, which is not empty, within the limit.
     pub(in crate::net) fn keep_unread(&self, event_loop: &EventLoop, unread: Box<Buffer>) {
+        self.keep_within(event_loop, unread, self.membership.group().limits.max_unread);
+    }
+
+    /// Same as [`keep_unread`](ConnectionCore::keep_unread), for input that filters have decoded
+    /// and the handler was not offered. A low limit does not apply to it.
+    pub(in crate::net) fn keep_unoffered(&self, event_loop: &EventLoop, unread: Box<Buffer>) {
+        let limit = self.membership.group().limits.max_unread.max(2 * FilterContext::PIECE);
+        self.keep_within(event_loop, unread, limit);
+    }
+
+    fn keep_within(&self, event_loop: &EventLoop, unread: Box<Buffer>, limit: usize) {
         // The handler may have ended its input in this callback.
         if self.discards_input() {
             return;
         }
-        if unread.len() > self.membership.group().limits.max_unread {
+        if unread.len() > limit {
             let message = "the handler leaves more unread input than the limit allows";
             self.close(event_loop, CloseReason::Error(io::Error::new(io::ErrorKind::StorageFull, message)));
         }

@@ -98,7 +98,7 @@ impl ClientTls {
     }
 
     pub(in crate::net) fn filter(&self, name: &ServerName<'static>) -> TlsFilter {
-        TlsFilter::new(Start::Client(Arc::clone(&self.config), name.clone()), self.settings)
+        TlsFilter::new(Start::Client(Arc::clone(&self.config), name.clone()), self.settings, None)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::mem;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
@@ -12,10 +13,12 @@ use rustls::{ClientConfig, CommonState, ServerConfig};
 
 use super::certificates::take_last_name;
 use super::error::TlsError;
+use super::hello_step::{Arrival, HelloStep, Stepped};
 use super::info::TlsInfo;
 use super::session::{Advanced, HEADER, Sinks, advance, begins_with_record, close_notify, encrypt};
 use crate::buffer::Buffer;
 use crate::net::filter::{Filter, FilterContext};
+use crate::threads::workers::Workers;
 
 /// A fatal alert before a cipher is negotiated: illegal_parameter, as OpenSSL sends it for messages
 /// that are too long.
@@ -33,10 +36,14 @@ pub struct TlsFilter {
     early_data: u64,
     /// An error that followed bytes for the handler, which come first.
     failure: Option<TlsError>,
+    /// The threads for the step after the ClientHello, until then.
+    workers: Option<Workers>,
 }
 
 enum Session {
     New(Start),
+    /// On a thread of the workers.
+    Away(Arrival),
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
 }
@@ -67,13 +74,13 @@ macro_rules! with_session {
         match &mut $filter.session {
             Session::Server($session) => $call,
             Session::Client($session) => $call,
-            Session::New(_) => Err(rustls::Error::HandshakeNotComplete),
+            Session::New(_) | Session::Away(_) => Err(rustls::Error::HandshakeNotComplete),
         }
     };
 }
 
 impl TlsFilter {
-    pub(super) fn new(start: Start, settings: FilterSettings) -> TlsFilter {
+    pub(super) fn new(start: Start, settings: FilterSettings, workers: Option<Workers>) -> TlsFilter {
         let (stage, server_name) = match &start {
             Start::Server(_) => (Stage::AwaitsHello, None),
             Start::Client(_, name) => (Stage::Handshake, Some(name.to_str().into())),
@@ -87,6 +94,7 @@ impl TlsFilter {
             server_name,
             early_data: 0,
             failure: None,
+            workers,
         }
     }
 
@@ -100,7 +108,7 @@ impl TlsFilter {
         match &self.session {
             Session::Server(session) => Some(session),
             Session::Client(session) => Some(session),
-            Session::New(_) => None,
+            Session::New(_) | Session::Away(_) => None,
         }
     }
 
@@ -111,19 +119,95 @@ impl TlsFilter {
         input: &mut Buffer,
         output: &mut Buffer,
     ) -> Result<(), TlsError> {
+        if let Session::Away(arrival) = &self.session {
+            let Some(result) = arrival.take() else {
+                context.wait();
+                return Ok(());
+            };
+            let stepped =
+                result.map_err(|error| rustls::Error::General(format!("a handshake's job: {error}")));
+            return self.take_back(context, input, output, stepped?);
+        }
         self.check_hello(context, input)?;
         let mut partial = mem::take(&mut self.partial);
-        let source = if partial.is_empty() {
-            &mut *input
-        } else {
+        if !partial.is_empty() {
             partial.append(input.readable());
             input.clear();
-            &mut partial
-        };
+        }
+        let source = if partial.is_empty() { &mut *input } else { &mut partial };
+        if self.stage == Stage::AwaitsHello && begins_with_record(source.readable()) {
+            if let Some(workers) = self.workers.clone() {
+                let mut taken = Buffer::new();
+                taken.append(source.readable());
+                input.clear();
+                return self.send_away(context, input, output, taken, &workers);
+            }
+        }
         let early_data = &mut self.early_data;
         let sinks = Sinks { output, to_peer: context.to_peer(), early_data };
         let advanced = with_session!(self, session => advance(session, source, FilterContext::PIECE, sinks));
+        self.conclude(context, input, partial, advanced)
+    }
+
+    /// Gives the session and `taken` to a worker.
+    fn send_away(
+        &mut self,
+        context: &mut FilterContext<'_>,
+        input: &mut Buffer,
+        output: &mut Buffer,
+        taken: Buffer,
+        workers: &Workers,
+    ) -> Result<(), TlsError> {
+        let arrival = Arrival::default();
+        let session = match mem::replace(&mut self.session, Session::Away(Rc::clone(&arrival))) {
+            Session::Server(session) => session,
+            other => {
+                self.session = other;
+                return Err(rustls::Error::HandshakeNotComplete.into());
+            }
+        };
+        let step = HelloStep { session, input: taken };
+        let waker = context.wait();
+        match step.submit(workers, context.event_loop(), &arrival, waker) {
+            None => Ok(()),
+            Some(stepped) => {
+                context.is_waiting = false;
+                self.take_back(context, input, output, stepped)
+            }
+        }
+    }
+
+    /// The step after the ClientHello is done. Nothing was received meanwhile.
+    fn take_back(
+        &mut self,
+        context: &mut FilterContext<'_>,
+        input: &mut Buffer,
+        output: &mut Buffer,
+        stepped: Stepped,
+    ) -> Result<(), TlsError> {
+        let Stepped { session, input: mut left, output: mut decoded, mut to_peer, .. } = stepped;
+        self.session = Session::Server(session);
+        self.early_data += stepped.early_data;
+        self.server_name = stepped.server_name.or(self.server_name.take());
+        output.append_buffer(&mut decoded);
+        context.to_peer().append_buffer(&mut to_peer);
+        left.append(input.readable());
+        input.clear();
+        input.append(left.readable());
+        self.conclude(context, input, Buffer::new(), stepped.advanced)
+    }
+
+    /// Acts on the result of a step, which has left its input in `partial`, or in `input` if that
+    /// is empty.
+    fn conclude(
+        &mut self,
+        context: &mut FilterContext<'_>,
+        input: &mut Buffer,
+        mut partial: Buffer,
+        advanced: Result<Advanced, rustls::Error>,
+    ) -> Result<(), TlsError> {
         self.note_progress(context);
+        let source = if partial.is_empty() { &mut *input } else { &mut partial };
         match advanced.map_err(|error| self.explain(error))? {
             Advanced::Ended => {
                 input.clear();
@@ -150,6 +234,7 @@ impl TlsFilter {
     fn note_progress(&mut self, context: &mut FilterContext<'_>) {
         if self.stage == Stage::AwaitsHello && !context.to_peer().is_empty() {
             self.stage = Stage::Handshake;
+            self.workers = None;
         }
         if self.stage == Stage::Established {
             return;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustls::ServerConfig;
 
 use super::certificates::recording_names;
@@ -13,6 +13,8 @@ use super::error::TlsError;
 use super::filter::{FilterSettings, Start, TlsFilter};
 use super::server_builder::ServerTlsBuilder;
 use crate::event_loop::containment::logger;
+use crate::event_loop::process_mark::ProcessMark;
+use crate::threads::workers::Workers;
 
 /// The server's side of TLS: a configuration of rustls that can be replaced at run time.
 ///
@@ -36,13 +38,28 @@ use crate::event_loop::containment::logger;
 pub struct ServerTls {
     shared: Arc<Shared>,
     settings: FilterSettings,
+    workers: Option<Workers>,
 }
 
 struct Shared {
-    /// Held only to copy or to exchange the reference.
-    config: RwLock<Arc<ServerConfig>>,
+    /// Held only to copy or to exchange the reference. There are two copies, and one thread at a
+    /// time exchanges them one after the other. So a fork finds at least one that is not locked.
+    configs: [RwLock<Arc<ServerConfig>>; 2],
+    replacing: Mutex<()>,
+    process: ProcessMark,
     /// Loads the configuration again.
     builder: Option<ServerTlsBuilder>,
+}
+
+impl Shared {
+    fn config(&self) -> Arc<ServerConfig> {
+        if self.process.is_current() {
+            return Arc::clone(&self.configs[0].read());
+        }
+        // A thread of the parent may hold one of the locks for ever. A forked child never writes.
+        let config = self.configs.iter().find_map(|config| config.try_read());
+        Arc::clone(&config.expect("a thread of the parent exchanges one copy at a time"))
+    }
 }
 
 impl ServerTls {
@@ -74,10 +91,13 @@ impl ServerTls {
     }
 
     pub(super) fn build(config: &ServerConfig, builder: Option<ServerTlsBuilder>) -> ServerTls {
-        let config = RwLock::new(recording_names(config));
+        let config = recording_names(config);
+        let configs = [RwLock::new(Arc::clone(&config)), RwLock::new(config)];
+        let (replacing, process) = (Mutex::new(()), ProcessMark::current());
         ServerTls {
-            shared: Arc::new(Shared { config, builder }),
+            shared: Arc::new(Shared { configs, replacing, process, builder }),
             settings: FilterSettings { allow_truncation: false, max_client_hello: 16 * 1024 },
+            workers: None,
         }
     }
 
@@ -95,12 +115,46 @@ impl ServerTls {
         self
     }
 
+    /// Moves the expensive step of each handshake to threads: the one after the ClientHello, with
+    /// the signature of the server and its part of the key exchange. Meanwhile the connection reads
+    /// nothing, and its handshake counts and can time out as usual. A loop then serves its other
+    /// connections with less delay. The step runs on the loop if the threads take no more jobs, and
+    /// in a forked child. Default: all steps run on the loop, which costs less in total.
+    ///
+    /// ```
+    /// # fn run(config: std::sync::Arc<rustls::ServerConfig>) -> std::io::Result<()> {
+    /// use reveille::task::Workers;
+    /// use reveille::tls::ServerTls;
+    ///
+    /// let workers = Workers::builder().threads(2).build()?;
+    /// let tls = ServerTls::new(config).workers(&workers);
+    /// # let _ = tls;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn workers(mut self, workers: &Workers) -> Self {
+        self.workers = Some(workers.clone());
+        self
+    }
+
     /// Replaces the configuration, from any thread. Connections that are established from now on
     /// use `config`; existing ones keep theirs.
+    ///
+    /// A forked child keeps the configuration that it has inherited: there this has no effect, and
+    /// is logged. It creates a `ServerTls` of its own.
     pub fn replace(&self, config: &ServerConfig) {
+        if let Err(error) = self.shared.process.check() {
+            return logger::call(|| log::error!("the old TLS configuration stays in use: {error}"));
+        }
         let config = recording_names(config);
-        let old = std::mem::replace(&mut *self.shared.config.write(), config);
-        // The lock is released: the old configuration may contain values of the user.
+        let turn = self.shared.replacing.lock();
+        let old = self
+            .shared
+            .configs
+            .each_ref()
+            .map(|copy| std::mem::replace(&mut *copy.write(), Arc::clone(&config)));
+        drop(turn);
+        // No lock is held: the old configuration may contain values of the user.
         drop(old);
     }
 
@@ -113,8 +167,9 @@ impl ServerTls {
     /// # Errors
     /// Same as [`ServerTlsBuilder::build`], and [`InvalidInput`](io::ErrorKind::InvalidInput) for a
     /// configuration that was not loaded from files. The old configuration stays in use, and the
-    /// error is logged too.
+    /// error is logged too. [`Unsupported`](io::ErrorKind::Unsupported) in a forked child.
     pub fn reload(&self) -> io::Result<()> {
+        self.shared.process.check()?;
         let loaded = match &self.shared.builder {
             Some(builder) => builder.load(),
             None => Err(TlsError::Settings("the TLS configuration was not loaded from files".to_owned())),
@@ -132,7 +187,7 @@ impl ServerTls {
     }
 
     pub(in crate::net) fn filter(&self) -> TlsFilter {
-        TlsFilter::new(Start::Server(Arc::clone(&self.shared.config.read())), self.settings)
+        TlsFilter::new(Start::Server(self.shared.config()), self.settings, self.workers.clone())
     }
 }
 

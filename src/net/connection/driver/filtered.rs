@@ -87,7 +87,7 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
         let mut unread = core.take_unread().unwrap_or_default();
         unread.append(decoded.readable());
         if !unread.is_empty() {
-            core.keep_unread(event_loop, unread);
+            core.keep_unoffered(event_loop, unread);
         }
     }
 

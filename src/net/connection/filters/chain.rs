@@ -6,6 +6,7 @@ use std::slice;
 
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
+use crate::event_loop::channel_table::ChannelId;
 use crate::net::filter::{BoxedFilter, Filter, FilterContext};
 
 /// As many new bytes are joined with those that a filter has left. More than the largest record of
@@ -18,24 +19,27 @@ pub(super) struct Filters(Vec<Stage>);
 
 struct Stage {
     filter: BoxedFilter,
+    connection: ChannelId,
     /// Input that the filter has left.
     undecoded: Buffer,
-    /// The filter has more to decode.
+    /// The filter has more to decode, or waits.
     decodes_again: bool,
+    is_waiting: bool,
     /// The filter has been given the end of the input, or has ended it.
     has_ended: bool,
 }
 
 impl Filters {
-    /// Appends filters at the handler's end, and opens them.
+    /// Appends filters at the handler's end of a connection, and opens them.
     pub(super) fn add(
         &mut self,
+        connection: ChannelId,
         filters: impl IntoIterator<Item = BoxedFilter>,
         event_loop: &EventLoop,
         to_peer: &mut Buffer,
     ) -> io::Result<()> {
         let first = self.0.len();
-        self.0.extend(filters.into_iter().map(Stage::new));
+        self.0.extend(filters.into_iter().map(|filter| Stage::new(filter, connection)));
         self.for_each(first, event_loop, to_peer, |stage, context| stage.filter.on_open(context))
     }
 
@@ -121,7 +125,8 @@ impl Filters {
         for n in first..self.0.len() {
             let (nearer, stage) = self.0.split_at_mut(n);
             let mut reply = event_loop.lend_spare();
-            let result = call(&mut stage[0], &mut FilterContext::new(event_loop, &mut reply));
+            let connection = Some(stage[0].connection);
+            let result = call(&mut stage[0], &mut FilterContext::new(event_loop, &mut reply, connection));
             if !reply.is_empty() {
                 encode(nearer, event_loop, &mut reply)?;
                 to_peer.append_buffer(&mut reply);
@@ -151,6 +156,11 @@ impl Filters {
         self.0.iter().any(|stage| stage.decodes_again)
     }
 
+    /// Whether a filter waits for something that is not input.
+    pub(super) fn are_waiting(&self) -> bool {
+        self.0.iter().any(|stage| stage.is_waiting)
+    }
+
     /// Whether a filter has ended the input, and the filters after it have no more to decode. The
     /// filters before it are given nothing more.
     pub(super) fn has_ended(&mut self) -> bool {
@@ -158,20 +168,22 @@ impl Filters {
         for stage in &mut self.0[..=last] {
             stage.has_ended = true;
             stage.decodes_again = false;
+            stage.is_waiting = false;
             stage.undecoded = Buffer::new();
         }
         !self.decodes_again()
     }
 
-    /// The input that each filter has left.
-    pub(super) fn undecoded(&self) -> impl Iterator<Item = &Buffer> {
-        self.0.iter().map(|stage| &stage.undecoded)
+    /// The input that each filter has left, and whether it has more to decode.
+    pub(super) fn undecoded(&self) -> impl Iterator<Item = (&Buffer, bool)> {
+        self.0.iter().map(|stage| (&stage.undecoded, stage.decodes_again))
     }
 }
 
 impl Stage {
-    fn new(filter: BoxedFilter) -> Stage {
-        Stage { filter, undecoded: Buffer::new(), decodes_again: false, has_ended: false }
+    fn new(filter: BoxedFilter, connection: ChannelId) -> Stage {
+        let undecoded = Buffer::new();
+        Stage { filter, connection, undecoded, decodes_again: false, is_waiting: false, has_ended: false }
     }
 
     /// Decodes `bytes`, after those that were left before, to `decoded`. Empties `bytes`.
@@ -257,7 +269,8 @@ impl Stage {
         decoded: &mut Buffer,
     ) -> io::Result<()> {
         let result = self.filter.decode(context, input, decoded);
-        self.decodes_again = mem::take(&mut context.decode_again);
+        self.is_waiting = mem::take(&mut context.is_waiting);
+        self.decodes_again = mem::take(&mut context.decode_again) || self.is_waiting;
         self.has_ended = mem::take(&mut context.has_ended);
         result
     }
@@ -290,7 +303,7 @@ fn call_for_output(
     call: impl FnOnce(&mut FilterContext<'_>, &mut Buffer) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut more = event_loop.lend_spare();
-    let result = call(&mut FilterContext::new(event_loop, &mut more), output);
+    let result = call(&mut FilterContext::new(event_loop, &mut more, None), output);
     if !more.is_empty() {
         output.append_buffer(&mut more);
     }

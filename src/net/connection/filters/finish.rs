@@ -3,7 +3,7 @@
 
 use crate::event_loop::EventLoop;
 use crate::net::connection::{ConnectionCore, ConnectionState};
-use crate::net::result::CloseReason;
+use crate::net::result::{CloseReason, SendError};
 
 impl ConnectionCore {
     /// Called before the FIN, when all output is sent: sends the last bytes of the filters. Returns
@@ -45,9 +45,12 @@ impl ConnectionCore {
             _ => false,
         };
         let is_open = matches!(self.state.get(), ConnectionState::Open | ConnectionState::Closing);
-        let is_whole = self.lost.get() == 0 && self.unsent.borrow().is_none() && !self.fin_sent.get();
-        if !is_orderly || !is_open || !is_whole || !self.can_encode() || filtering.has_finished.replace(true)
-        {
+        if !is_orderly || !is_open || self.fin_sent.get() {
+            return;
+        }
+        let is_whole =
+            self.lost.get() == 0 && self.unsent.borrow().is_none() && !self.close_mailbox_to_sends();
+        if !is_whole || !self.can_encode() || filtering.has_finished.replace(true) {
             return;
         }
         let mut last = event_loop.lend_spare();
@@ -59,6 +62,13 @@ impl ConnectionCore {
             None => {}
         }
         event_loop.return_spare(last);
+    }
+
+    /// Refuses sends of handles. Returns whether bytes were accepted before: they are lost.
+    fn close_mailbox_to_sends(&self) -> bool {
+        let Some(mailbox) = self.mailbox.get() else { return false };
+        mailbox.refuse_sends(SendError::Closed);
+        mailbox.in_transit() > 0
     }
 
     pub(super) fn count_encoded(&self, from: usize, to: usize) {

@@ -47,7 +47,9 @@ impl ConnectionCore {
         };
         filtering.filters.set(Some(Filters::default()));
         self.begin_handshake(event_loop);
-        self.run_filters(event_loop, |chain, event_loop, to_peer| chain.add(filters, event_loop, to_peer))
+        self.run_filters(event_loop, |chain, event_loop, to_peer| {
+            chain.add(self.id, filters, event_loop, to_peer)
+        })
     }
 
     pub(super) fn begin_handshake(&self, event_loop: &EventLoop) {

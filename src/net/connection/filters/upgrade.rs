@@ -96,7 +96,9 @@ impl ConnectionCore {
         }
         self.begin_handshake(event_loop);
         self.update_wanted(event_loop);
-        self.run_filters(event_loop, |chain, event_loop, to_peer| chain.add([filter], event_loop, to_peer));
+        self.run_filters(event_loop, |chain, event_loop, to_peer| {
+            chain.add(self.id, [filter], event_loop, to_peer)
+        });
     }
 
     /// The handshake is done: sends the output that was held. Returns whether there was an upgrade.
