@@ -38,7 +38,7 @@
 //! | Unix sockets | [`TcpServer::bind_unix`], [`UnixAddress`] |
 //! | sockets that the program has | [`TcpServer::from_listener`], [`TcpConnection::adopt`] |
 //! | UDP | [`UdpSocket`], [`DatagramHandler`] |
-//! | any other descriptor | [`Channel`] |
+//! | any other descriptor | [`Channel`], [`Async`] |
 //! | pipes, terminals, pairs in memory | [`adopt`], [`adopt_pipes`], [`pair`], [`Terminal`] |
 //! | tests of handlers | [`testing`] |
 //! | eventfds | [`EventFd`], [`EventFd::watch`] |
@@ -137,6 +137,7 @@
 //!
 //! [`adopt`]: TcpConnection::adopt
 //! [`adopt_pipes`]: TcpConnection::adopt_pipes
+//! [`Async`]: io::Async
 //! [`Backoff`]: net::Backoff
 //! [`CallError::Full`]: task::CallError::Full
 //! [`CallError::LoopEnded`]: task::CallError::LoopEnded
@@ -231,10 +232,11 @@ pub use net::udp::UdpSocket;
 pub use threads::loop_pool::LoopPool;
 pub use threads::loop_thread::LoopThread;
 
-/// Channels for any descriptor, the builder and the source of an [`EventFd`], and terminals.
+/// Channels and futures for any descriptor, the builder and the source of an [`EventFd`], and terminals.
 pub mod io {
     pub use crate::eventfd::EventFdBuilder;
     pub use crate::readiness::{Interest, Readiness};
+    pub use crate::sources::async_source::Async;
     pub use crate::sources::channel::{Channel, ChannelEvent, Trigger};
     pub use crate::sources::eventfd_source::EventFdSource;
     pub use crate::sources::terminal::{RawMode, Terminal, WindowSize};

@@ -11,6 +11,7 @@ pub(in crate::event_loop) mod ready_queue;
 pub(crate) mod sync;
 pub(crate) mod task;
 pub(crate) mod task_queue;
+pub(crate) mod wait_list;
 
 use std::cell::RefCell;
 use std::time::Instant;

@@ -4,6 +4,7 @@
 mod support;
 
 mod calls;
+mod descriptors;
 mod ends;
 mod forks;
 mod joins;
