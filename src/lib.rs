@@ -95,7 +95,7 @@
 //!   [`PostError::LoopEnded`],
 //!   [`CallError::LoopEnded`],
 //!   [`WorkersError::Closed`], [`WorkersError::LoopEnded`], [`ResolverError::LoopEnded`],
-//!   [`JoinError::LoopEnded`].
+//!   [`JobError::LoopEnded`], [`JoinError::LoopEnded`].
 //! - `InvalidInput`: the message is longer than the limit, and can never be accepted.
 //!   [`DatagramError::TooLong`], [`RingSendError::TooLong`].
 //! - `InvalidData`: the peer or the input violates the protocol. [`RingError`],
@@ -156,6 +156,7 @@
 //! [`Framed`]: codec::Framed
 //! [`Hook`]: observe::Hook
 //! [`JobError::Cancelled`]: task::JobError::Cancelled
+//! [`JobError::LoopEnded`]: task::JobError::LoopEnded
 //! [`JobError::Panicked`]: task::JobError::Panicked
 //! [`JoinError::Aborted`]: task::JoinError::Aborted
 //! [`JoinError::LoopEnded`]: task::JoinError::LoopEnded
@@ -251,6 +252,7 @@ pub mod task {
     pub use crate::event_loop::{CallError, LoopCounters, MailboxLimit, PostError};
     pub use crate::threads::workers::builder::WorkersBuilder;
     pub use crate::threads::workers::error::{JobError, WorkersError};
+    pub use crate::threads::workers::job_future::JobFuture;
     pub use crate::threads::workers::{JobId, Workers};
 }
 
@@ -312,6 +314,7 @@ pub mod process {
 pub mod signal {
     pub use crate::sources::signals::Signals;
     pub use crate::sources::signals::signal::Signal;
+    pub use crate::sources::signals::signal_stream::SignalStream;
 }
 
 /// Notifications of the kernel about shortages of memory, CPU time and I/O.

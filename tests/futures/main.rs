@@ -4,11 +4,15 @@
 mod support;
 
 mod calls;
+mod datagrams;
 mod descriptors;
 mod ends;
+mod files;
 mod forks;
+mod jobs;
 mod joins;
 mod polling;
+mod processes;
 mod random_trees;
 mod sleeping;
 mod spawning;
