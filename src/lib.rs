@@ -233,7 +233,8 @@ pub use net::udp::UdpSocket;
 pub use threads::loop_pool::LoopPool;
 pub use threads::loop_thread::LoopThread;
 
-/// Channels and futures for any descriptor, the builder and the source of an [`EventFd`], and terminals.
+/// Channels and futures for any descriptor, the builder and the source of an [`EventFd`], and
+/// terminals.
 pub mod io {
     pub use crate::eventfd::EventFdBuilder;
     pub use crate::readiness::{Interest, Readiness};

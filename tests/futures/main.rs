@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bound;
 mod calls;
 mod datagrams;
 mod descriptors;

@@ -24,7 +24,8 @@ use crate::sources::async_source::Async;
 /// use reveille::{EventLoop, UdpSocket, task};
 ///
 /// async fn echo() -> std::io::Result<()> {
-///     let socket = task::with_loop(|event_loop| UdpSocket::bind(event_loop, "127.0.0.1:2007")?.open_async())?;
+///     let bind = |event_loop: &EventLoop| UdpSocket::bind(event_loop, "127.0.0.1:2007")?.open_async();
+///     let socket = task::with_loop(bind)?;
 ///     let mut buffer = [0; 65536];
 ///     loop {
 ///         let (n, from) = socket.recv_from(&mut buffer).await?;
