@@ -24,8 +24,9 @@ use crate::sources::async_source::Async;
 /// use reveille::{EventLoop, UdpSocket, task};
 ///
 /// async fn echo() -> std::io::Result<()> {
-///     let bind = |event_loop: &EventLoop| UdpSocket::bind(event_loop, "127.0.0.1:2007")?.open_async();
-///     let socket = task::with_loop(bind)?;
+///     let address = "127.0.0.1:2007";
+///     let open = |event_loop: &EventLoop| UdpSocket::bind(event_loop, address)?.open_async();
+///     let socket = task::with_loop(open)?;
 ///     let mut buffer = [0; 65536];
 ///     loop {
 ///         let (n, from) = socket.recv_from(&mut buffer).await?;
