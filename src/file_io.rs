@@ -13,6 +13,7 @@ mod builder;
 mod core;
 mod fault;
 mod file;
+mod futures;
 mod metadata;
 mod open_options;
 mod operation;

@@ -38,7 +38,7 @@
 //! | Unix sockets | [`TcpServer::bind_unix`], [`UnixAddress`] |
 //! | sockets that the program has | [`TcpServer::from_listener`], [`TcpConnection::adopt`] |
 //! | UDP | [`UdpSocket`], [`DatagramHandler`] |
-//! | any other descriptor | [`Channel`] |
+//! | any other descriptor | [`Channel`], [`Async`] |
 //! | pipes, terminals, pairs in memory | [`adopt`], [`adopt_pipes`], [`pair`], [`Terminal`] |
 //! | tests of handlers | [`testing`] |
 //! | eventfds | [`EventFd`], [`EventFd::watch`] |
@@ -95,7 +95,7 @@
 //!   [`PostError::LoopEnded`],
 //!   [`CallError::LoopEnded`],
 //!   [`WorkersError::Closed`], [`WorkersError::LoopEnded`], [`ResolverError::LoopEnded`],
-//!   [`JoinError::LoopEnded`].
+//!   [`JobError::LoopEnded`], [`JoinError::LoopEnded`].
 //! - `InvalidInput`: the message is longer than the limit, and can never be accepted.
 //!   [`DatagramError::TooLong`], [`RingSendError::TooLong`].
 //! - `InvalidData`: the peer or the input violates the protocol. [`RingError`],
@@ -137,6 +137,7 @@
 //!
 //! [`adopt`]: TcpConnection::adopt
 //! [`adopt_pipes`]: TcpConnection::adopt_pipes
+//! [`Async`]: io::Async
 //! [`Backoff`]: net::Backoff
 //! [`CallError::Full`]: task::CallError::Full
 //! [`CallError::LoopEnded`]: task::CallError::LoopEnded
@@ -155,6 +156,7 @@
 //! [`Framed`]: codec::Framed
 //! [`Hook`]: observe::Hook
 //! [`JobError::Cancelled`]: task::JobError::Cancelled
+//! [`JobError::LoopEnded`]: task::JobError::LoopEnded
 //! [`JobError::Panicked`]: task::JobError::Panicked
 //! [`JoinError::Aborted`]: task::JoinError::Aborted
 //! [`JoinError::LoopEnded`]: task::JoinError::LoopEnded
@@ -231,10 +233,12 @@ pub use net::udp::UdpSocket;
 pub use threads::loop_pool::LoopPool;
 pub use threads::loop_thread::LoopThread;
 
-/// Channels for any descriptor, the builder and the source of an [`EventFd`], and terminals.
+/// Channels and futures for any descriptor, the builder and the source of an [`EventFd`], and
+/// terminals.
 pub mod io {
     pub use crate::eventfd::EventFdBuilder;
     pub use crate::readiness::{Interest, Readiness};
+    pub use crate::sources::async_source::Async;
     pub use crate::sources::channel::{Channel, ChannelEvent, Trigger};
     pub use crate::sources::eventfd_source::EventFdSource;
     pub use crate::sources::terminal::{RawMode, Terminal, WindowSize};
@@ -249,6 +253,7 @@ pub mod task {
     pub use crate::event_loop::{CallError, LoopCounters, MailboxLimit, PostError};
     pub use crate::threads::workers::builder::WorkersBuilder;
     pub use crate::threads::workers::error::{JobError, WorkersError};
+    pub use crate::threads::workers::job_future::JobFuture;
     pub use crate::threads::workers::{JobId, Workers};
 }
 
@@ -310,6 +315,7 @@ pub mod process {
 pub mod signal {
     pub use crate::sources::signals::Signals;
     pub use crate::sources::signals::signal::Signal;
+    pub use crate::sources::signals::signal_stream::SignalStream;
 }
 
 /// Notifications of the kernel about shortages of memory, CPU time and I/O.

@@ -47,5 +47,6 @@ pub use sys::systemd::{SystemdListener, systemd_listeners};
 pub use sys::tcp_info::{TcpInfo, TcpState};
 pub use target::ConnectTarget;
 pub use udp::{
-    DatagramError, DatagramHandler, UdpDestination, UdpHandle, UdpRef, UdpSocketBuilder, UdpSource,
+    AsyncUdpSocket, DatagramError, DatagramHandler, UdpDestination, UdpHandle, UdpRef, UdpSocketBuilder,
+    UdpSource,
 };

@@ -40,6 +40,7 @@ macro_rules! user_value {
     };
 }
 
+pub(crate) mod async_source;
 pub(crate) mod cgroup_memory;
 pub(crate) mod channel;
 pub(crate) mod child;

@@ -27,7 +27,8 @@ impl EventLoop {
     ///   [`Workers::submit`](crate::task::Workers::submit) until its result has been delivered, a
     ///   [`FileIo`](crate::fs::FileIo) while operations are pending;
     /// - a [`Channel`](crate::io::Channel) with an interest. One without is not called, and does
-    ///   not count.
+    ///   not count;
+    /// - an [`Async`](crate::io::Async) while a future waits for it.
     ///
     /// A handle does not keep the loop running, as it may never be used again. So a thread counts
     /// only once it has posted a task. The same holds for a job of

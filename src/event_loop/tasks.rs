@@ -1,6 +1,7 @@
 //! Tasks on the loop's own thread: queueing them, and phase 5, which runs them and those of other
 //! threads.
 
+pub(crate) mod completion;
 pub(crate) mod executor;
 pub(in crate::event_loop) mod future_cell;
 pub(in crate::event_loop) mod future_header;
@@ -11,6 +12,7 @@ pub(in crate::event_loop) mod ready_queue;
 pub(crate) mod sync;
 pub(crate) mod task;
 pub(crate) mod task_queue;
+pub(crate) mod wait_list;
 
 use std::cell::RefCell;
 use std::time::Instant;

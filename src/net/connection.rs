@@ -72,7 +72,7 @@ use mailbox::Mailbox;
 use queue::Queue;
 use relay::{Relay, RelayMessage};
 use stop::Stop;
-use tcp_connection::timers::Timers;
+use tcp_connection::{tasks::TaskEnd, timers::Timers};
 use write::HighWater;
 
 pub(super) const INPUT: Readiness = Readiness::satisfying(Interest::READABLE);
@@ -381,6 +381,8 @@ impl ConnectionCore {
             self.retry_fds(event_loop);
         } else if message.is::<Condemned>() {
             self.close_for_memory(event_loop);
+        } else if let Some(end) = message.downcast_mut::<TaskEnd>() {
+            self.on_task_end(event_loop, end);
         }
     }
 

@@ -3,6 +3,7 @@
 pub(in crate::net) mod builder;
 mod cache;
 pub(in crate::net) mod error;
+mod futures;
 mod pending;
 mod question;
 mod threads;

@@ -3,10 +3,12 @@
 //! [`UdpSocket`] is the owner's value. [`UdpRef`] is the handler's view of the socket for the
 //! duration of a callback. [`UdpHandle`] is for use from any thread.
 
+mod async_socket;
 mod builder;
 mod core;
 mod destination;
 mod driver;
+mod endpoint;
 mod error;
 mod handle;
 mod handler;
@@ -23,6 +25,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
+pub use async_socket::AsyncUdpSocket;
 pub use builder::UdpSocketBuilder;
 pub use destination::{UdpDestination, UdpSource};
 pub use error::DatagramError;

@@ -6,6 +6,7 @@
 //!
 //! The standard library starts the process and is not used afterwards: it waits and kills by PID.
 
+mod exit;
 mod fork;
 
 use std::any::type_name_of_val;
@@ -21,6 +22,7 @@ use std::rc::{Rc, Weak};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
 
+use self::exit::Exit;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::process_mark::ProcessMark;
@@ -104,6 +106,7 @@ pub struct Child {
     event_loop: WeakLoop,
     id: u32,
     kill_on_drop: bool,
+    exit: Exit,
     /// The process that started the child. Only this process kills the child on drop, not a fork of
     /// it.
     parent: ProcessMark,
@@ -146,6 +149,7 @@ impl Child {
             event_loop: event_loop.downgrade(),
             id,
             kill_on_drop: false,
+            exit: Exit::ToCallback,
             parent: ProcessMark::current(),
             stdin: child.stdin.take().map(|pipe| nonblocking(pipe.into())).transpose()?,
             stdout: child.stdout.take().map(|pipe| nonblocking(pipe.into())).transpose()?,

@@ -15,6 +15,7 @@
 
 mod disposition;
 pub(crate) mod signal;
+pub(crate) mod signal_stream;
 
 use std::any::type_name_of_val;
 use std::cell::RefCell;

@@ -3,6 +3,7 @@
 pub(crate) mod builder;
 mod delivery;
 pub(crate) mod error;
+pub(crate) mod job_future;
 mod pool;
 
 use std::fmt;

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::task::Poll;
 use std::thread;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use crate::support::counting::{Counts, counts};
 use crate::support::futures::{Gate, run};
 use crate::support::{LIMIT, on_another_thread, turn, with_clock, with_loop, with_watchdog};
+use reveille::io::Async;
 use reveille::{EventLoop, task, time};
 
 const FUTURES: u64 = 1_000;
@@ -149,5 +152,34 @@ fn a_sleep_allocates_nothing() {
             }
         });
         assert_eq!(blocks, (0, 0));
+    });
+}
+
+#[test]
+fn a_wait_for_a_descriptor_allocates_nothing() {
+    with_loop(|event_loop| {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let received = Rc::new(Cell::new(0));
+        let counting = Rc::clone(&received);
+        event_loop.spawn_local(async move {
+            let stream = Async::new(ours).unwrap();
+            let mut buffer = [0; 16];
+            loop {
+                let read = stream.read_with(|mut stream| stream.read(&mut buffer)).await;
+                counting.set(counting.get() + read.unwrap());
+            }
+        });
+        turn(event_loop);
+        let blocks = blocks_of(|| {
+            for _ in 0..100 {
+                let before = received.get();
+                theirs.write_all(b"x").unwrap();
+                while received.get() == before {
+                    event_loop.run_once(LIMIT).unwrap();
+                }
+            }
+        });
+        assert_eq!((blocks, received.get()), ((0, 0), 400));
     });
 }

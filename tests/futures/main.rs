@@ -3,11 +3,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bound;
 mod calls;
+mod datagrams;
+mod descriptors;
 mod ends;
+mod files;
 mod forks;
+mod jobs;
 mod joins;
 mod polling;
+mod processes;
 mod random_trees;
 mod sleeping;
 mod spawning;

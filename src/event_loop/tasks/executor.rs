@@ -209,7 +209,7 @@ pub fn with_loop<R>(f: impl FnOnce(&EventLoop) -> R) -> R {
 }
 
 #[track_caller]
-pub(in crate::event_loop) fn current() -> EventLoop {
+pub(crate) fn current() -> EventLoop {
     match EventLoop::current() {
         Some(event_loop) => event_loop,
         None => panic!("this thread has no event loop"),

@@ -224,7 +224,7 @@ impl Drop for OwnedFuture {
 }
 
 /// The operations of the join handle on a future of an erased type.
-trait Joined<T>: Send + Sync {
+pub(super) trait Joined<T>: Send + Sync {
     fn header(&self) -> &Header;
 
     /// # Safety
@@ -277,7 +277,7 @@ impl<F: Future, N> Joined<F::Output> for FutureCell<F, N> {
 /// It is `Send` if the result is, and `Sync` too, as only `&mut self` gives access to the result. A
 /// mutex has the same bounds.
 pub(in crate::event_loop) struct JoinEnd<T> {
-    cell: Arc<dyn Joined<T>>,
+    pub(super) cell: Arc<dyn Joined<T>>,
     has_result: bool,
     bounds: PhantomData<Mutex<T>>,
 }

@@ -5,9 +5,10 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::future_cell::JoinEnd;
+use super::future_cell::{JoinEnd, Joined};
 
 /// A handle to a spawned future. It is a future too, whose output is the result.
 ///
@@ -67,6 +68,27 @@ impl<T> JoinHandle<T> {
     /// Returns a handle whose drop [aborts](JoinHandle::abort) the future.
     pub fn abort_on_drop(self) -> AbortOnDrop<T> {
         AbortOnDrop(self)
+    }
+}
+
+impl JoinHandle<()> {
+    pub(crate) fn abort_handle(&self) -> AbortHandle {
+        AbortHandle(Arc::clone(&self.0.cell))
+    }
+}
+
+/// Aborts a future whose [`JoinHandle`] belongs to other code.
+pub(crate) struct AbortHandle(Arc<dyn Joined<()>>);
+
+impl AbortHandle {
+    /// Same as [`JoinHandle::abort`].
+    pub(crate) fn abort(&self) {
+        self.0.header().abort();
+    }
+
+    /// Same as [`JoinHandle::is_finished`].
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.header().state.is_complete()
     }
 }
 

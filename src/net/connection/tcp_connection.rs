@@ -4,6 +4,7 @@ mod descriptors;
 mod ending;
 mod filters;
 mod socket;
+pub(super) mod tasks;
 pub(super) mod timers;
 
 use std::fmt;

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 use super::UdpSocket;
 use super::core::UdpCore;
 use super::driver::establish;
+use super::endpoint::Endpoint;
 use super::handler::{DatagramHandler, OnDatagram};
 use super::open::{Options, Origin};
 use super::queue::Limits;
@@ -159,13 +161,18 @@ impl<'a> UdpSocketBuilder<'a> {
     /// without permission, an unsupported option, an unreachable peer. The error names the address.
     pub fn serve<H: DatagramHandler>(self, handler: H) -> io::Result<UdpSocket> {
         let handler = Contained::new(handler);
-        let UdpSocketBuilder { event_loop, origin, options, limits } = self;
-        event_loop.check_process()?;
-        let fd = origin.open(&options)?;
+        let (event_loop, limits) = (self.event_loop, self.limits);
+        let (fd, endpoint) = self.open()?;
+        let core = establish(event_loop, |id| UdpCore::new(id, fd, endpoint, limits), handler)?;
+        Ok(UdpSocket::new(event_loop, &core))
+    }
+
+    pub(super) fn open(self) -> io::Result<(OwnedFd, Endpoint)> {
+        self.event_loop.check_process()?;
+        let fd = self.origin.open(&self.options)?;
         // The kernel's address of the peer: a connection to 0.0.0.0 is one to 127.0.0.1.
         let (local, peer) = check_udp(&fd)?;
-        let core = establish(event_loop, |id| UdpCore::new(id, fd, local, peer, limits), handler)?;
-        Ok(UdpSocket::new(event_loop, &core))
+        Ok((fd, Endpoint { local, peer }))
     }
 }
 

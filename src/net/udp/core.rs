@@ -8,10 +8,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::destination::{UdpDestination, UdpSource};
+use super::endpoint::{Endpoint, Input};
 use super::error::MAX_LEN;
 use super::handle::{Mailbox, UdpHandle};
 use super::queue::{Limits, Queue};
-use super::socket::{self, Received};
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
 use crate::event_loop::channel_table::ChannelId;
@@ -25,16 +25,6 @@ const INPUT: Readiness = Readiness::satisfying(Interest::READABLE);
 /// An error, and the peer that it concerns.
 pub(super) type Report = (Contained<io::Error>, Option<SocketAddr>);
 
-/// The result of an attempt to receive.
-pub(super) enum Input {
-    /// A datagram of this length and its sender. Its destination is stored in the core.
-    Datagram(usize, SocketAddr),
-    /// A datagram of another sender on a connected socket. It is not delivered.
-    ForeignPeer,
-    /// No datagram. A readiness event reports the next one.
-    WouldBlock,
-}
-
 /// The datagram that the handler is being called with.
 #[derive(Clone, Copy)]
 struct Delivery {
@@ -46,8 +36,7 @@ struct Delivery {
 pub(super) struct UdpCore {
     id: ChannelId,
     pub(super) fd: OwnedFd,
-    local: SocketAddr,
-    peer: Option<SocketAddr>,
+    endpoint: Endpoint,
     /// Set while a datagram is being delivered.
     delivery: Cell<Option<Delivery>>,
     open: Cell<bool>,
@@ -64,18 +53,11 @@ pub(super) struct UdpCore {
 }
 
 impl UdpCore {
-    pub(super) fn new(
-        id: ChannelId,
-        fd: OwnedFd,
-        local: SocketAddr,
-        peer: Option<SocketAddr>,
-        limits: Limits,
-    ) -> UdpCore {
+    pub(super) fn new(id: ChannelId, fd: OwnedFd, endpoint: Endpoint, limits: Limits) -> UdpCore {
         UdpCore {
             id,
             fd,
-            local,
-            peer,
+            endpoint,
             delivery: Cell::new(None),
             open: Cell::new(true),
             paused: Cell::new(false),
@@ -93,11 +75,11 @@ impl UdpCore {
     }
 
     pub(super) fn local(&self) -> SocketAddr {
-        self.local
+        self.endpoint.local
     }
 
     pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.peer
+        self.endpoint.peer
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -105,7 +87,7 @@ impl UdpCore {
     }
 
     pub(super) fn handle(&self, event_loop: &EventLoop) -> UdpHandle {
-        UdpHandle::new(event_loop.handle(), self.id, self.peer, Arc::clone(&self.mailbox))
+        UdpHandle::new(event_loop.handle(), self.id, self.endpoint.peer, Arc::clone(&self.mailbox))
     }
 
     /// Updates the readiness that the loop calls the socket for. Errors are always included, even
@@ -166,30 +148,13 @@ impl UdpCore {
             input.reserve(MAX_LEN);
         }
         let space = input.writable_mut();
-        let (received, destination) = if self.is_bound_to_any() {
-            socket::receive_with_destination(self.fd.as_fd(), space)?
-        } else {
-            (socket::receive(self.fd.as_fd(), space)?, None)
-        };
+        let received = self.endpoint.receive(self.fd.as_fd(), space)?;
         match received {
-            Received::WouldBlock => {
-                event_loop.clear_ready(self.id, INPUT & !Readiness::ERROR);
-                Ok(Input::WouldBlock)
-            }
-            Received::Datagram(n, _) if n > space.len() => {
-                let message = format!("a datagram of {n} bytes was truncated to {} and is lost", space.len());
-                Err(io::Error::new(io::ErrorKind::InvalidData, message))
-            }
-            Received::Datagram(n, from) => match from.or(self.peer) {
-                // Datagrams that arrived between bind and connect may have any source.
-                Some(from) if self.peer.is_none_or(|peer| is_same(peer, from)) => {
-                    let destination = destination.unwrap_or_else(|| self.bound_destination());
-                    self.delivery.set(Some(Delivery { from, destination }));
-                    Ok(Input::Datagram(n, from))
-                }
-                _ => Ok(Input::ForeignPeer),
-            },
+            Input::WouldBlock => event_loop.clear_ready(self.id, INPUT & !Readiness::ERROR),
+            Input::Datagram(_, from, destination) => self.delivery.set(Some(Delivery { from, destination })),
+            Input::ForeignPeer => {}
         }
+        Ok(received)
     }
 
     /// Ends the delivery: the handler has returned.
@@ -206,17 +171,6 @@ impl UdpCore {
         self.delivery.get().filter(|delivery| delivery.from == to)?.destination.source()
     }
 
-    /// Returns `true` if the socket receives datagrams for any local address, so that the kernel
-    /// reports each one's destination.
-    fn is_bound_to_any(&self) -> bool {
-        self.peer.is_none() && self.local.ip().to_canonical().is_unspecified()
-    }
-
-    /// The destination of each datagram to a socket that is bound to one address.
-    fn bound_destination(&self) -> UdpDestination {
-        UdpDestination { ip: self.local.ip().to_canonical(), interface: 0, source: None }
-    }
-
     /// Queues an error for the handler, which gets it in a separate callback.
     pub(super) fn report(&self, event_loop: &EventLoop, error: io::Error, peer: Option<SocketAddr>) {
         self.reports.borrow_mut().push_back((Contained::new(error), peer));
@@ -228,7 +182,7 @@ impl UdpCore {
     pub(super) fn report_once(&self, event_loop: &EventLoop, error: io::Error) {
         let is_known = |report: &Report| report.0.raw_os_error() == error.raw_os_error();
         if !self.reports.borrow().iter().any(is_known) {
-            self.report(event_loop, error, self.peer);
+            self.report(event_loop, error, self.endpoint.peer);
         }
     }
 
@@ -238,7 +192,7 @@ impl UdpCore {
         let mut reports = self.reports.take();
         match crate::net::sys::stream::take_error(&self.fd) {
             Ok(None) => {}
-            Ok(Some(error)) | Err(error) => reports.push_back((Contained::new(error), self.peer)),
+            Ok(Some(error)) | Err(error) => reports.push_back((Contained::new(error), self.endpoint.peer)),
         }
         reports
     }
@@ -268,10 +222,4 @@ impl AsFd for UdpCore {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-/// Returns `true` if two addresses are the same endpoint. The scope and flow label of an IPv6
-/// address may be set on one side only.
-fn is_same(one: SocketAddr, other: SocketAddr) -> bool {
-    one.port() == other.port() && one.ip().to_canonical() == other.ip().to_canonical()
 }

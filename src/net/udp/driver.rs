@@ -6,7 +6,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
-use super::core::{Input, UdpCore};
+use super::core::UdpCore;
+use super::endpoint::Input;
 use super::handle::CloseNow;
 use super::handler::DatagramHandler;
 use super::udp_ref::UdpRef;
@@ -59,7 +60,7 @@ impl<H: DatagramHandler> UdpDriver<H> {
         let mut bytes = 0;
         for _ in 0..MAX_DATAGRAMS_PER_TURN {
             match self.core.receive(event_loop, &mut input) {
-                Ok(Input::Datagram(n, from)) => {
+                Ok(Input::Datagram(n, from, _)) => {
                     bytes += n;
                     let datagram = &input.writable_mut()[..n];
                     self.call(event_loop, |handler, socket| {

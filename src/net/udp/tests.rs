@@ -3,6 +3,7 @@
 //! is the same.
 
 use super::driver::establish;
+use super::endpoint::Endpoint;
 use super::queue::Limits;
 use super::*;
 use crate::event_loop::containment::Contained;
@@ -51,7 +52,7 @@ fn socket(event_loop: &EventLoop, limits: Limits) -> (UdpSocket, UnixDatagram, R
     ours.set_nonblocking(true).unwrap();
     theirs.set_nonblocking(true).unwrap();
     let recorder = Recorder::default();
-    let make = |id| UdpCore::new(id, ours.into(), PEER, Some(PEER), limits);
+    let make = |id| UdpCore::new(id, ours.into(), Endpoint { local: PEER, peer: Some(PEER) }, limits);
     let core = establish(event_loop, make, Contained::new(recorder.clone())).unwrap();
     (UdpSocket::new(event_loop, &core), theirs, recorder)
 }
@@ -244,7 +245,7 @@ fn datagrams_of_others_from_before_connect_are_not_delivered() {
     socket.connect(at).unwrap();
     peer.send_to(b"peer", to).unwrap();
     let recorder = Recorder::default();
-    let make = |id| UdpCore::new(id, socket.into(), to, Some(at), LIMITS);
+    let make = |id| UdpCore::new(id, socket.into(), Endpoint { local: to, peer: Some(at) }, LIMITS);
     let _core = establish(&event_loop, make, Contained::new(recorder.clone())).unwrap();
     event_loop.run_once(LONG).unwrap();
     assert_eq!(recorder.take(), ["datagram peer"]);

@@ -51,6 +51,8 @@ pub enum JobError {
     Cancelled,
     /// The job panicked.
     Panicked,
+    /// The loop of a [`JobFuture`](crate::task::JobFuture) has ended.
+    LoopEnded,
 }
 
 impl fmt::Display for JobError {
@@ -58,6 +60,7 @@ impl fmt::Display for JobError {
         f.write_str(match self {
             JobError::Cancelled => "the job was cancelled",
             JobError::Panicked => "the job panicked",
+            JobError::LoopEnded => "the event loop has ended",
         })
     }
 }
@@ -70,6 +73,7 @@ impl From<JobError> for io::Error {
         match error {
             JobError::Cancelled => Errno::CANCELED.into(),
             JobError::Panicked => io::Error::other(error),
+            JobError::LoopEnded => io::Error::new(io::ErrorKind::BrokenPipe, error),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::mem;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::task::Waker;
 use std::thread::{self, JoinHandle};
 
 use parking_lot::{Condvar, Mutex};
@@ -46,6 +47,9 @@ struct State {
     next: u64,
     running: usize,
     closed: bool,
+    /// The futures that wait while the pool is full, each with its place.
+    for_room: VecDeque<(u64, Contained<Waker>)>,
+    next_place: u64,
 }
 
 struct Waiting {
@@ -121,16 +125,62 @@ impl Pool {
         Ok(number)
     }
 
+    /// Stores the waker if the pool is full. Returns whether it is.
+    pub(super) fn wait_for_room(&self, place: &mut Option<u64>, waker: Contained<Waker>) -> bool {
+        if self.is_inherited() {
+            return false;
+        }
+        let mut state = self.state.lock();
+        if state.closed || state.waiting.len() + state.running < self.capacity {
+            // The waker is dropped with no lock held.
+            drop(state);
+            return false;
+        }
+        let number = state.next_place;
+        let known = state.for_room.iter_mut().find(|(known, _)| Some(*known) == *place);
+        let replaced = match known {
+            Some((_, stored)) => Some(mem::replace(stored, waker)),
+            None => {
+                state.next_place += 1;
+                state.for_room.push_back((number, waker));
+                *place = Some(number);
+                None
+            }
+        };
+        drop(state);
+        drop(replaced);
+        true
+    }
+
+    /// Removes a waker. If it has been woken, the wake-up passes to another future.
+    pub(super) fn leave(&self, place: u64) {
+        if self.is_inherited() {
+            return;
+        }
+        let (removed, next) = {
+            let state = &mut *self.state.lock();
+            match state.for_room.iter().position(|(known, _)| *known == place) {
+                Some(at) => (state.for_room.remove(at), None),
+                None => (None, state.for_room.pop_front()),
+            }
+        };
+        drop(removed);
+        wake(next);
+    }
+
     /// Cancels the job if it is waiting. Returns whether it was.
     pub(super) fn cancel(&self, number: u64) -> bool {
         if self.is_inherited() {
             return false;
         }
-        let removed = {
-            let waiting = &mut self.state.lock().waiting;
-            let at = waiting.binary_search_by_key(&number, |waiting| waiting.number);
-            at.ok().and_then(|at| waiting.remove(at))
+        let (removed, for_room) = {
+            let state = &mut *self.state.lock();
+            let at = state.waiting.binary_search_by_key(&number, |waiting| waiting.number);
+            let removed = at.ok().and_then(|at| state.waiting.remove(at));
+            let for_room = if removed.is_some() { state.for_room.pop_front() } else { None };
+            (removed, for_room)
         };
+        wake(for_room);
         removed.map(|waiting| waiting.task.call(&Start::Cancel)).is_some()
     }
 
@@ -139,7 +189,11 @@ impl Pool {
         if self.is_inherited() {
             return 0;
         }
-        let removed = mem::take(&mut self.state.lock().waiting);
+        let (removed, for_room) = {
+            let state = &mut *self.state.lock();
+            (mem::take(&mut state.waiting), mem::take(&mut state.for_room))
+        };
+        wake(for_room);
         let count = removed.len();
         removed.into_iter().for_each(|waiting| waiting.task.call(&Start::Cancel));
         count
@@ -152,8 +206,13 @@ impl Pool {
     /// Refuses later jobs. The threads end when they have run those accepted before.
     pub(super) fn close(&self) {
         if !self.is_inherited() {
-            self.state.lock().closed = true;
+            let for_room = {
+                let state = &mut *self.state.lock();
+                state.closed = true;
+                mem::take(&mut state.for_room)
+            };
             self.changed.notify_all();
+            wake(for_room);
         }
     }
 
@@ -190,7 +249,21 @@ impl Pool {
 
     fn finish(&self) {
         if !self.is_inherited() {
-            self.state.lock().running -= 1;
+            let for_room = {
+                let state = &mut *self.state.lock();
+                state.running -= 1;
+                state.for_room.pop_front()
+            };
+            wake(for_room);
+        }
+    }
+}
+
+/// Wakes futures that wait for room, with no lock held.
+fn wake(for_room: impl IntoIterator<Item = (u64, Contained<Waker>)>) {
+    for (_, waker) in for_room {
+        if let Err(payload) = catch("a waker", || waker.into_inner().wake()) {
+            dispose(payload);
         }
     }
 }
@@ -220,6 +293,10 @@ impl Threads {
             started.threads.push(thread.spawn(move || pool.work())?);
         }
         Ok(started)
+    }
+
+    pub(super) fn share(&self) -> Arc<Pool> {
+        Arc::clone(&self.pool)
     }
 
     pub(super) fn pool(&self) -> &Pool {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::TcpConnection;
 use crate::event_loop::containment::Contained;
+use crate::event_loop::tasks::join_handle::AbortHandle;
 use crate::event_loop::{EventLoop, Repeat, TimerId};
 use crate::net::connection::calls::Call;
 use crate::net::connection::{ConnectionCore, ConnectionState};
@@ -139,19 +140,20 @@ impl TcpConnection<'_> {
     }
 
     #[track_caller]
-    fn expect_handler<H: 'static>(&self) {
+    pub(super) fn expect_handler<H: 'static>(&self) {
         let has_handler = (self.core.has_handler)(TypeId::of::<H>());
         assert!(has_handler, "the handler of the connection is not a {}", type_name::<H>());
     }
 }
 
-/// The timers that end with a connection. Some may have fired.
+/// The timers and futures that end with a connection. Some may have ended.
 #[derive(Default)]
 pub(in crate::net::connection) struct Timers {
     /// The timer of `close_after`.
     pub(in crate::net::connection) close: Option<TimerId>,
     /// The timers that get the handler.
     with_handler: Vec<TimerId>,
+    pub(super) tasks: Vec<AbortHandle>,
 }
 
 impl ConnectionCore {
@@ -188,11 +190,12 @@ impl ConnectionCore {
         }
     }
 
-    /// The connection is closed, and with it all timers.
+    /// The connection is closed, and with it all timers and futures.
     pub(in crate::net::connection) fn cancel_timers(&self, event_loop: &EventLoop) {
         let Some(timers) = self.timers.take() else { return };
         for timer in timers.close.into_iter().chain(timers.with_handler) {
             event_loop.cancel(timer);
         }
+        timers.tasks.iter().for_each(AbortHandle::abort);
     }
 }
