@@ -150,7 +150,7 @@ fn all_kinds_of_payload_keep_their_order() {
     with_loop(|event_loop| {
         let mut random = Random::new(17);
         for (mut one, mut other) in pairs(event_loop) {
-            let pieces: Vec<_> = (0..60).map(|_| pattern(random.below(200_000) as usize)).collect();
+            let pieces: Vec<_> = (0..60).map(|_| pattern(random.below(200_000))).collect();
             run(event_loop, async move {
                 let expected = pieces.concat();
                 let reader = task::spawn_local(async move { read_all(&mut other).await });
