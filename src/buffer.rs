@@ -280,6 +280,12 @@ impl Buffer {
         }
     }
 
+    /// Returns the storage up to the last readable byte, and the position of the first one.
+    pub(crate) fn into_storage(mut self) -> (Vec<u8>, usize) {
+        self.storage.truncate(self.tail);
+        (self.storage, self.head)
+    }
+
     /// The capacity to grow to for `n` more bytes. At least twice the present one, so that the
     /// total of all copying by growth is no more than the final capacity.
     fn grown_by(&self, n: usize) -> usize {

@@ -60,6 +60,7 @@ use self::observation::TaskTimes;
 use self::observation::metrics::Phase;
 use self::observation::pulse::Activity;
 use self::poller::{Poller, Wait};
+use self::tasks::after_poll::AfterPoll;
 use self::tasks::executor::Futures;
 use self::tasks::ready_queue;
 use self::tasks::task::Task;
@@ -172,6 +173,7 @@ struct Inner {
     /// Tasks from this thread. They take no lock and need not be `Send`.
     local_tasks: RefCell<Batch<Task<EventLoop>>>,
     futures: Futures,
+    after_poll: AfterPoll,
     /// Channels to be closed in phase 6.
     closing: RefCell<Vec<ChannelId>>,
     /// The one buffer that input is read into. A connection borrows it while it reads.

@@ -251,6 +251,9 @@ pub mod task {
     pub use crate::event_loop::tasks::executor::{spawn_local, with_loop, yield_now};
     pub use crate::event_loop::tasks::join_handle::{AbortOnDrop, JoinError, JoinHandle};
     pub use crate::event_loop::{CallError, LoopCounters, MailboxLimit, PostError};
+    #[cfg(feature = "hyper")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "hyper")))]
+    pub use crate::net::stream::hyper::LocalExecutor;
     pub use crate::threads::workers::builder::WorkersBuilder;
     pub use crate::threads::workers::error::{JobError, WorkersError};
     pub use crate::threads::workers::job_future::JobFuture;
@@ -271,6 +274,9 @@ pub mod time {
     pub use crate::event_loop::timers::sleep::{Sleep, sleep, sleep_until};
     pub use crate::event_loop::timers::timeout::{Elapsed, Timeout, timeout};
     pub use crate::event_loop::{MissedTickBehavior, Repeat};
+    #[cfg(feature = "hyper")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "hyper")))]
+    pub use crate::net::stream::hyper::LoopTimer;
 }
 
 /// TLS, with [rustls].

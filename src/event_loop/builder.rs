@@ -166,6 +166,7 @@ impl EventLoopBuilder {
             timers_fired: Cell::new(0),
             local_tasks: RefCell::default(),
             futures: RefCell::default(),
+            after_poll: Default::default(),
             closing: RefCell::default(),
             input: Cell::new(None),
             output: Cell::new(None),

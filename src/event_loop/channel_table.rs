@@ -177,6 +177,12 @@ impl<C> ChannelTable<C> {
         self.slots.get(id.index as usize).filter(|slot| slot.generation == id.generation)?.entry.as_ref()
     }
 
+    /// Same as [`get`](ChannelTable::get), with the cached readiness.
+    pub(crate) fn get_ready(&self, id: ChannelId) -> Option<(&C, Readiness)> {
+        let slot = self.slots.get(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+        slot.entry.as_ref().map(|entry| (entry, slot.ready))
+    }
+
     /// The ids of all channels, for the drop of the loop.
     pub(crate) fn ids(&self) -> Vec<ChannelId> {
         let taken = self.slots.iter().enumerate().filter(|(_, slot)| slot.entry.is_some());

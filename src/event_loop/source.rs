@@ -71,6 +71,15 @@ pub(crate) trait Source {
         event_loop.remove(id);
     }
 
+    /// The state that code outside the source's callbacks uses, on the loop's thread.
+    fn core(&self) -> Option<&dyn Any> {
+        None
+    }
+
+    /// The poll of a future that has called
+    /// [`call_after_poll`](EventLoop::call_after_poll) has returned.
+    fn on_polled(&self, _event_loop: &EventLoop) {}
+
     /// The loop is being dropped; [`on_close`](Source::on_close) follows.
     fn on_loop_end(&self, _event_loop: &EventLoop) {}
 
@@ -287,12 +296,23 @@ impl EventLoop {
         source.map(|source| source.on_call(self, call)).is_some()
     }
 
+    /// Returns a source and its cached readiness.
+    pub(crate) fn source(&self, id: ChannelId) -> Option<(Rc<dyn Source>, Readiness)> {
+        let channels = self.inner.channels.borrow();
+        channels.get_ready(id).map(|(source, ready)| (Rc::clone(source), ready))
+    }
+
     /// Lends the loop's input buffer, empty. [`return_input`](EventLoop::return_input) takes it
     /// back. A buffer lost to a panic, or kept by a handler, is replaced.
     pub(crate) fn lend_input(&self) -> Box<Buffer> {
         let size = self.inner.input_size;
         let returned = self.inner.input.take().filter(|input| input.capacity() >= size);
         returned.unwrap_or_else(|| Box::new(Buffer::with_capacity(size)))
+    }
+
+    /// The size of the loop's input buffer.
+    pub(crate) fn input_size(&self) -> usize {
+        self.inner.input_size
     }
 
     pub(crate) fn return_input(&self, mut input: Box<Buffer>) {

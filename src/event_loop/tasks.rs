@@ -1,6 +1,7 @@
 //! Tasks on the loop's own thread: queueing them, and phase 5, which runs them and those of other
 //! threads.
 
+pub(in crate::event_loop) mod after_poll;
 pub(crate) mod completion;
 pub(crate) mod executor;
 pub(in crate::event_loop) mod future_cell;

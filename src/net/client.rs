@@ -2,6 +2,7 @@
 
 pub(in crate::net) mod attempt;
 pub(in crate::net) mod backoff;
+mod connect_async;
 pub(in crate::net) mod connector;
 mod requests;
 #[cfg(feature = "tls")]

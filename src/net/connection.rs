@@ -12,6 +12,7 @@ mod calls;
 mod coalescing;
 mod deadlines;
 mod delivery;
+pub(in crate::net) mod demand;
 pub(in crate::net) mod driver;
 mod failure;
 mod fd_passing;
@@ -39,6 +40,7 @@ use std::any::{Any, TypeId};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 
 pub use handle::ConnectionHandle;
@@ -64,6 +66,7 @@ use calls::WaitingCalls;
 use coalescing::SendCollected;
 use deadlines::Deadlines;
 use delivery::Delivery;
+use demand::StreamState;
 use fd_passing::{FdPassing, LastFd, RetryFds};
 use filters::{FilterWoken, Filtering};
 use graceful_close::{CloseTimer, GracefulClose};
@@ -132,6 +135,8 @@ pub(super) struct ConnectionCore {
     unread: Cell<Option<Box<Buffer>>>,
     /// Since the last trim, `unread` had much more storage than content at some time.
     unread_is_spacious: Cell<bool>,
+    /// Set if the connection is a byte stream, which reads on demand.
+    stream: OnceCell<Rc<StreamState>>,
     /// Set if the connection has filters, or is to have them when it is established.
     filtering: OnceCell<Box<Filtering>>,
     /// Output that was accepted and not yet taken by the kernel. Never an empty queue.
@@ -224,6 +229,7 @@ impl ConnectionCore {
             wants_drained: Cell::new(false),
             unread_is_spacious: Cell::new(false),
             unread: Cell::default(),
+            stream: OnceCell::new(),
             filtering,
             unsent: RefCell::default(),
             is_collecting: Cell::new(false),
@@ -267,7 +273,7 @@ impl ConnectionCore {
             ConnectionState::Closed => return,
         }
         let mut wanted = Readiness::ERROR | Readiness::SELF_WAKE;
-        if self.is_reading() {
+        if self.is_reading() || self.is_watched_by_stream() {
             wanted |= INPUT;
         }
         if self.has_output() {
@@ -428,11 +434,6 @@ impl ConnectionCore {
     /// Whether input is discarded, except its end.
     fn discards_input(&self) -> bool {
         self.input_use.get() != InputUse::Delivered
-    }
-
-    /// Whether the handler has returned an error.
-    pub(super) fn has_handler_failed(&self) -> bool {
-        self.handler_failed.get()
     }
 
     pub(super) fn take_reason(&self) -> Contained<CloseReason> {

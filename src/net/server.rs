@@ -11,6 +11,7 @@ mod limits;
 mod listen_on;
 pub(in crate::net) mod listener;
 mod per_loop;
+mod serve_async;
 pub(in crate::net) mod socket_path;
 mod stopped_callback;
 #[cfg(feature = "tls")]

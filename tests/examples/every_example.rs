@@ -60,6 +60,16 @@ use OnClosedOutput::{Continues, Fails};
 /// All examples of the package. A test checks that the table is complete.
 const EXAMPLES: &[Example] = &[
     Example {
+        name: "async_echo",
+        arguments: &["--listen", "127.0.0.1:0", "--threads", "2"],
+        lifetime: Serves {
+            ready: "try: ",
+            visit: |addresses| net::assert_echoes(&mut connect(addresses[0])),
+        },
+        on_closed_output: Continues,
+        started_inputs: &[],
+    },
+    Example {
         name: "call_from_tokio",
         arguments: &[],
         lifetime: Ends,

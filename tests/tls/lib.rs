@@ -13,6 +13,7 @@ mod buffer {
     pub(crate) use reveille::Buffer;
 }
 
+mod async_streams;
 mod authority;
 mod bad_input;
 mod bulk;

@@ -156,7 +156,7 @@ fn a_connection_may_end_while_its_session_is_away() {
         assert_eq!(workers.waiting(), 1);
         match end {
             0 => peer.end.reset().unwrap(),
-            1 => _ = peer.end.connection().close(),
+            1 => peer.end.connection().close(),
             2 => clock.advance(Duration::from_secs(11)),
             _ => assert_eq!(workers.cancel_waiting(), 1),
         }

@@ -9,6 +9,7 @@ mod mio;
 mod raw;
 mod relays;
 mod reveille;
+mod reveille_async;
 mod reveille_tls;
 mod tokio;
 mod tokio_tls;
@@ -32,6 +33,7 @@ pub(crate) enum Peer {
     Raw,
     RawRecvSend,
     Reveille,
+    ReveilleAsync,
     Mio,
     Tokio,
     Calloop,
@@ -43,8 +45,15 @@ pub(crate) enum Peer {
 
 impl Peer {
     /// The default peers. All are compared with the first.
-    pub(crate) const USUAL: [Peer; 6] =
-        [Peer::Raw, Peer::RawRecvSend, Peer::Reveille, Peer::Mio, Peer::Tokio, Peer::Calloop];
+    pub(crate) const USUAL: [Peer; 7] = [
+        Peer::Raw,
+        Peer::RawRecvSend,
+        Peer::Reveille,
+        Peer::ReveilleAsync,
+        Peer::Mio,
+        Peer::Tokio,
+        Peer::Calloop,
+    ];
 
     /// The peers of the command `tls`. All are compared with the first.
     pub(crate) const TLS: [Peer; 2] = [Peer::TokioTls, Peer::ReveilleTls];
@@ -64,6 +73,7 @@ impl Peer {
             Peer::Raw => "raw",
             Peer::RawRecvSend => "raw-recv",
             Peer::Reveille => "reveille",
+            Peer::ReveilleAsync => "reveille-async",
             Peer::Mio => "mio",
             Peer::Tokio => "tokio",
             Peer::Calloop => "calloop",
@@ -103,6 +113,7 @@ pub(crate) fn serve(peer: Peer) -> Result<()> {
         Peer::Raw => raw::serve(Calls::ReadWrite),
         Peer::RawRecvSend => raw::serve(Calls::RecvSend),
         Peer::Reveille => reveille::serve(),
+        Peer::ReveilleAsync => reveille_async::serve(),
         Peer::Mio => mio::serve(),
         Peer::Tokio => tokio::serve(),
         Peer::Calloop => calloop::serve(),

@@ -124,13 +124,16 @@ impl EventLoop {
     #[inline(never)]
     fn poll_ready(&self) {
         ready_queue::begin_phase();
+        self.begin_polling();
         for _ in 0..POLLS_PER_TURN {
             let Some(key) = ready_queue::pop() else { break };
             self.poll_future(key);
             if self.is_inherited() {
                 return;
             }
+            self.finish_poll();
         }
+        self.end_polling();
         ready_queue::end_phase();
     }
 

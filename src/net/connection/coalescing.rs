@@ -62,6 +62,27 @@ impl ConnectionCore {
         returned
     }
 
+    /// Same as [`collecting`](ConnectionCore::collecting), for a call from a future. What it has
+    /// sent leaves when the poll of a spawned future has returned, and otherwise at once.
+    pub(super) fn collecting_for_poll<R>(&self, event_loop: &EventLoop, call: impl FnOnce() -> R) -> R {
+        if !event_loop.is_polling() {
+            return self.collecting(event_loop, call);
+        }
+        let was_collecting = self.is_collecting.replace(true);
+        let returned = call();
+        self.is_collecting.set(was_collecting);
+        let collected = self.collected.take();
+        if collected.is_some() && !was_collecting && !self.is_send_queued.replace(true) {
+            event_loop.call_after_poll(self.id);
+        }
+        self.collected.set(collected);
+        returned
+    }
+
+    pub(in crate::net) fn on_polled(&self, event_loop: &EventLoop) {
+        self.on_send_collected(event_loop);
+    }
+
     pub(super) fn on_send_collected(&self, event_loop: &EventLoop) {
         self.is_send_queued.set(false);
         self.send_collected(event_loop);

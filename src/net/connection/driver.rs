@@ -150,8 +150,8 @@ impl<H: ConnectionHandler> ConnectionDriver<H> {
             }
             self.call(event_loop, |handler, conn| handler.on_stop(conn));
             // A relay may continue past the stop: only its two peers know how much data is still to
-            // come.
-            if !core.is_still_linked() {
+            // come. So may a byte stream, of which only its task knows.
+            if !core.is_still_linked() && !core.is_stream() {
                 core.drain_after_work(event_loop);
             }
         }
@@ -307,9 +307,17 @@ impl<H: ConnectionHandler> Source for ConnectionDriver<H> {
         }
         if core.is_reading() && ready.intersects(INPUT) {
             self.read(event_loop, ready);
-        } else if ready.is_error() {
+        } else if !core.report_to_stream(event_loop, ready) && ready.is_error() {
             core.check_error(event_loop);
         }
+    }
+
+    fn core(&self) -> Option<&dyn Any> {
+        Some(&self.core)
+    }
+
+    fn on_polled(&self, event_loop: &EventLoop) {
+        self.core.on_polled(event_loop);
     }
 
     fn on_notified(&self, event_loop: &EventLoop) {

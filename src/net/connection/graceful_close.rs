@@ -97,6 +97,11 @@ impl ConnectionCore {
         }
     }
 
+    /// Whether the handler has returned an error.
+    pub(in crate::net) fn has_handler_failed(&self) -> bool {
+        self.handler_failed.get()
+    }
+
     /// Sends `message` to this connection after a delay.
     pub(super) fn set_timer(
         &self,

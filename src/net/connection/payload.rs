@@ -70,6 +70,28 @@ impl Payload for Vec<u8> {
     }
 }
 
+impl Payload for Buffer {
+    const IS_BORROWED: bool = false;
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn write(&self, transport: &Transport) -> io::Result<Transferred> {
+        transport.send(self.readable())
+    }
+
+    fn queue(self, queue: &mut Queue, sent: usize) {
+        let (bytes, consumed) = self.into_storage();
+        queue.push_owned(bytes, consumed + sent);
+    }
+
+    fn append_to(&self, output: &mut Buffer) -> bool {
+        output.append(self.readable());
+        true
+    }
+}
+
 /// Bytes that can be queued without a copy.
 pub(super) enum Bytes {
     Owned(Vec<u8>),

@@ -40,6 +40,8 @@ impl ReadBlocks {
     pub(super) const UPGRADE: ReadBlocks = ReadBlocks(1 << 4);
     /// A filter waits for something that is not input.
     pub(super) const FILTER: ReadBlocks = ReadBlocks(1 << 5);
+    /// A byte stream reads on demand, and does not wait for decoded input.
+    pub(super) const DEMAND: ReadBlocks = ReadBlocks(1 << 6);
 
     pub(super) fn is_empty(self) -> bool {
         self == ReadBlocks::NONE
@@ -53,7 +55,7 @@ impl ReadBlocks {
         ReadBlocks(self.0 | reason.0)
     }
 
-    fn without(self, reason: ReadBlocks) -> ReadBlocks {
+    pub(super) fn without(self, reason: ReadBlocks) -> ReadBlocks {
         ReadBlocks(self.0 & !reason.0)
     }
 }
@@ -124,7 +126,22 @@ impl ConnectionCore {
             self.update_wanted(event_loop);
             return Received::Input;
         }
-        let space = input.writable_mut();
+        let mut n = 0;
+        let received = self.receive_into(event_loop, ready, input.writable_mut(), &mut n);
+        input.commit(n);
+        received
+    }
+
+    /// Same as [`receive`](ConnectionCore::receive), into `space`, which is not empty. `count`
+    /// becomes the number of bytes.
+    #[inline(always)]
+    pub(super) fn receive_into(
+        &self,
+        event_loop: &EventLoop,
+        ready: Readiness,
+        space: &mut [u8],
+        count: &mut usize,
+    ) -> Received {
         let capacity = space.len();
         let mut descriptors = Vec::new();
         let received = match self.passing.get() {
@@ -157,7 +174,7 @@ impl ConnectionCore {
                 if n < capacity && is_all && self.known_peer().is_some_and(Address::is_inet) {
                     event_loop.clear_ready(self.id, Readiness::READABLE);
                 }
-                input.commit(n);
+                *count = n;
                 self.record_activity(event_loop);
                 // A handshake continues while the connection drains.
                 match (self.discards_input() && !self.is_in_handshake(), descriptors.is_empty()) {

@@ -46,6 +46,10 @@ impl<'a> TcpConnection<'a> {
         TcpConnection { event_loop, core }
     }
 
+    pub(in crate::net) fn core(&self) -> &'a ConnectionCore {
+        self.core
+    }
+
     /// The loop of the connection.
     pub fn event_loop(&self) -> &'a EventLoop {
         self.event_loop

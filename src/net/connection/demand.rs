@@ -1,0 +1,468 @@
+//! Connections as byte streams: input is received when it is demanded.
+//!
+//! A connection that is read by a future receives directly into the future's buffer: no byte is
+//! copied, and none is in the connection while the future does other work. The kernel's buffer then
+//! fills and slows the peer down. The loop only reports that there is input; the cached readiness
+//! says so without a system call, so a message costs one recv(2) as with callbacks.
+//!
+//! With filters the loop receives and decodes, since filters are user code that must not run inside
+//! a future. It decodes one input, and then waits until the stream has taken it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::task::{Context, Poll, Waker};
+
+use super::mailbox::Taken;
+use super::payload::Payload;
+use super::read::{ReadBlocks, Received};
+use super::{ConnectionCore, ConnectionState, INPUT};
+use crate::buffer::Buffer;
+use crate::event_loop::channel_table::ChannelId;
+use crate::event_loop::containment::Contained;
+use crate::event_loop::{EventLoop, Refused, WeakLoop};
+use crate::net::disposal::close_descriptors;
+use crate::net::result::{CloseReason, SendError};
+use crate::readiness::Readiness;
+
+/// After this number of operations that were ready at once, a stream lets other work of the loop
+/// run. A peer that sends without a pause cannot keep a future from returning.
+const OPERATIONS: u8 = 32;
+
+/// The least space that is offered to a read into a buffer, in bytes.
+const LEAST_SPACE: usize = 4 * 1024;
+
+/// What a stream, its connection and its handler share. All three are on one loop.
+pub(in crate::net) struct StreamState {
+    event_loop: WeakLoop,
+    /// Set when the connection opens.
+    id: Cell<Option<ChannelId>>,
+    pub(in crate::net) reader: Listener,
+    pub(in crate::net) writer: Listener,
+    pub(in crate::net) stop: Listener,
+    /// The connection's interest includes input.
+    is_watching: Cell<bool>,
+    /// The end of the decoded input was reported.
+    pub(in crate::net) input_ended: Cell<bool>,
+    pub(in crate::net) is_stopping: Cell<bool>,
+    /// The stream waits for stops, and continues to read after one.
+    pub(in crate::net) handles_stop: Cell<bool>,
+    /// How many operations were ready at once since the last one that was not.
+    operations: Cell<u8>,
+    /// Set when the connection has closed, to its error.
+    pub(in crate::net) end: RefCell<Option<Result<(), io::Error>>>,
+    /// Input that was not read before the connection closed.
+    pub(in crate::net) left: RefCell<Option<Box<Buffer>>>,
+}
+
+impl StreamState {
+    pub(in crate::net) fn new(event_loop: &EventLoop) -> StreamState {
+        StreamState {
+            event_loop: event_loop.downgrade(),
+            id: Cell::new(None),
+            reader: Listener::default(),
+            writer: Listener::default(),
+            stop: Listener::default(),
+            is_watching: Cell::new(false),
+            input_ended: Cell::new(false),
+            is_stopping: Cell::new(false),
+            handles_stop: Cell::new(false),
+            operations: Cell::new(0),
+            end: RefCell::new(None),
+            left: RefCell::new(None),
+        }
+    }
+
+    /// Calls `f` with the connection and its readiness. `None` before it is open, after it has
+    /// closed, and in a forked child.
+    #[inline]
+    pub(in crate::net) fn with<R>(
+        &self,
+        f: impl FnOnce(&EventLoop, &ConnectionCore, Readiness) -> R,
+    ) -> Option<R> {
+        let id = self.id.get()?;
+        let with = |event_loop: &EventLoop| {
+            let (source, ready) = event_loop.source(id)?;
+            let core = source.core()?.downcast_ref::<ConnectionCore>()?;
+            Some(f(event_loop, core, ready))
+        };
+        self.event_loop.with(with)?
+    }
+
+    /// The result of the connection, once it has closed. `true` if no result will come.
+    pub(in crate::net) fn result(&self) -> Option<io::Result<()>> {
+        match &*self.end.borrow() {
+            Some(Ok(())) => Some(Ok(())),
+            Some(Err(error)) => Some(Err(copy(error))),
+            // The loop has ended, or belongs to the parent of this process.
+            None if self.event_loop.with(|_| ()).is_none() => Some(Err(SendError::Closed.into())),
+            None => None,
+        }
+    }
+
+    /// Takes input that was left when the connection closed.
+    pub(in crate::net) fn take_left(&self, into: &mut Target<'_>) -> usize {
+        let mut left = self.left.borrow_mut();
+        let taken = left.as_mut().map_or(0, |left| into.take_from(left));
+        if left.as_ref().is_some_and(|left| left.is_empty()) {
+            *left = None;
+        }
+        taken
+    }
+
+    /// Whether the caller has to return to its executor first, which polls it again at once.
+    fn must_yield(&self, context: &Context<'_>) -> bool {
+        let operations = self.operations.get() + 1;
+        let is_due = operations > OPERATIONS;
+        self.operations.set(if is_due { 0 } else { operations });
+        if is_due {
+            context.waker().wake_by_ref();
+        }
+        is_due
+    }
+
+    pub(in crate::net) fn notify_all(&self) {
+        self.reader.notify();
+        self.writer.notify();
+    }
+}
+
+/// A future that waits, or none.
+#[derive(Default)]
+pub(in crate::net) struct Listener {
+    /// Kept after a wake-up: the next wait mostly has the same one.
+    waker: Cell<Option<Contained<Waker>>>,
+    is_waiting: Cell<bool>,
+}
+
+impl Listener {
+    pub(in crate::net) fn listen(&self, context: &Context<'_>) {
+        let present = self.waker.take().filter(|waker| waker.will_wake(context.waker()));
+        let waker = present.unwrap_or_else(|| Contained::new(context.waker().clone()));
+        self.waker.set(Some(waker));
+        self.is_waiting.set(true);
+    }
+
+    /// Wakes the future that waits. Returns whether there is one.
+    pub(in crate::net) fn notify(&self) -> bool {
+        if !self.is_waiting.replace(false) {
+            return false;
+        }
+        if let Some(waker) = self.waker.take() {
+            // May be of any executor, and set another one.
+            waker.wake_by_ref();
+            let newer = self.waker.take();
+            self.waker.set(Some(newer.unwrap_or(waker)));
+        }
+        true
+    }
+}
+
+/// Where a read stores its bytes.
+pub(in crate::net) enum Target<'a> {
+    Slice(&'a mut [u8]),
+    /// Appended.
+    Buffer(&'a mut Buffer),
+}
+
+impl Target<'_> {
+    fn is_full(&self) -> bool {
+        matches!(self, Target::Slice(slice) if slice.is_empty())
+    }
+
+    fn take_from(&mut self, from: &mut Buffer) -> usize {
+        match self {
+            Target::Slice(slice) => {
+                let n = slice.len().min(from.len());
+                slice[..n].copy_from_slice(from.take(n));
+                n
+            }
+            Target::Buffer(buffer) => {
+                let n = from.len();
+                buffer.append_buffer(from);
+                n
+            }
+        }
+    }
+
+    /// Makes space in a buffer. One without storage borrows some from the loop.
+    fn prepare(&mut self, event_loop: &EventLoop) {
+        let Target::Buffer(buffer) = self else { return };
+        if buffer.capacity() == 0 {
+            **buffer = event_loop.lend_spare();
+            buffer.reserve(event_loop.input_size());
+        } else if buffer.writable_mut().len() < LEAST_SPACE {
+            buffer.reserve(LEAST_SPACE);
+        }
+    }
+
+    /// The read has to wait. Gives the storage of an empty buffer back, so that a stream that waits
+    /// holds none.
+    fn release(&mut self, event_loop: &EventLoop) {
+        let Target::Buffer(buffer) = self else { return };
+        if buffer.is_empty() && buffer.capacity() == event_loop.input_size() {
+            event_loop.return_spare(std::mem::take(buffer));
+        }
+    }
+
+    fn space(&mut self) -> &mut [u8] {
+        match self {
+            Target::Slice(slice) => slice,
+            Target::Buffer(buffer) => buffer.writable_mut(),
+        }
+    }
+
+    fn commit(&mut self, n: usize) {
+        if let Target::Buffer(buffer) = self {
+            buffer.commit(n);
+        }
+    }
+}
+
+/// An error for another caller. The first one may have a source, which cannot be copied.
+pub(in crate::net) fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+impl ConnectionCore {
+    /// The connection has opened: from now on it reads on demand.
+    pub(in crate::net) fn attach(&self, event_loop: &EventLoop, stream: &std::rc::Rc<StreamState>) {
+        stream.id.set(Some(self.id));
+        _ = self.stream.set(std::rc::Rc::clone(stream));
+        self.block_reading(ReadBlocks::DEMAND);
+        self.update_wanted(event_loop);
+        stream.notify_all();
+    }
+
+    pub(in crate::net) fn is_stream(&self) -> bool {
+        self.stream.get().is_some()
+    }
+
+    pub(super) fn is_watched_by_stream(&self) -> bool {
+        self.stream.get().is_some_and(|stream| stream.is_watching.get())
+    }
+
+    /// Reports a readiness to the stream. Returns whether a reader is woken, which then finds the
+    /// error too, if there is one. Otherwise the input is no longer watched.
+    #[inline]
+    pub(in crate::net) fn report_to_stream(&self, event_loop: &EventLoop, ready: Readiness) -> bool {
+        self.stream.get().is_some_and(|stream| self.report(event_loop, ready, stream))
+    }
+
+    fn report(&self, event_loop: &EventLoop, ready: Readiness, stream: &StreamState) -> bool {
+        if self.has_output_failed() {
+            stream.writer.notify();
+        }
+        if !ready.intersects(INPUT) {
+            return false;
+        }
+        if stream.reader.notify() {
+            return true;
+        }
+        // The reader has not come since the last report.
+        if stream.is_watching.replace(false) {
+            self.update_wanted(event_loop);
+        }
+        false
+    }
+
+    /// Decoded input has arrived: the next is received when this one has been read.
+    pub(in crate::net) fn hold_decoded(&self, event_loop: &EventLoop) {
+        self.block_reading(ReadBlocks::DEMAND);
+        self.update_wanted(event_loop);
+    }
+
+    /// Receives once.
+    pub(in crate::net) fn poll_receive(
+        &self,
+        event_loop: &EventLoop,
+        stream: &StreamState,
+        ready: Readiness,
+        context: &Context<'_>,
+        into: &mut Target<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if into.is_full() {
+            return Poll::Ready(Ok(0));
+        }
+        if self.state.get() == ConnectionState::Closed {
+            stream.reader.listen(context);
+            return Poll::Pending;
+        }
+        if let Some(mut unread) = self.unread.take() {
+            let n = into.take_from(&mut unread);
+            self.note_moved(n);
+            if !unread.is_empty() {
+                self.unread.set(Some(unread));
+            }
+            self.report_memory();
+            return Poll::Ready(Ok(n));
+        }
+        if self.discards_input() || self.peer_finished.get() || stream.input_ended.get() {
+            return Poll::Ready(Ok(0));
+        }
+        if self.has_filters() {
+            stream.reader.listen(context);
+            self.unblock_reading(ReadBlocks::DEMAND);
+            self.update_wanted(event_loop);
+            return Poll::Pending;
+        }
+        let is_blocked = self.read_blocks.get().without(ReadBlocks::DEMAND) != ReadBlocks::NONE;
+        if ready.intersects(INPUT) && !is_blocked {
+            if stream.must_yield(context) {
+                return Poll::Pending;
+            }
+            into.prepare(event_loop);
+            let mut n = 0;
+            let received = self.receive_into(event_loop, ready, into.space(), &mut n);
+            into.commit(n);
+            match received {
+                Received::Input => return Poll::Ready(Ok(n)),
+                Received::InputAndDescriptors(descriptors) => {
+                    close_descriptors(descriptors);
+                    return Poll::Ready(Ok(n));
+                }
+                Received::End => {
+                    self.close_if_finished(event_loop);
+                    return Poll::Ready(Ok(0));
+                }
+                Received::Nothing => {}
+            }
+        }
+        into.release(event_loop);
+        stream.operations.set(0);
+        stream.reader.listen(context);
+        if !stream.is_watching.replace(true) {
+            self.update_wanted(event_loop);
+        }
+        Poll::Pending
+    }
+
+    /// Waits until no more is unsent than the high-water mark, and then sends what `send` returns
+    /// for the number of bytes that the limit permits.
+    pub(in crate::net) fn poll_room(
+        &self,
+        stream: &StreamState,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.state.get() == ConnectionState::Closed {
+            stream.writer.listen(context);
+            return Poll::Pending;
+        }
+        if let Err(reason) = self.check_output() {
+            return Poll::Ready(Err(self.output_error(reason)));
+        }
+        let limits = &self.membership.group().limits;
+        let queued = self.unsent_in_memory();
+        if self.queued() > limits.high_water || (queued > 0 && queued >= limits.max_unsent) {
+            stream.writer.listen(context);
+            return Poll::Pending;
+        }
+        if stream.must_yield(context) {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(limits.max_unsent - queued))
+    }
+
+    /// Sends `payload` at the end of the present poll, or returns it.
+    pub(super) fn send_polled<P: Payload>(
+        &self,
+        event_loop: &EventLoop,
+        payload: P,
+    ) -> Result<(), Refused<P, SendError>> {
+        self.read_mailbox(event_loop, Taken::UpToCall);
+        self.collecting_for_poll(event_loop, || self.send(event_loop, payload))
+    }
+
+    fn send_from_poll<P: Payload>(&self, event_loop: &EventLoop, payload: P) -> io::Result<()> {
+        self.send_polled(event_loop, payload).map_err(|refused| self.output_error(refused.reason()))
+    }
+
+    pub(in crate::net) fn send_slice(&self, event_loop: &EventLoop, bytes: &[u8]) -> io::Result<()> {
+        self.send_from_poll(event_loop, bytes)
+    }
+
+    pub(in crate::net) fn send_slices(
+        &self,
+        event_loop: &EventLoop,
+        slices: &[io::IoSlice<'_>],
+    ) -> io::Result<()> {
+        self.send_from_poll(event_loop, slices)
+    }
+
+    pub(in crate::net) fn send_vec(&self, event_loop: &EventLoop, bytes: Vec<u8>) -> io::Result<()> {
+        self.send_from_poll(event_loop, bytes)
+    }
+
+    pub(in crate::net) fn send_buffer(&self, event_loop: &EventLoop, bytes: Buffer) -> io::Result<()> {
+        self.send_from_poll(event_loop, bytes)
+    }
+
+    /// Waits until the kernel has taken all output.
+    pub(in crate::net) fn poll_flush(
+        &self,
+        event_loop: &EventLoop,
+        stream: &StreamState,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.read_mailbox(event_loop, Taken::UpToCall);
+        self.send_collected(event_loop);
+        if self.has_output_failed() {
+            return Poll::Ready(Err(self.output_error(SendError::Closed)));
+        }
+        if self.state.get() != ConnectionState::Closed && self.unsent.borrow().is_none() {
+            return Poll::Ready(Ok(()));
+        }
+        stream.writer.listen(context);
+        Poll::Pending
+    }
+
+    /// Shuts the connection down, and waits until the FIN has been sent.
+    pub(in crate::net) fn poll_shutdown(
+        &self,
+        event_loop: &EventLoop,
+        stream: &StreamState,
+        context: &Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.shutdown(event_loop);
+        if self.has_output_failed() {
+            return Poll::Ready(Err(self.output_error(SendError::Closed)));
+        }
+        if self.fin_sent.get() {
+            return Poll::Ready(Ok(()));
+        }
+        stream.writer.listen(context);
+        Poll::Pending
+    }
+
+    /// The error of the output: that of the write that has failed, if one has.
+    fn output_error(&self, reason: SendError) -> io::Error {
+        let first = self.first_error.take();
+        let error = match &first {
+            Some(first) if reason == SendError::Closed => copy(first),
+            _ => reason.into(),
+        };
+        self.first_error.set(first);
+        error
+    }
+
+    /// The stream was dropped: closes the connection after all accepted output.
+    pub(in crate::net) fn release_stream(&self, event_loop: &EventLoop) {
+        match self.membership.group().limits.drain_timeout {
+            _ if self.has_close_deadline() => {}
+            limit if limit.is_zero() => self.close(event_loop, CloseReason::Closed),
+            limit => self.close_gracefully(event_loop, limit),
+        }
+    }
+
+    /// The task of the stream has panicked.
+    pub(in crate::net) fn reset_after_panic(&self, event_loop: &EventLoop) {
+        self.reset(event_loop, CloseReason::Panicked);
+    }
+
+    /// The task of the stream has returned an error.
+    pub(in crate::net) fn end_stream_with(&self, event_loop: &EventLoop, error: io::Error) {
+        self.end_with_error(event_loop, error);
+    }
+}

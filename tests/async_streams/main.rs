@@ -1,0 +1,12 @@
+//! Byte streams for async functions: their data, their ends, and the servers and clients that make
+//! them.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod costs;
+mod data;
+mod ends;
+mod servers;
+#[cfg(any(feature = "futures-io", feature = "tokio", feature = "hyper"))]
+mod traits;
