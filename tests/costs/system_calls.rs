@@ -54,6 +54,26 @@ fn an_echoed_message_costs_one_read_one_write_and_one_wait() {
     });
 }
 
+#[test]
+fn an_async_echo_costs_one_read_one_write_and_one_wait() {
+    with_watchdog(LIMIT, || {
+        let Some(server) = Server::start() else { return };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = server.connect();
+        let mut dial = [b'-'; 64];
+        dial[0] = order::CONNECT_ASYNC;
+        dial[1..6].copy_from_slice(format!("{:05}", listener.local_addr().unwrap().port()).as_bytes());
+        assert_eq!(net::exchange(&mut client, dial), dial);
+        let mut peer = listener.accept().unwrap().0;
+        net::assert_echoes(&mut peer);
+        drop(server.on_loop.wait_until_idle());
+        for messages in [100, 200] {
+            let calls = server.on_loop.calls_of(|| (0..messages).for_each(|_| net::assert_echoes(&mut peer)));
+            assert_eq!(calls, one_of_each(messages));
+        }
+    });
+}
+
 /// Readings of the clock are not counted: on most machines they are no system calls. The watchdog's
 /// thread reads the memory of the loop.
 #[test]

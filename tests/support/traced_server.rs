@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use nix::libc;
 use reveille::codec::{Framed, LineCodec};
-use reveille::net::{ConnectionGroup, FullPolicy, ServerHandle};
+use reveille::net::{ByteStream, ConnectionGroup, FullPolicy, ServerHandle};
 use reveille::observe::Watchdog;
 use reveille::{Buffer, ConnectionHandle, ConnectionHandler, EventLoop, LoopHandle, LoopThread};
 use reveille::{TcpClient, TcpConnection, TcpServer, UdpSocket};
@@ -61,6 +61,8 @@ pub(crate) mod order {
     pub(crate) const YIELDS: u8 = b'y';
     /// Connects to the port in the next five bytes.
     pub(crate) const CONNECT: u8 = b'd';
+    /// Same as `CONNECT`, with an async function.
+    pub(crate) const CONNECT_ASYNC: u8 = b'6';
     /// Opens a UDP socket on one address that echoes datagrams. It sends a first datagram to the
     /// port in the next five bytes.
     pub(crate) const DATAGRAMS: u8 = b'u';
@@ -188,6 +190,9 @@ impl ConnectionHandler for Executor {
                     .serve_fn(|conn, input| conn.send(input.take_all()))?;
                 self.clients.push(client);
             }
+            order::CONNECT_ASYNC => {
+                drop(conn.event_loop().spawn_local(echo_from(address_in(input)?)));
+            }
             order @ (order::DATAGRAMS | order::DATAGRAMS_TO_ALL) => {
                 let address = if order == order::DATAGRAMS { "127.0.0.1:0" } else { "0.0.0.0:0" };
                 let socket = UdpSocket::bind(conn.event_loop(), address)?
@@ -228,6 +233,15 @@ fn send_later(order: u8, conn: &TcpConnection, message: &Buffer) {
             event_loop.run_at(due, send);
         }
     }
+}
+
+async fn echo_from(address: SocketAddr) -> io::Result<()> {
+    let mut stream = ByteStream::connect(address).await?;
+    let mut input = Buffer::new();
+    while stream.read_buf(&mut input).await? > 0 {
+        stream.write_buf(&mut input).await?;
+    }
+    Ok(())
 }
 
 /// Makes 1,000 yields and 1,003 polls, and sends the message.

@@ -245,7 +245,7 @@ impl ConnectionCore {
     }
 
     /// Reports a readiness to the stream. Returns whether a reader is woken, which then finds the
-    /// error too, if there is one. Otherwise the input is no longer watched.
+    /// error too, if there is one. The input is no longer watched.
     #[inline]
     pub(in crate::net) fn report_to_stream(&self, event_loop: &EventLoop, ready: Readiness) -> bool {
         self.stream.get().is_some_and(|stream| self.report(event_loop, ready, stream))
@@ -258,14 +258,13 @@ impl ConnectionCore {
         if !ready.intersects(INPUT) {
             return false;
         }
-        if stream.reader.notify() {
-            return true;
-        }
-        // The reader has not come since the last report.
+        let is_woken = stream.reader.notify();
+        // The reader watches again when it has to wait. Until it has read, the input would keep the
+        // connection active, and the loop would turn once more for each message.
         if stream.is_watching.replace(false) {
             self.update_wanted(event_loop);
         }
-        false
+        is_woken
     }
 
     /// Decoded input has arrived: the next is received when this one has been read.
@@ -383,6 +382,7 @@ impl ConnectionCore {
         self.send_from_poll(event_loop, bytes)
     }
 
+    #[cfg(any(feature = "futures-io", feature = "tokio", feature = "hyper"))]
     pub(in crate::net) fn send_slices(
         &self,
         event_loop: &EventLoop,

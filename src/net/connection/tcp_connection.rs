@@ -358,9 +358,9 @@ impl<'a> TcpConnection<'a> {
     ///
     /// On a Unix socket the kernel counts the memory of the bytes that the peer's program has not
     /// read: 0 is exact, and any other number is larger than the number of bytes. If the peer has
-    /// closed without having read all data, the amount is unknown, and this returns at least 1. With
-    /// filters, such as TLS, 0 is exact too; otherwise the bytes that the kernel holds are converted
-    /// to bytes of the handler at the average ratio.
+    /// closed without having read all data, the amount is unknown, and this returns at least 1.
+    /// With filters, such as TLS, 0 is exact too; otherwise the bytes that the kernel holds are
+    /// converted to bytes of the handler at the average ratio.
     ///
     /// In [`on_close`](crate::ConnectionHandler::on_close) this is the final result of the
     /// connection: 0 means that the peer's system has received every byte. Only the peer's program
