@@ -237,8 +237,8 @@ impl<'a> FilterContext<'a> {
         }
     }
 
-    /// Makes the connection receive nothing until the waker is used. Then [`decode`](Filter::decode)
-    /// is called again. Without effect in methods other than that.
+    /// Makes the connection receive nothing until the waker is used. Then
+    /// [`decode`](Filter::decode) is called again. Without effect in methods other than that.
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS waits"))]
     pub(super) fn wait(&mut self) -> FilterWaker {
         self.is_waiting = true;

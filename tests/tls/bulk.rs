@@ -71,6 +71,7 @@ fn many_bytes_in_both_directions_need_no_more_memory_than_plain_text() {
         |socket| TlsStream::new(socket, client_session(client_config(), NAME)),
     );
     assert!(plain > MIB as i64, "the output was not queued: {plain} bytes");
-    // The buffers of the loop and of the connection for records that are incomplete, decoded or encoded.
+    // The buffers of the loop and of the connection for records that are incomplete, decoded or
+    // encoded.
     assert!(encrypted < plain + MIB as i64, "{encrypted} bytes, and {plain} without TLS");
 }

@@ -84,7 +84,7 @@ fn only_what_the_handler_leaves_is_unread_input() {
         for (left, expected) in [(0, None), (100, None), (101, Some(ErrorKind::StorageFull))] {
             let closed = Rc::default();
             let mut peer = connect(event_loop, 100, Pauses(left, Rc::clone(&closed)));
-            // With the last message of the handshake, so that it is decoded though reading is paused.
+            // With the last message of the handshake: it is decoded though reading is paused.
             peer.flush();
             peer.receive();
             assert!(!peer.session.is_handshaking());

@@ -58,8 +58,8 @@ impl Peer {
     /// The peers of the command `tls`. All are compared with the first.
     pub(crate) const TLS: [Peer; 2] = [Peer::TokioTls, Peer::ReveilleTls];
 
-    /// Relays from TLS to a server in plain text, which runs beside each. They belong to the command
-    /// `tls` too, in tables of their own.
+    /// Relays from TLS to a server in plain text, which runs beside each. They belong to the
+    /// command `tls` too, in tables of their own.
     pub(crate) const RELAYS: [Peer; 2] = [Peer::NginxRelay, Peer::ReveilleRelay];
 
     /// The default peers of the command `tls`.
