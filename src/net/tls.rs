@@ -9,7 +9,7 @@ mod client_builder;
 mod connection;
 mod error;
 mod filter;
-mod hello_step;
+mod handshake_step;
 mod info;
 mod pem;
 mod server;

@@ -1,4 +1,4 @@
-//! Handshakes whose expensive step runs on other threads.
+//! Handshakes whose steps run on other threads.
 
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,10 @@ use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::authority::{BOTH, NAME, client_config, client_config_with, server_config_with, server_identity};
+use crate::authority::{
+    BOTH, NAME, client_config, client_config_with, server_config_with, server_identity,
+    verifying_server_config,
+};
 use crate::recorder::{Mode, Recorder};
 use crate::support::net::{pattern, turn_until};
 use crate::support::{KIB, with_loop};
@@ -81,7 +84,7 @@ fn exchange(event_loop: &EventLoop, peer: &mut TlsPeer<'_>, mut done: impl FnMut
 }
 
 #[test]
-fn the_step_after_the_hello_runs_on_a_worker() {
+fn the_hello_is_processed_on_a_worker() {
     with_loop(|event_loop| {
         let (config, on_thread) = config_with(false, |_| ());
         let tls = ServerTls::new(config).workers(&workers());
@@ -91,7 +94,7 @@ fn the_step_after_the_hello_runs_on_a_worker() {
                 let handler = Recorder::new(Mode::Echo);
                 let mut peer = TlsPeer::client(event_loop, &tls, client.clone(), handler.clone());
                 peer.piece = piece;
-                exchange(event_loop, &mut peer, |peer| !peer.session.is_handshaking());
+                exchange(event_loop, &mut peer, |_| handler.is_open());
                 peer.assert_echoes(&pattern(20 * KIB));
                 assert_eq!(handler.info().is_resumed(), is_resumed);
                 assert_eq!(handler.info().server_name(), Some(NAME));
@@ -104,14 +107,38 @@ fn the_step_after_the_hello_runs_on_a_worker() {
     });
 }
 
+/// In TLS 1.2 it contains the key exchange, and in both versions the client's certificate.
+#[test]
+fn the_last_flight_of_a_client_is_processed_on_a_worker() {
+    with_loop(|event_loop| {
+        let workers = Workers::builder().threads(1).queue(2).name("hello").build().unwrap();
+        let tls = ServerTls::new(verifying_server_config()).workers(&workers);
+        for version in BOTH {
+            let client = client_config_with(&[version], Some(server_identity()), |_| ());
+            let handler = Recorder::new(Mode::Echo);
+            let mut peer = TlsPeer::client(event_loop, &tls, client, handler.clone());
+            peer.turn();
+            // Runs behind the step that follows the hello.
+            let gate = occupy(&workers);
+            exchange(event_loop, &mut peer, |_| workers.waiting() == 1);
+            assert!(!handler.is_open());
+            drop(gate);
+            exchange(event_loop, &mut peer, |_| handler.is_open());
+            assert_eq!(handler.info().peer_certificates().len(), 1);
+            peer.assert_echoes(b"verified");
+        }
+    });
+}
+
 #[test]
 fn bytes_behind_the_hello_follow_it_to_the_worker() {
     with_loop(|event_loop| {
         let (config, _) = config_with(false, |config| config.max_early_data_size = 1024);
         let client = client_config_with(BOTH, None, |config| config.enable_early_data = true);
         let tls = ServerTls::new(config).workers(&workers());
-        let mut peer = TlsPeer::client(event_loop, &tls, client.clone(), Recorder::new(Mode::Echo));
-        exchange(event_loop, &mut peer, |peer| !peer.session.is_handshaking());
+        let handler = Recorder::new(Mode::Echo);
+        let mut peer = TlsPeer::client(event_loop, &tls, client.clone(), handler.clone());
+        exchange(event_loop, &mut peer, |_| handler.is_open());
         peer.assert_echoes(b"a ticket follows the handshake");
 
         let handler = Recorder::new(Mode::Record);
@@ -208,8 +235,9 @@ fn a_panic_on_a_worker_ends_only_its_connection() {
 
         let (config, _) = config_with(false, |_| ());
         let tls = ServerTls::new(config).workers(&workers);
-        let mut peer = TlsPeer::client(event_loop, &tls, client_config(), Recorder::new(Mode::Echo));
-        exchange(event_loop, &mut peer, |peer| !peer.session.is_handshaking());
+        let handler = Recorder::new(Mode::Echo);
+        let mut peer = TlsPeer::client(event_loop, &tls, client_config(), handler.clone());
+        exchange(event_loop, &mut peer, |_| handler.is_open());
         peer.assert_echoes(b"the next");
     });
 }

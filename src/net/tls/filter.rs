@@ -13,7 +13,7 @@ use rustls::{ClientConfig, CommonState, ServerConfig};
 
 use super::certificates::take_last_name;
 use super::error::TlsError;
-use super::hello_step::{Arrival, HelloStep, Stepped};
+use super::handshake_step::{Arrival, HandshakeStep, Stepped};
 use super::info::TlsInfo;
 use super::session::{Advanced, HEADER, Sinks, advance, begins_with_record, close_notify, encrypt};
 use crate::buffer::Buffer;
@@ -36,7 +36,7 @@ pub struct TlsFilter {
     early_data: u64,
     /// An error that followed bytes for the handler, which come first.
     failure: Option<TlsError>,
-    /// The threads for the step after the ClientHello, until then.
+    /// The threads for the steps of the handshake, until it is done.
     workers: Option<Workers>,
 }
 
@@ -135,7 +135,7 @@ impl TlsFilter {
             input.clear();
         }
         let source = if partial.is_empty() { &mut *input } else { &mut partial };
-        if self.stage == Stage::AwaitsHello && begins_with_record(source.readable()) {
+        if self.stage != Stage::Established && begins_with_record(source.readable()) {
             if let Some(workers) = self.workers.clone() {
                 let mut taken = Buffer::new();
                 taken.append(source.readable());
@@ -166,7 +166,7 @@ impl TlsFilter {
                 return Err(rustls::Error::HandshakeNotComplete.into());
             }
         };
-        let step = HelloStep { session, input: taken };
+        let step = HandshakeStep { session, input: taken };
         let waker = context.wait();
         match step.submit(workers, context.event_loop(), &arrival, waker) {
             None => Ok(()),
@@ -177,7 +177,7 @@ impl TlsFilter {
         }
     }
 
-    /// The step after the ClientHello is done. Nothing was received meanwhile.
+    /// A step of the handshake is done. Nothing was received meanwhile.
     fn take_back(
         &mut self,
         context: &mut FilterContext<'_>,
@@ -234,7 +234,6 @@ impl TlsFilter {
     fn note_progress(&mut self, context: &mut FilterContext<'_>) {
         if self.stage == Stage::AwaitsHello && !context.to_peer().is_empty() {
             self.stage = Stage::Handshake;
-            self.workers = None;
         }
         if self.stage == Stage::Established {
             return;
@@ -247,6 +246,7 @@ impl TlsFilter {
             self.state().is_some_and(|state| !state.is_handshaking() && !state.wants_write());
         if is_established {
             self.stage = Stage::Established;
+            self.workers = None;
         }
     }
 

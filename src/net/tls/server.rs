@@ -115,11 +115,11 @@ impl ServerTls {
         self
     }
 
-    /// Moves the expensive step of each handshake to threads: the one after the ClientHello, with
-    /// the signature of the server and its part of the key exchange. Meanwhile the connection reads
-    /// nothing, and its handshake counts and can time out as usual. A loop then serves its other
-    /// connections with less delay. The step runs on the loop if the threads take no more jobs, and
-    /// in a forked child. Default: all steps run on the loop, which costs less in total.
+    /// Moves the steps of each handshake to threads, with all asymmetric operations: the signature of
+    /// the server, its part of the key exchange, and the verification of a client's certificate.
+    /// During a step the connection reads nothing, and its handshake counts and can time out as
+    /// usual. A loop then serves its other connections with less delay. A step runs on the loop if
+    /// the threads take no more jobs, and in a forked child. Default: all steps run on the loop, which costs less in total.
     ///
     /// ```
     /// # fn run(config: std::sync::Arc<rustls::ServerConfig>) -> std::io::Result<()> {

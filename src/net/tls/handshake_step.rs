@@ -1,5 +1,6 @@
-//! [`HelloStep`]: the step of a server's handshake that follows the ClientHello. It contains the
-//! server's signature and its part of the key exchange, so it can run on another thread.
+//! [`HandshakeStep`]: a step of a server's handshake, with the input that has arrived. It may contain
+//! the server's signature, its part of the key exchange or the verification of the client's
+//! certificate, so it can run on another thread.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -16,7 +17,7 @@ use crate::threads::workers::Workers;
 use crate::threads::workers::error::JobError;
 
 /// A session and the input that it is given.
-pub(super) struct HelloStep {
+pub(super) struct HandshakeStep {
     pub(super) session: UnbufferedServerConnection,
     pub(super) input: Buffer,
 }
@@ -36,7 +37,7 @@ pub(super) struct Stepped {
 /// Where the result of a step arrives. `Err` if the job was cancelled or has panicked.
 pub(super) type Arrival = Rc<Cell<Option<Result<Stepped, JobError>>>>;
 
-impl HelloStep {
+impl HandshakeStep {
     /// Runs the step on a thread of `workers`. If they take no more jobs, runs it here and returns
     /// the result.
     pub(super) fn submit(
@@ -57,7 +58,7 @@ impl HelloStep {
     }
 
     fn run(self) -> Stepped {
-        let HelloStep { mut session, mut input } = self;
+        let HandshakeStep { mut session, mut input } = self;
         let (mut output, mut to_peer, mut early_data) = (Buffer::new(), Buffer::new(), 0);
         let sinks = Sinks { output: &mut output, to_peer: &mut to_peer, early_data: &mut early_data };
         let advanced = advance(&mut session, &mut input, FilterContext::PIECE, sinks);
