@@ -1,6 +1,6 @@
 //! Handshakes whose steps run on other threads.
 
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -63,6 +63,13 @@ fn workers() -> Workers {
 
 /// Occupies the thread of the pool until the sender is dropped.
 fn occupy(workers: &Workers) -> Sender<()> {
+    let (open, has_begun) = occupy_next(workers);
+    has_begun.recv().unwrap();
+    open
+}
+
+/// Same as `occupy`, behind the jobs that wait. The receiver reports that the thread is occupied.
+fn occupy_next(workers: &Workers) -> (Sender<()>, Receiver<()>) {
     let (open, gate) = mpsc::channel::<()>();
     let (begun, has_begun) = mpsc::channel();
     let job = move || {
@@ -70,8 +77,7 @@ fn occupy(workers: &Workers) -> Sender<()> {
         let _ = gate.recv();
     };
     workers.execute(job).unwrap();
-    has_begun.recv().unwrap();
-    open
+    (open, has_begun)
 }
 
 /// Turns the loop and exchanges records until `done`.
@@ -117,12 +123,14 @@ fn the_last_flight_of_a_client_is_processed_on_a_worker() {
             let client = client_config_with(&[version], Some(server_identity()), |_| ());
             let handler = Recorder::new(Mode::Echo);
             let mut peer = TlsPeer::client(event_loop, &tls, client, handler.clone());
-            peer.turn();
-            // Runs behind the step that follows the hello.
-            let gate = occupy(&workers);
+            let before_hello = occupy(&workers);
+            exchange(event_loop, &mut peer, |_| workers.waiting() == 1);
+            let (after_hello, is_occupied) = occupy_next(&workers);
+            drop(before_hello);
+            is_occupied.recv().unwrap();
             exchange(event_loop, &mut peer, |_| workers.waiting() == 1);
             assert!(!handler.is_open());
-            drop(gate);
+            drop(after_hello);
             exchange(event_loop, &mut peer, |_| handler.is_open());
             assert_eq!(handler.info().peer_certificates().len(), 1);
             peer.assert_echoes(b"verified");
@@ -251,6 +259,7 @@ fn an_error_of_the_step_sends_its_alert() {
         let handler = Recorder::new(Mode::Record);
         let mut peer = TlsPeer::client(event_loop, &tls, client, handler.clone());
         exchange(event_loop, &mut peer, |peer| peer.end.is_closed().unwrap());
+        peer.turn();
         assert!(matches!(peer.error, Some(rustls::Error::AlertReceived(_))), "{:?}", peer.error);
         assert!(!handler.is_open());
     });
