@@ -1,5 +1,5 @@
-//! [`HandshakeStep`]: a step of a server's handshake, with the input that has arrived. It may contain
-//! the server's signature, its part of the key exchange or the verification of the client's
+//! [`HandshakeStep`]: a step of a server's handshake, with the input that has arrived. It may
+//! contain the server's signature, its part of the key exchange or the verification of the client's
 //! certificate, so it can run on another thread.
 
 use std::cell::Cell;
