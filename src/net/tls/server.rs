@@ -115,11 +115,12 @@ impl ServerTls {
         self
     }
 
-    /// Moves the steps of each handshake to threads, with all asymmetric operations: the signature of
-    /// the server, its part of the key exchange, and the verification of a client's certificate.
+    /// Moves the steps of each handshake to threads, with all asymmetric operations: the signature
+    /// of the server, its part of the key exchange, and the verification of a client's certificate.
     /// During a step the connection reads nothing, and its handshake counts and can time out as
     /// usual. A loop then serves its other connections with less delay. A step runs on the loop if
-    /// the threads take no more jobs, and in a forked child. Default: all steps run on the loop, which costs less in total.
+    /// the threads take no more jobs, and in a forked child. Default: all steps run on the loop,
+    /// which costs less in total.
     ///
     /// ```
     /// # fn run(config: std::sync::Arc<rustls::ServerConfig>) -> std::io::Result<()> {
