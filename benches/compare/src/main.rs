@@ -1,7 +1,7 @@
 //! reveille beside raw epoll and other event loops, in one run.
 //!
 //! ```text
-//! cargo run --release -p reveille-compare
+//! cargo run --profile bench -p reveille-compare
 //! ```
 //!
 //! Every server runs in a child process of its own (this binary again) on one CPU, and the load
