@@ -43,7 +43,8 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 /// [handle](LoopHandle::run_at).
 ///
 /// # Panics
-/// A poll on another thread panics if the loop has ended: the deadline could not be noticed.
+/// A poll on another thread, or in a forked child, panics if the loop has ended: the deadline could
+/// not be noticed.
 #[must_use = "a future does nothing until it is polled"]
 pub struct Sleep {
     handle: LoopHandle,
