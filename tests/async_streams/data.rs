@@ -37,7 +37,7 @@ fn pairs(event_loop: &EventLoop) -> Vec<(ByteStream, ByteStream)> {
     vec![builder().pair_async().unwrap(), adopt(tcp, tcp_peer), unix]
 }
 
-async fn read_all(stream: &mut ByteStream) -> Vec<u8> {
+pub(crate) async fn read_all(stream: &mut ByteStream) -> Vec<u8> {
     let mut all = Buffer::new();
     while stream.read_buf(&mut all).await.unwrap() > 0 {}
     all.readable().to_vec()
@@ -83,7 +83,7 @@ fn both_directions_arrive_whole_over_every_transport() {
     });
 }
 
-async fn join(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+pub(crate) async fn join(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
     let (mut one, mut other) = (pin!(one), pin!(other));
     let (mut one_ended, mut other_ended) = (false, false);
     std::future::poll_fn(|context| {

@@ -7,6 +7,9 @@ mod support;
 mod costs;
 mod data;
 mod ends;
+mod limits;
 mod servers;
+mod stops;
 #[cfg(any(feature = "futures-io", feature = "tokio", feature = "hyper"))]
 mod traits;
+mod transports;

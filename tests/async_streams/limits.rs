@@ -1,0 +1,443 @@
+//! The limits of a server and of its connections apply to streams: handshakes, memory, idle time,
+//! unsent bytes.
+
+use std::cell::{Cell, RefCell};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::data::{pattern, read_all};
+use crate::support::futures::{CountingWaker, poll_once, run};
+use crate::support::net::{self, Host, until};
+use crate::support::{Count, KIB, LIMIT, MIB, turn, with_clock, with_loop, with_watchdog};
+use reveille::net::{ByteStream, ConnectionLimits, Filter, ServerCounters};
+use reveille::{Buffer, TcpConnection, TcpServer, task};
+
+const BUDGET: usize = 1024 * KIB;
+
+/// Its handshake never ends.
+struct NeverReady;
+
+impl Filter for NeverReady {
+    fn is_ready(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn an_unfinished_handshake_starts_no_task_and_ends_at_its_timeout() {
+    with_clock(|event_loop, _| {
+        let served = Count::default();
+        let counting = served.clone();
+        let limits = ConnectionLimits::new().handshake_timeout(Duration::from_secs(3));
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().limits(limits);
+        let server = server.filter(|| NeverReady).serve_async(move |_| {
+            counting.add();
+            async { Ok(()) }
+        });
+        let server = server.unwrap();
+        let mut client = net::connect(server.local_addr().unwrap());
+        net::turn_until(event_loop, || server.counters().accepted == 1);
+        event_loop.run_for(Duration::from_secs(2)).unwrap();
+        assert_eq!(server.counters().failed_handshakes, 0);
+        event_loop.run_for(Duration::from_secs(2)).unwrap();
+        assert_eq!(server.counters().failed_handshakes, 1);
+        net::wait_for_end(&mut client);
+        assert_eq!(served.get(), 0);
+    });
+}
+
+#[test]
+fn operations_that_wait_for_a_handshake_return_its_timeout() {
+    with_clock(|event_loop, _| {
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        let limits = ConnectionLimits::new().handshake_timeout(Duration::from_secs(3));
+        let builder = TcpConnection::builder(event_loop).limits(limits).filter(|| NeverReady);
+        let mut stream = builder.adopt_async(socket).unwrap();
+        let failed = event_loop.spawn_local(async move {
+            let (mut input, mut output) = stream.split();
+            let mut byte = [0; 1];
+            let read = {
+                let mut read = pin!(input.read(&mut byte));
+                assert!(poll_once(&mut read).is_pending());
+                let write = output.write_all("x").await.unwrap_err().kind();
+                (write, read.await.unwrap_err().kind())
+            };
+            (read, output.flush().await.unwrap_err().kind())
+        });
+        event_loop.run_for(Duration::from_secs(4)).unwrap();
+        let late = (ErrorKind::TimedOut, ErrorKind::TimedOut);
+        assert_eq!(run(event_loop, failed).unwrap(), (late, ErrorKind::TimedOut));
+    });
+}
+
+#[test]
+fn reads_and_writes_extend_the_idle_deadline() {
+    with_clock(|event_loop, _| {
+        let limits = ConnectionLimits::new().idle_timeout(Duration::from_secs(10));
+        let (mut one, mut other) = TcpConnection::builder(event_loop).limits(limits).pair_async().unwrap();
+        let result = event_loop.spawn_local(async move {
+            for _ in 0..5 {
+                reveille::time::sleep(Duration::from_secs(9)).await;
+                one.write_all("x").await.unwrap();
+                other.read_exact(&mut [0; 1]).await.unwrap();
+            }
+            // Nothing is read or sent any more.
+            (one.read(&mut [0; 1]).await.unwrap_err().kind(), other.write_all("x").await.unwrap_err().kind())
+        });
+        event_loop.run_for(Duration::from_secs(50)).unwrap();
+        assert!(!result.is_finished());
+        event_loop.run_for(Duration::from_secs(20)).unwrap();
+        let (read, write) = run(event_loop, result).unwrap();
+        assert_eq!(read, ErrorKind::TimedOut);
+        assert!(matches!(write, ErrorKind::TimedOut | ErrorKind::BrokenPipe), "{write}");
+    });
+}
+
+fn counters(host: &Host) -> ServerCounters {
+    host.request(|_, server| server.as_ref().expect("a server").counters())
+}
+
+fn buffered(host: &Host) -> usize {
+    host.request(|_, server| server.as_ref().expect("a server").buffered())
+}
+
+/// A host that replies to each byte with `len` bytes, or to a full stop with one.
+fn replying_host(budget: usize, len: usize) -> Host {
+    Host::new(move |event_loop| {
+        let server = net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0")?);
+        server.max_buffered(budget).serve_async(move |mut stream| async move {
+            let mut byte = [0; 1];
+            while stream.read(&mut byte).await? > 0 {
+                match &byte {
+                    b"." => stream.write_all(".").await?,
+                    _ => stream.write_owned(vec![byte[0]; len]).await?,
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn writes_to_peers_that_do_not_read_wait_within_the_memory_limit() {
+    with_watchdog(LIMIT, || {
+        let host = replying_host(8 * MIB, 6 * MIB);
+        let mut client = host.connect();
+        let mut slow: Vec<_> =
+            (0..4).map(|_| net::connect_with_small_receive_buffer(host.address())).collect();
+        slow.iter_mut().for_each(|peer| peer.write_all(b"x").unwrap());
+        for _ in 0..20 {
+            assert_eq!(net::exchange(&mut client, b"."), b".");
+            assert!(buffered(&host) <= 8 * MIB);
+        }
+        // All of it arrives.
+        for mut peer in slow {
+            assert!(net::read_exact(&mut peer, 6 * MIB).iter().all(|&byte| byte == b'x'));
+        }
+        assert_eq!(counters(&host).closed_for_memory, 0);
+        until(|| host.open_connections() == 1 && buffered(&host) == 0);
+    });
+}
+
+#[test]
+fn many_peers_that_do_not_read_are_reset_at_the_memory_limit() {
+    with_watchdog(LIMIT, || {
+        let host = replying_host(BUDGET, 600 * KIB);
+        let mut client = host.connect();
+        let mut slow = Vec::new();
+        while counters(&host).closed_for_memory == 0 {
+            assert!(slow.len() < 500, "the memory is not limited");
+            let mut peer = net::connect_with_small_receive_buffer(host.address());
+            peer.write_all(b"x").unwrap();
+            slow.push(peer);
+        }
+        assert_eq!(net::exchange(&mut client, b"."), b".");
+        until(|| buffered(&host) <= BUDGET);
+        drop(slow);
+        until(|| host.open_connections() == 1 && buffered(&host) == 0);
+        assert_eq!(net::exchange(&mut client, b"."), b".");
+    });
+}
+
+#[test]
+fn a_write_above_the_memory_limit_arrives_whole() {
+    with_watchdog(LIMIT, || {
+        let host = Host::new(|event_loop| {
+            let server = TcpServer::bind(event_loop, "127.0.0.1:0")?.max_buffered(BUDGET);
+            server.serve_async(|mut stream| async move {
+                // More than twice the limit, by each kind of write.
+                stream.write_all(pattern(4 * MIB)).await?;
+                stream.write_owned(pattern(4 * MIB)).await?;
+                let mut buffer = Buffer::new();
+                buffer.append(&pattern(4 * MIB));
+                stream.write_buf(&mut buffer).await?;
+                assert!(buffer.is_empty());
+                Ok(())
+            })
+        });
+        let mut client = net::connect_with_small_receive_buffer(host.address());
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).unwrap();
+        assert_eq!(received.len(), 12 * MIB);
+        assert!(received.chunks(4 * MIB).all(|part| part == pattern(4 * MIB)));
+        assert_eq!(counters(&host).closed_for_memory, 0);
+    });
+}
+
+#[test]
+fn a_write_waits_while_the_memory_of_all_connections_is_used() {
+    with_watchdog(LIMIT, || {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let host = Host::new(move |event_loop| {
+            let server = net::with_small_send_buffer(TcpServer::bind(event_loop, "127.0.0.1:0")?);
+            server.max_buffered(BUDGET).serve_async(move |mut stream| {
+                let sender = sender.clone();
+                async move {
+                    stream.write_all(pattern(700 * KIB)).await?;
+                    // Would exceed the hard limit.
+                    let bytes = pattern(2 * BUDGET);
+                    let mut write = pin!(stream.write_all(&bytes));
+                    let _ = sender.send(poll_once(&mut write).is_pending());
+                    write.await
+                }
+            })
+        });
+        let mut client = net::connect_with_small_receive_buffer(host.address());
+        assert!(receiver.recv_timeout(net::LIMIT).unwrap(), "nothing has waited");
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).unwrap();
+        let mut expected = pattern(700 * KIB);
+        expected.extend_from_slice(&pattern(2 * BUDGET));
+        assert!(received == expected, "{} bytes", received.len());
+    });
+}
+
+#[test]
+fn writes_wait_at_any_limit_of_unsent_bytes() {
+    with_loop(|event_loop| {
+        // (high-water mark, low-water mark, limit)
+        for (high, low, most) in [(0, 0, 100), (10, 0, 20), (64, 64, 64), (1000, 1, 1), (MIB, 0, 4 * KIB)] {
+            let (socket, mut peer) = UnixStream::pair().unwrap();
+            let limits = ConnectionLimits::new().water_marks(high, low).max_unsent(most);
+            let mut stream = TcpConnection::builder(event_loop).limits(limits).adopt_async(socket).unwrap();
+            let reader = std::thread::spawn(move || {
+                let mut received = Vec::new();
+                peer.read_to_end(&mut received).map(|_| received)
+            });
+            let pieces = if most < 100 { 60 } else { 3_000 };
+            run(event_loop, async move {
+                for number in 0..pieces {
+                    // Small pieces are collected; the later ones precede the rest of the limit.
+                    stream.write_all(&pattern(7)).await.unwrap();
+                    match number % 3 {
+                        0 => stream.write_all(&pattern(300)).await.unwrap(),
+                        1 => stream.write_owned(pattern(300)).await.unwrap(),
+                        _ => stream.write_buf(&mut Buffer::from(pattern(300))).await.unwrap(),
+                    }
+                    let unsent = stream.with_connection(|conn| conn.unsent()).unwrap();
+                    assert!(unsent <= most, "{unsent} of {most} bytes are unsent");
+                }
+                stream.shutdown().await.unwrap();
+            });
+            let received = reader.join().unwrap().unwrap();
+            let expected = [pattern(7), pattern(300)].concat();
+            assert_eq!(received.len(), pieces * expected.len());
+            assert!(received.chunks(expected.len()).all(|piece| piece == expected));
+            event_loop.run_until_idle().unwrap();
+        }
+    });
+}
+
+#[test]
+fn bytes_that_a_handle_has_sent_before_count_against_the_limit() {
+    with_loop(|event_loop| {
+        let (socket, mut peer) = UnixStream::pair().unwrap();
+        let limits = ConnectionLimits::new().water_marks(MIB, 0).max_unsent(MIB);
+        let mut stream = TcpConnection::builder(event_loop).limits(limits).adopt_async(socket).unwrap();
+        run(event_loop, async move {
+            task::yield_now().await;
+            let handle = stream.with_connection(|conn| conn.handle()).unwrap();
+            // Fills the kernel's buffer, and leaves a part.
+            let first = pattern(MIB);
+            stream.write_all(&first).await.unwrap();
+            let before = stream.with_connection(|conn| conn.unsent()).unwrap();
+            assert!(before > 0 && before < MIB);
+            let second = pattern(MIB - before - 5);
+            let sent = second.clone();
+            std::thread::spawn(move || handle.send(sent).unwrap()).join().unwrap();
+            let bytes = pattern(100);
+            let expected = [first, second, bytes.clone()].concat();
+            let reader = {
+                let mut write = pin!(stream.write_all(&bytes));
+                // It accepts 5 bytes, or waits. It returns no error.
+                assert!(poll_once(&mut write).is_pending());
+                let reader = std::thread::spawn(move || {
+                    let mut received = Vec::new();
+                    peer.read_to_end(&mut received).map(|_| received)
+                });
+                write.await.unwrap();
+                reader
+            };
+            stream.shutdown().await.unwrap();
+            assert!(reader.join().unwrap().unwrap() == expected);
+        });
+    });
+}
+
+#[test]
+fn a_limit_of_zero_is_an_error_of_each_write() {
+    with_loop(|event_loop| {
+        let limits = ConnectionLimits::new().max_unsent(0);
+        let (mut one, _other) = TcpConnection::builder(event_loop).limits(limits).pair_async().unwrap();
+        run(event_loop, async move {
+            task::yield_now().await;
+            one.write_all("").await.unwrap();
+            assert_eq!(one.write_all("x").await.unwrap_err().kind(), ErrorKind::OutOfMemory);
+            assert_eq!(one.write_owned(*b"x").await.unwrap_err().kind(), ErrorKind::OutOfMemory);
+            let mut buffer = Buffer::from(b"x".to_vec());
+            assert_eq!(one.write_buf(&mut buffer).await.unwrap_err().kind(), ErrorKind::OutOfMemory);
+            assert_eq!(buffer.readable(), b"x");
+        });
+    });
+}
+
+#[test]
+fn a_stream_that_is_not_read_holds_no_memory_and_slows_its_peer() {
+    with_watchdog(LIMIT, || {
+        let (sender, receiver) = std::sync::mpsc::channel::<()>();
+        let receiver = std::sync::Mutex::new(receiver);
+        let host = Host::new(move |event_loop| {
+            let server = TcpServer::bind(event_loop, "127.0.0.1:0")?.max_buffered(BUDGET);
+            let receiver = Rc::new(RefCell::new(receiver));
+            server.serve_async(move |mut stream| {
+                let receiver = Rc::clone(&receiver);
+                async move {
+                    stream.write_all("ready").await?;
+                    while let Err(std::sync::mpsc::TryRecvError::Empty) =
+                        receiver.borrow().lock().unwrap().try_recv()
+                    {
+                        reveille::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    let received = read_all(&mut stream).await;
+                    stream.write_all(received.len().to_string()).await
+                }
+            })
+        });
+        let mut client = host.connect();
+        client.read_exact(&mut [0; 5]).unwrap();
+        let mut sending = client.try_clone().unwrap();
+        let writer = std::thread::spawn(move || {
+            sending.write_all(&pattern(32 * MIB)).unwrap();
+            sending.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        for _ in 0..50 {
+            assert_eq!((buffered(&host), counters(&host).closed_for_memory), (0, 0));
+            std::thread::yield_now();
+        }
+        drop(sender);
+        let mut reply = String::new();
+        client.read_to_string(&mut reply).unwrap();
+        assert_eq!(reply, (32 * MIB).to_string());
+        writer.join().unwrap();
+    });
+}
+
+/// A waker that panics.
+struct Panicking;
+
+impl std::task::Wake for Panicking {
+    fn wake(self: std::sync::Arc<Self>) {
+        panic!("a waker panics");
+    }
+}
+
+#[test]
+fn a_waker_that_panics_neither_closes_the_stream_nor_hides_its_end() {
+    crate::support::with_catching_loop(|event_loop| {
+        let (socket, mut peer) = UnixStream::pair().unwrap();
+        let mut stream = TcpConnection::builder(event_loop).adopt_async(socket).unwrap();
+        (0..3).for_each(|_| turn(event_loop));
+        let panicking = std::task::Waker::from(std::sync::Arc::new(Panicking));
+        {
+            let mut byte = [0; 1];
+            let mut read = pin!(stream.read(&mut byte));
+            assert!(read.as_mut().poll(&mut Context::from_waker(&panicking)).is_pending());
+            peer.write_all(b"x").unwrap();
+            while event_loop.handle().counters().panics == 0 {
+                event_loop.run_once(LIMIT).unwrap();
+            }
+            assert!(matches!(poll_once(&mut read), Poll::Ready(Ok(1))));
+        }
+        run(event_loop, async move { stream.write_all("still open").await.unwrap() });
+        let mut bytes = [0; 10];
+        peer.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"still open");
+    });
+}
+
+#[test]
+fn a_connect_that_outlives_its_loop_returns_an_error() {
+    with_watchdog(LIMIT, || {
+        let event_loop = reveille::EventLoop::new().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let wakes = Count::default();
+        let mut connecting = Box::pin(ByteStream::connect(listener.local_addr().unwrap()));
+        let waker = CountingWaker::waker(&wakes);
+        assert!(connecting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(event_loop);
+        assert_eq!(wakes.get(), 1);
+        let Poll::Ready(Err(error)) = poll_once(&mut connecting) else { panic!("it waits for ever") };
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    });
+}
+
+#[test]
+fn a_dropped_connect_leaves_no_connection_and_no_waker() {
+    with_loop(|event_loop| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let wakes = Count::default();
+        let waker = CountingWaker::waker(&wakes);
+        for turns in 0..6 {
+            let mut connecting = Box::pin(ByteStream::connect(address));
+            let _ = connecting.as_mut().poll(&mut Context::from_waker(&waker));
+            (0..turns).for_each(|_| turn(event_loop));
+            let woken = wakes.get();
+            drop(connecting);
+            // It ends without more work than the close.
+            event_loop.run_until_idle().unwrap();
+            assert_eq!(wakes.get(), woken);
+        }
+        listener.set_nonblocking(true).unwrap();
+        while let Ok((mut accepted, _)) = listener.accept() {
+            accepted.set_nonblocking(false).unwrap();
+            // Closed or reset.
+            assert!(!matches!(accepted.read(&mut [0; 1]), Ok(1)));
+        }
+    });
+}
+
+#[test]
+fn a_future_of_a_stop_may_outlive_its_stream_and_server() {
+    with_loop(|event_loop| {
+        let kept = Rc::new(Cell::new(None));
+        let keep = Rc::clone(&kept);
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_async(move |stream| {
+            keep.set(Some(stream.stop_requested()));
+            async { Ok(()) }
+        });
+        let server = server.unwrap();
+        let address = server.local_address().clone();
+        run(event_loop, async move {
+            let mut stream = ByteStream::connect(address).await.unwrap();
+            assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+        });
+        drop(server);
+        let mut stop = kept.take().unwrap();
+        assert!(poll_once(&mut stop).is_pending());
+    });
+}
