@@ -9,6 +9,7 @@ mod datagrams;
 mod descriptors;
 mod ends;
 mod files;
+mod forked_sources;
 mod forks;
 mod jobs;
 mod joins;
