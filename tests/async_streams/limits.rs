@@ -2,7 +2,7 @@
 //! unsent bytes.
 
 use std::cell::{Cell, RefCell};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use crate::data::{pattern, read_all};
 use crate::support::futures::{CountingWaker, poll_once, run};
 use crate::support::net::{self, Host, until};
 use crate::support::{Count, KIB, LIMIT, MIB, turn, with_clock, with_loop, with_watchdog};
-use reveille::net::{ByteStream, ConnectionLimits, Filter, ServerCounters};
+use reveille::net::{ByteStream, ConnectionLimits, Filter, FilterContext, ServerCounters};
 use reveille::{Buffer, TcpConnection, TcpServer, task};
 
 const BUDGET: usize = 1024 * KIB;
@@ -71,6 +71,38 @@ fn operations_that_wait_for_a_handshake_return_its_timeout() {
         event_loop.run_for(Duration::from_secs(4)).unwrap();
         let late = (ErrorKind::TimedOut, ErrorKind::TimedOut);
         assert_eq!(run(event_loop, failed).unwrap(), (late, ErrorKind::TimedOut));
+    });
+}
+
+/// Fails with the first input.
+struct Refuses;
+
+impl Filter for Refuses {
+    fn is_ready(&self) -> bool {
+        false
+    }
+
+    fn decode(&mut self, _: &mut FilterContext<'_>, _: &mut Buffer, _: &mut Buffer) -> io::Result<()> {
+        Err(io::Error::new(ErrorKind::InvalidData, "not a greeting"))
+    }
+}
+
+#[test]
+fn a_failed_handshake_is_the_error_of_each_operation() {
+    with_loop(|event_loop| {
+        let (socket, mut peer) = UnixStream::pair().unwrap();
+        let builder = || TcpConnection::builder(event_loop).filter(|| Refuses);
+        let mut stream = builder().adopt_async(socket).unwrap();
+        let (mut one, mut other) = builder().pair_async().unwrap();
+        run(event_loop, async move {
+            peer.write_all(b"?").unwrap();
+            let error = stream.read(&mut [0; 1]).await.unwrap_err();
+            assert_eq!((error.kind(), error.to_string()), (ErrorKind::InvalidData, "not a greeting".into()));
+            assert_eq!(stream.write_all("x").await.unwrap_err().kind(), ErrorKind::InvalidData);
+            other.write_all("?").await.unwrap();
+            other.flush().await.unwrap();
+            assert_eq!(one.flush().await.unwrap_err().kind(), ErrorKind::InvalidData);
+        });
     });
 }
 
