@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cancelled;
 mod costs;
 mod data;
 mod ends;

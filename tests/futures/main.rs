@@ -5,6 +5,7 @@ mod support;
 
 mod bound;
 mod calls;
+mod cancelled;
 mod datagrams;
 mod descriptors;
 mod ends;
