@@ -127,6 +127,30 @@ fn a_writer_waits_for_a_slow_reader() {
 }
 
 #[test]
+fn a_writer_continues_at_the_low_water_mark() {
+    with_loop(|event_loop| {
+        // In memory, so that what leaves does not depend on the kernel.
+        let limits = ConnectionLimits::new().water_marks(64 * KIB, 50 * KIB);
+        let (mut one, mut other) = TcpConnection::builder(event_loop).limits(limits).pair_async().unwrap();
+        run(event_loop, async move {
+            let writer = task::spawn_local(async move {
+                one.write_owned(vec![1; 300 * KIB]).await.unwrap();
+                one.write_all("x").await.unwrap();
+                let unsent = one.with_connection(|conn| conn.unsent()).unwrap();
+                (one, unsent)
+            });
+            let mut bytes = [0; KIB];
+            while !writer.is_finished() {
+                other.read_exact(&mut bytes).await.unwrap();
+                task::yield_now().await;
+            }
+            let (_one, unsent) = writer.await.unwrap();
+            assert!(unsent > 0 && unsent <= 50 * KIB + 1, "{unsent} bytes are unsent");
+        });
+    });
+}
+
+#[test]
 fn bytes_for_a_stream_that_does_not_read_stay_in_the_kernel() {
     with_loop(|event_loop| {
         let (socket, mut peer) = tcp_pair();

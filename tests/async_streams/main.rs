@@ -8,6 +8,7 @@ mod cancelled;
 mod costs;
 mod data;
 mod ends;
+mod filtered;
 mod limits;
 mod servers;
 mod stops;
