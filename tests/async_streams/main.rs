@@ -10,6 +10,7 @@ mod data;
 mod ends;
 mod filtered;
 mod limits;
+mod memory;
 mod servers;
 mod stops;
 #[cfg(any(feature = "futures-io", feature = "tokio", feature = "hyper"))]
