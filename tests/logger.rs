@@ -18,7 +18,7 @@ use std::time::Duration;
 use reveille::fs::{FileIo, FileIoBackend};
 use reveille::io::{Channel, Interest};
 use reveille::ipc::SharedRing;
-use reveille::net::{Filter, FilterContext, Resolver};
+use reveille::net::{ByteStream, Filter, FilterContext, Resolver};
 use reveille::signal::{Signal, Signals};
 use reveille::time::VirtualClock;
 use reveille::{
@@ -295,6 +295,56 @@ fn failed_handshakes_are_logged_once_a_second() {
         turn_until(&event_loop, || poll_flags(&last).contains(PollFlags::IN));
         let logged = lines();
         assert!(logged.len() == 1 && logged[0].ends_with("panicked: a filter"), "{logged:?}");
+    });
+}
+
+#[test]
+fn errors_of_tasks_are_logged_once_a_second() {
+    with_logger(|| {
+        let clock = VirtualClock::new();
+        let event_loop = EventLoop::builder().virtual_clock(clock.clone()).build().unwrap();
+        let serve = |mut stream: ByteStream| async move {
+            let mut byte = [0; 1];
+            stream.read_exact(&mut byte).await?;
+            Err(match byte[0] {
+                b'!' => std::io::Error::other("a bug"),
+                _ => std::io::ErrorKind::ConnectionReset.into(),
+            })
+        };
+        let server = TcpServer::bind(&event_loop, "127.0.0.1:0").unwrap().serve_async(serve).unwrap();
+        let address = server.local_addr().unwrap();
+        let provoke = |bytes: &[u8]| {
+            let accepted = server.counters().accepted;
+            let mut client = connect(address);
+            client.write_all(bytes).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            let from = client.local_addr().unwrap();
+            turn_until(&event_loop, || {
+                server.counters().accepted > accepted && server.open_connections() == 0
+            });
+            from
+        };
+        let of_tasks = || {
+            let lines = lines().into_iter();
+            lines.filter(|line| line.starts_with("the task of the connection")).collect::<Vec<_>>()
+        };
+        let first = provoke(b"!");
+        (0..20).for_each(|_| _ = provoke(b"!"));
+        assert_eq!(lines(), [format!("the task of the connection from {first} has failed: a bug")]);
+        clock.advance(Duration::from_secs(1));
+        let next = provoke(b"!");
+        let line = format!("the task of the connection from {next} has failed: a bug");
+        assert_eq!(lines(), [format!("{line} (20 more since the last such line)")]);
+        // That the peer is gone is a line for debugging.
+        provoke(b"r");
+        provoke(b"");
+        assert_eq!(lines(), [""; 0]);
+        log::set_max_level(log::LevelFilter::Debug);
+        clock.advance(Duration::from_secs(1));
+        let gone = provoke(b"");
+        let error = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        let line = format!("the task of the connection from {gone} has ended: {error}");
+        assert_eq!(of_tasks(), [format!("{line} (1 more since the last such line)")]);
     });
 }
 

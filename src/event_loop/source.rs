@@ -403,6 +403,11 @@ impl WeakLoop {
         let event_loop = EventLoop { inner: self.0.upgrade()? };
         (!event_loop.is_inherited()).then(|| f(&event_loop))
     }
+
+    /// Whether the loop still exists, and belongs to the process that this one was forked from.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.0.upgrade().is_some_and(|inner| EventLoop { inner }.is_inherited())
+    }
 }
 
 impl EventLoop {

@@ -29,6 +29,7 @@ mod queue;
 mod read;
 mod relay;
 mod replies;
+mod room;
 mod send_file;
 mod shutdown;
 mod state;

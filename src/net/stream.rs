@@ -4,6 +4,7 @@ pub(in crate::net) mod handler;
 #[cfg(feature = "hyper")]
 pub(crate) mod hyper;
 pub(in crate::net) mod make;
+pub(in crate::net) mod stop;
 #[cfg(any(feature = "futures-io", feature = "tokio", feature = "hyper"))]
 mod traits;
 
@@ -11,7 +12,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::thread;
 use std::time::Duration;
 
@@ -37,9 +38,10 @@ use crate::event_loop::EventLoop;
 /// decodes one input ahead.
 ///
 /// A write waits while more than the [high-water mark](crate::net::ConnectionLimits::water_marks)
-/// is unsent. Small writes of one poll leave together, in one system call, when the poll of the
-/// spawned future returns; [`flush`](ByteStream::flush) sends them before. In a future of another
-/// executor each write is sent at once.
+/// is unsent, or anything while the [memory](crate::net::TcpServerBuilder::max_buffered) of all
+/// connections is scarce. Small writes of one poll leave together, in one system call, when the
+/// poll of the spawned future returns; [`flush`](ByteStream::flush) sends them before. In a future
+/// of another executor each write is sent at once.
 ///
 /// After 32 operations that did not have to wait, the next one returns to the executor once.
 ///
@@ -132,13 +134,14 @@ impl ByteStream {
     /// Sends `bytes`: waits while more than the high-water mark is unsent, and then completes when
     /// all bytes are accepted. What the kernel does not take now is copied to a queue.
     ///
-    /// A dropped future has sent nothing, unless the bytes are more than the limit
-    /// [`max_unsent`](crate::net::ConnectionLimits::max_unsent) permits. These are sent in pieces,
-    /// and a dropped future has sent some of them.
+    /// A dropped future has sent nothing, unless the bytes are more than may be queued now:
+    /// [`max_unsent`](crate::net::ConnectionLimits::max_unsent), and more than 64 KiB while the
+    /// memory of all connections is scarce. These are sent in pieces, and a dropped future has
+    /// sent some of them.
     ///
     /// # Errors
-    /// See [`ByteStream`](ByteStream#errors). [`WouldBlock`](io::ErrorKind::WouldBlock) if all
-    /// connections together would exceed their memory limit.
+    /// See [`ByteStream`](ByteStream#errors). [`OutOfMemory`](io::ErrorKind::OutOfMemory) if
+    /// `max_unsent` is 0.
     pub async fn write_all(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.write_bytes(bytes.as_ref()).await
     }
@@ -158,10 +161,13 @@ impl ByteStream {
     /// Same as [`write_all`](ByteStream::write_all).
     pub async fn write_owned(&mut self, bytes: impl Into<Vec<u8>>) -> io::Result<()> {
         let bytes = bytes.into();
-        if poll_fn(|context| self.poll_room(context)).await? < bytes.len() {
+        if poll_fn(|context| self.poll_room(context, bytes.len())).await? < bytes.len() {
             return self.write_all(bytes).await;
         }
-        self.with_open(|event_loop, core| core.send_vec(event_loop, bytes))
+        match self.with_open(|event_loop, core| core.send_vec(event_loop, bytes))? {
+            Some(refused) => self.write_all(refused).await,
+            None => Ok(()),
+        }
     }
 
     /// Same as [`write_all`](ByteStream::write_all), for the bytes of a buffer, which is left
@@ -176,14 +182,19 @@ impl ByteStream {
         if bytes.is_empty() {
             return Ok(());
         }
-        let room = poll_fn(|context| self.poll_room(context)).await?;
+        let room = poll_fn(|context| self.poll_room(context, bytes.len())).await?;
         if bytes.len() < LARGE || room < bytes.len() {
             self.write_all(bytes.readable()).await?;
             bytes.clear();
             return Ok(());
         }
         let taken = std::mem::take(bytes);
-        self.with_open(|event_loop, core| core.send_buffer(event_loop, taken))
+        if let Some(refused) = self.with_open(|event_loop, core| core.send_buffer(event_loop, taken))? {
+            *bytes = refused;
+            self.write_all(bytes.readable()).await?;
+            bytes.clear();
+        }
+        Ok(())
     }
 
     /// Completes when the kernel has taken all bytes that were accepted.
@@ -227,27 +238,6 @@ impl ByteStream {
             Some(result) => Poll::Ready(result),
             None => {
                 self.state.writer.listen(context);
-                Poll::Pending
-            }
-        })
-        .await
-    }
-
-    /// Completes when the server of the connection begins to [stop](crate::TcpServer::stop). For
-    /// other connections it never completes.
-    ///
-    /// A stream for which this was called before the stop continues to read and write after it,
-    /// until its task ends or the time of the stop has passed; then the connection is reset. For
-    /// any other stream a stop ends the input: reads return 0, a task that reads until then ends
-    /// by itself, and its output is sent.
-    ///
-    /// A dropped future changes nothing.
-    pub async fn stop_requested(&self) {
-        self.state.handles_stop.set(true);
-        poll_fn(|context| match self.state.is_stopping.get() {
-            true => Poll::Ready(()),
-            false => {
-                self.state.stop.listen(context);
                 Poll::Pending
             }
         })
@@ -318,12 +308,12 @@ impl ByteStream {
             .map(|ended| Err(ended.err().unwrap_or_else(|| SendError::Closed.into())))
     }
 
-    fn poll_room(&self, context: &Context<'_>) -> Poll<io::Result<usize>> {
-        let polled = self.state.with(|_, core, _| core.poll_room(&self.state, context));
+    fn poll_room(&self, context: &Context<'_>, len: usize) -> Poll<io::Result<usize>> {
+        let polled = self.state.with(|_, core, _| core.poll_room(&self.state, context, len));
         polled.unwrap_or_else(|| self.poll_end_of_output(context))
     }
 
-    fn with_open(&self, send: impl FnOnce(&EventLoop, &ConnectionCore) -> io::Result<()>) -> io::Result<()> {
+    fn with_open<R>(&self, send: impl FnOnce(&EventLoop, &ConnectionCore) -> io::Result<R>) -> io::Result<R> {
         self.state
             .with(|event_loop, core, _| send(event_loop, core))
             .unwrap_or_else(|| Err(SendError::Closed.into()))
@@ -331,12 +321,19 @@ impl ByteStream {
 
     /// Accepts as many bytes as the limit permits, which is at least one.
     fn poll_write_slice(&self, context: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = self.state.with(|event_loop, core, _| match core.poll_room(&self.state, context) {
-            Poll::Ready(Ok(room)) => {
-                let n = room.min(bytes.len());
-                Poll::Ready(core.send_slice(event_loop, &bytes[..n]).map(|()| n))
+        let polled = self.state.with(|event_loop, core, _| {
+            let mut most = bytes.len();
+            loop {
+                let n = match ready!(core.poll_room(&self.state, context, most)) {
+                    Ok(n) => n,
+                    Err(error) => return Poll::Ready(Err(error)),
+                };
+                match core.send_slice(event_loop, &bytes[..n]) {
+                    Ok(true) => return Poll::Ready(Ok(n)),
+                    Ok(false) => most = ready!(core.poll_less(&self.state, context, n)),
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
             }
-            waits_or_fails => waits_or_fails,
         });
         polled.unwrap_or_else(|| self.poll_end_of_output(context))
     }
@@ -348,16 +345,18 @@ impl ByteStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let len: usize = slices.iter().map(|slice| slice.len()).sum();
-        let polled = self.state.with(|event_loop, core, _| match core.poll_room(&self.state, context) {
-            Poll::Ready(Ok(room)) if room >= len => {
-                Some(Poll::Ready(core.send_slices(event_loop, slices).map(|()| len)))
-            }
+        let polled = self.state.with(|event_loop, core, _| match core.poll_room(&self.state, context, len) {
+            Poll::Ready(Ok(room)) if room >= len => match core.send_slices(event_loop, slices) {
+                Ok(true) => Some(Poll::Ready(Ok(len))),
+                Ok(false) => None,
+                Err(error) => Some(Poll::Ready(Err(error))),
+            },
             Poll::Ready(Ok(_)) => None,
             waits_or_fails => Some(waits_or_fails),
         });
         match polled {
             Some(Some(polled)) => polled,
-            // More than fits.
+            // More than is permitted at once.
             Some(None) => {
                 let first = slices.iter().find(|slice| !slice.is_empty());
                 self.poll_write_slice(context, first.map_or(&[], |slice| slice))

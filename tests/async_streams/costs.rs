@@ -58,10 +58,16 @@ fn an_idle_async_connection_keeps_at_most_1200_bytes() {
             if number == 200 {
                 held = counts().held;
             }
-            clients.push(std::net::TcpStream::connect(address).unwrap());
+            let mut client = std::net::TcpStream::connect(address).unwrap();
             while server.open_connections() <= number {
                 crate::support::turn(event_loop);
             }
+            // The storage of the echo is given back.
+            std::io::Write::write_all(&mut client, b"x").unwrap();
+            while !crate::support::is_readable(&client) {
+                crate::support::turn(event_loop);
+            }
+            clients.push(client);
             crate::support::turn(event_loop);
             crate::support::turn(event_loop);
         }

@@ -37,7 +37,7 @@ fn pairs(event_loop: &EventLoop) -> Vec<(ByteStream, ByteStream)> {
     vec![builder().pair_async().unwrap(), adopt(tcp, tcp_peer), unix]
 }
 
-async fn read_all(stream: &mut ByteStream) -> Vec<u8> {
+pub(crate) async fn read_all(stream: &mut ByteStream) -> Vec<u8> {
     let mut all = Buffer::new();
     while stream.read_buf(&mut all).await.unwrap() > 0 {}
     all.readable().to_vec()
@@ -83,7 +83,7 @@ fn both_directions_arrive_whole_over_every_transport() {
     });
 }
 
-async fn join(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+pub(crate) async fn join(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
     let (mut one, mut other) = (pin!(one), pin!(other));
     let (mut one_ended, mut other_ended) = (false, false);
     std::future::poll_fn(|context| {
@@ -123,6 +123,30 @@ fn a_writer_waits_for_a_slow_reader() {
                 assert!(received == expected, "{} bytes", received.len());
             });
         }
+    });
+}
+
+#[test]
+fn a_writer_continues_at_the_low_water_mark() {
+    with_loop(|event_loop| {
+        // In memory, so that what leaves does not depend on the kernel.
+        let limits = ConnectionLimits::new().water_marks(64 * KIB, 50 * KIB);
+        let (mut one, mut other) = TcpConnection::builder(event_loop).limits(limits).pair_async().unwrap();
+        run(event_loop, async move {
+            let writer = task::spawn_local(async move {
+                one.write_owned(vec![1; 300 * KIB]).await.unwrap();
+                one.write_all("x").await.unwrap();
+                let unsent = one.with_connection(|conn| conn.unsent()).unwrap();
+                (one, unsent)
+            });
+            let mut bytes = [0; KIB];
+            while !writer.is_finished() {
+                other.read_exact(&mut bytes).await.unwrap();
+                task::yield_now().await;
+            }
+            let (_one, unsent) = writer.await.unwrap();
+            assert!(unsent > 0 && unsent <= 50 * KIB + 1, "{unsent} bytes are unsent");
+        });
     });
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::data::pattern;
 use crate::support::futures::{block_on, run};
 use crate::support::{MIB, on_another_thread, turn, with_loop};
-use reveille::net::ByteStream;
+use reveille::net::{ByteStream, Filter};
 use reveille::{Buffer, EventLoop, TcpConnection, task};
 use socket2::SockRef;
 
@@ -146,6 +146,46 @@ fn a_refused_connection_is_the_error_of_connect() {
         drop(listener);
         let error = run(event_loop, async move { ByteStream::connect(address).await.unwrap_err() });
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+/// Changes nothing, so that the loop decodes one input ahead.
+struct PassThrough;
+
+impl Filter for PassThrough {}
+
+#[test]
+fn decoded_input_is_read_before_the_end_or_the_reset() {
+    with_loop(|event_loop| {
+        for is_reset in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let socket = listener.accept().unwrap().0;
+            let builder = TcpConnection::builder(event_loop).filter(|| PassThrough);
+            let mut stream = builder.adopt_async(socket).unwrap();
+            run(event_loop, async move {
+                peer.write_all(b"abc").unwrap();
+                let mut byte = [0; 1];
+                stream.read_exact(&mut byte).await.unwrap();
+                assert_eq!(&byte, b"a");
+                if is_reset {
+                    SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+                }
+                drop(peer);
+                if !is_reset {
+                    stream.shutdown().await.unwrap();
+                }
+                task::yield_now().await;
+                let mut rest = Buffer::new();
+                assert_eq!(stream.read(&mut byte).await.unwrap(), 1);
+                assert_eq!(stream.read_buf(&mut rest).await.unwrap(), 1);
+                assert_eq!((&byte, rest.readable()), (b"b", &b"c"[..]));
+                match stream.read(&mut byte).await {
+                    Err(error) if is_reset => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+                    end => assert_eq!(end.unwrap(), 0),
+                }
+            });
+        }
     });
 }
 

@@ -5,10 +5,12 @@ mod support;
 
 mod bound;
 mod calls;
+mod cancelled;
 mod datagrams;
 mod descriptors;
 mod ends;
 mod files;
+mod forked_sources;
 mod forks;
 mod jobs;
 mod joins;

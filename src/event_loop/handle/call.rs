@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::event_loop::EventLoop;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::handle::{LoopHandle, PostError};
+use crate::event_loop::process_mark::ProcessMark;
 
 /// Why a call has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,9 @@ enum CallState<R> {
 struct CallSlot<R> {
     state: Mutex<CallState<R>>,
     changed: Condvar,
+    /// The process of the caller, which waits for nothing in a forked child. There the lock may be
+    /// held for ever.
+    process: ProcessMark,
 }
 
 /// The task's end of a slot. The caller always gets a result: dropping this without one completes
@@ -77,6 +81,9 @@ impl<R> Responder<R> {
     /// Marks the task as running. Returns whether the caller is still waiting; from now on it waits
     /// for the result.
     fn begin(&self) -> bool {
+        if !self.0.process.is_current() {
+            return false;
+        }
         let mut state = self.0.state.lock();
         match *state {
             CallState::Waiting => {
@@ -88,6 +95,10 @@ impl<R> Responder<R> {
     }
 
     fn complete(&self, result: CallState<R>) {
+        if !self.0.process.is_current() {
+            std::mem::forget(Arc::clone(&self.0));
+            return;
+        }
         let mut state = self.0.state.lock();
         let unused = match *state {
             CallState::Waiting | CallState::Running => {
@@ -164,7 +175,11 @@ impl LoopHandle {
         if let Some(event_loop) = self.local_loop() {
             return event_loop.catch("a called task", || task(&event_loop)).ok_or(CallError::Panicked);
         }
-        let slot = Arc::new(CallSlot { state: Mutex::new(CallState::Waiting), changed: Condvar::new() });
+        let slot = Arc::new(CallSlot {
+            state: Mutex::new(CallState::Waiting),
+            changed: Condvar::new(),
+            process: self.shared.process(),
+        });
         let responder = Responder(Arc::clone(&slot));
         let task = Contained::new(task);
         let posted = self.post(deadline, move |event_loop| {

@@ -17,6 +17,13 @@ use crate::event_loop::tasks::task::SendTask;
 
 /// What the future and the task share.
 struct Slot<R> {
+    content: Mutex<Content<R>>,
+    /// The process that has queued the task. In a forked child the lock may be held for ever, and
+    /// a waker may take such a lock.
+    process: ProcessMark,
+}
+
+struct Content<R> {
     result: Option<Result<Contained<R>, CallError>>,
     /// Set while the future waits.
     waker: Option<Contained<Waker>>,
@@ -24,19 +31,24 @@ struct Slot<R> {
 
 /// The task's end of a slot. Dropping it without a result completes the call with
 /// [`CallError::LoopEnded`].
-struct Reply<R>(Arc<Mutex<Slot<R>>>);
+struct Reply<R>(Arc<Slot<R>>);
 
 impl<R> Reply<R> {
     fn complete(&self, result: Result<Contained<R>, CallError>) {
-        let mut slot = self.0.lock();
-        if slot.result.is_some() {
-            // The result is dropped with no lock held.
-            drop(slot);
+        if !self.0.process.is_current() {
+            // The task has forked, or is dropped by a task that has.
+            std::mem::forget(Arc::clone(&self.0));
             return;
         }
-        slot.result = Some(result);
-        let waker = slot.waker.take();
-        drop(slot);
+        let mut content = self.0.content.lock();
+        if content.result.is_some() {
+            // The result is dropped with no lock held.
+            drop(content);
+            return;
+        }
+        content.result = Some(result);
+        let waker = content.waker.take();
+        drop(content);
         if let Some(waker) = waker {
             waker.into_inner().wake();
         }
@@ -80,7 +92,8 @@ impl LoopHandle {
         if self.is_inherited() {
             return CallFuture(State::Ready(Err(CallError::LoopEnded)));
         }
-        let slot = Arc::new(Mutex::new(Slot { result: None, waker: None }));
+        let content = Mutex::new(Content { result: None, waker: None });
+        let slot = Arc::new(Slot { content, process: self.shared.process() });
         let reply = Reply(Arc::clone(&slot));
         let task = Contained::new(task);
         let pushed = self.push_now(move |event_loop: &EventLoop| {
@@ -94,7 +107,7 @@ impl LoopHandle {
             }
         });
         CallFuture(match pushed {
-            Ok(()) => State::Waiting(slot, self.shared.process()),
+            Ok(()) => State::Waiting(slot),
             Err(PostError::LoopEnded) => State::Ready(Err(CallError::LoopEnded)),
             Err(PostError::Full) => State::Ready(Err(CallError::Full)),
         })
@@ -118,8 +131,7 @@ impl LoopHandle {
 pub struct CallFuture<R>(State<R>);
 
 enum State<R> {
-    /// In the process that has queued the task.
-    Waiting(Arc<Mutex<Slot<R>>>, ProcessMark),
+    Waiting(Arc<Slot<R>>),
     Ready(Result<Contained<R>, CallError>),
     Returned,
 }
@@ -132,14 +144,14 @@ impl<R> Future for CallFuture<R> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let result = match std::mem::replace(&mut self.0, State::Returned) {
             State::Ready(result) => result,
-            State::Waiting(slot, process) if process.is_current() => match wait(&slot, context) {
+            State::Waiting(slot) if slot.process.is_current() => match wait(&slot, context) {
                 Some(result) => result,
                 None => {
-                    self.0 = State::Waiting(slot, process);
+                    self.0 = State::Waiting(slot);
                     return Poll::Pending;
                 }
             },
-            State::Waiting(slot, _) => {
+            State::Waiting(slot) => {
                 std::mem::forget(slot);
                 Err(CallError::LoopEnded)
             }
@@ -150,13 +162,13 @@ impl<R> Future for CallFuture<R> {
 }
 
 /// Takes the result, or stores the waker for it.
-fn wait<R>(slot: &Mutex<Slot<R>>, context: &Context<'_>) -> Option<Result<Contained<R>, CallError>> {
+fn wait<R>(slot: &Slot<R>, context: &Context<'_>) -> Option<Result<Contained<R>, CallError>> {
     // Wakers are user code, so they are cloned and dropped with no lock held.
     let waker = Contained::new(context.waker().clone());
-    let mut slot = slot.lock();
-    let result = slot.result.take();
-    let replaced = if result.is_none() { slot.waker.replace(waker) } else { None };
-    drop(slot);
+    let mut content = slot.content.lock();
+    let result = content.result.take();
+    let replaced = if result.is_none() { content.waker.replace(waker) } else { None };
+    drop(content);
     drop(replaced);
     result
 }
@@ -164,14 +176,13 @@ fn wait<R>(slot: &Mutex<Slot<R>>, context: &Context<'_>) -> Option<Result<Contai
 impl<R> Drop for CallFuture<R> {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.0, State::Returned) {
-            State::Waiting(slot, process) if process.is_current() => {
-                let mut slot = slot.lock();
-                let left = (slot.waker.take(), slot.result.take());
-                drop(slot);
+            State::Waiting(slot) if slot.process.is_current() => {
+                let mut content = slot.content.lock();
+                let left = (content.waker.take(), content.result.take());
+                drop(content);
                 drop(left);
             }
-            // In a forked child, the lock may be held for ever.
-            State::Waiting(slot, _) => std::mem::forget(slot),
+            State::Waiting(slot) => std::mem::forget(slot),
             State::Ready(_) | State::Returned => {}
         }
     }

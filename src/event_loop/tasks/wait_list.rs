@@ -90,3 +90,10 @@ pub(super) fn wake(waker: Contained<Waker>) {
         EventLoop::observe_panic(payload);
     }
 }
+
+/// Same as [`wake`], for a waker that is kept.
+pub(crate) fn wake_by_ref(waker: &Waker) {
+    if let Err(payload) = catch("a waker", || waker.wake_by_ref()) {
+        EventLoop::observe_panic(payload);
+    }
+}

@@ -43,7 +43,8 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 /// [handle](LoopHandle::run_at).
 ///
 /// # Panics
-/// A poll on another thread panics if the loop has ended: the deadline could not be noticed.
+/// A poll on another thread, or in a forked child, panics if the loop has ended: the deadline could
+/// not be noticed.
 #[must_use = "a future does nothing until it is polled"]
 pub struct Sleep {
     handle: LoopHandle,
@@ -125,8 +126,10 @@ impl Future for Sleep {
             self.disarm();
             return Poll::Ready(());
         }
-        // On another thread: the end of the loop has dropped the timer, which has woken this.
-        assert!(event_loop.is_some() || !self.handle.has_ended(), "{}", LOOP_ENDED);
+        // On another thread: the end of the loop has dropped the timer, which has woken this. In a
+        // forked child the timer is the parent's.
+        let has_ended = self.handle.has_ended() || self.handle.is_inherited();
+        assert!(event_loop.is_some() || !has_ended, "{}", LOOP_ENDED);
         if !self.armed.as_ref().is_some_and(|armed| armed.waker.will_wake(context.waker())) {
             self.disarm();
             let waker = context.waker().clone();

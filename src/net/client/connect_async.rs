@@ -1,9 +1,11 @@
 //! Connecting in async functions.
 
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
+use super::connector::Connector;
 use super::{TcpClient, TcpClientBuilder};
+use crate::event_loop::WeakLoop;
 use crate::event_loop::tasks::executor::with_loop;
 use crate::net::address::AddressError;
 use crate::net::connection::demand::StreamState;
@@ -12,9 +14,33 @@ use crate::net::stream::handler::StreamHandler;
 use crate::net::stream::make::{Attempt, ClientOwner, Connecting};
 use crate::net::target::ConnectTarget;
 
-impl ClientOwner for TcpClient {
-    fn leave_to_loop(self: Box<Self>) {
-        self.detach();
+/// Stops a client when it is dropped. The client belongs to its loop, which drops it and so
+/// completes the future if it ends first.
+struct StopsClient {
+    event_loop: WeakLoop,
+    connector: Weak<Connector>,
+}
+
+impl StopsClient {
+    fn new(client: TcpClient) -> StopsClient {
+        let event_loop = client.event_loop.clone();
+        let connector = Rc::downgrade(&client.connector);
+        client.detach();
+        StopsClient { event_loop, connector }
+    }
+}
+
+impl Drop for StopsClient {
+    fn drop(&mut self) {
+        if let Some(connector) = self.connector.upgrade() {
+            self.event_loop.with(|event_loop| connector.stop(event_loop));
+        }
+    }
+}
+
+impl ClientOwner for StopsClient {
+    fn leave_to_loop(mut self: Box<Self>) {
+        self.connector = Weak::new();
     }
 }
 
@@ -29,8 +55,11 @@ impl TcpClientBuilder<'_> {
     ///
     /// # Errors
     /// The future returns the error of the last attempt, with its kind.
+    /// [`BrokenPipe`](io::ErrorKind::BrokenPipe) if the loop has ended, or belongs to the process
+    /// that this one was forked from.
     pub fn connect_async(mut self) -> Connecting {
-        let attempt = Rc::new(Attempt::default());
+        let (attempt, result) = Attempt::new();
+        let attempt = Rc::new(attempt);
         self.settings.reconnect = false;
         let failed = Rc::clone(&attempt);
         let opened = Rc::clone(&attempt);
@@ -38,10 +67,10 @@ impl TcpClientBuilder<'_> {
             StreamHandler::new(Rc::new(StreamState::new(conn.event_loop())), Rc::clone(&opened))
         });
         match client {
-            Ok(client) => Connecting::new(attempt, Some(Box::new(client))),
+            Ok(client) => Connecting::new(result, Some(Box::new(StopsClient::new(client)))),
             Err(error) => {
                 attempt.finish(Err(error));
-                Connecting::new(attempt, None)
+                Connecting::new(result, None)
             }
         }
     }

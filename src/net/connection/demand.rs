@@ -19,6 +19,7 @@ use super::{ConnectionCore, ConnectionState, INPUT};
 use crate::buffer::Buffer;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
+use crate::event_loop::tasks::wait_list::{WaitList, wake_by_ref};
 use crate::event_loop::{EventLoop, Refused, WeakLoop};
 use crate::net::disposal::close_descriptors;
 use crate::net::result::{CloseReason, SendError};
@@ -38,7 +39,7 @@ pub(in crate::net) struct StreamState {
     id: Cell<Option<ChannelId>>,
     pub(in crate::net) reader: Listener,
     pub(in crate::net) writer: Listener,
-    pub(in crate::net) stop: Listener,
+    pub(in crate::net) stop: WaitList,
     /// The connection's interest includes input.
     is_watching: Cell<bool>,
     /// The end of the decoded input was reported.
@@ -61,7 +62,7 @@ impl StreamState {
             id: Cell::new(None),
             reader: Listener::default(),
             writer: Listener::default(),
-            stop: Listener::default(),
+            stop: WaitList::default(),
             is_watching: Cell::new(false),
             input_ended: Cell::new(false),
             is_stopping: Cell::new(false),
@@ -110,7 +111,7 @@ impl StreamState {
     }
 
     /// Whether the caller has to return to its executor first, which polls it again at once.
-    fn must_yield(&self, context: &Context<'_>) -> bool {
+    pub(super) fn must_yield(&self, context: &Context<'_>) -> bool {
         let operations = self.operations.get() + 1;
         let is_due = operations > OPERATIONS;
         self.operations.set(if is_due { 0 } else { operations });
@@ -121,6 +122,10 @@ impl StreamState {
     }
 
     pub(in crate::net) fn notify_all(&self) {
+        // In a forked child, a waker may take a lock that a thread of the parent held.
+        if self.event_loop.is_inherited() {
+            return;
+        }
         self.reader.notify();
         self.writer.notify();
     }
@@ -149,7 +154,7 @@ impl Listener {
         }
         if let Some(waker) = self.waker.take() {
             // May be of any executor, and set another one.
-            waker.wake_by_ref();
+            wake_by_ref(&waker);
             let newer = self.waker.take();
             self.waker.set(Some(newer.unwrap_or(waker)));
         }
@@ -338,32 +343,6 @@ impl ConnectionCore {
         Poll::Pending
     }
 
-    /// Waits until no more is unsent than the high-water mark, and then sends what `send` returns
-    /// for the number of bytes that the limit permits.
-    pub(in crate::net) fn poll_room(
-        &self,
-        stream: &StreamState,
-        context: &Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        if self.state.get() == ConnectionState::Closed {
-            stream.writer.listen(context);
-            return Poll::Pending;
-        }
-        if let Err(reason) = self.check_output() {
-            return Poll::Ready(Err(self.output_error(reason)));
-        }
-        let limits = &self.membership.group().limits;
-        let queued = self.unsent_in_memory();
-        if self.queued() > limits.high_water || (queued > 0 && queued >= limits.max_unsent) {
-            stream.writer.listen(context);
-            return Poll::Pending;
-        }
-        if stream.must_yield(context) {
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(limits.max_unsent - queued))
-    }
-
     /// Sends `payload` at the end of the present poll, or returns it.
     pub(super) fn send_polled<P: Payload>(
         &self,
@@ -374,12 +353,18 @@ impl ConnectionCore {
         self.collecting_for_poll(event_loop, || self.send(event_loop, payload))
     }
 
-    fn send_from_poll<P: Payload>(&self, event_loop: &EventLoop, payload: P) -> io::Result<()> {
-        self.send_polled(event_loop, payload).map_err(|refused| self.output_error(refused.reason()))
+    /// Returns the payload if a limit refuses it.
+    fn send_from_poll<P: Payload>(&self, event_loop: &EventLoop, payload: P) -> io::Result<Option<P>> {
+        match self.send_polled(event_loop, payload).map_err(Refused::into_parts) {
+            Ok(()) => Ok(None),
+            Err((payload, SendError::Full)) => Ok(Some(payload)),
+            Err((_, reason)) => Err(self.output_error(reason)),
+        }
     }
 
-    pub(in crate::net) fn send_slice(&self, event_loop: &EventLoop, bytes: &[u8]) -> io::Result<()> {
-        self.send_from_poll(event_loop, bytes)
+    /// Returns whether the limits have permitted it. So do the other sends.
+    pub(in crate::net) fn send_slice(&self, event_loop: &EventLoop, bytes: &[u8]) -> io::Result<bool> {
+        Ok(self.send_from_poll(event_loop, bytes)?.is_none())
     }
 
     #[cfg(any(feature = "futures-io", feature = "tokio", feature = "hyper"))]
@@ -387,15 +372,23 @@ impl ConnectionCore {
         &self,
         event_loop: &EventLoop,
         slices: &[io::IoSlice<'_>],
-    ) -> io::Result<()> {
-        self.send_from_poll(event_loop, slices)
+    ) -> io::Result<bool> {
+        Ok(self.send_from_poll(event_loop, slices)?.is_none())
     }
 
-    pub(in crate::net) fn send_vec(&self, event_loop: &EventLoop, bytes: Vec<u8>) -> io::Result<()> {
+    pub(in crate::net) fn send_vec(
+        &self,
+        event_loop: &EventLoop,
+        bytes: Vec<u8>,
+    ) -> io::Result<Option<Vec<u8>>> {
         self.send_from_poll(event_loop, bytes)
     }
 
-    pub(in crate::net) fn send_buffer(&self, event_loop: &EventLoop, bytes: Buffer) -> io::Result<()> {
+    pub(in crate::net) fn send_buffer(
+        &self,
+        event_loop: &EventLoop,
+        bytes: Buffer,
+    ) -> io::Result<Option<Buffer>> {
         self.send_from_poll(event_loop, bytes)
     }
 
@@ -437,7 +430,7 @@ impl ConnectionCore {
     }
 
     /// The error of the output: that of the write that has failed, if one has.
-    fn output_error(&self, reason: SendError) -> io::Error {
+    pub(super) fn output_error(&self, reason: SendError) -> io::Error {
         let first = self.first_error.take();
         let error = match &first {
             Some(first) if reason == SendError::Closed => copy(first),

@@ -18,7 +18,7 @@ use crate::readiness::Readiness;
 
 /// A connection with nothing queued may send at most this much without a check of the memory
 /// budget.
-const SMALL_SEND: usize = 64 * 1024;
+pub(super) const SMALL_SEND: usize = 64 * 1024;
 
 /// The events that flushing the output has raised for the handler.
 #[derive(Clone, Copy, Debug, Default)]

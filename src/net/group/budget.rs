@@ -90,6 +90,12 @@ impl Budget {
         self.used.load(Relaxed).saturating_add(more) > self.limit.saturating_mul(2)
     }
 
+    /// How many bytes a connection that can wait may add at once: a quarter of what is left. They
+    /// may be in a block of twice their size, which then leaves half of it to the others.
+    pub(in crate::net) fn share(&self) -> usize {
+        self.limit.saturating_sub(self.used.load(Relaxed)) / 4
+    }
+
     /// Opens an account for a connection. Its bytes are also counted in `total`.
     pub(in crate::net) fn open(
         self: &Arc<Budget>,

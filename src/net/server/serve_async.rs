@@ -23,7 +23,9 @@ impl TcpServerBuilder<'_, SingleLoop> {
     ///   [closes](crate::net::ByteStream#dropping) the connection. A task may move the stream to
     ///   another future first.
     /// - An error that it returns closes the connection as an error of a handler does: accepted
-    ///   output is sent before.
+    ///   output is sent before. It is logged, at most once a second: as a warning, or at the level
+    ///   of debugging if its kind says that the connection has ended (`BrokenPipe`,
+    ///   `ConnectionReset`, `ConnectionAborted`, `TimedOut`, `UnexpectedEof`).
     /// - A panic resets the connection, and has no other effect.
     /// - If the connection ends by a limit, by the end of its server or of its loop, or at the
     ///   deadline of a stop, the task is aborted. If the peer ends it, the stream returns that.

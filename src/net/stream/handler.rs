@@ -1,14 +1,19 @@
 //! [`StreamHandler`]: the handler of a connection that is a byte stream.
 
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 
 use super::ByteStream;
 use crate::buffer::Buffer;
 use crate::event_loop::EventLoop;
+use crate::event_loop::channel_table::ChannelId;
+use crate::event_loop::containment::{Contained, logger};
 use crate::event_loop::tasks::join_handle::JoinHandle;
+use crate::net::address::Address;
 use crate::net::connection::TcpConnection;
 use crate::net::connection::demand::{StreamState, copy};
+use crate::net::connection::driver::{Dialer, Waiting};
 use crate::net::connection::handler::ConnectionHandler;
 use crate::net::result::CloseReason;
 
@@ -77,7 +82,7 @@ impl<S: Start> ConnectionHandler for StreamHandler<S> {
             conn.shutdown_read();
             self.state.reader.notify();
         }
-        self.state.stop.notify();
+        self.state.stop.wake_all();
         Ok(())
     }
 
@@ -99,16 +104,43 @@ impl<S: Start> ConnectionHandler for StreamHandler<S> {
 
 impl<S> StreamHandler<S> {
     fn end(&self, result: io::Result<()>) {
-        if self.state.end.borrow().is_some() {
-            return;
-        }
-        *self.state.end.borrow_mut() = Some(result);
-        self.state.notify_all();
+        end(&self.state, result);
+    }
+
+    /// Ends the stream with the reason for which a handshake has failed.
+    pub(in crate::net) fn dialer(&self) -> Rc<dyn Dialer> {
+        Rc::new(Handshake(Rc::clone(&self.state)))
+    }
+}
+
+fn end(state: &StreamState, result: io::Result<()>) {
+    if state.end.borrow().is_none() {
+        *state.end.borrow_mut() = Some(result);
+        state.notify_all();
+    }
+}
+
+/// The end of an adopted connection that has no handler yet. Afterwards the handler is notified.
+struct Handshake(Rc<StreamState>);
+
+impl Dialer for Handshake {
+    fn on_connected(&self, _conn: &TcpConnection<'_>, _id: ChannelId) {}
+
+    fn reports_failures(&self) -> bool {
+        true
+    }
+
+    fn on_opened(&self) -> VecDeque<Waiting> {
+        VecDeque::new()
+    }
+
+    fn on_end(self: Rc<Self>, _event_loop: &EventLoop, _id: ChannelId, reason: Contained<CloseReason>) {
+        end(&self.0, result(&reason));
     }
 }
 
 impl<S> Drop for StreamHandler<S> {
-    /// The connection has ended before it was open.
+    /// The connection has ended before it was open, with its loop or client.
     fn drop(&mut self) {
         self.end(Err(io::Error::new(io::ErrorKind::NotConnected, "the connection did not open")));
     }
@@ -152,9 +184,11 @@ struct Serving(Rc<StreamState>);
 
 impl Serving {
     fn finish(self, returned: io::Result<()>) {
-        if let Err(error) = returned {
-            self.0.with(|event_loop, core, _| core.end_stream_with(event_loop, error));
-        }
+        let Err(error) = returned else { return };
+        let peer = self.0.with(|_, core, _| core.known_peer().cloned()).flatten();
+        log_error(peer.as_ref(), &error);
+        // The logger is user code, which may have forked.
+        self.0.with(|event_loop, core, _| core.end_stream_with(event_loop, error));
     }
 }
 
@@ -163,5 +197,21 @@ impl Drop for Serving {
         if std::thread::panicking() {
             self.0.with(|event_loop, core, _| core.reset_after_panic(event_loop));
         }
+    }
+}
+
+/// No callback gets the error of a task, so it is logged. That a peer has gone is expected.
+fn log_error(peer: Option<&Address>, error: &io::Error) {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
+    let peer = peer.map_or_else(|| "a peer that is gone".to_owned(), Address::to_string);
+    match error.kind() {
+        BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | UnexpectedEof => {
+            logger::recurring("a task that its peer has ended", |left_out| {
+                log::debug!("the task of the connection from {peer} has ended: {error}{left_out}");
+            });
+        }
+        _ => logger::recurring("a task that has failed", |left_out| {
+            log::warn!("the task of the connection from {peer} has failed: {error}{left_out}");
+        }),
     }
 }

@@ -1,20 +1,21 @@
 //! Streams that the program makes: of descriptors, in memory, and by connecting.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::ByteStream;
 use super::handler::{Start, StreamHandler};
+use crate::event_loop::tasks::completion::{Completer, Completion, completion};
 use crate::event_loop::tasks::executor::with_loop;
 use crate::event_loop::tasks::join_handle::JoinHandle;
 use crate::event_loop::{EventLoop, Refused};
 use crate::net::connection::TcpConnection;
-use crate::net::connection::demand::{Listener, StreamState};
+use crate::net::connection::demand::StreamState;
 use crate::net::connection::driver::ConnectionBuilder;
 
 /// A stream on the loop, and the handler of its connection.
@@ -65,7 +66,7 @@ impl ConnectionBuilder<'_> {
         D: Into<OwnedFd> + From<OwnedFd>,
     {
         let (stream, handler) = stream(self.event_loop());
-        self.adopt(descriptor, |_| handler).map(|_| stream)
+        self.dialer(handler.dialer()).adopt(descriptor, |_| handler).map(|_| stream)
     }
 
     /// Same as [`adopt_pipes`](ConnectionBuilder::adopt_pipes), as a byte stream for async
@@ -83,7 +84,7 @@ impl ConnectionBuilder<'_> {
         E: Into<OwnedFd> + From<OwnedFd>,
     {
         let (stream, handler) = stream(self.event_loop());
-        self.adopt_pipes(input, output, |_| handler).map(|_| stream)
+        self.dialer(handler.dialer()).adopt_pipes(input, output, |_| handler).map(|_| stream)
     }
 
     /// Same as [`pair`](ConnectionBuilder::pair), as byte streams for async functions.
@@ -93,23 +94,24 @@ impl ConnectionBuilder<'_> {
     pub fn pair_async(self) -> io::Result<(ByteStream, ByteStream)> {
         let (one, one_handler) = stream(self.event_loop());
         let (other, other_handler) = stream(self.event_loop());
-        self.pair(|_| one_handler, |_| other_handler)?;
+        self.dialer(one_handler.dialer()).pair(|_| one_handler, |_| other_handler)?;
         Ok((one, other))
     }
 }
 
-/// The result of an attempt to connect, and the future that waits for it.
-#[derive(Default)]
-pub(in crate::net) struct Attempt {
-    result: RefCell<Option<io::Result<ByteStream>>>,
-    listener: Listener,
-}
+/// Where the result of an attempt to connect goes. The client has it until it ends.
+pub(in crate::net) struct Attempt(Cell<Option<Completer<io::Result<ByteStream>>>>);
 
 impl Attempt {
+    pub(in crate::net) fn new() -> (Attempt, Completion<io::Result<ByteStream>>) {
+        let (completer, completion) = completion();
+        (Attempt(Cell::new(Some(completer))), completion)
+    }
+
     pub(in crate::net) fn finish(&self, result: io::Result<ByteStream>) {
-        let replaced = self.result.borrow_mut().replace(result);
-        drop(replaced);
-        self.listener.notify();
+        if let Some(completer) = self.0.take() {
+            completer.complete(result);
+        }
     }
 }
 
@@ -126,7 +128,7 @@ impl Start for Rc<Attempt> {
 /// cancels the attempts.
 #[must_use = "the attempts are cancelled when this is dropped"]
 pub struct Connecting {
-    attempt: Rc<Attempt>,
+    result: Completion<io::Result<ByteStream>>,
     /// Runs while the future waits, and is left to the loop with the connection. `release` does
     /// that, and a drop stops it.
     client: Option<Box<dyn ClientOwner>>,
@@ -138,8 +140,11 @@ pub(in crate::net) trait ClientOwner {
 }
 
 impl Connecting {
-    pub(in crate::net) fn new(attempt: Rc<Attempt>, client: Option<Box<dyn ClientOwner>>) -> Connecting {
-        Connecting { attempt, client }
+    pub(in crate::net) fn new(
+        result: Completion<io::Result<ByteStream>>,
+        client: Option<Box<dyn ClientOwner>>,
+    ) -> Connecting {
+        Connecting { result, client }
     }
 }
 
@@ -147,19 +152,15 @@ impl Future for Connecting {
     type Output = io::Result<ByteStream>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<ByteStream>> {
-        let result = self.attempt.result.borrow_mut().take();
-        match result {
-            Some(result) => {
-                if let Some(client) = self.client.take().filter(|_| result.is_ok()) {
-                    client.leave_to_loop();
-                }
-                Poll::Ready(result)
-            }
-            None => {
-                self.attempt.listener.listen(context);
-                Poll::Pending
-            }
+        let result = ready!(Pin::new(&mut self.result).poll(context));
+        if let Some(client) = self.client.take().filter(|_| matches!(result, Some(Ok(_)))) {
+            client.leave_to_loop();
         }
+        Poll::Ready(
+            result.unwrap_or_else(|| {
+                Err(io::Error::new(io::ErrorKind::BrokenPipe, "the event loop has ended"))
+            }),
+        )
     }
 }
 

@@ -1,8 +1,8 @@
 //! The traits of other crates for byte streams.
 //!
-//! Those of tokio and hyper read into memory that is not initialised. To initialise it would cost
-//! more than the copy of what arrives, so these read into the loop's input buffer first. A read by
-//! futures-io, or by the stream's own methods, has no copy.
+//! A read into memory that is initialised, such as a slice, has no copy. Those of hyper, and of tokio
+//! into a vector, read into memory that is not initialised. To initialise it would cost more than
+//! the copy of what arrives, so these read into the loop's input buffer first.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -86,7 +86,11 @@ impl tokio::io::AsyncRead for ByteStream {
         context: &mut Context<'_>,
         bytes: &mut tokio::io::ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.poll_read_through(context, bytes.remaining(), |read| bytes.put_slice(read))
+        if bytes.initialized().len() < bytes.capacity() {
+            return self.poll_read_through(context, bytes.remaining(), |read| bytes.put_slice(read));
+        }
+        let polled = self.poll_read_slice(context, bytes.initialize_unfilled());
+        polled.map(|read| read.map(|n| bytes.advance(n)))
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::streams::outgoing;
 use super::{ConnectionDriver, Dialer, Outgoing, Waiting, has_handler, watched};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
@@ -52,12 +54,19 @@ use crate::readiness::Readiness;
 ///   default, and returns `EPIPE`, which ends the output. In a program that does not ignore it
 ///   (started by a `main` in C), the signal ends the process.
 /// - If a write fails after a part of the bytes, all of them count as unsent.
-#[derive(Debug)]
 #[must_use = "`adopt` makes the connection"]
 pub struct ConnectionBuilder<'a> {
     event_loop: &'a EventLoop,
     limits: ConnectionLimits,
     filters: FilterFactories,
+    /// Notified of the end of the connection, of the first one of a pair.
+    pub(super) dialer: Option<Rc<dyn Dialer>>,
+}
+
+impl fmt::Debug for ConnectionBuilder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionBuilder").field("limits", &self.limits).finish_non_exhaustive()
+    }
 }
 
 impl TcpConnection<'_> {
@@ -110,13 +119,20 @@ impl TcpConnection<'_> {
 
     /// A builder of a connection on `event_loop` that is made of what the program has.
     pub fn builder(event_loop: &EventLoop) -> ConnectionBuilder<'_> {
-        ConnectionBuilder { event_loop, limits: ConnectionLimits::new(), filters: FilterFactories::default() }
+        let (limits, filters) = (ConnectionLimits::new(), FilterFactories::default());
+        ConnectionBuilder { event_loop, limits, filters, dialer: None }
     }
 }
 
 impl<'a> ConnectionBuilder<'a> {
     pub(in crate::net) fn event_loop(&self) -> &'a EventLoop {
         self.event_loop
+    }
+
+    /// Sets the initiator, which is notified of the end of a handshake that fails.
+    pub(in crate::net) fn dialer(mut self, dialer: Rc<dyn Dialer>) -> Self {
+        self.dialer = Some(dialer);
+        self
     }
 
     /// A group for the connection.
@@ -173,15 +189,17 @@ impl<'a> ConnectionBuilder<'a> {
     ///
     /// The error returns the descriptor, with its flags unchanged. A socket whose peer has closed
     /// is adopted: its remaining input is delivered, and then the end.
-    pub fn adopt<D, F, H>(self, descriptor: D, factory: F) -> Result<ConnectionHandle, Refused<D, io::Error>>
+    pub fn adopt<D, F, H>(
+        mut self,
+        descriptor: D,
+        factory: F,
+    ) -> Result<ConnectionHandle, Refused<D, io::Error>>
     where
         D: Into<OwnedFd> + From<OwnedFd>,
         F: FnOnce(&TcpConnection<'_>) -> H + 'static,
         H: ConnectionHandler,
     {
-        let factory = Contained::new(factory);
-        let make = move |conn: &TcpConnection<'_>| factory.into_inner()(conn);
-        let outgoing = Outgoing::new(Rc::new(Adopter), make);
+        let outgoing = outgoing(self.dialer.take(), factory);
         let fd = descriptor.into();
         let registered = match is_socket(fd.as_fd()) {
             true => self.register(fd, outgoing),

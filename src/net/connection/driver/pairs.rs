@@ -85,14 +85,14 @@ impl ConnectionBuilder<'_> {
     /// # Errors
     /// [`Unsupported`](io::ErrorKind::Unsupported) in a forked child of the loop's process.
     /// [`Other`](io::ErrorKind::Other) while the loop is being dropped.
-    pub fn pair<F, G, A, B>(self, one: F, other: G) -> io::Result<(ConnectionHandle, ConnectionHandle)>
+    pub fn pair<F, G, A, B>(mut self, one: F, other: G) -> io::Result<(ConnectionHandle, ConnectionHandle)>
     where
         F: FnOnce(&TcpConnection<'_>) -> A + 'static,
         G: FnOnce(&TcpConnection<'_>) -> B + 'static,
         A: ConnectionHandler,
         B: ConnectionHandler,
     {
-        let (one, other) = (outgoing(one), outgoing(other));
+        let (one, other) = (outgoing(self.dialer.take(), one), outgoing(None, other));
         let (one_end, other_end) = MemoryEnd::pair();
         let one = self.register_end(self.group(), one_end, one)?;
         match self.register_end(self.group_with(FilterFactories::default()), other_end, other) {
@@ -110,7 +110,7 @@ impl ConnectionBuilder<'_> {
         F: FnOnce(&TcpConnection<'_>) -> H + 'static,
         H: ConnectionHandler,
     {
-        self.register_end(self.group(), end, outgoing(factory))
+        self.register_end(self.group(), end, outgoing(None, factory))
     }
 
     fn register_end<H: ConnectionHandler>(

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::adopted::{Adopter, ConnectionBuilder};
-use super::{ConnectionDriver, Outgoing, has_handler};
+use super::{ConnectionDriver, Dialer, Outgoing, has_handler};
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::{EventLoop, Refused};
@@ -90,7 +90,7 @@ impl ConnectionBuilder<'_> {
     ///
     /// The error returns both descriptors unchanged.
     pub fn adopt_pipes<D, E, F, H>(
-        self,
+        mut self,
         input: D,
         output: E,
         factory: F,
@@ -101,7 +101,7 @@ impl ConnectionBuilder<'_> {
         F: FnOnce(&TcpConnection<'_>) -> H + 'static,
         H: ConnectionHandler,
     {
-        let outgoing = outgoing(factory);
+        let outgoing = outgoing(self.dialer.take(), factory);
         let registered = self.register_pipes(input.into(), output.into(), outgoing);
         registered.map_err(|refused| refused.map(|(input, output)| (D::from(input), E::from(output))))
     }
@@ -258,13 +258,14 @@ impl Child {
     }
 }
 
-pub(super) fn outgoing<F, H>(factory: F) -> Outgoing<H>
+pub(super) fn outgoing<F, H>(dialer: Option<Rc<dyn Dialer>>, factory: F) -> Outgoing<H>
 where
     F: FnOnce(&TcpConnection<'_>) -> H + 'static,
     H: ConnectionHandler,
 {
     let factory = Contained::new(factory);
-    Outgoing::new(Rc::new(Adopter), move |conn: &TcpConnection<'_>| factory.into_inner()(conn))
+    let dialer = dialer.unwrap_or_else(|| Rc::new(Adopter));
+    Outgoing::new(dialer, move |conn: &TcpConnection<'_>| factory.into_inner()(conn))
 }
 
 pub(super) fn connect<H: ConnectionHandler>(
