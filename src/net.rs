@@ -45,6 +45,7 @@ pub use result::{CloseReason, IntoHandlerResult, SendError, SendStatus, WithErro
 pub use server::balancer::LoadBalancing;
 pub use server::{MultiLoop, ServerHandle, SingleLoop, TcpServerBuilder};
 pub use stream::make::Connecting;
+pub use stream::stop_requested::StopRequested;
 pub use stream::{ByteStream, ReadHalf, WriteHalf};
 pub use sys::systemd::{SystemdListener, systemd_listeners};
 pub use sys::tcp_info::{TcpInfo, TcpState};

@@ -4,6 +4,7 @@ pub(in crate::net) mod handler;
 #[cfg(feature = "hyper")]
 pub(crate) mod hyper;
 pub(in crate::net) mod make;
+pub(in crate::net) mod stop_requested;
 #[cfg(any(feature = "futures-io", feature = "tokio", feature = "hyper"))]
 mod traits;
 
@@ -15,6 +16,7 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
+use self::stop_requested::StopRequested;
 use super::address::Address;
 use super::connection::demand::{Listener, StreamState, Target};
 use super::connection::{ConnectionCore, ConnectionState, TcpConnection};
@@ -233,8 +235,10 @@ impl ByteStream {
         .await
     }
 
-    /// Completes when the server of the connection begins to [stop](crate::TcpServer::stop). For
-    /// other connections it never completes.
+    /// A future that completes when the server of the connection begins to
+    /// [stop](crate::TcpServer::stop). For other connections, and for one that has closed before,
+    /// it never completes. It does not borrow the stream, which may be given to a protocol of
+    /// another crate meanwhile.
     ///
     /// A stream for which this was called before the stop continues to read and write after it,
     /// until its task ends or the time of the stop has passed; then the connection is reset. For
@@ -242,16 +246,8 @@ impl ByteStream {
     /// by itself, and its output is sent.
     ///
     /// A dropped future changes nothing.
-    pub async fn stop_requested(&self) {
-        self.state.handles_stop.set(true);
-        poll_fn(|context| match self.state.is_stopping.get() {
-            true => Poll::Ready(()),
-            false => {
-                self.state.stop.listen(context);
-                Poll::Pending
-            }
-        })
-        .await
+    pub fn stop_requested(&self) -> StopRequested {
+        StopRequested::new(&self.state)
     }
 
     /// Calls `f` with the connection, for its options, deadlines, addresses and its handle.

@@ -8,10 +8,13 @@
 //! With filters the loop receives and decodes, since filters are user code that must not run inside
 //! a future. It decodes one input, and then waits until the stream has taken it.
 
+pub(in crate::net) mod stop_request;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::task::{Context, Poll, Waker};
 
+use self::stop_request::StopRequest;
 use super::mailbox::Taken;
 use super::payload::Payload;
 use super::read::{ReadBlocks, Received};
@@ -38,14 +41,11 @@ pub(in crate::net) struct StreamState {
     id: Cell<Option<ChannelId>>,
     pub(in crate::net) reader: Listener,
     pub(in crate::net) writer: Listener,
-    pub(in crate::net) stop: Listener,
+    pub(in crate::net) stop: StopRequest,
     /// The connection's interest includes input.
     is_watching: Cell<bool>,
     /// The end of the decoded input was reported.
     pub(in crate::net) input_ended: Cell<bool>,
-    pub(in crate::net) is_stopping: Cell<bool>,
-    /// The stream waits for stops, and continues to read after one.
-    pub(in crate::net) handles_stop: Cell<bool>,
     /// How many operations were ready at once since the last one that was not.
     operations: Cell<u8>,
     /// Set when the connection has closed, to its error.
@@ -61,11 +61,9 @@ impl StreamState {
             id: Cell::new(None),
             reader: Listener::default(),
             writer: Listener::default(),
-            stop: Listener::default(),
+            stop: StopRequest::default(),
             is_watching: Cell::new(false),
             input_ended: Cell::new(false),
-            is_stopping: Cell::new(false),
-            handles_stop: Cell::new(false),
             operations: Cell::new(0),
             end: RefCell::new(None),
             left: RefCell::new(None),

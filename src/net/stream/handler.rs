@@ -72,12 +72,11 @@ impl<S: Start> ConnectionHandler for StreamHandler<S> {
 
     /// The task decides when the connection ends, within the time of the stop.
     fn on_stop(&mut self, conn: &TcpConnection<'_>) -> io::Result<()> {
-        self.state.is_stopping.set(true);
-        if !self.state.handles_stop.get() {
+        if !self.state.stop.is_expected() {
             conn.shutdown_read();
             self.state.reader.notify();
         }
-        self.state.stop.notify();
+        self.state.stop.make();
         Ok(())
     }
 
