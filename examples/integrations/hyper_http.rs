@@ -115,7 +115,12 @@ fn run(arguments: &Arguments) -> io::Result<()> {
 /// Both protocols, with limits. hyper spawns a future for each request of HTTP/2, on the loop.
 fn http() -> Http {
     let mut http = Http::new(LocalExecutor);
-    http.http1().timer(LoopTimer).header_read_timeout(HEADERS).max_buf_size(64 * 1024);
+    http.http1()
+        .timer(LoopTimer)
+        .header_read_timeout(HEADERS)
+        .max_buf_size(64 * 1024)
+        // A client may end its output before it has the response.
+        .half_close(true);
     http.http2()
         .timer(LoopTimer)
         .keep_alive_interval(IDLE / 3)

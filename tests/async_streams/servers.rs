@@ -243,7 +243,7 @@ fn every_future_that_waits_for_a_stop_completes_without_the_stream() {
         let serve = |mut stream: ByteStream| async move {
             let (stop, other, dropped) =
                 (stream.stop_requested(), stream.stop_requested(), stream.stop_requested());
-            let others = task::spawn_local(async move { drop(timeout(Duration::ZERO, dropped).await) });
+            let others = task::spawn_local(async move { _ = timeout(Duration::ZERO, dropped).await });
             others.await.expect("no panic");
             let other = task::spawn_local(other);
             // Another owner of the stream reads while the task waits.
