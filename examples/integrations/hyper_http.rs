@@ -2,8 +2,8 @@
 //! the same port, and both over TLS on request.
 //!
 //! Run it with `cargo run --release -p integrations --bin hyper_http`, then use the `curl` command
-//! that it prints. `/` returns a greeting, `/echo` the body of the request while it arrives, and
-//! `/bytes/N` N bytes at the pace of the client.
+//! that it prints. `/` returns a greeting, `/echo` the body of the request while it arrives,
+//! `/length` the length of that body, and `/bytes/N` N bytes at the pace of the client.
 
 mod certificate;
 #[path = "../shared/options.rs"]
@@ -22,9 +22,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::{self, select};
-use http_body_util::{Either, Full};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{ALLOW, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_LENGTH, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::server::conn::auto;
@@ -149,30 +149,48 @@ async fn serve(stream: ByteStream, http: Arc<Http>) -> io::Result<()> {
     Ok(())
 }
 
-async fn respond(request: Request<Incoming>) -> Result<Response<ResponseBody>, Infallible> {
+async fn respond(request: Request<Incoming>) -> Result<Response<ResponseBody>, hyper::Error> {
+    let is_head = request.method() == Method::HEAD;
     let path = request.uri().path();
     let allowed = match path {
-        "/echo" => &[Method::POST, Method::PUT],
+        "/echo" | "/length" => &[Method::POST, Method::PUT],
         _ => &[Method::GET, Method::HEAD],
     };
     if !allowed.contains(request.method()) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "wrong method\n");
-        let allowed = if path == "/echo" { "POST, PUT" } else { "GET, HEAD" };
+        let allowed = if allowed.contains(&Method::POST) { "POST, PUT" } else { "GET, HEAD" };
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
         return Ok(response);
     }
-    Ok(match path {
+    let mut response = match path {
         "/" => text(StatusCode::OK, "hello\n"),
         "/echo" => Response::new(Either::Left(request.into_body())),
+        "/length" => text(StatusCode::OK, format!("{}\n", length(request.into_body()).await?)),
         _ => match path.strip_prefix("/bytes/").map(str::parse) {
             Some(Ok(left)) => Response::new(Either::Right(Either::Right(Pattern { left }))),
             _ => text(StatusCode::NOT_FOUND, "not found\n"),
         },
-    })
+    };
+    if let (true, Some(length)) = (is_head, response.body().size_hint().exact()) {
+        // hyper leaves the body out with HTTP/1.1, not with HTTP/2.
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
+        *response.body_mut() = Either::Right(Either::Left(Full::default()));
+    }
+    Ok(response)
 }
 
-fn text(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
-    let mut response = Response::new(Either::Right(Either::Left(Full::from(text))));
+/// Reads a body, which may be of any length. hyper then sends `100 Continue` if the client waits
+/// for it.
+async fn length(mut body: Incoming) -> Result<usize, hyper::Error> {
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        length += frame?.data_ref().map_or(0, Bytes::len);
+    }
+    Ok(length)
+}
+
+fn text(status: StatusCode, text: impl Into<Full<Bytes>>) -> Response<ResponseBody> {
+    let mut response = Response::new(Either::Right(Either::Left(text.into())));
     *response.status_mut() = status;
     response
 }
