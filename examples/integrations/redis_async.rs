@@ -43,9 +43,14 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     match Arguments::parse() {
-        Ok(arguments) => options::status_of("redis_async", run(arguments)),
+        Ok(arguments) => options::status_of("redis_async", run(arguments).map_err(in_one_line)),
         Err(status) => status,
     }
+}
+
+/// The errors of the crate may have several lines.
+fn in_one_line(error: Box<dyn Error>) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 struct Arguments {
