@@ -35,9 +35,10 @@ start() {
   [[ -n $ADDRESS ]] || die "the server $name did not print its address"
 }
 
-# Stops a server by a signal: it must end in order, and without output to stderr.
+# Stops a server by a signal: it must end in order, and not at the end of a long grace period.
 stop() {
   kill -s "$2" "$1"
+  timeout 40 tail --pid="$1" --sleep-interval=0.05 -f /dev/null || die "the server did not end after SIG$2"
   wait "$1" || die "the server ended with status $? after SIG$2"
 }
 
@@ -120,7 +121,10 @@ timeout 60 "$here/http_peer.py" "${plain_address%:*}" "${plain_address##*:}" --p
 # A stop completes the requests that have begun, and closes connections that wait for another.
 for version in --http1.1 --http2-prior-knowledge; do
   : >"$work/back"
-  start stopped --grace 20
+  start stopped --grace 120
+  exec 3<>"/dev/tcp/${ADDRESS/://}"
+  printf 'GET / HTTP/1.1\r\nHost: a\r\n\r\n' >&3
+  read -r -t 10 -u 3 status && [[ $status == "HTTP/1.1 200 OK"* ]] || die "no response before a stop: $status"
   fetch "$version" --limit-rate 5M -o "$work/back" "http://$ADDRESS/bytes/10000000" &
   client=$!
   for _ in $(seq 200); do
@@ -130,8 +134,9 @@ for version in --http1.1 --http2-prior-knowledge; do
   stop "$PID" TERM
   wait "$client" || die "a stop interrupted a response, $version"
   cmp "$work/pattern" "$work/back"
+  exec 3>&-
 done
-echo "    a stop completes the responses"
+echo "    a stop completes the responses and closes connections that wait"
 stop "$plain" INT
 stop "$tls" TERM
 
