@@ -128,11 +128,14 @@ async fn serve(stream: ByteStream, config: WebSocketConfig) -> io::Result<()> {
         None => CloseCode::Away,
         // The close handshake is complete.
         Some(Ok(())) => return Ok(()),
-        Some(Err(error)) => match code_of(error) {
-            Some(code) => code,
-            // The connection is broken, or the client has left without a close.
-            None => return Ok(log::info!("{error}")),
-        },
+        Some(Err(error)) => {
+            log::info!("{error}");
+            match code_of(error) {
+                Some(code) => code,
+                // The connection is broken, or the client has left without a close.
+                None => return Ok(()),
+            }
+        }
     };
     // A client that does not reply is closed all the same.
     let is_failure = ended.is_some();
