@@ -5,6 +5,7 @@
 //! is one line of the builder. The certificate is loaded again on SIGHUP; connections that are open
 //! keep theirs.
 
+mod certificate;
 #[path = "../shared/options.rs"]
 mod options;
 #[path = "../shared/serving.rs"]
@@ -13,9 +14,8 @@ mod serving;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use reveille::net::ConnectionLimits;
@@ -23,6 +23,7 @@ use reveille::signal::{Signal, Signals};
 use reveille::tls::{ClientCertificates, ServerTls};
 use reveille::{Buffer, ConnectionHandler, EventLoop, TcpConnection, TcpServer};
 
+use certificate::Certificate;
 use options::Options;
 
 const USAGE: &str = "usage: tls_echo (--cert FILE --key FILE | --self-signed) [OPTION VALUE]...
@@ -54,25 +55,14 @@ struct Arguments {
     grace: Duration,
 }
 
-enum Certificate {
-    Files(PathBuf, PathBuf),
-    SelfSigned,
-}
-
 impl Arguments {
     fn parse() -> Result<Arguments, ExitCode> {
         let names = ["--cert", "--key", "--client-ca", "--listen", "--threads", "--grace"];
         let mut options = Options::parse_with_flags("tls_echo", USAGE, &names, &["--self-signed"])?;
         options.rest(0)?;
-        let (cert, key) =
-            (options.text("--cert").map(PathBuf::from), options.text("--key").map(PathBuf::from));
-        let certificate = match (cert, key, options.has("--self-signed")) {
-            (Some(cert), Some(key), false) => Certificate::Files(cert, key),
-            (None, None, true) => Certificate::SelfSigned,
-            _ => {
-                return Err(options.wrong("either --cert and --key, or --self-signed, are needed".to_owned()));
-            }
-        };
+        let certificate = Certificate::parse(&options)?.ok_or_else(|| {
+            options.wrong("either --cert and --key, or --self-signed, are needed".to_owned())
+        })?;
         Ok(Arguments {
             certificate,
             client_ca: options.text("--client-ca").map(PathBuf::from),
@@ -83,33 +73,17 @@ impl Arguments {
     }
 
     fn tls(&self) -> io::Result<ServerTls> {
-        match &self.certificate {
-            Certificate::SelfSigned if self.client_ca.is_some() => {
+        match (&self.certificate, &self.client_ca) {
+            (certificate, None) => certificate.tls(&[]),
+            (Certificate::Files(cert, key), Some(authorities)) => ServerTls::builder()
+                .certificate(cert, key)
+                .client_certificates(authorities, ClientCertificates::Required)
+                .build(),
+            (Certificate::SelfSigned, Some(_)) => {
                 Err(io::Error::new(io::ErrorKind::InvalidInput, "--client-ca needs --cert and --key"))
             }
-            Certificate::SelfSigned => self_signed(),
-            Certificate::Files(cert, key) => from_files(cert, key, self.client_ca.as_deref()),
         }
     }
-}
-
-fn from_files(cert: &Path, key: &Path, client_ca: Option<&Path>) -> io::Result<ServerTls> {
-    let builder = ServerTls::builder().certificate(cert, key);
-    match client_ca {
-        None => builder.build(),
-        Some(authorities) => builder.client_certificates(authorities, ClientCertificates::Required).build(),
-    }
-}
-
-fn self_signed() -> io::Result<ServerTls> {
-    let created = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])
-        .map_err(io::Error::other)?;
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(created.signing_key.serialize_der());
-    let config = rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![created.cert.der().clone()], key.into())
-        .map_err(io::Error::other)?;
-    Ok(ServerTls::new(Arc::new(config)))
 }
 
 fn run(arguments: &Arguments) -> io::Result<()> {

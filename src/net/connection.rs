@@ -29,11 +29,11 @@ mod queue;
 mod read;
 mod relay;
 mod replies;
-mod room;
 mod send_file;
 mod shutdown;
 mod state;
 mod stop;
+mod stream_output;
 mod tcp_connection;
 mod write;
 
@@ -346,30 +346,6 @@ impl ConnectionCore {
         event_loop.set_wanted(self.id, Readiness::NONE);
         event_loop.close_later(self.id);
         self.end_link(event_loop, link_end);
-    }
-
-    /// Closes the connection if both directions have ended and the queue is sent, or if the output
-    /// has failed and all input is delivered.
-    pub(super) fn close_if_finished(&self, event_loop: &EventLoop) {
-        let input_ended = self.is_draining() || (self.peer_finished.get() && !self.holds_input());
-        let is_finished = match self.has_output_failed() {
-            true => input_ended,
-            false => {
-                self.state.get() == ConnectionState::Closing
-                    && self.peer_finished.get()
-                    && self.unsent.borrow().is_none()
-            }
-        };
-        if !is_finished || self.has_pending_eof() {
-            return;
-        }
-        if self.ends_by_reset() {
-            self.finish_delivery(event_loop);
-        } else if self.has_output_failed() || !self.must_await_acknowledgement(event_loop) {
-            let is_delivered = self.is_delivering();
-            let reason = if is_delivered { CloseReason::RelayEnded } else { CloseReason::Finished };
-            self.close(event_loop, reason);
-        }
     }
 
     /// Receives a control message from this thread. Calls no user code.

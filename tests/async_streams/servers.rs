@@ -11,6 +11,7 @@ use crate::support::futures::run;
 use crate::support::net::{Host, until};
 use crate::support::{LIMIT, with_catching_loop, with_loop, with_watchdog};
 use reveille::net::{ByteStream, ConnectionLimits, UnixAddress};
+use reveille::time::timeout;
 use reveille::{Buffer, EventLoop, TcpServer, task};
 
 async fn echo(mut stream: ByteStream) -> io::Result<()> {
@@ -229,6 +230,51 @@ fn a_task_that_waits_for_the_stop_completes_its_dialogue() {
             stream.read_exact(&mut bytes).await.unwrap();
             assert_eq!(&bytes, b"stopping?");
             stream.write_all("yes").await.unwrap();
+            let mut rest = Buffer::new();
+            while stream.read_buf(&mut rest).await.unwrap() > 0 {}
+            assert_eq!(rest.readable(), b"done");
+        });
+    });
+}
+
+#[test]
+fn every_future_that_waits_for_a_stop_completes_without_the_stream() {
+    with_catching_loop(|event_loop| {
+        let serve = |mut stream: ByteStream| async move {
+            let (stop, other, dropped) =
+                (stream.stop_requested(), stream.stop_requested(), stream.stop_requested());
+            let others = task::spawn_local(async move { _ = timeout(Duration::ZERO, dropped).await });
+            others.await.expect("no panic");
+            let other = task::spawn_local(other);
+            // Another owner of the stream reads while the task waits.
+            let echo = task::spawn_local(async move {
+                let mut input = Buffer::new();
+                while stream.read_buf(&mut input).await? > 0 {
+                    stream.write_buf(&mut input).await?;
+                }
+                io::Result::Ok(stream)
+            });
+            stop.await;
+            other.await.expect("no panic");
+            let mut stream = echo.await.expect("no panic")?;
+            stream.stop_requested().await;
+            stream.write_all("done").await
+        };
+        let server = TcpServer::bind(event_loop, "127.0.0.1:0").unwrap().serve_async(serve).unwrap();
+        let address = server.local_address().clone();
+        run(event_loop, async move {
+            let mut stream = ByteStream::connect(address).await.unwrap();
+            let mut bytes = [0; 3];
+            stream.write_all("one").await.unwrap();
+            stream.read_exact(&mut bytes).await.unwrap();
+            server.stop(Duration::from_secs(60), |_, _| ());
+            // Two passes of the loop: the tasks know of the stop, and the stream still reads.
+            task::yield_now().await;
+            task::yield_now().await;
+            stream.write_all("two").await.unwrap();
+            stream.read_exact(&mut bytes).await.unwrap();
+            assert_eq!(&bytes, b"two");
+            stream.shutdown().await.unwrap();
             let mut rest = Buffer::new();
             while stream.read_buf(&mut rest).await.unwrap() > 0 {}
             assert_eq!(rest.readable(), b"done");

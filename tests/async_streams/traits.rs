@@ -75,3 +75,37 @@ fn the_traits_of_hyper_pass_bytes_and_ends() {
         });
     });
 }
+
+#[cfg(feature = "hyper")]
+#[test]
+fn the_timer_of_hyper_uses_the_clock_of_the_loop() {
+    use std::time::Duration;
+
+    use hyper::rt::Timer;
+    use reveille::time::LoopTimer;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    crate::support::with_clock(|event_loop, clock| {
+        let clock = clock.clone();
+        let pass = async move |time| {
+            let passed = reveille::time::sleep(time);
+            clock.advance(time);
+            passed.await;
+        };
+        crate::support::futures::run(event_loop, async move {
+            let before = LoopTimer.now();
+            let mut sleep = LoopTimer.sleep(HOUR);
+            pass(HOUR / 2).await;
+            assert_eq!(LoopTimer.now(), before + HOUR / 2);
+            let place = std::ptr::from_ref(&*sleep).addr();
+            LoopTimer.reset(&mut sleep, before + 2 * HOUR);
+            assert_eq!(std::ptr::from_ref(&*sleep).addr(), place, "the sleep is not another one");
+            let waiting = reveille::task::spawn_local(sleep);
+            pass(HOUR).await;
+            assert!(!waiting.is_finished());
+            pass(HOUR / 2).await;
+            waiting.await.expect("no panic");
+            assert_eq!(LoopTimer.now(), before + 2 * HOUR);
+        });
+    });
+}

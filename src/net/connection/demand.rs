@@ -12,15 +12,13 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::task::{Context, Poll, Waker};
 
-use super::mailbox::Taken;
-use super::payload::Payload;
 use super::read::{ReadBlocks, Received};
 use super::{ConnectionCore, ConnectionState, INPUT};
 use crate::buffer::Buffer;
 use crate::event_loop::channel_table::ChannelId;
 use crate::event_loop::containment::Contained;
 use crate::event_loop::tasks::wait_list::{WaitList, wake_by_ref};
-use crate::event_loop::{EventLoop, Refused, WeakLoop};
+use crate::event_loop::{EventLoop, WeakLoop};
 use crate::net::disposal::close_descriptors;
 use crate::net::result::{CloseReason, SendError};
 use crate::readiness::Readiness;
@@ -341,103 +339,6 @@ impl ConnectionCore {
             self.update_wanted(event_loop);
         }
         Poll::Pending
-    }
-
-    /// Sends `payload` at the end of the present poll, or returns it.
-    pub(super) fn send_polled<P: Payload>(
-        &self,
-        event_loop: &EventLoop,
-        payload: P,
-    ) -> Result<(), Refused<P, SendError>> {
-        self.read_mailbox(event_loop, Taken::UpToCall);
-        self.collecting_for_poll(event_loop, || self.send(event_loop, payload))
-    }
-
-    /// Returns the payload if a limit refuses it.
-    fn send_from_poll<P: Payload>(&self, event_loop: &EventLoop, payload: P) -> io::Result<Option<P>> {
-        match self.send_polled(event_loop, payload).map_err(Refused::into_parts) {
-            Ok(()) => Ok(None),
-            Err((payload, SendError::Full)) => Ok(Some(payload)),
-            Err((_, reason)) => Err(self.output_error(reason)),
-        }
-    }
-
-    /// Returns whether the limits have permitted it. So do the other sends.
-    pub(in crate::net) fn send_slice(&self, event_loop: &EventLoop, bytes: &[u8]) -> io::Result<bool> {
-        Ok(self.send_from_poll(event_loop, bytes)?.is_none())
-    }
-
-    #[cfg(any(feature = "futures-io", feature = "tokio", feature = "hyper"))]
-    pub(in crate::net) fn send_slices(
-        &self,
-        event_loop: &EventLoop,
-        slices: &[io::IoSlice<'_>],
-    ) -> io::Result<bool> {
-        Ok(self.send_from_poll(event_loop, slices)?.is_none())
-    }
-
-    pub(in crate::net) fn send_vec(
-        &self,
-        event_loop: &EventLoop,
-        bytes: Vec<u8>,
-    ) -> io::Result<Option<Vec<u8>>> {
-        self.send_from_poll(event_loop, bytes)
-    }
-
-    pub(in crate::net) fn send_buffer(
-        &self,
-        event_loop: &EventLoop,
-        bytes: Buffer,
-    ) -> io::Result<Option<Buffer>> {
-        self.send_from_poll(event_loop, bytes)
-    }
-
-    /// Waits until the kernel has taken all output.
-    pub(in crate::net) fn poll_flush(
-        &self,
-        event_loop: &EventLoop,
-        stream: &StreamState,
-        context: &Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.read_mailbox(event_loop, Taken::UpToCall);
-        self.send_collected(event_loop);
-        if self.has_output_failed() {
-            return Poll::Ready(Err(self.output_error(SendError::Closed)));
-        }
-        if self.state.get() != ConnectionState::Closed && self.unsent.borrow().is_none() {
-            return Poll::Ready(Ok(()));
-        }
-        stream.writer.listen(context);
-        Poll::Pending
-    }
-
-    /// Shuts the connection down, and waits until the FIN has been sent.
-    pub(in crate::net) fn poll_shutdown(
-        &self,
-        event_loop: &EventLoop,
-        stream: &StreamState,
-        context: &Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.shutdown(event_loop);
-        if self.has_output_failed() {
-            return Poll::Ready(Err(self.output_error(SendError::Closed)));
-        }
-        if self.fin_sent.get() {
-            return Poll::Ready(Ok(()));
-        }
-        stream.writer.listen(context);
-        Poll::Pending
-    }
-
-    /// The error of the output: that of the write that has failed, if one has.
-    pub(super) fn output_error(&self, reason: SendError) -> io::Error {
-        let first = self.first_error.take();
-        let error = match &first {
-            Some(first) if reason == SendError::Closed => copy(first),
-            _ => reason.into(),
-        };
-        self.first_error.set(first);
-        error
     }
 
     /// The stream was dropped: closes the connection after all accepted output.

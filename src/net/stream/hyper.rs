@@ -3,7 +3,8 @@
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use crate::event_loop::tasks::executor::spawn_local;
+use crate::event_loop::EventLoop;
+use crate::event_loop::tasks::executor::{spawn_local, with_loop};
 use crate::event_loop::timers::sleep::{Sleep, sleep, sleep_until};
 
 /// Spawns the futures of hyper on this thread's loop, for HTTP/2.
@@ -21,8 +22,8 @@ where
     }
 }
 
-/// The time of this thread's loop, for the timeouts of hyper. Its methods panic on a thread without
-/// a loop.
+/// The time of this thread's loop, for the timeouts of hyper; also that of a
+/// [`VirtualClock`](crate::time::VirtualClock). Its methods panic on a thread without a loop.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoopTimer;
 
@@ -35,5 +36,16 @@ impl hyper::rt::Timer for LoopTimer {
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
         Box::pin(sleep_until(deadline))
+    }
+
+    fn now(&self) -> Instant {
+        with_loop(EventLoop::now)
+    }
+
+    fn reset(&self, sleep: &mut Pin<Box<dyn hyper::rt::Sleep>>, new_deadline: Instant) {
+        match sleep.as_mut().downcast_mut_pin::<Sleep>() {
+            Some(sleep) => sleep.reset(new_deadline),
+            None => *sleep = self.sleep_until(new_deadline),
+        }
     }
 }
