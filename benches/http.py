@@ -35,7 +35,7 @@ end
 request = function() return pipeline end
 """
 
-NGINX = """daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log stderr error;
+NGINX = """daemon off; worker_processes 1; pid {folder}/{port}.pid; error_log stderr error;
 events {{ worker_connections 1024; }}
 http {{
   include /etc/nginx/mime.types; default_type application/octet-stream; access_log off;

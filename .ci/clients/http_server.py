@@ -44,7 +44,8 @@ class Server:
 
     def stop(self):
         """Requires an orderly end, with a line of totals."""
-        self.process.send_signal(signal.SIGTERM)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
         try:
             output, _ = self.process.communicate(timeout=15)
         except subprocess.TimeoutExpired:
@@ -113,6 +114,24 @@ def check_files(server, small, big):
     check_equal(get(connection, "*", "OPTIONS")[1]["Allow"], "GET, HEAD, OPTIONS, PUT", "OPTIONS *")
 
 
+def check_changes(server, folder):
+    """A file in the server's memory that changes, is replaced or removed."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=15)
+    path = os.path.join(folder, "root/changing.txt")
+    tags = set()
+    for content in [b"first", b"second", b"third", b"", b"x" * 200_000, b"small"]:
+        with open(f"{path}.new", "wb") as file:
+            file.write(content)
+        os.rename(f"{path}.new", path)
+        if not peer.wait_until(lambda: get(connection, "/changing.txt")[::2] == (200, content), 15):
+            raise CheckFailed(f"a file of {len(content)} bytes is not served after a change")
+        tags.add(get(connection, "/changing.txt")[1]["ETag"].removeprefix("W/"))
+    check_equal(len(tags), 6, "the tags of versions")
+    os.remove(path)
+    if not peer.wait_until(lambda: get(connection, "/changing.txt")[0] == 404, 15):
+        raise CheckFailed("a removed file is served")
+
+
 def check_ranges_and_conditions(server, big):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=15)
     for path, content in [("/big.bin", big), ("/small.txt", get(connection, "/small.txt")[2])]:
@@ -165,7 +184,16 @@ def check_uploads(server, folder, big):
     with server.connect() as sock:
         sock.sendall(b"PUT /incoming/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         check_equal(http_abuse.read_to_end(sock)[:12], b"HTTP/1.1 411", "an upload without a length")
-    check_equal(sorted(os.listdir(os.path.join(folder, "root/incoming"))), ["empty", "file"], "the uploaded files")
+    # The condition holds at the begin of both uploads, and at the end of one.
+    with server.connect() as sock:
+        sock.sendall(b"PUT /incoming/new HTTP/1.1\r\nHost: x\r\nIf-None-Match: *\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        peer.receive_exactly(sock, b"HTTP/1.1 100 Continue\r\n\r\n", "an expectation")
+        new = f"{server.url}/incoming/new"
+        check_equal(session.put(new, b"first", headers={"If-None-Match": "*"}).status_code, 201, "the first of two uploads")
+        sock.sendall(b"xy")
+        check_equal(sock.recv(12), b"HTTP/1.1 412", "the second of two uploads")
+        check_equal(session.get(new).content, b"first", "the file of two uploads")
+    check_equal(sorted(os.listdir(os.path.join(folder, "root/incoming"))), ["empty", "file", "new"], "the uploaded files")
 
 
 def check_pipelining(server, small, big):
@@ -184,6 +212,52 @@ def check_pipelining(server, small, big):
             head = http.client.parse_headers(BufferedHead(reader))
             length = 0 if request.startswith(b"HEAD") else int(head["Content-Length"] or 0)
             check_equal(reader.read(length) == content, True, f"the response to {request[:40]!r}")
+
+
+def check_system_calls(server, folder, small):
+    """Pipelined responses leave in few system calls; skipped if strace cannot attach."""
+    log = os.path.join(folder, "strace")
+    calls = ["strace", "-f", "-e", "trace=sendto,sendmsg,write,writev,recvfrom", "-o", log, "-p", str(server.process.pid)]
+    with subprocess.Popen(calls, stderr=subprocess.PIPE, text=True) as tracer:
+        if "attached" not in tracer.stderr.readline():
+            print("    strace cannot attach: system calls are not counted")
+            return
+        with server.connect() as sock:
+            sock.sendall(b"GET /small.txt HTTP/1.1\r\nHost: x\r\n\r\n" * 16)
+            received = b""
+            while received.count(small) < 16:
+                received += sock.recv(1 << 18)
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait(10)
+    with open(log, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    sends = sum("HTTP/1.1 200 OK" in line for line in lines)
+    receives = sum("GET /small.txt" in line for line in lines)
+    print(f"    16 pipelined requests: {receives} with input, {sends} sends")
+    # The kernel may deliver the requests in parts.
+    if not 1 <= sends <= receives:
+        raise CheckFailed(f"{sends} sends for {receives} inputs")
+
+
+def check_stop(server, small, big):
+    """A stop lets a response finish, ends idle connections, and refuses an upload that is incomplete."""
+    idle, reading, sending = server.connect(), server.connect(), server.connect()
+    idle.sendall(b"GET /small.txt HTTP/1.1\r\nHost: x\r\n\r\n")
+    reading.sendall(b"GET /big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+    sending.sendall(b"PUT /incoming/stopped HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n")
+    peer.receive_exactly(sending, b"HTTP/1.1 100 Continue\r\n\r\n", "an expectation")
+    start = reading.recv(100)
+    received = b""
+    while not received.endswith(small):
+        received += idle.recv(1 << 16)
+    server.process.send_signal(signal.SIGTERM)
+    peer.expect_end(idle, "an idle connection at a stop")
+    check_equal(http_abuse.read_to_end(sending)[:12], b"HTTP/1.1 503", "an upload at a stop")
+    content = (start + http_abuse.read_to_end(reading)).partition(b"\r\n\r\n")[2]
+    check_equal(content == big, True, "a response at a stop")
+    for sock in [idle, reading, sending]:
+        sock.close()
+    server.stop()
 
 
 class BufferedHead:
@@ -268,8 +342,10 @@ def check(options):
             descriptors = peer.open_descriptors(pid)
             slow = http_abuse.Slow(server.connect)
             check_files(server, small, big)
+            check_changes(server, folder)
             check_ranges_and_conditions(server, big)
             check_pipelining(server, small, big)
+            check_system_calls(server, folder, small)
             check_programs(server, folder, big)
             http_abuse.refusals(server.connect)
             http_abuse.garbage(server.connect, options.seed)
@@ -277,7 +353,7 @@ def check(options):
             http_abuse.half_close(server.connect, big)
             http_abuse.killed(server.connect)
             http_abuse.many_connections(server.connect, small)
-            slow.check(big)
+            slow.check()
             if not peer.wait_until(lambda: peer.open_descriptors(pid) <= descriptors, 30):
                 raise CheckFailed("descriptors of ended connections are open")
             check_equal(http_abuse.leftovers(incoming), [], "the files of unfinished uploads")
@@ -289,7 +365,7 @@ def check(options):
             check_tls(options.program, folder, big)
             server = Server(options.program, folder, "--threads", "2")
             check_programs(server, folder, big)
-            server.stop()
+            check_stop(server, small, big)
         finally:
             if server.process.poll() is None:
                 server.process.kill()

@@ -87,11 +87,8 @@ impl Session {
         }
         let Receiving::Upload(mut upload) = std::mem::take(&mut self.receiving) else { return Ok(()) };
         let persistence = upload.persistence;
-        let status = match upload.commit() {
-            Ok(()) if upload.existed => Status(204),
-            Ok(()) => Status(201),
-            Err(status) => status,
-        };
+        let status = upload.commit();
+        log::info!("{}: {} {}", conn.peer_address(), status.0, status.phrase());
         let head = Head::new(status, self.site.now(conn).0);
         let head = if status == Status(204) { head } else { head.field("Content-Length", 0) };
         let head = head.end(persistence);
@@ -100,6 +97,7 @@ impl Session {
         if persistence == Persistence::Close {
             conn.close_gracefully(LINGER);
         }
+        self.watch_output(conn);
         conn.resume_reading();
         Ok(())
     }

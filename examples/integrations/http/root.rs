@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 use std::{fs, io};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::protocol::{Status, Validators};
@@ -91,9 +91,10 @@ impl Root {
         rustix::fs::openat2(&self.directory, name, flags, mode, BENEATH).map_err(status_of)
     }
 
-    /// Renames a file, replacing another one.
-    pub(crate) fn rename(&self, from: &str, to: &[u8]) -> Result<(), Status> {
-        rustix::fs::renameat(&self.directory, from, &self.directory, to).map_err(status_of)
+    /// Renames a file, replacing another one unless the name must be new.
+    pub(crate) fn rename(&self, from: &str, to: &[u8], must_be_new: bool) -> Result<(), Status> {
+        let flags = if must_be_new { RenameFlags::NOREPLACE } else { RenameFlags::empty() };
+        rustix::fs::renameat_with(&self.directory, from, &self.directory, to, flags).map_err(status_of)
     }
 
     pub(crate) fn remove(&self, name: &str) {

@@ -15,7 +15,7 @@ use crate::totals::Count;
 use crate::upload::{Upload, Uploads};
 
 /// The time for a MiB of a body.
-const BODY_TIME: Duration = Duration::from_secs(30);
+const BODY_TIME: Duration = Duration::from_secs(20);
 const BODY_STEP: u64 = 1 << 20;
 
 /// A client must read this many bytes in this time while output waits for it, or the rest.
@@ -60,11 +60,8 @@ impl FrameHandler<Requests> for Session {
     }
 
     fn on_batch_end(&mut self, conn: &TcpConnection) -> io::Result<()> {
-        // It would leave now anyway; then the connection knows what waits. A failure ends the
-        // connection when its input is read.
-        let _ = conn.flush();
-        if conn.unsent() > 0 && self.checked.is_none() && matches!(self.receiving, Receiving::Nothing) {
-            self.check_output_later(conn);
+        if matches!(self.receiving, Receiving::Nothing) {
+            self.watch_output(conn);
         }
         Ok(())
     }
@@ -214,6 +211,16 @@ impl Session {
 
     fn sent(&self, conn: &TcpConnection) -> u64 {
         self.accepted.saturating_sub(conn.unsent() as u64)
+    }
+
+    /// Limits the time that output may wait for the client.
+    pub(crate) fn watch_output(&mut self, conn: &TcpConnection) {
+        // It would leave after the callback anyway; now the connection knows what waits. A failure
+        // closes the connection.
+        let _ = conn.flush();
+        if conn.unsent() > 0 && self.checked.is_none() {
+            self.check_output_later(conn);
+        }
     }
 
     fn check_output_later(&mut self, conn: &TcpConnection) {

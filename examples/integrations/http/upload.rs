@@ -3,14 +3,14 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use reveille::fs::{File, FileIo};
 use reveille::net::KeepOpen;
 
 use crate::protocol::{Body, Outcome, Request, Status, precondition};
 use crate::reply::Persistence;
-use crate::root::{Found, Root};
-use std::time::SystemTime;
+use crate::root::{FileVersion, Found, Root};
 
 /// Received bytes are written to the file when there are this many.
 pub(crate) const PIECE: usize = 64 << 10;
@@ -36,7 +36,8 @@ impl Uploads {
         limit: u64,
         loop_number: usize,
     ) -> Result<Uploads, Status> {
-        let prefix = path.trim_matches('/').as_bytes().to_vec();
+        let segments: Vec<&str> = path.split('/').filter(|segment| !matches!(*segment, "" | ".")).collect();
+        let prefix = segments.join("/").into_bytes();
         let directory = root.open_below(&prefix)?;
         Ok(Uploads { files, prefix, directory, limit, loop_number, count: Cell::new(0) })
     }
@@ -104,7 +105,8 @@ impl Uploads {
             received: 0,
             is_complete: false,
             persistence,
-            existed: existing.is_some(),
+            is_conditional: request.fields.select,
+            existing,
             keep_open: None,
             name: name.to_vec(),
             temporary: Some(Temporary { parent, name: temporary }),
@@ -123,8 +125,10 @@ pub(crate) struct Upload {
     pub(crate) received: u64,
     pub(crate) is_complete: bool,
     pub(crate) persistence: Persistence,
-    /// Whether the upload replaces a file.
-    pub(crate) existed: bool,
+    /// Whether the request has conditions.
+    is_conditional: bool,
+    /// The file that the upload replaces.
+    existing: Option<FileVersion>,
     /// From the end of the body to the response.
     pub(crate) keep_open: Option<KeepOpen>,
     name: Vec<u8>,
@@ -132,13 +136,25 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// Gives the file its name.
-    pub(crate) fn commit(&mut self) -> Result<(), Status> {
-        if let Some(Temporary { parent, name }) = &self.temporary {
-            parent.rename(name, &self.name)?;
-            self.temporary = None;
+    /// Gives the file its name. Returns the status of the response.
+    pub(crate) fn commit(&mut self) -> Status {
+        let Some(Temporary { parent, name }) = &self.temporary else { return Status(500) };
+        // Another upload may have been completed since the conditions were evaluated.
+        let current = match parent.find(&self.name) {
+            Ok(Found::File(version)) => Some(version),
+            _ => None,
+        };
+        if self.is_conditional && current != self.existing {
+            return Status(412);
         }
-        Ok(())
+        let must_be_new = self.is_conditional && current.is_none();
+        match parent.rename(name, &self.name, must_be_new) {
+            Err(Status(409)) if must_be_new => return Status(412),
+            Err(status) => return status,
+            Ok(()) => {}
+        }
+        self.temporary = None;
+        if current.is_some() { Status(204) } else { Status(201) }
     }
 }
 
