@@ -103,6 +103,18 @@ def refusals(connect):
         check_equal((reply.count(b" 200 OK"), reply.count(b" 400 ")), (3, 1), "pipelined after a bad request")
 
 
+def unwanted_bodies(connect):
+    """A short body of a refused request is skipped; a long one ends the connection."""
+    post = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for size, following in [(60_000, 2), (70_000, 0)]:
+        with connect() as sock:
+            send_all(sock, post + b"%x\r\n%s\r\n0\r\n\r\n" % (size, GET * (size // len(GET)) + b"x" * (size % len(GET))) + GET)
+            send_all(sock, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            reply = read_to_end(sock)
+            found = (reply.count(b"HTTP/1.1 405 "), reply.count(b" 200 OK"))
+            check_equal(found, (1, following), f"responses after a body of {size} bytes")
+
+
 def garbage(connect, seed):
     generator = random.Random(seed)
     for number in range(200):
@@ -183,9 +195,10 @@ class Slow:
         self.readers = [connect(receive_buffer=4096) for _ in range(20)]
         for sock in self.readers:
             sock.sendall(b"GET /big.bin HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        self.idle = connect()
 
-    def check(self):
-        """A late head and a late body get 408; a reader that does not read is reset."""
+    def check(self, small):
+        """A late head and a late body get 408; a reader that does not read is reset before it counts as idle."""
         for sock in [*self.heads, self.body]:
             sock.settimeout(60)
             check_equal(read_to_end(sock).rpartition(b"HTTP/1.1 ")[2][:3], b"408", "a late request")
@@ -198,6 +211,8 @@ class Slow:
             error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             check_equal(error, errno.ECONNRESET, "the error of a client that does not read")
             sock.close()
+        self.idle.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        check_equal(read_to_end(self.idle).endswith(small), True, "a client that was idle")
 
 
 def leftovers(folder):
