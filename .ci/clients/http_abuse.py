@@ -113,6 +113,10 @@ def unwanted_bodies(connect):
             reply = read_to_end(sock)
             found = (reply.count(b"HTTP/1.1 405 "), reply.count(b" 200 OK"))
             check_equal(found, (1, following), f"responses after a body of {size} bytes")
+    with connect() as sock:
+        send_all(sock, post + b"x\r\n" + GET)
+        found = [line for line in read_to_end(sock).split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
+        check_equal(found, [b"HTTP/1.1 405 Method Not Allowed"], "the responses to a malformed body that is not wanted")
 
 
 def garbage(connect, seed):

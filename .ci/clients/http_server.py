@@ -181,6 +181,10 @@ def check_uploads(server, folder, big):
     check_equal(session.put(f"{server.url}/small.txt", b"x").status_code, 405, "an upload elsewhere")
     check_equal(session.put(f"{server.url}/incoming/.x", b"x").status_code, 403, "an upload of a hidden file")
     check_equal(session.put(f"{server.url}/incoming/empty", b"", headers={"Content-Length": "0"}).status_code, 201, "an empty upload")
+    for number in range(50):
+        session.put(url, str(number))
+        # On another connection, which another loop may serve.
+        check_equal(requests.get(url, timeout=15).text, str(number), "a file that was just uploaded")
     with server.connect() as sock:
         sock.sendall(b"PUT /incoming/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         check_equal(http_abuse.read_to_end(sock)[:12], b"HTTP/1.1 411", "an upload without a length")
@@ -365,6 +369,9 @@ def check(options):
             server.stop()
             check_tls(options.program, folder, big)
             server = Server(options.program, folder, "--threads", "2")
+            for name in os.listdir(incoming):
+                os.remove(os.path.join(incoming, name))
+            check_uploads(server, folder, big)
             check_programs(server, folder, big)
             check_stop(server, small, big)
         finally:

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Acquire};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock::DATE_LENGTH;
@@ -16,8 +18,11 @@ pub(crate) const LARGEST: u64 = 64 << 10;
 /// The bytes of all files that are kept, for each loop.
 const CAPACITY: usize = 16 << 20;
 
-/// After this time a file is checked for changes when it is requested. Until then, an old version
-/// may be served.
+/// What an entry takes besides its bytes, at most.
+const OVERHEAD: usize = 512;
+
+/// After this time, and after an upload, a file is checked for changes when it is requested. Until
+/// then an old version may be served.
 const VALID: Duration = Duration::from_secs(1);
 
 /// A file that is kept.
@@ -29,15 +34,22 @@ pub(crate) struct Entry {
     pub(crate) version: FileVersion,
     was_strong: bool,
     checked: Instant,
+    /// The number of uploads before the check.
+    uploads: u64,
 }
 
-#[derive(Default)]
 pub(crate) struct Cache {
     entries: HashMap<Box<[u8]>, Entry>,
     bytes: usize,
+    /// The number of uploads to all loops.
+    uploads: Arc<AtomicU64>,
 }
 
 impl Cache {
+    pub(crate) fn new(uploads: Arc<AtomicU64>) -> Cache {
+        Cache { entries: HashMap::new(), bytes: 0, uploads }
+    }
+
     /// Returns the file with this path, if it is kept and has not changed.
     pub(crate) fn get(
         &mut self,
@@ -48,21 +60,28 @@ impl Cache {
     ) -> Option<&mut Entry> {
         // The borrow checker accepts no return from the first lookup.
         let entry = self.entries.get_mut(path)?;
-        if now.saturating_duration_since(entry.checked) >= VALID {
+        // Read before the file is checked, so that a later upload causes another check.
+        let uploads = self.uploads.load(Acquire);
+        if now.saturating_duration_since(entry.checked) >= VALID || entry.uploads != uploads {
             let is_current = entry.was_strong == entry.version.validators.is_strong(time)
                 && matches!(root.find(path), Ok(Found::File(version)) if version == entry.version);
             if !is_current {
                 self.remove(path);
                 return None;
             }
-            entry.checked = now;
+            (entry.checked, entry.uploads) = (now, uploads);
         }
         self.entries.get_mut(path)
     }
 
-    /// Keeps a file, if it is small, and returns it. Returns `None` if the file is not kept.
+    /// The number of uploads to all loops.
+    pub(crate) fn uploads(&self) -> u64 {
+        self.uploads.load(Acquire)
+    }
+
+    /// Keeps a file, and returns it.
     pub(crate) fn insert(&mut self, path: &[u8], entry: Entry) -> &mut Entry {
-        let size = entry.response.len();
+        let size = path.len() + entry.response.len() + OVERHEAD;
         self.remove(path);
         while self.bytes + size > CAPACITY {
             // Any of them: files that are in demand return.
@@ -75,15 +94,16 @@ impl Cache {
 
     fn remove(&mut self, path: &[u8]) {
         if let Some(entry) = self.entries.remove(path) {
-            self.bytes -= entry.response.len();
+            self.bytes -= path.len() + entry.response.len() + OVERHEAD;
         }
     }
 }
 
 impl Entry {
     /// Reads a small file. Returns `None` if it has another length than expected: it is being
-    /// changed.
+    /// changed. `uploads` is the number of uploads before the file was opened.
     pub(crate) fn read(
+        uploads: u64,
         path: &[u8],
         file: &std::fs::File,
         version: FileVersion,
@@ -97,7 +117,7 @@ impl Entry {
         response.resize(head_length + version.length as usize, 0);
         file.read_exact_at(&mut response[head_length..], 0).ok()?;
         let was_strong = version.validators.is_strong(time);
-        Some(Entry { response, head_length, date, version, was_strong, checked: now })
+        Some(Entry { response, head_length, date, version, was_strong, checked: now, uploads })
     }
 
     /// The whole response, with this date.

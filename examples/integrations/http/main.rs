@@ -9,8 +9,9 @@
 //! sendfile(2). An upload is written by `FileIo`, while the connection does not read. Requests,
 //! bodies and responses each have a time limit, and a connection has a limit of memory.
 //!
-//! Of several ranges in one request, none is selected: the response has the whole file, which RFC
-//! 9110 permits. Hidden files, whose names begin with a dot, are not served.
+//! Files of up to 64 KiB are kept in memory, and checked for changes once a second and after each
+//! upload. Of several ranges in one request none is selected: the response has the whole file, which
+//! RFC 9110 permits. Hidden files, whose names begin with a dot, are not served.
 
 #[path = "../../shared/options.rs"]
 mod options;
@@ -39,7 +40,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use reveille::codec::Framed;
@@ -144,7 +145,7 @@ fn run(arguments: Arguments) -> io::Result<()> {
     let builder = TcpServer::bind(&event_loop, listen)?;
     let builder = if let Some(tls) = &tls { builder.tls(tls.clone()) } else { builder };
     let (totals, loops) = (Arc::new(Totals::default()), AtomicUsize::new(0));
-    let counted = Arc::clone(&totals);
+    let (counted, completed) = (Arc::clone(&totals), Arc::new(AtomicU64::new(0)));
     let server = builder
         .threads(threads.get())
         .max_connections(MAX_CONNECTIONS)
@@ -152,17 +153,19 @@ fn run(arguments: Arguments) -> io::Result<()> {
         .limits(limits)
         .serve_per_loop(
             move |event_loop| {
-                let root = Rc::new(Root::open(&root)?);
+                let root = Root::open(&root)?;
                 let uploads = match &uploads {
                     None => None,
                     Some(path) => {
                         let files = FileIo::new(event_loop)?;
                         let number = loops.fetch_add(1, Relaxed);
-                        let uploads = Uploads::new(files, &root, path, max_upload, number);
+                        let uploads =
+                            Uploads::new(files, &root, path, max_upload, number, Arc::clone(&completed));
                         Some(Rc::new(uploads.map_err(|status| no_uploads(path, status))?))
                     }
                 };
-                Ok((Rc::new(Site::new(event_loop, root, uploads.is_some())), uploads))
+                let site = Site::new(event_loop, root, uploads.is_some(), Arc::clone(&completed));
+                Ok((Rc::new(site), uploads))
             },
             move |(site, uploads), _| {
                 let count = Count { totals: Arc::clone(&counted), requests: 0 };

@@ -190,7 +190,11 @@ impl Session {
 
     /// Refuses a request whose end is unknown, so no other can follow.
     pub(crate) fn refuse_and_close(&mut self, conn: &TcpConnection, status: Status) {
-        self.receiving = Receiving::Nothing;
+        if let Receiving::Discarded(_) = std::mem::take(&mut self.receiving) {
+            // The request has a response.
+            conn.close_gracefully(LINGER);
+            return;
+        }
         log::info!("{}: {} {}", conn.peer_address(), status.0, status.phrase());
         // No content: the method may be HEAD.
         let head =

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use reveille::net::SendError;
@@ -19,7 +20,7 @@ use crate::root::{Found, Root};
 
 /// The files that a loop serves.
 pub(crate) struct Site {
-    root: Rc<Root>,
+    root: Root,
     cache: RefCell<Cache>,
     clock: Clock,
     /// The value of the field Allow.
@@ -27,9 +28,15 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    pub(crate) fn new(event_loop: &EventLoop, root: Rc<Root>, accepts_uploads: bool) -> Site {
+    pub(crate) fn new(
+        event_loop: &EventLoop,
+        root: Root,
+        accepts_uploads: bool,
+        uploads: Arc<AtomicU64>,
+    ) -> Site {
         let allowed = if accepts_uploads { "GET, HEAD, OPTIONS, PUT" } else { "GET, HEAD, OPTIONS" };
-        Site { root, cache: RefCell::default(), clock: Clock::new(event_loop.now()), allowed }
+        let cache = RefCell::new(Cache::new(uploads));
+        Site { root, cache, clock: Clock::new(event_loop.now()), allowed }
     }
 
     pub(crate) fn now(&self, conn: &TcpConnection) -> ([u8; DATE_LENGTH], SystemTime) {
@@ -85,13 +92,15 @@ impl Site {
         let entry = match cache.get(path, &self.root, now, time) {
             Some(entry) => entry,
             None => {
+                let uploads = cache.uploads();
                 // A pipe or a device would notice that it is opened.
                 if !matches!(self.root.find(path)?, Found::File(_)) {
                     return Err(Status(404));
                 }
                 let (file, version) = self.root.open_file(path)?;
                 let is_small = version.length <= cache::LARGEST;
-                let entry = is_small.then(|| Entry::read(path, &file, version.clone(), now, (date, time)));
+                let entry =
+                    is_small.then(|| Entry::read(uploads, path, &file, version.clone(), now, (date, time)));
                 match entry.flatten() {
                     Some(entry) => cache.insert(path, entry),
                     None => return Ok(send_selected(exchange, path, &version, Content::File(file))),

@@ -3,6 +3,8 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Release};
 use std::time::SystemTime;
 
 use reveille::fs::{File, FileIo};
@@ -25,7 +27,9 @@ pub(crate) struct Uploads {
     pub(crate) limit: u64,
     /// Makes the names of temporary files unique within the process.
     loop_number: usize,
-    count: Cell<u64>,
+    begun: Cell<u64>,
+    /// The number of complete uploads to all loops.
+    completed: Arc<AtomicU64>,
 }
 
 impl Uploads {
@@ -35,11 +39,12 @@ impl Uploads {
         path: &str,
         limit: u64,
         loop_number: usize,
+        completed: Arc<AtomicU64>,
     ) -> Result<Uploads, Status> {
         let segments: Vec<&str> = path.split('/').filter(|segment| !matches!(*segment, "" | ".")).collect();
         let prefix = segments.join("/").into_bytes();
         let directory = root.open_below(&prefix)?;
-        Ok(Uploads { files, prefix, directory, limit, loop_number, count: Cell::new(0) })
+        Ok(Uploads { files, prefix, directory, limit, loop_number, begun: Cell::new(0), completed })
     }
 
     /// Begins to receive the file that the request names.
@@ -94,8 +99,8 @@ impl Uploads {
             Status(404) => Status(409),
             status => status,
         })?;
-        self.count.set(self.count.get() + 1);
-        let temporary = format!(".upload-{}-{}-{}", std::process::id(), self.loop_number, self.count.get());
+        self.begun.set(self.begun.get() + 1);
+        let temporary = format!(".upload-{}-{}-{}", std::process::id(), self.loop_number, self.begun.get());
         let file = File::from(parent.create(&temporary)?);
         Ok(Upload {
             uploads: Rc::clone(self),
@@ -154,6 +159,8 @@ impl Upload {
             Ok(()) => {}
         }
         self.temporary = None;
+        // Also other loops have the old file in memory.
+        self.uploads.completed.fetch_add(1, Release);
         if current.is_some() { Status(204) } else { Status(201) }
     }
 }
