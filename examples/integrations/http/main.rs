@@ -10,8 +10,8 @@
 //! bodies and responses each have a time limit, and a connection has a limit of memory.
 //!
 //! Files of up to 64 KiB are kept in memory, and checked for changes once a second and after each
-//! upload. Of several ranges in one request none is selected: the response has the whole file, which
-//! RFC 9110 permits. Hidden files, whose names begin with a dot, are not served.
+//! upload. Of several ranges in one request none is selected: the response has the whole file,
+//! which RFC 9110 permits. Hidden files, whose names begin with a dot, are not served.
 
 #[path = "../../shared/options.rs"]
 mod options;
