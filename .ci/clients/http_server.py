@@ -43,9 +43,11 @@ class Server:
         return peer.connect("127.0.0.1", self.port, **options)
 
     def stop(self):
-        """Requires an orderly end, with a line of totals."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(signal.SIGTERM)
+        self.await_end()
+
+    def await_end(self):
+        """Requires an orderly end after a signal, with a line of totals."""
         try:
             output, _ = self.process.communicate(timeout=15)
         except subprocess.TimeoutExpired:
@@ -261,7 +263,7 @@ def check_stop(server, small, big):
     check_equal(content == big, True, "a response at a stop")
     for sock in [idle, reading, sending]:
         sock.close()
-    server.stop()
+    server.await_end()
 
 
 class BufferedHead:
