@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares the example `http` with nginx: a file of 1 KiB, one loop and one worker.
 
-    cargo build --release -p integrations --bin http
+    cargo build --profile bench -p integrations --bin http
     benches/http.py target/release/http [--seconds 4] [--rounds 5]
 
 Needs nginx, wrk and h2load. The servers take turns, on CPU 0; the client is on CPU 1. For each load it prints the requests
