@@ -4,6 +4,7 @@ import errno
 import http.client
 import os
 import random
+import re
 import select
 import socket
 import time
@@ -115,8 +116,8 @@ def unwanted_bodies(connect):
             check_equal(found, (1, following), f"responses after a body of {size} bytes")
     with connect() as sock:
         send_all(sock, post + b"x\r\n" + GET)
-        found = [line for line in read_to_end(sock).split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
-        check_equal(found, [b"HTTP/1.1 405 Method Not Allowed"], "the responses to a malformed body that is not wanted")
+        found = re.findall(rb"HTTP/1.1 (\d+)", read_to_end(sock))
+        check_equal(found, [b"405"], "the responses to a malformed body that is not wanted")
 
 
 def garbage(connect, seed):
