@@ -49,6 +49,12 @@ def run(check, options):
         raise SystemExit(f"{script}: {kind}{failure} (seed {options.seed})") from None
 
 
+def check_equal(found, expected, what):
+    """Requires that two values are equal."""
+    if found != expected:
+        raise CheckFailed(f"{what}: {found!r} instead of {expected!r}")
+
+
 def connect(host, port, receive_buffer=None, segment=None):
     """Connects with TCP_NODELAY, so that the kernel sends a partial message at once.
 

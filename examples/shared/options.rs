@@ -7,6 +7,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::str::FromStr;
 
+/// The options that have two values.
+const PAIRS: [&str; 1] = ["--tls"];
+
 /// The arguments of an example. Options come first.
 pub(crate) struct Options {
     name: &'static str,
@@ -46,9 +49,13 @@ impl Options {
                 return Err(ExitCode::SUCCESS);
             }
             if names.contains(&argument.as_str()) {
-                let value = given.next();
-                let value = value.ok_or_else(|| options.wrong(format!("{argument} wants a value")))?;
-                options.values.push((argument, value));
+                let mut value =
+                    || given.next().ok_or_else(|| options.wrong(format!("{argument} wants a value")));
+                let first = value()?;
+                // Of a pair, the second value is stored under a name that no argument has.
+                let second = if PAIRS.contains(&argument.as_str()) { Some(value()?) } else { None };
+                options.values.extend(second.map(|second| (format!("second {argument}"), second)));
+                options.values.push((argument, first));
             } else if flags.contains(&argument.as_str()) {
                 options.values.push((argument, String::new()));
             } else if argument.starts_with('-') {
@@ -81,6 +88,12 @@ impl Options {
     pub(crate) fn text(&self, option: &str) -> Option<String> {
         let (_, value) = self.values.iter().rfind(|(name, _)| name == option)?;
         Some(value.clone())
+    }
+
+    /// The values of an option that has two of them.
+    #[allow(dead_code, reason = "each example uses a part of it")]
+    pub(crate) fn pair(&self, option: &str) -> Option<(String, String)> {
+        Some((self.text(option)?, self.text(&format!("second {option}"))?))
     }
 
     /// Returns the other arguments, of which there may be at most `max`.
