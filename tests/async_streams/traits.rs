@@ -75,3 +75,27 @@ fn the_traits_of_hyper_pass_bytes_and_ends() {
         });
     });
 }
+
+#[cfg(feature = "hyper")]
+#[test]
+fn the_timer_of_hyper_moves_a_sleep_in_place() {
+    use std::future::poll_fn;
+    use std::task::Poll;
+    use std::time::{Duration, Instant};
+
+    use hyper::rt::{Sleep, Timer};
+    use reveille::time::LoopTimer;
+
+    crate::support::with_loop(|event_loop| {
+        crate::support::futures::run(event_loop, async {
+            let address = |sleep: &dyn Sleep| std::ptr::from_ref(sleep).addr();
+            let mut sleep = LoopTimer.sleep(Duration::from_secs(24 * 3600));
+            let before = address(&*sleep);
+            let polled = poll_fn(|context| Poll::Ready(sleep.as_mut().poll(context))).await;
+            assert!(polled.is_pending());
+            LoopTimer.reset(&mut sleep, Instant::now());
+            assert_eq!(address(&*sleep), before);
+            sleep.await;
+        });
+    });
+}

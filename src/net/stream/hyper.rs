@@ -36,4 +36,12 @@ impl hyper::rt::Timer for LoopTimer {
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
         Box::pin(sleep_until(deadline))
     }
+
+    /// Moves the timer of a sleep of this crate, without an allocation.
+    fn reset(&self, sleep: &mut Pin<Box<dyn hyper::rt::Sleep>>, deadline: Instant) {
+        match sleep.as_mut().downcast_mut_pin::<Sleep>() {
+            Some(sleep) => sleep.reset(deadline),
+            None => *sleep = self.sleep_until(deadline),
+        }
+    }
 }
