@@ -297,6 +297,7 @@ impl EventLoop {
     }
 
     /// Returns a source and its cached readiness.
+    #[inline]
     pub(crate) fn source(&self, id: ChannelId) -> Option<(Rc<dyn Source>, Readiness)> {
         let channels = self.inner.channels.borrow();
         channels.get_ready(id).map(|(source, ready)| (Rc::clone(source), ready))
@@ -399,6 +400,7 @@ pub(crate) struct WeakLoop(Weak<Inner>);
 
 impl WeakLoop {
     /// Calls `f` with the loop, if it still exists and belongs to this process.
+    #[inline]
     pub(crate) fn with<R>(&self, f: impl FnOnce(&EventLoop) -> R) -> Option<R> {
         let event_loop = EventLoop { inner: self.0.upgrade()? };
         (!event_loop.is_inherited()).then(|| f(&event_loop))

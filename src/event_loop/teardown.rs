@@ -11,28 +11,34 @@ use super::current::CURRENT;
 use crate::event_loop::containment::logger;
 
 impl Drop for EventLoop {
+    #[inline]
     fn drop(&mut self) {
-        // While a handle is used on the loop's own thread, it holds a second reference to the loop.
-        // Only the drop of the last reference ends the loop, so the callbacks called here can still
-        // use it.
+        // While a handle or a stream is used on the loop's own thread, it holds a second reference
+        // to the loop. Only the drop of the last reference ends the loop, so the callbacks called
+        // there can still use it.
         if Rc::strong_count(&self.inner) == 1 {
-            if !self.is_inherited() {
-                self.run_at_end();
-            }
-            // A hook may have forked.
-            if self.is_inherited() {
-                self.abandon()
-            } else {
-                self.end()
-            }
-            if CURRENT.with_borrow(|current| ptr::eq(current.as_ptr(), Rc::as_ptr(&self.inner))) {
-                EventLoop::set_current(Weak::new());
-            }
+            self.drop_last();
         }
     }
 }
 
 impl EventLoop {
+    #[cold]
+    fn drop_last(&mut self) {
+        if !self.is_inherited() {
+            self.run_at_end();
+        }
+        // A hook may have forked.
+        if self.is_inherited() {
+            self.abandon()
+        } else {
+            self.end()
+        }
+        if CURRENT.with_borrow(|current| ptr::eq(current.as_ptr(), Rc::as_ptr(&self.inner))) {
+            EventLoop::set_current(Weak::new());
+        }
+    }
+
     /// In a forked child: drops the state owned by the loop's thread. No callback is called, since
     /// nothing has ended in the parent, whose descriptors stay open. State shared with other
     /// threads is left as it is and never freed: those threads do not exist in the child, and may

@@ -179,12 +179,9 @@ impl ByteStream {
     pub async fn write_buf(&mut self, bytes: &mut Buffer) -> io::Result<()> {
         /// Less is cheaper to copy than to replace the storage.
         const LARGE: usize = 64 * 1024;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let room = poll_fn(|context| self.poll_room(context, bytes.len())).await?;
-        if bytes.len() < LARGE || room < bytes.len() {
-            self.write_all(bytes.readable()).await?;
+        let is_large = bytes.len() >= LARGE;
+        if !is_large || poll_fn(|context| self.poll_room(context, bytes.len())).await? < bytes.len() {
+            self.write_bytes(bytes.readable()).await?;
             bytes.clear();
             return Ok(());
         }

@@ -25,6 +25,8 @@ commands (all the comparisons without one):
            a hand-written thread pool, and pread in a loop
   futures  spawning and joining futures, wake-ups, yields, and a million that wait for a timer:
            reveille and tokio's current_thread
+  hyper    server CPU time per request of hyper's hello world, over HTTP/1.1 with keep-alive and HTTP/2
+           with many streams, and memory for each idle connection: on reveille and on tokio
   tls      server CPU time with TLS 1.3 by one rustls: echo of 64 B and 16 to 256 KiB, full
            and resumed handshakes; memory for each idle connection; reveille-tls, tokio-rustls;
            the same echo behind a relay that ends TLS: reveille-relay, nginx-relay
@@ -34,8 +36,11 @@ commands (all the comparisons without one):
 options:
   --rounds N   samples of each peer and case; default: 5
   --peers ...  the servers of echo, churn, memory and smoke, and the peers of timers: any of raw,
-               raw-recv (raw with recv and send for read and write), reveille, mio, tokio, calloop;
+               raw-recv (raw with recv and send for read and write), reveille, reveille-async,
+               mio, tokio, smol, monoio (its epoll driver), calloop;
+               the servers of hyper: tokio-http1, reveille-http1, tokio-http2, reveille-http2;
                the servers of tls: reveille-tls, tokio-rustls, reveille-relay, nginx-relay;
+               the base of the ratios of echo is raw, or without it the first name;
                a repeated name shows the difference between two runs of one server";
 
 /// The command.
@@ -52,6 +57,7 @@ pub(crate) enum Command {
     Timers,
     Files,
     Futures,
+    Hyper,
     Tls,
     Smoke,
     Help,
@@ -108,6 +114,7 @@ impl Arguments {
                 "files" => Command::Files,
                 "futures" => Command::Futures,
                 "futures-peer" => Command::FuturesPeer(Executor::parse(&value(&mut words, "futures-peer")?)?),
+                "hyper" => Command::Hyper,
                 "tls" => Command::Tls,
                 "smoke" => Command::Smoke,
                 "help" | "--help" | "-h" => Command::Help,
@@ -135,9 +142,14 @@ impl Arguments {
             }
             command = named;
         }
-        let is_tls = command == Command::Tls;
-        let peers = peers.unwrap_or_else(|| if is_tls { Peer::all_tls() } else { Peer::USUAL.to_vec() });
-        match peers.iter().find(|peer| peer.is_tls() != is_tls) {
+        let (is_tls, is_http) = (command == Command::Tls, command == Command::Hyper);
+        let peers = peers.unwrap_or_else(|| match command {
+            Command::Tls => Peer::all_tls(),
+            Command::Hyper => Peer::HTTP.to_vec(),
+            _ => Peer::USUAL.to_vec(),
+        });
+        let is_other = |peer: &&Peer| peer.is_tls() != is_tls || peer.http_version().is_some() != is_http;
+        match peers.iter().find(is_other) {
             Some(peer) => Err(format!("{} is not a peer of this command", peer.name())),
             None => Ok(Arguments { command, rounds, peers }),
         }
@@ -179,7 +191,8 @@ mod tests {
     }
 
     #[test]
-    fn tls_has_peers_of_its_own() {
+    fn tls_and_hyper_have_peers_of_their_own() {
+        assert_eq!(parse("hyper").unwrap().peers, Peer::HTTP);
         assert_eq!(parse("tls").unwrap().peers, Peer::all_tls());
         assert_eq!(parse("--peers reveille-tls tls").unwrap().peers, [Peer::ReveilleTls]);
     }
@@ -196,6 +209,8 @@ mod tests {
             "serve",
             "tls --peers raw",
             "echo --peers tokio-rustls",
+            "echo --peers tokio-http1",
+            "hyper --peers tokio",
         ] {
             assert!(parse(line).is_err(), "{line:?} was accepted");
         }

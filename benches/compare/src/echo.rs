@@ -21,11 +21,12 @@ impl Work for Load {
 
 /// Measures all cases and prints a table for each.
 pub(crate) fn run(machine: &Machine, peers: &[Peer], rounds: usize) -> Result<()> {
+    let base = if peers.contains(&Peer::Raw) { Peer::Raw } else { peers[0] };
     for (size, connections) in CASES {
         // All servers run at once, and this process holds the client end of all their connections.
         machine.need_connections(peers.len() * connections)?;
         let title = format!("echo, {size} B, {connections} connections");
-        let words = Words { title, unit: "message", base: Peer::Raw };
+        let words = Words { title, unit: "message", base };
         turns::run(machine, peers, rounds, &words, |server| {
             let mut load = Load::open(server, connections, size)?;
             load.run_for(WARM_UP)?;

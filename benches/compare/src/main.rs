@@ -19,6 +19,7 @@ mod doorbell;
 mod echo;
 mod files;
 mod futures;
+mod http;
 mod load;
 mod machine;
 mod memory;
@@ -90,6 +91,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Timers => timers::run(peers, *rounds),
         Command::Futures => futures::run(&machine, *rounds),
         Command::Files => files::run(&machine, *rounds),
+        Command::Hyper => http::run(&machine, peers, *rounds),
         Command::Tls => tls::run(&machine, peers, *rounds),
         Command::Smoke => smoke::run(&machine, peers),
         _ => {
@@ -102,6 +104,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             timers::run(peers, *rounds)?;
             futures::run(&machine, *rounds)?;
             files::run(&machine, *rounds)?;
+            http::run(&machine, &Peer::HTTP, *rounds)?;
             tls::run(&machine, &Peer::all_tls(), *rounds)
         }
     }

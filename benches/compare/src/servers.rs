@@ -5,12 +5,15 @@
 //! running.
 
 mod calloop;
+mod hyper;
 mod mio;
+mod monoio;
 mod raw;
 mod relays;
 mod reveille;
 mod reveille_async;
 mod reveille_tls;
+mod smol;
 mod tokio;
 mod tokio_tls;
 
@@ -18,6 +21,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use crate::Result;
+use crate::http::Version;
 use raw::Calls;
 pub(crate) use relays::{BACKEND, clean_up, has_nginx};
 
@@ -36,7 +40,13 @@ pub(crate) enum Peer {
     ReveilleAsync,
     Mio,
     Tokio,
+    Smol,
+    Monoio,
     Calloop,
+    ReveilleHttp1,
+    TokioHttp1,
+    ReveilleHttp2,
+    TokioHttp2,
     ReveilleTls,
     TokioTls,
     ReveilleRelay,
@@ -45,15 +55,21 @@ pub(crate) enum Peer {
 
 impl Peer {
     /// The default peers. All are compared with the first.
-    pub(crate) const USUAL: [Peer; 7] = [
+    pub(crate) const USUAL: [Peer; 9] = [
         Peer::Raw,
         Peer::RawRecvSend,
         Peer::Reveille,
         Peer::ReveilleAsync,
         Peer::Mio,
         Peer::Tokio,
+        Peer::Smol,
+        Peer::Monoio,
         Peer::Calloop,
     ];
+
+    /// The peers of the command `hyper`.
+    pub(crate) const HTTP: [Peer; 4] =
+        [Peer::TokioHttp1, Peer::ReveilleHttp1, Peer::TokioHttp2, Peer::ReveilleHttp2];
 
     /// The peers of the command `tls`. All are compared with the first.
     pub(crate) const TLS: [Peer; 2] = [Peer::TokioTls, Peer::ReveilleTls];
@@ -76,7 +92,13 @@ impl Peer {
             Peer::ReveilleAsync => "reveille-async",
             Peer::Mio => "mio",
             Peer::Tokio => "tokio",
+            Peer::Smol => "smol",
+            Peer::Monoio => "monoio",
             Peer::Calloop => "calloop",
+            Peer::ReveilleHttp1 => "reveille-http1",
+            Peer::TokioHttp1 => "tokio-http1",
+            Peer::ReveilleHttp2 => "reveille-http2",
+            Peer::TokioHttp2 => "tokio-http2",
             Peer::ReveilleTls => "reveille-tls",
             Peer::TokioTls => "tokio-rustls",
             Peer::ReveilleRelay => "reveille-relay",
@@ -87,6 +109,15 @@ impl Peer {
     /// Whether its connections are encrypted.
     pub(crate) fn is_tls(self) -> bool {
         Peer::TLS.contains(&self) || self.is_relay()
+    }
+
+    /// The version of HTTP that it speaks, if it is a peer of the command `hyper`.
+    pub(crate) fn http_version(self) -> Option<Version> {
+        match self {
+            Peer::ReveilleHttp1 | Peer::TokioHttp1 => Some(Version::Http1),
+            Peer::ReveilleHttp2 | Peer::TokioHttp2 => Some(Version::Http2),
+            _ => None,
+        }
     }
 
     /// Whether it needs a backend.
@@ -101,8 +132,8 @@ impl Peer {
 
     /// Parses the name of a peer.
     pub(crate) fn parse(name: &str) -> std::result::Result<Peer, String> {
-        let named =
-            Peer::USUAL.into_iter().chain(Peer::TLS).chain(Peer::RELAYS).find(|peer| peer.name() == name);
+        let mut all = Peer::USUAL.into_iter().chain(Peer::HTTP).chain(Peer::TLS).chain(Peer::RELAYS);
+        let named = all.find(|peer| peer.name() == name);
         named.ok_or_else(|| format!("no peer is called {name:?}"))
     }
 }
@@ -116,7 +147,13 @@ pub(crate) fn serve(peer: Peer) -> Result<()> {
         Peer::ReveilleAsync => reveille_async::serve(),
         Peer::Mio => mio::serve(),
         Peer::Tokio => tokio::serve(),
+        Peer::Smol => smol::serve(),
+        Peer::Monoio => monoio::serve(),
         Peer::Calloop => calloop::serve(),
+        Peer::ReveilleHttp1 => hyper::serve_on_reveille(Version::Http1),
+        Peer::TokioHttp1 => hyper::serve_on_tokio(Version::Http1),
+        Peer::ReveilleHttp2 => hyper::serve_on_reveille(Version::Http2),
+        Peer::TokioHttp2 => hyper::serve_on_tokio(Version::Http2),
         Peer::ReveilleTls => reveille_tls::serve(),
         Peer::TokioTls => tokio_tls::serve(),
         Peer::ReveilleRelay => relays::serve_reveille(),

@@ -1,6 +1,6 @@
 //! Runs each server briefly: it must start, reply correctly, survive its clients, and end. Then
 //! each way of posting tasks and of sending, each transport between processes, each kind of timer,
-//! each way to read files, and each server with TLS.
+//! each way to read files, and each server with HTTP and with TLS.
 //!
 //! For build and test machines: figures from there are meaningless, so none are printed.
 
@@ -11,6 +11,7 @@ use crate::churn;
 use crate::doorbell;
 use crate::files;
 use crate::futures;
+use crate::http;
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::post;
@@ -38,6 +39,7 @@ pub(crate) fn run(machine: &Machine, peers: &[Peer]) -> Result<()> {
     timers::smoke(peers)?;
     futures::smoke(machine)?;
     files::smoke(machine)?;
+    http::smoke(machine)?;
     tls::smoke(machine)
 }
 

@@ -1,10 +1,11 @@
 //! A server and a client on one loop that return each other's message.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
+use std::io;
 use std::rc::Rc;
 
-use reveille::net::SendError;
-use reveille::{Buffer, EventLoop, TcpClient, TcpConnection, TcpServer};
+use reveille::net::{ByteStream, SendError};
+use reveille::{Buffer, EventLoop, TcpClient, TcpConnection, TcpServer, task};
 
 use crate::workload::{OPERATIONS, Round, new_loop, watch};
 
@@ -27,6 +28,51 @@ pub(crate) fn tcp_message_watched() -> Round {
         let _watched = &watchdog;
         round();
     })
+}
+
+/// Same, by two async functions: a turn, a poll, a recv(2) and a send(2).
+pub(crate) fn tcp_message_async() -> Round {
+    let event_loop = new_loop(EventLoop::builder());
+    let left = Rc::new(Cell::new(0));
+    let server = TcpServer::bind(&event_loop, "127.0.0.1:0").expect("an address");
+    let of_server = Rc::clone(&left);
+    let server = server.serve_async(move |stream| return_messages(stream, Rc::clone(&of_server)));
+    let server = server.expect("a server");
+    let connection = Rc::new(OnceCell::new());
+    event_loop.spawn_local({
+        let (address, connection, left) =
+            (server.local_address().clone(), Rc::clone(&connection), Rc::clone(&left));
+        async move {
+            let stream = ByteStream::connect(address).await.expect("a connection");
+            let handle =
+                stream.with_connection(|connection| connection.handle()).expect("an open connection");
+            connection.set(handle).expect("one client");
+            return_messages(stream, left).await
+        }
+    });
+    while connection.get().is_none() || server.open_connections() == 0 {
+        event_loop.run_once(None).expect("a turn");
+    }
+    Box::new(move || {
+        let _end = &server;
+        left.set(OPERATIONS);
+        connection.get().expect("a client").send([b'e'; 64]).expect("an open connection");
+        event_loop.run().expect("a run");
+    })
+}
+
+/// Returns each message, or ends the run after the last one.
+async fn return_messages(mut stream: ByteStream, left: Rc<Cell<usize>>) -> io::Result<()> {
+    let mut input = Buffer::new();
+    while stream.read_buf(&mut input).await? > 0 {
+        left.set(left.get() - 1);
+        if left.get() == 0 {
+            input.clear();
+            task::with_loop(EventLoop::quit);
+        }
+        stream.write_buf(&mut input).await?;
+    }
+    Ok(())
 }
 
 fn tcp_message_on(event_loop: EventLoop) -> Round {

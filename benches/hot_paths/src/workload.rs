@@ -49,6 +49,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
     counted("echo::tcp_message", echo::tcp_message),
     counted("echo::tcp_message_metrics", echo::tcp_message_metrics),
     counted("echo::tcp_message_watched", echo::tcp_message_watched),
+    counted("echo::tcp_message_async", echo::tcp_message_async),
 ];
 
 /// A loop that does not contain panics: a failed assertion in a callback ends the program.

@@ -42,6 +42,7 @@ impl hyper::rt::Timer for LoopTimer {
         with_loop(EventLoop::now)
     }
 
+    /// Moves the timer of a sleep of this crate, without an allocation.
     fn reset(&self, sleep: &mut Pin<Box<dyn hyper::rt::Sleep>>, new_deadline: Instant) {
         match sleep.as_mut().downcast_mut_pin::<Sleep>() {
             Some(sleep) => sleep.reset(new_deadline),
