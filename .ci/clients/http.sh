@@ -66,7 +66,7 @@ requests() {
     [[ $(stat -c %s "$work"/part* | awk '{ sum += $1 } END { print sum }') == 20100 ]] || die "parts are missing"
     rm "$work"/part*
   fi
-  for status in "404 /other" "404 /bytes/x" "405 /echo" "405 / -d x"; do
+  for status in "404 /other" "404 /bytes/x" "405 /echo" "405 / -X DELETE"; do
     # shellcheck disable=SC2086 # the options are separate words
     [[ $(fetch "$@" -o /dev/null -w '%{http_code}' "$url"${status#* }) == "${status%% *}" ]] || die "not $status"
   done
