@@ -15,7 +15,7 @@ clean_up() {
 trap clean_up EXIT
 
 die() {
-  echo "http.sh: $*" >&2
+  echo "hyper_http.sh: $*" >&2
   exit 1
 }
 
@@ -116,7 +116,7 @@ timeout 30 wrk -t 2 -c 100 -d 2 "http://$plain_address/" >"$work/load" 2>&1 || d
 ! grep -qE 'Socket errors|Non-2xx' "$work/load" || die "wrk: $(cat "$work/load")"
 echo "    wrk: $(grep 'requests in' "$work/load" | sed 's/^ *//')"
 
-timeout 60 "$here/http_peer.py" "${plain_address%:*}" "${plain_address##*:}" --pid "$plain"
+timeout 60 "$here/hyper_http.py" "${plain_address%:*}" "${plain_address##*:}" --pid "$plain"
 
 # A stop completes the requests that have begun, and closes connections that wait for another.
 for version in --http1.1 --http2-prior-knowledge; do

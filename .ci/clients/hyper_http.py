@@ -1,7 +1,7 @@
 #!/usr/bin/env -S python3 -B
 """Misbehaving and unusual clients of the `hyper_http` example, with HTTP/1.1 and HTTP/2.
 
-usage: http_peer.py HOST PORT --pid SERVER [--connections 1000] [--seed N]
+usage: hyper_http.py HOST PORT --pid SERVER [--connections 1000] [--seed N]
 
 A request may arrive one byte at a time, with others in one segment, or before a half-close. Garbage, killed clients, a
 client that does not read, and 1,000 connections must cost bounded memory and no CPU time when they are idle. After
