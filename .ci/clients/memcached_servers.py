@@ -71,7 +71,8 @@ def start_reference(*arguments):
     with tempfile.TemporaryDirectory() as directory:
         ports = os.path.join(directory, "ports")
         environment = {**os.environ, "MEMCACHED_PORT_FILENAME": ports}
-        command = [program, "-l", "127.0.0.1", "-p", "-1", "-U", "0", *arguments]
+        # Without the threads of `modern`. They refer to items at any time, and a number in such an item is not padded.
+        command = [program, "-l", "127.0.0.1", "-p", "-1", "-U", "0", "-o", "no_modern", *arguments]
         if os.geteuid() == 0:
             command += ["-u", "root"]
         server = Server("memcached", command, environment)

@@ -12,6 +12,8 @@ type Rows = Vec<(&'static str, String)>;
 enum Stats {
     Rows(Rows),
     Reply(&'static str),
+    /// The arguments are wrong.
+    Usage(&'static str),
     /// There is no such command.
     Unknown,
 }
@@ -25,7 +27,9 @@ impl Commands {
                 }
                 bytes.extend_from_slice(b"END\r\n");
             }
-            Stats::Reply(reply) => bytes.extend_from_slice(format!("{reply}\r\n").as_bytes()),
+            Stats::Reply(reply) | Stats::Usage(reply) => {
+                bytes.extend_from_slice(format!("{reply}\r\n").as_bytes());
+            }
             Stats::Unknown => bytes.extend_from_slice(b"ERROR\r\n"),
         }
     }
@@ -36,7 +40,7 @@ impl Commands {
         let rows = match self.stats(now, name, argument) {
             Stats::Rows(rows) => rows,
             Stats::Reply(_) => Rows::new(),
-            Stats::Unknown => return report(request, Status::NotFound, bytes),
+            Stats::Unknown | Stats::Usage(_) => return report(request, Status::NotFound, bytes),
         };
         for (name, value) in rows {
             request.push_header(bytes, Status::Success, 0, name.len(), value.len(), 0);
@@ -61,7 +65,7 @@ impl Commands {
                 // Details by prefixes of keys are not recorded.
                 b"on" | b"off" => Stats::Reply("OK"),
                 b"dump" => Stats::Reply("END"),
-                _ => Stats::Reply("CLIENT_ERROR usage: stats detail on|off|dump"),
+                _ => Stats::Usage("CLIENT_ERROR usage: stats detail on|off|dump"),
             },
             _ => Stats::Unknown,
         }
