@@ -21,6 +21,7 @@ mod files;
 mod futures;
 mod load;
 mod machine;
+mod memcached;
 mod memory;
 mod post;
 mod process;
@@ -91,6 +92,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Futures => futures::run(&machine, *rounds),
         Command::Files => files::run(&machine, *rounds),
         Command::Tls => tls::run(&machine, peers, *rounds),
+        Command::Memcached => memcached::run(&machine, *rounds),
         Command::Smoke => smoke::run(&machine, peers),
         _ => {
             echo::run(&machine, peers, *rounds)?;

@@ -1,6 +1,6 @@
 //! Runs each server briefly: it must start, reply correctly, survive its clients, and end. Then
 //! each way of posting tasks and of sending, each transport between processes, each kind of timer,
-//! each way to read files, and each server with TLS.
+//! each way to read files, each server with TLS, and memcached if it is installed.
 //!
 //! For build and test machines: figures from there are meaningless, so none are printed.
 
@@ -13,6 +13,7 @@ use crate::files;
 use crate::futures;
 use crate::load::Load;
 use crate::machine::Machine;
+use crate::memcached;
 use crate::post;
 use crate::process::Server;
 use crate::sends;
@@ -38,7 +39,8 @@ pub(crate) fn run(machine: &Machine, peers: &[Peer]) -> Result<()> {
     timers::smoke(peers)?;
     futures::smoke(machine)?;
     files::smoke(machine)?;
-    tls::smoke(machine)
+    tls::smoke(machine)?;
+    memcached::smoke(machine)
 }
 
 fn smoke(peer: Peer, machine: &Machine) -> Result<u64> {
