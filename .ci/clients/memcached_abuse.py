@@ -139,7 +139,7 @@ def slow_readers(server, _):
 
 
 def memory_limit(server, random):
-    """Stores twice the memory limit, which is 64 MiB, in values of several sizes. The newest items remain.
+    """Stores three times the memory limit, which is 64 MiB, in values of several sizes. The newest items remain.
 
     The limit counts the blocks of items. What the allocator keeps free between them comes on top.
     """
@@ -149,7 +149,7 @@ def memory_limit(server, random):
             # The same pieces in turn, under new names.
             pieces = [b" 0 0 %d noreply\r\n%s\r\n" % (size, b"x" * size) for size in random.choices(sizes, k=20)]
             stored, number = 0, 0
-            while stored < 128 * MIB:
+            while stored < 192 * MIB:
                 batch = []
                 for piece in pieces:
                     number += 1
@@ -160,7 +160,7 @@ def memory_limit(server, random):
             value = pieces[-1].partition(b"\r\n")[2]
             expect(sock, b"get item%d\r\n" % number, b"VALUE item%d 0 %d\r\n" % (number, len(value) - 2) + value + b"END\r\n")
             # An idle loop returns free memory to the system.
-            if not wait_until(lambda: resident_bytes(server.pid) < 160 * MIB, 15):
+            if not wait_until(lambda: resident_bytes(server.pid) < 192 * MIB, 15):
                 raise CheckFailed(f"{resident_bytes(server.pid) >> 20} MiB are resident with a limit of 64 MiB")
             resident = resident_bytes(server.pid)
             print(f"      values of {sizes} bytes: {number} stored, {resident >> 20} MiB resident", flush=True)
