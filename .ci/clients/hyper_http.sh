@@ -15,7 +15,7 @@ clean_up() {
 trap clean_up EXIT
 
 die() {
-  echo "hyper_hyper_http.sh: $*" >&2
+  echo "hyper_http.sh: $*" >&2
   exit 1
 }
 

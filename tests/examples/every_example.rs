@@ -139,6 +139,13 @@ const EXAMPLES: &[Example] = &[
         started_inputs: &[],
     },
     Example {
+        name: "memcached",
+        arguments: &["--listen", "127.0.0.1:0", "--threads", "2"],
+        lifetime: Serves { ready: "try: ", visit: visit_memcached },
+        on_closed_output: Continues,
+        started_inputs: &[],
+    },
+    Example {
         name: "own_ring",
         arguments: &["/etc/passwd"],
         lifetime: Ends,
@@ -224,6 +231,12 @@ fn visit_redis(addresses: &[SocketAddr]) {
     let mut client = connect(addresses[0]);
     client.write_all(b"PING\r\n").unwrap();
     assert_eq!(net::read_exact(&mut client, 7), b"+PONG\r\n");
+}
+
+fn visit_memcached(addresses: &[SocketAddr]) {
+    let mut client = connect(addresses[0]);
+    client.write_all(b"set a 0 0 1\r\nx\r\n").unwrap();
+    assert_eq!(net::read_exact(&mut client, 8), b"STORED\r\n");
 }
 
 fn visit_file_server(addresses: &[SocketAddr]) {

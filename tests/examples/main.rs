@@ -10,6 +10,7 @@ mod eventfd;
 mod every_example;
 mod file_server;
 mod kvm_doorbell;
+mod memcached;
 mod redis;
 mod terminal;
 mod udp_echo;

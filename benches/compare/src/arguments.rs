@@ -30,6 +30,9 @@ commands (all the comparisons without one):
   tls      server CPU time with TLS 1.3 by one rustls: echo of 64 B and 16 to 256 KiB, full
            and resumed handshakes; memory for each idle connection; reveille-tls, tokio-rustls;
            the same echo behind a relay that ends TLS: reveille-relay, nginx-relay
+  memcached  get and set in the ratio 9:1 to the example memcached with one loop, and to memcached -t 1:
+           server CPU time per request, requests per second; one and 16 requests at a time; not part of
+           a run without a command
   smoke    a short run of every server, way to post and to send, way between processes, kind of timer
            and way to read files; wrong replies and crashes are fatal; prints no figures
 
@@ -59,6 +62,7 @@ pub(crate) enum Command {
     Futures,
     Hyper,
     Tls,
+    Memcached,
     Smoke,
     Help,
     /// Runs the server of one comparison, pinned to a CPU if one is given. Used to start child
@@ -116,6 +120,7 @@ impl Arguments {
                 "futures-peer" => Command::FuturesPeer(Executor::parse(&value(&mut words, "futures-peer")?)?),
                 "hyper" => Command::Hyper,
                 "tls" => Command::Tls,
+                "memcached" => Command::Memcached,
                 "smoke" => Command::Smoke,
                 "help" | "--help" | "-h" => Command::Help,
                 "serve" => {

@@ -22,6 +22,7 @@ mod futures;
 mod http;
 mod load;
 mod machine;
+mod memcached;
 mod memory;
 mod post;
 mod process;
@@ -93,6 +94,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::Files => files::run(&machine, *rounds),
         Command::Hyper => http::run(&machine, peers, *rounds),
         Command::Tls => tls::run(&machine, peers, *rounds),
+        Command::Memcached => memcached::run(&machine, *rounds),
         Command::Smoke => smoke::run(&machine, peers),
         _ => {
             echo::run(&machine, peers, *rounds)?;

@@ -1,6 +1,6 @@
 //! Runs each server briefly: it must start, reply correctly, survive its clients, and end. Then
 //! each way of posting tasks and of sending, each transport between processes, each kind of timer,
-//! each way to read files, and each server with HTTP and with TLS.
+//! each way to read files, each server with HTTP and with TLS, and memcached if it is installed.
 //!
 //! For build and test machines: figures from there are meaningless, so none are printed.
 
@@ -14,6 +14,7 @@ use crate::futures;
 use crate::http;
 use crate::load::Load;
 use crate::machine::Machine;
+use crate::memcached;
 use crate::post;
 use crate::process::Server;
 use crate::sends;
@@ -40,7 +41,8 @@ pub(crate) fn run(machine: &Machine, peers: &[Peer]) -> Result<()> {
     futures::smoke(machine)?;
     files::smoke(machine)?;
     http::smoke(machine)?;
-    tls::smoke(machine)
+    tls::smoke(machine)?;
+    memcached::smoke(machine)
 }
 
 fn smoke(peer: Peer, machine: &Machine) -> Result<u64> {
