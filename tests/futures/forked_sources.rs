@@ -1,4 +1,5 @@
-//! Futures of sources, streams, jobs and times in a forked child. Each test runs in its own process.
+//! Futures of sources, streams, jobs and times in a forked child. Each test runs in its own
+//! process.
 
 use std::future::pending;
 use std::io::{self, ErrorKind, Read, Write};

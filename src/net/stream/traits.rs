@@ -1,8 +1,8 @@
 //! The traits of other crates for byte streams.
 //!
-//! A read into memory that is initialised, such as a slice, has no copy. Those of hyper, and of tokio
-//! into a vector, read into memory that is not initialised. To initialise it would cost more than
-//! the copy of what arrives, so these read into the loop's input buffer first.
+//! A read into memory that is initialised, such as a slice, has no copy. Those of hyper, and of
+//! tokio into a vector, read into memory that is not initialised. To initialise it would cost more
+//! than the copy of what arrives, so these read into the loop's input buffer first.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
