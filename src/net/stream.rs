@@ -37,9 +37,9 @@ use crate::event_loop::EventLoop;
 /// decodes one input ahead.
 ///
 /// A write waits while more than the [high-water mark](crate::net::ConnectionLimits::water_marks)
-/// is unsent. Small writes of one poll leave together, in one system call, when the poll of the
-/// spawned future returns; [`flush`](ByteStream::flush) sends them before. In a future of another
-/// executor each write is sent at once.
+/// is unsent. Small writes of one poll leave together, in one system call, when a read has to wait
+/// or the poll of the spawned future returns; [`flush`](ByteStream::flush) sends them before. In a
+/// future of another executor each write is sent at once.
 ///
 /// After 32 operations that did not have to wait, the next one returns to the executor once.
 ///

@@ -262,9 +262,20 @@ impl ConnectionCore {
         // The reader watches again when it has to wait. Until it has read, the input would keep the
         // connection active, and the loop would turn once more for each message.
         if stream.is_watching.replace(false) {
-            self.update_wanted(event_loop);
+            self.watch_input(event_loop, false);
         }
         is_woken
+    }
+
+    /// Same as [`update_wanted`](ConnectionCore::update_wanted), after a change of what the stream
+    /// watches.
+    fn watch_input(&self, event_loop: &EventLoop, watch: bool) {
+        match self.state.get() {
+            ConnectionState::Open if self.is_blocked() => {
+                event_loop.change_wanted(self.id, INPUT & !Readiness::ERROR, watch);
+            }
+            _ => self.update_wanted(event_loop),
+        }
     }
 
     /// Decoded input has arrived: the next is received when this one has been read.
@@ -331,9 +342,10 @@ impl ConnectionCore {
         }
         into.release(event_loop);
         stream.operations.set(0);
+        self.send_before_wait(event_loop);
         stream.reader.listen(context);
         if !stream.is_watching.replace(true) {
-            self.update_wanted(event_loop);
+            self.watch_input(event_loop, true);
         }
         Poll::Pending
     }
@@ -353,8 +365,11 @@ impl ConnectionCore {
             return Poll::Ready(Err(self.output_error(reason)));
         }
         let limits = &self.membership.group().limits;
-        let queued = self.unsent_in_memory();
-        if self.queued() > limits.high_water || (queued > 0 && queued >= limits.max_unsent) {
+        let (unsent, queued) = match &*self.unsent.borrow() {
+            Some(queue) => (queue.len(), queue.in_memory()),
+            None => (0, 0),
+        };
+        if unsent > limits.high_water || (queued > 0 && queued >= limits.max_unsent) {
             stream.writer.listen(context);
             return Poll::Pending;
         }
