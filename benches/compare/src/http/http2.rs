@@ -1,5 +1,5 @@
-//! HTTP/2 with prior knowledge (RFC 9113, section 3.3). Headers of responses are not decoded, except
-//! the status, which hyper sends first.
+//! HTTP/2 with prior knowledge (RFC 9113, section 3.3). The headers of a response are not decoded,
+//! except the status, which hyper sends first.
 
 use super::BODY;
 use super::load::Client;
