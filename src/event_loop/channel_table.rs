@@ -214,6 +214,14 @@ impl<C> ChannelTable<C> {
         }
     }
 
+    /// Adds `changed` to the channel's interest, or removes it.
+    pub(crate) fn change_wanted(&mut self, id: ChannelId, changed: Readiness, is_wanted: bool) {
+        if let Some(slot) = find(&mut self.slots, id) {
+            slot.wanted = if is_wanted { slot.wanted | changed } else { slot.wanted & !changed };
+            slot.schedule(id, &mut self.active);
+        }
+    }
+
     pub(crate) fn has_active(&self) -> bool {
         !self.active.is_empty()
     }

@@ -224,6 +224,11 @@ impl EventLoop {
         self.schedule(|channels| channels.set_wanted(id, wanted));
     }
 
+    /// Adds `changed` to the interest of a channel, or removes it.
+    pub(crate) fn change_wanted(&self, id: ChannelId, changed: Readiness, is_wanted: bool) {
+        self.schedule(|channels| channels.change_wanted(id, changed, is_wanted));
+    }
+
     pub(crate) fn add_ready(&self, id: ChannelId, ready: Readiness) {
         self.schedule(|channels| channels.add_ready(id, ready));
     }

@@ -39,9 +39,9 @@ use crate::event_loop::EventLoop;
 ///
 /// A write waits while more than the [high-water mark](crate::net::ConnectionLimits::water_marks)
 /// is unsent, or anything while the [memory](crate::net::TcpServerBuilder::max_buffered) of all
-/// connections is scarce. Small writes of one poll leave together, in one system call, when the
-/// poll of the spawned future returns; [`flush`](ByteStream::flush) sends them before. In a future
-/// of another executor each write is sent at once.
+/// connections is scarce. Small writes of one poll leave together, in one system call, when a read
+/// has to wait or the poll of the spawned future returns; [`flush`](ByteStream::flush) sends them
+/// before. In a future of another executor each write is sent at once.
 ///
 /// After 32 operations that did not have to wait, the next one returns to the executor once.
 ///

@@ -70,13 +70,13 @@ fn finished<T>(
 
 /// Measures all cases and prints a table for each.
 pub(crate) fn run(machine: &Machine, rounds: usize) -> Result<()> {
-    for case in here::CASES {
-        let sample = |executor| (case.sample)(executor, case.operations);
-        compare(case.title, "ns", rounds, sample)?;
-    }
     for (place, cpus) in across::places(machine) {
         let title = format!("wake-up from another thread, round trip, {place}");
         compare(&title, "ns", rounds, |executor| across::sample(executor, cpus, across::TRIPS))?;
+    }
+    for case in here::CASES {
+        let sample = |executor| (case.sample)(executor, case.operations);
+        compare(case.title, "ns", rounds, sample)?;
     }
     million::run(rounds)
 }

@@ -28,6 +28,18 @@ impl EventLoop {
         self.inner.after_poll.due.borrow_mut().push(id);
     }
 
+    /// Withdraws the latest request to [call](EventLoop::call_after_poll) a source. Returns whether
+    /// it was that of the source `id`.
+    pub(crate) fn withdraw_after_poll(&self, id: ChannelId) -> bool {
+        let mut due = self.inner.after_poll.due.borrow_mut();
+        let is_latest = due.last() == Some(&id);
+        if is_latest {
+            due.pop();
+        }
+        self.inner.after_poll.has_due.set(!due.is_empty());
+        is_latest
+    }
+
     pub(super) fn begin_polling(&self) {
         self.inner.after_poll.is_polling.set(true);
     }

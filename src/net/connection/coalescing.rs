@@ -79,6 +79,14 @@ impl ConnectionCore {
         returned
     }
 
+    /// A future waits for input: what it has sent leaves now, instead of after its poll.
+    pub(super) fn send_before_wait(&self, event_loop: &EventLoop) {
+        // A filter is user code, which does not run inside a future.
+        if self.is_send_queued.get() && !self.has_filters() && event_loop.withdraw_after_poll(self.id) {
+            self.on_send_collected(event_loop);
+        }
+    }
+
     pub(in crate::net) fn on_polled(&self, event_loop: &EventLoop) {
         self.on_send_collected(event_loop);
     }

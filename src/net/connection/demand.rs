@@ -265,9 +265,20 @@ impl ConnectionCore {
         // The reader watches again when it has to wait. Until it has read, the input would keep the
         // connection active, and the loop would turn once more for each message.
         if stream.is_watching.replace(false) {
-            self.update_wanted(event_loop);
+            self.watch_input(event_loop, false);
         }
         is_woken
+    }
+
+    /// Same as [`update_wanted`](ConnectionCore::update_wanted), after a change of what the stream
+    /// watches.
+    fn watch_input(&self, event_loop: &EventLoop, watch: bool) {
+        match self.state.get() {
+            ConnectionState::Open if self.is_blocked() => {
+                event_loop.change_wanted(self.id, INPUT & !Readiness::ERROR, watch);
+            }
+            _ => self.update_wanted(event_loop),
+        }
     }
 
     /// Decoded input has arrived: the next is received when this one has been read.
@@ -334,9 +345,10 @@ impl ConnectionCore {
         }
         into.release(event_loop);
         stream.operations.set(0);
+        self.send_before_wait(event_loop);
         stream.reader.listen(context);
         if !stream.is_watching.replace(true) {
-            self.update_wanted(event_loop);
+            self.watch_input(event_loop, true);
         }
         Poll::Pending
     }

@@ -36,7 +36,10 @@ impl ConnectionCore {
             return Poll::Ready(Err(self.output_error(reason)));
         }
         let limits = &self.membership.group().limits;
-        let queued = self.unsent_in_memory();
+        let (unsent, queued) = match &*self.unsent.borrow() {
+            Some(queue) => (queue.len(), queue.in_memory()),
+            None => (0, 0),
+        };
         let room = len.min(limits.max_unsent.saturating_sub(queued));
         let room = if queued > 0 || len > SMALL_SEND { self.shared_room(room, queued) } else { room };
         if room == 0 && len > 0 && queued == 0 {
@@ -45,7 +48,7 @@ impl ConnectionCore {
             let error = io::Error::new(io::ErrorKind::OutOfMemory, "the limit of unsent bytes is 0");
             return Poll::Ready(Err(error));
         }
-        if self.queued() > limits.high_water || (room == 0 && queued > 0) {
+        if unsent > limits.high_water || (room == 0 && queued > 0) {
             stream.writer.listen(context);
             return Poll::Pending;
         }
